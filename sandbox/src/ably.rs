@@ -1,0 +1,1 @@
+//! Ably's stand-in.

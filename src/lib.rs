@@ -1,0 +1,1 @@
+//! Turns a Clerk session into an Ably token request.
