@@ -1,1 +1,323 @@
-//! Ably's stand-in.
+//! Ably's stand-in: enough of Ably, on loopback, for its real SDKs to get a token, connect, publish, subscribe, renew and
+//! be refused.
+//!
+//! It is also a judge: it checks a token request or a JWT as Ably does and answers with Ably's codes, and it shares no
+//! code with the service that makes them. One port serves it all: the REST routes of the `rest` module, a WebSocket
+//! on `/`, and for people and scripts `/sandbox/connections` and `/sandbox/calls`, two JSON views of what happens.
+//!
+//! It forgets everything when it stops. Memory is bounded: nonces, tokens, revocations, channels, history, frames and
+//! queues all have a limit.
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> std::io::Result<()> {
+//! use sandbox::ably::{Ably, Options};
+//!
+//! let ably = Ably::start(Options::default()).await?;
+//! println!("{} serves {}", ably.url(), ably.key_name());
+//! ably.stop().await;
+//! # Ok(()) }
+//! ```
+
+mod api_key;
+mod capability;
+mod channel;
+mod error;
+mod protocol;
+mod realm;
+mod realtime;
+mod rest;
+mod revocation;
+mod socket;
+mod token;
+mod token_request;
+
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use actix_web::{
+    App, HttpServer,
+    dev::ServerHandle,
+    middleware::from_fn,
+    rt::{System, time::sleep},
+    web::Data,
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use self::{api_key::ApiKey, capability::Capability, realm::Realm};
+
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const LONGEST_STOP_S: u64 = 1;
+
+/// How a stand-in is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The port on loopback; 0 is any that is free.
+    pub port: u16,
+    /// `appId.keyId:secret`; `None` is a new one.
+    pub api_key: Option<String>,
+    /// What the key may do: an object of resource to list of operations.
+    pub capability: serde_json::Value,
+    /// Whether tokens can be revoked, which limits their life to an hour.
+    pub revocable_tokens: bool,
+    /// How far the stand-in's clock is ahead, in milliseconds.
+    pub clock_offset_ms: i64,
+}
+
+impl Default for Options {
+    /// Any port, a new key that may do everything, tokens that cannot be revoked, the right time.
+    fn default() -> Self {
+        Self {
+            port: 0,
+            api_key: None,
+            capability: json!({ "[*]*": ["*"] }),
+            revocable_tokens: false,
+            clock_offset_ms: 0,
+        }
+    }
+}
+
+/// How often each route was called, refused calls and those during an outage included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Calls {
+    /// `GET /time`
+    pub time: u64,
+    /// `POST /keys/{keyName}/requestToken`
+    pub request_token: u64,
+    /// `POST /keys/{keyName}/revokeTokens`
+    pub revoke_tokens: u64,
+    /// Each WebSocket opened, refused ones included.
+    pub websocket: u64,
+}
+
+/// A way for Ably's REST side to be down. The WebSocket, CORS preflights and `/sandbox/` go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outage {
+    /// Every call is answered with this status, and a code of a hundred times as much.
+    Status(u16),
+    /// No call is answered, even after the outage.
+    Hang,
+    /// The connection is closed without an answer.
+    Drop,
+}
+
+/// A token that was issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuedToken {
+    /// A digest of the token, which names it without giving it away.
+    pub id: String,
+    /// For whom; `*` is anyone, `None` is nobody in particular.
+    pub client_id: Option<String>,
+    /// What it allows, as canonical JSON.
+    pub capability: String,
+    /// When, in milliseconds since the epoch.
+    pub issued: i64,
+    /// Until when, in milliseconds since the epoch.
+    pub expires: i64,
+}
+
+/// A live connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionInfo {
+    /// The connection's id.
+    pub connection_id: String,
+    /// Who is on it; `*` is anyone, `None` is nobody in particular.
+    pub client_id: Option<String>,
+    /// What it may do, as canonical JSON.
+    pub capability: String,
+    /// The channels that it is attached to.
+    pub channels: Vec<String>,
+    /// The [`IssuedToken::id`] of its token, or the same digest of its JWT; `None` with the key itself.
+    pub token_id: Option<String>,
+    /// When its token expires, in milliseconds since the epoch; `None` with the key itself.
+    pub token_expires: Option<i64>,
+}
+
+/// A running stand-in. It stops when dropped.
+pub struct Ably {
+    port: u16,
+    key: ApiKey,
+    shared: Arc<Shared>,
+    server: ServerHandle,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Ably {
+    /// Starts a stand-in on loopback, with threads and a runtime of its own, so that any runtime may own it.
+    ///
+    /// Fails when the port is taken, or when the key or the capability is malformed.
+    pub async fn start(options: Options) -> io::Result<Self> {
+        let invalid = |problem: &'static str| io::Error::new(io::ErrorKind::InvalidInput, problem);
+        let key = ApiKey::parse(&options.api_key.unwrap_or_else(generated_key))
+            .ok_or_else(|| invalid("the API key is not appId.keyId:secret"))?;
+        let capability =
+            Capability::from_json(&options.capability).map_err(|error| invalid(error.message))?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
+        let port = listener.local_addr()?.port();
+        let shared = Arc::new(Shared {
+            realm: Mutex::new(Realm::new(
+                key.clone(),
+                capability,
+                options.revocable_tokens,
+                Box::new(|| BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())),
+            )),
+            clock_offset_ms: options.clock_offset_ms,
+        });
+        let (ready, started) = oneshot::channel();
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("ably-stand-in".to_owned())
+            .spawn(move || System::new().block_on(serve(listener, of_thread, ready)))?;
+        let server = started
+            .await
+            .map_err(|_| io::Error::other("the stand-in did not start"))?;
+        Ok(Self {
+            port,
+            key,
+            shared,
+            server,
+            thread: Some(thread),
+        })
+    }
+
+    /// Where it is: `http://127.0.0.1:PORT`, for REST and WebSocket alike.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The port on loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The API key: `appId.keyId:secret`.
+    #[must_use]
+    pub fn api_key(&self) -> &str {
+        self.key.text()
+    }
+
+    /// The name of the API key: `appId.keyId`.
+    #[must_use]
+    pub fn key_name(&self) -> &str {
+        self.key.name()
+    }
+
+    /// How often each route was called.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        self.shared.realm().calls
+    }
+
+    /// Begins an outage, changes it, or with `None` ends it.
+    pub fn set_outage(&self, outage: Option<Outage>) {
+        self.shared.realm().outage = outage;
+    }
+
+    /// What `requestToken` issued, oldest first. Expired tokens are forgotten after an hour.
+    #[must_use]
+    pub fn issued_tokens(&self) -> Vec<IssuedToken> {
+        self.shared.realm().issued_tokens()
+    }
+
+    /// The live connections, oldest first.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.shared.realm().connections()
+    }
+
+    /// Stops, and returns when the port is free again.
+    pub async fn stop(mut self) {
+        self.shared.realm().part_all();
+        self.server.stop(false).await;
+        if let Some(thread) = self.thread.take() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for Ably {
+    fn drop(&mut self) {
+        self.shared.realm().part_all();
+        // The command is sent by the call; the future only waits for it.
+        drop(self.server.stop(false));
+    }
+}
+
+/// What every request sees.
+struct Shared {
+    realm: Mutex<Realm>,
+    clock_offset_ms: i64,
+}
+
+impl Shared {
+    fn realm(&self) -> MutexGuard<'_, Realm> {
+        self.realm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> i64 {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        i64::try_from(since_epoch.as_millis())
+            .unwrap_or(i64::MAX)
+            .saturating_add(self.clock_offset_ms)
+    }
+}
+
+fn generated_key() -> String {
+    let text = |bytes: &[u8]| {
+        BASE64_URL_SAFE_NO_PAD
+            .encode(bytes)
+            .replace(['-', '_'], "x")
+    };
+    format!(
+        "{}.{}:{}",
+        text(&rand::random::<[u8; 4]>()),
+        text(&rand::random::<[u8; 4]>()),
+        text(&rand::random::<[u8; 32]>())
+    )
+}
+
+async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    ready: oneshot::Sender<ServerHandle>,
+) -> io::Result<()> {
+    let data = Data::from(Arc::clone(&shared));
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(data.clone())
+            .wrap(from_fn(rest::interfere))
+            .wrap(from_fn(rest::allow_any_origin))
+            .configure(rest::routes)
+    })
+    .workers(1)
+    .keep_alive(KEEP_ALIVE)
+    .disable_signals()
+    .shutdown_timeout(LONGEST_STOP_S)
+    .listen(listener)?
+    .run();
+    let sweeper = actix_web::rt::spawn(async move {
+        loop {
+            sleep(SWEEP_EVERY).await;
+            let now_ms = shared.now_ms();
+            shared.realm().sweep(now_ms);
+        }
+    });
+    let _ = ready.send(server.handle());
+    let outcome = server.await;
+    sweeper.abort();
+    outcome
+}

@@ -1,0 +1,406 @@
+//! Token revocation: what a call to `revokeTokens` asks for, and which tokens it reaches. Only tokens issued before a
+//! revocation are revoked, by client ID, by revocation key or by channel; what is issued afterwards is good.
+
+use serde_json::{Value, json};
+
+use super::{error::ErrorInfo, token::Grant, token_request::longest_ttl_ms};
+
+/// How long clients keep their connection when they get a margin to fetch a new token, in milliseconds.
+const REAUTH_MARGIN_MS: i64 = 30_000;
+
+const LONGEST_PAST_MS: i64 = 60 * 60 * 1000;
+const MOST_TARGETS: usize = 100;
+const MOST_REVOCATIONS: usize = 20_000;
+
+/// A token that was revoked; an SDK gets a new one (`RSA4b`).
+pub(crate) const REVOKED: ErrorInfo = ErrorInfo::new(401, 40141, "the token was revoked");
+
+/// Which tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    ClientId(String),
+    RevocationKey(String),
+    Channel(String),
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Self, ErrorInfo> {
+        let (kind, value) = text.split_once(':').unwrap_or((text, ""));
+        if value.is_empty() {
+            return Err(ErrorInfo::bad_request("a target is not type:value"));
+        }
+        let value = value.to_owned();
+        match kind {
+            "clientId" => Ok(Self::ClientId(value)),
+            "revocationKey" => Ok(Self::RevocationKey(value)),
+            "channel" => Ok(Self::Channel(value)),
+            _ => Err(ErrorInfo::bad_request(
+                "a target is of none of the types clientId, revocationKey, channel",
+            )),
+        }
+    }
+
+    /// A channel is matched by its exact name among the resources, never by a wildcard.
+    fn hits(&self, grant: &Grant) -> bool {
+        match self {
+            Self::ClientId(client_id) => grant.client_id.as_ref() == Some(client_id),
+            Self::RevocationKey(key) => grant.revocation_key.as_ref() == Some(key),
+            Self::Channel(channel) => grant.capability.names(channel),
+        }
+    }
+}
+
+/// The call, as sent.
+#[derive(Debug)]
+pub(crate) struct RevocationRequest {
+    targets: Vec<String>,
+    issued_before_ms: Option<i64>,
+    applies_after_ms: i64,
+}
+
+impl RevocationRequest {
+    pub(crate) fn read(body: &Value, now_ms: i64) -> Result<Self, ErrorInfo> {
+        let targets = body
+            .get("targets")
+            .and_then(Value::as_array)
+            .ok_or(ErrorInfo::bad_request("targets is not a list"))?
+            .iter()
+            .map(|target| target.as_str().map(str::to_owned))
+            .collect::<Option<Vec<_>>>()
+            .ok_or(ErrorInfo::bad_request("a target is not a string"))?;
+        if targets.is_empty() || targets.len() > MOST_TARGETS {
+            return Err(ErrorInfo::bad_request(
+                "there are no targets, or more than 100",
+            ));
+        }
+        let issued_before_ms = match body.get("issuedBefore") {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(
+                value
+                    .as_i64()
+                    .ok_or(ErrorInfo::bad_request("issuedBefore is not an integer"))?,
+            ),
+        };
+        if issued_before_ms.is_some_and(|before| {
+            before > now_ms || before < now_ms.saturating_sub(LONGEST_PAST_MS)
+        }) {
+            return Err(ErrorInfo::bad_request(
+                "issuedBefore is in the future, or more than an hour past",
+            ));
+        }
+        let applies_after_ms = match body.get("allowReauthMargin") {
+            None | Some(Value::Null | Value::Bool(false)) => 0,
+            Some(Value::Bool(true)) => REAUTH_MARGIN_MS,
+            Some(_) => {
+                return Err(ErrorInfo::bad_request("allowReauthMargin is not a boolean"));
+            }
+        };
+        Ok(Self {
+            targets,
+            issued_before_ms,
+            applies_after_ms,
+        })
+    }
+}
+
+/// Where a token stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Good,
+    /// Good until then, in milliseconds since the epoch.
+    GoodUntil(i64),
+    Revoked,
+}
+
+#[derive(Debug)]
+struct Revocation {
+    target: Target,
+    issued_before_ms: i64,
+    applies_at_ms: i64,
+}
+
+/// The revocations in force. Each is kept until no token that it reaches can be alive.
+#[derive(Debug, Default)]
+pub(crate) struct Revocations {
+    revocations: Vec<Revocation>,
+    latest_ms: i64,
+}
+
+impl Revocations {
+    /// Records what is asked and answers with a result for each target, in order. Without an `issuedBefore` it takes in
+    /// every token issued so far, the last of them at `last_issued_ms`, even in this very millisecond.
+    pub(crate) fn revoke(
+        &mut self,
+        request: &RevocationRequest,
+        last_issued_ms: i64,
+        now_ms: i64,
+    ) -> Vec<Result<Value, (String, ErrorInfo)>> {
+        let issued_before_ms = request
+            .issued_before_ms
+            .unwrap_or_else(|| now_ms.max(last_issued_ms.saturating_add(1)));
+        let applies_at_ms = now_ms.saturating_add(request.applies_after_ms);
+        request
+            .targets
+            .iter()
+            .map(|text| {
+                let target = Target::parse(text).map_err(|error| (text.clone(), error))?;
+                if self.revocations.len() >= MOST_REVOCATIONS {
+                    let full = ErrorInfo::new(503, 50003, "too many revocations in an hour");
+                    return Err((text.clone(), full));
+                }
+                self.latest_ms = self.latest_ms.max(issued_before_ms);
+                self.revocations.push(Revocation {
+                    target,
+                    issued_before_ms,
+                    applies_at_ms,
+                });
+                Ok(json!({ "target": text, "issuedBefore": issued_before_ms, "appliesAt": applies_at_ms }))
+            })
+            .collect()
+    }
+
+    /// A time of issue that no revocation made so far reaches, in milliseconds.
+    pub(crate) fn issue_time_ms(&self, now_ms: i64) -> i64 {
+        now_ms.max(self.latest_ms)
+    }
+
+    pub(crate) fn standing(&self, grant: &Grant, now_ms: i64) -> Standing {
+        let Some(life) = grant.life else {
+            return Standing::Good;
+        };
+        let first = self
+            .revocations
+            .iter()
+            .filter(|revocation| {
+                life.issued_ms < revocation.issued_before_ms && revocation.target.hits(grant)
+            })
+            .map(|revocation| revocation.applies_at_ms)
+            .min();
+        match first {
+            None => Standing::Good,
+            Some(at_ms) if now_ms < at_ms => Standing::GoodUntil(at_ms),
+            Some(_) => Standing::Revoked,
+        }
+    }
+
+    /// Forgets revocations that outlived every token that they reach.
+    pub(crate) fn forget(&mut self, now_ms: i64) {
+        let longest_ms = longest_ttl_ms(true);
+        self.revocations
+            .retain(|revocation| revocation.issued_before_ms.saturating_add(longest_ms) >= now_ms);
+    }
+}
+
+/// The answer to a call, in the shape that the caller's protocol version expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnswerShape {
+    /// `X-Ably-Version` 3 or later: counts and results.
+    Counted,
+    /// Before that: a bare list, or 40020 when any target failed.
+    List,
+}
+
+impl AnswerShape {
+    /// By the `X-Ably-Version` of the call, `3` or `1.2` alike.
+    pub(crate) fn of_version(version: Option<&str>) -> Self {
+        let major = version.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+        match major {
+            Some(3..) => Self::Counted,
+            _ => Self::List,
+        }
+    }
+
+    /// The HTTP status and the body.
+    pub(crate) fn answer(self, results: Vec<Result<Value, (String, ErrorInfo)>>) -> (u16, Value) {
+        let failures = results.iter().filter(|result| result.is_err()).count();
+        let successes = results.len() - failures;
+        let list: Vec<Value> = results
+            .into_iter()
+            .map(|result| {
+                result.unwrap_or_else(
+                    |(target, error)| json!({ "target": target, "error": error.to_json() }),
+                )
+            })
+            .collect();
+        match self {
+            Self::Counted => (
+                200,
+                json!({ "successCount": successes, "failureCount": failures, "results": list }),
+            ),
+            Self::List if failures == 0 => (200, json!(list)),
+            Self::List => {
+                let error = ErrorInfo::new(400, 40020, "some of the targets failed");
+                (
+                    error.status,
+                    json!({ "error": error.to_json(), "batchResponse": list }),
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{AnswerShape, RevocationRequest, Revocations, Standing};
+    use crate::ably::{
+        capability::Capability,
+        token::{Grant, Life},
+    };
+
+    const NOW_MS: i64 = 1_795_289_000_000;
+
+    fn grant(issued_ms: i64) -> Grant {
+        let mut grant = Grant::of_token(
+            "token",
+            Some("alice".to_owned()),
+            Capability::parse(r#"{"chat:a":["*"],"room:*":["*"]}"#).unwrap(),
+            Life {
+                issued_ms,
+                expires_ms: issued_ms + 3_600_000,
+            },
+        );
+        grant.revocation_key = Some("sess_1".to_owned());
+        grant
+    }
+
+    fn revoke(revocations: &mut Revocations, body: &Value) -> (u16, Value) {
+        let request = RevocationRequest::read(body, NOW_MS).unwrap();
+        AnswerShape::Counted.answer(revocations.revoke(&request, 0, NOW_MS))
+    }
+
+    #[test]
+    fn a_target_reaches_the_tokens_that_it_names() {
+        for (target, standing) in [
+            ("clientId:alice", Standing::Revoked),
+            ("clientId:bob", Standing::Good),
+            ("clientId:*", Standing::Good),
+            ("revocationKey:sess_1", Standing::Revoked),
+            ("revocationKey:sess_2", Standing::Good),
+            ("channel:chat:a", Standing::Revoked),
+            ("channel:chat:b", Standing::Good),
+            ("channel:room:1", Standing::Good),
+            ("channel:room:*", Standing::Revoked),
+        ] {
+            let mut revocations = Revocations::default();
+            revoke(&mut revocations, &json!({ "targets": [target] }));
+            assert_eq!(
+                revocations.standing(&grant(NOW_MS - 1), NOW_MS),
+                standing,
+                "{target}"
+            );
+            assert_eq!(
+                revocations.standing(&grant(NOW_MS), NOW_MS),
+                Standing::Good,
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_issued_in_the_millisecond_of_a_revocation_is_on_its_own_side() {
+        let mut revocations = Revocations::default();
+        let request =
+            RevocationRequest::read(&json!({ "targets": ["clientId:alice"] }), NOW_MS).unwrap();
+        let before = revocations.issue_time_ms(NOW_MS);
+        let _ = revocations.revoke(&request, before, NOW_MS);
+        let after = revocations.issue_time_ms(NOW_MS);
+        assert_eq!(
+            revocations.standing(&grant(before), NOW_MS),
+            Standing::Revoked
+        );
+        assert_eq!(revocations.standing(&grant(after), NOW_MS), Standing::Good);
+    }
+
+    #[test]
+    fn a_margin_leaves_thirty_seconds() {
+        let mut revocations = Revocations::default();
+        let (_, answer) = revoke(
+            &mut revocations,
+            &json!({ "targets": ["clientId:alice"], "allowReauthMargin": true }),
+        );
+        assert_eq!(answer["results"][0]["appliesAt"], NOW_MS + 30_000);
+        let token = grant(NOW_MS - 1);
+        assert_eq!(
+            revocations.standing(&token, NOW_MS + 29_999),
+            Standing::GoodUntil(NOW_MS + 30_000)
+        );
+        assert_eq!(
+            revocations.standing(&token, NOW_MS + 30_000),
+            Standing::Revoked
+        );
+        revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
+        assert_eq!(revocations.standing(&token, NOW_MS), Standing::Revoked);
+    }
+
+    #[test]
+    fn issued_before_spares_later_tokens() {
+        let mut revocations = Revocations::default();
+        let before = NOW_MS - 1000;
+        revoke(
+            &mut revocations,
+            &json!({ "targets": ["clientId:alice"], "issuedBefore": before }),
+        );
+        assert_eq!(
+            revocations.standing(&grant(before - 1), NOW_MS),
+            Standing::Revoked
+        );
+        assert_eq!(revocations.standing(&grant(before), NOW_MS), Standing::Good);
+    }
+
+    #[test]
+    fn a_malformed_call_is_refused() {
+        let many: Vec<_> = (0..=100).map(|n| format!("clientId:{n}")).collect();
+        for body in [
+            json!({}),
+            json!([]),
+            json!({ "targets": [] }),
+            json!({ "targets": many }),
+            json!({ "targets": "clientId:alice" }),
+            json!({ "targets": [1] }),
+            json!({ "targets": ["clientId:a"], "issuedBefore": NOW_MS + 1 }),
+            json!({ "targets": ["clientId:a"], "issuedBefore": NOW_MS - 3_600_001 }),
+            json!({ "targets": ["clientId:a"], "issuedBefore": "yesterday" }),
+            json!({ "targets": ["clientId:a"], "allowReauthMargin": 1 }),
+        ] {
+            let error = RevocationRequest::read(&body, NOW_MS).unwrap_err();
+            assert_eq!((error.status, error.code), (400, 40000), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_answer_follows_the_protocol_version() {
+        let body = json!({ "targets": ["clientId:alice", "user:alice", "clientId:"] });
+        let request = RevocationRequest::read(&body, NOW_MS).unwrap();
+        let mut revocations = Revocations::default();
+        let results = revocations.revoke(&request, 0, NOW_MS);
+        let (status, answer) = AnswerShape::of_version(Some("3")).answer(results.clone());
+        assert_eq!(status, 200);
+        assert_eq!(
+            (&answer["successCount"], &answer["failureCount"]),
+            (&json!(1), &json!(2))
+        );
+        assert_eq!(answer["results"][0]["target"], "clientId:alice");
+        assert_eq!(answer["results"][0]["issuedBefore"], NOW_MS);
+        assert_eq!(answer["results"][1]["error"]["code"], 40000);
+        for version in [None, Some("1.2"), Some("2"), Some("x")] {
+            let (status, answer) = AnswerShape::of_version(version).answer(results.clone());
+            assert_eq!(status, 400);
+            assert_eq!(answer["error"]["code"], 40020);
+            assert_eq!(answer["batchResponse"][0]["target"], "clientId:alice");
+        }
+        let (status, answer) = AnswerShape::List.answer(results[..1].to_vec());
+        assert_eq!((status, answer.as_array().unwrap().len()), (200, 1));
+    }
+
+    #[test]
+    fn a_revocation_is_kept_as_long_as_a_token_that_it_reaches_could_live() {
+        let mut revocations = Revocations::default();
+        revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
+        revocations.forget(NOW_MS + 3_600_000);
+        assert_eq!(revocations.revocations.len(), 1);
+        revocations.forget(NOW_MS + 3_600_001);
+        assert!(revocations.revocations.is_empty());
+    }
+}

@@ -1,0 +1,393 @@
+//! What a credential allows once it is believed: the key itself, a token that the stand-in issued, or an Ably JWT that
+//! the key signed. Hands on a [`Grant`], which knows who may do what until when, but not whether it was revoked.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::{
+    api_key::ApiKey,
+    capability::{Capability, Resource},
+    error::ErrorInfo,
+};
+
+/// How far in the future a JWT may claim to be issued, in milliseconds.
+const ISSUED_AHEAD_MS: i64 = 60_000;
+
+/// Anyone at all, as a client ID.
+pub(crate) const ANYONE: &str = "*";
+
+/// What was presented.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credential {
+    /// The whole API key, as Basic authentication or the `key` parameter.
+    Key(String),
+    /// A token, as Bearer authentication or the `access_token` parameter.
+    Token(String),
+    /// Nothing.
+    Nothing,
+}
+
+/// What a believed credential allows.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    /// A digest by which it can be named without being given away; empty for the key.
+    pub(crate) id: String,
+    /// `*` is anyone; `None` is nobody in particular.
+    pub(crate) client_id: Option<String>,
+    pub(crate) capability: Capability,
+    /// Absent for the key, which neither expires nor is revoked.
+    pub(crate) life: Option<Life>,
+    pub(crate) revocation_key: Option<String>,
+    /// What the issuer vouches for, by channel: others see it on this client's messages.
+    channel_claims: Vec<(Resource, String)>,
+}
+
+/// From when until when a token is good, in milliseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) issued_ms: i64,
+    pub(crate) expires_ms: i64,
+}
+
+impl Grant {
+    /// What the key itself allows: its capability, as anyone.
+    pub(crate) fn of_key(capability: Capability) -> Self {
+        Self {
+            id: String::new(),
+            client_id: Some(ANYONE.to_owned()),
+            capability,
+            life: None,
+            revocation_key: None,
+            channel_claims: Vec::new(),
+        }
+    }
+
+    /// What an issued token allows.
+    pub(crate) fn of_token(
+        token: &str,
+        client_id: Option<String>,
+        capability: Capability,
+        life: Life,
+    ) -> Self {
+        Self {
+            id: digest(token),
+            client_id,
+            capability,
+            life: Some(life),
+            revocation_key: None,
+            channel_claims: Vec::new(),
+        }
+    }
+
+    /// What an Ably JWT allows: signed with the key by HS256, of its `kid`, not expired, no longer lived than a token may
+    /// be, and with no more than the capability of the key.
+    pub(crate) fn of_jwt(
+        jwt: &str,
+        key: &ApiKey,
+        key_capability: &Capability,
+        longest_ttl_ms: i64,
+        now_ms: i64,
+    ) -> Result<Self, ErrorInfo> {
+        let claims = verified_claims(jwt, key)?;
+        let life = Life {
+            issued_ms: seconds(&claims, "iat")?,
+            expires_ms: seconds(&claims, "exp")?,
+        };
+        if life.issued_ms.saturating_sub(now_ms) > ISSUED_AHEAD_MS {
+            return Err(invalid_jwt("the JWT claims to be issued in the future"));
+        }
+        let ttl_ms = life.expires_ms.saturating_sub(life.issued_ms);
+        if !(1..=longest_ttl_ms).contains(&ttl_ms) {
+            return Err(ErrorInfo::new(
+                400,
+                40003,
+                "the JWT lives longer than the key allows, or not at all",
+            ));
+        }
+        let client_id = optional_text(&claims, "x-ably-clientId")?;
+        if client_id.as_deref() == Some("") {
+            return Err(ErrorInfo::new(
+                400,
+                40012,
+                "the client ID of the JWT is empty",
+            ));
+        }
+        let asked = optional_text(&claims, "x-ably-capability")?
+            .ok_or(invalid_jwt("the JWT has no x-ably-capability"))?;
+        let capability = Capability::parse(&asked)?.intersect(key_capability);
+        if capability.is_empty() {
+            return Err(ErrorInfo::not_permitted(
+                "the key has none of the capability of the JWT",
+            ));
+        }
+        Ok(Self {
+            id: digest(jwt),
+            client_id,
+            capability,
+            life: Some(life),
+            revocation_key: optional_text(&claims, "x-ably-revocation-key")?,
+            channel_claims: channel_claims(&claims)?,
+        })
+    }
+
+    /// Refuses a token past its life with 40142.
+    pub(crate) fn check_life(&self, now_ms: i64) -> Result<(), ErrorInfo> {
+        match self.life {
+            Some(life) if now_ms >= life.expires_ms => Err(EXPIRED),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the issuer vouches for on a channel.
+    pub(crate) fn claim_on(&self, channel: &str) -> Option<&str> {
+        let channel = Resource::of_channel(channel)?;
+        self.channel_claims
+            .iter()
+            .find(|(resource, _)| resource.covers(&channel))
+            .map(|(_, claim)| claim.as_str())
+    }
+
+    /// Refuses, with 40012, to let a client speak as another. Answers as whom it does speak.
+    pub(crate) fn speak_as(
+        own: Option<&str>,
+        named: Option<&str>,
+    ) -> Result<Option<String>, ErrorInfo> {
+        match (own, named) {
+            (Some(ANYONE), named) => Ok(named.map(str::to_owned)),
+            (own, None) => Ok(own.map(str::to_owned)),
+            (Some(own), Some(named)) if own == named => Ok(Some(named.to_owned())),
+            _ => Err(ErrorInfo::new(
+                400,
+                40012,
+                "the client ID is not the one of the token",
+            )),
+        }
+    }
+}
+
+/// The token's time is over; an SDK gets a new one (`RSA4b`).
+pub(crate) const EXPIRED: ErrorInfo = ErrorInfo::new(401, 40142, "the token expired");
+
+const fn invalid_jwt(message: &'static str) -> ErrorInfo {
+    ErrorInfo::new(401, 40144, message)
+}
+
+fn digest(token: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(token.as_bytes())[..12])
+}
+
+/// The claims of a JWT whose signature holds.
+fn verified_claims(jwt: &str, key: &ApiKey) -> Result<Map<String, Value>, ErrorInfo> {
+    let malformed = invalid_jwt("the JWT is malformed");
+    let (signed, signature) = jwt.rsplit_once('.').ok_or(malformed)?;
+    let (header, claims) = signed.split_once('.').ok_or(malformed)?;
+    let header = json_part(header).ok_or(malformed)?;
+    if header.get("alg").and_then(Value::as_str) != Some("HS256") {
+        return Err(invalid_jwt("the JWT is not signed with HS256"));
+    }
+    if header.get("typ").and_then(Value::as_str) != Some("JWT") {
+        return Err(invalid_jwt("the header of the JWT lacks its typ"));
+    }
+    if header.get("kid").and_then(Value::as_str) != Some(key.name()) {
+        return Err(ErrorInfo::invalid_credentials(
+            "the kid of the JWT names another key",
+        ));
+    }
+    let signature = BASE64_URL_SAFE_NO_PAD
+        .decode(signature)
+        .map_err(|_| malformed)?;
+    if !key.signed(signed.as_bytes(), &signature) {
+        return Err(invalid_jwt("the signature of the JWT is wrong"));
+    }
+    json_part(claims).ok_or(malformed)
+}
+
+fn json_part(encoded: &str) -> Option<Map<String, Value>> {
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
+}
+
+fn seconds(claims: &Map<String, Value>, name: &str) -> Result<i64, ErrorInfo> {
+    claims
+        .get(name)
+        .and_then(Value::as_i64)
+        .and_then(|seconds| seconds.checked_mul(1000))
+        .ok_or(invalid_jwt(
+            "iat or exp is missing or not a number of seconds",
+        ))
+}
+
+fn optional_text(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, ErrorInfo> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(invalid_jwt("an Ably claim of the JWT is not a string")),
+    }
+}
+
+fn channel_claims(claims: &Map<String, Value>) -> Result<Vec<(Resource, String)>, ErrorInfo> {
+    claims
+        .iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix("ably.channel.")?, value)))
+        .map(|(channel, value)| {
+            let claim = value
+                .as_str()
+                .ok_or(invalid_jwt("a channel claim of the JWT is not a string"))?;
+            Ok((Resource::parse(channel)?, claim.to_owned()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    use serde_json::{Value, json};
+
+    use super::Grant;
+    use crate::ably::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
+
+    const NOW_S: i64 = 1_795_289_000;
+    const NOW_MS: i64 = NOW_S * 1000;
+
+    fn key() -> ApiKey {
+        ApiKey::parse("app.key:secret").unwrap()
+    }
+
+    /// A JWT with these header fields and claims, signed by the key.
+    pub(crate) fn jwt(key: &ApiKey, header: &Value, claims: &Value) -> String {
+        let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(header), part(claims));
+        let signature = BASE64_URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()));
+        format!("{signed}.{signature}")
+    }
+
+    fn header() -> Value {
+        json!({ "typ": "JWT", "alg": "HS256", "kid": "app.key" })
+    }
+
+    fn claims(changed: &Value) -> Value {
+        let mut claims = json!({
+            "iat": NOW_S, "exp": NOW_S + 60, "x-ably-clientId": "alice",
+            "x-ably-capability": r#"{"chat:a":["publish"]}"#
+        });
+        for (name, value) in changed.as_object().unwrap() {
+            if value.is_null() {
+                claims.as_object_mut().unwrap().remove(name);
+            } else {
+                claims[name] = value.clone();
+            }
+        }
+        claims
+    }
+
+    fn judge(jwt: &str) -> Result<Grant, ErrorInfo> {
+        let key_capability = Capability::parse(r#"{"chat:*":["*"]}"#).unwrap();
+        Grant::of_jwt(jwt, &key(), &key_capability, 3_600_000, NOW_MS)
+    }
+
+    #[test]
+    fn a_sound_jwt_says_who_may_do_what_until_when() {
+        let grant = judge(&jwt(
+            &key(),
+            &header(),
+            &claims(&json!({
+                "x-ably-revocation-key": "sess_1",
+                "x-ably-capability": r#"{"*":["publish"]}"#,
+                "ably.channel.chat:*": "moderator"
+            })),
+        ))
+        .unwrap();
+        assert_eq!(grant.client_id.as_deref(), Some("alice"));
+        assert_eq!(grant.capability.to_string(), r#"{"chat:*":["publish"]}"#);
+        assert_eq!(grant.revocation_key.as_deref(), Some("sess_1"));
+        assert_eq!(grant.claim_on("chat:a"), Some("moderator"));
+        assert_eq!(grant.claim_on("news"), None);
+        assert_eq!(grant.check_life(NOW_MS + 59_999), Ok(()));
+        assert_eq!(grant.check_life(NOW_MS + 60_000).unwrap_err().code, 40142);
+    }
+
+    #[test]
+    fn each_fault_of_a_jwt_has_its_code() {
+        for (changed, code) in [
+            (json!({ "iat": null }), 40144),
+            (json!({ "exp": null }), 40144),
+            (json!({ "exp": "soon" }), 40144),
+            (json!({ "iat": i64::MAX }), 40144),
+            (json!({ "iat": NOW_S + 61, "exp": NOW_S + 90 }), 40144),
+            (json!({ "exp": NOW_S + 3601 }), 40003),
+            (json!({ "exp": NOW_S }), 40003),
+            (json!({ "x-ably-capability": null }), 40144),
+            (
+                json!({ "x-ably-capability": { "chat:a": ["publish"] } }),
+                40144,
+            ),
+            (
+                json!({ "x-ably-capability": r#"{"chat:a":["shout"]}"# }),
+                40000,
+            ),
+            (
+                json!({ "x-ably-capability": r#"{"news":["publish"]}"# }),
+                40160,
+            ),
+            (json!({ "x-ably-clientId": "" }), 40012),
+            (json!({ "x-ably-clientId": 7 }), 40144),
+            (json!({ "x-ably-revocation-key": 7 }), 40144),
+            (json!({ "ably.channel.chat:a": 7 }), 40144),
+        ] {
+            let error = judge(&jwt(&key(), &header(), &claims(&changed))).unwrap_err();
+            assert_eq!(error.code, code, "{changed}");
+        }
+        let other = ApiKey::parse("app.key:other").unwrap();
+        for (jwt, code) in [
+            (jwt(&other, &header(), &claims(&json!({}))), 40144),
+            (
+                jwt(
+                    &key(),
+                    &json!({ "typ": "JWT", "alg": "none", "kid": "app.key" }),
+                    &claims(&json!({})),
+                ),
+                40144,
+            ),
+            (
+                jwt(
+                    &key(),
+                    &json!({ "typ": "JWT", "alg": "HS256", "kid": "app.other" }),
+                    &claims(&json!({})),
+                ),
+                40101,
+            ),
+            (
+                jwt(
+                    &key(),
+                    &json!({ "alg": "HS256", "kid": "app.key" }),
+                    &claims(&json!({})),
+                ),
+                40144,
+            ),
+            ("a.b.c".to_owned(), 40144),
+            ("a.b".to_owned(), 40144),
+        ] {
+            assert_eq!(judge(&jwt).unwrap_err().code, code, "{jwt}");
+        }
+    }
+
+    #[test]
+    fn nobody_speaks_as_another() {
+        for (own, named, spoken) in [
+            (Some("alice"), None, Ok(Some("alice"))),
+            (Some("alice"), Some("alice"), Ok(Some("alice"))),
+            (Some("alice"), Some("bob"), Err(40012)),
+            (Some("*"), Some("bob"), Ok(Some("bob"))),
+            (Some("*"), None, Ok(None)),
+            (None, None, Ok(None)),
+            (None, Some("bob"), Err(40012)),
+        ] {
+            let answer = Grant::speak_as(own, named).map_err(|error| error.code);
+            assert_eq!(
+                answer.as_ref().map(Option::as_deref),
+                spoken.as_ref().copied(),
+                "{own:?} {named:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! A token request (`RSA9`, `TE1`-`TE6`) on its way in: what was sent, whether it may be believed, and what token it asks
+//! for. It judges the text as sent and knows nothing of how the sender made it.
+
+use std::collections::HashMap;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Map, Value};
+
+use super::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
+
+/// How far a timestamp may be off, in milliseconds, either way.
+const TIMESTAMP_WINDOW_MS: i64 = 2 * 60 * 1000;
+
+/// How long a token lives when nothing is asked, in milliseconds (`TK2a`).
+const DEFAULT_TTL_MS: i64 = 60 * 60 * 1000;
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+const HOUR_MS: i64 = 60 * 60 * 1000;
+const SHORTEST_NONCE: usize = 16;
+const MOST_NONCES: usize = 200_000;
+
+/// The longest time that a token may live, in milliseconds.
+pub(crate) fn longest_ttl_ms(revocable_tokens: bool) -> i64 {
+    if revocable_tokens { HOUR_MS } else { DAY_MS }
+}
+
+/// Who vouches for a token request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Voucher {
+    /// Its own `mac`.
+    Signature,
+    /// The API key, presented in the same call.
+    Key,
+}
+
+/// The fields as sent. Nothing about them is believed yet.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenRequest {
+    key_name: Option<String>,
+    ttl: Option<i64>,
+    capability: Option<String>,
+    client_id: Option<String>,
+    timestamp: i64,
+    nonce: Option<String>,
+    mac: Option<String>,
+}
+
+/// What a token request that passed every check asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    pub(crate) ttl_ms: i64,
+    pub(crate) capability: Capability,
+    pub(crate) client_id: Option<String>,
+}
+
+impl TokenRequest {
+    /// Reads the fields, each of which must be of its type. Absent fields are omitted, not null (`RSA5`, `RSA6`); only a
+    /// null client ID is let pass, since SDKs send one for an anonymous client.
+    pub(crate) fn read(body: &Value) -> Result<Self, ErrorInfo> {
+        let fields = body
+            .as_object()
+            .ok_or(ErrorInfo::bad_request("the token request is not an object"))?;
+        let client_id = match fields.get("clientId") {
+            Some(Value::Null) => None,
+            _ => text(fields, "clientId", "clientId is not a string")?,
+        };
+        Ok(Self {
+            key_name: text(fields, "keyName", "keyName is not a string")?,
+            ttl: integer(
+                fields,
+                "ttl",
+                ErrorInfo::new(400, 40003, "ttl is not an integer"),
+            )?,
+            capability: text(fields, "capability", "capability is not a string of JSON")?,
+            client_id,
+            timestamp: integer(
+                fields,
+                "timestamp",
+                ErrorInfo::bad_request("timestamp is not an integer"),
+            )?
+            .ok_or(ErrorInfo::bad_request("timestamp is missing"))?,
+            nonce: text(fields, "nonce", "nonce is not a string")?,
+            mac: text(fields, "mac", "mac is not a string")?,
+        })
+    }
+
+    /// Every check that Ably makes, in order; the nonce is spent only when all the others passed.
+    pub(crate) fn check(
+        &self,
+        voucher: Voucher,
+        key: &ApiKey,
+        key_capability: &Capability,
+        longest_ttl_ms: i64,
+        nonces: &mut Nonces,
+        now_ms: i64,
+    ) -> Result<Terms, ErrorInfo> {
+        let names_key = self.key_name.as_deref() == Some(key.name());
+        let may_omit_name = voucher == Voucher::Key && self.key_name.is_none();
+        if !names_key && !may_omit_name {
+            return Err(ErrorInfo::invalid_credentials(
+                "the token request names another key",
+            ));
+        }
+        if voucher == Voucher::Signature || self.mac.is_some() {
+            self.check_mac(key)?;
+        }
+        if (self.timestamp.saturating_sub(now_ms)).saturating_abs() > TIMESTAMP_WINDOW_MS {
+            return Err(ErrorInfo::new(
+                401,
+                40104,
+                "the timestamp of the token request is more than 2 minutes off",
+            ));
+        }
+        let ttl_ms = self.ttl.unwrap_or(DEFAULT_TTL_MS);
+        if !(1..=longest_ttl_ms).contains(&ttl_ms) {
+            return Err(ErrorInfo::new(
+                400,
+                40003,
+                "ttl is not positive, or is longer than the key allows",
+            ));
+        }
+        if self.client_id.as_deref() == Some("") {
+            return Err(ErrorInfo::new(400, 40012, "clientId is empty"));
+        }
+        let capability = match self.capability.as_deref() {
+            None | Some("") => key_capability.clone(),
+            Some(text) => Capability::parse(text)?.intersect(key_capability),
+        };
+        if capability.is_empty() {
+            return Err(ErrorInfo::not_permitted(
+                "the key has none of the capability that was asked for",
+            ));
+        }
+        match &self.nonce {
+            Some(nonce) => nonces.spend(nonce, self.timestamp, now_ms)?,
+            None if voucher == Voucher::Key => {}
+            None => return Err(ErrorInfo::new(401, 40105, "nonce is missing")),
+        }
+        Ok(Terms {
+            ttl_ms,
+            capability,
+            client_id: self.client_id.clone(),
+        })
+    }
+
+    fn check_mac(&self, key: &ApiKey) -> Result<(), ErrorInfo> {
+        let wrong =
+            ErrorInfo::invalid_credentials("the mac of the token request is missing or wrong");
+        let mac = self.mac.as_deref().ok_or(wrong)?;
+        let mac = BASE64_STANDARD.decode(mac).map_err(|_| wrong)?;
+        if key.signed(self.signed_text().as_bytes(), &mac) {
+            Ok(())
+        } else {
+            Err(wrong)
+        }
+    }
+
+    /// What the `mac` is over: six fields, each closed by a newline, an absent one empty.
+    fn signed_text(&self) -> String {
+        let ttl = self.ttl.map(|ttl| ttl.to_string());
+        let timestamp = self.timestamp.to_string();
+        [
+            self.key_name.as_deref(),
+            ttl.as_deref(),
+            self.capability.as_deref(),
+            self.client_id.as_deref(),
+            Some(timestamp.as_str()),
+            self.nonce.as_deref(),
+        ]
+        .into_iter()
+        .flat_map(|field| [field.unwrap_or_default(), "\n"])
+        .collect()
+    }
+}
+
+fn text(
+    fields: &Map<String, Value>,
+    name: &str,
+    wrong: &'static str,
+) -> Result<Option<String>, ErrorInfo> {
+    match fields.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(ErrorInfo::bad_request(wrong)),
+    }
+}
+
+fn integer(
+    fields: &Map<String, Value>,
+    name: &str,
+    wrong: ErrorInfo,
+) -> Result<Option<i64>, ErrorInfo> {
+    match fields.get(name) {
+        None => Ok(None),
+        Some(value) => value.as_i64().map(Some).ok_or(wrong),
+    }
+}
+
+/// Nonces already spent. Each is kept for as long as a token request of its timestamp would still be taken.
+#[derive(Debug, Default)]
+pub(crate) struct Nonces(HashMap<String, i64>);
+
+impl Nonces {
+    fn spend(&mut self, nonce: &str, timestamp: i64, now_ms: i64) -> Result<(), ErrorInfo> {
+        if nonce.chars().count() < SHORTEST_NONCE {
+            return Err(ErrorInfo::new(
+                401,
+                40105,
+                "nonce is shorter than 16 characters",
+            ));
+        }
+        if self.0.contains_key(nonce) {
+            return Err(ErrorInfo::new(401, 40105, "nonce was used before"));
+        }
+        if self.0.len() >= MOST_NONCES {
+            self.forget(now_ms);
+        }
+        if self.0.len() >= MOST_NONCES {
+            return Err(ErrorInfo::new(
+                503,
+                50003,
+                "too many token requests in two minutes",
+            ));
+        }
+        self.0.insert(
+            nonce.to_owned(),
+            timestamp.saturating_add(TIMESTAMP_WINDOW_MS),
+        );
+        Ok(())
+    }
+
+    /// Forgets the nonces whose token requests are too old by now.
+    pub(crate) fn forget(&mut self, now_ms: i64) {
+        self.0.retain(|_, needed_until| *needed_until >= now_ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    use serde_json::{Value, json};
+
+    use super::{DAY_MS, HOUR_MS, Nonces, Terms, TokenRequest, Voucher};
+    use crate::ably::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
+
+    const NOW_MS: i64 = 1_795_289_000_000;
+
+    fn key() -> ApiKey {
+        ApiKey::parse("app.key:secret").unwrap()
+    }
+
+    fn signed(fields: &Value) -> Value {
+        let mut signed = json!({
+            "keyName": "app.key", "clientId": "alice", "timestamp": NOW_MS, "nonce": "0123456789abcdef"
+        });
+        for (name, value) in fields.as_object().unwrap() {
+            signed[name] = value.clone();
+        }
+        let text: String = [
+            "keyName",
+            "ttl",
+            "capability",
+            "clientId",
+            "timestamp",
+            "nonce",
+        ]
+        .iter()
+        .map(|name| match signed.get(name) {
+            None | Some(Value::Null) => "\n".to_owned(),
+            Some(Value::String(text)) => format!("{text}\n"),
+            Some(other) => format!("{other}\n"),
+        })
+        .collect();
+        signed["mac"] = json!(BASE64_STANDARD.encode(key().sign(text.as_bytes())));
+        signed
+    }
+
+    fn judge_with(body: &Value, nonces: &mut Nonces, now_ms: i64) -> Result<Terms, ErrorInfo> {
+        let everything = Capability::parse(r#"{"chat:*":["*"],"news":["subscribe"]}"#).unwrap();
+        TokenRequest::read(body)?.check(
+            Voucher::Signature,
+            &key(),
+            &everything,
+            DAY_MS,
+            nonces,
+            now_ms,
+        )
+    }
+
+    fn judge(body: &Value) -> Result<Terms, ErrorInfo> {
+        judge_with(body, &mut Nonces::default(), NOW_MS)
+    }
+
+    #[test]
+    fn what_ably_js_signed_is_believed_and_any_change_is_not() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/vectors/token_request.json"
+        );
+        let vectors: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let cases = vectors["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 60);
+        for case in cases {
+            let key = ApiKey::parse(case["key"].as_str().unwrap()).unwrap();
+            let sent = &case["token_request"];
+            let read = TokenRequest::read(sent).unwrap();
+            read.check_mac(&key).unwrap();
+            if let Some(capability) = &read.capability {
+                let canonical = Capability::parse(capability).unwrap().to_string();
+                assert_eq!(
+                    serde_json::from_str::<Value>(&canonical).unwrap(),
+                    serde_json::from_str::<Value>(capability).unwrap()
+                );
+            }
+            for (field, altered) in [
+                ("clientId", json!("mallory")),
+                ("nonce", json!("ffffffffffffffff0")),
+                ("timestamp", json!(sent["timestamp"].as_i64().unwrap() + 1)),
+                ("ttl", json!(sent["ttl"].as_i64().unwrap_or_default() + 1)),
+                ("capability", json!(r#"{"*":["*"]}"#)),
+                ("keyName", json!("other.key")),
+                ("mac", json!("")),
+            ] {
+                let mut tampered = sent.clone();
+                tampered[field] = altered;
+                let error = TokenRequest::read(&tampered)
+                    .unwrap()
+                    .check_mac(&key)
+                    .unwrap_err();
+                assert_eq!((error.status, error.code), (401, 40101), "{field}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sound_token_request_yields_its_terms() {
+        let terms = judge(&signed(
+            &json!({ "ttl": 1, "capability": r#"{"chat:a":["publish"]}"# }),
+        ))
+        .unwrap();
+        assert_eq!(terms.ttl_ms, 1);
+        assert_eq!(terms.client_id.as_deref(), Some("alice"));
+        assert_eq!(terms.capability.to_string(), r#"{"chat:a":["publish"]}"#);
+
+        let terms = judge(&signed(&json!({ "clientId": "*" }))).unwrap();
+        assert_eq!(terms.ttl_ms, HOUR_MS);
+        assert_eq!(
+            terms.capability.to_string(),
+            r#"{"chat:*":["*"],"news":["subscribe"]}"#
+        );
+    }
+
+    #[test]
+    fn each_fault_has_its_code() {
+        for (fields, status, code) in [
+            (json!({ "keyName": "app.other" }), 401, 40101),
+            (json!({ "keyName": 1 }), 400, 40000),
+            (json!({ "timestamp": NOW_MS - 120_001 }), 401, 40104),
+            (json!({ "timestamp": NOW_MS + 120_001 }), 401, 40104),
+            (json!({ "timestamp": i64::MIN }), 401, 40104),
+            (json!({ "timestamp": "1795289000000" }), 400, 40000),
+            (json!({ "timestamp": 1.5 }), 400, 40000),
+            (json!({ "timestamp": null }), 400, 40000),
+            (json!({ "nonce": "0123456789abcde" }), 401, 40105),
+            (json!({ "nonce": 1 }), 400, 40000),
+            (json!({ "ttl": 0 }), 400, 40003),
+            (json!({ "ttl": -1 }), 400, 40003),
+            (json!({ "ttl": DAY_MS + 1 }), 400, 40003),
+            (json!({ "ttl": 1.5 }), 400, 40003),
+            (json!({ "ttl": "60000" }), 400, 40003),
+            (json!({ "ttl": null }), 400, 40003),
+            (
+                json!({ "capability": { "chat:a": ["publish"] } }),
+                400,
+                40000,
+            ),
+            (json!({ "capability": null }), 400, 40000),
+            (json!({ "capability": "{" }), 400, 40000),
+            (json!({ "capability": r#"{"chat:a":[]}"# }), 400, 40000),
+            (
+                json!({ "capability": r#"{"chat:a":["shout"]}"# }),
+                400,
+                40000,
+            ),
+            (
+                json!({ "capability": r#"{"chat:a":["*","publish"]}"# }),
+                400,
+                40000,
+            ),
+            (json!({ "capability": "{}" }), 401, 40160),
+            (
+                json!({ "capability": r#"{"news":["publish"]}"# }),
+                401,
+                40160,
+            ),
+            (json!({ "capability": r#"{"other":["*"]}"# }), 401, 40160),
+            (json!({ "clientId": "" }), 400, 40012),
+            (json!({ "clientId": 7 }), 400, 40000),
+        ] {
+            let error = judge(&signed(&fields)).unwrap_err();
+            assert_eq!((error.status, error.code), (status, code), "{fields}");
+        }
+        for missing in ["keyName", "timestamp", "nonce", "mac"] {
+            let mut body = signed(&json!({}));
+            body.as_object_mut().unwrap().remove(missing);
+            assert!(judge(&body).is_err(), "{missing}");
+        }
+        assert_eq!(judge(&json!([])).unwrap_err().code, 40000);
+    }
+
+    #[test]
+    fn the_edges_of_the_window_and_of_the_ttl_are_inside() {
+        for fields in [
+            json!({ "timestamp": NOW_MS - 120_000 }),
+            json!({ "timestamp": NOW_MS + 120_000 }),
+            json!({ "ttl": DAY_MS }),
+            json!({ "clientId": null }),
+        ] {
+            judge(&signed(&fields)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_nonce_is_good_once_for_as_long_as_its_token_request_would_be() {
+        let mut nonces = Nonces::default();
+        let ahead = signed(&json!({ "timestamp": NOW_MS + 120_000 }));
+        judge_with(&ahead, &mut nonces, NOW_MS).unwrap();
+        for later_ms in [0, 1, 239_999, 240_000] {
+            nonces.forget(NOW_MS + later_ms);
+            let error = judge_with(&ahead, &mut nonces, NOW_MS + later_ms).unwrap_err();
+            assert_eq!((error.status, error.code), (401, 40105), "{later_ms}");
+        }
+        nonces.forget(NOW_MS + 240_001);
+        assert_eq!(
+            judge_with(&ahead, &mut nonces, NOW_MS + 240_001)
+                .unwrap_err()
+                .code,
+            40104
+        );
+        assert!(nonces.0.is_empty());
+    }
+
+    #[test]
+    fn a_refused_token_request_does_not_spend_its_nonce() {
+        let mut nonces = Nonces::default();
+        judge_with(&signed(&json!({ "ttl": 0 })), &mut nonces, NOW_MS).unwrap_err();
+        judge_with(&signed(&json!({})), &mut nonces, NOW_MS).unwrap();
+    }
+
+    #[test]
+    fn revocable_tokens_live_an_hour_at_most() {
+        let key_capability = Capability::parse(r#"{"*":["*"]}"#).unwrap();
+        let check = |ttl| {
+            TokenRequest::read(&signed(&json!({ "ttl": ttl })))
+                .unwrap()
+                .check(
+                    Voucher::Signature,
+                    &key(),
+                    &key_capability,
+                    super::longest_ttl_ms(true),
+                    &mut Nonces::default(),
+                    NOW_MS,
+                )
+        };
+        check(HOUR_MS).unwrap();
+        assert_eq!(check(HOUR_MS + 1).unwrap_err().code, 40003);
+    }
+
+    #[test]
+    fn the_key_vouches_for_an_unsigned_token_request_but_not_for_a_wrong_mac() {
+        let key_capability = Capability::parse(r#"{"*":["*"]}"#).unwrap();
+        let check = |body: Value| {
+            TokenRequest::read(&body)?.check(
+                Voucher::Key,
+                &key(),
+                &key_capability,
+                DAY_MS,
+                &mut Nonces::default(),
+                NOW_MS,
+            )
+        };
+        check(json!({ "timestamp": NOW_MS })).unwrap();
+        assert_eq!(
+            check(json!({ "timestamp": NOW_MS, "mac": "AAAA" }))
+                .unwrap_err()
+                .code,
+            40101
+        );
+        assert_eq!(
+            check(json!({ "timestamp": NOW_MS, "keyName": "app.other" }))
+                .unwrap_err()
+                .code,
+            40101
+        );
+    }
+}
