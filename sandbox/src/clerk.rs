@@ -1,1 +1,240 @@
-//! Clerk's stand-in.
+//! A stand-in for one Clerk instance: Frontend API, Backend API, users, sessions, and the key that signs.
+//!
+//! [`Clerk::start`] generates an instance that exists nowhere else and serves it on loopback. What a test wants to know
+//! or change without HTTP, it does through [`Clerk`]; scripts and the sandbox page use the routes (`routes.rs` is their
+//! table). Tokens, JSON and errors have Clerk's shapes, so a client cannot tell the difference by reading them.
+
+mod claims;
+mod cors;
+mod ids;
+mod instance;
+mod problem;
+mod routes;
+mod signing_key;
+mod user;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE};
+use serde_json::Value;
+
+use crate::loopback::{self, Server};
+use instance::Instance;
+
+pub use instance::{Calls, Outage};
+pub use user::{Feature, Organization, User};
+
+/// What a stand-in is started with. `Options::default()` is an instance on any free port.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Port on loopback; 0 is any free one.
+    pub port: u16,
+    /// How long a session token lives. Clerk's live 60 seconds.
+    pub session_token_ttl: Duration,
+    /// Host name that the publishable key carries and that tokens name as their issuer.
+    pub frontend_api: String,
+    /// Id of the first signing key, `ins_…`.
+    pub kid: String,
+    /// Added to the machine's clock wherever the stand-in tells the time: claims, `Date`, `updated_at`.
+    pub clock_offset_ms: i64,
+    /// The `azp` of tokens that are minted without a browser naming its origin.
+    pub authorized_party: String,
+    /// Which of the two issuers an instance can have.
+    pub issuer: Issuer,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            session_token_ttl: Duration::from_mins(1),
+            frontend_api: "clerk.sandbox.example".to_owned(),
+            kid: ids::new("ins"),
+            clock_offset_ms: 0,
+            authorized_party: "http://localhost:3000".to_owned(),
+            issuer: Issuer::FrontendApi,
+        }
+    }
+}
+
+/// Who a session token says it is from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Issuer {
+    /// `https://<frontend_api>`.
+    #[default]
+    FrontendApi,
+    /// The stand-in's own address, [`Clerk::proxy_url`]: an instance whose Frontend API is behind a proxy.
+    Proxy,
+}
+
+/// A running stand-in; it stops when dropped.
+#[derive(Debug)]
+pub struct Clerk {
+    instance: Arc<Instance>,
+    server: Server,
+}
+
+impl Clerk {
+    /// Generates an instance and serves it on loopback.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] when the port is taken, or whatever else the system says.
+    pub async fn start(options: Options) -> io::Result<Self> {
+        let listeners = loopback::listen(options.port)?;
+        let instance = Arc::new(Instance::new(options, listeners.port()));
+        let server = Server::start(listeners, routes::table(Arc::clone(&instance))).await?;
+        Ok(Self { instance, server })
+    }
+
+    /// Stops, and returns when the port is free again.
+    pub async fn stop(self) {
+        self.server.stop().await;
+    }
+
+    /// `http://127.0.0.1:PORT`: the Backend API (`CLERK_API_URL`) and the Frontend API alike.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port())
+    }
+
+    /// The Frontend API as a proxy would show it (`CLERK_PROXY_URL`).
+    #[must_use]
+    pub fn proxy_url(&self) -> String {
+        self.instance.proxy_url()
+    }
+
+    /// The port on loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.instance.port
+    }
+
+    /// `pk_test_…`, which carries the Frontend API's host name.
+    #[must_use]
+    pub fn publishable_key(&self) -> &str {
+        &self.instance.publishable_key
+    }
+
+    /// `sk_test_…`, for the Backend API.
+    #[must_use]
+    pub fn secret_key(&self) -> &str {
+        &self.instance.secret_key
+    }
+
+    /// The public key (PEM, SPKI) that the instance started with; [`Clerk::rotate_key`] does not change it, as a key
+    /// that someone copied from a dashboard would not change either.
+    #[must_use]
+    pub fn jwt_key(&self) -> &str {
+        &self.instance.jwt_key
+    }
+
+    /// Id of the key that signs now.
+    #[must_use]
+    pub fn kid(&self) -> String {
+        self.instance.kid()
+    }
+
+    /// The `iss` of session tokens.
+    #[must_use]
+    pub fn issuer(&self) -> String {
+        self.instance.issuer()
+    }
+
+    /// What this instance appends to cookie names.
+    #[must_use]
+    pub fn cookie_suffix(&self) -> String {
+        cookie_suffix(self.publishable_key())
+    }
+
+    /// Replaces the signing key by a new one with a new id, and returns the id. The JWKS has only the new one.
+    #[must_use = "tokens signed from here on carry this id"]
+    pub fn rotate_key(&self) -> String {
+        self.instance.rotate_key()
+    }
+
+    /// Signs exactly these claims, under the header that Clerk gives a session token.
+    #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers build claims in place, with `json!`"
+    )]
+    pub fn mint(&self, claims: Value) -> String {
+        self.instance.mint(&claims)
+    }
+
+    /// Signs exactly this header and these claims.
+    #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers build claims in place, with `json!`"
+    )]
+    pub fn mint_with_header(&self, header: Value, claims: Value) -> String {
+        self.instance.mint_with_header(&header, &claims)
+    }
+
+    /// The claims of a new session of this user: version 2, active, issued now. A user that the instance does not have
+    /// is taken for one without an organization.
+    #[must_use]
+    pub fn session_claims(&self, user_id: &str) -> Value {
+        self.instance.new_session_claims(user_id)
+    }
+
+    /// A session token with [`Clerk::session_claims`].
+    #[must_use]
+    pub fn session_token(&self, user_id: &str) -> String {
+        self.mint(self.session_claims(user_id))
+    }
+
+    /// All users, in the order in which they came.
+    #[must_use]
+    pub fn users(&self) -> Vec<User> {
+        self.instance.users()
+    }
+
+    /// Adds the user, or replaces the one with this id. Every field is taken as it is, `updated_at` included.
+    pub fn set_user(&self, user: User) {
+        self.instance.set_user(user);
+    }
+
+    /// Forgets a user, if there is one of this id: the Backend API then answers 404.
+    pub fn delete_user(&self, user_id: &str) {
+        let _ = self.instance.delete_user(user_id);
+    }
+
+    /// How often each route was called, refused and unanswered calls included.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        self.instance.calls()
+    }
+
+    /// Makes the JWKS and the Backend API fail from now on, or (`None`) work again.
+    pub fn set_outage(&self, outage: Option<Outage>) {
+        self.instance.set_outage(outage);
+    }
+
+    /// Makes the Backend API take this long before each answer.
+    pub fn set_delay(&self, delay: Duration) {
+        self.instance.set_delay(delay);
+    }
+}
+
+/// The publishable key of a development instance whose Frontend API has this host name.
+#[must_use]
+pub fn publishable_key(frontend_api: &str) -> String {
+    format!(
+        "pk_test_{}",
+        STANDARD_NO_PAD.encode(format!("{frontend_api}$"))
+    )
+}
+
+/// What clerk-js appends (after `_`) to the names of the cookies of the instance with this publishable key: they keep
+/// instances apart that share a host.
+#[must_use]
+pub fn cookie_suffix(publishable_key: &str) -> String {
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, publishable_key.as_bytes());
+    URL_SAFE.encode(hash).chars().take(8).collect()
+}

@@ -5,3 +5,4 @@
 
 pub mod ably;
 pub mod clerk;
+pub mod loopback;

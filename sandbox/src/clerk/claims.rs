@@ -1,0 +1,199 @@
+//! The claims of a session token, version 2: who, in which session, and the compact form of what an organization grants.
+
+use serde_json::{Value, json};
+
+use super::user::{Organization, User};
+
+/// A session, as far as its tokens tell of it. Times are seconds since the epoch.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) id: String,
+    pub(super) user_id: String,
+    pub(super) signed_in_at: i64,
+    pub(super) status: Status,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Active,
+    Ended,
+}
+
+/// When and for whom one token of a session is minted.
+pub(super) struct Minting {
+    pub(super) now: i64,
+    pub(super) ttl_s: i64,
+    pub(super) issuer: String,
+    pub(super) jti: String,
+    /// `None` when the request that asked for the token named no origin.
+    pub(super) authorized_party: Option<String>,
+}
+
+/// The claims of one token of this session. A `user` that is not there (deleted meanwhile) has no organization.
+pub(super) fn of(session: &Session, user: Option<&User>, minting: Minting) -> Value {
+    let Minting {
+        now,
+        ttl_s,
+        issuer,
+        jti,
+        authorized_party,
+    } = minting;
+    let minutes_since_first_factor = (now - session.signed_in_at).max(0) / 60;
+    let mut claims = json!({
+        "exp": now + ttl_s,
+        "fva": [minutes_since_first_factor, -1],
+        "iat": now,
+        "iss": issuer,
+        "jti": jti,
+        // Clerk dates it back, against clocks that lag.
+        "nbf": now - 10,
+        "sid": session.id,
+        "sts": "active",
+        "sub": session.user_id,
+        "v": 2,
+    });
+    if let Some(origin) = authorized_party {
+        claims["azp"] = json!(origin);
+    }
+    let Some(user) = user else { return claims };
+    let features = features(user);
+    if !features.is_empty() {
+        claims["fea"] = json!(features);
+    }
+    let plans = plans(user);
+    if !plans.is_empty() {
+        claims["pla"] = json!(plans);
+    }
+    if let Some(organization) = &user.organization {
+        claims["o"] = organization_claim(organization);
+    }
+    claims
+}
+
+/// `o:` for what the organization's plan has, `u:` for what the user's own has, `ou:` for both.
+fn features(user: &User) -> String {
+    let of_organization = user
+        .organization
+        .iter()
+        .flat_map(|organization| &organization.features);
+    let mut entries: Vec<String> = of_organization
+        .map(|feature| {
+            let scope = if user.features.contains(&feature.name) {
+                "ou"
+            } else {
+                "o"
+            };
+            format!("{scope}:{}", feature.name)
+        })
+        .collect();
+    let own_only = user.features.iter().filter(|name| {
+        !user
+            .organization
+            .iter()
+            .flat_map(|organization| &organization.features)
+            .any(|feature| feature.name == **name)
+    });
+    entries.extend(own_only.map(|name| format!("u:{name}")));
+    entries.join(",")
+}
+
+fn plans(user: &User) -> String {
+    let organization = user
+        .organization
+        .as_ref()
+        .and_then(|organization| organization.plan.as_ref());
+    let mut entries: Vec<String> = organization
+        .iter()
+        .map(|plan| format!("o:{plan}"))
+        .collect();
+    entries.extend(user.plan.iter().map(|plan| format!("u:{plan}")));
+    entries.join(",")
+}
+
+/// `per` lists the permissions once; the i-th number of `fpm` says, bit by bit, which of them the i-th feature has.
+fn organization_claim(organization: &Organization) -> Value {
+    let mut names: Vec<&str> = Vec::new();
+    let mut maps = Vec::new();
+    for feature in &organization.features {
+        let mut map = 0_u128;
+        for permission in &feature.permissions {
+            let bit = names
+                .iter()
+                .position(|name| name == permission)
+                .unwrap_or_else(|| {
+                    names.push(permission);
+                    names.len() - 1
+                });
+            map |= u32::try_from(bit)
+                .ok()
+                .and_then(|bit| 1_u128.checked_shl(bit))
+                .unwrap_or(0);
+        }
+        maps.push(map.to_string());
+    }
+    let mut claim =
+        json!({"id": organization.id, "slg": organization.slug, "rol": organization.role});
+    if !names.is_empty() {
+        claim["per"] = json!(names.join(","));
+        claim["fpm"] = json!(maps.join(","));
+    }
+    claim
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::clerk::user::demo_users;
+
+    fn claims_of(user: &User, authorized_party: Option<&str>) -> Value {
+        let session = Session {
+            id: "sess_1".to_owned(),
+            user_id: user.id.clone(),
+            signed_in_at: 1_000,
+            status: Status::Active,
+        };
+        let minting = Minting {
+            now: 1_125,
+            ttl_s: 60,
+            issuer: "https://clerk.sandbox.example".to_owned(),
+            jti: "j".to_owned(),
+            authorized_party: authorized_party.map(str::to_owned),
+        };
+        of(&session, Some(user), minting)
+    }
+
+    #[test]
+    fn a_member_of_an_organization_carries_role_features_plans_and_permission_bits() {
+        let users = demo_users(0);
+        let carol = users
+            .iter()
+            .find(|user| user.organization.is_some())
+            .unwrap();
+        let claims = claims_of(carol, Some("http://localhost:3000"));
+        assert_eq!(
+            claims["o"],
+            json!({
+                "id": "org_2sandbox000000000000000Acme",
+                "slg": "acme",
+                "rol": "admin",
+                "per": "read,write,manage",
+                "fpm": "7,1",
+            })
+        );
+        assert_eq!(claims["fea"], "ou:rooms,o:reports,u:beta");
+        assert_eq!(claims["pla"], "o:pro,u:personal");
+    }
+
+    #[test]
+    fn a_plain_user_carries_nothing_of_organizations() {
+        assert_eq!(
+            claims_of(&User::new("user_1"), None),
+            json!({
+                "exp": 1_185, "fva": [2, -1], "iat": 1_125, "iss": "https://clerk.sandbox.example", "jti": "j",
+                "nbf": 1_115, "sid": "sess_1", "sts": "active", "sub": "user_1", "v": 2,
+            })
+        );
+    }
+}

@@ -1,0 +1,13 @@
+//! Ids in Clerk's form: a prefix that tells the kind, and 27 letters and digits.
+
+use rand::distr::{Alphanumeric, SampleString};
+
+/// A new id of this kind, such as `sess_…`.
+pub(super) fn new(kind: &str) -> String {
+    format!("{kind}_{}", random(27))
+}
+
+/// So many letters and digits.
+pub(super) fn random(length: usize) -> String {
+    Alphanumeric.sample_string(&mut rand::rng(), length)
+}

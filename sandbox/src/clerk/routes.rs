@@ -1,0 +1,78 @@
+//! The table of contents of the stand-in's HTTP surface.
+
+mod availability;
+mod backend;
+mod frontend;
+mod input;
+mod scripts;
+
+use std::sync::Arc;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{DATE, HttpDate, TryIntoHeaderValue};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{Error, HttpResponse};
+
+use super::cors;
+use super::instance::Instance;
+use super::problem::Problem;
+
+/// Every route of this instance.
+pub(super) fn table(
+    instance: Arc<Instance>,
+) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
+    move |config: &mut ServiceConfig| {
+        let routes = web::scope("")
+            .wrap(from_fn(tell_the_instances_time))
+            .route("/.well-known/jwks.json", web::get().to(frontend::jwks))
+            .route(
+                "/__clerk/.well-known/jwks.json",
+                web::get().to(frontend::jwks),
+            )
+            .service(
+                web::scope("/v1/client")
+                    .wrap(from_fn(cors::for_local_pages))
+                    .route("/sign_ins", web::post().to(frontend::sign_in))
+                    .route("/sessions/{sid}/tokens", web::post().to(frontend::token))
+                    .route("/sessions/{sid}/end", web::post().to(frontend::sign_out))
+                    .default_service(web::to(nothing_here)),
+            )
+            .route("/v1/jwks", web::get().to(backend::jwks))
+            .route("/v1/users", web::get().to(backend::users))
+            .route("/v1/users/{id}", web::get().to(backend::user))
+            .service(
+                web::scope("/sandbox")
+                    .wrap(from_fn(cors::for_local_pages))
+                    .route("/session-tokens", web::post().to(scripts::session_token))
+                    .route("/calls", web::get().to(scripts::calls))
+                    .route("/outage", web::post().to(scripts::outage))
+                    .route("/users", web::get().to(scripts::users))
+                    .route("/users", web::post().to(scripts::change_user))
+                    .route("/users/{id}", web::delete().to(scripts::delete_user))
+                    .default_service(web::to(nothing_here)),
+            )
+            .default_service(web::to(nothing_here));
+        config
+            .app_data(Data::from(Arc::clone(&instance)))
+            .service(routes);
+    }
+}
+
+async fn nothing_here() -> Result<HttpResponse, Problem> {
+    Err(Problem::not_found("such route"))
+}
+
+async fn tell_the_instances_time(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let instance = request.app_data::<Data<Instance>>().cloned();
+    let mut response = next.call(request).await?;
+    if let Some(instance) = instance {
+        let date = HttpDate::from(instance.now()).try_into_value()?;
+        response.headers_mut().insert(DATE, date);
+    }
+    Ok(response)
+}

@@ -1,0 +1,41 @@
+//! What stands before the JWKS and the Backend API: the outage and the delay that a test asked for.
+
+use std::time::Duration;
+
+use actix_web::HttpRequest;
+
+use crate::clerk::instance::{Instance, Outage};
+use crate::clerk::problem::Problem;
+use crate::loopback::hang_up;
+
+const LONGEST_SILENCE: Duration = Duration::from_mins(1);
+
+/// Passes when the instance answers at the moment.
+pub(super) async fn of(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
+    let mut outage = instance.outage();
+    let kind = *outage.borrow_and_update();
+    match kind {
+        None => Ok(()),
+        Some(Outage::Status(status)) => Err(Problem::outage(status)),
+        Some(Outage::RateLimited { retry_after_s }) => Err(Problem::rate_limited(retry_after_s)),
+        Some(Outage::Hang) => {
+            let _ = tokio::time::timeout(LONGEST_SILENCE, outage.changed()).await;
+            hang_up(request);
+            Err(Problem::unheard())
+        }
+        Some(Outage::Drop) => {
+            hang_up(request);
+            Err(Problem::unheard())
+        }
+    }
+}
+
+/// Passes when the Backend API answers, after its delay.
+pub(super) async fn of_backend(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
+    of(instance, request).await?;
+    let delay = instance.delay();
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    Ok(())
+}

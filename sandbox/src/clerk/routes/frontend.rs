@@ -1,0 +1,83 @@
+//! The Frontend API, as far as a page needs it: the public keys, and a sign-in that asks for no password.
+
+use actix_web::http::header::{HeaderMap, ORIGIN};
+use actix_web::web::{Bytes, Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::json;
+
+use super::{availability, input};
+use crate::clerk::instance::Instance;
+use crate::clerk::problem::Problem;
+use crate::clerk::{cookie_suffix, ids};
+
+pub(super) async fn jwks(
+    instance: Data<Instance>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    instance.count(|calls| &mut calls.frontend_jwks);
+    availability::of(&instance, &request).await?;
+    Ok(HttpResponse::Ok()
+        .insert_header(("Access-Control-Allow-Origin", "*"))
+        .json(instance.jwks()))
+}
+
+/// Begins a session of `user` (an id or a username), and answers what the page's cookies are to hold.
+pub(super) async fn sign_in(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    body: Bytes,
+) -> Result<HttpResponse, Problem> {
+    instance.count(|calls| &mut calls.sign_ins);
+    let params = input::params(&request, &body)?;
+    let name =
+        input::text(&params, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
+    let mut user = instance
+        .user(&name)
+        .ok_or_else(Problem::unknown_identifier)?;
+    let session = instance.sign_in(&user.id);
+    user.last_sign_in_at = Some(instance.now_ms());
+    instance.set_user(user.clone());
+    let jwt = instance.mint(&instance.session_claims(&session, origin(request.headers())));
+    Ok(HttpResponse::Ok().json(json!({
+        "object": "sign_in_attempt",
+        "status": "complete",
+        "created_session_id": session.id,
+        "session": {"id": session.id, "object": "session", "status": "active", "user": user.backend_json()},
+        "cookies": {
+            "suffix": cookie_suffix(&instance.publishable_key),
+            "__session": jwt,
+            "__client_uat": session.signed_in_at.to_string(),
+            "__clerk_db_jwt": ids::new("dvb"),
+        },
+    })))
+}
+
+/// One more token of a session that goes on.
+pub(super) async fn token(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    sid: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    instance.count(|calls| &mut calls.tokens);
+    let session = instance
+        .active_session(&sid)
+        .ok_or_else(|| Problem::not_found("active session with this id"))?;
+    let jwt = instance.mint(&instance.session_claims(&session, origin(request.headers())));
+    Ok(HttpResponse::Ok().json(json!({"object": "token", "jwt": jwt})))
+}
+
+pub(super) async fn sign_out(
+    instance: Data<Instance>,
+    sid: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    instance.count(|calls| &mut calls.sign_outs);
+    if !instance.end_session(&sid) {
+        return Err(Problem::not_found("active session with this id"));
+    }
+    Ok(HttpResponse::Ok().json(json!({"object": "session", "id": *sid, "status": "ended"})))
+}
+
+/// What Clerk makes the token's `azp`; a request without it yields a token without `azp`.
+fn origin(headers: &HeaderMap) -> Option<String> {
+    headers.get(ORIGIN)?.to_str().ok().map(str::to_owned)
+}

@@ -1,0 +1,259 @@
+//! The instance's users: what it knows of each, the demo users that it starts with, and a user as the Backend API
+//! shows one.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// A user. Times are milliseconds since the epoch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct User {
+    /// `user_…`.
+    pub id: String,
+    /// Null for an instance, or a user, without usernames.
+    pub username: Option<String>,
+    /// Given name.
+    pub first_name: Option<String>,
+    /// Family name.
+    pub last_name: Option<String>,
+    /// The primary address.
+    pub email_address: Option<String>,
+    /// The user's id in the application's own database.
+    pub external_id: Option<String>,
+    /// Barred by an administrator.
+    pub banned: bool,
+    /// Locked after failed sign-ins, by anyone.
+    pub locked: bool,
+    /// Barred by the enterprise directory that the user came from.
+    pub deprovisioned: bool,
+    /// Readable by the front end.
+    pub public_metadata: Value,
+    /// Readable by the back end only.
+    pub private_metadata: Value,
+    /// Writable by the user.
+    pub unsafe_metadata: Value,
+    /// The active organization of the user's sessions.
+    pub organization: Option<Organization>,
+    /// The user's own billing plan.
+    pub plan: Option<String>,
+    /// Features of the user's own plan.
+    pub features: Vec<String>,
+    /// When the user came.
+    pub created_at: i64,
+    /// When anything above changed last.
+    pub updated_at: i64,
+    /// When the user last signed in.
+    pub last_sign_in_at: Option<i64>,
+}
+
+/// A user's place in an organization.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Organization {
+    /// `org_…`.
+    pub id: String,
+    /// The name in URLs.
+    pub slug: String,
+    /// The role there, without its `org:`.
+    pub role: String,
+    /// The organization's billing plan.
+    pub plan: Option<String>,
+    /// What the plan has, and what the role may do with it.
+    pub features: Vec<Feature>,
+}
+
+/// A feature of an organization's plan.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Feature {
+    /// Name, as in `org:<name>:<permission>`.
+    pub name: String,
+    /// The last parts of the permissions that the role has.
+    pub permissions: Vec<String>,
+}
+
+impl User {
+    /// A user with this id and nothing else, made at the epoch.
+    #[must_use]
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            username: None,
+            first_name: None,
+            last_name: None,
+            email_address: None,
+            external_id: None,
+            banned: false,
+            locked: false,
+            deprovisioned: false,
+            public_metadata: json!({}),
+            private_metadata: json!({}),
+            unsafe_metadata: json!({}),
+            organization: None,
+            plan: None,
+            features: Vec::new(),
+            created_at: 0,
+            updated_at: 0,
+            last_sign_in_at: None,
+        }
+    }
+
+    /// The whole user as the Backend API answers (version 2026-05-12).
+    pub(super) fn backend_json(&self) -> Value {
+        let tail = self.id.trim_start_matches("user_");
+        let email_id = self.email_address.as_ref().map(|_| format!("idn_{tail}"));
+        let emails: Vec<_> = self
+            .email_address
+            .iter()
+            .map(|address| {
+                json!({
+                    "id": email_id,
+                    "object": "email_address",
+                    "email_address": address,
+                    "reserved": false,
+                    "verification": {
+                        "object": "verification_email_code",
+                        "status": "verified",
+                        "strategy": "email_code",
+                        "attempts": 1,
+                        "expire_at": self.created_at + 600_000,
+                    },
+                    "linked_to": [],
+                    "matches_sso_connection": false,
+                    "created_at": self.created_at,
+                    "updated_at": self.created_at,
+                })
+            })
+            .collect();
+        let mut user = json!({
+            "id": self.id,
+            "object": "user",
+            "username": self.username,
+            "first_name": self.first_name,
+            "last_name": self.last_name,
+            "locale": null,
+            "timezone": null,
+            "image_url": format!("https://img.sandbox.example/{tail}"),
+            "has_image": false,
+            "primary_email_address_id": email_id,
+            "primary_phone_number_id": null,
+            "primary_web3_wallet_id": null,
+            "password_enabled": true,
+            "two_factor_enabled": false,
+            "totp_enabled": false,
+            "backup_code_enabled": false,
+            "email_addresses": emails,
+            "phone_numbers": [],
+            "web3_wallets": [],
+            "passkeys": [],
+            "external_accounts": [],
+            "enterprise_accounts": [],
+            "saml_accounts": [],
+        });
+        let rest = json!({
+            "password_last_updated_at": self.created_at,
+            "public_metadata": self.public_metadata,
+            "private_metadata": self.private_metadata,
+            "unsafe_metadata": self.unsafe_metadata,
+            "external_id": self.external_id,
+            "last_sign_in_at": self.last_sign_in_at,
+            "banned": self.banned,
+            "locked": self.locked,
+            "deprovisioned": self.deprovisioned,
+            "lockout_expires_in_seconds": self.locked.then_some(3600),
+            "verification_attempts_remaining": if self.locked { 0 } else { 100 },
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "last_active_at": self.last_sign_in_at,
+            "delete_self_enabled": true,
+            "create_organization_enabled": true,
+            "create_organizations_limit": null,
+            "mfa_enabled_at": null,
+            "mfa_disabled_at": null,
+            "legal_accepted_at": null,
+            "requires_password_reset": false,
+        });
+        // One literal of all fields would be too deep for the macro.
+        if let (Value::Object(user), Value::Object(rest)) = (&mut user, rest) {
+            user.extend(rest);
+        }
+        user
+    }
+}
+
+/// The users that every instance starts with, one for each kind that a service has to tell apart.
+pub(super) fn demo_users(now_ms: i64) -> Vec<User> {
+    const DAY_MS: i64 = 86_400_000;
+    let person = |id: &str, username: Option<&str>, first: &str, last: &str, age_days: i64| User {
+        username: username.map(str::to_owned),
+        first_name: Some(first.to_owned()),
+        last_name: Some(last.to_owned()),
+        email_address: Some(format!("{}@sandbox.example", first.to_lowercase())),
+        created_at: now_ms - age_days * DAY_MS,
+        updated_at: now_ms - DAY_MS,
+        last_sign_in_at: Some(now_ms - DAY_MS),
+        ..User::new(id)
+    };
+    vec![
+        person(
+            "user_2sandbox00000000000000Alice",
+            Some("alice"),
+            "Alice",
+            "Moreau",
+            400,
+        ),
+        person(
+            "user_2sandbox0000000000000000Bob",
+            Some("bob"),
+            "Bob",
+            "Okafor",
+            300,
+        ),
+        User {
+            public_metadata: json!({"team": "operations"}),
+            organization: Some(Organization {
+                id: "org_2sandbox000000000000000Acme".to_owned(),
+                slug: "acme".to_owned(),
+                role: "admin".to_owned(),
+                plan: Some("pro".to_owned()),
+                features: vec![
+                    Feature {
+                        name: "rooms".to_owned(),
+                        permissions: vec![
+                            "read".to_owned(),
+                            "write".to_owned(),
+                            "manage".to_owned(),
+                        ],
+                    },
+                    Feature {
+                        name: "reports".to_owned(),
+                        permissions: vec!["read".to_owned()],
+                    },
+                ],
+            }),
+            plan: Some("personal".to_owned()),
+            features: vec!["rooms".to_owned(), "beta".to_owned()],
+            ..person(
+                "user_2sandbox00000000000000Carol",
+                Some("carol"),
+                "Carol",
+                "Lindqvist",
+                200,
+            )
+        },
+        person(
+            "user_2sandbox000000000000000Noor",
+            None,
+            "Noor",
+            "Haddad",
+            100,
+        ),
+        User {
+            banned: true,
+            ..person(
+                "user_2sandbox000000000000Mallory",
+                Some("mallory"),
+                "Mallory",
+                "Voss",
+                50,
+            )
+        },
+    ]
+}
