@@ -168,7 +168,7 @@ async fn users_are_shown_whole_one_by_one_and_in_order() {
     let body: Value = response.json().await.unwrap();
     assert_eq!(body["errors"][0]["code"], "resource_not_found");
 
-    let names = async |query: &str| -> Vec<Value> {
+    let listed = async |query: &str| -> Vec<Value> {
         let list: Vec<Value> = get(&clerk, &format!("/v1/users{query}"))
             .await
             .json()
@@ -179,12 +179,12 @@ async fn users_are_shown_whole_one_by_one_and_in_order() {
             .collect()
     };
     assert_eq!(
-        names("?limit=2&order_by=created_at").await,
+        listed("?limit=2&order_by=created_at").await,
         ["alice", "bob"]
     );
-    assert_eq!(names("?limit=1&order_by=-created_at").await, ["mallory"]);
+    assert_eq!(listed("?limit=1&order_by=-created_at").await, ["mallory"]);
     assert_eq!(
-        names("?limit=1&offset=1&order_by=-created_at").await,
+        listed("?limit=1&offset=1&order_by=-created_at").await,
         [Value::Null]
     );
     for query in ["?limit=0", "?limit=many", "?order_by=height"] {

@@ -1,0 +1,31 @@
+// The little that this page needs to write HTML safely: text goes in as text.
+
+export const byId = (id) => document.getElementById(id);
+
+export function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value !== false && value != null) made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child != null));
+  return made;
+}
+
+/** One row of a list of fields: its name, its value (absent ones say so), and what it means. */
+export function field(name, value, gloss, absent) {
+  const shown = value === undefined
+    ? element("dd", { class: "absent" }, absent ?? "absent")
+    : element("dd", { class: "value", "data-field": name }, typeof value === "string" ? value : JSON.stringify(value));
+  return element("div", {}, element("dt", {}, name), shown, gloss ? element("dd", { class: "gloss" }, gloss) : null);
+}
+
+/** Marks a step, and the station that it belongs to, as idle, active, done or failed. */
+export function mark(step, state) {
+  const section = byId(`step-${step}`);
+  section.dataset.state = state;
+  const station = section.closest(".station");
+  const states = [...station.querySelectorAll(".step")].map((each) => each.dataset.state);
+  station.dataset.state = states.includes("failed") ? "failed"
+    : states.every((each) => each === "done") ? "done"
+    : states.some((each) => each === "active" || each === "done") ? "active" : "idle";
+}

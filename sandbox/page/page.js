@@ -1,0 +1,278 @@
+// The line from left to right: user, session, question, token request, token, connection.
+
+import { byId, element, field, mark } from "/dom.js";
+import { Session } from "/session.js";
+import { askService, exchange } from "/token.js";
+import * as connection from "/connection.js";
+import * as words from "/words.js";
+
+const config = await (await fetch("/config.json")).json();
+// Under the page's own host name, or the cookies would stay behind.
+const authUrl = `http://${location.hostname}:${config.service_port}/api/ably`;
+
+const hints = Object.fromEntries(["request-state", "token-state", "connection-hint"].map((id) => [id, byId(id).innerHTML]));
+const session = new Session({ clerk: config.clerk, suffix: config.cookie_suffix, changed: showSession });
+let users = [];
+let shownUser = null;
+let live = null;
+let asking = 0;
+
+byId("auth-url").textContent = authUrl;
+byId("curl").textContent = `curl -sH "Authorization: Bearer $(curl -sd user=alice ${config.clerk}/sandbox/session-tokens)" ${authUrl}`;
+const other = new URL(location.href);
+other.hostname = location.hostname === "localhost" ? "127.0.0.1" : "localhost";
+byId("other-host").href = other.href;
+byId("other-host").textContent = other.origin;
+
+for (const step of ["user", "session", "ask", "request", "token", "connection"]) mark(step, "idle");
+byId("sign-out").addEventListener("click", () => session.signOut());
+byId("get-token").addEventListener("click", getToken);
+byId("message-form").addEventListener("submit", send);
+setInterval(showLife, 1000);
+
+await showUsers();
+await session.restore();
+connection.available().then((is) => is || sayWhyNotLive());
+document.documentElement.dataset.ready = "";
+
+// Step 1
+
+async function showUsers() {
+  try {
+    users = await (await fetch(`${config.clerk}/sandbox/users`)).json();
+  } catch {
+    byId("users").replaceChildren(element("p", { class: "trouble" }, "The Clerk stand-in does not answer. Is the sandbox still running?"));
+    return;
+  }
+  byId("users").replaceChildren(...users.map((user) => {
+    const name = [user.first_name, user.last_name].filter(Boolean).join(" ") || user.id;
+    const initials = name.split(" ").map((word) => word[0]).join("").slice(0, 2);
+    const input = element("input", { type: "radio", name: "user", value: user.id });
+    input.addEventListener("change", () => signIn(user.id));
+    return element(
+      "label",
+      { class: "user", "data-testid": `user-${user.username ?? user.id}` },
+      input,
+      element("span", { class: "initials", "aria-hidden": "true" }, initials),
+      element("span", { class: "name" }, name),
+      element("span", { class: "username" }, user.username ?? "–"),
+      element("span", { class: "note" }, words.noteOn(user)),
+    );
+  }));
+}
+
+async function signIn(user) {
+  mark("user", "active");
+  try {
+    await session.signIn(user);
+  } catch (error) {
+    mark("user", "failed");
+    byId("sign-in-state").textContent = `Signing in failed: ${error.message}`;
+  }
+}
+
+// Step 2
+
+function showSession({ id, claims }) {
+  const user = users.find((each) => each.id === claims?.sub);
+  const name = user ? [user.first_name, user.last_name].filter(Boolean).join(" ") : claims?.sub;
+  const state = id ? `Signed in as ${name}` : "Nobody is signed in.";
+  // A renewal is no news.
+  if (byId("sign-in-state").textContent !== state) byId("sign-in-state").textContent = state;
+  byId("session").hidden = !id;
+  byId("session-hint").hidden = Boolean(id);
+  byId("sign-out").hidden = !id;
+  mark("user", id ? "done" : "idle");
+  mark("session", id ? "done" : "idle");
+  for (const input of document.querySelectorAll("#users input")) input.checked = input.value === claims?.sub;
+  if (id) {
+    const order = Object.keys(words.claims);
+    const rank = (claim) => (order.includes(claim) ? order.indexOf(claim) : order.length);
+    const rows = Object.entries(claims).sort(([a], [b]) => rank(a) - rank(b));
+    byId("claims").replaceChildren(...rows.map(([claim, value]) => field(claim, value, words.claims[claim]?.(value))));
+  }
+  showLife();
+  if (shownUser !== id) startOver();
+  shownUser = id;
+}
+
+function showLife() {
+  if (!session.claims) return;
+  const left = Math.max(0, Math.ceil(session.secondsLeft()));
+  const life = byId("life");
+  life.max = session.claims.exp - session.claims.iat;
+  life.value = Math.min(left, life.max);
+  byId("life-text").textContent = `${left} s left of this token`;
+}
+
+// Steps 3 to 6
+
+function startOver() {
+  asking += 1;
+  live?.close();
+  live = null;
+  for (const step of ["ask", "request", "token", "connection"]) mark(step, "idle");
+  for (const id of ["token-request", "refusal", "token-details", "connection", "connection-reason"]) byId(id).hidden = true;
+  byId("messages").replaceChildren();
+  byId("request-name").textContent = "The token request";
+  byId("connection-state").textContent = "initialized";
+  byId("client-id").textContent = "–";
+  for (const [id, html] of Object.entries(hints)) {
+    // Only what this page's own markup said at first comes back this way.
+    byId(id).innerHTML = html;
+    byId(id).hidden = false;
+  }
+  byId("get-token").removeAttribute("aria-busy");
+  connection.available().then((is) => is || sayWhyNotLive());
+}
+
+async function getToken() {
+  if (byId("get-token").getAttribute("aria-busy")) return;
+  startOver();
+  const turn = asking;
+  const goesOn = () => turn === asking;
+  byId("get-token").setAttribute("aria-busy", "true");
+  mark("ask", "active");
+  await session.freshen();
+  if (!goesOn()) return;
+  try {
+    const tokenRequest = await showTokenRequest(goesOn);
+    if (!goesOn()) return;
+    if (tokenRequest) await showToken(tokenRequest, goesOn);
+    if (goesOn()) await connect(goesOn);
+  } finally {
+    if (goesOn()) byId("get-token").removeAttribute("aria-busy");
+  }
+}
+
+async function showTokenRequest(goesOn) {
+  mark("request", "active");
+  let answer;
+  try {
+    answer = await askService(authUrl);
+  } catch {
+    if (!goesOn()) return null;
+    mark("ask", "failed");
+    mark("request", "failed");
+    byId("request-state").textContent = "The service did not answer, or not so that this page may read it. Its log says more.";
+    return null;
+  }
+  if (!goesOn()) return null;
+  mark("ask", "done");
+  const { status, took, body } = answer;
+  byId("request-state").textContent = `Status ${status}, in ${Math.round(took)} ms`;
+  if (status === 200 && body?.keyName) {
+    showFields("token-request", words.tokenRequest, body);
+    mark("request", "done");
+    return body;
+  }
+  showRefusal(status, body?.error);
+  return null;
+}
+
+function showRefusal(status, error = {}) {
+  byId("request-name").textContent = "A refusal";
+  mark("request", "failed");
+  const rows = [
+    field("status", error.statusCode ?? status, "HTTP status"),
+    field("code", error.code, "Ably’s error code"),
+    field("href", error.href, "Where Ably explains it"),
+    field("SDK", words.sdkReaction(status, error.code), "What an Ably SDK does then"),
+  ];
+  byId("refusal").replaceChildren(
+    element("p", {}, error.message ?? "No message came with it."),
+    element("dl", { class: "fields" }, ...rows),
+  );
+  byId("refusal").hidden = false;
+  byId("token-state").textContent = "Nothing to exchange.";
+}
+
+async function showToken(tokenRequest, goesOn) {
+  mark("token", "active");
+  let answer;
+  try {
+    answer = await exchange(config.ably, tokenRequest);
+  } catch {
+    answer = null;
+  }
+  if (!goesOn()) return;
+  if (answer && answer.status < 300 && answer.body?.token) {
+    byId("token-state").textContent = `Status ${answer.status}, in ${Math.round(answer.took)} ms`;
+    showFields("token-details", words.tokenDetails, answer.body);
+    mark("token", "done");
+  } else {
+    const error = answer?.body?.error;
+    byId("token-state").textContent = error ? `${error.message} (${error.code})` : "The Ably stand-in did not answer.";
+    mark("token", "failed");
+  }
+}
+
+/** All fields that the words explain, those that are absent too, and then any other. */
+function showFields(id, glosses, values) {
+  const names = [...new Set([...Object.keys(glosses), ...Object.keys(values)])];
+  byId(id).replaceChildren(...names.map((name) => field(name, values[name], glosses[name]?.(values[name], values))));
+  byId(id).hidden = false;
+}
+
+const MOODS = { connected: "good", failed: "bad", connecting: "wait", disconnected: "wait", suspended: "wait" };
+
+async function connect(goesOn) {
+  if (!(await connection.available()) || !goesOn()) return;
+  byId("connection-hint").hidden = true;
+  byId("connection").hidden = false;
+  live = connection.open({ authUrl, ably: config.ably, changed: showConnection, received: showMessage });
+}
+
+function showConnection(state, reason, client) {
+  const isConnected = state === "connected";
+  byId("connection-state").textContent = state;
+  byId("connection-state").dataset.mood = MOODS[state] ?? "";
+  byId("client-id").textContent = client.auth.clientId ?? "–";
+  mark("connection", isConnected ? "done" : state === "failed" ? "failed" : "active");
+  for (const id of ["message-input", "message-send"]) byId(id).disabled = !isConnected;
+  byId("talk").hidden = !isConnected;
+  const why = reason?.cause?.message ?? reason?.message;
+  byId("connection-reason").textContent = why ?? "";
+  byId("connection-reason").hidden = isConnected || !why;
+}
+
+function sayWhyNotLive() {
+  byId("connection-hint").replaceChildren(
+    "ably-js is not here, so this part stays dark. With Node installed, ",
+    element("code", {}, "make dev"),
+    " fetches it; or run ",
+    element("code", {}, "npm ci"),
+    " in ",
+    element("code", {}, "sandbox/page"),
+    " and reload.",
+  );
+  byId("step-connection").dataset.unavailable = "";
+}
+
+async function send(event) {
+  event.preventDefault();
+  const input = byId("message-input");
+  const text = input.value.trim();
+  if (!text || !live) return;
+  input.value = "";
+  try {
+    await live.publish(text);
+  } catch (error) {
+    byId("connection-reason").textContent = error.message;
+    byId("connection-reason").hidden = false;
+  }
+}
+
+function showMessage({ clientId, data, timestamp }) {
+  const time = new Date(timestamp ?? Date.now());
+  const list = byId("messages");
+  list.append(element(
+    "li",
+    {},
+    element("span", { class: "who" }, clientId ?? "anonymous"),
+    element("span", { class: "what" }, typeof data === "string" ? data : JSON.stringify(data)),
+    element("time", { datetime: time.toISOString() }, time.toLocaleTimeString([], { hour12: false })),
+  ));
+  while (list.children.length > 50) list.firstChild.remove();
+  list.scrollTop = list.scrollHeight;
+}

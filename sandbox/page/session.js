@@ -1,0 +1,130 @@
+// The browser's half of Clerk: signs in and out, keeps the cookies as clerk-js does, and renews the session token
+// before its minute is over.
+
+const RENEW_BEFORE_S = 12;
+const RETRY_MS = 3000;
+const YEAR_S = 365 * 24 * 3600;
+
+export class Session {
+  #clerk;
+  #suffix;
+  #changed;
+  #timer;
+  #turn = 0;
+
+  /** The session's id, and the claims of its present token; null while nobody is signed in. */
+  id = null;
+  claims = null;
+
+  constructor({ clerk, suffix, changed }) {
+    this.#clerk = clerk;
+    this.#suffix = suffix;
+    this.#changed = changed;
+    // Timers sleep in background tabs.
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden && this.id && this.secondsLeft() < RENEW_BEFORE_S) this.#renew().catch(() => {});
+    });
+  }
+
+  secondsLeft() {
+    return this.claims ? this.claims.exp - Date.now() / 1000 : 0;
+  }
+
+  /** Takes up the session that the cookies tell of, if it goes on. */
+  async restore() {
+    const claims = decode(readCookie(`__session_${this.#suffix}`) ?? "");
+    const signedInAt = readCookie(`__client_uat_${this.#suffix}`);
+    if (!claims?.sid || !signedInAt || signedInAt === "0") return;
+    this.id = claims.sid;
+    await this.#renew().catch(() => this.#forget());
+  }
+
+  async signIn(user) {
+    const turn = ++this.#turn;
+    const before = this.id;
+    const answer = await this.#post("/v1/client/sign_ins", { user });
+    if (turn !== this.#turn) return;
+    if (before) this.#post(`/v1/client/sessions/${before}/end`).catch(() => {});
+    this.id = answer.created_session_id;
+    this.#write("__client_uat", answer.cookies.__client_uat);
+    this.#write("__clerk_db_jwt", answer.cookies.__clerk_db_jwt);
+    this.#take(answer.cookies.__session);
+  }
+
+  async signOut() {
+    const ended = this.id;
+    this.#forget();
+    if (ended) await this.#post(`/v1/client/sessions/${ended}/end`).catch(() => {});
+  }
+
+  /** Sees to it that the token lives long enough for a request. */
+  async freshen() {
+    if (this.id && this.secondsLeft() < 3) await this.#renew().catch(() => {});
+  }
+
+  #forget() {
+    this.#turn += 1;
+    clearTimeout(this.#timer);
+    this.id = null;
+    this.claims = null;
+    this.#write("__client_uat", "0");
+    this.#erase("__session");
+    this.#changed(this);
+  }
+
+  async #renew() {
+    const turn = this.#turn;
+    const { jwt } = await this.#post(`/v1/client/sessions/${this.id}/tokens`);
+    if (turn === this.#turn) this.#take(jwt);
+  }
+
+  #take(jwt) {
+    this.claims = decode(jwt);
+    this.#write("__session", jwt);
+    this.#schedule(Math.max(1000, (this.secondsLeft() - RENEW_BEFORE_S) * 1000));
+    this.#changed(this);
+  }
+
+  #schedule(ms) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#renew().catch((error) => (error.status === 404 ? this.#forget() : this.#schedule(RETRY_MS)));
+    }, ms);
+  }
+
+  async #post(path, body = {}) {
+    const response = await fetch(this.#clerk + path, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(body),
+    });
+    const answer = await response.json();
+    if (response.ok) return answer;
+    throw Object.assign(new Error(answer.errors?.[0]?.long_message ?? response.statusText), { status: response.status });
+  }
+
+  #write(name, value) {
+    for (const each of [name, `${name}_${this.#suffix}`]) {
+      document.cookie = `${each}=${value}; Path=/; Max-Age=${YEAR_S}; SameSite=Lax`;
+    }
+  }
+
+  #erase(name) {
+    for (const each of [name, `${name}_${this.#suffix}`]) {
+      document.cookie = `${each}=; Path=/; Max-Age=0; SameSite=Lax`;
+    }
+  }
+}
+
+function readCookie(name) {
+  return document.cookie.split("; ").find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1);
+}
+
+function decode(jwt) {
+  try {
+    const base64 = jwt.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))));
+  } catch {
+    return null;
+  }
+}

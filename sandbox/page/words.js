@@ -1,0 +1,63 @@
+// What the fields of each protocol mean, in a line each.
+
+const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
+const seconds = (s) => (typeof s === "number" ? clock(s * 1000) : undefined);
+const day = 24 * 3600 * 1000;
+
+/** What is worth knowing of a user before signing in as them. */
+export function noteOn(user) {
+  if (user.banned) return "Banned a moment after signing in";
+  if (!user.username) return "Has no username to become a client ID";
+  const { organization } = user;
+  if (!organization) return "A user like most";
+  return `${organization.role} of ${organization.slug}, plan ${organization.plan ?? "none"}`;
+}
+
+export const claims = {
+  sub: () => "The user",
+  sid: () => "The session",
+  azp: () => "Authorized party: the page that asked Clerk for this token",
+  iss: () => "Issuer: this instance’s Frontend API",
+  iat: (s) => `Issued at ${seconds(s)}`,
+  exp: (s) => `Expires at ${seconds(s)}; the page asks for the next one before`,
+  nbf: () => "Not valid before; ten seconds early, for clocks that lag",
+  sts: () => "Session status",
+  o: () => "Organization: id, slug, role, and permissions as one bitmap a feature",
+  fea: () => "Features, of the organization (o), the user (u) or both (ou)",
+  pla: () => "Billing plans",
+  fva: () => "Minutes since the first and second factor; -1 is never",
+  jti: () => "This token’s own id",
+  v: () => "Version of the claims",
+};
+
+export const tokenRequest = {
+  keyName: () => "The API key that signs; its secret stays with the service",
+  clientId: () => "Who the connection will be, whatever the browser claims",
+  timestamp: (ms) => `${clock(ms)}; Ably takes it for two minutes`,
+  nonce: () => "Makes the request good for one exchange only",
+  ttl: (ms) => (ms === undefined ? "Ably’s default: a token of 60 minutes" : `The token lives ${span(ms)}`),
+  capability: (text) => (text === undefined ? "Absent means all that the API key itself may do" : "What each channel may be used for"),
+  mac: () => "HMAC-SHA256 over all of the above",
+};
+
+export const tokenDetails = {
+  token: () => "What opens a connection; Ably alone can read it",
+  keyName: () => "The key that vouched for it",
+  clientId: () => "Fixed for every connection made with it",
+  issued: (ms) => clock(ms),
+  expires: (ms, all) => `${clock(ms)}, after ${span(ms - all.issued)}`,
+  capability: () => "What the request and the key both allow",
+};
+
+/** What an Ably SDK does with a refusal of this status and code. */
+export function sdkReaction(status, code) {
+  if (status === 403 || code === 40102 || code === 40171) {
+    return "The connection is FAILED for good: asking again would not help.";
+  }
+  return "The connection stays disconnected and asks again about every 15 seconds.";
+}
+
+function span(ms) {
+  if (ms % day === 0) return `${ms / day} d`;
+  return ms % 60_000 === 0 ? `${ms / 60_000} min` : `${ms / 1000} s`;
+}

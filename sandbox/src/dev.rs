@@ -1,0 +1,239 @@
+//! `sandbox dev`: both stand-ins, the page, and the real service between them, until told to stop.
+//!
+//! Everything listens on loopback, every key is generated, and whatever way this process ends, the service ends with it.
+
+mod live_keys;
+mod page;
+mod ready;
+mod service;
+
+use std::env;
+use std::fmt::Display;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Instant;
+
+use clap::Args;
+use sandbox::ably::{self, Ably};
+use sandbox::clerk::{self, Clerk};
+use sandbox::loopback;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use page::Page;
+use ready::Ready;
+use service::{Exit, Service};
+
+pub(crate) use service::TiedToParent;
+
+/// What to start, and where.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The service's executable [default: `ably-clerk-auth` beside this one]
+    #[arg(long, value_name = "PATH")]
+    service: Option<PathBuf>,
+    /// Port of the page; 0 takes any free one, here and below
+    #[arg(long, value_name = "PORT", default_value_t = 3000)]
+    page_port: u16,
+    /// Port of the service
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    service_port: u16,
+    /// Port of the Clerk stand-in
+    #[arg(long, value_name = "PORT", default_value_t = 3001)]
+    clerk_port: u16,
+    /// Port of the Ably stand-in
+    #[arg(long, value_name = "PORT", default_value_t = 3002)]
+    ably_port: u16,
+    /// Print one line of JSON when ready instead of text, and stop when standard input closes
+    #[arg(long)]
+    json: bool,
+    /// One more origin whose pages may use the service
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
+    /// One more environment variable for the service
+    #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+/// Why the sandbox ended otherwise than by being told to.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    LiveKeys(#[from] live_keys::Found),
+    #[error("port {port} is in use: choose another for {what} with {flag} (0 takes any free one)")]
+    PortTaken {
+        port: u16,
+        what: &'static str,
+        flag: &'static str,
+    },
+    #[error("cannot start {what}: {error}")]
+    Start {
+        what: &'static str,
+        error: io::Error,
+    },
+    #[error("{0}")]
+    Service(#[from] service::Failure),
+    #[error("the service ended by itself: {0}")]
+    ServiceEnded(Exit),
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// Runs until a signal, the end of standard input (with `--json`), or a failure.
+pub(crate) fn run(options: Options) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(error),
+    };
+    match runtime.block_on(run_until_stopped(options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(failure),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the command's own voice")]
+fn fail(why: impl Display) -> ExitCode {
+    eprintln!("sandbox: {why}");
+    ExitCode::FAILURE
+}
+
+async fn run_until_stopped(options: Options) -> Result<(), Failure> {
+    let begun = Instant::now();
+    live_keys::refuse(
+        env::vars_os().chain(
+            options
+                .set
+                .iter()
+                .map(|(name, value)| (name.into(), value.into())),
+        ),
+    )?;
+    let mut stop = Stop::listen(options.json).map_err(Failure::Signals)?;
+
+    let page_listeners = loopback::listen(options.page_port)
+        .map_err(|error| not_started(error, "the page", options.page_port, "--page-port"))?;
+    let page_port = page_listeners.port();
+    let page_origin = format!("http://localhost:{page_port}");
+
+    let clerk_options = clerk::Options {
+        port: options.clerk_port,
+        authorized_party: page_origin.clone(),
+        ..clerk::Options::default()
+    };
+    let clerk = Clerk::start(clerk_options).await.map_err(|error| {
+        not_started(
+            error,
+            "the Clerk stand-in",
+            options.clerk_port,
+            "--clerk-port",
+        )
+    })?;
+    let ably = Ably::start(ably::Options {
+        port: options.ably_port,
+        ..ably::Options::default()
+    })
+    .await
+    .map_err(|error| not_started(error, "the Ably stand-in", options.ably_port, "--ably-port"))?;
+
+    let service_port = service::claim_port(options.service_port).map_err(|error| {
+        not_started(error, "the service", options.service_port, "--service-port")
+    })?;
+    let mut parties = vec![page_origin, format!("http://127.0.0.1:{page_port}")];
+    parties.extend(options.allow_origin);
+    let environment = service::environment(&clerk, &ably, &parties, service_port, options.set);
+    let ready = Ready::new(&clerk, &ably, page_port, service_port);
+    let page = Page::start(page_listeners, &ready)
+        .await
+        .map_err(|error| not_started(error, "the page", page_port, "--page-port"))?;
+    let mut service = Service::spawn(options.service, environment, options.json)?;
+
+    let outcome = tokio::select! {
+        outcome = until_it_ends(&mut service, service_port, || ready.announce(options.json, begun.elapsed())) => outcome,
+        () = stop.asked() => Ok(()),
+    };
+    service.stop(stop.asked()).await;
+    page.stop().await;
+    ably.stop().await;
+    clerk.stop().await;
+    outcome
+}
+
+/// Waits until the service is ready, says so, and then for its end, which is always a failure.
+async fn until_it_ends(
+    service: &mut Service,
+    port: u16,
+    ready: impl FnOnce(),
+) -> Result<(), Failure> {
+    service.until_ready(port).await?;
+    ready();
+    Err(Failure::ServiceEnded(service.ended().await))
+}
+
+fn not_started(error: io::Error, what: &'static str, port: u16, flag: &'static str) -> Failure {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Failure::PortTaken { port, what, flag },
+        _ => Failure::Start { what, error },
+    }
+}
+
+/// Everything that asks the sandbox to stop.
+struct Stop {
+    signals: [Signal; 3],
+    end_of_input: Option<oneshot::Receiver<()>>,
+}
+
+impl Stop {
+    fn listen(until_end_of_input: bool) -> io::Result<Self> {
+        let on = |kind| signal(kind);
+        Ok(Self {
+            signals: [
+                on(SignalKind::interrupt())?,
+                on(SignalKind::terminate())?,
+                on(SignalKind::hangup())?,
+            ],
+            end_of_input: until_end_of_input.then(end_of_input),
+        })
+    }
+
+    async fn asked(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.signals;
+        let input = async {
+            match self.end_of_input.as_mut() {
+                Some(end) => {
+                    let _ = end.await;
+                    self.end_of_input = None;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+            () = input => {}
+        }
+    }
+}
+
+/// A thread of its own, since a read that blocks would keep the runtime from ending.
+fn end_of_input() -> oneshot::Receiver<()> {
+    let (ended, end) = oneshot::channel();
+    thread::spawn(move || {
+        let mut input = io::stdin().lock();
+        let mut ignored = [0; 64];
+        while matches!(input.read(&mut ignored), Ok(1..)) {}
+        let _ = ended.send(());
+    });
+    end
+}

@@ -1,0 +1,137 @@
+//! What the sandbox says when everything runs: to a person, or (one line of JSON) to a program.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+use std::{fmt, io};
+
+use sandbox::ably::Ably;
+use sandbox::clerk::Clerk;
+use serde::Serialize;
+
+/// Where everything is, and the keys that belong to it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Ready {
+    /// Under the name that browsers take for a secure origin, and whose cookies reach the service.
+    pub(super) page: String,
+    /// By address: not every HTTP client tries both addresses of `localhost`.
+    pub(super) service: String,
+    pub(super) auth_url: String,
+    pub(super) clerk: String,
+    pub(super) ably: String,
+    pub(super) api_key: String,
+    pub(super) publishable_key: String,
+    pub(super) secret_key: String,
+    pub(super) jwt_key: String,
+    pub(super) cookie_suffix: String,
+    #[serde(skip)]
+    pub(super) service_port: u16,
+    #[serde(skip)]
+    pub(super) ably_port: u16,
+}
+
+impl Ready {
+    pub(super) fn new(clerk: &Clerk, ably: &Ably, page_port: u16, service_port: u16) -> Self {
+        Self {
+            page: format!("http://localhost:{page_port}"),
+            service: format!("http://127.0.0.1:{service_port}"),
+            auth_url: format!("http://localhost:{service_port}/api/ably"),
+            clerk: clerk.url(),
+            ably: ably.url(),
+            api_key: ably.api_key().to_owned(),
+            publishable_key: clerk.publishable_key().to_owned(),
+            secret_key: clerk.secret_key().to_owned(),
+            jwt_key: clerk.jwt_key().to_owned(),
+            cookie_suffix: clerk.cookie_suffix(),
+            service_port,
+            ably_port: ably.port(),
+        }
+    }
+
+    pub(super) fn announce(&self, as_json: bool, after: Duration) {
+        let mut out = io::stdout().lock();
+        let style = if out.is_terminal() {
+            Style::Bold
+        } else {
+            Style::Plain
+        };
+        let said = if as_json {
+            writeln!(out, "{}", serde_json::json!(self))
+        } else {
+            writeln!(
+                out,
+                "{}",
+                Text {
+                    ready: self,
+                    after,
+                    style
+                }
+            )
+        };
+        // Whoever does not listen any more has been told enough.
+        let _ = said.and_then(|()| out.flush());
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Style {
+    Bold,
+    Plain,
+}
+
+impl Style {
+    fn of(self, text: &str) -> String {
+        match self {
+            Self::Bold => format!("\u{1b}[1m{text}\u{1b}[0m"),
+            Self::Plain => text.to_owned(),
+        }
+    }
+}
+
+struct Text<'a> {
+    ready: &'a Ready,
+    after: Duration,
+    style: Style,
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ready {
+            page,
+            auth_url,
+            clerk,
+            ably,
+            ..
+        } = self.ready;
+        let title = |text| self.style.of(text);
+        writeln!(
+            f,
+            "\n  {} in {:.2} s\n",
+            title("The sandbox is ready"),
+            self.after.as_secs_f64()
+        )?;
+        writeln!(f, "  page      {}", title(page))?;
+        writeln!(f, "  authUrl   {auth_url}")?;
+        writeln!(f, "  Clerk     {clerk}  (stand-in)")?;
+        writeln!(f, "  Ably      {ably}  (stand-in)")?;
+        writeln!(f, "\n  {}", title("Without a browser"))?;
+        writeln!(
+            f,
+            "  curl -sH \"Authorization: Bearer $(curl -sd user=alice {clerk}/sandbox/session-tokens)\" {auth_url}"
+        )?;
+        writeln!(f, "\n  {}", title("With your own keys"))?;
+        writeln!(
+            f,
+            "  export ABLY_API_KEY=…             from Ably's dashboard"
+        )?;
+        writeln!(
+            f,
+            "  export CLERK_PUBLISHABLE_KEY=…    from Clerk's dashboard"
+        )?;
+        writeln!(
+            f,
+            "  export CLERK_SECRET_KEY=…         not needed if session tokens carry a username claim"
+        )?;
+        writeln!(f, "  cargo run\n")?;
+        write!(f, "  Ctrl-C stops everything.")
+    }
+}

@@ -1,0 +1,275 @@
+//! The service as a child process: a clean environment, an empty directory, a watch on its readiness, and no way to
+//! outlive its parent.
+
+use std::fmt;
+use std::fs::{self, DirBuilder};
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+use std::{env, process};
+
+use clap::Args;
+use rand::distr::{Alphanumeric, SampleString};
+use rustix::process::{Pid, Signal, kill_process};
+use sandbox::ably::Ably;
+use sandbox::clerk::Clerk;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+const NAME: &str = "ably-clerk-auth";
+const PATIENCE_TO_START: Duration = Duration::from_secs(15);
+const PATIENCE_TO_STOP: Duration = Duration::from_secs(10);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(3);
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("there is no service at {}: build it with `cargo build`, or name it with --service", .0.display())]
+    Missing(PathBuf),
+    #[error("cannot start the service {}: {error}", .program.display())]
+    Spawn { program: PathBuf, error: io::Error },
+    #[error("the service ended before it was ready: {0}")]
+    Ended(Exit),
+    #[error("the service was not ready after {} s: its log above says what it waits for", PATIENCE_TO_START.as_secs())]
+    NotReady,
+}
+
+/// How a process ended, in words.
+#[derive(Debug)]
+pub(super) struct Exit(io::Result<ExitStatus>);
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Ok(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => write!(f, "exit code {code}"),
+                (None, Some(signal)) => write!(f, "killed by signal {signal}"),
+                (None, None) => write!(f, "{status}"),
+            },
+            Err(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// A port for the service: this one if it is free, any free one for 0.
+pub(super) fn claim_port(port: u16) -> io::Result<u16> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))?
+        .local_addr()
+        .map(|address| address.port())
+}
+
+/// The service's whole environment.
+pub(super) fn environment(
+    clerk: &Clerk,
+    ably: &Ably,
+    authorized_parties: &[String],
+    port: u16,
+    set: Vec<(String, String)>,
+) -> Vec<(String, String)> {
+    let passed_through = ["LOG_FORMAT", "LOG_LEVEL"]
+        .into_iter()
+        .filter_map(|name| Some((name, env::var(name).ok()?)));
+    let given = [
+        ("ABLY_API_KEY", ably.api_key().to_owned()),
+        ("ABLY_REST_URL", ably.url()),
+        ("CLERK_PUBLISHABLE_KEY", clerk.publishable_key().to_owned()),
+        ("CLERK_SECRET_KEY", clerk.secret_key().to_owned()),
+        ("CLERK_API_URL", clerk.url()),
+        ("CLERK_AUTHORIZED_PARTIES", authorized_parties.join(",")),
+        ("SERVER_HOST", Ipv4Addr::LOCALHOST.to_string()),
+        ("SERVER_PORT", port.to_string()),
+    ];
+    given
+        .into_iter()
+        .chain(passed_through)
+        .map(|(name, value)| (name.to_owned(), value))
+        // Last, since the last one of a name counts.
+        .chain(set)
+        .collect()
+}
+
+#[derive(Debug)]
+pub(super) struct Service {
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Service {
+    /// Starts the service in an empty directory, where it finds no settings but `environment`. With
+    /// `output_is_data`, standard output belongs to the sandbox, and the service's goes to standard error.
+    pub(super) fn spawn(
+        program: Option<PathBuf>,
+        environment: Vec<(String, String)>,
+        output_is_data: bool,
+    ) -> Result<Self, Failure> {
+        let program = program.map_or_else(beside_this_one, std::path::absolute);
+        let program = program.map_err(|error| Failure::Spawn {
+            program: NAME.into(),
+            error,
+        })?;
+        if !program.is_file() {
+            return Err(Failure::Missing(program));
+        }
+        let failed = |error| Failure::Spawn {
+            program: program.clone(),
+            error,
+        };
+        let mut command = tied_to_this_process(&program).map_err(failed)?;
+        let directory = empty_directory().map_err(failed)?;
+        let child = command
+            .env_clear()
+            .envs(environment)
+            .current_dir(&directory)
+            .stdin(Stdio::null())
+            .stdout(if output_is_data {
+                Stdio::from(io::stderr())
+            } else {
+                Stdio::inherit()
+            })
+            // A Ctrl-C in the terminal is for the sandbox, which then stops the service in order.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn();
+        match child {
+            Ok(child) => Ok(Self { child, directory }),
+            Err(error) => {
+                remove(&directory);
+                Err(failed(error))
+            }
+        }
+    }
+
+    /// Returns when `/readyz` answers 200.
+    pub(super) async fn until_ready(&mut self, port: u16) -> Result<(), Failure> {
+        let ready = async {
+            while !is_ready(port).await {
+                sleep(BETWEEN_LOOKS).await;
+            }
+        };
+        tokio::select! {
+            outcome = timeout(PATIENCE_TO_START, ready) => outcome.map_err(|_| Failure::NotReady),
+            status = self.child.wait() => Err(Failure::Ended(Exit(status))),
+        }
+    }
+
+    /// Returns when the service has ended by itself.
+    pub(super) async fn ended(&mut self) -> Exit {
+        Exit(self.child.wait().await)
+    }
+
+    /// Asks the service to end, and makes it when it takes too long or `hurry` comes first.
+    pub(super) async fn stop(mut self, hurry: impl Future<Output = ()>) {
+        if let Some(pid) = self.child.id().and_then(pid) {
+            // It may have ended this very moment.
+            let _ = kill_process(pid, Signal::TERM);
+            let is_over = tokio::select! {
+                outcome = timeout(PATIENCE_TO_STOP, self.child.wait()) => outcome.is_ok(),
+                () = hurry => false,
+            };
+            if !is_over {
+                let _ = self.child.kill().await;
+            }
+        }
+        remove(&self.directory);
+    }
+}
+
+fn remove(directory: &Path) {
+    // What cannot be removed is an empty directory among temporary ones.
+    let _ = fs::remove_dir_all(directory);
+}
+
+fn beside_this_one() -> io::Result<PathBuf> {
+    env::current_exe().map(|path| path.with_file_name(NAME))
+}
+
+fn empty_directory() -> io::Result<PathBuf> {
+    let name = format!(
+        "sandbox-{}",
+        Alphanumeric.sample_string(&mut rand::rng(), 16)
+    );
+    let directory = env::temp_dir().join(name);
+    DirBuilder::new().mode(0o700).create(&directory)?;
+    Ok(directory)
+}
+
+fn pid(id: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(id).ok()?)
+}
+
+/// One bare request, so that waiting needs no HTTP client to be set up.
+async fn is_ready(port: u16) -> bool {
+    let look = async {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        let request =
+            format!("GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await?;
+        io::Result::Ok(status.ends_with(b" 200"))
+    };
+    matches!(timeout(Duration::from_secs(1), look).await, Ok(Ok(true)))
+}
+
+/// Runs a program that the system ends when this process ends, killed included.
+#[derive(Args)]
+pub(crate) struct TiedToParent {
+    parent: i32,
+    program: PathBuf,
+}
+
+impl TiedToParent {
+    /// Ties this process to its parent and turns it into the program. Returns only on failure.
+    #[expect(clippy::print_stderr, reason = "the command's own voice")]
+    pub(crate) fn become_the_program(self) -> ExitCode {
+        let error = match tie_to(self.parent) {
+            Ok(()) => process::Command::new(&self.program).exec(),
+            Err(error) => error,
+        };
+        eprintln!(
+            "sandbox: cannot start the service {}: {error}",
+            self.program.display()
+        );
+        ExitCode::FAILURE
+    }
+}
+
+/// On Linux the kernel remembers across `exec` what to send when the parent ends, and a process can only set it for
+/// itself: hence the detour through this executable.
+#[cfg(target_os = "linux")]
+fn tied_to_this_process(program: &Path) -> io::Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command
+        .arg("tied-to-parent")
+        .arg(process::id().to_string())
+        .arg(program);
+    Ok(command)
+}
+
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on Linux")]
+fn tied_to_this_process(program: &Path) -> io::Result<Command> {
+    Ok(Command::new(program))
+}
+
+#[cfg(target_os = "linux")]
+fn tie_to(parent: i32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    // A parent that ended before the line above sends nothing any more.
+    match rustix::process::getppid() {
+        Some(pid) if pid.as_raw_nonzero().get() == parent => Ok(()),
+        _ => Err(io::Error::other("the sandbox has ended already")),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on Linux")]
+fn tie_to(_parent: i32) -> io::Result<()> {
+    Ok(())
+}
