@@ -160,8 +160,7 @@ impl Ably {
         let invalid = |problem: &'static str| io::Error::new(io::ErrorKind::InvalidInput, problem);
         let key = ApiKey::parse(&options.api_key.unwrap_or_else(generated_key))
             .ok_or_else(|| invalid("the API key is not appId.keyId:secret"))?;
-        let capability =
-            Capability::from_json(&options.capability).map_err(|error| invalid(error.message))?;
+        let capability = Capability::from_json(&options.capability).map_err(|error| invalid(error.message))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
@@ -178,16 +177,8 @@ impl Ably {
         let thread = std::thread::Builder::new()
             .name("ably-stand-in".to_owned())
             .spawn(move || System::new().block_on(serve(listener, of_thread, ready)))?;
-        let server = started
-            .await
-            .map_err(|_| io::Error::other("the stand-in did not start"))?;
-        Ok(Self {
-            port,
-            key,
-            shared,
-            server,
-            thread: Some(thread),
-        })
+        let server = started.await.map_err(|_| io::Error::other("the stand-in did not start"))?;
+        Ok(Self { port, key, shared, server, thread: Some(thread) })
     }
 
     /// Where it is: `http://127.0.0.1:PORT`, for REST and WebSocket alike.
@@ -267,21 +258,13 @@ impl Shared {
     }
 
     fn now_ms(&self) -> i64 {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        i64::try_from(since_epoch.as_millis())
-            .unwrap_or(i64::MAX)
-            .saturating_add(self.clock_offset_ms)
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX).saturating_add(self.clock_offset_ms)
     }
 }
 
 fn generated_key() -> String {
-    let text = |bytes: &[u8]| {
-        BASE64_URL_SAFE_NO_PAD
-            .encode(bytes)
-            .replace(['-', '_'], "x")
-    };
+    let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes).replace(['-', '_'], "x");
     format!(
         "{}.{}:{}",
         text(&rand::random::<[u8; 4]>()),
@@ -290,11 +273,7 @@ fn generated_key() -> String {
     )
 }
 
-async fn serve(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    ready: oneshot::Sender<ServerHandle>,
-) -> io::Result<()> {
+async fn serve(listener: TcpListener, shared: Arc<Shared>, ready: oneshot::Sender<ServerHandle>) -> io::Result<()> {
     let data = Data::from(Arc::clone(&shared));
     let server = HttpServer::new(move || {
         App::new()

@@ -158,20 +158,14 @@ impl Clerk {
 
     /// Signs exactly these claims, under the header that Clerk gives a session token.
     #[must_use]
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "callers build claims in place, with `json!`"
-    )]
+    #[expect(clippy::needless_pass_by_value, reason = "callers build claims in place, with `json!`")]
     pub fn mint(&self, claims: Value) -> String {
         self.instance.mint(&claims)
     }
 
     /// Signs exactly this header and these claims.
     #[must_use]
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "callers build claims in place, with `json!`"
-    )]
+    #[expect(clippy::needless_pass_by_value, reason = "callers build claims in place, with `json!`")]
     pub fn mint_with_header(&self, header: Value, claims: Value) -> String {
         self.instance.mint_with_header(&header, &claims)
     }
@@ -225,10 +219,7 @@ impl Clerk {
 /// The publishable key of a development instance whose Frontend API has this host name.
 #[must_use]
 pub fn publishable_key(frontend_api: &str) -> String {
-    format!(
-        "pk_test_{}",
-        STANDARD_NO_PAD.encode(format!("{frontend_api}$"))
-    )
+    format!("pk_test_{}", STANDARD_NO_PAD.encode(format!("{frontend_api}$")))
 }
 
 /// What clerk-js appends (after `_`) to the names of the cookies of the instance with this publishable key: they keep

@@ -70,16 +70,9 @@ enum Failure {
     #[error("{0}")]
     LiveKeys(#[from] live_keys::Found),
     #[error("port {port} is in use: choose another for {what} with {flag} (0 takes any free one)")]
-    PortTaken {
-        port: u16,
-        what: &'static str,
-        flag: &'static str,
-    },
+    PortTaken { port: u16, what: &'static str, flag: &'static str },
     #[error("cannot start {what}: {error}")]
-    Start {
-        what: &'static str,
-        error: io::Error,
-    },
+    Start { what: &'static str, error: io::Error },
     #[error("{0}")]
     Service(#[from] service::Failure),
     #[error("the service ended by itself: {0}")]
@@ -90,10 +83,7 @@ enum Failure {
 
 /// Runs until a signal, the end of standard input (with `--json`), or a failure.
 pub(crate) fn run(options: Options) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(error),
     };
@@ -111,14 +101,7 @@ fn fail(why: impl Display) -> ExitCode {
 
 async fn run_until_stopped(options: Options) -> Result<(), Failure> {
     let begun = Instant::now();
-    live_keys::refuse(
-        env::vars_os().chain(
-            options
-                .set
-                .iter()
-                .map(|(name, value)| (name.into(), value.into())),
-        ),
-    )?;
+    live_keys::refuse(env::vars_os().chain(options.set.iter().map(|(name, value)| (name.into(), value.into()))))?;
     let mut stop = Stop::listen(options.json).map_err(Failure::Signals)?;
 
     let page_listeners = loopback::listen(options.page_port)
@@ -126,29 +109,17 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
     let page_port = page_listeners.port();
     let page_origin = format!("http://localhost:{page_port}");
 
-    let clerk_options = clerk::Options {
-        port: options.clerk_port,
-        authorized_party: page_origin.clone(),
-        ..clerk::Options::default()
-    };
-    let clerk = Clerk::start(clerk_options).await.map_err(|error| {
-        not_started(
-            error,
-            "the Clerk stand-in",
-            options.clerk_port,
-            "--clerk-port",
-        )
-    })?;
-    let ably = Ably::start(ably::Options {
-        port: options.ably_port,
-        ..ably::Options::default()
-    })
-    .await
-    .map_err(|error| not_started(error, "the Ably stand-in", options.ably_port, "--ably-port"))?;
+    let clerk_options =
+        clerk::Options { port: options.clerk_port, authorized_party: page_origin.clone(), ..clerk::Options::default() };
+    let clerk = Clerk::start(clerk_options)
+        .await
+        .map_err(|error| not_started(error, "the Clerk stand-in", options.clerk_port, "--clerk-port"))?;
+    let ably = Ably::start(ably::Options { port: options.ably_port, ..ably::Options::default() })
+        .await
+        .map_err(|error| not_started(error, "the Ably stand-in", options.ably_port, "--ably-port"))?;
 
-    let service_port = service::claim_port(options.service_port).map_err(|error| {
-        not_started(error, "the service", options.service_port, "--service-port")
-    })?;
+    let service_port = service::claim_port(options.service_port)
+        .map_err(|error| not_started(error, "the service", options.service_port, "--service-port"))?;
     let mut parties = vec![page_origin, format!("http://127.0.0.1:{page_port}")];
     parties.extend(options.allow_origin);
     let environment = service::environment(&clerk, &ably, &parties, service_port, options.set);
@@ -170,11 +141,7 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
 }
 
 /// Waits until the service is ready, says so, and then for its end, which is always a failure.
-async fn until_it_ends(
-    service: &mut Service,
-    port: u16,
-    ready: impl FnOnce(),
-) -> Result<(), Failure> {
+async fn until_it_ends(service: &mut Service, port: u16, ready: impl FnOnce()) -> Result<(), Failure> {
     service.until_ready(port).await?;
     ready();
     Err(Failure::ServiceEnded(service.ended().await))
@@ -197,11 +164,7 @@ impl Stop {
     fn listen(until_end_of_input: bool) -> io::Result<Self> {
         let on = |kind| signal(kind);
         Ok(Self {
-            signals: [
-                on(SignalKind::interrupt())?,
-                on(SignalKind::terminate())?,
-                on(SignalKind::hangup())?,
-            ],
+            signals: [on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?],
             end_of_input: until_end_of_input.then(end_of_input),
         })
     }

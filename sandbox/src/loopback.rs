@@ -42,8 +42,7 @@ pub fn listen(port: u16) -> io::Result<Listeners> {
         attempt += 1;
         match listen_once(port) {
             // A port that was free on IPv4 may be taken on IPv6; any other will do when none was named.
-            Err(error)
-                if port == 0 && error.kind() == io::ErrorKind::AddrInUse && attempt < ATTEMPTS => {}
+            Err(error) if port == 0 && error.kind() == io::ErrorKind::AddrInUse && attempt < ATTEMPTS => {}
             outcome => return outcome,
         }
     }
@@ -77,26 +76,22 @@ impl Server {
         F: Fn(&mut ServiceConfig) + Clone + Send + 'static,
     {
         let (started, outcome) = oneshot::channel();
-        thread::Builder::new()
-            .name("loopback-server".to_owned())
-            .spawn(move || {
-                System::new().block_on(async move {
-                    match build(listeners, configure) {
-                        Ok(server) => {
-                            // Nobody left to tell means that the caller gave up: then there is nothing to serve either.
-                            if started.send(Ok(server.handle())).is_ok() {
-                                let _ = server.await;
-                            }
-                        }
-                        Err(error) => {
-                            let _ = started.send(Err(error));
+        thread::Builder::new().name("loopback-server".to_owned()).spawn(move || {
+            System::new().block_on(async move {
+                match build(listeners, configure) {
+                    Ok(server) => {
+                        // Nobody left to tell means that the caller gave up: then there is nothing to serve either.
+                        if started.send(Ok(server.handle())).is_ok() {
+                            let _ = server.await;
                         }
                     }
-                });
-            })?;
-        let handle = outcome
-            .await
-            .map_err(|_| io::Error::other("the server's thread ended at once"))??;
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
+                }
+            });
+        })?;
+        let handle = outcome.await.map_err(|_| io::Error::other("the server's thread ended at once"))??;
         Ok(Self { handle })
     }
 

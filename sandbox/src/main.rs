@@ -7,10 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(
-    version,
-    about = "Stand-ins for Clerk and Ably, and the service between them, on this machine only"
-)]
+#[command(version, about = "Stand-ins for Clerk and Ably, and the service between them, on this machine only")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -23,21 +23,11 @@ fn client() -> Client {
 }
 
 async fn get(clerk: &Clerk, path: &str) -> Response {
-    client()
-        .get(format!("{}{path}", clerk.url()))
-        .bearer_auth(clerk.secret_key())
-        .send()
-        .await
-        .unwrap()
+    client().get(format!("{}{path}", clerk.url())).bearer_auth(clerk.secret_key()).send().await.unwrap()
 }
 
 async fn post(clerk: &Clerk, path: &str, body: Value) -> Response {
-    client()
-        .post(format!("{}{path}", clerk.url()))
-        .json(&body)
-        .send()
-        .await
-        .unwrap()
+    client().post(format!("{}{path}", clerk.url())).json(&body).send().await.unwrap()
 }
 
 fn part(token: &str, index: usize) -> Value {
@@ -52,25 +42,14 @@ fn claims(token: &str) -> Value {
 fn is_signed_by(token: &str, jwk: &Value) -> bool {
     let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap();
     let (signed, signature) = token.rsplit_once('.').unwrap();
-    let key = RsaPublicKeyComponents {
-        n: bytes(jwk["n"].as_str().unwrap()),
-        e: bytes(jwk["e"].as_str().unwrap()),
-    };
-    key.verify(
-        &RSA_PKCS1_2048_8192_SHA256,
-        signed.as_bytes(),
-        &bytes(signature),
-    )
-    .is_ok()
+    let key = RsaPublicKeyComponents { n: bytes(jwk["n"].as_str().unwrap()), e: bytes(jwk["e"].as_str().unwrap()) };
+    key.verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &bytes(signature)).is_ok()
 }
 
 #[test]
 fn keys_and_cookie_suffix_are_made_as_clerk_makes_them() {
     let key = publishable_key("clean-mayfly-62.clerk.accounts.dev");
-    assert_eq!(
-        key,
-        "pk_test_Y2xlYW4tbWF5Zmx5LTYyLmNsZXJrLmFjY291bnRzLmRldiQ"
-    );
+    assert_eq!(key, "pk_test_Y2xlYW4tbWF5Zmx5LTYyLmNsZXJrLmFjY291bnRzLmRldiQ");
     assert_eq!(cookie_suffix(&key), "kgUPyBNU");
 }
 
@@ -78,37 +57,17 @@ fn keys_and_cookie_suffix_are_made_as_clerk_makes_them() {
 async fn a_minted_token_verifies_with_every_form_of_the_public_key() {
     let clerk = start().await;
     let token = clerk.session_token(&clerk.users()[0].id);
-    assert_eq!(
-        part(&token, 0),
-        json!({"alg": "RS256", "cat": "cl_B7d4PD111AAA", "kid": clerk.kid(), "typ": "JWT"})
-    );
-    for path in [
-        "/.well-known/jwks.json",
-        "/__clerk/.well-known/jwks.json",
-        "/v1/jwks",
-    ] {
+    assert_eq!(part(&token, 0), json!({"alg": "RS256", "cat": "cl_B7d4PD111AAA", "kid": clerk.kid(), "typ": "JWT"}));
+    for path in ["/.well-known/jwks.json", "/__clerk/.well-known/jwks.json", "/v1/jwks"] {
         let jwks: Value = get(&clerk, path).await.json().await.unwrap();
-        let [jwk] = jwks["keys"].as_array().unwrap().as_slice() else {
-            panic!("{path}: {jwks}")
-        };
+        let [jwk] = jwks["keys"].as_array().unwrap().as_slice() else { panic!("{path}: {jwks}") };
         assert_eq!(jwk["kid"], clerk.kid());
         assert!(is_signed_by(&token, jwk), "{path}");
     }
-    let base64: String = clerk
-        .jwt_key()
-        .lines()
-        .filter(|line| !line.starts_with('-'))
-        .collect();
-    let key = UnparsedPublicKey::new(
-        &RSA_PKCS1_2048_8192_SHA256,
-        STANDARD.decode(base64).unwrap(),
-    );
+    let base64: String = clerk.jwt_key().lines().filter(|line| !line.starts_with('-')).collect();
+    let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, STANDARD.decode(base64).unwrap());
     let (signed, signature) = token.rsplit_once('.').unwrap();
-    key.verify(
-        signed.as_bytes(),
-        &URL_SAFE_NO_PAD.decode(signature).unwrap(),
-    )
-    .unwrap();
+    key.verify(signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).unwrap()).unwrap();
 }
 
 #[tokio::test]
@@ -145,12 +104,7 @@ async fn the_backend_api_is_for_holders_of_the_secret_key() {
 async fn users_are_shown_whole_one_by_one_and_in_order() {
     let clerk = start().await;
     let users = clerk.users();
-    let named = |name: &str| {
-        users
-            .iter()
-            .find(|user| user.username.as_deref() == Some(name))
-            .unwrap()
-    };
+    let named = |name: &str| users.iter().find(|user| user.username.as_deref() == Some(name)).unwrap();
     let response = get(&clerk, &format!("/v1/users/{}", named("alice").id)).await;
     assert_eq!(response.status(), 200);
     assert!(response.headers().contains_key(DATE));
@@ -158,10 +112,7 @@ async fn users_are_shown_whole_one_by_one_and_in_order() {
     assert_eq!(alice["object"], "user");
     assert_eq!(alice["username"], "alice");
     assert_eq!(alice["updated_at"], named("alice").updated_at);
-    assert_eq!(
-        alice["primary_email_address_id"],
-        alice["email_addresses"][0]["id"]
-    );
+    assert_eq!(alice["primary_email_address_id"], alice["email_addresses"][0]["id"]);
 
     let response = get(&clerk, "/v1/users/user_nobody").await;
     assert_eq!(response.status(), 404);
@@ -169,30 +120,14 @@ async fn users_are_shown_whole_one_by_one_and_in_order() {
     assert_eq!(body["errors"][0]["code"], "resource_not_found");
 
     let listed = async |query: &str| -> Vec<Value> {
-        let list: Vec<Value> = get(&clerk, &format!("/v1/users{query}"))
-            .await
-            .json()
-            .await
-            .unwrap();
-        list.into_iter()
-            .map(|mut user| user["username"].take())
-            .collect()
+        let list: Vec<Value> = get(&clerk, &format!("/v1/users{query}")).await.json().await.unwrap();
+        list.into_iter().map(|mut user| user["username"].take()).collect()
     };
-    assert_eq!(
-        listed("?limit=2&order_by=created_at").await,
-        ["alice", "bob"]
-    );
+    assert_eq!(listed("?limit=2&order_by=created_at").await, ["alice", "bob"]);
     assert_eq!(listed("?limit=1&order_by=-created_at").await, ["mallory"]);
-    assert_eq!(
-        listed("?limit=1&offset=1&order_by=-created_at").await,
-        [Value::Null]
-    );
+    assert_eq!(listed("?limit=1&offset=1&order_by=-created_at").await, [Value::Null]);
     for query in ["?limit=0", "?limit=many", "?order_by=height"] {
-        assert_eq!(
-            get(&clerk, &format!("/v1/users{query}")).await.status(),
-            422,
-            "{query}"
-        );
+        assert_eq!(get(&clerk, &format!("/v1/users{query}")).await.status(), 422, "{query}");
     }
 }
 
@@ -201,40 +136,16 @@ async fn a_changed_user_is_seen_at_once_and_a_deleted_one_no_more() {
     let clerk = start().await;
     let bob = clerk.users().remove(1);
     let user_url = format!("/v1/users/{}", bob.id);
-    let changed = post(
-        &clerk,
-        "/sandbox/users",
-        json!({"user": "bob", "banned": true, "username": null}),
-    )
-    .await;
+    let changed = post(&clerk, "/sandbox/users", json!({"user": "bob", "banned": true, "username": null})).await;
     assert_eq!(changed.status(), 200);
     let seen: Value = get(&clerk, &user_url).await.json().await.unwrap();
-    assert_eq!(
-        (&seen["banned"], &seen["username"]),
-        (&json!(true), &Value::Null)
-    );
+    assert_eq!((&seen["banned"], &seen["username"]), (&json!(true), &Value::Null));
     assert!(seen["updated_at"].as_i64().unwrap() > bob.updated_at);
-    assert_eq!(
-        post(
-            &clerk,
-            "/sandbox/users",
-            json!({"user": bob.id, "banned": "very"})
-        )
-        .await
-        .status(),
-        422
-    );
+    assert_eq!(post(&clerk, "/sandbox/users", json!({"user": bob.id, "banned": "very"})).await.status(), 422);
 
-    clerk.set_user(User {
-        username: Some("robert".to_owned()),
-        updated_at: 7,
-        ..bob.clone()
-    });
+    clerk.set_user(User { username: Some("robert".to_owned()), updated_at: 7, ..bob.clone() });
     let seen: Value = get(&clerk, &user_url).await.json().await.unwrap();
-    assert_eq!(
-        (&seen["username"], &seen["updated_at"]),
-        (&json!("robert"), &json!(7))
-    );
+    assert_eq!((&seen["username"], &seen["updated_at"]), (&json!("robert"), &json!(7)));
 
     clerk.delete_user(&bob.id);
     assert_eq!(get(&clerk, &user_url).await.status(), 404);
@@ -263,57 +174,24 @@ async fn a_session_goes_from_sign_in_over_fresh_tokens_to_sign_out() {
     assert_eq!(first["sid"], sid);
     assert_eq!(first["azp"], origin);
     assert_eq!(first["iss"], clerk.issuer());
-    assert_eq!(
-        first["exp"].as_i64().unwrap() - first["iat"].as_i64().unwrap(),
-        60
-    );
+    assert_eq!(first["exp"].as_i64().unwrap() - first["iat"].as_i64().unwrap(), 60);
     assert_eq!(first["o"]["rol"], "admin");
     assert_eq!(cookies["__client_uat"], first["iat"].to_string());
-    assert!(
-        cookies["__clerk_db_jwt"]
-            .as_str()
-            .unwrap()
-            .starts_with("dvb_")
-    );
+    assert!(cookies["__clerk_db_jwt"].as_str().unwrap().starts_with("dvb_"));
     assert_eq!(cookies["suffix"], clerk.cookie_suffix());
 
     let tokens = format!("/v1/client/sessions/{sid}/tokens");
-    let answer: Value = client()
-        .post(url(&tokens))
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let answer: Value = client().post(url(&tokens)).send().await.unwrap().json().await.unwrap();
     let second = claims(answer["jwt"].as_str().unwrap());
     assert_eq!(second["sid"], sid);
-    assert_eq!(
-        second.get("azp"),
-        None,
-        "Clerk names no azp when the request named no origin"
-    );
+    assert_eq!(second.get("azp"), None, "Clerk names no azp when the request named no origin");
 
     let end = format!("/v1/client/sessions/{sid}/end");
     for (path, status) in [(&end, 200), (&end, 404), (&tokens, 404)] {
-        assert_eq!(
-            post(&clerk, path, json!({})).await.status(),
-            status,
-            "{path}"
-        );
+        assert_eq!(post(&clerk, path, json!({})).await.status(), status, "{path}");
     }
-    assert_eq!(
-        post(&clerk, "/v1/client/sign_ins", json!({"user": "nobody"}))
-            .await
-            .status(),
-        422
-    );
-    assert_eq!(
-        post(&clerk, "/v1/client/sign_ins", json!([]))
-            .await
-            .status(),
-        422
-    );
+    assert_eq!(post(&clerk, "/v1/client/sign_ins", json!({"user": "nobody"})).await.status(), 422);
+    assert_eq!(post(&clerk, "/v1/client/sign_ins", json!([])).await.status(), 422);
 }
 
 #[tokio::test]
@@ -333,10 +211,7 @@ async fn a_script_gets_a_bare_token_with_the_claims_that_it_wants() {
         "claims": {"username": "al", "fva": null},
     }))
     .await;
-    assert_eq!(
-        (&changed["azp"], &changed["username"]),
-        (&json!("http://127.0.0.1:9"), &json!("al"))
-    );
+    assert_eq!((&changed["azp"], &changed["username"]), (&json!("http://127.0.0.1:9"), &json!("al")));
     assert_eq!(changed.get("fva"), None);
 
     let form = client()
@@ -363,13 +238,7 @@ async fn an_outage_is_what_was_asked_for_and_ends_when_told() {
     }
     clerk.set_outage(Some(Outage::RateLimited { retry_after_s: 3 }));
     let limited = get(&clerk, "/v1/users/user_1").await;
-    assert_eq!(
-        (
-            limited.status().as_u16(),
-            limited.headers()[RETRY_AFTER].to_str().unwrap()
-        ),
-        (429, "3")
-    );
+    assert_eq!((limited.status().as_u16(), limited.headers()[RETRY_AFTER].to_str().unwrap()), (429, "3"));
 
     clerk.set_outage(Some(Outage::Drop));
     for path in paths {
@@ -377,37 +246,14 @@ async fn an_outage_is_what_was_asked_for_and_ends_when_told() {
         assert!(outcome.is_err(), "{path}: {outcome:?}");
     }
     clerk.set_outage(Some(Outage::Hang));
-    let impatient = client()
-        .get(format!("{}/v1/jwks", clerk.url()))
-        .timeout(Duration::from_millis(100))
-        .send()
-        .await;
+    let impatient = client().get(format!("{}/v1/jwks", clerk.url())).timeout(Duration::from_millis(100)).send().await;
     assert!(impatient.unwrap_err().is_timeout());
 
-    assert_eq!(
-        post(&clerk, "/sandbox/outage", json!({"kind": "none"}))
-            .await
-            .status(),
-        204
-    );
+    assert_eq!(post(&clerk, "/sandbox/outage", json!({"kind": "none"})).await.status(), 204);
     assert_eq!(get(&clerk, "/v1/jwks").await.status(), 200);
-    assert_eq!(
-        post(
-            &clerk,
-            "/sandbox/outage",
-            json!({"kind": "status", "status": 500})
-        )
-        .await
-        .status(),
-        204
-    );
+    assert_eq!(post(&clerk, "/sandbox/outage", json!({"kind": "status", "status": 500})).await.status(), 204);
     assert_eq!(get(&clerk, "/v1/jwks").await.status(), 500);
-    assert_eq!(
-        post(&clerk, "/sandbox/outage", json!({"kind": "flood"}))
-            .await
-            .status(),
-        422
-    );
+    assert_eq!(post(&clerk, "/sandbox/outage", json!({"kind": "flood"})).await.status(), 422);
 }
 
 #[tokio::test]
@@ -428,15 +274,7 @@ async fn every_call_is_counted_by_its_route() {
     clerk.set_outage(Some(Outage::Status(500)));
     get(&clerk, "/v1/users/user_1").await;
     let calls = clerk.calls();
-    assert_eq!(
-        (
-            calls.frontend_jwks,
-            calls.backend_jwks,
-            calls.users,
-            calls.users_list
-        ),
-        (2, 0, 2, 0)
-    );
+    assert_eq!((calls.frontend_jwks, calls.backend_jwks, calls.users, calls.users_list), (2, 0, 2, 0));
     let over_http: Value = get(&clerk, "/sandbox/calls").await.json().await.unwrap();
     assert_eq!(over_http, json!(calls));
 }
@@ -444,10 +282,7 @@ async fn every_call_is_counted_by_its_route() {
 #[tokio::test]
 async fn pages_of_this_machine_may_call_it_and_no_others() {
     let clerk = start().await;
-    for (origin, allowed) in [
-        ("http://localhost:3000", true),
-        ("https://evil.example", false),
-    ] {
+    for (origin, allowed) in [("http://localhost:3000", true), ("https://evil.example", false)] {
         for method in [reqwest::Method::POST, reqwest::Method::OPTIONS] {
             let response = client()
                 .request(method, format!("{}/v1/client/sign_ins", clerk.url()))
@@ -457,10 +292,7 @@ async fn pages_of_this_machine_may_call_it_and_no_others() {
                 .send()
                 .await
                 .unwrap();
-            let echoed = response
-                .headers()
-                .get("access-control-allow-origin")
-                .map(|value| value.to_str().unwrap());
+            let echoed = response.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap());
             assert_eq!(echoed, allowed.then_some(origin));
             assert!(response.status().is_success());
         }
@@ -481,16 +313,10 @@ async fn options_set_ttl_issuer_and_clock() {
     .unwrap();
     assert_eq!(clerk.kid(), "ins_1");
     let claims = clerk.session_claims("user_1");
-    assert_eq!(
-        claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(),
-        5
-    );
+    assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 5);
     assert_eq!(claims["iss"], format!("{}/__clerk", clerk.url()));
     assert_eq!(claims["azp"], "https://app.example");
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap()
-        .as_secs();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let behind = i64::try_from(now).unwrap() - claims["iat"].as_i64().unwrap();
     assert!((3_599..=3_601).contains(&behind));
 }
@@ -499,26 +325,12 @@ async fn options_set_ttl_issuer_and_clock() {
 async fn it_is_reached_by_either_name_and_frees_its_port_when_stopped() {
     let clerk = start().await;
     let port = clerk.port();
-    let by_name = client()
-        .get(format!("http://localhost:{port}/.well-known/jwks.json"))
-        .send()
-        .await
-        .unwrap();
+    let by_name = client().get(format!("http://localhost:{port}/.well-known/jwks.json")).send().await.unwrap();
     assert_eq!(by_name.status(), 200);
-    let taken = Clerk::start(Options {
-        port,
-        ..Options::default()
-    })
-    .await
-    .unwrap_err();
+    let taken = Clerk::start(Options { port, ..Options::default() }).await.unwrap_err();
     assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
     clerk.stop().await;
-    Clerk::start(Options {
-        port,
-        ..Options::default()
-    })
-    .await
-    .unwrap();
+    Clerk::start(Options { port, ..Options::default() }).await.unwrap();
 }
 
 #[tokio::test]

@@ -18,10 +18,7 @@ impl ApiKey {
         if app.is_empty() || key.is_empty() || secret.is_empty() {
             return None;
         }
-        Some(Self {
-            text: text.to_owned(),
-            name_length: name.len(),
-        })
+        Some(Self { text: text.to_owned(), name_length: name.len() })
     }
 
     /// `appId.keyId:secret`
@@ -45,11 +42,7 @@ impl ApiKey {
 
     /// Whether this is the key, compared in constant time.
     pub(crate) fn is(&self, presented: &str) -> bool {
-        aws_lc_rs::constant_time::verify_slices_are_equal(
-            self.text.as_bytes(),
-            presented.as_bytes(),
-        )
-        .is_ok()
+        aws_lc_rs::constant_time::verify_slices_are_equal(self.text.as_bytes(), presented.as_bytes()).is_ok()
     }
 
     /// Whether `mac` is the HMAC-SHA256 of `text` under the secret, compared in constant time.
@@ -75,10 +68,7 @@ mod tests {
     #[test]
     fn a_key_has_an_app_a_key_and_a_secret() {
         let key = ApiKey::parse("app.key:se:cret").unwrap();
-        assert_eq!(
-            (key.name(), key.app_id(), key.secret()),
-            ("app.key", "app", "se:cret")
-        );
+        assert_eq!((key.name(), key.app_id(), key.secret()), ("app.key", "app", "se:cret"));
         assert!(key.is("app.key:se:cret"));
         assert!(!key.is("app.key:secret"));
         for broken in ["", "app.key", "app:secret", ".key:s", "app.:s", "app.key:"] {

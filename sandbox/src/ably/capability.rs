@@ -41,21 +41,18 @@ pub(crate) struct Capability(BTreeMap<Resource, BTreeSet<&'static str>>);
 impl Capability {
     /// Reads the JSON text that a token request or a JWT carries.
     pub(crate) fn parse(text: &str) -> Result<Self, ErrorInfo> {
-        let value: Value = serde_json::from_str(text)
-            .map_err(|_| ErrorInfo::bad_request("the capability is not valid JSON"))?;
+        let value: Value =
+            serde_json::from_str(text).map_err(|_| ErrorInfo::bad_request("the capability is not valid JSON"))?;
         Self::from_json(&value)
     }
 
     /// Reads an object of resource to list of operations.
     pub(crate) fn from_json(value: &Value) -> Result<Self, ErrorInfo> {
-        let resources = value
-            .as_object()
-            .ok_or(ErrorInfo::bad_request("the capability is not an object"))?;
+        let resources = value.as_object().ok_or(ErrorInfo::bad_request("the capability is not an object"))?;
         let mut parsed = BTreeMap::new();
         for (resource, operations) in resources {
-            let operations = operations.as_array().ok_or(ErrorInfo::bad_request(
-                "the operations of a resource are not a list",
-            ))?;
+            let operations =
+                operations.as_array().ok_or(ErrorInfo::bad_request("the operations of a resource are not a list"))?;
             parsed.insert(Resource::parse(resource)?, read_operations(operations)?);
         }
         Ok(Self(parsed))
@@ -69,8 +66,7 @@ impl Capability {
     pub(crate) fn allows(&self, channel: &str, operation: &str) -> bool {
         Resource::of_channel(channel).is_some_and(|channel| {
             self.0.iter().any(|(resource, operations)| {
-                (operations.contains(ALL) || operations.contains(operation))
-                    && resource.covers(&channel)
+                (operations.contains(ALL) || operations.contains(operation)) && resource.covers(&channel)
             })
         })
     }
@@ -106,11 +102,8 @@ impl Capability {
 /// The canonical text: resources and operations sorted, no spaces.
 impl fmt::Display for Capability {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let resources: BTreeMap<String, &BTreeSet<&str>> = self
-            .0
-            .iter()
-            .map(|(resource, operations)| (resource.to_string(), operations))
-            .collect();
+        let resources: BTreeMap<String, &BTreeSet<&str>> =
+            self.0.iter().map(|(resource, operations)| (resource.to_string(), operations)).collect();
         formatter.write_str(&serde_json::to_string(&resources).map_err(|_| fmt::Error)?)
     }
 }
@@ -118,34 +111,21 @@ impl fmt::Display for Capability {
 fn read_operations(list: &[Value]) -> Result<BTreeSet<&'static str>, ErrorInfo> {
     let mut operations = BTreeSet::new();
     for operation in list {
-        let operation = operation.as_str().ok_or(ErrorInfo::bad_request(
-            "an operation of the capability is not a string",
-        ))?;
-        let known = OPERATIONS
-            .into_iter()
-            .chain([ALL])
-            .find(|known| *known == operation);
-        operations.insert(known.ok_or(ErrorInfo::bad_request(
-            "the capability names an unknown operation",
-        ))?);
+        let operation =
+            operation.as_str().ok_or(ErrorInfo::bad_request("an operation of the capability is not a string"))?;
+        let known = OPERATIONS.into_iter().chain([ALL]).find(|known| *known == operation);
+        operations.insert(known.ok_or(ErrorInfo::bad_request("the capability names an unknown operation"))?);
     }
     if operations.is_empty() {
-        return Err(ErrorInfo::bad_request(
-            "a resource of the capability has no operations",
-        ));
+        return Err(ErrorInfo::bad_request("a resource of the capability has no operations"));
     }
     if operations.contains(ALL) && operations.len() > 1 {
-        return Err(ErrorInfo::bad_request(
-            "the capability mixes * with other operations",
-        ));
+        return Err(ErrorInfo::bad_request("the capability mixes * with other operations"));
     }
     Ok(operations)
 }
 
-fn common_operations(
-    left: &BTreeSet<&'static str>,
-    right: &BTreeSet<&'static str>,
-) -> BTreeSet<&'static str> {
+fn common_operations(left: &BTreeSet<&'static str>, right: &BTreeSet<&'static str>) -> BTreeSet<&'static str> {
     match (left.contains(ALL), right.contains(ALL)) {
         (true, _) => right.clone(),
         (_, true) => left.clone(),
@@ -162,9 +142,7 @@ pub(crate) struct Resource {
 
 impl Resource {
     pub(crate) fn parse(text: &str) -> Result<Self, ErrorInfo> {
-        Self::read(text).ok_or(ErrorInfo::bad_request(
-            "the capability names an empty or malformed resource",
-        ))
+        Self::read(text).ok_or(ErrorInfo::bad_request("the capability names an empty or malformed resource"))
     }
 
     /// The resource that a channel name stands for. Channel parameters (`[?rewind=1]name`) are no part of it.
@@ -188,16 +166,12 @@ impl Resource {
         if path.is_empty() || qualifier.as_deref() == Some("") {
             return None;
         }
-        Some(Self {
-            qualifier,
-            segments: path.split(':').map(str::to_owned).collect(),
-        })
+        Some(Self { qualifier, segments: path.split(':').map(str::to_owned).collect() })
     }
 
     /// Whether a pattern covers a channel. A `*` is one whole segment, or at the end any number, none included.
     pub(crate) fn covers(&self, channel: &Self) -> bool {
-        let qualifier_covers =
-            self.qualifier.as_deref() == Some(ALL) || self.qualifier == channel.qualifier;
+        let qualifier_covers = self.qualifier.as_deref() == Some(ALL) || self.qualifier == channel.qualifier;
         if !qualifier_covers {
             return false;
         }
@@ -243,10 +217,7 @@ impl Resource {
                 return None;
             }
         }
-        Some(Self {
-            qualifier: qualifier.map(str::to_owned),
-            segments,
-        })
+        Some(Self { qualifier: qualifier.map(str::to_owned), segments })
     }
 }
 
@@ -292,11 +263,7 @@ mod tests {
             ("[meta]log", "[meta?rewind=1]log", true),
         ] {
             let capability = capability(&format!(r#"{{"{pattern}":["publish"]}}"#));
-            assert_eq!(
-                capability.allows(channel, "publish"),
-                covered,
-                "{pattern} on {channel}"
-            );
+            assert_eq!(capability.allows(channel, "publish"), covered, "{pattern} on {channel}");
             assert!(!capability.allows(channel, "subscribe"));
         }
     }
@@ -321,14 +288,8 @@ mod tests {
             ("foo*", "foo", None),
         ] {
             for (left, right) in [(left, right), (right, left)] {
-                let met = Resource::parse(left)
-                    .unwrap()
-                    .intersect(&Resource::parse(right).unwrap());
-                assert_eq!(
-                    met.map(|resource| resource.to_string()).as_deref(),
-                    common,
-                    "{left} and {right}"
-                );
+                let met = Resource::parse(left).unwrap().intersect(&Resource::parse(right).unwrap());
+                assert_eq!(met.map(|resource| resource.to_string()).as_deref(), common, "{left} and {right}");
             }
         }
     }
@@ -336,44 +297,16 @@ mod tests {
     #[test]
     fn capabilities_intersect_pair_by_pair() {
         for (asked, key, granted) in [
-            (
-                r#"{"a":["publish","subscribe"]}"#,
-                r#"{"a":["subscribe"]}"#,
-                r#"{"a":["subscribe"]}"#,
-            ),
-            (
-                r#"{"a":["publish","subscribe"]}"#,
-                r#"{"*":["*"]}"#,
-                r#"{"a":["publish","subscribe"]}"#,
-            ),
-            (
-                r#"{"[*]*":["*"]}"#,
-                r#"{"chat:*":["presence"],"z":["*"]}"#,
-                r#"{"chat:*":["presence"],"z":["*"]}"#,
-            ),
-            (
-                r#"{"chat:a":["publish"],"other":["publish"]}"#,
-                r#"{"chat:*":["*"]}"#,
-                r#"{"chat:a":["publish"]}"#,
-            ),
+            (r#"{"a":["publish","subscribe"]}"#, r#"{"a":["subscribe"]}"#, r#"{"a":["subscribe"]}"#),
+            (r#"{"a":["publish","subscribe"]}"#, r#"{"*":["*"]}"#, r#"{"a":["publish","subscribe"]}"#),
+            (r#"{"[*]*":["*"]}"#, r#"{"chat:*":["presence"],"z":["*"]}"#, r#"{"chat:*":["presence"],"z":["*"]}"#),
+            (r#"{"chat:a":["publish"],"other":["publish"]}"#, r#"{"chat:*":["*"]}"#, r#"{"chat:a":["publish"]}"#),
             (r#"{"a":["publish"]}"#, r#"{"a":["subscribe"]}"#, r"{}"),
-            (
-                r#"{"a:*":["publish"],"a:b":["subscribe"]}"#,
-                r#"{"a:b":["*"]}"#,
-                r#"{"a:b":["publish","subscribe"]}"#,
-            ),
-            (
-                r#"{"a:*":["*"],"a:b":["subscribe"]}"#,
-                r#"{"a:b":["*"]}"#,
-                r#"{"a:b":["*"]}"#,
-            ),
+            (r#"{"a:*":["publish"],"a:b":["subscribe"]}"#, r#"{"a:b":["*"]}"#, r#"{"a:b":["publish","subscribe"]}"#),
+            (r#"{"a:*":["*"],"a:b":["subscribe"]}"#, r#"{"a:b":["*"]}"#, r#"{"a:b":["*"]}"#),
             (r"{}", r#"{"*":["*"]}"#, r"{}"),
         ] {
-            assert_eq!(
-                capability(asked).intersect(&capability(key)).to_string(),
-                granted,
-                "{asked} under {key}"
-            );
+            assert_eq!(capability(asked).intersect(&capability(key)).to_string(), granted, "{asked} under {key}");
         }
     }
 

@@ -92,9 +92,7 @@ impl Channel {
         let mut serials = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter_mut().enumerate() {
             let message_serial = format!("{serial}-{index:03}");
-            message
-                .entry("id")
-                .or_insert_with(|| json!(format!("{id}:{index}")));
+            message.entry("id").or_insert_with(|| json!(format!("{id}:{index}")));
             message.insert("timestamp".to_owned(), json!(now_ms));
             message.insert("action".to_owned(), json!(0));
             message.insert("serial".to_owned(), json!(message_serial));
@@ -113,11 +111,7 @@ impl Channel {
         let frame = Arc::new(frame);
         let bytes = frame.to_string().len();
         self.bytes += bytes;
-        self.published.push_back(Published {
-            sequence: self.sequence,
-            frame: Arc::clone(&frame),
-            bytes,
-        });
+        self.published.push_back(Published { sequence: self.sequence, frame: Arc::clone(&frame), bytes });
         while self.published.len() > MOST_PUBLISHED || self.bytes > MOST_BYTES {
             let Some(oldest) = self.published.pop_front() else {
                 break;
@@ -187,10 +181,7 @@ impl Channel {
             change.insert("id".to_owned(), json!(format!("{id}:{index}")));
             change.insert("connectionId".to_owned(), json!(connection_id));
             change.insert("timestamp".to_owned(), json!(now_ms));
-            let client_id = change
-                .get("clientId")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
+            let client_id = change.get("clientId").and_then(Value::as_str).unwrap_or_default();
             let key = (client_id.to_owned(), connection_id.to_owned());
             if change.get("action").and_then(Value::as_u64) == Some(presence::LEAVE) {
                 self.members.remove(&key);
@@ -240,20 +231,11 @@ mod tests {
     }
 
     fn query(forwards: bool, limit: usize, after: Option<String>) -> HistoryQuery {
-        HistoryQuery {
-            forwards,
-            limit,
-            start_ms: 0,
-            end_ms: i64::MAX,
-            after,
-        }
+        HistoryQuery { forwards, limit, start_ms: 0, end_ms: i64::MAX, after }
     }
 
     fn data(messages: &[Value]) -> Vec<&str> {
-        messages
-            .iter()
-            .map(|message| message["data"].as_str().unwrap())
-            .collect()
+        messages.iter().map(|message| message["data"].as_str().unwrap()).collect()
     }
 
     #[test]

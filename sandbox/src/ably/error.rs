@@ -13,11 +13,7 @@ pub(crate) struct ErrorInfo {
 
 impl ErrorInfo {
     pub(crate) const fn new(status: u16, code: u32, message: &'static str) -> Self {
-        Self {
-            status,
-            code,
-            message,
-        }
+        Self { status, code, message }
     }
 
     /// 400 / 40000: the request makes no sense.

@@ -94,8 +94,7 @@ pub(crate) struct ClientAuth {
 
 impl ClientMessage {
     pub(crate) fn read(value: Value) -> Result<Self, ErrorInfo> {
-        serde_json::from_value(value)
-            .map_err(|_| ErrorInfo::bad_request("the protocol message is malformed"))
+        serde_json::from_value(value).map_err(|_| ErrorInfo::bad_request("the protocol message is malformed"))
     }
 }
 
@@ -126,13 +125,13 @@ impl Format {
 
     pub(crate) fn decode(self, bytes: &[u8]) -> Result<Value, ErrorInfo> {
         match self {
-            Self::Json => serde_json::from_slice(bytes)
-                .map_err(|_| ErrorInfo::bad_request("the body is not valid JSON")),
+            Self::Json => {
+                serde_json::from_slice(bytes).map_err(|_| ErrorInfo::bad_request("the body is not valid JSON"))
+            }
             Self::MessagePack => {
                 let malformed = ErrorInfo::bad_request("the body is not valid MessagePack");
                 let mut rest = bytes;
-                let value = rmpv::decode::read_value_with_max_depth(&mut rest, DEEPEST)
-                    .map_err(|_| malformed)?;
+                let value = rmpv::decode::read_value_with_max_depth(&mut rest, DEEPEST).map_err(|_| malformed)?;
                 if !rest.is_empty() {
                     return Err(malformed);
                 }
@@ -163,9 +162,7 @@ fn json_of(value: rmpv::Value) -> Option<Value> {
         rmpv::Value::F64(float) => number_of(float),
         rmpv::Value::String(text) => Value::String(text.into_str()?),
         rmpv::Value::Binary(bytes) => Value::String(BASE64_STANDARD.encode(bytes)),
-        rmpv::Value::Array(items) => {
-            Value::Array(items.into_iter().map(json_of).collect::<Option<_>>()?)
-        }
+        rmpv::Value::Array(items) => Value::Array(items.into_iter().map(json_of).collect::<Option<_>>()?),
         rmpv::Value::Map(entries) => Value::Object(object_of(entries)?),
     })
 }
@@ -191,10 +188,7 @@ fn object_of(entries: Vec<(rmpv::Value, rmpv::Value)>) -> Option<Map<String, Val
 /// JavaScript writes some whole numbers as floats.
 fn number_of(float: f64) -> Value {
     if float.fract() == 0.0 && float.abs() <= LARGEST_EXACT {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a whole number of at most 2^53"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number of at most 2^53")]
         let whole = float as i64;
         return Value::from(whole);
     }
@@ -217,10 +211,9 @@ mod tests {
     #[test]
     fn message_pack_reads_as_the_json_that_a_json_client_would_send() {
         let data = Packed::Binary(vec![1, 2, 3]);
-        for (encoding, noted) in [
-            (Packed::Nil, "base64"),
-            (Packed::from("utf-8/cipher+aes"), "utf-8/cipher+aes/base64"),
-        ] {
+        for (encoding, noted) in
+            [(Packed::Nil, "base64"), (Packed::from("utf-8/cipher+aes"), "utf-8/cipher+aes/base64")]
+        {
             let message = Packed::Map(vec![
                 (Packed::from("data"), data.clone()),
                 (Packed::from("encoding"), encoding),
@@ -250,21 +243,12 @@ mod tests {
     fn nonsense_is_refused_with_40000() {
         let deep = [vec![0x91; 10_000], packed(&Packed::Nil)].concat();
         let numbered = packed(&Packed::Map(vec![(Packed::from(1), Packed::Nil)]));
-        for bytes in [
-            &[][..],
-            &[0xc0, 0xc0],
-            &[0xdd, 0xff, 0xff, 0xff, 0xff],
-            &deep,
-            &numbered,
-        ] {
+        for bytes in [&[][..], &[0xc0, 0xc0], &[0xdd, 0xff, 0xff, 0xff, 0xff], &deep, &numbered] {
             assert_eq!(Format::MessagePack.decode(bytes).unwrap_err().code, 40000);
         }
         let brackets = "[".repeat(10_000);
         for text in ["", "{", brackets.as_str()] {
-            assert_eq!(
-                Format::Json.decode(text.as_bytes()).unwrap_err().code,
-                40000
-            );
+            assert_eq!(Format::Json.decode(text.as_bytes()).unwrap_err().code, 40000);
         }
         for value in [
             json!(null),

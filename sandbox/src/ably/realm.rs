@@ -57,11 +57,7 @@ impl Realm {
         revocable_tokens: bool,
         mut fresh_id: Box<dyn FnMut() -> String + Send>,
     ) -> Self {
-        let epoch = fresh_id()
-            .chars()
-            .filter(char::is_ascii_alphanumeric)
-            .take(8)
-            .collect();
+        let epoch = fresh_id().chars().filter(char::is_ascii_alphanumeric).take(8).collect();
         Self {
             key,
             key_capability,
@@ -88,16 +84,10 @@ impl Realm {
     }
 
     /// Judges a credential: believed, alive and not revoked, or why not.
-    pub(crate) fn authenticate(
-        &self,
-        credential: &Credential,
-        now_ms: i64,
-    ) -> Result<Grant, ErrorInfo> {
+    pub(crate) fn authenticate(&self, credential: &Credential, now_ms: i64) -> Result<Grant, ErrorInfo> {
         let grant = match credential {
             Credential::Nothing => {
-                return Err(ErrorInfo::invalid_credentials(
-                    "no credentials were presented",
-                ));
+                return Err(ErrorInfo::invalid_credentials("no credentials were presented"));
             }
             Credential::Key(key) if self.key.is(key) => {
                 return Ok(Grant::of_key(self.key_capability.clone()));
@@ -154,10 +144,7 @@ impl Realm {
             now_ms,
         )?;
         let issued_ms = self.revocations.issue_time_ms(now_ms);
-        let life = Life {
-            issued_ms,
-            expires_ms: issued_ms.saturating_add(terms.ttl_ms),
-        };
+        let life = Life { issued_ms, expires_ms: issued_ms.saturating_add(terms.ttl_ms) };
         let secret = self.fresh_id();
         let token = format!("{}.{secret}", self.key.app_id());
         let grant = Grant::of_token(&token, terms.client_id, terms.capability, life);
@@ -207,27 +194,17 @@ impl Realm {
         now_ms: i64,
     ) -> Result<(u16, Value), ErrorInfo> {
         if matches!(credential, Credential::Token(_)) {
-            return Err(ErrorInfo::new(
-                401,
-                40162,
-                "tokens are revoked with the API key, not with a token",
-            ));
+            return Err(ErrorInfo::new(401, 40162, "tokens are revoked with the API key, not with a token"));
         }
         self.authenticate(credential, now_ms)?;
         if key_name != self.key.name() {
             return Err(ErrorInfo::invalid_credentials("the key is not known"));
         }
         if !self.revocable_tokens {
-            return Err(ErrorInfo::new(
-                401,
-                40163,
-                "token revocation is not enabled for the key",
-            ));
+            return Err(ErrorInfo::new(401, 40163, "token revocation is not enabled for the key"));
         }
         let request = RevocationRequest::read(body, now_ms)?;
-        let results = self
-            .revocations
-            .revoke(&request, self.last_issued_ms, now_ms);
+        let results = self.revocations.revoke(&request, self.last_issued_ms, now_ms);
         self.enforce_revocations(now_ms);
         Ok(shape.answer(results))
     }
@@ -253,9 +230,7 @@ impl Realm {
             .collect::<Result<Vec<_>, _>>()?;
         let messages = Self::admit_messages(grant, grant.client_id.as_deref(), channel, messages)?;
         let id = self.fresh_id();
-        let (frame, serials) = self
-            .channel(channel)?
-            .publish(channel, &id, None, messages, now_ms);
+        let (frame, serials) = self.channel(channel)?.publish(channel, &id, None, messages, now_ms);
         self.deliver_message(channel, &frame, None, now_ms);
         Ok(json!({ "channel": channel, "messageId": id, "serials": serials }))
     }
@@ -269,9 +244,7 @@ impl Realm {
     ) -> Result<Vec<Map<String, Value>>, ErrorInfo> {
         check_channel_name(channel)?;
         if !grant.capability.allows(channel, "publish") {
-            return Err(ErrorInfo::not_permitted(
-                "the capability does not allow to publish on this channel",
-            ));
+            return Err(ErrorInfo::not_permitted("the capability does not allow to publish on this channel"));
         }
         if messages.is_empty() {
             return Err(ErrorInfo::bad_request("there are no messages"));
@@ -280,10 +253,7 @@ impl Realm {
         let mut admitted = Vec::with_capacity(messages.len());
         for message in messages {
             let message = admit_message(grant, client_id, channel, message)?;
-            size += message
-                .values()
-                .map(|value| value.to_string().len())
-                .sum::<usize>();
+            size += message.values().map(|value| value.to_string().len()).sum::<usize>();
             admitted.push(message);
         }
         if size > LARGEST_PUBLISH {
@@ -293,41 +263,29 @@ impl Realm {
     }
 
     /// `GET /channels/{name}/messages` (`RSL2`).
-    pub(crate) fn history(
-        &self,
-        grant: &Grant,
-        channel: &str,
-        query: &HistoryQuery,
-    ) -> Result<HistoryPage, ErrorInfo> {
+    pub(crate) fn history(&self, grant: &Grant, channel: &str, query: &HistoryQuery) -> Result<HistoryPage, ErrorInfo> {
         check_channel_name(channel)?;
         if !grant.capability.allows(channel, "history") {
-            return Err(ErrorInfo::not_permitted(
-                "the capability does not allow to read the history of this channel",
-            ));
+            return Err(ErrorInfo::not_permitted("the capability does not allow to read the history of this channel"));
         }
-        Ok(self.channels.get(channel).map_or(
-            HistoryPage {
-                messages: Vec::new(),
-                next: None,
-            },
-            |channel| channel.history(query),
-        ))
+        Ok(self
+            .channels
+            .get(channel)
+            .map_or(HistoryPage { messages: Vec::new(), next: None }, |channel| channel.history(query)))
     }
 
     /// `GET /channels/{name}/presence` (`RSP3`).
     pub(crate) fn present(&self, grant: &Grant, channel: &str) -> Result<Value, ErrorInfo> {
         check_channel_name(channel)?;
-        if !["subscribe", "presence"]
-            .iter()
-            .any(|operation| grant.capability.allows(channel, operation))
-        {
+        if !["subscribe", "presence"].iter().any(|operation| grant.capability.allows(channel, operation)) {
             return Err(ErrorInfo::not_permitted(
                 "the capability does not allow to see who is present on this channel",
             ));
         }
-        Ok(self.channels.get(channel).map_or(json!([]), |channel| {
-            channel.members().map(|(_, member)| json!(member)).collect()
-        }))
+        Ok(self
+            .channels
+            .get(channel)
+            .map_or(json!([]), |channel| channel.members().map(|(_, member)| json!(member)).collect()))
     }
 
     /// The channel of that name, made if need be. When there are too many, one that nobody uses makes room.
@@ -353,20 +311,14 @@ impl Realm {
 
     /// What was issued and is still remembered, oldest first.
     pub(crate) fn issued_tokens(&self) -> Vec<IssuedToken> {
-        self.issued
-            .iter()
-            .map(|(_, issued)| issued.clone())
-            .collect()
+        self.issued.iter().map(|(_, issued)| issued.clone()).collect()
     }
 
     /// Forgets what no longer matters and lets members go whose connection did not come back.
     pub(crate) fn sweep(&mut self, now_ms: i64) {
         self.nonces.forget(now_ms);
         self.revocations.forget(now_ms);
-        while self
-            .issued
-            .front()
-            .is_some_and(|(_, token)| token.expires.saturating_add(EXPIRED_TOKEN_KEPT_MS) < now_ms)
+        while self.issued.front().is_some_and(|(_, token)| token.expires.saturating_add(EXPIRED_TOKEN_KEPT_MS) < now_ms)
         {
             self.forget_oldest_token();
         }
@@ -376,15 +328,9 @@ impl Realm {
 
 /// Refuses a channel name that Ably would not take (40010).
 pub(super) fn check_channel_name(name: &str) -> Result<(), ErrorInfo> {
-    let valid = !name.is_empty()
-        && name.len() <= LONGEST_CHANNEL_NAME
-        && !name.starts_with(':')
-        && !name.contains('\n');
-    if valid {
-        Ok(())
-    } else {
-        Err(ErrorInfo::new(400, 40010, "the channel name is not valid"))
-    }
+    let valid =
+        !name.is_empty() && name.len() <= LONGEST_CHANNEL_NAME && !name.starts_with(':') && !name.contains('\n');
+    if valid { Ok(()) } else { Err(ErrorInfo::new(400, 40010, "the channel name is not valid")) }
 }
 
 /// Keeps the fields that a publisher decides, and puts in those that the token does.
@@ -395,23 +341,13 @@ fn admit_message(
     mut sent: Map<String, Value>,
 ) -> Result<Map<String, Value>, ErrorInfo> {
     if sent.get("action").and_then(Value::as_u64).unwrap_or(0) != 0 {
-        return Err(ErrorInfo::bad_request(
-            "the stand-in does not update or delete messages",
-        ));
+        return Err(ErrorInfo::bad_request("the stand-in does not update or delete messages"));
     }
-    let named = text_of(
-        &sent,
-        "clientId",
-        "the clientId of a message is not a string",
-    )?;
+    let named = text_of(&sent, "clientId", "the clientId of a message is not a string")?;
     let speaker = Grant::speak_as(client_id, named.as_deref())?;
     text_of(&sent, "name", "the name of a message is not a string")?;
     text_of(&sent, "id", "the id of a message is not a string")?;
-    text_of(
-        &sent,
-        "encoding",
-        "the encoding of a message is not a string",
-    )?;
+    text_of(&sent, "encoding", "the encoding of a message is not a string")?;
     let mut message: Map<String, Value> = ["id", "name", "data", "encoding", "extras"]
         .into_iter()
         .filter_map(|field| Some((field.to_owned(), sent.remove(field)?)))
@@ -429,11 +365,7 @@ fn admit_message(
             message.insert("encoding".to_owned(), json!(encoding));
         }
         Some(_) => {
-            return Err(ErrorInfo::new(
-                400,
-                40013,
-                "the data of a message is neither text, binary, object nor list",
-            ));
+            return Err(ErrorInfo::new(400, 40013, "the data of a message is neither text, binary, object nor list"));
         }
     }
     if let Some(speaker) = speaker {
@@ -466,19 +398,10 @@ pub(super) fn admit_presence(
     mut sent: Map<String, Value>,
 ) -> Result<Map<String, Value>, ErrorInfo> {
     let change = sent.get("action").and_then(Value::as_u64);
-    if !matches!(
-        change,
-        Some(presence::ENTER | presence::LEAVE | presence::UPDATE)
-    ) {
-        return Err(ErrorInfo::bad_request(
-            "a presence message neither enters, updates nor leaves",
-        ));
+    if !matches!(change, Some(presence::ENTER | presence::LEAVE | presence::UPDATE)) {
+        return Err(ErrorInfo::bad_request("a presence message neither enters, updates nor leaves"));
     }
-    let named = text_of(
-        &sent,
-        "clientId",
-        "the clientId of a presence message is not a string",
-    )?;
+    let named = text_of(&sent, "clientId", "the clientId of a presence message is not a string")?;
     let speaker = Grant::speak_as(client_id, named.as_deref())?.ok_or(ErrorInfo::new(
         400,
         91000,
@@ -491,11 +414,7 @@ pub(super) fn admit_presence(
         .collect();
     admitted.insert("clientId".to_owned(), json!(speaker));
     if Value::Object(admitted.clone()).to_string().len() > LARGEST_PUBLISH {
-        return Err(ErrorInfo::new(
-            400,
-            40009,
-            "the presence message is too large",
-        ));
+        return Err(ErrorInfo::new(400, 40009, "the presence message is too large"));
     }
     Ok(admitted)
 }

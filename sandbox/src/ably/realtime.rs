@@ -124,10 +124,7 @@ impl Realm {
     ) -> Result<u64, ErrorInfo> {
         let grant = self.authenticate(&opening.credential, now_ms)?;
         let client_id = connection_client_id(&grant, opening.client_id.as_deref())?;
-        let resumed = opening
-            .resume
-            .as_ref()
-            .map(|key| self.take_up(key, client_id.as_deref(), now_ms));
+        let resumed = opening.resume.as_ref().map(|key| self.take_up(key, client_id.as_deref(), now_ms));
         if self.connections.len() >= MOST_CONNECTIONS {
             return Err(ErrorInfo::new(429, 42910, "too many connections"));
         }
@@ -160,17 +157,8 @@ impl Realm {
     }
 
     /// The id and the last serial of a connection to go on with (`RTN15`, `RTN16`).
-    fn take_up(
-        &mut self,
-        key: &str,
-        client_id: Option<&str>,
-        now_ms: i64,
-    ) -> Result<(String, i64), ErrorInfo> {
-        let live = self
-            .connections
-            .iter()
-            .find(|(_, connection)| connection.key == key)
-            .map(|(socket, _)| *socket);
+    fn take_up(&mut self, key: &str, client_id: Option<&str>, now_ms: i64) -> Result<(String, i64), ErrorInfo> {
+        let live = self.connections.iter().find(|(_, connection)| connection.key == key).map(|(socket, _)| *socket);
         if let Some(socket) = live {
             self.part(socket, Parting::Broken, now_ms);
         }
@@ -181,11 +169,7 @@ impl Realm {
             {
                 Ok((lapsed.id, lapsed.last_serial))
             }
-            _ => Err(ErrorInfo::new(
-                400,
-                80018,
-                "the connection cannot be resumed; this is a new one",
-            )),
+            _ => Err(ErrorInfo::new(400, 80018, "the connection cannot be resumed; this is a new one")),
         }
     }
 
@@ -224,9 +208,7 @@ impl Realm {
             action::DISCONNECT => self.part(socket, Parting::Broken, now_ms),
             _ if message.msg_serial.is_some() => {
                 self.accept(socket, message, now_ms, |_, _, _, _| {
-                    Err(ErrorInfo::bad_request(
-                        "the stand-in does not speak this part of the protocol",
-                    ))
+                    Err(ErrorInfo::bad_request("the stand-in does not speak this part of the protocol"))
                 });
             }
             _ => {}
@@ -238,13 +220,8 @@ impl Realm {
         let Some(connection) = self.connections.get(&socket) else {
             return;
         };
-        let serial = message
-            .msg_serial
-            .unwrap_or(connection.last_serial.saturating_add(1));
-        let message = ClientMessage {
-            msg_serial: Some(serial),
-            ..message
-        };
+        let serial = message.msg_serial.unwrap_or(connection.last_serial.saturating_add(1));
+        let message = ClientMessage { msg_serial: Some(serial), ..message };
         let answer = match act(self, socket, message, now_ms) {
             Ok(serials) => json!({
                 "action": action::ACK, "msgSerial": serial, "count": 1, "res": [{ "serials": serials }]
@@ -267,18 +244,11 @@ impl Realm {
     ) -> Result<Vec<String>, ErrorInfo> {
         let sent = message.messages.take().unwrap_or_default();
         let (name, connection) = self.of_message(socket, &message)?;
-        let messages = Self::admit_messages(
-            &connection.grant,
-            connection.client_id.as_deref(),
-            name,
-            sent,
-        )?;
+        let messages = Self::admit_messages(&connection.grant, connection.client_id.as_deref(), name, sent)?;
         if let Some(attachment) = connection.attachments.get(name)
             && attachment.modes & flag::PUBLISH == 0
         {
-            return Err(ErrorInfo::not_permitted(
-                "the channel was attached without the mode to publish",
-            ));
+            return Err(ErrorInfo::not_permitted("the channel was attached without the mode to publish"));
         }
         let serial = message.msg_serial.unwrap_or_default();
         if serial <= connection.last_serial {
@@ -286,9 +256,7 @@ impl Realm {
         }
         let (connection_id, name) = (connection.id.clone(), name.to_owned());
         let id = format!("{connection_id}:{serial}");
-        let (frame, serials) =
-            self.channel(&name)?
-                .publish(&name, &id, Some(&connection_id), messages, now_ms);
+        let (frame, serials) = self.channel(&name)?.publish(&name, &id, Some(&connection_id), messages, now_ms);
         self.deliver_message(&name, &frame, Some(&connection_id), now_ms);
         Ok(serials)
     }
@@ -301,23 +269,14 @@ impl Realm {
     ) -> Result<Vec<String>, ErrorInfo> {
         let sent = message.presence.take().unwrap_or_default();
         let (name, connection) = self.of_message(socket, &message)?;
-        let attachment = connection.attachments.get(name).ok_or(ErrorInfo::new(
-            400,
-            91001,
-            "presence takes an attached channel",
-        ))?;
-        if !connection.grant.capability.allows(name, "presence")
-            || attachment.modes & flag::PRESENCE == 0
-        {
-            return Err(ErrorInfo::not_permitted(
-                "the capability does not allow to be present on this channel",
-            ));
+        let attachment =
+            connection.attachments.get(name).ok_or(ErrorInfo::new(400, 91001, "presence takes an attached channel"))?;
+        if !connection.grant.capability.allows(name, "presence") || attachment.modes & flag::PRESENCE == 0 {
+            return Err(ErrorInfo::not_permitted("the capability does not allow to be present on this channel"));
         }
         let client_id = connection.client_id.as_deref();
-        let changes = sent
-            .into_iter()
-            .map(|change| admit_presence(client_id, change))
-            .collect::<Result<Vec<_>, _>>()?;
+        let changes =
+            sent.into_iter().map(|change| admit_presence(client_id, change)).collect::<Result<Vec<_>, _>>()?;
         let serial = message.msg_serial.unwrap_or_default();
         let (connection_id, name) = (connection.id.clone(), name.to_owned());
         let id = format!("{connection_id}:{serial}");
@@ -327,11 +286,7 @@ impl Realm {
             channel.is_full_for(&(client_id.to_owned(), connection_id.clone()))
         });
         if full {
-            return Err(ErrorInfo::new(
-                400,
-                91003,
-                "too many are present on this channel",
-            ));
+            return Err(ErrorInfo::new(400, 91003, "too many are present on this channel"));
         }
         let frame = channel.change_presence(&name, &id, &connection_id, changes, now_ms);
         self.deliver(&name, &frame, flag::PRESENCE_SUBSCRIBE, None, now_ms);
@@ -343,16 +298,8 @@ impl Realm {
         socket: u64,
         message: &'message ClientMessage,
     ) -> Result<(&'message str, &'realm Connection), ErrorInfo> {
-        let connection = self.connections.get(&socket).ok_or(ErrorInfo::new(
-            400,
-            80003,
-            "the connection is gone",
-        ))?;
-        let name = message.channel.as_deref().ok_or(ErrorInfo::new(
-            400,
-            40010,
-            "the channel is missing",
-        ))?;
+        let connection = self.connections.get(&socket).ok_or(ErrorInfo::new(400, 80003, "the connection is gone"))?;
+        let name = message.channel.as_deref().ok_or(ErrorInfo::new(400, 40010, "the channel is missing"))?;
         check_channel_name(name)?;
         Ok((name, connection))
     }
@@ -369,12 +316,7 @@ impl Realm {
 
     /// ATTACHED with the modes that the capability allows (`RTL4m`), what was missed since the client's serial, and who
     /// is present.
-    fn try_attach(
-        &mut self,
-        socket: u64,
-        message: &ClientMessage,
-        now_ms: i64,
-    ) -> Result<(), ErrorInfo> {
+    fn try_attach(&mut self, socket: u64, message: &ClientMessage, now_ms: i64) -> Result<(), ErrorInfo> {
         let (name, connection) = self.of_message(socket, message)?;
         let requested = match message.flags.unwrap_or_default() & all_modes() {
             0 => flag::DEFAULT_MODES,
@@ -382,17 +324,11 @@ impl Realm {
         };
         let modes = requested & allowed_modes(&connection.grant, name);
         if modes == 0 {
-            return Err(ErrorInfo::not_permitted(
-                "the capability does not allow to attach to this channel",
-            ));
+            return Err(ErrorInfo::not_permitted("the capability does not allow to attach to this channel"));
         }
         let was_attached = connection.attachments.contains_key(name);
         if !was_attached && connection.attachments.len() >= MOST_ATTACHMENTS {
-            return Err(ErrorInfo::new(
-                400,
-                90010,
-                "too many channels on one connection",
-            ));
+            return Err(ErrorInfo::new(400, 90010, "too many channels on one connection"));
         }
         let (connection_id, echo) = (connection.id.clone(), connection.echo);
         let channel = self.channel(name)?;
@@ -415,9 +351,7 @@ impl Realm {
             "action": action::ATTACHED, "channel": name, "channelSerial": channel.serial(), "flags": flags
         });
         if let Some(connection) = self.connections.get_mut(&socket) {
-            connection
-                .attachments
-                .insert(name.to_owned(), Attachment { requested, modes });
+            connection.attachments.insert(name.to_owned(), Attachment { requested, modes });
         }
         self.send(socket, attached, now_ms);
         if modes & flag::SUBSCRIBE != 0 {
@@ -458,34 +392,19 @@ impl Realm {
         connection.attachments.remove(&name);
         let id = connection.id.clone();
         self.leave(&name, &id, now_ms);
-        self.send(
-            socket,
-            json!({ "action": action::DETACHED, "channel": name }),
-            now_ms,
-        );
+        self.send(socket, json!({ "action": action::DETACHED, "channel": name }), now_ms);
     }
 
     /// AUTH from a client: a new token for the same client (`RTC8a`). What it no longer allows is detached.
     fn renew(&mut self, socket: u64, message: &ClientMessage, now_ms: i64) {
-        let token = message
-            .auth
-            .as_ref()
-            .and_then(|auth| auth.access_token.clone())
-            .unwrap_or_default();
+        let token = message.auth.as_ref().and_then(|auth| auth.access_token.clone()).unwrap_or_default();
         let Some(connection) = self.connections.get(&socket) else {
             return;
         };
-        let renewed = self
-            .authenticate(&Credential::Token(token), now_ms)
-            .and_then(|grant| {
-                let client_id =
-                    connection_client_id(&grant, connection.named_client_id.as_deref())?;
-                if client_id == connection.client_id {
-                    Ok(grant)
-                } else {
-                    Err(OTHER_CLIENT)
-                }
-            });
+        let renewed = self.authenticate(&Credential::Token(token), now_ms).and_then(|grant| {
+            let client_id = connection_client_id(&grant, connection.named_client_id.as_deref())?;
+            if client_id == connection.client_id { Ok(grant) } else { Err(OTHER_CLIENT) }
+        });
         let grant = match renewed {
             Ok(grant) => grant,
             Err(error) => {
@@ -520,9 +439,7 @@ impl Realm {
             attachment.modes = modes;
             if modes == 0 {
                 lost.push(name.clone());
-                let error = ErrorInfo::not_permitted(
-                    "the capability of the new token does not allow this channel",
-                );
+                let error = ErrorInfo::not_permitted("the capability of the new token does not allow this channel");
                 notices.push(channel_error(name, error));
             } else {
                 notices.push(json!({
@@ -554,10 +471,7 @@ impl Realm {
             Renewal::Asked => None,
         };
         let expires_ms = connection.grant.life.map(|life| life.expires_ms);
-        [revoked_at_ms, renewal_ms, expires_ms]
-            .into_iter()
-            .flatten()
-            .min()
+        [revoked_at_ms, renewal_ms, expires_ms].into_iter().flatten().min()
     }
 
     /// Does what is due: asks for a new token, or ends the connection of one that expired or was revoked.
@@ -571,9 +485,7 @@ impl Realm {
             let disconnected = json!({ "action": action::DISCONNECTED, "error": error.to_json() });
             self.send_last(socket, disconnected, Parting::Broken, now_ms);
         } else if connection.renewal == Renewal::NotYetAsked
-            && connection
-                .renew_at_ms()
-                .is_some_and(|at_ms| at_ms <= now_ms)
+            && connection.renew_at_ms().is_some_and(|at_ms| at_ms <= now_ms)
         {
             connection.renewal = Renewal::Asked;
             self.send(socket, json!({ "action": action::AUTH }), now_ms);
@@ -599,32 +511,17 @@ impl Realm {
     }
 
     /// Sends published messages to those who subscribe, their publisher too unless it declined.
-    pub(super) fn deliver_message(
-        &mut self,
-        channel: &str,
-        frame: &Arc<Value>,
-        publisher: Option<&str>,
-        now_ms: i64,
-    ) {
+    pub(super) fn deliver_message(&mut self, channel: &str, frame: &Arc<Value>, publisher: Option<&str>, now_ms: i64) {
         self.deliver(channel, frame, flag::SUBSCRIBE, publisher, now_ms);
     }
 
-    fn deliver(
-        &mut self,
-        channel: &str,
-        frame: &Arc<Value>,
-        mode: u32,
-        publisher: Option<&str>,
-        now_ms: i64,
-    ) {
+    fn deliver(&mut self, channel: &str, frame: &Arc<Value>, mode: u32, publisher: Option<&str>, now_ms: i64) {
         let receivers: Vec<u64> = self
             .connections
             .iter()
             .filter(|(_, connection)| {
-                let subscribes = connection
-                    .attachments
-                    .get(channel)
-                    .is_some_and(|attachment| attachment.modes & mode != 0);
+                let subscribes =
+                    connection.attachments.get(channel).is_some_and(|attachment| attachment.modes & mode != 0);
                 let own = publisher == Some(connection.id.as_str());
                 subscribes && !(own && connection.echo == Echo::Off)
             })
@@ -646,10 +543,7 @@ impl Realm {
 
     /// A client that does not empty its queue is let go.
     fn enqueue(&mut self, socket: u64, outgoing: Outgoing, now_ms: i64) {
-        let full = self
-            .connections
-            .get(&socket)
-            .is_some_and(|connection| connection.queue.try_send(outgoing).is_err());
+        let full = self.connections.get(&socket).is_some_and(|connection| connection.queue.try_send(outgoing).is_err());
         if full {
             self.part(socket, Parting::Broken, now_ms);
         }
@@ -727,9 +621,7 @@ impl Realm {
     }
 
     pub(super) fn is_attached(&self, channel: &str) -> bool {
-        self.connections
-            .values()
-            .any(|connection| connection.attachments.contains_key(channel))
+        self.connections.values().any(|connection| connection.attachments.contains_key(channel))
     }
 
     /// The live connections, oldest first.
@@ -792,8 +684,5 @@ fn allowed_modes(grant: &Grant, channel: &str) -> u32 {
 }
 
 fn short(id: &str) -> String {
-    id.chars()
-        .filter(char::is_ascii_alphanumeric)
-        .take(10)
-        .collect()
+    id.chars().filter(char::is_ascii_alphanumeric).take(10).collect()
 }

@@ -33,8 +33,7 @@ const LARGEST_BODY: usize = 512 * 1024;
 const MOST_HISTORY: usize = 1000;
 const DEFAULT_HISTORY: usize = 100;
 const EXPOSED: &str = "Link, X-Ably-Errorcode, X-Ably-Errormessage, X-Ably-Serverid";
-const DEFAULT_ALLOWED: &str =
-    "accept, ably-agent, authorization, content-type, x-ably-clientid, x-ably-version";
+const DEFAULT_ALLOWED: &str = "accept, ably-agent, authorization, content-type, x-ably-clientid, x-ably-version";
 
 /// Every route of the stand-in.
 pub(crate) fn routes(config: &mut ServiceConfig) {
@@ -87,14 +86,8 @@ fn refuse(error: ErrorInfo, format: Format) -> HttpResponse {
 }
 
 fn add_error_headers(headers: &mut HeaderMap, code: u32, message: &'static str) {
-    headers.insert(
-        HeaderName::from_static("x-ably-errorcode"),
-        HeaderValue::from(code),
-    );
-    headers.insert(
-        HeaderName::from_static("x-ably-errormessage"),
-        HeaderValue::from_static(message),
-    );
+    headers.insert(HeaderName::from_static("x-ably-errorcode"), HeaderValue::from(code));
+    headers.insert(HeaderName::from_static("x-ably-errormessage"), HeaderValue::from_static(message));
 }
 
 fn write(status: u16, body: &Value, format: Format) -> HttpResponse {
@@ -114,15 +107,9 @@ struct Asked<'request> {
 
 impl<'request> Asked<'request> {
     fn of(request: &'request HttpRequest) -> Self {
-        let query = Query::from_query(request.query_string())
-            .map(Query::into_inner)
-            .unwrap_or_default();
+        let query = Query::from_query(request.query_string()).map(Query::into_inner).unwrap_or_default();
         let format = answer_format(request.headers(), &query);
-        Self {
-            request,
-            query,
-            format,
-        }
+        Self { request, query, format }
     }
 
     fn header(&self, name: &str) -> Option<&str> {
@@ -130,10 +117,7 @@ impl<'request> Asked<'request> {
     }
 
     fn refusal(&self, error: ErrorInfo) -> Refusal {
-        Refusal {
-            error,
-            format: self.format,
-        }
+        Refusal { error, format: self.format }
     }
 
     /// Bearer before Basic before the query (`RSA3`, `RSA11`).
@@ -157,10 +141,7 @@ impl<'request> Asked<'request> {
 
     fn grant(&self, shared: &Shared) -> Result<Grant, Refusal> {
         let now_ms = shared.now_ms();
-        shared
-            .realm()
-            .authenticate(&self.credential(), now_ms)
-            .map_err(|error| self.refusal(error))
+        shared.realm().authenticate(&self.credential(), now_ms).map_err(|error| self.refusal(error))
     }
 
     async fn body(&self, payload: Payload) -> Result<Value, Refusal> {
@@ -170,14 +151,9 @@ impl<'request> Asked<'request> {
             .await
             .map_err(|_| self.refusal(too_large))?
             .map_err(|_| self.refusal(ErrorInfo::bad_request("the body could not be read")))?;
-        let packed = self
-            .header("content-type")
-            .is_some_and(|kind| kind.starts_with(Format::MessagePack.content_type()));
-        let format = if packed {
-            Format::MessagePack
-        } else {
-            Format::Json
-        };
+        let packed =
+            self.header("content-type").is_some_and(|kind| kind.starts_with(Format::MessagePack.content_type()));
+        let format = if packed { Format::MessagePack } else { Format::Json };
         format.decode(&bytes).map_err(|error| self.refusal(error))
     }
 
@@ -220,23 +196,14 @@ fn answer_format(headers: &HeaderMap, query: &HashMap<String, String>) -> Format
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains(Format::MessagePack.content_type()));
-    if accepts_packed {
-        Format::MessagePack
-    } else {
-        Format::Json
-    }
+    if accepts_packed { Format::MessagePack } else { Format::Json }
 }
 
 async fn time(request: HttpRequest, shared: Data<Shared>) -> HttpResponse {
     Asked::of(&request).answer(200, &json!([shared.now_ms()]), None)
 }
 
-async fn request_token(
-    request: HttpRequest,
-    key_name: Path<String>,
-    payload: Payload,
-    shared: Data<Shared>,
-) -> Answer {
+async fn request_token(request: HttpRequest, key_name: Path<String>, payload: Payload, shared: Data<Shared>) -> Answer {
     let asked = Asked::of(&request);
     let body = asked.body(payload).await?;
     let now_ms = shared.now_ms();
@@ -247,12 +214,7 @@ async fn request_token(
     Ok(asked.answer(201, &details, None))
 }
 
-async fn revoke_tokens(
-    request: HttpRequest,
-    key_name: Path<String>,
-    payload: Payload,
-    shared: Data<Shared>,
-) -> Answer {
+async fn revoke_tokens(request: HttpRequest, key_name: Path<String>, payload: Payload, shared: Data<Shared>) -> Answer {
     let asked = Asked::of(&request);
     let body = asked.body(payload).await?;
     let shape = AnswerShape::of_version(asked.header("x-ably-version"));
@@ -268,20 +230,12 @@ async fn revoke_tokens(
     Ok(answer)
 }
 
-async fn publish(
-    request: HttpRequest,
-    channel: Path<String>,
-    payload: Payload,
-    shared: Data<Shared>,
-) -> Answer {
+async fn publish(request: HttpRequest, channel: Path<String>, payload: Payload, shared: Data<Shared>) -> Answer {
     let asked = Asked::of(&request);
     let grant = asked.grant(&shared)?;
     let body = asked.body(payload).await?;
     let now_ms = shared.now_ms();
-    let published = shared
-        .realm()
-        .publish(&grant, &channel, body, now_ms)
-        .map_err(|error| asked.refusal(error))?;
+    let published = shared.realm().publish(&grant, &channel, body, now_ms).map_err(|error| asked.refusal(error))?;
     Ok(asked.answer(201, &published, None))
 }
 
@@ -289,10 +243,7 @@ async fn history(request: HttpRequest, channel: Path<String>, shared: Data<Share
     let asked = Asked::of(&request);
     let grant = asked.grant(&shared)?;
     let query = history_query(&asked.query).map_err(|error| asked.refusal(error))?;
-    let page = shared
-        .realm()
-        .history(&grant, &channel, &query)
-        .map_err(|error| asked.refusal(error))?;
+    let page = shared.realm().history(&grant, &channel, &query).map_err(|error| asked.refusal(error))?;
     let link = history_links(&query, page.next.as_deref());
     Ok(asked.answer(200, &json!(page.messages), Some(link)))
 }
@@ -300,9 +251,9 @@ async fn history(request: HttpRequest, channel: Path<String>, shared: Data<Share
 fn history_query(query: &HashMap<String, String>) -> Result<HistoryQuery, ErrorInfo> {
     let number = |name: &str, default: i64| match query.get(name) {
         None => Ok(default),
-        Some(text) => text
-            .parse::<i64>()
-            .map_err(|_| ErrorInfo::bad_request("start, end or limit is not a whole number")),
+        Some(text) => {
+            text.parse::<i64>().map_err(|_| ErrorInfo::bad_request("start, end or limit is not a whole number"))
+        }
     };
     let limit = number("limit", i64::try_from(DEFAULT_HISTORY).unwrap_or(i64::MAX))?;
     let limit = usize::try_from(limit)
@@ -313,9 +264,7 @@ fn history_query(query: &HashMap<String, String>) -> Result<HistoryQuery, ErrorI
         None | Some("backwards") => false,
         Some("forwards") => true,
         Some(_) => {
-            return Err(ErrorInfo::bad_request(
-                "direction is neither forwards nor backwards",
-            ));
+            return Err(ErrorInfo::bad_request("direction is neither forwards nor backwards"));
         }
     };
     Ok(HistoryQuery {
@@ -329,14 +278,9 @@ fn history_query(query: &HashMap<String, String>) -> Result<HistoryQuery, ErrorI
 
 /// The pages, as `TG*` reads them. Their addresses are relative to the channel.
 fn history_links(query: &HistoryQuery, next: Option<&str>) -> String {
-    let direction = if query.forwards {
-        "forwards"
-    } else {
-        "backwards"
-    };
+    let direction = if query.forwards { "forwards" } else { "backwards" };
     let (limit, start_ms, end_ms) = (query.limit, query.start_ms, query.end_ms);
-    let page =
-        format!("./messages?limit={limit}&direction={direction}&start={start_ms}&end={end_ms}");
+    let page = format!("./messages?limit={limit}&direction={direction}&start={start_ms}&end={end_ms}");
     let first = format!(r#"<{page}>; rel="first""#);
     match next {
         None => first,
@@ -347,10 +291,7 @@ fn history_links(query: &HistoryQuery, next: Option<&str>) -> String {
 async fn present(request: HttpRequest, channel: Path<String>, shared: Data<Shared>) -> Answer {
     let asked = Asked::of(&request);
     let grant = asked.grant(&shared)?;
-    let members = shared
-        .realm()
-        .present(&grant, &channel)
-        .map_err(|error| asked.refusal(error))?;
+    let members = shared.realm().present(&grant, &channel).map_err(|error| asked.refusal(error))?;
     Ok(asked.answer(200, &members, None))
 }
 
@@ -365,56 +306,29 @@ async fn calls(shared: Data<Shared>) -> HttpResponse {
 }
 
 /// A WebSocket (`RTN2`). A refused one is opened too, since only then can its client read why.
-async fn realtime(
-    request: HttpRequest,
-    payload: Payload,
-    shared: Data<Shared>,
-) -> Result<HttpResponse, Error> {
+async fn realtime(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Result<HttpResponse, Error> {
     let asked = Asked::of(&request);
-    let upgrades = asked
-        .header("upgrade")
-        .is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"));
+    let upgrades = asked.header("upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"));
     if !upgrades {
         return Err(asked.refusal(UNKNOWN_ROUTE).into());
     }
     let (answer, session, frames) = actix_ws::handle(&request, payload)?;
-    let parameter = |name: &str| {
-        asked
-            .query
-            .get(name)
-            .filter(|value| !value.is_empty())
-            .cloned()
-    };
+    let parameter = |name: &str| asked.query.get(name).filter(|value| !value.is_empty()).cloned();
     let is = |name: &str, value: &str| asked.query.get(name).is_some_and(|given| given == value);
     shared.realm().calls.websocket += 1;
     let opening = Opening {
         credential: asked.credential(),
         client_id: parameter("clientId"),
-        echo: if is("echo", "false") {
-            Echo::Off
-        } else {
-            Echo::On
-        },
+        echo: if is("echo", "false") { Echo::Off } else { Echo::On },
         resume: parameter("resume").or_else(|| parameter("recover")),
     };
     let socket = Socket {
         shared: Arc::clone(&shared),
         session,
-        format: if is("format", "msgpack") {
-            Format::MessagePack
-        } else {
-            Format::Json
-        },
-        heartbeat: if is("heartbeats", "true") {
-            Heartbeat::Message
-        } else {
-            Heartbeat::Ping
-        },
+        format: if is("format", "msgpack") { Format::MessagePack } else { Format::Json },
+        heartbeat: if is("heartbeats", "true") { Heartbeat::Message } else { Heartbeat::Ping },
     };
-    let frames = frames
-        .max_frame_size(LARGEST_FRAME)
-        .aggregate_continuations()
-        .max_continuation_size(LARGEST_FRAME);
+    let frames = frames.max_frame_size(LARGEST_FRAME).aggregate_continuations().max_continuation_size(LARGEST_FRAME);
     socket.serve(opening, frames);
     Ok(answer)
 }
@@ -457,11 +371,7 @@ pub(crate) async fn interfere(
         Some(_) if inspects || connects => None,
         None => None,
         Some(Outage::Status(status)) => {
-            let error = ErrorInfo::new(
-                status,
-                u32::from(status) * 100,
-                "the stand-in was told to be down",
-            );
+            let error = ErrorInfo::new(status, u32::from(status) * 100, "the stand-in was told to be down");
             Some(refuse(error, Asked::of(request.request()).format))
         }
         Some(Outage::Hang) => std::future::pending().await,
@@ -496,10 +406,7 @@ pub(crate) async fn allow_any_origin(
             header::ACCESS_CONTROL_ALLOW_HEADERS,
             asked_headers.unwrap_or(HeaderValue::from_static(DEFAULT_ALLOWED)),
         );
-        headers.insert(
-            header::ACCESS_CONTROL_MAX_AGE,
-            HeaderValue::from_static("600"),
-        );
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
         answer
     } else {
         next.call(request).await?.map_into_boxed_body()
@@ -508,14 +415,8 @@ pub(crate) async fn allow_any_origin(
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(
-            header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-            HeaderValue::from_static("true"),
-        );
-        headers.insert(
-            header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static(EXPOSED),
-        );
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }
     Ok(answer)
 }

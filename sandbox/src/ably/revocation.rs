@@ -34,9 +34,7 @@ impl Target {
             "clientId" => Ok(Self::ClientId(value)),
             "revocationKey" => Ok(Self::RevocationKey(value)),
             "channel" => Ok(Self::Channel(value)),
-            _ => Err(ErrorInfo::bad_request(
-                "a target is of none of the types clientId, revocationKey, channel",
-            )),
+            _ => Err(ErrorInfo::bad_request("a target is of none of the types clientId, revocationKey, channel")),
         }
     }
 
@@ -69,24 +67,14 @@ impl RevocationRequest {
             .collect::<Option<Vec<_>>>()
             .ok_or(ErrorInfo::bad_request("a target is not a string"))?;
         if targets.is_empty() || targets.len() > MOST_TARGETS {
-            return Err(ErrorInfo::bad_request(
-                "there are no targets, or more than 100",
-            ));
+            return Err(ErrorInfo::bad_request("there are no targets, or more than 100"));
         }
         let issued_before_ms = match body.get("issuedBefore") {
             None | Some(Value::Null) => None,
-            Some(value) => Some(
-                value
-                    .as_i64()
-                    .ok_or(ErrorInfo::bad_request("issuedBefore is not an integer"))?,
-            ),
+            Some(value) => Some(value.as_i64().ok_or(ErrorInfo::bad_request("issuedBefore is not an integer"))?),
         };
-        if issued_before_ms.is_some_and(|before| {
-            before > now_ms || before < now_ms.saturating_sub(LONGEST_PAST_MS)
-        }) {
-            return Err(ErrorInfo::bad_request(
-                "issuedBefore is in the future, or more than an hour past",
-            ));
+        if issued_before_ms.is_some_and(|before| before > now_ms || before < now_ms.saturating_sub(LONGEST_PAST_MS)) {
+            return Err(ErrorInfo::bad_request("issuedBefore is in the future, or more than an hour past"));
         }
         let applies_after_ms = match body.get("allowReauthMargin") {
             None | Some(Value::Null | Value::Bool(false)) => 0,
@@ -95,11 +83,7 @@ impl RevocationRequest {
                 return Err(ErrorInfo::bad_request("allowReauthMargin is not a boolean"));
             }
         };
-        Ok(Self {
-            targets,
-            issued_before_ms,
-            applies_after_ms,
-        })
+        Ok(Self { targets, issued_before_ms, applies_after_ms })
     }
 }
 
@@ -135,9 +119,7 @@ impl Revocations {
         last_issued_ms: i64,
         now_ms: i64,
     ) -> Vec<Result<Value, (String, ErrorInfo)>> {
-        let issued_before_ms = request
-            .issued_before_ms
-            .unwrap_or_else(|| now_ms.max(last_issued_ms.saturating_add(1)));
+        let issued_before_ms = request.issued_before_ms.unwrap_or_else(|| now_ms.max(last_issued_ms.saturating_add(1)));
         let applies_at_ms = now_ms.saturating_add(request.applies_after_ms);
         request
             .targets
@@ -149,11 +131,7 @@ impl Revocations {
                     return Err((text.clone(), full));
                 }
                 self.latest_ms = self.latest_ms.max(issued_before_ms);
-                self.revocations.push(Revocation {
-                    target,
-                    issued_before_ms,
-                    applies_at_ms,
-                });
+                self.revocations.push(Revocation { target, issued_before_ms, applies_at_ms });
                 Ok(json!({ "target": text, "issuedBefore": issued_before_ms, "appliesAt": applies_at_ms }))
             })
             .collect()
@@ -171,9 +149,7 @@ impl Revocations {
         let first = self
             .revocations
             .iter()
-            .filter(|revocation| {
-                life.issued_ms < revocation.issued_before_ms && revocation.target.hits(grant)
-            })
+            .filter(|revocation| life.issued_ms < revocation.issued_before_ms && revocation.target.hits(grant))
             .map(|revocation| revocation.applies_at_ms)
             .min();
         match first {
@@ -186,8 +162,7 @@ impl Revocations {
     /// Forgets revocations that outlived every token that they reach.
     pub(crate) fn forget(&mut self, now_ms: i64) {
         let longest_ms = longest_ttl_ms(true);
-        self.revocations
-            .retain(|revocation| revocation.issued_before_ms.saturating_add(longest_ms) >= now_ms);
+        self.revocations.retain(|revocation| revocation.issued_before_ms.saturating_add(longest_ms) >= now_ms);
     }
 }
 
@@ -217,23 +192,15 @@ impl AnswerShape {
         let list: Vec<Value> = results
             .into_iter()
             .map(|result| {
-                result.unwrap_or_else(
-                    |(target, error)| json!({ "target": target, "error": error.to_json() }),
-                )
+                result.unwrap_or_else(|(target, error)| json!({ "target": target, "error": error.to_json() }))
             })
             .collect();
         match self {
-            Self::Counted => (
-                200,
-                json!({ "successCount": successes, "failureCount": failures, "results": list }),
-            ),
+            Self::Counted => (200, json!({ "successCount": successes, "failureCount": failures, "results": list })),
             Self::List if failures == 0 => (200, json!(list)),
             Self::List => {
                 let error = ErrorInfo::new(400, 40020, "some of the targets failed");
-                (
-                    error.status,
-                    json!({ "error": error.to_json(), "batchResponse": list }),
-                )
+                (error.status, json!({ "error": error.to_json(), "batchResponse": list }))
             }
         }
     }
@@ -256,10 +223,7 @@ mod tests {
             "token",
             Some("alice".to_owned()),
             Capability::parse(r#"{"chat:a":["*"],"room:*":["*"]}"#).unwrap(),
-            Life {
-                issued_ms,
-                expires_ms: issued_ms + 3_600_000,
-            },
+            Life { issued_ms, expires_ms: issued_ms + 3_600_000 },
         );
         grant.revocation_key = Some("sess_1".to_owned());
         grant
@@ -285,51 +249,31 @@ mod tests {
         ] {
             let mut revocations = Revocations::default();
             revoke(&mut revocations, &json!({ "targets": [target] }));
-            assert_eq!(
-                revocations.standing(&grant(NOW_MS - 1), NOW_MS),
-                standing,
-                "{target}"
-            );
-            assert_eq!(
-                revocations.standing(&grant(NOW_MS), NOW_MS),
-                Standing::Good,
-                "{target}"
-            );
+            assert_eq!(revocations.standing(&grant(NOW_MS - 1), NOW_MS), standing, "{target}");
+            assert_eq!(revocations.standing(&grant(NOW_MS), NOW_MS), Standing::Good, "{target}");
         }
     }
 
     #[test]
     fn what_is_issued_in_the_millisecond_of_a_revocation_is_on_its_own_side() {
         let mut revocations = Revocations::default();
-        let request =
-            RevocationRequest::read(&json!({ "targets": ["clientId:alice"] }), NOW_MS).unwrap();
+        let request = RevocationRequest::read(&json!({ "targets": ["clientId:alice"] }), NOW_MS).unwrap();
         let before = revocations.issue_time_ms(NOW_MS);
         let _ = revocations.revoke(&request, before, NOW_MS);
         let after = revocations.issue_time_ms(NOW_MS);
-        assert_eq!(
-            revocations.standing(&grant(before), NOW_MS),
-            Standing::Revoked
-        );
+        assert_eq!(revocations.standing(&grant(before), NOW_MS), Standing::Revoked);
         assert_eq!(revocations.standing(&grant(after), NOW_MS), Standing::Good);
     }
 
     #[test]
     fn a_margin_leaves_thirty_seconds() {
         let mut revocations = Revocations::default();
-        let (_, answer) = revoke(
-            &mut revocations,
-            &json!({ "targets": ["clientId:alice"], "allowReauthMargin": true }),
-        );
+        let (_, answer) =
+            revoke(&mut revocations, &json!({ "targets": ["clientId:alice"], "allowReauthMargin": true }));
         assert_eq!(answer["results"][0]["appliesAt"], NOW_MS + 30_000);
         let token = grant(NOW_MS - 1);
-        assert_eq!(
-            revocations.standing(&token, NOW_MS + 29_999),
-            Standing::GoodUntil(NOW_MS + 30_000)
-        );
-        assert_eq!(
-            revocations.standing(&token, NOW_MS + 30_000),
-            Standing::Revoked
-        );
+        assert_eq!(revocations.standing(&token, NOW_MS + 29_999), Standing::GoodUntil(NOW_MS + 30_000));
+        assert_eq!(revocations.standing(&token, NOW_MS + 30_000), Standing::Revoked);
         revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
         assert_eq!(revocations.standing(&token, NOW_MS), Standing::Revoked);
     }
@@ -338,14 +282,8 @@ mod tests {
     fn issued_before_spares_later_tokens() {
         let mut revocations = Revocations::default();
         let before = NOW_MS - 1000;
-        revoke(
-            &mut revocations,
-            &json!({ "targets": ["clientId:alice"], "issuedBefore": before }),
-        );
-        assert_eq!(
-            revocations.standing(&grant(before - 1), NOW_MS),
-            Standing::Revoked
-        );
+        revoke(&mut revocations, &json!({ "targets": ["clientId:alice"], "issuedBefore": before }));
+        assert_eq!(revocations.standing(&grant(before - 1), NOW_MS), Standing::Revoked);
         assert_eq!(revocations.standing(&grant(before), NOW_MS), Standing::Good);
     }
 
@@ -377,10 +315,7 @@ mod tests {
         let results = revocations.revoke(&request, 0, NOW_MS);
         let (status, answer) = AnswerShape::of_version(Some("3")).answer(results.clone());
         assert_eq!(status, 200);
-        assert_eq!(
-            (&answer["successCount"], &answer["failureCount"]),
-            (&json!(1), &json!(2))
-        );
+        assert_eq!((&answer["successCount"], &answer["failureCount"]), (&json!(1), &json!(2)));
         assert_eq!(answer["results"][0]["target"], "clientId:alice");
         assert_eq!(answer["results"][0]["issuedBefore"], NOW_MS);
         assert_eq!(answer["results"][1]["error"]["code"], 40000);

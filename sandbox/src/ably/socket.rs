@@ -54,11 +54,7 @@ impl Socket {
                     let _ = self.send(&refusal(error)).await;
                 }
             }
-            let _ = timeout(
-                SLOWEST_SEND,
-                self.session.close(Some(CloseCode::Normal.into())),
-            )
-            .await;
+            let _ = timeout(SLOWEST_SEND, self.session.close(Some(CloseCode::Normal.into()))).await;
         });
     }
 
@@ -112,9 +108,8 @@ impl Socket {
     fn wake_at(&self, number: u64) -> Instant {
         let now_ms = self.shared.now_ms();
         let tick_ms = self.shared.realm().next_tick_ms(number, now_ms);
-        let wait_ms = tick_ms
-            .map_or(LONGEST_SLEEP_MS, |tick_ms| tick_ms.saturating_sub(now_ms))
-            .clamp(1, LONGEST_SLEEP_MS);
+        let wait_ms =
+            tick_ms.map_or(LONGEST_SLEEP_MS, |tick_ms| tick_ms.saturating_sub(now_ms)).clamp(1, LONGEST_SLEEP_MS);
         Instant::now() + Duration::from_millis(wait_ms.unsigned_abs())
     }
 

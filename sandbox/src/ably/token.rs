@@ -64,12 +64,7 @@ impl Grant {
     }
 
     /// What an issued token allows.
-    pub(crate) fn of_token(
-        token: &str,
-        client_id: Option<String>,
-        capability: Capability,
-        life: Life,
-    ) -> Self {
+    pub(crate) fn of_token(token: &str, client_id: Option<String>, capability: Capability, life: Life) -> Self {
         Self {
             id: digest(token),
             client_id,
@@ -90,36 +85,23 @@ impl Grant {
         now_ms: i64,
     ) -> Result<Self, ErrorInfo> {
         let claims = verified_claims(jwt, key)?;
-        let life = Life {
-            issued_ms: seconds(&claims, "iat")?,
-            expires_ms: seconds(&claims, "exp")?,
-        };
+        let life = Life { issued_ms: seconds(&claims, "iat")?, expires_ms: seconds(&claims, "exp")? };
         if life.issued_ms.saturating_sub(now_ms) > ISSUED_AHEAD_MS {
             return Err(invalid_jwt("the JWT claims to be issued in the future"));
         }
         let ttl_ms = life.expires_ms.saturating_sub(life.issued_ms);
         if !(1..=longest_ttl_ms).contains(&ttl_ms) {
-            return Err(ErrorInfo::new(
-                400,
-                40003,
-                "the JWT lives longer than the key allows, or not at all",
-            ));
+            return Err(ErrorInfo::new(400, 40003, "the JWT lives longer than the key allows, or not at all"));
         }
         let client_id = optional_text(&claims, "x-ably-clientId")?;
         if client_id.as_deref() == Some("") {
-            return Err(ErrorInfo::new(
-                400,
-                40012,
-                "the client ID of the JWT is empty",
-            ));
+            return Err(ErrorInfo::new(400, 40012, "the client ID of the JWT is empty"));
         }
-        let asked = optional_text(&claims, "x-ably-capability")?
-            .ok_or(invalid_jwt("the JWT has no x-ably-capability"))?;
+        let asked =
+            optional_text(&claims, "x-ably-capability")?.ok_or(invalid_jwt("the JWT has no x-ably-capability"))?;
         let capability = Capability::parse(&asked)?.intersect(key_capability);
         if capability.is_empty() {
-            return Err(ErrorInfo::not_permitted(
-                "the key has none of the capability of the JWT",
-            ));
+            return Err(ErrorInfo::not_permitted("the key has none of the capability of the JWT"));
         }
         Ok(Self {
             id: digest(jwt),
@@ -142,26 +124,16 @@ impl Grant {
     /// What the issuer vouches for on a channel.
     pub(crate) fn claim_on(&self, channel: &str) -> Option<&str> {
         let channel = Resource::of_channel(channel)?;
-        self.channel_claims
-            .iter()
-            .find(|(resource, _)| resource.covers(&channel))
-            .map(|(_, claim)| claim.as_str())
+        self.channel_claims.iter().find(|(resource, _)| resource.covers(&channel)).map(|(_, claim)| claim.as_str())
     }
 
     /// Refuses, with 40012, to let a client speak as another. Answers as whom it does speak.
-    pub(crate) fn speak_as(
-        own: Option<&str>,
-        named: Option<&str>,
-    ) -> Result<Option<String>, ErrorInfo> {
+    pub(crate) fn speak_as(own: Option<&str>, named: Option<&str>) -> Result<Option<String>, ErrorInfo> {
         match (own, named) {
             (Some(ANYONE), named) => Ok(named.map(str::to_owned)),
             (own, None) => Ok(own.map(str::to_owned)),
             (Some(own), Some(named)) if own == named => Ok(Some(named.to_owned())),
-            _ => Err(ErrorInfo::new(
-                400,
-                40012,
-                "the client ID is not the one of the token",
-            )),
+            _ => Err(ErrorInfo::new(400, 40012, "the client ID is not the one of the token")),
         }
     }
 }
@@ -190,13 +162,9 @@ fn verified_claims(jwt: &str, key: &ApiKey) -> Result<Map<String, Value>, ErrorI
         return Err(invalid_jwt("the header of the JWT lacks its typ"));
     }
     if header.get("kid").and_then(Value::as_str) != Some(key.name()) {
-        return Err(ErrorInfo::invalid_credentials(
-            "the kid of the JWT names another key",
-        ));
+        return Err(ErrorInfo::invalid_credentials("the kid of the JWT names another key"));
     }
-    let signature = BASE64_URL_SAFE_NO_PAD
-        .decode(signature)
-        .map_err(|_| malformed)?;
+    let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed)?;
     if !key.signed(signed.as_bytes(), &signature) {
         return Err(invalid_jwt("the signature of the JWT is wrong"));
     }
@@ -212,9 +180,7 @@ fn seconds(claims: &Map<String, Value>, name: &str) -> Result<i64, ErrorInfo> {
         .get(name)
         .and_then(Value::as_i64)
         .and_then(|seconds| seconds.checked_mul(1000))
-        .ok_or(invalid_jwt(
-            "iat or exp is missing or not a number of seconds",
-        ))
+        .ok_or(invalid_jwt("iat or exp is missing or not a number of seconds"))
 }
 
 fn optional_text(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, ErrorInfo> {
@@ -230,9 +196,7 @@ fn channel_claims(claims: &Map<String, Value>) -> Result<Vec<(Resource, String)>
         .iter()
         .filter_map(|(name, value)| Some((name.strip_prefix("ably.channel.")?, value)))
         .map(|(channel, value)| {
-            let claim = value
-                .as_str()
-                .ok_or(invalid_jwt("a channel claim of the JWT is not a string"))?;
+            let claim = value.as_str().ok_or(invalid_jwt("a channel claim of the JWT is not a string"))?;
             Ok((Resource::parse(channel)?, claim.to_owned()))
         })
         .collect()
@@ -317,18 +281,9 @@ pub(crate) mod tests {
             (json!({ "exp": NOW_S + 3601 }), 40003),
             (json!({ "exp": NOW_S }), 40003),
             (json!({ "x-ably-capability": null }), 40144),
-            (
-                json!({ "x-ably-capability": { "chat:a": ["publish"] } }),
-                40144,
-            ),
-            (
-                json!({ "x-ably-capability": r#"{"chat:a":["shout"]}"# }),
-                40000,
-            ),
-            (
-                json!({ "x-ably-capability": r#"{"news":["publish"]}"# }),
-                40160,
-            ),
+            (json!({ "x-ably-capability": { "chat:a": ["publish"] } }), 40144),
+            (json!({ "x-ably-capability": r#"{"chat:a":["shout"]}"# }), 40000),
+            (json!({ "x-ably-capability": r#"{"news":["publish"]}"# }), 40160),
             (json!({ "x-ably-clientId": "" }), 40012),
             (json!({ "x-ably-clientId": 7 }), 40144),
             (json!({ "x-ably-revocation-key": 7 }), 40144),
@@ -340,30 +295,9 @@ pub(crate) mod tests {
         let other = ApiKey::parse("app.key:other").unwrap();
         for (jwt, code) in [
             (jwt(&other, &header(), &claims(&json!({}))), 40144),
-            (
-                jwt(
-                    &key(),
-                    &json!({ "typ": "JWT", "alg": "none", "kid": "app.key" }),
-                    &claims(&json!({})),
-                ),
-                40144,
-            ),
-            (
-                jwt(
-                    &key(),
-                    &json!({ "typ": "JWT", "alg": "HS256", "kid": "app.other" }),
-                    &claims(&json!({})),
-                ),
-                40101,
-            ),
-            (
-                jwt(
-                    &key(),
-                    &json!({ "alg": "HS256", "kid": "app.key" }),
-                    &claims(&json!({})),
-                ),
-                40144,
-            ),
+            (jwt(&key(), &json!({ "typ": "JWT", "alg": "none", "kid": "app.key" }), &claims(&json!({}))), 40144),
+            (jwt(&key(), &json!({ "typ": "JWT", "alg": "HS256", "kid": "app.other" }), &claims(&json!({}))), 40101),
+            (jwt(&key(), &json!({ "alg": "HS256", "kid": "app.key" }), &claims(&json!({}))), 40144),
             ("a.b.c".to_owned(), 40144),
             ("a.b".to_owned(), 40144),
         ] {
@@ -383,11 +317,7 @@ pub(crate) mod tests {
             (None, Some("bob"), Err(40012)),
         ] {
             let answer = Grant::speak_as(own, named).map_err(|error| error.code);
-            assert_eq!(
-                answer.as_ref().map(Option::as_deref),
-                spoken.as_ref().copied(),
-                "{own:?} {named:?}"
-            );
+            assert_eq!(answer.as_ref().map(Option::as_deref), spoken.as_ref().copied(), "{own:?} {named:?}");
         }
     }
 }

@@ -57,28 +57,18 @@ impl TokenRequest {
     /// Reads the fields, each of which must be of its type. Absent fields are omitted, not null (`RSA5`, `RSA6`); only a
     /// null client ID is let pass, since SDKs send one for an anonymous client.
     pub(crate) fn read(body: &Value) -> Result<Self, ErrorInfo> {
-        let fields = body
-            .as_object()
-            .ok_or(ErrorInfo::bad_request("the token request is not an object"))?;
+        let fields = body.as_object().ok_or(ErrorInfo::bad_request("the token request is not an object"))?;
         let client_id = match fields.get("clientId") {
             Some(Value::Null) => None,
             _ => text(fields, "clientId", "clientId is not a string")?,
         };
         Ok(Self {
             key_name: text(fields, "keyName", "keyName is not a string")?,
-            ttl: integer(
-                fields,
-                "ttl",
-                ErrorInfo::new(400, 40003, "ttl is not an integer"),
-            )?,
+            ttl: integer(fields, "ttl", ErrorInfo::new(400, 40003, "ttl is not an integer"))?,
             capability: text(fields, "capability", "capability is not a string of JSON")?,
             client_id,
-            timestamp: integer(
-                fields,
-                "timestamp",
-                ErrorInfo::bad_request("timestamp is not an integer"),
-            )?
-            .ok_or(ErrorInfo::bad_request("timestamp is missing"))?,
+            timestamp: integer(fields, "timestamp", ErrorInfo::bad_request("timestamp is not an integer"))?
+                .ok_or(ErrorInfo::bad_request("timestamp is missing"))?,
             nonce: text(fields, "nonce", "nonce is not a string")?,
             mac: text(fields, "mac", "mac is not a string")?,
         })
@@ -97,27 +87,17 @@ impl TokenRequest {
         let names_key = self.key_name.as_deref() == Some(key.name());
         let may_omit_name = voucher == Voucher::Key && self.key_name.is_none();
         if !names_key && !may_omit_name {
-            return Err(ErrorInfo::invalid_credentials(
-                "the token request names another key",
-            ));
+            return Err(ErrorInfo::invalid_credentials("the token request names another key"));
         }
         if voucher == Voucher::Signature || self.mac.is_some() {
             self.check_mac(key)?;
         }
         if (self.timestamp.saturating_sub(now_ms)).saturating_abs() > TIMESTAMP_WINDOW_MS {
-            return Err(ErrorInfo::new(
-                401,
-                40104,
-                "the timestamp of the token request is more than 2 minutes off",
-            ));
+            return Err(ErrorInfo::new(401, 40104, "the timestamp of the token request is more than 2 minutes off"));
         }
         let ttl_ms = self.ttl.unwrap_or(DEFAULT_TTL_MS);
         if !(1..=longest_ttl_ms).contains(&ttl_ms) {
-            return Err(ErrorInfo::new(
-                400,
-                40003,
-                "ttl is not positive, or is longer than the key allows",
-            ));
+            return Err(ErrorInfo::new(400, 40003, "ttl is not positive, or is longer than the key allows"));
         }
         if self.client_id.as_deref() == Some("") {
             return Err(ErrorInfo::new(400, 40012, "clientId is empty"));
@@ -127,32 +107,21 @@ impl TokenRequest {
             Some(text) => Capability::parse(text)?.intersect(key_capability),
         };
         if capability.is_empty() {
-            return Err(ErrorInfo::not_permitted(
-                "the key has none of the capability that was asked for",
-            ));
+            return Err(ErrorInfo::not_permitted("the key has none of the capability that was asked for"));
         }
         match &self.nonce {
             Some(nonce) => nonces.spend(nonce, self.timestamp, now_ms)?,
             None if voucher == Voucher::Key => {}
             None => return Err(ErrorInfo::new(401, 40105, "nonce is missing")),
         }
-        Ok(Terms {
-            ttl_ms,
-            capability,
-            client_id: self.client_id.clone(),
-        })
+        Ok(Terms { ttl_ms, capability, client_id: self.client_id.clone() })
     }
 
     fn check_mac(&self, key: &ApiKey) -> Result<(), ErrorInfo> {
-        let wrong =
-            ErrorInfo::invalid_credentials("the mac of the token request is missing or wrong");
+        let wrong = ErrorInfo::invalid_credentials("the mac of the token request is missing or wrong");
         let mac = self.mac.as_deref().ok_or(wrong)?;
         let mac = BASE64_STANDARD.decode(mac).map_err(|_| wrong)?;
-        if key.signed(self.signed_text().as_bytes(), &mac) {
-            Ok(())
-        } else {
-            Err(wrong)
-        }
+        if key.signed(self.signed_text().as_bytes(), &mac) { Ok(()) } else { Err(wrong) }
     }
 
     /// What the `mac` is over: six fields, each closed by a newline, an absent one empty.
@@ -173,11 +142,7 @@ impl TokenRequest {
     }
 }
 
-fn text(
-    fields: &Map<String, Value>,
-    name: &str,
-    wrong: &'static str,
-) -> Result<Option<String>, ErrorInfo> {
+fn text(fields: &Map<String, Value>, name: &str, wrong: &'static str) -> Result<Option<String>, ErrorInfo> {
     match fields.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -185,11 +150,7 @@ fn text(
     }
 }
 
-fn integer(
-    fields: &Map<String, Value>,
-    name: &str,
-    wrong: ErrorInfo,
-) -> Result<Option<i64>, ErrorInfo> {
+fn integer(fields: &Map<String, Value>, name: &str, wrong: ErrorInfo) -> Result<Option<i64>, ErrorInfo> {
     match fields.get(name) {
         None => Ok(None),
         Some(value) => value.as_i64().map(Some).ok_or(wrong),
@@ -203,11 +164,7 @@ pub(crate) struct Nonces(HashMap<String, i64>);
 impl Nonces {
     fn spend(&mut self, nonce: &str, timestamp: i64, now_ms: i64) -> Result<(), ErrorInfo> {
         if nonce.chars().count() < SHORTEST_NONCE {
-            return Err(ErrorInfo::new(
-                401,
-                40105,
-                "nonce is shorter than 16 characters",
-            ));
+            return Err(ErrorInfo::new(401, 40105, "nonce is shorter than 16 characters"));
         }
         if self.0.contains_key(nonce) {
             return Err(ErrorInfo::new(401, 40105, "nonce was used before"));
@@ -216,16 +173,9 @@ impl Nonces {
             self.forget(now_ms);
         }
         if self.0.len() >= MOST_NONCES {
-            return Err(ErrorInfo::new(
-                503,
-                50003,
-                "too many token requests in two minutes",
-            ));
+            return Err(ErrorInfo::new(503, 50003, "too many token requests in two minutes"));
         }
-        self.0.insert(
-            nonce.to_owned(),
-            timestamp.saturating_add(TIMESTAMP_WINDOW_MS),
-        );
+        self.0.insert(nonce.to_owned(), timestamp.saturating_add(TIMESTAMP_WINDOW_MS));
         Ok(())
     }
 
@@ -256,35 +206,21 @@ mod tests {
         for (name, value) in fields.as_object().unwrap() {
             signed[name] = value.clone();
         }
-        let text: String = [
-            "keyName",
-            "ttl",
-            "capability",
-            "clientId",
-            "timestamp",
-            "nonce",
-        ]
-        .iter()
-        .map(|name| match signed.get(name) {
-            None | Some(Value::Null) => "\n".to_owned(),
-            Some(Value::String(text)) => format!("{text}\n"),
-            Some(other) => format!("{other}\n"),
-        })
-        .collect();
+        let text: String = ["keyName", "ttl", "capability", "clientId", "timestamp", "nonce"]
+            .iter()
+            .map(|name| match signed.get(name) {
+                None | Some(Value::Null) => "\n".to_owned(),
+                Some(Value::String(text)) => format!("{text}\n"),
+                Some(other) => format!("{other}\n"),
+            })
+            .collect();
         signed["mac"] = json!(BASE64_STANDARD.encode(key().sign(text.as_bytes())));
         signed
     }
 
     fn judge_with(body: &Value, nonces: &mut Nonces, now_ms: i64) -> Result<Terms, ErrorInfo> {
         let everything = Capability::parse(r#"{"chat:*":["*"],"news":["subscribe"]}"#).unwrap();
-        TokenRequest::read(body)?.check(
-            Voucher::Signature,
-            &key(),
-            &everything,
-            DAY_MS,
-            nonces,
-            now_ms,
-        )
+        TokenRequest::read(body)?.check(Voucher::Signature, &key(), &everything, DAY_MS, nonces, now_ms)
     }
 
     fn judge(body: &Value) -> Result<Terms, ErrorInfo> {
@@ -293,10 +229,7 @@ mod tests {
 
     #[test]
     fn what_ably_js_signed_is_believed_and_any_change_is_not() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../tests/vectors/token_request.json"
-        );
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/token_request.json");
         let vectors: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let cases = vectors["cases"].as_array().unwrap();
         assert_eq!(cases.len(), 60);
@@ -323,10 +256,7 @@ mod tests {
             ] {
                 let mut tampered = sent.clone();
                 tampered[field] = altered;
-                let error = TokenRequest::read(&tampered)
-                    .unwrap()
-                    .check_mac(&key)
-                    .unwrap_err();
+                let error = TokenRequest::read(&tampered).unwrap().check_mac(&key).unwrap_err();
                 assert_eq!((error.status, error.code), (401, 40101), "{field}");
             }
         }
@@ -334,20 +264,14 @@ mod tests {
 
     #[test]
     fn a_sound_token_request_yields_its_terms() {
-        let terms = judge(&signed(
-            &json!({ "ttl": 1, "capability": r#"{"chat:a":["publish"]}"# }),
-        ))
-        .unwrap();
+        let terms = judge(&signed(&json!({ "ttl": 1, "capability": r#"{"chat:a":["publish"]}"# }))).unwrap();
         assert_eq!(terms.ttl_ms, 1);
         assert_eq!(terms.client_id.as_deref(), Some("alice"));
         assert_eq!(terms.capability.to_string(), r#"{"chat:a":["publish"]}"#);
 
         let terms = judge(&signed(&json!({ "clientId": "*" }))).unwrap();
         assert_eq!(terms.ttl_ms, HOUR_MS);
-        assert_eq!(
-            terms.capability.to_string(),
-            r#"{"chat:*":["*"],"news":["subscribe"]}"#
-        );
+        assert_eq!(terms.capability.to_string(), r#"{"chat:*":["*"],"news":["subscribe"]}"#);
     }
 
     #[test]
@@ -369,30 +293,14 @@ mod tests {
             (json!({ "ttl": 1.5 }), 400, 40003),
             (json!({ "ttl": "60000" }), 400, 40003),
             (json!({ "ttl": null }), 400, 40003),
-            (
-                json!({ "capability": { "chat:a": ["publish"] } }),
-                400,
-                40000,
-            ),
+            (json!({ "capability": { "chat:a": ["publish"] } }), 400, 40000),
             (json!({ "capability": null }), 400, 40000),
             (json!({ "capability": "{" }), 400, 40000),
             (json!({ "capability": r#"{"chat:a":[]}"# }), 400, 40000),
-            (
-                json!({ "capability": r#"{"chat:a":["shout"]}"# }),
-                400,
-                40000,
-            ),
-            (
-                json!({ "capability": r#"{"chat:a":["*","publish"]}"# }),
-                400,
-                40000,
-            ),
+            (json!({ "capability": r#"{"chat:a":["shout"]}"# }), 400, 40000),
+            (json!({ "capability": r#"{"chat:a":["*","publish"]}"# }), 400, 40000),
             (json!({ "capability": "{}" }), 401, 40160),
-            (
-                json!({ "capability": r#"{"news":["publish"]}"# }),
-                401,
-                40160,
-            ),
+            (json!({ "capability": r#"{"news":["publish"]}"# }), 401, 40160),
             (json!({ "capability": r#"{"other":["*"]}"# }), 401, 40160),
             (json!({ "clientId": "" }), 400, 40012),
             (json!({ "clientId": 7 }), 400, 40000),
@@ -431,12 +339,7 @@ mod tests {
             assert_eq!((error.status, error.code), (401, 40105), "{later_ms}");
         }
         nonces.forget(NOW_MS + 240_001);
-        assert_eq!(
-            judge_with(&ahead, &mut nonces, NOW_MS + 240_001)
-                .unwrap_err()
-                .code,
-            40104
-        );
+        assert_eq!(judge_with(&ahead, &mut nonces, NOW_MS + 240_001).unwrap_err().code, 40104);
         assert!(nonces.0.is_empty());
     }
 
@@ -451,16 +354,14 @@ mod tests {
     fn revocable_tokens_live_an_hour_at_most() {
         let key_capability = Capability::parse(r#"{"*":["*"]}"#).unwrap();
         let check = |ttl| {
-            TokenRequest::read(&signed(&json!({ "ttl": ttl })))
-                .unwrap()
-                .check(
-                    Voucher::Signature,
-                    &key(),
-                    &key_capability,
-                    super::longest_ttl_ms(true),
-                    &mut Nonces::default(),
-                    NOW_MS,
-                )
+            TokenRequest::read(&signed(&json!({ "ttl": ttl }))).unwrap().check(
+                Voucher::Signature,
+                &key(),
+                &key_capability,
+                super::longest_ttl_ms(true),
+                &mut Nonces::default(),
+                NOW_MS,
+            )
         };
         check(HOUR_MS).unwrap();
         assert_eq!(check(HOUR_MS + 1).unwrap_err().code, 40003);
@@ -480,17 +381,7 @@ mod tests {
             )
         };
         check(json!({ "timestamp": NOW_MS })).unwrap();
-        assert_eq!(
-            check(json!({ "timestamp": NOW_MS, "mac": "AAAA" }))
-                .unwrap_err()
-                .code,
-            40101
-        );
-        assert_eq!(
-            check(json!({ "timestamp": NOW_MS, "keyName": "app.other" }))
-                .unwrap_err()
-                .code,
-            40101
-        );
+        assert_eq!(check(json!({ "timestamp": NOW_MS, "mac": "AAAA" })).unwrap_err().code, 40101);
+        assert_eq!(check(json!({ "timestamp": NOW_MS, "keyName": "app.other" })).unwrap_err().code, 40101);
     }
 }

@@ -31,13 +31,7 @@ pub(super) struct Minting {
 
 /// The claims of one token of this session. A `user` that is not there (deleted meanwhile) has no organization.
 pub(super) fn of(session: &Session, user: Option<&User>, minting: Minting) -> Value {
-    let Minting {
-        now,
-        ttl_s,
-        issuer,
-        jti,
-        authorized_party,
-    } = minting;
+    let Minting { now, ttl_s, issuer, jti, authorized_party } = minting;
     let minutes_since_first_factor = (now - session.signed_in_at).max(0) / 60;
     let mut claims = json!({
         "exp": now + ttl_s,
@@ -72,40 +66,23 @@ pub(super) fn of(session: &Session, user: Option<&User>, minting: Minting) -> Va
 
 /// `o:` for what the organization's plan has, `u:` for what the user's own has, `ou:` for both.
 fn features(user: &User) -> String {
-    let of_organization = user
-        .organization
-        .iter()
-        .flat_map(|organization| &organization.features);
+    let of_organization = user.organization.iter().flat_map(|organization| &organization.features);
     let mut entries: Vec<String> = of_organization
         .map(|feature| {
-            let scope = if user.features.contains(&feature.name) {
-                "ou"
-            } else {
-                "o"
-            };
+            let scope = if user.features.contains(&feature.name) { "ou" } else { "o" };
             format!("{scope}:{}", feature.name)
         })
         .collect();
     let own_only = user.features.iter().filter(|name| {
-        !user
-            .organization
-            .iter()
-            .flat_map(|organization| &organization.features)
-            .any(|feature| feature.name == **name)
+        !user.organization.iter().flat_map(|organization| &organization.features).any(|feature| feature.name == **name)
     });
     entries.extend(own_only.map(|name| format!("u:{name}")));
     entries.join(",")
 }
 
 fn plans(user: &User) -> String {
-    let organization = user
-        .organization
-        .as_ref()
-        .and_then(|organization| organization.plan.as_ref());
-    let mut entries: Vec<String> = organization
-        .iter()
-        .map(|plan| format!("o:{plan}"))
-        .collect();
+    let organization = user.organization.as_ref().and_then(|organization| organization.plan.as_ref());
+    let mut entries: Vec<String> = organization.iter().map(|plan| format!("o:{plan}")).collect();
     entries.extend(user.plan.iter().map(|plan| format!("u:{plan}")));
     entries.join(",")
 }
@@ -117,22 +94,15 @@ fn organization_claim(organization: &Organization) -> Value {
     for feature in &organization.features {
         let mut map = 0_u128;
         for permission in &feature.permissions {
-            let bit = names
-                .iter()
-                .position(|name| name == permission)
-                .unwrap_or_else(|| {
-                    names.push(permission);
-                    names.len() - 1
-                });
-            map |= u32::try_from(bit)
-                .ok()
-                .and_then(|bit| 1_u128.checked_shl(bit))
-                .unwrap_or(0);
+            let bit = names.iter().position(|name| name == permission).unwrap_or_else(|| {
+                names.push(permission);
+                names.len() - 1
+            });
+            map |= u32::try_from(bit).ok().and_then(|bit| 1_u128.checked_shl(bit)).unwrap_or(0);
         }
         maps.push(map.to_string());
     }
-    let mut claim =
-        json!({"id": organization.id, "slg": organization.slug, "rol": organization.role});
+    let mut claim = json!({"id": organization.id, "slg": organization.slug, "rol": organization.role});
     if !names.is_empty() {
         claim["per"] = json!(names.join(","));
         claim["fpm"] = json!(maps.join(","));
@@ -148,12 +118,8 @@ mod tests {
     use crate::clerk::user::demo_users;
 
     fn claims_of(user: &User, authorized_party: Option<&str>) -> Value {
-        let session = Session {
-            id: "sess_1".to_owned(),
-            user_id: user.id.clone(),
-            signed_in_at: 1_000,
-            status: Status::Active,
-        };
+        let session =
+            Session { id: "sess_1".to_owned(), user_id: user.id.clone(), signed_in_at: 1_000, status: Status::Active };
         let minting = Minting {
             now: 1_125,
             ttl_s: 60,
@@ -167,10 +133,7 @@ mod tests {
     #[test]
     fn a_member_of_an_organization_carries_role_features_plans_and_permission_bits() {
         let users = demo_users(0);
-        let carol = users
-            .iter()
-            .find(|user| user.organization.is_some())
-            .unwrap();
+        let carol = users.iter().find(|user| user.organization.is_some()).unwrap();
         let claims = claims_of(carol, Some("http://localhost:3000"));
         assert_eq!(
             claims["o"],

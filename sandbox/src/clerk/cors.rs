@@ -12,16 +12,10 @@ pub(super) async fn for_local_pages(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let origin = request
-        .headers()
-        .get(header::ORIGIN)
-        .filter(|origin| is_local(origin))
-        .cloned();
+    let origin = request.headers().get(header::ORIGIN).filter(|origin| is_local(origin)).cloned();
     let is_preflight = request.method() == Method::OPTIONS;
     let mut response = if is_preflight {
-        request
-            .into_response(HttpResponse::NoContent().finish())
-            .map_into_right_body()
+        request.into_response(HttpResponse::NoContent().finish()).map_into_right_body()
     } else {
         next.call(request).await?.map_into_left_body()
     };
@@ -38,10 +32,7 @@ pub(super) async fn for_local_pages(
 
 fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-        HeaderValue::from_static("true"),
-    );
+    headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
 }
 
 fn allow_everything_asked(headers: &mut HeaderMap) {
@@ -49,20 +40,14 @@ fn allow_everything_asked(headers: &mut HeaderMap) {
     let fields = HeaderValue::from_static("authorization, content-type");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, fields);
-    headers.insert(
-        header::ACCESS_CONTROL_MAX_AGE,
-        HeaderValue::from_static("600"),
-    );
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
 }
 
 fn is_local(origin: &HeaderValue) -> bool {
     let Ok(origin) = origin.to_str() else {
         return false;
     };
-    let Some(authority) = origin
-        .strip_prefix("http://")
-        .or_else(|| origin.strip_prefix("https://"))
-    else {
+    let Some(authority) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else {
         return false;
     };
     let host = match authority.rsplit_once(':') {
@@ -91,11 +76,7 @@ mod tests {
             ("http://evillocalhost", false),
             ("null", false),
         ] {
-            assert_eq!(
-                is_local(&HeaderValue::from_static(origin)),
-                expected,
-                "{origin}"
-            );
+            assert_eq!(is_local(&HeaderValue::from_static(origin)), expected, "{origin}");
         }
     }
 }

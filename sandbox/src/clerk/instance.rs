@@ -100,11 +100,7 @@ impl Instance {
             }),
         };
         let users = user::demo_users(instance.now_ms());
-        instance
-            .state
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .users = users;
+        instance.state.get_mut().unwrap_or_else(PoisonError::into_inner).users = users;
         instance
     }
 
@@ -114,20 +110,14 @@ impl Instance {
 
     /// The instance's clock, in milliseconds since the epoch.
     pub(super) fn now_ms(&self) -> i64 {
-        let machine = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        i64::try_from(machine.as_millis())
-            .unwrap_or(i64::MAX)
-            .saturating_add(self.clock_offset_ms)
+        let machine = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(machine.as_millis()).unwrap_or(i64::MAX).saturating_add(self.clock_offset_ms)
     }
 
     /// The instance's clock, as a `Date` header needs it.
     pub(super) fn now(&self) -> SystemTime {
         let ms = u64::try_from(self.now_ms()).unwrap_or(0);
-        UNIX_EPOCH
-            .checked_add(Duration::from_millis(ms))
-            .unwrap_or(UNIX_EPOCH)
+        UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(UNIX_EPOCH)
     }
 
     pub(super) fn proxy_url(&self) -> String {
@@ -172,11 +162,7 @@ impl Instance {
     }
 
     /// Claims of one more token of this session, for a page of this origin.
-    pub(super) fn session_claims(
-        &self,
-        session: &Session,
-        authorized_party: Option<String>,
-    ) -> Value {
+    pub(super) fn session_claims(&self, session: &Session, authorized_party: Option<String>) -> Value {
         let state = self.state();
         let user = state.users.iter().find(|user| user.id == session.user_id);
         let minting = Minting {
@@ -197,19 +183,13 @@ impl Instance {
             signed_in_at: self.now_ms().div_euclid(1000),
             status: Status::Active,
         };
-        self.state()
-            .sessions
-            .insert(session.id.clone(), session.clone());
+        self.state().sessions.insert(session.id.clone(), session.clone());
         session
     }
 
     /// The session of this id, unless it has ended.
     pub(super) fn active_session(&self, id: &str) -> Option<Session> {
-        self.state()
-            .sessions
-            .get(id)
-            .filter(|session| session.status == Status::Active)
-            .cloned()
+        self.state().sessions.get(id).filter(|session| session.status == Status::Active).cloned()
     }
 
     /// Ends the session, and says whether there was one to end.
@@ -232,9 +212,7 @@ impl Instance {
         self.state()
             .users
             .iter()
-            .find(|user| {
-                user.id == id_or_username || user.username.as_deref() == Some(id_or_username)
-            })
+            .find(|user| user.id == id_or_username || user.username.as_deref() == Some(id_or_username))
             .cloned()
     }
 

@@ -19,82 +19,37 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    fn new(
-        status: StatusCode,
-        code: &'static str,
-        message: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self {
-            status,
-            code,
-            message,
-            detail: detail.into(),
-            retry_after_s: None,
-        }
+    fn new(status: StatusCode, code: &'static str, message: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, message, detail: detail.into(), retry_after_s: None }
     }
 
     pub(super) fn bad_secret_key() -> Self {
-        let detail =
-            "Send this instance's secret key as a Bearer token in the Authorization header.";
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "clerk_key_invalid",
-            "Unknown secret key",
-            detail,
-        )
+        let detail = "Send this instance's secret key as a Bearer token in the Authorization header.";
+        Self::new(StatusCode::UNAUTHORIZED, "clerk_key_invalid", "Unknown secret key", detail)
     }
 
     pub(super) fn not_found(what: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "resource_not_found",
-            "Not found",
-            format!("There is no {what}."),
-        )
+        Self::new(StatusCode::NOT_FOUND, "resource_not_found", "Not found", format!("There is no {what}."))
     }
 
     pub(super) fn unknown_identifier() -> Self {
         let detail = "The sandbox has no user of that id or username.";
-        Self::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "form_identifier_not_found",
-            "Unknown user",
-            detail,
-        )
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "form_identifier_not_found", "Unknown user", detail)
     }
 
     pub(super) fn bad_param(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "form_param_value_invalid",
-            "Invalid parameter",
-            detail,
-        )
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "form_param_value_invalid", "Invalid parameter", detail)
     }
 
     pub(super) fn rate_limited(retry_after_s: u64) -> Self {
         let detail = "The sandbox was told to answer as if the instance's rate limit were used up.";
-        let problem = Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
-            "Too many requests",
-            detail,
-        );
-        Self {
-            retry_after_s: Some(retry_after_s),
-            ..problem
-        }
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "Too many requests", detail);
+        Self { retry_after_s: Some(retry_after_s), ..problem }
     }
 
     pub(super) fn outage(status: u16) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self::new(
-            status,
-            "internal_clerk_error",
-            "Outage",
-            "The sandbox was told to answer with this status.",
-        )
+        Self::new(status, "internal_clerk_error", "Outage", "The sandbox was told to answer with this status.")
     }
 
     /// The end of a request whose connection is cut: nobody will read it.

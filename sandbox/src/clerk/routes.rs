@@ -20,17 +20,12 @@ use super::instance::Instance;
 use super::problem::Problem;
 
 /// Every route of this instance.
-pub(super) fn table(
-    instance: Arc<Instance>,
-) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
+pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
     move |config: &mut ServiceConfig| {
         let routes = web::scope("")
             .wrap(from_fn(tell_the_instances_time))
             .route("/.well-known/jwks.json", web::get().to(frontend::jwks))
-            .route(
-                "/__clerk/.well-known/jwks.json",
-                web::get().to(frontend::jwks),
-            )
+            .route("/__clerk/.well-known/jwks.json", web::get().to(frontend::jwks))
             .service(
                 web::scope("/v1/client")
                     .wrap(from_fn(cors::for_local_pages))
@@ -54,9 +49,7 @@ pub(super) fn table(
                     .default_service(web::to(nothing_here)),
             )
             .default_service(web::to(nothing_here));
-        config
-            .app_data(Data::from(Arc::clone(&instance)))
-            .service(routes);
+        config.app_data(Data::from(Arc::clone(&instance))).service(routes);
     }
 }
 

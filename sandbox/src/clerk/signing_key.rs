@@ -16,10 +16,7 @@ pub(super) struct SigningKey {
 
 impl SigningKey {
     /// A new RSA-2048 key under this id.
-    #[expect(
-        clippy::expect_used,
-        reason = "AWS-LC fails here only without memory or entropy"
-    )]
+    #[expect(clippy::expect_used, reason = "AWS-LC fails here only without memory or entropy")]
     pub(super) fn generate(kid: String) -> Self {
         let pair = KeyPair::generate(KeySize::Rsa2048).expect("an RSA key");
         Self { pair, kid }
@@ -36,12 +33,7 @@ impl SigningKey {
         let signed = format!("{}.{}", part(header), part(claims));
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair
-            .sign(
-                &RSA_PKCS1_SHA256,
-                &SystemRandom::new(),
-                signed.as_bytes(),
-                &mut signature,
-            )
+            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
             .expect("an RSA signature");
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
@@ -60,10 +52,7 @@ impl SigningKey {
     }
 
     /// The public half as `-----BEGIN PUBLIC KEY-----` (SPKI).
-    #[expect(
-        clippy::expect_used,
-        reason = "a key that was generated can be encoded"
-    )]
+    #[expect(clippy::expect_used, reason = "a key that was generated can be encoded")]
     pub(super) fn pem(&self) -> String {
         let der: PublicKeyX509Der<'_> = self.pair.public_key().as_der().expect("an SPKI encoding");
         let base64 = STANDARD.encode(der.as_ref());

@@ -192,20 +192,8 @@ pub(super) fn demo_users(now_ms: i64) -> Vec<User> {
         ..User::new(id)
     };
     vec![
-        person(
-            "user_2sandbox00000000000000Alice",
-            Some("alice"),
-            "Alice",
-            "Moreau",
-            400,
-        ),
-        person(
-            "user_2sandbox0000000000000000Bob",
-            Some("bob"),
-            "Bob",
-            "Okafor",
-            300,
-        ),
+        person("user_2sandbox00000000000000Alice", Some("alice"), "Alice", "Moreau", 400),
+        person("user_2sandbox0000000000000000Bob", Some("bob"), "Bob", "Okafor", 300),
         User {
             public_metadata: json!({"team": "operations"}),
             organization: Some(Organization {
@@ -216,44 +204,16 @@ pub(super) fn demo_users(now_ms: i64) -> Vec<User> {
                 features: vec![
                     Feature {
                         name: "rooms".to_owned(),
-                        permissions: vec![
-                            "read".to_owned(),
-                            "write".to_owned(),
-                            "manage".to_owned(),
-                        ],
+                        permissions: vec!["read".to_owned(), "write".to_owned(), "manage".to_owned()],
                     },
-                    Feature {
-                        name: "reports".to_owned(),
-                        permissions: vec!["read".to_owned()],
-                    },
+                    Feature { name: "reports".to_owned(), permissions: vec!["read".to_owned()] },
                 ],
             }),
             plan: Some("personal".to_owned()),
             features: vec!["rooms".to_owned(), "beta".to_owned()],
-            ..person(
-                "user_2sandbox00000000000000Carol",
-                Some("carol"),
-                "Carol",
-                "Lindqvist",
-                200,
-            )
+            ..person("user_2sandbox00000000000000Carol", Some("carol"), "Carol", "Lindqvist", 200)
         },
-        person(
-            "user_2sandbox000000000000000Noor",
-            None,
-            "Noor",
-            "Haddad",
-            100,
-        ),
-        User {
-            banned: true,
-            ..person(
-                "user_2sandbox000000000000Mallory",
-                Some("mallory"),
-                "Mallory",
-                "Voss",
-                50,
-            )
-        },
+        person("user_2sandbox000000000000000Noor", None, "Noor", "Haddad", 100),
+        User { banned: true, ..person("user_2sandbox000000000000Mallory", Some("mallory"), "Mallory", "Voss", 50) },
     ]
 }

@@ -19,10 +19,7 @@ pub(super) fn refuse(variables: impl Iterator<Item = (OsString, OsString)>) -> R
     for (name, value) in variables {
         let name = name.to_string_lossy();
         if let Some(what) = refused(&name, &value) {
-            return Err(Found {
-                variable: name.into_owned(),
-                what,
-            });
+            return Err(Found { variable: name.into_owned(), what });
         }
     }
     Ok(())
@@ -30,9 +27,7 @@ pub(super) fn refuse(variables: impl Iterator<Item = (OsString, OsString)>) -> R
 
 fn refused(name: &str, value: &OsStr) -> Option<&'static str> {
     let value = value.as_encoded_bytes().trim_ascii_start();
-    let is_live = [b"sk_live_".as_slice(), b"pk_live_"]
-        .iter()
-        .any(|prefix| value.starts_with(prefix));
+    let is_live = [b"sk_live_".as_slice(), b"pk_live_"].iter().any(|prefix| value.starts_with(prefix));
     match name {
         // An Ably key does not tell whether it is live.
         "ABLY_API_KEY" | "NEXT_ABLY_API_KEY" if !value.is_empty() => Some("an Ably API key"),

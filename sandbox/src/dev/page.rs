@@ -22,17 +22,9 @@ const FILES: [(&str, &str, &str); 9] = [
     ("/page.css", CSS, include_str!("../../page/page.css")),
     ("/page.js", JAVASCRIPT, include_str!("../../page/page.js")),
     ("/dom.js", JAVASCRIPT, include_str!("../../page/dom.js")),
-    (
-        "/session.js",
-        JAVASCRIPT,
-        include_str!("../../page/session.js"),
-    ),
+    ("/session.js", JAVASCRIPT, include_str!("../../page/session.js")),
     ("/token.js", JAVASCRIPT, include_str!("../../page/token.js")),
-    (
-        "/connection.js",
-        JAVASCRIPT,
-        include_str!("../../page/connection.js"),
-    ),
+    ("/connection.js", JAVASCRIPT, include_str!("../../page/connection.js")),
     ("/words.js", JAVASCRIPT, include_str!("../../page/words.js")),
     ("/icon.svg", SVG, include_str!("../../page/icon.svg")),
 ];
@@ -60,9 +52,7 @@ impl Page {
                 routes = routes.route(
                     path,
                     web::get().to(move || async move {
-                        HttpResponse::Ok()
-                            .insert_header((CONTENT_TYPE, content_type))
-                            .body(body)
+                        HttpResponse::Ok().insert_header((CONTENT_TYPE, content_type)).body(body)
                     }),
                 );
             }
@@ -95,13 +85,7 @@ fn config(ready: &Ready) -> Value {
 
 /// The page may run its own scripts and talk to the three servers beside it: nothing else.
 fn content_security_policy(ready: &Ready) -> String {
-    let Ready {
-        clerk,
-        ably,
-        service_port,
-        ably_port,
-        ..
-    } = ready;
+    let Ready { clerk, ably, service_port, ably_port, .. } = ready;
     format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
          connect-src 'self' {clerk} {ably} ws://127.0.0.1:{ably_port} \
@@ -114,24 +98,15 @@ fn content_security_policy(ready: &Ready) -> String {
 async fn ably_js() -> impl Responder {
     for path in ably_js_places() {
         if let Ok(body) = tokio::fs::read(path).await {
-            return HttpResponse::Ok()
-                .insert_header((CONTENT_TYPE, JAVASCRIPT))
-                .body(body);
+            return HttpResponse::Ok().insert_header((CONTENT_TYPE, JAVASCRIPT)).body(body);
         }
     }
-    HttpResponse::NotFound()
-        .insert_header((CONTENT_TYPE, "text/plain"))
-        .body("ably-js is not installed\n")
+    HttpResponse::NotFound().insert_header((CONTENT_TYPE, "text/plain")).body("ably-js is not installed\n")
 }
 
 /// Where `npm ci` puts it in this source tree, or beside the executable.
 fn ably_js_places() -> impl Iterator<Item = PathBuf> {
-    let installed = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/page/node_modules/ably/build/ably.min.js"
-    );
-    let beside = std::env::current_exe()
-        .ok()
-        .map(|path| path.with_file_name("ably.min.js"));
+    let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/page/node_modules/ably/build/ably.min.js");
+    let beside = std::env::current_exe().ok().map(|path| path.with_file_name("ably.min.js"));
     std::iter::once(PathBuf::from(installed)).chain(beside)
 }

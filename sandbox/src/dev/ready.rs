@@ -49,23 +49,11 @@ impl Ready {
 
     pub(super) fn announce(&self, as_json: bool, after: Duration) {
         let mut out = io::stdout().lock();
-        let style = if out.is_terminal() {
-            Style::Bold
-        } else {
-            Style::Plain
-        };
+        let style = if out.is_terminal() { Style::Bold } else { Style::Plain };
         let said = if as_json {
             writeln!(out, "{}", serde_json::json!(self))
         } else {
-            writeln!(
-                out,
-                "{}",
-                Text {
-                    ready: self,
-                    after,
-                    style
-                }
-            )
+            writeln!(out, "{}", Text { ready: self, after, style })
         };
         // Whoever does not listen any more has been told enough.
         let _ = said.and_then(|()| out.flush());
@@ -95,20 +83,9 @@ struct Text<'a> {
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ready {
-            page,
-            auth_url,
-            clerk,
-            ably,
-            ..
-        } = self.ready;
+        let Ready { page, auth_url, clerk, ably, .. } = self.ready;
         let title = |text| self.style.of(text);
-        writeln!(
-            f,
-            "\n  {} in {:.2} s\n",
-            title("The sandbox is ready"),
-            self.after.as_secs_f64()
-        )?;
+        writeln!(f, "\n  {} in {:.2} s\n", title("The sandbox is ready"), self.after.as_secs_f64())?;
         writeln!(f, "  page      {}", title(page))?;
         writeln!(f, "  authUrl   {auth_url}")?;
         writeln!(f, "  Clerk     {clerk}  (stand-in)")?;
@@ -119,18 +96,9 @@ impl fmt::Display for Text<'_> {
             "  curl -sH \"Authorization: Bearer $(curl -sd user=alice {clerk}/sandbox/session-tokens)\" {auth_url}"
         )?;
         writeln!(f, "\n  {}", title("With your own keys"))?;
-        writeln!(
-            f,
-            "  export ABLY_API_KEY=…             from Ably's dashboard"
-        )?;
-        writeln!(
-            f,
-            "  export CLERK_PUBLISHABLE_KEY=…    from Clerk's dashboard"
-        )?;
-        writeln!(
-            f,
-            "  export CLERK_SECRET_KEY=…         not needed if session tokens carry a username claim"
-        )?;
+        writeln!(f, "  export ABLY_API_KEY=…             from Ably's dashboard")?;
+        writeln!(f, "  export CLERK_PUBLISHABLE_KEY=…    from Clerk's dashboard")?;
+        writeln!(f, "  export CLERK_SECRET_KEY=…         not needed if session tokens carry a username claim")?;
         writeln!(f, "  cargo run\n")?;
         write!(f, "  Ctrl-C stops everything.")
     }

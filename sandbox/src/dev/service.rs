@@ -59,9 +59,7 @@ impl fmt::Display for Exit {
 
 /// A port for the service: this one if it is free, any free one for 0.
 pub(super) fn claim_port(port: u16) -> io::Result<u16> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port))?
-        .local_addr()
-        .map(|address| address.port())
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr().map(|address| address.port())
 }
 
 /// The service's whole environment.
@@ -72,9 +70,7 @@ pub(super) fn environment(
     port: u16,
     set: Vec<(String, String)>,
 ) -> Vec<(String, String)> {
-    let passed_through = ["LOG_FORMAT", "LOG_LEVEL"]
-        .into_iter()
-        .filter_map(|name| Some((name, env::var(name).ok()?)));
+    let passed_through = ["LOG_FORMAT", "LOG_LEVEL"].into_iter().filter_map(|name| Some((name, env::var(name).ok()?)));
     let given = [
         ("ABLY_API_KEY", ably.api_key().to_owned()),
         ("ABLY_REST_URL", ably.url()),
@@ -109,17 +105,11 @@ impl Service {
         output_is_data: bool,
     ) -> Result<Self, Failure> {
         let program = program.map_or_else(beside_this_one, std::path::absolute);
-        let program = program.map_err(|error| Failure::Spawn {
-            program: NAME.into(),
-            error,
-        })?;
+        let program = program.map_err(|error| Failure::Spawn { program: NAME.into(), error })?;
         if !program.is_file() {
             return Err(Failure::Missing(program));
         }
-        let failed = |error| Failure::Spawn {
-            program: program.clone(),
-            error,
-        };
+        let failed = |error| Failure::Spawn { program: program.clone(), error };
         let mut command = tied_to_this_process(&program).map_err(failed)?;
         let directory = empty_directory().map_err(failed)?;
         let child = command
@@ -127,11 +117,7 @@ impl Service {
             .envs(environment)
             .current_dir(&directory)
             .stdin(Stdio::null())
-            .stdout(if output_is_data {
-                Stdio::from(io::stderr())
-            } else {
-                Stdio::inherit()
-            })
+            .stdout(if output_is_data { Stdio::from(io::stderr()) } else { Stdio::inherit() })
             // A Ctrl-C in the terminal is for the sandbox, which then stops the service in order.
             .process_group(0)
             .kill_on_drop(true)
@@ -190,10 +176,7 @@ fn beside_this_one() -> io::Result<PathBuf> {
 }
 
 fn empty_directory() -> io::Result<PathBuf> {
-    let name = format!(
-        "sandbox-{}",
-        Alphanumeric.sample_string(&mut rand::rng(), 16)
-    );
+    let name = format!("sandbox-{}", Alphanumeric.sample_string(&mut rand::rng(), 16));
     let directory = env::temp_dir().join(name);
     DirBuilder::new().mode(0o700).create(&directory)?;
     Ok(directory)
@@ -207,8 +190,7 @@ fn pid(id: u32) -> Option<Pid> {
 async fn is_ready(port: u16) -> bool {
     let look = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        let request =
-            format!("GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut status = [0; 12];
         stream.read_exact(&mut status).await?;
@@ -232,10 +214,7 @@ impl TiedToParent {
             Ok(()) => process::Command::new(&self.program).exec(),
             Err(error) => error,
         };
-        eprintln!(
-            "sandbox: cannot start the service {}: {error}",
-            self.program.display()
-        );
+        eprintln!("sandbox: cannot start the service {}: {error}", self.program.display());
         ExitCode::FAILURE
     }
 }
@@ -245,10 +224,7 @@ impl TiedToParent {
 #[cfg(target_os = "linux")]
 fn tied_to_this_process(program: &Path) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
-    command
-        .arg("tied-to-parent")
-        .arg(process::id().to_string())
-        .arg(program);
+    command.arg("tied-to-parent").arg(process::id().to_string()).arg(program);
     Ok(command)
 }
 

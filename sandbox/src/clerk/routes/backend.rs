@@ -12,10 +12,7 @@ use crate::clerk::instance::Instance;
 use crate::clerk::problem::Problem;
 use crate::clerk::user::User;
 
-pub(super) async fn jwks(
-    instance: Data<Instance>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
+pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     instance.count(|calls| &mut calls.backend_jwks);
     availability::of_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
@@ -53,24 +50,14 @@ pub(super) async fn users(
     instance.count(|calls| &mut calls.users_list);
     availability::of_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
-    let page = page
-        .map_err(|_| Problem::bad_param("limit and offset are whole numbers."))?
-        .into_inner();
+    let page = page.map_err(|_| Problem::bad_param("limit and offset are whole numbers."))?.into_inner();
     let limit = page.limit.unwrap_or(USUAL_PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
         return Err(Problem::bad_param("limit is from 1 to 500."));
     }
     let mut users = instance.users();
-    sort(
-        &mut users,
-        page.order_by.as_deref().unwrap_or("-created_at"),
-    )?;
-    let shown: Vec<_> = users
-        .iter()
-        .skip(page.offset.unwrap_or(0))
-        .take(limit)
-        .map(User::backend_json)
-        .collect();
+    sort(&mut users, page.order_by.as_deref().unwrap_or("-created_at"))?;
+    let shown: Vec<_> = users.iter().skip(page.offset.unwrap_or(0)).take(limit).map(User::backend_json).collect();
     Ok(HttpResponse::Ok().json(shown))
 }
 
@@ -89,26 +76,15 @@ fn sort(users: &mut [User], order_by: &str) -> Result<(), Problem> {
         "last_name" => |a, b| a.last_name.cmp(&b.last_name),
         "email_address" => |a, b| a.email_address.cmp(&b.email_address),
         _ => {
-            return Err(Problem::bad_param(
-                "order_by names no field that users are sorted by.",
-            ));
+            return Err(Problem::bad_param("order_by names no field that users are sorted by."));
         }
     };
-    users.sort_by(|a, b| {
-        if descending {
-            compare(b, a)
-        } else {
-            compare(a, b)
-        }
-    });
+    users.sort_by(|a, b| if descending { compare(b, a) } else { compare(a, b) });
     Ok(())
 }
 
 fn require_secret_key(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
-    let given = request
-        .headers()
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
+    let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     match given.and_then(|value| value.strip_prefix("Bearer ")) {
         Some(key) if key == instance.secret_key => Ok(()),
         _ => Err(Problem::bad_secret_key()),

@@ -10,15 +10,10 @@ use crate::clerk::instance::Instance;
 use crate::clerk::problem::Problem;
 use crate::clerk::{cookie_suffix, ids};
 
-pub(super) async fn jwks(
-    instance: Data<Instance>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
+pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     instance.count(|calls| &mut calls.frontend_jwks);
     availability::of(&instance, &request).await?;
-    Ok(HttpResponse::Ok()
-        .insert_header(("Access-Control-Allow-Origin", "*"))
-        .json(instance.jwks()))
+    Ok(HttpResponse::Ok().insert_header(("Access-Control-Allow-Origin", "*")).json(instance.jwks()))
 }
 
 /// Begins a session of `user` (an id or a username), and answers what the page's cookies are to hold.
@@ -29,11 +24,8 @@ pub(super) async fn sign_in(
 ) -> Result<HttpResponse, Problem> {
     instance.count(|calls| &mut calls.sign_ins);
     let params = input::params(&request, &body)?;
-    let name =
-        input::text(&params, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
-    let mut user = instance
-        .user(&name)
-        .ok_or_else(Problem::unknown_identifier)?;
+    let name = input::text(&params, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
+    let mut user = instance.user(&name).ok_or_else(Problem::unknown_identifier)?;
     let session = instance.sign_in(&user.id);
     user.last_sign_in_at = Some(instance.now_ms());
     instance.set_user(user.clone());
@@ -59,17 +51,12 @@ pub(super) async fn token(
     sid: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     instance.count(|calls| &mut calls.tokens);
-    let session = instance
-        .active_session(&sid)
-        .ok_or_else(|| Problem::not_found("active session with this id"))?;
+    let session = instance.active_session(&sid).ok_or_else(|| Problem::not_found("active session with this id"))?;
     let jwt = instance.mint(&instance.session_claims(&session, origin(request.headers())));
     Ok(HttpResponse::Ok().json(json!({"object": "token", "jwt": jwt})))
 }
 
-pub(super) async fn sign_out(
-    instance: Data<Instance>,
-    sid: Path<String>,
-) -> Result<HttpResponse, Problem> {
+pub(super) async fn sign_out(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, Problem> {
     instance.count(|calls| &mut calls.sign_outs);
     if !instance.end_session(&sid) {
         return Err(Problem::not_found("active session with this id"));

@@ -11,21 +11,12 @@ use crate::clerk::problem::Problem;
 
 /// The body's fields; those of a form are texts.
 pub(super) fn params(request: &HttpRequest, body: &[u8]) -> Result<Map<String, Value>, Problem> {
-    if request.headers().contains_key(CONTENT_TYPE) && request.content_type() == "application/json"
-    {
-        return serde_json::from_slice(body)
-            .map_err(|_| Problem::bad_param("The body is not a JSON object."));
+    if request.headers().contains_key(CONTENT_TYPE) && request.content_type() == "application/json" {
+        return serde_json::from_slice(body).map_err(|_| Problem::bad_param("The body is not a JSON object."));
     }
-    let form = std::str::from_utf8(body)
-        .ok()
-        .and_then(|form| Query::<HashMap<String, String>>::from_query(form).ok());
-    let form = form
-        .ok_or_else(|| Problem::bad_param("The body is neither JSON nor a form."))?
-        .into_inner();
-    Ok(form
-        .into_iter()
-        .map(|(name, value)| (name, Value::String(value)))
-        .collect())
+    let form = std::str::from_utf8(body).ok().and_then(|form| Query::<HashMap<String, String>>::from_query(form).ok());
+    let form = form.ok_or_else(|| Problem::bad_param("The body is neither JSON nor a form."))?.into_inner();
+    Ok(form.into_iter().map(|(name, value)| (name, Value::String(value))).collect())
 }
 
 /// The text of this name, if it is there.
@@ -38,10 +29,7 @@ pub(super) fn text(params: &Map<String, Value>, name: &str) -> Result<Option<Str
 }
 
 /// The object of this name, if it is there; a form writes it as JSON.
-pub(super) fn object(
-    params: &Map<String, Value>,
-    name: &str,
-) -> Result<Option<Map<String, Value>>, Problem> {
+pub(super) fn object(params: &Map<String, Value>, name: &str) -> Result<Option<Map<String, Value>>, Problem> {
     let value = match params.get(name) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(json)) => serde_json::from_str(json).unwrap_or(Value::Null),

@@ -18,17 +18,13 @@ pub(super) async fn session_token(
 ) -> Result<HttpResponse, Problem> {
     instance.count(|calls| &mut calls.session_tokens);
     let params = input::params(&request, &body)?;
-    let name =
-        input::text(&params, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
-    let user = instance
-        .user(&name)
-        .ok_or_else(Problem::unknown_identifier)?;
+    let name = input::text(&params, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
+    let user = instance.user(&name).ok_or_else(Problem::unknown_identifier)?;
     let mut claims = instance.new_session_claims(&user.id);
     if let Some(origin) = input::text(&params, "origin")? {
         claims["azp"] = Value::String(origin);
     }
-    if let (Some(changes), Value::Object(claims)) = (input::object(&params, "claims")?, &mut claims)
-    {
+    if let (Some(changes), Value::Object(claims)) = (input::object(&params, "claims")?, &mut claims) {
         for (name, value) in changes {
             if value.is_null() {
                 claims.remove(&name);
@@ -37,9 +33,7 @@ pub(super) async fn session_token(
             }
         }
     }
-    Ok(HttpResponse::Ok()
-        .content_type("text/plain")
-        .body(instance.mint(&claims)))
+    Ok(HttpResponse::Ok().content_type("text/plain").body(instance.mint(&claims)))
 }
 
 pub(super) async fn calls(instance: Data<Instance>) -> HttpResponse {
@@ -57,25 +51,18 @@ pub(super) async fn outage(
     let outage = match input::text(&params, "kind")?.as_deref() {
         None | Some("none") => None,
         Some("status") => Some(Outage::Status(number(&params, "status")?)),
-        Some("rate_limited") => Some(Outage::RateLimited {
-            retry_after_s: number(&params, "retry_after_s")?,
-        }),
+        Some("rate_limited") => Some(Outage::RateLimited { retry_after_s: number(&params, "retry_after_s")? }),
         Some("hang") => Some(Outage::Hang),
         Some("drop") => Some(Outage::Drop),
         Some(_) => {
-            return Err(Problem::bad_param(
-                "kind is status, rate_limited, hang, drop or none.",
-            ));
+            return Err(Problem::bad_param("kind is status, rate_limited, hang, drop or none."));
         }
     };
     instance.set_outage(outage);
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn number<N: TryFrom<u64>>(
-    params: &serde_json::Map<String, Value>,
-    name: &str,
-) -> Result<N, Problem> {
+fn number<N: TryFrom<u64>>(params: &serde_json::Map<String, Value>, name: &str) -> Result<N, Problem> {
     let number = match params.get(name) {
         Some(Value::String(text)) => text.parse().ok(),
         Some(value) => value.as_u64(),
@@ -98,11 +85,8 @@ pub(super) async fn change_user(
     body: Bytes,
 ) -> Result<HttpResponse, Problem> {
     let mut changes = input::params(&request, &body)?;
-    let name =
-        input::text(&changes, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
-    let user = instance
-        .user(&name)
-        .ok_or_else(Problem::unknown_identifier)?;
+    let name = input::text(&changes, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
+    let user = instance.user(&name).ok_or_else(Problem::unknown_identifier)?;
     let updated_at = instance.now_ms().max(user.updated_at + 1);
     changes.remove("user");
     changes.remove("id");
@@ -117,10 +101,7 @@ pub(super) async fn change_user(
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
-pub(super) async fn delete_user(
-    instance: Data<Instance>,
-    id: Path<String>,
-) -> Result<HttpResponse, Problem> {
+pub(super) async fn delete_user(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, Problem> {
     if !instance.delete_user(&id) {
         return Err(Problem::not_found("user with this id"));
     }
