@@ -1,1 +1,4 @@
 //! Turns a Clerk session into an Ably token request.
+
+pub mod ably;
+pub mod clock;

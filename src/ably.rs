@@ -1,0 +1,20 @@
+//! What the service knows of Ably: API keys, capabilities, token requests, errors, and a little of the REST API.
+//!
+//! Knows nothing of Clerk, of HTTP serving or of configuration files. The rules come from Ably's client library
+//! specification; the clauses are cited where they apply.
+
+mod api_key;
+mod capability;
+mod client_id;
+mod error_info;
+mod rest;
+mod token_params;
+mod token_request;
+
+pub use api_key::{ApiKey, InvalidApiKey, KeyName};
+pub use capability::{Capability, InvalidCapability, OPERATIONS};
+pub use client_id::{ClientId, InvalidClientId};
+pub use error_info::{ErrorInfo, code};
+pub use rest::{RestClient, RestError};
+pub use token_params::{InvalidTokenParams, TokenParams};
+pub use token_request::{Nonce, TokenRequest, Ttl};

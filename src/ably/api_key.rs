@@ -1,0 +1,119 @@
+//! An Ably API key: `appId.keyId:secret`. The part before the colon is the key name, which is public; the rest signs.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+/// The public part of an API key: `appId.keyId`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(transparent)]
+pub struct KeyName(String);
+
+impl KeyName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A key that can sign. The secret exists only as the keyed HMAC state: it cannot be printed, and is wiped on drop.
+#[derive(Clone)]
+pub struct ApiKey {
+    name: KeyName,
+    keyed: Hmac<Sha256>,
+}
+
+/// Why a text is not an API key. Never repeats the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidApiKey {
+    /// There is no colon.
+    #[error("an Ably API key has the form appId.keyId:secret, but there is no colon")]
+    NoColon,
+    /// The part before the colon is not `appId.keyId`.
+    #[error("the part of an Ably API key before the colon has the form appId.keyId")]
+    KeyName,
+    /// The part after the colon is empty or has spaces or control characters.
+    #[error("the part of an Ably API key after the colon is its secret: not empty, without spaces")]
+    Secret,
+}
+
+impl ApiKey {
+    /// Parses `appId.keyId:secret`.
+    pub fn parse(text: &str) -> Result<Self, InvalidApiKey> {
+        let (name, secret) = text.split_once(':').ok_or(InvalidApiKey::NoColon)?;
+        let (app_id, key_id) = name.split_once('.').ok_or(InvalidApiKey::KeyName)?;
+        let is_id =
+            |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if !is_id(app_id) || !is_id(key_id) {
+            return Err(InvalidApiKey::KeyName);
+        }
+        if secret.is_empty() || !secret.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(InvalidApiKey::Secret);
+        }
+        let keyed = Hmac::new_from_slice(secret.as_bytes()).map_err(|_| InvalidApiKey::Secret)?;
+        Ok(Self { name: KeyName(name.to_owned()), keyed })
+    }
+
+    /// The public part, `appId.keyId`.
+    #[must_use]
+    pub fn name(&self) -> &KeyName {
+        &self.name
+    }
+
+    /// HMAC-SHA256 over `text` with the secret, in padded standard base64 (RSA9g).
+    #[must_use]
+    pub fn mac(&self, text: &str) -> String {
+        let mut mac = self.keyed.clone();
+        mac.update(text.as_bytes());
+        BASE64.encode(mac.finalize().into_bytes())
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_split_at_the_first_colon() {
+        let key = ApiKey::parse("app.key:se:cret").unwrap();
+        assert_eq!(key.name().as_str(), "app.key");
+    }
+
+    #[test]
+    fn what_is_not_a_key_is_refused_with_what_is_wrong() {
+        for (text, error) in [
+            ("", InvalidApiKey::NoColon),
+            ("app.key", InvalidApiKey::NoColon),
+            ("appkey:secret", InvalidApiKey::KeyName),
+            (".key:secret", InvalidApiKey::KeyName),
+            ("app.:secret", InvalidApiKey::KeyName),
+            ("app.k.y:secret", InvalidApiKey::KeyName),
+            ("a pp.key:secret", InvalidApiKey::KeyName),
+            ("app.key:", InvalidApiKey::Secret),
+            ("app.key:sec ret", InvalidApiKey::Secret),
+        ] {
+            assert_eq!(ApiKey::parse(text).err(), Some(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn debug_output_does_not_hold_the_secret() {
+        let key = ApiKey::parse("app.key:hunter2hunter2").unwrap();
+        assert_eq!(format!("{key:?}"), r#"ApiKey { name: KeyName("app.key"), .. }"#);
+    }
+}

@@ -1,0 +1,61 @@
+//! Errors in the shape that an Ably SDK reads (TI*).
+
+use serde::{Serialize, Serializer};
+
+/// The codes that this service answers with, as Ably defines them.
+///
+/// 40102, 40171 and 40140 to 40149 are never among them: an SDK would take those for a verdict of Ably's own.
+pub mod code {
+    /// The request is malformed.
+    pub const BAD_REQUEST: u32 = 40000;
+    /// A token param has a value that it cannot have.
+    pub const INVALID_PARAMETER: u32 = 40003;
+    /// The client ID is not one, or not the caller's.
+    pub const INVALID_CLIENT_ID: u32 = 40012;
+    /// The caller's credential does not hold.
+    pub const INVALID_CREDENTIALS: u32 = 40101;
+    /// The caller is known, and not allowed.
+    pub const FORBIDDEN: u32 = 40300;
+    /// There is no such route.
+    pub const NOT_FOUND: u32 = 40400;
+    /// The route has no such method.
+    pub const METHOD_NOT_ALLOWED: u32 = 40500;
+    /// Something is broken here.
+    pub const INTERNAL: u32 = 50000;
+    /// A party that is needed cannot be reached.
+    pub const UNREACHABLE: u32 = 50003;
+}
+
+/// An error. All its fields are needed, or an SDK throws the message away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorInfo {
+    /// Ably's code.
+    pub code: u32,
+    /// The HTTP status; always that of the response, for an SDK believes this one.
+    pub status_code: u16,
+    /// A fixed sentence in ASCII: it travels in a header too.
+    pub message: &'static str,
+}
+
+#[derive(Serialize)]
+struct Body {
+    error: Error,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Error {
+    code: u32,
+    status_code: u16,
+    message: &'static str,
+    href: String,
+}
+
+impl Serialize for ErrorInfo {
+    /// As it travels: `{"error": …}`, with the address of Ably's page on the code.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { code, status_code, message } = *self;
+        let href = format!("https://help.ably.io/error/{code}");
+        Body { error: Error { code, status_code, message, href } }.serialize(serializer)
+    }
+}

@@ -1,0 +1,118 @@
+//! The token params that a client asks for (RSA8c1, TK2): text from a query string or a form.
+
+use super::{Capability, ClientId, InvalidClientId, Ttl};
+
+/// What a client asks its token to be. What it does not ask for is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenParams {
+    /// The client ID that it takes itself to have.
+    pub client_id: Option<ClientId>,
+    /// The rights that it wants.
+    pub capability: Option<Capability>,
+    /// How long it wants the token to live.
+    pub ttl: Option<Ttl>,
+}
+
+/// Why params are not token params.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTokenParams {
+    /// One of the known params is given more than once.
+    #[error("a token param is given twice")]
+    Repeated,
+    /// The client ID is `*`, too long, or has control characters.
+    #[error("the clientId is not one that a token can have: {0}")]
+    ClientId(InvalidClientId),
+    /// The capability is not JSON, or not a capability.
+    #[error("the capability is not one: it is a JSON object of resources, each with a list of Ably's operations")]
+    Capability,
+    /// The ttl is not a positive whole number.
+    #[error("the ttl is not a positive whole number of milliseconds")]
+    Ttl,
+}
+
+impl TokenParams {
+    /// Reads the params that are known, and ignores the others. `timestamp` and `nonce` are known but not read: they are
+    /// the signer's to choose. An SDK writes a param that is null as nothing, `null` or `undefined`; all mean absent.
+    pub fn parse<N: AsRef<str>, V: AsRef<str>>(
+        params: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, InvalidTokenParams> {
+        const KNOWN: [&str; 5] = ["clientId", "capability", "ttl", "timestamp", "nonce"];
+        let mut values: [Option<V>; KNOWN.len()] = Default::default();
+        for (name, value) in params {
+            let Some(position) = KNOWN.iter().position(|known| *known == name.as_ref()) else { continue };
+            if values[position].replace(value).is_some() {
+                return Err(InvalidTokenParams::Repeated);
+            }
+        }
+        let [client_id, capability, ttl, ..] = values.each_ref().map(|value| {
+            value.as_ref().map(AsRef::as_ref).filter(|value| !matches!(*value, "" | "null" | "undefined"))
+        });
+        Ok(Self {
+            client_id: client_id.map(ClientId::parse).transpose().map_err(InvalidTokenParams::ClientId)?,
+            capability: capability.map(str::parse).transpose().map_err(|_| InvalidTokenParams::Capability)?,
+            ttl: ttl.map(parse_ttl).transpose()?,
+        })
+    }
+}
+
+/// Digits only. A number beyond all bounds is a long ttl, not an error: it will be lowered.
+fn parse_ttl(text: &str) -> Result<Ttl, InvalidTokenParams> {
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(InvalidTokenParams::Ttl);
+    }
+    Ttl::from_millis(text.parse().unwrap_or(u64::MAX)).ok_or(InvalidTokenParams::Ttl)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(query: &str) -> Result<TokenParams, InvalidTokenParams> {
+        TokenParams::parse(form_urlencoded::parse(query.as_bytes()))
+    }
+
+    #[test]
+    fn absent_params_come_in_three_spellings() {
+        for query in [
+            "",
+            "clientId=&capability=&ttl=",
+            "clientId=null&capability=null&ttl=null",
+            "clientId=undefined&capability=undefined&ttl=undefined",
+            "rnd=1&rnd=2&clientid=bob",
+        ] {
+            assert_eq!(parse(query), Ok(TokenParams::default()), "{query}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_read() {
+        let params =
+            parse("clientId=alice&capability=%7B%22a%22%3A%5B%22publish%22%5D%7D&ttl=60000&timestamp=x").unwrap();
+        assert_eq!(params.client_id.unwrap().as_str(), "alice");
+        assert_eq!(params.capability.unwrap().to_string(), r#"{"a":["publish"]}"#);
+        assert_eq!(params.ttl, Ttl::from_millis(60_000));
+        assert_eq!(parse("ttl=99999999999999999999").unwrap().ttl, Ttl::from_millis(u64::MAX));
+    }
+
+    #[test]
+    fn malformed_params_are_refused() {
+        use InvalidTokenParams as Invalid;
+        for (query, error) in [
+            ("clientId=*", Invalid::ClientId(InvalidClientId::Wildcard)),
+            ("clientId=a%0Ab", Invalid::ClientId(InvalidClientId::ControlCharacter)),
+            ("clientId=a&clientId=a", Invalid::Repeated),
+            ("clientId=&clientId=a", Invalid::Repeated),
+            ("timestamp=1&timestamp=2", Invalid::Repeated),
+            ("ttl=0", Invalid::Ttl),
+            ("ttl=-1", Invalid::Ttl),
+            ("ttl=1.5", Invalid::Ttl),
+            ("ttl=1e3", Invalid::Ttl),
+            ("ttl=%201", Invalid::Ttl),
+            ("ttl=NaN", Invalid::Ttl),
+            ("capability=x", Invalid::Capability),
+            ("capability=%7B%7D", Invalid::Capability),
+        ] {
+            assert_eq!(parse(query), Err(error), "{query}");
+        }
+    }
+}
