@@ -1,4 +1,5 @@
 //! Turns a Clerk session into an Ably token request.
 
 pub mod ably;
+pub mod clerk;
 pub mod clock;

@@ -1,0 +1,202 @@
+//! The `Cookie` header, and which of Clerk's two forms of cookies counts.
+//!
+//! An instance sets its cookies under plain names and under names with the instance's suffix, so that two instances on
+//! one host do not overwrite each other. All cookies of a request are taken from one form.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use percent_encoding::percent_decode_str;
+
+use super::{
+    InstanceKind,
+    jwt::{Decoded, javascript_number},
+    publishable_key::PublishableKey,
+};
+use crate::clock::UnixMillis;
+
+const SESSION: &str = "__session";
+const CLIENT_UAT: &str = "__client_uat";
+const DEV_BROWSER: &str = "__clerk_db_jwt";
+
+/// The cookies of one request by name: the first of a name counts, values are percent-decoded.
+struct Cookies<'a>(HashMap<&'a str, Cow<'a, str>>);
+
+impl<'a> Cookies<'a> {
+    fn parse(header: &'a str) -> Self {
+        let mut cookies = HashMap::new();
+        for (name, value) in header.split(';').filter_map(|pair| pair.split_once('=')) {
+            let value = value.trim();
+            let decoded = percent_decode_str(value).decode_utf8();
+            cookies.entry(name.trim()).or_insert(decoded.unwrap_or(Cow::Borrowed(value)));
+        }
+        Self(cookies)
+    }
+
+    /// An empty cookie is as good as none.
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(AsRef::as_ref).filter(|value| !value.is_empty())
+    }
+}
+
+/// Clerk's cookies, of the form that counts.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ClerkCookies {
+    pub(super) session: Option<String>,
+    pub(super) client_uat: Option<String>,
+    pub(super) dev_browser: Option<String>,
+}
+
+impl ClerkCookies {
+    /// Chooses the form and takes its cookies.
+    pub(super) fn choose(header: &str, key: &PublishableKey, now: UnixMillis) -> Self {
+        let cookies = Cookies::parse(header);
+        let suffix = key.cookie_suffix();
+        let plain = |name: &str| cookies.get(name);
+        let suffixed = |name: &str| cookies.get(&format!("{name}_{suffix}"));
+        let use_suffixed = suffixed_form_counts(
+            &Form { session: plain(SESSION), client_uat: plain(CLIENT_UAT) },
+            &Form { session: suffixed(SESSION), client_uat: suffixed(CLIENT_UAT) },
+            key,
+            now,
+        );
+        let owned = |name: &str| if use_suffixed { suffixed(name) } else { plain(name) }.map(str::to_owned);
+        Self { session: owned(SESSION), client_uat: owned(CLIENT_UAT), dev_browser: owned(DEV_BROWSER) }
+    }
+}
+
+struct Form<'a> {
+    session: Option<&'a str>,
+    client_uat: Option<&'a str>,
+}
+
+/// The rules of `@clerk/backend`, the first that applies. Tokens are only decoded here.
+fn suffixed_form_counts(plain: &Form<'_>, suffixed: &Form<'_>, key: &PublishableKey, now: UnixMillis) -> bool {
+    let decoded = |form: &Form<'_>| form.session.and_then(Decoded::new).map(|token| token.payload);
+    let plain_token = decoded(plain);
+    if plain.session.is_some() {
+        match plain_token.as_ref().and_then(|token| token.get("iss")) {
+            None => return false,
+            Some(issuer) if is_falsy(issuer) => return false,
+            Some(issuer) if !issuer.as_str().is_some_and(|issuer| is_host_of(issuer, key)) => return true,
+            Some(_) => {}
+        }
+    }
+    if suffixed.session.is_none() && suffixed.client_uat.is_none() {
+        return false;
+    }
+    let suffixed_token = decoded(suffixed);
+    let issued_at = |token: &Option<serde_json::Map<String, serde_json::Value>>| {
+        let issued_at = token.as_ref().and_then(|token| token.get("iat")).map_or(0.0, javascript_number);
+        if issued_at.is_nan() { 0.0 } else { issued_at }
+    };
+    let signed_out = |form: &Form<'_>| form.client_uat == Some("0");
+    if !signed_out(suffixed) && !signed_out(plain) && issued_at(&plain_token) > issued_at(&suffixed_token) {
+        return false;
+    }
+    if signed_out(suffixed) && !signed_out(plain) {
+        return false;
+    }
+    if key.kind() == InstanceKind::Development && !signed_out(suffixed) && signed_out(plain) {
+        let expires = suffixed_token.as_ref().and_then(|token| token.get("exp")).map(javascript_number);
+        #[expect(clippy::cast_precision_loss, reason = "seconds since the epoch are far below 2^53")]
+        let seconds = now.0.div_euclid(1000) as f64;
+        if expires.is_some_and(|expires| expires <= seconds) {
+            return false;
+        }
+    }
+    !(suffixed.client_uat.is_none() && suffixed.session.is_some())
+}
+
+fn is_falsy(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::Null | serde_json::Value::Bool(false) => true,
+        serde_json::Value::String(text) => text.is_empty(),
+        serde_json::Value::Number(number) => number.as_f64() == Some(0.0),
+        _ => false,
+    }
+}
+
+fn is_host_of(issuer: &str, key: &PublishableKey) -> bool {
+    let scheme_end = issuer
+        .find("://")
+        .filter(|end| issuer[..*end].eq_ignore_ascii_case("https") || issuer[..*end].eq_ignore_ascii_case("http"));
+    scheme_end.map_or(issuer, |end| &issuer[end + 3..]) == key.frontend_api_host()
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_795_290_000_000);
+
+    fn token(claims: &Value) -> String {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        format!("{}.{}.c2ln", part(&json!({})), part(claims))
+    }
+
+    fn chosen(header: &str, kind: &str) -> ClerkCookies {
+        let key = PublishableKey::parse(&format!("pk_{kind}_Y2xlcmsuZXhhbXBsZS5jb20k")).unwrap();
+        let header = header.replace("SUFFIX", &key.cookie_suffix());
+        ClerkCookies::choose(&header, &key, NOW)
+    }
+
+    #[test]
+    fn the_first_cookie_of_a_name_counts_and_values_are_percent_decoded() {
+        let cookies = chosen("a=b; __session = a%20b ;__session=c; __client_uat=;__client_uat=1", "live");
+        assert_eq!(cookies.session.as_deref(), Some("a b"));
+        assert_eq!(cookies.client_uat, None);
+    }
+
+    #[test]
+    fn the_form_is_chosen_by_the_first_rule_that_applies() {
+        let iss = "https://clerk.example.com";
+        let old = token(&json!({ "iss": iss, "iat": 100, "exp": 160 }));
+        let new = token(&json!({ "iss": iss, "iat": 200, "exp": 1_795_290_060 }));
+        let foreign = token(&json!({ "iss": "https://clerk.other.com", "iat": 300 }));
+        let anonymous = token(&json!({ "iat": 300 }));
+        let text_iat = token(&json!({ "iss": iss, "iat": "300" }));
+        for (header, kind, expected) in [
+            ("__session=junk; __session_SUFFIX=NEW; __client_uat_SUFFIX=1".into(), "live", "junk".to_owned()),
+            (format!("__session={anonymous}; __session_SUFFIX={new}; __client_uat_SUFFIX=1"), "live", anonymous),
+            (format!("__session={foreign}; __session_SUFFIX={old}; __client_uat_SUFFIX=1"), "live", old.clone()),
+            (format!("__session={old}; __client_uat=1"), "live", old.clone()),
+            (
+                format!("__session={new}; __client_uat=1; __session_SUFFIX={old}; __client_uat_SUFFIX=1"),
+                "live",
+                new.clone(),
+            ),
+            (
+                format!("__session={old}; __client_uat=1; __session_SUFFIX={new}; __client_uat_SUFFIX=1"),
+                "live",
+                new.clone(),
+            ),
+            (
+                format!("__session={text_iat}; __client_uat=1; __session_SUFFIX={new}; __client_uat_SUFFIX=1"),
+                "live",
+                text_iat,
+            ),
+            (
+                format!("__session={old}; __client_uat=1; __session_SUFFIX={new}; __client_uat_SUFFIX=0"),
+                "live",
+                old.clone(),
+            ),
+            (
+                format!("__session={new}; __client_uat=0; __session_SUFFIX={old}; __client_uat_SUFFIX=1"),
+                "test",
+                new.clone(),
+            ),
+            (
+                format!("__session={new}; __client_uat=0; __session_SUFFIX={old}; __client_uat_SUFFIX=1"),
+                "live",
+                old.clone(),
+            ),
+            (format!("__session={old}; __client_uat=0; __session_SUFFIX={new}"), "live", old),
+            (format!("__session_SUFFIX={new}; __client_uat_SUFFIX=1"), "live", new),
+        ] {
+            assert_eq!(chosen(&header, kind).session, Some(expected), "{header} ({kind})");
+        }
+    }
+}

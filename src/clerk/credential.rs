@@ -1,0 +1,136 @@
+//! Where a request carries its session token.
+
+use super::{
+    InstanceKind,
+    cookies::ClerkCookies,
+    jwt::{Decoded, javascript_number, javascript_parse_int},
+    publishable_key::PublishableKey,
+};
+use crate::clock::UnixMillis;
+
+/// A session token as a request brought it, not verified.
+#[derive(Clone, PartialEq)]
+pub struct Credential(String);
+
+/// Why a request brings no session token that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoCredential {
+    /// Neither header nor cookie.
+    #[error("no session token")]
+    Missing,
+    /// More than one `Authorization` header.
+    #[error("two Authorization headers")]
+    Ambiguous,
+    /// A cookie session on a development instance without the browser's own cookie.
+    #[error("no __clerk_db_jwt cookie")]
+    DevBrowserMissing,
+    /// A session cookie, but `__client_uat` says that nobody is signed in.
+    #[error("the __client_uat cookie says signed out")]
+    SignedOut,
+    /// The session was changed after the token was minted, as a sign-out elsewhere does.
+    #[error("the session token is older than the __client_uat cookie")]
+    OlderThanClient,
+}
+
+impl NoCredential {
+    /// A short name for logs and metrics.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "session-token-missing",
+            Self::Ambiguous => "authorization-ambiguous",
+            Self::DevBrowserMissing => "dev-browser-missing",
+            Self::SignedOut => "client-uat-signed-out",
+            Self::OlderThanClient => "session-token-older-than-client-uat",
+        }
+    }
+}
+
+impl Credential {
+    /// The session token in the `Authorization` header, or else in the cookies of the instance that `key` names.
+    ///
+    /// `authorization` is every value of that header; `cookies` the `Cookie` header, several joined by `; `.
+    pub fn find<'a>(
+        authorization: impl IntoIterator<Item = &'a str>,
+        cookies: &str,
+        key: &PublishableKey,
+        now: UnixMillis,
+    ) -> Result<Self, NoCredential> {
+        let mut authorization = authorization.into_iter();
+        let header = authorization.next();
+        if authorization.next().is_some() {
+            return Err(NoCredential::Ambiguous);
+        }
+        match header.and_then(token_in_header) {
+            Some(token) => Ok(Self(token.to_owned())),
+            None => Self::in_cookies(cookies, key, now),
+        }
+    }
+
+    fn in_cookies(header: &str, key: &PublishableKey, now: UnixMillis) -> Result<Self, NoCredential> {
+        let cookies = ClerkCookies::choose(header, key, now);
+        if key.kind() == InstanceKind::Development && cookies.dev_browser.is_none() {
+            let reason =
+                if cookies.session.is_some() { NoCredential::DevBrowserMissing } else { NoCredential::Missing };
+            return Err(reason);
+        }
+        let session = cookies.session.ok_or(NoCredential::Missing)?;
+        let client_uat = cookies.client_uat.as_deref().and_then(javascript_parse_int).unwrap_or(0.0);
+        if client_uat == 0.0 {
+            return Err(NoCredential::SignedOut);
+        }
+        let issued_at = Decoded::new(&session).and_then(|token| token.payload.get("iat").map(javascript_number));
+        if issued_at.is_some_and(|issued_at| issued_at < client_uat) {
+            return Err(NoCredential::OlderThanClient);
+        }
+        Ok(Self(session))
+    }
+
+    /// The session token. It is a secret: it must not be logged.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.0
+    }
+}
+
+/// `Bearer <token>`, the scheme without regard to case (RFC 9110 §11.1), or a bare JWT. Anything else is not for us: a
+/// browser's ably-js must send a dummy `authorization` header for cookies to go along.
+fn token_in_header(value: &str) -> Option<&str> {
+    let value = value.trim();
+    match value.split_once(' ') {
+        Some((scheme, token)) => scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()),
+        None if value.eq_ignore_ascii_case("bearer") => Some(""),
+        None => (value.split('.').count() == 3).then_some(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_in_the_header_is_found() {
+        for (value, token) in [
+            ("Bearer a.b.c", Some("a.b.c")),
+            ("bEARER a.b.c", Some("a.b.c")),
+            ("Bearer  a.b.c ", Some("a.b.c")),
+            ("a.b.c", Some("a.b.c")),
+            ("Bearer", Some("")),
+            ("Bearer ", Some("")),
+            ("Bearer x y", Some("x y")),
+            ("-", None),
+            ("", None),
+            ("a.b", None),
+            ("Basic a.b.c", None),
+        ] {
+            assert_eq!(token_in_header(value), token, "{value}");
+        }
+    }
+
+    #[test]
+    fn two_authorization_headers_are_refused() {
+        let key = PublishableKey::parse("pk_live_Y2xlcmsuZXhhbXBsZS5jb20k").unwrap();
+        let found = Credential::find(["Bearer a.b.c", "Bearer d.e.f"], "", &key, UnixMillis(0));
+        assert_eq!(found.err(), Some(NoCredential::Ambiguous));
+    }
+}

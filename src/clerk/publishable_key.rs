@@ -1,0 +1,145 @@
+//! Clerk's publishable key: it names an instance's Frontend API and says which kind of instance it is.
+
+use std::fmt;
+
+use base64::{
+    Engine as _,
+    engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE},
+};
+use sha1::{Digest as _, Sha1};
+use url::Url;
+
+/// Standard base64, with or without padding: Clerk's keys come both ways.
+const BASE64_ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+);
+
+/// What an instance is for. The rules about cookies differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceKind {
+    /// `pk_test_…`
+    Development,
+    /// `pk_live_…`
+    Production,
+}
+
+impl fmt::Display for InstanceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Development => "development",
+            Self::Production => "production",
+        })
+    }
+}
+
+/// A publishable key. It is public.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishableKey {
+    text: String,
+    kind: InstanceKind,
+    frontend_api: Url,
+}
+
+/// Why a text is not a publishable key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPublishableKey {
+    /// It begins with neither `pk_test_` nor `pk_live_`.
+    #[error("a publishable key begins with pk_test_ or pk_live_")]
+    Prefix,
+    /// What follows is not a host name and `$` in base64.
+    #[error("what follows pk_test_ or pk_live_ does not name a Frontend API: was the key copied whole?")]
+    FrontendApi,
+}
+
+impl PublishableKey {
+    /// Parses `pk_test_…` or `pk_live_…`.
+    pub fn parse(text: &str) -> Result<Self, InvalidPublishableKey> {
+        let (kind, encoded) = if let Some(encoded) = text.strip_prefix("pk_test_") {
+            (InstanceKind::Development, encoded)
+        } else if let Some(encoded) = text.strip_prefix("pk_live_") {
+            (InstanceKind::Production, encoded)
+        } else {
+            return Err(InvalidPublishableKey::Prefix);
+        };
+        let frontend_api = BASE64_ANY_PADDING
+            .decode(encoded)
+            .ok()
+            .and_then(|decoded| String::from_utf8(decoded).ok())
+            .and_then(|decoded| frontend_api_at(decoded.strip_suffix('$')?))
+            .ok_or(InvalidPublishableKey::FrontendApi)?;
+        Ok(Self { text: text.to_owned(), kind, frontend_api })
+    }
+
+    /// Which kind of instance it belongs to.
+    #[must_use]
+    pub fn kind(&self) -> InstanceKind {
+        self.kind
+    }
+
+    /// The Frontend API: `https://` and a host name.
+    #[must_use]
+    pub fn frontend_api(&self) -> &Url {
+        &self.frontend_api
+    }
+
+    /// The host name of the Frontend API.
+    #[must_use]
+    pub fn frontend_api_host(&self) -> &str {
+        self.frontend_api.host_str().unwrap_or_default()
+    }
+
+    /// What Clerk appends to the names of this instance's cookies: the first 8 characters of the url-safe base64 of the
+    /// key's SHA-1.
+    #[must_use]
+    pub fn cookie_suffix(&self) -> String {
+        let mut encoded = URL_SAFE.encode(Sha1::digest(&self.text));
+        encoded.truncate(8);
+        encoded
+    }
+}
+
+impl fmt::Display for PublishableKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The Frontend API at a host name; none for what is not a host name and nothing else.
+#[must_use]
+pub fn frontend_api_at(host: &str) -> Option<Url> {
+    let url = Url::parse(&format!("https://{host}")).ok()?;
+    (url.host_str() == Some(host) && host.contains('.')).then_some(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_names_its_frontend_api_its_kind_and_its_cookie_suffix() {
+        let key = PublishableKey::parse("pk_live_Y2xlcmsuZXhhbXBsZS5jb20k").unwrap();
+        assert_eq!(key.frontend_api_host(), "clerk.example.com");
+        assert_eq!(key.kind(), InstanceKind::Production);
+        assert_eq!(key.cookie_suffix(), "naoXFJnI");
+
+        let key = PublishableKey::parse("pk_test_Y2xlYW4tbWF5Zmx5LTYyLmNsZXJrLmFjY291bnRzLmRldiQ").unwrap();
+        assert_eq!(key.frontend_api_host(), "clean-mayfly-62.clerk.accounts.dev");
+        assert_eq!(key.kind(), InstanceKind::Development);
+    }
+
+    #[test]
+    fn what_is_not_a_key_is_refused() {
+        use InvalidPublishableKey::{FrontendApi, Prefix};
+        for (text, error) in [
+            ("", Prefix),
+            ("sk_test_abc", Prefix),
+            ("pk_test_", FrontendApi),
+            ("pk_test_!!!", FrontendApi),
+            ("pk_test_Y2xlcmsuZXhhbXBsZS5jb20", FrontendApi),
+            ("pk_test_ZXZpbC5jb20vP3g9LmNvbSQ=", FrontendApi),
+        ] {
+            assert_eq!(PublishableKey::parse(text), Err(error), "{text}");
+        }
+    }
+}

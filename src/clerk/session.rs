@@ -1,0 +1,296 @@
+//! What a verified session token says.
+
+use serde_json::{Map, Value};
+
+use crate::clock::UnixMillis;
+
+/// A Clerk session: the one result of verification, whichever version of claims the token had.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Session {
+    /// `sub`, e.g. `user_…`. Never empty.
+    pub user_id: String,
+    /// `sid`, e.g. `sess_…`. Never empty.
+    pub session_id: String,
+    /// When the token was minted (`iat`).
+    pub issued_at: UnixMillis,
+    /// When the token ends (`exp`), without any allowance for clock skew.
+    pub expires_at: UnixMillis,
+    /// The organization that the session is active in.
+    pub organization: Option<Organization>,
+    /// The plans that it has (`pla`).
+    pub plans: Scoped,
+    /// The features that it has (`fea`).
+    pub features: Scoped,
+    /// How long ago the user proved each factor (`fva`).
+    pub factor_age: Option<FactorAge>,
+    /// Who acts in the user's name, when someone impersonates them (`act`).
+    pub actor: Option<Actor>,
+    /// All claims as they came, custom ones among them.
+    pub claims: Map<String, Value>,
+}
+
+/// An active organization, and what the user is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Organization {
+    /// `org_…`
+    pub id: String,
+    /// The name in URLs.
+    pub slug: Option<String>,
+    /// With its prefix: `org:admin`.
+    pub role: Option<String>,
+    /// With prefix and feature: `org:<feature>:<permission>`. None when the token lists none at all.
+    pub permissions: Option<Vec<String>>,
+}
+
+/// Plans or features, by who has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scoped {
+    /// Of the organization.
+    pub organization: Vec<String>,
+    /// Of the user.
+    pub user: Vec<String>,
+}
+
+/// Minutes since each factor was verified; `None` for a factor that never was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FactorAge {
+    /// The first factor.
+    pub first_minutes: Option<u64>,
+    /// The second factor.
+    pub second_minutes: Option<u64>,
+}
+
+/// Who impersonates the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// The impersonator's own `sub`.
+    pub subject: String,
+}
+
+/// An element of `fea` or `pla` has no scope.
+#[derive(Debug)]
+pub(super) struct MissingScope;
+
+impl Session {
+    /// Reads verified claims. `issued_at` and `expires_at` are the verifier's.
+    pub(super) fn from_claims(
+        user_id: String,
+        session_id: String,
+        issued_at: UnixMillis,
+        expires_at: UnixMillis,
+        claims: Map<String, Value>,
+    ) -> Result<Self, MissingScope> {
+        let features = Scoped::parse(claims.get("fea"));
+        let plans = Scoped::parse(claims.get("pla"));
+        let is_v2 = claims.get("v").and_then(Value::as_f64) == Some(2.0);
+        let organization = match claims.get("o") {
+            Some(claim) if is_v2 && is_truthy(claim) => {
+                Organization::from_v2(claim, features.as_ref().map_err(|MissingScope| MissingScope)?)
+            }
+            _ if is_v2 => None,
+            _ => Organization::from_v1(&claims),
+        };
+        Ok(Self {
+            user_id,
+            session_id,
+            issued_at,
+            expires_at,
+            organization,
+            plans: plans.unwrap_or_default(),
+            features: features.unwrap_or_default(),
+            factor_age: claims.get("fva").and_then(FactorAge::parse),
+            actor: claims.get("act").and_then(Actor::parse),
+            claims,
+        })
+    }
+
+    /// The value of a claim by dotted path, e.g. `metadata.tier`. A claim whose own name has the dots goes before.
+    #[must_use]
+    pub fn claim(&self, path: &str) -> Option<&Value> {
+        self.claims.get(path).or_else(|| {
+            let mut steps = path.split('.');
+            let first = self.claims.get(steps.next()?)?;
+            steps.try_fold(first, |value, step| value.get(step))
+        })
+    }
+}
+
+impl Organization {
+    fn from_v1(claims: &Map<String, Value>) -> Option<Self> {
+        let permissions = claims.get("org_permissions").and_then(Value::as_array);
+        Some(Self {
+            id: text(claims.get("org_id"))?,
+            slug: text(claims.get("org_slug")),
+            role: text(claims.get("org_role")),
+            permissions: permissions.map(|list| list.iter().filter_map(|item| text(Some(item))).collect()),
+        })
+    }
+
+    fn from_v2(claim: &Value, features: &Scoped) -> Option<Self> {
+        Some(Self {
+            id: text(claim.get("id"))?,
+            slug: text(claim.get("slg")),
+            role: text(claim.get("rol")).map(|role| format!("org:{role}")),
+            permissions: Some(permissions(&features.organization, claim).unwrap_or_default()),
+        })
+    }
+}
+
+/// Spells out the permissions that `fpm` encodes: its i-th integer belongs to the i-th feature of the organization, and
+/// that integer's j-th bit to the j-th name of `per`.
+fn permissions(features: &[String], organization: &Value) -> Option<Vec<String>> {
+    let names: Vec<&str> =
+        organization.get("per")?.as_str().filter(|per| !per.is_empty())?.split(',').map(str::trim).collect();
+    let masks = organization.get("fpm")?.as_str()?.split(',');
+    let granted = features.iter().zip(masks).flat_map(|(feature, mask)| {
+        let bits = binary_digits(mask.trim()).into_iter().zip(&names);
+        bits.filter(|(granted, _)| *granted).map(move |(_, name)| format!("org:{feature}:{name}"))
+    });
+    Some(granted.collect())
+}
+
+/// The bits of a decimal of any length, least significant first; none for what is not a decimal.
+fn binary_digits(decimal: &str) -> Vec<bool> {
+    /// Longer decimals than this do not fit into a token; a bound keeps the quadratic division cheap.
+    const LONGEST: usize = 400;
+    if decimal.is_empty() || decimal.len() > LONGEST || !decimal.bytes().all(|b| b.is_ascii_digit()) {
+        return Vec::new();
+    }
+    let mut digits: Vec<u8> = decimal.bytes().map(|b| b - b'0').collect();
+    let mut bits = Vec::new();
+    while digits.iter().any(|digit| *digit != 0) {
+        let mut rest = 0;
+        for digit in &mut digits {
+            let value = rest * 10 + *digit;
+            (*digit, rest) = (value / 2, value % 2);
+        }
+        bits.push(rest == 1);
+    }
+    bits
+}
+
+impl Scoped {
+    /// Reads `o:dashboard,u:beta,ou:both`. Other scopes are skipped.
+    fn parse(claim: Option<&Value>) -> Result<Self, MissingScope> {
+        let mut scoped = Self::default();
+        let list = match claim {
+            Some(Value::String(list)) if !list.is_empty() => list,
+            Some(claim) if is_truthy(claim) => return Err(MissingScope),
+            _ => return Ok(scoped),
+        };
+        for element in list.split(',') {
+            let (scope, name) = element.trim().split_once(':').ok_or(MissingScope)?;
+            if matches!(scope, "o" | "ou" | "uo") {
+                scoped.organization.push(name.to_owned());
+            }
+            if matches!(scope, "u" | "ou" | "uo") {
+                scoped.user.push(name.to_owned());
+            }
+        }
+        Ok(scoped)
+    }
+}
+
+impl FactorAge {
+    fn parse(claim: &Value) -> Option<Self> {
+        let [first, second] = claim.as_array()?.as_slice() else { return None };
+        let minutes = |age: &Value| match age.as_i64()? {
+            -1 => Some(None),
+            minutes => u64::try_from(minutes).ok().map(Some),
+        };
+        Some(Self { first_minutes: minutes(first)?, second_minutes: minutes(second)? })
+    }
+}
+
+impl Actor {
+    fn parse(claim: &Value) -> Option<Self> {
+        Some(Self { subject: text(claim.get("sub"))? })
+    }
+}
+
+fn text(value: Option<&Value>) -> Option<String> {
+    value?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+fn is_truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(_) | Value::Object(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn session(claims: Value) -> Result<Session, MissingScope> {
+        let Value::Object(claims) = claims else { panic!("claims are an object") };
+        Session::from_claims("user_1".into(), "sess_1".into(), UnixMillis(0), UnixMillis(60_000), claims)
+    }
+
+    #[test]
+    fn permissions_are_spelled_out_from_the_bits_of_each_organization_feature() {
+        let session = session(json!({
+            "v": 2,
+            "fea": "o:dashboard,u:beta,ou:both, uo:last,x:skipped",
+            "pla": "o:pro,u:plus",
+            "o": { "id": "org_1", "slg": "acme", "rol": "admin", "per": "manage, read", "fpm": "3, 2 ,x" },
+        }))
+        .unwrap();
+        let organization = session.organization.unwrap();
+        assert_eq!(organization.role.as_deref(), Some("org:admin"));
+        assert_eq!(organization.permissions.unwrap(), ["org:dashboard:manage", "org:dashboard:read", "org:both:read"]);
+        assert_eq!(session.features.organization, ["dashboard", "both", "last"]);
+        assert_eq!(session.features.user, ["beta", "both", "last"]);
+        assert_eq!(session.plans, Scoped { organization: vec!["pro".into()], user: vec!["plus".into()] });
+    }
+
+    #[test]
+    fn a_permission_map_may_have_more_bits_than_any_machine_integer() {
+        let names: Vec<String> = (0..=70).map(|bit| format!("p{bit}")).collect();
+        let session = session(json!({
+            "v": 2, "fea": "o:f", "o": { "id": "org_1", "per": names.join(","), "fpm": "1180591620717411303424" },
+        }));
+        assert_eq!(session.unwrap().organization.unwrap().permissions.unwrap(), ["org:f:p70"]);
+    }
+
+    #[test]
+    fn the_version_decides_which_claims_name_the_organization() {
+        let v1 =
+            json!({ "org_id": "org_1", "org_slug": "acme", "org_role": "org:member", "org_permissions": ["org:a:b"] });
+        let organization = session(v1.clone()).unwrap().organization.unwrap();
+        assert_eq!(organization.permissions.unwrap(), ["org:a:b"]);
+        for (version, has_organization) in [(json!(2), false), (json!("2"), true), (json!(1), true)] {
+            let mut claims = v1.clone();
+            claims["v"] = version.clone();
+            assert_eq!(session(claims).unwrap().organization.is_some(), has_organization, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_feature_without_a_scope_makes_an_organization_token_invalid() {
+        assert!(session(json!({ "v": 2, "fea": "dashboard", "o": { "id": "org_1" } })).is_err());
+        assert!(session(json!({ "v": 2, "fea": 5, "o": { "id": "org_1" } })).is_err());
+        assert!(session(json!({ "v": 2, "fea": "dashboard" })).is_ok());
+    }
+
+    #[test]
+    fn factor_ages_and_actors_are_read() {
+        let session = session(json!({ "fva": [5, -1], "act": { "sub": "user_support" } })).unwrap();
+        assert_eq!(session.factor_age, Some(FactorAge { first_minutes: Some(5), second_minutes: None }));
+        assert_eq!(session.actor.unwrap().subject, "user_support");
+    }
+
+    #[test]
+    fn claims_are_found_by_dotted_path() {
+        let session = session(json!({ "metadata": { "tier": "pro" }, "a.b": 1, "a": { "b": 2 } })).unwrap();
+        assert_eq!(session.claim("metadata.tier"), Some(&json!("pro")));
+        assert_eq!(session.claim("a.b"), Some(&json!(1)));
+        assert_eq!(session.claim("metadata.missing"), None);
+    }
+}

@@ -1,0 +1,127 @@
+use futures_util::future::join_all;
+use sandbox::clerk::{Clerk, Options, Outage};
+
+use super::*;
+
+async fn stand_in() -> Clerk {
+    Clerk::start(Options::default()).await.unwrap()
+}
+
+fn jwks(clerk: &Clerk) -> Jwks {
+    let url = Url::parse(&format!("{}/.well-known/jwks.json", clerk.url())).unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    Jwks::new(JwksSource { url, secret_key: None }, http, Handle::current())
+}
+
+/// Lets time pass for timers, but not while sockets are waited for.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+async fn outcome(jwks: &Jwks, kid: &str) -> Result<(), KeyError> {
+    jwks.find(kid).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn a_thousand_requests_without_keys_share_one_fetch() {
+    let clerk = stand_in().await;
+    let (jwks, kid) = (jwks(&clerk), clerk.kid());
+    let found = join_all((0..1000).map(|_| outcome(&jwks, &kid))).await;
+    assert!(found.iter().all(Result::is_ok));
+    assert_eq!(clerk.calls().frontend_jwks, 1);
+    assert!(matches!(jwks.state(), KeysState::Confirmed(_)));
+}
+
+#[tokio::test]
+async fn unknown_kids_cause_one_fetch_a_minute_however_many_there_are() {
+    let clerk = stand_in().await;
+    let jwks = jwks(&clerk);
+    jwks.refresh(Cause::Schedule).await;
+    for _ in 0..2 {
+        let kids: Vec<String> = (0..100).map(|kid| format!("ins_{kid}")).collect();
+        let found = join_all(kids.iter().map(|kid| outcome(&jwks, kid))).await;
+        assert!(found.iter().all(|outcome| *outcome == Err(KeyError::Unknown)));
+        assert_eq!(clerk.calls().frontend_jwks, 2);
+    }
+    pass(Jwks::UNKNOWN_KID_EVERY).await;
+    assert_eq!(outcome(&jwks, "ins_other").await, Err(KeyError::Unknown));
+    assert_eq!(clerk.calls().frontend_jwks, 3);
+}
+
+#[tokio::test]
+async fn a_rotated_key_is_found_and_the_old_one_is_gone() {
+    let clerk = stand_in().await;
+    let (jwks, old) = (jwks(&clerk), clerk.kid());
+    assert_eq!(outcome(&jwks, &old).await, Ok(()));
+    let new = clerk.rotate_key();
+    assert_eq!(outcome(&jwks, &new).await, Ok(()));
+    assert_eq!(outcome(&jwks, &old).await, Err(KeyError::Unknown));
+}
+
+#[tokio::test]
+async fn keys_outlive_an_outage_by_an_hour_and_no_more() {
+    let clerk = stand_in().await;
+    let (jwks, kid) = (jwks(&clerk), clerk.kid());
+    assert_eq!(outcome(&jwks, &kid).await, Ok(()));
+
+    clerk.set_outage(Some(Outage::Status(500)));
+    pass(Jwks::DROP_AFTER - Duration::from_mins(1)).await;
+    jwks.refresh(Cause::Schedule).await;
+    assert_eq!(outcome(&jwks, &kid).await, Ok(()));
+    assert!(matches!(jwks.state(), KeysState::Unconfirmed(_)));
+
+    pass(Duration::from_mins(1)).await;
+    assert_eq!(jwks.state(), KeysState::Missing);
+    assert_eq!(outcome(&jwks, &kid).await, Err(KeyError::Unavailable));
+
+    clerk.set_outage(None);
+    pass(Jwks::NO_KEYS_EVERY).await;
+    assert_eq!(outcome(&jwks, &kid).await, Ok(()));
+    assert!(matches!(jwks.state(), KeysState::Confirmed(_)));
+}
+
+#[tokio::test]
+async fn without_keys_clerk_is_asked_once_a_second_at_most() {
+    let clerk = stand_in().await;
+    clerk.set_outage(Some(Outage::Status(503)));
+    let jwks = jwks(&clerk);
+    for _ in 0..100 {
+        assert_eq!(outcome(&jwks, "ins_1").await, Err(KeyError::Unavailable));
+    }
+    assert_eq!(clerk.calls().frontend_jwks, 1);
+}
+
+#[tokio::test]
+async fn a_request_that_goes_away_does_not_take_the_fetch_with_it() {
+    let clerk = stand_in().await;
+    let (jwks, kid) = (jwks(&clerk), clerk.kid());
+    jwks.refresh(Cause::Schedule).await;
+    let rotated = clerk.rotate_key();
+    {
+        let mut leaving = Box::pin(jwks.find(&rotated));
+        // One poll starts the fetch; then the caller is gone.
+        let _ = futures_util::poll!(&mut leaving);
+    }
+    assert_eq!(outcome(&jwks, &rotated).await, Ok(()));
+    assert_eq!(outcome(&jwks, &kid).await, Err(KeyError::Unknown));
+}
+
+#[test]
+fn only_the_public_half_of_an_rsa_key_is_a_pem_key() {
+    assert!(SigningKeys::from_pem("").is_err());
+    assert!(SigningKeys::from_pem("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----").is_err());
+    assert!(SigningKeys::from_pem("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----").is_err());
+}
+
+#[test]
+fn keys_of_other_kinds_are_passed_over() {
+    let rsa = serde_json::json!({ "kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB", "use": "sig", "alg": "RS256" });
+    assert!(usable(rsa.clone()).is_some());
+    for (name, value) in [("kty", "EC"), ("use", "enc"), ("alg", "RS512"), ("n", "!")] {
+        let mut jwk = rsa.clone();
+        jwk[name] = value.into();
+        assert!(usable(jwk).is_none(), "{name} = {value}");
+    }
+}

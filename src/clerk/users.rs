@@ -1,0 +1,159 @@
+//! Users, looked up when a session token does not say enough, and remembered for a while.
+//!
+//! Look-ups of one user at one time share one call. Of two facts about a user the one with the later `updated_at` stays,
+//! whichever arrived later.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use moka::{future::Cache as Calls, ops::compute::Op, sync::Cache};
+use tokio::{runtime::Handle, time::Instant};
+
+use super::{BackendApi, BackendApiError, User};
+
+/// The users of one instance.
+#[derive(Clone, Debug)]
+pub struct Users(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    api: BackendApi,
+    /// The runtime that look-ups run on, so that a request that goes away does not take a look-up with it.
+    runtime: Handle,
+    known: Cache<String, Fact>,
+    calls: Calls<String, Fact>,
+    rate_limited_until: Mutex<Option<Instant>>,
+}
+
+/// What is known of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fact {
+    Exists(Arc<User>),
+    /// For good: Clerk does not use an id again.
+    Deleted,
+}
+
+/// Why there is no user to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// Clerk knows no such user.
+    #[error("the user does not exist")]
+    Deleted,
+    /// Clerk did not say; it may after so long.
+    #[error("Clerk cannot be asked about the user now")]
+    Unavailable(Duration),
+}
+
+impl Users {
+    const MOST_KNOWN: u64 = 100_000;
+    /// What a caller is told to wait when Clerk says nothing of it.
+    const RETRY_AFTER: Duration = Duration::from_secs(5);
+    const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+    /// Users of `api`, each remembered for `ttl`. Look-ups run on `runtime`.
+    #[must_use]
+    pub fn new(api: BackendApi, ttl: Duration, runtime: Handle) -> Self {
+        Self(Arc::new(Shared {
+            api,
+            runtime,
+            known: Cache::builder().max_capacity(Self::MOST_KNOWN).time_to_live(ttl).build(),
+            calls: Calls::builder().build(),
+            rate_limited_until: Mutex::new(None),
+        }))
+    }
+
+    /// The API that they are looked up with.
+    #[must_use]
+    pub fn api(&self) -> &BackendApi {
+        &self.0.api
+    }
+
+    /// The user of that id, remembered or looked up.
+    pub async fn get(&self, id: &str) -> Result<Arc<User>, LookupError> {
+        let fact = match self.0.known.get(id) {
+            Some(fact) => fact,
+            None => self.look_up(id).await?,
+        };
+        match fact {
+            Fact::Exists(user) => Ok(user),
+            Fact::Deleted => Err(LookupError::Deleted),
+        }
+    }
+
+    /// Takes what someone else learned of a user. It replaces only what is older.
+    pub fn learn(&self, user: User) {
+        self.0.remember(user.id.clone(), Fact::Exists(Arc::new(user)));
+    }
+
+    async fn look_up(&self, id: &str) -> Result<Fact, LookupError> {
+        let shared = Arc::clone(&self.0);
+        let id = id.to_owned();
+        let call = self.0.runtime.spawn(async move {
+            let fact = shared.calls.try_get_with_by_ref(&id, shared.ask(&id)).await;
+            shared.calls.invalidate(&id).await;
+            fact.map_err(|error| *error)
+        });
+        call.await.unwrap_or(Err(LookupError::Unavailable(Self::RETRY_AFTER)))
+    }
+}
+
+impl Shared {
+    async fn ask(&self, id: &str) -> Result<Fact, LookupError> {
+        // Someone else's call may have ended between the first look and this one's turn.
+        if let Some(fact) = self.known.get(id) {
+            return Ok(fact);
+        }
+        if let Some(pause) = self.pause() {
+            return Err(LookupError::Unavailable(pause));
+        }
+        let fact = match self.api.user(id).await {
+            Ok(user) => Fact::Exists(Arc::new(user)),
+            Err(BackendApiError::NotFound) => Fact::Deleted,
+            Err(error) => {
+                tracing::warn!(user_id = id, %error, "a user could not be looked up");
+                let pause = match error {
+                    BackendApiError::RateLimited(after) => self.pause_for(after),
+                    _ => Users::RETRY_AFTER,
+                };
+                return Err(LookupError::Unavailable(pause));
+            }
+        };
+        Ok(self.remember(id.to_owned(), fact))
+    }
+
+    /// Keeps the newer of what is known and `fact`, and returns it.
+    fn remember(&self, id: String, fact: Fact) -> Fact {
+        let newest = self.known.entry(id).and_compute_with(|known| match known.map(moka::Entry::into_value) {
+            Some(known) if known.outdates(&fact) => Op::Nop,
+            _ => Op::Put(fact.clone()),
+        });
+        newest.into_entry().map_or(fact, moka::Entry::into_value)
+    }
+
+    /// How long Clerk is still not to be asked.
+    fn pause(&self) -> Option<Duration> {
+        let until = *self.rate_limited_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until?.checked_duration_since(Instant::now()).filter(|pause| !pause.is_zero())
+    }
+
+    fn pause_for(&self, after: Option<Duration>) -> Duration {
+        let pause = after.unwrap_or(Users::RETRY_AFTER).clamp(Duration::from_secs(1), Users::LONGEST_PAUSE);
+        *self.rate_limited_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + pause);
+        pause
+    }
+}
+
+impl Fact {
+    fn outdates(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Deleted, _) => true,
+            (Self::Exists(_), Self::Deleted) => false,
+            (Self::Exists(user), Self::Exists(other)) => user.updated_at > other.updated_at,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,302 @@
+//! Verification of a session token, in the order of `@clerk/backend`.
+
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde_json::{Map, Value};
+
+use super::{
+    Session, SigningKeys,
+    jwt::Decoded,
+    signing_keys::{KeyError, KeysUnavailable},
+};
+use crate::clock::UnixMillis;
+
+/// Why a token is no valid session token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says it")]
+pub enum Invalid {
+    #[error("not a JWT of three parts")]
+    Malformed,
+    #[error("a machine token or a JWT template, not a session token")]
+    NotASession,
+    #[error("the header's typ is not JWT")]
+    Type,
+    #[error("the header's alg is not RS256")]
+    Algorithm,
+    #[error("the header has crit, and no extension is understood (RFC 7515 section 4.1.11)")]
+    CriticalExtension,
+    #[error("no signing key of this instance has the token's kid")]
+    UnknownKey,
+    #[error("the signature is not of the instance's key")]
+    Signature,
+    #[error("sub is not a non-empty string")]
+    Subject,
+    #[error("aud is none of the configured audiences")]
+    Audience,
+    #[error("azp is missing, and authorized parties are configured")]
+    AuthorizedPartyMissing,
+    #[error("azp is none of the configured authorized parties")]
+    AuthorizedParty,
+    #[error("iss is not the instance's Frontend API")]
+    Issuer,
+    #[error("exp is not a number")]
+    ExpirationMissing,
+    #[error("expired")]
+    Expired,
+    #[error("nbf is not a number, or still to come")]
+    NotYetValid,
+    #[error("iat is not a number, or still to come")]
+    IssuedInTheFuture,
+    #[error("iat is missing, so no denial could be sure to outlive the token")]
+    IssuedAtMissing,
+    #[error("exp is further from iat than denials last")]
+    LivesTooLong,
+    #[error("sid is missing, so no sign-out could ever reach the token")]
+    SessionIdMissing,
+    #[error("sts is pending: the session still has tasks to complete")]
+    Pending,
+    #[error("fea names a feature without its scope")]
+    Features,
+}
+
+impl Invalid {
+    /// A short name for logs and metrics.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed => "token-malformed",
+            Self::NotASession => "token-type-mismatch",
+            Self::Type => "token-invalid-typ",
+            Self::Algorithm => "token-invalid-algorithm",
+            Self::CriticalExtension => "token-invalid-crit",
+            Self::UnknownKey => "token-unknown-kid",
+            Self::Signature => "token-invalid-signature",
+            Self::Subject => "token-invalid-subject",
+            Self::Audience => "token-invalid-audience",
+            Self::AuthorizedPartyMissing => "token-missing-authorized-party",
+            Self::AuthorizedParty => "token-invalid-authorized-party",
+            Self::Issuer => "token-invalid-issuer",
+            Self::ExpirationMissing => "token-missing-expiration",
+            Self::Expired => "token-expired",
+            Self::NotYetValid => "token-not-active-yet",
+            Self::IssuedInTheFuture => "token-issued-in-the-future",
+            Self::IssuedAtMissing => "token-missing-issued-at",
+            Self::LivesTooLong => "token-lives-too-long",
+            Self::SessionIdMissing => "token-missing-session-id",
+            Self::Pending => "session-pending",
+            Self::Features => "token-invalid-features",
+        }
+    }
+}
+
+impl Invalid {
+    /// A sentence for the caller.
+    #[must_use]
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Malformed => "The session token is not a JWT.",
+            Self::NotASession => "The token is not a session token: JWT templates and machine tokens are no sessions.",
+            Self::Type | Self::Algorithm | Self::CriticalExtension => {
+                "The header of the session token is not that of a Clerk session token."
+            }
+            Self::UnknownKey => "The session token is signed with a key that this Clerk instance does not have.",
+            Self::Signature => "The signature of the session token does not hold.",
+            Self::Audience => "The session token is meant for another audience.",
+            Self::AuthorizedPartyMissing => {
+                "The session token has no azp. In a browser the next one, within a minute, has it."
+            }
+            Self::AuthorizedParty => "The session token was minted for an origin that is not an authorized party.",
+            Self::Issuer => "The session token is of another Clerk instance.",
+            Self::Expired => "The session token has expired. Get a fresh one with getToken().",
+            Self::NotYetValid | Self::IssuedInTheFuture => {
+                "The session token is not valid yet: the clocks of Clerk and this service differ."
+            }
+            Self::LivesTooLong => "The session token lives longer than this service allows.",
+            Self::Pending => "The session is pending: the user has tasks to complete in Clerk.",
+            Self::Subject
+            | Self::ExpirationMissing
+            | Self::IssuedAtMissing
+            | Self::SessionIdMissing
+            | Self::Features => "The session token lacks claims that a Clerk session token has.",
+        }
+    }
+}
+
+/// Why verification gave no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unverified {
+    /// The token does not hold.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// There is no key to say.
+    #[error(transparent)]
+    KeysUnavailable(#[from] KeysUnavailable),
+}
+
+/// What an instance demands of the claims of a session token.
+#[derive(Clone, Debug)]
+pub struct SessionRules {
+    /// The values that `iss` may have; at least one.
+    pub issuers: Vec<String>,
+    /// The values that `azp` may have; any or none when empty.
+    pub authorized_parties: Vec<String>,
+    /// The values that `aud` may have; any or none when empty.
+    pub audience: Vec<String>,
+    /// How far Clerk's clock may be from ours, in milliseconds.
+    pub clock_skew_ms: i64,
+    /// The most that `exp - iat` may be, in milliseconds: as long as denials last.
+    pub longest_life_ms: i64,
+}
+
+/// Verifies the session tokens of one Clerk instance.
+#[derive(Debug)]
+pub struct Verifier {
+    keys: SigningKeys,
+    rules: SessionRules,
+}
+
+impl Verifier {
+    /// A verifier with these keys and rules.
+    #[must_use]
+    pub fn new(keys: SigningKeys, rules: SessionRules) -> Self {
+        Self { keys, rules }
+    }
+
+    /// The keys that it verifies with.
+    #[must_use]
+    pub fn keys(&self) -> &SigningKeys {
+        &self.keys
+    }
+
+    /// Verifies a session token: header, key, signature, then claims.
+    pub async fn verify(&self, token: &str, now: UnixMillis) -> Result<Session, Unverified> {
+        let unverified = UnverifiedToken::decode(token)?;
+        let key = self.keys.find(unverified.kid()).await.map_err(|error| match error {
+            KeyError::Unknown => Unverified::Invalid(Invalid::UnknownKey),
+            KeyError::Unavailable => Unverified::KeysUnavailable(KeysUnavailable),
+        })?;
+        let claims = unverified.verify_signature(&key)?;
+        Ok(self.rules.session(claims, now)?)
+    }
+}
+
+/// A token whose header is in order. Its claims are out of reach until its signature is verified.
+struct UnverifiedToken<'a>(Decoded<'a>);
+
+/// Claims whose signature is verified.
+struct Claims(Map<String, Value>);
+
+impl<'a> UnverifiedToken<'a> {
+    fn decode(token: &'a str) -> Result<Self, Invalid> {
+        const SESSION_CATEGORIES: [&str; 2] = ["cl_B7d4PD111AAA", "cl_I7d4PD111III"];
+        let token = Decoded::new(token).ok_or(Invalid::Malformed)?;
+        let header = |name: &str| token.header.get(name);
+        let is_machine = token.payload.get("sub").and_then(Value::as_str).is_some_and(|sub| sub.starts_with("mch_"));
+        let is_oauth = header("typ").is_some_and(|typ| typ == "at+jwt" || typ == "application/at+jwt");
+        let is_session = header("cat").is_none_or(|cat| SESSION_CATEGORIES.iter().any(|category| cat == category));
+        if is_machine || is_oauth || !is_session {
+            return Err(Invalid::NotASession);
+        }
+        if header("typ").is_some_and(|typ| typ != "JWT") {
+            return Err(Invalid::Type);
+        }
+        if header("alg").is_none_or(|alg| alg != "RS256") {
+            return Err(Invalid::Algorithm);
+        }
+        if header("crit").is_some() {
+            return Err(Invalid::CriticalExtension);
+        }
+        Ok(Self(token))
+    }
+
+    fn kid(&self) -> Option<&str> {
+        self.0.header.get("kid").and_then(Value::as_str)
+    }
+
+    fn verify_signature(self, key: &DecodingKey) -> Result<Claims, Invalid> {
+        let Self(token) = self;
+        match jsonwebtoken::crypto::verify(token.signature, token.signed.as_bytes(), key, Algorithm::RS256) {
+            Ok(true) => Ok(Claims(token.payload)),
+            Ok(false) | Err(_) => Err(Invalid::Signature),
+        }
+    }
+}
+
+impl SessionRules {
+    fn session(&self, claims: Claims, now: UnixMillis) -> Result<Session, Invalid> {
+        let Claims(claims) = claims;
+        let user_id = non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
+        self.check_audience(claims.get("aud"))?;
+        self.check_authorized_party(claims.get("azp"))?;
+        if !non_empty(claims.get("iss")).is_some_and(|iss| self.issuers.contains(&iss)) {
+            return Err(Invalid::Issuer);
+        }
+        let expires_at = millis(claims.get("exp")).ok_or(Invalid::ExpirationMissing)?;
+        if expires_at.0 <= now.0 - self.clock_skew_ms {
+            return Err(Invalid::Expired);
+        }
+        let is_past = |time: UnixMillis| time.0 <= now.0 + self.clock_skew_ms;
+        if claims.contains_key("nbf") && !millis(claims.get("nbf")).is_some_and(is_past) {
+            return Err(Invalid::NotYetValid);
+        }
+        if !claims.contains_key("iat") {
+            return Err(Invalid::IssuedAtMissing);
+        }
+        let issued_at = millis(claims.get("iat")).filter(|time| is_past(*time)).ok_or(Invalid::IssuedInTheFuture)?;
+        if expires_at.0.saturating_sub(issued_at.0) > self.longest_life_ms {
+            return Err(Invalid::LivesTooLong);
+        }
+        let session_id = non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?;
+        if claims.get("sts").is_some_and(|status| status == "pending") {
+            return Err(Invalid::Pending);
+        }
+        Session::from_claims(user_id, session_id, issued_at, expires_at, claims).map_err(|_| Invalid::Features)
+    }
+
+    /// An absent audience is none of our business (a session token has none by itself); one that is there must match.
+    fn check_audience(&self, claim: Option<&Value>) -> Result<(), Invalid> {
+        if self.audience.is_empty() {
+            return Ok(());
+        }
+        let is_configured = |value: &str| self.audience.iter().any(|audience| audience == value);
+        let matches = match claim {
+            None | Some(Value::Null) => true,
+            Some(Value::String(value)) => value.is_empty() || is_configured(value),
+            Some(Value::Array(list)) => {
+                let values: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
+                values.is_some_and(|values| {
+                    values.iter().all(|value| value.is_empty()) || values.iter().any(|value| is_configured(value))
+                })
+            }
+            Some(_) => false,
+        };
+        if matches { Ok(()) } else { Err(Invalid::Audience) }
+    }
+
+    fn check_authorized_party(&self, claim: Option<&Value>) -> Result<(), Invalid> {
+        if self.authorized_parties.is_empty() {
+            return Ok(());
+        }
+        match claim {
+            None => Err(Invalid::AuthorizedPartyMissing),
+            Some(Value::String(azp)) if self.authorized_parties.contains(azp) => Ok(()),
+            Some(_) => Err(Invalid::AuthorizedParty),
+        }
+    }
+}
+
+fn non_empty(claim: Option<&Value>) -> Option<String> {
+    claim?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// Whole milliseconds of a claim in seconds, whose fraction does not count. Times out of all range are capped at one
+/// from which no sum overflows.
+fn millis(claim: Option<&Value>) -> Option<UnixMillis> {
+    const FAR: f64 = 9e15;
+    let millis = (claim?.as_number()?.as_f64()?.floor() * 1000.0).clamp(-FAR, FAR);
+    #[expect(clippy::cast_possible_truncation, reason = "clamped to what an i64 holds")]
+    let millis = millis as i64;
+    Some(UnixMillis(millis))
+}
+
+#[cfg(test)]
+mod tests;
