@@ -1,5 +1,23 @@
 //! Turns a Clerk session into an Ably token request.
+//!
+//! A request runs along one line, left to right; nothing reaches back:
+//!
+//! ```text
+//! credential -> session -> identity -> grant -> signature -> answer
+//! ```
+//!
+//! [`issuer`] is that line. [`clerk`] finds and verifies the session, [`identity`] names its user, [`policy`] decides what
+//! they may do, [`ably`] signs. [`routes`] is the HTTP around it, [`config`] the settings, and [`server`] puts it all
+//! together.
 
 pub mod ably;
 pub mod clerk;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod identity;
+pub mod issuer;
+pub mod policy;
+pub mod routes;
+pub mod server;
+pub mod telemetry;

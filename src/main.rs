@@ -1,3 +1,11 @@
-//! The service.
+//! Parses the arguments and runs one command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use ably_clerk_auth::cli::Cli;
+use clap::Parser as _;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    Cli::parse().run().await
+}

@@ -1,0 +1,115 @@
+//! The command line: `serve` (default), `check`, `healthcheck`.
+
+mod check;
+mod healthcheck;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{Config, Problems, Sources, SourcesError},
+    server::{Server, StartError},
+    telemetry,
+};
+
+/// Turns a Clerk session into an Ably token request: the authUrl for browser apps.
+///
+/// Settings come from the environment and a TOML file; two are required: ABLY_API_KEY and CLERK_PUBLISHABLE_KEY.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// The TOML file with settings; without it, ably-clerk-auth.toml in the working directory, if it is there
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Subcommand)]
+enum Command {
+    /// Answer requests, until SIGTERM or SIGINT (default)
+    #[default]
+    Serve,
+    /// Check the settings, the keys and the clock; exit with 0 if the service would work
+    Check,
+    /// Ask the running service whether it lives; exit with 0 if it does. For a container's HEALTHCHECK
+    Healthcheck,
+}
+
+const AFTER_HELP: &str = "\
+Settings, each a variable or a key of the TOML file ([section] key is SECTION_KEY); NAME_FILE names a file with the value:
+  ABLY_API_KEY              appId.keyId:secret; required
+  ABLY_REST_URL             [https://main.realtime.ably.net]
+  ABLY_REVOCABLE_TOKENS     true when the key has revocable tokens on [false]
+  CLERK_PUBLISHABLE_KEY     pk_...; required
+  CLERK_SECRET_KEY          sk_...; for usernames that are not in the session token
+  CLERK_JWT_KEY             PEM public key: verification without any network
+  CLERK_API_URL             [https://api.clerk.com]
+  CLERK_AUTHORIZED_PARTIES  origins of your app, comma-separated
+  CLERK_AUDIENCE            values that aud may have, comma-separated
+  CLERK_CLOCK_SKEW_MS       [5000]
+  CLERK_PROXY_URL           Frontend API proxy
+  CLERK_DOMAIN              satellite domain
+  CLERK_USER_CACHE_TTL      [5m]
+  TOKEN_FORMAT              [token_request]
+  TOKEN_TTL                 longest life of a token, e.g. 30m [Ably's 60m]
+  TOKEN_CLIENT_ID           template of {username}, {user_id}, {claim.NAME} [{username}]
+  REVOCATION_DENIAL_TTL     longest life of a session token that is accepted [10m]
+  CORS_ALLOWED_ORIGINS      origins whose pages may read answers [the authorized parties]
+  SERVER_HOST, SERVER_PORT  [127.0.0.1, 8080]
+  LOG_FORMAT                pretty or json [pretty on a terminal]
+  LOG_LEVEL                 error, warn, info, debug or trace [info]";
+
+/// Why a command failed, in words for whoever ran it.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Sources(#[from] SourcesError),
+    #[error("{0}Nothing was started. `ably-clerk-auth --help` lists all settings.")]
+    Config(#[from] Problems),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("the server stopped: {0}")]
+    Serve(std::io::Error),
+    #[error("{0}")]
+    Unhealthy(String),
+}
+
+impl Cli {
+    /// Runs the command. 0 is success.
+    pub async fn run(self) -> ExitCode {
+        let config = self.config.as_deref();
+        let outcome = match self.command.unwrap_or_default() {
+            Command::Serve => serve(config).await,
+            Command::Check => return check::run(config).await,
+            Command::Healthcheck => healthcheck::run(config).await,
+        };
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                complain(&failure);
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
+    let (config, _) = Config::load(&Sources::read(config)?)?;
+    telemetry::init(&config.log);
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let server = Server::bind(&config)?;
+    tracing::info!(address = %server.address(), version = env!("CARGO_PKG_VERSION"), "listening");
+    server.run_until_stopped().await.map_err(Failure::Serve)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "what a command says of its failure is for the terminal, not for the log")]
+fn complain(failure: &Failure) {
+    eprintln!("ably-clerk-auth: {failure}");
+}

@@ -1,0 +1,194 @@
+//! `check`: says what was understood, tries what the service will need, and warns of what would surprise.
+
+use std::{fmt, path::Path, process::ExitCode, time::SystemTime};
+
+use crate::{
+    ably::RestClient,
+    clerk::{BackendApi, BackendApiError, PublishableKey, SigningKeys},
+    clock::{self, UnixMillis},
+    config::{Config, KeySource, Provenance, Sources, settings},
+    server::http_client,
+};
+
+/// How far the clocks may be apart before Ably refuses a token request (40104), in milliseconds.
+const ABLY_TOLERANCE_MS: i64 = 120_000;
+
+/// The lines of the report, and whether the service would work.
+#[derive(Default)]
+struct Report {
+    lines: Vec<Line>,
+    failed: bool,
+}
+
+struct Line {
+    mark: &'static str,
+    label: &'static str,
+    text: String,
+}
+
+impl Report {
+    fn line(&mut self, mark: &'static str, label: &'static str, text: impl fmt::Display) {
+        self.lines.push(Line { mark, label, text: text.to_string() });
+    }
+
+    fn understood(&mut self, label: &'static str, text: impl fmt::Display) {
+        self.line("    ", label, text);
+    }
+
+    fn tried(&mut self, label: &'static str, outcome: Result<String, String>) {
+        match outcome {
+            Ok(text) => self.line("ok  ", label, text),
+            Err(text) => {
+                self.failed = true;
+                self.line("FAIL", label, text);
+            }
+        }
+    }
+
+    fn warn(&mut self, text: impl fmt::Display) {
+        self.line("warn", "", text);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.lines.iter().map(|line| line.label.len()).max().unwrap_or(0);
+        for Line { mark, label, text } in &self.lines {
+            if label.is_empty() {
+                writeln!(f, "{mark}  {text}")?;
+            } else {
+                writeln!(f, "{mark}  {label:width$}  {text}")?;
+            }
+        }
+        f.write_str(if self.failed { "The service would not work as it is." } else { "The service would work." })
+    }
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the report is what the command is for")]
+pub(super) async fn run(config: Option<&Path>) -> ExitCode {
+    let loaded = Sources::read(config).map_err(super::Failure::from).and_then(|sources| Ok(Config::load(&sources)?));
+    let report = match loaded {
+        Ok((config, provenance)) => report(&config, &provenance).await,
+        Err(failure) => {
+            eprintln!("ably-clerk-auth: {failure}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("{report}");
+    if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+async fn report(config: &Config, provenance: &Provenance) -> Report {
+    let mut report = Report::default();
+    describe(config, provenance, &mut report);
+    let http = match http_client() {
+        Ok(http) => http,
+        Err(error) => {
+            report.tried("outgoing TLS", Err(error.to_string()));
+            return report;
+        }
+    };
+    try_signing_keys(config, &http, &mut report).await;
+    try_ably(config, &http, &mut report).await;
+    for warning in config.warnings() {
+        report.warn(warning);
+    }
+    try_secret_key(config, &http, &mut report).await;
+    report
+}
+
+fn describe(config: &Config, provenance: &Provenance, report: &mut Report) {
+    let from = |setting: &settings::Setting| {
+        provenance.get(&setting.variable()).map_or_else(|| "default".to_owned(), ToString::to_string)
+    };
+    let listed = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+    let key: &PublishableKey = &config.clerk.publishable_key;
+    let instance =
+        format!("{} ({}, from {})", key.frontend_api_host(), key.kind(), from(&settings::CLERK_PUBLISHABLE_KEY));
+    report.understood("Clerk instance", instance);
+    report.understood(
+        "secret key",
+        match config.clerk.secret_key {
+            Some(_) => format!("set, from {}", from(&settings::CLERK_SECRET_KEY)),
+            None => "not set".to_owned(),
+        },
+    );
+    report.understood("authorized parties", listed(&config.clerk.authorized_parties));
+    if !config.clerk.audience.is_empty() {
+        report.understood("audience", listed(&config.clerk.audience));
+    }
+    report.understood(
+        "Ably API key",
+        format!("{}, from {}", config.ably.api_key.name().as_str(), from(&settings::ABLY_API_KEY)),
+    );
+    report.understood("client ID", &config.token.client_id);
+    report.understood(
+        "token",
+        match config.token.ttl {
+            Some(ttl) => format!("token request, at most {} s", ttl.as_millis() / 1000),
+            None => "token request, Ably's 60 minutes".to_owned(),
+        },
+    );
+    report.understood("CORS origins", listed(&config.cors.allowed_origins));
+    report.understood("listens on", config.server.address());
+}
+
+async fn try_signing_keys(config: &Config, http: &reqwest::Client, report: &mut Report) {
+    let source = match config.clerk.key_source() {
+        KeySource::Pem => "the PEM of CLERK_JWT_KEY".to_owned(),
+        KeySource::BackendApi(url) | KeySource::FrontendApi(url) => url.to_string(),
+    };
+    let outcome = match crate::server::signing_keys(&config.clerk, http) {
+        Ok((SigningKeys::Pem(_), _)) => Ok(source),
+        Ok((SigningKeys::Jwks(jwks), _)) => match jwks.probe().await {
+            Ok(count) => Ok(format!("{count} from {source}")),
+            Err(error) => Err(format!("{source}: {error}")),
+        },
+        Err(error) => Err(error.to_string()),
+    };
+    report.tried("signing keys", outcome);
+}
+
+async fn try_ably(config: &Config, http: &reqwest::Client, report: &mut Report) {
+    let before = SystemTime::now();
+    let time = RestClient::new(config.ably.rest_url.clone(), http.clone()).time().await;
+    let round_trip = before.elapsed().unwrap_or_default();
+    let outcome = match time {
+        Ok(time) => {
+            let middle = UnixMillis::now().0 - clock::millis(round_trip) / 2;
+            let offset = middle - time.0;
+            let text = format!("{}: our clock is {}", config.ably.rest_url, offset_in_words(offset));
+            if offset.abs() < ABLY_TOLERANCE_MS { Ok(text) } else { Err(format!("{text}; Ably refuses that: set it")) }
+        }
+        Err(error) => Err(format!("{}: {error}", config.ably.rest_url)),
+    };
+    report.tried("Ably", outcome);
+}
+
+fn offset_in_words(offset_ms: i64) -> String {
+    match offset_ms {
+        -999..=999 => format!("{} ms off", offset_ms.abs()),
+        ahead @ 1000.. => format!("{}.{} s ahead", ahead / 1000, ahead % 1000 / 100),
+        behind => format!("{}.{} s behind", -behind / 1000, -behind % 1000 / 100),
+    }
+}
+
+/// Asks for a few users: shows that the secret key is good, and whether the instance has usernames at all.
+async fn try_secret_key(config: &Config, http: &reqwest::Client, report: &mut Report) {
+    const SAMPLE: u16 = 20;
+    let Some(secret_key) = config.clerk.secret_key.clone() else { return };
+    let api = BackendApi::new(config.clerk.api_url.clone(), secret_key, http.clone());
+    match api.newest_users(SAMPLE).await {
+        Ok(users) => {
+            report.tried("secret key", Ok(format!("accepted by {}", config.clerk.api_url)));
+            let nobody_has_one = users.iter().all(|user| user.username.as_deref().unwrap_or_default().is_empty());
+            if config.token.client_id.needs_username() && !users.is_empty() && nobody_has_one {
+                report.warn("no user of this Clerk instance has a username; set TOKEN_CLIENT_ID to {user_id}");
+            }
+        }
+        Err(error @ BackendApiError::Unauthorized(_)) => {
+            report.tried("secret key", Err(format!("{error}; copy it again from Clerk's dashboard")));
+        }
+        Err(error) => report.tried("secret key", Err(format!("{}: {error}", config.clerk.api_url))),
+    }
+}

@@ -1,0 +1,124 @@
+//! Settings: a TOML file and the environment in, one validated [`Config`] out, or every problem at once.
+//!
+//! Precedence: variable, `NAME_FILE`, `.env`, TOML, default. The list of settings is in [`settings`]; each section has a
+//! file that reads and checks its own.
+
+mod ably;
+mod clerk;
+mod cors;
+mod log;
+mod reader;
+mod revocation;
+mod server;
+pub mod settings;
+mod sources;
+mod token;
+mod value;
+
+use std::fmt;
+
+pub use ably::AblyConfig;
+pub use clerk::{ClerkConfig, KeySource};
+pub use cors::CorsConfig;
+pub use log::{LogConfig, LogFormat};
+pub use reader::{Origin, Problem, Provenance};
+pub use revocation::RevocationConfig;
+pub use server::ServerConfig;
+pub use sources::{Sources, SourcesError};
+pub use token::TokenConfig;
+
+use reader::Reader;
+
+/// All settings, valid.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Ably's.
+    pub ably: AblyConfig,
+    /// Clerk's.
+    pub clerk: ClerkConfig,
+    /// What tokens are like.
+    pub token: TokenConfig,
+    /// How denials work.
+    pub revocation: RevocationConfig,
+    /// Who may read answers in a browser.
+    pub cors: CorsConfig,
+    /// Where the service listens.
+    pub server: ServerConfig,
+    /// How it logs.
+    pub log: LogConfig,
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Debug)]
+pub struct Problems(pub Vec<Problem>);
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        writeln!(f, "the configuration has {count} problem{}:", if count == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|problem| writeln!(f, "  - {problem}"))
+    }
+}
+
+impl Config {
+    /// Reads and checks all settings. Also returns where each came from.
+    pub fn load(sources: &Sources) -> Result<(Self, Provenance), Problems> {
+        let mut reader = Reader::new(sources);
+        let config = Self::read(&mut reader);
+        reader.finish(config)
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        // Every section is read before any is found missing, so that all problems are told.
+        let ably = AblyConfig::read(reader);
+        let clerk = ClerkConfig::read(reader);
+        let revocable = ably.as_ref().is_some_and(|ably| ably.revocable_tokens);
+        let token = TokenConfig::read(reader, revocable);
+        let revocation = RevocationConfig::read(reader);
+        let authorized_parties = clerk.as_ref().map(|clerk| clerk.authorized_parties.clone());
+        let cors = CorsConfig::read(reader, authorized_parties.unwrap_or_default());
+        let server = ServerConfig::read(reader);
+        let log = LogConfig::read(reader);
+        Some(Self {
+            ably: ably?,
+            clerk: clerk?,
+            token: token?,
+            revocation: revocation?,
+            cors,
+            server: server?,
+            log: log?,
+        })
+    }
+
+    /// Where the service listens, or would, whatever else is wrong: for the `healthcheck` command.
+    pub fn server_only(sources: &Sources) -> Result<ServerConfig, Problems> {
+        let mut reader = Reader::for_part(sources);
+        let server = ServerConfig::read(&mut reader);
+        reader.finish(server).map(|(server, _)| server)
+    }
+
+    /// What is allowed but may surprise: a sentence for each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let mut warnings = Vec::new();
+        if self.clerk.authorized_parties.is_empty() {
+            warnings.push(
+                "no authorized parties: a session token minted for any origin of this Clerk instance is accepted, and no \
+                 page on another origin may read answers; set CLERK_AUTHORIZED_PARTIES to your app's origins",
+            );
+        }
+        warnings.push("no policy: every signed-in user gets the whole capability of the Ably API key");
+        if self.token.client_id.needs_username() && self.clerk.secret_key.is_none() {
+            warnings.push(
+                "no secret key: usernames must be in the session token; add a username claim in Clerk's dashboard, or set \
+                 CLERK_SECRET_KEY, or set TOKEN_CLIENT_ID to {user_id}",
+            );
+        }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests;

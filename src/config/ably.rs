@@ -1,0 +1,34 @@
+//! `[ably]`: the API key and Ably's address.
+
+use url::Url;
+
+use super::{
+    reader::Reader,
+    settings::{ABLY_API_KEY, ABLY_REST_URL, ABLY_REVOCABLE_TOKENS},
+    value::{base_url, boolean},
+};
+use crate::ably::ApiKey;
+
+/// Ably's settings.
+#[derive(Clone, Debug)]
+pub struct AblyConfig {
+    /// Signs token requests.
+    pub api_key: ApiKey,
+    /// The REST API.
+    pub rest_url: Url,
+    /// Whether the key has revocable tokens on, which shortens the longest ttl to an hour.
+    pub revocable_tokens: bool,
+}
+
+impl AblyConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let api_key = reader.required(
+            &ABLY_API_KEY,
+            "copy the API key from your app's page in Ably's dashboard: appId.keyId:secret",
+            ApiKey::parse,
+        );
+        let rest_url = reader.or_default(&ABLY_REST_URL, "https://main.realtime.ably.net", base_url);
+        let revocable_tokens = reader.or_default(&ABLY_REVOCABLE_TOKENS, "false", boolean);
+        Some(Self { api_key: api_key?, rest_url: rest_url?, revocable_tokens: revocable_tokens? })
+    }
+}

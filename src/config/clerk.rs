@@ -1,0 +1,137 @@
+//! `[clerk]`: the instance, its keys, and what it demands of a session token.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::{
+    reader::Reader,
+    settings::{
+        CLERK_API_URL, CLERK_AUDIENCE, CLERK_AUTHORIZED_PARTIES, CLERK_CLOCK_SKEW_MS, CLERK_DOMAIN, CLERK_JWT_KEY,
+        CLERK_PROXY_URL, CLERK_PUBLISHABLE_KEY, CLERK_SECRET_KEY, CLERK_USER_CACHE_TTL,
+    },
+    value::{base_url, duration, origin},
+};
+use crate::clerk::{InstanceKind, PublishableKey, SigningKeys, frontend_api_at};
+
+/// Clerk's settings.
+#[derive(Clone, Debug)]
+pub struct ClerkConfig {
+    /// Names the instance.
+    pub publishable_key: PublishableKey,
+    /// For the Backend API.
+    pub secret_key: Option<SecretString>,
+    /// The PEM of the signing key; valid.
+    pub jwt_key: Option<String>,
+    /// The Backend API.
+    pub api_url: Url,
+    /// The origins that `azp` may name; any when empty.
+    pub authorized_parties: Vec<String>,
+    /// The values that `aud` may have; any when empty.
+    pub audience: Vec<String>,
+    /// How far Clerk's clock may be from ours, in milliseconds.
+    pub clock_skew_ms: i64,
+    /// The Frontend API's proxy.
+    pub proxy_url: Option<Url>,
+    /// The Frontend API of the satellite domain; only production instances have any.
+    pub satellite: Option<Url>,
+    /// How long a user is remembered.
+    pub user_cache_ttl: Duration,
+}
+
+/// Where the signing keys come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// The configured PEM.
+    Pem,
+    /// The Backend API's JWKS, with the secret key.
+    BackendApi(Url),
+    /// The Frontend API's JWKS, which is public.
+    FrontendApi(Url),
+}
+
+impl ClerkConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let publishable_key = reader.required(
+            &CLERK_PUBLISHABLE_KEY,
+            "copy it from API keys in Clerk's dashboard: pk_test_… or pk_live_…",
+            PublishableKey::parse,
+        );
+        let kind = publishable_key.as_ref().map(PublishableKey::kind);
+        let secret_key = reader.optional(&CLERK_SECRET_KEY, |text| secret_key(text, kind));
+        let jwt_key = reader.optional(&CLERK_JWT_KEY, |pem| SigningKeys::from_pem(pem).map(|_| pem.to_owned()));
+        let api_url = reader.or_default(&CLERK_API_URL, "https://api.clerk.com", base_url);
+        let authorized_parties = reader.list(&CLERK_AUTHORIZED_PARTIES, origin).unwrap_or_default();
+        let audience = reader.list(&CLERK_AUDIENCE, |text| Ok::<_, String>(text.to_owned())).unwrap_or_default();
+        let clock_skew_ms = reader.or_default(&CLERK_CLOCK_SKEW_MS, "5000", clock_skew_ms);
+        let proxy_url = reader.optional(&CLERK_PROXY_URL, base_url);
+        let satellite = reader.optional(&CLERK_DOMAIN, satellite);
+        let user_cache_ttl = reader.or_default(&CLERK_USER_CACHE_TTL, "5m", duration);
+        Some(Self {
+            publishable_key: publishable_key?,
+            secret_key,
+            jwt_key,
+            api_url: api_url?,
+            authorized_parties,
+            audience,
+            clock_skew_ms: clock_skew_ms?,
+            proxy_url,
+            satellite: satellite.filter(|_| kind == Some(InstanceKind::Production)),
+            user_cache_ttl: user_cache_ttl?,
+        })
+    }
+
+    /// The values that `iss` may have: the Frontend API, on a satellite its own, and the proxy.
+    #[must_use]
+    pub fn issuers(&self) -> Vec<String> {
+        let urls = [Some(self.publishable_key.frontend_api()), self.satellite.as_ref(), self.proxy_url.as_ref()];
+        urls.into_iter().flatten().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
+    }
+
+    /// Where the signing keys come from: the PEM, else the Backend API, else the Frontend API.
+    #[must_use]
+    pub fn key_source(&self) -> KeySource {
+        if self.jwt_key.is_some() {
+            return KeySource::Pem;
+        }
+        if self.secret_key.is_some() {
+            return KeySource::BackendApi(below(&self.api_url, "/v1/jwks"));
+        }
+        let base = self.proxy_url.as_ref().or(self.satellite.as_ref()).unwrap_or(self.publishable_key.frontend_api());
+        KeySource::FrontendApi(below(base, "/.well-known/jwks.json"))
+    }
+}
+
+/// A URL with `path` after its own.
+fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+    url
+}
+
+fn secret_key(text: &str, kind: Option<InstanceKind>) -> Result<SecretString, &'static str> {
+    let of_kind = match text.get(..8) {
+        Some("sk_test_") => InstanceKind::Development,
+        Some("sk_live_") => InstanceKind::Production,
+        _ => return Err("a secret key begins with sk_test_ or sk_live_; copy it from API keys in Clerk's dashboard"),
+    };
+    if text.len() == 8 || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("not a secret key; was it copied whole?");
+    }
+    if kind.is_some_and(|kind| kind != of_kind) {
+        return Err(
+            "of another kind of instance than the publishable key; use pk_test_ with sk_test_, pk_live_ with sk_live_",
+        );
+    }
+    Ok(SecretString::from(text))
+}
+
+fn clock_skew_ms(text: &str) -> Result<i64, &'static str> {
+    let millis = text.parse().ok().filter(|millis| (0..=300_000).contains(millis));
+    millis.ok_or("not a whole number of milliseconds from 0 to 300000")
+}
+
+fn satellite(domain: &str) -> Result<Url, &'static str> {
+    frontend_api_at(&format!("clerk.{domain}")).ok_or("not a domain; write it like satellite.example.com")
+}

@@ -1,0 +1,269 @@
+//! Reading settings one by one: finds each in the first source that has it, and gathers problems instead of stopping.
+
+use std::{collections::BTreeMap, fmt, fs, path::PathBuf};
+
+use super::{
+    Problems,
+    settings::{self, Availability, Setting},
+    sources::Sources,
+};
+
+/// Something wrong with one setting, and how to mend it. Never holds a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem(String);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a setting's value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A variable.
+    Variable(String),
+    /// The file that a variable names.
+    File(String, PathBuf),
+    /// The `.env` file.
+    DotEnv(String),
+    /// The TOML file.
+    Toml(PathBuf),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Variable(name) => f.write_str(name),
+            Self::File(name, path) => write!(f, "{name} ({})", path.display()),
+            Self::DotEnv(name) => write!(f, "{name} in .env"),
+            Self::Toml(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Where each setting came from that was set, by its variable.
+pub type Provenance = BTreeMap<String, Origin>;
+
+/// A value as text, or as a list of texts.
+enum Raw {
+    Text(String),
+    List(Vec<String>),
+}
+
+pub(super) struct Reader<'a> {
+    sources: &'a Sources,
+    problems: Vec<Problem>,
+    provenance: Provenance,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(sources: &'a Sources) -> Self {
+        let mut reader = Self::for_part(sources);
+        reader.refuse_what_is_unknown();
+        reader.refuse_what_is_reserved();
+        reader
+    }
+
+    /// A reader that looks at nothing but what it is asked for.
+    pub(super) fn for_part(sources: &'a Sources) -> Self {
+        Self { sources, problems: Vec::new(), provenance: Provenance::new() }
+    }
+
+    /// What was read, if nothing is wrong with it.
+    pub(super) fn finish<T>(self, read: Option<T>) -> Result<(T, Provenance), Problems> {
+        match read {
+            Some(read) if self.problems.is_empty() => Ok((read, self.provenance)),
+            _ => Err(Problems(self.problems)),
+        }
+    }
+
+    /// Notes that something is wrong with `setting`.
+    pub(super) fn problem(&mut self, setting: &Setting, what: impl fmt::Display) {
+        let Setting { section, key, .. } = setting;
+        self.problems.push(Problem(format!("{} ([{section}] {key}): {what}", setting.variable())));
+    }
+
+    /// A setting that may be unset.
+    pub(super) fn optional<T, E: fmt::Display>(
+        &mut self,
+        setting: &Setting,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = match self.find(setting)? {
+            Raw::Text(text) => text,
+            Raw::List(_) => {
+                self.problem(setting, "a list, where one value is wanted");
+                return None;
+            }
+        };
+        parse(&text).map_err(|error| self.problem(setting, error)).ok()
+    }
+
+    /// A setting with a default, written as a user would write it.
+    pub(super) fn or_default<T, E: fmt::Display>(
+        &mut self,
+        setting: &Setting,
+        default: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let problems = self.problems.len();
+        let value = self.optional(setting, &parse);
+        if value.is_some() || self.problems.len() > problems {
+            return value;
+        }
+        parse(default).map_err(|error| self.problem(setting, error)).ok()
+    }
+
+    /// A setting without which there is no configuration. `cure` says where its value is to be found.
+    pub(super) fn required<T, E: fmt::Display>(
+        &mut self,
+        setting: &Setting,
+        cure: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let problems = self.problems.len();
+        let value = self.optional(setting, parse);
+        if value.is_none() && self.problems.len() == problems {
+            self.problem(setting, format_args!("not set; {cure}"));
+        }
+        value
+    }
+
+    /// A list: comma-separated in a variable, a TOML list in the file. None when unset.
+    pub(super) fn list<T, E: fmt::Display>(
+        &mut self,
+        setting: &Setting,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        let texts = match self.find(setting)? {
+            Raw::List(texts) => texts,
+            Raw::Text(text) => text.split(',').map(str::to_owned).collect(),
+        };
+        let mut values = Vec::new();
+        for text in texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+            match parse(text) {
+                Ok(value) => values.push(value),
+                Err(error) => self.problem(setting, error),
+            }
+        }
+        Some(values)
+    }
+
+    /// The value in the first source that has one which is not empty.
+    fn find(&mut self, setting: &Setting) -> Option<Raw> {
+        let found = match self.find_in_environment(setting) {
+            Some((text, origin)) => Some((Raw::Text(text), origin)),
+            None => self.find_in_toml(setting).map(|raw| (raw, Origin::Toml(self.sources.toml_path.clone()))),
+        };
+        let (raw, origin) = found?;
+        self.provenance.insert(setting.variable(), origin);
+        Some(raw)
+    }
+
+    fn find_in_environment(&mut self, setting: &Setting) -> Option<(String, Origin)> {
+        let sources = self.sources;
+        let from_environment = self.agreed(setting, |_, name| {
+            let value = sources.environment.get(&name)?.clone();
+            Some((value, Origin::Variable(name)))
+        });
+        let from_file = |reader: &mut Self| {
+            reader.agreed(setting, |reader, name| {
+                let name = format!("{name}_FILE");
+                let path = sources.environment.get(&name).filter(|path| !path.is_empty())?;
+                match fs::read_to_string(path) {
+                    Ok(text) => Some((text, Origin::File(name, PathBuf::from(path)))),
+                    Err(error) => {
+                        reader.problem(setting, format_args!("the file that {name} names cannot be read: {error}"));
+                        None
+                    }
+                }
+            })
+        };
+        let from_dot_env = |reader: &mut Self| {
+            reader.agreed(setting, |_, name| {
+                let value = sources.dot_env.get(&name)?.clone();
+                Some((value, Origin::DotEnv(name)))
+            })
+        };
+        from_environment.or_else(|| from_file(self)).or_else(|| from_dot_env(self))
+    }
+
+    /// The value that a setting's variable and its aliases have in one source. They must not contradict each other.
+    fn agreed(
+        &mut self,
+        setting: &Setting,
+        look_up: impl Fn(&mut Self, String) -> Option<(String, Origin)>,
+    ) -> Option<(String, Origin)> {
+        let mut agreed: Option<(String, Origin)> = None;
+        for name in setting.variables() {
+            let found = look_up(self, name)
+                .map(|(value, origin)| (value.trim().to_owned(), origin))
+                .filter(|(value, _)| !value.is_empty());
+            match (&agreed, found) {
+                (Some((value, origin)), Some((other, other_origin))) if *value != other => {
+                    let what = format!("{origin} and {other_origin} have different values; set one of them");
+                    self.problem(setting, what);
+                }
+                (None, Some(found)) => agreed = Some(found),
+                _ => {}
+            }
+        }
+        agreed
+    }
+
+    fn find_in_toml(&mut self, setting: &Setting) -> Option<Raw> {
+        let value = self.sources.toml.get(setting.section)?.get(setting.key)?;
+        let raw = match value {
+            toml::Value::Array(items) => items.iter().map(scalar).collect::<Option<_>>().map(Raw::List),
+            value => scalar(value).map(Raw::Text),
+        };
+        match raw {
+            None => {
+                self.problem(setting, "the TOML value is of a type that no setting has");
+                None
+            }
+            Some(Raw::Text(text)) if text.is_empty() => None,
+            raw => raw,
+        }
+    }
+
+    fn refuse_what_is_unknown(&mut self) {
+        let mut unknown = Vec::new();
+        for (section, value) in &self.sources.toml {
+            let known: Vec<_> = settings::ALL.iter().filter(|setting| setting.section == section).collect();
+            let Some(table) = value.as_table().filter(|_| !known.is_empty()) else {
+                let mut sections: Vec<_> = settings::ALL.iter().map(|setting| setting.section).collect();
+                sections.dedup();
+                let sections = sections.join(", ");
+                unknown.push(format!("[{section}] in the TOML file: no such section; there are: {sections}"));
+                continue;
+            };
+            for key in table.keys().filter(|key| known.iter().all(|setting| setting.key != *key)) {
+                let keys: Vec<_> = known.iter().map(|setting| setting.key).collect();
+                unknown.push(format!(
+                    "[{section}] {key} in the TOML file: no such setting; the section has: {}",
+                    keys.join(", ")
+                ));
+            }
+        }
+        self.problems.extend(unknown.into_iter().map(Problem));
+    }
+
+    fn refuse_what_is_reserved(&mut self) {
+        for setting in settings::ALL.iter().filter(|setting| setting.availability == Availability::Reserved) {
+            if self.find(setting).is_some() {
+                self.problem(setting, "this version does not have it yet; remove it");
+            }
+        }
+    }
+}
+
+fn scalar(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.trim().to_owned()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(value) => Some(value.to_string()),
+        _ => None,
+    }
+}

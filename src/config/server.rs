@@ -1,0 +1,42 @@
+//! `[server]`: where the service listens.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::{
+    reader::Reader,
+    settings::{SERVER_HOST, SERVER_PORT},
+};
+
+/// The settings of the public listener.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The address.
+    pub host: IpAddr,
+    /// The port; 0 for any that is free.
+    pub port: u16,
+}
+
+impl ServerConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let host = reader.or_default(&SERVER_HOST, "127.0.0.1", host);
+        let port = reader.or_default(&SERVER_PORT, "8080", port);
+        Some(Self { host: host?, port: port? })
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.host, self.port)
+    }
+}
+
+fn host(text: &str) -> Result<IpAddr, &'static str> {
+    if text == "localhost" {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    text.parse().map_err(|_| "not an IP address; use 127.0.0.1, or 0.0.0.0 to listen on all addresses")
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    text.parse().map_err(|_| "not a port; use a number from 1 to 65535, or 0 for any that is free")
+}

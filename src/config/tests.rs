@@ -1,0 +1,164 @@
+use std::{fs, path::Path};
+
+use super::*;
+
+const REQUIRED: [(&str, &str); 2] =
+    [("ABLY_API_KEY", "app.key:secretsecret"), ("CLERK_PUBLISHABLE_KEY", "pk_test_Y2xlcmsuZXhhbXBsZS5jb20k")];
+
+fn load(environment: &[(&str, &str)], toml: &str) -> Result<Config, String> {
+    let environment = [&REQUIRED, environment].concat();
+    Config::load(&Sources::for_test(&environment, toml))
+        .map(|(config, _)| config)
+        .map_err(|problems| problems.to_string())
+}
+
+fn problem(environment: &[(&str, &str)], toml: &str) -> String {
+    load(environment, toml).expect_err("a problem")
+}
+
+#[test]
+fn the_example_file_equals_the_defaults_and_names_every_setting() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ably-clerk-auth.example.toml");
+    let example = fs::read_to_string(path).unwrap();
+    assert_eq!(format!("{:?}", load(&[], &example).unwrap()), format!("{:?}", load(&[], "").unwrap()));
+
+    let mut section = "";
+    let mut named = std::collections::BTreeSet::new();
+    for line in example.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name;
+        } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ") {
+            named.insert(format!("{section}.{key}"));
+        }
+    }
+    let built = settings::ALL.iter().filter(|setting| setting.availability == settings::Availability::Built);
+    let settings = built.map(|setting| format!("{}.{}", setting.section, setting.key)).collect();
+    assert_eq!(named, settings);
+}
+
+#[test]
+fn the_defaults_are_those_of_the_documentation() {
+    let config = load(&[], "").unwrap();
+    assert_eq!(config.ably.rest_url.as_str(), "https://main.realtime.ably.net/");
+    assert_eq!(config.clerk.api_url.as_str(), "https://api.clerk.com/");
+    assert_eq!(config.clerk.clock_skew_ms, 5000);
+    assert_eq!(config.clerk.user_cache_ttl.as_secs(), 300);
+    assert_eq!(config.revocation.denial_ttl.as_secs(), 600);
+    assert_eq!(config.token.client_id.to_string(), "{username}");
+    assert_eq!(config.token.ttl, None);
+    assert_eq!(config.server.address().to_string(), "127.0.0.1:8080");
+}
+
+#[test]
+fn a_variable_beats_its_file_which_beats_dot_env_which_beats_toml() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "2s\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let toml = "[token]\nttl = \"4s\"";
+    let ttl = |environment: &[(&str, &str)], dot_env: &[(&str, &str)]| {
+        let mut sources = Sources::for_test(&[&REQUIRED, environment].concat(), toml);
+        sources.dot_env = dot_env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Config::load(&sources).unwrap().0.token.ttl.unwrap().as_millis()
+    };
+    let dot_env = [("TOKEN_TTL", "3s")];
+    assert_eq!(ttl(&[("TOKEN_TTL", "1s"), ("TOKEN_TTL_FILE", path)], &dot_env), 1000);
+    assert_eq!(ttl(&[("TOKEN_TTL", ""), ("TOKEN_TTL_FILE", path)], &dot_env), 2000);
+    assert_eq!(ttl(&[], &dot_env), 3000);
+    assert_eq!(ttl(&[], &[]), 4000);
+}
+
+#[test]
+fn the_vendors_own_names_work_and_must_not_contradict_each_other() {
+    let names = ["NEXT_PUBLIC_CLERK_PUBLISHABLE_KEY", "VITE_CLERK_PUBLISHABLE_KEY"];
+    for name in names {
+        assert!(load(&[(name, REQUIRED[1].1)], "").is_ok());
+        let message = problem(&[(name, "pk_test_Y2xlcmsub3RoZXIuY29tJA")], "");
+        assert!(message.contains(&format!("CLERK_PUBLISHABLE_KEY and {name} have different values")), "{message}");
+    }
+    assert!(load(&[("NEXT_ABLY_API_KEY", "app.key:other")], "").is_err());
+    assert_eq!(load(&[("PORT", "1")], "").unwrap().server.port, 1);
+    assert_eq!(load(&[("HOST", "0.0.0.0")], "").unwrap().server.host.to_string(), "0.0.0.0");
+}
+
+#[test]
+fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
+    let environment = [
+        ("ABLY_API_KEY", "no-key-at-all"),
+        ("CLERK_AUTHORIZED_PARTIES", "https://a.example.com/,https://b.example.com"),
+        ("TOKEN_TTL", "25h"),
+        ("REVOCATION_DENIAL_TTL", "1m"),
+        ("REDIS_URL", "redis://localhost"),
+        ("TOKEN_FORMAT", "jwt"),
+    ];
+    let sources = Sources::for_test(
+        &environment,
+        "[clerk]\nclock_skew_ms = -1\nclock_skew = 5\n[cors]\nallowed_origins = [\"*\"]\n[grants]\n",
+    );
+    let message = Config::load(&sources).unwrap_err().to_string();
+    for expected in [
+        "the configuration has 11 problems:",
+        "ABLY_API_KEY ([ably] api_key): an Ably API key has the form appId.keyId:secret",
+        "CLERK_PUBLISHABLE_KEY ([clerk] publishable_key): not set",
+        "CLERK_AUTHORIZED_PARTIES ([clerk] authorized_parties): an origin is not written as browsers write it",
+        "TOKEN_TTL ([token] ttl): longer than the 24 hours",
+        "TOKEN_FORMAT ([token] format): this version does not have that format yet",
+        "REVOCATION_DENIAL_TTL ([revocation] denial_ttl): under 2m",
+        "REDIS_URL ([redis] url): this version does not have it yet",
+        "CLERK_CLOCK_SKEW_MS ([clerk] clock_skew_ms): not a whole number of milliseconds",
+        "[clerk] clock_skew in the TOML file: no such setting",
+        "CORS_ALLOWED_ORIGINS ([cors] allowed_origins): * is not an origin",
+        "[grants] in the TOML file: no such section",
+    ] {
+        assert!(message.contains(expected), "{expected}\nis not in\n{message}");
+    }
+    assert!(!message.contains("no-key-at-all"));
+}
+
+#[test]
+fn revocable_tokens_shorten_the_longest_ttl() {
+    assert!(load(&[("TOKEN_TTL", "2h")], "").is_ok());
+    assert!(problem(&[("TOKEN_TTL", "2h"), ("ABLY_REVOCABLE_TOKENS", "true")], "").contains("revocable"));
+    for ttl in ["0s", "500us", "-1m", "60"] {
+        assert!(load(&[("TOKEN_TTL", ttl)], "").is_err(), "{ttl}");
+    }
+}
+
+#[test]
+fn keys_of_two_kinds_of_instance_do_not_go_together() {
+    assert!(load(&[("CLERK_SECRET_KEY", "sk_test_abc")], "").is_ok());
+    assert!(problem(&[("CLERK_SECRET_KEY", "sk_live_abc")], "").contains("another kind of instance"));
+}
+
+#[test]
+fn the_key_source_is_the_pem_then_the_backend_api_then_the_frontend_api() {
+    let source = |environment: &[(&str, &str)]| load(environment, "").unwrap().clerk.key_source();
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/vectors/clerk_session.json")).unwrap();
+    let pem = vectors["jwt_key"].as_str().unwrap().replace('\n', "\\n");
+    let secret_key = ("CLERK_SECRET_KEY", "sk_test_abc");
+    assert_eq!(source(&[("CLERK_JWT_KEY", &pem), secret_key]), KeySource::Pem);
+    assert_eq!(source(&[secret_key]), KeySource::BackendApi("https://api.clerk.com/v1/jwks".parse().unwrap()));
+    let frontend = |url: &str| KeySource::FrontendApi(url.parse().unwrap());
+    assert_eq!(source(&[]), frontend("https://clerk.example.com/.well-known/jwks.json"));
+    let proxy = ("CLERK_PROXY_URL", "https://app.example.com/__clerk/");
+    assert_eq!(source(&[proxy]), frontend("https://app.example.com/__clerk/.well-known/jwks.json"));
+    assert_eq!(
+        load(&[proxy], "").unwrap().clerk.issuers(),
+        ["https://clerk.example.com", "https://app.example.com/__clerk"]
+    );
+}
+
+#[test]
+fn the_cors_origins_are_the_authorized_parties_unless_they_are_named() {
+    let parties = ("CLERK_AUTHORIZED_PARTIES", "https://a.example.com, https://b.example.com");
+    assert_eq!(load(&[parties], "").unwrap().cors.allowed_origins, ["https://a.example.com", "https://b.example.com"]);
+    let toml = "[cors]\nallowed_origins = [\"http://localhost:3000\"]";
+    assert_eq!(load(&[parties], toml).unwrap().cors.allowed_origins, ["http://localhost:3000"]);
+}
+
+#[test]
+fn no_secret_is_printed() {
+    let config = load(&[("CLERK_SECRET_KEY", "sk_test_verysecret")], "").unwrap();
+    let printed = format!("{config:?}");
+    assert!(!printed.contains("verysecret") && !printed.contains("secretsecret"), "{printed}");
+}

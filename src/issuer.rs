@@ -1,0 +1,232 @@
+//! The line that every request runs along: credential, session, identity, grant, signature.
+
+use std::{borrow::Cow, time::Duration};
+
+use crate::{
+    ably::{ApiKey, ClientId, ErrorInfo, InvalidTokenParams, Nonce, TokenParams, TokenRequest, code},
+    clerk::{Credential, NoCredential, PublishableKey, Session, SigningKeys, Unverified, Verifier},
+    clock::UnixMillis,
+    identity::{Identity, IdentityError},
+    policy::Policy,
+};
+
+/// Issues token requests to the users of one Clerk instance, signed with one Ably API key.
+#[derive(Debug)]
+pub struct Issuer {
+    publishable_key: PublishableKey,
+    verifier: Verifier,
+    identity: Identity,
+    policy: Policy,
+    api_key: ApiKey,
+}
+
+/// What a request shows and asks for.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// Every `Authorization` header.
+    pub authorization: &'a [Cow<'a, str>],
+    /// The `Cookie` header; several are joined by `; `.
+    pub cookies: &'a str,
+    /// The token params, form-encoded.
+    pub params: &'a [u8],
+}
+
+/// A token request, and whom it was issued to.
+#[derive(Debug)]
+pub struct Issued {
+    /// The answer.
+    pub token_request: TokenRequest,
+    /// Who the user is on Ably.
+    pub client_id: ClientId,
+    /// Who the user is at Clerk.
+    pub session: Session,
+}
+
+/// Why there is no token request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    /// Nobody is signed in, as far as the request shows.
+    #[error(transparent)]
+    NoCredential(#[from] NoCredential),
+    /// The session token does not hold, or cannot be verified.
+    #[error(transparent)]
+    Unverified(#[from] Unverified),
+    /// The user has no client ID.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The params are malformed.
+    #[error(transparent)]
+    Params(#[from] InvalidTokenParams),
+    /// The client takes itself for somebody else.
+    #[error("the clientId asked for is not the caller's")]
+    OtherClientId,
+}
+
+/// A refusal: why, and whose, once that is known.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub cause: Cause,
+    /// The verified session, if it came to that.
+    pub session: Option<Box<Session>>,
+}
+
+impl Issuer {
+    /// An issuer of these parts.
+    #[must_use]
+    pub fn new(
+        publishable_key: PublishableKey,
+        verifier: Verifier,
+        identity: Identity,
+        policy: Policy,
+        api_key: ApiKey,
+    ) -> Self {
+        Self { publishable_key, verifier, identity, policy, api_key }
+    }
+
+    /// The keys that session tokens are verified with.
+    #[must_use]
+    pub fn signing_keys(&self) -> &SigningKeys {
+        self.verifier.keys()
+    }
+
+    /// The API key that signs.
+    #[must_use]
+    pub fn api_key(&self) -> &ApiKey {
+        &self.api_key
+    }
+
+    /// Answers a request, or says why not.
+    pub async fn issue(&self, asked: Asked<'_>, now: UnixMillis, nonce: Nonce) -> Result<Issued, Refused> {
+        let session = self.authenticate(asked, now).await.map_err(|cause| Refused { cause, session: None })?;
+        match self.sign_for(&session, asked, now, nonce).await {
+            Ok((token_request, client_id)) => Ok(Issued { token_request, client_id, session }),
+            Err(cause) => Err(Refused { cause, session: Some(Box::new(session)) }),
+        }
+    }
+
+    async fn authenticate(&self, asked: Asked<'_>, now: UnixMillis) -> Result<Session, Cause> {
+        let authorization = asked.authorization.iter().map(AsRef::as_ref);
+        let credential = Credential::find(authorization, asked.cookies, &self.publishable_key, now)?;
+        Ok(self.verifier.verify(credential.token(), now).await?)
+    }
+
+    async fn sign_for(
+        &self,
+        session: &Session,
+        asked: Asked<'_>,
+        now: UnixMillis,
+        nonce: Nonce,
+    ) -> Result<(TokenRequest, ClientId), Cause> {
+        let params = TokenParams::parse(form_urlencoded::parse(asked.params))?;
+        let client_id = self.identity.client_id(session).await?;
+        if params.client_id.as_ref().is_some_and(|asked| *asked != client_id) {
+            return Err(Cause::OtherClientId);
+        }
+        let grant = self.policy.grant(params);
+        let token_request =
+            TokenRequest::sign(&self.api_key, client_id.clone(), grant.capability.as_ref(), grant.ttl, now, nonce);
+        Ok((token_request, client_id))
+    }
+}
+
+impl Cause {
+    /// A short name for logs and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCredential(cause) => cause.reason(),
+            Self::Unverified(Unverified::Invalid(cause)) => cause.reason(),
+            Self::Unverified(Unverified::KeysUnavailable(_)) => "signing-keys-unavailable",
+            Self::Identity(IdentityError::UsernameOutOfReach) => "username-out-of-reach",
+            Self::Identity(IdentityError::NoUsername) => "user-without-username",
+            Self::Identity(IdentityError::Banned) => "user-banned",
+            Self::Identity(IdentityError::Deleted) => "user-deleted",
+            Self::Identity(IdentityError::ClaimMissing) => "client-id-claim-missing",
+            Self::Identity(IdentityError::NotAClientId(_)) => "client-id-impossible",
+            Self::Identity(IdentityError::Unavailable(_)) => "user-lookup-unavailable",
+            Self::Params(_) => "params-malformed",
+            Self::OtherClientId => "client-id-of-another",
+        }
+    }
+
+    /// What the client reads. The one place where a refusal becomes a status and a code.
+    #[must_use]
+    pub fn error_info(&self) -> ErrorInfo {
+        let (status_code, code) = match self {
+            Self::NoCredential(_) | Self::Unverified(Unverified::Invalid(_)) => (401, code::INVALID_CREDENTIALS),
+            Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Identity(IdentityError::Unavailable(_)) => {
+                (503, code::UNREACHABLE)
+            }
+            Self::Identity(_) => (403, code::FORBIDDEN),
+            Self::Params(InvalidTokenParams::ClientId(_)) => (400, code::INVALID_CLIENT_ID),
+            Self::Params(InvalidTokenParams::Ttl) => (400, code::INVALID_PARAMETER),
+            Self::Params(InvalidTokenParams::Capability | InvalidTokenParams::Repeated) => (400, code::BAD_REQUEST),
+            Self::OtherClientId => (403, code::INVALID_CLIENT_ID),
+        };
+        ErrorInfo { code, status_code, message: self.message() }
+    }
+
+    /// When it is worth asking again, for refusals that are nobody's fault.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        const KEYS: Duration = Duration::from_secs(5);
+        match self {
+            Self::Unverified(Unverified::KeysUnavailable(_)) => Some(KEYS),
+            Self::Identity(IdentityError::Unavailable(after)) => Some(*after),
+            _ => None,
+        }
+    }
+
+    fn message(&self) -> &'static str {
+        match self {
+            Self::NoCredential(NoCredential::Missing) => {
+                "No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in?"
+            }
+            Self::NoCredential(NoCredential::Ambiguous) => "Two Authorization headers: send one.",
+            Self::NoCredential(NoCredential::DevBrowserMissing) => {
+                "No __clerk_db_jwt cookie, which a Clerk development instance needs beside its session cookie."
+            }
+            Self::NoCredential(NoCredential::SignedOut) => {
+                "Signed out: the __client_uat cookie says that nobody is in."
+            }
+            Self::NoCredential(NoCredential::OlderThanClient) => {
+                "The session cookie is older than the last sign-in or sign-out. A page renews it within a minute."
+            }
+            Self::Unverified(Unverified::KeysUnavailable(_)) => {
+                "Clerk's signing keys cannot be had now, so no session token can be verified. Try again soon."
+            }
+            Self::Unverified(Unverified::Invalid(cause)) => cause.message(),
+            Self::Identity(IdentityError::UsernameOutOfReach) => {
+                "No username: add a username claim to Clerk's session token, or give this service CLERK_SECRET_KEY."
+            }
+            Self::Identity(IdentityError::NoUsername) => {
+                "The user has no username. Give them one in Clerk, or set TOKEN_CLIENT_ID to {user_id}."
+            }
+            Self::Identity(IdentityError::Banned) => "The user is banned. Lift the ban in Clerk to let them in.",
+            Self::Identity(IdentityError::Deleted) => "The user does not exist any more at Clerk.",
+            Self::Identity(IdentityError::ClaimMissing) => {
+                "The session token lacks a claim that TOKEN_CLIENT_ID names. Add it to Clerk's session token."
+            }
+            Self::Identity(IdentityError::NotAClientId(_)) => {
+                "The user's name cannot be an Ably client ID: it is empty, *, over 256 bytes, or has control characters."
+            }
+            Self::Identity(IdentityError::Unavailable(_)) => {
+                "Clerk cannot be asked for the username now. Try again soon."
+            }
+            Self::Params(InvalidTokenParams::Repeated) => "A token param is given twice: send each once.",
+            Self::Params(InvalidTokenParams::ClientId(_)) => {
+                "The clientId asked for cannot be one: not *, at most 256 bytes, no control characters. Or leave it out."
+            }
+            Self::Params(InvalidTokenParams::Capability) => {
+                "The capability asked for is not one: a JSON object of resources, each with a list of operations."
+            }
+            Self::Params(InvalidTokenParams::Ttl) => {
+                "The ttl asked for is not a positive whole number of milliseconds."
+            }
+            Self::OtherClientId => {
+                "The clientId asked for is not the caller's. Leave it out, or make a new client after a change of name."
+            }
+        }
+    }
+}

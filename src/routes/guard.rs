@@ -1,0 +1,57 @@
+//! What every request passes through: its id, its size limit, and the headers that every answer has.
+
+use std::time::Duration;
+
+use actix_web::{
+    Error, HttpMessage as _,
+    body::{EitherBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    middleware::Next,
+    web::Data,
+};
+
+use super::{
+    answer,
+    cors::AllowedOrigins,
+    request_id::{self, RequestId},
+};
+
+/// How long a client may take to send the head of a request, and then its body.
+pub const TIME_TO_SEND: Duration = Duration::from_secs(5);
+
+/// The most bytes of address and headers. Actix itself would take 128 KiB.
+const LARGEST_HEAD: usize = 16 * 1024;
+
+/// The middleware.
+pub async fn around_every_request<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let id = RequestId::accept_or_make(request.headers().get(request_id::HEADER));
+    request.extensions_mut().insert(id.clone());
+    let mut response = if head_size(&request) > LARGEST_HEAD {
+        tracing::info!(request_id = id.as_str(), reason = "head-too-large", status = 431, "request refused");
+        request.into_response(answer::failure(&answer::HEAD_TOO_LARGE, None)).map_into_right_body()
+    } else {
+        next.call(request).await?.map_into_left_body()
+    };
+
+    if let Some(origins) = response.request().app_data::<Data<AllowedOrigins>>().cloned() {
+        let origin = super::cors::origin(response.request().headers());
+        origins.add_headers(origin.as_deref(), response.headers_mut());
+    }
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+        headers.insert(HeaderName::from_static(request_id::HEADER), id);
+    }
+    Ok(response)
+}
+
+fn head_size(request: &ServiceRequest) -> usize {
+    const SEPARATORS: usize = ": \r\n".len();
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + SEPARATORS);
+    target + headers.sum::<usize>()
+}

@@ -1,0 +1,44 @@
+//! The id that a request has in logs and answers: the caller's own, if it has the form, or a new one.
+
+use actix_web::http::header::HeaderValue;
+
+/// The header of both directions.
+pub(super) const HEADER: &str = "x-request-id";
+
+/// An id of 1 to 64 letters, digits, dots, underscores and hyphens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RequestId(String);
+
+impl RequestId {
+    /// Takes the caller's id, or makes one.
+    pub(super) fn accept_or_make(offered: Option<&HeaderValue>) -> Self {
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let accepted = offered
+            .and_then(|value| value.to_str().ok())
+            .filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(is_allowed));
+        Self(accepted.map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_another_form_is_replaced() {
+        let longest = "x".repeat(64);
+        for good in ["a", "A.b_c-9", &longest] {
+            assert_eq!(RequestId::accept_or_make(HeaderValue::from_str(good).ok().as_ref()).as_str(), good);
+        }
+        let too_long = "x".repeat(65);
+        for bad in ["", "a b", "a\tb", "a/b", "{}", &too_long] {
+            let made = RequestId::accept_or_make(HeaderValue::from_str(bad).ok().as_ref());
+            assert_eq!(made.as_str().len(), 32, "{bad}");
+        }
+        assert_ne!(RequestId::accept_or_make(None), RequestId::accept_or_make(None));
+    }
+}

@@ -1,0 +1,124 @@
+//! The token endpoint, for `authUrl` (RSA8c).
+
+use std::borrow::Cow;
+
+use actix_web::{
+    HttpMessage as _, HttpRequest, HttpResponse,
+    error::PayloadError,
+    http::{
+        StatusCode,
+        header::{AUTHORIZATION, CONTENT_ENCODING, COOKIE, HeaderName},
+    },
+    web::{Bytes, BytesMut, Data, Payload},
+};
+use futures_util::StreamExt as _;
+use tokio::time::timeout;
+
+use super::{answer, guard::TIME_TO_SEND, request_id::RequestId};
+use crate::{
+    ably::{ErrorInfo, Nonce},
+    clock::UnixMillis,
+    issuer::{Asked, Issued, Issuer, Refused},
+};
+
+/// The most bytes of a form.
+const LARGEST_BODY: usize = 16 * 1024;
+
+/// Token params in the query string.
+pub(super) async fn get(request: HttpRequest, issuer: Data<Issuer>) -> HttpResponse {
+    issue(&request, &issuer, request.query_string().as_bytes()).await
+}
+
+/// Token params in a form. Those in the query string do not count.
+pub(super) async fn post(request: HttpRequest, body: Payload, issuer: Data<Issuer>) -> HttpResponse {
+    match read_form(&request, body).await {
+        Ok(form) => issue(&request, &issuer, &form).await,
+        Err(error) => {
+            let (id, status) = (request_id(&request), error.status_code);
+            tracing::info!(request_id = id, reason = "body-refused", status, "token refused");
+            answer::failure(&error, None)
+        }
+    }
+}
+
+async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8]) -> HttpResponse {
+    let Ok(nonce) = Nonce::random() else {
+        tracing::error!(request_id = request_id(request), "the operating system gave no randomness");
+        return answer::failure(&answer::INTERNAL, None);
+    };
+    let authorization = texts(request, AUTHORIZATION);
+    let cookies = texts(request, COOKIE).join("; ");
+    let asked = Asked { authorization: &authorization, cookies: &cookies, params };
+    match issuer.issue(asked, UnixMillis::now(), nonce).await {
+        Ok(issued) => {
+            log_issued(&issued, issuer, &request_id(request));
+            answer::json(StatusCode::OK, &issued.token_request)
+        }
+        Err(refused) => {
+            let error = refused.cause.error_info();
+            log_refused(&refused, &error, &request_id(request));
+            answer::failure(&error, refused.cause.retry_after())
+        }
+    }
+}
+
+/// The values of a header. Another app's cookie may hold bytes that are no text; they must not spoil ours.
+fn texts(request: &HttpRequest, name: HeaderName) -> Vec<Cow<'_, str>> {
+    request.headers().get_all(name).map(|value| String::from_utf8_lossy(value.as_bytes())).collect()
+}
+
+fn log_issued(issued: &Issued, issuer: &Issuer, request_id: &str) {
+    tracing::info!(
+        request_id,
+        user_id = issued.session.user_id,
+        session_id = issued.session.session_id,
+        client_id = issued.client_id.as_str(),
+        key_name = issuer.api_key().name().as_str(),
+        "token issued"
+    );
+}
+
+fn log_refused(refused: &Refused, error: &ErrorInfo, request_id: &str) {
+    let session = refused.session.as_deref();
+    tracing::info!(
+        request_id,
+        user_id = session.map(|session| &session.user_id),
+        session_id = session.map(|session| &session.session_id),
+        reason = refused.cause.reason(),
+        status = error.status_code,
+        code = error.code,
+        "token refused"
+    );
+}
+
+fn request_id(request: &HttpRequest) -> String {
+    request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned()).unwrap_or_default()
+}
+
+async fn read_form(request: &HttpRequest, body: Payload) -> Result<Bytes, ErrorInfo> {
+    let body = match timeout(TIME_TO_SEND, read(body)).await {
+        Ok(read) => read?,
+        Err(_) => return Err(answer::TOO_SLOW),
+    };
+    if body.is_empty() || is_form(request) { Ok(body) } else { Err(answer::NOT_A_FORM) }
+}
+
+async fn read(mut payload: Payload) -> Result<Bytes, ErrorInfo> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|error| match error {
+            PayloadError::Overflow => answer::BODY_TOO_LARGE,
+            _ => answer::BODY_BROKEN,
+        })?;
+        if body.len() + chunk.len() > LARGEST_BODY {
+            return Err(answer::BODY_TOO_LARGE);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+fn is_form(request: &HttpRequest) -> bool {
+    request.content_type().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        && !request.headers().contains_key(CONTENT_ENCODING)
+}

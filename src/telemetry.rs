@@ -1,0 +1,25 @@
+//! Logs: one line an event, to standard output.
+
+use std::panic;
+
+use tracing::Level;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Starts logging, once for the process.
+///
+/// Libraries are heard from `warn` on only, whatever the level: at `trace` some would log headers.
+pub fn init(config: &LogConfig) {
+    let levels = Targets::new().with_default(Level::WARN).with_target("ably_clerk_auth", config.level);
+    let registry = tracing_subscriber::registry().with(levels);
+    match config.format {
+        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_target(false)).init(),
+        LogFormat::Pretty => registry.with(fmt::layer().with_target(false)).init(),
+    }
+    panic::set_hook(Box::new(|panic| {
+        // The message is left out: it may hold a value of the request.
+        let location = panic.location().map(ToString::to_string);
+        tracing::error!(location, "a bug made a task panic; please report it");
+    }));
+}
