@@ -12,8 +12,13 @@ impl UnixMillis {
     /// The system clock's time.
     #[must_use]
     pub fn now() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-        Self(since_epoch.map_or(0, millis))
+        SystemTime::now().into()
+    }
+}
+
+impl From<SystemTime> for UnixMillis {
+    fn from(time: SystemTime) -> Self {
+        Self(time.duration_since(UNIX_EPOCH).map_or(0, millis))
     }
 }
 

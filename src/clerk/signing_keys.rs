@@ -16,13 +16,14 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use jsonwebtoken::DecodingKey;
-use reqwest::header::AUTHORIZATION;
+use reqwest::header::{AUTHORIZATION, DATE};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tokio::{runtime::Handle, sync::Mutex, time::Instant};
 use url::Url;
 
 use super::backend_api::{bearer, read_json};
+use crate::clock::UnixMillis;
 
 /// The keys that verify an instance's session tokens.
 #[derive(Debug)]
@@ -201,9 +202,9 @@ impl Jwks {
         }
     }
 
-    /// Fetches once, for a report.
-    pub async fn probe(&self) -> Result<usize, JwksError> {
-        self.0.fetch().await.map(|keys| keys.len())
+    /// Fetches once, for a report: how many keys there are, and Clerk's clock, to the second.
+    pub async fn probe(&self) -> Result<(usize, Option<UnixMillis>), JwksError> {
+        self.0.fetch().await.map(|fetched| (fetched.keys.len(), fetched.date))
     }
 
     async fn find(&self, kid: &str) -> Result<Arc<DecodingKey>, KeyError> {
@@ -262,9 +263,9 @@ impl Jwks {
 }
 
 impl Shared {
-    fn take(&self, fetched: Result<HashMap<String, Arc<DecodingKey>>, JwksError>) {
+    fn take(&self, fetched: Result<Fetched, JwksError>) {
         let failed = match fetched {
-            Ok(keys) => {
+            Ok(Fetched { keys, .. }) => {
                 tracing::debug!(keys = keys.len(), "signing keys confirmed");
                 self.held.store(Some(Arc::new(Held { keys, confirmed_at: Instant::now() })));
                 false
@@ -280,7 +281,7 @@ impl Shared {
         }
     }
 
-    async fn fetch(&self) -> Result<HashMap<String, Arc<DecodingKey>>, JwksError> {
+    async fn fetch(&self) -> Result<Fetched, JwksError> {
         let mut request = self.http.get(self.source.url.clone()).timeout(Jwks::FETCH_TIMEOUT);
         if let Some(secret_key) = &self.source.secret_key {
             request = request.header(AUTHORIZATION, bearer(secret_key.expose_secret()));
@@ -289,10 +290,20 @@ impl Shared {
         if !response.status().is_success() {
             return Err(JwksError::Status(response.status().as_u16()));
         }
+        let date = response.headers().get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         let set: JwkSet = read_json(response).await.ok_or(JwksError::Malformed)?;
         let keys: HashMap<_, _> = set.keys.into_iter().filter_map(usable).collect();
-        if keys.is_empty() { Err(JwksError::NoUsableKey) } else { Ok(keys) }
+        if keys.is_empty() {
+            Err(JwksError::NoUsableKey)
+        } else {
+            Ok(Fetched { keys, date: date.map(UnixMillis::from) })
+        }
     }
+}
+
+struct Fetched {
+    keys: HashMap<String, Arc<DecodingKey>>,
+    date: Option<UnixMillis>,
 }
 
 #[derive(Deserialize)]

@@ -13,6 +13,9 @@ use crate::{
 /// How far the clocks may be apart before Ably refuses a token request (40104), in milliseconds.
 const ABLY_TOLERANCE_MS: i64 = 120_000;
 
+/// A Date header names whole seconds.
+const DATE_PRECISION_MS: i64 = 1000;
+
 /// The lines of the report, and whether the service would work.
 #[derive(Default)]
 struct Report {
@@ -43,6 +46,13 @@ impl Report {
                 self.line("FAIL", label, text);
             }
         }
+    }
+
+    fn compare_clocks(&mut self, label: &'static str, theirs: UnixMillis, ours: UnixMillis, tolerance_ms: i64) {
+        let offset = ours.0 - theirs.0;
+        let text = format!("ours is {}", offset_in_words(offset));
+        let is_close = offset.abs() <= tolerance_ms;
+        self.tried(label, if is_close { Ok(text) } else { Err(format!("{text}, which is too much: set our clock")) });
     }
 
     fn warn(&mut self, text: impl fmt::Display) {
@@ -89,11 +99,14 @@ async fn report(config: &Config, provenance: &Provenance) -> Report {
         }
     };
     try_signing_keys(config, &http, &mut report).await;
+    let has_usernames = try_secret_key(config, &http, &mut report).await;
     try_ably(config, &http, &mut report).await;
     for warning in config.warnings() {
         report.warn(warning);
     }
-    try_secret_key(config, &http, &mut report).await;
+    if config.token.client_id.needs_username() && !has_usernames {
+        report.warn("no user of this Clerk instance has a username; set TOKEN_CLIENT_ID to {user_id}");
+    }
     report
 }
 
@@ -141,7 +154,17 @@ async fn try_signing_keys(config: &Config, http: &reqwest::Client, report: &mut 
     let outcome = match crate::server::signing_keys(&config.clerk, http) {
         Ok((SigningKeys::Pem(_), _)) => Ok(source),
         Ok((SigningKeys::Jwks(jwks), _)) => match jwks.probe().await {
-            Ok(count) => Ok(format!("{count} from {source}")),
+            Ok((count, date)) => {
+                if let Some(date) = date {
+                    report.compare_clocks(
+                        "Clerk's clock",
+                        date,
+                        UnixMillis::now(),
+                        config.clerk.clock_skew_ms + DATE_PRECISION_MS,
+                    );
+                }
+                Ok(format!("{count} from {source}"))
+            }
             Err(error) => Err(format!("{source}: {error}")),
         },
         Err(error) => Err(error.to_string()),
@@ -155,10 +178,9 @@ async fn try_ably(config: &Config, http: &reqwest::Client, report: &mut Report) 
     let round_trip = before.elapsed().unwrap_or_default();
     let outcome = match time {
         Ok(time) => {
-            let middle = UnixMillis::now().0 - clock::millis(round_trip) / 2;
-            let offset = middle - time.0;
-            let text = format!("{}: our clock is {}", config.ably.rest_url, offset_in_words(offset));
-            if offset.abs() < ABLY_TOLERANCE_MS { Ok(text) } else { Err(format!("{text}; Ably refuses that: set it")) }
+            let middle = UnixMillis(UnixMillis::now().0 - clock::millis(round_trip) / 2);
+            report.compare_clocks("Ably's clock", time, middle, ABLY_TOLERANCE_MS);
+            Ok(format!("answers at {}", config.ably.rest_url))
         }
         Err(error) => Err(format!("{}: {error}", config.ably.rest_url)),
     };
@@ -167,28 +189,27 @@ async fn try_ably(config: &Config, http: &reqwest::Client, report: &mut Report) 
 
 fn offset_in_words(offset_ms: i64) -> String {
     match offset_ms {
-        -999..=999 => format!("{} ms off", offset_ms.abs()),
+        -999..=999 => "within a second".to_owned(),
         ahead @ 1000.. => format!("{}.{} s ahead", ahead / 1000, ahead % 1000 / 100),
         behind => format!("{}.{} s behind", -behind / 1000, -behind % 1000 / 100),
     }
 }
 
-/// Asks for a few users: shows that the secret key is good, and whether the instance has usernames at all.
-async fn try_secret_key(config: &Config, http: &reqwest::Client, report: &mut Report) {
+/// Asks for a few users, which shows that the secret key is good. False when there are users, and none has a username.
+async fn try_secret_key(config: &Config, http: &reqwest::Client, report: &mut Report) -> bool {
     const SAMPLE: u16 = 20;
-    let Some(secret_key) = config.clerk.secret_key.clone() else { return };
+    let Some(secret_key) = config.clerk.secret_key.clone() else { return true };
     let api = BackendApi::new(config.clerk.api_url.clone(), secret_key, http.clone());
     match api.newest_users(SAMPLE).await {
         Ok(users) => {
             report.tried("secret key", Ok(format!("accepted by {}", config.clerk.api_url)));
-            let nobody_has_one = users.iter().all(|user| user.username.as_deref().unwrap_or_default().is_empty());
-            if config.token.client_id.needs_username() && !users.is_empty() && nobody_has_one {
-                report.warn("no user of this Clerk instance has a username; set TOKEN_CLIENT_ID to {user_id}");
-            }
+            return users.is_empty()
+                || users.iter().any(|user| user.username.as_ref().is_some_and(|name| !name.is_empty()));
         }
         Err(error @ BackendApiError::Unauthorized(_)) => {
             report.tried("secret key", Err(format!("{error}; copy it again from Clerk's dashboard")));
         }
         Err(error) => report.tried("secret key", Err(format!("{}: {error}", config.clerk.api_url))),
     }
+    true
 }

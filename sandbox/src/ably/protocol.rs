@@ -172,7 +172,7 @@ fn object_of(entries: Vec<(rmpv::Value, rmpv::Value)>) -> Option<Map<String, Val
     let mut binary_data = false;
     for (name, value) in entries {
         let name = name.as_str()?.to_owned();
-        binary_data |= name == "data" && value.is_bin();
+        binary_data |= name == "data" && matches!(value, rmpv::Value::Binary(_));
         object.insert(name, json_of(value)?);
     }
     if binary_data {
@@ -219,13 +219,14 @@ mod tests {
                 (Packed::from("encoding"), encoding),
                 (Packed::from("timestamp"), Packed::F64(1_795_289_000_000.0)),
                 (Packed::from("ratio"), Packed::F64(0.5)),
+                (Packed::from("text"), Packed::Map(vec![(Packed::from("data"), Packed::from("plain"))])),
                 (Packed::from("nothing"), Packed::F64(f64::NAN)),
             ]);
             assert_eq!(
                 Format::MessagePack.decode(&packed(&message)).unwrap(),
                 json!({
                     "data": "AQID", "encoding": noted, "timestamp": 1_795_289_000_000_i64, "ratio": 0.5,
-                    "nothing": null
+                    "text": { "data": "plain" }, "nothing": null
                 })
             );
         }

@@ -19,6 +19,7 @@ use super::{
 };
 
 const MOST_TOKENS: usize = 20_000;
+const MOST_CAPABILITY_BYTES: usize = 64 * 1024 * 1024;
 const MOST_CHANNELS: usize = 200;
 const LONGEST_CHANNEL_NAME: usize = 1024;
 
@@ -37,6 +38,7 @@ pub(crate) struct Realm {
     nonces: Nonces,
     tokens: HashMap<String, Grant>,
     issued: VecDeque<(String, IssuedToken)>,
+    issued_capability_bytes: usize,
     last_issued_ms: i64,
     pub(super) revocations: Revocations,
     epoch: String,
@@ -66,6 +68,7 @@ impl Realm {
             nonces: Nonces::default(),
             tokens: HashMap::new(),
             issued: VecDeque::new(),
+            issued_capability_bytes: 0,
             last_issued_ms: 0,
             revocations: Revocations::default(),
             epoch,
@@ -161,6 +164,7 @@ impl Realm {
         if let Some(client_id) = &grant.client_id {
             details["clientId"] = json!(client_id);
         }
+        self.issued_capability_bytes += capability.len();
         self.issued.push_back((
             token.clone(),
             IssuedToken {
@@ -172,14 +176,15 @@ impl Realm {
             },
         ));
         self.tokens.insert(token, grant);
-        while self.issued.len() > MOST_TOKENS {
+        while self.issued.len() > MOST_TOKENS || self.issued_capability_bytes > MOST_CAPABILITY_BYTES {
             self.forget_oldest_token();
         }
         details
     }
 
     fn forget_oldest_token(&mut self) {
-        if let Some((token, _)) = self.issued.pop_front() {
+        if let Some((token, issued)) = self.issued.pop_front() {
+            self.issued_capability_bytes -= issued.capability.len();
             self.tokens.remove(&token);
         }
     }

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, io, sync::Arc};
 
 use actix_web::{
-    Error, HttpRequest, HttpResponse,
+    Error, HttpRequest, HttpResponse, Resource,
     body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     http::{
@@ -38,20 +38,19 @@ const DEFAULT_ALLOWED: &str = "accept, ably-agent, authorization, content-type, 
 /// Every route of the stand-in.
 pub(crate) fn routes(config: &mut ServiceConfig) {
     config
-        .route("/", web::get().to(realtime))
-        .route("/time", web::get().to(time))
-        .route("/keys/{key}/requestToken", web::post().to(request_token))
-        .route("/keys/{key}/revokeTokens", web::post().to(revoke_tokens))
-        .service(
-            web::resource("/channels/{channel}/messages")
-                .get(history)
-                .post(publish)
-                .default_service(web::to(wrong_method)),
-        )
-        .route("/channels/{channel}/presence", web::get().to(present))
-        .route("/sandbox/connections", web::get().to(live_connections))
-        .route("/sandbox/calls", web::get().to(calls))
+        .service(resource("/").get(realtime))
+        .service(resource("/time").get(time))
+        .service(resource("/keys/{key}/requestToken").post(request_token))
+        .service(resource("/keys/{key}/revokeTokens").post(revoke_tokens))
+        .service(resource("/channels/{channel}/messages").get(history).post(publish))
+        .service(resource("/channels/{channel}/presence").get(present))
+        .service(resource("/sandbox/connections").get(live_connections))
+        .service(resource("/sandbox/calls").get(calls))
         .default_service(web::to(unknown_route));
+}
+
+fn resource(path: &str) -> Resource {
+    web::resource(path).default_service(web::to(wrong_method))
 }
 
 type Answer = Result<HttpResponse, Refusal>;
@@ -85,9 +84,11 @@ fn refuse(error: ErrorInfo, format: Format) -> HttpResponse {
     answer
 }
 
-fn add_error_headers(headers: &mut HeaderMap, code: u32, message: &'static str) {
+fn add_error_headers(headers: &mut HeaderMap, code: u32, message: &str) {
     headers.insert(HeaderName::from_static("x-ably-errorcode"), HeaderValue::from(code));
-    headers.insert(HeaderName::from_static("x-ably-errormessage"), HeaderValue::from_static(message));
+    if let Ok(message) = HeaderValue::from_str(message) {
+        headers.insert(HeaderName::from_static("x-ably-errormessage"), message);
+    }
 }
 
 fn write(status: u16, body: &Value, format: Format) -> HttpResponse {

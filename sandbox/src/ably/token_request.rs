@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
 
@@ -17,7 +18,10 @@ const DEFAULT_TTL_MS: i64 = 60 * 60 * 1000;
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 const HOUR_MS: i64 = 60 * 60 * 1000;
 const SHORTEST_NONCE: usize = 16;
-const MOST_NONCES: usize = 200_000;
+const MOST_NONCES: usize = 1_000_000;
+
+/// The longest capability, in bytes of its text.
+const LONGEST_CAPABILITY: usize = 64 * 1024;
 
 /// The longest time that a token may live, in milliseconds.
 pub(crate) fn longest_ttl_ms(revocable_tokens: bool) -> i64 {
@@ -104,6 +108,9 @@ impl TokenRequest {
         }
         let capability = match self.capability.as_deref() {
             None | Some("") => key_capability.clone(),
+            Some(text) if text.len() > LONGEST_CAPABILITY => {
+                return Err(ErrorInfo::bad_request("the capability is too large"));
+            }
             Some(text) => Capability::parse(text)?.intersect(key_capability),
         };
         if capability.is_empty() {
@@ -157,16 +164,18 @@ fn integer(fields: &Map<String, Value>, name: &str, wrong: ErrorInfo) -> Result<
     }
 }
 
-/// Nonces already spent. Each is kept for as long as a token request of its timestamp would still be taken.
+/// Digests of the nonces already spent. Each is kept for as long as a token request of its timestamp would still be
+/// taken.
 #[derive(Debug, Default)]
-pub(crate) struct Nonces(HashMap<String, i64>);
+pub(crate) struct Nonces(HashMap<[u8; 32], i64>);
 
 impl Nonces {
     fn spend(&mut self, nonce: &str, timestamp: i64, now_ms: i64) -> Result<(), ErrorInfo> {
         if nonce.chars().count() < SHORTEST_NONCE {
             return Err(ErrorInfo::new(401, 40105, "nonce is shorter than 16 characters"));
         }
-        if self.0.contains_key(nonce) {
+        let digest = Sha256::digest(nonce.as_bytes()).into();
+        if self.0.contains_key(&digest) {
             return Err(ErrorInfo::new(401, 40105, "nonce was used before"));
         }
         if self.0.len() >= MOST_NONCES {
@@ -175,7 +184,7 @@ impl Nonces {
         if self.0.len() >= MOST_NONCES {
             return Err(ErrorInfo::new(503, 50003, "too many token requests in two minutes"));
         }
-        self.0.insert(nonce.to_owned(), timestamp.saturating_add(TIMESTAMP_WINDOW_MS));
+        self.0.insert(digest, timestamp.saturating_add(TIMESTAMP_WINDOW_MS));
         Ok(())
     }
 

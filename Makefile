@@ -1,0 +1,43 @@
+# Two commands: `make dev` shows the service at work, `make test` is everything that CI checks. Each installs what it
+# needs; Rust is all that must be there (make dev), and Node for what runs the real ably-js.
+
+CARGO_TARGET_DIR ?= target
+PAGE := sandbox/page
+SDK := tests/sdk
+NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+
+.PHONY: dev test lint test-rust test-sdk chromium
+
+# Packages are installed anew when a lock file is newer than what was installed by it.
+define install_packages
+if [ ! -d $(1)/node_modules ] || [ $(1)/package-lock.json -nt $(1)/node_modules ]; then \
+	(cd $(1) && $(NPM_CI)) && touch $(1)/node_modules; \
+fi
+endef
+
+dev: ## Start the service between stand-ins for Clerk and Ably, with a page to watch (ARGS="--page-port 4000 …")
+	@if command -v npm >/dev/null 2>&1; then $(call install_packages,$(PAGE)) \
+		|| echo "npm could not fetch ably-js: the page will do without the live connection." >&2; fi
+	@cargo build --quiet --locked --workspace --bins
+	@exec "$(CARGO_TARGET_DIR)/debug/sandbox" dev $(ARGS)
+
+test: lint test-rust test-sdk ## Everything that CI checks
+
+lint: ## Formatting and lints
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+
+test-rust: ## Unit, property and vector tests, and the real binary over HTTP
+	cargo test --locked --workspace --all-features
+
+test-sdk: chromium ## The real ably-js, in Node and in Chromium
+	cargo build --locked --workspace --bins
+	@$(call install_packages,$(PAGE))
+	@$(call install_packages,$(SDK))
+	cd $(SDK) && npm test
+
+chromium: # Debian's package, unless CHROMIUM names a browser that is there
+	@if [ ! -x "$${CHROMIUM:-/usr/bin/chromium}" ]; then \
+		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	fi

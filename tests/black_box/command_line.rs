@@ -1,0 +1,173 @@
+//! The commands, as an operator types them.
+
+use std::{fs, net::TcpListener, process::Output};
+
+use sandbox::clerk::Outage;
+
+use crate::service::{Vendors, command, run};
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A report with what differs from run to run replaced.
+fn stable(vendors: &Vendors, report: &str) -> String {
+    let mut stable = String::new();
+    for line in report.lines() {
+        let line = line
+            .replace(&vendors.clerk.url(), "<clerk>")
+            .replace(&vendors.ably.url(), "<ably>")
+            .replace(vendors.ably.key_name(), "<key name>");
+        // A Date header is up to a second old.
+        let line = line.split_once("ours is ").map_or(line.clone(), |(before, _)| format!("{before}ours is <offset>"));
+        stable += &line;
+        stable.push('\n');
+    }
+    stable
+}
+
+#[tokio::test]
+async fn check_says_what_was_understood_and_that_it_works() {
+    let vendors = Vendors::start().await;
+    let output = run(&vendors.settings(), &["check"]);
+    insta::assert_snapshot!(stable(&vendors, &text(&output)), @r"
+          Clerk instance      clerk.sandbox.example (development, from CLERK_PUBLISHABLE_KEY)
+          secret key          set, from CLERK_SECRET_KEY
+          authorized parties  http://localhost:3000
+          Ably API key        <key name>, from ABLY_API_KEY
+          client ID           {username}
+          token               token request, Ably's 60 minutes
+          CORS origins        http://localhost:3000
+          listens on          127.0.0.1:0
+    ok    Clerk's clock       ours is <offset>
+    ok    signing keys        1 from <clerk>/v1/jwks
+    ok    secret key          accepted by <clerk>/
+    ok    Ably's clock        ours is <offset>
+    ok    Ably                answers at <ably>/
+    warn  no policy: every signed-in user gets the whole capability of the Ably API key
+    The service would work.
+    ");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn check_warns_of_what_would_surprise() {
+    let vendors = Vendors::start().await;
+    for mut user in vendors.clerk.users() {
+        user.username = None;
+        vendors.clerk.set_user(user);
+    }
+    let mut settings = vendors.settings();
+    settings.push(("CLERK_AUTHORIZED_PARTIES".into(), String::new()));
+    let output = run(&settings, &["check"]);
+    let report = text(&output);
+    for warning in
+        ["warn  no authorized parties", "warn  no policy", "warn  no user of this Clerk instance has a username"]
+    {
+        assert!(report.contains(warning), "{report}");
+    }
+    assert_eq!(output.status.code(), Some(0));
+
+    settings.push(("CLERK_SECRET_KEY".into(), String::new()));
+    settings.push(("CLERK_JWT_KEY".into(), vendors.clerk.jwt_key().into()));
+    assert!(text(&run(&settings, &["check"])).contains("warn  no secret key"));
+}
+
+#[tokio::test]
+async fn check_fails_when_a_key_or_a_party_does() {
+    let vendors = Vendors::start().await;
+    let mut settings = vendors.settings();
+    settings.push(("CLERK_SECRET_KEY".into(), "sk_test_wrong".into()));
+    let output = run(&settings, &["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = text(&output);
+    assert!(report.contains("FAIL  secret key") && report.contains("FAIL  signing keys"), "{report}");
+    assert!(report.contains("The service would not work"), "{report}");
+
+    vendors.clerk.set_outage(Some(Outage::Drop));
+    let output = run(&vendors.settings(), &["check"]);
+    assert!(text(&output).contains("no answer"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn check_fails_when_the_clock_is_too_far_off_for_ably() {
+    let vendors = Vendors::start().await;
+    let options = sandbox::ably::Options { clock_offset_ms: 300_000, ..sandbox::ably::Options::default() };
+    let ably = sandbox::ably::Ably::start(options).await.unwrap();
+    let mut settings = vendors.settings();
+    settings.push(("ABLY_REST_URL".into(), ably.url()));
+    let output = run(&settings, &["check"]);
+    assert!(text(&output).contains("s behind, which is too much: set our clock"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn healthcheck_tells_a_service_that_lives_from_one_that_does_not() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    let port = service.address().port().to_string();
+    let settings = |host: &str| [("SERVER_HOST".to_owned(), host.to_owned()), ("SERVER_PORT".to_owned(), port.clone())];
+    assert_eq!(run(&settings("127.0.0.1"), &["healthcheck"]).status.code(), Some(0));
+    assert_eq!(run(&settings("0.0.0.0"), &["healthcheck"]).status.code(), Some(0));
+    drop(service);
+    let output = run(&settings("127.0.0.1"), &["healthcheck"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("no answer from"), "{}", text(&output));
+}
+
+#[test]
+fn help_and_version_are_complete() {
+    let help = text(&run(&[], &["--help"]));
+    for word in ["serve", "check", "healthcheck", "--config"] {
+        assert!(help.contains(word), "{word} is not in {help}");
+    }
+    for setting in ably_clerk_auth::config::settings::ALL {
+        let built = setting.availability == ably_clerk_auth::config::settings::Availability::Built;
+        assert_eq!(help.contains(&setting.variable()), built, "{}", setting.variable());
+    }
+    assert_eq!(text(&run(&[], &["--version"])).trim(), concat!("ably-clerk-auth ", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn what_cannot_be_read_or_bound_ends_the_start_with_a_cure() {
+    let missing = run(&[], &["--config", "nowhere.toml"]);
+    assert!(text(&missing).contains("nowhere.toml cannot be read"), "{}", text(&missing));
+    assert_eq!(missing.status.code(), Some(1));
+
+    let (mut broken, directory) = command(&[]);
+    fs::write(directory.path().join("ably-clerk-auth.toml"), "[ably]\napi_key = \"hush").unwrap();
+    let broken = broken.output().unwrap();
+    assert!(text(&broken).contains("line 2, column"), "{}", text(&broken));
+    assert!(!text(&broken).contains("hush"));
+
+    let unset = text(&run(&[], &[]));
+    assert!(
+        unset.contains("ABLY_API_KEY ([ably] api_key): not set") && unset.contains("CLERK_PUBLISHABLE_KEY"),
+        "{unset}"
+    );
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings = [
+        ("ABLY_API_KEY", "app.key:secret"),
+        ("CLERK_PUBLISHABLE_KEY", "pk_test_Y2xlcmsuZXhhbXBsZS5jb20k"),
+        ("SERVER_PORT", &taken.local_addr().unwrap().port().to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let busy = run(&settings, &["serve"]);
+    assert!(text(&busy).contains("cannot listen on"), "{}", text(&busy));
+    assert_eq!(busy.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_file_and_dot_env_in_the_working_directory_are_read() {
+    let vendors = Vendors::start().await;
+    let (mut command, directory) = command(&[]);
+    let settings = vendors.settings();
+    let dot_env: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    fs::write(directory.path().join(".env"), dot_env.join("\n")).unwrap();
+    fs::write(directory.path().join("ably-clerk-auth.toml"), "[token]\nttl = \"90s\"\n").unwrap();
+    let output = command.arg("check").output().unwrap();
+    let report = text(&output);
+    assert!(report.contains("at most 90 s") && report.contains("ABLY_API_KEY in .env"), "{report}");
+}

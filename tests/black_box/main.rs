@@ -1,0 +1,16 @@
+//! Black-box tests: the real binary over HTTP, between stand-ins for Clerk and Ably.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "../support/service.rs"]
+mod service;
+
+mod command_line;
+mod cross_origin;
+mod hostile_requests;
+mod identity;
+mod outages;
+mod refusals;
+mod secrecy;
+mod shutdown;
+mod tokens;

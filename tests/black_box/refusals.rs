@@ -1,0 +1,98 @@
+//! Whom the service refuses.
+
+use reqwest::Response;
+use serde_json::{Value, json};
+
+use crate::service::{Service, Vendors, refusal, rendered, request_id};
+
+async fn assert_refused(service: &Service, response: Response, reason: &str) {
+    let id = request_id(&response);
+    assert_eq!(refusal(response).await, (401, 40101), "{reason}");
+    let logged = service.logged_of(&id).await;
+    assert_eq!(logged["reason"], reason, "{logged}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_in_the_shape_that_every_sdk_reads() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    let response = service.get("/api/ably").send().await.unwrap();
+    insta::assert_snapshot!(rendered(response).await, @r#"
+    HTTP/1.1 401 Unauthorized
+    cache-control: no-store
+    content-type: application/json
+    vary: Origin
+    x-ably-errorcode: 40101
+    x-ably-errormessage: No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in?
+    x-content-type-options: nosniff
+
+    {"error":{"code":40101,"statusCode":401,"message":"No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in?","href":"https://help.ably.io/error/40101"}}
+    "#);
+}
+
+#[tokio::test]
+async fn a_token_that_is_no_session_of_this_app_is_refused_and_the_log_says_why() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    let clerk = &vendors.clerk;
+    let claims = clerk.session_claims(&vendors.user("alice"));
+    let (iat, exp) = (claims["iat"].as_i64().unwrap(), claims["exp"].as_i64().unwrap());
+    let header = |name: &str, value: Value| {
+        let mut header = json!({ "alg": "RS256", "cat": "cl_B7d4PD111AAA", "kid": clerk.kid(), "typ": "JWT" });
+        header[name] = value;
+        clerk.mint_with_header(header, claims.clone())
+    };
+    let good = vendors.token("alice");
+    let tampered = format!("{}A{}", &good[..good.len() - 20], &good[good.len() - 19..]);
+    for (token, reason) in [
+        (String::new(), "token-malformed"),
+        ("a.b.c".into(), "token-malformed"),
+        ("x".repeat(8000), "token-malformed"),
+        (tampered, "token-invalid-signature"),
+        (header("kid", json!("ins_other")), "token-unknown-kid"),
+        (header("cat", json!("cl_B7d4PD222AAA")), "token-type-mismatch"),
+        (header("typ", json!("at+jwt")), "token-type-mismatch"),
+        (header("crit", json!(["exp"])), "token-invalid-crit"),
+        (vendors.token_with(&json!({ "exp": exp - 3600, "iat": iat - 3600 })), "token-expired"),
+        (vendors.token_with(&json!({ "iat": iat + 3600 })), "token-issued-in-the-future"),
+        (vendors.token_with(&json!({ "nbf": iat + 3600 })), "token-not-active-yet"),
+        (vendors.token_with(&json!({ "exp": iat + 3600 })), "token-lives-too-long"),
+        (vendors.token_with(&json!({ "iat": null })), "token-missing-issued-at"),
+        (vendors.token_with(&json!({ "sid": null })), "token-missing-session-id"),
+        (vendors.token_with(&json!({ "azp": null })), "token-missing-authorized-party"),
+        (vendors.token_with(&json!({ "azp": "https://evil.example.com" })), "token-invalid-authorized-party"),
+        (vendors.token_with(&json!({ "iss": "https://clerk.other.example" })), "token-invalid-issuer"),
+        (vendors.token_with(&json!({ "sts": "pending" })), "session-pending"),
+        (vendors.token_with(&json!({ "sub": "mch_1" })), "token-type-mismatch"),
+    ] {
+        assert_refused(&service, service.token(&token).await, reason).await;
+    }
+}
+
+#[tokio::test]
+async fn a_signed_out_cookie_is_refused_before_its_token_expires() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    let token = vendors.token("alice");
+    for (cookies, reason) in [
+        (format!("__session={token}; __client_uat=0; __clerk_db_jwt=d"), "client-uat-signed-out"),
+        (format!("__session={token}; __clerk_db_jwt=d"), "client-uat-signed-out"),
+        (
+            format!("__session={token}; __client_uat=99999999999; __clerk_db_jwt=d"),
+            "session-token-older-than-client-uat",
+        ),
+        (format!("__session={token}; __client_uat=1"), "dev-browser-missing"),
+        ("__client_uat=1; __clerk_db_jwt=d".into(), "session-token-missing"),
+    ] {
+        assert_refused(&service, service.token_by_cookies(&cookies).await, reason).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_another_instance_is_refused_even_with_the_same_kid_and_issuer() {
+    let (ours, theirs) = (Vendors::start().await, Vendors::start().await);
+    let service = ours.service().await;
+    let header = json!({ "alg": "RS256", "cat": "cl_B7d4PD111AAA", "kid": ours.clerk.kid(), "typ": "JWT" });
+    let foreign = theirs.clerk.mint_with_header(header, ours.clerk.session_claims(&ours.user("alice")));
+    assert_refused(&service, service.token(&foreign).await, "token-invalid-signature").await;
+}

@@ -1,0 +1,276 @@
+//! Runs the real binary between the stand-ins, and talks to it as its callers do.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use reqwest::{Client, RequestBuilder, Response};
+use sandbox::{
+    ably::{self, Ably},
+    clerk::{self, Clerk},
+};
+use serde_json::Value;
+
+/// The page that session tokens are minted for.
+pub(crate) const ORIGIN: &str = "http://localhost:3000";
+
+/// Both stand-ins, on free ports.
+pub(crate) struct Vendors {
+    pub(crate) clerk: Clerk,
+    pub(crate) ably: Ably,
+}
+
+impl Vendors {
+    pub(crate) async fn start() -> Self {
+        let clerk = clerk::Options { authorized_party: ORIGIN.into(), ..clerk::Options::default() };
+        Self { clerk: Clerk::start(clerk).await.unwrap(), ably: Ably::start(ably::Options::default()).await.unwrap() }
+    }
+
+    /// The settings of a service between them.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        [
+            ("ABLY_API_KEY", self.ably.api_key().to_owned()),
+            ("ABLY_REST_URL", self.ably.url()),
+            ("CLERK_PUBLISHABLE_KEY", self.clerk.publishable_key().to_owned()),
+            ("CLERK_SECRET_KEY", self.clerk.secret_key().to_owned()),
+            ("CLERK_API_URL", self.clerk.url()),
+            ("CLERK_AUTHORIZED_PARTIES", ORIGIN.to_owned()),
+            ("SERVER_PORT", "0".to_owned()),
+            ("LOG_FORMAT", "json".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
+    /// A service that is ready.
+    pub(crate) async fn service(&self) -> Service {
+        self.service_with(&[]).await
+    }
+
+    /// A service that is ready, with some settings changed; an empty value unsets one.
+    pub(crate) async fn service_with(&self, changes: &[(&str, &str)]) -> Service {
+        let service = self.service_that_may_not_be_ready(changes);
+        service.wait_until_ready().await;
+        service
+    }
+
+    pub(crate) fn service_that_may_not_be_ready(&self, changes: &[(&str, &str)]) -> Service {
+        let mut settings = self.settings();
+        settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Service::start(&settings)
+    }
+
+    /// The id of a demo user.
+    pub(crate) fn user(&self, username: &str) -> String {
+        self.clerk.users().into_iter().find(|user| user.username.as_deref() == Some(username)).unwrap().id
+    }
+
+    /// A fresh session token of a demo user.
+    pub(crate) fn token(&self, username: &str) -> String {
+        self.clerk.session_token(&self.user(username))
+    }
+
+    /// A session token of alice, its claims changed; null removes one.
+    pub(crate) fn token_with(&self, changes: &Value) -> String {
+        let mut claims = self.clerk.session_claims(&self.user("alice"));
+        for (name, value) in changes.as_object().unwrap() {
+            match value {
+                Value::Null => _ = claims.as_object_mut().unwrap().remove(name),
+                value => claims[name] = value.clone(),
+            }
+        }
+        self.clerk.mint(claims)
+    }
+}
+
+/// The binary with a clean environment, in an empty directory.
+pub(crate) fn command(settings: &[(String, String)]) -> (Command, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ably-clerk-auth"));
+    command.env_clear().envs(settings.iter().cloned()).current_dir(directory.path()).stdin(Stdio::null());
+    (command, directory)
+}
+
+/// Runs a command of the binary to its end.
+pub(crate) fn run(settings: &[(String, String)], arguments: &[&str]) -> Output {
+    let (mut command, _directory) = command(settings);
+    command.args(arguments).output().unwrap()
+}
+
+/// The running binary. Killed when dropped.
+pub(crate) struct Service {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<Value>>>,
+    http: Client,
+    _directory: tempfile::TempDir,
+}
+
+impl Service {
+    fn start(settings: &[(String, String)]) -> Self {
+        let (mut command, directory) = command(settings);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let (listening, address) = mpsc::channel();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let collected = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let entry: Value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if entry["message"] == "listening" {
+                    let _ = listening.send(entry["address"].as_str().unwrap().parse().unwrap());
+                }
+                collected.lock().unwrap().push(entry);
+            }
+        });
+        let address = address.recv_timeout(Duration::from_secs(30)).expect("the service listens");
+        let http = Client::builder().no_proxy().build().unwrap();
+        Self { child, address, log, http, _directory: directory }
+    }
+
+    async fn wait_until_ready(&self) {
+        for _ in 0..3000 {
+            if self.get("/readyz").send().await.is_ok_and(|response| response.status().is_success()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the service is not ready: {:?}", self.log());
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.request(reqwest::Method::GET, path)
+    }
+
+    pub(crate) fn request(&self, method: reqwest::Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("http://{}{path}", self.address)).header("X-Request-Id", unique_id())
+    }
+
+    /// Asks for a token with a session token.
+    pub(crate) async fn token(&self, session_token: &str) -> Response {
+        self.token_with(session_token, "").await
+    }
+
+    /// Asks for a token with a session token and token params.
+    pub(crate) async fn token_with(&self, session_token: &str, query: &str) -> Response {
+        self.get(&format!("/api/ably?{query}")).bearer_auth(session_token).send().await.unwrap()
+    }
+
+    /// Asks for a token with cookies.
+    pub(crate) async fn token_by_cookies(&self, cookies: &str) -> Response {
+        self.get("/api/ably").header("Cookie", cookies).send().await.unwrap()
+    }
+
+    /// Sends bytes as they are and reads until the service closes the connection.
+    pub(crate) fn raw(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        // The service may answer and close before all is sent.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The log so far, an entry a line.
+    pub(crate) fn log(&self) -> Vec<Value> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for a line of the log with this message and returns it.
+    pub(crate) async fn logged(&self, message: &str) -> Value {
+        self.logged_where("message", message).await
+    }
+
+    /// Waits for the line of the log about the request of this id and returns it.
+    pub(crate) async fn logged_of(&self, request_id: &str) -> Value {
+        self.logged_where("request_id", request_id).await
+    }
+
+    async fn logged_where(&self, field: &str, value: &str) -> Value {
+        for _ in 0..3000 {
+            if let Some(entry) = self.log().into_iter().find(|entry| entry[field] == value) {
+                return entry;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{field} {value:?} is not logged: {:?}", self.log());
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn unique_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The id that a response has in the log.
+pub(crate) fn request_id(response: &Response) -> String {
+    response.headers()["x-request-id"].to_str().unwrap().to_owned()
+}
+
+/// A whole response as text, what changes from one to the next left out.
+pub(crate) async fn rendered(response: Response) -> String {
+    let mut text = format!("{:?} {}\n", response.version(), response.status());
+    let mut headers: Vec<String> = response
+        .headers()
+        .iter()
+        .filter(|(name, _)| !["date", "content-length", "x-request-id"].contains(&name.as_str()))
+        .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())))
+        .collect();
+    headers.sort();
+    text.extend(headers);
+    let body = response.text().await.unwrap();
+    text + "\n" + &body
+}
+
+/// The JSON of a response of this status.
+pub(crate) async fn json(response: Response, status: u16) -> Value {
+    let (got, body) = (response.status(), response.text().await.unwrap());
+    assert_eq!(got, status, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// Status and code of a refusal, which must agree in headers and body.
+pub(crate) async fn refusal(response: Response) -> (u16, u64) {
+    let status = response.status().as_u16();
+    let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    let (code, message) = (header("x-ably-errorcode"), header("x-ably-errormessage"));
+    assert_eq!(header("content-type").as_deref(), Some("application/json"));
+    let body: Value = response.json().await.unwrap();
+    let error = &body["error"];
+    assert_eq!(error["statusCode"], status);
+    assert_eq!(code, Some(error["code"].to_string()));
+    assert_eq!(message.as_deref(), error["message"].as_str());
+    assert!(message.unwrap().is_ascii());
+    (status, error["code"].as_u64().unwrap())
+}
