@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::settings::{self, Setting};
+
 /// The texts of all sources, not yet looked at.
 #[derive(Default)]
 pub struct Sources {
@@ -34,6 +36,9 @@ pub enum SourcesError {
         /// What is wrong, without the text of the line: it may hold a secret.
         message: String,
     },
+    /// A variable has bytes that are no text.
+    #[error("the variable {0} is not UTF-8")]
+    NotUnicode(String),
     /// The `.env` file has a line that is no assignment.
     #[error(".env cannot be read: {0}")]
     DotEnv(String),
@@ -46,9 +51,7 @@ impl Sources {
     /// Reads the process's environment, `.env` in the working directory, and the TOML file: that of `config`, which must
     /// exist, or else [`Self::DEFAULT_PATH`], if it does.
     pub fn read(config: Option<&Path>) -> Result<Self, SourcesError> {
-        let environment = env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
+        let environment = read_environment()?;
         let toml_path = config.unwrap_or(Path::new(Self::DEFAULT_PATH)).to_owned();
         let toml = match fs::read_to_string(&toml_path) {
             Ok(text) => parse_toml(&text, &toml_path)?,
@@ -68,6 +71,19 @@ impl Sources {
             ..Self::default()
         }
     }
+}
+
+/// Takes only the variables that are settings: nothing else of the environment is any of our business.
+fn read_environment() -> Result<HashMap<String, String>, SourcesError> {
+    let mut values = HashMap::new();
+    for name in settings::ALL.iter().flat_map(Setting::variables).flat_map(|name| [format!("{name}_FILE"), name]) {
+        match env::var(&name) {
+            Ok(value) => _ = values.insert(name, value),
+            Err(env::VarError::NotPresent) => {}
+            Err(env::VarError::NotUnicode(_)) => return Err(SourcesError::NotUnicode(name)),
+        }
+    }
+    Ok(values)
 }
 
 /// The parser's own message would show the line, which may hold a secret.
