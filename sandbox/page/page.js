@@ -176,8 +176,8 @@ function showRefusal(status, error = {}) {
   const rows = [
     field("status", error.statusCode ?? status, "HTTP status"),
     field("code", error.code, "Ably’s error code"),
-    field("href", error.href, "Where Ably explains it"),
-    field("SDK", words.sdkReaction(status, error.code), "What an Ably SDK does then"),
+    field("href", error.href, "Where Ably explains the code"),
+    field("an SDK", document.createTextNode(words.sdkReaction(status, error.code))),
   ];
   byId("refusal").replaceChildren(
     element("p", {}, error.message ?? "No message came with it."),
@@ -234,6 +234,7 @@ function showConnection(state, reason, client) {
   const why = reason?.cause?.message ?? reason?.message;
   byId("connection-reason").textContent = why ?? "";
   byId("connection-reason").hidden = isConnected || !why;
+  byId("connection-reason").dataset.mood = MOODS[state] ?? "";
 }
 
 function sayWhyNotLive() {
