@@ -18,7 +18,7 @@ endef
 dev: ## Start the service between stand-ins for Clerk and Ably, with a page to watch (ARGS="--page-port 4000 …")
 	@if command -v npm >/dev/null 2>&1; then $(call install_packages,$(PAGE)) \
 		|| echo "npm could not fetch ably-js: the page will do without the live connection." >&2; fi
-	@cargo build --quiet --locked --workspace --bins
+	@cargo build --locked --workspace --bins
 	@exec "$(CARGO_TARGET_DIR)/debug/sandbox" dev $(ARGS)
 
 test: lint test-rust test-sdk ## Everything that CI checks

@@ -11,11 +11,13 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** One row of a list of fields: its name, its value (absent ones say so), and what it means. */
-export function field(name, value, gloss, absent) {
+/** One row of a list of fields: its name, its value (absent ones say so, nodes stand as they are), and its meaning. */
+export function field(name, value, gloss) {
+  const isProse = value instanceof Node;
+  const text = isProse || typeof value === "string" ? value : JSON.stringify(value);
   const shown = value === undefined
-    ? element("dd", { class: "absent" }, absent ?? "absent")
-    : element("dd", { class: "value", "data-field": name }, typeof value === "string" ? value : JSON.stringify(value));
+    ? element("dd", { class: "absent" }, "absent")
+    : element("dd", { class: isProse ? false : "value", "data-field": name }, text);
   return element("div", {}, element("dt", {}, name), shown, gloss ? element("dd", { class: "gloss" }, gloss) : null);
 }
 

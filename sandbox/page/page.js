@@ -10,7 +10,7 @@ const config = await (await fetch("/config.json")).json();
 // Under the page's own host name, or the cookies would stay behind.
 const authUrl = `http://${location.hostname}:${config.service_port}/api/ably`;
 
-const hints = Object.fromEntries(["request-state", "token-state", "connection-hint"].map((id) => [id, byId(id).innerHTML]));
+const hints = ["request-state", "token-state", "connection-hint"].map((id) => [id, byId(id).cloneNode(true)]);
 const session = new Session({ clerk: config.clerk, suffix: config.cookie_suffix, changed: showSession });
 let users = [];
 let shownUser = null;
@@ -25,7 +25,11 @@ byId("other-host").href = other.href;
 byId("other-host").textContent = other.origin;
 
 for (const step of ["user", "session", "ask", "request", "token", "connection"]) mark(step, "idle");
-byId("sign-out").addEventListener("click", () => session.signOut());
+byId("sign-out").addEventListener("click", () => {
+  session.signOut();
+  // The button is gone now, and must not take the focus with it.
+  document.querySelector("#users input")?.focus();
+});
 byId("get-token").addEventListener("click", getToken);
 byId("message-form").addEventListener("submit", send);
 setInterval(showLife, 1000);
@@ -117,9 +121,8 @@ function startOver() {
   byId("request-name").textContent = "The token request";
   byId("connection-state").textContent = "initialized";
   byId("client-id").textContent = "–";
-  for (const [id, html] of Object.entries(hints)) {
-    // Only what this page's own markup said at first comes back this way.
-    byId(id).innerHTML = html;
+  for (const [id, hint] of hints) {
+    byId(id).replaceChildren(...hint.cloneNode(true).childNodes);
     byId(id).hidden = false;
   }
   byId("get-token").removeAttribute("aria-busy");
@@ -176,8 +179,8 @@ function showRefusal(status, error = {}) {
   const rows = [
     field("status", error.statusCode ?? status, "HTTP status"),
     field("code", error.code, "Ably’s error code"),
-    field("href", error.href, "Where Ably explains it"),
-    field("SDK", words.sdkReaction(status, error.code), "What an Ably SDK does then"),
+    field("href", error.href, "Where Ably explains the code"),
+    field("an SDK", document.createTextNode(words.sdkReaction(status, error.code))),
   ];
   byId("refusal").replaceChildren(
     element("p", {}, error.message ?? "No message came with it."),
@@ -234,11 +237,12 @@ function showConnection(state, reason, client) {
   const why = reason?.cause?.message ?? reason?.message;
   byId("connection-reason").textContent = why ?? "";
   byId("connection-reason").hidden = isConnected || !why;
+  byId("connection-reason").dataset.mood = MOODS[state] ?? "";
 }
 
 function sayWhyNotLive() {
   byId("connection-hint").replaceChildren(
-    "ably-js is not here, so this part stays dark. With Node installed, ",
+    "ably-js is not here, and the live connection needs it. With Node installed, ",
     element("code", {}, "make dev"),
     " fetches it; or run ",
     element("code", {}, "npm ci"),

@@ -17,14 +17,14 @@ export const claims = {
   sub: () => "The user",
   sid: () => "The session",
   azp: () => "Authorized party: the page that asked Clerk for this token",
+  o: () => "Organization: id, slug, role, and permissions as one bitmap a feature",
+  fea: () => "Features, of the organization (o), the user (u) or both (ou)",
+  pla: () => "Billing plans",
   iss: () => "Issuer: this instance’s Frontend API",
   iat: (s) => `Issued at ${seconds(s)}`,
   exp: (s) => `Expires at ${seconds(s)}; the page asks for the next one before`,
   nbf: () => "Not valid before; ten seconds early, for clocks that lag",
   sts: () => "Session status",
-  o: () => "Organization: id, slug, role, and permissions as one bitmap a feature",
-  fea: () => "Features, of the organization (o), the user (u) or both (ou)",
-  pla: () => "Billing plans",
   fva: () => "Minutes since the first and second factor; -1 is never",
   jti: () => "This token’s own id",
   v: () => "Version of the claims",
@@ -52,9 +52,9 @@ export const tokenDetails = {
 /** What an Ably SDK does with a refusal of this status and code. */
 export function sdkReaction(status, code) {
   if (status === 403 || code === 40102 || code === 40171) {
-    return "The connection is FAILED for good: asking again would not help.";
+    return "Gives up: the connection is failed for good.";
   }
-  return "The connection stays disconnected and asks again about every 15 seconds.";
+  return "Stays disconnected, and asks again about every 15 seconds.";
 }
 
 function span(ms) {

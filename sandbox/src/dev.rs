@@ -133,7 +133,7 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
         outcome = until_it_ends(&mut service, service_port, || ready.announce(options.json, begun.elapsed())) => outcome,
         () = stop.asked() => Ok(()),
     };
-    service.stop(stop.asked()).await;
+    service.stop(stop.insisted()).await;
     page.stop().await;
     ably.stop().await;
     clerk.stop().await;
@@ -186,6 +186,12 @@ impl Stop {
             _ = hangup.recv() => {}
             () = input => {}
         }
+    }
+
+    /// A second Ctrl-C. Other signals and the end of input often come together, and mean no more than the first.
+    async fn insisted(&mut self) {
+        let [interrupt, ..] = &mut self.signals;
+        interrupt.recv().await;
     }
 }
 

@@ -101,7 +101,7 @@ async fn ably_js() -> impl Responder {
             return HttpResponse::Ok().insert_header((CONTENT_TYPE, JAVASCRIPT)).body(body);
         }
     }
-    HttpResponse::NotFound().insert_header((CONTENT_TYPE, "text/plain")).body("ably-js is not installed\n")
+    HttpResponse::NotFound().insert_header((CONTENT_TYPE, JAVASCRIPT)).body("// ably-js is not installed\n")
 }
 
 /// Where `npm ci` puts it in this source tree, or beside the executable.

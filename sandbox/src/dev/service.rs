@@ -139,9 +139,12 @@ impl Service {
             }
         };
         tokio::select! {
-            outcome = timeout(PATIENCE_TO_START, ready) => outcome.map_err(|_| Failure::NotReady),
-            status = self.child.wait() => Err(Failure::Ended(Exit(status))),
+            outcome = timeout(PATIENCE_TO_START, ready) => outcome.map_err(|_| Failure::NotReady)?,
+            status = self.child.wait() => return Err(Failure::Ended(Exit(status))),
         }
+        // Settings are read by now. Gone already, the directory cannot be left behind by a sandbox that is killed.
+        let _ = fs::remove_dir(&self.directory);
+        Ok(())
     }
 
     /// Returns when the service has ended by itself.
