@@ -1,13 +1,26 @@
 //! The composition root: makes the parts from the configuration, binds, serves, and stops gracefully.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+mod connection;
 
-use actix_web::{App, HttpServer, dev, web::Data};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_http::{HttpService, Protocol, error::DispatchError};
+use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::{App, dev::AppConfig, middleware::from_fn, web::Data};
 use tokio::{
+    net::TcpStream,
     runtime::Handle,
     signal::unix::{SignalKind, signal},
+    sync::watch,
     task::JoinHandle,
 };
+
+use self::connection::Connection;
 
 use crate::{
     clerk::{BackendApi, Jwks, JwksSource, SessionRules, SigningKeys, Users, Verifier},
@@ -44,7 +57,7 @@ pub enum StartError {
 /// A service that listens, and serves once it is run.
 pub struct Server {
     address: SocketAddr,
-    http: dev::Server,
+    http: actix_server::Server,
     background: Option<JoinHandle<()>>,
 }
 
@@ -61,23 +74,33 @@ impl Server {
         let origins = Data::from(Arc::new(AllowedOrigins::new(&config.cors.allowed_origins)));
 
         let address = config.server.address();
-        let stop = stop_signal().map_err(StartError::Signals)?;
-        let server = HttpServer::new(move || {
-            App::new()
-                .app_data(issuer.clone())
-                .app_data(origins.clone())
-                .configure(routes::configure)
-                .wrap(actix_web::middleware::from_fn(routes::guard::around_every_request))
-        })
-        .keep_alive(Self::KEEP_ALIVE)
-        .client_request_timeout(routes::guard::TIME_TO_SEND)
-        .shutdown_timeout(Self::SHUTDOWN_SECONDS)
-        .shutdown_signal(stop)
-        .bind(address)
-        .map_err(|error| StartError::Bind { address, error })?;
-        let address = server.addrs().first().copied().unwrap_or(address);
+        let listener = TcpListener::bind(address).map_err(|error| StartError::Bind { address, error })?;
+        let address = listener.local_addr().unwrap_or(address);
+        let (stop, stopping) = watch::channel(false);
+        let stop_signal = stop_signal(stop).map_err(StartError::Signals)?;
+        let http = actix_server::Server::build()
+            .shutdown_timeout(Self::SHUTDOWN_SECONDS)
+            .shutdown_signal(stop_signal)
+            .listen("public", listener, move || {
+                let app = App::new()
+                    .app_data(issuer.clone())
+                    .app_data(origins.clone())
+                    .configure(routes::configure)
+                    .wrap(from_fn(routes::guard::around_every_request));
+                let http = HttpService::build()
+                    .keep_alive(Self::KEEP_ALIVE)
+                    .client_request_timeout(routes::guard::TIME_TO_SEND)
+                    .finish(map_config(app, |()| AppConfig::default()));
+                let stopping = stopping.clone();
+                fn_service(move |stream: TcpStream| {
+                    let connection = accept(stream, &stopping);
+                    async { Ok::<_, DispatchError>(connection) }
+                })
+                .and_then(http)
+            })
+            .map_err(|error| StartError::Bind { address, error })?;
         let background = jwks.map(|jwks| tokio::spawn(jwks.keep_fresh()));
-        Ok(Self { address, http: server.run(), background })
+        Ok(Self { address, http: http.run(), background })
     }
 
     /// Where it listens: the configured address, with the port that was free where 0 was asked for.
@@ -143,8 +166,18 @@ fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer 
     )
 }
 
-/// Ends with the first SIGTERM or SIGINT. From its making on the process does not die of them by default.
-fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+fn accept(
+    stream: TcpStream,
+    stopping: &watch::Receiver<bool>,
+) -> (Connection<TcpStream>, Protocol, Option<SocketAddr>) {
+    let peer = stream.peer_addr().ok();
+    // Answers are short and written whole: there is nothing to wait for.
+    let _ = stream.set_nodelay(true);
+    (Connection::new(stream, stopping.clone()), Protocol::Http1, peer)
+}
+
+/// Ends with the first SIGTERM or SIGINT, and says so to `stop`. From its making on the process does not die of them.
+fn stop_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -153,5 +186,6 @@ fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!(signal = name, "stopping; requests in flight are finished first");
+        stop.send_replace(true);
     })
 }
