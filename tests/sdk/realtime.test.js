@@ -21,8 +21,8 @@ for (const authMethod of METHODS) {
       const client = realtime(t, sandbox, { authHeaders, authMethod, useBinaryProtocol });
       assert.equal(await reaches(client, "connected"), null);
       assert.equal(client.auth.clientId, "alice");
-      const connection = (await sandbox.connections()).find(({ connectionId }) => connectionId === client.connection.id);
-      assert.equal(connection.clientId, "alice");
+      const connections = await sandbox.connections();
+      assert.equal(connections.find((each) => each.connectionId === client.connection.id).clientId, "alice");
 
       const channel = client.channels.get(`realtime ${how}`);
       for (const data of ["text", { an: ["object", 1] }, Buffer.from([0, 1, 255])]) {

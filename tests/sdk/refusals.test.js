@@ -4,11 +4,13 @@ import assert from "node:assert/strict";
 import * as nodeTest from "node:test";
 
 import { reaches, realtime, rest } from "./support/clients.js";
-import { bearer, startSandbox } from "./support/sandbox.js";
+import { bearer, NOOR, startSandbox } from "./support/sandbox.js";
 
 const { test } = nodeTest;
 const sandbox = await startSandbox(nodeTest);
 
+/** A session token of alice that differs in these claims. */
+const alice = async (claims) => bearer(await sandbox.sessionToken("alice", claims));
 const past = (seconds) => Math.floor(Date.now() / 1000) - seconds;
 const fields = ({ message, code, statusCode, href }) => ({ message, code, statusCode, href });
 
@@ -22,15 +24,15 @@ function forged(token) {
 
 const UNAUTHORIZED = [
   ["no session at all", async () => ({}), /No Clerk session/],
-  ["an expired session token", async () => bearer(await sandbox.sessionToken("alice", { iat: past(120), nbf: past(130), exp: past(60) })), /expired/],
+  ["an expired session token", () => alice({ iat: past(120), nbf: past(130), exp: past(60) }), /expired/],
   ["a tampered session token", async () => bearer(forged(await sandbox.sessionToken("alice"))), /signature/],
-  ["a session token minted for another origin", async () => bearer(await sandbox.sessionToken("alice", { azp: "https://elsewhere.example" })), /authorized party/],
-  ["a pending session", async () => bearer(await sandbox.sessionToken("alice", { sts: "pending" })), /pending/],
+  ["a session token minted for another origin", () => alice({ azp: "https://elsewhere.example" }), /authorized party/],
+  ["a pending session", () => alice({ sts: "pending" }), /pending/],
   ["something that is no token", async () => bearer("x.y.z"), /./],
 ];
 
 const FORBIDDEN = [
-  ["a user without a username", async () => bearer(await sandbox.sessionToken("user_2sandbox000000000000000Noor")), /no username/],
+  ["a user without a username", async () => bearer(await sandbox.sessionToken(NOOR)), /no username/],
   ["a banned user", async () => bearer(await sandbox.sessionToken("mallory")), /banned/],
 ];
 
@@ -69,7 +71,7 @@ for (const [state, statusCode, code, cases] of [
 test("a client that was refused connects once its app gives it a session", async (t) => {
   const client = realtime(t, sandbox, {});
   await reaches(client, "disconnected");
-  await client.auth.authorize(null, { authUrl: sandbox.authUrl, authHeaders: bearer(await sandbox.sessionToken("alice")) });
+  await client.auth.authorize(null, { authUrl: sandbox.authUrl, authHeaders: await alice() });
   await reaches(client, "connected");
   assert.equal(client.auth.clientId, "alice");
 });

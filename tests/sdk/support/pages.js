@@ -65,7 +65,8 @@ async function connect({ options, authCallback }) {
   if (change.current === "connected") {
     const channel = client.channels.get(`of the page ${location.origin}`);
     told.heard = await new Promise((resolve, reject) => {
-      channel.subscribe(({ clientId, data }) => resolve({ clientId, data })).then(() => channel.publish("hello", "page")).catch(reject);
+      const attached = channel.subscribe(({ clientId, data }) => resolve({ clientId, data }));
+      attached.then(() => channel.publish("hello", "page")).catch(reject);
     });
   }
   client.close();

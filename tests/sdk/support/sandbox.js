@@ -116,6 +116,9 @@ async function json(url) {
   return (await fetch(url)).json();
 }
 
+/** The demo user who has no username to be called by. */
+export const NOOR = "user_2sandbox000000000000000Noor";
+
 /** The header of a request with this session token. */
 export const bearer = (token) => ({ authorization: `Bearer ${token}` });
 
