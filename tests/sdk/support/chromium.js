@@ -1,0 +1,50 @@
+// A real headless Chromium with an empty profile.
+
+import "./loopback_only.js";
+
+import { existsSync } from "node:fs";
+import { chromium } from "playwright-core";
+
+const EXECUTABLE = process.env.CHROMIUM || "/usr/bin/chromium";
+const PATIENCE_MS = 30_000;
+
+const ARGUMENTS = [
+  "--headless=new",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+  // Nothing but this machine has a name or an address.
+  "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
+];
+
+/** Starts Chromium; it ends with `context`, a test or the module `node:test` for a whole file. */
+export async function startChromium(context) {
+  if (!existsSync(EXECUTABLE)) {
+    throw new Error(`There is no Chromium at ${EXECUTABLE}: apt-get install chromium, or set CHROMIUM to its path.`);
+  }
+  const browser = await chromium.launch({ executablePath: EXECUTABLE, args: ARGUMENTS });
+  context.after(() => browser.close());
+  return browser;
+}
+
+/** A window with cookies of its own. Whatever its pages throw, and wherever else they turn, is the test's failure. */
+export async function openWindow(t, browser) {
+  const window = await browser.newContext();
+  window.setDefaultTimeout(PATIENCE_MS);
+  const troubles = [];
+  window.on("weberror", (error) => troubles.push(error.error()));
+  window.on("request", (request) => {
+    const { protocol, hostname } = new URL(request.url());
+    const isHere = ["localhost", "127.0.0.1"].includes(hostname) || ["data:", "blob:"].includes(protocol);
+    if (!isHere) troubles.push(new Error(`a page asked for ${request.url()}`));
+  });
+  t.after(async () => {
+    await window.close();
+    if (troubles.length) throw new AggregateError(troubles, "the pages had troubles");
+  });
+  return window;
+}

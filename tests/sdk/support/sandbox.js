@@ -1,0 +1,128 @@
+// The sandbox as a child process: both stand-ins, the dev page, and the service's real binary between them.
+
+import "./loopback_only.js";
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
+const TARGET = resolve(ROOT, process.env.CARGO_TARGET_DIR || "target");
+const BINARY = resolve(process.env.SANDBOX || `${TARGET}/debug/sandbox`);
+
+/**
+ * Starts a sandbox for a test, or for a whole file: `context` is the test's, or the module `node:test` itself. It is
+ * stopped when the test or the file ends, however it ends; were this process killed, the end of its standard input
+ * would stop it. `settings` are variables of the service, `origins` further origins whose pages may use it.
+ */
+export async function startSandbox(context, { settings = {}, origins = [] } = {}) {
+  if (!existsSync(BINARY)) {
+    throw new Error(`There is no sandbox at ${BINARY}: cargo build -p ably-clerk-auth -p sandbox, or set SANDBOX.`);
+  }
+  const ports = ["page", "service", "clerk", "ably"].flatMap((part) => [`--${part}-port`, "0"]);
+  const more = [
+    ...origins.flatMap((origin) => ["--allow-origin", origin]),
+    ...Object.entries(settings).flatMap(([name, value]) => ["--set", `${name}=${value}`]),
+  ];
+  const child = spawn(BINARY, ["dev", "--json", ...ports, ...more], {
+    // Real keys in the surroundings are none of the sandbox's business: it would refuse to start.
+    env: { LOG_FORMAT: "pretty", LOG_LEVEL: process.env.LOG_LEVEL ?? "info" },
+    stdio: ["pipe", "pipe", "pipe"],
+  });
+  const log = [];
+  createInterface({ input: child.stderr }).on("line", (line) => {
+    log.push(line);
+    if (process.env.SANDBOX_LOG) console.error(line);
+  });
+  const ended = once(child, "close");
+  const failed = (why) => new Error(`${why}. The sandbox's log:\n${log.slice(-40).join("\n")}`);
+  context.after(async () => {
+    child.stdin.end();
+    const [code, signal] = await ended;
+    if (code !== 0) throw failed(`the sandbox ended with ${code ?? signal}`);
+  });
+
+  const firstLine = once(createInterface({ input: child.stdout }), "line");
+  const line = await Promise.race([firstLine, ended.then(() => null)]);
+  if (!line) throw failed("the sandbox did not start");
+  return new Sandbox(JSON.parse(line[0]));
+}
+
+/** A running sandbox. Its fields are those of the line that `sandbox dev --json` prints. */
+class Sandbox {
+  constructor(ready) {
+    Object.assign(this, ready);
+    this.authUrl = ready.auth_url;
+  }
+
+  /** A session token as Clerk mints it; `claims` are laid over the usual ones. */
+  async sessionToken(user, claims = {}) {
+    const response = await this.#post(this.clerk, "/sandbox/session-tokens", { user, claims });
+    return response.text();
+  }
+
+  /** Signs in as a browser does on the dev page: the values of Clerk's cookies by name. */
+  async signIn(user) {
+    const response = await this.#post(this.clerk, "/v1/client/sign_ins", { user }, { origin: this.page });
+    const { cookies } = await response.json();
+    const { suffix, ...values } = cookies;
+    return values;
+  }
+
+  /** Changes a user, as an administrator does in Clerk's dashboard. */
+  async changeUser(user, changes) {
+    await this.#post(this.clerk, "/sandbox/users", { user, ...changes });
+  }
+
+  /** Makes Clerk fail from now on; `{ kind: "none" }` ends it. */
+  async setOutage(outage) {
+    await this.#post(this.clerk, "/sandbox/outage", outage);
+  }
+
+  /** How often each route of both stand-ins was called. */
+  async calls() {
+    const [clerk, ably] = await Promise.all([this.clerk, this.ably].map((at) => json(`${at}/sandbox/calls`)));
+    return { clerk, ably };
+  }
+
+  /** The connections that the Ably stand-in has now. */
+  connections() {
+    return json(`${this.ably}/sandbox/connections`);
+  }
+
+  /** One request to the service without any SDK: its status, headers, and body. */
+  async ask({ method = "GET", params = {}, headers = {} } = {}) {
+    const form = new URLSearchParams(params);
+    const url = method === "POST" ? this.authUrl : `${this.authUrl}?${form}`;
+    const response = await fetch(url, { method, headers, body: method === "POST" ? form : undefined });
+    return { status: response.status, headers: response.headers, body: await response.json() };
+  }
+
+  async #post(base, path, body, headers = {}) {
+    const response = await fetch(base + path, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...headers },
+      body: JSON.stringify(body),
+    });
+    if (!response.ok) throw new Error(`${path} answered ${response.status}: ${await response.text()}`);
+    return response;
+  }
+}
+
+async function json(url) {
+  return (await fetch(url)).json();
+}
+
+/** The demo user who has no username to be called by. */
+export const NOOR = "user_2sandbox000000000000000Noor";
+
+/** The header of a request with this session token. */
+export const bearer = (token) => ({ authorization: `Bearer ${token}` });
+
+/** The header of a request with these cookies. */
+export const cookies = (values) => ({
+  cookie: Object.entries(values).map(([name, value]) => `${name}=${value}`).join("; "),
+});
