@@ -105,9 +105,12 @@ impl Config {
         let mut warnings = Vec::new();
         if self.clerk.authorized_parties.is_empty() {
             warnings.push(
-                "no authorized parties: a session token minted for any origin of this Clerk instance is accepted, and no \
-                 page on another origin may read answers; set CLERK_AUTHORIZED_PARTIES to your app's origins",
+                "no authorized parties: a session token minted for any origin of this Clerk instance is accepted; set \
+                 CLERK_AUTHORIZED_PARTIES to your app's origins",
             );
+        }
+        if self.cors.allowed_origins.is_empty() {
+            warnings.push("no CORS origins: no page on another origin than this service's own may read answers");
         }
         warnings.push("no policy: every signed-in user gets the whole capability of the Ably API key");
         if self.token.client_id.needs_username() && self.clerk.secret_key.is_none() {

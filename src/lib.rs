@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod identity;
 pub mod issuer;
+mod outgoing;
 pub mod policy;
 pub mod routes;
 pub mod server;

@@ -28,6 +28,7 @@ use crate::{
     config::{ClerkConfig, Config, KeySource},
     identity::Identity,
     issuer::Issuer,
+    outgoing,
     policy::Policy,
     routes::{self, cors::AllowedOrigins},
 };
@@ -44,7 +45,7 @@ pub enum StartError {
         error: io::Error,
     },
     /// There is no way to make outgoing connections.
-    #[error("cannot set up outgoing TLS connections: {0}")]
+    #[error("cannot set up outgoing TLS connections: {}", outgoing::causes(.0))]
     Tls(#[from] reqwest::Error),
     /// The PEM was checked with the configuration, and is none now.
     #[error(transparent)]
@@ -68,7 +69,7 @@ impl Server {
 
     /// Binds the listener and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
-        let http_client = http_client()?;
+        let http_client = outgoing::client()?;
         let (keys, jwks) = signing_keys(&config.clerk, &http_client)?;
         let issuer = Data::new(issuer(config, keys, &http_client));
         let origins = Data::from(Arc::new(AllowedOrigins::new(&config.cors.allowed_origins)));
@@ -117,14 +118,6 @@ impl Server {
         }
         outcome
     }
-}
-
-/// The client for all outgoing calls. It follows no redirect: every address comes from the configuration.
-pub fn http_client() -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-        .build()
 }
 
 /// The keys of the configured source, and what is to be kept fresh of them.

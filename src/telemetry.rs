@@ -1,9 +1,17 @@
 //! Logs: one line an event, to standard output.
 
-use std::panic;
+use std::{
+    io::{self, IsTerminal as _},
+    panic,
+};
 
 use tracing::Level;
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -11,11 +19,17 @@ use crate::config::{LogConfig, LogFormat};
 ///
 /// Libraries are heard from `warn` on only, whatever the level: at `trace` some would log headers.
 pub fn init(config: &LogConfig) {
-    let levels = Targets::new().with_default(Level::WARN).with_target("ably_clerk_auth", config.level);
+    let levels = Targets::new()
+        .with_default(Level::WARN)
+        // A stranger's malformed request is no error of ours.
+        .with_target("actix_http", LevelFilter::OFF)
+        .with_target("ably_clerk_auth", config.level);
     let registry = tracing_subscriber::registry().with(levels);
     match config.format {
         LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_target(false)).init(),
-        LogFormat::Pretty => registry.with(fmt::layer().with_target(false)).init(),
+        LogFormat::Pretty => {
+            registry.with(fmt::layer().with_target(false).with_ansi(io::stdout().is_terminal())).init();
+        }
     }
     panic::set_hook(Box::new(|panic| {
         // The message is left out: it may hold a value of the request.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::clock::UnixMillis;
+use crate::{
+    clock::UnixMillis,
+    outgoing::{causes, read_json},
+};
 
 /// Ably's REST API at one address.
 #[derive(Clone, Debug)]
@@ -17,7 +20,7 @@ pub struct RestClient {
 #[derive(Debug, thiserror::Error)]
 pub enum RestError {
     /// No answer in time.
-    #[error("no answer from Ably: {0}")]
+    #[error("no answer from Ably: {}", causes(.0))]
     Unreachable(#[source] reqwest::Error),
     /// An answer that says no.
     #[error("Ably answered with status {0}")]
@@ -43,7 +46,7 @@ impl RestClient {
         if !response.status().is_success() {
             return Err(RestError::Status(response.status().as_u16()));
         }
-        let [millis]: [i64; 1] = response.json().await.map_err(|_| RestError::Malformed)?;
+        let [millis]: [i64; 1] = read_json(response).await.ok_or(RestError::Malformed)?;
         Ok(UnixMillis(millis))
     }
 }

@@ -10,6 +10,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
+use crate::outgoing::{causes, read_json};
+
 /// The Backend API of one instance.
 pub struct BackendApi {
     base: Url,
@@ -49,7 +51,7 @@ pub enum BackendApiError {
     #[error("Clerk answered with status {0}")]
     Status(u16),
     /// No answer in time.
-    #[error("no answer from Clerk: {0}")]
+    #[error("no answer from Clerk: {}", causes(.0))]
     Unreachable(#[source] reqwest::Error),
     /// An answer that is not what Clerk documents.
     #[error("Clerk's answer is not what it documents")]
@@ -132,19 +134,6 @@ pub(super) fn bearer(secret_key: &str) -> HeaderValue {
         HeaderValue::try_from(format!("Bearer {secret_key}")).unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
     value.set_sensitive(true);
     value
-}
-
-/// Reads a JSON body of reasonable size; nothing when it is not the JSON wanted, or does not come whole.
-pub(super) async fn read_json<T: DeserializeOwned>(mut response: Response) -> Option<T> {
-    const LARGEST: usize = 1024 * 1024;
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.ok()? {
-        if body.len() + chunk.len() > LARGEST {
-            return None;
-        }
-        body.extend_from_slice(&chunk);
-    }
-    serde_json::from_slice(&body).ok()
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {

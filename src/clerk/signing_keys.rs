@@ -19,11 +19,18 @@ use jsonwebtoken::DecodingKey;
 use reqwest::header::{AUTHORIZATION, DATE};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use tokio::{runtime::Handle, sync::Mutex, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, Notify},
+    time::{Instant, sleep, timeout},
+};
 use url::Url;
 
-use super::backend_api::{bearer, read_json};
-use crate::clock::UnixMillis;
+use super::backend_api::bearer;
+use crate::{
+    clock::UnixMillis,
+    outgoing::{causes, read_json},
+};
 
 /// The keys that verify an instance's session tokens.
 #[derive(Debug)]
@@ -117,7 +124,7 @@ pub struct JwksSource {
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
     /// No answer in time.
-    #[error("no answer: {0}")]
+    #[error("no answer: {}", causes(.0))]
     Unreachable(#[source] reqwest::Error),
     /// An answer that says no.
     #[error("status {0}")]
@@ -141,6 +148,7 @@ struct Shared {
     runtime: Handle,
     held: ArcSwapOption<Held>,
     last_refresh_failed: AtomicBool,
+    failure: Notify,
     attempts: Arc<Mutex<Attempts>>,
 }
 
@@ -189,16 +197,19 @@ impl Jwks {
             runtime,
             held: ArcSwapOption::empty(),
             last_refresh_failed: AtomicBool::new(false),
+            failure: Notify::new(),
             attempts: Arc::default(),
         }))
     }
 
-    /// Refreshes now and then on, for ever.
+    /// Refreshes now and then on, for ever; sooner after a failure, whoever met it.
     pub async fn keep_fresh(self) {
         loop {
             self.refresh(Cause::Schedule).await;
-            let failed = self.0.last_refresh_failed.load(Ordering::Relaxed);
-            tokio::time::sleep(if failed { Self::RETRY_AFTER } else { Self::REFRESH_EVERY }).await;
+            let failure = timeout(Self::REFRESH_EVERY, self.0.failure.notified()).await;
+            if failure.is_ok() {
+                sleep(Self::RETRY_AFTER).await;
+            }
         }
     }
 
@@ -273,6 +284,7 @@ impl Shared {
             Err(error) => {
                 let url = self.source.url.as_str();
                 tracing::warn!(%url, %error, "Clerk's signing keys could not be refreshed");
+                self.failure.notify_one();
                 true
             }
         };

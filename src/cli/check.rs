@@ -7,7 +7,7 @@ use crate::{
     clerk::{BackendApi, BackendApiError, PublishableKey, SigningKeys},
     clock::{self, UnixMillis},
     config::{Config, KeySource, Provenance, Sources, settings},
-    server::http_client,
+    outgoing,
 };
 
 /// How far the clocks may be apart before Ably refuses a token request (40104), in milliseconds.
@@ -91,10 +91,10 @@ pub(super) async fn run(config: Option<&Path>) -> ExitCode {
 async fn report(config: &Config, provenance: &Provenance) -> Report {
     let mut report = Report::default();
     describe(config, provenance, &mut report);
-    let http = match http_client() {
+    let http = match outgoing::client() {
         Ok(http) => http,
         Err(error) => {
-            report.tried("outgoing TLS", Err(error.to_string()));
+            report.tried("outgoing TLS", Err(outgoing::causes(&error)));
             return report;
         }
     };

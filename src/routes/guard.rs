@@ -6,7 +6,10 @@ use actix_web::{
     Error, HttpMessage as _,
     body::{EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    http::{
+        StatusCode,
+        header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    },
     middleware::Next,
     web::Data,
 };
@@ -34,7 +37,17 @@ pub async fn around_every_request<B: MessageBody + 'static>(
         tracing::info!(request_id = id.as_str(), reason = "head-too-large", status = 431, "request refused");
         request.into_response(answer::failure(&answer::HEAD_TOO_LARGE, None)).map_into_right_body()
     } else {
-        next.call(request).await?.map_into_left_body()
+        let response = next.call(request).await?.map_into_left_body();
+        let status = response.status();
+        if status == StatusCode::NOT_FOUND || status == StatusCode::METHOD_NOT_ALLOWED {
+            tracing::info!(
+                request_id = id.as_str(),
+                reason = "no-such-route",
+                status = status.as_u16(),
+                "request refused"
+            );
+        }
+        response
     };
 
     if let Some(origins) = response.request().app_data::<Data<AllowedOrigins>>().cloned() {

@@ -125,3 +125,26 @@ fn keys_of_other_kinds_are_passed_over() {
         assert!(usable(jwk).is_none(), "{name} = {value}");
     }
 }
+
+#[tokio::test]
+async fn a_failure_is_mended_soon_whoever_met_it() {
+    let clerk = stand_in().await;
+    let jwks = jwks(&clerk);
+    let background = tokio::spawn(jwks.clone().keep_fresh());
+    while jwks.state() == KeysState::Missing {
+        tokio::task::yield_now().await;
+    }
+    clerk.set_outage(Some(Outage::Status(500)));
+    assert_eq!(outcome(&jwks, "ins_unknown").await, Err(KeyError::Unknown));
+    assert!(matches!(jwks.state(), KeysState::Unconfirmed(_)));
+    clerk.set_outage(None);
+    // The background task must have seen the failure before time passes for it.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    pass(Jwks::RETRY_AFTER).await;
+    while matches!(jwks.state(), KeysState::Unconfirmed(_)) {
+        tokio::task::yield_now().await;
+    }
+    background.abort();
+}
