@@ -6,12 +6,9 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use percent_encoding::percent_decode_str;
+use serde_json::Value;
 
-use super::{
-    InstanceKind,
-    jwt::{Decoded, javascript_number},
-    publishable_key::PublishableKey,
-};
+use super::{InstanceKind, jwt::LooselyDecoded, publishable_key::PublishableKey, session::is_truthy};
 use crate::clock::UnixMillis;
 
 const SESSION: &str = "__session";
@@ -25,9 +22,8 @@ impl<'a> Cookies<'a> {
     fn parse(header: &'a str) -> Self {
         let mut cookies = HashMap::new();
         for (name, value) in header.split(';').filter_map(|pair| pair.split_once('=')) {
-            let value = value.trim();
-            let decoded = percent_decode_str(value).decode_utf8();
-            cookies.entry(name.trim()).or_insert(decoded.unwrap_or(Cow::Borrowed(value)));
+            let [name, value] = [name, value].map(|text| text.trim_matches([' ', '\t']));
+            cookies.entry(name).or_insert_with(|| percent_decoded(value));
         }
         Self(cookies)
     }
@@ -36,6 +32,17 @@ impl<'a> Cookies<'a> {
     fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(AsRef::as_ref).filter(|value| !value.is_empty())
     }
+}
+
+/// All or nothing, as `decodeURIComponent` does it: a value with one bad escape stays as it is.
+fn percent_decoded(value: &str) -> Cow<'_, str> {
+    let is_hex = |b: Option<&u8>| b.is_some_and(u8::is_ascii_hexdigit);
+    let bytes = value.as_bytes();
+    let mut escapes = bytes.iter().enumerate().filter(|(_, b)| **b == b'%');
+    if !escapes.all(|(at, _)| is_hex(bytes.get(at + 1)) && is_hex(bytes.get(at + 2))) {
+        return Cow::Borrowed(value);
+    }
+    percent_decode_str(value).decode_utf8().unwrap_or(Cow::Borrowed(value))
 }
 
 /// Clerk's cookies, of the form that counts.
@@ -70,34 +77,40 @@ struct Form<'a> {
 }
 
 /// The rules of `@clerk/backend`, the first that applies. Tokens are only decoded here.
+///
+/// Where Clerk's SDK may read a token that we cannot, the form is chosen that has it: verification will refuse it.
 fn suffixed_form_counts(plain: &Form<'_>, suffixed: &Form<'_>, key: &PublishableKey, now: UnixMillis) -> bool {
-    let decoded = |form: &Form<'_>| form.session.and_then(Decoded::new).map(|token| token.payload);
-    let plain_token = decoded(plain);
-    if plain.session.is_some() {
-        match plain_token.as_ref().and_then(|token| token.get("iss")) {
+    let plain_token = plain.session.map(LooselyDecoded::new);
+    match &plain_token {
+        None => {}
+        Some(LooselyDecoded::Undecodable | LooselyDecoded::Ambiguous) => return false,
+        Some(LooselyDecoded::Payload(payload)) => match payload.get("iss").filter(|issuer| is_truthy(issuer)) {
             None => return false,
-            Some(issuer) if is_falsy(issuer) => return false,
             Some(issuer) if !issuer.as_str().is_some_and(|issuer| is_host_of(issuer, key)) => return true,
             Some(_) => {}
-        }
+        },
     }
     if suffixed.session.is_none() && suffixed.client_uat.is_none() {
         return false;
     }
-    let suffixed_token = decoded(suffixed);
-    let issued_at = |token: &Option<serde_json::Map<String, serde_json::Value>>| {
-        let issued_at = token.as_ref().and_then(|token| token.get("iat")).map_or(0.0, javascript_number);
-        if issued_at.is_nan() { 0.0 } else { issued_at }
-    };
+    let suffixed_token = suffixed.session.map(LooselyDecoded::new);
     let signed_out = |form: &Form<'_>| form.client_uat == Some("0");
-    if !signed_out(suffixed) && !signed_out(plain) && issued_at(&plain_token) > issued_at(&suffixed_token) {
-        return false;
+    if !signed_out(suffixed) && !signed_out(plain) {
+        match (issued_at(plain_token.as_ref()), issued_at(suffixed_token.as_ref())) {
+            (IssuedAt::Odd, _) => return false,
+            (_, IssuedAt::Odd) => return true,
+            (IssuedAt::Seconds(plain), IssuedAt::Seconds(suffixed)) if plain > suffixed => return false,
+            _ => {}
+        }
     }
     if signed_out(suffixed) && !signed_out(plain) {
         return false;
     }
     if key.kind() == InstanceKind::Development && !signed_out(suffixed) && signed_out(plain) {
-        let expires = suffixed_token.as_ref().and_then(|token| token.get("exp")).map(javascript_number);
+        let expires = match &suffixed_token {
+            Some(LooselyDecoded::Payload(payload)) => payload.get("exp").and_then(Value::as_f64),
+            _ => None,
+        };
         #[expect(clippy::cast_precision_loss, reason = "seconds since the epoch are far below 2^53")]
         let seconds = now.0.div_euclid(1000) as f64;
         if expires.is_some_and(|expires| expires <= seconds) {
@@ -107,26 +120,36 @@ fn suffixed_form_counts(plain: &Form<'_>, suffixed: &Form<'_>, key: &Publishable
     !(suffixed.client_uat.is_none() && suffixed.session.is_some())
 }
 
-fn is_falsy(value: &serde_json::Value) -> bool {
-    match value {
-        serde_json::Value::Null | serde_json::Value::Bool(false) => true,
-        serde_json::Value::String(text) => text.is_empty(),
-        serde_json::Value::Number(number) => number.as_f64() == Some(0.0),
-        _ => false,
+/// When a token was minted, as far as can be told without verifying it.
+enum IssuedAt {
+    /// In seconds; 0 where there is no token, no claim, or nothing that anyone could decode.
+    Seconds(f64),
+    /// What JavaScript would compare in ways of its own.
+    Odd,
+}
+
+fn issued_at(token: Option<&LooselyDecoded>) -> IssuedAt {
+    match token {
+        None | Some(LooselyDecoded::Undecodable) => IssuedAt::Seconds(0.0),
+        Some(LooselyDecoded::Ambiguous) => IssuedAt::Odd,
+        Some(LooselyDecoded::Payload(payload)) => match payload.get("iat") {
+            None => IssuedAt::Seconds(0.0),
+            Some(issued_at) => issued_at.as_f64().map_or(IssuedAt::Odd, IssuedAt::Seconds),
+        },
     }
 }
 
+/// Whether an issuer names the instance's Frontend API, whatever its scheme.
 fn is_host_of(issuer: &str, key: &PublishableKey) -> bool {
-    let scheme_end = issuer
-        .find("://")
-        .filter(|end| issuer[..*end].eq_ignore_ascii_case("https") || issuer[..*end].eq_ignore_ascii_case("http"));
-    scheme_end.map_or(issuer, |end| &issuer[end + 3..]) == key.frontend_api_host()
+    let has_scheme = |scheme: &str| issuer.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    let scheme = ["https://", "http://"].into_iter().find(|scheme| has_scheme(scheme)).unwrap_or_default();
+    issuer.get(scheme.len()..) == Some(key.frontend_api_host())
 }
 
 #[cfg(test)]
 mod tests {
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use super::{
     InstanceKind,
     cookies::ClerkCookies,
-    jwt::{Decoded, javascript_number, javascript_parse_int},
+    jwt::{Decoded, javascript_parse_int},
     publishable_key::PublishableKey,
 };
 use crate::clock::UnixMillis;
@@ -79,7 +79,8 @@ impl Credential {
         if client_uat == 0.0 {
             return Err(NoCredential::SignedOut);
         }
-        let issued_at = Decoded::new(&session).and_then(|token| token.payload.get("iat").map(javascript_number));
+        // An iat that is no number is for the verifier to refuse.
+        let issued_at = Decoded::new(&session).and_then(|token| token.payload.get("iat")?.as_f64());
         if issued_at.is_some_and(|issued_at| issued_at < client_uat) {
             return Err(NoCredential::OlderThanClient);
         }
@@ -95,12 +96,19 @@ impl Credential {
 
 /// `Bearer <token>`, the scheme without regard to case (RFC 9110 §11.1), or a bare JWT. Anything else is not for us: a
 /// browser's ably-js must send a dummy `authorization` header for cookies to go along.
+///
+/// As `@clerk/backend` does, the value is split at single spaces, and nothing after an empty second piece counts.
 fn token_in_header(value: &str) -> Option<&str> {
-    let value = value.trim();
-    match value.split_once(' ') {
-        Some((scheme, token)) => scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()),
-        None if value.eq_ignore_ascii_case("bearer") => Some(""),
-        None => (value.split('.').count() == 3).then_some(value),
+    let value = value.trim_matches([' ', '\t']);
+    let (scheme, rest) = value.split_once(' ').filter(|(_, rest)| !rest.starts_with(' ')).unwrap_or_else(|| {
+        let alone = value.split(' ').next().unwrap_or_default();
+        (alone, "")
+    });
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+    match rest {
+        "" if is_bearer => Some(""),
+        "" => (scheme.split('.').count() == 3).then_some(scheme),
+        token => is_bearer.then_some(token),
     }
 }
 
@@ -113,7 +121,14 @@ mod tests {
         for (value, token) in [
             ("Bearer a.b.c", Some("a.b.c")),
             ("bEARER a.b.c", Some("a.b.c")),
-            ("Bearer  a.b.c ", Some("a.b.c")),
+            (" Bearer a.b.c\t", Some("a.b.c")),
+            ("Bearer  a.b.c", Some("")),
+            ("Bearer \ta.b.c", Some("\ta.b.c")),
+            ("\u{a0}Bearer a.b.c", None),
+            ("Bearer a.b.c\u{a0}", Some("a.b.c\u{a0}")),
+            ("a.b.c  d", Some("a.b.c")),
+            ("a.b.c d", None),
+            ("a.b.c.d", None),
             ("a.b.c", Some("a.b.c")),
             ("Bearer", Some("")),
             ("Bearer ", Some("")),

@@ -83,6 +83,12 @@ impl PublishableKey {
         &self.frontend_api
     }
 
+    /// The key as it is on a satellite domain, whose Frontend API is another address of the same instance.
+    #[must_use]
+    pub fn served_at(self, frontend_api: Url) -> Self {
+        Self { frontend_api, ..self }
+    }
+
     /// The host name of the Frontend API.
     #[must_use]
     pub fn frontend_api_host(&self) -> &str {

@@ -67,9 +67,9 @@ pub struct Actor {
     pub subject: String,
 }
 
-/// An element of `fea` or `pla` has no scope.
+/// A claim about features or permissions has not the form that Clerk gives it.
 #[derive(Debug)]
-pub(super) struct MissingScope;
+pub(super) struct InvalidClaim;
 
 impl Session {
     /// Reads verified claims. `issued_at` and `expires_at` are the verifier's.
@@ -79,13 +79,14 @@ impl Session {
         issued_at: UnixMillis,
         expires_at: UnixMillis,
         claims: Map<String, Value>,
-    ) -> Result<Self, MissingScope> {
+    ) -> Result<Self, InvalidClaim> {
         let features = Scoped::parse(claims.get("fea"));
         let plans = Scoped::parse(claims.get("pla"));
         let is_v2 = claims.get("v").and_then(Value::as_f64) == Some(2.0);
         let organization = match claims.get("o") {
             Some(claim) if is_v2 && is_truthy(claim) => {
-                Organization::from_v2(claim, features.as_ref().map_err(|MissingScope| MissingScope)?)
+                let features = features.as_ref().map_err(|_| InvalidClaim)?;
+                Organization::from_v2(claim, permissions(&features.organization, claim)?)
             }
             _ if is_v2 => None,
             _ => Organization::from_v1(&claims),
@@ -126,60 +127,58 @@ impl Organization {
         })
     }
 
-    fn from_v2(claim: &Value, features: &Scoped) -> Option<Self> {
+    fn from_v2(claim: &Value, permissions: Vec<String>) -> Option<Self> {
         Some(Self {
             id: text(claim.get("id"))?,
             slug: text(claim.get("slg")),
             role: text(claim.get("rol")).map(|role| format!("org:{role}")),
-            permissions: Some(permissions(&features.organization, claim).unwrap_or_default()),
+            permissions: Some(permissions),
         })
     }
 }
 
 /// Spells out the permissions that `fpm` encodes: its i-th integer belongs to the i-th feature of the organization, and
 /// that integer's j-th bit to the j-th name of `per`.
-fn permissions(features: &[String], organization: &Value) -> Option<Vec<String>> {
-    let names: Vec<&str> =
-        organization.get("per")?.as_str().filter(|per| !per.is_empty())?.split(',').map(str::trim).collect();
-    let masks = organization.get("fpm")?.as_str()?.split(',');
-    let granted = features.iter().zip(masks).flat_map(|(feature, mask)| {
-        let bits = binary_digits(mask.trim()).into_iter().zip(&names);
+fn permissions(features: &[String], organization: &Value) -> Result<Vec<String>, InvalidClaim> {
+    let claim = |name: &str| organization.get(name).filter(|claim| is_truthy(claim));
+    let (Some(names), Some(masks)) = (claim("per"), claim("fpm")) else { return Ok(Vec::new()) };
+    let (names, masks) = (names.as_str().ok_or(InvalidClaim)?, masks.as_str().ok_or(InvalidClaim)?);
+    let names: Vec<&str> = names.split(',').map(str::trim).collect();
+    let granted = features.iter().zip(masks.split(',')).flat_map(|(feature, mask)| {
+        let bits = binary_digits(mask.trim(), names.len()).into_iter().zip(&names);
         bits.filter(|(granted, _)| *granted).map(move |(_, name)| format!("org:{feature}:{name}"))
     });
-    Some(granted.collect())
+    Ok(granted.collect())
 }
 
-/// The bits of a decimal of any length, least significant first; none for what is not a decimal.
-fn binary_digits(decimal: &str) -> Vec<bool> {
-    /// Longer decimals than this do not fit into a token; a bound keeps the quadratic division cheap.
-    const LONGEST: usize = 400;
-    if decimal.is_empty() || decimal.len() > LONGEST || !decimal.bytes().all(|b| b.is_ascii_digit()) {
+/// The lowest bits of a decimal of any length, least significant first; none for what is not a decimal.
+fn binary_digits(decimal: &str, most: usize) -> Vec<bool> {
+    if !decimal.bytes().all(|b| b.is_ascii_digit()) {
         return Vec::new();
     }
     let mut digits: Vec<u8> = decimal.bytes().map(|b| b - b'0').collect();
-    let mut bits = Vec::new();
-    while digits.iter().any(|digit| *digit != 0) {
+    let halve = |_| {
         let mut rest = 0;
         for digit in &mut digits {
             let value = rest * 10 + *digit;
             (*digit, rest) = (value / 2, value % 2);
         }
-        bits.push(rest == 1);
-    }
-    bits
+        rest == 1
+    };
+    (0..most).map(halve).collect()
 }
 
 impl Scoped {
     /// Reads `o:dashboard,u:beta,ou:both`. Other scopes are skipped.
-    fn parse(claim: Option<&Value>) -> Result<Self, MissingScope> {
+    fn parse(claim: Option<&Value>) -> Result<Self, InvalidClaim> {
         let mut scoped = Self::default();
         let list = match claim {
             Some(Value::String(list)) if !list.is_empty() => list,
-            Some(claim) if is_truthy(claim) => return Err(MissingScope),
+            Some(claim) if is_truthy(claim) => return Err(InvalidClaim),
             _ => return Ok(scoped),
         };
         for element in list.split(',') {
-            let (scope, name) = element.trim().split_once(':').ok_or(MissingScope)?;
+            let (scope, name) = element.trim().split_once(':').ok_or(InvalidClaim)?;
             if matches!(scope, "o" | "ou" | "uo") {
                 scoped.organization.push(name.to_owned());
             }
@@ -212,7 +211,8 @@ fn text(value: Option<&Value>) -> Option<String> {
     value?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
-fn is_truthy(value: &Value) -> bool {
+/// What JavaScript takes for true.
+pub(super) fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(value) => *value,
@@ -228,7 +228,7 @@ mod tests {
 
     use super::*;
 
-    fn session(claims: Value) -> Result<Session, MissingScope> {
+    fn session(claims: Value) -> Result<Session, InvalidClaim> {
         let Value::Object(claims) = claims else { panic!("claims are an object") };
         Session::from_claims("user_1".into(), "sess_1".into(), UnixMillis(0), UnixMillis(60_000), claims)
     }
@@ -257,6 +257,21 @@ mod tests {
             "v": 2, "fea": "o:f", "o": { "id": "org_1", "per": names.join(","), "fpm": "1180591620717411303424" },
         }));
         assert_eq!(session.unwrap().organization.unwrap().permissions.unwrap(), ["org:f:p70"]);
+    }
+
+    #[test]
+    fn permissions_of_another_type_make_the_token_invalid() {
+        for (per, fpm, valid) in [
+            (json!("a"), json!("1"), true),
+            (json!(""), json!(5), true),
+            (json!(0), json!("1"), true),
+            (json!(5), json!("1"), false),
+            (json!("a"), json!([1]), false),
+            (json!({}), json!("1"), false),
+        ] {
+            let claims = json!({ "v": 2, "fea": "o:f", "o": { "id": "org_1", "per": per, "fpm": fpm } });
+            assert_eq!(session(claims).is_ok(), valid, "{per} {fpm}");
+        }
     }
 
     #[test]

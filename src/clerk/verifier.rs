@@ -54,7 +54,7 @@ pub enum Invalid {
     SessionIdMissing,
     #[error("sts is pending: the session still has tasks to complete")]
     Pending,
-    #[error("fea names a feature without its scope")]
+    #[error("fea, or the organization's per or fpm, has not the form that Clerk gives it")]
     Features,
 }
 
