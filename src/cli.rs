@@ -8,7 +8,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Config, Problems, Sources, SourcesError},
+    config::{Config, Problems, Sources},
     server::{Server, StartError},
     telemetry,
 };
@@ -39,16 +39,18 @@ enum Command {
 }
 
 const AFTER_HELP: &str = "\
-Settings, each a variable or a key of the TOML file ([section] key is SECTION_KEY); NAME_FILE names a file with the value:
-  ABLY_API_KEY              appId.keyId:secret; required
+Settings, each a variable or a key of the TOML file ([section] key is SECTION_KEY). The first of these that has a value
+counts: NAME, NAME_FILE (the path of a file with the value), both again in .env, the TOML file, the default. A list is
+comma-separated; an empty variable counts as unset; two names of one setting with different values are an error.
+  ABLY_API_KEY              appId.keyId:secret; required. Also: NEXT_ABLY_API_KEY
   ABLY_REST_URL             [https://main.realtime.ably.net]
   ABLY_REVOCABLE_TOKENS     true when the key has revocable tokens on [false]
-  CLERK_PUBLISHABLE_KEY     pk_...; required
+  CLERK_PUBLISHABLE_KEY     pk_...; required. Also: NEXT_PUBLIC_CLERK_PUBLISHABLE_KEY, VITE_CLERK_PUBLISHABLE_KEY
   CLERK_SECRET_KEY          sk_...; for usernames that are not in the session token
   CLERK_JWT_KEY             PEM public key: verification without any network
   CLERK_API_URL             [https://api.clerk.com]
-  CLERK_AUTHORIZED_PARTIES  origins of your app, comma-separated
-  CLERK_AUDIENCE            values that aud may have, comma-separated
+  CLERK_AUTHORIZED_PARTIES  origins of your app
+  CLERK_AUDIENCE            values that aud may have
   CLERK_CLOCK_SKEW_MS       [5000]
   CLERK_PROXY_URL           Frontend API proxy
   CLERK_DOMAIN              satellite domain
@@ -58,15 +60,17 @@ Settings, each a variable or a key of the TOML file ([section] key is SECTION_KE
   TOKEN_CLIENT_ID           template of {username}, {user_id}, {claim.NAME} [{username}]
   REVOCATION_DENIAL_TTL     longest life of a session token that is accepted [10m]
   CORS_ALLOWED_ORIGINS      origins whose pages may read answers [the authorized parties]
-  SERVER_HOST, SERVER_PORT  [127.0.0.1, 8080]
+  SERVER_HOST, SERVER_PORT  [127.0.0.1, 8080]. Also: HOST, PORT
   LOG_FORMAT                pretty or json [pretty on a terminal]
-  LOG_LEVEL                 error, warn, info, debug or trace [info]";
+  LOG_LEVEL                 error, warn, info, debug or trace [info]
+
+Outgoing HTTPS heeds HTTPS_PROXY and NO_PROXY.
+
+Exit codes: 0 success, 1 failure (of any command), 2 an argument that is not known";
 
 /// Why a command failed, in words for whoever ran it.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error(transparent)]
-    Sources(#[from] SourcesError),
     #[error("{0}Nothing was started. `ably-clerk-auth --help` lists all settings.")]
     Config(#[from] Problems),
     #[error(transparent)]
@@ -97,7 +101,7 @@ impl Cli {
 }
 
 async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
-    let (config, _) = Config::load(&Sources::read(config)?)?;
+    let (config, _) = Config::load(&Sources::read(config))?;
     telemetry::init(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{warning}");

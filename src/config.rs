@@ -24,7 +24,7 @@ pub use log::{LogConfig, LogFormat};
 pub use reader::{Origin, Problem, Provenance};
 pub use revocation::RevocationConfig;
 pub use server::ServerConfig;
-pub use sources::{Sources, SourcesError};
+pub use sources::Sources;
 pub use token::TokenConfig;
 
 use reader::Reader;

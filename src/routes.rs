@@ -29,6 +29,8 @@ pub fn configure(service: &mut ServiceConfig) {
         .default_service(web::to(answer::not_found));
 }
 
+pub use answer::bare_refusal;
+
 fn readable(path: &str) -> actix_web::Resource {
     web::resource(path).default_service(web::to(async || answer::method_not_allowed("GET, HEAD")))
 }

@@ -1,12 +1,12 @@
 //! The composition root: makes the parts from the configuration, binds, serves, and stops gracefully.
 
-mod connection;
+pub(crate) mod connection;
 
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    process,
     sync::Arc,
-    time::Duration,
 };
 
 use actix_http::{HttpService, Protocol, error::DispatchError};
@@ -23,7 +23,7 @@ use tokio::{
 use self::connection::Connection;
 
 use crate::{
-    clerk::{BackendApi, Jwks, JwksSource, SessionRules, SigningKeys, Users, Verifier},
+    clerk::{BackendApi, InvalidPem, Jwks, JwksSource, SessionRules, SigningKeys, Users, Verifier},
     clock,
     config::{ClerkConfig, Config, KeySource},
     identity::Identity,
@@ -49,7 +49,7 @@ pub enum StartError {
     Tls(#[from] reqwest::Error),
     /// The PEM was checked with the configuration, and is none now.
     #[error(transparent)]
-    Pem(#[from] crate::clerk::InvalidPem),
+    Pem(#[from] InvalidPem),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(io::Error),
@@ -64,13 +64,15 @@ pub struct Server {
 
 impl Server {
     const SHUTDOWN_SECONDS: u64 = 20;
-    /// Longer than a load balancer's usual minute, so that it is the one to close a connection.
-    const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
     /// Binds the listener and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let http_client = outgoing::client()?;
-        let (keys, jwks) = signing_keys(&config.clerk, &http_client)?;
+        let keys = signing_keys(&config.clerk, &http_client)?;
+        let jwks = match &keys {
+            SigningKeys::Pem(_) => None,
+            SigningKeys::Jwks(jwks) => Some(jwks.clone()),
+        };
         let issuer = Data::new(issuer(config, keys, &http_client));
         let origins = Data::from(Arc::new(AllowedOrigins::new(&config.cors.allowed_origins)));
 
@@ -89,8 +91,9 @@ impl Server {
                     .configure(routes::configure)
                     .wrap(from_fn(routes::guard::around_every_request));
                 let http = HttpService::build()
-                    .keep_alive(Self::KEEP_ALIVE)
-                    .client_request_timeout(routes::guard::TIME_TO_SEND)
+                    .keep_alive(connection::KEEP_ALIVE)
+                    .client_request_timeout(connection::TIME_TO_SEND)
+                    .on_connect_ext(|connection: &Connection<TcpStream>, data| _ = data.insert(connection.clock()))
                     .finish(map_config(app, |()| AppConfig::default()));
                 let stopping = stopping.clone();
                 fn_service(move |stream: TcpStream| {
@@ -120,21 +123,17 @@ impl Server {
     }
 }
 
-/// The keys of the configured source, and what is to be kept fresh of them.
-pub fn signing_keys(
-    config: &ClerkConfig,
-    http: &reqwest::Client,
-) -> Result<(SigningKeys, Option<Jwks>), crate::clerk::InvalidPem> {
+/// The keys of the configured source, not fetched yet.
+pub(crate) fn signing_keys(config: &ClerkConfig, http: &reqwest::Client) -> Result<SigningKeys, InvalidPem> {
     let (url, secret_key) = match config.key_source() {
         KeySource::Pem => {
-            let keys = SigningKeys::from_pem(config.jwt_key.as_deref().unwrap_or_default())?;
-            return Ok((keys, None));
+            return SigningKeys::from_pem(config.jwt_key.as_deref().unwrap_or_default());
         }
         KeySource::BackendApi(url) => (url, config.secret_key.clone()),
         KeySource::FrontendApi(url) => (url, None),
     };
     let jwks = Jwks::new(JwksSource { url, secret_key }, http.clone(), Handle::current());
-    Ok((SigningKeys::Jwks(jwks.clone()), Some(jwks)))
+    Ok(SigningKeys::Jwks(jwks))
 }
 
 fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer {
@@ -151,7 +150,7 @@ fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer 
         Users::new(api, clerk.user_cache_ttl, Handle::current())
     });
     Issuer::new(
-        clerk.publishable_key.clone(),
+        clerk.publishable_key_here(),
         Verifier::new(keys, rules),
         Identity::new(config.token.client_id.clone(), users),
         Policy { ttl: config.token.ttl },
@@ -166,10 +165,11 @@ fn accept(
     let peer = stream.peer_addr().ok();
     // Answers are short and written whole: there is nothing to wait for.
     let _ = stream.set_nodelay(true);
-    (Connection::new(stream, stopping.clone()), Protocol::Http1, peer)
+    (Connection::new(stream, stopping.clone(), routes::bare_refusal), Protocol::Http1, peer)
 }
 
-/// Ends with the first SIGTERM or SIGINT, and says so to `stop`. From its making on the process does not die of them.
+/// Ends with the first SIGTERM or SIGINT, and says so to `stop`; a second one ends the process at once. From its making
+/// on the process does not die of them otherwise.
 fn stop_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -180,5 +180,13 @@ fn stop_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()>
         };
         tracing::info!(signal = name, "stopping; requests in flight are finished first");
         stop.send_replace(true);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::warn!("stopped at once, by a second signal");
+            process::exit(1);
+        });
     })
 }

@@ -6,7 +6,7 @@ use url::Url;
 
 use crate::{
     clock::UnixMillis,
-    outgoing::{causes, read_json},
+    outgoing::{UnreadableBody, causes, read_json},
 };
 
 /// Ably's REST API at one address.
@@ -30,6 +30,15 @@ pub enum RestError {
     Malformed,
 }
 
+impl From<UnreadableBody> for RestError {
+    fn from(error: UnreadableBody) -> Self {
+        match error {
+            UnreadableBody::Interrupted(error) => Self::Unreachable(error),
+            UnreadableBody::Malformed => Self::Malformed,
+        }
+    }
+}
+
 impl RestClient {
     const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -46,7 +55,7 @@ impl RestClient {
         if !response.status().is_success() {
             return Err(RestError::Status(response.status().as_u16()));
         }
-        let [millis]: [i64; 1] = read_json(response).await.ok_or(RestError::Malformed)?;
+        let [millis]: [i64; 1] = read_json(response).await?;
         Ok(UnixMillis(millis))
     }
 }

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
-use crate::outgoing::{causes, read_json};
+use crate::outgoing::{UnreadableBody, causes, read_json};
 
 /// The Backend API of one instance.
 pub struct BackendApi {
@@ -56,6 +56,15 @@ pub enum BackendApiError {
     /// An answer that is not what Clerk documents.
     #[error("Clerk's answer is not what it documents")]
     Malformed,
+}
+
+impl From<UnreadableBody> for BackendApiError {
+    fn from(error: UnreadableBody) -> Self {
+        match error {
+            UnreadableBody::Interrupted(error) => Self::Unreachable(error),
+            UnreadableBody::Malformed => Self::Malformed,
+        }
+    }
 }
 
 impl BackendApiError {
@@ -116,7 +125,7 @@ impl BackendApi {
             .await
             .map_err(|error| BackendApiError::Unreachable(error.without_url()))?;
         match response.status() {
-            StatusCode::OK => read_json(response).await.ok_or(BackendApiError::Malformed),
+            StatusCode::OK => Ok(read_json(response).await?),
             StatusCode::NOT_FOUND => Err(BackendApiError::NotFound),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 Err(BackendApiError::Unauthorized(status.as_u16()))

@@ -15,7 +15,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use jsonwebtoken::DecodingKey;
+use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 use reqwest::header::{AUTHORIZATION, DATE};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
@@ -29,7 +29,7 @@ use url::Url;
 use super::backend_api::bearer;
 use crate::{
     clock::UnixMillis,
-    outgoing::{causes, read_json},
+    outgoing::{UnreadableBody, causes, read_json},
 };
 
 /// The keys that verify an instance's session tokens.
@@ -137,6 +137,15 @@ pub enum JwksError {
     NoUsableKey,
 }
 
+impl From<UnreadableBody> for JwksError {
+    fn from(error: UnreadableBody) -> Self {
+        match error {
+            UnreadableBody::Interrupted(error) => Self::Unreachable(error),
+            UnreadableBody::Malformed => Self::Malformed,
+        }
+    }
+}
+
 /// The keys that an instance publishes, kept up to date.
 #[derive(Clone, Debug)]
 pub struct Jwks(Arc<Shared>);
@@ -213,9 +222,10 @@ impl Jwks {
         }
     }
 
-    /// Fetches once, for a report: how many keys there are, and Clerk's clock, to the second.
-    pub async fn probe(&self) -> Result<(usize, Option<UnixMillis>), JwksError> {
-        self.0.fetch().await.map(|fetched| (fetched.keys.len(), fetched.date))
+    /// Fetches once, for a report.
+    pub async fn probe(&self) -> Result<Probe, JwksError> {
+        let Fetched { keys, date } = self.0.fetch().await?;
+        Ok(Probe { keys: keys.into_values().collect(), date })
     }
 
     async fn find(&self, kid: &str) -> Result<Arc<DecodingKey>, KeyError> {
@@ -303,13 +313,52 @@ impl Shared {
             return Err(JwksError::Status(response.status().as_u16()));
         }
         let date = response.headers().get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-        let set: JwkSet = read_json(response).await.ok_or(JwksError::Malformed)?;
+        let set: JwkSet = read_json(response).await?;
         let keys: HashMap<_, _> = set.keys.into_iter().filter_map(usable).collect();
         if keys.is_empty() {
             Err(JwksError::NoUsableKey)
         } else {
             Ok(Fetched { keys, date: date.map(UnixMillis::from) })
         }
+    }
+}
+
+/// What one fetch brought.
+pub struct Probe {
+    keys: Vec<Arc<DecodingKey>>,
+    /// Clerk's clock, to the second.
+    pub date: Option<UnixMillis>,
+}
+
+impl Probe {
+    /// The one key of a PEM, as if it had been fetched.
+    #[must_use]
+    pub fn of_pem(PemKey(key): &PemKey) -> Self {
+        Self { keys: vec![Arc::clone(key)], date: None }
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether a key is in both: if not, they are of different instances.
+    #[must_use]
+    pub fn shares_a_key_with(&self, other: &Self) -> bool {
+        self.keys.iter().any(|key| other.keys.iter().any(|other| is_same_key(key, other)))
+    }
+}
+
+/// A PEM's key is kept as DER, which has the modulus in it; a JWKS's as modulus and exponent.
+fn is_same_key(key: &DecodingKey, other: &DecodingKey) -> bool {
+    use DecodingKeyKind::{RsaModulusExponent, SecretOrDer};
+    match (key.kind(), other.kind()) {
+        (SecretOrDer(der), RsaModulusExponent { n, .. }) | (RsaModulusExponent { n, .. }, SecretOrDer(der)) => {
+            der.windows(n.len()).any(|window| window == n)
+        }
+        (RsaModulusExponent { n, .. }, RsaModulusExponent { n: other, .. }) => n == other,
+        (SecretOrDer(der), SecretOrDer(other)) => der == other,
     }
 }
 

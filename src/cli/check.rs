@@ -2,9 +2,11 @@
 
 use std::{fmt, path::Path, process::ExitCode, time::SystemTime};
 
+use tokio::runtime::Handle;
+
 use crate::{
     ably::RestClient,
-    clerk::{BackendApi, BackendApiError, PublishableKey, SigningKeys},
+    clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, SigningKeys},
     clock::{self, UnixMillis},
     config::{Config, KeySource, Provenance, Sources, settings},
     outgoing,
@@ -76,11 +78,10 @@ impl fmt::Display for Report {
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the report is what the command is for")]
 pub(super) async fn run(config: Option<&Path>) -> ExitCode {
-    let loaded = Sources::read(config).map_err(super::Failure::from).and_then(|sources| Ok(Config::load(&sources)?));
-    let report = match loaded {
+    let report = match Config::load(&Sources::read(config)) {
         Ok((config, provenance)) => report(&config, &provenance).await,
-        Err(failure) => {
-            eprintln!("ably-clerk-auth: {failure}");
+        Err(problems) => {
+            eprint!("ably-clerk-auth: {problems}");
             return ExitCode::FAILURE;
         }
     };
@@ -147,29 +148,61 @@ fn describe(config: &Config, provenance: &Provenance, report: &mut Report) {
 }
 
 async fn try_signing_keys(config: &Config, http: &reqwest::Client, report: &mut Report) {
-    let source = match config.clerk.key_source() {
+    let source = config.clerk.key_source();
+    let name = match &source {
         KeySource::Pem => "the PEM of CLERK_JWT_KEY".to_owned(),
         KeySource::BackendApi(url) | KeySource::FrontendApi(url) => url.to_string(),
     };
-    let outcome = match crate::server::signing_keys(&config.clerk, http) {
-        Ok((SigningKeys::Pem(_), _)) => Ok(source),
-        Ok((SigningKeys::Jwks(jwks), _)) => match jwks.probe().await {
-            Ok((count, date)) => {
-                if let Some(date) = date {
-                    report.compare_clocks(
-                        "Clerk's clock",
-                        date,
-                        UnixMillis::now(),
-                        config.clerk.clock_skew_ms + DATE_PRECISION_MS,
-                    );
-                }
-                Ok(format!("{count} from {source}"))
-            }
-            Err(error) => Err(format!("{source}: {error}")),
-        },
+    let found = match crate::server::signing_keys(&config.clerk, http) {
+        Ok(SigningKeys::Pem(key)) => Ok(Probe::of_pem(&key)),
+        Ok(SigningKeys::Jwks(jwks)) => jwks.probe().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    report.tried("signing keys", outcome);
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => return report.tried("signing keys", Err(format!("{name}: {error}"))),
+    };
+    report.tried("signing keys", Ok(format!("{} from {name}", found.count())));
+    let date = match source {
+        KeySource::FrontendApi(_) => found.date,
+        KeySource::Pem | KeySource::BackendApi(_) => compare_with_the_frontend_api(config, http, &found, report).await,
+    };
+    if let Some(date) = date.or(found.date) {
+        let tolerance_ms = config.clerk.clock_skew_ms + DATE_PRECISION_MS;
+        report.compare_clocks("Clerk's clock", date, UnixMillis::now(), tolerance_ms);
+    }
+}
+
+/// The publishable key names an instance, and so does where the signing keys come from: they must name the same one.
+/// Returns Clerk's clock.
+async fn compare_with_the_frontend_api(
+    config: &Config,
+    http: &reqwest::Client,
+    found: &Probe,
+    report: &mut Report,
+) -> Option<UnixMillis> {
+    let url = config.clerk.frontend_api_jwks();
+    let source = JwksSource { url: url.clone(), secret_key: None };
+    match Jwks::new(source, http.clone(), Handle::current()).probe().await {
+        Ok(published) => {
+            let host = config.clerk.publishable_key.frontend_api_host();
+            report.tried(
+                "same instance",
+                if published.shares_a_key_with(found) {
+                    Ok(format!("the signing keys are those of {host}"))
+                } else {
+                    Err(format!("the signing keys are not those of {host}: are the keys of two Clerk instances mixed?"))
+                },
+            );
+            published.date
+        }
+        Err(error) => {
+            let text =
+                format!("could not tell whether the signing keys are those of the publishable key: {url}: {error}");
+            report.warn(text);
+            None
+        }
+    }
 }
 
 async fn try_ably(config: &Config, http: &reqwest::Client, report: &mut Report) {
@@ -180,7 +213,7 @@ async fn try_ably(config: &Config, http: &reqwest::Client, report: &mut Report) 
         Ok(time) => {
             let middle = UnixMillis(UnixMillis::now().0 - clock::millis(round_trip) / 2);
             report.compare_clocks("Ably's clock", time, middle, ABLY_TOLERANCE_MS);
-            Ok(format!("answers at {}", config.ably.rest_url))
+            Ok(format!("answers at {}; whether it knows the API key shows with the first client", config.ably.rest_url))
         }
         Err(error) => Err(format!("{}: {error}", config.ably.rest_url)),
     };

@@ -89,6 +89,16 @@ impl ClerkConfig {
         urls.into_iter().flatten().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
     }
 
+    /// The publishable key as it counts on this domain: on a satellite the Frontend API is the satellite's.
+    #[must_use]
+    pub fn publishable_key_here(&self) -> PublishableKey {
+        let key = self.publishable_key.clone();
+        match &self.satellite {
+            Some(frontend_api) => key.served_at(frontend_api.clone()),
+            None => key,
+        }
+    }
+
     /// Where the signing keys come from: the PEM, else the Backend API, else the Frontend API.
     #[must_use]
     pub fn key_source(&self) -> KeySource {
@@ -98,8 +108,14 @@ impl ClerkConfig {
         if self.secret_key.is_some() {
             return KeySource::BackendApi(below(&self.api_url, "/v1/jwks"));
         }
+        KeySource::FrontendApi(self.frontend_api_jwks())
+    }
+
+    /// The address of the Frontend API's JWKS: at the proxy, else on the satellite, else the publishable key's.
+    #[must_use]
+    pub fn frontend_api_jwks(&self) -> Url {
         let base = self.proxy_url.as_ref().or(self.satellite.as_ref()).unwrap_or(self.publishable_key.frontend_api());
-        KeySource::FrontendApi(below(base, "/.well-known/jwks.json"))
+        below(base, "/.well-known/jwks.json")
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 
 /// Something wrong with one setting, and how to mend it. Never holds a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem(String);
+pub struct Problem(pub(super) String);
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,6 +45,15 @@ impl fmt::Display for Origin {
 /// Where each setting came from that was set, by its variable.
 pub type Provenance = BTreeMap<String, Origin>;
 
+/// Where variables are looked for, the first that has a value first.
+#[derive(Clone, Copy)]
+enum Source {
+    Environment,
+    EnvironmentFile,
+    DotEnv,
+    DotEnvFile,
+}
+
 /// A value as text, or as a list of texts.
 enum Raw {
     Text(String),
@@ -60,6 +69,7 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(sources: &'a Sources) -> Self {
         let mut reader = Self::for_part(sources);
+        reader.problems.extend(sources.problems.iter().cloned());
         reader.refuse_what_is_unknown();
         reader.refuse_what_is_reserved();
         reader
@@ -140,8 +150,13 @@ impl<'a> Reader<'a> {
             Raw::List(texts) => texts,
             Raw::Text(text) => text.split(',').map(str::to_owned).collect(),
         };
+        let entries: Vec<&str> = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
+        if entries.is_empty() && !texts.is_empty() {
+            // As a template with empty values leaves it. To take it for "any" would open what was meant to be closed.
+            self.problem(setting, "a list without a single entry; name some, or leave it unset");
+        }
         let mut values = Vec::new();
-        for text in texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+        for text in entries {
             match parse(text) {
                 Ok(value) => values.push(value),
                 Err(error) => self.problem(setting, error),
@@ -161,55 +176,48 @@ impl<'a> Reader<'a> {
         Some(raw)
     }
 
+    /// The value of a setting's variable or of one of its aliases, from the first source that has one. Wherever they
+    /// are set, two names must not contradict each other.
     fn find_in_environment(&mut self, setting: &Setting) -> Option<(String, Origin)> {
-        let sources = self.sources;
-        let from_environment = self.agreed(setting, |_, name| {
-            let value = sources.environment.get(&name)?.clone();
-            Some((value, Origin::Variable(name)))
-        });
-        let from_file = |reader: &mut Self| {
-            reader.agreed(setting, |reader, name| {
-                let name = format!("{name}_FILE");
-                let path = sources.environment.get(&name).filter(|path| !path.is_empty())?;
-                match fs::read_to_string(path) {
-                    Ok(text) => Some((text, Origin::File(name, PathBuf::from(path)))),
-                    Err(error) => {
-                        reader.problem(setting, format_args!("the file that {name} names cannot be read: {error}"));
-                        None
-                    }
+        let mut found: Vec<(String, String, Origin)> = Vec::new();
+        for source in [Source::Environment, Source::EnvironmentFile, Source::DotEnv, Source::DotEnvFile] {
+            for name in setting.variables() {
+                if let Some((value, origin)) = self.look_up(setting, source, &name) {
+                    found.push((name, value, origin));
                 }
-            })
-        };
-        let from_dot_env = |reader: &mut Self| {
-            reader.agreed(setting, |_, name| {
-                let value = sources.dot_env.get(&name)?.clone();
-                Some((value, Origin::DotEnv(name)))
-            })
-        };
-        from_environment.or_else(|| from_file(self)).or_else(|| from_dot_env(self))
-    }
-
-    /// The value that a setting's variable and its aliases have in one source. They must not contradict each other.
-    fn agreed(
-        &mut self,
-        setting: &Setting,
-        look_up: impl Fn(&mut Self, String) -> Option<(String, Origin)>,
-    ) -> Option<(String, Origin)> {
-        let mut agreed: Option<(String, Origin)> = None;
-        for name in setting.variables() {
-            let found = look_up(self, name)
-                .map(|(value, origin)| (value.trim().to_owned(), origin))
-                .filter(|(value, _)| !value.is_empty());
-            match (&agreed, found) {
-                (Some((value, origin)), Some((other, other_origin))) if *value != other => {
-                    let what = format!("{origin} and {other_origin} have different values; set one of them");
-                    self.problem(setting, what);
-                }
-                (None, Some(found)) => agreed = Some(found),
-                _ => {}
             }
         }
-        agreed
+        let mut found = found.into_iter();
+        let (name, value, origin) = found.next()?;
+        for (_, _, other) in found.filter(|(alias, other, _)| *alias != name && *other != value) {
+            self.problem(setting, format_args!("{origin} and {other} have different values; set one of them"));
+        }
+        Some((value, origin))
+    }
+
+    /// The value of a variable in one source, unless it is empty.
+    fn look_up(&mut self, setting: &Setting, source: Source, name: &str) -> Option<(String, Origin)> {
+        let values = match source {
+            Source::Environment | Source::EnvironmentFile => &self.sources.environment,
+            Source::DotEnv | Source::DotEnvFile => &self.sources.dot_env,
+        };
+        let (value, origin) = match source {
+            Source::Environment => (values.get(name)?.clone(), Origin::Variable(name.to_owned())),
+            Source::DotEnv => (values.get(name)?.clone(), Origin::DotEnv(name.to_owned())),
+            Source::EnvironmentFile | Source::DotEnvFile => {
+                let name = format!("{name}_FILE");
+                let path = PathBuf::from(values.get(&name).filter(|path| !path.is_empty())?);
+                match fs::read_to_string(&path) {
+                    Ok(text) => (text, Origin::File(name, path)),
+                    Err(error) => {
+                        self.problem(setting, format_args!("the file that {name} names cannot be read: {error}"));
+                        return None;
+                    }
+                }
+            }
+        };
+        let value = value.trim().to_owned();
+        (!value.is_empty()).then_some((value, origin))
     }
 
     fn find_in_toml(&mut self, setting: &Setting) -> Option<Raw> {

@@ -81,6 +81,47 @@ fn the_vendors_own_names_work_and_must_not_contradict_each_other() {
 }
 
 #[test]
+fn names_must_agree_across_sources_but_one_name_may_be_overridden() {
+    let load = |environment: &[(&str, &str)], dot_env: &[(&str, &str)]| {
+        let mut sources = Sources::for_test(&[&REQUIRED, environment].concat(), "");
+        sources.dot_env = dot_env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Config::load(&sources).map(|(config, _)| config.server.port).map_err(|problems| problems.to_string())
+    };
+    assert_eq!(load(&[("SERVER_PORT", "1")], &[("SERVER_PORT", "2")]), Ok(1));
+    assert_eq!(load(&[("SERVER_PORT", "1")], &[("PORT", "1")]), Ok(1));
+    let message = load(&[("SERVER_PORT", "1")], &[("PORT", "2")]).unwrap_err();
+    assert!(message.contains("SERVER_PORT and PORT in .env have different values"), "{message}");
+    let missing = load(&[], &[("CLERK_SECRET_KEY_FILE", "/nonexistent")]).unwrap_err();
+    assert!(missing.contains("the file that CLERK_SECRET_KEY_FILE names cannot be read"), "{missing}");
+}
+
+#[test]
+fn a_list_of_nothing_is_not_taken_for_any() {
+    for name in ["CLERK_AUTHORIZED_PARTIES", "CLERK_AUDIENCE", "CORS_ALLOWED_ORIGINS"] {
+        assert!(problem(&[(name, " , ,")], "").contains("a list without a single entry"), "{name}");
+        assert!(load(&[(name, "")], "").is_ok());
+    }
+    assert!(problem(&[], "[clerk]\nauthorized_parties = [\"\"]").contains("a list without a single entry"));
+    assert!(load(&[], "[clerk]\nauthorized_parties = []").is_ok());
+}
+
+#[test]
+fn on_a_satellite_the_frontend_api_is_the_satellites() {
+    let live = ("CLERK_PUBLISHABLE_KEY", "pk_live_Y2xlcmsuZXhhbXBsZS5jb20k");
+    let satellite = |environment: &[(&str, &str)]| {
+        let environment = [&[REQUIRED[0]], environment].concat();
+        Config::load(&Sources::for_test(&environment, "")).unwrap().0.clerk
+    };
+    let clerk = satellite(&[live, ("CLERK_DOMAIN", "satellite.com")]);
+    assert_eq!(clerk.publishable_key_here().frontend_api_host(), "clerk.satellite.com");
+    assert_eq!(clerk.publishable_key_here().cookie_suffix(), clerk.publishable_key.cookie_suffix());
+    assert_eq!(clerk.issuers(), ["https://clerk.example.com", "https://clerk.satellite.com"]);
+    assert_eq!(clerk.frontend_api_jwks().as_str(), "https://clerk.satellite.com/.well-known/jwks.json");
+    let development = satellite(&[REQUIRED[1], ("CLERK_DOMAIN", "satellite.com")]);
+    assert_eq!(development.publishable_key_here().frontend_api_host(), "clerk.example.com");
+}
+
+#[test]
 fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
     let environment = [
         ("ABLY_API_KEY", "no-key-at-all"),

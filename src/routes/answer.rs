@@ -45,7 +45,7 @@ pub(super) const INTERNAL: ErrorInfo =
 pub(super) const HEAD_TOO_LARGE: ErrorInfo = ErrorInfo {
     code: code::BAD_REQUEST,
     status_code: 431,
-    message: "The address and headers of the request are larger than 16 KiB.",
+    message: "The address and headers of the request are larger than 16 KiB, or it has more than 96 headers.",
 };
 
 pub(super) const BODY_TOO_LARGE: ErrorInfo =
@@ -65,6 +65,32 @@ pub(super) const NOT_A_FORM: ErrorInfo = ErrorInfo {
     status_code: 415,
     message: "The body of a POST is to be application/x-www-form-urlencoded, without content encoding.",
 };
+
+const NOT_HTTP: ErrorInfo =
+    ErrorInfo { code: code::BAD_REQUEST, status_code: 400, message: "The request is not one of HTTP/1.1." };
+
+/// What a client is told whose bytes never became a request, in place of an empty answer: the bytes of the whole answer.
+#[must_use]
+pub fn bare_refusal(status: u16) -> Option<Vec<u8>> {
+    let error = match status {
+        400 => NOT_HTTP,
+        408 => TOO_SLOW,
+        431 => HEAD_TOO_LARGE,
+        _ => return None,
+    };
+    tracing::info!(reason = "not-a-request", status, "request refused");
+    let body = serde_json::to_string(&error).ok()?;
+    let head = format!(
+        "HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: {}\r\ncontent-type: application/json\r\n\
+         cache-control: no-store\r\n{ERROR_CODE}: {}\r\n{ERROR_MESSAGE}: {}\r\nvary: Origin\r\n\
+         x-content-type-options: nosniff\r\n\r\n",
+        StatusCode::from_u16(status).ok()?,
+        body.len(),
+        error.code,
+        error.message
+    );
+    Some((head + &body).into_bytes())
+}
 
 /// 404.
 pub(super) async fn not_found() -> HttpResponse {

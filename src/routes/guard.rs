@@ -1,6 +1,6 @@
 //! What every request passes through: its id, its size limit, and the headers that every answer has.
 
-use std::time::Duration;
+use std::rc::Rc;
 
 use actix_web::{
     Error, HttpMessage as _,
@@ -14,14 +14,13 @@ use actix_web::{
     web::Data,
 };
 
+use crate::server::connection::RequestClock;
+
 use super::{
     answer,
     cors::AllowedOrigins,
     request_id::{self, RequestId},
 };
-
-/// How long a client may take to send the head of a request, and then its body.
-pub const TIME_TO_SEND: Duration = Duration::from_secs(5);
 
 /// The most bytes of address and headers. Actix itself would take 128 KiB.
 const LARGEST_HEAD: usize = 16 * 1024;
@@ -31,6 +30,9 @@ pub async fn around_every_request<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    if let Some(clock) = request.conn_data::<Rc<RequestClock>>() {
+        clock.head_arrived();
+    }
     let id = RequestId::accept_or_make(request.headers().get(request_id::HEADER));
     request.extensions_mut().insert(id.clone());
     let mut response = if head_size(&request) > LARGEST_HEAD {

@@ -1,6 +1,6 @@
 //! The token endpoint, for `authUrl` (RSA8c).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, rc::Rc};
 
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse,
@@ -12,13 +12,14 @@ use actix_web::{
     web::{Bytes, BytesMut, Data, Payload},
 };
 use futures_util::StreamExt as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-use super::{answer, guard::TIME_TO_SEND, request_id::RequestId};
+use super::{answer, request_id::RequestId};
 use crate::{
     ably::{ErrorInfo, Nonce},
     clock::UnixMillis,
     issuer::{Asked, Issued, Issuer, Refused},
+    server::connection::RequestClock,
 };
 
 /// The most bytes of a form.
@@ -96,7 +97,8 @@ fn request_id(request: &HttpRequest) -> String {
 }
 
 async fn read_form(request: &HttpRequest, body: Payload) -> Result<Bytes, ErrorInfo> {
-    let body = match timeout(TIME_TO_SEND, read(body)).await {
+    let send_by = request.conn_data::<Rc<RequestClock>>().map_or_else(Instant::now, |clock| clock.send_by());
+    let body = match timeout_at(send_by, read(body)).await {
         Ok(read) => read?,
         Err(_) => return Err(answer::TOO_SLOW),
     };

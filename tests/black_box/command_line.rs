@@ -26,10 +26,18 @@ fn stable(vendors: &Vendors, report: &str) -> String {
     stable
 }
 
+/// Settings with a Frontend API that can be reached.
+fn settings(vendors: &Vendors, changes: &[(&str, &str)]) -> Vec<(String, String)> {
+    let mut settings = vendors.settings();
+    settings.push(("CLERK_PROXY_URL".into(), vendors.clerk.proxy_url()));
+    settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    settings
+}
+
 #[tokio::test]
 async fn check_says_what_was_understood_and_that_it_works() {
     let vendors = Vendors::start().await;
-    let output = run(&vendors.settings(), &["check"]);
+    let output = run(&settings(&vendors, &[]), &["check"]);
     insta::assert_snapshot!(stable(&vendors, &text(&output)), @r"
           Clerk instance      clerk.sandbox.example (development, from CLERK_PUBLISHABLE_KEY)
           secret key          set, from CLERK_SECRET_KEY
@@ -39,11 +47,12 @@ async fn check_says_what_was_understood_and_that_it_works() {
           token               token request, Ably's 60 minutes
           CORS origins        http://localhost:3000
           listens on          127.0.0.1:0
-    ok    Clerk's clock       ours is <offset>
     ok    signing keys        1 from <clerk>/v1/jwks
+    ok    same instance       the signing keys are those of clerk.sandbox.example
+    ok    Clerk's clock       ours is <offset>
     ok    secret key          accepted by <clerk>/
     ok    Ably's clock        ours is <offset>
-    ok    Ably                answers at <ably>/
+    ok    Ably                answers at <ably>/; whether it knows the API key shows with the first client
     warn  no policy: every signed-in user gets the whole capability of the Ably API key
     The service would work.
     ");
@@ -57,37 +66,49 @@ async fn check_warns_of_what_would_surprise() {
         user.username = None;
         vendors.clerk.set_user(user);
     }
-    let mut settings = vendors.settings();
-    settings.push(("CLERK_AUTHORIZED_PARTIES".into(), String::new()));
-    let output = run(&settings, &["check"]);
+    let output = run(&settings(&vendors, &[("CLERK_AUTHORIZED_PARTIES", "")]), &["check"]);
     let report = text(&output);
-    for warning in
-        ["warn  no authorized parties", "warn  no policy", "warn  no user of this Clerk instance has a username"]
-    {
+    for warning in [
+        "warn  no authorized parties",
+        "warn  no CORS origins",
+        "warn  no policy",
+        "warn  no user of this Clerk instance has a username",
+    ] {
         assert!(report.contains(warning), "{report}");
     }
     assert_eq!(output.status.code(), Some(0));
 
-    settings.push(("CLERK_SECRET_KEY".into(), String::new()));
-    settings.push(("CLERK_JWT_KEY".into(), vendors.clerk.jwt_key().into()));
-    assert!(text(&run(&settings, &["check"])).contains("warn  no secret key"));
+    let networkless = settings(&vendors, &[("CLERK_SECRET_KEY", ""), ("CLERK_JWT_KEY", vendors.clerk.jwt_key())]);
+    let report = text(&run(&networkless, &["check"]));
+    assert!(report.contains("warn  no secret key") && report.contains("ok    Clerk's clock"), "{report}");
 }
 
 #[tokio::test]
 async fn check_fails_when_a_key_or_a_party_does() {
     let vendors = Vendors::start().await;
-    let mut settings = vendors.settings();
-    settings.push(("CLERK_SECRET_KEY".into(), "sk_test_wrong".into()));
-    let output = run(&settings, &["check"]);
+    let output = run(&settings(&vendors, &[("CLERK_SECRET_KEY", "sk_test_wrong")]), &["check"]);
     assert_eq!(output.status.code(), Some(1));
     let report = text(&output);
     assert!(report.contains("FAIL  secret key") && report.contains("FAIL  signing keys"), "{report}");
     assert!(report.contains("The service would not work"), "{report}");
 
     vendors.clerk.set_outage(Some(Outage::Drop));
-    let output = run(&vendors.settings(), &["check"]);
+    let output = run(&settings(&vendors, &[]), &["check"]);
     assert!(text(&output).contains("no answer"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn check_fails_when_the_keys_are_of_two_instances() {
+    let (vendors, others) = (Vendors::start().await, Vendors::start().await);
+    let (api_url, jwt_key) = (others.clerk.url(), others.clerk.jwt_key());
+    let secret_key = [("CLERK_SECRET_KEY", others.clerk.secret_key()), ("CLERK_API_URL", &api_url)];
+    let pem = [("CLERK_JWT_KEY", jwt_key)];
+    for changes in [&secret_key[..], &pem[..]] {
+        let output = run(&settings(&vendors, changes), &["check"]);
+        assert!(text(&output).contains("keys of two Clerk instances mixed"), "{}", text(&output));
+        assert_eq!(output.status.code(), Some(1));
+    }
 }
 
 #[tokio::test]
@@ -95,9 +116,7 @@ async fn check_fails_when_the_clock_is_too_far_off_for_ably() {
     let vendors = Vendors::start().await;
     let options = sandbox::ably::Options { clock_offset_ms: 300_000, ..sandbox::ably::Options::default() };
     let ably = sandbox::ably::Ably::start(options).await.unwrap();
-    let mut settings = vendors.settings();
-    settings.push(("ABLY_REST_URL".into(), ably.url()));
-    let output = run(&settings, &["check"]);
+    let output = run(&settings(&vendors, &[("ABLY_REST_URL", &ably.url())]), &["check"]);
     assert!(text(&output).contains("s behind, which is too much: set our clock"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(1));
 }
@@ -159,11 +178,24 @@ fn what_cannot_be_read_or_bound_ends_the_start_with_a_cure() {
     assert_eq!(busy.status.code(), Some(1));
 }
 
+#[test]
+fn sources_that_are_broken_are_told_with_everything_else() {
+    let (mut command, directory) = command(&[("TOKEN_TTL".into(), "0s".into())]);
+    fs::write(directory.path().join(".env"), "# comment\n\nnot an assignment: hush\nLOG_LEVEL=loud\n").unwrap();
+    fs::write(directory.path().join("ably-clerk-auth.toml"), "[token]\nttl = hush").unwrap();
+    let report = text(&command.output().unwrap());
+    for expected in [".env, line 3:", "ably-clerk-auth.toml, line 2, column", "TOKEN_TTL", "LOG_LEVEL", "ABLY_API_KEY"]
+    {
+        assert!(report.contains(expected), "{expected} is not in {report}");
+    }
+    assert!(!report.contains("hush"), "{report}");
+}
+
 #[tokio::test]
 async fn a_file_and_dot_env_in_the_working_directory_are_read() {
     let vendors = Vendors::start().await;
     let (mut command, directory) = command(&[]);
-    let settings = vendors.settings();
+    let settings = settings(&vendors, &[]);
     let dot_env: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
     fs::write(directory.path().join(".env"), dot_env.join("\n")).unwrap();
     fs::write(directory.path().join("ably-clerk-auth.toml"), "[token]\nttl = \"90s\"\n").unwrap();

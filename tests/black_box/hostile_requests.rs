@@ -7,6 +7,7 @@ use std::{
 };
 
 use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
 
 use crate::service::{Vendors, refusal};
 
@@ -55,8 +56,12 @@ async fn heads_and_bodies_above_16_kib_are_refused() {
         "x".repeat(0x5000)
     );
     assert!(service.raw(chunked.as_bytes()).starts_with("HTTP/1.1 413 "));
-    let endless = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(200 * 1024));
-    assert!(service.raw(endless.as_bytes()).starts_with("HTTP/1.1 431 "));
+    let endless = format!("GET /api/ably HTTP/1.1\r\nX-Endless: {}\r\n\r\n", "x".repeat(200 * 1024));
+    assert_shaped(&service.raw(endless.as_bytes()), 431);
+    let headers: String = (0..120).fold(String::new(), |headers, n| headers + &format!("x-{n}: 1\r\n"));
+    assert_shaped(&service.raw(format!("GET /healthz HTTP/1.1\r\n{headers}\r\n").as_bytes()), 431);
+    let long_address = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(70 * 1024));
+    assert_shaped(&service.raw(long_address.as_bytes()), 400);
 }
 
 #[tokio::test]
@@ -71,8 +76,7 @@ async fn what_is_not_http_is_refused_and_the_service_lives_on() {
         b"POST /api/ably HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST /api/ably HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ] {
-        let answer = service.raw(request);
-        assert!(answer.starts_with("HTTP/1.1 4"), "{request:?}: {answer}");
+        assert_shaped(&service.raw(request), 400);
     }
     let two = format!(
         "GET /api/ably HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {0}\r\nAuthorization: Bearer {0}\r\nConnection: close\r\n\r\n",
@@ -94,15 +98,48 @@ async fn a_request_that_does_not_arrive_in_time_is_given_up() {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
             stream.write_all(begun.as_bytes()).unwrap();
-            let mut answer = [0; 16];
-            let read = stream.read(&mut answer).unwrap();
-            String::from_utf8_lossy(&answer[..read]).into_owned()
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            String::from_utf8_lossy(&answer).into_owned()
         })
     };
     let head = answer_to("GET /api/ably HTTP/1.1\r\nHost:");
     let body = answer_to("POST /api/ably HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab");
-    assert!(head.await.unwrap().starts_with("HTTP/1.1 408"));
-    assert!(body.await.unwrap().starts_with("HTTP/1.1 408"));
+    assert_shaped(&head.await.unwrap(), 408);
+    assert_shaped(&body.await.unwrap(), 408);
+}
+
+#[tokio::test]
+async fn a_second_request_that_does_not_arrive_in_time_is_given_up_too() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    let address = service.address();
+    let answers = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut first = [0; 4096];
+        let read = stream.read(&mut first).unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost:").unwrap();
+        let mut second = String::new();
+        stream.read_to_string(&mut second).unwrap();
+        (String::from_utf8_lossy(&first[..read]).into_owned(), second)
+    });
+    let (first, second) = answers.await.unwrap();
+    assert!(first.starts_with("HTTP/1.1 200 OK"), "{first}");
+    assert_shaped(&second, 408);
+}
+
+/// An answer to what never became a request has the shape of all others.
+fn assert_shaped(answer: &str, status: u16) {
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
+    let head = head.to_ascii_lowercase();
+    for header in ["content-type: application/json", "x-content-type-options: nosniff", "x-ably-errorcode: 40000"] {
+        assert!(head.contains(header), "{header} is not in {answer}");
+    }
+    let body: Value = serde_json::from_str(body).unwrap();
+    assert_eq!((&body["error"]["code"], &body["error"]["statusCode"]), (&json!(40000), &json!(status)));
 }
 
 #[tokio::test]

@@ -1,5 +1,10 @@
 use futures_util::future::join_all;
 use sandbox::clerk::{Clerk, Options, Outage};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+use url::Url;
 
 use super::*;
 
@@ -103,4 +108,24 @@ async fn an_id_cannot_lead_to_another_route() {
         assert!(users.get(id).await.is_err(), "{id}");
     }
     drop(clerk);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_asked_for_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let server = tokio::spawn(async move {
+        let whole = r#"{"id":"user_1","username":"alice","banned":false,"updated_at":1}"#;
+        for sent in [&whole[..10], whole] {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let _ = connection.read(&mut request).await.unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", whole.len());
+            connection.write_all((head + sent).as_bytes()).await.unwrap();
+        }
+    });
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let users = Users::new(BackendApi::new(base, "sk_test_x".into(), http), TTL, Handle::current());
+    assert_eq!(users.get("user_1").await.unwrap().username.as_deref(), Some("alice"));
+    server.await.unwrap();
 }
