@@ -1,12 +1,13 @@
 # Two commands: `make dev` shows the service at work, `make test` is everything that CI checks. Each installs what it
-# needs; Rust is all that must be there (make dev), and Node for what runs the real ably-js.
+# needs; Rust is all that must be there (make dev), Node for what runs the real ably-js, and
+# Python 3.11 or later for what runs Ably's Python SDK.
 
 CARGO_TARGET_DIR ?= target
 PAGE := sandbox/page
 SDK := tests/sdk
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
-.PHONY: dev test lint test-rust test-sdk chromium
+.PHONY: dev test lint test-rust test-sdk test-python chromium
 
 # Packages are installed anew when a lock file is newer than what was installed by it.
 define install_packages
@@ -21,7 +22,7 @@ dev: ## Start the service between stand-ins for Clerk and Ably, with a page to w
 	@cargo build --locked --workspace --bins
 	@exec "$(CARGO_TARGET_DIR)/debug/sandbox" dev $(ARGS)
 
-test: lint test-rust test-sdk ## Everything that CI checks
+test: lint test-rust test-sdk test-python ## Everything that CI checks
 
 lint: ## Formatting and lints
 	cargo fmt --all --check
@@ -35,6 +36,10 @@ test-sdk: chromium ## The real ably-js, in Node and in Chromium
 	@$(call install_packages,$(PAGE))
 	@$(call install_packages,$(SDK))
 	cd $(SDK) && npm test
+
+test-python: ## The real Python SDK of Ably, with each token format
+	cargo build --locked --workspace --bins
+	@tests/python/run
 
 chromium: # Debian's package, unless CHROMIUM names a browser that is there
 	@if [ ! -x "$${CHROMIUM:-/usr/bin/chromium}" ]; then \

@@ -1,4 +1,5 @@
-//! What the service knows of Ably: API keys, capabilities, token requests, errors, and a little of the REST API.
+//! What the service knows of Ably: API keys, capabilities, tokens in each of their formats, errors, and a little of the
+//! REST API.
 //!
 //! Knows nothing of Clerk, of HTTP serving or of configuration files. The rules come from Ably's client library
 //! specification; the clauses are cited where they apply.
@@ -7,7 +8,11 @@ mod api_key;
 mod capability;
 mod client_id;
 mod error_info;
+mod exchange;
+mod jwt;
 mod rest;
+mod token_details;
+mod token_format;
 mod token_params;
 mod token_request;
 
@@ -15,6 +20,10 @@ pub use api_key::{ApiKey, InvalidApiKey, KeyName};
 pub use capability::{Capability, InvalidCapability, OPERATIONS};
 pub use client_id::{ClientId, InvalidClientId};
 pub use error_info::{ErrorInfo, code};
+pub use exchange::{Exchange, NoToken, Refusal};
+pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{RestClient, RestError};
+pub use token_details::TokenDetails;
+pub use token_format::{TokenFormat, UnknownFormat};
 pub use token_params::{InvalidTokenParams, TokenParams};
-pub use token_request::{Nonce, TokenRequest, Ttl};
+pub use token_request::{NoRandomness, Nonce, TokenRequest, Ttl};

@@ -13,7 +13,7 @@ use crate::{
     telemetry,
 };
 
-/// Turns a Clerk session into an Ably token request: the authUrl for browser apps.
+/// Turns a Clerk session into an Ably token: the authUrl for browser apps.
 ///
 /// Settings come from the environment and a TOML file; two are required: ABLY_API_KEY and CLERK_PUBLISHABLE_KEY.
 #[derive(Debug, Parser)]
@@ -55,7 +55,7 @@ comma-separated; an empty variable counts as unset; two names of one setting wit
   CLERK_PROXY_URL           Frontend API proxy
   CLERK_DOMAIN              satellite domain
   CLERK_USER_CACHE_TTL      [5m]
-  TOKEN_FORMAT              [token_request]
+  TOKEN_FORMAT              token_request, jwt or token_details [token_request]
   TOKEN_TTL                 longest life of a token, e.g. 30m [Ably's 60m]
   TOKEN_CLIENT_ID           template of {username}, {user_id}, {claim.NAME} [{username}]
   REVOCATION_DENIAL_TTL     longest life of a session token that is accepted [10m]

@@ -29,6 +29,8 @@ pub use token::TokenConfig;
 
 use reader::Reader;
 
+use crate::ably::TokenFormat;
+
 /// All settings, valid.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -113,6 +115,12 @@ impl Config {
             warnings.push("no CORS origins: no page on another origin than this service's own may read answers");
         }
         warnings.push("no policy: every signed-in user gets the whole capability of the Ably API key");
+        if self.token.format == TokenFormat::TokenDetails {
+            warnings.push(
+                "token_details: each token costs a call to Ably, and while Ably cannot be reached there are none; \
+                 token_request and jwt need no call",
+            );
+        }
         if self.token.client_id.needs_username() && self.clerk.secret_key.is_none() {
             warnings.push(
                 "no secret key: usernames must be in the session token; add a username claim in Clerk's dashboard, or set \

@@ -3,14 +3,17 @@
 use std::{borrow::Cow, time::Duration};
 
 use crate::{
-    ably::{ApiKey, ClientId, ErrorInfo, InvalidTokenParams, Nonce, TokenParams, TokenRequest, code},
+    ably::{
+        AblyJwt, ApiKey, ClientId, ErrorInfo, Exchange, InvalidTokenParams, JwtExtras, JwtTooLarge, NoRandomness,
+        NoToken, Nonce, TokenDetails, TokenParams, TokenRequest, code,
+    },
     clerk::{Credential, NoCredential, PublishableKey, Session, SigningKeys, Unverified, Verifier},
     clock::UnixMillis,
     identity::{Identity, IdentityError},
-    policy::Policy,
+    policy::{Grant, Policy},
 };
 
-/// Issues token requests to the users of one Clerk instance, signed with one Ably API key.
+/// Issues tokens to the users of one Clerk instance, signed with one Ably API key.
 #[derive(Debug)]
 pub struct Issuer {
     publishable_key: PublishableKey,
@@ -18,7 +21,31 @@ pub struct Issuer {
     identity: Identity,
     policy: Policy,
     api_key: ApiKey,
+    form: Form,
 }
+
+/// What tokens are given as, and what that takes.
+#[derive(Clone, Debug)]
+pub enum Form {
+    /// Token requests, which clients exchange at Ably.
+    TokenRequest,
+    /// Ably JWTs.
+    Jwt,
+    /// Tokens from Ably, exchanged here.
+    TokenDetails(Exchange),
+}
+
+/// When a token request is signed, and what makes it unique.
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    /// The time.
+    pub timestamp: UnixMillis,
+    /// Good for one token request.
+    pub nonce: Nonce,
+}
+
+/// Gives a fresh stamp for each token request that is signed.
+pub type Stamps<'a> = &'a (dyn Fn() -> Result<Stamp, NoRandomness> + Sync);
 
 /// What a request shows and asks for.
 #[derive(Clone, Copy)]
@@ -31,18 +58,29 @@ pub struct Asked<'a> {
     pub params: &'a [u8],
 }
 
-/// A token request, and whom it was issued to.
+/// What a client is given, in the form of the service.
+#[derive(Debug)]
+pub enum Token {
+    /// To be exchanged at Ably.
+    Request(TokenRequest),
+    /// The token itself, as the API key signs it.
+    Jwt(AblyJwt),
+    /// The token itself, as Ably gives it.
+    Details(TokenDetails),
+}
+
+/// A token, and whom it was issued to.
 #[derive(Debug)]
 pub struct Issued {
     /// The answer.
-    pub token_request: TokenRequest,
+    pub token: Token,
     /// Who the user is on Ably.
     pub client_id: ClientId,
     /// Who the user is at Clerk.
     pub session: Session,
 }
 
-/// Why there is no token request.
+/// Why there is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
     /// Nobody is signed in, as far as the request shows.
@@ -60,6 +98,15 @@ pub enum Cause {
     /// The client takes itself for somebody else.
     #[error("the clientId asked for is not the caller's")]
     OtherClientId,
+    /// The rights of the token are too many for a JWT.
+    #[error(transparent)]
+    JwtTooLarge(#[from] JwtTooLarge),
+    /// Ably gives no token.
+    #[error(transparent)]
+    NoToken(#[from] NoToken),
+    /// No nonce could be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
 }
 
 /// A refusal: why, and whose, once that is known.
@@ -80,8 +127,9 @@ impl Issuer {
         identity: Identity,
         policy: Policy,
         api_key: ApiKey,
+        form: Form,
     ) -> Self {
-        Self { publishable_key, verifier, identity, policy, api_key }
+        Self { publishable_key, verifier, identity, policy, api_key, form }
     }
 
     /// The keys that session tokens are verified with.
@@ -96,11 +144,11 @@ impl Issuer {
         &self.api_key
     }
 
-    /// Answers a request, or says why not.
-    pub async fn issue(&self, asked: Asked<'_>, now: UnixMillis, nonce: Nonce) -> Result<Issued, Refused> {
+    /// Answers a request, or says why not. What is signed takes its time and nonce from `stamps`.
+    pub async fn issue(&self, asked: Asked<'_>, now: UnixMillis, stamps: Stamps<'_>) -> Result<Issued, Refused> {
         let session = self.authenticate(asked, now).await.map_err(|cause| Refused { cause, session: None })?;
-        match self.sign_for(&session, asked, now, nonce).await {
-            Ok((token_request, client_id)) => Ok(Issued { token_request, client_id, session }),
+        match self.sign_for(&session, asked, now, stamps).await {
+            Ok((token, client_id)) => Ok(Issued { token, client_id, session }),
             Err(cause) => Err(Refused { cause, session: Some(Box::new(session)) }),
         }
     }
@@ -116,17 +164,33 @@ impl Issuer {
         session: &Session,
         asked: Asked<'_>,
         now: UnixMillis,
-        nonce: Nonce,
-    ) -> Result<(TokenRequest, ClientId), Cause> {
+        stamps: Stamps<'_>,
+    ) -> Result<(Token, ClientId), Cause> {
         let params = TokenParams::parse(form_urlencoded::parse(asked.params))?;
         let client_id = self.identity.client_id(session).await?;
         if params.client_id.as_ref().is_some_and(|asked| *asked != client_id) {
             return Err(Cause::OtherClientId);
         }
         let grant = self.policy.grant(params);
-        let token_request =
-            TokenRequest::sign(&self.api_key, client_id.clone(), grant.capability.as_ref(), grant.ttl, now, nonce);
-        Ok((token_request, client_id))
+        let sign = || Ok(self.token_request(&client_id, &grant, stamps()?));
+        let token = match &self.form {
+            Form::TokenRequest => Token::Request(sign()?),
+            Form::Jwt => Token::Jwt(self.jwt(&client_id, &grant, session, now)?),
+            Form::TokenDetails(exchange) => Token::Details(exchange.token(sign).await?),
+        };
+        Ok((token, client_id))
+    }
+
+    fn token_request(&self, client_id: &ClientId, grant: &Grant, stamp: Stamp) -> TokenRequest {
+        let Stamp { timestamp, nonce } = stamp;
+        TokenRequest::sign(&self.api_key, client_id.clone(), grant.capability.as_ref(), grant.ttl, timestamp, nonce)
+    }
+
+    /// A JWT can be revoked by the session that it was issued to, and by nothing finer.
+    fn jwt(&self, client_id: &ClientId, grant: &Grant, session: &Session, now: UnixMillis) -> Result<AblyJwt, Cause> {
+        let extras = JwtExtras::default();
+        let (capability, revocation_key) = (grant.capability.as_ref(), &session.session_id);
+        Ok(AblyJwt::sign(&self.api_key, client_id, capability, grant.ttl, revocation_key, &extras, now)?)
     }
 }
 
@@ -147,6 +211,10 @@ impl Cause {
             Self::Identity(IdentityError::Unavailable(_)) => "user-lookup-unavailable",
             Self::Params(_) => "params-malformed",
             Self::OtherClientId => "client-id-of-another",
+            Self::JwtTooLarge(_) => "jwt-too-large",
+            Self::NoToken(NoToken::Refused(_)) => "ably-refused",
+            Self::NoToken(NoToken::Unavailable) => "ably-unavailable",
+            Self::NoRandomness(_) | Self::NoToken(NoToken::NoRandomness(_)) => "no-randomness",
         }
     }
 
@@ -163,6 +231,8 @@ impl Cause {
             Self::Params(InvalidTokenParams::Ttl) => (400, code::INVALID_PARAMETER),
             Self::Params(InvalidTokenParams::Capability | InvalidTokenParams::Repeated) => (400, code::BAD_REQUEST),
             Self::OtherClientId => (403, code::INVALID_CLIENT_ID),
+            Self::JwtTooLarge(_) | Self::NoRandomness(_) => (500, code::INTERNAL),
+            Self::NoToken(cause) => return cause.error_info(),
         };
         ErrorInfo { code, status_code, message: self.message() }
     }
@@ -174,6 +244,7 @@ impl Cause {
         match self {
             Self::Unverified(Unverified::KeysUnavailable(_)) => Some(KEYS),
             Self::Identity(IdentityError::Unavailable(after)) => Some(*after),
+            Self::NoToken(cause) => cause.retry_after(),
             _ => None,
         }
     }
@@ -227,6 +298,11 @@ impl Cause {
             Self::OtherClientId => {
                 "The clientId asked for is not the caller's. Leave it out, or make a new client after a change of name."
             }
+            Self::JwtTooLarge(_) => {
+                "The rights of this user do not fit into a JWT. The service is to use another token format."
+            }
+            Self::NoToken(cause) => cause.error_info().message,
+            Self::NoRandomness(_) => "Something is broken in the token service.",
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Outgoing HTTP, as every client of this crate uses it: no redirects, bounded answers, errors that say their cause.
 
-use std::{env, error::Error};
+use std::{env, error::Error, time::Duration};
 
-use reqwest::{Client, NoProxy, Proxy, Response, redirect::Policy};
+use reqwest::{Client, NoProxy, Proxy, Response, header::RETRY_AFTER, redirect::Policy};
 use serde::de::DeserializeOwned;
 
 /// The client for all outgoing calls. It follows no redirect: every address comes from the configuration.
@@ -42,6 +42,12 @@ pub(crate) async fn read_json<T: DeserializeOwned>(mut response: Response) -> Re
         body.extend_from_slice(&chunk);
     }
     serde_json::from_slice(&body).map_err(|_| UnreadableBody::Malformed)
+}
+
+/// How long the other side wants to be left alone; only the form in seconds is read.
+pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// What went wrong, down to the first cause: reqwest's own message stops before "connection refused".

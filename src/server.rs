@@ -23,11 +23,12 @@ use tokio::{
 use self::connection::Connection;
 
 use crate::{
+    ably::{Exchange, RestClient, TokenFormat},
     clerk::{BackendApi, InvalidPem, Jwks, JwksSource, SessionRules, SigningKeys, Users, Verifier},
     clock,
     config::{ClerkConfig, Config, KeySource},
     identity::Identity,
-    issuer::Issuer,
+    issuer::{Form, Issuer},
     outgoing,
     policy::Policy,
     routes::{self, cors::AllowedOrigins},
@@ -149,12 +150,21 @@ fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer 
         let api = BackendApi::new(clerk.api_url.clone(), secret_key, http.clone());
         Users::new(api, clerk.user_cache_ttl, Handle::current())
     });
+    let form = match config.token.format {
+        TokenFormat::TokenRequest => Form::TokenRequest,
+        TokenFormat::Jwt => Form::Jwt,
+        TokenFormat::TokenDetails => {
+            let rest = RestClient::new(config.ably.rest_url.clone(), http.clone());
+            Form::TokenDetails(Exchange::new(rest, Handle::current()))
+        }
+    };
     Issuer::new(
         clerk.publishable_key_here(),
         Verifier::new(keys, rules),
         Identity::new(config.token.client_id.clone(), users),
         Policy { ttl: config.token.ttl },
         config.ably.api_key.clone(),
+        form,
     )
 }
 

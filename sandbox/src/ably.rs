@@ -107,6 +107,13 @@ pub enum Outage {
     Hang,
     /// The connection is closed without an answer.
     Drop,
+    /// Every call is answered with 429 and 42910, and with when to come again.
+    RateLimited {
+        /// In seconds.
+        retry_after_s: u32,
+    },
+    /// The next call is carried out and its answer lost; then the outage is over.
+    LoseOneAnswer,
 }
 
 /// A token that was issued.

@@ -232,9 +232,30 @@ async fn outages_come_and_go() {
     assert!(!error.is_timeout() && error.status().is_none(), "{error:?}");
     ably.set_outage(Some(Outage::Hang));
     assert!(time().await.unwrap_err().is_timeout());
+    ably.set_outage(Some(Outage::RateLimited { retry_after_s: 9 }));
+    let limited = time().await.unwrap();
+    assert_eq!(
+        (limited.status(), &limited.headers()["retry-after"]),
+        (StatusCode::TOO_MANY_REQUESTS, &"9".parse().unwrap())
+    );
     ably.set_outage(None);
     assert_eq!(time().await.unwrap().status(), 200);
     assert!(ably.calls().time >= 4);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_to_a_call_that_was_carried_out() {
+    let ably = started(Options::default()).await;
+    let url = format!("{}/keys/{}/requestToken", ably.url(), ably.key_name());
+    let (name, secret) = ably.api_key().split_once(':').unwrap();
+    let request = json!({ "timestamp": now_ms(&ably).await, "nonce": "0123456789abcdef" });
+    let client = Client::new();
+    let call = || client.post(&url).basic_auth(name, Some(secret)).json(&request).send();
+    ably.set_outage(Some(Outage::LoseOneAnswer));
+    assert!(call().await.is_err());
+    assert_eq!(ably.issued_tokens().len(), 1);
+    let again: Value = call().await.unwrap().json().await.unwrap();
+    assert_eq!(again["error"]["code"], 40105);
 }
 
 #[tokio::test]

@@ -72,9 +72,15 @@ impl ApiKey {
     /// HMAC-SHA256 over `text` with the secret, in padded standard base64 (RSA9g).
     #[must_use]
     pub fn mac(&self, text: &str) -> String {
+        BASE64.encode(self.hmac(text))
+    }
+
+    /// The same HMAC-SHA256 as bytes, for HS256 (RFC 7518, section 3.2).
+    #[must_use]
+    pub fn hmac(&self, text: &str) -> [u8; 32] {
         let mut mac = self.keyed.clone();
         mac.update(text.as_bytes());
-        BASE64.encode(mac.finalize().into_bytes())
+        mac.finalize().into_bytes().into()
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use reqwest::{Response, StatusCode};
+use serde::Deserialize;
 use url::Url;
 
+use super::{Refusal, TokenDetails, TokenRequest};
 use crate::{
     clock::UnixMillis,
-    outgoing::{UnreadableBody, causes, read_json},
+    outgoing::{UnreadableBody, causes, read_json, retry_after},
 };
 
 /// Ably's REST API at one address.
@@ -25,9 +28,23 @@ pub enum RestError {
     /// An answer that says no.
     #[error("Ably answered with status {0}")]
     Status(u16),
+    /// An answer that says no, and why.
+    #[error("Ably answered with status {} and code {}", .0.status, .0.code)]
+    Refused(Refusal),
     /// An answer that is not what Ably documents.
     #[error("Ably's answer is not what it documents")]
     Malformed,
+}
+
+impl RestError {
+    /// Whether the same call may well succeed the next moment.
+    pub(super) fn is_worth_a_retry(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Status(status) | Self::Refused(Refusal { status, .. }) => *status >= 500,
+            Self::Malformed => false,
+        }
+    }
 }
 
 impl From<UnreadableBody> for RestError {
@@ -42,6 +59,9 @@ impl From<UnreadableBody> for RestError {
 impl RestClient {
     const TIMEOUT: Duration = Duration::from_secs(2);
 
+    /// The version of Ably's protocol that answers are read by (CSV2).
+    const VERSION: &str = "3";
+
     /// A client for the API at `base`.
     #[must_use]
     pub fn new(base: Url, http: reqwest::Client) -> Self {
@@ -50,16 +70,65 @@ impl RestClient {
 
     /// Ably's clock (RSC16).
     pub async fn time(&self) -> Result<UnixMillis, RestError> {
-        let url = format!("{}/time", self.base.as_str().trim_end_matches('/'));
-        let response = self.http.get(url).timeout(Self::TIMEOUT).send().await.map_err(unreachable)?;
+        let response = self.http.get(self.url(&["time"])).timeout(Self::TIMEOUT).send().await.map_err(unreachable)?;
         if !response.status().is_success() {
             return Err(RestError::Status(response.status().as_u16()));
         }
         let [millis]: [i64; 1] = read_json(response).await?;
         Ok(UnixMillis(millis))
     }
+
+    /// The token that a token request is worth (RSA8a). A token request is taken once.
+    pub async fn request_token(&self, token_request: &TokenRequest) -> Result<TokenDetails, RestError> {
+        let response = self
+            .http
+            .post(self.url(&["keys", token_request.key_name().as_str(), "requestToken"]))
+            .header("X-Ably-Version", Self::VERSION)
+            .json(token_request)
+            .timeout(Self::TIMEOUT)
+            .send()
+            .await
+            .map_err(unreachable)?;
+        if !response.status().is_success() {
+            return Err(refused(response).await);
+        }
+        let details: TokenDetails = read_json(response).await?;
+        if details.answers(token_request) { Ok(details) } else { Err(RestError::Malformed) }
+    }
+
+    fn url(&self, path: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url
+    }
 }
 
 fn unreachable(error: reqwest::Error) -> RestError {
     RestError::Unreachable(error.without_url())
+}
+
+/// Ably's error, if it is one: what stands before Ably may have errors of its own.
+async fn refused(response: Response) -> RestError {
+    #[derive(Deserialize)]
+    struct Body {
+        error: Error,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        code: u32,
+    }
+    let (status, retry_after) = (response.status(), retry_after(&response));
+    let is_error = status.is_client_error() || status.is_server_error();
+    let code = read_json(response).await.ok().map(|Body { error }| error.code);
+    let code = code.filter(|code| (10_000..100_000).contains(code));
+    let status = status.as_u16();
+    match code {
+        Some(code) if is_error => RestError::Refused(Refusal { status, code, retry_after }),
+        None if status == StatusCode::TOO_MANY_REQUESTS => {
+            RestError::Refused(Refusal { status, code: 42900, retry_after })
+        }
+        _ => RestError::Status(status),
+    }
 }

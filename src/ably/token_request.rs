@@ -53,7 +53,7 @@ impl TryFrom<Duration> for Ttl {
 pub struct Nonce(String);
 
 /// The operating system gave no randomness.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system gave no randomness")]
 pub struct NoRandomness;
 
@@ -110,6 +110,14 @@ impl TokenRequest {
             write!(text, "\n{}\n{client_id}\n{timestamp}\n{}\n", capability.as_deref().unwrap_or_default(), nonce.0);
         let mac = key.mac(&text);
         Self { key_name: key.name().clone(), ttl, capability, client_id, timestamp, nonce, mac }
+    }
+
+    pub(super) fn key_name(&self) -> &KeyName {
+        &self.key_name
+    }
+
+    pub(super) fn client_id(&self) -> &ClientId {
+        &self.client_id
     }
 }
 

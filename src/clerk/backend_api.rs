@@ -3,14 +3,14 @@
 use std::{fmt, time::Duration};
 
 use reqwest::{
-    Response, StatusCode,
-    header::{AUTHORIZATION, HeaderValue, RETRY_AFTER},
+    StatusCode,
+    header::{AUTHORIZATION, HeaderValue},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
-use crate::outgoing::{UnreadableBody, causes, read_json};
+use crate::outgoing::{UnreadableBody, causes, read_json, retry_after};
 
 /// The Backend API of one instance.
 pub struct BackendApi {
@@ -143,9 +143,4 @@ pub(super) fn bearer(secret_key: &str) -> HeaderValue {
         HeaderValue::try_from(format!("Bearer {secret_key}")).unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
     value.set_sensitive(true);
     value
-}
-
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }

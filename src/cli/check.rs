@@ -5,7 +5,7 @@ use std::{fmt, path::Path, process::ExitCode, time::SystemTime};
 use tokio::runtime::Handle;
 
 use crate::{
-    ably::RestClient,
+    ably::{RestClient, TokenFormat},
     clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, SigningKeys},
     clock::{self, UnixMillis},
     config::{Config, KeySource, Provenance, Sources, settings},
@@ -138,13 +138,22 @@ fn describe(config: &Config, provenance: &Provenance, report: &mut Report) {
     report.understood("client ID", &config.token.client_id);
     report.understood(
         "token",
-        match config.token.ttl {
-            Some(ttl) => format!("token request, at most {} s", ttl.as_millis() / 1000),
-            None => "token request, Ably's 60 minutes".to_owned(),
+        match (config.token.format, config.token.ttl) {
+            (format, Some(ttl)) => format!("{}, at most {} s", in_words(format), ttl.as_millis() / 1000),
+            (TokenFormat::Jwt, None) => format!("{}, 60 minutes", in_words(TokenFormat::Jwt)),
+            (format, None) => format!("{}, Ably's 60 minutes", in_words(format)),
         },
     );
     report.understood("CORS origins", listed(&config.cors.allowed_origins));
     report.understood("listens on", config.server.address());
+}
+
+fn in_words(format: TokenFormat) -> &'static str {
+    match format {
+        TokenFormat::TokenRequest => "token request",
+        TokenFormat::Jwt => "JWT",
+        TokenFormat::TokenDetails => "token details",
+    }
 }
 
 async fn try_signing_keys(config: &Config, http: &reqwest::Client, report: &mut Report) {

@@ -86,7 +86,7 @@ settings! {
     CLERK_USER_CACHE_TTL = Setting::new("clerk", "user_cache_ttl");
     /// `whsec_…`.
     CLERK_WEBHOOK_SIGNING_SECRET = Setting::reserved("clerk", "webhook_signing_secret");
-    /// What a token is given as.
+    /// What a token is given as: `token_request`, `jwt` or `token_details`.
     TOKEN_FORMAT = Setting::new("token", "format");
     /// The longest life of a token.
     TOKEN_TTL = Setting::new("token", "ttl");

@@ -1,6 +1,7 @@
 use std::{fs, path::Path};
 
 use super::*;
+use crate::ably::TokenFormat;
 
 const REQUIRED: [(&str, &str); 2] =
     [("ABLY_API_KEY", "app.key:secretsecret"), ("CLERK_PUBLISHABLE_KEY", "pk_test_Y2xlcmsuZXhhbXBsZS5jb20k")];
@@ -45,6 +46,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.clerk.user_cache_ttl.as_secs(), 300);
     assert_eq!(config.revocation.denial_ttl.as_secs(), 600);
     assert_eq!(config.token.client_id.to_string(), "{username}");
+    assert_eq!(config.token.format, TokenFormat::TokenRequest);
     assert_eq!(config.token.ttl, None);
     assert_eq!(config.server.address().to_string(), "127.0.0.1:8080");
 }
@@ -129,7 +131,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
         ("TOKEN_TTL", "25h"),
         ("REVOCATION_DENIAL_TTL", "1m"),
         ("REDIS_URL", "redis://localhost"),
-        ("TOKEN_FORMAT", "jwt"),
+        ("TOKEN_FORMAT", "json"),
     ];
     let sources = Sources::for_test(
         &environment,
@@ -142,7 +144,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
         "CLERK_PUBLISHABLE_KEY ([clerk] publishable_key): not set",
         "CLERK_AUTHORIZED_PARTIES ([clerk] authorized_parties): an origin is not written as browsers write it",
         "TOKEN_TTL ([token] ttl): longer than the 24 hours",
-        "TOKEN_FORMAT ([token] format): this version does not have that format yet",
+        "TOKEN_FORMAT ([token] format): no such format; use token_request, jwt or token_details",
         "REVOCATION_DENIAL_TTL ([revocation] denial_ttl): under 2m",
         "REDIS_URL ([redis] url): this version does not have it yet",
         "CLERK_CLOCK_SKEW_MS ([clerk] clock_skew_ms): not a whole number of milliseconds",
@@ -161,6 +163,14 @@ fn revocable_tokens_shorten_the_longest_ttl() {
     assert!(problem(&[("TOKEN_TTL", "2h"), ("ABLY_REVOCABLE_TOKENS", "true")], "").contains("revocable"));
     for ttl in ["0s", "500us", "-1m", "60"] {
         assert!(load(&[("TOKEN_TTL", ttl)], "").is_err(), "{ttl}");
+    }
+}
+
+#[test]
+fn a_token_format_that_costs_a_call_is_warned_of() {
+    for (format, warned) in [("token_request", false), ("jwt", false), ("token_details", true)] {
+        let warnings = load(&[("TOKEN_FORMAT", format)], "").unwrap().warnings();
+        assert_eq!(warnings.iter().any(|warning| warning.contains("costs a call to Ably")), warned, "{format}");
     }
 }
 

@@ -5,11 +5,16 @@ use super::{
     settings::{TOKEN_CLIENT_ID, TOKEN_FORMAT, TOKEN_TTL},
     value::duration,
 };
-use crate::{ably::Ttl, identity::ClientIdTemplate};
+use crate::{
+    ably::{TokenFormat, Ttl},
+    identity::ClientIdTemplate,
+};
 
 /// The settings of tokens.
 #[derive(Clone, Debug)]
 pub struct TokenConfig {
+    /// What tokens are given as.
+    pub format: TokenFormat,
     /// The longest life of a token; without it, Ably's default.
     pub ttl: Option<Ttl>,
     /// How client IDs are made.
@@ -18,19 +23,10 @@ pub struct TokenConfig {
 
 impl TokenConfig {
     pub(super) fn read(reader: &mut Reader<'_>, revocable: bool) -> Option<Self> {
-        let format = reader.or_default(&TOKEN_FORMAT, "token_request", format);
+        let format = reader.or_default(&TOKEN_FORMAT, "token_request", str::parse::<TokenFormat>);
         let ttl = reader.optional(&TOKEN_TTL, |text| ttl(text, revocable));
         let client_id = reader.or_default(&TOKEN_CLIENT_ID, "{username}", str::parse::<ClientIdTemplate>);
-        format?;
-        Some(Self { ttl, client_id: client_id? })
-    }
-}
-
-fn format(text: &str) -> Result<(), &'static str> {
-    match text {
-        "token_request" => Ok(()),
-        "jwt" | "token_details" => Err("this version does not have that format yet; use token_request"),
-        _ => Err("no such format; use token_request"),
+        Some(Self { format: format?, ttl, client_id: client_id? })
     }
 }
 

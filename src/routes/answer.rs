@@ -39,8 +39,13 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
         .body(serde_json::to_vec(body).unwrap_or_default())
 }
 
-pub(super) const INTERNAL: ErrorInfo =
-    ErrorInfo { code: code::INTERNAL, status_code: 500, message: "Something is broken in the token service." };
+/// A bare JWT that is never to be kept.
+pub(super) fn jwt(jwt: String) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "application/jwt"))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .body(jwt)
+}
 
 pub(super) const HEAD_TOO_LARGE: ErrorInfo = ErrorInfo {
     code: code::BAD_REQUEST,

@@ -16,9 +16,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{answer, request_id::RequestId};
 use crate::{
-    ably::{ErrorInfo, Nonce},
+    ably::{ErrorInfo, NoRandomness, NoToken, Nonce},
     clock::UnixMillis,
-    issuer::{Asked, Issued, Issuer, Refused},
+    issuer::{Asked, Cause, Issued, Issuer, Refused, Stamp, Token},
     server::connection::RequestClock,
 };
 
@@ -43,17 +43,17 @@ pub(super) async fn post(request: HttpRequest, body: Payload, issuer: Data<Issue
 }
 
 async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8]) -> HttpResponse {
-    let Ok(nonce) = Nonce::random() else {
-        tracing::error!(request_id = request_id(request), "the operating system gave no randomness");
-        return answer::failure(&answer::INTERNAL, None);
-    };
     let authorization = texts(request, AUTHORIZATION);
     let cookies = texts(request, COOKIE).join("; ");
     let asked = Asked { authorization: &authorization, cookies: &cookies, params };
-    match issuer.issue(asked, UnixMillis::now(), nonce).await {
+    match issuer.issue(asked, UnixMillis::now(), &stamp).await {
         Ok(issued) => {
             log_issued(&issued, issuer, &request_id(request));
-            answer::json(StatusCode::OK, &issued.token_request)
+            match issued.token {
+                Token::Request(token_request) => answer::json(StatusCode::OK, &token_request),
+                Token::Jwt(jwt) => answer::jwt(jwt.expose().to_owned()),
+                Token::Details(details) => answer::json(StatusCode::OK, &details),
+            }
         }
         Err(refused) => {
             let error = refused.cause.error_info();
@@ -61,6 +61,10 @@ async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8]) -> HttpRes
             answer::failure(&error, refused.cause.retry_after())
         }
     }
+}
+
+fn stamp() -> Result<Stamp, NoRandomness> {
+    Ok(Stamp { timestamp: UnixMillis::now(), nonce: Nonce::random()? })
 }
 
 /// The values of a header. Another app's cookie may hold bytes that are no text; they must not spoil ours.
@@ -90,6 +94,18 @@ fn log_refused(refused: &Refused, error: &ErrorInfo, request_id: &str) {
         code = error.code,
         "token refused"
     );
+    match refused.cause {
+        Cause::JwtTooLarge(_) => {
+            tracing::error!(
+                request_id,
+                "a user's rights do not fit into a JWT; use token requests: TOKEN_FORMAT=token_request"
+            );
+        }
+        Cause::NoRandomness(error) | Cause::NoToken(NoToken::NoRandomness(error)) => {
+            tracing::error!(request_id, "{error}");
+        }
+        _ => {}
+    }
 }
 
 fn request_id(request: &HttpRequest) -> String {

@@ -366,8 +366,13 @@ pub(crate) async fn interfere(
             }
             _ => {}
         }
-        realm.outage
+        if realm.outage == Some(Outage::LoseOneAnswer) && !inspects && !connects {
+            realm.outage.take()
+        } else {
+            realm.outage
+        }
     };
+    let cut = || HttpResponse::Ok().streaming(stream::once(async { Err::<Bytes, _>(io::Error::other("dropped")) }));
     let answer = match outage {
         Some(_) if inspects || connects => None,
         None => None,
@@ -376,10 +381,14 @@ pub(crate) async fn interfere(
             Some(refuse(error, Asked::of(request.request()).format))
         }
         Some(Outage::Hang) => std::future::pending().await,
-        Some(Outage::Drop) => {
-            let cut = stream::once(async { Err::<Bytes, _>(io::Error::other("dropped")) });
-            Some(HttpResponse::Ok().streaming(cut))
+        Some(Outage::Drop) => Some(cut()),
+        Some(Outage::RateLimited { retry_after_s }) => {
+            let error = ErrorInfo::new(429, 42910, "the stand-in was told to limit its rate");
+            let mut answer = refuse(error, Asked::of(request.request()).format);
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+            Some(answer)
         }
+        Some(Outage::LoseOneAnswer) => return Ok(next.call(request).await?.into_response(cut())),
     };
     match answer {
         Some(answer) => Ok(request.into_response(answer)),

@@ -1,0 +1,128 @@
+//! Exchanges token requests for tokens at Ably, where the service does it rather than its client.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::{ErrorInfo, NoRandomness, RestClient, RestError, TokenDetails, TokenRequest, code};
+
+/// Ably, asked for tokens.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    rest: RestClient,
+    /// The runtime that calls run on, so that a client that goes away does not take a pooled connection with it.
+    runtime: Handle,
+}
+
+/// Why there is no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoToken {
+    /// Ably says no.
+    #[error("Ably refuses the token request with status {} and code {}", .0.status, .0.code)]
+    Refused(Refusal),
+    /// Ably did not answer, or not as it documents.
+    #[error("Ably cannot be asked for a token now")]
+    Unavailable,
+    /// No nonce could be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+/// An error of Ably's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status: 400 to 599.
+    pub status: u16,
+    /// Ably's code.
+    pub code: u32,
+    /// When to ask again, if Ably says.
+    pub retry_after: Option<Duration>,
+}
+
+impl Exchange {
+    /// What a client is told to wait when Ably says nothing of it.
+    const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+    /// Tokens by `rest`; calls run on `runtime`.
+    #[must_use]
+    pub fn new(rest: RestClient, runtime: Handle) -> Self {
+        Self { rest, runtime }
+    }
+
+    /// A token for what `sign` signs. Tried twice when Ably cannot be reached or fails, each time with what `sign` then
+    /// gives: a nonce that may have arrived is spent (40105).
+    pub async fn token(&self, sign: impl Fn() -> Result<TokenRequest, NoRandomness>) -> Result<TokenDetails, NoToken> {
+        let mut outcome = self.attempt(sign()?).await;
+        if outcome.as_ref().is_err_and(RestError::is_worth_a_retry) {
+            outcome = self.attempt(sign()?).await;
+        }
+        outcome.map_err(|error| {
+            tracing::warn!(%error, "Ably gave no token");
+            match error {
+                RestError::Refused(refusal) => NoToken::Refused(refusal),
+                _ => NoToken::Unavailable,
+            }
+        })
+    }
+
+    async fn attempt(&self, token_request: TokenRequest) -> Result<TokenDetails, RestError> {
+        let rest = self.rest.clone();
+        let call = self.runtime.spawn(async move { rest.request_token(&token_request).await });
+        // A task ends early only with its runtime, hence with the service.
+        call.await.unwrap_or(Err(RestError::Malformed))
+    }
+}
+
+impl NoToken {
+    /// What the client reads: Ably's own verdict, unless an SDK would take it for one on its user. A 401 of Ably's is on
+    /// this service's key or clock; 40102 and 40171 end a connection for good; 40140 to 40149 are for tokens.
+    #[must_use]
+    pub fn error_info(&self) -> ErrorInfo {
+        let (code, status_code, message) = match *self {
+            Self::NoRandomness(_) => (code::INTERNAL, 500, "Something is broken in the token service."),
+            Self::Unavailable => (code::UNREACHABLE, 503, "Ably cannot be asked for a token now. Try again soon."),
+            Self::Refused(refusal) if refusal.is_about_the_service() => (
+                code::UNREACHABLE,
+                503,
+                "Ably does not take this service's token requests now. The service's log has Ably's code.",
+            ),
+            Self::Refused(Refusal { code, status, .. }) => (code, status, sentence(code, status)),
+        };
+        ErrorInfo { code, status_code, message }
+    }
+
+    /// When it is worth asking again, for what is not the caller's fault.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoRandomness(_) => None,
+            Self::Unavailable => Some(Exchange::RETRY_AFTER),
+            Self::Refused(refusal) if refusal.status >= 500 || refusal.is_about_the_service() => {
+                Some(refusal.retry_after.unwrap_or(Exchange::RETRY_AFTER))
+            }
+            Self::Refused(refusal) => refusal.retry_after,
+        }
+    }
+}
+
+impl Refusal {
+    fn is_about_the_service(&self) -> bool {
+        self.status == 401 || matches!(self.code, 40102 | 40140..=40149 | 40171)
+    }
+}
+
+fn sentence(code: u32, status: u16) -> &'static str {
+    match (code, status) {
+        (_, 429) | (42900..=42999, _) => "Ably limits its rate now. Try again later.",
+        (_, 500..) => "Ably failed to make a token. Try again soon.",
+        (40003, _) => "Ably refuses the ttl of the token request.",
+        (40012, _) => "Ably refuses the client ID of the token request.",
+        (40160..=40169, _) => "The Ably API key has none of the capability that was asked for.",
+        (_, 403) => "Ably does not allow this token request.",
+        (_, 404) => "Ably does not know the API key of this service.",
+        _ => "Ably refuses the token request.",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+use std::{
+    cell::Cell,
+    sync::{Arc, Mutex},
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
+
+use super::*;
+use crate::{
+    ably::{ApiKey, ClientId, Nonce},
+    clock::UnixMillis,
+};
+
+fn refused(status: u16, code: u32) -> NoToken {
+    NoToken::Refused(Refusal { status, code, retry_after: None })
+}
+
+#[test]
+fn ablys_verdict_passes_unless_it_is_on_the_service_itself() {
+    for ((status, code), expected) in [
+        ((400, 40000), (400, 40000)),
+        ((400, 40003), (400, 40003)),
+        ((400, 40012), (400, 40012)),
+        ((403, 40300), (403, 40300)),
+        ((403, 40160), (403, 40160)),
+        ((404, 40400), (404, 40400)),
+        ((429, 42910), (429, 42910)),
+        ((500, 50000), (500, 50000)),
+        ((503, 50320), (503, 50320)),
+        ((401, 40101), (503, 50003)),
+        ((401, 40104), (503, 50003)),
+        ((401, 40105), (503, 50003)),
+        ((401, 40160), (503, 50003)),
+        ((400, 40102), (503, 50003)),
+        ((403, 40171), (503, 50003)),
+        ((403, 40140), (503, 50003)),
+        ((400, 40149), (503, 50003)),
+        ((400, 40150), (400, 40150)),
+        ((400, 40139), (400, 40139)),
+    ] {
+        let error = refused(status, code).error_info();
+        assert_eq!((error.status_code, error.code), expected, "{status} {code}");
+        assert!(error.message.is_ascii());
+    }
+    let error = NoToken::Unavailable.error_info();
+    assert_eq!((error.status_code, error.code), (503, 50003));
+}
+
+#[test]
+fn asking_again_is_advised_where_it_helps() {
+    let wait = Some(Duration::from_secs(9));
+    let told = |status, code| NoToken::Refused(Refusal { status, code, retry_after: wait });
+    assert_eq!(told(429, 42910).retry_after(), wait);
+    assert_eq!(told(503, 50003).retry_after(), wait);
+    assert_eq!(refused(429, 42910).retry_after(), None);
+    assert_eq!(refused(400, 40000).retry_after(), None);
+    for trouble in [NoToken::Unavailable, refused(500, 50000), refused(401, 40101)] {
+        assert_eq!(trouble.retry_after(), Some(Exchange::RETRY_AFTER));
+    }
+}
+
+/// An Ably that gives these answers, one a call, and remembers what it was asked.
+struct Scripted {
+    url: String,
+    /// By connection and in order, the body of each call.
+    calls: Arc<Mutex<Vec<(usize, Value)>>>,
+    asked: Arc<Notify>,
+    may_answer: Arc<Notify>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    AtOnce,
+    WhenTold,
+}
+
+impl Scripted {
+    async fn start(answers: Vec<(u16, String)>, pace: Pace) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let scripted = Self { url, calls: Arc::default(), asked: Arc::default(), may_answer: Arc::default() };
+        let (calls, asked, may_answer) =
+            (Arc::clone(&scripted.calls), Arc::clone(&scripted.asked), Arc::clone(&scripted.may_answer));
+        tokio::spawn(async move {
+            let mut answers = answers.into_iter();
+            let mut connection = 0;
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                connection += 1;
+                while let Some(body) = read(&mut stream).await {
+                    calls.lock().unwrap().push((connection, body));
+                    asked.notify_one();
+                    if pace == Pace::WhenTold {
+                        may_answer.notified().await;
+                    }
+                    let (status, body) = answers.next().unwrap();
+                    let length = body.len();
+                    let answer =
+                        format!("HTTP/1.1 {status} .\r\nContent-Length: {length}\r\nRetry-After: 7\r\n\r\n{body}");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        });
+        scripted
+    }
+
+    fn exchange(&self) -> Exchange {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Exchange::new(RestClient::new(self.url.parse().unwrap(), http), Handle::current())
+    }
+
+    fn calls(&self) -> Vec<(usize, Value)> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+/// The JSON of the next request of a connection; none when it has ended.
+async fn read(stream: &mut TcpStream) -> Option<Value> {
+    let mut request = Vec::new();
+    loop {
+        let mut bytes = [0; 4096];
+        match stream.read(&mut bytes).await.ok()? {
+            0 => return None,
+            count => request.extend_from_slice(&bytes[..count]),
+        }
+        let text = String::from_utf8(request.clone()).unwrap();
+        assert!(text.starts_with("POST /keys/app.key/requestToken HTTP/1.1\r\n"), "{text}");
+        if let Some((_, body)) = text.split_once("\r\n\r\n")
+            && let Ok(body) = serde_json::from_str(body)
+        {
+            return Some(body);
+        }
+    }
+}
+
+fn token() -> (u16, String) {
+    let details = json!({
+        "token": "app.token", "keyName": "app.key", "issued": 1, "expires": 2, "capability": "{}", "clientId": "alice",
+    });
+    (201, details.to_string())
+}
+
+fn error(status: u16, code: u32) -> (u16, String) {
+    (status, json!({ "error": { "code": code, "statusCode": status, "message": "no" } }).to_string())
+}
+
+/// Asks for a token with nonces 1, 2, … at times 1000, 2000, …
+async fn ask(exchange: &Exchange) -> Result<TokenDetails, NoToken> {
+    let key = ApiKey::parse("app.key:secret").unwrap();
+    let count = Cell::new(0_u8);
+    let sign = || {
+        count.set(count.get() + 1);
+        let alice = ClientId::parse("alice").unwrap();
+        let timestamp = UnixMillis(i64::from(count.get()) * 1000);
+        Ok(TokenRequest::sign(&key, alice, None, None, timestamp, Nonce::from(u128::from(count.get()))))
+    };
+    exchange.token(sign).await
+}
+
+#[tokio::test]
+async fn a_second_attempt_has_a_nonce_a_timestamp_and_a_signature_of_its_own() {
+    let ably = Scripted::start(vec![error(500, 50000), token()], Pace::AtOnce).await;
+    ask(&ably.exchange()).await.unwrap();
+    let [(_, first), (_, second)] = &ably.calls()[..] else { panic!("two calls") };
+    assert_eq!((&first["timestamp"], &second["timestamp"]), (&json!(1000), &json!(2000)));
+    assert_eq!(first["nonce"], json!("00000000000000000000000000000001"));
+    assert_eq!(second["nonce"], json!("00000000000000000000000000000002"));
+    assert_ne!(first["mac"], second["mac"]);
+}
+
+#[tokio::test]
+async fn only_what_may_pass_is_tried_again_and_only_once() {
+    let html = |status| (status, "<html>".to_owned());
+    let told = |status, code| NoToken::Refused(Refusal { status, code, retry_after: Some(Duration::from_secs(7)) });
+    for (answer, outcome, calls) in [
+        (error(500, 50000), told(500, 50000), 2),
+        (error(503, 50320), told(503, 50320), 2),
+        (error(429, 42910), told(429, 42910), 1),
+        (error(400, 40003), told(400, 40003), 1),
+        (error(401, 40101), told(401, 40101), 1),
+        (html(429), told(429, 42900), 1),
+        (html(502), NoToken::Unavailable, 2),
+        (html(403), NoToken::Unavailable, 1),
+        (error(302, 40000), NoToken::Unavailable, 1),
+        (error(400, 7), NoToken::Unavailable, 1),
+        (html(200), NoToken::Unavailable, 1),
+        ((200, "{}".to_owned()), NoToken::Unavailable, 1),
+        ((200, token().1.replace("alice", "mallory")), NoToken::Unavailable, 1),
+        ((200, token().1.replace("{}", &"x".repeat(2 * 1024 * 1024))), NoToken::Unavailable, 1),
+    ] {
+        let ably = Scripted::start(vec![answer.clone(); 2], Pace::AtOnce).await;
+        assert_eq!(ask(&ably.exchange()).await, Err(outcome), "{} {:.100}", answer.0, answer.1);
+        assert_eq!(ably.calls().len(), calls, "{} {:.100}", answer.0, answer.1);
+    }
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_unavailable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let exchange = Exchange::new(RestClient::new(url.parse().unwrap(), http), Handle::current());
+    assert_eq!(ask(&exchange).await, Err(NoToken::Unavailable));
+}
+
+#[tokio::test]
+async fn without_randomness_ably_is_not_asked() {
+    let ably = Scripted::start(vec![], Pace::AtOnce).await;
+    let outcome = ably.exchange().token(|| Err(NoRandomness)).await;
+    assert_eq!(outcome, Err(NoToken::NoRandomness(NoRandomness)));
+    assert!(ably.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_does_not_take_the_connection_with_it() {
+    let ably = Scripted::start(vec![token(); 3], Pace::WhenTold).await;
+    let exchange = ably.exchange();
+    ably.may_answer.notify_one();
+    ask(&exchange).await.unwrap();
+    ably.asked.notified().await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let at_rest = Handle::current().metrics().num_alive_tasks();
+    tokio::select! {
+        _ = ask(&exchange) => panic!("there is no answer yet"),
+        () = ably.asked.notified() => {}
+    }
+    ably.may_answer.notify_one();
+    // The answer to nobody is read to its end, and the connection is free again.
+    while Handle::current().metrics().num_alive_tasks() > at_rest {
+        tokio::task::yield_now().await;
+    }
+    ably.may_answer.notify_one();
+    ask(&exchange).await.unwrap();
+    let connections: Vec<usize> = ably.calls().into_iter().map(|(connection, _)| connection).collect();
+    assert_eq!(connections, [1, 1, 1]);
+}

@@ -1,0 +1,63 @@
+//! The forms in which Ably takes a token from an `authUrl` (RSA4, RSA8c).
+
+use std::{fmt, str::FromStr};
+
+/// What a client is given. One of a service, never of a request: the formats differ in how exactly they can be revoked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenFormat {
+    /// A signed token request, which the client exchanges for a token at Ably.
+    #[default]
+    TokenRequest,
+    /// An Ably JWT, which is the token itself.
+    Jwt,
+    /// A token that the service got from Ably.
+    TokenDetails,
+}
+
+impl TokenFormat {
+    const ALL: [Self; 3] = [Self::TokenRequest, Self::Jwt, Self::TokenDetails];
+
+    /// The name in settings.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TokenRequest => "token_request",
+            Self::Jwt => "jwt",
+            Self::TokenDetails => "token_details",
+        }
+    }
+}
+
+impl fmt::Display for TokenFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// There is no such format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no such format; use token_request, jwt or token_details")]
+pub struct UnknownFormat;
+
+impl FromStr for TokenFormat {
+    type Err = UnknownFormat;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
+        Self::ALL.into_iter().find(|format| format.as_str() == name).ok_or(UnknownFormat)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_is_read_by_the_name_that_it_prints() {
+        for format in TokenFormat::ALL {
+            assert_eq!(format.to_string().parse(), Ok(format));
+        }
+        for name in ["", "JWT", "token-request", "tokenrequest"] {
+            assert_eq!(name.parse::<TokenFormat>(), Err(UnknownFormat), "{name}");
+        }
+    }
+}
