@@ -80,20 +80,26 @@ struct Form<'a> {
 ///
 /// Where Clerk's SDK may read a token that we cannot, the form is chosen that has it: verification will refuse it.
 fn suffixed_form_counts(plain: &Form<'_>, suffixed: &Form<'_>, key: &PublishableKey, now: UnixMillis) -> bool {
-    let plain_token = plain.session.map(LooselyDecoded::new);
-    match &plain_token {
-        None => {}
+    let plain_token = match plain.session.map(LooselyDecoded::new) {
+        None => None,
         Some(LooselyDecoded::Undecodable | LooselyDecoded::Ambiguous) => return false,
-        Some(LooselyDecoded::Payload(payload)) => match payload.get("iss").filter(|issuer| is_truthy(issuer)) {
+        Some(LooselyDecoded::Payload(payload)) => Some(payload),
+    };
+    if let Some(payload) = &plain_token {
+        match payload.get("iss").filter(|issuer| is_truthy(issuer)) {
             None => return false,
             Some(issuer) if !issuer.as_str().is_some_and(|issuer| is_host_of(issuer, key)) => return true,
             Some(_) => {}
-        },
+        }
     }
     if suffixed.session.is_none() && suffixed.client_uat.is_none() {
         return false;
     }
-    let suffixed_token = suffixed.session.map(LooselyDecoded::new);
+    let suffixed_token = match suffixed.session.map(LooselyDecoded::new) {
+        None | Some(LooselyDecoded::Undecodable) => None,
+        Some(LooselyDecoded::Ambiguous) => return true,
+        Some(LooselyDecoded::Payload(payload)) => Some(payload),
+    };
     let signed_out = |form: &Form<'_>| form.client_uat == Some("0");
     if !signed_out(suffixed) && !signed_out(plain) {
         match (issued_at(plain_token.as_ref()), issued_at(suffixed_token.as_ref())) {
@@ -107,10 +113,7 @@ fn suffixed_form_counts(plain: &Form<'_>, suffixed: &Form<'_>, key: &Publishable
         return false;
     }
     if key.kind() == InstanceKind::Development && !signed_out(suffixed) && signed_out(plain) {
-        let expires = match &suffixed_token {
-            Some(LooselyDecoded::Payload(payload)) => payload.get("exp").and_then(Value::as_f64),
-            _ => None,
-        };
+        let expires = suffixed_token.as_ref().and_then(|payload| payload.get("exp")?.as_f64());
         #[expect(clippy::cast_precision_loss, reason = "seconds since the epoch are far below 2^53")]
         let seconds = now.0.div_euclid(1000) as f64;
         if expires.is_some_and(|expires| expires <= seconds) {
@@ -122,28 +125,35 @@ fn suffixed_form_counts(plain: &Form<'_>, suffixed: &Form<'_>, key: &Publishable
 
 /// When a token was minted, as far as can be told without verifying it.
 enum IssuedAt {
-    /// In seconds; 0 where there is no token, no claim, or nothing that anyone could decode.
+    /// In seconds; 0 where there is no token that can be decoded, or no claim.
     Seconds(f64),
     /// What JavaScript would compare in ways of its own.
     Odd,
 }
 
-fn issued_at(token: Option<&LooselyDecoded>) -> IssuedAt {
-    match token {
-        None | Some(LooselyDecoded::Undecodable) => IssuedAt::Seconds(0.0),
-        Some(LooselyDecoded::Ambiguous) => IssuedAt::Odd,
-        Some(LooselyDecoded::Payload(payload)) => match payload.get("iat") {
-            None => IssuedAt::Seconds(0.0),
-            Some(issued_at) => issued_at.as_f64().map_or(IssuedAt::Odd, IssuedAt::Seconds),
-        },
+fn issued_at(payload: Option<&Value>) -> IssuedAt {
+    match payload.and_then(|payload| payload.get("iat")) {
+        None => IssuedAt::Seconds(0.0),
+        Some(issued_at) => issued_at.as_f64().map_or(IssuedAt::Odd, IssuedAt::Seconds),
     }
 }
 
-/// Whether an issuer names the instance's Frontend API, whatever its scheme.
+/// Whether an issuer names the instance's Frontend API. As in Clerk's SDK, a scheme does not count wherever it stands.
 fn is_host_of(issuer: &str, key: &PublishableKey) -> bool {
-    let has_scheme = |scheme: &str| issuer.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-    let scheme = ["https://", "http://"].into_iter().find(|scheme| has_scheme(scheme)).unwrap_or_default();
-    issuer.get(scheme.len()..) == Some(key.frontend_api_host())
+    let mut host = String::new();
+    let mut rest = issuer;
+    while let Some(c) = rest.chars().next() {
+        let starts_with = |scheme: &&str| rest.get(..scheme.len()).is_some_and(|r| r.eq_ignore_ascii_case(scheme));
+        let skipped = ["https://", "http://"].into_iter().find(starts_with).map_or_else(
+            || {
+                host.push(c);
+                c.len_utf8()
+            },
+            str::len,
+        );
+        rest = rest.get(skipped..).unwrap_or_default();
+    }
+    host == key.frontend_api_host()
 }
 
 #[cfg(test)]
@@ -171,6 +181,35 @@ mod tests {
         let cookies = chosen("a=b; __session = a%20b ;__session=c; __client_uat=;__client_uat=1", "live");
         assert_eq!(cookies.session.as_deref(), Some("a b"));
         assert_eq!(cookies.client_uat, None);
+    }
+
+    #[test]
+    fn an_issuer_is_of_the_instance_whatever_its_schemes() {
+        let key = PublishableKey::parse("pk_live_Y2xlcmsuZXhhbXBsZS5jb20k").unwrap();
+        for (issuer, expected) in [
+            ("https://clerk.example.com", true),
+            ("HTTP://clerk.example.com", true),
+            ("clerk.example.com", true),
+            ("clerk.https://example.com", true),
+            ("https://http://clerk.example.com", true),
+            ("hthttps://tps://clerk.example.com", false),
+            ("https://clerk.example.com/", false),
+            ("https://clerk.other.com", false),
+            ("\u{e9}", false),
+            ("", false),
+        ] {
+            assert_eq!(is_host_of(issuer, &key), expected, "{issuer}");
+        }
+    }
+
+    #[test]
+    fn a_suffixed_session_that_only_javascript_can_read_is_the_one_that_counts() {
+        let plain = token(&json!({ "iss": "https://clerk.example.com", "iat": 200 }));
+        let null = format!("{}.{}.c2ln", URL_SAFE_NO_PAD.encode("{}"), URL_SAFE_NO_PAD.encode("null"));
+        for uat in ["", "; __client_uat_SUFFIX=0", "; __client_uat_SUFFIX=1"] {
+            let header = format!("__session={plain}; __client_uat=1; __session_SUFFIX={null}{uat}");
+            assert_eq!(chosen(&header, "live").session.as_ref(), Some(&null), "{uat}");
+        }
     }
 
     #[test]

@@ -1,16 +1,7 @@
 //! A JWT taken apart but not verified, strictly and as JavaScript does it, in which Clerk's rules are written.
 
-use base64::{
-    Engine as _,
-    alphabet::URL_SAFE,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE_NO_PAD},
-};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
-
-const URL_SAFE_ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
-    &URL_SAFE,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// The three parts of a JWT, decoded. Nothing in it is to be trusted before the signature is.
 pub(super) struct Decoded<'a> {
@@ -38,7 +29,7 @@ fn object(part: &str) -> Option<Map<String, Value>> {
 /// A JWT as JavaScript takes it apart, for rules that look at tokens before any is verified.
 #[derive(Debug)]
 pub(super) enum LooselyDecoded {
-    /// Not three parts of base64url.
+    /// Not three parts of base64url, whatever their padding.
     Undecodable,
     /// Parts that JavaScript may be able to read, and we are not: it knows no limits of depth or size, for one.
     Ambiguous,
@@ -48,7 +39,8 @@ pub(super) enum LooselyDecoded {
 
 impl LooselyDecoded {
     pub(super) fn new(token: &str) -> Self {
-        let parts: Vec<_> = token.split('.').map(|part| URL_SAFE_ANY_PADDING.decode(part)).collect();
+        let without_padding = |part: &str| URL_SAFE_NO_PAD.decode(part.trim_end_matches('='));
+        let parts: Vec<_> = token.split('.').map(without_padding).collect();
         let [Ok(header), Ok(payload), Ok(_)] = parts.as_slice() else { return Self::Undecodable };
         let json = |part: &[u8]| -> Option<Value> {
             let text = String::from_utf8_lossy(part);
@@ -61,10 +53,14 @@ impl LooselyDecoded {
     }
 }
 
+/// What ECMAScript takes for white space, which is not quite what Unicode does.
+pub(super) fn is_javascript_space(c: char) -> bool {
+    c == '\u{feff}' || (c.is_whitespace() && c != '\u{85}')
+}
+
 /// What JavaScript's `parseInt(text)` gives, or `None` for NaN: blanks, a sign, then as many digits as there are.
 pub(super) fn javascript_parse_int(text: &str) -> Option<f64> {
-    // What ECMAScript takes for white space, which is not quite what Unicode does.
-    let text = text.trim_start_matches(|c: char| c == '\u{feff}' || (c.is_whitespace() && c != '\u{85}'));
+    let text = text.trim_start_matches(is_javascript_space);
     let (sign, text) = match text.strip_prefix('-') {
         Some(rest) => (-1.0, rest),
         None => (1.0, text.strip_prefix('+').unwrap_or(text)),
@@ -96,6 +92,19 @@ mod tests {
             ("x1", None),
         ] {
             assert_eq!(javascript_parse_int(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn padding_is_read_loosely_and_refused_strictly() {
+        for (token, loosely, strictly) in [
+            ("e30.e30.c2ln", true, true),
+            ("e30=.e30.c2ln", true, false),
+            ("e30.e30=====.c2ln====", true, false),
+            ("e3=0.e30.c2ln", false, false),
+        ] {
+            assert_eq!(matches!(LooselyDecoded::new(token), LooselyDecoded::Payload(_)), loosely, "{token}");
+            assert_eq!(Decoded::new(token).is_some(), strictly, "{token}");
         }
     }
 

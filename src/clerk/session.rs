@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::jwt::is_javascript_space;
 use crate::clock::UnixMillis;
 
 /// A Clerk session: the one result of verification, whichever version of claims the token had.
@@ -143,9 +144,9 @@ fn permissions(features: &[String], organization: &Value) -> Result<Vec<String>,
     let claim = |name: &str| organization.get(name).filter(|claim| is_truthy(claim));
     let (Some(names), Some(masks)) = (claim("per"), claim("fpm")) else { return Ok(Vec::new()) };
     let (names, masks) = (names.as_str().ok_or(InvalidClaim)?, masks.as_str().ok_or(InvalidClaim)?);
-    let names: Vec<&str> = names.split(',').map(str::trim).collect();
+    let names: Vec<&str> = names.split(',').map(trimmed).collect();
     let granted = features.iter().zip(masks.split(',')).flat_map(|(feature, mask)| {
-        let bits = binary_digits(mask.trim(), names.len()).into_iter().zip(&names);
+        let bits = binary_digits(trimmed(mask), names.len()).into_iter().zip(&names);
         bits.filter(|(granted, _)| *granted).map(move |(_, name)| format!("org:{feature}:{name}"))
     });
     Ok(granted.collect())
@@ -178,7 +179,7 @@ impl Scoped {
             _ => return Ok(scoped),
         };
         for element in list.split(',') {
-            let (scope, name) = element.trim().split_once(':').ok_or(InvalidClaim)?;
+            let (scope, name) = trimmed(element).split_once(':').ok_or(InvalidClaim)?;
             if matches!(scope, "o" | "ou" | "uo") {
                 scoped.organization.push(name.to_owned());
             }
@@ -209,6 +210,10 @@ impl Actor {
 
 fn text(value: Option<&Value>) -> Option<String> {
     value?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(is_javascript_space)
 }
 
 /// What JavaScript takes for true.
@@ -271,6 +276,19 @@ mod tests {
         ] {
             let claims = json!({ "v": 2, "fea": "o:f", "o": { "id": "org_1", "per": per, "fpm": fpm } });
             assert_eq!(session(claims).is_ok(), valid, "{per} {fpm}");
+        }
+    }
+
+    #[test]
+    fn blanks_around_features_and_permissions_are_those_of_javascript() {
+        for (fea, per, fpm, granted) in [
+            ("\u{feff}o:f\u{a0}", "\u{feff}p ", "\u{2003}1", vec!["org:f:p"]),
+            ("\u{85}o:f", "p", "1", vec![]),
+            ("o:f", "\u{85}p", "1", vec!["org:f:\u{85}p"]),
+            ("o:f", "p", "\u{85}1", vec![]),
+        ] {
+            let claims = json!({ "v": 2, "fea": fea, "o": { "id": "org_1", "per": per, "fpm": fpm } });
+            assert_eq!(session(claims).unwrap().organization.unwrap().permissions.unwrap(), granted, "{fea:?} {per:?}");
         }
     }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::{
     Session, SigningKeys,
     jwt::Decoded,
+    session::is_truthy,
     signing_keys::{KeyError, KeysUnavailable},
 };
 use crate::clock::UnixMillis;
@@ -52,6 +53,8 @@ pub enum Invalid {
     LivesTooLong,
     #[error("sid is missing, so no sign-out could ever reach the token")]
     SessionIdMissing,
+    #[error("act names nobody, so nobody could tell who acts in the user's name")]
+    Actor,
     #[error("sts is pending: the session still has tasks to complete")]
     Pending,
     #[error("fea, or the organization's per or fpm, has not the form that Clerk gives it")]
@@ -82,6 +85,7 @@ impl Invalid {
             Self::IssuedAtMissing => "token-missing-issued-at",
             Self::LivesTooLong => "token-lives-too-long",
             Self::SessionIdMissing => "token-missing-session-id",
+            Self::Actor => "token-invalid-actor",
             Self::Pending => "session-pending",
             Self::Features => "token-invalid-features",
         }
@@ -116,6 +120,7 @@ impl Invalid {
             | Self::ExpirationMissing
             | Self::IssuedAtMissing
             | Self::SessionIdMissing
+            | Self::Actor
             | Self::Features => "The session token lacks claims that a Clerk session token has.",
         }
     }
@@ -246,6 +251,9 @@ impl SessionRules {
             return Err(Invalid::LivesTooLong);
         }
         let session_id = non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?;
+        if claims.get("act").is_some_and(|act| is_truthy(act) && non_empty(act.get("sub")).is_none()) {
+            return Err(Invalid::Actor);
+        }
         if claims.get("sts").is_some_and(|status| status == "pending") {
             return Err(Invalid::Pending);
         }

@@ -67,9 +67,17 @@ fn stamp() -> Result<Stamp, NoRandomness> {
     Ok(Stamp { timestamp: UnixMillis::now(), nonce: Nonce::random()? })
 }
 
-/// The values of a header. Another app's cookie may hold bytes that are no text; they must not spoil ours.
+/// The values of a header, a character for each byte as JavaScript's `Headers` has them: Clerk's rules are written for
+/// those. Another app's cookie may hold bytes that are no text; they must not spoil ours.
 fn texts(request: &HttpRequest, name: HeaderName) -> Vec<Cow<'_, str>> {
-    request.headers().get_all(name).map(|value| String::from_utf8_lossy(value.as_bytes())).collect()
+    request.headers().get_all(name).map(|value| characters(value.as_bytes())).collect()
+}
+
+fn characters(value: &[u8]) -> Cow<'_, str> {
+    match str::from_utf8(value) {
+        Ok(text) if text.is_ascii() => Cow::Borrowed(text),
+        _ => Cow::Owned(value.iter().map(|byte| char::from(*byte)).collect()),
+    }
 }
 
 fn log_issued(issued: &Issued, issuer: &Issuer, request_id: &str) {

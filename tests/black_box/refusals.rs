@@ -3,7 +3,7 @@
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::service::{Service, Vendors, refusal, rendered, request_id};
+use crate::service::{Service, Vendors, json, refusal, rendered, request_id};
 
 async fn assert_refused(service: &Service, response: Response, reason: &str) {
     let id = request_id(&response);
@@ -85,6 +85,59 @@ async fn a_signed_out_cookie_is_refused_before_its_token_expires() {
         ("__client_uat=1; __clerk_db_jwt=d".into(), "session-token-missing"),
     ] {
         assert_refused(&service, service.token_by_cookies(&cookies).await, reason).await;
+    }
+}
+
+/// A deliberate difference from Clerk's SDK, which answers each of these with a redirect or a handshake.
+#[tokio::test]
+async fn what_concerns_page_navigations_only_plays_no_part() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    let cookies = format!("__session={}; __client_uat=1; __clerk_db_jwt=d", vendors.token("alice"));
+    for (query, cookie) in [
+        ("?__clerk_db_jwt=x", ""),
+        ("?__clerk_handshake=a.b.c", ""),
+        ("?__clerk_handshake_nonce=x", ""),
+        ("?__clerk_redirect_url=https://example.com", ""),
+        ("?__clerk_redirect_url=bad", ""),
+        ("", "; __clerk_handshake=a.b.c"),
+    ] {
+        let request = service.get(&format!("/api/ably{query}")).header("Cookie", format!("{cookies}{cookie}"));
+        let request = request.header("Sec-Fetch-Dest", "document").header("Referer", "https://example.com/");
+        assert_eq!(json(request.send().await.unwrap(), 200).await["clientId"], "alice", "{query} {cookie}");
+    }
+    // Nor does a query stand in for a cookie.
+    let without = format!("__session={}; __client_uat=1", vendors.token("alice"));
+    let response = service.get("/api/ably?__clerk_db_jwt=d").header("Cookie", without).send().await.unwrap();
+    assert_refused(&service, response, "dev-browser-missing").await;
+}
+
+/// A deliberate difference from Clerk's SDK, which takes whatever it finds there for a token.
+#[tokio::test]
+async fn an_authorization_header_that_is_no_token_gives_way_to_the_cookie() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    let cookies = format!("__session={}; __client_uat=1; __clerk_db_jwt=d", vendors.token("alice"));
+    for header in ["-", "a.b.c.d", "Basic YTpi"] {
+        let request = service.get("/api/ably").header("Cookie", &cookies).header("Authorization", header);
+        assert_eq!(json(request.send().await.unwrap(), 200).await["clientId"], "alice", "{header}");
+    }
+    for header in ["a.b.c", "Bearer a.b.c.d"] {
+        let request = service.get("/api/ably").header("Cookie", &cookies).header("Authorization", header);
+        assert_refused(&service, request.send().await.unwrap(), "token-malformed").await;
+    }
+}
+
+/// As JavaScript reads headers, each byte is a character: UTF-8's no-break space is none.
+#[tokio::test]
+async fn a_cookie_is_read_byte_by_byte() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    let token = vendors.token("alice");
+    for (uat, status) in [(&b"\xc2\xa05"[..], 401), (b"\xa05", 200), (b"%C2%A05", 200)] {
+        let cookies = [format!("__session={token}; __clerk_db_jwt=d; __client_uat=").as_bytes(), uat].concat();
+        let response = service.get("/api/ably").header("Cookie", cookies).send().await.unwrap();
+        assert_eq!(response.status(), status, "{uat:?}");
     }
 }
 

@@ -38,6 +38,9 @@ fn each_claim_is_needed_for_its_own_reason() {
         ("nbf", json!(1e300), Invalid::NotYetValid),
         ("iat", json!(1e300), Invalid::IssuedInTheFuture),
         ("iat", json!(null), Invalid::IssuedInTheFuture),
+        ("act", json!({}), Invalid::Actor),
+        ("act", json!({ "sub": "" }), Invalid::Actor),
+        ("act", json!("user_support"), Invalid::Actor),
         ("sts", json!("pending"), Invalid::Pending),
     ] {
         assert_eq!(judged(|claims| claims[name] = value.clone()).err(), Some(reason), "{name} = {value}");
