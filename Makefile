@@ -22,7 +22,7 @@ dev: ## Start the service between stand-ins for Clerk and Ably, with a page to w
 	@cargo build --locked --workspace --bins
 	@exec "$(CARGO_TARGET_DIR)/debug/sandbox" dev $(ARGS)
 
-test: lint test-rust test-sdk test-python ## Everything that CI checks
+test: lint test-rust test-python test-sdk ## Everything that CI checks
 
 lint: ## Formatting and lints
 	cargo fmt --all --check
