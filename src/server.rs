@@ -162,7 +162,7 @@ fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer 
         clerk.publishable_key_here(),
         Verifier::new(keys, rules),
         Identity::new(config.token.client_id.clone(), users),
-        Policy { ttl: config.token.ttl },
+        Policy { ttl: config.token.ttl, ..Policy::default() },
         config.ably.api_key.clone(),
         form,
     )
