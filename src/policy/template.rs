@@ -404,6 +404,13 @@ mod tests {
         }
 
         #[test]
+        fn no_text_makes_the_parser_panic_and_what_it_takes_has_no_empty_segment(text in value()) {
+            if let Ok(template) = text.parse::<ResourceTemplate>() {
+                prop_assert!(template.as_str().split(':').all(|segment| !segment.is_empty()));
+            }
+        }
+
+        #[test]
         fn no_value_reaches_the_channel_of_another(value in value(), other in value()) {
             prop_assume!(!other.is_empty() && value != other);
             let session = session_of(&value);
