@@ -10,6 +10,7 @@ mod client_id;
 mod error_info;
 mod exchange;
 mod jwt;
+mod resource;
 mod rest;
 mod token_details;
 mod token_format;
@@ -17,7 +18,7 @@ mod token_params;
 mod token_request;
 
 pub use api_key::{ApiKey, InvalidApiKey, KeyName};
-pub use capability::{Capability, InvalidCapability, OPERATIONS};
+pub use capability::{Capability, InvalidCapability, InvalidOperations, OPERATIONS, OperationBits, Operations};
 pub use client_id::{ClientId, InvalidClientId};
 pub use error_info::{ErrorInfo, code};
 pub use exchange::{Exchange, NoToken, Refusal};

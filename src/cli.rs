@@ -42,6 +42,7 @@ const AFTER_HELP: &str = "\
 Settings, each a variable or a key of the TOML file ([section] key is SECTION_KEY). The first of these that has a value
 counts: NAME, NAME_FILE (the path of a file with the value), both again in .env, the TOML file, the default. A list is
 comma-separated; an empty variable counts as unset; two names of one setting with different values are an error.
+Who may do what is for the file alone: [[grants]] tables and [token] require.
   ABLY_API_KEY              appId.keyId:secret; required. Also: NEXT_ABLY_API_KEY
   ABLY_REST_URL             [https://main.realtime.ably.net]
   ABLY_REVOCABLE_TOKENS     true when the key has revocable tokens on [false]
@@ -58,6 +59,7 @@ comma-separated; an empty variable counts as unset; two names of one setting wit
   TOKEN_FORMAT              token_request, jwt or token_details [token_request]
   TOKEN_TTL                 longest life of a token, e.g. 30m [Ably's 60m]
   TOKEN_CLIENT_ID           template of {username}, {user_id}, {claim.NAME} [{username}]
+  TOKEN_CAPABILITY          key: it is meant that tokens have the key's own capability, without [[grants]]
   REVOCATION_DENIAL_TTL     longest life of a session token that is accepted [10m]
   CORS_ALLOWED_ORIGINS      origins whose pages may read answers [the authorized parties]
   SERVER_HOST, SERVER_PORT  [127.0.0.1, 8080]. Also: HOST, PORT

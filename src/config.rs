@@ -7,6 +7,7 @@ mod ably;
 mod clerk;
 mod cors;
 mod log;
+mod policy;
 mod reader;
 mod revocation;
 mod server;
@@ -25,11 +26,11 @@ pub use reader::{Origin, Problem, Provenance};
 pub use revocation::RevocationConfig;
 pub use server::ServerConfig;
 pub use sources::Sources;
-pub use token::TokenConfig;
+pub use token::{TokenConfig, UnruledCapability};
 
 use reader::Reader;
 
-use crate::ably::TokenFormat;
+use crate::{ably::TokenFormat, policy::Policy};
 
 /// All settings, valid.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct Config {
     pub clerk: ClerkConfig,
     /// What tokens are like.
     pub token: TokenConfig,
+    /// Who may do what.
+    pub policy: Policy,
     /// How denials work.
     pub revocation: RevocationConfig,
     /// Who may read answers in a browser.
@@ -78,6 +81,7 @@ impl Config {
         let clerk = ClerkConfig::read(reader);
         let revocable = ably.as_ref().is_some_and(|ably| ably.revocable_tokens);
         let token = TokenConfig::read(reader, revocable);
+        let policy = policy::read(reader, token.as_ref(), revocable);
         let revocation = RevocationConfig::read(reader);
         let authorized_parties = clerk.as_ref().map(|clerk| clerk.authorized_parties.clone());
         let cors = CorsConfig::read(reader, authorized_parties.unwrap_or_default());
@@ -87,6 +91,7 @@ impl Config {
             ably: ably?,
             clerk: clerk?,
             token: token?,
+            policy,
             revocation: revocation?,
             cors,
             server: server?,
@@ -114,7 +119,12 @@ impl Config {
         if self.cors.allowed_origins.is_empty() {
             warnings.push("no CORS origins: no page on another origin than this service's own may read answers");
         }
-        warnings.push("no policy: every signed-in user gets the whole capability of the Ably API key");
+        if !self.policy.has_rules() && self.token.capability.is_none() {
+            warnings.push(
+                "no policy: every signed-in user gets the whole capability of the Ably API key; write [[grants]], or set \
+                 TOKEN_CAPABILITY to key if that is meant",
+            );
+        }
         if self.token.format == TokenFormat::TokenDetails {
             warnings.push(
                 "token_details: each token costs a call to Ably, and while Ably cannot be reached there are none; \

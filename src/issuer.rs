@@ -10,7 +10,7 @@ use crate::{
     clerk::{Credential, NoCredential, PublishableKey, Session, SigningKeys, Unverified, Verifier},
     clock::UnixMillis,
     identity::{Identity, IdentityError},
-    policy::{Grant, Policy},
+    policy::{Dropped, Grant, Policy, Refusal, RuleName},
 };
 
 /// Issues tokens to the users of one Clerk instance, signed with one Ably API key.
@@ -76,6 +76,8 @@ pub struct Issued {
     pub token: Token,
     /// Who the user is on Ably.
     pub client_id: ClientId,
+    /// The rules of the policy that granted it.
+    pub rules: Vec<RuleName>,
     /// Who the user is at Clerk.
     pub session: Session,
 }
@@ -107,6 +109,9 @@ pub enum Cause {
     /// No nonce could be made.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
+    /// The policy is against it.
+    #[error(transparent)]
+    Policy(#[from] Refusal),
 }
 
 /// A refusal: why, and whose, once that is known.
@@ -148,7 +153,7 @@ impl Issuer {
     pub async fn issue(&self, asked: Asked<'_>, now: UnixMillis, stamps: Stamps<'_>) -> Result<Issued, Refused> {
         let session = self.authenticate(asked, now).await.map_err(|cause| Refused { cause, session: None })?;
         match self.sign_for(&session, asked, now, stamps).await {
-            Ok((token, client_id)) => Ok(Issued { token, client_id, session }),
+            Ok((token, client_id, rules)) => Ok(Issued { token, client_id, rules, session }),
             Err(cause) => Err(Refused { cause, session: Some(Box::new(session)) }),
         }
     }
@@ -165,20 +170,22 @@ impl Issuer {
         asked: Asked<'_>,
         now: UnixMillis,
         stamps: Stamps<'_>,
-    ) -> Result<(Token, ClientId), Cause> {
+    ) -> Result<(Token, ClientId, Vec<RuleName>), Cause> {
         let params = TokenParams::parse(form_urlencoded::parse(asked.params))?;
         let client_id = self.identity.client_id(session).await?;
         if params.client_id.as_ref().is_some_and(|asked| *asked != client_id) {
             return Err(Cause::OtherClientId);
         }
-        let grant = self.policy.grant(params);
+        let decision = self.policy.decide(session, &params);
+        log_dropped(session, &decision.dropped);
+        let grant = decision.outcome?;
         let sign = || Ok(self.token_request(&client_id, &grant, stamps()?));
         let token = match &self.form {
             Form::TokenRequest => Token::Request(sign()?),
             Form::Jwt => Token::Jwt(self.jwt(&client_id, &grant, session, now)?),
             Form::TokenDetails(exchange) => Token::Details(exchange.token(sign).await?),
         };
-        Ok((token, client_id))
+        Ok((token, client_id, grant.rules))
     }
 
     fn token_request(&self, client_id: &ClientId, grant: &Grant, stamp: Stamp) -> TokenRequest {
@@ -188,9 +195,18 @@ impl Issuer {
 
     /// A JWT can be revoked by the session that it was issued to, and by nothing finer.
     fn jwt(&self, client_id: &ClientId, grant: &Grant, session: &Session, now: UnixMillis) -> Result<AblyJwt, Cause> {
-        let extras = JwtExtras::default();
+        let (channel_claims, publish_rate) = (grant.channel_claims.clone(), grant.publish_rate.clone());
+        let extras = JwtExtras { channel_claims, publish_rate };
         let (capability, revocation_key) = (grant.capability.as_ref(), &session.session_id);
         Ok(AblyJwt::sign(&self.api_key, client_id, capability, grant.ttl, revocation_key, &extras, now)?)
+    }
+}
+
+/// Says, without the values, why a client lacks a channel that a rule names.
+fn log_dropped(session: &Session, dropped: &[Dropped]) {
+    for Dropped { rule, resource, placeholder, why } in dropped {
+        let (session_id, rule) = (&session.session_id, rule.as_str());
+        tracing::debug!(session_id, rule, resource, placeholder, %why, "a resource drops out of a grant");
     }
 }
 
@@ -215,6 +231,9 @@ impl Cause {
             Self::NoToken(NoToken::Refused(_)) => "ably-refused",
             Self::NoToken(NoToken::Unavailable) => "ably-unavailable",
             Self::NoRandomness(_) | Self::NoToken(NoToken::NoRandomness(_)) => "no-randomness",
+            Self::Policy(Refusal::Requirement) => "policy-requirement-unmet",
+            Self::Policy(Refusal::NothingGranted) => "policy-grants-nothing",
+            Self::Policy(Refusal::NothingOfAsked) => "policy-grants-nothing-asked",
         }
     }
 
@@ -226,7 +245,8 @@ impl Cause {
             Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Identity(IdentityError::Unavailable(_)) => {
                 (503, code::UNREACHABLE)
             }
-            Self::Identity(_) => (403, code::FORBIDDEN),
+            Self::Identity(_) | Self::Policy(Refusal::Requirement) => (403, code::FORBIDDEN),
+            Self::Policy(Refusal::NothingGranted | Refusal::NothingOfAsked) => (403, code::NOT_PERMITTED),
             Self::Params(InvalidTokenParams::ClientId(_)) => (400, code::INVALID_CLIENT_ID),
             Self::Params(InvalidTokenParams::Ttl) => (400, code::INVALID_PARAMETER),
             Self::Params(InvalidTokenParams::Capability | InvalidTokenParams::Repeated) => (400, code::BAD_REQUEST),
@@ -303,6 +323,15 @@ impl Cause {
             }
             Self::NoToken(cause) => cause.error_info().message,
             Self::NoRandomness(_) => "Something is broken in the token service.",
+            Self::Policy(Refusal::Requirement) => {
+                "The session does not meet what the policy requires for any token: see [token] require."
+            }
+            Self::Policy(Refusal::NothingGranted) => {
+                "The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled."
+            }
+            Self::Policy(Refusal::NothingOfAsked) => {
+                "The policy grants nothing of the capability asked for. Ask for less, or for none in particular."
+            }
         }
     }
 }

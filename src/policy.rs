@@ -1,51 +1,265 @@
-//! What a session may do: pure, without I/O.
+//! What a session may do: rules in, a session in, a grant out. Pure, without I/O: a decision rests on the session token
+//! alone and costs no call.
+//!
+//! Every rule whose condition holds grants; grants add up. Without any rule a token has the key's own capability.
 
-use crate::ably::{Capability, TokenParams, Ttl};
+mod condition;
+mod explanation;
+mod template;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::{Serialize, Serializer};
+use serde_json::Number;
+
+pub use condition::{
+    ClaimValue, Condition, Explained, InvalidName, Level, OrganizationName, Permission, Reverification, Role,
+    ScopedName, Truth,
+};
+pub use explanation::{Explanation, RuleExplained};
+pub use template::{InvalidResource, ResourceTemplate, Unfit};
+
+use crate::{
+    ably::{Capability, Operations, TokenParams, Ttl},
+    clerk::Session,
+};
 
 /// The rights that tokens are issued with.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Policy {
+    /// What a session must meet to get any token.
+    pub require: Option<Condition>,
+    /// Who gets what. With none, everybody has the key's own capability.
+    pub rules: Vec<Rule>,
     /// The longest life of a token; without it, Ably's default.
     pub ttl: Option<Ttl>,
 }
 
-/// The rights of one token. What is absent is Ably's default: the whole capability of the key, and 60 minutes.
+/// What a rule is called in logs and explanations. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RuleName(Arc<str>);
+
+impl RuleName {
+    /// A rule's name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for RuleName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// One `[[grants]]` table.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name; no two rules have the same.
+    pub name: RuleName,
+    /// Whom it is for; everybody, without it.
+    pub when: Option<Condition>,
+    /// What it grants.
+    pub capability: Vec<(ResourceTemplate, Operations)>,
+    /// How long a token may live that this rule had a part in.
+    pub ttl: Option<Ttl>,
+    /// What other clients of a channel may trust to be true of this one. Only a JWT carries it.
+    pub channel_claims: Vec<(ResourceTemplate, String)>,
+    /// Messages a second that one attachment may publish. Only a JWT carries it.
+    pub publish_rate: Vec<(ResourceTemplate, Number)>,
+}
+
+/// The rights of one token. What is absent is Ably's default: the whole capability of the key, and 60 minutes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Grant {
     /// Resources and operations.
     pub capability: Option<Capability>,
     /// How long the token lives.
     pub ttl: Option<Ttl>,
+    /// Trusted claims by channel. Where rules differ, the first of the file counts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub channel_claims: BTreeMap<String, String>,
+    /// Publish rates by resource. Where rules differ, the highest counts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub publish_rate: BTreeMap<String, Number>,
+    /// The rules that granted it, in the order of the file.
+    pub rules: Vec<RuleName>,
+}
+
+/// Why a session gets nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// It does not meet what every token requires.
+    #[error("the session does not meet what the policy requires for any token")]
+    Requirement,
+    /// No rule matches it, or all that matching rules grant dropped out.
+    #[error("the policy grants the session nothing")]
+    NothingGranted,
+    /// What it asks for and what it is granted have nothing in common.
+    #[error("the policy grants nothing of the capability asked for")]
+    NothingOfAsked,
+}
+
+/// A resource that dropped out of a grant, because a value is not fit to be part of a name. Holds no value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// The rule that would have granted it.
+    pub rule: RuleName,
+    /// The resource as the rule writes it.
+    pub resource: String,
+    /// The first placeholder that could not be filled, with its braces.
+    pub placeholder: String,
+    /// Why not.
+    pub why: Unfit,
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of the rule {:?} drops out: {}: {}",
+            self.resource,
+            self.rule.as_str(),
+            self.placeholder,
+            self.why
+        )
+    }
+}
+
+/// A decision, and what dropped out on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The verdict.
+    pub outcome: Result<Grant, Refusal>,
+    /// Resources of matching rules that the session could not have.
+    pub dropped: Vec<Dropped>,
+}
+
+/// Looks on while the policy decides: answers its questions, and may take notes.
+trait Witness {
+    /// Whether the requirement of every token holds.
+    fn require(&mut self, condition: &Condition, session: &Session) -> Truth;
+    /// Whether a rule's condition holds; without one it does.
+    fn rule(&mut self, rule: &Rule, session: &Session) -> Truth;
+    /// A resource of the rule asked about last drops out.
+    fn dropped(&mut self, dropped: Dropped);
+    /// All rules have been asked.
+    fn granted(&mut self, _granted: Option<&Capability>) {}
+}
+
+/// Notes only what the log will want.
+#[derive(Default)]
+struct Brief(Vec<Dropped>);
+
+impl Witness for Brief {
+    fn require(&mut self, condition: &Condition, session: &Session) -> Truth {
+        condition.holds(session)
+    }
+
+    fn rule(&mut self, rule: &Rule, session: &Session) -> Truth {
+        rule.when.as_ref().map_or(Truth::True, |condition| condition.holds(session))
+    }
+
+    fn dropped(&mut self, dropped: Dropped) {
+        self.0.push(dropped);
+    }
 }
 
 impl Policy {
-    /// What a client gets that asks for `asked`: less when it asks for less, never more.
+    /// What a session gets that asks for `asked`: less when it asks for less, never more.
     #[must_use]
-    pub fn grant(&self, asked: TokenParams) -> Grant {
-        let longest = self.ttl.unwrap_or(Ttl::ABLY_DEFAULT);
-        Grant { capability: asked.capability, ttl: asked.ttl.map_or(self.ttl, |ttl| Some(ttl.min(longest))) }
+    pub fn decide(&self, session: &Session, asked: &TokenParams) -> Decision {
+        let mut witness = Brief::default();
+        let outcome = self.judge(session, asked, &mut witness);
+        Decision { outcome, dropped: witness.0 }
     }
+
+    /// Whether there are rules; without them a token has the key's own capability.
+    #[must_use]
+    pub fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    fn judge(&self, session: &Session, asked: &TokenParams, witness: &mut impl Witness) -> Result<Grant, Refusal> {
+        // Unknown is not enough.
+        if let Some(condition) = &self.require
+            && witness.require(condition, session) != Truth::True
+        {
+            return Err(Refusal::Requirement);
+        }
+        let mut grant = Grant::default();
+        grant.capability = if self.has_rules() {
+            let granted = self.add_up(session, &mut grant, witness);
+            witness.granted(granted.as_ref());
+            let granted = granted.ok_or(Refusal::NothingGranted)?;
+            Some(match &asked.capability {
+                Some(asked) => asked.intersect(&granted).ok_or(Refusal::NothingOfAsked)?,
+                None => granted,
+            })
+        } else {
+            asked.capability.clone()
+        };
+        let allowed = shortest(self.ttl, grant.ttl);
+        let longest = shortest(Some(self.ttl.unwrap_or(Ttl::ABLY_DEFAULT)), grant.ttl);
+        grant.ttl = if asked.ttl.is_some() || allowed.is_some() { shortest(asked.ttl, longest) } else { None };
+        Ok(grant)
+    }
+
+    /// The union of what matching rules grant. The shortest of their ttls, and what only a JWT carries, go to `grant`.
+    fn add_up(&self, session: &Session, grant: &mut Grant, witness: &mut impl Witness) -> Option<Capability> {
+        let mut resources = Vec::new();
+        for rule in &self.rules {
+            if witness.rule(rule, session) != Truth::True {
+                continue;
+            }
+            let mut fill = |template: &ResourceTemplate| {
+                let drop_out = |(placeholder, why)| {
+                    let (rule, resource) = (rule.name.clone(), template.to_string());
+                    witness.dropped(Dropped { rule, resource, placeholder, why });
+                };
+                template.fill(session).map_err(drop_out).ok()
+            };
+            for (template, operations) in &rule.capability {
+                resources.extend(fill(template).map(|resource| (resource, *operations)));
+            }
+            for (template, claim) in &rule.channel_claims {
+                if let Some(channel) = fill(template) {
+                    grant.channel_claims.entry(channel).or_insert_with(|| claim.clone());
+                }
+            }
+            for (template, rate) in &rule.publish_rate {
+                if let Some(resource) = fill(template) {
+                    let highest = grant.publish_rate.entry(resource).or_insert_with(|| rate.clone());
+                    if rate.as_f64() > highest.as_f64() {
+                        highest.clone_from(rate);
+                    }
+                }
+            }
+            grant.ttl = shortest(grant.ttl, rule.ttl);
+            grant.rules.push(rule.name.clone());
+        }
+        Capability::union(resources)
+    }
+}
+
+/// The shorter of two ttls, where there are two.
+fn shortest(one: Option<Ttl>, other: Option<Ttl>) -> Option<Ttl> {
+    one.into_iter().chain(other).min()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_ttl_that_is_asked_for_is_lowered_to_the_longest_and_never_raised() {
-        let hour = 60 * 60 * 1000;
-        for (configured, asked, granted) in [
-            (None, None, None),
-            (None, Some(1000), Some(1000)),
-            (None, Some(hour + 1), Some(hour)),
-            (Some(5000), None, Some(5000)),
-            (Some(5000), Some(1000), Some(1000)),
-            (Some(5000), Some(u64::MAX), Some(5000)),
-            (Some(2 * hour), Some(u64::MAX), Some(2 * hour)),
-        ] {
-            let policy = Policy { ttl: configured.and_then(Ttl::from_millis) };
-            let asked = TokenParams { ttl: asked.and_then(Ttl::from_millis), ..TokenParams::default() };
-            assert_eq!(policy.grant(asked).ttl, granted.and_then(Ttl::from_millis));
-        }
-    }
-}
+mod tests;

@@ -30,7 +30,6 @@ use crate::{
     identity::Identity,
     issuer::{Form, Issuer},
     outgoing,
-    policy::Policy,
     routes::{self, cors::AllowedOrigins},
 };
 
@@ -162,7 +161,7 @@ fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer 
         clerk.publishable_key_here(),
         Verifier::new(keys, rules),
         Identity::new(config.token.client_id.clone(), users),
-        Policy { ttl: config.token.ttl },
+        config.policy.clone(),
         config.ably.api_key.clone(),
         form,
     )

@@ -53,6 +53,19 @@ use tokio::sync::oneshot;
 
 use self::{api_key::ApiKey, capability::Capability, realm::Realm};
 
+/// What two capabilities both allow, as the stand-in finds it: canonical text, `{}` when there is nothing. None when one
+/// of them is no capability. For tests that compare another implementation with this one.
+#[must_use]
+pub fn intersection(left: &str, right: &str) -> Option<String> {
+    Some(Capability::parse(left).ok()?.intersect(&Capability::parse(right).ok()?).to_string())
+}
+
+/// Whether a capability allows an operation on a channel, as the stand-in judges it; never when it is no capability.
+#[must_use]
+pub fn allows(capability: &str, channel: &str, operation: &str) -> bool {
+    Capability::parse(capability).is_ok_and(|capability| capability.allows(channel, operation))
+}
+
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const LONGEST_STOP_S: u64 = 1;

@@ -2,17 +2,14 @@
 //!
 //! A [`Capability`] is valid by construction and prints as the canonical text that is signed (RSA9f, TK2b).
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
-    fmt, iter,
-    str::FromStr,
-};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, MapAccess, Visitor},
 };
+
+use super::resource::Pattern;
 
 /// Stands for every operation. It stands alone (TK2b).
 const WILDCARD: &str = "*";
@@ -38,6 +35,90 @@ pub const OPERATIONS: [&str; 17] = [
     "subscribe",
 ];
 
+/// Operations allowed on one resource: some of [`OPERATIONS`], or `*` alone. Never none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operations {
+    /// `*`: all that Ably has and will have.
+    All,
+    /// A bit for each of [`OPERATIONS`], in their order.
+    Some(OperationBits),
+}
+
+/// At least one of [`OPERATIONS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationBits(u32);
+
+/// Why a list is not one of operations.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidOperations {
+    /// A name that Ably does not know.
+    #[error("{0:?} is not an operation of Ably's")]
+    Unknown(String),
+    /// Nothing is listed.
+    #[error("the list of operations is empty")]
+    Empty,
+    /// `*` is not alone.
+    #[error("\"*\" stands beside other operations")]
+    WildcardBesideOthers,
+}
+
+impl Operations {
+    /// Reads a list of names.
+    pub fn parse<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self, InvalidOperations> {
+        let (mut all, mut bits) = (false, 0);
+        for name in names {
+            let name = name.as_ref();
+            match OPERATIONS.iter().position(|known| *known == name) {
+                Some(position) => bits |= 1 << position,
+                None if name == WILDCARD => all = true,
+                None => return Err(InvalidOperations::Unknown(name.to_owned())),
+            }
+        }
+        match (all, bits) {
+            (true, 0) => Ok(Self::All),
+            (true, _) => Err(InvalidOperations::WildcardBesideOthers),
+            (false, 0) => Err(InvalidOperations::Empty),
+            (false, bits) => Ok(Self::Some(OperationBits(bits))),
+        }
+    }
+
+    /// The names, sorted.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let (all, bits) = match self {
+            Self::All => (true, 0),
+            Self::Some(OperationBits(bits)) => (false, bits),
+        };
+        let listed = OPERATIONS.into_iter().enumerate().filter(move |(position, _)| bits & (1 << position) != 0);
+        all.then_some(WILDCARD).into_iter().chain(listed.map(|(_, name)| name))
+    }
+
+    /// What either allows; `*` absorbs the others.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Some(OperationBits(a)), Self::Some(OperationBits(b))) => Self::Some(OperationBits(a | b)),
+            _ => Self::All,
+        }
+    }
+
+    /// What both allow, if anything; `*` is the identity.
+    #[must_use]
+    pub fn intersect(self, other: Self) -> Option<Self> {
+        match (self, other) {
+            (Self::All, other) | (other, Self::All) => Some(other),
+            (Self::Some(OperationBits(a)), Self::Some(OperationBits(b))) => {
+                (a & b != 0).then_some(Self::Some(OperationBits(a & b)))
+            }
+        }
+    }
+}
+
+impl Serialize for Operations {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.names())
+    }
+}
+
 /// A resource name in the order in which ably-js writes them: integer-like names first and by value, as in any
 /// JavaScript object, then by UTF-16 code unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +127,7 @@ struct Resource(String);
 impl Resource {
     /// The value of a JavaScript array index: a canonical decimal below 2^32 - 1.
     fn array_index(&self) -> Option<u32> {
+        self.0.bytes().next().filter(u8::is_ascii_digit)?;
         let index: u32 = self.0.parse().ok().filter(|index| *index < u32::MAX)?;
         (index.to_string() == self.0).then_some(index)
     }
@@ -57,6 +139,8 @@ impl Ord for Resource {
             (Some(a), Some(b)) => a.cmp(&b),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
+            // Of ASCII, bytes are code units.
+            (None, None) if self.0.is_ascii() && other.0.is_ascii() => self.0.cmp(&other.0),
             (None, None) => self.0.encode_utf16().cmp(other.0.encode_utf16()),
         }
     }
@@ -68,14 +152,61 @@ impl PartialOrd for Resource {
     }
 }
 
-/// Resources and, for each, the operations allowed on it. Never empty, and no list of operations is.
+/// Resources and, for each, the operations allowed on it. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capability(BTreeMap<Resource, BTreeSet<&'static str>>);
+pub struct Capability(BTreeMap<Resource, Operations>);
 
 /// Why a text is not a capability.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidCapability(String);
+
+impl Capability {
+    /// The union of these resources: the operations on one that is named more than once add up. None when there are no
+    /// resources; an empty name is none.
+    #[must_use]
+    pub fn union(resources: impl IntoIterator<Item = (String, Operations)>) -> Option<Self> {
+        let mut union = BTreeMap::new();
+        for (resource, operations) in resources {
+            if !resource.is_empty() {
+                add(&mut union, Resource(resource), operations);
+            }
+        }
+        (!union.is_empty()).then_some(Self(union))
+    }
+
+    /// What both allow, if anything (RSA9f): each pair of resources meets in the narrower one, with the operations that
+    /// both have. A resource of neither form of Ably's, like `[meta`, meets nothing.
+    #[must_use]
+    pub fn intersect(&self, other: &Self) -> Option<Self> {
+        let (ours, theirs) = (self.patterns(), other.patterns());
+        let mut both = BTreeMap::new();
+        for (our_pattern, our_operations) in &ours {
+            for (their_pattern, their_operations) in &theirs {
+                if let Some(operations) = our_operations.intersect(*their_operations)
+                    && let Some(pattern) = our_pattern.intersect(their_pattern)
+                {
+                    add(&mut both, Resource(pattern.to_string()), operations);
+                }
+            }
+        }
+        (!both.is_empty()).then_some(Self(both))
+    }
+
+    fn patterns(&self) -> Vec<(Pattern<'_>, Operations)> {
+        let resources = self.0.iter();
+        resources.filter_map(|(resource, operations)| Some((Pattern::parse(&resource.0)?, *operations))).collect()
+    }
+
+    /// The resources in canonical order, each with its operations.
+    pub fn resources(&self) -> impl Iterator<Item = (&str, Operations)> {
+        self.0.iter().map(|(resource, operations)| (resource.0.as_str(), *operations))
+    }
+}
+
+fn add(union: &mut BTreeMap<Resource, Operations>, resource: Resource, operations: Operations) {
+    union.entry(resource).and_modify(|all| *all = all.union(operations)).or_insert(operations);
+}
 
 impl fmt::Display for Capability {
     /// The canonical JSON text: sorted, without spaces.
@@ -124,7 +255,8 @@ impl<'de> Deserialize<'de> for Capability {
                     if resource.is_empty() {
                         return Err(de::Error::custom("a resource name is empty"));
                     }
-                    let operations = known_operations(&resource, &operations).map_err(de::Error::custom)?;
+                    let operations = Operations::parse(operations)
+                        .map_err(|error| de::Error::custom(format_args!("{resource:?}: {error}")))?;
                     if resources.insert(Resource(resource.clone()), operations).is_some() {
                         return Err(de::Error::custom(format_args!("the resource {resource:?} is named twice")));
                     }
@@ -140,29 +272,81 @@ impl<'de> Deserialize<'de> for Capability {
     }
 }
 
-fn known_operations(resource: &str, operations: &[String]) -> Result<BTreeSet<&'static str>, InvalidCapability> {
-    let mut known = BTreeSet::new();
-    for operation in operations {
-        let operation = iter::once(WILDCARD)
-            .chain(OPERATIONS)
-            .find(|name| name == operation)
-            .ok_or_else(|| InvalidCapability(format!("{operation:?} on {resource:?} is not an operation of Ably's")))?;
-        known.insert(operation);
-    }
-    if known.is_empty() {
-        return Err(InvalidCapability(format!("the list of operations on {resource:?} is empty")));
-    }
-    if known.contains(WILDCARD) && known.len() > 1 {
-        return Err(InvalidCapability(format!("\"*\" on {resource:?} stands beside other operations")));
-    }
-    Ok(known)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::Value;
 
     use super::*;
+
+    /// Few words, so that resources often meet.
+    fn resource() -> impl Strategy<Value = String> {
+        let qualifier = prop_oneof![4 => Just(""), 1 => Just("[meta]"), 1 => Just("[queue]"), 1 => Just("[*]")];
+        let segment = prop::sample::select(&["a", "b", "*", "c*", "\u{10400}"]);
+        (qualifier, prop::collection::vec(segment, 1..5))
+            .prop_map(|(qualifier, segments)| qualifier.to_owned() + &segments.join(":"))
+    }
+
+    fn operations() -> impl Strategy<Value = Vec<&'static str>> {
+        prop_oneof![
+            1 => Just(vec!["*"]),
+            3 => prop::sample::subsequence(&["history", "presence", "publish", "subscribe"], 1..=4),
+        ]
+    }
+
+    fn capability() -> impl Strategy<Value = String> {
+        prop::collection::btree_map(resource(), operations(), 1..5)
+            .prop_map(|resources| serde_json::to_string(&resources).unwrap())
+    }
+
+    fn channel() -> impl Strategy<Value = String> {
+        let qualifier = prop_oneof![4 => Just(""), 1 => Just("[meta]"), 1 => Just("[queue]")];
+        let segment = prop::sample::select(&["a", "b", "c*", "\u{10400}"]);
+        (qualifier, prop::collection::vec(segment, 1..6))
+            .prop_map(|(qualifier, segments)| qualifier.to_owned() + &segments.join(":"))
+    }
+
+    fn intersection(left: &str, right: &str) -> Option<Capability> {
+        left.parse::<Capability>().unwrap().intersect(&right.parse().unwrap())
+    }
+
+    #[test]
+    fn capabilities_meet_pair_by_pair() {
+        for (asked, granted, both) in [
+            (r#"{"a":["publish","subscribe"]}"#, r#"{"a":["subscribe"]}"#, r#"{"a":["subscribe"]}"#),
+            (r#"{"a":["publish"]}"#, r#"{"*":["*"]}"#, r#"{"a":["publish"]}"#),
+            (r#"{"a":["*"]}"#, r#"{"a":["*"]}"#, r#"{"a":["*"]}"#),
+            (r#"{"foo":["publish"]}"#, r#"{"foo:*":["*"]}"#, r#"{"foo":["publish"]}"#),
+            (r#"{"[*]*":["*"]}"#, r#"{"a:*":["presence"],"[meta]b":["*"]}"#, r#"{"[meta]b":["*"],"a:*":["presence"]}"#),
+            (r#"{"a:*":["publish"],"a:b":["history"]}"#, r#"{"a:b":["*"]}"#, r#"{"a:b":["history","publish"]}"#),
+            (r#"{"a:*":["*"],"a:b":["history"]}"#, r#"{"a:b":["*"]}"#, r#"{"a:b":["*"]}"#),
+            (r#"{"a":["publish"],"b":["stats"]}"#, r#"{"b":["*"]}"#, r#"{"b":["stats"]}"#),
+        ] {
+            assert_eq!(intersection(asked, granted).unwrap().to_string(), both, "{asked} and {granted}");
+        }
+        for (asked, granted) in [
+            (r#"{"a":["publish"]}"#, r#"{"a":["subscribe"]}"#),
+            (r#"{"a":["publish"]}"#, r#"{"b":["publish"]}"#),
+            (r#"{"[meta":["publish"]}"#, r#"{"[*]*":["*"]}"#),
+            (r#"{"[meta]a":["publish"]}"#, r#"{"*":["*"]}"#),
+        ] {
+            assert_eq!(intersection(asked, granted), None, "{asked} and {granted}");
+        }
+    }
+
+    #[test]
+    fn a_union_names_each_resource_once_and_the_wildcard_absorbs() {
+        let operations = |names: &[&str]| Operations::parse(names).unwrap();
+        let union = Capability::union([
+            ("b".to_owned(), operations(&["publish"])),
+            ("a".to_owned(), operations(&["publish"])),
+            ("b".to_owned(), operations(&["history", "publish"])),
+            ("a".to_owned(), operations(&["*"])),
+            ("a".to_owned(), operations(&["stats"])),
+        ]);
+        assert_eq!(union.unwrap().to_string(), r#"{"a":["*"],"b":["history","publish"]}"#);
+        assert_eq!(Capability::union([(String::new(), Operations::All)]), None);
+    }
 
     #[test]
     fn the_canonical_text_is_sorted_and_without_spaces() {
@@ -198,6 +382,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2048))]
+
         #[test]
         fn the_canonical_text_is_a_fixed_point(
             resources in prop::collection::btree_map(".{1,12}", prop::collection::btree_set(prop::sample::select(&OPERATIONS), 1..4), 1..6)
@@ -208,6 +394,40 @@ mod tests {
             let again: Capability = canonical.parse().unwrap();
             prop_assert_eq!(&again, &capability);
             prop_assert_eq!(again.to_string(), canonical);
+        }
+
+        #[test]
+        fn an_intersection_is_the_one_that_the_sandbox_finds(left in capability(), right in capability()) {
+            let ours = intersection(&left, &right).map_or("{}".into(), |both| both.to_string());
+            let theirs = sandbox::ably::intersection(&left, &right).unwrap();
+            let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+            prop_assert_eq!(json(&ours), json(&theirs));
+        }
+
+        #[test]
+        fn an_intersection_allows_what_both_allow(left in capability(), right in capability(), channel in channel()) {
+            let both = intersection(&left, &right).map(|both| both.to_string());
+            for operation in OPERATIONS {
+                let allows = |capability: &str| sandbox::ably::allows(capability, &channel, operation);
+                let in_both = both.as_deref().is_some_and(&allows);
+                prop_assert_eq!(in_both, allows(&left) && allows(&right), "{} on {}: {:?}", operation, channel, both);
+            }
+        }
+
+        #[test]
+        fn the_order_of_an_intersection_does_not_matter(left in capability(), right in capability()) {
+            prop_assert_eq!(intersection(&left, &right), intersection(&right, &left));
+        }
+
+        #[test]
+        fn a_capability_allows_the_same_after_meeting_itself(text in capability(), channel in channel()) {
+            let once = intersection(&text, &text).unwrap();
+            let twice = once.intersect(&once).unwrap();
+            prop_assert_eq!(twice.intersect(&twice), Some(twice), "not a fixed point");
+            for operation in OPERATIONS {
+                let allows = |capability: &str| sandbox::ably::allows(capability, &channel, operation);
+                prop_assert_eq!(allows(&once.to_string()), allows(&text));
+            }
         }
 
         #[test]

@@ -14,6 +14,8 @@ pub mod code {
     pub const INVALID_CLIENT_ID: u32 = 40012;
     /// The caller's credential does not hold.
     pub const INVALID_CREDENTIALS: u32 = 40101;
+    /// The capability allows none of it.
+    pub const NOT_PERMITTED: u32 = 40160;
     /// The caller is known, and not allowed.
     pub const FORBIDDEN: u32 = 40300;
     /// There is no such route.

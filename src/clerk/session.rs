@@ -70,11 +70,11 @@ pub struct Actor {
 
 /// A claim about features or permissions has not the form that Clerk gives it.
 #[derive(Debug)]
-pub(super) struct InvalidClaim;
+pub(crate) struct InvalidClaim;
 
 impl Session {
     /// Reads verified claims. `issued_at` and `expires_at` are the verifier's.
-    pub(super) fn from_claims(
+    pub(crate) fn from_claims(
         user_id: String,
         session_id: String,
         issued_at: UnixMillis,

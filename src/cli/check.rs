@@ -144,6 +144,14 @@ fn describe(config: &Config, provenance: &Provenance, report: &mut Report) {
             (format, None) => format!("{}, Ably's 60 minutes", in_words(format)),
         },
     );
+    report.understood(
+        "policy",
+        match config.policy.rules.len() {
+            0 => "none: the key's own capability".to_owned(),
+            1 => "1 rule".to_owned(),
+            rules => format!("{rules} rules"),
+        },
+    );
     report.understood("CORS origins", listed(&config.cors.allowed_origins));
     report.understood("listens on", config.server.address());
 }

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, fmt, fs, path::PathBuf};
 
 use super::{
     Problems,
+    policy::GRANTS,
     settings::{self, Availability, Setting},
-    sources::Sources,
+    sources::{Sources, position},
 };
 
 /// Something wrong with one setting, and how to mend it. Never holds a value.
@@ -72,6 +73,7 @@ impl<'a> Reader<'a> {
         reader.problems.extend(sources.problems.iter().cloned());
         reader.refuse_what_is_unknown();
         reader.refuse_what_is_reserved();
+        reader.refuse_what_no_variable_holds();
         reader
     }
 
@@ -92,6 +94,17 @@ impl<'a> Reader<'a> {
     pub(super) fn problem(&mut self, setting: &Setting, what: impl fmt::Display) {
         let Setting { section, key, .. } = setting;
         self.problems.push(Problem(format!("{} ([{section}] {key}): {what}", setting.variable())));
+    }
+
+    /// Notes that something is wrong at this byte of the TOML file.
+    pub(super) fn problem_at(&mut self, offset: usize, what: impl fmt::Display) {
+        let Sources { toml_path, toml_text, .. } = self.sources;
+        self.problems.push(Problem(format!("{}, {}: {what}", toml_path.display(), position(toml_text, offset))));
+    }
+
+    /// The text of the TOML file.
+    pub(super) fn toml_text(&self) -> &'a str {
+        &self.sources.toml_text
     }
 
     /// A setting that may be unset.
@@ -238,12 +251,12 @@ impl<'a> Reader<'a> {
 
     fn refuse_what_is_unknown(&mut self) {
         let mut unknown = Vec::new();
-        for (section, value) in &self.sources.toml {
+        for (section, value) in self.sources.toml.iter().filter(|(section, _)| *section != GRANTS) {
             let known: Vec<_> = settings::ALL.iter().filter(|setting| setting.section == section).collect();
             let Some(table) = value.as_table().filter(|_| !known.is_empty()) else {
                 let mut sections: Vec<_> = settings::ALL.iter().map(|setting| setting.section).collect();
                 sections.dedup();
-                let sections = sections.join(", ");
+                let sections = sections.join(", ") + ", and [[grants]]";
                 unknown.push(format!("[{section}] in the TOML file: no such section; there are: {sections}"));
                 continue;
             };
@@ -256,6 +269,14 @@ impl<'a> Reader<'a> {
             }
         }
         self.problems.extend(unknown.into_iter().map(Problem));
+    }
+
+    fn refuse_what_no_variable_holds(&mut self) {
+        for setting in settings::ALL.iter().filter(|setting| setting.availability == Availability::TomlOnly) {
+            if self.find_in_environment(setting).is_some() {
+                self.problem(setting, "a variable cannot hold it; write it in the TOML file");
+            }
+        }
     }
 
     fn refuse_what_is_reserved(&mut self) {

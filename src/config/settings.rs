@@ -18,6 +18,8 @@ pub struct Setting {
 pub enum Availability {
     /// It has.
     Built,
+    /// It has, and is too much for a variable: it stands in the TOML file only.
+    TomlOnly,
     /// The name is taken, and what it sets does not exist yet: setting it is an error.
     Reserved,
 }
@@ -33,6 +35,10 @@ impl Setting {
 
     const fn reserved(section: &'static str, key: &'static str) -> Self {
         Self { availability: Availability::Reserved, ..Self::new(section, key) }
+    }
+
+    const fn toml_only(section: &'static str, key: &'static str) -> Self {
+        Self { availability: Availability::TomlOnly, ..Self::new(section, key) }
     }
 
     /// The variable of this setting.
@@ -92,6 +98,10 @@ settings! {
     TOKEN_TTL = Setting::new("token", "ttl");
     /// The template of client IDs.
     TOKEN_CLIENT_ID = Setting::new("token", "client_id");
+    /// Whether the key's own capability is meant, where there are no rules.
+    TOKEN_CAPABILITY = Setting::new("token", "capability");
+    /// The condition without which there is no token.
+    TOKEN_REQUIRE = Setting::toml_only("token", "require");
     /// How long a denial lasts.
     REVOCATION_DENIAL_TTL = Setting::new("revocation", "denial_ttl");
     /// The origins whose pages may read answers.

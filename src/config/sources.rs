@@ -17,6 +17,8 @@ pub struct Sources {
     pub(super) environment: HashMap<String, String>,
     pub(super) dot_env: HashMap<String, String>,
     pub(super) toml: toml::Table,
+    /// The text of `toml`, for what says where something stands.
+    pub(super) toml_text: String,
     pub(super) toml_path: PathBuf,
     pub(super) problems: Vec<Problem>,
 }
@@ -89,13 +91,11 @@ impl Sources {
             Err(error) => return self.problem(format!("{path} cannot be read: {error}")),
         };
         match text.parse() {
-            Ok(table) => self.toml = table,
+            Ok(table) => (self.toml, self.toml_text) = (table, text),
             Err(error) => {
                 let error: toml::de::Error = error;
-                let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-                let line = before.matches('\n').count() + 1;
-                let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-                self.problem(format!("{path}, line {line}, column {column}: {}", error.message()));
+                let position = position(&text, error.span().map_or(0, |span| span.start));
+                self.problem(format!("{path}, {position}: {}", error.message()));
             }
         }
     }
@@ -106,8 +106,17 @@ impl Sources {
         Self {
             environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             toml: toml.parse().unwrap(),
+            toml_text: toml.to_owned(),
             toml_path: PathBuf::from(Self::DEFAULT_PATH),
             ..Self::default()
         }
     }
+}
+
+/// Line and column of a byte, counted as editors do.
+pub(super) fn position(text: &str, offset: usize) -> String {
+    let before = text.get(..offset).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}")
 }

@@ -23,18 +23,22 @@ fn the_example_file_equals_the_defaults_and_names_every_setting() {
     let example = fs::read_to_string(path).unwrap();
     assert_eq!(format!("{:?}", load(&[], &example).unwrap()), format!("{:?}", load(&[], "").unwrap()));
 
+    let (settings, grants) = example.split_once("# [[grants]]\n").unwrap();
     let mut section = "";
     let mut named = std::collections::BTreeSet::new();
-    for line in example.lines() {
+    for line in settings.lines() {
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             section = name;
         } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ") {
             named.insert(format!("{section}.{key}"));
         }
     }
-    let built = settings::ALL.iter().filter(|setting| setting.availability == settings::Availability::Built);
-    let settings = built.map(|setting| format!("{}.{}", setting.section, setting.key)).collect();
-    assert_eq!(named, settings);
+    let there = settings::ALL.iter().filter(|setting| setting.availability != settings::Availability::Reserved);
+    let there = there.map(|setting| format!("{}.{}", setting.section, setting.key)).collect();
+    assert_eq!(named, there);
+
+    let grants: String = grants.lines().map(|line| line.trim_start_matches(['#', ' ']).to_owned() + "\n").collect();
+    assert!(load(&[], &format!("[[grants]]\n{grants}")).unwrap().policy.has_rules());
 }
 
 #[test]
@@ -135,7 +139,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
     ];
     let sources = Sources::for_test(
         &environment,
-        "[clerk]\nclock_skew_ms = -1\nclock_skew = 5\n[cors]\nallowed_origins = [\"*\"]\n[grants]\n",
+        "[clerk]\nclock_skew_ms = -1\nclock_skew = 5\n[cors]\nallowed_origins = [\"*\"]\n[grant]\n",
     );
     let message = Config::load(&sources).unwrap_err().to_string();
     for expected in [
@@ -150,7 +154,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
         "CLERK_CLOCK_SKEW_MS ([clerk] clock_skew_ms): not a whole number of milliseconds",
         "[clerk] clock_skew in the TOML file: no such setting",
         "CORS_ALLOWED_ORIGINS ([cors] allowed_origins): * is not an origin",
-        "[grants] in the TOML file: no such section",
+        "[grant] in the TOML file: no such section",
     ] {
         assert!(message.contains(expected), "{expected}\nis not in\n{message}");
     }
@@ -212,4 +216,172 @@ fn no_secret_is_printed() {
     let config = load(&[("CLERK_SECRET_KEY", "sk_test_verysecret")], "").unwrap();
     let printed = format!("{config:?}");
     assert!(!printed.contains("verysecret") && !printed.contains("secretsecret"), "{printed}");
+}
+
+fn broken(toml: &str) -> String {
+    problem(&[], toml).replace(Sources::DEFAULT_PATH, "FILE")
+}
+
+#[test]
+fn a_policy_is_read_whole() {
+    let toml = r#"
+        [token]
+        require = { impersonated = false }
+
+        [[grants]]
+        name = "own channels"
+        capability = { "private:{user_id}:*" = ["*"], "chat:*" = ["subscribe", "publish"] }
+
+        [[grants]]
+        name = "admins"
+        when = { role = ["org:admin", "owner"], plan = "pro", not = { feature = "u:beta" }, claim.metadata.tier = "gold" }
+        capability = { "org:{org_id}:*" = ["*"] }
+        ttl = "10m"
+
+        [[grants]]
+        name = "the rest"
+        [grants.when]
+        any = [
+            { permission = "rooms:read" },
+            { all = [{ organization = ["acme", "org_1"] }, { claim = { "a.b" = ["x", 5, true] } }] },
+            { reverified = { level = "multi_factor", within = "1h" } },
+        ]
+        [grants.capability]
+        "[meta]log" = ["subscribe"]
+    "#;
+    let config = load(&[], toml).unwrap();
+    let rules: Vec<_> = config.policy.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(rules, ["own channels", "admins", "the rest"]);
+    assert!(config.policy.require.is_some());
+    assert_eq!(config.policy.rules[1].ttl.unwrap().as_millis(), 600_000);
+    let Some(crate::policy::Condition::All(parts)) = &config.policy.rules[1].when else { panic!("several conditions") };
+    let parts: Vec<_> = parts.iter().map(ToString::to_string).collect();
+    assert_eq!(parts, ["claim metadata.tier is or has \"gold\"", "not", "plan pro", "role is org:admin or org:owner"]);
+}
+
+#[test]
+fn every_problem_of_a_policy_is_told_with_its_place() {
+    let toml = r#"[token]
+require = { impersonated = "no" }
+
+[[grants]]
+name = "a"
+when = { roles = "admin", plan = [], feature = "team:x", claim = {}, any = [], not = {}, organization = "" }
+capability = { "chat*" = ["subscribe"], "a::b" = ["publish"], "{username}:x" = ["*"], "c:{email}" = ["*"], "d" = ["*", "publish"], "e" = [], "f" = ["fly"], "g" = "*" }
+
+[[grants]]
+name = "a"
+when = { all = [{ impersonated = true }, { impersonated = false }] }
+capability = {}
+ttl = "25h"
+priority = 1
+
+[[grants]]
+when = { reverified = { level = "third", within = "30s" } }
+publish_rate = { "chat:*" = 0 }
+channel_claims = { "chat:*" = "x" }
+
+[[grants]]
+name = "né"
+when = { claim = { "tier" = 1.5, "when" = 1979-05-27, "é" = "x" }, reverified = { within = "10m" }, role = 5 }
+capability = { "a" = ["*"] }
+"#;
+    insta::assert_snapshot!(broken(toml), @r##"
+    the configuration has 31 problems:
+      - FILE, line 2, column 28: [token] require: a text, where true or false is wanted
+      - FILE, line 6, column 10: [[grants]] "a": no such condition: "roles"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, any, all, not
+      - FILE, line 6, column 34: [[grants]] "a": an empty list, where a list is wanted
+      - FILE, line 6, column 48: [[grants]] "a": "team" is no scope: write o: or org: for the organization's, u: or user: for the user's, or no prefix
+      - FILE, line 6, column 66: [[grants]] "a": claim names no claim; write claim = { "metadata.tier" = "pro" }
+      - FILE, line 6, column 76: [[grants]] "a": an empty list, where a list of conditions is wanted
+      - FILE, line 6, column 86: [[grants]] "a": a condition is empty; leave it out if it is always to hold
+      - FILE, line 6, column 105: [[grants]] "a": a name is empty
+      - FILE, line 7, column 16: [[grants]] "a": the resource "chat*": "chat*" is no pattern at Ably but a literal name: * stands for a whole segment, as in "chat:*"
+      - FILE, line 7, column 41: [[grants]] "a": the resource "a::b": an empty segment: no channel has one; write one name between two colons
+      - FILE, line 7, column 63: [[grants]] "a": the resource "{username}:x": {username} comes first, and a user or an organization could choose it to be the name of any namespace; put a literal segment before it, or use {user_id}, {session_id} or {org_id}
+      - FILE, line 7, column 87: [[grants]] "a": the resource "c:{email}": {email} is not known: there are {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} and {claim.PATH}
+      - FILE, line 7, column 114: [[grants]] "a": "*" stands beside other operations
+      - FILE, line 7, column 138: [[grants]] "a": an empty list, where a list of operations, like ["subscribe"] is wanted
+      - FILE, line 7, column 148: [[grants]] "a": "fly" is not an operation of Ably's
+      - FILE, line 7, column 163: [[grants]] "a": a text, where a list of operations, like ["subscribe"] is wanted
+      - FILE, line 10, column 8: [[grants]] "a": another rule has this name already
+      - FILE, line 11, column 8: [[grants]] "a": when contradicts itself: the rule would never match
+      - FILE, line 12, column 14: [[grants]] "a": capability names no resource
+      - FILE, line 13, column 7: [[grants]] "a": ttl: longer than the 24 hours that Ably allows
+      - FILE, line 14, column 1: [[grants]] "a": no such key: "priority"; there are: name, when, capability, ttl, channel_claims, publish_rate
+      - FILE, line 16, column 1: [[grants]] number 3: no name; logs and explanations need one
+      - FILE, line 16, column 1: [[grants]] number 3: no capability; write capability = { "chat:*" = ["subscribe"] }
+      - FILE, line 17, column 33: [[grants]] number 3: "third" is no level: there are first_factor, second_factor and multi_factor
+      - FILE, line 18, column 1: [[grants]] number 3: publish_rate: only tokens of the format jwt carry it; [token] format is token_request
+      - FILE, line 18, column 29: [[grants]] number 3: a publish rate is a number of messages a second, above zero
+      - FILE, line 19, column 1: [[grants]] number 3: channel_claims: only tokens of the format jwt carry it; [token] format is token_request
+      - FILE, line 23, column 29: [[grants]] "né": a number, where a claim is compared with a text, a whole number, true or false
+      - FILE, line 23, column 43: [[grants]] "né": a date, where a claim is compared with a text, a whole number, true or false
+      - FILE, line 23, column 81: [[grants]] "né": reverified wants level and within, like { level = "second_factor", within = "10m" }
+      - FILE, line 23, column 108: [[grants]] "né": a number, where a name or a list of names is wanted
+    "##);
+}
+
+#[test]
+fn what_only_a_jwt_carries_goes_with_that_format() {
+    let toml = r#"
+        [[grants]]
+        name = "a"
+        capability = { "chat:*" = ["publish"] }
+        channel_claims = { "chat:{org_id}" = "member" }
+        publish_rate = { "chat:*" = 5, "chat:a" = 0.5 }
+    "#;
+    for format in ["token_request", "token_details"] {
+        assert!(problem(&[("TOKEN_FORMAT", format)], toml).contains(&format!("[token] format is {format}")));
+    }
+    let config = load(&[("TOKEN_FORMAT", "jwt")], toml).unwrap();
+    let rule = &config.policy.rules[0];
+    assert_eq!((rule.channel_claims.len(), rule.publish_rate.len()), (1, 2));
+}
+
+#[test]
+fn a_rule_that_contradicts_the_requirement_never_matches() {
+    let toml = "[token]\nrequire = { impersonated = false }\n[[grants]]\nname = \"a\"\nwhen = { impersonated = true }\n\
+                capability = { a = [\"*\"] }";
+    assert!(broken(toml).contains("FILE, line 5, column 8: [[grants]] \"a\": when contradicts [token] require"));
+    let toml = "[token]\nrequire = { all = [{ role = \"a\" }, { role = \"b\" }] }";
+    assert!(broken(toml).contains("FILE, line 2, column 11: [token] require: contradicts itself"));
+}
+
+#[test]
+fn the_keys_own_capability_is_meant_or_warned_of_and_goes_with_no_rules() {
+    let warned = |config: Config| config.warnings().iter().any(|warning| warning.starts_with("no policy"));
+    let rule = "[[grants]]\nname = \"a\"\ncapability = { a = [\"*\"] }\n";
+    assert!(warned(load(&[], "").unwrap()));
+    assert!(!warned(load(&[], "[token]\ncapability = \"key\"").unwrap()));
+    assert!(!warned(load(&[("TOKEN_CAPABILITY", "key")], "").unwrap()));
+    assert!(!warned(load(&[], rule).unwrap()));
+    assert!(problem(&[("TOKEN_CAPABILITY", "key")], rule).contains("TOKEN_CAPABILITY ([token] capability): says that"));
+    assert!(problem(&[("TOKEN_CAPABILITY", "all")], "").contains("only \"key\" can stand here"));
+    assert!(
+        problem(&[("TOKEN_REQUIRE", "{}")], "").contains("TOKEN_REQUIRE ([token] require): a variable cannot hold it")
+    );
+    assert!(broken("grants = []").contains("line 1, column 10: [[grants]]: an empty list"));
+    assert!(broken("[grants]\nname = \"a\"").contains("[[grants]]: a table, where tables are wanted"));
+    assert!(
+        broken("[[grants]]\nname = \"a\"\nttl = \"2h\"\n[ably]\nrevocable_tokens = true")
+            .contains("ttl: longer than the hour")
+    );
+}
+
+/// The blocks of TOML in a document.
+fn toml_blocks(document: &str) -> Vec<&str> {
+    document.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect()
+}
+
+#[test]
+fn every_example_in_the_documentation_of_policies_is_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policy.md");
+    let document = fs::read_to_string(path).unwrap();
+    let blocks = toml_blocks(&document);
+    assert!(blocks.len() > 10);
+    for block in blocks {
+        let config = load(&[], block).unwrap_or_else(|problems| panic!("{problems}\n{block}"));
+        assert!(config.warnings().iter().all(|warning| !warning.starts_with("no policy")), "{block}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     reader::Reader,
-    settings::{TOKEN_CLIENT_ID, TOKEN_FORMAT, TOKEN_TTL},
+    settings::{TOKEN_CAPABILITY, TOKEN_CLIENT_ID, TOKEN_FORMAT, TOKEN_TTL},
     value::duration,
 };
 use crate::{
@@ -19,6 +19,15 @@ pub struct TokenConfig {
     pub ttl: Option<Ttl>,
     /// How client IDs are made.
     pub client_id: ClientIdTemplate,
+    /// What tokens may do where no rules say it, if that is meant.
+    pub capability: Option<UnruledCapability>,
+}
+
+/// What tokens may do where no rules say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnruledCapability {
+    /// All that the API key may.
+    Key,
 }
 
 impl TokenConfig {
@@ -26,11 +35,19 @@ impl TokenConfig {
         let format = reader.or_default(&TOKEN_FORMAT, "token_request", str::parse::<TokenFormat>);
         let ttl = reader.optional(&TOKEN_TTL, |text| ttl(text, revocable));
         let client_id = reader.or_default(&TOKEN_CLIENT_ID, "{username}", str::parse::<ClientIdTemplate>);
-        Some(Self { format: format?, ttl, client_id: client_id? })
+        let capability = reader.optional(&TOKEN_CAPABILITY, capability);
+        Some(Self { format: format?, ttl, client_id: client_id?, capability })
     }
 }
 
-fn ttl(text: &str, revocable: bool) -> Result<Ttl, &'static str> {
+fn capability(text: &str) -> Result<UnruledCapability, &'static str> {
+    match text {
+        "key" => Ok(UnruledCapability::Key),
+        _ => Err("only \"key\" can stand here: the API key's own capability; rules are [[grants]] tables"),
+    }
+}
+
+pub(super) fn ttl(text: &str, revocable: bool) -> Result<Ttl, &'static str> {
     let ttl = Ttl::try_from(duration(text)?).map_err(|()| "not a whole number of milliseconds above zero")?;
     if revocable && ttl > Ttl::MAX_REVOCABLE {
         return Err("longer than the hour that Ably allows a key with revocable tokens");

@@ -19,6 +19,7 @@ use crate::{
     ably::{ErrorInfo, NoRandomness, NoToken, Nonce},
     clock::UnixMillis,
     issuer::{Asked, Cause, Issued, Issuer, Refused, Stamp, Token},
+    policy::RuleName,
     server::connection::RequestClock,
 };
 
@@ -81,11 +82,13 @@ fn characters(value: &[u8]) -> Cow<'_, str> {
 }
 
 fn log_issued(issued: &Issued, issuer: &Issuer, request_id: &str) {
+    let rules: Vec<_> = issued.rules.iter().map(RuleName::as_str).collect();
     tracing::info!(
         request_id,
         user_id = issued.session.user_id,
         session_id = issued.session.session_id,
         client_id = issued.client_id.as_str(),
+        rules = (!rules.is_empty()).then(|| rules.join(", ")),
         key_name = issuer.api_key().name().as_str(),
         "token issued"
     );

@@ -45,6 +45,7 @@ async fn check_says_what_was_understood_and_that_it_works() {
           Ably API key        <key name>, from ABLY_API_KEY
           client ID           {username}
           token               token request, Ably's 60 minutes
+          policy              none: the key's own capability
           CORS origins        http://localhost:3000
           listens on          127.0.0.1:0
     ok    signing keys        1 from <clerk>/v1/jwks
@@ -53,7 +54,7 @@ async fn check_says_what_was_understood_and_that_it_works() {
     ok    secret key          accepted by <clerk>/
     ok    Ably's clock        ours is <offset>
     ok    Ably                answers at <ably>/; whether it knows the API key shows with the first client
-    warn  no policy: every signed-in user gets the whole capability of the Ably API key
+    warn  no policy: every signed-in user gets the whole capability of the Ably API key; write [[grants]], or set TOKEN_CAPABILITY to key if that is meant
     The service would work.
     ");
     assert_eq!(output.status.code(), Some(0));

@@ -11,6 +11,7 @@ mod formats;
 mod hostile_requests;
 mod identity;
 mod outages;
+mod policy;
 mod refusals;
 mod secrecy;
 mod shutdown;

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::service::{Vendors, json, refusal, rendered};
 
-async fn exchanged(vendors: &Vendors, token_request: &Value) -> Value {
+/// The token that Ably gives for a token request.
+pub(crate) async fn exchanged(vendors: &Vendors, token_request: &Value) -> Value {
     let key_name = token_request["keyName"].as_str().unwrap();
     let url = format!("{}/keys/{key_name}/requestToken", vendors.ably.url());
     let http = reqwest::Client::builder().no_proxy().build().unwrap();

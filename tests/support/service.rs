@@ -66,7 +66,14 @@ impl Vendors {
     pub(crate) fn service_that_may_not_be_ready(&self, changes: &[(&str, &str)]) -> Service {
         let mut settings = self.settings();
         settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Service::start(&settings)
+        Service::start(&settings, "")
+    }
+
+    /// A service with this TOML file, and some settings changed.
+    pub(crate) fn service_with_file(&self, toml: &str, changes: &[(&str, &str)]) -> Service {
+        let mut settings = self.settings();
+        settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Service::start(&settings, toml)
     }
 
     /// The id of a demo user.
@@ -116,8 +123,11 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    fn start(settings: &[(String, String)]) -> Self {
+    fn start(settings: &[(String, String)], toml: &str) -> Self {
         let (mut command, directory) = command(settings);
+        if !toml.is_empty() {
+            std::fs::write(directory.path().join("ably-clerk-auth.toml"), toml).unwrap();
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let (listening, address) = mpsc::channel();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -137,7 +147,7 @@ impl Service {
         Self { child, address, log, http, _directory: directory }
     }
 
-    async fn wait_until_ready(&self) {
+    pub(crate) async fn wait_until_ready(&self) {
         for _ in 0..3000 {
             if self.get("/readyz").send().await.is_ok_and(|response| response.status().is_success()) {
                 return;

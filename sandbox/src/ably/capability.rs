@@ -197,11 +197,16 @@ impl Resource {
             _ => return None,
         };
         let (short, long) = if self.segments.len() <= other.segments.len() {
-            (&self.segments, &other.segments)
+            (&self.segments[..], &other.segments[..])
         } else {
-            (&other.segments, &self.segments)
+            (&other.segments[..], &self.segments[..])
         };
         let open_ended = short.last().is_some_and(|segment| segment == ALL);
+        // The longer may end in a `*` that stands for nothing: `foo:*` covers `foo`.
+        let long = match long.split_last() {
+            Some((last, rest)) if !open_ended && last == ALL && rest.len() == short.len() => rest,
+            _ => long,
+        };
         if short.len() < long.len() && !open_ended {
             return None;
         }
@@ -275,6 +280,9 @@ mod tests {
             ("foo", "bar", None),
             ("foo:*", "foo:a:b", Some("foo:a:b")),
             ("foo:*", "foo:*", Some("foo:*")),
+            ("foo:*", "foo", Some("foo")),
+            ("foo:*:*", "foo:a", Some("foo:a")),
+            ("foo:*:*", "foo", None),
             ("foo:*", "bar:*", None),
             ("foo:*:baz", "foo:a:baz", Some("foo:a:baz")),
             ("foo:*:baz", "foo:*", Some("foo:*:baz")),

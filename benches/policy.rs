@@ -1,0 +1,73 @@
+//! How long a decision takes, with a thousand rules: of which few match, as in practice, and of which all do.
+
+use std::hint::black_box;
+
+use ably_clerk_auth::{
+    ably::{Operations, TokenParams},
+    clerk::{Organization, Scoped, Session},
+    clock::UnixMillis,
+    policy::{ClaimValue, Condition, Policy, Role, Rule, RuleName},
+};
+use criterion::{Criterion, criterion_group, criterion_main};
+use serde_json::json;
+
+const RULES: usize = 1000;
+
+fn session() -> Session {
+    let claims = json!({ "username": "alice", "metadata": { "tier": "pro", "team": "7" } });
+    Session {
+        user_id: "user_2abcdefghijklmnopqrstuvwxyz".into(),
+        session_id: "sess_2abcdefghijklmnopqrstuvwxyz".into(),
+        issued_at: UnixMillis(0),
+        expires_at: UnixMillis(60_000),
+        organization: Some(Organization {
+            id: "org_2abcdefghijklmnopqrstuvwxyz".into(),
+            slug: Some("acme".into()),
+            role: Some("org:admin".into()),
+            permissions: Some(vec!["org:rooms:read".into()]),
+        }),
+        plans: Scoped::default(),
+        features: Scoped::default(),
+        factor_age: None,
+        actor: None,
+        claims: claims.as_object().cloned().unwrap_or_default(),
+    }
+}
+
+/// Of every `one_in` rules one matches.
+fn policy(one_in: usize) -> Policy {
+    let rule = |position: usize| {
+        let role = if position.is_multiple_of(one_in) { "admin".to_owned() } else { format!("role{position}") };
+        let tier = Condition::Claim {
+            path: "metadata.tier".into(),
+            alternatives: vec![ClaimValue::Text("team".into()), ClaimValue::Text("pro".into())],
+        };
+        let resource = format!("rooms:{{org_id}}:{position}:{{claim.metadata.team}}:*").parse().ok()?;
+        Some(Rule {
+            name: RuleName::new(&format!("rule {position}")),
+            when: Some(Condition::All(vec![tier, Condition::Role(vec![Role::parse(&role).ok()?])])),
+            capability: vec![(resource, Operations::parse(["subscribe", "publish"]).ok()?)],
+            ttl: None,
+            channel_claims: Vec::new(),
+            publish_rate: Vec::new(),
+        })
+    };
+    Policy { rules: (0..RULES).filter_map(rule).collect(), ..Policy::default() }
+}
+
+fn decisions(criterion: &mut Criterion) {
+    let session = session();
+    let asked = TokenParams::default();
+    for (name, one_in) in
+        [("1000 rules, none matches", RULES * 2), ("1000 rules, 10 match", 100), ("1000 rules, all match", 1)]
+    {
+        let mut policy = policy(one_in);
+        if one_in > RULES {
+            policy.rules.remove(0);
+        }
+        criterion.bench_function(name, |bencher| bencher.iter(|| black_box(policy.decide(&session, &asked))));
+    }
+}
+
+criterion_group!(benches, decisions);
+criterion_main!(benches);

@@ -1,0 +1,885 @@
+//! Conditions on a session: what a rule asks for in its `when`, and `[token] require`.
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::clerk::{FactorAge, Scoped, Session};
+
+/// A question about a session. Names in it are as Clerk's `has()` takes them; a list is of alternatives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The role in the active organization.
+    Role(Vec<Role>),
+    /// A permission in the active organization.
+    Permission(Vec<Permission>),
+    /// A plan.
+    Plan(Vec<ScopedName>),
+    /// A feature.
+    Feature(Vec<ScopedName>),
+    /// The active organization.
+    Organization(Vec<OrganizationName>),
+    /// The value of a claim, or one of its values when it is an array.
+    Claim {
+        /// By dotted path.
+        path: String,
+        /// Any of these.
+        alternatives: Vec<ClaimValue>,
+    },
+    /// That the user has proved who they are, lately.
+    Reverified(Reverification),
+    /// Whether somebody else acts in the user's name.
+    Impersonated(bool),
+    /// At least one of these.
+    Any(Vec<Condition>),
+    /// Every one of these.
+    All(Vec<Condition>),
+    /// The contrary.
+    Not(Box<Condition>),
+}
+
+/// A role, without its prefix `org:`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role(String);
+
+/// A permission, with its prefix `org:`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permission(String);
+
+/// A plan or a feature, of whoever has it or of one of the two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopedName {
+    scope: Option<Scope>,
+    name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Organization,
+    User,
+}
+
+/// An organization by its id (`org_…`) or else its slug: nobody can take the id of another for a slug.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OrganizationName {
+    /// What Clerk generated.
+    Id(String),
+    /// What somebody chose.
+    Slug(String),
+}
+
+/// A value that a claim is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum ClaimValue {
+    Text(String),
+    Integer(i64),
+    Boolean(bool),
+}
+
+/// How lately which factors must have been proved, as Clerk's reverification has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reverification {
+    level: Level,
+    within_minutes: u64,
+}
+
+/// Clerk's levels of reverification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The first factor.
+    FirstFactor,
+    /// The second factor; the other one, of a user who has only one.
+    SecondFactor,
+    /// Both factors; the first, of a user who has no second.
+    MultiFactor,
+}
+
+/// Why a text is not a name that a condition can ask for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// There is nothing to compare.
+    #[error("a name is empty")]
+    Empty,
+    /// A prefix that Clerk does not know.
+    #[error("{0:?} is no scope: write o: or org: for the organization's, u: or user: for the user's, or no prefix")]
+    Scope(String),
+    /// There is no such level.
+    #[error("{0:?} is no level: there are first_factor, second_factor and multi_factor")]
+    Level(String),
+    /// Clerk counts whole minutes.
+    #[error("Clerk counts whole minutes: write at least 1m, and no seconds")]
+    Minutes,
+}
+
+impl Role {
+    /// With or without `org:`.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let name = text.trim_start_matches("org:");
+        if name.is_empty() { Err(InvalidName::Empty) } else { Ok(Self(name.to_owned())) }
+    }
+}
+
+impl Permission {
+    /// With or without `org:`.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let name = text.trim_start_matches("org:");
+        if name.is_empty() { Err(InvalidName::Empty) } else { Ok(Self(format!("org:{name}"))) }
+    }
+}
+
+impl ScopedName {
+    /// `pro`, `o:pro`, `u:pro`, or with the scope spelled out.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let (scope, name) = match text.split_once(':') {
+            None => (None, text),
+            Some(("o" | "org" | "organization", name)) => (Some(Scope::Organization), name),
+            Some(("u" | "user", name)) => (Some(Scope::User), name),
+            Some((scope, _)) => return Err(InvalidName::Scope(scope.to_owned())),
+        };
+        match name.split_once(':') {
+            Some((scope, _)) => Err(InvalidName::Scope(scope.to_owned())),
+            None if name.is_empty() => Err(InvalidName::Empty),
+            None => Ok(Self { scope, name: name.to_owned() }),
+        }
+    }
+
+    fn is_in(&self, scoped: &Scoped) -> bool {
+        let of_organization = self.scope != Some(Scope::User) && scoped.organization.contains(&self.name);
+        of_organization || (self.scope != Some(Scope::Organization) && scoped.user.contains(&self.name))
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        self.name == other.name && (self.scope.is_none() || self.scope == other.scope)
+    }
+}
+
+impl OrganizationName {
+    /// Anything that starts with `org_` is an id.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        match text {
+            "" => Err(InvalidName::Empty),
+            id if id.starts_with("org_") => Ok(Self::Id(id.to_owned())),
+            slug => Ok(Self::Slug(slug.to_owned())),
+        }
+    }
+}
+
+impl ClaimValue {
+    fn equals(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Text(ours), Value::String(theirs)) => ours == theirs,
+            (Self::Integer(ours), Value::Number(theirs)) => theirs.as_i64() == Some(*ours),
+            (Self::Boolean(ours), Value::Bool(theirs)) => ours == theirs,
+            _ => false,
+        }
+    }
+}
+
+impl Level {
+    /// Clerk's names of them.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        match text {
+            "first_factor" => Ok(Self::FirstFactor),
+            "second_factor" => Ok(Self::SecondFactor),
+            "multi_factor" => Ok(Self::MultiFactor),
+            other => Err(InvalidName::Level(other.to_owned())),
+        }
+    }
+}
+
+impl Reverification {
+    /// `within` is in whole minutes, since Clerk counts so.
+    pub fn new(level: Level, within: Duration) -> Result<Self, InvalidName> {
+        let within_minutes = within.as_secs() / 60;
+        if within_minutes == 0 || within != Duration::from_mins(within_minutes) {
+            return Err(InvalidName::Minutes);
+        }
+        Ok(Self { level, within_minutes })
+    }
+
+    /// Clerk's judgement: an age equal to the limit is too old; a level that a user cannot reach falls back on what they
+    /// have, except that a second factor alone is never both.
+    fn judge(self, age: FactorAge) -> Finding {
+        let is_fresh = |minutes: u64| if minutes < self.within_minutes { Finding::Holds } else { Finding::TooLongAgo };
+        match (self.level, age.first_minutes, age.second_minutes) {
+            (_, None, None) | (Level::FirstFactor | Level::MultiFactor, None, _) => Finding::NeverVerified,
+            (Level::FirstFactor, Some(first), _) | (_, Some(first), None) => is_fresh(first),
+            (Level::SecondFactor, _, Some(second)) => is_fresh(second),
+            (Level::MultiFactor, Some(first), Some(second)) => is_fresh(first.max(second)),
+        }
+    }
+}
+
+/// Kleene's three truth values. A conjunction is the least of its parts, a disjunction the greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Truth {
+    /// It does not hold.
+    #[serde(rename = "not matched")]
+    False,
+    /// The session does not say.
+    Unknown,
+    /// It holds.
+    #[serde(rename = "matched")]
+    True,
+}
+
+impl Truth {
+    /// What holds for every part.
+    pub fn all(parts: impl IntoIterator<Item = Self>) -> Self {
+        fold(parts, Self::True, Self::False, Ord::min)
+    }
+
+    /// What holds for some part.
+    pub fn any(parts: impl IntoIterator<Item = Self>) -> Self {
+        fold(parts, Self::False, Self::True, Ord::max)
+    }
+}
+
+/// Stops at the value that decides.
+fn fold(
+    parts: impl IntoIterator<Item = Truth>,
+    start: Truth,
+    decisive: Truth,
+    combine: impl Fn(Truth, Truth) -> Truth,
+) -> Truth {
+    let mut truth = start;
+    for part in parts {
+        truth = combine(truth, part);
+        if truth == decisive {
+            break;
+        }
+    }
+    truth
+}
+
+impl std::ops::Not for Truth {
+    type Output = Self;
+
+    fn not(self) -> Self {
+        match self {
+            Self::True => Self::False,
+            Self::Unknown => Self::Unknown,
+            Self::False => Self::True,
+        }
+    }
+}
+
+impl fmt::Display for Truth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::True => "matched",
+            Self::Unknown => "unknown",
+            Self::False => "not matched",
+        })
+    }
+}
+
+/// What a look at the session showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finding {
+    Holds,
+    Differs,
+    NoOrganization,
+    ClaimMissing,
+    AgeMissing,
+    NeverVerified,
+    TooLongAgo,
+}
+
+impl Finding {
+    fn of(holds: bool) -> Self {
+        if holds { Self::Holds } else { Self::Differs }
+    }
+
+    fn truth(self) -> Truth {
+        match self {
+            Self::Holds => Truth::True,
+            Self::ClaimMissing | Self::AgeMissing => Truth::Unknown,
+            Self::Differs | Self::NoOrganization | Self::NeverVerified | Self::TooLongAgo => Truth::False,
+        }
+    }
+
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Holds => "it is so",
+            Self::Differs => "it is not so",
+            Self::NoOrganization => "no organization is active",
+            Self::ClaimMissing => "the session token has no such claim",
+            Self::AgeMissing => "the session token has no fva claim",
+            Self::NeverVerified => "the factor was never verified",
+            Self::TooLongAgo => "the factor was verified too long ago",
+        }
+    }
+}
+
+/// A condition, whether it held for a session, and why. Holds nothing of the session's own values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explained {
+    /// The condition in words.
+    pub condition: String,
+    /// The verdict.
+    pub truth: Truth,
+    /// What was found, of a condition without parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<&'static str>,
+    /// The parts, of `any`, `all` and `not`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Self>,
+}
+
+impl Condition {
+    /// Whether it holds for a session.
+    #[must_use]
+    pub fn holds(&self, session: &Session) -> Truth {
+        match self {
+            Self::Any(parts) => Truth::any(parts.iter().map(|part| part.holds(session))),
+            Self::All(parts) => Truth::all(parts.iter().map(|part| part.holds(session))),
+            Self::Not(part) => !part.holds(session),
+            leaf => leaf.look(session).truth(),
+        }
+    }
+
+    /// Whether it holds for a session, and why.
+    #[must_use]
+    pub fn explain(&self, session: &Session) -> Explained {
+        let explain_all = |parts: &[Self]| -> Vec<_> { parts.iter().map(|part| part.explain(session)).collect() };
+        let (truth, because, parts) = match self {
+            Self::Any(parts) => {
+                let parts = explain_all(parts);
+                (Truth::any(parts.iter().map(|part| part.truth)), None, parts)
+            }
+            Self::All(parts) => {
+                let parts = explain_all(parts);
+                (Truth::all(parts.iter().map(|part| part.truth)), None, parts)
+            }
+            Self::Not(part) => {
+                let part = part.explain(session);
+                (!part.truth, None, vec![part])
+            }
+            leaf => {
+                let finding = leaf.look(session);
+                (finding.truth(), Some(finding.in_words()), Vec::new())
+            }
+        };
+        Explained { condition: self.to_string(), truth, because, parts }
+    }
+
+    /// Looks at the session for a condition without parts.
+    fn look(&self, session: &Session) -> Finding {
+        let organization = session.organization.as_ref();
+        match self {
+            Self::Plan(plans) => Finding::of(plans.iter().any(|plan| plan.is_in(&session.plans))),
+            Self::Feature(features) => Finding::of(features.iter().any(|feature| feature.is_in(&session.features))),
+            Self::Claim { path, alternatives } => match session.claim(path) {
+                None | Some(Value::Null) => Finding::ClaimMissing,
+                Some(Value::Array(values)) => {
+                    Finding::of(values.iter().any(|value| alternatives.iter().any(|wanted| wanted.equals(value))))
+                }
+                Some(value) => Finding::of(alternatives.iter().any(|wanted| wanted.equals(value))),
+            },
+            Self::Reverified(wanted) => session.factor_age.map_or(Finding::AgeMissing, |age| wanted.judge(age)),
+            Self::Impersonated(wanted) => {
+                // An `act` that cannot be read is somebody's, too.
+                let is_impersonated =
+                    session.actor.is_some() || session.claims.get("act").is_some_and(|actor| !actor.is_null());
+                Finding::of(is_impersonated == *wanted)
+            }
+            Self::Role(roles) => organization.map_or(Finding::NoOrganization, |organization| {
+                let role = organization.role.as_deref().map(|role| role.trim_start_matches("org:"));
+                Finding::of(role.is_some_and(|role| roles.iter().any(|Role(wanted)| wanted == role)))
+            }),
+            Self::Permission(permissions) => organization.map_or(Finding::NoOrganization, |organization| {
+                let granted = organization.permissions.as_deref().unwrap_or_default();
+                Finding::of(permissions.iter().any(|Permission(wanted)| granted.contains(wanted)))
+            }),
+            Self::Organization(names) => organization.map_or(Finding::NoOrganization, |organization| {
+                Finding::of(names.iter().any(|name| match name {
+                    OrganizationName::Id(id) => organization.id == *id,
+                    OrganizationName::Slug(slug) => organization.slug.as_ref() == Some(slug),
+                }))
+            }),
+            Self::Any(_) | Self::All(_) | Self::Not(_) => Finding::of(self.holds(session) == Truth::True),
+        }
+    }
+
+    /// Whether no session can meet it, as far as can be seen. Finds every contradiction between two parts that are
+    /// required together, however nested: two roles, two organizations, impersonated and not, and anything beside its
+    /// own contrary. Does not find what takes three parts to contradict.
+    #[must_use]
+    pub fn is_impossible(&self) -> bool {
+        let mut steps = 10_000;
+        !possible(vec![(self, true)], &mut Vec::new(), &mut steps)
+    }
+}
+
+/// A condition that is to hold, or whose contrary is.
+type Demand<'a> = (&'a Condition, bool);
+
+/// Whether all open demands can be met beside the settled ones. Gives up, and says yes, when there are too many ways.
+fn possible<'a>(mut open: Vec<Demand<'a>>, settled: &mut Vec<Demand<'a>>, steps: &mut u32) -> bool {
+    let settled_before = settled.len();
+    let mut choices: Vec<Demand<'a>> = Vec::new();
+    while let Some((condition, wanted)) = open.pop() {
+        match condition {
+            Condition::Not(part) => open.push((part, !wanted)),
+            Condition::All(parts) if wanted => open.extend(parts.iter().map(|part| (part, true))),
+            Condition::Any(parts) if !wanted => open.extend(parts.iter().map(|part| (part, false))),
+            Condition::All(_) | Condition::Any(_) => choices.push((condition, wanted)),
+            leaf if settled.iter().any(|other| contradict(*other, (leaf, wanted))) => {
+                settled.truncate(settled_before);
+                return false;
+            }
+            leaf => settled.push((leaf, wanted)),
+        }
+    }
+    let is_possible = match choices.pop() {
+        Some((Condition::Any(parts) | Condition::All(parts), wanted)) => parts.iter().any(|part| {
+            *steps = steps.saturating_sub(1);
+            let mut open = choices.clone();
+            open.push((part, wanted));
+            *steps == 0 || possible(open, settled, steps)
+        }),
+        _ => true,
+    };
+    settled.truncate(settled_before);
+    is_possible
+}
+
+/// Whether two demands on conditions without parts exclude each other.
+fn contradict(one: Demand<'_>, other: Demand<'_>) -> bool {
+    match (one, other) {
+        ((a, true), (b, false)) | ((b, false), (a, true)) => a.implies(b),
+        ((a, true), (b, true)) => a.excludes(b),
+        ((Condition::Impersonated(a), false), (Condition::Impersonated(b), false)) => a != b,
+        _ => false,
+    }
+}
+
+impl Condition {
+    /// Whether the other holds wherever this one does. Of conditions without parts.
+    fn implies(&self, other: &Self) -> bool {
+        fn within<T>(ours: &[T], theirs: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
+            ours.iter().all(|our| theirs.iter().any(|their| covers(their, our)))
+        }
+        match (self, other) {
+            (Self::Role(a), Self::Role(b)) => within(a, b, PartialEq::eq),
+            (Self::Permission(a), Self::Permission(b)) => within(a, b, PartialEq::eq),
+            (Self::Organization(a), Self::Organization(b)) => within(a, b, PartialEq::eq),
+            (Self::Plan(a), Self::Plan(b)) | (Self::Feature(a), Self::Feature(b)) => within(a, b, ScopedName::covers),
+            (Self::Claim { path, alternatives }, Self::Claim { path: other_path, alternatives: others }) => {
+                path == other_path && within(alternatives, others, PartialEq::eq)
+            }
+            (Self::Reverified(a), Self::Reverified(b)) => a.level == b.level && a.within_minutes <= b.within_minutes,
+            (Self::Impersonated(a), Self::Impersonated(b)) => a == b,
+            _ => false,
+        }
+    }
+
+    /// Whether both never hold together. Of conditions without parts.
+    fn excludes(&self, other: &Self) -> bool {
+        fn apart<T>(ours: &[T], theirs: &[T], can_be_one: impl Fn(&T, &T) -> bool) -> bool {
+            !ours.iter().any(|our| theirs.iter().any(|their| can_be_one(our, their)))
+        }
+        match (self, other) {
+            (Self::Role(a), Self::Role(b)) => apart(a, b, PartialEq::eq),
+            (Self::Organization(a), Self::Organization(b)) => {
+                apart(a, b, |a, b| a == b || std::mem::discriminant(a) != std::mem::discriminant(b))
+            }
+            (Self::Impersonated(a), Self::Impersonated(b)) => a != b,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "org:{}", self.0)
+    }
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ScopedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scope = match self.scope {
+            None => "",
+            Some(Scope::Organization) => "o:",
+            Some(Scope::User) => "u:",
+        };
+        write!(f, "{scope}{}", self.name)
+    }
+}
+
+impl fmt::Display for OrganizationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Id(name) | Self::Slug(name)) = self;
+        f.write_str(name)
+    }
+}
+
+impl fmt::Display for ClaimValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Integer(number) => write!(f, "{number}"),
+            Self::Boolean(value) => write!(f, "{value}"),
+        }
+    }
+}
+
+impl fmt::Display for Reverification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::FirstFactor => "first factor",
+            Level::SecondFactor => "second factor",
+            Level::MultiFactor => "both factors",
+        };
+        write!(f, "{level} verified less than {} min ago", self.within_minutes)
+    }
+}
+
+/// Alternatives, as one reads them out.
+struct Or<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Or<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for alternative in self.0 {
+            write!(f, "{separator}{alternative}")?;
+            separator = " or ";
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Condition {
+    /// In words, compounds by their kind only.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Role(roles) => write!(f, "role is {}", Or(roles)),
+            Self::Permission(permissions) => write!(f, "permission {}", Or(permissions)),
+            Self::Plan(plans) => write!(f, "plan {}", Or(plans)),
+            Self::Feature(features) => write!(f, "feature {}", Or(features)),
+            Self::Organization(names) => write!(f, "organization is {}", Or(names)),
+            Self::Claim { path, alternatives } => write!(f, "claim {path} is or has {}", Or(alternatives)),
+            Self::Reverified(reverification) => reverification.fmt(f),
+            Self::Impersonated(true) => f.write_str("impersonated"),
+            Self::Impersonated(false) => f.write_str("not impersonated"),
+            Self::Any(_) => f.write_str("any of"),
+            Self::All(_) => f.write_str("all of"),
+            Self::Not(_) => f.write_str("not"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::{super::tests::session, *};
+
+    const ALL: [Truth; 3] = [Truth::False, Truth::Unknown, Truth::True];
+
+    #[test]
+    fn truths_combine_as_kleene_says() {
+        use Truth::{False, True, Unknown};
+        for (a, b, both, either) in [
+            (False, False, False, False),
+            (False, Unknown, False, Unknown),
+            (False, True, False, True),
+            (Unknown, Unknown, Unknown, Unknown),
+            (Unknown, True, Unknown, True),
+            (True, True, True, True),
+        ] {
+            for pair in [[a, b], [b, a]] {
+                assert_eq!(Truth::all(pair), both, "{pair:?}");
+                assert_eq!(Truth::any(pair), either, "{pair:?}");
+            }
+        }
+        assert_eq!(ALL.map(|truth| !truth), [True, Unknown, False]);
+        assert_eq!((Truth::all([]), Truth::any([])), (True, False));
+    }
+
+    fn role(name: &str) -> Condition {
+        Condition::Role(vec![Role::parse(name).unwrap()])
+    }
+
+    fn permission(name: &str) -> Condition {
+        Condition::Permission(vec![Permission::parse(name).unwrap()])
+    }
+
+    fn plan(name: &str) -> Condition {
+        Condition::Plan(vec![ScopedName::parse(name).unwrap()])
+    }
+
+    fn feature(name: &str) -> Condition {
+        Condition::Feature(vec![ScopedName::parse(name).unwrap()])
+    }
+
+    fn organization(name: &str) -> Condition {
+        Condition::Organization(vec![OrganizationName::parse(name).unwrap()])
+    }
+
+    fn claim(path: &str, value: ClaimValue) -> Condition {
+        Condition::Claim { path: path.into(), alternatives: vec![value] }
+    }
+
+    fn reverified(level: Level, minutes: u64) -> Condition {
+        Condition::Reverified(Reverification::new(level, Duration::from_mins(minutes)).unwrap())
+    }
+
+    fn not(condition: Condition) -> Condition {
+        Condition::Not(Box::new(condition))
+    }
+
+    fn text(value: &str) -> ClaimValue {
+        ClaimValue::Text(value.into())
+    }
+
+    #[test]
+    fn names_are_compared_as_clerks_has_does() {
+        let acme = json!({
+            "v": 2, "fea": "o:rooms,u:beta,ou:both", "pla": "o:pro,u:plus",
+            "o": { "id": "org_1", "slg": "acme", "rol": "admin", "per": "read,write", "fpm": "1,2" },
+        });
+        let alone = json!({ "v": 2, "pla": "u:plus" });
+        let v1 = json!({ "org_id": "org_1", "org_role": "admin", "org_permissions": ["org:rooms:read"] });
+        for (claims, condition, holds) in [
+            (&acme, role("admin"), true),
+            (&acme, role("org:admin"), true),
+            (&acme, role("org:org:admin"), true),
+            (&acme, role("member"), false),
+            (&acme, role("Admin"), false),
+            (&alone, role("admin"), false),
+            (&v1, role("org:admin"), true),
+            (&acme, permission("org:rooms:read"), true),
+            (&acme, permission("rooms:read"), true),
+            (&acme, permission("both:write"), true),
+            (&acme, permission("rooms:write"), false),
+            (&alone, permission("rooms:read"), false),
+            (&v1, permission("rooms:read"), true),
+            (&acme, plan("pro"), true),
+            (&acme, plan("o:pro"), true),
+            (&acme, plan("org:pro"), true),
+            (&acme, plan("organization:pro"), true),
+            (&acme, plan("u:pro"), false),
+            (&acme, plan("user:pro"), false),
+            (&acme, plan("plus"), true),
+            (&acme, plan("org:plus"), false),
+            (&alone, plan("user:plus"), true),
+            (&v1, plan("plus"), false),
+            (&acme, feature("both"), true),
+            (&acme, feature("u:both"), true),
+            (&acme, feature("o:both"), true),
+            (&acme, feature("u:rooms"), false),
+            (&acme, organization("acme"), true),
+            (&acme, organization("org_1"), true),
+            (&acme, organization("org_2"), false),
+            (&alone, organization("acme"), false),
+            (&v1, organization("org_1"), true),
+        ] {
+            let truth = condition.holds(&session(claims));
+            assert_eq!(truth, if holds { Truth::True } else { Truth::False }, "{condition} of {claims}");
+        }
+    }
+
+    #[test]
+    fn a_slug_that_looks_like_an_id_is_not_taken_for_one() {
+        let sly = session(&json!({ "v": 2, "o": { "id": "org_sly", "slg": "org_victim" } }));
+        assert_eq!(organization("org_victim").holds(&sly), Truth::False);
+        let odd = session(&json!({ "v": 2, "o": { "id": "acme", "slg": "sly" } }));
+        assert_eq!(organization("acme").holds(&odd), Truth::False);
+    }
+
+    #[test]
+    fn a_claim_is_equal_or_has_the_value_or_is_unknown() {
+        use Truth::{False, True, Unknown};
+        let session = session(&json!({
+            "tier": "pro", "metadata": { "tags": ["a", 5, true], "level": 3, "on": false, "none": null, "empty": [] },
+        }));
+        for (condition, truth) in [
+            (claim("tier", text("pro")), True),
+            (claim("tier", text("Pro")), False),
+            (claim("tier", ClaimValue::Integer(5)), False),
+            (claim("metadata.tags", text("a")), True),
+            (claim("metadata.tags", ClaimValue::Integer(5)), True),
+            (claim("metadata.tags", ClaimValue::Boolean(true)), True),
+            (claim("metadata.tags", text("5")), False),
+            (claim("metadata.level", ClaimValue::Integer(3)), True),
+            (claim("metadata.on", ClaimValue::Boolean(false)), True),
+            (claim("metadata.empty", text("a")), False),
+            (claim("metadata", text("a")), False),
+            (claim("metadata.none", text("a")), Unknown),
+            (claim("metadata.missing", text("a")), Unknown),
+            (claim("tier.deeper", text("a")), Unknown),
+            (not(claim("missing", text("a"))), Unknown),
+            (not(claim("tier", text("free"))), True),
+            (Condition::Any(vec![claim("missing", text("a")), claim("tier", text("pro"))]), True),
+            (Condition::All(vec![claim("missing", text("a")), claim("tier", text("free"))]), False),
+            (Condition::All(vec![claim("missing", text("a")), claim("tier", text("pro"))]), Unknown),
+        ] {
+            assert_eq!(condition.holds(&session), truth, "{condition}");
+        }
+    }
+
+    #[test]
+    fn reverification_is_judged_as_clerk_does() {
+        use Level::{FirstFactor, MultiFactor, SecondFactor};
+        use Truth::{False, True, Unknown};
+        for (fva, first, second, multi) in [
+            (json!([0, 0]), True, True, True),
+            (json!([9, -1]), True, True, True),
+            (json!([10, -1]), False, False, False),
+            (json!([99, 9]), False, True, False),
+            (json!([9, 99]), True, False, False),
+            (json!([9, 10]), True, False, False),
+            (json!([-1, 9]), False, True, False),
+            (json!([-1, 99]), False, False, False),
+            (json!([-1, -1]), False, False, False),
+            (json!(null), Unknown, Unknown, Unknown),
+            (json!([1]), Unknown, Unknown, Unknown),
+            (json!([-2, 1]), Unknown, Unknown, Unknown),
+        ] {
+            let session = session(&json!({ "fva": fva }));
+            for (level, truth) in [(FirstFactor, first), (SecondFactor, second), (MultiFactor, multi)] {
+                assert_eq!(reverified(level, 10).holds(&session), truth, "{level:?} with {fva}");
+                let contrary = not(reverified(level, 10));
+                assert_eq!(contrary.holds(&session), !truth);
+            }
+        }
+        for seconds in [0, 59, 90] {
+            assert!(Reverification::new(FirstFactor, Duration::from_secs(seconds)).is_err());
+        }
+    }
+
+    #[test]
+    fn impersonation_is_seen_even_when_the_actor_cannot_be_read() {
+        for (claims, impersonated) in [
+            (json!({}), false),
+            (json!({ "act": null }), false),
+            (json!({ "act": { "sub": "user_support" } }), true),
+            (json!({ "act": {} }), true),
+        ] {
+            let session = session(&claims);
+            for wanted in [true, false] {
+                let holds = Condition::Impersonated(wanted).holds(&session) == Truth::True;
+                assert_eq!(holds, wanted == impersonated, "{claims}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_cannot_be_are_refused() {
+        for text in ["", "org:", "org:org:"] {
+            assert!(Role::parse(text).is_err() && Permission::parse(text).is_err(), "{text}");
+        }
+        for text in ["", "o:", "team:pro", "o:pro:max"] {
+            assert!(ScopedName::parse(text).is_err(), "{text}");
+        }
+        assert!(OrganizationName::parse("").is_err() && Level::parse("third_factor").is_err());
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_impossible() {
+        let (any, all) = (Condition::Any, Condition::All);
+        let impersonated = Condition::Impersonated;
+        let roles = |names: &[&str]| Condition::Role(names.iter().map(|name| Role::parse(name).unwrap()).collect());
+        for condition in [
+            all(vec![impersonated(true), impersonated(false)]),
+            all(vec![role("admin"), role("member")]),
+            all(vec![organization("org_1"), organization("org_2")]),
+            all(vec![plan("pro"), not(plan("pro"))]),
+            all(vec![plan("o:pro"), not(plan("pro"))]),
+            all(vec![roles(&["a", "b"]), all(vec![not(roles(&["c", "b", "a"]))])]),
+            not(any(vec![impersonated(true), impersonated(false)])),
+            not(any(vec![feature("x"), not(feature("x"))])),
+            all(vec![reverified(Level::SecondFactor, 5), not(reverified(Level::SecondFactor, 10))]),
+            all(vec![role("a"), any(vec![role("b"), not(role("a"))])]),
+            any(vec![all(vec![role("a"), role("b")]), all(vec![role("c"), role("d")])]),
+            all(vec![claim("a", text("x")), not(claim("a", text("x")))]),
+        ] {
+            assert!(condition.is_impossible(), "{condition:?}");
+        }
+        for condition in [
+            role("admin"),
+            not(role("admin")),
+            all(vec![role("a"), roles(&["a", "b"])]),
+            all(vec![organization("org_1"), organization("acme")]),
+            all(vec![plan("pro"), not(plan("o:pro"))]),
+            all(vec![plan("pro"), plan("plus")]),
+            all(vec![permission("a:b"), permission("c:d")]),
+            all(vec![claim("a", text("x")), claim("a", text("y"))]),
+            all(vec![reverified(Level::SecondFactor, 10), not(reverified(Level::SecondFactor, 5))]),
+            all(vec![role("a"), any(vec![role("b"), not(role("c"))])]),
+        ] {
+            assert!(!condition.is_impossible(), "{condition:?}");
+        }
+    }
+
+    fn any_leaf() -> impl Strategy<Value = Condition> {
+        prop_oneof![
+            prop::sample::select(&["a", "b"]).prop_map(role),
+            prop::sample::select(&["pro", "o:pro", "u:pro", "plus"]).prop_map(plan),
+            prop::sample::select(&["org_1", "org_2", "acme"]).prop_map(organization),
+            (prop::sample::select(&["x", "y"]), prop::sample::select(&["1", "2"]))
+                .prop_map(|(path, value)| claim(path, text(value))),
+            any::<bool>().prop_map(Condition::Impersonated),
+            prop::sample::select(&[5, 10]).prop_map(|minutes| reverified(Level::FirstFactor, minutes)),
+        ]
+    }
+
+    fn any_condition() -> impl Strategy<Value = Condition> {
+        any_leaf().prop_recursive(3, 12, 3, |part| {
+            prop_oneof![
+                prop::collection::vec(part.clone(), 1..3).prop_map(Condition::Any),
+                prop::collection::vec(part.clone(), 1..3).prop_map(Condition::All),
+                part.prop_map(not),
+            ]
+        })
+    }
+
+    fn any_session() -> impl Strategy<Value = Session> {
+        let organization = prop_oneof![
+            Just(json!(null)),
+            (prop::sample::select(&["org_1", "org_2"]), prop::sample::select(&["a", "b"]))
+                .prop_map(|(id, role)| json!({ "id": id, "slg": "acme", "rol": role })),
+        ];
+        let value = || prop_oneof![Just(json!(null)), Just(json!("1")), Just(json!(["1", "2"]))];
+        let plans = prop::sample::select(&["", "o:pro", "u:pro", "ou:pro,u:plus"]);
+        let fva = prop_oneof![Just(json!(null)), Just(json!([7, -1])), Just(json!([2, 2]))];
+        (organization, value(), value(), plans, fva, any::<bool>()).prop_map(|(o, x, y, pla, fva, acting)| {
+            let act = acting.then(|| json!({ "sub": "user_2" }));
+            session(&json!({ "v": 2, "o": o, "x": x, "y": y, "pla": pla, "fva": fva, "act": act }))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn what_is_called_impossible_never_holds(condition in any_condition(), session in any_session()) {
+            prop_assert!(!(condition.is_impossible() && condition.holds(&session) == Truth::True));
+        }
+
+        #[test]
+        fn an_explanation_gives_the_verdict_that_the_engine_gives(condition in any_condition(), session in any_session()) {
+            prop_assert_eq!(condition.explain(&session).truth, condition.holds(&session));
+        }
+
+        #[test]
+        fn a_double_negation_and_de_morgan_hold(a in any_condition(), b in any_condition(), session in any_session()) {
+            let holds = |condition: &Condition| condition.holds(&session);
+            prop_assert_eq!(holds(&not(not(a.clone()))), holds(&a));
+            let neither = not(Condition::Any(vec![a.clone(), b.clone()]));
+            prop_assert_eq!(holds(&neither), holds(&Condition::All(vec![not(a), not(b)])));
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Resources with placeholders. A value of a session goes in as exactly one literal segment, or the resource drops out:
+//! no user can name themselves into other people's channels.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::clerk::Session;
+
+/// The name of a resource, e.g. `org:{org_id}:*`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ResourceTemplate {
+    text: String,
+    qualifier: Option<&'static str>,
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Segment {
+    /// As it stands, `*` too.
+    Literal(String),
+    Placeholder(Placeholder),
+}
+
+/// What fills a segment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Placeholder {
+    UserId,
+    Username,
+    SessionId,
+    OrgId,
+    OrgSlug,
+    OrgRole,
+    Claim(String),
+}
+
+/// Why a text is not a template.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidResource {
+    /// Nothing is named.
+    #[error("the name is empty")]
+    Empty,
+    /// Two colons in a row, or one at an end.
+    #[error("an empty segment: no channel has one; write one name between two colons")]
+    EmptySegment,
+    /// `[` without `]`, or without a name after it.
+    #[error("a qualifier is a word in brackets before the name, like [meta]log")]
+    Qualifier,
+    /// A qualifier that Ably does not know.
+    #[error("[{0}] is not a qualifier of Ably's: there are [meta], [queue] and [*]")]
+    UnknownQualifier(String),
+    /// A `*` within a segment.
+    #[error("{0:?} is no pattern at Ably but a literal name: * stands for a whole segment, as in {1:?}")]
+    PartialWildcard(String, String),
+    /// A placeholder within a segment, or a lone brace.
+    #[error("{0:?}: a placeholder fills a whole segment, from colon to colon, as in \"chat:{{user_id}}\"")]
+    PartialPlaceholder(String),
+    /// A placeholder that is not known.
+    #[error(
+        "{{{0}}} is not known: there are {{user_id}}, {{username}}, {{session_id}}, {{org_id}}, {{org_slug}}, \
+         {{org_role}} and {{claim.PATH}}"
+    )]
+    UnknownPlaceholder(String),
+    /// What a user chooses would come first.
+    #[error(
+        "{{{0}}} comes first, and a user or an organization could choose it to be the name of any namespace; put a \
+         literal segment before it, or use {{user_id}}, {{session_id}} or {{org_id}}"
+    )]
+    ChosenFirst(String),
+    /// A line break or the like.
+    #[error("a control character, which no channel has")]
+    ControlCharacter,
+}
+
+/// Why a resource drops out of a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unfit {
+    /// The session has no such value, or none that is a text or a whole number.
+    Missing,
+    /// The value is an empty text.
+    Empty,
+    /// The value has `:`, `*`, `[`, `]`, `,` or a control character.
+    Forbidden,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "the session has no such value",
+            Self::Empty => "the value is empty",
+            Self::Forbidden => "the value has a character that is not allowed: one of : * [ ] , or a control character",
+        })
+    }
+}
+
+impl FromStr for ResourceTemplate {
+    type Err = InvalidResource;
+
+    fn from_str(text: &str) -> Result<Self, InvalidResource> {
+        if text.is_empty() {
+            return Err(InvalidResource::Empty);
+        }
+        if text.chars().any(char::is_control) {
+            return Err(InvalidResource::ControlCharacter);
+        }
+        let (qualifier, path) = split_qualifier(text)?;
+        let segments = path.split(':').map(str::parse).collect::<Result<Vec<Segment>, _>>()?;
+        if let Some(Segment::Placeholder(first)) = segments.first()
+            && !first.is_generated()
+        {
+            return Err(InvalidResource::ChosenFirst(first.to_string()));
+        }
+        Ok(Self { text: text.to_owned(), qualifier, segments })
+    }
+}
+
+fn split_qualifier(text: &str) -> Result<(Option<&'static str>, &str), InvalidResource> {
+    let Some(rest) = text.strip_prefix('[') else { return Ok((None, text)) };
+    let (qualifier, path) = rest.split_once(']').ok_or(InvalidResource::Qualifier)?;
+    let known = match qualifier {
+        "meta" => "[meta]",
+        "queue" => "[queue]",
+        "*" => "[*]",
+        "" => return Err(InvalidResource::Qualifier),
+        other => return Err(InvalidResource::UnknownQualifier(other.to_owned())),
+    };
+    if path.is_empty() { Err(InvalidResource::Qualifier) } else { Ok((Some(known), path)) }
+}
+
+impl FromStr for Segment {
+    type Err = InvalidResource;
+
+    fn from_str(text: &str) -> Result<Self, InvalidResource> {
+        if text.is_empty() {
+            return Err(InvalidResource::EmptySegment);
+        }
+        if text.contains(['{', '}']) {
+            let name = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            return match name.filter(|name| !name.contains(['{', '}'])) {
+                Some(name) => Ok(Self::Placeholder(name.parse()?)),
+                None => Err(InvalidResource::PartialPlaceholder(text.to_owned())),
+            };
+        }
+        if text != "*" && text.contains('*') {
+            let meant = text.split('*').filter(|part| !part.is_empty()).chain(["*"]).collect::<Vec<_>>().join(":");
+            return Err(InvalidResource::PartialWildcard(text.to_owned(), meant));
+        }
+        Ok(Self::Literal(text.to_owned()))
+    }
+}
+
+impl FromStr for Placeholder {
+    type Err = InvalidResource;
+
+    fn from_str(name: &str) -> Result<Self, InvalidResource> {
+        match name {
+            "user_id" => Ok(Self::UserId),
+            "username" => Ok(Self::Username),
+            "session_id" => Ok(Self::SessionId),
+            "org_id" => Ok(Self::OrgId),
+            "org_slug" => Ok(Self::OrgSlug),
+            "org_role" => Ok(Self::OrgRole),
+            _ => match name.strip_prefix("claim.") {
+                Some(path) if path.split('.').all(|step| !step.is_empty()) => Ok(Self::Claim(path.to_owned())),
+                _ => Err(InvalidResource::UnknownPlaceholder(name.to_owned())),
+            },
+        }
+    }
+}
+
+impl Placeholder {
+    /// Whether Clerk makes the value, so that nobody can choose it.
+    fn is_generated(&self) -> bool {
+        matches!(self, Self::UserId | Self::SessionId | Self::OrgId)
+    }
+
+    fn value<'a>(&self, session: &'a Session) -> Option<Cow<'a, str>> {
+        let organization = session.organization.as_ref();
+        let text: &str = match self {
+            Self::UserId => &session.user_id,
+            Self::SessionId => &session.session_id,
+            Self::OrgId => &organization?.id,
+            Self::OrgSlug => organization?.slug.as_deref()?,
+            // Its prefix would be a segment of its own.
+            Self::OrgRole => organization?.role.as_deref()?.trim_start_matches("org:"),
+            Self::Username => session.claims.get("username")?.as_str()?,
+            Self::Claim(path) => match session.claim(path)? {
+                Value::String(text) => text,
+                Value::Number(number) if number.is_i64() || number.is_u64() => return Some(number.to_string().into()),
+                _ => return None,
+            },
+        };
+        Some(text.into())
+    }
+}
+
+impl ResourceTemplate {
+    /// The resource for a session, or the placeholder whose value is not fit to be one.
+    pub fn fill(&self, session: &Session) -> Result<String, (String, Unfit)> {
+        let mut name = String::with_capacity(self.text.len() + 32);
+        name.push_str(self.qualifier.unwrap_or_default());
+        for (position, segment) in self.segments.iter().enumerate() {
+            if position > 0 {
+                name.push(':');
+            }
+            match segment {
+                Segment::Literal(literal) => name.push_str(literal),
+                Segment::Placeholder(placeholder) => {
+                    let unfit = |why| (format!("{{{placeholder}}}"), why);
+                    let value = placeholder.value(session).ok_or_else(|| unfit(Unfit::Missing))?;
+                    name.push_str(fit(&value).map_err(unfit)?);
+                }
+            }
+        }
+        Ok(name)
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+/// A value as one literal segment.
+fn fit(value: &str) -> Result<&str, Unfit> {
+    const FORBIDDEN: [char; 5] = [':', '*', '[', ']', ','];
+    if value.is_empty() {
+        return Err(Unfit::Empty);
+    }
+    if value.contains(|c: char| FORBIDDEN.contains(&c) || c.is_control()) {
+        return Err(Unfit::Forbidden);
+    }
+    Ok(value)
+}
+
+impl fmt::Display for ResourceTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Display for Placeholder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UserId => "user_id",
+            Self::Username => "username",
+            Self::SessionId => "session_id",
+            Self::OrgId => "org_id",
+            Self::OrgSlug => "org_slug",
+            Self::OrgRole => "org_role",
+            Self::Claim(path) => return write!(f, "claim.{path}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::{super::tests::session, *};
+    use crate::clerk::Organization;
+
+    const PLACEHOLDERS: [&str; 7] =
+        ["user_id", "username", "session_id", "org_id", "org_slug", "org_role", "claim.metadata.handle"];
+
+    /// A session with this value wherever a placeholder looks.
+    fn session_of(value: &str) -> Session {
+        let mut session = session(&json!({ "username": value, "metadata": { "handle": value } }));
+        session.user_id = value.into();
+        session.session_id = value.into();
+        session.organization = Some(Organization {
+            id: value.into(),
+            slug: Some(value.into()),
+            role: Some(value.into()),
+            permissions: None,
+        });
+        session
+    }
+
+    fn fill(template: &str, session: &Session) -> Result<String, (String, Unfit)> {
+        template.parse::<ResourceTemplate>().unwrap().fill(session)
+    }
+
+    #[test]
+    fn placeholders_are_filled_from_the_session() {
+        let session = session(&json!({
+            "v": 2, "username": "alice", "metadata": { "team": 7, "tags": ["a"], "ratio": 0.5 },
+            "o": { "id": "org_1", "slg": "acme", "rol": "admin" },
+        }));
+        for (template, filled) in [
+            ("chat:*", "chat:*"),
+            ("*", "*"),
+            ("[*]*", "[*]*"),
+            ("[meta]log:{user_id}", "[meta]log:user_1"),
+            ("{user_id}", "user_1"),
+            ("{user_id}:{session_id}", "user_1:sess_1"),
+            ("{org_id}:*:{username}", "org_1:*:alice"),
+            ("o:{org_slug}:{org_role}", "o:acme:admin"),
+            ("team:{claim.metadata.team}:*", "team:7:*"),
+        ] {
+            assert_eq!(fill(template, &session).as_deref(), Ok(filled), "{template}");
+        }
+        for path in ["metadata.tags", "metadata.ratio", "metadata", "missing", "username.deeper"] {
+            let placeholder = format!("{{claim.{path}}}");
+            assert_eq!(fill(&format!("a:{placeholder}"), &session), Err((placeholder, Unfit::Missing)));
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_one_literal_segment_makes_the_resource_drop_out() {
+        for placeholder in PLACEHOLDERS {
+            for (value, why) in [
+                ("", Unfit::Empty),
+                ("a:b", Unfit::Forbidden),
+                (":", Unfit::Forbidden),
+                ("*", Unfit::Forbidden),
+                ("a*", Unfit::Forbidden),
+                ("[meta]a", Unfit::Forbidden),
+                ("a]", Unfit::Forbidden),
+                ("a,b", Unfit::Forbidden),
+                ("a\n", Unfit::Forbidden),
+                ("a\u{0}", Unfit::Forbidden),
+                ("a\u{85}", Unfit::Forbidden),
+            ] {
+                let template = format!("a:{{{placeholder}}}:*");
+                assert_eq!(fill(&template, &session_of(value)), Err((format!("{{{placeholder}}}"), why)), "{value:?}");
+            }
+        }
+        let nobody = session(&json!({}));
+        for placeholder in ["username", "org_id", "org_slug", "org_role", "claim.metadata.handle"] {
+            assert_eq!(fill(&format!("a:{{{placeholder}}}"), &nobody).unwrap_err().1, Unfit::Missing);
+        }
+    }
+
+    #[test]
+    fn templates_that_cannot_be_meant_are_refused() {
+        use InvalidResource as Invalid;
+        for (text, error) in [
+            ("", Invalid::Empty),
+            ("a::b", Invalid::EmptySegment),
+            (":a", Invalid::EmptySegment),
+            ("a:", Invalid::EmptySegment),
+            ("[meta", Invalid::Qualifier),
+            ("[meta]", Invalid::Qualifier),
+            ("[]a", Invalid::Qualifier),
+            ("[mta]a", Invalid::UnknownQualifier("mta".into())),
+            ("[{user_id}]a", Invalid::UnknownQualifier("{user_id}".into())),
+            ("foo*", Invalid::PartialWildcard("foo*".into(), "foo:*".into())),
+            ("a:**", Invalid::PartialWildcard("**".into(), "*".into())),
+            ("a:b-{user_id}", Invalid::PartialPlaceholder("b-{user_id}".into())),
+            ("a:{user_id}{org_id}", Invalid::PartialPlaceholder("{user_id}{org_id}".into())),
+            ("a:{user_id", Invalid::PartialPlaceholder("{user_id".into())),
+            ("a:user_id}", Invalid::PartialPlaceholder("user_id}".into())),
+            ("a:{email}", Invalid::UnknownPlaceholder("email".into())),
+            ("a:{}", Invalid::UnknownPlaceholder(String::new())),
+            ("a:{claim.}", Invalid::UnknownPlaceholder("claim.".into())),
+            ("a:{claim.a..b}", Invalid::UnknownPlaceholder("claim.a..b".into())),
+            ("{username}", Invalid::ChosenFirst("username".into())),
+            ("{org_slug}:*", Invalid::ChosenFirst("org_slug".into())),
+            ("{org_role}:*", Invalid::ChosenFirst("org_role".into())),
+            ("[meta]{claim.x}:*", Invalid::ChosenFirst("claim.x".into())),
+            ("a:\nb", Invalid::ControlCharacter),
+        ] {
+            assert_eq!(text.parse::<ResourceTemplate>(), Err(error), "{text}");
+        }
+    }
+
+    /// Strings of all kinds, many of them with what has a meaning in a resource.
+    fn value() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<String>(),
+            "\\PC{0,12}",
+            prop::collection::vec(
+                prop::sample::select(&[":", "*", "[", "]", ",", "{", "}", "a", "meta", "\n", "é"]),
+                0..6
+            )
+            .prop_map(|parts| parts.concat()),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn no_value_adds_a_segment_a_wildcard_or_a_qualifier(value in value()) {
+            let session = session_of(&value);
+            for placeholder in PLACEHOLDERS {
+                let Ok(filled) = fill(&format!("a:{{{placeholder}}}:b:*"), &session) else { continue };
+                let segments: Vec<_> = filled.split(':').collect();
+                let expected = if placeholder == "org_role" { value.trim_start_matches("org:") } else { &value };
+                prop_assert_eq!(&segments, &["a", expected, "b", "*"]);
+                prop_assert!(!segments[1].is_empty() && !segments[1].contains(['*', '[', ']', ',']));
+            }
+            for generated in ["user_id", "session_id", "org_id"] {
+                if let Ok(filled) = fill(&format!("{{{generated}}}:b"), &session) {
+                    prop_assert_eq!(filled.split(':').collect::<Vec<_>>(), [value.as_str(), "b"]);
+                    prop_assert!(!filled.starts_with('['));
+                }
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic_and_what_it_takes_has_no_empty_segment(text in value()) {
+            if let Ok(template) = text.parse::<ResourceTemplate>() {
+                prop_assert!(template.as_str().split(':').all(|segment| !segment.is_empty()));
+            }
+        }
+
+        #[test]
+        fn no_value_reaches_the_channel_of_another(value in value(), other in value()) {
+            prop_assume!(!other.is_empty() && value != other);
+            let session = session_of(&value);
+            for placeholder in PLACEHOLDERS.into_iter().filter(|placeholder| *placeholder != "org_role") {
+                let Ok(filled) = fill(&format!("private:{{{placeholder}}}:*"), &session) else { continue };
+                let capability = json!({ filled: ["*"] }).to_string();
+                let mine = format!("private:{value}:inbox");
+                prop_assert!(sandbox::ably::allows(&capability, &mine, "publish"));
+                let other = other.split(':').next().filter(|segment| *segment != value).unwrap_or("other");
+                for theirs in [format!("private:{other}:inbox"), format!("private:{other}"), "public".into(), "[meta]log".into()] {
+                    prop_assert!(!sandbox::ably::allows(&capability, &theirs, "publish"), "{} on {}", capability, theirs);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Who gets what by a policy, and what ends the start.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::{
+    service::{Service, Vendors, command, json, refusal, rendered, request_id},
+    tokens::exchanged,
+};
+
+const POLICY: &str = r#"
+[token]
+ttl = "30m"
+require = { claim = { "suspended" = false } }
+
+[[grants]]
+name = "own"
+when = { not = { role = "guest" } }
+capability = { "private:{user_id}:*" = ["*"], "lobby" = ["subscribe"], "team:{claim.team}" = ["subscribe"] }
+
+[[grants]]
+name = "admins"
+when = { role = "admin", plan = "pro" }
+capability = { "org:{org_id}:*" = ["*"], "lobby" = ["publish"] }
+ttl = "10m"
+"#;
+
+async fn service(vendors: &Vendors, policy: &str) -> Service {
+    let service = vendors.service_with_file(policy, &[("LOG_LEVEL", "debug")]);
+    service.wait_until_ready().await;
+    service
+}
+
+fn organization(role: &str, plan: &str) -> Value {
+    json!({ "suspended": false, "o": { "id": "org_1", "slg": "acme", "rol": role }, "pla": plan })
+}
+
+#[tokio::test]
+async fn rules_that_match_add_up_and_ably_takes_the_result() {
+    let vendors = Vendors::start().await;
+    let service = service(&vendors, POLICY).await;
+    let user = vendors.user("alice");
+    let own = format!(r#""private:{user}:*":["*"]"#);
+    for (claims, capability, ttl, rules) in [
+        (organization("member", "o:pro"), format!(r#"{{"lobby":["subscribe"],{own}}}"#), 1_800_000, "own"),
+        (organization("admin", "o:free"), format!(r#"{{"lobby":["subscribe"],{own}}}"#), 1_800_000, "own"),
+        (
+            organization("admin", "o:pro"),
+            format!(r#"{{"lobby":["publish","subscribe"],"org:org_1:*":["*"],{own}}}"#),
+            600_000,
+            "own, admins",
+        ),
+    ] {
+        let response = service.token(&vendors.token_with(&claims)).await;
+        let id = request_id(&response);
+        let token_request = json(response, 200).await;
+        assert_eq!(token_request["capability"], capability);
+        assert_eq!(token_request["ttl"], ttl);
+        assert_eq!(exchanged(&vendors, &token_request).await["capability"], capability);
+        assert_eq!(service.logged_of(&id).await["rules"], rules);
+    }
+    let dropped = service.logged("a resource drops out of a grant").await;
+    assert_eq!((&dropped["resource"], &dropped["rule"]), (&json!("team:{claim.team}"), &json!("own")), "{dropped}");
+}
+
+#[tokio::test]
+async fn a_value_that_is_not_one_segment_opens_no_channel_and_is_not_logged() {
+    let vendors = Vendors::start().await;
+    let service = service(&vendors, POLICY).await;
+    for team in ["*", "red:*", "a,b", "[meta]x"] {
+        let token = vendors.token_with(&json!({ "suspended": false, "team": team }));
+        let capability = json(service.token(&token).await, 200).await["capability"].clone();
+        assert!(!capability.as_str().unwrap().contains("team"), "{capability}");
+    }
+    let token = vendors.token_with(&json!({ "suspended": false, "team": "red" }));
+    let capability = json(service.token(&token).await, 200).await["capability"].clone();
+    assert!(capability.as_str().unwrap().contains(r#""team:red":["subscribe"]"#), "{capability}");
+    assert!(!format!("{:?}", service.log()).contains("red:*"));
+}
+
+#[tokio::test]
+async fn whom_no_rule_matches_and_who_does_not_meet_the_requirement_are_told_apart() {
+    let vendors = Vendors::start().await;
+    let service = service(&vendors, POLICY).await;
+    for (claims, expected, reason) in [
+        (organization("guest", "o:pro"), (403, 40160), "policy-grants-nothing"),
+        (json!({ "suspended": true }), (403, 40300), "policy-requirement-unmet"),
+        (json!({}), (403, 40300), "policy-requirement-unmet"),
+        (json!({ "suspended": null }), (403, 40300), "policy-requirement-unmet"),
+    ] {
+        let response = service.token(&vendors.token_with(&claims)).await;
+        let id = request_id(&response);
+        assert_eq!(refusal(response).await, expected, "{claims}");
+        assert_eq!(service.logged_of(&id).await["reason"], reason);
+    }
+    let response = service.token(&vendors.token_with(&organization("guest", ""))).await;
+    insta::assert_snapshot!(rendered(response).await, @r##"
+    HTTP/1.1 403 Forbidden
+    cache-control: no-store
+    content-type: application/json
+    vary: Origin
+    x-ably-errorcode: 40160
+    x-ably-errormessage: The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled.
+    x-content-type-options: nosniff
+
+    {"error":{"code":40160,"statusCode":403,"message":"The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled.","href":"https://help.ably.io/error/40160"}}
+    "##);
+}
+
+#[tokio::test]
+async fn a_client_gets_no_more_than_it_asks_for_and_no_more_than_it_is_granted() {
+    let vendors = Vendors::start().await;
+    let service = service(&vendors, POLICY).await;
+    let user = vendors.user("alice");
+    let token = || vendors.token_with(&organization("admin", "o:pro"));
+    let query = |capability: Value| {
+        form_urlencoded::Serializer::new(String::new()).append_pair("capability", &capability.to_string()).finish()
+    };
+    for (asked, granted) in [
+        (json!({ "lobby": ["publish", "history"] }), json!({ "lobby": ["publish"] })),
+        (json!({ "org:*": ["subscribe"] }), json!({ "org:org_1:*": ["subscribe"] })),
+        (
+            json!({ "org:org_1": ["presence"], format!("private:{user}:a"): ["*"], "other": ["*"] }),
+            json!({ "org:org_1": ["presence"], format!("private:{user}:a"): ["*"] }),
+        ),
+    ] {
+        let token_request = json(service.token_with(&token(), &query(asked)).await, 200).await;
+        let capability: Value = serde_json::from_str(token_request["capability"].as_str().unwrap()).unwrap();
+        assert_eq!(capability, granted);
+        exchanged(&vendors, &token_request).await;
+    }
+    for asked in
+        [json!({ "other": ["*"] }), json!({ "lobby": ["presence"] }), json!({ "private:user_2:a": ["subscribe"] })]
+    {
+        let response = service.token_with(&token(), &query(asked)).await;
+        let id = request_id(&response);
+        assert_eq!(refusal(response).await, (403, 40160));
+        assert_eq!(service.logged_of(&id).await["reason"], "policy-grants-nothing-asked");
+    }
+    for (asked, granted) in [(60_000, 60_000), (900_000, 600_000), (86_400_000, 600_000)] {
+        let token_request = json(service.token_with(&token(), &format!("ttl={asked}")).await, 200).await;
+        assert_eq!(token_request["ttl"], granted);
+    }
+}
+
+#[tokio::test]
+async fn the_keys_own_capability_can_be_meant() {
+    let vendors = Vendors::start().await;
+    for (settings, warned) in [(vec![], true), (vec![("TOKEN_CAPABILITY", "key")], false)] {
+        let service = vendors.service_with(&settings).await;
+        let token_request = json(service.token(&vendors.token("alice")).await, 200).await;
+        assert_eq!(token_request.get("capability"), None);
+        let warning =
+            service.log().iter().any(|entry| entry["message"].as_str().unwrap_or_default().starts_with("no policy"));
+        assert_eq!(warning, warned);
+    }
+}
+
+#[test]
+fn a_broken_policy_ends_the_start_with_every_problem_and_its_place() {
+    let settings =
+        [("ABLY_API_KEY", "app.key:hushhush"), ("CLERK_PUBLISHABLE_KEY", "pk_test_Y2xlcmsuZXhhbXBsZS5jb20k")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let (mut command, directory) = command(&settings);
+    let broken = r#"[token]
+capability = "key"
+
+[[grants]]
+name = "rooms"
+when = { all = [{ impersonated = true }, { impersonated = false }] }
+capability = { "rooms*" = ["subscribe"], "{org_slug}:*" = ["*", "publish"], "chat:{email}" = ["fly"] }
+
+[[grants]]
+name = "rooms"
+when = { claims = { tier = "pro" } }
+capability = { "a" = [] }
+ttl = "2d"
+"#;
+    fs::write(directory.path().join("ably-clerk-auth.toml"), broken).unwrap();
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    insta::assert_snapshot!(String::from_utf8_lossy(&output.stderr), @r##"
+    ably-clerk-auth: the configuration has 11 problems:
+      - TOKEN_CAPABILITY ([token] capability): says that every token has the key's own capability, and [[grants]] say otherwise; remove one of the two
+      - ably-clerk-auth.toml, line 6, column 8: [[grants]] "rooms": when contradicts itself: the rule would never match
+      - ably-clerk-auth.toml, line 7, column 16: [[grants]] "rooms": the resource "rooms*": "rooms*" is no pattern at Ably but a literal name: * stands for a whole segment, as in "rooms:*"
+      - ably-clerk-auth.toml, line 7, column 42: [[grants]] "rooms": the resource "{org_slug}:*": {org_slug} comes first, and a user or an organization could choose it to be the name of any namespace; put a literal segment before it, or use {user_id}, {session_id} or {org_id}
+      - ably-clerk-auth.toml, line 7, column 59: [[grants]] "rooms": "*" stands beside other operations
+      - ably-clerk-auth.toml, line 7, column 77: [[grants]] "rooms": the resource "chat:{email}": {email} is not known: there are {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} and {claim.PATH}
+      - ably-clerk-auth.toml, line 7, column 94: [[grants]] "rooms": "fly" is not an operation of Ably's
+      - ably-clerk-auth.toml, line 10, column 8: [[grants]] "rooms": another rule has this name already
+      - ably-clerk-auth.toml, line 11, column 10: [[grants]] "rooms": no such condition: "claims"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, any, all, not
+      - ably-clerk-auth.toml, line 12, column 22: [[grants]] "rooms": an empty list, where a list of operations, like ["subscribe"] is wanted
+      - ably-clerk-auth.toml, line 13, column 7: [[grants]] "rooms": ttl: longer than the 24 hours that Ably allows
+    Nothing was started. `ably-clerk-auth --help` lists all settings.
+    "##);
+}
