@@ -103,13 +103,16 @@ impl Cli {
 }
 
 async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
+    let path = config.map(std::path::Path::to_owned);
     let (config, _) = Config::load(&Sources::read(config))?;
     telemetry::init(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let server = Server::bind(&config)?;
-    tracing::info!(address = %server.address(), version = env!("CARGO_PKG_VERSION"), "listening");
+    let mut server = Server::bind(&config)?;
+    let address = server.address();
+    server.reload_policy(config, path)?;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     server.run_until_stopped().await.map_err(Failure::Serve)?;
     tracing::info!("stopped");
     Ok(())

@@ -106,6 +106,26 @@ impl Config {
         reader.finish(server).map(|(server, _)| server)
     }
 
+    /// The sections whose settings, the policy aside, are not those of `other`.
+    #[must_use]
+    pub fn differences_beyond_policy(&self, other: &Self) -> Vec<&'static str> {
+        // What a section is, short of its secrets, is what it prints as.
+        let differs = |a: &dyn fmt::Debug, b: &dyn fmt::Debug| format!("{a:?}") != format!("{b:?}");
+        let token = |config: &Self| TokenConfig { capability: None, ..config.token.clone() };
+        [
+            ("ably", differs(&self.ably, &other.ably) || !self.ably.api_key.signs_like(&other.ably.api_key)),
+            ("clerk", differs(&self.clerk, &other.clerk) || !self.clerk.has_secret_key_of(&other.clerk)),
+            ("token", differs(&token(self), &token(other))),
+            ("revocation", differs(&self.revocation, &other.revocation)),
+            ("cors", differs(&self.cors, &other.cors)),
+            ("server", differs(&self.server, &other.server)),
+            ("log", differs(&self.log, &other.log)),
+        ]
+        .into_iter()
+        .filter_map(|(section, differs)| differs.then_some(section))
+        .collect()
+    }
+
     /// What is allowed but may surprise: a sentence for each.
     #[must_use]
     pub fn warnings(&self) -> Vec<&'static str> {

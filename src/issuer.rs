@@ -1,6 +1,8 @@
 //! The line that every request runs along: credential, session, identity, grant, signature.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
 
 use crate::{
     ably::{
@@ -19,7 +21,7 @@ pub struct Issuer {
     publishable_key: PublishableKey,
     verifier: Verifier,
     identity: Identity,
-    policy: Policy,
+    policy: ArcSwap<Policy>,
     api_key: ApiKey,
     form: Form,
 }
@@ -134,7 +136,12 @@ impl Issuer {
         api_key: ApiKey,
         form: Form,
     ) -> Self {
-        Self { publishable_key, verifier, identity, policy, api_key, form }
+        Self { publishable_key, verifier, identity, policy: ArcSwap::from_pointee(policy), api_key, form }
+    }
+
+    /// Puts another policy in force, for requests that are not decided yet.
+    pub fn replace_policy(&self, policy: Policy) {
+        self.policy.store(Arc::new(policy));
     }
 
     /// The keys that session tokens are verified with.
@@ -176,7 +183,7 @@ impl Issuer {
         if params.client_id.as_ref().is_some_and(|asked| *asked != client_id) {
             return Err(Cause::OtherClientId);
         }
-        let decision = self.policy.decide(session, &params);
+        let decision = self.policy.load().decide(session, &params);
         log_dropped(session, &decision.dropped);
         let grant = decision.outcome?;
         let sign = || Ok(self.token_request(&client_id, &grant, stamps()?));

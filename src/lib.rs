@@ -19,6 +19,7 @@ pub mod identity;
 pub mod issuer;
 mod outgoing;
 pub mod policy;
+pub mod reload;
 pub mod routes;
 pub mod server;
 pub mod telemetry;

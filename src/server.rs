@@ -5,6 +5,7 @@ pub(crate) mod connection;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    path::PathBuf,
     process,
     sync::Arc,
 };
@@ -30,6 +31,7 @@ use crate::{
     identity::Identity,
     issuer::{Form, Issuer},
     outgoing,
+    reload::Reload,
     routes::{self, cors::AllowedOrigins},
 };
 
@@ -59,7 +61,8 @@ pub enum StartError {
 pub struct Server {
     address: SocketAddr,
     http: actix_server::Server,
-    background: Option<JoinHandle<()>>,
+    issuer: Data<Issuer>,
+    background: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -74,6 +77,7 @@ impl Server {
             SigningKeys::Jwks(jwks) => Some(jwks.clone()),
         };
         let issuer = Data::new(issuer(config, keys, &http_client));
+        let served = issuer.clone();
         let origins = Data::from(Arc::new(AllowedOrigins::new(&config.cors.allowed_origins)));
 
         let address = config.server.address();
@@ -86,7 +90,7 @@ impl Server {
             .shutdown_signal(stop_signal)
             .listen("public", listener, move || {
                 let app = App::new()
-                    .app_data(issuer.clone())
+                    .app_data(served.clone())
                     .app_data(origins.clone())
                     .configure(routes::configure)
                     .wrap(from_fn(routes::guard::around_every_request));
@@ -103,8 +107,16 @@ impl Server {
                 .and_then(http)
             })
             .map_err(|error| StartError::Bind { address, error })?;
-        let background = jwks.map(|jwks| tokio::spawn(jwks.keep_fresh()));
-        Ok(Self { address, http: http.run(), background })
+        let background = jwks.map(|jwks| tokio::spawn(jwks.keep_fresh())).into_iter().collect();
+        Ok(Self { address, http: http.run(), issuer, background })
+    }
+
+    /// Lets a changed policy take effect while the service runs. `config` is what it was bound with, and `config_path`
+    /// what `--config` names.
+    pub fn reload_policy(&mut self, config: Config, config_path: Option<PathBuf>) -> Result<(), StartError> {
+        let reload = Reload::new(config_path, config, self.issuer.clone()).map_err(StartError::Signals)?;
+        self.background.push(tokio::spawn(reload.watch()));
+        Ok(())
     }
 
     /// Where it listens: the configured address, with the port that was free where 0 was asked for.
@@ -116,9 +128,7 @@ impl Server {
     /// Serves until SIGTERM or SIGINT, then finishes what is in flight.
     pub async fn run_until_stopped(self) -> io::Result<()> {
         let outcome = self.http.await;
-        if let Some(background) = self.background {
-            background.abort();
-        }
+        self.background.iter().for_each(JoinHandle::abort);
         outcome
     }
 }

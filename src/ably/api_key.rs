@@ -69,6 +69,12 @@ impl ApiKey {
         &self.name
     }
 
+    /// Whether both keys are one: same name and same secret.
+    #[must_use]
+    pub fn signs_like(&self, other: &Self) -> bool {
+        self.name == other.name && self.mac("") == other.mac("")
+    }
+
     /// HMAC-SHA256 over `text` with the secret, in padded standard base64 (RSA9g).
     #[must_use]
     pub fn mac(&self, text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
@@ -80,6 +80,13 @@ impl ClerkConfig {
             satellite: satellite.filter(|_| kind == Some(InstanceKind::Production)),
             user_cache_ttl: user_cache_ttl?,
         })
+    }
+
+    /// Whether both have the same secret key, or none.
+    #[must_use]
+    pub fn has_secret_key_of(&self, other: &Self) -> bool {
+        let [ours, theirs] = [self, other].map(|config| config.secret_key.as_ref().map(ExposeSecret::expose_secret));
+        ours == theirs
     }
 
     /// The values that `iss` may have: the Frontend API, on a satellite its own, and the proxy.

@@ -32,12 +32,17 @@ impl Sources {
     /// told with all others.
     #[must_use]
     pub fn read(config: Option<&Path>) -> Self {
-        let toml_path = config.unwrap_or(Path::new(Self::DEFAULT_PATH)).to_owned();
-        let mut sources = Self { toml_path, ..Self::default() };
+        let mut sources = Self { toml_path: Self::toml_path(config).to_owned(), ..Self::default() };
         sources.read_environment();
         sources.read_dot_env(Path::new(".env"));
         sources.read_toml(config.is_some());
         sources
+    }
+
+    /// The TOML file: what `--config` names, or the one that is read without it.
+    #[must_use]
+    pub fn toml_path(config: Option<&Path>) -> &Path {
+        config.unwrap_or(Path::new(Self::DEFAULT_PATH))
     }
 
     fn problem(&mut self, what: String) {

@@ -13,6 +13,7 @@ mod identity;
 mod outages;
 mod policy;
 mod refusals;
+mod reload;
 mod secrecy;
 mod shutdown;
 mod tokens;

@@ -1,6 +1,7 @@
 //! Runs the real binary between the stand-ins, and talks to it as its callers do.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -113,21 +114,31 @@ pub(crate) fn run(settings: &[(String, String)], arguments: &[&str]) -> Output {
     command.args(arguments).output().unwrap()
 }
 
+/// Nothing is written for an empty text: the service then has no file.
+fn write_toml(directory: &tempfile::TempDir, toml: &str) {
+    let path = directory.path().join("ably-clerk-auth.toml");
+    if toml.is_empty() {
+        let _ = fs::remove_file(path);
+    } else {
+        let new = directory.path().join("new.toml");
+        fs::write(&new, toml).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+}
+
 /// The running binary. Killed when dropped.
 pub(crate) struct Service {
     child: Child,
     address: SocketAddr,
     log: Arc<Mutex<Vec<Value>>>,
     http: Client,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Service {
     fn start(settings: &[(String, String)], toml: &str) -> Self {
         let (mut command, directory) = command(settings);
-        if !toml.is_empty() {
-            std::fs::write(directory.path().join("ably-clerk-auth.toml"), toml).unwrap();
-        }
+        write_toml(&directory, toml);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let (listening, address) = mpsc::channel();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -144,7 +155,7 @@ impl Service {
         });
         let address = address.recv_timeout(Duration::from_secs(30)).expect("the service listens");
         let http = Client::builder().no_proxy().build().unwrap();
-        Self { child, address, log, http, _directory: directory }
+        Self { child, address, log, http, directory }
     }
 
     pub(crate) async fn wait_until_ready(&self) {
@@ -155,6 +166,11 @@ impl Service {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("the service is not ready: {:?}", self.log());
+    }
+
+    /// Replaces the configuration file, whole, as an editor or a mounted config map does.
+    pub(crate) fn replace_toml(&self, toml: &str) {
+        write_toml(&self.directory, toml);
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -210,14 +226,16 @@ impl Service {
         self.logged_where("request_id", request_id).await
     }
 
-    async fn logged_where(&self, field: &str, value: &str) -> Value {
+    /// Waits for a line of the log with this field and returns it.
+    pub(crate) async fn logged_where(&self, field: &str, value: impl Into<Value>) -> Value {
+        let value = value.into();
         for _ in 0..3000 {
             if let Some(entry) = self.log().into_iter().find(|entry| entry[field] == value) {
                 return entry;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{field} {value:?} is not logged: {:?}", self.log());
+        panic!("{field} {value} is not logged: {:?}", self.log());
     }
 
     /// Sends a signal by its name.

@@ -1,0 +1,168 @@
+//! A changed policy takes effect without a restart: on SIGHUP, and when the configuration file changes.
+//!
+//! Only the policy does: `[[grants]]`, `[token] require` and `[token] capability`. A file that is broken, or that would
+//! take every rule away, changes nothing: a lost file must not open what was closed.
+
+use std::{fs, io, path::PathBuf, time::Duration};
+
+use actix_web::web::Data;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    config::{Config, Problems, Sources},
+    issuer::Issuer,
+    policy::Policy,
+};
+
+/// How often the file is looked at. It is small, and a mounted secret or config map changes in ways that no notification
+/// tells reliably.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Watches the configuration of a running service.
+pub struct Reload {
+    /// What `--config` names.
+    config_path: Option<PathBuf>,
+    /// The settings in force.
+    current: Config,
+    issuer: Data<Issuer>,
+    hang_up: Signal,
+    seen: Option<Vec<u8>>,
+}
+
+/// What becomes of a new configuration.
+#[derive(Debug)]
+enum Verdict {
+    /// Its policy takes effect. The sections named have other changes, which need a restart.
+    Take { config: Box<Config>, waiting: Vec<&'static str> },
+    /// It has no rules, and the one in force has; or no rules and no requirement, and the one in force has one.
+    LosesThePolicy,
+}
+
+impl Reload {
+    /// Watches for `issuer`, which was made of `current`. From here on SIGHUP does not end the process.
+    pub fn new(config_path: Option<PathBuf>, current: Config, issuer: Data<Issuer>) -> io::Result<Self> {
+        let hang_up = signal(SignalKind::hangup())?;
+        let mut reload = Self { config_path, current, issuer, hang_up, seen: None };
+        reload.seen = reload.file();
+        Ok(reload)
+    }
+
+    /// Watches for ever.
+    pub async fn watch(mut self) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                received = self.hang_up.recv() => match received {
+                    Some(()) => self.seen = self.file(),
+                    None => return,
+                },
+                _ = look.tick() => {
+                    let file = self.file();
+                    if file == self.seen {
+                        continue;
+                    }
+                    self.seen = file;
+                }
+            }
+            self.reload();
+        }
+    }
+
+    fn file(&self) -> Option<Vec<u8>> {
+        fs::read(Sources::toml_path(self.config_path.as_deref())).ok()
+    }
+
+    fn reload(&mut self) {
+        match Config::load(&Sources::read(self.config_path.as_deref())) {
+            Ok((config, _)) => match self.current.judge(config) {
+                Verdict::Take { config, waiting } => self.take(*config, &waiting),
+                Verdict::LosesThePolicy => tracing::error!(
+                    "the new configuration takes the policy away; the old one stays in force. Restart if that is meant"
+                ),
+            },
+            Err(Problems(problems)) => {
+                for problem in problems {
+                    tracing::error!(%problem, "the new configuration is refused; the old policy stays in force");
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, config: Config, waiting: &[&'static str]) {
+        for section in waiting {
+            tracing::warn!(section, "changed settings of this section take effect with a restart");
+        }
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let policy = Policy { ttl: self.current.token.ttl, ..config.policy };
+        let rules = policy.rules.len();
+        self.current.policy = policy.clone();
+        self.current.token.capability = config.token.capability;
+        self.issuer.replace_policy(policy);
+        tracing::info!(rules, "the policy is reloaded");
+    }
+}
+
+impl Config {
+    fn judge(&self, new: Self) -> Verdict {
+        let loses_rules = self.policy.has_rules() && !new.policy.has_rules();
+        let loses_requirement =
+            self.policy.require.is_some() && new.policy.require.is_none() && !new.policy.has_rules();
+        if loses_rules || loses_requirement {
+            return Verdict::LosesThePolicy;
+        }
+        let waiting = self.differences_beyond_policy(&new);
+        Verdict::Take { config: Box::new(new), waiting }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: &str = "[[grants]]\nname = \"all\"\ncapability = { \"chat\" = [\"*\"] }\n";
+
+    fn config(environment: &[(&str, &str)], toml: &str) -> Config {
+        let required =
+            [("ABLY_API_KEY", "app.key:secret"), ("CLERK_PUBLISHABLE_KEY", "pk_test_Y2xlcmsuZXhhbXBsZS5jb20k")];
+        let unset = |name: &str| environment.iter().all(|(other, _)| *other != name);
+        let required: Vec<_> = required.into_iter().filter(|(name, _)| unset(name)).collect();
+        Config::load(&Sources::for_test(&[&required, environment].concat(), toml)).unwrap().0
+    }
+
+    fn waiting(environment: &[(&str, &str)], toml: &str) -> Vec<&'static str> {
+        match config(&[], RULE).judge(config(environment, toml)) {
+            Verdict::Take { waiting, .. } => waiting,
+            Verdict::LosesThePolicy => panic!("the policy is lost"),
+        }
+    }
+
+    #[test]
+    fn a_policy_is_taken_and_other_changes_wait_for_a_restart() {
+        assert_eq!(waiting(&[], &RULE.replace("chat", "news")), <[&str; 0]>::default());
+        assert_eq!(waiting(&[("TOKEN_TTL", "5m"), ("SERVER_PORT", "1")], RULE), ["token", "server"]);
+        assert_eq!(waiting(&[("ABLY_API_KEY", "app.key:other")], RULE), ["ably"]);
+        assert_eq!(waiting(&[("CLERK_SECRET_KEY", "sk_test_new")], RULE), ["clerk"]);
+    }
+
+    #[test]
+    fn a_lost_policy_is_not_taken_for_an_open_one() {
+        let require = "[token]\nrequire = { role = \"admin\" }\n";
+        for (old, new, lost) in [
+            (RULE, "", true),
+            (RULE, "[token]\ncapability = \"key\"", true),
+            (require, "", true),
+            (RULE, require, true),
+            ("", RULE, false),
+            ("", "", false),
+        ] {
+            let verdict = config(&[], old).judge(config(&[], new));
+            assert_eq!(matches!(verdict, Verdict::LosesThePolicy), lost, "{old:?} to {new:?}");
+        }
+    }
+}
