@@ -144,7 +144,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.answering = true;
+        // "100 Continue" asks for the rest of the request; it ends nothing.
+        this.answering |= !bytes.starts_with(b"HTTP/1.1 100 ");
         if this.replacement.is_none() {
             this.replacement = empty_refusal(bytes).and_then(this.shape).map(|answer| (answer, 0));
         }
@@ -254,6 +255,18 @@ mod tests {
         assert_eq!(connection.read(&mut buffer).await.unwrap(), 5);
         answer(&mut connection, b"answer").await;
         assert_eq!(connection.read(&mut buffer).await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn to_be_told_to_continue_does_not_end_a_request() {
+        let (mut client, mut connection, _stop) = connection();
+        let mut buffer = [0; 16];
+        client.write_all(b"head").await.unwrap();
+        assert_eq!(connection.read(&mut buffer).await.unwrap(), 4);
+        connection.clock().head_arrived();
+        let send_by = connection.clock().send_by();
+        answer(&mut connection, b"HTTP/1.1 100 Continue\r\n\r\n").await;
+        assert_eq!(connection.clock().send_by(), send_by);
     }
 
     #[tokio::test]
