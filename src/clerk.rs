@@ -22,4 +22,4 @@ pub use signing_keys::{
     InvalidPem, Jwks, JwksError, JwksSource, KeysState, KeysUnavailable, PemKey, Probe, SigningKeys,
 };
 pub use users::{LookupError, Users};
-pub use verifier::{Invalid, SessionRules, Unverified, Verifier};
+pub use verifier::{Examined, Invalid, SessionRules, Unverified, Verifier};

@@ -1,6 +1,10 @@
 //! The line that every request runs along: credential, session, identity, grant, signature.
 
+mod rehearsal;
+
 use std::{borrow::Cow, time::Duration};
+
+pub use rehearsal::{Claims, Rehearsal, Rehearsed};
 
 use crate::{
     ably::{

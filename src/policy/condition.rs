@@ -269,7 +269,7 @@ impl std::ops::Not for Truth {
 
 impl fmt::Display for Truth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::True => "matched",
             Self::Unknown => "unknown",
             Self::False => "not matched",
