@@ -329,7 +329,7 @@ impl Parser {
                 let values = self.alternatives(value).map(|values| values.iter().map(|value| self.claim_value(value)));
                 let alternatives: Option<Vec<Option<_>>> = values.map(Iterator::collect);
                 let alternatives = alternatives.and_then(|values| values.into_iter().collect());
-                parts.push(alternatives.map(|alternatives| Condition::Claim { path, alternatives }));
+                parts.push(alternatives.map(|alternatives| Condition::Claim { path: path.into(), alternatives }));
             }
         }
     }
