@@ -17,9 +17,9 @@ mod verifier;
 pub use backend_api::{BackendApi, BackendApiError, User};
 pub use credential::{Credential, NoCredential};
 pub use publishable_key::{InstanceKind, InvalidPublishableKey, PublishableKey, frontend_api_at};
-pub use session::{Actor, FactorAge, Organization, Scoped, Session};
+pub use session::{Actor, ClaimPath, FactorAge, Organization, Scoped, Session};
 pub use signing_keys::{
     InvalidPem, Jwks, JwksError, JwksSource, KeysState, KeysUnavailable, PemKey, Probe, SigningKeys,
 };
 pub use users::{LookupError, Users};
-pub use verifier::{Invalid, SessionRules, Unverified, Verifier};
+pub use verifier::{Examined, Invalid, SessionRules, Unverified, Verifier};

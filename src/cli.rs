@@ -1,14 +1,16 @@
-//! The command line: `serve` (default), `check`, `healthcheck`.
+//! The command line: `serve` (default), `check`, `explain`, `healthcheck`.
 
 mod check;
+mod explain;
 mod healthcheck;
+mod policy_tests;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Config, Problems, Sources},
+    config::{Config, InvalidPolicyTests, Problems, Sources},
     server::{Server, StartError},
     telemetry,
 };
@@ -27,13 +29,19 @@ pub struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Subcommand)]
+#[derive(Clone, Debug, Default, Subcommand)]
 enum Command {
     /// Answer requests, until SIGTERM or SIGINT (default)
     #[default]
     Serve,
     /// Check the settings, the keys and the clock; exit with 0 if the service would work
-    Check,
+    Check {
+        /// Only run these tests of the policy: no network, no keys; exit with 0 if all pass
+        #[arg(long, value_name = "FILE")]
+        policy_tests: Option<PathBuf>,
+    },
+    /// Say who a session is, which rules match it and why, and what it gets; exit with 0 if that is a token
+    Explain(explain::Arguments),
     /// Ask the running service whether it lives; exit with 0 if it does. For a container's HEALTHCHECK
     Healthcheck,
 }
@@ -68,7 +76,7 @@ Who may do what is for the file alone: [[grants]] tables and [token] require.
 
 Outgoing HTTPS heeds HTTPS_PROXY and NO_PROXY.
 
-Exit codes: 0 success, 1 failure (of any command), 2 an argument that is not known";
+Exit codes: 0 success, 1 failure (of any command; of explain: no token), 2 an argument that is not known";
 
 /// Why a command failed, in words for whoever ran it.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +89,10 @@ enum Failure {
     Serve(std::io::Error),
     #[error("{0}")]
     Unhealthy(String),
+    #[error(transparent)]
+    PolicyTests(#[from] InvalidPolicyTests),
+    #[error("{0}")]
+    Input(String),
 }
 
 impl Cli {
@@ -89,7 +101,9 @@ impl Cli {
         let config = self.config.as_deref();
         let outcome = match self.command.unwrap_or_default() {
             Command::Serve => serve(config).await,
-            Command::Check => return check::run(config).await,
+            Command::Check { policy_tests: Some(file) } => return policy_tests::run(config, &file).await,
+            Command::Check { policy_tests: None } => return check::run(config).await,
+            Command::Explain(arguments) => return explain::run(config, arguments).await,
             Command::Healthcheck => healthcheck::run(config).await,
         };
         match outcome {

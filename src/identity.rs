@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     ably::{ClientId, InvalidClientId},
-    clerk::{LookupError, Session, Users},
+    clerk::{ClaimPath, LookupError, Session, Users},
 };
 
 /// A client ID with placeholders: `{username}`, `{user_id}`, `{claim.NAME}`, and literal text around them.
@@ -21,7 +21,7 @@ enum Part {
     Literal(String),
     Username,
     UserId,
-    Claim(String),
+    Claim(ClaimPath),
 }
 
 /// Why a text is not a template.
@@ -66,7 +66,7 @@ impl FromStr for ClientIdTemplate {
 impl Part {
     fn placeholder(name: &str) -> Result<Self, InvalidTemplate> {
         match name.strip_prefix("claim.") {
-            Some(path) if !path.is_empty() => Ok(Self::Claim(path.to_owned())),
+            Some(path) if !path.is_empty() => Ok(Self::Claim(path.into())),
             None if name == "username" => Ok(Self::Username),
             None if name == "user_id" => Ok(Self::UserId),
             _ => Err(InvalidTemplate::Unknown(name.to_owned())),
@@ -158,7 +158,7 @@ impl Identity {
 }
 
 /// A claim that names someone: a text that is not empty, or a whole number.
-fn claim_text(session: &Session, path: &str) -> Option<String> {
+fn claim_text(session: &Session, path: &ClaimPath) -> Option<String> {
     match session.claim(path)? {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
         Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),

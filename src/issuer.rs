@@ -1,8 +1,12 @@
 //! The line that every request runs along: credential, session, identity, grant, signature.
 
+mod rehearsal;
+
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+
+pub use rehearsal::{Claims, Rehearsal, Rehearsed};
 
 use crate::{
     ably::{

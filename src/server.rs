@@ -25,8 +25,7 @@ use self::connection::Connection;
 
 use crate::{
     ably::{Exchange, RestClient, TokenFormat},
-    clerk::{BackendApi, InvalidPem, Jwks, JwksSource, SessionRules, SigningKeys, Users, Verifier},
-    clock,
+    clerk::{BackendApi, InvalidPem, Jwks, JwksSource, SigningKeys, Users, Verifier},
     config::{ClerkConfig, Config, KeySource},
     identity::Identity,
     issuer::{Form, Issuer},
@@ -148,13 +147,7 @@ pub(crate) fn signing_keys(config: &ClerkConfig, http: &reqwest::Client) -> Resu
 
 fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer {
     let clerk = &config.clerk;
-    let rules = SessionRules {
-        issuers: clerk.issuers(),
-        authorized_parties: clerk.authorized_parties.clone(),
-        audience: clerk.audience.clone(),
-        clock_skew_ms: clerk.clock_skew_ms,
-        longest_life_ms: clock::millis(config.revocation.denial_ttl),
-    };
+    let rules = clerk.session_rules(config.revocation.denial_ttl);
     let users = clerk.secret_key.clone().map(|secret_key| {
         let api = BackendApi::new(clerk.api_url.clone(), secret_key, http.clone());
         Users::new(api, clerk.user_cache_ttl, Handle::current())

@@ -166,13 +166,18 @@ impl Capability {
     /// resources; an empty name is none.
     #[must_use]
     pub fn union(resources: impl IntoIterator<Item = (String, Operations)>) -> Option<Self> {
-        let mut union = BTreeMap::new();
-        for (resource, operations) in resources {
-            if !resource.is_empty() {
-                add(&mut union, Resource(resource), operations);
+        let named = resources.into_iter().filter(|(resource, _)| !resource.is_empty());
+        let mut union: Vec<_> = named.map(|(resource, operations)| (Resource(resource), operations)).collect();
+        // To sort them all is cheaper than to find the place of each.
+        union.sort_by(|(a, _), (b, _)| a.cmp(b));
+        union.dedup_by(|(other, more), (resource, all)| {
+            let is_same = other == resource;
+            if is_same {
+                *all = all.union(*more);
             }
-        }
-        (!union.is_empty()).then_some(Self(union))
+            is_same
+        });
+        (!union.is_empty()).then(|| Self(union.into_iter().collect()))
     }
 
     /// What both allow, if anything (RSA9f): each pair of resources meets in the narrower one, with the operations that

@@ -1,5 +1,7 @@
 //! What a verified session token says.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use super::jwt::is_javascript_space;
@@ -28,6 +30,28 @@ pub struct Session {
     pub actor: Option<Actor>,
     /// All claims as they came, custom ones among them.
     pub claims: Map<String, Value>,
+}
+
+/// Where a claim is: names from the outside in, with dots between them. Split once, for it is followed at every decision.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClaimPath {
+    text: String,
+    /// None when there is no dot.
+    steps: Vec<String>,
+}
+
+impl<T: Into<String>> From<T> for ClaimPath {
+    fn from(text: T) -> Self {
+        let text = text.into();
+        let steps = if text.contains('.') { text.split('.').map(str::to_owned).collect() } else { Vec::new() };
+        Self { text, steps }
+    }
+}
+
+impl fmt::Display for ClaimPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 /// An active organization, and what the user is in it.
@@ -108,11 +132,10 @@ impl Session {
 
     /// The value of a claim by dotted path, e.g. `metadata.tier`. A claim whose own name has the dots goes before.
     #[must_use]
-    pub fn claim(&self, path: &str) -> Option<&Value> {
-        self.claims.get(path).or_else(|| {
-            let mut steps = path.split('.');
-            let first = self.claims.get(steps.next()?)?;
-            steps.try_fold(first, |value, step| value.get(step))
+    pub fn claim(&self, path: &ClaimPath) -> Option<&Value> {
+        self.claims.get(&path.text).or_else(|| {
+            let (first, deeper) = path.steps.split_first()?;
+            deeper.iter().try_fold(self.claims.get(first)?, |value, step| value.get(step))
         })
     }
 }
@@ -322,8 +345,8 @@ mod tests {
     #[test]
     fn claims_are_found_by_dotted_path() {
         let session = session(json!({ "metadata": { "tier": "pro" }, "a.b": 1, "a": { "b": 2 } })).unwrap();
-        assert_eq!(session.claim("metadata.tier"), Some(&json!("pro")));
-        assert_eq!(session.claim("a.b"), Some(&json!(1)));
-        assert_eq!(session.claim("metadata.missing"), None);
+        assert_eq!(session.claim(&"metadata.tier".into()), Some(&json!("pro")));
+        assert_eq!(session.claim(&"a.b".into()), Some(&json!(1)));
+        assert_eq!(session.claim(&"metadata.missing".into()), None);
     }
 }

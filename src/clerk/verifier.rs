@@ -174,13 +174,68 @@ impl Verifier {
 
     /// Verifies a session token: header, key, signature, then claims.
     pub async fn verify(&self, token: &str, now: UnixMillis) -> Result<Session, Unverified> {
+        let claims = self.claims(token).await?;
+        Ok(self.rules.session(claims, now)?)
+    }
+
+    /// Verifies a session token as [`Verifier::verify`] does, and tells what it says even if its claims do not hold.
+    /// An error means that its signature does not, or cannot be verified: what it says is then worth nothing.
+    pub async fn examine(&self, token: &str, now: UnixMillis) -> Result<Examined, Unverified> {
+        let Claims(claims) = self.claims(token).await?;
+        Ok(match self.rules.session(Claims(claims.clone()), now) {
+            Ok(session) => Examined { session: Some(session), refused: None, filled_in: Vec::new() },
+            Err(refused) => Examined { refused: Some(refused), ..Examined::suppose(claims, now) },
+        })
+    }
+
+    async fn claims(&self, token: &str) -> Result<Claims, Unverified> {
         let unverified = UnverifiedToken::decode(token)?;
         let key = self.keys.find(unverified.kid()).await.map_err(|error| match error {
             KeyError::Unknown => Unverified::Invalid(Invalid::UnknownKey),
             KeyError::Unavailable => Unverified::KeysUnavailable(KeysUnavailable),
         })?;
-        let claims = unverified.verify_signature(&key)?;
-        Ok(self.rules.session(claims, now)?)
+        Ok(unverified.verify_signature(&key)?)
+    }
+}
+
+/// What a session is like that nobody is served for: one that is explained, or made up to test a policy.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// The session; none when its claims cannot be read.
+    pub session: Option<Session>,
+    /// Why it is refused, if it is.
+    pub refused: Option<Invalid>,
+    /// The claims that were missing, and were made up.
+    pub filled_in: Vec<&'static str>,
+}
+
+impl Examined {
+    /// Takes claims as verified, whatever their times, issuer, audience and authorized party. What every session token
+    /// has is filled in: `sub`, `sid`, `iat`, `exp`, and `v`, which is 2 unless there is an `org_id`.
+    #[must_use]
+    pub fn suppose(mut claims: Map<String, Value>, now: UnixMillis) -> Self {
+        const LIFE_MS: i64 = 60_000;
+        let issued_at = millis(claims.get("iat")).unwrap_or(now);
+        let expires_at = millis(claims.get("exp")).unwrap_or(UnixMillis(issued_at.0.saturating_add(LIFE_MS)));
+        let version = if claims.contains_key("org_id") { 1 } else { 2 };
+        let mut filled_in = Vec::new();
+        for (name, value) in [
+            ("sub", Value::from("user_example")),
+            ("sid", Value::from("sess_example")),
+            ("iat", Value::from(issued_at.0.div_euclid(1000))),
+            ("exp", Value::from(expires_at.0.div_euclid(1000))),
+            ("v", Value::from(version)),
+        ] {
+            if !claims.contains_key(name) {
+                claims.insert(name.to_owned(), value);
+                filled_in.push(name);
+            }
+        }
+        let refused = check_state(&claims).err();
+        match read(claims, issued_at, expires_at) {
+            Ok(session) => Self { session: Some(session), refused, filled_in },
+            Err(unreadable) => Self { session: None, refused: Some(unreadable), filled_in },
+        }
     }
 }
 
@@ -229,7 +284,7 @@ impl<'a> UnverifiedToken<'a> {
 impl SessionRules {
     fn session(&self, claims: Claims, now: UnixMillis) -> Result<Session, Invalid> {
         let Claims(claims) = claims;
-        let user_id = non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
+        non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
         self.check_audience(claims.get("aud"))?;
         self.check_authorized_party(claims.get("azp"))?;
         if !non_empty(claims.get("iss")).is_some_and(|iss| self.issuers.contains(&iss)) {
@@ -250,14 +305,9 @@ impl SessionRules {
         if expires_at.0.saturating_sub(issued_at.0) > self.longest_life_ms {
             return Err(Invalid::LivesTooLong);
         }
-        let session_id = non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?;
-        if claims.get("act").is_some_and(|act| is_truthy(act) && non_empty(act.get("sub")).is_none()) {
-            return Err(Invalid::Actor);
-        }
-        if claims.get("sts").is_some_and(|status| status == "pending") {
-            return Err(Invalid::Pending);
-        }
-        Session::from_claims(user_id, session_id, issued_at, expires_at, claims).map_err(|_| Invalid::Features)
+        non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?;
+        check_state(&claims)?;
+        read(claims, issued_at, expires_at)
     }
 
     /// An absent audience is none of our business (a session token has none by itself); one that is there must match.
@@ -290,6 +340,23 @@ impl SessionRules {
             Some(_) => Err(Invalid::AuthorizedParty),
         }
     }
+}
+
+/// What stands in the way of a session wherever and whenever its token is shown.
+fn check_state(claims: &Map<String, Value>) -> Result<(), Invalid> {
+    if claims.get("act").is_some_and(|act| is_truthy(act) && non_empty(act.get("sub")).is_none()) {
+        return Err(Invalid::Actor);
+    }
+    if claims.get("sts").is_some_and(|status| status == "pending") {
+        return Err(Invalid::Pending);
+    }
+    Ok(())
+}
+
+fn read(claims: Map<String, Value>, issued_at: UnixMillis, expires_at: UnixMillis) -> Result<Session, Invalid> {
+    let user_id = non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
+    let session_id = non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?;
+    Session::from_claims(user_id, session_id, issued_at, expires_at, claims).map_err(|_| Invalid::Features)
 }
 
 fn non_empty(claim: Option<&Value>) -> Option<String> {

@@ -13,7 +13,10 @@ use super::{
     },
     value::{base_url, duration, origin},
 };
-use crate::clerk::{InstanceKind, PublishableKey, SigningKeys, frontend_api_at};
+use crate::{
+    clerk::{InstanceKind, PublishableKey, SessionRules, SigningKeys, frontend_api_at},
+    clock,
+};
 
 /// Clerk's settings.
 #[derive(Clone, Debug)]
@@ -94,6 +97,18 @@ impl ClerkConfig {
     pub fn issuers(&self) -> Vec<String> {
         let urls = [Some(self.publishable_key.frontend_api()), self.satellite.as_ref(), self.proxy_url.as_ref()];
         urls.into_iter().flatten().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
+    }
+
+    /// What is demanded of a session token, which may live so long at most.
+    #[must_use]
+    pub fn session_rules(&self, longest_life: Duration) -> SessionRules {
+        SessionRules {
+            issuers: self.issuers(),
+            authorized_parties: self.authorized_parties.clone(),
+            audience: self.audience.clone(),
+            clock_skew_ms: self.clock_skew_ms,
+            longest_life_ms: clock::millis(longest_life),
+        }
     }
 
     /// The publishable key as it counts on this domain: on a satellite the Frontend API is the satellite's.

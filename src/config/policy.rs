@@ -26,7 +26,7 @@ use crate::{
 /// The key of the rules.
 pub(super) const GRANTS: &str = "grants";
 
-type Value<'a> = Spanned<DeValue<'a>>;
+pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 type Place = Range<usize>;
 
 /// Reads the policy. What is wrong with it, the reader is told.
@@ -35,7 +35,7 @@ pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocab
     // A file that is no TOML never came so far.
     let Ok(document) = DeTable::parse(text) else { return Policy::default() };
     let root = document.get_ref();
-    let mut parser = Parser { subject: String::new(), revocable, jwt_only: Vec::new(), problems: Vec::new() };
+    let mut parser = Parser::new(revocable);
     let require = root.get(TOKEN_REQUIRE.section).and_then(|section| section.get_ref().get(TOKEN_REQUIRE.key));
     let require = require.and_then(|require| parser.require(require));
     let rules = root.get(GRANTS).map(|grants| parser.rules(grants, require.as_ref()));
@@ -61,22 +61,26 @@ pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocab
     Policy { require, rules: rules.unwrap_or_default(), ttl: token.and_then(|token| token.ttl) }
 }
 
-struct Parser {
+pub(super) struct Parser {
     /// What problems are said to be of.
-    subject: String,
+    pub(super) subject: String,
     revocable: bool,
     /// What other formats than a JWT cannot carry, by the key.
     jwt_only: Vec<(Place, String, &'static str)>,
-    problems: Vec<(usize, String)>,
+    pub(super) problems: Vec<(usize, String)>,
 }
 
 impl Parser {
-    fn problem(&mut self, place: Place, what: impl fmt::Display) {
+    pub(super) fn new(revocable: bool) -> Self {
+        Self { subject: String::new(), revocable, jwt_only: Vec::new(), problems: Vec::new() }
+    }
+
+    pub(super) fn problem(&mut self, place: Place, what: impl fmt::Display) {
         self.problems.push((place.start, format!("{}: {what}", self.subject)));
     }
 
     /// Notes an error as a problem.
-    fn checked<T, E: fmt::Display>(&mut self, place: Place, result: Result<T, E>) -> Option<T> {
+    pub(super) fn checked<T, E: fmt::Display>(&mut self, place: Place, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.problem(place, error)).ok()
     }
 
@@ -325,7 +329,7 @@ impl Parser {
                 let values = self.alternatives(value).map(|values| values.iter().map(|value| self.claim_value(value)));
                 let alternatives: Option<Vec<Option<_>>> = values.map(Iterator::collect);
                 let alternatives = alternatives.and_then(|values| values.into_iter().collect());
-                parts.push(alternatives.map(|alternatives| Condition::Claim { path, alternatives }));
+                parts.push(alternatives.map(|alternatives| Condition::Claim { path: path.into(), alternatives }));
             }
         }
     }
@@ -371,7 +375,7 @@ impl Parser {
         boolean
     }
 
-    fn text<'v>(&mut self, value: &'v Value<'_>, wanted: &str) -> Option<&'v str> {
+    pub(super) fn text<'v>(&mut self, value: &'v Value<'_>, wanted: &str) -> Option<&'v str> {
         let text = value.get_ref().as_str();
         if text.is_none() {
             self.problem(value.span(), format_args!("{}, where {wanted} is wanted", kind(value)));
@@ -380,7 +384,7 @@ impl Parser {
     }
 
     /// A list that is not empty.
-    fn list<'v, 'a>(&mut self, value: &'v Value<'a>, wanted: &str) -> Option<&'v [Value<'a>]> {
+    pub(super) fn list<'v, 'a>(&mut self, value: &'v Value<'a>, wanted: &str) -> Option<&'v [Value<'a>]> {
         let list = value.get_ref().as_array().map(|list| &list[..]);
         match list {
             None => self.problem(value.span(), format_args!("{}, where {wanted} is wanted", kind(value))),
@@ -390,7 +394,7 @@ impl Parser {
         None
     }
 
-    fn table<'v, 'a>(&mut self, value: &'v Value<'a>) -> Option<&'v DeTable<'a>> {
+    pub(super) fn table<'v, 'a>(&mut self, value: &'v Value<'a>) -> Option<&'v DeTable<'a>> {
         let table = value.get_ref().as_table();
         if table.is_none() {
             self.problem(value.span(), format_args!("{}, where a table is wanted", kind(value)));
@@ -398,7 +402,7 @@ impl Parser {
         table
     }
 
-    fn refuse_unknown(&mut self, table: &DeTable<'_>, known: &[&str], what: &str) {
+    pub(super) fn refuse_unknown(&mut self, table: &DeTable<'_>, known: &[&str], what: &str) {
         for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
             let known = known.join(", ");
             self.problem(key.span(), format_args!("no such {what}: {:?}; there are: {known}", key.get_ref()));
@@ -406,11 +410,11 @@ impl Parser {
     }
 }
 
-fn integer(number: &DeInteger<'_>) -> Option<i64> {
+pub(super) fn integer(number: &DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-fn kind(value: &Value<'_>) -> &'static str {
+pub(super) fn kind(value: &Value<'_>) -> &'static str {
     match value.get_ref() {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) | DeValue::Float(_) => "a number",

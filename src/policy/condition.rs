@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::clerk::{FactorAge, Scoped, Session};
+use crate::clerk::{ClaimPath, FactorAge, Scoped, Session};
 
 /// A question about a session. Names in it are as Clerk's `has()` takes them; a list is of alternatives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Condition {
     /// The value of a claim, or one of its values when it is an array.
     Claim {
         /// By dotted path.
-        path: String,
+        path: ClaimPath,
         /// Any of these.
         alternatives: Vec<ClaimValue>,
     },
@@ -269,7 +269,7 @@ impl std::ops::Not for Truth {
 
 impl fmt::Display for Truth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::True => "matched",
             Self::Unknown => "unknown",
             Self::False => "not matched",
@@ -336,10 +336,19 @@ impl Condition {
     pub fn holds(&self, session: &Session) -> Truth {
         match self {
             Self::Any(parts) => Truth::any(parts.iter().map(|part| part.holds(session))),
-            Self::All(parts) => Truth::all(parts.iter().map(|part| part.holds(session))),
+            // Claims last: what stands in the session's own fields is looked at sooner, and often decides.
+            Self::All(parts) => {
+                let (claims, others) = (parts.iter().filter(|part| part.is_claim()), parts.iter());
+                let in_order = others.filter(|part| !part.is_claim()).chain(claims);
+                Truth::all(in_order.map(|part| part.holds(session)))
+            }
             Self::Not(part) => !part.holds(session),
             leaf => leaf.look(session).truth(),
         }
+    }
+
+    fn is_claim(&self) -> bool {
+        matches!(self, Self::Claim { .. })
     }
 
     /// Whether it holds for a session, and why.

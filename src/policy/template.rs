@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::clerk::Session;
+use crate::clerk::{ClaimPath, Session};
 
 /// The name of a resource, e.g. `org:{org_id}:*`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +32,7 @@ enum Placeholder {
     OrgId,
     OrgSlug,
     OrgRole,
-    Claim(String),
+    Claim(ClaimPath),
 }
 
 /// Why a text is not a template.
@@ -163,7 +163,7 @@ impl FromStr for Placeholder {
             "org_slug" => Ok(Self::OrgSlug),
             "org_role" => Ok(Self::OrgRole),
             _ => match name.strip_prefix("claim.") {
-                Some(path) if path.split('.').all(|step| !step.is_empty()) => Ok(Self::Claim(path.to_owned())),
+                Some(path) if path.split('.').all(|step| !step.is_empty()) => Ok(Self::Claim(path.into())),
                 _ => Err(InvalidResource::UnknownPlaceholder(name.to_owned())),
             },
         }

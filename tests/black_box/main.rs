@@ -7,6 +7,7 @@ mod service;
 
 mod command_line;
 mod cross_origin;
+mod explain;
 mod formats;
 mod hostile_requests;
 mod identity;

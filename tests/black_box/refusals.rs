@@ -43,7 +43,9 @@ async fn a_token_that_is_no_session_of_this_app_is_refused_and_the_log_says_why(
         clerk.mint_with_header(header, claims.clone())
     };
     let good = vendors.token("alice");
-    let tampered = format!("{}A{}", &good[..good.len() - 20], &good[good.len() - 19..]);
+    let (before, after) = (&good[..good.len() - 20], &good[good.len() - 19..]);
+    let other = if good[before.len()..].starts_with('A') { 'B' } else { 'A' };
+    let tampered = format!("{before}{other}{after}");
     for (token, reason) in [
         (String::new(), "token-malformed"),
         ("a.b.c".into(), "token-malformed"),

@@ -1,0 +1,389 @@
+//! `explain`: why a session gets what it gets, or nothing. Signs nothing, serves nobody, and never shows a token.
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::runtime::Handle;
+
+use super::{Failure, complain, policy_tests::in_words};
+use crate::{
+    ably::{ErrorInfo, TokenFormat, Ttl},
+    clerk::{BackendApi, Examined, Session, Unverified, Users, Verifier},
+    clock::UnixMillis,
+    config::{Config, Sources},
+    identity::{Identity, IdentityError},
+    issuer::{Cause, Claims, Rehearsal, Rehearsed},
+    outgoing,
+    policy::{Explained, Explanation},
+};
+
+/// Stands for the standard input.
+const STDIN: &str = "-";
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    input: Input,
+    /// What the client would ask for: capability=JSON, ttl=MILLISECONDS or clientId=NAME. May be repeated
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    params: Vec<String>,
+    /// Print JSON, for scripts
+    #[arg(long)]
+    json: bool,
+    /// A token without its option, which must not be repeated in a message
+    #[arg(hide = true)]
+    stray: Vec<SecretString>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Input {
+    /// A session token, which is verified; - reads it from the standard input, so that no shell remembers it
+    #[arg(long, value_name = "JWT|-")]
+    session_token: Option<SecretString>,
+    /// A JSON file of claims, which are taken as verified; - reads them from the standard input. What every session
+    /// token has may be left out
+    #[arg(long, value_name = "FILE|-")]
+    claims: Option<PathBuf>,
+}
+
+/// What there is to say of a session.
+struct Report {
+    claims: Claims,
+    format: TokenFormat,
+    /// None when there is a session token that cannot be verified.
+    examined: Option<(Examined, Option<Rehearsed>)>,
+    unverified: Option<Unverified>,
+    has_users: bool,
+    now: UnixMillis,
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what the command is for")]
+pub(super) async fn run(config: Option<&Path>, arguments: Arguments) -> ExitCode {
+    let as_json = arguments.json;
+    match report(config, arguments).await {
+        Ok(report) => {
+            if as_json {
+                println!("{:#}", report.as_json());
+            } else {
+                print!("{}", printable(&report.as_text()));
+            }
+            if report.refusal().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(failure) => {
+            complain(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Claims may hold what would move a terminal's cursor.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, Failure> {
+    let Arguments { input, params, stray, .. } = arguments;
+    if !stray.is_empty() {
+        return Err(Failure::Input(
+            "an argument that belongs to no option; write --session-token before a token".into(),
+        ));
+    }
+    let params = params.iter().map(|param| parse_param(param)).collect::<Result<Vec<_>, _>>()?;
+    let (config, _) = Config::load(&Sources::read(config))?;
+    let http = outgoing::client().map_err(|error| Failure::Input(outgoing::causes(&error)))?;
+    let now = UnixMillis::now();
+    let mut report = Report {
+        claims: Claims::All,
+        format: config.token.format,
+        examined: None,
+        unverified: None,
+        has_users: config.clerk.secret_key.is_some(),
+        now,
+    };
+    let examined = match input {
+        Input { session_token: Some(token), .. } => {
+            let keys = crate::server::signing_keys(&config.clerk, &http).map_err(crate::server::StartError::from)?;
+            let verifier = Verifier::new(keys, config.clerk.session_rules(config.revocation.denial_ttl));
+            verifier.examine(read_token(&token)?.expose_secret(), now).await
+        }
+        Input { claims, .. } => {
+            report.claims = Claims::Some;
+            Ok(Examined::suppose(read_claims(&claims.unwrap_or_default())?, now))
+        }
+    };
+    match examined {
+        Ok(examined) => {
+            // Nobody is looked up who was made up.
+            let secret_key = config.clerk.secret_key.clone().filter(|_| !examined.filled_in.contains(&"sub"));
+            let users = secret_key.map(|secret_key| {
+                let api = BackendApi::new(config.clerk.api_url.clone(), secret_key, http.clone());
+                Users::new(api, config.clerk.user_cache_ttl, Handle::current())
+            });
+            let identity = Identity::new(config.token.client_id.clone(), users);
+            let rehearsal = Rehearsal {
+                identity: &identity,
+                policy: &config.policy,
+                format: config.token.format,
+                api_key: Some(&config.ably.api_key),
+            };
+            let rehearsed = match &examined.session {
+                Some(session) => Some(rehearsal.run(&examined, session, report.claims, &params, now).await),
+                None => None,
+            };
+            report.examined = Some((examined, rehearsed));
+        }
+        Err(unverified) => report.unverified = Some(unverified),
+    }
+    Ok(report)
+}
+
+fn parse_param(text: &str) -> Result<(String, String), Failure> {
+    let (name, value) = text.split_once('=').unwrap_or_default();
+    if !["capability", "ttl", "clientId"].contains(&name) {
+        return Err(Failure::Input("--param wants capability=…, ttl=… or clientId=…".into()));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn read_token(argument: &SecretString) -> Result<SecretString, Failure> {
+    let text = match argument.expose_secret() {
+        STDIN => io::read_to_string(io::stdin())
+            .map_err(|error| Failure::Input(format!("the standard input cannot be read: {error}")))?,
+        token => token.to_owned(),
+    };
+    match text.trim() {
+        "" => Err(Failure::Input("no session token was given".into())),
+        token => Ok(SecretString::from(token)),
+    }
+}
+
+/// Says nothing of what it read, nor of the path: either could be a token in the wrong place.
+fn read_claims(path: &Path) -> Result<Map<String, Value>, Failure> {
+    let text = if path == Path::new(STDIN) { io::read_to_string(io::stdin()) } else { fs::read_to_string(path) };
+    let text = text.map_err(|error| Failure::Input(format!("the file of --claims cannot be read: {error}")))?;
+    match serde_json::from_str(&text) {
+        Ok(Value::Object(claims)) => Ok(claims),
+        Ok(_) => Err(Failure::Input("the claims are no JSON object".into())),
+        Err(error) => {
+            Err(Failure::Input(format!("the claims are no JSON: line {}, column {}", error.line(), error.column())))
+        }
+    }
+}
+
+impl Report {
+    fn session(&self) -> Option<&Session> {
+        self.examined.as_ref().and_then(|(examined, _)| examined.session.as_ref())
+    }
+
+    fn rehearsed(&self) -> Option<&Rehearsed> {
+        self.examined.as_ref().and_then(|(_, rehearsed)| rehearsed.as_ref())
+    }
+
+    fn filled_in(&self) -> &[&'static str] {
+        self.examined.as_ref().map_or(&[], |(examined, _)| &examined.filled_in)
+    }
+
+    /// Why the session itself is refused, if it is.
+    fn session_refusal(&self) -> Option<Unverified> {
+        let refused = self.examined.as_ref().and_then(|(examined, _)| examined.refused);
+        self.unverified.or(refused.map(Unverified::Invalid))
+    }
+
+    /// Why there would be no token, if there would be none.
+    fn refusal(&self) -> Option<Cause> {
+        let rehearsed = self.rehearsed().and_then(|rehearsed| rehearsed.refusal);
+        rehearsed.or(self.session_refusal().map(Cause::Unverified))
+    }
+
+    fn as_text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |label: &str, value: &str| _ = writeln!(text, "{label:15}{value}");
+        let verified = match (self.session_refusal(), self.claims, self.session()) {
+            (Some(refusal), ..) => format!("would be refused: {refusal}"),
+            (None, Claims::All, Some(session)) => {
+                format!("verified; ends in {} s", (session.expires_at.0 - self.now.0).max(0) / 1000)
+            }
+            (None, ..) => "none; the claims are taken as verified".to_owned(),
+        };
+        line("session token", &verified);
+        if !self.filled_in().is_empty() {
+            line("filled in", &self.filled_in().join(", "));
+        }
+        if let Some(session) = self.session() {
+            line("user", &session.user_id);
+            line("session", &session.session_id);
+            line("organization", &organization(session));
+            let actor = session.actor.as_ref().map_or("nobody", |actor| &actor.subject);
+            line("impersonator", actor);
+        }
+        if let Some(rehearsed) = self.rehearsed() {
+            line("client ID", &self.client_id(rehearsed));
+            policy_as_text(rehearsed, self.format, &mut text);
+        }
+        match self.refusal().map(|cause| cause.error_info()) {
+            None => text += "\nA token would be issued.\n",
+            Some(ErrorInfo { status_code, code, message }) => {
+                _ = writeln!(text, "\nNo token: {status_code}, code {code}: {message}");
+            }
+        }
+        text
+    }
+
+    fn client_id(&self, rehearsed: &Rehearsed) -> String {
+        match &rehearsed.client_id {
+            Ok(client_id) => client_id.to_string(),
+            Err(IdentityError::UsernameOutOfReach) if self.claims == Claims::Some => {
+                let why = if self.has_users {
+                    "and no sub by which Clerk could be asked for it"
+                } else {
+                    "and there is no secret key to ask Clerk for it"
+                };
+                format!("not known: the claims have no username, {why}")
+            }
+            Err(error) => format!("none: {error}"),
+        }
+    }
+
+    fn as_json(&self) -> Value {
+        let rehearsed = self.rehearsed();
+        let refusal = self.refusal();
+        let grant =
+            rehearsed.filter(|_| refusal.is_none()).and_then(|rehearsed| rehearsed.explanation.outcome.as_ref().ok());
+        let capability = grant.and_then(|grant| grant.capability.as_ref()).map(|capability| {
+            let resources = capability.resources().map(|(name, operations)| (name.to_owned(), json!(operations)));
+            resources.collect::<Map<_, _>>()
+        });
+        json!({
+            "issued": refusal.is_none(),
+            "refusal": refusal.map(|cause| {
+                let ErrorInfo { status_code, code, message } = cause.error_info();
+                json!({ "reason": cause.reason(), "status_code": status_code, "code": code, "message": message })
+            }),
+            "session_token": self.session_token(),
+            "caller": self.session().map(Caller::new),
+            "client_id": rehearsed.and_then(|rehearsed| rehearsed.client_id.as_ref().ok()).map(ToString::to_string),
+            "policy": rehearsed.map(|rehearsed| &rehearsed.explanation),
+            "capability": capability,
+            "ttl_ms": grant.map(|grant| grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT).as_millis()),
+            "format": self.format.as_str(),
+        })
+    }
+
+    fn session_token(&self) -> Value {
+        let refusal = self.session_refusal().map(Cause::Unverified);
+        json!({
+            "verified": self.claims == Claims::All && refusal.is_none(),
+            "reason": refusal.map(|cause| cause.reason()),
+            "filled_in": self.filled_in(),
+        })
+    }
+}
+
+fn organization(session: &Session) -> String {
+    let Some(organization) = &session.organization else { return "none".to_owned() };
+    let slug = organization.slug.as_ref().map(|slug| format!(" ({slug})")).unwrap_or_default();
+    let role = organization.role.as_deref().unwrap_or("no role");
+    format!("{}{slug}, {role}", organization.id)
+}
+
+fn policy_as_text(rehearsed: &Rehearsed, format: TokenFormat, text: &mut String) {
+    let Explanation { require, rules, granted, outcome } = &rehearsed.explanation;
+    if let Some(require) = require {
+        _ = writeln!(text, "\nrequired of every session");
+        reasons(require, 1, text);
+    }
+    if !rules.is_empty() {
+        _ = writeln!(text, "\nrules");
+    }
+    for rule in rules {
+        _ = writeln!(text, "  {:11}  {}", rule.verdict, rule.name);
+        if let Some(when) = &rule.when {
+            reasons(when, 3, text);
+        }
+        for dropped in &rule.dropped {
+            let (resource, placeholder, why) = (&dropped.resource, &dropped.placeholder, dropped.why);
+            _ = writeln!(text, "      dropped      {resource}: {placeholder}: {why}");
+        }
+    }
+    let Ok(grant) = outcome else {
+        // There is something of which the client asked for nothing.
+        if let Some(granted) = granted {
+            _ = writeln!(text, "\ngranted, before it is narrowed to what is asked for");
+            resources(granted, text);
+        }
+        return;
+    };
+    match &grant.capability {
+        Some(capability) => {
+            _ = writeln!(text, "\ncapability");
+            resources(capability, text);
+        }
+        None => _ = writeln!(text, "\ncapability     the key's own: there are no rules"),
+    }
+    for (channel, claim) in &grant.channel_claims {
+        _ = writeln!(text, "channel claim  {channel}: {claim}");
+    }
+    for (resource, rate) in &grant.publish_rate {
+        _ = writeln!(text, "publish rate   {resource}: {rate} a second");
+    }
+    let ttl = grant.ttl.map_or_else(|| format!("{} (Ably's default)", in_words(Ttl::ABLY_DEFAULT)), in_words);
+    _ = writeln!(text, "ttl            {ttl}");
+    _ = writeln!(text, "format         {format}");
+}
+
+fn resources(capability: &crate::ably::Capability, text: &mut String) {
+    let width = capability.resources().map(|(resource, _)| resource.chars().count()).max().unwrap_or_default();
+    for (resource, operations) in capability.resources() {
+        let operations = operations.names().collect::<Vec<_>>().join(", ");
+        _ = writeln!(text, "  {resource:width$}  {operations}");
+    }
+}
+
+/// A condition and its parts, each a line, deeper by two blanks.
+fn reasons(explained: &Explained, depth: usize, text: &mut String) {
+    let Explained { condition, truth, because, parts } = explained;
+    let because = because.map(|because| format!(": {because}")).unwrap_or_default();
+    _ = writeln!(text, "{:indent$}{truth:11}  {condition}{because}", "", indent = depth * 2);
+    for part in parts {
+        reasons(part, depth + 1, text);
+    }
+}
+
+/// Who the caller is, for scripts.
+#[derive(Serialize)]
+struct Caller<'a> {
+    user_id: &'a str,
+    session_id: &'a str,
+    organization: Option<CallersOrganization<'a>>,
+    impersonator: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct CallersOrganization<'a> {
+    id: &'a str,
+    slug: Option<&'a str>,
+    role: Option<&'a str>,
+    permissions: Option<&'a [String]>,
+}
+
+impl<'a> Caller<'a> {
+    fn new(session: &'a Session) -> Self {
+        let organization = session.organization.as_ref().map(|organization| CallersOrganization {
+            id: &organization.id,
+            slug: organization.slug.as_deref(),
+            role: organization.role.as_deref(),
+            permissions: organization.permissions.as_deref(),
+        });
+        let impersonator = session.actor.as_ref().map(|actor| actor.subject.as_str());
+        Self { user_id: &session.user_id, session_id: &session.session_id, organization, impersonator }
+    }
+}

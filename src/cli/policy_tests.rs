@@ -1,0 +1,133 @@
+//! `check --policy-tests`: runs an operator's own tests of the policy. No network, no keys.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path, process::ExitCode, time::Duration};
+
+use super::{Failure, complain};
+use crate::{
+    ably::{Capability, Ttl},
+    clerk::{Examined, Unverified},
+    clock::UnixMillis,
+    config::{Case, Config, Expected, PolicyTests, PolicyUnderTest, Sources},
+    identity::Identity,
+    issuer::{Cause, Claims, Rehearsal},
+};
+
+/// One line of a diff.
+struct Difference {
+    what: String,
+    expected: String,
+    got: String,
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what the command is for")]
+pub(super) async fn run(config: Option<&Path>, file: &Path) -> ExitCode {
+    match report(config, file).await {
+        Ok((report, exit_code)) => {
+            print!("{report}");
+            exit_code
+        }
+        Err(failure) => {
+            complain(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn report(config: Option<&Path>, file: &Path) -> Result<(String, ExitCode), Failure> {
+    let PolicyTests(cases) = PolicyTests::read(file)?;
+    let under_test = Config::policy_only(&Sources::read(config))?;
+    let mut report = String::new();
+    let mut failed = 0;
+    for case in &cases {
+        let differences = differences(&under_test, case).await;
+        if differences.is_empty() {
+            _ = writeln!(report, "ok    {}", case.name);
+        } else {
+            failed += 1;
+            _ = writeln!(report, "FAIL  {}", case.name);
+            render(&differences, &mut report);
+        }
+    }
+    _ = writeln!(report, "{} passed, {failed} failed", cases.len() - failed);
+    Ok((report, if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+fn render(differences: &[Difference], report: &mut String) {
+    let width = |text: fn(&Difference) -> &str| {
+        differences.iter().map(|difference| text(difference).chars().count()).max().unwrap_or_default()
+    };
+    let (what_width, expected_width) = (width(|difference| &difference.what), width(|difference| &difference.expected));
+    for Difference { what, expected, got } in differences {
+        _ = writeln!(report, "        {what:what_width$}  expected {expected:expected_width$}  got {got}");
+    }
+}
+
+/// How what a case gets differs from what it expects.
+async fn differences(PolicyUnderTest { policy, token }: &PolicyUnderTest, case: &Case) -> Vec<Difference> {
+    let now = UnixMillis::now();
+    let examined = Examined::suppose(case.claims.clone(), now);
+    let Some(session) = &examined.session else {
+        let cause = examined.refused.map(|invalid| Cause::Unverified(Unverified::Invalid(invalid)));
+        return compare_refusals(&case.expected, cause.as_ref());
+    };
+    let identity = Identity::new(token.client_id.clone(), None);
+    let rehearsal = Rehearsal { identity: &identity, policy, format: token.format, api_key: None };
+    let rehearsed = rehearsal.run(&examined, session, Claims::Some, &case.params, now).await;
+    let (grant, expected) = match (&rehearsed.refusal, &rehearsed.explanation.outcome, &case.expected) {
+        (None, Ok(grant), Expected::Granted { capability, ttl, client_id }) => (grant, (capability, ttl, client_id)),
+        (refusal, _, expected) => return compare_refusals(expected, refusal.as_ref()),
+    };
+    let (capability, ttl, client_id) = expected;
+    let mut differences = compare_capabilities(capability.as_ref(), grant.capability.as_ref());
+    let got = grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT);
+    if let Some(ttl) = ttl.filter(|ttl| *ttl != got) {
+        differences.push(Difference { what: "ttl".into(), expected: in_words(ttl), got: in_words(got) });
+    }
+    if let Some(expected) = client_id {
+        let got = rehearsed.client_id.map_or_else(|error| format!("none: {error}"), |id| id.to_string());
+        if got != *expected {
+            differences.push(Difference { what: "client_id".into(), expected: expected.clone(), got });
+        }
+    }
+    differences
+}
+
+fn compare_refusals(expected: &Expected, got: Option<&Cause>) -> Vec<Difference> {
+    let got_code = got.map(|cause| cause.error_info().code);
+    let expected = match expected {
+        Expected::Refused(code) if got_code == Some(*code) => return Vec::new(),
+        Expected::Refused(code) => format!("refused, {code}"),
+        Expected::Granted { .. } => "a token".to_owned(),
+    };
+    let got = got.map(Cause::error_info);
+    let got = got.map_or_else(|| "a token".to_owned(), |error| format!("refused, {}: {}", error.code, error.message));
+    vec![Difference { what: "outcome".into(), expected, got }]
+}
+
+fn compare_capabilities(expected: Option<&Capability>, got: Option<&Capability>) -> Vec<Difference> {
+    let mut resources: BTreeMap<&str, [String; 2]> = BTreeMap::new();
+    for (side, capability) in [expected, got].into_iter().enumerate() {
+        let Some(capability) = capability else { continue };
+        for (resource, operations) in capability.resources() {
+            resources.entry(resource).or_default()[side] = operations.names().collect::<Vec<_>>().join(", ");
+        }
+    }
+    let or_nothing = |text: String| if text.is_empty() { "nothing".to_owned() } else { text };
+    let differ = |(resource, [expected, got]): (&str, [String; 2])| {
+        let (expected, got) = (or_nothing(expected), or_nothing(got));
+        (expected != got).then(|| Difference { what: resource.to_owned(), expected, got })
+    };
+    let whole = |capability: Option<&Capability>| {
+        if capability.is_some() { "resources".to_owned() } else { "the key's own".to_owned() }
+    };
+    let mut differences = Vec::new();
+    if expected.is_none() != got.is_none() {
+        differences.push(Difference { what: "capability".into(), expected: whole(expected), got: whole(got) });
+    }
+    differences.extend(resources.into_iter().filter_map(differ));
+    differences
+}
+
+pub(super) fn in_words(ttl: Ttl) -> String {
+    humantime::format_duration(Duration::from_millis(ttl.as_millis())).to_string()
+}

@@ -1,0 +1,348 @@
+//! Tests of a policy: a TOML file of its own, with claims and what they are expected to get.
+
+use std::{
+    collections::BTreeSet,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Number};
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Config, Problem, Problems, Sources, TokenConfig,
+    policy::{self, Parser, Value, integer, kind},
+    reader::Reader,
+    settings::ABLY_REVOCABLE_TOKENS,
+    sources::position,
+    value::{boolean, duration},
+};
+use crate::{
+    ably::{Capability, Operations, Ttl, code},
+    policy::Policy,
+};
+
+/// The codes of the refusals that a test can expect.
+const REFUSALS: [u32; 6] = [
+    code::BAD_REQUEST,
+    code::INVALID_PARAMETER,
+    code::INVALID_CLIENT_ID,
+    code::INVALID_CREDENTIALS,
+    code::NOT_PERMITTED,
+    code::FORBIDDEN,
+];
+
+/// What tests of a policy need of the configuration: no keys, so that they run wherever the file is.
+#[derive(Clone, Debug)]
+pub struct PolicyUnderTest {
+    /// The policy.
+    pub policy: Policy,
+    /// What tokens are like.
+    pub token: TokenConfig,
+}
+
+/// The cases of a file, in its order.
+#[derive(Clone, Debug)]
+pub struct PolicyTests(pub Vec<Case>);
+
+/// One `[[cases]]` table.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What it shows; no two have the same.
+    pub name: String,
+    /// What the session token says.
+    pub claims: Map<String, serde_json::Value>,
+    /// What the client asks for, as it would send it.
+    pub params: Vec<(String, String)>,
+    /// What is to come of it.
+    pub expected: Expected,
+}
+
+/// What a case is expected to get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// No token, for the reason that has this code.
+    Refused(u32),
+    /// A token.
+    Granted {
+        /// Its rights; none for the key's own.
+        capability: Option<Capability>,
+        /// How long it lives, if that is part of the case.
+        ttl: Option<Ttl>,
+        /// Whose it is, if that is part of the case.
+        client_id: Option<String>,
+    },
+}
+
+/// Everything that is wrong with a file of tests.
+#[derive(Debug)]
+pub struct InvalidPolicyTests(Vec<Problem>);
+
+impl std::error::Error for InvalidPolicyTests {}
+
+impl fmt::Display for InvalidPolicyTests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "the policy tests have {count} problem{}:", if count == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+    }
+}
+
+impl Config {
+    /// The policy, whatever else is not set: for tests of it. What is set must be right.
+    pub fn policy_only(sources: &Sources) -> Result<PolicyUnderTest, Problems> {
+        let mut reader = Reader::new(sources);
+        let revocable = reader.or_default(&ABLY_REVOCABLE_TOKENS, "false", boolean).unwrap_or_default();
+        let token = TokenConfig::read(&mut reader, revocable);
+        let policy = policy::read(&mut reader, token.as_ref(), revocable);
+        reader.finish(token.map(|token| PolicyUnderTest { policy, token })).map(|(read, _)| read)
+    }
+}
+
+impl PolicyTests {
+    /// Reads a file, or says everything that is wrong with it.
+    pub fn read(path: &Path) -> Result<Self, InvalidPolicyTests> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) => Err(InvalidPolicyTests(vec![Problem(format!("{} cannot be read: {error}", path.display()))])),
+        }
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, InvalidPolicyTests> {
+        let mut parser = Parser::new(false);
+        let cases = match DeTable::parse(text) {
+            Ok(document) => parser.cases(document.get_ref()),
+            Err(error) => {
+                let offset = error.span().map_or(0, |span| span.start);
+                parser.problems.push((offset, error.message().to_owned()));
+                Vec::new()
+            }
+        };
+        parser.problems.sort_by_key(|(offset, _)| *offset);
+        if parser.problems.is_empty() {
+            return Ok(Self(cases));
+        }
+        let path = PathBuf::from(path);
+        let place = |offset| format!("{}, {}", path.display(), position(text, offset));
+        let problems = parser.problems.into_iter().map(|(offset, what)| Problem(format!("{}: {what}", place(offset))));
+        Err(InvalidPolicyTests(problems.collect()))
+    }
+}
+
+impl Parser {
+    fn cases(&mut self, root: &DeTable<'_>) -> Vec<Case> {
+        "the file".clone_into(&mut self.subject);
+        self.refuse_unknown(root, &["cases"], "key");
+        let Some(value) = root.get("cases") else {
+            self.problem(0..0, "no [[cases]]: nothing would be tested");
+            return Vec::new();
+        };
+        "[[cases]]".clone_into(&mut self.subject);
+        let Some(tables) = self.list(value, "tables, written [[cases]],") else { return Vec::new() };
+        let mut names = BTreeSet::new();
+        let mut cases = Vec::new();
+        for (index, table) in tables.iter().enumerate() {
+            self.subject = format!("[[cases]] number {}", index + 1);
+            cases.extend(self.case(table, &mut names));
+        }
+        cases
+    }
+
+    fn case(&mut self, value: &Value<'_>, names: &mut BTreeSet<String>) -> Option<Case> {
+        let keys = self.table(value)?;
+        let name = self.required(keys, value, "name").and_then(|name| {
+            let text = self.text(name, "a name")?;
+            self.subject = format!("[[cases]] {text:?}");
+            if text.trim().is_empty() || !names.insert(text.to_owned()) {
+                self.problem(name.span(), "the name is empty, or that of another case");
+            }
+            Some(text.to_owned())
+        });
+        self.refuse_unknown(keys, &["name", "claims", "params", "expect"], "key");
+        let claims = self.required(keys, value, "claims").and_then(|claims| {
+            self.table(claims)?;
+            self.json(claims)
+        });
+        let params = keys.get("params").map_or(Some(Vec::new()), |params| self.params(params));
+        let expected = self.required(keys, value, "expect").and_then(|expected| self.expected(expected));
+        let claims = claims?.as_object()?.clone();
+        Some(Case { name: name?, claims, params: params?, expected: expected? })
+    }
+
+    fn required<'v, 'a>(&mut self, keys: &'v DeTable<'a>, within: &Value<'_>, key: &str) -> Option<&'v Value<'a>> {
+        let value = keys.get(key);
+        if value.is_none() {
+            self.problem(within.span(), format_args!("no {key}"));
+        }
+        value
+    }
+
+    /// A table stands for its JSON, and a number for its digits, as a client would send them.
+    fn params(&mut self, value: &Value<'_>) -> Option<Vec<(String, String)>> {
+        let keys = self.table(value)?;
+        self.refuse_unknown(keys, &["capability", "ttl", "clientId"], "token param");
+        let mut params = Vec::new();
+        for (key, value) in keys {
+            let text = match self.json(value)? {
+                serde_json::Value::String(text) => text,
+                other => other.to_string(),
+            };
+            params.push((key.get_ref().to_string(), text));
+        }
+        Some(params)
+    }
+
+    fn expected(&mut self, value: &Value<'_>) -> Option<Expected> {
+        let keys = self.table(value)?;
+        self.refuse_unknown(keys, &["capability", "ttl", "client_id", "refused"], "expectation");
+        match (keys.get("capability"), keys.get("refused")) {
+            (None, Some(refused)) if keys.len() == 1 => {
+                let code = refused.get_ref().as_integer().and_then(integer).and_then(|code| u32::try_from(code).ok());
+                let code = code.filter(|code| REFUSALS.contains(code));
+                if code.is_none() {
+                    let codes = REFUSALS.map(|code| code.to_string()).join(", ");
+                    self.problem(refused.span(), format_args!("no refusal has this code; there are: {codes}"));
+                }
+                code.map(Expected::Refused)
+            }
+            (Some(capability), None) => {
+                let capability = match capability.get_ref().as_str() {
+                    Some("key") => Some(None),
+                    _ => self.expected_capability(capability).map(Some),
+                };
+                let ttl = keys.get("ttl").map_or(Some(None), |ttl| self.expected_ttl(ttl).map(Some));
+                let client_id = keys.get("client_id").map_or(Some(None), |client_id| {
+                    self.text(client_id, "a client ID").map(|text| Some(text.to_owned()))
+                });
+                Some(Expected::Granted { capability: capability?, ttl: ttl?, client_id: client_id? })
+            }
+            _ => {
+                self.problem(
+                    value.span(),
+                    "write either a capability, with ttl and client_id if they matter, or refused = 40160",
+                );
+                None
+            }
+        }
+    }
+
+    fn expected_capability(&mut self, value: &Value<'_>) -> Option<Capability> {
+        let keys = self.table(value)?;
+        let mut resources = Vec::new();
+        for (resource, value) in keys {
+            let operations = self.list(value, "a list of operations, like [\"subscribe\"]")?;
+            let names: Option<Vec<_>> =
+                operations.iter().map(|operation| self.text(operation, "the name of an operation")).collect();
+            let operations = Operations::parse(names?);
+            resources.push((resource.get_ref().to_string(), self.checked(value.span(), operations)?));
+        }
+        let capability = Capability::union(resources);
+        if capability.is_none() {
+            self.problem(value.span(), "capability names no resource; expect refused = 40160 if nothing is granted");
+        }
+        capability
+    }
+
+    fn expected_ttl(&mut self, value: &Value<'_>) -> Option<Ttl> {
+        let duration = duration(self.text(value, "a span of time, like \"10m\"")?);
+        let duration = self.checked(value.span(), duration)?;
+        let ttl = Ttl::try_from(duration).map_err(|()| "not a whole number of milliseconds above zero");
+        self.checked(value.span(), ttl)
+    }
+
+    /// The value in JSON, which has no dates and only finite numbers.
+    fn json(&mut self, value: &Value<'_>) -> Option<serde_json::Value> {
+        let number = match value.get_ref() {
+            DeValue::String(text) => return Some(text.to_string().into()),
+            DeValue::Boolean(value) => return Some((*value).into()),
+            DeValue::Array(values) => return values.iter().map(|value| self.json(value)).collect(),
+            DeValue::Table(table) => {
+                let mut object = Map::new();
+                for (key, value) in table {
+                    object.insert(key.get_ref().to_string(), self.json(value)?);
+                }
+                return Some(object.into());
+            }
+            DeValue::Integer(number) => integer(number).map(Number::from),
+            DeValue::Float(number) => number.as_str().replace('_', "").parse().ok().and_then(Number::from_f64),
+            DeValue::Datetime(_) => None,
+        };
+        if number.is_none() {
+            self.problem(value.span(), format_args!("{} that JSON does not have", kind(value)));
+        }
+        number.map(Into::into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> String {
+        PolicyTests::parse(text, Path::new("FILE")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn cases_are_read_as_a_client_and_clerk_would_say_them() {
+        let text = r#"
+            [[cases]]
+            name = "a"
+            claims = { o = { id = "org_1" }, n = 5, f = 0.5, list = [true] }
+            params = { capability = { a = ["*"] }, ttl = 60_000 }
+            expect = { capability = { b = ["publish"] }, ttl = "10m", client_id = "alice" }
+            [[cases]]
+            name = "b"
+            claims = {}
+            expect = { refused = 40160 }
+            [[cases]]
+            name = "c"
+            claims = {}
+            expect = { capability = "key" }
+        "#;
+        let PolicyTests(cases) = PolicyTests::parse(text, Path::new("FILE")).unwrap();
+        let claims = r#"{"f":0.5,"list":[true],"n":5,"o":{"id":"org_1"}}"#;
+        assert_eq!(serde_json::to_string(&cases[0].claims).unwrap(), claims);
+        let params = [("capability", r#"{"a":["*"]}"#), ("ttl", "60000")];
+        assert_eq!(cases[0].params, params.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let capability = r#"{"b":["publish"]}"#.parse().ok();
+        let (ttl, client_id) = (Ttl::from_millis(600_000), Some("alice".to_owned()));
+        assert_eq!(cases[0].expected, Expected::Granted { capability, ttl, client_id });
+        assert_eq!(cases[1].expected, Expected::Refused(40160));
+        assert_eq!(cases[2].expected, Expected::Granted { capability: None, ttl: None, client_id: None });
+    }
+
+    #[test]
+    fn every_mistake_in_a_file_is_told_with_its_place() {
+        let text = r#"extra = 1
+[[cases]]
+name = "a"
+claim = {}
+params = { clientid = "alice" }
+expect = { refused = 40171 }
+[[cases]]
+name = "a"
+claims = { when = 2026-01-01 }
+expect = { capability = { a = ["fly"] }, refused = 40160 }
+[[cases]]
+claims = []
+expect = { capability = { a = ["fly"] }, ttl = "10" }
+"#;
+        insta::assert_snapshot!(problems(text), @r##"
+        the policy tests have 12 problems:
+          - FILE, line 1, column 1: the file: no such key: "extra"; there are: cases
+          - FILE, line 2, column 1: [[cases]] "a": no claims
+          - FILE, line 4, column 1: [[cases]] "a": no such key: "claim"; there are: name, claims, params, expect
+          - FILE, line 5, column 12: [[cases]] "a": no such token param: "clientid"; there are: capability, ttl, clientId
+          - FILE, line 6, column 22: [[cases]] "a": no refusal has this code; there are: 40000, 40003, 40012, 40101, 40160, 40300
+          - FILE, line 8, column 8: [[cases]] "a": the name is empty, or that of another case
+          - FILE, line 9, column 19: [[cases]] "a": a date that JSON does not have
+          - FILE, line 10, column 10: [[cases]] "a": write either a capability, with ttl and client_id if they matter, or refused = 40160
+          - FILE, line 11, column 1: [[cases]] number 3: no name
+          - FILE, line 12, column 10: [[cases]] number 3: a list, where a table is wanted
+          - FILE, line 13, column 31: [[cases]] number 3: "fly" is not an operation of Ably's
+          - FILE, line 13, column 48: [[cases]] number 3: not a span of time; write it with a unit, like 30m
+        "##);
+        assert!(problems("").contains("FILE, line 1, column 1: the file: no [[cases]]"));
+        assert!(problems("[[cases]]\nname = ").contains("FILE, line 2, column 8"));
+    }
+}
