@@ -193,7 +193,7 @@ impl Issuer {
         let sign = || Ok(self.token_request(&client_id, &grant, stamps()?));
         let token = match &self.form {
             Form::TokenRequest => Token::Request(sign()?),
-            Form::Jwt => Token::Jwt(self.jwt(&client_id, &grant, session, now)?),
+            Form::Jwt => Token::Jwt(jwt(&self.api_key, &client_id, &grant, session, now)?),
             Form::TokenDetails(exchange) => Token::Details(exchange.token(sign).await?),
         };
         Ok((token, client_id, grant.rules))
@@ -203,14 +203,20 @@ impl Issuer {
         let Stamp { timestamp, nonce } = stamp;
         TokenRequest::sign(&self.api_key, client_id.clone(), grant.capability.as_ref(), grant.ttl, timestamp, nonce)
     }
+}
 
-    /// A JWT can be revoked by the session that it was issued to, and by nothing finer.
-    fn jwt(&self, client_id: &ClientId, grant: &Grant, session: &Session, now: UnixMillis) -> Result<AblyJwt, Cause> {
-        let (channel_claims, publish_rate) = (grant.channel_claims.clone(), grant.publish_rate.clone());
-        let extras = JwtExtras { channel_claims, publish_rate };
-        let (capability, revocation_key) = (grant.capability.as_ref(), &session.session_id);
-        Ok(AblyJwt::sign(&self.api_key, client_id, capability, grant.ttl, revocation_key, &extras, now)?)
-    }
+/// A JWT can be revoked by the session that it was issued to, and by nothing finer.
+fn jwt(
+    api_key: &ApiKey,
+    client_id: &ClientId,
+    grant: &Grant,
+    session: &Session,
+    now: UnixMillis,
+) -> Result<AblyJwt, JwtTooLarge> {
+    let (channel_claims, publish_rate) = (grant.channel_claims.clone(), grant.publish_rate.clone());
+    let extras = JwtExtras { channel_claims, publish_rate };
+    let (capability, revocation_key) = (grant.capability.as_ref(), &session.session_id);
+    AblyJwt::sign(api_key, client_id, capability, grant.ttl, revocation_key, &extras, now)
 }
 
 /// Says, without the values, why a client lacks a channel that a rule names.

@@ -172,7 +172,7 @@ mod tests {
 
     fn chosen(header: &str, kind: &str) -> ClerkCookies {
         let key = PublishableKey::parse(&format!("pk_{kind}_Y2xlcmsuZXhhbXBsZS5jb20k")).unwrap();
-        let header = header.replace("SUFFIX", &key.cookie_suffix());
+        let header = header.replace("SUFFIX", key.cookie_suffix());
         ClerkCookies::choose(&header, &key, NOW)
     }
 

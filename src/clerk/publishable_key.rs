@@ -39,6 +39,7 @@ pub struct PublishableKey {
     text: String,
     kind: InstanceKind,
     frontend_api: Url,
+    cookie_suffix: String,
 }
 
 /// Why a text is not a publishable key.
@@ -68,7 +69,9 @@ impl PublishableKey {
             .and_then(|decoded| String::from_utf8(decoded).ok())
             .and_then(|decoded| frontend_api_at(decoded.strip_suffix('$')?))
             .ok_or(InvalidPublishableKey::FrontendApi)?;
-        Ok(Self { text: text.to_owned(), kind, frontend_api })
+        let mut cookie_suffix = URL_SAFE.encode(Sha1::digest(text));
+        cookie_suffix.truncate(8);
+        Ok(Self { text: text.to_owned(), kind, frontend_api, cookie_suffix })
     }
 
     /// Which kind of instance it belongs to.
@@ -98,10 +101,8 @@ impl PublishableKey {
     /// What Clerk appends to the names of this instance's cookies: the first 8 characters of the url-safe base64 of the
     /// key's SHA-1.
     #[must_use]
-    pub fn cookie_suffix(&self) -> String {
-        let mut encoded = URL_SAFE.encode(Sha1::digest(&self.text));
-        encoded.truncate(8);
-        encoded
+    pub fn cookie_suffix(&self) -> &str {
+        &self.cookie_suffix
     }
 }
 

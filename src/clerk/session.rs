@@ -144,18 +144,18 @@ impl Organization {
     fn from_v1(claims: &Map<String, Value>) -> Option<Self> {
         let permissions = claims.get("org_permissions").and_then(Value::as_array);
         Some(Self {
-            id: text(claims.get("org_id"))?,
-            slug: text(claims.get("org_slug")),
-            role: text(claims.get("org_role")),
-            permissions: permissions.map(|list| list.iter().filter_map(|item| text(Some(item))).collect()),
+            id: non_empty(claims.get("org_id"))?,
+            slug: non_empty(claims.get("org_slug")),
+            role: non_empty(claims.get("org_role")),
+            permissions: permissions.map(|list| list.iter().filter_map(|item| non_empty(Some(item))).collect()),
         })
     }
 
     fn from_v2(claim: &Value, permissions: Vec<String>) -> Option<Self> {
         Some(Self {
-            id: text(claim.get("id"))?,
-            slug: text(claim.get("slg")),
-            role: text(claim.get("rol")).map(|role| format!("org:{role}")),
+            id: non_empty(claim.get("id"))?,
+            slug: non_empty(claim.get("slg")),
+            role: non_empty(claim.get("rol")).map(|role| format!("org:{role}")),
             permissions: Some(permissions),
         })
     }
@@ -227,12 +227,13 @@ impl FactorAge {
 
 impl Actor {
     fn parse(claim: &Value) -> Option<Self> {
-        Some(Self { subject: text(claim.get("sub"))? })
+        Some(Self { subject: non_empty(claim.get("sub"))? })
     }
 }
 
-fn text(value: Option<&Value>) -> Option<String> {
-    value?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+/// A claim that is a text and not empty.
+pub(super) fn non_empty(claim: Option<&Value>) -> Option<String> {
+    claim?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 fn trimmed(text: &str) -> &str {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{
     Session, SigningKeys,
     jwt::Decoded,
-    session::is_truthy,
+    session::{is_truthy, non_empty},
     signing_keys::{KeyError, KeysUnavailable},
 };
 use crate::clock::UnixMillis;
@@ -357,10 +357,6 @@ fn read(claims: Map<String, Value>, issued_at: UnixMillis, expires_at: UnixMilli
     let user_id = non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
     let session_id = non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?;
     Session::from_claims(user_id, session_id, issued_at, expires_at, claims).map_err(|_| Invalid::Features)
-}
-
-fn non_empty(claim: Option<&Value>) -> Option<String> {
-    claim?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 /// Whole milliseconds of a claim in seconds, whose fraction does not count. Times out of all range are capped at one

@@ -1,8 +1,8 @@
 //! The issuer's line as a rehearsal: every step up to the signature, with reasons, and nobody is served.
 
-use super::Cause;
+use super::{Cause, jwt};
 use crate::{
-    ably::{AblyJwt, ApiKey, ClientId, InvalidTokenParams, JwtExtras, TokenFormat, TokenParams},
+    ably::{ApiKey, ClientId, InvalidTokenParams, TokenFormat, TokenParams},
     clerk::{Examined, Session, Unverified},
     clock::UnixMillis,
     identity::{Identity, IdentityError},
@@ -86,10 +86,7 @@ impl Rehearsal<'_> {
         if self.format == TokenFormat::Jwt
             && let Some((client_id, api_key)) = client_id.zip(self.api_key)
         {
-            let (channel_claims, publish_rate) = (grant.channel_claims.clone(), grant.publish_rate.clone());
-            let extras = JwtExtras { channel_claims, publish_rate };
-            let (capability, revocation_key) = (grant.capability.as_ref(), &session.session_id);
-            AblyJwt::sign(api_key, client_id, capability, grant.ttl, revocation_key, &extras, now)?;
+            jwt(api_key, client_id, grant, session, now)?;
         }
         Ok(())
     }

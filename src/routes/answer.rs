@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use actix_web::{
     HttpResponse,
+    body::MessageBody as _,
     http::{
         StatusCode,
         header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
@@ -84,17 +85,20 @@ pub fn bare_refusal(status: u16) -> Option<Vec<u8>> {
         _ => return None,
     };
     tracing::info!(reason = "not-a-request", status, "request refused");
-    let body = serde_json::to_string(&error).ok()?;
-    let head = format!(
-        "HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: {}\r\ncontent-type: application/json\r\n\
-         cache-control: no-store\r\n{ERROR_CODE}: {}\r\n{ERROR_MESSAGE}: {}\r\nvary: Origin\r\n\
-         x-content-type-options: nosniff\r\n\r\n",
-        StatusCode::from_u16(status).ok()?,
-        body.len(),
-        error.code,
-        error.message
-    );
-    Some((head + &body).into_bytes())
+    let (response, body) = failure(&error, None).into_parts();
+    let body = body.try_into_bytes().ok()?;
+    let mut answer = format!(
+        "HTTP/1.1 {}\r\nconnection: close\r\nvary: Origin\r\nx-content-type-options: nosniff\r\ncontent-length: {}\r\n",
+        response.status(),
+        body.len()
+    )
+    .into_bytes();
+    for (name, value) in response.headers() {
+        answer.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    answer.extend(b"\r\n");
+    answer.extend(body);
+    Some(answer)
 }
 
 /// 404.
