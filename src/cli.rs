@@ -50,7 +50,8 @@ const AFTER_HELP: &str = "\
 Settings, each a variable or a key of the TOML file ([section] key is SECTION_KEY). The first of these that has a value
 counts: NAME, NAME_FILE (the path of a file with the value), both again in .env, the TOML file, the default. A list is
 comma-separated; an empty variable counts as unset; two names of one setting with different values are an error.
-Who may do what is for the file alone: [[grants]] tables and [token] require.
+Who may do what is for the file alone: [[grants]] tables and [token] require. So is which [[tenants]] there are, if there
+are several; their variables are those below behind TENANTS_NAME_.
   ABLY_API_KEY              appId.keyId:secret; required. Also: NEXT_ABLY_API_KEY
   ABLY_REST_URL             [https://main.realtime.ably.net]
   ABLY_REVOCABLE_TOKENS     true when the key has revocable tokens on [false]

@@ -14,10 +14,11 @@ mod revocation;
 mod server;
 pub mod settings;
 mod sources;
+mod tenant;
 mod token;
 mod value;
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 pub use ably::AblyConfig;
 pub use clerk::{ClerkConfig, KeySource};
@@ -28,27 +29,20 @@ pub use reader::{Origin, Problem, Provenance};
 pub use revocation::RevocationConfig;
 pub use server::ServerConfig;
 pub use sources::Sources;
+pub use tenant::{Scope, TenantConfig};
 pub use token::{TokenConfig, UnruledCapability};
 
 use reader::Reader;
 
-use crate::{ably::TokenFormat, policy::Policy};
+use crate::tenant::TenantName;
 
 /// All settings, valid.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Ably's.
-    pub ably: AblyConfig,
-    /// Clerk's.
-    pub clerk: ClerkConfig,
-    /// What tokens are like.
-    pub token: TokenConfig,
-    /// Who may do what.
-    pub policy: Policy,
+    /// The tenants: at least one, and no two that could be taken for one another.
+    pub tenants: Vec<TenantConfig>,
     /// How denials work.
     pub revocation: RevocationConfig,
-    /// Who may read answers in a browser.
-    pub cors: CorsConfig,
     /// Where the service listens.
     pub server: ServerConfig,
     /// How it logs.
@@ -78,27 +72,12 @@ impl Config {
     }
 
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        // Every section is read before any is found missing, so that all problems are told.
-        let ably = AblyConfig::read(reader);
-        let clerk = ClerkConfig::read(reader);
-        let revocable = ably.as_ref().is_some_and(|ably| ably.revocable_tokens);
-        let token = TokenConfig::read(reader, revocable);
-        let policy = policy::read(reader, token.as_ref(), revocable);
+        let tenants = tenant::each(reader, TenantConfig::read);
+        tenant::refuse_overlaps(reader, &tenants);
         let revocation = RevocationConfig::read(reader);
-        let authorized_parties = clerk.as_ref().map(|clerk| clerk.authorized_parties.clone());
-        let cors = CorsConfig::read(reader, authorized_parties.unwrap_or_default());
         let server = ServerConfig::read(reader);
         let log = LogConfig::read(reader);
-        Some(Self {
-            ably: ably?,
-            clerk: clerk?,
-            token: token?,
-            policy,
-            revocation: revocation?,
-            cors,
-            server: server?,
-            log: log?,
-        })
+        Some(Self { tenants, revocation: revocation?, server: server?, log: log? })
     }
 
     /// Where the service listens, or would, whatever else is wrong: for the `healthcheck` command.
@@ -108,58 +87,38 @@ impl Config {
         reader.finish(server).map(|(server, _)| server)
     }
 
-    /// The sections whose settings, the policy aside, are not those of `other`.
+    /// The tenant of a name.
     #[must_use]
-    pub fn differences_beyond_policy(&self, other: &Self) -> Vec<&'static str> {
-        // What a section is, short of its secrets, is what it prints as.
+    pub fn tenant(&self, name: &TenantName) -> Option<&TenantConfig> {
+        self.tenants.iter().find(|tenant| tenant.name() == *name)
+    }
+
+    /// The sections whose settings, policies aside, are not those of `other`.
+    #[must_use]
+    pub fn differences_beyond_policy(&self, other: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        let names = |config: &Self| config.tenants.iter().map(TenantConfig::name).collect::<BTreeSet<_>>();
+        if names(self) != names(other) {
+            differences.push(tenant::TENANTS.to_owned());
+        }
+        for (tenant, theirs) in self.tenants.iter().filter_map(|tenant| Some((tenant, other.tenant(&tenant.name())?))) {
+            let sections = tenant.differences_beyond_policy(theirs);
+            differences.extend(sections.map(|section| format!("{}{section}", tenant.scope.prefix())));
+        }
         let differs = |a: &dyn fmt::Debug, b: &dyn fmt::Debug| format!("{a:?}") != format!("{b:?}");
-        let token = |config: &Self| TokenConfig { capability: None, ..config.token.clone() };
-        [
-            ("ably", differs(&self.ably, &other.ably) || !self.ably.api_key.signs_like(&other.ably.api_key)),
-            ("clerk", differs(&self.clerk, &other.clerk) || !self.clerk.has_secret_key_of(&other.clerk)),
-            ("token", differs(&token(self), &token(other))),
+        let sections = [
             ("revocation", differs(&self.revocation, &other.revocation)),
-            ("cors", differs(&self.cors, &other.cors)),
             ("server", differs(&self.server, &other.server)),
             ("log", differs(&self.log, &other.log)),
-        ]
-        .into_iter()
-        .filter_map(|(section, differs)| differs.then_some(section))
-        .collect()
+        ];
+        differences.extend(sections.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section.to_owned()));
+        differences
     }
 
     /// What is allowed but may surprise: a sentence for each.
     #[must_use]
-    pub fn warnings(&self) -> Vec<&'static str> {
-        let mut warnings = Vec::new();
-        if self.clerk.authorized_parties.is_empty() {
-            warnings.push(
-                "no authorized parties: a session token minted for any origin of this Clerk instance is accepted; set \
-                 CLERK_AUTHORIZED_PARTIES to your app's origins",
-            );
-        }
-        if self.cors.allowed_origins.is_empty() {
-            warnings.push("no CORS origins: no page on another origin than this service's own may read answers");
-        }
-        if !self.policy.has_rules() && self.token.capability.is_none() {
-            warnings.push(
-                "no policy: every signed-in user gets the whole capability of the Ably API key; write [[grants]], or set \
-                 TOKEN_CAPABILITY to key if that is meant",
-            );
-        }
-        if self.token.format == TokenFormat::TokenDetails {
-            warnings.push(
-                "token_details: each token costs a call to Ably, and while Ably cannot be reached there are none; \
-                 token_request and jwt need no call",
-            );
-        }
-        if self.token.client_id.needs_username() && self.clerk.secret_key.is_none() {
-            warnings.push(
-                "no secret key: usernames must be in the session token; add a username claim in Clerk's dashboard, or set \
-                 CLERK_SECRET_KEY, or set TOKEN_CLIENT_ID to {user_id}",
-            );
-        }
-        warnings
+    pub fn warnings(&self) -> Vec<String> {
+        self.tenants.iter().flat_map(TenantConfig::warnings).collect()
     }
 }
 

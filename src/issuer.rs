@@ -1,44 +1,28 @@
 //! The line that every request runs along: credential, session, identity, grant, signature.
 
+mod authentication;
 mod rehearsal;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
-
-use arc_swap::ArcSwap;
+use std::{borrow::Cow, time::Duration};
 
 pub use rehearsal::{Claims, Rehearsal, Rehearsed};
 
 use crate::{
     ably::{
-        AblyJwt, ApiKey, ClientId, ErrorInfo, Exchange, InvalidTokenParams, JwtExtras, JwtTooLarge, NoRandomness,
-        NoToken, Nonce, TokenDetails, TokenParams, TokenRequest, code,
+        AblyJwt, ApiKey, ClientId, ErrorInfo, InvalidTokenParams, JwtExtras, JwtTooLarge, NoRandomness, NoToken, Nonce,
+        TokenDetails, TokenParams, TokenRequest, code,
     },
-    clerk::{Credential, NoCredential, PublishableKey, Session, SigningKeys, Unverified, Verifier},
+    clerk::{NoCredential, Session, Unverified},
     clock::UnixMillis,
-    identity::{Identity, IdentityError},
-    policy::{Dropped, Grant, Policy, Refusal, RuleName},
+    identity::IdentityError,
+    policy::{Dropped, Grant, Refusal, RuleName},
+    tenant::{Form, Tenant, TenantName},
 };
 
-/// Issues tokens to the users of one Clerk instance, signed with one Ably API key.
+/// Issues tokens to the users of its tenants.
 #[derive(Debug)]
 pub struct Issuer {
-    publishable_key: PublishableKey,
-    verifier: Verifier,
-    identity: Identity,
-    policy: ArcSwap<Policy>,
-    api_key: ApiKey,
-    form: Form,
-}
-
-/// What tokens are given as, and what that takes.
-#[derive(Clone, Debug)]
-pub enum Form {
-    /// Token requests, which clients exchange at Ably.
-    TokenRequest,
-    /// Ably JWTs.
-    Jwt,
-    /// Tokens from Ably, exchanged here.
-    TokenDetails(Exchange),
+    tenants: Vec<Tenant>,
 }
 
 /// When a token request is signed, and what makes it unique.
@@ -64,7 +48,7 @@ pub struct Asked<'a> {
     pub params: &'a [u8],
 }
 
-/// What a client is given, in the form of the service.
+/// What a client is given, in the form of its tenant.
 #[derive(Debug)]
 pub enum Token {
     /// To be exchanged at Ably.
@@ -77,9 +61,11 @@ pub enum Token {
 
 /// A token, and whom it was issued to.
 #[derive(Debug)]
-pub struct Issued {
+pub struct Issued<'a> {
     /// The answer.
     pub token: Token,
+    /// Whose user it is.
+    pub tenant: &'a Tenant,
     /// Who the user is on Ably.
     pub client_id: ClientId,
     /// The rules of the policy that granted it.
@@ -97,6 +83,9 @@ pub enum Cause {
     /// The session token does not hold, or cannot be verified.
     #[error(transparent)]
     Unverified(#[from] Unverified),
+    /// There are cookies of several tenants, and more than one would be accepted.
+    #[error("signed in to several tenants")]
+    SeveralTenants,
     /// The user has no client ID.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -122,59 +111,51 @@ pub enum Cause {
 
 /// A refusal: why, and whose, once that is known.
 #[derive(Debug)]
-pub struct Refused {
+pub struct Refused<'a> {
     /// Why.
     pub cause: Cause,
-    /// The verified session, if it came to that.
-    pub session: Option<Box<Session>>,
+    /// The verified session and its tenant, if it came to that.
+    pub whose: Option<(&'a Tenant, Box<Session>)>,
 }
 
 impl Issuer {
-    /// An issuer of these parts.
+    /// An issuer for these tenants, no two of which have an issuer of session tokens in common.
     #[must_use]
-    pub fn new(
-        publishable_key: PublishableKey,
-        verifier: Verifier,
-        identity: Identity,
-        policy: Policy,
-        api_key: ApiKey,
-        form: Form,
-    ) -> Self {
-        Self { publishable_key, verifier, identity, policy: ArcSwap::from_pointee(policy), api_key, form }
+    pub fn new(tenants: Vec<Tenant>) -> Self {
+        Self { tenants }
     }
 
-    /// Puts another policy in force, for requests that are not decided yet.
-    pub fn replace_policy(&self, policy: Policy) {
-        self.policy.store(Arc::new(policy));
+    /// Its tenants.
+    #[must_use]
+    pub fn tenants(&self) -> &[Tenant] {
+        &self.tenants
     }
 
-    /// The keys that session tokens are verified with.
+    /// The tenant of a name.
     #[must_use]
-    pub fn signing_keys(&self) -> &SigningKeys {
-        self.verifier.keys()
-    }
-
-    /// The API key that signs.
-    #[must_use]
-    pub fn api_key(&self) -> &ApiKey {
-        &self.api_key
+    pub fn tenant(&self, name: &TenantName) -> Option<&Tenant> {
+        self.tenants.iter().find(|tenant| tenant.name == *name)
     }
 
     /// Answers a request, or says why not. What is signed takes its time and nonce from `stamps`.
-    pub async fn issue(&self, asked: Asked<'_>, now: UnixMillis, stamps: Stamps<'_>) -> Result<Issued, Refused> {
-        let session = self.authenticate(asked, now).await.map_err(|cause| Refused { cause, session: None })?;
-        match self.sign_for(&session, asked, now, stamps).await {
-            Ok((token, client_id, rules)) => Ok(Issued { token, client_id, rules, session }),
-            Err(cause) => Err(Refused { cause, session: Some(Box::new(session)) }),
+    pub async fn issue(
+        &self,
+        asked: Asked<'_>,
+        now: UnixMillis,
+        stamps: Stamps<'_>,
+    ) -> Result<Issued<'_>, Refused<'_>> {
+        let (tenant, session) = match self.authenticate(asked, now).await {
+            Ok(authenticated) => authenticated,
+            Err(cause) => return Err(Refused { cause, whose: None }),
+        };
+        match tenant.sign_for(&session, asked, now, stamps).await {
+            Ok((token, client_id, rules)) => Ok(Issued { token, tenant, client_id, rules, session }),
+            Err(cause) => Err(Refused { cause, whose: Some((tenant, Box::new(session))) }),
         }
     }
+}
 
-    async fn authenticate(&self, asked: Asked<'_>, now: UnixMillis) -> Result<Session, Cause> {
-        let authorization = asked.authorization.iter().map(AsRef::as_ref);
-        let credential = Credential::find(authorization, asked.cookies, &self.publishable_key, now)?;
-        Ok(self.verifier.verify(credential.token(), now).await?)
-    }
-
+impl Tenant {
     async fn sign_for(
         &self,
         session: &Session,
@@ -235,6 +216,7 @@ impl Cause {
             Self::NoCredential(cause) => cause.reason(),
             Self::Unverified(Unverified::Invalid(cause)) => cause.reason(),
             Self::Unverified(Unverified::KeysUnavailable(_)) => "signing-keys-unavailable",
+            Self::SeveralTenants => "tenant-ambiguous",
             Self::Identity(IdentityError::UsernameOutOfReach) => "username-out-of-reach",
             Self::Identity(IdentityError::NoUsername) => "user-without-username",
             Self::Identity(IdentityError::Banned) => "user-banned",
@@ -258,7 +240,9 @@ impl Cause {
     #[must_use]
     pub fn error_info(&self) -> ErrorInfo {
         let (status_code, code) = match self {
-            Self::NoCredential(_) | Self::Unverified(Unverified::Invalid(_)) => (401, code::INVALID_CREDENTIALS),
+            Self::NoCredential(_) | Self::Unverified(Unverified::Invalid(_)) | Self::SeveralTenants => {
+                (401, code::INVALID_CREDENTIALS)
+            }
             Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Identity(IdentityError::Unavailable(_)) => {
                 (503, code::UNREACHABLE)
             }
@@ -305,6 +289,9 @@ impl Cause {
                 "Clerk's signing keys cannot be had now, so no session token can be verified. Try again soon."
             }
             Self::Unverified(Unverified::Invalid(cause)) => cause.message(),
+            Self::SeveralTenants => {
+                "The cookies are of sessions at several Clerk instances. Send the session token of one as a Bearer token."
+            }
             Self::Identity(IdentityError::UsernameOutOfReach) => {
                 "No username: add a username claim to Clerk's session token, or give this service CLERK_SECRET_KEY."
             }

@@ -23,3 +23,4 @@ pub mod reload;
 pub mod routes;
 pub mod server;
 pub mod telemetry;
+pub mod tenant;

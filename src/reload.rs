@@ -15,6 +15,7 @@ use crate::{
     config::{Config, Problems, Sources},
     issuer::Issuer,
     policy::Policy,
+    tenant::TenantName,
 };
 
 /// How often the file is looked at. It is small, and a mounted secret or config map changes in ways that no notification
@@ -36,9 +37,9 @@ pub struct Reload {
 #[derive(Debug)]
 enum Verdict {
     /// Its policy takes effect. The sections named have other changes, which need a restart.
-    Take { config: Box<Config>, waiting: Vec<&'static str> },
-    /// It has no rules, and the one in force has; or no rules and no requirement, and the one in force has one.
-    LosesThePolicy,
+    Take { config: Box<Config>, waiting: Vec<String> },
+    /// A tenant has no rules in it, and has some in force; or no rules and no requirement, and has one in force.
+    LosesThePolicy(TenantName),
 }
 
 impl Reload {
@@ -80,7 +81,8 @@ impl Reload {
         match Config::load(&Sources::read(self.config_path.as_deref())) {
             Ok((config, _)) => match self.current.judge(config) {
                 Verdict::Take { config, waiting } => self.take(*config, &waiting),
-                Verdict::LosesThePolicy => tracing::error!(
+                Verdict::LosesThePolicy(tenant) => tracing::error!(
+                    %tenant,
                     "the new configuration takes the policy away; the old one stays in force. Restart if that is meant"
                 ),
             },
@@ -92,29 +94,37 @@ impl Reload {
         }
     }
 
-    fn take(&mut self, config: Config, waiting: &[&'static str]) {
+    fn take(&mut self, config: Config, waiting: &[String]) {
         for section in waiting {
             tracing::warn!(section, "changed settings of this section take effect with a restart");
         }
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        let policy = Policy { ttl: self.current.token.ttl, ..config.policy };
-        let rules = policy.rules.len();
-        self.current.policy = policy.clone();
-        self.current.token.capability = config.token.capability;
-        self.issuer.replace_policy(policy);
-        tracing::info!(rules, "the policy is reloaded");
+        for new in config.tenants {
+            let name = new.name();
+            let current = self.current.tenants.iter_mut().find(|tenant| tenant.name() == name);
+            let Some((current, tenant)) = current.zip(self.issuer.tenant(&name)) else { continue };
+            let policy = Policy { ttl: current.token.ttl, ..new.policy };
+            let rules = policy.rules.len();
+            current.policy = policy.clone();
+            current.token.capability = new.token.capability;
+            tenant.replace_policy(policy);
+            tracing::info!(tenant = %name, rules, "the policy is reloaded");
+        }
     }
 }
 
 impl Config {
     fn judge(&self, new: Self) -> Verdict {
-        let loses_rules = self.policy.has_rules() && !new.policy.has_rules();
-        let loses_requirement =
-            self.policy.require.is_some() && new.policy.require.is_none() && !new.policy.has_rules();
-        if loses_rules || loses_requirement {
-            return Verdict::LosesThePolicy;
+        let of_both = self.tenants.iter().filter_map(|current| Some((current, new.tenant(&current.name())?)));
+        for (current, new) in of_both {
+            let (policy, new) = (&current.policy, &new.policy);
+            let loses_rules = policy.has_rules() && !new.has_rules();
+            let loses_requirement = policy.require.is_some() && new.require.is_none() && !new.has_rules();
+            if loses_rules || loses_requirement {
+                return Verdict::LosesThePolicy(current.name());
+            }
         }
         let waiting = self.differences_beyond_policy(&new);
         Verdict::Take { config: Box::new(new), waiting }
@@ -135,10 +145,10 @@ mod tests {
         Config::load(&Sources::for_test(&[&required, environment].concat(), toml)).unwrap().0
     }
 
-    fn waiting(environment: &[(&str, &str)], toml: &str) -> Vec<&'static str> {
+    fn waiting(environment: &[(&str, &str)], toml: &str) -> Vec<String> {
         match config(&[], RULE).judge(config(environment, toml)) {
             Verdict::Take { waiting, .. } => waiting,
-            Verdict::LosesThePolicy => panic!("the policy is lost"),
+            Verdict::LosesThePolicy(_) => panic!("the policy is lost"),
         }
     }
 
@@ -162,7 +172,7 @@ mod tests {
             ("", "", false),
         ] {
             let verdict = config(&[], old).judge(config(&[], new));
-            assert_eq!(matches!(verdict, Verdict::LosesThePolicy), lost, "{old:?} to {new:?}");
+            assert_eq!(matches!(verdict, Verdict::LosesThePolicy(_)), lost, "{old:?} to {new:?}");
         }
     }
 }

@@ -7,12 +7,13 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process,
-    sync::Arc,
+    time::Duration,
 };
 
 use actix_http::{HttpService, Protocol, error::DispatchError};
 use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::{App, dev::AppConfig, middleware::from_fn, web::Data};
+use arc_swap::ArcSwap;
 use tokio::{
     net::TcpStream,
     runtime::Handle,
@@ -26,12 +27,13 @@ use self::connection::Connection;
 use crate::{
     ably::{Exchange, RestClient, TokenFormat},
     clerk::{BackendApi, InvalidPem, Jwks, JwksSource, SigningKeys, Users, Verifier},
-    config::{ClerkConfig, Config, KeySource},
+    config::{ClerkConfig, Config, KeySource, TenantConfig},
     identity::Identity,
-    issuer::{Form, Issuer},
+    issuer::Issuer,
     outgoing,
     reload::Reload,
     routes::{self, cors::AllowedOrigins},
+    tenant::{Form, Tenant},
 };
 
 /// Why the service does not start.
@@ -70,14 +72,16 @@ impl Server {
     /// Binds the listener and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let http_client = outgoing::client()?;
-        let keys = signing_keys(&config.clerk, &http_client)?;
-        let jwks = match &keys {
-            SigningKeys::Pem(_) => None,
-            SigningKeys::Jwks(jwks) => Some(jwks.clone()),
-        };
-        let issuer = Data::new(issuer(config, keys, &http_client));
+        let tenants: Vec<Tenant> = config
+            .tenants
+            .iter()
+            .map(|tenant| make_tenant(tenant, config.revocation.denial_ttl, &http_client))
+            .collect::<Result<_, _>>()?;
+        let jwks: Vec<Jwks> = tenants.iter().filter_map(|tenant| tenant.signing_keys().jwks().cloned()).collect();
+        let issuer = Data::new(Issuer::new(tenants));
         let served = issuer.clone();
-        let origins = Data::from(Arc::new(AllowedOrigins::new(&config.cors.allowed_origins)));
+        let origins = config.tenants.iter().map(|tenant| (tenant.name(), &tenant.cors.allowed_origins[..]));
+        let origins = Data::new(AllowedOrigins::new(origins));
 
         let address = config.server.address();
         let listener = TcpListener::bind(address).map_err(|error| StartError::Bind { address, error })?;
@@ -106,7 +110,7 @@ impl Server {
                 .and_then(http)
             })
             .map_err(|error| StartError::Bind { address, error })?;
-        let background = jwks.map(|jwks| tokio::spawn(jwks.keep_fresh())).into_iter().collect();
+        let background = jwks.into_iter().map(|jwks| tokio::spawn(jwks.keep_fresh())).collect();
         Ok(Self { address, http: http.run(), issuer, background })
     }
 
@@ -145,13 +149,8 @@ pub(crate) fn signing_keys(config: &ClerkConfig, http: &reqwest::Client) -> Resu
     Ok(SigningKeys::Jwks(jwks))
 }
 
-fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer {
+fn make_tenant(config: &TenantConfig, denial_ttl: Duration, http: &reqwest::Client) -> Result<Tenant, StartError> {
     let clerk = &config.clerk;
-    let rules = clerk.session_rules(config.revocation.denial_ttl);
-    let users = clerk.secret_key.clone().map(|secret_key| {
-        let api = BackendApi::new(clerk.api_url.clone(), secret_key, http.clone());
-        Users::new(api, clerk.user_cache_ttl, Handle::current())
-    });
     let form = match config.token.format {
         TokenFormat::TokenRequest => Form::TokenRequest,
         TokenFormat::Jwt => Form::Jwt,
@@ -160,14 +159,31 @@ fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer 
             Form::TokenDetails(Exchange::new(rest, Handle::current()))
         }
     };
-    Issuer::new(
-        clerk.publishable_key_here(),
-        Verifier::new(keys, rules),
-        Identity::new(config.token.client_id.clone(), users),
-        config.policy.clone(),
-        config.ably.api_key.clone(),
+    Ok(Tenant {
+        name: config.name(),
+        publishable_key: clerk.publishable_key_here(),
+        verifier: verifier(clerk, denial_ttl, http)?,
+        identity: Identity::new(config.token.client_id.clone(), users(clerk, http)),
+        policy: ArcSwap::from_pointee(config.policy.clone()),
+        api_key: config.ably.api_key.clone(),
         form,
-    )
+    })
+}
+
+/// Verifies the session tokens of an instance. Its keys are not fetched yet.
+pub(crate) fn verifier(
+    clerk: &ClerkConfig,
+    denial_ttl: Duration,
+    http: &reqwest::Client,
+) -> Result<Verifier, StartError> {
+    Ok(Verifier::new(signing_keys(clerk, http)?, clerk.session_rules(denial_ttl)))
+}
+
+/// The users of an instance, if there is a secret key to ask for them.
+pub(crate) fn users(clerk: &ClerkConfig, http: &reqwest::Client) -> Option<Users> {
+    let secret_key = clerk.secret_key.clone()?;
+    let api = BackendApi::new(clerk.api_url.clone(), secret_key, http.clone());
+    Some(Users::new(api, clerk.user_cache_ttl, Handle::current()))
 }
 
 fn accept(

@@ -17,6 +17,12 @@ impl KeyName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The Ably app that the key is of.
+    #[must_use]
+    pub fn app_id(&self) -> &str {
+        self.0.split_once('.').map_or(&self.0, |(app_id, _)| app_id)
+    }
 }
 
 impl fmt::Display for KeyName {

@@ -1,10 +1,11 @@
 //! Where a request carries its session token.
 
 use super::{
-    InstanceKind,
+    InstanceKind, Invalid,
     cookies::ClerkCookies,
     jwt::{Decoded, javascript_parse_int},
     publishable_key::PublishableKey,
+    session::non_empty,
 };
 use crate::clock::UnixMillis;
 
@@ -47,27 +48,39 @@ impl NoCredential {
 }
 
 impl Credential {
+    /// A session token that somebody gave by itself.
+    #[must_use]
+    pub fn new(token: &str) -> Self {
+        Self(token.to_owned())
+    }
+
     /// The session token in the `Authorization` header, or else in the cookies of the instance that `key` names.
-    ///
-    /// `authorization` is every value of that header; `cookies` the `Cookie` header, several joined by `; `.
     pub fn find<'a>(
         authorization: impl IntoIterator<Item = &'a str>,
         cookies: &str,
         key: &PublishableKey,
         now: UnixMillis,
     ) -> Result<Self, NoCredential> {
+        match Self::in_header(authorization)? {
+            Some(credential) => Ok(credential),
+            None => Self::in_cookies(cookies, key, now),
+        }
+    }
+
+    /// The session token in the `Authorization` header, of which `authorization` is every value. A token there wins over
+    /// cookies.
+    pub fn in_header<'a>(authorization: impl IntoIterator<Item = &'a str>) -> Result<Option<Self>, NoCredential> {
         let mut authorization = authorization.into_iter();
         let header = authorization.next();
         if authorization.next().is_some() {
             return Err(NoCredential::Ambiguous);
         }
-        match header.and_then(token_in_header) {
-            Some(token) => Ok(Self(token.to_owned())),
-            None => Self::in_cookies(cookies, key, now),
-        }
+        Ok(header.and_then(token_in_header).map(|token| Self(token.to_owned())))
     }
 
-    fn in_cookies(header: &str, key: &PublishableKey, now: UnixMillis) -> Result<Self, NoCredential> {
+    /// The session token in the cookies of the instance that `key` names. `header` is the `Cookie` header, several
+    /// joined by `; `.
+    pub fn in_cookies(header: &str, key: &PublishableKey, now: UnixMillis) -> Result<Self, NoCredential> {
         let cookies = ClerkCookies::choose(header, key, now);
         if key.kind() == InstanceKind::Development && cookies.dev_browser.is_none() {
             let reason =
@@ -91,6 +104,13 @@ impl Credential {
     #[must_use]
     pub fn token(&self) -> &str {
         &self.0
+    }
+
+    /// Who the token says that it is from. Nothing vouches for it before the token is verified: it may choose who
+    /// verifies, and no more.
+    pub fn unverified_issuer(&self) -> Result<String, Invalid> {
+        let token = Decoded::new(&self.0).ok_or(Invalid::Malformed)?;
+        non_empty(token.payload.get("iss")).ok_or(Invalid::Issuer)
     }
 }
 
@@ -144,8 +164,7 @@ mod tests {
 
     #[test]
     fn two_authorization_headers_are_refused() {
-        let key = PublishableKey::parse("pk_live_Y2xlcmsuZXhhbXBsZS5jb20k").unwrap();
-        let found = Credential::find(["Bearer a.b.c", "Bearer d.e.f"], "", &key, UnixMillis(0));
+        let found = Credential::in_header(["Bearer a.b.c", "Bearer d.e.f"]);
         assert_eq!(found.err(), Some(NoCredential::Ambiguous));
     }
 }

@@ -101,6 +101,15 @@ impl SigningKeys {
         }
     }
 
+    /// The set that Clerk publishes, unless a PEM is configured.
+    #[must_use]
+    pub fn jwks(&self) -> Option<&Jwks> {
+        match self {
+            Self::Pem(_) => None,
+            Self::Jwks(jwks) => Some(jwks),
+        }
+    }
+
     /// How good the keys are now.
     #[must_use]
     pub fn state(&self) -> KeysState {

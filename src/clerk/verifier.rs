@@ -172,6 +172,12 @@ impl Verifier {
         &self.keys
     }
 
+    /// Whether session tokens of this issuer are the ones that it verifies.
+    #[must_use]
+    pub fn is_for(&self, issuer: &str) -> bool {
+        self.rules.issuers.iter().any(|own| own == issuer)
+    }
+
     /// Verifies a session token: header, key, signature, then claims.
     pub async fn verify(&self, token: &str, now: UnixMillis) -> Result<Session, Unverified> {
         let claims = self.claims(token).await?;

@@ -8,7 +8,7 @@ use crate::{
     ably::{RestClient, TokenFormat},
     clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, SigningKeys},
     clock::{self, UnixMillis},
-    config::{Config, KeySource, Provenance, Sources, settings},
+    config::{Config, KeySource, Provenance, Scope, Sources, TenantConfig, settings},
     outgoing,
 };
 
@@ -91,7 +91,7 @@ pub(super) async fn run(config: Option<&Path>) -> ExitCode {
 
 async fn report(config: &Config, provenance: &Provenance) -> Report {
     let mut report = Report::default();
-    describe(config, provenance, &mut report);
+    report.understood("listens on", config.server.address());
     let http = match outgoing::client() {
         Ok(http) => http,
         Err(error) => {
@@ -99,46 +99,53 @@ async fn report(config: &Config, provenance: &Provenance) -> Report {
             return report;
         }
     };
-    try_signing_keys(config, &http, &mut report).await;
-    let has_usernames = try_secret_key(config, &http, &mut report).await;
-    try_ably(config, &http, &mut report).await;
-    for warning in config.warnings() {
-        report.warn(warning);
-    }
-    if config.token.client_id.needs_username() && !has_usernames {
-        report.warn("no user of this Clerk instance has a username; set TOKEN_CLIENT_ID to {user_id}");
+    for tenant in &config.tenants {
+        if let Scope::Tenant(name, _) = &tenant.scope {
+            report.understood("tenant", name);
+        }
+        describe(tenant, provenance, &mut report);
+        try_signing_keys(tenant, &http, &mut report).await;
+        let has_usernames = try_secret_key(tenant, &http, &mut report).await;
+        try_ably(tenant, &http, &mut report).await;
+        for warning in tenant.warnings() {
+            report.warn(warning);
+        }
+        if tenant.token.client_id.needs_username() && !has_usernames {
+            let variable = tenant.scope.variable(&settings::TOKEN_CLIENT_ID);
+            report.warn(format_args!("no user of this Clerk instance has a username; set {variable} to {{user_id}}"));
+        }
     }
     report
 }
 
-fn describe(config: &Config, provenance: &Provenance, report: &mut Report) {
+fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Report) {
     let from = |setting: &settings::Setting| {
-        provenance.get(&setting.variable()).map_or_else(|| "default".to_owned(), ToString::to_string)
+        provenance.get(&tenant.scope.variable(setting)).map_or_else(|| "default".to_owned(), ToString::to_string)
     };
     let listed = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
-    let key: &PublishableKey = &config.clerk.publishable_key;
+    let key: &PublishableKey = &tenant.clerk.publishable_key;
     let instance =
         format!("{} ({}, from {})", key.frontend_api_host(), key.kind(), from(&settings::CLERK_PUBLISHABLE_KEY));
     report.understood("Clerk instance", instance);
     report.understood(
         "secret key",
-        match config.clerk.secret_key {
+        match tenant.clerk.secret_key {
             Some(_) => format!("set, from {}", from(&settings::CLERK_SECRET_KEY)),
             None => "not set".to_owned(),
         },
     );
-    report.understood("authorized parties", listed(&config.clerk.authorized_parties));
-    if !config.clerk.audience.is_empty() {
-        report.understood("audience", listed(&config.clerk.audience));
+    report.understood("authorized parties", listed(&tenant.clerk.authorized_parties));
+    if !tenant.clerk.audience.is_empty() {
+        report.understood("audience", listed(&tenant.clerk.audience));
     }
     report.understood(
         "Ably API key",
-        format!("{}, from {}", config.ably.api_key.name().as_str(), from(&settings::ABLY_API_KEY)),
+        format!("{}, from {}", tenant.ably.api_key.name().as_str(), from(&settings::ABLY_API_KEY)),
     );
-    report.understood("client ID", &config.token.client_id);
+    report.understood("client ID", &tenant.token.client_id);
     report.understood(
         "token",
-        match (config.token.format, config.token.ttl) {
+        match (tenant.token.format, tenant.token.ttl) {
             (format, Some(ttl)) => format!("{}, at most {} s", in_words(format), ttl.as_millis() / 1000),
             (TokenFormat::Jwt, None) => format!("{}, 60 minutes", in_words(TokenFormat::Jwt)),
             (format, None) => format!("{}, Ably's 60 minutes", in_words(format)),
@@ -146,14 +153,13 @@ fn describe(config: &Config, provenance: &Provenance, report: &mut Report) {
     );
     report.understood(
         "policy",
-        match config.policy.rules.len() {
+        match tenant.policy.rules.len() {
             0 => "none: the key's own capability".to_owned(),
             1 => "1 rule".to_owned(),
             rules => format!("{rules} rules"),
         },
     );
-    report.understood("CORS origins", listed(&config.cors.allowed_origins));
-    report.understood("listens on", config.server.address());
+    report.understood("CORS origins", listed(&tenant.cors.allowed_origins));
 }
 
 fn in_words(format: TokenFormat) -> &'static str {
@@ -164,13 +170,13 @@ fn in_words(format: TokenFormat) -> &'static str {
     }
 }
 
-async fn try_signing_keys(config: &Config, http: &reqwest::Client, report: &mut Report) {
-    let source = config.clerk.key_source();
+async fn try_signing_keys(tenant: &TenantConfig, http: &reqwest::Client, report: &mut Report) {
+    let source = tenant.clerk.key_source();
     let name = match &source {
-        KeySource::Pem => "the PEM of CLERK_JWT_KEY".to_owned(),
+        KeySource::Pem => format!("the PEM of {}", tenant.scope.variable(&settings::CLERK_JWT_KEY)),
         KeySource::BackendApi(url) | KeySource::FrontendApi(url) => url.to_string(),
     };
-    let found = match crate::server::signing_keys(&config.clerk, http) {
+    let found = match crate::server::signing_keys(&tenant.clerk, http) {
         Ok(SigningKeys::Pem(key)) => Ok(Probe::of_pem(&key)),
         Ok(SigningKeys::Jwks(jwks)) => jwks.probe().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
@@ -182,10 +188,10 @@ async fn try_signing_keys(config: &Config, http: &reqwest::Client, report: &mut 
     report.tried("signing keys", Ok(format!("{} from {name}", found.count())));
     let date = match source {
         KeySource::FrontendApi(_) => found.date,
-        KeySource::Pem | KeySource::BackendApi(_) => compare_with_the_frontend_api(config, http, &found, report).await,
+        KeySource::Pem | KeySource::BackendApi(_) => compare_with_the_frontend_api(tenant, http, &found, report).await,
     };
     if let Some(date) = date.or(found.date) {
-        let tolerance_ms = config.clerk.clock_skew_ms + DATE_PRECISION_MS;
+        let tolerance_ms = tenant.clerk.clock_skew_ms + DATE_PRECISION_MS;
         report.compare_clocks("Clerk's clock", date, UnixMillis::now(), tolerance_ms);
     }
 }
@@ -193,16 +199,16 @@ async fn try_signing_keys(config: &Config, http: &reqwest::Client, report: &mut 
 /// The publishable key names an instance, and so does where the signing keys come from: they must name the same one.
 /// Returns Clerk's clock.
 async fn compare_with_the_frontend_api(
-    config: &Config,
+    tenant: &TenantConfig,
     http: &reqwest::Client,
     found: &Probe,
     report: &mut Report,
 ) -> Option<UnixMillis> {
-    let url = config.clerk.frontend_api_jwks();
+    let url = tenant.clerk.frontend_api_jwks();
     let source = JwksSource { url: url.clone(), secret_key: None };
     match Jwks::new(source, http.clone(), Handle::current()).probe().await {
         Ok(published) => {
-            let host = config.clerk.publishable_key.frontend_api_host();
+            let host = tenant.clerk.publishable_key.frontend_api_host();
             report.tried(
                 "same instance",
                 if published.shares_a_key_with(found) {
@@ -222,17 +228,17 @@ async fn compare_with_the_frontend_api(
     }
 }
 
-async fn try_ably(config: &Config, http: &reqwest::Client, report: &mut Report) {
+async fn try_ably(tenant: &TenantConfig, http: &reqwest::Client, report: &mut Report) {
     let before = SystemTime::now();
-    let time = RestClient::new(config.ably.rest_url.clone(), http.clone()).time().await;
+    let time = RestClient::new(tenant.ably.rest_url.clone(), http.clone()).time().await;
     let round_trip = before.elapsed().unwrap_or_default();
     let outcome = match time {
         Ok(time) => {
             let middle = UnixMillis(UnixMillis::now().0 - clock::millis(round_trip) / 2);
             report.compare_clocks("Ably's clock", time, middle, ABLY_TOLERANCE_MS);
-            Ok(format!("answers at {}; whether it knows the API key shows with the first client", config.ably.rest_url))
+            Ok(format!("answers at {}; whether it knows the API key shows with the first client", tenant.ably.rest_url))
         }
-        Err(error) => Err(format!("{}: {error}", config.ably.rest_url)),
+        Err(error) => Err(format!("{}: {error}", tenant.ably.rest_url)),
     };
     report.tried("Ably", outcome);
 }
@@ -246,20 +252,20 @@ fn offset_in_words(offset_ms: i64) -> String {
 }
 
 /// Asks for a few users, which shows that the secret key is good. False when there are users, and none has a username.
-async fn try_secret_key(config: &Config, http: &reqwest::Client, report: &mut Report) -> bool {
+async fn try_secret_key(tenant: &TenantConfig, http: &reqwest::Client, report: &mut Report) -> bool {
     const SAMPLE: u16 = 20;
-    let Some(secret_key) = config.clerk.secret_key.clone() else { return true };
-    let api = BackendApi::new(config.clerk.api_url.clone(), secret_key, http.clone());
+    let Some(secret_key) = tenant.clerk.secret_key.clone() else { return true };
+    let api = BackendApi::new(tenant.clerk.api_url.clone(), secret_key, http.clone());
     match api.newest_users(SAMPLE).await {
         Ok(users) => {
-            report.tried("secret key", Ok(format!("accepted by {}", config.clerk.api_url)));
+            report.tried("secret key", Ok(format!("accepted by {}", tenant.clerk.api_url)));
             return users.is_empty()
                 || users.iter().any(|user| user.username.as_ref().is_some_and(|name| !name.is_empty()));
         }
         Err(error @ BackendApiError::Unauthorized(_)) => {
             report.tried("secret key", Err(format!("{error}; copy it again from Clerk's dashboard")));
         }
-        Err(error) => report.tried("secret key", Err(format!("{}: {error}", config.clerk.api_url))),
+        Err(error) => report.tried("secret key", Err(format!("{}: {error}", tenant.clerk.api_url))),
     }
     true
 }

@@ -11,18 +11,19 @@ use clap::Args;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::runtime::Handle;
 
 use super::{Failure, complain, policy_tests::in_words};
 use crate::{
     ably::{ErrorInfo, TokenFormat, Ttl},
-    clerk::{BackendApi, Examined, Session, Unverified, Users, Verifier},
+    clerk::{Credential, Examined, Invalid, Session, Unverified},
     clock::UnixMillis,
-    config::{Config, Sources},
+    config::{Config, Sources, TenantConfig},
     identity::{Identity, IdentityError},
     issuer::{Cause, Claims, Rehearsal, Rehearsed},
     outgoing,
     policy::{Explained, Explanation},
+    server,
+    tenant::TenantName,
 };
 
 /// Stands for the standard input.
@@ -32,6 +33,9 @@ const STDIN: &str = "-";
 pub(super) struct Arguments {
     #[command(flatten)]
     input: Input,
+    /// With several tenants: whose claims they are, unless their iss says it
+    #[arg(long, value_name = "NAME", conflicts_with = "session_token")]
+    tenant: Option<String>,
     /// What the client would ask for: capability=JSON, ttl=MILLISECONDS or clientId=NAME. May be repeated
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<String>,
@@ -58,6 +62,9 @@ struct Input {
 /// What there is to say of a session.
 struct Report {
     claims: Claims,
+    /// Whose session it is; none for a token of no tenant's issuer.
+    tenant: Option<TenantName>,
+    has_siblings: bool,
     format: TokenFormat,
     /// None when there is a session token that cannot be verified.
     examined: Option<(Examined, Option<Rehearsed>)>,
@@ -91,7 +98,7 @@ fn printable(text: &str) -> String {
 }
 
 async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, Failure> {
-    let Arguments { input, params, stray, .. } = arguments;
+    let Arguments { input, tenant, params, stray, .. } = arguments;
     if !stray.is_empty() {
         return Err(Failure::Input(
             "an argument that belongs to no option; write --session-token before a token".into(),
@@ -103,37 +110,46 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
     let now = UnixMillis::now();
     let mut report = Report {
         claims: Claims::All,
-        format: config.token.format,
+        tenant: None,
+        has_siblings: config.tenants.len() > 1,
+        format: TokenFormat::default(),
         examined: None,
         unverified: None,
-        has_users: config.clerk.secret_key.is_some(),
+        has_users: false,
         now,
     };
-    let examined = match input {
+    let (tenant, examined) = match input {
         Input { session_token: Some(token), .. } => {
-            let keys = crate::server::signing_keys(&config.clerk, &http).map_err(crate::server::StartError::from)?;
-            let verifier = Verifier::new(keys, config.clerk.session_rules(config.revocation.denial_ttl));
-            verifier.examine(read_token(&token)?.expose_secret(), now).await
+            let token = read_token(&token)?;
+            let tenant = match tenant_of(&config, &token) {
+                Ok(tenant) => tenant,
+                Err(invalid) => {
+                    report.unverified = Some(invalid.into());
+                    return Ok(report);
+                }
+            };
+            let verifier = server::verifier(&tenant.clerk, config.revocation.denial_ttl, &http)?;
+            (tenant, verifier.examine(token.token(), now).await)
         }
         Input { claims, .. } => {
             report.claims = Claims::Some;
-            Ok(Examined::suppose(read_claims(&claims.unwrap_or_default())?, now))
+            let claims = read_claims(&claims.unwrap_or_default())?;
+            (tenant_named(&config, tenant, &claims)?, Ok(Examined::suppose(claims, now)))
         }
     };
+    report.tenant = Some(tenant.name());
+    report.format = tenant.token.format;
+    report.has_users = tenant.clerk.secret_key.is_some();
     match examined {
         Ok(examined) => {
             // Nobody is looked up who was made up.
-            let secret_key = config.clerk.secret_key.clone().filter(|_| !examined.filled_in.contains(&"sub"));
-            let users = secret_key.map(|secret_key| {
-                let api = BackendApi::new(config.clerk.api_url.clone(), secret_key, http.clone());
-                Users::new(api, config.clerk.user_cache_ttl, Handle::current())
-            });
-            let identity = Identity::new(config.token.client_id.clone(), users);
+            let users = server::users(&tenant.clerk, &http).filter(|_| !examined.filled_in.contains(&"sub"));
+            let identity = Identity::new(tenant.token.client_id.clone(), users);
             let rehearsal = Rehearsal {
                 identity: &identity,
-                policy: &config.policy,
-                format: config.token.format,
-                api_key: Some(&config.ably.api_key),
+                policy: &tenant.policy,
+                format: tenant.token.format,
+                api_key: Some(&tenant.ably.api_key),
             };
             let rehearsed = match &examined.session {
                 Some(session) => Some(rehearsal.run(&examined, session, report.claims, &params, now).await),
@@ -146,6 +162,39 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
     Ok(report)
 }
 
+/// The tenant that is to verify a session token. With one there is no choice.
+fn tenant_of<'a>(config: &'a Config, token: &Credential) -> Result<&'a TenantConfig, Invalid> {
+    if let [only] = &config.tenants[..] {
+        return Ok(only);
+    }
+    let issuer = token.unverified_issuer()?;
+    tenant_with_issuer(config, &issuer).ok_or(Invalid::Issuer)
+}
+
+/// The tenant whose claims these are: the one named, or the one of their issuer.
+fn tenant_named<'a>(
+    config: &'a Config,
+    name: Option<String>,
+    claims: &Map<String, Value>,
+) -> Result<&'a TenantConfig, Failure> {
+    let names = || config.tenants.iter().map(|tenant| tenant.name().to_string()).collect::<Vec<_>>().join(", ");
+    let issuer = claims.get("iss").and_then(Value::as_str);
+    match (&config.tenants[..], name) {
+        (tenants, Some(name)) => tenants
+            .iter()
+            .find(|tenant| tenant.name().as_str() == name)
+            .ok_or_else(|| Failure::Input(format!("--tenant: no tenant is called so; there are: {}", names()))),
+        ([only], None) => Ok(only),
+        (_, None) => issuer.and_then(|issuer| tenant_with_issuer(config, issuer)).ok_or_else(|| {
+            Failure::Input(format!("the claims name no tenant by their iss; add --tenant with one of: {}", names()))
+        }),
+    }
+}
+
+fn tenant_with_issuer<'a>(config: &'a Config, issuer: &str) -> Option<&'a TenantConfig> {
+    config.tenants.iter().find(|tenant| tenant.clerk.issuers().iter().any(|own| own == issuer))
+}
+
 fn parse_param(text: &str) -> Result<(String, String), Failure> {
     let (name, value) = text.split_once('=').unwrap_or_default();
     if !["capability", "ttl", "clientId"].contains(&name) {
@@ -154,7 +203,7 @@ fn parse_param(text: &str) -> Result<(String, String), Failure> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-fn read_token(argument: &SecretString) -> Result<SecretString, Failure> {
+fn read_token(argument: &SecretString) -> Result<Credential, Failure> {
     let text = match argument.expose_secret() {
         STDIN => io::read_to_string(io::stdin())
             .map_err(|error| Failure::Input(format!("the standard input cannot be read: {error}")))?,
@@ -162,7 +211,7 @@ fn read_token(argument: &SecretString) -> Result<SecretString, Failure> {
     };
     match text.trim() {
         "" => Err(Failure::Input("no session token was given".into())),
-        token => Ok(SecretString::from(token)),
+        token => Ok(Credential::new(token)),
     }
 }
 
@@ -215,6 +264,9 @@ impl Report {
             (None, ..) => "none; the claims are taken as verified".to_owned(),
         };
         line("session token", &verified);
+        if self.has_siblings {
+            line("tenant", self.tenant.as_ref().map_or("none", TenantName::as_str));
+        }
         if !self.filled_in().is_empty() {
             line("filled in", &self.filled_in().join(", "));
         }
@@ -269,12 +321,13 @@ impl Report {
                 json!({ "reason": cause.reason(), "status_code": status_code, "code": code, "message": message })
             }),
             "session_token": self.session_token(),
+            "tenant": self.tenant.as_ref().map(TenantName::as_str),
             "caller": self.session().map(Caller::new),
             "client_id": rehearsed.and_then(|rehearsed| rehearsed.client_id.as_ref().ok()).map(ToString::to_string),
             "policy": rehearsed.map(|rehearsed| &rehearsed.explanation),
             "capability": capability,
             "ttl_ms": grant.map(|grant| grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT).as_millis()),
-            "format": self.format.as_str(),
+            "format": self.tenant.as_ref().map(|_| self.format.as_str()),
         })
     }
 

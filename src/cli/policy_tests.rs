@@ -35,11 +35,11 @@ pub(super) async fn run(config: Option<&Path>, file: &Path) -> ExitCode {
 
 async fn report(config: Option<&Path>, file: &Path) -> Result<(String, ExitCode), Failure> {
     let PolicyTests(cases) = PolicyTests::read(file)?;
-    let under_test = Config::policy_only(&Sources::read(config))?;
+    let policies = Config::policies_only(&Sources::read(config))?;
     let mut report = String::new();
     let mut failed = 0;
     for case in &cases {
-        let differences = differences(&under_test, case).await;
+        let differences = differences(under_test(&policies, case)?, case).await;
         if differences.is_empty() {
             _ = writeln!(report, "ok    {}", case.name);
         } else {
@@ -50,6 +50,22 @@ async fn report(config: Option<&Path>, file: &Path) -> Result<(String, ExitCode)
     }
     _ = writeln!(report, "{} passed, {failed} failed", cases.len() - failed);
     Ok((report, if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+/// The policy that a case is for.
+fn under_test<'a>(policies: &'a [PolicyUnderTest], case: &Case) -> Result<&'a PolicyUnderTest, Failure> {
+    let names = || policies.iter().map(|policy| policy.tenant.as_str()).collect::<Vec<_>>().join(", ");
+    match (policies, &case.tenant) {
+        ([only], None) => Ok(only),
+        (_, None) => Err(Failure::Input(format!(
+            "[[cases]] {:?} does not say whose policy it is for; add tenant = one of: {}",
+            case.name,
+            names()
+        ))),
+        (_, Some(name)) => policies.iter().find(|policy| policy.tenant == *name).ok_or_else(|| {
+            Failure::Input(format!("[[cases]] {:?}: no tenant is called {name}; there are: {}", case.name, names()))
+        }),
+    }
 }
 
 fn render(differences: &[Difference], report: &mut String) {
@@ -63,7 +79,7 @@ fn render(differences: &[Difference], report: &mut String) {
 }
 
 /// How what a case gets differs from what it expects.
-async fn differences(PolicyUnderTest { policy, token }: &PolicyUnderTest, case: &Case) -> Vec<Difference> {
+async fn differences(PolicyUnderTest { policy, token, .. }: &PolicyUnderTest, case: &Case) -> Vec<Difference> {
     let now = UnixMillis::now();
     let examined = Examined::suppose(case.claims.clone(), now);
     let Some(session) = &examined.session else {

@@ -12,6 +12,7 @@ use toml::{
 use super::{
     reader::Reader,
     settings::{TOKEN_CAPABILITY, TOKEN_REQUIRE},
+    tenant::{Scope, TENANTS},
     token::{self, TokenConfig},
     value::duration,
 };
@@ -34,11 +35,11 @@ pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocab
     let text = reader.toml_text();
     // A file that is no TOML never came so far.
     let Ok(document) = DeTable::parse(text) else { return Policy::default() };
-    let root = document.get_ref();
+    let Some(table) = scoped(document.get_ref(), reader.scope()) else { return Policy::default() };
     let mut parser = Parser::new(revocable);
-    let require = root.get(TOKEN_REQUIRE.section).and_then(|section| section.get_ref().get(TOKEN_REQUIRE.key));
+    let require = table.get(TOKEN_REQUIRE.section).and_then(|section| section.get_ref().get(TOKEN_REQUIRE.key));
     let require = require.and_then(|require| parser.require(require));
-    let rules = root.get(GRANTS).map(|grants| parser.rules(grants, require.as_ref()));
+    let rules = table.get(GRANTS).map(|grants| parser.rules(grants, require.as_ref()));
     if rules.is_some() && token.is_some_and(|token| token.capability.is_some()) {
         reader.problem(
             &TOKEN_CAPABILITY,
@@ -59,6 +60,14 @@ pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocab
         reader.problem_at(offset, problem);
     }
     Policy { require, rules: rules.unwrap_or_default(), ttl: token.and_then(|token| token.ttl) }
+}
+
+/// The table that has the settings of a tenant.
+fn scoped<'d, 'a>(root: &'d DeTable<'a>, scope: &Scope) -> Option<&'d DeTable<'a>> {
+    match scope {
+        Scope::Flat => Some(root),
+        Scope::Tenant(_, index) => root.get(TENANTS)?.get_ref().as_array()?.get(*index)?.get_ref().as_table(),
+    }
 }
 
 pub(super) struct Parser {

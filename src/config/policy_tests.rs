@@ -15,11 +15,13 @@ use super::{
     reader::Reader,
     settings::ABLY_REVOCABLE_TOKENS,
     sources::position,
+    tenant,
     value::{boolean, duration},
 };
 use crate::{
     ably::{Capability, Operations, Ttl, code},
     policy::Policy,
+    tenant::TenantName,
 };
 
 /// The codes of the refusals that a test can expect.
@@ -35,6 +37,8 @@ const REFUSALS: [u32; 6] = [
 /// What tests of a policy need of the configuration: no keys, so that they run wherever the file is.
 #[derive(Clone, Debug)]
 pub struct PolicyUnderTest {
+    /// Whose it is.
+    pub tenant: TenantName,
     /// The policy.
     pub policy: Policy,
     /// What tokens are like.
@@ -50,6 +54,8 @@ pub struct PolicyTests(pub Vec<Case>);
 pub struct Case {
     /// What it shows; no two have the same.
     pub name: String,
+    /// Whose policy it is for; the only tenant's if there is one.
+    pub tenant: Option<TenantName>,
     /// What the session token says.
     pub claims: Map<String, serde_json::Value>,
     /// What the client asks for, as it would send it.
@@ -89,13 +95,16 @@ impl fmt::Display for InvalidPolicyTests {
 }
 
 impl Config {
-    /// The policy, whatever else is not set: for tests of it. What is set must be right.
-    pub fn policy_only(sources: &Sources) -> Result<PolicyUnderTest, Problems> {
+    /// The policies of all tenants, whatever else is not set: for tests of them. What is set must be right.
+    pub fn policies_only(sources: &Sources) -> Result<Vec<PolicyUnderTest>, Problems> {
         let mut reader = Reader::new(sources);
-        let revocable = reader.or_default(&ABLY_REVOCABLE_TOKENS, "false", boolean).unwrap_or_default();
-        let token = TokenConfig::read(&mut reader, revocable);
-        let policy = policy::read(&mut reader, token.as_ref(), revocable);
-        reader.finish(token.map(|token| PolicyUnderTest { policy, token })).map(|(read, _)| read)
+        let policies = tenant::each(&mut reader, |reader| {
+            let revocable = reader.or_default(&ABLY_REVOCABLE_TOKENS, "false", boolean).unwrap_or_default();
+            let token = TokenConfig::read(reader, revocable);
+            let policy = policy::read(reader, token.as_ref(), revocable);
+            Some(PolicyUnderTest { tenant: reader.scope().name(), policy, token: token? })
+        });
+        reader.finish(Some(policies)).map(|(read, _)| read)
     }
 }
 
@@ -158,7 +167,11 @@ impl Parser {
             }
             Some(text.to_owned())
         });
-        self.refuse_unknown(keys, &["name", "claims", "params", "expect"], "key");
+        self.refuse_unknown(keys, &["name", "tenant", "claims", "params", "expect"], "key");
+        let tenant = keys.get("tenant").map_or(Some(None), |tenant| {
+            let name = TenantName::parse(self.text(tenant, "the name of a tenant")?);
+            self.checked(tenant.span(), name).map(Some)
+        });
         let claims = self.required(keys, value, "claims").and_then(|claims| {
             self.table(claims)?;
             self.json(claims)
@@ -166,7 +179,7 @@ impl Parser {
         let params = keys.get("params").map_or(Some(Vec::new()), |params| self.params(params));
         let expected = self.required(keys, value, "expect").and_then(|expected| self.expected(expected));
         let claims = claims?.as_object()?.clone();
-        Some(Case { name: name?, claims, params: params?, expected: expected? })
+        Some(Case { name: name?, tenant: tenant?, claims, params: params?, expected: expected? })
     }
 
     fn required<'v, 'a>(&mut self, keys: &'v DeTable<'a>, within: &Value<'_>, key: &str) -> Option<&'v Value<'a>> {
@@ -331,7 +344,7 @@ expect = { capability = { a = ["fly"] }, ttl = "10" }
         the policy tests have 12 problems:
           - FILE, line 1, column 1: the file: no such key: "extra"; there are: cases
           - FILE, line 2, column 1: [[cases]] "a": no claims
-          - FILE, line 4, column 1: [[cases]] "a": no such key: "claim"; there are: name, claims, params, expect
+          - FILE, line 4, column 1: [[cases]] "a": no such key: "claim"; there are: name, tenant, claims, params, expect
           - FILE, line 5, column 12: [[cases]] "a": no such token param: "clientid"; there are: capability, ttl, clientId
           - FILE, line 6, column 22: [[cases]] "a": no refusal has this code; there are: 40000, 40003, 40012, 40101, 40160, 40300
           - FILE, line 8, column 8: [[cases]] "a": the name is empty, or that of another case

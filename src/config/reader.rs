@@ -7,6 +7,7 @@ use super::{
     policy::GRANTS,
     settings::{self, Availability, Setting},
     sources::{Sources, position},
+    tenant::{self, Scope, TENANTS},
 };
 
 /// Something wrong with one setting, and how to mend it. Never holds a value.
@@ -63,6 +64,7 @@ enum Raw {
 
 pub(super) struct Reader<'a> {
     sources: &'a Sources,
+    scope: Scope,
     problems: Vec<Problem>,
     provenance: Provenance,
 }
@@ -71,15 +73,26 @@ impl<'a> Reader<'a> {
     pub(super) fn new(sources: &'a Sources) -> Self {
         let mut reader = Self::for_part(sources);
         reader.problems.extend(sources.problems.iter().cloned());
-        reader.refuse_what_is_unknown();
-        reader.refuse_what_is_reserved();
-        reader.refuse_what_no_variable_holds();
+        reader.refuse_what_has_no_effect();
         reader
     }
 
     /// A reader that looks at nothing but what it is asked for.
     pub(super) fn for_part(sources: &'a Sources) -> Self {
-        Self { sources, problems: Vec::new(), provenance: Provenance::new() }
+        Self { sources, scope: Scope::Flat, problems: Vec::new(), provenance: Provenance::new() }
+    }
+
+    /// Where a tenant's settings are looked for.
+    pub(super) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Reads with the settings of tenants looked for in `scope`.
+    pub(super) fn within<T>(&mut self, scope: Scope, read: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = std::mem::replace(&mut self.scope, scope);
+        let read = read(self);
+        self.scope = outer;
+        read
     }
 
     /// What was read, if nothing is wrong with it.
@@ -93,13 +106,37 @@ impl<'a> Reader<'a> {
     /// Notes that something is wrong with `setting`.
     pub(super) fn problem(&mut self, setting: &Setting, what: impl fmt::Display) {
         let Setting { section, key, .. } = setting;
-        self.problems.push(Problem(format!("{} ([{section}] {key}): {what}", setting.variable())));
+        let place = match &self.scope {
+            Scope::Tenant(..) if setting.is_of_a_tenant() => format!("[{TENANTS}.{section}] {key}"),
+            _ => format!("[{section}] {key}"),
+        };
+        self.problem_of(&format!("{} ({place})", self.scope.variable(setting)), what);
+    }
+
+    /// Notes that something is wrong with what `subject` names.
+    pub(super) fn problem_of(&mut self, subject: &str, what: impl fmt::Display) {
+        self.problems.push(Problem(format!("{subject}: {what}")));
     }
 
     /// Notes that something is wrong at this byte of the TOML file.
     pub(super) fn problem_at(&mut self, offset: usize, what: impl fmt::Display) {
         let Sources { toml_path, toml_text, .. } = self.sources;
-        self.problems.push(Problem(format!("{}, {}: {what}", toml_path.display(), position(toml_text, offset))));
+        let place = format!("{}, {}", toml_path.display(), position(toml_text, offset));
+        let prefix = self.scope.prefix();
+        self.problem_of(&place, format_args!("{prefix}{what}"));
+    }
+
+    /// The TOML file.
+    pub(super) fn toml(&self) -> &'a toml::Table {
+        &self.sources.toml
+    }
+
+    /// The part of the TOML file where this setting stands, or would.
+    fn table(&self, setting: &Setting) -> Option<&'a toml::Table> {
+        match &self.scope {
+            Scope::Tenant(_, index) if setting.is_of_a_tenant() => self.toml().get(TENANTS)?.get(index)?.as_table(),
+            _ => Some(self.toml()),
+        }
     }
 
     /// The text of the TOML file.
@@ -185,7 +222,7 @@ impl<'a> Reader<'a> {
             None => self.find_in_toml(setting).map(|raw| (raw, Origin::Toml(self.sources.toml_path.clone()))),
         };
         let (raw, origin) = found?;
-        self.provenance.insert(setting.variable(), origin);
+        self.provenance.insert(self.scope.variable(setting), origin);
         Some(raw)
     }
 
@@ -194,7 +231,7 @@ impl<'a> Reader<'a> {
     fn find_in_environment(&mut self, setting: &Setting) -> Option<(String, Origin)> {
         let mut found: Vec<(String, String, Origin)> = Vec::new();
         for source in [Source::Environment, Source::EnvironmentFile, Source::DotEnv, Source::DotEnvFile] {
-            for name in setting.variables() {
+            for name in self.scope.variables(setting) {
                 if let Some((value, origin)) = self.look_up(setting, source, &name) {
                     found.push((name, value, origin));
                 }
@@ -234,7 +271,7 @@ impl<'a> Reader<'a> {
     }
 
     fn find_in_toml(&mut self, setting: &Setting) -> Option<Raw> {
-        let value = self.sources.toml.get(setting.section)?.get(setting.key)?;
+        let value = self.table(setting)?.get(setting.section)?.get(setting.key)?;
         let raw = match value {
             toml::Value::Array(items) => items.iter().map(scalar).collect::<Option<_>>().map(Raw::List),
             value => scalar(value).map(Raw::Text),
@@ -249,30 +286,61 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn refuse_what_is_unknown(&mut self) {
-        let mut unknown = Vec::new();
-        for (section, value) in self.sources.toml.iter().filter(|(section, _)| *section != GRANTS) {
-            let known: Vec<_> = settings::ALL.iter().filter(|setting| setting.section == section).collect();
+    /// Refuses, in the file and in variables, what no setting is, and what none can be.
+    fn refuse_what_has_no_effect(&mut self) {
+        let sources = self.sources;
+        let without_effect = |reader: &mut Self| {
+            reader.refuse_what_is_reserved();
+            reader.refuse_what_no_variable_holds();
+        };
+        self.refuse_what_is_unknown(&sources.toml, &[GRANTS, TENANTS]);
+        without_effect(self);
+        for scope in tenant::named_scopes(&sources.toml) {
+            let Scope::Tenant(_, index) = scope else { continue };
+            self.within(scope, |reader| {
+                if let Some(table) = sources.toml.get(TENANTS).and_then(|tenants| tenants.get(index)?.as_table()) {
+                    reader.refuse_what_is_unknown(table, &["name", GRANTS]);
+                }
+                without_effect(reader);
+            });
+        }
+    }
+
+    /// The settings that can stand in this scope.
+    fn settings_here(&self) -> impl Iterator<Item = &'static Setting> + use<> {
+        let of_a_tenant_only = self.scope != Scope::Flat;
+        settings::ALL.iter().filter(move |setting| !of_a_tenant_only || setting.is_of_a_tenant())
+    }
+
+    /// Refuses what is in a table of the file and is neither a setting's nor one of `others`.
+    fn refuse_what_is_unknown(&mut self, table: &toml::Table, others: &[&str]) {
+        let prefix = self.scope.prefix();
+        for (section, value) in table.iter().filter(|(section, _)| !others.contains(&section.as_str())) {
+            let known: Vec<_> = self.settings_here().filter(|setting| setting.section == section).collect();
             let Some(table) = value.as_table().filter(|_| !known.is_empty()) else {
-                let mut sections: Vec<_> = settings::ALL.iter().map(|setting| setting.section).collect();
+                let mut sections: Vec<_> = self.settings_here().map(|setting| setting.section).collect();
                 sections.dedup();
-                let sections = sections.join(", ") + ", and [[grants]]";
-                unknown.push(format!("[{section}] in the TOML file: no such section; there are: {sections}"));
+                let sections = sections.into_iter().map(|section| format!("[{section}]"));
+                let others = others.iter().map(|other| match *other {
+                    GRANTS | TENANTS => format!("[[{other}]]"),
+                    key => key.to_owned(),
+                });
+                let there = sections.chain(others).collect::<Vec<_>>().join(", ");
+                let subject = format!("{prefix}[{section}] in the TOML file");
+                self.problem_of(&subject, format_args!("no such section; there are: {there}"));
                 continue;
             };
             for key in table.keys().filter(|key| known.iter().all(|setting| setting.key != *key)) {
                 let keys: Vec<_> = known.iter().map(|setting| setting.key).collect();
-                unknown.push(format!(
-                    "[{section}] {key} in the TOML file: no such setting; the section has: {}",
-                    keys.join(", ")
-                ));
+                let there = keys.join(", ");
+                let subject = format!("{prefix}[{section}] {key} in the TOML file");
+                self.problem_of(&subject, format_args!("no such setting; the section has: {there}"));
             }
         }
-        self.problems.extend(unknown.into_iter().map(Problem));
     }
 
     fn refuse_what_no_variable_holds(&mut self) {
-        for setting in settings::ALL.iter().filter(|setting| setting.availability == Availability::TomlOnly) {
+        for setting in self.settings_here().filter(|setting| setting.availability == Availability::TomlOnly) {
             if self.find_in_environment(setting).is_some() {
                 self.problem(setting, "a variable cannot hold it; write it in the TOML file");
             }
@@ -280,10 +348,25 @@ impl<'a> Reader<'a> {
     }
 
     fn refuse_what_is_reserved(&mut self) {
-        for setting in settings::ALL.iter().filter(|setting| setting.availability == Availability::Reserved) {
+        for setting in self.settings_here().filter(|setting| setting.availability == Availability::Reserved) {
             if self.find(setting).is_some() {
                 self.problem(setting, "this version does not have it yet; remove it");
             }
+        }
+    }
+
+    /// Where there are tenants, nothing says whose a setting of the flat form would be.
+    pub(super) fn refuse_the_flat_form(&mut self) {
+        let settings = settings::ALL.iter();
+        for setting in
+            settings.filter(|setting| setting.is_of_a_tenant() && setting.availability == Availability::Built)
+        {
+            if self.find(setting).is_some() {
+                self.problem(setting, "there are [[tenants]], and each has its own; move it to one of them");
+            }
+        }
+        if self.toml().contains_key(GRANTS) {
+            self.problem_of("[[grants]]", "there are [[tenants]]; write [[tenants.grants]] below the tenant's table");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The list of settings: names, aliases, and which a user may set today.
 
+use super::tenant;
+
 /// A setting: key `key` of section `[section]`, and the variable `SECTION_KEY`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -41,7 +43,13 @@ impl Setting {
         Self { availability: Availability::TomlOnly, ..Self::new(section, key) }
     }
 
-    /// The variable of this setting.
+    /// Whether each tenant has its own.
+    #[must_use]
+    pub fn is_of_a_tenant(&self) -> bool {
+        tenant::SECTIONS.contains(&self.section)
+    }
+
+    /// The variable of this setting, where there is one tenant.
     #[must_use]
     pub fn variable(&self) -> String {
         format!("{}_{}", self.section, self.key).to_ascii_uppercase()

@@ -9,6 +9,7 @@ use std::{
 use super::{
     reader::Problem,
     settings::{self, Setting},
+    tenant::{self, Scope},
 };
 
 /// The texts of all sources, not yet looked at.
@@ -33,9 +34,9 @@ impl Sources {
     #[must_use]
     pub fn read(config: Option<&Path>) -> Self {
         let mut sources = Self { toml_path: Self::toml_path(config).to_owned(), ..Self::default() };
+        sources.read_toml(config.is_some());
         sources.read_environment();
         sources.read_dot_env(Path::new(".env"));
-        sources.read_toml(config.is_some());
         sources
     }
 
@@ -51,7 +52,13 @@ impl Sources {
 
     /// Takes only the variables that are settings: nothing else of the environment is any of our business.
     fn read_environment(&mut self) {
-        for name in settings::ALL.iter().flat_map(Setting::variables).flat_map(|name| [format!("{name}_FILE"), name]) {
+        let of_tenants: Vec<Scope> = tenant::named_scopes(&self.toml).collect();
+        let of_tenants = of_tenants.iter().flat_map(|scope| {
+            let settings = settings::ALL.iter().filter(|setting| setting.is_of_a_tenant());
+            settings.map(|setting| scope.variable(setting))
+        });
+        let names = settings::ALL.iter().flat_map(Setting::variables).chain(of_tenants);
+        for name in names.flat_map(|name| [format!("{name}_FILE"), name]) {
             match env::var(&name) {
                 Ok(value) => _ = self.environment.insert(name, value),
                 Err(env::VarError::NotPresent) => {}

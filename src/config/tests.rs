@@ -13,6 +13,14 @@ fn load(environment: &[(&str, &str)], toml: &str) -> Result<Config, String> {
         .map_err(|problems| problems.to_string())
 }
 
+impl Config {
+    /// The tenant of the flat form.
+    fn only(self) -> TenantConfig {
+        let [tenant] = self.tenants.try_into().unwrap();
+        tenant
+    }
+}
+
 fn problem(environment: &[(&str, &str)], toml: &str) -> String {
     load(environment, toml).expect_err("a problem")
 }
@@ -25,7 +33,7 @@ fn the_example_file_equals_the_defaults_and_names_every_setting() {
 
     let (settings, grants) = example.split_once("# [[grants]]\n").unwrap();
     let mut section = "";
-    let mut named = std::collections::BTreeSet::new();
+    let mut named = BTreeSet::new();
     for line in settings.lines() {
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             section = name;
@@ -38,21 +46,22 @@ fn the_example_file_equals_the_defaults_and_names_every_setting() {
     assert_eq!(named, there);
 
     let grants: String = grants.lines().map(|line| line.trim_start_matches(['#', ' ']).to_owned() + "\n").collect();
-    assert!(load(&[], &format!("[[grants]]\n{grants}")).unwrap().policy.has_rules());
+    assert!(load(&[], &format!("[[grants]]\n{grants}")).unwrap().only().policy.has_rules());
 }
 
 #[test]
 fn the_defaults_are_those_of_the_documentation() {
-    let config = load(&[], "").unwrap();
+    let whole = load(&[], "").unwrap();
+    let config = whole.clone().only();
     assert_eq!(config.ably.rest_url.as_str(), "https://main.realtime.ably.net/");
     assert_eq!(config.clerk.api_url.as_str(), "https://api.clerk.com/");
     assert_eq!(config.clerk.clock_skew_ms, 5000);
     assert_eq!(config.clerk.user_cache_ttl.as_secs(), 300);
-    assert_eq!(config.revocation.denial_ttl.as_secs(), 600);
+    assert_eq!(whole.revocation.denial_ttl.as_secs(), 600);
     assert_eq!(config.token.client_id.to_string(), "{username}");
     assert_eq!(config.token.format, TokenFormat::TokenRequest);
     assert_eq!(config.token.ttl, None);
-    assert_eq!(config.server.address().to_string(), "127.0.0.1:8080");
+    assert_eq!(whole.server.address().to_string(), "127.0.0.1:8080");
 }
 
 #[test]
@@ -64,7 +73,7 @@ fn a_variable_beats_its_file_which_beats_dot_env_which_beats_toml() {
     let ttl = |environment: &[(&str, &str)], dot_env: &[(&str, &str)]| {
         let mut sources = Sources::for_test(&[&REQUIRED, environment].concat(), toml);
         sources.dot_env = dot_env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Config::load(&sources).unwrap().0.token.ttl.unwrap().as_millis()
+        Config::load(&sources).unwrap().0.only().token.ttl.unwrap().as_millis()
     };
     let dot_env = [("TOKEN_TTL", "3s")];
     assert_eq!(ttl(&[("TOKEN_TTL", "1s"), ("TOKEN_TTL_FILE", path)], &dot_env), 1000);
@@ -116,7 +125,7 @@ fn on_a_satellite_the_frontend_api_is_the_satellites() {
     let live = ("CLERK_PUBLISHABLE_KEY", "pk_live_Y2xlcmsuZXhhbXBsZS5jb20k");
     let satellite = |environment: &[(&str, &str)]| {
         let environment = [&[REQUIRED[0]], environment].concat();
-        Config::load(&Sources::for_test(&environment, "")).unwrap().0.clerk
+        Config::load(&Sources::for_test(&environment, "")).unwrap().0.only().clerk
     };
     let clerk = satellite(&[live, ("CLERK_DOMAIN", "satellite.com")]);
     assert_eq!(clerk.publishable_key_here().frontend_api_host(), "clerk.satellite.com");
@@ -186,7 +195,7 @@ fn keys_of_two_kinds_of_instance_do_not_go_together() {
 
 #[test]
 fn the_key_source_is_the_pem_then_the_backend_api_then_the_frontend_api() {
-    let source = |environment: &[(&str, &str)]| load(environment, "").unwrap().clerk.key_source();
+    let source = |environment: &[(&str, &str)]| load(environment, "").unwrap().only().clerk.key_source();
     let vectors: serde_json::Value =
         serde_json::from_str(include_str!("../../tests/vectors/clerk_session.json")).unwrap();
     let pem = vectors["jwt_key"].as_str().unwrap().replace('\n', "\\n");
@@ -198,7 +207,7 @@ fn the_key_source_is_the_pem_then_the_backend_api_then_the_frontend_api() {
     let proxy = ("CLERK_PROXY_URL", "https://app.example.com/__clerk/");
     assert_eq!(source(&[proxy]), frontend("https://app.example.com/__clerk/.well-known/jwks.json"));
     assert_eq!(
-        load(&[proxy], "").unwrap().clerk.issuers(),
+        load(&[proxy], "").unwrap().only().clerk.issuers(),
         ["https://clerk.example.com", "https://app.example.com/__clerk"]
     );
 }
@@ -206,9 +215,12 @@ fn the_key_source_is_the_pem_then_the_backend_api_then_the_frontend_api() {
 #[test]
 fn the_cors_origins_are_the_authorized_parties_unless_they_are_named() {
     let parties = ("CLERK_AUTHORIZED_PARTIES", "https://a.example.com, https://b.example.com");
-    assert_eq!(load(&[parties], "").unwrap().cors.allowed_origins, ["https://a.example.com", "https://b.example.com"]);
+    assert_eq!(
+        load(&[parties], "").unwrap().only().cors.allowed_origins,
+        ["https://a.example.com", "https://b.example.com"]
+    );
     let toml = "[cors]\nallowed_origins = [\"http://localhost:3000\"]";
-    assert_eq!(load(&[parties], toml).unwrap().cors.allowed_origins, ["http://localhost:3000"]);
+    assert_eq!(load(&[parties], toml).unwrap().only().cors.allowed_origins, ["http://localhost:3000"]);
 }
 
 #[test]
@@ -249,7 +261,7 @@ fn a_policy_is_read_whole() {
         [grants.capability]
         "[meta]log" = ["subscribe"]
     "#;
-    let config = load(&[], toml).unwrap();
+    let config = load(&[], toml).unwrap().only();
     let rules: Vec<_> = config.policy.rules.iter().map(|rule| rule.name.as_str()).collect();
     assert_eq!(rules, ["own channels", "admins", "the rest"]);
     assert!(config.policy.require.is_some());
@@ -334,7 +346,7 @@ fn what_only_a_jwt_carries_goes_with_that_format() {
     for format in ["token_request", "token_details"] {
         assert!(problem(&[("TOKEN_FORMAT", format)], toml).contains(&format!("[token] format is {format}")));
     }
-    let config = load(&[("TOKEN_FORMAT", "jwt")], toml).unwrap();
+    let config = load(&[("TOKEN_FORMAT", "jwt")], toml).unwrap().only();
     let rule = &config.policy.rules[0];
     assert_eq!((rule.channel_claims.len(), rule.publish_rate.len()), (1, 2));
 }
@@ -383,5 +395,131 @@ fn every_example_in_the_documentation_of_policies_is_one() {
     for block in blocks {
         let config = load(&[], block).unwrap_or_else(|problems| panic!("{problems}\n{block}"));
         assert!(config.warnings().iter().all(|warning| !warning.starts_with("no policy")), "{block}");
+    }
+}
+
+#[test]
+fn the_example_in_the_documentation_of_tenants_is_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tenants.md");
+    let document = fs::read_to_string(path).unwrap();
+    let [example] = toml_blocks(&document)[..] else { panic!("one example") };
+    let keys = [
+        ("TENANTS_SHOP_ABLY_API_KEY", "shop.key:secret"),
+        ("TENANTS_SHOP_CLERK_SECRET_KEY", "sk_live_x"),
+        ("TENANTS_BACK_OFFICE_ABLY_API_KEY", "staff.key:secret"),
+    ];
+    let (config, _) = Config::load(&Sources::for_test(&keys, example)).unwrap_or_else(|problems| panic!("{problems}"));
+    let hosts: Vec<_> = config.tenants.iter().map(|tenant| tenant.clerk.publishable_key.frontend_api_host()).collect();
+    assert_eq!(hosts, ["clerk.shop.example.com", "clerk.staff.example.com"]);
+}
+
+const TWO_TENANTS: &str = r#"
+[[tenants]]
+name = "acme"
+[tenants.ably]
+api_key = "acme.key:secret"
+[tenants.clerk]
+publishable_key = "pk_test_Y2xlcmsuZXhhbXBsZS5jb20k"
+[tenants.token]
+require = { role = "admin" }
+
+[[tenants]]
+name = "beta-2"
+clerk.publishable_key = "pk_test_Y2xlcmsub3RoZXIuY29tJA"
+clerk.authorized_parties = ["https://beta.example"]
+token.format = "jwt"
+[[tenants.grants]]
+name = "all"
+capability = { "chat" = ["*"] }
+"#;
+
+const BETAS_KEY: (&str, &str) = ("TENANTS_BETA_2_ABLY_API_KEY", "beta.key:secret");
+
+fn tenants_problem(environment: &[(&str, &str)], toml: &str) -> String {
+    Config::load(&Sources::for_test(environment, toml)).expect_err("a problem").to_string()
+}
+
+#[test]
+fn each_tenant_has_sections_of_its_own_in_the_file_and_in_variables() {
+    let sources = Sources::for_test(&[BETAS_KEY, ("TENANTS_ACME_TOKEN_TTL", "5m"), ("SERVER_PORT", "1")], TWO_TENANTS);
+    let (config, provenance) = Config::load(&sources).unwrap();
+    let [acme, beta] = &config.tenants[..] else { panic!("two tenants") };
+    assert_eq!([acme.name().as_str(), beta.name().as_str()], ["acme", "beta-2"]);
+    assert_eq!(acme.ably.api_key.name().as_str(), "acme.key");
+    assert_eq!(beta.ably.api_key.name().as_str(), "beta.key");
+    assert_eq!((acme.token.format, beta.token.format), (TokenFormat::TokenRequest, TokenFormat::Jwt));
+    assert_eq!((acme.token.ttl.map(crate::ably::Ttl::as_millis), beta.token.ttl), (Some(300_000), None));
+    assert!(acme.policy.require.is_some() && !acme.policy.has_rules());
+    assert!(beta.policy.require.is_none() && beta.policy.has_rules());
+    assert_eq!(beta.cors.allowed_origins, ["https://beta.example"]);
+    assert_eq!(config.server.port, 1);
+    assert_eq!(provenance["TENANTS_BETA_2_ABLY_API_KEY"].to_string(), "TENANTS_BETA_2_ABLY_API_KEY");
+    assert!(config.warnings().iter().any(|warning| warning.starts_with("tenant acme: no authorized parties")));
+    assert!(config.warnings().iter().any(|warning| warning.contains("TENANTS_BETA_2_CLERK_SECRET_KEY")));
+}
+
+#[test]
+fn tenants_that_could_be_taken_for_one_another_are_refused() {
+    let problem = tenants_problem(&[("TENANTS_BETA_2_ABLY_API_KEY", "acme.other:secret")], TWO_TENANTS);
+    insta::assert_snapshot!(problem, @"
+    the configuration has 1 problem:
+      - TENANTS_BETA_2_ABLY_API_KEY ([tenants.ably] api_key): a key of the same Ably app as that of tenant acme: a client ID of one would be the same client ID of the other; make an Ably app for each
+    ");
+    let same_instance = TWO_TENANTS.replace("pk_test_Y2xlcmsub3RoZXIuY29tJA", "pk_test_Y2xlcmsuZXhhbXBsZS5jb20k");
+    insta::assert_snapshot!(tenants_problem(&[BETAS_KEY], &same_instance), @"
+    the configuration has 1 problem:
+      - TENANTS_BETA_2_CLERK_PUBLISHABLE_KEY ([tenants.clerk] publishable_key): session tokens of this tenant have the same issuer as those of tenant acme, so that nothing tells the two apart; a tenant is a Clerk instance of its own
+    ");
+    let behind_a_proxy =
+        TWO_TENANTS.replace("[tenants.clerk]\n", "[tenants.clerk]\nproxy_url = \"https://clerk.other.com\"\n");
+    assert!(tenants_problem(&[BETAS_KEY], &behind_a_proxy).contains("the same issuer as those of tenant acme"));
+}
+
+#[test]
+fn every_problem_of_tenants_is_told_with_the_tenants_name() {
+    let toml = r#"
+grants = []
+[token]
+ttl = "5m"
+[[tenants]]
+name = "acme"
+server = { port = 1 }
+extra = 1
+ably.key = "x"
+clerk.webhook_signing_secret = "whsec_x"
+token = { ttl = "5", require = { role = [] } }
+[[tenants.grants]]
+name = "all"
+capability = {}
+[[tenants]]
+name = "Beta"
+[[tenants]]
+ably.api_key = "acme.key:secret"
+[[tenants]]
+name = "acme"
+"#;
+    insta::assert_snapshot!(tenants_problem(&[("CLERK_SECRET_KEY", "sk_test_x"), ("TENANTS_ACME_TOKEN_REQUIRE", "x")], toml), @r#"
+    the configuration has 17 problems:
+      - tenant acme: [ably] key in the TOML file: no such setting; the section has: api_key, rest_url, revocable_tokens
+      - tenant acme: [extra] in the TOML file: no such section; there are: [ably], [clerk], [token], [cors], name, [[grants]]
+      - tenant acme: [server] in the TOML file: no such section; there are: [ably], [clerk], [token], [cors], name, [[grants]]
+      - TENANTS_ACME_CLERK_WEBHOOK_SIGNING_SECRET ([tenants.clerk] webhook_signing_secret): this version does not have it yet; remove it
+      - TENANTS_ACME_TOKEN_REQUIRE ([tenants.token] require): a variable cannot hold it; write it in the TOML file
+      - TENANTS_ACME_TOKEN_REQUIRE ([tenants.token] require): a variable cannot hold it; write it in the TOML file
+      - CLERK_SECRET_KEY ([clerk] secret_key): there are [[tenants]], and each has its own; move it to one of them
+      - TOKEN_TTL ([token] ttl): there are [[tenants]], and each has its own; move it to one of them
+      - [[grants]]: there are [[tenants]]; write [[tenants.grants]] below the tenant's table
+      - [[tenants]] number 2: a tenant's name is 1 to 40 of a-z, 0-9 and -, with a letter or a digit at both ends
+      - [[tenants]] number 3: no name; logs, variables and metrics need one
+      - [[tenants]] number 4: another tenant has this name already
+      - TENANTS_ACME_ABLY_API_KEY ([tenants.ably] api_key): not set; copy the API key from your app's page in Ably's dashboard: appId.keyId:secret
+      - TENANTS_ACME_CLERK_PUBLISHABLE_KEY ([tenants.clerk] publishable_key): not set; copy it from API keys in Clerk's dashboard: pk_test_… or pk_live_…
+      - TENANTS_ACME_TOKEN_TTL ([tenants.token] ttl): not a span of time; write it with a unit, like 30m
+      - ably-clerk-auth.toml, line 11, column 41: tenant acme: [token] require: an empty list, where a list is wanted
+      - ably-clerk-auth.toml, line 14, column 14: tenant acme: [[grants]] "all": capability names no resource
+    "#);
+    for tenants in ["tenants = []", "tenants = 5", "[tenants]\nname = \"acme\"", "tenants = [5]"] {
+        let problem = tenants_problem(&[], tenants);
+        assert!(problem.contains("tenants: a list of tables is wanted; write [[tenants]] for each"), "{problem}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Not actix-cors: it refuses preflights in plain text, where this service's failures have one shape.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -14,26 +14,38 @@ use actix_web::{
     web::Data,
 };
 
-/// The origins whose pages may read answers.
+use crate::tenant::TenantName;
+
+/// The origins whose pages may read answers: of each tenant its own.
 #[derive(Debug)]
-pub struct AllowedOrigins(HashSet<String>);
+pub struct AllowedOrigins {
+    of_tenants: HashMap<TenantName, HashSet<String>>,
+}
 
 impl AllowedOrigins {
     /// These and no others, compared exactly.
     #[must_use]
-    pub fn new(origins: &[String]) -> Self {
-        Self(origins.iter().cloned().collect())
+    pub fn new<'a>(of_tenants: impl IntoIterator<Item = (TenantName, &'a [String])>) -> Self {
+        let of_tenants = of_tenants.into_iter().map(|(name, origins)| (name, origins.iter().cloned().collect()));
+        Self { of_tenants: of_tenants.collect() }
     }
 
-    fn allow(&self, origin: Option<&str>) -> Option<HeaderValue> {
-        origin.filter(|origin| self.0.contains(*origin)).and_then(|origin| HeaderValue::from_str(origin).ok())
+    /// The origin as a header, if it is one of the tenant's; without a tenant, if it is one of any's.
+    fn allow(&self, origin: Option<&str>, tenant: Option<&TenantName>) -> Option<HeaderValue> {
+        let origin = origin?;
+        let is_allowed = match tenant {
+            Some(name) => self.of_tenants.get(name).is_some_and(|origins| origins.contains(origin)),
+            None => self.of_tenants.values().any(|origins| origins.contains(origin)),
+        };
+        if is_allowed { HeaderValue::from_str(origin).ok() } else { None }
     }
 
-    /// Adds what a browser needs to show an answer to the page that asked.
-    pub(super) fn add_headers(&self, origin: Option<&str>, headers: &mut HeaderMap) {
+    /// Adds what a browser needs to show an answer to the page that asked. An answer to a verified session is for pages
+    /// of its tenant; one to nobody in particular for pages of any.
+    pub(super) fn add_headers(&self, origin: Option<&str>, tenant: Option<&TenantName>, headers: &mut HeaderMap) {
         const EXPOSED: &str = "X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After";
         headers.append(VARY, HeaderValue::from_static("Origin"));
-        if let Some(origin) = self.allow(origin) {
+        if let Some(origin) = self.allow(origin, tenant) {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
@@ -46,11 +58,11 @@ pub(super) fn origin(headers: &HeaderMap) -> Option<String> {
     headers.get(ORIGIN)?.to_str().ok().map(str::to_owned)
 }
 
-/// Answers a preflight. To an origin that is not allowed it says nothing, and the browser stops there.
+/// Answers a preflight, which does not show whose session is to come. To an origin that is not allowed it says nothing, and the browser stops there.
 pub(super) async fn preflight(request: HttpRequest, origins: Data<AllowedOrigins>) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     response.append_header((VARY, "Access-Control-Request-Method, Access-Control-Request-Headers"));
-    if origins.allow(origin(request.headers()).as_deref()).is_some() {
+    if origins.allow(origin(request.headers()).as_deref(), None).is_some() {
         response.insert_header((ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"));
         response.insert_header((ACCESS_CONTROL_MAX_AGE, "7200"));
         // With credentials there is no wildcard; an app's own authHeaders may be anything.

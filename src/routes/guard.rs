@@ -14,7 +14,7 @@ use actix_web::{
     web::Data,
 };
 
-use crate::server::connection::RequestClock;
+use crate::{server::connection::RequestClock, tenant::TenantName};
 
 use super::{
     answer,
@@ -54,7 +54,8 @@ pub async fn around_every_request<B: MessageBody + 'static>(
 
     if let Some(origins) = response.request().app_data::<Data<AllowedOrigins>>().cloned() {
         let origin = super::cors::origin(response.request().headers());
-        origins.add_headers(origin.as_deref(), response.headers_mut());
+        let tenant = response.request().extensions().get::<TenantName>().cloned();
+        origins.add_headers(origin.as_deref(), tenant.as_ref(), response.headers_mut());
     }
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -1,5 +1,7 @@
 //! Liveness and readiness.
 
+use std::time::Duration;
+
 use actix_web::{HttpResponse, http::StatusCode, web::Data};
 use serde_json::json;
 
@@ -11,15 +13,40 @@ pub(super) async fn live() -> HttpResponse {
     answer::json(StatusCode::OK, &json!({ "status": "ok" }))
 }
 
-/// The service can verify sessions: with keys that Clerk confirms, or for a while with older ones.
+/// The service can verify sessions: with keys that Clerk confirms, or for a while with older ones. Of several tenants one
+/// without keys makes it degraded, not unavailable: the others' users can be served.
 pub(super) async fn ready(issuer: Data<Issuer>) -> HttpResponse {
-    let (status_code, status, keys, age) = match issuer.signing_keys().state() {
-        KeysState::Configured => (StatusCode::OK, "ready", "configured", None),
-        KeysState::Confirmed(age) => (StatusCode::OK, "ready", "confirmed", Some(age)),
-        KeysState::Unconfirmed(age) => (StatusCode::OK, "degraded", "unconfirmed", Some(age)),
-        KeysState::Missing => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "missing", None),
+    let states: Vec<_> = issuer.tenants().iter().map(|tenant| tenant.signing_keys().state()).collect();
+    let worst = states.iter().copied().max_by_key(|state| badness(*state)).unwrap_or(KeysState::Missing);
+    let missing = states.iter().filter(|state| **state == KeysState::Missing).count();
+    let (status_code, status) = match worst {
+        KeysState::Configured | KeysState::Confirmed(_) => (StatusCode::OK, "ready"),
+        KeysState::Missing if missing == states.len() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        KeysState::Unconfirmed(_) | KeysState::Missing => (StatusCode::OK, "degraded"),
+    };
+    let (keys, age) = match worst {
+        KeysState::Configured => ("configured", None),
+        KeysState::Confirmed(age) => ("confirmed", Some(age)),
+        KeysState::Unconfirmed(age) => ("unconfirmed", Some(age)),
+        KeysState::Missing => ("missing", None),
     };
     let confirmed_seconds_ago = age.map(|age| age.as_secs());
-    let keys = json!({ "status": keys, "confirmed_seconds_ago": confirmed_seconds_ago });
-    answer::json(status_code, &json!({ "status": status, "signing_keys": keys }))
+    let mut answer = json!({
+        "status": status,
+        "signing_keys": { "status": keys, "confirmed_seconds_ago": confirmed_seconds_ago },
+    });
+    if states.len() > 1 {
+        answer["tenants"] = json!({ "total": states.len(), "without_signing_keys": missing });
+    }
+    answer::json(status_code, &answer)
+}
+
+/// Of several tenants the worst is told.
+fn badness(state: KeysState) -> (u8, Duration) {
+    match state {
+        KeysState::Configured => (0, Duration::ZERO),
+        KeysState::Confirmed(age) => (1, age),
+        KeysState::Unconfirmed(age) => (2, age),
+        KeysState::Missing => (3, Duration::ZERO),
+    }
 }

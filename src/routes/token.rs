@@ -49,7 +49,8 @@ async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8]) -> HttpRes
     let asked = Asked { authorization: &authorization, cookies: &cookies, params };
     match issuer.issue(asked, UnixMillis::now(), &stamp).await {
         Ok(issued) => {
-            log_issued(&issued, issuer, &request_id(request));
+            request.extensions_mut().insert(issued.tenant.name.clone());
+            log_issued(&issued, &request_id(request));
             match issued.token {
                 Token::Request(token_request) => answer::json(StatusCode::OK, &token_request),
                 Token::Jwt(jwt) => answer::jwt(jwt.expose().to_owned()),
@@ -57,6 +58,9 @@ async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8]) -> HttpRes
             }
         }
         Err(refused) => {
+            if let Some((tenant, _)) = &refused.whose {
+                request.extensions_mut().insert(tenant.name.clone());
+            }
             let error = refused.cause.error_info();
             log_refused(&refused, &error, &request_id(request));
             answer::failure(&error, refused.cause.retry_after())
@@ -81,25 +85,27 @@ fn characters(value: &[u8]) -> Cow<'_, str> {
     }
 }
 
-fn log_issued(issued: &Issued, issuer: &Issuer, request_id: &str) {
+fn log_issued(issued: &Issued<'_>, request_id: &str) {
     let rules: Vec<_> = issued.rules.iter().map(RuleName::as_str).collect();
     tracing::info!(
         request_id,
+        tenant = issued.tenant.name.as_str(),
         user_id = issued.session.user_id,
         session_id = issued.session.session_id,
         client_id = issued.client_id.as_str(),
         rules = (!rules.is_empty()).then(|| rules.join(", ")),
-        key_name = issuer.api_key().name().as_str(),
+        key_name = issued.tenant.api_key.name().as_str(),
         "token issued"
     );
 }
 
-fn log_refused(refused: &Refused, error: &ErrorInfo, request_id: &str) {
-    let session = refused.session.as_deref();
+fn log_refused(refused: &Refused<'_>, error: &ErrorInfo, request_id: &str) {
+    let whose = refused.whose.as_ref();
     tracing::info!(
         request_id,
-        user_id = session.map(|session| &session.user_id),
-        session_id = session.map(|session| &session.session_id),
+        tenant = whose.map(|(tenant, _)| tenant.name.as_str()),
+        user_id = whose.map(|(_, session)| &session.user_id),
+        session_id = whose.map(|(_, session)| &session.session_id),
         reason = refused.cause.reason(),
         status = error.status_code,
         code = error.code,

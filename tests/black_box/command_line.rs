@@ -39,6 +39,7 @@ async fn check_says_what_was_understood_and_that_it_works() {
     let vendors = Vendors::start().await;
     let output = run(&settings(&vendors, &[]), &["check"]);
     insta::assert_snapshot!(stable(&vendors, &text(&output)), @r"
+          listens on          127.0.0.1:0
           Clerk instance      clerk.sandbox.example (development, from CLERK_PUBLISHABLE_KEY)
           secret key          set, from CLERK_SECRET_KEY
           authorized parties  http://localhost:3000
@@ -47,7 +48,6 @@ async fn check_says_what_was_understood_and_that_it_works() {
           token               token request, Ably's 60 minutes
           policy              none: the key's own capability
           CORS origins        http://localhost:3000
-          listens on          127.0.0.1:0
     ok    signing keys        1 from <clerk>/v1/jwks
     ok    same instance       the signing keys are those of clerk.sandbox.example
     ok    Clerk's clock       ours is <offset>

@@ -211,6 +211,7 @@ async fn a_script_reads_the_same() {
         "reason": null,
         "verified": false
       },
+      "tenant": "default",
       "ttl_ms": 1800000
     }
     "##);
@@ -409,7 +410,7 @@ fn broken_files_are_told_with_line_and_column() {
       - input, line 1, column 1: [[cases]] number 1: no name
       - input, line 1, column 1: [[cases]] number 1: no claims
       - input, line 1, column 1: [[cases]] number 1: no expect
-      - input, line 2, column 1: [[cases]] number 1: no such key: "names"; there are: name, claims, params, expect
+      - input, line 2, column 1: [[cases]] number 1: no such key: "names"; there are: name, tenant, claims, params, expect
     "##);
     assert_eq!(output.status.code(), Some(1));
     let tests = "[[cases]]\nname = \"a\"\nclaims = {}\nexpect = { refused = 40160 }";

@@ -17,4 +17,5 @@ mod refusals;
 mod reload;
 mod secrecy;
 mod shutdown;
+mod tenants;
 mod tokens;

@@ -32,7 +32,10 @@ pub(crate) struct Vendors {
 
 impl Vendors {
     pub(crate) async fn start() -> Self {
-        let clerk = clerk::Options { authorized_party: ORIGIN.into(), ..clerk::Options::default() };
+        Self::start_with(clerk::Options { authorized_party: ORIGIN.into(), ..clerk::Options::default() }).await
+    }
+
+    pub(crate) async fn start_with(clerk: clerk::Options) -> Self {
         Self { clerk: Clerk::start(clerk).await.unwrap(), ably: Ably::start(ably::Options::default()).await.unwrap() }
     }
 
@@ -110,7 +113,13 @@ pub(crate) fn command(settings: &[(String, String)]) -> (Command, tempfile::Temp
 
 /// Runs a command of the binary to its end.
 pub(crate) fn run(settings: &[(String, String)], arguments: &[&str]) -> Output {
-    let (mut command, _directory) = command(settings);
+    run_with_file(settings, "", arguments)
+}
+
+/// Runs a command of the binary to its end, with this TOML file.
+pub(crate) fn run_with_file(settings: &[(String, String)], toml: &str, arguments: &[&str]) -> Output {
+    let (mut command, directory) = command(settings);
+    write_toml(&directory, toml);
     command.args(arguments).output().unwrap()
 }
 
@@ -136,7 +145,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    fn start(settings: &[(String, String)], toml: &str) -> Self {
+    pub(crate) fn start(settings: &[(String, String)], toml: &str) -> Self {
         let (mut command, directory) = command(settings);
         write_toml(&directory, toml);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();

@@ -1,0 +1,85 @@
+//! Whose session a request shows, and which tenant's.
+//!
+//! With one tenant there is nothing to choose, and a token is verified in the order of `@clerk/backend`. With several, the
+//! issuer that a token names chooses which of them verifies it: its keys are tried and no others, and what it verifies is
+//! of that issuer.
+
+use super::{Asked, Cause, Issuer};
+use crate::{
+    clerk::{Credential, Invalid, NoCredential, Session, Unverified},
+    clock::UnixMillis,
+    tenant::Tenant,
+};
+
+impl Issuer {
+    /// The verified session of the request's caller, and the tenant that verified it.
+    pub(super) async fn authenticate(&self, asked: Asked<'_>, now: UnixMillis) -> Result<(&Tenant, Session), Cause> {
+        let authorization = asked.authorization.iter().map(AsRef::as_ref);
+        let (tenant, credential) = match &self.tenants[..] {
+            [only] => (only, Credential::find(authorization, asked.cookies, &only.publishable_key, now)?),
+            several => match Credential::in_header(authorization)? {
+                Some(credential) => (tenant_of(several, &credential).map_err(Unverified::Invalid)?, credential),
+                None => return judge_cookies(several, asked.cookies, now).await,
+            },
+        };
+        Ok((tenant, tenant.verifier.verify(credential.token(), now).await?))
+    }
+}
+
+/// The tenant that is to verify a session token.
+fn tenant_of<'a>(tenants: &'a [Tenant], credential: &Credential) -> Result<&'a Tenant, Invalid> {
+    let issuer = credential.unverified_issuer()?;
+    tenants.iter().find(|tenant| tenant.verifier.is_for(&issuer)).ok_or(Invalid::Issuer)
+}
+
+/// Each tenant judges its own cookies as if there were no other. If more than one accepts, none does; and while one
+/// cannot tell for lack of keys, no other's word counts.
+async fn judge_cookies<'a>(
+    tenants: &'a [Tenant],
+    cookies: &str,
+    now: UnixMillis,
+) -> Result<(&'a Tenant, Session), Cause> {
+    let mut accepted = None;
+    let mut refused = Cause::NoCredential(NoCredential::Missing);
+    for tenant in tenants {
+        match judge_own_cookies(tenant, cookies, now).await {
+            Ok(_) if accepted.is_some() => return Err(Cause::SeveralTenants),
+            Ok(session) => accepted = Some((tenant, session)),
+            Err(cause) if telling(&cause) > telling(&refused) => refused = cause,
+            Err(_) => {}
+        }
+    }
+    match accepted {
+        Some(accepted) if !matches!(refused, Cause::Unverified(Unverified::KeysUnavailable(_))) => Ok(accepted),
+        _ => Err(refused),
+    }
+}
+
+async fn judge_own_cookies(tenant: &Tenant, cookies: &str, now: UnixMillis) -> Result<Session, Cause> {
+    let credential = Credential::in_cookies(cookies, &tenant.publishable_key, now)?;
+    let issuer = credential.unverified_issuer().map_err(Unverified::Invalid)?;
+    if !tenant.verifier.is_for(&issuer) {
+        return Err(Unverified::Invalid(Invalid::Issuer).into());
+    }
+    Ok(tenant.verifier.verify(credential.token(), now).await?)
+}
+
+/// How much a refusal by one of several tenants tells the caller.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Telling {
+    NothingThere,
+    OfAnother,
+    Incomplete,
+    Refused,
+    Undecided,
+}
+
+fn telling(cause: &Cause) -> Telling {
+    match cause {
+        Cause::NoCredential(NoCredential::Missing) => Telling::NothingThere,
+        Cause::Unverified(Unverified::Invalid(Invalid::Issuer)) => Telling::OfAnother,
+        Cause::NoCredential(_) => Telling::Incomplete,
+        Cause::Unverified(Unverified::KeysUnavailable(_)) => Telling::Undecided,
+        _ => Telling::Refused,
+    }
+}
