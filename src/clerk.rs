@@ -7,15 +7,18 @@
 mod backend_api;
 mod cookies;
 mod credential;
+mod event;
 mod jwt;
 mod publishable_key;
 mod session;
 mod signing_keys;
 mod users;
 mod verifier;
+mod webhook;
 
 pub use backend_api::{BackendApi, BackendApiError, User};
 pub use credential::{Credential, NoCredential};
+pub use event::{Change, Event, MalformedEvent};
 pub use publishable_key::{InstanceKind, InvalidPublishableKey, PublishableKey, frontend_api_at};
 pub use session::{Actor, ClaimPath, FactorAge, Organization, Scoped, Session};
 pub use signing_keys::{
@@ -23,3 +26,4 @@ pub use signing_keys::{
 };
 pub use users::{LookupError, Users};
 pub use verifier::{Examined, Invalid, SessionRules, Unverified, Verifier};
+pub use webhook::{InvalidDelivery, InvalidSigningSecret, SigningSecrets};

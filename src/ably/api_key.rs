@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use secrecy::{ExposeSecret as _, SecretString};
 use sha2::Sha256;
 
 /// The public part of an API key: `appId.keyId`.
@@ -31,11 +32,13 @@ impl fmt::Display for KeyName {
     }
 }
 
-/// A key that can sign. The secret exists only as the keyed HMAC state: it cannot be printed, and is wiped on drop.
+/// A key that can sign. Its secret cannot be printed, and is wiped on drop.
 #[derive(Clone)]
 pub struct ApiKey {
     name: KeyName,
     keyed: Hmac<Sha256>,
+    /// For calls to Ably that take nothing but the key itself.
+    secret: SecretString,
 }
 
 /// Why a text is not an API key. Never repeats the text.
@@ -66,13 +69,18 @@ impl ApiKey {
             return Err(InvalidApiKey::Secret);
         }
         let keyed = Hmac::new_from_slice(secret.as_bytes()).map_err(|_| InvalidApiKey::Secret)?;
-        Ok(Self { name: KeyName(name.to_owned()), keyed })
+        Ok(Self { name: KeyName(name.to_owned()), keyed, secret: SecretString::from(secret) })
     }
 
     /// The public part, `appId.keyId`.
     #[must_use]
     pub fn name(&self) -> &KeyName {
         &self.name
+    }
+
+    /// User and password by which Ably's REST API knows who calls (RSA11).
+    pub(super) fn basic_auth(&self) -> (&KeyName, &str) {
+        (&self.name, self.secret.expose_secret())
     }
 
     /// Whether both keys are one: same name and same secret.

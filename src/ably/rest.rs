@@ -6,7 +6,10 @@ use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
-use super::{Refusal, TokenDetails, TokenRequest};
+use super::{
+    ApiKey, Refusal, TokenDetails, TokenRequest,
+    revocation::{Margin, Request, Response as Revoked, Target, TargetOutcome},
+};
 use crate::{
     clock::UnixMillis,
     outgoing::{UnreadableBody, causes, read_json, retry_after},
@@ -45,6 +48,17 @@ impl RestError {
             Self::Malformed => false,
         }
     }
+
+    /// Whether trying again later can help at all, or somebody has to change something at Ably first.
+    #[must_use]
+    pub fn passes_by_itself(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Malformed => true,
+            Self::Status(status) | Self::Refused(Refusal { status, .. }) => {
+                *status >= 500 || [408, 429].contains(status)
+            }
+        }
+    }
 }
 
 impl From<UnreadableBody> for RestError {
@@ -61,6 +75,9 @@ impl RestClient {
 
     /// The version of Ably's protocol that answers are read by (CSV2).
     const VERSION: &str = "3";
+
+    /// The most targets of one call of `revokeTokens`.
+    pub const MOST_TARGETS: usize = 100;
 
     /// A client for the API at `base`.
     #[must_use]
@@ -94,6 +111,31 @@ impl RestClient {
         }
         let details: TokenDetails = read_json(response).await?;
         if details.answers(token_request) { Ok(details) } else { Err(RestError::Malformed) }
+    }
+
+    /// Revokes tokens that were issued with a key, as many as [`RestClient::MOST_TARGETS`] at once. The outcomes are in
+    /// the order of the targets.
+    pub async fn revoke_tokens(
+        &self,
+        api_key: &ApiKey,
+        targets: &[Target],
+        margin: Margin,
+    ) -> Result<Vec<TargetOutcome>, RestError> {
+        let (name, secret) = api_key.basic_auth();
+        let response = self
+            .http
+            .post(self.url(&["keys", name.as_str(), "revokeTokens"]))
+            .basic_auth(name, Some(secret))
+            .header("X-Ably-Version", Self::VERSION)
+            .json(&Request::new(targets, margin))
+            .timeout(Self::TIMEOUT)
+            .send()
+            .await
+            .map_err(unreachable)?;
+        if !response.status().is_success() {
+            return Err(refused(response).await);
+        }
+        read_json::<Revoked>(response).await?.outcomes(targets)
     }
 
     fn url(&self, path: &[&str]) -> Url {

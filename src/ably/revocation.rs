@@ -1,0 +1,150 @@
+//! Revocation: what takes tokens back that Ably has given, or would go on to take.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::RestError;
+use crate::clock::UnixMillis;
+
+/// Which tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// Those of a client ID, of whatever format.
+    ClientId(String),
+    /// The JWTs of a revocation key, which is the Clerk session that they were issued to.
+    RevocationKey(String),
+}
+
+/// As the API writes it: `clientId:alice`.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClientId(client_id) => write!(f, "clientId:{client_id}"),
+            Self::RevocationKey(key) => write!(f, "revocationKey:{key}"),
+        }
+    }
+}
+
+/// How soon a connection ends whose token is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Margin {
+    /// At once.
+    None,
+    /// After 30 seconds, unless its client has a new token by then: one that may have it does not notice.
+    Reauthentication,
+}
+
+/// What Ably says of one target.
+pub type TargetOutcome = Result<Applied, TargetRefused>;
+
+/// A revocation that is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Tokens issued before this are revoked.
+    pub issued_before: UnixMillis,
+    /// From then on they are no good.
+    pub applies_at: UnixMillis,
+}
+
+/// A target that Ably does not revoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Ably answered for this target with code {code}")]
+pub struct TargetRefused {
+    /// Ably's code.
+    pub code: u32,
+}
+
+/// The body of `POST /keys/{keyName}/revokeTokens`. It names no time: Ably then takes its own, which no clock of ours can
+/// be ahead of.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Request {
+    targets: Vec<String>,
+    allow_reauth_margin: bool,
+}
+
+/// The answer, by version 3 of the protocol.
+#[derive(Deserialize)]
+pub(super) struct Response {
+    results: Vec<TargetResult>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TargetResult {
+    target: String,
+    issued_before: Option<i64>,
+    applies_at: Option<i64>,
+    error: Option<ErrorCode>,
+}
+
+#[derive(Deserialize)]
+struct ErrorCode {
+    code: u32,
+}
+
+impl Request {
+    pub(super) fn new(targets: &[Target], margin: Margin) -> Self {
+        let targets = targets.iter().map(ToString::to_string).collect();
+        Self { targets, allow_reauth_margin: margin == Margin::Reauthentication }
+    }
+}
+
+impl Response {
+    /// What is said of each of the targets, in their order.
+    pub(super) fn outcomes(&self, targets: &[Target]) -> Result<Vec<TargetOutcome>, RestError> {
+        targets.iter().map(|target| self.outcome(&target.to_string()).ok_or(RestError::Malformed)).collect()
+    }
+
+    fn outcome(&self, target: &str) -> Option<TargetOutcome> {
+        let result = self.results.iter().find(|result| result.target == target)?;
+        match (&result.error, result.issued_before, result.applies_at) {
+            (Some(ErrorCode { code }), ..) => Some(Err(TargetRefused { code: *code })),
+            (None, Some(issued_before), Some(applies_at)) => {
+                Some(Ok(Applied { issued_before: UnixMillis(issued_before), applies_at: UnixMillis(applies_at) }))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_call_names_its_targets_as_ably_does() {
+        let targets = [Target::ClientId("al:ice".into()), Target::RevocationKey("sess_1".into())];
+        let request = serde_json::to_value(Request::new(&targets, Margin::Reauthentication)).unwrap();
+        let expected = json!({ "targets": ["clientId:al:ice", "revocationKey:sess_1"], "allowReauthMargin": true });
+        assert_eq!(request, expected);
+        let request = serde_json::to_value(Request::new(&targets[..1], Margin::None)).unwrap();
+        assert_eq!(request["allowReauthMargin"], false);
+    }
+
+    fn outcomes(results: &Value) -> Option<Vec<TargetOutcome>> {
+        let targets = [Target::ClientId("a".into()), Target::ClientId("b".into())];
+        let response: Response = serde_json::from_value(json!({ "results": results })).unwrap();
+        response.outcomes(&targets).ok()
+    }
+
+    #[test]
+    fn each_target_has_an_outcome_of_its_own() {
+        let good = |target: &str| json!({ "target": target, "issuedBefore": 1, "appliesAt": 2 });
+        let bad = json!({ "target": "clientId:b", "error": { "code": 40000, "statusCode": 400, "message": "m" } });
+        let applied = Ok(Applied { issued_before: UnixMillis(1), applies_at: UnixMillis(2) });
+        assert_eq!(
+            outcomes(&json!([bad, good("clientId:a")])),
+            Some(vec![applied, Err(TargetRefused { code: 40000 })])
+        );
+        for results in [json!([]), json!([good("clientId:a")]), json!([good("clientId:a"), { "target": "clientId:b" }])]
+        {
+            assert_eq!(outcomes(&results), None);
+        }
+    }
+}

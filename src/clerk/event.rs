@@ -1,0 +1,169 @@
+//! What Clerk's webhooks tell, as far as it ends or changes someone's access.
+
+use serde::Deserialize;
+
+use super::User;
+use crate::clock::UnixMillis;
+
+/// Something that happened at Clerk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When, by Clerk's clock. Deliveries come in any order, and some twice: this says which of two came first.
+    pub at: UnixMillis,
+    /// What.
+    pub change: Change,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A session is over: `session.ended`, `session.removed`, `session.revoked`.
+    SessionEnded {
+        /// `sess_…`
+        session_id: String,
+        /// `user_…`
+        user_id: String,
+    },
+    /// A user's record is now this: `user.updated`.
+    UserUpdated(User),
+    /// A user is no more: `user.deleted`.
+    UserDeleted {
+        /// `user_…`
+        user_id: String,
+    },
+    /// A user's role in an organization is another, or they left it: `organizationMembership.updated`,
+    /// `organizationMembership.deleted`.
+    MembershipChanged {
+        /// `user_…`
+        user_id: String,
+        /// `org_…`
+        organization_id: String,
+    },
+    /// An organization is no more: `organization.deleted`.
+    OrganizationDeleted {
+        /// `org_…`
+        organization_id: String,
+    },
+}
+
+/// A delivery that is no event as Clerk documents them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body is not the event that its type says")]
+pub struct MalformedEvent;
+
+#[derive(Deserialize)]
+struct Body {
+    r#type: String,
+    timestamp: i64,
+    data: serde_json::Value,
+}
+
+#[derive(Deserialize)]
+struct SessionData {
+    id: String,
+    user_id: String,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct MembershipData {
+    organization: Named,
+    public_user_data: PublicUserData,
+}
+
+#[derive(Deserialize)]
+struct PublicUserData {
+    user_id: String,
+}
+
+impl Event {
+    /// Reads the body of a verified delivery. None for an event that ends and changes nothing here.
+    pub fn parse(body: &[u8]) -> Result<Option<Self>, MalformedEvent> {
+        let Body { r#type, timestamp, data } = serde_json::from_slice(body).map_err(|_| MalformedEvent)?;
+        let change = match r#type.as_str() {
+            "session.ended" | "session.removed" | "session.revoked" => {
+                let SessionData { id, user_id } = read(data)?;
+                Change::SessionEnded { session_id: id, user_id }
+            }
+            "user.updated" => Change::UserUpdated(read(data)?),
+            // Clerk may leave the id out, of a user that it never had.
+            "user.deleted" if data.get("id").is_none_or(serde_json::Value::is_null) => return Ok(None),
+            "user.deleted" => Change::UserDeleted { user_id: read::<Named>(data)?.id },
+            "organizationMembership.updated" | "organizationMembership.deleted" => {
+                let MembershipData { organization, public_user_data } = read(data)?;
+                Change::MembershipChanged { user_id: public_user_data.user_id, organization_id: organization.id }
+            }
+            "organization.deleted" => Change::OrganizationDeleted { organization_id: read::<Named>(data)?.id },
+            _ => return Ok(None),
+        };
+        Ok(Some(Self { at: UnixMillis(timestamp), change }))
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(data: serde_json::Value) -> Result<T, MalformedEvent> {
+    serde_json::from_value(data).map_err(|_| MalformedEvent)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(r#type: &str, data: &Value) -> Result<Option<Change>, MalformedEvent> {
+        let body = json!({ "type": r#type, "object": "event", "timestamp": 5, "instance_id": "ins_1", "data": data });
+        let event = Event::parse(body.to_string().as_bytes())?;
+        assert!(event.iter().all(|event| event.at == UnixMillis(5)));
+        Ok(event.map(|event| event.change))
+    }
+
+    #[test]
+    fn each_event_that_matters_is_read() {
+        let session = json!({ "id": "sess_1", "user_id": "user_1", "status": "ended" });
+        let ended = Change::SessionEnded { session_id: "sess_1".into(), user_id: "user_1".into() };
+        for name in ["session.ended", "session.removed", "session.revoked"] {
+            assert_eq!(parse(name, &session), Ok(Some(ended.clone())));
+        }
+        let user = json!({ "id": "user_1", "username": null, "banned": true, "updated_at": 7, "deprovisioned": false });
+        let known = User { id: "user_1".into(), username: None, banned: true, deprovisioned: false, updated_at: 7 };
+        assert_eq!(parse("user.updated", &user), Ok(Some(Change::UserUpdated(known))));
+        let deleted = Change::UserDeleted { user_id: "user_1".into() };
+        assert_eq!(
+            parse("user.deleted", &json!({ "object": "user", "deleted": true, "id": "user_1" })),
+            Ok(Some(deleted))
+        );
+        assert_eq!(parse("user.deleted", &json!({ "object": "user", "deleted": true })), Ok(None));
+        let membership = json!({
+            "organization": { "id": "org_1" }, "public_user_data": { "user_id": "user_1" }, "role": "org:member",
+        });
+        let changed = Change::MembershipChanged { user_id: "user_1".into(), organization_id: "org_1".into() };
+        for name in ["organizationMembership.updated", "organizationMembership.deleted"] {
+            assert_eq!(parse(name, &membership), Ok(Some(changed.clone())));
+        }
+        let deleted = Change::OrganizationDeleted { organization_id: "org_1".into() };
+        assert_eq!(parse("organization.deleted", &json!({ "id": "org_1", "deleted": true })), Ok(Some(deleted)));
+    }
+
+    #[test]
+    fn other_events_are_nothing_to_us_and_malformed_ones_are_told_apart() {
+        for name in ["session.created", "user.created", "email.created", "organization.created", ""] {
+            assert_eq!(parse(name, &json!({})), Ok(None));
+        }
+        for (name, data) in [
+            ("session.ended", json!({ "id": "sess_1" })),
+            ("session.ended", Value::Null),
+            ("user.updated", json!({ "id": "user_1" })),
+            ("user.deleted", json!({ "id": 5 })),
+            ("organizationMembership.deleted", json!({ "organization": "org_1" })),
+        ] {
+            assert_eq!(parse(name, &data), Err(MalformedEvent), "{name}");
+        }
+        for body in ["", "null", "[]", "{\"type\": \"user.deleted\", \"data\": {}}", "{\"type\": 5}"] {
+            assert_eq!(Event::parse(body.as_bytes()), Err(MalformedEvent), "{body}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Clerk's webhooks, which Svix sends: a delivery is verified as it came, before anything in it is read.
+
+use std::{fmt, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use svix::webhooks::{Webhook, WebhookError};
+
+use crate::clock::{self, UnixMillis};
+
+/// The secrets that a delivery may be signed with: one, or several while one replaces another.
+#[derive(Debug)]
+pub struct SigningSecrets(Vec<Webhook>);
+
+/// Why a text is not a signing secret. Never repeats the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a signing secret is whsec_ and base64; copy it from the endpoint's page in Clerk's dashboard")]
+pub struct InvalidSigningSecret;
+
+/// Why a delivery is not one of Clerk's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidDelivery {
+    /// An id, a timestamp or a signature is missing, or is none.
+    #[error("the headers svix-id, svix-timestamp and svix-signature are not all there and in order")]
+    Headers,
+    /// None of the secrets made the signature.
+    #[error("the signature is of none of the secrets")]
+    Signature,
+    /// It was signed too long ago, or is still to come.
+    #[error("the timestamp is more than 5 minutes off")]
+    Timestamp,
+}
+
+impl SigningSecrets {
+    /// How far a delivery's timestamp may be off, either way; as Svix's libraries have it.
+    const TOLERANCE: Duration = Duration::from_mins(5);
+
+    /// The headers that a signature is about, each with the name that stands for it at senders other than Svix.
+    const HEADERS: [[&str; 2]; 3] =
+        [["svix-id", "webhook-id"], ["svix-timestamp", "webhook-timestamp"], ["svix-signature", "webhook-signature"]];
+
+    /// Parses secrets of the form `whsec_…`.
+    pub fn parse<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidSigningSecret> {
+        let parse = |secret: &str| {
+            let is_prefixed = secret.starts_with("whsec_");
+            Webhook::new(secret).ok().filter(|_| is_prefixed).ok_or(InvalidSigningSecret)
+        };
+        secrets.into_iter().map(parse).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Verifies a delivery: its body, byte for byte, and those of its headers that `header` finds by name.
+    pub fn verify<'h>(
+        &self,
+        header: impl Fn(&str) -> Option<&'h [u8]>,
+        body: &[u8],
+        now: UnixMillis,
+    ) -> Result<(), InvalidDelivery> {
+        let mut headers = HeaderMap::new();
+        for [name, other_name] in Self::HEADERS {
+            let value = header(name).or_else(|| header(other_name)).ok_or(InvalidDelivery::Headers)?;
+            let value = HeaderValue::from_bytes(value).map_err(|_| InvalidDelivery::Headers)?;
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        self.check_signature(&headers, body)?;
+        // What is signed is the number, so no other text can stand for it.
+        let [_, [timestamp, _], _] = Self::HEADERS;
+        let seconds: Option<i64> = headers.get(timestamp).and_then(|value| value.to_str().ok()?.parse().ok());
+        let millis = seconds.ok_or(InvalidDelivery::Headers)?.saturating_mul(1000);
+        if millis.abs_diff(now.0) > clock::millis(Self::TOLERANCE).unsigned_abs() {
+            return Err(InvalidDelivery::Timestamp);
+        }
+        Ok(())
+    }
+
+    fn check_signature(&self, headers: &HeaderMap, body: &[u8]) -> Result<(), InvalidDelivery> {
+        let mut refused = InvalidDelivery::Signature;
+        for secret in &self.0 {
+            match secret.verify_ignoring_timestamp(body, headers) {
+                Ok(()) => return Ok(()),
+                Err(WebhookError::InvalidSignature | WebhookError::InvalidPayload) => {}
+                Err(_) => refused = InvalidDelivery::Headers,
+            }
+        }
+        Err(refused)
+    }
+}
+
+impl InvalidDelivery {
+    /// A short name for logs and metrics.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Headers => "webhook-headers-missing",
+            Self::Signature => "webhook-invalid-signature",
+            Self::Timestamp => "webhook-invalid-timestamp",
+        }
+    }
+}
+
+/// Secrets print as how many they are.
+impl fmt::Display for SigningSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "{count} secret{}", if count == 1 { "" } else { "s" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    const NOW: UnixMillis = UnixMillis(1_795_290_000_000);
+
+    fn delivery(secret: &str, seconds: i64) -> [(&'static str, String); 3] {
+        let signature = Webhook::new(secret).unwrap().sign("msg_1", seconds, b"{}").unwrap();
+        [("svix-id", "msg_1".to_owned()), ("svix-timestamp", seconds.to_string()), ("svix-signature", signature)]
+    }
+
+    fn verify(secrets: &[&str], delivery: &[(&'static str, String)]) -> Result<(), InvalidDelivery> {
+        let header = |name: &str| delivery.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_bytes());
+        SigningSecrets::parse(secrets.iter().copied()).unwrap().verify(header, b"{}", NOW)
+    }
+
+    #[test]
+    fn any_of_several_secrets_will_do_and_no_other() {
+        let other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+        for (secrets, expected) in [
+            (&[SECRET][..], Ok(())),
+            (&[other, SECRET], Ok(())),
+            (&[SECRET, other], Ok(())),
+            (&[other], Err(InvalidDelivery::Signature)),
+            (&[], Err(InvalidDelivery::Signature)),
+        ] {
+            assert_eq!(verify(secrets, &delivery(SECRET, NOW.0 / 1000)), expected, "{secrets:?}");
+        }
+    }
+
+    #[test]
+    fn a_delivery_is_good_for_five_minutes_either_way() {
+        for (offset, expected) in [(-301, false), (-300, true), (300, true), (301, false)] {
+            let verified = verify(&[SECRET], &delivery(SECRET, NOW.0 / 1000 + offset));
+            assert_eq!(verified, if expected { Ok(()) } else { Err(InvalidDelivery::Timestamp) }, "{offset}");
+        }
+        for seconds in [i64::MIN, -1, i64::MAX] {
+            assert_eq!(verify(&[SECRET], &delivery(SECRET, seconds)), Err(InvalidDelivery::Timestamp));
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_secret_is_refused_and_none_is_printed() {
+        for text in ["", "whsec_", "whsec_!", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "sk_test_x"] {
+            assert_eq!(SigningSecrets::parse([text]).err(), Some(InvalidSigningSecret), "{text}");
+        }
+        let secrets = SigningSecrets::parse([SECRET]).unwrap();
+        assert!(!format!("{secrets:?} {secrets}").contains("MfKQ"));
+    }
+}
