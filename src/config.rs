@@ -4,6 +4,7 @@
 //! file that reads and checks its own.
 
 mod ably;
+mod admin;
 mod clerk;
 mod cors;
 mod log;
@@ -20,6 +21,7 @@ mod value;
 use std::fmt;
 
 pub use ably::AblyConfig;
+pub use admin::AdminConfig;
 pub use clerk::{ClerkConfig, KeySource};
 pub use cors::CorsConfig;
 pub use log::{LogConfig, LogFormat};
@@ -51,6 +53,8 @@ pub struct Config {
     pub cors: CorsConfig,
     /// Where the service listens.
     pub server: ServerConfig,
+    /// Where it shows its operator what it does.
+    pub admin: AdminConfig,
     /// How it logs.
     pub log: LogConfig,
 }
@@ -88,6 +92,7 @@ impl Config {
         let authorized_parties = clerk.as_ref().map(|clerk| clerk.authorized_parties.clone());
         let cors = CorsConfig::read(reader, authorized_parties.unwrap_or_default());
         let server = ServerConfig::read(reader);
+        let admin = AdminConfig::read(reader, server.as_ref());
         let log = LogConfig::read(reader);
         Some(Self {
             ably: ably?,
@@ -97,6 +102,7 @@ impl Config {
             revocation: revocation?,
             cors,
             server: server?,
+            admin: admin?,
             log: log?,
         })
     }
@@ -121,6 +127,7 @@ impl Config {
             ("revocation", differs(&self.revocation, &other.revocation)),
             ("cors", differs(&self.cors, &other.cors)),
             ("server", differs(&self.server, &other.server)),
+            ("admin", differs(&self.admin, &other.admin)),
             ("log", differs(&self.log, &other.log)),
         ]
         .into_iter()

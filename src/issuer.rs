@@ -11,12 +11,13 @@ pub use rehearsal::{Claims, Rehearsal, Rehearsed};
 use crate::{
     ably::{
         AblyJwt, ApiKey, ClientId, ErrorInfo, Exchange, InvalidTokenParams, JwtExtras, JwtTooLarge, NoRandomness,
-        NoToken, Nonce, TokenDetails, TokenParams, TokenRequest, code,
+        NoToken, Nonce, TokenDetails, TokenFormat, TokenParams, TokenRequest, code,
     },
     clerk::{Credential, NoCredential, PublishableKey, Session, SigningKeys, Unverified, Verifier},
     clock::UnixMillis,
     identity::{Identity, IdentityError},
     policy::{Dropped, Grant, Policy, Refusal, RuleName},
+    telemetry::metrics::TenantMetrics,
 };
 
 /// Issues tokens to the users of one Clerk instance, signed with one Ably API key.
@@ -28,6 +29,7 @@ pub struct Issuer {
     policy: ArcSwap<Policy>,
     api_key: ApiKey,
     form: Form,
+    metrics: TenantMetrics,
 }
 
 /// What tokens are given as, and what that takes.
@@ -73,6 +75,18 @@ pub enum Token {
     Jwt(AblyJwt),
     /// The token itself, as Ably gives it.
     Details(TokenDetails),
+}
+
+impl Token {
+    /// The format that it has.
+    #[must_use]
+    pub fn format(&self) -> TokenFormat {
+        match self {
+            Self::Request(_) => TokenFormat::TokenRequest,
+            Self::Jwt(_) => TokenFormat::Jwt,
+            Self::Details(_) => TokenFormat::TokenDetails,
+        }
+    }
 }
 
 /// A token, and whom it was issued to.
@@ -139,12 +153,15 @@ impl Issuer {
         policy: Policy,
         api_key: ApiKey,
         form: Form,
+        metrics: TenantMetrics,
     ) -> Self {
-        Self { publishable_key, verifier, identity, policy: ArcSwap::from_pointee(policy), api_key, form }
+        metrics.policy_in_force(policy.rules.len());
+        Self { publishable_key, verifier, identity, policy: ArcSwap::from_pointee(policy), api_key, form, metrics }
     }
 
     /// Puts another policy in force, for requests that are not decided yet.
     pub fn replace_policy(&self, policy: Policy) {
+        self.metrics.policy_in_force(policy.rules.len());
         self.policy.store(Arc::new(policy));
     }
 
@@ -152,6 +169,12 @@ impl Issuer {
     #[must_use]
     pub fn signing_keys(&self) -> &SigningKeys {
         self.verifier.keys()
+    }
+
+    /// Where it is recorded what becomes of requests.
+    #[must_use]
+    pub fn metrics(&self) -> &TenantMetrics {
+        &self.metrics
     }
 
     /// The API key that signs.

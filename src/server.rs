@@ -7,12 +7,19 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process,
+    rc::Rc,
     sync::Arc,
 };
 
 use actix_http::{HttpService, Protocol, error::DispatchError};
-use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
-use actix_web::{App, dev::AppConfig, middleware::from_fn, web::Data};
+use actix_service::{ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::{
+    App, Error,
+    body::MessageBody,
+    dev::{AppConfig, ServiceRequest, ServiceResponse},
+    middleware::from_fn,
+    web::Data,
+};
 use tokio::{
     net::TcpStream,
     runtime::Handle,
@@ -21,17 +28,19 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::connection::Connection;
+use self::connection::{Connection, Shape};
 
 use crate::{
     ably::{Exchange, RestClient, TokenFormat},
-    clerk::{BackendApi, InvalidPem, Jwks, JwksSource, SigningKeys, Users, Verifier},
+    clerk::{BackendApi, InvalidPem, Jwks, JwksSource, RefreshCounts, SigningKeys, Users, Verifier},
+    clock::UnixMillis,
     config::{ClerkConfig, Config, KeySource},
     identity::Identity,
     issuer::{Form, Issuer},
     outgoing,
     reload::Reload,
     routes::{self, cors::AllowedOrigins},
+    telemetry::metrics::{DEFAULT_TENANT, Metrics, TenantMetrics},
 };
 
 /// Why the service does not start.
@@ -40,6 +49,17 @@ pub enum StartError {
     /// The address is not to be had.
     #[error("cannot listen on {address}: {error}; choose another with SERVER_HOST and SERVER_PORT")]
     Bind {
+        /// Which address.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The admin listener's address is not to be had.
+    #[error(
+        "cannot listen on {address} for the admin listener: {error}; choose another with ADMIN_HOST and ADMIN_PORT, or \
+         have none with ADMIN_PORT=0"
+    )]
+    BindAdmin {
         /// Which address.
         address: SocketAddr,
         /// Why not.
@@ -59,61 +79,85 @@ pub enum StartError {
 /// A service that listens, and serves once it is run.
 pub struct Server {
     address: SocketAddr,
+    admin_address: Option<SocketAddr>,
     http: actix_server::Server,
     issuer: Data<Issuer>,
+    metrics: Metrics,
     background: Vec<JoinHandle<()>>,
 }
 
 impl Server {
     const SHUTDOWN_SECONDS: u64 = 20;
 
-    /// Binds the listener and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
+    /// Binds the listeners and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let http_client = outgoing::client()?;
-        let keys = signing_keys(&config.clerk, &http_client)?;
+        let metrics = Metrics::new(UnixMillis::now());
+        let tenant = metrics.tenant(DEFAULT_TENANT);
+        let keys = signing_keys(&config.clerk, &http_client, || tenant.signing_key_refreshes())?;
         let jwks = match &keys {
             SigningKeys::Pem(_) => None,
             SigningKeys::Jwks(jwks) => Some(jwks.clone()),
         };
-        let issuer = Data::new(issuer(config, keys, &http_client));
-        let served = issuer.clone();
+        let issuer = Data::new(issuer(config, keys, &http_client, tenant));
         let origins = Data::from(Arc::new(AllowedOrigins::new(&config.cors.allowed_origins)));
 
         let address = config.server.address();
         let listener = TcpListener::bind(address).map_err(|error| StartError::Bind { address, error })?;
         let address = listener.local_addr().unwrap_or(address);
+        let admin = match config.admin.address {
+            Some(address) => {
+                let bound = TcpListener::bind(address).map_err(|error| StartError::BindAdmin { address, error })?;
+                Some((address, bound))
+            }
+            None => None,
+        };
         let (stop, stopping) = watch::channel(false);
         let stop_signal = stop_signal(stop).map_err(StartError::Signals)?;
-        let http = actix_server::Server::build()
+        let mut http = actix_server::Server::build()
             .shutdown_timeout(Self::SHUTDOWN_SECONDS)
             .shutdown_signal(stop_signal)
-            .listen("public", listener, move || {
-                let app = App::new()
-                    .app_data(served.clone())
-                    .app_data(origins.clone())
-                    .configure(routes::configure)
-                    .wrap(from_fn(routes::guard::around_every_request));
-                let http = HttpService::build()
-                    .keep_alive(connection::KEEP_ALIVE)
-                    .client_request_timeout(connection::TIME_TO_SEND)
-                    .on_connect_ext(|connection: &Connection<TcpStream>, data| _ = data.insert(connection.clock()))
-                    .finish(map_config(app, |()| AppConfig::default()));
-                let stopping = stopping.clone();
-                fn_service(move |stream: TcpStream| {
-                    let connection = accept(stream, &stopping);
-                    async { Ok::<_, DispatchError>(connection) }
-                })
-                .and_then(http)
+            .listen("public", listener, {
+                let (issuer, requests, stopping) = (issuer.clone(), Data::new(metrics.requests()), stopping.clone());
+                move || {
+                    let app = App::new()
+                        .app_data(issuer.clone())
+                        .app_data(requests.clone())
+                        .app_data(origins.clone())
+                        .configure(routes::configure_public)
+                        .wrap(from_fn(routes::guard::around_every_request));
+                    let requests = requests.clone();
+                    let shape = move |status| {
+                        requests.refused("not-a-request", status);
+                        routes::bare_refusal(status)
+                    };
+                    over_connections(app, Rc::new(shape), stopping.clone())
+                }
             })
             .map_err(|error| StartError::Bind { address, error })?;
+        let admin_address = admin.as_ref().map(|(address, _)| *address);
+        if let Some((address, listener)) = admin {
+            let (issuer, metrics) = (issuer.clone(), Data::new(metrics.clone()));
+            http = http
+                .listen("admin", listener, move || {
+                    let app = App::new()
+                        .app_data(issuer.clone())
+                        .app_data(metrics.clone())
+                        .configure(routes::configure_admin)
+                        .wrap(from_fn(routes::guard::around_every_request));
+                    over_connections(app, Rc::new(routes::bare_refusal), stopping.clone())
+                })
+                .map_err(|error| StartError::BindAdmin { address, error })?;
+        }
         let background = jwks.map(|jwks| tokio::spawn(jwks.keep_fresh())).into_iter().collect();
-        Ok(Self { address, http: http.run(), issuer, background })
+        Ok(Self { address, admin_address, http: http.run(), issuer, metrics, background })
     }
 
     /// Lets a changed policy take effect while the service runs. `config` is what it was bound with, and `config_path`
     /// what `--config` names.
     pub fn reload_policy(&mut self, config: Config, config_path: Option<PathBuf>) -> Result<(), StartError> {
-        let reload = Reload::new(config_path, config, self.issuer.clone()).map_err(StartError::Signals)?;
+        let reload = Reload::new(config_path, config, self.issuer.clone(), self.metrics.reloads());
+        let reload = reload.map_err(StartError::Signals)?;
         self.background.push(tokio::spawn(reload.watch()));
         Ok(())
     }
@@ -122,6 +166,12 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the admin listener is, unless it is off.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// Serves until SIGTERM or SIGINT, then finishes what is in flight.
@@ -133,7 +183,11 @@ impl Server {
 }
 
 /// The keys of the configured source, not fetched yet.
-pub(crate) fn signing_keys(config: &ClerkConfig, http: &reqwest::Client) -> Result<SigningKeys, InvalidPem> {
+pub(crate) fn signing_keys(
+    config: &ClerkConfig,
+    http: &reqwest::Client,
+    counts: impl FnOnce() -> RefreshCounts,
+) -> Result<SigningKeys, InvalidPem> {
     let (url, secret_key) = match config.key_source() {
         KeySource::Pem => {
             return SigningKeys::from_pem(config.jwt_key.as_deref().unwrap_or_default());
@@ -141,23 +195,23 @@ pub(crate) fn signing_keys(config: &ClerkConfig, http: &reqwest::Client) -> Resu
         KeySource::BackendApi(url) => (url, config.secret_key.clone()),
         KeySource::FrontendApi(url) => (url, None),
     };
-    let jwks = Jwks::new(JwksSource { url, secret_key }, http.clone(), Handle::current());
+    let jwks = Jwks::new(JwksSource { url, secret_key }, http.clone(), Handle::current(), counts());
     Ok(SigningKeys::Jwks(jwks))
 }
 
-fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer {
+fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client, metrics: TenantMetrics) -> Issuer {
     let clerk = &config.clerk;
     let rules = clerk.session_rules(config.revocation.denial_ttl);
     let users = clerk.secret_key.clone().map(|secret_key| {
         let api = BackendApi::new(clerk.api_url.clone(), secret_key, http.clone());
-        Users::new(api, clerk.user_cache_ttl, Handle::current())
+        Users::new(api, clerk.user_cache_ttl, Handle::current(), metrics.user_lookups())
     });
     let form = match config.token.format {
         TokenFormat::TokenRequest => Form::TokenRequest,
         TokenFormat::Jwt => Form::Jwt,
         TokenFormat::TokenDetails => {
             let rest = RestClient::new(config.ably.rest_url.clone(), http.clone());
-            Form::TokenDetails(Exchange::new(rest, Handle::current()))
+            Form::TokenDetails(Exchange::new(rest, Handle::current(), metrics.ably_exchanges()))
         }
     };
     Issuer::new(
@@ -167,17 +221,42 @@ fn issuer(config: &Config, keys: SigningKeys, http: &reqwest::Client) -> Issuer 
         config.policy.clone(),
         config.ably.api_key.clone(),
         form,
+        metrics,
     )
+}
+
+/// An app behind the connections of a listener.
+fn over_connections<T, B>(
+    app: App<T>,
+    shape: Shape,
+    stopping: watch::Receiver<bool>,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
+where
+    T: ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<B>, Error = Error, InitError = ()>
+        + 'static,
+    B: MessageBody + 'static,
+{
+    let http = HttpService::build()
+        .keep_alive(connection::KEEP_ALIVE)
+        .client_request_timeout(connection::TIME_TO_SEND)
+        .on_connect_ext(|connection: &Connection<TcpStream>, data| _ = data.insert(connection.clock()))
+        .finish(map_config(app, |()| AppConfig::default()));
+    fn_service(move |stream: TcpStream| {
+        let connection = accept(stream, &stopping, &shape);
+        async { Ok::<_, DispatchError>(connection) }
+    })
+    .and_then(http)
 }
 
 fn accept(
     stream: TcpStream,
     stopping: &watch::Receiver<bool>,
+    shape: &Shape,
 ) -> (Connection<TcpStream>, Protocol, Option<SocketAddr>) {
     let peer = stream.peer_addr().ok();
     // Answers are short and written whole: there is nothing to wait for.
     let _ = stream.set_nodelay(true);
-    (Connection::new(stream, stopping.clone(), routes::bare_refusal), Protocol::Http1, peer)
+    (Connection::new(stream, stopping.clone(), Rc::clone(shape)), Protocol::Http1, peer)
 }
 
 /// Ends with the first SIGTERM or SIGINT, and says so to `stop`; a second one ends the process at once. From its making

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     ably::{RestClient, TokenFormat},
-    clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, SigningKeys},
+    clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, RefreshCounts, SigningKeys},
     clock::{self, UnixMillis},
     config::{Config, KeySource, Provenance, Sources, settings},
     outgoing,
@@ -154,6 +154,13 @@ fn describe(config: &Config, provenance: &Provenance, report: &mut Report) {
     );
     report.understood("CORS origins", listed(&config.cors.allowed_origins));
     report.understood("listens on", config.server.address());
+    report.understood(
+        "admin listener",
+        match config.admin.address {
+            Some(address) => address.to_string(),
+            None => "off".to_owned(),
+        },
+    );
 }
 
 fn in_words(format: TokenFormat) -> &'static str {
@@ -170,7 +177,7 @@ async fn try_signing_keys(config: &Config, http: &reqwest::Client, report: &mut 
         KeySource::Pem => "the PEM of CLERK_JWT_KEY".to_owned(),
         KeySource::BackendApi(url) | KeySource::FrontendApi(url) => url.to_string(),
     };
-    let found = match crate::server::signing_keys(&config.clerk, http) {
+    let found = match crate::server::signing_keys(&config.clerk, http, RefreshCounts::default) {
         Ok(SigningKeys::Pem(key)) => Ok(Probe::of_pem(&key)),
         Ok(SigningKeys::Jwks(jwks)) => jwks.probe().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
@@ -200,7 +207,7 @@ async fn compare_with_the_frontend_api(
 ) -> Option<UnixMillis> {
     let url = config.clerk.frontend_api_jwks();
     let source = JwksSource { url: url.clone(), secret_key: None };
-    match Jwks::new(source, http.clone(), Handle::current()).probe().await {
+    match Jwks::new(source, http.clone(), Handle::current(), RefreshCounts::default()).probe().await {
         Ok(published) => {
             let host = config.clerk.publishable_key.frontend_api_host();
             report.tried(

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use super::{Failure, complain, policy_tests::in_words};
 use crate::{
     ably::{ErrorInfo, TokenFormat, Ttl},
-    clerk::{BackendApi, Examined, Session, Unverified, Users, Verifier},
+    clerk::{BackendApi, Examined, LookupCounts, RefreshCounts, Session, Unverified, Users, Verifier},
     clock::UnixMillis,
     config::{Config, Sources},
     identity::{Identity, IdentityError},
@@ -111,7 +111,8 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
     };
     let examined = match input {
         Input { session_token: Some(token), .. } => {
-            let keys = crate::server::signing_keys(&config.clerk, &http).map_err(crate::server::StartError::from)?;
+            let keys = crate::server::signing_keys(&config.clerk, &http, RefreshCounts::default)
+                .map_err(crate::server::StartError::from)?;
             let verifier = Verifier::new(keys, config.clerk.session_rules(config.revocation.denial_ttl));
             verifier.examine(read_token(&token)?.expose_secret(), now).await
         }
@@ -126,7 +127,7 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
             let secret_key = config.clerk.secret_key.clone().filter(|_| !examined.filled_in.contains(&"sub"));
             let users = secret_key.map(|secret_key| {
                 let api = BackendApi::new(config.clerk.api_url.clone(), secret_key, http.clone());
-                Users::new(api, config.clerk.user_cache_ttl, Handle::current())
+                Users::new(api, config.clerk.user_cache_ttl, Handle::current(), LookupCounts::default())
             });
             let identity = Identity::new(config.token.client_id.clone(), users);
             let rehearsal = Rehearsal {

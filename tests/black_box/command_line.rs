@@ -48,6 +48,7 @@ async fn check_says_what_was_understood_and_that_it_works() {
           policy              none: the key's own capability
           CORS origins        http://localhost:3000
           listens on          127.0.0.1:0
+          admin listener      off
     ok    signing keys        1 from <clerk>/v1/jwks
     ok    same instance       the signing keys are those of clerk.sandbox.example
     ok    Clerk's clock       ours is <offset>
