@@ -21,7 +21,7 @@ pub use api_key::{ApiKey, InvalidApiKey, KeyName};
 pub use capability::{Capability, InvalidCapability, InvalidOperations, OPERATIONS, OperationBits, Operations};
 pub use client_id::{ClientId, InvalidClientId};
 pub use error_info::{ErrorInfo, code};
-pub use exchange::{Exchange, NoToken, Refusal};
+pub use exchange::{Exchange, ExchangeCounts, NoToken, Refusal};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{RestClient, RestError};
 pub use token_details::TokenDetails;

@@ -10,12 +10,13 @@ pub use rehearsal::{Claims, Rehearsal, Rehearsed};
 use crate::{
     ably::{
         AblyJwt, ApiKey, ClientId, ErrorInfo, InvalidTokenParams, JwtExtras, JwtTooLarge, NoRandomness, NoToken, Nonce,
-        TokenDetails, TokenParams, TokenRequest, code,
+        TokenDetails, TokenFormat, TokenParams, TokenRequest, code,
     },
     clerk::{NoCredential, Session, Unverified},
     clock::UnixMillis,
     identity::IdentityError,
     policy::{Dropped, Grant, Refusal, RuleName},
+    telemetry::metrics::TenantMetrics,
     tenant::{Form, Tenant, TenantName},
 };
 
@@ -23,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Issuer {
     tenants: Vec<Tenant>,
+    /// Where refusals are counted of which nobody knows whose they are.
+    of_nobody: TenantMetrics,
 }
 
 /// When a token request is signed, and what makes it unique.
@@ -57,6 +60,18 @@ pub enum Token {
     Jwt(AblyJwt),
     /// The token itself, as Ably gives it.
     Details(TokenDetails),
+}
+
+impl Token {
+    /// The format that it has.
+    #[must_use]
+    pub fn format(&self) -> TokenFormat {
+        match self {
+            Self::Request(_) => TokenFormat::TokenRequest,
+            Self::Jwt(_) => TokenFormat::Jwt,
+            Self::Details(_) => TokenFormat::TokenDetails,
+        }
+    }
 }
 
 /// A token, and whom it was issued to.
@@ -121,8 +136,8 @@ pub struct Refused<'a> {
 impl Issuer {
     /// An issuer for these tenants, no two of which have an issuer of session tokens in common.
     #[must_use]
-    pub fn new(tenants: Vec<Tenant>) -> Self {
-        Self { tenants }
+    pub fn new(tenants: Vec<Tenant>, of_nobody: TenantMetrics) -> Self {
+        Self { tenants, of_nobody }
     }
 
     /// Its tenants.
@@ -135,6 +150,15 @@ impl Issuer {
     #[must_use]
     pub fn tenant(&self, name: &TenantName) -> Option<&Tenant> {
         self.tenants.iter().find(|tenant| tenant.name == *name)
+    }
+
+    /// Where it is recorded what becomes of a request: with its tenant, who is no secret when there is one only.
+    #[must_use]
+    pub fn metrics_of<'a>(&'a self, tenant: Option<&'a Tenant>) -> &'a TenantMetrics {
+        match (tenant, &self.tenants[..]) {
+            (Some(tenant), _) | (None, [tenant]) => &tenant.metrics,
+            (None, _) => &self.of_nobody,
+        }
     }
 
     /// Answers a request, or says why not. What is signed takes its time and nonce from `stamps`.

@@ -12,9 +12,11 @@ use tokio::{
 };
 
 use crate::{
+    clock::UnixMillis,
     config::{Config, Problems, Sources},
     issuer::Issuer,
     policy::Policy,
+    telemetry::metrics::ReloadMetrics,
     tenant::TenantName,
 };
 
@@ -29,6 +31,7 @@ pub struct Reload {
     /// The settings in force.
     current: Config,
     issuer: Data<Issuer>,
+    metrics: ReloadMetrics,
     hang_up: Signal,
     seen: Option<Vec<u8>>,
 }
@@ -44,9 +47,14 @@ enum Verdict {
 
 impl Reload {
     /// Watches for `issuer`, which was made of `current`. From here on SIGHUP does not end the process.
-    pub fn new(config_path: Option<PathBuf>, current: Config, issuer: Data<Issuer>) -> io::Result<Self> {
+    pub fn new(
+        config_path: Option<PathBuf>,
+        current: Config,
+        issuer: Data<Issuer>,
+        metrics: ReloadMetrics,
+    ) -> io::Result<Self> {
         let hang_up = signal(SignalKind::hangup())?;
-        let mut reload = Self { config_path, current, issuer, hang_up, seen: None };
+        let mut reload = Self { config_path, current, issuer, metrics, hang_up, seen: None };
         reload.seen = reload.file();
         Ok(reload)
     }
@@ -81,12 +89,17 @@ impl Reload {
         match Config::load(&Sources::read(self.config_path.as_deref())) {
             Ok((config, _)) => match self.current.judge(config) {
                 Verdict::Take { config, waiting } => self.take(*config, &waiting),
-                Verdict::LosesThePolicy(tenant) => tracing::error!(
-                    %tenant,
-                    "the new configuration takes the policy away; the old one stays in force. Restart if that is meant"
-                ),
+                Verdict::LosesThePolicy(tenant) => {
+                    self.metrics.refused();
+                    tracing::error!(
+                        %tenant,
+                        "the new configuration takes the policy away; the old one stays in force. Restart if that is \
+                         meant"
+                    );
+                }
             },
             Err(Problems(problems)) => {
+                self.metrics.refused();
                 for problem in problems {
                     tracing::error!(%problem, "the new configuration is refused; the old policy stays in force");
                 }
@@ -112,6 +125,7 @@ impl Reload {
             tenant.replace_policy(policy);
             tracing::info!(tenant = %name, rules, "the policy is reloaded");
         }
+        self.metrics.taken(UnixMillis::now());
     }
 }
 
@@ -156,6 +170,7 @@ mod tests {
     fn a_policy_is_taken_and_other_changes_wait_for_a_restart() {
         assert_eq!(waiting(&[], &RULE.replace("chat", "news")), <[&str; 0]>::default());
         assert_eq!(waiting(&[("TOKEN_TTL", "5m"), ("SERVER_PORT", "1")], RULE), ["token", "server"]);
+        assert_eq!(waiting(&[("ADMIN_PORT", "0")], RULE), ["admin"]);
         assert_eq!(waiting(&[("ABLY_API_KEY", "app.key:other")], RULE), ["ably"]);
         assert_eq!(waiting(&[("CLERK_SECRET_KEY", "sk_test_new")], RULE), ["clerk"]);
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 
 use super::{ErrorInfo, NoRandomness, RestClient, RestError, TokenDetails, TokenRequest, code};
@@ -12,6 +13,18 @@ pub struct Exchange {
     rest: RestClient,
     /// The runtime that calls run on, so that a client that goes away does not take a pooled connection with it.
     runtime: Handle,
+    counts: ExchangeCounts,
+}
+
+/// How exchanges ended since the start, each with its retry. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct ExchangeCounts {
+    /// Ably gave a token.
+    pub given: Counter,
+    /// Ably said no.
+    pub refused: Counter,
+    /// Ably did not answer, or not as it documents.
+    pub unavailable: Counter,
 }
 
 /// Why there is no token.
@@ -43,10 +56,10 @@ impl Exchange {
     /// What a client is told to wait when Ably says nothing of it.
     const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-    /// Tokens by `rest`; calls run on `runtime`.
+    /// Tokens by `rest`; calls run on `runtime`, and how they end is counted by `counts`.
     #[must_use]
-    pub fn new(rest: RestClient, runtime: Handle) -> Self {
-        Self { rest, runtime }
+    pub fn new(rest: RestClient, runtime: Handle, counts: ExchangeCounts) -> Self {
+        Self { rest, runtime, counts }
     }
 
     /// A token for what `sign` signs. Tried twice when Ably cannot be reached or fails, each time with what `sign` then
@@ -56,6 +69,12 @@ impl Exchange {
         if outcome.as_ref().is_err_and(RestError::is_worth_a_retry) {
             outcome = self.attempt(sign()?).await;
         }
+        match &outcome {
+            Ok(_) => &self.counts.given,
+            Err(RestError::Refused(_)) => &self.counts.refused,
+            Err(_) => &self.counts.unavailable,
+        }
+        .inc();
         outcome.map_err(|error| {
             tracing::warn!(%error, "Ably gave no token");
             match error {

@@ -62,6 +62,25 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.token.format, TokenFormat::TokenRequest);
     assert_eq!(config.token.ttl, None);
     assert_eq!(whole.server.address().to_string(), "127.0.0.1:8080");
+    assert_eq!(whole.admin.address.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9464"));
+}
+
+#[test]
+fn the_admin_listener_has_an_address_of_its_own_or_is_off() {
+    let admin = |environment: &[(&str, &str)]| load(environment, "").map(|config| config.admin.address);
+    assert_eq!(admin(&[("ADMIN_PORT", "0")]), Ok(None));
+    let everywhere = "0.0.0.0:1".parse().unwrap();
+    assert_eq!(admin(&[("ADMIN_HOST", "0.0.0.0"), ("ADMIN_PORT", "1")]), Ok(Some(everywhere)));
+    for host in ["127.0.0.1", "0.0.0.0", "::"] {
+        for server_host in ["127.0.0.1", "0.0.0.0"] {
+            let same = [("SERVER_PORT", "9464"), ("SERVER_HOST", server_host), ("ADMIN_HOST", host)];
+            assert!(admin(&same).unwrap_err().contains("ADMIN_PORT ([admin] port): the public listener has"));
+        }
+    }
+    assert!(admin(&[("SERVER_PORT", "9464"), ("SERVER_HOST", "127.0.0.2")]).is_ok());
+    assert!(admin(&[("ADMIN_PORT", "65536")]).unwrap_err().contains("or 0 for no admin listener"));
+    assert!(admin(&[("ADMIN_HOST", "metrics.internal")]).unwrap_err().contains("not an IP address"));
+    assert!(admin(&[("ADMIN_TOKEN", "secret")]).unwrap_err().contains("this version does not have it yet"));
 }
 
 #[test]

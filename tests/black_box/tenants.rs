@@ -46,6 +46,7 @@ impl Tenants {
             ("TENANTS_BETA_2_ABLY_API_KEY", self.beta.ably.api_key()),
             ("TENANTS_BETA_2_CLERK_SECRET_KEY", self.beta.clerk.secret_key()),
             ("SERVER_PORT", "0"),
+            ("ADMIN_PORT", "0"),
             ("LOG_FORMAT", "json"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -91,6 +91,7 @@ pub(super) fn environment(
         ("CLERK_AUTHORIZED_PARTIES", authorized_parties.join(",")),
         ("SERVER_HOST", Ipv4Addr::LOCALHOST.to_string()),
         ("SERVER_PORT", port.to_string()),
+        ("ADMIN_PORT", "0".to_owned()),
         ("LOG_FORMAT", output.format().to_owned()),
     ];
     given

@@ -111,7 +111,7 @@ impl Scripted {
 
     fn exchange(&self) -> Exchange {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Exchange::new(RestClient::new(self.url.parse().unwrap(), http), Handle::current())
+        Exchange::new(RestClient::new(self.url.parse().unwrap(), http), Handle::current(), ExchangeCounts::default())
     }
 
     fn calls(&self) -> Vec<(usize, Value)> {
@@ -205,7 +205,8 @@ async fn nobody_at_the_address_is_unavailable() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let exchange = Exchange::new(RestClient::new(url.parse().unwrap(), http), Handle::current());
+    let exchange =
+        Exchange::new(RestClient::new(url.parse().unwrap(), http), Handle::current(), ExchangeCounts::default());
     assert_eq!(ask(&exchange).await, Err(NoToken::Unavailable));
 }
 
