@@ -9,7 +9,7 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use super::resource::Pattern;
+use super::resource::{Meeting, Pattern};
 
 /// Stands for every operation. It stands alone (TK2b).
 const WILDCARD: &str = "*";
@@ -164,7 +164,22 @@ pub struct Capability(Vec<(Resource, Operations)>);
 #[error("{0}")]
 pub struct InvalidCapability(String);
 
+/// Why there is no intersection of two capabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoIntersection {
+    /// They have nothing in common.
+    #[error("the two have nothing in common")]
+    Nothing,
+    /// They meet in too many resources that neither of them names.
+    #[error("the two have too much in common")]
+    TooLarge,
+}
+
 impl Capability {
+    /// The most bytes of names and operations of resources that an intersection has and neither of its two sides: ably-js
+    /// reads no larger answer than this. Only those can become more than both sides have together.
+    pub const MOST_BYTES_BETWEEN: usize = 128 * 1024;
+
     /// The union of these resources: the operations on one that is named more than once add up. None when there are no
     /// resources; an empty name is none.
     #[must_use]
@@ -182,33 +197,57 @@ impl Capability {
         (!union.is_empty()).then_some(Self(union))
     }
 
-    /// What both allow, if anything (RSA9f): each pair of resources meets in the narrower one, with the operations that
-    /// both have. A resource of neither form of Ably's, like `[meta`, meets nothing.
-    #[must_use]
-    pub fn intersect(&self, other: &Self) -> Option<Self> {
-        let (ours, theirs) = (self.patterns(), other.patterns());
+    /// What both allow (RSA9f): each pair of resources meets in the narrower one, with the operations that both have. A
+    /// resource of neither form of Ably's, like `[meta`, meets nothing.
+    ///
+    /// A pair may meet in a resource that neither names, as `*:a` and `b:*` do in `b:a`: so many of those that they take
+    /// more than [`Self::MOST_BYTES_BETWEEN`] are too much.
+    pub fn intersect(&self, other: &Self) -> Result<Self, NoIntersection> {
+        let ours: Vec<_> = self.patterns().collect();
+        let mut theirs: Vec<_> = other.patterns().map(|pattern| (pattern, None)).collect();
         let mut both = Vec::new();
-        for (our_pattern, our_operations) in &ours {
-            for (their_pattern, their_operations) in &theirs {
-                if let Some(operations) = our_operations.intersect(*their_operations)
-                    && let Some(pattern) = our_pattern.intersect(their_pattern)
-                {
-                    both.push((pattern.to_string(), operations));
+        let mut bytes_left = Self::MOST_BYTES_BETWEEN;
+        for (our_name, our_pattern, our_operations) in ours {
+            let mut ours_met = None;
+            for ((_, their_pattern, their_operations), theirs_met) in &mut theirs {
+                let Some(operations) = our_operations.intersect(*their_operations) else { continue };
+                match our_pattern.meet(their_pattern) {
+                    Some(Meeting::Ours) => add(&mut ours_met, operations),
+                    Some(Meeting::Theirs) => add(theirs_met, operations),
+                    Some(Meeting::Between(name)) => {
+                        let bytes = name.len() + operations.names().map(str::len).sum::<usize>();
+                        bytes_left = bytes_left.checked_sub(bytes).ok_or(NoIntersection::TooLarge)?;
+                        both.push((name, operations));
+                    }
+                    None => {}
                 }
             }
+            both.extend(ours_met.map(|operations| (our_name.to_owned(), operations)));
         }
-        Self::union(both)
+        let theirs = theirs.into_iter().filter_map(|((name, ..), met)| Some((name.to_owned(), met?)));
+        Self::union(both.into_iter().chain(theirs)).ok_or(NoIntersection::Nothing)
     }
 
-    fn patterns(&self) -> Vec<(Pattern<'_>, Operations)> {
-        let resources = self.0.iter();
-        resources.filter_map(|(resource, operations)| Some((Pattern::parse(&resource.0)?, *operations))).collect()
+    /// The resources that can meet others, each as it is written and as a pattern.
+    fn patterns(&self) -> impl Iterator<Item = (&str, Pattern<'_>, Operations)> {
+        self.resources().filter_map(|(resource, operations)| Some((resource, Pattern::parse(resource)?, operations)))
+    }
+
+    /// How many resources there are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// The resources in canonical order, each with its operations.
     pub fn resources(&self) -> impl Iterator<Item = (&str, Operations)> {
         self.0.iter().map(|(resource, operations)| (resource.0.as_str(), *operations))
     }
+}
+
+fn add(all: &mut Option<Operations>, more: Operations) {
+    *all = Some(all.map_or(more, |all| all.union(more)));
 }
 
 /// Sorts as [`Resource`]s are ordered. Names that are all plain are in the order of their bytes, which is found faster.
@@ -321,7 +360,7 @@ mod tests {
     }
 
     fn intersection(left: &str, right: &str) -> Option<Capability> {
-        left.parse::<Capability>().unwrap().intersect(&right.parse().unwrap())
+        left.parse::<Capability>().unwrap().intersect(&right.parse().unwrap()).ok()
     }
 
     #[test]
@@ -360,6 +399,24 @@ mod tests {
         ]);
         assert_eq!(union.unwrap().to_string(), r#"{"a":["*"],"b":["history","publish"]}"#);
         assert_eq!(Capability::union([(String::new(), Operations::All)]), None);
+    }
+
+    #[test]
+    fn an_intersection_that_neither_side_names_has_at_most_128_kib() {
+        // Each pair meets in a name of 12 bytes with an operation of 5.
+        let half = |count: usize, name: fn(usize) -> String, operation: &'static str| {
+            let operations = Operations::parse([operation]).unwrap();
+            Capability::union((0..count).map(|position| (name(position), operations))).unwrap()
+        };
+        let asked = |count| half(count, |position| format!("*:{position:06}"), "*");
+        let granted = half(64, |position| format!("g{position:04}:*"), "stats");
+        let most_asked = Capability::MOST_BYTES_BETWEEN / (17 * 64);
+        assert_eq!(asked(most_asked).intersect(&granted).unwrap().len(), most_asked * 64);
+        assert_eq!(asked(most_asked + 1).intersect(&granted), Err(NoIntersection::TooLarge));
+        assert_eq!(granted.intersect(&asked(most_asked + 1)), Err(NoIntersection::TooLarge));
+        let named = half(20_000, |position| format!("a-name-that-is-long:{position}"), "stats");
+        let everything = half(1, |_| "*".to_owned(), "*");
+        assert_eq!(everything.intersect(&named).as_ref(), Ok(&named), "what a side names is no matter of size");
     }
 
     #[test]
@@ -437,7 +494,7 @@ mod tests {
         fn a_capability_allows_the_same_after_meeting_itself(text in capability(), channel in channel()) {
             let once = intersection(&text, &text).unwrap();
             let twice = once.intersect(&once).unwrap();
-            prop_assert_eq!(twice.intersect(&twice), Some(twice), "not a fixed point");
+            prop_assert_eq!(twice.intersect(&twice), Ok(twice), "not a fixed point");
             for operation in OPERATIONS {
                 let allows = |capability: &str| sandbox::ably::allows(capability, &channel, operation);
                 prop_assert_eq!(allows(&once.to_string()), allows(&text));
