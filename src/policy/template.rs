@@ -237,7 +237,7 @@ fn fit(value: &str) -> Result<&str, Unfit> {
         return Err(Unfit::Empty);
     }
     // Bytes first, several at a time and to the end: letters, digits, `_` and `-` are nearly all there ever is.
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() | (byte == b'_') | (byte == b'-');
+    let is_plain = |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'-');
     let is_all_plain = value.bytes().fold(true, |plain, byte| plain & is_plain(byte));
     if !is_all_plain && value.contains(|c: char| FORBIDDEN.contains(&c) || c.is_control()) {
         return Err(Unfit::Forbidden);
