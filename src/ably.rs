@@ -18,7 +18,9 @@ mod token_params;
 mod token_request;
 
 pub use api_key::{ApiKey, InvalidApiKey, KeyName};
-pub use capability::{Capability, InvalidCapability, InvalidOperations, OPERATIONS, OperationBits, Operations};
+pub use capability::{
+    Capability, InvalidCapability, InvalidOperations, NoIntersection, OPERATIONS, OperationBits, Operations,
+};
 pub use client_id::{ClientId, InvalidClientId};
 pub use error_info::{ErrorInfo, code};
 pub use exchange::{Exchange, ExchangeCounts, NoToken, Refusal};

@@ -257,6 +257,7 @@ impl Cause {
             Self::Policy(Refusal::Requirement) => "policy-requirement-unmet",
             Self::Policy(Refusal::NothingGranted) => "policy-grants-nothing",
             Self::Policy(Refusal::NothingOfAsked) => "policy-grants-nothing-asked",
+            Self::Policy(Refusal::TooMuchAsked) => "policy-asked-too-much",
         }
     }
 
@@ -274,7 +275,8 @@ impl Cause {
             Self::Policy(Refusal::NothingGranted | Refusal::NothingOfAsked) => (403, code::NOT_PERMITTED),
             Self::Params(InvalidTokenParams::ClientId(_)) => (400, code::INVALID_CLIENT_ID),
             Self::Params(InvalidTokenParams::Ttl) => (400, code::INVALID_PARAMETER),
-            Self::Params(InvalidTokenParams::Capability | InvalidTokenParams::Repeated) => (400, code::BAD_REQUEST),
+            Self::Params(InvalidTokenParams::Capability | InvalidTokenParams::Repeated)
+            | Self::Policy(Refusal::TooMuchAsked) => (400, code::BAD_REQUEST),
             Self::OtherClientId => (403, code::INVALID_CLIENT_ID),
             Self::JwtTooLarge(_) | Self::NoRandomness(_) => (500, code::INTERNAL),
             Self::NoToken(cause) => return cause.error_info(),
@@ -359,6 +361,9 @@ impl Cause {
             }
             Self::Policy(Refusal::NothingOfAsked) => {
                 "The policy grants nothing of the capability asked for. Ask for less, or for none in particular."
+            }
+            Self::Policy(Refusal::TooMuchAsked) => {
+                "The capability asked for is too much: ask for at most 512 resources, and name channels rather than patterns."
             }
         }
     }
