@@ -23,7 +23,7 @@ pub use capability::{
 };
 pub use client_id::{ClientId, InvalidClientId};
 pub use error_info::{ErrorInfo, code};
-pub use exchange::{Exchange, ExchangeCounts, NoToken, Refusal};
+pub use exchange::{Exchange, ExchangeCounts, ExchangeError, NoToken, Refusal};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{RestClient, RestError};
 pub use token_details::TokenDetails;

@@ -120,14 +120,15 @@ impl Cli {
 
 async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
     let path = config.map(std::path::Path::to_owned);
-    let (config, _) = Config::load(&Sources::read(config))?;
+    let file = Sources::toml_file(config);
+    let (config, _) = Config::load(&Sources::with_file(config, &file))?;
     telemetry::init(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     let mut server = Server::bind(&config)?;
     let address = server.address();
-    server.reload_policy(config, path)?;
+    server.reload_policy(config, path, file)?;
     if let Some(address) = server.admin_address() {
         tracing::info!(%address, "admin listening");
     }

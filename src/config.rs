@@ -30,7 +30,7 @@ pub use policy_tests::{Case, Expected, InvalidPolicyTests, PolicyTests, PolicyUn
 pub use reader::{Origin, Problem, Provenance};
 pub use revocation::RevocationConfig;
 pub use server::ServerConfig;
-pub use sources::Sources;
+pub use sources::{Sources, TomlFile};
 pub use tenant::{Scope, TenantConfig};
 pub use token::{TokenConfig, UnruledCapability};
 

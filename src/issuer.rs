@@ -199,7 +199,14 @@ impl Tenant {
         let token = match &self.form {
             Form::TokenRequest => Token::Request(sign()?),
             Form::Jwt => Token::Jwt(jwt(&self.api_key, &client_id, &grant, session, now)?),
-            Form::TokenDetails(exchange) => Token::Details(exchange.token(sign).await?),
+            Form::TokenDetails(exchange) => match exchange.token(sign).await {
+                Ok(details) => Token::Details(details),
+                Err(error) => {
+                    let (tenant, session_id) = (self.name.as_str(), &session.session_id);
+                    tracing::warn!(tenant, session_id, %error, "Ably gave no token");
+                    return Err(NoToken::from(error).into());
+                }
+            },
         };
         Ok((token, client_id, grant.rules))
     }

@@ -82,6 +82,14 @@ pub struct Rule {
     pub publish_rate: Vec<(ResourceTemplate, Number)>,
 }
 
+impl Rule {
+    /// Whether some of it is what only a JWT carries.
+    #[must_use]
+    pub fn needs_a_jwt(&self) -> bool {
+        !self.channel_claims.is_empty() || !self.publish_rate.is_empty()
+    }
+}
+
 /// The rights of one token. What is absent is Ably's default: the whole capability of the key, and 60 minutes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Grant {

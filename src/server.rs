@@ -35,7 +35,7 @@ use crate::{
     ably::{Exchange, RestClient, TokenFormat},
     clerk::{BackendApi, InvalidPem, Jwks, JwksSource, LookupCounts, RefreshCounts, SigningKeys, Users, Verifier},
     clock::UnixMillis,
-    config::{ClerkConfig, Config, KeySource, TenantConfig},
+    config::{ClerkConfig, Config, KeySource, TenantConfig, TomlFile},
     identity::Identity,
     issuer::Issuer,
     outgoing,
@@ -157,9 +157,14 @@ impl Server {
     }
 
     /// Lets a changed policy take effect while the service runs. `config` is what it was bound with, and `config_path`
-    /// what `--config` names.
-    pub fn reload_policy(&mut self, config: Config, config_path: Option<PathBuf>) -> Result<(), StartError> {
-        let reload = Reload::new(config_path, config, self.issuer.clone(), self.metrics.reloads());
+    /// what `--config` names, and `file` what was read there.
+    pub fn reload_policy(
+        &mut self,
+        config: Config,
+        config_path: Option<PathBuf>,
+        file: TomlFile,
+    ) -> Result<(), StartError> {
+        let reload = Reload::new(config_path, file, config, self.issuer.clone(), self.metrics.reloads());
         let reload = reload.map_err(StartError::Signals)?;
         self.background.push(tokio::spawn(reload.watch()));
         Ok(())

@@ -27,7 +27,18 @@ pub struct ExchangeCounts {
     pub unavailable: Counter,
 }
 
-/// Why there is no token.
+/// What went wrong with an exchange, for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// At Ably, or on the way.
+    #[error(transparent)]
+    Rest(#[from] RestError),
+    /// Before it.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+/// Why there is no token, for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoToken {
     /// Ably says no.
@@ -64,7 +75,10 @@ impl Exchange {
 
     /// A token for what `sign` signs. Tried twice when Ably cannot be reached or fails, each time with what `sign` then
     /// gives: a nonce that may have arrived is spent (40105).
-    pub async fn token(&self, sign: impl Fn() -> Result<TokenRequest, NoRandomness>) -> Result<TokenDetails, NoToken> {
+    pub async fn token(
+        &self,
+        sign: impl Fn() -> Result<TokenRequest, NoRandomness>,
+    ) -> Result<TokenDetails, ExchangeError> {
         let mut outcome = self.attempt(sign()?).await;
         if outcome.as_ref().is_err_and(RestError::is_worth_a_retry) {
             outcome = self.attempt(sign()?).await;
@@ -75,13 +89,7 @@ impl Exchange {
             Err(_) => &self.counts.unavailable,
         }
         .inc();
-        outcome.map_err(|error| {
-            tracing::warn!(%error, "Ably gave no token");
-            match error {
-                RestError::Refused(refusal) => NoToken::Refused(refusal),
-                _ => NoToken::Unavailable,
-            }
-        })
+        Ok(outcome?)
     }
 
     async fn attempt(&self, token_request: TokenRequest) -> Result<TokenDetails, RestError> {
@@ -89,6 +97,16 @@ impl Exchange {
         let call = self.runtime.spawn(async move { rest.request_token(&token_request).await });
         // A task ends early only with its runtime, hence with the service.
         call.await.unwrap_or(Err(RestError::Malformed))
+    }
+}
+
+impl From<ExchangeError> for NoToken {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Rest(RestError::Refused(refusal)) => Self::Refused(refusal),
+            ExchangeError::Rest(_) => Self::Unavailable,
+            ExchangeError::NoRandomness(error) => Self::NoRandomness(error),
+        }
     }
 }
 
@@ -110,16 +128,17 @@ impl NoToken {
         ErrorInfo { code, status_code, message }
     }
 
-    /// When it is worth asking again, for what is not the caller's fault.
+    /// When it is worth asking again, for what is not the caller's fault: within a minute, whatever Ably says.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
+        const LONGEST: Duration = Duration::from_mins(1);
         match self {
             Self::NoRandomness(_) => None,
             Self::Unavailable => Some(Exchange::RETRY_AFTER),
-            Self::Refused(refusal) if refusal.status >= 500 || refusal.is_about_the_service() => {
-                Some(refusal.retry_after.unwrap_or(Exchange::RETRY_AFTER))
+            Self::Refused(refusal) => {
+                let passes = refusal.status == 429 || refusal.status >= 500 || refusal.is_about_the_service();
+                passes.then(|| refusal.retry_after.unwrap_or(Exchange::RETRY_AFTER).min(LONGEST))
             }
-            Self::Refused(refusal) => refusal.retry_after,
         }
     }
 }

@@ -126,7 +126,8 @@ fn log_refused(refused: &Refused<'_>, error: &ErrorInfo, request_id: &str) {
         Cause::JwtTooLarge(_) => {
             tracing::error!(
                 request_id,
-                "a user's rights do not fit into a JWT; use token requests: TOKEN_FORMAT=token_request"
+                tenant = whose.map(|(tenant, _)| tenant.name.as_str()),
+                "a user's rights do not fit into a JWT; use token requests: [token] format = \"token_request\""
             );
         }
         Cause::NoRandomness(error) | Cause::NoToken(NoToken::NoRandomness(error)) => {

@@ -219,6 +219,11 @@ impl Service {
         write_toml(&self.directory, toml);
     }
 
+    /// Writes over the configuration file, as a careless script does.
+    pub(crate) fn overwrite_toml(&self, toml: &str) {
+        fs::write(self.directory.path().join("ably-clerk-auth.toml"), toml).unwrap();
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
