@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
 
 use super::{
-    ConnectionInfo,
+    ConnectionInfo, Ending,
     error::ErrorInfo,
     protocol::{ClientMessage, action, flag, presence},
     realm::{LARGEST_PUBLISH, Realm, admit_presence, channel_error, check_channel_name},
@@ -33,6 +33,7 @@ pub(crate) const LARGEST_FRAME: usize = 512 * 1024;
 
 const MOST_CONNECTIONS: usize = 1000;
 const MOST_LAPSED: usize = 1000;
+const MOST_ENDINGS: usize = 1000;
 const MOST_ATTACHMENTS: usize = 200;
 
 /// One live connection.
@@ -152,6 +153,7 @@ impl Realm {
         self.last_socket += 1;
         let socket = self.last_socket;
         self.connections.insert(socket, connection);
+        self.connections_changed.send_replace(());
         self.send(socket, connected, now_ms);
         Ok(socket)
     }
@@ -310,6 +312,7 @@ impl Realm {
             if let Some(connection) = self.connections.get_mut(&socket) {
                 connection.attachments.remove(&name);
             }
+            self.connections_changed.send_replace(());
             self.send(socket, channel_error(&name, error), now_ms);
         }
     }
@@ -353,6 +356,7 @@ impl Realm {
         if let Some(connection) = self.connections.get_mut(&socket) {
             connection.attachments.insert(name.to_owned(), Attachment { requested, modes });
         }
+        self.connections_changed.send_replace(());
         self.send(socket, attached, now_ms);
         if modes & flag::SUBSCRIBE != 0 {
             for frame in missed.unwrap_or_default() {
@@ -391,6 +395,7 @@ impl Realm {
         };
         connection.attachments.remove(&name);
         let id = connection.id.clone();
+        self.connections_changed.send_replace(());
         self.leave(&name, &id, now_ms);
         self.send(socket, json!({ "action": action::DETACHED, "channel": name }), now_ms);
     }
@@ -421,6 +426,7 @@ impl Realm {
         let connected = connection.connected();
         self.send(socket, connected, now_ms);
         self.apply_capability(socket, now_ms);
+        self.connections_changed.send_replace(());
     }
 
     /// Brings the attachments into line with a new token (`RTC8a1`).
@@ -495,6 +501,7 @@ impl Realm {
     /// Ends the connections whose token is revoked, and asks those with a margin for a new token.
     pub(super) fn enforce_revocations(&mut self, now_ms: i64) {
         let sockets: Vec<u64> = self.connections.keys().copied().collect();
+        self.connections_changed.send_replace(());
         for socket in sockets {
             let Some(connection) = self.connections.get_mut(&socket) else {
                 continue;
@@ -537,8 +544,9 @@ impl Realm {
     }
 
     fn send_last(&mut self, socket: u64, message: Value, parting: Parting, now_ms: i64) {
+        let code = message["error"]["code"].as_u64().and_then(|code| u32::try_from(code).ok());
         self.enqueue(socket, Outgoing::Last(Arc::new(message)), now_ms);
-        self.part(socket, parting, now_ms);
+        self.end(socket, parting, code, now_ms);
     }
 
     /// A client that does not empty its queue is let go.
@@ -551,9 +559,24 @@ impl Realm {
 
     /// Takes a connection out. Its socket closes once its queue is empty.
     pub(crate) fn part(&mut self, socket: u64, parting: Parting, now_ms: i64) {
+        self.end(socket, parting, None, now_ms);
+    }
+
+    /// `code` is the stand-in's own reason, if it is the one who ends it.
+    fn end(&mut self, socket: u64, parting: Parting, code: Option<u32>, now_ms: i64) {
         let Some(connection) = self.connections.remove(&socket) else {
             return;
         };
+        if self.endings.len() >= MOST_ENDINGS {
+            self.endings.pop_front();
+        }
+        self.endings.push_back(Ending {
+            connection_id: connection.id.clone(),
+            client_id: connection.client_id.clone(),
+            at: now_ms,
+            code,
+        });
+        self.connections_changed.send_replace(());
         if parting == Parting::Closed || self.lapsed.len() >= MOST_LAPSED {
             self.leave_all(&connection.id, now_ms);
             return;
@@ -573,6 +596,7 @@ impl Realm {
     /// Ends every connection.
     pub(crate) fn part_all(&mut self) {
         self.connections.clear();
+        self.connections_changed.send_replace(());
     }
 
     /// Lets members go whose connection has been broken for too long, and forgets what can no longer be resumed.
@@ -624,6 +648,11 @@ impl Realm {
         self.connections.values().any(|connection| connection.attachments.contains_key(channel))
     }
 
+    /// The connections that ended, oldest first.
+    pub(crate) fn endings(&self) -> Vec<Ending> {
+        self.endings.iter().cloned().collect()
+    }
+
     /// The live connections, oldest first.
     pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
         self.connections
@@ -635,6 +664,11 @@ impl Realm {
                 channels: connection.attachments.keys().cloned().collect(),
                 token_id: (!connection.grant.id.is_empty()).then(|| connection.grant.id.clone()),
                 token_expires: connection.grant.life.map(|life| life.expires_ms),
+                revocation_key: connection.grant.revocation_key.clone(),
+                revoked_from: match self.revocations.standing(&connection.grant, i64::MIN) {
+                    Standing::GoodUntil(at_ms) => Some(at_ms),
+                    Standing::Good | Standing::Revoked => None,
+                },
             })
             .collect()
     }
@@ -698,7 +732,7 @@ mod tests {
         capability::Capability,
         protocol::{ClientMessage, action, flag},
         realm::Realm,
-        revocation::AnswerShape,
+        revocation::{AnswerShape, Revocable},
         token::{Credential, tests::jwt},
     };
 
@@ -710,7 +744,7 @@ mod tests {
         Realm::new(
             ApiKey::parse(KEY).unwrap(),
             Capability::parse(r#"{"[*]*":["*"]}"#).unwrap(),
-            true,
+            Revocable::Since(0),
             Box::new(move || {
                 made += 1;
                 format!("id{made:08}")
