@@ -244,8 +244,9 @@ impl Realm {
             return Err(ErrorInfo::new(401, 40163, "token revocation is not enabled for the key"));
         }
         let request = RevocationRequest::read(body, self.reauth_margin_ms, now_ms)?;
+        let before = self.standings(now_ms);
         let results = self.revocations.revoke(&request, self.last_issued_ms, now_ms);
-        self.enforce_revocations(now_ms);
+        self.enforce_revocations(&before, now_ms);
         Ok(shape.answer(results))
     }
 

@@ -498,16 +498,23 @@ impl Realm {
         }
     }
 
-    /// Ends the connections whose token is revoked, and asks those with a margin for a new token.
-    pub(super) fn enforce_revocations(&mut self, now_ms: i64) {
-        let sockets: Vec<u64> = self.connections.keys().copied().collect();
+    /// How the token of each connection stands.
+    pub(super) fn standings(&self, now_ms: i64) -> Vec<(u64, Standing)> {
+        let standing = |connection: &Connection| self.revocations.standing(&connection.grant, now_ms);
+        self.connections.iter().map(|(socket, connection)| (*socket, standing(connection))).collect()
+    }
+
+    /// Ends the connections whose token is revoked, and asks those with a margin for a new token: once, so not those that
+    /// stood so `before`.
+    pub(super) fn enforce_revocations(&mut self, before: &[(u64, Standing)], now_ms: i64) {
         self.connections_changed.send_replace(());
-        for socket in sockets {
+        for &(socket, stood) in before {
             let Some(connection) = self.connections.get_mut(&socket) else {
                 continue;
             };
             match self.revocations.standing(&connection.grant, now_ms) {
                 Standing::Good => {}
+                standing @ Standing::GoodUntil(_) if standing == stood => {}
                 Standing::GoodUntil(_) => {
                     connection.renewal = Renewal::Asked;
                     self.send(socket, json!({ "action": action::AUTH }), now_ms);
@@ -892,6 +899,22 @@ mod tests {
             assert_eq!((&last["action"], &last["error"]["code"]), (&json!(action::DISCONNECTED), &json!(40141)));
             assert!(bob.is_quiet());
             assert_eq!(realm.connections().len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_client_with_a_margin_is_asked_once_whoever_else_is_revoked_meanwhile() {
+        let key = Credential::Key(KEY.to_owned());
+        let mut realm = realm();
+        let mut alice = Client::as_client(&mut realm, "alice");
+        let mut bob = Client::as_client(&mut realm, "bob");
+        for client_id in ["alice", "bob"] {
+            let body = json!({ "targets": [format!("clientId:{client_id}")], "allowReauthMargin": true });
+            realm.revoke_tokens("app.key", &key, &body, AnswerShape::Counted, NOW_MS).unwrap();
+        }
+        for client in [&mut alice, &mut bob] {
+            assert_eq!(client.next()["action"], action::AUTH);
+            assert!(client.is_quiet());
         }
     }
 
