@@ -98,6 +98,11 @@ class Sandbox {
     return { clerk, ably };
   }
 
+  /** Changes the API key, as in Ably's dashboard: `revocableTokens`, and `reauthMarginMs` to be less patient than Ably. */
+  async changeKey(settings) {
+    await this.#post(this.ably, "/sandbox/key", settings);
+  }
+
   /** The connections that the Ably stand-in has now. */
   connections() {
     return json(`${this.ably}/sandbox/connections`);
