@@ -35,6 +35,7 @@ FROM scratch
 COPY --from=build /rootfs /
 ENV SERVER_HOST=0.0.0.0
 USER 65532:65532
+# The admin listener, 9464, is at the container's own 127.0.0.1 unless ADMIN_HOST says otherwise.
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["/usr/bin/ably-clerk-auth", "healthcheck"]
 ENTRYPOINT ["/usr/bin/ably-clerk-auth"]

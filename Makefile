@@ -37,7 +37,7 @@ test-sdk: chromium ## The real ably-js, in Node and in Chromium
 	@$(call install_packages,$(SDK))
 	cd $(SDK) && npm test
 
-test-python: ## The real Python SDK of Ably, with each token format
+test-python: ## The real Python SDK of Ably, with each token format, and the metrics with Prometheus' own parser
 	cargo build --locked --workspace --bins
 	@tests/python/run
 

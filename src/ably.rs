@@ -19,10 +19,12 @@ mod token_params;
 mod token_request;
 
 pub use api_key::{ApiKey, InvalidApiKey, KeyName};
-pub use capability::{Capability, InvalidCapability, InvalidOperations, OPERATIONS, OperationBits, Operations};
+pub use capability::{
+    Capability, InvalidCapability, InvalidOperations, NoIntersection, OPERATIONS, OperationBits, Operations,
+};
 pub use client_id::{ClientId, InvalidClientId};
 pub use error_info::{ErrorInfo, code};
-pub use exchange::{Exchange, NoToken, Refusal};
+pub use exchange::{Exchange, ExchangeCounts, ExchangeError, NoToken, Refusal};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{RestClient, RestError};
 pub use revocation::{Applied, Margin, Target, TargetOutcome, TargetRefused};

@@ -22,8 +22,8 @@ pub use event::{Change, Event, MalformedEvent};
 pub use publishable_key::{InstanceKind, InvalidPublishableKey, PublishableKey, frontend_api_at};
 pub use session::{Actor, ClaimPath, FactorAge, Organization, Scoped, Session};
 pub use signing_keys::{
-    InvalidPem, Jwks, JwksError, JwksSource, KeysState, KeysUnavailable, PemKey, Probe, SigningKeys,
+    InvalidPem, Jwks, JwksError, JwksSource, KeysState, KeysUnavailable, PemKey, Probe, RefreshCounts, SigningKeys,
 };
-pub use users::{LookupError, Users};
+pub use users::{LookupCounts, LookupError, Users};
 pub use verifier::{Examined, Invalid, SessionRules, Unverified, Verifier};
 pub use webhook::{InvalidDelivery, InvalidSigningSecret, SigningSecrets};

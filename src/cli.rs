@@ -72,6 +72,7 @@ are several; their variables are those below behind TENANTS_NAME_.
   REVOCATION_DENIAL_TTL     longest life of a session token that is accepted [10m]
   CORS_ALLOWED_ORIGINS      origins whose pages may read answers [the authorized parties]
   SERVER_HOST, SERVER_PORT  [127.0.0.1, 8080]. Also: HOST, PORT
+  ADMIN_HOST, ADMIN_PORT    listener for /metrics; port 0: none [127.0.0.1, 9464]
   LOG_FORMAT                pretty or json [pretty on a terminal]
   LOG_LEVEL                 error, warn, info, debug or trace [info]
 
@@ -119,14 +120,18 @@ impl Cli {
 
 async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
     let path = config.map(std::path::Path::to_owned);
-    let (config, _) = Config::load(&Sources::read(config))?;
+    let file = Sources::toml_file(config);
+    let (config, _) = Config::load(&Sources::with_file(config, &file))?;
     telemetry::init(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     let mut server = Server::bind(&config)?;
     let address = server.address();
-    server.reload_policy(config, path)?;
+    server.reload_policy(config, path, file)?;
+    if let Some(address) = server.admin_address() {
+        tracing::info!(%address, "admin listening");
+    }
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     server.run_until_stopped().await.map_err(Failure::Serve)?;
     tracing::info!("stopped");

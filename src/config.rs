@@ -4,6 +4,7 @@
 //! file that reads and checks its own.
 
 mod ably;
+mod admin;
 mod clerk;
 mod cors;
 mod log;
@@ -21,6 +22,7 @@ mod value;
 use std::{collections::BTreeSet, fmt};
 
 pub use ably::AblyConfig;
+pub use admin::AdminConfig;
 pub use clerk::{ClerkConfig, KeySource};
 pub use cors::CorsConfig;
 pub use log::{LogConfig, LogFormat};
@@ -28,7 +30,7 @@ pub use policy_tests::{Case, Expected, InvalidPolicyTests, PolicyTests, PolicyUn
 pub use reader::{Origin, Problem, Provenance};
 pub use revocation::RevocationConfig;
 pub use server::ServerConfig;
-pub use sources::Sources;
+pub use sources::{Sources, TomlFile};
 pub use tenant::{Scope, TenantConfig};
 pub use token::{TokenConfig, UnruledCapability};
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub revocation: RevocationConfig,
     /// Where the service listens.
     pub server: ServerConfig,
+    /// Where it shows its operator what it does.
+    pub admin: AdminConfig,
     /// How it logs.
     pub log: LogConfig,
 }
@@ -76,8 +80,9 @@ impl Config {
         tenant::refuse_overlaps(reader, &tenants);
         let revocation = RevocationConfig::read(reader);
         let server = ServerConfig::read(reader);
+        let admin = AdminConfig::read(reader, server.as_ref());
         let log = LogConfig::read(reader);
-        Some(Self { tenants, revocation: revocation?, server: server?, log: log? })
+        Some(Self { tenants, revocation: revocation?, server: server?, admin: admin?, log: log? })
     }
 
     /// Where the service listens, or would, whatever else is wrong: for the `healthcheck` command.
@@ -109,6 +114,7 @@ impl Config {
         let sections = [
             ("revocation", differs(&self.revocation, &other.revocation)),
             ("server", differs(&self.server, &other.server)),
+            ("admin", differs(&self.admin, &other.admin)),
             ("log", differs(&self.log, &other.log)),
         ];
         differences.extend(sections.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section.to_owned()));

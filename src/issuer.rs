@@ -10,12 +10,13 @@ pub use rehearsal::{Claims, Rehearsal, Rehearsed};
 use crate::{
     ably::{
         AblyJwt, ApiKey, ClientId, ErrorInfo, InvalidTokenParams, JwtExtras, JwtTooLarge, NoRandomness, NoToken, Nonce,
-        TokenDetails, TokenParams, TokenRequest, code,
+        TokenDetails, TokenFormat, TokenParams, TokenRequest, code,
     },
     clerk::{NoCredential, Session, Unverified},
     clock::UnixMillis,
     identity::IdentityError,
     policy::{Dropped, Grant, Refusal, RuleName},
+    telemetry::metrics::TenantMetrics,
     tenant::{Form, Tenant, TenantName},
 };
 
@@ -23,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Issuer {
     tenants: Vec<Tenant>,
+    /// Where refusals are counted of which nobody knows whose they are.
+    of_nobody: TenantMetrics,
 }
 
 /// When a token request is signed, and what makes it unique.
@@ -57,6 +60,18 @@ pub enum Token {
     Jwt(AblyJwt),
     /// The token itself, as Ably gives it.
     Details(TokenDetails),
+}
+
+impl Token {
+    /// The format that it has.
+    #[must_use]
+    pub fn format(&self) -> TokenFormat {
+        match self {
+            Self::Request(_) => TokenFormat::TokenRequest,
+            Self::Jwt(_) => TokenFormat::Jwt,
+            Self::Details(_) => TokenFormat::TokenDetails,
+        }
+    }
 }
 
 /// A token, and whom it was issued to.
@@ -121,8 +136,8 @@ pub struct Refused<'a> {
 impl Issuer {
     /// An issuer for these tenants, no two of which have an issuer of session tokens in common.
     #[must_use]
-    pub fn new(tenants: Vec<Tenant>) -> Self {
-        Self { tenants }
+    pub fn new(tenants: Vec<Tenant>, of_nobody: TenantMetrics) -> Self {
+        Self { tenants, of_nobody }
     }
 
     /// Its tenants.
@@ -135,6 +150,15 @@ impl Issuer {
     #[must_use]
     pub fn tenant(&self, name: &TenantName) -> Option<&Tenant> {
         self.tenants.iter().find(|tenant| tenant.name == *name)
+    }
+
+    /// Where it is recorded what becomes of a request: with its tenant, who is no secret when there is one only.
+    #[must_use]
+    pub fn metrics_of<'a>(&'a self, tenant: Option<&'a Tenant>) -> &'a TenantMetrics {
+        match (tenant, &self.tenants[..]) {
+            (Some(tenant), _) | (None, [tenant]) => &tenant.metrics,
+            (None, _) => &self.of_nobody,
+        }
     }
 
     /// Answers a request, or says why not. What is signed takes its time and nonce from `stamps`.
@@ -175,7 +199,14 @@ impl Tenant {
         let token = match &self.form {
             Form::TokenRequest => Token::Request(sign()?),
             Form::Jwt => Token::Jwt(jwt(&self.api_key, &client_id, &grant, session, now)?),
-            Form::TokenDetails(exchange) => Token::Details(exchange.token(sign).await?),
+            Form::TokenDetails(exchange) => match exchange.token(sign).await {
+                Ok(details) => Token::Details(details),
+                Err(error) => {
+                    let (tenant, session_id) = (self.name.as_str(), &session.session_id);
+                    tracing::warn!(tenant, session_id, %error, "Ably gave no token");
+                    return Err(NoToken::from(error).into());
+                }
+            },
         };
         Ok((token, client_id, grant.rules))
     }
@@ -233,6 +264,7 @@ impl Cause {
             Self::Policy(Refusal::Requirement) => "policy-requirement-unmet",
             Self::Policy(Refusal::NothingGranted) => "policy-grants-nothing",
             Self::Policy(Refusal::NothingOfAsked) => "policy-grants-nothing-asked",
+            Self::Policy(Refusal::TooMuchAsked) => "policy-asked-too-much",
         }
     }
 
@@ -250,7 +282,8 @@ impl Cause {
             Self::Policy(Refusal::NothingGranted | Refusal::NothingOfAsked) => (403, code::NOT_PERMITTED),
             Self::Params(InvalidTokenParams::ClientId(_)) => (400, code::INVALID_CLIENT_ID),
             Self::Params(InvalidTokenParams::Ttl) => (400, code::INVALID_PARAMETER),
-            Self::Params(InvalidTokenParams::Capability | InvalidTokenParams::Repeated) => (400, code::BAD_REQUEST),
+            Self::Params(InvalidTokenParams::Capability | InvalidTokenParams::Repeated)
+            | Self::Policy(Refusal::TooMuchAsked) => (400, code::BAD_REQUEST),
             Self::OtherClientId => (403, code::INVALID_CLIENT_ID),
             Self::JwtTooLarge(_) | Self::NoRandomness(_) => (500, code::INTERNAL),
             Self::NoToken(cause) => return cause.error_info(),
@@ -335,6 +368,9 @@ impl Cause {
             }
             Self::Policy(Refusal::NothingOfAsked) => {
                 "The policy grants nothing of the capability asked for. Ask for less, or for none in particular."
+            }
+            Self::Policy(Refusal::TooMuchAsked) => {
+                "The capability asked for is too much: ask for at most 512 resources, and name channels rather than patterns."
             }
         }
     }

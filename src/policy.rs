@@ -20,7 +20,7 @@ pub use explanation::{Explanation, RuleExplained};
 pub use template::{InvalidResource, ResourceTemplate, Unfit};
 
 use crate::{
-    ably::{Capability, Operations, TokenParams, Ttl},
+    ably::{Capability, NoIntersection, Operations, TokenParams, Ttl},
     clerk::Session,
 };
 
@@ -82,6 +82,14 @@ pub struct Rule {
     pub publish_rate: Vec<(ResourceTemplate, Number)>,
 }
 
+impl Rule {
+    /// Whether some of it is what only a JWT carries.
+    #[must_use]
+    pub fn needs_a_jwt(&self) -> bool {
+        !self.channel_claims.is_empty() || !self.publish_rate.is_empty()
+    }
+}
+
 /// The rights of one token. What is absent is Ably's default: the whole capability of the key, and 60 minutes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Grant {
@@ -112,6 +120,9 @@ pub enum Refusal {
     /// What it asks for and what it is granted have nothing in common.
     #[error("the policy grants nothing of the capability asked for")]
     NothingOfAsked,
+    /// What it asks for names too many resources, or meets too many of those granted in a third.
+    #[error("the capability asked for is too much to be narrowed to what the policy grants")]
+    TooMuchAsked,
 }
 
 /// A resource that dropped out of a grant, because a value is not fit to be part of a name. Holds no value.
@@ -180,6 +191,10 @@ impl Witness for Brief {
 }
 
 impl Policy {
+    /// The most resources that a client may ask for where there are rules. As SDKs encode a form of 16 KiB, it has room
+    /// for fewer, unless nearly all names have five letters or less.
+    pub const MOST_RESOURCES_ASKED: usize = 512;
+
     /// What a session gets that asks for `asked`: less when it asks for less, never more.
     #[must_use]
     pub fn decide(&self, session: &Session, asked: &TokenParams) -> Decision {
@@ -207,7 +222,7 @@ impl Policy {
             witness.granted(granted.as_ref());
             let granted = granted.ok_or(Refusal::NothingGranted)?;
             Some(match &asked.capability {
-                Some(asked) => asked.intersect(&granted).ok_or(Refusal::NothingOfAsked)?,
+                Some(asked) => narrow(asked, &granted)?,
                 None => granted,
             })
         } else {
@@ -254,6 +269,17 @@ impl Policy {
         }
         Capability::union(resources)
     }
+}
+
+/// What of `asked` is granted. Every resource of the one is compared with every one of the other; this bounds the time.
+fn narrow(asked: &Capability, granted: &Capability) -> Result<Capability, Refusal> {
+    if asked.len() > Policy::MOST_RESOURCES_ASKED {
+        return Err(Refusal::TooMuchAsked);
+    }
+    asked.intersect(granted).map_err(|error| match error {
+        NoIntersection::Nothing => Refusal::NothingOfAsked,
+        NoIntersection::TooLarge => Refusal::TooMuchAsked,
+    })
 }
 
 /// The shorter of two ttls, where there are two.

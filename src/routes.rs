@@ -4,6 +4,7 @@ mod answer;
 pub mod cors;
 pub mod guard;
 mod health;
+mod metrics;
 mod openapi;
 mod request_id;
 mod token;
@@ -13,8 +14,8 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 
-/// All routes.
-pub fn configure(service: &mut ServiceConfig) {
+/// The routes of the public listener.
+pub fn configure_public(service: &mut ServiceConfig) {
     service
         .service(
             web::resource("/api/ably")
@@ -23,10 +24,23 @@ pub fn configure(service: &mut ServiceConfig) {
                 .route(web::method(Method::OPTIONS).to(cors::preflight))
                 .default_service(web::to(async || answer::method_not_allowed("GET, POST, OPTIONS"))),
         )
-        .service(readable("/healthz").route(readable_route().to(health::live)))
-        .service(readable("/readyz").route(readable_route().to(health::ready)))
+        .configure(configure_health)
         .service(readable("/openapi.yaml").route(readable_route().to(openapi::get)))
         .default_service(web::to(answer::not_found));
+}
+
+/// The routes of the admin listener.
+pub fn configure_admin(service: &mut ServiceConfig) {
+    service
+        .service(readable("/metrics").route(readable_route().to(metrics::get)))
+        .configure(configure_health)
+        .default_service(web::to(answer::not_found_for_admin));
+}
+
+fn configure_health(service: &mut ServiceConfig) {
+    service
+        .service(readable("/healthz").route(readable_route().to(health::live)))
+        .service(readable("/readyz").route(readable_route().to(health::ready)));
 }
 
 pub use answer::bare_refusal;

@@ -7,12 +7,19 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process,
+    rc::Rc,
     time::Duration,
 };
 
 use actix_http::{HttpService, Protocol, error::DispatchError};
-use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
-use actix_web::{App, dev::AppConfig, middleware::from_fn, web::Data};
+use actix_service::{ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::{
+    App, Error,
+    body::MessageBody,
+    dev::{AppConfig, ServiceRequest, ServiceResponse},
+    middleware::from_fn,
+    web::Data,
+};
 use arc_swap::ArcSwap;
 use tokio::{
     net::TcpStream,
@@ -22,17 +29,19 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::connection::Connection;
+use self::connection::{Connection, Shape};
 
 use crate::{
     ably::{Exchange, RestClient, TokenFormat},
-    clerk::{BackendApi, InvalidPem, Jwks, JwksSource, SigningKeys, Users, Verifier},
-    config::{ClerkConfig, Config, KeySource, TenantConfig},
+    clerk::{BackendApi, InvalidPem, Jwks, JwksSource, LookupCounts, RefreshCounts, SigningKeys, Users, Verifier},
+    clock::UnixMillis,
+    config::{ClerkConfig, Config, KeySource, TenantConfig, TomlFile},
     identity::Identity,
     issuer::Issuer,
     outgoing,
     reload::Reload,
     routes::{self, cors::AllowedOrigins},
+    telemetry::metrics::{Metrics, TenantMetrics},
     tenant::{Form, Tenant},
 };
 
@@ -42,6 +51,17 @@ pub enum StartError {
     /// The address is not to be had.
     #[error("cannot listen on {address}: {error}; choose another with SERVER_HOST and SERVER_PORT")]
     Bind {
+        /// Which address.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The admin listener's address is not to be had.
+    #[error(
+        "cannot listen on {address} for the admin listener: {error}; choose another with ADMIN_HOST and ADMIN_PORT, or \
+         have none with ADMIN_PORT=0"
+    )]
+    BindAdmin {
         /// Which address.
         address: SocketAddr,
         /// Why not.
@@ -61,63 +81,91 @@ pub enum StartError {
 /// A service that listens, and serves once it is run.
 pub struct Server {
     address: SocketAddr,
+    admin_address: Option<SocketAddr>,
     http: actix_server::Server,
     issuer: Data<Issuer>,
+    metrics: Metrics,
     background: Vec<JoinHandle<()>>,
 }
 
 impl Server {
     const SHUTDOWN_SECONDS: u64 = 20;
 
-    /// Binds the listener and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
+    /// Binds the listeners and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let http_client = outgoing::client()?;
-        let tenants: Vec<Tenant> = config
-            .tenants
-            .iter()
-            .map(|tenant| make_tenant(tenant, config.revocation.denial_ttl, &http_client))
-            .collect::<Result<_, _>>()?;
+        let metrics = Metrics::new(UnixMillis::now());
+        let make_tenant = |tenant: &TenantConfig| {
+            let metrics = metrics.tenant(tenant.name().as_str());
+            make_tenant(tenant, config.revocation.denial_ttl, &http_client, metrics)
+        };
+        let tenants: Vec<Tenant> = config.tenants.iter().map(make_tenant).collect::<Result<_, _>>()?;
         let jwks: Vec<Jwks> = tenants.iter().filter_map(|tenant| tenant.signing_keys().jwks().cloned()).collect();
-        let issuer = Data::new(Issuer::new(tenants));
-        let served = issuer.clone();
+        let issuer = Data::new(Issuer::new(tenants, metrics.tenant(Metrics::OF_NOBODY)));
         let origins = config.tenants.iter().map(|tenant| (tenant.name(), &tenant.cors.allowed_origins[..]));
         let origins = Data::new(AllowedOrigins::new(origins));
 
         let address = config.server.address();
         let listener = TcpListener::bind(address).map_err(|error| StartError::Bind { address, error })?;
         let address = listener.local_addr().unwrap_or(address);
+        let admin = match config.admin.address {
+            Some(address) => {
+                let bound = TcpListener::bind(address).map_err(|error| StartError::BindAdmin { address, error })?;
+                Some((address, bound))
+            }
+            None => None,
+        };
         let (stop, stopping) = watch::channel(false);
         let stop_signal = stop_signal(stop).map_err(StartError::Signals)?;
-        let http = actix_server::Server::build()
+        let mut http = actix_server::Server::build()
             .shutdown_timeout(Self::SHUTDOWN_SECONDS)
             .shutdown_signal(stop_signal)
-            .listen("public", listener, move || {
-                let app = App::new()
-                    .app_data(served.clone())
-                    .app_data(origins.clone())
-                    .configure(routes::configure)
-                    .wrap(from_fn(routes::guard::around_every_request));
-                let http = HttpService::build()
-                    .keep_alive(connection::KEEP_ALIVE)
-                    .client_request_timeout(connection::TIME_TO_SEND)
-                    .on_connect_ext(|connection: &Connection<TcpStream>, data| _ = data.insert(connection.clock()))
-                    .finish(map_config(app, |()| AppConfig::default()));
-                let stopping = stopping.clone();
-                fn_service(move |stream: TcpStream| {
-                    let connection = accept(stream, &stopping);
-                    async { Ok::<_, DispatchError>(connection) }
-                })
-                .and_then(http)
+            .listen("public", listener, {
+                let (issuer, requests, stopping) = (issuer.clone(), Data::new(metrics.requests()), stopping.clone());
+                move || {
+                    let app = App::new()
+                        .app_data(issuer.clone())
+                        .app_data(requests.clone())
+                        .app_data(origins.clone())
+                        .configure(routes::configure_public)
+                        .wrap(from_fn(routes::guard::around_every_request));
+                    let requests = requests.clone();
+                    let shape = move |status| {
+                        requests.refused("not-a-request", status);
+                        routes::bare_refusal(status)
+                    };
+                    over_connections(app, Rc::new(shape), stopping.clone())
+                }
             })
             .map_err(|error| StartError::Bind { address, error })?;
+        let admin_address = admin.as_ref().map(|(address, _)| *address);
+        if let Some((address, listener)) = admin {
+            let (issuer, metrics) = (issuer.clone(), Data::new(metrics.clone()));
+            http = http
+                .listen("admin", listener, move || {
+                    let app = App::new()
+                        .app_data(issuer.clone())
+                        .app_data(metrics.clone())
+                        .configure(routes::configure_admin)
+                        .wrap(from_fn(routes::guard::around_every_request));
+                    over_connections(app, Rc::new(routes::bare_refusal), stopping.clone())
+                })
+                .map_err(|error| StartError::BindAdmin { address, error })?;
+        }
         let background = jwks.into_iter().map(|jwks| tokio::spawn(jwks.keep_fresh())).collect();
-        Ok(Self { address, http: http.run(), issuer, background })
+        Ok(Self { address, admin_address, http: http.run(), issuer, metrics, background })
     }
 
     /// Lets a changed policy take effect while the service runs. `config` is what it was bound with, and `config_path`
-    /// what `--config` names.
-    pub fn reload_policy(&mut self, config: Config, config_path: Option<PathBuf>) -> Result<(), StartError> {
-        let reload = Reload::new(config_path, config, self.issuer.clone()).map_err(StartError::Signals)?;
+    /// what `--config` names, and `file` what was read there.
+    pub fn reload_policy(
+        &mut self,
+        config: Config,
+        config_path: Option<PathBuf>,
+        file: TomlFile,
+    ) -> Result<(), StartError> {
+        let reload = Reload::new(config_path, file, config, self.issuer.clone(), self.metrics.reloads());
+        let reload = reload.map_err(StartError::Signals)?;
         self.background.push(tokio::spawn(reload.watch()));
         Ok(())
     }
@@ -126,6 +174,12 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the admin listener is, unless it is off.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// Serves until SIGTERM or SIGINT, then finishes what is in flight.
@@ -137,7 +191,11 @@ impl Server {
 }
 
 /// The keys of the configured source, not fetched yet.
-pub(crate) fn signing_keys(config: &ClerkConfig, http: &reqwest::Client) -> Result<SigningKeys, InvalidPem> {
+pub(crate) fn signing_keys(
+    config: &ClerkConfig,
+    http: &reqwest::Client,
+    counts: impl FnOnce() -> RefreshCounts,
+) -> Result<SigningKeys, InvalidPem> {
     let (url, secret_key) = match config.key_source() {
         KeySource::Pem => {
             return SigningKeys::from_pem(config.jwt_key.as_deref().unwrap_or_default());
@@ -145,55 +203,87 @@ pub(crate) fn signing_keys(config: &ClerkConfig, http: &reqwest::Client) -> Resu
         KeySource::BackendApi(url) => (url, config.secret_key.clone()),
         KeySource::FrontendApi(url) => (url, None),
     };
-    let jwks = Jwks::new(JwksSource { url, secret_key }, http.clone(), Handle::current());
+    let jwks = Jwks::new(JwksSource { url, secret_key }, http.clone(), Handle::current(), counts());
     Ok(SigningKeys::Jwks(jwks))
 }
 
-fn make_tenant(config: &TenantConfig, denial_ttl: Duration, http: &reqwest::Client) -> Result<Tenant, StartError> {
+fn make_tenant(
+    config: &TenantConfig,
+    denial_ttl: Duration,
+    http: &reqwest::Client,
+    metrics: TenantMetrics,
+) -> Result<Tenant, StartError> {
     let clerk = &config.clerk;
+    metrics.policy_in_force(config.policy.rules.len());
     let form = match config.token.format {
         TokenFormat::TokenRequest => Form::TokenRequest,
         TokenFormat::Jwt => Form::Jwt,
         TokenFormat::TokenDetails => {
             let rest = RestClient::new(config.ably.rest_url.clone(), http.clone());
-            Form::TokenDetails(Exchange::new(rest, Handle::current()))
+            Form::TokenDetails(Exchange::new(rest, Handle::current(), metrics.ably_exchanges()))
         }
     };
     Ok(Tenant {
         name: config.name(),
         publishable_key: clerk.publishable_key_here(),
-        verifier: verifier(clerk, denial_ttl, http)?,
-        identity: Identity::new(config.token.client_id.clone(), users(clerk, http)),
+        verifier: verifier(clerk, denial_ttl, http, || metrics.signing_key_refreshes())?,
+        identity: Identity::new(config.token.client_id.clone(), users(clerk, http, metrics.user_lookups())),
         policy: ArcSwap::from_pointee(config.policy.clone()),
         api_key: config.ably.api_key.clone(),
         form,
+        metrics,
     })
 }
 
-/// Verifies the session tokens of an instance. Its keys are not fetched yet.
+/// Verifies the session tokens of an instance. Its keys are not fetched yet. `counts` are made when they are to be.
 pub(crate) fn verifier(
     clerk: &ClerkConfig,
     denial_ttl: Duration,
     http: &reqwest::Client,
+    counts: impl FnOnce() -> RefreshCounts,
 ) -> Result<Verifier, StartError> {
-    Ok(Verifier::new(signing_keys(clerk, http)?, clerk.session_rules(denial_ttl)))
+    Ok(Verifier::new(signing_keys(clerk, http, counts)?, clerk.session_rules(denial_ttl)))
 }
 
 /// The users of an instance, if there is a secret key to ask for them.
-pub(crate) fn users(clerk: &ClerkConfig, http: &reqwest::Client) -> Option<Users> {
+pub(crate) fn users(clerk: &ClerkConfig, http: &reqwest::Client, counts: LookupCounts) -> Option<Users> {
     let secret_key = clerk.secret_key.clone()?;
     let api = BackendApi::new(clerk.api_url.clone(), secret_key, http.clone());
-    Some(Users::new(api, clerk.user_cache_ttl, Handle::current()))
+    Some(Users::new(api, clerk.user_cache_ttl, Handle::current(), counts))
+}
+
+/// An app behind the connections of a listener.
+fn over_connections<T, B>(
+    app: App<T>,
+    shape: Shape,
+    stopping: watch::Receiver<bool>,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
+where
+    T: ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<B>, Error = Error, InitError = ()>
+        + 'static,
+    B: MessageBody + 'static,
+{
+    let http = HttpService::build()
+        .keep_alive(connection::KEEP_ALIVE)
+        .client_request_timeout(connection::TIME_TO_SEND)
+        .on_connect_ext(|connection: &Connection<TcpStream>, data| _ = data.insert(connection.clock()))
+        .finish(map_config(app, |()| AppConfig::default()));
+    fn_service(move |stream: TcpStream| {
+        let connection = accept(stream, &stopping, &shape);
+        async { Ok::<_, DispatchError>(connection) }
+    })
+    .and_then(http)
 }
 
 fn accept(
     stream: TcpStream,
     stopping: &watch::Receiver<bool>,
+    shape: &Shape,
 ) -> (Connection<TcpStream>, Protocol, Option<SocketAddr>) {
     let peer = stream.peer_addr().ok();
     // Answers are short and written whole: there is nothing to wait for.
     let _ = stream.set_nodelay(true);
-    (Connection::new(stream, stopping.clone(), routes::bare_refusal), Protocol::Http1, peer)
+    (Connection::new(stream, stopping.clone(), Rc::clone(shape)), Protocol::Http1, peer)
 }
 
 /// Ends with the first SIGTERM or SIGINT, and says so to `stop`; a second one ends the process at once. From its making

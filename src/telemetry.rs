@@ -1,4 +1,6 @@
-//! Logs: one line an event, to standard output.
+//! What the service tells its operator: logs, one line an event, to standard output; and [`metrics`].
+
+pub mod metrics;
 
 use std::{
     io::{self, IsTerminal as _},

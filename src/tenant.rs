@@ -10,6 +10,7 @@ use crate::{
     clerk::{PublishableKey, SigningKeys, Verifier},
     identity::Identity,
     policy::Policy,
+    telemetry::metrics::TenantMetrics,
 };
 
 /// What a tenant is called in the configuration, in logs and in metrics: 1 to 40 of `a-z`, `0-9` and `-`, with a letter or
@@ -72,6 +73,8 @@ pub struct Tenant {
     pub api_key: ApiKey,
     /// What tokens are given as.
     pub form: Form,
+    /// Counts what becomes of its requests.
+    pub metrics: TenantMetrics,
 }
 
 /// What tokens are given as, and what that takes.
@@ -88,6 +91,7 @@ pub enum Form {
 impl Tenant {
     /// Puts another policy in force, for requests that are not decided yet.
     pub fn replace_policy(&self, policy: Policy) {
+        self.metrics.policy_in_force(policy.rules.len());
         self.policy.store(Arc::new(policy));
     }
 

@@ -1,6 +1,6 @@
 // The real ably-js, told only where to ask for a token and where the stand-in listens.
 
-const CHANNEL = "sandbox";
+export const CHANNEL = "chat:lobby";
 
 let loading;
 
@@ -16,12 +16,16 @@ export function available() {
   return loading;
 }
 
-/** Opens a connection; `changed(state, reason, client)` hears of its states, `received(message)` of messages. */
-export function open({ authUrl, ably, changed, received }) {
+/**
+ * Opens a connection; `changed(state, reason, client)` hears of its states, `received(message)` of messages, and
+ * `refused(error)` that the token is not good for the channel.
+ */
+export function open({ authUrl, params, ably, changed, received, refused }) {
   const { hostname, port } = new URL(ably);
   const client = new window.Ably.Realtime({
     authUrl,
     authMethod: "GET",
+    authParams: params,
     // Without a header of this name ably-js sends no cookies to another origin. The service ignores the dash.
     authHeaders: { authorization: "-" },
     endpoint: hostname,
@@ -36,7 +40,9 @@ export function open({ authUrl, ably, changed, received }) {
   client.connection.on((change) => tell(change.current, change.reason));
   tell(client.connection.state, null);
   const channel = client.channels.get(CHANNEL);
-  channel.subscribe((message) => closed || received(message)).catch(() => {});
+  // A connection that failed has told its own reason.
+  const refuse = (error) => closed || client.connection.state !== "connected" || refused(error);
+  channel.subscribe((message) => closed || received(message)).catch(refuse);
   return {
     publish: (text) => channel.publish("message", text),
     close() {

@@ -4,6 +4,7 @@ import { byId, element, field, mark } from "/dom.js";
 import { Session } from "/session.js";
 import { askService, exchange } from "/token.js";
 import * as connection from "/connection.js";
+import * as policy from "/policy.js";
 import * as words from "/words.js";
 
 const config = await (await fetch("/config.json")).json();
@@ -18,6 +19,7 @@ let live = null;
 let asking = 0;
 
 byId("auth-url").textContent = authUrl;
+byId("message-input").setAttribute("aria-label", `Message to the channel ${connection.CHANNEL}`);
 byId("curl").textContent = `curl -sH "Authorization: Bearer $(curl -sd user=alice ${config.clerk}/sandbox/session-tokens)" ${authUrl}`;
 const other = new URL(location.href);
 other.hostname = location.hostname === "localhost" ? "127.0.0.1" : "localhost";
@@ -36,6 +38,10 @@ setInterval(showLife, 1000);
 
 await showUsers();
 await session.restore();
+await policy.start(async () => {
+  await session.freshen();
+  return session.token;
+});
 connection.available().then((is) => is || sayWhyNotLive());
 document.documentElement.dataset.ready = "";
 
@@ -96,8 +102,10 @@ function showSession({ id, claims }) {
     byId("claims").replaceChildren(...rows.map(([claim, value]) => field(claim, value, words.claims[claim]?.(value))));
   }
   showLife();
-  if (shownUser !== id) startOver();
+  if (shownUser === id) return;
   shownUser = id;
+  startOver();
+  policy.sessionChanged();
 }
 
 function showLife() {
@@ -116,7 +124,7 @@ function startOver() {
   live?.close();
   live = null;
   for (const step of ["ask", "request", "token", "connection"]) mark(step, "idle");
-  for (const id of ["token-request", "refusal", "token-details", "connection", "connection-reason"]) byId(id).hidden = true;
+  for (const id of ["token-request", "jwt", "refusal", "token-details", "connection", "connection-reason"]) byId(id).hidden = true;
   byId("messages").replaceChildren();
   byId("request-name").textContent = "The token request";
   byId("connection-state").textContent = "initialized";
@@ -139,20 +147,21 @@ async function getToken() {
   await session.freshen();
   if (!goesOn()) return;
   try {
-    const tokenRequest = await showTokenRequest(goesOn);
+    const answer = await showAnswer(goesOn);
     if (!goesOn()) return;
-    if (tokenRequest) await showToken(tokenRequest, goesOn);
+    if (answer) await showToken(answer, goesOn);
     if (goesOn()) await connect(goesOn);
   } finally {
     if (goesOn()) byId("get-token").removeAttribute("aria-busy");
   }
 }
 
-async function showTokenRequest(goesOn) {
+/** Shows what the service answered, in whichever form it gives a token, and returns it unless it is a refusal. */
+async function showAnswer(goesOn) {
   mark("request", "active");
   let answer;
   try {
-    answer = await askService(authUrl);
+    answer = await askService(authUrl, policy.params());
   } catch {
     if (!goesOn()) return null;
     mark("ask", "failed");
@@ -162,15 +171,24 @@ async function showTokenRequest(goesOn) {
   }
   if (!goesOn()) return null;
   mark("ask", "done");
-  const { status, took, body } = answer;
+  const { status, took, body, jwt } = answer;
   byId("request-state").textContent = `Status ${status}, in ${Math.round(took)} ms`;
-  if (status === 200 && body?.keyName) {
-    showFields("token-request", words.tokenRequest, body);
-    mark("request", "done");
-    return body;
+  const isToken = status === 200 && (jwt || body?.keyName);
+  if (!isToken) {
+    showRefusal(status, body?.error);
+    return null;
   }
-  showRefusal(status, body?.error);
-  return null;
+  if (jwt) {
+    byId("request-name").textContent = "The JWT";
+    showFields("jwt", words.jwt, { ...jwt.header, ...jwt.claims });
+  } else if (body.token) {
+    byId("request-name").textContent = "The token details";
+    byId("request-state").textContent += ". The service signed a token request, and took it to Ably itself.";
+  } else {
+    showFields("token-request", words.tokenRequest, body);
+  }
+  mark("request", "done");
+  return answer;
 }
 
 function showRefusal(status, error = {}) {
@@ -190,11 +208,22 @@ function showRefusal(status, error = {}) {
   byId("token-state").textContent = "Nothing to exchange.";
 }
 
-async function showToken(tokenRequest, goesOn) {
+async function showToken({ body, jwt }, goesOn) {
   mark("token", "active");
+  if (jwt) {
+    byId("token-state").textContent = "The JWT is the token: nothing to exchange. Ably checks its signature when the connection opens.";
+    mark("token", "done");
+    return;
+  }
+  if (body.token) {
+    byId("token-state").textContent = "Ably has made it for the service: nothing to exchange.";
+    showFields("token-details", words.tokenDetails, body);
+    mark("token", "done");
+    return;
+  }
   let answer;
   try {
-    answer = await exchange(config.ably, tokenRequest);
+    answer = await exchange(config.ably, body);
   } catch {
     answer = null;
   }
@@ -223,7 +252,14 @@ async function connect(goesOn) {
   if (!(await connection.available()) || !goesOn()) return;
   byId("connection-hint").hidden = true;
   byId("connection").hidden = false;
-  live = connection.open({ authUrl, ably: config.ably, changed: showConnection, received: showMessage });
+  live = connection.open({
+    authUrl,
+    params: policy.params(),
+    ably: config.ably,
+    changed: showConnection,
+    received: showMessage,
+    refused: showChannelRefusal,
+  });
 }
 
 function showConnection(state, reason, client) {
@@ -262,9 +298,14 @@ async function send(event) {
   try {
     await live.publish(text);
   } catch (error) {
-    byId("connection-reason").textContent = error.message;
-    byId("connection-reason").hidden = false;
+    showChannelRefusal(error);
   }
+}
+
+function showChannelRefusal({ message }) {
+  byId("connection-reason").textContent = `${connection.CHANNEL}: ${message}`;
+  byId("connection-reason").dataset.mood = "bad";
+  byId("connection-reason").hidden = false;
 }
 
 function showMessage({ clientId, data, timestamp }) {

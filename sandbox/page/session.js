@@ -1,6 +1,8 @@
 // The browser's half of Clerk: signs in and out, keeps the cookies as clerk-js does, and renews the session token
 // before its minute is over.
 
+import { decode } from "/jwt.js";
+
 const RENEW_BEFORE_S = 12;
 const RETRY_MS = 3000;
 const YEAR_S = 365 * 24 * 3600;
@@ -12,8 +14,9 @@ export class Session {
   #timer;
   #turn = 0;
 
-  /** The session's id, and the claims of its present token; null while nobody is signed in. */
+  /** The session's id, its present token, and the claims of that; null while nobody is signed in. */
   id = null;
+  token = null;
   claims = null;
 
   constructor({ clerk, suffix, changed }) {
@@ -32,7 +35,7 @@ export class Session {
 
   /** Takes up the session that the cookies tell of, if it goes on. */
   async restore() {
-    const claims = decode(readCookie(`__session_${this.#suffix}`) ?? "");
+    const claims = decode(readCookie(`__session_${this.#suffix}`) ?? "")?.claims;
     const signedInAt = readCookie(`__client_uat_${this.#suffix}`);
     if (!claims?.sid || !signedInAt || signedInAt === "0") return;
     this.id = claims.sid;
@@ -66,6 +69,7 @@ export class Session {
     this.#turn += 1;
     clearTimeout(this.#timer);
     this.id = null;
+    this.token = null;
     this.claims = null;
     this.#write("__client_uat", "0");
     this.#erase("__session");
@@ -79,7 +83,8 @@ export class Session {
   }
 
   #take(jwt) {
-    this.claims = decode(jwt);
+    this.token = jwt;
+    this.claims = decode(jwt)?.claims ?? null;
     this.#write("__session", jwt);
     this.#schedule(Math.max(1000, (this.secondsLeft() - RENEW_BEFORE_S) * 1000));
     this.#changed(this);
@@ -118,13 +123,4 @@ export class Session {
 
 function readCookie(name) {
   return document.cookie.split("; ").find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1);
-}
-
-function decode(jwt) {
-  try {
-    const base64 = jwt.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
-    return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))));
-  } catch {
-    return null;
-  }
 }

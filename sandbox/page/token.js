@@ -1,12 +1,21 @@
-// Two plain requests: the service for a token request, Ably for the token that it is worth.
+// Two plain requests: the service for a token in whichever form it gives one, Ably for the token that a token request is
+// worth.
 
-/** `{ status, took, body }`, or throws when there was no answer that this page may read. */
-export async function askService(authUrl) {
+import { decode } from "/jwt.js";
+
+/**
+ * `{ status, took, body, jwt }`: the body if it is JSON, the parts of the JWT if it is one. Throws when there was no
+ * answer that this page may read.
+ */
+export async function askService(authUrl, params) {
   const begun = performance.now();
-  const response = await fetch(authUrl, { credentials: "include", headers: { accept: "application/json" } });
+  const url = new URL(authUrl);
+  url.search = new URLSearchParams(params);
+  const response = await fetch(url, { credentials: "include" });
   const text = await response.text();
   const took = performance.now() - begun;
-  return { status: response.status, took, body: parse(text), requestId: response.headers.get("x-request-id") };
+  const isJwt = response.headers.get("content-type") === "application/jwt";
+  return { status: response.status, took, body: parse(text), jwt: isJwt ? decode(text) : null };
 }
 
 /** The same of Ably's `requestToken`. */

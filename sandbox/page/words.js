@@ -40,6 +40,18 @@ export const tokenRequest = {
   mac: () => "HMAC-SHA256 over all of the above",
 };
 
+/** Of the header and of the claims of an Ably JWT, by their own names. */
+export const jwt = {
+  typ: () => "Header: what it is",
+  alg: () => "Header: HMAC-SHA256, with the secret of the API key",
+  kid: () => "Header: the API key that signs; its secret stays with the service",
+  iat: (s) => `Issued at ${seconds(s)}`,
+  exp: (s, all) => `Expires at ${seconds(s)}, after ${span((s - all.iat) * 1000)}`,
+  "x-ably-clientId": () => "Who the connection will be, whatever the browser claims",
+  "x-ably-capability": () => "What each channel may be used for; Ably cuts it down to the key’s own",
+  "x-ably-revocation-key": () => "The Clerk session, by which Ably can revoke the token",
+};
+
 export const tokenDetails = {
   token: () => "What opens a connection; Ably alone can read it",
   keyName: () => "The key that vouched for it",
@@ -47,6 +59,13 @@ export const tokenDetails = {
   issued: (ms) => clock(ms),
   expires: (ms, all) => `${clock(ms)}, after ${span(ms - all.issued)}`,
   capability: () => "What the request and the key both allow",
+};
+
+/** Why a placeholder cannot be filled. */
+export const unfit = {
+  missing: "the session has no such value",
+  empty: "the value is empty",
+  forbidden: "the value has a character that is not allowed",
 };
 
 /** What an Ably SDK does with a refusal of this status and code. */
@@ -57,7 +76,7 @@ export function sdkReaction(status, code) {
   return "Stays disconnected, and asks again about every 15 seconds.";
 }
 
-function span(ms) {
+export function span(ms) {
   if (ms % day === 0) return `${ms / day} d`;
   return ms % 60_000 === 0 ? `${ms / 60_000} min` : `${ms / 1000} s`;
 }

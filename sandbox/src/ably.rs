@@ -3,10 +3,10 @@
 //!
 //! It is also a judge: it checks a token request or a JWT as Ably does and answers with Ably's codes, and it shares no
 //! code with the service that makes them. One port serves it all: the REST routes of the `rest` module, a WebSocket
-//! on `/`, and for people and scripts `/sandbox/connections` and `/sandbox/calls`, two JSON views of what happens.
+//! on `/`, and for people and scripts `/sandbox/…`, JSON views of what happens and handles to change it.
 //!
-//! It forgets everything when it stops. Memory is bounded: nonces, tokens, revocations, channels, history, frames and
-//! queues all have a limit.
+//! It forgets everything when it stops. Memory is bounded: nonces, tokens, revocations, channels, history, logs, frames
+//! and queues all have a limit.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> std::io::Result<()> {
@@ -22,6 +22,7 @@ mod api_key;
 mod capability;
 mod channel;
 mod error;
+mod inspection;
 mod protocol;
 mod realm;
 mod realtime;
@@ -51,7 +52,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use self::{api_key::ApiKey, capability::Capability, realm::Realm};
+use self::{api_key::ApiKey, capability::Capability, realm::Realm, revocation::Revocable};
 
 /// What two capabilities both allow, as the stand-in finds it: canonical text, `{}` when there is nothing. None when one
 /// of them is no capability. For tests that compare another implementation with this one.
@@ -79,8 +80,10 @@ pub struct Options {
     pub api_key: Option<String>,
     /// What the key may do: an object of resource to list of operations.
     pub capability: serde_json::Value,
-    /// Whether tokens can be revoked, which limits their life to an hour.
+    /// Whether tokens can be revoked, which limits their life to an hour. [`Ably::set_revocable_tokens`] changes it.
     pub revocable_tokens: bool,
+    /// What `allowReauthMargin` gives clients to fetch a new token. Ably's is 30 seconds.
+    pub reauth_margin: Duration,
     /// How far the stand-in's clock is ahead, in milliseconds.
     pub clock_offset_ms: i64,
 }
@@ -93,6 +96,7 @@ impl Default for Options {
             api_key: None,
             capability: json!({ "[*]*": ["*"] }),
             revocable_tokens: false,
+            reauth_margin: Duration::from_millis(realm::REAUTH_MARGIN_MS.unsigned_abs()),
             clock_offset_ms: 0,
         }
     }
@@ -109,6 +113,43 @@ pub struct Calls {
     pub revoke_tokens: u64,
     /// Each WebSocket opened, refused ones included.
     pub websocket: u64,
+}
+
+/// Whether the key has revocable tokens on, in Ably's dashboard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevocableTokens {
+    /// Those issued from now on can be revoked.
+    On,
+    /// None can be revoked; calls are refused with 40163.
+    Off,
+}
+
+/// A call of `revokeTokens`, as it was sent. What a call says that is not of its type counts as absent here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevocationCall {
+    /// When it came, in milliseconds since the epoch.
+    pub at: i64,
+    /// Such as `clientId:alice`.
+    pub targets: Vec<String>,
+    /// In milliseconds since the epoch.
+    pub issued_before: Option<i64>,
+    /// Whether clients get time to fetch a new token.
+    pub allow_reauth_margin: bool,
+    /// What came of it.
+    pub outcome: RevocationOutcome,
+}
+
+/// What came of a call of `revokeTokens`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RevocationOutcome {
+    /// It was carried out or refused, and answered with this status.
+    Answered(u16),
+    /// It was carried out or refused with this status, and the answer was lost.
+    AnswerLost(u16),
+    /// It was not looked at, because of an outage.
+    Outage,
 }
 
 /// A way for Ably's REST side to be down. The WebSocket, CORS preflights and `/sandbox/` go on.
@@ -161,6 +202,24 @@ pub struct ConnectionInfo {
     pub token_id: Option<String>,
     /// When its token expires, in milliseconds since the epoch; `None` with the key itself.
     pub token_expires: Option<i64>,
+    /// The `x-ably-revocation-key` of its JWT.
+    pub revocation_key: Option<String>,
+    /// When its token, which is revoked with a margin, will be so, in milliseconds since the epoch.
+    pub revoked_from: Option<i64>,
+}
+
+/// A connection that was live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ending {
+    /// The connection's id. A client that comes back in time has the same one again.
+    pub connection_id: String,
+    /// Who was on it.
+    pub client_id: Option<String>,
+    /// When it ended, in milliseconds since the epoch.
+    pub at: i64,
+    /// Why Ably ended it, such as 40141 for a revoked token; `None` when it was the client who left.
+    pub code: Option<u32>,
 }
 
 /// A running stand-in. It stops when dropped.
@@ -183,15 +242,15 @@ impl Ably {
         let capability = Capability::from_json(&options.capability).map_err(|error| invalid(error.message))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
         let port = listener.local_addr()?.port();
-        let shared = Arc::new(Shared {
-            realm: Mutex::new(Realm::new(
-                key.clone(),
-                capability,
-                options.revocable_tokens,
-                Box::new(|| BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())),
-            )),
-            clock_offset_ms: options.clock_offset_ms,
-        });
+        let revocable = if options.revocable_tokens { Revocable::Since(0) } else { Revocable::None };
+        let mut realm = Realm::new(
+            key.clone(),
+            capability,
+            revocable,
+            Box::new(|| BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())),
+        );
+        realm.reauth_margin_ms = i64::try_from(options.reauth_margin.as_millis()).unwrap_or(i64::MAX);
+        let shared = Arc::new(Shared { realm: Mutex::new(realm), clock_offset_ms: options.clock_offset_ms });
         let (ready, started) = oneshot::channel();
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -236,6 +295,23 @@ impl Ably {
         self.shared.realm().outage = outage;
     }
 
+    /// The same for `revokeTokens` alone; an outage of everything comes before it.
+    pub fn set_revocation_outage(&self, outage: Option<Outage>) {
+        self.shared.realm().revocation_outage = outage;
+    }
+
+    /// Turns revocable tokens on for tokens issued from now on, or off, as in Ably's dashboard.
+    pub fn set_revocable_tokens(&self, setting: RevocableTokens) {
+        self.shared.set_revocable_tokens(setting);
+    }
+
+    /// The calls of `revokeTokens`, oldest first; the last 1000 are kept. Calls that an outage of everything cut off are
+    /// not among them, only counted.
+    #[must_use]
+    pub fn revocation_calls(&self) -> Vec<RevocationCall> {
+        self.shared.realm().revocation_calls.iter().cloned().collect()
+    }
+
     /// What `requestToken` issued, oldest first. Expired tokens are forgotten after an hour.
     #[must_use]
     pub fn issued_tokens(&self) -> Vec<IssuedToken> {
@@ -246,6 +322,24 @@ impl Ably {
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         self.shared.realm().connections()
+    }
+
+    /// The same, as soon as they are what `enough` waits for.
+    pub async fn connections_once(&self, enough: impl Fn(&[ConnectionInfo]) -> bool) -> Vec<ConnectionInfo> {
+        let mut changes = self.shared.realm().connections_changed.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let connections = self.connections();
+            if enough(&connections) || changes.changed().await.is_err() {
+                return connections;
+            }
+        }
+    }
+
+    /// The connections that ended, oldest first; the last 1000 are kept.
+    #[must_use]
+    pub fn endings(&self) -> Vec<Ending> {
+        self.shared.realm().endings()
     }
 
     /// Stops, and returns when the port is free again.
@@ -275,6 +369,14 @@ struct Shared {
 impl Shared {
     fn realm(&self) -> MutexGuard<'_, Realm> {
         self.realm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_revocable_tokens(&self, setting: RevocableTokens) {
+        let revocable = match setting {
+            RevocableTokens::On => Revocable::Since(self.now_ms()),
+            RevocableTokens::Off => Revocable::None,
+        };
+        self.realm().set_revocable(revocable);
     }
 
     fn now_ms(&self) -> i64 {

@@ -3,19 +3,23 @@
 //! [`Clerk::start`] generates an instance that exists nowhere else and serves it on loopback. What a test wants to know
 //! or change without HTTP, it does through [`Clerk`]; scripts and the sandbox page use the routes (`routes.rs` is their
 //! table). Tokens, JSON and errors have Clerk's shapes, so a client cannot tell the difference by reading them.
+//!
+//! Whatever happens to a session, a user or an organization, by whichever way, is told to the webhook endpoints.
 
 mod claims;
 mod cors;
+mod events;
 mod ids;
 mod instance;
 mod problem;
 mod routes;
 mod signing_key;
 mod user;
+mod webhooks;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{io, mem};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
@@ -23,10 +27,13 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE};
 use serde_json::Value;
 
 use crate::loopback::{self, Server};
+use claims::End;
 use instance::Instance;
+use webhooks::{Courier, Webhooks};
 
 pub use instance::{Calls, Outage};
 pub use user::{Feature, Organization, User};
+pub use webhooks::{Answer, Attempt, Endpoint, Event, Flow, InvalidEndpoint, Options as WebhookOptions, SigningSecret};
 
 /// What a stand-in is started with. `Options::default()` is an instance on any free port.
 #[derive(Clone, Debug)]
@@ -45,6 +52,8 @@ pub struct Options {
     pub authorized_party: String,
     /// Which of the two issuers an instance can have.
     pub issuer: Issuer,
+    /// Where it tells of events, and how persistently.
+    pub webhooks: WebhookOptions,
 }
 
 impl Default for Options {
@@ -57,6 +66,7 @@ impl Default for Options {
             clock_offset_ms: 0,
             authorized_party: "http://localhost:3000".to_owned(),
             issuer: Issuer::FrontendApi,
+            webhooks: WebhookOptions::default(),
         }
     }
 }
@@ -76,6 +86,7 @@ pub enum Issuer {
 pub struct Clerk {
     instance: Arc<Instance>,
     server: Server,
+    _courier: Courier,
 }
 
 impl Clerk {
@@ -83,11 +94,13 @@ impl Clerk {
     ///
     /// # Errors
     /// [`io::ErrorKind::AddrInUse`] when the port is taken, or whatever else the system says.
-    pub async fn start(options: Options) -> io::Result<Self> {
+    pub async fn start(mut options: Options) -> io::Result<Self> {
         let listeners = loopback::listen(options.port)?;
-        let instance = Arc::new(Instance::new(options, listeners.port()));
+        let (webhooks, courier) =
+            Webhooks::new(mem::take(&mut options.webhooks), options.kid.clone(), options.clock_offset_ms)?;
+        let instance = Arc::new(Instance::new(options, listeners.port(), webhooks));
         let server = Server::start(listeners, routes::table(Arc::clone(&instance))).await?;
-        Ok(Self { instance, server })
+        Ok(Self { instance, server, _courier: courier })
     }
 
     /// Stops, and returns when the port is free again.
@@ -183,20 +196,116 @@ impl Clerk {
         self.mint(self.session_claims(user_id))
     }
 
+    /// One more token of the session of this id, as a page asks for one every minute; `None` when the session is over or
+    /// its user is barred.
+    #[must_use]
+    pub fn next_session_token(&self, session_id: &str) -> Option<String> {
+        let session = self.instance.active_session(session_id)?;
+        Some(self.mint(self.instance.next_session_claims(&session)))
+    }
+
+    /// The user signs out of one session: `session.ended`. Of a session that is over nothing is told, here and below.
+    pub fn end_session(&self, session_id: &str) {
+        self.instance.end_session(session_id, End::Ended);
+    }
+
+    /// The user signs out as with clerk-js's `signOut()`: `session.removed`.
+    pub fn remove_session(&self, session_id: &str) {
+        self.instance.end_session(session_id, End::Removed);
+    }
+
+    /// An administrator ends a session: `session.revoked`.
+    pub fn revoke_session(&self, session_id: &str) {
+        self.instance.end_session(session_id, End::Revoked);
+    }
+
     /// All users, in the order in which they came.
     #[must_use]
     pub fn users(&self) -> Vec<User> {
         self.instance.users()
     }
 
-    /// Adds the user, or replaces the one with this id. Every field is taken as it is, `updated_at` included.
+    /// Adds the user, or replaces the one with this id, and tells of what changed. Every field is taken as it is,
+    /// `updated_at` included. A user who is barred from now on loses all sessions.
     pub fn set_user(&self, user: User) {
         self.instance.set_user(user);
     }
 
-    /// Forgets a user, if there is one of this id: the Backend API then answers 404.
+    /// Changes a user, if there is one of this id, and its `updated_at`; tells of it as [`Clerk::set_user`] does.
+    pub fn change_user(&self, user_id: &str, change: impl FnOnce(&mut User)) {
+        let _ = self.instance.change_user(user_id, change);
+    }
+
+    /// Bars a user and revokes the user's sessions.
+    pub fn ban_user(&self, user_id: &str) {
+        self.change_user(user_id, |user| user.banned = true);
+    }
+
+    /// Lets a banned user in again. The sessions that the ban ended stay over.
+    pub fn unban_user(&self, user_id: &str) {
+        self.change_user(user_id, |user| user.banned = false);
+    }
+
+    /// Forgets a user, if there is one of this id: the Backend API then answers 404. Sessions end; `user.deleted` is all
+    /// that is told.
     pub fn delete_user(&self, user_id: &str) {
         let _ = self.instance.delete_user(user_id);
+    }
+
+    /// Forgets an organization, if anyone is in it: its members are in none.
+    pub fn delete_organization(&self, organization_id: &str) {
+        let _ = self.instance.delete_organization(organization_id);
+    }
+
+    /// Where webhooks go from now on. Deliveries under way go on to the endpoint that has their own one's place in the
+    /// list, and end if none has.
+    pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
+        self.instance.webhooks.set_endpoints(endpoints);
+    }
+
+    /// The waits between attempts from now on; one that has begun stays as long as it was.
+    pub fn set_retry_schedule(&self, waits: Vec<Duration>) {
+        self.instance.webhooks.set_retry_schedule(waits);
+    }
+
+    /// Lets deliveries wait, or go out.
+    pub fn set_flow(&self, flow: Flow) {
+        self.instance.webhooks.set_flow(flow);
+    }
+
+    /// What happened, oldest first; the last 2000 events are kept.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.instance.webhooks.events()
+    }
+
+    /// Tells the endpoints of an event that need not have happened, as of a time in milliseconds since the epoch, or of
+    /// now. Returns its id.
+    #[expect(clippy::must_use_candidate, reason = "the id is for who wants to send it again")]
+    pub fn send_event(&self, event_type: &str, data: Value, timestamp: Option<i64>) -> String {
+        self.instance.webhooks.send(event_type, data, timestamp)
+    }
+
+    /// Sends an event of [`Clerk::events`] once more under its own id, at once, even while deliveries are paused, and
+    /// without retries. Returns an attempt for each endpoint.
+    pub async fn redeliver(&self, event_id: &str) -> Vec<Attempt> {
+        self.instance.webhooks.redeliver(event_id).await
+    }
+
+    /// Every attempt to deliver an event, oldest first; the last 10,000 are kept.
+    #[must_use]
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.instance.webhooks.attempts()
+    }
+
+    /// The same, as soon as they are what `enough` waits for.
+    pub async fn attempts_once(&self, enough: impl Fn(&[Attempt]) -> bool) -> Vec<Attempt> {
+        self.instance.webhooks.attempts_once(enough).await
+    }
+
+    /// Returns when every event is delivered everywhere, or given up.
+    pub async fn webhooks_settled(&self) {
+        self.instance.webhooks.settled().await;
     }
 
     /// How often each route was called, refused and unanswered calls included.

@@ -2,8 +2,11 @@
 //!
 //! Everything listens on loopback, every key is generated, and whatever way this process ends, the service ends with it.
 
+mod explain;
 mod live_keys;
+mod log;
 mod page;
+mod policy;
 mod ready;
 mod service;
 
@@ -20,11 +23,14 @@ use sandbox::ably::{self, Ably};
 use sandbox::clerk::{self, Clerk};
 use sandbox::loopback;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use page::Page;
+use explain::Explainer;
+use log::Output;
+use page::{Editor, Page};
+use policy::InForce;
 use ready::Ready;
-use service::{Exit, Service};
+use service::{Exit, Program, Service};
 
 pub(crate) use service::TiedToParent;
 
@@ -46,6 +52,10 @@ pub(crate) struct Options {
     /// Port of the Ably stand-in
     #[arg(long, value_name = "PORT", default_value_t = 3002)]
     ably_port: u16,
+    /// The configuration file that the service starts with, instead of the sandbox's own policy. It is copied: what the
+    /// page puts in force goes to the copy
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// Print one line of JSON when ready instead of text, and stop when standard input closes
     #[arg(long)]
     json: bool,
@@ -73,6 +83,8 @@ enum Failure {
     PortTaken { port: u16, what: &'static str, flag: &'static str },
     #[error("cannot start {what}: {error}")]
     Start { what: &'static str, error: io::Error },
+    #[error("the policy {} cannot be read: {error}", .file.display())]
+    Policy { file: PathBuf, error: io::Error },
     #[error("{0}")]
     Service(#[from] service::Failure),
     #[error("the service ended by itself: {0}")]
@@ -102,6 +114,8 @@ fn fail(why: impl Display) -> ExitCode {
 async fn run_until_stopped(options: Options) -> Result<(), Failure> {
     let begun = Instant::now();
     live_keys::refuse(env::vars_os().chain(options.set.iter().map(|(name, value)| (name.into(), value.into()))))?;
+    let policy = policy::read(options.policy.as_deref())
+        .map_err(|error| Failure::Policy { file: options.policy.unwrap_or_default(), error })?;
     let mut stop = Stop::listen(options.json).map_err(Failure::Signals)?;
 
     let page_listeners = loopback::listen(options.page_port)
@@ -122,12 +136,22 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
         .map_err(|error| not_started(error, "the service", options.service_port, "--service-port"))?;
     let mut parties = vec![page_origin, format!("http://127.0.0.1:{page_port}")];
     parties.extend(options.allow_origin);
-    let environment = service::environment(&clerk, &ably, &parties, service_port, options.set);
+    // With --json, standard output belongs to the sandbox.
+    let output = if options.json { Output::Stderr } else { Output::Stdout };
+    let environment = service::environment(&clerk, &ably, &parties, service_port, output, options.set);
     let ready = Ready::new(&clerk, &ably, page_port, service_port);
-    let page = Page::start(page_listeners, &ready)
+    let program = Program::find(options.service, environment)?;
+    let directory = program.directory(&policy)?;
+    let (said, heard) = mpsc::unbounded_channel();
+    let editor = Editor {
+        explainer: Explainer::new(program.clone(), directory.path().to_owned()),
+        in_force: InForce::new(directory.path(), policy, heard),
+        port: page_port,
+    };
+    let page = Page::start(page_listeners, &ready, editor)
         .await
         .map_err(|error| not_started(error, "the page", page_port, "--page-port"))?;
-    let mut service = Service::spawn(options.service, environment, options.json)?;
+    let mut service = Service::spawn(&program, directory, output, said)?;
 
     let outcome = tokio::select! {
         outcome = until_it_ends(&mut service, service_port, || ready.announce(options.json, begun.elapsed())) => outcome,

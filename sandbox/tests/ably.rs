@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::{Client, Method, StatusCode};
-use sandbox::ably::{Ably, Options, Outage};
+use sandbox::ably::{Ably, Options, Outage, RevocableTokens, RevocationOutcome};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
@@ -218,6 +218,234 @@ async fn revocation_is_refused_until_it_is_enabled() {
         assert_eq!((answered.as_u16(), &answer["error"]["code"]), (status, &code));
         assert_eq!(ably.calls().revoke_tokens, 1);
     }
+}
+
+async fn revoke(ably: &Ably, body: Value) -> (StatusCode, Value) {
+    call(ably, &format!("/keys/{}/revokeTokens", ably.key_name()), &body).await
+}
+
+fn revocable() -> Options {
+    Options { revocable_tokens: true, ..Options::default() }
+}
+
+#[tokio::test]
+async fn revocation_takes_the_key_itself() {
+    let ably = started(revocable()).await;
+    let token = token(&ably, json!({ "clientId": "alice" })).await;
+    let url = format!("{}/keys/{}/revokeTokens", ably.url(), ably.key_name());
+    let request = || Client::new().post(&url).json(&json!({ "targets": ["clientId:alice"] }));
+    for (request, code) in [
+        (request(), "40101"),
+        (request().basic_auth(ably.key_name(), Some("wrong")), "40101"),
+        (request().bearer_auth(token), "40162"),
+    ] {
+        let refused = request.send().await.unwrap();
+        assert_eq!(refused.status(), 401);
+        assert_eq!(refused.headers()["x-ably-errorcode"], code);
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_token_loses_its_live_connection_and_opens_no_other() {
+    let ably = started(revocable()).await;
+    let [alice, bob] =
+        [token(&ably, json!({ "clientId": "alice" })).await, token(&ably, json!({ "clientId": "bob" })).await];
+    let (mut of_alice, mut of_bob) = (Socket::open(&ably, &alice).await, Socket::open(&ably, &bob).await);
+    assert_eq!((&of_alice.next().await["action"], &of_bob.next().await["action"]), (&json!(4), &json!(4)));
+
+    let (status, answer) = revoke(&ably, json!({ "targets": ["clientId:alice"] })).await;
+    assert_eq!((status, &answer["successCount"], &answer["failureCount"]), (StatusCode::OK, &json!(1), &json!(0)));
+    let last = of_alice.next().await;
+    assert_eq!((&last["action"], &last["error"]["code"]), (&json!(6), &json!(40141)));
+    assert!(matches!(of_alice.0.next().await, Some(Ok(Message::Close(_))) | None));
+    assert_eq!(Socket::open(&ably, &alice).await.next().await["error"]["code"], 40141);
+
+    of_bob.send(json!({ "action": 0, "id": "still here" })).await;
+    assert_eq!(of_bob.next().await["id"], "still here");
+    let [live] = ably.connections_once(|live| live.len() == 1).await.try_into().unwrap();
+    assert_eq!(live.client_id.as_deref(), Some("bob"));
+    let [ending] = ably.endings().try_into().unwrap();
+    assert_eq!((ending.client_id.as_deref(), ending.code), (Some("alice"), Some(40141)));
+}
+
+#[tokio::test]
+async fn a_margin_asks_for_a_new_token_and_cuts_who_has_none_in_time() {
+    let ably = started(Options { reauth_margin: Duration::from_millis(300), ..revocable() }).await;
+    let old = token(&ably, json!({ "clientId": "alice" })).await;
+    let (mut renews, mut does_not) = (Socket::open(&ably, &old).await, Socket::open(&ably, &old).await);
+    let connection_id = renews.next().await["connectionId"].clone();
+    does_not.next().await;
+
+    let (_, answer) = revoke(&ably, json!({ "targets": ["clientId:alice"], "allowReauthMargin": true })).await;
+    let applies_at = &answer["results"][0]["appliesAt"];
+    assert_eq!((&renews.next().await["action"], &does_not.next().await["action"]), (&json!(17), &json!(17)));
+    assert!(ably.connections().iter().all(|live| json!(live.revoked_from) == *applies_at));
+    let new = token(&ably, json!({ "clientId": "alice" })).await;
+    renews.send(json!({ "action": 17, "auth": { "accessToken": new } })).await;
+    assert_eq!(renews.next().await["connectionId"], connection_id);
+
+    let last = does_not.next().await;
+    assert_eq!((&last["action"], &last["error"]["code"]), (&json!(6), &json!(40141)));
+    let [live] = ably.connections_once(|live| live.len() == 1).await.try_into().unwrap();
+    assert_eq!((json!(live.connection_id), live.revoked_from), (connection_id, None));
+    assert!(json!(ably.endings()[0].at).as_i64() >= applies_at.as_i64());
+}
+
+#[tokio::test]
+async fn a_token_request_signed_before_a_revocation_yields_a_good_token_after_it() {
+    let ably = started(revocable()).await;
+    let (name, secret) = ably.api_key().split_once(':').unwrap();
+    let timestamp = now_ms(&ably).await;
+    let text = format!("{name}\n\n\nalice\n{timestamp}\n0123456789abcdef\n");
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
+    let mac = BASE64_STANDARD.encode(aws_lc_rs::hmac::sign(&key, text.as_bytes()));
+    let hoarded = json!({
+        "keyName": name, "clientId": "alice", "timestamp": timestamp, "nonce": "0123456789abcdef", "mac": mac
+    });
+
+    revoke(&ably, json!({ "targets": ["clientId:alice"] })).await;
+    let url = format!("{}/keys/{name}/requestToken", ably.url());
+    let details: Value = Client::new().post(url).json(&hoarded).send().await.unwrap().json().await.unwrap();
+    let mut socket = Socket::open(&ably, details["token"].as_str().unwrap()).await;
+    assert_eq!(socket.next().await["action"], 4);
+
+    // Which is why a revocation is to be repeated when no such token request can be left.
+    revoke(&ably, json!({ "targets": ["clientId:alice"] })).await;
+    assert_eq!(socket.next().await["error"]["code"], 40141);
+}
+
+#[tokio::test]
+async fn a_revocation_key_reaches_jwts_only() {
+    let ably = started(revocable()).await;
+    let token = token(&ably, json!({ "clientId": "sess_1" })).await;
+    let (_, answer) = revoke(&ably, json!({ "targets": ["revocationKey:sess_1", "session:sess_1"] })).await;
+    assert_eq!((&answer["successCount"], &answer["failureCount"]), (&json!(1), &json!(1)));
+    assert_eq!(answer["results"][1]["error"]["code"], 40000);
+    assert_eq!(Socket::open(&ably, &token).await.next().await["action"], 4);
+}
+
+#[tokio::test]
+async fn revocation_calls_are_logged_with_their_targets_and_fail_as_they_are_told_to() {
+    let ably = started(revocable()).await;
+    let token = token(&ably, json!({ "clientId": "alice" })).await;
+    let mut socket = Socket::open(&ably, &token).await;
+    socket.next().await;
+    let (name, secret) = ably.api_key().split_once(':').unwrap();
+    let client = Client::builder().timeout(Duration::from_millis(300)).build().unwrap();
+    let body = json!({ "targets": ["clientId:alice"], "allowReauthMargin": true, "issuedBefore": 1 });
+    let url = format!("{}/keys/{name}/revokeTokens", ably.url());
+    let call = |body: &Value| client.post(&url).basic_auth(name, Some(secret)).json(body).send();
+
+    ably.set_revocation_outage(Some(Outage::Status(503)));
+    assert_eq!(call(&body).await.unwrap().status(), 503);
+    assert_eq!(client.get(format!("{}/time", ably.url())).send().await.unwrap().status(), 200);
+    ably.set_revocation_outage(Some(Outage::Drop));
+    assert!(!call(&body).await.unwrap_err().is_timeout());
+    ably.set_revocation_outage(Some(Outage::Hang));
+    assert!(call(&body).await.unwrap_err().is_timeout());
+    let good = json!({ "targets": ["clientId:alice"] });
+    ably.set_revocation_outage(Some(Outage::LoseOneAnswer));
+    assert!(call(&good).await.is_err());
+    assert_eq!(socket.next().await["error"]["code"], 40141, "it was carried out");
+    assert_eq!(call(&good).await.unwrap().status(), 200);
+    assert_eq!(call(&body).await.unwrap().status(), 400);
+
+    let calls = ably.revocation_calls();
+    let outcomes: Vec<_> = calls.iter().map(|call| call.outcome).collect();
+    assert_eq!(
+        outcomes,
+        [
+            RevocationOutcome::Outage,
+            RevocationOutcome::Outage,
+            RevocationOutcome::Outage,
+            RevocationOutcome::AnswerLost(200),
+            RevocationOutcome::Answered(200),
+            RevocationOutcome::Answered(400),
+        ]
+    );
+    assert!(calls.iter().all(|call| call.targets == ["clientId:alice"]));
+    assert_eq!((calls[0].allow_reauth_margin, calls[0].issued_before), (true, Some(1)));
+    assert_eq!((calls[3].allow_reauth_margin, calls[3].issued_before), (false, None));
+    let shown: Value = reqwest::get(format!("{}/sandbox/revocations", ably.url())).await.unwrap().json().await.unwrap();
+    assert_eq!(shown, json!(calls));
+    assert_eq!(shown[3]["outcome"], json!({ "answerLost": 200 }));
+}
+
+#[tokio::test]
+async fn the_key_and_outages_are_changed_over_http() {
+    let ably = started(Options::default()).await;
+    let post = async |path: &str, body: Value| {
+        Client::new().post(format!("{}{path}", ably.url())).json(&body).send().await.unwrap().status().as_u16()
+    };
+    let body = json!({ "targets": ["clientId:alice"], "allowReauthMargin": true });
+    assert_eq!(revoke(&ably, body.clone()).await.1["error"]["code"], 40163);
+    assert_eq!(post("/sandbox/key", json!({ "revocableTokens": true, "reauthMarginMs": 7 })).await, 204);
+    let result = revoke(&ably, body.clone()).await.1["results"][0].take();
+    assert_eq!(result["appliesAt"].as_i64().unwrap() - result["issuedBefore"].as_i64().unwrap(), 7);
+    ably.set_revocable_tokens(RevocableTokens::Off);
+    assert_eq!(revoke(&ably, body.clone()).await.1["error"]["code"], 40163);
+
+    let outage = json!({ "kind": "status", "status": 503, "route": "revokeTokens" });
+    assert_eq!(post("/sandbox/outage", outage).await, 204);
+    assert_eq!(revoke(&ably, body.clone()).await.0, 503);
+    assert!(now_ms(&ably).await > 0);
+    assert_eq!(post("/sandbox/outage", json!({ "kind": "none", "route": "revokeTokens" })).await, 204);
+    assert_eq!(post("/sandbox/outage", json!({ "kind": "rate_limited", "retry_after_s": 2 })).await, 204);
+    assert_eq!(revoke(&ably, body.clone()).await.0, 429);
+    assert_eq!(post("/sandbox/outage", json!({ "kind": "none" })).await, 204);
+    assert_eq!(revoke(&ably, body).await.0, 401);
+
+    for (path, wrong) in [
+        ("/sandbox/key", json!({ "revocableTokens": "yes" })),
+        ("/sandbox/key", json!({ "revocable": true })),
+        ("/sandbox/key", json!({ "reauthMarginMs": -1 })),
+        ("/sandbox/outage", json!({ "kind": "flood" })),
+        ("/sandbox/outage", json!({ "kind": "status" })),
+        ("/sandbox/outage", json!({ "kind": "hang", "route": "time" })),
+    ] {
+        assert_eq!(post(path, wrong.clone()).await, 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_sees_connections_come_and_go_as_they_do() {
+    let ably = started(revocable()).await;
+    let token = token(&ably, json!({ "clientId": "alice" })).await;
+    let mut stream = Client::new()
+        .get(format!("{}/sandbox/connections/stream", ably.url()))
+        .header("origin", "http://localhost:3000")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    assert_eq!(stream.headers()["access-control-allow-origin"], "http://localhost:3000");
+    let mut text = String::new();
+    let mut seen = async |is_it: fn(&Value) -> bool| {
+        loop {
+            while let Some((event, rest)) = text.split_once("\n\n") {
+                let event: Value = serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
+                text = rest.to_owned();
+                if is_it(&event) {
+                    return event;
+                }
+            }
+            let chunk = tokio::time::timeout(Duration::from_secs(5), stream.chunk()).await.unwrap().unwrap().unwrap();
+            text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    };
+    assert_eq!(seen(|_| true).await, json!({ "connections": [], "endings": [] }));
+    let mut socket = Socket::open(&ably, &token).await;
+    socket.next().await;
+    let live = seen(|event| event["connections"][0].is_object()).await;
+    assert_eq!(live["connections"][0]["clientId"], "alice");
+    revoke(&ably, json!({ "targets": ["clientId:alice"] })).await;
+    let after = seen(|event| event["endings"][0].is_object()).await;
+    assert_eq!(after["connections"], json!([]));
+    assert_eq!(after["endings"][0]["code"], 40141);
+    assert_eq!(after["endings"][0]["connectionId"], live["connections"][0]["connectionId"]);
+
+    // A page that goes on looking does not keep the stand-in from stopping.
+    tokio::time::timeout(Duration::from_secs(5), ably.stop()).await.unwrap();
 }
 
 #[tokio::test]

@@ -2,14 +2,14 @@
 //!
 //! A [`Capability`] is valid by construction and prints as the canonical text that is signed (RSA9f, TK2b).
 
-use std::{cmp::Ordering, collections::BTreeMap, fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, MapAccess, Visitor},
 };
 
-use super::resource::Pattern;
+use super::resource::{Meeting, Pattern};
 
 /// Stands for every operation. It stands alone (TK2b).
 const WILDCARD: &str = "*";
@@ -131,6 +131,11 @@ impl Resource {
         let index: u32 = self.0.parse().ok().filter(|index| *index < u32::MAX)?;
         (index.to_string() == self.0).then_some(index)
     }
+
+    /// Whether the order of its bytes is the order that counts: it is no index, and of ASCII bytes are code units.
+    fn is_plain(&self) -> bool {
+        self.0.is_ascii() && !self.0.starts_with(|first: char| first.is_ascii_digit())
+    }
 }
 
 impl Ord for Resource {
@@ -139,8 +144,6 @@ impl Ord for Resource {
             (Some(a), Some(b)) => a.cmp(&b),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            // Of ASCII, bytes are code units.
-            (None, None) if self.0.is_ascii() && other.0.is_ascii() => self.0.cmp(&other.0),
             (None, None) => self.0.encode_utf16().cmp(other.0.encode_utf16()),
         }
     }
@@ -152,24 +155,38 @@ impl PartialOrd for Resource {
     }
 }
 
-/// Resources and, for each, the operations allowed on it. Never empty.
+/// Resources and, for each, the operations allowed on it. Never empty; in canonical order, each resource once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capability(BTreeMap<Resource, Operations>);
+pub struct Capability(Vec<(Resource, Operations)>);
 
 /// Why a text is not a capability.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidCapability(String);
 
+/// Why there is no intersection of two capabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoIntersection {
+    /// They have nothing in common.
+    #[error("the two have nothing in common")]
+    Nothing,
+    /// They meet in too many resources that neither of them names.
+    #[error("the two have too much in common")]
+    TooLarge,
+}
+
 impl Capability {
+    /// The most bytes of names and operations of resources that an intersection has and neither of its two sides: ably-js
+    /// reads no larger answer than this. Only those can become more than both sides have together.
+    pub const MOST_BYTES_BETWEEN: usize = 128 * 1024;
+
     /// The union of these resources: the operations on one that is named more than once add up. None when there are no
     /// resources; an empty name is none.
     #[must_use]
     pub fn union(resources: impl IntoIterator<Item = (String, Operations)>) -> Option<Self> {
         let named = resources.into_iter().filter(|(resource, _)| !resource.is_empty());
         let mut union: Vec<_> = named.map(|(resource, operations)| (Resource(resource), operations)).collect();
-        // To sort them all is cheaper than to find the place of each.
-        union.sort_by(|(a, _), (b, _)| a.cmp(b));
+        sort(&mut union);
         union.dedup_by(|(other, more), (resource, all)| {
             let is_same = other == resource;
             if is_same {
@@ -177,30 +194,50 @@ impl Capability {
             }
             is_same
         });
-        (!union.is_empty()).then(|| Self(union.into_iter().collect()))
+        (!union.is_empty()).then_some(Self(union))
     }
 
-    /// What both allow, if anything (RSA9f): each pair of resources meets in the narrower one, with the operations that
-    /// both have. A resource of neither form of Ably's, like `[meta`, meets nothing.
-    #[must_use]
-    pub fn intersect(&self, other: &Self) -> Option<Self> {
-        let (ours, theirs) = (self.patterns(), other.patterns());
-        let mut both = BTreeMap::new();
-        for (our_pattern, our_operations) in &ours {
-            for (their_pattern, their_operations) in &theirs {
-                if let Some(operations) = our_operations.intersect(*their_operations)
-                    && let Some(pattern) = our_pattern.intersect(their_pattern)
-                {
-                    add(&mut both, Resource(pattern.to_string()), operations);
+    /// What both allow (RSA9f): each pair of resources meets in the narrower one, with the operations that both have. A
+    /// resource of neither form of Ably's, like `[meta`, meets nothing.
+    ///
+    /// A pair may meet in a resource that neither names, as `*:a` and `b:*` do in `b:a`: so many of those that they take
+    /// more than [`Self::MOST_BYTES_BETWEEN`] are too much.
+    pub fn intersect(&self, other: &Self) -> Result<Self, NoIntersection> {
+        let ours: Vec<_> = self.patterns().collect();
+        let mut theirs: Vec<_> = other.patterns().map(|pattern| (pattern, None)).collect();
+        let mut both = Vec::new();
+        let mut bytes_left = Self::MOST_BYTES_BETWEEN;
+        for (our_name, our_pattern, our_operations) in ours {
+            let mut ours_met = None;
+            for ((_, their_pattern, their_operations), theirs_met) in &mut theirs {
+                let Some(operations) = our_operations.intersect(*their_operations) else { continue };
+                match our_pattern.meet(their_pattern) {
+                    Some(Meeting::Ours) => add(&mut ours_met, operations),
+                    Some(Meeting::Theirs) => add(theirs_met, operations),
+                    Some(Meeting::Between(name)) => {
+                        let bytes = name.len() + operations.names().map(str::len).sum::<usize>();
+                        bytes_left = bytes_left.checked_sub(bytes).ok_or(NoIntersection::TooLarge)?;
+                        both.push((name, operations));
+                    }
+                    None => {}
                 }
             }
+            both.extend(ours_met.map(|operations| (our_name.to_owned(), operations)));
         }
-        (!both.is_empty()).then_some(Self(both))
+        let theirs = theirs.into_iter().filter_map(|((name, ..), met)| Some((name.to_owned(), met?)));
+        Self::union(both.into_iter().chain(theirs)).ok_or(NoIntersection::Nothing)
     }
 
-    fn patterns(&self) -> Vec<(Pattern<'_>, Operations)> {
-        let resources = self.0.iter();
-        resources.filter_map(|(resource, operations)| Some((Pattern::parse(&resource.0)?, *operations))).collect()
+    /// The resources that can meet others, each as it is written and as a pattern.
+    fn patterns(&self) -> impl Iterator<Item = (&str, Pattern<'_>, Operations)> {
+        self.resources().filter_map(|(resource, operations)| Some((resource, Pattern::parse(resource)?, operations)))
+    }
+
+    /// How many resources there are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// The resources in canonical order, each with its operations.
@@ -209,8 +246,17 @@ impl Capability {
     }
 }
 
-fn add(union: &mut BTreeMap<Resource, Operations>, resource: Resource, operations: Operations) {
-    union.entry(resource).and_modify(|all| *all = all.union(operations)).or_insert(operations);
+fn add(all: &mut Option<Operations>, more: Operations) {
+    *all = Some(all.map_or(more, |all| all.union(more)));
+}
+
+/// Sorts as [`Resource`]s are ordered. Names that are all plain are in the order of their bytes, which is found faster.
+fn sort(resources: &mut [(Resource, Operations)]) {
+    if resources.iter().all(|(resource, _)| resource.is_plain()) {
+        resources.sort_by(|(Resource(a), _), (Resource(b), _)| a.cmp(b));
+    } else {
+        resources.sort_by(|(a, _), (b, _)| a.cmp(b));
+    }
 }
 
 impl fmt::Display for Capability {
@@ -255,16 +301,18 @@ impl<'de> Deserialize<'de> for Capability {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Capability, A::Error> {
-                let mut resources = BTreeMap::new();
+                let mut resources = Vec::new();
                 while let Some((resource, operations)) = map.next_entry::<String, Vec<String>>()? {
                     if resource.is_empty() {
                         return Err(de::Error::custom("a resource name is empty"));
                     }
                     let operations = Operations::parse(operations)
                         .map_err(|error| de::Error::custom(format_args!("{resource:?}: {error}")))?;
-                    if resources.insert(Resource(resource.clone()), operations).is_some() {
-                        return Err(de::Error::custom(format_args!("the resource {resource:?} is named twice")));
-                    }
+                    resources.push((Resource(resource), operations));
+                }
+                sort(&mut resources);
+                if let Some([(Resource(twice), _), _]) = resources.array_windows().find(|[(a, _), (b, _)]| a == b) {
+                    return Err(de::Error::custom(format_args!("the resource {twice:?} is named twice")));
                 }
                 if resources.is_empty() {
                     return Err(de::Error::custom("a capability names at least one resource"));
@@ -312,7 +360,7 @@ mod tests {
     }
 
     fn intersection(left: &str, right: &str) -> Option<Capability> {
-        left.parse::<Capability>().unwrap().intersect(&right.parse().unwrap())
+        left.parse::<Capability>().unwrap().intersect(&right.parse().unwrap()).ok()
     }
 
     #[test]
@@ -351,6 +399,24 @@ mod tests {
         ]);
         assert_eq!(union.unwrap().to_string(), r#"{"a":["*"],"b":["history","publish"]}"#);
         assert_eq!(Capability::union([(String::new(), Operations::All)]), None);
+    }
+
+    #[test]
+    fn an_intersection_that_neither_side_names_has_at_most_128_kib() {
+        // Each pair meets in a name of 12 bytes with an operation of 5.
+        let half = |count: usize, name: fn(usize) -> String, operation: &'static str| {
+            let operations = Operations::parse([operation]).unwrap();
+            Capability::union((0..count).map(|position| (name(position), operations))).unwrap()
+        };
+        let asked = |count| half(count, |position| format!("*:{position:06}"), "*");
+        let granted = half(64, |position| format!("g{position:04}:*"), "stats");
+        let most_asked = Capability::MOST_BYTES_BETWEEN / (17 * 64);
+        assert_eq!(asked(most_asked).intersect(&granted).unwrap().len(), most_asked * 64);
+        assert_eq!(asked(most_asked + 1).intersect(&granted), Err(NoIntersection::TooLarge));
+        assert_eq!(granted.intersect(&asked(most_asked + 1)), Err(NoIntersection::TooLarge));
+        let named = half(20_000, |position| format!("a-name-that-is-long:{position}"), "stats");
+        let everything = half(1, |_| "*".to_owned(), "*");
+        assert_eq!(everything.intersect(&named).as_ref(), Ok(&named), "what a side names is no matter of size");
     }
 
     #[test]
@@ -428,7 +494,7 @@ mod tests {
         fn a_capability_allows_the_same_after_meeting_itself(text in capability(), channel in channel()) {
             let once = intersection(&text, &text).unwrap();
             let twice = once.intersect(&once).unwrap();
-            prop_assert_eq!(twice.intersect(&twice), Some(twice), "not a fixed point");
+            prop_assert_eq!(twice.intersect(&twice), Ok(twice), "not a fixed point");
             for operation in OPERATIONS {
                 let allows = |capability: &str| sandbox::ably::allows(capability, &channel, operation);
                 prop_assert_eq!(allows(&once.to_string()), allows(&text));

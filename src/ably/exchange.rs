@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 
 use super::{ErrorInfo, NoRandomness, RestClient, RestError, TokenDetails, TokenRequest, code};
@@ -12,9 +13,32 @@ pub struct Exchange {
     rest: RestClient,
     /// The runtime that calls run on, so that a client that goes away does not take a pooled connection with it.
     runtime: Handle,
+    counts: ExchangeCounts,
 }
 
-/// Why there is no token.
+/// How exchanges ended since the start, each with its retry. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct ExchangeCounts {
+    /// Ably gave a token.
+    pub given: Counter,
+    /// Ably said no.
+    pub refused: Counter,
+    /// Ably did not answer, or not as it documents.
+    pub unavailable: Counter,
+}
+
+/// What went wrong with an exchange, for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// At Ably, or on the way.
+    #[error(transparent)]
+    Rest(#[from] RestError),
+    /// Before it.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+/// Why there is no token, for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoToken {
     /// Ably says no.
@@ -43,26 +67,29 @@ impl Exchange {
     /// What a client is told to wait when Ably says nothing of it.
     const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-    /// Tokens by `rest`; calls run on `runtime`.
+    /// Tokens by `rest`; calls run on `runtime`, and how they end is counted by `counts`.
     #[must_use]
-    pub fn new(rest: RestClient, runtime: Handle) -> Self {
-        Self { rest, runtime }
+    pub fn new(rest: RestClient, runtime: Handle, counts: ExchangeCounts) -> Self {
+        Self { rest, runtime, counts }
     }
 
     /// A token for what `sign` signs. Tried twice when Ably cannot be reached or fails, each time with what `sign` then
     /// gives: a nonce that may have arrived is spent (40105).
-    pub async fn token(&self, sign: impl Fn() -> Result<TokenRequest, NoRandomness>) -> Result<TokenDetails, NoToken> {
+    pub async fn token(
+        &self,
+        sign: impl Fn() -> Result<TokenRequest, NoRandomness>,
+    ) -> Result<TokenDetails, ExchangeError> {
         let mut outcome = self.attempt(sign()?).await;
         if outcome.as_ref().is_err_and(RestError::is_worth_a_retry) {
             outcome = self.attempt(sign()?).await;
         }
-        outcome.map_err(|error| {
-            tracing::warn!(%error, "Ably gave no token");
-            match error {
-                RestError::Refused(refusal) => NoToken::Refused(refusal),
-                _ => NoToken::Unavailable,
-            }
-        })
+        match &outcome {
+            Ok(_) => &self.counts.given,
+            Err(RestError::Refused(_)) => &self.counts.refused,
+            Err(_) => &self.counts.unavailable,
+        }
+        .inc();
+        Ok(outcome?)
     }
 
     async fn attempt(&self, token_request: TokenRequest) -> Result<TokenDetails, RestError> {
@@ -70,6 +97,16 @@ impl Exchange {
         let call = self.runtime.spawn(async move { rest.request_token(&token_request).await });
         // A task ends early only with its runtime, hence with the service.
         call.await.unwrap_or(Err(RestError::Malformed))
+    }
+}
+
+impl From<ExchangeError> for NoToken {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Rest(RestError::Refused(refusal)) => Self::Refused(refusal),
+            ExchangeError::Rest(_) => Self::Unavailable,
+            ExchangeError::NoRandomness(error) => Self::NoRandomness(error),
+        }
     }
 }
 
@@ -91,16 +128,17 @@ impl NoToken {
         ErrorInfo { code, status_code, message }
     }
 
-    /// When it is worth asking again, for what is not the caller's fault.
+    /// When it is worth asking again, for what is not the caller's fault: within a minute, whatever Ably says.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
+        const LONGEST: Duration = Duration::from_mins(1);
         match self {
             Self::NoRandomness(_) => None,
             Self::Unavailable => Some(Exchange::RETRY_AFTER),
-            Self::Refused(refusal) if refusal.status >= 500 || refusal.is_about_the_service() => {
-                Some(refusal.retry_after.unwrap_or(Exchange::RETRY_AFTER))
+            Self::Refused(refusal) => {
+                let passes = refusal.status == 429 || refusal.status >= 500 || refusal.is_about_the_service();
+                passes.then(|| refusal.retry_after.unwrap_or(Exchange::RETRY_AFTER).min(LONGEST))
             }
-            Self::Refused(refusal) => refusal.retry_after,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The names of resources as patterns: `:`-separated segments with wildcards, and a qualifier.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 const WILDCARD: &str = "*";
 
@@ -11,6 +11,48 @@ pub(super) struct Pattern<'a> {
     qualifier: Option<&'a str>,
     segments: Vec<&'a str>,
     ending: Ending,
+}
+
+/// In what two patterns meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Meeting {
+    /// In ours: theirs covers it.
+    Ours,
+    /// In theirs.
+    Theirs,
+    /// In one that is narrower than both, by name: `*:a` and `b:*` meet in `b:a`.
+    Between(String),
+}
+
+/// Which of two patterns is the narrower, as far as they have been compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Narrower {
+    /// They are equal.
+    Either,
+    Ours,
+    Theirs,
+    /// Each is at some place.
+    Neither,
+}
+
+impl Narrower {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Either, narrower) | (narrower, Self::Either) => narrower,
+            (one, other) if one == other => one,
+            _ => Self::Neither,
+        }
+    }
+}
+
+/// Compares two segments, or two qualifiers. None when they differ and neither is `*`.
+fn compare(ours: Option<&str>, theirs: Option<&str>) -> Option<Narrower> {
+    match (ours, theirs) {
+        (ours, theirs) if ours == theirs => Some(Narrower::Either),
+        (Some(WILDCARD), _) => Some(Narrower::Theirs),
+        (_, Some(WILDCARD)) => Some(Narrower::Ours),
+        _ => None,
+    }
 }
 
 /// How a pattern goes on after its segments.
@@ -44,31 +86,39 @@ impl<'a> Pattern<'a> {
     }
 
     /// The pattern of the names that both match, if there are any.
-    pub(super) fn intersect(&self, other: &Self) -> Option<Self> {
-        let qualifier = match (self.qualifier, other.qualifier) {
-            (ours, theirs) if ours == theirs => ours,
-            (Some(WILDCARD), narrower) | (narrower, Some(WILDCARD)) => narrower,
-            _ => return None,
+    pub(super) fn meet(&self, other: &Self) -> Option<Meeting> {
+        let beyond = match (self.segments.len().cmp(&other.segments.len()), self.ending, other.ending) {
+            (Ordering::Less, Ending::Open, _) | (Ordering::Equal, Ending::Open, Ending::Closed) => Narrower::Theirs,
+            (Ordering::Greater, _, Ending::Open) | (Ordering::Equal, Ending::Closed, Ending::Open) => Narrower::Ours,
+            (Ordering::Equal, ..) => Narrower::Either,
+            (Ordering::Less | Ordering::Greater, ..) => return None,
         };
+        let mut narrower = beyond.and(compare(self.qualifier, other.qualifier)?);
+        for (ours, theirs) in self.segments.iter().zip(&other.segments) {
+            narrower = narrower.and(compare(Some(ours), Some(theirs))?);
+        }
+        Some(match narrower {
+            Narrower::Either | Narrower::Ours => Meeting::Ours,
+            Narrower::Theirs => Meeting::Theirs,
+            Narrower::Neither => Meeting::Between(self.between(other)),
+        })
+    }
+
+    /// The name of what two patterns meet in that do meet.
+    fn between(&self, other: &Self) -> String {
         let (short, long) = if self.segments.len() <= other.segments.len() { (self, other) } else { (other, self) };
-        if short.ending == Ending::Closed && short.segments.len() < long.segments.len() {
-            return None;
-        }
-        let (beside, beyond) = long.segments.split_at(short.segments.len());
-        let mut segments = Vec::with_capacity(long.segments.len() + 1);
-        for (ours, theirs) in short.segments.iter().zip(beside) {
-            segments.push(match (*ours, *theirs) {
-                (ours, theirs) if ours == theirs => ours,
-                (WILDCARD, narrower) | (narrower, WILDCARD) => narrower,
-                _ => return None,
-            });
-        }
-        segments.extend(beyond);
         let ending = match (short.ending, long.ending) {
             (Ending::Open, Ending::Open) => Ending::Open,
             _ => Ending::Closed,
         };
-        Some(Self { qualifier, segments, ending })
+        let segments = long.segments.iter().enumerate().map(|(position, segment)| match *segment {
+            WILDCARD => short.segments.get(position).copied().unwrap_or(WILDCARD),
+            literal => literal,
+        });
+        let qualifier = match (short.qualifier, long.qualifier) {
+            (Some(WILDCARD), narrower) | (narrower, _) => narrower,
+        };
+        Pattern { qualifier, segments: segments.collect(), ending }.to_string()
     }
 }
 
@@ -108,6 +158,8 @@ mod tests {
             ("foo:*:baz", "foo:a:b:baz", None),
             ("foo:*:baz", "*:a:*", Some("foo:a:baz")),
             ("*:a", "foo:*", Some("foo:a")),
+            ("[*]foo:*", "[meta]*:a", Some("[meta]foo:a")),
+            ("[*]foo:a", "*", Some("foo:a")),
             ("*", "foo:*", Some("foo:*")),
             ("*", "*", Some("*")),
             ("*", "[meta]log", None),
@@ -119,8 +171,13 @@ mod tests {
             ("foo*", "foo*", Some("foo*")),
         ] {
             for (left, right) in [(left, right), (right, left)] {
-                let met = Pattern::parse(left).unwrap().intersect(&Pattern::parse(right).unwrap());
-                assert_eq!(met.map(|pattern| pattern.to_string()).as_deref(), both, "{left} and {right}");
+                let met = Pattern::parse(left).unwrap().meet(&Pattern::parse(right).unwrap());
+                let met = met.map(|meeting| match meeting {
+                    Meeting::Ours => left.to_owned(),
+                    Meeting::Theirs => right.to_owned(),
+                    Meeting::Between(name) => name,
+                });
+                assert_eq!(met.as_deref(), both, "{left} and {right}");
             }
         }
         for malformed in ["", "[meta", "[]a", "[meta]"] {

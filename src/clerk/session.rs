@@ -141,6 +141,16 @@ impl Session {
 }
 
 impl Organization {
+    /// The role without its prefix `org:`, however often it has it.
+    #[must_use]
+    pub fn role_name(&self) -> Option<&str> {
+        let mut name = self.role.as_deref()?;
+        while let Some(rest) = name.strip_prefix("org:") {
+            name = rest;
+        }
+        Some(name)
+    }
+
     fn from_v1(claims: &Map<String, Value>) -> Option<Self> {
         let permissions = claims.get("org_permissions").and_then(Value::as_array);
         Some(Self {

@@ -16,6 +16,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use reqwest::header::{AUTHORIZATION, DATE};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
@@ -129,6 +130,17 @@ pub struct JwksSource {
     pub secret_key: Option<SecretString>,
 }
 
+/// How refreshes went since the start. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct RefreshCounts {
+    /// Clerk gave the keys.
+    pub confirmed: Counter,
+    /// It did not.
+    pub failed: Counter,
+    /// When Clerk gave the keys last, in seconds since the epoch; 0 before the first time.
+    pub confirmed_at: Gauge,
+}
+
 /// Why a refresh brought no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
@@ -166,6 +178,7 @@ struct Shared {
     runtime: Handle,
     held: ArcSwapOption<Held>,
     last_refresh_failed: AtomicBool,
+    counts: RefreshCounts,
     failure: Notify,
     attempts: Arc<Mutex<Attempts>>,
 }
@@ -206,15 +219,16 @@ impl Jwks {
     const DROP_AFTER: Duration = Duration::from_hours(1);
     const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
-    /// An empty set. Fetches run on `runtime`.
+    /// An empty set. Fetches run on `runtime` and are counted by `counts`.
     #[must_use]
-    pub fn new(source: JwksSource, http: reqwest::Client, runtime: Handle) -> Self {
+    pub fn new(source: JwksSource, http: reqwest::Client, runtime: Handle, counts: RefreshCounts) -> Self {
         Self(Arc::new(Shared {
             source,
             http,
             runtime,
             held: ArcSwapOption::empty(),
             last_refresh_failed: AtomicBool::new(false),
+            counts,
             failure: Notify::new(),
             attempts: Arc::default(),
         }))
@@ -298,11 +312,14 @@ impl Shared {
             Ok(Fetched { keys, .. }) => {
                 tracing::debug!(keys = keys.len(), "signing keys confirmed");
                 self.held.store(Some(Arc::new(Held { keys, confirmed_at: Instant::now() })));
+                self.counts.confirmed.inc();
+                self.counts.confirmed_at.set(UnixMillis::now().0 / 1000);
                 false
             }
             Err(error) => {
                 let url = self.source.url.as_str();
                 tracing::warn!(%url, %error, "Clerk's signing keys could not be refreshed");
+                self.counts.failed.inc();
                 self.failure.notify_one();
                 true
             }

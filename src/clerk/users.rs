@@ -9,6 +9,7 @@ use std::{
 };
 
 use moka::{future::Cache as Calls, ops::compute::Op, sync::Cache};
+use prometheus_client::metrics::counter::Counter;
 use tokio::{runtime::Handle, time::Instant};
 
 use super::{BackendApi, BackendApiError, User};
@@ -25,6 +26,18 @@ struct Shared {
     known: Cache<String, Fact>,
     calls: Calls<String, Fact>,
     rate_limited_until: Mutex<Option<Instant>>,
+    counts: LookupCounts,
+}
+
+/// How users were found since the start, once for each time that one was wanted. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct LookupCounts {
+    /// Clerk was not asked.
+    pub remembered: Counter,
+    /// Clerk was asked and answered, be it that there is no such user.
+    pub asked: Counter,
+    /// Clerk did not say, or was not to be asked.
+    pub failed: Counter,
 }
 
 /// What is known of a user.
@@ -52,15 +65,16 @@ impl Users {
     const RETRY_AFTER: Duration = Duration::from_secs(5);
     const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-    /// Users of `api`, each remembered for `ttl`. Look-ups run on `runtime`.
+    /// Users of `api`, each remembered for `ttl`. Look-ups run on `runtime` and are counted by `counts`.
     #[must_use]
-    pub fn new(api: BackendApi, ttl: Duration, runtime: Handle) -> Self {
+    pub fn new(api: BackendApi, ttl: Duration, runtime: Handle, counts: LookupCounts) -> Self {
         Self(Arc::new(Shared {
             api,
             runtime,
             known: Cache::builder().max_capacity(Self::MOST_KNOWN).time_to_live(ttl).build(),
             calls: Calls::builder().build(),
             rate_limited_until: Mutex::new(None),
+            counts,
         }))
     }
 
@@ -72,9 +86,14 @@ impl Users {
 
     /// The user of that id, remembered or looked up.
     pub async fn get(&self, id: &str) -> Result<Arc<User>, LookupError> {
-        let fact = match self.0.known.get(id) {
-            Some(fact) => fact,
-            None => self.look_up(id).await?,
+        let counts = &self.0.counts;
+        let fact = if let Some(fact) = self.0.known.get(id) {
+            counts.remembered.inc();
+            fact
+        } else {
+            let answer = self.look_up(id).await;
+            if answer.is_ok() { &counts.asked } else { &counts.failed }.inc();
+            answer?
         };
         match fact {
             Fact::Exists(user) => Ok(user),

@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     ably::{RestClient, TokenFormat},
-    clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, SigningKeys},
+    clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, RefreshCounts, SigningKeys},
     clock::{self, UnixMillis},
     config::{Config, KeySource, Provenance, Scope, Sources, TenantConfig, settings},
     outgoing,
@@ -92,6 +92,8 @@ pub(super) async fn run(config: Option<&Path>) -> ExitCode {
 async fn report(config: &Config, provenance: &Provenance) -> Report {
     let mut report = Report::default();
     report.understood("listens on", config.server.address());
+    let admin = config.admin.address.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    report.understood("admin listener", admin);
     let http = match outgoing::client() {
         Ok(http) => http,
         Err(error) => {
@@ -176,7 +178,7 @@ async fn try_signing_keys(tenant: &TenantConfig, http: &reqwest::Client, report:
         KeySource::Pem => format!("the PEM of {}", tenant.scope.variable(&settings::CLERK_JWT_KEY)),
         KeySource::BackendApi(url) | KeySource::FrontendApi(url) => url.to_string(),
     };
-    let found = match crate::server::signing_keys(&tenant.clerk, http) {
+    let found = match crate::server::signing_keys(&tenant.clerk, http, RefreshCounts::default) {
         Ok(SigningKeys::Pem(key)) => Ok(Probe::of_pem(&key)),
         Ok(SigningKeys::Jwks(jwks)) => jwks.probe().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
@@ -206,7 +208,7 @@ async fn compare_with_the_frontend_api(
 ) -> Option<UnixMillis> {
     let url = tenant.clerk.frontend_api_jwks();
     let source = JwksSource { url: url.clone(), secret_key: None };
-    match Jwks::new(source, http.clone(), Handle::current()).probe().await {
+    match Jwks::new(source, http.clone(), Handle::current(), RefreshCounts::default()).probe().await {
         Ok(published) => {
             let host = tenant.clerk.publishable_key.frontend_api_host();
             report.tried(

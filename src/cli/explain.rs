@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::{Failure, complain, policy_tests::in_words};
 use crate::{
     ably::{ErrorInfo, TokenFormat, Ttl},
-    clerk::{Credential, Examined, Invalid, Session, Unverified},
+    clerk::{Credential, Examined, Invalid, LookupCounts, RefreshCounts, Session, Unverified},
     clock::UnixMillis,
     config::{Config, Sources, TenantConfig},
     identity::{Identity, IdentityError},
@@ -128,7 +128,8 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
                     return Ok(report);
                 }
             };
-            let verifier = server::verifier(&tenant.clerk, config.revocation.denial_ttl, &http)?;
+            let verifier =
+                server::verifier(&tenant.clerk, config.revocation.denial_ttl, &http, RefreshCounts::default)?;
             (tenant, verifier.examine(token.token(), now).await)
         }
         Input { claims, .. } => {
@@ -143,7 +144,8 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
     match examined {
         Ok(examined) => {
             // Nobody is looked up who was made up.
-            let users = server::users(&tenant.clerk, &http).filter(|_| !examined.filled_in.contains(&"sub"));
+            let users = server::users(&tenant.clerk, &http, LookupCounts::default());
+            let users = users.filter(|_| !examined.filled_in.contains(&"sub"));
             let identity = Identity::new(tenant.token.client_id.clone(), users);
             let rehearsal = Rehearsal {
                 identity: &identity,

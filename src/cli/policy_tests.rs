@@ -1,6 +1,14 @@
 //! `check --policy-tests`: runs an operator's own tests of the policy. No network, no keys.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path, process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use serde_json::Number;
 
 use super::{Failure, complain};
 use crate::{
@@ -36,10 +44,13 @@ pub(super) async fn run(config: Option<&Path>, file: &Path) -> ExitCode {
 async fn report(config: Option<&Path>, file: &Path) -> Result<(String, ExitCode), Failure> {
     let PolicyTests(cases) = PolicyTests::read(file)?;
     let policies = Config::policies_only(&Sources::read(config))?;
+    let cases = cases.iter().map(|case| Ok((case, under_test(&policies, case)?)));
+    let cases: Vec<(&Case, &PolicyUnderTest)> = cases.collect::<Result<_, Failure>>()?;
+    PolicyTests::fit(cases.iter().map(|(case, policy)| (*case, policy.token.format)))?;
     let mut report = String::new();
     let mut failed = 0;
-    for case in &cases {
-        let differences = differences(under_test(&policies, case)?, case).await;
+    for (case, policy) in &cases {
+        let differences = differences(policy, case).await;
         if differences.is_empty() {
             _ = writeln!(report, "ok    {}", case.name);
         } else {
@@ -89,11 +100,11 @@ async fn differences(PolicyUnderTest { policy, token, .. }: &PolicyUnderTest, ca
     let identity = Identity::new(token.client_id.clone(), None);
     let rehearsal = Rehearsal { identity: &identity, policy, format: token.format, api_key: None };
     let rehearsed = rehearsal.run(&examined, session, Claims::Some, &case.params, now).await;
-    let (grant, expected) = match (&rehearsed.refusal, &rehearsed.explanation.outcome, &case.expected) {
-        (None, Ok(grant), Expected::Granted { capability, ttl, client_id }) => (grant, (capability, ttl, client_id)),
-        (refusal, _, expected) => return compare_refusals(expected, refusal.as_ref()),
+    let (None, Ok(grant), Expected::Granted { capability, ttl, client_id, channel_claims, publish_rate }) =
+        (&rehearsed.refusal, &rehearsed.explanation.outcome, &case.expected)
+    else {
+        return compare_refusals(&case.expected, rehearsed.refusal.as_ref());
     };
-    let (capability, ttl, client_id) = expected;
     let mut differences = compare_capabilities(capability.as_ref(), grant.capability.as_ref());
     let got = grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT);
     if let Some(ttl) = ttl.filter(|ttl| *ttl != got) {
@@ -105,7 +116,33 @@ async fn differences(PolicyUnderTest { policy, token, .. }: &PolicyUnderTest, ca
             differences.push(Difference { what: "client_id".into(), expected: expected.clone(), got });
         }
     }
+    if let Some(expected) = channel_claims {
+        let is_same = |expected: &String, got: &String| expected == got;
+        differences.extend(compare_by_resource("channel_claims", expected, &grant.channel_claims, is_same));
+    }
+    if let Some(expected) = publish_rate {
+        let is_same = |expected: &Number, got: &Number| expected.as_f64() == got.as_f64();
+        differences.extend(compare_by_resource("publish_rate", expected, &grant.publish_rate, is_same));
+    }
     differences
+}
+
+/// Where two tables of what only a JWT carries differ.
+fn compare_by_resource<T: fmt::Display>(
+    key: &str,
+    expected: &BTreeMap<String, T>,
+    got: &BTreeMap<String, T>,
+    is_same: impl Fn(&T, &T) -> bool,
+) -> Vec<Difference> {
+    let in_words = |value: Option<&T>| value.map_or_else(|| "nothing".to_owned(), T::to_string);
+    let resources: BTreeSet<_> = expected.keys().chain(got.keys()).collect();
+    let differ = resources.into_iter().filter_map(|resource| {
+        let (expected, got) = (expected.get(resource), got.get(resource));
+        let is_same = expected.zip(got).is_some_and(|(expected, got)| is_same(expected, got));
+        let what = format!("{key} {resource}");
+        (!is_same).then(|| Difference { what, expected: in_words(expected), got: in_words(got) })
+    });
+    differ.collect()
 }
 
 fn compare_refusals(expected: &Expected, got: Option<&Cause>) -> Vec<Difference> {

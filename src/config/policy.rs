@@ -75,7 +75,7 @@ pub(super) struct Parser {
     pub(super) subject: String,
     revocable: bool,
     /// What other formats than a JWT cannot carry, by the key.
-    jwt_only: Vec<(Place, String, &'static str)>,
+    pub(super) jwt_only: Vec<(Place, String, &'static str)>,
     pub(super) problems: Vec<(usize, String)>,
 }
 
@@ -233,7 +233,7 @@ impl Parser {
         self.resources(value, name, read)
     }
 
-    fn rate(&mut self, value: &Value<'_>) -> Option<Number> {
+    pub(super) fn rate(&mut self, value: &Value<'_>) -> Option<Number> {
         let rate = match value.get_ref() {
             DeValue::Integer(number) => integer(number).filter(|number| *number > 0).map(Number::from),
             DeValue::Float(number) => {

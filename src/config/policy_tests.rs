@@ -1,9 +1,9 @@
 //! Tests of a policy: a TOML file of its own, with claims and what they are expected to get.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use serde_json::{Map, Number};
@@ -19,7 +19,7 @@ use super::{
     value::{boolean, duration},
 };
 use crate::{
-    ably::{Capability, Operations, Ttl, code},
+    ably::{Capability, Operations, TokenFormat, Ttl, code},
     policy::Policy,
     tenant::TenantName,
 };
@@ -62,6 +62,8 @@ pub struct Case {
     pub params: Vec<(String, String)>,
     /// What is to come of it.
     pub expected: Expected,
+    /// What is wrong with it where tokens are no JWTs.
+    jwt_only: Vec<Problem>,
 }
 
 /// What a case is expected to get.
@@ -77,6 +79,10 @@ pub enum Expected {
         ttl: Option<Ttl>,
         /// Whose it is, if that is part of the case.
         client_id: Option<String>,
+        /// Trusted claims by channel, if they are part of the case.
+        channel_claims: Option<BTreeMap<String, String>>,
+        /// Publish rates by resource, if they are part of the case.
+        publish_rate: Option<BTreeMap<String, Number>>,
     },
 }
 
@@ -117,6 +123,13 @@ impl PolicyTests {
         }
     }
 
+    /// Whether tokens of each case's format can be what it expects.
+    pub fn fit<'a>(cases: impl IntoIterator<Item = (&'a Case, TokenFormat)>) -> Result<(), InvalidPolicyTests> {
+        let misfits = cases.into_iter().filter(|(_, format)| *format != TokenFormat::Jwt);
+        let problems: Vec<_> = misfits.flat_map(|(case, _)| &case.jwt_only).cloned().collect();
+        if problems.is_empty() { Ok(()) } else { Err(InvalidPolicyTests(problems)) }
+    }
+
     fn parse(text: &str, path: &Path) -> Result<Self, InvalidPolicyTests> {
         let mut parser = Parser::new(false);
         let cases = match DeTable::parse(text) {
@@ -128,18 +141,28 @@ impl PolicyTests {
             }
         };
         parser.problems.sort_by_key(|(offset, _)| *offset);
+        let problem = |offset, what| Problem(format!("{}, {}: {what}", path.display(), position(text, offset)));
         if parser.problems.is_empty() {
-            return Ok(Self(cases));
+            let cases = cases.into_iter().map(|(mut case, jwt_only)| {
+                let of_place = |(offset, key)| {
+                    let what = "only tokens of the format jwt carry it; [token] format is another";
+                    problem(offset, format!("[[cases]] {:?}: {key}: {what}", case.name))
+                };
+                case.jwt_only = jwt_only.into_iter().map(of_place).collect();
+                case
+            });
+            return Ok(Self(cases.collect()));
         }
-        let path = PathBuf::from(path);
-        let place = |offset| format!("{}, {}", path.display(), position(text, offset));
-        let problems = parser.problems.into_iter().map(|(offset, what)| Problem(format!("{}: {what}", place(offset))));
+        let problems = parser.problems.into_iter().map(|(offset, what)| problem(offset, what));
         Err(InvalidPolicyTests(problems.collect()))
     }
 }
 
+/// Where a case expects what only a JWT carries, and by which key.
+type JwtOnly = Vec<(usize, &'static str)>;
+
 impl Parser {
-    fn cases(&mut self, root: &DeTable<'_>) -> Vec<Case> {
+    fn cases(&mut self, root: &DeTable<'_>) -> Vec<(Case, JwtOnly)> {
         "the file".clone_into(&mut self.subject);
         self.refuse_unknown(root, &["cases"], "key");
         let Some(value) = root.get("cases") else {
@@ -157,7 +180,7 @@ impl Parser {
         cases
     }
 
-    fn case(&mut self, value: &Value<'_>, names: &mut BTreeSet<String>) -> Option<Case> {
+    fn case(&mut self, value: &Value<'_>, names: &mut BTreeSet<String>) -> Option<(Case, JwtOnly)> {
         let keys = self.table(value)?;
         let name = self.required(keys, value, "name").and_then(|name| {
             let text = self.text(name, "a name")?;
@@ -178,8 +201,13 @@ impl Parser {
         });
         let params = keys.get("params").map_or(Some(Vec::new()), |params| self.params(params));
         let expected = self.required(keys, value, "expect").and_then(|expected| self.expected(expected));
+        let jwt_only = std::mem::take(&mut self.jwt_only);
+        let mut jwt_only: JwtOnly = jwt_only.into_iter().map(|(place, _, key)| (place.start, key)).collect();
+        jwt_only.sort_unstable();
         let claims = claims?.as_object()?.clone();
-        Some(Case { name: name?, tenant: tenant?, claims, params: params?, expected: expected? })
+        let case =
+            Case { name: name?, tenant: tenant?, claims, params: params?, expected: expected?, jwt_only: Vec::new() };
+        Some((case, jwt_only))
     }
 
     fn required<'v, 'a>(&mut self, keys: &'v DeTable<'a>, within: &Value<'_>, key: &str) -> Option<&'v Value<'a>> {
@@ -207,7 +235,8 @@ impl Parser {
 
     fn expected(&mut self, value: &Value<'_>) -> Option<Expected> {
         let keys = self.table(value)?;
-        self.refuse_unknown(keys, &["capability", "ttl", "client_id", "refused"], "expectation");
+        let known = ["capability", "ttl", "client_id", "channel_claims", "publish_rate", "refused"];
+        self.refuse_unknown(keys, &known, "expectation");
         match (keys.get("capability"), keys.get("refused")) {
             (None, Some(refused)) if keys.len() == 1 => {
                 let code = refused.get_ref().as_integer().and_then(integer).and_then(|code| u32::try_from(code).ok());
@@ -227,12 +256,30 @@ impl Parser {
                 let client_id = keys.get("client_id").map_or(Some(None), |client_id| {
                     self.text(client_id, "a client ID").map(|text| Some(text.to_owned()))
                 });
-                Some(Expected::Granted { capability: capability?, ttl: ttl?, client_id: client_id? })
+                let channel_claims = keys.get_key_value("channel_claims").map_or(Some(None), |(key, value)| {
+                    self.jwt_only.push((key.span(), self.subject.clone(), "channel_claims"));
+                    let text = |parser: &mut Self, value: &Value<'_>| {
+                        Some(parser.text(value, "a text, the claim's value")?.to_owned())
+                    };
+                    self.by_resource(value, text).map(Some)
+                });
+                let publish_rate = keys.get_key_value("publish_rate").map_or(Some(None), |(key, value)| {
+                    self.jwt_only.push((key.span(), self.subject.clone(), "publish_rate"));
+                    self.by_resource(value, Self::rate).map(Some)
+                });
+                Some(Expected::Granted {
+                    capability: capability?,
+                    ttl: ttl?,
+                    client_id: client_id?,
+                    channel_claims: channel_claims?,
+                    publish_rate: publish_rate?,
+                })
             }
             _ => {
                 self.problem(
                     value.span(),
-                    "write either a capability, with ttl and client_id if they matter, or refused = 40160",
+                    "write either a capability, with ttl, client_id, channel_claims and publish_rate if they matter, or \
+                     refused = 40160",
                 );
                 None
             }
@@ -254,6 +301,18 @@ impl Parser {
             self.problem(value.span(), "capability names no resource; expect refused = 40160 if nothing is granted");
         }
         capability
+    }
+
+    /// A table of resources as the token names them. An empty one says that the token has none.
+    fn by_resource<T>(
+        &mut self,
+        value: &Value<'_>,
+        read: impl Fn(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Option<BTreeMap<String, T>> {
+        let resources = self.table(value)?.iter();
+        let read: Vec<_> =
+            resources.map(|(resource, value)| Some((resource.get_ref().to_string(), read(self, value)?))).collect();
+        read.into_iter().collect()
     }
 
     fn expected_ttl(&mut self, value: &Value<'_>) -> Option<Ttl> {
@@ -310,7 +369,7 @@ mod tests {
             [[cases]]
             name = "c"
             claims = {}
-            expect = { capability = "key" }
+            expect = { capability = "key", channel_claims = { "chat:*" = "owner" }, publish_rate = {} }
         "#;
         let PolicyTests(cases) = PolicyTests::parse(text, Path::new("FILE")).unwrap();
         let claims = r#"{"f":0.5,"list":[true],"n":5,"o":{"id":"org_1"}}"#;
@@ -319,9 +378,40 @@ mod tests {
         assert_eq!(cases[0].params, params.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let capability = r#"{"b":["publish"]}"#.parse().ok();
         let (ttl, client_id) = (Ttl::from_millis(600_000), Some("alice".to_owned()));
-        assert_eq!(cases[0].expected, Expected::Granted { capability, ttl, client_id });
+        let granted = Expected::Granted { capability, ttl, client_id, channel_claims: None, publish_rate: None };
+        assert_eq!(cases[0].expected, granted);
         assert_eq!(cases[1].expected, Expected::Refused(40160));
-        assert_eq!(cases[2].expected, Expected::Granted { capability: None, ttl: None, client_id: None });
+        let channel_claims = Some([("chat:*".to_owned(), "owner".to_owned())].into());
+        let publish_rate = Some(BTreeMap::new());
+        let granted = Expected::Granted { capability: None, ttl: None, client_id: None, channel_claims, publish_rate };
+        assert_eq!(cases[2].expected, granted);
+    }
+
+    #[test]
+    fn what_only_a_jwt_carries_is_expected_of_no_other_format() {
+        let text = r#"
+[[cases]]
+name = "a"
+claims = {}
+expect = { capability = "key", publish_rate = { "chat:*" = 5 }, channel_claims = {} }
+[[cases]]
+name = "b"
+claims = {}
+expect = { capability = "key" }
+"#;
+        let PolicyTests(cases) = PolicyTests::parse(text, Path::new("FILE")).unwrap();
+        let fit = |cases: &[Case], format| PolicyTests::fit(cases.iter().map(|case| (case, format)));
+        assert!(fit(&cases, TokenFormat::Jwt).is_ok());
+        assert!(fit(&cases[1..], TokenFormat::TokenRequest).is_ok());
+        for format in [TokenFormat::TokenRequest, TokenFormat::TokenDetails] {
+            insta::allow_duplicates! {
+                insta::assert_snapshot!(fit(&cases, format).unwrap_err(), @r##"
+                the policy tests have 2 problems:
+                  - FILE, line 5, column 32: [[cases]] "a": publish_rate: only tokens of the format jwt carry it; [token] format is another
+                  - FILE, line 5, column 65: [[cases]] "a": channel_claims: only tokens of the format jwt carry it; [token] format is another
+                "##);
+            }
+        }
     }
 
     #[test]
@@ -339,9 +429,17 @@ expect = { capability = { a = ["fly"] }, refused = 40160 }
 [[cases]]
 claims = []
 expect = { capability = { a = ["fly"] }, ttl = "10" }
+[[cases]]
+name = "c"
+claims = {}
+expect = { capability = "key", channel_claims = { a = 1 }, publish_rate = { a = 0, b = "5" } }
+[[cases]]
+name = "d"
+claims = {}
+expect = { capability = "key", channel_claims = "owner" }
 "#;
         insta::assert_snapshot!(problems(text), @r##"
-        the policy tests have 12 problems:
+        the policy tests have 16 problems:
           - FILE, line 1, column 1: the file: no such key: "extra"; there are: cases
           - FILE, line 2, column 1: [[cases]] "a": no claims
           - FILE, line 4, column 1: [[cases]] "a": no such key: "claim"; there are: name, tenant, claims, params, expect
@@ -349,11 +447,15 @@ expect = { capability = { a = ["fly"] }, ttl = "10" }
           - FILE, line 6, column 22: [[cases]] "a": no refusal has this code; there are: 40000, 40003, 40012, 40101, 40160, 40300
           - FILE, line 8, column 8: [[cases]] "a": the name is empty, or that of another case
           - FILE, line 9, column 19: [[cases]] "a": a date that JSON does not have
-          - FILE, line 10, column 10: [[cases]] "a": write either a capability, with ttl and client_id if they matter, or refused = 40160
+          - FILE, line 10, column 10: [[cases]] "a": write either a capability, with ttl, client_id, channel_claims and publish_rate if they matter, or refused = 40160
           - FILE, line 11, column 1: [[cases]] number 3: no name
           - FILE, line 12, column 10: [[cases]] number 3: a list, where a table is wanted
           - FILE, line 13, column 31: [[cases]] number 3: "fly" is not an operation of Ably's
           - FILE, line 13, column 48: [[cases]] number 3: not a span of time; write it with a unit, like 30m
+          - FILE, line 17, column 55: [[cases]] "c": a number, where a text, the claim's value is wanted
+          - FILE, line 17, column 81: [[cases]] "c": a publish rate is a number of messages a second, above zero
+          - FILE, line 17, column 88: [[cases]] "c": a publish rate is a number of messages a second, above zero
+          - FILE, line 21, column 49: [[cases]] "d": a text, where a table is wanted
         "##);
         assert!(problems("").contains("FILE, line 1, column 1: the file: no [[cases]]"));
         assert!(problems("[[cases]]\nname = ").contains("FILE, line 2, column 8"));

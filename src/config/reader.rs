@@ -357,16 +357,24 @@ impl<'a> Reader<'a> {
 
     /// Where there are tenants, nothing says whose a setting of the flat form would be.
     pub(super) fn refuse_the_flat_form(&mut self) {
-        let settings = settings::ALL.iter();
-        for setting in
-            settings.filter(|setting| setting.is_of_a_tenant() && setting.availability == Availability::Built)
-        {
-            if self.find(setting).is_some() {
-                self.problem(setting, "there are [[tenants]], and each has its own; move it to one of them");
+        for setting in settings::ALL.iter().filter(|setting| setting.is_of_a_tenant()) {
+            if self.find_in_environment(setting).is_some() {
+                self.problem(setting, "there are [[tenants]], and each has its own; set that of one of them");
             }
+        }
+        let toml = self.toml();
+        for section in tenant::SECTIONS.into_iter().filter(|section| toml.contains_key(*section)) {
+            let what = format_args!(
+                "there are [[tenants]], and each has its own; write [tenants.{section}] below one of them"
+            );
+            self.problem_of(&format!("[{section}] in the TOML file"), what);
         }
         if self.toml().contains_key(GRANTS) {
             self.problem_of("[[grants]]", "there are [[tenants]]; write [[tenants.grants]] below the tenant's table");
+        }
+        let names = self.sources.unknown_variables_of_tenants();
+        for name in names {
+            self.problem_of(&name, "no tenant has such a setting; is it misspelt?");
         }
     }
 }

@@ -1,10 +1,11 @@
 //! `[server]`: where the service listens.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::{
     reader::Reader,
     settings::{SERVER_HOST, SERVER_PORT},
+    value::ip_address,
 };
 
 /// The settings of the public listener.
@@ -18,7 +19,7 @@ pub struct ServerConfig {
 
 impl ServerConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let host = reader.or_default(&SERVER_HOST, "127.0.0.1", host);
+        let host = reader.or_default(&SERVER_HOST, "127.0.0.1", ip_address);
         let port = reader.or_default(&SERVER_PORT, "8080", port);
         Some(Self { host: host?, port: port? })
     }
@@ -28,13 +29,6 @@ impl ServerConfig {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.host, self.port)
     }
-}
-
-fn host(text: &str) -> Result<IpAddr, &'static str> {
-    if text == "localhost" {
-        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    text.parse().map_err(|_| "not an IP address; use 127.0.0.1, or 0.0.0.0 to listen on all addresses")
 }
 
 fn port(text: &str) -> Result<u16, &'static str> {

@@ -121,9 +121,9 @@ settings! {
     /// Networks whose forwarding headers are believed.
     SERVER_TRUSTED_PROXIES = Setting::reserved("server", "trusted_proxies");
     /// The admin listener's address.
-    ADMIN_HOST = Setting::reserved("admin", "host");
-    /// The admin listener's port.
-    ADMIN_PORT = Setting::reserved("admin", "port");
+    ADMIN_HOST = Setting::new("admin", "host");
+    /// The admin listener's port; 0 turns it off.
+    ADMIN_PORT = Setting::new("admin", "port");
     /// The admin listener's token.
     ADMIN_TOKEN = Setting::reserved("admin", "token");
     /// Tokens per user and minute.

@@ -1,7 +1,7 @@
 //! Where settings come from: the environment, files that it names, `.env`, and a TOML file.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     env, fs, io,
     path::{Path, PathBuf},
 };
@@ -9,13 +9,18 @@ use std::{
 use super::{
     reader::Problem,
     settings::{self, Setting},
-    tenant::{self, Scope},
+    tenant::{self, TENANTS},
 };
+
+/// The TOML file as it was found: its text, or why there is none.
+pub type TomlFile = Result<String, io::ErrorKind>;
 
 /// The texts of all sources, not yet looked at.
 #[derive(Default)]
 pub struct Sources {
     pub(super) environment: HashMap<String, String>,
+    /// The names, not the values, of variables that begin as those of tenants do.
+    tenants_environment: Vec<String>,
     pub(super) dot_env: HashMap<String, String>,
     pub(super) toml: toml::Table,
     /// The text of `toml`, for what says where something stands.
@@ -33,8 +38,14 @@ impl Sources {
     /// told with all others.
     #[must_use]
     pub fn read(config: Option<&Path>) -> Self {
+        Self::with_file(config, &Self::toml_file(config))
+    }
+
+    /// Reads all but the TOML file, which was read before.
+    #[must_use]
+    pub fn with_file(config: Option<&Path>, file: &TomlFile) -> Self {
         let mut sources = Self { toml_path: Self::toml_path(config).to_owned(), ..Self::default() };
-        sources.read_toml(config.is_some());
+        sources.read_toml(file, config.is_some());
         sources.read_environment();
         sources.read_dot_env(Path::new(".env"));
         sources
@@ -46,25 +57,48 @@ impl Sources {
         config.unwrap_or(Path::new(Self::DEFAULT_PATH))
     }
 
+    /// Reads the TOML file.
+    pub fn toml_file(config: Option<&Path>) -> TomlFile {
+        fs::read_to_string(Self::toml_path(config)).map_err(|error| error.kind())
+    }
+
     fn problem(&mut self, what: String) {
         self.problems.push(Problem(what));
     }
 
     /// Takes only the variables that are settings: nothing else of the environment is any of our business.
     fn read_environment(&mut self) {
-        let of_tenants: Vec<Scope> = tenant::named_scopes(&self.toml).collect();
-        let of_tenants = of_tenants.iter().flat_map(|scope| {
-            let settings = settings::ALL.iter().filter(|setting| setting.is_of_a_tenant());
-            settings.map(|setting| scope.variable(setting))
-        });
-        let names = settings::ALL.iter().flat_map(Setting::variables).chain(of_tenants);
-        for name in names.flat_map(|name| [format!("{name}_FILE"), name]) {
+        let names = settings::ALL.iter().flat_map(Setting::variables).chain(self.variables_of_tenants());
+        let names: Vec<_> = names.flat_map(|name| [format!("{name}_FILE"), name]).collect();
+        for name in names {
             match env::var(&name) {
                 Ok(value) => _ = self.environment.insert(name, value),
                 Err(env::VarError::NotPresent) => {}
                 Err(env::VarError::NotUnicode(_)) => self.problem(format!("{name}: not UTF-8; set it anew")),
             }
         }
+        self.tenants_environment = env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+        self.tenants_environment.retain(|name| name.starts_with(&TENANTS.to_ascii_uppercase()));
+    }
+
+    fn variables_of_tenants(&self) -> impl Iterator<Item = String> {
+        tenant::named_scopes(&self.toml).flat_map(|scope| {
+            let settings = settings::ALL.iter().filter(|setting| setting.is_of_a_tenant());
+            settings.map(move |setting| scope.variable(setting))
+        })
+    }
+
+    /// Variables that look like a tenant's and are not: a restriction that is misspelt would be none.
+    pub(super) fn unknown_variables_of_tenants(&self) -> Vec<String> {
+        let prefix = format!("{}_", TENANTS.to_ascii_uppercase());
+        let sections = tenant::SECTIONS.map(|section| format!("_{}_", section.to_ascii_uppercase()));
+        let known: BTreeSet<String> =
+            self.variables_of_tenants().flat_map(|name| [format!("{name}_FILE"), name]).collect();
+        let names = self.tenants_environment.iter().chain(self.dot_env.keys());
+        let looks_like_one =
+            |name: &str| name.starts_with(&prefix) && sections.iter().any(|section| name.contains(section));
+        let unknown = names.filter(|name| looks_like_one(name) && !known.contains(*name));
+        unknown.cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The parser's own messages would show the line, which may hold a secret.
@@ -95,18 +129,18 @@ impl Sources {
     }
 
     /// The parser's own message would show the line, which may hold a secret.
-    fn read_toml(&mut self, must_exist: bool) {
+    fn read_toml(&mut self, file: &TomlFile, must_exist: bool) {
         let path = self.toml_path.display().to_string();
-        let text = match fs::read_to_string(&self.toml_path) {
+        let text = match file {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => return,
-            Err(error) => return self.problem(format!("{path} cannot be read: {error}")),
+            Err(io::ErrorKind::NotFound) if !must_exist => return,
+            Err(kind) => return self.problem(format!("{path} cannot be read: {kind}")),
         };
         match text.parse() {
-            Ok(table) => (self.toml, self.toml_text) = (table, text),
+            Ok(table) => (self.toml, self.toml_text) = (table, text.clone()),
             Err(error) => {
                 let error: toml::de::Error = error;
-                let position = position(&text, error.span().map_or(0, |span| span.start));
+                let position = position(text, error.span().map_or(0, |span| span.start));
                 self.problem(format!("{path}, {position}: {}", error.message()));
             }
         }
@@ -117,6 +151,7 @@ impl Sources {
     pub(crate) fn for_test(environment: &[(&str, &str)], toml: &str) -> Self {
         Self {
             environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            tenants_environment: environment.iter().map(|(name, _)| (*name).to_owned()).collect(),
             toml: toml.parse().unwrap(),
             toml_text: toml.to_owned(),
             toml_path: PathBuf::from(Self::DEFAULT_PATH),

@@ -11,7 +11,7 @@ use super::{
     },
 };
 use crate::{
-    ably::TokenFormat,
+    ably::{TokenFormat, Ttl},
     policy::Policy,
     tenant::{InvalidTenantName, TenantName},
 };
@@ -99,6 +99,16 @@ impl TenantConfig {
         let authorized_parties = clerk.as_ref().map(|clerk| clerk.authorized_parties.clone());
         let cors = CorsConfig::read(reader, authorized_parties.unwrap_or_default());
         Some(Self { scope: reader.scope().clone(), ably: ably?, clerk: clerk?, token: token?, policy, cors })
+    }
+
+    /// Whether tokens of these settings can be what a policy makes of them: their format carries all of it, and they may
+    /// live as long.
+    #[must_use]
+    pub fn can_have(&self, policy: &Policy) -> bool {
+        let longest = if self.ably.revocable_tokens { Ttl::MAX_REVOCABLE } else { Ttl::MAX };
+        policy.rules.iter().all(|rule| {
+            (self.token.format == TokenFormat::Jwt || !rule.needs_a_jwt()) && rule.ttl.is_none_or(|ttl| ttl <= longest)
+        })
     }
 
     /// What it is called.

@@ -62,6 +62,25 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.token.format, TokenFormat::TokenRequest);
     assert_eq!(config.token.ttl, None);
     assert_eq!(whole.server.address().to_string(), "127.0.0.1:8080");
+    assert_eq!(whole.admin.address.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9464"));
+}
+
+#[test]
+fn the_admin_listener_has_an_address_of_its_own_or_is_off() {
+    let admin = |environment: &[(&str, &str)]| load(environment, "").map(|config| config.admin.address);
+    assert_eq!(admin(&[("ADMIN_PORT", "0")]), Ok(None));
+    let everywhere = "0.0.0.0:1".parse().unwrap();
+    assert_eq!(admin(&[("ADMIN_HOST", "0.0.0.0"), ("ADMIN_PORT", "1")]), Ok(Some(everywhere)));
+    for host in ["127.0.0.1", "0.0.0.0", "::"] {
+        for server_host in ["127.0.0.1", "0.0.0.0"] {
+            let same = [("SERVER_PORT", "9464"), ("SERVER_HOST", server_host), ("ADMIN_HOST", host)];
+            assert!(admin(&same).unwrap_err().contains("ADMIN_PORT ([admin] port): the public listener has"));
+        }
+    }
+    assert!(admin(&[("SERVER_PORT", "9464"), ("SERVER_HOST", "127.0.0.2")]).is_ok());
+    assert!(admin(&[("ADMIN_PORT", "65536")]).unwrap_err().contains("or 0 for no admin listener"));
+    assert!(admin(&[("ADMIN_HOST", "metrics.internal")]).unwrap_err().contains("not an IP address"));
+    assert!(admin(&[("ADMIN_TOKEN", "secret")]).unwrap_err().contains("this version does not have it yet"));
 }
 
 #[test]
@@ -506,8 +525,8 @@ name = "acme"
       - TENANTS_ACME_CLERK_WEBHOOK_SIGNING_SECRET ([tenants.clerk] webhook_signing_secret): this version does not have it yet; remove it
       - TENANTS_ACME_TOKEN_REQUIRE ([tenants.token] require): a variable cannot hold it; write it in the TOML file
       - TENANTS_ACME_TOKEN_REQUIRE ([tenants.token] require): a variable cannot hold it; write it in the TOML file
-      - CLERK_SECRET_KEY ([clerk] secret_key): there are [[tenants]], and each has its own; move it to one of them
-      - TOKEN_TTL ([token] ttl): there are [[tenants]], and each has its own; move it to one of them
+      - CLERK_SECRET_KEY ([clerk] secret_key): there are [[tenants]], and each has its own; set that of one of them
+      - [token] in the TOML file: there are [[tenants]], and each has its own; write [tenants.token] below one of them
       - [[grants]]: there are [[tenants]]; write [[tenants.grants]] below the tenant's table
       - [[tenants]] number 2: a tenant's name is 1 to 40 of a-z, 0-9 and -, with a letter or a digit at both ends
       - [[tenants]] number 3: no name; logs, variables and metrics need one
@@ -518,6 +537,17 @@ name = "acme"
       - ably-clerk-auth.toml, line 11, column 41: tenant acme: [token] require: an empty list, where a list is wanted
       - ably-clerk-auth.toml, line 14, column 14: tenant acme: [[grants]] "all": capability names no resource
     "#);
+    for (section, setting) in [("token", "require = { role = \"admin\" }"), ("cors", "allowed_origins = []")] {
+        let problem = tenants_problem(&[BETAS_KEY], &format!("[{section}]\n{setting}\n{TWO_TENANTS}"));
+        assert!(problem.contains(&format!("[{section}] in the TOML file: there are [[tenants]]")), "{problem}");
+    }
+    for variable in ["TENANTS_BETA_CLERK_AUDIENCE", "TENANTS_ACME_CLERK_AUDIENCES", "TENANTS_ACME_TOKEN_TTL_FILES"] {
+        let problem = tenants_problem(&[BETAS_KEY, (variable, "x")], TWO_TENANTS);
+        assert!(problem.contains(&format!("{variable}: no tenant has such a setting")), "{problem}");
+    }
+    // As a cluster gives every container that has a service called tenants-acme beside it.
+    let others = [BETAS_KEY, ("TENANTS_ACME_SERVICE_HOST", "10.0.0.1"), ("TENANTS_ACME_PORT", "tcp://10.0.0.1:80")];
+    assert!(Config::load(&Sources::for_test(&others, TWO_TENANTS)).is_ok());
     for tenants in ["tenants = []", "tenants = 5", "[tenants]\nname = \"acme\"", "tenants = [5]"] {
         let problem = tenants_problem(&[], tenants);
         assert!(problem.contains("tenants: a list of tables is wanted; write [[tenants]] for each"), "{problem}");

@@ -1,6 +1,9 @@
 //! Parsers of the kinds of value that several sections have. Errors say what is wanted and do not repeat the value.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use url::Url;
 
@@ -14,6 +17,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
 /// `true` or `false`.
 pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
     text.parse().map_err(|_| "neither true nor false")
+}
+
+/// An address to listen on.
+pub(super) fn ip_address(text: &str) -> Result<IpAddr, &'static str> {
+    if text == "localhost" {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    text.parse().map_err(|_| "not an IP address; use 127.0.0.1, or 0.0.0.0 to listen on all addresses")
 }
 
 /// The base of an API. Keys and secrets travel there, so it must be https, save on this machine.

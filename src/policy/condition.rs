@@ -397,8 +397,9 @@ impl Condition {
                 Finding::of(is_impersonated == *wanted)
             }
             Self::Role(roles) => organization.map_or(Finding::NoOrganization, |organization| {
-                let role = organization.role.as_deref().map(|role| role.trim_start_matches("org:"));
-                Finding::of(role.is_some_and(|role| roles.iter().any(|Role(wanted)| wanted == role)))
+                Finding::of(
+                    organization.role_name().is_some_and(|role| roles.iter().any(|Role(wanted)| wanted == role)),
+                )
             }),
             Self::Permission(permissions) => organization.map_or(Finding::NoOrganization, |organization| {
                 let granted = organization.permissions.as_deref().unwrap_or_default();

@@ -12,13 +12,12 @@ use crate::clerk::{ClaimPath, Session};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ResourceTemplate {
     text: String,
-    qualifier: Option<&'static str>,
-    segments: Vec<Segment>,
+    parts: Vec<Part>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Segment {
-    /// As it stands, `*` too.
+enum Part {
+    /// As it stands, with its colons: all between two placeholders.
     Literal(String),
     Placeholder(Placeholder),
 }
@@ -106,18 +105,32 @@ impl FromStr for ResourceTemplate {
             return Err(InvalidResource::ControlCharacter);
         }
         let (qualifier, path) = split_qualifier(text)?;
-        let segments = path.split(':').map(str::parse).collect::<Result<Vec<Segment>, _>>()?;
-        if let Some(Segment::Placeholder(first)) = segments.first()
-            && !first.is_generated()
-        {
-            return Err(InvalidResource::ChosenFirst(first.to_string()));
+        let mut parts = Vec::new();
+        let mut literal = qualifier.to_owned();
+        for (position, segment) in path.split(':').enumerate() {
+            if position > 0 {
+                literal.push(':');
+            }
+            match placeholder(segment)? {
+                Some(first) if position == 0 && !first.is_generated() => {
+                    return Err(InvalidResource::ChosenFirst(first.to_string()));
+                }
+                Some(placeholder) => {
+                    parts.push(Part::Literal(std::mem::take(&mut literal)));
+                    parts.push(Part::Placeholder(placeholder));
+                }
+                None => literal.push_str(segment),
+            }
         }
-        Ok(Self { text: text.to_owned(), qualifier, segments })
+        parts.push(Part::Literal(literal));
+        parts.retain(|part| !matches!(part, Part::Literal(literal) if literal.is_empty()));
+        Ok(Self { text: text.to_owned(), parts })
     }
 }
 
-fn split_qualifier(text: &str) -> Result<(Option<&'static str>, &str), InvalidResource> {
-    let Some(rest) = text.strip_prefix('[') else { return Ok((None, text)) };
+/// The qualifier, with its brackets, and the rest.
+fn split_qualifier(text: &str) -> Result<(&'static str, &str), InvalidResource> {
+    let Some(rest) = text.strip_prefix('[') else { return Ok(("", text)) };
     let (qualifier, path) = rest.split_once(']').ok_or(InvalidResource::Qualifier)?;
     let known = match qualifier {
         "meta" => "[meta]",
@@ -126,29 +139,26 @@ fn split_qualifier(text: &str) -> Result<(Option<&'static str>, &str), InvalidRe
         "" => return Err(InvalidResource::Qualifier),
         other => return Err(InvalidResource::UnknownQualifier(other.to_owned())),
     };
-    if path.is_empty() { Err(InvalidResource::Qualifier) } else { Ok((Some(known), path)) }
+    if path.is_empty() { Err(InvalidResource::Qualifier) } else { Ok((known, path)) }
 }
 
-impl FromStr for Segment {
-    type Err = InvalidResource;
-
-    fn from_str(text: &str) -> Result<Self, InvalidResource> {
-        if text.is_empty() {
-            return Err(InvalidResource::EmptySegment);
-        }
-        if text.contains(['{', '}']) {
-            let name = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-            return match name.filter(|name| !name.contains(['{', '}'])) {
-                Some(name) => Ok(Self::Placeholder(name.parse()?)),
-                None => Err(InvalidResource::PartialPlaceholder(text.to_owned())),
-            };
-        }
-        if text != "*" && text.contains('*') {
-            let meant = text.split('*').filter(|part| !part.is_empty()).chain(["*"]).collect::<Vec<_>>().join(":");
-            return Err(InvalidResource::PartialWildcard(text.to_owned(), meant));
-        }
-        Ok(Self::Literal(text.to_owned()))
+/// The placeholder that a segment is; none when it is literal or `*`.
+fn placeholder(segment: &str) -> Result<Option<Placeholder>, InvalidResource> {
+    if segment.is_empty() {
+        return Err(InvalidResource::EmptySegment);
     }
+    if segment.contains(['{', '}']) {
+        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        return match name.filter(|name| !name.contains(['{', '}'])) {
+            Some(name) => name.parse().map(Some),
+            None => Err(InvalidResource::PartialPlaceholder(segment.to_owned())),
+        };
+    }
+    if segment != "*" && segment.contains('*') {
+        let meant = segment.split('*').filter(|part| !part.is_empty()).chain(["*"]).collect::<Vec<_>>().join(":");
+        return Err(InvalidResource::PartialWildcard(segment.to_owned(), meant));
+    }
+    Ok(None)
 }
 
 impl FromStr for Placeholder {
@@ -184,7 +194,7 @@ impl Placeholder {
             Self::OrgId => &organization?.id,
             Self::OrgSlug => organization?.slug.as_deref()?,
             // Its prefix would be a segment of its own.
-            Self::OrgRole => organization?.role.as_deref()?.trim_start_matches("org:"),
+            Self::OrgRole => organization?.role_name()?,
             Self::Username => session.claims.get("username")?.as_str()?,
             Self::Claim(path) => match session.claim(path)? {
                 Value::String(text) => text,
@@ -200,14 +210,10 @@ impl ResourceTemplate {
     /// The resource for a session, or the placeholder whose value is not fit to be one.
     pub fn fill(&self, session: &Session) -> Result<String, (String, Unfit)> {
         let mut name = String::with_capacity(self.text.len() + 32);
-        name.push_str(self.qualifier.unwrap_or_default());
-        for (position, segment) in self.segments.iter().enumerate() {
-            if position > 0 {
-                name.push(':');
-            }
-            match segment {
-                Segment::Literal(literal) => name.push_str(literal),
-                Segment::Placeholder(placeholder) => {
+        for part in &self.parts {
+            match part {
+                Part::Literal(literal) => name.push_str(literal),
+                Part::Placeholder(placeholder) => {
                     let unfit = |why| (format!("{{{placeholder}}}"), why);
                     let value = placeholder.value(session).ok_or_else(|| unfit(Unfit::Missing))?;
                     name.push_str(fit(&value).map_err(unfit)?);
@@ -230,7 +236,10 @@ fn fit(value: &str) -> Result<&str, Unfit> {
     if value.is_empty() {
         return Err(Unfit::Empty);
     }
-    if value.contains(|c: char| FORBIDDEN.contains(&c) || c.is_control()) {
+    // Bytes first, several at a time and to the end: letters, digits, `_` and `-` are nearly all there ever is.
+    let is_plain = |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'-');
+    let is_all_plain = value.bytes().fold(true, |plain, byte| plain & is_plain(byte));
+    if !is_all_plain && value.contains(|c: char| FORBIDDEN.contains(&c) || c.is_control()) {
         return Err(Unfit::Forbidden);
     }
     Ok(value)

@@ -127,6 +127,26 @@ fn a_client_gets_what_it_asks_for_of_what_it_is_granted() {
 }
 
 #[test]
+fn a_client_may_ask_for_512_resources_and_for_few_that_meet_many_in_a_third() {
+    let resources = |count: usize, name: fn(usize) -> String| {
+        asking(&json!((0..count).map(|n| (name(n), vec!["*"])).collect::<BTreeMap<_, _>>()).to_string())
+    };
+    let lobby = |n| if n == 0 { "lobby".to_owned() } else { format!("other:{n}") };
+    let expected = Ok(r#"{"lobby":["subscribe"]}"#.to_owned());
+    assert_eq!(capability(&policy(), &json!({}), &resources(Policy::MOST_RESOURCES_ASKED, lobby)), expected);
+    let too_many = resources(Policy::MOST_RESOURCES_ASKED + 1, lobby);
+    assert_eq!(capability(&policy(), &json!({}), &too_many), Err(Refusal::TooMuchAsked));
+    let unruled = Policy::default().decide(&session(&json!({})), &too_many).outcome.unwrap();
+    assert_eq!(unruled.capability, too_many.capability);
+    let names: Vec<_> = (0..100).map(|n| format!("room{n}:*")).collect();
+    let rooms: Vec<(&str, &[&str])> = names.iter().map(|name| (name.as_str(), &["publish"][..])).collect();
+    let rooms = Policy { rules: vec![rule("rooms", None, &rooms)], ..Policy::default() };
+    assert!(capability(&rooms, &json!({}), &resources(50, |n| format!("*:{n:09}"))).is_ok());
+    let crossing = resources(500, |n| format!("*:{n:09}"));
+    assert_eq!(capability(&rooms, &json!({}), &crossing), Err(Refusal::TooMuchAsked));
+}
+
+#[test]
 fn without_rules_a_token_has_the_capability_that_is_asked_for_or_the_keys_own() {
     let grant = |asked: &TokenParams| Policy::default().decide(&session(&json!({})), asked).outcome.unwrap();
     assert_eq!(grant(&TokenParams::default()), Grant::default());

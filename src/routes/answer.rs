@@ -72,6 +72,9 @@ pub(super) const NOT_A_FORM: ErrorInfo = ErrorInfo {
     message: "The body of a POST is to be application/x-www-form-urlencoded, without content encoding.",
 };
 
+pub(super) const NO_EXPOSITION: ErrorInfo =
+    ErrorInfo { code: code::INTERNAL, status_code: 500, message: "The metrics cannot be written." };
+
 const NOT_HTTP: ErrorInfo =
     ErrorInfo { code: code::BAD_REQUEST, status_code: 400, message: "The request is not one of HTTP/1.1." };
 
@@ -104,6 +107,12 @@ pub fn bare_refusal(status: u16) -> Option<Vec<u8>> {
 /// 404.
 pub(super) async fn not_found() -> HttpResponse {
     let message = "There is no such route. Tokens are at /api/ably; see /openapi.yaml.";
+    failure(&ErrorInfo { code: code::NOT_FOUND, status_code: 404, message }, None)
+}
+
+/// 404, on the admin listener.
+pub(super) async fn not_found_for_admin() -> HttpResponse {
+    let message = "There is no such route on the admin listener: it has /metrics, /healthz and /readyz.";
     failure(&ErrorInfo { code: code::NOT_FOUND, status_code: 404, message }, None)
 }
 

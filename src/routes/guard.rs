@@ -1,4 +1,5 @@
-//! What every request passes through: its id, its size limit, and the headers that every answer has.
+//! What every request passes through: its id, its size limit, the count of those in flight, and the headers that every
+//! answer has.
 
 use std::rc::Rc;
 
@@ -14,7 +15,7 @@ use actix_web::{
     web::Data,
 };
 
-use crate::{server::connection::RequestClock, tenant::TenantName};
+use crate::{server::connection::RequestClock, telemetry::metrics::RequestMetrics, tenant::TenantName};
 
 use super::{
     answer,
@@ -33,21 +34,25 @@ pub async fn around_every_request<B: MessageBody + 'static>(
     if let Some(clock) = request.conn_data::<Rc<RequestClock>>() {
         clock.head_arrived();
     }
+    let metrics = request.app_data::<Data<RequestMetrics>>().cloned();
+    let _in_flight = metrics.as_ref().map(|metrics| metrics.begin());
+    let refused = |id: &RequestId, reason, status: StatusCode| {
+        let status = status.as_u16();
+        if let Some(metrics) = &metrics {
+            metrics.refused(reason, status);
+        }
+        tracing::info!(request_id = id.as_str(), reason, status, "request refused");
+    };
     let id = RequestId::accept_or_make(request.headers().get(request_id::HEADER));
     request.extensions_mut().insert(id.clone());
     let mut response = if head_size(&request) > LARGEST_HEAD {
-        tracing::info!(request_id = id.as_str(), reason = "head-too-large", status = 431, "request refused");
+        refused(&id, "head-too-large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         request.into_response(answer::failure(&answer::HEAD_TOO_LARGE, None)).map_into_right_body()
     } else {
         let response = next.call(request).await?.map_into_left_body();
         let status = response.status();
         if status == StatusCode::NOT_FOUND || status == StatusCode::METHOD_NOT_ALLOWED {
-            tracing::info!(
-                request_id = id.as_str(),
-                reason = "no-such-route",
-                status = status.as_u16(),
-                "request refused"
-            );
+            refused(&id, "no-such-route", status);
         }
         response
     };

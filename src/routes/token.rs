@@ -21,6 +21,7 @@ use crate::{
     issuer::{Asked, Cause, Issued, Issuer, Refused, Stamp, Token},
     policy::RuleName,
     server::connection::RequestClock,
+    telemetry::metrics::RequestMetrics,
 };
 
 /// The most bytes of a form.
@@ -28,28 +29,36 @@ const LARGEST_BODY: usize = 16 * 1024;
 
 /// Token params in the query string.
 pub(super) async fn get(request: HttpRequest, issuer: Data<Issuer>) -> HttpResponse {
-    issue(&request, &issuer, request.query_string().as_bytes()).await
+    issue(&request, &issuer, request.query_string().as_bytes(), Instant::now()).await
 }
 
 /// Token params in a form. Those in the query string do not count.
-pub(super) async fn post(request: HttpRequest, body: Payload, issuer: Data<Issuer>) -> HttpResponse {
+pub(super) async fn post(
+    request: HttpRequest,
+    body: Payload,
+    issuer: Data<Issuer>,
+    metrics: Data<RequestMetrics>,
+) -> HttpResponse {
+    let begun_at = Instant::now();
     match read_form(&request, body).await {
-        Ok(form) => issue(&request, &issuer, &form).await,
+        Ok(form) => issue(&request, &issuer, &form, begun_at).await,
         Err(error) => {
             let (id, status) = (request_id(&request), error.status_code);
+            metrics.refused("body-refused", status);
             tracing::info!(request_id = id, reason = "body-refused", status, "token refused");
             answer::failure(&error, None)
         }
     }
 }
 
-async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8]) -> HttpResponse {
+async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8], begun_at: Instant) -> HttpResponse {
     let authorization = texts(request, AUTHORIZATION);
     let cookies = texts(request, COOKIE).join("; ");
     let asked = Asked { authorization: &authorization, cookies: &cookies, params };
     match issuer.issue(asked, UnixMillis::now(), &stamp).await {
         Ok(issued) => {
             request.extensions_mut().insert(issued.tenant.name.clone());
+            issued.tenant.metrics.issued(issued.token.format(), begun_at.elapsed());
             log_issued(&issued, &request_id(request));
             match issued.token {
                 Token::Request(token_request) => answer::json(StatusCode::OK, &token_request),
@@ -62,6 +71,8 @@ async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8]) -> HttpRes
                 request.extensions_mut().insert(tenant.name.clone());
             }
             let error = refused.cause.error_info();
+            let metrics = issuer.metrics_of(refused.whose.as_ref().map(|(tenant, _)| *tenant));
+            metrics.refused(refused.cause.reason(), error.status_code, begun_at.elapsed());
             log_refused(&refused, &error, &request_id(request));
             answer::failure(&error, refused.cause.retry_after())
         }
@@ -115,7 +126,8 @@ fn log_refused(refused: &Refused<'_>, error: &ErrorInfo, request_id: &str) {
         Cause::JwtTooLarge(_) => {
             tracing::error!(
                 request_id,
-                "a user's rights do not fit into a JWT; use token requests: TOKEN_FORMAT=token_request"
+                tenant = whose.map(|(tenant, _)| tenant.name.as_str()),
+                "a user's rights do not fit into a JWT; use token requests: [token] format = \"token_request\""
             );
         }
         Cause::NoRandomness(error) | Cause::NoToken(NoToken::NoRandomness(error)) => {

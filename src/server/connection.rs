@@ -29,7 +29,7 @@ const TIME_TO_ANSWER: Duration = Duration::from_secs(20);
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// Turns an empty answer of this status into one of ours, whole: status line, headers and body.
-pub(super) type Shape = fn(u16) -> Option<Vec<u8>>;
+pub(super) type Shape = Rc<dyn Fn(u16) -> Option<Vec<u8>>>;
 
 /// Where a connection is with its current request. Shared with the request's handlers.
 #[derive(Debug, Default)]
@@ -147,7 +147,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         // "100 Continue" asks for the rest of the request; it ends nothing.
         this.answering |= !bytes.starts_with(b"HTTP/1.1 100 ");
         if this.replacement.is_none() {
-            this.replacement = empty_refusal(bytes).and_then(this.shape).map(|answer| (answer, 0));
+            this.replacement = empty_refusal(bytes).and_then(|status| (this.shape)(status)).map(|answer| (answer, 0));
         }
         let Some((answer, written)) = &mut this.replacement else {
             return Pin::new(&mut this.stream).poll_write(cx, bytes);
@@ -203,7 +203,7 @@ mod tests {
     fn connection() -> (DuplexStream, Connection<DuplexStream>, watch::Sender<bool>) {
         let (client, server) = duplex(1024);
         let (stop, stopping) = watch::channel(false);
-        (client, Connection::new(server, stopping, shape), stop)
+        (client, Connection::new(server, stopping, Rc::new(shape)), stop)
     }
 
     async fn answer(connection: &mut Connection<DuplexStream>, text: &[u8]) {

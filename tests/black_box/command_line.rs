@@ -40,6 +40,7 @@ async fn check_says_what_was_understood_and_that_it_works() {
     let output = run(&settings(&vendors, &[]), &["check"]);
     insta::assert_snapshot!(stable(&vendors, &text(&output)), @r"
           listens on          127.0.0.1:0
+          admin listener      off
           Clerk instance      clerk.sandbox.example (development, from CLERK_PUBLISHABLE_KEY)
           secret key          set, from CLERK_SECRET_KEY
           authorized parties  http://localhost:3000

@@ -403,6 +403,49 @@ fn a_policy_test_that_fails_says_what_differs() {
 }
 
 #[test]
+fn a_policy_test_may_expect_what_only_a_jwt_carries() {
+    let grants = r#"
+        [[grants]]
+        name = "chat"
+        capability = { "chat:*" = ["*"] }
+        channel_claims = { "chat:{user_id}" = "owner", "chat:*" = "guest" }
+        publish_rate = { "chat:*" = 5, "news" = 0.5 }
+    "#;
+    let tests = r#"
+[[cases]]
+name = "as it is"
+claims = { sub = "user_1" }
+expect = { capability = { "chat:*" = ["*"] }, channel_claims = { "chat:user_1" = "owner", "chat:*" = "guest" }, publish_rate = { "chat:*" = 5.0, news = 0.5 } }
+[[cases]]
+name = "not as it is"
+claims = { sub = "user_1" }
+expect = { capability = { "chat:*" = ["*"] }, channel_claims = { "chat:*" = "owner", "lobby" = "guest" }, publish_rate = {} }
+"#;
+    let output = run(&[("TOKEN_FORMAT".into(), "jwt".into())], grants, tests, &["check", "--policy-tests", INPUT]);
+    insta::assert_snapshot!(text(&output), @r##"
+    ok    as it is
+    FAIL  not as it is
+            channel_claims chat:*       expected owner    got guest
+            channel_claims chat:user_1  expected nothing  got owner
+            channel_claims lobby        expected guest    got nothing
+            publish_rate chat:*         expected nothing  got 5
+            publish_rate news           expected nothing  got 0.5
+    1 passed, 1 failed
+    "##);
+    assert_eq!(output.status.code(), Some(1));
+    let policy = "[[grants]]\nname = \"a\"\ncapability = { a = [\"*\"] }";
+    let output = run(&[], policy, tests, &["check", "--policy-tests", INPUT]);
+    insta::assert_snapshot!(text(&output), @r##"
+    ably-clerk-auth: the policy tests have 4 problems:
+      - input, line 5, column 47: [[cases]] "as it is": channel_claims: only tokens of the format jwt carry it; [token] format is another
+      - input, line 5, column 113: [[cases]] "as it is": publish_rate: only tokens of the format jwt carry it; [token] format is another
+      - input, line 9, column 47: [[cases]] "not as it is": channel_claims: only tokens of the format jwt carry it; [token] format is another
+      - input, line 9, column 107: [[cases]] "not as it is": publish_rate: only tokens of the format jwt carry it; [token] format is another
+    "##);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn broken_files_are_told_with_line_and_column() {
     let output = run(&[], POLICY, "[[cases]]\nnames = \"a\"\n", &["check", "--policy-tests", INPUT]);
     insta::assert_snapshot!(text(&output), @r##"

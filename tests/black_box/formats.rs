@@ -99,7 +99,9 @@ async fn a_jwt_over_8_kb_is_refused_and_the_log_says_what_to_do() {
     let id = request_id(&response);
     assert_eq!(refusal(response).await, (500, 50000));
     assert_eq!(service.logged_of(&id).await["reason"], "jwt-too-large");
-    service.logged("a user's rights do not fit into a JWT; use token requests: TOKEN_FORMAT=token_request").await;
+    service
+        .logged("a user's rights do not fit into a JWT; use token requests: [token] format = \"token_request\"")
+        .await;
 }
 
 #[tokio::test]
@@ -154,7 +156,7 @@ async fn ablys_verdict_passes_on_and_its_outages_are_503() {
         (Outage::Status(400), (400, 40000), 1, None),
         (Outage::Status(403), (403, 40300), 1, None),
         (Outage::Status(401), (503, 50003), 1, after("5")),
-        (Outage::Status(429), (429, 42900), 1, None),
+        (Outage::Status(429), (429, 42900), 1, after("5")),
         (Outage::RateLimited { retry_after_s: 42 }, (429, 42910), 1, after("42")),
         (Outage::Status(302), (503, 50003), 1, after("5")),
     ] {

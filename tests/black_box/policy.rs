@@ -1,7 +1,8 @@
 //! Who gets what by a policy, and what ends the start.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -138,6 +139,13 @@ async fn a_client_gets_no_more_than_it_asks_for_and_no_more_than_it_is_granted()
         assert_eq!(refusal(response).await, (403, 40160));
         assert_eq!(service.logged_of(&id).await["reason"], "policy-grants-nothing-asked");
     }
+    let many: BTreeMap<_, _> = (0..513).map(|position| (format!("c{position}"), ["*"])).collect();
+    let post = service.request(Method::POST, "/api/ably").bearer_auth(token());
+    let form = format!("capability={}", json!(many));
+    let response = post.header("Content-Type", "application/x-www-form-urlencoded").body(form).send().await.unwrap();
+    let id = request_id(&response);
+    assert_eq!(refusal(response).await, (400, 40000));
+    assert_eq!(service.logged_of(&id).await["reason"], "policy-asked-too-much");
     for (asked, granted) in [(60_000, 60_000), (900_000, 600_000), (86_400_000, 600_000)] {
         let token_request = json(service.token_with(&token(), &format!("ttl={asked}")).await, 200).await;
         assert_eq!(token_request["ttl"], granted);

@@ -1,5 +1,7 @@
 //! A policy that changes while the service runs.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::service::{Service, Vendors, json, refusal};
@@ -46,6 +48,48 @@ async fn a_broken_or_a_lost_file_leaves_the_old_policy_in_force() {
     service.replace_toml(&rule("two"));
     service.logged("the policy is reloaded").await;
     assert_eq!(capability(&vendors, &service).await, r#"{"two":["subscribe"]}"#);
+}
+
+#[tokio::test]
+async fn half_a_file_is_never_taken_for_a_whole_one() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with_file(&rule("one"), &[]);
+    service.wait_until_ready().await;
+    let open = "[[grants]]\nname = \"admins\"\ncapability = { \"*\" = [\"*\"] }\n";
+    let whole = open.to_owned() + "when = { role = \"admin\" }\n" + &rule("two");
+    // A writer that takes its time, and never leaves the half alone for as long as the service wants to see it twice.
+    for padding in 1..=20 {
+        service.overwrite_toml(&(open.to_owned() + &"#".repeat(padding)));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    service.overwrite_toml(&whole);
+    service.logged_where("rules", 2).await;
+    assert_eq!(capability(&vendors, &service).await, r#"{"two":["subscribe"]}"#);
+    assert!(service.log().iter().all(|entry| entry["rules"] != 1 || entry["message"] != "the policy is reloaded"));
+}
+
+#[tokio::test]
+async fn a_request_sees_one_policy_whole() {
+    let vendors = Vendors::start().await;
+    let both = |channel: &str| rule(&format!("{channel}-1")) + &rule(&format!("{channel}-2"));
+    let service = vendors.service_with_file(&both("a"), &[]);
+    service.wait_until_ready().await;
+    let token = vendors.token("alice");
+    let of = |channel: &str| format!(r#"{{"{channel}-1":["subscribe"],"{channel}-2":["subscribe"]}}"#);
+    let (mut seen, mut turns) = (std::collections::BTreeSet::new(), 0);
+    while seen.len() < 2 {
+        turns += 1;
+        assert!(turns < 20_000, "the policy is not taken");
+        if turns == 50 {
+            service.replace_toml(&both("b"));
+        }
+        let answers = futures_util::future::join_all((0..8).map(|_| service.token(&token))).await;
+        for answer in answers {
+            let capability = json(answer, 200).await["capability"].as_str().unwrap().to_owned();
+            assert!([of("a"), of("b")].contains(&capability), "{capability}");
+            seen.insert(capability);
+        }
+    }
 }
 
 #[tokio::test]

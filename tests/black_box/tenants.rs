@@ -46,6 +46,7 @@ impl Tenants {
             ("TENANTS_BETA_2_ABLY_API_KEY", self.beta.ably.api_key()),
             ("TENANTS_BETA_2_CLERK_SECRET_KEY", self.beta.clerk.secret_key()),
             ("SERVER_PORT", "0"),
+            ("ADMIN_PORT", "0"),
             ("LOG_FORMAT", "json"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -278,9 +279,10 @@ async fn a_policy_is_reloaded_tenant_by_tenant_and_none_is_lost() {
     assert_eq!(service.logged(message).await["tenant"], "beta-2");
     assert_eq!(capabilities().await, [capability("of-acme"), capability("new")]);
 
-    // A tenant that is gone from the file waits for a restart; the other's policy is taken.
-    let alone = &toml[..toml.rfind("[[tenants]]").unwrap()];
-    service.replace_toml(alone);
+    // A tenant that is new waits for a restart; the others' policies are taken.
+    let gamma = "[[tenants]]\nname = \"gamma\"\nably.api_key = \"gamma.key:secret\"\n\
+                 clerk.publishable_key = \"pk_test_Y2xlcmsuZ2FtbWEuZXhhbXBsZSQ\"\n";
+    service.replace_toml(&(tenants.toml("other", "new") + gamma));
     assert_eq!(
         service.logged("changed settings of this section take effect with a restart").await["section"],
         "tenants"

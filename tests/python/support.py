@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 from pathlib import Path
@@ -18,6 +19,9 @@ from ably import AblyRealtime, AblyRest
 PATIENCE_S = 30
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", Path(__file__).parents[2] / "target"))
 BINARY = Path(os.environ.get("SANDBOX", TARGET / "debug" / "sandbox"))
+
+# These tests are about clients, and have the whole capability of the API key.
+WITHOUT_RULES = '[token]\ncapability = "key"\n'
 
 
 def _stay_here(event, arguments):
@@ -54,11 +58,15 @@ class Sandbox:
         # Real keys in the surroundings are none of the sandbox's business: it would refuse to start.
         environment = {"LOG_FORMAT": "pretty", "LOG_LEVEL": os.environ.get("LOG_LEVEL", "info")}
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self._child = subprocess.Popen(command, env=environment, text=True, **pipes)
-        self._log = []
-        self._reader = threading.Thread(target=self._read_log, daemon=True)
-        self._reader.start()
-        ready = self._child.stdout.readline()
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as policy:
+            policy.write(WITHOUT_RULES)
+            policy.flush()
+            command += ["--policy", policy.name]
+            self._child = subprocess.Popen(command, env=environment, text=True, **pipes)
+            self._log = []
+            self._reader = threading.Thread(target=self._read_log, daemon=True)
+            self._reader.start()
+            ready = self._child.stdout.readline()
         if not ready:
             self._reader.join()
             raise RuntimeError("the sandbox did not start:\n" + "".join(self._log))

@@ -5,6 +5,7 @@ import * as nodeTest from "node:test";
 
 import { openWindow, startChromium } from "./support/chromium.js";
 import { standIn } from "./support/clients.js";
+import { openDevPage, shows, signIn } from "./support/dev_page.js";
 import { connectInPage, openPage, servePage } from "./support/pages.js";
 import { bearer, NOOR, startSandbox } from "./support/sandbox.js";
 
@@ -20,25 +21,6 @@ const sandbox = await startSandbox(nodeTest, { origins: [APP, APP_ON_ANOTHER_HOS
 const chromium = await startChromium(nodeTest);
 const cookieTrick = { authHeaders: { authorization: "-" } };
 
-/** The dev page, ready for use. */
-async function openDevPage(window) {
-  const page = await window.newPage();
-  await page.goto(sandbox.page);
-  await page.locator("html[data-ready]").waitFor();
-  return page;
-}
-
-/** Picks the user on the dev page, and waits until it says that they are signed in. */
-async function signIn(page, name) {
-  await page.locator("[data-testid^=user-]", { hasText: name }).click();
-  await shows(page, "sign-in-state", `Signed in as ${name}`);
-}
-
-/** Waits until the part of the page with this test id says `text` and is visible. */
-async function shows(page, testId, text) {
-  await page.getByTestId(testId).filter({ hasText: text, visible: true }).waitFor();
-}
-
 test("ably-js is there for the dev page", async () => {
   const { status } = await fetch(`${sandbox.page}/ably.js`);
   assert.equal(status, 200, "run npm ci in sandbox/page");
@@ -46,7 +28,7 @@ test("ably-js is there for the dev page", async () => {
 
 test("the dev page leads from signing in to a connection under the username, and out again", async (t) => {
   const window = await openWindow(t, chromium);
-  const page = await openDevPage(window);
+  const page = await openDevPage(window, sandbox);
   await signIn(page, "Alice Moreau");
   await page.getByTestId("get-token").click();
   await shows(page, "connection-state", "connected");
@@ -69,7 +51,7 @@ test("the dev page leads from signing in to a connection under the username, and
 });
 
 test("the dev page shows why a user without a username is refused", async (t) => {
-  const page = await openDevPage(await openWindow(t, chromium));
+  const page = await openDevPage(await openWindow(t, chromium), sandbox);
   await signIn(page, "Noor Haddad");
   await page.getByTestId("get-token").click();
   for (const text of ["no username", "403", "40300"]) await shows(page, "refusal", text);
@@ -79,7 +61,7 @@ test("the dev page shows why a user without a username is refused", async (t) =>
 
 test("a user who signs in on one port is known on another port of the host, with the cookie trick", async (t) => {
   const window = await openWindow(t, chromium);
-  await signIn(await openDevPage(window), "Alice Moreau");
+  await signIn(await openDevPage(window, sandbox), "Alice Moreau");
   const page = await openPage(window, APP);
   for (const authMethod of ["GET", "POST"]) {
     const options = { ...standIn(sandbox), authUrl: sandbox.authUrl, authMethod, ...cookieTrick };
@@ -91,7 +73,7 @@ test("a user who signs in on one port is known on another port of the host, with
 
 test("without the cookie trick no cookies travel, and the page reads the service's own reason", async (t) => {
   const window = await openWindow(t, chromium);
-  await signIn(await openDevPage(window), "Alice Moreau");
+  await signIn(await openDevPage(window, sandbox), "Alice Moreau");
   const page = await openPage(window, APP);
   const { body } = await sandbox.ask();
   for (const authMethod of ["GET", "POST"]) {
@@ -104,7 +86,7 @@ test("without the cookie trick no cookies travel, and the page reads the service
 
 test("a refusal for good fails the connection in a browser too, with the service's own reason", async (t) => {
   const window = await openWindow(t, chromium);
-  await signIn(await openDevPage(window), "Noor Haddad");
+  await signIn(await openDevPage(window, sandbox), "Noor Haddad");
   const page = await openPage(window, APP);
   const { state, cause } = await connectInPage(page, { ...standIn(sandbox), authUrl: sandbox.authUrl, ...cookieTrick });
   assert.equal(state, "failed");
@@ -115,7 +97,7 @@ test("a refusal for good fails the connection in a browser too, with the service
 
 test("params that are null in a browser count as absent", async (t) => {
   const window = await openWindow(t, chromium);
-  await signIn(await openDevPage(window), "Bob Okafor");
+  await signIn(await openDevPage(window, sandbox), "Bob Okafor");
   const page = await openPage(window, APP);
   const authParams = { clientId: null, ttl: null, capability: null };
   for (const authMethod of ["GET", "POST"]) {
@@ -151,7 +133,7 @@ test("an app on another host name connects by authCallback with a fresh Bearer t
 
 test("cookies do not reach the service from a page on another host name", async (t) => {
   const window = await openWindow(t, chromium);
-  await signIn(await openDevPage(window), "Alice Moreau");
+  await signIn(await openDevPage(window, sandbox), "Alice Moreau");
   const page = await openPage(window, APP_ON_ANOTHER_HOST);
   const { state, cause } = await connectInPage(page, { ...standIn(sandbox), authUrl: sandbox.authUrl, ...cookieTrick });
   assert.equal(state, "disconnected");
@@ -160,7 +142,7 @@ test("cookies do not reach the service from a page on another host name", async 
 
 test("a page of an origin that is not allowed reads no answer, though the user is signed in", async (t) => {
   const window = await openWindow(t, chromium);
-  await signIn(await openDevPage(window), "Alice Moreau");
+  await signIn(await openDevPage(window, sandbox), "Alice Moreau");
   const read = async (origin, headers) => {
     const page = await openPage(window, origin);
     return page.evaluate(async ({ authUrl, headers }) => {

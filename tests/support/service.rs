@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Arc, Mutex,
@@ -49,6 +49,8 @@ impl Vendors {
             ("CLERK_API_URL", self.clerk.url()),
             ("CLERK_AUTHORIZED_PARTIES", ORIGIN.to_owned()),
             ("SERVER_PORT", "0".to_owned()),
+            // Here port 0 means none: two services would meet on the default one.
+            ("ADMIN_PORT", "0".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
@@ -78,6 +80,15 @@ impl Vendors {
         let mut settings = self.settings();
         settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         Service::start(&settings, toml)
+    }
+
+    /// A service that is ready and has an admin listener, with this TOML file and some settings changed.
+    pub(crate) async fn service_with_admin(&self, toml: &str, changes: &[(&str, &str)]) -> Service {
+        let mut settings = self.settings();
+        settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let service = Service::start_with_admin(&settings, toml);
+        service.wait_until_ready().await;
+        service
     }
 
     /// The id of a demo user.
@@ -139,6 +150,7 @@ fn write_toml(directory: &tempfile::TempDir, toml: &str) {
 pub(crate) struct Service {
     child: Child,
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     log: Arc<Mutex<Vec<Value>>>,
     http: Client,
     directory: tempfile::TempDir,
@@ -146,25 +158,50 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn start(settings: &[(String, String)], toml: &str) -> Self {
+        Self::try_start(settings, toml).expect("the service listens")
+    }
+
+    /// The admin listener takes no port 0, and one that was free a moment ago may be another's by now.
+    fn start_with_admin(settings: &[(String, String)], toml: &str) -> Self {
+        let started = (0..10).find_map(|_| {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+            let settings = [settings, &[("ADMIN_PORT".to_owned(), free.port().to_string())]].concat();
+            Self::try_start(&settings, toml)
+        });
+        started.expect("the service listens, its admin listener too")
+    }
+
+    /// A service that listens; none if it ended instead.
+    fn try_start(settings: &[(String, String)], toml: &str) -> Option<Self> {
         let (mut command, directory) = command(settings);
         write_toml(&directory, toml);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let (listening, address) = mpsc::channel();
+        let (listening, addresses) = mpsc::channel();
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let collected = Arc::clone(&log);
         thread::spawn(move || {
+            let mut admin = None;
             for line in lines.map_while(Result::ok) {
                 let entry: Value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                let address = || entry["address"].as_str().unwrap().parse::<SocketAddr>().unwrap();
+                if entry["message"] == "admin listening" {
+                    admin = Some(address());
+                }
                 if entry["message"] == "listening" {
-                    let _ = listening.send(entry["address"].as_str().unwrap().parse().unwrap());
+                    let _ = listening.send((address(), admin));
                 }
                 collected.lock().unwrap().push(entry);
             }
         });
-        let address = address.recv_timeout(Duration::from_secs(30)).expect("the service listens");
+        let addresses = addresses.recv_timeout(Duration::from_secs(30));
+        if addresses == Err(mpsc::RecvTimeoutError::Disconnected) {
+            child.wait().unwrap();
+            return None;
+        }
+        let (address, admin) = addresses.expect("the service listens in time");
         let http = Client::builder().no_proxy().build().unwrap();
-        Self { child, address, log, http, directory }
+        Some(Self { child, address, admin, log, http, directory })
     }
 
     pub(crate) async fn wait_until_ready(&self) {
@@ -182,8 +219,29 @@ impl Service {
         write_toml(&self.directory, toml);
     }
 
+    /// Writes over the configuration file, as a careless script does.
+    pub(crate) fn overwrite_toml(&self, toml: &str) {
+        fs::write(self.directory.path().join("ably-clerk-auth.toml"), toml).unwrap();
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.admin.expect("the admin listener is on")
+    }
+
+    /// A request to the admin listener.
+    pub(crate) fn admin(&self, method: reqwest::Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("http://{}{path}", self.admin_address()))
+    }
+
+    /// The metrics as they are now.
+    pub(crate) async fn scrape(&self) -> String {
+        let response = self.admin(reqwest::Method::GET, "/metrics").send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.text().await.unwrap()
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {

@@ -4,20 +4,25 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use super::{
-    Calls, IssuedToken, Outage,
+    Calls, Ending, IssuedToken, Outage, RevocationCall,
     api_key::ApiKey,
     capability::Capability,
     channel::{Channel, HistoryPage, HistoryQuery},
     error::ErrorInfo,
     protocol::{action, presence},
     realtime::{Connection, Lapsed},
-    revocation::{AnswerShape, REVOKED, RevocationRequest, Revocations, Standing},
+    revocation::{AnswerShape, REVOKED, Revocable, RevocationRequest, Revocations, Standing},
     token::{Credential, Grant, Life},
     token_request::{Nonces, TokenRequest, Voucher, longest_ttl_ms},
 };
 
+/// How long clients keep their connection when they get a margin to fetch a new token, in milliseconds.
+pub(crate) const REAUTH_MARGIN_MS: i64 = 30_000;
+
+const MOST_REVOCATION_CALLS: usize = 1000;
 const MOST_TOKENS: usize = 20_000;
 const MOST_CAPABILITY_BYTES: usize = 64 * 1024 * 1024;
 const MOST_CHANNELS: usize = 200;
@@ -33,7 +38,6 @@ const EXPIRED_TOKEN_KEPT_MS: i64 = 60 * 60 * 1000;
 pub(crate) struct Realm {
     pub(super) key: ApiKey,
     pub(super) key_capability: Capability,
-    revocable_tokens: bool,
     fresh_id: Box<dyn FnMut() -> String + Send>,
     nonces: Nonces,
     tokens: HashMap<String, Grant>,
@@ -41,14 +45,20 @@ pub(crate) struct Realm {
     issued_capability_bytes: usize,
     last_issued_ms: i64,
     pub(super) revocations: Revocations,
+    pub(crate) revocation_calls: VecDeque<RevocationCall>,
+    pub(crate) reauth_margin_ms: i64,
     epoch: String,
     channels_made: u64,
     pub(super) channels: BTreeMap<String, Channel>,
     pub(super) connections: BTreeMap<u64, Connection>,
     pub(super) lapsed: HashMap<String, Lapsed>,
     pub(super) last_socket: u64,
+    pub(super) endings: VecDeque<Ending>,
+    /// Told of every change of the live connections.
+    pub(crate) connections_changed: watch::Sender<()>,
     pub(crate) calls: Calls,
     pub(crate) outage: Option<Outage>,
+    pub(crate) revocation_outage: Option<Outage>,
 }
 
 impl Realm {
@@ -56,34 +66,59 @@ impl Realm {
     pub(crate) fn new(
         key: ApiKey,
         key_capability: Capability,
-        revocable_tokens: bool,
+        revocable: Revocable,
         mut fresh_id: Box<dyn FnMut() -> String + Send>,
     ) -> Self {
+        let mut revocations = Revocations::default();
+        revocations.set_revocable(revocable);
         let epoch = fresh_id().chars().filter(char::is_ascii_alphanumeric).take(8).collect();
         Self {
             key,
             key_capability,
-            revocable_tokens,
             fresh_id,
             nonces: Nonces::default(),
             tokens: HashMap::new(),
             issued: VecDeque::new(),
             issued_capability_bytes: 0,
             last_issued_ms: 0,
-            revocations: Revocations::default(),
+            revocations,
+            revocation_calls: VecDeque::new(),
+            reauth_margin_ms: REAUTH_MARGIN_MS,
             epoch,
             channels_made: 0,
             channels: BTreeMap::new(),
             connections: BTreeMap::new(),
             lapsed: HashMap::new(),
             last_socket: 0,
+            endings: VecDeque::new(),
+            connections_changed: watch::Sender::new(()),
             calls: Calls::default(),
             outage: None,
+            revocation_outage: None,
         }
     }
 
     pub(super) fn fresh_id(&mut self) -> String {
         (self.fresh_id)()
+    }
+
+    pub(crate) fn revocable(&self) -> Revocable {
+        self.revocations.revocable()
+    }
+
+    /// Turns revocable tokens on for tokens from now on, or off, as in Ably's dashboard.
+    pub(crate) fn set_revocable(&mut self, revocable: Revocable) {
+        if (revocable == Revocable::None) != (self.revocable() == Revocable::None) {
+            self.revocations.set_revocable(revocable);
+        }
+    }
+
+    /// Remembers a call of `revokeTokens`.
+    pub(crate) fn note_revocation_call(&mut self, call: RevocationCall) {
+        if self.revocation_calls.len() >= MOST_REVOCATION_CALLS {
+            self.revocation_calls.pop_front();
+        }
+        self.revocation_calls.push_back(call);
     }
 
     /// Judges a credential: believed, alive and not revoked, or why not.
@@ -104,7 +139,7 @@ impl Realm {
                     token,
                     &self.key,
                     &self.key_capability,
-                    longest_ttl_ms(self.revocable_tokens),
+                    longest_ttl_ms(self.revocable() != Revocable::None),
                     now_ms,
                 )?,
                 None if token.split('.').count() == 2 => {
@@ -142,7 +177,7 @@ impl Realm {
             voucher,
             &self.key,
             &self.key_capability,
-            longest_ttl_ms(self.revocable_tokens),
+            longest_ttl_ms(self.revocable() != Revocable::None),
             &mut self.nonces,
             now_ms,
         )?;
@@ -205,12 +240,13 @@ impl Realm {
         if key_name != self.key.name() {
             return Err(ErrorInfo::invalid_credentials("the key is not known"));
         }
-        if !self.revocable_tokens {
+        if self.revocable() == Revocable::None {
             return Err(ErrorInfo::new(401, 40163, "token revocation is not enabled for the key"));
         }
-        let request = RevocationRequest::read(body, now_ms)?;
+        let request = RevocationRequest::read(body, self.reauth_margin_ms, now_ms)?;
+        let before = self.standings(now_ms);
         let results = self.revocations.revoke(&request, self.last_issued_ms, now_ms);
-        self.enforce_revocations(now_ms);
+        self.enforce_revocations(&before, now_ms);
         Ok(shape.answer(results))
     }
 

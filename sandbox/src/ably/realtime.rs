@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
 
 use super::{
-    ConnectionInfo,
+    ConnectionInfo, Ending,
     error::ErrorInfo,
     protocol::{ClientMessage, action, flag, presence},
     realm::{LARGEST_PUBLISH, Realm, admit_presence, channel_error, check_channel_name},
@@ -33,6 +33,7 @@ pub(crate) const LARGEST_FRAME: usize = 512 * 1024;
 
 const MOST_CONNECTIONS: usize = 1000;
 const MOST_LAPSED: usize = 1000;
+const MOST_ENDINGS: usize = 1000;
 const MOST_ATTACHMENTS: usize = 200;
 
 /// One live connection.
@@ -152,6 +153,7 @@ impl Realm {
         self.last_socket += 1;
         let socket = self.last_socket;
         self.connections.insert(socket, connection);
+        self.connections_changed.send_replace(());
         self.send(socket, connected, now_ms);
         Ok(socket)
     }
@@ -310,6 +312,7 @@ impl Realm {
             if let Some(connection) = self.connections.get_mut(&socket) {
                 connection.attachments.remove(&name);
             }
+            self.connections_changed.send_replace(());
             self.send(socket, channel_error(&name, error), now_ms);
         }
     }
@@ -353,6 +356,7 @@ impl Realm {
         if let Some(connection) = self.connections.get_mut(&socket) {
             connection.attachments.insert(name.to_owned(), Attachment { requested, modes });
         }
+        self.connections_changed.send_replace(());
         self.send(socket, attached, now_ms);
         if modes & flag::SUBSCRIBE != 0 {
             for frame in missed.unwrap_or_default() {
@@ -391,6 +395,7 @@ impl Realm {
         };
         connection.attachments.remove(&name);
         let id = connection.id.clone();
+        self.connections_changed.send_replace(());
         self.leave(&name, &id, now_ms);
         self.send(socket, json!({ "action": action::DETACHED, "channel": name }), now_ms);
     }
@@ -421,6 +426,7 @@ impl Realm {
         let connected = connection.connected();
         self.send(socket, connected, now_ms);
         self.apply_capability(socket, now_ms);
+        self.connections_changed.send_replace(());
     }
 
     /// Brings the attachments into line with a new token (`RTC8a1`).
@@ -492,15 +498,23 @@ impl Realm {
         }
     }
 
-    /// Ends the connections whose token is revoked, and asks those with a margin for a new token.
-    pub(super) fn enforce_revocations(&mut self, now_ms: i64) {
-        let sockets: Vec<u64> = self.connections.keys().copied().collect();
-        for socket in sockets {
+    /// How the token of each connection stands.
+    pub(super) fn standings(&self, now_ms: i64) -> Vec<(u64, Standing)> {
+        let standing = |connection: &Connection| self.revocations.standing(&connection.grant, now_ms);
+        self.connections.iter().map(|(socket, connection)| (*socket, standing(connection))).collect()
+    }
+
+    /// Ends the connections whose token is revoked, and asks those with a margin for a new token: once, so not those that
+    /// stood so `before`.
+    pub(super) fn enforce_revocations(&mut self, before: &[(u64, Standing)], now_ms: i64) {
+        self.connections_changed.send_replace(());
+        for &(socket, stood) in before {
             let Some(connection) = self.connections.get_mut(&socket) else {
                 continue;
             };
             match self.revocations.standing(&connection.grant, now_ms) {
                 Standing::Good => {}
+                standing @ Standing::GoodUntil(_) if standing == stood => {}
                 Standing::GoodUntil(_) => {
                     connection.renewal = Renewal::Asked;
                     self.send(socket, json!({ "action": action::AUTH }), now_ms);
@@ -537,8 +551,9 @@ impl Realm {
     }
 
     fn send_last(&mut self, socket: u64, message: Value, parting: Parting, now_ms: i64) {
+        let code = message["error"]["code"].as_u64().and_then(|code| u32::try_from(code).ok());
         self.enqueue(socket, Outgoing::Last(Arc::new(message)), now_ms);
-        self.part(socket, parting, now_ms);
+        self.end(socket, parting, code, now_ms);
     }
 
     /// A client that does not empty its queue is let go.
@@ -551,9 +566,24 @@ impl Realm {
 
     /// Takes a connection out. Its socket closes once its queue is empty.
     pub(crate) fn part(&mut self, socket: u64, parting: Parting, now_ms: i64) {
+        self.end(socket, parting, None, now_ms);
+    }
+
+    /// `code` is the stand-in's own reason, if it is the one who ends it.
+    fn end(&mut self, socket: u64, parting: Parting, code: Option<u32>, now_ms: i64) {
         let Some(connection) = self.connections.remove(&socket) else {
             return;
         };
+        if self.endings.len() >= MOST_ENDINGS {
+            self.endings.pop_front();
+        }
+        self.endings.push_back(Ending {
+            connection_id: connection.id.clone(),
+            client_id: connection.client_id.clone(),
+            at: now_ms,
+            code,
+        });
+        self.connections_changed.send_replace(());
         if parting == Parting::Closed || self.lapsed.len() >= MOST_LAPSED {
             self.leave_all(&connection.id, now_ms);
             return;
@@ -573,6 +603,7 @@ impl Realm {
     /// Ends every connection.
     pub(crate) fn part_all(&mut self) {
         self.connections.clear();
+        self.connections_changed.send_replace(());
     }
 
     /// Lets members go whose connection has been broken for too long, and forgets what can no longer be resumed.
@@ -624,6 +655,11 @@ impl Realm {
         self.connections.values().any(|connection| connection.attachments.contains_key(channel))
     }
 
+    /// The connections that ended, oldest first.
+    pub(crate) fn endings(&self) -> Vec<Ending> {
+        self.endings.iter().cloned().collect()
+    }
+
     /// The live connections, oldest first.
     pub(crate) fn connections(&self) -> Vec<ConnectionInfo> {
         self.connections
@@ -635,6 +671,11 @@ impl Realm {
                 channels: connection.attachments.keys().cloned().collect(),
                 token_id: (!connection.grant.id.is_empty()).then(|| connection.grant.id.clone()),
                 token_expires: connection.grant.life.map(|life| life.expires_ms),
+                revocation_key: connection.grant.revocation_key.clone(),
+                revoked_from: match self.revocations.standing(&connection.grant, i64::MIN) {
+                    Standing::GoodUntil(at_ms) => Some(at_ms),
+                    Standing::Good | Standing::Revoked => None,
+                },
             })
             .collect()
     }
@@ -698,7 +739,7 @@ mod tests {
         capability::Capability,
         protocol::{ClientMessage, action, flag},
         realm::Realm,
-        revocation::AnswerShape,
+        revocation::{AnswerShape, Revocable},
         token::{Credential, tests::jwt},
     };
 
@@ -710,7 +751,7 @@ mod tests {
         Realm::new(
             ApiKey::parse(KEY).unwrap(),
             Capability::parse(r#"{"[*]*":["*"]}"#).unwrap(),
-            true,
+            Revocable::Since(0),
             Box::new(move || {
                 made += 1;
                 format!("id{made:08}")
@@ -858,6 +899,22 @@ mod tests {
             assert_eq!((&last["action"], &last["error"]["code"]), (&json!(action::DISCONNECTED), &json!(40141)));
             assert!(bob.is_quiet());
             assert_eq!(realm.connections().len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_client_with_a_margin_is_asked_once_whoever_else_is_revoked_meanwhile() {
+        let key = Credential::Key(KEY.to_owned());
+        let mut realm = realm();
+        let mut alice = Client::as_client(&mut realm, "alice");
+        let mut bob = Client::as_client(&mut realm, "bob");
+        for client_id in ["alice", "bob"] {
+            let body = json!({ "targets": [format!("clientId:{client_id}")], "allowReauthMargin": true });
+            realm.revoke_tokens("app.key", &key, &body, AnswerShape::Counted, NOW_MS).unwrap();
+        }
+        for client in [&mut alice, &mut bob] {
+            assert_eq!(client.next()["action"], action::AUTH);
+            assert!(client.is_quiet());
         }
     }
 

@@ -19,9 +19,10 @@ use futures_util::stream;
 use serde_json::{Value, json};
 
 use super::{
-    Outage, Shared,
+    Outage, RevocationCall, RevocationOutcome, Shared,
     channel::HistoryQuery,
     error::ErrorInfo,
+    inspection,
     protocol::Format,
     realtime::{Echo, LARGEST_FRAME, Opening},
     revocation::AnswerShape,
@@ -44,20 +45,19 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
         .service(resource("/keys/{key}/revokeTokens").post(revoke_tokens))
         .service(resource("/channels/{channel}/messages").get(history).post(publish))
         .service(resource("/channels/{channel}/presence").get(present))
-        .service(resource("/sandbox/connections").get(live_connections))
-        .service(resource("/sandbox/calls").get(calls))
+        .configure(inspection::routes)
         .default_service(web::to(unknown_route));
 }
 
-fn resource(path: &str) -> Resource {
+pub(super) fn resource(path: &str) -> Resource {
     web::resource(path).default_service(web::to(wrong_method))
 }
 
-type Answer = Result<HttpResponse, Refusal>;
+pub(super) type Answer = Result<HttpResponse, Refusal>;
 
 /// An error on its way out, in the format that the caller wants.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     error: ErrorInfo,
     format: Format,
 }
@@ -91,7 +91,7 @@ fn add_error_headers(headers: &mut HeaderMap, code: u32, message: &str) {
     }
 }
 
-fn write(status: u16, body: &Value, format: Format) -> HttpResponse {
+pub(super) fn write(status: u16, body: &Value, format: Format) -> HttpResponse {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     HttpResponse::build(status)
         .content_type(format.content_type())
@@ -100,14 +100,14 @@ fn write(status: u16, body: &Value, format: Format) -> HttpResponse {
 }
 
 /// What a request says beside its path and body.
-struct Asked<'request> {
+pub(super) struct Asked<'request> {
     request: &'request HttpRequest,
     query: HashMap<String, String>,
     format: Format,
 }
 
 impl<'request> Asked<'request> {
-    fn of(request: &'request HttpRequest) -> Self {
+    pub(super) fn of(request: &'request HttpRequest) -> Self {
         let query = Query::from_query(request.query_string()).map(Query::into_inner).unwrap_or_default();
         let format = answer_format(request.headers(), &query);
         Self { request, query, format }
@@ -117,7 +117,7 @@ impl<'request> Asked<'request> {
         self.request.headers().get(name)?.to_str().ok()
     }
 
-    fn refusal(&self, error: ErrorInfo) -> Refusal {
+    pub(super) fn refusal(&self, error: ErrorInfo) -> Refusal {
         Refusal { error, format: self.format }
     }
 
@@ -145,7 +145,7 @@ impl<'request> Asked<'request> {
         shared.realm().authenticate(&self.credential(), now_ms).map_err(|error| self.refusal(error))
     }
 
-    async fn body(&self, payload: Payload) -> Result<Value, Refusal> {
+    pub(super) async fn body(&self, payload: Payload) -> Result<Value, Refusal> {
         let too_large = ErrorInfo::new(413, 40009, "the body is too large");
         let bytes = payload
             .to_bytes_limited(LARGEST_BODY)
@@ -218,17 +218,60 @@ async fn request_token(request: HttpRequest, key_name: Path<String>, payload: Pa
 async fn revoke_tokens(request: HttpRequest, key_name: Path<String>, payload: Payload, shared: Data<Shared>) -> Answer {
     let asked = Asked::of(&request);
     let body = asked.body(payload).await?;
-    let shape = AnswerShape::of_version(asked.header("x-ably-version"));
     let now_ms = shared.now_ms();
+    let outage = {
+        let mut realm = shared.realm();
+        match realm.revocation_outage {
+            Some(Outage::LoseOneAnswer) => realm.revocation_outage.take(),
+            outage => outage,
+        }
+    };
+    let note = |outcome| shared.realm().note_revocation_call(revocation_call(&body, outcome, now_ms));
+    match outage {
+        None => {}
+        Some(Outage::LoseOneAnswer) => {
+            let status = match carry_out_revocation(&asked, &key_name, &body, &shared, now_ms) {
+                Ok(answer) => answer.status().as_u16(),
+                Err(refusal) => refusal.error.status,
+            };
+            note(RevocationOutcome::AnswerLost(status));
+            return Ok(cut());
+        }
+        Some(outage) => {
+            note(RevocationOutcome::Outage);
+            return Ok(failing(outage, asked.format).await);
+        }
+    }
+    let answer = carry_out_revocation(&asked, &key_name, &body, &shared, now_ms);
+    note(RevocationOutcome::Answered(match &answer {
+        Ok(answer) => answer.status().as_u16(),
+        Err(refusal) => refusal.error.status,
+    }));
+    answer
+}
+
+fn carry_out_revocation(asked: &Asked<'_>, key_name: &str, body: &Value, shared: &Shared, now_ms: i64) -> Answer {
+    let shape = AnswerShape::of_version(asked.header("x-ably-version"));
     let (status, body) = shared
         .realm()
-        .revoke_tokens(&key_name, &asked.credential(), &body, shape, now_ms)
+        .revoke_tokens(key_name, &asked.credential(), body, shape, now_ms)
         .map_err(|error| asked.refusal(error))?;
     let mut answer = asked.answer(status, &body, None);
     if status == 400 {
         add_error_headers(answer.headers_mut(), 40020, "some of the targets failed");
     }
     Ok(answer)
+}
+
+fn revocation_call(body: &Value, outcome: RevocationOutcome, now_ms: i64) -> RevocationCall {
+    let targets = body["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+    RevocationCall {
+        at: now_ms,
+        targets: targets.iter().filter_map(|target| target.as_str().map(str::to_owned)).collect(),
+        issued_before: body["issuedBefore"].as_i64(),
+        allow_reauth_margin: body["allowReauthMargin"].as_bool().unwrap_or(false),
+        outcome,
+    }
 }
 
 async fn publish(request: HttpRequest, channel: Path<String>, payload: Payload, shared: Data<Shared>) -> Answer {
@@ -294,16 +337,6 @@ async fn present(request: HttpRequest, channel: Path<String>, shared: Data<Share
     let grant = asked.grant(&shared)?;
     let members = shared.realm().present(&grant, &channel).map_err(|error| asked.refusal(error))?;
     Ok(asked.answer(200, &members, None))
-}
-
-async fn live_connections(shared: Data<Shared>) -> HttpResponse {
-    let connections = shared.realm().connections();
-    write(200, &json!(connections), Format::Json)
-}
-
-async fn calls(shared: Data<Shared>) -> HttpResponse {
-    let calls = shared.realm().calls;
-    write(200, &json!(calls), Format::Json)
 }
 
 /// A WebSocket (`RTN2`). A refused one is opened too, since only then can its client read why.
@@ -372,28 +405,36 @@ pub(crate) async fn interfere(
             realm.outage
         }
     };
-    let cut = || HttpResponse::Ok().streaming(stream::once(async { Err::<Bytes, _>(io::Error::other("dropped")) }));
-    let answer = match outage {
-        Some(_) if inspects || connects => None,
-        None => None,
-        Some(Outage::Status(status)) => {
-            let error = ErrorInfo::new(status, u32::from(status) * 100, "the stand-in was told to be down");
-            Some(refuse(error, Asked::of(request.request()).format))
+    match outage {
+        Some(Outage::LoseOneAnswer) if !inspects && !connects => Ok(next.call(request).await?.into_response(cut())),
+        Some(outage) if !inspects && !connects => {
+            let format = Asked::of(request.request()).format;
+            Ok(request.into_response(failing(outage, format).await))
         }
-        Some(Outage::Hang) => std::future::pending().await,
-        Some(Outage::Drop) => Some(cut()),
-        Some(Outage::RateLimited { retry_after_s }) => {
-            let error = ErrorInfo::new(429, 42910, "the stand-in was told to limit its rate");
-            let mut answer = refuse(error, Asked::of(request.request()).format);
-            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
-            Some(answer)
-        }
-        Some(Outage::LoseOneAnswer) => return Ok(next.call(request).await?.into_response(cut())),
-    };
-    match answer {
-        Some(answer) => Ok(request.into_response(answer)),
-        None => Ok(next.call(request).await?.map_into_boxed_body()),
+        _ => Ok(next.call(request).await?.map_into_boxed_body()),
     }
+}
+
+/// What a caller gets from an Ably that is down.
+async fn failing(outage: Outage, format: Format) -> HttpResponse {
+    match outage {
+        Outage::Status(status) => {
+            refuse(ErrorInfo::new(status, u32::from(status) * 100, "the stand-in was told to be down"), format)
+        }
+        Outage::RateLimited { retry_after_s } => {
+            let error = ErrorInfo::new(429, 42910, "the stand-in was told to limit its rate");
+            let mut answer = refuse(error, format);
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+            answer
+        }
+        Outage::Hang => std::future::pending().await,
+        Outage::Drop | Outage::LoseOneAnswer => cut(),
+    }
+}
+
+/// An answer that never comes: the connection breaks instead.
+fn cut() -> HttpResponse {
+    HttpResponse::Ok().streaming(stream::once(async { Err::<Bytes, _>(io::Error::other("dropped")) }))
 }
 
 /// Lets any page call, with credentials, and see Ably's headers.

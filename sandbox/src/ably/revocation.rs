@@ -5,9 +5,6 @@ use serde_json::{Value, json};
 
 use super::{error::ErrorInfo, token::Grant, token_request::longest_ttl_ms};
 
-/// How long clients keep their connection when they get a margin to fetch a new token, in milliseconds.
-const REAUTH_MARGIN_MS: i64 = 30_000;
-
 const LONGEST_PAST_MS: i64 = 60 * 60 * 1000;
 const MOST_TARGETS: usize = 100;
 const MOST_REVOCATIONS: usize = 20_000;
@@ -57,7 +54,8 @@ pub(crate) struct RevocationRequest {
 }
 
 impl RevocationRequest {
-    pub(crate) fn read(body: &Value, now_ms: i64) -> Result<Self, ErrorInfo> {
+    /// `margin_ms` is what `allowReauthMargin` gives clients to fetch a new token.
+    pub(crate) fn read(body: &Value, margin_ms: i64, now_ms: i64) -> Result<Self, ErrorInfo> {
         let targets = body
             .get("targets")
             .and_then(Value::as_array)
@@ -78,7 +76,7 @@ impl RevocationRequest {
         }
         let applies_after_ms = match body.get("allowReauthMargin") {
             None | Some(Value::Null | Value::Bool(false)) => 0,
-            Some(Value::Bool(true)) => REAUTH_MARGIN_MS,
+            Some(Value::Bool(true)) => margin_ms,
             Some(_) => {
                 return Err(ErrorInfo::bad_request("allowReauthMargin is not a boolean"));
             }
@@ -106,11 +104,38 @@ struct Revocation {
 /// The revocations in force. Each is kept until no token that it reaches can be alive.
 #[derive(Debug, Default)]
 pub(crate) struct Revocations {
-    revocations: Vec<Revocation>,
+    in_force: Vec<Revocation>,
     latest_ms: i64,
+    revocable: Revocable,
+}
+
+/// Which tokens of the key can be revoked: those issued while the key had revocable tokens on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Revocable {
+    #[default]
+    None,
+    /// Those issued since then, in milliseconds since the epoch. To the second, as a JWT tells its time.
+    Since(i64),
+}
+
+impl Revocable {
+    fn includes(self, issued_ms: i64) -> bool {
+        match self {
+            Self::None => false,
+            Self::Since(since_ms) => issued_ms.div_euclid(1000) >= since_ms.div_euclid(1000),
+        }
+    }
 }
 
 impl Revocations {
+    pub(crate) fn set_revocable(&mut self, revocable: Revocable) {
+        self.revocable = revocable;
+    }
+
+    pub(crate) fn revocable(&self) -> Revocable {
+        self.revocable
+    }
+
     /// Records what is asked and answers with a result for each target, in order. Without an `issuedBefore` it takes in
     /// every token issued so far, the last of them at `last_issued_ms`, even in this very millisecond.
     pub(crate) fn revoke(
@@ -126,12 +151,12 @@ impl Revocations {
             .iter()
             .map(|text| {
                 let target = Target::parse(text).map_err(|error| (text.clone(), error))?;
-                if self.revocations.len() >= MOST_REVOCATIONS {
+                if self.in_force.len() >= MOST_REVOCATIONS {
                     let full = ErrorInfo::new(503, 50003, "too many revocations in an hour");
                     return Err((text.clone(), full));
                 }
                 self.latest_ms = self.latest_ms.max(issued_before_ms);
-                self.revocations.push(Revocation { target, issued_before_ms, applies_at_ms });
+                self.in_force.push(Revocation { target, issued_before_ms, applies_at_ms });
                 Ok(json!({ "target": text, "issuedBefore": issued_before_ms, "appliesAt": applies_at_ms }))
             })
             .collect()
@@ -146,8 +171,11 @@ impl Revocations {
         let Some(life) = grant.life else {
             return Standing::Good;
         };
+        if !self.revocable.includes(life.issued_ms) {
+            return Standing::Good;
+        }
         let first = self
-            .revocations
+            .in_force
             .iter()
             .filter(|revocation| life.issued_ms < revocation.issued_before_ms && revocation.target.hits(grant))
             .map(|revocation| revocation.applies_at_ms)
@@ -162,7 +190,7 @@ impl Revocations {
     /// Forgets revocations that outlived every token that they reach.
     pub(crate) fn forget(&mut self, now_ms: i64) {
         let longest_ms = longest_ttl_ms(true);
-        self.revocations.retain(|revocation| revocation.issued_before_ms.saturating_add(longest_ms) >= now_ms);
+        self.in_force.retain(|revocation| revocation.issued_before_ms.saturating_add(longest_ms) >= now_ms);
     }
 }
 
@@ -210,13 +238,18 @@ impl AnswerShape {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{AnswerShape, RevocationRequest, Revocations, Standing};
+    use super::{AnswerShape, Revocable, RevocationRequest, Revocations, Standing};
     use crate::ably::{
         capability::Capability,
         token::{Grant, Life},
     };
 
     const NOW_MS: i64 = 1_795_289_000_000;
+    const MARGIN_MS: i64 = 30_000;
+
+    fn revocations() -> Revocations {
+        Revocations { revocable: Revocable::Since(0), ..Revocations::default() }
+    }
 
     fn grant(issued_ms: i64) -> Grant {
         let mut grant = Grant::of_token(
@@ -230,7 +263,7 @@ mod tests {
     }
 
     fn revoke(revocations: &mut Revocations, body: &Value) -> (u16, Value) {
-        let request = RevocationRequest::read(body, NOW_MS).unwrap();
+        let request = RevocationRequest::read(body, MARGIN_MS, NOW_MS).unwrap();
         AnswerShape::Counted.answer(revocations.revoke(&request, 0, NOW_MS))
     }
 
@@ -247,7 +280,7 @@ mod tests {
             ("channel:room:1", Standing::Good),
             ("channel:room:*", Standing::Revoked),
         ] {
-            let mut revocations = Revocations::default();
+            let mut revocations = revocations();
             revoke(&mut revocations, &json!({ "targets": [target] }));
             assert_eq!(revocations.standing(&grant(NOW_MS - 1), NOW_MS), standing, "{target}");
             assert_eq!(revocations.standing(&grant(NOW_MS), NOW_MS), Standing::Good, "{target}");
@@ -256,8 +289,8 @@ mod tests {
 
     #[test]
     fn what_is_issued_in_the_millisecond_of_a_revocation_is_on_its_own_side() {
-        let mut revocations = Revocations::default();
-        let request = RevocationRequest::read(&json!({ "targets": ["clientId:alice"] }), NOW_MS).unwrap();
+        let mut revocations = revocations();
+        let request = RevocationRequest::read(&json!({ "targets": ["clientId:alice"] }), MARGIN_MS, NOW_MS).unwrap();
         let before = revocations.issue_time_ms(NOW_MS);
         let _ = revocations.revoke(&request, before, NOW_MS);
         let after = revocations.issue_time_ms(NOW_MS);
@@ -267,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_margin_leaves_thirty_seconds() {
-        let mut revocations = Revocations::default();
+        let mut revocations = revocations();
         let (_, answer) =
             revoke(&mut revocations, &json!({ "targets": ["clientId:alice"], "allowReauthMargin": true }));
         assert_eq!(answer["results"][0]["appliesAt"], NOW_MS + 30_000);
@@ -279,8 +312,24 @@ mod tests {
     }
 
     #[test]
+    fn only_tokens_issued_while_the_key_had_revocable_tokens_are_reached() {
+        for (since_ms, issued_ms, standing) in [
+            (NOW_MS - 5000, NOW_MS - 5001, Standing::Good),
+            (NOW_MS - 5000, NOW_MS - 5000, Standing::Revoked),
+            (NOW_MS - 4001, NOW_MS - 5000, Standing::Revoked),
+        ] {
+            let mut revocations = revocations();
+            revocations.set_revocable(Revocable::Since(since_ms));
+            revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
+            assert_eq!(revocations.standing(&grant(issued_ms), NOW_MS), standing, "{since_ms} {issued_ms}");
+            revocations.set_revocable(Revocable::None);
+            assert_eq!(revocations.standing(&grant(issued_ms), NOW_MS), Standing::Good);
+        }
+    }
+
+    #[test]
     fn issued_before_spares_later_tokens() {
-        let mut revocations = Revocations::default();
+        let mut revocations = revocations();
         let before = NOW_MS - 1000;
         revoke(&mut revocations, &json!({ "targets": ["clientId:alice"], "issuedBefore": before }));
         assert_eq!(revocations.standing(&grant(before - 1), NOW_MS), Standing::Revoked);
@@ -302,7 +351,7 @@ mod tests {
             json!({ "targets": ["clientId:a"], "issuedBefore": "yesterday" }),
             json!({ "targets": ["clientId:a"], "allowReauthMargin": 1 }),
         ] {
-            let error = RevocationRequest::read(&body, NOW_MS).unwrap_err();
+            let error = RevocationRequest::read(&body, MARGIN_MS, NOW_MS).unwrap_err();
             assert_eq!((error.status, error.code), (400, 40000), "{body}");
         }
     }
@@ -310,8 +359,8 @@ mod tests {
     #[test]
     fn the_answer_follows_the_protocol_version() {
         let body = json!({ "targets": ["clientId:alice", "user:alice", "clientId:"] });
-        let request = RevocationRequest::read(&body, NOW_MS).unwrap();
-        let mut revocations = Revocations::default();
+        let request = RevocationRequest::read(&body, MARGIN_MS, NOW_MS).unwrap();
+        let mut revocations = revocations();
         let results = revocations.revoke(&request, 0, NOW_MS);
         let (status, answer) = AnswerShape::of_version(Some("3")).answer(results.clone());
         assert_eq!(status, 200);
@@ -331,11 +380,11 @@ mod tests {
 
     #[test]
     fn a_revocation_is_kept_as_long_as_a_token_that_it_reaches_could_live() {
-        let mut revocations = Revocations::default();
+        let mut revocations = revocations();
         revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
         revocations.forget(NOW_MS + 3_600_000);
-        assert_eq!(revocations.revocations.len(), 1);
+        assert_eq!(revocations.in_force.len(), 1);
         revocations.forget(NOW_MS + 3_600_001);
-        assert!(revocations.revocations.is_empty());
+        assert!(revocations.in_force.is_empty());
     }
 }

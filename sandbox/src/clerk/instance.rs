@@ -1,17 +1,18 @@
 //! What the stand-in remembers: its keys, users and sessions, how often it was called, and how it is to fail.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::claims::{self, Minting, Session, Status};
+use super::claims::{self, End, Minting, Session, Status};
 use super::signing_key::SigningKey;
 use super::user::{self, User};
-use super::{Issuer, Options, ids, publishable_key};
+use super::webhooks::Webhooks;
+use super::{Issuer, Options, events, ids, publishable_key};
 
 /// The class that Clerk's header `cat` gives a session token.
 const SESSION_TOKEN_CATEGORY: &str = "cl_B7d4PD111AAA";
@@ -31,8 +32,10 @@ pub struct Calls {
     pub sign_ins: u64,
     /// `POST /v1/client/sessions/{sid}/tokens`.
     pub tokens: u64,
-    /// `POST /v1/client/sessions/{sid}/end`.
+    /// `POST /v1/client/sessions/{sid}/end` and `…/remove`.
     pub sign_outs: u64,
+    /// What changes something in the Backend API: sessions, users, memberships and organizations.
+    pub changes: u64,
     /// `POST /sandbox/session-tokens`.
     pub session_tokens: u64,
 }
@@ -64,6 +67,7 @@ pub(super) struct Instance {
     issuer: Issuer,
     authorized_party: String,
     clock_offset_ms: i64,
+    pub(super) webhooks: Arc<Webhooks>,
     outage: watch::Sender<Option<Outage>>,
     state: Mutex<State>,
 }
@@ -78,7 +82,7 @@ struct State {
 }
 
 impl Instance {
-    pub(super) fn new(options: Options, port: u16) -> Self {
+    pub(super) fn new(options: Options, port: u16, webhooks: Arc<Webhooks>) -> Self {
         let key = SigningKey::generate(options.kid);
         let mut instance = Self {
             port,
@@ -90,6 +94,7 @@ impl Instance {
             issuer: options.issuer,
             authorized_party: options.authorized_party,
             clock_offset_ms: options.clock_offset_ms,
+            webhooks,
             outage: watch::Sender::new(None),
             state: Mutex::new(State {
                 key,
@@ -110,8 +115,7 @@ impl Instance {
 
     /// The instance's clock, in milliseconds since the epoch.
     pub(super) fn now_ms(&self) -> i64 {
-        let machine = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(machine.as_millis()).unwrap_or(i64::MAX).saturating_add(self.clock_offset_ms)
+        now_ms(self.clock_offset_ms)
     }
 
     /// The instance's clock, as a `Date` header needs it.
@@ -157,8 +161,12 @@ impl Instance {
     }
 
     pub(super) fn new_session_claims(&self, user_id: &str) -> Value {
-        let session = self.sign_in(user_id);
-        self.session_claims(&session, Some(self.authorized_party.clone()))
+        self.next_session_claims(&self.sign_in(user_id))
+    }
+
+    /// Claims of one more token of this session, for a page of the origin that is the usual one.
+    pub(super) fn next_session_claims(&self, session: &Session) -> Value {
+        self.session_claims(session, Some(self.authorized_party.clone()))
     }
 
     /// Claims of one more token of this session, for a page of this origin.
@@ -177,30 +185,48 @@ impl Instance {
 
     /// Begins a session. The stand-in asks for no password.
     pub(super) fn sign_in(&self, user_id: &str) -> Session {
+        let mut state = self.state();
+        let now_ms = self.now_ms();
         let session = Session {
             id: ids::new("sess"),
+            client_id: ids::new("client"),
             user_id: user_id.to_owned(),
-            signed_in_at: self.now_ms().div_euclid(1000),
+            signed_in_at: now_ms.div_euclid(1000),
+            updated_at: now_ms,
             status: Status::Active,
         };
-        self.state().sessions.insert(session.id.clone(), session.clone());
+        state.sessions.insert(session.id.clone(), session.clone());
+        self.webhooks.tell("session.created", events::session(&session));
         session
     }
 
-    /// The session of this id, unless it has ended.
+    /// The session of this id, unless it has ended or its user is barred.
     pub(super) fn active_session(&self, id: &str) -> Option<Session> {
-        self.state().sessions.get(id).filter(|session| session.status == Status::Active).cloned()
+        let state = self.state();
+        let session = state.sessions.get(id).filter(|session| session.status == Status::Active)?;
+        let is_barred = state.users.iter().any(|user| user.id == session.user_id && user.is_barred());
+        (!is_barred).then(|| session.clone())
     }
 
-    /// Ends the session, and says whether there was one to end.
-    pub(super) fn end_session(&self, id: &str) -> bool {
-        match self.state().sessions.get_mut(id) {
-            Some(session) if session.status == Status::Active => {
-                session.status = Status::Ended;
-                true
-            }
-            _ => false,
-        }
+    /// Ends the session, and answers it as it is then; `None` if there was none to end.
+    pub(super) fn end_session(&self, id: &str, end: End) -> Option<Session> {
+        let mut state = self.state();
+        let session = state.sessions.get_mut(id).filter(|session| session.status == Status::Active)?;
+        Some(self.end(session, end))
+    }
+
+    fn end(&self, session: &mut Session, end: End) -> Session {
+        session.status = Status::Over(end);
+        session.updated_at = self.now_ms();
+        self.webhooks.tell(&format!("session.{}", session.status.name()), events::session(session));
+        session.clone()
+    }
+
+    /// All sessions, the newest first.
+    pub(super) fn sessions(&self) -> Vec<Session> {
+        let mut sessions: Vec<_> = self.state().sessions.values().cloned().collect();
+        sessions.sort_by(|a, b| b.signed_in_at.cmp(&a.signed_in_at).then_with(|| a.id.cmp(&b.id)));
+        sessions
     }
 
     pub(super) fn users(&self) -> Vec<User> {
@@ -216,19 +242,67 @@ impl Instance {
             .cloned()
     }
 
+    /// Adds or replaces a user. One who is barred from now on loses all sessions, as at Clerk.
     pub(super) fn set_user(&self, user: User) {
-        let mut state = self.state();
-        match state.users.iter_mut().find(|known| known.id == user.id) {
+        self.put_user(&mut self.state(), user);
+    }
+
+    fn put_user(&self, state: &mut State, user: User) {
+        let known = state.users.iter().position(|known| known.id == user.id);
+        let before = known.and_then(|at| state.users.get(at));
+        let changes = events::of_change(before, &user);
+        let is_barred_now = user.is_barred() && !before.is_some_and(User::is_barred);
+        for (event_type, data) in changes {
+            self.webhooks.tell(event_type, data);
+        }
+        if is_barred_now {
+            let sessions = state.sessions.values_mut();
+            for session in sessions.filter(|session| session.user_id == user.id && session.status == Status::Active) {
+                self.end(session, End::Revoked);
+            }
+        }
+        match known.and_then(|at| state.users.get_mut(at)) {
             Some(known) => *known = user,
             None => state.users.push(user),
         }
     }
 
+    /// Changes a user, and answers it as it is then; `None` if there is none of this id.
+    pub(super) fn change_user(&self, id: &str, change: impl FnOnce(&mut User)) -> Option<User> {
+        let mut state = self.state();
+        let mut user = state.users.iter().find(|user| user.id == id)?.clone();
+        user.updated_at = self.now_ms().max(user.updated_at + 1);
+        change(&mut user);
+        self.put_user(&mut state, user.clone());
+        Some(user)
+    }
+
+    /// Forgets a user, whose sessions end without an event of their own. Says whether there was one.
     pub(super) fn delete_user(&self, id: &str) -> bool {
         let mut state = self.state();
         let before = state.users.len();
         state.users.retain(|user| user.id != id);
-        state.users.len() < before
+        let is_gone = state.users.len() < before;
+        if is_gone {
+            for session in state.sessions.values_mut().filter(|session| session.user_id == id) {
+                session.status = Status::Over(End::Removed);
+            }
+            self.webhooks.tell("user.deleted", events::deleted("user", id));
+        }
+        is_gone
+    }
+
+    /// Forgets an organization: no user is in it any more. Says whether anyone was.
+    pub(super) fn delete_organization(&self, id: &str) -> bool {
+        let mut state = self.state();
+        let mut had_members = false;
+        for user in &mut state.users {
+            had_members |= user.organization.take_if(|organization| organization.id == id).is_some();
+        }
+        if had_members {
+            self.webhooks.tell("organization.deleted", events::deleted("organization", id));
+        }
+        had_members
     }
 
     pub(super) fn calls(&self) -> Calls {
@@ -256,4 +330,10 @@ impl Instance {
     pub(super) fn delay(&self) -> Duration {
         self.state().delay
     }
+}
+
+/// A clock that is so far ahead of the machine's, in milliseconds since the epoch.
+pub(super) fn now_ms(clock_offset_ms: i64) -> i64 {
+    let machine = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(machine.as_millis()).unwrap_or(i64::MAX).saturating_add(clock_offset_ms)
 }

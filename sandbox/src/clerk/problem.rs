@@ -37,6 +37,11 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "form_identifier_not_found", "Unknown user", detail)
     }
 
+    pub(super) fn identifier_exists() -> Self {
+        let detail = "That username is taken. Please try another.";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "form_identifier_exists", "Username taken", detail)
+    }
+
     pub(super) fn bad_param(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "form_param_value_invalid", "Invalid parameter", detail)
     }

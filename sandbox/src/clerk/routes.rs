@@ -5,6 +5,7 @@ mod backend;
 mod frontend;
 mod input;
 mod scripts;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -32,11 +33,21 @@ pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Cl
                     .route("/sign_ins", web::post().to(frontend::sign_in))
                     .route("/sessions/{sid}/tokens", web::post().to(frontend::token))
                     .route("/sessions/{sid}/end", web::post().to(frontend::sign_out))
+                    .route("/sessions/{sid}/remove", web::post().to(frontend::remove))
                     .default_service(web::to(nothing_here)),
             )
             .route("/v1/jwks", web::get().to(backend::jwks))
+            .route("/v1/sessions/{id}/revoke", web::post().to(backend::revoke_session))
             .route("/v1/users", web::get().to(backend::users))
+            .route("/v1/users", web::post().to(backend::create_user))
             .route("/v1/users/{id}", web::get().to(backend::user))
+            .route("/v1/users/{id}", web::patch().to(backend::update_user))
+            .route("/v1/users/{id}", web::delete().to(backend::delete_user))
+            .route("/v1/users/{id}/ban", web::post().to(backend::ban_user))
+            .route("/v1/users/{id}/unban", web::post().to(backend::unban_user))
+            .route("/v1/organizations/{id}/memberships/{user}", web::patch().to(backend::update_membership))
+            .route("/v1/organizations/{id}/memberships/{user}", web::delete().to(backend::delete_membership))
+            .route("/v1/organizations/{id}", web::delete().to(backend::delete_organization))
             .service(
                 web::scope("/sandbox")
                     .wrap(from_fn(cors::for_local_pages))
@@ -46,6 +57,13 @@ pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Cl
                     .route("/users", web::get().to(scripts::users))
                     .route("/users", web::post().to(scripts::change_user))
                     .route("/users/{id}", web::delete().to(scripts::delete_user))
+                    .route("/sessions", web::get().to(scripts::sessions))
+                    .route("/sessions/{sid}/revoke", web::post().to(scripts::revoke_session))
+                    .route("/organizations/{id}", web::delete().to(scripts::delete_organization))
+                    .route("/webhooks", web::get().to(webhooks::show))
+                    .route("/webhooks", web::post().to(webhooks::change))
+                    .route("/webhooks/events", web::post().to(webhooks::send))
+                    .route("/webhooks/events/{id}/redeliver", web::post().to(webhooks::redeliver))
                     .default_service(web::to(nothing_here)),
             )
             .default_service(web::to(nothing_here));

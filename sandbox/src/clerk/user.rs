@@ -95,6 +95,11 @@ impl User {
         }
     }
 
+    /// Whether the user may have no session.
+    pub(super) fn is_barred(&self) -> bool {
+        self.banned || self.deprovisioned
+    }
+
     /// The whole user as the Backend API answers (version 2026-05-12).
     pub(super) fn backend_json(&self) -> Value {
         let tail = self.id.trim_start_matches("user_");

@@ -1,23 +1,28 @@
-//! The server of the sandbox page: embedded files, the addresses that the page needs, and ably-js where npm put it.
+//! The server of the sandbox page: embedded files, the addresses that the page needs, ably-js where npm put it, and what
+//! the policy editor asks for.
+
+mod editor;
 
 use std::io;
 use std::path::PathBuf;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use actix_web::middleware::DefaultHeaders;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpResponse, Responder};
 use sandbox::loopback::{Listeners, Server};
 use serde_json::{Value, json};
 
 use super::ready::Ready;
 
+pub(super) use editor::Editor;
+
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 12] = [
     ("/", HTML, include_str!("../../page/index.html")),
     ("/page.css", CSS, include_str!("../../page/page.css")),
     ("/page.js", JAVASCRIPT, include_str!("../../page/page.js")),
@@ -25,6 +30,9 @@ const FILES: [(&str, &str, &str); 9] = [
     ("/session.js", JAVASCRIPT, include_str!("../../page/session.js")),
     ("/token.js", JAVASCRIPT, include_str!("../../page/token.js")),
     ("/connection.js", JAVASCRIPT, include_str!("../../page/connection.js")),
+    ("/policy.js", JAVASCRIPT, include_str!("../../page/policy.js")),
+    ("/explanation.js", JAVASCRIPT, include_str!("../../page/explanation.js")),
+    ("/jwt.js", JAVASCRIPT, include_str!("../../page/jwt.js")),
     ("/words.js", JAVASCRIPT, include_str!("../../page/words.js")),
     ("/icon.svg", SVG, include_str!("../../page/icon.svg")),
 ];
@@ -34,7 +42,8 @@ const FILES: [(&str, &str, &str); 9] = [
 pub(super) struct Page(Server);
 
 impl Page {
-    pub(super) async fn start(listeners: Listeners, ready: &Ready) -> io::Result<Self> {
+    pub(super) async fn start(listeners: Listeners, ready: &Ready, editor: Editor) -> io::Result<Self> {
+        let editor = Data::new(editor);
         let policy = content_security_policy(ready);
         let config = config(ready);
         let configure = move |app: &mut ServiceConfig| {
@@ -47,7 +56,7 @@ impl Page {
                 .add(("Cross-Origin-Resource-Policy", "same-origin"))
                 // The files change with every build, and come from memory.
                 .add((CACHE_CONTROL, "no-store"));
-            let mut routes = web::scope("").wrap(headers);
+            let mut routes = web::scope("").wrap(headers).app_data(editor.clone()).configure(editor::routes);
             for (path, content_type, body) in FILES {
                 routes = routes.route(
                     path,

@@ -1,31 +1,41 @@
-//! The service as a child process: a clean environment, an empty directory, a watch on its readiness, and no way to
-//! outlive its parent.
+//! The service as a child process: a clean environment, a directory of its own with its configuration file, a watch on
+//! its readiness, and no way to outlive its parent.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{env, process};
 
 use clap::Args;
-use rand::distr::{Alphanumeric, SampleString};
 use rustix::process::{Pid, Signal, kill_process};
 use sandbox::ably::Ably;
 use sandbox::clerk::Clerk;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
+
+use super::log::{self, Output, Said};
+
+/// The file that the service reads in the directory where it runs.
+pub(super) const CONFIGURATION: &str = "ably-clerk-auth.toml";
 
 const NAME: &str = "ably-clerk-auth";
 const PATIENCE_TO_START: Duration = Duration::from_secs(15);
 const PATIENCE_TO_STOP: Duration = Duration::from_secs(10);
+const PATIENCE_FOR_THE_LOG: Duration = Duration::from_secs(1);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(3);
 
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +78,7 @@ pub(super) fn environment(
     ably: &Ably,
     authorized_parties: &[String],
     port: u16,
+    output: Output,
     set: Vec<(String, String)>,
 ) -> Vec<(String, String)> {
     let passed_through = ["LOG_FORMAT", "LOG_LEVEL"].into_iter().filter_map(|name| Some((name, env::var(name).ok()?)));
@@ -80,6 +91,8 @@ pub(super) fn environment(
         ("CLERK_AUTHORIZED_PARTIES", authorized_parties.join(",")),
         ("SERVER_HOST", Ipv4Addr::LOCALHOST.to_string()),
         ("SERVER_PORT", port.to_string()),
+        ("ADMIN_PORT", "0".to_owned()),
+        ("LOG_FORMAT", output.format().to_owned()),
     ];
     given
         .into_iter()
@@ -90,45 +103,76 @@ pub(super) fn environment(
         .collect()
 }
 
+/// The service's executable, and the settings that it runs with here.
+#[derive(Clone)]
+pub(super) struct Program {
+    path: PathBuf,
+    environment: Vec<(String, String)>,
+}
+
+impl Program {
+    /// The executable at `path`, or beside this one.
+    pub(super) fn find(path: Option<PathBuf>, environment: Vec<(String, String)>) -> Result<Self, Failure> {
+        let path = path.map_or_else(beside_this_one, std::path::absolute);
+        let path = path.map_err(|error| Failure::Spawn { program: NAME.into(), error })?;
+        if path.is_file() { Ok(Self { path, environment }) } else { Err(Failure::Missing(path)) }
+    }
+
+    /// Runs it in `directory`, where it finds no settings but those of its environment and of its configuration file.
+    pub(super) fn command<I>(&self, directory: &Path, arguments: I) -> io::Result<Command>
+    where
+        I: IntoIterator<Item: AsRef<OsStr>>,
+    {
+        let mut command = tied_to_this_process(&self.path)?;
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(directory)
+            // A Ctrl-C in the terminal is for the sandbox, which then stops the service in order.
+            .process_group(0);
+        Ok(command)
+    }
+
+    fn failed(&self) -> impl Fn(io::Error) -> Failure + '_ {
+        |error| Failure::Spawn { program: self.path.clone(), error }
+    }
+
+    /// A directory for it to run in, with this configuration and nothing else, that goes away when dropped.
+    pub(super) fn directory(&self, configuration: &str) -> Result<TempDir, Failure> {
+        let make = || {
+            let mut directory = tempfile::Builder::new();
+            let directory = directory.prefix("sandbox-").permissions(Permissions::from_mode(0o700)).tempdir()?;
+            fs::write(directory.path().join(CONFIGURATION), configuration)?;
+            Ok(directory)
+        };
+        make().map_err(self.failed())
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Service {
     child: Child,
-    directory: PathBuf,
+    log: JoinHandle<()>,
+    directory: TempDir,
 }
 
 impl Service {
-    /// Starts the service in an empty directory, where it finds no settings but `environment`. With
-    /// `output_is_data`, standard output belongs to the sandbox, and the service's goes to standard error.
+    /// Starts the service in `directory`; its log goes to `output`, and what it says of its policy to `said`.
     pub(super) fn spawn(
-        program: Option<PathBuf>,
-        environment: Vec<(String, String)>,
-        output_is_data: bool,
+        program: &Program,
+        directory: TempDir,
+        output: Output,
+        said: UnboundedSender<Said>,
     ) -> Result<Self, Failure> {
-        let program = program.map_or_else(beside_this_one, std::path::absolute);
-        let program = program.map_err(|error| Failure::Spawn { program: NAME.into(), error })?;
-        if !program.is_file() {
-            return Err(Failure::Missing(program));
-        }
-        let failed = |error| Failure::Spawn { program: program.clone(), error };
-        let mut command = tied_to_this_process(&program).map_err(failed)?;
-        let directory = empty_directory().map_err(failed)?;
-        let child = command
-            .env_clear()
-            .envs(environment)
-            .current_dir(&directory)
-            .stdin(Stdio::null())
-            .stdout(if output_is_data { Stdio::from(io::stderr()) } else { Stdio::inherit() })
-            // A Ctrl-C in the terminal is for the sandbox, which then stops the service in order.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn();
-        match child {
-            Ok(child) => Ok(Self { child, directory }),
-            Err(error) => {
-                remove(&directory);
-                Err(failed(error))
-            }
-        }
+        let spawn = || {
+            let (log, writer) = io::pipe()?;
+            let mut command = program.command(directory.path(), [] as [&str; 0])?;
+            let child = command.stdin(Stdio::null()).stdout(writer).kill_on_drop(true).spawn()?;
+            Ok((child, log::pass_on(log, output, said)?))
+        };
+        let (child, log) = spawn().map_err(program.failed())?;
+        Ok(Self { child, log, directory })
     }
 
     /// Returns when `/readyz` answers 200.
@@ -142,8 +186,6 @@ impl Service {
             outcome = timeout(PATIENCE_TO_START, ready) => outcome.map_err(|_| Failure::NotReady)?,
             status = self.child.wait() => return Err(Failure::Ended(Exit(status))),
         }
-        // Settings are read by now. Gone already, the directory cannot be left behind by a sandbox that is killed.
-        let _ = fs::remove_dir(&self.directory);
         Ok(())
     }
 
@@ -165,24 +207,15 @@ impl Service {
                 let _ = self.child.kill().await;
             }
         }
-        remove(&self.directory);
+        // The service's last words are still on their way. A process that it left behind could keep the log open.
+        let _ = timeout(PATIENCE_FOR_THE_LOG, spawn_blocking(|| self.log.join())).await;
+        // What cannot be removed is a small directory among temporary ones.
+        let _ = self.directory.close();
     }
-}
-
-fn remove(directory: &Path) {
-    // What cannot be removed is an empty directory among temporary ones.
-    let _ = fs::remove_dir_all(directory);
 }
 
 fn beside_this_one() -> io::Result<PathBuf> {
     env::current_exe().map(|path| path.with_file_name(NAME))
-}
-
-fn empty_directory() -> io::Result<PathBuf> {
-    let name = format!("sandbox-{}", Alphanumeric.sample_string(&mut rand::rng(), 16));
-    let directory = env::temp_dir().join(name);
-    DirBuilder::new().mode(0o700).create(&directory)?;
-    Ok(directory)
 }
 
 fn pid(id: u32) -> Option<Pid> {
@@ -207,6 +240,8 @@ async fn is_ready(port: u16) -> bool {
 pub(crate) struct TiedToParent {
     parent: i32,
     program: PathBuf,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
 }
 
 impl TiedToParent {
@@ -214,7 +249,7 @@ impl TiedToParent {
     #[expect(clippy::print_stderr, reason = "the command's own voice")]
     pub(crate) fn become_the_program(self) -> ExitCode {
         let error = match tie_to(self.parent) {
-            Ok(()) => process::Command::new(&self.program).exec(),
+            Ok(()) => process::Command::new(&self.program).args(self.arguments).exec(),
             Err(error) => error,
         };
         eprintln!("sandbox: cannot start the service {}: {error}", self.program.display());

@@ -57,7 +57,10 @@ fn asking_again_is_advised_where_it_helps() {
     let told = |status, code| NoToken::Refused(Refusal { status, code, retry_after: wait });
     assert_eq!(told(429, 42910).retry_after(), wait);
     assert_eq!(told(503, 50003).retry_after(), wait);
-    assert_eq!(refused(429, 42910).retry_after(), None);
+    assert_eq!(refused(429, 42910).retry_after(), Some(Exchange::RETRY_AFTER));
+    let for_ever = Refusal { status: 503, code: 50003, retry_after: Some(Duration::MAX) };
+    assert_eq!(NoToken::Refused(for_ever).retry_after(), Some(Duration::from_mins(1)));
+    assert_eq!(told(400, 40000).retry_after(), None);
     assert_eq!(refused(400, 40000).retry_after(), None);
     for trouble in [NoToken::Unavailable, refused(500, 50000), refused(401, 40101)] {
         assert_eq!(trouble.retry_after(), Some(Exchange::RETRY_AFTER));
@@ -111,7 +114,7 @@ impl Scripted {
 
     fn exchange(&self) -> Exchange {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Exchange::new(RestClient::new(self.url.parse().unwrap(), http), Handle::current())
+        Exchange::new(RestClient::new(self.url.parse().unwrap(), http), Handle::current(), ExchangeCounts::default())
     }
 
     fn calls(&self) -> Vec<(usize, Value)> {
@@ -159,7 +162,7 @@ async fn ask(exchange: &Exchange) -> Result<TokenDetails, NoToken> {
         let timestamp = UnixMillis(i64::from(count.get()) * 1000);
         Ok(TokenRequest::sign(&key, alice, None, None, timestamp, Nonce::from(u128::from(count.get()))))
     };
-    exchange.token(sign).await
+    Ok(exchange.token(sign).await?)
 }
 
 #[tokio::test]
@@ -205,7 +208,8 @@ async fn nobody_at_the_address_is_unavailable() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let exchange = Exchange::new(RestClient::new(url.parse().unwrap(), http), Handle::current());
+    let exchange =
+        Exchange::new(RestClient::new(url.parse().unwrap(), http), Handle::current(), ExchangeCounts::default());
     assert_eq!(ask(&exchange).await, Err(NoToken::Unavailable));
 }
 
@@ -213,7 +217,7 @@ async fn nobody_at_the_address_is_unavailable() {
 async fn without_randomness_ably_is_not_asked() {
     let ably = Scripted::start(vec![], Pace::AtOnce).await;
     let outcome = ably.exchange().token(|| Err(NoRandomness)).await;
-    assert_eq!(outcome, Err(NoToken::NoRandomness(NoRandomness)));
+    assert!(matches!(outcome, Err(ExchangeError::NoRandomness(NoRandomness))));
     assert!(ably.calls().is_empty());
 }
 

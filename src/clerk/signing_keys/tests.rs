@@ -10,7 +10,7 @@ async fn stand_in() -> Clerk {
 fn jwks(clerk: &Clerk) -> Jwks {
     let url = Url::parse(&format!("{}/.well-known/jwks.json", clerk.url())).unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    Jwks::new(JwksSource { url, secret_key: None }, http, Handle::current())
+    Jwks::new(JwksSource { url, secret_key: None }, http, Handle::current(), RefreshCounts::default())
 }
 
 /// Lets time pass for timers, but not while sockets are waited for.

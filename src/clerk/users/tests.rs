@@ -19,7 +19,7 @@ async fn stand_in() -> (Clerk, Users) {
 fn users(clerk: &Clerk, ttl: Duration) -> Users {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let api = BackendApi::new(clerk.url().parse().unwrap(), clerk.secret_key().into(), http);
-    Users::new(api, ttl, Handle::current())
+    Users::new(api, ttl, Handle::current(), LookupCounts::default())
 }
 
 fn alice(clerk: &Clerk) -> String {
@@ -125,7 +125,8 @@ async fn an_answer_that_breaks_off_is_asked_for_again() {
         }
     });
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let users = Users::new(BackendApi::new(base, "sk_test_x".into(), http), TTL, Handle::current());
+    let users =
+        Users::new(BackendApi::new(base, "sk_test_x".into(), http), TTL, Handle::current(), LookupCounts::default());
     assert_eq!(users.get("user_1").await.unwrap().username.as_deref(), Some("alice"));
     server.await.unwrap();
 }

@@ -27,6 +27,11 @@ export function rest(sandbox, options) {
   return new Ably.Rest({ ...standIn(sandbox), authUrl: sandbox.authUrl, ...options });
 }
 
+/** A REST client that holds the API key, as a back end does: what it is for is `auth.revokeTokens`. */
+export function keyHolder(sandbox) {
+  return new Ably.Rest({ ...standIn(sandbox), key: sandbox.api_key });
+}
+
 /** A realtime client whose only way to authenticate is `authUrl`. It is closed when the test ends. */
 export function realtime(context, sandbox, options) {
   const client = new Ably.Realtime({ ...standIn(sandbox), authUrl: sandbox.authUrl, ...options });
@@ -48,6 +53,13 @@ export function reaches(client, state) {
     connection.on(listener);
     return () => connection.off(listener);
   });
+}
+
+/** Every state that the connection comes into from now on, the updates of a state included. */
+export function statesFromNowOn({ connection }) {
+  const states = [];
+  connection.on(({ current }) => states.push(current));
+  return states;
 }
 
 /** Waits for the next message on `channel`, which is attached when this returns `{ message }`, a promise. */

@@ -5,25 +5,35 @@ import "./loopback_only.js";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
-import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 const TARGET = resolve(ROOT, process.env.CARGO_TARGET_DIR || "target");
 const BINARY = resolve(process.env.SANDBOX || `${TARGET}/debug/sandbox`);
+/** What is not about policy is tested with the whole capability of the API key. */
+const WITHOUT_RULES = '[token]\ncapability = "key"\n';
 
 /**
  * Starts a sandbox for a test, or for a whole file: `context` is the test's, or the module `node:test` itself. It is
  * stopped when the test or the file ends, however it ends; were this process killed, the end of its standard input
- * would stop it. `settings` are variables of the service, `origins` further origins whose pages may use it.
+ * would stop it. `settings` are variables of the service, `origins` further origins whose pages may use it, `policy` its
+ * TOML file (null: the one that `make dev` starts with).
  */
-export async function startSandbox(context, { settings = {}, origins = [] } = {}) {
+export async function startSandbox(context, { settings = {}, origins = [], policy = WITHOUT_RULES } = {}) {
   if (!existsSync(BINARY)) {
     throw new Error(`There is no sandbox at ${BINARY}: cargo build -p ably-clerk-auth -p sandbox, or set SANDBOX.`);
   }
   const ports = ["page", "service", "clerk", "ably"].flatMap((part) => [`--${part}-port`, "0"]);
+  const directory = await mkdtemp(join(tmpdir(), "sandbox-test-"));
+  context.after(() => rm(directory, { recursive: true }));
+  const policyFile = join(directory, "policy.toml");
+  if (policy !== null) await writeFile(policyFile, policy);
   const more = [
+    ...(policy === null ? [] : ["--policy", policyFile]),
     ...origins.flatMap((origin) => ["--allow-origin", origin]),
     ...Object.entries(settings).flatMap(([name, value]) => ["--set", `${name}=${value}`]),
   ];
@@ -86,6 +96,11 @@ class Sandbox {
   async calls() {
     const [clerk, ably] = await Promise.all([this.clerk, this.ably].map((at) => json(`${at}/sandbox/calls`)));
     return { clerk, ably };
+  }
+
+  /** Changes the API key, as in Ably's dashboard: `revocableTokens`, and `reauthMarginMs` to be less patient than Ably. */
+  async changeKey(settings) {
+    await this.#post(this.ably, "/sandbox/key", settings);
   }
 
   /** The connections that the Ably stand-in has now. */

@@ -3,14 +3,17 @@
 use std::cmp::Ordering;
 
 use actix_web::http::header::AUTHORIZATION;
-use actix_web::web::{Data, Path, Query};
+use actix_web::web::{Bytes, Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
-use super::availability;
+use super::{availability, input};
+use crate::clerk::claims::End;
 use crate::clerk::instance::Instance;
 use crate::clerk::problem::Problem;
 use crate::clerk::user::User;
+use crate::clerk::{events, ids};
 
 pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     instance.count(|calls| &mut calls.backend_jwks);
@@ -29,7 +32,7 @@ pub(super) async fn user(
     let user = instance.users().into_iter().find(|user| user.id == *id);
     availability::of_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
-    let user = user.ok_or_else(|| Problem::not_found("user with this id"))?;
+    let user = user.ok_or_else(no_such_user)?;
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
@@ -81,6 +84,180 @@ fn sort(users: &mut [User], order_by: &str) -> Result<(), Problem> {
     };
     users.sort_by(|a, b| if descending { compare(b, a) } else { compare(a, b) });
     Ok(())
+}
+
+/// Passes a change that the holder of the secret key asks for.
+async fn admit(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
+    instance.count(|calls| &mut calls.changes);
+    availability::of_backend(instance, request).await?;
+    require_secret_key(instance, request)
+}
+
+pub(super) async fn revoke_session(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    id: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    admit(&instance, &request).await?;
+    let session = instance
+        .end_session(&id, End::Revoked)
+        .or_else(|| instance.sessions().into_iter().find(|session| session.id == *id))
+        .ok_or_else(|| Problem::not_found("session with this id"))?;
+    Ok(HttpResponse::Ok().json(events::session(&session)))
+}
+
+pub(super) async fn create_user(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    body: Bytes,
+) -> Result<HttpResponse, Problem> {
+    admit(&instance, &request).await?;
+    let now_ms = instance.now_ms();
+    let made = User { created_at: now_ms, updated_at: now_ms, ..User::new(ids::new("user")) };
+    let user = with_params(&instance, &made, &input::params(&request, &body)?)?;
+    instance.set_user(user.clone());
+    Ok(HttpResponse::Ok().json(user.backend_json()))
+}
+
+pub(super) async fn update_user(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    id: Path<String>,
+    body: Bytes,
+) -> Result<HttpResponse, Problem> {
+    admit(&instance, &request).await?;
+    let known = instance.users().into_iter().find(|user| user.id == *id).ok_or_else(no_such_user)?;
+    let changed = with_params(&instance, &known, &input::params(&request, &body)?)?;
+    let user = instance.change_user(&id, |user| *user = User { updated_at: user.updated_at, ..changed });
+    Ok(HttpResponse::Ok().json(user.ok_or_else(no_such_user)?.backend_json()))
+}
+
+/// The user with the params of `createUser` and `updateUser` that the stand-in knows.
+fn with_params(instance: &Instance, user: &User, params: &Map<String, Value>) -> Result<User, Problem> {
+    const KNOWN: [&str; 7] = [
+        "username",
+        "first_name",
+        "last_name",
+        "external_id",
+        "public_metadata",
+        "private_metadata",
+        "unsafe_metadata",
+    ];
+    let mut fields = json!(user);
+    for name in KNOWN {
+        if let Some(value) = params.get(name) {
+            fields[name] = value.clone();
+        }
+    }
+    let changed: User = serde_json::from_value(fields)
+        .map_err(|error| Problem::bad_param(format!("This would be no user: {error}.")))?;
+    let is_taken = |other: &User| other.id != changed.id && other.username == changed.username;
+    if changed.username.is_some() && instance.users().iter().any(is_taken) {
+        return Err(Problem::identifier_exists());
+    }
+    Ok(changed)
+}
+
+pub(super) async fn ban_user(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    id: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    change_user(&instance, &request, &id, |user| user.banned = true).await
+}
+
+pub(super) async fn unban_user(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    id: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    change_user(&instance, &request, &id, |user| user.banned = false).await
+}
+
+async fn change_user(
+    instance: &Instance,
+    request: &HttpRequest,
+    id: &str,
+    change: fn(&mut User),
+) -> Result<HttpResponse, Problem> {
+    admit(instance, request).await?;
+    let user = instance.change_user(id, change).ok_or_else(no_such_user)?;
+    Ok(HttpResponse::Ok().json(user.backend_json()))
+}
+
+pub(super) async fn delete_user(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    id: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    admit(&instance, &request).await?;
+    if !instance.delete_user(&id) {
+        return Err(no_such_user());
+    }
+    Ok(HttpResponse::Ok().json(events::deleted("user", &id)))
+}
+
+pub(super) async fn update_membership(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    path: Path<(String, String)>,
+    body: Bytes,
+) -> Result<HttpResponse, Problem> {
+    admit(&instance, &request).await?;
+    let params = input::params(&request, &body)?;
+    let role = input::text(&params, "role")?.ok_or_else(|| Problem::bad_param("role is missing."))?;
+    let role = role.strip_prefix("org:").unwrap_or(&role).to_owned();
+    require_member(&instance, &path)?;
+    let user = instance.change_user(&path.1, |user| {
+        if let Some(organization) = &mut user.organization {
+            organization.role = role;
+        }
+    });
+    let shown = user.and_then(|user| Some(events::membership(&user, user.organization.as_ref()?)));
+    Ok(HttpResponse::Ok().json(shown.ok_or_else(no_such_member)?))
+}
+
+pub(super) async fn delete_membership(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    path: Path<(String, String)>,
+) -> Result<HttpResponse, Problem> {
+    admit(&instance, &request).await?;
+    let shown = require_member(&instance, &path)?;
+    instance.change_user(&path.1, |user| user.organization = None).ok_or_else(no_such_member)?;
+    Ok(HttpResponse::Ok().json(shown))
+}
+
+/// The membership of a user in an organization, by both ids.
+fn require_member(instance: &Instance, path: &(String, String)) -> Result<Value, Problem> {
+    let (organization_id, user_id) = path;
+    let user = instance.users().into_iter().find(|user| user.id == *user_id).ok_or_else(no_such_member)?;
+    let organization = user
+        .organization
+        .as_ref()
+        .filter(|organization| organization.id == *organization_id)
+        .ok_or_else(no_such_member)?;
+    Ok(events::membership(&user, organization))
+}
+
+pub(super) async fn delete_organization(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    id: Path<String>,
+) -> Result<HttpResponse, Problem> {
+    admit(&instance, &request).await?;
+    if !instance.delete_organization(&id) {
+        return Err(Problem::not_found("organization with this id"));
+    }
+    Ok(HttpResponse::Ok().json(events::deleted("organization", &id)))
+}
+
+fn no_such_user() -> Problem {
+    Problem::not_found("user with this id")
+}
+
+fn no_such_member() -> Problem {
+    Problem::not_found("such member of this organization")
 }
 
 fn require_secret_key(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {

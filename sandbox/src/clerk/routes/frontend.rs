@@ -6,9 +6,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 
 use super::{availability, input};
+use crate::clerk::claims::End;
 use crate::clerk::instance::Instance;
 use crate::clerk::problem::Problem;
-use crate::clerk::{cookie_suffix, ids};
+use crate::clerk::{cookie_suffix, events, ids};
 
 pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     instance.count(|calls| &mut calls.frontend_jwks);
@@ -16,7 +17,8 @@ pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Resu
     Ok(HttpResponse::Ok().insert_header(("Access-Control-Allow-Origin", "*")).json(instance.jwks()))
 }
 
-/// Begins a session of `user` (an id or a username), and answers what the page's cookies are to hold.
+/// Begins a session of `user` (an id or a username), and answers what the page's cookies are to hold. Clerk would not
+/// let a banned user in; the stand-in does, for one token, so that one can see what the service says to it.
 pub(super) async fn sign_in(
     instance: Data<Instance>,
     request: HttpRequest,
@@ -25,10 +27,10 @@ pub(super) async fn sign_in(
     instance.count(|calls| &mut calls.sign_ins);
     let params = input::params(&request, &body)?;
     let name = input::text(&params, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
-    let mut user = instance.user(&name).ok_or_else(Problem::unknown_identifier)?;
+    let user = instance.user(&name).ok_or_else(Problem::unknown_identifier)?;
     let session = instance.sign_in(&user.id);
-    user.last_sign_in_at = Some(instance.now_ms());
-    instance.set_user(user.clone());
+    let now_ms = instance.now_ms();
+    let user = instance.change_user(&user.id, |user| user.last_sign_in_at = Some(now_ms)).unwrap_or(user);
     let jwt = instance.mint(&instance.session_claims(&session, origin(request.headers())));
     Ok(HttpResponse::Ok().json(json!({
         "object": "sign_in_attempt",
@@ -57,11 +59,17 @@ pub(super) async fn token(
 }
 
 pub(super) async fn sign_out(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, Problem> {
+    leave(&instance, &sid, End::Ended)
+}
+
+pub(super) async fn remove(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, Problem> {
+    leave(&instance, &sid, End::Removed)
+}
+
+fn leave(instance: &Instance, sid: &str, end: End) -> Result<HttpResponse, Problem> {
     instance.count(|calls| &mut calls.sign_outs);
-    if !instance.end_session(&sid) {
-        return Err(Problem::not_found("active session with this id"));
-    }
-    Ok(HttpResponse::Ok().json(json!({"object": "session", "id": *sid, "status": "ended"})))
+    let session = instance.end_session(sid, end).ok_or_else(|| Problem::not_found("active session with this id"))?;
+    Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 
 /// What Clerk makes the token's `azp`; a request without it yields a token without `azp`.

@@ -5,6 +5,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::input;
+use crate::clerk::claims::End;
+use crate::clerk::events;
 use crate::clerk::instance::{Instance, Outage};
 use crate::clerk::problem::Problem;
 use crate::clerk::user::User;
@@ -105,5 +107,25 @@ pub(super) async fn delete_user(instance: Data<Instance>, id: Path<String>) -> R
     if !instance.delete_user(&id) {
         return Err(Problem::not_found("user with this id"));
     }
-    Ok(HttpResponse::Ok().json(json!({"object": "user", "id": *id, "deleted": true})))
+    Ok(HttpResponse::Ok().json(events::deleted("user", &id)))
+}
+
+/// All sessions, the newest first.
+pub(super) async fn sessions(instance: Data<Instance>) -> HttpResponse {
+    let sessions: Vec<_> = instance.sessions().iter().map(events::session).collect();
+    HttpResponse::Ok().json(sessions)
+}
+
+/// Ends a session as an administrator does in a dashboard.
+pub(super) async fn revoke_session(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, Problem> {
+    let session =
+        instance.end_session(&sid, End::Revoked).ok_or_else(|| Problem::not_found("active session with this id"))?;
+    Ok(HttpResponse::Ok().json(events::session(&session)))
+}
+
+pub(super) async fn delete_organization(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, Problem> {
+    if !instance.delete_organization(&id) {
+        return Err(Problem::not_found("organization with this id and a member"));
+    }
+    Ok(HttpResponse::Ok().json(events::deleted("organization", &id)))
 }

@@ -1,0 +1,141 @@
+//! What Ably does not have: `/sandbox/…`, views of what happens and handles to change it, for pages and scripts.
+
+use std::{convert::Infallible, time::Duration};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{CACHE_CONTROL, CONTENT_TYPE},
+    rt::time::timeout,
+    web::{Bytes, Data, Payload, ServiceConfig},
+};
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{
+    Outage, RevocableTokens, Shared,
+    error::ErrorInfo,
+    protocol::Format,
+    rest::{Answer, Asked, resource, write},
+};
+
+/// How long the stream of connections is silent at most: a write is how a peer that is gone is noticed.
+const LONGEST_SILENCE: Duration = Duration::from_secs(15);
+
+/// Every route for inspection.
+pub(crate) fn routes(config: &mut ServiceConfig) {
+    config
+        .service(resource("/sandbox/connections").get(live_connections))
+        .service(resource("/sandbox/connections/stream").get(connections_as_they_change))
+        .service(resource("/sandbox/revocations").get(revocations))
+        .service(resource("/sandbox/calls").get(calls))
+        .service(resource("/sandbox/key").post(change_key))
+        .service(resource("/sandbox/outage").post(change_outage));
+}
+
+async fn live_connections(shared: Data<Shared>) -> HttpResponse {
+    let connections = shared.realm().connections();
+    write(200, &json!(connections), Format::Json)
+}
+
+/// Server-sent events: the live connections and those that ended, at once and after each change.
+async fn connections_as_they_change(shared: Data<Shared>) -> HttpResponse {
+    let mut changes = shared.realm().connections_changed.subscribe();
+    changes.mark_changed();
+    let events = stream::unfold((shared, changes), |(shared, mut changes)| async move {
+        let text = next_event(&shared, &mut changes).await?;
+        Some((Ok::<_, Infallible>(Bytes::from(text)), (shared, changes)))
+    });
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .streaming(Box::pin(events))
+}
+
+/// `None` when the stand-in is gone.
+async fn next_event(shared: &Shared, changes: &mut watch::Receiver<()>) -> Option<String> {
+    match timeout(LONGEST_SILENCE, changes.changed()).await {
+        Err(_silence) => Some(":\n\n".to_owned()),
+        Ok(Err(_gone)) => None,
+        Ok(Ok(())) => {
+            let realm = shared.realm();
+            let seen = json!({ "connections": realm.connections(), "endings": realm.endings() });
+            Some(format!("data: {seen}\n\n"))
+        }
+    }
+}
+
+async fn revocations(shared: Data<Shared>) -> HttpResponse {
+    let calls = json!(shared.realm().revocation_calls);
+    write(200, &calls, Format::Json)
+}
+
+async fn calls(shared: Data<Shared>) -> HttpResponse {
+    let calls = shared.realm().calls;
+    write(200, &json!(calls), Format::Json)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct KeySettings {
+    revocable_tokens: Option<bool>,
+    reauth_margin_ms: Option<u32>,
+}
+
+/// Changes the settings given of the key: `revocableTokens`, for tokens issued from now on, and `reauthMarginMs`.
+async fn change_key(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Answer {
+    let asked = Asked::of(&request);
+    let body = asked.body(payload).await?;
+    let settings: KeySettings = serde_json::from_value(body)
+        .map_err(|_| asked.refusal(ErrorInfo::bad_request("the settings are revocableTokens and reauthMarginMs")))?;
+    match settings.revocable_tokens {
+        Some(true) => shared.set_revocable_tokens(RevocableTokens::On),
+        Some(false) => shared.set_revocable_tokens(RevocableTokens::Off),
+        None => {}
+    }
+    if let Some(margin_ms) = settings.reauth_margin_ms {
+        shared.realm().reauth_margin_ms = i64::from(margin_ms);
+    }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum OutageParams {
+    None,
+    Status { status: u16 },
+    RateLimited { retry_after_s: u32 },
+    Hang,
+    Drop,
+    LoseOneAnswer,
+}
+
+impl From<OutageParams> for Option<Outage> {
+    fn from(params: OutageParams) -> Self {
+        match params {
+            OutageParams::None => None,
+            OutageParams::Status { status } => Some(Outage::Status(status)),
+            OutageParams::RateLimited { retry_after_s } => Some(Outage::RateLimited { retry_after_s }),
+            OutageParams::Hang => Some(Outage::Hang),
+            OutageParams::Drop => Some(Outage::Drop),
+            OutageParams::LoseOneAnswer => Some(Outage::LoseOneAnswer),
+        }
+    }
+}
+
+/// `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, or a kind alone: `hang`, `drop`,
+/// `lose_one_answer`; `none` ends it. With `"route":"revokeTokens"` it is about that route only.
+async fn change_outage(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Answer {
+    let asked = Asked::of(&request);
+    let body = asked.body(payload).await?;
+    let wrong = || asked.refusal(ErrorInfo::bad_request("the outage is of no known kind or route"));
+    let route = body.get("route").cloned().unwrap_or(Value::Null);
+    let outage = serde_json::from_value::<OutageParams>(body).map_err(|_| wrong())?.into();
+    match route {
+        Value::Null => shared.realm().outage = outage,
+        Value::String(route) if route == "revokeTokens" => shared.realm().revocation_outage = outage,
+        _ => return Err(wrong()),
+    }
+    Ok(HttpResponse::NoContent().finish())
+}

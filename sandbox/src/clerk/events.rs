@@ -1,0 +1,156 @@
+//! What Clerk tells of whom: the objects that webhooks and the Backend API show, and which events a change of a user
+//! amounts to.
+
+use serde_json::{Value, json};
+
+use super::claims::Session;
+use super::user::{Organization, User};
+
+const WEEK_MS: i64 = 7 * 86_400_000;
+
+/// A session, as the Backend API and the events `session.*` show it.
+pub(super) fn session(session: &Session) -> Value {
+    let created_at = session.signed_in_at.saturating_mul(1000);
+    json!({
+        "object": "session",
+        "id": session.id,
+        "client_id": session.client_id,
+        "user_id": session.user_id,
+        "actor": null,
+        "status": session.status.name(),
+        "last_active_organization_id": null,
+        "last_active_at": created_at,
+        "created_at": created_at,
+        "updated_at": session.updated_at,
+        "expire_at": created_at.saturating_add(WEEK_MS),
+        "abandon_at": created_at.saturating_add(4 * WEEK_MS),
+    })
+}
+
+/// All that is left of something deleted.
+pub(super) fn deleted(object: &str, id: &str) -> Value {
+    json!({"object": object, "id": id, "deleted": true})
+}
+
+/// A user's place in an organization, as the Backend API and the events `organizationMembership.*` show it.
+pub(super) fn membership(user: &User, organization: &Organization) -> Value {
+    let tail = user.id.trim_start_matches("user_");
+    json!({
+        "object": "organization_membership",
+        "id": format!("orgmem_{tail}"),
+        "role": format!("org:{}", organization.role),
+        "public_metadata": {},
+        "organization": {
+            "object": "organization",
+            "id": organization.id,
+            "name": organization.slug,
+            "slug": organization.slug,
+            "image_url": "https://img.sandbox.example/organization",
+            "has_image": false,
+            "created_by": user.id,
+            "max_allowed_memberships": 100,
+            "admin_delete_enabled": true,
+            "public_metadata": {},
+            "created_at": user.created_at,
+            "updated_at": user.created_at,
+        },
+        "public_user_data": {
+            "user_id": user.id,
+            "identifier": user.email_address.as_ref().or(user.username.as_ref()),
+            "first_name": user.first_name,
+            "last_name": user.last_name,
+            "image_url": format!("https://img.sandbox.example/{tail}"),
+            "profile_image_url": format!("https://img.sandbox.example/{tail}"),
+            "has_image": false,
+        },
+        "created_at": user.created_at,
+        "updated_at": user.updated_at,
+    })
+}
+
+/// The events that Clerk sends when a user becomes what it is `after`; `None` before is a new one.
+pub(super) fn of_change(before: Option<&User>, after: &User) -> Vec<(&'static str, Value)> {
+    let mut events = Vec::new();
+    match before {
+        None => events.push(("user.created", after.backend_json())),
+        Some(before) if is_other_person(before, after) => events.push(("user.updated", after.backend_json())),
+        Some(_) => {}
+    }
+    let old = before.and_then(|user| Some((user, user.organization.as_ref()?)));
+    let new = after.organization.as_ref();
+    if let Some((before, old)) = old
+        && new.is_none_or(|new| new.id != old.id)
+    {
+        events.push(("organizationMembership.deleted", membership(before, old)));
+    }
+    if let Some(new) = new {
+        match old.filter(|(_, old)| old.id == new.id) {
+            None => events.push(("organizationMembership.created", membership(after, new))),
+            Some((_, old)) if old.role != new.role => {
+                events.push(("organizationMembership.updated", membership(after, new)));
+            }
+            Some(_) => {}
+        }
+    }
+    events
+}
+
+/// Whether the users differ in what is their own. Clerk has an event of its own for organizations, and none of this
+/// kind for plans.
+fn is_other_person(before: &User, after: &User) -> bool {
+    let own = |user: &User| {
+        let mut shown = user.backend_json();
+        shown["updated_at"] = Value::Null;
+        shown
+    };
+    own(before) != own(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clerk::user::demo_users;
+
+    #[test]
+    fn a_change_is_told_by_the_events_that_it_is_about() {
+        let users = demo_users(0);
+        let carol = users.iter().find(|user| user.organization.is_some()).unwrap();
+        let changed = |change: fn(&mut User)| {
+            let mut user = carol.clone();
+            user.updated_at += 1;
+            change(&mut user);
+            user
+        };
+        let types = |before: Option<&User>, after: &User| -> Vec<_> {
+            of_change(before, after).into_iter().map(|(event_type, _)| event_type).collect()
+        };
+        for (after, expected) in [
+            (changed(|_| {}), &[][..]),
+            (changed(|user| user.banned = true), &["user.updated"]),
+            (changed(|user| user.username = None), &["user.updated"]),
+            (changed(|user| user.plan = None), &[]),
+            (changed(|user| user.organization = None), &["organizationMembership.deleted"]),
+            (
+                changed(|user| user.organization.as_mut().unwrap().role = "member".to_owned()),
+                &["organizationMembership.updated"],
+            ),
+            (
+                changed(|user| user.organization.as_mut().unwrap().id = "org_other".to_owned()),
+                &["organizationMembership.deleted", "organizationMembership.created"],
+            ),
+        ] {
+            assert_eq!(types(Some(carol), &after), expected, "{after:?}");
+        }
+        assert_eq!(types(None, carol), ["user.created", "organizationMembership.created"]);
+    }
+
+    #[test]
+    fn a_membership_names_its_user_its_organization_and_the_whole_role() {
+        let users = demo_users(0);
+        let carol = users.iter().find(|user| user.organization.is_some()).unwrap();
+        let shown = membership(carol, carol.organization.as_ref().unwrap());
+        assert_eq!(shown["public_user_data"]["user_id"], carol.id);
+        assert_eq!(shown["organization"]["id"], "org_2sandbox000000000000000Acme");
+        assert_eq!(shown["role"], "org:admin");
+    }
+}

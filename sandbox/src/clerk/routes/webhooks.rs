@@ -1,0 +1,105 @@
+//! Webhooks for who speaks HTTP only: where they go, what was sent, and sending more.
+
+use std::time::Duration;
+
+use actix_web::web::{Bytes, Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::input;
+use crate::clerk::instance::Instance;
+use crate::clerk::problem::Problem;
+use crate::clerk::webhooks::{Endpoint, Flow};
+
+/// Settings, events and attempts, each list oldest first. Signing secrets are not shown.
+pub(super) async fn show(instance: Data<Instance>) -> HttpResponse {
+    let webhooks = &instance.webhooks;
+    let endpoints: Vec<_> = webhooks.endpoints().iter().map(|endpoint| json!({"url": endpoint.url()})).collect();
+    let waits: Vec<_> = webhooks.retry_schedule().iter().map(|wait| json!(wait.as_millis())).collect();
+    HttpResponse::Ok().json(json!({
+        "endpoints": endpoints,
+        "flow": webhooks.flow(),
+        "retry_schedule_ms": waits,
+        "events": webhooks.events(),
+        "attempts": webhooks.attempts(),
+    }))
+}
+
+#[derive(Deserialize)]
+struct EndpointParams {
+    url: String,
+    signing_secrets: Vec<String>,
+}
+
+/// Changes the settings given: `endpoints` (a list of `{"url","signing_secrets"}`), `flow` (`flowing` or `paused`),
+/// `retry_schedule_ms` (a list of waits). Nothing changes when one of them is wrong.
+pub(super) async fn change(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    body: Bytes,
+) -> Result<HttpResponse, Problem> {
+    let params = input::params(&request, &body)?;
+    let endpoints = list::<EndpointParams>(&params, "endpoints")?.map(to_endpoints).transpose()?;
+    let waits = list::<u64>(&params, "retry_schedule_ms")?;
+    let flow = match input::text(&params, "flow")?.as_deref() {
+        None => None,
+        Some("flowing") => Some(Flow::Flowing),
+        Some("paused") => Some(Flow::Paused),
+        Some(_) => return Err(Problem::bad_param("flow is flowing or paused.")),
+    };
+    if let Some(endpoints) = endpoints {
+        instance.webhooks.set_endpoints(endpoints);
+    }
+    if let Some(waits) = waits {
+        instance.webhooks.set_retry_schedule(waits.into_iter().map(Duration::from_millis).collect());
+    }
+    if let Some(flow) = flow {
+        instance.webhooks.set_flow(flow);
+    }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+fn to_endpoints(params: Vec<EndpointParams>) -> Result<Vec<Endpoint>, Problem> {
+    let endpoint = |params: EndpointParams| {
+        let secrets: Vec<_> = params.signing_secrets.iter().map(String::as_str).collect();
+        Endpoint::new(&params.url, &secrets).map_err(|error| Problem::bad_param(format!("{error}.")))
+    };
+    params.into_iter().map(endpoint).collect()
+}
+
+/// The list of this name, if it is there; a form writes it as JSON.
+fn list<T: for<'de> Deserialize<'de>>(params: &Map<String, Value>, name: &str) -> Result<Option<Vec<T>>, Problem> {
+    let read = match params.get(name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(json)) => serde_json::from_str(json),
+        Some(value) => serde_json::from_value(value.clone()),
+    };
+    read.map(Some).map_err(|_| Problem::bad_param(format!("{name} is not the list that it should be.")))
+}
+
+/// Sends an event, `{"type","data","timestamp"}`, that need not have happened; without a timestamp it is of now.
+pub(super) async fn send(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> Result<HttpResponse, Problem> {
+    let params = input::params(&request, &body)?;
+    let event_type = input::text(&params, "type")?.ok_or_else(|| Problem::bad_param("type is missing."))?;
+    let data = input::object(&params, "data")?.ok_or_else(|| Problem::bad_param("data is missing."))?;
+    let timestamp = match params.get("timestamp") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.parse().ok().ok_or_else(bad_timestamp)?),
+        Some(value) => Some(value.as_i64().ok_or_else(bad_timestamp)?),
+    };
+    let id = instance.webhooks.send(&event_type, Value::Object(data), timestamp);
+    Ok(HttpResponse::Ok().json(json!({"id": id})))
+}
+
+fn bad_timestamp() -> Problem {
+    Problem::bad_param("timestamp is a whole number of milliseconds.")
+}
+
+/// Sends an event once more, at once and once only, and answers with what the endpoints said.
+pub(super) async fn redeliver(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, Problem> {
+    if !instance.webhooks.events().iter().any(|event| event.id == *id) {
+        return Err(Problem::not_found("event with this id"));
+    }
+    Ok(HttpResponse::Ok().json(instance.webhooks.redeliver(&id).await))
+}

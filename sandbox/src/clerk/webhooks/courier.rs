@@ -1,0 +1,110 @@
+//! Carries events to endpoints: a thread with a runtime of its own, so that events may be caused from any.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use reqwest::header::CONTENT_TYPE;
+use reqwest::redirect::Policy;
+use reqwest::{Client, Url};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::{Answer, Cause, Event, Flow, Order, Parcel, SigningSecret, Webhooks};
+
+/// Delivers until it is dropped; what is under way then is lost.
+#[derive(Debug)]
+pub(in crate::clerk) struct Courier {
+    _stops_when_dropped: oneshot::Sender<()>,
+}
+
+impl Courier {
+    pub(super) fn start(webhooks: Arc<Webhooks>, mut orders: mpsc::UnboundedReceiver<Order>) -> io::Result<Self> {
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(Policy::none())
+            .timeout(webhooks.attempt_timeout)
+            .user_agent("Svix-Webhooks/1 (sandbox)")
+            .build()
+            .map_err(io::Error::other)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (handle, stopped) = oneshot::channel::<()>();
+        thread::Builder::new().name("webhook-courier".to_owned()).spawn(move || {
+            runtime.block_on(async move {
+                let deliver = async {
+                    while let Some(order) = orders.recv().await {
+                        tokio::spawn(deliver(Arc::clone(&webhooks), client.clone(), order));
+                    }
+                };
+                tokio::select! {
+                    () = deliver => {}
+                    _ = stopped => {}
+                }
+            });
+        })?;
+        Ok(Self { _stops_when_dropped: handle })
+    }
+}
+
+async fn deliver(webhooks: Arc<Webhooks>, client: Client, order: Order) {
+    let Order { parcel, cause } = order;
+    match cause {
+        Cause::Event => {
+            let mut waits = 0;
+            while let Outcome::Failed = attempt_once_flowing(&webhooks, &client, &parcel).await
+                && let Some(wait) = webhooks.retry_schedule().get(waits).copied()
+            {
+                sleep(wait).await;
+                waits += 1;
+            }
+        }
+        Cause::ByHand(done) => {
+            if let Some(answer) = attempt(&webhooks, &client, &parcel).await {
+                // Whoever asked may have gone away.
+                let _ = done.send(webhooks.note(&parcel, answer));
+            }
+        }
+    }
+    webhooks.done();
+}
+
+enum Outcome {
+    Failed,
+    /// Delivered, or there is no such endpoint any more.
+    Over,
+}
+
+async fn attempt_once_flowing(webhooks: &Webhooks, client: &Client, parcel: &Parcel) -> Outcome {
+    // The sender belongs to `webhooks`, so it outlives the wait.
+    let _ = webhooks.flow.subscribe().wait_for(|flow| *flow == Flow::Flowing).await;
+    let Some(answer) = attempt(webhooks, client, parcel).await else {
+        return Outcome::Over;
+    };
+    webhooks.note(parcel, answer);
+    if answer.is_success() { Outcome::Over } else { Outcome::Failed }
+}
+
+/// `None` when the endpoint is no more.
+async fn attempt(webhooks: &Webhooks, client: &Client, parcel: &Parcel) -> Option<Answer> {
+    let endpoint = webhooks.endpoint(parcel.endpoint)?;
+    let now_s = webhooks.now_ms().div_euclid(1000);
+    Some(post(client, endpoint.url, &endpoint.signing_secrets, &parcel.event, now_s).await)
+}
+
+async fn post(client: &Client, url: Url, secrets: &[SigningSecret], event: &Event, now_s: i64) -> Answer {
+    let signatures: Vec<_> = secrets.iter().map(|secret| secret.sign(&event.id, now_s, &event.body)).collect();
+    let sent = client
+        .post(url)
+        .header(CONTENT_TYPE, "application/json")
+        .header("svix-id", &event.id)
+        .header("svix-timestamp", now_s)
+        .header("svix-signature", signatures.join(" "))
+        .body(event.body.clone())
+        .send()
+        .await;
+    match sent {
+        Ok(response) => Answer::Status(response.status().as_u16()),
+        Err(error) if error.is_timeout() => Answer::TimedOut,
+        Err(_) => Answer::Unreachable,
+    }
+}

@@ -1,0 +1,44 @@
+//! `[admin]`: where the service shows its operator what it does.
+
+use std::net::SocketAddr;
+
+use super::{
+    ServerConfig,
+    reader::Reader,
+    settings::{ADMIN_HOST, ADMIN_PORT},
+    value::ip_address,
+};
+
+/// The settings of the admin listener.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    /// Where it listens; none when it is off.
+    pub address: Option<SocketAddr>,
+}
+
+impl AdminConfig {
+    /// `server` is the public listener, whose address cannot be this one's too.
+    pub(super) fn read(reader: &mut Reader<'_>, server: Option<&ServerConfig>) -> Option<Self> {
+        let host = reader.or_default(&ADMIN_HOST, "127.0.0.1", ip_address);
+        let port = reader.or_default(&ADMIN_PORT, "9464", port);
+        let (host, port) = (host?, port?);
+        if port == 0 {
+            return Some(Self { address: None });
+        }
+        let address = SocketAddr::new(host, port);
+        if server.is_some_and(|server| overlap(server.address(), address)) {
+            reader
+                .problem(&ADMIN_PORT, "the public listener has this port; choose another, or 0 for no admin listener");
+        }
+        Some(Self { address: Some(address) })
+    }
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    text.parse().map_err(|_| "not a port; use a number from 1 to 65535, or 0 for no admin listener")
+}
+
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    same_host && one.port() == other.port()
+}

@@ -1,0 +1,511 @@
+//! What the service counts and measures, in Prometheus' text format. `docs/metrics.md` says what each metric means.
+//!
+//! [`Metrics`] has them all, once for each service. The parts that record get handles, whose counters were looked up when
+//! the handle was made; what a tenant's parts record has its name in the label `tenant`. No label holds anything that a
+//! request could choose: each combination of labels is a series that is kept for ever.
+
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{
+        EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder, text::encode_registry,
+    },
+    metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::{
+    ably::{ExchangeCounts, TokenFormat},
+    clerk::{LookupCounts, RefreshCounts},
+    clock::UnixMillis,
+};
+
+/// All metrics of a service.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    families: Arc<Families>,
+}
+
+#[derive(Debug, Default)]
+struct Families {
+    tokens_issued: Family<Format, Total>,
+    token_refusals: Family<TokenRefusal, Total>,
+    token_durations: Family<TenantOutcome, Durations>,
+    policy_rules: Family<Tenant, Gauge>,
+    signing_key_refreshes: Family<TenantOutcome, Total>,
+    signing_keys_confirmed: Family<Tenant, Gauge>,
+    user_lookups: Family<TenantOutcome, Total>,
+    ably_exchanges: Family<TenantOutcome, Total>,
+    policy_reloads: Family<Outcome, Total>,
+    policy_last_reload_successful: Gauge,
+    policy_last_taken: Gauge,
+    request_refusals: Family<RequestRefusal, Total>,
+    requests_in_flight: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct TenantName(Arc<str>);
+
+impl EncodeLabelValue for TenantName {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(&self.0)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Tenant {
+    tenant: TenantName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TenantOutcome {
+    tenant: TenantName,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// `format` is one of the settings'.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Format {
+    tenant: TenantName,
+    format: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenRefusal {
+    tenant: TenantName,
+    reason: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestRefusal {
+    reason: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+/// A counter as the text format has it, whose samples have the name that its type and its help have. The library writes
+/// OpenMetrics, where only the samples end in `_total`.
+#[derive(Clone, Debug, Default)]
+struct Total(Counter);
+
+impl TypedMetric for Total {
+    const TYPE: MetricType = MetricType::Counter;
+}
+
+impl EncodeMetric for Total {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        encoder.encode_gauge(&self.0.get())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+/// A histogram of how long a token takes: from a signature alone to a call that is tried twice.
+#[derive(Clone, Debug)]
+struct Durations(Histogram);
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self(Histogram::new([
+            0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        ]))
+    }
+}
+
+impl TypedMetric for Durations {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for Durations {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl Metrics {
+    /// The content type of [`exposition`](Self::exposition).
+    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+    /// What the label `tenant` is where nobody knows whose request it was: empty, which Prometheus takes for no label.
+    pub const OF_NOBODY: &str = "";
+
+    /// The metrics of a process that starts now, with the policy that it starts with.
+    #[must_use]
+    pub fn new(now: UnixMillis) -> Self {
+        let build = Family::<Build, Gauge>::default();
+        build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
+        let started: Gauge = Gauge::default();
+        started.set(seconds(now));
+        let families = Families::default();
+        families.policy_last_reload_successful.set(1);
+        families.policy_last_taken.set(seconds(now));
+        let mut registry = Registry::default();
+        // By the name that it has everywhere, without our prefix: others' dashboards and alerts know it.
+        registry.register("process_start_time_seconds", "When the process started", started);
+        let ours = registry.sub_registry_with_prefix("ably_clerk_auth");
+        ours.register("build_info", "The version that runs; always 1", build);
+        families.register(ours);
+        Self { registry: Arc::new(registry), families: Arc::new(families) }
+    }
+
+    /// All metrics, as they are now.
+    pub fn exposition(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// What a tenant's issuer and its parts record. `name` comes from the configuration.
+    #[must_use]
+    pub fn tenant(&self, name: &str) -> TenantMetrics {
+        let families = &self.families;
+        let tenant = TenantName(name.into());
+        let outcome = |outcome| TenantOutcome { tenant: tenant.clone(), outcome };
+        let format = |format: TokenFormat| {
+            let labels = Format { tenant: tenant.clone(), format: format.as_str() };
+            families.tokens_issued.get_or_create_owned(&labels).0
+        };
+        TenantMetrics(Arc::new(TenantSeries {
+            families: Arc::clone(families),
+            token_requests: format(TokenFormat::TokenRequest),
+            jwts: format(TokenFormat::Jwt),
+            token_details: format(TokenFormat::TokenDetails),
+            issued_in: families.token_durations.get_or_create_owned(&outcome("issued")).0,
+            refused_in: families.token_durations.get_or_create_owned(&outcome("refused")).0,
+            rules: families.policy_rules.get_or_create_owned(&Tenant { tenant: tenant.clone() }),
+            tenant,
+        }))
+    }
+
+    /// What the reload of the configuration records.
+    #[must_use]
+    pub fn reloads(&self) -> ReloadMetrics {
+        let families = &self.families;
+        let counter = |outcome| families.policy_reloads.get_or_create_owned(&Outcome { outcome }).0;
+        ReloadMetrics {
+            taken: counter("taken"),
+            refused: counter("refused"),
+            last_successful: families.policy_last_reload_successful.clone(),
+            last_taken: families.policy_last_taken.clone(),
+        }
+    }
+
+    /// What the public listener records of requests before anybody knows whose they are.
+    #[must_use]
+    pub fn requests(&self) -> RequestMetrics {
+        RequestMetrics(Arc::clone(&self.families))
+    }
+}
+
+impl Families {
+    fn register(&self, ours: &mut Registry) {
+        ours.register("tokens_issued_total", "Tokens issued, by format", self.tokens_issued.clone());
+        ours.register(
+            "token_refusals_total",
+            "Requests for a token that were refused, by reason and status",
+            self.token_refusals.clone(),
+        );
+        ours.register(
+            "token_duration_seconds",
+            "How long it took to issue or refuse a token, in seconds",
+            self.token_durations.clone(),
+        );
+        ours.register("policy_rules", "Rules of the policy in force", self.policy_rules.clone());
+        ours.register(
+            "signing_key_refreshes_total",
+            "Attempts to fetch the signing keys from Clerk, by outcome",
+            self.signing_key_refreshes.clone(),
+        );
+        ours.register(
+            "signing_keys_confirmed_timestamp_seconds",
+            "When Clerk last confirmed the signing keys; 0 before the first time",
+            self.signing_keys_confirmed.clone(),
+        );
+        ours.register("user_lookups_total", "Users wanted, by how they were found", self.user_lookups.clone());
+        ours.register(
+            "ably_exchanges_total",
+            "Token requests that the service exchanged at Ably, by outcome",
+            self.ably_exchanges.clone(),
+        );
+        ours.register(
+            "policy_reloads_total",
+            "New configurations that were read while the service runs, by outcome",
+            self.policy_reloads.clone(),
+        );
+        ours.register(
+            "policy_last_reload_successful",
+            "1 if the last new configuration was taken, or there was none; 0 if it was refused",
+            self.policy_last_reload_successful.clone(),
+        );
+        ours.register(
+            "policy_last_taken_timestamp_seconds",
+            "When the policy in force was taken, at the start or later",
+            self.policy_last_taken.clone(),
+        );
+        ours.register(
+            "request_refusals_total",
+            "Requests to the public listener that were refused before it was known whose they are",
+            self.request_refusals.clone(),
+        );
+        ours.register(
+            "requests_in_flight",
+            "Requests to the public listener that are being answered",
+            self.requests_in_flight.clone(),
+        );
+    }
+}
+
+/// What a tenant's issuer and its parts record.
+#[derive(Clone)]
+pub struct TenantMetrics(Arc<TenantSeries>);
+
+struct TenantSeries {
+    families: Arc<Families>,
+    tenant: TenantName,
+    token_requests: Counter,
+    jwts: Counter,
+    token_details: Counter,
+    issued_in: Histogram,
+    refused_in: Histogram,
+    rules: Gauge,
+}
+
+impl fmt::Debug for TenantMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TenantMetrics").field(&self.0.tenant.0).finish()
+    }
+}
+
+impl TenantMetrics {
+    /// A token was issued, after so long.
+    pub fn issued(&self, format: TokenFormat, after: Duration) {
+        match format {
+            TokenFormat::TokenRequest => &self.0.token_requests,
+            TokenFormat::Jwt => &self.0.jwts,
+            TokenFormat::TokenDetails => &self.0.token_details,
+        }
+        .inc();
+        self.0.issued_in.observe(after.as_secs_f64());
+    }
+
+    /// A token was refused, after so long. `reason` is that of the cause, `status` that of the answer.
+    pub fn refused(&self, reason: &'static str, status: u16, after: Duration) {
+        let labels = TokenRefusal { tenant: self.0.tenant.clone(), reason, status };
+        self.0.families.token_refusals.get_or_create(&labels).0.inc();
+        self.0.refused_in.observe(after.as_secs_f64());
+    }
+
+    /// A policy of so many rules is in force from now on.
+    pub fn policy_in_force(&self, rules: usize) {
+        self.0.rules.set(i64::try_from(rules).unwrap_or(i64::MAX));
+    }
+
+    /// For the signing keys, where Clerk is asked for them.
+    #[must_use]
+    pub fn signing_key_refreshes(&self) -> RefreshCounts {
+        let families = &self.0.families;
+        RefreshCounts {
+            confirmed: self.by_outcome(&families.signing_key_refreshes, "confirmed"),
+            failed: self.by_outcome(&families.signing_key_refreshes, "failed"),
+            confirmed_at: families
+                .signing_keys_confirmed
+                .get_or_create_owned(&Tenant { tenant: self.0.tenant.clone() }),
+        }
+    }
+
+    /// For the users, where Clerk is asked for them.
+    #[must_use]
+    pub fn user_lookups(&self) -> LookupCounts {
+        let family = &self.0.families.user_lookups;
+        LookupCounts {
+            remembered: self.by_outcome(family, "remembered"),
+            asked: self.by_outcome(family, "asked"),
+            failed: self.by_outcome(family, "failed"),
+        }
+    }
+
+    /// For the exchange of token requests, where the service does it.
+    #[must_use]
+    pub fn ably_exchanges(&self) -> ExchangeCounts {
+        let family = &self.0.families.ably_exchanges;
+        ExchangeCounts {
+            given: self.by_outcome(family, "given"),
+            refused: self.by_outcome(family, "refused"),
+            unavailable: self.by_outcome(family, "unavailable"),
+        }
+    }
+
+    fn by_outcome(&self, family: &Family<TenantOutcome, Total>, outcome: &'static str) -> Counter {
+        family.get_or_create_owned(&TenantOutcome { tenant: self.0.tenant.clone(), outcome }).0
+    }
+}
+
+/// What the reload of the configuration records.
+#[derive(Clone, Debug)]
+pub struct ReloadMetrics {
+    taken: Counter,
+    refused: Counter,
+    last_successful: Gauge,
+    last_taken: Gauge,
+}
+
+impl ReloadMetrics {
+    /// A new policy was taken.
+    pub fn taken(&self, now: UnixMillis) {
+        self.taken.inc();
+        self.last_successful.set(1);
+        self.last_taken.set(seconds(now));
+    }
+
+    /// A new configuration was refused.
+    pub fn refused(&self) {
+        self.refused.inc();
+        self.last_successful.set(0);
+    }
+}
+
+/// What the public listener records of requests before anybody knows whose they are.
+#[derive(Clone, Debug)]
+pub struct RequestMetrics(Arc<Families>);
+
+impl RequestMetrics {
+    /// A request has begun; it is in flight until what is returned is dropped.
+    #[must_use]
+    pub fn begin(&self) -> InFlight {
+        let gauge = self.0.requests_in_flight.clone();
+        gauge.inc();
+        InFlight(gauge)
+    }
+
+    /// A request was refused whoever it is from. `reason` is as in the log.
+    pub fn refused(&self, reason: &'static str, status: u16) {
+        self.0.request_refusals.get_or_create(&RequestRefusal { reason, status }).0.inc();
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn seconds(time: UnixMillis) -> i64 {
+    time.0 / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series<'a>(exposition: &'a str, name: &str) -> Vec<&'a str> {
+        let mut series: Vec<_> = exposition.lines().filter(|line| line.starts_with(name)).collect();
+        series.sort_unstable();
+        series
+    }
+
+    #[test]
+    fn an_exposition_is_prometheus_text_from_the_first_moment_on() {
+        let metrics = Metrics::new(UnixMillis(1_700_000_000_999));
+        let exposition = metrics.exposition().unwrap().replace(env!("CARGO_PKG_VERSION"), "<version>");
+        insta::assert_snapshot!(exposition, @r#"
+        # HELP process_start_time_seconds When the process started.
+        # TYPE process_start_time_seconds gauge
+        process_start_time_seconds 1700000000
+        # HELP ably_clerk_auth_build_info The version that runs; always 1.
+        # TYPE ably_clerk_auth_build_info gauge
+        ably_clerk_auth_build_info{version="<version>"} 1
+        # HELP ably_clerk_auth_policy_last_reload_successful 1 if the last new configuration was taken, or there was none; 0 if it was refused.
+        # TYPE ably_clerk_auth_policy_last_reload_successful gauge
+        ably_clerk_auth_policy_last_reload_successful 1
+        # HELP ably_clerk_auth_policy_last_taken_timestamp_seconds When the policy in force was taken, at the start or later.
+        # TYPE ably_clerk_auth_policy_last_taken_timestamp_seconds gauge
+        ably_clerk_auth_policy_last_taken_timestamp_seconds 1700000000
+        # HELP ably_clerk_auth_requests_in_flight Requests to the public listener that are being answered.
+        # TYPE ably_clerk_auth_requests_in_flight gauge
+        ably_clerk_auth_requests_in_flight 0
+        "#);
+    }
+
+    #[test]
+    fn a_counter_has_one_name_in_its_help_its_type_and_its_samples() {
+        let metrics = Metrics::new(UnixMillis(0));
+        let reloads = metrics.reloads();
+        reloads.refused();
+        reloads.taken(UnixMillis(5000));
+        reloads.refused();
+        let exposition = metrics.exposition().unwrap();
+        assert!(exposition.contains("# TYPE ably_clerk_auth_policy_reloads_total counter\n"), "{exposition}");
+        assert!(exposition.contains("# HELP ably_clerk_auth_policy_reloads_total New "), "{exposition}");
+        assert_eq!(
+            series(&exposition, "ably_clerk_auth_policy_"),
+            [
+                "ably_clerk_auth_policy_last_reload_successful 0",
+                "ably_clerk_auth_policy_last_taken_timestamp_seconds 5",
+                "ably_clerk_auth_policy_reloads_total{outcome=\"refused\"} 2",
+                "ably_clerk_auth_policy_reloads_total{outcome=\"taken\"} 1",
+            ]
+        );
+    }
+
+    #[test]
+    fn tenants_have_series_of_their_own_and_handles_of_one_tenant_share_them() {
+        let metrics = Metrics::new(UnixMillis(0));
+        let [one, again, other] = ["one", "one", "t\"wo"].map(|name| metrics.tenant(name));
+        one.issued(TokenFormat::Jwt, Duration::from_millis(3));
+        again.issued(TokenFormat::Jwt, Duration::from_millis(30));
+        other.refused("token-expired", 401, Duration::from_millis(3));
+        other.user_lookups().asked.inc();
+        other.user_lookups().asked.inc();
+        let exposition = metrics.exposition().unwrap();
+        let jwts = "ably_clerk_auth_tokens_issued_total{tenant=\"one\",format=\"jwt\"}";
+        assert_eq!(series(&exposition, jwts), [format!("{jwts} 2")]);
+        let refusals = "ably_clerk_auth_token_refusals_total{";
+        let refused = "tenant=\"t\\\"wo\",reason=\"token-expired\",status=\"401\"} 1";
+        assert_eq!(series(&exposition, refusals), [format!("{refusals}{refused}")]);
+        let asked = "ably_clerk_auth_user_lookups_total{tenant=\"t\\\"wo\",outcome=\"asked\"}";
+        assert_eq!(series(&exposition, asked), [format!("{asked} 2")]);
+        let took = "ably_clerk_auth_token_duration_seconds_bucket{le=\"0.005\",tenant=\"one\",outcome=\"issued\"}";
+        assert_eq!(series(&exposition, took), [format!("{took} 1")]);
+    }
+
+    #[test]
+    fn a_request_is_in_flight_as_long_as_it_is_held() {
+        let metrics = Metrics::new(UnixMillis(0));
+        let in_flight = |requests: i64| {
+            let exposition = metrics.exposition().unwrap();
+            assert!(exposition.contains(&format!("ably_clerk_auth_requests_in_flight {requests}\n")), "{exposition}");
+        };
+        let first = metrics.requests().begin();
+        let second = metrics.requests().begin();
+        in_flight(2);
+        drop(first);
+        in_flight(1);
+        drop(second);
+        in_flight(0);
+    }
+}
