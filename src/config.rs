@@ -10,6 +10,7 @@ mod log;
 mod policy;
 mod policy_tests;
 mod reader;
+mod redis;
 mod revocation;
 mod server;
 pub mod settings;
@@ -25,6 +26,7 @@ pub use cors::CorsConfig;
 pub use log::{LogConfig, LogFormat};
 pub use policy_tests::{Case, Expected, InvalidPolicyTests, PolicyTests, PolicyUnderTest};
 pub use reader::{Origin, Problem, Provenance};
+pub use redis::RedisConfig;
 pub use revocation::RevocationConfig;
 pub use server::ServerConfig;
 pub use sources::Sources;
@@ -47,6 +49,8 @@ pub struct Config {
     pub policy: Policy,
     /// How denials work.
     pub revocation: RevocationConfig,
+    /// What replicas share, if they do.
+    pub redis: Option<RedisConfig>,
     /// Who may read answers in a browser.
     pub cors: CorsConfig,
     /// Where the service listens.
@@ -85,6 +89,7 @@ impl Config {
         let token = TokenConfig::read(reader, revocable);
         let policy = policy::read(reader, token.as_ref(), revocable);
         let revocation = RevocationConfig::read(reader);
+        let redis = RedisConfig::read(reader);
         let authorized_parties = clerk.as_ref().map(|clerk| clerk.authorized_parties.clone());
         let cors = CorsConfig::read(reader, authorized_parties.unwrap_or_default());
         let server = ServerConfig::read(reader);
@@ -95,6 +100,7 @@ impl Config {
             token: token?,
             policy,
             revocation: revocation?,
+            redis,
             cors,
             server: server?,
             log: log?,
@@ -119,6 +125,11 @@ impl Config {
             ("clerk", differs(&self.clerk, &other.clerk) || !self.clerk.has_secret_key_of(&other.clerk)),
             ("token", differs(&token(self), &token(other))),
             ("revocation", differs(&self.revocation, &other.revocation)),
+            (
+                "redis",
+                differs(&self.redis, &other.redis)
+                    || !RedisConfig::are_same_server(self.redis.as_ref(), other.redis.as_ref()),
+            ),
             ("cors", differs(&self.cors, &other.cors)),
             ("server", differs(&self.server, &other.server)),
             ("log", differs(&self.log, &other.log)),
@@ -140,6 +151,12 @@ impl Config {
         }
         if self.cors.allowed_origins.is_empty() {
             warnings.push("no CORS origins: no page on another origin than this service's own may read answers");
+        }
+        if self.redis.as_ref().is_some_and(|redis| redis.address.is_in_clear()) {
+            warnings.push(
+                "Redis without TLS: its password, and who is refused, can be read and changed on the way there; use \
+                 rediss://, or a network that nobody else is on",
+            );
         }
         if !self.policy.has_rules() && self.token.capability.is_none() {
             warnings.push(
