@@ -4,6 +4,8 @@
 
 #[path = "store/any_order.rs"]
 mod any_order;
+#[path = "store/line.rs"]
+mod line;
 #[path = "store/operations.rs"]
 mod operations;
 #[path = "store/outages.rs"]

@@ -10,6 +10,7 @@ use ably_clerk_auth::store::{
 };
 
 use crate::{
+    line::{Condition, Line},
     server::RedisServer,
     stage::{MINUTE, NOW, Replica, ago, eventually, fact, grant, in_time, of_session, of_user, session},
 };
@@ -97,13 +98,16 @@ async fn amid_load(data: Data) {
     let (tenant, user) = (TenantName::default(), GrantedTo::User("user_1".into()));
     let fresh = Replica::of(&server).await;
     eventually("Redis has been given all facts", || knows_all(&fresh)).await;
-    loop {
-        let live = fresh.store.grants(&tenant, &user, NOW).await;
-        if live.reach == Reach::AllReplicas && live.grants.len() == stored.len() {
-            break;
+    let given_all_grants = async {
+        loop {
+            let live = fresh.store.grants(&tenant, &user, NOW).await;
+            if live.reach == Reach::AllReplicas && live.grants.len() == stored.len() {
+                break;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    };
+    tokio::time::timeout(MINUTE / 3, given_all_grants).await.expect("Redis has been given all grants");
 }
 
 #[tokio::test]
@@ -178,14 +182,56 @@ async fn a_lift_that_one_replica_missed_reaches_it_when_it_comes_back() {
 }
 
 #[tokio::test]
+async fn what_redis_has_lost_is_told_again_by_whoever_knows() {
+    let server = RedisServer::start();
+    let one = Replica::of(&server).await;
+    one.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
+    // Neither this replica nor Redis knows that the event is outdated; the other one does.
+    let other = Replica::of(&server).await;
+    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2))).await;
+    let subject = session("sess_1", "user_1", None);
+    eventually("the newer event is told", || other.verdict(&subject) == Verdict::Clear).await;
+    assert_eq!(one.verdict(&subject), Verdict::Clear);
+}
+
+#[tokio::test]
 async fn who_was_away_forgets_all_users_and_has_others_forget_those_it_could_not_name() {
     let server = RedisServer::start();
-    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    let line = Line::to(&server).await;
+    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
+    one.becomes(Health::Ready).await;
+    let other = Replica::of(&server).await;
     assert_eq!(*one.drops.lock().unwrap(), [""; 0]);
-    server.hang_up();
+    line.becomes(Condition::Cut);
+    one.becomes(Health::Degraded).await;
+    let told = one.store.drop_user(&TenantName::default(), "user_1").await;
+    assert_eq!(told, Err(StoreError::Unavailable));
+    assert_eq!(*one.drops.lock().unwrap(), ["user_1 of default"]);
+    line.becomes(Condition::Whole);
     for replica in [&one, &other] {
         eventually("everyone is forgotten", || replica.drops.lock().unwrap().contains(&"everyone".to_owned())).await;
-        replica.becomes(Health::Ready).await;
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_has_gone_silent_is_noticed_without_anybody_waiting_for_it() {
+    let server = RedisServer::start();
+    let line = Line::to(&server).await;
+    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
+    one.becomes(Health::Ready).await;
+    let other = Replica::of(&server).await;
+    line.becomes(Condition::Silent);
+    one.becomes(Health::Degraded).await;
+    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+    let denied = fact(of_user("user_2"), Ruling::Denied(Source::Clerk), ago(1));
+    assert_eq!(one.store.record(denied, NOW).await, Err(StoreError::Unavailable));
+    line.becomes(Condition::Whole);
+    for replica in [&one, &other] {
+        for user in ["user_1", "user_2"] {
+            let subject = session("sess_1", user, None);
+            eventually("both know both", || replica.verdict(&subject) == Verdict::Denied).await;
+        }
     }
 }
 
