@@ -222,10 +222,11 @@ impl Store for RedisStore {
                 Ok(recorded)
             }
             Err(error) => {
+                shared.learn_alone(&fact, now)?;
                 if error == StoreError::Full {
+                    // After the fact is among the unwritten, so that this is not taken back before it is written.
                     shared.redis_is_full.store(true, Ordering::Relaxed);
                 }
-                shared.learn_alone(&fact, now)?;
                 Err(error)
             }
         }

@@ -136,12 +136,14 @@ async fn read_all(shared: &Shared, link: &Link) -> Result<(), Trouble> {
 async fn write_facts(shared: &Shared, link: &Link) -> Result<(), Trouble> {
     loop {
         let now = shared.now();
-        let batch: Vec<(Key, Fact)> =
-            shared.unwritten().iter().take(BATCH).map(|(key, fact)| (key.clone(), fact.clone())).collect();
-        if batch.is_empty() {
-            shared.redis_is_full.store(false, Ordering::Relaxed);
-            return Ok(());
-        }
+        let batch: Vec<(Key, Fact)> = {
+            let unwritten = shared.unwritten();
+            if unwritten.is_empty() {
+                shared.redis_is_full.store(false, Ordering::Relaxed);
+                return Ok(());
+            }
+            unwritten.iter().take(BATCH).map(|(key, fact)| (key.clone(), fact.clone())).collect()
+        };
         let facts: Vec<_> = batch.iter().map(|(_, fact)| fact.clone()).collect();
         let known = match link.record(&facts, now).await {
             Err(Trouble::Full) => {
