@@ -7,7 +7,7 @@ PAGE := sandbox/page
 SDK := tests/sdk
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
-.PHONY: dev test lint test-rust test-sdk test-python chromium
+.PHONY: dev test lint test-rust test-sdk test-python chromium redis
 
 # Packages are installed anew when a lock file is newer than what was installed by it.
 define install_packages
@@ -28,7 +28,7 @@ lint: ## Formatting and lints
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 
-test-rust: ## Unit, property and vector tests, and the real binary over HTTP
+test-rust: redis ## Unit, property and vector tests, the real binary over HTTP, and the stores with a real Redis
 	cargo test --locked --workspace --all-features
 
 test-sdk: chromium ## The real ably-js, in Node and in Chromium
@@ -45,4 +45,10 @@ chromium: # Debian's package, unless CHROMIUM names a browser that is there
 	@if [ ! -x "$${CHROMIUM:-/usr/bin/chromium}" ]; then \
 		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	fi
+
+redis: # Debian's package, for its program only: each test starts a server of its own
+	@if ! command -v redis-server >/dev/null 2>&1; then \
+		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends redis-server >/dev/null; \
 	fi

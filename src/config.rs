@@ -11,6 +11,7 @@ mod log;
 mod policy;
 mod policy_tests;
 mod reader;
+mod redis;
 mod revocation;
 mod server;
 pub mod settings;
@@ -28,6 +29,7 @@ pub use cors::CorsConfig;
 pub use log::{LogConfig, LogFormat};
 pub use policy_tests::{Case, Expected, InvalidPolicyTests, PolicyTests, PolicyUnderTest};
 pub use reader::{Origin, Problem, Provenance};
+pub use redis::RedisConfig;
 pub use revocation::RevocationConfig;
 pub use server::ServerConfig;
 pub use sources::{Sources, TomlFile};
@@ -45,6 +47,8 @@ pub struct Config {
     pub tenants: Vec<TenantConfig>,
     /// How denials work.
     pub revocation: RevocationConfig,
+    /// What replicas share, if they do.
+    pub redis: Option<RedisConfig>,
     /// Where the service listens.
     pub server: ServerConfig,
     /// Where it shows its operator what it does.
@@ -79,10 +83,11 @@ impl Config {
         let tenants = tenant::each(reader, TenantConfig::read);
         tenant::refuse_overlaps(reader, &tenants);
         let revocation = RevocationConfig::read(reader);
+        let redis = RedisConfig::read(reader);
         let server = ServerConfig::read(reader);
         let admin = AdminConfig::read(reader, server.as_ref());
         let log = LogConfig::read(reader);
-        Some(Self { tenants, revocation: revocation?, server: server?, admin: admin?, log: log? })
+        Some(Self { tenants, revocation: revocation?, redis, server: server?, admin: admin?, log: log? })
     }
 
     /// Where the service listens, or would, whatever else is wrong: for the `healthcheck` command.
@@ -113,6 +118,11 @@ impl Config {
         let differs = |a: &dyn fmt::Debug, b: &dyn fmt::Debug| format!("{a:?}") != format!("{b:?}");
         let sections = [
             ("revocation", differs(&self.revocation, &other.revocation)),
+            (
+                "redis",
+                differs(&self.redis, &other.redis)
+                    || !RedisConfig::are_same_server(self.redis.as_ref(), other.redis.as_ref()),
+            ),
             ("server", differs(&self.server, &other.server)),
             ("admin", differs(&self.admin, &other.admin)),
             ("log", differs(&self.log, &other.log)),
@@ -124,7 +134,15 @@ impl Config {
     /// What is allowed but may surprise: a sentence for each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        self.tenants.iter().flat_map(TenantConfig::warnings).collect()
+        let mut warnings: Vec<_> = self.tenants.iter().flat_map(TenantConfig::warnings).collect();
+        if self.redis.as_ref().is_some_and(|redis| redis.address.is_in_clear()) {
+            warnings.push(
+                "Redis without TLS: its password, and who is refused, can be read and changed on the way there; use \
+                 rediss://, or a network that nobody else is on"
+                    .to_owned(),
+            );
+        }
+        warnings
     }
 }
 

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`issuer`] is that line. [`clerk`] finds and verifies the session, [`identity`] names its user, [`policy`] decides what
-//! they may do, [`ably`] signs. [`routes`] is the HTTP around it, [`config`] the settings, and [`server`] puts it all
-//! together.
+//! they may do, [`ably`] signs. [`store`] holds what replicas share, [`routes`] is the HTTP around it, [`config`] the
+//! settings, and [`server`] puts it all together.
 
 pub mod ably;
 pub mod clerk;
@@ -22,5 +22,6 @@ pub mod policy;
 pub mod reload;
 pub mod routes;
 pub mod server;
+pub mod store;
 pub mod telemetry;
 pub mod tenant;

@@ -1,0 +1,147 @@
+//! What replicas share: who is refused and until when, which tokens are out, and what is still to be done.
+//!
+//! Each replica keeps in memory what it knows, and decides by that alone: [`Facts`] is read without waiting. With the
+//! [`MemoryStore`] that is all there is. With the [`RedisStore`] replicas also exchange what they know, and it outlives
+//! them. Neither identities nor keys are ever in a store, so that who can write to it can refuse people, and lift
+//! refusals, but forge nobody.
+//!
+//! A [`Fact`] yields only to a newer one, wherever and in whatever order both arrive, so replicas that have heard the same
+//! facts agree.
+
+mod fact;
+mod facts;
+mod grants;
+mod memory;
+mod redis;
+mod work;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+pub use fact::{Fact, Ruling, Source, Subject, TenantName};
+pub use facts::{Facts, Verdict};
+pub use grants::{Grant, GrantedTo, LiveGrants, Reach};
+pub use memory::MemoryStore;
+pub use redis::{InvalidRedisAddress, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore};
+pub use work::DueWork;
+
+use crate::clock::UnixMillis;
+
+/// What replicas share. Every method may be called from any runtime, and takes the current time as `now`.
+///
+/// With [`StoreError::Unavailable`] the other replicas have not heard of what was to be stored. This one has, and acts by
+/// it; it passes it on when it can, but its own end would be the end of it.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync {
+    /// Who is refused, as this replica knows.
+    fn facts(&self) -> &Facts;
+
+    /// How it is with this store.
+    fn health(&self, now: UnixMillis) -> Health;
+
+    /// Whether tokens may be issued: not while a denial or mark cannot be stored, nor before those that are stored are
+    /// known, nor without Redis where the operator said to refuse then.
+    fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError>;
+
+    /// Stores a fact, unless one is known that it yields to.
+    async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError>;
+
+    /// Notes that a token is out that lives until `grant.until`. To be called before it is handed out.
+    ///
+    /// A grant that is known is refreshed, even when there is no room for new ones.
+    async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError>;
+
+    /// The tokens that are out, of a user, a session, an organization or a client ID.
+    async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants;
+
+    /// Has some work done when it is due, by whichever replica claims it first. Work whose id is there already is left
+    /// as it is.
+    async fn enqueue(&self, work: DueWork, now: UnixMillis) -> Result<(), StoreError>;
+
+    /// Takes up to `most` pieces of work that are due. Nobody else gets them for [`DueWork::LEASE`]; then, unless they
+    /// are completed or postponed, somebody does.
+    ///
+    /// While Redis cannot be used, a replica gets the work that it enqueued itself, though another may have it too: what
+    /// is done must bear being done twice.
+    async fn claim(&self, most: usize, now: UnixMillis) -> Vec<DueWork>;
+
+    /// Says that a piece of work is done.
+    async fn complete(&self, id: &str) -> Result<(), StoreError>;
+
+    /// Gives a piece of claimed work back, to be done at `due`. Without effect if it is done.
+    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError>;
+
+    /// Has every replica forget what it remembers of a user.
+    async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError>;
+}
+
+/// How a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// What is stored is not all known yet.
+    Starting,
+    /// All is well.
+    Ready,
+    /// Redis cannot be used: this replica goes on with what it knows.
+    Degraded,
+    /// A denial or mark cannot be stored for lack of room.
+    Full,
+}
+
+/// What became of a fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is the newest.
+    New,
+    /// It was known: the same event, come again.
+    Repeated,
+    /// It yields to another that is newer, or to a deletion.
+    Outdated,
+}
+
+/// Why something is not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// There is no room for it.
+    #[error("the store is full")]
+    Full,
+    /// Redis cannot be used now.
+    #[error("the store cannot be reached")]
+    Unavailable,
+}
+
+/// Which users are to be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped<'a> {
+    /// One user of a tenant.
+    User(&'a TenantName, &'a str),
+    /// All of all tenants: drops may have been missed.
+    Everyone,
+}
+
+/// What is called when users are to be forgotten. It must not block.
+pub type OnDrop = Arc<dyn Fn(Dropped<'_>) + Send + Sync>;
+
+/// Where the time comes from for what a store does by itself.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
+
+/// How much a replica keeps in memory at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Denials and marks in force. At some 300 bytes each.
+    pub facts: usize,
+    /// Facts that are over and remembered for their timestamps only. Beyond that the oldest are forgotten, which can
+    /// only have somebody refused for a while who need not be.
+    pub remembered: usize,
+    /// Tokens that are out, one for each user, session, organization and client ID. At some 1,000 bytes each.
+    pub grants: usize,
+    /// Pieces of work to be done.
+    pub work: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { facts: 200_000, remembered: 200_000, grants: 500_000, work: 100_000 }
+    }
+}

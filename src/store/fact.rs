@@ -1,0 +1,181 @@
+//! A fact: what an event, or an operator, says of a session, a user, a membership or an organization.
+
+use std::{cmp::Ordering, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::UnixMillis;
+
+/// The tenant that something belongs to: a Clerk instance with an Ably key. Nothing of one is ever seen by another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct TenantName(Arc<str>);
+
+impl TenantName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<Arc<str>>> From<T> for TenantName {
+    fn from(name: T) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<TenantName> for String {
+    fn from(name: TenantName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
+impl Default for TenantName {
+    /// That of the flat configuration.
+    fn default() -> Self {
+        Self::from("default")
+    }
+}
+
+/// What a fact is about, by Clerk's ids.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subject {
+    /// A session.
+    Session(String),
+    /// A user, in every session.
+    User(String),
+    /// A user, in sessions that are active in an organization.
+    Member {
+        /// The user.
+        user: String,
+        /// The organization.
+        organization: String,
+    },
+    /// Everyone, in sessions that are active in an organization.
+    Organization(String),
+}
+
+/// Who says it. What one says does not touch what the other said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// An event of Clerk's.
+    Clerk,
+    /// An operator, by hand.
+    Operator,
+}
+
+/// What a fact says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ruling {
+    /// Not refused, or no more.
+    Lifted(Source),
+    /// Refused.
+    Denied(Source),
+    /// Refused, whatever else Clerk says: Clerk does not use an id again.
+    Deleted,
+    /// Of other rights or another name than before: session tokens minted until then are refused.
+    Marked,
+}
+
+/// Which facts about one subject compete with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Topic {
+    Denial(Source),
+    Rights,
+}
+
+/// What facts compete about: of several with the same key only one holds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(super) struct Key {
+    pub(super) tenant: TenantName,
+    pub(super) subject: Subject,
+    pub(super) topic: Topic,
+}
+
+/// Something that is said of a subject.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// Whose subject it is.
+    pub tenant: TenantName,
+    /// Whom it is about.
+    pub subject: Subject,
+    /// What it says.
+    pub ruling: Ruling,
+    /// The event's own timestamp, by Clerk's clock; the time of the command for what an operator says.
+    pub at: UnixMillis,
+    /// When it ends to refuse anybody.
+    pub until: UnixMillis,
+}
+
+/// What a fact says and when it was said, short of whom it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Statement {
+    pub(super) ruling: Ruling,
+    pub(super) at: UnixMillis,
+    pub(super) until: UnixMillis,
+}
+
+impl Fact {
+    /// How long the timestamp of an event counts, so that an older one that comes late changes nothing.
+    pub const REMEMBERED_FOR: Duration = Duration::from_hours(48);
+
+    pub(super) fn key(&self) -> Key {
+        let topic = match self.ruling {
+            Ruling::Lifted(source) | Ruling::Denied(source) => Topic::Denial(source),
+            Ruling::Deleted => Topic::Denial(Source::Clerk),
+            Ruling::Marked => Topic::Rights,
+        };
+        Key { tenant: self.tenant.clone(), subject: self.subject.clone(), topic }
+    }
+
+    pub(super) fn statement(&self) -> Statement {
+        Statement { ruling: self.ruling, at: self.at, until: self.until }
+    }
+}
+
+impl Key {
+    pub(super) fn with(&self, statement: Statement) -> Fact {
+        let Statement { ruling, at, until } = statement;
+        Fact { tenant: self.tenant.clone(), subject: self.subject.clone(), ruling, at, until }
+    }
+}
+
+impl Statement {
+    pub(super) fn holds(&self, now: UnixMillis) -> bool {
+        !matches!(self.ruling, Ruling::Lifted(_)) && now < self.until
+    }
+
+    /// Until when it is known at all.
+    pub(super) fn remembered_until(&self) -> UnixMillis {
+        self.until.max(self.at.after(Fact::REMEMBERED_FOR))
+    }
+
+    /// Whether it goes before `other`: deletions before all, then the newer event. Of two events of the same
+    /// millisecond the one that refuses, and of the same event told twice the one that refuses for longer.
+    pub(super) fn order(&self, other: &Self) -> Ordering {
+        self.precedence().cmp(&other.precedence()).then(self.until.cmp(&other.until))
+    }
+
+    /// Whether both tell of the same event, or of two that do not differ.
+    pub(super) fn is_same_event(&self, other: &Self) -> bool {
+        self.precedence() == other.precedence()
+    }
+
+    fn precedence(&self) -> (bool, UnixMillis, Ruling) {
+        (self.ruling == Ruling::Deleted, self.at, self.ruling)
+    }
+
+    /// The order as text, so that Redis can compare two facts about one subject: greater is newer. Digits only.
+    pub(super) fn rank(&self) -> String {
+        const LARGEST: i64 = 999_999_999_999_999;
+        let deleted = u8::from(self.ruling == Ruling::Deleted);
+        let refuses = u8::from(!matches!(self.ruling, Ruling::Lifted(_)));
+        let [at, until] = [self.at, self.until].map(|time| time.0.clamp(0, LARGEST));
+        format!("{deleted}{at:015}{refuses}{until:015}")
+    }
+}

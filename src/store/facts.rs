@@ -1,0 +1,185 @@
+//! The facts that a replica knows, in memory. The issuing path reads them without waiting for anything.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use super::{
+    Bounds, Fact, Recorded, Source, StoreError, Subject, TenantName,
+    fact::{Key, Statement, Topic},
+};
+use crate::{clerk::Session, clock::UnixMillis};
+
+/// What is known of who is refused.
+#[derive(Debug)]
+pub struct Facts {
+    most: usize,
+    most_remembered: usize,
+    known: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    statements: HashMap<Arc<Key>, Statement>,
+    /// Those that hold, by their end.
+    holding: BTreeSet<(UnixMillis, Arc<Key>)>,
+    /// Those that do not hold, and are remembered for their timestamps, by when they are forgotten.
+    over: BTreeSet<(UnixMillis, Arc<Key>)>,
+}
+
+/// What the facts say of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Clear,
+    /// The session or its user is refused.
+    Denied,
+    /// The session token tells of rights or a name that the user had before: a newer one is needed.
+    Outdated,
+}
+
+impl Facts {
+    pub(super) fn new(bounds: &Bounds) -> Self {
+        Self { most: bounds.facts, most_remembered: bounds.remembered, known: RwLock::default() }
+    }
+
+    /// What there is against a session of a tenant.
+    #[must_use]
+    pub fn verdict(&self, tenant: &TenantName, session: &Session, now: UnixMillis) -> Verdict {
+        let known = self.read();
+        let mut key = Key {
+            tenant: tenant.clone(),
+            subject: Subject::Session(session.session_id.clone()),
+            topic: Topic::Denial(Source::Clerk),
+        };
+        let user = Subject::User(session.user_id.clone());
+        if known.is_denied(&mut key, now) {
+            return Verdict::Denied;
+        }
+        key.subject = user;
+        if known.is_denied(&mut key, now) {
+            return Verdict::Denied;
+        }
+        key.topic = Topic::Rights;
+        let mut outdated = known.is_marked(&key, session.issued_at, now);
+        if let Some(organization) = &session.organization {
+            key.subject = Subject::Member { user: session.user_id.clone(), organization: organization.id.clone() };
+            outdated |= known.is_marked(&key, session.issued_at, now);
+            key.subject = Subject::Organization(organization.id.clone());
+            outdated |= known.is_marked(&key, session.issued_at, now);
+        }
+        if outdated { Verdict::Outdated } else { Verdict::Clear }
+    }
+
+    /// Whether one more denial or mark can be stored.
+    #[must_use]
+    pub fn has_room(&self, now: UnixMillis) -> bool {
+        let known = self.read();
+        known.holding.len() < self.most || known.holding.first().is_some_and(|(end, _)| *end <= now)
+    }
+
+    /// How many denials and marks hold, or did until lately.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.read().holding.len()
+    }
+
+    /// Takes a fact, unless one is known that it yields to.
+    pub(super) fn learn(&self, fact: &Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
+        let key = Arc::new(fact.key());
+        let new = fact.statement();
+        let mut known = self.write();
+        known.settle(now, self.most_remembered);
+        let old = known.statements.get(&key).copied();
+        let recorded = outcome(old, new);
+        if old.is_some_and(|old| old.order(&new) != Ordering::Less) {
+            return Ok(recorded);
+        }
+        let takes_room = new.holds(now) && !old.is_some_and(|old| old.holds(now));
+        if takes_room && known.holding.len() >= self.most {
+            return Err(StoreError::Full);
+        }
+        known.put(key, old, new, now);
+        known.settle(now, self.most_remembered);
+        Ok(recorded)
+    }
+
+    /// What is known about the subject of `fact`, if `fact` yields to it.
+    pub(super) fn newer_than(&self, fact: &Fact) -> Option<Fact> {
+        let key = fact.key();
+        let known = *self.read().statements.get(&key)?;
+        (known.order(&fact.statement()) == Ordering::Greater).then(|| key.with(known))
+    }
+
+    /// All that hold.
+    pub(super) fn holding(&self, now: UnixMillis) -> Vec<Fact> {
+        let known = self.read();
+        let holding = known.holding.iter().filter(|(end, _)| *end > now);
+        holding.filter_map(|(_, key)| known.statements.get(key).map(|statement| key.with(*statement))).collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What becomes of `new` where `old` is known.
+pub(super) fn outcome(old: Option<Statement>, new: Statement) -> Recorded {
+    match old {
+        Some(old) if old.is_same_event(&new) => Recorded::Repeated,
+        Some(old) if old.order(&new) == Ordering::Greater => Recorded::Outdated,
+        _ => Recorded::New,
+    }
+}
+
+impl Known {
+    fn is_denied(&self, key: &mut Key, now: UnixMillis) -> bool {
+        [Source::Clerk, Source::Operator].into_iter().any(|source| {
+            key.topic = Topic::Denial(source);
+            self.statements.get(&*key).is_some_and(|statement| statement.holds(now))
+        })
+    }
+
+    fn is_marked(&self, key: &Key, issued_at: UnixMillis, now: UnixMillis) -> bool {
+        self.statements.get(key).is_some_and(|mark| mark.holds(now) && issued_at <= mark.at)
+    }
+
+    fn put(&mut self, key: Arc<Key>, old: Option<Statement>, new: Statement, now: UnixMillis) {
+        if let Some(old) = old {
+            self.holding.remove(&(old.until, Arc::clone(&key)));
+            self.over.remove(&(old.remembered_until(), Arc::clone(&key)));
+        }
+        if new.holds(now) {
+            self.holding.insert((new.until, Arc::clone(&key)));
+        } else {
+            self.over.insert((new.remembered_until(), Arc::clone(&key)));
+        }
+        self.statements.insert(key, new);
+    }
+
+    /// Lets go of what is over: first of its effect, then of its timestamp.
+    fn settle(&mut self, now: UnixMillis, most_remembered: usize) {
+        while let Some((end, key)) = self.holding.pop_first() {
+            if end > now {
+                self.holding.insert((end, key));
+                break;
+            }
+            if let Some(statement) = self.statements.get(&key) {
+                self.over.insert((statement.remembered_until(), key));
+            }
+        }
+        while let Some((end, key)) = self.over.pop_first() {
+            if end > now && self.over.len() < most_remembered {
+                self.over.insert((end, key));
+                break;
+            }
+            self.statements.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The store of a replica that shares with nobody: everything is in this process and ends with it.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use super::{
+    Bounds, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, OnDrop, Reach, Recorded, Store,
+    StoreError, TenantName, grants::GrantIndex, work::WorkQueue,
+};
+use crate::clock::UnixMillis;
+
+/// The default store.
+pub struct MemoryStore {
+    pub(super) facts: Facts,
+    pub(super) grants: GrantIndex,
+    pub(super) work: WorkQueue,
+    pub(super) on_drop: OnDrop,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new(bounds: &Bounds, on_drop: OnDrop) -> Self {
+        Self { facts: Facts::new(bounds), grants: GrantIndex::new(bounds), work: WorkQueue::new(bounds), on_drop }
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").field("facts", &self.facts.count()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn health(&self, now: UnixMillis) -> Health {
+        if self.facts.has_room(now) { Health::Ready } else { Health::Full }
+    }
+
+    fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError> {
+        if self.facts.has_room(now) { Ok(()) } else { Err(StoreError::Full) }
+    }
+
+    async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
+        self.facts.learn(&fact, now)
+    }
+
+    async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError> {
+        self.grants.put(&grant, now).map(|_| ())
+    }
+
+    async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants {
+        LiveGrants { grants: self.grants.find(tenant, to, now), reach: Reach::AllReplicas }
+    }
+
+    async fn enqueue(&self, work: DueWork, _now: UnixMillis) -> Result<(), StoreError> {
+        self.work.enqueue(&work)
+    }
+
+    async fn claim(&self, most: usize, now: UnixMillis) -> Vec<DueWork> {
+        self.work.claim(most, now)
+    }
+
+    async fn complete(&self, id: &str) -> Result<(), StoreError> {
+        self.work.complete(id);
+        Ok(())
+    }
+
+    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
+        self.work.postpone(id, due);
+        Ok(())
+    }
+
+    async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
+        (self.on_drop)(Dropped::User(tenant, user));
+        Ok(())
+    }
+}

@@ -1,0 +1,340 @@
+//! The store that replicas share by way of Redis or Valkey.
+//!
+//! Each replica keeps what it knows in memory, as with the memory store, and Redis is where replicas exchange it and
+//! where it outlives them. A task keeps both [in step](in_step): it subscribes to news, reads all that holds, writes back
+//! what Redis lacks, and only then calls the store ready; after every loss of the connection again.
+
+mod address;
+mod in_step;
+mod link;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use tokio::task::JoinHandle;
+
+pub use address::{InvalidRedisAddress, RedisAddress, RedisKeyPrefix};
+
+use self::link::{Link, Names, Trouble};
+use super::{
+    Bounds, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, MemoryStore, OnDrop, Reach,
+    Recorded, Store, StoreError, TenantName, fact::Key, facts::outcome, grants::Put,
+};
+use crate::clock::UnixMillis;
+
+/// What happens while Redis cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The replica goes on with what it knows: it hears late of what others learn meanwhile.
+    Degrade,
+    /// No tokens are issued.
+    Refuse,
+}
+
+/// The store that replicas share.
+pub struct RedisStore {
+    shared: Arc<Shared>,
+    in_step: JoinHandle<()>,
+}
+
+struct Shared {
+    on_failure: OnFailure,
+    most_unwritten: usize,
+    clock: Clock,
+    /// What this replica knows; of grants and work, what it put there itself.
+    local: MemoryStore,
+    link: ArcSwapOption<Link>,
+    phase: Mutex<Phase>,
+    /// Facts that Redis lacks.
+    unwritten: Mutex<HashMap<Key, Fact>>,
+    /// Redis has no memory for a fact.
+    redis_is_full: AtomicBool,
+    /// There was no room here for a fact that Redis has.
+    missed_a_fact: AtomicBool,
+    /// Others were not told of a user to be forgotten.
+    missed_a_drop: AtomicBool,
+}
+
+/// How far the replica is in step with Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It never was.
+    Starting,
+    InStep,
+    /// It was.
+    Away,
+}
+
+impl RedisStore {
+    /// A store that connects in the background, on the current Tokio runtime, which must outlive it.
+    ///
+    /// # Errors
+    /// When the client cannot be set up; the server is not asked.
+    pub fn start(
+        address: &RedisAddress,
+        prefix: &RedisKeyPrefix,
+        on_failure: OnFailure,
+        bounds: &Bounds,
+        clock: Clock,
+        on_drop: OnDrop,
+    ) -> Result<Self, InvalidRedisAddress> {
+        let client = address.client().map_err(|_| InvalidRedisAddress::NotAUrl)?;
+        let shared = Arc::new(Shared {
+            on_failure,
+            most_unwritten: bounds.facts.saturating_add(bounds.remembered),
+            clock,
+            local: MemoryStore::new(bounds, on_drop),
+            link: ArcSwapOption::empty(),
+            phase: Mutex::new(Phase::Starting),
+            unwritten: Mutex::default(),
+            redis_is_full: AtomicBool::new(false),
+            missed_a_fact: AtomicBool::new(false),
+            missed_a_drop: AtomicBool::new(false),
+        });
+        let in_step = in_step::keep(Arc::clone(&shared), client, Names::new(prefix), address.to_string());
+        Ok(Self { shared, in_step: tokio::spawn(in_step) })
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.in_step.abort();
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("phase", &self.shared.phase()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unwritten(&self) -> MutexGuard<'_, HashMap<Key, Fact>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> UnixMillis {
+        (self.clock)()
+    }
+
+    fn link(&self) -> Result<Arc<Link>, StoreError> {
+        self.link.load_full().ok_or(StoreError::Unavailable)
+    }
+
+    /// What a caller is told of `trouble`. A link that is lost is not used again.
+    fn failed(&self, link: &Arc<Link>, trouble: &Trouble) -> StoreError {
+        match trouble {
+            Trouble::Full => StoreError::Full,
+            Trouble::Lost(reason) => {
+                link.report(reason);
+                self.link.compare_and_swap(&Some(Arc::clone(link)), None);
+                StoreError::Unavailable
+            }
+        }
+    }
+
+    fn health(&self, now: UnixMillis) -> Health {
+        let full = self.redis_is_full.load(Ordering::Relaxed)
+            || !self.local.facts.has_room(now)
+            || self.unwritten().len() >= self.most_unwritten;
+        match self.phase() {
+            Phase::Starting => Health::Starting,
+            _ if full => Health::Full,
+            Phase::InStep if self.link.load().is_some() => Health::Ready,
+            Phase::InStep | Phase::Away => Health::Degraded,
+        }
+    }
+
+    /// Takes a fact that Redis has.
+    fn hear(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
+        let heard = self.local.facts.learn(fact, now);
+        if heard.is_err() {
+            self.missed_a_fact.store(true, Ordering::Relaxed);
+        } else if let Some(newer) = self.local.facts.newer_than(fact) {
+            // Redis, or another replica, has lost what this one knows.
+            let _ = self.write_later(&newer);
+        }
+        heard.map(|_| ())
+    }
+
+    /// Has a fact written to Redis when that is possible.
+    fn write_later(&self, fact: &Fact) -> Result<(), StoreError> {
+        let mut unwritten = self.unwritten();
+        let key = fact.key();
+        if unwritten.len() >= self.most_unwritten && !unwritten.contains_key(&key) {
+            return Err(StoreError::Full);
+        }
+        unwritten.insert(key, fact.clone());
+        Ok(())
+    }
+
+    /// Has this replica act by a fact that Redis could not be given.
+    fn learn_alone(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
+        if self.local.facts.learn(fact, now)? == Recorded::Outdated { Ok(()) } else { self.write_later(fact) }
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    fn facts(&self) -> &Facts {
+        &self.shared.local.facts
+    }
+
+    fn health(&self, now: UnixMillis) -> Health {
+        self.shared.health(now)
+    }
+
+    fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError> {
+        match (self.shared.health(now), self.shared.on_failure) {
+            (Health::Ready, _) | (Health::Degraded, OnFailure::Degrade) => Ok(()),
+            (Health::Full, _) => Err(StoreError::Full),
+            (Health::Starting, _) | (Health::Degraded, OnFailure::Refuse) => Err(StoreError::Unavailable),
+        }
+    }
+
+    async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
+        let shared = &self.shared;
+        let stored = match shared.link() {
+            Ok(link) => {
+                let stored = link.record(std::slice::from_ref(&fact), now).await;
+                stored.map_err(|trouble| shared.failed(&link, &trouble))
+            }
+            Err(error) => Err(error),
+        };
+        match stored {
+            Ok(known) => {
+                let known = known.into_iter().next().flatten();
+                let recorded = outcome(known.as_ref().map(Fact::statement), fact.statement());
+                let newer = known.filter(|known| known.statement().order(&fact.statement()).is_gt());
+                shared.hear(&newer.unwrap_or(fact), now)?;
+                Ok(recorded)
+            }
+            Err(error) => {
+                shared.learn_alone(&fact, now)?;
+                if error == StoreError::Full {
+                    // After the fact is among the unwritten, so that this is not taken back before it is written.
+                    shared.redis_is_full.store(true, Ordering::Relaxed);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        // What this replica has no room for, it can still have Redis remember.
+        let here = shared.local.grants.put(&grant, now);
+        let there = match shared.link() {
+            Ok(link) => link.put_grant(&grant, now).await.map_err(|trouble| shared.failed(&link, &trouble)),
+            Err(error) => Err(error),
+        };
+        match there {
+            Ok(()) => Ok(()),
+            Err(StoreError::Full) => match here {
+                Ok(Put::Known) => Ok(()),
+                Ok(Put::New) => {
+                    shared.local.grants.remove(&grant);
+                    Err(StoreError::Full)
+                }
+                Err(error) => Err(error),
+            },
+            Err(StoreError::Unavailable) => match shared.on_failure {
+                OnFailure::Degrade => here.map(|_| ()),
+                OnFailure::Refuse => Err(StoreError::Unavailable),
+            },
+        }
+    }
+
+    async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants {
+        let shared = &self.shared;
+        let mut grants = shared.local.grants.find(tenant, to, now);
+        let others = match shared.link() {
+            Ok(link) => link.grants(tenant, to, now).await.map_err(|trouble| shared.failed(&link, &trouble)),
+            Err(error) => Err(error),
+        };
+        let Ok(others) = others else { return LiveGrants { grants, reach: Reach::ThisReplica } };
+        // The same grant may have been refreshed by another replica: the last of them, by its end, is the one.
+        grants.extend(others);
+        grants.sort_unstable_by(|a, b| b.cmp(a));
+        grants.dedup_by(|later, kept| Grant { until: kept.until, ..later.clone() } == *kept);
+        LiveGrants { grants, reach: Reach::AllReplicas }
+    }
+
+    async fn enqueue(&self, work: DueWork, _now: UnixMillis) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let there = match shared.link() {
+            Ok(link) => link.enqueue(&work).await.map_err(|trouble| shared.failed(&link, &trouble)),
+            Err(error) => Err(error),
+        };
+        match there {
+            Ok(()) => {
+                // A copy, should Redis lose its own. That there is room for it is not needed.
+                let _ = shared.local.work.enqueue(&work);
+                Ok(())
+            }
+            Err(StoreError::Full) => Err(StoreError::Full),
+            Err(StoreError::Unavailable) => {
+                shared.local.work.enqueue(&work)?;
+                Err(StoreError::Unavailable)
+            }
+        }
+    }
+
+    async fn claim(&self, most: usize, now: UnixMillis) -> Vec<DueWork> {
+        let shared = &self.shared;
+        let claimed = match shared.link() {
+            Ok(link) => link.claim(most, now).await.map_err(|trouble| shared.failed(&link, &trouble)),
+            Err(error) => Err(error),
+        };
+        match claimed {
+            Ok(claimed) => {
+                for work in &claimed {
+                    shared.local.work.postpone(&work.id, now.after(DueWork::LEASE));
+                }
+                claimed
+            }
+            // Better done twice than not in time: this replica does its own.
+            Err(_) => shared.local.work.claim(most, now),
+        }
+    }
+
+    async fn complete(&self, id: &str) -> Result<(), StoreError> {
+        self.shared.local.work.complete(id);
+        let link = self.shared.link()?;
+        link.complete(id).await.map_err(|trouble| self.shared.failed(&link, &trouble))
+    }
+
+    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
+        self.shared.local.work.postpone(id, due);
+        let link = self.shared.link()?;
+        link.postpone(id, due).await.map_err(|trouble| self.shared.failed(&link, &trouble))
+    }
+
+    async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        (shared.local.on_drop)(Dropped::User(tenant, user));
+        let told = match shared.link() {
+            Ok(link) => {
+                let told = link.publish_drop(Some((tenant, user))).await;
+                told.map_err(|trouble| shared.failed(&link, &trouble))
+            }
+            Err(error) => Err(error),
+        };
+        if told.is_err() {
+            shared.missed_a_drop.store(true, Ordering::Relaxed);
+        }
+        told
+    }
+}

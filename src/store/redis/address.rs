@@ -1,0 +1,191 @@
+//! Where Redis is, and what its keys begin with.
+
+use std::{fmt, net::IpAddr};
+
+use ::redis::{IntoConnectionInfo as _, ProtocolVersion};
+use secrecy::{ExposeSecret as _, SecretString};
+use url::{Host, Url};
+
+/// The URL of a Redis or Valkey server, `redis://` or, over TLS, `rediss://`. It may have a user and a password, and is
+/// printed without.
+#[derive(Clone)]
+pub struct RedisAddress {
+    url: SecretString,
+    printed: String,
+    way: Way,
+}
+
+/// How what is sent gets there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Encrypted,
+    ThisMachine,
+    InClear,
+}
+
+/// Why a text is not the URL of a server. It never repeats the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRedisAddress {
+    /// It is no URL with a host, of a scheme that Redis has.
+    #[error("not a URL like rediss://user:password@redis.example.com:6379/0")]
+    NotAUrl,
+    /// It has a query or a fragment. `#insecure` would accept any certificate.
+    #[error("a URL with a query or a fragment; write scheme, user, password, host, port and database only")]
+    Options,
+    /// What follows the host is no number.
+    #[error("the path of the URL is not the number of a database, like /0")]
+    Database,
+}
+
+impl RedisAddress {
+    /// Checks a URL.
+    pub fn parse(text: &str) -> Result<Self, InvalidRedisAddress> {
+        let mut url = Url::parse(text).map_err(|_| InvalidRedisAddress::NotAUrl)?;
+        let encrypted = match url.scheme() {
+            "redis" | "valkey" => false,
+            "rediss" | "valkeys" => true,
+            _ => return Err(InvalidRedisAddress::NotAUrl),
+        };
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err(InvalidRedisAddress::NotAUrl);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(InvalidRedisAddress::Options);
+        }
+        let database = url.path().trim_start_matches('/');
+        if !database.is_empty() && database.parse::<u16>().is_err() {
+            return Err(InvalidRedisAddress::Database);
+        }
+        url.as_str().into_connection_info().map_err(|_| InvalidRedisAddress::NotAUrl)?;
+        let way = match encrypted {
+            true => Way::Encrypted,
+            false if is_loopback(&url) => Way::ThisMachine,
+            false => Way::InClear,
+        };
+        let full = SecretString::from(url.as_str());
+        // Neither fails for a URL that has a host.
+        let _ = url.set_password(None);
+        let _ = url.set_username("");
+        Ok(Self { url: full, printed: url.into(), way })
+    }
+
+    /// Whether the password, and what replicas tell each other, can be read on the way.
+    #[must_use]
+    pub fn is_in_clear(&self) -> bool {
+        self.way == Way::InClear
+    }
+
+    /// Whether user and password are the same, too.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.url.expose_secret() == other.url.expose_secret()
+    }
+
+    /// A client that speaks RESP3, the protocol in which one connection takes commands and tells of news.
+    pub(super) fn client(&self) -> ::redis::RedisResult<::redis::Client> {
+        let info = self.url.expose_secret().into_connection_info()?;
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        ::redis::Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp))
+    }
+}
+
+impl fmt::Debug for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.printed)
+    }
+}
+
+impl fmt::Display for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.printed)
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        // Of schemes that are not the web's, the parser does not tell addresses from names.
+        Some(Host::Domain(name)) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// What every key and channel begins with, so that others can use the same Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisKeyPrefix(String);
+
+impl RedisKeyPrefix {
+    /// Checks a prefix: 1 to 64 of `A-Z a-z 0-9 : . _ -`, so that it can stand in an ACL's pattern as it is.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b":._-".contains(&b);
+        if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("not 1 to 64 of the characters A-Z a-z 0-9 : . _ -")
+        }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_of_redis_is_printed_without_user_and_password() {
+        for (text, printed) in [
+            ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
+            ("rediss://user:hunter2@redis.example.com:6380/3", "rediss://redis.example.com:6380/3"),
+            ("valkey://:hunter2@[::1]", "valkey://[::1]"),
+        ] {
+            let address = RedisAddress::parse(text).unwrap();
+            assert_eq!(format!("{address} {address:?}"), format!("{printed} {printed}"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_url_of_a_server_is_refused_and_not_repeated() {
+        for bad in [
+            "",
+            "hunter2",
+            "http://:hunter2@redis.example.com",
+            "redis://",
+            "redis+unix:///run/hunter2",
+            "unix:///run/redis.sock",
+            "rediss://:hunter2@redis.example.com/#insecure",
+            "redis://:hunter2@redis.example.com/?protocol=resp2",
+            "redis://:hunter2@redis.example.com/name",
+            "redis://:hunter2@redis.example.com:port",
+        ] {
+            let error = RedisAddress::parse(bad).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_what_leaves_this_machine_without_tls_is_in_clear() {
+        for (text, in_clear) in [
+            ("redis://redis.example.com", true),
+            ("redis://10.0.0.1", true),
+            ("rediss://redis.example.com", false),
+            ("redis://localhost", false),
+            ("redis://127.0.0.1", false),
+            ("redis://[::1]", false),
+        ] {
+            assert_eq!(RedisAddress::parse(text).unwrap().is_in_clear(), in_clear, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_stands_for_itself_in_a_pattern() {
+        assert!(RedisKeyPrefix::parse("aca:").is_ok());
+        for bad in ["", "a b", "a*", "{a}", "[a]", "é", &"x".repeat(65)] {
+            assert!(RedisKeyPrefix::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

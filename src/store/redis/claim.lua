@@ -1,0 +1,13 @@
+-- Takes work that is due, and puts it off for everybody else.
+-- KEYS: the work, when it is due.  ARGV: the time, when others may have it, how many pieces at most.
+local claimed = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])) do
+  local work = redis.call('HGET', KEYS[1], id)
+  if work then
+    redis.call('ZADD', KEYS[2], ARGV[2], id)
+    claimed[#claimed + 1] = work
+  else
+    redis.call('ZREM', KEYS[2], id)
+  end
+end
+return claimed

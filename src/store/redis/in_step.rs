@@ -1,0 +1,256 @@
+//! Keeps what this replica knows and what is in Redis the same.
+
+use std::{
+    collections::HashMap,
+    future,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use ::redis::{Client, FromRedisValue as _, PushInfo, PushKind, Value};
+use tokio::{
+    sync::mpsc::{self, UnboundedReceiver},
+    time::{self, MissedTickBehavior},
+};
+
+use super::{
+    super::{Dropped, Fact, fact::Key},
+    Link, Names, Phase, Shared, Trouble,
+    link::{decode, decode_drop},
+};
+use crate::clock::{self, UnixMillis};
+
+/// How often Redis is asked whether it is there, and given what it lacks.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How long after a loss the first attempt comes, and how long the pauses between attempts become.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(800));
+/// How many facts or grants go to Redis at once: so few that it needs but a part of its time to answer.
+const BATCH: usize = 100;
+/// For how long after it was due a copy of work is kept that Redis has too.
+const WORK_KEPT_FOR: Duration = Duration::from_mins(10);
+
+/// Connects, and connects again, for good.
+pub(super) async fn keep(shared: Arc<Shared>, client: Client, names: Names, address: String) {
+    let (shortest, longest) = PAUSES;
+    let mut pause = shortest;
+    let mut told = None;
+    loop {
+        let reason = in_step(&shared, &client, &names, &address).await;
+        shared.link.store(None);
+        if shared.fall_out() {
+            pause = shortest;
+            told = None;
+        }
+        // One line for each outage, and another if it turns out to be a different one.
+        if told.as_ref() != Some(&reason) {
+            tracing::warn!(redis = address, reason, "Redis cannot be used");
+            told = Some(reason);
+        }
+        time::sleep(pause).await;
+        pause = longest.min(pause * 2);
+    }
+}
+
+/// One connection, from its making to its loss. Returns why it was lost.
+async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str) -> String {
+    let (pushed, mut pushes) = mpsc::unbounded_channel();
+    let (broken, mut breaks) = mpsc::channel(1);
+    let first = shared.phase() == Phase::Starting;
+    let link = match catch_up(shared, client, names, pushed, broken, &mut pushes).await {
+        Ok(link) => link,
+        Err(trouble) => return trouble.reason(),
+    };
+    shared.fall_in();
+    tracing::info!(redis = address, "in step with Redis");
+    if first && let Some(policy) = link.eviction_policy().await.filter(|policy| policy != "noeviction") {
+        tracing::warn!(
+            redis = address,
+            policy,
+            "this Redis drops keys when its memory is full: denials or live grants can get lost; set its \
+             maxmemory-policy to noeviction"
+        );
+    }
+    tokio::select! {
+        reason = listen(shared, names, &mut pushes) => reason,
+        Some(reason) = breaks.recv() => reason,
+        trouble = beat(shared, &link) => trouble.reason(),
+        trouble = write_grants(shared, &link) => trouble.reason(),
+    }
+}
+
+/// Subscribes, reads all that holds, and writes what Redis lacks.
+async fn catch_up(
+    shared: &Shared,
+    client: &Client,
+    names: &Names,
+    pushed: mpsc::UnboundedSender<PushInfo>,
+    broken: mpsc::Sender<String>,
+    pushes: &mut UnboundedReceiver<PushInfo>,
+) -> Result<Arc<Link>, Trouble> {
+    let link = Arc::new(Link::open(client, names.clone(), pushed, broken).await?);
+    // From here on what is learned goes to Redis: no gap between what is written back below and what comes.
+    shared.link.store(Some(Arc::clone(&link)));
+    read_all(shared, &link).await?;
+    write_facts(shared, &link).await?;
+    for work in shared.local.work.all() {
+        match link.enqueue(&work).await {
+            Err(Trouble::Full) => break,
+            outcome => outcome?,
+        }
+    }
+    if shared.missed_a_drop.load(Ordering::Relaxed) {
+        link.publish_drop(None).await?;
+        shared.missed_a_drop.store(false, Ordering::Relaxed);
+    }
+    if shared.phase() == Phase::Away {
+        // What others said of users meanwhile was not heard.
+        (shared.local.on_drop)(Dropped::Everyone);
+    }
+    while let Ok(push) = pushes.try_recv() {
+        heed(shared, names, &push);
+    }
+    Ok(link)
+}
+
+/// Learns all that holds, and finds out what Redis lacks of it.
+async fn read_all(shared: &Shared, link: &Link) -> Result<(), Trouble> {
+    let now = shared.now();
+    let there = link.holding().await?;
+    shared.missed_a_fact.store(false, Ordering::Relaxed);
+    let mut known = HashMap::with_capacity(there.len());
+    for fact in there {
+        // One that there is no room for is missed, and tried again.
+        let _ = shared.hear(&fact, now);
+        known.insert(fact.key(), fact);
+    }
+    for fact in shared.local.facts.holding(now) {
+        if known.get(&fact.key()) != Some(&fact) {
+            // Without room to note it, there are no tokens until there is.
+            let _ = shared.write_later(&fact);
+        }
+    }
+    Ok(())
+}
+
+/// Gives Redis the facts that it lacks.
+async fn write_facts(shared: &Shared, link: &Link) -> Result<(), Trouble> {
+    loop {
+        let now = shared.now();
+        let batch: Vec<(Key, Fact)> = {
+            let unwritten = shared.unwritten();
+            if unwritten.is_empty() {
+                shared.redis_is_full.store(false, Ordering::Relaxed);
+                return Ok(());
+            }
+            unwritten.iter().take(BATCH).map(|(key, fact)| (key.clone(), fact.clone())).collect()
+        };
+        let facts: Vec<_> = batch.iter().map(|(_, fact)| fact.clone()).collect();
+        let known = match link.record(&facts, now).await {
+            Err(Trouble::Full) => {
+                shared.redis_is_full.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            outcome => outcome?,
+        };
+        let mut unwritten = shared.unwritten();
+        for (key, fact) in &batch {
+            if unwritten.get(key) == Some(fact) {
+                unwritten.remove(key);
+            }
+        }
+        drop(unwritten);
+        for fact in known.iter().flatten() {
+            // What is newer there than here is news.
+            if shared.local.facts.newer_than(fact).is_none() {
+                let _ = shared.hear(fact, now);
+            }
+        }
+    }
+}
+
+/// Gives Redis the grants that this replica knows, in case it has lost them. Returns only when the connection is lost.
+async fn write_grants(shared: &Shared, link: &Link) -> Trouble {
+    for batch in shared.local.grants.all(shared.now()).chunks(BATCH) {
+        loop {
+            match link.put_grants(batch, shared.now()).await {
+                Ok(()) => break,
+                Err(Trouble::Full) => time::sleep(HEARTBEAT).await,
+                Err(lost) => return lost,
+            }
+        }
+    }
+    future::pending().await
+}
+
+/// Does what is to be done again and again. Returns only when the connection is lost.
+async fn beat(shared: &Shared, link: &Link) -> Trouble {
+    let mut beats = time::interval(HEARTBEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        let now = shared.now();
+        if shared.missed_a_fact.load(Ordering::Relaxed)
+            && shared.local.facts.has_room(now)
+            && let Err(trouble) = read_all(shared, link).await
+        {
+            return trouble;
+        }
+        let outcome = match link.ping().await {
+            Ok(()) => write_facts(shared, link).await,
+            failed => failed,
+        };
+        if let Err(trouble) = outcome {
+            return trouble;
+        }
+        shared.local.work.forget_due_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
+    }
+}
+
+/// Heeds what replicas tell each other. Returns only when the connection is lost.
+async fn listen(shared: &Shared, names: &Names, pushes: &mut UnboundedReceiver<PushInfo>) -> String {
+    while let Some(push) = pushes.recv().await {
+        if push.kind == PushKind::Disconnection {
+            break;
+        }
+        heed(shared, names, &push);
+    }
+    "the connection was closed".to_owned()
+}
+
+fn heed(shared: &Shared, names: &Names, push: &PushInfo) {
+    let (PushKind::Message, [channel, message]) = (&push.kind, push.data.as_slice()) else { return };
+    let (Ok(channel), Ok(message)) = (text(channel), text(message)) else { return };
+    if channel == names.facts_channel() {
+        if let Some(fact) = decode(&message) {
+            // One that there is no room for is missed, and read again when there is.
+            let _ = shared.hear(&fact, shared.now());
+        }
+    } else if channel == names.drops_channel() {
+        match decode_drop(&message) {
+            Some((tenant, user)) => (shared.local.on_drop)(Dropped::User(&tenant, &user)),
+            None => (shared.local.on_drop)(Dropped::Everyone),
+        }
+    } else if channel == names.done_channel() {
+        shared.local.work.complete(&message);
+    }
+}
+
+fn text(value: &Value) -> Result<String, ::redis::ParsingError> {
+    String::from_redis_value_ref(value)
+}
+
+impl Shared {
+    fn fall_in(&self) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::InStep;
+    }
+
+    /// Whether it was in step until now.
+    fn fall_out(&self) -> bool {
+        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_in_step = *phase == Phase::InStep;
+        if was_in_step {
+            *phase = Phase::Away;
+        }
+        was_in_step
+    }
+}

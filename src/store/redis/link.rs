@@ -1,0 +1,335 @@
+//! A connection to Redis, and what is said over it: the keys, the scripts, and what they take and give.
+
+use std::time::Duration;
+
+use ::redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, RedisError, Script, ScriptInvocation,
+    aio::MultiplexedConnection, cmd, pipe,
+};
+use tokio::sync::mpsc;
+
+use super::{
+    super::{DueWork, Fact, Grant, GrantedTo, TenantName, fact::Key},
+    RedisKeyPrefix,
+};
+use crate::clock::UnixMillis;
+
+/// How long Redis has for an answer.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(100);
+/// How long a connection may take to be made, TLS and authentication included.
+const TIME_TO_CONNECT: Duration = Duration::from_secs(1);
+
+/// Why something could not be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Redis has no memory left.
+    Full,
+    /// Redis cannot be used, for this reason. The reason holds nothing that Redis said beyond the code of an error: a
+    /// server that does not know a command repeats its arguments, and those of the first one are user and password.
+    Lost(String),
+}
+
+impl Trouble {
+    pub(super) fn reason(self) -> String {
+        match self {
+            Self::Full => "it has no memory left".to_owned(),
+            Self::Lost(reason) => reason,
+        }
+    }
+}
+
+impl From<RedisError> for Trouble {
+    fn from(error: RedisError) -> Self {
+        if error.code() == Some("OOM") {
+            return Self::Full;
+        }
+        Self::Lost(match error.code() {
+            Some(code) => format!("it answered {code}"),
+            None if error.is_timeout() => "it did not answer in time".to_owned(),
+            None if error.is_io_error() => error.to_string(),
+            None => error.category().to_owned(),
+        })
+    }
+}
+
+/// The names of what is in Redis. All have the same hash tag, so that a script may use several where keys are spread
+/// over nodes by their hash; it is the version of this format.
+#[derive(Clone, Debug)]
+pub(super) struct Names(String);
+
+impl Names {
+    pub(super) fn new(prefix: &RedisKeyPrefix) -> Self {
+        Self(format!("{}{{v1}}:", prefix.as_str()))
+    }
+
+    fn of(&self, what: &str) -> String {
+        format!("{}{what}", self.0)
+    }
+
+    /// The facts that hold, by their id.
+    fn holding(&self) -> String {
+        self.of("holding")
+    }
+
+    /// The ids of the facts that hold, by their end.
+    fn ends(&self) -> String {
+        self.of("ends")
+    }
+
+    /// What was last said about the same.
+    fn last(&self, id: &str) -> String {
+        self.of(&format!("last:{id}"))
+    }
+
+    fn grants(&self, tenant: &TenantName, to: &GrantedTo) -> String {
+        let (kind, id) = match to {
+            GrantedTo::User(id) => ("user", id),
+            GrantedTo::Session(id) => ("session", id),
+            GrantedTo::Organization(id) => ("organization", id),
+            GrantedTo::ClientId(id) => ("client_id", id),
+        };
+        self.of(&format!("grants:{}", json(&(tenant, kind, id))))
+    }
+
+    fn work(&self) -> String {
+        self.of("work")
+    }
+
+    fn due(&self) -> String {
+        self.of("due")
+    }
+
+    /// Where new facts are told.
+    pub(super) fn facts_channel(&self) -> String {
+        self.of("facts")
+    }
+
+    /// Where it is told whom to forget.
+    pub(super) fn drops_channel(&self) -> String {
+        self.of("drops")
+    }
+
+    /// Where it is told which work is done.
+    pub(super) fn done_channel(&self) -> String {
+        self.of("done")
+    }
+}
+
+struct Scripts {
+    record: Script,
+    grant: Script,
+    enqueue: Script,
+    claim: Script,
+    complete: Script,
+    postpone: Script,
+}
+
+/// The scripts, each with its hash.
+static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scripts {
+    record: Script::new(include_str!("record.lua")),
+    grant: Script::new(include_str!("grant.lua")),
+    enqueue: Script::new(include_str!("enqueue.lua")),
+    claim: Script::new(include_str!("claim.lua")),
+    complete: Script::new(include_str!("complete.lua")),
+    postpone: Script::new(include_str!("postpone.lua")),
+});
+
+/// A connection that is made, and used until something goes wrong with it.
+#[derive(Clone)]
+pub(super) struct Link {
+    connection: MultiplexedConnection,
+    names: Names,
+    /// Where whoever notices that it is broken says so.
+    broken: mpsc::Sender<String>,
+}
+
+impl Link {
+    /// Connects, and subscribes to what replicas tell each other, which `pushes` gets from here on.
+    pub(super) async fn open(
+        client: &Client,
+        names: Names,
+        pushes: mpsc::UnboundedSender<PushInfo>,
+        broken: mpsc::Sender<String>,
+    ) -> Result<Self, Trouble> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(TIME_TO_CONNECT))
+            .set_response_timeout(Some(TIME_TO_ANSWER))
+            .set_push_sender(pushes);
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        connection.subscribe(&[names.facts_channel(), names.drops_channel(), names.done_channel()]).await?;
+        // Pipelines name it by its hash.
+        SCRIPTS.grant.load_async(&mut connection).await?;
+        Ok(Self { connection, names, broken })
+    }
+
+    /// Tells whoever keeps the connection that it is broken.
+    pub(super) fn report(&self, reason: &str) {
+        // Full: it is told already. Closed: nobody keeps it any more.
+        let _ = self.broken.try_send(reason.to_owned());
+    }
+
+    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Trouble> {
+        Ok(command.query_async(&mut self.connection.clone()).await?)
+    }
+
+    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, Trouble> {
+        Ok(script.invoke_async(&mut self.connection.clone()).await?)
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), Trouble> {
+        self.run(&cmd("PING")).await
+    }
+
+    /// What Redis does when it has no memory left; none if it does not tell.
+    pub(super) async fn eviction_policy(&self) -> Option<String> {
+        let info: String = self.run(cmd("INFO").arg("memory")).await.ok()?;
+        info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(|policy| policy.trim().to_owned())
+    }
+
+    /// Stores those of the facts that are newer than what is stored, and returns for each what was stored before.
+    pub(super) async fn record(&self, facts: &[Fact], now: UnixMillis) -> Result<Vec<Option<Fact>>, Trouble> {
+        let mut script = SCRIPTS.record.prepare_invoke();
+        script.key(self.names.holding()).key(self.names.ends());
+        script.arg(now.0).arg(self.names.facts_channel()).arg(RANK_BYTES);
+        for fact in facts {
+            let (key, statement) = (fact.key(), fact.statement());
+            let id = id_of(&key);
+            let until = if statement.holds(now) { statement.until.0 } else { 0 };
+            let remembered = statement.remembered_until().0.saturating_sub(now.0).clamp(1, LONGEST_MS);
+            script.key(self.names.last(&id)).arg(&id).arg(encode(fact)).arg(until).arg(remembered);
+        }
+        let known: Vec<String> = self.invoke(&script).await?;
+        Ok(known.iter().map(|known| decode(known)).collect())
+    }
+
+    /// The facts that hold.
+    pub(super) async fn holding(&self) -> Result<Vec<Fact>, Trouble> {
+        let entries = self.scan("HSCAN", &self.names.holding()).await?;
+        Ok(entries.iter().filter_map(|(_, fact)| decode(fact)).collect())
+    }
+
+    pub(super) async fn put_grant(&self, grant: &Grant, now: UnixMillis) -> Result<(), Trouble> {
+        let mut script = SCRIPTS.grant.prepare_invoke();
+        for to in grant.holders() {
+            script.key(self.names.grants(&grant.tenant, &to));
+        }
+        script.arg(now.0).arg(grant.until.0).arg(member(grant));
+        self.invoke(&script).await
+    }
+
+    /// As [`Self::put_grant`], for many at once.
+    pub(super) async fn put_grants(&self, grants: &[Grant], now: UnixMillis) -> Result<(), Trouble> {
+        let mut pipeline = pipe();
+        for grant in grants {
+            let keys: Vec<_> = grant.holders().map(|to| self.names.grants(&grant.tenant, &to)).collect();
+            let command = pipeline.cmd("EVALSHA").arg(SCRIPTS.grant.get_hash()).arg(keys.len()).arg(keys);
+            command.arg(now.0).arg(grant.until.0).arg(member(grant)).ignore();
+        }
+        Ok(pipeline.query_async(&mut self.connection.clone()).await?)
+    }
+
+    pub(super) async fn grants(
+        &self,
+        tenant: &TenantName,
+        to: &GrantedTo,
+        now: UnixMillis,
+    ) -> Result<Vec<Grant>, Trouble> {
+        let entries = self.scan("ZSCAN", &self.names.grants(tenant, to)).await?;
+        let grants = entries.iter().filter_map(|(member, until)| grant_of(tenant, member, until));
+        Ok(grants.filter(|grant| grant.until > now).collect())
+    }
+
+    pub(super) async fn enqueue(&self, work: &DueWork) -> Result<(), Trouble> {
+        let mut script = SCRIPTS.enqueue.prepare_invoke();
+        script.key(self.names.work()).key(self.names.due());
+        self.invoke(script.arg(&work.id).arg(json(work)).arg(work.due.0)).await
+    }
+
+    pub(super) async fn claim(&self, most: usize, now: UnixMillis) -> Result<Vec<DueWork>, Trouble> {
+        let mut script = SCRIPTS.claim.prepare_invoke();
+        script.key(self.names.work()).key(self.names.due());
+        let claimed: Vec<String> = self.invoke(script.arg(now.0).arg(now.after(DueWork::LEASE).0).arg(most)).await?;
+        Ok(claimed.iter().filter_map(|work| read(work)).collect())
+    }
+
+    pub(super) async fn complete(&self, id: &str) -> Result<(), Trouble> {
+        let mut script = SCRIPTS.complete.prepare_invoke();
+        script.key(self.names.work()).key(self.names.due());
+        self.invoke(script.arg(self.names.done_channel()).arg(id)).await
+    }
+
+    pub(super) async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), Trouble> {
+        let mut script = SCRIPTS.postpone.prepare_invoke();
+        script.key(self.names.work()).key(self.names.due());
+        self.invoke(script.arg(id).arg(due.0)).await
+    }
+
+    /// Tells every replica whom to forget; everyone where nobody is named.
+    pub(super) async fn publish_drop(&self, user: Option<(&TenantName, &str)>) -> Result<(), Trouble> {
+        self.run(cmd("PUBLISH").arg(self.names.drops_channel()).arg(json(&user))).await
+    }
+
+    /// The pairs of a hash or a sorted set. What is there from beginning to end is among them.
+    async fn scan(&self, command: &str, key: &str) -> Result<Vec<(String, String)>, Trouble> {
+        let mut pairs = Vec::new();
+        let mut cursor = 0_u64;
+        loop {
+            let (next, page): (u64, Vec<(String, String)>) =
+                self.run(cmd(command).arg(key).arg(cursor).arg("COUNT").arg(500)).await?;
+            pairs.extend(page);
+            if next == 0 {
+                return Ok(pairs);
+            }
+            cursor = next;
+        }
+    }
+}
+
+/// How long a rank is.
+const RANK_BYTES: usize = 32;
+/// Far beyond every time that is asked for, and within what Redis takes.
+const LONGEST_MS: i64 = 1 << 42;
+
+fn id_of(key: &Key) -> String {
+    json(key)
+}
+
+/// A fact as it is stored: its rank, by which scripts compare it, and the fact.
+fn encode(fact: &Fact) -> String {
+    fact.statement().rank() + &json(fact)
+}
+
+/// The fact that is stored or told so; none where there is none.
+pub(super) fn decode(text: &str) -> Option<Fact> {
+    if text.is_empty() { None } else { read(text.get(RANK_BYTES..).unwrap_or(text)) }
+}
+
+/// Whom to forget; none for everyone. What cannot be read could name anybody.
+pub(super) fn decode_drop(text: &str) -> Option<(TenantName, String)> {
+    read::<Option<_>>(text).flatten()
+}
+
+fn member(grant: &Grant) -> String {
+    json(&(&grant.user, &grant.session, &grant.organization, &grant.client_id))
+}
+
+fn grant_of(tenant: &TenantName, member: &str, until: &str) -> Option<Grant> {
+    let (user, session, organization, client_id) = read(member)?;
+    let until: f64 = until.parse().ok()?;
+    #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 are far below 2^53")]
+    let until = UnixMillis(until as i64);
+    Some(Grant { tenant: tenant.clone(), user, session, organization, client_id, until })
+}
+
+/// Only texts, numbers, lists and enums of them are written: that does not fail.
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+    let read = serde_json::from_str(text);
+    if read.is_err() {
+        tracing::warn!("something in Redis under this service's prefix is not of this service's making; it is ignored");
+    }
+    read.ok()
+}

@@ -1,0 +1,64 @@
+//! A line to Redis for one replica alone, which can be cut, or go silent as a network does that loses everything.
+
+use ably_clerk_auth::store::RedisAddress;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+use crate::server::RedisServer;
+
+/// How a line is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Condition {
+    Whole,
+    /// Connections end, and new ones end at once.
+    Cut,
+    /// Connections stay, and nothing comes through.
+    Silent,
+}
+
+/// A line through which a replica reaches Redis.
+pub(crate) struct Line {
+    port: u16,
+    condition: watch::Sender<Condition>,
+}
+
+impl Line {
+    pub(crate) async fn to(server: &RedisServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (condition, watched) = watch::channel(Condition::Whole);
+        let redis = server.port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(carry(stream, redis, watched.clone()));
+            }
+        });
+        Self { port, condition }
+    }
+
+    pub(crate) fn address(&self) -> RedisAddress {
+        RedisAddress::parse(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+    }
+
+    pub(crate) fn becomes(&self, condition: Condition) {
+        self.condition.send_replace(condition);
+    }
+}
+
+async fn carry(mut near: TcpStream, redis: u16, mut condition: watch::Receiver<Condition>) {
+    let mut far = TcpStream::connect(("127.0.0.1", redis)).await.unwrap();
+    loop {
+        let now = *condition.borrow_and_update();
+        match now {
+            Condition::Cut => return,
+            Condition::Silent => condition.changed().await.unwrap(),
+            Condition::Whole => tokio::select! {
+                _ = copy_bidirectional(&mut near, &mut far) => return,
+                _ = condition.changed() => {}
+            },
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! What every store does.
+
+use std::time::Duration;
+
+use ably_clerk_auth::store::{
+    Bounds, DueWork, Fact, Grant, GrantedTo, Health, OnFailure, Reach, Recorded, Ruling, Source, StoreError, Subject,
+    TenantName, Verdict,
+};
+
+use crate::{
+    server::RedisServer,
+    stage::{MINUTE, NOW, Replica, ago, fact, grant, in_time, of_session, of_user, session},
+};
+
+/// Each test once with each store.
+macro_rules! with_both_stores {
+    ($($(#[doc = $doc:literal])? async fn $name:ident($replica:ident, $bounds:expr) $body:block)*) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Replica::in_memory(&super::bounds($bounds))).await;
+            })*
+        }
+
+        mod redis {
+            $(#[tokio::test]
+            async fn $name() {
+                let server = super::RedisServer::start();
+                let bounds = super::bounds($bounds);
+                let replica = super::Replica::at(&server.address(), &bounds, super::OnFailure::Degrade);
+                replica.becomes(super::Health::Ready).await;
+                super::$name(replica).await;
+            })*
+        }
+
+        $(async fn $name($replica: Replica) $body)*
+    };
+}
+
+/// At most so many of everything; 0 for the default.
+fn bounds(most: usize) -> Bounds {
+    if most == 0 { Bounds::default() } else { Bounds { facts: most, remembered: most, grants: most, work: most } }
+}
+
+fn sorted(mut grants: Vec<Grant>) -> Vec<Grant> {
+    grants.sort();
+    grants
+}
+
+fn work(id: &str, due: ably_clerk_auth::clock::UnixMillis) -> DueWork {
+    DueWork { id: id.to_owned(), due, job: format!("the job of {id}") }
+}
+
+async fn claimed(replica: &Replica, most: usize) -> Vec<String> {
+    let mut ids: Vec<_> = replica.store.claim(most, replica.now()).await.into_iter().map(|work| work.id).collect();
+    ids.sort();
+    ids
+}
+
+with_both_stores! {
+    async fn a_denied_session_is_refused_and_no_other(replica, 0) {
+        let denied = fact(of_session("sess_1"), Ruling::Denied(Source::Clerk), ago(1));
+        assert_eq!(replica.record(denied).await, Recorded::New);
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+        assert_eq!(replica.verdict(&session("sess_2", "user_1", None)), Verdict::Clear);
+        assert_eq!(replica.verdict(&session("user_1", "sess_1", None)), Verdict::Clear);
+    }
+
+    async fn a_denied_user_is_refused_in_every_session(replica, 0) {
+        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", Some("org_1"))), Verdict::Denied);
+        assert_eq!(replica.verdict(&session("sess_2", "user_1", None)), Verdict::Denied);
+        assert_eq!(replica.verdict(&session("sess_3", "user_2", None)), Verdict::Clear);
+    }
+
+    async fn a_denial_ends_at_its_time(replica, 0) {
+        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+        replica.pass_short_of(10 * MINUTE);
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+        replica.pass(Duration::from_millis(1));
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
+    }
+
+    async fn only_a_newer_event_lifts_a_denial(replica, 0) {
+        let is = |verdict| assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), verdict);
+        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(20))).await;
+        let late = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(30));
+        assert_eq!(replica.record(late).await, Recorded::Outdated);
+        is(Verdict::Denied);
+        let newer = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(10));
+        assert_eq!(replica.record(newer).await, Recorded::New);
+        is(Verdict::Clear);
+        let late = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(15));
+        assert_eq!(replica.record(late).await, Recorded::Outdated);
+        is(Verdict::Clear);
+    }
+
+    async fn of_two_events_of_one_millisecond_the_one_that_refuses_holds(replica, 0) {
+        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(20))).await;
+        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(20))).await;
+        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(20))).await;
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+    }
+
+    async fn the_same_event_again_is_told_from_an_older_one(replica, 0) {
+        let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(20));
+        assert_eq!(replica.record(denied.clone()).await, Recorded::New);
+        assert_eq!(replica.record(denied.clone()).await, Recorded::Repeated);
+        let again = Fact { until: denied.until.after(MINUTE), ..denied.clone() };
+        assert_eq!(replica.record(again).await, Recorded::Repeated);
+        // It came later, so it holds for longer.
+        replica.pass_short_of(11 * MINUTE);
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+    }
+
+    async fn no_event_undoes_a_deletion(replica, 0) {
+        replica.record(fact(of_user("user_1"), Ruling::Deleted, ago(20))).await;
+        for ruling in [Ruling::Lifted(Source::Clerk), Ruling::Denied(Source::Clerk), Ruling::Lifted(Source::Operator)] {
+            replica.record(fact(of_user("user_1"), ruling, ago(10))).await;
+            assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+        }
+    }
+
+    async fn a_timestamp_counts_for_48_hours(replica, 0) {
+        let lifted = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), NOW);
+        let denied = |replica: &Replica| Fact {
+            until: replica.now().after(MINUTE),
+            ..fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))
+        };
+        replica.record(lifted).await;
+        replica.pass_short_of(Fact::REMEMBERED_FOR);
+        assert_eq!(replica.record(denied(&replica)).await, Recorded::Outdated);
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
+    }
+
+    async fn what_an_operator_denies_only_an_operator_lifts(replica, 0) {
+        let is = |verdict| assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), verdict);
+        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Operator), ago(20))).await;
+        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(10))).await;
+        is(Verdict::Denied);
+        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Operator), ago(5))).await;
+        is(Verdict::Clear);
+        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(4))).await;
+        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Operator), ago(3))).await;
+        is(Verdict::Denied);
+    }
+
+    async fn a_mark_outdates_the_tokens_minted_until_then_of_those_concerned(replica, 0) {
+        let minted = |at, user, organization| {
+            let mut session = session("sess_1", user, organization);
+            session.issued_at = at;
+            session
+        };
+        let member = Subject::Member { user: "user_1".into(), organization: "org_1".into() };
+        for (subject, concerned, other) in [
+            (of_user("user_a"), ("user_a", Some("org_a")), ("user_b", Some("org_a"))),
+            (member.clone(), ("user_1", Some("org_1")), ("user_1", Some("org_2"))),
+            (member, ("user_1", Some("org_1")), ("user_2", Some("org_1"))),
+            (Subject::Organization("org_3".into()), ("user_3", Some("org_3")), ("user_3", None)),
+        ] {
+            replica.record(fact(subject, Ruling::Marked, ago(50))).await;
+            assert_eq!(replica.verdict(&minted(ago(50), concerned.0, concerned.1)), Verdict::Outdated);
+            assert_eq!(replica.verdict(&minted(ago(49), concerned.0, concerned.1)), Verdict::Clear);
+            assert_eq!(replica.verdict(&minted(ago(50), other.0, other.1)), Verdict::Clear);
+        }
+        replica.record(fact(of_user("user_a"), Ruling::Marked, ago(60))).await;
+        assert_eq!(replica.verdict(&minted(ago(50), "user_a", None)), Verdict::Outdated);
+        replica.pass(10 * MINUTE);
+        assert_eq!(replica.verdict(&minted(ago(50), "user_a", None)), Verdict::Clear);
+    }
+
+    async fn who_is_denied_is_not_told_to_come_again(replica, 0) {
+        replica.record(fact(of_user("user_1"), Ruling::Marked, NOW)).await;
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Outdated);
+        replica.record(fact(of_session("sess_1"), Ruling::Denied(Source::Clerk), NOW)).await;
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+    }
+
+    async fn tenants_do_not_see_each_others_facts_or_grants(replica, 0) {
+        // Names that would be one if they were only written one after the other.
+        let [one, other] = ["a", "a\",\"b"].map(TenantName::from);
+        let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1));
+        replica.record(Fact { tenant: one.clone(), ..denied }).await;
+        assert_eq!(replica.verdict_of(&one, &session("sess_1", "user_1", None)), Verdict::Denied);
+        assert_eq!(replica.verdict_of(&other, &session("sess_1", "user_1", None)), Verdict::Clear);
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
+
+        let given = Grant { tenant: one.clone(), ..grant("user_1", "sess_1", None, "alice", MINUTE) };
+        replica.put_grant(given.clone()).await;
+        let to = GrantedTo::ClientId("alice".into());
+        assert_eq!(replica.store.grants(&one, &to, NOW).await.grants, [given]);
+        assert_eq!(replica.store.grants(&other, &to, NOW).await.grants, []);
+    }
+
+    async fn a_grant_is_found_by_all_that_it_names(replica, 0) {
+        let tenant = TenantName::default();
+        let one = grant("user_1", "sess_1", Some("org_1"), "alice", MINUTE);
+        let two = grant("user_1", "sess_2", None, "alice", 2 * MINUTE);
+        let three = grant("user_2", "sess_3", Some("org_1"), "bob", 3 * MINUTE);
+        for grant in [&one, &two, &three] {
+            replica.put_grant(grant.clone()).await;
+        }
+        for (to, found) in [
+            (GrantedTo::User("user_1".into()), vec![one.clone(), two.clone()]),
+            (GrantedTo::Session("sess_2".into()), vec![two.clone()]),
+            (GrantedTo::Organization("org_1".into()), vec![one.clone(), three.clone()]),
+            (GrantedTo::ClientId("alice".into()), vec![one.clone(), two.clone()]),
+            (GrantedTo::User("alice".into()), vec![]),
+        ] {
+            let live = replica.store.grants(&tenant, &to, NOW).await;
+            assert_eq!((sorted(live.grants), live.reach), (sorted(found), Reach::AllReplicas), "{to:?}");
+        }
+    }
+
+    async fn a_grant_lives_as_long_as_its_last_token(replica, 0) {
+        let user = GrantedTo::User("user_1".into());
+        let first = grant("user_1", "sess_1", None, "alice", MINUTE);
+        let longer = Grant { until: NOW.after(2 * MINUTE), ..first.clone() };
+        for given in [&first, &longer, &first] {
+            replica.put_grant(given.clone()).await;
+        }
+        let found = async |replica: &Replica| {
+            replica.store.grants(&TenantName::default(), &user, replica.now()).await.grants
+        };
+        assert_eq!(found(&replica).await, std::slice::from_ref(&longer));
+        replica.pass_short_of(2 * MINUTE);
+        assert_eq!(found(&replica).await, [longer]);
+        replica.pass(Duration::from_millis(1));
+        assert_eq!(found(&replica).await, []);
+    }
+
+    async fn many_grants_of_one_organization_are_all_found(replica, 0) {
+        for n in 0..1500 {
+            replica.put_grant(grant(&format!("user_{n}"), &format!("sess_{n}"), Some("org_1"), "one", MINUTE)).await;
+        }
+        let to = GrantedTo::Organization("org_1".into());
+        assert_eq!(replica.store.grants(&TenantName::default(), &to, NOW).await.grants.len(), 1500);
+    }
+
+    async fn work_is_claimed_when_it_is_due_and_the_earliest_first(replica, 0) {
+        for (id, due) in [("later", NOW.after(MINUTE)), ("second", ago(1)), ("first", ago(2))] {
+            in_time!(replica, replica.store.enqueue(work(id, due), NOW));
+        }
+        let claimed = replica.store.claim(1, NOW).await;
+        assert_eq!(claimed, [work("first", ago(2))]);
+        assert_eq!(replica.store.claim(9, NOW).await, [work("second", ago(1))]);
+        assert_eq!(replica.store.claim(9, NOW).await, []);
+    }
+
+    async fn claimed_work_falls_to_another_after_the_lease_unless_it_is_done(replica, 0) {
+        for id in ["done", "left", "postponed"] {
+            in_time!(replica, replica.store.enqueue(work(id, NOW), NOW));
+        }
+        assert_eq!(claimed(&replica, 9).await, ["done", "left", "postponed"]);
+        in_time!(replica, replica.store.complete("done"));
+        in_time!(replica, replica.store.postpone("postponed", NOW.after(5 * MINUTE)));
+        in_time!(replica, replica.store.postpone("done", NOW));
+        replica.pass_short_of(DueWork::LEASE);
+        assert_eq!(claimed(&replica, 9).await, [""; 0]);
+        replica.pass(Duration::from_millis(1));
+        assert_eq!(claimed(&replica, 9).await, ["left"]);
+        replica.pass(5 * MINUTE);
+        assert_eq!(claimed(&replica, 9).await, ["left", "postponed"]);
+    }
+
+    async fn work_enqueued_again_is_left_as_it_is(replica, 0) {
+        in_time!(replica, replica.store.enqueue(work("one", NOW), NOW));
+        assert_eq!(claimed(&replica, 9).await, ["one"]);
+        in_time!(replica, replica.store.enqueue(work("one", NOW), NOW));
+        assert_eq!(claimed(&replica, 9).await, [""; 0]);
+    }
+
+    async fn a_drop_reaches_whoever_remembers_the_user(replica, 0) {
+        in_time!(replica, replica.store.drop_user(&TenantName::default(), "user_1"));
+        assert_eq!(replica.drops.lock().unwrap()[0], "user_1 of default");
+    }
+
+    async fn a_denial_without_room_is_refused_and_so_are_tokens_until_there_is_room(replica, 2) {
+        let denied = |n, minutes| Fact {
+            until: NOW.after(minutes * MINUTE),
+            ..fact(of_user(&format!("user_{n}")), Ruling::Denied(Source::Clerk), ago(1))
+        };
+        replica.record(denied(1, 1)).await;
+        assert_eq!(replica.store.may_issue(replica.now()), Ok(()));
+        replica.record(denied(2, 2)).await;
+        assert_eq!(replica.store.record(denied(3, 3), NOW).await, Err(StoreError::Full));
+        assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
+        assert_eq!(replica.health(), Health::Full);
+        // What is known already can be told again, and lifted.
+        assert_eq!(replica.record(denied(2, 2)).await, Recorded::Repeated);
+        replica.pass(MINUTE);
+        replica.record(denied(3, 3)).await;
+        for (user, verdict) in [("user_1", Verdict::Clear), ("user_2", Verdict::Denied), ("user_3", Verdict::Denied)] {
+            assert_eq!(replica.verdict(&session("sess_1", user, None)), verdict);
+        }
+        let lifted = fact(of_user("user_2"), Ruling::Lifted(Source::Clerk), NOW);
+        replica.record(lifted).await;
+        assert_eq!(replica.store.may_issue(replica.now()), Ok(()));
+    }
+
+    async fn timestamps_give_way_before_denials_do(replica, 2) {
+        let denied = fact(of_user("user_0"), Ruling::Denied(Source::Clerk), ago(1));
+        replica.record(denied).await;
+        for n in 1..9 {
+            replica.record(fact(of_user(&format!("user_{n}")), Ruling::Lifted(Source::Clerk), ago(1))).await;
+        }
+        assert_eq!(replica.verdict(&session("sess_1", "user_0", None)), Verdict::Denied);
+        assert_eq!(replica.store.may_issue(NOW), Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_full_index_in_memory_refuses_only_the_new_grant() {
+    let replica = Replica::in_memory(&bounds(2));
+    for n in 1..=2 {
+        replica.put_grant(grant(&format!("user_{n}"), "sess_1", None, "alice", MINUTE)).await;
+    }
+    let third = grant("user_3", "sess_1", None, "alice", 2 * MINUTE);
+    assert_eq!(replica.store.put_grant(third.clone(), NOW).await, Err(StoreError::Full));
+    replica.put_grant(grant("user_1", "sess_1", None, "alice", 2 * MINUTE)).await;
+    assert_eq!(replica.store.may_issue(NOW), Ok(()));
+    replica.pass(MINUTE);
+    replica.put_grant(third).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_in_memory_takes_no_more_work() {
+    let replica = Replica::in_memory(&bounds(1));
+    replica.store.enqueue(work("one", NOW), NOW).await.unwrap();
+    assert_eq!(replica.store.enqueue(work("two", NOW), NOW).await, Err(StoreError::Full));
+    replica.store.complete("one").await.unwrap();
+    replica.store.enqueue(work("two", NOW), NOW).await.unwrap();
+}

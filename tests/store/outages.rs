@@ -1,0 +1,323 @@
+//! Redis goes away, without notice and in the middle of load, and comes back with its data or without.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use ably_clerk_auth::store::{
+    Bounds, DueWork, GrantedTo, Health, OnFailure, Reach, Recorded, Ruling, Source, StoreError, TenantName, Verdict,
+};
+
+use crate::{
+    line::{Condition, Line},
+    server::RedisServer,
+    stage::{MINUTE, NOW, Replica, ago, eventually, fact, grant, in_time, of_session, of_user, session},
+};
+
+/// What becomes of its data when Redis dies.
+#[derive(Clone, Copy, PartialEq)]
+enum Data {
+    Kept,
+    Lost,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_dies_amid_load_and_comes_back_with_its_data() {
+    amid_load(Data::Kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_dies_amid_load_and_comes_back_empty() {
+    amid_load(Data::Lost).await;
+}
+
+/// Two replicas store facts and grants all the time, while Redis is killed and started again, three times.
+async fn amid_load(data: Data) {
+    let mut server = RedisServer::start();
+    let replicas = [Arc::new(Replica::of(&server).await), Arc::new(Replica::of(&server).await)];
+    let stop = Arc::new(AtomicBool::new(false));
+    let stored = Arc::new(Mutex::new(Vec::new()));
+    let load: Vec<_> = (0..2)
+        .map(|writer: usize| {
+            let (replica, stop, stored) = (Arc::clone(&replicas[writer]), Arc::clone(&stop), Arc::clone(&stored));
+            tokio::spawn(async move {
+                let (mut answers, mut n) = ([0, 0], 0);
+                while !stop.load(Ordering::Relaxed) {
+                    n += 1;
+                    let id = format!("sess_{writer}_{n}");
+                    let denied = fact(of_session(&id), Ruling::Denied(Source::Clerk), ago(1));
+                    match replica.store.record(denied, NOW).await {
+                        Ok(_) => answers[0] += 1,
+                        Err(StoreError::Unavailable) => answers[1] += 1,
+                        Err(StoreError::Full) => panic!("there is room"),
+                    }
+                    assert_eq!(replica.verdict(&session(&id, "user_1", None)), Verdict::Denied);
+                    // Degraded, it still issues.
+                    replica.store.put_grant(grant("user_1", &id, None, "alice", MINUTE), NOW).await.unwrap();
+                    stored.lock().unwrap().push(id);
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                answers
+            })
+        })
+        .collect();
+
+    let more = async || {
+        let before = stored.lock().unwrap().len();
+        eventually("the load goes on", || stored.lock().unwrap().len() > before + 50).await;
+    };
+    for _ in 0..3 {
+        more().await;
+        server.kill();
+        for replica in &replicas {
+            replica.becomes(Health::Degraded).await;
+        }
+        more().await;
+        if data == Data::Lost {
+            server.forget_everything();
+        }
+        assert!(server.start_again());
+        for replica in &replicas {
+            replica.becomes(Health::Ready).await;
+        }
+    }
+    more().await;
+    stop.store(true, Ordering::Relaxed);
+    for writer in load {
+        let [stored, alone] = writer.await.unwrap();
+        assert!(stored > 50 && alone > 50, "{stored} stored, {alone} learned without Redis: that is no load");
+    }
+
+    let stored = stored.lock().unwrap().clone();
+    let knows_all =
+        |replica: &Replica| stored.iter().all(|id| replica.verdict(&session(id, "user_1", None)) == Verdict::Denied);
+    for replica in &replicas {
+        eventually("each replica knows what any has learned", || knows_all(replica)).await;
+    }
+    let (tenant, user) = (TenantName::default(), GrantedTo::User("user_1".into()));
+    let fresh = Replica::of(&server).await;
+    eventually("Redis has been given all facts", || knows_all(&fresh)).await;
+    let given_all_grants = async {
+        loop {
+            let live = fresh.store.grants(&tenant, &user, NOW).await;
+            if live.reach == Reach::AllReplicas && live.grants.len() == stored.len() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(MINUTE / 3, given_all_grants).await.expect("Redis has been given all grants");
+}
+
+#[tokio::test]
+async fn without_redis_a_replica_goes_on_with_what_it_knows() {
+    let mut server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+    replica.put_grant(grant("user_1", "sess_1", None, "alice", MINUTE)).await;
+    server.kill();
+    replica.becomes(Health::Degraded).await;
+
+    assert_eq!(replica.store.may_issue(NOW), Ok(()));
+    assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+    // What it is told now, it tells others later, but cannot promise.
+    let lifted = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), NOW);
+    assert_eq!(replica.store.record(lifted, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
+    let live = replica.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), NOW).await;
+    assert_eq!((live.grants.len(), live.reach), (1, Reach::ThisReplica));
+    assert_eq!(replica.store.put_grant(grant("user_2", "sess_2", None, "bob", MINUTE), NOW).await, Ok(()));
+}
+
+#[tokio::test]
+async fn without_redis_a_replica_that_is_to_refuse_issues_nothing() {
+    let mut server = RedisServer::start();
+    let replica = Replica::at(&server.address(), &Bounds::default(), OnFailure::Refuse);
+    replica.becomes(Health::Ready).await;
+    assert_eq!(replica.store.may_issue(NOW), Ok(()));
+    server.kill();
+    replica.becomes(Health::Degraded).await;
+    assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Unavailable));
+    let late = grant("user_1", "sess_1", None, "alice", MINUTE);
+    assert_eq!(replica.store.put_grant(late, NOW).await, Err(StoreError::Unavailable));
+    assert!(server.start_again());
+    replica.becomes(Health::Ready).await;
+    assert_eq!(replica.store.may_issue(NOW), Ok(()));
+}
+
+#[tokio::test]
+async fn a_replica_that_has_never_met_redis_issues_nothing() {
+    let mut server = RedisServer::start();
+    server.kill();
+    let replica = Replica::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
+    let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW);
+    assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(replica.health(), Health::Starting);
+    assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Unavailable));
+    assert!(server.start_again());
+    replica.becomes(Health::Ready).await;
+    let other = Replica::of(&server).await;
+    assert_eq!(other.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+}
+
+#[tokio::test]
+async fn a_lift_that_one_replica_missed_reaches_it_when_it_comes_back() {
+    let mut server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    let subject = session("sess_1", "user_1", None);
+    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2))).await;
+    eventually("the denial arrives", || other.verdict(&subject) == Verdict::Denied).await;
+    server.kill();
+    one.becomes(Health::Degraded).await;
+    other.becomes(Health::Degraded).await;
+    let lifted = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1));
+    assert_eq!(one.store.record(lifted, NOW).await, Err(StoreError::Unavailable));
+    // Whichever comes back first: the denial must not win by being written back last.
+    server.forget_everything();
+    assert!(server.start_again());
+    eventually("the lift arrives", || other.verdict(&subject) == Verdict::Clear).await;
+    one.becomes(Health::Ready).await;
+    assert_eq!(one.verdict(&subject), Verdict::Clear);
+}
+
+#[tokio::test]
+async fn what_redis_has_lost_is_told_again_by_whoever_knows() {
+    let server = RedisServer::start();
+    let one = Replica::of(&server).await;
+    one.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
+    // Neither this replica nor Redis knows that the event is outdated; the other one does.
+    let other = Replica::of(&server).await;
+    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2))).await;
+    let subject = session("sess_1", "user_1", None);
+    eventually("the newer event is told", || other.verdict(&subject) == Verdict::Clear).await;
+    assert_eq!(one.verdict(&subject), Verdict::Clear);
+}
+
+#[tokio::test]
+async fn who_was_away_forgets_all_users_and_has_others_forget_those_it_could_not_name() {
+    let server = RedisServer::start();
+    let line = Line::to(&server).await;
+    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
+    one.becomes(Health::Ready).await;
+    let other = Replica::of(&server).await;
+    assert_eq!(*one.drops.lock().unwrap(), [""; 0]);
+    line.becomes(Condition::Cut);
+    one.becomes(Health::Degraded).await;
+    let told = one.store.drop_user(&TenantName::default(), "user_1").await;
+    assert_eq!(told, Err(StoreError::Unavailable));
+    assert_eq!(*one.drops.lock().unwrap(), ["user_1 of default"]);
+    line.becomes(Condition::Whole);
+    for replica in [&one, &other] {
+        eventually("everyone is forgotten", || replica.drops.lock().unwrap().contains(&"everyone".to_owned())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_has_gone_silent_is_noticed_without_anybody_waiting_for_it() {
+    let server = RedisServer::start();
+    let line = Line::to(&server).await;
+    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
+    one.becomes(Health::Ready).await;
+    let other = Replica::of(&server).await;
+    line.becomes(Condition::Silent);
+    one.becomes(Health::Degraded).await;
+    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+    let denied = fact(of_user("user_2"), Ruling::Denied(Source::Clerk), ago(1));
+    assert_eq!(one.store.record(denied, NOW).await, Err(StoreError::Unavailable));
+    line.becomes(Condition::Whole);
+    for replica in [&one, &other] {
+        for user in ["user_1", "user_2"] {
+            let subject = session("sess_1", user, None);
+            eventually("both know both", || replica.verdict(&subject) == Verdict::Denied).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn work_outlives_redis_and_is_done_without_it() {
+    let mut server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    let work = |id: &str, due| DueWork { id: id.to_owned(), due, job: String::new() };
+    in_time!(one, one.store.enqueue(work("before", NOW.after(MINUTE)), NOW));
+    in_time!(one, one.store.enqueue(work("done", NOW), NOW));
+    assert_eq!(other.store.claim(9, NOW).await.len(), 1);
+    in_time!(other, other.store.complete("done"));
+    // That it is done is told in order with what is told after it.
+    one.record(fact(of_user("user_1"), Ruling::Marked, NOW)).await;
+    server.kill();
+    one.becomes(Health::Degraded).await;
+    other.becomes(Health::Degraded).await;
+
+    assert_eq!(one.store.enqueue(work("urgent", NOW), NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.enqueue(work("meanwhile", NOW.after(MINUTE)), NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.claim(9, NOW).await, [work("urgent", NOW)]);
+    assert_eq!(one.store.complete("urgent").await, Err(StoreError::Unavailable));
+
+    server.forget_everything();
+    assert!(server.start_again());
+    one.becomes(Health::Ready).await;
+    other.becomes(Health::Ready).await;
+    let mut left: Vec<_> = other.store.claim(9, NOW.after(MINUTE)).await.into_iter().map(|work| work.id).collect();
+    left.sort();
+    assert_eq!(left, ["before", "meanwhile"]);
+}
+
+#[tokio::test]
+async fn a_denial_that_redis_has_no_memory_for_stops_all_tokens_until_it_is_stored() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    let known = grant("user_1", "sess_1", None, "alice", MINUTE);
+    replica.put_grant(known.clone()).await;
+    server.set_memory(1);
+
+    // A grant: only it is refused.
+    let new = grant("user_2", "sess_2", None, "bob", MINUTE);
+    assert_eq!(replica.store.put_grant(new, NOW).await, Err(StoreError::Full));
+    assert_eq!(replica.store.put_grant(known, NOW).await, Ok(()));
+    assert_eq!(replica.store.may_issue(NOW), Ok(()));
+    let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
+    assert_eq!(replica.store.enqueue(work, NOW).await, Err(StoreError::Full));
+
+    // A denial: everything is.
+    let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1));
+    assert_eq!(replica.store.record(denied.clone(), NOW).await, Err(StoreError::Full));
+    assert_eq!(replica.health(), Health::Full);
+    assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
+    assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+
+    server.set_memory(0);
+    replica.becomes(Health::Ready).await;
+    assert_eq!(replica.store.may_issue(NOW), Ok(()));
+    assert_eq!(replica.record(denied).await, Recorded::Repeated);
+}
+
+#[tokio::test]
+async fn what_there_is_no_room_to_learn_without_redis_is_refused() {
+    let mut server = RedisServer::start();
+    let bounds = Bounds { facts: 1, remembered: 1, ..Bounds::default() };
+    let replica = Replica::at(&server.address(), &bounds, OnFailure::Degrade);
+    replica.becomes(Health::Ready).await;
+    server.kill();
+    replica.becomes(Health::Degraded).await;
+    let denied = |user| fact(of_user(user), Ruling::Denied(Source::Clerk), NOW);
+    assert_eq!(replica.store.record(denied("user_1"), NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(replica.store.record(denied("user_2"), NOW).await, Err(StoreError::Full));
+    assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
+}
+
+#[tokio::test]
+async fn a_fact_that_a_replica_had_no_room_for_is_learned_when_there_is_room() {
+    let server = RedisServer::start();
+    let large = Replica::of(&server).await;
+    let small = Replica::at(&server.address(), &Bounds { facts: 1, ..Bounds::default() }, OnFailure::Degrade);
+    small.becomes(Health::Ready).await;
+    let mut first = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW);
+    first.until = NOW.after(MINUTE);
+    large.record(first).await;
+    small.becomes(Health::Full).await;
+    large.record(fact(of_user("user_2"), Ruling::Denied(Source::Clerk), NOW)).await;
+    small.pass(MINUTE);
+    eventually("it learns the other", || small.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
+}

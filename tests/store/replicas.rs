@@ -1,0 +1,217 @@
+//! Several replicas of one Redis.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use ably_clerk_auth::{
+    clock::millis,
+    store::{
+        Bounds, DueWork, GrantedTo, Health, OnFailure, Reach, Ruling, Source, StoreError, Subject, TenantName, Verdict,
+    },
+};
+
+use crate::{
+    server::RedisServer,
+    stage::{MINUTE, NOW, Replica, ago, eventually, fact, grant, in_time, of_session, of_user, session},
+};
+
+#[tokio::test]
+async fn what_one_replica_learns_the_other_knows() {
+    let server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    let subject = session("sess_1", "user_1", Some("org_1"));
+
+    one.record(fact(Subject::Organization("org_1".into()), Ruling::Marked, NOW)).await;
+    eventually("the mark arrives", || other.verdict(&subject) == Verdict::Outdated).await;
+    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2))).await;
+    eventually("the denial arrives", || one.verdict(&subject) == Verdict::Denied).await;
+    one.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    eventually("the end of the denial arrives", || other.verdict(&subject) == Verdict::Outdated).await;
+
+    let given = grant("user_1", "sess_1", None, "alice", MINUTE);
+    one.put_grant(given.clone()).await;
+    let live = other.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), NOW).await;
+    assert_eq!((live.grants, live.reach), (vec![given], Reach::AllReplicas));
+
+    in_time!(one, one.store.drop_user(&TenantName::default(), "user_1"));
+    eventually("the drop arrives", || other.drops.lock().unwrap().contains(&"user_1 of default".to_owned())).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_knows_all_that_holds_once_it_is_ready() {
+    let server = RedisServer::start();
+    let one = Replica::of(&server).await;
+    // More than Redis keeps in one piece, and than it gives at once.
+    for n in 0..1200 {
+        one.record(fact(of_session(&format!("sess_{n}")), Ruling::Denied(Source::Clerk), ago(1))).await;
+    }
+    let other = Replica::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
+    assert_eq!(other.health(), Health::Starting);
+    assert_eq!(other.store.may_issue(NOW), Err(StoreError::Unavailable));
+    other.becomes(Health::Ready).await;
+    for n in 0..1200 {
+        assert_eq!(other.verdict(&session(&format!("sess_{n}"), "user_1", None)), Verdict::Denied);
+    }
+    assert_eq!(other.store.may_issue(NOW), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_missed_that_is_stored_while_a_replica_starts_or_comes_back() {
+    let server = RedisServer::start();
+    let one = Arc::new(Replica::of(&server).await);
+    let (stored, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let writing = {
+        let (one, stored, stop) = (Arc::clone(&one), Arc::clone(&stored), Arc::clone(&stop));
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let id = format!("sess_{}", stored.load(Ordering::Relaxed));
+                one.record(fact(of_session(&id), Ruling::Denied(Source::Clerk), ago(1))).await;
+                stored.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    let knows = |replica: &Replica, range: std::ops::Range<usize>| {
+        range.into_iter().all(|n| replica.verdict(&session(&format!("sess_{n}"), "user_1", None)) == Verdict::Denied)
+    };
+    let mut others = Vec::new();
+    let more = async || {
+        let before = stored.load(Ordering::Relaxed);
+        eventually("the load goes on", || stored.load(Ordering::Relaxed) > before + 20).await;
+    };
+    for _ in 0..8 {
+        more().await;
+        let before = stored.load(Ordering::Relaxed);
+        let other = Replica::of(&server).await;
+        assert!(knows(&other, 0..before), "what was stored before it began to start is there once it is ready");
+        let during = stored.load(Ordering::Relaxed);
+        eventually("it hears of what was stored while it started", || knows(&other, before..during)).await;
+        others.push(other);
+
+        server.hang_up();
+        more().await;
+        for replica in others.iter().chain([&*one]) {
+            replica.becomes(Health::Ready).await;
+        }
+        let during = stored.load(Ordering::Relaxed);
+        for other in &others {
+            eventually("it hears of what was stored while it came back", || knows(other, 0..during)).await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    writing.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_is_claimed_once_however_many_want_it() {
+    let server = RedisServer::start();
+    let replicas = [Arc::new(Replica::of(&server).await), Arc::new(Replica::of(&server).await)];
+    for n in 0..200 {
+        let work = DueWork { id: n.to_string(), due: NOW, job: String::new() };
+        in_time!(replicas[0], replicas[0].store.enqueue(work.clone(), NOW));
+    }
+    let claimed = Arc::new(Mutex::new(Vec::new()));
+    let claimants: Vec<_> = (0..16)
+        .map(|n| {
+            let (replica, claimed) = (Arc::clone(&replicas[n % 2]), Arc::clone(&claimed));
+            tokio::spawn(async move {
+                loop {
+                    let work = replica.store.claim(3, NOW).await;
+                    if work.is_empty() {
+                        break;
+                    }
+                    claimed.lock().unwrap().extend(work.into_iter().map(|work| work.id));
+                }
+            })
+        })
+        .collect();
+    for claimant in claimants {
+        claimant.await.unwrap();
+    }
+    let claimed = claimed.lock().unwrap();
+    assert_eq!((claimed.len(), claimed.iter().collect::<HashSet<_>>().len()), (200, 200));
+}
+
+#[tokio::test]
+async fn the_work_of_a_dead_replica_is_done_by_another() {
+    let server = RedisServer::start();
+    let other = Replica::of(&server).await;
+    {
+        let dead = Replica::of(&server).await;
+        let work = DueWork { id: "one".into(), due: NOW, job: "job".into() };
+        in_time!(dead, dead.store.enqueue(work.clone(), NOW));
+        assert_eq!(dead.store.claim(1, NOW).await.len(), 1);
+    }
+    assert_eq!(other.store.claim(1, NOW).await, []);
+    let claimed = other.store.claim(1, NOW.after(DueWork::LEASE)).await;
+    assert_eq!(claimed.into_iter().map(|work| work.job).collect::<Vec<_>>(), ["job"]);
+}
+
+#[tokio::test]
+async fn services_with_different_prefixes_share_nothing() {
+    let server = RedisServer::start();
+    let [one, other] = ["one:", "other:"]
+        .map(|prefix| Replica::with_prefix(&server.address(), prefix, &Bounds::default(), OnFailure::Degrade));
+    one.becomes(Health::Ready).await;
+    other.becomes(Health::Ready).await;
+    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
+    one.put_grant(grant("user_1", "sess_1", None, "alice", MINUTE)).await;
+    in_time!(one, one.store.enqueue(DueWork { id: "1".into(), due: NOW, job: String::new() }, NOW));
+    // What is told is told in order.
+    other.record(fact(of_user("user_2"), Ruling::Denied(Source::Clerk), NOW)).await;
+    assert_eq!(other.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
+    assert_eq!(other.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), NOW).await.grants, []);
+    assert_eq!(other.store.claim(1, NOW).await, []);
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
+    assert!(keys.iter().all(|key| key.starts_with("one:") || key.starts_with("other:")), "{keys:?}");
+}
+
+#[tokio::test]
+async fn what_is_over_leaves_redis() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
+    replica.record(fact(of_user("user_2"), Ruling::Lifted(Source::Clerk), NOW)).await;
+    replica.put_grant(grant("user_1", "sess_1", Some("org_1"), "alice", MINUTE)).await;
+    let mut connection = server.connection();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*:last:*").query(&mut connection).unwrap();
+    assert_eq!(keys.len(), 2);
+    let minute = millis(MINUTE);
+    for (pattern, count, longest) in [("*:last:*", 2, 48 * 60 * minute), ("*:grants:*", 4, minute)] {
+        let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut connection).unwrap();
+        assert_eq!(keys.len(), count);
+        for key in keys {
+            let left: i64 = redis::cmd("PTTL").arg(&key).query(&mut connection).unwrap();
+            assert!((1..=longest).contains(&left), "{key}: {left}");
+        }
+    }
+    // What holds has no time to live of its own, lest it be dropped for lack of memory: the next fact sweeps it out.
+    replica.pass(10 * MINUTE);
+    replica.record(fact(of_user("user_3"), Ruling::Lifted(Source::Clerk), NOW)).await;
+    let left: Vec<String> = redis::cmd("KEYS").arg("*:holding").query(&mut connection).unwrap();
+    assert_eq!(left, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_not_of_our_making_is_ignored() {
+    let server = RedisServer::start();
+    let one = Replica::of(&server).await;
+    let mut connection = server.connection();
+    let () = redis::cmd("HSET").arg(&["aca:{v1}:holding", "x", "rubbish"]).query(&mut connection).unwrap();
+    for message in ["rubbish", "", "ünïcode that ends amid a ränk"] {
+        let () = redis::cmd("PUBLISH").arg(&["aca:{v1}:facts", message]).query(&mut connection).unwrap();
+    }
+    let () = redis::cmd("PUBLISH").arg(&["aca:{v1}:drops", "rubbish"]).query(&mut connection).unwrap();
+    eventually("everyone is forgotten rather than nobody", || {
+        one.drops.lock().unwrap().contains(&"everyone".to_owned())
+    })
+    .await;
+    let other = Replica::of(&server).await;
+    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
+    eventually("the replicas go on", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
+}

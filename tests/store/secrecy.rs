@@ -1,0 +1,132 @@
+//! The password of Redis is told to nobody but Redis.
+
+use std::{
+    io::{self, BufRead as _, BufReader, Write as _},
+    net::{Ipv4Addr, TcpListener},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use ably_clerk_auth::store::{Bounds, Health, OnFailure, RedisAddress, Ruling, Source, Verdict};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::{
+    server::RedisServer,
+    stage::{NOW, Replica, eventually, fact, of_user, session},
+};
+
+/// What is logged, at every level.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let subscriber =
+            tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false).with_writer(self.clone());
+        tracing::subscriber::set_default(subscriber.finish())
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// A server with one more user, as an ACL file says it.
+fn with_user(user: &str) -> RedisServer {
+    RedisServer::start_with(&["--user"].into_iter().chain(user.split(' ')).collect::<Vec<_>>())
+}
+
+#[tokio::test]
+async fn an_acl_user_needs_only_the_keys_and_channels_of_its_prefix() {
+    let rights = "+@read +@write +@pubsub +@scripting +@connection +info";
+    let server = with_user(&format!("aca on >hunter2 ~aca:* &aca:* -@all {rights}"));
+    let log = Log::default();
+    let _listening = log.listen();
+    let address = RedisAddress::parse(&format!("redis://aca:hunter2@127.0.0.1:{}", server.port())).unwrap();
+    let replica = || Replica::at(&address, &Bounds::default(), OnFailure::Degrade);
+    let [one, other] = [replica(), replica()];
+    one.becomes(Health::Ready).await;
+    other.becomes(Health::Ready).await;
+    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
+    eventually("the denial arrives", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
+    let text = log.text();
+    assert!(text.contains("in step with Redis") && !text.contains("hunter2"), "{text}");
+    assert!(!format!("{address:?} {:?}", one.store).contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_as_such_once_and_not_repeated() {
+    let server = with_user("aca on >right ~aca:* &aca:* +@all");
+    let log = Log::default();
+    let _listening = log.listen();
+    let address = RedisAddress::parse(&format!("redis://aca:hunter2@127.0.0.1:{}", server.port())).unwrap();
+    let replica = Replica::at(&address, &Bounds::default(), OnFailure::Degrade);
+    eventually("it is logged", || log.text().contains("Redis cannot be used")).await;
+    assert_eq!(replica.health(), Health::Starting);
+    assert!(!log.text().contains("hunter2"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_server_that_repeats_what_it_does_not_understand_does_not_get_it_into_the_log() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // As Redis 5 answers HELLO.
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            while let Some(Ok(_)) = lines.next() {
+                let answer =
+                    "-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `aca`, `hunter2`, \r\n";
+                if stream.write_all(answer.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    let log = Log::default();
+    let _listening = log.listen();
+    let address = RedisAddress::parse(&format!("redis://aca:hunter2@127.0.0.1:{port}")).unwrap();
+    let replica = Replica::at(&address, &Bounds::default(), OnFailure::Degrade);
+    eventually("it is logged", || log.text().contains("Redis cannot be used")).await;
+    assert_eq!(replica.store.health(NOW), Health::Starting);
+    assert!(!log.text().contains("hunter2"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn an_outage_is_one_line_and_its_end_another() {
+    let mut server = RedisServer::start();
+    let log = Log::default();
+    let _listening = log.listen();
+    let replica = Replica::of(&server).await;
+    // Loading says something else than a closed port does; only one of both is to be met here.
+    server.kill();
+    replica.becomes(Health::Degraded).await;
+    eventually("it is refused", || log.text().contains("refused")).await;
+    let before = log.text().matches("Redis cannot be used").count();
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert_eq!(log.text().matches("Redis cannot be used").count(), before);
+    assert!(before <= 2, "{}", log.text());
+    assert!(server.start_again());
+    replica.becomes(Health::Ready).await;
+    assert_eq!(log.text().matches("in step with Redis").count(), 2);
+}

@@ -1,0 +1,133 @@
+//! A real Redis on a free port, which can be killed and started again.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ably_clerk_auth::store::RedisAddress;
+use tempfile::TempDir;
+
+/// Debian's `redis-server`, with a directory and a port of its own. It keeps its data when it is killed.
+pub(crate) struct RedisServer {
+    port: u16,
+    arguments: Vec<String>,
+    directory: TempDir,
+    process: Option<Child>,
+}
+
+impl RedisServer {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more arguments.
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::start_on(|port| vec!["--port".to_owned(), port.to_string()], arguments)
+    }
+
+    /// On a port that `port_arguments` name.
+    pub(crate) fn start_on(port_arguments: impl Fn(u16) -> Vec<String>, arguments: &[&str]) -> Self {
+        // Another may take a free port before Redis does.
+        for _ in 0..5 {
+            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+            let arguments = [port_arguments(port), arguments.iter().map(|&text| text.to_owned()).collect()].concat();
+            let directory = tempfile::tempdir().unwrap();
+            let mut server = Self { port, arguments, directory, process: None };
+            if server.start_again() {
+                return server;
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn address(&self) -> RedisAddress {
+        RedisAddress::parse(&self.url()).unwrap()
+    }
+
+    /// Whether it is there, with the data that it had.
+    pub(crate) fn start_again(&mut self) -> bool {
+        let mut process = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "no"])
+            .args(&self.arguments)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server; `make redis` installs it");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.answers() {
+            if process.try_wait().unwrap().is_some() {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "redis-server does not answer");
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.process = Some(process);
+        true
+    }
+
+    /// Whether it says anything but that it is still loading.
+    fn answers(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) else { return false };
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut answer = [0; 8];
+        let answered = stream.write_all(b"PING\r\n").and_then(|()| stream.read(&mut answer));
+        match answered {
+            Ok(_) => !answer.starts_with(b"-LOADING"),
+            // One that speaks TLS hangs up.
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+
+    /// As a crash does: SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Has it start without any data next time.
+    pub(crate) fn forget_everything(&self) {
+        for entry in fs::read_dir(self.directory.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
+    }
+
+    /// A connection for what the store has no command for.
+    pub(crate) fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+
+    /// Closes all connections that are subscribed.
+    pub(crate) fn hang_up(&self) {
+        let _: i64 = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).query(&mut self.connection()).unwrap();
+    }
+
+    /// How many bytes it may use; 0 for any number.
+    pub(crate) fn set_memory(&self, bytes: u64) {
+        let () =
+            redis::cmd("CONFIG").arg(&["SET", "maxmemory", &bytes.to_string()]).query(&mut self.connection()).unwrap();
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
