@@ -59,7 +59,7 @@ impl RedisServer {
 
     /// Whether it is there, with the data that it had.
     pub(crate) fn start_again(&mut self) -> bool {
-        let mut process = Command::new("redis-server")
+        let process = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "no"])
             .args(&self.arguments)
             .current_dir(self.directory.path())
@@ -68,35 +68,24 @@ impl RedisServer {
             .stderr(Stdio::null())
             .spawn()
             .expect("redis-server; `make redis` installs it");
+        // From here on it ends with this.
+        let process = self.process.insert(process);
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.answers() {
+        while !answers(self.port) {
             if process.try_wait().unwrap().is_some() {
                 return false;
             }
             assert!(Instant::now() < deadline, "redis-server does not answer");
             thread::sleep(Duration::from_millis(5));
         }
-        self.process = Some(process);
         true
-    }
-
-    /// Whether it says anything but that it is still loading.
-    fn answers(&self) -> bool {
-        let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) else { return false };
-        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let mut answer = [0; 8];
-        let answered = stream.write_all(b"PING\r\n").and_then(|()| stream.read(&mut answer));
-        match answered {
-            Ok(_) => !answer.starts_with(b"-LOADING"),
-            // One that speaks TLS hangs up.
-            Err(error) => error.kind() == ErrorKind::ConnectionReset,
-        }
     }
 
     /// As a crash does: SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
+            // It may have ended by itself.
+            let _ = process.kill();
             process.wait().unwrap();
         }
     }
@@ -129,5 +118,18 @@ impl RedisServer {
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Whether it says anything but that it is still loading.
+fn answers(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut answer = [0; 8];
+    let answered = stream.write_all(b"PING\r\n").and_then(|()| stream.read(&mut answer));
+    match answered {
+        Ok(_) => !answer.starts_with(b"-LOADING"),
+        // One that speaks TLS hangs up.
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }
 }
