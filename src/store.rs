@@ -19,14 +19,14 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-pub use fact::{Fact, Ruling, Source, Subject, TenantName};
+pub use fact::{Fact, Ruling, Source, Subject};
 pub use facts::{Facts, Verdict};
 pub use grants::{Grant, GrantedTo, LiveGrants, Reach};
 pub use memory::MemoryStore;
 pub use redis::{InvalidRedisAddress, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore};
 pub use work::DueWork;
 
-use crate::clock::UnixMillis;
+use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// What replicas share. Every method may be called from any runtime, and takes the current time as `now`.
 ///

@@ -4,6 +4,7 @@
 use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     ably::{ApiKey, Exchange},
@@ -15,7 +16,8 @@ use crate::{
 
 /// What a tenant is called in the configuration, in logs and in metrics: 1 to 40 of `a-z`, `0-9` and `-`, with a letter or
 /// a digit at both ends.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct TenantName(Arc<str>);
 
 /// Why a text is not the name of a tenant.
@@ -40,6 +42,20 @@ impl TenantName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for TenantName {
+    type Error = InvalidTenantName;
+
+    fn try_from(text: String) -> Result<Self, InvalidTenantName> {
+        Self::parse(&text)
+    }
+}
+
+impl From<TenantName> for String {
+    fn from(name: TenantName) -> Self {
+        name.as_str().to_owned()
     }
 }
 

@@ -1,42 +1,10 @@
 //! A fact: what an event, or an operator, says of a session, a user, a membership or an organization.
 
-use std::{cmp::Ordering, sync::Arc, time::Duration};
+use std::{cmp::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::UnixMillis;
-
-/// The tenant that something belongs to: a Clerk instance with an Ably key. Nothing of one is ever seen by another.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
-pub struct TenantName(Arc<str>);
-
-impl TenantName {
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl<T: Into<Arc<str>>> From<T> for TenantName {
-    fn from(name: T) -> Self {
-        Self(name.into())
-    }
-}
-
-impl From<TenantName> for String {
-    fn from(name: TenantName) -> Self {
-        name.as_str().to_owned()
-    }
-}
-
-impl Default for TenantName {
-    /// That of the flat configuration.
-    fn default() -> Self {
-        Self::from("default")
-    }
-}
+use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// What a fact is about, by Clerk's ids.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

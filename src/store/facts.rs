@@ -7,10 +7,10 @@ use std::{
 };
 
 use super::{
-    Bounds, Fact, Recorded, Source, StoreError, Subject, TenantName,
+    Bounds, Fact, Recorded, Source, StoreError, Subject,
     fact::{Key, Statement, Topic},
 };
-use crate::{clerk::Session, clock::UnixMillis};
+use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
 
 /// What is known of who is refused.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Bounds, StoreError, TenantName};
-use crate::clock::UnixMillis;
+use super::{Bounds, StoreError};
+use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// A token that is out, or several that went to the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 
 use super::{
     Bounds, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, OnDrop, Reach, Recorded, Store,
-    StoreError, TenantName, grants::GrantIndex, work::WorkQueue,
+    StoreError, grants::GrantIndex, work::WorkQueue,
 };
-use crate::clock::UnixMillis;
+use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// The default store.
 pub struct MemoryStore {

@@ -26,9 +26,9 @@ pub use address::{InvalidRedisAddress, RedisAddress, RedisKeyPrefix};
 use self::link::{Link, Names, Trouble};
 use super::{
     Bounds, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, MemoryStore, OnDrop, Reach,
-    Recorded, Store, StoreError, TenantName, fact::Key, facts::outcome, grants::Put,
+    Recorded, Store, StoreError, fact::Key, facts::outcome, grants::Put,
 };
-use crate::clock::UnixMillis;
+use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// What happens while Redis cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use ably_clerk_auth::{
     clock::UnixMillis,
-    store::{Bounds, Fact, Health, OnFailure, Ruling, Source, Subject, TenantName, Verdict},
+    store::{Bounds, Fact, Health, OnFailure, Ruling, Source, Subject, Verdict},
+    tenant::TenantName,
 };
 use proptest::{
     prelude::*,
@@ -34,7 +35,13 @@ fn a_fact() -> impl Strategy<Value = Fact> {
     let until = prop_oneof![4 => 1..5_i64, 1 => -5..=0_i64].prop_map(|minutes| UnixMillis(NOW.0 + minutes * 60_000));
     let (subject, ruling) = (prop::sample::select(subjects), prop::sample::select(rulings));
     (prop::sample::select(TENANTS.to_vec()), subject, ruling, 0..6_i64, until).prop_map(
-        |(tenant, subject, ruling, at, until)| Fact { tenant: tenant.into(), subject, ruling, at: ago(at), until },
+        |(tenant, subject, ruling, at, until)| Fact {
+            tenant: TenantName::parse(tenant).unwrap(),
+            subject,
+            ruling,
+            at: ago(at),
+            until,
+        },
     )
 }
 
@@ -104,7 +111,7 @@ async fn come_to_the_verdict(replicas: &[Replica], facts: &[(Fact, usize)]) {
     for tenant in TENANTS {
         let verdict = model(facts, tenant);
         for replica in replicas {
-            let verdict_here = || replica.verdict_of(&TenantName::from(tenant), &subject);
+            let verdict_here = || replica.verdict_of(&TenantName::parse(tenant).unwrap(), &subject);
             eventually(&format!("{verdict:?}, not {:?}, of {facts:?}", verdict_here()), || verdict_here() == verdict)
                 .await;
         }
@@ -143,7 +150,11 @@ fn in_redis() {
             let mut subject = session("sess_1", "user_1", Some("org_1"));
             subject.issued_at = MINTED;
             for tenant in TENANTS {
-                assert_eq!(late[0].verdict_of(&tenant.into(), &subject), model(&facts, tenant), "{facts:?}");
+                assert_eq!(
+                    late[0].verdict_of(&TenantName::parse(tenant).unwrap(), &subject),
+                    model(&facts, tenant),
+                    "{facts:?}"
+                );
             }
         });
         Ok(())

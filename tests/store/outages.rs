@@ -5,8 +5,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use ably_clerk_auth::store::{
-    Bounds, DueWork, GrantedTo, Health, OnFailure, Reach, Recorded, Ruling, Source, StoreError, TenantName, Verdict,
+use ably_clerk_auth::{
+    store::{Bounds, DueWork, GrantedTo, Health, OnFailure, Reach, Recorded, Ruling, Source, StoreError, Verdict},
+    tenant::TenantName,
 };
 
 use crate::{

@@ -10,9 +10,8 @@ use std::{
 
 use ably_clerk_auth::{
     clock::millis,
-    store::{
-        Bounds, DueWork, GrantedTo, Health, OnFailure, Reach, Ruling, Source, StoreError, Subject, TenantName, Verdict,
-    },
+    store::{Bounds, DueWork, GrantedTo, Health, OnFailure, Reach, Ruling, Source, StoreError, Subject, Verdict},
+    tenant::TenantName,
 };
 
 use crate::{

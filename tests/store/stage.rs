@@ -13,8 +13,9 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
         Bounds, Clock, Dropped, Fact, Grant, Health, MemoryStore, OnDrop, OnFailure, Recorded, RedisAddress,
-        RedisKeyPrefix, RedisStore, Ruling, Store, StoreError, Subject, TenantName, Verdict,
+        RedisKeyPrefix, RedisStore, Ruling, Store, StoreError, Subject, Verdict,
     },
+    tenant::TenantName,
 };
 
 use crate::server::RedisServer;

@@ -9,10 +9,10 @@ use ::redis::{
 use tokio::sync::mpsc;
 
 use super::{
-    super::{DueWork, Fact, Grant, GrantedTo, TenantName, fact::Key},
+    super::{DueWork, Fact, Grant, GrantedTo, fact::Key},
     RedisKeyPrefix,
 };
-use crate::clock::UnixMillis;
+use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// How long Redis has for an answer.
 const TIME_TO_ANSWER: Duration = Duration::from_millis(100);
