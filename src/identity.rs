@@ -80,6 +80,19 @@ impl ClientIdTemplate {
     pub fn needs_username(&self) -> bool {
         self.parts.contains(&Part::Username)
     }
+
+    /// The client ID of a user in whatever session; none if it takes more than the user's id and username, or a username
+    /// that there is not.
+    #[must_use]
+    pub fn of_user(&self, user_id: &str, username: Option<&str>) -> Option<String> {
+        let text_of = |part: &Part| match part {
+            Part::Literal(literal) => Some(literal.clone()),
+            Part::UserId => Some(user_id.to_owned()),
+            Part::Username => username.map(str::to_owned),
+            Part::Claim(_) => None,
+        };
+        self.parts.iter().map(text_of).collect()
+    }
 }
 
 impl fmt::Display for ClientIdTemplate {
@@ -120,6 +133,12 @@ impl Identity {
     #[must_use]
     pub fn new(template: ClientIdTemplate, users: Option<Users>) -> Self {
         Self { template, users }
+    }
+
+    /// The users that it looks up, if it does.
+    #[must_use]
+    pub fn users(&self) -> Option<&Users> {
+        self.users.as_ref()
     }
 
     /// The client ID of the session's user. Asks Clerk only for a username that is neither in the session token nor

@@ -3,19 +3,21 @@
 mod authentication;
 mod rehearsal;
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 pub use rehearsal::{Claims, Rehearsal, Rehearsed};
 
 use crate::{
     ably::{
         AblyJwt, ApiKey, ClientId, ErrorInfo, InvalidTokenParams, JwtExtras, JwtTooLarge, NoRandomness, NoToken, Nonce,
-        TokenDetails, TokenFormat, TokenParams, TokenRequest, code,
+        TokenDetails, TokenFormat, TokenParams, TokenRequest, Ttl, code,
     },
     clerk::{NoCredential, Session, Unverified},
     clock::UnixMillis,
     identity::IdentityError,
     policy::{Dropped, Grant, Refusal, RuleName},
+    revocation,
+    store::{Grant as LiveGrant, Store, StoreError, Verdict},
     telemetry::metrics::TenantMetrics,
     tenant::{Form, Tenant, TenantName},
 };
@@ -24,6 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Issuer {
     tenants: Vec<Tenant>,
+    /// Knows who is denied, and which tokens are out.
+    store: Arc<dyn Store>,
     /// Where refusals are counted of which nobody knows whose they are.
     of_nobody: TenantMetrics,
 }
@@ -122,6 +126,24 @@ pub enum Cause {
     /// The policy is against it.
     #[error(transparent)]
     Policy(#[from] Refusal),
+    /// The session has ended, or its user is barred or deleted.
+    #[error("the session or its user is denied")]
+    Denied,
+    /// The session token is from before a change of rights or name.
+    #[error("the session token is older than a change of rights or name")]
+    Outdated,
+    /// It cannot be known who is denied, or noted that the token is out.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a tenant signed.
+struct Signed {
+    token: Token,
+    client_id: ClientId,
+    rules: Vec<RuleName>,
+    /// How long the token lives.
+    ttl: Ttl,
 }
 
 /// A refusal: why, and whose, once that is known.
@@ -136,8 +158,14 @@ pub struct Refused<'a> {
 impl Issuer {
     /// An issuer for these tenants, no two of which have an issuer of session tokens in common.
     #[must_use]
-    pub fn new(tenants: Vec<Tenant>, of_nobody: TenantMetrics) -> Self {
-        Self { tenants, of_nobody }
+    pub fn new(tenants: Vec<Tenant>, store: Arc<dyn Store>, of_nobody: TenantMetrics) -> Self {
+        Self { tenants, store, of_nobody }
+    }
+
+    /// Who is denied, and which tokens are out.
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     /// Its tenants.
@@ -172,9 +200,54 @@ impl Issuer {
             Ok(authenticated) => authenticated,
             Err(cause) => return Err(Refused { cause, whose: None }),
         };
-        match tenant.sign_for(&session, asked, now, stamps).await {
-            Ok((token, client_id, rules)) => Ok(Issued { token, tenant, client_id, rules, session }),
+        match self.issue_to(tenant, &session, asked, now, stamps).await {
+            Ok(Signed { token, client_id, rules, .. }) => Ok(Issued { token, tenant, client_id, rules, session }),
             Err(cause) => Err(Refused { cause, whose: Some((tenant, Box::new(session))) }),
+        }
+    }
+
+    async fn issue_to(
+        &self,
+        tenant: &Tenant,
+        session: &Session,
+        asked: Asked<'_>,
+        now: UnixMillis,
+        stamps: Stamps<'_>,
+    ) -> Result<Signed, Cause> {
+        self.store.may_issue(now)?;
+        self.check_denials(tenant, session, now)?;
+        let signed = tenant.sign_for(session, asked, now, stamps).await?;
+        if tenant.revocable {
+            self.note(tenant, session, &signed, now).await?;
+        }
+        // Again, and last: a denial that came meanwhile counts, and one that comes from here on finds the token noted.
+        self.check_denials(tenant, session, now)?;
+        Ok(signed)
+    }
+
+    fn check_denials(&self, tenant: &Tenant, session: &Session, now: UnixMillis) -> Result<(), Cause> {
+        match self.store.facts().verdict(&tenant.name, session, now) {
+            Verdict::Clear => Ok(()),
+            Verdict::Denied => Err(Cause::Denied),
+            Verdict::Outdated => Err(Cause::Outdated),
+        }
+    }
+
+    /// Notes that a token is out, so that it is known what to revoke.
+    async fn note(&self, tenant: &Tenant, session: &Session, signed: &Signed, now: UnixMillis) -> Result<(), Cause> {
+        let ttl = Duration::from_millis(signed.ttl.as_millis());
+        let grant = LiveGrant {
+            tenant: tenant.name.clone(),
+            user: session.user_id.clone(),
+            session: session.session_id.clone(),
+            organization: session.organization.as_ref().map(|organization| organization.id.clone()),
+            client_id: signed.client_id.as_str().to_owned(),
+            until: revocation::ends_by(signed.token.format(), ttl, now),
+        };
+        match self.store.put_grant(grant, now).await {
+            // This replica has noted it; whether that is enough, the operator has said.
+            Ok(()) | Err(StoreError::Unavailable) => Ok(self.store.may_issue(now)?),
+            Err(error @ StoreError::Full) => Err(error.into()),
         }
     }
 }
@@ -186,7 +259,7 @@ impl Tenant {
         asked: Asked<'_>,
         now: UnixMillis,
         stamps: Stamps<'_>,
-    ) -> Result<(Token, ClientId, Vec<RuleName>), Cause> {
+    ) -> Result<Signed, Cause> {
         let params = TokenParams::parse(form_urlencoded::parse(asked.params))?;
         let client_id = self.identity.client_id(session).await?;
         if params.client_id.as_ref().is_some_and(|asked| *asked != client_id) {
@@ -208,7 +281,7 @@ impl Tenant {
                 }
             },
         };
-        Ok((token, client_id, grant.rules))
+        Ok(Signed { token, client_id, rules: grant.rules, ttl: grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT) })
     }
 
     fn token_request(&self, client_id: &ClientId, grant: &Grant, stamp: Stamp) -> TokenRequest {
@@ -261,6 +334,10 @@ impl Cause {
             Self::NoToken(NoToken::Refused(_)) => "ably-refused",
             Self::NoToken(NoToken::Unavailable) => "ably-unavailable",
             Self::NoRandomness(_) | Self::NoToken(NoToken::NoRandomness(_)) => "no-randomness",
+            Self::Denied => "session-denied",
+            Self::Outdated => "session-token-outdated",
+            Self::Store(StoreError::Full) => "store-full",
+            Self::Store(StoreError::Unavailable) => "store-unavailable",
             Self::Policy(Refusal::Requirement) => "policy-requirement-unmet",
             Self::Policy(Refusal::NothingGranted) => "policy-grants-nothing",
             Self::Policy(Refusal::NothingOfAsked) => "policy-grants-nothing-asked",
@@ -272,13 +349,15 @@ impl Cause {
     #[must_use]
     pub fn error_info(&self) -> ErrorInfo {
         let (status_code, code) = match self {
-            Self::NoCredential(_) | Self::Unverified(Unverified::Invalid(_)) | Self::SeveralTenants => {
-                (401, code::INVALID_CREDENTIALS)
-            }
+            Self::NoCredential(_)
+            | Self::Unverified(Unverified::Invalid(_))
+            | Self::SeveralTenants
+            | Self::Outdated => (401, code::INVALID_CREDENTIALS),
+            Self::Store(_) => (503, code::UNREACHABLE),
             Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Identity(IdentityError::Unavailable(_)) => {
                 (503, code::UNREACHABLE)
             }
-            Self::Identity(_) | Self::Policy(Refusal::Requirement) => (403, code::FORBIDDEN),
+            Self::Identity(_) | Self::Denied | Self::Policy(Refusal::Requirement) => (403, code::FORBIDDEN),
             Self::Policy(Refusal::NothingGranted | Refusal::NothingOfAsked) => (403, code::NOT_PERMITTED),
             Self::Params(InvalidTokenParams::ClientId(_)) => (400, code::INVALID_CLIENT_ID),
             Self::Params(InvalidTokenParams::Ttl) => (400, code::INVALID_PARAMETER),
@@ -294,9 +373,9 @@ impl Cause {
     /// When it is worth asking again, for refusals that are nobody's fault.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        const KEYS: Duration = Duration::from_secs(5);
+        const SOON: Duration = Duration::from_secs(5);
         match self {
-            Self::Unverified(Unverified::KeysUnavailable(_)) => Some(KEYS),
+            Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Store(_) => Some(SOON),
             Self::Identity(IdentityError::Unavailable(after)) => Some(*after),
             Self::NoToken(cause) => cause.retry_after(),
             _ => None,
@@ -360,6 +439,11 @@ impl Cause {
             }
             Self::NoToken(cause) => cause.error_info().message,
             Self::NoRandomness(_) => "Something is broken in the token service.",
+            Self::Denied => "The session has ended, or its user is banned or deleted. Sign in again.",
+            Self::Outdated => {
+                "The session token is from before a change of the user's rights or name. The next one, within a minute, is not."
+            }
+            Self::Store(_) => "The service cannot tell now who is signed out. Try again soon.",
             Self::Policy(Refusal::Requirement) => {
                 "The session does not meet what the policy requires for any token: see [token] require."
             }

@@ -20,6 +20,7 @@ pub mod issuer;
 mod outgoing;
 pub mod policy;
 pub mod reload;
+pub mod revocation;
 pub mod routes;
 pub mod server;
 pub mod store;

@@ -1,6 +1,7 @@
 //! The HTTP surface: this is its table of contents.
 
 mod answer;
+mod body;
 pub mod cors;
 pub mod guard;
 mod health;
@@ -8,6 +9,7 @@ mod metrics;
 mod openapi;
 mod request_id;
 mod token;
+pub mod webhooks;
 
 use actix_web::{
     http::Method,
@@ -23,6 +25,11 @@ pub fn configure_public(service: &mut ServiceConfig) {
                 .route(web::post().to(token::post))
                 .route(web::method(Method::OPTIONS).to(cors::preflight))
                 .default_service(web::to(async || answer::method_not_allowed("GET, POST, OPTIONS"))),
+        )
+        .service(
+            web::resource("/webhooks/clerk")
+                .route(web::post().to(webhooks::post))
+                .default_service(web::to(async || answer::method_not_allowed("POST"))),
         )
         .configure(configure_health)
         .service(readable("/openapi.yaml").route(readable_route().to(openapi::get)))

@@ -8,6 +8,7 @@ use std::{
     path::PathBuf,
     process,
     rc::Rc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -33,16 +34,25 @@ use self::connection::{Connection, Shape};
 
 use crate::{
     ably::{Exchange, RestClient, TokenFormat},
-    clerk::{BackendApi, InvalidPem, Jwks, JwksSource, LookupCounts, RefreshCounts, SigningKeys, Users, Verifier},
+    clerk::{
+        BackendApi, InvalidPem, InvalidSigningSecret, Jwks, JwksSource, LookupCounts, RefreshCounts, SigningKeys,
+        Users, Verifier,
+    },
     clock::UnixMillis,
     config::{ClerkConfig, Config, KeySource, TenantConfig, TomlFile},
     identity::Identity,
     issuer::Issuer,
     outgoing,
     reload::Reload,
-    routes::{self, cors::AllowedOrigins},
+    revocation::{self, Authority, Revocation, RevokingKey},
+    routes::{
+        self,
+        cors::AllowedOrigins,
+        webhooks::{Receiver, Webhooks},
+    },
+    store::{Bounds, Dropped, InvalidRedisAddress, MemoryStore, OnDrop, RedisStore, Store},
     telemetry::metrics::{Metrics, TenantMetrics},
-    tenant::{Form, Tenant},
+    tenant::{Form, Tenant, TenantName},
 };
 
 /// Why the service does not start.
@@ -73,6 +83,12 @@ pub enum StartError {
     /// The PEM was checked with the configuration, and is none now.
     #[error(transparent)]
     Pem(#[from] InvalidPem),
+    /// The secrets were checked with the configuration, and are none now.
+    #[error(transparent)]
+    SigningSecret(#[from] InvalidSigningSecret),
+    /// The address was checked with the configuration, and is none now.
+    #[error("Redis cannot be used: {0}")]
+    Redis(#[from] InvalidRedisAddress),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(io::Error),
@@ -95,13 +111,24 @@ impl Server {
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let http_client = outgoing::client()?;
         let metrics = Metrics::new(UnixMillis::now());
+        let remembered = Arc::new(RememberedUsers::default());
+        let store = make_store(config, &remembered)?;
         let make_tenant = |tenant: &TenantConfig| {
             let metrics = metrics.tenant(tenant.name().as_str());
             make_tenant(tenant, config.revocation.denial_ttl, &http_client, metrics)
         };
         let tenants: Vec<Tenant> = config.tenants.iter().map(make_tenant).collect::<Result<_, _>>()?;
         let jwks: Vec<Jwks> = tenants.iter().filter_map(|tenant| tenant.signing_keys().jwks().cloned()).collect();
-        let issuer = Data::new(Issuer::new(tenants, metrics.tenant(Metrics::OF_NOBODY)));
+        remembered.set(&tenants);
+        let authorities = config.tenants.iter().zip(&tenants).map(|(config_of_tenant, tenant)| {
+            authority(config_of_tenant, tenant, config.revocation.denial_ttl, &http_client)
+        });
+        let revocation = Arc::new(Revocation::new(Arc::clone(&store), authorities.collect()));
+        let receivers =
+            config.tenants.iter().zip(&tenants).filter_map(|(config, tenant)| receiver(config, tenant).transpose());
+        let receivers = receivers.collect::<Result<_, _>>()?;
+        let webhooks = Data::new(Webhooks { receivers, revocation: Arc::clone(&revocation) });
+        let issuer = Data::new(Issuer::new(tenants, store, metrics.tenant(Metrics::OF_NOBODY)));
         let origins = config.tenants.iter().map(|tenant| (tenant.name(), &tenant.cors.allowed_origins[..]));
         let origins = Data::new(AllowedOrigins::new(origins));
 
@@ -122,10 +149,12 @@ impl Server {
             .shutdown_signal(stop_signal)
             .listen("public", listener, {
                 let (issuer, requests, stopping) = (issuer.clone(), Data::new(metrics.requests()), stopping.clone());
+                let webhooks = webhooks.clone();
                 move || {
                     let app = App::new()
                         .app_data(issuer.clone())
                         .app_data(requests.clone())
+                        .app_data(webhooks.clone())
                         .app_data(origins.clone())
                         .configure(routes::configure_public)
                         .wrap(from_fn(routes::guard::around_every_request));
@@ -152,7 +181,8 @@ impl Server {
                 })
                 .map_err(|error| StartError::BindAdmin { address, error })?;
         }
-        let background = jwks.into_iter().map(|jwks| tokio::spawn(jwks.keep_fresh())).collect();
+        let mut background: Vec<_> = jwks.into_iter().map(|jwks| tokio::spawn(jwks.keep_fresh())).collect();
+        background.push(tokio::spawn(revocation.work()));
         Ok(Self { address, admin_address, http: http.run(), issuer, metrics, background })
     }
 
@@ -231,8 +261,62 @@ fn make_tenant(
         policy: ArcSwap::from_pointee(config.policy.clone()),
         api_key: config.ably.api_key.clone(),
         form,
+        revocable: config.ably.revocable_tokens,
         metrics,
     })
+}
+
+/// The users that tenants remember, for a store that is made before they are.
+#[derive(Debug, Default)]
+struct RememberedUsers(OnceLock<Vec<(TenantName, Users)>>);
+
+impl RememberedUsers {
+    fn set(&self, tenants: &[Tenant]) {
+        let users = tenants.iter().filter_map(|tenant| Some((tenant.name.clone(), tenant.identity.users()?.clone())));
+        // It is called once.
+        let _ = self.0.set(users.collect());
+    }
+
+    fn forget(&self, dropped: Dropped<'_>) {
+        for (name, users) in self.0.get().into_iter().flatten() {
+            match dropped {
+                Dropped::User(tenant, user) if tenant == name => users.forget(user),
+                Dropped::User(..) => {}
+                Dropped::Everyone => users.forget_all(),
+            }
+        }
+    }
+}
+
+fn make_store(config: &Config, remembered: &Arc<RememberedUsers>) -> Result<Arc<dyn Store>, StartError> {
+    let remembered = Arc::clone(remembered);
+    let on_drop: OnDrop = Arc::new(move |dropped| remembered.forget(dropped));
+    let Some(redis) = &config.redis else { return Ok(Arc::new(MemoryStore::new(&Bounds::default(), on_drop))) };
+    let clock = Arc::new(UnixMillis::now);
+    let store = RedisStore::start(&redis.address, &redis.prefix, redis.on_failure, &Bounds::default(), clock, on_drop)?;
+    Ok(Arc::new(store))
+}
+
+fn authority(config: &TenantConfig, tenant: &Tenant, denial_ttl: Duration, http: &reqwest::Client) -> Authority {
+    let ably = config.ably.revocable_tokens.then(|| RevokingKey {
+        rest: RestClient::new(config.ably.rest_url.clone(), http.clone()),
+        api_key: config.ably.api_key.clone(),
+    });
+    Authority {
+        tenant: tenant.name.clone(),
+        denial: revocation::denial(denial_ttl, config.clerk.clock_skew_ms),
+        format: config.token.format,
+        client_id: config.token.client_id.clone(),
+        users: tenant.identity.users().cloned(),
+        ably,
+        counts: tenant.metrics.revocations(),
+    }
+}
+
+fn receiver(config: &TenantConfig, tenant: &Tenant) -> Result<Option<Receiver>, StartError> {
+    let secrets = config.clerk.signing_secrets()?;
+    let receiver = |secrets| Receiver { tenant: tenant.name.clone(), secrets, metrics: tenant.metrics.clone() };
+    Ok(secrets.map(receiver))
 }
 
 /// Verifies the session tokens of an instance. Its keys are not fetched yet. `counts` are made when they are to be.

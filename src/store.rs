@@ -37,6 +37,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Who is refused, as this replica knows.
     fn facts(&self) -> &Facts;
 
+    /// Whether others do what this replica leaves to be done.
+    fn is_shared(&self) -> bool;
+
     /// How it is with this store.
     fn health(&self, now: UnixMillis) -> Health;
 

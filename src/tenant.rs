@@ -89,6 +89,8 @@ pub struct Tenant {
     pub api_key: ApiKey,
     /// What tokens are given as.
     pub form: Form,
+    /// Whether its tokens can be revoked, so that it is worth knowing which are out.
+    pub revocable: bool,
     /// Counts what becomes of its requests.
     pub metrics: TenantMetrics,
 }

@@ -80,6 +80,33 @@ struct PublicUserData {
     user_id: String,
 }
 
+impl Change {
+    /// The user whom it is about, if it is about one.
+    #[must_use]
+    pub fn user_id(&self) -> Option<&str> {
+        match self {
+            Self::SessionEnded { user_id, .. }
+            | Self::UserDeleted { user_id }
+            | Self::MembershipChanged { user_id, .. } => Some(user_id),
+            Self::UserUpdated(user) => Some(&user.id),
+            Self::OrganizationDeleted { .. } => None,
+        }
+    }
+
+    /// What Clerk calls such an event, for the log.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::SessionEnded { .. } => "session ended",
+            Self::UserUpdated(user) if user.banned || user.deprovisioned => "user banned",
+            Self::UserUpdated(_) => "user updated",
+            Self::UserDeleted { .. } => "user deleted",
+            Self::MembershipChanged { .. } => "membership changed",
+            Self::OrganizationDeleted { .. } => "organization deleted",
+        }
+    }
+}
+
 impl Event {
     /// Reads the body of a verified delivery. None for an event that ends and changes nothing here.
     pub fn parse(body: &[u8]) -> Result<Option<Self>, MalformedEvent> {

@@ -106,6 +106,16 @@ impl Users {
         self.0.remember(user.id.clone(), Fact::Exists(Arc::new(user)));
     }
 
+    /// Forgets what is known of a user.
+    pub fn forget(&self, id: &str) {
+        self.0.known.invalidate(id);
+    }
+
+    /// Forgets what is known of everyone.
+    pub fn forget_all(&self) {
+        self.0.known.invalidate_all();
+    }
+
     async fn look_up(&self, id: &str) -> Result<Fact, LookupError> {
         let shared = Arc::clone(&self.0);
         let id = id.to_owned();

@@ -9,12 +9,14 @@ use super::{
     reader::Reader,
     settings::{
         CLERK_API_URL, CLERK_AUDIENCE, CLERK_AUTHORIZED_PARTIES, CLERK_CLOCK_SKEW_MS, CLERK_DOMAIN, CLERK_JWT_KEY,
-        CLERK_PROXY_URL, CLERK_PUBLISHABLE_KEY, CLERK_SECRET_KEY, CLERK_USER_CACHE_TTL,
+        CLERK_PROXY_URL, CLERK_PUBLISHABLE_KEY, CLERK_SECRET_KEY, CLERK_USER_CACHE_TTL, CLERK_WEBHOOK_SIGNING_SECRET,
     },
     value::{base_url, duration, origin},
 };
 use crate::{
-    clerk::{InstanceKind, PublishableKey, SessionRules, SigningKeys, frontend_api_at},
+    clerk::{
+        InstanceKind, InvalidSigningSecret, PublishableKey, SessionRules, SigningKeys, SigningSecrets, frontend_api_at,
+    },
     clock,
 };
 
@@ -41,6 +43,8 @@ pub struct ClerkConfig {
     pub satellite: Option<Url>,
     /// How long a user is remembered.
     pub user_cache_ttl: Duration,
+    /// What webhooks may be signed with; without any there are none. Valid.
+    pub webhook_signing_secrets: Vec<SecretString>,
 }
 
 /// Where the signing keys come from.
@@ -71,6 +75,7 @@ impl ClerkConfig {
         let proxy_url = reader.optional(&CLERK_PROXY_URL, base_url);
         let satellite = reader.optional(&CLERK_DOMAIN, satellite);
         let user_cache_ttl = reader.or_default(&CLERK_USER_CACHE_TTL, "5m", duration);
+        let webhook_signing_secrets = reader.list(&CLERK_WEBHOOK_SIGNING_SECRET, webhook_signing_secret);
         Some(Self {
             publishable_key: publishable_key?,
             secret_key,
@@ -82,14 +87,35 @@ impl ClerkConfig {
             proxy_url,
             satellite: satellite.filter(|_| kind == Some(InstanceKind::Production)),
             user_cache_ttl: user_cache_ttl?,
+            webhook_signing_secrets: webhook_signing_secrets.unwrap_or_default(),
         })
     }
 
-    /// Whether both have the same secret key, or none.
+    /// Whether both have the same secrets.
     #[must_use]
-    pub fn has_secret_key_of(&self, other: &Self) -> bool {
-        let [ours, theirs] = [self, other].map(|config| config.secret_key.as_ref().map(ExposeSecret::expose_secret));
-        ours == theirs
+    pub fn has_secrets_of(&self, other: &Self) -> bool {
+        let secrets = |config: &Self| {
+            let secret_key = config.secret_key.as_ref().map(|secret| secret.expose_secret().to_owned());
+            (secret_key, config.webhook_secrets().map(str::to_owned).collect::<Vec<_>>())
+        };
+        secrets(self) == secrets(other)
+    }
+
+    /// Whether a webhook could be signed for both.
+    pub(super) fn shares_a_webhook_secret_with(&self, other: &Self) -> bool {
+        self.webhook_secrets().any(|secret| other.webhook_secrets().any(|theirs| theirs == secret))
+    }
+
+    fn webhook_secrets(&self) -> impl Iterator<Item = &str> {
+        self.webhook_signing_secrets.iter().map(ExposeSecret::expose_secret)
+    }
+
+    /// What webhooks are verified with; none if none are to come.
+    pub fn signing_secrets(&self) -> Result<Option<SigningSecrets>, InvalidSigningSecret> {
+        if self.webhook_signing_secrets.is_empty() {
+            return Ok(None);
+        }
+        SigningSecrets::parse(self.webhook_secrets()).map(Some)
     }
 
     /// The values that `iss` may have: the Frontend API, on a satellite its own, and the proxy.
@@ -163,6 +189,10 @@ fn secret_key(text: &str, kind: Option<InstanceKind>) -> Result<SecretString, &'
         );
     }
     Ok(SecretString::from(text))
+}
+
+fn webhook_signing_secret(text: &str) -> Result<SecretString, InvalidSigningSecret> {
+    SigningSecrets::parse([text]).map(|_| SecretString::from(text))
 }
 
 fn clock_skew_ms(text: &str) -> Result<i64, &'static str> {

@@ -98,8 +98,8 @@ settings! {
     CLERK_DOMAIN = Setting::new("clerk", "domain");
     /// How long users are remembered.
     CLERK_USER_CACHE_TTL = Setting::new("clerk", "user_cache_ttl");
-    /// `whsec_…`.
-    CLERK_WEBHOOK_SIGNING_SECRET = Setting::reserved("clerk", "webhook_signing_secret");
+    /// `whsec_…`, or several while one replaces another.
+    CLERK_WEBHOOK_SIGNING_SECRET = Setting::new("clerk", "webhook_signing_secret");
     /// What a token is given as: `token_request`, `jwt` or `token_details`.
     TOKEN_FORMAT = Setting::new("token", "format");
     /// The longest life of a token.
@@ -133,11 +133,11 @@ settings! {
     /// Requests handled at once.
     LIMITS_MAX_IN_FLIGHT = Setting::reserved("limits", "max_in_flight");
     /// The store that replicas share.
-    REDIS_URL = Setting::reserved("redis", "url");
+    REDIS_URL = Setting::new("redis", "url");
     /// What its keys begin with.
-    REDIS_PREFIX = Setting::reserved("redis", "prefix");
+    REDIS_PREFIX = Setting::new("redis", "prefix");
     /// What happens without it.
-    REDIS_ON_FAILURE = Setting::reserved("redis", "on_failure");
+    REDIS_ON_FAILURE = Setting::new("redis", "on_failure");
     /// How log lines look.
     LOG_FORMAT = Setting::new("log", "format");
     /// Which log lines there are.

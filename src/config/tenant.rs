@@ -6,8 +6,8 @@ use super::{
     AblyConfig, ClerkConfig, CorsConfig, TokenConfig, policy,
     reader::Reader,
     settings::{
-        ABLY_API_KEY, CLERK_AUTHORIZED_PARTIES, CLERK_PUBLISHABLE_KEY, CLERK_SECRET_KEY, Setting, TOKEN_CAPABILITY,
-        TOKEN_CLIENT_ID,
+        ABLY_API_KEY, ABLY_REVOCABLE_TOKENS, CLERK_AUTHORIZED_PARTIES, CLERK_PUBLISHABLE_KEY, CLERK_SECRET_KEY,
+        CLERK_WEBHOOK_SIGNING_SECRET, Setting, TOKEN_CAPABILITY, TOKEN_CLIENT_ID,
     },
 };
 use crate::{
@@ -124,7 +124,7 @@ impl TenantConfig {
         let token = |config: &Self| TokenConfig { capability: None, ..config.token.clone() };
         [
             ("ably", differs(&self.ably, &other.ably) || !self.ably.api_key.signs_like(&other.ably.api_key)),
-            ("clerk", differs(&self.clerk, &other.clerk) || !self.clerk.has_secret_key_of(&other.clerk)),
+            ("clerk", differs(&self.clerk, &other.clerk) || !self.clerk.has_secrets_of(&other.clerk)),
             ("token", differs(&token(self), &token(other))),
             ("cors", differs(&self.cors, &other.cors)),
         ]
@@ -167,6 +167,13 @@ impl TenantConfig {
                  {}, or set {} to {{user_id}}",
                 variable(&CLERK_SECRET_KEY),
                 variable(&TOKEN_CLIENT_ID)
+            ));
+        }
+        if !self.clerk.webhook_signing_secrets.is_empty() && !self.ably.revocable_tokens {
+            warnings.push(format!(
+                "webhooks without revocable tokens: who signs out gets no new token, and a connection lasts until its \
+                 token ends; turn revocable tokens on for the API key in Ably's dashboard, and set {} to true",
+                variable(&ABLY_REVOCABLE_TOKENS)
             ));
         }
         let prefix = self.scope.prefix();
@@ -232,6 +239,12 @@ pub(super) fn refuse_overlaps(reader: &mut Reader<'_>, tenants: &[TenantConfig])
                              client ID of the other; make an Ably app for each"
                         ),
                     );
+                });
+            }
+            if tenant.clerk.shares_a_webhook_secret_with(&other.clerk) {
+                reader.within(tenant.scope.clone(), |reader| {
+                    let what = format_args!("that of tenant {name} too: nothing would say whose a webhook is");
+                    reader.problem(&CLERK_WEBHOOK_SIGNING_SECRET, what);
                 });
             }
             let theirs = other.clerk.issuers();

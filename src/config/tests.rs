@@ -162,7 +162,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
         ("CLERK_AUTHORIZED_PARTIES", "https://a.example.com/,https://b.example.com"),
         ("TOKEN_TTL", "25h"),
         ("REVOCATION_DENIAL_TTL", "1m"),
-        ("REDIS_URL", "redis://localhost"),
+        ("ADMIN_TOKEN", "redis://localhost"),
         ("TOKEN_FORMAT", "json"),
     ];
     let sources = Sources::for_test(
@@ -178,7 +178,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
         "TOKEN_TTL ([token] ttl): longer than the 24 hours",
         "TOKEN_FORMAT ([token] format): no such format; use token_request, jwt or token_details",
         "REVOCATION_DENIAL_TTL ([revocation] denial_ttl): under 2m",
-        "REDIS_URL ([redis] url): this version does not have it yet",
+        "ADMIN_TOKEN ([admin] token): this version does not have it yet",
         "CLERK_CLOCK_SKEW_MS ([clerk] clock_skew_ms): not a whole number of milliseconds",
         "[clerk] clock_skew in the TOML file: no such setting",
         "CORS_ALLOWED_ORIGINS ([cors] allowed_origins): * is not an origin",
@@ -522,7 +522,6 @@ name = "acme"
       - tenant acme: [ably] key in the TOML file: no such setting; the section has: api_key, rest_url, revocable_tokens
       - tenant acme: [extra] in the TOML file: no such section; there are: [ably], [clerk], [token], [cors], name, [[grants]]
       - tenant acme: [server] in the TOML file: no such section; there are: [ably], [clerk], [token], [cors], name, [[grants]]
-      - TENANTS_ACME_CLERK_WEBHOOK_SIGNING_SECRET ([tenants.clerk] webhook_signing_secret): this version does not have it yet; remove it
       - TENANTS_ACME_TOKEN_REQUIRE ([tenants.token] require): a variable cannot hold it; write it in the TOML file
       - TENANTS_ACME_TOKEN_REQUIRE ([tenants.token] require): a variable cannot hold it; write it in the TOML file
       - CLERK_SECRET_KEY ([clerk] secret_key): there are [[tenants]], and each has its own; set that of one of them
@@ -533,6 +532,7 @@ name = "acme"
       - [[tenants]] number 4: another tenant has this name already
       - TENANTS_ACME_ABLY_API_KEY ([tenants.ably] api_key): not set; copy the API key from your app's page in Ably's dashboard: appId.keyId:secret
       - TENANTS_ACME_CLERK_PUBLISHABLE_KEY ([tenants.clerk] publishable_key): not set; copy it from API keys in Clerk's dashboard: pk_test_… or pk_live_…
+      - TENANTS_ACME_CLERK_WEBHOOK_SIGNING_SECRET ([tenants.clerk] webhook_signing_secret): a signing secret is whsec_ and base64; copy it from the endpoint's page in Clerk's dashboard
       - TENANTS_ACME_TOKEN_TTL ([tenants.token] ttl): not a span of time; write it with a unit, like 30m
       - ably-clerk-auth.toml, line 11, column 41: tenant acme: [token] require: an empty list, where a list is wanted
       - ably-clerk-auth.toml, line 14, column 14: tenant acme: [[grants]] "all": capability names no resource

@@ -48,6 +48,9 @@ pub(super) fn jwt(jwt: String) -> HttpResponse {
         .body(jwt)
 }
 
+/// When to come again after what passes by itself.
+pub(super) const COME_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
 pub(super) const HEAD_TOO_LARGE: ErrorInfo = ErrorInfo {
     code: code::BAD_REQUEST,
     status_code: 431,
@@ -55,7 +58,7 @@ pub(super) const HEAD_TOO_LARGE: ErrorInfo = ErrorInfo {
 };
 
 pub(super) const BODY_TOO_LARGE: ErrorInfo =
-    ErrorInfo { code: code::BAD_REQUEST, status_code: 413, message: "The body of the request is larger than 16 KiB." };
+    ErrorInfo { code: code::BAD_REQUEST, status_code: 413, message: "The body of the request is too large." };
 
 pub(super) const TOO_SLOW: ErrorInfo = ErrorInfo {
     code: code::BAD_REQUEST,

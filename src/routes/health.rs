@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, http::StatusCode, web::Data};
 use serde_json::json;
 
 use super::answer;
-use crate::{clerk::KeysState, issuer::Issuer};
+use crate::{clerk::KeysState, clock::UnixMillis, issuer::Issuer, store::Health};
 
 /// The process runs.
 pub(super) async fn live() -> HttpResponse {
@@ -30,11 +30,22 @@ pub(super) async fn ready(issuer: Data<Issuer>) -> HttpResponse {
         KeysState::Unconfirmed(age) => ("unconfirmed", Some(age)),
         KeysState::Missing => ("missing", None),
     };
+    let store = issuer.store().health(UnixMillis::now());
+    let (store, (status_code, status)) = match store {
+        Health::Ready => ("ready", (status_code, status)),
+        Health::Degraded if status_code == StatusCode::OK => ("degraded", (StatusCode::OK, "degraded")),
+        Health::Degraded => ("degraded", (status_code, status)),
+        Health::Starting => ("starting", (StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
+        Health::Full => ("full", (StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
+    };
     let confirmed_seconds_ago = age.map(|age| age.as_secs());
     let mut answer = json!({
         "status": status,
         "signing_keys": { "status": keys, "confirmed_seconds_ago": confirmed_seconds_ago },
     });
+    if issuer.store().is_shared() {
+        answer["store"] = json!({ "status": store });
+    }
     if states.len() > 1 {
         answer["tenants"] = json!({ "total": states.len(), "without_signing_keys": missing });
     }

@@ -4,17 +4,15 @@ use std::{borrow::Cow, rc::Rc};
 
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse,
-    error::PayloadError,
     http::{
         StatusCode,
         header::{AUTHORIZATION, CONTENT_ENCODING, COOKIE, HeaderName},
     },
-    web::{Bytes, BytesMut, Data, Payload},
+    web::{Bytes, Data, Payload},
 };
-use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::{answer, request_id::RequestId};
+use super::{answer, body, request_id};
 use crate::{
     ably::{ErrorInfo, NoRandomness, NoToken, Nonce},
     clock::UnixMillis,
@@ -43,7 +41,7 @@ pub(super) async fn post(
     match read_form(&request, body).await {
         Ok(form) => issue(&request, &issuer, &form, begun_at).await,
         Err(error) => {
-            let (id, status) = (request_id(&request), error.status_code);
+            let (id, status) = (request_id::of(&request), error.status_code);
             metrics.refused("body-refused", status);
             tracing::info!(request_id = id, reason = "body-refused", status, "token refused");
             answer::failure(&error, None)
@@ -59,7 +57,7 @@ async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8], begun_at: 
         Ok(issued) => {
             request.extensions_mut().insert(issued.tenant.name.clone());
             issued.tenant.metrics.issued(issued.token.format(), begun_at.elapsed());
-            log_issued(&issued, &request_id(request));
+            log_issued(&issued, &request_id::of(request));
             match issued.token {
                 Token::Request(token_request) => answer::json(StatusCode::OK, &token_request),
                 Token::Jwt(jwt) => answer::jwt(jwt.expose().to_owned()),
@@ -73,7 +71,7 @@ async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8], begun_at: 
             let error = refused.cause.error_info();
             let metrics = issuer.metrics_of(refused.whose.as_ref().map(|(tenant, _)| *tenant));
             metrics.refused(refused.cause.reason(), error.status_code, begun_at.elapsed());
-            log_refused(&refused, &error, &request_id(request));
+            log_refused(&refused, &error, &request_id::of(request));
             answer::failure(&error, refused.cause.retry_after())
         }
     }
@@ -137,32 +135,13 @@ fn log_refused(refused: &Refused<'_>, error: &ErrorInfo, request_id: &str) {
     }
 }
 
-fn request_id(request: &HttpRequest) -> String {
-    request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned()).unwrap_or_default()
-}
-
-async fn read_form(request: &HttpRequest, body: Payload) -> Result<Bytes, ErrorInfo> {
+async fn read_form(request: &HttpRequest, payload: Payload) -> Result<Bytes, ErrorInfo> {
     let send_by = request.conn_data::<Rc<RequestClock>>().map_or_else(Instant::now, |clock| clock.send_by());
-    let body = match timeout_at(send_by, read(body)).await {
+    let body = match timeout_at(send_by, body::read(payload, LARGEST_BODY)).await {
         Ok(read) => read?,
         Err(_) => return Err(answer::TOO_SLOW),
     };
     if body.is_empty() || is_form(request) { Ok(body) } else { Err(answer::NOT_A_FORM) }
-}
-
-async fn read(mut payload: Payload) -> Result<Bytes, ErrorInfo> {
-    let mut body = BytesMut::new();
-    while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| match error {
-            PayloadError::Overflow => answer::BODY_TOO_LARGE,
-            _ => answer::BODY_BROKEN,
-        })?;
-        if body.len() + chunk.len() > LARGEST_BODY {
-            return Err(answer::BODY_TOO_LARGE);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.freeze())
 }
 
 fn is_form(request: &HttpRequest) -> bool {

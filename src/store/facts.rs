@@ -73,6 +73,13 @@ impl Facts {
         if outdated { Verdict::Outdated } else { Verdict::Clear }
     }
 
+    /// Whether a session or a user is refused, by Clerk or by an operator.
+    #[must_use]
+    pub fn denies(&self, tenant: &TenantName, subject: &Subject, now: UnixMillis) -> bool {
+        let mut key = Key { tenant: tenant.clone(), subject: subject.clone(), topic: Topic::Denial(Source::Clerk) };
+        self.read().is_denied(&mut key, now)
+    }
+
     /// Whether one more denial or mark can be stored.
     #[must_use]
     pub fn has_room(&self, now: UnixMillis) -> bool {

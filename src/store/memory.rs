@@ -38,6 +38,10 @@ impl Store for MemoryStore {
         &self.facts
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn health(&self, now: UnixMillis) -> Health {
         if self.facts.has_room(now) { Health::Ready } else { Health::Full }
     }

@@ -192,6 +192,10 @@ impl Store for RedisStore {
         &self.shared.local.facts
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn health(&self, now: UnixMillis) -> Health {
         self.shared.health(now)
     }

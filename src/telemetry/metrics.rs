@@ -41,6 +41,8 @@ struct Families {
     signing_keys_confirmed: Family<Tenant, Gauge>,
     user_lookups: Family<TenantOutcome, Total>,
     ably_exchanges: Family<TenantOutcome, Total>,
+    webhooks: Family<TenantOutcome, Total>,
+    revocations: Family<TenantOutcome, Total>,
     policy_reloads: Family<Outcome, Total>,
     policy_last_reload_successful: Gauge,
     policy_last_taken: Gauge,
@@ -248,6 +250,8 @@ impl Families {
             "Token requests that the service exchanged at Ably, by outcome",
             self.ably_exchanges.clone(),
         );
+        ours.register("webhooks_total", "Verified webhooks of Clerk's, by outcome", self.webhooks.clone());
+        ours.register("revocations_total", "Revocations that Ably was asked for, by outcome", self.revocations.clone());
         ours.register(
             "policy_reloads_total",
             "New configurations that were read while the service runs, by outcome",
@@ -356,9 +360,36 @@ impl TenantMetrics {
         }
     }
 
+    /// For revocations at Ably, a target each.
+    #[must_use]
+    pub fn revocations(&self) -> RevocationCounts {
+        let family = &self.0.families.revocations;
+        RevocationCounts {
+            accepted: self.by_outcome(family, "accepted"),
+            refused: self.by_outcome(family, "refused"),
+            unavailable: self.by_outcome(family, "unavailable"),
+        }
+    }
+
+    /// A webhook of this tenant's was answered.
+    pub fn webhook(&self, outcome: &'static str) {
+        self.by_outcome(&self.0.families.webhooks, outcome).inc();
+    }
+
     fn by_outcome(&self, family: &Family<TenantOutcome, Total>, outcome: &'static str) -> Counter {
         family.get_or_create_owned(&TenantOutcome { tenant: self.0.tenant.clone(), outcome }).0
     }
+}
+
+/// How revocations at Ably went since the start.
+#[derive(Clone, Debug, Default)]
+pub struct RevocationCounts {
+    /// Targets that Ably has revoked.
+    pub accepted: Counter,
+    /// Targets or calls that Ably will not, for a reason that does not pass by itself.
+    pub refused: Counter,
+    /// Calls that gave nothing and are tried again.
+    pub unavailable: Counter,
 }
 
 /// What the reload of the configuration records.

@@ -20,3 +20,4 @@ mod secrecy;
 mod shutdown;
 mod tenants;
 mod tokens;
+mod webhooks;

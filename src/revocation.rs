@@ -1,0 +1,295 @@
+//! Access that ends: what an event at Clerk ends or changes is denied here and revoked at Ably.
+//!
+//! A denial or a mark comes first: what is revoked asks for a token again at once. Then Ably is told, and told once more
+//! after [`Revocation::AGAIN_AFTER`]: a token request that was signed a moment before can still be exchanged for two
+//! minutes, and yields a token that the first revocation does not reach.
+
+mod effect;
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{MissedTickBehavior, interval};
+
+pub use effect::Whom;
+use effect::{Effect, targets};
+
+use crate::{
+    ably::{ApiKey, Margin, RestClient, RestError, Target, TokenFormat},
+    clerk::{Event, Users},
+    clock::{self, UnixMillis},
+    identity::ClientIdTemplate,
+    store::{DueWork, Fact, GrantedTo, Recorded, Store, StoreError, Subject},
+    telemetry::metrics::RevocationCounts,
+    tenant::TenantName,
+};
+
+/// Ends access, of the users of all tenants.
+#[derive(Debug)]
+pub struct Revocation {
+    store: Arc<dyn Store>,
+    tenants: Vec<Authority>,
+}
+
+/// What it takes to end the access of a tenant's users.
+#[derive(Debug)]
+pub struct Authority {
+    /// Whose users.
+    pub tenant: TenantName,
+    /// How long somebody is denied: longer than any session token lives.
+    pub denial: Duration,
+    /// What tokens are given as.
+    pub format: TokenFormat,
+    /// Who a user is on Ably.
+    pub client_id: ClientIdTemplate,
+    /// Users that are remembered, if any are.
+    pub users: Option<Users>,
+    /// Ably; none unless the key has revocable tokens.
+    pub ably: Option<RevokingKey>,
+    /// Counts what becomes of revocations.
+    pub counts: RevocationCounts,
+}
+
+/// An API key that revokes the tokens issued with it.
+#[derive(Clone, Debug)]
+pub struct RevokingKey {
+    /// Ably's REST API.
+    pub rest: RestClient,
+    /// The key.
+    pub api_key: ApiKey,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It has taken effect, or what is left of it is stored as work to be done.
+    InForce,
+    /// A newer one had come before it.
+    Outdated,
+}
+
+/// Why an event is not safe to forget yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Incomplete {
+    /// The denial, or the work that is left, is not stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Ably has not taken the revocation, and nobody else would try again.
+    #[error("Ably cannot be told to revoke tokens now")]
+    Ably,
+}
+
+/// Tokens to be revoked, as it waits in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Task {
+    tenant: TenantName,
+    whom: Whom,
+    margin: Margin,
+    /// What was to be revoked when the event came. What came after it is looked up when the time has come.
+    targets: Vec<Target>,
+    /// The event's timestamp.
+    at: UnixMillis,
+}
+
+impl Revocation {
+    /// How long after a revocation it is repeated. A token request is good for two minutes, and clocks differ.
+    pub const AGAIN_AFTER: Duration = Duration::from_secs(150);
+    /// How often the store is asked for work that is due.
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
+    /// When to try again what Ably did not take.
+    const RETRY_AFTER: Duration = Duration::from_secs(5);
+    /// A token that can be revoked lives for an hour at most (40003 above it).
+    const LONGEST_LIFE: Duration = Duration::from_hours(1);
+    const MOST_WORK_AT_ONCE: usize = 50;
+
+    /// Ends access by way of `store`.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, tenants: Vec<Authority>) -> Self {
+        Self { store, tenants }
+    }
+
+    fn authority(&self, tenant: &TenantName) -> Option<&Authority> {
+        self.tenants.iter().find(|authority| authority.tenant == *tenant)
+    }
+
+    /// Lets an event take effect. It may be forgotten once this is `Ok`.
+    pub async fn apply(&self, tenant: &TenantName, event: &Event, now: UnixMillis) -> Result<Applied, Incomplete> {
+        let Some(authority) = self.authority(tenant) else { return Ok(Applied::InForce) };
+        let known = match event.change.user_id() {
+            Some(user) => self.store.grants(tenant, &GrantedTo::User(user.to_owned()), now).await.grants,
+            None => Vec::new(),
+        };
+        let effect = Effect::of(event, authority, &known, now);
+        for fact in &effect.facts {
+            if self.store.record(fact.clone(), now).await? == Recorded::Outdated {
+                return Ok(Applied::Outdated);
+            }
+        }
+        if let Some(user) = &effect.forget {
+            self.store.drop_user(tenant, user).await?;
+        }
+        if let Some(user) = effect.learn
+            && let Some(users) = &authority.users
+        {
+            users.learn(user);
+        }
+        if let Some((whom, margin)) = effect.revoke {
+            self.revoke(authority, whom, margin, event.at, now).await?;
+        }
+        Ok(Applied::InForce)
+    }
+
+    async fn revoke(
+        &self,
+        authority: &Authority,
+        whom: Whom,
+        margin: Margin,
+        at: UnixMillis,
+        now: UnixMillis,
+    ) -> Result<(), Incomplete> {
+        let Some(key) = &authority.ably else { return Ok(()) };
+        let targets = self.targets(authority, &whom, now).await;
+        let task = Task { tenant: authority.tenant.clone(), whom, margin, targets, at };
+        self.store.enqueue(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await?;
+        match authority.tell(key, &task.targets, margin).await {
+            Ok(()) => Ok(()),
+            Err(error) if !error.passes_by_itself() => Ok(()),
+            Err(_) if self.store.is_shared() => {
+                self.store.enqueue(task.as_work("first", now.after(Self::RETRY_AFTER)), now).await?;
+                Ok(())
+            }
+            Err(_) => Err(Incomplete::Ably),
+        }
+    }
+
+    async fn targets(&self, authority: &Authority, whom: &Whom, now: UnixMillis) -> Vec<Target> {
+        let live = match whom.holder() {
+            Some(holder) => self.store.grants(&authority.tenant, &holder, now).await.grants,
+            None => Vec::new(),
+        };
+        targets(whom, authority.format, &live)
+    }
+
+    /// Does what is due, for ever.
+    pub async fn work(self: Arc<Self>) {
+        let mut look = interval(Self::LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            for work in self.store.claim(Self::MOST_WORK_AT_ONCE, UnixMillis::now()).await {
+                self.perform(work, UnixMillis::now()).await;
+            }
+        }
+    }
+
+    async fn perform(&self, work: DueWork, now: UnixMillis) {
+        let outcome = if let Ok(task) = serde_json::from_str::<Task>(&work.job) {
+            self.perform_task(task, now).await
+        } else {
+            tracing::error!("work in the store is not of this version's making; it is dropped");
+            Ok(())
+        };
+        // Work that stays claimed comes again when the lease is over.
+        let _ = match outcome {
+            Ok(()) => self.store.complete(&work.id).await,
+            Err(_) => self.store.postpone(&work.id, now.after(Self::RETRY_AFTER)).await,
+        };
+    }
+
+    async fn perform_task(&self, task: Task, now: UnixMillis) -> Result<(), RestError> {
+        let authority = self.authority(&task.tenant);
+        let Some((authority, key)) =
+            authority.and_then(|authority| authority.ably.as_ref().map(|key| (authority, key)))
+        else {
+            return Ok(());
+        };
+        let is_over = task.at.after(Self::LONGEST_LIFE).after(Self::AGAIN_AFTER) < now;
+        if is_over || self.is_lifted(&task, now) {
+            return Ok(());
+        }
+        let mut targets = self.targets(authority, &task.whom, now).await;
+        targets.extend(task.targets.into_iter().filter(|target| !targets.contains(target)).collect::<Vec<_>>());
+        match authority.tell(key, &targets, task.margin).await {
+            Err(error) if error.passes_by_itself() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a ban was lifted since.
+    fn is_lifted(&self, task: &Task, now: UnixMillis) -> bool {
+        match &task.whom {
+            Whom::User(user) => !self.store.facts().denies(&task.tenant, &Subject::User(user.clone()), now),
+            _ => false,
+        }
+    }
+}
+
+impl Authority {
+    /// A fact that counts for as long as a session token can live.
+    fn fact(&self, subject: Subject, ruling: crate::store::Ruling, at: UnixMillis, now: UnixMillis) -> Fact {
+        Fact { tenant: self.tenant.clone(), subject, ruling, at, until: now.after(self.denial) }
+    }
+
+    /// Has Ably revoke tokens. What Ably says is logged and counted.
+    async fn tell(&self, key: &RevokingKey, targets: &[Target], margin: Margin) -> Result<(), RestError> {
+        let tenant = self.tenant.as_str();
+        for targets in targets.chunks(RestClient::MOST_TARGETS) {
+            let outcomes = match key.rest.revoke_tokens(&key.api_key, targets, margin).await {
+                Ok(outcomes) => outcomes,
+                Err(error) if error.passes_by_itself() => {
+                    self.counts.unavailable.inc();
+                    tracing::warn!(tenant, %error, "Ably did not revoke tokens; it is tried again");
+                    return Err(error);
+                }
+                Err(error) => {
+                    self.counts.refused.inc();
+                    tracing::error!(
+                        tenant,
+                        %error,
+                        "Ably refuses to revoke tokens: sessions are denied here, and connections stay until their token \
+                         ends. Does the API key have revocable tokens on?"
+                    );
+                    return Err(error);
+                }
+            };
+            for (target, outcome) in targets.iter().zip(outcomes) {
+                match outcome {
+                    Ok(_) => {
+                        self.counts.accepted.inc();
+                        tracing::info!(tenant, %target, "tokens revoked");
+                    }
+                    Err(error) => {
+                        self.counts.refused.inc();
+                        tracing::error!(tenant, %target, %error, "Ably refuses to revoke these tokens");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Task {
+    fn as_work(&self, turn: &str, due: UnixMillis) -> DueWork {
+        let job = serde_json::to_string(self).unwrap_or_default();
+        let whom = serde_json::to_string(&self.whom).unwrap_or_default();
+        DueWork { id: format!("{}/{whom}/{}/{turn}", self.tenant, self.at.0), due, job }
+    }
+}
+
+/// How long somebody is denied whose session tokens live for `longest_life` at most, by clocks that differ by `skew_ms`.
+#[must_use]
+pub fn denial(longest_life: Duration, skew_ms: i64) -> Duration {
+    longest_life + 2 * Duration::from_millis(skew_ms.unsigned_abs())
+}
+
+/// When a token ends that is issued now, at the latest: a token request can be exchanged for two minutes.
+#[must_use]
+pub fn ends_by(format: TokenFormat, ttl: Duration, now: UnixMillis) -> UnixMillis {
+    const TO_BE_EXCHANGED: Duration = Duration::from_mins(2);
+    let to_be_exchanged = if format == TokenFormat::TokenRequest { TO_BE_EXCHANGED } else { Duration::ZERO };
+    UnixMillis(now.0.saturating_add(clock::millis(ttl + to_be_exchanged)))
+}
+
+#[cfg(test)]
+mod tests;

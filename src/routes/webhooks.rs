@@ -1,0 +1,145 @@
+//! Clerk's webhooks: what ends there, ends here.
+
+use std::rc::Rc;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::StatusCode,
+    web::{Data, Payload},
+};
+use tokio::time::{Instant, timeout_at};
+
+use super::{answer, body, request_id};
+use crate::{
+    ably::{ErrorInfo, code},
+    clerk::{Event, InvalidDelivery, MalformedEvent, SigningSecrets},
+    clock::UnixMillis,
+    revocation::{Applied, Incomplete, Revocation},
+    server::connection::RequestClock,
+    telemetry::metrics::{RequestMetrics, TenantMetrics},
+    tenant::TenantName,
+};
+
+/// The most bytes of an event.
+const LARGEST_BODY: usize = 1024 * 1024;
+
+/// What is needed to take the webhooks of all tenants that have some.
+#[derive(Debug)]
+pub struct Webhooks {
+    /// The tenants that have signing secrets.
+    pub receivers: Vec<Receiver>,
+    /// Lets events take effect.
+    pub revocation: std::sync::Arc<Revocation>,
+}
+
+/// A tenant's end of its webhooks.
+#[derive(Debug)]
+pub struct Receiver {
+    /// Whose events they are.
+    pub tenant: TenantName,
+    /// What they are signed with.
+    pub secrets: SigningSecrets,
+    /// Counts what becomes of them.
+    pub metrics: TenantMetrics,
+}
+
+/// Takes an event. 2xx says that it may be forgotten; anything else has Clerk send it again.
+pub(super) async fn post(
+    request: HttpRequest,
+    payload: Payload,
+    webhooks: Data<Webhooks>,
+    refusals: Data<RequestMetrics>,
+) -> HttpResponse {
+    if webhooks.receivers.is_empty() {
+        return answer::not_found().await;
+    }
+    let send_by = request.conn_data::<Rc<RequestClock>>().map_or_else(Instant::now, |clock| clock.send_by());
+    let body = match timeout_at(send_by, body::read(payload, LARGEST_BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) => return refused(&request, &refusals, "webhook-body-refused", &error),
+        Err(_) => return refused(&request, &refusals, "webhook-body-refused", &answer::TOO_SLOW),
+    };
+    let now = UnixMillis::now();
+    let receiver = match webhooks.receiver_of(&request, &body, now) {
+        Ok(receiver) => receiver,
+        Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
+    };
+    let request_id = request_id::of(&request);
+    let tenant = receiver.tenant.as_str();
+    let event = match Event::parse(&body) {
+        Ok(Some(event)) => event,
+        Ok(None) => {
+            receiver.metrics.webhook("ignored");
+            return done();
+        }
+        Err(MalformedEvent) => {
+            receiver.metrics.webhook("malformed");
+            tracing::error!(request_id, tenant, "a webhook is signed, and is not the event that its type says");
+            return answer::failure(&MALFORMED, None);
+        }
+    };
+    let (change, user_id) = (event.change.name(), event.change.user_id());
+    match webhooks.revocation.apply(&receiver.tenant, &event, now).await {
+        Ok(applied) => {
+            let outcome = match applied {
+                Applied::InForce => "applied",
+                Applied::Outdated => "outdated",
+            };
+            receiver.metrics.webhook(outcome);
+            tracing::info!(request_id, tenant, change, user_id, outcome, "webhook taken");
+            done()
+        }
+        Err(error) => {
+            receiver.metrics.webhook("postponed");
+            tracing::warn!(request_id, tenant, change, user_id, %error, "webhook not taken; Clerk sends it again");
+            answer::failure(&postponed(error), Some(answer::COME_AGAIN_AFTER))
+        }
+    }
+}
+
+impl Webhooks {
+    /// The tenant one of whose secrets signed the delivery.
+    fn receiver_of(&self, request: &HttpRequest, body: &[u8], now: UnixMillis) -> Result<&Receiver, InvalidDelivery> {
+        let header = |name: &str| request.headers().get(name).map(actix_web::http::header::HeaderValue::as_bytes);
+        let mut refused = InvalidDelivery::Signature;
+        for receiver in &self.receivers {
+            match receiver.secrets.verify(header, body, now) {
+                Ok(()) => return Ok(receiver),
+                Err(invalid) if invalid != InvalidDelivery::Signature => refused = invalid,
+                Err(_) => {}
+            }
+        }
+        Err(refused)
+    }
+}
+
+fn done() -> HttpResponse {
+    HttpResponse::build(StatusCode::NO_CONTENT).finish()
+}
+
+fn refused(request: &HttpRequest, metrics: &RequestMetrics, reason: &'static str, error: &ErrorInfo) -> HttpResponse {
+    let status = error.status_code;
+    metrics.refused(reason, status);
+    tracing::warn!(request_id = request_id::of(request), reason, status, "webhook refused");
+    answer::failure(error, None)
+}
+
+const UNSIGNED: ErrorInfo = ErrorInfo {
+    code: code::INVALID_CREDENTIALS,
+    status_code: 401,
+    message: "The webhook is not signed with CLERK_WEBHOOK_SIGNING_SECRET, or not within the last 5 minutes.",
+};
+
+const MALFORMED: ErrorInfo = ErrorInfo {
+    code: code::BAD_REQUEST,
+    status_code: 400,
+    message: "The webhook is not the event that its type says. Please report it.",
+};
+
+fn postponed(error: Incomplete) -> ErrorInfo {
+    let message = match error {
+        Incomplete::Store(_) => "The event cannot be stored now. Send it again.",
+        Incomplete::Ably => "Ably cannot be told to revoke tokens now. Send the event again.",
+    };
+    ErrorInfo { code: code::UNREACHABLE, status_code: 503, message }
+}
