@@ -14,6 +14,9 @@ mod identity;
 mod metrics;
 mod outages;
 mod policy;
+#[path = "../store/server.rs"]
+#[expect(dead_code, reason = "the store's own tests use all of it")]
+mod redis;
 mod refusals;
 mod reload;
 mod secrecy;

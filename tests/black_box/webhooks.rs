@@ -1,52 +1,432 @@
-//! Clerk's webhooks: what ends at Clerk ends here.
+//! Clerk's webhooks: what ends or changes at Clerk ends or changes here. The same with a store of the replica's own and
+//! with a real Redis.
 
-use reqwest::StatusCode;
+use std::time::Duration;
+
+use reqwest::{Response, StatusCode};
 use sandbox::{
-    ably,
-    clerk::{self, Endpoint},
+    ably::{self, Outage, RevocableTokens, RevocationCall},
+    clerk::{self, Answer, Attempt, Endpoint},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::service::{ORIGIN, Service, Vendors, refusal, request_id};
+use crate::{
+    redis::RedisServer,
+    service::{ORIGIN, Service, Vendors, refusal, request_id},
+};
 
-pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const OTHER_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-/// Stand-ins whose Ably key has revocable tokens on.
-pub(crate) async fn vendors() -> Vendors {
-    let clerk = clerk::Options { authorized_party: ORIGIN.into(), ..clerk::Options::default() };
-    let ably = ably::Options { revocable_tokens: true, ..ably::Options::default() };
-    Vendors { clerk: clerk::Clerk::start(clerk).await.unwrap(), ably: ably::Ably::start(ably).await.unwrap() }
+/// Where replicas keep what they share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    InMemory,
+    InRedis,
 }
 
-/// A service that the stand-in for Clerk sends its webhooks to.
-async fn service(vendors: &Vendors, changes: &[(&str, &str)]) -> Service {
-    let changes = [&[("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("ABLY_REVOCABLE_TOKENS", "true")], changes].concat();
-    let service = vendors.service_with(&changes).await;
-    let url = format!("http://{}/webhooks/clerk", service.address());
-    vendors.clerk.set_endpoints(vec![Endpoint::new(&url, &[SECRET]).unwrap()]);
-    service
+const BOTH: [Kept; 2] = [Kept::InMemory, Kept::InRedis];
+
+/// A service between stand-ins, to which Clerk's sends its webhooks.
+struct Scene {
+    vendors: Vendors,
+    service: Service,
+    redis: Option<RedisServer>,
+}
+
+impl Scene {
+    async fn start(kept: Kept, changes: &[(&str, &str)]) -> Self {
+        let clerk = clerk::Options { authorized_party: ORIGIN.into(), ..clerk::Options::default() };
+        let ably = ably::Options { revocable_tokens: true, ..ably::Options::default() };
+        let vendors =
+            Vendors { clerk: clerk::Clerk::start(clerk).await.unwrap(), ably: ably::Ably::start(ably).await.unwrap() };
+        vendors.clerk.set_retry_schedule(vec![Duration::from_millis(200); 50]);
+        let redis = (kept == Kept::InRedis).then(RedisServer::start);
+        let mut scene = Self { service: Self::service(&vendors, redis.as_ref(), changes).await, vendors, redis };
+        scene.deliver_to_service();
+        scene
+    }
+
+    async fn service(vendors: &Vendors, redis: Option<&RedisServer>, changes: &[(&str, &str)]) -> Service {
+        let url = redis.map(RedisServer::url).unwrap_or_default();
+        let settings =
+            [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("ABLY_REVOCABLE_TOKENS", "true"), ("REDIS_URL", &url)];
+        vendors.service_with(&[&settings, changes].concat()).await
+    }
+
+    fn deliver_to_service(&mut self) {
+        let url = format!("http://{}/webhooks/clerk", self.service.address());
+        self.vendors.clerk.set_endpoints(vec![Endpoint::new(&url, &[SECRET]).unwrap()]);
+    }
+
+    /// The claims of a session of a user, and a token with them.
+    fn session(&self, username: &str) -> (Value, String) {
+        let claims = self.vendors.clerk.session_claims(&self.vendors.user(username));
+        (claims.clone(), self.vendors.clerk.mint(claims))
+    }
+
+    async fn is_served(&self, token: &str) {
+        let response = self.service.token(token).await;
+        assert_eq!(response.status(), StatusCode::OK, "{}", response.text().await.unwrap());
+    }
+
+    async fn is_refused(&self, token: &str, expected: (u16, u64), reason: &str) {
+        let response = self.service.token(token).await;
+        let id = request_id(&response);
+        assert_eq!(refusal(response).await, expected);
+        assert_eq!(self.service.logged_of(&id).await["reason"], reason);
+    }
+
+    /// What Ably was told to revoke since the last look, each target with its margin.
+    fn revoked(&self, seen: &mut usize) -> Vec<(String, bool)> {
+        let calls = self.vendors.ably.revocation_calls();
+        let new = calls[*seen..].iter().flat_map(|RevocationCall { targets, allow_reauth_margin, .. }| {
+            targets.iter().map(|target| (target.clone(), *allow_reauth_margin))
+        });
+        let new = new.collect();
+        *seen = calls.len();
+        new
+    }
+
+    async fn settled(&self) {
+        self.vendors.clerk.webhooks_settled().await;
+    }
+
+    /// Tells of an event and waits until the service has taken it.
+    async fn happens(&self, event: &str, data: Value, at: Option<i64>) {
+        self.vendors.clerk.send_event(event, data, at);
+        self.settled().await;
+    }
+
+    fn user_data(&self, username: &str, change: impl FnOnce(&mut Value)) -> Value {
+        let mut user = json!({
+            "id": self.vendors.user(username), "username": username, "banned": false, "deprovisioned": false,
+            "updated_at": 1,
+        });
+        change(&mut user);
+        user
+    }
+}
+
+const DENIED: ((u16, u64), &str) = ((403, 40300), "session-denied");
+const OUTDATED: ((u16, u64), &str) = ((401, 40101), "session-token-outdated");
+
+fn now() -> i64 {
+    i64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap()
+}
+
+/// A token of the same session whose `iat` is that much later.
+fn later(scene: &Scene, claims: &Value, seconds: i64) -> String {
+    let mut claims = claims.clone();
+    for name in ["iat", "exp", "nbf"] {
+        claims[name] = json!(claims[name].as_i64().unwrap() + seconds);
+    }
+    scene.vendors.clerk.mint(claims)
 }
 
 #[tokio::test]
 async fn a_session_that_ends_is_denied_and_its_tokens_are_revoked() {
-    let vendors = vendors().await;
-    for (format, target) in [("token_request", "clientId:alice"), ("jwt", "revocationKey:")] {
-        let service = service(&vendors, &[("TOKEN_FORMAT", format)]).await;
-        let token = vendors.token("alice");
-        let claims = vendors.clerk.session_claims(&vendors.user("alice"));
-        let token = if format == "jwt" { vendors.clerk.mint(claims) } else { token };
-        assert_eq!(service.token(&token).await.status(), StatusCode::OK);
-        let session = service.logged("token issued").await["session_id"].as_str().unwrap().to_owned();
-        vendors.clerk.send_event("session.ended", json!({ "id": session, "user_id": vendors.user("alice") }), None);
-        vendors.clerk.webhooks_settled().await;
-        let response = service.token(&token).await;
-        let id = request_id(&response);
-        assert_eq!(refusal(response).await, (403, 40300));
-        assert_eq!(service.logged_of(&id).await["reason"], "session-denied");
-        let calls = vendors.ably.revocation_calls();
-        let last = format!("{:?}", calls.last().unwrap());
-        assert!(last.contains(target), "{format}: {last}");
-        // Another session of the user is not touched.
-        assert_eq!(service.token(&vendors.token("alice")).await.status(), StatusCode::OK);
+    for kept in BOTH {
+        for (format, with_margin) in [("token_request", true), ("token_details", true), ("jwt", false)] {
+            let scene = Scene::start(kept, &[("TOKEN_FORMAT", format)]).await;
+            let mut seen = 0;
+            for event in ["session.ended", "session.removed", "session.revoked"] {
+                let (claims, token) = scene.session("alice");
+                let (_, other_device) = scene.session("alice");
+                scene.is_served(&token).await;
+                let data = json!({ "id": claims["sid"], "user_id": claims["sub"] });
+                scene.happens(event, data, None).await;
+                scene.is_refused(&token, DENIED.0, DENIED.1).await;
+                // However fresh the token is: the session is over.
+                scene.is_refused(&later(&scene, &claims, 2), DENIED.0, DENIED.1).await;
+                let target = if format == "jwt" {
+                    format!("revocationKey:{}", claims["sid"].as_str().unwrap())
+                } else {
+                    "clientId:alice".to_owned()
+                };
+                assert_eq!(scene.revoked(&mut seen), [(target, with_margin)], "{kept:?} {format} {event}");
+                scene.is_served(&other_device).await;
+            }
+        }
     }
+}
+
+#[tokio::test]
+async fn a_banned_or_deleted_user_is_denied_in_every_session_and_revoked_at_once() {
+    for kept in BOTH {
+        for (flag, event) in
+            [("banned", "user.updated"), ("deprovisioned", "user.updated"), ("deleted", "user.deleted")]
+        {
+            let scene = Scene::start(kept, &[("TOKEN_FORMAT", "jwt")]).await;
+            let ((_, one), (_, other)) = (scene.session("alice"), scene.session("alice"));
+            scene.is_served(&one).await;
+            let data = scene.user_data("alice", |user| user[flag] = json!(true));
+            let at = now();
+            scene.happens(event, data, Some(at)).await;
+            for token in [&one, &other] {
+                scene.is_refused(token, DENIED.0, DENIED.1).await;
+            }
+            assert_eq!(scene.revoked(&mut 0), [("clientId:alice".to_owned(), false)], "{kept:?} {flag}");
+            scene.is_served(&scene.session("bob").1).await;
+
+            // A newer event with neither lifts a ban, and no late older one brings it back. Deletion stays.
+            scene.happens("user.updated", scene.user_data("alice", |_| {}), Some(at + 10)).await;
+            scene
+                .happens("user.updated", scene.user_data("alice", |user| user["banned"] = json!(true)), Some(at + 5))
+                .await;
+            if flag == "deleted" {
+                scene.is_refused(&one, DENIED.0, DENIED.1).await;
+            } else {
+                scene.is_served(&one).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_renamed_user_comes_back_under_the_new_name_only() {
+    for kept in BOTH {
+        let scene = Scene::start(kept, &[]).await;
+        let (claims, token) = scene.session("alice");
+        scene.is_served(&token).await;
+        // A change of anything else disturbs nobody: the event after a sign-in is one.
+        let mut seen = 0;
+        let at = claims["iat"].as_i64().unwrap() * 1000 + 500;
+        scene.happens("user.updated", scene.user_data("alice", |_| {}), Some(at)).await;
+        scene.is_served(&token).await;
+        assert_eq!(scene.revoked(&mut seen), []);
+
+        let renamed = scene.user_data("alice", |user| {
+            user["username"] = json!("alice2");
+            user["updated_at"] = json!(now() + 60_000);
+        });
+        scene.happens("user.updated", renamed, Some(at + 1)).await;
+        assert_eq!(scene.revoked(&mut seen), [("clientId:alice".to_owned(), true)], "{kept:?}");
+        scene.is_refused(&token, OUTDATED.0, OUTDATED.1).await;
+        let response = scene.service.token(&later(&scene, &claims, 2)).await;
+        assert_eq!(crate::service::json(response, 200).await["clientId"], "alice2", "{kept:?}");
+    }
+}
+
+#[tokio::test]
+async fn old_rights_in_an_organization_do_not_come_back_with_an_old_session_token() {
+    for kept in BOTH {
+        for format in ["token_request", "jwt"] {
+            for event in ["organizationMembership.updated", "organizationMembership.deleted", "organization.deleted"] {
+                let scene = Scene::start(kept, &[("TOKEN_FORMAT", format)]).await;
+                let (claims, token) = scene.session("carol");
+                let mut elsewhere = claims.clone();
+                elsewhere.as_object_mut().unwrap().remove("o");
+                elsewhere["sid"] = json!("sess_elsewhere");
+                let elsewhere = scene.vendors.clerk.mint(elsewhere);
+                for token in [&token, &elsewhere] {
+                    scene.is_served(token).await;
+                }
+                let organization = json!({ "id": claims["o"]["id"] });
+                let data = if event == "organization.deleted" {
+                    organization
+                } else {
+                    json!({ "organization": organization, "public_user_data": { "user_id": claims["sub"] }, "role": "org:member" })
+                };
+                let at = claims["iat"].as_i64().unwrap() * 1000 + 999;
+                scene.happens(event, data, Some(at)).await;
+                scene.is_refused(&token, OUTDATED.0, OUTDATED.1).await;
+                scene.is_served(&elsewhere).await;
+                scene.is_served(&later(&scene, &claims, 2)).await;
+                let target = if format == "jwt" {
+                    format!("revocationKey:{}", claims["sid"].as_str().unwrap())
+                } else {
+                    "clientId:carol".to_owned()
+                };
+                assert_eq!(scene.revoked(&mut 0), [(target, true)], "{kept:?} {format} {event}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_signed_by_clerk_has_no_effect() {
+    let rotating = [SECRET, OTHER_SECRET].join(",");
+    let scene = Scene::start(Kept::InMemory, &[("CLERK_WEBHOOK_SIGNING_SECRET", &rotating)]).await;
+    let (claims, token) = scene.session("alice");
+    let data = json!({ "id": claims["sid"], "user_id": claims["sub"] });
+    let url = format!("http://{}/webhooks/clerk", scene.service.address());
+    let forged = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    scene.vendors.clerk.set_retry_schedule(vec![]);
+    scene.vendors.clerk.set_endpoints(vec![Endpoint::new(&url, &[forged]).unwrap()]);
+    scene.happens("session.ended", data.clone(), None).await;
+    assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(401));
+    scene.is_served(&token).await;
+
+    scene.vendors.clerk.set_endpoints(vec![Endpoint::new(&url, &[OTHER_SECRET]).unwrap()]);
+    scene.happens("email.created", json!({}), None).await;
+    assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204));
+    scene.is_served(&token).await;
+    scene.happens("session.ended", json!({ "id": 5 }), None).await;
+    assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(400));
+    scene.happens("session.ended", data, None).await;
+    assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204));
+    scene.is_refused(&token, DENIED.0, DENIED.1).await;
+
+    let post = |body: Vec<u8>| scene.service.request(reqwest::Method::POST, "/webhooks/clerk").body(body).send();
+    assert_eq!(refusal(post(b"{}".to_vec()).await.unwrap()).await, (401, 40101));
+    assert_eq!(refusal(post(vec![b' '; 1024 * 1024]).await.unwrap()).await, (401, 40101));
+    assert_eq!(refusal(post(vec![b' '; 1024 * 1024 + 1]).await.unwrap()).await, (413, 40000));
+    let get: Response = scene.service.get("/webhooks/clerk").send().await.unwrap();
+    assert_eq!(get.headers()["allow"], "POST");
+    assert_eq!(refusal(get).await, (405, 40500));
+}
+
+#[tokio::test]
+async fn without_a_signing_secret_there_is_no_such_route() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    let response = service.request(reqwest::Method::POST, "/webhooks/clerk").body("{}").send().await.unwrap();
+    assert_eq!(refusal(response).await, (404, 40400));
+}
+
+#[tokio::test]
+async fn while_ably_is_away_a_replica_on_its_own_has_clerk_come_again() {
+    let scene = Scene::start(Kept::InMemory, &[]).await;
+    let (claims, token) = scene.session("alice");
+    scene.is_served(&token).await;
+    scene.vendors.ably.set_revocation_outage(Some(Outage::Status(503)));
+    scene.vendors.clerk.send_event("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None);
+    let is_refused = |attempt: &Attempt| attempt.event_type == "session.ended" && attempt.answer == Answer::Status(503);
+    scene.vendors.clerk.attempts_once(|attempts| attempts.iter().any(is_refused)).await;
+    // The denial holds already.
+    scene.is_refused(&token, DENIED.0, DENIED.1).await;
+    scene.vendors.ably.set_revocation_outage(None);
+    scene.settled().await;
+    assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204));
+    assert!(scene.revoked(&mut 0).contains(&("clientId:alice".to_owned(), true)));
+}
+
+#[tokio::test]
+async fn while_ably_is_away_replicas_with_redis_finish_by_themselves() {
+    let scene = Scene::start(Kept::InRedis, &[]).await;
+    let (claims, token) = scene.session("alice");
+    scene.is_served(&token).await;
+    scene.vendors.ably.set_revocation_outage(Some(Outage::Status(503)));
+    scene.happens("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None).await;
+    assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204));
+    scene.vendors.ably.set_revocation_outage(None);
+    assert_eq!(scene.service.logged("tokens revoked").await["target"], "clientId:alice");
+}
+
+#[tokio::test]
+async fn a_webhook_cut_off_by_the_death_of_its_replica_is_finished_by_the_next() {
+    for kept in BOTH {
+        let mut scene = Scene::start(kept, &[]).await;
+        let (claims, token) = scene.session("alice");
+        scene.is_served(&token).await;
+        // The service waits for Ably when it dies, and so has not answered.
+        scene.vendors.ably.set_revocation_outage(Some(Outage::Hang));
+        scene.vendors.clerk.send_event("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None);
+        while scene.vendors.ably.calls().revoke_tokens == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        scene.service.signal("KILL");
+        scene.vendors.clerk.attempts_once(|attempts| attempts.iter().any(|attempt| !attempt.answer.is_success())).await;
+        scene.vendors.ably.set_revocation_outage(None);
+        scene.service = Scene::service(&scene.vendors, scene.redis.as_ref(), &[]).await;
+        scene.deliver_to_service();
+        scene.settled().await;
+        assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204), "{kept:?}");
+        scene.is_refused(&token, DENIED.0, DENIED.1).await;
+        if kept == Kept::InRedis {
+            // What a replica on its own knew of tokens that are out ended with it.
+            assert!(scene.revoked(&mut 0).contains(&("clientId:alice".to_owned(), true)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_no_retry_can_mend_at_ably_is_told_loudly_and_not_sent_again() {
+    let scene = Scene::start(Kept::InMemory, &[]).await;
+    let (claims, token) = scene.session("alice");
+    scene.is_served(&token).await;
+    scene.vendors.ably.set_revocable_tokens(RevocableTokens::Off);
+    scene.happens("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None).await;
+    assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204));
+    let logged = scene.service.logged_where("level", "ERROR").await;
+    assert!(logged["error"].as_str().unwrap().contains("40163"), "{logged}");
+    scene.is_refused(&token, DENIED.0, DENIED.1).await;
+}
+
+#[tokio::test]
+async fn without_revocable_tokens_sessions_are_denied_and_ably_is_not_asked() {
+    let scene = Scene::start(Kept::InMemory, &[("ABLY_REVOCABLE_TOKENS", "false")]).await;
+    let (claims, token) = scene.session("alice");
+    scene.is_served(&token).await;
+    scene.happens("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None).await;
+    scene.is_refused(&token, DENIED.0, DENIED.1).await;
+    assert_eq!(scene.vendors.ably.calls().revoke_tokens, 0);
+    let warned = scene.service.log().iter().any(|entry| {
+        entry["message"].as_str().is_some_and(|message| message.starts_with("webhooks without revocable tokens"))
+    });
+    assert!(warned);
+}
+
+#[tokio::test]
+async fn a_webhook_belongs_to_the_tenant_whose_secret_signed_it() {
+    let scene = Scene::start(Kept::InMemory, &[]).await;
+    let other = Vendors::start_with(clerk::Options {
+        frontend_api: "clerk.other.example".into(),
+        authorized_party: ORIGIN.into(),
+        ..clerk::Options::default()
+    })
+    .await;
+    let table = |name: &str, vendors: &Vendors, secret: &str| {
+        format!(
+            "[[tenants]]\nname = \"{name}\"\n[tenants.ably]\napi_key = \"{}\"\nrest_url = \"{}\"\n[tenants.clerk]\n\
+             publishable_key = \"{}\"\nsecret_key = \"{}\"\napi_url = \"{}\"\nwebhook_signing_secret = \"{secret}\"\n",
+            vendors.ably.api_key(),
+            vendors.ably.url(),
+            vendors.clerk.publishable_key(),
+            vendors.clerk.secret_key(),
+            vendors.clerk.url()
+        )
+    };
+    let toml = table("one", &scene.vendors, SECRET) + &table("other", &other, OTHER_SECRET);
+    let settings = [("SERVER_PORT", "0"), ("ADMIN_PORT", "0"), ("LOG_FORMAT", "json")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let service = Service::start(&settings, &toml);
+    service.wait_until_ready().await;
+    let url = format!("http://{}/webhooks/clerk", service.address());
+    other.clerk.set_endpoints(vec![Endpoint::new(&url, &[OTHER_SECRET]).unwrap()]);
+    let (claims, token) = scene.session("alice");
+    let others_claims = other.clerk.session_claims(&other.user("alice"));
+    let others_token = other.clerk.mint(others_claims.clone());
+    // The other tenant's event names the session and the user of this one.
+    for data in [&claims, &others_claims] {
+        other.clerk.send_event("session.ended", json!({ "id": data["sid"], "user_id": data["sub"] }), None);
+    }
+    other.clerk.webhooks_settled().await;
+    assert_eq!(service.token(&token).await.status(), StatusCode::OK);
+    assert_eq!(refusal(service.token(&others_token).await).await, DENIED.0);
+}
+
+#[tokio::test]
+async fn a_denial_reaches_the_other_replica_and_outlives_redis() {
+    let mut scene = Scene::start(Kept::InRedis, &[]).await;
+    let other = Scene::service(&scene.vendors, scene.redis.as_ref(), &[]).await;
+    let (claims, token) = scene.session("alice");
+    assert_eq!(other.token(&token).await.status(), StatusCode::OK);
+    scene.happens("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None).await;
+    // The token was given by the other replica, and Ably was told by this one.
+    assert_eq!(scene.revoked(&mut 0), [("clientId:alice".to_owned(), true)]);
+    while other.token(&token).await.status() == StatusCode::OK {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    scene.redis.as_mut().unwrap().kill();
+    for service in [&other, &scene.service] {
+        while service.get("/readyz").send().await.unwrap().json::<Value>().await.unwrap()["store"]["status"]
+            != "degraded"
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(refusal(service.token(&token).await).await, DENIED.0);
+    }
+    scene.is_served(&scene.session("bob").1).await;
 }
