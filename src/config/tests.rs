@@ -329,7 +329,7 @@ capability = { "a" = ["*"] }
       - FILE, line 6, column 105: [[grants]] "a": a name is empty
       - FILE, line 7, column 16: [[grants]] "a": the resource "chat*": "chat*" is no pattern at Ably but a literal name: * stands for a whole segment, as in "chat:*"
       - FILE, line 7, column 41: [[grants]] "a": the resource "a::b": an empty segment: no channel has one; write one name between two colons
-      - FILE, line 7, column 63: [[grants]] "a": the resource "{username}:x": {username} comes first, and a user or an organization could choose it to be the name of any namespace; put a literal segment before it, or use {user_id}, {session_id} or {org_id}
+      - FILE, line 7, column 63: [[grants]] "a": the resource "{username}:x": {username} has no literal segment before it, and a user or an organization could choose it to be the name of any namespace or channel; put one there, or {user_id}, {session_id} or {org_id}
       - FILE, line 7, column 87: [[grants]] "a": the resource "c:{email}": {email} is not known: there are {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} and {claim.PATH}
       - FILE, line 7, column 114: [[grants]] "a": "*" stands beside other operations
       - FILE, line 7, column 138: [[grants]] "a": an empty list, where a list of operations, like ["subscribe"] is wanted
