@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::clerk::{ClaimPath, FactorAge, Scoped, Session};
 
@@ -170,6 +170,10 @@ impl ClaimValue {
     fn equals(&self, value: &Value) -> bool {
         match (self, value) {
             (Self::Text(ours), Value::String(theirs)) => ours == theirs,
+            // Neither JSON nor JavaScript tells 5 and 5.0 apart.
+            (Self::Integer(ours), Value::Number(theirs)) if theirs.is_f64() => {
+                theirs.as_f64() == Number::from(*ours).as_f64()
+            }
             (Self::Integer(ours), Value::Number(theirs)) => theirs.as_i64() == Some(*ours),
             (Self::Boolean(ours), Value::Bool(theirs)) => ours == theirs,
             _ => false,
@@ -713,7 +717,11 @@ mod tests {
     fn a_claim_is_equal_or_has_the_value_or_is_unknown() {
         use Truth::{False, True, Unknown};
         let session = session(&json!({
-            "tier": "pro", "metadata": { "tags": ["a", 5, true], "level": 3, "on": false, "none": null, "empty": [] },
+            "tier": "pro",
+            "metadata": {
+                "tags": ["a", 5, true], "level": 3, "on": false, "none": null, "empty": [],
+                "whole": 5.0, "wholes": [1, -3e0], "fraction": 5.5, "large": 9_007_199_254_740_993_i64,
+            },
         }));
         for (condition, truth) in [
             (claim("tier", text("pro")), True),
@@ -724,6 +732,13 @@ mod tests {
             (claim("metadata.tags", ClaimValue::Boolean(true)), True),
             (claim("metadata.tags", text("5")), False),
             (claim("metadata.level", ClaimValue::Integer(3)), True),
+            (claim("metadata.whole", ClaimValue::Integer(5)), True),
+            (not(claim("metadata.whole", ClaimValue::Integer(5))), False),
+            (claim("metadata.wholes", ClaimValue::Integer(-3)), True),
+            (claim("metadata.whole", ClaimValue::Integer(4)), False),
+            (claim("metadata.fraction", ClaimValue::Integer(5)), False),
+            (claim("metadata.large", ClaimValue::Integer(9_007_199_254_740_992)), False),
+            (claim("metadata.large", ClaimValue::Integer(9_007_199_254_740_993)), True),
             (claim("metadata.on", ClaimValue::Boolean(false)), True),
             (claim("metadata.empty", text("a")), False),
             (claim("metadata", text("a")), False),
