@@ -316,9 +316,19 @@ channel_claims = { "chat:*" = "x" }
 name = "né"
 when = { claim = { "tier" = 1.5, "when" = 1979-05-27, "é" = "x" }, reverified = { within = "10m" }, role = 5 }
 capability = { "a" = ["*"] }
+
+[[grants]]
+name = "never"
+when = { any = [{ permission = ["read", "org:sys_memberships:read"] }, { claim = { "a..b" = 1, ".a" = 1, c."" = 1 } }] }
+capability = { "*:{username}" = ["*"] }
+
+[[grants]]
+name = "nobody's role"
+when = { role = ["admin", "owner"], not = { any = [{ role = "admin" }, { role = "owner" }] } }
+capability = { "a" = ["*"] }
 "#;
     insta::assert_snapshot!(broken(toml), @r##"
-    the configuration has 31 problems:
+    the configuration has 38 problems:
       - FILE, line 2, column 28: [token] require: a text, where true or false is wanted
       - FILE, line 6, column 10: [[grants]] "a": no such condition: "roles"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, any, all, not
       - FILE, line 6, column 34: [[grants]] "a": an empty list, where a list is wanted
@@ -350,6 +360,13 @@ capability = { "a" = ["*"] }
       - FILE, line 23, column 43: [[grants]] "né": a date, where a claim is compared with a text, a whole number, true or false
       - FILE, line 23, column 81: [[grants]] "né": reverified wants level and within, like { level = "second_factor", within = "10m" }
       - FILE, line 23, column 108: [[grants]] "né": a number, where a name or a list of names is wanted
+      - FILE, line 28, column 33: [[grants]] "never": "read" is no permission: each has a feature before it, as in org:rooms:read
+      - FILE, line 28, column 41: [[grants]] "never": "org:sys_memberships:read" is a system permission, and Clerk leaves those out of session tokens; ask for a role instead
+      - FILE, line 28, column 84: [[grants]] "never": the claim "a..b": a name is empty, at an end or between two dots
+      - FILE, line 28, column 96: [[grants]] "never": the claim ".a": a name is empty, at an end or between two dots
+      - FILE, line 28, column 108: [[grants]] "never": the claim "": a name is empty, at an end or between two dots
+      - FILE, line 29, column 16: [[grants]] "never": the resource "*:{username}": {username} has no literal segment before it, and a user or an organization could choose it to be the name of any namespace or channel; put one there, or {user_id}, {session_id} or {org_id}
+      - FILE, line 33, column 8: [[grants]] "nobody's role": when contradicts itself: the rule would never match
     "##);
 }
 
