@@ -1,7 +1,13 @@
 use std::{fs, path::Path};
 
+use serde_json::{Value, json};
+
 use super::*;
-use crate::ably::TokenFormat;
+use crate::{
+    ably::{TokenFormat, TokenParams},
+    clerk::Session,
+    clock::UnixMillis,
+};
 
 const REQUIRED: [(&str, &str); 2] =
     [("ABLY_API_KEY", "app.key:secretsecret"), ("CLERK_PUBLISHABLE_KEY", "pk_test_Y2xlcmsuZXhhbXBsZS5jb20k")];
@@ -215,8 +221,7 @@ fn keys_of_two_kinds_of_instance_do_not_go_together() {
 #[test]
 fn the_key_source_is_the_pem_then_the_backend_api_then_the_frontend_api() {
     let source = |environment: &[(&str, &str)]| load(environment, "").unwrap().only().clerk.key_source();
-    let vectors: serde_json::Value =
-        serde_json::from_str(include_str!("../../tests/vectors/clerk_session.json")).unwrap();
+    let vectors: Value = serde_json::from_str(include_str!("../../tests/vectors/clerk_session.json")).unwrap();
     let pem = vectors["jwt_key"].as_str().unwrap().replace('\n', "\\n");
     let secret_key = ("CLERK_SECRET_KEY", "sk_test_abc");
     assert_eq!(source(&[("CLERK_JWT_KEY", &pem), secret_key]), KeySource::Pem);
@@ -432,6 +437,45 @@ fn every_example_in_the_documentation_of_policies_is_one() {
         let config = load(&[], block).unwrap_or_else(|problems| panic!("{problems}\n{block}"));
         assert!(config.warnings().iter().all(|warning| !warning.starts_with("no policy")), "{block}");
     }
+}
+
+/// The capability that an example in the documentation of policies, known by its heading, grants to these claims.
+fn granted_by_example(heading: &str, claims: &Value) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policy.md");
+    let document = fs::read_to_string(path).unwrap();
+    let (_, example) = document.split_once(heading).unwrap();
+    let policy = load(&[], toml_blocks(example)[0]).unwrap().only().policy;
+    let claims = claims.as_object().unwrap().clone();
+    let (since, until) = (UnixMillis(0), UnixMillis(60_000));
+    let session = Session::from_claims("user_1".into(), "sess_1".into(), since, until, claims).ok().unwrap();
+    policy.decide(&session, &TokenParams::default()).outcome.unwrap().capability.unwrap().to_string()
+}
+
+#[test]
+fn in_the_documentation_payments_take_a_second_factor_that_there_is() {
+    for (fva, may_pay) in [
+        (json!([1, 1]), true),
+        (json!([60, 9]), true),
+        (json!([1, 10]), false),
+        (json!([1, -1]), false),
+        (json!([-1, 1]), false),
+        (json!([-1, -1]), false),
+        (json!(null), false),
+    ] {
+        let capability = granted_by_example("### 6. Payments only after a second factor", &json!({ "fva": fva }));
+        assert_eq!(capability.contains("payments:user_1"), may_pay, "{fva}");
+    }
+}
+
+#[test]
+fn in_the_documentation_only_editors_of_documents_write_and_enter() {
+    let granted = |bits| {
+        let organization = json!({ "id": "org_1", "per": "read,write", "fpm": bits });
+        granted_by_example("### 7. Documents edited together", &json!({ "v": 2, "fea": "o:docs", "o": organization }))
+    };
+    assert_eq!(granted("1"), r#"{"docs:org_1:*":["object-subscribe","subscribe"]}"#);
+    let all = r#"{"docs:org_1:*":["object-publish","object-subscribe","presence","publish","subscribe"]}"#;
+    assert_eq!(granted("2"), all);
 }
 
 #[test]
