@@ -306,9 +306,9 @@ fn jwt(
 
 /// Says, without the values, why a client lacks a channel that a rule names.
 fn log_dropped(session: &Session, dropped: &[Dropped]) {
-    for Dropped { rule, resource, placeholder, why } in dropped {
-        let (session_id, rule) = (&session.session_id, rule.as_str());
-        tracing::debug!(session_id, rule, resource, placeholder, %why, "a resource drops out of a grant");
+    for Dropped { rule, resource, placeholder, why, loses } in dropped {
+        let (session_id, rule, loses) = (&session.session_id, rule.as_str(), loses.in_words());
+        tracing::debug!(session_id, rule, resource, placeholder, %why, "a resource drops out of a grant{loses}");
     }
 }
 

@@ -76,7 +76,8 @@ pub struct Rule {
     pub capability: Vec<(ResourceTemplate, Operations)>,
     /// How long a token may live that this rule had a part in.
     pub ttl: Option<Ttl>,
-    /// What other clients of a channel may trust to be true of this one. Only a JWT carries it.
+    /// What other clients of a channel may trust to be true of this one. Only a JWT carries it. If a resource of these or
+    /// of the publish rates drops out, the rule grants nothing: its rights were not meant without.
     pub channel_claims: Vec<(ResourceTemplate, String)>,
     /// Messages a second that one attachment may publish. Only a JWT carries it.
     pub publish_rate: Vec<(ResourceTemplate, Number)>,
@@ -125,6 +126,17 @@ pub enum Refusal {
     TooMuchAsked,
 }
 
+/// What a rule loses with a resource that drops out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// That resource of its capability.
+    Resource,
+    /// All that it grants: it was to go with a publish rate or a channel claim, and without that it would be more than
+    /// was meant.
+    Rule,
+}
+
 /// A resource that dropped out of a grant, because a value is not fit to be part of a name. Holds no value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Dropped {
@@ -136,17 +148,31 @@ pub struct Dropped {
     pub placeholder: String,
     /// Why not.
     pub why: Unfit,
+    /// What the session does not get for it.
+    pub loses: Loss,
+}
+
+impl Loss {
+    /// To be said after why the resource drops out.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Resource => "",
+            Self::Rule => "; without it the rule grants nothing",
+        }
+    }
 }
 
 impl fmt::Display for Dropped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of the rule {:?} drops out: {}: {}",
+            "{} of the rule {:?} drops out: {}: {}{}",
             self.resource,
             self.rule.as_str(),
             self.placeholder,
-            self.why
+            self.why,
+            self.loses.in_words()
         )
     }
 }
@@ -241,34 +267,43 @@ impl Policy {
             if witness.rule(rule, session) != Truth::True {
                 continue;
             }
-            let mut fill = |template: &ResourceTemplate| {
+            let mut fill = |template: &ResourceTemplate, loses| {
                 let drop_out = |(placeholder, why)| {
                     let (rule, resource) = (rule.name.clone(), template.to_string());
-                    witness.dropped(Dropped { rule, resource, placeholder, why });
+                    witness.dropped(Dropped { rule, resource, placeholder, why, loses });
                 };
                 template.fill(session).map_err(drop_out).ok()
             };
+            let mut fill_or_lose_all = |template: &ResourceTemplate| fill(template, Loss::Rule);
+            let channel_claims = fill_all(&rule.channel_claims, &mut fill_or_lose_all);
+            let publish_rate = fill_all(&rule.publish_rate, &mut fill_or_lose_all);
+            let Some((channel_claims, publish_rate)) = channel_claims.zip(publish_rate) else { continue };
+            for (channel, claim) in channel_claims {
+                grant.channel_claims.entry(channel).or_insert_with(|| claim.clone());
+            }
+            for (resource, rate) in publish_rate {
+                let highest = grant.publish_rate.entry(resource).or_insert_with(|| rate.clone());
+                if rate.as_f64() > highest.as_f64() {
+                    highest.clone_from(rate);
+                }
+            }
             for (template, operations) in &rule.capability {
-                resources.extend(fill(template).map(|resource| (resource, *operations)));
-            }
-            for (template, claim) in &rule.channel_claims {
-                if let Some(channel) = fill(template) {
-                    grant.channel_claims.entry(channel).or_insert_with(|| claim.clone());
-                }
-            }
-            for (template, rate) in &rule.publish_rate {
-                if let Some(resource) = fill(template) {
-                    let highest = grant.publish_rate.entry(resource).or_insert_with(|| rate.clone());
-                    if rate.as_f64() > highest.as_f64() {
-                        highest.clone_from(rate);
-                    }
-                }
+                resources.extend(fill(template, Loss::Resource).map(|resource| (resource, *operations)));
             }
             grant.ttl = shortest(grant.ttl, rule.ttl);
             grant.rules.push(rule.name.clone());
         }
         Capability::union(resources)
     }
+}
+
+/// Every one of the resources, or none if one drops out.
+fn fill_all<T>(
+    templates: &[(ResourceTemplate, T)],
+    mut fill: impl FnMut(&ResourceTemplate) -> Option<String>,
+) -> Option<Vec<(String, &T)>> {
+    let filled: Vec<_> = templates.iter().map(|(template, value)| Some((fill(template)?, value))).collect();
+    filled.into_iter().collect()
 }
 
 /// What of `asked` is granted. Every resource of the one is compared with every one of the other; this bounds the time.

@@ -96,11 +96,11 @@ function reason({ condition, truth: is, because, parts = [] }) {
   );
 }
 
-const drop = ({ resource, placeholder, why }) => element(
+const drop = ({ resource, placeholder, why, loses }) => element(
   "p",
   { class: "dropped" },
   element("code", {}, resource),
-  ` drops out, for ${placeholder}: ${words.unfit[why] ?? why}`,
+  ` drops out, for ${placeholder}: ${words.unfit[why] ?? why}${loses === "rule" ? "; without it the rule grants nothing" : ""}`,
 );
 
 const truth = (verdict) => element("span", { class: "truth", "data-mood": MOODS[verdict] ?? "" }, verdict ?? "");

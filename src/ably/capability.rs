@@ -327,6 +327,8 @@ impl<'de> Deserialize<'de> for Capability {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use proptest::prelude::*;
     use serde_json::Value;
 
@@ -345,6 +347,42 @@ mod tests {
             1 => Just(vec!["*"]),
             3 => prop::sample::subsequence(&["history", "presence", "publish", "subscribe"], 1..=4),
         ]
+    }
+
+    /// Names that are sorted the fast way if there are no others.
+    fn plain_name() -> impl Strategy<Value = String> {
+        prop_oneof!["[a-c]{1,2}", "[!-/:-~][ -~]{0,5}", "[*a]:[0-9]{1,3}"]
+    }
+
+    /// Names of all kinds: integers about the largest index, and letters whose bytes and code units differ in order.
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![
+            plain_name(),
+            "[0-9]{1,3}",
+            (4_294_967_290_u64..4_294_967_300).prop_map(|number| number.to_string()),
+            "[a\u{e9}\u{ffff}\u{10400}\u{e000}]{1,3}",
+            any::<String>(),
+        ]
+    }
+
+    /// What [`Capability::union`] is to find: one resource after the other, in the order of ECMAScript's
+    /// OrdinaryOwnPropertyKeys and then of code units, as ably-js sorts.
+    fn union_without_haste(resources: &[(String, Vec<&'static str>)]) -> Vec<(String, Vec<&'static str>)> {
+        type Key = (bool, u64, Vec<u16>);
+        let key = |name: &str| -> Key {
+            let is_decimal = name == "0" || (!name.starts_with('0') && name.chars().all(|c| c.is_ascii_digit()));
+            match name.parse::<u64>().ok().filter(|number| is_decimal && *number < 0xffff_ffff) {
+                Some(index) => (false, index, Vec::new()),
+                None => (true, 0, name.encode_utf16().collect()),
+            }
+        };
+        let mut union: BTreeMap<Key, (String, BTreeSet<&str>)> = BTreeMap::new();
+        for (name, operations) in resources.iter().filter(|(name, _)| !name.is_empty()) {
+            let (_, all) = union.entry(key(name)).or_insert_with(|| (name.clone(), BTreeSet::new()));
+            all.extend(operations);
+        }
+        let absorbed = |all: BTreeSet<_>| if all.contains("*") { vec!["*"] } else { all.into_iter().collect() };
+        union.into_values().map(|(name, all)| (name, absorbed(all))).collect()
     }
 
     fn capability() -> impl Strategy<Value = String> {
@@ -465,6 +503,25 @@ mod tests {
             let again: Capability = canonical.parse().unwrap();
             prop_assert_eq!(&again, &capability);
             prop_assert_eq!(again.to_string(), canonical);
+        }
+
+        #[test]
+        fn a_union_is_the_one_that_is_found_without_haste(
+            resources in prop_oneof![
+                prop::collection::vec((plain_name(), operations()), 0..12),
+                prop::collection::vec((name(), operations()), 0..12),
+            ]
+        ) {
+            let parsed = resources.iter().map(|(name, names)| (name.clone(), Operations::parse(names).unwrap()));
+            let union = Capability::union(parsed);
+            let found: Option<Vec<_>> = union.as_ref().map(|union| {
+                union.resources().map(|(name, operations)| (name.to_owned(), operations.names().collect())).collect()
+            });
+            let expected = union_without_haste(&resources);
+            prop_assert_eq!(found.unwrap_or_default(), expected);
+            if let Some(union) = union {
+                prop_assert_eq!(union.to_string().parse(), Ok(union));
+            }
         }
 
         #[test]

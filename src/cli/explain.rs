@@ -366,7 +366,8 @@ fn policy_as_text(rehearsed: &Rehearsed, format: TokenFormat, text: &mut String)
         }
         for dropped in &rule.dropped {
             let (resource, placeholder, why) = (&dropped.resource, &dropped.placeholder, dropped.why);
-            _ = writeln!(text, "      dropped      {resource}: {placeholder}: {why}");
+            let loses = dropped.loses.in_words();
+            _ = writeln!(text, "      dropped      {resource}: {placeholder}: {why}{loses}");
         }
     }
     let Ok(grant) = outcome else {

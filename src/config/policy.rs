@@ -329,8 +329,11 @@ impl Parser {
         }
         for (key, value) in table {
             let path = if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
-            if key.get_ref().is_empty() {
-                self.problem(key.span(), "the name of a claim is empty");
+            if key.get_ref().split('.').any(str::is_empty) {
+                self.problem(
+                    key.span(),
+                    format_args!("the claim {:?}: a name is empty, at an end or between two dots", key.get_ref()),
+                );
                 parts.push(None);
             } else if value.get_ref().is_table() {
                 self.claims(value, &path, parts);

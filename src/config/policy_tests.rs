@@ -14,7 +14,7 @@ use super::{
     policy::{self, Parser, Value, integer, kind},
     reader::Reader,
     settings::ABLY_REVOCABLE_TOKENS,
-    sources::position,
+    sources::{offset, position},
     tenant,
     value::{boolean, duration},
 };
@@ -135,8 +135,7 @@ impl PolicyTests {
         let cases = match DeTable::parse(text) {
             Ok(document) => parser.cases(document.get_ref()),
             Err(error) => {
-                let offset = error.span().map_or(0, |span| span.start);
-                parser.problems.push((offset, error.message().to_owned()));
+                parser.problems.push((offset(text, &error), error.message().to_owned()));
                 Vec::new()
             }
         };

@@ -2,9 +2,11 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    env, fs, io,
+    env, fs, io, iter,
     path::{Path, PathBuf},
 };
+
+use toml::de::DeTable;
 
 use super::{
     reader::Problem,
@@ -140,7 +142,7 @@ impl Sources {
             Ok(table) => (self.toml, self.toml_text) = (table, text.clone()),
             Err(error) => {
                 let error: toml::de::Error = error;
-                let position = position(text, error.span().map_or(0, |span| span.start));
+                let position = position(text, offset(text, &error));
                 self.problem(format!("{path}, {position}: {}", error.message()));
             }
         }
@@ -160,10 +162,46 @@ impl Sources {
     }
 }
 
+/// Where the TOML parser found an error. Of keys with too many dots it does not say; those are on the first line with
+/// which it finds the same.
+pub(super) fn offset(text: &str, error: &toml::de::Error) -> usize {
+    if let Some(span) = error.span() {
+        return span.start;
+    }
+    let found_in = |text: &str| {
+        let (_, errors) = DeTable::parse_recoverable(text);
+        errors.iter().any(|found| found.message() == error.message())
+    };
+    let starts: Vec<_> = iter::once(0).chain(text.match_indices('\n').map(|(end, _)| end + 1)).collect();
+    let after = starts.partition_point(|start| !found_in(text.get(..*start).unwrap_or_default()));
+    after.checked_sub(1).and_then(|line| starts.get(line)).copied().unwrap_or_default()
+}
+
 /// Line and column of a byte, counted as editors do.
 pub(super) fn position(text: &str, offset: usize) -> String {
     let before = text.get(..offset).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     format!("line {line}, column {column}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_has_a_place_even_if_the_parser_gives_none() {
+        let deep = vec!["a"; 200].join(".");
+        let (before, after) = ("[token]\nttl = \"\"\"\n5m\"\"\"\n\n", "\nx = \"\"\"\n\"\"\"\ny = 1");
+        for (text, place) in [
+            (format!("{deep} = 1"), "line 1, column 1"),
+            (format!("{before}{deep} = 1{after}"), "line 5, column 1"),
+            (format!("{before}[{deep}]{after}"), "line 5, column 1"),
+            (format!("{before}a = [{{\nb = {{ {deep} = 1 }} }}]{after}"), "line 6, column 1"),
+            ("[token]\nttl = ".to_owned(), "line 2, column 7"),
+        ] {
+            let error = text.parse::<toml::Table>().unwrap_err();
+            assert_eq!(position(&text, offset(&text, &error)), place, "{text}: {error}");
+        }
+    }
 }

@@ -1,7 +1,13 @@
 use std::{fs, path::Path};
 
+use serde_json::{Value, json};
+
 use super::*;
-use crate::ably::TokenFormat;
+use crate::{
+    ably::{TokenFormat, TokenParams},
+    clerk::Session,
+    clock::UnixMillis,
+};
 
 const REQUIRED: [(&str, &str); 2] =
     [("ABLY_API_KEY", "app.key:secretsecret"), ("CLERK_PUBLISHABLE_KEY", "pk_test_Y2xlcmsuZXhhbXBsZS5jb20k")];
@@ -215,8 +221,7 @@ fn keys_of_two_kinds_of_instance_do_not_go_together() {
 #[test]
 fn the_key_source_is_the_pem_then_the_backend_api_then_the_frontend_api() {
     let source = |environment: &[(&str, &str)]| load(environment, "").unwrap().only().clerk.key_source();
-    let vectors: serde_json::Value =
-        serde_json::from_str(include_str!("../../tests/vectors/clerk_session.json")).unwrap();
+    let vectors: Value = serde_json::from_str(include_str!("../../tests/vectors/clerk_session.json")).unwrap();
     let pem = vectors["jwt_key"].as_str().unwrap().replace('\n', "\\n");
     let secret_key = ("CLERK_SECRET_KEY", "sk_test_abc");
     assert_eq!(source(&[("CLERK_JWT_KEY", &pem), secret_key]), KeySource::Pem);
@@ -316,9 +321,19 @@ channel_claims = { "chat:*" = "x" }
 name = "né"
 when = { claim = { "tier" = 1.5, "when" = 1979-05-27, "é" = "x" }, reverified = { within = "10m" }, role = 5 }
 capability = { "a" = ["*"] }
+
+[[grants]]
+name = "never"
+when = { any = [{ permission = ["read", "org:sys_memberships:read"] }, { claim = { "a..b" = 1, ".a" = 1, c."" = 1 } }] }
+capability = { "*:{username}" = ["*"] }
+
+[[grants]]
+name = "nobody's role"
+when = { role = ["admin", "owner"], not = { any = [{ role = "admin" }, { role = "owner" }] } }
+capability = { "a" = ["*"] }
 "#;
     insta::assert_snapshot!(broken(toml), @r##"
-    the configuration has 31 problems:
+    the configuration has 38 problems:
       - FILE, line 2, column 28: [token] require: a text, where true or false is wanted
       - FILE, line 6, column 10: [[grants]] "a": no such condition: "roles"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, any, all, not
       - FILE, line 6, column 34: [[grants]] "a": an empty list, where a list is wanted
@@ -329,7 +344,7 @@ capability = { "a" = ["*"] }
       - FILE, line 6, column 105: [[grants]] "a": a name is empty
       - FILE, line 7, column 16: [[grants]] "a": the resource "chat*": "chat*" is no pattern at Ably but a literal name: * stands for a whole segment, as in "chat:*"
       - FILE, line 7, column 41: [[grants]] "a": the resource "a::b": an empty segment: no channel has one; write one name between two colons
-      - FILE, line 7, column 63: [[grants]] "a": the resource "{username}:x": {username} comes first, and a user or an organization could choose it to be the name of any namespace; put a literal segment before it, or use {user_id}, {session_id} or {org_id}
+      - FILE, line 7, column 63: [[grants]] "a": the resource "{username}:x": {username} has no literal segment before it, and a user or an organization could choose it to be the name of any namespace or channel; put one there, or {user_id}, {session_id} or {org_id}
       - FILE, line 7, column 87: [[grants]] "a": the resource "c:{email}": {email} is not known: there are {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} and {claim.PATH}
       - FILE, line 7, column 114: [[grants]] "a": "*" stands beside other operations
       - FILE, line 7, column 138: [[grants]] "a": an empty list, where a list of operations, like ["subscribe"] is wanted
@@ -350,6 +365,13 @@ capability = { "a" = ["*"] }
       - FILE, line 23, column 43: [[grants]] "né": a date, where a claim is compared with a text, a whole number, true or false
       - FILE, line 23, column 81: [[grants]] "né": reverified wants level and within, like { level = "second_factor", within = "10m" }
       - FILE, line 23, column 108: [[grants]] "né": a number, where a name or a list of names is wanted
+      - FILE, line 28, column 33: [[grants]] "never": "read" is no permission: each has a feature before it, as in org:rooms:read
+      - FILE, line 28, column 41: [[grants]] "never": "org:sys_memberships:read" is a system permission, and Clerk leaves those out of session tokens; ask for a role instead
+      - FILE, line 28, column 84: [[grants]] "never": the claim "a..b": a name is empty, at an end or between two dots
+      - FILE, line 28, column 96: [[grants]] "never": the claim ".a": a name is empty, at an end or between two dots
+      - FILE, line 28, column 108: [[grants]] "never": the claim "": a name is empty, at an end or between two dots
+      - FILE, line 29, column 16: [[grants]] "never": the resource "*:{username}": {username} has no literal segment before it, and a user or an organization could choose it to be the name of any namespace or channel; put one there, or {user_id}, {session_id} or {org_id}
+      - FILE, line 33, column 8: [[grants]] "nobody's role": when contradicts itself: the rule would never match
     "##);
 }
 
@@ -415,6 +437,45 @@ fn every_example_in_the_documentation_of_policies_is_one() {
         let config = load(&[], block).unwrap_or_else(|problems| panic!("{problems}\n{block}"));
         assert!(config.warnings().iter().all(|warning| !warning.starts_with("no policy")), "{block}");
     }
+}
+
+/// The capability that an example in the documentation of policies, known by its heading, grants to these claims.
+fn granted_by_example(heading: &str, claims: &Value) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policy.md");
+    let document = fs::read_to_string(path).unwrap();
+    let (_, example) = document.split_once(heading).unwrap();
+    let policy = load(&[], toml_blocks(example)[0]).unwrap().only().policy;
+    let claims = claims.as_object().unwrap().clone();
+    let (since, until) = (UnixMillis(0), UnixMillis(60_000));
+    let session = Session::from_claims("user_1".into(), "sess_1".into(), since, until, claims).ok().unwrap();
+    policy.decide(&session, &TokenParams::default()).outcome.unwrap().capability.unwrap().to_string()
+}
+
+#[test]
+fn in_the_documentation_payments_take_a_second_factor_that_there_is() {
+    for (fva, may_pay) in [
+        (json!([1, 1]), true),
+        (json!([60, 9]), true),
+        (json!([1, 10]), false),
+        (json!([1, -1]), false),
+        (json!([-1, 1]), false),
+        (json!([-1, -1]), false),
+        (json!(null), false),
+    ] {
+        let capability = granted_by_example("### 6. Payments only after a second factor", &json!({ "fva": fva }));
+        assert_eq!(capability.contains("payments:user_1"), may_pay, "{fva}");
+    }
+}
+
+#[test]
+fn in_the_documentation_only_editors_of_documents_write_and_enter() {
+    let granted = |bits| {
+        let organization = json!({ "id": "org_1", "per": "read,write", "fpm": bits });
+        granted_by_example("### 7. Documents edited together", &json!({ "v": 2, "fea": "o:docs", "o": organization }))
+    };
+    assert_eq!(granted("1"), r#"{"docs:org_1:*":["object-subscribe","subscribe"]}"#);
+    let all = r#"{"docs:org_1:*":["object-publish","object-subscribe","presence","publish","subscribe"]}"#;
+    assert_eq!(granted("2"), all);
 }
 
 #[test]

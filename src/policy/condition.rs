@@ -1,9 +1,11 @@
 //! Conditions on a session: what a rule asks for in its `when`, and `[token] require`.
 
+mod possibility;
+
 use std::{fmt, time::Duration};
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::clerk::{ClaimPath, FactorAge, Scoped, Session};
 
@@ -43,7 +45,7 @@ pub enum Condition {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role(String);
 
-/// A permission, with its prefix `org:`.
+/// A permission, with its prefix `org:` and its feature: `org:<feature>:<permission>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permission(String);
 
@@ -111,6 +113,12 @@ pub enum InvalidName {
     /// Clerk counts whole minutes.
     #[error("Clerk counts whole minutes: write at least 1m, and no seconds")]
     Minutes,
+    /// Not of the form that all permissions have, so that nobody has it.
+    #[error("{0:?} is no permission: each has a feature before it, as in org:rooms:read")]
+    Permission(String),
+    /// One of Clerk's own, which no session token has.
+    #[error("{0:?} is a system permission, and Clerk leaves those out of session tokens; ask for a role instead")]
+    SystemPermission(String),
 }
 
 impl Role {
@@ -122,10 +130,17 @@ impl Role {
 }
 
 impl Permission {
-    /// With or without `org:`.
+    /// With or without `org:`. Those that no session token has are refused.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let name = text.trim_start_matches("org:");
-        if name.is_empty() { Err(InvalidName::Empty) } else { Ok(Self(format!("org:{name}"))) }
+        match name.split_once(':') {
+            _ if name.is_empty() => Err(InvalidName::Empty),
+            _ if name.starts_with("sys_") => Err(InvalidName::SystemPermission(text.to_owned())),
+            Some((feature, permission)) if !feature.is_empty() && !permission.is_empty() => {
+                Ok(Self(format!("org:{name}")))
+            }
+            _ => Err(InvalidName::Permission(text.to_owned())),
+        }
     }
 }
 
@@ -146,12 +161,13 @@ impl ScopedName {
     }
 
     fn is_in(&self, scoped: &Scoped) -> bool {
-        let of_organization = self.scope != Some(Scope::User) && scoped.organization.contains(&self.name);
-        of_organization || (self.scope != Some(Scope::Organization) && scoped.user.contains(&self.name))
+        let is_of = |scope, names: &[String]| self.asks_for(scope) && names.contains(&self.name);
+        is_of(Scope::Organization, &scoped.organization) || is_of(Scope::User, &scoped.user)
     }
 
-    fn covers(&self, other: &Self) -> bool {
-        self.name == other.name && (self.scope.is_none() || self.scope == other.scope)
+    /// Whether it is enough that the one whom `scope` means has it.
+    fn asks_for(&self, scope: Scope) -> bool {
+        self.scope.is_none_or(|asked| asked == scope)
     }
 }
 
@@ -170,6 +186,10 @@ impl ClaimValue {
     fn equals(&self, value: &Value) -> bool {
         match (self, value) {
             (Self::Text(ours), Value::String(theirs)) => ours == theirs,
+            // Neither JSON nor JavaScript tells 5 and 5.0 apart.
+            (Self::Integer(ours), Value::Number(theirs)) if theirs.is_f64() => {
+                theirs.as_f64() == Number::from(*ours).as_f64()
+            }
             (Self::Integer(ours), Value::Number(theirs)) => theirs.as_i64() == Some(*ours),
             (Self::Boolean(ours), Value::Bool(theirs)) => ours == theirs,
             _ => false,
@@ -414,94 +434,6 @@ impl Condition {
             Self::Any(_) | Self::All(_) | Self::Not(_) => Finding::of(self.holds(session) == Truth::True),
         }
     }
-
-    /// Whether no session can meet it, as far as can be seen. Finds every contradiction between two parts that are
-    /// required together, however nested: two roles, two organizations, impersonated and not, and anything beside its
-    /// own contrary. Does not find what takes three parts to contradict.
-    #[must_use]
-    pub fn is_impossible(&self) -> bool {
-        let mut steps = 10_000;
-        !possible(vec![(self, true)], &mut Vec::new(), &mut steps)
-    }
-}
-
-/// A condition that is to hold, or whose contrary is.
-type Demand<'a> = (&'a Condition, bool);
-
-/// Whether all open demands can be met beside the settled ones. Gives up, and says yes, when there are too many ways.
-fn possible<'a>(mut open: Vec<Demand<'a>>, settled: &mut Vec<Demand<'a>>, steps: &mut u32) -> bool {
-    let settled_before = settled.len();
-    let mut choices: Vec<Demand<'a>> = Vec::new();
-    while let Some((condition, wanted)) = open.pop() {
-        match condition {
-            Condition::Not(part) => open.push((part, !wanted)),
-            Condition::All(parts) if wanted => open.extend(parts.iter().map(|part| (part, true))),
-            Condition::Any(parts) if !wanted => open.extend(parts.iter().map(|part| (part, false))),
-            Condition::All(_) | Condition::Any(_) => choices.push((condition, wanted)),
-            leaf if settled.iter().any(|other| contradict(*other, (leaf, wanted))) => {
-                settled.truncate(settled_before);
-                return false;
-            }
-            leaf => settled.push((leaf, wanted)),
-        }
-    }
-    let is_possible = match choices.pop() {
-        Some((Condition::Any(parts) | Condition::All(parts), wanted)) => parts.iter().any(|part| {
-            *steps = steps.saturating_sub(1);
-            let mut open = choices.clone();
-            open.push((part, wanted));
-            *steps == 0 || possible(open, settled, steps)
-        }),
-        _ => true,
-    };
-    settled.truncate(settled_before);
-    is_possible
-}
-
-/// Whether two demands on conditions without parts exclude each other.
-fn contradict(one: Demand<'_>, other: Demand<'_>) -> bool {
-    match (one, other) {
-        ((a, true), (b, false)) | ((b, false), (a, true)) => a.implies(b),
-        ((a, true), (b, true)) => a.excludes(b),
-        ((Condition::Impersonated(a), false), (Condition::Impersonated(b), false)) => a != b,
-        _ => false,
-    }
-}
-
-impl Condition {
-    /// Whether the other holds wherever this one does. Of conditions without parts.
-    fn implies(&self, other: &Self) -> bool {
-        fn within<T>(ours: &[T], theirs: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
-            ours.iter().all(|our| theirs.iter().any(|their| covers(their, our)))
-        }
-        match (self, other) {
-            (Self::Role(a), Self::Role(b)) => within(a, b, PartialEq::eq),
-            (Self::Permission(a), Self::Permission(b)) => within(a, b, PartialEq::eq),
-            (Self::Organization(a), Self::Organization(b)) => within(a, b, PartialEq::eq),
-            (Self::Plan(a), Self::Plan(b)) | (Self::Feature(a), Self::Feature(b)) => within(a, b, ScopedName::covers),
-            (Self::Claim { path, alternatives }, Self::Claim { path: other_path, alternatives: others }) => {
-                path == other_path && within(alternatives, others, PartialEq::eq)
-            }
-            (Self::Reverified(a), Self::Reverified(b)) => a.level == b.level && a.within_minutes <= b.within_minutes,
-            (Self::Impersonated(a), Self::Impersonated(b)) => a == b,
-            _ => false,
-        }
-    }
-
-    /// Whether both never hold together. Of conditions without parts.
-    fn excludes(&self, other: &Self) -> bool {
-        fn apart<T>(ours: &[T], theirs: &[T], can_be_one: impl Fn(&T, &T) -> bool) -> bool {
-            !ours.iter().any(|our| theirs.iter().any(|their| can_be_one(our, their)))
-        }
-        match (self, other) {
-            (Self::Role(a), Self::Role(b)) => apart(a, b, PartialEq::eq),
-            (Self::Organization(a), Self::Organization(b)) => {
-                apart(a, b, |a, b| a == b || std::mem::discriminant(a) != std::mem::discriminant(b))
-            }
-            (Self::Impersonated(a), Self::Impersonated(b)) => a != b,
-            _ => false,
-        }
-    }
 }
 
 impl fmt::Display for Role {
@@ -591,6 +523,8 @@ impl fmt::Display for Condition {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -620,6 +554,14 @@ mod tests {
 
     fn role(name: &str) -> Condition {
         Condition::Role(vec![Role::parse(name).unwrap()])
+    }
+
+    fn roles(names: &[&str]) -> Condition {
+        Condition::Role(names.iter().map(|name| Role::parse(name).unwrap()).collect())
+    }
+
+    fn organizations(names: &[&str]) -> Condition {
+        Condition::Organization(names.iter().map(|name| OrganizationName::parse(name).unwrap()).collect())
     }
 
     fn permission(name: &str) -> Condition {
@@ -713,7 +655,11 @@ mod tests {
     fn a_claim_is_equal_or_has_the_value_or_is_unknown() {
         use Truth::{False, True, Unknown};
         let session = session(&json!({
-            "tier": "pro", "metadata": { "tags": ["a", 5, true], "level": 3, "on": false, "none": null, "empty": [] },
+            "tier": "pro",
+            "metadata": {
+                "tags": ["a", 5, true], "level": 3, "on": false, "none": null, "empty": [],
+                "whole": 5.0, "wholes": [1, -3e0], "fraction": 5.5, "large": 9_007_199_254_740_993_i64,
+            },
         }));
         for (condition, truth) in [
             (claim("tier", text("pro")), True),
@@ -724,6 +670,13 @@ mod tests {
             (claim("metadata.tags", ClaimValue::Boolean(true)), True),
             (claim("metadata.tags", text("5")), False),
             (claim("metadata.level", ClaimValue::Integer(3)), True),
+            (claim("metadata.whole", ClaimValue::Integer(5)), True),
+            (not(claim("metadata.whole", ClaimValue::Integer(5))), False),
+            (claim("metadata.wholes", ClaimValue::Integer(-3)), True),
+            (claim("metadata.whole", ClaimValue::Integer(4)), False),
+            (claim("metadata.fraction", ClaimValue::Integer(5)), False),
+            (claim("metadata.large", ClaimValue::Integer(9_007_199_254_740_992)), False),
+            (claim("metadata.large", ClaimValue::Integer(9_007_199_254_740_993)), True),
             (claim("metadata.on", ClaimValue::Boolean(false)), True),
             (claim("metadata.empty", text("a")), False),
             (claim("metadata", text("a")), False),
@@ -789,7 +742,14 @@ mod tests {
     #[test]
     fn names_that_cannot_be_are_refused() {
         for text in ["", "org:", "org:org:"] {
-            assert!(Role::parse(text).is_err() && Permission::parse(text).is_err(), "{text}");
+            assert!(Role::parse(text).is_err(), "{text}");
+            assert_eq!(Permission::parse(text), Err(InvalidName::Empty), "{text}");
+        }
+        for text in ["read", "org:read", "org:org:read", ":read", "rooms:", "org::read"] {
+            assert_eq!(Permission::parse(text), Err(InvalidName::Permission(text.into())));
+        }
+        for text in ["org:sys_memberships:manage", "sys_profile:delete", "sys_x"] {
+            assert_eq!(Permission::parse(text), Err(InvalidName::SystemPermission(text.into())));
         }
         for text in ["", "o:", "team:pro", "o:pro:max"] {
             assert!(ScopedName::parse(text).is_err(), "{text}");
@@ -799,9 +759,9 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_impossible() {
+        use Level::{FirstFactor, MultiFactor, SecondFactor};
         let (any, all) = (Condition::Any, Condition::All);
         let impersonated = Condition::Impersonated;
-        let roles = |names: &[&str]| Condition::Role(names.iter().map(|name| Role::parse(name).unwrap()).collect());
         for condition in [
             all(vec![impersonated(true), impersonated(false)]),
             all(vec![role("admin"), role("member")]),
@@ -811,10 +771,26 @@ mod tests {
             all(vec![roles(&["a", "b"]), all(vec![not(roles(&["c", "b", "a"]))])]),
             not(any(vec![impersonated(true), impersonated(false)])),
             not(any(vec![feature("x"), not(feature("x"))])),
-            all(vec![reverified(Level::SecondFactor, 5), not(reverified(Level::SecondFactor, 10))]),
+            all(vec![reverified(SecondFactor, 5), not(reverified(SecondFactor, 10))]),
             all(vec![role("a"), any(vec![role("b"), not(role("a"))])]),
             any(vec![all(vec![role("a"), role("b")]), all(vec![role("c"), role("d")])]),
             all(vec![claim("a", text("x")), not(claim("a", text("x")))]),
+            all(vec![roles(&["a", "b"]), not(role("a")), not(role("b"))]),
+            all(vec![roles(&["a", "b"]), roles(&["b", "c"]), roles(&["c", "a"])]),
+            all(vec![roles(&["a", "b"]), roles(&["b", "c"]), not(role("b"))]),
+            all(vec![organizations(&["org_1", "acme"]), not(organization("acme")), not(organization("org_1"))]),
+            all(vec![organizations(&["org_1", "acme"]), organization("org_2"), organization("other")]),
+            all(vec![permission("a:b"), not(permission("a:b"))]),
+            all(vec![plan("pro"), not(plan("o:pro")), not(plan("u:pro"))]),
+            all(vec![feature("u:x"), not(any(vec![feature("x"), feature("y")]))]),
+            all(vec![
+                Condition::Claim { path: "a".into(), alternatives: vec![text("x"), text("y")] },
+                not(claim("a", text("x"))),
+                not(claim("a", text("y"))),
+            ]),
+            all(vec![reverified(MultiFactor, 5), not(reverified(FirstFactor, 5))]),
+            all(vec![reverified(MultiFactor, 5), not(reverified(SecondFactor, 10))]),
+            all(vec![reverified(FirstFactor, 5), reverified(SecondFactor, 5), not(reverified(MultiFactor, 5))]),
         ] {
             assert!(condition.is_impossible(), "{condition:?}");
         }
@@ -827,48 +803,151 @@ mod tests {
             all(vec![plan("pro"), plan("plus")]),
             all(vec![permission("a:b"), permission("c:d")]),
             all(vec![claim("a", text("x")), claim("a", text("y"))]),
-            all(vec![reverified(Level::SecondFactor, 10), not(reverified(Level::SecondFactor, 5))]),
+            all(vec![reverified(SecondFactor, 10), not(reverified(SecondFactor, 5))]),
             all(vec![role("a"), any(vec![role("b"), not(role("c"))])]),
+            all(vec![roles(&["a", "b"]), roles(&["b", "c"]), not(role("a"))]),
+            all(vec![organizations(&["org_1", "acme"]), organizations(&["org_2", "acme"]), organization("org_3")]),
+            all(vec![claim("a", text("x")), not(claim("a", text("y")))]),
+            all(vec![claim("a", text("x")), not(claim("b", text("x")))]),
+            // Of a user who has only a second factor, or only a first, or whose second was proved earlier.
+            all(vec![reverified(SecondFactor, 5), not(reverified(FirstFactor, 5))]),
+            all(vec![reverified(FirstFactor, 5), not(reverified(SecondFactor, 5))]),
+            all(vec![reverified(FirstFactor, 5), not(reverified(MultiFactor, 5))]),
+            all(vec![reverified(SecondFactor, 5), not(reverified(MultiFactor, 50))]),
+            all(vec![reverified(MultiFactor, 10), not(reverified(FirstFactor, 5)), not(reverified(SecondFactor, 5))]),
         ] {
             assert!(!condition.is_impossible(), "{condition:?}");
         }
     }
 
-    fn any_leaf() -> impl Strategy<Value = Condition> {
+    #[test]
+    fn what_has_too_many_ways_to_be_met_is_not_called_impossible() {
+        let either = |path: String| {
+            let parts = ["1", "2"].map(|value| claim(&path, text(value)));
+            Condition::Any(parts.into())
+        };
+        let contradiction = Condition::Any(vec![Condition::All(vec![role("a"), role("b")])]);
+        let with = |ways: usize| {
+            let mut parts: Vec<_> = (0..ways).map(|position| either(format!("claim{position}"))).collect();
+            parts.insert(ways / 2, contradiction.clone());
+            Condition::All(parts)
+        };
+        assert!(with(5).is_impossible());
+        assert!(!with(100).is_impossible());
+        assert!(!with(3_000).is_impossible());
+    }
+
+    /// One to three of these names.
+    fn some(names: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>> {
+        prop::collection::vec(prop::sample::select(names), 1..4)
+    }
+
+    fn scoped_names() -> impl Strategy<Value = Vec<ScopedName>> {
+        let parse = |names: Vec<_>| names.into_iter().map(|name| ScopedName::parse(name).unwrap()).collect();
+        some(&["pro", "o:pro", "u:pro", "plus", "u:plus"]).prop_map(parse)
+    }
+
+    fn any_membership() -> impl Strategy<Value = Condition> {
         prop_oneof![
-            prop::sample::select(&["a", "b"]).prop_map(role),
-            prop::sample::select(&["pro", "o:pro", "u:pro", "plus"]).prop_map(plan),
-            prop::sample::select(&["org_1", "org_2", "acme"]).prop_map(organization),
-            (prop::sample::select(&["x", "y"]), prop::sample::select(&["1", "2"]))
-                .prop_map(|(path, value)| claim(path, text(value))),
-            any::<bool>().prop_map(Condition::Impersonated),
-            prop::sample::select(&[5, 10]).prop_map(|minutes| reverified(Level::FirstFactor, minutes)),
+            some(&["a", "b", "c"]).prop_map(|names| roles(&names)),
+            some(&["org_1", "org_2", "acme", "other"]).prop_map(|names| organizations(&names)),
         ]
     }
 
-    fn any_condition() -> impl Strategy<Value = Condition> {
-        any_leaf().prop_recursive(3, 12, 3, |part| {
+    fn any_reverification() -> impl Strategy<Value = Condition> {
+        let level = prop::sample::select(&[Level::FirstFactor, Level::SecondFactor, Level::MultiFactor]);
+        (level, 1..4_u64).prop_map(|(level, minutes)| reverified(level, minutes))
+    }
+
+    fn any_claim() -> impl Strategy<Value = Condition> {
+        let values = prop::collection::vec(prop::sample::select(&["1", "2", "3"]).prop_map(text), 1..3);
+        let value = prop_oneof![values, Just(vec![ClaimValue::Integer(5)]), Just(vec![ClaimValue::Boolean(true)])];
+        (prop::sample::select(&["x", "y", "z.deeper"]), value)
+            .prop_map(|(path, alternatives)| Condition::Claim { path: path.into(), alternatives })
+    }
+
+    fn any_leaf() -> impl Strategy<Value = Condition> {
+        prop_oneof![
+            any_membership(),
+            any_reverification(),
+            any_claim(),
+            scoped_names().prop_map(Condition::Plan),
+            scoped_names().prop_map(Condition::Feature),
+            prop::sample::select(&["rooms:read", "rooms:write"]).prop_map(permission),
+            any::<bool>().prop_map(Condition::Impersonated),
+        ]
+    }
+
+    fn nested(leaf: impl Strategy<Value = Condition> + 'static) -> impl Strategy<Value = Condition> {
+        leaf.prop_recursive(3, 12, 4, |part| {
             prop_oneof![
-                prop::collection::vec(part.clone(), 1..3).prop_map(Condition::Any),
-                prop::collection::vec(part.clone(), 1..3).prop_map(Condition::All),
+                prop::collection::vec(part.clone(), 1..4).prop_map(Condition::Any),
+                prop::collection::vec(part.clone(), 1..4).prop_map(Condition::All),
                 part.prop_map(not),
             ]
         })
     }
 
-    fn any_session() -> impl Strategy<Value = Session> {
+    fn any_condition() -> impl Strategy<Value = Condition> {
+        nested(any_leaf())
+    }
+
+    fn any_age() -> impl Strategy<Value = i64> {
+        -1..5_i64
+    }
+
+    fn any_claims() -> impl Strategy<Value = Value> {
         let organization = prop_oneof![
-            Just(json!(null)),
-            (prop::sample::select(&["org_1", "org_2"]), prop::sample::select(&["a", "b"]))
-                .prop_map(|(id, role)| json!({ "id": id, "slg": "acme", "rol": role })),
+            1 => Just(json!(null)),
+            4 => (
+                prop::sample::select(&["org_1", "org_2", "org_3"]),
+                prop::sample::select(&["acme", "other", "third", ""]),
+                prop::sample::select(&["a", "b", "c", "d", ""]),
+                prop::sample::select(&["0", "1", "2", "3"]),
+            )
+                .prop_map(|(id, slug, role, bits)| {
+                    json!({ "id": id, "slg": slug, "rol": role, "per": "read,write", "fpm": bits })
+                }),
         ];
-        let value = || prop_oneof![Just(json!(null)), Just(json!("1")), Just(json!(["1", "2"]))];
-        let plans = prop::sample::select(&["", "o:pro", "u:pro", "ou:pro,u:plus"]);
-        let fva = prop_oneof![Just(json!(null)), Just(json!([7, -1])), Just(json!([2, 2]))];
-        (organization, value(), value(), plans, fva, any::<bool>()).prop_map(|(o, x, y, pla, fva, acting)| {
-            let act = acting.then(|| json!({ "sub": "user_2" }));
-            session(&json!({ "v": 2, "o": o, "x": x, "y": y, "pla": pla, "fva": fva, "act": act }))
-        })
+        let scalar = || prop::sample::select(&["1", "2", "3", "4"]).prop_map(Value::from);
+        let value = move || {
+            prop_oneof![
+                Just(json!(null)),
+                scalar(),
+                prop::collection::vec(scalar(), 0..4).prop_map(Value::from),
+                prop::sample::select(vec![json!(5), json!(5.0), json!([5.0, "1"]), json!(true)]),
+            ]
+        };
+        let scoped = || prop::sample::select(&["", "o:pro", "u:pro", "ou:pro,u:plus", "o:plus"]);
+        let features = scoped().prop_map(|features| ["o:rooms", features].join(","));
+        let fva =
+            prop_oneof![1 => Just(json!(null)), 4 => (any_age(), any_age()).prop_map(|ages| json!([ages.0, ages.1]))];
+        (organization, value(), value(), value(), scoped(), features, fva, any::<bool>()).prop_map(
+            |(o, x, y, z, pla, fea, fva, acting)| {
+                let act = acting.then(|| json!({ "sub": "user_2" }));
+                let z = json!({ "deeper": z });
+                let fea = fea.trim_end_matches(',');
+                json!({ "v": 2, "o": o, "x": x, "y": y, "z": z, "pla": pla, "fea": fea, "fva": fva, "act": act })
+            },
+        )
+    }
+
+    fn any_session() -> impl Strategy<Value = Session> {
+        any_claims().prop_map(|claims| session(&claims))
+    }
+
+    /// Every session that differs in what [`any_membership`] and [`any_reverification`] ask for, one of each kind.
+    fn every_session() -> Vec<Session> {
+        let ages = || -1..4_i64;
+        let every_fva = || ages().flat_map(move |first| ages().map(move |second| json!([first, second])));
+        let mut organizations = vec![json!(null)];
+        for id in ["org_1", "org_2", "org_3"] {
+            for slug in ["acme", "other", "third"] {
+                organizations.extend(["a", "b", "c", "d"].map(|role| json!({ "id": id, "slg": slug, "rol": role })));
+            }
+        }
+        let of = |o: Value| every_fva().map(move |fva| session(&json!({ "v": 2, "o": o, "fva": fva })));
+        organizations.into_iter().flat_map(of).collect()
     }
 
     proptest! {
@@ -877,6 +956,31 @@ mod tests {
         #[test]
         fn what_is_called_impossible_never_holds(condition in any_condition(), session in any_session()) {
             prop_assert!(!(condition.is_impossible() && condition.holds(&session) == Truth::True));
+        }
+
+        #[test]
+        fn demands_on_reverification_are_called_impossible_only_when_no_ages_meet_them(
+            demands in prop::collection::vec((any_reverification(), any::<bool>()), 1..6),
+            ages in (any_age(), any_age()),
+        ) {
+            let demand = |(part, wanted)| if wanted { part } else { not(part) };
+            let condition = Condition::All(demands.into_iter().map(demand).collect());
+            let session = session(&json!({ "fva": [ages.0, ages.1] }));
+            prop_assert!(!(condition.is_impossible() && condition.holds(&session) == Truth::True));
+        }
+
+        #[test]
+        fn what_a_session_did_not_say_only_makes_certain_what_was_unknown(
+            condition in any_condition(),
+            claims in any_claims(),
+            silent in prop::sample::subsequence(&["x", "y", "z", "fva"], 1..=4),
+        ) {
+            let mut less = claims.clone();
+            for claim in silent {
+                less.as_object_mut().unwrap().remove(claim);
+            }
+            let before = condition.holds(&session(&less));
+            prop_assert!(before == Truth::Unknown || before == condition.holds(&session(&claims)));
         }
 
         #[test]
@@ -890,6 +994,18 @@ mod tests {
             prop_assert_eq!(holds(&not(not(a.clone()))), holds(&a));
             let neither = not(Condition::Any(vec![a.clone(), b.clone()]));
             prop_assert_eq!(holds(&neither), holds(&Condition::All(vec![not(a), not(b)])));
+        }
+    }
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn what_no_session_meets_is_called_impossible(
+            condition in nested(prop_oneof![any_membership(), any_reverification()])
+        ) {
+            static SESSIONS: LazyLock<Vec<Session>> = LazyLock::new(every_session);
+            let is_met = SESSIONS.iter().any(|session| condition.holds(session) == Truth::True);
+            prop_assert_eq!(condition.is_impossible(), !is_met);
         }
     }
 }

@@ -61,10 +61,10 @@ pub enum InvalidResource {
          {{org_role}} and {{claim.PATH}}"
     )]
     UnknownPlaceholder(String),
-    /// What a user chooses would come first.
+    /// What a user chooses would come first, or after nothing but wildcards.
     #[error(
-        "{{{0}}} comes first, and a user or an organization could choose it to be the name of any namespace; put a \
-         literal segment before it, or use {{user_id}}, {{session_id}} or {{org_id}}"
+        "{{{0}}} has no literal segment before it, and a user or an organization could choose it to be the name of any \
+         namespace or channel; put one there, or {{user_id}}, {{session_id}} or {{org_id}}"
     )]
     ChosenFirst(String),
     /// A line break or the like.
@@ -107,19 +107,25 @@ impl FromStr for ResourceTemplate {
         let (qualifier, path) = split_qualifier(text)?;
         let mut parts = Vec::new();
         let mut literal = qualifier.to_owned();
+        // Whether a segment was there that no user or organization chooses, and that is not every name.
+        let mut is_anchored = false;
         for (position, segment) in path.split(':').enumerate() {
             if position > 0 {
                 literal.push(':');
             }
             match placeholder(segment)? {
-                Some(first) if position == 0 && !first.is_generated() => {
-                    return Err(InvalidResource::ChosenFirst(first.to_string()));
+                Some(chosen) if !is_anchored && !chosen.is_generated() => {
+                    return Err(InvalidResource::ChosenFirst(chosen.to_string()));
                 }
                 Some(placeholder) => {
+                    is_anchored = true;
                     parts.push(Part::Literal(std::mem::take(&mut literal)));
                     parts.push(Part::Placeholder(placeholder));
                 }
-                None => literal.push_str(segment),
+                None => {
+                    is_anchored |= segment != "*";
+                    literal.push_str(segment);
+                }
             }
         }
         parts.push(Part::Literal(literal));
@@ -310,6 +316,8 @@ mod tests {
             ("{org_id}:*:{username}", "org_1:*:alice"),
             ("o:{org_slug}:{org_role}", "o:acme:admin"),
             ("team:{claim.metadata.team}:*", "team:7:*"),
+            ("*:team:{username}", "*:team:alice"),
+            ("*:{user_id}:{username}", "*:user_1:alice"),
         ] {
             assert_eq!(fill(template, &session).as_deref(), Ok(filled), "{template}");
         }
@@ -372,6 +380,9 @@ mod tests {
             ("{org_slug}:*", Invalid::ChosenFirst("org_slug".into())),
             ("{org_role}:*", Invalid::ChosenFirst("org_role".into())),
             ("[meta]{claim.x}:*", Invalid::ChosenFirst("claim.x".into())),
+            ("*:{username}", Invalid::ChosenFirst("username".into())),
+            ("*:*:{org_slug}:a", Invalid::ChosenFirst("org_slug".into())),
+            ("[*]*:{claim.x}", Invalid::ChosenFirst("claim.x".into())),
             ("a:\nb", Invalid::ControlCharacter),
         ] {
             assert_eq!(text.parse::<ResourceTemplate>(), Err(error), "{text}");

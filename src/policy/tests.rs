@@ -82,7 +82,8 @@ fn the_names_of_the_rules_that_matched_are_told_in_order_and_so_is_what_dropped_
             rule: RuleName::new("pro"),
             resource: "pro:{claim.team}".into(),
             placeholder: "{claim.team}".into(),
-            why: Unfit::Missing
+            why: Unfit::Missing,
+            loses: Loss::Resource,
         }]
     );
 }
@@ -195,12 +196,40 @@ fn of_what_only_a_jwt_carries_the_first_claim_and_the_highest_rate_count() {
     let resource = |text: &str| -> ResourceTemplate { text.parse().unwrap() };
     rules[0].channel_claims = vec![(resource("chat:{user_id}"), "owner".into())];
     rules[1].channel_claims = vec![(resource("chat:*"), "guest".into()), (resource("chat:user_1"), "guest".into())];
-    rules[0].publish_rate = vec![(resource("chat:*"), 5.into()), (resource("x:{org_id}"), 5.into())];
+    rules[0].publish_rate = vec![(resource("chat:*"), 5.into())];
     rules[1].publish_rate = vec![(resource("chat:*"), Number::from_f64(7.5).unwrap())];
     let policy = Policy { rules, ..Policy::default() };
     let grant = policy.decide(&session(&json!({})), &TokenParams::default()).outcome.unwrap();
     assert_eq!(json!(grant.channel_claims), json!({ "chat:*": "guest", "chat:user_1": "owner" }));
     assert_eq!(json!(grant.publish_rate), json!({ "chat:*": 7.5 }));
+}
+
+#[test]
+fn a_rule_grants_nothing_without_the_limit_or_the_claim_that_was_to_go_with_it() {
+    let resource = |text: &str| -> ResourceTemplate { text.parse().unwrap() };
+    let limited = || Rule { ttl: minutes(1), ..rule("limited", None, &[("chat:*", &["publish"]), ("a", &["*"])]) };
+    let of_rate = Rule { publish_rate: vec![(resource("chat:{claim.team}"), 5.into())], ..limited() };
+    let of_claim = Rule { channel_claims: vec![(resource("chat:{claim.team}"), "guest".into())], ..limited() };
+    for rule_with_a_term in [of_rate, of_claim] {
+        let policy = Policy { rules: vec![rule_with_a_term, rule("b", None, &[("b", &["*"])])], ..Policy::default() };
+        for team in [json!(null), json!("a:b")] {
+            let session = session(&json!({ "team": team }));
+            let decision = policy.decide(&session, &TokenParams::default());
+            let grant = decision.outcome.unwrap();
+            assert_eq!(grant.capability.unwrap().to_string(), r#"{"b":["*"]}"#);
+            assert_eq!((grant.ttl, &grant.rules[..]), (None, &[RuleName::new("b")][..]));
+            assert_eq!((grant.channel_claims.len(), grant.publish_rate.len()), (0, 0));
+            let [dropped] = &decision.dropped[..] else { panic!("one drops out") };
+            assert_eq!(dropped.loses, Loss::Rule);
+            assert!(dropped.to_string().ends_with("; without it the rule grants nothing"), "{dropped}");
+            let explained = &policy.explain(&session, &TokenParams::default()).rules[0];
+            assert_eq!((explained.verdict, &explained.dropped[..]), (Truth::True, &decision.dropped[..]));
+        }
+        let grant = policy.decide(&session(&json!({ "team": "red" })), &TokenParams::default()).outcome.unwrap();
+        assert_eq!(grant.capability.unwrap().to_string(), r#"{"a":["*"],"b":["*"],"chat:*":["publish"]}"#);
+        assert_eq!(grant.channel_claims.len() + grant.publish_rate.len(), 1);
+        assert_eq!(grant.ttl, minutes(1));
+    }
 }
 
 #[test]

@@ -154,6 +154,7 @@ async fn a_script_reads_the_same() {
           {
             "dropped": [
               {
+                "loses": "resource",
                 "placeholder": "{claim.team}",
                 "resource": "team:{claim.team}",
                 "rule": "own",
@@ -400,6 +401,25 @@ fn a_policy_test_that_fails_says_what_differs() {
     1 passed, 4 failed
     "##);
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_rule_that_grants_nothing_without_its_limit_is_told() {
+    let policy = r#"
+        [[grants]]
+        name = "lobby"
+        capability = { "lobby" = ["subscribe"] }
+        [[grants]]
+        name = "limited"
+        capability = { "rooms:*" = ["publish"] }
+        publish_rate = { "rooms:{org_id}:*" = 1 }
+    "#;
+    let vendors = Vendors::start().await;
+    let settings = [vendors.settings(), vec![("TOKEN_FORMAT".into(), "jwt".into())]].concat();
+    let claims = json!({ "username": "alice" }).to_string();
+    let told = text(&run(&settings, policy, &claims, &["explain", "--claims", INPUT]));
+    let lost = "rooms:{org_id}:*: {org_id}: the session has no such value; without it the rule grants nothing\n";
+    assert!(told.contains(lost) && told.contains("capability\n  lobby  subscribe\nttl"), "{told}");
 }
 
 #[test]

@@ -193,7 +193,7 @@ ttl = "2d"
       - TOKEN_CAPABILITY ([token] capability): says that every token has the key's own capability, and [[grants]] say otherwise; remove one of the two
       - ably-clerk-auth.toml, line 6, column 8: [[grants]] "rooms": when contradicts itself: the rule would never match
       - ably-clerk-auth.toml, line 7, column 16: [[grants]] "rooms": the resource "rooms*": "rooms*" is no pattern at Ably but a literal name: * stands for a whole segment, as in "rooms:*"
-      - ably-clerk-auth.toml, line 7, column 42: [[grants]] "rooms": the resource "{org_slug}:*": {org_slug} comes first, and a user or an organization could choose it to be the name of any namespace; put a literal segment before it, or use {user_id}, {session_id} or {org_id}
+      - ably-clerk-auth.toml, line 7, column 42: [[grants]] "rooms": the resource "{org_slug}:*": {org_slug} has no literal segment before it, and a user or an organization could choose it to be the name of any namespace or channel; put one there, or {user_id}, {session_id} or {org_id}
       - ably-clerk-auth.toml, line 7, column 59: [[grants]] "rooms": "*" stands beside other operations
       - ably-clerk-auth.toml, line 7, column 77: [[grants]] "rooms": the resource "chat:{email}": {email} is not known: there are {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} and {claim.PATH}
       - ably-clerk-auth.toml, line 7, column 94: [[grants]] "rooms": "fly" is not an operation of Ably's
