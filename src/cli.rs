@@ -65,11 +65,15 @@ are several; their variables are those below behind TENANTS_NAME_.
   CLERK_PROXY_URL           Frontend API proxy
   CLERK_DOMAIN              satellite domain
   CLERK_USER_CACHE_TTL      [5m]
+  CLERK_WEBHOOK_SIGNING_SECRET  whsec_..., or several
   TOKEN_FORMAT              token_request, jwt or token_details [token_request]
   TOKEN_TTL                 longest life of a token, e.g. 30m [Ably's 60m]
   TOKEN_CLIENT_ID           template of {username}, {user_id}, {claim.NAME} [{username}]
   TOKEN_CAPABILITY          key: it is meant that tokens have the key's own capability, without [[grants]]
-  REVOCATION_DENIAL_TTL     longest life of a session token that is accepted [10m]
+  REVOCATION_DENIAL_TTL     how long who has signed out is refused, and the longest life of a session token [10m]
+  REDIS_URL                 rediss://...: what replicas share
+  REDIS_PREFIX              [aca:]
+  REDIS_ON_FAILURE          degrade or refuse [degrade]
   CORS_ALLOWED_ORIGINS      origins whose pages may read answers [the authorized parties]
   SERVER_HOST, SERVER_PORT  [127.0.0.1, 8080]. Also: HOST, PORT
   ADMIN_HOST, ADMIN_PORT    listener for /metrics; port 0: none [127.0.0.1, 9464]

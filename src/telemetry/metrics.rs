@@ -24,6 +24,9 @@ use crate::{
     clock::UnixMillis,
 };
 
+/// What can become of a webhook.
+const WEBHOOK_OUTCOMES: [&str; 5] = ["applied", "outdated", "ignored", "postponed", "malformed"];
+
 /// All metrics of a service.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -188,6 +191,9 @@ impl Metrics {
             let labels = Format { tenant: tenant.clone(), format: format.as_str() };
             families.tokens_issued.get_or_create_owned(&labels).0
         };
+        for known in WEBHOOK_OUTCOMES {
+            drop(families.webhooks.get_or_create_owned(&outcome(known)));
+        }
         TenantMetrics(Arc::new(TenantSeries {
             families: Arc::clone(families),
             token_requests: format(TokenFormat::TokenRequest),
@@ -371,7 +377,7 @@ impl TenantMetrics {
         }
     }
 
-    /// A webhook of this tenant's was answered.
+    /// A webhook of this tenant's was answered; `outcome` is one of those in `docs/metrics.md`.
     pub fn webhook(&self, outcome: &'static str) {
         self.by_outcome(&self.0.families.webhooks, outcome).inc();
     }
