@@ -31,7 +31,7 @@ lint: ## Formatting and lints
 test-rust: redis ## Unit, property and vector tests, the real binary over HTTP, and the stores with a real Redis
 	cargo test --locked --workspace --all-features
 
-test-sdk: chromium ## The real ably-js, in Node and in Chromium
+test-sdk: chromium redis ## The real ably-js, in Node and in Chromium, and with two replicas of one Redis
 	cargo build --locked --workspace --bins
 	@$(call install_packages,$(PAGE))
 	@$(call install_packages,$(SDK))

@@ -176,9 +176,14 @@ impl Revocation {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            for work in self.store.claim(Self::MOST_WORK_AT_ONCE, UnixMillis::now()).await {
-                self.perform(work, UnixMillis::now()).await;
-            }
+            self.do_due_work(UnixMillis::now).await;
+        }
+    }
+
+    /// Does what is due once. `now` is asked for each piece, as the one before it may have waited for Ably.
+    async fn do_due_work(&self, now: impl Fn() -> UnixMillis) {
+        for work in self.store.claim(Self::MOST_WORK_AT_ONCE, now()).await {
+            self.perform(work, now()).await;
         }
     }
 
@@ -293,3 +298,5 @@ pub fn ends_by(format: TokenFormat, ttl: Duration, now: UnixMillis) -> UnixMilli
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_with_ably;

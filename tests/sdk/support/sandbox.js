@@ -7,15 +7,18 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 const TARGET = resolve(ROOT, process.env.CARGO_TARGET_DIR || "target");
-const BINARY = resolve(process.env.SANDBOX || `${TARGET}/debug/sandbox`);
+/** The sandbox's executable. */
+export const SANDBOX = resolve(process.env.SANDBOX || `${TARGET}/debug/sandbox`);
+/** The service's, which is beside it. */
+export const REPLICA = join(dirname(SANDBOX), "ably-clerk-auth");
 /** What is not about policy is tested with the whole capability of the API key. */
-const WITHOUT_RULES = '[token]\ncapability = "key"\n';
+export const WITHOUT_RULES = '[token]\ncapability = "key"\n';
 
 /**
  * Starts a sandbox for a test, or for a whole file: `context` is the test's, or the module `node:test` itself. It is
@@ -24,8 +27,8 @@ const WITHOUT_RULES = '[token]\ncapability = "key"\n';
  * TOML file (null: the one that `make dev` starts with).
  */
 export async function startSandbox(context, { settings = {}, origins = [], policy = WITHOUT_RULES } = {}) {
-  if (!existsSync(BINARY)) {
-    throw new Error(`There is no sandbox at ${BINARY}: cargo build -p ably-clerk-auth -p sandbox, or set SANDBOX.`);
+  if (!existsSync(SANDBOX)) {
+    throw new Error(`There is no sandbox at ${SANDBOX}: cargo build -p ably-clerk-auth -p sandbox, or set SANDBOX.`);
   }
   const ports = ["page", "service", "clerk", "ably"].flatMap((part) => [`--${part}-port`, "0"]);
   const directory = await mkdtemp(join(tmpdir(), "sandbox-test-"));
@@ -37,7 +40,7 @@ export async function startSandbox(context, { settings = {}, origins = [], polic
     ...origins.flatMap((origin) => ["--allow-origin", origin]),
     ...Object.entries(settings).flatMap(([name, value]) => ["--set", `${name}=${value}`]),
   ];
-  const child = spawn(BINARY, ["dev", "--json", ...ports, ...more], {
+  const child = spawn(SANDBOX, ["dev", "--json", ...ports, ...more], {
     // Real keys in the surroundings are none of the sandbox's business: it would refuse to start.
     env: { LOG_FORMAT: "pretty", LOG_LEVEL: process.env.LOG_LEVEL ?? "info" },
     stdio: ["pipe", "pipe", "pipe"],
@@ -103,17 +106,34 @@ class Sandbox {
     await this.#post(this.ably, "/sandbox/key", settings);
   }
 
+  /** Ends a session, as its user does by signing out. */
+  async signOut(sessionId) {
+    await this.#post(this.clerk, `/v1/client/sessions/${sessionId}/end`, {});
+  }
+
+  /** Has Clerk send its webhooks there, signed with this secret. */
+  async sendWebhooks(url, secret) {
+    await this.#post(this.clerk, "/sandbox/webhooks", { endpoints: [{ url, signing_secrets: [secret] }] });
+  }
+
+  /** The webhooks that Clerk sent: `events`, and the `attempts` to deliver them. */
+  webhooks() {
+    return json(`${this.clerk}/sandbox/webhooks`);
+  }
+
+  /** The calls of `revokeTokens` that Ably got. */
+  revocations() {
+    return json(`${this.ably}/sandbox/revocations`);
+  }
+
   /** The connections that the Ably stand-in has now. */
   connections() {
     return json(`${this.ably}/sandbox/connections`);
   }
 
-  /** One request to the service without any SDK: its status, headers, and body. */
-  async ask({ method = "GET", params = {}, headers = {} } = {}) {
-    const form = new URLSearchParams(params);
-    const url = method === "POST" ? this.authUrl : `${this.authUrl}?${form}`;
-    const response = await fetch(url, { method, headers, body: method === "POST" ? form : undefined });
-    return { status: response.status, headers: response.headers, body: await response.json() };
+  /** One request to the service without any SDK. */
+  ask(request) {
+    return ask(this.authUrl, request);
   }
 
   async #post(base, path, body, headers = {}) {
@@ -125,6 +145,16 @@ class Sandbox {
     if (!response.ok) throw new Error(`${path} answered ${response.status}: ${await response.text()}`);
     return response;
   }
+}
+
+/** One request to a service without any SDK: its status, headers, and body, parsed if it is JSON. */
+export async function ask(authUrl, { method = "GET", params = {}, headers = {} } = {}) {
+  const form = new URLSearchParams(params);
+  const url = method === "POST" ? authUrl : `${authUrl}?${form}`;
+  const response = await fetch(url, { method, headers, body: method === "POST" ? form : undefined });
+  const isJson = response.headers.get("content-type") === "application/json";
+  const body = await (isJson ? response.json() : response.text());
+  return { status: response.status, headers: response.headers, body };
 }
 
 async function json(url) {

@@ -1,0 +1,120 @@
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use prometheus_client::metrics::counter::Counter;
+use reqwest::StatusCode;
+use sandbox::ably::{Ably, Options};
+
+use super::*;
+use crate::{
+    ably::{ClientId, Nonce, TokenDetails, TokenRequest},
+    clerk::Change,
+    store::{Bounds, Grant, MemoryStore},
+};
+
+/// Ably, and a replica on its own that gave alice's session a token.
+struct Scene {
+    ably: Ably,
+    revocation: Revocation,
+    key: RevokingKey,
+    now: UnixMillis,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        // Whom Ably gives time for a new token would be a matter of waiting.
+        let options = Options { revocable_tokens: true, reauth_margin: Duration::ZERO, ..Options::default() };
+        let ably = Ably::start(options).await.unwrap();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let key = RevokingKey {
+            rest: RestClient::new(ably.url().parse().unwrap(), http),
+            api_key: ApiKey::parse(ably.api_key()).unwrap(),
+        };
+        let authority = Authority {
+            tenant: TenantName::default(),
+            denial: Duration::from_mins(2),
+            format: TokenFormat::TokenRequest,
+            client_id: "{username}".parse().unwrap(),
+            users: None,
+            ably: Some(key.clone()),
+            counts: RevocationCounts {
+                accepted: Counter::default(),
+                refused: Counter::default(),
+                unavailable: Counter::default(),
+            },
+        };
+        let store = Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})));
+        let now = UnixMillis::now();
+        let grant = Grant {
+            tenant: TenantName::default(),
+            user: "user_1".into(),
+            session: "sess_1".into(),
+            organization: None,
+            client_id: "alice".into(),
+            until: now.after(Duration::from_hours(1)),
+        };
+        store.put_grant(grant, now).await.unwrap();
+        Self { ably, revocation: Revocation::new(store, vec![authority]), key, now }
+    }
+
+    fn token_request(&self) -> TokenRequest {
+        let client_id = ClientId::parse("alice").unwrap();
+        TokenRequest::sign(&self.key.api_key, client_id, None, None, self.now, Nonce::random().unwrap())
+    }
+
+    /// Returns in a later millisecond than that of the token's issue: a revocation of the same does not reach it.
+    async fn exchange(&self, token_request: &TokenRequest) -> TokenDetails {
+        let token = self.key.rest.request_token(token_request).await.unwrap();
+        let issued = self.ably.issued_tokens().last().unwrap().issued;
+        while UnixMillis::now().0 <= issued {
+            tokio::task::yield_now().await;
+        }
+        token
+    }
+
+    async fn sign_out(&self) {
+        let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: "user_1".into() };
+        let event = Event { at: self.now, change };
+        let applied = self.revocation.apply(&TenantName::default(), &event, self.now).await;
+        assert_eq!(applied, Ok(Applied::InForce));
+    }
+
+    /// What Ably says of a token: 40141 if it is revoked.
+    async fn code_of(&self, token: &TokenDetails) -> Option<u64> {
+        let token = serde_json::to_value(token).unwrap()["token"].as_str().unwrap().to_owned();
+        let url = format!("{}/channels/room/messages", self.ably.url());
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = http.get(url).bearer_auth(BASE64_STANDARD.encode(token)).send().await.unwrap();
+        if answer.status() == StatusCode::OK {
+            return None;
+        }
+        answer.json::<serde_json::Value>().await.unwrap()["error"]["code"].as_u64()
+    }
+
+    async fn do_what_is_due(&self, after: Duration) {
+        self.revocation.do_due_work(|| self.now.after(after)).await;
+    }
+}
+
+const REVOKED: Option<u64> = Some(40141);
+
+#[tokio::test]
+async fn a_hoarded_token_request_gives_a_token_until_the_revocation_is_repeated() {
+    let scene = Scene::start().await;
+    let [used, hoarded] = [scene.token_request(), scene.token_request()];
+    let used = scene.exchange(&used).await;
+    assert_eq!(scene.code_of(&used).await, None);
+
+    scene.sign_out().await;
+    assert_eq!(scene.code_of(&used).await, REVOKED);
+    let hoarded = scene.exchange(&hoarded).await;
+    assert_eq!(scene.code_of(&hoarded).await, None);
+
+    scene.do_what_is_due(Revocation::AGAIN_AFTER.saturating_sub(Duration::from_millis(1))).await;
+    assert_eq!(scene.code_of(&hoarded).await, None);
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    assert_eq!(scene.code_of(&hoarded).await, REVOKED);
+
+    // Twice is all: whoever signs in again as the same user is left alone.
+    assert_eq!(scene.ably.calls().revoke_tokens, 2);
+    scene.do_what_is_due(2 * Revocation::AGAIN_AFTER).await;
+    assert_eq!(scene.ably.calls().revoke_tokens, 2);
+}
