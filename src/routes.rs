@@ -1,11 +1,13 @@
 //! The HTTP surface: this is its table of contents.
 
 mod answer;
+mod client_address;
 pub mod cors;
 pub mod guard;
 mod health;
 mod metrics;
 mod openapi;
+mod rate_limit;
 mod request_id;
 mod token;
 

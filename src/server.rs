@@ -38,6 +38,7 @@ use crate::{
     config::{ClerkConfig, Config, KeySource, TenantConfig, TomlFile},
     identity::Identity,
     issuer::Issuer,
+    limits::{InFlightLimit, TokenLimit},
     outgoing,
     reload::Reload,
     routes::{self, cors::AllowedOrigins},
@@ -101,7 +102,13 @@ impl Server {
         };
         let tenants: Vec<Tenant> = config.tenants.iter().map(make_tenant).collect::<Result<_, _>>()?;
         let jwks: Vec<Jwks> = tenants.iter().filter_map(|tenant| tenant.signing_keys().jwks().cloned()).collect();
-        let issuer = Data::new(Issuer::new(tenants, metrics.tenant(Metrics::OF_NOBODY)));
+        let issuer = Data::new(Issuer::new(
+            tenants,
+            config.limits.tokens.map(TokenLimit::new),
+            metrics.tenant(Metrics::OF_NOBODY),
+        ));
+        let in_flight = Data::new(InFlightLimit::new(config.limits.max_in_flight));
+        let trusted_proxies = Data::new(config.server.trusted_proxies.clone());
         let origins = config.tenants.iter().map(|tenant| (tenant.name(), &tenant.cors.allowed_origins[..]));
         let origins = Data::new(AllowedOrigins::new(origins));
 
@@ -127,6 +134,8 @@ impl Server {
                         .app_data(issuer.clone())
                         .app_data(requests.clone())
                         .app_data(origins.clone())
+                        .app_data(in_flight.clone())
+                        .app_data(trusted_proxies.clone())
                         .configure(routes::configure_public)
                         .wrap(from_fn(routes::guard::around_every_request));
                     let requests = requests.clone();
