@@ -12,7 +12,10 @@ use actix_web::{
     web::{Bytes, BytesMut, Data, Payload},
 };
 use futures_util::StreamExt as _;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    task::{spawn_local, yield_now},
+    time::{Instant, timeout_at},
+};
 
 use super::{answer, client_address::ClientAddress, rate_limit, request_id::RequestId};
 use crate::{
@@ -59,6 +62,13 @@ pub(super) async fn post(
     }
 }
 
+/// Has the worker take in all requests that are there before it goes on with this one. It would work on one at a time
+/// otherwise, and the others would wait in their sockets, where nobody counts them and none is turned away.
+async fn let_others_in() {
+    // Actix polls a request's future again without being woken, which would be the end of yielding: so a task yields.
+    let _ = spawn_local(yield_now()).await;
+}
+
 fn overloaded(request: &HttpRequest, metrics: &RequestMetrics) -> HttpResponse {
     const WORTH_ASKING_AGAIN: Duration = Duration::from_secs(1);
     refuse(request, metrics, "overloaded", &answer::OVERLOADED, Some(WORTH_ASKING_AGAIN))
@@ -80,6 +90,7 @@ fn refuse(
 }
 
 async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8], begun_at: Instant) -> HttpResponse {
+    let_others_in().await;
     let authorization = texts(request, AUTHORIZATION);
     let cookies = texts(request, COOKIE).join("; ");
     let asked = Asked { authorization: &authorization, cookies: &cookies, params };

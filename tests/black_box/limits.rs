@@ -1,7 +1,8 @@
 //! How much a replica gives at most, and where the log says that requests come from.
 
 use std::{
-    io::{Read as _, Write as _},
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     time::Duration,
 };
@@ -171,6 +172,52 @@ async fn a_service_that_has_enough_to_do_turns_more_away_at_once_and_goes_on_ans
         response.await.unwrap().unwrap();
     }
     json(service.token(&quick).await, 200).await;
+}
+
+/// What a connection says: the status of one answer, which is read whole.
+fn status(connection: &mut BufReader<TcpStream>) -> u16 {
+    let mut status = String::new();
+    connection.read_line(&mut status).unwrap();
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        connection.read_line(&mut line).unwrap();
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = value.trim().parse().unwrap();
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    connection.read_exact(&mut vec![0; length]).unwrap();
+    status.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// Work that never waits for anything has no other place to queue than the sockets.
+#[tokio::test]
+async fn requests_that_have_piled_up_are_turned_away_before_any_of_them_is_worked_on() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with(&[("LIMITS_MAX_IN_FLIGHT", "8"), ("LIMITS_TOKENS_PER_MINUTE", "0")]).await;
+    let token = vendors.token_with(&json!({ "username": "alice" }));
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let connect = || BufReader::new(TcpStream::connect(service.address()).unwrap());
+    let mut connections: Vec<_> = (0..100).map(|_| connect()).collect();
+    for connection in &mut connections {
+        connection.get_mut().write_all(get("/healthz").as_bytes()).unwrap();
+        assert_eq!(status(connection), 200);
+    }
+    service.signal("STOP");
+    for connection in &mut connections {
+        connection.get_mut().write_all(get("/api/ably").as_bytes()).unwrap();
+    }
+    service.signal("CONT");
+    let mut answers = BTreeMap::<_, usize>::new();
+    for connection in &mut connections {
+        *answers.entry(status(connection)).or_default() += 1;
+    }
+    assert_eq!(answers.keys().collect::<Vec<_>>(), [&200, &503], "{answers:?}");
+    assert!(answers[&200] >= 8 && answers[&503] > 50, "{answers:?}");
+    json(service.token(&token).await, 200).await;
 }
 
 #[tokio::test]
