@@ -76,7 +76,11 @@ are several; their variables are those below behind TENANTS_NAME_.
   REDIS_ON_FAILURE          degrade or refuse [degrade]
   CORS_ALLOWED_ORIGINS      origins whose pages may read answers [the authorized parties]
   SERVER_HOST, SERVER_PORT  [127.0.0.1, 8080]. Also: HOST, PORT
+  SERVER_TRUSTED_PROXIES    networks whose X-Forwarded-For or Forwarded is believed, for the log [none]
   ADMIN_HOST, ADMIN_PORT    listener for /metrics; port 0: none [127.0.0.1, 9464]
+  LIMITS_TOKENS_PER_MINUTE  tokens per user and replica; 0: no limit [60]
+  LIMITS_TOKENS_BURST       how many of them at once [20]
+  LIMITS_MAX_IN_FLIGHT      requests for a token that are worked on at once [1024]
   LOG_FORMAT                pretty or json [pretty on a terminal]
   LOG_LEVEL                 error, warn, info, debug or trace [info]
 

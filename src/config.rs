@@ -7,6 +7,7 @@ mod ably;
 mod admin;
 mod clerk;
 mod cors;
+mod limits;
 mod log;
 mod policy;
 mod policy_tests;
@@ -26,6 +27,7 @@ pub use ably::AblyConfig;
 pub use admin::AdminConfig;
 pub use clerk::{ClerkConfig, KeySource};
 pub use cors::CorsConfig;
+pub use limits::LimitsConfig;
 pub use log::{LogConfig, LogFormat};
 pub use policy_tests::{Case, Expected, InvalidPolicyTests, PolicyTests, PolicyUnderTest};
 pub use reader::{Origin, Problem, Provenance};
@@ -53,6 +55,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Where it shows its operator what it does.
     pub admin: AdminConfig,
+    /// How much it gives at most.
+    pub limits: LimitsConfig,
     /// How it logs.
     pub log: LogConfig,
 }
@@ -86,8 +90,10 @@ impl Config {
         let redis = RedisConfig::read(reader);
         let server = ServerConfig::read(reader);
         let admin = AdminConfig::read(reader, server.as_ref());
+        let limits = LimitsConfig::read(reader);
         let log = LogConfig::read(reader);
-        Some(Self { tenants, revocation: revocation?, redis, server: server?, admin: admin?, log: log? })
+        let (server, admin, limits) = (server?, admin?, limits?);
+        Some(Self { tenants, revocation: revocation?, redis, server, admin, limits, log: log? })
     }
 
     /// Where the service listens, or would, whatever else is wrong: for the `healthcheck` command.
@@ -125,6 +131,7 @@ impl Config {
             ),
             ("server", differs(&self.server, &other.server)),
             ("admin", differs(&self.admin, &other.admin)),
+            ("limits", differs(&self.limits, &other.limits)),
             ("log", differs(&self.log, &other.log)),
         ];
         differences.extend(sections.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section.to_owned()));

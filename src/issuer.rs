@@ -15,6 +15,7 @@ use crate::{
     clerk::{NoCredential, Session, Unverified},
     clock::UnixMillis,
     identity::IdentityError,
+    limits::{Allowance, TokenLimit, UsedUp},
     policy::{Dropped, Grant, Refusal, RuleName},
     revocation,
     store::{Grant as LiveGrant, Store, StoreError, Verdict},
@@ -28,6 +29,7 @@ pub struct Issuer {
     tenants: Vec<Tenant>,
     /// Knows who is denied, and which tokens are out.
     store: Arc<dyn Store>,
+    token_limit: Option<TokenLimit>,
     /// Where refusals are counted of which nobody knows whose they are.
     of_nobody: TenantMetrics,
 }
@@ -91,6 +93,8 @@ pub struct Issued<'a> {
     pub rules: Vec<RuleName>,
     /// Who the user is at Clerk.
     pub session: Session,
+    /// How many more tokens the user may have, if there is a limit.
+    pub allowance: Option<Allowance>,
 }
 
 /// Why there is no token.
@@ -105,6 +109,9 @@ pub enum Cause {
     /// There are cookies of several tenants, and more than one would be accepted.
     #[error("signed in to several tenants")]
     SeveralTenants,
+    /// The user has asked for too many tokens.
+    #[error(transparent)]
+    RateLimited(#[from] UsedUp),
     /// The user has no client ID.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -153,13 +160,21 @@ pub struct Refused<'a> {
     pub cause: Cause,
     /// The verified session and its tenant, if it came to that.
     pub whose: Option<(&'a Tenant, Box<Session>)>,
+    /// How many more tokens the user may have, if there is a limit and it came to counting.
+    pub allowance: Option<Allowance>,
 }
 
 impl Issuer {
-    /// An issuer for these tenants, no two of which have an issuer of session tokens in common.
+    /// An issuer for these tenants, no two of which have an issuer of session tokens in common. Without a limit each user
+    /// is given as many tokens as they ask for.
     #[must_use]
-    pub fn new(tenants: Vec<Tenant>, store: Arc<dyn Store>, of_nobody: TenantMetrics) -> Self {
-        Self { tenants, store, of_nobody }
+    pub fn new(
+        tenants: Vec<Tenant>,
+        store: Arc<dyn Store>,
+        token_limit: Option<TokenLimit>,
+        of_nobody: TenantMetrics,
+    ) -> Self {
+        Self { tenants, store, token_limit, of_nobody }
     }
 
     /// Who is denied, and which tokens are out.
@@ -198,11 +213,25 @@ impl Issuer {
     ) -> Result<Issued<'_>, Refused<'_>> {
         let (tenant, session) = match self.authenticate(asked, now).await {
             Ok(authenticated) => authenticated,
-            Err(cause) => return Err(Refused { cause, whose: None }),
+            Err(cause) => return Err(Refused { cause, whose: None, allowance: None }),
+        };
+        if let Err(cause) = self.admit(tenant, &session, now) {
+            return Err(Refused { cause, whose: Some((tenant, Box::new(session))), allowance: None });
+        }
+        // Only the user can spend it, so not before the session is verified; and no call to Clerk or Ably before it.
+        let limit = self.token_limit.as_ref();
+        let allowance = match limit.map(|limit| limit.take(&tenant.name, &session.user_id)).transpose() {
+            Ok(allowance) => allowance,
+            Err(used_up) => {
+                let whose = Some((tenant, Box::new(session)));
+                return Err(Refused { cause: used_up.into(), whose, allowance: Some(used_up.0) });
+            }
         };
         match self.issue_to(tenant, &session, asked, now, stamps).await {
-            Ok(Signed { token, client_id, rules, .. }) => Ok(Issued { token, tenant, client_id, rules, session }),
-            Err(cause) => Err(Refused { cause, whose: Some((tenant, Box::new(session))) }),
+            Ok(Signed { token, client_id, rules, .. }) => {
+                Ok(Issued { token, tenant, client_id, rules, session, allowance })
+            }
+            Err(cause) => Err(Refused { cause, whose: Some((tenant, Box::new(session))), allowance }),
         }
     }
 
@@ -214,8 +243,6 @@ impl Issuer {
         now: UnixMillis,
         stamps: Stamps<'_>,
     ) -> Result<Signed, Cause> {
-        self.store.may_issue(now)?;
-        self.check_denials(tenant, session, now)?;
         let signed = tenant.sign_for(session, asked, now, stamps).await?;
         if tenant.revocable {
             self.note(tenant, session, &signed, now).await?;
@@ -223,6 +250,12 @@ impl Issuer {
         // Again, and last: a denial that came meanwhile counts, and one that comes from here on finds the token noted.
         self.check_denials(tenant, session, now)?;
         Ok(signed)
+    }
+
+    /// Whether anybody is served, and this session.
+    fn admit(&self, tenant: &Tenant, session: &Session, now: UnixMillis) -> Result<(), Cause> {
+        self.store.may_issue(now)?;
+        self.check_denials(tenant, session, now)
     }
 
     fn check_denials(&self, tenant: &Tenant, session: &Session, now: UnixMillis) -> Result<(), Cause> {
@@ -321,6 +354,7 @@ impl Cause {
             Self::Unverified(Unverified::Invalid(cause)) => cause.reason(),
             Self::Unverified(Unverified::KeysUnavailable(_)) => "signing-keys-unavailable",
             Self::SeveralTenants => "tenant-ambiguous",
+            Self::RateLimited(_) => "rate-limited",
             Self::Identity(IdentityError::UsernameOutOfReach) => "username-out-of-reach",
             Self::Identity(IdentityError::NoUsername) => "user-without-username",
             Self::Identity(IdentityError::Banned) => "user-banned",
@@ -357,6 +391,7 @@ impl Cause {
             Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Identity(IdentityError::Unavailable(_)) => {
                 (503, code::UNREACHABLE)
             }
+            Self::RateLimited(_) => (429, code::RATE_LIMITED),
             Self::Identity(_) | Self::Denied | Self::Policy(Refusal::Requirement) => (403, code::FORBIDDEN),
             Self::Policy(Refusal::NothingGranted | Refusal::NothingOfAsked) => (403, code::NOT_PERMITTED),
             Self::Params(InvalidTokenParams::ClientId(_)) => (400, code::INVALID_CLIENT_ID),
@@ -370,12 +405,13 @@ impl Cause {
         ErrorInfo { code, status_code, message: self.message() }
     }
 
-    /// When it is worth asking again, for refusals that are nobody's fault.
+    /// When it is worth asking again, for refusals that pass by themselves.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         const SOON: Duration = Duration::from_secs(5);
         match self {
             Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Store(_) => Some(SOON),
+            Self::RateLimited(UsedUp(allowance)) => Some(Duration::from_secs(allowance.more_in.into())),
             Self::Identity(IdentityError::Unavailable(after)) => Some(*after),
             Self::NoToken(cause) => cause.retry_after(),
             _ => None,
@@ -403,6 +439,9 @@ impl Cause {
             Self::Unverified(Unverified::Invalid(cause)) => cause.message(),
             Self::SeveralTenants => {
                 "The cookies are of sessions at several Clerk instances. Send the session token of one as a Bearer token."
+            }
+            Self::RateLimited(_) => {
+                "The user has asked for too many tokens. The Retry-After header says in how many seconds there is one more."
             }
             Self::Identity(IdentityError::UsernameOutOfReach) => {
                 "No username: add a username claim to Clerk's session token, or give this service CLERK_SECRET_KEY."

@@ -7,16 +7,18 @@
 //! ```
 //!
 //! [`issuer`] is that line. [`clerk`] finds and verifies the session, [`identity`] names its user, [`policy`] decides what
-//! they may do, [`ably`] signs. [`store`] holds what replicas share, [`routes`] is the HTTP around it, [`config`] the
-//! settings, and [`server`] puts it all together.
+//! they may do, [`ably`] signs. [`limits`] says how much of it there is, [`store`] holds what replicas share, [`routes`] is
+//! the HTTP around it, [`config`] the settings, and [`server`] puts it all together.
 
 pub mod ably;
 pub mod clerk;
 pub mod cli;
+pub mod client_address;
 pub mod clock;
 pub mod config;
 pub mod identity;
 pub mod issuer;
+pub mod limits;
 mod outgoing;
 pub mod policy;
 pub mod reload;

@@ -2,11 +2,13 @@
 
 mod answer;
 mod body;
+mod client_address;
 pub mod cors;
 pub mod guard;
 mod health;
 mod metrics;
 mod openapi;
+mod rate_limit;
 mod request_id;
 mod token;
 pub mod webhooks;

@@ -42,6 +42,7 @@ use crate::{
     config::{ClerkConfig, Config, KeySource, TenantConfig, TomlFile},
     identity::Identity,
     issuer::Issuer,
+    limits::{InFlightLimit, TokenLimit},
     outgoing,
     reload::Reload,
     revocation::{self, Authority, Revocation, RevokingKey},
@@ -128,7 +129,14 @@ impl Server {
             config.tenants.iter().zip(&tenants).filter_map(|(config, tenant)| receiver(config, tenant).transpose());
         let receivers = receivers.collect::<Result<_, _>>()?;
         let webhooks = Data::new(Webhooks { receivers, revocation: Arc::clone(&revocation) });
-        let issuer = Data::new(Issuer::new(tenants, store, metrics.tenant(Metrics::OF_NOBODY)));
+        let issuer = Data::new(Issuer::new(
+            tenants,
+            store,
+            config.limits.tokens.map(TokenLimit::new),
+            metrics.tenant(Metrics::OF_NOBODY),
+        ));
+        let in_flight = Data::new(InFlightLimit::new(config.limits.max_in_flight));
+        let trusted_proxies = Data::new(config.server.trusted_proxies.clone());
         let origins = config.tenants.iter().map(|tenant| (tenant.name(), &tenant.cors.allowed_origins[..]));
         let origins = Data::new(AllowedOrigins::new(origins));
 
@@ -156,6 +164,8 @@ impl Server {
                         .app_data(requests.clone())
                         .app_data(webhooks.clone())
                         .app_data(origins.clone())
+                        .app_data(in_flight.clone())
+                        .app_data(trusted_proxies.clone())
                         .configure(routes::configure_public)
                         .wrap(from_fn(routes::guard::around_every_request));
                     let requests = requests.clone();

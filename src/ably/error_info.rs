@@ -22,6 +22,8 @@ pub mod code {
     pub const NOT_FOUND: u32 = 40400;
     /// The route has no such method.
     pub const METHOD_NOT_ALLOWED: u32 = 40500;
+    /// Too much was asked for in too short a time.
+    pub const RATE_LIMITED: u32 = 42910;
     /// Something is broken here.
     pub const INTERNAL: u32 = 50000;
     /// A party that is needed cannot be reached.

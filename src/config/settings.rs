@@ -119,19 +119,19 @@ settings! {
     /// The port to listen on.
     SERVER_PORT = Setting::new("server", "port").aliases(&["PORT"]);
     /// Networks whose forwarding headers are believed.
-    SERVER_TRUSTED_PROXIES = Setting::reserved("server", "trusted_proxies");
+    SERVER_TRUSTED_PROXIES = Setting::new("server", "trusted_proxies");
     /// The admin listener's address.
     ADMIN_HOST = Setting::new("admin", "host");
     /// The admin listener's port; 0 turns it off.
     ADMIN_PORT = Setting::new("admin", "port");
     /// The admin listener's token.
     ADMIN_TOKEN = Setting::reserved("admin", "token");
-    /// Tokens per user and minute.
-    LIMITS_TOKENS_PER_MINUTE = Setting::reserved("limits", "tokens_per_minute");
+    /// Tokens per user and minute; 0 for no limit.
+    LIMITS_TOKENS_PER_MINUTE = Setting::new("limits", "tokens_per_minute");
     /// Tokens per user at once.
-    LIMITS_TOKENS_BURST = Setting::reserved("limits", "tokens_burst");
-    /// Requests handled at once.
-    LIMITS_MAX_IN_FLIGHT = Setting::reserved("limits", "max_in_flight");
+    LIMITS_TOKENS_BURST = Setting::new("limits", "tokens_burst");
+    /// Requests for a token that are worked on at once.
+    LIMITS_MAX_IN_FLIGHT = Setting::new("limits", "max_in_flight");
     /// The store that replicas share.
     REDIS_URL = Setting::new("redis", "url");
     /// What its keys begin with.

@@ -68,7 +68,20 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.token.format, TokenFormat::TokenRequest);
     assert_eq!(config.token.ttl, None);
     assert_eq!(whole.server.address().to_string(), "127.0.0.1:8080");
+    let quota = whole.limits.tokens.unwrap();
+    assert_eq!((quota.per_minute.get(), quota.burst.get(), whole.limits.max_in_flight.get()), (60, 20, 1024));
     assert_eq!(whole.admin.address.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9464"));
+}
+
+#[test]
+fn trusted_proxies_are_networks_or_addresses_and_never_everybody() {
+    let trusting = |proxies| load(&[("SERVER_TRUSTED_PROXIES", proxies)], "");
+    assert!(trusting("10.0.0.0/8, 192.0.2.7,2001:db8::/32").is_ok());
+    assert!(load(&[], "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]").is_ok());
+    let problem = trusting("10.0.0.0/8, 0.0.0.0/0, proxy.internal, 10.1.2.3/8").unwrap_err();
+    assert!(problem.starts_with("the configuration has 3 problems"), "{problem}");
+    assert!(problem.contains("SERVER_TRUSTED_PROXIES ([server] trusted_proxies): not a network"), "{problem}");
+    assert!(!problem.contains("proxy.internal"), "{problem}");
 }
 
 #[test]

@@ -43,7 +43,8 @@ impl AllowedOrigins {
     /// Adds what a browser needs to show an answer to the page that asked. An answer to a verified session is for pages
     /// of its tenant; one to nobody in particular for pages of any.
     pub(super) fn add_headers(&self, origin: Option<&str>, tenant: Option<&TenantName>, headers: &mut HeaderMap) {
-        const EXPOSED: &str = "X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After";
+        const EXPOSED: &str = "X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After, RateLimit, \
+             RateLimit-Policy";
         headers.append(VARY, HeaderValue::from_static("Origin"));
         if let Some(origin) = self.allow(origin, tenant) {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);

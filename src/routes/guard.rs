@@ -1,4 +1,4 @@
-//! What every request passes through: its id, its size limit, the count of those in flight, and the headers that every
+//! What every request passes through: its id and where it comes from, its size limit, the count of those in flight, and the headers that every
 //! answer has.
 
 use std::rc::Rc;
@@ -19,6 +19,7 @@ use crate::{server::connection::RequestClock, telemetry::metrics::RequestMetrics
 
 use super::{
     answer,
+    client_address::ClientAddress,
     cors::AllowedOrigins,
     request_id::{self, RequestId},
 };
@@ -36,15 +37,23 @@ pub async fn around_every_request<B: MessageBody + 'static>(
     }
     let metrics = request.app_data::<Data<RequestMetrics>>().cloned();
     let _in_flight = metrics.as_ref().map(|metrics| metrics.begin());
+    let client_address = ClientAddress::of(request.request());
     let refused = |id: &RequestId, reason, status: StatusCode| {
         let status = status.as_u16();
         if let Some(metrics) = &metrics {
             metrics.refused(reason, status);
         }
-        tracing::info!(request_id = id.as_str(), reason, status, "request refused");
+        tracing::info!(
+            request_id = id.as_str(),
+            client_address = client_address.field(),
+            reason,
+            status,
+            "request refused"
+        );
     };
     let id = RequestId::accept_or_make(request.headers().get(request_id::HEADER));
     request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(client_address);
     let mut response = if head_size(&request) > LARGEST_HEAD {
         refused(&id, "head-too-large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         request.into_response(answer::failure(&answer::HEAD_TOO_LARGE, None)).map_into_right_body()

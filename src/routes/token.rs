@@ -1,6 +1,6 @@
 //! The token endpoint, for `authUrl` (RSA8c).
 
-use std::{borrow::Cow, rc::Rc};
+use std::{borrow::Cow, rc::Rc, time::Duration};
 
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse,
@@ -10,13 +10,17 @@ use actix_web::{
     },
     web::{Bytes, Data, Payload},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    task::{spawn_local, yield_now},
+    time::{Instant, timeout_at},
+};
 
-use super::{answer, body, request_id};
+use super::{answer, body, client_address::ClientAddress, rate_limit, request_id};
 use crate::{
     ably::{ErrorInfo, NoRandomness, NoToken, Nonce},
     clock::UnixMillis,
     issuer::{Asked, Cause, Issued, Issuer, Refused, Stamp, Token},
+    limits::InFlightLimit,
     policy::RuleName,
     server::connection::RequestClock,
     telemetry::metrics::RequestMetrics,
@@ -26,8 +30,15 @@ use crate::{
 const LARGEST_BODY: usize = 16 * 1024;
 
 /// Token params in the query string.
-pub(super) async fn get(request: HttpRequest, issuer: Data<Issuer>) -> HttpResponse {
-    issue(&request, &issuer, request.query_string().as_bytes(), Instant::now()).await
+pub(super) async fn get(
+    request: HttpRequest,
+    issuer: Data<Issuer>,
+    in_flight: Data<InFlightLimit>,
+    metrics: Data<RequestMetrics>,
+) -> HttpResponse {
+    let begun_at = Instant::now();
+    let Some(_place) = in_flight.take_place() else { return overloaded(&request, &metrics) };
+    issue(&request, &issuer, request.query_string().as_bytes(), begun_at).await
 }
 
 /// Token params in a form. Those in the query string do not count.
@@ -35,21 +46,49 @@ pub(super) async fn post(
     request: HttpRequest,
     body: Payload,
     issuer: Data<Issuer>,
+    in_flight: Data<InFlightLimit>,
     metrics: Data<RequestMetrics>,
 ) -> HttpResponse {
     let begun_at = Instant::now();
+    // No place is taken before the body is there: a slow sender would hold it for nothing.
     match read_form(&request, body).await {
-        Ok(form) => issue(&request, &issuer, &form, begun_at).await,
-        Err(error) => {
-            let (id, status) = (request_id::of(&request), error.status_code);
-            metrics.refused("body-refused", status);
-            tracing::info!(request_id = id, reason = "body-refused", status, "token refused");
-            answer::failure(&error, None)
+        Ok(form) => {
+            let Some(_place) = in_flight.take_place() else { return overloaded(&request, &metrics) };
+            issue(&request, &issuer, &form, begun_at).await
         }
+        Err(error) => refuse(&request, &metrics, "body-refused", &error, None),
     }
 }
 
+/// Has the worker take in all requests that are there before it goes on with this one. It would work on one at a time
+/// otherwise, and the others would wait in their sockets, where nobody counts them and none is turned away.
+async fn let_others_in() {
+    // Actix polls a request's future again without being woken, which would be the end of yielding: so a task yields.
+    let _ = spawn_local(yield_now()).await;
+}
+
+fn overloaded(request: &HttpRequest, metrics: &RequestMetrics) -> HttpResponse {
+    const WORTH_ASKING_AGAIN: Duration = Duration::from_secs(1);
+    refuse(request, metrics, "overloaded", &answer::OVERLOADED, Some(WORTH_ASKING_AGAIN))
+}
+
+/// Refuses a request that nobody knows the sender of.
+fn refuse(
+    request: &HttpRequest,
+    metrics: &RequestMetrics,
+    reason: &'static str,
+    error: &ErrorInfo,
+    retry_after: Option<Duration>,
+) -> HttpResponse {
+    let status = error.status_code;
+    metrics.refused(reason, status);
+    let (request_id, client_address) = (request_id::of(request), ClientAddress::known(request));
+    tracing::info!(request_id, client_address = client_address.field(), reason, status, "token refused");
+    answer::failure(error, retry_after)
+}
+
 async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8], begun_at: Instant) -> HttpResponse {
+    let_others_in().await;
     let authorization = texts(request, AUTHORIZATION);
     let cookies = texts(request, COOKIE).join("; ");
     let asked = Asked { authorization: &authorization, cookies: &cookies, params };
@@ -57,12 +96,14 @@ async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8], begun_at: 
         Ok(issued) => {
             request.extensions_mut().insert(issued.tenant.name.clone());
             issued.tenant.metrics.issued(issued.token.format(), begun_at.elapsed());
-            log_issued(&issued, &request_id::of(request));
-            match issued.token {
+            log_issued(&issued, request);
+            let mut response = match issued.token {
                 Token::Request(token_request) => answer::json(StatusCode::OK, &token_request),
                 Token::Jwt(jwt) => answer::jwt(jwt.expose().to_owned()),
                 Token::Details(details) => answer::json(StatusCode::OK, &details),
-            }
+            };
+            rate_limit::add_headers(issued.allowance.as_ref(), response.headers_mut());
+            response
         }
         Err(refused) => {
             if let Some((tenant, _)) = &refused.whose {
@@ -71,8 +112,10 @@ async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8], begun_at: 
             let error = refused.cause.error_info();
             let metrics = issuer.metrics_of(refused.whose.as_ref().map(|(tenant, _)| *tenant));
             metrics.refused(refused.cause.reason(), error.status_code, begun_at.elapsed());
-            log_refused(&refused, &error, &request_id::of(request));
-            answer::failure(&error, refused.cause.retry_after())
+            log_refused(&refused, &error, request);
+            let mut response = answer::failure(&error, refused.cause.retry_after());
+            rate_limit::add_headers(refused.allowance.as_ref(), response.headers_mut());
+            response
         }
     }
 }
@@ -94,10 +137,12 @@ fn characters(value: &[u8]) -> Cow<'_, str> {
     }
 }
 
-fn log_issued(issued: &Issued<'_>, request_id: &str) {
+fn log_issued(issued: &Issued<'_>, request: &HttpRequest) {
+    let (request_id, client_address) = (request_id::of(request), ClientAddress::known(request));
     let rules: Vec<_> = issued.rules.iter().map(RuleName::as_str).collect();
     tracing::info!(
         request_id,
+        client_address = client_address.field(),
         tenant = issued.tenant.name.as_str(),
         user_id = issued.session.user_id,
         session_id = issued.session.session_id,
@@ -108,10 +153,12 @@ fn log_issued(issued: &Issued<'_>, request_id: &str) {
     );
 }
 
-fn log_refused(refused: &Refused<'_>, error: &ErrorInfo, request_id: &str) {
+fn log_refused(refused: &Refused<'_>, error: &ErrorInfo, request: &HttpRequest) {
+    let (request_id, client_address) = (request_id::of(request), ClientAddress::known(request));
     let whose = refused.whose.as_ref();
     tracing::info!(
         request_id,
+        client_address = client_address.field(),
         tenant = whose.map(|(tenant, _)| tenant.name.as_str()),
         user_id = whose.map(|(_, session)| &session.user_id),
         session_id = whose.map(|(_, session)| &session.session_id),

@@ -24,7 +24,7 @@ async fn a_page_of_an_allowed_origin_may_ask_with_credentials_and_read_the_answe
     access-control-allow-headers: authorization, x-own
     access-control-allow-methods: GET, POST
     access-control-allow-origin: http://localhost:3000
-    access-control-expose-headers: X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After
+    access-control-expose-headers: X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After, RateLimit, RateLimit-Policy
     access-control-max-age: 7200
     vary: Access-Control-Request-Method, Access-Control-Request-Headers
     vary: Origin

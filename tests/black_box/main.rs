@@ -11,6 +11,7 @@ mod explain;
 mod formats;
 mod hostile_requests;
 mod identity;
+mod limits;
 mod metrics;
 mod outages;
 mod policy;

@@ -68,11 +68,21 @@ impl Tenants {
     }
 
     fn service_that_may_not_be_ready(&self) -> Service {
-        Service::start(&self.settings(), &self.toml("of-acme", "of-beta"))
+        self.service_that_may_not_be_ready_with(&[])
+    }
+
+    fn service_that_may_not_be_ready_with(&self, more: &[(&str, &str)]) -> Service {
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings: Vec<_> = self.settings().into_iter().chain(more).collect();
+        Service::start(&settings, &self.toml("of-acme", "of-beta"))
     }
 
     async fn service(&self) -> Service {
-        let service = self.service_that_may_not_be_ready();
+        self.service_with(&[]).await
+    }
+
+    async fn service_with(&self, more: &[(&str, &str)]) -> Service {
+        let service = self.service_that_may_not_be_ready_with(more);
         // The service is ready with the first tenant that is.
         for _ in 0..3000 {
             if service.get("/readyz").send().await.unwrap().json::<Value>().await.unwrap()["status"] == "ready" {
@@ -136,6 +146,16 @@ async fn a_token_of_one_tenant_yields_nothing_of_another_even_with_the_same_kid_
             let answer = reason(&service, service.token_by_cookies(&suffixed(holder, &forged)).await).await;
             assert_eq!(answer.0, (401, 40101), "{answer:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn users_of_the_same_id_have_an_allowance_of_tokens_each() {
+    let tenants = Tenants::start().await;
+    let service = tenants.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "1"), ("LIMITS_TOKENS_BURST", "1")]).await;
+    for token in [tenants.acme.token("alice"), tenants.beta_token()] {
+        json(service.token(&token).await, 200).await;
+        assert_eq!(refusal(service.token(&token).await).await, (429, 42910));
     }
 }
 

@@ -1,0 +1,82 @@
+//! `[limits]`: how much a replica gives at most.
+
+use std::num::NonZeroU32;
+
+use super::{
+    reader::Reader,
+    settings::{LIMITS_MAX_IN_FLIGHT, LIMITS_TOKENS_BURST, LIMITS_TOKENS_PER_MINUTE},
+};
+use crate::limits::TokenQuota;
+
+/// The settings of limits.
+#[derive(Clone, Debug)]
+pub struct LimitsConfig {
+    /// Tokens of one user; none when they are not limited.
+    pub tokens: Option<TokenQuota>,
+    /// Requests for a token that are worked on at once.
+    pub max_in_flight: NonZeroU32,
+}
+
+impl LimitsConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let per_minute = reader.or_default(&LIMITS_TOKENS_PER_MINUTE, "60", tokens_per_minute);
+        let burst = reader.or_default(&LIMITS_TOKENS_BURST, "20", tokens_burst);
+        let max_in_flight = reader.or_default(&LIMITS_MAX_IN_FLIGHT, "1024", max_in_flight);
+        let (per_minute, burst) = (per_minute?, burst?);
+        let tokens = NonZeroU32::new(per_minute).map(|per_minute| TokenQuota { per_minute, burst });
+        Some(Self { tokens, max_in_flight: max_in_flight? })
+    }
+}
+
+const MOST: u32 = 1_000_000;
+
+fn tokens_per_minute(text: &str) -> Result<u32, &'static str> {
+    let number = text.parse().ok().filter(|number| *number <= MOST);
+    number.ok_or("not a whole number from 1 to 1000000, or 0 for no rate limit")
+}
+
+fn tokens_burst(text: &str) -> Result<NonZeroU32, &'static str> {
+    positive(text).ok_or("not a whole number from 1 to 1000000; for no rate limit set LIMITS_TOKENS_PER_MINUTE=0")
+}
+
+fn max_in_flight(text: &str) -> Result<NonZeroU32, &'static str> {
+    positive(text).ok_or("not a whole number from 1 to 1000000")
+}
+
+fn positive(text: &str) -> Option<NonZeroU32> {
+    text.parse().ok().filter(|number: &NonZeroU32| number.get() <= MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    fn read(environment: &[(&str, &str)]) -> Result<LimitsConfig, String> {
+        let sources = Sources::for_test(environment, "");
+        let mut reader = Reader::for_part(&sources);
+        let config = LimitsConfig::read(&mut reader);
+        reader.finish(config).map(|(config, _)| config).map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn the_rate_limit_can_be_turned_off_and_shedding_cannot() {
+        assert_eq!(read(&[("LIMITS_TOKENS_PER_MINUTE", "0")]).unwrap().tokens, None);
+        let quota = read(&[("LIMITS_TOKENS_PER_MINUTE", "1"), ("LIMITS_TOKENS_BURST", "2")]).unwrap().tokens.unwrap();
+        assert_eq!((quota.per_minute.get(), quota.burst.get()), (1, 2));
+        let problem = read(&[("LIMITS_TOKENS_BURST", "0")]).unwrap_err();
+        assert!(problem.contains("for no rate limit set LIMITS_TOKENS_PER_MINUTE=0"), "{problem}");
+        let problem = read(&[("LIMITS_MAX_IN_FLIGHT", "0")]).unwrap_err();
+        assert!(problem.contains("LIMITS_MAX_IN_FLIGHT ([limits] max_in_flight): not a whole number"), "{problem}");
+    }
+
+    #[test]
+    fn what_is_no_number_that_can_be_meant_is_refused() {
+        for name in ["LIMITS_TOKENS_PER_MINUTE", "LIMITS_TOKENS_BURST", "LIMITS_MAX_IN_FLIGHT"] {
+            for value in ["-1", "1.5", "1k", "unlimited", "1000001", "99999999999999999999"] {
+                assert!(read(&[(name, value)]).unwrap_err().contains(name), "{name}={value}");
+            }
+            assert!(read(&[(name, "1000000")]).is_ok(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! How many tokens one user may ask this replica for: so many at once, and then so many a minute (GCRA).
+//!
+//! What is remembered of a user is one point in time, and only while it says something: a user who has asked for nothing
+//! for as long as a whole allowance takes to grow back is like one never seen, and forgotten. So memory follows the users
+//! of the last moments. There is an upper bound besides, [`TokenLimit::MOST_USERS`]; past it the user is forgotten who has
+//! asked for nothing for longest. Whoever gains an allowance by that has waited until so many others had asked since, so a
+//! user who asks without pause is never forgotten.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, MonotonicClock},
+    middleware::StateInformationMiddleware,
+    nanos::Nanos,
+    state::{InMemoryState, NotKeyed, StateStore},
+};
+use moka::{policy::EvictionPolicy, sync::Cache};
+
+use crate::tenant::TenantName;
+
+/// How many tokens a user may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenQuota {
+    /// In the long run.
+    pub per_minute: NonZeroU32,
+    /// At once, after a pause.
+    pub burst: NonZeroU32,
+}
+
+impl TokenQuota {
+    /// How long it takes until one more token may be had.
+    fn interval(self) -> Duration {
+        Duration::from_mins(1) / self.per_minute.get()
+    }
+
+    /// How long it takes until the whole burst may be had again.
+    fn whole(self) -> Duration {
+        self.interval() * self.burst.get()
+    }
+}
+
+/// What is left to a user. Whole seconds are rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// The most that a user may have at once.
+    pub burst: u32,
+    /// In how many seconds that much grows back.
+    pub whole_in: u32,
+    /// How much may be had at once now.
+    pub remaining: u32,
+    /// In how many seconds there is one more.
+    pub more_in: u32,
+}
+
+/// There is no token for this user now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the user has asked for too many tokens")]
+pub struct UsedUp(pub Allowance);
+
+/// Counts the tokens of each user. Users of different tenants are different users, whatever their ids.
+#[derive(Debug)]
+pub struct TokenLimit<C: Clock = MonotonicClock> {
+    quota: TokenQuota,
+    limiter: RateLimiter<User, States, C, StateInformationMiddleware>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct User {
+    tenant: TenantName,
+    id: Box<str>,
+}
+
+impl TokenLimit {
+    /// The most users that are remembered.
+    pub const MOST_USERS: u64 = 100_000;
+
+    /// This much for each user.
+    #[must_use]
+    pub fn new(quota: TokenQuota) -> Self {
+        Self::with(quota, Self::MOST_USERS, MonotonicClock)
+    }
+}
+
+impl<C: Clock> TokenLimit<C> {
+    fn with(quota: TokenQuota, most_users: u64, clock: C) -> Self {
+        let states = Cache::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(most_users)
+            .time_to_idle(quota.whole())
+            .build();
+        let rate = Quota::per_minute(quota.per_minute).allow_burst(quota.burst);
+        Self { quota, limiter: RateLimiter::new(rate, States(states), clock) }
+    }
+
+    /// Counts one token for this user, and says what is left.
+    pub fn take(&self, tenant: &TenantName, user_id: &str) -> Result<Allowance, UsedUp> {
+        let user = User { tenant: tenant.clone(), id: user_id.into() };
+        match self.limiter.check_key(&user) {
+            Ok(state) => Ok(self.allowance(state.remaining_burst_capacity(), self.quota.interval())),
+            Err(not_until) => Err(UsedUp(self.allowance(0, not_until.wait_time_from(self.limiter.clock().now())))),
+        }
+    }
+
+    fn allowance(&self, remaining: u32, more_in: Duration) -> Allowance {
+        let (burst, whole_in) = (self.quota.burst.get(), seconds(self.quota.whole()));
+        Allowance { burst, whole_in, remaining, more_in: seconds(more_in) }
+    }
+}
+
+/// Rounded up, and at least 1: nothing is to be asked for again at once.
+fn seconds(duration: Duration) -> u32 {
+    let whole = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    whole.saturating_add(u32::from(duration.subsec_nanos() > 0)).max(1)
+}
+
+/// The states of the users who are remembered.
+#[derive(Debug)]
+struct States(Cache<User, Arc<InMemoryState>>);
+
+impl StateStore for States {
+    type Key = User;
+
+    fn measure_and_replace<T, F, E>(&self, user: &User, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        self.0.get_with_by_ref(user, Default::default).measure_and_replace(&NotKeyed::NonKey, decide)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limit(per_minute: u32, burst: u32, most_users: u64) -> (TokenLimit<FakeRelativeClock>, FakeRelativeClock) {
+        let [per_minute, burst] = [per_minute, burst].map(|number| NonZeroU32::new(number).unwrap());
+        let clock = FakeRelativeClock::default();
+        (TokenLimit::with(TokenQuota { per_minute, burst }, most_users, clock.clone()), clock)
+    }
+
+    fn tenant(name: &str) -> TenantName {
+        TenantName::parse(name).unwrap()
+    }
+
+    #[test]
+    fn a_burst_is_given_at_once_and_then_one_each_interval() {
+        let (limit, clock) = limit(60, 3, 10);
+        let take = || limit.take(&tenant("t"), "user");
+        for remaining in [2, 1, 0] {
+            assert_eq!(take(), Ok(Allowance { burst: 3, whole_in: 3, remaining, more_in: 1 }));
+        }
+        let used_up = Err(UsedUp(Allowance { burst: 3, whole_in: 3, remaining: 0, more_in: 1 }));
+        assert_eq!(take(), used_up);
+        clock.advance(Duration::from_millis(999));
+        assert_eq!(take(), used_up);
+        clock.advance(Duration::from_millis(1));
+        assert!(take().is_ok());
+        assert_eq!(take(), used_up);
+        clock.advance(Duration::from_mins(5));
+        assert_eq!(take().unwrap().remaining, 2);
+    }
+
+    #[test]
+    fn whoever_waits_as_long_as_was_said_is_given_a_token() {
+        for (per_minute, burst) in [(1, 1), (7, 3), (60, 20), (61, 1), (6000, 2)] {
+            let (limit, clock) = limit(per_minute, burst, 10);
+            let take = || limit.take(&tenant("t"), "user");
+            for step in [0, 1, 999, 7321] {
+                clock.advance(Duration::from_millis(step));
+                let used_up = loop {
+                    if let Err(used_up) = take() {
+                        break used_up;
+                    }
+                };
+                clock.advance(Duration::from_secs(used_up.0.more_in.into()));
+                assert!(take().is_ok(), "{per_minute} a minute, {burst} at once: {used_up:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn users_and_tenants_do_not_spend_each_others_allowance() {
+        let (limit, _clock) = limit(1, 1, 10);
+        assert!(limit.take(&tenant("one"), "user").is_ok());
+        assert!(limit.take(&tenant("one"), "user").is_err());
+        assert!(limit.take(&tenant("one"), "other").is_ok());
+        assert!(limit.take(&tenant("two"), "user").is_ok());
+    }
+
+    #[test]
+    fn a_user_who_asks_without_pause_is_not_forgotten_for_others() {
+        // Far more places than the cache puts in order at a time.
+        let (limit, _clock) = limit(1, 1, 2000);
+        let greedy = || limit.take(&tenant("t"), "greedy").is_ok();
+        assert!(greedy());
+        for other in 0..20_000 {
+            assert!(limit.take(&tenant("t"), &format!("user {other}")).is_ok());
+            assert!(!greedy(), "forgotten after {other} others");
+        }
+    }
+
+    #[test]
+    fn no_more_users_are_remembered_than_was_said() {
+        let (limit, _clock) = limit(1, 1, 100);
+        for user in 0..10_000 {
+            assert!(limit.take(&tenant("t"), &user.to_string()).is_ok());
+        }
+        let States(states) = limit.limiter.into_state_store();
+        states.run_pending_tasks();
+        assert_eq!(states.entry_count(), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_has_more_than_a_burst_and_what_grew_since(
+            per_minute in 1..200u32,
+            burst in 1..20u32,
+            pauses in prop::collection::vec(0..5000u64, 1..200),
+        ) {
+            let (limit, clock) = limit(per_minute, burst, 10);
+            let (mut taken, mut passed) = (0, 0);
+            for pause in pauses {
+                clock.advance(Duration::from_millis(pause));
+                passed += pause;
+                match limit.take(&tenant("t"), "user") {
+                    Ok(allowance) => {
+                        taken += 1;
+                        prop_assert!(allowance.remaining < burst);
+                    }
+                    Err(UsedUp(allowance)) => prop_assert_eq!(allowance.remaining, 0),
+                }
+                prop_assert!(taken <= u64::from(burst) + passed * u64::from(per_minute) / 60_000 + 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Where a request comes from, for the log.
+
+use std::net::IpAddr;
+
+use actix_web::{
+    HttpMessage as _, HttpRequest,
+    http::header::{FORWARDED, HeaderName, X_FORWARDED_FOR},
+    web::Data,
+};
+use tracing::field::{DisplayValue, display};
+
+use crate::client_address::TrustedProxies;
+
+/// The address of the client, if the connection has one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClientAddress(Option<IpAddr>);
+
+impl ClientAddress {
+    /// By the connection and, if its peer is a trusted proxy, by the headers.
+    pub(super) fn of(request: &HttpRequest) -> Self {
+        let values = |name: HeaderName| {
+            request.headers().get_all(name).map(actix_web::http::header::HeaderValue::as_bytes).collect::<Vec<_>>()
+        };
+        let peer = request.peer_addr().map(|peer| peer.ip());
+        Self(peer.map(|peer| match request.app_data::<Data<TrustedProxies>>() {
+            Some(proxies) => proxies.client_address(peer, &values(FORWARDED), &values(X_FORWARDED_FOR)),
+            None => peer.to_canonical(),
+        }))
+    }
+
+    /// What was found out when the request came in.
+    pub(super) fn known(request: &HttpRequest) -> Self {
+        request.extensions().get::<Self>().copied().unwrap_or(Self(None))
+    }
+
+    /// As a field of a log line, which is left out if there is no address.
+    pub(super) fn field(self) -> Option<DisplayValue<IpAddr>> {
+        self.0.map(display)
+    }
+}

@@ -1,0 +1,57 @@
+//! The headers that tell a client how many more tokens it may have: `RateLimit-Policy` and `RateLimit`, as in
+//! draft-ietf-httpapi-ratelimit-headers-10.
+//!
+//! The policy is what a client can rely on: `q` tokens at once, and as many again `w` seconds after. Nothing is said of the
+//! partition key: it is the user, who is known on both sides.
+
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{Integer, KeyRef, ListSerializer, StringRef, key_ref, string_ref};
+
+use crate::limits::Allowance;
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+const POLICY: &StringRef = string_ref("tokens");
+const QUOTA: &KeyRef = key_ref("q");
+const WINDOW: &KeyRef = key_ref("w");
+const REMAINING: &KeyRef = key_ref("r");
+const RESET: &KeyRef = key_ref("t");
+
+/// Adds both, if there is a limit and the request was counted.
+pub(super) fn add_headers(allowance: Option<&Allowance>, headers: &mut HeaderMap) {
+    let Some(Allowance { burst, whole_in, remaining, more_in }) = allowance else { return };
+    let fields = [
+        (RATE_LIMIT_POLICY, item([(QUOTA, *burst), (WINDOW, *whole_in)])),
+        (RATE_LIMIT, item([(REMAINING, *remaining), (RESET, *more_in)])),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// A list of one.
+fn item(parameters: [(&KeyRef, u32); 2]) -> Option<String> {
+    let mut list = ListSerializer::new();
+    let parameters = parameters.map(|(key, value)| (key, Integer::from(value)));
+    let _ = list.bare_item(POLICY).parameters(parameters);
+    list.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_headers_are_those_of_the_draft() {
+        let mut headers = HeaderMap::new();
+        add_headers(None, &mut headers);
+        assert!(headers.is_empty());
+        let allowance = Allowance { burst: 20, whole_in: 20, remaining: 7, more_in: 1 };
+        add_headers(Some(&allowance), &mut headers);
+        assert_eq!(headers.get("RateLimit-Policy").unwrap(), "\"tokens\";q=20;w=20");
+        assert_eq!(headers.get("RateLimit").unwrap(), "\"tokens\";r=7;t=1");
+    }
+}

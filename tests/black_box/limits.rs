@@ -1,0 +1,291 @@
+//! How much a replica gives at most, and where the log says that requests come from.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use reqwest::{Method, Response};
+use sandbox::clerk::Outage;
+use serde_json::{Value, json};
+
+use crate::service::{ORIGIN, Service, Vendors, json, refusal, rendered, request_id};
+
+fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+    response.headers()[name].to_str().unwrap()
+}
+
+/// The numbers of a `RateLimit` header.
+fn rate_limit(response: &Response) -> (u32, u32) {
+    let parameters = header(response, "ratelimit").strip_prefix("\"tokens\";r=").unwrap();
+    let (remaining, reset) = parameters.split_once(";t=").unwrap();
+    (remaining.parse().unwrap(), reset.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_user_who_has_used_up_the_allowance_is_told_when_there_is_more_and_others_are_not_concerned() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "1"), ("LIMITS_TOKENS_BURST", "2")]).await;
+    for remaining in [1, 0] {
+        let response = service.token(&vendors.token_with(&json!({ "username": "alice" }))).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(header(&response, "ratelimit-policy"), "\"tokens\";q=2;w=120");
+        assert_eq!(rate_limit(&response), (remaining, 60));
+    }
+    // For this one Clerk would have to be asked.
+    let request = service.get("/api/ably").bearer_auth(vendors.token("alice")).header("Origin", ORIGIN);
+    let response = request.send().await.unwrap();
+    let id = request_id(&response);
+    let (remaining, reset) = rate_limit(&response);
+    assert_eq!(remaining, 0);
+    assert!((1..=60).contains(&reset), "{reset}");
+    assert_eq!(header(&response, "retry-after"), reset.to_string());
+    let text = rendered(response).await;
+    let text = text.replace(&format!("t={reset}"), "t=<s>").replace(&format!("after: {reset}"), "after: <s>");
+    insta::assert_snapshot!(text, @r#"
+    HTTP/1.1 429 Too Many Requests
+    access-control-allow-credentials: true
+    access-control-allow-origin: http://localhost:3000
+    access-control-expose-headers: X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After, RateLimit, RateLimit-Policy
+    cache-control: no-store
+    content-type: application/json
+    ratelimit-policy: "tokens";q=2;w=120
+    ratelimit: "tokens";r=0;t=<s>
+    retry-after: <s>
+    vary: Origin
+    x-ably-errorcode: 42910
+    x-ably-errormessage: The user has asked for too many tokens. The Retry-After header says in how many seconds there is one more.
+    x-content-type-options: nosniff
+
+    {"error":{"code":42910,"statusCode":429,"message":"The user has asked for too many tokens. The Retry-After header says in how many seconds there is one more.","href":"https://help.ably.io/error/42910"}}
+    "#);
+    let logged = service.logged_of(&id).await;
+    assert_eq!((&logged["reason"], &logged["user_id"]), (&json!("rate-limited"), &json!(vendors.user("alice"))));
+    assert_eq!(vendors.clerk.calls().users, 0);
+
+    let post = service.request(Method::POST, "/api/ably").bearer_auth(vendors.token("alice")).send();
+    assert_eq!(refusal(post.await.unwrap()).await, (429, 42910));
+    let response = service.token(&vendors.token("bob")).await;
+    assert_eq!(rate_limit(&response), (1, 60));
+    json(response, 200).await;
+}
+
+#[tokio::test]
+async fn what_is_refused_after_the_session_is_verified_counts_and_what_is_refused_before_does_not() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "1"), ("LIMITS_TOKENS_BURST", "3")]).await;
+    let good = vendors.token("alice");
+    let forged = format!("{}{}", &good[..good.len() - 20], "A".repeat(20));
+    let expired = vendors.token_with(&json!({ "iat": 1, "nbf": 1, "exp": 61 }));
+    for strangers in [&forged, &expired, &forged, &expired, &forged] {
+        let response = service.token(strangers).await;
+        assert!(!response.headers().contains_key("ratelimit"));
+        assert_eq!(refusal(response).await, (401, 40101));
+    }
+    assert_eq!(rate_limit(&service.token(&good).await).0, 2);
+    let response = service.token_with(&good, "clientId=bob").await;
+    assert_eq!(rate_limit(&response).0, 1);
+    assert_eq!(refusal(response).await, (403, 40012));
+    let response = service.token_with(&good, "ttl=-1").await;
+    assert_eq!(rate_limit(&response).0, 0);
+    assert_eq!(refusal(response).await, (400, 40003));
+    assert_eq!(refusal(service.token(&good).await).await, (429, 42910));
+}
+
+#[tokio::test]
+async fn twenty_tokens_can_be_had_at_once_unless_the_limit_is_off() {
+    let vendors = Vendors::start().await;
+    let slow = [("LIMITS_TOKENS_PER_MINUTE", "1")];
+    let service = vendors.service_with(&slow).await;
+    let token = vendors.token("alice");
+    for _ in 0..20 {
+        json(service.token(&token).await, 200).await;
+    }
+    assert_eq!(refusal(service.token(&token).await).await, (429, 42910));
+
+    let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "0")]).await;
+    for _ in 0..30 {
+        let response = service.token(&token).await;
+        assert!(!response.headers().contains_key("ratelimit"));
+        assert!(!response.headers().contains_key("ratelimit-policy"));
+        json(response, 200).await;
+    }
+}
+
+/// Waits until so many requests to the public listener are being answered.
+async fn in_flight(service: &Service, requests: u32) {
+    for _ in 0..3000 {
+        if service.scrape().await.contains(&format!("ably_clerk_auth_requests_in_flight {requests}\n")) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("not {requests} in flight: {}", service.scrape().await);
+}
+
+#[tokio::test]
+async fn a_service_that_has_enough_to_do_turns_more_away_at_once_and_goes_on_answering_all_else() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with_admin("", &[("LIMITS_MAX_IN_FLIGHT", "2")]).await;
+    let quick = vendors.token_with(&json!({ "username": "alice" }));
+    vendors.clerk.set_outage(Some(Outage::Hang));
+    let held: Vec<_> =
+        (0..2).map(|_| tokio::spawn(service.get("/api/ably").bearer_auth(vendors.token("bob")).send())).collect();
+    in_flight(&service, 2).await;
+
+    for method in [Method::GET, Method::POST] {
+        let request = service.request(method, "/api/ably").bearer_auth(&quick).header("Origin", ORIGIN);
+        let response = request.send().await.unwrap();
+        let id = request_id(&response);
+        let text = rendered(response).await;
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(text, @r#"
+            HTTP/1.1 503 Service Unavailable
+            access-control-allow-credentials: true
+            access-control-allow-origin: http://localhost:3000
+            access-control-expose-headers: X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After, RateLimit, RateLimit-Policy
+            cache-control: no-store
+            content-type: application/json
+            retry-after: 1
+            vary: Origin
+            x-ably-errorcode: 50000
+            x-ably-errormessage: The token service has more to do than it can. Try again soon.
+            x-content-type-options: nosniff
+
+            {"error":{"code":50000,"statusCode":503,"message":"The token service has more to do than it can. Try again soon.","href":"https://help.ably.io/error/50000"}}
+            "#);
+        }
+        assert_eq!(service.logged_of(&id).await["reason"], "overloaded");
+    }
+    for path in ["/healthz", "/readyz", "/openapi.yaml"] {
+        assert_eq!(service.get(path).send().await.unwrap().status(), 200, "{path}");
+    }
+    let preflight = service.request(Method::OPTIONS, "/api/ably").header("Origin", ORIGIN);
+    assert_eq!(preflight.send().await.unwrap().status(), 204);
+    let overloaded = "ably_clerk_auth_request_refusals_total{reason=\"overloaded\",status=\"503\"} 2\n";
+    assert!(service.scrape().await.contains(overloaded), "{}", service.scrape().await);
+
+    vendors.clerk.set_outage(None);
+    for response in held {
+        response.await.unwrap().unwrap();
+    }
+    json(service.token(&quick).await, 200).await;
+}
+
+/// What a connection says: the status of one answer, which is read whole.
+fn status(connection: &mut BufReader<TcpStream>) -> u16 {
+    let mut status = String::new();
+    connection.read_line(&mut status).unwrap();
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        connection.read_line(&mut line).unwrap();
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = value.trim().parse().unwrap();
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    connection.read_exact(&mut vec![0; length]).unwrap();
+    status.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// Work that never waits for anything has no other place to queue than the sockets.
+#[tokio::test]
+async fn requests_that_have_piled_up_are_turned_away_before_any_of_them_is_worked_on() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with(&[("LIMITS_MAX_IN_FLIGHT", "8"), ("LIMITS_TOKENS_PER_MINUTE", "0")]).await;
+    let token = vendors.token_with(&json!({ "username": "alice" }));
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let connect = || BufReader::new(TcpStream::connect(service.address()).unwrap());
+    let mut connections: Vec<_> = (0..100).map(|_| connect()).collect();
+    for connection in &mut connections {
+        connection.get_mut().write_all(get("/healthz").as_bytes()).unwrap();
+        assert_eq!(status(connection), 200);
+    }
+    service.signal("STOP");
+    for connection in &mut connections {
+        connection.get_mut().write_all(get("/api/ably").as_bytes()).unwrap();
+    }
+    service.signal("CONT");
+    let mut answers = BTreeMap::<_, usize>::new();
+    for connection in &mut connections {
+        *answers.entry(status(connection)).or_default() += 1;
+    }
+    assert_eq!(answers.keys().collect::<Vec<_>>(), [&200, &503], "{answers:?}");
+    assert!(answers[&200] >= 8 && answers[&503] > 50, "{answers:?}");
+    json(service.token(&token).await, 200).await;
+}
+
+#[tokio::test]
+async fn who_sends_slowly_holds_no_place() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with_admin("", &[("LIMITS_MAX_IN_FLIGHT", "1")]).await;
+    let token = vendors.token_with(&json!({ "username": "alice" }));
+    let mut slow = TcpStream::connect(service.address()).unwrap();
+    let head = format!(
+        "POST /api/ably HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 8\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nConnection: close\r\n\r\nttl="
+    );
+    slow.write_all(head.as_bytes()).unwrap();
+    in_flight(&service, 1).await;
+    json(service.token(&token).await, 200).await;
+    slow.write_all(b"5000").unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+/// What the log says where a request comes from: one that is given a token, one that is refused one, one that is refused
+/// for what it sends, and one that goes astray.
+async fn addresses(service: &Service, token: &str, headers: &[(&str, &str)]) -> Vec<Value> {
+    let mut addresses = Vec::new();
+    let form = service.request(Method::POST, "/api/ably").body("no form");
+    for request in
+        [service.get("/api/ably").bearer_auth(token), service.get("/api/ably"), form, service.get("/nowhere")]
+    {
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let id = request_id(&request.send().await.unwrap());
+        addresses.push(service.logged_of(&id).await["client_address"].clone());
+    }
+    addresses
+}
+
+#[tokio::test]
+async fn the_log_has_the_peer_and_believes_no_header_of_a_stranger() {
+    let vendors = Vendors::start().await;
+    let token = vendors.token_with(&json!({ "username": "alice" }));
+    for trusted in ["", "10.0.0.0/8,127.0.0.2"] {
+        let service = vendors.service_with(&[("SERVER_TRUSTED_PROXIES", trusted)]).await;
+        for headers in [
+            &[][..],
+            &[("X-Forwarded-For", "192.0.2.7")],
+            &[("Forwarded", "for=192.0.2.7")],
+            &[("X-Forwarded-For", "192.0.2.7"), ("Forwarded", "for=192.0.2.7")],
+            &[("X-Real-Ip", "192.0.2.7")],
+        ] {
+            assert_eq!(addresses(&service, &token, headers).await, ["127.0.0.1"; 4], "{headers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_the_client_that_trusted_proxies_name_and_not_what_the_client_sent_them() {
+    let vendors = Vendors::start().await;
+    let token = vendors.token_with(&json!({ "username": "alice" }));
+    let service = vendors.service_with(&[("SERVER_TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8")]).await;
+    for (headers, address) in [
+        (&[][..], "127.0.0.1"),
+        (&[("X-Forwarded-For", "6.6.6.6, 192.0.2.7, 10.0.0.2")], "192.0.2.7"),
+        (&[("X-Forwarded-For", "6.6.6.6"), ("X-Forwarded-For", "192.0.2.7")], "192.0.2.7"),
+        (&[("Forwarded", "for=6.6.6.6, for=\"[2001:db8::7]:443\";proto=https")], "2001:db8::7"),
+        (&[("X-Forwarded-For", "6.6.6.6, unknown, 10.0.0.2")], "10.0.0.2"),
+        (&[("X-Forwarded-For", "192.0.2.7"), ("Forwarded", "for=6.6.6.6")], "127.0.0.1"),
+        (&[("X-Forwarded-For", "192.0.2.7"), ("Forwarded", "for=192.0.2.7")], "192.0.2.7"),
+    ] {
+        assert_eq!(addresses(&service, &token, headers).await, [address; 4], "{headers:?}");
+    }
+}
