@@ -71,8 +71,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(sources: &'a Sources) -> Self {
-        let mut reader = Self::for_part(sources);
-        reader.problems.extend(sources.problems.iter().cloned());
+        let mut reader = Self::for_part_of_sound(sources);
         reader.refuse_what_has_no_effect();
         reader
     }
@@ -80,6 +79,13 @@ impl<'a> Reader<'a> {
     /// A reader that looks at nothing but what it is asked for.
     pub(super) fn for_part(sources: &'a Sources) -> Self {
         Self { sources, scope: Scope::Flat, problems: Vec::new(), provenance: Provenance::new() }
+    }
+
+    /// The same, which also tells what of the sources cannot be read.
+    pub(super) fn for_part_of_sound(sources: &'a Sources) -> Self {
+        let mut reader = Self::for_part(sources);
+        reader.problems.extend(sources.problems.iter().cloned());
+        reader
     }
 
     /// Where a tenant's settings are looked for.

@@ -124,8 +124,8 @@ settings! {
     ADMIN_HOST = Setting::new("admin", "host");
     /// The admin listener's port; 0 turns it off.
     ADMIN_PORT = Setting::new("admin", "port");
-    /// The admin listener's token.
-    ADMIN_TOKEN = Setting::reserved("admin", "token");
+    /// The admin listener's token, for what changes something.
+    ADMIN_TOKEN = Setting::new("admin", "token");
     /// Tokens per user and minute.
     LIMITS_TOKENS_PER_MINUTE = Setting::reserved("limits", "tokens_per_minute");
     /// Tokens per user at once.

@@ -16,6 +16,7 @@ mod outages;
 mod policy;
 mod refusals;
 mod reload;
+mod revoke;
 mod secrecy;
 mod shutdown;
 mod tenants;
