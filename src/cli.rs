@@ -1,9 +1,10 @@
-//! The command line: `serve` (default), `check`, `explain`, `healthcheck`.
+//! The command line: `serve` (default), `check`, `explain`, `revoke`, `healthcheck`.
 
 mod check;
 mod explain;
 mod healthcheck;
 mod policy_tests;
+mod revoke;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -42,6 +43,8 @@ enum Command {
     },
     /// Say who a session is, which rules match it and why, and what it gets; exit with 0 if that is a token
     Explain(explain::Arguments),
+    /// Have the running service end somebody's access now; exit with 0 if all of it is done
+    Revoke(revoke::Arguments),
     /// Ask the running service whether it lives; exit with 0 if it does. For a container's HEALTHCHECK
     Healthcheck,
 }
@@ -77,7 +80,8 @@ are several; their variables are those below behind TENANTS_NAME_.
   CORS_ALLOWED_ORIGINS      origins whose pages may read answers [the authorized parties]
   SERVER_HOST, SERVER_PORT  [127.0.0.1, 8080]. Also: HOST, PORT
   SERVER_TRUSTED_PROXIES    networks whose X-Forwarded-For or Forwarded is believed, for the log [none]
-  ADMIN_HOST, ADMIN_PORT    listener for /metrics; port 0: none [127.0.0.1, 9464]
+  ADMIN_HOST, ADMIN_PORT    listener for /metrics and revoke; port 0: none [127.0.0.1, 9464]
+  ADMIN_TOKEN               what revoke has to show; without one, it works on loopback only
   LIMITS_TOKENS_PER_MINUTE  tokens per user and replica; 0: no limit [60]
   LIMITS_TOKENS_BURST       how many of them at once [20]
   LIMITS_MAX_IN_FLIGHT      requests for a token that are worked on at once [1024]
@@ -86,7 +90,8 @@ are several; their variables are those below behind TENANTS_NAME_.
 
 Outgoing HTTPS heeds HTTPS_PROXY and NO_PROXY.
 
-Exit codes: 0 success, 1 failure (of any command; of explain: no token), 2 an argument that is not known";
+Exit codes: 0 success, 1 failure (of any command; of explain: no token; of
+revoke: something is not done), 2 an argument that is not known";
 
 /// Why a command failed, in words for whoever ran it.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +119,7 @@ impl Cli {
             Command::Check { policy_tests: Some(file) } => return policy_tests::run(config, &file).await,
             Command::Check { policy_tests: None } => return check::run(config).await,
             Command::Explain(arguments) => return explain::run(config, arguments).await,
+            Command::Revoke(arguments) => return revoke::run(config, arguments).await,
             Command::Healthcheck => healthcheck::run(config).await,
         };
         match outcome {

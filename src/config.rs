@@ -103,6 +103,13 @@ impl Config {
         reader.finish(server).map(|(server, _)| server)
     }
 
+    /// Where the service takes orders, or would, whatever else is wrong: for the `revoke` command.
+    pub fn admin_only(sources: &Sources) -> Result<AdminConfig, Problems> {
+        let mut reader = Reader::for_part_of_sound(sources);
+        let admin = AdminConfig::read(&mut reader, None);
+        reader.finish(admin).map(|(admin, _)| admin)
+    }
+
     /// The tenant of a name.
     #[must_use]
     pub fn tenant(&self, name: &TenantName) -> Option<&TenantConfig> {
@@ -130,7 +137,7 @@ impl Config {
                     || !RedisConfig::are_same_server(self.redis.as_ref(), other.redis.as_ref()),
             ),
             ("server", differs(&self.server, &other.server)),
-            ("admin", differs(&self.admin, &other.admin)),
+            ("admin", differs(&self.admin, &other.admin) || !self.admin.has_token_of(&other.admin)),
             ("limits", differs(&self.limits, &other.limits)),
             ("log", differs(&self.log, &other.log)),
         ];

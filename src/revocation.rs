@@ -4,6 +4,7 @@
 //! after [`Revocation::AGAIN_AFTER`]: a token request that was signed a moment before can still be exchanged for two
 //! minutes, and yields a token that the first revocation does not reach.
 
+pub mod by_hand;
 mod effect;
 
 use std::{sync::Arc, time::Duration};
@@ -89,6 +90,20 @@ struct Task {
     targets: Vec<Target>,
     /// The event's timestamp.
     at: UnixMillis,
+    /// Whom an operator denied: when none of them is any more, it is not to be revoked again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    denied: Vec<Subject>,
+}
+
+/// What Ably said of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Its tokens are revoked.
+    Accepted { applies_at: UnixMillis },
+    /// They are not, for a reason that does not pass by itself.
+    Refused { code: Option<u32> },
+    /// Nothing: it is to be tried again.
+    Unavailable,
 }
 
 impl Revocation {
@@ -149,17 +164,16 @@ impl Revocation {
     ) -> Result<(), Incomplete> {
         let Some(key) = &authority.ably else { return Ok(()) };
         let targets = self.targets(authority, &whom, now).await;
-        let task = Task { tenant: authority.tenant.clone(), whom, margin, targets, at };
+        let task = Task { tenant: authority.tenant.clone(), whom, margin, targets, at, denied: Vec::new() };
         self.store.enqueue(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await?;
-        match authority.tell(key, &task.targets, margin).await {
-            Ok(()) => Ok(()),
-            Err(error) if !error.passes_by_itself() => Ok(()),
-            Err(_) if self.store.is_shared() => {
-                self.store.enqueue(task.as_work("first", now.after(Self::RETRY_AFTER)), now).await?;
-                Ok(())
-            }
-            Err(_) => Err(Incomplete::Ably),
+        let told = authority.tell(key, &task.targets, margin).await;
+        if !Told::is_to_be_tried_again(&told) {
+            return Ok(());
         }
+        if !self.store.is_shared() {
+            return Err(Incomplete::Ably);
+        }
+        Ok(self.store.enqueue(task.as_work("first", now.after(Self::RETRY_AFTER)), now).await?)
     }
 
     async fn targets(&self, authority: &Authority, whom: &Whom, now: UnixMillis) -> Vec<Target> {
@@ -188,43 +202,42 @@ impl Revocation {
     }
 
     async fn perform(&self, work: DueWork, now: UnixMillis) {
-        let outcome = if let Ok(task) = serde_json::from_str::<Task>(&work.job) {
+        let told = if let Ok(task) = serde_json::from_str::<Task>(&work.job) {
             self.perform_task(task, now).await
         } else {
             tracing::error!("work in the store is not of this version's making; it is dropped");
-            Ok(())
+            Vec::new()
         };
         // Work that stays claimed comes again when the lease is over.
-        let _ = match outcome {
-            Ok(()) => self.store.complete(&work.id).await,
-            Err(_) => self.store.postpone(&work.id, now.after(Self::RETRY_AFTER)).await,
+        let _ = if Told::is_to_be_tried_again(&told) {
+            self.store.postpone(&work.id, now.after(Self::RETRY_AFTER)).await
+        } else {
+            self.store.complete(&work.id).await
         };
     }
 
-    async fn perform_task(&self, task: Task, now: UnixMillis) -> Result<(), RestError> {
+    async fn perform_task(&self, task: Task, now: UnixMillis) -> Vec<Told> {
         let authority = self.authority(&task.tenant);
         let Some((authority, key)) =
             authority.and_then(|authority| authority.ably.as_ref().map(|key| (authority, key)))
         else {
-            return Ok(());
+            return Vec::new();
         };
         let is_over = task.at.after(Self::LONGEST_LIFE).after(Self::AGAIN_AFTER) < now;
         if is_over || self.is_lifted(&task, now) {
-            return Ok(());
+            return Vec::new();
         }
         let mut targets = self.targets(authority, &task.whom, now).await;
         targets.extend(task.targets.into_iter().filter(|target| !targets.contains(target)).collect::<Vec<_>>());
-        match authority.tell(key, &targets, task.margin).await {
-            Err(error) if error.passes_by_itself() => Err(error),
-            _ => Ok(()),
-        }
+        authority.tell(key, &targets, task.margin).await
     }
 
-    /// Whether a ban was lifted since.
+    /// Whether a ban was lifted since, or what an operator denied.
     fn is_lifted(&self, task: &Task, now: UnixMillis) -> bool {
+        let is_denied = |subject: &Subject| self.store.facts().denies(&task.tenant, subject, now);
         match &task.whom {
-            Whom::User(user) => !self.store.facts().denies(&task.tenant, &Subject::User(user.clone()), now),
-            _ => false,
+            Whom::User(user) => !is_denied(&Subject::User(user.clone())),
+            _ => !task.denied.is_empty() && !task.denied.iter().any(is_denied),
         }
     }
 }
@@ -235,42 +248,68 @@ impl Authority {
         Fact { tenant: self.tenant.clone(), subject, ruling, at, until: now.after(self.denial) }
     }
 
-    /// Has Ably revoke tokens. What Ably says is logged and counted.
-    async fn tell(&self, key: &RevokingKey, targets: &[Target], margin: Margin) -> Result<(), RestError> {
+    /// Has Ably revoke tokens, and returns what it said of each target. That is logged and counted too.
+    async fn tell(&self, key: &RevokingKey, targets: &[Target], margin: Margin) -> Vec<Told> {
         let tenant = self.tenant.as_str();
-        for targets in targets.chunks(RestClient::MOST_TARGETS) {
-            let outcomes = match key.rest.revoke_tokens(&key.api_key, targets, margin).await {
+        let mut told = Vec::with_capacity(targets.len());
+        for some in targets.chunks(RestClient::MOST_TARGETS) {
+            let outcomes = match key.rest.revoke_tokens(&key.api_key, some, margin).await {
                 Ok(outcomes) => outcomes,
-                Err(error) if error.passes_by_itself() => {
-                    self.counts.unavailable.inc();
-                    tracing::warn!(tenant, %error, "Ably did not revoke tokens; it is tried again");
-                    return Err(error);
-                }
                 Err(error) => {
-                    self.counts.refused.inc();
-                    tracing::error!(
-                        tenant,
-                        %error,
-                        "Ably refuses to revoke tokens: sessions are denied here, and connections stay until their token \
-                         ends. Does the API key have revocable tokens on?"
-                    );
-                    return Err(error);
+                    self.log_failure(&error);
+                    // What is wrong with one call is wrong with those that would follow.
+                    told.resize(targets.len(), Told::from(&error));
+                    return told;
                 }
             };
-            for (target, outcome) in targets.iter().zip(outcomes) {
-                match outcome {
-                    Ok(_) => {
+            for (target, outcome) in some.iter().zip(outcomes) {
+                told.push(match outcome {
+                    Ok(applied) => {
                         self.counts.accepted.inc();
                         tracing::info!(tenant, %target, "tokens revoked");
+                        Told::Accepted { applies_at: applied.applies_at }
                     }
                     Err(error) => {
                         self.counts.refused.inc();
                         tracing::error!(tenant, %target, %error, "Ably refuses to revoke these tokens");
+                        Told::Refused { code: Some(error.code) }
                     }
-                }
+                });
             }
         }
-        Ok(())
+        told
+    }
+
+    fn log_failure(&self, error: &RestError) {
+        let tenant = self.tenant.as_str();
+        if error.passes_by_itself() {
+            self.counts.unavailable.inc();
+            tracing::warn!(tenant, %error, "Ably did not revoke tokens; it is tried again");
+        } else {
+            self.counts.refused.inc();
+            tracing::error!(
+                tenant,
+                %error,
+                "Ably refuses to revoke tokens: sessions are denied here, and connections stay until their token ends. Does \
+                 the API key have revocable tokens on?"
+            );
+        }
+    }
+}
+
+impl Told {
+    fn is_to_be_tried_again(told: &[Self]) -> bool {
+        told.contains(&Self::Unavailable)
+    }
+}
+
+impl From<&RestError> for Told {
+    fn from(error: &RestError) -> Self {
+        match error {
+            error if error.passes_by_itself() => Self::Unavailable,
+            RestError::Refused(refusal) => Self::Refused { code: Some(refusal.code) },
+            _ => Self::Refused { code: None },
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod metrics;
 mod openapi;
 mod rate_limit;
 mod request_id;
+pub mod revocations;
 mod token;
 pub mod webhooks;
 
@@ -42,6 +43,11 @@ pub fn configure_public(service: &mut ServiceConfig) {
 pub fn configure_admin(service: &mut ServiceConfig) {
     service
         .service(readable("/metrics").route(readable_route().to(metrics::get)))
+        .service(
+            web::resource("/revocations")
+                .route(web::post().to(revocations::post))
+                .default_service(web::to(async || answer::method_not_allowed("POST"))),
+        )
         .configure(configure_health)
         .default_service(web::to(answer::not_found_for_admin));
 }

@@ -49,6 +49,7 @@ use crate::{
     routes::{
         self,
         cors::AllowedOrigins,
+        revocations::{Access, ByHand},
         webhooks::{Receiver, Webhooks},
     },
     store::{Bounds, Dropped, InvalidRedisAddress, MemoryStore, OnDrop, RedisStore, Store},
@@ -129,6 +130,8 @@ impl Server {
             config.tenants.iter().zip(&tenants).filter_map(|(config, tenant)| receiver(config, tenant).transpose());
         let receivers = receivers.collect::<Result<_, _>>()?;
         let webhooks = Data::new(Webhooks { receivers, revocation: Arc::clone(&revocation) });
+        let access = Access::to(config.admin.address, config.admin.token.clone());
+        let by_hand = Data::new(ByHand { revocation: Arc::clone(&revocation), access });
         let issuer = Data::new(Issuer::new(
             tenants,
             store,
@@ -185,6 +188,7 @@ impl Server {
                     let app = App::new()
                         .app_data(issuer.clone())
                         .app_data(metrics.clone())
+                        .app_data(by_hand.clone())
                         .configure(routes::configure_admin)
                         .wrap(from_fn(routes::guard::around_every_request));
                     over_connections(app, Rc::new(routes::bare_refusal), stopping.clone())

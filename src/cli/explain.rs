@@ -93,7 +93,7 @@ pub(super) async fn run(config: Option<&Path>, arguments: Arguments) -> ExitCode
 }
 
 /// Claims may hold what would move a terminal's cursor.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

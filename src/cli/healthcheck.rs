@@ -29,7 +29,7 @@ pub(super) async fn run(config: Option<&Path>) -> Result<(), Failure> {
 }
 
 /// An address to connect to: one that means "all addresses" when listening means nothing here.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

@@ -1,11 +1,13 @@
-//! `[admin]`: where the service shows its operator what it does.
+//! `[admin]`: where the service shows its operator what it does, and takes orders.
 
 use std::net::SocketAddr;
+
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     ServerConfig,
     reader::Reader,
-    settings::{ADMIN_HOST, ADMIN_PORT},
+    settings::{ADMIN_HOST, ADMIN_PORT, ADMIN_TOKEN},
     value::ip_address,
 };
 
@@ -14,6 +16,8 @@ use super::{
 pub struct AdminConfig {
     /// Where it listens; none when it is off.
     pub address: Option<SocketAddr>,
+    /// What whoever gives an order has to show.
+    pub token: Option<SecretString>,
 }
 
 impl AdminConfig {
@@ -21,21 +25,37 @@ impl AdminConfig {
     pub(super) fn read(reader: &mut Reader<'_>, server: Option<&ServerConfig>) -> Option<Self> {
         let host = reader.or_default(&ADMIN_HOST, "127.0.0.1", ip_address);
         let port = reader.or_default(&ADMIN_PORT, "9464", port);
+        let token = reader.optional(&ADMIN_TOKEN, token);
         let (host, port) = (host?, port?);
         if port == 0 {
-            return Some(Self { address: None });
+            return Some(Self { address: None, token });
         }
         let address = SocketAddr::new(host, port);
         if server.is_some_and(|server| overlap(server.address(), address)) {
             reader
                 .problem(&ADMIN_PORT, "the public listener has this port; choose another, or 0 for no admin listener");
         }
-        Some(Self { address: Some(address) })
+        Some(Self { address: Some(address), token })
+    }
+
+    /// Whether both have the same token, or none.
+    pub(super) fn has_token_of(&self, other: &Self) -> bool {
+        let [ours, theirs] = [self, other].map(|config| config.token.as_ref().map(ExposeSecret::expose_secret));
+        ours == theirs
     }
 }
 
 fn port(text: &str) -> Result<u16, &'static str> {
     text.parse().map_err(|_| "not a port; use a number from 1 to 65535, or 0 for no admin listener")
+}
+
+/// It travels in a header.
+fn token(text: &str) -> Result<SecretString, &'static str> {
+    if text.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(text.into())
+    } else {
+        Err("has spaces, or characters beyond ASCII; make one with: openssl rand -hex 32")
+    }
 }
 
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {

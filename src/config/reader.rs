@@ -71,8 +71,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(sources: &'a Sources) -> Self {
-        let mut reader = Self::for_part(sources);
-        reader.problems.extend(sources.problems.iter().cloned());
+        let mut reader = Self::for_part_of_sound(sources);
         reader.refuse_what_has_no_effect();
         reader
     }
@@ -80,6 +79,13 @@ impl<'a> Reader<'a> {
     /// A reader that looks at nothing but what it is asked for.
     pub(super) fn for_part(sources: &'a Sources) -> Self {
         Self { sources, scope: Scope::Flat, problems: Vec::new(), provenance: Provenance::new() }
+    }
+
+    /// The same, which also tells what of the sources cannot be read.
+    pub(super) fn for_part_of_sound(sources: &'a Sources) -> Self {
+        let mut reader = Self::for_part(sources);
+        reader.problems.extend(sources.problems.iter().cloned());
+        reader
     }
 
     /// Where a tenant's settings are looked for.
@@ -289,19 +295,15 @@ impl<'a> Reader<'a> {
     /// Refuses, in the file and in variables, what no setting is, and what none can be.
     fn refuse_what_has_no_effect(&mut self) {
         let sources = self.sources;
-        let without_effect = |reader: &mut Self| {
-            reader.refuse_what_is_reserved();
-            reader.refuse_what_no_variable_holds();
-        };
         self.refuse_what_is_unknown(&sources.toml, &[GRANTS, TENANTS]);
-        without_effect(self);
+        self.refuse_what_no_variable_holds();
         for scope in tenant::named_scopes(&sources.toml) {
             let Scope::Tenant(_, index) = scope else { continue };
             self.within(scope, |reader| {
                 if let Some(table) = sources.toml.get(TENANTS).and_then(|tenants| tenants.get(index)?.as_table()) {
                     reader.refuse_what_is_unknown(table, &["name", GRANTS]);
                 }
-                without_effect(reader);
+                reader.refuse_what_no_variable_holds();
             });
         }
     }
@@ -343,14 +345,6 @@ impl<'a> Reader<'a> {
         for setting in self.settings_here().filter(|setting| setting.availability == Availability::TomlOnly) {
             if self.find_in_environment(setting).is_some() {
                 self.problem(setting, "a variable cannot hold it; write it in the TOML file");
-            }
-        }
-    }
-
-    fn refuse_what_is_reserved(&mut self) {
-        for setting in self.settings_here().filter(|setting| setting.availability == Availability::Reserved) {
-            if self.find(setting).is_some() {
-                self.problem(setting, "this version does not have it yet; remove it");
             }
         }
     }

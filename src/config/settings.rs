@@ -22,8 +22,6 @@ pub enum Availability {
     Built,
     /// It has, and is too much for a variable: it stands in the TOML file only.
     TomlOnly,
-    /// The name is taken, and what it sets does not exist yet: setting it is an error.
-    Reserved,
 }
 
 impl Setting {
@@ -33,10 +31,6 @@ impl Setting {
 
     const fn aliases(self, aliases: &'static [&'static str]) -> Self {
         Self { aliases, ..self }
-    }
-
-    const fn reserved(section: &'static str, key: &'static str) -> Self {
-        Self { availability: Availability::Reserved, ..Self::new(section, key) }
     }
 
     const fn toml_only(section: &'static str, key: &'static str) -> Self {
@@ -124,8 +118,8 @@ settings! {
     ADMIN_HOST = Setting::new("admin", "host");
     /// The admin listener's port; 0 turns it off.
     ADMIN_PORT = Setting::new("admin", "port");
-    /// The admin listener's token.
-    ADMIN_TOKEN = Setting::reserved("admin", "token");
+    /// The admin listener's token, for what changes something.
+    ADMIN_TOKEN = Setting::new("admin", "token");
     /// Tokens per user and minute; 0 for no limit.
     LIMITS_TOKENS_PER_MINUTE = Setting::new("limits", "tokens_per_minute");
     /// Tokens per user at once.

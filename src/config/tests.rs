@@ -47,8 +47,7 @@ fn the_example_file_equals_the_defaults_and_names_every_setting() {
             named.insert(format!("{section}.{key}"));
         }
     }
-    let there = settings::ALL.iter().filter(|setting| setting.availability != settings::Availability::Reserved);
-    let there = there.map(|setting| format!("{}.{}", setting.section, setting.key)).collect();
+    let there = settings::ALL.iter().map(|setting| format!("{}.{}", setting.section, setting.key)).collect();
     assert_eq!(named, there);
 
     let grants: String = grants.lines().map(|line| line.trim_start_matches(['#', ' ']).to_owned() + "\n").collect();
@@ -99,7 +98,30 @@ fn the_admin_listener_has_an_address_of_its_own_or_is_off() {
     assert!(admin(&[("SERVER_PORT", "9464"), ("SERVER_HOST", "127.0.0.2")]).is_ok());
     assert!(admin(&[("ADMIN_PORT", "65536")]).unwrap_err().contains("or 0 for no admin listener"));
     assert!(admin(&[("ADMIN_HOST", "metrics.internal")]).unwrap_err().contains("not an IP address"));
-    assert!(admin(&[("ADMIN_TOKEN", "secret")]).unwrap_err().contains("this version does not have it yet"));
+}
+
+#[test]
+fn the_admin_token_is_a_secret_that_can_travel_in_a_header() {
+    let load = |token: &str| load(&[("ADMIN_TOKEN", token)], "");
+    let [one, other] = ["hush-1", "hush-2"].map(|token| load(token).unwrap());
+    assert!(!format!("{one:?}").contains("hush"));
+    assert_eq!(one.differences_beyond_policy(&other), ["admin"]);
+    assert!(one.differences_beyond_policy(&load("hush-1").unwrap()).is_empty());
+    for bad in ["hush hush", "h\u{fc}sh", "hu\nsh"] {
+        let problem = load(bad).unwrap_err();
+        assert!(problem.contains("ADMIN_TOKEN ([admin] token): has spaces") && !problem.contains("hush"), "{problem}");
+    }
+    assert!(load("").unwrap().admin.token.is_none());
+}
+
+#[test]
+fn the_revoke_command_needs_the_admin_listener_only_and_a_file_that_can_be_read() {
+    let sources = Sources::for_test(&[("ADMIN_TOKEN", "hush")], "[admin]\nport = 1\n[clerk]\nno = \"such\"");
+    let admin = Config::admin_only(&sources).unwrap();
+    assert_eq!(admin.address.unwrap().port(), 1);
+    assert!(admin.token.is_some());
+    let missing = Sources::read(Some(Path::new("nowhere.toml")));
+    assert!(Config::admin_only(&missing).unwrap_err().to_string().contains("nowhere.toml cannot be read"));
 }
 
 #[test]
@@ -181,7 +203,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
         ("CLERK_AUTHORIZED_PARTIES", "https://a.example.com/,https://b.example.com"),
         ("TOKEN_TTL", "25h"),
         ("REVOCATION_DENIAL_TTL", "1m"),
-        ("ADMIN_TOKEN", "redis://localhost"),
+        ("ADMIN_TOKEN", "two words"),
         ("TOKEN_FORMAT", "json"),
     ];
     let sources = Sources::for_test(
@@ -197,7 +219,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
         "TOKEN_TTL ([token] ttl): longer than the 24 hours",
         "TOKEN_FORMAT ([token] format): no such format; use token_request, jwt or token_details",
         "REVOCATION_DENIAL_TTL ([revocation] denial_ttl): under 2m",
-        "ADMIN_TOKEN ([admin] token): this version does not have it yet",
+        "ADMIN_TOKEN ([admin] token): has spaces",
         "CLERK_CLOCK_SKEW_MS ([clerk] clock_skew_ms): not a whole number of milliseconds",
         "[clerk] clock_skew in the TOML file: no such setting",
         "CORS_ALLOWED_ORIGINS ([cors] allowed_origins): * is not an origin",

@@ -121,7 +121,7 @@ pub(super) async fn not_found() -> HttpResponse {
 
 /// 404, on the admin listener.
 pub(super) async fn not_found_for_admin() -> HttpResponse {
-    let message = "There is no such route on the admin listener: it has /metrics, /healthz and /readyz.";
+    let message = "There is no such route on the admin listener: it has /metrics, /healthz, /readyz and /revocations.";
     failure(&ErrorInfo { code: code::NOT_FOUND, status_code: 404, message }, None)
 }
 

@@ -140,7 +140,7 @@ async fn healthcheck_tells_a_service_that_lives_from_one_that_does_not() {
 #[test]
 fn help_and_version_are_complete() {
     let help = text(&run(&[], &["--help"]));
-    for word in ["serve", "check", "explain", "healthcheck", "--config"] {
+    for word in ["serve", "check", "explain", "revoke", "healthcheck", "--config"] {
         assert!(help.contains(word), "{word} is not in {help}");
     }
     for setting in ably_clerk_auth::config::settings::ALL {

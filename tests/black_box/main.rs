@@ -20,6 +20,7 @@ mod policy;
 mod redis;
 mod refusals;
 mod reload;
+mod revoke;
 mod secrecy;
 mod shutdown;
 mod tenants;

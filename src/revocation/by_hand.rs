@@ -1,0 +1,552 @@
+//! Access that an operator ends: what is asked for, and the report of what came of it.
+//!
+//! Both travel as JSON between the `revoke` command and a running service. `docs/revocation.md` is their reference.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Authority, Revocation, Task, Told, Whom, effect::targets};
+use crate::{
+    ably::{Margin, Target, TokenFormat},
+    clock::UnixMillis,
+    store::{Fact, Grant, GrantedTo, LiveGrants, Reach, Recorded, Ruling, Source, StoreError, Subject},
+    tenant::TenantName,
+};
+
+/// An order as it is written. What cannot be in one together is found when it is made an [`Order`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenOrder {
+    /// Whose session, user or client ID; may be left out where there is one tenant only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// `sess_…`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// `user_…`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Who somebody is on Ably.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// How long the denial lasts, with its unit; [`Order::USUAL_DENIAL`] when left out.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub lasts: Option<String>,
+    /// Whether a denial by hand is to end.
+    #[serde(default)]
+    pub lift: bool,
+    /// Whether to tell what would be done only.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What an operator wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Whose session, user or client ID.
+    pub tenant: Option<TenantName>,
+    /// Whose access.
+    pub whom: Named,
+    /// What is to become of it.
+    pub action: Action,
+    /// Whether it is meant.
+    pub run: Run,
+}
+
+/// Whom an operator names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A Clerk session.
+    Session(String),
+    /// A Clerk user.
+    User(String),
+    /// Whoever has this client ID on Ably.
+    ClientId(String),
+}
+
+/// What is to become of somebody's access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It ends, and there is no new one for so long.
+    Deny(Duration),
+    /// A denial by hand ends.
+    Lift,
+}
+
+/// Whether an order is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// It is carried out.
+    Real,
+    /// Nothing changes.
+    Dry,
+}
+
+/// Why an order is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.message())]
+pub enum InvalidOrder {
+    /// It is no JSON object, or has a field that there is not, or a value of another type.
+    NotAnOrder,
+    /// It names nobody, or several.
+    NotOneSubject,
+    /// The span of time is none, or too long.
+    Duration,
+    /// It says both how long to deny and to lift.
+    LastsAndLifts,
+    /// There are several tenants, and it names none.
+    WithoutTenant,
+    /// There is no such tenant.
+    NoSuchTenant,
+}
+
+/// What came of an order, or would.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// Whether all was done, or would be, that was to be done.
+    pub complete: bool,
+    /// Whose session, user or client ID.
+    pub tenant: TenantName,
+    /// Who is denied, or no more.
+    pub denials: Vec<Denial>,
+    /// What was to be revoked at Ably.
+    pub targets: Vec<Revoked>,
+    /// When Ably is told once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeated_at: Option<UnixMillis>,
+    /// What may not be as the operator thinks: a sentence for each.
+    pub warnings: Vec<String>,
+    /// What is left for the operator to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reminder: Option<String>,
+}
+
+/// What became of a denial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// Whose.
+    #[serde(flatten)]
+    pub subject: Subject,
+    /// What.
+    #[serde(flatten)]
+    pub outcome: DenialOutcome,
+}
+
+/// What became of a denial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum DenialOutcome {
+    /// It holds.
+    Denied {
+        /// Its end, in milliseconds since the epoch.
+        until: UnixMillis,
+    },
+    /// It holds at the replica that was asked; Redis could not be told.
+    DeniedHereOnly {
+        /// Its end, in milliseconds since the epoch.
+        until: UnixMillis,
+    },
+    /// In a dry run: it would hold.
+    WouldBeDenied {
+        /// Its end, in milliseconds since the epoch.
+        until: UnixMillis,
+    },
+    /// It does not hold any more.
+    Lifted,
+    /// It does not hold any more at the replica that was asked; Redis could not be told.
+    LiftedHereOnly,
+    /// In a dry run: it would not hold any more.
+    WouldBeLifted,
+    /// There was none.
+    NotDenied,
+    /// None by hand holds, but one by an event of Clerk's does.
+    DeniedByClerk,
+    /// Another order is newer, by the clock of the replica that took it.
+    Superseded,
+    /// There is no room for it.
+    StoreFull,
+}
+
+/// What became of a target at Ably.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// As Ably writes it: `clientId:alice`.
+    pub target: String,
+    /// Whether clients have 30 seconds to fetch a new token, as Ably names it.
+    pub allow_reauth_margin: bool,
+    /// What Ably said.
+    #[serde(flatten)]
+    pub outcome: RevokedOutcome,
+}
+
+/// What became of a target at Ably.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum RevokedOutcome {
+    /// Ably revokes its tokens.
+    Accepted {
+        /// From when on they are no good, in milliseconds since the epoch.
+        applies_at: UnixMillis,
+    },
+    /// Ably does not, and will not by itself.
+    Refused {
+        /// Ably's code, if it gave one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<u32>,
+    },
+    /// Ably could not be asked; it is tried again.
+    Unavailable,
+    /// Ably was not asked: the key has no revocable tokens, by the settings.
+    NotCalled,
+    /// In a dry run: Ably would be asked.
+    WouldBeRevoked,
+}
+
+impl InvalidOrder {
+    /// What is wrong with it: a fixed sentence in ASCII.
+    #[must_use]
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::NotAnOrder => {
+                "The body is to be a JSON object of: tenant, session, user, client_id, for (texts), lift, dry_run (true or \
+                 false)."
+            }
+            Self::NotOneSubject => "Name one of session, user and client_id, and only one.",
+            Self::Duration => "for is to be a span of time with its unit, above zero and up to 30 days, like 2h.",
+            Self::LastsAndLifts => "With lift there is no for: a denial that is lifted ends at once.",
+            Self::WithoutTenant => "There are several tenants: name one.",
+            Self::NoSuchTenant => "There is no tenant of this name.",
+        }
+    }
+}
+
+impl Order {
+    /// How long a denial lasts when the operator does not say.
+    pub const USUAL_DENIAL: Duration = Duration::from_hours(24);
+    const LONGEST_DENIAL: Duration = Duration::from_hours(30 * 24);
+
+    /// Reads an order from JSON.
+    pub fn parse(json: &[u8]) -> Result<Self, InvalidOrder> {
+        // Serde would take a list of values for an object too.
+        let object = json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(InvalidOrder::NotAnOrder)?;
+        let written: WrittenOrder = serde_json::from_slice(object).map_err(|_| InvalidOrder::NotAnOrder)?;
+        let tenant = written.tenant.map(TenantName::try_from).transpose().map_err(|_| InvalidOrder::NoSuchTenant)?;
+        let named = [
+            written.session.map(Named::Session),
+            written.user.map(Named::User),
+            written.client_id.map(Named::ClientId),
+        ];
+        let mut named = named.into_iter().flatten();
+        let whom = match (named.next(), named.next()) {
+            (Some(whom), None) if !whom.id().is_empty() => whom,
+            _ => return Err(InvalidOrder::NotOneSubject),
+        };
+        let action = match (written.lift, written.lasts) {
+            (true, None) => Action::Lift,
+            (true, Some(_)) => return Err(InvalidOrder::LastsAndLifts),
+            (false, None) => Action::Deny(Self::USUAL_DENIAL),
+            (false, Some(text)) => Action::Deny(Self::duration(&text)?),
+        };
+        let run = if written.dry_run { Run::Dry } else { Run::Real };
+        Ok(Self { tenant, whom, action, run })
+    }
+
+    fn duration(text: &str) -> Result<Duration, InvalidOrder> {
+        let duration = humantime::parse_duration(text).map_err(|_| InvalidOrder::Duration)?;
+        let is_possible = (Duration::from_millis(1)..=Self::LONGEST_DENIAL).contains(&duration);
+        if is_possible { Ok(duration) } else { Err(InvalidOrder::Duration) }
+    }
+}
+
+impl Named {
+    /// The id, whatever it is one of.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Session(id) | Self::User(id) | Self::ClientId(id) => id,
+        }
+    }
+
+    fn whom(&self) -> Whom {
+        match self {
+            Self::Session(session) => Whom::Session(session.clone()),
+            Self::User(user) => Whom::User(user.clone()),
+            Self::ClientId(client_id) => Whom::Names(BTreeSet::from([client_id.clone()])),
+        }
+    }
+
+    fn holder(&self) -> GrantedTo {
+        match self {
+            Self::Session(session) => GrantedTo::Session(session.clone()),
+            Self::User(user) => GrantedTo::User(user.clone()),
+            Self::ClientId(client_id) => GrantedTo::ClientId(client_id.clone()),
+        }
+    }
+
+    /// Who is denied: nobody can be by a client ID, so it is the users who have it.
+    fn subjects(&self, live: &[Grant]) -> Vec<Subject> {
+        match self {
+            Self::Session(session) => vec![Subject::Session(session.clone())],
+            Self::User(user) => vec![Subject::User(user.clone())],
+            Self::ClientId(_) => {
+                let users: BTreeSet<_> = live.iter().map(|grant| &grant.user).collect();
+                users.into_iter().map(|user| Subject::User(user.clone())).collect()
+            }
+        }
+    }
+
+    /// At once, save where a session has no name of its own at Ably: the user's other devices are to reconnect unnoticed.
+    fn margin(&self, format: TokenFormat) -> Margin {
+        match self {
+            Self::Session(_) if format != TokenFormat::Jwt => Margin::Reauthentication,
+            _ => Margin::None,
+        }
+    }
+
+    /// What begins an id of Clerk's of this kind.
+    fn prefix(&self) -> &'static str {
+        match self {
+            Self::Session(_) => "sess_",
+            Self::User(_) => "user_",
+            Self::ClientId(_) => "",
+        }
+    }
+
+    fn reminder(&self) -> &'static str {
+        match self {
+            Self::Session(_) => {
+                "Clerk goes on minting tokens for this session: revoke it in Clerk too, or access is back when the denial \
+                 ends."
+            }
+            Self::User(_) | Self::ClientId(_) => {
+                "Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, \
+                 or access is back when the denial ends."
+            }
+        }
+    }
+}
+
+impl DenialOutcome {
+    fn is_as_wanted(&self) -> bool {
+        match self {
+            Self::Denied { .. }
+            | Self::WouldBeDenied { .. }
+            | Self::Lifted
+            | Self::WouldBeLifted
+            | Self::NotDenied
+            | Self::DeniedByClerk => true,
+            Self::DeniedHereOnly { .. } | Self::LiftedHereOnly | Self::Superseded | Self::StoreFull => false,
+        }
+    }
+}
+
+impl RevokedOutcome {
+    /// Whether nothing is left to do that could be done.
+    fn is_as_wanted(&self) -> bool {
+        !matches!(self, Self::Refused { .. } | Self::Unavailable)
+    }
+}
+
+impl From<Told> for RevokedOutcome {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Accepted { applies_at } => Self::Accepted { applies_at },
+            Told::Refused { code } => Self::Refused { code },
+            Told::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
+impl Report {
+    fn new(tenant: TenantName, run: Run) -> Self {
+        Self {
+            dry_run: run == Run::Dry,
+            complete: false,
+            tenant,
+            denials: Vec::new(),
+            targets: Vec::new(),
+            repeated_at: None,
+            warnings: Vec::new(),
+            reminder: None,
+        }
+    }
+
+    fn warn(&mut self, warning: &str) {
+        self.warnings.push(warning.to_owned());
+    }
+
+    /// Whether all is as wanted, and there was something to do at all.
+    fn is_complete(&self) -> bool {
+        let calls = self.targets.iter().filter(|revoked| revoked.outcome != RevokedOutcome::NotCalled);
+        (!self.denials.is_empty() || calls.count() > 0)
+            && self.denials.iter().all(|denial| denial.outcome.is_as_wanted())
+            && self.targets.iter().all(|revoked| revoked.outcome.is_as_wanted())
+    }
+}
+
+impl Revocation {
+    /// Carries out an operator's order, as far as that is possible now, and tells what came of it.
+    pub async fn by_hand(&self, order: &Order, now: UnixMillis) -> Result<Report, InvalidOrder> {
+        let authority = self.authority_for(order)?;
+        let mut report = Report::new(authority.tenant.clone(), order.run);
+        if !order.whom.id().starts_with(order.whom.prefix()) {
+            let (id, prefix) = (order.whom.id(), order.whom.prefix());
+            report.warn(&format!("{id} does not look like an id of Clerk's of this kind: those begin with {prefix}"));
+        }
+        let subjects = match &order.whom {
+            Named::ClientId(_) => {
+                let live = self.live(authority, order, now, &mut report).await;
+                order.whom.subjects(&live)
+            }
+            whom => whom.subjects(&[]),
+        };
+        for subject in &subjects {
+            let outcome = self.rule(authority, subject, order, now).await;
+            report.denials.push(Denial { subject: subject.clone(), outcome });
+        }
+        match order.action {
+            Action::Deny(lasts) => {
+                // What is over by then is not repeated.
+                let again = now.after(Self::AGAIN_AFTER);
+                let again = (subjects.is_empty() || now.after(lasts) > again).then_some(again);
+                self.revoke_by_hand(authority, order, subjects, again, now, &mut report).await;
+                report.reminder = Some(order.whom.reminder().to_owned());
+            }
+            Action::Lift if subjects.is_empty() => {
+                report.warn("no live token with this client ID is known, so nobody is found by it: lift by user");
+            }
+            Action::Lift => {}
+        }
+        report.complete = report.is_complete();
+        Ok(report)
+    }
+
+    fn authority_for(&self, order: &Order) -> Result<&Authority, InvalidOrder> {
+        match (&order.tenant, &self.tenants[..]) {
+            (Some(tenant), _) => self.authority(tenant).ok_or(InvalidOrder::NoSuchTenant),
+            (None, [authority]) => Ok(authority),
+            (None, _) => Err(InvalidOrder::WithoutTenant),
+        }
+    }
+
+    async fn live(&self, authority: &Authority, order: &Order, now: UnixMillis, report: &mut Report) -> Vec<Grant> {
+        let LiveGrants { grants, reach } = self.store.grants(&authority.tenant, &order.whom.holder(), now).await;
+        if reach == Reach::ThisReplica {
+            report.warn("Redis cannot be used now: tokens that other replicas have issued are not known");
+        }
+        grants
+    }
+
+    /// Has a denial hold, or not.
+    async fn rule(&self, authority: &Authority, subject: &Subject, order: &Order, now: UnixMillis) -> DenialOutcome {
+        let is_denied = || self.store.facts().denies(&authority.tenant, subject, now);
+        let was_denied = is_denied();
+        let (ruling, until) = match order.action {
+            Action::Deny(lasts) => (Ruling::Denied(Source::Operator), now.after(lasts)),
+            Action::Lift => (Ruling::Lifted(Source::Operator), now),
+        };
+        let recorded = match order.run {
+            Run::Real => {
+                let fact = Fact { tenant: authority.tenant.clone(), subject: subject.clone(), ruling, at: now, until };
+                Some(self.store.record(fact, now).await)
+            }
+            Run::Dry => None,
+        };
+        match (order.action, recorded) {
+            (_, Some(Ok(Recorded::Outdated))) => DenialOutcome::Superseded,
+            (_, Some(Err(StoreError::Full))) => DenialOutcome::StoreFull,
+            (Action::Deny(_), Some(Ok(_))) => DenialOutcome::Denied { until },
+            (Action::Deny(_), Some(Err(StoreError::Unavailable))) => DenialOutcome::DeniedHereOnly { until },
+            (Action::Deny(_), None) => DenialOutcome::WouldBeDenied { until },
+            (Action::Lift, Some(Err(StoreError::Unavailable))) => DenialOutcome::LiftedHereOnly,
+            (Action::Lift, _) if !was_denied => DenialOutcome::NotDenied,
+            (Action::Lift, Some(Ok(_))) if is_denied() => DenialOutcome::DeniedByClerk,
+            (Action::Lift, Some(Ok(_))) => DenialOutcome::Lifted,
+            (Action::Lift, None) => DenialOutcome::WouldBeLifted,
+        }
+    }
+
+    async fn revoke_by_hand(
+        &self,
+        authority: &Authority,
+        order: &Order,
+        denied: Vec<Subject>,
+        again: Option<UnixMillis>,
+        now: UnixMillis,
+        report: &mut Report,
+    ) {
+        let (whom, margin) = (order.whom.whom(), order.whom.margin(authority.format));
+        let nobody = denied.is_empty();
+        // After the denial: a token that was issued until then is among them.
+        let live = match &order.whom {
+            Named::ClientId(_) => Vec::new(),
+            _ => self.live(authority, order, now, report).await,
+        };
+        let targets = targets(&whom, authority.format, &live);
+        let outcomes = match (&authority.ably, order.run) {
+            (None, _) => vec![RevokedOutcome::NotCalled; targets.len()],
+            (Some(_), Run::Dry) => vec![RevokedOutcome::WouldBeRevoked; targets.len()],
+            (Some(key), Run::Real) => {
+                let tenant = authority.tenant.clone();
+                let task = Task { tenant, whom, margin, targets: targets.clone(), at: now, denied };
+                report.repeated_at = again;
+                if let Some(again) = again {
+                    self.enqueue_by_hand(&task, "again", again, report).await;
+                }
+                let told = authority.tell(key, &task.targets, margin).await;
+                if Told::is_to_be_tried_again(&told) {
+                    self.enqueue_by_hand(&task, "first", now.after(Self::RETRY_AFTER), report).await;
+                }
+                told.into_iter().map(RevokedOutcome::from).collect()
+            }
+        };
+        let revoked = |(target, outcome): (&Target, RevokedOutcome)| Revoked {
+            target: target.to_string(),
+            allow_reauth_margin: margin == Margin::Reauthentication,
+            outcome,
+        };
+        report.targets = targets.iter().zip(outcomes).map(revoked).collect();
+        if authority.ably.is_none() {
+            report.warn(
+                "revocable_tokens is not true, so that Ably is not told, and it is not noted which tokens are out: \
+                 connections last until their tokens end",
+            );
+        } else if targets.is_empty() {
+            report.warn(
+                "no live token is known, so that there is nothing to name to Ably. Tokens from before a start of a \
+                 service without Redis are not known: revoke them by client ID",
+            );
+        }
+        if authority.ably.is_some() && again.is_none() {
+            report.warn(
+                "the denial is over before Ably would be told once more, so that it is not: a token request that was \
+                 signed before can outlast it",
+            );
+        }
+        if nobody {
+            report.warn(
+                "no live token with this client ID is known, so that nobody is denied: who has it gets a new token at \
+                 once. Deny by user too",
+            );
+        }
+    }
+
+    async fn enqueue_by_hand(&self, task: &Task, turn: &str, due: UnixMillis, report: &mut Report) {
+        match self.store.enqueue(task.as_work(turn, due), task.at).await {
+            Ok(()) => {}
+            Err(StoreError::Unavailable) => {
+                report.warn("Redis cannot be used now: what is left to do is known to one replica only");
+            }
+            Err(StoreError::Full) => {
+                report.warn("the store is full: Ably is not told again. Give the order again");
+            }
+        }
+        report.warnings.dedup();
+    }
+}
+
+#[cfg(test)]
+mod tests;

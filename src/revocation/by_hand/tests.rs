@@ -1,0 +1,332 @@
+use std::sync::Arc;
+
+use sandbox::ably::{Ably, Options, Outage, RevocationCall};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    ably::{ApiKey, RestClient},
+    clerk::{Change, Event, User},
+    outgoing,
+    revocation::RevokingKey,
+    store::{Bounds, MemoryStore},
+    telemetry::metrics::RevocationCounts,
+};
+
+const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+
+fn later(seconds: u64) -> UnixMillis {
+    NOW.after(Duration::from_secs(seconds))
+}
+
+fn order(fields: &Value) -> Result<Order, InvalidOrder> {
+    Order::parse(fields.to_string().as_bytes())
+}
+
+fn authority(tenant: &str, format: TokenFormat, ably: Option<&Ably>) -> Authority {
+    Authority {
+        tenant: TenantName::parse(tenant).unwrap(),
+        denial: Duration::from_mins(10),
+        format,
+        client_id: "{username}".parse().unwrap(),
+        users: None,
+        ably: ably.map(|ably| RevokingKey {
+            rest: RestClient::new(ably.url().parse().unwrap(), outgoing::client().unwrap()),
+            api_key: ApiKey::parse(ably.api_key()).unwrap(),
+        }),
+        counts: RevocationCounts::default(),
+    }
+}
+
+fn revocation_with(bounds: &Bounds, authorities: Vec<Authority>) -> Revocation {
+    Revocation::new(Arc::new(MemoryStore::new(bounds, Arc::new(|_| {}))), authorities)
+}
+
+fn revocation(format: TokenFormat, ably: Option<&Ably>) -> Revocation {
+    revocation_with(&Bounds::default(), vec![authority("default", format, ably)])
+}
+
+async fn ably() -> Ably {
+    Ably::start(Options { revocable_tokens: true, ..Options::default() }).await.unwrap()
+}
+
+impl Revocation {
+    async fn give(&self, user: &str, session: &str, client_id: &str) {
+        let grant = Grant {
+            tenant: TenantName::default(),
+            user: user.into(),
+            session: session.into(),
+            organization: None,
+            client_id: client_id.into(),
+            until: later(3600),
+        };
+        self.store.put_grant(grant, NOW).await.unwrap();
+    }
+
+    async fn ordered(&self, fields: Value, now: UnixMillis) -> Value {
+        serde_json::to_value(self.by_hand(&order(&fields).unwrap(), now).await.unwrap()).unwrap()
+    }
+
+    fn denies_user(&self, user: &str, now: UnixMillis) -> bool {
+        self.store.facts().denies(&TenantName::default(), &Subject::User(user.into()), now)
+    }
+
+    /// Does what is due; the calls of Ably that this takes.
+    async fn work_at(&self, ably: &Ably, now: UnixMillis) -> Vec<RevocationCall> {
+        let before = ably.revocation_calls().len();
+        for work in self.store.claim(10, now).await {
+            self.perform(work, now).await;
+        }
+        ably.revocation_calls().split_off(before)
+    }
+}
+
+#[test]
+fn an_order_names_one_and_says_nothing_that_is_not_known() {
+    let day = Duration::from_hours(24);
+    let alice = Order { tenant: None, whom: Named::User("user_1".into()), action: Action::Deny(day), run: Run::Real };
+    assert_eq!(order(&json!({ "user": "user_1" })), Ok(alice.clone()));
+    let two_hours = Order { action: Action::Deny(Duration::from_hours(2)), ..alice.clone() };
+    assert_eq!(order(&json!({ "user": "user_1", "for": "2h", "lift": false })), Ok(two_hours));
+    let lifted = Order {
+        tenant: Some(TenantName::parse("acme").unwrap()),
+        whom: Named::ClientId("al:ice".into()),
+        action: Action::Lift,
+        run: Run::Dry,
+    };
+    let written = json!({ "tenant": "acme", "client_id": "al:ice", "lift": true, "dry_run": true });
+    assert_eq!(order(&written), Ok(lifted));
+    for (fields, invalid) in [
+        (json!({ "user": "user_1", "until": 5 }), InvalidOrder::NotAnOrder),
+        (json!({ "user": 5 }), InvalidOrder::NotAnOrder),
+        (json!({ "user": "user_1", "dry_run": "yes" }), InvalidOrder::NotAnOrder),
+        (json!([]), InvalidOrder::NotAnOrder),
+        (json!([null, "sess_1"]), InvalidOrder::NotAnOrder),
+        (json!({}), InvalidOrder::NotOneSubject),
+        (json!({ "user": "" }), InvalidOrder::NotOneSubject),
+        (json!({ "user": "user_1", "session": "sess_1" }), InvalidOrder::NotOneSubject),
+        (json!({ "user": "user_1", "for": "2" }), InvalidOrder::Duration),
+        (json!({ "user": "user_1", "for": "0s" }), InvalidOrder::Duration),
+        (json!({ "user": "user_1", "for": "31days" }), InvalidOrder::Duration),
+        (json!({ "user": "user_1", "for": "2h", "lift": true }), InvalidOrder::LastsAndLifts),
+        (json!({ "user": "user_1", "tenant": "A B" }), InvalidOrder::NoSuchTenant),
+    ] {
+        assert_eq!(order(&fields), Err(invalid), "{fields}");
+        assert!(invalid.message().is_ascii());
+    }
+}
+
+#[test]
+fn a_report_is_read_as_it_was_written() {
+    let report = Report {
+        denials: vec![Denial { subject: Subject::User("u".into()), outcome: DenialOutcome::Denied { until: NOW } }],
+        targets: vec![Revoked {
+            target: "clientId:alice".into(),
+            allow_reauth_margin: false,
+            outcome: RevokedOutcome::Refused { code: Some(40163) },
+        }],
+        ..Report::new(TenantName::default(), Run::Real)
+    };
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["denials"][0], json!({ "user": "u", "outcome": "denied", "until": NOW }));
+    let refused = json!({
+        "target": "clientId:alice", "allow_reauth_margin": false, "outcome": "refused", "code": 40163,
+    });
+    assert_eq!(json["targets"][0], refused);
+    assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+}
+
+#[tokio::test]
+async fn a_denial_by_hand_ends_when_it_was_said_to() {
+    let revocation = revocation(TokenFormat::Jwt, None);
+    let report = revocation.ordered(json!({ "user": "user_1", "for": "2h" }), NOW).await;
+    assert_eq!(report["denials"], json!([{ "user": "user_1", "outcome": "denied", "until": later(7200) }]));
+    assert!(revocation.denies_user("user_1", later(7199)) && !revocation.denies_user("user_1", later(7200)));
+    // The newer order counts, also when it is for less long.
+    revocation.ordered(json!({ "user": "user_1", "for": "1m" }), later(1)).await;
+    assert!(revocation.denies_user("user_1", later(60)) && !revocation.denies_user("user_1", later(61)));
+    revocation.ordered(json!({ "user": "user_1" }), later(100)).await;
+    assert!(revocation.denies_user("user_1", later(86_499)) && !revocation.denies_user("user_1", later(86_500)));
+}
+
+#[tokio::test]
+async fn clerk_and_the_operator_do_not_lift_each_others_denials() {
+    let revocation = revocation(TokenFormat::Jwt, None);
+    let user = |banned| User { id: "user_1".into(), username: None, banned, deprovisioned: false, updated_at: 0 };
+    let event = |banned, at| Event { at, change: Change::UserUpdated(user(banned)) };
+    let lift = json!({ "user": "user_1", "lift": true });
+    let lifted = async |now| revocation.ordered(lift.clone(), now).await["denials"][0]["outcome"].clone();
+
+    assert_eq!(lifted(NOW).await, "not_denied");
+    revocation.ordered(json!({ "user": "user_1" }), later(1)).await;
+    revocation.apply(&TenantName::default(), &event(false, later(2)), later(2)).await.unwrap();
+    assert!(revocation.denies_user("user_1", later(2)));
+    revocation.apply(&TenantName::default(), &event(true, later(3)), later(3)).await.unwrap();
+    assert_eq!(lifted(later(4)).await, "denied_by_clerk");
+    assert!(revocation.denies_user("user_1", later(4)));
+    revocation.ordered(json!({ "user": "user_1" }), later(5)).await;
+    revocation.apply(&TenantName::default(), &event(false, later(6)), later(6)).await.unwrap();
+    assert_eq!(lifted(later(7)).await, "lifted");
+    assert!(!revocation.denies_user("user_1", later(7)));
+}
+
+#[tokio::test]
+async fn an_order_that_is_older_than_another_changes_nothing_and_says_so() {
+    let revocation = revocation(TokenFormat::Jwt, None);
+    revocation.ordered(json!({ "user": "user_1" }), later(1)).await;
+    let report = revocation.ordered(json!({ "user": "user_1", "lift": true }), NOW).await;
+    assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("superseded"), &json!(false)));
+    assert!(revocation.denies_user("user_1", later(1)));
+}
+
+#[tokio::test]
+async fn a_denial_that_there_is_no_room_for_is_reported() {
+    let bounds = Bounds { facts: 1, ..Bounds::default() };
+    let revocation = revocation_with(&bounds, vec![authority("default", TokenFormat::Jwt, None)]);
+    revocation.ordered(json!({ "user": "user_1" }), NOW).await;
+    let report = revocation.ordered(json!({ "user": "user_2" }), NOW).await;
+    assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("store_full"), &json!(false)));
+}
+
+#[tokio::test]
+async fn with_several_tenants_one_has_to_be_named() {
+    let authorities = ["acme", "beta"].map(|tenant| authority(tenant, TokenFormat::Jwt, None));
+    let revocation = revocation_with(&Bounds::default(), authorities.into());
+    let by_hand = async |fields: Value| revocation.by_hand(&order(&fields).unwrap(), NOW).await;
+    assert_eq!(by_hand(json!({ "user": "user_1" })).await, Err(InvalidOrder::WithoutTenant));
+    let other = json!({ "user": "user_1", "tenant": "gamma" });
+    assert_eq!(by_hand(other).await, Err(InvalidOrder::NoSuchTenant));
+    let report = by_hand(json!({ "user": "user_1", "tenant": "beta" })).await.unwrap();
+    assert_eq!(report.tenant.as_str(), "beta");
+    let denies = |tenant: &TenantName| revocation.store.facts().denies(tenant, &Subject::User("user_1".into()), NOW);
+    assert_eq!(revocation.tenants.iter().map(|authority| denies(&authority.tenant)).collect::<Vec<_>>(), [false, true]);
+}
+
+#[tokio::test]
+async fn each_kind_of_order_has_its_targets_and_its_margin() {
+    let ably = ably().await;
+    let cases = [
+        (TokenFormat::TokenRequest, json!({ "session": "sess_1" }), vec![("clientId:alice", true)]),
+        (TokenFormat::TokenDetails, json!({ "session": "sess_1" }), vec![("clientId:alice", true)]),
+        (TokenFormat::Jwt, json!({ "session": "sess_1" }), vec![("revocationKey:sess_1", false)]),
+        (TokenFormat::Jwt, json!({ "session": "sess_9" }), vec![("revocationKey:sess_9", false)]),
+        (TokenFormat::TokenRequest, json!({ "session": "sess_9" }), vec![]),
+        (TokenFormat::Jwt, json!({ "user": "user_1" }), vec![("clientId:alice", false), ("clientId:old-alice", false)]),
+        (TokenFormat::TokenRequest, json!({ "client_id": "alice" }), vec![("clientId:alice", false)]),
+        (TokenFormat::Jwt, json!({ "client_id": "nobody" }), vec![("clientId:nobody", false)]),
+    ];
+    for (format, fields, targets) in cases {
+        let revocation = revocation(format, Some(&ably));
+        revocation.give("user_1", "sess_1", "alice").await;
+        revocation.give("user_1", "sess_2", "old-alice").await;
+        revocation.give("user_2", "sess_3", "bob").await;
+        let calls = ably.revocation_calls().len();
+        let mut dry = fields.clone();
+        dry["dry_run"] = true.into();
+        for (fields, outcome) in [(dry, "would_be_revoked"), (fields, "accepted")] {
+            let report = revocation.ordered(fields.clone(), NOW).await;
+            let revoked = report["targets"].as_array().unwrap().iter().map(|revoked| {
+                assert_eq!(revoked["outcome"], outcome, "{report}");
+                (revoked["target"].as_str().unwrap(), revoked["allow_reauth_margin"].as_bool().unwrap())
+            });
+            assert_eq!(revoked.collect::<Vec<_>>(), targets, "{format:?} {fields}");
+            assert_eq!(report["dry_run"], outcome != "accepted");
+            assert_eq!(report["complete"], true, "{report}");
+            if outcome != "accepted" {
+                assert_eq!(ably.revocation_calls().len(), calls);
+                assert_eq!(revocation.store.facts().count(), 0);
+                assert!(revocation.store.claim(10, later(1000)).await.is_empty());
+            }
+        }
+        let calls: Vec<_> = ably.revocation_calls().split_off(calls);
+        let called =
+            calls.iter().flat_map(|call| call.targets.iter().map(|target| (target.as_str(), call.allow_reauth_margin)));
+        assert_eq!(called.collect::<Vec<_>>(), targets);
+    }
+}
+
+#[tokio::test]
+async fn by_client_id_the_users_who_have_it_are_denied() {
+    let ably = ably().await;
+    let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
+    revocation.give("user_1", "sess_1", "team").await;
+    revocation.give("user_1", "sess_2", "team").await;
+    revocation.give("user_2", "sess_3", "team").await;
+    revocation.give("user_3", "sess_4", "other").await;
+    let report = revocation.ordered(json!({ "client_id": "team" }), NOW).await;
+    let until = later(86_400);
+    let denied = ["user_1", "user_2"].map(|user| json!({ "user": user, "outcome": "denied", "until": until }));
+    assert_eq!(report["denials"], json!(denied));
+    assert!(!revocation.denies_user("user_3", NOW));
+    // Ably is told although nobody is known to have it; that nobody is denied is said.
+    let report = revocation.ordered(json!({ "client_id": "unknown" }), NOW).await;
+    assert_eq!((&report["denials"], &report["complete"]), (&json!([]), &json!(true)));
+    assert!(report["warnings"][0].as_str().unwrap().contains("nobody is denied"), "{report}");
+    let report = revocation.ordered(json!({ "client_id": "unknown", "lift": true }), NOW).await;
+    assert_eq!((&report["targets"], &report["complete"]), (&json!([]), &json!(false)));
+}
+
+#[tokio::test]
+async fn without_revocable_tokens_ably_is_not_called_and_that_is_said() {
+    let revocation = revocation(TokenFormat::Jwt, None);
+    let report = revocation.ordered(json!({ "session": "sess_1" }), NOW).await;
+    assert_eq!(report["targets"][0]["outcome"], "not_called");
+    assert!(report["warnings"][0].as_str().unwrap().contains("revocable_tokens is not true"), "{report}");
+    assert_eq!((&report["complete"], &report["repeated_at"]), (&json!(true), &Value::Null));
+    // Nobody is denied either: nothing is done at all.
+    assert_eq!(revocation.ordered(json!({ "client_id": "alice" }), NOW).await["complete"], false);
+}
+
+#[tokio::test]
+async fn a_revocation_by_hand_is_repeated_unless_it_is_lifted_or_over() {
+    for fields in [json!({ "user": "user_1" }), json!({ "session": "sess_1" }), json!({ "client_id": "alice" })] {
+        for (end, calls) in [("none", 1), ("lift", 0), ("over", 0)] {
+            let ably = ably().await;
+            let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
+            revocation.give("user_1", "sess_1", "alice").await;
+            let mut with = fields.clone();
+            if end == "over" {
+                with["for"] = "150s".into();
+            }
+            let report = revocation.ordered(with, NOW).await;
+            let repeated_at = if end == "over" { Value::Null } else { json!(later(150)) };
+            assert_eq!(report["repeated_at"], repeated_at);
+            if end == "lift" {
+                let mut lift = fields.clone();
+                lift["lift"] = true.into();
+                assert_eq!(revocation.ordered(lift, later(1)).await["denials"][0]["outcome"], "lifted");
+            }
+            assert_eq!(revocation.work_at(&ably, later(149)).await, []);
+            assert_eq!(revocation.work_at(&ably, later(150)).await.len(), calls, "{fields} {end}");
+            assert_eq!(revocation.work_at(&ably, later(1000)).await, [], "{fields} {end}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_ably_does_not_take_is_reported_and_tried_again_until_it_does() {
+    let ably = ably().await;
+    let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
+    revocation.give("user_1", "sess_1", "alice").await;
+    ably.set_revocation_outage(Some(Outage::Status(503)));
+    let report = revocation.ordered(json!({ "user": "user_1" }), NOW).await;
+    assert_eq!((&report["targets"][0]["outcome"], &report["complete"]), (&json!("unavailable"), &json!(false)));
+    assert!(revocation.denies_user("user_1", NOW));
+    assert_eq!(revocation.work_at(&ably, later(4)).await, []);
+    assert_eq!(revocation.work_at(&ably, later(5)).await.len(), 1);
+    ably.set_revocation_outage(None);
+    assert_eq!(revocation.work_at(&ably, later(10)).await.len(), 1);
+    assert_eq!(revocation.work_at(&ably, later(149)).await, []);
+    assert_eq!(revocation.work_at(&ably, later(150)).await.len(), 1);
+    assert_eq!(revocation.work_at(&ably, later(1000)).await, []);
+}
+
+#[tokio::test]
+async fn what_ably_refuses_is_reported_with_its_code_and_not_tried_again_soon() {
+    let ably = Ably::start(Options::default()).await.unwrap();
+    let revocation = revocation(TokenFormat::Jwt, Some(&ably));
+    let report = revocation.ordered(json!({ "session": "sess_1" }), NOW).await;
+    assert_eq!((&report["targets"][0]["outcome"], &report["complete"]), (&json!("refused"), &json!(false)));
+    assert_eq!(report["targets"][0]["code"], 40163);
+    assert_eq!(revocation.work_at(&ably, later(149)).await, []);
+}

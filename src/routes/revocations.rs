@@ -1,0 +1,267 @@
+//! Revocation by hand, on the admin listener: what the `revoke` command asks for.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
+
+use actix_web::{
+    HttpMessage as _, HttpRequest, HttpResponse,
+    http::{
+        StatusCode,
+        header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN, WWW_AUTHENTICATE},
+        uri::Authority,
+    },
+    web::{Data, Payload},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::{answer, body, request_id};
+use crate::{
+    ably::{ErrorInfo, code},
+    clock::UnixMillis,
+    revocation::{
+        Revocation,
+        by_hand::{Action, InvalidOrder, Order, Run},
+    },
+    server::connection::RequestClock,
+};
+
+/// The most bytes of an order.
+const LARGEST_BODY: usize = 16 * 1024;
+
+/// What is needed to take an operator's orders.
+#[derive(Debug)]
+pub struct ByHand {
+    /// Carries them out.
+    pub revocation: Arc<Revocation>,
+    /// Whose orders are taken.
+    pub access: Access,
+}
+
+/// Whose orders are taken.
+#[derive(Debug)]
+pub enum Access {
+    /// Of whoever is on this machine: there is no token, and the listener is on loopback.
+    ThisMachine,
+    /// Of whoever shows the token.
+    Token(SecretString),
+    /// Of nobody: there is no token, and others than this machine may reach the listener.
+    Nobody,
+}
+
+/// Why an order is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotTaken {
+    NoTokenConfigured,
+    FromAPage,
+    ByAnotherName,
+    TokenMissing,
+    TokenWrong,
+}
+
+impl Access {
+    /// To a listener at `address` with this token.
+    #[must_use]
+    pub fn to(address: Option<SocketAddr>, token: Option<SecretString>) -> Self {
+        match token {
+            Some(token) => Self::Token(token),
+            None if address.is_some_and(|address| address.ip().to_canonical().is_loopback()) => Self::ThisMachine,
+            None => Self::Nobody,
+        }
+    }
+
+    /// Whether a request with these headers may give orders. A browser on the operator's machine reaches the listener too,
+    /// so no page may: it would send its `Origin`, and one whose name was made to lead here, that name as `Host`.
+    fn admit(&self, headers: &HeaderMap) -> Result<(), NotTaken> {
+        if matches!(self, Self::Nobody) {
+            return Err(NotTaken::NoTokenConfigured);
+        }
+        if headers.contains_key(ORIGIN) {
+            return Err(NotTaken::FromAPage);
+        }
+        match self {
+            Self::Nobody => Err(NotTaken::NoTokenConfigured),
+            Self::ThisMachine if headers.get(HOST).is_some_and(is_of_this_machine) => Ok(()),
+            Self::ThisMachine => Err(NotTaken::ByAnotherName),
+            Self::Token(token) => {
+                let mut given = headers.get_all(AUTHORIZATION);
+                match (given.next().and_then(bearer), given.next()) {
+                    (Some(given), None) if is_same(given, token) => Ok(()),
+                    (Some(_), None) => Err(NotTaken::TokenWrong),
+                    _ => Err(NotTaken::TokenMissing),
+                }
+            }
+        }
+    }
+}
+
+/// An address, or the one name that no name server is asked for.
+fn is_of_this_machine(host: &HeaderValue) -> bool {
+    let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
+    let host = authority.host();
+    let ip = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok()
+}
+
+fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = authorization.as_bytes().split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+}
+
+/// In a time that tells neither how much of it is right nor how long it is.
+fn is_same(given: &[u8], token: &SecretString) -> bool {
+    Sha256::digest(given).ct_eq(&Sha256::digest(token.expose_secret())).into()
+}
+
+/// Carries out an order. 200 says that it was taken; what came of it is in the report.
+pub(super) async fn post(request: HttpRequest, payload: Payload, by_hand: Data<ByHand>) -> HttpResponse {
+    if let Err(cause) = by_hand.access.admit(request.headers()) {
+        return refused(&request, cause.reason(), &cause.error_info());
+    }
+    if !request.content_type().eq_ignore_ascii_case("application/json") {
+        return refused(&request, "not-json", &NOT_JSON);
+    }
+    let send_by = request.conn_data::<Rc<RequestClock>>().map_or_else(Instant::now, |clock| clock.send_by());
+    let body = match timeout_at(send_by, body::read(payload, LARGEST_BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) => return refused(&request, "body-refused", &error),
+        Err(_) => return refused(&request, "body-refused", &answer::TOO_SLOW),
+    };
+    let order = match Order::parse(&body) {
+        Ok(order) => order,
+        Err(invalid) => return refused(&request, "not-an-order", &error_info(invalid)),
+    };
+    match by_hand.revocation.by_hand(&order, UnixMillis::now()).await {
+        Ok(report) => {
+            let (request_id, tenant) = (request_id::of(&request), report.tenant.as_str());
+            let action = match (order.run, order.action) {
+                (Run::Dry, _) => "dry run",
+                (Run::Real, Action::Deny(_)) => "deny",
+                (Run::Real, Action::Lift) => "lift",
+            };
+            let (whom, complete) = (order.whom.id(), report.complete);
+            tracing::info!(request_id, tenant, whom, action, complete, "an operator's order is carried out");
+            answer::json(StatusCode::OK, &report)
+        }
+        Err(invalid) => refused(&request, "not-an-order", &error_info(invalid)),
+    }
+}
+
+fn refused(request: &HttpRequest, reason: &'static str, error: &ErrorInfo) -> HttpResponse {
+    let status = error.status_code;
+    tracing::warn!(request_id = request_id::of(request), reason, status, "an operator's order is refused");
+    let mut response = answer::failure(error, None);
+    if error.status_code == 401 {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+impl NotTaken {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::NoTokenConfigured => "admin-token-not-set",
+            Self::FromAPage => "from-a-page",
+            Self::ByAnotherName => "host-unknown",
+            Self::TokenMissing => "admin-token-missing",
+            Self::TokenWrong => "admin-token-wrong",
+        }
+    }
+
+    fn error_info(self) -> ErrorInfo {
+        let (status_code, code) = match self {
+            Self::NoTokenConfigured | Self::FromAPage | Self::ByAnotherName => (403, code::FORBIDDEN),
+            Self::TokenMissing | Self::TokenWrong => (401, code::INVALID_CREDENTIALS),
+        };
+        let message = match self {
+            Self::NoTokenConfigured => {
+                "The admin listener is not on loopback and has no token: set ADMIN_TOKEN, for the service and for revoke."
+            }
+            Self::FromAPage => "Requests of web pages are not taken here: this one has an Origin header.",
+            Self::ByAnotherName => {
+                "Without ADMIN_TOKEN, the Host header is to be an IP address or localhost: a web page could be behind it."
+            }
+            Self::TokenMissing => "The token is missing: send ADMIN_TOKEN as a Bearer token.",
+            Self::TokenWrong => "The token is not that of this service: send its ADMIN_TOKEN as a Bearer token.",
+        };
+        ErrorInfo { code, status_code, message }
+    }
+}
+
+const NOT_JSON: ErrorInfo =
+    ErrorInfo { code: code::BAD_REQUEST, status_code: 415, message: "The body is to be application/json." };
+
+fn error_info(invalid: InvalidOrder) -> ErrorInfo {
+    ErrorInfo { code: code::BAD_REQUEST, status_code: 400, message: invalid.message() }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderName;
+
+    use super::*;
+
+    fn admit(access: &Access, headers: &[(HeaderName, &'static str)]) -> Result<(), NotTaken> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name.clone(), HeaderValue::from_static(value));
+        }
+        access.admit(&map)
+    }
+
+    fn listener(address: &str, token: Option<&str>) -> Access {
+        Access::to(Some(address.parse().unwrap()), token.map(Into::into))
+    }
+
+    #[test]
+    fn without_a_token_orders_come_from_this_machine_only() {
+        for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            let access = listener(loopback, None);
+            for host in ["127.0.0.1:9464", "[::1]:9464", "localhost", "LOCALHOST:1"] {
+                assert_eq!(admit(&access, &[(HOST, host)]), Ok(()), "{loopback} {host}");
+            }
+            for host in ["", "evil.example:9464", "localhost.evil.example", "127.0.0.1.evil.example", "a@b@c"] {
+                assert_eq!(admit(&access, &[(HOST, host)]), Err(NotTaken::ByAnotherName), "{loopback} {host}");
+            }
+            assert_eq!(admit(&access, &[]), Err(NotTaken::ByAnotherName));
+        }
+        for open in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1"] {
+            let access = listener(open, None);
+            assert_eq!(admit(&access, &[(HOST, "127.0.0.1")]), Err(NotTaken::NoTokenConfigured), "{open}");
+        }
+    }
+
+    #[test]
+    fn with_a_token_it_is_needed_wherever_the_listener_is() {
+        for address in ["127.0.0.1:1", "0.0.0.0:1"] {
+            let access = listener(address, Some("t0k3n"));
+            for good in ["Bearer t0k3n", "bearer t0k3n"] {
+                assert_eq!(admit(&access, &[(HOST, "admin.internal"), (AUTHORIZATION, good)]), Ok(()));
+            }
+            for wrong in ["Bearer t0k3", "Bearer t0k3nn", "Bearer T0K3N", "Bearer ", "Bearer  t0k3n"] {
+                assert_eq!(admit(&access, &[(AUTHORIZATION, wrong)]), Err(NotTaken::TokenWrong), "{wrong}");
+            }
+            for none in ["", "t0k3n", "Basic t0k3n"] {
+                assert_eq!(admit(&access, &[(AUTHORIZATION, none)]), Err(NotTaken::TokenMissing), "{none}");
+            }
+            assert_eq!(admit(&access, &[(HOST, "127.0.0.1")]), Err(NotTaken::TokenMissing));
+            let twice = [(AUTHORIZATION, "Bearer t0k3n"), (AUTHORIZATION, "Bearer t0k3n")];
+            assert_eq!(admit(&access, &twice), Err(NotTaken::TokenMissing));
+        }
+    }
+
+    #[test]
+    fn no_page_gives_orders_not_even_with_the_token() {
+        for origin in ["http://127.0.0.1:9464", "null", ""] {
+            let headers = [(HOST, "127.0.0.1"), (ORIGIN, origin), (AUTHORIZATION, "Bearer t0k3n")];
+            for token in [None, Some("t0k3n")] {
+                assert_eq!(admit(&listener("127.0.0.1:1", token), &headers), Err(NotTaken::FromAPage));
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Access that an operator ends, over the admin listener and with the command.
+
+use std::{process::Output, time::Duration};
+
+use reqwest::{Method, Response, StatusCode};
+use sandbox::ably::{Outage, RevocableTokens};
+use serde_json::{Value, json};
+
+use crate::{
+    service::{Service, Vendors, json, refusal, request_id, run},
+    webhooks::vendors,
+};
+
+const TOKEN: &str = "an-admin-token";
+
+async fn service(vendors: &Vendors, changes: &[(&str, &str)]) -> Service {
+    let changes = [&[("ABLY_REVOCABLE_TOKENS", "true")], changes].concat();
+    vendors.service_with_admin("", &changes).await
+}
+
+async fn post(service: &Service, order: &Value) -> Response {
+    service.admin(Method::POST, "/revocations").json(order).send().await.unwrap()
+}
+
+async fn ordered(service: &Service, order: &Value) -> Value {
+    json(post(service, order).await, 200).await
+}
+
+/// A token that was issued, and the session that it went to.
+async fn issued(service: &Service, vendors: &Vendors, username: &str) -> (String, String) {
+    let token = vendors.token(username);
+    let response = service.token(&token).await;
+    let id = request_id(&response);
+    assert_eq!(response.status(), StatusCode::OK);
+    let session = service.logged_of(&id).await["session_id"].as_str().unwrap().to_owned();
+    (token, session)
+}
+
+fn revoke(service: &Service, changes: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let port = service.admin_address().port().to_string();
+    let settings = [&[("ADMIN_PORT", port.as_str())], changes].concat();
+    let settings: Vec<_> = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    run(&settings, &[&["revoke"], arguments].concat())
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A report with what differs from run to run replaced.
+fn stable(output: &Output, ids: &[(&str, &str)]) -> String {
+    let replaced = ids.iter().fold(text(output), |text, (id, name)| text.replace(id, name));
+    let is_time = |word: &str| word.len() == "2000-01-01T00:00:00Z".len() && word.ends_with('Z') && word.contains('T');
+    let line = |line: &str| {
+        let words = line.split(' ').map(|word| {
+            let (bare, rest) = word.split_at(word.trim_end_matches([',', ';']).len());
+            if is_time(bare) { format!("<time>{rest}") } else { word.to_owned() }
+        });
+        words.collect::<Vec<_>>().join(" ") + "\n"
+    };
+    replaced.lines().map(line).collect()
+}
+
+#[tokio::test]
+async fn a_session_is_denied_and_revoked_and_lifted_in_each_format() {
+    let vendors = vendors().await;
+    for format in ["token_request", "jwt", "token_details"] {
+        let service = service(&vendors, &[("TOKEN_FORMAT", format)]).await;
+        let (token, session) = issued(&service, &vendors, "alice").await;
+        let calls = vendors.ably.revocation_calls().len();
+        let dry = ordered(&service, &json!({ "session": session, "dry_run": true })).await;
+        assert_eq!(dry["targets"][0]["outcome"], "would_be_revoked");
+        assert_eq!(vendors.ably.revocation_calls().len(), calls);
+        assert_eq!(service.token(&token).await.status(), StatusCode::OK);
+
+        let report = ordered(&service, &json!({ "session": session })).await;
+        assert_eq!(report["complete"], true, "{report}");
+        assert_eq!(report["targets"][0]["outcome"], "accepted");
+        assert!(report["targets"][0]["applies_at"].is_i64() && report["reminder"].is_string(), "{report}");
+        let response = service.token(&token).await;
+        let id = request_id(&response);
+        assert_eq!(refusal(response).await, (403, 40300));
+        assert_eq!(service.logged_of(&id).await["reason"], "session-denied");
+        let so_far = vendors.ably.revocation_calls().len();
+        let calls = vendors.ably.revocation_calls().split_off(calls);
+        let (target, with_margin) = match format {
+            "jwt" => (format!("revocationKey:{session}"), false),
+            _ => ("clientId:alice".to_owned(), true),
+        };
+        assert_eq!(calls.len(), 1);
+        assert_eq!((&calls[0].targets[..], calls[0].allow_reauth_margin), (&[target][..], with_margin));
+        // Another session of the user is not touched.
+        assert_eq!(service.token(&vendors.token("alice")).await.status(), StatusCode::OK);
+
+        let report = ordered(&service, &json!({ "session": session, "lift": true })).await;
+        assert_eq!(report["denials"][0]["outcome"], "lifted");
+        assert_eq!(service.token(&token).await.status(), StatusCode::OK);
+        assert_eq!(vendors.ably.revocation_calls().len(), so_far);
+        let line = service.logged("an operator's order is carried out").await;
+        assert_eq!((&line["whom"], &line["action"]), (&json!(session), &json!("dry run")));
+    }
+}
+
+#[tokio::test]
+async fn a_user_is_denied_in_all_sessions_until_the_time_is_up() {
+    let vendors = vendors().await;
+    let service = service(&vendors, &[]).await;
+    let (user, other) = (vendors.user("alice"), vendors.user("bob"));
+    issued(&service, &vendors, "alice").await;
+    let report = ordered(&service, &json!({ "user": user, "for": "1s" })).await;
+    assert_eq!(report["targets"][0]["target"], "clientId:alice");
+    assert_eq!(report["targets"][0]["allow_reauth_margin"], false);
+    assert!(report["warnings"].to_string().contains("over before Ably would be told once more"), "{report}");
+    for _ in 0..3000 {
+        if service.token(&vendors.token("alice")).await.status() == StatusCode::OK {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(service.token(&vendors.token("alice")).await.status(), StatusCode::OK);
+    ordered(&service, &json!({ "user": user })).await;
+    assert_eq!(refusal(service.token(&vendors.token("alice")).await).await, (403, 40300));
+    let report = ordered(&service, &json!({ "client_id": "bob" })).await;
+    assert_eq!(report["denials"], json!([]));
+    issued(&service, &vendors, "bob").await;
+    let report = ordered(&service, &json!({ "client_id": "bob" })).await;
+    assert_eq!(report["denials"][0]["user"], other);
+    assert_eq!(refusal(service.token(&vendors.token("bob")).await).await, (403, 40300));
+}
+
+#[tokio::test]
+async fn what_ably_does_not_take_at_first_it_is_told_again() {
+    let vendors = vendors().await;
+    let service = service(&vendors, &[]).await;
+    issued(&service, &vendors, "alice").await;
+    vendors.ably.set_revocation_outage(Some(Outage::Drop));
+    let report = ordered(&service, &json!({ "user": vendors.user("alice") })).await;
+    assert_eq!((&report["complete"], &report["targets"][0]["outcome"]), (&json!(false), &json!("unavailable")));
+    assert_eq!(refusal(service.token(&vendors.token("alice")).await).await, (403, 40300));
+    vendors.ably.set_revocation_outage(None);
+    service.logged("tokens revoked").await;
+}
+
+#[tokio::test]
+async fn an_order_is_json_of_the_documented_fields_and_no_web_pages() {
+    let vendors = vendors().await;
+    let service = service(&vendors, &[]).await;
+    let order = json!({ "user": vendors.user("alice") });
+    let request = || service.admin(Method::POST, "/revocations");
+    for (request, wanted) in [
+        (request().json(&order).header("Origin", "http://127.0.0.1:9464"), (403, 40300)),
+        (request().json(&order).header("Host", "rebound.example:9464"), (403, 40300)),
+        (request().body(order.to_string()), (415, 40000)),
+        (request().header("Content-Type", "application/x-www-form-urlencoded").body("user=user_1"), (415, 40000)),
+        (request().header("Content-Type", "text/plain").body(order.to_string()), (415, 40000)),
+        (request().json(&json!({ "user": "user_1", "untill": 5 })), (400, 40000)),
+        (request().json(&json!({ "user": "user_1", "session": "sess_1" })), (400, 40000)),
+        (request().json(&json!({ "user": "user_1", "tenant": "acme" })), (400, 40000)),
+        (request().json(&json!({ "user": "u".repeat(20_000) })), (413, 40000)),
+        (service.admin(Method::GET, "/revocations"), (405, 40500)),
+        (service.admin(Method::OPTIONS, "/revocations").header("Origin", "http://evil.example"), (405, 40500)),
+        (service.request(Method::POST, "/revocations").json(&order), (404, 40400)),
+    ] {
+        assert_eq!(refusal(request.send().await.unwrap()).await, wanted);
+    }
+    assert_eq!(service.token(&vendors.token("alice")).await.status(), StatusCode::OK);
+    let charset = request().header("Content-Type", "application/json; charset=utf-8").body(order.to_string());
+    assert_eq!(json(charset.send().await.unwrap(), 200).await["complete"], true);
+}
+
+#[tokio::test]
+async fn a_token_is_needed_where_there_is_one_and_beyond_loopback() {
+    let vendors = vendors().await;
+    let order = json!({ "user": vendors.user("alice") });
+    let open = service(&vendors, &[("ADMIN_HOST", "0.0.0.0")]).await;
+    assert_eq!(refusal(post(&open, &order).await).await, (403, 40300));
+    open.scrape().await;
+    let output = revoke(&open, &[("ADMIN_HOST", "0.0.0.0")], &["--user", "user_1"]);
+    assert!(text(&output).contains("status 403: ") && text(&output).contains("set ADMIN_TOKEN"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(open.token(&vendors.token("alice")).await.status(), StatusCode::OK);
+
+    let service = service(&vendors, &[("ADMIN_TOKEN", TOKEN), ("LOG_LEVEL", "trace")]).await;
+    let without = post(&service, &order).await;
+    assert_eq!(without.headers()["www-authenticate"], "Bearer");
+    assert_eq!(refusal(without).await, (401, 40101));
+    let wrong = service.admin(Method::POST, "/revocations").bearer_auth("another").json(&order).send().await.unwrap();
+    let id = request_id(&wrong);
+    assert_eq!(refusal(wrong).await, (401, 40101));
+    assert_eq!(service.logged_of(&id).await["reason"], "admin-token-wrong");
+    assert_eq!(service.token(&vendors.token("alice")).await.status(), StatusCode::OK);
+    service.scrape().await;
+    let right = service.admin(Method::POST, "/revocations").bearer_auth(TOKEN).json(&order).send().await.unwrap();
+    assert_eq!(json(right, 200).await["denials"][0]["outcome"], "denied");
+    let output = revoke(&service, &[], &["--user", "user_1"]);
+    assert!(text(&output).contains("status 401: The token is missing"), "{}", text(&output));
+    let output = revoke(&service, &[("ADMIN_TOKEN", TOKEN)], &["--user", "user_1", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["denials"][0]["user"], "user_1");
+    let log = service.log().iter().map(Value::to_string).collect::<String>();
+    assert!(!log.contains(TOKEN) && !text(&output).contains(TOKEN), "{log}");
+}
+
+#[tokio::test]
+async fn the_command_reports_what_was_done_and_what_is_left_to_do() {
+    let vendors = vendors().await;
+    let service = service(&vendors, &[]).await;
+    let user = vendors.user("alice");
+    let (_, session) = issued(&service, &vendors, "alice").await;
+    let stable = |output: &Output| stable(output, &[(&user, "user_<alice>"), (&session, "sess_<alice>")]);
+
+    let output = revoke(&service, &[], &["--session", &session, "--for", "2h", "--dry-run"]);
+    insta::assert_snapshot!(stable(&output), @r"
+          session sess_<alice>  would be denied until <time>
+          clientId:alice                            would be revoked; clients that may have a new token reconnect unnoticed
+
+    Clerk goes on minting tokens for this session: revoke it in Clerk too, or access is back when the denial ends.
+    A dry run: nothing was changed.
+    ");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(vendors.ably.revocation_calls().len(), 0);
+
+    let output = revoke(&service, &[], &["--user", &user]);
+    insta::assert_snapshot!(stable(&output), @r"
+    ok    user user_<alice>  denied until <time>
+    ok    clientId:alice                         revoked from <time> on; clients are disconnected
+          Ably is told once more at <time>, unless the denial is lifted by then.
+
+    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Done.
+    ");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(refusal(service.token(&vendors.token("alice")).await).await, (403, 40300));
+
+    let output = revoke(&service, &[], &["--user", &user, "--lift"]);
+    insta::assert_snapshot!(stable(&output), @r"
+    ok    user user_<alice>  not denied any more
+    Done.
+    ");
+    assert_eq!(output.status.code(), Some(0));
+
+    vendors.ably.set_revocable_tokens(RevocableTokens::Off);
+    let output = revoke(&service, &[], &["--client-id", "alice"]);
+    insta::assert_snapshot!(stable(&output), @r"
+    ok    user user_<alice>  denied until <time>
+    FAIL  clientId:alice                         Ably refuses to revoke, with code 40163: https://help.ably.io/error/40163
+          Ably is told once more at <time>, unless the denial is lifted by then.
+
+    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Not all is done.
+    ");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn the_command_says_why_nothing_is_done() {
+    let vendors = vendors().await;
+    let service = service(&vendors, &[]).await;
+    for (arguments, code, words) in [
+        (&["--user", "user_1", "--for", "never"][..], 1, "span of time with its unit"),
+        (&["--user", "user_1", "--tenant", "acme"], 1, "There is no tenant of this name"),
+        (&["--user", ""], 1, "Name one of session, user and client_id"),
+        (&["--user", "user_1", "--session", "sess_1"], 2, "cannot be used with"),
+        (&["--user", "user_1", "--lift", "--for", "2h"], 2, "cannot be used with"),
+        (&["--for", "2h"], 2, "--client-id"),
+    ] {
+        let output = revoke(&service, &[], arguments);
+        assert!(text(&output).contains(words), "{arguments:?}: {}", text(&output));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+    }
+    let off = revoke(&service, &[("ADMIN_PORT", "0")], &["--user", "user_1"]);
+    assert!(text(&off).contains("is off: ADMIN_PORT is 0"), "{}", text(&off));
+    let port = service.admin_address().port().to_string();
+    drop(service);
+    let gone = run(&[("ADMIN_PORT".to_owned(), port)], &["revoke", "--user", "user_1"]);
+    assert!(text(&gone).contains("Nothing is revoked. Does the service run"), "{}", text(&gone));
+    assert_eq!((off.status.code(), gone.status.code()), (Some(1), Some(1)));
+}
