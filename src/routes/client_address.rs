@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use actix_web::{
     HttpMessage as _, HttpRequest,
-    http::header::{FORWARDED, HeaderName, X_FORWARDED_FOR},
+    http::header::{FORWARDED, HeaderName, HeaderValue, X_FORWARDED_FOR},
     web::Data,
 };
 use tracing::field::{DisplayValue, display};
@@ -18,9 +18,7 @@ pub(super) struct ClientAddress(Option<IpAddr>);
 impl ClientAddress {
     /// By the connection and, if its peer is a trusted proxy, by the headers.
     pub(super) fn of(request: &HttpRequest) -> Self {
-        let values = |name: HeaderName| {
-            request.headers().get_all(name).map(actix_web::http::header::HeaderValue::as_bytes).collect::<Vec<_>>()
-        };
+        let values = |name: HeaderName| request.headers().get_all(name).map(HeaderValue::as_bytes).collect::<Vec<_>>();
         let peer = request.peer_addr().map(|peer| peer.ip());
         Self(peer.map(|peer| match request.app_data::<Data<TrustedProxies>>() {
             Some(proxies) => proxies.client_address(peer, &values(FORWARDED), &values(X_FORWARDED_FOR)),

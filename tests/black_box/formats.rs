@@ -46,13 +46,15 @@ async fn a_jwt_is_a_token_that_ably_takes_as_it_is() {
     let service = vendors.service_with(&[JWT]).await;
     let text = rendered(service.token(&vendors.token("alice")).await).await;
     let (head, jwt) = split(&text);
-    insta::assert_snapshot!(head, @r"
+    insta::assert_snapshot!(head, @r#"
     HTTP/1.1 200 OK
     cache-control: no-store
     content-type: application/jwt
+    ratelimit-policy: "tokens";q=20;w=20
+    ratelimit: "tokens";r=19;t=1
     vary: Origin
     x-content-type-options: nosniff
-    ");
+    "#);
     let claims = claims(jwt);
     assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 3600);
     assert_eq!(claims["x-ably-capability"], r#"{"[*]*":["*"]}"#);
@@ -110,13 +112,15 @@ async fn token_details_are_what_ably_gave() {
     let service = vendors.service_with(&[TOKEN_DETAILS]).await;
     let text = rendered(service.token_with(&vendors.token("alice"), "ttl=60000").await).await;
     let (head, body) = split(&text);
-    insta::assert_snapshot!(head, @r"
+    insta::assert_snapshot!(head, @r#"
     HTTP/1.1 200 OK
     cache-control: no-store
     content-type: application/json
+    ratelimit-policy: "tokens";q=20;w=20
+    ratelimit: "tokens";r=19;t=1
     vary: Origin
     x-content-type-options: nosniff
-    ");
+    "#);
     let details: Value = serde_json::from_str(body).unwrap();
     let names: Vec<_> = details.as_object().unwrap().keys().collect();
     assert_eq!(names, ["capability", "clientId", "expires", "issued", "keyName", "token"]);

@@ -8,7 +8,7 @@ use crate::service::{Vendors, json, refusal};
 #[tokio::test]
 async fn with_a_username_claim_or_a_warm_cache_issuing_makes_no_call_at_all() {
     let vendors = Vendors::start().await;
-    let service = vendors.service().await;
+    let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "0")]).await;
     json(service.token(&vendors.token("bob")).await, 200).await;
     let before = (vendors.clerk.calls(), vendors.ably.calls());
     for _ in 0..20 {
@@ -23,7 +23,7 @@ async fn with_a_username_claim_or_a_warm_cache_issuing_makes_no_call_at_all() {
 #[tokio::test]
 async fn a_thousand_first_requests_of_one_user_make_one_call() {
     let vendors = Vendors::start().await;
-    let service = vendors.service().await;
+    let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "0")]).await;
     vendors.clerk.set_delay(std::time::Duration::from_millis(500));
     let token = vendors.token("alice");
     let responses = join_all((0..1000).map(|_| service.token(&token))).await;

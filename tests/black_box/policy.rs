@@ -84,6 +84,20 @@ async fn a_value_that_is_not_one_segment_opens_no_channel_and_is_not_logged() {
 async fn whom_no_rule_matches_and_who_does_not_meet_the_requirement_are_told_apart() {
     let vendors = Vendors::start().await;
     let service = service(&vendors, POLICY).await;
+    let response = service.token(&vendors.token_with(&organization("guest", ""))).await;
+    insta::assert_snapshot!(rendered(response).await, @r##"
+    HTTP/1.1 403 Forbidden
+    cache-control: no-store
+    content-type: application/json
+    ratelimit-policy: "tokens";q=20;w=20
+    ratelimit: "tokens";r=19;t=1
+    vary: Origin
+    x-ably-errorcode: 40160
+    x-ably-errormessage: The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled.
+    x-content-type-options: nosniff
+
+    {"error":{"code":40160,"statusCode":403,"message":"The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled.","href":"https://help.ably.io/error/40160"}}
+    "##);
     for (claims, expected, reason) in [
         (organization("guest", "o:pro"), (403, 40160), "policy-grants-nothing"),
         (json!({ "suspended": true }), (403, 40300), "policy-requirement-unmet"),
@@ -95,18 +109,6 @@ async fn whom_no_rule_matches_and_who_does_not_meet_the_requirement_are_told_apa
         assert_eq!(refusal(response).await, expected, "{claims}");
         assert_eq!(service.logged_of(&id).await["reason"], reason);
     }
-    let response = service.token(&vendors.token_with(&organization("guest", ""))).await;
-    insta::assert_snapshot!(rendered(response).await, @r##"
-    HTTP/1.1 403 Forbidden
-    cache-control: no-store
-    content-type: application/json
-    vary: Origin
-    x-ably-errorcode: 40160
-    x-ably-errormessage: The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled.
-    x-content-type-options: nosniff
-
-    {"error":{"code":40160,"statusCode":403,"message":"The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled.","href":"https://help.ably.io/error/40160"}}
-    "##);
 }
 
 #[tokio::test]

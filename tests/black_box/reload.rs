@@ -72,7 +72,7 @@ async fn half_a_file_is_never_taken_for_a_whole_one() {
 async fn a_request_sees_one_policy_whole() {
     let vendors = Vendors::start().await;
     let both = |channel: &str| rule(&format!("{channel}-1")) + &rule(&format!("{channel}-2"));
-    let service = vendors.service_with_file(&both("a"), &[]);
+    let service = vendors.service_with_file(&both("a"), &[("LIMITS_TOKENS_PER_MINUTE", "0")]);
     service.wait_until_ready().await;
     let token = vendors.token("alice");
     let of = |channel: &str| format!(r#"{{"{channel}-1":["subscribe"],"{channel}-2":["subscribe"]}}"#);

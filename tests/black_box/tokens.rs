@@ -24,13 +24,15 @@ async fn a_session_becomes_a_token_request_that_ably_takes_once() {
     let response = service.token(&vendors.token("alice")).await;
     let mut text = rendered(response).await;
     let body = text.split_off(text.rfind("\n\n").unwrap()).trim().to_owned();
-    insta::assert_snapshot!(text, @r"
+    insta::assert_snapshot!(text, @r#"
     HTTP/1.1 200 OK
     cache-control: no-store
     content-type: application/json
+    ratelimit-policy: "tokens";q=20;w=20
+    ratelimit: "tokens";r=19;t=1
     vary: Origin
     x-content-type-options: nosniff
-    ");
+    "#);
     let token_request: Value = serde_json::from_str(&body).unwrap();
     let names: Vec<_> = token_request.as_object().unwrap().keys().collect();
     assert_eq!(names, ["clientId", "keyName", "mac", "nonce", "timestamp"]);

@@ -7,7 +7,7 @@ import { reaches, realtime, rest } from "./support/clients.js";
 import { bearer, startSandbox } from "./support/sandbox.js";
 
 const { test } = nodeTest;
-const sandbox = await startSandbox(nodeTest);
+const sandbox = await startSandbox(nodeTest, { settings: { LIMITS_TOKENS_PER_MINUTE: "0" } });
 const HOUR_MS = 60 * 60 * 1000;
 
 for (const authMethod of ["GET", "POST"]) {
