@@ -9,6 +9,7 @@ mod effect;
 
 use std::{sync::Arc, time::Duration};
 
+use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -17,10 +18,10 @@ use effect::{Effect, targets};
 
 use crate::{
     ably::{ApiKey, Margin, RestClient, RestError, Target, TokenFormat},
-    clerk::{Event, Users},
+    clerk::{Change, Event, User, Users},
     clock::{self, UnixMillis},
     identity::ClientIdTemplate,
-    store::{DueWork, Fact, GrantedTo, Recorded, Store, StoreError, Subject},
+    store::{DueWork, Fact, GrantedTo, Recorded, Source, Store, StoreError, Subject},
     telemetry::metrics::RevocationCounts,
     tenant::TenantName,
 };
@@ -30,6 +31,8 @@ use crate::{
 pub struct Revocation {
     store: Arc<dyn Store>,
     tenants: Vec<Authority>,
+    /// The username that the last event about a user told, by tenant and user: one that is the same is no change.
+    usernames: Cache<(TenantName, String), Option<String>>,
 }
 
 /// What it takes to end the access of a tenant's users.
@@ -90,6 +93,9 @@ struct Task {
     targets: Vec<Target>,
     /// The event's timestamp.
     at: UnixMillis,
+    /// When it took effect here, by this service's clock: much later than the event if that could not be delivered.
+    #[serde(default)]
+    denied_at: Option<UnixMillis>,
     /// Whom an operator denied: when none of them is any more, it is not to be revoked again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     denied: Vec<Subject>,
@@ -116,11 +122,15 @@ impl Revocation {
     /// A token that can be revoked lives for an hour at most (40003 above it).
     const LONGEST_LIFE: Duration = Duration::from_hours(1);
     const MOST_WORK_AT_ONCE: usize = 50;
+    const MOST_USERNAMES: u64 = 100_000;
+    /// As long as a token can be out under an old name, and more.
+    const USERNAMES_FOR: Duration = Duration::from_hours(48);
 
     /// Ends access by way of `store`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, tenants: Vec<Authority>) -> Self {
-        Self { store, tenants }
+        let usernames = Cache::builder().max_capacity(Self::MOST_USERNAMES).time_to_live(Self::USERNAMES_FOR).build();
+        Self { store, tenants, usernames }
     }
 
     fn authority(&self, tenant: &TenantName) -> Option<&Authority> {
@@ -130,9 +140,11 @@ impl Revocation {
     /// Lets an event take effect. It may be forgotten once this is `Ok`.
     pub async fn apply(&self, tenant: &TenantName, event: &Event, now: UnixMillis) -> Result<Applied, Incomplete> {
         let Some(authority) = self.authority(tenant) else { return Ok(Applied::InForce) };
-        let known = match event.change.user_id() {
-            Some(user) => self.store.grants(tenant, &GrantedTo::User(user.to_owned()), now).await.grants,
-            None => Vec::new(),
+        let known = match &event.change {
+            Change::UserUpdated(user) if !self.is_same_name(tenant, user) => {
+                self.store.grants(tenant, &GrantedTo::User(user.id.clone()), now).await.grants
+            }
+            _ => Vec::new(),
         };
         let effect = Effect::of(event, authority, &known, now);
         for fact in &effect.facts {
@@ -151,7 +163,15 @@ impl Revocation {
         if let Some((whom, margin)) = effect.revoke {
             self.revoke(authority, whom, margin, event.at, now).await?;
         }
+        if let Change::UserUpdated(user) = &event.change {
+            self.usernames.insert((tenant.clone(), user.id.clone()), user.username.clone());
+        }
         Ok(Applied::InForce)
+    }
+
+    /// Whether the last event about the user told the same name, so that whoever is out under another was told of then.
+    fn is_same_name(&self, tenant: &TenantName, user: &User) -> bool {
+        self.usernames.get(&(tenant.clone(), user.id.clone())).is_some_and(|username| username == user.username)
     }
 
     async fn revoke(
@@ -164,7 +184,8 @@ impl Revocation {
     ) -> Result<(), Incomplete> {
         let Some(key) = &authority.ably else { return Ok(()) };
         let targets = self.targets(authority, &whom, now).await;
-        let task = Task { tenant: authority.tenant.clone(), whom, margin, targets, at, denied: Vec::new() };
+        let (tenant, denied_at) = (authority.tenant.clone(), Some(now));
+        let task = Task { tenant, whom, margin, targets, at, denied_at, denied: Vec::new() };
         self.store.enqueue(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await?;
         let told = authority.tell(key, &task.targets, margin).await;
         if !Told::is_to_be_tried_again(&told) {
@@ -205,8 +226,8 @@ impl Revocation {
         let told = if let Ok(task) = serde_json::from_str::<Task>(&work.job) {
             self.perform_task(task, now).await
         } else {
-            tracing::error!("work in the store is not of this version's making; it is dropped");
-            Vec::new()
+            tracing::warn!("work in the store is of another version's making; it is left to a replica that knows it");
+            vec![Told::Unavailable]
         };
         // Work that stays claimed comes again when the lease is over.
         let _ = if Told::is_to_be_tried_again(&told) {
@@ -221,10 +242,11 @@ impl Revocation {
         let Some((authority, key)) =
             authority.and_then(|authority| authority.ably.as_ref().map(|key| (authority, key)))
         else {
-            return Vec::new();
+            tracing::warn!(tenant = %task.tenant, "tokens to be revoked are of no tenant here that can; it is left to others");
+            return if task.is_over(now) { Vec::new() } else { vec![Told::Unavailable] };
         };
-        let is_over = task.at.after(Self::LONGEST_LIFE).after(Self::AGAIN_AFTER) < now;
-        if is_over || self.is_lifted(&task, now) {
+        if task.is_over(now) || self.is_lifted(&task) {
+            tracing::info!(tenant = %task.tenant, "tokens need not be revoked any more: they have ended, or the denial is lifted");
             return Vec::new();
         }
         let mut targets = self.targets(authority, &task.whom, now).await;
@@ -233,11 +255,13 @@ impl Revocation {
     }
 
     /// Whether a ban was lifted since, or what an operator denied.
-    fn is_lifted(&self, task: &Task, now: UnixMillis) -> bool {
-        let is_denied = |subject: &Subject| self.store.facts().denies(&task.tenant, subject, now);
+    fn is_lifted(&self, task: &Task) -> bool {
+        let is_lifted =
+            |subject: &Subject, source| self.store.facts().is_lifted_since(&task.tenant, subject, source, task.at);
         match &task.whom {
-            Whom::User(user) => !is_denied(&Subject::User(user.clone())),
-            _ => !task.denied.is_empty() && !task.denied.iter().any(is_denied),
+            _ if !task.denied.is_empty() => task.denied.iter().all(|subject| is_lifted(subject, Source::Operator)),
+            Whom::User(user) => is_lifted(&Subject::User(user.clone()), Source::Clerk),
+            _ => false,
         }
     }
 }
@@ -257,9 +281,8 @@ impl Authority {
                 Ok(outcomes) => outcomes,
                 Err(error) => {
                     self.log_failure(&error);
-                    // What is wrong with one call is wrong with those that would follow.
-                    told.resize(targets.len(), Told::from(&error));
-                    return told;
+                    told.resize(told.len() + some.len(), Told::from(&error));
+                    continue;
                 }
             };
             for (target, outcome) in some.iter().zip(outcomes) {
@@ -268,6 +291,11 @@ impl Authority {
                         self.counts.accepted.inc();
                         tracing::info!(tenant, %target, "tokens revoked");
                         Told::Accepted { applies_at: applied.applies_at }
+                    }
+                    Err(error) if error.passes_by_itself() => {
+                        self.counts.unavailable.inc();
+                        tracing::warn!(tenant, %target, %error, "Ably did not revoke these tokens; it is tried again");
+                        Told::Unavailable
                     }
                     Err(error) => {
                         self.counts.refused.inc();
@@ -314,6 +342,12 @@ impl From<&RestError> for Told {
 }
 
 impl Task {
+    /// Whether every token that it is about has ended: what is issued after the denial is none of them.
+    fn is_over(&self, now: UnixMillis) -> bool {
+        let denied_at = self.denied_at.unwrap_or(self.at);
+        denied_at.after(Revocation::LONGEST_LIFE).after(2 * Revocation::AGAIN_AFTER) < now
+    }
+
     fn as_work(&self, turn: &str, due: UnixMillis) -> DueWork {
         let job = serde_json::to_string(self).unwrap_or_default();
         let whom = serde_json::to_string(&self.whom).unwrap_or_default();

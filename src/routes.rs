@@ -32,7 +32,7 @@ pub fn configure_public(service: &mut ServiceConfig) {
         .service(
             web::resource("/webhooks/clerk")
                 .route(web::post().to(webhooks::post))
-                .default_service(web::to(async || answer::method_not_allowed("POST"))),
+                .default_service(web::to(webhooks::other_method)),
         )
         .configure(configure_health)
         .service(readable("/openapi.yaml").route(readable_route().to(openapi::get)))

@@ -44,6 +44,8 @@ export function open({ authUrl, params, ably, changed, received, refused }) {
   const refuse = (error) => closed || client.connection.state !== "connected" || refused(error);
   channel.subscribe((message) => closed || received(message)).catch(refuse);
   return {
+    /** Ably's id of it, once there is one. */
+    id: () => client.connection.id ?? null,
     publish: (text) => channel.publish("message", text),
     close() {
       closed = true;

@@ -4,6 +4,7 @@ import { byId, element, field, mark } from "/dom.js";
 import { Session } from "/session.js";
 import { askService, exchange } from "/token.js";
 import * as connection from "/connection.js";
+import * as access from "/access.js";
 import * as policy from "/policy.js";
 import * as words from "/words.js";
 
@@ -27,17 +28,20 @@ byId("other-host").href = other.href;
 byId("other-host").textContent = other.origin;
 
 for (const step of ["user", "session", "ask", "request", "token", "connection"]) mark(step, "idle");
-byId("sign-out").addEventListener("click", () => {
-  session.signOut();
-  // The button is gone now, and must not take the focus with it.
-  document.querySelector("#users input")?.focus();
-});
+byId("sign-out").addEventListener("click", signOut);
 byId("get-token").addEventListener("click", getToken);
 byId("message-form").addEventListener("submit", send);
 setInterval(showLife, 1000);
 
 await showUsers();
 await session.restore();
+access.start({
+  clerk: config.clerk,
+  ably: config.ably,
+  here: () => ({ sessionId: session.id, connectionId: live?.id() }),
+  signOut: (id) => (id === session.id ? signOut() : session.end(id)),
+  heard: hear,
+});
 await policy.start(async () => {
   await session.freshen();
   return session.token;
@@ -81,9 +85,28 @@ async function signIn(user) {
   }
 }
 
+/** Takes up what has changed at Clerk since the page asked last. */
+function hear(sessions, heard) {
+  users = heard;
+  for (const user of users) {
+    const note = document.querySelector(`#users input[value="${CSS.escape(user.id)}"] ~ .note`);
+    if (note && note.textContent !== words.noteOn(user)) note.textContent = words.noteOn(user);
+  }
+  session.hear(sessions);
+}
+
 // Step 2
 
-function showSession({ id, claims }) {
+async function signOut() {
+  const button = byId("sign-out");
+  const hadFocus = document.activeElement === button;
+  const done = session.signOut();
+  // The button is gone now, and must not take the focus with it.
+  if (hadFocus) document.querySelector("#users input")?.focus();
+  await done;
+}
+
+function showSession({ id, claims, over }) {
   const user = users.find((each) => each.id === claims?.sub);
   const name = user ? [user.first_name, user.last_name].filter(Boolean).join(" ") : claims?.sub;
   const state = id ? `Signed in as ${name}` : "Nobody is signed in.";
@@ -104,8 +127,16 @@ function showSession({ id, claims }) {
   showLife();
   if (shownUser === id) return;
   shownUser = id;
-  startOver();
+  // A connection outlives its session until somebody ends it: that is for the service to do, and not for this page.
+  if (id || !live) startOver();
+  if (!id) byId("session-hint").textContent = sayWhyOver(over);
   policy.sessionChanged();
+}
+
+function sayWhyOver({ how, user }) {
+  const why = words.onEnd({ how, user: users.find(({ id }) => id === user) });
+  const rest = live ? " Its last session token stays in the cookie until it expires: see what the service makes of it." : "";
+  return why + rest;
 }
 
 function showLife() {
@@ -123,6 +154,7 @@ function startOver() {
   asking += 1;
   live?.close();
   live = null;
+  if (!session.id) session.eraseCookies();
   for (const step of ["ask", "request", "token", "connection"]) mark(step, "idle");
   for (const id of ["token-request", "jwt", "refusal", "token-details", "connection", "connection-reason"]) byId(id).hidden = true;
   byId("messages").replaceChildren();
@@ -271,6 +303,7 @@ function showConnection(state, reason, client) {
   for (const id of ["message-input", "message-send"]) byId(id).disabled = !isConnected;
   byId("talk").hidden = !isConnected;
   const why = reason?.cause?.message ?? reason?.message;
+  access.show();
   byId("connection-reason").textContent = why ?? "";
   byId("connection-reason").hidden = isConnected || !why;
   byId("connection-reason").dataset.mood = MOODS[state] ?? "";

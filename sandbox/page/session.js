@@ -13,11 +13,14 @@ export class Session {
   #changed;
   #timer;
   #turn = 0;
+  #left = null;
 
   /** The session's id, its present token, and the claims of that; null while nobody is signed in. */
   id = null;
   token = null;
   claims = null;
+  /** How the last session ended, and whose it was: `{ how, user }`. */
+  over = null;
 
   constructor({ clerk, suffix, changed }) {
     this.#clerk = clerk;
@@ -39,7 +42,10 @@ export class Session {
     const signedInAt = readCookie(`__client_uat_${this.#suffix}`);
     if (!claims?.sid || !signedInAt || signedInAt === "0") return;
     this.id = claims.sid;
-    await this.#renew().catch(() => this.#forget());
+    await this.#renew().catch(() => {
+      this.#leave("over");
+      this.eraseCookies();
+    });
   }
 
   async signIn(user) {
@@ -56,8 +62,29 @@ export class Session {
 
   async signOut() {
     const ended = this.id;
-    this.#forget();
-    if (ended) await this.#post(`/v1/client/sessions/${ended}/end`).catch(() => {});
+    if (!ended) return;
+    this.#leave("signed-out");
+    await this.end(ended).catch(() => {});
+  }
+
+  /** Ends any session at Clerk; a page that has it hears of it from there. */
+  async end(id) {
+    await this.#post(`/v1/client/sessions/${id}/end`);
+  }
+
+  /** Takes to heart how Clerk's sessions stand: this one may have been ended elsewhere. */
+  hear(sessions) {
+    const own = sessions.find(({ id }) => id === this.id);
+    if (own && own.status !== "active") this.#leave(own.status);
+  }
+
+  /** Clears the cookies of the session that is over, unless they have another one by now. */
+  eraseCookies() {
+    const left = this.#left;
+    this.#left = null;
+    if (!left || decode(readCookie(`__session_${this.#suffix}`) ?? "")?.claims?.sid !== left) return;
+    this.#write("__client_uat", "0");
+    this.#erase("__session");
   }
 
   /** Sees to it that the token lives long enough for a request. */
@@ -65,14 +92,19 @@ export class Session {
     if (this.id && this.secondsLeft() < 3) await this.#renew().catch(() => {});
   }
 
-  #forget() {
+  /**
+   * The session is over. clerk-js would clear the cookies at once; here they stay for a connection that is open, until
+   * the token in them expires, so that one sees what the service says to a token that Clerk cannot take back.
+   */
+  #leave(how) {
     this.#turn += 1;
+    this.#left = this.id;
+    this.over = { how, user: this.claims?.sub };
     clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.eraseCookies(), Math.max(0, this.secondsLeft() * 1000));
     this.id = null;
     this.token = null;
     this.claims = null;
-    this.#write("__client_uat", "0");
-    this.#erase("__session");
     this.#changed(this);
   }
 
@@ -83,6 +115,7 @@ export class Session {
   }
 
   #take(jwt) {
+    this.#left = null;
     this.token = jwt;
     this.claims = decode(jwt)?.claims ?? null;
     this.#write("__session", jwt);
@@ -93,7 +126,7 @@ export class Session {
   #schedule(ms) {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      this.#renew().catch((error) => (error.status === 404 ? this.#forget() : this.#schedule(RETRY_MS)));
+      this.#renew().catch((error) => (error.status === 404 ? this.#leave("over") : this.#schedule(RETRY_MS)));
     }, ms);
   }
 

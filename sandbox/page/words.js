@@ -1,12 +1,12 @@
 // What the fields of each protocol mean, in a line each.
 
-const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
+export const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
 const seconds = (s) => (typeof s === "number" ? clock(s * 1000) : undefined);
 const day = 24 * 3600 * 1000;
 
 /** What is worth knowing of a user before signing in as them. */
 export function noteOn(user) {
-  if (user.banned) return "Banned a moment after signing in";
+  if (user.banned) return "Banned, and refused by the service";
   if (!user.username) return "Has no username to become a client ID";
   const { organization } = user;
   if (!organization) return "A user like most";
@@ -61,6 +61,27 @@ export const tokenDetails = {
   capability: () => "What the request and the key both allow",
 };
 
+/** Why this page has no session any more. */
+export function onEnd({ how, user }) {
+  if (user?.banned && how !== "signed-out") return `Clerk has ended the session: ${user.username ?? user.id} is banned.`;
+  return {
+    "signed-out": "You signed out here.",
+    ended: "The session was signed out from elsewhere.",
+    removed: "The session was signed out from elsewhere.",
+    revoked: "An administrator has revoked the session.",
+  }[how] ?? "Clerk has ended the session.";
+}
+
+/** How a connection that is no more came to its end. */
+export function onEnding({ code, revokedFrom }) {
+  if (code === 40141) return "Ably ended it: the token is revoked (40141)";
+  if (code) return `Ably ended it (${code})`;
+  return revokedFrom ? "The client gave up: its token is revoked, and the service refused it another" : "The client left";
+}
+
+/** The start and the end of an id, which tell those on one page apart. */
+export const short = (id) => (id.length > 18 ? `${id.slice(0, 9)}…${id.slice(-5)}` : id);
+
 /** Why a placeholder cannot be filled. */
 export const unfit = {
   missing: "the session has no such value",
@@ -79,4 +100,10 @@ export function sdkReaction(status, code) {
 export function span(ms) {
   if (ms % day === 0) return `${ms / day} d`;
   return ms % 60_000 === 0 ? `${ms / 60_000} min` : `${ms / 1000} s`;
+}
+
+/** A span that nobody needs to the millisecond, unless it has few of them. */
+export function roughly(ms) {
+  const [size, unit] = [[3_600_000, "h"], [60_000, "min"], [1000, "s"]].find(([each]) => ms >= each) ?? [1, "ms"];
+  return `${Math.round(ms / size)} ${unit}`;
 }

@@ -220,6 +220,11 @@ pub struct Ending {
     pub at: i64,
     /// Why Ably ended it, such as 40141 for a revoked token; `None` when it was the client who left.
     pub code: Option<u32>,
+    /// The `x-ably-revocation-key` of its JWT.
+    pub revocation_key: Option<String>,
+    /// When its token, if it is revoked, came to be so or would have, in milliseconds since the epoch. A client that left
+    /// before was asked for a new token and had none.
+    pub revoked_from: Option<i64>,
 }
 
 /// A running stand-in. It stops when dropped.

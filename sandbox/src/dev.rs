@@ -128,7 +128,8 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
     let clerk = Clerk::start(clerk_options)
         .await
         .map_err(|error| not_started(error, "the Clerk stand-in", options.clerk_port, "--clerk-port"))?;
-    let ably = Ably::start(ably::Options { port: options.ably_port, ..ably::Options::default() })
+    let ably_options = ably::Options { port: options.ably_port, revocable_tokens: true, ..ably::Options::default() };
+    let ably = Ably::start(ably_options)
         .await
         .map_err(|error| not_started(error, "the Ably stand-in", options.ably_port, "--ably-port"))?;
 
@@ -139,6 +140,9 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
     // With --json, standard output belongs to the sandbox.
     let output = if options.json { Output::Stderr } else { Output::Stdout };
     let environment = service::environment(&clerk, &ably, &parties, service_port, output, options.set);
+    // As someone would do by hand in the dashboards, who runs the service with these settings.
+    clerk.set_endpoints(service::webhook_endpoint(&environment, service_port).into_iter().collect());
+    ably.set_revocable_tokens(service::revocable_tokens(&environment));
     let ready = Ready::new(&clerk, &ably, page_port, service_port);
     let program = Program::find(options.service, environment)?;
     let directory = program.directory(&policy)?;

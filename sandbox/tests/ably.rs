@@ -266,6 +266,7 @@ async fn a_revoked_token_loses_its_live_connection_and_opens_no_other() {
     assert_eq!(live.client_id.as_deref(), Some("bob"));
     let [ending] = ably.endings().try_into().unwrap();
     assert_eq!((ending.client_id.as_deref(), ending.code), (Some("alice"), Some(40141)));
+    assert_eq!(json!(ending.revoked_from), answer["results"][0]["appliesAt"]);
 }
 
 #[tokio::test]
@@ -289,6 +290,7 @@ async fn a_margin_asks_for_a_new_token_and_cuts_who_has_none_in_time() {
     let [live] = ably.connections_once(|live| live.len() == 1).await.try_into().unwrap();
     assert_eq!((json!(live.connection_id), live.revoked_from), (connection_id, None));
     assert!(json!(ably.endings()[0].at).as_i64() >= applies_at.as_i64());
+    assert_eq!(json!(ably.endings()[0].revoked_from), *applies_at);
 }
 
 #[tokio::test]

@@ -477,6 +477,52 @@ async fn changes_through_the_backend_api_take_the_secret_key() {
 }
 
 #[tokio::test]
+async fn a_page_sees_events_and_attempts_as_they_come() {
+    let receiver = Receiver::start(&[503]).await;
+    let clerk = start(vec![receiver.endpoint()]).await;
+    let stream = client().get(format!("{}/sandbox/webhooks/stream", clerk.url()));
+    let mut stream = stream.header("origin", "http://localhost:3000").send().await.unwrap();
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    assert_eq!(stream.headers()["access-control-allow-origin"], "http://localhost:3000");
+    let mut text = String::new();
+    let mut seen = async |is_it: fn(&Value) -> bool| {
+        loop {
+            while let Some((event, rest)) = text.split_once("\n\n") {
+                let event: Value = serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
+                text = rest.to_owned();
+                if is_it(&event) {
+                    return event;
+                }
+            }
+            let chunk = tokio::time::timeout(Duration::from_secs(5), stream.chunk()).await.unwrap().unwrap().unwrap();
+            text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    };
+    let first = seen(|_| true).await;
+    assert_eq!((&first["events"], &first["attempts"], &first["flow"]), (&json!([]), &json!([]), &json!("flowing")));
+    assert!(!first.to_string().contains("whsec_"));
+    for n in 0..60 {
+        let _ = clerk.send_event("session.created", json!({"n": n}), None);
+    }
+    let after =
+        seen(|told| told["events"].as_array().unwrap().last().is_some_and(|last| last["data"]["n"] == 59)).await;
+    let numbers: Vec<_> = after["events"].as_array().unwrap().iter().map(|event| event["data"]["n"].as_i64()).collect();
+    assert_eq!(numbers, (10..60).map(Some).collect::<Vec<_>>(), "the newest, oldest first");
+    clerk.webhooks_settled().await;
+    clerk.send_event("user.updated", json!({}), None);
+    let last =
+        seen(|told| told["attempts"].as_array().unwrap().iter().any(|attempt| attempt["event_type"] == "user.updated"));
+    let attempts = last.await["attempts"].as_array().unwrap().clone();
+    assert!(
+        attempts.len() >= 50 && attempts.iter().all(|attempt| attempt["answer"]["status"].is_u64()),
+        "{attempts:?}"
+    );
+
+    // A page that goes on looking does not keep the stand-in from stopping.
+    tokio::time::timeout(Duration::from_secs(5), clerk.stop()).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_speaks_http_only_can_direct_pause_send_and_read() {
     let receiver = Receiver::start(&[]).await;
     let clerk = start(Vec::new()).await;

@@ -53,10 +53,9 @@ impl RestError {
     #[must_use]
     pub fn passes_by_itself(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Malformed => true,
-            Self::Status(status) | Self::Refused(Refusal { status, .. }) => {
-                *status >= 500 || [408, 429].contains(status)
-            }
+            // A status without Ably's code is of something that stands before Ably.
+            Self::Unreachable(_) | Self::Malformed | Self::Status(_) => true,
+            Self::Refused(Refusal { status, .. }) => *status >= 500 || [408, 429].contains(status),
         }
     }
 }

@@ -57,6 +57,14 @@ pub struct TargetRefused {
     pub code: u32,
 }
 
+impl TargetRefused {
+    /// Whether trying again later can help.
+    #[must_use]
+    pub fn passes_by_itself(&self) -> bool {
+        matches!(self.code, 42900..=42999 | 50000..=59999)
+    }
+}
+
 /// The body of `POST /keys/{keyName}/revokeTokens`. It names no time: Ably then takes its own, which no clock of ours can
 /// be ahead of.
 #[derive(Serialize)]

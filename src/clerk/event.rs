@@ -54,7 +54,8 @@ pub struct MalformedEvent;
 #[derive(Deserialize)]
 struct Body {
     r#type: String,
-    timestamp: i64,
+    timestamp: Option<i64>,
+    #[serde(default)]
     data: serde_json::Value,
 }
 
@@ -127,7 +128,7 @@ impl Event {
             "organization.deleted" => Change::OrganizationDeleted { organization_id: read::<Named>(data)?.id },
             _ => return Ok(None),
         };
-        Ok(Some(Self { at: UnixMillis(timestamp), change }))
+        Ok(Some(Self { at: UnixMillis(timestamp.ok_or(MalformedEvent)?), change }))
     }
 }
 
@@ -189,7 +190,8 @@ mod tests {
         ] {
             assert_eq!(parse(name, &data), Err(MalformedEvent), "{name}");
         }
-        for body in ["", "null", "[]", "{\"type\": \"user.deleted\", \"data\": {}}", "{\"type\": 5}"] {
+        for body in ["", "null", "[]", "{\"type\": \"user.deleted\", \"data\": {\"id\": \"user_1\"}}", "{\"type\": 5}"]
+        {
             assert_eq!(Event::parse(body.as_bytes()), Err(MalformedEvent), "{body}");
         }
     }

@@ -491,7 +491,8 @@ impl Revocation {
             (Some(_), Run::Dry) => vec![RevokedOutcome::WouldBeRevoked; targets.len()],
             (Some(key), Run::Real) => {
                 let tenant = authority.tenant.clone();
-                let task = Task { tenant, whom, margin, targets: targets.clone(), at: now, denied };
+                let task =
+                    Task { tenant, whom, margin, targets: targets.clone(), at: now, denied_at: Some(now), denied };
                 report.repeated_at = again;
                 if let Some(again) = again {
                     self.enqueue_by_hand(&task, "again", again, report).await;

@@ -38,12 +38,16 @@ pub(super) async fn ready(issuer: Data<Issuer>) -> HttpResponse {
         Health::Starting => ("starting", (StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
         Health::Full => ("full", (StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
     };
+    let (status_code, status) = match issuer.store().may_issue(UnixMillis::now()) {
+        Ok(()) => (status_code, status),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    };
     let confirmed_seconds_ago = age.map(|age| age.as_secs());
     let mut answer = json!({
         "status": status,
         "signing_keys": { "status": keys, "confirmed_seconds_ago": confirmed_seconds_ago },
     });
-    if issuer.store().is_shared() {
+    if issuer.store().is_shared() || store != "ready" {
         answer["store"] = json!({ "status": store });
     }
     if states.len() > 1 {

@@ -97,6 +97,11 @@ pub(super) async fn post(
     }
 }
 
+/// 405, unless there are no webhooks at all.
+pub(super) async fn other_method(webhooks: Data<Webhooks>) -> HttpResponse {
+    if webhooks.receivers.is_empty() { answer::not_found().await } else { answer::method_not_allowed("POST") }
+}
+
 impl Webhooks {
     /// The tenant one of whose secrets signed the delivery.
     fn receiver_of(&self, request: &HttpRequest, body: &[u8], now: UnixMillis) -> Result<&Receiver, InvalidDelivery> {

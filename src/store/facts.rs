@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Bounds, Fact, Recorded, Source, StoreError, Subject,
+    Bounds, Fact, Recorded, Ruling, Source, StoreError, Subject,
     fact::{Key, Statement, Topic},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
@@ -78,6 +78,14 @@ impl Facts {
     pub fn denies(&self, tenant: &TenantName, subject: &Subject, now: UnixMillis) -> bool {
         let mut key = Key { tenant: tenant.clone(), subject: subject.clone(), topic: Topic::Denial(Source::Clerk) };
         self.read().is_denied(&mut key, now)
+    }
+
+    /// Whether a denial of a session or a user by `source` was lifted after `at`, however long ago it would have ended.
+    #[must_use]
+    pub fn is_lifted_since(&self, tenant: &TenantName, subject: &Subject, source: Source, at: UnixMillis) -> bool {
+        let key = Key { tenant: tenant.clone(), subject: subject.clone(), topic: Topic::Denial(source) };
+        let known = self.read();
+        known.statements.get(&key).is_some_and(|known| known.ruling == Ruling::Lifted(source) && known.at > at)
     }
 
     /// Whether one more denial or mark can be stored.

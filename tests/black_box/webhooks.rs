@@ -34,12 +34,16 @@ struct Scene {
     redis: Option<RedisServer>,
 }
 
+/// Stand-ins whose Ably key has revocable tokens on.
+pub(crate) async fn vendors() -> Vendors {
+    let clerk = clerk::Options { authorized_party: ORIGIN.into(), ..clerk::Options::default() };
+    let ably = ably::Options { revocable_tokens: true, ..ably::Options::default() };
+    Vendors { clerk: clerk::Clerk::start(clerk).await.unwrap(), ably: ably::Ably::start(ably).await.unwrap() }
+}
+
 impl Scene {
     async fn start(kept: Kept, changes: &[(&str, &str)]) -> Self {
-        let clerk = clerk::Options { authorized_party: ORIGIN.into(), ..clerk::Options::default() };
-        let ably = ably::Options { revocable_tokens: true, ..ably::Options::default() };
-        let vendors =
-            Vendors { clerk: clerk::Clerk::start(clerk).await.unwrap(), ably: ably::Ably::start(ably).await.unwrap() };
+        let vendors = vendors().await;
         vendors.clerk.set_retry_schedule(vec![Duration::from_millis(200); 50]);
         let redis = (kept == Kept::InRedis).then(RedisServer::start);
         let mut scene = Self { service: Self::service(&vendors, redis.as_ref(), changes).await, vendors, redis };

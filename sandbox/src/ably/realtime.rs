@@ -582,6 +582,8 @@ impl Realm {
             client_id: connection.client_id.clone(),
             at: now_ms,
             code,
+            revocation_key: connection.grant.revocation_key.clone(),
+            revoked_from: self.revoked_from(&connection.grant),
         });
         self.connections_changed.send_replace(());
         if parting == Parting::Closed || self.lapsed.len() >= MOST_LAPSED {
@@ -672,12 +674,16 @@ impl Realm {
                 token_id: (!connection.grant.id.is_empty()).then(|| connection.grant.id.clone()),
                 token_expires: connection.grant.life.map(|life| life.expires_ms),
                 revocation_key: connection.grant.revocation_key.clone(),
-                revoked_from: match self.revocations.standing(&connection.grant, i64::MIN) {
-                    Standing::GoodUntil(at_ms) => Some(at_ms),
-                    Standing::Good | Standing::Revoked => None,
-                },
+                revoked_from: self.revoked_from(&connection.grant),
             })
             .collect()
+    }
+
+    fn revoked_from(&self, grant: &Grant) -> Option<i64> {
+        match self.revocations.standing(grant, i64::MIN) {
+            Standing::GoodUntil(at_ms) => Some(at_ms),
+            Standing::Good | Standing::Revoked => None,
+        }
     }
 }
 

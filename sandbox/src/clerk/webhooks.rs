@@ -345,6 +345,21 @@ impl Webhooks {
         self.state().attempts.iter().cloned().collect()
     }
 
+    /// The newest events, oldest first, and the attempts to deliver them.
+    pub(super) fn newest(&self, most: usize) -> (Vec<Event>, Vec<Attempt>) {
+        let state = self.state();
+        let older = state.events.len().saturating_sub(most);
+        let events: Vec<_> = state.events.iter().skip(older).map(|event| Event::clone(event)).collect();
+        let is_theirs = |attempt: &&Attempt| events.iter().any(|event| event.id == attempt.event_id);
+        let attempts = state.attempts.iter().filter(is_theirs).cloned().collect();
+        (events, attempts)
+    }
+
+    /// Word of every change of the events, the attempts and the endpoints.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// The attempts so far, as soon as they are as `enough` wants them.
     pub(super) async fn attempts_once(&self, enough: impl Fn(&[Attempt]) -> bool) -> Vec<Attempt> {
         let mut changes = self.changed.subscribe();

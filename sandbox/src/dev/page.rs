@@ -22,7 +22,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("/", HTML, include_str!("../../page/index.html")),
     ("/page.css", CSS, include_str!("../../page/page.css")),
     ("/page.js", JAVASCRIPT, include_str!("../../page/page.js")),
@@ -30,6 +30,7 @@ const FILES: [(&str, &str, &str); 12] = [
     ("/session.js", JAVASCRIPT, include_str!("../../page/session.js")),
     ("/token.js", JAVASCRIPT, include_str!("../../page/token.js")),
     ("/connection.js", JAVASCRIPT, include_str!("../../page/connection.js")),
+    ("/access.js", JAVASCRIPT, include_str!("../../page/access.js")),
     ("/policy.js", JAVASCRIPT, include_str!("../../page/policy.js")),
     ("/explanation.js", JAVASCRIPT, include_str!("../../page/explanation.js")),
     ("/jwt.js", JAVASCRIPT, include_str!("../../page/jwt.js")),

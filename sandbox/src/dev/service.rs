@@ -17,8 +17,8 @@ use std::{env, process};
 
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
-use sandbox::ably::Ably;
-use sandbox::clerk::Clerk;
+use sandbox::ably::{Ably, RevocableTokens};
+use sandbox::clerk::{Clerk, Endpoint, SigningSecret};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,6 +33,8 @@ use super::log::{self, Output, Said};
 pub(super) const CONFIGURATION: &str = "ably-clerk-auth.toml";
 
 const NAME: &str = "ably-clerk-auth";
+const WEBHOOK_SIGNING_SECRET: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
+const REVOCABLE_TOKENS: &str = "ABLY_REVOCABLE_TOKENS";
 const PATIENCE_TO_START: Duration = Duration::from_secs(15);
 const PATIENCE_TO_STOP: Duration = Duration::from_secs(10);
 const PATIENCE_FOR_THE_LOG: Duration = Duration::from_secs(1);
@@ -89,6 +91,8 @@ pub(super) fn environment(
         ("CLERK_SECRET_KEY", clerk.secret_key().to_owned()),
         ("CLERK_API_URL", clerk.url()),
         ("CLERK_AUTHORIZED_PARTIES", authorized_parties.join(",")),
+        (WEBHOOK_SIGNING_SECRET, SigningSecret::generate().text().to_owned()),
+        (REVOCABLE_TOKENS, "true".to_owned()),
         ("SERVER_HOST", Ipv4Addr::LOCALHOST.to_string()),
         ("SERVER_PORT", port.to_string()),
         ("ADMIN_PORT", "0".to_owned()),
@@ -101,6 +105,23 @@ pub(super) fn environment(
         // Last, since the last one of a name counts.
         .chain(set)
         .collect()
+}
+
+fn last<'a>(environment: &'a [(String, String)], name: &str) -> &'a str {
+    environment.iter().rfind(|(each, _)| each == name).map_or("", |(_, value)| value)
+}
+
+/// Where the service of this environment takes webhooks: nowhere without a signing secret. What is no secret is for the
+/// service to say.
+pub(super) fn webhook_endpoint(environment: &[(String, String)], port: u16) -> Option<Endpoint> {
+    let secrets = last(environment, WEBHOOK_SIGNING_SECRET).split(',').map(str::trim);
+    let secrets: Vec<_> = secrets.filter(|secret| !secret.is_empty()).collect();
+    Endpoint::new(&format!("http://127.0.0.1:{port}/webhooks/clerk"), &secrets).ok()
+}
+
+/// Whether the service of this environment takes its Ably key for one with revocable tokens.
+pub(super) fn revocable_tokens(environment: &[(String, String)]) -> RevocableTokens {
+    if last(environment, REVOCABLE_TOKENS) == "true" { RevocableTokens::On } else { RevocableTokens::Off }
 }
 
 /// The service's executable, and the settings that it runs with here.
@@ -286,4 +307,32 @@ fn tie_to(parent: i32) -> io::Result<()> {
 #[expect(clippy::unnecessary_wraps, reason = "it can fail on Linux")]
 fn tie_to(_parent: i32) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(set: &[(&str, &str)]) -> Vec<(String, String)> {
+        let given = [(WEBHOOK_SIGNING_SECRET, "whsec_c2VjcmV0"), (REVOCABLE_TOKENS, "true")];
+        given.iter().chain(set).map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    #[test]
+    fn webhooks_go_to_the_service_signed_with_the_secrets_that_it_has_in_the_end() {
+        let endpoint = |set: &[_]| webhook_endpoint(&environment(set), 8080);
+        assert_eq!(endpoint(&[]).unwrap().url(), "http://127.0.0.1:8080/webhooks/clerk");
+        assert!(endpoint(&[(WEBHOOK_SIGNING_SECRET, " whsec_b25l, ,whsec_dHdv ")]).is_some());
+        for without in ["", " , ", "not one"] {
+            assert!(endpoint(&[(WEBHOOK_SIGNING_SECRET, without)]).is_none(), "{without}");
+        }
+    }
+
+    #[test]
+    fn the_stand_ins_key_is_what_the_service_takes_it_for() {
+        assert_eq!(revocable_tokens(&environment(&[])), RevocableTokens::On);
+        for off in ["false", ""] {
+            assert_eq!(revocable_tokens(&environment(&[(REVOCABLE_TOKENS, off)])), RevocableTokens::Off);
+        }
+    }
 }

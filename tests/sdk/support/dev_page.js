@@ -19,6 +19,47 @@ export async function shows(page, testId, text) {
   await page.getByTestId(testId).filter({ hasText: text, visible: true }).waitFor();
 }
 
+/** Gets a token on the dev page for who is signed in, and waits for the connection. */
+export async function connect(page) {
+  await page.getByTestId("get-token").click();
+  await shows(page, "connection-state", /^connected$/);
+}
+
+/**
+ * Clicks, and returns how long it then took until the connection of `page` was not connected any more, in milliseconds.
+ * Both pages are of this machine, and of its clock.
+ */
+export async function untilCut(page, button) {
+  const left = page.evaluate(() => new Promise((resolve) => {
+    const state = document.getElementById("connection-state");
+    const observer = new MutationObserver(() => {
+      if (state.textContent === "connected") return;
+      observer.disconnect();
+      resolve(performance.timeOrigin + performance.now());
+    });
+    observer.observe(state, { childList: true });
+  }));
+  const clicked = await button.evaluate((element) => {
+    const at = performance.timeOrigin + performance.now();
+    element.click();
+    return at;
+  });
+  return (await left) - clicked;
+}
+
+/** What the connection of the page says of its state from now on, each time that it is another. */
+export async function statesFromNowOn(page) {
+  const states = await page.evaluateHandle(() => {
+    const seen = [];
+    const state = document.getElementById("connection-state");
+    new MutationObserver(() => {
+      if (seen.at(-1) !== state.textContent) seen.push(state.textContent);
+    }).observe(state, { childList: true });
+    return seen;
+  });
+  return () => states.jsonValue();
+}
+
 /** The text of one field in a list of fields. */
 export function fieldOf(page, part, name) {
   return page.getByTestId(part).locator(`[data-field="${name}"]`).textContent();

@@ -116,7 +116,17 @@ class Sandbox {
     await this.#post(this.clerk, "/sandbox/webhooks", { endpoints: [{ url, signing_secrets: [secret] }] });
   }
 
-  /** The webhooks that Clerk sent: `events`, and the `attempts` to deliver them. */
+  /** Makes Ably's REST side fail from now on, or with a `route` only that; `{ kind: "none" }` ends it. */
+  async setAblyOutage(outage) {
+    await this.#post(this.ably, "/sandbox/outage", outage);
+  }
+
+  /** Changes how webhooks are sent: `endpoints`, `retry_schedule_ms`, `flow`. */
+  async changeWebhooks(settings) {
+    await this.#post(this.clerk, "/sandbox/webhooks", settings);
+  }
+
+  /** How webhooks are sent, the events and the attempts. */
   webhooks() {
     return json(`${this.clerk}/sandbox/webhooks`);
   }
