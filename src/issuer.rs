@@ -30,7 +30,7 @@ pub struct Issuer {
     /// Knows who is denied, and which tokens are out.
     store: Arc<dyn Store>,
     token_limit: Option<TokenLimit>,
-    /// Where refusals are counted of which nobody knows whose they are.
+    /// Where refusals are counted of which nobody knows whose they are: with the tenant, if there is one only.
     of_nobody: TenantMetrics,
 }
 
@@ -195,13 +195,10 @@ impl Issuer {
         self.tenants.iter().find(|tenant| tenant.name == *name)
     }
 
-    /// Where it is recorded what becomes of a request: with its tenant, who is no secret when there is one only.
+    /// Where it is recorded what becomes of a request.
     #[must_use]
     pub fn metrics_of<'a>(&'a self, tenant: Option<&'a Tenant>) -> &'a TenantMetrics {
-        match (tenant, &self.tenants[..]) {
-            (Some(tenant), _) | (None, [tenant]) => &tenant.metrics,
-            (None, _) => &self.of_nobody,
-        }
+        tenant.map_or(&self.of_nobody, |tenant| &tenant.metrics)
     }
 
     /// Answers a request, or says why not. What is signed takes its time and nonce from `stamps`.

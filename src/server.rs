@@ -132,12 +132,11 @@ impl Server {
         let webhooks = Data::new(Webhooks { receivers, revocation: Arc::clone(&revocation) });
         let access = Access::to(config.admin.address, config.admin.token.clone());
         let by_hand = Data::new(ByHand { revocation: Arc::clone(&revocation), access });
-        let issuer = Data::new(Issuer::new(
-            tenants,
-            store,
-            config.limits.tokens.map(TokenLimit::new),
-            metrics.tenant(Metrics::OF_NOBODY),
-        ));
+        let of_nobody = match &tenants[..] {
+            [only] => only.metrics.clone(),
+            _ => metrics.tenant(Metrics::OF_NOBODY),
+        };
+        let issuer = Data::new(Issuer::new(tenants, store, config.limits.tokens.map(TokenLimit::new), of_nobody));
         let in_flight = Data::new(InFlightLimit::new(config.limits.max_in_flight));
         let trusted_proxies = Data::new(config.server.trusted_proxies.clone());
         let origins = config.tenants.iter().map(|tenant| (tenant.name(), &tenant.cors.allowed_origins[..]));
