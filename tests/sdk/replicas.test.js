@@ -11,7 +11,7 @@ import { startRedis, startReplica } from "./support/processes.js";
 import { bearer, cookies, startSandbox } from "./support/sandbox.js";
 
 const SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-const MARGIN_MS = 2000;
+const MARGIN_MS = 8_000;
 
 /** The sandbox with the replica that gets the webhooks, and another beside it. */
 async function start(t, format) {
