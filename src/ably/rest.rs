@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode};
-use serde::Deserialize;
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
 use super::{
-    ApiKey, Refusal, TokenDetails, TokenRequest,
+    ApiKey, KeyName, Refusal, TokenDetails, TokenRequest,
     revocation::{Margin, Request, Response as Revoked, Target, TargetOutcome},
 };
 use crate::{
@@ -96,19 +96,8 @@ impl RestClient {
 
     /// The token that a token request is worth (RSA8a). A token request is taken once.
     pub async fn request_token(&self, token_request: &TokenRequest) -> Result<TokenDetails, RestError> {
-        let response = self
-            .http
-            .post(self.url(&["keys", token_request.key_name().as_str(), "requestToken"]))
-            .header("X-Ably-Version", Self::VERSION)
-            .json(token_request)
-            .timeout(Self::TIMEOUT)
-            .send()
-            .await
-            .map_err(unreachable)?;
-        if !response.status().is_success() {
-            return Err(refused(response).await);
-        }
-        let details: TokenDetails = read_json(response).await?;
+        let call = self.post_of_key(token_request.key_name(), "requestToken").json(token_request);
+        let details: TokenDetails = answer_to(call).await?;
         if details.answers(token_request) { Ok(details) } else { Err(RestError::Malformed) }
     }
 
@@ -121,20 +110,13 @@ impl RestClient {
         margin: Margin,
     ) -> Result<Vec<TargetOutcome>, RestError> {
         let (name, secret) = api_key.basic_auth();
-        let response = self
-            .http
-            .post(self.url(&["keys", name.as_str(), "revokeTokens"]))
-            .basic_auth(name, Some(secret))
-            .header("X-Ably-Version", Self::VERSION)
-            .json(&Request::new(targets, margin))
-            .timeout(Self::TIMEOUT)
-            .send()
-            .await
-            .map_err(unreachable)?;
-        if !response.status().is_success() {
-            return Err(refused(response).await);
-        }
-        read_json::<Revoked>(response).await?.outcomes(targets)
+        let call = self.post_of_key(name, "revokeTokens").basic_auth(name, Some(secret));
+        answer_to::<Revoked>(call.json(&Request::new(targets, margin))).await?.outcomes(targets)
+    }
+
+    fn post_of_key(&self, name: &KeyName, what: &str) -> RequestBuilder {
+        let call = self.http.post(self.url(&["keys", name.as_str(), what]));
+        call.header("X-Ably-Version", Self::VERSION).timeout(Self::TIMEOUT)
     }
 
     fn url(&self, path: &[&str]) -> Url {
@@ -144,6 +126,15 @@ impl RestClient {
         }
         url
     }
+}
+
+/// What Ably answers, or its refusal.
+async fn answer_to<T: DeserializeOwned>(call: RequestBuilder) -> Result<T, RestError> {
+    let response = call.send().await.map_err(unreachable)?;
+    if !response.status().is_success() {
+        return Err(refused(response).await);
+    }
+    Ok(read_json(response).await?)
 }
 
 fn unreachable(error: reqwest::Error) -> RestError {

@@ -30,25 +30,26 @@ pub(super) async fn ready(issuer: Data<Issuer>) -> HttpResponse {
         KeysState::Unconfirmed(age) => ("unconfirmed", Some(age)),
         KeysState::Missing => ("missing", None),
     };
-    let store = issuer.store().health(UnixMillis::now());
-    let (store, (status_code, status)) = match store {
-        Health::Ready => ("ready", (status_code, status)),
-        Health::Degraded if status_code == StatusCode::OK => ("degraded", (StatusCode::OK, "degraded")),
-        Health::Degraded => ("degraded", (status_code, status)),
-        Health::Starting => ("starting", (StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
-        Health::Full => ("full", (StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
-    };
-    let (status_code, status) = match issuer.store().may_issue(UnixMillis::now()) {
-        Ok(()) => (status_code, status),
+    let (now, store) = (UnixMillis::now(), issuer.store());
+    let health = store.health(now);
+    let (status_code, status) = match store.may_issue(now) {
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        Ok(()) if health == Health::Degraded && status_code == StatusCode::OK => (StatusCode::OK, "degraded"),
+        Ok(()) => (status_code, status),
     };
     let confirmed_seconds_ago = age.map(|age| age.as_secs());
     let mut answer = json!({
         "status": status,
         "signing_keys": { "status": keys, "confirmed_seconds_ago": confirmed_seconds_ago },
     });
-    if issuer.store().is_shared() || store != "ready" {
-        answer["store"] = json!({ "status": store });
+    if store.is_shared() || health != Health::Ready {
+        let status = match health {
+            Health::Ready => "ready",
+            Health::Degraded => "degraded",
+            Health::Starting => "starting",
+            Health::Full => "full",
+        };
+        answer["store"] = json!({ "status": status });
     }
     if states.len() > 1 {
         answer["tenants"] = json!({ "total": states.len(), "without_signing_keys": missing });

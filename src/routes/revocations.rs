@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    rc::Rc,
     sync::Arc,
 };
 
@@ -18,7 +17,6 @@ use actix_web::{
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use tokio::time::{Instant, timeout_at};
 
 use super::{answer, body, request_id};
 use crate::{
@@ -28,7 +26,6 @@ use crate::{
         Revocation,
         by_hand::{Action, InvalidOrder, Order, Run},
     },
-    server::connection::RequestClock,
 };
 
 /// The most bytes of an order.
@@ -126,11 +123,9 @@ pub(super) async fn post(request: HttpRequest, payload: Payload, by_hand: Data<B
     if !request.content_type().eq_ignore_ascii_case("application/json") {
         return refused(&request, "not-json", &NOT_JSON);
     }
-    let send_by = request.conn_data::<Rc<RequestClock>>().map_or_else(Instant::now, |clock| clock.send_by());
-    let body = match timeout_at(send_by, body::read(payload, LARGEST_BODY)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(error)) => return refused(&request, "body-refused", &error),
-        Err(_) => return refused(&request, "body-refused", &answer::TOO_SLOW),
+    let body = match body::read(&request, payload, LARGEST_BODY).await {
+        Ok(body) => body,
+        Err(error) => return refused(&request, "body-refused", &error),
     };
     let order = match Order::parse(&body) {
         Ok(order) => order,

@@ -1,6 +1,6 @@
 //! The token endpoint, for `authUrl` (RSA8c).
 
-use std::{borrow::Cow, rc::Rc, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse,
@@ -12,7 +12,7 @@ use actix_web::{
 };
 use tokio::{
     task::{spawn_local, yield_now},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
 use super::{answer, body, client_address::ClientAddress, rate_limit, request_id};
@@ -22,7 +22,6 @@ use crate::{
     issuer::{Asked, Cause, Issued, Issuer, Refused, Stamp, Token},
     limits::InFlightLimit,
     policy::RuleName,
-    server::connection::RequestClock,
     telemetry::metrics::RequestMetrics,
 };
 
@@ -183,11 +182,7 @@ fn log_refused(refused: &Refused<'_>, error: &ErrorInfo, request: &HttpRequest) 
 }
 
 async fn read_form(request: &HttpRequest, payload: Payload) -> Result<Bytes, ErrorInfo> {
-    let send_by = request.conn_data::<Rc<RequestClock>>().map_or_else(Instant::now, |clock| clock.send_by());
-    let body = match timeout_at(send_by, body::read(payload, LARGEST_BODY)).await {
-        Ok(read) => read?,
-        Err(_) => return Err(answer::TOO_SLOW),
-    };
+    let body = body::read(request, payload, LARGEST_BODY).await?;
     if body.is_empty() || is_form(request) { Ok(body) } else { Err(answer::NOT_A_FORM) }
 }
 

@@ -1,13 +1,10 @@
 //! Clerk's webhooks: what ends there, ends here.
 
-use std::rc::Rc;
-
 use actix_web::{
     HttpRequest, HttpResponse,
     http::StatusCode,
     web::{Data, Payload},
 };
-use tokio::time::{Instant, timeout_at};
 
 use super::{answer, body, request_id};
 use crate::{
@@ -15,7 +12,6 @@ use crate::{
     clerk::{Event, InvalidDelivery, MalformedEvent, SigningSecrets},
     clock::UnixMillis,
     revocation::{Applied, Incomplete, Revocation},
-    server::connection::RequestClock,
     telemetry::metrics::{RequestMetrics, TenantMetrics},
     tenant::TenantName,
 };
@@ -53,11 +49,9 @@ pub(super) async fn post(
     if webhooks.receivers.is_empty() {
         return answer::not_found().await;
     }
-    let send_by = request.conn_data::<Rc<RequestClock>>().map_or_else(Instant::now, |clock| clock.send_by());
-    let body = match timeout_at(send_by, body::read(payload, LARGEST_BODY)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(error)) => return refused(&request, &refusals, "webhook-body-refused", &error),
-        Err(_) => return refused(&request, &refusals, "webhook-body-refused", &answer::TOO_SLOW),
+    let body = match body::read(&request, payload, LARGEST_BODY).await {
+        Ok(body) => body,
+        Err(error) => return refused(&request, &refusals, "webhook-body-refused", &error),
     };
     let now = UnixMillis::now();
     let receiver = match webhooks.receiver_of(&request, &body, now) {
