@@ -81,6 +81,12 @@ impl ClientIdTemplate {
         self.parts.contains(&Part::Username)
     }
 
+    /// Whether the user's id and username tell the client ID, and no other claim of a session token has a part in it.
+    #[must_use]
+    pub fn is_told_by_username(&self) -> bool {
+        self.needs_username() && !self.parts.iter().any(|part| matches!(part, Part::Claim(_)))
+    }
+
     /// The client ID of a user in whatever session; none if it takes more than the user's id and username, or a username
     /// that there is not.
     #[must_use]
@@ -88,7 +94,7 @@ impl ClientIdTemplate {
         let text_of = |part: &Part| match part {
             Part::Literal(literal) => Some(literal.clone()),
             Part::UserId => Some(user_id.to_owned()),
-            Part::Username => username.map(str::to_owned),
+            Part::Username => username.filter(|username| !username.is_empty()).map(str::to_owned),
             Part::Claim(_) => None,
         };
         self.parts.iter().map(text_of).collect()

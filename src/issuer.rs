@@ -245,17 +245,16 @@ impl Issuer {
             self.note(tenant, session, &signed, now).await?;
         }
         // Again, and last: a denial that came meanwhile counts, and one that comes from here on finds the token noted.
-        self.check_denials(tenant, session, now)?;
+        self.admit(tenant, session, now)?;
+        if self.store.facts().is_former_name(&tenant.name, session, signed.client_id.as_str(), now) {
+            return Err(Cause::Outdated);
+        }
         Ok(signed)
     }
 
     /// Whether anybody is served, and this session.
     fn admit(&self, tenant: &Tenant, session: &Session, now: UnixMillis) -> Result<(), Cause> {
         self.store.may_issue(now)?;
-        self.check_denials(tenant, session, now)
-    }
-
-    fn check_denials(&self, tenant: &Tenant, session: &Session, now: UnixMillis) -> Result<(), Cause> {
         match self.store.facts().verdict(&tenant.name, session, now) {
             Verdict::Clear => Ok(()),
             Verdict::Denied => Err(Cause::Denied),
@@ -275,8 +274,8 @@ impl Issuer {
             until: revocation::ends_by(signed.token.format(), ttl, now),
         };
         match self.store.put_grant(grant, now).await {
-            // This replica has noted it; whether that is enough, the operator has said.
-            Ok(()) | Err(StoreError::Unavailable) => Ok(self.store.may_issue(now)?),
+            // This replica has noted it; whether that is enough, the operator has said: the store is asked last.
+            Ok(()) | Err(StoreError::Unavailable) => Ok(()),
             Err(error @ StoreError::Full) => Err(error.into()),
         }
     }

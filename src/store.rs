@@ -19,7 +19,8 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-pub use fact::{Fact, Ruling, Source, Subject};
+pub use fact::{ClientIdDigest, Fact, Ruling, Source, Subject};
+pub(crate) use facts::Named;
 pub use facts::{Facts, Verdict};
 pub use grants::{Grant, GrantedTo, LiveGrants, Reach};
 pub use memory::MemoryStore;

@@ -101,6 +101,15 @@ impl Users {
         }
     }
 
+    /// What is remembered of a user. Clerk is not asked.
+    #[must_use]
+    pub fn remembered(&self, id: &str) -> Option<Arc<User>> {
+        match self.0.known.get(id)? {
+            Fact::Exists(user) => Some(user),
+            Fact::Deleted => None,
+        }
+    }
+
     /// Takes what someone else learned of a user. It replaces only what is older.
     pub fn learn(&self, user: User) {
         self.0.remember(user.id.clone(), Fact::Exists(Arc::new(user)));

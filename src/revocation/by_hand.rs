@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, Revocation, Task, Told, Whom, effect::targets};
+use super::{Authority, Revocation, Task, Told, Whom};
 use crate::{
-    ably::{Margin, Target, TokenFormat},
+    ably::{Margin, Target},
     clock::UnixMillis,
     store::{Fact, Grant, GrantedTo, LiveGrants, Reach, Recorded, Ruling, Source, StoreError, Subject},
     tenant::TenantName,
@@ -298,14 +298,6 @@ impl Named {
         }
     }
 
-    /// At once, save where a session has no name of its own at Ably: the user's other devices are to reconnect unnoticed.
-    fn margin(&self, format: TokenFormat) -> Margin {
-        match self {
-            Self::Session(_) if format != TokenFormat::Jwt => Margin::Reauthentication,
-            _ => Margin::None,
-        }
-    }
-
     /// What begins an id of Clerk's of this kind.
     fn prefix(&self) -> &'static str {
         match self {
@@ -374,8 +366,17 @@ impl Report {
         }
     }
 
+    /// Adds a warning, unless it is there.
     fn warn(&mut self, warning: &str) {
-        self.warnings.push(warning.to_owned());
+        if !self.warnings.iter().any(|known| known == warning) {
+            self.warnings.push(warning.to_owned());
+        }
+    }
+
+    fn warn_of(&mut self, reach: Reach) {
+        if reach == Reach::ThisReplica {
+            self.warn("Redis cannot be used now: tokens that other replicas have issued are not known");
+        }
     }
 
     /// Whether all is as wanted, and there was something to do at all.
@@ -398,8 +399,10 @@ impl Revocation {
         }
         let subjects = match &order.whom {
             Named::ClientId(_) => {
-                let live = self.live(authority, order, now, &mut report).await;
-                order.whom.subjects(&live)
+                let LiveGrants { grants, reach } =
+                    self.store.grants(&authority.tenant, &order.whom.holder(), now).await;
+                report.warn_of(reach);
+                order.whom.subjects(&grants)
             }
             whom => whom.subjects(&[]),
         };
@@ -430,14 +433,6 @@ impl Revocation {
             (None, [authority]) => Ok(authority),
             (None, _) => Err(InvalidOrder::WithoutTenant),
         }
-    }
-
-    async fn live(&self, authority: &Authority, order: &Order, now: UnixMillis, report: &mut Report) -> Vec<Grant> {
-        let LiveGrants { grants, reach } = self.store.grants(&authority.tenant, &order.whom.holder(), now).await;
-        if reach == Reach::ThisReplica {
-            report.warn("Redis cannot be used now: tokens that other replicas have issued are not known");
-        }
-        grants
     }
 
     /// Has a denial hold, or not.
@@ -478,28 +473,28 @@ impl Revocation {
         now: UnixMillis,
         report: &mut Report,
     ) {
-        let (whom, margin) = (order.whom.whom(), order.whom.margin(authority.format));
         let nobody = denied.is_empty();
         // After the denial: a token that was issued until then is among them.
-        let live = match &order.whom {
-            Named::ClientId(_) => Vec::new(),
-            _ => self.live(authority, order, now, report).await,
-        };
-        let targets = targets(&whom, authority.format, &live);
+        let mut ending = self.ending(authority, order.whom.whom(), now, now).await;
+        report.warn_of(ending.reach);
+        if ending.targets.is_empty()
+            && let Named::User(user) = &order.whom
+        {
+            ending.targets.extend(authority.target_of_remembered(user));
+        }
+        let (targets, margin) = (ending.targets.clone(), ending.margin);
         let outcomes = match (&authority.ably, order.run) {
             (None, _) => vec![RevokedOutcome::NotCalled; targets.len()],
             (Some(_), Run::Dry) => vec![RevokedOutcome::WouldBeRevoked; targets.len()],
             (Some(key), Run::Real) => {
-                let tenant = authority.tenant.clone();
-                let task =
-                    Task { tenant, whom, margin, targets: targets.clone(), at: now, denied_at: Some(now), denied };
+                let task = Task::new(authority, ending, now).unless_lifted(denied);
                 report.repeated_at = again;
                 if let Some(again) = again {
-                    self.enqueue_by_hand(&task, "again", again, report).await;
+                    self.enqueue_by_hand(&task, "again", again, now, report).await;
                 }
                 let told = authority.tell(key, &task.targets, margin).await;
-                if Told::is_to_be_tried_again(&told) {
-                    self.enqueue_by_hand(&task, "first", now.after(Self::RETRY_AFTER), report).await;
+                if let Some(rest) = task.rest(&told) {
+                    self.enqueue_by_hand(&rest, "first", now.after(Self::RETRY_AFTER), now, report).await;
                 }
                 told.into_iter().map(RevokedOutcome::from).collect()
             }
@@ -535,8 +530,8 @@ impl Revocation {
         }
     }
 
-    async fn enqueue_by_hand(&self, task: &Task, turn: &str, due: UnixMillis, report: &mut Report) {
-        match self.store.enqueue(task.as_work(turn, due), task.at).await {
+    async fn enqueue_by_hand(&self, task: &Task, turn: &str, due: UnixMillis, now: UnixMillis, report: &mut Report) {
+        match self.store.enqueue(task.as_work(turn, due), now).await {
             Ok(()) => {}
             Err(StoreError::Unavailable) => {
                 report.warn("Redis cannot be used now: what is left to do is known to one replica only");
@@ -545,7 +540,6 @@ impl Revocation {
                 report.warn("the store is full: Ably is not told again. Give the order again");
             }
         }
-        report.warnings.dedup();
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     ably::{Margin, Target, TokenFormat},
     clerk::{Change, Event, User},
     clock::UnixMillis,
-    store::{Fact, Grant, GrantedTo, Ruling, Source, Subject},
+    store::{ClientIdDigest, Fact, Grant, GrantedTo, Named, Ruling, Source, Subject},
 };
 
 /// Whose tokens are to be revoked.
@@ -29,7 +29,14 @@ pub enum Whom {
     },
     /// Those of all sessions that are active in an organization.
     Organization(String),
-    /// Those of client IDs that are a user's no more.
+    /// Those of a user under other client IDs than this, or under any.
+    FormerNames {
+        /// The user.
+        user: String,
+        /// Who the user is now.
+        client_id: Option<ClientIdDigest>,
+    },
+    /// Those of client IDs, whoever has them.
     Names(BTreeSet<String>),
 }
 
@@ -38,95 +45,99 @@ impl Whom {
     pub(super) fn holder(&self) -> Option<GrantedTo> {
         match self {
             Self::Session(session) => Some(GrantedTo::Session(session.clone())),
-            Self::User(user) | Self::Member { user, .. } => Some(GrantedTo::User(user.clone())),
+            Self::User(user) | Self::Member { user, .. } | Self::FormerNames { user, .. } => {
+                Some(GrantedTo::User(user.clone()))
+            }
             Self::Organization(organization) => Some(GrantedTo::Organization(organization.clone())),
             Self::Names(_) => None,
         }
+    }
+
+    /// How soon their tokens end. Who may have a new one is not to notice, and a user's other devices are not, where a
+    /// session cannot be revoked by itself.
+    pub(super) fn margin(&self, format: TokenFormat) -> Margin {
+        match self {
+            Self::User(_) | Self::Names(_) => Margin::None,
+            Self::Session(_) if format == TokenFormat::Jwt => Margin::None,
+            Self::Session(_) | Self::Member { .. } | Self::Organization(_) | Self::FormerNames { .. } => {
+                Margin::Reauthentication
+            }
+        }
+    }
+
+    /// Whether it is a user who had the same name before `at`: then whoever is out under another was told of already.
+    pub(super) fn is_named_as(&self, before: Option<Named>, at: UnixMillis) -> bool {
+        let Self::FormerNames { client_id, .. } = self else { return false };
+        before.is_some_and(|before| before.client_id == *client_id && before.at < at)
     }
 }
 
 /// What an event does.
 #[derive(Debug, Default)]
 pub(super) struct Effect {
-    /// Who is refused, or no more.
+    /// Who is refused, or no more. What is to be revoked follows from it: [`revoked_by`].
     pub(super) facts: Vec<Fact>,
     /// A user that is to be forgotten everywhere.
     pub(super) forget: Option<String>,
     /// What is now known of a user.
     pub(super) learn: Option<User>,
-    /// Tokens to be revoked.
-    pub(super) revoke: Option<(Whom, Margin)>,
 }
 
 impl Effect {
-    /// `live` are the tokens that are out of the user whom the event is about.
-    pub(super) fn of(event: &Event, authority: &Authority, live: &[Grant], now: UnixMillis) -> Self {
+    pub(super) fn of(event: &Event, authority: &Authority, now: UnixMillis) -> Self {
         let fact = |subject, ruling| authority.fact(subject, ruling, event.at, now);
+        let only = |subject, ruling| Self { facts: vec![fact(subject, ruling)], ..Self::default() };
         match &event.change {
-            // The user's other devices are to reconnect unnoticed. A JWT is revoked by its own session, at once.
             Change::SessionEnded { session_id, .. } => {
-                let margin = if authority.format == TokenFormat::Jwt { Margin::None } else { Margin::Reauthentication };
-                Self {
-                    facts: vec![fact(Subject::Session(session_id.clone()), Ruling::Denied(Source::Clerk))],
-                    revoke: Some((Whom::Session(session_id.clone()), margin)),
-                    ..Self::default()
-                }
+                only(Subject::Session(session_id.clone()), Ruling::Denied(Source::Clerk))
             }
-            Change::UserDeleted { user_id } => Self {
-                facts: vec![fact(Subject::User(user_id.clone()), Ruling::Deleted)],
-                forget: Some(user_id.clone()),
-                revoke: Some((Whom::User(user_id.clone()), Margin::None)),
-                ..Self::default()
-            },
-            Change::UserUpdated(user) if user.banned || user.deprovisioned => Self {
-                facts: vec![fact(Subject::User(user.id.clone()), Ruling::Denied(Source::Clerk))],
-                forget: Some(user.id.clone()),
-                learn: Some(user.clone()),
-                revoke: Some((Whom::User(user.id.clone()), Margin::None)),
-            },
+            Change::UserDeleted { user_id } => {
+                let deleted = fact(Subject::User(user_id.clone()), Ruling::Deleted);
+                Self { facts: vec![deleted], forget: Some(user_id.clone()), learn: None }
+            }
             Change::UserUpdated(user) => {
-                let mut effect = Self {
-                    facts: vec![fact(Subject::User(user.id.clone()), Ruling::Lifted(Source::Clerk))],
-                    forget: Some(user.id.clone()),
-                    learn: Some(user.clone()),
-                    revoke: None,
-                };
-                let old = old_names(user, authority, live);
-                if !old.is_empty() {
-                    effect.facts.push(fact(Subject::User(user.id.clone()), Ruling::Marked));
-                    effect.revoke = Some((Whom::Names(old), Margin::Reauthentication));
+                let subject = Subject::User(user.id.clone());
+                let mut facts = Vec::new();
+                if user.banned || user.deprovisioned {
+                    facts.push(fact(subject, Ruling::Denied(Source::Clerk)));
+                } else {
+                    facts.push(fact(subject.clone(), Ruling::Lifted(Source::Clerk)));
+                    if authority.client_id.is_told_by_username() {
+                        let client_id = authority.client_id.of_user(&user.id, user.username.as_deref());
+                        facts.push(fact(subject, Ruling::Named(client_id.as_deref().map(ClientIdDigest::of))));
+                    }
                 }
-                effect
+                Self { facts, forget: Some(user.id.clone()), learn: Some(user.clone()) }
             }
             Change::MembershipChanged { user_id, organization_id } => {
                 let (user, organization) = (user_id.clone(), organization_id.clone());
-                let subject = Subject::Member { user: user.clone(), organization: organization.clone() };
-                Self {
-                    facts: vec![fact(subject, Ruling::Marked)],
-                    revoke: Some((Whom::Member { user, organization }, Margin::Reauthentication)),
-                    ..Self::default()
-                }
+                only(Subject::Member { user, organization }, Ruling::Marked)
             }
-            Change::OrganizationDeleted { organization_id } => Self {
-                facts: vec![fact(Subject::Organization(organization_id.clone()), Ruling::Marked)],
-                revoke: Some((Whom::Organization(organization_id.clone()), Margin::Reauthentication)),
-                ..Self::default()
-            },
+            Change::OrganizationDeleted { organization_id } => {
+                only(Subject::Organization(organization_id.clone()), Ruling::Marked)
+            }
         }
     }
 }
 
-/// The client IDs under which a user is out and which are not theirs any more. None where the template goes by other
-/// claims than the username: an event does not say what a session token will.
-fn old_names(user: &User, authority: &Authority, live: &[Grant]) -> BTreeSet<String> {
-    let Some(now) = authority.client_id.of_user(&user.id, user.username.as_deref()) else { return BTreeSet::new() };
-    live.iter().map(|grant| &grant.client_id).filter(|client_id| **client_id != now).cloned().collect()
+/// Whose tokens are to be revoked where a fact is new.
+pub(super) fn revoked_by(fact: &Fact) -> Option<Whom> {
+    Some(match (fact.subject.clone(), fact.ruling) {
+        // Which of a user's tokens are of the past is told by the name that comes with the mark.
+        (_, Ruling::Lifted(_)) | (Subject::User(_), Ruling::Marked) => return None,
+        (Subject::User(user), Ruling::Named(client_id)) => Whom::FormerNames { user, client_id },
+        (Subject::User(user), Ruling::Denied(_) | Ruling::Deleted) => Whom::User(user),
+        (Subject::Session(session), _) => Whom::Session(session),
+        (Subject::Member { user, organization }, _) => Whom::Member { user, organization },
+        (Subject::Organization(organization), _) => Whom::Organization(organization),
+    })
 }
 
 /// What Ably is to revoke. A JWT is revoked by its session, where that is what is meant; all else by client ID.
 pub(super) fn targets(whom: &Whom, format: TokenFormat, live: &[Grant]) -> Vec<Target> {
     let is_meant = |grant: &&Grant| match whom {
         Whom::Member { organization, .. } => grant.organization.as_ref() == Some(organization),
+        Whom::FormerNames { client_id, .. } => *client_id != Some(ClientIdDigest::of(&grant.client_id)),
         _ => true,
     };
     let meant = live.iter().filter(is_meant);

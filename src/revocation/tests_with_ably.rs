@@ -1,3 +1,5 @@
+use std::slice;
+
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use prometheus_client::metrics::counter::Counter;
 use reqwest::StatusCode;
@@ -5,9 +7,10 @@ use sandbox::ably::{Ably, Options};
 
 use super::*;
 use crate::{
-    ably::{ClientId, Nonce, TokenDetails, TokenRequest},
-    clerk::Change,
+    ably::{ApiKey, ClientId, Nonce, RestClient, TokenDetails, TokenRequest},
+    clerk::{Change, User},
     store::{Bounds, Grant, MemoryStore},
+    telemetry::metrics::RevocationCounts,
 };
 
 /// Ably, and a replica on its own that gave alice's session a token.
@@ -70,11 +73,26 @@ impl Scene {
         token
     }
 
+    async fn happens(&self, change: Change, at: UnixMillis) {
+        let applied = self.revocation.apply(&TenantName::default(), &Event { at, change }, self.now).await;
+        assert_eq!(applied, Ok(Applied::InForce));
+    }
+
     async fn sign_out(&self) {
         let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: "user_1".into() };
-        let event = Event { at: self.now, change };
-        let applied = self.revocation.apply(&TenantName::default(), &event, self.now).await;
-        assert_eq!(applied, Ok(Applied::InForce));
+        self.happens(change, self.now).await;
+    }
+
+    async fn is_named(&self, username: &str, at: UnixMillis) {
+        let username = Some(username.to_owned());
+        let user = User { id: "user_1".into(), username, banned: false, deprovisioned: false, updated_at: 0 };
+        self.happens(Change::UserUpdated(user), at).await;
+    }
+
+    /// The targets of all calls until now, each with whether it has a margin.
+    fn revoked(&self) -> Vec<(String, bool)> {
+        let calls = self.ably.revocation_calls().into_iter();
+        calls.flat_map(|call| call.targets.into_iter().map(move |target| (target, call.allow_reauth_margin))).collect()
     }
 
     /// What Ably says of a token: 40141 if it is revoked.
@@ -117,4 +135,26 @@ async fn a_hoarded_token_request_gives_a_token_until_the_revocation_is_repeated(
     assert_eq!(scene.ably.calls().revoke_tokens, 2);
     scene.do_what_is_due(2 * Revocation::AGAIN_AFTER).await;
     assert_eq!(scene.ably.calls().revoke_tokens, 2);
+}
+
+#[tokio::test]
+async fn the_tokens_under_a_former_name_are_revoked_twice() {
+    let scene = Scene::start().await;
+    let of_alice = ("clientId:alice".to_owned(), true);
+    scene.is_named("alice2", scene.now).await;
+    assert_eq!(scene.revoked(), slice::from_ref(&of_alice));
+    // The same name again is no change.
+    scene.is_named("alice2", scene.now.after(Duration::from_secs(1))).await;
+    assert_eq!(scene.revoked(), slice::from_ref(&of_alice));
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    assert_eq!(scene.revoked(), [of_alice.clone(), of_alice]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_the_users_again_is_left_alone() {
+    let scene = Scene::start().await;
+    scene.is_named("alice2", scene.now).await;
+    scene.is_named("alice", scene.now.after(Duration::from_secs(1))).await;
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    assert_eq!(scene.revoked(), [("clientId:alice".to_owned(), true)]);
 }

@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -36,7 +37,7 @@ pub enum Source {
 }
 
 /// What a fact says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ruling {
     /// Not refused, or no more.
@@ -47,6 +48,21 @@ pub enum Ruling {
     Deleted,
     /// Of other rights or another name than before: session tokens minted until then are refused.
     Marked,
+    /// Of this client ID, or of none: session tokens minted until then that give another are refused.
+    Named(Option<ClientIdDigest>),
+}
+
+/// What a client ID is compared by. It takes less room than the longest, and is no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ClientIdDigest(u128);
+
+impl ClientIdDigest {
+    /// The digest of a client ID.
+    #[must_use]
+    pub fn of(client_id: &str) -> Self {
+        let digest: [u8; 32] = Sha256::digest(client_id).into();
+        Self(digest.iter().take(16).fold(0, |digest, byte| digest << 8 | u128::from(*byte)))
+    }
 }
 
 /// Which facts about one subject compete with each other.
@@ -55,6 +71,7 @@ pub enum Ruling {
 pub(super) enum Topic {
     Denial(Source),
     Rights,
+    Name,
 }
 
 /// What facts compete about: of several with the same key only one holds.
@@ -97,6 +114,7 @@ impl Fact {
             Ruling::Lifted(source) | Ruling::Denied(source) => Topic::Denial(source),
             Ruling::Deleted => Topic::Denial(Source::Clerk),
             Ruling::Marked => Topic::Rights,
+            Ruling::Named(_) => Topic::Name,
         };
         Key { tenant: self.tenant.clone(), subject: self.subject.clone(), topic }
     }
@@ -115,7 +133,11 @@ impl Key {
 
 impl Statement {
     pub(super) fn holds(&self, now: UnixMillis) -> bool {
-        !matches!(self.ruling, Ruling::Lifted(_)) && now < self.until
+        self.refuses() && now < self.until
+    }
+
+    fn refuses(&self) -> bool {
+        !matches!(self.ruling, Ruling::Lifted(_))
     }
 
     /// Until when it is known at all.
@@ -134,15 +156,15 @@ impl Statement {
         self.precedence() == other.precedence()
     }
 
-    fn precedence(&self) -> (bool, UnixMillis, Ruling) {
-        (self.ruling == Ruling::Deleted, self.at, self.ruling)
+    fn precedence(&self) -> (bool, UnixMillis, bool) {
+        (self.ruling == Ruling::Deleted, self.at, self.refuses())
     }
 
     /// The order as text, so that Redis can compare two facts about one subject: greater is newer. Digits only.
     pub(super) fn rank(&self) -> String {
         const LARGEST: i64 = 999_999_999_999_999;
         let deleted = u8::from(self.ruling == Ruling::Deleted);
-        let refuses = u8::from(!matches!(self.ruling, Ruling::Lifted(_)));
+        let refuses = u8::from(self.refuses());
         let [at, until] = [self.at, self.until].map(|time| time.0.clamp(0, LARGEST));
         format!("{deleted}{at:015}{refuses}{until:015}")
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Bounds, Fact, Recorded, Ruling, Source, StoreError, Subject,
+    Bounds, ClientIdDigest, Fact, Recorded, Ruling, Source, StoreError, Subject,
     fact::{Key, Statement, Topic},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
@@ -38,6 +38,24 @@ pub enum Verdict {
     Denied,
     /// The session token tells of rights or a name that the user had before: a newer one is needed.
     Outdated,
+}
+
+/// What an event told of a user's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// What the user's client ID is by it.
+    pub(crate) client_id: Option<ClientIdDigest>,
+    /// The event's timestamp.
+    pub(crate) at: UnixMillis,
+    /// When it ends to refuse anybody.
+    until: UnixMillis,
+}
+
+impl Named {
+    /// Whether it is this client ID.
+    pub(crate) fn is(&self, client_id: &str) -> bool {
+        self.client_id == Some(ClientIdDigest::of(client_id))
+    }
 }
 
 impl Facts {
@@ -71,6 +89,22 @@ impl Facts {
             outdated |= known.is_marked(&key, session.issued_at, now);
         }
         if outdated { Verdict::Outdated } else { Verdict::Clear }
+    }
+
+    /// Whether a client ID that a session token gives is not its user's any more, as far as events told since it was
+    /// minted.
+    #[must_use]
+    pub fn is_former_name(&self, tenant: &TenantName, session: &Session, client_id: &str, now: UnixMillis) -> bool {
+        let named = self.name(tenant, &session.user_id);
+        named.is_some_and(|named| named.until > now && session.issued_at <= named.at && !named.is(client_id))
+    }
+
+    /// What the last event about a user's name told, however long ago.
+    pub(crate) fn name(&self, tenant: &TenantName, user: &str) -> Option<Named> {
+        let subject = Subject::User(user.to_owned());
+        let Statement { ruling, at, until } =
+            *self.read().statements.get(&Key { tenant: tenant.clone(), subject, topic: Topic::Name })?;
+        if let Ruling::Named(client_id) = ruling { Some(Named { client_id, at, until }) } else { None }
     }
 
     /// Whether a session or a user is refused, by Clerk or by an operator.

@@ -210,6 +210,61 @@ async fn a_renamed_user_comes_back_under_the_new_name_only() {
 }
 
 #[tokio::test]
+async fn a_former_name_in_a_session_token_is_refused_though_no_token_under_it_is_known() {
+    for kept in BOTH {
+        let scene = Scene::start(kept, &[("ABLY_REVOCABLE_TOKENS", "false")]).await;
+        let (mut claims, _) = scene.session("alice");
+        let minted = claims["iat"].as_i64().unwrap() * 1000;
+        let mut of = |username: &str, seconds| {
+            claims["username"] = json!(username);
+            later(&scene, &claims, seconds)
+        };
+        let [alice, alice2, new_alice] = [of("alice", 0), of("alice2", 0), of("alice", 2)];
+        let rename = |username: Value| scene.user_data("alice", |user| user["username"] = username);
+        scene.happens("user.updated", rename(json!("alice2")), Some(minted + 500)).await;
+        scene.is_refused(&alice, OUTDATED.0, OUTDATED.1).await;
+        scene.is_served(&alice2).await;
+        // Who has a name since then is told by the token alone.
+        scene.is_served(&new_alice).await;
+
+        // Of an older event nothing changes, nor of one that tells the same.
+        scene.happens("user.updated", rename(json!("alice")), Some(minted + 400)).await;
+        scene.happens("user.updated", rename(json!("alice2")), Some(minted + 600)).await;
+        scene.is_served(&alice2).await;
+        scene.happens("user.updated", rename(Value::Null), Some(minted + 700)).await;
+        scene.is_refused(&alice2, OUTDATED.0, OUTDATED.1).await;
+        assert_eq!(scene.vendors.ably.calls().revoke_tokens, 0, "{kept:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_banned_user_is_revoked_though_no_token_of_theirs_is_known() {
+    for (template, target) in [("{username}", "clientId:alice"), ("u-{user_id}", "clientId:u-")] {
+        let scene = Scene::start(Kept::InMemory, &[("TOKEN_CLIENT_ID", template)]).await;
+        let data = scene.user_data("alice", |user| user["banned"] = json!(true));
+        scene.happens("user.updated", data, None).await;
+        let revoked = scene.revoked(&mut 0);
+        assert!(matches!(&revoked[..], [(of, false)] if of.starts_with(target)), "{revoked:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_redis_ably_is_told_all_the_same_and_clerk_comes_again() {
+    let mut scene = Scene::start(Kept::InRedis, &[]).await;
+    let (claims, token) = scene.session("alice");
+    scene.is_served(&token).await;
+    scene.redis.as_mut().unwrap().kill();
+    scene.vendors.clerk.send_event("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None);
+    let is_refused = |attempt: &Attempt| attempt.event_type == "session.ended" && attempt.answer == Answer::Status(503);
+    scene.vendors.clerk.attempts_once(|attempts| attempts.iter().any(is_refused)).await;
+    assert!(scene.revoked(&mut 0).contains(&("clientId:alice".to_owned(), true)));
+    scene.is_refused(&token, DENIED.0, DENIED.1).await;
+    assert!(scene.redis.as_mut().unwrap().start_again());
+    scene.settled().await;
+    assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204));
+}
+
+#[tokio::test]
 async fn old_rights_in_an_organization_do_not_come_back_with_an_old_session_token() {
     for kept in BOTH {
         for format in ["token_request", "jwt"] {

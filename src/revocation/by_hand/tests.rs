@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    ably::{ApiKey, RestClient},
+    ably::{ApiKey, RestClient, TokenFormat},
     clerk::{Change, Event, User},
     outgoing,
     revocation::RevokingKey,
@@ -74,9 +74,7 @@ impl Revocation {
     /// Does what is due; the calls of Ably that this takes.
     async fn work_at(&self, ably: &Ably, now: UnixMillis) -> Vec<RevocationCall> {
         let before = ably.revocation_calls().len();
-        for work in self.store.claim(10, now).await {
-            self.perform(work, now).await;
-        }
+        self.do_due_work(|| now).await;
         ably.revocation_calls().split_off(before)
     }
 }

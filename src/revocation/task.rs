@@ -1,0 +1,205 @@
+//! What is left to be done of a revocation, as it waits in the store, and the doing of it.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use futures_util::future;
+use serde::{Deserialize, Serialize};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{Authority, Ending, Revocation, RevokingKey, Told, Whom};
+use crate::{
+    ably::{Margin, Target},
+    clock::UnixMillis,
+    store::{DueWork, Reach, Source, Subject},
+    tenant::TenantName,
+};
+
+/// Tokens to be revoked, as it waits in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Task {
+    tenant: TenantName,
+    whom: Whom,
+    pub(super) margin: Margin,
+    /// What was to be revoked when the event came.
+    pub(super) targets: Vec<Target>,
+    /// Whether what came after it is to be revoked too.
+    look_up: LookUp,
+    /// The event's timestamp.
+    at: UnixMillis,
+    /// When every token that it is about has ended by itself.
+    over: UnixMillis,
+    /// Whom an operator denied: when none of them is any more, it is not to be revoked again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    denied: Vec<Subject>,
+}
+
+/// Whether the tokens that are out are looked up when a task is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LookUp {
+    /// They are, and revoked with what was known before.
+    Again,
+    /// What was known before is all.
+    Never,
+}
+
+/// What became of a task.
+#[derive(Debug, PartialEq, Eq)]
+enum Performed {
+    /// Nothing is left to be done.
+    Whole,
+    /// Ably did not take some of it.
+    Partly(Task),
+    /// It is to be done again, all of it, after some time.
+    AgainAfter(Duration),
+}
+
+impl Task {
+    /// A token that can be revoked lives for an hour at most (40003 above it).
+    const LONGEST_LIFE: Duration = Duration::from_hours(1);
+
+    pub(super) fn new(authority: &Authority, ending: Ending, now: UnixMillis) -> Self {
+        let Ending { whom, margin, targets, at, .. } = ending;
+        // For as long as the denial lasts, a replica that has not heard of it may issue more.
+        let over = now.after(authority.denial + Self::LONGEST_LIFE + Revocation::AGAIN_AFTER);
+        let (tenant, look_up, denied) = (authority.tenant.clone(), LookUp::Again, Vec::new());
+        Self { tenant, whom, margin, targets, look_up, at, over, denied }
+    }
+
+    /// The same, for as long as an operator denies one of these.
+    pub(super) fn unless_lifted(self, denied: Vec<Subject>) -> Self {
+        Self { denied, ..self }
+    }
+
+    /// What is left of it by what Ably said of its targets; none if nothing is.
+    pub(super) fn rest(&self, told: &[Told]) -> Option<Self> {
+        let unavailable = self.targets.iter().zip(told).filter(|(_, told)| **told == Told::Unavailable);
+        let targets: Vec<_> = unavailable.map(|(target, _)| target.clone()).collect();
+        if targets.is_empty() { None } else { Some(Self { targets, look_up: LookUp::Never, ..self.clone() }) }
+    }
+
+    pub(super) fn as_work(&self, turn: &str, due: UnixMillis) -> DueWork {
+        let job = serde_json::to_string(self).unwrap_or_default();
+        let whom = serde_json::to_string(&self.whom).unwrap_or_default();
+        DueWork { id: format!("{}/{whom}/{}/{turn}", self.tenant, self.at.0), due, job }
+    }
+}
+
+impl Revocation {
+    /// When to try again what Ably did not take.
+    pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
+    /// How often the store is asked for work that is due.
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
+    /// How much is done at once: each waits for Ably most of its time, and all are to be done within
+    /// [`DueWork::LEASE`].
+    const MOST_WORK_AT_ONCE: usize = 16;
+    /// How long work that nobody here can read is left to others.
+    const UNREAD_FOR: Duration = Duration::from_hours(24);
+    const UNREAD_AGAIN_AFTER: Duration = Duration::from_mins(1);
+
+    /// Does what is due, for ever.
+    pub async fn work(self: Arc<Self>) {
+        let mut look = interval(Self::LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let this = Arc::clone(&self);
+            // By itself: whatever ends it ends no more than this turn. What it had claimed comes again after the lease.
+            let turn = tokio::spawn(async move { this.do_due_work(UnixMillis::now).await });
+            if turn.await.is_err() {
+                tracing::error!("due revocations were interrupted; they are tried again in half a minute");
+            }
+        }
+    }
+
+    /// Does all that is due. `now` is asked for each part, as the one before it may have waited for Ably.
+    pub(super) async fn do_due_work(&self, now: impl Fn() -> UnixMillis) {
+        loop {
+            let claimed = self.store.claim(Self::MOST_WORK_AT_ONCE, now()).await;
+            let count = claimed.len();
+            future::join_all(claimed.into_iter().map(|work| self.perform(work, now()))).await;
+            if count < Self::MOST_WORK_AT_ONCE {
+                return;
+            }
+        }
+    }
+
+    async fn perform(&self, work: DueWork, now: UnixMillis) {
+        let performed = match serde_json::from_str::<Task>(&work.job) {
+            Ok(task) => self.perform_task(task, now).await,
+            Err(_) if work.due.after(Self::UNREAD_FOR) < now => {
+                tracing::error!("work in the store that no replica knew for a day is given up");
+                Performed::Whole
+            }
+            Err(_) => {
+                tracing::warn!(
+                    "work in the store is of another version's making; it is left to a replica that knows it"
+                );
+                Performed::AgainAfter(Self::UNREAD_AGAIN_AFTER)
+            }
+        };
+        // Work that stays claimed comes again when the lease is over.
+        let _ = match performed {
+            Performed::Whole => self.store.complete(&work.id).await,
+            Performed::AgainAfter(pause) => self.store.postpone(&work.id, now.after(pause)).await,
+            Performed::Partly(rest) => {
+                let due = now.after(Self::RETRY_AFTER);
+                // Under a name of its own, so that it can be stored before this is completed.
+                match self.store.enqueue(rest.as_work(&format!("rest/{}", due.0), due), now).await {
+                    Ok(()) => self.store.complete(&work.id).await,
+                    Err(_) => self.store.postpone(&work.id, due).await,
+                }
+            }
+        };
+    }
+
+    async fn perform_task(&self, mut task: Task, now: UnixMillis) -> Performed {
+        if task.over < now || self.is_lifted(&task) {
+            tracing::info!(tenant = %task.tenant, "tokens need not be revoked any more: they have ended, or the denial is lifted");
+            return Performed::Whole;
+        }
+        let Some((authority, key)) = self.revoking(&task.tenant) else {
+            tracing::warn!(tenant = %task.tenant, "tokens to be revoked are of no tenant here that can; it is left to others");
+            return Performed::AgainAfter(Self::RETRY_AFTER);
+        };
+        let mut reach = Reach::AllReplicas;
+        if task.look_up == LookUp::Again {
+            let found = self.ending(authority, task.whom.clone(), task.at, now).await;
+            reach = found.reach;
+            let new: Vec<_> = found.targets.into_iter().filter(|target| !task.targets.contains(target)).collect();
+            task.targets.extend(new);
+        }
+        let targets = mem::take(&mut task.targets);
+        task.targets = targets.into_iter().filter(|target| !self.is_named_again(&task, target)).collect();
+        let told = authority.tell(key, &task.targets, task.margin).await;
+        match (task.rest(&told), reach) {
+            (None, Reach::AllReplicas) => Performed::Whole,
+            (Some(rest), Reach::AllReplicas) if rest.targets.len() < task.targets.len() => Performed::Partly(rest),
+            (Some(_), _) => Performed::AgainAfter(Self::RETRY_AFTER),
+            // Not at once: what is known was revoked.
+            (None, Reach::ThisReplica) => Performed::AgainAfter(Self::AGAIN_AFTER),
+        }
+    }
+
+    fn revoking(&self, tenant: &TenantName) -> Option<(&Authority, &RevokingKey)> {
+        let authority = self.authority(tenant)?;
+        Some((authority, authority.ably.as_ref()?))
+    }
+
+    /// Whether a ban was lifted since, or what an operator denied.
+    fn is_lifted(&self, task: &Task) -> bool {
+        let is_lifted =
+            |subject: &Subject, source| self.store.facts().is_lifted_since(&task.tenant, subject, source, task.at);
+        match &task.whom {
+            _ if !task.denied.is_empty() => task.denied.iter().all(|subject| is_lifted(subject, Source::Operator)),
+            Whom::User(user) => is_lifted(&Subject::User(user.clone()), Source::Clerk),
+            _ => false,
+        }
+    }
+
+    /// Whether a target is a client ID that was to end with a change of name, and has become the user's again.
+    fn is_named_again(&self, task: &Task, target: &Target) -> bool {
+        let (Whom::FormerNames { user, .. }, Target::ClientId(client_id)) = (&task.whom, target) else { return false };
+        self.store.facts().name(&task.tenant, user).is_some_and(|name| name.at > task.at && name.is(client_id))
+    }
+}
