@@ -305,6 +305,11 @@ impl Ably {
         self.shared.realm().revocation_outage = outage;
     }
 
+    /// Has `revokeTokens` fail for a target, such as `clientId:alice`, with this code of Ably's; none ends it.
+    pub fn set_target_failure(&self, target: &str, code: Option<u32>) {
+        self.shared.realm().set_target_failure(target, code);
+    }
+
     /// Turns revocable tokens on for tokens issued from now on, or off, as in Ably's dashboard.
     pub fn set_revocable_tokens(&self, setting: RevocableTokens) {
         self.shared.set_revocable_tokens(setting);

@@ -3,7 +3,7 @@ use std::slice;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use prometheus_client::metrics::counter::Counter;
 use reqwest::StatusCode;
-use sandbox::ably::{Ably, Options};
+use sandbox::ably::{Ably, Options, Outage};
 
 use super::*;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     telemetry::metrics::RevocationCounts,
 };
 
-/// Ably, and a replica on its own that gave alice's session a token.
+/// Ably, and a replica on its own that gave tokens to alice's session and to bob's, both active in one organization.
 struct Scene {
     ably: Ably,
     revocation: Revocation,
@@ -46,15 +46,17 @@ impl Scene {
         };
         let store = Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})));
         let now = UnixMillis::now();
-        let grant = Grant {
-            tenant: TenantName::default(),
-            user: "user_1".into(),
-            session: "sess_1".into(),
-            organization: None,
-            client_id: "alice".into(),
-            until: now.after(Duration::from_hours(1)),
-        };
-        store.put_grant(grant, now).await.unwrap();
+        for (number, client_id) in [(1, "alice"), (2, "bob")] {
+            let grant = Grant {
+                tenant: TenantName::default(),
+                user: format!("user_{number}"),
+                session: format!("sess_{number}"),
+                organization: Some("org_1".into()),
+                client_id: client_id.into(),
+                until: now.after(Duration::from_hours(1)),
+            };
+            store.put_grant(grant, now).await.unwrap();
+        }
         Self { ably, revocation: Revocation::new(store, vec![authority]), key, now }
     }
 
@@ -157,4 +159,56 @@ async fn a_name_that_is_the_users_again_is_left_alone() {
     scene.is_named("alice", scene.now.after(Duration::from_secs(1))).await;
     scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
     assert_eq!(scene.revoked(), [("clientId:alice".to_owned(), true)]);
+}
+
+#[tokio::test]
+async fn what_ably_took_is_not_revoked_again_with_what_it_did_not_take() {
+    let scene = Scene::start().await;
+    scene.happens(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
+    let both = [("clientId:alice".to_owned(), true), ("clientId:bob".to_owned(), true)];
+    assert_eq!(scene.revoked(), both);
+    scene.ably.set_target_failure("clientId:bob", Some(50003));
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    assert_eq!(scene.revoked()[2..], both);
+    for tries in 1..4 {
+        scene.do_what_is_due(Revocation::AGAIN_AFTER + tries * Revocation::RETRY_AFTER).await;
+        assert_eq!(scene.revoked().len(), 4 + tries as usize);
+        assert_eq!(scene.revoked().last(), both.last());
+    }
+    scene.ably.set_target_failure("clientId:bob", None);
+    for tries in 4..6 {
+        scene.do_what_is_due(Revocation::AGAIN_AFTER + tries * Revocation::RETRY_AFTER).await;
+        assert_eq!(scene.revoked().len(), 8);
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_ably_refuses_for_good_is_not_tried_again() {
+    let scene = Scene::start().await;
+    scene.ably.set_target_failure("clientId:alice", Some(40000));
+    scene.sign_out().await;
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.do_what_is_due(Revocation::AGAIN_AFTER + Revocation::RETRY_AFTER).await;
+    assert_eq!(scene.revoked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_long_outage_of_ably_ends_with_the_revocation_unless_the_tokens_have_ended_before() {
+    for (hours, is_made_up_for) in [(1, true), (2, false)] {
+        let scene = Scene::start().await;
+        scene.ably.set_revocation_outage(Some(Outage::Status(503)));
+        let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: "user_1".into() };
+        let event = Event { at: scene.now, change };
+        let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+        assert_eq!(applied, Err(Incomplete::Ably));
+        for minutes in [3, 10, 40] {
+            scene.do_what_is_due(Duration::from_mins(minutes)).await;
+        }
+        assert_eq!(scene.ably.calls().revoke_tokens, 4);
+        scene.ably.set_revocation_outage(None);
+        for _ in 0..2 {
+            scene.do_what_is_due(Duration::from_hours(hours)).await;
+            assert_eq!(scene.ably.calls().revoke_tokens, 4 + u64::from(is_made_up_for));
+        }
+    }
 }

@@ -107,6 +107,10 @@ impl Realm {
     }
 
     /// Turns revocable tokens on for tokens from now on, or off, as in Ably's dashboard.
+    pub(crate) fn set_target_failure(&mut self, target: &str, code: Option<u32>) {
+        self.revocations.set_failure(target, code);
+    }
+
     pub(crate) fn set_revocable(&mut self, revocable: Revocable) {
         if (revocable == Revocable::None) != (self.revocable() == Revocable::None) {
             self.revocations.set_revocable(revocable);

@@ -1,6 +1,8 @@
 //! Token revocation: what a call to `revokeTokens` asks for, and which tokens it reaches. Only tokens issued before a
 //! revocation are revoked, by client ID, by revocation key or by channel; what is issued afterwards is good.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use super::{error::ErrorInfo, token::Grant, token_request::longest_ttl_ms};
@@ -107,6 +109,8 @@ pub(crate) struct Revocations {
     in_force: Vec<Revocation>,
     latest_ms: i64,
     revocable: Revocable,
+    /// Targets that are to fail, each with a code.
+    failures: HashMap<String, u32>,
 }
 
 /// Which tokens of the key can be revoked: those issued while the key had revocable tokens on.
@@ -136,6 +140,13 @@ impl Revocations {
         self.revocable
     }
 
+    pub(crate) fn set_failure(&mut self, target: &str, code: Option<u32>) {
+        match code {
+            Some(code) => _ = self.failures.insert(target.to_owned(), code),
+            None => _ = self.failures.remove(target),
+        }
+    }
+
     /// Records what is asked and answers with a result for each target, in order. Without an `issuedBefore` it takes in
     /// every token issued so far, the last of them at `last_issued_ms`, even in this very millisecond.
     pub(crate) fn revoke(
@@ -151,6 +162,10 @@ impl Revocations {
             .iter()
             .map(|text| {
                 let target = Target::parse(text).map_err(|error| (text.clone(), error))?;
+                if let Some(code) = self.failures.get(text) {
+                    let status = u16::try_from(code / 100).unwrap_or(500);
+                    return Err((text.clone(), ErrorInfo::new(status, *code, "this target is set to fail")));
+                }
                 if self.in_force.len() >= MOST_REVOCATIONS {
                     let full = ErrorInfo::new(503, 50003, "too many revocations in an hour");
                     return Err((text.clone(), full));
