@@ -112,9 +112,9 @@ impl Server {
     /// Binds the listeners and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let http_client = outgoing::client()?;
-        let metrics = Metrics::new(UnixMillis::now());
         let remembered = Arc::new(RememberedUsers::default());
         let store = make_store(config, &remembered)?;
+        let metrics = Metrics::new(Arc::new(UnixMillis::now), Arc::clone(&store));
         let make_tenant = |tenant: &TenantConfig| {
             let metrics = metrics.tenant(tenant.name().as_str());
             make_tenant(tenant, config.revocation.denial_ttl, &http_client, metrics)

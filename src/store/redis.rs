@@ -13,7 +13,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -25,8 +25,8 @@ pub use address::{InvalidRedisAddress, RedisAddress, RedisKeyPrefix};
 
 use self::link::{Link, Names, Trouble};
 use super::{
-    Bounds, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, MemoryStore, OnDrop, Reach,
-    Recorded, Store, StoreError, fact::Key, facts::outcome, grants::Put,
+    Backlog, Bounds, Census, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, MemoryStore,
+    OnDrop, Reach, Recorded, Store, StoreError, fact::Key, facts::outcome, grants::Put, work::Waiting,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -55,6 +55,10 @@ struct Shared {
     phase: Mutex<Phase>,
     /// Facts that Redis lacks.
     unwritten: Mutex<HashMap<Key, Fact>>,
+    /// The work that Redis had at the last heartbeat; none while it cannot be used.
+    backlog: Mutex<Option<Backlog>>,
+    /// How many times Redis was lost.
+    outages: AtomicU64,
     /// Redis has no memory for a fact.
     redis_is_full: AtomicBool,
     /// There was no room here for a fact that Redis has.
@@ -95,6 +99,8 @@ impl RedisStore {
             link: ArcSwapOption::empty(),
             phase: Mutex::new(Phase::Starting),
             unwritten: Mutex::default(),
+            backlog: Mutex::default(),
+            outages: AtomicU64::new(0),
             redis_is_full: AtomicBool::new(false),
             missed_a_fact: AtomicBool::new(false),
             missed_a_drop: AtomicBool::new(false),
@@ -200,6 +206,19 @@ impl Store for RedisStore {
         self.shared.health(now)
     }
 
+    fn census(&self, now: UnixMillis) -> Census {
+        let shared = &self.shared;
+        let in_redis = *shared.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        Census {
+            health: shared.health(now),
+            facts: shared.local.facts.count_holding(now),
+            grants: shared.local.grants.count(now),
+            backlog: in_redis.unwrap_or_else(|| shared.local.work.backlog()),
+            unwritten: shared.unwritten().len(),
+            outages: shared.outages.load(Ordering::Relaxed),
+        }
+    }
+
     fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError> {
         match (self.shared.health(now), self.shared.on_failure) {
             (Health::Ready, _) | (Health::Degraded, OnFailure::Degrade) => Ok(()),
@@ -279,7 +298,10 @@ impl Store for RedisStore {
     async fn enqueue(&self, work: DueWork, _now: UnixMillis) -> Result<(), StoreError> {
         let shared = &self.shared;
         let there = match shared.link() {
-            Ok(link) => link.enqueue(&work).await.map_err(|trouble| shared.failed(&link, &trouble)),
+            Ok(link) => {
+                let enqueued = link.enqueue(&Waiting { turn: work.due, work: work.clone() }).await;
+                enqueued.map_err(|trouble| shared.failed(&link, &trouble))
+            }
             Err(error) => Err(error),
         };
         match there {

@@ -322,3 +322,34 @@ async fn a_fact_that_a_replica_had_no_room_for_is_learned_when_there_is_room() {
     small.pass(MINUTE);
     eventually("it learns the other", || small.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
 }
+
+#[tokio::test]
+async fn a_census_tells_of_outages_and_of_what_redis_lacks() {
+    let mut server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    let census = || replica.store.census(NOW);
+    let work = |id: &str| DueWork { id: id.to_owned(), due: NOW.after(MINUTE), job: String::new() };
+    assert_eq!((census().health, census().outages, census().unwritten), (Health::Ready, 0, 0));
+    let other = Replica::of(&server).await;
+    in_time!(other, other.store.enqueue(work("of the other"), NOW));
+    eventually("the work of both is counted", || census().backlog.pieces == 1).await;
+    drop(other);
+
+    for outage in 1..=2 {
+        server.kill();
+        eventually("the outage is counted", || census().outages == outage).await;
+        assert_eq!(census().health, Health::Degraded);
+        let denied = fact(of_user(&format!("user_{outage}")), Ruling::Denied(Source::Clerk), ago(1));
+        assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
+        assert_eq!((census().unwritten, census().facts), (1, usize::try_from(outage).unwrap()));
+        // Of its own it knows, and does it.
+        assert_eq!(replica.store.enqueue(work(&outage.to_string()), NOW).await, Err(StoreError::Unavailable));
+        assert_eq!(census().backlog.pieces, usize::try_from(outage).unwrap());
+
+        assert!(server.start_again());
+        replica.becomes(Health::Ready).await;
+        assert_eq!((census().unwritten, census().outages), (0, outage));
+        let pieces = usize::try_from(outage).unwrap() + 1;
+        eventually("Redis has its own back", || census().backlog.pieces == pieces).await;
+    }
+}

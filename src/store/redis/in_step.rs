@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    super::{Dropped, Fact, fact::Key},
+    super::{Backlog, Dropped, Fact, fact::Key},
     Link, Names, Phase, Shared, Trouble,
     link::{decode, decode_drop},
 };
@@ -37,6 +37,7 @@ pub(super) async fn keep(shared: Arc<Shared>, client: Client, names: Names, addr
     loop {
         let reason = in_step(&shared, &client, &names, &address).await;
         shared.link.store(None);
+        shared.hear_backlog(None);
         if shared.fall_out() {
             pause = shortest;
             told = None;
@@ -92,8 +93,8 @@ async fn catch_up(
     shared.link.store(Some(Arc::clone(&link)));
     read_all(shared, &link).await?;
     write_facts(shared, &link).await?;
-    for work in shared.local.work.all() {
-        match link.enqueue(&work).await {
+    for waiting in shared.local.work.all() {
+        match link.enqueue(&waiting).await {
             Err(Trouble::Full) => break,
             outcome => outcome?,
         }
@@ -195,14 +196,17 @@ async fn beat(shared: &Shared, link: &Link) -> Trouble {
         {
             return trouble;
         }
-        let outcome = match link.ping().await {
-            Ok(()) => write_facts(shared, link).await,
-            failed => failed,
+        let outcome = match link.backlog().await {
+            Ok(backlog) => {
+                shared.hear_backlog(Some(backlog));
+                write_facts(shared, link).await
+            }
+            Err(trouble) => Err(trouble),
         };
         if let Err(trouble) = outcome {
             return trouble;
         }
-        shared.local.work.forget_due_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
+        shared.local.work.forget_turns_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
     }
 }
 
@@ -250,7 +254,12 @@ impl Shared {
         let was_in_step = *phase == Phase::InStep;
         if was_in_step {
             *phase = Phase::Away;
+            self.outages.fetch_add(1, Ordering::Relaxed);
         }
         was_in_step
+    }
+
+    fn hear_backlog(&self, backlog: Option<Backlog>) {
+        *self.backlog.lock().unwrap_or_else(PoisonError::into_inner) = backlog;
     }
 }
