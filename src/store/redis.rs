@@ -61,8 +61,10 @@ struct Shared {
     outages: AtomicU64,
     /// Redis has no memory for a fact.
     redis_is_full: AtomicBool,
-    /// There was no room here for a fact that Redis has.
-    missed_a_fact: AtomicBool,
+    /// How many times there was no room here for a fact that Redis has.
+    missed_facts: AtomicU64,
+    /// How many of those have been made up for, by reading all that holds.
+    regained_facts: AtomicU64,
     /// Others were not told of a user to be forgotten.
     missed_a_drop: AtomicBool,
 }
@@ -102,7 +104,8 @@ impl RedisStore {
             backlog: Mutex::default(),
             outages: AtomicU64::new(0),
             redis_is_full: AtomicBool::new(false),
-            missed_a_fact: AtomicBool::new(false),
+            missed_facts: AtomicU64::new(0),
+            regained_facts: AtomicU64::new(0),
             missed_a_drop: AtomicBool::new(false),
         });
         let in_step = in_step::keep(Arc::clone(&shared), client, Names::new(prefix), address.to_string());
@@ -153,6 +156,7 @@ impl Shared {
 
     fn health(&self, now: UnixMillis) -> Health {
         let full = self.redis_is_full.load(Ordering::Relaxed)
+            || self.misses_facts()
             || !self.local.facts.has_room(now)
             || self.unwritten().len() >= self.most_unwritten;
         match self.phase() {
@@ -163,11 +167,18 @@ impl Shared {
         }
     }
 
+    /// Whether Redis has facts that this replica does not know.
+    fn misses_facts(&self) -> bool {
+        // In this order: whoever sees what was regained sees what was missed again meanwhile.
+        let regained = self.regained_facts.load(Ordering::Acquire);
+        self.missed_facts.load(Ordering::Relaxed) != regained
+    }
+
     /// Takes a fact that Redis has.
     fn hear(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
         let heard = self.local.facts.learn(fact, now);
         if heard.is_err() {
-            self.missed_a_fact.store(true, Ordering::Relaxed);
+            self.missed_facts.fetch_add(1, Ordering::Relaxed);
         } else if let Some(newer) = self.local.facts.newer_than(fact) {
             // Redis, or another replica, has lost what this one knows.
             let _ = self.write_later(&newer);

@@ -330,7 +330,8 @@ with_both_stores! {
         }
         let lifted = fact(of_user("user_2"), Ruling::Lifted(Source::Clerk), NOW);
         replica.record(lifted).await;
-        assert_eq!(replica.store.may_issue(replica.now()), Ok(()));
+        // With Redis not before it has looked whether there is another that it had no room for.
+        eventually("tokens are issued", || replica.store.may_issue(replica.now()) == Ok(())).await;
     }
 
     async fn timestamps_give_way_before_denials_do(replica, 2) {

@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use ably_clerk_auth::{
-    store::{Bounds, DueWork, GrantedTo, Health, OnFailure, Reach, Recorded, Ruling, Source, StoreError, Verdict},
+    store::{
+        Bounds, DueWork, Fact, GrantedTo, Health, OnFailure, Reach, Recorded, Ruling, Source, StoreError, Verdict,
+    },
     tenant::TenantName,
 };
 
@@ -321,6 +323,32 @@ async fn a_fact_that_a_replica_had_no_room_for_is_learned_when_there_is_room() {
     large.record(fact(of_user("user_2"), Ruling::Denied(Source::Clerk), NOW)).await;
     small.pass(MINUTE);
     eventually("it learns the other", || small.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
+}
+
+#[tokio::test]
+async fn it_is_full_until_it_has_read_the_fact_that_there_was_no_room_for() {
+    let server = RedisServer::start();
+    let large = Replica::of(&server).await;
+    let small = Replica::at(&server.address(), &Bounds { facts: 1, ..Bounds::default() }, OnFailure::Degrade);
+    small.becomes(Health::Ready).await;
+    let first = Fact { until: NOW.after(MINUTE), ..fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW) };
+    large.record(first).await;
+    large.record(fact(of_user("user_2"), Ruling::Denied(Source::Clerk), NOW)).await;
+    // What is told later is heard later, and this takes no room.
+    large.record(fact(of_user("user_3"), Ruling::Lifted(Source::Clerk), NOW)).await;
+    let (tenant, last) = (TenantName::default(), of_user("user_3"));
+    let facts = small.store.facts();
+    eventually("it hears all", || facts.is_lifted_since(&tenant, &last, Source::Clerk, ago(1))).await;
+
+    small.pass(MINUTE);
+    // No other task has run since.
+    assert!(facts.has_room(small.now()));
+    assert_eq!(small.verdict(&session("sess_1", "user_2", None)), Verdict::Clear);
+    assert_eq!(small.health(), Health::Full);
+    assert_eq!(small.store.may_issue(small.now()), Err(StoreError::Full));
+    eventually("it learns the other", || small.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
+    small.pass(9 * MINUTE);
+    small.becomes(Health::Ready).await;
 }
 
 #[tokio::test]

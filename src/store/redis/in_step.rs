@@ -116,14 +116,16 @@ async fn catch_up(
 /// Learns all that holds, and finds out what Redis lacks of it.
 async fn read_all(shared: &Shared, link: &Link) -> Result<(), Trouble> {
     let now = shared.now();
+    // What is missed from here on may come too late to be among what is read.
+    let missed = shared.missed_facts.load(Ordering::Relaxed);
     let there = link.holding().await?;
-    shared.missed_a_fact.store(false, Ordering::Relaxed);
     let mut known = HashMap::with_capacity(there.len());
     for fact in there {
         // One that there is no room for is missed, and tried again.
         let _ = shared.hear(&fact, now);
         known.insert(fact.key(), fact);
     }
+    shared.regained_facts.store(missed, Ordering::Release);
     for fact in shared.local.facts.holding(now) {
         if known.get(&fact.key()) != Some(&fact) {
             // Without room to note it, there are no tokens until there is.
@@ -190,7 +192,7 @@ async fn beat(shared: &Shared, link: &Link) -> Trouble {
     loop {
         beats.tick().await;
         let now = shared.now();
-        if shared.missed_a_fact.load(Ordering::Relaxed)
+        if shared.misses_facts()
             && shared.local.facts.has_room(now)
             && let Err(trouble) = read_all(shared, link).await
         {
