@@ -59,7 +59,7 @@ struct Shared {
     backlog: Mutex<Option<Backlog>>,
     /// How many times Redis was lost.
     outages: AtomicU64,
-    /// Redis has no memory for a fact.
+    /// Redis has no memory for a denial or mark.
     redis_is_full: AtomicBool,
     /// How many times there was no room here for a fact that Redis has.
     missed_facts: AtomicU64,
@@ -257,7 +257,7 @@ impl Store for RedisStore {
             }
             Err(error) => {
                 shared.learn_alone(&fact, now)?;
-                if error == StoreError::Full {
+                if error == StoreError::Full && fact.statement().holds(now) {
                     // After the fact is among the unwritten, so that this is not taken back before it is written.
                     shared.redis_is_full.store(true, Ordering::Relaxed);
                 }

@@ -352,6 +352,31 @@ async fn it_is_full_until_it_has_read_the_fact_that_there_was_no_room_for() {
 }
 
 #[tokio::test]
+async fn what_refuses_nobody_stops_no_tokens_when_redis_has_no_memory_for_it() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    server.set_memory(1);
+    let lifted = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1));
+    assert_eq!(replica.store.record(lifted.clone(), NOW).await, Err(StoreError::Full));
+    let over = Fact { until: NOW, ..fact(of_user("user_2"), Ruling::Denied(Source::Clerk), ago(1)) };
+    assert_eq!(replica.store.record(over, NOW).await, Err(StoreError::Full));
+    assert_eq!((replica.health(), replica.store.may_issue(NOW)), (Health::Ready, Ok(())));
+
+    // With a denial among them it is full, and with that denial over it is not.
+    let denied = fact(of_user("user_3"), Ruling::Denied(Source::Clerk), ago(1));
+    assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Full));
+    assert_eq!((replica.health(), replica.store.may_issue(NOW)), (Health::Full, Err(StoreError::Full)));
+    replica.pass(10 * MINUTE);
+    replica.becomes(Health::Ready).await;
+    assert_eq!(replica.store.census(replica.now()).unwritten, 3);
+
+    server.set_memory(0);
+    eventually("all are written", || replica.store.census(replica.now()).unwritten == 0).await;
+    let other = Replica::of(&server).await;
+    assert_eq!(other.record(lifted).await, Recorded::Repeated);
+}
+
+#[tokio::test]
 async fn a_census_tells_of_outages_and_of_what_redis_lacks() {
     let mut server = RedisServer::start();
     let replica = Replica::of(&server).await;

@@ -150,7 +150,10 @@ async fn write_facts(shared: &Shared, link: &Link) -> Result<(), Trouble> {
         let facts: Vec<_> = batch.iter().map(|(_, fact)| fact.clone()).collect();
         let known = match link.record(&facts, now).await {
             Err(Trouble::Full) => {
-                shared.redis_is_full.store(true, Ordering::Relaxed);
+                // What refuses nobody can wait without anybody being let in.
+                let unwritten = shared.unwritten();
+                let lacks_a_refusal = unwritten.values().any(|fact| fact.statement().holds(now));
+                shared.redis_is_full.store(lacks_a_refusal, Ordering::Relaxed);
                 return Ok(());
             }
             outcome => outcome?,
