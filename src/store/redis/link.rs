@@ -40,7 +40,7 @@ impl Trouble {
 
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
-        if error.code() == Some("OOM") {
+        if is_out_of_memory(&error) {
             return Self::Full;
         }
         Self::Lost(match error.code() {
@@ -49,6 +49,16 @@ impl From<RedisError> for Trouble {
             None if error.is_io_error() => error.to_string(),
             None => error.category().to_owned(),
         })
+    }
+}
+
+/// Redis 6.2 tells it of a script as an error of the script's, with its own error in the text.
+fn is_out_of_memory(error: &RedisError) -> bool {
+    let in_a_script = |detail: &str| detail.contains("-OOM command not allowed");
+    match error.code() {
+        Some("OOM") => true,
+        Some("ERR") => error.detail().is_some_and(in_a_script),
+        _ => false,
     }
 }
 
@@ -347,4 +357,32 @@ fn read<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
         tracing::warn!("something in Redis under this service's prefix is not of this service's making; it is ignored");
     }
     read.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_memory_left_is_told_from_other_trouble_in_and_outside_of_scripts() {
+        let lost = |reason: &str| Trouble::Lost(reason.to_owned());
+        for (answer, trouble) in [
+            ("OOM command not allowed when used memory > 'maxmemory'.", Trouble::Full),
+            // Redis 7, Valkey.
+            ("OOM command not allowed when used memory > 'maxmemory'. script: 2f, on @user_script:18.", Trouble::Full),
+            // Redis 6.2.
+            (
+                "ERR Error running script (call to f_2f): @user_script:18: @user_script: 18: -OOM command not allowed \
+                 when used memory > 'maxmemory'. ",
+                Trouble::Full,
+            ),
+            ("ERR Error running script (call to f_2f): @user_script:1: hunter2", lost("it answered ERR")),
+            ("ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `hunter2`", lost("it answered ERR")),
+            ("NOAUTH Authentication required.", lost("it answered NOAUTH")),
+            ("LOADING Redis is loading the dataset in memory", lost("it answered LOADING")),
+        ] {
+            let parsed = ::redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()).unwrap();
+            assert_eq!(Trouble::from(parsed.extract_error().unwrap_err()), trouble, "{answer}");
+        }
+    }
 }
