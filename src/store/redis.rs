@@ -197,9 +197,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Has this replica act by a fact that Redis could not be given.
-    fn learn_alone(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
-        if self.local.facts.learn(fact, now)? == Recorded::Outdated { Ok(()) } else { self.write_later(fact) }
+    /// Has this replica act by a fact that Redis could not be given, and give Redis the newest later.
+    fn learn_alone(&self, fact: &Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
+        let recorded = self.local.facts.learn(fact, now)?;
+        let newer = self.local.facts.newer_than(fact);
+        self.write_later(newer.as_ref().unwrap_or(fact))?;
+        Ok(recorded)
     }
 }
 
@@ -240,23 +243,31 @@ impl Store for RedisStore {
 
     async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
         let shared = &self.shared;
+        let newer_here = shared.local.facts.newer_than(&fact);
         let stored = match shared.link() {
             Ok(link) => {
-                let stored = link.record(std::slice::from_ref(&fact), now).await;
+                // What this replica knows, Redis may have lost.
+                let newest = newer_here.as_ref().unwrap_or(&fact);
+                let stored = link.record(std::slice::from_ref(newest), now).await;
                 stored.map_err(|trouble| shared.failed(&link, &trouble))
             }
             Err(error) => Err(error),
         };
         match stored {
             Ok(known) => {
-                let known = known.into_iter().next().flatten();
-                let recorded = outcome(known.as_ref().map(Fact::statement), fact.statement());
-                let newer = known.filter(|known| known.statement().order(&fact.statement()).is_gt());
+                let known = [known.into_iter().next().flatten(), newer_here];
+                let newest_known =
+                    known.into_iter().flatten().max_by(|one, other| one.statement().order(&other.statement()));
+                let recorded = outcome(newest_known.as_ref().map(Fact::statement), fact.statement());
+                let newer = newest_known.filter(|known| known.statement().order(&fact.statement()).is_gt());
                 shared.hear(&newer.unwrap_or(fact), now)?;
                 Ok(recorded)
             }
             Err(error) => {
-                shared.learn_alone(&fact, now)?;
+                if shared.learn_alone(&fact, now)? == Recorded::Outdated {
+                    // It need not come again: what it yields to is known, and Redis will be given that.
+                    return Ok(Recorded::Outdated);
+                }
                 if error == StoreError::Full && fact.statement().holds(now) {
                     // After the fact is among the unwritten, so that this is not taken back before it is written.
                     shared.redis_is_full.store(true, Ordering::Relaxed);

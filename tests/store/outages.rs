@@ -377,6 +377,38 @@ async fn what_refuses_nobody_stops_no_tokens_when_redis_has_no_memory_for_it() {
 }
 
 #[tokio::test]
+async fn what_yields_to_a_newer_fact_is_outdated_though_redis_has_lost_that_one() {
+    let mut server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    let subject = session("sess_1", "user_1", None);
+    let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2));
+    one.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    let again = fact(of_user("user_2"), Ruling::Lifted(Source::Clerk), ago(1));
+    one.record(again.clone()).await;
+    let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
+    assert_eq!(one.record(denied.clone()).await, Recorded::Outdated);
+    // Redis was given the newer one instead, so that nobody acts by the older.
+    let fresh = Replica::of(&server).await;
+    assert_eq!(fresh.record(denied.clone()).await, Recorded::Outdated);
+    for replica in [&one, &other, &fresh] {
+        assert_eq!(replica.verdict(&subject), Verdict::Clear);
+    }
+
+    server.kill();
+    one.becomes(Health::Degraded).await;
+    assert_eq!(one.store.record(denied.clone(), NOW).await, Ok(Recorded::Outdated));
+    assert_eq!(one.verdict(&subject), Verdict::Clear);
+    // The same event again is not outdated.
+    assert_eq!(one.store.record(again, NOW).await, Err(StoreError::Unavailable));
+    drop((other, fresh));
+    server.forget_everything();
+    assert!(server.start_again());
+    one.becomes(Health::Ready).await;
+    let late = Replica::of(&server).await;
+    assert_eq!(late.record(denied).await, Recorded::Outdated);
+}
+
+#[tokio::test]
 async fn a_census_tells_of_outages_and_of_what_redis_lacks() {
     let mut server = RedisServer::start();
     let replica = Replica::of(&server).await;
