@@ -229,7 +229,21 @@ impl Server {
     pub async fn run_until_stopped(self) -> io::Result<()> {
         let outcome = self.http.await;
         self.background.iter().for_each(JoinHandle::abort);
+        warn_of_lost_work(self.issuer.store());
         outcome
+    }
+}
+
+/// Says what ends with this process, where nobody else goes on with it.
+fn warn_of_lost_work(store: &dyn Store) {
+    let pieces = store.census(UnixMillis::now()).backlog.pieces;
+    if pieces > 0 && !store.is_shared() {
+        tracing::warn!(
+            pieces,
+            "what was still to be sent to Ably ends with this process: tokens of token requests that were signed just \
+             before a denial are not revoked, and live until they end. With REDIS_URL another replica sends it, or the \
+             next start"
+        );
     }
 }
 
