@@ -112,9 +112,9 @@ impl Server {
     /// Binds the listeners and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let http_client = outgoing::client()?;
-        let metrics = Metrics::new(UnixMillis::now());
         let remembered = Arc::new(RememberedUsers::default());
         let store = make_store(config, &remembered)?;
+        let metrics = Metrics::new(Arc::new(UnixMillis::now), Arc::clone(&store));
         let make_tenant = |tenant: &TenantConfig| {
             let metrics = metrics.tenant(tenant.name().as_str());
             make_tenant(tenant, config.revocation.denial_ttl, &http_client, metrics)
@@ -229,7 +229,21 @@ impl Server {
     pub async fn run_until_stopped(self) -> io::Result<()> {
         let outcome = self.http.await;
         self.background.iter().for_each(JoinHandle::abort);
+        warn_of_lost_work(self.issuer.store());
         outcome
+    }
+}
+
+/// Says what ends with this process, where nobody else goes on with it.
+fn warn_of_lost_work(store: &dyn Store) {
+    let pieces = store.census(UnixMillis::now()).backlog.pieces;
+    if pieces > 0 && !store.is_shared() {
+        tracing::warn!(
+            pieces,
+            "what was still to be sent to Ably ends with this process: tokens of token requests that were signed just \
+             before a denial are not revoked, and live until they end. With REDIS_URL another replica sends it, or the \
+             next start"
+        );
     }
 }
 

@@ -44,6 +44,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// How it is with this store.
     fn health(&self, now: UnixMillis) -> Health;
 
+    /// What is in it, and what it lacks. Without waiting: of what replicas share, as this one last heard.
+    fn census(&self, now: UnixMillis) -> Census;
+
     /// Whether tokens may be issued: not while a denial or mark cannot be stored, nor before those that are stored are
     /// known, nor without Redis where the operator said to refuse then.
     fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError>;
@@ -91,6 +94,48 @@ pub enum Health {
     Degraded,
     /// A denial or mark cannot be stored for lack of room.
     Full,
+}
+
+impl Health {
+    /// All that there are.
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Ready, Self::Degraded, Self::Full];
+
+    /// What readiness and metrics call it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// What is in a store, and what it lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// How it is with the store.
+    pub health: Health,
+    /// How many denials and marks hold, as this replica knows.
+    pub facts: usize,
+    /// How many tokens are out that this replica has issued, one for each user, session, organization and client ID.
+    pub grants: usize,
+    /// Work to be done: what Redis had at the last heartbeat; without Redis, what this replica would do.
+    pub backlog: Backlog,
+    /// How many facts this replica knows that Redis lacks.
+    pub unwritten: usize,
+    /// How many times Redis was lost since the start.
+    pub outages: u64,
+}
+
+/// Work that waits to be done, that which somebody is doing included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// How many pieces, due or not.
+    pub pieces: usize,
+    /// When the first of them was to be done, or is: put off, it is still due since then.
+    pub oldest_due: Option<UnixMillis>,
 }
 
 /// What became of a fact.

@@ -43,13 +43,7 @@ pub(super) async fn ready(issuer: Data<Issuer>) -> HttpResponse {
         "signing_keys": { "status": keys, "confirmed_seconds_ago": confirmed_seconds_ago },
     });
     if store.is_shared() || health != Health::Ready {
-        let status = match health {
-            Health::Ready => "ready",
-            Health::Degraded => "degraded",
-            Health::Starting => "starting",
-            Health::Full => "full",
-        };
-        answer["store"] = json!({ "status": status });
+        answer["store"] = json!({ "status": health.as_str() });
     }
     if states.len() > 1 {
         answer["tenants"] = json!({ "total": states.len(), "without_signing_keys": missing });

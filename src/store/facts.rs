@@ -135,6 +135,13 @@ impl Facts {
         self.read().holding.len()
     }
 
+    /// How many denials and marks hold.
+    pub(super) fn count_holding(&self, now: UnixMillis) -> usize {
+        let known = self.read();
+        // Those that are over are few: the next fact that comes clears them away.
+        known.holding.len() - known.holding.iter().take_while(|(end, _)| *end <= now).count()
+    }
+
     /// Takes a fact, unless one is known that it yields to.
     pub(super) fn learn(&self, fact: &Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
         let key = Arc::new(fact.key());

@@ -148,6 +148,12 @@ impl GrantIndex {
         index.by_end.iter().filter(|(end, _)| *end > now).map(|(end, tuple)| tuple.until(*end)).collect()
     }
 
+    pub(super) fn count(&self, now: UnixMillis) -> usize {
+        let mut index = self.lock();
+        index.forget_until(now);
+        index.until.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,8 +5,8 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    Bounds, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, OnDrop, Reach, Recorded, Store,
-    StoreError, grants::GrantIndex, work::WorkQueue,
+    Bounds, Census, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, OnDrop, Reach, Recorded,
+    Store, StoreError, grants::GrantIndex, work::WorkQueue,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -44,6 +44,17 @@ impl Store for MemoryStore {
 
     fn health(&self, now: UnixMillis) -> Health {
         if self.facts.has_room(now) { Health::Ready } else { Health::Full }
+    }
+
+    fn census(&self, now: UnixMillis) -> Census {
+        Census {
+            health: self.health(now),
+            facts: self.facts.count_holding(now),
+            grants: self.grants.count(now),
+            backlog: self.work.backlog(),
+            unwritten: 0,
+            outages: 0,
+        }
     }
 
     fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -25,8 +25,8 @@ pub use address::{InvalidRedisAddress, RedisAddress, RedisKeyPrefix};
 
 use self::link::{Link, Names, Trouble};
 use super::{
-    Bounds, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, MemoryStore, OnDrop, Reach,
-    Recorded, Store, StoreError, fact::Key, facts::outcome, grants::Put,
+    Backlog, Bounds, Census, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, MemoryStore,
+    OnDrop, Reach, Recorded, Store, StoreError, fact::Key, facts::outcome, grants::Put, work::Waiting,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -55,10 +55,16 @@ struct Shared {
     phase: Mutex<Phase>,
     /// Facts that Redis lacks.
     unwritten: Mutex<HashMap<Key, Fact>>,
-    /// Redis has no memory for a fact.
+    /// The work that Redis had at the last heartbeat; none while it cannot be used.
+    backlog: Mutex<Option<Backlog>>,
+    /// How many times Redis was lost.
+    outages: AtomicU64,
+    /// Redis has no memory for a denial or mark.
     redis_is_full: AtomicBool,
-    /// There was no room here for a fact that Redis has.
-    missed_a_fact: AtomicBool,
+    /// How many times there was no room here for a fact that Redis has.
+    missed_facts: AtomicU64,
+    /// How many of those have been made up for, by reading all that holds.
+    regained_facts: AtomicU64,
     /// Others were not told of a user to be forgotten.
     missed_a_drop: AtomicBool,
 }
@@ -95,8 +101,11 @@ impl RedisStore {
             link: ArcSwapOption::empty(),
             phase: Mutex::new(Phase::Starting),
             unwritten: Mutex::default(),
+            backlog: Mutex::default(),
+            outages: AtomicU64::new(0),
             redis_is_full: AtomicBool::new(false),
-            missed_a_fact: AtomicBool::new(false),
+            missed_facts: AtomicU64::new(0),
+            regained_facts: AtomicU64::new(0),
             missed_a_drop: AtomicBool::new(false),
         });
         let in_step = in_step::keep(Arc::clone(&shared), client, Names::new(prefix), address.to_string());
@@ -147,6 +156,7 @@ impl Shared {
 
     fn health(&self, now: UnixMillis) -> Health {
         let full = self.redis_is_full.load(Ordering::Relaxed)
+            || self.misses_facts()
             || !self.local.facts.has_room(now)
             || self.unwritten().len() >= self.most_unwritten;
         match self.phase() {
@@ -157,11 +167,18 @@ impl Shared {
         }
     }
 
+    /// Whether Redis has facts that this replica does not know.
+    fn misses_facts(&self) -> bool {
+        // In this order: whoever sees what was regained sees what was missed again meanwhile.
+        let regained = self.regained_facts.load(Ordering::Acquire);
+        self.missed_facts.load(Ordering::Relaxed) != regained
+    }
+
     /// Takes a fact that Redis has.
     fn hear(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
         let heard = self.local.facts.learn(fact, now);
         if heard.is_err() {
-            self.missed_a_fact.store(true, Ordering::Relaxed);
+            self.missed_facts.fetch_add(1, Ordering::Relaxed);
         } else if let Some(newer) = self.local.facts.newer_than(fact) {
             // Redis, or another replica, has lost what this one knows.
             let _ = self.write_later(&newer);
@@ -180,9 +197,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Has this replica act by a fact that Redis could not be given.
-    fn learn_alone(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
-        if self.local.facts.learn(fact, now)? == Recorded::Outdated { Ok(()) } else { self.write_later(fact) }
+    /// Has this replica act by a fact that Redis could not be given, and give Redis the newest later.
+    fn learn_alone(&self, fact: &Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
+        let recorded = self.local.facts.learn(fact, now)?;
+        let newer = self.local.facts.newer_than(fact);
+        self.write_later(newer.as_ref().unwrap_or(fact))?;
+        Ok(recorded)
     }
 }
 
@@ -200,6 +220,19 @@ impl Store for RedisStore {
         self.shared.health(now)
     }
 
+    fn census(&self, now: UnixMillis) -> Census {
+        let shared = &self.shared;
+        let in_redis = *shared.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        Census {
+            health: shared.health(now),
+            facts: shared.local.facts.count_holding(now),
+            grants: shared.local.grants.count(now),
+            backlog: in_redis.unwrap_or_else(|| shared.local.work.backlog()),
+            unwritten: shared.unwritten().len(),
+            outages: shared.outages.load(Ordering::Relaxed),
+        }
+    }
+
     fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError> {
         match (self.shared.health(now), self.shared.on_failure) {
             (Health::Ready, _) | (Health::Degraded, OnFailure::Degrade) => Ok(()),
@@ -210,24 +243,32 @@ impl Store for RedisStore {
 
     async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
         let shared = &self.shared;
+        let newer_here = shared.local.facts.newer_than(&fact);
         let stored = match shared.link() {
             Ok(link) => {
-                let stored = link.record(std::slice::from_ref(&fact), now).await;
+                // What this replica knows, Redis may have lost.
+                let newest = newer_here.as_ref().unwrap_or(&fact);
+                let stored = link.record(std::slice::from_ref(newest), now).await;
                 stored.map_err(|trouble| shared.failed(&link, &trouble))
             }
             Err(error) => Err(error),
         };
         match stored {
             Ok(known) => {
-                let known = known.into_iter().next().flatten();
-                let recorded = outcome(known.as_ref().map(Fact::statement), fact.statement());
-                let newer = known.filter(|known| known.statement().order(&fact.statement()).is_gt());
+                let known = [known.into_iter().next().flatten(), newer_here];
+                let newest_known =
+                    known.into_iter().flatten().max_by(|one, other| one.statement().order(&other.statement()));
+                let recorded = outcome(newest_known.as_ref().map(Fact::statement), fact.statement());
+                let newer = newest_known.filter(|known| known.statement().order(&fact.statement()).is_gt());
                 shared.hear(&newer.unwrap_or(fact), now)?;
                 Ok(recorded)
             }
             Err(error) => {
-                shared.learn_alone(&fact, now)?;
-                if error == StoreError::Full {
+                if shared.learn_alone(&fact, now)? == Recorded::Outdated {
+                    // It need not come again: what it yields to is known, and Redis will be given that.
+                    return Ok(Recorded::Outdated);
+                }
+                if error == StoreError::Full && fact.statement().holds(now) {
                     // After the fact is among the unwritten, so that this is not taken back before it is written.
                     shared.redis_is_full.store(true, Ordering::Relaxed);
                 }
@@ -279,7 +320,10 @@ impl Store for RedisStore {
     async fn enqueue(&self, work: DueWork, _now: UnixMillis) -> Result<(), StoreError> {
         let shared = &self.shared;
         let there = match shared.link() {
-            Ok(link) => link.enqueue(&work).await.map_err(|trouble| shared.failed(&link, &trouble)),
+            Ok(link) => {
+                let enqueued = link.enqueue(&Waiting { turn: work.due, work: work.clone() }).await;
+                enqueued.map_err(|trouble| shared.failed(&link, &trouble))
+            }
             Err(error) => Err(error),
         };
         match there {

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bounds, StoreError};
+use super::{Backlog, Bounds, StoreError};
 use crate::clock::UnixMillis;
 
 /// Something to be done at some time, by one replica.
@@ -35,9 +35,18 @@ pub(super) struct WorkQueue {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// By id; `due` is when it can be claimed.
-    work: HashMap<String, DueWork>,
+    work: HashMap<String, Waiting>,
+    /// The ids, by when the work can be claimed.
+    by_turn: BTreeSet<(UnixMillis, String)>,
+    /// The ids, by when the work was to be done first.
     by_due: BTreeSet<(UnixMillis, String)>,
+}
+
+/// Work, and when it can be claimed: when it is due, and later once it was claimed or postponed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) work: DueWork,
+    pub(super) turn: UnixMillis,
 }
 
 impl WorkQueue {
@@ -53,39 +62,41 @@ impl WorkQueue {
         if queue.work.len() >= self.most {
             return Err(StoreError::Full);
         }
+        queue.by_turn.insert((work.due, work.id.clone()));
         queue.by_due.insert((work.due, work.id.clone()));
-        queue.work.insert(work.id.clone(), work.clone());
+        queue.work.insert(work.id.clone(), Waiting { work: work.clone(), turn: work.due });
         Ok(())
     }
 
     pub(super) fn claim(&self, most: usize, now: UnixMillis) -> Vec<DueWork> {
         let mut queue = self.lock();
         let due: Vec<_> =
-            queue.by_due.iter().take_while(|(due, _)| *due <= now).take(most).map(|(_, id)| id.clone()).collect();
+            queue.by_turn.iter().take_while(|(turn, _)| *turn <= now).take(most).map(|(_, id)| id.clone()).collect();
         due.into_iter().filter_map(|id| queue.put_off(&id, now.after(DueWork::LEASE))).collect()
     }
 
     pub(super) fn complete(&self, id: &str) {
-        let mut queue = self.lock();
-        if let Some(work) = queue.work.remove(id) {
-            queue.by_due.remove(&(work.due, work.id));
-        }
+        self.lock().remove(id);
     }
 
     pub(super) fn postpone(&self, id: &str, due: UnixMillis) {
         self.lock().put_off(id, due);
     }
 
-    pub(super) fn all(&self) -> Vec<DueWork> {
+    pub(super) fn all(&self) -> Vec<Waiting> {
         self.lock().work.values().cloned().collect()
     }
 
-    /// Forgets what was due before `time`.
-    pub(super) fn forget_due_before(&self, time: UnixMillis) {
+    pub(super) fn backlog(&self) -> Backlog {
+        let queue = self.lock();
+        Backlog { pieces: queue.work.len(), oldest_due: queue.by_due.first().map(|(due, _)| *due) }
+    }
+
+    /// Forgets what could have been claimed before `time`.
+    pub(super) fn forget_turns_before(&self, time: UnixMillis) {
         let mut queue = self.lock();
-        while let Some((_, id)) = queue.by_due.first().filter(|(due, _)| *due < time).cloned() {
-            queue.by_due.pop_first();
-            queue.work.remove(&id);
+        while let Some((_, id)) = queue.by_turn.first().filter(|(turn, _)| *turn < time).cloned() {
+            queue.remove(&id);
         }
     }
 
@@ -95,13 +106,19 @@ impl WorkQueue {
 }
 
 impl Queue {
-    /// Has a piece of work wait until `due`, and returns it as it was.
-    fn put_off(&mut self, id: &str, due: UnixMillis) -> Option<DueWork> {
-        let work = self.work.get_mut(id)?;
-        let before = work.clone();
-        work.due = due;
-        self.by_due.remove(&(before.due, before.id.clone()));
-        self.by_due.insert((due, before.id.clone()));
-        Some(before)
+    /// Has a piece of work wait until `turn`, and returns it.
+    fn put_off(&mut self, id: &str, turn: UnixMillis) -> Option<DueWork> {
+        let waiting = self.work.get_mut(id)?;
+        self.by_turn.remove(&(waiting.turn, id.to_owned()));
+        self.by_turn.insert((turn, id.to_owned()));
+        waiting.turn = turn;
+        Some(waiting.work.clone())
+    }
+
+    fn remove(&mut self, id: &str) {
+        if let Some(Waiting { work, turn }) = self.work.remove(id) {
+            self.by_due.remove(&(work.due, work.id.clone()));
+            self.by_turn.remove(&(turn, work.id));
+        }
     }
 }

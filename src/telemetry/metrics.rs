@@ -4,6 +4,8 @@
 //! the handle was made; what a tenant's parts record has its name in the label `tenant`. No label holds anything that a
 //! request could choose: each combination of labels is a series that is kept for ever.
 
+mod store;
+
 use std::{
     fmt::{self, Write as _},
     sync::Arc,
@@ -18,10 +20,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use self::store::StoreCollector;
 use crate::{
     ably::{ExchangeCounts, TokenFormat},
     clerk::{LookupCounts, RefreshCounts},
     clock::UnixMillis,
+    store::{Clock, Store},
 };
 
 /// What can become of a webhook.
@@ -155,9 +159,10 @@ impl Metrics {
     /// What the label `tenant` is where nobody knows whose request it was: empty, which Prometheus takes for no label.
     pub const OF_NOBODY: &str = "";
 
-    /// The metrics of a process that starts now, with the policy that it starts with.
+    /// The metrics of a process that starts now, by `clock`, with the policy that it starts with, and of its store.
     #[must_use]
-    pub fn new(now: UnixMillis) -> Self {
+    pub fn new(clock: Clock, store: Arc<dyn Store>) -> Self {
+        let now = clock();
         let build = Family::<Build, Gauge>::default();
         build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         let started: Gauge = Gauge::default();
@@ -171,6 +176,7 @@ impl Metrics {
         let ours = registry.sub_registry_with_prefix("ably_clerk_auth");
         ours.register("build_info", "The version that runs; always 1", build);
         families.register(ours);
+        ours.register_collector(Box::new(StoreCollector { store, clock }));
         Self { registry: Arc::new(registry), families: Arc::new(families) }
     }
 
@@ -457,7 +463,19 @@ fn seconds(time: UnixMillis) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
     use super::*;
+    use crate::{
+        store::{Bounds, DueWork, Fact, MemoryStore, Ruling, Source, Subject},
+        tenant,
+    };
+
+    /// Those of a process that starts then, with an empty store.
+    fn metrics_since(start: UnixMillis) -> Metrics {
+        let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
+        Metrics::new(Arc::new(move || start), Arc::new(store))
+    }
 
     fn series<'a>(exposition: &'a str, name: &str) -> Vec<&'a str> {
         let mut series: Vec<_> = exposition.lines().filter(|line| line.starts_with(name)).collect();
@@ -467,7 +485,7 @@ mod tests {
 
     #[test]
     fn an_exposition_is_prometheus_text_from_the_first_moment_on() {
-        let metrics = Metrics::new(UnixMillis(1_700_000_000_999));
+        let metrics = metrics_since(UnixMillis(1_700_000_000_999));
         let exposition = metrics.exposition().unwrap().replace(env!("CARGO_PKG_VERSION"), "<version>");
         insta::assert_snapshot!(exposition, @r#"
         # HELP process_start_time_seconds When the process started.
@@ -485,12 +503,75 @@ mod tests {
         # HELP ably_clerk_auth_requests_in_flight Requests to the public listener that are being answered.
         # TYPE ably_clerk_auth_requests_in_flight gauge
         ably_clerk_auth_requests_in_flight 0
+        # HELP ably_clerk_auth_store_state 1 for the state that the store is in, 0 for the others.
+        # TYPE ably_clerk_auth_store_state gauge
+        ably_clerk_auth_store_state{state="starting"} 0
+        ably_clerk_auth_store_state{state="ready"} 1
+        ably_clerk_auth_store_state{state="degraded"} 0
+        ably_clerk_auth_store_state{state="full"} 0
+        # HELP ably_clerk_auth_store_facts Denials and marks in force.
+        # TYPE ably_clerk_auth_store_facts gauge
+        ably_clerk_auth_store_facts 0
+        # HELP ably_clerk_auth_store_live_grants Tokens that are out and that this replica issued.
+        # TYPE ably_clerk_auth_store_live_grants gauge
+        ably_clerk_auth_store_live_grants 0
+        # HELP ably_clerk_auth_store_work Pieces of work that wait to be done.
+        # TYPE ably_clerk_auth_store_work gauge
+        ably_clerk_auth_store_work 0
+        # HELP ably_clerk_auth_store_work_overdue_seconds For how long the oldest piece of work has been due; 0 if none is.
+        # TYPE ably_clerk_auth_store_work_overdue_seconds gauge
+        ably_clerk_auth_store_work_overdue_seconds 0
+        # HELP ably_clerk_auth_store_unwritten_facts Facts that Redis lacks and this replica knows.
+        # TYPE ably_clerk_auth_store_unwritten_facts gauge
+        ably_clerk_auth_store_unwritten_facts 0
+        # HELP ably_clerk_auth_store_outages_total How many times Redis was lost.
+        # TYPE ably_clerk_auth_store_outages_total counter
+        ably_clerk_auth_store_outages_total 0
         "#);
+    }
+
+    #[tokio::test]
+    async fn the_store_is_counted_as_it_is_when_the_metrics_are_read() {
+        let start = UnixMillis(1_700_000_000_000);
+        let time = Arc::new(AtomicI64::new(start.0));
+        let clock = {
+            let time = Arc::clone(&time);
+            Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
+        };
+        let bounds = Bounds { facts: 1, ..Bounds::default() };
+        let store = Arc::new(MemoryStore::new(&bounds, Arc::new(|_| {})));
+        let metrics = Metrics::new(clock, Arc::clone(&store) as Arc<dyn Store>);
+        let of_store = || {
+            let exposition = metrics.exposition().unwrap();
+            let samples = series(&exposition, "ably_clerk_auth_store_");
+            let nonzero = samples.into_iter().filter(|sample| !sample.ends_with(" 0"));
+            nonzero.map(|sample| sample["ably_clerk_auth_store_".len()..].to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(of_store(), ["state{state=\"ready\"} 1"]);
+
+        let fact = Fact {
+            tenant: tenant::TenantName::default(),
+            subject: Subject::User("user_1".to_owned()),
+            ruling: Ruling::Denied(Source::Clerk),
+            at: start,
+            until: start.after(Duration::from_mins(5)),
+        };
+        store.record(fact, start).await.unwrap();
+        for due in [Duration::from_mins(1), Duration::from_mins(2)] {
+            let work = DueWork { id: format!("{due:?}"), due: start.after(due), job: String::new() };
+            store.enqueue(work, start).await.unwrap();
+        }
+        assert_eq!(of_store(), ["facts 1", "state{state=\"full\"} 1", "work 2"]);
+        time.store(start.after(Duration::from_mins(3)).0, Ordering::Relaxed);
+        let late = ["facts 1", "state{state=\"full\"} 1", "work 2", "work_overdue_seconds 120"];
+        assert_eq!(of_store(), late);
+        time.store(start.after(Duration::from_mins(5)).0, Ordering::Relaxed);
+        assert_eq!(of_store(), ["state{state=\"ready\"} 1", "work 2", "work_overdue_seconds 240"]);
     }
 
     #[test]
     fn a_counter_has_one_name_in_its_help_its_type_and_its_samples() {
-        let metrics = Metrics::new(UnixMillis(0));
+        let metrics = metrics_since(UnixMillis(0));
         let reloads = metrics.reloads();
         reloads.refused();
         reloads.taken(UnixMillis(5000));
@@ -511,7 +592,7 @@ mod tests {
 
     #[test]
     fn tenants_have_series_of_their_own_and_handles_of_one_tenant_share_them() {
-        let metrics = Metrics::new(UnixMillis(0));
+        let metrics = metrics_since(UnixMillis(0));
         let [one, again, other] = ["one", "one", "t\"wo"].map(|name| metrics.tenant(name));
         one.issued(TokenFormat::Jwt, Duration::from_millis(3));
         again.issued(TokenFormat::Jwt, Duration::from_millis(30));
@@ -532,7 +613,7 @@ mod tests {
 
     #[test]
     fn a_request_is_in_flight_as_long_as_it_is_held() {
-        let metrics = Metrics::new(UnixMillis(0));
+        let metrics = metrics_since(UnixMillis(0));
         let in_flight = |requests: i64| {
             let exposition = metrics.exposition().unwrap();
             assert!(exposition.contains(&format!("ably_clerk_auth_requests_in_flight {requests}\n")), "{exposition}");

@@ -12,7 +12,10 @@ use reqwest::Method;
 use sandbox::{ably, clerk};
 use serde_json::json;
 
-use crate::service::{Service, Vendors, json, refusal, rendered, run};
+use crate::{
+    redis::RedisServer,
+    service::{Service, Vendors, json, refusal, rendered, run},
+};
 
 const RULE: &str = "[[grants]]\nname = \"one\"\ncapability = { \"one\" = [\"subscribe\"] }\n";
 
@@ -265,6 +268,35 @@ async fn a_policy_that_is_taken_and_one_that_is_refused_show() {
     service.logged_where("rules", 2).await;
     assert_eq!(Samples::of(&service).await.all(series), [1, 2, 1, 2]);
     assert!(taken_at().await >= before);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_lost_shows_and_so_does_that_it_is_back() {
+    let vendors = Vendors::start().await;
+    let mut redis = RedisServer::start();
+    let service = vendors.service_with_admin("", &[("REDIS_URL", &redis.url())]).await;
+    let becomes = async |state: &str, outages: i64| {
+        let series =
+            ["starting", "ready", "degraded", "full"].map(|state| format!(r#"store_state{{state="{state}"}}"#));
+        for _ in 0..3000 {
+            let samples = Samples::of(&service).await;
+            let states = samples.all(series.each_ref().map(String::as_str));
+            assert_eq!(states.iter().sum::<i64>(), 1, "{states:?}");
+            let is_so = samples.get(&format!(r#"store_state{{state="{state}"}}"#)) == Some(1);
+            if is_so && samples.get("store_outages_total") == Some(outages) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the store is never {state} after {outages} outages");
+    };
+    becomes("ready", 0).await;
+    for outage in 1..=2 {
+        redis.kill();
+        becomes("degraded", outage).await;
+        assert!(redis.start_again());
+        becomes("ready", outage).await;
+    }
 }
 
 /// Has happen what is counted only once it does, and returns a session token and the token that it was worth.

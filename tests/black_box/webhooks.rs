@@ -486,3 +486,26 @@ async fn a_denial_reaches_the_other_replica_and_outlives_redis() {
     }
     scene.is_served(&scene.session("bob").1).await;
 }
+
+#[tokio::test]
+async fn a_replica_on_its_own_that_is_stopped_says_how_much_is_lost_that_was_to_be_sent() {
+    for (kept, ended, lost) in [(Kept::InMemory, 2, 1), (Kept::InMemory, 0, 0), (Kept::InRedis, 2, 0)] {
+        let scene = Scene::start(kept, &[]).await;
+        for _ in 0..ended {
+            let (claims, token) = scene.session("alice");
+            scene.is_served(&token).await;
+            scene.happens("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None).await;
+        }
+        let mut service = scene.service;
+        service.signal("TERM");
+        let stopped = tokio::task::spawn_blocking(move || (service.wait().code(), service));
+        let (code, service) = stopped.await.unwrap();
+        assert_eq!(code, Some(0));
+        service.logged("stopping; requests in flight are finished first").await;
+        if lost > 0 {
+            assert_eq!(service.logged_where("pieces", ended).await["level"], "WARN");
+        }
+        let told = service.log().into_iter().filter(|entry| !entry["pieces"].is_null());
+        assert_eq!(told.count(), lost, "{kept:?}, {ended} ended");
+    }
+}

@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use ably_clerk_auth::{
-    store::{Bounds, DueWork, GrantedTo, Health, OnFailure, Reach, Recorded, Ruling, Source, StoreError, Verdict},
+    store::{
+        Bounds, DueWork, Fact, GrantedTo, Health, OnFailure, Reach, Recorded, Ruling, Source, StoreError, Verdict,
+    },
     tenant::TenantName,
 };
 
@@ -321,4 +323,118 @@ async fn a_fact_that_a_replica_had_no_room_for_is_learned_when_there_is_room() {
     large.record(fact(of_user("user_2"), Ruling::Denied(Source::Clerk), NOW)).await;
     small.pass(MINUTE);
     eventually("it learns the other", || small.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
+}
+
+#[tokio::test]
+async fn it_is_full_until_it_has_read_the_fact_that_there_was_no_room_for() {
+    let server = RedisServer::start();
+    let large = Replica::of(&server).await;
+    let small = Replica::at(&server.address(), &Bounds { facts: 1, ..Bounds::default() }, OnFailure::Degrade);
+    small.becomes(Health::Ready).await;
+    let first = Fact { until: NOW.after(MINUTE), ..fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW) };
+    large.record(first).await;
+    large.record(fact(of_user("user_2"), Ruling::Denied(Source::Clerk), NOW)).await;
+    // What is told later is heard later, and this takes no room.
+    large.record(fact(of_user("user_3"), Ruling::Lifted(Source::Clerk), NOW)).await;
+    let (tenant, last) = (TenantName::default(), of_user("user_3"));
+    let facts = small.store.facts();
+    eventually("it hears all", || facts.is_lifted_since(&tenant, &last, Source::Clerk, ago(1))).await;
+
+    small.pass(MINUTE);
+    // No other task has run since.
+    assert!(facts.has_room(small.now()));
+    assert_eq!(small.verdict(&session("sess_1", "user_2", None)), Verdict::Clear);
+    assert_eq!(small.health(), Health::Full);
+    assert_eq!(small.store.may_issue(small.now()), Err(StoreError::Full));
+    eventually("it learns the other", || small.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
+    small.pass(9 * MINUTE);
+    small.becomes(Health::Ready).await;
+}
+
+#[tokio::test]
+async fn what_refuses_nobody_stops_no_tokens_when_redis_has_no_memory_for_it() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    server.set_memory(1);
+    let lifted = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1));
+    assert_eq!(replica.store.record(lifted.clone(), NOW).await, Err(StoreError::Full));
+    let over = Fact { until: NOW, ..fact(of_user("user_2"), Ruling::Denied(Source::Clerk), ago(1)) };
+    assert_eq!(replica.store.record(over, NOW).await, Err(StoreError::Full));
+    assert_eq!((replica.health(), replica.store.may_issue(NOW)), (Health::Ready, Ok(())));
+
+    // With a denial among them it is full, and with that denial over it is not.
+    let denied = fact(of_user("user_3"), Ruling::Denied(Source::Clerk), ago(1));
+    assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Full));
+    assert_eq!((replica.health(), replica.store.may_issue(NOW)), (Health::Full, Err(StoreError::Full)));
+    replica.pass(10 * MINUTE);
+    replica.becomes(Health::Ready).await;
+    assert_eq!(replica.store.census(replica.now()).unwritten, 3);
+
+    server.set_memory(0);
+    eventually("all are written", || replica.store.census(replica.now()).unwritten == 0).await;
+    let other = Replica::of(&server).await;
+    assert_eq!(other.record(lifted).await, Recorded::Repeated);
+}
+
+#[tokio::test]
+async fn what_yields_to_a_newer_fact_is_outdated_though_redis_has_lost_that_one() {
+    let mut server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    let subject = session("sess_1", "user_1", None);
+    let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2));
+    one.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    let again = fact(of_user("user_2"), Ruling::Lifted(Source::Clerk), ago(1));
+    one.record(again.clone()).await;
+    let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
+    assert_eq!(one.record(denied.clone()).await, Recorded::Outdated);
+    // Redis was given the newer one instead, so that nobody acts by the older.
+    let fresh = Replica::of(&server).await;
+    assert_eq!(fresh.record(denied.clone()).await, Recorded::Outdated);
+    for replica in [&one, &other, &fresh] {
+        assert_eq!(replica.verdict(&subject), Verdict::Clear);
+    }
+
+    server.kill();
+    one.becomes(Health::Degraded).await;
+    assert_eq!(one.store.record(denied.clone(), NOW).await, Ok(Recorded::Outdated));
+    assert_eq!(one.verdict(&subject), Verdict::Clear);
+    // The same event again is not outdated.
+    assert_eq!(one.store.record(again, NOW).await, Err(StoreError::Unavailable));
+    drop((other, fresh));
+    server.forget_everything();
+    assert!(server.start_again());
+    one.becomes(Health::Ready).await;
+    let late = Replica::of(&server).await;
+    assert_eq!(late.record(denied).await, Recorded::Outdated);
+}
+
+#[tokio::test]
+async fn a_census_tells_of_outages_and_of_what_redis_lacks() {
+    let mut server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    let census = || replica.store.census(NOW);
+    let work = |id: &str| DueWork { id: id.to_owned(), due: NOW.after(MINUTE), job: String::new() };
+    assert_eq!((census().health, census().outages, census().unwritten), (Health::Ready, 0, 0));
+    let other = Replica::of(&server).await;
+    in_time!(other, other.store.enqueue(work("of the other"), NOW));
+    eventually("the work of both is counted", || census().backlog.pieces == 1).await;
+    drop(other);
+
+    for outage in 1..=2 {
+        server.kill();
+        eventually("the outage is counted", || census().outages == outage).await;
+        assert_eq!(census().health, Health::Degraded);
+        let denied = fact(of_user(&format!("user_{outage}")), Ruling::Denied(Source::Clerk), ago(1));
+        assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
+        assert_eq!((census().unwritten, census().facts), (1, usize::try_from(outage).unwrap()));
+        // Of its own it knows, and does it.
+        assert_eq!(replica.store.enqueue(work(&outage.to_string()), NOW).await, Err(StoreError::Unavailable));
+        assert_eq!(census().backlog.pieces, usize::try_from(outage).unwrap());
+
+        assert!(server.start_again());
+        replica.becomes(Health::Ready).await;
+        assert_eq!((census().unwritten, census().outages), (0, outage));
+        let pieces = usize::try_from(outage).unwrap() + 1;
+        eventually("Redis has its own back", || census().backlog.pieces == pieces).await;
+    }
 }

@@ -1,5 +1,6 @@
 -- Takes work that is due, and puts it off for everybody else.
--- KEYS: the work, when it is due.  ARGV: the time, when others may have it, how many pieces at most.
+-- KEYS: the work, when it can be claimed, when it was to be done first.
+-- ARGV: the time, when others may have it, how many pieces at most.
 local claimed = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])) do
   local work = redis.call('HGET', KEYS[1], id)
@@ -8,6 +9,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT
     claimed[#claimed + 1] = work
   else
     redis.call('ZREM', KEYS[2], id)
+    redis.call('ZREM', KEYS[3], id)
   end
 end
 return claimed

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    super::{Dropped, Fact, fact::Key},
+    super::{Backlog, Dropped, Fact, fact::Key},
     Link, Names, Phase, Shared, Trouble,
     link::{decode, decode_drop},
 };
@@ -37,6 +37,7 @@ pub(super) async fn keep(shared: Arc<Shared>, client: Client, names: Names, addr
     loop {
         let reason = in_step(&shared, &client, &names, &address).await;
         shared.link.store(None);
+        shared.hear_backlog(None);
         if shared.fall_out() {
             pause = shortest;
             told = None;
@@ -92,8 +93,8 @@ async fn catch_up(
     shared.link.store(Some(Arc::clone(&link)));
     read_all(shared, &link).await?;
     write_facts(shared, &link).await?;
-    for work in shared.local.work.all() {
-        match link.enqueue(&work).await {
+    for waiting in shared.local.work.all() {
+        match link.enqueue(&waiting).await {
             Err(Trouble::Full) => break,
             outcome => outcome?,
         }
@@ -115,14 +116,16 @@ async fn catch_up(
 /// Learns all that holds, and finds out what Redis lacks of it.
 async fn read_all(shared: &Shared, link: &Link) -> Result<(), Trouble> {
     let now = shared.now();
+    // What is missed from here on may come too late to be among what is read.
+    let missed = shared.missed_facts.load(Ordering::Relaxed);
     let there = link.holding().await?;
-    shared.missed_a_fact.store(false, Ordering::Relaxed);
     let mut known = HashMap::with_capacity(there.len());
     for fact in there {
         // One that there is no room for is missed, and tried again.
         let _ = shared.hear(&fact, now);
         known.insert(fact.key(), fact);
     }
+    shared.regained_facts.store(missed, Ordering::Release);
     for fact in shared.local.facts.holding(now) {
         if known.get(&fact.key()) != Some(&fact) {
             // Without room to note it, there are no tokens until there is.
@@ -147,7 +150,10 @@ async fn write_facts(shared: &Shared, link: &Link) -> Result<(), Trouble> {
         let facts: Vec<_> = batch.iter().map(|(_, fact)| fact.clone()).collect();
         let known = match link.record(&facts, now).await {
             Err(Trouble::Full) => {
-                shared.redis_is_full.store(true, Ordering::Relaxed);
+                // What refuses nobody can wait without anybody being let in.
+                let unwritten = shared.unwritten();
+                let lacks_a_refusal = unwritten.values().any(|fact| fact.statement().holds(now));
+                shared.redis_is_full.store(lacks_a_refusal, Ordering::Relaxed);
                 return Ok(());
             }
             outcome => outcome?,
@@ -189,20 +195,23 @@ async fn beat(shared: &Shared, link: &Link) -> Trouble {
     loop {
         beats.tick().await;
         let now = shared.now();
-        if shared.missed_a_fact.load(Ordering::Relaxed)
+        if shared.misses_facts()
             && shared.local.facts.has_room(now)
             && let Err(trouble) = read_all(shared, link).await
         {
             return trouble;
         }
-        let outcome = match link.ping().await {
-            Ok(()) => write_facts(shared, link).await,
-            failed => failed,
+        let outcome = match link.backlog().await {
+            Ok(backlog) => {
+                shared.hear_backlog(Some(backlog));
+                write_facts(shared, link).await
+            }
+            Err(trouble) => Err(trouble),
         };
         if let Err(trouble) = outcome {
             return trouble;
         }
-        shared.local.work.forget_due_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
+        shared.local.work.forget_turns_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
     }
 }
 
@@ -250,7 +259,12 @@ impl Shared {
         let was_in_step = *phase == Phase::InStep;
         if was_in_step {
             *phase = Phase::Away;
+            self.outages.fetch_add(1, Ordering::Relaxed);
         }
         was_in_step
+    }
+
+    fn hear_backlog(&self, backlog: Option<Backlog>) {
+        *self.backlog.lock().unwrap_or_else(PoisonError::into_inner) = backlog;
     }
 }

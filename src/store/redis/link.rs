@@ -9,7 +9,7 @@ use ::redis::{
 use tokio::sync::mpsc;
 
 use super::{
-    super::{DueWork, Fact, Grant, GrantedTo, fact::Key},
+    super::{Backlog, DueWork, Fact, Grant, GrantedTo, fact::Key, work::Waiting},
     RedisKeyPrefix,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
@@ -40,7 +40,7 @@ impl Trouble {
 
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
-        if error.code() == Some("OOM") {
+        if is_out_of_memory(&error) {
             return Self::Full;
         }
         Self::Lost(match error.code() {
@@ -49,6 +49,16 @@ impl From<RedisError> for Trouble {
             None if error.is_io_error() => error.to_string(),
             None => error.category().to_owned(),
         })
+    }
+}
+
+/// Redis 6.2 tells it of a script as an error of the script's, with its own error in the text.
+fn is_out_of_memory(error: &RedisError) -> bool {
+    let in_a_script = |detail: &str| detail.contains("-OOM command not allowed");
+    match error.code() {
+        Some("OOM") => true,
+        Some("ERR") => error.detail().is_some_and(in_a_script),
+        _ => false,
     }
 }
 
@@ -95,8 +105,14 @@ impl Names {
         self.of("work")
     }
 
+    /// The ids of the work, by when it can be claimed.
     fn due(&self) -> String {
         self.of("due")
+    }
+
+    /// The ids of the work, by when it was to be done first.
+    fn since(&self) -> String {
+        self.of("since")
     }
 
     /// Where new facts are told.
@@ -176,8 +192,13 @@ impl Link {
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    pub(super) async fn ping(&self) -> Result<(), Trouble> {
-        self.run(&cmd("PING")).await
+    /// The work that waits.
+    pub(super) async fn backlog(&self) -> Result<Backlog, Trouble> {
+        let mut pipeline = pipe();
+        pipeline.cmd("HLEN").arg(self.names.work());
+        pipeline.cmd("ZRANGE").arg(self.names.since()).arg(0).arg(0).arg("WITHSCORES");
+        let (pieces, oldest): (usize, Vec<(String, f64)>) = pipeline.query_async(&mut self.connection.clone()).await?;
+        Ok(Backlog { pieces, oldest_due: oldest.first().map(|(_, due)| time_of(*due)) })
     }
 
     /// What Redis does when it has no memory left; none if it does not tell.
@@ -239,22 +260,22 @@ impl Link {
         Ok(grants.filter(|grant| grant.until > now).collect())
     }
 
-    pub(super) async fn enqueue(&self, work: &DueWork) -> Result<(), Trouble> {
+    pub(super) async fn enqueue(&self, Waiting { work, turn }: &Waiting) -> Result<(), Trouble> {
         let mut script = SCRIPTS.enqueue.prepare_invoke();
-        script.key(self.names.work()).key(self.names.due());
-        self.invoke(script.arg(&work.id).arg(json(work)).arg(work.due.0)).await
+        script.key(self.names.work()).key(self.names.due()).key(self.names.since());
+        self.invoke(script.arg(&work.id).arg(json(work)).arg(turn.0).arg(work.due.0)).await
     }
 
     pub(super) async fn claim(&self, most: usize, now: UnixMillis) -> Result<Vec<DueWork>, Trouble> {
         let mut script = SCRIPTS.claim.prepare_invoke();
-        script.key(self.names.work()).key(self.names.due());
+        script.key(self.names.work()).key(self.names.due()).key(self.names.since());
         let claimed: Vec<String> = self.invoke(script.arg(now.0).arg(now.after(DueWork::LEASE).0).arg(most)).await?;
         Ok(claimed.iter().filter_map(|work| read(work)).collect())
     }
 
     pub(super) async fn complete(&self, id: &str) -> Result<(), Trouble> {
         let mut script = SCRIPTS.complete.prepare_invoke();
-        script.key(self.names.work()).key(self.names.due());
+        script.key(self.names.work()).key(self.names.due()).key(self.names.since());
         self.invoke(script.arg(self.names.done_channel()).arg(id)).await
     }
 
@@ -315,10 +336,14 @@ fn member(grant: &Grant) -> String {
 
 fn grant_of(tenant: &TenantName, member: &str, until: &str) -> Option<Grant> {
     let (user, session, organization, client_id) = read(member)?;
-    let until: f64 = until.parse().ok()?;
-    #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 are far below 2^53")]
-    let until = UnixMillis(until as i64);
+    let until = time_of(until.parse().ok()?);
     Some(Grant { tenant: tenant.clone(), user, session, organization, client_id, until })
+}
+
+/// The time that a score of a sorted set is.
+#[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 are far below 2^53")]
+fn time_of(score: f64) -> UnixMillis {
+    UnixMillis(score as i64)
 }
 
 /// Only texts, numbers, lists and enums of them are written: that does not fail.
@@ -332,4 +357,32 @@ fn read<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
         tracing::warn!("something in Redis under this service's prefix is not of this service's making; it is ignored");
     }
     read.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_memory_left_is_told_from_other_trouble_in_and_outside_of_scripts() {
+        let lost = |reason: &str| Trouble::Lost(reason.to_owned());
+        for (answer, trouble) in [
+            ("OOM command not allowed when used memory > 'maxmemory'.", Trouble::Full),
+            // Redis 7, Valkey.
+            ("OOM command not allowed when used memory > 'maxmemory'. script: 2f, on @user_script:18.", Trouble::Full),
+            // Redis 6.2.
+            (
+                "ERR Error running script (call to f_2f): @user_script:18: @user_script: 18: -OOM command not allowed \
+                 when used memory > 'maxmemory'. ",
+                Trouble::Full,
+            ),
+            ("ERR Error running script (call to f_2f): @user_script:1: hunter2", lost("it answered ERR")),
+            ("ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `hunter2`", lost("it answered ERR")),
+            ("NOAUTH Authentication required.", lost("it answered NOAUTH")),
+            ("LOADING Redis is loading the dataset in memory", lost("it answered LOADING")),
+        ] {
+            let parsed = ::redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()).unwrap();
+            assert_eq!(Trouble::from(parsed.extract_error().unwrap_err()), trouble, "{answer}");
+        }
+    }
 }
