@@ -1,10 +1,13 @@
 //! Clerk's webhooks: what ends there, ends here.
 
+use std::sync::Arc;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     http::StatusCode,
     web::{Data, Payload},
 };
+use tokio::runtime::Handle;
 
 use super::{answer, body, request_id};
 use crate::{
@@ -23,9 +26,11 @@ const LARGEST_BODY: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct Webhooks {
     /// The tenants that have signing secrets.
-    pub receivers: Vec<Receiver>,
+    pub receivers: Vec<Arc<Receiver>>,
     /// Lets events take effect.
-    pub revocation: std::sync::Arc<Revocation>,
+    pub revocation: Arc<Revocation>,
+    /// Where they do.
+    pub runtime: Handle,
 }
 
 /// A tenant's end of its webhooks.
@@ -72,8 +77,30 @@ pub(super) async fn post(
             return answer::failure(&MALFORMED, None);
         }
     };
+    let taking = take(Arc::clone(&webhooks.revocation), Arc::clone(receiver), event, now, request_id.clone());
+    // Not in this handler, which ends with its connection: a sender that goes away must not stop what it began.
+    match webhooks.runtime.spawn(taking).await {
+        Ok(Ok(())) => done(),
+        Ok(Err(error)) => answer::failure(&postponed(error), Some(answer::COME_AGAIN_AFTER)),
+        Err(error) => {
+            receiver.metrics.webhook("postponed");
+            tracing::error!(request_id, tenant, %error, "a webhook was not taken to its end; Clerk sends it again");
+            answer::failure(&BROKEN_OFF, Some(answer::COME_AGAIN_AFTER))
+        }
+    }
+}
+
+/// Lets an event take effect, and says so in the log and the metrics.
+async fn take(
+    revocation: Arc<Revocation>,
+    receiver: Arc<Receiver>,
+    event: Event,
+    now: UnixMillis,
+    request_id: String,
+) -> Result<(), Incomplete> {
+    let tenant = receiver.tenant.as_str();
     let (change, user_id) = (event.change.name(), event.change.user_id());
-    match webhooks.revocation.apply(&receiver.tenant, &event, now).await {
+    match revocation.apply(&receiver.tenant, &event, now).await {
         Ok(applied) => {
             let outcome = match applied {
                 Applied::InForce => "applied",
@@ -81,12 +108,12 @@ pub(super) async fn post(
             };
             receiver.metrics.webhook(outcome);
             tracing::info!(request_id, tenant, change, user_id, outcome, "webhook taken");
-            done()
+            Ok(())
         }
         Err(error) => {
             receiver.metrics.webhook("postponed");
             tracing::warn!(request_id, tenant, change, user_id, %error, "webhook not taken; Clerk sends it again");
-            answer::failure(&postponed(error), Some(answer::COME_AGAIN_AFTER))
+            Err(error)
         }
     }
 }
@@ -98,7 +125,12 @@ pub(super) async fn other_method(webhooks: Data<Webhooks>) -> HttpResponse {
 
 impl Webhooks {
     /// The tenant one of whose secrets signed the delivery.
-    fn receiver_of(&self, request: &HttpRequest, body: &[u8], now: UnixMillis) -> Result<&Receiver, InvalidDelivery> {
+    fn receiver_of(
+        &self,
+        request: &HttpRequest,
+        body: &[u8],
+        now: UnixMillis,
+    ) -> Result<&Arc<Receiver>, InvalidDelivery> {
         let header = |name: &str| request.headers().get(name).map(actix_web::http::header::HeaderValue::as_bytes);
         let mut refused = InvalidDelivery::Signature;
         for receiver in &self.receivers {
@@ -133,6 +165,12 @@ const MALFORMED: ErrorInfo = ErrorInfo {
     code: code::BAD_REQUEST,
     status_code: 400,
     message: "The webhook is not the event that its type says. Please report it.",
+};
+
+const BROKEN_OFF: ErrorInfo = ErrorInfo {
+    code: code::INTERNAL,
+    status_code: 503,
+    message: "Something is broken in the service: its log says more. Send the event again.",
 };
 
 fn postponed(error: Incomplete) -> ErrorInfo {

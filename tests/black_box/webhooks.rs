@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use sandbox::{
     ably::{self, Outage, RevocableTokens, RevocationCall},
     clerk::{self, Answer, Attempt, Endpoint},
 };
 use serde_json::{Value, json};
+use svix::webhooks::Webhook;
 
 use crate::{
     redis::RedisServer,
@@ -117,6 +118,12 @@ const OUTDATED: ((u16, u64), &str) = ((401, 40101), "session-token-outdated");
 
 fn now() -> i64 {
     i64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap()
+}
+
+/// The headers of a delivery of this body, signed at this time.
+fn signed(secret: &str, seconds: i64, body: &str) -> [(&'static str, String); 3] {
+    let signature = Webhook::new(secret).unwrap().sign("msg_1", seconds, body.as_bytes()).unwrap();
+    [("svix-id", "msg_1".to_owned()), ("svix-timestamp", seconds.to_string()), ("svix-signature", signature)]
 }
 
 /// A token of the same session whose `iat` is that much later.
@@ -269,7 +276,7 @@ async fn what_is_not_signed_by_clerk_has_no_effect() {
     assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204));
     scene.is_refused(&token, DENIED.0, DENIED.1).await;
 
-    let post = |body: Vec<u8>| scene.service.request(reqwest::Method::POST, "/webhooks/clerk").body(body).send();
+    let post = |body: Vec<u8>| scene.service.request(Method::POST, "/webhooks/clerk").body(body).send();
     assert_eq!(refusal(post(b"{}".to_vec()).await.unwrap()).await, (401, 40101));
     assert_eq!(refusal(post(vec![b' '; 1024 * 1024]).await.unwrap()).await, (401, 40101));
     assert_eq!(refusal(post(vec![b' '; 1024 * 1024 + 1]).await.unwrap()).await, (413, 40000));
@@ -282,7 +289,7 @@ async fn what_is_not_signed_by_clerk_has_no_effect() {
 async fn without_a_signing_secret_there_is_no_such_route() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
-    let response = service.request(reqwest::Method::POST, "/webhooks/clerk").body("{}").send().await.unwrap();
+    let response = service.request(Method::POST, "/webhooks/clerk").body("{}").send().await.unwrap();
     assert_eq!(refusal(response).await, (404, 40400));
 }
 
@@ -340,6 +347,34 @@ async fn a_webhook_cut_off_by_the_death_of_its_replica_is_finished_by_the_next()
             assert!(scene.revoked(&mut 0).contains(&("clientId:alice".to_owned(), true)));
         }
     }
+}
+
+#[tokio::test]
+async fn a_sender_that_goes_away_before_the_answer_does_not_stop_what_it_began() {
+    let vendors = vendors().await;
+    let redis = RedisServer::start();
+    let settings =
+        [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("ABLY_REVOCABLE_TOKENS", "true"), ("REDIS_URL", &redis.url())];
+    let service = vendors.service_with_admin("", &settings).await;
+    let claims = vendors.clerk.session_claims(&vendors.user("alice"));
+    let token = vendors.clerk.mint(claims.clone());
+    assert_eq!(service.token(&token).await.status(), StatusCode::OK);
+    vendors.ably.set_revocation_outage(Some(Outage::Hang));
+    let ended = json!({ "id": claims["sid"], "user_id": claims["sub"] });
+    let ended = json!({ "type": "session.ended", "object": "event", "timestamp": now(), "data": ended }).to_string();
+    let headers = signed(SECRET, now() / 1000, &ended).map(|(name, value)| format!("\r\n{name}: {value}")).concat();
+    let sender = Service::begin(service.address(), &format!("POST /webhooks/clerk HTTP/1.1{headers}"), &ended).await;
+    while vendors.ably.calls().revoke_tokens == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sender.break_off();
+    while !service.scrape().await.contains("ably_clerk_auth_requests_in_flight 0\n") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    vendors.ably.set_revocation_outage(None);
+    assert_eq!(service.logged("tokens revoked").await["target"], "clientId:alice");
+    assert_eq!(service.logged("webhook taken").await["outcome"], "applied");
+    assert_eq!(refusal(service.token(&token).await).await, DENIED.0);
 }
 
 #[tokio::test]
