@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::StatusCode,
+    http::{StatusCode, header::HeaderValue},
     web::{Data, Payload},
 };
 use tokio::runtime::Handle;
@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::{answer, body, request_id};
 use crate::{
     ably::{ErrorInfo, code},
-    clerk::{Event, InvalidDelivery, MalformedEvent, SigningSecrets},
+    clerk::{Event, InvalidDelivery, MalformedEvent, SigningSecrets, UnverifiedHeaders},
     clock::UnixMillis,
     revocation::{Applied, Incomplete, Revocation},
     telemetry::metrics::{RequestMetrics, TenantMetrics},
@@ -54,12 +54,18 @@ pub(super) async fn post(
     if webhooks.receivers.is_empty() {
         return answer::not_found().await;
     }
+    let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+    // Before the body: nobody is to have 1 MiB received who has not so much as the headers of a delivery.
+    let headers = match UnverifiedHeaders::read(header, UnixMillis::now()) {
+        Ok(headers) => headers,
+        Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
+    };
     let body = match body::read(&request, payload, LARGEST_BODY).await {
         Ok(body) => body,
         Err(error) => return refused(&request, &refusals, "webhook-body-refused", &error),
     };
     let now = UnixMillis::now();
-    let receiver = match webhooks.receiver_of(&request, &body, now) {
+    let receiver = match webhooks.receiver_of(&headers, &body) {
         Ok(receiver) => receiver,
         Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
     };
@@ -125,16 +131,10 @@ pub(super) async fn other_method(webhooks: Data<Webhooks>) -> HttpResponse {
 
 impl Webhooks {
     /// The tenant one of whose secrets signed the delivery.
-    fn receiver_of(
-        &self,
-        request: &HttpRequest,
-        body: &[u8],
-        now: UnixMillis,
-    ) -> Result<&Arc<Receiver>, InvalidDelivery> {
-        let header = |name: &str| request.headers().get(name).map(actix_web::http::header::HeaderValue::as_bytes);
+    fn receiver_of(&self, headers: &UnverifiedHeaders, body: &[u8]) -> Result<&Arc<Receiver>, InvalidDelivery> {
         let mut refused = InvalidDelivery::Signature;
         for receiver in &self.receivers {
-            match receiver.secrets.verify(header, body, now) {
+            match receiver.secrets.verify(headers, body) {
                 Ok(()) => return Ok(receiver),
                 Err(invalid) if invalid != InvalidDelivery::Signature => refused = invalid,
                 Err(_) => {}
