@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::{answer, body, request_id};
 use crate::{
     ably::{ErrorInfo, code},
-    clerk::{Event, InvalidDelivery, MalformedEvent, SigningSecrets, UnverifiedHeaders},
+    clerk::{Event, InvalidDelivery, SigningSecrets, UnverifiedHeaders},
     clock::UnixMillis,
     revocation::{Applied, Incomplete, Revocation},
     telemetry::metrics::{RequestMetrics, TenantMetrics},
@@ -71,15 +71,15 @@ pub(super) async fn post(
     };
     let request_id = request_id::of(&request);
     let tenant = receiver.tenant.as_str();
-    let event = match Event::parse(&body) {
+    let event = match Event::parse(&body, now) {
         Ok(Some(event)) => event,
         Ok(None) => {
             receiver.metrics.webhook("ignored");
             return done();
         }
-        Err(MalformedEvent) => {
+        Err(error) => {
             receiver.metrics.webhook("malformed");
-            tracing::error!(request_id, tenant, "a webhook is signed, and is not the event that its type says");
+            tracing::error!(request_id, tenant, %error, "a webhook is signed, and is no event as Clerk sends them");
             return answer::failure(&MALFORMED, None);
         }
     };
@@ -164,7 +164,7 @@ const UNSIGNED: ErrorInfo = ErrorInfo {
 const MALFORMED: ErrorInfo = ErrorInfo {
     code: code::BAD_REQUEST,
     status_code: 400,
-    message: "The webhook is not the event that its type says. Please report it.",
+    message: "The webhook is signed, and is no event as Clerk sends them. Please report it: the log says more.",
 };
 
 const BROKEN_OFF: ErrorInfo = ErrorInfo {

@@ -292,6 +292,35 @@ async fn what_is_not_signed_by_clerk_has_no_effect() {
 }
 
 #[tokio::test]
+async fn an_event_of_no_possible_time_is_refused_and_does_not_outdate_those_that_follow() {
+    let scene = Scene::start(Kept::InMemory, &[]).await;
+    scene.vendors.clerk.set_retry_schedule(vec![]);
+    let (_, token) = scene.session("alice");
+    let banned = |is: bool| scene.user_data("alice", |user| user["banned"] = json!(is));
+    for (at, wrong) in [
+        (now() + 3_600_000, "more than 5 minutes ahead"),
+        (now() * 1000, "more than 5 minutes ahead"),
+        (now() / 1000, "not in milliseconds, or before 2020"),
+        (0, "not in milliseconds, or before 2020"),
+        (-1, "not in milliseconds, or before 2020"),
+    ] {
+        scene.happens("user.updated", banned(true), Some(at)).await;
+        assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(400), "{at}");
+        scene.service.logged_where("error", format!("the timestamp {at} is {wrong}")).await;
+        scene.is_served(&token).await;
+    }
+    for (is_banned, at) in [(true, now() - 10), (false, now())] {
+        scene.happens("user.updated", banned(is_banned), Some(at)).await;
+        assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204));
+        if is_banned {
+            scene.is_refused(&token, DENIED.0, DENIED.1).await;
+        } else {
+            scene.is_served(&token).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_a_signing_secret_there_is_no_such_route() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
