@@ -4,6 +4,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
+    time::timeout,
 };
 use url::Url;
 
@@ -126,7 +127,7 @@ impl LateClerk {
     }
 
     async fn asked(&self) -> Asked {
-        let (mut connection, _) = self.0.accept().await.unwrap();
+        let (mut connection, _) = timeout(Duration::from_secs(30), self.0.accept()).await.unwrap().unwrap();
         let mut request = [0; 4096];
         assert_ne!(connection.read(&mut request).await.unwrap(), 0);
         Asked(connection)
