@@ -26,4 +26,4 @@ pub use signing_keys::{
 };
 pub use users::{LookupCounts, LookupError, Users};
 pub use verifier::{Examined, Invalid, SessionRules, Unverified, Verifier};
-pub use webhook::{InvalidDelivery, InvalidSigningSecret, SigningSecrets};
+pub use webhook::{InvalidDelivery, InvalidSigningSecret, SigningSecrets, UnverifiedHeaders};

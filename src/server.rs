@@ -129,9 +129,10 @@ impl Server {
         let receivers =
             config.tenants.iter().zip(&tenants).filter_map(|(config, tenant)| receiver(config, tenant).transpose());
         let receivers = receivers.collect::<Result<_, _>>()?;
-        let webhooks = Data::new(Webhooks { receivers, revocation: Arc::clone(&revocation) });
+        let webhooks =
+            Data::new(Webhooks { receivers, revocation: Arc::clone(&revocation), runtime: Handle::current() });
         let access = Access::to(config.admin.address, config.admin.token.clone());
-        let by_hand = Data::new(ByHand { revocation: Arc::clone(&revocation), access });
+        let by_hand = Data::new(ByHand { revocation: Arc::clone(&revocation), runtime: Handle::current(), access });
         let of_nobody = match &tenants[..] {
             [only] => only.metrics.clone(),
             _ => metrics.tenant(Metrics::OF_NOBODY),
@@ -340,10 +341,10 @@ fn authority(config: &TenantConfig, tenant: &Tenant, denial_ttl: Duration, http:
     }
 }
 
-fn receiver(config: &TenantConfig, tenant: &Tenant) -> Result<Option<Receiver>, StartError> {
+fn receiver(config: &TenantConfig, tenant: &Tenant) -> Result<Option<Arc<Receiver>>, StartError> {
     let secrets = config.clerk.signing_secrets()?;
     let receiver = |secrets| Receiver { tenant: tenant.name.clone(), secrets, metrics: tenant.metrics.clone() };
-    Ok(secrets.map(receiver))
+    Ok(secrets.map(receiver).map(Arc::new))
 }
 
 /// Verifies the session tokens of an instance. Its keys are not fetched yet. `counts` are made when they are to be.

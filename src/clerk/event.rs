@@ -1,5 +1,7 @@
 //! What Clerk's webhooks tell, as far as it ends or changes someone's access.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::User;
@@ -46,10 +48,19 @@ pub enum Change {
     },
 }
 
-/// A delivery that is no event as Clerk documents them.
+/// Why a delivery is no event as Clerk documents them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body is not the event that its type says")]
-pub struct MalformedEvent;
+pub enum MalformedEvent {
+    /// It is no JSON object with a type, or does not have what its type says.
+    #[error("the body is not the event that its type says")]
+    Body,
+    /// It is of a time to come: believed, it would outdate everything that comes after it.
+    #[error("the timestamp {0} is more than 5 minutes ahead")]
+    Ahead(i64),
+    /// It is of long ago, as a time in seconds is: everything would outdate it.
+    #[error("the timestamp {0} is not in milliseconds, or before 2020")]
+    TooOld(i64),
+}
 
 #[derive(Deserialize)]
 struct Body {
@@ -109,9 +120,14 @@ impl Change {
 }
 
 impl Event {
+    /// How far ahead Clerk's clock may be: as far as that of a delivery's sender.
+    const TOLERANCE: Duration = Duration::from_mins(5);
+    /// 2020-01-01T00:00:00Z: no event is sent for so long, and a time in seconds is always before it.
+    const EARLIEST: UnixMillis = UnixMillis(1_577_836_800_000);
+
     /// Reads the body of a verified delivery. None for an event that ends and changes nothing here.
-    pub fn parse(body: &[u8]) -> Result<Option<Self>, MalformedEvent> {
-        let Body { r#type, timestamp, data } = serde_json::from_slice(body).map_err(|_| MalformedEvent)?;
+    pub fn parse(body: &[u8], now: UnixMillis) -> Result<Option<Self>, MalformedEvent> {
+        let Body { r#type, timestamp, data } = serde_json::from_slice(body).map_err(|_| MalformedEvent::Body)?;
         let change = match r#type.as_str() {
             "session.ended" | "session.removed" | "session.revoked" => {
                 let SessionData { id, user_id } = read(data)?;
@@ -128,12 +144,19 @@ impl Event {
             "organization.deleted" => Change::OrganizationDeleted { organization_id: read::<Named>(data)?.id },
             _ => return Ok(None),
         };
-        Ok(Some(Self { at: UnixMillis(timestamp.ok_or(MalformedEvent)?), change }))
+        let at = UnixMillis(timestamp.ok_or(MalformedEvent::Body)?);
+        if at > now.after(Self::TOLERANCE) {
+            return Err(MalformedEvent::Ahead(at.0));
+        }
+        if at < Self::EARLIEST {
+            return Err(MalformedEvent::TooOld(at.0));
+        }
+        Ok(Some(Self { at, change }))
     }
 }
 
 fn read<T: serde::de::DeserializeOwned>(data: serde_json::Value) -> Result<T, MalformedEvent> {
-    serde_json::from_value(data).map_err(|_| MalformedEvent)
+    serde_json::from_value(data).map_err(|_| MalformedEvent::Body)
 }
 
 #[cfg(test)]
@@ -142,11 +165,17 @@ mod tests {
 
     use super::*;
 
+    const NOW: UnixMillis = UnixMillis(1_795_290_000_000);
+
     fn parse(r#type: &str, data: &Value) -> Result<Option<Change>, MalformedEvent> {
-        let body = json!({ "type": r#type, "object": "event", "timestamp": 5, "instance_id": "ins_1", "data": data });
-        let event = Event::parse(body.to_string().as_bytes())?;
-        assert!(event.iter().all(|event| event.at == UnixMillis(5)));
+        let event = parse_at(r#type, NOW.0 - 5, data)?;
+        assert!(event.iter().all(|event| event.at == UnixMillis(NOW.0 - 5)));
         Ok(event.map(|event| event.change))
+    }
+
+    fn parse_at(r#type: &str, at: i64, data: &Value) -> Result<Option<Event>, MalformedEvent> {
+        let body = json!({ "type": r#type, "object": "event", "timestamp": at, "instance_id": "ins_1", "data": data });
+        Event::parse(body.to_string().as_bytes(), NOW)
     }
 
     #[test]
@@ -188,11 +217,29 @@ mod tests {
             ("user.deleted", json!({ "id": 5 })),
             ("organizationMembership.deleted", json!({ "organization": "org_1" })),
         ] {
-            assert_eq!(parse(name, &data), Err(MalformedEvent), "{name}");
+            assert_eq!(parse(name, &data), Err(MalformedEvent::Body), "{name}");
         }
         for body in ["", "null", "[]", "{\"type\": \"user.deleted\", \"data\": {\"id\": \"user_1\"}}", "{\"type\": 5}"]
         {
-            assert_eq!(Event::parse(body.as_bytes()), Err(MalformedEvent), "{body}");
+            assert_eq!(Event::parse(body.as_bytes(), NOW), Err(MalformedEvent::Body), "{body}");
         }
+    }
+
+    #[test]
+    fn an_event_is_of_a_time_that_was_and_in_milliseconds() {
+        let data = json!({ "id": "org_1" });
+        let five_minutes = 5 * 60 * 1000;
+        let read = |at| parse_at("organization.deleted", at, &data).map(|event| event.unwrap().at.0);
+        // Clerk tries again for more than a day; a clock may be off.
+        for at in [NOW.0, NOW.0 - 30 * 24 * 3_600_000, NOW.0 + five_minutes, 1_577_836_800_000] {
+            assert_eq!(read(at), Ok(at));
+        }
+        for at in [NOW.0 + five_minutes + 1, NOW.0 * 1000, i64::MAX] {
+            assert_eq!(read(at), Err(MalformedEvent::Ahead(at)));
+        }
+        for at in [1_577_836_799_999, NOW.0 / 1000, 1, 0, -1, i64::MIN] {
+            assert_eq!(read(at), Err(MalformedEvent::TooOld(at)));
+        }
+        assert_eq!(parse_at("email.created", 0, &data), Ok(None));
     }
 }

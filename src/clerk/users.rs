@@ -1,16 +1,18 @@
 //! Users, looked up when a session token does not say enough, and remembered for a while.
 //!
 //! Look-ups of one user at one time share one call. Of two facts about a user the one with the later `updated_at` stays,
-//! whichever arrived later.
+//! whichever arrived later. What a call says that began before its user was forgotten is not believed: it may be what was
+//! to be forgotten.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use moka::{future::Cache as Calls, ops::compute::Op, sync::Cache};
+use moka::{ops::compute::Op, sync::Cache};
 use prometheus_client::metrics::counter::Counter;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, sync::OnceCell, time::Instant};
 
 use super::{BackendApi, BackendApiError, User};
 
@@ -24,9 +26,21 @@ struct Shared {
     /// The runtime that look-ups run on, so that a request that goes away does not take a look-up with it.
     runtime: Handle,
     known: Cache<String, Fact>,
-    calls: Calls<String, Fact>,
+    /// The calls under way that are to be believed. To forget takes them out, and so do they themselves when they end.
+    calls: Mutex<HashMap<String, Call>>,
     rate_limited_until: Mutex<Option<Instant>>,
     counts: LookupCounts,
+}
+
+/// A call under way, and then its outcome, for all who wait for it.
+type Call = Arc<OnceCell<Outcome>>;
+
+/// What became of a call.
+#[derive(Clone, Debug)]
+enum Outcome {
+    Answered(Result<Fact, LookupError>),
+    /// The user was forgotten meanwhile.
+    Overtaken,
 }
 
 /// How users were found since the start, once for each time that one was wanted. Clones count together.
@@ -64,6 +78,8 @@ impl Users {
     /// What a caller is told to wait when Clerk says nothing of it.
     const RETRY_AFTER: Duration = Duration::from_secs(5);
     const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+    /// How many calls one look-up waits for, while the user is forgotten during each.
+    const MOST_CALLS: usize = 3;
 
     /// Users of `api`, each remembered for `ttl`. Look-ups run on `runtime` and are counted by `counts`.
     #[must_use]
@@ -72,7 +88,7 @@ impl Users {
             api,
             runtime,
             known: Cache::builder().max_capacity(Self::MOST_KNOWN).time_to_live(ttl).build(),
-            calls: Calls::builder().build(),
+            calls: Mutex::default(),
             rate_limited_until: Mutex::new(None),
             counts,
         }))
@@ -115,30 +131,63 @@ impl Users {
         self.0.remember(user.id.clone(), Fact::Exists(Arc::new(user)));
     }
 
-    /// Forgets what is known of a user.
+    /// Forgets what is known of a user, and what a call under way is about to say.
     pub fn forget(&self, id: &str) {
+        let mut calls = self.0.calls();
+        calls.remove(id);
         self.0.known.invalidate(id);
     }
 
-    /// Forgets what is known of everyone.
+    /// Forgets what is known of everyone, and what calls under way are about to say.
     pub fn forget_all(&self) {
+        let mut calls = self.0.calls();
+        calls.clear();
         self.0.known.invalidate_all();
     }
 
     async fn look_up(&self, id: &str) -> Result<Fact, LookupError> {
         let shared = Arc::clone(&self.0);
         let id = id.to_owned();
-        let call = self.0.runtime.spawn(async move {
-            let fact = shared.calls.try_get_with_by_ref(&id, shared.ask(&id)).await;
-            shared.calls.invalidate(&id).await;
-            fact.map_err(|error| *error)
+        let answer = self.0.runtime.spawn(async move {
+            for _ in 0..Self::MOST_CALLS {
+                let call = shared.join(&id);
+                if let Outcome::Answered(answer) = call.get_or_init(|| shared.ask(&id, &call)).await {
+                    return answer.clone();
+                }
+            }
+            tracing::warn!(user_id = id, "a user is forgotten as often as looked up");
+            Err(LookupError::Unavailable(Self::RETRY_AFTER))
         });
-        call.await.unwrap_or(Err(LookupError::Unavailable(Self::RETRY_AFTER)))
+        answer.await.unwrap_or(Err(LookupError::Unavailable(Self::RETRY_AFTER)))
     }
 }
 
 impl Shared {
-    async fn ask(&self, id: &str) -> Result<Fact, LookupError> {
+    fn calls(&self) -> MutexGuard<'_, HashMap<String, Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The call about a user that is under way, or a new one.
+    fn join(&self, id: &str) -> Call {
+        Arc::clone(self.calls().entry(id.to_owned()).or_default())
+    }
+
+    async fn ask(&self, id: &str, call: &Call) -> Outcome {
+        let answer = self.ask_clerk(id).await;
+        // Held until the answer is remembered, so that nobody forgets in between.
+        let mut calls = self.calls();
+        let is_current = calls.get(id).is_some_and(|current| Arc::ptr_eq(current, call));
+        if is_current {
+            calls.remove(id);
+        }
+        match answer {
+            Ok(fact) if is_current => Outcome::Answered(Ok(self.remember(id.to_owned(), fact))),
+            Ok(_) => Outcome::Overtaken,
+            Err(error) => Outcome::Answered(Err(error)),
+        }
+    }
+
+    async fn ask_clerk(&self, id: &str) -> Result<Fact, LookupError> {
         // Someone else's call may have ended between the first look and this one's turn.
         if let Some(fact) = self.known.get(id) {
             return Ok(fact);
@@ -146,19 +195,18 @@ impl Shared {
         if let Some(pause) = self.pause() {
             return Err(LookupError::Unavailable(pause));
         }
-        let fact = match self.api.user(id).await {
-            Ok(user) => Fact::Exists(Arc::new(user)),
-            Err(BackendApiError::NotFound) => Fact::Deleted,
+        match self.api.user(id).await {
+            Ok(user) => Ok(Fact::Exists(Arc::new(user))),
+            Err(BackendApiError::NotFound) => Ok(Fact::Deleted),
             Err(error) => {
                 tracing::warn!(user_id = id, %error, "a user could not be looked up");
                 let pause = match error {
                     BackendApiError::RateLimited(after) => self.pause_for(after),
                     _ => Users::RETRY_AFTER,
                 };
-                return Err(LookupError::Unavailable(pause));
+                Err(LookupError::Unavailable(pause))
             }
-        };
-        Ok(self.remember(id.to_owned(), fact))
+        }
     }
 
     /// Keeps the newer of what is known and `fact`, and returns it.

@@ -1,4 +1,5 @@
-//! Clerk's webhooks, which Svix sends: a delivery is verified as it came, before anything in it is read.
+//! Clerk's webhooks, which Svix sends: a delivery is verified as it came, before anything in it is read; and its headers
+//! are looked at before its body is received at all.
 
 use std::{fmt, time::Duration};
 
@@ -10,6 +11,9 @@ use crate::clock::{self, UnixMillis};
 /// The secrets that a delivery may be signed with: one, or several while one replaces another.
 #[derive(Debug)]
 pub struct SigningSecrets(Vec<Webhook>);
+
+/// The headers of a delivery that says when it was signed, and how. Whether it was is yet to be verified.
+pub struct UnverifiedHeaders(HeaderMap);
 
 /// Why a text is not a signing secret. Never repeats the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,14 +34,37 @@ pub enum InvalidDelivery {
     Timestamp,
 }
 
-impl SigningSecrets {
+impl UnverifiedHeaders {
     /// How far a delivery's timestamp may be off, either way; as Svix's libraries have it.
     const TOLERANCE: Duration = Duration::from_mins(5);
 
     /// The headers that a signature is about, each with the name that stands for it at senders other than Svix.
-    const HEADERS: [[&str; 2]; 3] =
+    const NAMES: [[&str; 2]; 3] =
         [["svix-id", "webhook-id"], ["svix-timestamp", "webhook-timestamp"], ["svix-signature", "webhook-signature"]];
 
+    /// Finds the headers by name, and whether they can be those of a delivery that is on its way now.
+    pub fn read<'h>(header: impl Fn(&str) -> Option<&'h [u8]>, now: UnixMillis) -> Result<Self, InvalidDelivery> {
+        let mut headers = HeaderMap::new();
+        for [name, other_name] in Self::NAMES {
+            let value = header(name).or_else(|| header(other_name)).ok_or(InvalidDelivery::Headers)?;
+            let value = HeaderValue::from_bytes(value).map_err(|_| InvalidDelivery::Headers)?;
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        let [_, [timestamp, _], [signature, _]] = Self::NAMES;
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).ok_or(InvalidDelivery::Headers);
+        if !text(signature)?.split(' ').any(|entry| entry.starts_with("v1,")) {
+            return Err(InvalidDelivery::Headers);
+        }
+        // What is signed is the number, so no other text can stand for it.
+        let seconds: i64 = text(timestamp)?.parse().map_err(|_| InvalidDelivery::Headers)?;
+        if seconds.saturating_mul(1000).abs_diff(now.0) > clock::millis(Self::TOLERANCE).unsigned_abs() {
+            return Err(InvalidDelivery::Timestamp);
+        }
+        Ok(Self(headers))
+    }
+}
+
+impl SigningSecrets {
     /// Parses secrets of the form `whsec_…`.
     pub fn parse<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidSigningSecret> {
         let parse = |secret: &str| {
@@ -47,31 +74,8 @@ impl SigningSecrets {
         secrets.into_iter().map(parse).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Verifies a delivery: its body, byte for byte, and those of its headers that `header` finds by name.
-    pub fn verify<'h>(
-        &self,
-        header: impl Fn(&str) -> Option<&'h [u8]>,
-        body: &[u8],
-        now: UnixMillis,
-    ) -> Result<(), InvalidDelivery> {
-        let mut headers = HeaderMap::new();
-        for [name, other_name] in Self::HEADERS {
-            let value = header(name).or_else(|| header(other_name)).ok_or(InvalidDelivery::Headers)?;
-            let value = HeaderValue::from_bytes(value).map_err(|_| InvalidDelivery::Headers)?;
-            headers.insert(HeaderName::from_static(name), value);
-        }
-        self.check_signature(&headers, body)?;
-        // What is signed is the number, so no other text can stand for it.
-        let [_, [timestamp, _], _] = Self::HEADERS;
-        let seconds: Option<i64> = headers.get(timestamp).and_then(|value| value.to_str().ok()?.parse().ok());
-        let millis = seconds.ok_or(InvalidDelivery::Headers)?.saturating_mul(1000);
-        if millis.abs_diff(now.0) > clock::millis(Self::TOLERANCE).unsigned_abs() {
-            return Err(InvalidDelivery::Timestamp);
-        }
-        Ok(())
-    }
-
-    fn check_signature(&self, headers: &HeaderMap, body: &[u8]) -> Result<(), InvalidDelivery> {
+    /// Verifies a delivery: its headers and its body, byte for byte.
+    pub fn verify(&self, UnverifiedHeaders(headers): &UnverifiedHeaders, body: &[u8]) -> Result<(), InvalidDelivery> {
         let mut refused = InvalidDelivery::Signature;
         for secret in &self.0 {
             match secret.verify_ignoring_timestamp(body, headers) {
@@ -118,7 +122,8 @@ mod tests {
 
     fn verify(secrets: &[&str], delivery: &[(&'static str, String)]) -> Result<(), InvalidDelivery> {
         let header = |name: &str| delivery.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_bytes());
-        SigningSecrets::parse(secrets.iter().copied()).unwrap().verify(header, b"{}", NOW)
+        let headers = UnverifiedHeaders::read(header, NOW)?;
+        SigningSecrets::parse(secrets.iter().copied()).unwrap().verify(&headers, b"{}")
     }
 
     #[test]
@@ -143,6 +148,33 @@ mod tests {
         }
         for seconds in [i64::MIN, -1, i64::MAX] {
             assert_eq!(verify(&[SECRET], &delivery(SECRET, seconds)), Err(InvalidDelivery::Timestamp));
+        }
+    }
+
+    #[test]
+    fn headers_that_are_missing_or_no_such_headers_are_refused_without_the_body() {
+        let now = NOW.0 / 1000;
+        let read = |delivery: &[(&'static str, String)]| {
+            let find = |name: &str| delivery.iter().find(|(other, _)| *other == name);
+            UnverifiedHeaders::read(|name| find(name).map(|(_, value)| value.as_bytes()), NOW).map(|_| ())
+        };
+        assert_eq!(read(&delivery(SECRET, now)), Ok(()));
+        for missing in 0..3 {
+            let mut delivery = delivery(SECRET, now).to_vec();
+            delivery.remove(missing);
+            assert_eq!(read(&delivery), Err(InvalidDelivery::Headers), "{missing}");
+        }
+        for (name, value, expected) in [
+            ("svix-timestamp", "", InvalidDelivery::Headers),
+            ("svix-timestamp", "soon", InvalidDelivery::Headers),
+            ("svix-timestamp", "0", InvalidDelivery::Timestamp),
+            ("svix-signature", "", InvalidDelivery::Headers),
+            ("svix-signature", "K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN", InvalidDelivery::Headers),
+            ("svix-signature", "v2,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN", InvalidDelivery::Headers),
+        ] {
+            let delivery =
+                delivery(SECRET, now).map(|(other, own)| (other, if other == name { value.into() } else { own }));
+            assert_eq!(read(&delivery), Err(expected), "{name}: {value}");
         }
     }
 

@@ -17,6 +17,7 @@ use actix_web::{
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use tokio::runtime::Handle;
 
 use super::{answer, body, request_id};
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     clock::UnixMillis,
     revocation::{
         Revocation,
-        by_hand::{Action, InvalidOrder, Order, Run},
+        by_hand::{Action, InvalidOrder, Order, Report, Run},
     },
 };
 
@@ -36,6 +37,8 @@ const LARGEST_BODY: usize = 16 * 1024;
 pub struct ByHand {
     /// Carries them out.
     pub revocation: Arc<Revocation>,
+    /// Where they are carried out.
+    pub runtime: Handle,
     /// Whose orders are taken.
     pub access: Access,
 }
@@ -131,20 +134,36 @@ pub(super) async fn post(request: HttpRequest, payload: Payload, by_hand: Data<B
         Ok(order) => order,
         Err(invalid) => return refused(&request, "not-an-order", &error_info(invalid)),
     };
-    match by_hand.revocation.by_hand(&order, UnixMillis::now()).await {
-        Ok(report) => {
-            let (request_id, tenant) = (request_id::of(&request), report.tenant.as_str());
-            let action = match (order.run, order.action) {
-                (Run::Dry, _) => "dry run",
-                (Run::Real, Action::Deny(_)) => "deny",
-                (Run::Real, Action::Lift) => "lift",
-            };
-            let (whom, complete) = (order.whom.id(), report.complete);
-            tracing::info!(request_id, tenant, whom, action, complete, "an operator's order is carried out");
-            answer::json(StatusCode::OK, &report)
+    let carrying_out = carry_out(Arc::clone(&by_hand.revocation), order, UnixMillis::now(), request_id::of(&request));
+    // Not in this handler, which ends with its connection: an operator who goes away must not stop what was begun.
+    match by_hand.runtime.spawn(carrying_out).await {
+        Ok(Ok(report)) => answer::json(StatusCode::OK, &report),
+        Ok(Err(invalid)) => refused(&request, "not-an-order", &error_info(invalid)),
+        Err(error) => {
+            let request_id = request_id::of(&request);
+            tracing::error!(request_id, %error, "an operator's order is not carried out to its end");
+            answer::failure(&BROKEN_OFF, None)
         }
-        Err(invalid) => refused(&request, "not-an-order", &error_info(invalid)),
     }
+}
+
+/// Carries out an order, and says so in the log.
+async fn carry_out(
+    revocation: Arc<Revocation>,
+    order: Order,
+    now: UnixMillis,
+    request_id: String,
+) -> Result<Report, InvalidOrder> {
+    let report = revocation.by_hand(&order, now).await?;
+    let tenant = report.tenant.as_str();
+    let action = match (order.run, order.action) {
+        (Run::Dry, _) => "dry run",
+        (Run::Real, Action::Deny(_)) => "deny",
+        (Run::Real, Action::Lift) => "lift",
+    };
+    let (whom, complete) = (order.whom.id(), report.complete);
+    tracing::info!(request_id, tenant, whom, action, complete, "an operator's order is carried out");
+    Ok(report)
 }
 
 fn refused(request: &HttpRequest, reason: &'static str, error: &ErrorInfo) -> HttpResponse {
@@ -190,6 +209,12 @@ impl NotTaken {
 
 const NOT_JSON: ErrorInfo =
     ErrorInfo { code: code::BAD_REQUEST, status_code: 415, message: "The body is to be application/json." };
+
+const BROKEN_OFF: ErrorInfo = ErrorInfo {
+    code: code::INTERNAL,
+    status_code: 500,
+    message: "Something is broken in the service: its log says more. Give the order again.",
+};
 
 fn error_info(invalid: InvalidOrder) -> ErrorInfo {
     ErrorInfo { code: code::BAD_REQUEST, status_code: 400, message: invalid.message() }

@@ -1,15 +1,18 @@
 //! Clerk's webhooks: what ends there, ends here.
 
+use std::sync::Arc;
+
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::StatusCode,
+    http::{StatusCode, header::HeaderValue},
     web::{Data, Payload},
 };
+use tokio::runtime::Handle;
 
 use super::{answer, body, request_id};
 use crate::{
     ably::{ErrorInfo, code},
-    clerk::{Event, InvalidDelivery, MalformedEvent, SigningSecrets},
+    clerk::{Event, InvalidDelivery, SigningSecrets, UnverifiedHeaders},
     clock::UnixMillis,
     revocation::{Applied, Incomplete, Revocation},
     telemetry::metrics::{RequestMetrics, TenantMetrics},
@@ -23,9 +26,11 @@ const LARGEST_BODY: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct Webhooks {
     /// The tenants that have signing secrets.
-    pub receivers: Vec<Receiver>,
+    pub receivers: Vec<Arc<Receiver>>,
     /// Lets events take effect.
-    pub revocation: std::sync::Arc<Revocation>,
+    pub revocation: Arc<Revocation>,
+    /// Where they do.
+    pub runtime: Handle,
 }
 
 /// A tenant's end of its webhooks.
@@ -49,31 +54,59 @@ pub(super) async fn post(
     if webhooks.receivers.is_empty() {
         return answer::not_found().await;
     }
+    let header = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+    // Before the body: nobody is to have 1 MiB received who has not so much as the headers of a delivery.
+    let headers = match UnverifiedHeaders::read(header, UnixMillis::now()) {
+        Ok(headers) => headers,
+        Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
+    };
     let body = match body::read(&request, payload, LARGEST_BODY).await {
         Ok(body) => body,
         Err(error) => return refused(&request, &refusals, "webhook-body-refused", &error),
     };
     let now = UnixMillis::now();
-    let receiver = match webhooks.receiver_of(&request, &body, now) {
+    let receiver = match webhooks.receiver_of(&headers, &body) {
         Ok(receiver) => receiver,
         Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
     };
     let request_id = request_id::of(&request);
     let tenant = receiver.tenant.as_str();
-    let event = match Event::parse(&body) {
+    let event = match Event::parse(&body, now) {
         Ok(Some(event)) => event,
         Ok(None) => {
             receiver.metrics.webhook("ignored");
             return done();
         }
-        Err(MalformedEvent) => {
+        Err(error) => {
             receiver.metrics.webhook("malformed");
-            tracing::error!(request_id, tenant, "a webhook is signed, and is not the event that its type says");
+            tracing::error!(request_id, tenant, %error, "a webhook is signed, and is no event as Clerk sends them");
             return answer::failure(&MALFORMED, None);
         }
     };
+    let taking = take(Arc::clone(&webhooks.revocation), Arc::clone(receiver), event, now, request_id.clone());
+    // Not in this handler, which ends with its connection: a sender that goes away must not stop what it began.
+    match webhooks.runtime.spawn(taking).await {
+        Ok(Ok(())) => done(),
+        Ok(Err(error)) => answer::failure(&postponed(error), Some(answer::COME_AGAIN_AFTER)),
+        Err(error) => {
+            receiver.metrics.webhook("postponed");
+            tracing::error!(request_id, tenant, %error, "a webhook was not taken to its end; Clerk sends it again");
+            answer::failure(&BROKEN_OFF, Some(answer::COME_AGAIN_AFTER))
+        }
+    }
+}
+
+/// Lets an event take effect, and says so in the log and the metrics.
+async fn take(
+    revocation: Arc<Revocation>,
+    receiver: Arc<Receiver>,
+    event: Event,
+    now: UnixMillis,
+    request_id: String,
+) -> Result<(), Incomplete> {
+    let tenant = receiver.tenant.as_str();
     let (change, user_id) = (event.change.name(), event.change.user_id());
-    match webhooks.revocation.apply(&receiver.tenant, &event, now).await {
+    match revocation.apply(&receiver.tenant, &event, now).await {
         Ok(applied) => {
             let outcome = match applied {
                 Applied::InForce => "applied",
@@ -81,12 +114,12 @@ pub(super) async fn post(
             };
             receiver.metrics.webhook(outcome);
             tracing::info!(request_id, tenant, change, user_id, outcome, "webhook taken");
-            done()
+            Ok(())
         }
         Err(error) => {
             receiver.metrics.webhook("postponed");
             tracing::warn!(request_id, tenant, change, user_id, %error, "webhook not taken; Clerk sends it again");
-            answer::failure(&postponed(error), Some(answer::COME_AGAIN_AFTER))
+            Err(error)
         }
     }
 }
@@ -98,11 +131,10 @@ pub(super) async fn other_method(webhooks: Data<Webhooks>) -> HttpResponse {
 
 impl Webhooks {
     /// The tenant one of whose secrets signed the delivery.
-    fn receiver_of(&self, request: &HttpRequest, body: &[u8], now: UnixMillis) -> Result<&Receiver, InvalidDelivery> {
-        let header = |name: &str| request.headers().get(name).map(actix_web::http::header::HeaderValue::as_bytes);
+    fn receiver_of(&self, headers: &UnverifiedHeaders, body: &[u8]) -> Result<&Arc<Receiver>, InvalidDelivery> {
         let mut refused = InvalidDelivery::Signature;
         for receiver in &self.receivers {
-            match receiver.secrets.verify(header, body, now) {
+            match receiver.secrets.verify(headers, body) {
                 Ok(()) => return Ok(receiver),
                 Err(invalid) if invalid != InvalidDelivery::Signature => refused = invalid,
                 Err(_) => {}
@@ -132,7 +164,13 @@ const UNSIGNED: ErrorInfo = ErrorInfo {
 const MALFORMED: ErrorInfo = ErrorInfo {
     code: code::BAD_REQUEST,
     status_code: 400,
-    message: "The webhook is not the event that its type says. Please report it.",
+    message: "The webhook is signed, and is no event as Clerk sends them. Please report it: the log says more.",
+};
+
+const BROKEN_OFF: ErrorInfo = ErrorInfo {
+    code: code::INTERNAL,
+    status_code: 503,
+    message: "Something is broken in the service: its log says more. Send the event again.",
 };
 
 fn postponed(error: Incomplete) -> ErrorInfo {

@@ -89,6 +89,37 @@ async fn what_is_not_http_is_refused_and_the_service_lives_on() {
 }
 
 #[tokio::test]
+async fn a_webhook_without_the_headers_of_a_delivery_is_refused_before_its_body() {
+    let vendors = Vendors::start().await;
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let service = vendors.service_with(&[("CLERK_WEBHOOK_SIGNING_SECRET", secret)]).await;
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    for (headers, reason) in [
+        (String::new(), "webhook-headers-missing"),
+        (format!("svix-id: a\r\nsvix-timestamp: {now}\r\n"), "webhook-headers-missing"),
+        (format!("svix-id: a\r\nsvix-timestamp: {now}\r\nsvix-signature: a\r\n"), "webhook-headers-missing"),
+        ("svix-id: a\r\nsvix-timestamp: now\r\nsvix-signature: v1,a\r\n".to_owned(), "webhook-headers-missing"),
+        (
+            format!("svix-id: a\r\nsvix-timestamp: {}\r\nsvix-signature: v1,a\r\n", now - 400),
+            "webhook-invalid-timestamp",
+        ),
+    ] {
+        // The body never comes whole, and what comes of it is not another request.
+        let answer = service.raw(
+            format!(
+                "POST /webhooks/clerk HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 1000000\r\n\r\n\
+                 GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+            )
+            .as_bytes(),
+        );
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{headers}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        let id = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap();
+        assert_eq!(service.logged_of(id).await["reason"], reason, "{headers}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_does_not_arrive_in_time_is_given_up() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;

@@ -142,6 +142,29 @@ async fn what_ably_does_not_take_at_first_it_is_told_again() {
 }
 
 #[tokio::test]
+async fn an_order_whose_sender_goes_away_is_carried_out_to_its_end() {
+    let vendors = vendors().await;
+    let service = service(&vendors, &[]).await;
+    issued(&service, &vendors, "alice").await;
+    vendors.ably.set_revocation_outage(Some(Outage::Hang));
+    let order = json!({ "user": vendors.user("alice") }).to_string();
+    let head = "POST /revocations HTTP/1.1\r\nContent-Type: application/json";
+    let sender = Service::begin(service.admin_address(), head, &order).await;
+    while vendors.ably.calls().revoke_tokens == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sender.break_off();
+    // Enough connections that every worker has looked at its own since.
+    for _ in 0..50 {
+        assert!(service.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").contains(" 200 OK"));
+    }
+    vendors.ably.set_revocation_outage(None);
+    let line = service.logged("an operator's order is carried out").await;
+    assert_eq!((&line["action"], &line["complete"]), (&json!("deny"), &json!(false)));
+    assert_eq!(service.logged("tokens revoked").await["target"], "clientId:alice");
+}
+
+#[tokio::test]
 async fn an_order_is_json_of_the_documented_fields_and_no_web_pages() {
     let vendors = vendors().await;
     let service = service(&vendors, &[]).await;

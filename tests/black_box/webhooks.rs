@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use sandbox::{
     ably::{self, Outage, RevocableTokens, RevocationCall},
     clerk::{self, Answer, Attempt, Endpoint},
 };
 use serde_json::{Value, json};
+use svix::webhooks::Webhook;
 
 use crate::{
     redis::RedisServer,
@@ -117,6 +118,12 @@ const OUTDATED: ((u16, u64), &str) = ((401, 40101), "session-token-outdated");
 
 fn now() -> i64 {
     i64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap()
+}
+
+/// The headers of a delivery of this body, signed at this time.
+fn signed(secret: &str, seconds: i64, body: &str) -> [(&'static str, String); 3] {
+    let signature = Webhook::new(secret).unwrap().sign("msg_1", seconds, body.as_bytes()).unwrap();
+    [("svix-id", "msg_1".to_owned()), ("svix-timestamp", seconds.to_string()), ("svix-signature", signature)]
 }
 
 /// A token of the same session whose `iat` is that much later.
@@ -324,20 +331,55 @@ async fn what_is_not_signed_by_clerk_has_no_effect() {
     assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204));
     scene.is_refused(&token, DENIED.0, DENIED.1).await;
 
-    let post = |body: Vec<u8>| scene.service.request(reqwest::Method::POST, "/webhooks/clerk").body(body).send();
+    let post = |body: Vec<u8>| scene.service.request(Method::POST, "/webhooks/clerk").body(body).send();
     assert_eq!(refusal(post(b"{}".to_vec()).await.unwrap()).await, (401, 40101));
     assert_eq!(refusal(post(vec![b' '; 1024 * 1024]).await.unwrap()).await, (401, 40101));
-    assert_eq!(refusal(post(vec![b' '; 1024 * 1024 + 1]).await.unwrap()).await, (413, 40000));
+    for (size, wanted) in [(1024 * 1024, (401, 40101)), (1024 * 1024 + 1, (413, 40000))] {
+        let large = " ".repeat(size);
+        let request = scene.service.request(Method::POST, "/webhooks/clerk");
+        let headers = signed(forged, now() / 1000, &large).into_iter();
+        let request = headers.fold(request, |request, (name, value)| request.header(name, value));
+        assert_eq!(refusal(request.body(large).send().await.unwrap()).await, wanted);
+    }
     let get: Response = scene.service.get("/webhooks/clerk").send().await.unwrap();
     assert_eq!(get.headers()["allow"], "POST");
     assert_eq!(refusal(get).await, (405, 40500));
 }
 
 #[tokio::test]
+async fn an_event_of_no_possible_time_is_refused_and_does_not_outdate_those_that_follow() {
+    let scene = Scene::start(Kept::InMemory, &[]).await;
+    scene.vendors.clerk.set_retry_schedule(vec![]);
+    let (_, token) = scene.session("alice");
+    let banned = |is: bool| scene.user_data("alice", |user| user["banned"] = json!(is));
+    for (at, wrong) in [
+        (now() + 3_600_000, "more than 5 minutes ahead"),
+        (now() * 1000, "more than 5 minutes ahead"),
+        (now() / 1000, "not in milliseconds, or before 2020"),
+        (0, "not in milliseconds, or before 2020"),
+        (-1, "not in milliseconds, or before 2020"),
+    ] {
+        scene.happens("user.updated", banned(true), Some(at)).await;
+        assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(400), "{at}");
+        scene.service.logged_where("error", format!("the timestamp {at} is {wrong}")).await;
+        scene.is_served(&token).await;
+    }
+    for (is_banned, at) in [(true, now() - 10), (false, now())] {
+        scene.happens("user.updated", banned(is_banned), Some(at)).await;
+        assert_eq!(scene.vendors.clerk.attempts().last().unwrap().answer, Answer::Status(204));
+        if is_banned {
+            scene.is_refused(&token, DENIED.0, DENIED.1).await;
+        } else {
+            scene.is_served(&token).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_a_signing_secret_there_is_no_such_route() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
-    let response = service.request(reqwest::Method::POST, "/webhooks/clerk").body("{}").send().await.unwrap();
+    let response = service.request(Method::POST, "/webhooks/clerk").body("{}").send().await.unwrap();
     assert_eq!(refusal(response).await, (404, 40400));
 }
 
@@ -395,6 +437,34 @@ async fn a_webhook_cut_off_by_the_death_of_its_replica_is_finished_by_the_next()
             assert!(scene.revoked(&mut 0).contains(&("clientId:alice".to_owned(), true)));
         }
     }
+}
+
+#[tokio::test]
+async fn a_sender_that_goes_away_before_the_answer_does_not_stop_what_it_began() {
+    let vendors = vendors().await;
+    let redis = RedisServer::start();
+    let settings =
+        [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("ABLY_REVOCABLE_TOKENS", "true"), ("REDIS_URL", &redis.url())];
+    let service = vendors.service_with_admin("", &settings).await;
+    let claims = vendors.clerk.session_claims(&vendors.user("alice"));
+    let token = vendors.clerk.mint(claims.clone());
+    assert_eq!(service.token(&token).await.status(), StatusCode::OK);
+    vendors.ably.set_revocation_outage(Some(Outage::Hang));
+    let ended = json!({ "id": claims["sid"], "user_id": claims["sub"] });
+    let ended = json!({ "type": "session.ended", "object": "event", "timestamp": now(), "data": ended }).to_string();
+    let headers = signed(SECRET, now() / 1000, &ended).map(|(name, value)| format!("\r\n{name}: {value}")).concat();
+    let sender = Service::begin(service.address(), &format!("POST /webhooks/clerk HTTP/1.1{headers}"), &ended).await;
+    while vendors.ably.calls().revoke_tokens == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sender.break_off();
+    while !service.scrape().await.contains("ably_clerk_auth_requests_in_flight 0\n") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    vendors.ably.set_revocation_outage(None);
+    assert_eq!(service.logged("tokens revoked").await["target"], "clientId:alice");
+    assert_eq!(service.logged("webhook taken").await["outcome"], "applied");
+    assert_eq!(refusal(service.token(&token).await).await, DENIED.0);
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use sandbox::{
     clerk::{self, Clerk},
 };
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 
 /// The page that session tokens are minted for.
 pub(crate) const ORIGIN: &str = "http://localhost:3000";
@@ -278,6 +279,15 @@ impl Service {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
+    /// Sends a request with a body and leaves the connection open.
+    pub(crate) async fn begin(to: SocketAddr, head: &str, body: &str) -> Begun {
+        let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        let length = body.len();
+        let request = format!("{head}\r\nHost: {to}\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        Begun(stream)
+    }
+
     /// The log so far, an entry a line.
     pub(crate) fn log(&self) -> Vec<Value> {
         self.log.lock().unwrap().clone()
@@ -320,6 +330,16 @@ impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A request that waits for its answer.
+pub(crate) struct Begun(tokio::net::TcpStream);
+
+impl Begun {
+    /// Its sender goes away, and tells so at once: a connection that is merely closed may still be read from.
+    pub(crate) fn break_off(self) {
+        self.0.set_zero_linger().unwrap();
     }
 }
 

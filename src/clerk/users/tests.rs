@@ -2,7 +2,9 @@ use futures_util::future::join_all;
 use sandbox::clerk::{Clerk, Options, Outage};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
 };
 use url::Url;
 
@@ -108,6 +110,118 @@ async fn an_id_cannot_lead_to_another_route() {
         assert!(users.get(id).await.is_err(), "{id}");
     }
     drop(clerk);
+}
+
+/// A Backend API whose every answer waits for the test.
+struct LateClerk(TcpListener);
+
+/// A call that was not answered yet.
+struct Asked(TcpStream);
+
+impl LateClerk {
+    async fn start() -> (Self, Users) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let api = BackendApi::new(base, "sk_test_x".into(), reqwest::Client::builder().no_proxy().build().unwrap());
+        (Self(listener), Users::new(api, TTL, Handle::current(), LookupCounts::default()))
+    }
+
+    async fn asked(&self) -> Asked {
+        let (mut connection, _) = timeout(Duration::from_secs(30), self.0.accept()).await.unwrap().unwrap();
+        let mut request = [0; 4096];
+        assert_ne!(connection.read(&mut request).await.unwrap(), 0);
+        Asked(connection)
+    }
+}
+
+impl Asked {
+    async fn answer(mut self, username: &str, updated_at: i64) {
+        let body = format!(r#"{{"id":"{LATE}","username":"{username}","banned":false,"updated_at":{updated_at}}}"#);
+        let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+        self.0.write_all((head + &body).as_bytes()).await.unwrap();
+    }
+}
+
+/// The user of whom a [`LateClerk`] tells.
+const LATE: &str = "user_1";
+
+fn looked_up(users: &Users) -> JoinHandle<Result<String, LookupError>> {
+    let users = users.clone();
+    tokio::spawn(async move { Ok(users.get(LATE).await?.username.clone().unwrap()) })
+}
+
+const WAYS_TO_FORGET: [fn(&Users); 2] = [|users| users.forget(LATE), Users::forget_all];
+
+#[tokio::test]
+async fn what_a_call_says_that_began_before_its_user_was_forgotten_is_neither_used_nor_remembered() {
+    for forget in WAYS_TO_FORGET {
+        let (clerk, users) = LateClerk::start().await;
+        let waiting = looked_up(&users);
+        let before = clerk.asked().await;
+        forget(&users);
+        before.answer("old", 1).await;
+        clerk.asked().await.answer("new", 1).await;
+        assert_eq!(waiting.await.unwrap().as_deref(), Ok("new"));
+        assert_eq!(looked_up(&users).await.unwrap().as_deref(), Ok("new"));
+        assert_eq!(users.0.calls().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn who_comes_after_a_user_was_forgotten_does_not_wait_for_a_call_that_began_before() {
+    for forget in WAYS_TO_FORGET {
+        let (clerk, users) = LateClerk::start().await;
+        let waiting = looked_up(&users);
+        let before = clerk.asked().await;
+        forget(&users);
+        let later = looked_up(&users);
+        clerk.asked().await.answer("new", 1).await;
+        assert_eq!(later.await.unwrap().as_deref(), Ok("new"));
+        before.answer("old", 1).await;
+        assert_eq!(waiting.await.unwrap().as_deref(), Ok("new"));
+        assert_eq!(looked_up(&users).await.unwrap().as_deref(), Ok("new"));
+    }
+}
+
+#[tokio::test]
+async fn another_user_who_is_forgotten_does_not_concern_a_call() {
+    let (clerk, users) = LateClerk::start().await;
+    let waiting = looked_up(&users);
+    let call = clerk.asked().await;
+    users.forget("user_2");
+    call.answer("alice", 1).await;
+    assert_eq!(waiting.await.unwrap().as_deref(), Ok("alice"));
+}
+
+#[tokio::test]
+async fn what_is_learnt_during_a_call_after_its_user_was_forgotten_stays() {
+    for forget in WAYS_TO_FORGET {
+        let (clerk, users) = LateClerk::start().await;
+        let waiting = looked_up(&users);
+        let before = clerk.asked().await;
+        forget(&users);
+        users.learn(renamed(LATE, "learnt", 2));
+        before.answer("old", 1).await;
+        // Clerk is not asked again: nobody would answer.
+        assert_eq!(waiting.await.unwrap().as_deref(), Ok("learnt"));
+        assert_eq!(looked_up(&users).await.unwrap().as_deref(), Ok("learnt"));
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_is_forgotten_during_every_call_cannot_be_looked_up_now() {
+    let (clerk, users) = LateClerk::start().await;
+    let waiting = looked_up(&users);
+    for _ in 0..Users::MOST_CALLS {
+        let call = clerk.asked().await;
+        users.forget(LATE);
+        call.answer("old", 1).await;
+    }
+    assert_eq!(waiting.await.unwrap(), Err(LookupError::Unavailable(Users::RETRY_AFTER)));
+    assert_eq!(users.0.calls().len(), 0);
+    let waiting = looked_up(&users);
+    clerk.asked().await.answer("new", 1).await;
+    assert_eq!(waiting.await.unwrap().as_deref(), Ok("new"));
 }
 
 #[tokio::test]
