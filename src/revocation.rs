@@ -21,7 +21,7 @@ use crate::{
     ably::{ClientId, Margin, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
-    store::{Fact, LiveGrants, Named, Reach, Recorded, Ruling, Store, StoreError, Subject},
+    store::{Fact, LiveGrants, Named, Reach, Recorded, Ruling, Source, Store, StoreError, Subject},
     tenant::TenantName,
 };
 
@@ -63,6 +63,8 @@ struct Ending {
     reach: Reach,
     /// The timestamp of the event.
     at: UnixMillis,
+    /// Whom an operator denied, if it is an operator's doing.
+    denied: Vec<Subject>,
 }
 
 impl Revocation {
@@ -118,6 +120,21 @@ impl Revocation {
         outcome.map(|()| Applied::InForce)
     }
 
+    /// Revokes what this replica may have issued against denials and marks while it could not hear of them.
+    async fn make_up_for_absence(&self, now: UnixMillis) {
+        for fact in self.store.take_heard_late() {
+            let (Some(authority), Some(whom)) = (self.authority(&fact.tenant), revoked_by(&fact)) else { continue };
+            let mut ending = self.ending(authority, whom, now, now).await;
+            if fact.ruling == Ruling::Denied(Source::Operator) {
+                ending.denied.push(fact.subject);
+            }
+            if let Err(error) = self.revoke(authority, ending, now).await {
+                let tenant = authority.tenant.as_str();
+                tracing::warn!(tenant, %error, "tokens issued while Redis was away are not all revoked yet; it is tried again");
+            }
+        }
+    }
+
     /// Leaves a mark on a user whose client ID is another than before, as far as that is known: the session tokens that
     /// were minted until then may tell more of who the user was than a client ID.
     async fn mark_renamed(
@@ -143,7 +160,7 @@ impl Revocation {
             None => LiveGrants { grants: Vec::new(), reach: Reach::AllReplicas },
         };
         let (targets, margin) = (targets(&whom, authority.format, &grants), whom.margin(authority.format));
-        Ending { whom, margin, targets, reach, at }
+        Ending { whom, margin, targets, reach, at, denied: Vec::new() }
     }
 
     /// Tells Ably, and has it told again. What is to be told again is stored first, as this replica may end any moment.

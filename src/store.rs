@@ -54,6 +54,10 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Stores a fact, unless one is known that it yields to.
     async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError>;
 
+    /// The denials and marks that this replica heard of only when it was back from being without Redis, each once: tokens
+    /// that it issued meanwhile may be against them.
+    fn take_heard_late(&self) -> Vec<Fact>;
+
     /// Notes that a token is out that lives until `grant.until`. To be called before it is handed out.
     ///
     /// A grant that is known is refreshed, even when there is no room for new ones.

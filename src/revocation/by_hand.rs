@@ -487,7 +487,8 @@ impl Revocation {
             (None, _) => vec![RevokedOutcome::NotCalled; targets.len()],
             (Some(_), Run::Dry) => vec![RevokedOutcome::WouldBeRevoked; targets.len()],
             (Some(key), Run::Real) => {
-                let task = Task::new(authority, ending, now).unless_lifted(denied);
+                ending.denied = denied;
+                let task = Task::new(authority, ending, now);
                 report.repeated_at = again;
                 if let Some(again) = again {
                     self.enqueue_by_hand(&task, "again", again, now, report).await;

@@ -59,16 +59,10 @@ impl Task {
     const LONGEST_LIFE: Duration = Duration::from_hours(1);
 
     pub(super) fn new(authority: &Authority, ending: Ending, now: UnixMillis) -> Self {
-        let Ending { whom, margin, targets, at, .. } = ending;
+        let Ending { whom, margin, targets, at, denied, reach: _ } = ending;
         // For as long as the denial lasts, a replica that has not heard of it may issue more.
         let over = now.after(authority.denial + Self::LONGEST_LIFE + Revocation::AGAIN_AFTER);
-        let (tenant, look_up, denied) = (authority.tenant.clone(), LookUp::Again, Vec::new());
-        Self { tenant, whom, margin, targets, look_up, at, over, denied }
-    }
-
-    /// The same, for as long as an operator denies one of these.
-    pub(super) fn unless_lifted(self, denied: Vec<Subject>) -> Self {
-        Self { denied, ..self }
+        Self { tenant: authority.tenant.clone(), whom, margin, targets, look_up: LookUp::Again, at, over, denied }
     }
 
     /// What is left of it by what Ably said of its targets; none if nothing is.
@@ -114,6 +108,7 @@ impl Revocation {
 
     /// Does all that is due. `now` is asked for each part, as the one before it may have waited for Ably.
     pub(super) async fn do_due_work(&self, now: impl Fn() -> UnixMillis) {
+        self.make_up_for_absence(now()).await;
         loop {
             let claimed = self.store.claim(Self::MOST_WORK_AT_ONCE, now()).await;
             let count = claimed.len();

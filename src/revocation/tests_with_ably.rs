@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     ably::{ApiKey, ClientId, Nonce, RestClient, TokenDetails, TokenRequest},
     clerk::{Change, User},
-    store::{Bounds, Grant, MemoryStore},
+    store::{Bounds, DueWork, Grant, MemoryStore},
     telemetry::metrics::RevocationCounts,
 };
 
@@ -210,5 +210,18 @@ async fn a_long_outage_of_ably_ends_with_the_revocation_unless_the_tokens_have_e
             scene.do_what_is_due(Duration::from_hours(hours)).await;
             assert_eq!(scene.ably.calls().revoke_tokens, 4 + u64::from(is_made_up_for));
         }
+    }
+}
+
+#[tokio::test]
+async fn work_that_no_replica_can_read_is_left_for_a_day() {
+    let scene = Scene::start().await;
+    let store = &scene.revocation.store;
+    let work = DueWork { id: "1".into(), due: scene.now, job: "{\"of\":\"another version\"}".into() };
+    store.enqueue(work, scene.now).await.unwrap();
+    let day = Duration::from_hours(24);
+    for (after, pieces) in [(Duration::ZERO, 1), (day, 1), (day + Duration::from_mins(2), 0)] {
+        scene.do_what_is_due(after).await;
+        assert_eq!(store.census(scene.now).backlog.pieces, pieces);
     }
 }

@@ -65,6 +65,10 @@ impl Store for MemoryStore {
         self.facts.learn(&fact, now)
     }
 
+    fn take_heard_late(&self) -> Vec<Fact> {
+        Vec::new()
+    }
+
     async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError> {
         self.grants.put(&grant, now).map(|_| ())
     }

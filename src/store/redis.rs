@@ -10,7 +10,7 @@ mod link;
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -67,6 +67,8 @@ struct Shared {
     regained_facts: AtomicU64,
     /// Others were not told of a user to be forgotten.
     missed_a_drop: AtomicBool,
+    /// What was news to this replica when it came back.
+    heard_late: Mutex<Vec<Fact>>,
 }
 
 /// How far the replica is in step with Redis.
@@ -107,6 +109,7 @@ impl RedisStore {
             missed_facts: AtomicU64::new(0),
             regained_facts: AtomicU64::new(0),
             missed_a_drop: AtomicBool::new(false),
+            heard_late: Mutex::default(),
         });
         let in_step = in_step::keep(Arc::clone(&shared), client, Names::new(prefix), address.to_string());
         Ok(Self { shared, in_step: tokio::spawn(in_step) })
@@ -132,6 +135,10 @@ impl Shared {
 
     fn unwritten(&self) -> MutexGuard<'_, HashMap<Key, Fact>> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard_late(&self) -> MutexGuard<'_, Vec<Fact>> {
+        self.heard_late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> UnixMillis {
@@ -179,6 +186,8 @@ impl Shared {
         let heard = self.local.facts.learn(fact, now);
         if heard.is_err() {
             self.missed_facts.fetch_add(1, Ordering::Relaxed);
+        } else if heard == Ok(Recorded::New) && self.phase() == Phase::Away && fact.statement().holds(now) {
+            self.heard_late().push(fact.clone());
         } else if let Some(newer) = self.local.facts.newer_than(fact) {
             // Redis, or another replica, has lost what this one knows.
             let _ = self.write_later(&newer);
@@ -275,6 +284,10 @@ impl Store for RedisStore {
                 Err(error)
             }
         }
+    }
+
+    fn take_heard_late(&self) -> Vec<Fact> {
+        mem::take(&mut *self.shared.heard_late())
     }
 
     async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError> {

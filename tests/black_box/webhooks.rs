@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use svix::webhooks::Webhook;
 
 use crate::{
+    line::{Condition, Line},
     redis::RedisServer,
     service::{ORIGIN, Service, Vendors, refusal, request_id},
 };
@@ -53,9 +54,12 @@ impl Scene {
     }
 
     async fn service(vendors: &Vendors, redis: Option<&RedisServer>, changes: &[(&str, &str)]) -> Service {
-        let url = redis.map(RedisServer::url).unwrap_or_default();
+        Self::service_at(vendors, &redis.map(RedisServer::url).unwrap_or_default(), changes).await
+    }
+
+    async fn service_at(vendors: &Vendors, redis_url: &str, changes: &[(&str, &str)]) -> Service {
         let settings =
-            [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("ABLY_REVOCABLE_TOKENS", "true"), ("REDIS_URL", &url)];
+            [("CLERK_WEBHOOK_SIGNING_SECRET", SECRET), ("ABLY_REVOCABLE_TOKENS", "true"), ("REDIS_URL", redis_url)];
         vendors.service_with(&[&settings, changes].concat()).await
     }
 
@@ -547,11 +551,7 @@ async fn a_denial_reaches_the_other_replica_and_outlives_redis() {
     }
     scene.redis.as_mut().unwrap().kill();
     for service in [&other, &scene.service] {
-        while service.get("/readyz").send().await.unwrap().json::<Value>().await.unwrap()["store"]["status"]
-            != "degraded"
-        {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        store_becomes(service, "degraded").await;
         assert_eq!(refusal(service.token(&token).await).await, DENIED.0);
     }
     scene.is_served(&scene.session("bob").1).await;
@@ -578,4 +578,33 @@ async fn a_replica_on_its_own_that_is_stopped_says_how_much_is_lost_that_was_to_
         let told = service.log().into_iter().filter(|entry| !entry["pieces"].is_null());
         assert_eq!(told.count(), lost, "{kept:?}, {ended} ended");
     }
+}
+
+async fn store_becomes(service: &Service, status: &str) {
+    while service.get("/readyz").send().await.unwrap().json::<Value>().await.unwrap()["store"]["status"] != status {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_replica_issued_while_it_was_cut_off_is_revoked_when_it_is_back() {
+    let scene = Scene::start(Kept::InRedis, &[]).await;
+    let line = Line::to(scene.redis.as_ref().unwrap().port()).await;
+    let other = Scene::service_at(&scene.vendors, &line.url(), &[]).await;
+    line.becomes(Condition::Cut);
+    store_becomes(&other, "degraded").await;
+    let (claims, token) = scene.session("alice");
+    let (_, bobs) = scene.session("bob");
+    scene.happens("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None).await;
+    // Only the replica that is cut off knows these.
+    for token in [&token, &bobs] {
+        assert_eq!(other.token(token).await.status(), StatusCode::OK);
+    }
+    let mut seen = 0;
+    assert_eq!(scene.revoked(&mut seen), []);
+    line.becomes(Condition::Whole);
+    store_becomes(&other, "ready").await;
+    assert_eq!(refusal(other.token(&token).await).await, DENIED.0);
+    assert_eq!(other.logged("tokens revoked").await["target"], "clientId:alice");
+    assert_eq!(scene.revoked(&mut seen), [("clientId:alice".to_owned(), true)]);
 }

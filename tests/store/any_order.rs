@@ -2,7 +2,7 @@
 
 use ably_clerk_auth::{
     clock::UnixMillis,
-    store::{Bounds, Fact, Health, OnFailure, Ruling, Source, Subject, Verdict},
+    store::{Bounds, ClientIdDigest, Fact, Health, OnFailure, Ruling, Source, Subject, Verdict},
     tenant::TenantName,
 };
 use proptest::{
@@ -30,6 +30,7 @@ fn a_fact() -> impl Strategy<Value = Fact> {
         Ruling::Denied(Source::Operator),
         Ruling::Deleted,
         Ruling::Marked,
+        Ruling::Named(None),
     ];
     // Few times, subjects and tenants, so that events meet; some are over already.
     let until = prop_oneof![4 => 1..5_i64, 1 => -5..=0_i64].prop_map(|minutes| UnixMillis(NOW.0 + minutes * 60_000));
@@ -38,11 +39,16 @@ fn a_fact() -> impl Strategy<Value = Fact> {
         |(tenant, subject, ruling, at, until)| Fact {
             tenant: TenantName::parse(tenant).unwrap(),
             subject,
-            ruling,
+            // A user has one name at one time.
+            ruling: if let Ruling::Named(_) = ruling { Ruling::Named(name_at(ago(at))) } else { ruling },
             at: ago(at),
             until,
         },
     )
+}
+
+fn name_at(at: UnixMillis) -> Option<ClientIdDigest> {
+    [Some("alice"), Some("bob"), None][usize::try_from(at.0 % 3).unwrap()].map(ClientIdDigest::of)
 }
 
 const TENANTS: [&str; 2] = ["one", "other"];
@@ -96,8 +102,16 @@ fn model(facts: &[(Fact, usize)], tenant: &str) -> Verdict {
         let last = newest(says(subject, &[Ruling::Marked]));
         last.first().is_some_and(|mark| mark.at >= MINTED) && holds(last)
     });
-    if outdated { Verdict::Outdated } else { Verdict::Clear }
+    let names = about(&user).into_iter().filter(|fact| matches!(fact.ruling, Ruling::Named(_)));
+    let last_name = newest(names.collect());
+    let renamed = last_name
+        .first()
+        .is_some_and(|name| name.at >= MINTED && name.ruling != Ruling::Named(Some(ClientIdDigest::of(CLIENT_ID))));
+    if outdated || renamed && holds(last_name) { Verdict::Outdated } else { Verdict::Clear }
 }
+
+/// What the session token gives.
+const CLIENT_ID: &str = "alice";
 
 /// When the session token was minted: amid the events.
 const MINTED: UnixMillis = UnixMillis(NOW.0 - 3);
@@ -111,7 +125,7 @@ async fn come_to_the_verdict(replicas: &[Replica], facts: &[(Fact, usize)]) {
     for tenant in TENANTS {
         let verdict = model(facts, tenant);
         for replica in replicas {
-            let verdict_here = || replica.verdict_of(&TenantName::parse(tenant).unwrap(), &subject);
+            let verdict_here = || replica.verdict_of_named(&TenantName::parse(tenant).unwrap(), &subject, CLIENT_ID);
             eventually(&format!("{verdict:?}, not {:?}, of {facts:?}", verdict_here()), || verdict_here() == verdict)
                 .await;
         }
@@ -151,7 +165,7 @@ fn in_redis() {
             subject.issued_at = MINTED;
             for tenant in TENANTS {
                 assert_eq!(
-                    late[0].verdict_of(&TenantName::parse(tenant).unwrap(), &subject),
+                    late[0].verdict_of_named(&TenantName::parse(tenant).unwrap(), &subject, CLIENT_ID),
                     model(&facts, tenant),
                     "{facts:?}"
                 );

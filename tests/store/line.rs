@@ -7,8 +7,6 @@ use tokio::{
     sync::watch,
 };
 
-use crate::server::RedisServer;
-
 /// How a line is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Condition {
@@ -26,11 +24,10 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) async fn to(server: &RedisServer) -> Self {
+    pub(crate) async fn to(redis: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (condition, watched) = watch::channel(Condition::Whole);
-        let redis = server.port();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(carry(stream, redis, watched.clone()));
@@ -40,7 +37,11 @@ impl Line {
     }
 
     pub(crate) fn address(&self) -> RedisAddress {
-        RedisAddress::parse(&format!("redis://127.0.0.1:{}", self.port)).unwrap()
+        RedisAddress::parse(&self.url()).unwrap()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn becomes(&self, condition: Condition) {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ably_clerk_auth::{
     store::{
-        Backlog, Bounds, Census, DueWork, Fact, Grant, GrantedTo, Health, OnFailure, Reach, Recorded, Ruling, Source,
-        StoreError, Subject, Verdict,
+        Backlog, Bounds, Census, ClientIdDigest, DueWork, Fact, Grant, GrantedTo, Health, OnFailure, Reach, Recorded,
+        Ruling, Source, StoreError, Subject, Verdict,
     },
     tenant::TenantName,
 };
@@ -74,6 +74,31 @@ with_both_stores! {
         assert_eq!(replica.verdict(&session("sess_1", "user_1", Some("org_1"))), Verdict::Denied);
         assert_eq!(replica.verdict(&session("sess_2", "user_1", None)), Verdict::Denied);
         assert_eq!(replica.verdict(&session("sess_3", "user_2", None)), Verdict::Clear);
+    }
+
+    async fn a_name_counts_against_session_tokens_that_were_minted_until_then(replica, 0) {
+        let is = |client_id: &str, minted, verdict| {
+            let mut session = session("sess_1", "user_1", None);
+            session.issued_at = minted;
+            assert_eq!(replica.verdict_of_named(&TenantName::default(), &session, client_id), verdict, "{client_id}");
+        };
+        let named = |name: Option<&str>| Ruling::Named(name.map(ClientIdDigest::of));
+        replica.record(fact(of_user("user_1"), named(Some("bob")), ago(5))).await;
+        for (minted, of_alice) in [(ago(6), Verdict::Outdated), (ago(5), Verdict::Outdated), (ago(4), Verdict::Clear)] {
+            is("alice", minted, of_alice);
+            is("bob", minted, Verdict::Clear);
+        }
+        // Neither a late event nor a lifted ban changes it; a newer one does.
+        assert_eq!(replica.record(fact(of_user("user_1"), named(Some("alice")), ago(6))).await, Recorded::Outdated);
+        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(3))).await;
+        is("alice", ago(5), Verdict::Outdated);
+        replica.record(fact(of_user("user_1"), named(None), ago(2))).await;
+        for client_id in ["alice", "bob"] {
+            is(client_id, ago(2), Verdict::Outdated);
+            is(client_id, ago(1), Verdict::Clear);
+        }
+        replica.pass(10 * MINUTE);
+        is("alice", ago(2), Verdict::Clear);
     }
 
     async fn a_denial_ends_at_its_time(replica, 0) {

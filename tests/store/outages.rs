@@ -201,7 +201,7 @@ async fn what_redis_has_lost_is_told_again_by_whoever_knows() {
 #[tokio::test]
 async fn who_was_away_forgets_all_users_and_has_others_forget_those_it_could_not_name() {
     let server = RedisServer::start();
-    let line = Line::to(&server).await;
+    let line = Line::to(server.port()).await;
     let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
     one.becomes(Health::Ready).await;
     let other = Replica::of(&server).await;
@@ -218,9 +218,31 @@ async fn who_was_away_forgets_all_users_and_has_others_forget_those_it_could_not
 }
 
 #[tokio::test]
+async fn who_was_away_tells_once_what_it_heard_late() {
+    let server = RedisServer::start();
+    let line = Line::to(server.port()).await;
+    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
+    one.becomes(Health::Ready).await;
+    let other = Replica::of(&server).await;
+    let denied = |user| fact(of_user(user), Ruling::Denied(Source::Clerk), ago(1));
+    other.record(denied("in_time")).await;
+    eventually("it is heard", || one.verdict(&session("sess_1", "in_time", None)) == Verdict::Denied).await;
+    line.becomes(Condition::Cut);
+    one.becomes(Health::Degraded).await;
+    other.record(denied("late")).await;
+    other.record(fact(of_user("lifted"), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    line.becomes(Condition::Whole);
+    one.becomes(Health::Ready).await;
+    assert_eq!(one.store.take_heard_late(), [denied("late")]);
+    other.record(denied("in_time_again")).await;
+    eventually("it is heard", || one.verdict(&session("sess_1", "in_time_again", None)) == Verdict::Denied).await;
+    assert_eq!(one.store.take_heard_late(), []);
+}
+
+#[tokio::test]
 async fn a_line_that_has_gone_silent_is_noticed_without_anybody_waiting_for_it() {
     let server = RedisServer::start();
-    let line = Line::to(&server).await;
+    let line = Line::to(server.port()).await;
     let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
     one.becomes(Health::Ready).await;
     let other = Replica::of(&server).await;

@@ -104,6 +104,15 @@ impl Replica {
         self.store.facts().verdict(tenant, session, self.now())
     }
 
+    /// The same of a session whose token gives a client ID.
+    pub(crate) fn verdict_of_named(&self, tenant: &TenantName, session: &Session, client_id: &str) -> Verdict {
+        let is_former_name = || self.store.facts().is_former_name(tenant, session, client_id, self.now());
+        match self.verdict_of(tenant, session) {
+            Verdict::Clear if is_former_name() => Verdict::Outdated,
+            verdict => verdict,
+        }
+    }
+
     /// Stores a fact, and has Redis's patience when the machine is too busy for ours.
     pub(crate) async fn record(&self, fact: Fact) -> Recorded {
         in_time!(self, self.store.record(fact.clone(), self.now()))
