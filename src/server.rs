@@ -378,6 +378,7 @@ where
     let http = HttpService::build()
         .keep_alive(connection::KEEP_ALIVE)
         .client_request_timeout(connection::TIME_TO_SEND)
+        .client_disconnect_timeout(connection::TIME_TO_TAKE_LEAVE)
         .on_connect_ext(|connection: &Connection<TcpStream>, data| _ = data.insert(connection.clock()))
         .finish(map_config(app, |()| AppConfig::default()));
     fn_service(move |stream: TcpStream| {

@@ -1,5 +1,9 @@
-use std::slice;
+use std::{
+    slice,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
+use async_trait::async_trait;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use prometheus_client::metrics::counter::Counter;
 use reqwest::StatusCode;
@@ -9,7 +13,7 @@ use super::*;
 use crate::{
     ably::{ApiKey, ClientId, Nonce, RestClient, TokenDetails, TokenRequest},
     clerk::{Change, User},
-    store::{Bounds, DueWork, Grant, MemoryStore},
+    store::{Bounds, Census, DueWork, Facts, Grant, GrantedTo, Health, MemoryStore},
     telemetry::metrics::RevocationCounts,
 };
 
@@ -23,6 +27,10 @@ struct Scene {
 
 impl Scene {
     async fn start() -> Self {
+        Self::with(|store| Arc::new(store)).await
+    }
+
+    async fn with(store: impl FnOnce(MemoryStore) -> Arc<dyn Store>) -> Self {
         // Whom Ably gives time for a new token would be a matter of waiting.
         let options = Options { revocable_tokens: true, reauth_margin: Duration::ZERO, ..Options::default() };
         let ably = Ably::start(options).await.unwrap();
@@ -44,7 +52,7 @@ impl Scene {
                 unavailable: Counter::default(),
             },
         };
-        let store = Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})));
+        let in_memory = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
         let now = UnixMillis::now();
         for (number, client_id) in [(1, "alice"), (2, "bob")] {
             let grant = Grant {
@@ -55,8 +63,9 @@ impl Scene {
                 client_id: client_id.into(),
                 until: now.after(Duration::from_hours(1)),
             };
-            store.put_grant(grant, now).await.unwrap();
+            in_memory.put_grant(grant, now).await.unwrap();
         }
+        let store = store(in_memory);
         Self { ably, revocation: Revocation::new(store, vec![authority]), key, now }
     }
 
@@ -223,5 +232,127 @@ async fn work_that_no_replica_can_read_is_left_for_a_day() {
     for (after, pieces) in [(Duration::ZERO, 1), (day, 1), (day + Duration::from_mins(2), 0)] {
         scene.do_what_is_due(after).await;
         assert_eq!(store.census(scene.now).backlog.pieces, pieces);
+    }
+}
+
+/// A store that others share, and of which one call fails as Redis does.
+#[derive(Debug)]
+struct Failing {
+    store: MemoryStore,
+    calls_until_failure: AtomicUsize,
+}
+
+impl Failing {
+    fn fails(&self) -> bool {
+        let left =
+            self.calls_until_failure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        left == Ok(1)
+    }
+
+    /// What a call comes to that has its effect here, and may not have it elsewhere.
+    fn outcome<T>(&self, here: Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.fails() { Err(StoreError::Unavailable) } else { here }
+    }
+}
+
+#[async_trait]
+impl Store for Failing {
+    fn facts(&self) -> &Facts {
+        self.store.facts()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn health(&self, now: UnixMillis) -> Health {
+        self.store.health(now)
+    }
+
+    fn census(&self, now: UnixMillis) -> Census {
+        self.store.census(now)
+    }
+
+    fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError> {
+        self.store.may_issue(now)
+    }
+
+    async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
+        self.outcome(self.store.record(fact, now).await)
+    }
+
+    fn take_heard_late(&self) -> Vec<Fact> {
+        self.store.take_heard_late()
+    }
+
+    async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError> {
+        self.store.put_grant(grant, now).await
+    }
+
+    async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants {
+        let live = self.store.grants(tenant, to, now).await;
+        if self.fails() { LiveGrants { reach: Reach::ThisReplica, ..live } } else { live }
+    }
+
+    async fn enqueue(&self, work: DueWork, now: UnixMillis) -> Result<(), StoreError> {
+        // There may be no room for it here either.
+        if self.fails() { Err(StoreError::Full) } else { self.store.enqueue(work, now).await }
+    }
+
+    async fn claim(&self, most: usize, now: UnixMillis) -> Vec<DueWork> {
+        self.store.claim(most, now).await
+    }
+
+    async fn complete(&self, id: &str) -> Result<(), StoreError> {
+        self.store.complete(id).await
+    }
+
+    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
+        self.store.postpone(id, due).await
+    }
+
+    async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
+        self.outcome(self.store.drop_user(tenant, user).await)
+    }
+}
+
+#[tokio::test]
+async fn whichever_call_of_the_store_fails_the_event_takes_effect_and_comes_again() {
+    let user = |banned| User {
+        id: "user_1".into(),
+        username: Some(if banned { "alice" } else { "alice2" }.into()),
+        banned,
+        deprovisioned: false,
+        updated_at: 0,
+    };
+    let (user_id, organization_id) = ("user_1".to_owned(), "org_1".to_owned());
+    for change in [
+        Change::SessionEnded { session_id: "sess_1".into(), user_id: user_id.clone() },
+        Change::UserUpdated(user(true)),
+        Change::UserUpdated(user(false)),
+        Change::UserDeleted { user_id: user_id.clone() },
+        Change::MembershipChanged { user_id, organization_id },
+    ] {
+        let mut failures = 0;
+        for call in 1.. {
+            let scene =
+                Scene::with(|store| Arc::new(Failing { store, calls_until_failure: AtomicUsize::new(call) })).await;
+            let event = Event { at: scene.now, change: change.clone() };
+            let apply = async || scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+            let first = apply().await;
+            let targets: Vec<_> = scene.revoked().into_iter().map(|(target, _)| target).collect();
+            assert_eq!(targets, ["clientId:alice"], "{change:?}, failing {call}");
+            if first == Ok(Applied::InForce) {
+                break;
+            }
+            assert!(matches!(first, Err(Incomplete::Store(_))), "{change:?}, failing {call}");
+            failures += 1;
+            assert_eq!(apply().await, Ok(Applied::InForce), "{change:?}, failing {call}");
+            let before = scene.revoked().len();
+            scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+            assert!(scene.revoked().len() > before, "{change:?}, failing {call}");
+        }
+        // A fact, the look at the tokens that are out, and the work that is left.
+        assert!(failures >= 3, "{change:?}: {failures}");
     }
 }

@@ -24,6 +24,10 @@ pub(crate) const TIME_TO_SEND: Duration = Duration::from_secs(5);
 /// How long after its first byte a request must have been answered: more than sending it and three calls to Clerk take.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(20);
 
+/// For how long the rest of a body that nobody wants is let run out after the answer: closed before, the answer could
+/// be lost on its way with it.
+pub(super) const TIME_TO_TAKE_LEAVE: Duration = Duration::from_secs(2);
+
 /// How long a connection is kept between requests. Longer than a load balancer's usual minute, so that the balancer is
 /// the one to close it.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
