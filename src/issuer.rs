@@ -271,6 +271,7 @@ impl Issuer {
             session: session.session_id.clone(),
             organization: session.organization.as_ref().map(|organization| organization.id.clone()),
             client_id: signed.client_id.as_str().to_owned(),
+            format: signed.token.format(),
             until: revocation::ends_by(signed.token.format(), ttl, now),
         };
         match self.store.put_grant(grant, now).await {

@@ -30,6 +30,7 @@ use crate::{
 pub struct Revocation {
     store: Arc<dyn Store>,
     tenants: Vec<Authority>,
+    started_at: UnixMillis,
 }
 
 /// What became of an event.
@@ -71,10 +72,10 @@ impl Revocation {
     /// How long after a revocation it is repeated. A token request is good for two minutes, and clocks differ.
     pub const AGAIN_AFTER: Duration = Duration::from_secs(150);
 
-    /// Ends access by way of `store`.
+    /// Ends access by way of `store`, which begins now unless it is shared.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, tenants: Vec<Authority>) -> Self {
-        Self { store, tenants }
+    pub fn new(store: Arc<dyn Store>, tenants: Vec<Authority>, now: UnixMillis) -> Self {
+        Self { store, tenants, started_at: now }
     }
 
     fn authority(&self, tenant: &TenantName) -> Option<&Authority> {
@@ -106,31 +107,48 @@ impl Revocation {
             users.learn(user);
         }
         for fact in &effect.facts {
-            if let Some(whom) = revoked_by(fact)
-                && !whom.is_named_as(name_before, event.at)
-            {
-                let mut ending = self.ending(authority, whom, event.at, now).await;
-                outcome = outcome.and(self.mark_renamed(authority, &ending, name_before, now).await);
-                if ending.targets.is_empty() && matches!(ending.whom, Whom::User(_)) {
-                    ending.targets.extend(presumed.clone());
-                }
-                outcome = outcome.and(self.revoke(authority, ending, now).await);
+            let Some(whom) = revoked_by(fact) else { continue };
+            let mut ending = self.ending(authority, whom, event.at, now).await;
+            if ending.targets.is_empty() && ending.whom.is_named_as(name_before, event.at) {
+                continue;
             }
+            outcome = outcome.and(self.mark_renamed(authority, &ending, name_before, now).await);
+            if ending.targets.is_empty() && self.may_be_presumed(&ending.whom, now) {
+                ending.targets.extend(presumed.clone());
+            }
+            outcome = outcome.and(self.revoke(authority, ending, now).await);
         }
         outcome.map(|()| Applied::InForce)
     }
 
-    /// Revokes what this replica may have issued against denials and marks while it could not hear of them.
+    /// Whether the client ID that somebody should have is revoked where nothing is known to be out. Of a whole user
+    /// always; of a session only while tokens may be out that a store of this process cannot know, since the user's other
+    /// devices have to reconnect for it.
+    fn may_be_presumed(&self, whom: &Whom, now: UnixMillis) -> bool {
+        match whom {
+            Whom::User(_) => true,
+            Whom::Session(_) => {
+                !self.store.is_shared() && now < self.started_at.after(Task::LONGEST_LIFE + Self::AGAIN_AFTER)
+            }
+            Whom::Member { .. } | Whom::Organization(_) | Whom::FormerNames { .. } | Whom::Names(_) => false,
+        }
+    }
+
+    /// Leaves as due work what this replica may have issued against denials and marks while it could not hear of them.
     async fn make_up_for_absence(&self, now: UnixMillis) {
         for fact in self.store.take_heard_late() {
             let (Some(authority), Some(whom)) = (self.authority(&fact.tenant), revoked_by(&fact)) else { continue };
+            let by_operator = fact.ruling == Ruling::Denied(Source::Operator);
+            let denied = if by_operator { vec![fact.subject] } else { Vec::new() };
             let mut ending = self.ending(authority, whom, now, now).await;
-            if fact.ruling == Ruling::Denied(Source::Operator) {
-                ending.denied.push(fact.subject);
-            }
-            if let Err(error) = self.revoke(authority, ending, now).await {
-                let tenant = authority.tenant.as_str();
-                tracing::warn!(tenant, %error, "tokens issued while Redis was away are not all revoked yet; it is tried again");
+            ending.denied = denied;
+            let task = Task::new(authority, ending, now);
+            for (turn, due) in [("late", now), ("late-again", now.after(Self::AGAIN_AFTER))] {
+                // Redis away again: this replica does it.
+                if self.store.enqueue(task.as_work(turn, due), now).await == Err(StoreError::Full) {
+                    let tenant = authority.tenant.as_str();
+                    tracing::error!(tenant, "the store is full: tokens issued while Redis was away are not revoked");
+                }
             }
         }
     }

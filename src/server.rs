@@ -125,7 +125,7 @@ impl Server {
         let authorities = config.tenants.iter().zip(&tenants).map(|(config_of_tenant, tenant)| {
             authority(config_of_tenant, tenant, config.revocation.denial_ttl, &http_client)
         });
-        let revocation = Arc::new(Revocation::new(Arc::clone(&store), authorities.collect()));
+        let revocation = Arc::new(Revocation::new(Arc::clone(&store), authorities.collect(), UnixMillis::now()));
         let receivers =
             config.tenants.iter().zip(&tenants).filter_map(|(config, tenant)| receiver(config, tenant).transpose());
         let receivers = receivers.collect::<Result<_, _>>()?;

@@ -23,8 +23,8 @@ pub enum Change {
     SessionEnded {
         /// `sess_…`
         session_id: String,
-        /// `user_…`
-        user_id: String,
+        /// `user_…`, if it says so.
+        user_id: Option<String>,
     },
     /// A user's record is now this: `user.updated`.
     UserUpdated(User),
@@ -65,7 +65,8 @@ pub enum MalformedEvent {
 #[derive(Deserialize)]
 struct Body {
     r#type: String,
-    timestamp: Option<i64>,
+    #[serde(default)]
+    timestamp: serde_json::Value,
     #[serde(default)]
     data: serde_json::Value,
 }
@@ -73,7 +74,17 @@ struct Body {
 #[derive(Deserialize)]
 struct SessionData {
     id: String,
-    user_id: String,
+    user_id: Option<String>,
+}
+
+/// Of a user who is barred nothing else need be there: what an event ends, is not to hang on what it does not need.
+#[derive(Deserialize)]
+struct UserStanding {
+    id: String,
+    #[serde(default)]
+    banned: bool,
+    #[serde(default)]
+    deprovisioned: bool,
 }
 
 #[derive(Deserialize)]
@@ -97,9 +108,8 @@ impl Change {
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
         match self {
-            Self::SessionEnded { user_id, .. }
-            | Self::UserDeleted { user_id }
-            | Self::MembershipChanged { user_id, .. } => Some(user_id),
+            Self::SessionEnded { user_id, .. } => user_id.as_deref(),
+            Self::UserDeleted { user_id } | Self::MembershipChanged { user_id, .. } => Some(user_id),
             Self::UserUpdated(user) => Some(&user.id),
             Self::OrganizationDeleted { .. } => None,
         }
@@ -133,7 +143,7 @@ impl Event {
                 let SessionData { id, user_id } = read(data)?;
                 Change::SessionEnded { session_id: id, user_id }
             }
-            "user.updated" => Change::UserUpdated(read(data)?),
+            "user.updated" => Change::UserUpdated(user(data)?),
             // Clerk may leave the id out, of a user that it never had.
             "user.deleted" if data.get("id").is_none_or(serde_json::Value::is_null) => return Ok(None),
             "user.deleted" => Change::UserDeleted { user_id: read::<Named>(data)?.id },
@@ -144,7 +154,7 @@ impl Event {
             "organization.deleted" => Change::OrganizationDeleted { organization_id: read::<Named>(data)?.id },
             _ => return Ok(None),
         };
-        let at = UnixMillis(timestamp.ok_or(MalformedEvent::Body)?);
+        let at = UnixMillis(timestamp.as_i64().ok_or(MalformedEvent::Body)?);
         if at > now.after(Self::TOLERANCE) {
             return Err(MalformedEvent::Ahead(at.0));
         }
@@ -152,6 +162,16 @@ impl Event {
             return Err(MalformedEvent::TooOld(at.0));
         }
         Ok(Some(Self { at, change }))
+    }
+}
+
+fn user(data: serde_json::Value) -> Result<User, MalformedEvent> {
+    let UserStanding { id, banned, deprovisioned } = read(data.clone())?;
+    // A name that is not told is not the same as none.
+    let whole = if data.get("username").is_some() { read(data) } else { Err(MalformedEvent::Body) };
+    match whole {
+        Err(_) if banned || deprovisioned => Ok(User { id, username: None, banned, deprovisioned, updated_at: 0 }),
+        whole => whole,
     }
 }
 
@@ -181,7 +201,7 @@ mod tests {
     #[test]
     fn each_event_that_matters_is_read() {
         let session = json!({ "id": "sess_1", "user_id": "user_1", "status": "ended" });
-        let ended = Change::SessionEnded { session_id: "sess_1".into(), user_id: "user_1".into() };
+        let ended = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()) };
         for name in ["session.ended", "session.removed", "session.revoked"] {
             assert_eq!(parse(name, &session), Ok(Some(ended.clone())));
         }
@@ -206,12 +226,30 @@ mod tests {
     }
 
     #[test]
+    fn what_an_event_ends_does_not_hang_on_what_it_does_not_need() {
+        let ended = Change::SessionEnded { session_id: "sess_1".into(), user_id: None };
+        assert_eq!(parse("session.ended", &json!({ "id": "sess_1" })), Ok(Some(ended)));
+        for (flag, banned) in [("banned", true), ("deprovisioned", false)] {
+            let barred = User { id: "user_1".into(), username: None, banned, deprovisioned: !banned, updated_at: 0 };
+            let data = json!({ "id": "user_1", flag: true });
+            assert_eq!(parse("user.updated", &data), Ok(Some(Change::UserUpdated(barred))), "{flag}");
+        }
+        // Who is not barred is named, or said to have no name.
+        let unnamed = json!({ "id": "user_1", "banned": false, "updated_at": 7 });
+        assert_eq!(parse("user.updated", &unnamed), Err(MalformedEvent::Body));
+        for timestamp in [json!(1.5), json!("2026"), Value::Null] {
+            let body = json!({ "type": "email.created", "timestamp": timestamp, "data": {} });
+            assert_eq!(Event::parse(body.to_string().as_bytes(), NOW), Ok(None));
+        }
+    }
+
+    #[test]
     fn other_events_are_nothing_to_us_and_malformed_ones_are_told_apart() {
         for name in ["session.created", "user.created", "email.created", "organization.created", ""] {
             assert_eq!(parse(name, &json!({})), Ok(None));
         }
         for (name, data) in [
-            ("session.ended", json!({ "id": "sess_1" })),
+            ("session.ended", json!({ "user_id": "user_1" })),
             ("session.ended", Value::Null),
             ("user.updated", json!({ "id": "user_1" })),
             ("user.deleted", json!({ "id": 5 })),

@@ -65,7 +65,7 @@ impl Whom {
         }
     }
 
-    /// Whether it is a user who had the same name before `at`: then whoever is out under another was told of already.
+    /// Whether it is a user who was told to have the same name before `at`.
     pub(super) fn is_named_as(&self, before: Option<Named>, at: UnixMillis) -> bool {
         let Self::FormerNames { client_id, .. } = self else { return false };
         before.is_some_and(|before| before.client_id == *client_id && before.at < at)
@@ -133,21 +133,28 @@ pub(super) fn revoked_by(fact: &Fact) -> Option<Whom> {
     })
 }
 
-/// What Ably is to revoke. A JWT is revoked by its session, where that is what is meant; all else by client ID.
-pub(super) fn targets(whom: &Whom, format: TokenFormat, live: &[Grant]) -> Vec<Target> {
+/// What Ably is to revoke. A JWT is revoked by its session, where that is what is meant; all else by client ID. A service
+/// that gives JWTs now may have given others before.
+pub(super) fn targets<'a>(whom: &'a Whom, format: TokenFormat, live: &'a [Grant]) -> Vec<Target> {
     let is_meant = |grant: &&Grant| match whom {
         Whom::Member { organization, .. } => grant.organization.as_ref() == Some(organization),
         Whom::FormerNames { client_id, .. } => *client_id != Some(ClientIdDigest::of(&grant.client_id)),
         _ => true,
     };
     let meant = live.iter().filter(is_meant);
-    let targets: BTreeSet<(bool, &String)> = match (whom, format) {
-        (Whom::Session(session), TokenFormat::Jwt) => BTreeSet::from([(true, session)]),
-        (Whom::Member { .. } | Whom::Organization(_), TokenFormat::Jwt) => {
-            meant.map(|grant| (true, &grant.session)).collect()
+    let by_client_id = |grant: &'a Grant| (false, &grant.client_id);
+    let by_session = |grant: &'a Grant| match grant.format {
+        TokenFormat::Jwt => (true, &grant.session),
+        TokenFormat::TokenRequest | TokenFormat::TokenDetails => by_client_id(grant),
+    };
+    let targets: BTreeSet<(bool, &String)> = match whom {
+        // Whether or not any are known.
+        Whom::Session(session) if format == TokenFormat::Jwt => {
+            meant.map(by_session).chain([(true, session)]).collect()
         }
-        (Whom::Names(names), _) => names.iter().map(|name| (false, name)).collect(),
-        _ => meant.map(|grant| (false, &grant.client_id)).collect(),
+        Whom::Session(_) | Whom::Member { .. } | Whom::Organization(_) => meant.map(by_session).collect(),
+        Whom::Names(names) => names.iter().map(|name| (false, name)).collect(),
+        Whom::User(_) | Whom::FormerNames { .. } => meant.map(by_client_id).collect(),
     };
     let target = |(is_key, name): (bool, &String)| {
         if is_key { Target::RevocationKey(name.clone()) } else { Target::ClientId(name.clone()) }

@@ -56,7 +56,7 @@ enum Performed {
 
 impl Task {
     /// A token that can be revoked lives for an hour at most (40003 above it).
-    const LONGEST_LIFE: Duration = Duration::from_hours(1);
+    pub(super) const LONGEST_LIFE: Duration = Duration::from_hours(1);
 
     pub(super) fn new(authority: &Authority, ending: Ending, now: UnixMillis) -> Self {
         let Ending { whom, margin, targets, at, denied, reach: _ } = ending;
@@ -108,8 +108,8 @@ impl Revocation {
 
     /// Does all that is due. `now` is asked for each part, as the one before it may have waited for Ably.
     pub(super) async fn do_due_work(&self, now: impl Fn() -> UnixMillis) {
-        self.make_up_for_absence(now()).await;
         loop {
+            self.make_up_for_absence(now()).await;
             let claimed = self.store.claim(Self::MOST_WORK_AT_ONCE, now()).await;
             let count = claimed.len();
             future::join_all(claimed.into_iter().map(|work| self.perform(work, now()))).await;

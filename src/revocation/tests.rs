@@ -26,7 +26,7 @@ fn authority(format: TokenFormat, template: &str) -> Authority {
 
 fn revocation() -> Revocation {
     let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
-    Revocation::new(Arc::new(store), vec![authority(TokenFormat::Jwt, "{username}")])
+    Revocation::new(Arc::new(store), vec![authority(TokenFormat::Jwt, "{username}")], NOW)
 }
 
 fn session(user: u8, session: u8, organization: Option<u8>, issued_at: UnixMillis) -> Session {
@@ -60,6 +60,7 @@ fn grant(user: &str, session: &str, organization: Option<&str>, client_id: &str)
         session: session.into(),
         organization: organization.map(str::to_owned),
         client_id: client_id.into(),
+        format: TokenFormat::Jwt,
         until: NOW.after(Duration::from_hours(1)),
     }
 }
@@ -74,7 +75,7 @@ fn event() -> impl Strategy<Value = Event> {
             User { username, ..user(id, banned) }
         };
         let change = match kind {
-            0 => Change::SessionEnded { session_id: format!("sess_{other}"), user_id },
+            0 => Change::SessionEnded { session_id: format!("sess_{other}"), user_id: Some(user_id) },
             1 => Change::UserUpdated(user(id, true)),
             2 => Change::UserUpdated(user(id, false)),
             3 => Change::UserDeleted { user_id },
@@ -187,11 +188,6 @@ proptest! {
 
 #[test]
 fn a_jwt_is_revoked_by_its_session_and_all_else_by_client_id() {
-    let live = [
-        grant("user_1", "sess_1", Some("org_1"), "alice"),
-        grant("user_1", "sess_2", None, "alice"),
-        grant("user_1", "sess_3", Some("org_2"), "alice-2"),
-    ];
     let client_ids = |names: &[&str]| names.iter().map(|name| Target::ClientId((*name).to_owned())).collect::<Vec<_>>();
     let key = |session: &str| vec![Target::RevocationKey(session.to_owned())];
     let session = Whom::Session("sess_1".into());
@@ -203,15 +199,35 @@ fn a_jwt_is_revoked_by_its_session_and_all_else_by_client_id() {
         (&Whom::User("user_1".into()), client_ids(&["alice", "alice-2"]), client_ids(&["alice", "alice-2"])),
         (&names, client_ids(&["old"]), client_ids(&["old"])),
     ] {
-        let live: Vec<Grant> = if *whom == session { live[..1].to_vec() } else { live.to_vec() };
-        assert_eq!(targets(whom, TokenFormat::Jwt, &live), of_jwt, "{whom:?}");
-        for format in [TokenFormat::TokenRequest, TokenFormat::TokenDetails] {
-            assert_eq!(targets(whom, format, &live), of_others, "{whom:?} {format}");
+        for format in [TokenFormat::Jwt, TokenFormat::TokenRequest, TokenFormat::TokenDetails] {
+            let of_session = [
+                grant("user_1", "sess_1", Some("org_1"), "alice"),
+                grant("user_1", "sess_2", None, "alice"),
+                grant("user_1", "sess_3", Some("org_2"), "alice-2"),
+            ];
+            let live = of_session.map(|grant| Grant { format, ..grant });
+            let live = if *whom == session { &live[..1] } else { &live };
+            let expected = if format == TokenFormat::Jwt { &of_jwt } else { &of_others };
+            assert_eq!(targets(whom, format, live), *expected, "{whom:?} {format}");
         }
     }
     // A session whose tokens nobody remembers can still be told to Ably where a JWT has its name.
     assert_eq!(targets(&session, TokenFormat::Jwt, &[]), key("sess_1"));
     assert_eq!(targets(&session, TokenFormat::TokenRequest, &[]), []);
+}
+
+#[test]
+fn after_a_change_of_the_format_tokens_of_the_former_one_are_revoked_too() {
+    let of = |format| Grant { format, ..grant("user_1", "sess_1", Some("org_1"), "alice") };
+    let both = [Target::ClientId("alice".into()), Target::RevocationKey("sess_1".into())];
+    for whom in [Whom::Session("sess_1".into()), Whom::Organization("org_1".into())] {
+        let live = [of(TokenFormat::TokenRequest), of(TokenFormat::Jwt)];
+        for format in [TokenFormat::TokenRequest, TokenFormat::Jwt] {
+            assert_eq!(targets(&whom, format, &live), both, "{whom:?} {format}");
+        }
+    }
+    let live = [of(TokenFormat::TokenRequest)];
+    assert_eq!(targets(&Whom::Session("sess_1".into()), TokenFormat::Jwt, &live), both);
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::{
 
 use async_trait::async_trait;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use prometheus_client::metrics::counter::Counter;
 use reqwest::StatusCode;
 use sandbox::ably::{Ably, Options, Outage};
 
@@ -25,6 +24,18 @@ struct Scene {
     now: UnixMillis,
 }
 
+fn authority(template: &str, key: RevokingKey) -> Authority {
+    Authority {
+        tenant: TenantName::default(),
+        denial: Duration::from_mins(2),
+        format: TokenFormat::TokenRequest,
+        client_id: template.parse().unwrap(),
+        users: None,
+        ably: Some(key),
+        counts: RevocationCounts::default(),
+    }
+}
+
 impl Scene {
     async fn start() -> Self {
         Self::with(|store| Arc::new(store)).await
@@ -39,19 +50,6 @@ impl Scene {
             rest: RestClient::new(ably.url().parse().unwrap(), http),
             api_key: ApiKey::parse(ably.api_key()).unwrap(),
         };
-        let authority = Authority {
-            tenant: TenantName::default(),
-            denial: Duration::from_mins(2),
-            format: TokenFormat::TokenRequest,
-            client_id: "{username}".parse().unwrap(),
-            users: None,
-            ably: Some(key.clone()),
-            counts: RevocationCounts {
-                accepted: Counter::default(),
-                refused: Counter::default(),
-                unavailable: Counter::default(),
-            },
-        };
         let in_memory = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
         let now = UnixMillis::now();
         for (number, client_id) in [(1, "alice"), (2, "bob")] {
@@ -61,12 +59,13 @@ impl Scene {
                 session: format!("sess_{number}"),
                 organization: Some("org_1".into()),
                 client_id: client_id.into(),
+                format: TokenFormat::TokenRequest,
                 until: now.after(Duration::from_hours(1)),
             };
             in_memory.put_grant(grant, now).await.unwrap();
         }
         let store = store(in_memory);
-        Self { ably, revocation: Revocation::new(store, vec![authority]), key, now }
+        Self { ably, revocation: Revocation::new(store, vec![authority("{username}", key.clone())], now), key, now }
     }
 
     fn token_request(&self) -> TokenRequest {
@@ -90,14 +89,28 @@ impl Scene {
     }
 
     async fn sign_out(&self) {
-        let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: "user_1".into() };
+        let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()) };
         self.happens(change, self.now).await;
     }
 
-    async fn is_named(&self, username: &str, at: UnixMillis) {
+    /// An update of alice, in the given second.
+    fn renamed(&self, username: &str, seconds: u64) -> Event {
         let username = Some(username.to_owned());
         let user = User { id: "user_1".into(), username, banned: false, deprovisioned: false, updated_at: 0 };
-        self.happens(Change::UserUpdated(user), at).await;
+        Event { at: self.now.after(Duration::from_secs(seconds)), change: Change::UserUpdated(user) }
+    }
+
+    async fn is_named(&self, username: &str, seconds: u64) {
+        let event = self.renamed(username, seconds);
+        self.happens(event.change, event.at).await;
+    }
+
+    /// Notes that a token of alice's session is out under another name.
+    async fn holds_token_as(&self, client_id: &str) {
+        let live =
+            self.revocation.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), self.now).await;
+        let grant = Grant { client_id: client_id.into(), ..live.grants[0].clone() };
+        self.revocation.store.put_grant(grant, self.now).await.unwrap();
     }
 
     /// The targets of all calls until now, each with whether it has a margin.
@@ -152,20 +165,89 @@ async fn a_hoarded_token_request_gives_a_token_until_the_revocation_is_repeated(
 async fn the_tokens_under_a_former_name_are_revoked_twice() {
     let scene = Scene::start().await;
     let of_alice = ("clientId:alice".to_owned(), true);
-    scene.is_named("alice2", scene.now).await;
-    assert_eq!(scene.revoked(), slice::from_ref(&of_alice));
-    // The same name again is no change.
-    scene.is_named("alice2", scene.now.after(Duration::from_secs(1))).await;
+    scene.is_named("alice2", 0).await;
     assert_eq!(scene.revoked(), slice::from_ref(&of_alice));
     scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
     assert_eq!(scene.revoked(), [of_alice.clone(), of_alice]);
 }
 
 #[tokio::test]
+async fn an_update_that_changes_no_name_disturbs_nobody() {
+    let scene = Scene::start().await;
+    for seconds in 0..3 {
+        scene.is_named("alice", seconds).await;
+    }
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    assert_eq!(scene.revoked(), []);
+}
+
+#[tokio::test]
+async fn a_name_between_two_others_ends_though_it_is_told_of_last() {
+    let scene = Scene::start().await;
+    scene.is_named("alice", 0).await;
+    scene.holds_token_as("mallory").await;
+    scene.is_named("alice", 2).await;
+    let late = scene.renamed("mallory", 1);
+    let applied = scene.revocation.apply(&TenantName::default(), &late, scene.now).await;
+    assert_eq!(applied, Ok(Applied::Outdated));
+    assert_eq!(scene.revoked(), [("clientId:mallory".to_owned(), true)]);
+}
+
+#[tokio::test]
+async fn a_rename_that_was_cut_off_is_made_up_for_by_the_next_update_or_the_retry() {
+    for next in [0, 1] {
+        let scene = Scene::start().await;
+        // What a replica leaves that ends as soon as it has stored the name.
+        let cut_off = scene.renamed("alice2", 0);
+        for fact in Effect::of(&cut_off, &scene.revocation.tenants[0], scene.now).facts {
+            scene.revocation.store.record(fact, scene.now).await.unwrap();
+        }
+        scene.is_named("alice2", next).await;
+        scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+        let of_alice = ("clientId:alice".to_owned(), true);
+        assert_eq!(scene.revoked(), [of_alice.clone(), of_alice]);
+    }
+}
+
+#[tokio::test]
+async fn while_ably_is_away_each_update_comes_again_until_the_former_name_has_ended() {
+    let scene = Scene::start().await;
+    scene.ably.set_revocation_outage(Some(Outage::Status(503)));
+    let apply = async |event: &Event| scene.revocation.apply(&TenantName::default(), event, scene.now).await;
+    let (rename, update) = (scene.renamed("alice2", 0), scene.renamed("alice2", 1));
+    assert_eq!(apply(&rename).await, Err(Incomplete::Ably));
+    assert_eq!(apply(&update).await, Err(Incomplete::Ably));
+    scene.ably.set_revocation_outage(None);
+    let before = scene.revoked().len();
+    assert_eq!(apply(&rename).await, Ok(Applied::Outdated));
+    assert_eq!(apply(&update).await, Ok(Applied::InForce));
+    assert_eq!(scene.revoked()[before..], [("clientId:alice".to_owned(), true)]);
+}
+
+#[tokio::test]
+async fn a_sign_out_of_a_session_of_before_the_start_is_revoked_by_the_name_it_should_have() {
+    let scene = Scene::start().await;
+    let of_user_id = authority("u-{user_id}", scene.key.clone());
+    let store = Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})));
+    let revocation = Revocation::new(store, vec![of_user_id], scene.now);
+    let sign_out = |session: &str, at| Event {
+        at,
+        change: Change::SessionEnded { session_id: session.into(), user_id: Some("user_9".into()) },
+    };
+    let later = scene.now.after(Duration::from_hours(2));
+    // By then no token of before the start is alive: nothing is out, and the user's other devices are left alone.
+    for (session, now) in [("sess_8", scene.now), ("sess_9", later)] {
+        let applied = revocation.apply(&TenantName::default(), &sign_out(session, now), now).await;
+        assert_eq!(applied, Ok(Applied::InForce));
+        assert_eq!(scene.revoked(), [("clientId:u-user_9".to_owned(), true)]);
+    }
+}
+
+#[tokio::test]
 async fn a_name_that_is_the_users_again_is_left_alone() {
     let scene = Scene::start().await;
-    scene.is_named("alice2", scene.now).await;
-    scene.is_named("alice", scene.now.after(Duration::from_secs(1))).await;
+    scene.is_named("alice2", 0).await;
+    scene.is_named("alice", 1).await;
     scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
     assert_eq!(scene.revoked(), [("clientId:alice".to_owned(), true)]);
 }
@@ -206,7 +288,7 @@ async fn a_long_outage_of_ably_ends_with_the_revocation_unless_the_tokens_have_e
     for (hours, is_made_up_for) in [(1, true), (2, false)] {
         let scene = Scene::start().await;
         scene.ably.set_revocation_outage(Some(Outage::Status(503)));
-        let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: "user_1".into() };
+        let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()) };
         let event = Event { at: scene.now, change };
         let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
         assert_eq!(applied, Err(Incomplete::Ably));
@@ -327,7 +409,7 @@ async fn whichever_call_of_the_store_fails_the_event_takes_effect_and_comes_agai
     };
     let (user_id, organization_id) = ("user_1".to_owned(), "org_1".to_owned());
     for change in [
-        Change::SessionEnded { session_id: "sess_1".into(), user_id: user_id.clone() },
+        Change::SessionEnded { session_id: "sess_1".into(), user_id: Some(user_id.clone()) },
         Change::UserUpdated(user(true)),
         Change::UserUpdated(user(false)),
         Change::UserDeleted { user_id: user_id.clone() },

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Bounds, StoreError};
-use crate::{clock::UnixMillis, tenant::TenantName};
+use crate::{ably::TokenFormat, clock::UnixMillis, tenant::TenantName};
 
 /// A token that is out, or several that went to the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +21,8 @@ pub struct Grant {
     pub organization: Option<String>,
     /// Who the holder is on Ably.
     pub client_id: String,
+    /// What they were given as.
+    pub format: TokenFormat,
     /// When the last of them ends.
     pub until: UnixMillis,
 }
@@ -71,6 +73,7 @@ pub(super) struct Tuple {
     session: String,
     organization: Option<String>,
     client_id: String,
+    format: TokenFormat,
 }
 
 #[derive(Debug)]
@@ -99,6 +102,7 @@ impl Grant {
             session: self.session.clone(),
             organization: self.organization.clone(),
             client_id: self.client_id.clone(),
+            format: self.format,
         }
     }
 }
@@ -110,8 +114,8 @@ impl Tuple {
     }
 
     fn until(&self, until: UnixMillis) -> Grant {
-        let Self { tenant, user, session, organization, client_id } = self.clone();
-        Grant { tenant, user, session, organization, client_id, until }
+        let Self { tenant, user, session, organization, client_id, format } = self.clone();
+        Grant { tenant, user, session, organization, client_id, format, until }
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ably_clerk_auth::{
+    ably::TokenFormat,
     clerk::{Organization, Scoped, Session},
     clock::UnixMillis,
     store::{
@@ -196,6 +197,7 @@ pub(crate) fn grant(user: &str, session: &str, organization: Option<&str>, clien
         session: session.to_owned(),
         organization: organization.map(str::to_owned),
         client_id: client_id.to_owned(),
+        format: TokenFormat::default(),
         until: NOW.after(life),
     }
 }

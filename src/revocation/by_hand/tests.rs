@@ -39,7 +39,7 @@ fn authority(tenant: &str, format: TokenFormat, ably: Option<&Ably>) -> Authorit
 }
 
 fn revocation_with(bounds: &Bounds, authorities: Vec<Authority>) -> Revocation {
-    Revocation::new(Arc::new(MemoryStore::new(bounds, Arc::new(|_| {}))), authorities)
+    Revocation::new(Arc::new(MemoryStore::new(bounds, Arc::new(|_| {}))), authorities, NOW)
 }
 
 fn revocation(format: TokenFormat, ably: Option<&Ably>) -> Revocation {
@@ -58,6 +58,7 @@ impl Revocation {
             session: session.into(),
             organization: None,
             client_id: client_id.into(),
+            format: self.tenants[0].format,
             until: later(3600),
         };
         self.store.put_grant(grant, NOW).await.unwrap();

@@ -331,13 +331,13 @@ pub(super) fn decode_drop(text: &str) -> Option<(TenantName, String)> {
 }
 
 fn member(grant: &Grant) -> String {
-    json(&(&grant.user, &grant.session, &grant.organization, &grant.client_id))
+    json(&(&grant.user, &grant.session, &grant.organization, &grant.client_id, grant.format))
 }
 
 fn grant_of(tenant: &TenantName, member: &str, until: &str) -> Option<Grant> {
-    let (user, session, organization, client_id) = read(member)?;
+    let (user, session, organization, client_id, format) = read(member)?;
     let until = time_of(until.parse().ok()?);
-    Some(Grant { tenant: tenant.clone(), user, session, organization, client_id, until })
+    Some(Grant { tenant: tenant.clone(), user, session, organization, client_id, format, until })
 }
 
 /// The time that a score of a sorted set is.
