@@ -68,7 +68,7 @@ impl Authority {
         let outcomes = match key.rest.revoke_tokens(&key.api_key, targets, margin).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                self.log_failure(&error);
+                self.log_failure(&error, targets.len());
                 return vec![Told::from(&error); targets.len()];
             }
         };
@@ -92,13 +92,13 @@ impl Authority {
         told.collect()
     }
 
-    fn log_failure(&self, error: &RestError) {
+    fn log_failure(&self, error: &RestError, targets: usize) {
         let tenant = self.tenant.as_str();
         if error.passes_by_itself() {
             self.counts.unavailable.inc();
             tracing::warn!(tenant, %error, "Ably did not revoke tokens; it is tried again");
         } else {
-            self.counts.refused.inc();
+            self.counts.refused.inc_by(targets.try_into().unwrap_or(u64::MAX));
             tracing::error!(
                 tenant,
                 %error,

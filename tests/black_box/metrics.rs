@@ -8,13 +8,17 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use reqwest::Method;
-use sandbox::{ably, clerk};
+use reqwest::{Method, StatusCode};
+use sandbox::{
+    ably::{self, Outage, RevocableTokens},
+    clerk::{self, Answer, Attempt, Endpoint},
+};
 use serde_json::json;
 
 use crate::{
     redis::RedisServer,
     service::{Service, Vendors, json, refusal, rendered, run},
+    webhooks,
 };
 
 const RULE: &str = "[[grants]]\nname = \"one\"\ncapability = { \"one\" = [\"subscribe\"] }\n";
@@ -224,9 +228,9 @@ async fn exchanges_at_ably_are_counted_by_how_they_end() {
     assert_eq!(counts().await, [0, 0, 0]);
     for (outage, after) in [
         (None, [1, 0, 0]),
-        (Some(ably::Outage::Status(403)), [1, 1, 0]),
-        (Some(ably::Outage::Drop), [1, 1, 1]),
-        (Some(ably::Outage::LoseOneAnswer), [2, 1, 1]),
+        (Some(Outage::Status(403)), [1, 1, 0]),
+        (Some(Outage::Drop), [1, 1, 1]),
+        (Some(Outage::LoseOneAnswer), [2, 1, 1]),
     ] {
         vendors.ably.set_outage(outage);
         service.token(&vendors.token("alice")).await;
@@ -397,4 +401,47 @@ async fn a_signal_ends_both_listeners() {
     assert_eq!(status.code(), Some(0));
     assert!(begun_at.elapsed() < Duration::from_secs(15), "an idle connection is waited for until the patience ends");
     drop(idle);
+}
+
+#[tokio::test]
+async fn what_becomes_of_webhooks_and_of_revocations_is_counted() {
+    let vendors = webhooks::vendors().await;
+    vendors.clerk.set_retry_schedule(vec![Duration::from_millis(200); 50]);
+    let settings = [("CLERK_WEBHOOK_SIGNING_SECRET", webhooks::SECRET), ("ABLY_REVOCABLE_TOKENS", "true")];
+    let service = vendors.service_with_admin("", &settings).await;
+    let url = format!("http://{}/webhooks/clerk", service.address());
+    vendors.clerk.set_endpoints(vec![Endpoint::new(&url, &[webhooks::SECRET]).unwrap()]);
+    let sign_out = async || {
+        let claims = vendors.clerk.session_claims(&vendors.user("alice"));
+        assert_eq!(service.token(&vendors.clerk.mint(claims.clone())).await.status(), StatusCode::OK);
+        vendors.clerk.webhooks_settled().await;
+        vendors.clerk.send_event("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None);
+    };
+    let counted = async || {
+        Samples::of(&service).await.all([
+            r#"webhooks_total{tenant="default",outcome="applied"}"#,
+            r#"revocations_total{tenant="default",outcome="accepted"}"#,
+            r#"revocations_total{tenant="default",outcome="refused"}"#,
+        ])
+    };
+    sign_out().await;
+    vendors.clerk.webhooks_settled().await;
+    assert_eq!(counted().await, [1, 1, 0]);
+    vendors.ably.set_revocable_tokens(RevocableTokens::Off);
+    sign_out().await;
+    vendors.clerk.webhooks_settled().await;
+    assert_eq!(counted().await, [2, 1, 1]);
+    vendors.ably.set_revocable_tokens(RevocableTokens::On);
+    vendors.ably.set_revocation_outage(Some(Outage::Status(503)));
+    sign_out().await;
+    let is_refused = |attempt: &Attempt| attempt.answer == Answer::Status(503);
+    vendors.clerk.attempts_once(|attempts| attempts.iter().any(is_refused)).await;
+    vendors.ably.set_revocation_outage(None);
+    vendors.clerk.webhooks_settled().await;
+    assert_eq!(counted().await, [3, 2, 1]);
+    let [postponed, unavailable] = Samples::of(&service).await.all([
+        r#"webhooks_total{tenant="default",outcome="postponed"}"#,
+        r#"revocations_total{tenant="default",outcome="unavailable"}"#,
+    ]);
+    assert!(postponed >= 1 && unavailable >= 1, "{postponed} {unavailable}");
 }

@@ -17,7 +17,7 @@ use crate::{
     service::{ORIGIN, Service, Vendors, refusal, request_id},
 };
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 /// Where replicas keep what they share.
@@ -613,4 +613,88 @@ async fn what_a_replica_issued_while_it_was_cut_off_is_revoked_when_it_is_back()
     assert_eq!(refusal(other.token(&token).await).await, DENIED.0);
     assert_eq!(other.logged("tokens revoked").await["target"], "clientId:alice");
     assert_eq!(scene.revoked(&mut seen), [("clientId:alice".to_owned(), true)]);
+}
+
+#[tokio::test]
+async fn a_denial_that_comes_while_a_token_is_made_counts() {
+    let scene = Scene::start(Kept::InMemory, &[]).await;
+    scene.vendors.clerk.set_delay(Duration::from_millis(1500));
+    for user in ["alice", "bob", "carol"] {
+        let (claims, token) = scene.session(user);
+        let looked_up = scene.vendors.clerk.calls().users;
+        let mut request = std::pin::pin!(scene.service.token(&token));
+        let sign_out = async {
+            while scene.vendors.clerk.calls().users == looked_up {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            scene.happens("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None).await;
+        };
+        tokio::select! {
+            biased;
+            // A machine too busy for this to prove anything.
+            _ = &mut request => continue,
+            () = sign_out => {}
+        }
+        assert_eq!(refusal(request.await).await, DENIED.0);
+        return;
+    }
+    panic!("each look-up ended before the webhook was taken");
+}
+
+#[tokio::test]
+async fn while_a_denial_cannot_be_stored_nobody_gets_a_token() {
+    let scene = Scene::start(Kept::InRedis, &[]).await;
+    let (claims, token) = scene.session("alice");
+    let (_, bobs) = scene.session("bob");
+    for token in [&token, &bobs] {
+        scene.is_served(token).await;
+    }
+    let redis = scene.redis.as_ref().unwrap();
+    redis.set_memory(1);
+    scene.vendors.clerk.send_event("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None);
+    let is_refused = |attempt: &Attempt| attempt.event_type == "session.ended" && attempt.answer == Answer::Status(503);
+    scene.vendors.clerk.attempts_once(|attempts| attempts.iter().any(is_refused)).await;
+    scene.is_refused(&bobs, (503, 50003), "store-full").await;
+    redis.set_memory(0);
+    scene.settled().await;
+    assert_eq!(scene.last_answer("session.ended"), Answer::Status(204));
+    store_becomes(&scene.service, "ready").await;
+    scene.is_refused(&token, DENIED.0, DENIED.1).await;
+    scene.is_served(&bobs).await;
+}
+
+/// Lets the time come for all work that is left in Redis.
+fn make_due(redis: &RedisServer) {
+    let mut connection = redis.connection();
+    let key = "aca:{v1}:due";
+    let ids: Vec<String> = redis::cmd("ZRANGE").arg(&[key, "0", "-1"]).query(&mut connection).unwrap();
+    assert!(!ids.is_empty());
+    for id in ids {
+        let () = redis::cmd("ZADD").arg(&[key, "0", &id]).query(&mut connection).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_replica_leaves_that_dies_another_does_though_nothing_comes_again() {
+    // Before Ably answered, and after Ably did not take it.
+    for outage in [Outage::Hang, Outage::Status(503)] {
+        let scene = Scene::start(Kept::InRedis, &[]).await;
+        scene.vendors.clerk.set_retry_schedule(vec![]);
+        let (claims, token) = scene.session("alice");
+        scene.is_served(&token).await;
+        scene.settled().await;
+        scene.vendors.ably.set_revocation_outage(Some(outage));
+        scene.vendors.clerk.send_event("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None);
+        while scene.vendors.ably.calls().revoke_tokens == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        scene.service.signal("KILL");
+        scene.settled().await;
+        let redis = scene.redis.as_ref().unwrap();
+        let other = Scene::service(&scene.vendors, Some(redis), &[]).await;
+        assert_eq!(refusal(other.token(&token).await).await, DENIED.0);
+        scene.vendors.ably.set_revocation_outage(None);
+        make_due(redis);
+        assert_eq!(other.logged("tokens revoked").await["target"], "clientId:alice");
+    }
 }
