@@ -10,7 +10,7 @@ use crate::{
     telemetry::metrics::RevocationCounts,
 };
 
-const NOW: UnixMillis = UnixMillis(1_795_290_000_000);
+pub(super) const NOW: UnixMillis = UnixMillis(1_795_290_000_000);
 
 fn authority(format: TokenFormat, template: &str) -> Authority {
     Authority {
@@ -66,7 +66,7 @@ fn grant(user: &str, session: &str, organization: Option<&str>, client_id: &str)
 }
 
 /// What can happen, among few enough that events meet. A user has one name at one time.
-fn event() -> impl Strategy<Value = Event> {
+pub(super) fn event() -> impl Strategy<Value = Event> {
     let (id, other) = (0..2_u8, 0..2_u8);
     (id, other, 0..6_u8, 0..8_u8).prop_map(|(id, other, kind, seconds)| {
         let (user_id, organization_id) = (format!("user_{id}"), format!("org_{other}"));

@@ -5,6 +5,10 @@ use std::{
 
 use async_trait::async_trait;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
 use reqwest::StatusCode;
 use sandbox::ably::{Ably, Options, Outage};
 
@@ -42,6 +46,10 @@ impl Scene {
     }
 
     async fn with(store: impl FnOnce(MemoryStore) -> Arc<dyn Store>) -> Self {
+        Self::of("{username}", store).await
+    }
+
+    async fn of(template: &str, store: impl FnOnce(MemoryStore) -> Arc<dyn Store>) -> Self {
         // Whom Ably gives time for a new token would be a matter of waiting.
         let options = Options { revocable_tokens: true, reauth_margin: Duration::ZERO, ..Options::default() };
         let ably = Ably::start(options).await.unwrap();
@@ -65,7 +73,7 @@ impl Scene {
             in_memory.put_grant(grant, now).await.unwrap();
         }
         let store = store(in_memory);
-        Self { ably, revocation: Revocation::new(store, vec![authority("{username}", key.clone())], now), key, now }
+        Self { ably, revocation: Revocation::new(store, vec![authority(template, key.clone())], now), key, now }
     }
 
     fn token_request(&self) -> TokenRequest {
@@ -437,4 +445,81 @@ async fn whichever_call_of_the_store_fails_the_event_takes_effect_and_comes_agai
         // A fact, the look at the tokens that are out, and the work that is left.
         assert!(failures >= 3, "{change:?}: {failures}");
     }
+}
+
+/// The tokens that are out in the random trial: each user has one in each of two sessions, under another name and in
+/// another organization in each.
+fn random_grants(now: UnixMillis) -> Vec<Grant> {
+    let of = |user: usize, number: usize| Grant {
+        tenant: TenantName::default(),
+        user: format!("user_{user}"),
+        session: format!("sess_{number}"),
+        organization: Some(format!("org_{number}")),
+        client_id: format!("{}/user_{user}", ["alice", "bob"][number]),
+        format: TokenFormat::TokenRequest,
+        until: now.after(Duration::from_hours(1)),
+    };
+    (0..2).flat_map(|user| (0..2).map(move |number| of(user, number))).collect()
+}
+
+/// Whether an event is against a token, whatever other events say.
+fn is_against(change: &Change, grant: &Grant) -> bool {
+    match change {
+        Change::SessionEnded { session_id, .. } => grant.session == *session_id,
+        Change::UserDeleted { user_id } => grant.user == *user_id,
+        Change::UserUpdated(user) => {
+            let name = user.username.as_ref().map(|name| format!("{name}/{}", user.id));
+            grant.user == user.id && (user.banned || name.as_ref() != Some(&grant.client_id))
+        }
+        Change::MembershipChanged { user_id, organization_id } => {
+            grant.user == *user_id && grant.organization.as_ref() == Some(organization_id)
+        }
+        Change::OrganizationDeleted { organization_id } => grant.organization.as_ref() == Some(organization_id),
+    }
+}
+
+/// Whether a token has to end by these events: of updates of a user the latest counts, and of two in one millisecond the
+/// ban.
+fn has_to_end(events: &[Event], grant: &Grant) -> bool {
+    let is_ban = |change: &Change| matches!(change, Change::UserUpdated(user) if user.banned);
+    let updates =
+        events.iter().filter(|event| matches!(&event.change, Change::UserUpdated(user) if user.id == grant.user));
+    let latest = updates.max_by_key(|event| (event.at, is_ban(&event.change)));
+    let others = events.iter().filter(|event| !matches!(event.change, Change::UserUpdated(_)));
+    others.chain(latest).any(|event| is_against(&event.change, grant))
+}
+
+#[test]
+fn in_whatever_order_events_come_what_has_to_end_is_revoked_and_what_no_event_is_against_is_not() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let deliveries = proptest::collection::vec(super::tests::event(), 0..8).prop_flat_map(|events| {
+        let twice: Vec<_> = events.iter().cloned().chain(events.iter().take(3).cloned()).collect();
+        (Just(events), Just(twice).prop_shuffle())
+    });
+    let mut runner = TestRunner::new(Config::with_cases(100));
+    let outcome = runner.run(&deliveries, |(events, deliveries)| {
+        runtime.block_on(async {
+            let scene =
+                Scene::of("{username}/{user_id}", |_| Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {}))))
+                    .await;
+            // The events are of a time of their own, and so is the trial.
+            let now = super::tests::NOW.after(Duration::from_mins(1));
+            for grant in random_grants(now) {
+                scene.revocation.store.put_grant(grant, now).await.unwrap();
+            }
+            for event in &deliveries {
+                scene.revocation.apply(&TenantName::default(), event, now).await.unwrap();
+            }
+            let revoked = scene.revoked();
+            for grant in random_grants(now) {
+                let is_revoked = revoked.iter().any(|(target, _)| *target == format!("clientId:{}", grant.client_id));
+                let has_to_end = has_to_end(&events, &grant);
+                let is_against = events.iter().any(|event| is_against(&event.change, &grant));
+                prop_assert!(is_revoked || !has_to_end, "{grant:?} lives on");
+                prop_assert!(is_against || !is_revoked, "{grant:?} is revoked for nothing");
+            }
+            Ok(())
+        })
+    });
+    outcome.unwrap();
 }
