@@ -492,7 +492,7 @@ fn has_to_end(events: &[Event], grant: &Grant) -> bool {
 #[test]
 fn in_whatever_order_events_come_what_has_to_end_is_revoked_and_what_no_event_is_against_is_not() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let deliveries = proptest::collection::vec(super::tests::event(), 0..8).prop_flat_map(|events| {
+    let deliveries = proptest::collection::vec(tests::event(), 0..8).prop_flat_map(|events| {
         let twice: Vec<_> = events.iter().cloned().chain(events.iter().take(3).cloned()).collect();
         (Just(events), Just(twice).prop_shuffle())
     });
@@ -503,7 +503,7 @@ fn in_whatever_order_events_come_what_has_to_end_is_revoked_and_what_no_event_is
                 Scene::of("{username}/{user_id}", |_| Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {}))))
                     .await;
             // The events are of a time of their own, and so is the trial.
-            let now = super::tests::NOW.after(Duration::from_mins(1));
+            let now = tests::NOW.after(Duration::from_mins(1));
             for grant in random_grants(now) {
                 scene.revocation.store.put_grant(grant, now).await.unwrap();
             }

@@ -10,7 +10,7 @@ use std::{
 
 use reqwest::{Method, StatusCode};
 use sandbox::{
-    ably::{self, Outage, RevocableTokens},
+    ably::{Outage, RevocableTokens},
     clerk::{self, Answer, Attempt, Endpoint},
 };
 use serde_json::json;
