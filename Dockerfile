@@ -13,8 +13,8 @@ WORKDIR /build
 # The sandbox is a member of the workspace, so its manifest must be there; it is not built.
 COPY Cargo.toml Cargo.lock ./
 COPY sandbox/Cargo.toml sandbox/
-RUN mkdir -p src sandbox/src \
-    && touch src/lib.rs sandbox/src/lib.rs \
+RUN mkdir -p src benches sandbox/src \
+    && touch src/lib.rs benches/policy.rs sandbox/src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked -p ably-clerk-auth
 

@@ -11,6 +11,7 @@ mod explain;
 mod formats;
 mod hostile_requests;
 mod identity;
+mod image;
 mod limits;
 #[path = "../store/line.rs"]
 #[expect(dead_code, reason = "the store's own tests use all of it")]
