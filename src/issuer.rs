@@ -212,7 +212,7 @@ impl Issuer {
             Ok(authenticated) => authenticated,
             Err(cause) => return Err(Refused { cause, whose: None, allowance: None }),
         };
-        if let Err(cause) = self.admit(tenant, &session, now) {
+        if let Err(cause) = self.admit(tenant, &session, None, now) {
             return Err(Refused { cause, whose: Some((tenant, Box::new(session))), allowance: None });
         }
         // Only the user can spend it, so not before the session is verified; and no call to Clerk or Ably before it.
@@ -245,17 +245,14 @@ impl Issuer {
             self.note(tenant, session, &signed, now).await?;
         }
         // Again, and last: a denial that came meanwhile counts, and one that comes from here on finds the token noted.
-        self.admit(tenant, session, now)?;
-        if self.store.facts().is_former_name(&tenant.name, session, signed.client_id.as_str(), now) {
-            return Err(Cause::Outdated);
-        }
+        self.admit(tenant, session, Some(signed.client_id.as_str()), now)?;
         Ok(signed)
     }
 
-    /// Whether anybody is served, and this session.
-    fn admit(&self, tenant: &Tenant, session: &Session, now: UnixMillis) -> Result<(), Cause> {
+    /// Whether anybody is served, this session is, and under this client ID.
+    fn admit(&self, tenant: &Tenant, session: &Session, client_id: Option<&str>, now: UnixMillis) -> Result<(), Cause> {
         self.store.may_issue(now)?;
-        match self.store.facts().verdict(&tenant.name, session, now) {
+        match self.store.facts().verdict(&tenant.name, session, client_id, now) {
             Verdict::Clear => Ok(()),
             Verdict::Denied => Err(Cause::Denied),
             Verdict::Outdated => Err(Cause::Outdated),

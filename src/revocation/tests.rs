@@ -131,15 +131,6 @@ fn model(events: &[Event], session: &Session) -> Verdict {
     }
 }
 
-/// What a session is told whose token gives a client ID.
-fn told(revocation: &Revocation, session: &Session, client_id: &str) -> Verdict {
-    let (facts, tenant) = (revocation.store.facts(), TenantName::default());
-    match facts.verdict(&tenant, session, NOW) {
-        Verdict::Clear if facts.is_former_name(&tenant, session, client_id, NOW) => Verdict::Outdated,
-        verdict => verdict,
-    }
-}
-
 proptest! {
     #[test]
     fn deliveries_in_any_order_and_several_times_come_to_the_same(
@@ -168,7 +159,8 @@ proptest! {
             let session = session(id, number, organization, UnixMillis(NOW.0 + issued * 1000));
             let names = names(&events, &session.user_id);
             for client_id in ["alice", "bob"] {
-                let told = told(&revocation, &session, client_id);
+                let facts = revocation.store.facts();
+                let told = facts.verdict(&TenantName::default(), &session, Some(client_id), NOW);
                 let of_the_past = |(at, name): &(UnixMillis, Option<String>)| {
                     session.issued_at <= *at && name.as_deref() != Some(client_id)
                 };

@@ -63,9 +63,9 @@ impl Facts {
         Self { most: bounds.facts, most_remembered: bounds.remembered, known: RwLock::default() }
     }
 
-    /// What there is against a session of a tenant.
+    /// What there is against a session of a tenant, and against the client ID that its token gives, once that is known.
     #[must_use]
-    pub fn verdict(&self, tenant: &TenantName, session: &Session, now: UnixMillis) -> Verdict {
+    pub fn verdict(&self, tenant: &TenantName, session: &Session, client_id: Option<&str>, now: UnixMillis) -> Verdict {
         let known = self.read();
         let mut key = Key {
             tenant: tenant.clone(),
@@ -80,8 +80,11 @@ impl Facts {
         if known.is_denied(&mut key, now) {
             return Verdict::Denied;
         }
+        key.topic = Topic::Name;
+        let name = known.name(&key).filter(|name| name.until > now && session.issued_at <= name.at);
+        let mut outdated = name.zip(client_id).is_some_and(|(name, client_id)| !name.is(client_id));
         key.topic = Topic::Rights;
-        let mut outdated = known.is_marked(&key, session.issued_at, now);
+        outdated |= known.is_marked(&key, session.issued_at, now);
         if let Some(organization) = &session.organization {
             key.subject = Subject::Member { user: session.user_id.clone(), organization: organization.id.clone() };
             outdated |= known.is_marked(&key, session.issued_at, now);
@@ -91,20 +94,10 @@ impl Facts {
         if outdated { Verdict::Outdated } else { Verdict::Clear }
     }
 
-    /// Whether a client ID that a session token gives is not its user's any more, as far as events told since it was
-    /// minted.
-    #[must_use]
-    pub fn is_former_name(&self, tenant: &TenantName, session: &Session, client_id: &str, now: UnixMillis) -> bool {
-        let named = self.name(tenant, &session.user_id);
-        named.is_some_and(|named| named.until > now && session.issued_at <= named.at && !named.is(client_id))
-    }
-
     /// What the last event about a user's name told, however long ago.
     pub(crate) fn name(&self, tenant: &TenantName, user: &str) -> Option<Named> {
         let subject = Subject::User(user.to_owned());
-        let Statement { ruling, at, until } =
-            *self.read().statements.get(&Key { tenant: tenant.clone(), subject, topic: Topic::Name })?;
-        if let Ruling::Named(client_id) = ruling { Some(Named { client_id, at, until }) } else { None }
+        self.read().name(&Key { tenant: tenant.clone(), subject, topic: Topic::Name })
     }
 
     /// Whether a session or a user is refused, by Clerk or by an operator.
@@ -200,6 +193,11 @@ impl Known {
             key.topic = Topic::Denial(source);
             self.statements.get(&*key).is_some_and(|statement| statement.holds(now))
         })
+    }
+
+    fn name(&self, key: &Key) -> Option<Named> {
+        let Statement { ruling, at, until } = *self.statements.get(key)?;
+        if let Ruling::Named(client_id) = ruling { Some(Named { client_id, at, until }) } else { None }
     }
 
     fn is_marked(&self, key: &Key, issued_at: UnixMillis, now: UnixMillis) -> bool {

@@ -102,16 +102,12 @@ impl Replica {
     }
 
     pub(crate) fn verdict_of(&self, tenant: &TenantName, session: &Session) -> Verdict {
-        self.store.facts().verdict(tenant, session, self.now())
+        self.store.facts().verdict(tenant, session, None, self.now())
     }
 
     /// The same of a session whose token gives a client ID.
     pub(crate) fn verdict_of_named(&self, tenant: &TenantName, session: &Session, client_id: &str) -> Verdict {
-        let is_former_name = || self.store.facts().is_former_name(tenant, session, client_id, self.now());
-        match self.verdict_of(tenant, session) {
-            Verdict::Clear if is_former_name() => Verdict::Outdated,
-            verdict => verdict,
-        }
+        self.store.facts().verdict(tenant, session, Some(client_id), self.now())
     }
 
     /// Stores a fact, and has Redis's patience when the machine is too busy for ours.
