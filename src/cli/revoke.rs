@@ -171,11 +171,10 @@ fn verdict(report: &Report) -> &'static str {
     match (report.dry_run, report.complete, report.live_tokens) {
         (true, ..) => "A dry run: nothing was changed.",
         (false, false, _) => "Not all is done.",
-        (false, true, Some(LiveTokens::Known)) => "Done.",
         (false, true, Some(LiveTokens::NoneKnown)) => "Denied. No live token was known.",
         (false, true, Some(LiveTokens::NotNoted)) => "Denied. Which tokens are live is not noted.",
         (false, true, None) if nobody_was_denied() => "There was nothing to lift.",
-        (false, true, None) => "Done.",
+        (false, true, Some(LiveTokens::Known) | None) => "Done.",
     }
 }
 
