@@ -35,7 +35,7 @@ enum Command {
     /// Answer requests, until SIGTERM or SIGINT (default)
     #[default]
     Serve,
-    /// Check the settings, the keys and the clock; exit with 0 if the service would work
+    /// Check the settings, the keys, Redis and the clock; exit with 0 if the service would work
     Check {
         /// Only run these tests of the policy: no network, no keys; exit with 0 if all pass
         #[arg(long, value_name = "FILE")]

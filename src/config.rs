@@ -148,7 +148,13 @@ impl Config {
     /// What is allowed but may surprise: a sentence for each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<_> = self.tenants.iter().flat_map(TenantConfig::warnings).collect();
+        self.tenants.iter().flat_map(TenantConfig::warnings).chain(self.warnings_beyond_tenants()).collect()
+    }
+
+    /// Those of them that are about no tenant.
+    #[must_use]
+    pub fn warnings_beyond_tenants(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
         if self.redis.as_ref().is_some_and(|redis| redis.address.is_in_clear()) {
             warnings.push(
                 "Redis without TLS: its password, and who is refused, can be read and changed on the way there; use \

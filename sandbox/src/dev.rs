@@ -139,12 +139,16 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
     parties.extend(options.allow_origin);
     // With --json, standard output belongs to the sandbox.
     let output = if options.json { Output::Stderr } else { Output::Stdout };
-    let environment = service::environment(&clerk, &ably, &parties, service_port, output, options.set);
+    let admin_port = service::claim_admin_port(service_port)
+        .map_err(|error| Failure::Start { what: "the service's admin listener", error })?;
+    let ports = (service_port, admin_port);
+    let environment = service::environment(&clerk, &ably, &parties, ports, output, options.set);
     // As someone would do by hand in the dashboards, who runs the service with these settings.
     clerk.set_endpoints(service::webhook_endpoint(&environment, service_port).into_iter().collect());
     ably.set_revocable_tokens(service::revocable_tokens(&environment));
-    let ready = Ready::new(&clerk, &ably, page_port, service_port);
+    let admin_port = service::admin_port(&environment);
     let program = Program::find(options.service, environment)?;
+    let ready = Ready::new(&clerk, &ably, page_port, service_port, admin_port, program.path());
     let directory = program.directory(&policy)?;
     let (said, heard) = mpsc::unbounded_channel();
     let editor = Editor {

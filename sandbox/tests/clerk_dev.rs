@@ -34,7 +34,10 @@ fn stub_service() {
     actix_web::rt::System::new()
         .block_on(async move {
             HttpServer::new(move || {
-                let seen = json!({"environment": environment, "files": files, "policy": policy});
+                let admin_port = std::env::var("ADMIN_PORT").ok();
+                let seen = json!({
+                    "environment": environment, "files": files, "policy": policy, "admin_port": admin_port,
+                });
                 App::new()
                     .route("/readyz", web::get().to(HttpResponse::Ok))
                     .route("/exit", web::get().to(async || -> HttpResponse { std::process::exit(9) }))
@@ -201,6 +204,60 @@ async fn it_starts_everything_and_stops_everything_when_its_input_ends() {
     assert!(sandbox.wait().unwrap().success());
     assert_everything_ends(&ready);
     assert!(stub.ended_in_order().exists(), "the service is asked to end, not killed");
+}
+
+#[tokio::test]
+async fn the_service_takes_orders_on_a_free_port_unless_told_otherwise() {
+    let stub = StubService::new("orders");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for set in [None, Some("41007"), Some("0")] {
+        let mut command = dev(&stub);
+        command.args(set.map(|port| format!("--set=ADMIN_PORT={port}")));
+        let (_sandbox, ready) = start(&mut command);
+        let seen = client.get(format!("{}/seen", text(&ready, "service"))).send().await.unwrap();
+        let seen: Value = seen.json().await.unwrap();
+        let port = text(&seen, "admin_port");
+        if let Some(set) = set {
+            assert_eq!(port, set);
+        }
+        if port == "0" {
+            assert_eq!((&ready["admin"], &ready["revoke"]), (&Value::Null, &Value::Null), "{ready}");
+            continue;
+        }
+        assert!(!text(&ready, "service").ends_with(&format!(":{port}")), "{ready}");
+        assert_eq!(text(&ready, "admin"), format!("http://127.0.0.1:{port}"));
+        let revoke = text(&ready, "revoke");
+        let program = stub.program();
+        assert!(revoke.starts_with(&format!("ADMIN_PORT={port} ")), "{revoke}");
+        assert!(program.ends_with(revoke.split(' ').nth(1).unwrap()), "{revoke}");
+        assert!(revoke.contains(" revoke --user user_"), "{revoke}");
+    }
+}
+
+#[test]
+fn to_a_person_it_says_what_to_type_for_a_token_and_for_its_end() {
+    let stub = StubService::new("says");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sandbox"));
+    command
+        .args(["dev", "--page-port=0", "--service-port=0", "--clerk-port=0", "--ably-port=0", "--service"])
+        .arg(stub.program())
+        .arg(format!("--set=STUB_ENDED_IN_ORDER={}", stub.ended_in_order().display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    for name in ["ABLY_API_KEY", "NEXT_ABLY_API_KEY", "CLERK_SECRET_KEY", "CLERK_PUBLISHABLE_KEY"] {
+        command.env_remove(name);
+    }
+    let mut sandbox = command.spawn().unwrap();
+    let said: Vec<String> = BufReader::new(sandbox.stdout.as_mut().unwrap())
+        .lines()
+        .map(Result::unwrap)
+        .take_while(|line| !line.contains("Ctrl-C"))
+        .collect();
+    signal(&sandbox, "TERM");
+    assert!(sandbox.wait().unwrap().success());
+    let curl = said.iter().position(|line| line.starts_with("  curl -sH")).unwrap();
+    assert!(said[curl + 1].starts_with("  ADMIN_PORT="), "{said:?}");
+    assert!(said[curl + 1].contains(" revoke --user user_"), "{said:?}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `check`: says what was understood, tries what the service will need, and warns of what would surprise.
 
+mod redis;
+
 use std::{fmt, path::Path, process::ExitCode, time::SystemTime};
 
 use tokio::runtime::Handle;
@@ -94,6 +96,10 @@ async fn report(config: &Config, provenance: &Provenance) -> Report {
     report.understood("listens on", config.server.address());
     let admin = config.admin.address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     report.understood("admin listener", admin);
+    redis::try_to_use(config.redis.as_ref(), &mut report).await;
+    for warning in config.warnings_beyond_tenants() {
+        report.warn(warning);
+    }
     let http = match outgoing::client() {
         Ok(http) => http,
         Err(error) => {
@@ -143,6 +149,15 @@ fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Report)
     report.understood(
         "Ably API key",
         format!("{}, from {}", tenant.ably.api_key.name().as_str(), from(&settings::ABLY_API_KEY)),
+    );
+    report.understood("revocable tokens", if tenant.ably.revocable_tokens { "on" } else { "off" });
+    report.understood(
+        "webhooks",
+        match tenant.clerk.webhook_signing_secrets.len() {
+            0 => "off: no signing secret".to_owned(),
+            1 => "on: 1 signing secret".to_owned(),
+            secrets => format!("on: {secrets} signing secrets"),
+        },
     );
     report.understood("client ID", &tenant.token.client_id);
     report.understood(

@@ -16,7 +16,7 @@ use crate::{
     clock::UnixMillis,
     config::{Config, Sources},
     outgoing::causes,
-    revocation::by_hand::{DenialOutcome, Report, Revoked, RevokedOutcome, WrittenOrder},
+    revocation::by_hand::{DenialOutcome, LiveTokens, Report, Revoked, RevokedOutcome, WrittenOrder},
     store::Subject,
 };
 
@@ -161,13 +161,21 @@ fn as_text(report: &Report) -> String {
     if let Some(reminder) = &report.reminder {
         let _ = writeln!(text, "\n{reminder}");
     }
-    let verdict = match (report.dry_run, report.complete) {
-        (true, _) => "A dry run: nothing was changed.",
-        (false, true) => "Done.",
-        (false, false) => "Not all is done.",
-    };
-    let _ = writeln!(text, "{verdict}");
+    let _ = writeln!(text, "{}", verdict(report));
     text
+}
+
+/// The last line. Whoever mistyped an id is to notice.
+fn verdict(report: &Report) -> &'static str {
+    let nobody_was_denied = || report.denials.iter().all(|denial| denial.outcome == DenialOutcome::NotDenied);
+    match (report.dry_run, report.complete, report.live_tokens) {
+        (true, ..) => "A dry run: nothing was changed.",
+        (false, false, _) => "Not all is done.",
+        (false, true, Some(LiveTokens::NoneKnown)) => "Denied. No live token was known.",
+        (false, true, Some(LiveTokens::NotNoted)) => "Denied. Which tokens are live is not noted.",
+        (false, true, None) if nobody_was_denied() => "There was nothing to lift.",
+        (false, true, Some(LiveTokens::Known) | None) => "Done.",
+    }
 }
 
 const OK: &str = "ok  ";
@@ -187,7 +195,7 @@ fn of_denial(outcome: DenialOutcome) -> (&'static str, String) {
         DenialOutcome::WouldBeDenied { until } => (NEITHER, format!("would be denied until {}", in_words(until))),
         DenialOutcome::Lifted => (OK, "not denied any more".into()),
         DenialOutcome::LiftedHereOnly => {
-            (FAIL, "denied by other replicas still: Redis cannot be used; it is told when it can be".into())
+            (FAIL, "may be denied by other replicas still: Redis cannot be used; it is told when it can be".into())
         }
         DenialOutcome::WouldBeLifted => (NEITHER, "a denial by hand would be lifted".into()),
         DenialOutcome::NotDenied => (OK, "was not denied".into()),
@@ -213,6 +221,9 @@ fn of_target(revoked: &Revoked) -> (&'static str, String) {
         }
         RevokedOutcome::Refused { code: None } => (FAIL, "Ably refuses to revoke; the log says more".into()),
         RevokedOutcome::Unavailable => (FAIL, "Ably cannot be told now; the service goes on trying".into()),
+        RevokedOutcome::GivenUp => {
+            (FAIL, "Ably cannot be told now, and the store has no room for another attempt".into())
+        }
         RevokedOutcome::NotCalled => (NEITHER, "Ably is not told".into()),
         RevokedOutcome::WouldBeRevoked => (NEITHER, format!("would be revoked{how}")),
     }

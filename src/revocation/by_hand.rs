@@ -91,6 +91,10 @@ pub enum InvalidOrder {
     NotAnOrder,
     /// It names nobody, or several.
     NotOneSubject,
+    /// What it names as a session is no session's id.
+    NotASession,
+    /// What it names as a user is no user's id.
+    NotAUser,
     /// The span of time is none, or too long.
     Duration,
     /// It says both how long to deny and to lift.
@@ -112,6 +116,9 @@ pub struct Report {
     pub tenant: TenantName,
     /// Who is denied, or no more.
     pub denials: Vec<Denial>,
+    /// Whether live tokens were known of whoever is named; left out where a denial is lifted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_tokens: Option<LiveTokens>,
     /// What was to be revoked at Ably.
     pub targets: Vec<Revoked>,
     /// When Ably is told once more.
@@ -170,6 +177,18 @@ pub enum DenialOutcome {
     StoreFull,
 }
 
+/// What was known of the tokens of whoever is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LiveTokens {
+    /// Some are out.
+    Known,
+    /// None is known to be: nobody may have this id.
+    NoneKnown,
+    /// It is not noted which are out: the key has no revocable tokens, by the settings.
+    NotNoted,
+}
+
 /// What became of a target at Ably.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revoked {
@@ -199,6 +218,8 @@ pub enum RevokedOutcome {
     },
     /// Ably could not be asked; it is tried again.
     Unavailable,
+    /// Ably could not be asked, and the store has no room for another attempt.
+    GivenUp,
     /// Ably was not asked: the key has no revocable tokens, by the settings.
     NotCalled,
     /// In a dry run: Ably would be asked.
@@ -215,6 +236,10 @@ impl InvalidOrder {
                  false)."
             }
             Self::NotOneSubject => "Name one of session, user and client_id, and only one.",
+            Self::NotASession => {
+                "session is to be the id of a session at Clerk: sess_, and then ASCII letters and digits only."
+            }
+            Self::NotAUser => "user is to be the id of a user at Clerk: user_, and then ASCII letters and digits only.",
             Self::Duration => "for is to be a span of time with its unit, above zero and up to 30 days, like 2h.",
             Self::LastsAndLifts => "With lift there is no for: a denial that is lifted ends at once.",
             Self::WithoutTenant => "There are several tenants: name one.",
@@ -241,7 +266,7 @@ impl Order {
         ];
         let mut named = named.into_iter().flatten();
         let whom = match (named.next(), named.next()) {
-            (Some(whom), None) if !whom.id().is_empty() => whom,
+            (Some(whom), None) if !whom.id().is_empty() => whom.checked()?,
             _ => return Err(InvalidOrder::NotOneSubject),
         };
         let action = match (written.lift, written.lasts) {
@@ -298,13 +323,15 @@ impl Named {
         }
     }
 
-    /// What begins an id of Clerk's of this kind.
-    fn prefix(&self) -> &'static str {
-        match self {
-            Self::Session(_) => "sess_",
-            Self::User(_) => "user_",
-            Self::ClientId(_) => "",
-        }
+    /// Itself, unless it cannot be anybody's: a denial of nobody would look like one of somebody.
+    fn checked(self) -> Result<Self, InvalidOrder> {
+        let (prefix, invalid) = match self {
+            Self::Session(_) => ("sess_", InvalidOrder::NotASession),
+            Self::User(_) => ("user_", InvalidOrder::NotAUser),
+            Self::ClientId(_) => return Ok(self),
+        };
+        let is_one = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric());
+        if self.id().strip_prefix(prefix).is_some_and(is_one) { Ok(self) } else { Err(invalid) }
     }
 
     fn reminder(&self) -> &'static str {
@@ -338,7 +365,7 @@ impl DenialOutcome {
 impl RevokedOutcome {
     /// Whether nothing is left to do that could be done.
     fn is_as_wanted(&self) -> bool {
-        !matches!(self, Self::Refused { .. } | Self::Unavailable)
+        !matches!(self, Self::Refused { .. } | Self::Unavailable | Self::GivenUp)
     }
 }
 
@@ -356,9 +383,10 @@ impl Report {
     fn new(tenant: TenantName, run: Run) -> Self {
         Self {
             dry_run: run == Run::Dry,
-            complete: false,
+            complete: true,
             tenant,
             denials: Vec::new(),
+            live_tokens: None,
             targets: Vec::new(),
             repeated_at: None,
             warnings: Vec::new(),
@@ -373,16 +401,21 @@ impl Report {
         }
     }
 
-    fn warn_of(&mut self, reach: Reach) {
+    /// Adds a warning of what keeps the order from being complete.
+    fn falls_short(&mut self, warning: &str) {
+        self.complete = false;
+        self.warn(warning);
+    }
+
+    fn heed(&mut self, reach: Reach) {
         if reach == Reach::ThisReplica {
-            self.warn("Redis cannot be used now: tokens that other replicas have issued are not known");
+            self.falls_short("Redis cannot be used now: tokens that other replicas have issued are not known");
         }
     }
 
-    /// Whether all is as wanted, and there was something to do at all.
-    fn is_complete(&self) -> bool {
-        let calls = self.targets.iter().filter(|revoked| revoked.outcome != RevokedOutcome::NotCalled);
-        (!self.denials.is_empty() || calls.count() > 0)
+    /// Whether there was somebody to deny, and all is as wanted.
+    fn is_as_wanted(&self) -> bool {
+        !self.denials.is_empty()
             && self.denials.iter().all(|denial| denial.outcome.is_as_wanted())
             && self.targets.iter().all(|revoked| revoked.outcome.is_as_wanted())
     }
@@ -393,17 +426,8 @@ impl Revocation {
     pub async fn by_hand(&self, order: &Order, now: UnixMillis) -> Result<Report, InvalidOrder> {
         let authority = self.authority_for(order)?;
         let mut report = Report::new(authority.tenant.clone(), order.run);
-        if !order.whom.id().starts_with(order.whom.prefix()) {
-            let (id, prefix) = (order.whom.id(), order.whom.prefix());
-            report.warn(&format!("{id} does not look like an id of Clerk's of this kind: those begin with {prefix}"));
-        }
         let subjects = match &order.whom {
-            Named::ClientId(_) => {
-                let LiveGrants { grants, reach } =
-                    self.store.grants(&authority.tenant, &order.whom.holder(), now).await;
-                report.warn_of(reach);
-                order.whom.subjects(&grants)
-            }
+            Named::ClientId(_) => order.whom.subjects(&self.grants_of(authority, order, now, &mut report).await),
             whom => whom.subjects(&[]),
         };
         for subject in &subjects {
@@ -423,8 +447,21 @@ impl Revocation {
             }
             Action::Lift => {}
         }
-        report.complete = report.is_complete();
+        report.complete &= report.is_as_wanted();
         Ok(report)
+    }
+
+    /// The tokens that are out, of whoever an order names.
+    async fn grants_of(
+        &self,
+        authority: &Authority,
+        order: &Order,
+        now: UnixMillis,
+        report: &mut Report,
+    ) -> Vec<Grant> {
+        let LiveGrants { grants, reach } = self.store.grants(&authority.tenant, &order.whom.holder(), now).await;
+        report.heed(reach);
+        grants
     }
 
     fn authority_for(&self, order: &Order) -> Result<&Authority, InvalidOrder> {
@@ -476,7 +513,13 @@ impl Revocation {
         let nobody = denied.is_empty();
         // After the denial: a token that was issued until then is among them.
         let mut ending = self.ending(authority, order.whom.whom(), now, now).await;
-        report.warn_of(ending.reach);
+        report.heed(ending.reach);
+        let is_known = !self.grants_of(authority, order, now, report).await.is_empty();
+        report.live_tokens = Some(match &authority.ably {
+            None => LiveTokens::NotNoted,
+            Some(_) if is_known => LiveTokens::Known,
+            Some(_) => LiveTokens::NoneKnown,
+        });
         if ending.targets.is_empty()
             && let Named::User(user) = &order.whom
         {
@@ -489,15 +532,22 @@ impl Revocation {
             (Some(key), Run::Real) => {
                 ending.denied = denied;
                 let task = Task::new(authority, ending, now);
-                report.repeated_at = again;
                 if let Some(again) = again {
-                    self.enqueue_by_hand(&task, "again", again, now, report).await;
+                    report.repeated_at = match self.enqueue_by_hand(&task, "again", again, now, report).await {
+                        Queued::Waits => Some(again),
+                        Queued::NoRoom => None,
+                    };
                 }
                 let told = authority.tell(key, &task.targets, margin).await;
+                let mut outcomes: Vec<_> = told.iter().copied().map(RevokedOutcome::from).collect();
                 if let Some(rest) = task.rest(&told) {
-                    self.enqueue_by_hand(&rest, "first", now.after(Self::RETRY_AFTER), now, report).await;
+                    let retry_at = now.after(Self::RETRY_AFTER);
+                    if self.enqueue_by_hand(&rest, "first", retry_at, now, report).await == Queued::NoRoom {
+                        let unavailable = |outcome: &&mut _| **outcome == RevokedOutcome::Unavailable;
+                        outcomes.iter_mut().filter(unavailable).for_each(|outcome| *outcome = RevokedOutcome::GivenUp);
+                    }
                 }
-                told.into_iter().map(RevokedOutcome::from).collect()
+                outcomes
             }
         };
         let revoked = |(target, outcome): (&Target, RevokedOutcome)| Revoked {
@@ -531,17 +581,34 @@ impl Revocation {
         }
     }
 
-    async fn enqueue_by_hand(&self, task: &Task, turn: &str, due: UnixMillis, now: UnixMillis, report: &mut Report) {
+    async fn enqueue_by_hand(
+        &self,
+        task: &Task,
+        turn: &str,
+        due: UnixMillis,
+        now: UnixMillis,
+        report: &mut Report,
+    ) -> Queued {
         match self.store.enqueue(task.as_work(turn, due), now).await {
-            Ok(()) => {}
+            Ok(()) => Queued::Waits,
             Err(StoreError::Unavailable) => {
-                report.warn("Redis cannot be used now: what is left to do is known to one replica only");
+                report.falls_short("Redis cannot be used now: what is left to do is known to one replica only");
+                Queued::Waits
             }
             Err(StoreError::Full) => {
-                report.warn("the store is full: Ably is not told again. Give the order again");
+                report.falls_short("the store is full: not all that is left to do is stored. Give the order again");
+                Queued::NoRoom
             }
         }
     }
+}
+
+/// Whether work that is to be done later will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queued {
+    /// Here, at least.
+    Waits,
+    NoRoom,
 }
 
 #[cfg(test)]

@@ -4,7 +4,11 @@ use std::{fs, net::TcpListener, process::Output};
 
 use sandbox::clerk::Outage;
 
-use crate::service::{Vendors, command, run};
+use crate::{
+    line::{Condition, Line},
+    redis::RedisServer,
+    service::{Vendors, command, run},
+};
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -41,10 +45,13 @@ async fn check_says_what_was_understood_and_that_it_works() {
     insta::assert_snapshot!(stable(&vendors, &text(&output)), @r"
           listens on          127.0.0.1:0
           admin listener      off
+          Redis               none: denials, and which tokens are out, live in the process
           Clerk instance      clerk.sandbox.example (development, from CLERK_PUBLISHABLE_KEY)
           secret key          set, from CLERK_SECRET_KEY
           authorized parties  http://localhost:3000
           Ably API key        <key name>, from ABLY_API_KEY
+          revocable tokens    off
+          webhooks            off: no signing secret
           client ID           {username}
           token               token request, Ably's 60 minutes
           policy              none: the key's own capability
@@ -121,6 +128,117 @@ async fn check_fails_when_the_clock_is_too_far_off_for_ably() {
     let output = run(&settings(&vendors, &[("ABLY_REST_URL", &ably.url())]), &["check"]);
     assert!(text(&output).contains("s behind, which is too much: set our clock"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn check_uses_redis_as_the_service_would() {
+    let vendors = Vendors::start().await;
+    let user = "aca on >hunter2 ~aca:* &aca:* -@all +@read +@write +@pubsub +@scripting +@connection";
+    let user: Vec<_> = user.split(' ').collect();
+    let redis = RedisServer::start_with(&["--requirepass", "hunter2"]);
+    let address = |user: &str| format!("redis://{user}127.0.0.1:{}", redis.port());
+    let mut admin = ::redis::Client::open(address(":hunter2@")).unwrap().get_connection().unwrap();
+    let () = ::redis::cmd("ACL").arg("SETUSER").arg(&user).query(&mut admin).unwrap();
+    let check = |url: &str| {
+        let output = run(&settings(&vendors, &[("REDIS_URL", url)]), &["check"]);
+        let report = text(&output);
+        assert!(!report.contains("hunter2"), "{report}");
+        (report, output.status.code())
+    };
+    let printed = address("");
+
+    let (report, code) = check(&address(":hunter2@"));
+    assert!(report.contains(&format!("\nok    Redis               answers at {printed}\n")), "{report}");
+    assert!(report.ends_with("The service would work.\n") && !report.contains("maxmemory-policy"), "{report}");
+    assert_eq!(code, Some(0));
+    let drops_keys = "warn  Redis drops keys when its memory is full";
+    let () = ::redis::cmd("CONFIG").arg(&["SET", "maxmemory-policy", "allkeys-lru"]).query(&mut admin).unwrap();
+    let (report, code) = check(&address(":hunter2@"));
+    assert!(report.contains(drops_keys) && report.contains("from allkeys-lru"), "{report}");
+    assert_eq!(code, Some(0));
+    // A user that may not ask for that can use Redis all the same.
+    let (report, code) = check(&address("aca:hunter2@"));
+    assert!(report.contains("ok    Redis") && !report.contains(drops_keys), "{report}");
+    assert_eq!(code, Some(0));
+
+    for (url, reason) in [
+        (address(""), "it answered NOAUTH"),
+        (address("aca:hunter2x@"), "it answered WRONGPASS"),
+        // It speaks no TLS.
+        (address(":hunter2@").replace("redis:", "rediss:"), "it "),
+    ] {
+        let (report, code) = check(&url);
+        let printed = printed.replace("redis:", url.split_once("//").unwrap().0);
+        assert!(report.contains(&format!("FAIL  Redis               {printed}: {reason}")), "{report}");
+        assert!(report.ends_with("The service would not work as it is.\n"), "{report}");
+        assert_eq!(code, Some(1));
+    }
+}
+
+#[tokio::test]
+async fn check_fails_in_time_when_redis_is_not_there() {
+    let vendors = Vendors::start().await;
+    let mut redis = RedisServer::start();
+    let silent = Line::to(redis.port()).await;
+    silent.becomes(Condition::Silent);
+    let silent = silent.url();
+    let gone = redis.url();
+    let check = async |url: &str| {
+        let settings = settings(&vendors, &[("REDIS_URL", url)]);
+        // The line is carried by this runtime.
+        tokio::task::spawn_blocking(move || run(&settings, &["check"])).await.unwrap()
+    };
+    let output = check(&silent).await;
+    assert!(
+        text(&output).contains(&format!("FAIL  Redis               {silent}: it did not answer in time")),
+        "{}",
+        text(&output)
+    );
+    assert_eq!(output.status.code(), Some(1));
+    redis.kill();
+    let output = check(&gone).await;
+    assert!(
+        text(&output).contains(&format!("FAIL  Redis               {gone}: Connection refused")),
+        "{}",
+        text(&output)
+    );
+    assert!(text(&output).contains("until it can be used there are no tokens"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(1));
+
+    // The policy's tests ask nobody.
+    let directory = tempfile::tempdir().unwrap();
+    let tests = directory.path().join("tests.toml");
+    fs::write(
+        &tests,
+        "[[cases]]\nname = \"anybody\"\nclaims = { sub = \"user_1\", username = \"alice\" }\nexpect = { capability = \"key\" }\n",
+    )
+    .unwrap();
+    let output = run(&[("REDIS_URL".to_owned(), gone)], &["check", "--policy-tests", tests.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+}
+
+#[tokio::test]
+async fn check_says_how_access_ends_and_warns_of_what_is_of_no_tenant() {
+    let vendors = Vendors::start().await;
+    let secrets = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw,whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+    let changes = [
+        ("CLERK_WEBHOOK_SIGNING_SECRET", secrets),
+        ("ABLY_REVOCABLE_TOKENS", "true"),
+        ("REDIS_URL", "redis://nobody:hunter2@redis.invalid"),
+    ];
+    let report = text(&run(&settings(&vendors, &changes), &["check"]));
+    for line in [
+        "      revocable tokens    on\n",
+        "      webhooks            on: 2 signing secrets\n",
+        "FAIL  Redis               redis://redis.invalid: ",
+        "warn  Redis without TLS: its password, and who is refused, can be read",
+    ] {
+        assert!(report.contains(line), "{line} is not in {report}");
+    }
+    assert!(!report.contains("hunter2") && !report.contains("whsec_"), "{report}");
+    let one = text(&run(&settings(&vendors, &[("CLERK_WEBHOOK_SIGNING_SECRET", &secrets[..38])]), &["check"]));
+    assert!(one.contains("webhooks            on: 1 signing secret\n"), "{one}");
+    assert!(one.contains("warn  webhooks without revocable tokens"), "{one}");
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use sandbox::ably::{Outage, RevocableTokens};
 use serde_json::{Value, json};
 
 use crate::{
+    redis::RedisServer,
     service::{Service, Vendors, json, refusal, request_id, run},
+    tenants::Tenants,
     webhooks::vendors,
 };
 
@@ -179,6 +181,8 @@ async fn an_order_is_json_of_the_documented_fields_and_no_web_pages() {
         (request().json(&json!({ "user": "user_1", "untill": 5 })), (400, 40000)),
         (request().json(&json!({ "user": "user_1", "session": "sess_1" })), (400, 40000)),
         (request().json(&json!({ "user": "user_1", "tenant": "acme" })), (400, 40000)),
+        (request().json(&json!({ "user": "user_ 1" })), (400, 40000)),
+        (request().json(&json!({ "session": "user_1" })), (400, 40000)),
         (request().json(&json!({ "user": "u".repeat(20_000) })), (413, 40000)),
         (service.admin(Method::GET, "/revocations"), (405, 40500)),
         (service.admin(Method::OPTIONS, "/revocations").header("Origin", "http://evil.example"), (405, 40500)),
@@ -262,6 +266,12 @@ async fn the_command_reports_what_was_done_and_what_is_left_to_do() {
     Done.
     ");
     assert_eq!(output.status.code(), Some(0));
+    let output = revoke(&service, &[], &["--user", &user, "--lift"]);
+    insta::assert_snapshot!(stable(&output), @r"
+    ok    user user_<alice>  was not denied
+    There was nothing to lift.
+    ");
+    assert_eq!(output.status.code(), Some(0));
 
     vendors.ably.set_revocable_tokens(RevocableTokens::Off);
     let output = revoke(&service, &[], &["--client-id", "alice"]);
@@ -277,6 +287,171 @@ async fn the_command_reports_what_was_done_and_what_is_left_to_do() {
 }
 
 #[tokio::test]
+async fn the_command_says_when_nothing_was_known_of_whoever_is_named() {
+    let vendors = vendors().await;
+    let service = service(&vendors, &[]).await;
+    let output = revoke(&service, &[], &["--user", "user_2"]);
+    insta::assert_snapshot!(stable(&output, &[]), @r"
+    ok    user user_2  denied until <time>
+          Ably is told once more at <time>, unless the denial is lifted by then.
+    warn  no live token is known, so that there is nothing to name to Ably. Tokens from before a start of a service without Redis are not known: revoke them by client ID
+
+    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Denied. No live token was known.
+    ");
+    assert_eq!(output.status.code(), Some(0));
+    let output = revoke(&service, &[], &["--client-id", "nobody"]);
+    insta::assert_snapshot!(stable(&output, &[]), @r"
+    ok    clientId:nobody  revoked from <time> on; clients are disconnected
+          Ably is told once more at <time>, unless the denial is lifted by then.
+    warn  no live token with this client ID is known, so that nobody is denied: who has it gets a new token at once. Deny by user too
+
+    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Not all is done.
+    ");
+    assert_eq!(output.status.code(), Some(1));
+    let output = revoke(&service, &[], &["--client-id", "nobody", "--lift"]);
+    assert!(text(&output).ends_with("Not all is done.\n"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(1));
+
+    // By its session a JWT is revoked whether it is known or not.
+    let jwt = self::service(&vendors, &[("TOKEN_FORMAT", "jwt")]).await;
+    let output = revoke(&jwt, &[], &["--session", "sess_2"]);
+    assert!(text(&output).contains("ok    revocationKey:sess_2  revoked from"), "{}", text(&output));
+    assert!(text(&output).ends_with("Denied. No live token was known.\n"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(0));
+
+    let without = self::service(&vendors, &[("ABLY_REVOCABLE_TOKENS", "false")]).await;
+    issued(&without, &vendors, "alice").await;
+    let output = revoke(&without, &[], &["--user", &vendors.user("alice")]);
+    assert!(text(&output).ends_with("Denied. Which tokens are live is not noted.\n"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_order_at_one_replica_is_heeded_by_the_other() {
+    let vendors = vendors().await;
+    let redis = RedisServer::start();
+    let replicas = [
+        service(&vendors, &[("REDIS_URL", &redis.url())]).await,
+        service(&vendors, &[("REDIS_URL", &redis.url())]).await,
+    ];
+    let [asked, other] = &replicas;
+    let (token, session) = issued(other, &vendors, "alice").await;
+    let output = revoke(asked, &[], &["--client-id", "alice"]);
+    // Of whom only the other had issued a token.
+    assert!(text(&output).contains("ok    clientId:alice"), "{}", text(&output));
+    assert!(text(&output).ends_with("\nDone.\n"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(0));
+    becomes(other, &token, StatusCode::FORBIDDEN).await;
+    let output = revoke(other, &[], &["--user", &vendors.user("alice"), "--lift"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    for replica in &replicas {
+        becomes(replica, &token, StatusCode::OK).await;
+    }
+    let output = revoke(other, &[], &["--session", &session]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    becomes(asked, &token, StatusCode::FORBIDDEN).await;
+    assert_eq!(asked.token(&vendors.token("alice")).await.status(), StatusCode::OK);
+}
+
+async fn becomes(service: &Service, token: &str, status: StatusCode) {
+    for _ in 0..2000 {
+        if service.token(token).await.status() == status {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(service.token(token).await.status(), status);
+}
+
+#[tokio::test]
+async fn without_redis_the_command_says_what_only_one_replica_knows() {
+    let vendors = vendors().await;
+    let mut redis = RedisServer::start();
+    let service = service(&vendors, &[("REDIS_URL", &redis.url())]).await;
+    let user = vendors.user("alice");
+    let (token, _) = issued(&service, &vendors, "alice").await;
+    redis.kill();
+    let stable = |output: &Output| stable(output, &[(&user, "user_<alice>")]);
+
+    // Only another replica may know who that is.
+    let output = revoke(&service, &[], &["--client-id", "bob"]);
+    insta::assert_snapshot!(stable(&output), @r"
+    ok    clientId:bob  revoked from <time> on; clients are disconnected
+          Ably is told once more at <time>, unless the denial is lifted by then.
+    warn  Redis cannot be used now: tokens that other replicas have issued are not known
+    warn  Redis cannot be used now: what is left to do is known to one replica only
+    warn  no live token with this client ID is known, so that nobody is denied: who has it gets a new token at once. Deny by user too
+
+    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Not all is done.
+    ");
+    assert_eq!(output.status.code(), Some(1));
+
+    let output = revoke(&service, &[], &["--user", &user]);
+    insta::assert_snapshot!(stable(&output), @r"
+    FAIL  user user_<alice>  denied until <time> by this replica only: Redis cannot be used; it is told when it can be
+    ok    clientId:alice                         revoked from <time> on; clients are disconnected
+          Ably is told once more at <time>, unless the denial is lifted by then.
+    warn  Redis cannot be used now: tokens that other replicas have issued are not known
+    warn  Redis cannot be used now: what is left to do is known to one replica only
+
+    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Not all is done.
+    ");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(refusal(service.token(&token).await).await, (403, 40300));
+
+    let output = revoke(&service, &[], &["--user", &user, "--lift"]);
+    insta::assert_snapshot!(stable(&output), @r"
+    FAIL  user user_<alice>  may be denied by other replicas still: Redis cannot be used; it is told when it can be
+    Not all is done.
+    ");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(service.token(&token).await.status(), StatusCode::OK);
+
+    let report = revoke(&service, &[], &["--user", &user, "--json"]);
+    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("denied_here_only"), &json!(false)));
+    let report = ordered(&service, &json!({ "user": user, "lift": true })).await;
+    assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("lifted_here_only"), &json!(false)));
+}
+
+#[tokio::test]
+async fn with_several_tenants_the_command_ends_the_access_of_the_one_that_is_named() {
+    let tenants = Tenants::start().await;
+    let mut settings = tenants.settings();
+    for (vendors, name) in [(&tenants.acme, "ACME"), (&tenants.beta, "BETA_2")] {
+        vendors.ably.set_revocable_tokens(RevocableTokens::On);
+        settings.push((format!("TENANTS_{name}_ABLY_REVOCABLE_TOKENS"), "true".to_owned()));
+    }
+    let service = Service::start_with_admin(&settings, &tenants.toml("of-acme", "of-beta"));
+    let [acmes, betas] = [tenants.acme.token("alice"), tenants.beta_token()];
+    for token in [&acmes, &betas] {
+        becomes(&service, token, StatusCode::OK).await;
+    }
+    let user = tenants.acme.user("alice");
+    for (tenant, words) in
+        [(&[][..], "There are several tenants: name one."), (&["--tenant", "gamma"], "There is no tenant")]
+    {
+        let output = revoke(&service, &[], &[&["--user", &user], tenant].concat());
+        assert!(text(&output).contains(words), "{}", text(&output));
+        assert_eq!(output.status.code(), Some(1));
+    }
+    for token in [&acmes, &betas] {
+        assert_eq!(service.token(token).await.status(), StatusCode::OK);
+    }
+    // The other tenant has a user of this id, too.
+    let output = revoke(&service, &[], &["--user", &user, "--tenant", "beta-2"]);
+    assert!(text(&output).contains("ok    clientId:alice-of-beta"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(refusal(service.token(&betas).await).await, (403, 40300));
+    assert_eq!(service.token(&acmes).await.status(), StatusCode::OK);
+    assert_eq!([&tenants.acme, &tenants.beta].map(|vendors| vendors.ably.revocation_calls().len()), [0, 1]);
+}
+
+#[tokio::test]
 async fn the_command_says_why_nothing_is_done() {
     let vendors = vendors().await;
     let service = service(&vendors, &[]).await;
@@ -284,6 +459,9 @@ async fn the_command_says_why_nothing_is_done() {
         (&["--user", "user_1", "--for", "never"][..], 1, "span of time with its unit"),
         (&["--user", "user_1", "--tenant", "acme"], 1, "There is no tenant of this name"),
         (&["--user", ""], 1, "Name one of session, user and client_id"),
+        (&["--session", "user_x"], 1, "status 400: session is to be the id of a session at Clerk: sess_, and then"),
+        (&["--user", "user_ x"], 1, "status 400: user is to be the id of a user at Clerk: user_, and then"),
+        (&["--user", "user_x ", "--lift"], 1, "status 400: user is to be"),
         (&["--user", "user_1", "--session", "sess_1"], 2, "cannot be used with"),
         (&["--user", "user_1", "--lift", "--for", "2h"], 2, "cannot be used with"),
         (&["--for", "2h"], 2, "--client-id"),

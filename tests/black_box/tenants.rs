@@ -10,9 +10,9 @@ use crate::service::{Service, Vendors, json, refusal, request_id, run_with_file}
 const ACME_ORIGIN: &str = "https://app.acme.example";
 const BETA_ORIGIN: &str = "https://app.beta.example";
 
-struct Tenants {
-    acme: Vendors,
-    beta: Vendors,
+pub(crate) struct Tenants {
+    pub(crate) acme: Vendors,
+    pub(crate) beta: Vendors,
 }
 
 async fn vendors(frontend_api: &str, origin: &str) -> Vendors {
@@ -26,7 +26,7 @@ async fn vendors(frontend_api: &str, origin: &str) -> Vendors {
 }
 
 impl Tenants {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let acme = vendors("clerk.acme.example", ACME_ORIGIN).await;
         let beta = vendors("clerk.beta.example", BETA_ORIGIN).await;
         let mut namesake =
@@ -39,7 +39,7 @@ impl Tenants {
     }
 
     /// Keys stand in variables, all else in the file.
-    fn settings(&self) -> Vec<(String, String)> {
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
         [
             ("TENANTS_ACME_ABLY_API_KEY", self.acme.ably.api_key()),
             ("TENANTS_ACME_CLERK_SECRET_KEY", self.acme.clerk.secret_key()),
@@ -53,7 +53,7 @@ impl Tenants {
         .to_vec()
     }
 
-    fn toml(&self, acme_channel: &str, beta_channel: &str) -> String {
+    pub(crate) fn toml(&self, acme_channel: &str, beta_channel: &str) -> String {
         let table = |name: &str, vendors: &Vendors, origin: &str, channel: &str| {
             let (ably, clerk) = (vendors.ably.url(), vendors.clerk.url());
             let key = vendors.clerk.publishable_key();
@@ -93,7 +93,7 @@ impl Tenants {
         panic!("not ready: {:?}", service.log());
     }
 
-    fn beta_token(&self) -> String {
+    pub(crate) fn beta_token(&self) -> String {
         self.beta.clerk.session_token(&self.acme.user("alice"))
     }
 }

@@ -163,7 +163,7 @@ impl Service {
     }
 
     /// The admin listener takes no port 0, and one that was free a moment ago may be another's by now.
-    fn start_with_admin(settings: &[(String, String)], toml: &str) -> Self {
+    pub(crate) fn start_with_admin(settings: &[(String, String)], toml: &str) -> Self {
         let started = (0..10).find_map(|_| {
             let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
             let settings = [settings, &[("ADMIN_PORT".to_owned(), free.port().to_string())]].concat();

@@ -1,8 +1,9 @@
 //! What the sandbox says when everything runs: to a person, or (one line of JSON) to a program.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
-use std::{fmt, io};
+use std::{env, fmt, io};
 
 use sandbox::ably::Ably;
 use sandbox::clerk::Clerk;
@@ -16,6 +17,8 @@ pub(super) struct Ready {
     /// By address: not every HTTP client tries both addresses of `localhost`.
     pub(super) service: String,
     pub(super) auth_url: String,
+    /// Where the service takes an operator's orders; none when that is off.
+    pub(super) admin: Option<String>,
     pub(super) clerk: String,
     pub(super) ably: String,
     pub(super) api_key: String,
@@ -23,15 +26,43 @@ pub(super) struct Ready {
     pub(super) secret_key: String,
     pub(super) jwt_key: String,
     pub(super) cookie_suffix: String,
+    /// The command that ends the access of one of the users, to be typed where the sandbox was started.
+    pub(super) revoke: Option<String>,
     #[serde(skip)]
     pub(super) service_port: u16,
     #[serde(skip)]
     pub(super) ably_port: u16,
 }
 
+/// Who the examples are about.
+const USER: &str = "alice";
+
+/// A program as one types it in the working directory.
+fn in_shell(program: &Path) -> String {
+    let here = env::current_dir().ok();
+    let below = here.as_deref().and_then(|here| program.strip_prefix(here).ok());
+    // A name without a slash would be looked up elsewhere.
+    let below = below.filter(|below| below.components().count() > 1);
+    let text = below.unwrap_or(program).display().to_string();
+    let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+".contains(&b));
+    if is_plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 impl Ready {
-    pub(super) fn new(clerk: &Clerk, ably: &Ably, page_port: u16, service_port: u16) -> Self {
+    pub(super) fn new(
+        clerk: &Clerk,
+        ably: &Ably,
+        page_port: u16,
+        service_port: u16,
+        admin_port: Option<u16>,
+        program: &Path,
+    ) -> Self {
+        let user = clerk.users().into_iter().find(|user| user.username.as_deref() == Some(USER));
         Self {
+            admin: admin_port.map(|port| format!("http://127.0.0.1:{port}")),
+            revoke: admin_port
+                .zip(user)
+                .map(|(port, user)| format!("ADMIN_PORT={port} {} revoke --user {}", in_shell(program), user.id)),
             page: format!("http://localhost:{page_port}"),
             service: format!("http://127.0.0.1:{service_port}"),
             auth_url: format!("http://localhost:{service_port}/api/ably"),
@@ -83,7 +114,7 @@ struct Text<'a> {
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ready { page, auth_url, clerk, ably, .. } = self.ready;
+        let Ready { page, auth_url, clerk, ably, revoke, .. } = self.ready;
         let title = |text| self.style.of(text);
         writeln!(f, "\n  {} in {:.2} s\n", title("The sandbox is ready"), self.after.as_secs_f64())?;
         writeln!(f, "  page      {}", title(page))?;
@@ -93,13 +124,30 @@ impl fmt::Display for Text<'_> {
         writeln!(f, "\n  {}", title("Without a browser"))?;
         writeln!(
             f,
-            "  curl -sH \"Authorization: Bearer $(curl -sd user=alice {clerk}/sandbox/session-tokens)\" {auth_url}"
+            "  curl -sH \"Authorization: Bearer $(curl -sd user={USER} {clerk}/sandbox/session-tokens)\" {auth_url}"
         )?;
+        if let Some(revoke) = revoke {
+            writeln!(f, "  {revoke}")?;
+        }
         writeln!(f, "\n  {}", title("With your own keys"))?;
         writeln!(f, "  export ABLY_API_KEY=…             from Ably's dashboard")?;
         writeln!(f, "  export CLERK_PUBLISHABLE_KEY=…    from Clerk's dashboard")?;
         writeln!(f, "  export CLERK_SECRET_KEY=…         not needed if session tokens carry a username claim")?;
         writeln!(f, "  cargo run\n")?;
         write!(f, "  Ctrl-C stops everything.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_named_as_a_shell_takes_it() {
+        let here = env::current_dir().unwrap();
+        assert_eq!(in_shell(&here.join("target/debug/ably-clerk-auth")), "target/debug/ably-clerk-auth");
+        assert!(in_shell(&here.join("service")).ends_with("/service"));
+        assert_eq!(in_shell(Path::new("/opt/a-b/service")), "/opt/a-b/service");
+        assert_eq!(in_shell(Path::new("/opt/it's here/service")), r"'/opt/it'\''s here/service'");
     }
 }

@@ -35,6 +35,7 @@ pub(super) const CONFIGURATION: &str = "ably-clerk-auth.toml";
 const NAME: &str = "ably-clerk-auth";
 const WEBHOOK_SIGNING_SECRET: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
 const REVOCABLE_TOKENS: &str = "ABLY_REVOCABLE_TOKENS";
+const ADMIN_PORT: &str = "ADMIN_PORT";
 const PATIENCE_TO_START: Duration = Duration::from_secs(15);
 const PATIENCE_TO_STOP: Duration = Duration::from_secs(10);
 const PATIENCE_FOR_THE_LOG: Duration = Duration::from_secs(1);
@@ -74,12 +75,20 @@ pub(super) fn claim_port(port: u16) -> io::Result<u16> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr().map(|address| address.port())
 }
 
+/// Any free port for the service's admin listener but the service's own: 0 would turn it off.
+pub(super) fn claim_admin_port(service_port: u16) -> io::Result<u16> {
+    let held = TcpListener::bind((Ipv4Addr::LOCALHOST, service_port));
+    let port = claim_port(0);
+    drop(held);
+    port
+}
+
 /// The service's whole environment.
 pub(super) fn environment(
     clerk: &Clerk,
     ably: &Ably,
     authorized_parties: &[String],
-    port: u16,
+    (port, admin_port): (u16, u16),
     output: Output,
     set: Vec<(String, String)>,
 ) -> Vec<(String, String)> {
@@ -95,7 +104,7 @@ pub(super) fn environment(
         (REVOCABLE_TOKENS, "true".to_owned()),
         ("SERVER_HOST", Ipv4Addr::LOCALHOST.to_string()),
         ("SERVER_PORT", port.to_string()),
-        ("ADMIN_PORT", "0".to_owned()),
+        (ADMIN_PORT, admin_port.to_string()),
         ("LOG_FORMAT", output.format().to_owned()),
     ];
     given
@@ -119,6 +128,12 @@ pub(super) fn webhook_endpoint(environment: &[(String, String)], port: u16) -> O
     Endpoint::new(&format!("http://127.0.0.1:{port}/webhooks/clerk"), &secrets).ok()
 }
 
+/// Where the service of this environment takes orders, on this machine: nowhere with port 0. What is no port is for the
+/// service to say.
+pub(super) fn admin_port(environment: &[(String, String)]) -> Option<u16> {
+    last(environment, ADMIN_PORT).parse().ok().filter(|port| *port != 0)
+}
+
 /// Whether the service of this environment takes its Ably key for one with revocable tokens.
 pub(super) fn revocable_tokens(environment: &[(String, String)]) -> RevocableTokens {
     if last(environment, REVOCABLE_TOKENS) == "true" { RevocableTokens::On } else { RevocableTokens::Off }
@@ -137,6 +152,11 @@ impl Program {
         let path = path.map_or_else(beside_this_one, std::path::absolute);
         let path = path.map_err(|error| Failure::Spawn { program: NAME.into(), error })?;
         if path.is_file() { Ok(Self { path, environment }) } else { Err(Failure::Missing(path)) }
+    }
+
+    /// The executable.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Runs it in `directory`, where it finds no settings but those of its environment and of its configuration file.
@@ -314,7 +334,7 @@ mod tests {
     use super::*;
 
     fn environment(set: &[(&str, &str)]) -> Vec<(String, String)> {
-        let given = [(WEBHOOK_SIGNING_SECRET, "whsec_c2VjcmV0"), (REVOCABLE_TOKENS, "true")];
+        let given = [(WEBHOOK_SIGNING_SECRET, "whsec_c2VjcmV0"), (REVOCABLE_TOKENS, "true"), (ADMIN_PORT, "41000")];
         given.iter().chain(set).map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
@@ -333,6 +353,24 @@ mod tests {
         assert_eq!(revocable_tokens(&environment(&[])), RevocableTokens::On);
         for off in ["false", ""] {
             assert_eq!(revocable_tokens(&environment(&[(REVOCABLE_TOKENS, off)])), RevocableTokens::Off);
+        }
+    }
+
+    #[test]
+    fn orders_go_where_the_service_takes_them_in_the_end() {
+        assert_eq!(admin_port(&environment(&[])), Some(41000));
+        assert_eq!(admin_port(&environment(&[(ADMIN_PORT, "41001")])), Some(41001));
+        for none in ["0", "", "none"] {
+            assert_eq!(admin_port(&environment(&[(ADMIN_PORT, none)])), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn the_admin_listener_has_a_port_of_its_own() {
+        let service = claim_port(0).unwrap();
+        for _ in 0..100 {
+            let admin = claim_admin_port(service).unwrap();
+            assert!(admin != 0 && admin != service);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     clerk::{Change, Event, User},
     outgoing,
     revocation::RevokingKey,
-    store::{Bounds, MemoryStore},
+    store::{Bounds, MemoryStore, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore},
     telemetry::metrics::RevocationCounts,
 };
 
@@ -44,6 +44,21 @@ fn revocation_with(bounds: &Bounds, authorities: Vec<Authority>) -> Revocation {
 
 fn revocation(format: TokenFormat, ably: Option<&Ably>) -> Revocation {
     revocation_with(&Bounds::default(), vec![authority("default", format, ably)])
+}
+
+/// At a replica whose Redis is nowhere.
+fn revocation_without_redis(ably: Option<&Ably>) -> Revocation {
+    let nowhere = RedisAddress::parse("redis://127.0.0.1:1").unwrap();
+    let prefix = RedisKeyPrefix::parse("aca:").unwrap();
+    let store = RedisStore::start(
+        &nowhere,
+        &prefix,
+        OnFailure::Degrade,
+        &Bounds::default(),
+        Arc::new(|| NOW),
+        Arc::new(|_| {}),
+    );
+    Revocation::new(Arc::new(store.unwrap()), vec![authority("default", TokenFormat::Jwt, ably)])
 }
 
 async fn ably() -> Ably {
@@ -104,6 +119,14 @@ fn an_order_names_one_and_says_nothing_that_is_not_known() {
         (json!({}), InvalidOrder::NotOneSubject),
         (json!({ "user": "" }), InvalidOrder::NotOneSubject),
         (json!({ "user": "user_1", "session": "sess_1" }), InvalidOrder::NotOneSubject),
+        (json!({ "session": "user_1" }), InvalidOrder::NotASession),
+        (json!({ "session": "sess_" }), InvalidOrder::NotASession),
+        (json!({ "session": "sess_1\n", "lift": true }), InvalidOrder::NotASession),
+        (json!({ "user": "sess_1" }), InvalidOrder::NotAUser),
+        (json!({ "user": "user_ x" }), InvalidOrder::NotAUser),
+        (json!({ "user": " user_1" }), InvalidOrder::NotAUser),
+        (json!({ "user": "user_é", "dry_run": true }), InvalidOrder::NotAUser),
+        (json!({ "user": "alice" }), InvalidOrder::NotAUser),
         (json!({ "user": "user_1", "for": "2" }), InvalidOrder::Duration),
         (json!({ "user": "user_1", "for": "0s" }), InvalidOrder::Duration),
         (json!({ "user": "user_1", "for": "31days" }), InvalidOrder::Duration),
@@ -230,7 +253,10 @@ async fn each_kind_of_order_has_its_targets_and_its_margin() {
             });
             assert_eq!(revoked.collect::<Vec<_>>(), targets, "{format:?} {fields}");
             assert_eq!(report["dry_run"], outcome != "accepted");
-            assert_eq!(report["complete"], true, "{report}");
+            // Nobody is denied by a client ID that nobody is known to have.
+            assert_eq!(report["complete"], fields["client_id"] != "nobody", "{report}");
+            let is_known = !["sess_9", "nobody"].iter().any(|unknown| fields.to_string().contains(unknown));
+            assert_eq!(report["live_tokens"], if is_known { "known" } else { "none_known" }, "{report}");
             if outcome != "accepted" {
                 assert_eq!(ably.revocation_calls().len(), calls);
                 assert_eq!(revocation.store.facts().count(), 0);
@@ -257,9 +283,10 @@ async fn by_client_id_the_users_who_have_it_are_denied() {
     let denied = ["user_1", "user_2"].map(|user| json!({ "user": user, "outcome": "denied", "until": until }));
     assert_eq!(report["denials"], json!(denied));
     assert!(!revocation.denies_user("user_3", NOW));
-    // Ably is told although nobody is known to have it; that nobody is denied is said.
+    // Ably is told although nobody is known to have it; that nobody is denied is said, and is not what was wanted.
     let report = revocation.ordered(json!({ "client_id": "unknown" }), NOW).await;
-    assert_eq!((&report["denials"], &report["complete"]), (&json!([]), &json!(true)));
+    assert_eq!((&report["denials"], &report["complete"]), (&json!([]), &json!(false)));
+    assert_eq!(report["targets"][0]["outcome"], "accepted");
     assert!(report["warnings"][0].as_str().unwrap().contains("nobody is denied"), "{report}");
     let report = revocation.ordered(json!({ "client_id": "unknown", "lift": true }), NOW).await;
     assert_eq!((&report["targets"], &report["complete"]), (&json!([]), &json!(false)));
@@ -272,6 +299,7 @@ async fn without_revocable_tokens_ably_is_not_called_and_that_is_said() {
     assert_eq!(report["targets"][0]["outcome"], "not_called");
     assert!(report["warnings"][0].as_str().unwrap().contains("revocable_tokens is not true"), "{report}");
     assert_eq!((&report["complete"], &report["repeated_at"]), (&json!(true), &Value::Null));
+    assert_eq!(report["live_tokens"], "not_noted");
     // Nobody is denied either: nothing is done at all.
     assert_eq!(revocation.ordered(json!({ "client_id": "alice" }), NOW).await["complete"], false);
 }
@@ -328,4 +356,69 @@ async fn what_ably_refuses_is_reported_with_its_code_and_not_tried_again_soon() 
     assert_eq!((&report["targets"][0]["outcome"], &report["complete"]), (&json!("refused"), &json!(false)));
     assert_eq!(report["targets"][0]["code"], 40163);
     assert_eq!(revocation.work_at(&ably, later(149)).await, []);
+}
+
+#[tokio::test]
+async fn an_order_is_not_complete_while_it_is_not_known_what_other_replicas_issued() {
+    let ably = ably().await;
+    let revocation = revocation_without_redis(Some(&ably));
+    let away = "Redis cannot be used now: tokens that other replicas have issued are not known";
+    for fields in [
+        json!({ "client_id": "alice" }),
+        json!({ "client_id": "alice", "lift": true }),
+        json!({ "client_id": "alice", "dry_run": true }),
+        json!({ "user": "user_1", "dry_run": true }),
+        json!({ "session": "sess_1", "dry_run": true }),
+    ] {
+        let report = revocation.ordered(fields, NOW).await;
+        assert!(report["warnings"].as_array().unwrap().contains(&json!(away)), "{report}");
+        assert_eq!(report["complete"], false, "{report}");
+    }
+    // Known here, so that somebody is denied, but who else has it is not known.
+    revocation.give("user_1", "sess_1", "alice").await;
+    for fields in [json!({ "client_id": "alice", "dry_run": true }), json!({ "user": "user_1", "dry_run": true })] {
+        let report = revocation.ordered(fields, NOW).await;
+        assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("would_be_denied"), &json!(false)));
+    }
+}
+
+#[tokio::test]
+async fn a_repetition_that_one_replica_knows_only_is_planned_and_not_complete() {
+    let ably = ably().await;
+    let revocation = revocation_without_redis(Some(&ably));
+    let report = revocation.ordered(json!({ "client_id": "alice" }), NOW).await;
+    assert_eq!((&report["repeated_at"], &report["complete"]), (&json!(later(150)), &json!(false)));
+    assert!(report["warnings"].to_string().contains("known to one replica only"), "{report}");
+    assert_eq!(revocation.work_at(&ably, later(150)).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_repetition_that_there_is_no_room_for_is_not_planned_and_not_complete() {
+    let ably = ably().await;
+    let bounds = Bounds { work: 0, ..Bounds::default() };
+    let revocation = revocation_with(&bounds, vec![authority("default", TokenFormat::Jwt, Some(&ably))]);
+    let report = revocation.ordered(json!({ "session": "sess_1" }), NOW).await;
+    assert_eq!((&report["targets"][0]["outcome"], &report["repeated_at"]), (&json!("accepted"), &Value::Null));
+    assert!(report["warnings"].to_string().contains("the store is full"), "{report}");
+    assert_eq!(report["complete"], false, "{report}");
+    assert_eq!(revocation.work_at(&ably, later(150)).await, []);
+}
+
+#[tokio::test]
+async fn an_attempt_that_there_is_no_room_for_is_said_to_be_the_last() {
+    let ably = ably().await;
+    ably.set_revocation_outage(Some(Outage::Status(503)));
+    let outcome = async |room, fields| {
+        let bounds = Bounds { work: room, ..Bounds::default() };
+        let revocation = revocation_with(&bounds, vec![authority("default", TokenFormat::Jwt, Some(&ably))]);
+        let report = revocation.ordered(fields, NOW).await;
+        assert_eq!(report["complete"], false, "{report}");
+        let calls = revocation.work_at(&ably, later(5)).await.len();
+        (report["targets"][0]["outcome"].as_str().unwrap().to_owned(), calls)
+    };
+    let briefly = json!({ "session": "sess_1", "for": "1s" });
+    assert_eq!(outcome(0, briefly.clone()).await, ("given_up".to_owned(), 0));
+    assert_eq!(outcome(1, briefly).await, ("unavailable".to_owned(), 1));
+    // The repetition has the only place.
+    assert_eq!(outcome(1, json!({ "session": "sess_1" })).await, ("given_up".to_owned(), 0));
 }
