@@ -58,7 +58,7 @@ fn revocation_without_redis(ably: Option<&Ably>) -> Revocation {
         Arc::new(|| NOW),
         Arc::new(|_| {}),
     );
-    Revocation::new(Arc::new(store.unwrap()), vec![authority("default", TokenFormat::Jwt, ably)])
+    Revocation::new(Arc::new(store.unwrap()), vec![authority("default", TokenFormat::Jwt, ably)], NOW)
 }
 
 async fn ably() -> Ably {
