@@ -460,3 +460,28 @@ async fn a_census_tells_of_outages_and_of_what_redis_lacks() {
         eventually("Redis has its own back", || census().backlog.pieces == pieces).await;
     }
 }
+
+#[tokio::test]
+async fn a_connection_lost_while_redis_is_full_is_made_again_once() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    let known = grant("user_1", "sess_1", None, "alice", MINUTE);
+    replica.put_grant(known.clone()).await;
+    server.set_memory(1);
+    let before = replica.store.census(NOW).outages;
+    server.hang_up();
+    eventually("it is lost", || replica.store.census(NOW).outages > before).await;
+    replica.becomes(Health::Ready).await;
+    // It writes its grants back, is refused, and tries again with each heartbeat.
+    let refused_before = refused_for_memory(&server);
+    eventually("it has tried again", || refused_for_memory(&server) > refused_before + 3).await;
+    assert_eq!((replica.health(), replica.store.census(NOW).outages), (Health::Ready, before + 1));
+    assert_eq!(replica.store.put_grant(known, NOW).await, Ok(()));
+}
+
+/// How many commands Redis has refused for lack of memory.
+fn refused_for_memory(server: &RedisServer) -> u64 {
+    let stats: String = redis::cmd("INFO").arg("errorstats").query(&mut server.connection()).unwrap();
+    let count = stats.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="));
+    count.map_or(0, |count| count.trim().parse().unwrap())
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, RedisError, Script, ScriptInvocation,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, RedisError, Script, ScriptInvocation, ServerError,
     aio::MultiplexedConnection, cmd, pipe,
 };
 use tokio::sync::mpsc;
@@ -40,24 +40,29 @@ impl Trouble {
 
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
-        if is_out_of_memory(&error) {
-            return Self::Full;
+        let unanswered = if error.is_timeout() {
+            "it did not answer in time".to_owned()
+        } else if error.is_io_error() {
+            error.to_string()
+        } else {
+            error.category().to_owned()
+        };
+        // Of a pipeline each command is answered, and its error as a whole has no code.
+        let answers = error.into_server_errors().unwrap_or_default();
+        match answers.iter().find(|(_, answer)| !is_out_of_memory(answer)) {
+            Some((_, answer)) => Self::Lost(format!("it answered {}", answer.code())),
+            None if answers.is_empty() => Self::Lost(unanswered),
+            None => Self::Full,
         }
-        Self::Lost(match error.code() {
-            Some(code) => format!("it answered {code}"),
-            None if error.is_timeout() => "it did not answer in time".to_owned(),
-            None if error.is_io_error() => error.to_string(),
-            None => error.category().to_owned(),
-        })
     }
 }
 
 /// Redis 6.2 tells it of a script as an error of the script's, with its own error in the text.
-fn is_out_of_memory(error: &RedisError) -> bool {
-    let in_a_script = |detail: &str| detail.contains("-OOM command not allowed");
-    match error.code() {
-        Some("OOM") => true,
-        Some("ERR") => error.detail().is_some_and(in_a_script),
+fn is_out_of_memory(answer: &ServerError) -> bool {
+    let in_a_script = |details: &str| details.contains("-OOM command not allowed");
+    match answer.code() {
+        "OOM" => true,
+        "ERR" => answer.details().is_some_and(in_a_script),
         _ => false,
     }
 }
