@@ -485,3 +485,90 @@ fn refused_for_memory(server: &RedisServer) -> u64 {
     let count = stats.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="));
     count.map_or(0, |count| count.trim().parse().unwrap())
 }
+
+/// What makes a Redis refuse all writes, and what makes it take them again.
+const REFUSALS: [[&[&str]; 2]; 3] = [
+    [&["CONFIG", "SET", "min-replicas-to-write", "1"], &["CONFIG", "SET", "min-replicas-to-write", "0"]],
+    [&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"]],
+    [&["ACL", "SETUSER", "default", "-@write"], &["ACL", "SETUSER", "default", "+@all"]],
+];
+
+fn command(server: &RedisServer, words: &[&str]) {
+    let (name, arguments) = words.split_first().unwrap();
+    let () = redis::cmd(name).arg(arguments).query(&mut server.connection()).unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_refuses_writes_is_lost_once_however_often_it_is_asked() {
+    for [refuse, take] in REFUSALS {
+        let server = RedisServer::start();
+        let replica = Replica::of(&server).await;
+        command(&server, refuse);
+        for n in 0..40 {
+            // Degraded, it still issues.
+            replica.put_grant(grant("user_1", &format!("sess_{n}"), None, "alice", MINUTE)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        assert_eq!((replica.health(), replica.store.census(NOW).outages), (Health::Degraded, 1), "{refuse:?}");
+        assert_eq!(*replica.drops.lock().unwrap(), [""; 0]);
+        command(&server, take);
+        replica.becomes(Health::Ready).await;
+        assert_eq!(*replica.drops.lock().unwrap(), ["everyone"]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_redis_that_was_emptied_has_lost_is_written_back_without_the_connection_being_lost() {
+    let server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+    let given = grant("user_1", "sess_1", None, "alice", MINUTE);
+    one.put_grant(given.clone()).await;
+    let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
+    in_time!(one, one.store.enqueue(work.clone(), NOW));
+    command(&server, &["FLUSHALL"]);
+    for replica in [&one, &other] {
+        eventually("it is noticed", || replica.store.census(NOW).outages > 0).await;
+        replica.becomes(Health::Ready).await;
+    }
+    let fresh = Replica::of(&server).await;
+    assert_eq!(fresh.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+    let (tenant, user) = (TenantName::default(), GrantedTo::User("user_1".into()));
+    let given_back = async {
+        while fresh.store.grants(&tenant, &user, NOW).await.grants != [given.clone()] {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(MINUTE / 3, given_back).await.expect("Redis has been given the grant");
+    assert_eq!(fresh.store.claim(9, NOW).await, [work]);
+    // And that is all: the data is what it was.
+    let outages = one.store.census(NOW).outages;
+    let asked = commands(&server);
+    eventually("some heartbeats pass", || commands(&server) > asked + 20).await;
+    assert_eq!(one.store.census(NOW).outages, outages);
+}
+
+#[tokio::test]
+async fn a_redis_that_was_emptied_and_has_no_memory_is_given_all_when_it_has() {
+    let server = RedisServer::start();
+    let one = Replica::of(&server).await;
+    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+    server.set_memory(1);
+    command(&server, &["FLUSHALL"]);
+    one.becomes(Health::Full).await;
+    let asked = commands(&server);
+    eventually("some heartbeats pass", || commands(&server) > asked + 20).await;
+    assert_eq!(one.store.census(NOW).outages, 1);
+    server.set_memory(0);
+    one.becomes(Health::Ready).await;
+    eventually("it is written", || one.store.census(NOW).unwritten == 0).await;
+    let fresh = Replica::of(&server).await;
+    assert_eq!(fresh.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+}
+
+/// How many commands Redis has been given.
+fn commands(server: &RedisServer) -> u64 {
+    let stats: String = redis::cmd("INFO").arg("stats").query(&mut server.connection()).unwrap();
+    let count = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:")).unwrap();
+    count.trim().parse().unwrap()
+}

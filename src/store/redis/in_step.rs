@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    future,
+    convert::Infallible,
+    future, mem,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -24,36 +25,50 @@ use crate::clock::{self, UnixMillis};
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long after a loss the first attempt comes, and how long the pauses between attempts become.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(800));
+/// How long a connection must hold for an outage to be over. A Redis that fails again at once is not asked more often, nor
+/// told of more often, than one that cannot be reached.
+const STEADY_AFTER: Duration = Duration::from_secs(5);
 /// How many facts or grants go to Redis at once: so few that it needs but a part of its time to answer.
 const BATCH: usize = 100;
 /// For how long after it was due a copy of work is kept that Redis has too.
 const WORK_KEPT_FOR: Duration = Duration::from_mins(10);
 
+/// An outage of Redis. It lasts until a connection has held for [`STEADY_AFTER`], however many are made meanwhile.
+struct Outage {
+    /// How long to wait before the next attempt.
+    pause: Duration,
+    /// What was told of it: each reason is told once.
+    told: Vec<String>,
+}
+
+impl Outage {
+    const NONE: Self = Self { pause: PAUSES.0, told: Vec::new() };
+
+    fn next_pause(&mut self) -> Duration {
+        let (_, longest) = PAUSES;
+        let next = longest.min(self.pause * 2);
+        mem::replace(&mut self.pause, next)
+    }
+}
+
 /// Connects, and connects again, for good.
 pub(super) async fn keep(shared: Arc<Shared>, client: Client, names: Names, address: String) {
-    let (shortest, longest) = PAUSES;
-    let mut pause = shortest;
-    let mut told = None;
+    let mut outage = Outage::NONE;
     loop {
-        let reason = in_step(&shared, &client, &names, &address).await;
+        let reason = in_step(&shared, &client, &names, &address, &mut outage).await;
         shared.link.store(None);
         shared.hear_backlog(None);
-        if shared.fall_out() {
-            pause = shortest;
-            told = None;
-        }
-        // One line for each outage, and another if it turns out to be a different one.
-        if told.as_ref() != Some(&reason) {
+        shared.fall_out();
+        if !outage.told.contains(&reason) {
             tracing::warn!(redis = address, reason, "Redis cannot be used");
-            told = Some(reason);
+            outage.told.push(reason);
         }
-        time::sleep(pause).await;
-        pause = longest.min(pause * 2);
+        time::sleep(outage.next_pause()).await;
     }
 }
 
 /// One connection, from its making to its loss. Returns why it was lost.
-async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str) -> String {
+async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str, outage: &mut Outage) -> String {
     let (pushed, mut pushes) = mpsc::unbounded_channel();
     let (broken, mut breaks) = mpsc::channel(1);
     let first = shared.phase() == Phase::Starting;
@@ -62,7 +77,6 @@ async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str)
         Err(trouble) => return trouble.reason(),
     };
     shared.fall_in();
-    tracing::info!(redis = address, "in step with Redis");
     if first && let Some(policy) = link.eviction_policy().await.filter(|policy| policy != "noeviction") {
         tracing::warn!(
             redis = address,
@@ -71,7 +85,16 @@ async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str)
              maxmemory-policy to noeviction"
         );
     }
+    let hold = async {
+        if !first {
+            time::sleep(STEADY_AFTER).await;
+        }
+        tracing::info!(redis = address, "in step with Redis");
+        *outage = Outage::NONE;
+        future::pending::<Infallible>().await
+    };
     tokio::select! {
+        never = hold => match never {},
         reason = listen(shared, names, &mut pushes) => reason,
         Some(reason) = breaks.recv() => reason,
         trouble = beat(shared, &link) => trouble.reason(),
@@ -253,15 +276,12 @@ impl Shared {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::InStep;
     }
 
-    /// Whether it was in step until now.
-    fn fall_out(&self) -> bool {
+    fn fall_out(&self) {
         let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_in_step = *phase == Phase::InStep;
-        if was_in_step {
+        if *phase == Phase::InStep {
             *phase = Phase::Away;
             self.outages.fetch_add(1, Ordering::Relaxed);
         }
-        was_in_step
     }
 
     fn hear_backlog(&self, backlog: Option<Backlog>) {

@@ -81,6 +81,11 @@ impl Names {
         format!("{}{what}", self.0)
     }
 
+    /// What tells this data from what comes after its loss.
+    fn data_id(&self) -> String {
+        self.of("data_id")
+    }
+
     /// The facts that hold, by their id.
     fn holding(&self) -> String {
         self.of("holding")
@@ -137,6 +142,7 @@ impl Names {
 }
 
 struct Scripts {
+    identify: Script,
     record: Script,
     grant: Script,
     enqueue: Script,
@@ -147,6 +153,7 @@ struct Scripts {
 
 /// The scripts, each with its hash.
 static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scripts {
+    identify: Script::new(include_str!("identify.lua")),
     record: Script::new(include_str!("record.lua")),
     grant: Script::new(include_str!("grant.lua")),
     enqueue: Script::new(include_str!("enqueue.lua")),
@@ -160,12 +167,15 @@ static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scrip
 pub(super) struct Link {
     connection: MultiplexedConnection,
     names: Names,
+    /// Which data it found; none if Redis had neither an id nor memory for one.
+    data_id: Option<String>,
     /// Where whoever notices that it is broken says so.
     broken: mpsc::Sender<String>,
 }
 
 impl Link {
-    /// Connects, and subscribes to what replicas tell each other, which `pushes` gets from here on.
+    /// Connects, and subscribes to what replicas tell each other, which `pushes` gets from here on. A Redis that takes no
+    /// writes, for another reason than lack of memory, is none to use.
     pub(super) async fn open(
         client: &Client,
         names: Names,
@@ -180,7 +190,9 @@ impl Link {
         connection.subscribe(&[names.facts_channel(), names.drops_channel(), names.done_channel()]).await?;
         // Pipelines name it by its hash.
         SCRIPTS.grant.load_async(&mut connection).await?;
-        Ok(Self { connection, names, broken })
+        let mut link = Self { connection, names, data_id: None, broken };
+        link.data_id = link.identify().await?;
+        Ok(link)
     }
 
     /// Tells whoever keeps the connection that it is broken.
@@ -197,12 +209,31 @@ impl Link {
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// The work that waits.
+    /// The id of the data, given now if there was none; none if there is no memory for one.
+    async fn identify(&self) -> Result<Option<String>, Trouble> {
+        let mut script = SCRIPTS.identify.prepare_invoke();
+        script.key(self.names.data_id()).arg(format!("{:032x}", rand::random::<u128>()));
+        match self.invoke(&script).await {
+            Err(Trouble::Full) => self.run(cmd("GET").arg(self.names.data_id())).await,
+            identified => identified,
+        }
+    }
+
+    /// The work that waits, where the data is still that which was there when the connection was made. If it is not, the
+    /// connection is to be made again, as everything is then to be read and written again.
     pub(super) async fn backlog(&self) -> Result<Backlog, Trouble> {
         let mut pipeline = pipe();
+        pipeline.cmd("GET").arg(self.names.data_id());
         pipeline.cmd("HLEN").arg(self.names.work());
         pipeline.cmd("ZRANGE").arg(self.names.since()).arg(0).arg(0).arg("WITHSCORES");
-        let (pieces, oldest): (usize, Vec<(String, f64)>) = pipeline.query_async(&mut self.connection.clone()).await?;
+        let (data_id, pieces, oldest): (Option<String>, usize, Vec<(String, f64)>) =
+            pipeline.query_async(&mut self.connection.clone()).await?;
+        if data_id != self.data_id {
+            return Err(Trouble::Lost("its data is not what it was".to_owned()));
+        }
+        if self.data_id.is_none() && self.identify().await?.is_some() {
+            return Err(Trouble::Lost("it had no memory left to tell whether its data is what it was".to_owned()));
+        }
         Ok(Backlog { pieces, oldest_due: oldest.first().map(|(_, due)| time_of(*due)) })
     }
 
