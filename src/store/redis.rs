@@ -19,7 +19,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 
 pub use address::{InvalidRedisAddress, RedisAddress, RedisKeyPrefix};
 
@@ -67,6 +67,8 @@ struct Shared {
     regained_facts: AtomicU64,
     /// Others were not told of a user to be forgotten.
     missed_a_drop: AtomicBool,
+    /// Redis had no memory for a grant that is known here.
+    grant_refused: Notify,
     /// What was news to this replica when it came back.
     heard_late: Mutex<Vec<Fact>>,
 }
@@ -109,6 +111,7 @@ impl RedisStore {
             missed_facts: AtomicU64::new(0),
             regained_facts: AtomicU64::new(0),
             missed_a_drop: AtomicBool::new(false),
+            grant_refused: Notify::new(),
             heard_late: Mutex::default(),
         });
         let in_step = in_step::keep(Arc::clone(&shared), client, Names::new(prefix), address.to_string());
@@ -301,7 +304,11 @@ impl Store for RedisStore {
         match there {
             Ok(()) => Ok(()),
             Err(StoreError::Full) => match here {
-                Ok(Put::Known) => Ok(()),
+                Ok(Put::Known) => {
+                    // Others know of a shorter life than it has now.
+                    shared.grant_refused.notify_one();
+                    Ok(())
+                }
                 Ok(Put::New) => {
                     shared.local.grants.remove(&grant);
                     Err(StoreError::Full)

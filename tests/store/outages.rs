@@ -572,3 +572,21 @@ fn commands(server: &RedisServer) -> u64 {
     let count = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:")).unwrap();
     count.trim().parse().unwrap()
 }
+
+#[tokio::test]
+async fn a_grant_refreshed_while_redis_is_full_is_known_to_others_when_there_is_memory() {
+    let server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    one.put_grant(grant("user_1", "sess_1", None, "alice", MINUTE)).await;
+    let refreshed = grant("user_1", "sess_1", None, "alice", 60 * MINUTE);
+    server.set_memory(1);
+    one.put_grant(refreshed.clone()).await;
+    server.set_memory(0);
+    let (tenant, user) = (TenantName::default(), GrantedTo::User("user_1".into()));
+    let known = async {
+        while other.store.grants(&tenant, &user, NOW).await.grants != [refreshed.clone()] {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(MINUTE / 3, known).await.expect("the other replica knows of the longer life");
+}

@@ -197,18 +197,21 @@ async fn write_facts(shared: &Shared, link: &Link) -> Result<(), Trouble> {
     }
 }
 
-/// Gives Redis the grants that this replica knows, in case it has lost them. Returns only when the connection is lost.
+/// Gives Redis the grants that this replica knows, in case it has lost them, and again whenever it had no memory for one.
+/// Returns only when the connection is lost.
 async fn write_grants(shared: &Shared, link: &Link) -> Trouble {
-    for batch in shared.local.grants.all(shared.now()).chunks(BATCH) {
-        loop {
-            match link.put_grants(batch, shared.now()).await {
-                Ok(()) => break,
-                Err(Trouble::Full) => time::sleep(HEARTBEAT).await,
-                Err(lost) => return lost,
+    loop {
+        for batch in shared.local.grants.all(shared.now()).chunks(BATCH) {
+            loop {
+                match link.put_grants(batch, shared.now()).await {
+                    Ok(()) => break,
+                    Err(Trouble::Full) => time::sleep(HEARTBEAT).await,
+                    Err(lost) => return lost,
+                }
             }
         }
+        shared.grant_refused.notified().await;
     }
-    future::pending().await
 }
 
 /// Does what is to be done again and again. Returns only when the connection is lost.
