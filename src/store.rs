@@ -55,7 +55,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError>;
 
     /// The denials and marks that this replica heard of only when it was back from being without Redis, each once: tokens
-    /// that it issued meanwhile may be against them.
+    /// that it issued meanwhile may be against them. Also those that are over by now, if it was away for that long; those
+    /// that another replica, back later, passed on only then; and it may be one that this replica was told itself.
     fn take_heard_late(&self) -> Vec<Fact>;
 
     /// Notes that a token is out that lives until `grant.until`. To be called before it is handed out.

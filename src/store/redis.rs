@@ -4,6 +4,7 @@
 //! where it outlives them. A task keeps both [in step](in_step): it subscribes to news, reads all that holds, writes back
 //! what Redis lacks, and only then calls the store ready; after every loss of the connection again.
 
+mod absence;
 mod address;
 mod in_step;
 mod link;
@@ -23,7 +24,10 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 pub use address::{InvalidRedisAddress, RedisAddress, RedisKeyPrefix};
 
-use self::link::{Link, Names, Trouble};
+use self::{
+    absence::Absence,
+    link::{Link, Names, Trouble},
+};
 use super::{
     Backlog, Bounds, Census, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, MemoryStore,
     OnDrop, Reach, Recorded, Store, StoreError, fact::Key, facts::outcome, grants::Put, work::Waiting,
@@ -69,6 +73,8 @@ struct Shared {
     missed_a_drop: AtomicBool,
     /// Redis had no memory for a grant that is known here.
     grant_refused: Notify,
+    /// When it was without Redis.
+    absence: Mutex<Absence>,
     /// What was news to this replica when it came back.
     heard_late: Mutex<Vec<Fact>>,
 }
@@ -112,6 +118,7 @@ impl RedisStore {
             regained_facts: AtomicU64::new(0),
             missed_a_drop: AtomicBool::new(false),
             grant_refused: Notify::new(),
+            absence: Mutex::default(),
             heard_late: Mutex::default(),
         });
         let in_step = in_step::keep(Arc::clone(&shared), client, Names::new(prefix), address.to_string());
@@ -142,6 +149,10 @@ impl Shared {
 
     fn heard_late(&self) -> MutexGuard<'_, Vec<Fact>> {
         self.heard_late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn absence(&self) -> MutexGuard<'_, Absence> {
+        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> UnixMillis {
@@ -189,8 +200,17 @@ impl Shared {
         let heard = self.local.facts.learn(fact, now);
         if heard.is_err() {
             self.missed_facts.fetch_add(1, Ordering::Relaxed);
-        } else if heard == Ok(Recorded::New) && self.phase() == Phase::Away && fact.statement().holds(now) {
-            self.heard_late().push(fact.clone());
+        } else if heard == Ok(Recorded::New) {
+            let absence = self.absence();
+            let is_late = match fact.statement() {
+                statement if statement.holds(now) => absence.makes_late(fact.at, now),
+                // Of others that are over it may have known, and forgotten.
+                statement => statement.refuses() && absence.is_of_it(fact.at, now),
+            };
+            drop(absence);
+            if is_late {
+                self.heard_late().push(fact.clone());
+            }
         } else if let Some(newer) = self.local.facts.newer_than(fact) {
             // Redis, or another replica, has lost what this one knows.
             let _ = self.write_later(&newer);

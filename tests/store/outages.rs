@@ -234,7 +234,9 @@ async fn who_was_away_tells_once_what_it_heard_late() {
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
     assert_eq!(one.store.take_heard_late(), [denied("late")]);
-    other.record(denied("in_time_again")).await;
+    // What is said long after is heard in time.
+    one.pass(MINUTE);
+    other.record(Fact { at: NOW.after(MINUTE), ..denied("in_time_again") }).await;
     eventually("it is heard", || one.verdict(&session("sess_1", "in_time_again", None)) == Verdict::Denied).await;
     assert_eq!(one.store.take_heard_late(), []);
 }
@@ -589,4 +591,77 @@ async fn a_grant_refreshed_while_redis_is_full_is_known_to_others_when_there_is_
         }
     };
     tokio::time::timeout(MINUTE / 3, known).await.expect("the other replica knows of the longer life");
+}
+
+#[tokio::test]
+async fn what_a_replica_that_is_back_later_passes_on_is_heard_late() {
+    let server = RedisServer::start();
+    let lines = [Line::to(server.port()).await, Line::to(server.port()).await];
+    let [one, other] = [0, 1].map(|n: usize| Replica::at(&lines[n].address(), &Bounds::default(), OnFailure::Degrade));
+    for (replica, line) in [&one, &other].into_iter().zip(&lines) {
+        replica.becomes(Health::Ready).await;
+        line.becomes(Condition::Cut);
+        replica.becomes(Health::Degraded).await;
+    }
+    let [denied, later] = ["user_1", "user_2"].map(|user| fact(of_user(user), Ruling::Denied(Source::Clerk), ago(1)));
+    assert_eq!(one.store.record(denied.clone(), NOW).await, Err(StoreError::Unavailable));
+    lines[1].becomes(Condition::Whole);
+    other.becomes(Health::Ready).await;
+    assert_eq!(other.store.take_heard_late(), []);
+    lines[0].becomes(Condition::Whole);
+    eventually("it is heard", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
+    assert_eq!(other.store.take_heard_late(), std::slice::from_ref(&denied));
+
+    // However much later the other comes back: it is by the event's time.
+    one.becomes(Health::Ready).await;
+    other.pass(5 * MINUTE);
+    one.record(later.clone()).await;
+    eventually("it is heard", || other.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
+    assert_eq!(other.store.take_heard_late(), [later]);
+}
+
+#[tokio::test]
+async fn who_was_away_for_longer_than_a_denial_lasts_hears_of_it_all_the_same() {
+    let server = RedisServer::start();
+    let line = Line::to(server.port()).await;
+    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
+    one.becomes(Health::Ready).await;
+    let other = Replica::of(&server).await;
+    // More than Redis lists at once.
+    for n in 0..600 {
+        other.record(fact(of_user(&format!("user_{n}")), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    }
+    let known = fact(of_session("sess_known"), Ruling::Denied(Source::Clerk), ago(1));
+    other.record(known).await;
+    eventually("it is heard", || one.verdict(&session("sess_known", "user_1", None)) == Verdict::Denied).await;
+    line.becomes(Condition::Cut);
+    one.becomes(Health::Degraded).await;
+    let missed = fact(of_session("sess_1"), Ruling::Denied(Source::Clerk), NOW);
+    other.record(missed.clone()).await;
+    // Redis may have swept it out of what holds by then, and remembers it all the same.
+    command(&server, &["DEL", "aca:{v1}:holding"]);
+    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
+    other.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), NOW.after(MINUTE))).await;
+    // Not of the absence: over, and forgotten.
+    other.record(fact(of_session("sess_2"), Ruling::Denied(Source::Clerk), ago(60_000))).await;
+    for replica in [&one, &other] {
+        replica.pass(11 * MINUTE);
+    }
+    line.becomes(Condition::Whole);
+    one.becomes(Health::Ready).await;
+    let mut late = Vec::new();
+    eventually("it is heard late", || {
+        late.extend(one.store.take_heard_late());
+        late.contains(&missed)
+    })
+    .await;
+    assert_eq!(one.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
+
+    // And once.
+    line.becomes(Condition::Cut);
+    one.becomes(Health::Degraded).await;
+    line.becomes(Condition::Whole);
+    one.becomes(Health::Ready).await;
+    late.extend(one.store.take_heard_late());
+    assert_eq!(late, [missed]);
 }

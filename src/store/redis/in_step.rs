@@ -30,6 +30,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const STEADY_AFTER: Duration = Duration::from_secs(5);
 /// How many facts or grants go to Redis at once: so few that it needs but a part of its time to answer.
 const BATCH: usize = 100;
+/// How many pages of keys are looked through for what was said in an absence: some ten million keys.
+const MOST_PAGES: usize = 20_000;
 /// For how long after it was due a copy of work is kept that Redis has too.
 const WORK_KEPT_FOR: Duration = Duration::from_mins(10);
 
@@ -99,6 +101,7 @@ async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str,
         Some(reason) = breaks.recv() => reason,
         trouble = beat(shared, &link) => trouble.reason(),
         trouble = write_grants(shared, &link) => trouble.reason(),
+        trouble = read_what_was_said(shared, &link) => trouble.reason(),
     }
 }
 
@@ -214,6 +217,39 @@ async fn write_grants(shared: &Shared, link: &Link) -> Trouble {
     }
 }
 
+/// After an absence that outlasts a denial, reads what was said in it and is over by now: tokens that were issued
+/// meanwhile live on. Returns only when the connection is lost.
+async fn read_what_was_said(shared: &Shared, link: &Link) -> Trouble {
+    if shared.absence().has_unread() {
+        let (mut cursor, mut pages) = (0, 0);
+        loop {
+            let (next, facts) = match link.said(cursor).await {
+                Ok(page) => page,
+                Err(trouble) => return trouble,
+            };
+            let now = shared.now();
+            for fact in facts {
+                // One that there is no room for is missed, and tried again.
+                let _ = shared.hear(&fact, now);
+            }
+            pages += 1;
+            if next == 0 {
+                break;
+            }
+            if pages == MOST_PAGES {
+                tracing::warn!(
+                    "Redis has so many keys that not all was read that was said while it could not be used: tokens that \
+                     were issued meanwhile against a denial that is over by now may live until they end"
+                );
+                break;
+            }
+            cursor = next;
+        }
+        shared.absence().was_read();
+    }
+    future::pending().await
+}
+
 /// Does what is to be done again and again. Returns only when the connection is lost.
 async fn beat(shared: &Shared, link: &Link) -> Trouble {
     let mut beats = time::interval(HEARTBEAT);
@@ -276,6 +312,7 @@ fn text(value: &Value) -> Result<String, ::redis::ParsingError> {
 
 impl Shared {
     fn fall_in(&self) {
+        self.absence().end(self.now());
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::InStep;
     }
 
@@ -283,6 +320,7 @@ impl Shared {
         let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         if *phase == Phase::InStep {
             *phase = Phase::Away;
+            self.absence().begin(self.now());
             self.outages.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -265,6 +265,20 @@ impl Link {
         Ok(entries.iter().filter_map(|(_, fact)| decode(fact)).collect())
     }
 
+    /// Some of what was last said of all subjects, over or not, from a cursor on, 0 first; and the next cursor, 0 after
+    /// the last.
+    pub(super) async fn said(&self, cursor: u64) -> Result<(u64, Vec<Fact>), Trouble> {
+        // A prefix has nothing in it that means something else in a pattern.
+        let pattern = self.names.last("*");
+        let (next, keys): (u64, Vec<String>) =
+            self.run(cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(500)).await?;
+        if keys.is_empty() {
+            return Ok((next, Vec::new()));
+        }
+        let said: Vec<Option<String>> = self.run(cmd("MGET").arg(keys)).await?;
+        Ok((next, said.iter().flatten().filter_map(|fact| decode(fact)).collect()))
+    }
+
     pub(super) async fn put_grant(&self, grant: &Grant, now: UnixMillis) -> Result<(), Trouble> {
         let mut script = SCRIPTS.grant.prepare_invoke();
         for to in grant.holders() {
