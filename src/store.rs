@@ -188,6 +188,9 @@ pub struct Bounds {
     /// Facts that are over and remembered for their timestamps only. Beyond that the oldest are forgotten, which can
     /// only have somebody refused for a while who need not be.
     pub remembered: usize,
+    /// Denials and marks that there was no room for and that nobody else has: they wait for room, and until it is found no
+    /// tokens are issued. Of more than that only the end of the last is kept, and no tokens are issued until then.
+    pub refused: usize,
     /// Tokens that are out, one for each user, session, organization and client ID. At some 1,000 bytes each.
     pub grants: usize,
     /// Pieces of work to be done.
@@ -196,6 +199,6 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { facts: 200_000, remembered: 200_000, grants: 500_000, work: 100_000 }
+        Self { facts: 200_000, remembered: 200_000, refused: 1_000, grants: 500_000, work: 100_000 }
     }
 }

@@ -176,6 +176,7 @@ impl Shared {
     }
 
     fn health(&self, now: UnixMillis) -> Health {
+        self.take_what_waits(now);
         let full = self.redis_is_full.load(Ordering::Relaxed)
             || self.misses_facts()
             || !self.local.facts.has_room(now)
@@ -229,9 +230,18 @@ impl Shared {
         Ok(())
     }
 
+    /// Takes what there was no room for, as far as there is now.
+    fn take_what_waits(&self, now: UnixMillis) {
+        for fact in self.local.facts.take_what_waits(now) {
+            // Without room to note it, there are no tokens until there is.
+            let _ = self.write_later(&fact);
+        }
+    }
+
     /// Has this replica act by a fact that Redis could not be given, and give Redis the newest later.
     fn learn_alone(&self, fact: &Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
-        let recorded = self.local.facts.learn(fact, now)?;
+        self.take_what_waits(now);
+        let recorded = self.local.facts.learn_or_let_wait(fact, now)?;
         let newer = self.local.facts.newer_than(fact);
         self.write_later(newer.as_ref().unwrap_or(fact))?;
         Ok(recorded)

@@ -330,7 +330,38 @@ async fn what_there_is_no_room_to_learn_without_redis_is_refused() {
     replica.becomes(Health::Degraded).await;
     let denied = |user| fact(of_user(user), Ruling::Denied(Source::Clerk), NOW);
     assert_eq!(replica.store.record(denied("user_1"), NOW).await, Err(StoreError::Unavailable));
+    let longer = Fact { until: NOW.after(20 * MINUTE), ..denied("user_2") };
+    assert_eq!(replica.store.record(longer, NOW).await, Err(StoreError::Full));
+    assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
+
+    // It waits for room, and for Redis.
+    replica.pass(10 * MINUTE);
+    assert_eq!(replica.store.may_issue(replica.now()), Err(StoreError::Full));
+    assert_eq!(replica.verdict(&session("sess_1", "user_2", None)), Verdict::Denied);
+    assert!(server.start_again());
+    eventually("it is written", || replica.store.census(replica.now()).unwritten == 0).await;
+    let other = Replica::of(&server).await;
+    assert_eq!(other.verdict(&session("sess_1", "user_2", None)), Verdict::Denied);
+}
+
+#[tokio::test]
+async fn redis_is_given_what_there_is_no_room_for_here() {
+    let mut server = RedisServer::start();
+    let bounds = Bounds { facts: 1, ..Bounds::default() };
+    let replica = Replica::at(&server.address(), &bounds, OnFailure::Degrade);
+    replica.becomes(Health::Ready).await;
+    server.kill();
+    replica.becomes(Health::Degraded).await;
+    let denied = |user| fact(of_user(user), Ruling::Denied(Source::Clerk), NOW);
+    assert_eq!(replica.store.record(denied("user_1"), NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.store.record(denied("user_2"), NOW).await, Err(StoreError::Full));
+    assert!(server.start_again());
+    eventually("both are written", || replica.store.census(NOW).unwritten == 0).await;
+    let other = Replica::of(&server).await;
+    for user in ["user_1", "user_2"] {
+        let subject = session("sess_1", user, None);
+        eventually("another replica knows", || other.verdict(&subject) == Verdict::Denied).await;
+    }
     assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
 }
 

@@ -152,7 +152,8 @@ async fn read_all(shared: &Shared, link: &Link) -> Result<(), Trouble> {
         known.insert(fact.key(), fact);
     }
     shared.regained_facts.store(missed, Ordering::Release);
-    for fact in shared.local.facts.holding(now) {
+    // What waits for room here Redis may have room for.
+    for fact in shared.local.facts.holding(now).into_iter().chain(shared.local.facts.waiting()) {
         if known.get(&fact.key()) != Some(&fact) {
             // Without room to note it, there are no tokens until there is.
             let _ = shared.write_later(&fact);
@@ -257,6 +258,7 @@ async fn beat(shared: &Shared, link: &Link) -> Trouble {
     loop {
         beats.tick().await;
         let now = shared.now();
+        shared.take_what_waits(now);
         if shared.misses_facts()
             && shared.local.facts.has_room(now)
             && let Err(trouble) = read_all(shared, link).await
