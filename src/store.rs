@@ -130,6 +130,8 @@ pub struct Census {
     pub backlog: Backlog,
     /// How many facts this replica knows that Redis lacks.
     pub unwritten: usize,
+    /// How many pieces of work this replica has that Redis may lack.
+    pub unwritten_work: usize,
     /// How many times Redis was lost since the start.
     pub outages: u64,
 }

@@ -54,6 +54,7 @@ impl Store for MemoryStore {
             grants: self.grants.count(now),
             backlog: self.work.backlog(),
             unwritten: 0,
+            unwritten_work: 0,
             outages: 0,
         }
     }

@@ -65,6 +65,8 @@ struct Shared {
     outages: AtomicU64,
     /// Redis has no memory for a denial or mark.
     redis_is_full: AtomicBool,
+    /// Redis has no memory for work that is known here.
+    work_refused: AtomicBool,
     /// How many times there was no room here for a fact that Redis has.
     missed_facts: AtomicU64,
     /// How many of those have been made up for, by reading all that holds.
@@ -114,6 +116,7 @@ impl RedisStore {
             backlog: Mutex::default(),
             outages: AtomicU64::new(0),
             redis_is_full: AtomicBool::new(false),
+            work_refused: AtomicBool::new(false),
             missed_facts: AtomicU64::new(0),
             regained_facts: AtomicU64::new(0),
             missed_a_drop: AtomicBool::new(false),
@@ -196,6 +199,10 @@ impl Shared {
         self.missed_facts.load(Ordering::Relaxed) != regained
     }
 
+    fn redis_has_all_work(&self) -> bool {
+        self.phase() == Phase::InStep && self.link.load().is_some() && !self.work_refused.load(Ordering::Relaxed)
+    }
+
     /// Takes a fact that Redis has.
     fn hear(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
         let heard = self.local.facts.learn(fact, now);
@@ -271,6 +278,7 @@ impl Store for RedisStore {
             grants: shared.local.grants.count(now),
             backlog: in_redis.unwrap_or_else(|| shared.local.work.backlog()),
             unwritten: shared.unwritten().len(),
+            unwritten_work: if shared.redis_has_all_work() { 0 } else { shared.local.work.backlog().pieces },
             outages: shared.outages.load(Ordering::Relaxed),
         }
     }
@@ -401,7 +409,12 @@ impl Store for RedisStore {
                 for work in &claimed {
                     shared.local.work.postpone(&work.id, now.after(DueWork::LEASE));
                 }
-                claimed
+                if shared.redis_has_all_work() {
+                    return claimed;
+                }
+                // What Redis has no memory for nobody else does.
+                let own = shared.local.work.claim(most.saturating_sub(claimed.len()), now);
+                claimed.into_iter().chain(own).collect()
             }
             // Better done twice than not in time: this replica does its own.
             Err(_) => shared.local.work.claim(most, now),

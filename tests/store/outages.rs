@@ -696,3 +696,25 @@ async fn who_was_away_for_longer_than_a_denial_lasts_hears_of_it_all_the_same() 
     late.extend(one.store.take_heard_late());
     assert_eq!(late, [missed]);
 }
+
+#[tokio::test]
+async fn work_that_redis_has_no_memory_for_when_it_is_back_is_done_and_given_to_it_later() {
+    let mut server = RedisServer::start_with(&["--maxmemory", "1"]);
+    server.set_memory(0);
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    let work = |id: &str, due| DueWork { id: id.to_owned(), due, job: String::new() };
+    server.kill();
+    one.becomes(Health::Degraded).await;
+    for (id, due) in [("now", NOW), ("later", NOW.after(MINUTE))] {
+        assert_eq!(one.store.enqueue(work(id, due), NOW).await, Err(StoreError::Unavailable));
+    }
+    assert!(server.start_again());
+    one.becomes(Health::Ready).await;
+    assert_eq!(one.store.census(NOW).unwritten_work, 2);
+    assert_eq!(one.store.claim(9, NOW).await, [work("now", NOW)]);
+    let _ = one.store.complete("now").await;
+    server.set_memory(0);
+    eventually("it is given", || one.store.census(NOW).unwritten_work == 0).await;
+    other.becomes(Health::Ready).await;
+    assert_eq!(other.store.claim(9, NOW.after(MINUTE)).await, [work("later", NOW.after(MINUTE))]);
+}

@@ -119,12 +119,7 @@ async fn catch_up(
     shared.link.store(Some(Arc::clone(&link)));
     read_all(shared, &link).await?;
     write_facts(shared, &link).await?;
-    for waiting in shared.local.work.all() {
-        match link.enqueue(&waiting).await {
-            Err(Trouble::Full) => break,
-            outcome => outcome?,
-        }
-    }
+    write_work(shared, &link).await?;
     if shared.missed_a_drop.load(Ordering::Relaxed) {
         link.publish_drop(None).await?;
         shared.missed_a_drop.store(false, Ordering::Relaxed);
@@ -201,6 +196,21 @@ async fn write_facts(shared: &Shared, link: &Link) -> Result<(), Trouble> {
     }
 }
 
+/// Gives Redis the work that this replica knows, in case it lacks it.
+async fn write_work(shared: &Shared, link: &Link) -> Result<(), Trouble> {
+    for waiting in shared.local.work.all() {
+        match link.enqueue(&waiting).await {
+            Err(Trouble::Full) => {
+                shared.work_refused.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            outcome => outcome?,
+        }
+    }
+    shared.work_refused.store(false, Ordering::Relaxed);
+    Ok(())
+}
+
 /// Gives Redis the grants that this replica knows, in case it has lost them, and again whenever it had no memory for one.
 /// Returns only when the connection is lost.
 async fn write_grants(shared: &Shared, link: &Link) -> Trouble {
@@ -273,6 +283,11 @@ async fn beat(shared: &Shared, link: &Link) -> Trouble {
             Err(trouble) => Err(trouble),
         };
         if let Err(trouble) = outcome {
+            return trouble;
+        }
+        if shared.work_refused.load(Ordering::Relaxed)
+            && let Err(trouble) = write_work(shared, link).await
+        {
             return trouble;
         }
         shared.local.work.forget_turns_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
