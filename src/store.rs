@@ -67,8 +67,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The tokens that are out, of a user, a session, an organization or a client ID.
     async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants;
 
-    /// Has some work done when it is due, by whichever replica claims it first. Work whose id is there already is left
-    /// as it is.
+    /// Has some work done when it is due, by whichever replica claims it first. Of work whose id is there already only the
+    /// time changes, and only to a later one.
     async fn enqueue(&self, work: DueWork, now: UnixMillis) -> Result<(), StoreError>;
 
     /// Takes up to `most` pieces of work that are due. Nobody else gets them for [`DueWork::LEASE`]; then, unless they

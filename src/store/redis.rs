@@ -424,7 +424,7 @@ impl Store for RedisStore {
     async fn complete(&self, id: &str) -> Result<(), StoreError> {
         self.shared.local.work.complete(id);
         let link = self.shared.link()?;
-        link.complete(id).await.map_err(|trouble| self.shared.failed(&link, &trouble))
+        link.complete(id.as_bytes()).await.map_err(|trouble| self.shared.failed(&link, &trouble))
     }
 
     async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {

@@ -326,11 +326,30 @@ with_both_stores! {
         assert_eq!(claimed(&replica, 9).await, ["left", "postponed"]);
     }
 
-    async fn work_enqueued_again_is_left_as_it_is(replica, 0) {
-        in_time!(replica, replica.store.enqueue(work("one", NOW), NOW));
-        assert_eq!(claimed(&replica, 9).await, ["one"]);
-        in_time!(replica, replica.store.enqueue(work("one", NOW), NOW));
+    async fn work_enqueued_again_waits_for_the_later_time_and_never_an_earlier(replica, 0) {
+        let later = NOW.after(MINUTE);
+        for due in [NOW, later, NOW] {
+            in_time!(replica, replica.store.enqueue(work("one", due), NOW));
+        }
+        eventually("the work is counted", || replica.store.census(NOW).backlog.oldest_due == Some(later)).await;
+        replica.pass_short_of(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
+        replica.pass(Duration::from_millis(1));
+        assert_eq!(replica.store.claim(9, replica.now()).await, [work("one", later)]);
+        // Whoever has claimed it keeps it.
+        in_time!(replica, replica.store.enqueue(work("one", later.after(DueWork::LEASE / 2)), NOW));
+        replica.pass_short_of(DueWork::LEASE);
+        assert_eq!(claimed(&replica, 9).await, [""; 0]);
+        in_time!(replica, replica.store.complete("one"));
+        replica.pass(MINUTE);
+        assert_eq!(claimed(&replica, 9).await, [""; 0]);
+    }
+
+    async fn of_work_enqueued_again_the_first_job_is_done(replica, 0) {
+        in_time!(replica, replica.store.enqueue(work("one", NOW), NOW));
+        let other = DueWork { job: "another".into(), ..work("one", NOW) };
+        in_time!(replica, replica.store.enqueue(other.clone(), NOW));
+        assert_eq!(replica.store.claim(9, NOW).await, [work("one", NOW)]);
     }
 
     async fn a_drop_reaches_whoever_remembers_the_user(replica, 0) {

@@ -319,11 +319,25 @@ impl Link {
     pub(super) async fn claim(&self, most: usize, now: UnixMillis) -> Result<Vec<DueWork>, Trouble> {
         let mut script = SCRIPTS.claim.prepare_invoke();
         script.key(self.names.work()).key(self.names.due()).key(self.names.since());
-        let claimed: Vec<String> = self.invoke(script.arg(now.0).arg(now.after(DueWork::LEASE).0).arg(most)).await?;
-        Ok(claimed.iter().filter_map(|work| read(work)).collect())
+        script.arg(now.0).arg(now.after(DueWork::LEASE).0).arg(most);
+        let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
+        let mut works = Vec::with_capacity(claimed.len());
+        for (id, work, since) in claimed {
+            let due = time_of(since);
+            match (str::from_utf8(&id), serde_json::from_slice::<DueWork>(&work)) {
+                (Ok(id), Ok(work)) => works.push(DueWork { id: id.to_owned(), due, ..work }),
+                _ if due.after(DueWork::UNREAD_FOR) < now => {
+                    tracing::error!("work in Redis that no replica could read for a day is given up");
+                    // Where that fails, it is claimed again.
+                    let _ = self.complete(&id).await;
+                }
+                _ => tracing::warn!("work in Redis cannot be read; it is left to a replica that can"),
+            }
+        }
+        Ok(works)
     }
 
-    pub(super) async fn complete(&self, id: &str) -> Result<(), Trouble> {
+    pub(super) async fn complete(&self, id: &[u8]) -> Result<(), Trouble> {
         let mut script = SCRIPTS.complete.prepare_invoke();
         script.key(self.names.work()).key(self.names.due()).key(self.names.since());
         self.invoke(script.arg(self.names.done_channel()).arg(id)).await
