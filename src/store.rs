@@ -2,8 +2,8 @@
 //!
 //! Each replica keeps in memory what it knows, and decides by that alone: [`Facts`] is read without waiting. With the
 //! [`MemoryStore`] that is all there is. With the [`RedisStore`] replicas also exchange what they know, and it outlives
-//! them. Neither identities nor keys are ever in a store, so that who can write to it can refuse people, and lift
-//! refusals, but forge nobody.
+//! them. Neither identities nor keys are ever in a store, so that who can write to it can refuse people, disconnect them
+//! by work that revokes their tokens, and lift refusals, but forge nobody.
 //!
 //! A [`Fact`] yields only to a newer one, wherever and in whatever order both arrive, so replicas that have heard the same
 //! facts agree.
