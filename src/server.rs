@@ -52,7 +52,7 @@ use crate::{
         revocations::{Access, ByHand},
         webhooks::{Receiver, Webhooks},
     },
-    store::{Bounds, Dropped, InvalidRedisAddress, MemoryStore, OnDrop, RedisStore, Store},
+    store::{Bounds, Census, Dropped, InvalidRedisAddress, MemoryStore, OnDrop, RedisStore, Store},
     telemetry::metrics::{Metrics, TenantMetrics},
     tenant::{Form, Tenant, TenantName},
 };
@@ -237,10 +237,19 @@ impl Server {
 
 /// Says what ends with this process, where nobody else goes on with it.
 fn warn_of_lost_work(store: &dyn Store) {
-    let pieces = store.census(UnixMillis::now()).backlog.pieces;
-    if pieces > 0 && !store.is_shared() {
+    let Census { backlog, unwritten, unwritten_work, .. } = store.census(UnixMillis::now());
+    if store.is_shared() {
+        if unwritten > 0 || unwritten_work > 0 {
+            tracing::warn!(
+                facts = unwritten,
+                pieces = unwritten_work,
+                "what Redis could not be given ends with this process: denials, marks and their ends that Clerk does not \
+                 tell of again, or that were made by hand, and what was still to be sent to Ably"
+            );
+        }
+    } else if backlog.pieces > 0 {
         tracing::warn!(
-            pieces,
+            pieces = backlog.pieces,
             "what was still to be sent to Ably ends with this process: tokens of token requests that were signed just \
              before a denial are not revoked, and live until they end. With REDIS_URL another replica sends it, or the \
              next start"

@@ -2,8 +2,8 @@
 //!
 //! Each replica keeps in memory what it knows, and decides by that alone: [`Facts`] is read without waiting. With the
 //! [`MemoryStore`] that is all there is. With the [`RedisStore`] replicas also exchange what they know, and it outlives
-//! them. Neither identities nor keys are ever in a store, so that who can write to it can refuse people, and lift
-//! refusals, but forge nobody.
+//! them. Neither identities nor keys are ever in a store, so that who can write to it can refuse people, disconnect them
+//! by work that revokes their tokens, and lift refusals, but forge nobody.
 //!
 //! A [`Fact`] yields only to a newer one, wherever and in whatever order both arrive, so replicas that have heard the same
 //! facts agree.
@@ -55,7 +55,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError>;
 
     /// The denials and marks that this replica heard of only when it was back from being without Redis, each once: tokens
-    /// that it issued meanwhile may be against them.
+    /// that it issued meanwhile may be against them. Also those that are over by now, if it was away for that long; those
+    /// that another replica, back later, passed on only then; and it may be one that this replica was told itself.
     fn take_heard_late(&self) -> Vec<Fact>;
 
     /// Notes that a token is out that lives until `grant.until`. To be called before it is handed out.
@@ -66,8 +67,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The tokens that are out, of a user, a session, an organization or a client ID.
     async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants;
 
-    /// Has some work done when it is due, by whichever replica claims it first. Work whose id is there already is left
-    /// as it is.
+    /// Has some work done when it is due, by whichever replica claims it first. Of work whose id is there already only the
+    /// time changes, and only to a later one.
     async fn enqueue(&self, work: DueWork, now: UnixMillis) -> Result<(), StoreError>;
 
     /// Takes up to `most` pieces of work that are due. Nobody else gets them for [`DueWork::LEASE`]; then, unless they
@@ -129,6 +130,8 @@ pub struct Census {
     pub backlog: Backlog,
     /// How many facts this replica knows that Redis lacks.
     pub unwritten: usize,
+    /// How many pieces of work this replica has that Redis may lack.
+    pub unwritten_work: usize,
     /// How many times Redis was lost since the start.
     pub outages: u64,
 }
@@ -187,6 +190,9 @@ pub struct Bounds {
     /// Facts that are over and remembered for their timestamps only. Beyond that the oldest are forgotten, which can
     /// only have somebody refused for a while who need not be.
     pub remembered: usize,
+    /// Denials and marks that there was no room for and that nobody else has: they wait for room, and until it is found no
+    /// tokens are issued. Of more than that only the end of the last is kept, and no tokens are issued until then.
+    pub refused: usize,
     /// Tokens that are out, one for each user, session, organization and client ID. At some 1,000 bytes each.
     pub grants: usize,
     /// Pieces of work to be done.
@@ -195,6 +201,6 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { facts: 200_000, remembered: 200_000, grants: 500_000, work: 100_000 }
+        Self { facts: 200_000, remembered: 200_000, refused: 1_000, grants: 500_000, work: 100_000 }
     }
 }

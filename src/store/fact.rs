@@ -136,7 +136,8 @@ impl Statement {
         self.refuses() && now < self.until
     }
 
-    fn refuses(&self) -> bool {
+    /// Whether it refuses anybody until it is over.
+    pub(super) fn refuses(&self) -> bool {
         !matches!(self.ruling, Ruling::Lifted(_))
     }
 

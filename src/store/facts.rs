@@ -2,7 +2,8 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    mem,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -17,6 +18,7 @@ use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
 pub struct Facts {
     most: usize,
     most_remembered: usize,
+    most_refused: usize,
     known: RwLock<Known>,
 }
 
@@ -27,6 +29,10 @@ struct Known {
     holding: BTreeSet<(UnixMillis, Arc<Key>)>,
     /// Those that do not hold, and are remembered for their timestamps, by when they are forgotten.
     over: BTreeSet<(UnixMillis, Arc<Key>)>,
+    /// Those that there was no room for, and that are nowhere else.
+    refused: HashMap<Arc<Key>, Statement>,
+    /// When the last is over of those that there was no room for even among these.
+    forgotten_until: Option<UnixMillis>,
 }
 
 /// What the facts say of a session.
@@ -60,7 +66,12 @@ impl Named {
 
 impl Facts {
     pub(super) fn new(bounds: &Bounds) -> Self {
-        Self { most: bounds.facts, most_remembered: bounds.remembered, known: RwLock::default() }
+        Self {
+            most: bounds.facts,
+            most_remembered: bounds.remembered,
+            most_refused: bounds.refused,
+            known: RwLock::default(),
+        }
     }
 
     /// What there is against a session of a tenant, and against the client ID that its token gives, once that is known.
@@ -115,11 +126,13 @@ impl Facts {
         known.statements.get(&key).is_some_and(|known| known.ruling == Ruling::Lifted(source) && known.at > at)
     }
 
-    /// Whether one more denial or mark can be stored.
+    /// Whether one more denial or mark can be stored, and none waits for room.
     #[must_use]
     pub fn has_room(&self, now: UnixMillis) -> bool {
         let known = self.read();
-        known.holding.len() < self.most || known.holding.first().is_some_and(|(end, _)| *end <= now)
+        (known.holding.len() < self.most || known.holding.first().is_some_and(|(end, _)| *end <= now))
+            && !known.refused.values().any(|refused| refused.holds(now))
+            && known.forgotten_until.is_none_or(|until| until <= now)
     }
 
     /// How many denials and marks hold, or did until lately.
@@ -150,9 +163,52 @@ impl Facts {
         if takes_room && known.holding.len() >= self.most {
             return Err(StoreError::Full);
         }
+        if known.refused.get(&key).is_some_and(|refused| refused.order(&new) != Ordering::Greater) {
+            known.refused.remove(&key);
+        }
         known.put(key, old, new, now);
         known.settle(now, self.most_remembered);
         Ok(recorded)
+    }
+
+    /// As [`Self::learn`], for a fact that is nowhere else: one that there is no room for waits until there is, and there
+    /// is no room for others before. Of one that cannot even wait only the end is noted.
+    pub(super) fn learn_or_let_wait(&self, fact: &Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
+        let learned = self.learn(fact, now);
+        if learned.is_err() {
+            self.write().let_wait(Arc::new(fact.key()), fact.statement(), self.most_refused);
+        }
+        learned
+    }
+
+    /// Takes what waited, as far as there is room, and returns it. To be called before it is asked whether there is room.
+    pub(super) fn take_what_waits(&self, now: UnixMillis) -> Vec<Fact> {
+        if self.read().refused.is_empty() {
+            return Vec::new();
+        }
+        let mut known = self.write();
+        known.settle(now, self.most_remembered);
+        let mut taken = Vec::new();
+        for (key, new) in mem::take(&mut known.refused) {
+            let old = known.statements.get(&key).copied();
+            let takes_room = new.holds(now) && !old.is_some_and(|old| old.holds(now));
+            if old.is_some_and(|old| old.order(&new) != Ordering::Less) {
+                continue;
+            }
+            if takes_room && known.holding.len() >= self.most {
+                known.refused.insert(key, new);
+            } else {
+                taken.push(key.with(new));
+                known.put(key, old, new, now);
+            }
+        }
+        known.settle(now, self.most_remembered);
+        taken
+    }
+
+    /// What waits for room.
+    pub(super) fn waiting(&self) -> Vec<Fact> {
+        self.read().refused.iter().map(|(key, statement)| key.with(*statement)).collect()
     }
 
     /// What is known about the subject of `fact`, if `fact` yields to it.
@@ -215,6 +271,16 @@ impl Known {
             self.over.insert((new.remembered_until(), Arc::clone(&key)));
         }
         self.statements.insert(key, new);
+    }
+
+    fn let_wait(&mut self, key: Arc<Key>, new: Statement, most: usize) {
+        let waiting = self.refused.len();
+        match self.refused.entry(key) {
+            Entry::Occupied(mut old) if old.get().order(&new) == Ordering::Less => _ = old.insert(new),
+            Entry::Occupied(_) => {}
+            Entry::Vacant(place) if waiting < most => _ = place.insert(new),
+            Entry::Vacant(_) => self.forgotten_until = self.forgotten_until.max(Some(new.until)),
+        }
     }
 
     /// Lets go of what is over: first of its effect, then of its timestamp.

@@ -43,6 +43,7 @@ impl Store for MemoryStore {
     }
 
     fn health(&self, now: UnixMillis) -> Health {
+        self.facts.take_what_waits(now);
         if self.facts.has_room(now) { Health::Ready } else { Health::Full }
     }
 
@@ -53,16 +54,18 @@ impl Store for MemoryStore {
             grants: self.grants.count(now),
             backlog: self.work.backlog(),
             unwritten: 0,
+            unwritten_work: 0,
             outages: 0,
         }
     }
 
     fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError> {
-        if self.facts.has_room(now) { Ok(()) } else { Err(StoreError::Full) }
+        if self.health(now) == Health::Ready { Ok(()) } else { Err(StoreError::Full) }
     }
 
     async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
-        self.facts.learn(&fact, now)
+        self.facts.take_what_waits(now);
+        self.facts.learn_or_let_wait(&fact, now)
     }
 
     fn take_heard_late(&self) -> Vec<Fact> {

@@ -4,6 +4,7 @@
 //! where it outlives them. A task keeps both [in step](in_step): it subscribes to news, reads all that holds, writes back
 //! what Redis lacks, and only then calls the store ready; after every loss of the connection again.
 
+mod absence;
 mod address;
 mod in_step;
 mod link;
@@ -19,11 +20,14 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 
 pub use address::{InvalidRedisAddress, RedisAddress, RedisKeyPrefix};
 
-use self::link::{Link, Names, Trouble};
+use self::{
+    absence::Absence,
+    link::{Link, Names, Trouble},
+};
 use super::{
     Backlog, Bounds, Census, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, MemoryStore,
     OnDrop, Reach, Recorded, Store, StoreError, fact::Key, facts::outcome, grants::Put, work::Waiting,
@@ -61,12 +65,18 @@ struct Shared {
     outages: AtomicU64,
     /// Redis has no memory for a denial or mark.
     redis_is_full: AtomicBool,
+    /// Redis has no memory for work that is known here.
+    work_refused: AtomicBool,
     /// How many times there was no room here for a fact that Redis has.
     missed_facts: AtomicU64,
     /// How many of those have been made up for, by reading all that holds.
     regained_facts: AtomicU64,
     /// Others were not told of a user to be forgotten.
     missed_a_drop: AtomicBool,
+    /// Redis had no memory for a grant that is known here.
+    grant_refused: Notify,
+    /// When it was without Redis.
+    absence: Mutex<Absence>,
     /// What was news to this replica when it came back.
     heard_late: Mutex<Vec<Fact>>,
 }
@@ -106,9 +116,12 @@ impl RedisStore {
             backlog: Mutex::default(),
             outages: AtomicU64::new(0),
             redis_is_full: AtomicBool::new(false),
+            work_refused: AtomicBool::new(false),
             missed_facts: AtomicU64::new(0),
             regained_facts: AtomicU64::new(0),
             missed_a_drop: AtomicBool::new(false),
+            grant_refused: Notify::new(),
+            absence: Mutex::default(),
             heard_late: Mutex::default(),
         });
         let in_step = in_step::keep(Arc::clone(&shared), client, Names::new(prefix), address.to_string());
@@ -141,6 +154,10 @@ impl Shared {
         self.heard_late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn absence(&self) -> MutexGuard<'_, Absence> {
+        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn now(&self) -> UnixMillis {
         (self.clock)()
     }
@@ -162,6 +179,7 @@ impl Shared {
     }
 
     fn health(&self, now: UnixMillis) -> Health {
+        self.take_what_waits(now);
         let full = self.redis_is_full.load(Ordering::Relaxed)
             || self.misses_facts()
             || !self.local.facts.has_room(now)
@@ -181,13 +199,26 @@ impl Shared {
         self.missed_facts.load(Ordering::Relaxed) != regained
     }
 
+    fn redis_has_all_work(&self) -> bool {
+        self.phase() == Phase::InStep && self.link.load().is_some() && !self.work_refused.load(Ordering::Relaxed)
+    }
+
     /// Takes a fact that Redis has.
     fn hear(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
         let heard = self.local.facts.learn(fact, now);
         if heard.is_err() {
             self.missed_facts.fetch_add(1, Ordering::Relaxed);
-        } else if heard == Ok(Recorded::New) && self.phase() == Phase::Away && fact.statement().holds(now) {
-            self.heard_late().push(fact.clone());
+        } else if heard == Ok(Recorded::New) {
+            let absence = self.absence();
+            let is_late = match fact.statement() {
+                statement if statement.holds(now) => absence.makes_late(fact.at, now),
+                // Of others that are over it may have known, and forgotten.
+                statement => statement.refuses() && absence.is_of_it(fact.at, now),
+            };
+            drop(absence);
+            if is_late {
+                self.heard_late().push(fact.clone());
+            }
         } else if let Some(newer) = self.local.facts.newer_than(fact) {
             // Redis, or another replica, has lost what this one knows.
             let _ = self.write_later(&newer);
@@ -206,9 +237,18 @@ impl Shared {
         Ok(())
     }
 
+    /// Takes what there was no room for, as far as there is now.
+    fn take_what_waits(&self, now: UnixMillis) {
+        for fact in self.local.facts.take_what_waits(now) {
+            // Without room to note it, there are no tokens until there is.
+            let _ = self.write_later(&fact);
+        }
+    }
+
     /// Has this replica act by a fact that Redis could not be given, and give Redis the newest later.
     fn learn_alone(&self, fact: &Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
-        let recorded = self.local.facts.learn(fact, now)?;
+        self.take_what_waits(now);
+        let recorded = self.local.facts.learn_or_let_wait(fact, now)?;
         let newer = self.local.facts.newer_than(fact);
         self.write_later(newer.as_ref().unwrap_or(fact))?;
         Ok(recorded)
@@ -238,6 +278,7 @@ impl Store for RedisStore {
             grants: shared.local.grants.count(now),
             backlog: in_redis.unwrap_or_else(|| shared.local.work.backlog()),
             unwritten: shared.unwritten().len(),
+            unwritten_work: if shared.redis_has_all_work() { 0 } else { shared.local.work.backlog().pieces },
             outages: shared.outages.load(Ordering::Relaxed),
         }
     }
@@ -301,7 +342,11 @@ impl Store for RedisStore {
         match there {
             Ok(()) => Ok(()),
             Err(StoreError::Full) => match here {
-                Ok(Put::Known) => Ok(()),
+                Ok(Put::Known) => {
+                    // Others know of a shorter life than it has now.
+                    shared.grant_refused.notify_one();
+                    Ok(())
+                }
                 Ok(Put::New) => {
                     shared.local.grants.remove(&grant);
                     Err(StoreError::Full)
@@ -364,7 +409,12 @@ impl Store for RedisStore {
                 for work in &claimed {
                     shared.local.work.postpone(&work.id, now.after(DueWork::LEASE));
                 }
-                claimed
+                if shared.redis_has_all_work() {
+                    return claimed;
+                }
+                // What Redis has no memory for nobody else does.
+                let own = shared.local.work.claim(most.saturating_sub(claimed.len()), now);
+                claimed.into_iter().chain(own).collect()
             }
             // Better done twice than not in time: this replica does its own.
             Err(_) => shared.local.work.claim(most, now),
@@ -374,7 +424,7 @@ impl Store for RedisStore {
     async fn complete(&self, id: &str) -> Result<(), StoreError> {
         self.shared.local.work.complete(id);
         let link = self.shared.link()?;
-        link.complete(id).await.map_err(|trouble| self.shared.failed(&link, &trouble))
+        link.complete(id.as_bytes()).await.map_err(|trouble| self.shared.failed(&link, &trouble))
     }
 
     async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {

@@ -25,6 +25,8 @@ pub struct DueWork {
 impl DueWork {
     /// How long a claimant has for it. Whoever takes longer must expect somebody else to do it too.
     pub const LEASE: Duration = Duration::from_secs(30);
+    /// For how long work that cannot be read is left to others that may: other versions of this service.
+    pub(super) const UNREAD_FOR: Duration = Duration::from_hours(24);
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ impl WorkQueue {
     pub(super) fn enqueue(&self, work: &DueWork) -> Result<(), StoreError> {
         let mut queue = self.lock();
         if queue.work.contains_key(&work.id) {
+            queue.move_to(&work.id, work.due);
             return Ok(());
         }
         if queue.work.len() >= self.most {
@@ -113,6 +116,16 @@ impl Queue {
         self.by_turn.insert((turn, id.to_owned()));
         waiting.turn = turn;
         Some(waiting.work.clone())
+    }
+
+    /// Has a piece of work be due at `due`, if that is later than before.
+    fn move_to(&mut self, id: &str, due: UnixMillis) {
+        let Some(waiting) = self.work.get_mut(id).filter(|waiting| waiting.work.due < due) else { return };
+        self.by_due.remove(&(waiting.work.due, id.to_owned()));
+        self.by_due.insert((due, id.to_owned()));
+        waiting.work.due = due;
+        let turn = waiting.turn.max(due);
+        self.put_off(id, turn);
     }
 
     fn remove(&mut self, id: &str) {

@@ -586,6 +586,25 @@ async fn a_replica_on_its_own_that_is_stopped_says_how_much_is_lost_that_was_to_
     }
 }
 
+#[tokio::test]
+async fn a_replica_that_is_stopped_while_it_is_cut_off_says_what_redis_was_not_given() {
+    let mut scene = Scene::start(Kept::InRedis, &[]).await;
+    let (claims, token) = scene.session("alice");
+    scene.is_served(&token).await;
+    scene.redis.as_mut().unwrap().kill();
+    store_becomes(&scene.service, "degraded").await;
+    scene.vendors.clerk.send_event("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None);
+    while scene.revoked(&mut 0).is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut service = scene.service;
+    service.signal("TERM");
+    let (code, service) = tokio::task::spawn_blocking(move || (service.wait().code(), service)).await.unwrap();
+    assert_eq!(code, Some(0));
+    let told = service.logged_where("facts", 1).await;
+    assert_eq!((&told["level"], &told["pieces"]), (&json!("WARN"), &json!(1)), "{told}");
+}
+
 async fn store_becomes(service: &Service, status: &str) {
     while service.get("/readyz").send().await.unwrap().json::<Value>().await.unwrap()["store"]["status"] != status {
         tokio::time::sleep(Duration::from_millis(20)).await;

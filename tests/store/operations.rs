@@ -42,7 +42,10 @@ macro_rules! with_both_stores {
 
 /// At most so many of everything; 0 for the default.
 fn bounds(most: usize) -> Bounds {
-    if most == 0 { Bounds::default() } else { Bounds { facts: most, remembered: most, grants: most, work: most } }
+    match most {
+        0 => Bounds::default(),
+        _ => Bounds { facts: most, remembered: most, refused: most, grants: most, work: most },
+    }
 }
 
 fn sorted(mut grants: Vec<Grant>) -> Vec<Grant> {
@@ -323,11 +326,30 @@ with_both_stores! {
         assert_eq!(claimed(&replica, 9).await, ["left", "postponed"]);
     }
 
-    async fn work_enqueued_again_is_left_as_it_is(replica, 0) {
-        in_time!(replica, replica.store.enqueue(work("one", NOW), NOW));
-        assert_eq!(claimed(&replica, 9).await, ["one"]);
-        in_time!(replica, replica.store.enqueue(work("one", NOW), NOW));
+    async fn work_enqueued_again_waits_for_the_later_time_and_never_an_earlier(replica, 0) {
+        let later = NOW.after(MINUTE);
+        for due in [NOW, later, NOW] {
+            in_time!(replica, replica.store.enqueue(work("one", due), NOW));
+        }
+        eventually("the work is counted", || replica.store.census(NOW).backlog.oldest_due == Some(later)).await;
+        replica.pass_short_of(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
+        replica.pass(Duration::from_millis(1));
+        assert_eq!(replica.store.claim(9, replica.now()).await, [work("one", later)]);
+        // Whoever has claimed it keeps it.
+        in_time!(replica, replica.store.enqueue(work("one", later.after(DueWork::LEASE / 2)), NOW));
+        replica.pass_short_of(DueWork::LEASE);
+        assert_eq!(claimed(&replica, 9).await, [""; 0]);
+        in_time!(replica, replica.store.complete("one"));
+        replica.pass(MINUTE);
+        assert_eq!(claimed(&replica, 9).await, [""; 0]);
+    }
+
+    async fn of_work_enqueued_again_the_first_job_is_done(replica, 0) {
+        in_time!(replica, replica.store.enqueue(work("one", NOW), NOW));
+        let other = DueWork { job: "another".into(), ..work("one", NOW) };
+        in_time!(replica, replica.store.enqueue(other.clone(), NOW));
+        assert_eq!(replica.store.claim(9, NOW).await, [work("one", NOW)]);
     }
 
     async fn a_drop_reaches_whoever_remembers_the_user(replica, 0) {
@@ -391,4 +413,64 @@ async fn a_full_queue_in_memory_takes_no_more_work() {
     assert_eq!(replica.store.enqueue(work("two", NOW), NOW).await, Err(StoreError::Full));
     replica.store.complete("one").await.unwrap();
     replica.store.enqueue(work("two", NOW), NOW).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_denial_without_room_in_memory_waits_for_it_and_tokens_wait_too() {
+    let replica = Replica::in_memory(&bounds(2));
+    let denied = |n, minutes| Fact {
+        until: NOW.after(minutes * MINUTE),
+        ..fact(of_user(&format!("user_{n}")), Ruling::Denied(Source::Clerk), ago(5))
+    };
+    let verdicts = |replica: &Replica| {
+        [1, 2, 3, 4, 5].map(|n| replica.verdict(&session("sess_1", &format!("user_{n}"), None)) == Verdict::Denied)
+    };
+    for (n, minutes) in [(1, 1), (2, 2)] {
+        replica.record(denied(n, minutes)).await;
+    }
+    // Two can wait, and of the third only the end is known.
+    for (n, minutes) in [(3, 9), (4, 9), (5, 5)] {
+        assert_eq!(replica.store.record(denied(n, minutes), NOW).await, Err(StoreError::Full));
+    }
+    // A newer event about one that waits.
+    assert_eq!(replica.store.record(Fact { at: NOW, ..denied(4, 3) }, NOW).await, Err(StoreError::Full));
+    replica.record(fact(of_user("user_3"), Ruling::Lifted(Source::Clerk), ago(6))).await;
+    assert_eq!(verdicts(&replica), [true, true, false, false, false]);
+
+    replica.pass(MINUTE);
+    assert_eq!(replica.store.may_issue(replica.now()), Err(StoreError::Full));
+    let [_, _, three, four, five] = verdicts(&replica);
+    assert!(three != four && !five, "one of those that wait has the room");
+
+    replica.pass(MINUTE);
+    assert_eq!(replica.store.may_issue(replica.now()), Err(StoreError::Full));
+    assert_eq!(verdicts(&replica), [false, false, true, true, false]);
+
+    replica.pass(MINUTE);
+    assert_eq!(verdicts(&replica), [false, false, true, false, false]);
+    // There is room, and still it is not known whom the one refuses that could not even wait.
+    assert_eq!(replica.store.may_issue(replica.now()), Err(StoreError::Full));
+    replica.pass_short_of(2 * MINUTE);
+    assert_eq!(replica.health(), Health::Full);
+    replica.pass(Duration::from_millis(1));
+    assert_eq!(replica.store.may_issue(replica.now()), Ok(()));
+    assert_eq!(verdicts(&replica), [false, false, true, false, false]);
+}
+
+#[tokio::test]
+async fn what_waits_for_room_and_is_lifted_or_over_keeps_nobody_waiting() {
+    let replica = Replica::in_memory(&Bounds { facts: 1, ..Bounds::default() });
+    let denied =
+        |n, until| Fact { until, ..fact(of_user(&format!("user_{n}")), Ruling::Denied(Source::Clerk), ago(5)) };
+    let end = NOW.after(MINUTE);
+    replica.record(denied(1, end)).await;
+    for (n, until) in [(2, end), (3, end.after(MINUTE))] {
+        assert_eq!(replica.store.record(denied(n, until), NOW).await, Err(StoreError::Full));
+    }
+    replica.record(fact(of_user("user_3"), Ruling::Lifted(Source::Clerk), ago(4))).await;
+    replica.pass(MINUTE);
+    assert_eq!(replica.store.may_issue(replica.now()), Ok(()));
+    for user in ["user_1", "user_2", "user_3"] {
+        assert_eq!(replica.verdict(&session("sess_1", user, None)), Verdict::Clear);
+    }
 }

@@ -234,7 +234,9 @@ async fn who_was_away_tells_once_what_it_heard_late() {
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
     assert_eq!(one.store.take_heard_late(), [denied("late")]);
-    other.record(denied("in_time_again")).await;
+    // What is said long after is heard in time.
+    one.pass(MINUTE);
+    other.record(Fact { at: NOW.after(MINUTE), ..denied("in_time_again") }).await;
     eventually("it is heard", || one.verdict(&session("sess_1", "in_time_again", None)) == Verdict::Denied).await;
     assert_eq!(one.store.take_heard_late(), []);
 }
@@ -328,7 +330,38 @@ async fn what_there_is_no_room_to_learn_without_redis_is_refused() {
     replica.becomes(Health::Degraded).await;
     let denied = |user| fact(of_user(user), Ruling::Denied(Source::Clerk), NOW);
     assert_eq!(replica.store.record(denied("user_1"), NOW).await, Err(StoreError::Unavailable));
+    let longer = Fact { until: NOW.after(20 * MINUTE), ..denied("user_2") };
+    assert_eq!(replica.store.record(longer, NOW).await, Err(StoreError::Full));
+    assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
+
+    // It waits for room, and for Redis.
+    replica.pass(10 * MINUTE);
+    assert_eq!(replica.store.may_issue(replica.now()), Err(StoreError::Full));
+    assert_eq!(replica.verdict(&session("sess_1", "user_2", None)), Verdict::Denied);
+    assert!(server.start_again());
+    eventually("it is written", || replica.store.census(replica.now()).unwritten == 0).await;
+    let other = Replica::of(&server).await;
+    assert_eq!(other.verdict(&session("sess_1", "user_2", None)), Verdict::Denied);
+}
+
+#[tokio::test]
+async fn redis_is_given_what_there_is_no_room_for_here() {
+    let mut server = RedisServer::start();
+    let bounds = Bounds { facts: 1, ..Bounds::default() };
+    let replica = Replica::at(&server.address(), &bounds, OnFailure::Degrade);
+    replica.becomes(Health::Ready).await;
+    server.kill();
+    replica.becomes(Health::Degraded).await;
+    let denied = |user| fact(of_user(user), Ruling::Denied(Source::Clerk), NOW);
+    assert_eq!(replica.store.record(denied("user_1"), NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.store.record(denied("user_2"), NOW).await, Err(StoreError::Full));
+    assert!(server.start_again());
+    eventually("both are written", || replica.store.census(NOW).unwritten == 0).await;
+    let other = Replica::of(&server).await;
+    for user in ["user_1", "user_2"] {
+        let subject = session("sess_1", user, None);
+        eventually("another replica knows", || other.verdict(&subject) == Verdict::Denied).await;
+    }
     assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
 }
 
@@ -459,4 +492,229 @@ async fn a_census_tells_of_outages_and_of_what_redis_lacks() {
         let pieces = usize::try_from(outage).unwrap() + 1;
         eventually("Redis has its own back", || census().backlog.pieces == pieces).await;
     }
+}
+
+#[tokio::test]
+async fn a_connection_lost_while_redis_is_full_is_made_again_once() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    let known = grant("user_1", "sess_1", None, "alice", MINUTE);
+    replica.put_grant(known.clone()).await;
+    server.set_memory(1);
+    let before = replica.store.census(NOW).outages;
+    server.hang_up();
+    eventually("it is lost", || replica.store.census(NOW).outages > before).await;
+    replica.becomes(Health::Ready).await;
+    // It writes its grants back, is refused, and tries again with each heartbeat.
+    let refused_before = refused_for_memory(&server);
+    eventually("it has tried again", || refused_for_memory(&server) > refused_before + 3).await;
+    assert_eq!((replica.health(), replica.store.census(NOW).outages), (Health::Ready, before + 1));
+    assert_eq!(replica.store.put_grant(known, NOW).await, Ok(()));
+}
+
+/// How many commands Redis has refused for lack of memory.
+fn refused_for_memory(server: &RedisServer) -> u64 {
+    let stats: String = redis::cmd("INFO").arg("errorstats").query(&mut server.connection()).unwrap();
+    let count = stats.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count="));
+    count.map_or(0, |count| count.trim().parse().unwrap())
+}
+
+/// What makes a Redis refuse all writes, and what makes it take them again.
+const REFUSALS: [[&[&str]; 2]; 3] = [
+    [&["CONFIG", "SET", "min-replicas-to-write", "1"], &["CONFIG", "SET", "min-replicas-to-write", "0"]],
+    [&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"]],
+    [&["ACL", "SETUSER", "default", "-@write"], &["ACL", "SETUSER", "default", "+@all"]],
+];
+
+fn command(server: &RedisServer, words: &[&str]) {
+    let (name, arguments) = words.split_first().unwrap();
+    let () = redis::cmd(name).arg(arguments).query(&mut server.connection()).unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_refuses_writes_is_lost_once_however_often_it_is_asked() {
+    for [refuse, take] in REFUSALS {
+        let server = RedisServer::start();
+        let replica = Replica::of(&server).await;
+        command(&server, refuse);
+        for n in 0..40 {
+            // Degraded, it still issues.
+            replica.put_grant(grant("user_1", &format!("sess_{n}"), None, "alice", MINUTE)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        assert_eq!((replica.health(), replica.store.census(NOW).outages), (Health::Degraded, 1), "{refuse:?}");
+        assert_eq!(*replica.drops.lock().unwrap(), [""; 0]);
+        command(&server, take);
+        replica.becomes(Health::Ready).await;
+        assert_eq!(*replica.drops.lock().unwrap(), ["everyone"]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_redis_that_was_emptied_has_lost_is_written_back_without_the_connection_being_lost() {
+    let server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+    let given = grant("user_1", "sess_1", None, "alice", MINUTE);
+    one.put_grant(given.clone()).await;
+    let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
+    in_time!(one, one.store.enqueue(work.clone(), NOW));
+    command(&server, &["FLUSHALL"]);
+    for replica in [&one, &other] {
+        eventually("it is noticed", || replica.store.census(NOW).outages > 0).await;
+        replica.becomes(Health::Ready).await;
+    }
+    let fresh = Replica::of(&server).await;
+    assert_eq!(fresh.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+    let (tenant, user) = (TenantName::default(), GrantedTo::User("user_1".into()));
+    let given_back = async {
+        while fresh.store.grants(&tenant, &user, NOW).await.grants != [given.clone()] {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(MINUTE / 3, given_back).await.expect("Redis has been given the grant");
+    assert_eq!(fresh.store.claim(9, NOW).await, [work]);
+    // And that is all: the data is what it was.
+    let outages = one.store.census(NOW).outages;
+    let asked = commands(&server);
+    eventually("some heartbeats pass", || commands(&server) > asked + 20).await;
+    assert_eq!(one.store.census(NOW).outages, outages);
+}
+
+#[tokio::test]
+async fn a_redis_that_was_emptied_and_has_no_memory_is_given_all_when_it_has() {
+    let server = RedisServer::start();
+    let one = Replica::of(&server).await;
+    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+    server.set_memory(1);
+    command(&server, &["FLUSHALL"]);
+    one.becomes(Health::Full).await;
+    let asked = commands(&server);
+    eventually("some heartbeats pass", || commands(&server) > asked + 20).await;
+    assert_eq!(one.store.census(NOW).outages, 1);
+    server.set_memory(0);
+    one.becomes(Health::Ready).await;
+    eventually("it is written", || one.store.census(NOW).unwritten == 0).await;
+    let fresh = Replica::of(&server).await;
+    assert_eq!(fresh.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+}
+
+/// How many commands Redis has been given.
+fn commands(server: &RedisServer) -> u64 {
+    let stats: String = redis::cmd("INFO").arg("stats").query(&mut server.connection()).unwrap();
+    let count = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:")).unwrap();
+    count.trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_grant_refreshed_while_redis_is_full_is_known_to_others_when_there_is_memory() {
+    let server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    one.put_grant(grant("user_1", "sess_1", None, "alice", MINUTE)).await;
+    let refreshed = grant("user_1", "sess_1", None, "alice", 60 * MINUTE);
+    server.set_memory(1);
+    one.put_grant(refreshed.clone()).await;
+    server.set_memory(0);
+    let (tenant, user) = (TenantName::default(), GrantedTo::User("user_1".into()));
+    let known = async {
+        while other.store.grants(&tenant, &user, NOW).await.grants != [refreshed.clone()] {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(MINUTE / 3, known).await.expect("the other replica knows of the longer life");
+}
+
+#[tokio::test]
+async fn what_a_replica_that_is_back_later_passes_on_is_heard_late() {
+    let server = RedisServer::start();
+    let lines = [Line::to(server.port()).await, Line::to(server.port()).await];
+    let [one, other] = [0, 1].map(|n: usize| Replica::at(&lines[n].address(), &Bounds::default(), OnFailure::Degrade));
+    for (replica, line) in [&one, &other].into_iter().zip(&lines) {
+        replica.becomes(Health::Ready).await;
+        line.becomes(Condition::Cut);
+        replica.becomes(Health::Degraded).await;
+    }
+    let [denied, later] = ["user_1", "user_2"].map(|user| fact(of_user(user), Ruling::Denied(Source::Clerk), ago(1)));
+    assert_eq!(one.store.record(denied.clone(), NOW).await, Err(StoreError::Unavailable));
+    lines[1].becomes(Condition::Whole);
+    other.becomes(Health::Ready).await;
+    assert_eq!(other.store.take_heard_late(), []);
+    lines[0].becomes(Condition::Whole);
+    eventually("it is heard", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
+    assert_eq!(other.store.take_heard_late(), std::slice::from_ref(&denied));
+
+    // However much later the other comes back: it is by the event's time.
+    one.becomes(Health::Ready).await;
+    other.pass(5 * MINUTE);
+    one.record(later.clone()).await;
+    eventually("it is heard", || other.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
+    assert_eq!(other.store.take_heard_late(), [later]);
+}
+
+#[tokio::test]
+async fn who_was_away_for_longer_than_a_denial_lasts_hears_of_it_all_the_same() {
+    let server = RedisServer::start();
+    let line = Line::to(server.port()).await;
+    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
+    one.becomes(Health::Ready).await;
+    let other = Replica::of(&server).await;
+    // More than Redis lists at once.
+    for n in 0..600 {
+        other.record(fact(of_user(&format!("user_{n}")), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    }
+    let known = fact(of_session("sess_known"), Ruling::Denied(Source::Clerk), ago(1));
+    other.record(known).await;
+    eventually("it is heard", || one.verdict(&session("sess_known", "user_1", None)) == Verdict::Denied).await;
+    line.becomes(Condition::Cut);
+    one.becomes(Health::Degraded).await;
+    let missed = fact(of_session("sess_1"), Ruling::Denied(Source::Clerk), NOW);
+    other.record(missed.clone()).await;
+    // Redis may have swept it out of what holds by then, and remembers it all the same.
+    command(&server, &["DEL", "aca:{v1}:holding"]);
+    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
+    other.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), NOW.after(MINUTE))).await;
+    // Not of the absence: over, and forgotten.
+    other.record(fact(of_session("sess_2"), Ruling::Denied(Source::Clerk), ago(60_000))).await;
+    for replica in [&one, &other] {
+        replica.pass(11 * MINUTE);
+    }
+    line.becomes(Condition::Whole);
+    one.becomes(Health::Ready).await;
+    let mut late = Vec::new();
+    eventually("it is heard late", || {
+        late.extend(one.store.take_heard_late());
+        late.contains(&missed)
+    })
+    .await;
+    assert_eq!(one.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
+
+    // And once.
+    line.becomes(Condition::Cut);
+    one.becomes(Health::Degraded).await;
+    line.becomes(Condition::Whole);
+    one.becomes(Health::Ready).await;
+    late.extend(one.store.take_heard_late());
+    assert_eq!(late, [missed]);
+}
+
+#[tokio::test]
+async fn work_that_redis_has_no_memory_for_when_it_is_back_is_done_and_given_to_it_later() {
+    let mut server = RedisServer::start_with(&["--maxmemory", "1"]);
+    server.set_memory(0);
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    let work = |id: &str, due| DueWork { id: id.to_owned(), due, job: String::new() };
+    server.kill();
+    one.becomes(Health::Degraded).await;
+    for (id, due) in [("now", NOW), ("later", NOW.after(MINUTE))] {
+        assert_eq!(one.store.enqueue(work(id, due), NOW).await, Err(StoreError::Unavailable));
+    }
+    assert!(server.start_again());
+    one.becomes(Health::Ready).await;
+    assert_eq!(one.store.census(NOW).unwritten_work, 2);
+    assert_eq!(one.store.claim(9, NOW).await, [work("now", NOW)]);
+    let _ = one.store.complete("now").await;
+    server.set_memory(0);
+    eventually("it is given", || one.store.census(NOW).unwritten_work == 0).await;
+    other.becomes(Health::Ready).await;
+    assert_eq!(other.store.claim(9, NOW.after(MINUTE)).await, [work("later", NOW.after(MINUTE))]);
 }

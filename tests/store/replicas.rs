@@ -214,3 +214,35 @@ async fn what_is_not_of_our_making_is_ignored() {
     one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
     eventually("the replicas go on", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
 }
+
+#[tokio::test]
+async fn work_that_nobody_can_read_for_a_day_is_given_up() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    let mut connection = server.connection();
+    for (id, due) in [(&b"old"[..], ago(1)), (b"new", NOW.after(MINUTE)), (b"\xff", ago(1))] {
+        let () = redis::cmd("HSET").arg("aca:{v1}:work").arg(id).arg(b"\xffrubbish").query(&mut connection).unwrap();
+        let () = redis::cmd("ZADD").arg("aca:{v1}:due").arg(due.0).arg(id).query(&mut connection).unwrap();
+    }
+    for (id, due) in [("old", ago(1)), ("new", NOW.after(MINUTE))] {
+        let () = redis::cmd("ZADD").arg("aca:{v1}:since").arg(due.0).arg(id).query(&mut connection).unwrap();
+    }
+    let own = DueWork { id: "own".into(), due: NOW, job: String::new() };
+    in_time!(replica, replica.store.enqueue(own.clone(), NOW));
+    let mut left = || -> Vec<Vec<u8>> {
+        let mut ids: Vec<_> = redis::cmd("HKEYS").arg("aca:{v1}:work").query(&mut connection).unwrap();
+        ids.sort();
+        ids
+    };
+    assert_eq!(replica.store.claim(9, NOW).await, std::slice::from_ref(&own));
+    replica.pass(MINUTE);
+    assert_eq!(replica.store.claim(9, replica.now()).await, std::slice::from_ref(&own));
+    assert_eq!(left().len(), 4);
+    replica.pass((24 * 60 - 1) * MINUTE);
+    assert_eq!(replica.store.claim(9, replica.now()).await, std::slice::from_ref(&own));
+    // Of one without a time it counts from when it was met.
+    assert_eq!(left(), [&b"new"[..], b"own", b"\xff"]);
+    replica.pass(2 * MINUTE);
+    assert_eq!(replica.store.claim(9, replica.now()).await, [own]);
+    assert_eq!(left(), [b"own"]);
+}

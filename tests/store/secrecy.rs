@@ -128,5 +128,29 @@ async fn an_outage_is_one_line_and_its_end_another() {
     assert!(before <= 2, "{}", log.text());
     assert!(server.start_again());
     replica.becomes(Health::Ready).await;
-    assert_eq!(log.text().matches("in step with Redis").count(), 2);
+    // When it has held for some seconds.
+    assert_eq!(log.text().matches("in step with Redis").count(), 1);
+    eventually("the end is told", || log.text().matches("in step with Redis").count() == 2).await;
+}
+
+#[tokio::test]
+async fn connections_that_do_not_hold_are_one_outage_in_the_log() {
+    let server = RedisServer::start();
+    let log = Log::default();
+    let _listening = log.listen();
+    let replica = Replica::of(&server).await;
+    for outages in 1..=4 {
+        server.hang_up();
+        eventually("it is lost", || replica.store.census(NOW).outages == outages).await;
+        replica.becomes(Health::Ready).await;
+    }
+    let text = log.text();
+    let mut reasons: Vec<_> =
+        text.lines().filter_map(|line| line.split_once("Redis cannot be used")?.1.into()).collect();
+    let told = reasons.len();
+    reasons.sort_unstable();
+    reasons.dedup();
+    // A lost connection can show in more than one way, and each is told once.
+    assert_eq!((told, text.matches("in step with Redis").count()), (reasons.len(), 1), "{text}");
+    assert!((1..4).contains(&told), "{text}");
 }

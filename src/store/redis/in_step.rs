@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    future,
+    convert::Infallible,
+    future, mem,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -24,36 +25,52 @@ use crate::clock::{self, UnixMillis};
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long after a loss the first attempt comes, and how long the pauses between attempts become.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(800));
+/// How long a connection must hold for an outage to be over. A Redis that fails again at once is not asked more often, nor
+/// told of more often, than one that cannot be reached.
+const STEADY_AFTER: Duration = Duration::from_secs(5);
 /// How many facts or grants go to Redis at once: so few that it needs but a part of its time to answer.
 const BATCH: usize = 100;
+/// How many pages of keys are looked through for what was said in an absence: some ten million keys.
+const MOST_PAGES: usize = 20_000;
 /// For how long after it was due a copy of work is kept that Redis has too.
 const WORK_KEPT_FOR: Duration = Duration::from_mins(10);
 
+/// An outage of Redis. It lasts until a connection has held for [`STEADY_AFTER`], however many are made meanwhile.
+struct Outage {
+    /// How long to wait before the next attempt.
+    pause: Duration,
+    /// What was told of it: each reason is told once.
+    told: Vec<String>,
+}
+
+impl Outage {
+    const NONE: Self = Self { pause: PAUSES.0, told: Vec::new() };
+
+    fn next_pause(&mut self) -> Duration {
+        let (_, longest) = PAUSES;
+        let next = longest.min(self.pause * 2);
+        mem::replace(&mut self.pause, next)
+    }
+}
+
 /// Connects, and connects again, for good.
 pub(super) async fn keep(shared: Arc<Shared>, client: Client, names: Names, address: String) {
-    let (shortest, longest) = PAUSES;
-    let mut pause = shortest;
-    let mut told = None;
+    let mut outage = Outage::NONE;
     loop {
-        let reason = in_step(&shared, &client, &names, &address).await;
+        let reason = in_step(&shared, &client, &names, &address, &mut outage).await;
         shared.link.store(None);
         shared.hear_backlog(None);
-        if shared.fall_out() {
-            pause = shortest;
-            told = None;
-        }
-        // One line for each outage, and another if it turns out to be a different one.
-        if told.as_ref() != Some(&reason) {
+        shared.fall_out();
+        if !outage.told.contains(&reason) {
             tracing::warn!(redis = address, reason, "Redis cannot be used");
-            told = Some(reason);
+            outage.told.push(reason);
         }
-        time::sleep(pause).await;
-        pause = longest.min(pause * 2);
+        time::sleep(outage.next_pause()).await;
     }
 }
 
 /// One connection, from its making to its loss. Returns why it was lost.
-async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str) -> String {
+async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str, outage: &mut Outage) -> String {
     let (pushed, mut pushes) = mpsc::unbounded_channel();
     let (broken, mut breaks) = mpsc::channel(1);
     let first = shared.phase() == Phase::Starting;
@@ -62,7 +79,6 @@ async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str)
         Err(trouble) => return trouble.reason(),
     };
     shared.fall_in();
-    tracing::info!(redis = address, "in step with Redis");
     if first && let Some(policy) = link.eviction_policy().await.filter(|policy| policy != "noeviction") {
         tracing::warn!(
             redis = address,
@@ -71,11 +87,21 @@ async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str)
              maxmemory-policy to noeviction"
         );
     }
+    let hold = async {
+        if !first {
+            time::sleep(STEADY_AFTER).await;
+        }
+        tracing::info!(redis = address, "in step with Redis");
+        *outage = Outage::NONE;
+        future::pending::<Infallible>().await
+    };
     tokio::select! {
+        never = hold => match never {},
         reason = listen(shared, names, &mut pushes) => reason,
         Some(reason) = breaks.recv() => reason,
         trouble = beat(shared, &link) => trouble.reason(),
         trouble = write_grants(shared, &link) => trouble.reason(),
+        trouble = read_what_was_said(shared, &link) => trouble.reason(),
     }
 }
 
@@ -93,12 +119,7 @@ async fn catch_up(
     shared.link.store(Some(Arc::clone(&link)));
     read_all(shared, &link).await?;
     write_facts(shared, &link).await?;
-    for waiting in shared.local.work.all() {
-        match link.enqueue(&waiting).await {
-            Err(Trouble::Full) => break,
-            outcome => outcome?,
-        }
-    }
+    write_work(shared, &link).await?;
     if shared.missed_a_drop.load(Ordering::Relaxed) {
         link.publish_drop(None).await?;
         shared.missed_a_drop.store(false, Ordering::Relaxed);
@@ -126,7 +147,8 @@ async fn read_all(shared: &Shared, link: &Link) -> Result<(), Trouble> {
         known.insert(fact.key(), fact);
     }
     shared.regained_facts.store(missed, Ordering::Release);
-    for fact in shared.local.facts.holding(now) {
+    // What waits for room here Redis may have room for.
+    for fact in shared.local.facts.holding(now).into_iter().chain(shared.local.facts.waiting()) {
         if known.get(&fact.key()) != Some(&fact) {
             // Without room to note it, there are no tokens until there is.
             let _ = shared.write_later(&fact);
@@ -174,16 +196,67 @@ async fn write_facts(shared: &Shared, link: &Link) -> Result<(), Trouble> {
     }
 }
 
-/// Gives Redis the grants that this replica knows, in case it has lost them. Returns only when the connection is lost.
+/// Gives Redis the work that this replica knows, in case it lacks it.
+async fn write_work(shared: &Shared, link: &Link) -> Result<(), Trouble> {
+    for waiting in shared.local.work.all() {
+        match link.enqueue(&waiting).await {
+            Err(Trouble::Full) => {
+                shared.work_refused.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            outcome => outcome?,
+        }
+    }
+    shared.work_refused.store(false, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Gives Redis the grants that this replica knows, in case it has lost them, and again whenever it had no memory for one.
+/// Returns only when the connection is lost.
 async fn write_grants(shared: &Shared, link: &Link) -> Trouble {
-    for batch in shared.local.grants.all(shared.now()).chunks(BATCH) {
-        loop {
-            match link.put_grants(batch, shared.now()).await {
-                Ok(()) => break,
-                Err(Trouble::Full) => time::sleep(HEARTBEAT).await,
-                Err(lost) => return lost,
+    loop {
+        for batch in shared.local.grants.all(shared.now()).chunks(BATCH) {
+            loop {
+                match link.put_grants(batch, shared.now()).await {
+                    Ok(()) => break,
+                    Err(Trouble::Full) => time::sleep(HEARTBEAT).await,
+                    Err(lost) => return lost,
+                }
             }
         }
+        shared.grant_refused.notified().await;
+    }
+}
+
+/// After an absence that outlasts a denial, reads what was said in it and is over by now: tokens that were issued
+/// meanwhile live on. Returns only when the connection is lost.
+async fn read_what_was_said(shared: &Shared, link: &Link) -> Trouble {
+    if shared.absence().has_unread() {
+        let (mut cursor, mut pages) = (0, 0);
+        loop {
+            let (next, facts) = match link.said(cursor).await {
+                Ok(page) => page,
+                Err(trouble) => return trouble,
+            };
+            let now = shared.now();
+            for fact in facts {
+                // One that there is no room for is missed, and tried again.
+                let _ = shared.hear(&fact, now);
+            }
+            pages += 1;
+            if next == 0 {
+                break;
+            }
+            if pages == MOST_PAGES {
+                tracing::warn!(
+                    "Redis has so many keys that not all was read that was said while it could not be used: tokens that \
+                     were issued meanwhile against a denial that is over by now may live until they end"
+                );
+                break;
+            }
+            cursor = next;
+        }
+        shared.absence().was_read();
     }
     future::pending().await
 }
@@ -195,6 +268,7 @@ async fn beat(shared: &Shared, link: &Link) -> Trouble {
     loop {
         beats.tick().await;
         let now = shared.now();
+        shared.take_what_waits(now);
         if shared.misses_facts()
             && shared.local.facts.has_room(now)
             && let Err(trouble) = read_all(shared, link).await
@@ -209,6 +283,11 @@ async fn beat(shared: &Shared, link: &Link) -> Trouble {
             Err(trouble) => Err(trouble),
         };
         if let Err(trouble) = outcome {
+            return trouble;
+        }
+        if shared.work_refused.load(Ordering::Relaxed)
+            && let Err(trouble) = write_work(shared, link).await
+        {
             return trouble;
         }
         shared.local.work.forget_turns_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
@@ -250,18 +329,17 @@ fn text(value: &Value) -> Result<String, ::redis::ParsingError> {
 
 impl Shared {
     fn fall_in(&self) {
+        self.absence().end(self.now());
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::InStep;
     }
 
-    /// Whether it was in step until now.
-    fn fall_out(&self) -> bool {
+    fn fall_out(&self) {
         let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_in_step = *phase == Phase::InStep;
-        if was_in_step {
+        if *phase == Phase::InStep {
             *phase = Phase::Away;
+            self.absence().begin(self.now());
             self.outages.fetch_add(1, Ordering::Relaxed);
         }
-        was_in_step
     }
 
     fn hear_backlog(&self, backlog: Option<Backlog>) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, RedisError, Script, ScriptInvocation,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, PushInfo, RedisError, Script, ScriptInvocation, ServerError,
     aio::MultiplexedConnection, cmd, pipe,
 };
 use tokio::sync::mpsc;
@@ -40,24 +40,29 @@ impl Trouble {
 
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
-        if is_out_of_memory(&error) {
-            return Self::Full;
+        let unanswered = if error.is_timeout() {
+            "it did not answer in time".to_owned()
+        } else if error.is_io_error() {
+            error.to_string()
+        } else {
+            error.category().to_owned()
+        };
+        // Of a pipeline each command is answered, and its error as a whole has no code.
+        let answers = error.into_server_errors().unwrap_or_default();
+        match answers.iter().find(|(_, answer)| !is_out_of_memory(answer)) {
+            Some((_, answer)) => Self::Lost(format!("it answered {}", answer.code())),
+            None if answers.is_empty() => Self::Lost(unanswered),
+            None => Self::Full,
         }
-        Self::Lost(match error.code() {
-            Some(code) => format!("it answered {code}"),
-            None if error.is_timeout() => "it did not answer in time".to_owned(),
-            None if error.is_io_error() => error.to_string(),
-            None => error.category().to_owned(),
-        })
     }
 }
 
 /// Redis 6.2 tells it of a script as an error of the script's, with its own error in the text.
-fn is_out_of_memory(error: &RedisError) -> bool {
-    let in_a_script = |detail: &str| detail.contains("-OOM command not allowed");
-    match error.code() {
-        Some("OOM") => true,
-        Some("ERR") => error.detail().is_some_and(in_a_script),
+fn is_out_of_memory(answer: &ServerError) -> bool {
+    let in_a_script = |details: &str| details.contains("-OOM command not allowed");
+    match answer.code() {
+        "OOM" => true,
+        "ERR" => answer.details().is_some_and(in_a_script),
         _ => false,
     }
 }
@@ -74,6 +79,11 @@ impl Names {
 
     fn of(&self, what: &str) -> String {
         format!("{}{what}", self.0)
+    }
+
+    /// What tells this data from what comes after its loss.
+    fn data_id(&self) -> String {
+        self.of("data_id")
     }
 
     /// The facts that hold, by their id.
@@ -132,6 +142,7 @@ impl Names {
 }
 
 struct Scripts {
+    identify: Script,
     record: Script,
     grant: Script,
     enqueue: Script,
@@ -142,6 +153,7 @@ struct Scripts {
 
 /// The scripts, each with its hash.
 static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scripts {
+    identify: Script::new(include_str!("identify.lua")),
     record: Script::new(include_str!("record.lua")),
     grant: Script::new(include_str!("grant.lua")),
     enqueue: Script::new(include_str!("enqueue.lua")),
@@ -155,12 +167,15 @@ static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scrip
 pub(super) struct Link {
     connection: MultiplexedConnection,
     names: Names,
+    /// Which data it found; none if Redis had neither an id nor memory for one.
+    data_id: Option<String>,
     /// Where whoever notices that it is broken says so.
     broken: mpsc::Sender<String>,
 }
 
 impl Link {
-    /// Connects, and subscribes to what replicas tell each other, which `pushes` gets from here on.
+    /// Connects, and subscribes to what replicas tell each other, which `pushes` gets from here on. A Redis that takes no
+    /// writes, for another reason than lack of memory, is none to use.
     pub(super) async fn open(
         client: &Client,
         names: Names,
@@ -175,7 +190,9 @@ impl Link {
         connection.subscribe(&[names.facts_channel(), names.drops_channel(), names.done_channel()]).await?;
         // Pipelines name it by its hash.
         SCRIPTS.grant.load_async(&mut connection).await?;
-        Ok(Self { connection, names, broken })
+        let mut link = Self { connection, names, data_id: None, broken };
+        link.data_id = link.identify().await?;
+        Ok(link)
     }
 
     /// Tells whoever keeps the connection that it is broken.
@@ -192,12 +209,31 @@ impl Link {
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// The work that waits.
+    /// The id of the data, given now if there was none; none if there is no memory for one.
+    async fn identify(&self) -> Result<Option<String>, Trouble> {
+        let mut script = SCRIPTS.identify.prepare_invoke();
+        script.key(self.names.data_id()).arg(format!("{:032x}", rand::random::<u128>()));
+        match self.invoke(&script).await {
+            Err(Trouble::Full) => self.run(cmd("GET").arg(self.names.data_id())).await,
+            identified => identified,
+        }
+    }
+
+    /// The work that waits, where the data is still that which was there when the connection was made. If it is not, the
+    /// connection is to be made again, as everything is then to be read and written again.
     pub(super) async fn backlog(&self) -> Result<Backlog, Trouble> {
         let mut pipeline = pipe();
+        pipeline.cmd("GET").arg(self.names.data_id());
         pipeline.cmd("HLEN").arg(self.names.work());
         pipeline.cmd("ZRANGE").arg(self.names.since()).arg(0).arg(0).arg("WITHSCORES");
-        let (pieces, oldest): (usize, Vec<(String, f64)>) = pipeline.query_async(&mut self.connection.clone()).await?;
+        let (data_id, pieces, oldest): (Option<String>, usize, Vec<(String, f64)>) =
+            pipeline.query_async(&mut self.connection.clone()).await?;
+        if data_id != self.data_id {
+            return Err(Trouble::Lost("its data is not what it was".to_owned()));
+        }
+        if self.data_id.is_none() && self.identify().await?.is_some() {
+            return Err(Trouble::Lost("it had no memory left to tell whether its data is what it was".to_owned()));
+        }
         Ok(Backlog { pieces, oldest_due: oldest.first().map(|(_, due)| time_of(*due)) })
     }
 
@@ -227,6 +263,20 @@ impl Link {
     pub(super) async fn holding(&self) -> Result<Vec<Fact>, Trouble> {
         let entries = self.scan("HSCAN", &self.names.holding()).await?;
         Ok(entries.iter().filter_map(|(_, fact)| decode(fact)).collect())
+    }
+
+    /// Some of what was last said of all subjects, over or not, from a cursor on, 0 first; and the next cursor, 0 after
+    /// the last.
+    pub(super) async fn said(&self, cursor: u64) -> Result<(u64, Vec<Fact>), Trouble> {
+        // A prefix has nothing in it that means something else in a pattern.
+        let pattern = self.names.last("*");
+        let (next, keys): (u64, Vec<String>) =
+            self.run(cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(500)).await?;
+        if keys.is_empty() {
+            return Ok((next, Vec::new()));
+        }
+        let said: Vec<Option<String>> = self.run(cmd("MGET").arg(keys)).await?;
+        Ok((next, said.iter().flatten().filter_map(|fact| decode(fact)).collect()))
     }
 
     pub(super) async fn put_grant(&self, grant: &Grant, now: UnixMillis) -> Result<(), Trouble> {
@@ -269,11 +319,25 @@ impl Link {
     pub(super) async fn claim(&self, most: usize, now: UnixMillis) -> Result<Vec<DueWork>, Trouble> {
         let mut script = SCRIPTS.claim.prepare_invoke();
         script.key(self.names.work()).key(self.names.due()).key(self.names.since());
-        let claimed: Vec<String> = self.invoke(script.arg(now.0).arg(now.after(DueWork::LEASE).0).arg(most)).await?;
-        Ok(claimed.iter().filter_map(|work| read(work)).collect())
+        script.arg(now.0).arg(now.after(DueWork::LEASE).0).arg(most);
+        let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
+        let mut works = Vec::with_capacity(claimed.len());
+        for (id, work, since) in claimed {
+            let due = time_of(since);
+            match (str::from_utf8(&id), serde_json::from_slice::<DueWork>(&work)) {
+                (Ok(id), Ok(work)) => works.push(DueWork { id: id.to_owned(), due, ..work }),
+                _ if due.after(DueWork::UNREAD_FOR) < now => {
+                    tracing::error!("work in Redis that no replica could read for a day is given up");
+                    // Where that fails, it is claimed again.
+                    let _ = self.complete(&id).await;
+                }
+                _ => tracing::warn!("work in Redis cannot be read; it is left to a replica that can"),
+            }
+        }
+        Ok(works)
     }
 
-    pub(super) async fn complete(&self, id: &str) -> Result<(), Trouble> {
+    pub(super) async fn complete(&self, id: &[u8]) -> Result<(), Trouble> {
         let mut script = SCRIPTS.complete.prepare_invoke();
         script.key(self.names.work()).key(self.names.due()).key(self.names.since());
         self.invoke(script.arg(self.names.done_channel()).arg(id)).await

@@ -21,7 +21,7 @@ impl fmt::Debug for StoreCollector {
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let now = (self.clock)();
-        let Census { health, facts, grants, backlog, unwritten, outages } = self.store.census(now);
+        let Census { health, facts, grants, backlog, unwritten, outages, unwritten_work: _ } = self.store.census(now);
         let Backlog { pieces, oldest_due } = backlog;
         let overdue = oldest_due.map_or(0, |due| now.0.saturating_sub(due.0).max(0) / 1000);
 
