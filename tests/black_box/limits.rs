@@ -34,12 +34,13 @@ fn rate_limit(response: &Response) -> (u32, u32) {
 #[tokio::test]
 async fn a_user_who_has_used_up_the_allowance_is_told_when_there_is_more_and_others_are_not_concerned() {
     let vendors = Vendors::start().await;
-    let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "1"), ("LIMITS_TOKENS_BURST", "2")]).await;
-    for remaining in [1, 0] {
+    let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "1"), ("LIMITS_TOKENS_BURST", "3")]).await;
+    // One more a minute: two that are left are to last for two.
+    for remaining in [2, 1, 0] {
         let response = service.token(&vendors.token_with(&json!({ "username": "alice" }))).await;
         assert_eq!(response.status(), 200);
-        assert_eq!(header(&response, "ratelimit-policy"), "\"tokens\";q=2;w=120");
-        assert_eq!(rate_limit(&response), (remaining, 60));
+        assert_eq!(header(&response, "ratelimit-policy"), "\"tokens\";q=3;w=180");
+        assert_eq!(rate_limit(&response), (remaining, 60 * remaining.max(1)));
     }
     // For this one Clerk would have to be asked.
     let request = service.get("/api/ably").bearer_auth(vendors.token("alice")).header("Origin", ORIGIN);
@@ -58,7 +59,7 @@ async fn a_user_who_has_used_up_the_allowance_is_told_when_there_is_more_and_oth
     access-control-expose-headers: X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After, RateLimit, RateLimit-Policy
     cache-control: no-store
     content-type: application/json
-    ratelimit-policy: "tokens";q=2;w=120
+    ratelimit-policy: "tokens";q=3;w=180
     ratelimit: "tokens";r=0;t=<s>
     retry-after: <s>
     vary: Origin
@@ -75,7 +76,7 @@ async fn a_user_who_has_used_up_the_allowance_is_told_when_there_is_more_and_oth
     let post = service.request(Method::POST, "/api/ably").bearer_auth(vendors.token("alice")).send();
     assert_eq!(refusal(post.await.unwrap()).await, (429, 42910));
     let response = service.token(&vendors.token("bob")).await;
-    assert_eq!(rate_limit(&response), (1, 60));
+    assert_eq!(rate_limit(&response), (2, 120));
     json(response, 200).await;
 }
 
