@@ -156,6 +156,7 @@ impl Config {
                     .to_owned(),
             );
         }
+        warnings.extend(self.admin.warning());
         warnings
     }
 }
