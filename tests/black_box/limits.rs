@@ -370,16 +370,16 @@ async fn the_log_has_the_peer_that_gave_an_order_whatever_its_headers_say() {
 const LARGE_BODIES: usize = 32;
 
 /// The answer to a webhook whose body never comes whole. The connection stays open.
-async fn unfinished(service: &Service, framing: &str, body: &[u8]) -> impl Future<Output = String> + use<> {
+async fn unfinished(service: &Service, framing: &str, body: &str) -> impl Future<Output = String> + use<> {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let head = format!(
         "POST /webhooks/clerk HTTP/1.1\r\nHost: x\r\nsvix-id: msg_1\r\nsvix-timestamp: {now}\r\n\
          svix-signature: v1,a\r\n{framing}\r\n\r\n"
     );
     let mut stream = tokio::net::TcpStream::connect(service.address()).await.unwrap();
-    let bytes = [head.as_bytes(), body].concat();
+    let request = head + body;
     async move {
-        stream.write_all(&bytes).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         while !answer.ends_with(b"}}") {
             assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
@@ -391,8 +391,8 @@ async fn unfinished(service: &Service, framing: &str, body: &[u8]) -> impl Futur
 #[tokio::test]
 async fn who_begins_many_large_webhooks_keeps_no_others_out_and_has_no_more_than_a_few_received() {
     let vendors = Vendors::start().await;
-    let chunk = [&b"11000\r\n"[..], &[b' '; 0x11000], b"\r\n"].concat();
-    for (framing, body) in [("Content-Length: 65537", &b" "[..]), ("Transfer-Encoding: chunked", &chunk)] {
+    let chunk = format!("11000\r\n{}\r\n", " ".repeat(0x11000));
+    for (framing, body) in [("Content-Length: 65537", " "), ("Transfer-Encoding: chunked", &chunk)] {
         let settings = [("CLERK_WEBHOOK_SIGNING_SECRET", WEBHOOK_SECRET)];
         let service = vendors.service_with_admin("", &settings).await;
         let mut begun = JoinSet::new();
