@@ -162,6 +162,7 @@ impl Config {
                     .to_owned(),
             );
         }
+        warnings.extend(self.admin.warning());
         warnings
     }
 }

@@ -405,7 +405,7 @@ impl Cause {
         const SOON: Duration = Duration::from_secs(5);
         match self {
             Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Store(_) => Some(SOON),
-            Self::RateLimited(UsedUp(allowance)) => Some(Duration::from_secs(allowance.more_in.into())),
+            Self::RateLimited(UsedUp(allowance)) => Some(Duration::from_secs(allowance.lasts.into())),
             Self::Identity(IdentityError::Unavailable(after)) => Some(*after),
             Self::NoToken(cause) => cause.retry_after(),
             _ => None,
@@ -472,7 +472,10 @@ impl Cause {
             }
             Self::NoToken(cause) => cause.error_info().message,
             Self::NoRandomness(_) => "Something is broken in the token service.",
-            Self::Denied => "The session has ended, or its user is banned or deleted. Sign in again.",
+            Self::Denied => {
+                "The session has ended, or the user is barred or deleted. If signing in again does not help, ask whoever \
+                 runs this service."
+            }
             Self::Outdated => {
                 "The session token is from before a change of the user's rights or name. The next one, within a minute, is not."
             }

@@ -4,7 +4,7 @@ pub(crate) mod connection;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::PathBuf,
     process,
     rc::Rc,
@@ -129,8 +129,7 @@ impl Server {
         let receivers =
             config.tenants.iter().zip(&tenants).filter_map(|(config, tenant)| receiver(config, tenant).transpose());
         let receivers = receivers.collect::<Result<_, _>>()?;
-        let webhooks =
-            Data::new(Webhooks { receivers, revocation: Arc::clone(&revocation), runtime: Handle::current() });
+        let webhooks = Data::new(Webhooks::new(receivers, Arc::clone(&revocation), Handle::current()));
         let access = Access::to(config.admin.address, config.admin.token.clone());
         let by_hand = Data::new(ByHand { revocation: Arc::clone(&revocation), runtime: Handle::current(), access });
         let of_nobody = match &tenants[..] {
@@ -172,11 +171,11 @@ impl Server {
                         .configure(routes::configure_public)
                         .wrap(from_fn(routes::guard::around_every_request));
                     let requests = requests.clone();
-                    let shape = move |status| {
+                    let refusal = move |status, peer| {
                         requests.refused("not-a-request", status);
-                        routes::bare_refusal(status)
+                        routes::bare_refusal(status, peer)
                     };
-                    over_connections(app, Rc::new(shape), stopping.clone())
+                    over_connections(app, Rc::new(refusal), stopping.clone())
                 }
             })
             .map_err(|error| StartError::Bind { address, error })?;
@@ -373,10 +372,13 @@ pub(crate) fn users(clerk: &ClerkConfig, http: &reqwest::Client, counts: LookupC
     Some(Users::new(api, clerk.user_cache_ttl, Handle::current(), counts))
 }
 
+/// The whole answer to bytes of this peer that never became a request, for a status.
+type BareRefusal = Rc<dyn Fn(u16, Option<IpAddr>) -> Option<Vec<u8>>>;
+
 /// An app behind the connections of a listener.
 fn over_connections<T, B>(
     app: App<T>,
-    shape: Shape,
+    refusal: BareRefusal,
     stopping: watch::Receiver<bool>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
 where
@@ -391,7 +393,7 @@ where
         .on_connect_ext(|connection: &Connection<TcpStream>, data| _ = data.insert(connection.clock()))
         .finish(map_config(app, |()| AppConfig::default()));
     fn_service(move |stream: TcpStream| {
-        let connection = accept(stream, &stopping, &shape);
+        let connection = accept(stream, &stopping, &refusal);
         async { Ok::<_, DispatchError>(connection) }
     })
     .and_then(http)
@@ -400,12 +402,14 @@ where
 fn accept(
     stream: TcpStream,
     stopping: &watch::Receiver<bool>,
-    shape: &Shape,
+    refusal: &BareRefusal,
 ) -> (Connection<TcpStream>, Protocol, Option<SocketAddr>) {
     let peer = stream.peer_addr().ok();
     // Answers are short and written whole: there is nothing to wait for.
     let _ = stream.set_nodelay(true);
-    (Connection::new(stream, stopping.clone(), Rc::clone(shape)), Protocol::Http1, peer)
+    let refusal = Rc::clone(refusal);
+    let shape: Shape = Rc::new(move |status| refusal(status, peer.map(|peer| peer.ip())));
+    (Connection::new(stream, stopping.clone(), shape), Protocol::Http1, peer)
 }
 
 /// Ends with the first SIGTERM or SIGINT, and says so to `stop`; a second one ends the process at once. From its making

@@ -3,6 +3,7 @@
 
 use std::{fmt, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use svix::webhooks::{Webhook, WebhookError};
 
@@ -17,8 +18,17 @@ pub struct UnverifiedHeaders(HeaderMap);
 
 /// Why a text is not a signing secret. Never repeats the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a signing secret is whsec_ and base64; copy it from the endpoint's page in Clerk's dashboard")]
-pub struct InvalidSigningSecret;
+pub enum InvalidSigningSecret {
+    /// It is of another form.
+    #[error("a signing secret is whsec_ and base64; copy it from the endpoint's page in Clerk's dashboard")]
+    Malformed,
+    /// Its key could be found by trying.
+    #[error(
+        "the key of a signing secret has fewer than 16 bytes: anybody could find it by trying, and sign in Clerk's name; \
+         copy it whole from the endpoint's page in Clerk's dashboard"
+    )]
+    Weak,
+}
 
 /// Why a delivery is not one of Clerk's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,11 +75,18 @@ impl UnverifiedHeaders {
 }
 
 impl SigningSecrets {
+    /// The fewest bytes of a key. Clerk's have 24.
+    const SHORTEST_KEY: usize = 16;
+
     /// Parses secrets of the form `whsec_…`.
     pub fn parse<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidSigningSecret> {
         let parse = |secret: &str| {
-            let is_prefixed = secret.starts_with("whsec_");
-            Webhook::new(secret).ok().filter(|_| is_prefixed).ok_or(InvalidSigningSecret)
+            let key = secret.strip_prefix("whsec_").and_then(|key| STANDARD.decode(key).ok());
+            match key.ok_or(InvalidSigningSecret::Malformed)? {
+                key if key.is_empty() => Err(InvalidSigningSecret::Malformed),
+                key if key.len() < Self::SHORTEST_KEY => Err(InvalidSigningSecret::Weak),
+                key => Webhook::from_bytes(key).map_err(|_| InvalidSigningSecret::Malformed),
+            }
         };
         secrets.into_iter().map(parse).collect::<Result<_, _>>().map(Self)
     }
@@ -181,7 +198,13 @@ mod tests {
     #[test]
     fn a_text_that_is_no_secret_is_refused_and_none_is_printed() {
         for text in ["", "whsec_", "whsec_!", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "sk_test_x"] {
-            assert_eq!(SigningSecrets::parse([text]).err(), Some(InvalidSigningSecret), "{text}");
+            assert_eq!(SigningSecrets::parse([text]).err(), Some(InvalidSigningSecret::Malformed), "{text}");
+        }
+        for (bytes, expected) in
+            [(1, Some(InvalidSigningSecret::Weak)), (15, Some(InvalidSigningSecret::Weak)), (16, None), (24, None)]
+        {
+            let text = format!("whsec_{}", STANDARD.encode(vec![7; bytes]));
+            assert_eq!(SigningSecrets::parse([text.as_str()]).err(), expected, "{bytes}");
         }
         let secrets = SigningSecrets::parse([SECRET]).unwrap();
         assert!(!format!("{secrets:?} {secrets}").contains("MfKQ"));

@@ -11,6 +11,9 @@ use super::{
     value::ip_address,
 };
 
+/// The fewest characters of a token for a listener that others than this machine can reach.
+const SHORTEST_TOKEN: usize = 16;
+
 /// The settings of the admin listener.
 #[derive(Clone, Debug)]
 pub struct AdminConfig {
@@ -35,7 +38,25 @@ impl AdminConfig {
             reader
                 .problem(&ADMIN_PORT, "the public listener has this port; choose another, or 0 for no admin listener");
         }
+        if !is_loopback(address) && token.as_ref().is_some_and(is_short) {
+            reader.problem(
+                &ADMIN_TOKEN,
+                format_args!(
+                    "shorter than {SHORTEST_TOKEN} characters: whoever reaches the admin listener, which is not on \
+                     loopback, could find it by trying; make one with: openssl rand -hex 32"
+                ),
+            );
+        }
         Some(Self { address: Some(address), token })
+    }
+
+    /// What is allowed but may surprise.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.token.as_ref().filter(|token| is_short(token))?;
+        Some(format!(
+            "a short ADMIN_TOKEN: it could be found by trying, and beyond loopback it is to have {SHORTEST_TOKEN} \
+             characters at least; make one with: openssl rand -hex 32"
+        ))
     }
 
     /// Whether both have the same token, or none.
@@ -56,6 +77,14 @@ fn token(text: &str) -> Result<SecretString, &'static str> {
     } else {
         Err("has spaces, or characters beyond ASCII; make one with: openssl rand -hex 32")
     }
+}
+
+fn is_short(token: &SecretString) -> bool {
+    token.expose_secret().len() < SHORTEST_TOKEN
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
 }
 
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {

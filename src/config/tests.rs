@@ -79,6 +79,8 @@ fn trusted_proxies_are_networks_or_addresses_and_never_everybody() {
     assert!(load(&[], "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]").is_ok());
     let problem = trusting("10.0.0.0/8, 0.0.0.0/0, proxy.internal, 10.1.2.3/8").unwrap_err();
     assert!(problem.starts_with("the configuration has 3 problems"), "{problem}");
+    let halves = trusting("0.0.0.0/1,128.0.0.0/1").unwrap_err();
+    assert_eq!(halves.matches("a network larger than a /8 of IPv4 or a /16 of IPv6").count(), 2, "{halves}");
     assert!(problem.contains("SERVER_TRUSTED_PROXIES ([server] trusted_proxies): not a network"), "{problem}");
     assert!(!problem.contains("proxy.internal"), "{problem}");
 }
@@ -112,6 +114,35 @@ fn the_admin_token_is_a_secret_that_can_travel_in_a_header() {
         assert!(problem.contains("ADMIN_TOKEN ([admin] token): has spaces") && !problem.contains("hush"), "{problem}");
     }
     assert!(load("").unwrap().admin.token.is_none());
+}
+
+#[test]
+fn an_admin_token_that_can_be_guessed_is_warned_of_and_refused_beyond_loopback() {
+    let (short, long) = ("only-15-letters", "just-16-letters!");
+    let load = |token: &str, host: &str, port: &str| {
+        load(&[("ADMIN_TOKEN", token), ("ADMIN_HOST", host), ("ADMIN_PORT", port)], "")
+    };
+    let warned = |config: Config| config.warnings().iter().any(|warning| warning.starts_with("a short ADMIN_TOKEN"));
+    for (host, port) in [("127.0.0.1", "9464"), ("::1", "9464"), ("0.0.0.0", "0")] {
+        assert!(warned(load(short, host, port).unwrap()), "{host} {port}");
+        assert!(!warned(load(long, host, port).unwrap()), "{host} {port}");
+        assert!(!warned(load("", host, port).unwrap()), "{host} {port}");
+    }
+    for host in ["0.0.0.0", "::", "10.0.0.1"] {
+        let problem = load(short, host, "9464").unwrap_err();
+        assert!(problem.contains("ADMIN_TOKEN ([admin] token): shorter than 16 characters"), "{problem}");
+        assert!(!problem.contains(short), "{problem}");
+        assert!(load(long, host, "9464").is_ok(), "{host}");
+        assert!(load("", host, "9464").is_ok(), "{host}");
+    }
+}
+
+#[test]
+fn a_webhook_signing_secret_that_can_be_guessed_is_refused() {
+    let problem = load(&[("CLERK_WEBHOOK_SIGNING_SECRET", "whsec_c2VjcmV0")], "").unwrap_err();
+    let expected =
+        "CLERK_WEBHOOK_SIGNING_SECRET ([clerk] webhook_signing_secret): the key of a signing secret has fewer";
+    assert!(problem.contains(expected) && !problem.contains("c2VjcmV0"), "{problem}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! How many requests are worked on at once. One more is turned away at once, which costs next to nothing, instead of
-//! making all of them late.
+//! How many requests are worked on, or large bodies received, at once. One more is turned away at once, which costs next
+//! to nothing, instead of making all of them late.
 
 use std::num::NonZeroU32;
 

@@ -49,8 +49,9 @@ pub struct Allowance {
     pub whole_in: u32,
     /// How much may be had at once now.
     pub remaining: u32,
-    /// In how many seconds there is one more.
-    pub more_in: u32,
+    /// For how many seconds that is to last: as much has grown back by then, so that whoever goes on at that pace is never
+    /// refused. With nothing left, in how many seconds there is one.
+    pub lasts: u32,
 }
 
 /// There is no token for this user now.
@@ -97,14 +98,17 @@ impl<C: Clock> TokenLimit<C> {
     pub fn take(&self, tenant: &TenantName, user_id: &str) -> Result<Allowance, UsedUp> {
         let user = User { tenant: tenant.clone(), id: user_id.into() };
         match self.limiter.check_key(&user) {
-            Ok(state) => Ok(self.allowance(state.remaining_burst_capacity(), self.quota.interval())),
+            Ok(state) => {
+                let remaining = state.remaining_burst_capacity();
+                Ok(self.allowance(remaining, self.quota.interval() * remaining.max(1)))
+            }
             Err(not_until) => Err(UsedUp(self.allowance(0, not_until.wait_time_from(self.limiter.clock().now())))),
         }
     }
 
-    fn allowance(&self, remaining: u32, more_in: Duration) -> Allowance {
+    fn allowance(&self, remaining: u32, lasts: Duration) -> Allowance {
         let (burst, whole_in) = (self.quota.burst.get(), seconds(self.quota.whole()));
-        Allowance { burst, whole_in, remaining, more_in: seconds(more_in) }
+        Allowance { burst, whole_in, remaining, lasts: seconds(lasts) }
     }
 }
 
@@ -150,10 +154,10 @@ mod tests {
     fn a_burst_is_given_at_once_and_then_one_each_interval() {
         let (limit, clock) = limit(60, 3, 10);
         let take = || limit.take(&tenant("t"), "user");
-        for remaining in [2, 1, 0] {
-            assert_eq!(take(), Ok(Allowance { burst: 3, whole_in: 3, remaining, more_in: 1 }));
+        for (remaining, lasts) in [(2, 2), (1, 1), (0, 1)] {
+            assert_eq!(take(), Ok(Allowance { burst: 3, whole_in: 3, remaining, lasts }));
         }
-        let used_up = Err(UsedUp(Allowance { burst: 3, whole_in: 3, remaining: 0, more_in: 1 }));
+        let used_up = Err(UsedUp(Allowance { burst: 3, whole_in: 3, remaining: 0, lasts: 1 }));
         assert_eq!(take(), used_up);
         clock.advance(Duration::from_millis(999));
         assert_eq!(take(), used_up);
@@ -176,7 +180,7 @@ mod tests {
                         break used_up;
                     }
                 };
-                clock.advance(Duration::from_secs(used_up.0.more_in.into()));
+                clock.advance(Duration::from_secs(used_up.0.lasts.into()));
                 assert!(take().is_ok(), "{per_minute} a minute, {burst} at once: {used_up:?}");
             }
         }
@@ -215,6 +219,40 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn whoever_has_no_more_than_what_is_left_in_the_time_that_it_is_to_last_is_never_refused(
+            (per_minute, burst) in (1..200u32, 1..30u32),
+            pauses in prop::collection::vec(0..5000u64, 1..40),
+            at in prop::collection::vec(0.0..=1.0f64, 30),
+        ) {
+            let (limit, clock) = limit(per_minute, burst, 10);
+            let take = || limit.take(&tenant("t"), "user");
+            let mut last = take();
+            for pause in pauses {
+                clock.advance(Duration::from_millis(pause));
+                last = take();
+            }
+            let (Ok(allowance) | Err(UsedUp(allowance))) = last;
+            prop_assert!(allowance.remaining * 60 <= allowance.lasts * per_minute, "no faster than grows: {allowance:?}");
+            prop_assert!(allowance.burst * 60 <= allowance.whole_in * per_minute, "{allowance:?}");
+            let lasts = Duration::from_secs(allowance.lasts.into());
+            let mut moments: Vec<_> = at.into_iter().take(allowance.remaining as usize).map(|at| lasts.mul_f64(at)).collect();
+            moments.sort_unstable();
+            // At any moments of that time, and again and again.
+            for _ in 0..3 {
+                let mut passed = Duration::ZERO;
+                for moment in &moments {
+                    clock.advance(moment.saturating_sub(passed));
+                    passed = *moment;
+                    prop_assert!(take().is_ok(), "{allowance:?} at {moment:?}");
+                }
+                clock.advance(lasts.saturating_sub(passed));
+            }
+            if allowance.remaining == 0 {
+                prop_assert!(take().is_ok());
+            }
+        }
+
         #[test]
         fn nobody_has_more_than_a_burst_and_what_grew_since(
             per_minute in 1..200u32,

@@ -1,6 +1,6 @@
 //! Answers in the shapes that an Ably SDK reads.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use actix_web::{
     HttpResponse,
@@ -12,6 +12,7 @@ use actix_web::{
 };
 use serde::Serialize;
 
+use super::client_address::ClientAddress;
 use crate::ably::{ErrorInfo, code};
 
 /// Headers that carry an error to a browser's SDK, which cannot read them unless CORS exposes them.
@@ -88,15 +89,17 @@ const NOT_HTTP: ErrorInfo =
     ErrorInfo { code: code::BAD_REQUEST, status_code: 400, message: "The request is not one of HTTP/1.1." };
 
 /// What a client is told whose bytes never became a request, in place of an empty answer: the bytes of the whole answer.
+/// `peer` is where the connection comes from: there are no headers that could tell more.
 #[must_use]
-pub fn bare_refusal(status: u16) -> Option<Vec<u8>> {
+pub fn bare_refusal(status: u16, peer: Option<IpAddr>) -> Option<Vec<u8>> {
     let error = match status {
         400 => NOT_HTTP,
         408 => TOO_SLOW,
         431 => HEAD_TOO_LARGE,
         _ => return None,
     };
-    tracing::info!(reason = "not-a-request", status, "request refused");
+    let client_address = ClientAddress::of_peer(peer).field();
+    tracing::info!(client_address, reason = "not-a-request", status, "request refused");
     let (response, body) = failure(&error, None).into_parts();
     let body = body.try_into_bytes().ok()?;
     let mut answer = format!(

@@ -1,35 +1,108 @@
-//! Bodies of requests, read whole up to a size and within their time.
+//! Bodies of requests, read whole up to a size and within their time. Anybody may begin to send one, so that those which
+//! may be large are received only a few at a time.
 
 use std::rc::Rc;
 
 use actix_web::{
     HttpRequest,
     error::PayloadError,
+    http::header::CONTENT_LENGTH,
     web::{Bytes, BytesMut, Payload},
 };
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer;
-use crate::{ably::ErrorInfo, server::connection::RequestClock};
+use crate::{
+    ably::ErrorInfo,
+    limits::{InFlightLimit, Place},
+    server::connection::RequestClock,
+};
+
+/// How large a body may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// The most bytes that are received of whoever sends them.
+    pub(super) small: usize,
+    /// The most bytes of all; beyond `small` a body needs a place.
+    pub(super) most: usize,
+}
+
+/// A body that may have taken a place, which is given again when this is dropped.
+#[derive(Debug)]
+pub(super) struct PlacedBody<'p> {
+    pub(super) bytes: Bytes,
+    _place: Option<Place<'p>>,
+}
+
+/// Why there is no body.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NoBody {
+    /// It is not to be had; the answer says why.
+    Refused(ErrorInfo),
+    /// It is large, and all places are taken.
+    NoPlace,
+}
 
 /// The body, if it has at most so many bytes and arrives in the time that the request has.
 pub(super) async fn read(request: &HttpRequest, payload: Payload, most: usize) -> Result<Bytes, ErrorInfo> {
-    let send_by = request.conn_data::<Rc<RequestClock>>().map_or_else(Instant::now, |clock| clock.send_by());
-    timeout_at(send_by, collect(payload, most)).await.unwrap_or(Err(answer::TOO_SLOW))
+    let make_room = |length| if length > most { Err(answer::BODY_TOO_LARGE) } else { Ok(()) };
+    timeout_at(send_by(request), collect(payload, make_room)).await.unwrap_or(Err(answer::TOO_SLOW))
 }
 
-async fn collect(mut payload: Payload, most: usize) -> Result<Bytes, ErrorInfo> {
+/// The body, if it arrives in the time that the request has, and is small or there is a place for it. Never waits for one.
+pub(super) async fn read_in_place<'p>(
+    request: &HttpRequest,
+    payload: Payload,
+    Sizes { small, most }: Sizes,
+    places: &'p InFlightLimit,
+) -> Result<PlacedBody<'p>, NoBody> {
+    let mut place = None;
+    let mut make_room = |length| {
+        if length > most {
+            return Err(NoBody::Refused(answer::BODY_TOO_LARGE));
+        }
+        if length > small && place.is_none() {
+            place = Some(places.take_place().ok_or(NoBody::NoPlace)?);
+        }
+        Ok(())
+    };
+    if let Some(announced) = announced_length(request) {
+        make_room(announced)?;
+    }
+    let collected = timeout_at(send_by(request), collect(payload, make_room)).await;
+    let bytes = collected.unwrap_or(Err(NoBody::Refused(answer::TOO_SLOW)))?;
+    Ok(PlacedBody { bytes, _place: place })
+}
+
+fn send_by(request: &HttpRequest) -> Instant {
+    request.conn_data::<Rc<RequestClock>>().map_or_else(Instant::now, |clock| clock.send_by())
+}
+
+/// The length that the head tells, if it tells one.
+fn announced_length(request: &HttpRequest) -> Option<usize> {
+    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Asks `make_room` before the body grows, with the length that it is to have then.
+async fn collect<E: From<ErrorInfo>>(
+    mut payload: Payload,
+    mut make_room: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Bytes, E> {
     let mut body = BytesMut::new();
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|error| match error {
             PayloadError::Overflow => answer::BODY_TOO_LARGE,
             _ => answer::BODY_BROKEN,
         })?;
-        if body.len() + chunk.len() > most {
-            return Err(answer::BODY_TOO_LARGE);
-        }
+        make_room(body.len() + chunk.len())?;
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
+}
+
+impl From<ErrorInfo> for NoBody {
+    fn from(error: ErrorInfo) -> Self {
+        Self::Refused(error)
+    }
 }

@@ -26,6 +26,11 @@ impl ClientAddress {
         }))
     }
 
+    /// The peer of a connection that brought no request.
+    pub(super) fn of_peer(peer: Option<IpAddr>) -> Self {
+        Self(peer.map(|peer| peer.to_canonical()))
+    }
+
     /// What was found out when the request came in.
     pub(super) fn known(request: &HttpRequest) -> Self {
         request.extensions().get::<Self>().copied().unwrap_or(Self(None))

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::runtime::Handle;
 
-use super::{answer, body, request_id};
+use super::{answer, body, client_address::ClientAddress, request_id};
 use crate::{
     ably::{ErrorInfo, code},
     clock::UnixMillis,
@@ -118,6 +118,13 @@ fn is_same(given: &[u8], token: &SecretString) -> bool {
     Sha256::digest(given).ct_eq(&Sha256::digest(token.expose_secret())).into()
 }
 
+/// The request that brought an order, for the log.
+#[derive(Clone, Debug)]
+struct Given {
+    request_id: String,
+    from: ClientAddress,
+}
+
 /// Carries out an order. 200 says that it was taken; what came of it is in the report.
 pub(super) async fn post(request: HttpRequest, payload: Payload, by_hand: Data<ByHand>) -> HttpResponse {
     if let Err(cause) = by_hand.access.admit(request.headers()) {
@@ -134,14 +141,21 @@ pub(super) async fn post(request: HttpRequest, payload: Payload, by_hand: Data<B
         Ok(order) => order,
         Err(invalid) => return refused(&request, "not-an-order", &error_info(invalid)),
     };
-    let carrying_out = carry_out(Arc::clone(&by_hand.revocation), order, UnixMillis::now(), request_id::of(&request));
+    let given = Given { request_id: request_id::of(&request), from: ClientAddress::known(&request) };
+    let carrying_out = carry_out(Arc::clone(&by_hand.revocation), order, UnixMillis::now(), given.clone());
     // Not in this handler, which ends with its connection: an operator who goes away must not stop what was begun.
     match by_hand.runtime.spawn(carrying_out).await {
         Ok(Ok(report)) => answer::json(StatusCode::OK, &report),
         Ok(Err(invalid)) => refused(&request, "not-an-order", &error_info(invalid)),
         Err(error) => {
-            let request_id = request_id::of(&request);
-            tracing::error!(request_id, %error, "an operator's order is not carried out to its end");
+            tracing::error!(
+                request_id = given.request_id,
+                client_address = given.from.field(),
+                reason = "order-broken-off",
+                status = BROKEN_OFF.status_code,
+                %error,
+                "an operator's order is not carried out to its end"
+            );
             answer::failure(&BROKEN_OFF, None)
         }
     }
@@ -152,7 +166,7 @@ async fn carry_out(
     revocation: Arc<Revocation>,
     order: Order,
     now: UnixMillis,
-    request_id: String,
+    Given { request_id, from }: Given,
 ) -> Result<Report, InvalidOrder> {
     let report = revocation.by_hand(&order, now).await?;
     let tenant = report.tenant.as_str();
@@ -162,13 +176,21 @@ async fn carry_out(
         (Run::Real, Action::Lift) => "lift",
     };
     let (whom, complete) = (order.whom.id(), report.complete);
-    tracing::info!(request_id, tenant, whom, action, complete, "an operator's order is carried out");
+    let client_address = from.field();
+    tracing::info!(request_id, client_address, tenant, whom, action, complete, "an operator's order is carried out");
     Ok(report)
 }
 
 fn refused(request: &HttpRequest, reason: &'static str, error: &ErrorInfo) -> HttpResponse {
     let status = error.status_code;
-    tracing::warn!(request_id = request_id::of(request), reason, status, "an operator's order is refused");
+    let client_address = ClientAddress::known(request);
+    tracing::warn!(
+        request_id = request_id::of(request),
+        client_address = client_address.field(),
+        reason,
+        status,
+        "an operator's order is refused"
+    );
     let mut response = answer::failure(error, None);
     if error.status_code == 401 {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,6 +1,6 @@
 //! Clerk's webhooks: what ends there, ends here.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -9,28 +9,35 @@ use actix_web::{
 };
 use tokio::runtime::Handle;
 
-use super::{answer, body, request_id};
+use super::{
+    answer,
+    body::{self, NoBody, Sizes},
+    client_address::ClientAddress,
+    request_id,
+};
 use crate::{
     ably::{ErrorInfo, code},
     clerk::{Event, InvalidDelivery, SigningSecrets, UnverifiedHeaders},
     clock::UnixMillis,
+    limits::InFlightLimit,
     revocation::{Applied, Incomplete, Revocation},
     telemetry::metrics::{RequestMetrics, TenantMetrics},
     tenant::TenantName,
 };
 
-/// The most bytes of an event.
-const LARGEST_BODY: usize = 1024 * 1024;
+/// An event has a few KB. Whoever sends one is known only when it is here whole.
+const BODY_SIZES: Sizes = Sizes { small: 64 * 1024, most: 1024 * 1024 };
+
+/// How many bodies beyond the small ones are received at once.
+const LARGE_BODIES: NonZeroU32 = NonZeroU32::new(32).unwrap();
 
 /// What is needed to take the webhooks of all tenants that have some.
 #[derive(Debug)]
 pub struct Webhooks {
-    /// The tenants that have signing secrets.
-    pub receivers: Vec<Arc<Receiver>>,
-    /// Lets events take effect.
-    pub revocation: Arc<Revocation>,
-    /// Where they do.
-    pub runtime: Handle,
+    receivers: Vec<Arc<Receiver>>,
+    revocation: Arc<Revocation>,
+    runtime: Handle,
+    large_bodies: InFlightLimit,
 }
 
 /// A tenant's end of its webhooks.
@@ -42,6 +49,13 @@ pub struct Receiver {
     pub secrets: SigningSecrets,
     /// Counts what becomes of them.
     pub metrics: TenantMetrics,
+}
+
+/// The request that brought an event, for the log.
+#[derive(Clone, Debug)]
+struct Sent {
+    request_id: String,
+    from: ClientAddress,
 }
 
 /// Takes an event. 2xx says that it may be forgotten; anything else has Clerk send it again.
@@ -60,18 +74,18 @@ pub(super) async fn post(
         Ok(headers) => headers,
         Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
     };
-    let body = match body::read(&request, payload, LARGEST_BODY).await {
+    let body = match body::read_in_place(&request, payload, BODY_SIZES, &webhooks.large_bodies).await {
         Ok(body) => body,
-        Err(error) => return refused(&request, &refusals, "webhook-body-refused", &error),
+        Err(NoBody::Refused(error)) => return refused(&request, &refusals, "webhook-body-refused", &error),
+        Err(NoBody::NoPlace) => return overloaded(&request, &refusals),
     };
     let now = UnixMillis::now();
-    let receiver = match webhooks.receiver_of(&headers, &body) {
+    let receiver = match webhooks.receiver_of(&headers, &body.bytes) {
         Ok(receiver) => receiver,
         Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
     };
-    let request_id = request_id::of(&request);
-    let tenant = receiver.tenant.as_str();
-    let event = match Event::parse(&body, now) {
+    let sent = Sent { request_id: request_id::of(&request), from: ClientAddress::known(&request) };
+    let event = match Event::parse(&body.bytes, now) {
         Ok(Some(event)) => event,
         Ok(None) => {
             receiver.metrics.webhook("ignored");
@@ -79,18 +93,35 @@ pub(super) async fn post(
         }
         Err(error) => {
             receiver.metrics.webhook("malformed");
-            tracing::error!(request_id, tenant, %error, "a webhook is signed, and is no event as Clerk sends them");
+            tracing::error!(
+                request_id = sent.request_id,
+                client_address = sent.from.field(),
+                tenant = receiver.tenant.as_str(),
+                reason = "webhook-malformed",
+                status = MALFORMED.status_code,
+                %error,
+                "a webhook is signed, and is no event as Clerk sends them"
+            );
             return answer::failure(&MALFORMED, None);
         }
     };
-    let taking = take(Arc::clone(&webhooks.revocation), Arc::clone(receiver), event, now, request_id.clone());
+    drop(body);
+    let taking = take(Arc::clone(&webhooks.revocation), Arc::clone(receiver), event, now, sent.clone());
     // Not in this handler, which ends with its connection: a sender that goes away must not stop what it began.
     match webhooks.runtime.spawn(taking).await {
         Ok(Ok(())) => done(),
         Ok(Err(error)) => answer::failure(&postponed(error), Some(answer::COME_AGAIN_AFTER)),
         Err(error) => {
             receiver.metrics.webhook("postponed");
-            tracing::error!(request_id, tenant, %error, "a webhook was not taken to its end; Clerk sends it again");
+            tracing::error!(
+                request_id = sent.request_id,
+                client_address = sent.from.field(),
+                tenant = receiver.tenant.as_str(),
+                reason = "webhook-broken-off",
+                status = BROKEN_OFF.status_code,
+                %error,
+                "a webhook was not taken to its end; Clerk sends it again"
+            );
             answer::failure(&BROKEN_OFF, Some(answer::COME_AGAIN_AFTER))
         }
     }
@@ -102,8 +133,9 @@ async fn take(
     receiver: Arc<Receiver>,
     event: Event,
     now: UnixMillis,
-    request_id: String,
+    Sent { request_id, from }: Sent,
 ) -> Result<(), Incomplete> {
+    let client_address = from.field();
     let tenant = receiver.tenant.as_str();
     let (change, user_id) = (event.change.name(), event.change.user_id());
     match revocation.apply(&receiver.tenant, &event, now).await {
@@ -113,12 +145,27 @@ async fn take(
                 Applied::Outdated => "outdated",
             };
             receiver.metrics.webhook(outcome);
-            tracing::info!(request_id, tenant, change, user_id, outcome, "webhook taken");
+            tracing::info!(request_id, client_address, tenant, change, user_id, outcome, "webhook taken");
             Ok(())
         }
         Err(error) => {
             receiver.metrics.webhook("postponed");
-            tracing::warn!(request_id, tenant, change, user_id, %error, "webhook not taken; Clerk sends it again");
+            let status = postponed(error).status_code;
+            let reason = match error {
+                Incomplete::Store(_) => "webhook-not-stored",
+                Incomplete::Ably => "webhook-not-revoked",
+            };
+            tracing::warn!(
+                request_id,
+                client_address,
+                tenant,
+                change,
+                user_id,
+                reason,
+                status,
+                %error,
+                "webhook not taken; Clerk sends it again"
+            );
             Err(error)
         }
     }
@@ -130,6 +177,12 @@ pub(super) async fn other_method(webhooks: Data<Webhooks>) -> HttpResponse {
 }
 
 impl Webhooks {
+    /// `receivers` are the tenants that have signing secrets; `revocation` lets events take effect, on `runtime`.
+    #[must_use]
+    pub fn new(receivers: Vec<Arc<Receiver>>, revocation: Arc<Revocation>, runtime: Handle) -> Self {
+        Self { receivers, revocation, runtime, large_bodies: InFlightLimit::new(LARGE_BODIES) }
+    }
+
     /// The tenant one of whose secrets signed the delivery.
     fn receiver_of(&self, headers: &UnverifiedHeaders, body: &[u8]) -> Result<&Arc<Receiver>, InvalidDelivery> {
         let mut refused = InvalidDelivery::Signature;
@@ -149,10 +202,25 @@ fn done() -> HttpResponse {
 }
 
 fn refused(request: &HttpRequest, metrics: &RequestMetrics, reason: &'static str, error: &ErrorInfo) -> HttpResponse {
-    let status = error.status_code;
-    metrics.refused(reason, status);
-    tracing::warn!(request_id = request_id::of(request), reason, status, "webhook refused");
+    record_refusal(request, metrics, reason, error.status_code);
     answer::failure(error, None)
+}
+
+fn overloaded(request: &HttpRequest, metrics: &RequestMetrics) -> HttpResponse {
+    record_refusal(request, metrics, "webhook-overloaded", NO_PLACE.status_code);
+    answer::failure(&NO_PLACE, Some(answer::COME_AGAIN_AFTER))
+}
+
+fn record_refusal(request: &HttpRequest, metrics: &RequestMetrics, reason: &'static str, status: u16) {
+    metrics.refused(reason, status);
+    let client_address = ClientAddress::known(request);
+    tracing::warn!(
+        request_id = request_id::of(request),
+        client_address = client_address.field(),
+        reason,
+        status,
+        "webhook refused"
+    );
 }
 
 const UNSIGNED: ErrorInfo = ErrorInfo {
@@ -165,6 +233,12 @@ const MALFORMED: ErrorInfo = ErrorInfo {
     code: code::BAD_REQUEST,
     status_code: 400,
     message: "The webhook is signed, and is no event as Clerk sends them. Please report it: the log says more.",
+};
+
+const NO_PLACE: ErrorInfo = ErrorInfo {
+    code: code::INTERNAL,
+    status_code: 503,
+    message: "Too many webhooks of more than 64 KiB are being received. Send the event again.",
 };
 
 const BROKEN_OFF: ErrorInfo = ErrorInfo {

@@ -51,7 +51,7 @@ async fn a_jwt_is_a_token_that_ably_takes_as_it_is() {
     cache-control: no-store
     content-type: application/jwt
     ratelimit-policy: "tokens";q=20;w=20
-    ratelimit: "tokens";r=19;t=1
+    ratelimit: "tokens";r=19;t=19
     vary: Origin
     x-content-type-options: nosniff
     "#);
@@ -117,7 +117,7 @@ async fn token_details_are_what_ably_gave() {
     cache-control: no-store
     content-type: application/json
     ratelimit-policy: "tokens";q=20;w=20
-    ratelimit: "tokens";r=19;t=1
+    ratelimit: "tokens";r=19;t=19
     vary: Origin
     x-content-type-options: nosniff
     "#);

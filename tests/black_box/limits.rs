@@ -4,14 +4,21 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use reqwest::{Method, Response};
-use sandbox::clerk::Outage;
+use reqwest::{Method, RequestBuilder, Response};
+use sandbox::{ably, clerk::Outage};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::JoinSet,
+};
 
-use crate::service::{ORIGIN, Service, Vendors, json, refusal, rendered, request_id};
+use crate::{
+    service::{ORIGIN, Service, Vendors, json, refusal, rendered, request_id},
+    webhooks,
+};
 
 fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers()[name].to_str().unwrap()
@@ -27,12 +34,13 @@ fn rate_limit(response: &Response) -> (u32, u32) {
 #[tokio::test]
 async fn a_user_who_has_used_up_the_allowance_is_told_when_there_is_more_and_others_are_not_concerned() {
     let vendors = Vendors::start().await;
-    let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "1"), ("LIMITS_TOKENS_BURST", "2")]).await;
-    for remaining in [1, 0] {
+    let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "1"), ("LIMITS_TOKENS_BURST", "3")]).await;
+    // One more a minute: two that are left are to last for two.
+    for remaining in [2, 1, 0] {
         let response = service.token(&vendors.token_with(&json!({ "username": "alice" }))).await;
         assert_eq!(response.status(), 200);
-        assert_eq!(header(&response, "ratelimit-policy"), "\"tokens\";q=2;w=120");
-        assert_eq!(rate_limit(&response), (remaining, 60));
+        assert_eq!(header(&response, "ratelimit-policy"), "\"tokens\";q=3;w=180");
+        assert_eq!(rate_limit(&response), (remaining, 60 * remaining.max(1)));
     }
     // For this one Clerk would have to be asked.
     let request = service.get("/api/ably").bearer_auth(vendors.token("alice")).header("Origin", ORIGIN);
@@ -51,7 +59,7 @@ async fn a_user_who_has_used_up_the_allowance_is_told_when_there_is_more_and_oth
     access-control-expose-headers: X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After, RateLimit, RateLimit-Policy
     cache-control: no-store
     content-type: application/json
-    ratelimit-policy: "tokens";q=2;w=120
+    ratelimit-policy: "tokens";q=3;w=180
     ratelimit: "tokens";r=0;t=<s>
     retry-after: <s>
     vary: Origin
@@ -68,7 +76,7 @@ async fn a_user_who_has_used_up_the_allowance_is_told_when_there_is_more_and_oth
     let post = service.request(Method::POST, "/api/ably").bearer_auth(vendors.token("alice")).send();
     assert_eq!(refusal(post.await.unwrap()).await, (429, 42910));
     let response = service.token(&vendors.token("bob")).await;
-    assert_eq!(rate_limit(&response), (1, 60));
+    assert_eq!(rate_limit(&response), (2, 120));
     json(response, 200).await;
 }
 
@@ -239,14 +247,38 @@ async fn who_sends_slowly_holds_no_place() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
+const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// A request with an event, signed with this secret.
+fn webhook(service: &Service, secret: &str, event: &str) -> RequestBuilder {
+    let now = i64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    let request = service.request(Method::POST, "/webhooks/clerk").body(event.to_owned());
+    let headers = webhooks::signed(secret, now, event);
+    headers.into_iter().fold(request, |request, (name, value)| request.header(name, value))
+}
+
+/// An event that ends this user's access.
+fn deletion(user_id: &str) -> String {
+    let now = u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    json!({ "object": "event", "type": "user.deleted", "timestamp": now, "data": { "id": user_id, "deleted": true } })
+        .to_string()
+}
+
 /// What the log says where a request comes from: one that is given a token, one that is refused one, one that is refused
-/// for what it sends, and one that goes astray.
+/// for what it sends, and one that goes astray; and webhooks that are refused, that are no events, and that are taken.
 async fn addresses(service: &Service, token: &str, headers: &[(&str, &str)]) -> Vec<Value> {
     let mut addresses = Vec::new();
     let form = service.request(Method::POST, "/api/ably").body("no form");
-    for request in
-        [service.get("/api/ably").bearer_auth(token), service.get("/api/ably"), form, service.get("/nowhere")]
-    {
+    for request in [
+        service.get("/api/ably").bearer_auth(token),
+        service.get("/api/ably"),
+        form,
+        service.get("/nowhere"),
+        service.request(Method::POST, "/webhooks/clerk"),
+        webhook(service, "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "{}"),
+        webhook(service, WEBHOOK_SECRET, "{}"),
+        webhook(service, WEBHOOK_SECRET, &deletion("user_1")),
+    ] {
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let id = request_id(&request.send().await.unwrap());
         addresses.push(service.logged_of(&id).await["client_address"].clone());
@@ -259,7 +291,8 @@ async fn the_log_has_the_peer_and_believes_no_header_of_a_stranger() {
     let vendors = Vendors::start().await;
     let token = vendors.token_with(&json!({ "username": "alice" }));
     for trusted in ["", "10.0.0.0/8,127.0.0.2"] {
-        let service = vendors.service_with(&[("SERVER_TRUSTED_PROXIES", trusted)]).await;
+        let settings = [("SERVER_TRUSTED_PROXIES", trusted), ("CLERK_WEBHOOK_SIGNING_SECRET", WEBHOOK_SECRET)];
+        let service = vendors.service_with(&settings).await;
         for headers in [
             &[][..],
             &[("X-Forwarded-For", "192.0.2.7")],
@@ -267,7 +300,7 @@ async fn the_log_has_the_peer_and_believes_no_header_of_a_stranger() {
             &[("X-Forwarded-For", "192.0.2.7"), ("Forwarded", "for=192.0.2.7")],
             &[("X-Real-Ip", "192.0.2.7")],
         ] {
-            assert_eq!(addresses(&service, &token, headers).await, ["127.0.0.1"; 4], "{headers:?}");
+            assert_eq!(addresses(&service, &token, headers).await, ["127.0.0.1"; 8], "{headers:?}");
         }
     }
 }
@@ -276,7 +309,8 @@ async fn the_log_has_the_peer_and_believes_no_header_of_a_stranger() {
 async fn the_log_has_the_client_that_trusted_proxies_name_and_not_what_the_client_sent_them() {
     let vendors = Vendors::start().await;
     let token = vendors.token_with(&json!({ "username": "alice" }));
-    let service = vendors.service_with(&[("SERVER_TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8")]).await;
+    let trusted = ("SERVER_TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8");
+    let service = vendors.service_with(&[trusted, ("CLERK_WEBHOOK_SIGNING_SECRET", WEBHOOK_SECRET)]).await;
     for (headers, address) in [
         (&[][..], "127.0.0.1"),
         (&[("X-Forwarded-For", "6.6.6.6, 192.0.2.7, 10.0.0.2")], "192.0.2.7"),
@@ -286,6 +320,105 @@ async fn the_log_has_the_client_that_trusted_proxies_name_and_not_what_the_clien
         (&[("X-Forwarded-For", "192.0.2.7"), ("Forwarded", "for=6.6.6.6")], "127.0.0.1"),
         (&[("X-Forwarded-For", "192.0.2.7"), ("Forwarded", "for=192.0.2.7")], "192.0.2.7"),
     ] {
-        assert_eq!(addresses(&service, &token, headers).await, [address; 4], "{headers:?}");
+        assert_eq!(addresses(&service, &token, headers).await, [address; 8], "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_the_address_of_a_webhook_that_is_not_taken_and_why() {
+    let vendors = webhooks::vendors().await;
+    let settings = [
+        ("CLERK_WEBHOOK_SIGNING_SECRET", WEBHOOK_SECRET),
+        ("ABLY_REVOCABLE_TOKENS", "true"),
+        ("SERVER_TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let service = vendors.service_with(&settings).await;
+    json(service.token(&vendors.token("alice")).await, 200).await;
+    vendors.ably.set_revocation_outage(Some(ably::Outage::Status(503)));
+    let deletion = deletion(&vendors.user("alice"));
+    for (event, status, reason) in [("{}", 400, "webhook-malformed"), (deletion.as_str(), 503, "webhook-not-revoked")] {
+        let request = webhook(&service, WEBHOOK_SECRET, event).header("X-Forwarded-For", "192.0.2.7");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status);
+        let line = service.logged_of(&request_id(&response)).await;
+        assert_eq!((&line["reason"], &line["status"]), (&json!(reason), &json!(status)));
+        assert_eq!(line["client_address"], "192.0.2.7");
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_the_peer_that_sent_what_is_no_request() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    assert!(service.raw(b"no request\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    assert_eq!(service.logged_where("reason", "not-a-request").await["client_address"], "127.0.0.1");
+}
+
+#[tokio::test]
+async fn the_log_has_the_peer_that_gave_an_order_whatever_its_headers_say() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with_admin("", &[("SERVER_TRUSTED_PROXIES", "127.0.0.1")]).await;
+    for (order, status) in [(json!({ "user": "user_1" }), 200), (json!({ "no": "order" }), 400)] {
+        let request = service.admin(Method::POST, "/revocations").json(&order).header("X-Forwarded-For", "192.0.2.7");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status);
+        assert_eq!(service.logged_of(&request_id(&response)).await["client_address"], "127.0.0.1");
+    }
+}
+
+/// As many bodies above 64 KiB as are received at once.
+const LARGE_BODIES: usize = 32;
+
+/// The answer to a webhook whose body never comes whole. The connection stays open.
+async fn unfinished(service: &Service, framing: &str, body: &str) -> impl Future<Output = String> + use<> {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let head = format!(
+        "POST /webhooks/clerk HTTP/1.1\r\nHost: x\r\nsvix-id: msg_1\r\nsvix-timestamp: {now}\r\n\
+         svix-signature: v1,a\r\n{framing}\r\n\r\n"
+    );
+    let mut stream = tokio::net::TcpStream::connect(service.address()).await.unwrap();
+    let request = head + body;
+    async move {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}}") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+        }
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn who_begins_many_large_webhooks_keeps_no_others_out_and_has_no_more_than_a_few_received() {
+    let vendors = Vendors::start().await;
+    let chunk = format!("11000\r\n{}\r\n", " ".repeat(0x11000));
+    for (framing, body) in [("Content-Length: 65537", " "), ("Transfer-Encoding: chunked", &chunk)] {
+        let settings = [("CLERK_WEBHOOK_SIGNING_SECRET", WEBHOOK_SECRET)];
+        let service = vendors.service_with_admin("", &settings).await;
+        let mut begun = JoinSet::new();
+        for _ in 0..LARGE_BODIES + 5 {
+            begun.spawn(unfinished(&service, framing, body).await);
+        }
+        // Those that are received have 5 seconds; the others are told at once.
+        for _ in 0..5 {
+            let answer = begun.join_next().await.unwrap().unwrap();
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{framing}: {answer}");
+            assert!(answer.contains("\r\nretry-after: 5\r\n"), "{answer}");
+        }
+        let small = deletion("user_1");
+        let large = format!("{small}{}", " ".repeat(64 * 1024));
+        assert_eq!(webhook(&service, WEBHOOK_SECRET, &small).send().await.unwrap().status(), 204, "{framing}");
+        let response = webhook(&service, WEBHOOK_SECRET, &large).send().await.unwrap();
+        let id = request_id(&response);
+        assert_eq!(refusal(response).await, (503, 50000), "{framing}");
+        assert_eq!(service.logged_of(&id).await["reason"], "webhook-overloaded");
+        let counted = "ably_clerk_auth_request_refusals_total{reason=\"webhook-overloaded\",status=\"503\"} 6\n";
+        assert!(service.scrape().await.contains(counted), "{}", service.scrape().await);
+
+        while let Some(answer) = begun.join_next().await {
+            let answer = answer.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 408 "), "{framing}: {answer}");
+        }
+        assert_eq!(webhook(&service, WEBHOOK_SECRET, &large).send().await.unwrap().status(), 204, "{framing}");
     }
 }

@@ -90,7 +90,7 @@ async fn whom_no_rule_matches_and_who_does_not_meet_the_requirement_are_told_apa
     cache-control: no-store
     content-type: application/json
     ratelimit-policy: "tokens";q=20;w=20
-    ratelimit: "tokens";r=19;t=1
+    ratelimit: "tokens";r=19;t=19
     vary: Origin
     x-ably-errorcode: 40160
     x-ably-errormessage: The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled.

@@ -29,7 +29,7 @@ async fn a_session_becomes_a_token_request_that_ably_takes_once() {
     cache-control: no-store
     content-type: application/json
     ratelimit-policy: "tokens";q=20;w=20
-    ratelimit: "tokens";r=19;t=1
+    ratelimit: "tokens";r=19;t=19
     vary: Origin
     x-content-type-options: nosniff
     "#);

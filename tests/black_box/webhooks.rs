@@ -131,7 +131,7 @@ fn now() -> i64 {
 }
 
 /// The headers of a delivery of this body, signed at this time.
-fn signed(secret: &str, seconds: i64, body: &str) -> [(&'static str, String); 3] {
+pub(crate) fn signed(secret: &str, seconds: i64, body: &str) -> [(&'static str, String); 3] {
     let signature = Webhook::new(secret).unwrap().sign("msg_1", seconds, body.as_bytes()).unwrap();
     [("svix-id", "msg_1".to_owned()), ("svix-timestamp", seconds.to_string()), ("svix-signature", signature)]
 }
