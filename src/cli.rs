@@ -81,7 +81,7 @@ are several; their variables are those below behind TENANTS_NAME_.
   SERVER_HOST, SERVER_PORT  [127.0.0.1, 8080]. Also: HOST, PORT
   SERVER_TRUSTED_PROXIES    networks whose X-Forwarded-For or Forwarded is believed, for the log [none]
   ADMIN_HOST, ADMIN_PORT    listener for /metrics and revoke; port 0: none [127.0.0.1, 9464]
-  ADMIN_TOKEN               what revoke has to show; without one, it works on loopback only
+  ADMIN_TOKEN               what revoke has to show (16 characters or more); without one, it works on loopback only
   LIMITS_TOKENS_PER_MINUTE  tokens per user and replica; 0: no limit [60]
   LIMITS_TOKENS_BURST       how many of them at once [20]
   LIMITS_MAX_IN_FLIGHT      requests for a token that are worked on at once [1024]

@@ -22,7 +22,7 @@ pub enum InvalidProxyNetwork {
     Malformed,
     /// Far more would be believed than anybody's proxies are: as `0.0.0.0/1` and `128.0.0.0/1`, two would be everybody.
     #[error(
-        "a network larger than a /8 of IPv4 or a /16 of IPv6: whoever is in it could write any address into the log; \
+        "a network larger than a /8 of IPv4 or a /7 of IPv6: whoever is in it could write any address into the log; \
          name your proxies' networks"
     )]
     TooLarge,
@@ -49,7 +49,7 @@ pub fn proxy_network(text: &str) -> Result<IpNet, InvalidProxyNetwork> {
     match network {
         network if network.prefix_len() == 0 => Err(InvalidProxyNetwork::Everybody),
         IpNet::V4(v4) if v4.prefix_len() < 8 => Err(InvalidProxyNetwork::TooLarge),
-        IpNet::V6(v6) if v6.prefix_len() < 16 => Err(InvalidProxyNetwork::TooLarge),
+        IpNet::V6(v6) if v6.prefix_len() < 7 => Err(InvalidProxyNetwork::TooLarge),
         network if network != network.trunc() => Err(InvalidProxyNetwork::HostBits),
         network if is_mapped(network) => Err(InvalidProxyNetwork::MappedIpv4),
         network => Ok(network),
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_is_trusted_is_a_network_that_somebody_can_mean() {
-        for good in ["10.0.0.0/8", "2000::/16", "192.0.2.7", "192.0.2.7/32", "2001:db8::/32", "::1"] {
+        for good in ["10.0.0.0/8", "fc00::/7", "192.0.2.7", "192.0.2.7/32", "2001:db8::/32", "::1"] {
             assert!(proxy_network(good).is_ok(), "{good}");
         }
         for (bad, why) in [
@@ -281,7 +281,7 @@ mod tests {
             ("128.0.0.0/1", InvalidProxyNetwork::TooLarge),
             ("10.0.0.0/7", InvalidProxyNetwork::TooLarge),
             ("8000::/1", InvalidProxyNetwork::TooLarge),
-            ("2000::/15", InvalidProxyNetwork::TooLarge),
+            ("fc00::/6", InvalidProxyNetwork::TooLarge),
             ("::ffff:10.0.0.0/104", InvalidProxyNetwork::MappedIpv4),
             ("::ffff:10.0.0.1", InvalidProxyNetwork::MappedIpv4),
         ] {

@@ -1,20 +1,16 @@
 //! `[redis]`: the store that replicas share.
 
-use secrecy::SecretString;
-
 use super::{
     reader::Reader,
     settings::{REDIS_ON_FAILURE, REDIS_PREFIX, REDIS_URL},
 };
-use crate::store::{InvalidRedisAddress, OnFailure, RedisAddress, RedisKeyPrefix};
+use crate::store::{OnFailure, RedisAddress, RedisKeyPrefix};
 
 /// The settings of Redis.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
     /// Where it is.
     pub address: RedisAddress,
-    /// The same as it was written, with user and password: for who asks it nothing but whether it is there.
-    pub url: SecretString,
     /// What its keys begin with.
     pub prefix: RedisKeyPrefix,
     /// What happens without it.
@@ -24,13 +20,10 @@ pub struct RedisConfig {
 impl RedisConfig {
     /// None without a URL: then each replica is on its own.
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let server = reader.optional(&REDIS_URL, |url| {
-            Ok::<_, InvalidRedisAddress>((RedisAddress::parse(url)?, SecretString::from(url)))
-        });
+        let address = reader.optional(&REDIS_URL, RedisAddress::parse);
         let prefix = reader.or_default(&REDIS_PREFIX, "aca:", RedisKeyPrefix::parse);
         let on_failure = reader.or_default(&REDIS_ON_FAILURE, "degrade", on_failure);
-        let (address, url) = server?;
-        Some(Self { address, url, prefix: prefix?, on_failure: on_failure? })
+        Some(Self { address: address?, prefix: prefix?, on_failure: on_failure? })
     }
 
     /// Whether both name the same server, user and password, or none.

@@ -80,7 +80,7 @@ fn trusted_proxies_are_networks_or_addresses_and_never_everybody() {
     let problem = trusting("10.0.0.0/8, 0.0.0.0/0, proxy.internal, 10.1.2.3/8").unwrap_err();
     assert!(problem.starts_with("the configuration has 3 problems"), "{problem}");
     let halves = trusting("0.0.0.0/1,128.0.0.0/1").unwrap_err();
-    assert_eq!(halves.matches("a network larger than a /8 of IPv4 or a /16 of IPv6").count(), 2, "{halves}");
+    assert_eq!(halves.matches("a network larger than a /8 of IPv4 or a /7 of IPv6").count(), 2, "{halves}");
     assert!(problem.contains("SERVER_TRUSTED_PROXIES ([server] trusted_proxies): not a network"), "{problem}");
     assert!(!problem.contains("proxy.internal"), "{problem}");
 }

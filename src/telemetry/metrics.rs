@@ -524,6 +524,9 @@ mod tests {
         # HELP ably_clerk_auth_store_unwritten_facts Facts that Redis lacks and this replica knows.
         # TYPE ably_clerk_auth_store_unwritten_facts gauge
         ably_clerk_auth_store_unwritten_facts 0
+        # HELP ably_clerk_auth_store_unwritten_work Pieces of work that Redis lacks and this replica has.
+        # TYPE ably_clerk_auth_store_unwritten_work gauge
+        ably_clerk_auth_store_unwritten_work 0
         # HELP ably_clerk_auth_store_outages_total How many times Redis was lost.
         # TYPE ably_clerk_auth_store_outages_total counter
         ably_clerk_auth_store_outages_total 0

@@ -6,6 +6,8 @@ use ::redis::{IntoConnectionInfo as _, ProtocolVersion};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
+use super::link::{self, Trouble};
+
 /// The URL of a Redis or Valkey server, `redis://` or, over TLS, `rediss://`. It may have a user and a password, and is
 /// printed without.
 #[derive(Clone)]
@@ -79,6 +81,15 @@ impl RedisAddress {
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         self.url.expose_secret() == other.url.expose_secret()
+    }
+
+    /// Whether a store could use it now: its eviction policy, if it tells, or why not. Nothing is changed there.
+    pub async fn probe(&self) -> Result<Option<String>, String> {
+        let probed = match self.client() {
+            Ok(client) => link::probe(&client).await,
+            Err(error) => Err(error.into()),
+        };
+        probed.map_err(Trouble::reason)
     }
 
     /// A client that speaks RESP3, the protocol in which one connection takes commands and tells of news.

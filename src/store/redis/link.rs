@@ -162,6 +162,24 @@ static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scrip
     postpone: Script::new(include_str!("postpone.lua")),
 });
 
+fn patience() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(TIME_TO_CONNECT))
+        .set_response_timeout(Some(TIME_TO_ANSWER))
+}
+
+/// Asks Redis for an answer, with a store's patience, and changes nothing. Returns its eviction policy, if it tells.
+pub(super) async fn probe(client: &Client) -> Result<Option<String>, Trouble> {
+    let mut connection = client.get_multiplexed_async_connection_with_config(&patience()).await?;
+    cmd("PING").query_async::<()>(&mut connection).await?;
+    Ok(eviction_policy(&mut connection).await)
+}
+
+async fn eviction_policy(connection: &mut MultiplexedConnection) -> Option<String> {
+    let info: String = cmd("INFO").arg("memory").query_async(connection).await.ok()?;
+    info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(|policy| policy.trim().to_owned())
+}
+
 /// A connection that is made, and used until something goes wrong with it.
 #[derive(Clone)]
 pub(super) struct Link {
@@ -182,10 +200,7 @@ impl Link {
         pushes: mpsc::UnboundedSender<PushInfo>,
         broken: mpsc::Sender<String>,
     ) -> Result<Self, Trouble> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(TIME_TO_CONNECT))
-            .set_response_timeout(Some(TIME_TO_ANSWER))
-            .set_push_sender(pushes);
+        let config = patience().set_push_sender(pushes);
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         connection.subscribe(&[names.facts_channel(), names.drops_channel(), names.done_channel()]).await?;
         // Pipelines name it by its hash.
@@ -239,8 +254,7 @@ impl Link {
 
     /// What Redis does when it has no memory left; none if it does not tell.
     pub(super) async fn eviction_policy(&self) -> Option<String> {
-        let info: String = self.run(cmd("INFO").arg("memory")).await.ok()?;
-        info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(|policy| policy.trim().to_owned())
+        eviction_policy(&mut self.connection.clone()).await
     }
 
     /// Stores those of the facts that are newer than what is stored, and returns for each what was stored before.

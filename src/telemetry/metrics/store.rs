@@ -21,7 +21,7 @@ impl fmt::Debug for StoreCollector {
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let now = (self.clock)();
-        let Census { health, facts, grants, backlog, unwritten, outages, unwritten_work: _ } = self.store.census(now);
+        let Census { health, facts, grants, backlog, unwritten, outages, unwritten_work } = self.store.census(now);
         let Backlog { pieces, oldest_due } = backlog;
         let overdue = oldest_due.map_or(0, |due| now.0.saturating_sub(due.0).max(0) / 1000);
 
@@ -46,6 +46,12 @@ impl Collector for StoreCollector {
             overdue.unsigned_abs(),
         )?;
         single("store_unwritten_facts", "Facts that Redis lacks and this replica knows.", gauge, count(unwritten))?;
+        single(
+            "store_unwritten_work",
+            "Pieces of work that Redis lacks and this replica has.",
+            gauge,
+            count(unwritten_work),
+        )?;
         single("store_outages_total", "How many times Redis was lost.", counter, outages)
     }
 }
