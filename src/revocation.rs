@@ -9,7 +9,10 @@ pub mod by_hand;
 mod effect;
 mod task;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use authority::Told;
 pub use authority::{Authority, RevokingKey};
@@ -31,6 +34,8 @@ pub struct Revocation {
     store: Arc<dyn Store>,
     tenants: Vec<Authority>,
     started_at: UnixMillis,
+    /// What was heard late, and is not left as work yet.
+    unanswered: Mutex<Vec<Fact>>,
 }
 
 /// What became of an event.
@@ -75,7 +80,7 @@ impl Revocation {
     /// Ends access by way of `store`, which begins now unless it is shared.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, tenants: Vec<Authority>, now: UnixMillis) -> Self {
-        Self { store, tenants, started_at: now }
+        Self { store, tenants, started_at: now, unanswered: Mutex::default() }
     }
 
     fn authority(&self, tenant: &TenantName) -> Option<&Authority> {
@@ -135,22 +140,34 @@ impl Revocation {
     }
 
     /// Leaves as due work what this replica may have issued against denials and marks while it could not hear of them.
+    /// What there is no room for is tried again.
     async fn make_up_for_absence(&self, now: UnixMillis) {
-        for fact in self.store.take_heard_late() {
-            let (Some(authority), Some(whom)) = (self.authority(&fact.tenant), revoked_by(&fact)) else { continue };
-            let by_operator = fact.ruling == Ruling::Denied(Source::Operator);
-            let denied = if by_operator { vec![fact.subject] } else { Vec::new() };
-            let mut ending = self.ending(authority, whom, now, now).await;
-            ending.denied = denied;
-            let task = Task::new(authority, ending, now);
-            for (turn, due) in [("late", now), ("late-again", now.after(Self::AGAIN_AFTER))] {
-                // Redis away again: this replica does it.
-                if self.store.enqueue(task.as_work(turn, due), now).await == Err(StoreError::Full) {
-                    let tenant = authority.tenant.as_str();
-                    tracing::error!(tenant, "the store is full: tokens issued while Redis was away are not revoked");
-                }
+        self.unanswered().extend(self.store.take_heard_late());
+        loop {
+            let Some(fact) = self.unanswered().pop() else { return };
+            if self.revoke_later(&fact, now).await == Err(StoreError::Full) {
+                self.unanswered().push(fact);
+                return;
             }
         }
+    }
+
+    async fn revoke_later(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
+        let authority = self.authority(&fact.tenant).filter(|authority| authority.ably.is_some());
+        let (Some(authority), Some(whom)) = (authority, revoked_by(fact)) else { return Ok(()) };
+        let mut ending = self.ending(authority, whom, fact.at, now).await;
+        if fact.ruling == Ruling::Denied(Source::Operator) {
+            ending.denied.push(fact.subject.clone());
+        }
+        let task = Task::new(authority, ending, now);
+        // Each replica has issued tokens of its own.
+        let turn = format!("late/{}", self.started_at.0);
+        let again = self.store.enqueue(task.as_work(&format!("{turn}/again"), now.after(Self::AGAIN_AFTER)), now).await;
+        again.and(self.store.enqueue(task.as_work(&turn, now), now).await)
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, Vec<Fact>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Leaves a mark on a user whose client ID is another than before, as far as that is known: the session tokens that

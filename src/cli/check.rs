@@ -96,7 +96,7 @@ async fn report(config: &Config, provenance: &Provenance) -> Report {
     report.understood("listens on", config.server.address());
     let admin = config.admin.address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     report.understood("admin listener", admin);
-    redis::try_to_use(config.redis.as_ref().map(|redis| &redis.address), &mut report).await;
+    redis::try_to_use(config.redis.as_ref(), &mut report).await;
     for warning in config.warnings_beyond_tenants() {
         report.warn(warning);
     }

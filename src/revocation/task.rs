@@ -72,6 +72,12 @@ impl Task {
         if targets.is_empty() { None } else { Some(Self { targets, look_up: LookUp::Never, ..self.clone() }) }
     }
 
+    /// Under a name of its own, by the work whose rest it is.
+    pub(super) fn as_rest_of(&self, work: &DueWork, due: UnixMillis) -> DueWork {
+        let whole = work.id.split("/rest/").next().unwrap_or_default();
+        DueWork { id: format!("{whole}/rest/{}", due.0), ..self.as_work("", due) }
+    }
+
     pub(super) fn as_work(&self, turn: &str, due: UnixMillis) -> DueWork {
         let job = serde_json::to_string(self).unwrap_or_default();
         let whom = serde_json::to_string(&self.whom).unwrap_or_default();
@@ -140,7 +146,7 @@ impl Revocation {
             Performed::Partly(rest) => {
                 let due = now.after(Self::RETRY_AFTER);
                 // Under a name of its own, so that it can be stored before this is completed.
-                match self.store.enqueue(rest.as_work(&format!("rest/{}", due.0), due), now).await {
+                match self.store.enqueue(rest.as_rest_of(&work, due), now).await {
                     Ok(()) => self.store.complete(&work.id).await,
                     Err(_) => self.store.postpone(&work.id, due).await,
                 }

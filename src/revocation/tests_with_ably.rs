@@ -1,6 +1,9 @@
 use std::{
-    slice,
-    sync::atomic::{AtomicUsize, Ordering},
+    mem, slice,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -330,9 +333,14 @@ async fn work_that_no_replica_can_read_is_left_for_a_day() {
 struct Failing {
     store: MemoryStore,
     calls_until_failure: AtomicUsize,
+    heard_late: Mutex<Vec<Fact>>,
 }
 
 impl Failing {
+    fn new(store: MemoryStore, call: usize) -> Self {
+        Self { store, calls_until_failure: AtomicUsize::new(call), heard_late: Mutex::default() }
+    }
+
     fn fails(&self) -> bool {
         let left =
             self.calls_until_failure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
@@ -372,7 +380,7 @@ impl Store for Failing {
     }
 
     fn take_heard_late(&self) -> Vec<Fact> {
-        self.store.take_heard_late()
+        mem::take(&mut self.heard_late.lock().unwrap())
     }
 
     async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError> {
@@ -425,8 +433,7 @@ async fn whichever_call_of_the_store_fails_the_event_takes_effect_and_comes_agai
     ] {
         let mut failures = 0;
         for call in 1.. {
-            let scene =
-                Scene::with(|store| Arc::new(Failing { store, calls_until_failure: AtomicUsize::new(call) })).await;
+            let scene = Scene::with(|store| Arc::new(Failing::new(store, call))).await;
             let event = Event { at: scene.now, change: change.clone() };
             let apply = async || scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
             let first = apply().await;
@@ -445,6 +452,67 @@ async fn whichever_call_of_the_store_fails_the_event_takes_effect_and_comes_agai
         // A fact, the look at the tokens that are out, and the work that is left.
         assert!(failures >= 3, "{change:?}: {failures}");
     }
+}
+
+#[tokio::test]
+async fn what_is_heard_late_is_revoked_twice_and_waits_where_there_is_no_room_for_it() {
+    for full_at in [0, 2, 3] {
+        let scene = Scene::with(|store| {
+            let store = Failing::new(store, full_at);
+            store.heard_late.lock().unwrap().push(Fact {
+                tenant: TenantName::default(),
+                subject: Subject::User("user_1".into()),
+                ruling: Ruling::Denied(Source::Clerk),
+                at: UnixMillis::now(),
+                until: UnixMillis::now(),
+            });
+            Arc::new(store)
+        })
+        .await;
+        for _ in 0..2 {
+            scene.do_what_is_due(Duration::from_secs(1)).await;
+        }
+        let of_alice = ("clientId:alice".to_owned(), false);
+        assert!(scene.revoked().contains(&of_alice), "no room for {full_at}");
+        let before = scene.revoked().len();
+        scene.do_what_is_due(Duration::from_secs(1) + Revocation::AGAIN_AFTER).await;
+        assert_eq!(scene.revoked()[before..], [of_alice], "no room for {full_at}");
+        assert_eq!(scene.revocation.store.census(scene.now).backlog.pieces, 0);
+    }
+}
+
+#[tokio::test]
+async fn without_revocable_tokens_nothing_is_left_of_what_is_heard_late() {
+    let scene = Scene::start().await;
+    let store = Failing::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})), 0);
+    let denies = Authority { ably: None, ..authority("{username}", scene.key.clone()) };
+    let fact = denies.fact(Subject::User("user_1".into()), Ruling::Denied(Source::Clerk), scene.now, scene.now);
+    store.heard_late.lock().unwrap().push(fact);
+    let revocation = Revocation::new(Arc::new(store), vec![denies], scene.now);
+    revocation.do_due_work(|| scene.now).await;
+    assert_eq!(revocation.store.census(scene.now).backlog.pieces, 0);
+}
+
+#[test]
+fn the_rests_of_two_turns_of_one_event_are_two_pieces_of_work() {
+    let key = RevokingKey {
+        rest: RestClient::new("https://ably.example".parse().unwrap(), reqwest::Client::new()),
+        api_key: ApiKey::parse("app.key:secret").unwrap(),
+    };
+    let now = UnixMillis::now();
+    let ending = Ending {
+        whom: Whom::Organization("org_1".into()),
+        margin: Margin::Reauthentication,
+        targets: vec![Target::ClientId("alice".into())],
+        reach: Reach::AllReplicas,
+        at: now,
+        denied: Vec::new(),
+    };
+    let task = Task::new(&authority("{username}", key), ending, now);
+    let [first, again] = ["first", "again"].map(|turn| task.as_rest_of(&task.as_work(turn, now), now));
+    assert_ne!(first.id, again.id);
+    // A rest of a rest has no longer a name.
+    assert_eq!(task.as_rest_of(&again, now).id, again.id);
 }
 
 /// The tokens that are out in the random trial: each user has one in each of two sessions, under another name and in

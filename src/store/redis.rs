@@ -299,6 +299,10 @@ impl Store for RedisStore {
                 // What this replica knows, Redis may have lost.
                 let newest = newer_here.as_ref().unwrap_or(&fact);
                 let stored = link.record(std::slice::from_ref(newest), now).await;
+                if stored == Err(Trouble::Full) && newest.statement().holds(now) {
+                    // Others can refuse by it all the same. That they were told, does not make it stored.
+                    let _ = link.publish_fact(newest).await;
+                }
                 stored.map_err(|trouble| shared.failed(&link, &trouble))
             }
             Err(error) => Err(error),

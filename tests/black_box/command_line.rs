@@ -176,6 +176,16 @@ async fn check_uses_redis_as_the_service_would() {
 }
 
 #[tokio::test]
+async fn check_fails_when_redis_takes_no_writes() {
+    let vendors = Vendors::start().await;
+    let redis = RedisServer::start_with(&["--min-replicas-to-write", "1"]);
+    let output = run(&settings(&vendors, &[("REDIS_URL", &redis.url())]), &["check"]);
+    let report = text(&output);
+    assert!(report.contains(&format!("FAIL  Redis               {}: it answered NOREPLICAS", redis.url())), "{report}");
+    assert_eq!(output.status.code(), Some(1), "{report}");
+}
+
+#[tokio::test]
 async fn check_fails_in_time_when_redis_is_not_there() {
     let vendors = Vendors::start().await;
     let mut redis = RedisServer::start();

@@ -246,3 +246,13 @@ async fn work_that_nobody_can_read_for_a_day_is_given_up() {
     assert_eq!(replica.store.claim(9, replica.now()).await, [own]);
     assert_eq!(left(), [b"own"]);
 }
+
+#[tokio::test]
+async fn a_denial_that_redis_has_no_memory_for_is_told_to_others_all_the_same() {
+    let server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    server.set_memory(1);
+    let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1));
+    assert_eq!(one.store.record(denied, NOW).await, Err(StoreError::Full));
+    eventually("the denial arrives", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
+}

@@ -1,13 +1,13 @@
 //! Whether Redis can be used: asked as the service asks it, with the same patience.
 
 use super::Report;
-use crate::store::RedisAddress;
+use crate::config::RedisConfig;
 
-pub(super) async fn try_to_use(address: Option<&RedisAddress>, report: &mut Report) {
-    let Some(address) = address else {
+pub(super) async fn try_to_use(redis: Option<&RedisConfig>, report: &mut Report) {
+    let Some(RedisConfig { address, prefix, .. }) = redis else {
         return report.understood("Redis", "none: denials, and which tokens are out, live in the process");
     };
-    match address.probe().await {
+    match address.probe(prefix).await {
         Ok(policy) => {
             report.tried("Redis", Ok(format!("answers at {address}")));
             if let Some(policy) = policy.filter(|policy| policy != "noeviction") {

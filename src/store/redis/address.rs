@@ -83,10 +83,11 @@ impl RedisAddress {
         self.url.expose_secret() == other.url.expose_secret()
     }
 
-    /// Whether a store could use it now: its eviction policy, if it tells, or why not. Nothing is changed there.
-    pub async fn probe(&self) -> Result<Option<String>, String> {
+    /// Whether a store with this prefix could use it now: its eviction policy, if it tells, or why not. It begins as a store
+    /// does, which gives the data there an id unless it has one.
+    pub async fn probe(&self, prefix: &RedisKeyPrefix) -> Result<Option<String>, String> {
         let probed = match self.client() {
-            Ok(client) => link::probe(&client).await,
+            Ok(client) => link::probe(&client, prefix).await,
             Err(error) => Err(error.into()),
         };
         probed.map_err(Trouble::reason)

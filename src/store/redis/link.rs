@@ -168,11 +168,12 @@ fn patience() -> AsyncConnectionConfig {
         .set_response_timeout(Some(TIME_TO_ANSWER))
 }
 
-/// Asks Redis for an answer, with a store's patience, and changes nothing. Returns its eviction policy, if it tells.
-pub(super) async fn probe(client: &Client) -> Result<Option<String>, Trouble> {
-    let mut connection = client.get_multiplexed_async_connection_with_config(&patience()).await?;
-    cmd("PING").query_async::<()>(&mut connection).await?;
-    Ok(eviction_policy(&mut connection).await)
+/// Tries all that a store begins with. Returns Redis's eviction policy, if it tells.
+pub(super) async fn probe(client: &Client, prefix: &RedisKeyPrefix) -> Result<Option<String>, Trouble> {
+    let (pushed, _pushes) = mpsc::unbounded_channel();
+    let (broken, _breaks) = mpsc::channel(1);
+    let link = Link::open(client, Names::new(prefix), pushed, broken).await?;
+    Ok(link.eviction_policy().await)
 }
 
 async fn eviction_policy(connection: &mut MultiplexedConnection) -> Option<String> {
@@ -361,6 +362,11 @@ impl Link {
         let mut script = SCRIPTS.postpone.prepare_invoke();
         script.key(self.names.work()).key(self.names.due());
         self.invoke(script.arg(id).arg(due.0)).await
+    }
+
+    /// Tells every replica of a fact that Redis has no memory for: it needs none to pass it on.
+    pub(super) async fn publish_fact(&self, fact: &Fact) -> Result<(), Trouble> {
+        self.run(cmd("PUBLISH").arg(self.names.facts_channel()).arg(encode(fact))).await
     }
 
     /// Tells every replica whom to forget; everyone where nobody is named.
