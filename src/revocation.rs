@@ -63,8 +63,10 @@ pub enum Incomplete {
 struct Ending {
     whom: Whom,
     margin: Margin,
-    /// What of it is known to be out.
+    /// What is to be revoked of what is known to be out.
     targets: Vec<Target>,
+    /// Whether any are known to be out.
+    any_known: bool,
     /// Whose tokens that is.
     reach: Reach,
     /// The timestamp of the event.
@@ -195,7 +197,7 @@ impl Revocation {
             None => LiveGrants { grants: Vec::new(), reach: Reach::AllReplicas },
         };
         let (targets, margin) = (targets(&whom, authority.format, &grants), whom.margin(authority.format));
-        Ending { whom, margin, targets, reach, at, denied: Vec::new() }
+        Ending { whom, margin, targets, any_known: !grants.is_empty(), reach, at, denied: Vec::new() }
     }
 
     /// Tells Ably, and has it told again. What is to be told again is stored first, as this replica may end any moment.

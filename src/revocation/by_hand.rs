@@ -427,7 +427,12 @@ impl Revocation {
         let authority = self.authority_for(order)?;
         let mut report = Report::new(authority.tenant.clone(), order.run);
         let subjects = match &order.whom {
-            Named::ClientId(_) => order.whom.subjects(&self.grants_of(authority, order, now, &mut report).await),
+            Named::ClientId(_) => {
+                let LiveGrants { grants, reach } =
+                    self.store.grants(&authority.tenant, &order.whom.holder(), now).await;
+                report.heed(reach);
+                order.whom.subjects(&grants)
+            }
             whom => whom.subjects(&[]),
         };
         for subject in &subjects {
@@ -449,19 +454,6 @@ impl Revocation {
         }
         report.complete &= report.is_as_wanted();
         Ok(report)
-    }
-
-    /// The tokens that are out, of whoever an order names.
-    async fn grants_of(
-        &self,
-        authority: &Authority,
-        order: &Order,
-        now: UnixMillis,
-        report: &mut Report,
-    ) -> Vec<Grant> {
-        let LiveGrants { grants, reach } = self.store.grants(&authority.tenant, &order.whom.holder(), now).await;
-        report.heed(reach);
-        grants
     }
 
     fn authority_for(&self, order: &Order) -> Result<&Authority, InvalidOrder> {
@@ -514,7 +506,11 @@ impl Revocation {
         // After the denial: a token that was issued until then is among them.
         let mut ending = self.ending(authority, order.whom.whom(), now, now).await;
         report.heed(ending.reach);
-        let is_known = !self.grants_of(authority, order, now, report).await.is_empty();
+        // Whoever is denied by a client ID is so because tokens with it are known.
+        let is_known = match order.whom {
+            Named::ClientId(_) => !nobody,
+            Named::Session(_) | Named::User(_) => ending.any_known,
+        };
         report.live_tokens = Some(match &authority.ably {
             None => LiveTokens::NotNoted,
             Some(_) if is_known => LiveTokens::Known,

@@ -504,6 +504,7 @@ fn the_rests_of_two_turns_of_one_event_are_two_pieces_of_work() {
         whom: Whom::Organization("org_1".into()),
         margin: Margin::Reauthentication,
         targets: vec![Target::ClientId("alice".into())],
+        any_known: true,
         reach: Reach::AllReplicas,
         at: now,
         denied: Vec::new(),

@@ -202,8 +202,7 @@ async fn what_redis_has_lost_is_told_again_by_whoever_knows() {
 async fn who_was_away_forgets_all_users_and_has_others_forget_those_it_could_not_name() {
     let server = RedisServer::start();
     let line = Line::to(server.port()).await;
-    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
-    one.becomes(Health::Ready).await;
+    let one = Replica::over(&line).await;
     let other = Replica::of(&server).await;
     assert_eq!(*one.drops.lock().unwrap(), [""; 0]);
     line.becomes(Condition::Cut);
@@ -221,8 +220,7 @@ async fn who_was_away_forgets_all_users_and_has_others_forget_those_it_could_not
 async fn who_was_away_tells_once_what_it_heard_late() {
     let server = RedisServer::start();
     let line = Line::to(server.port()).await;
-    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
-    one.becomes(Health::Ready).await;
+    let one = Replica::over(&line).await;
     let other = Replica::of(&server).await;
     let denied = |user| fact(of_user(user), Ruling::Denied(Source::Clerk), ago(1));
     other.record(denied("in_time")).await;
@@ -245,8 +243,7 @@ async fn who_was_away_tells_once_what_it_heard_late() {
 async fn a_line_that_has_gone_silent_is_noticed_without_anybody_waiting_for_it() {
     let server = RedisServer::start();
     let line = Line::to(server.port()).await;
-    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
-    one.becomes(Health::Ready).await;
+    let one = Replica::over(&line).await;
     let other = Replica::of(&server).await;
     line.becomes(Condition::Silent);
     one.becomes(Health::Degraded).await;
@@ -655,8 +652,7 @@ async fn what_a_replica_that_is_back_later_passes_on_is_heard_late() {
 async fn who_was_away_for_longer_than_a_denial_lasts_hears_of_it_all_the_same() {
     let server = RedisServer::start();
     let line = Line::to(server.port()).await;
-    let one = Replica::at(&line.address(), &Bounds::default(), OnFailure::Degrade);
-    one.becomes(Health::Ready).await;
+    let one = Replica::over(&line).await;
     let other = Replica::of(&server).await;
     // More than Redis lists at once.
     for n in 0..600 {

@@ -19,7 +19,7 @@ use ably_clerk_auth::{
     tenant::TenantName,
 };
 
-use crate::server::RedisServer;
+use crate::{line::Line, server::RedisServer};
 
 /// The time at which each test begins.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -70,7 +70,16 @@ impl Replica {
 
     /// One that is ready, and goes on when Redis fails.
     pub(crate) async fn of(server: &RedisServer) -> Self {
-        let replica = Self::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
+        Self::ready_at(&server.address()).await
+    }
+
+    /// The same, by a line of its own.
+    pub(crate) async fn over(line: &Line) -> Self {
+        Self::ready_at(&line.address()).await
+    }
+
+    async fn ready_at(address: &RedisAddress) -> Self {
+        let replica = Self::at(address, &Bounds::default(), OnFailure::Degrade);
         replica.becomes(Health::Ready).await;
         replica
     }

@@ -83,7 +83,7 @@ impl RedisAddress {
         self.url.expose_secret() == other.url.expose_secret()
     }
 
-    /// Whether a store with this prefix could use it now: its eviction policy, if it tells, or why not. It begins as a store
+    /// Whether a store with this prefix could use it now: the policy by which it drops keys, if it does and tells, or why not. It begins as a store
     /// does, which gives the data there an id unless it has one.
     pub async fn probe(&self, prefix: &RedisKeyPrefix) -> Result<Option<String>, String> {
         let probed = match self.client() {

@@ -79,7 +79,7 @@ async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str,
         Err(trouble) => return trouble.reason(),
     };
     shared.fall_in();
-    if first && let Some(policy) = link.eviction_policy().await.filter(|policy| policy != "noeviction") {
+    if first && let Some(policy) = link.evicts_by().await {
         tracing::warn!(
             redis = address,
             policy,

@@ -162,23 +162,12 @@ static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scrip
     postpone: Script::new(include_str!("postpone.lua")),
 });
 
-fn patience() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(TIME_TO_CONNECT))
-        .set_response_timeout(Some(TIME_TO_ANSWER))
-}
-
-/// Tries all that a store begins with. Returns Redis's eviction policy, if it tells.
+/// Tries all that a store begins with. Returns as [`Link::evicts_by`].
 pub(super) async fn probe(client: &Client, prefix: &RedisKeyPrefix) -> Result<Option<String>, Trouble> {
     let (pushed, _pushes) = mpsc::unbounded_channel();
     let (broken, _breaks) = mpsc::channel(1);
     let link = Link::open(client, Names::new(prefix), pushed, broken).await?;
-    Ok(link.eviction_policy().await)
-}
-
-async fn eviction_policy(connection: &mut MultiplexedConnection) -> Option<String> {
-    let info: String = cmd("INFO").arg("memory").query_async(connection).await.ok()?;
-    info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(|policy| policy.trim().to_owned())
+    Ok(link.evicts_by().await)
 }
 
 /// A connection that is made, and used until something goes wrong with it.
@@ -201,7 +190,10 @@ impl Link {
         pushes: mpsc::UnboundedSender<PushInfo>,
         broken: mpsc::Sender<String>,
     ) -> Result<Self, Trouble> {
-        let config = patience().set_push_sender(pushes);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(TIME_TO_CONNECT))
+            .set_response_timeout(Some(TIME_TO_ANSWER))
+            .set_push_sender(pushes);
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         connection.subscribe(&[names.facts_channel(), names.drops_channel(), names.done_channel()]).await?;
         // Pipelines name it by its hash.
@@ -253,9 +245,11 @@ impl Link {
         Ok(Backlog { pieces, oldest_due: oldest.first().map(|(_, due)| time_of(*due)) })
     }
 
-    /// What Redis does when it has no memory left; none if it does not tell.
-    pub(super) async fn eviction_policy(&self) -> Option<String> {
-        eviction_policy(&mut self.connection.clone()).await
+    /// The policy by which Redis drops keys when it has no memory left; none if it does not, or does not tell.
+    pub(super) async fn evicts_by(&self) -> Option<String> {
+        let info: String = self.run(cmd("INFO").arg("memory")).await.ok()?;
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))?.trim();
+        (policy != "noeviction").then(|| policy.to_owned())
     }
 
     /// Stores those of the facts that are newer than what is stored, and returns for each what was stored before.
