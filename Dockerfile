@@ -38,8 +38,9 @@ COPY deploy/third-party-licenses deploy/
 RUN install -D -m 644 LICENSE /rootfs/usr/share/doc/ably-clerk-auth/LICENSE \
     && deploy/third-party-licenses > /rootfs/usr/share/doc/ably-clerk-auth/THIRD-PARTY-LICENSES.txt \
     && install -m 644 "$(rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html" /rootfs/usr/share/doc/ably-clerk-auth/
-RUN cp -a --parents /usr/share/common-licenses /rootfs \
-    && for package in libc6 libgcc-s1 ca-certificates; do cp -L --parents "/usr/share/doc/$package/copyright" /rootfs; done
+RUN cp -a /usr/share/common-licenses /rootfs/usr/share/ \
+    && cd /usr/share/doc \
+    && cp -L --parents libc6/copyright libgcc-s1/copyright ca-certificates/copyright /rootfs/usr/share/doc/
 
 FROM scratch
 COPY --from=build /rootfs /

@@ -38,10 +38,13 @@ class Run(unittest.TestCase):
         file = to / "crates" / package / "RUSTSEC-2026-9999.md"
         file.parent.mkdir(parents=True)
         file.write_text(ADVISORY.format(package=package))
-        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
         subprocess.run(["git", "init", "--quiet", "--initial-branch=main", to], check=True)
-        subprocess.run(["git", "-C", to, "add", "."], check=True)
-        subprocess.run(["git", "-C", to, *identity, "commit", "--quiet", "--message=test"], check=True)
+        self.commit(to)
+
+    def commit(self, repository):
+        git = ["git", "-C", repository, "-c", "user.name=test", "-c", "user.email=test@localhost"]
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "--quiet", "--message=test"], check=True)
 
     def run_check(self, **environment):
         environment = {
@@ -75,6 +78,13 @@ class Run(unittest.TestCase):
         self.assertIn("RUSTSEC-2026-9999", output)
         self.assertIn("Cannot fetch the advisory database", output)
 
+    def test_a_fetched_database_that_cannot_be_read_fails(self):
+        self.publish_advisory("actix-web", to=self.database)
+        (self.database / "crates").rename(self.database / "moved")
+        self.commit(self.database)
+        status, output = self.run_check()
+        self.assertNotEqual(status, 0, output)
+
     def test_without_a_fetch_a_broken_local_copy_fails(self):
         (self.cargo_home / COPY).mkdir(parents=True)
         status, output = self.run_check()
@@ -93,7 +103,4 @@ class Run(unittest.TestCase):
             (venv / "installed").touch()
             status, output = self.run_check(CARGO_TARGET_DIR=target)
         self.assertNotEqual(status, 0, output)
-
-
-if __name__ == "__main__":
-    unittest.main()
+        self.assertIn("cargo-deny: No such file", output)
