@@ -85,6 +85,7 @@ are several; their variables are those below behind TENANTS_NAME_.
   LIMITS_TOKENS_PER_MINUTE  tokens per user and replica; 0: no limit [60]
   LIMITS_TOKENS_BURST       how many of them at once [20]
   LIMITS_MAX_IN_FLIGHT      requests for a token that are worked on at once [1024]
+  LIMITS_CONNECTIONS        open connections of the public listener [10000]
   LOG_FORMAT                pretty or json [pretty on a terminal]
   LOG_LEVEL                 error, warn, info, debug or trace [info]
 

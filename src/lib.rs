@@ -8,7 +8,7 @@
 //!
 //! [`issuer`] is that line. [`clerk`] finds and verifies the session, [`identity`] names its user, [`policy`] decides what
 //! they may do, [`ably`] signs. [`limits`] says how much of it there is, [`store`] holds what replicas share, [`routes`] is
-//! the HTTP around it, [`config`] the settings, and [`server`] puts it all together.
+//! the HTTP around it, `connection` what carries it, [`config`] the settings, and [`server`] puts it all together.
 
 pub mod ably;
 pub mod clerk;
@@ -16,6 +16,7 @@ pub mod cli;
 pub mod client_address;
 pub mod clock;
 pub mod config;
+mod connection;
 pub mod identity;
 pub mod issuer;
 pub mod limits;

@@ -1,7 +1,12 @@
-//! What a replica gives at most: [tokens to one user](TokenLimit), and [requests at once](InFlightLimit).
+//! What a replica gives at most: [tokens to one user](TokenLimit), [requests at once](InFlightLimit), and [open
+//! connections](ConnectionTable).
 
+mod connections;
 mod in_flight;
+mod open_files;
 mod tokens;
 
+pub use connections::{ConnectionSlot, ConnectionTable};
 pub use in_flight::{InFlightLimit, Place};
+pub use open_files::make_room;
 pub use tokens::{Allowance, TokenLimit, TokenQuota, UsedUp};

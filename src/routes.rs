@@ -12,6 +12,7 @@ mod rate_limit;
 mod request_id;
 pub mod revocations;
 mod token;
+mod unparsed;
 pub mod webhooks;
 
 use actix_web::{
@@ -58,7 +59,7 @@ fn configure_health(service: &mut ServiceConfig) {
         .service(readable("/readyz").route(readable_route().to(health::ready)));
 }
 
-pub use answer::bare_refusal;
+pub use unparsed::UnparsedRequests;
 
 fn readable(path: &str) -> actix_web::Resource {
     web::resource(path).default_service(web::to(async || answer::method_not_allowed("GET, HEAD")))

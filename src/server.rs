@@ -1,10 +1,9 @@
 //! The composition root: makes the parts from the configuration, binds, serves, and stops gracefully.
 
-pub(crate) mod connection;
-
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
+    num::NonZeroU32,
     path::PathBuf,
     process,
     rc::Rc,
@@ -12,25 +11,21 @@ use std::{
     time::Duration,
 };
 
-use actix_http::{HttpService, Protocol, error::DispatchError};
-use actix_service::{ServiceFactory, ServiceFactoryExt as _, fn_service, map_config};
+use actix_service::{ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::{
     App, Error,
-    body::MessageBody,
     dev::{AppConfig, ServiceRequest, ServiceResponse},
     middleware::from_fn,
     web::Data,
 };
 use arc_swap::ArcSwap;
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
 };
-
-use self::connection::{Connection, Shape};
 
 use crate::{
     ably::{Exchange, RestClient, TokenFormat},
@@ -40,20 +35,21 @@ use crate::{
     },
     clock::UnixMillis,
     config::{ClerkConfig, Config, KeySource, TenantConfig, TomlFile},
+    connection::{self, Listener},
     identity::Identity,
     issuer::Issuer,
-    limits::{InFlightLimit, TokenLimit},
+    limits::{self, ConnectionTable, InFlightLimit, TokenLimit},
     outgoing,
     reload::Reload,
     revocation::{self, Authority, Revocation, RevokingKey},
     routes::{
-        self,
+        self, UnparsedRequests,
         cors::AllowedOrigins,
         revocations::{Access, ByHand},
         webhooks::{Receiver, Webhooks},
     },
     store::{Bounds, Census, Dropped, InvalidRedisAddress, MemoryStore, OnDrop, RedisStore, Store},
-    telemetry::metrics::{Metrics, TenantMetrics},
+    telemetry::metrics::{ConnectionMetrics, Metrics, TenantMetrics},
     tenant::{Form, Tenant, TenantName},
 };
 
@@ -109,6 +105,9 @@ pub struct Server {
 impl Server {
     const SHUTDOWN_SECONDS: u64 = 20;
 
+    /// Open connections of the admin listener. They are not among those of the public one, so strangers cannot use them up.
+    const ADMIN_CONNECTIONS: usize = 100;
+
     /// Binds the listeners and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let http_client = outgoing::client()?;
@@ -143,11 +142,11 @@ impl Server {
         let origins = Data::new(AllowedOrigins::new(origins));
 
         let address = config.server.address();
-        let listener = TcpListener::bind(address).map_err(|error| StartError::Bind { address, error })?;
+        let listener = listen(address).map_err(|error| StartError::Bind { address, error })?;
         let address = listener.local_addr().unwrap_or(address);
         let admin = match config.admin.address {
             Some(address) => {
-                let bound = TcpListener::bind(address).map_err(|error| StartError::BindAdmin { address, error })?;
+                let bound = listen(address).map_err(|error| StartError::BindAdmin { address, error })?;
                 Some((address, bound))
             }
             None => None,
@@ -156,10 +155,14 @@ impl Server {
         let stop_signal = stop_signal(stop).map_err(StartError::Signals)?;
         let mut http = actix_server::Server::build()
             .shutdown_timeout(Self::SHUTDOWN_SECONDS)
+            // The tables of connections are the limits.
+            .max_concurrent_connections(usize::MAX)
             .shutdown_signal(stop_signal)
             .listen("public", listener, {
                 let (issuer, requests, stopping) = (issuer.clone(), Data::new(metrics.requests()), stopping.clone());
                 let webhooks = webhooks.clone();
+                let table = ConnectionTable::new(connection_limit(config.limits.connections), metrics.connections());
+                let unparsed = UnparsedRequests { metrics: Some(metrics.requests()), origins: Some(origins.clone()) };
                 move || {
                     let app = App::new()
                         .app_data(issuer.clone())
@@ -170,18 +173,14 @@ impl Server {
                         .app_data(trusted_proxies.clone())
                         .configure(routes::configure_public)
                         .wrap(from_fn(routes::guard::around_every_request));
-                    let requests = requests.clone();
-                    let refusal = move |status, peer| {
-                        requests.refused("not-a-request", status);
-                        routes::bare_refusal(status, peer)
-                    };
-                    over_connections(app, Rc::new(refusal), stopping.clone())
+                    over_connections(app, Arc::clone(&table), unparsed.clone(), stopping.clone())
                 }
             })
             .map_err(|error| StartError::Bind { address, error })?;
         let admin_address = admin.as_ref().map(|(address, _)| *address);
         if let Some((address, listener)) = admin {
             let (issuer, metrics) = (issuer.clone(), Data::new(metrics.clone()));
+            let table = ConnectionTable::new(Self::ADMIN_CONNECTIONS, ConnectionMetrics::default());
             http = http
                 .listen("admin", listener, move || {
                     let app = App::new()
@@ -190,7 +189,7 @@ impl Server {
                         .app_data(by_hand.clone())
                         .configure(routes::configure_admin)
                         .wrap(from_fn(routes::guard::around_every_request));
-                    over_connections(app, Rc::new(routes::bare_refusal), stopping.clone())
+                    over_connections(app, Arc::clone(&table), UnparsedRequests::default(), stopping.clone())
                 })
                 .map_err(|error| StartError::BindAdmin { address, error })?;
         }
@@ -372,44 +371,62 @@ pub(crate) fn users(clerk: &ClerkConfig, http: &reqwest::Client, counts: LookupC
     Some(Users::new(api, clerk.user_cache_ttl, Handle::current(), counts))
 }
 
-/// The whole answer to bytes of this peer that never became a request, for a status.
-type BareRefusal = Rc<dyn Fn(u16, Option<IpAddr>) -> Option<Vec<u8>>>;
-
 /// An app behind the connections of a listener.
-fn over_connections<T, B>(
-    app: App<T>,
-    refusal: BareRefusal,
-    stopping: watch::Receiver<bool>,
-) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
-where
-    T: ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<B>, Error = Error, InitError = ()>
+fn over_connections(
+    app: App<
+        impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse, Error = Error, InitError = ()>
         + 'static,
-    B: MessageBody + 'static,
-{
-    let http = HttpService::build()
-        .keep_alive(connection::KEEP_ALIVE)
-        .client_request_timeout(connection::TIME_TO_SEND)
-        .client_disconnect_timeout(connection::TIME_TO_TAKE_LEAVE)
-        .on_connect_ext(|connection: &Connection<TcpStream>, data| _ = data.insert(connection.clock()))
-        .finish(map_config(app, |()| AppConfig::default()));
-    fn_service(move |stream: TcpStream| {
-        let connection = accept(stream, &stopping, &refusal);
-        async { Ok::<_, DispatchError>(connection) }
+    >,
+    table: Arc<ConnectionTable>,
+    unparsed: UnparsedRequests,
+    stopping: watch::Receiver<bool>,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()> {
+    let app = map_config(app, |()| AppConfig::default());
+    fn_factory(move || {
+        let (table, unparsed, stopping) = (Arc::clone(&table), unparsed.clone(), stopping.clone());
+        let app = app.new_service(());
+        async move {
+            let refusal = move |status, head: &[u8], peer| unparsed.refuse(status, head, peer);
+            let listener = Rc::new(Listener { app: app.await?, refusal: Box::new(refusal), stopping });
+            Ok(fn_service(move |stream: TcpStream| {
+                let (table, listener) = (Arc::clone(&table), Rc::clone(&listener));
+                async move {
+                    if let Some(slot) = table.admit().await {
+                        let peer = stream.peer_addr().ok();
+                        // Answers are short and written whole: there is nothing to wait for.
+                        let _ = stream.set_nodelay(true);
+                        connection::serve(stream, peer, slot, listener).await;
+                    }
+                    Ok::<_, ()>(())
+                }
+            }))
+        }
     })
-    .and_then(http)
 }
 
-fn accept(
-    stream: TcpStream,
-    stopping: &watch::Receiver<bool>,
-    refusal: &BareRefusal,
-) -> (Connection<TcpStream>, Protocol, Option<SocketAddr>) {
-    let peer = stream.peer_addr().ok();
-    // Answers are short and written whole: there is nothing to wait for.
-    let _ = stream.set_nodelay(true);
-    let refusal = Rc::clone(refusal);
-    let shape: Shape = Rc::new(move |status| refusal(status, peer.map(|peer| peer.ip())));
-    (Connection::new(stream, stopping.clone(), shape), Protocol::Http1, peer)
+/// Binds a listener whose queue of new connections is long enough for a burst.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    const BACKLOG: u32 = 1024;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As the standard library does: a restart must not wait for the connections of the last run.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+/// How many connections the public listener keeps open: as many as configured, if the process may open so many files.
+fn connection_limit(configured: NonZeroU32) -> usize {
+    let configured = u64::from(configured.get());
+    let possible = limits::make_room(configured);
+    if possible < configured {
+        tracing::warn!(
+            configured,
+            connections = possible,
+            "the limit on open files is too small for LIMITS_CONNECTIONS ([limits] connections); keeping fewer \
+             connections. Raise it, for example with `ulimit -n` or `--ulimit nofile`"
+        );
+    }
+    usize::try_from(possible).unwrap_or(usize::MAX)
 }
 
 /// Ends with the first SIGTERM or SIGINT, and says so to `stop`; a second one ends the process at once. From its making

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use super::{
     reader::Reader,
-    settings::{LIMITS_MAX_IN_FLIGHT, LIMITS_TOKENS_BURST, LIMITS_TOKENS_PER_MINUTE},
+    settings::{LIMITS_CONNECTIONS, LIMITS_MAX_IN_FLIGHT, LIMITS_TOKENS_BURST, LIMITS_TOKENS_PER_MINUTE},
 };
 use crate::limits::TokenQuota;
 
@@ -15,16 +15,19 @@ pub struct LimitsConfig {
     pub tokens: Option<TokenQuota>,
     /// Requests for a token that are worked on at once.
     pub max_in_flight: NonZeroU32,
+    /// Open connections of the public listener.
+    pub connections: NonZeroU32,
 }
 
 impl LimitsConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let per_minute = reader.or_default(&LIMITS_TOKENS_PER_MINUTE, "60", tokens_per_minute);
         let burst = reader.or_default(&LIMITS_TOKENS_BURST, "20", tokens_burst);
-        let max_in_flight = reader.or_default(&LIMITS_MAX_IN_FLIGHT, "1024", max_in_flight);
+        let max_in_flight = reader.or_default(&LIMITS_MAX_IN_FLIGHT, "1024", required_limit);
+        let connections = reader.or_default(&LIMITS_CONNECTIONS, "10000", required_limit);
         let (per_minute, burst) = (per_minute?, burst?);
         let tokens = NonZeroU32::new(per_minute).map(|per_minute| TokenQuota { per_minute, burst });
-        Some(Self { tokens, max_in_flight: max_in_flight? })
+        Some(Self { tokens, max_in_flight: max_in_flight?, connections: connections? })
     }
 }
 
@@ -39,7 +42,7 @@ fn tokens_burst(text: &str) -> Result<NonZeroU32, &'static str> {
     positive(text).ok_or("not a whole number from 1 to 1000000; for no rate limit set LIMITS_TOKENS_PER_MINUTE=0")
 }
 
-fn max_in_flight(text: &str) -> Result<NonZeroU32, &'static str> {
+fn required_limit(text: &str) -> Result<NonZeroU32, &'static str> {
     positive(text).ok_or("not a whole number from 1 to 1000000")
 }
 
@@ -72,7 +75,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_that_can_be_meant_is_refused() {
-        for name in ["LIMITS_TOKENS_PER_MINUTE", "LIMITS_TOKENS_BURST", "LIMITS_MAX_IN_FLIGHT"] {
+        for name in ["LIMITS_TOKENS_PER_MINUTE", "LIMITS_TOKENS_BURST", "LIMITS_MAX_IN_FLIGHT", "LIMITS_CONNECTIONS"] {
             for value in ["-1", "1.5", "1k", "unlimited", "1000001", "99999999999999999999"] {
                 assert!(read(&[(name, value)]).unwrap_err().contains(name), "{name}={value}");
             }

@@ -126,6 +126,8 @@ settings! {
     LIMITS_TOKENS_BURST = Setting::new("limits", "tokens_burst");
     /// Requests for a token that are worked on at once.
     LIMITS_MAX_IN_FLIGHT = Setting::new("limits", "max_in_flight");
+    /// Open connections of the public listener.
+    LIMITS_CONNECTIONS = Setting::new("limits", "connections");
     /// The store that replicas share.
     REDIS_URL = Setting::new("redis", "url");
     /// What its keys begin with.

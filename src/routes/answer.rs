@@ -1,10 +1,9 @@
 //! Answers in the shapes that an Ably SDK reads.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use actix_web::{
     HttpResponse,
-    body::MessageBody as _,
     http::{
         StatusCode,
         header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER},
@@ -12,7 +11,6 @@ use actix_web::{
 };
 use serde::Serialize;
 
-use super::client_address::ClientAddress;
 use crate::ably::{ErrorInfo, code};
 
 /// Headers that carry an error to a browser's SDK, which cannot read them unless CORS exposes them.
@@ -85,36 +83,8 @@ pub(super) const OVERLOADED: ErrorInfo = ErrorInfo {
 pub(super) const NO_EXPOSITION: ErrorInfo =
     ErrorInfo { code: code::INTERNAL, status_code: 500, message: "The metrics cannot be written." };
 
-const NOT_HTTP: ErrorInfo =
+pub(super) const NOT_HTTP: ErrorInfo =
     ErrorInfo { code: code::BAD_REQUEST, status_code: 400, message: "The request is not one of HTTP/1.1." };
-
-/// What a client is told whose bytes never became a request, in place of an empty answer: the bytes of the whole answer.
-/// `peer` is where the connection comes from: there are no headers that could tell more.
-#[must_use]
-pub fn bare_refusal(status: u16, peer: Option<IpAddr>) -> Option<Vec<u8>> {
-    let error = match status {
-        400 => NOT_HTTP,
-        408 => TOO_SLOW,
-        431 => HEAD_TOO_LARGE,
-        _ => return None,
-    };
-    let client_address = ClientAddress::of_peer(peer).field();
-    tracing::info!(client_address, reason = "not-a-request", status, "request refused");
-    let (response, body) = failure(&error, None).into_parts();
-    let body = body.try_into_bytes().ok()?;
-    let mut answer = format!(
-        "HTTP/1.1 {}\r\nconnection: close\r\nvary: Origin\r\nx-content-type-options: nosniff\r\ncontent-length: {}\r\n",
-        response.status(),
-        body.len()
-    )
-    .into_bytes();
-    for (name, value) in response.headers() {
-        answer.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-    }
-    answer.extend(b"\r\n");
-    answer.extend(body);
-    Some(answer)
-}
 
 /// 404.
 pub(super) async fn not_found() -> HttpResponse {

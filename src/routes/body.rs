@@ -1,8 +1,6 @@
 //! Bodies of requests, read whole up to a size and within their time. Anybody may begin to send one, so that those which
 //! may be large are received only a few at a time.
 
-use std::rc::Rc;
-
 use actix_web::{
     HttpRequest,
     error::PayloadError,
@@ -10,13 +8,13 @@ use actix_web::{
     web::{Bytes, BytesMut, Payload},
 };
 use futures_util::StreamExt as _;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::answer;
 use crate::{
     ably::ErrorInfo,
+    connection::RequestClock,
     limits::{InFlightLimit, Place},
-    server::connection::RequestClock,
 };
 
 /// How large a body may be.
@@ -47,7 +45,7 @@ pub(super) enum NoBody {
 /// The body, if it has at most so many bytes and arrives in the time that the request has.
 pub(super) async fn read(request: &HttpRequest, payload: Payload, most: usize) -> Result<Bytes, ErrorInfo> {
     let make_room = |length| if length > most { Err(answer::BODY_TOO_LARGE) } else { Ok(()) };
-    timeout_at(send_by(request), collect(payload, make_room)).await.unwrap_or(Err(answer::TOO_SLOW))
+    timeout_at(RequestClock::receive_by(request), collect(payload, make_room)).await.unwrap_or(Err(answer::TOO_SLOW))
 }
 
 /// The body, if it arrives in the time that the request has, and is small or there is a place for it. Never waits for one.
@@ -70,13 +68,9 @@ pub(super) async fn read_in_place<'p>(
     if let Some(announced) = announced_length(request) {
         make_room(announced)?;
     }
-    let collected = timeout_at(send_by(request), collect(payload, make_room)).await;
+    let collected = timeout_at(RequestClock::receive_by(request), collect(payload, make_room)).await;
     let bytes = collected.unwrap_or(Err(NoBody::Refused(answer::TOO_SLOW)))?;
     Ok(PlacedBody { bytes, _place: place })
-}
-
-fn send_by(request: &HttpRequest) -> Instant {
-    request.conn_data::<Rc<RequestClock>>().map_or_else(Instant::now, |clock| clock.send_by())
 }
 
 /// The length that the head tells, if it tells one.

@@ -19,6 +19,7 @@ use crate::{
     ably::{ErrorInfo, code},
     clerk::{Event, InvalidDelivery, SigningSecrets, UnverifiedHeaders},
     clock::UnixMillis,
+    connection::RequestClock,
     limits::InFlightLimit,
     revocation::{Applied, Incomplete, Revocation},
     telemetry::metrics::{RequestMetrics, TenantMetrics},
@@ -84,6 +85,7 @@ pub(super) async fn post(
         Ok(receiver) => receiver,
         Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
     };
+    RequestClock::verified(&request);
     let sent = Sent { request_id: request_id::of(&request), from: ClientAddress::known(&request) };
     let event = match Event::parse(&body.bytes, now) {
         Ok(Some(event)) => event,

@@ -55,6 +55,8 @@ struct Families {
     policy_last_taken: Gauge,
     request_refusals: Family<RequestRefusal, Total>,
     requests_in_flight: Gauge,
+    connections: Gauge,
+    connections_closed: Family<Reason, Total>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +102,11 @@ struct TokenRefusal {
 struct RequestRefusal {
     reason: &'static str,
     status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -230,6 +237,20 @@ impl Metrics {
     pub fn requests(&self) -> RequestMetrics {
         RequestMetrics(Arc::clone(&self.families))
     }
+
+    /// Metrics of the public listener's connections.
+    #[must_use]
+    pub fn connections(&self) -> ConnectionMetrics {
+        let families = &self.families;
+        let closed = |reason| families.connections_closed.get_or_create_owned(&Reason { reason }).0;
+        ConnectionMetrics {
+            open: families.connections.clone(),
+            at_limit: closed("limit"),
+            over_bytes: closed("bytes"),
+            at_deadline: closed("deadline"),
+            not_admitted: closed("not-admitted"),
+        }
+    }
 }
 
 impl Families {
@@ -288,6 +309,12 @@ impl Families {
             "requests_in_flight",
             "Requests to the public listener that are being answered",
             self.requests_in_flight.clone(),
+        );
+        ours.register("connections", "Open connections of the public listener", self.connections.clone());
+        ours.register(
+            "connections_closed_total",
+            "Connections of the public listener that were closed to keep a limit",
+            self.connections_closed.clone(),
         );
     }
 }
@@ -445,6 +472,21 @@ impl RequestMetrics {
     pub fn refused(&self, reason: &'static str, status: u16) {
         self.0.request_refusals.get_or_create(&RequestRefusal { reason, status }).0.inc();
     }
+}
+
+/// Metrics of a listener's connections.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionMetrics {
+    /// Connections that are open.
+    pub open: Gauge,
+    /// Connections closed for new ones.
+    pub at_limit: Counter,
+    /// Connections closed because all together held too many bytes of unverified requests.
+    pub over_bytes: Counter,
+    /// Connections closed because a request was not answered, or its answer not read, in time.
+    pub at_deadline: Counter,
+    /// New connections closed because no other could give way.
+    pub not_admitted: Counter,
 }
 
 /// A request that is being answered.

@@ -61,7 +61,7 @@ async fn heads_and_bodies_above_16_kib_are_refused() {
     let headers: String = (0..120).fold(String::new(), |headers, n| headers + &format!("x-{n}: 1\r\n"));
     assert_shaped(&service.raw(format!("GET /healthz HTTP/1.1\r\n{headers}\r\n").as_bytes()), 431);
     let long_address = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(70 * 1024));
-    assert_shaped(&service.raw(long_address.as_bytes()), 400);
+    assert_shaped(&service.raw(long_address.as_bytes()), 431);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 mod service;
 
 mod command_line;
+mod connections;
 mod cross_origin;
 mod explain;
 mod formats;

@@ -315,6 +315,13 @@ impl Service {
         panic!("{field} {value} is not logged: {:?}", self.log());
     }
 
+    /// The bytes of memory that the process has in use.
+    pub(crate) fn resident_memory(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()).unwrap();
+        kilobytes.parse::<usize>().unwrap() * 1024
+    }
+
     /// Sends a signal by its name.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();

@@ -1,0 +1,308 @@
+//! A client's connection: HTTP/1.1 by hyper, one request at a time, in front of an Actix app.
+//!
+//! Not Actix's own HTTP/1 dispatcher: it reads ahead and parses as much as a client sends, and no deadline ends a connection
+//! whose client does not read. Here every request is answered, and the answer sent, within 25 seconds of its first byte, or
+//! the connection is closed; a connection holds the bytes of one head or of what a handler reads of one body.
+
+mod app;
+mod gate;
+mod head;
+
+use std::{
+    cell::Cell,
+    fmt,
+    future::poll_fn,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Poll, ready},
+    time::Duration,
+};
+
+use actix_web::HttpMessage;
+use hyper::server::conn::http1;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+
+use self::{
+    app::{App, AppService},
+    gate::Gate,
+};
+use crate::limits::ConnectionSlot;
+
+pub(crate) use self::head::field;
+
+/// How long a client may take to send a request, from its first byte to the last of its body.
+pub(crate) const TIME_TO_SEND: Duration = Duration::from_secs(5);
+
+/// How long after its first byte a request must have been answered and its answer sent: the time to send it, and 20 seconds,
+/// which is more than three calls to Clerk take.
+const TIME_TO_ANSWER: Duration = Duration::from_secs(25);
+
+/// How long what still comes is read and dropped after the last answer. A connection closed before that is reset, and the
+/// client may lose the answer.
+const TIME_TO_LINGER: Duration = Duration::from_secs(2);
+
+/// How long a connection is kept between requests. Longer than a load balancer's usual minute, so that the balancer is
+/// the one to close it.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// The most bytes of request line and fields.
+pub(crate) const LARGEST_HEAD: usize = 16 * 1024;
+
+/// The most fields of a head.
+const MOST_FIELDS: usize = 96;
+
+/// What the connections of a listener have in common.
+pub(crate) struct Listener<A> {
+    /// The routes.
+    pub(crate) app: A,
+    /// Answers bytes that never became a request: its status, what was received of its head, and the peer. The answer is
+    /// whole, with status line and headers.
+    pub(crate) refusal: Box<dyn Fn(u16, &[u8], Option<IpAddr>) -> Vec<u8>>,
+    /// Turns true once, when no more requests are to be waited for.
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+impl<A> fmt::Debug for Listener<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").finish_non_exhaustive()
+    }
+}
+
+/// Where a connection is with its current request. Shared with the request's handlers.
+#[derive(Debug)]
+pub(crate) struct RequestClock {
+    phase: Cell<Phase>,
+    /// When the phase `Idle` began, or the request.
+    since: Cell<Instant>,
+    slot: ConnectionSlot,
+    /// How many bytes of the request's body have not been handed over. All that come, for a body without announced length.
+    body_left: Cell<usize>,
+    refused: Cell<Option<u16>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Waits for a request.
+    Idle,
+    /// Has bytes of a head.
+    Receiving,
+    /// Has parsed the head. The app works on the request.
+    Answering,
+    /// Has the whole answer, and sends it.
+    Sending,
+}
+
+impl RequestClock {
+    fn new(slot: ConnectionSlot) -> Self {
+        let (phase, since) = (Cell::new(Phase::Idle), Cell::new(Instant::now()));
+        Self { phase, since, slot, body_left: Cell::default(), refused: Cell::default() }
+    }
+
+    /// When a request must have been received whole.
+    pub(crate) fn receive_by(request: &impl HttpMessage) -> Instant {
+        Self::of(request).map_or_else(Instant::now, |clock| clock.since.get()) + TIME_TO_SEND
+    }
+
+    /// To be called when the sender of a request is known: its connection does not give way to others until the answer.
+    pub(crate) fn verified(request: &impl HttpMessage) {
+        if let Some(clock) = Self::of(request).filter(|clock| clock.phase() == Phase::Answering) {
+            clock.slot.is_verified();
+        }
+    }
+
+    fn of(request: &impl HttpMessage) -> Option<Rc<Self>> {
+        request.extensions().get::<Rc<Self>>().cloned()
+    }
+
+    fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    fn is_parsed(&self) -> bool {
+        matches!(self.phase(), Phase::Answering | Phase::Sending)
+    }
+
+    fn begin_request(&self) {
+        self.phase.set(Phase::Receiving);
+        self.since.set(Instant::now());
+        self.slot.is_waiting(self.since.get());
+    }
+
+    fn received(&self, bytes: usize) {
+        if self.phase() == Phase::Idle && bytes > 0 {
+            self.begin_request();
+        }
+        self.slot.holds_more(bytes);
+    }
+
+    fn refuse(&self, status: u16) {
+        self.refused.set(Some(status));
+    }
+
+    /// `body` is its length; `None` if the body tells its end itself.
+    fn head_parsed(&self, body: Option<usize>) {
+        self.phase.set(Phase::Answering);
+        self.body_left.set(body.unwrap_or(usize::MAX));
+        self.body_handed_over(0);
+    }
+
+    fn body_left(&self) -> usize {
+        self.body_left.get()
+    }
+
+    fn body_handed_over(&self, bytes: usize) {
+        if self.body_left() != usize::MAX {
+            self.body_left.set(self.body_left().saturating_sub(bytes));
+        }
+        if self.body_left() == 0 {
+            self.slot.is_received(self.since.get());
+        }
+    }
+
+    fn answer_complete(&self) {
+        if self.phase() == Phase::Answering {
+            self.phase.set(Phase::Sending);
+            self.slot.is_waiting(self.since.get());
+        }
+    }
+
+    /// `received` is how many bytes of the next request are there.
+    fn answer_sent(&self, received: usize) {
+        self.phase.set(Phase::Idle);
+        self.since.set(Instant::now());
+        self.slot.is_idle(self.since.get());
+        self.received(received);
+    }
+
+    fn deadline(&self) -> Instant {
+        self.since.get()
+            + match self.phase() {
+                Phase::Idle => KEEP_ALIVE,
+                Phase::Receiving => TIME_TO_SEND,
+                Phase::Answering | Phase::Sending => TIME_TO_ANSWER,
+            }
+    }
+}
+
+/// How a connection ends.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// With its last answer, or as the client closed it.
+    Served,
+    /// With a refusal of what could not be parsed, or did not arrive in time.
+    Refused(u16),
+    /// At once: it was idle, broke, took too long or had to give way.
+    Closed,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve<S, A>(stream: S, peer: Option<SocketAddr>, slot: ConnectionSlot, listener: Rc<Listener<A>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    A: App,
+{
+    let clock = Rc::new(RequestClock::new(slot));
+    let service = AppService { listener: Rc::clone(&listener), clock: Rc::clone(&clock), peer };
+    let mut http = http1::Builder::new()
+        .half_close(true)
+        .header_read_timeout(None)
+        .max_headers(MOST_FIELDS)
+        .max_buf_size(2 * LARGEST_HEAD)
+        .serve_connection(Gate::new(stream, Rc::clone(&clock)), service);
+    let end = serve_requests(&mut http, &clock, listener.stopping.clone()).await;
+    let mut gate = http.into_parts().io;
+    let answer = match end {
+        End::Refused(status) => (listener.refusal)(status, gate.unparsed(), peer.map(|peer| peer.ip())),
+        End::Served if !gate.is_at_end() => Vec::new(),
+        End::Served | End::Closed => return,
+    };
+    clock.answer_sent(0);
+    tokio::select! {
+        () = take_leave(gate.stream(), &answer) => {}
+        () = poll_fn(|cx| clock.slot.poll_evicted(cx)) => {}
+    }
+}
+
+/// Drives `http` until it ends or the connection has to.
+async fn serve_requests<S, A>(
+    http: &mut http1::Connection<Gate<S>, AppService<A>>,
+    clock: &RequestClock,
+    mut stopping: watch::Receiver<bool>,
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    A: App,
+{
+    // An error means that the sender is gone, which is a stop too.
+    let mut stop = pin!(async move { drop(stopping.wait_for(|stopping| *stopping).await) });
+    let mut is_stopping = false;
+    let mut alarm = pin!(sleep_until(clock.deadline()));
+    poll_fn(|cx| {
+        if !is_stopping && stop.as_mut().poll(cx).is_ready() {
+            if clock.phase() == Phase::Idle {
+                return Poll::Ready(End::Closed);
+            }
+            is_stopping = true;
+            Pin::new(&mut *http).graceful_shutdown();
+        }
+        let served = Pin::new(&mut *http).poll(cx);
+        if let Some(status) = clock.refused.get() {
+            return Poll::Ready(End::Refused(status));
+        }
+        if let Poll::Ready(outcome) = served {
+            return Poll::Ready(match outcome {
+                Ok(()) => End::Served,
+                Err(error) if error.is_parse_too_large() => End::Refused(431),
+                Err(error) if error.is_parse() => End::Refused(400),
+                Err(_) => End::Closed,
+            });
+        }
+        if clock.slot.poll_evicted(cx).is_ready() {
+            return Poll::Ready(End::Closed);
+        }
+        loop {
+            // Set anew only where it would ring too late: a deadline moves with each request.
+            if clock.deadline() < alarm.deadline() {
+                alarm.as_mut().reset(clock.deadline());
+            }
+            ready!(alarm.as_mut().poll(cx));
+            if clock.deadline() <= Instant::now() {
+                return Poll::Ready(time_out(clock));
+            }
+            alarm.as_mut().reset(clock.deadline());
+        }
+    })
+    .await
+}
+
+fn time_out(clock: &RequestClock) -> End {
+    match clock.phase() {
+        Phase::Idle => End::Closed,
+        Phase::Receiving => End::Refused(408),
+        Phase::Answering | Phase::Sending => {
+            clock.slot.timed_out();
+            End::Closed
+        }
+    }
+}
+
+/// Sends the last bytes, and lets run out what the client still sends.
+async fn take_leave<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, answer: &[u8]) {
+    let run_out = async {
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+        let mut dropped = vec![0; LARGEST_HEAD];
+        while stream.read(&mut dropped).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    // Whatever comes of it, the connection is closed.
+    let _ = timeout(TIME_TO_LINGER, run_out).await;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! The Actix app behind a connection, as hyper's service. Actix works with the types of the crate `http` 0.2, hyper with those
+//! of `http` 1, so a request and its answer are carried over, field by field.
+
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    future::pending,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use actix_http::{HttpMessage as _, Payload};
+use actix_service::Service;
+use actix_web::{
+    Error, HttpResponse,
+    body::{self, MessageBody as _},
+    dev::ServiceResponse,
+    error::PayloadError,
+    web::Bytes,
+};
+use futures_util::{Stream, future::LocalBoxFuture};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::{Listener, RequestClock};
+
+/// An app whose routes have been set up.
+pub(crate) trait App:
+    Service<actix_http::Request, Response = ServiceResponse, Error = Error, Future: 'static> + 'static
+{
+}
+
+impl<A: Service<actix_http::Request, Response = ServiceResponse, Error = Error, Future: 'static> + 'static> App for A {}
+
+pub(super) struct AppService<A> {
+    pub(super) listener: Rc<Listener<A>>,
+    pub(super) clock: Rc<RequestClock>,
+    pub(super) peer: Option<SocketAddr>,
+}
+
+impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A> {
+    type Response = hyper::Response<AnswerBody>;
+    type Error = Infallible;
+    type Future = LocalBoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        let clock = Rc::clone(&self.clock);
+        let length = body.size_hint().exact();
+        clock.head_parsed(length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)));
+        let is_read = Rc::new(Cell::new(length == Some(0)));
+        // Where a request ends is not certain then, so what follows it is not taken for another one.
+        let is_last = length.is_none() || head.method == Method::CONNECT || head.headers.contains_key(header::UPGRADE);
+        let Some(mut request) = actix_request(&head, self.peer) else {
+            clock.refuse(400);
+            return Box::pin(pending());
+        };
+        request.extensions_mut().insert(Rc::clone(&clock));
+        if !is_read.get() {
+            let body = Box::pin(RequestBody { incoming: body, is_read: Rc::clone(&is_read) });
+            *request.payload() = Payload::Stream { payload: body };
+        }
+        let answering = self.listener.app.call(request);
+        Box::pin(async move {
+            let response = match answering.await {
+                Ok(response) => response.into_parts().1,
+                Err(error) => error.error_response(),
+            };
+            let mut answer = hyper_response(response, clock).await;
+            if is_last || !is_read.get() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(answer)
+        })
+    }
+}
+
+/// `None` if Actix's types do not allow what hyper's do.
+fn actix_request(head: &request::Parts, peer: Option<SocketAddr>) -> Option<actix_http::Request> {
+    let mut request = actix_http::Request::with_payload(Payload::None);
+    let actix = request.head_mut();
+    actix.method = match head.method {
+        Method::GET => actix_http::Method::GET,
+        Method::POST => actix_http::Method::POST,
+        _ => actix_http::Method::from_bytes(head.method.as_str().as_bytes()).ok()?,
+    };
+    actix.uri = match head.uri.path_and_query() {
+        Some(target) if head.uri.authority().is_none() => target.as_str().parse().ok()?,
+        _ => head.uri.to_string().parse().ok()?,
+    };
+    actix.version =
+        if head.version == Version::HTTP_10 { actix_http::Version::HTTP_10 } else { actix_http::Version::HTTP_11 };
+    actix.peer_addr = peer;
+    for (name, value) in &head.headers {
+        let name = actix_http::header::HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        let value = actix_http::header::HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        actix.headers.append(name, value);
+    }
+    Some(request)
+}
+
+async fn hyper_response(response: HttpResponse, clock: Rc<RequestClock>) -> hyper::Response<AnswerBody> {
+    let (head, body) = response.into_parts();
+    let bytes = match body.try_into_bytes() {
+        Ok(bytes) => bytes,
+        // An answer of this service is in memory, so its body cannot fail.
+        Err(body) => body::to_bytes(body).await.unwrap_or_default(),
+    };
+    let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
+    let mut answer = hyper::Response::new(AnswerBody { bytes, clock });
+    *answer.status_mut() = StatusCode::from_u16(head.status().as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    answer.headers_mut().reserve(head.headers().len() + 3);
+    for (name, value) in head.headers() {
+        // What Actix allows in a header, hyper allows too.
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_str().as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
+        {
+            answer.headers_mut().append(name, value);
+        }
+    }
+    answer
+}
+
+/// A request's body, which notes that it was read to its end.
+struct RequestBody {
+    incoming: Incoming,
+    is_read: Rc<Cell<bool>>,
+}
+
+impl Stream for RequestBody {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(bytes)));
+                    }
+                }
+                Some(Err(_)) => return Poll::Ready(Some(Err(PayloadError::Incomplete(None)))),
+                None => {
+                    self.is_read.set(true);
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+}
+
+/// An answer's body. hyper drops it when all of the answer is in hyper's buffer.
+pub(super) struct AnswerBody {
+    bytes: Option<Bytes>,
+    clock: Rc<RequestClock>,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.clock.answer_complete();
+    }
+}

@@ -1,0 +1,80 @@
+//! Answers to bytes that never became a request. They have the shape of all other refusals.
+
+use std::net::IpAddr;
+
+use actix_web::{
+    body::MessageBody as _,
+    http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue},
+    web::Data,
+};
+
+use super::{
+    answer,
+    client_address::ClientAddress,
+    cors::AllowedOrigins,
+    guard,
+    request_id::{self, RequestId},
+};
+use crate::{ably::ErrorInfo, connection, telemetry::metrics::RequestMetrics};
+
+/// What a listener's refusals of unparsed requests need.
+#[derive(Clone, Debug, Default)]
+pub struct UnparsedRequests {
+    /// Where they are counted.
+    pub metrics: Option<RequestMetrics>,
+    /// The origins whose pages may read them.
+    pub origins: Option<Data<AllowedOrigins>>,
+}
+
+impl UnparsedRequests {
+    /// The whole answer with this status: status line, headers and body. `head` is what was received of the request's head;
+    /// `peer` is where the connection comes from.
+    #[must_use]
+    pub fn refuse(&self, status: u16, head: &[u8], peer: Option<IpAddr>) -> Vec<u8> {
+        let (reason, error) = (reason(status), error_info(status));
+        if let Some(metrics) = &self.metrics {
+            metrics.refused(reason, error.status_code);
+        }
+        let field = |name| HeaderValue::from_bytes(connection::field(head, name)?).ok();
+        let id = RequestId::accept_or_make(field(request_id::HEADER).as_ref());
+        tracing::info!(
+            request_id = id.as_str(),
+            client_address = ClientAddress::of_peer(peer).field(),
+            reason,
+            status = error.status_code,
+            "request refused"
+        );
+        let (mut response, body) = answer::failure(&error, None).into_parts();
+        let body = body.try_into_bytes().unwrap_or_default();
+        let origin = field("origin").and_then(|origin| origin.to_str().map(str::to_owned).ok());
+        let headers = response.headers_mut();
+        guard::add_headers(headers, &id, self.origins.as_ref(), origin.as_deref(), None);
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(CONTENT_LENGTH, body.len().into());
+        if let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(std::time::SystemTime::now())) {
+            headers.insert(DATE, now);
+        }
+        let mut answer = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+        for (name, value) in response.headers() {
+            answer.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        answer.extend(b"\r\n");
+        answer.extend(body);
+        answer
+    }
+}
+
+fn error_info(status: u16) -> ErrorInfo {
+    match status {
+        408 => answer::TOO_SLOW,
+        431 => answer::HEAD_TOO_LARGE,
+        _ => answer::NOT_HTTP,
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        431 => "head-too-large",
+        _ => "not-a-request",
+    }
+}
