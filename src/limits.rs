@@ -3,5 +3,5 @@
 mod in_flight;
 mod tokens;
 
-pub use in_flight::{InFlightLimit, Place};
+pub use in_flight::{InFlightLimit, NoPlace, Place};
 pub use tokens::{Allowance, TokenLimit, TokenQuota, UsedUp};
