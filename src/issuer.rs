@@ -15,8 +15,8 @@ use crate::{
     clerk::{NoCredential, Session, Unverified},
     clock::UnixMillis,
     identity::IdentityError,
-    limits::{Allowance, TokenLimit, UsedUp},
-    policy::{Dropped, Grant, Refusal, RuleName},
+    limits::{Allowance, NoPlace, Place, TokenLimit, UsedUp},
+    policy::{Dropped, Grant, Policy, Refusal, RuleName},
     revocation,
     store::{Grant as LiveGrant, Store, StoreError, Verdict},
     telemetry::metrics::TenantMetrics,
@@ -53,6 +53,8 @@ pub struct Asked<'a> {
     pub authorization: &'a [Cow<'a, str>],
     /// The `Cookie` header; several are joined by `; `.
     pub cookies: &'a str,
+    /// Whether a tenant accepts these cookies: a browser sends them for pages of other sites too.
+    pub accepts_cookies: &'a (dyn Fn(&TenantName) -> bool + Sync),
     /// The token params, form-encoded.
     pub params: &'a [u8],
 }
@@ -109,6 +111,12 @@ pub enum Cause {
     /// There are cookies of several tenants, and more than one would be accepted.
     #[error("signed in to several tenants")]
     SeveralTenants,
+    /// A page of another site had the browser send the user's cookies.
+    #[error("the cookies come with a request from another site")]
+    AnotherSite,
+    /// The service works on as many requests as it may.
+    #[error(transparent)]
+    Overloaded(#[from] NoPlace),
     /// The user has asked for too many tokens.
     #[error(transparent)]
     RateLimited(#[from] UsedUp),
@@ -201,17 +209,27 @@ impl Issuer {
         tenant.map_or(&self.of_nobody, |tenant| &tenant.metrics)
     }
 
-    /// Answers a request, or says why not. What is signed takes its time and nonce from `stamps`.
-    pub async fn issue(
+    /// The verified session of a request's caller, and the tenant that verified it; or why there is none.
+    pub async fn verify(
         &self,
+        asked: Asked<'_>,
+        place: &mut Place<'_>,
+        now: UnixMillis,
+    ) -> Result<(&Tenant, Session), Refused<'_>> {
+        // Anyone can send a token that has to wait for signing keys. Such a request holds up no verified session.
+        let authenticated = place.leave_while_waiting(self.authenticate(asked, now)).await;
+        let refused = |cause| Refused { cause, whose: None, allowance: None };
+        authenticated.map_err(Cause::from).flatten().map_err(refused)
+    }
+
+    /// Answers the request of a verified session, or says why not. What is signed takes its time and nonce from `stamps`.
+    pub async fn issue<'a>(
+        &'a self,
+        (tenant, session): (&'a Tenant, Session),
         asked: Asked<'_>,
         now: UnixMillis,
         stamps: Stamps<'_>,
-    ) -> Result<Issued<'_>, Refused<'_>> {
-        let (tenant, session) = match self.authenticate(asked, now).await {
-            Ok(authenticated) => authenticated,
-            Err(cause) => return Err(Refused { cause, whose: None, allowance: None }),
-        };
+    ) -> Result<Issued<'a>, Refused<'a>> {
         if let Err(cause) = self.admit(tenant, &session, None, now) {
             return Err(Refused { cause, whose: Some((tenant, Box::new(session))), allowance: None });
         }
@@ -292,13 +310,17 @@ impl Tenant {
         if params.client_id.as_ref().is_some_and(|asked| *asked != client_id) {
             return Err(Cause::OtherClientId);
         }
-        let decision = self.policy.load().decide(session, &params);
+        let policy = self.policy.load_full();
+        let decision = policy.decide(session, &params);
         log_dropped(session, &decision.dropped);
         let grant = decision.outcome?;
         let sign = || Ok(self.token_request(&client_id, &grant, stamps()?));
         let token = match &self.form {
             Form::TokenRequest => Token::Request(sign()?),
-            Form::Jwt => Token::Jwt(jwt(&self.api_key, &client_id, &grant, session, now)?),
+            Form::Jwt => {
+                let sign = |grant: &Grant| jwt(&self.api_key, &client_id, grant, session, now);
+                Token::Jwt(sign(&grant).map_err(|error| too_large(error, &policy, session, &params, sign))?)
+            }
             Form::TokenDetails(exchange) => match exchange.token(sign).await {
                 Ok(details) => Token::Details(details),
                 Err(error) => {
@@ -331,6 +353,22 @@ fn jwt(
     AblyJwt::sign(api_key, client_id, capability, grant.ttl, revocation_key, &extras, now)
 }
 
+/// Why a JWT is too large: because of what its client asks for, unless the policy alone makes it so.
+fn too_large(
+    error: JwtTooLarge,
+    policy: &Policy,
+    session: &Session,
+    params: &TokenParams,
+    sign: impl Fn(&Grant) -> Result<AblyJwt, JwtTooLarge>,
+) -> Cause {
+    let by_the_policy = || policy.decide(session, &TokenParams::default()).outcome;
+    if params.capability.is_some() && by_the_policy().is_ok_and(|grant| sign(&grant).is_ok()) {
+        Refusal::TooMuchAsked.into()
+    } else {
+        error.into()
+    }
+}
+
 /// Says, without the values, why a client lacks a channel that a rule names.
 fn log_dropped(session: &Session, dropped: &[Dropped]) {
     for Dropped { rule, resource, placeholder, why, loses } in dropped {
@@ -348,6 +386,8 @@ impl Cause {
             Self::Unverified(Unverified::Invalid(cause)) => cause.reason(),
             Self::Unverified(Unverified::KeysUnavailable(_)) => "signing-keys-unavailable",
             Self::SeveralTenants => "tenant-ambiguous",
+            Self::AnotherSite => "request-from-another-site",
+            Self::Overloaded(_) => "overloaded",
             Self::RateLimited(_) => "rate-limited",
             Self::Identity(IdentityError::UsernameOutOfReach) => "username-out-of-reach",
             Self::Identity(IdentityError::NoUsername) => "user-without-username",
@@ -380,6 +420,7 @@ impl Cause {
             Self::NoCredential(_)
             | Self::Unverified(Unverified::Invalid(_))
             | Self::SeveralTenants
+            | Self::AnotherSite
             | Self::Outdated => (401, code::INVALID_CREDENTIALS),
             Self::Store(_) => (503, code::UNREACHABLE),
             Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Identity(IdentityError::Unavailable(_)) => {
@@ -394,6 +435,7 @@ impl Cause {
             | Self::Policy(Refusal::TooMuchAsked) => (400, code::BAD_REQUEST),
             Self::OtherClientId => (403, code::INVALID_CLIENT_ID),
             Self::JwtTooLarge(_) | Self::NoRandomness(_) => (500, code::INTERNAL),
+            Self::Overloaded(_) => (503, code::INTERNAL),
             Self::NoToken(cause) => return cause.error_info(),
         };
         ErrorInfo { code, status_code, message: self.message() }
@@ -404,6 +446,7 @@ impl Cause {
     pub fn retry_after(&self) -> Option<Duration> {
         const SOON: Duration = Duration::from_secs(5);
         match self {
+            Self::Overloaded(_) => Some(Duration::from_secs(1)),
             Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Store(_) => Some(SOON),
             Self::RateLimited(UsedUp(allowance)) => Some(Duration::from_secs(allowance.lasts.into())),
             Self::Identity(IdentityError::Unavailable(after)) => Some(*after),
@@ -434,6 +477,11 @@ impl Cause {
             Self::SeveralTenants => {
                 "The cookies are of sessions at several Clerk instances. Send the session token of one as a Bearer token."
             }
+            Self::AnotherSite => {
+                "A page of another site sent the user's cookies. Add its origin to CORS_ALLOWED_ORIGINS, or send a Bearer \
+                 token."
+            }
+            Self::Overloaded(_) => "The token service has more to do than it can. Try again soon.",
             Self::RateLimited(_) => {
                 "The user has asked for too many tokens. The Retry-After header says in how many seconds there is one more."
             }
@@ -490,7 +538,8 @@ impl Cause {
                 "The policy grants nothing of the capability asked for. Ask for less, or for none in particular."
             }
             Self::Policy(Refusal::TooMuchAsked) => {
-                "The capability asked for is too much: ask for at most 512 resources, and name channels rather than patterns."
+                "The capability asked for is too large. Ask for fewer resources, at most 512, and name channels rather than \
+                 patterns."
             }
         }
     }

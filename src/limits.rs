@@ -7,6 +7,6 @@ mod open_files;
 mod tokens;
 
 pub use connections::{ConnectionSlot, ConnectionTable};
-pub use in_flight::{InFlightLimit, Place};
+pub use in_flight::{InFlightLimit, NoPlace, Place};
 pub use open_files::make_room;
 pub use tokens::{Allowance, TokenLimit, TokenQuota, UsedUp};

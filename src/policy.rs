@@ -121,8 +121,9 @@ pub enum Refusal {
     /// What it asks for and what it is granted have nothing in common.
     #[error("the policy grants nothing of the capability asked for")]
     NothingOfAsked,
-    /// What it asks for names too many resources, or meets too many of those granted in a third.
-    #[error("the capability asked for is too much to be narrowed to what the policy grants")]
+    /// What it asks for names too many resources, meets too many of those granted in a third, or leaves more of them
+    /// than fit into a token.
+    #[error("the capability asked for is too large")]
     TooMuchAsked,
 }
 

@@ -6,6 +6,7 @@ mod client_address;
 pub mod cors;
 pub mod guard;
 mod health;
+mod host;
 mod metrics;
 mod openapi;
 mod rate_limit;
@@ -17,6 +18,7 @@ pub mod webhooks;
 
 use actix_web::{
     http::Method,
+    middleware::from_fn,
     web::{self, ServiceConfig},
 };
 
@@ -43,14 +45,18 @@ pub fn configure_public(service: &mut ServiceConfig) {
 /// The routes of the admin listener.
 pub fn configure_admin(service: &mut ServiceConfig) {
     service
-        .service(readable("/metrics").route(readable_route().to(metrics::get)))
         .service(
             web::resource("/revocations")
                 .route(web::post().to(revocations::post))
                 .default_service(web::to(async || answer::method_not_allowed("POST"))),
         )
-        .configure(configure_health)
-        .default_service(web::to(answer::not_found_for_admin));
+        .service(
+            web::scope("")
+                .service(readable("/metrics").route(readable_route().to(metrics::get)))
+                .configure(configure_health)
+                .default_service(web::to(answer::not_found_for_admin))
+                .wrap(from_fn(host::check)),
+        );
 }
 
 fn configure_health(service: &mut ServiceConfig) {

@@ -54,19 +54,6 @@ impl Credential {
         Self(token.to_owned())
     }
 
-    /// The session token in the `Authorization` header, or else in the cookies of the instance that `key` names.
-    pub fn find<'a>(
-        authorization: impl IntoIterator<Item = &'a str>,
-        cookies: &str,
-        key: &PublishableKey,
-        now: UnixMillis,
-    ) -> Result<Self, NoCredential> {
-        match Self::in_header(authorization)? {
-            Some(credential) => Ok(credential),
-            None => Self::in_cookies(cookies, key, now),
-        }
-    }
-
     /// The session token in the `Authorization` header, of which `authorization` is every value. A token there wins over
     /// cookies.
     pub fn in_header<'a>(authorization: impl IntoIterator<Item = &'a str>) -> Result<Option<Self>, NoCredential> {

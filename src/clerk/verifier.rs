@@ -25,6 +25,8 @@ pub enum Invalid {
     Algorithm,
     #[error("the header has crit, and no extension is understood (RFC 7515 section 4.1.11)")]
     CriticalExtension,
+    #[error("the header's kid is not a string")]
+    KeyId,
     #[error("no signing key of this instance has the token's kid")]
     UnknownKey,
     #[error("the signature is not of the instance's key")]
@@ -71,6 +73,7 @@ impl Invalid {
             Self::Type => "token-invalid-typ",
             Self::Algorithm => "token-invalid-algorithm",
             Self::CriticalExtension => "token-invalid-crit",
+            Self::KeyId => "token-invalid-kid",
             Self::UnknownKey => "token-unknown-kid",
             Self::Signature => "token-invalid-signature",
             Self::Subject => "token-invalid-subject",
@@ -99,7 +102,7 @@ impl Invalid {
         match self {
             Self::Malformed => "The session token is not a JWT.",
             Self::NotASession => "The token is not a session token: JWT templates and machine tokens are no sessions.",
-            Self::Type | Self::Algorithm | Self::CriticalExtension => {
+            Self::Type | Self::Algorithm | Self::CriticalExtension | Self::KeyId => {
                 "The header of the session token is not that of a Clerk session token."
             }
             Self::UnknownKey => "The session token is signed with a key that this Clerk instance does not have.",
@@ -270,6 +273,9 @@ impl<'a> UnverifiedToken<'a> {
         }
         if header("crit").is_some() {
             return Err(Invalid::CriticalExtension);
+        }
+        if header("kid").is_some_and(|kid| !kid.is_string()) {
+            return Err(Invalid::KeyId);
         }
         Ok(Self(token))
     }

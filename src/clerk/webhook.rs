@@ -33,8 +33,8 @@ pub enum InvalidSigningSecret {
 /// Why a delivery is not one of Clerk's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDelivery {
-    /// An id, a timestamp or a signature is missing, or is none.
-    #[error("the headers svix-id, svix-timestamp and svix-signature are not all there and in order")]
+    /// An id, a timestamp or a signature is missing, empty, malformed or repeated.
+    #[error("svix-id, svix-timestamp and svix-signature are not each there once and well-formed")]
     Headers,
     /// None of the secrets made the signature.
     #[error("the signature is of none of the secrets")]
@@ -52,11 +52,27 @@ impl UnverifiedHeaders {
     const NAMES: [[&str; 2]; 3] =
         [["svix-id", "webhook-id"], ["svix-timestamp", "webhook-timestamp"], ["svix-signature", "webhook-signature"]];
 
-    /// Finds the headers by name, and whether they can be those of a delivery that is on its way now.
-    pub fn read<'h>(header: impl Fn(&str) -> Option<&'h [u8]>, now: UnixMillis) -> Result<Self, InvalidDelivery> {
+    /// Finds the headers of a delivery among all of a request's, and checks whether it can be on its way now. All three
+    /// have Svix's names or all three the others', as in Svix's libraries, and each is there once.
+    pub fn read<'h>(
+        all: impl IntoIterator<Item = (&'h str, &'h [u8])>,
+        now: UnixMillis,
+    ) -> Result<Self, InvalidDelivery> {
+        let mut found: [[Vec<&[u8]>; 2]; 3] = Default::default();
+        for (name, value) in all {
+            for (values, names) in found.iter_mut().zip(Self::NAMES) {
+                if let Some(position) = names.iter().position(|known| name.eq_ignore_ascii_case(known)) {
+                    values[position].push(value);
+                }
+            }
+        }
+        let sender = usize::from(found.iter().all(|[svix, _]| svix.is_empty()));
         let mut headers = HeaderMap::new();
-        for [name, other_name] in Self::NAMES {
-            let value = header(name).or_else(|| header(other_name)).ok_or(InvalidDelivery::Headers)?;
+        for (values, [name, _]) in found.iter().zip(Self::NAMES) {
+            let value = match values[sender][..] {
+                [value] if !value.is_empty() => value,
+                _ => return Err(InvalidDelivery::Headers),
+            };
             let value = HeaderValue::from_bytes(value).map_err(|_| InvalidDelivery::Headers)?;
             headers.insert(HeaderName::from_static(name), value);
         }
@@ -137,9 +153,12 @@ mod tests {
         [("svix-id", "msg_1".to_owned()), ("svix-timestamp", seconds.to_string()), ("svix-signature", signature)]
     }
 
+    fn read(delivery: &[(&'static str, String)]) -> Result<UnverifiedHeaders, InvalidDelivery> {
+        UnverifiedHeaders::read(delivery.iter().map(|(name, value)| (*name, value.as_bytes())), NOW)
+    }
+
     fn verify(secrets: &[&str], delivery: &[(&'static str, String)]) -> Result<(), InvalidDelivery> {
-        let header = |name: &str| delivery.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_bytes());
-        let headers = UnverifiedHeaders::read(header, NOW)?;
+        let headers = read(delivery)?;
         SigningSecrets::parse(secrets.iter().copied()).unwrap().verify(&headers, b"{}")
     }
 
@@ -171,17 +190,20 @@ mod tests {
     #[test]
     fn headers_that_are_missing_or_no_such_headers_are_refused_without_the_body() {
         let now = NOW.0 / 1000;
-        let read = |delivery: &[(&'static str, String)]| {
-            let find = |name: &str| delivery.iter().find(|(other, _)| *other == name);
-            UnverifiedHeaders::read(|name| find(name).map(|(_, value)| value.as_bytes()), NOW).map(|_| ())
-        };
+        let read = |delivery: &[(&'static str, String)]| read(delivery).map(|_| ());
         assert_eq!(read(&delivery(SECRET, now)), Ok(()));
         for missing in 0..3 {
             let mut delivery = delivery(SECRET, now).to_vec();
             delivery.remove(missing);
             assert_eq!(read(&delivery), Err(InvalidDelivery::Headers), "{missing}");
         }
+        for repeated in 0..3 {
+            let mut delivery = delivery(SECRET, now).to_vec();
+            delivery.push(delivery[repeated].clone());
+            assert_eq!(read(&delivery), Err(InvalidDelivery::Headers), "{repeated}");
+        }
         for (name, value, expected) in [
+            ("svix-id", "", InvalidDelivery::Headers),
             ("svix-timestamp", "", InvalidDelivery::Headers),
             ("svix-timestamp", "soon", InvalidDelivery::Headers),
             ("svix-timestamp", "0", InvalidDelivery::Timestamp),
@@ -192,6 +214,22 @@ mod tests {
             let delivery =
                 delivery(SECRET, now).map(|(other, own)| (other, if other == name { value.into() } else { own }));
             assert_eq!(read(&delivery), Err(expected), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn the_headers_have_the_names_of_one_sender() {
+        let by_others = |name: &str| match name {
+            "svix-id" => "webhook-id",
+            "svix-timestamp" => "webhook-timestamp",
+            _ => "webhook-signature",
+        };
+        let delivery = delivery(SECRET, NOW.0 / 1000);
+        assert_eq!(verify(&[SECRET], &delivery.clone().map(|(name, value)| (by_others(name), value))), Ok(()));
+        for renamed in ["svix-id", "svix-timestamp", "svix-signature"] {
+            let mixed =
+                delivery.clone().map(|(name, value)| (if name == renamed { by_others(name) } else { name }, value));
+            assert_eq!(verify(&[SECRET], &mixed), Err(InvalidDelivery::Headers), "{renamed}");
         }
     }
 

@@ -14,13 +14,16 @@ use crate::{
 impl Issuer {
     /// The verified session of the request's caller, and the tenant that verified it.
     pub(super) async fn authenticate(&self, asked: Asked<'_>, now: UnixMillis) -> Result<(&Tenant, Session), Cause> {
-        let authorization = asked.authorization.iter().map(AsRef::as_ref);
-        let (tenant, credential) = match &self.tenants[..] {
-            [only] => (only, Credential::find(authorization, asked.cookies, &only.publishable_key, now)?),
-            several => match Credential::in_header(authorization)? {
-                Some(credential) => (tenant_of(several, &credential).map_err(Unverified::Invalid)?, credential),
-                None => return judge_cookies(several, asked.cookies, now).await,
-            },
+        let in_header = Credential::in_header(asked.authorization.iter().map(AsRef::as_ref))?;
+        let (tenant, credential) = match (&self.tenants[..], in_header) {
+            ([only], Some(credential)) => (only, credential),
+            ([only], None) => {
+                let credential = Credential::in_cookies(asked.cookies, &only.publishable_key, now)?;
+                check_site(only, asked)?;
+                (only, credential)
+            }
+            (several, Some(credential)) => (tenant_of(several, &credential).map_err(Unverified::Invalid)?, credential),
+            (several, None) => return judge_cookies(several, asked, now).await,
         };
         Ok((tenant, tenant.verifier.verify(credential.token(), now).await?))
     }
@@ -32,17 +35,22 @@ fn tenant_of<'a>(tenants: &'a [Tenant], credential: &Credential) -> Result<&'a T
     tenants.iter().find(|tenant| tenant.verifier.is_for(&issuer)).ok_or(Invalid::Issuer)
 }
 
+/// Refuses the tenant's cookies when a page of another site has them sent.
+fn check_site(tenant: &Tenant, asked: Asked<'_>) -> Result<(), Cause> {
+    if (asked.accepts_cookies)(&tenant.name) { Ok(()) } else { Err(Cause::AnotherSite) }
+}
+
 /// Each tenant judges its own cookies as if there were no other. If more than one accepts, none does; and while one
 /// cannot tell for lack of keys, no other's word counts.
 async fn judge_cookies<'a>(
     tenants: &'a [Tenant],
-    cookies: &str,
+    asked: Asked<'_>,
     now: UnixMillis,
 ) -> Result<(&'a Tenant, Session), Cause> {
     let mut accepted = None;
     let mut refused = Cause::NoCredential(NoCredential::Missing);
     for tenant in tenants {
-        match judge_own_cookies(tenant, cookies, now).await {
+        match judge_own_cookies(tenant, asked, now).await {
             Ok(_) if accepted.is_some() => return Err(Cause::SeveralTenants),
             Ok(session) => accepted = Some((tenant, session)),
             Err(cause) if telling(&cause) > telling(&refused) => refused = cause,
@@ -55,12 +63,13 @@ async fn judge_cookies<'a>(
     }
 }
 
-async fn judge_own_cookies(tenant: &Tenant, cookies: &str, now: UnixMillis) -> Result<Session, Cause> {
-    let credential = Credential::in_cookies(cookies, &tenant.publishable_key, now)?;
+async fn judge_own_cookies(tenant: &Tenant, asked: Asked<'_>, now: UnixMillis) -> Result<Session, Cause> {
+    let credential = Credential::in_cookies(asked.cookies, &tenant.publishable_key, now)?;
     let issuer = credential.unverified_issuer().map_err(Unverified::Invalid)?;
     if !tenant.verifier.is_for(&issuer) {
         return Err(Unverified::Invalid(Invalid::Issuer).into());
     }
+    check_site(tenant, asked)?;
     Ok(tenant.verifier.verify(credential.token(), now).await?)
 }
 

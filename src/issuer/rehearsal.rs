@@ -1,12 +1,12 @@
 //! The issuer's line as a rehearsal: every step up to the signature, with reasons, and nobody is served.
 
-use super::{Cause, jwt};
+use super::{Cause, jwt, too_large};
 use crate::{
     ably::{ApiKey, ClientId, InvalidTokenParams, TokenFormat, TokenParams},
     clerk::{Examined, Session, Unverified},
     clock::UnixMillis,
     identity::{Identity, IdentityError},
-    policy::{Explanation, Policy},
+    policy::{Explanation, Grant, Policy},
 };
 
 /// What a rehearsal goes by.
@@ -86,7 +86,8 @@ impl Rehearsal<'_> {
         if self.format == TokenFormat::Jwt
             && let Some((client_id, api_key)) = client_id.zip(self.api_key)
         {
-            jwt(api_key, client_id, grant, session, now)?;
+            let sign = |grant: &Grant| jwt(api_key, client_id, grant, session, now);
+            sign(grant).map_err(|error| too_large(error, self.policy, session, &asked, sign))?;
         }
         Ok(())
     }

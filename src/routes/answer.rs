@@ -74,12 +74,6 @@ pub(super) const NOT_A_FORM: ErrorInfo = ErrorInfo {
     message: "The body of a POST is to be application/x-www-form-urlencoded, without content encoding.",
 };
 
-pub(super) const OVERLOADED: ErrorInfo = ErrorInfo {
-    code: code::INTERNAL,
-    status_code: 503,
-    message: "The token service has more to do than it can. Try again soon.",
-};
-
 pub(super) const NO_EXPOSITION: ErrorInfo =
     ErrorInfo { code: code::INTERNAL, status_code: 500, message: "The metrics cannot be written." };
 

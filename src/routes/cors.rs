@@ -9,12 +9,15 @@ use actix_web::{
     http::header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
         ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-        ACCESS_CONTROL_REQUEST_HEADERS, HeaderMap, HeaderValue, ORIGIN, VARY,
+        ACCESS_CONTROL_REQUEST_HEADERS, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
     },
     web::Data,
 };
 
 use crate::tenant::TenantName;
+
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The origins whose pages may read answers: of each tenant its own.
 #[derive(Debug)]
@@ -40,8 +43,17 @@ impl AllowedOrigins {
         if is_allowed { HeaderValue::from_str(origin).ok() } else { None }
     }
 
+    /// Whether a tenant accepts the cookies of a request. Where the browser says that another site causes the request
+    /// (Fetch Metadata), only from a page of the tenant's origins: a link, form or image of any other would spend the
+    /// user's allowance. No page can write this header. One value that is unknown or of another site is enough.
+    pub(super) fn accept_cookies(&self, headers: &HeaderMap) -> impl Fn(&TenantName) -> bool + Sync {
+        let is_own = |site: &HeaderValue| ["same-origin", "none"].iter().any(|own| site == own);
+        let (is_of_another_site, origin) = (!headers.get_all(FETCH_SITE).all(is_own), origin(headers));
+        move |tenant| !is_of_another_site || self.allow(origin.as_deref(), Some(tenant)).is_some()
+    }
+
     /// Adds what a browser needs to show an answer to the page that asked. An answer to a verified session is for pages
-    /// of its tenant; one to nobody in particular for pages of any.
+    /// of its tenant; one to nobody in particular for pages of any. No other page may so much as embed it.
     pub(super) fn add_headers(&self, origin: Option<&str>, tenant: Option<&TenantName>, headers: &mut HeaderMap) {
         const EXPOSED: &str = "X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After, RateLimit, \
              RateLimit-Policy";
@@ -50,13 +62,19 @@ impl AllowedOrigins {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        } else {
+            headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
         }
     }
 }
 
-/// The page's origin, if a browser named one.
+/// The page's origin, if a browser named one. It names no more than one.
 pub(super) fn origin(headers: &HeaderMap) -> Option<String> {
-    headers.get(ORIGIN)?.to_str().ok().map(str::to_owned)
+    let mut origins = headers.get_all(ORIGIN);
+    match (origins.next(), origins.next()) {
+        (Some(origin), None) => origin.to_str().ok().map(str::to_owned),
+        _ => None,
+    }
 }
 
 /// Answers a preflight, which does not show whose session is to come. To an origin that is not allowed it says nothing, and the browser stops there.

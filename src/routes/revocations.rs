@@ -1,16 +1,12 @@
 //! Revocation by hand, on the admin listener: what the `revoke` command asks for.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse,
     http::{
         StatusCode,
-        header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN, WWW_AUTHENTICATE},
-        uri::Authority,
+        header::{AUTHORIZATION, HeaderMap, HeaderValue, ORIGIN, WWW_AUTHENTICATE},
     },
     web::{Data, Payload},
 };
@@ -19,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::runtime::Handle;
 
-use super::{answer, body, client_address::ClientAddress, request_id};
+use super::{answer, body, client_address::ClientAddress, host, request_id};
 use crate::{
     ably::{ErrorInfo, code},
     clock::UnixMillis,
@@ -43,15 +39,20 @@ pub struct ByHand {
     pub access: Access,
 }
 
-/// Whose orders are taken.
+/// Whose orders are taken: of whoever shows the token; without one, of whoever is on this machine.
 #[derive(Debug)]
-pub enum Access {
-    /// Of whoever is on this machine: there is no token, and the listener is on loopback.
+pub struct Access {
+    reach: Reach,
+    token: Option<SecretString>,
+}
+
+/// From where the admin listener can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// From this machine only.
     ThisMachine,
-    /// Of whoever shows the token.
-    Token(SecretString),
-    /// Of nobody: there is no token, and others than this machine may reach the listener.
-    Nobody,
+    /// From other machines too.
+    Others,
 }
 
 /// Why an order is not taken.
@@ -68,27 +69,28 @@ impl Access {
     /// To a listener at `address` with this token.
     #[must_use]
     pub fn to(address: Option<SocketAddr>, token: Option<SecretString>) -> Self {
-        match token {
-            Some(token) => Self::Token(token),
-            None if address.is_some_and(|address| address.ip().to_canonical().is_loopback()) => Self::ThisMachine,
-            None => Self::Nobody,
-        }
+        let is_loopback = address.is_some_and(|address| address.ip().to_canonical().is_loopback());
+        Self { reach: if is_loopback { Reach::ThisMachine } else { Reach::Others }, token }
+    }
+
+    /// From where the admin listener can be reached.
+    pub(super) fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// Whether a request with these headers may give orders. A browser on the operator's machine reaches the listener too,
     /// so no page may: it would send its `Origin`, and one whose name was made to lead here, that name as `Host`.
     fn admit(&self, headers: &HeaderMap) -> Result<(), NotTaken> {
-        if matches!(self, Self::Nobody) {
+        if self.token.is_none() && self.reach == Reach::Others {
             return Err(NotTaken::NoTokenConfigured);
         }
         if headers.contains_key(ORIGIN) {
             return Err(NotTaken::FromAPage);
         }
-        match self {
-            Self::Nobody => Err(NotTaken::NoTokenConfigured),
-            Self::ThisMachine if headers.get(HOST).is_some_and(is_of_this_machine) => Ok(()),
-            Self::ThisMachine => Err(NotTaken::ByAnotherName),
-            Self::Token(token) => {
+        match &self.token {
+            None if host::is_of_this_machine(headers) => Ok(()),
+            None => Err(NotTaken::ByAnotherName),
+            Some(token) => {
                 let mut given = headers.get_all(AUTHORIZATION);
                 match (given.next().and_then(bearer), given.next()) {
                     (Some(given), None) if is_same(given, token) => Ok(()),
@@ -98,14 +100,6 @@ impl Access {
             }
         }
     }
-}
-
-/// An address, or the one name that no name server is asked for.
-fn is_of_this_machine(host: &HeaderValue) -> bool {
-    let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
-    let host = authority.host();
-    let ip = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok()
 }
 
 fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
@@ -244,7 +238,7 @@ fn error_info(invalid: InvalidOrder) -> ErrorInfo {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::HeaderName;
+    use actix_web::http::header::{HOST, HeaderName};
 
     use super::*;
 

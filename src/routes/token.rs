@@ -15,12 +15,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::{answer, body, client_address::ClientAddress, rate_limit, request_id};
+use super::{answer, body, client_address::ClientAddress, cors::AllowedOrigins, rate_limit, request_id};
 use crate::{
     ably::{ErrorInfo, NoRandomness, NoToken, Nonce},
     clock::UnixMillis,
+    connection::RequestClock,
     issuer::{Asked, Cause, Issued, Issuer, Refused, Stamp, Token},
-    limits::InFlightLimit,
+    limits::{InFlightLimit, NoPlace, Place},
     policy::RuleName,
     telemetry::metrics::RequestMetrics,
 };
@@ -33,11 +34,12 @@ pub(super) async fn get(
     request: HttpRequest,
     issuer: Data<Issuer>,
     in_flight: Data<InFlightLimit>,
+    origins: Data<AllowedOrigins>,
     metrics: Data<RequestMetrics>,
 ) -> HttpResponse {
     let begun_at = Instant::now();
-    let Some(_place) = in_flight.take_place() else { return overloaded(&request, &metrics) };
-    issue(&request, &issuer, request.query_string().as_bytes(), begun_at).await
+    let Some(place) = in_flight.take_place() else { return overloaded(&request, &metrics) };
+    issue(&request, &issuer, &origins, &metrics, place, request.query_string().as_bytes(), begun_at).await
 }
 
 /// Token params in a form. Those in the query string do not count.
@@ -46,14 +48,15 @@ pub(super) async fn post(
     body: Payload,
     issuer: Data<Issuer>,
     in_flight: Data<InFlightLimit>,
+    origins: Data<AllowedOrigins>,
     metrics: Data<RequestMetrics>,
 ) -> HttpResponse {
     let begun_at = Instant::now();
     // No place is taken before the body is there: a slow sender would hold it for nothing.
     match read_form(&request, body).await {
         Ok(form) => {
-            let Some(_place) = in_flight.take_place() else { return overloaded(&request, &metrics) };
-            issue(&request, &issuer, &form, begun_at).await
+            let Some(place) = in_flight.take_place() else { return overloaded(&request, &metrics) };
+            issue(&request, &issuer, &origins, &metrics, place, &form, begun_at).await
         }
         Err(error) => refuse(&request, &metrics, "body-refused", &error, None),
     }
@@ -67,8 +70,8 @@ async fn let_others_in() {
 }
 
 fn overloaded(request: &HttpRequest, metrics: &RequestMetrics) -> HttpResponse {
-    const WORTH_ASKING_AGAIN: Duration = Duration::from_secs(1);
-    refuse(request, metrics, "overloaded", &answer::OVERLOADED, Some(WORTH_ASKING_AGAIN))
+    let cause = Cause::Overloaded(NoPlace);
+    refuse(request, metrics, cause.reason(), &cause.error_info(), cause.retry_after())
 }
 
 /// Refuses a request that nobody knows the sender of.
@@ -86,12 +89,26 @@ fn refuse(
     answer::failure(error, retry_after)
 }
 
-async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8], begun_at: Instant) -> HttpResponse {
+async fn issue(
+    request: &HttpRequest,
+    issuer: &Issuer,
+    origins: &AllowedOrigins,
+    metrics: &RequestMetrics,
+    mut place: Place<'_>,
+    params: &[u8],
+    begun_at: Instant,
+) -> HttpResponse {
     let_others_in().await;
     let authorization = texts(request, AUTHORIZATION);
     let cookies = texts(request, COOKIE).join("; ");
-    let asked = Asked { authorization: &authorization, cookies: &cookies, params };
-    match issuer.issue(asked, UnixMillis::now(), &stamp).await {
+    let accepts_cookies = origins.accept_cookies(request.headers());
+    let asked = Asked { authorization: &authorization, cookies: &cookies, accepts_cookies: &accepts_cookies, params };
+    let issuing = async {
+        let verified = issuer.verify(asked, &mut place, UnixMillis::now()).await?;
+        RequestClock::verified(request);
+        issuer.issue(verified, asked, UnixMillis::now(), &stamp).await
+    };
+    match issuing.await {
         Ok(issued) => {
             request.extensions_mut().insert(issued.tenant.name.clone());
             issued.tenant.metrics.issued(issued.token.format(), begun_at.elapsed());
@@ -104,6 +121,7 @@ async fn issue(request: &HttpRequest, issuer: &Issuer, params: &[u8], begun_at: 
             rate_limit::add_headers(issued.allowance.as_ref(), response.headers_mut());
             response
         }
+        Err(Refused { cause: Cause::Overloaded(_), .. }) => overloaded(request, metrics),
         Err(refused) => {
             if let Some((tenant, _)) = &refused.whose {
                 request.extensions_mut().insert(tenant.name.clone());

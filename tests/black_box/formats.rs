@@ -50,6 +50,7 @@ async fn a_jwt_is_a_token_that_ably_takes_as_it_is() {
     HTTP/1.1 200 OK
     cache-control: no-store
     content-type: application/jwt
+    cross-origin-resource-policy: same-origin
     ratelimit-policy: "tokens";q=20;w=20
     ratelimit: "tokens";r=19;t=19
     vary: Origin
@@ -82,28 +83,86 @@ async fn a_jwt_is_what_its_client_asked_for() {
     assert_eq!(refusal(service.token_with(&vendors.token("alice"), "clientId=bob").await).await, (403, 40012));
 }
 
+/// A capability of so many resources, all of them of `room:*`.
+fn rooms(count: usize) -> String {
+    let rooms: serde_json::Map<_, _> = (0..count).map(|n| (format!("room:{n:04}"), json!(["publish"]))).collect();
+    Value::Object(rooms).to_string()
+}
+
+/// Asks by POST, whose form has room for more than an address.
+async fn asking_for(service: &Service, token: &str, params: &[(&str, &str)]) -> Response {
+    let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish();
+    let request = service.request(Method::POST, "/api/ably").bearer_auth(token).body(form);
+    request.header("Content-Type", "application/x-www-form-urlencoded").send().await.unwrap()
+}
+
+const TOO_LARGE: &str = "a user's rights do not fit into a JWT; use token requests: [token] format = \"token_request\"";
+
 #[tokio::test]
-async fn a_jwt_over_8_kb_is_refused_and_the_log_says_what_to_do() {
+async fn a_policy_that_makes_a_jwt_too_large_is_an_error_of_the_service_and_the_log_says_what_to_do() {
     let vendors = Vendors::start().await;
-    let service = vendors.service_with(&[JWT]).await;
-    let resources: serde_json::Map<_, _> = (0..300).map(|n| (format!("room:{n:04}"), json!(["publish"]))).collect();
-    let form = form_urlencoded::Serializer::new(String::new())
-        .append_pair("capability", &Value::Object(resources).to_string())
-        .finish();
-    let response = service
-        .request(Method::POST, "/api/ably")
-        .bearer_auth(vendors.token("alice"))
-        .header("Content-Type", "application/x-www-form-urlencoded")
-        .body(form)
-        .send()
-        .await
-        .unwrap();
-    let id = request_id(&response);
-    assert_eq!(refusal(response).await, (500, 50000));
-    assert_eq!(service.logged_of(&id).await["reason"], "jwt-too-large");
-    service
-        .logged("a user's rights do not fit into a JWT; use token requests: [token] format = \"token_request\"")
-        .await;
+    let capability = rooms(300).replace(':', "=").replace("room=", "room:");
+    let policy = format!("[[grants]]\nname = \"many\"\ncapability = {capability}\n");
+    let service = vendors.service_with_file(&policy, &[JWT]);
+    service.wait_until_ready().await;
+    let token = vendors.token("alice");
+    // What the client asks for makes it no better here, so it is not at fault.
+    for params in [&[][..], &[("capability", &*rooms(290))]] {
+        let response = asking_for(&service, &token, params).await;
+        let id = request_id(&response);
+        assert_eq!(refusal(response).await, (500, 50000));
+        assert_eq!(service.logged_of(&id).await["reason"], "jwt-too-large");
+    }
+    service.logged(TOO_LARGE).await;
+    // Whoever asks for less gets it.
+    assert_eq!(asking_for(&service, &token, &[("capability", &rooms(5))]).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_capability_that_its_client_makes_too_large_for_a_jwt_is_the_clients_mistake() {
+    let vendors = Vendors::start().await;
+    let rule = "[[grants]]\nname = \"rooms\"\ncapability = { \"room:*\" = [\"publish\"] }\n";
+    let long_name = json!({ format!("room:{}", "x".repeat(9000)): ["publish"] }).to_string();
+    let session = vendors.token("alice");
+    for policy in ["", rule] {
+        let service = vendors.service_with_file(policy, &[JWT]);
+        service.wait_until_ready().await;
+        for capability in [&rooms(300), &long_name] {
+            let response = asking_for(&service, &session, &[("capability", capability)]).await;
+            let id = request_id(&response);
+            assert_eq!(refusal(response).await, (400, 40000), "{policy}");
+            assert_eq!(service.logged_of(&id).await["reason"], "policy-asked-too-much");
+        }
+        assert_eq!(asking_for(&service, &session, &[("capability", &rooms(50))]).await.status(), 200);
+        assert!(!service.log().iter().any(|line| line["level"] == "ERROR"), "{:?}", service.log());
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_a_client_asks_for_is_an_error_of_the_service_in_any_format() {
+    let vendors = Vendors::start().await;
+    let session = vendors.token("alice");
+    let (long, most) = ("x".repeat(12_000), "9".repeat(12_000));
+    let between = json!({ "*:a": ["*"], "[*]b:*": ["*"], "room:\u{1F600}": ["publish"] }).to_string();
+    for format in ["token_request", "jwt", "token_details"] {
+        let settings = [("TOKEN_FORMAT", format), ("LIMITS_TOKENS_PER_MINUTE", "0")];
+        let service = vendors.service_with(&settings).await;
+        for (name, value) in [
+            ("capability", rooms(350).as_str()),
+            ("capability", &json!({ long.as_str(): ["*"] }).to_string()),
+            ("capability", &between),
+            ("capability", &long),
+            ("clientId", &long),
+            ("ttl", &most),
+            ("ttl", "1"),
+            ("nonce", &long),
+            ("unknown", &long),
+        ] {
+            let response = asking_for(&service, &session, &[(name, value)]).await;
+            assert!(response.status().as_u16() < 500, "{format} {name}: {}", rendered(response).await);
+        }
+        assert!(!service.log().iter().any(|line| line["level"] == "ERROR"), "{:?}", service.log());
+    }
 }
 
 #[tokio::test]
@@ -116,6 +175,7 @@ async fn token_details_are_what_ably_gave() {
     HTTP/1.1 200 OK
     cache-control: no-store
     content-type: application/json
+    cross-origin-resource-policy: same-origin
     ratelimit-policy: "tokens";q=20;w=20
     ratelimit: "tokens";r=19;t=19
     vary: Origin

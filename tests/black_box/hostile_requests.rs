@@ -99,6 +99,12 @@ async fn a_webhook_without_the_headers_of_a_delivery_is_refused_before_its_body(
         (format!("svix-id: a\r\nsvix-timestamp: {now}\r\n"), "webhook-headers-missing"),
         (format!("svix-id: a\r\nsvix-timestamp: {now}\r\nsvix-signature: a\r\n"), "webhook-headers-missing"),
         ("svix-id: a\r\nsvix-timestamp: now\r\nsvix-signature: v1,a\r\n".to_owned(), "webhook-headers-missing"),
+        (format!("svix-id:\r\nsvix-timestamp: {now}\r\nsvix-signature: v1,a\r\n"), "webhook-headers-missing"),
+        (
+            format!("svix-id: a\r\nsvix-id: a\r\nsvix-timestamp: {now}\r\nsvix-signature: v1,a\r\n"),
+            "webhook-headers-missing",
+        ),
+        (format!("svix-id: a\r\nwebhook-timestamp: {now}\r\nsvix-signature: v1,a\r\n"), "webhook-headers-missing"),
         (
             format!("svix-id: a\r\nsvix-timestamp: {}\r\nsvix-signature: v1,a\r\n", now - 400),
             "webhook-invalid-timestamp",

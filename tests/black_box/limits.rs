@@ -123,7 +123,7 @@ async fn twenty_tokens_can_be_had_at_once_unless_the_limit_is_off() {
 }
 
 /// Waits until so many requests to the public listener are being answered.
-async fn in_flight(service: &Service, requests: u32) {
+pub(crate) async fn in_flight(service: &Service, requests: u32) {
     for _ in 0..3000 {
         if service.scrape().await.contains(&format!("ably_clerk_auth_requests_in_flight {requests}\n")) {
             return;
@@ -180,6 +180,45 @@ async fn a_service_that_has_enough_to_do_turns_more_away_at_once_and_goes_on_ans
         response.await.unwrap().unwrap();
     }
     json(service.token(&quick).await, 200).await;
+}
+
+/// A session token that names a signing key which does not exist.
+fn with_unknown_kid(vendors: &Vendors) -> String {
+    let header = json!({ "alg": "RS256", "kid": "ins_unknown", "typ": "JWT" });
+    vendors.clerk.mint_with_header(header, vendors.clerk.session_claims(&vendors.user("alice")))
+}
+
+#[tokio::test]
+async fn strangers_who_wait_for_signing_keys_take_no_place_of_a_user_and_are_themselves_bounded() {
+    let vendors = Vendors::start().await;
+    let token = vendors.token_with(&json!({ "username": "alice" }));
+    let unknown = with_unknown_kid(&vendors);
+    for (name, value) in [
+        ("Authorization", format!("Bearer {unknown}")),
+        ("Cookie", format!("__session={unknown}; __client_uat=1; __clerk_db_jwt=d")),
+    ] {
+        let service = vendors.service_with_admin("", &[("LIMITS_MAX_IN_FLIGHT", "4")]).await;
+        vendors.clerk.set_outage(Some(Outage::Hang));
+        let stranger = || service.get("/api/ably").header(name, &value).send();
+        let waiting: Vec<_> = (0..4).map(|_| tokio::spawn(stranger())).collect();
+        in_flight(&service, 4).await;
+
+        json(service.token(&token).await, 200).await;
+        let one_more = stranger().await.unwrap();
+        let id = request_id(&one_more);
+        assert_eq!(header(&one_more, "retry-after"), "1");
+        assert_eq!(refusal(one_more).await, (503, 50000));
+        assert_eq!(service.logged_of(&id).await["reason"], "overloaded");
+        let overloaded = "ably_clerk_auth_request_refusals_total{reason=\"overloaded\",status=\"503\"} 1\n";
+        assert!(service.scrape().await.contains(overloaded), "{}", service.scrape().await);
+        json(service.token(&token).await, 200).await;
+
+        vendors.clerk.set_outage(None);
+        for stranger in waiting {
+            assert_eq!(refusal(stranger.await.unwrap().unwrap()).await, (401, 40101));
+        }
+        json(service.token(&token).await, 200).await;
+    }
 }
 
 /// What a connection says: the status of one answer, which is read whole.

@@ -54,6 +54,42 @@ impl Samples {
     }
 }
 
+#[tokio::test]
+async fn on_loopback_the_admin_listener_shows_nothing_to_a_page_whose_name_leads_there() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with_admin("", &[]).await;
+    let address = service.admin_address().to_string();
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        for method in [Method::GET, Method::HEAD, Method::POST] {
+            for host in ["rebound.example:9464", "localhost.rebound.example", "127.0.0.1.rebound.example", "x"] {
+                let response = service.admin(method.clone(), path).header("Host", host).send().await.unwrap();
+                assert_eq!(response.status(), StatusCode::FORBIDDEN, "{method} {path} {host}");
+            }
+        }
+        for host in [address.as_str(), "127.0.0.1", "[::1]:9464", "localhost:9464", "LOCALHOST", "192.0.2.7"] {
+            let response = service.admin(Method::GET, path).header("Host", host).send().await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK, "{path} {host}");
+        }
+    }
+    let request = service.admin(Method::GET, "/metrics").header("Host", "rebound.example");
+    let response = request.header("X-Request-Id", "rebound-1").send().await.unwrap();
+    assert_eq!(refusal(response).await, (403, 40300));
+    assert_eq!(service.logged_of("rebound-1").await["reason"], "host-unknown");
+}
+
+/// Prometheus asks by the name of a service.
+#[tokio::test]
+async fn beyond_loopback_the_metrics_are_there_under_any_name() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with_admin("", &[("ADMIN_HOST", "0.0.0.0")]).await;
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        let url = format!("http://127.0.0.1:{}{path}", service.admin_address().port());
+        let request = reqwest::Client::builder().no_proxy().build().unwrap().get(url);
+        let response = request.header("Host", "ably-clerk-auth.monitoring.svc:9464").send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+    }
+}
+
 fn refusals(reason: &str, status: u16) -> String {
     format!(r#"token_refusals_total{{tenant="default",reason="{reason}",status="{status}"}}"#)
 }

@@ -89,6 +89,7 @@ async fn whom_no_rule_matches_and_who_does_not_meet_the_requirement_are_told_apa
     HTTP/1.1 403 Forbidden
     cache-control: no-store
     content-type: application/json
+    cross-origin-resource-policy: same-origin
     ratelimit-policy: "tokens";q=20;w=20
     ratelimit: "tokens";r=19;t=19
     vary: Origin

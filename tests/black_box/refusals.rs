@@ -27,6 +27,7 @@ async fn a_refusal_is_in_the_shape_that_every_sdk_reads() {
     HTTP/1.1 401 Unauthorized
     cache-control: no-store
     content-type: application/json
+    cross-origin-resource-policy: same-origin
     vary: Origin
     x-ably-errorcode: 40101
     x-ably-errormessage: No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in?
@@ -74,6 +75,33 @@ async fn a_token_that_is_no_session_of_this_app_is_refused_and_the_log_says_why(
         (vendors.token_with(&json!({ "sub": "mch_1" })), "token-type-mismatch"),
     ] {
         assert_refused(&service, service.token(&token).await, reason).await;
+    }
+}
+
+#[tokio::test]
+async fn a_header_of_the_wrong_types_is_refused_whatever_the_source_of_the_key() {
+    let vendors = Vendors::start().await;
+    let clerk = &vendors.clerk;
+    let claims = clerk.session_claims(&vendors.user("alice"));
+    let with = |name: &str, value: Value| {
+        let mut header = json!({ "alg": "RS256", "cat": "cl_B7d4PD111AAA", "kid": clerk.kid(), "typ": "JWT" });
+        header[name] = value;
+        clerk.mint_with_header(header, claims.clone())
+    };
+    for source in [("CLERK_JWT_KEY", ""), ("CLERK_JWT_KEY", clerk.jwt_key())] {
+        let service = vendors.service_with(&[source, ("LIMITS_TOKENS_PER_MINUTE", "0")]).await;
+        for wrong in [json!(5), json!(null), json!(true), json!([clerk.kid()]), json!({ "kid": clerk.kid() })] {
+            for (name, reason) in [
+                ("kid", "token-invalid-kid"),
+                ("typ", "token-invalid-typ"),
+                ("alg", "token-invalid-algorithm"),
+                ("cat", "token-type-mismatch"),
+                ("crit", "token-invalid-crit"),
+            ] {
+                assert_refused(&service, service.token(&with(name, wrong.clone())).await, reason).await;
+            }
+        }
+        json(service.token(&with("unknown", json!(5))).await, 200).await;
     }
 }
 

@@ -1,11 +1,16 @@
 //! Two tenants in one service: a Clerk instance and an Ably app each, and nothing of one for the other. The two instances
 //! name their signing keys alike, and have a user of the same id.
 
+use std::time::Duration;
+
 use reqwest::{Method, Response, StatusCode};
 use sandbox::clerk::{self, Outage};
 use serde_json::{Value, json};
 
-use crate::service::{Service, Vendors, json, refusal, request_id, run_with_file};
+use crate::{
+    limits::in_flight,
+    service::{Service, Vendors, json, refusal, request_id, run_with_file},
+};
 
 const ACME_ORIGIN: &str = "https://app.acme.example";
 const BETA_ORIGIN: &str = "https://app.beta.example";
@@ -88,7 +93,7 @@ impl Tenants {
             if service.get("/readyz").send().await.unwrap().json::<Value>().await.unwrap()["status"] == "ready" {
                 return service;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("not ready: {:?}", service.log());
     }
@@ -311,7 +316,7 @@ async fn a_policy_is_reloaded_tenant_by_tenant_and_none_is_lost() {
         if capabilities().await == [capability("other"), capability("new")] {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the policy is not taken: {:?}", service.log());
 }
@@ -375,4 +380,59 @@ async fn the_commands_tell_tenants_apart() {
         let (report, _) = output(&tenants, &["check", "--policy-tests", path]);
         assert!(report.contains(expected), "{tenant}: {report}");
     }
+}
+
+/// The first fetch of a tenant's keys is a wait that anyone can cause, too.
+#[tokio::test]
+async fn who_waits_for_the_keys_of_one_tenant_takes_no_place_of_another_tenants_user() {
+    let tenants = Tenants::start().await;
+    tenants.acme.clerk.set_outage(Some(Outage::Hang));
+    let mut settings = tenants.settings();
+    settings.push(("LIMITS_MAX_IN_FLIGHT".to_owned(), "4".to_owned()));
+    let service = Service::start_with_admin(&settings, &tenants.toml("of-acme", "of-beta"));
+    service.wait_until_ready().await;
+    let token = tenants.acme.token("alice");
+    let by_header = (0..2).map(|_| service.get("/api/ably").bearer_auth(&token));
+    let by_cookies = (0..2).map(|_| service.get("/api/ably").header("Cookie", suffixed(&tenants.acme, &token)));
+    for stranger in by_header.chain(by_cookies) {
+        // Without keys Clerk is asked once a second at most: until then there is nothing to wait for.
+        tokio::spawn(async move {
+            while let Some(request) = stranger.try_clone() {
+                let _ = request.send().await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+    in_flight(&service, 4).await;
+    json(service.token(&tenants.beta_token()).await, 200).await;
+}
+
+/// The allowed origins are those of the tenant whose cookie it is.
+#[tokio::test]
+async fn cookies_from_another_site_count_only_for_the_tenant_that_allows_the_pages_origin() {
+    let tenants = Tenants::start().await;
+    let service = tenants.service().await;
+    let of_acme = suffixed(&tenants.acme, &tenants.acme.token("alice"));
+    let of_beta = suffixed(&tenants.beta, &tenants.beta_token());
+    let both = format!("{of_acme}; {of_beta}");
+    let ask = async |cookies: &str, origin: Option<&str>, site: &str| {
+        let request = service.get("/api/ably").header("Cookie", cookies).header("Sec-Fetch-Site", site);
+        origin.into_iter().fold(request, |request, origin| request.header("Origin", origin)).send().await.unwrap()
+    };
+    for (cookies, origin, client_id) in [
+        (&of_acme, ACME_ORIGIN, "alice"),
+        (&of_beta, BETA_ORIGIN, "alice-of-beta"),
+        // A page of one tenant says nothing of the other, so there is nothing to choose.
+        (&both, ACME_ORIGIN, "alice"),
+        (&both, BETA_ORIGIN, "alice-of-beta"),
+    ] {
+        let issued = json(ask(cookies, Some(origin), "cross-site").await, 200).await;
+        assert_eq!(issued["clientId"], client_id, "{origin}");
+    }
+    for (cookies, origin) in [(&of_acme, Some(BETA_ORIGIN)), (&of_beta, Some(ACME_ORIGIN)), (&both, None)] {
+        let refused = reason(&service, ask(cookies, origin, "same-site").await).await;
+        assert_eq!(refused, ((401, 40101), json!("request-from-another-site")), "{origin:?}");
+    }
+    assert_eq!(json(ask(&of_acme, None, "same-origin").await, 200).await["clientId"], "alice");
+    assert_eq!(reason(&service, ask(&both, None, "none").await).await.1, "tenant-ambiguous");
 }

@@ -28,6 +28,7 @@ async fn a_session_becomes_a_token_request_that_ably_takes_once() {
     HTTP/1.1 200 OK
     cache-control: no-store
     content-type: application/json
+    cross-origin-resource-policy: same-origin
     ratelimit-policy: "tokens";q=20;w=20
     ratelimit: "tokens";r=19;t=19
     vary: Origin

@@ -1,0 +1,91 @@
+//! DNS rebinding: a web page whose name an attacker points at this machine reaches a listener on loopback through the
+//! browser of whoever opens it. Its requests carry that name as `Host`, so only names that no page can have are accepted.
+
+use std::net::IpAddr;
+
+use actix_web::{
+    Error,
+    body::{EitherBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        header::{HOST, HeaderMap, HeaderValue},
+        uri::Authority,
+    },
+    middleware::Next,
+    web::Data,
+};
+
+use super::{
+    answer,
+    client_address::ClientAddress,
+    request_id,
+    revocations::{ByHand, Reach},
+};
+use crate::ably::{ErrorInfo, code};
+
+/// Middleware of what the admin listener shows. Beyond loopback any `Host` is served: monitoring asks by name there.
+pub(super) async fn check<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let reach = request.app_data::<Data<ByHand>>().map(|by_hand| by_hand.access.reach());
+    if reach == Some(Reach::Others) || is_of_this_machine(request.headers()) {
+        return Ok(next.call(request).await?.map_into_left_body());
+    }
+    tracing::warn!(
+        request_id = request_id::of(request.request()),
+        client_address = ClientAddress::known(request.request()).field(),
+        reason = "host-unknown",
+        status = HOST_UNKNOWN.status_code,
+        "request refused"
+    );
+    Ok(request.into_response(answer::failure(&HOST_UNKNOWN, None)).map_into_right_body())
+}
+
+const HOST_UNKNOWN: ErrorInfo = ErrorInfo {
+    code: code::FORBIDDEN,
+    status_code: 403,
+    message: "The Host header must be an IP address or localhost: any other name could be that of a web page.",
+};
+
+/// Whether the `Host` header is an IP address or `localhost`, the one name that no name server is asked for.
+pub(super) fn is_of_this_machine(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST);
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => is_address_or_localhost(host),
+        _ => false,
+    }
+}
+
+fn is_address_or_localhost(host: &HeaderValue) -> bool {
+    let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
+    let host = authority.host();
+    let ip = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_accepted(hosts: &[&'static str]) -> bool {
+        let mut headers = HeaderMap::new();
+        for host in hosts {
+            headers.append(HOST, HeaderValue::from_static(host));
+        }
+        is_of_this_machine(&headers)
+    }
+
+    #[test]
+    fn only_an_address_or_localhost_is_of_this_machine() {
+        for host in ["127.0.0.1:9464", "10.0.0.1", "[::1]:9464", "localhost", "LOCALHOST:1"] {
+            assert!(is_accepted(&[host]), "{host}");
+        }
+        for host in ["", "evil.example:9464", "localhost.evil.example", "127.0.0.1.evil.example", "a@b@c"] {
+            assert!(!is_accepted(&[host]), "{host}");
+        }
+        assert!(!is_accepted(&[]));
+        assert!(!is_accepted(&["localhost", "evil.example"]));
+        assert!(!is_accepted(&["localhost", "localhost"]));
+    }
+}
