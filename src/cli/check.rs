@@ -6,6 +6,7 @@ use std::{fmt, path::Path, process::ExitCode, time::SystemTime};
 
 use tokio::runtime::Handle;
 
+use super::explain::printable;
 use crate::{
     ably::{RestClient, TokenFormat},
     clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, RefreshCounts, SigningKeys},
@@ -35,7 +36,8 @@ struct Line {
 
 impl Report {
     fn line(&mut self, mark: &'static str, label: &'static str, text: impl fmt::Display) {
-        self.lines.push(Line { mark, label, text: text.to_string() });
+        // Some of it was said by servers that may not be what they should be.
+        self.lines.push(Line { mark, label, text: printable(&text.to_string()) });
     }
 
     fn understood(&mut self, label: &'static str, text: impl fmt::Display) {
