@@ -8,6 +8,7 @@ mod service;
 mod command_line;
 mod cross_origin;
 mod explain;
+mod forged_lines;
 mod formats;
 mod hostile_requests;
 mod identity;
