@@ -288,3 +288,15 @@ async fn try_secret_key(tenant: &TenantConfig, http: &reqwest::Client, report: &
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_does_not_reach_the_terminal_as_a_command() {
+        let mut report = Report::default();
+        report.tried("Redis", Err("it answered \u{1b}[2J".into()));
+        assert!(!report.to_string().contains('\u{1b}'), "{report}");
+    }
+}

@@ -1,8 +1,8 @@
 //! The lines of the log. One event is one line, whatever its values contain: they come from clients, Clerk, Ably, Redis and
 //! operators.
 //!
-//! The layer escapes every value, so no call site can forget to. Escaped is what is not printable by Rust's `Debug`: control
-//! characters, line and paragraph separators, and invisible characters such as those that change the direction of text.
+//! The layer escapes every value, so no call site can forget to. It escapes what Rust's `Debug` escapes: control characters,
+//! line and paragraph separators, and invisible characters such as those that change the direction of text.
 
 use std::{
     borrow::Cow,
