@@ -257,8 +257,7 @@ impl Authority {
 
     /// None if it takes a session token, or a username that is not known, to know the client ID.
     fn target_of(&self, user_id: &str, username: Option<&str>) -> Option<Target> {
-        let client_id = ClientId::parse(self.client_id.of_user(user_id, username)?).ok()?;
-        Some(Target::ClientId(client_id.as_str().to_owned()))
+        ClientId::parse(self.client_id.of_user(user_id, username)?).ok().map(Target::ClientId)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the service tells its operator: logs, one line an event, to standard output; and [`metrics`].
 
+mod lines;
 pub mod metrics;
 
 use std::{
@@ -10,12 +11,12 @@ use std::{
 use tracing::Level;
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
-    fmt,
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
 
-use crate::config::{LogConfig, LogFormat};
+use self::lines::{Colors, lines};
+use crate::config::LogConfig;
 
 /// Starts logging, once for the process.
 ///
@@ -26,13 +27,8 @@ pub fn init(config: &LogConfig) {
         // A stranger's malformed request is no error of ours.
         .with_target("actix_http", LevelFilter::OFF)
         .with_target("ably_clerk_auth", config.level);
-    let registry = tracing_subscriber::registry().with(levels);
-    match config.format {
-        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_target(false)).init(),
-        LogFormat::Pretty => {
-            registry.with(fmt::layer().with_target(false).with_ansi(io::stdout().is_terminal())).init();
-        }
-    }
+    let colors = if io::stdout().is_terminal() { Colors::On } else { Colors::Off };
+    tracing_subscriber::registry().with(levels).with(lines(config.format, colors, io::stdout)).init();
     panic::set_hook(Box::new(|panic| {
         // The message is left out: it may hold a value of the request.
         let location = panic.location().map(ToString::to_string);

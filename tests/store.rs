@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "store/acl.rs"]
+mod acl;
 #[path = "store/any_order.rs"]
 mod any_order;
 #[path = "store/line.rs"]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::RestError;
+use super::{ClientId, RestError};
 use crate::clock::UnixMillis;
 
 /// Which tokens.
@@ -12,9 +12,57 @@ use crate::clock::UnixMillis;
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// Those of a client ID, of whatever format.
-    ClientId(String),
+    ClientId(ClientId),
     /// The JWTs of a revocation key, which is the Clerk session that they were issued to.
-    RevocationKey(String),
+    RevocationKey(RevocationKey),
+}
+
+/// What JWTs are revoked by: the ID of the Clerk session that they were issued to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RevocationKey(String);
+
+/// Why a text cannot be a revocation key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRevocationKey {
+    /// No session has an empty ID.
+    #[error("the revocation key is empty")]
+    Empty,
+    /// A line break or another control character.
+    #[error("the revocation key has a control character")]
+    ControlCharacter,
+}
+
+impl RevocationKey {
+    /// Checks a revocation key.
+    pub fn parse(text: impl Into<String>) -> Result<Self, InvalidRevocationKey> {
+        let text = text.into();
+        match text.as_str() {
+            "" => Err(InvalidRevocationKey::Empty),
+            odd if odd.contains(char::is_control) => Err(InvalidRevocationKey::ControlCharacter),
+            _ => Ok(Self(text)),
+        }
+    }
+}
+
+impl TryFrom<String> for RevocationKey {
+    type Error = InvalidRevocationKey;
+
+    fn try_from(text: String) -> Result<Self, InvalidRevocationKey> {
+        Self::parse(text)
+    }
+}
+
+impl From<RevocationKey> for String {
+    fn from(key: RevocationKey) -> Self {
+        key.0
+    }
+}
+
+impl fmt::Display for RevocationKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// As the API writes it: `clientId:alice`.
@@ -125,9 +173,28 @@ mod tests {
 
     use super::*;
 
+    fn client_id(text: &str) -> Target {
+        Target::ClientId(ClientId::parse(text).unwrap())
+    }
+
+    #[test]
+    fn a_target_has_no_control_characters_not_even_one_that_was_stored() {
+        for target in [client_id("alice"), Target::RevocationKey(RevocationKey::parse("sess_1").unwrap())] {
+            let stored = serde_json::to_string(&target).unwrap();
+            assert_eq!(serde_json::from_str::<Target>(&stored).unwrap(), target);
+        }
+        for text in ["", "a\nb", "a\u{1b}[2J", "a\u{9b}31m", "a\u{85}b", "a\u{7f}"] {
+            assert!(RevocationKey::parse(text).is_err(), "{text:?}");
+            for kind in ["client_id", "revocation_key"] {
+                let stored = json!({ kind: text }).to_string();
+                assert!(serde_json::from_str::<Target>(&stored).is_err(), "{stored}");
+            }
+        }
+    }
+
     #[test]
     fn a_call_names_its_targets_as_ably_does() {
-        let targets = [Target::ClientId("al:ice".into()), Target::RevocationKey("sess_1".into())];
+        let targets = [client_id("al:ice"), Target::RevocationKey(RevocationKey::parse("sess_1").unwrap())];
         let request = serde_json::to_value(Request::new(&targets, Margin::Reauthentication)).unwrap();
         let expected = json!({ "targets": ["clientId:al:ice", "revocationKey:sess_1"], "allowReauthMargin": true });
         assert_eq!(request, expected);
@@ -136,7 +203,7 @@ mod tests {
     }
 
     fn outcomes(results: &Value) -> Option<Vec<TargetOutcome>> {
-        let targets = [Target::ClientId("a".into()), Target::ClientId("b".into())];
+        let targets = ["a", "b"].map(client_id);
         let response: Response = serde_json::from_value(json!({ "results": results })).unwrap();
         response.outcomes(&targets).ok()
     }

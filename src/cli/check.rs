@@ -6,6 +6,7 @@ use std::{fmt, path::Path, process::ExitCode, time::SystemTime};
 
 use tokio::runtime::Handle;
 
+use super::explain::printable;
 use crate::{
     ably::{RestClient, TokenFormat},
     clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, RefreshCounts, SigningKeys},
@@ -35,7 +36,8 @@ struct Line {
 
 impl Report {
     fn line(&mut self, mark: &'static str, label: &'static str, text: impl fmt::Display) {
-        self.lines.push(Line { mark, label, text: text.to_string() });
+        // Some of it was said by servers that may not be what they should be.
+        self.lines.push(Line { mark, label, text: printable(&text.to_string()) });
     }
 
     fn understood(&mut self, label: &'static str, text: impl fmt::Display) {
@@ -285,4 +287,16 @@ async fn try_secret_key(tenant: &TenantConfig, http: &reqwest::Client, report: &
         Err(error) => report.tried("secret key", Err(format!("{}: {error}", tenant.clerk.api_url))),
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_does_not_reach_the_terminal_as_a_command() {
+        let mut report = Report::default();
+        report.tried("Redis", Err("it answered \u{1b}[2J".into()));
+        assert!(!report.to_string().contains('\u{1b}'), "{report}");
+    }
 }

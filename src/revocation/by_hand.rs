@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Authority, Revocation, Task, Told, Whom};
 use crate::{
-    ably::{Margin, Target},
+    ably::{ClientId, Margin, Target},
     clock::UnixMillis,
     store::{Fact, Grant, GrantedTo, LiveGrants, Reach, Recorded, Ruling, Source, StoreError, Subject},
     tenant::TenantName,
@@ -62,7 +62,7 @@ pub enum Named {
     /// A Clerk user.
     User(String),
     /// Whoever has this client ID on Ably.
-    ClientId(String),
+    ClientId(ClientId),
 }
 
 /// What is to become of somebody's access.
@@ -95,6 +95,8 @@ pub enum InvalidOrder {
     NotASession,
     /// What it names as a user is no user's id.
     NotAUser,
+    /// `client_id` is not a client ID that a token can have.
+    NotAClientId,
     /// The span of time is none, or too long.
     Duration,
     /// It says both how long to deny and to lift.
@@ -240,6 +242,9 @@ impl InvalidOrder {
                 "session is to be the id of a session at Clerk: sess_, and then ASCII letters and digits only."
             }
             Self::NotAUser => "user is to be the id of a user at Clerk: user_, and then ASCII letters and digits only.",
+            Self::NotAClientId => {
+                "client_id is invalid: it has 1 to 256 bytes, no control characters, and is not the wildcard *."
+            }
             Self::Duration => "for is to be a span of time with its unit, above zero and up to 30 days, like 2h.",
             Self::LastsAndLifts => "With lift there is no for: a denial that is lifted ends at once.",
             Self::WithoutTenant => "There are several tenants: name one.",
@@ -259,14 +264,10 @@ impl Order {
         let object = json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(InvalidOrder::NotAnOrder)?;
         let written: WrittenOrder = serde_json::from_slice(object).map_err(|_| InvalidOrder::NotAnOrder)?;
         let tenant = written.tenant.map(TenantName::try_from).transpose().map_err(|_| InvalidOrder::NoSuchTenant)?;
-        let named = [
-            written.session.map(Named::Session),
-            written.user.map(Named::User),
-            written.client_id.map(Named::ClientId),
-        ];
-        let mut named = named.into_iter().flatten();
-        let whom = match (named.next(), named.next()) {
-            (Some(whom), None) if !whom.id().is_empty() => whom.checked()?,
+        let whom = match (written.session, written.user, written.client_id) {
+            (Some(id), None, None) if !id.is_empty() => Named::session(id)?,
+            (None, Some(id), None) if !id.is_empty() => Named::user(id)?,
+            (None, None, Some(id)) if !id.is_empty() => Named::client_id(id)?,
             _ => return Err(InvalidOrder::NotOneSubject),
         };
         let action = match (written.lift, written.lasts) {
@@ -291,7 +292,8 @@ impl Named {
     #[must_use]
     pub fn id(&self) -> &str {
         match self {
-            Self::Session(id) | Self::User(id) | Self::ClientId(id) => id,
+            Self::Session(id) | Self::User(id) => id,
+            Self::ClientId(client_id) => client_id.as_str(),
         }
     }
 
@@ -307,7 +309,7 @@ impl Named {
         match self {
             Self::Session(session) => GrantedTo::Session(session.clone()),
             Self::User(user) => GrantedTo::User(user.clone()),
-            Self::ClientId(client_id) => GrantedTo::ClientId(client_id.clone()),
+            Self::ClientId(client_id) => GrantedTo::ClientId(client_id.as_str().to_owned()),
         }
     }
 
@@ -323,15 +325,17 @@ impl Named {
         }
     }
 
-    /// Itself, unless it cannot be anybody's: a denial of nobody would look like one of somebody.
-    fn checked(self) -> Result<Self, InvalidOrder> {
-        let (prefix, invalid) = match self {
-            Self::Session(_) => ("sess_", InvalidOrder::NotASession),
-            Self::User(_) => ("user_", InvalidOrder::NotAUser),
-            Self::ClientId(_) => return Ok(self),
-        };
-        let is_one = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric());
-        if self.id().strip_prefix(prefix).is_some_and(is_one) { Ok(self) } else { Err(invalid) }
+    /// The session with this ID, if it can be one: a denial of nobody would look like one of somebody.
+    fn session(id: String) -> Result<Self, InvalidOrder> {
+        if is_id("sess_", &id) { Ok(Self::Session(id)) } else { Err(InvalidOrder::NotASession) }
+    }
+
+    fn user(id: String) -> Result<Self, InvalidOrder> {
+        if is_id("user_", &id) { Ok(Self::User(id)) } else { Err(InvalidOrder::NotAUser) }
+    }
+
+    fn client_id(id: String) -> Result<Self, InvalidOrder> {
+        ClientId::parse(id).map(Self::ClientId).map_err(|_| InvalidOrder::NotAClientId)
     }
 
     fn reminder(&self) -> &'static str {
@@ -346,6 +350,12 @@ impl Named {
             }
         }
     }
+}
+
+/// Whether a text has the form of Clerk's IDs.
+fn is_id(prefix: &str, text: &str) -> bool {
+    let is_one = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric());
+    text.strip_prefix(prefix).is_some_and(is_one)
 }
 
 impl DenialOutcome {

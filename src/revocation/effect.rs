@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Authority;
 use crate::{
-    ably::{Margin, Target, TokenFormat},
+    ably::{ClientId, Margin, RevocationKey, Target, TokenFormat},
     clerk::{Change, Event, User},
     clock::UnixMillis,
     store::{ClientIdDigest, Fact, Grant, GrantedTo, Named, Ruling, Source, Subject},
@@ -37,7 +37,7 @@ pub enum Whom {
         client_id: Option<ClientIdDigest>,
     },
     /// Those of client IDs, whoever has them.
-    Names(BTreeSet<String>),
+    Names(BTreeSet<ClientId>),
 }
 
 impl Whom {
@@ -135,6 +135,8 @@ pub(super) fn revoked_by(fact: &Fact) -> Option<Whom> {
 
 /// What Ably is to revoke. A JWT is revoked by its session, where that is what is meant; all else by client ID. A service
 /// that gives JWTs now may have given others before.
+///
+/// A name that no token can have, which only a store that others have written to can hold, is left out.
 pub(super) fn targets<'a>(whom: &'a Whom, format: TokenFormat, live: &'a [Grant]) -> Vec<Target> {
     let is_meant = |grant: &&Grant| match whom {
         Whom::Member { organization, .. } => grant.organization.as_ref() == Some(organization),
@@ -142,22 +144,26 @@ pub(super) fn targets<'a>(whom: &'a Whom, format: TokenFormat, live: &'a [Grant]
         _ => true,
     };
     let meant = live.iter().filter(is_meant);
-    let by_client_id = |grant: &'a Grant| (false, &grant.client_id);
+    let by_client_id = |grant: &'a Grant| (false, grant.client_id.as_str());
     let by_session = |grant: &'a Grant| match grant.format {
-        TokenFormat::Jwt => (true, &grant.session),
+        TokenFormat::Jwt => (true, grant.session.as_str()),
         TokenFormat::TokenRequest | TokenFormat::TokenDetails => by_client_id(grant),
     };
-    let targets: BTreeSet<(bool, &String)> = match whom {
+    let targets: BTreeSet<(bool, &str)> = match whom {
         // Whether or not any are known.
         Whom::Session(session) if format == TokenFormat::Jwt => {
-            meant.map(by_session).chain([(true, session)]).collect()
+            meant.map(by_session).chain([(true, session.as_str())]).collect()
         }
         Whom::Session(_) | Whom::Member { .. } | Whom::Organization(_) => meant.map(by_session).collect(),
-        Whom::Names(names) => names.iter().map(|name| (false, name)).collect(),
+        Whom::Names(names) => names.iter().map(|name| (false, name.as_str())).collect(),
         Whom::User(_) | Whom::FormerNames { .. } => meant.map(by_client_id).collect(),
     };
-    let target = |(is_key, name): (bool, &String)| {
-        if is_key { Target::RevocationKey(name.clone()) } else { Target::ClientId(name.clone()) }
+    let target = |(is_key, name): (bool, &str)| {
+        if is_key {
+            RevocationKey::parse(name).ok().map(Target::RevocationKey)
+        } else {
+            ClientId::parse(name).ok().map(Target::ClientId)
+        }
     };
-    targets.into_iter().map(target).collect()
+    targets.into_iter().filter_map(target).collect()
 }

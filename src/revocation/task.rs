@@ -129,13 +129,11 @@ impl Revocation {
         let performed = match serde_json::from_str::<Task>(&work.job) {
             Ok(task) => self.perform_task(task, now).await,
             Err(_) if work.due.after(Self::UNREAD_FOR) < now => {
-                tracing::error!("work in the store that no replica knew for a day is given up");
+                tracing::error!("giving up work in the store that no replica could read for a day");
                 Performed::Whole
             }
             Err(_) => {
-                tracing::warn!(
-                    "work in the store is of another version's making; it is left to a replica that knows it"
-                );
+                tracing::warn!("work in the store is unreadable; leaving it to a replica of another version");
                 Performed::AgainAfter(Self::UNREAD_AGAIN_AFTER)
             }
         };
@@ -201,6 +199,6 @@ impl Revocation {
     /// Whether a target is a client ID that was to end with a change of name, and has become the user's again.
     fn is_named_again(&self, task: &Task, target: &Target) -> bool {
         let (Whom::FormerNames { user, .. }, Target::ClientId(client_id)) = (&task.whom, target) else { return false };
-        self.store.facts().name(&task.tenant, user).is_some_and(|name| name.at > task.at && name.is(client_id))
+        self.store.facts().name(&task.tenant, user).is_some_and(|name| name.at > task.at && name.is(client_id.as_str()))
     }
 }

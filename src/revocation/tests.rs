@@ -5,6 +5,7 @@ use serde_json::Map;
 
 use super::*;
 use crate::{
+    ably::RevocationKey,
     clerk::{Change, Organization, Scoped, Session, User},
     store::{Bounds, ClientIdDigest, Grant, MemoryStore, Verdict},
     telemetry::metrics::RevocationCounts,
@@ -63,6 +64,14 @@ fn grant(user: &str, session: &str, organization: Option<&str>, client_id: &str)
         format: TokenFormat::Jwt,
         until: NOW.after(Duration::from_hours(1)),
     }
+}
+
+fn client_id(text: &str) -> Target {
+    Target::ClientId(ClientId::parse(text).unwrap())
+}
+
+fn revocation_key(text: &str) -> Target {
+    Target::RevocationKey(RevocationKey::parse(text).unwrap())
 }
 
 /// What can happen, among few enough that events meet. A user has one name at one time.
@@ -180,11 +189,11 @@ proptest! {
 
 #[test]
 fn a_jwt_is_revoked_by_its_session_and_all_else_by_client_id() {
-    let client_ids = |names: &[&str]| names.iter().map(|name| Target::ClientId((*name).to_owned())).collect::<Vec<_>>();
-    let key = |session: &str| vec![Target::RevocationKey(session.to_owned())];
+    let client_ids = |names: &[&str]| names.iter().map(|name| client_id(name)).collect::<Vec<_>>();
+    let key = |session: &str| vec![revocation_key(session)];
     let session = Whom::Session("sess_1".into());
     let member = Whom::Member { user: "user_1".into(), organization: "org_1".into() };
-    let names = Whom::Names(BTreeSet::from(["old".to_owned()]));
+    let names = Whom::Names(BTreeSet::from([ClientId::parse("old").unwrap()]));
     for (whom, of_jwt, of_others) in [
         (&session, key("sess_1"), client_ids(&["alice"])),
         (&member, key("sess_1"), client_ids(&["alice"])),
@@ -209,9 +218,17 @@ fn a_jwt_is_revoked_by_its_session_and_all_else_by_client_id() {
 }
 
 #[test]
+fn what_the_store_names_and_no_token_can_have_is_not_revoked() {
+    let forged = "alice\n2026-01-01 INFO token issued";
+    let live = [grant("user_1", forged, None, forged), grant("user_1", "sess_1", None, "alice")];
+    assert_eq!(targets(&Whom::User("user_1".into()), TokenFormat::Jwt, &live), [client_id("alice")]);
+    assert_eq!(targets(&Whom::Session(forged.into()), TokenFormat::Jwt, &live), [revocation_key("sess_1")]);
+}
+
+#[test]
 fn after_a_change_of_the_format_tokens_of_the_former_one_are_revoked_too() {
     let of = |format| Grant { format, ..grant("user_1", "sess_1", Some("org_1"), "alice") };
-    let both = [Target::ClientId("alice".into()), Target::RevocationKey("sess_1".into())];
+    let both = [client_id("alice"), revocation_key("sess_1")];
     for whom in [Whom::Session("sess_1".into()), Whom::Organization("org_1".into())] {
         let live = [of(TokenFormat::TokenRequest), of(TokenFormat::Jwt)];
         for format in [TokenFormat::TokenRequest, TokenFormat::Jwt] {
@@ -248,7 +265,6 @@ fn of_a_user_with_another_name_the_tokens_under_all_others_are_revoked() {
         assert_eq!(whom.margin(TokenFormat::Jwt), Margin::Reauthentication);
         targets(&whom, TokenFormat::Jwt, &live)
     };
-    let client_id = |client_id: &str| Target::ClientId(client_id.to_owned());
     assert_eq!(of(Some("alice2")), [client_id("alice")]);
     assert_eq!(of(Some("alice3")), [client_id("alice"), client_id("alice2")]);
     assert_eq!(of(None), [client_id("alice"), client_id("alice2")]);

@@ -503,7 +503,7 @@ fn the_rests_of_two_turns_of_one_event_are_two_pieces_of_work() {
     let ending = Ending {
         whom: Whom::Organization("org_1".into()),
         margin: Margin::Reauthentication,
-        targets: vec![Target::ClientId("alice".into())],
+        targets: vec![Target::ClientId(ClientId::parse("alice").unwrap())],
         any_known: true,
         reach: Reach::AllReplicas,
         at: now,

@@ -9,6 +9,7 @@ mod command_line;
 mod connections;
 mod cross_origin;
 mod explain;
+mod forged_lines;
 mod formats;
 mod hostile_requests;
 mod identity;

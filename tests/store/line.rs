@@ -41,7 +41,7 @@ impl Line {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://aca:PASSWORD@127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn becomes(&self, condition: Condition) {

@@ -520,7 +520,7 @@ fn refused_for_memory(server: &RedisServer) -> u64 {
 const REFUSALS: [[&[&str]; 2]; 3] = [
     [&["CONFIG", "SET", "min-replicas-to-write", "1"], &["CONFIG", "SET", "min-replicas-to-write", "0"]],
     [&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"]],
-    [&["ACL", "SETUSER", "default", "-@write"], &["ACL", "SETUSER", "default", "+@all"]],
+    [&["ACL", "SETUSER", "aca", "-set", "-zadd"], &["ACL", "SETUSER", "aca", "+set", "+zadd"]],
 ];
 
 fn command(server: &RedisServer, words: &[&str]) {

@@ -154,8 +154,9 @@ async fn the_work_of_a_dead_replica_is_done_by_another() {
 #[tokio::test]
 async fn services_with_different_prefixes_share_nothing() {
     let server = RedisServer::start();
-    let [one, other] = ["one:", "other:"]
-        .map(|prefix| Replica::with_prefix(&server.address(), prefix, &Bounds::default(), OnFailure::Degrade));
+    let replica = |address, prefix| Replica::with_prefix(&address, prefix, &Bounds::default(), OnFailure::Degrade);
+    let one = replica(server.address(), "aca:");
+    let other = replica(server.address_for("other:"), "other:");
     one.becomes(Health::Ready).await;
     other.becomes(Health::Ready).await;
     one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
@@ -167,7 +168,7 @@ async fn services_with_different_prefixes_share_nothing() {
     assert_eq!(other.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), NOW).await.grants, []);
     assert_eq!(other.store.claim(1, NOW).await, []);
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
-    assert!(keys.iter().all(|key| key.starts_with("one:") || key.starts_with("other:")), "{keys:?}");
+    assert!(keys.iter().all(|key| key.starts_with("aca:") || key.starts_with("other:")), "{keys:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     thread,
@@ -30,12 +30,16 @@ impl RedisServer {
         Self::start_on(|port| vec!["--port".to_owned(), port.to_string()], arguments)
     }
 
-    /// On a port that `port_arguments` name.
+    /// On a port that `port_arguments` name. It has two users: the documented one, and an administrator.
     pub(crate) fn start_on(port_arguments: impl Fn(u16) -> Vec<String>, arguments: &[&str]) -> Self {
         // Another may take a free port before Redis does.
         for _ in 0..5 {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-            let arguments = [port_arguments(port), arguments.iter().map(|&text| text.to_owned()).collect()].concat();
+            // Without its permissions the user that is off, Redis would not load what scripts wrote from its file.
+            let users = ["--user default off ~* &* +@all", "--user admin reset on >admin ~* &* +@all", "--user aca"];
+            let users = users.iter().flat_map(|user| user.split(' ')).map(str::to_owned).collect();
+            let arguments = arguments.iter().map(|&text| text.to_owned()).collect();
+            let arguments = [port_arguments(port), users, documented_rules("aca:"), arguments].concat();
             let directory = tempfile::tempdir().unwrap();
             let mut server = Self { port, arguments, directory, process: None };
             if server.start_again() {
@@ -49,12 +53,20 @@ impl RedisServer {
         self.port
     }
 
+    /// For the documented user.
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://aca:PASSWORD@127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn address(&self) -> RedisAddress {
         RedisAddress::parse(&self.url()).unwrap()
+    }
+
+    /// For a user as documented for another prefix.
+    pub(crate) fn address_for(&self, prefix: &str) -> RedisAddress {
+        let rules = documented_rules(prefix);
+        let () = redis::cmd("ACL").arg(&["SETUSER", "other"]).arg(rules).query(&mut self.connection()).unwrap();
+        RedisAddress::parse(&self.url().replace("aca:", "other:")).unwrap()
     }
 
     /// Whether it is there, with the data that it had.
@@ -98,9 +110,14 @@ impl RedisServer {
         }
     }
 
-    /// A connection for what the store has no command for.
+    /// The administrator's connection, for what the store has no command for.
     pub(crate) fn connection(&self) -> redis::Connection {
-        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+        self.connection_as("admin:admin")
+    }
+
+    pub(crate) fn connection_as(&self, user_and_password: &str) -> redis::Connection {
+        let url = format!("redis://{user_and_password}@127.0.0.1:{}", self.port);
+        redis::Client::open(url).unwrap().get_connection().unwrap()
     }
 
     /// Closes all connections that are subscribed.
@@ -121,14 +138,22 @@ impl Drop for RedisServer {
     }
 }
 
+/// What `docs/revocation.md` lets the service's user do, with keys of this prefix.
+pub(crate) fn documented_rules(prefix: &str) -> Vec<String> {
+    let page = include_str!("../../docs/revocation.md");
+    let rules = page.lines().find_map(|line| line.strip_prefix("ACL SETUSER aca ")).expect("the ACL of the page");
+    rules.replace("aca:", prefix).split(' ').map(str::to_owned).collect()
+}
+
 /// Whether it says anything but that it is still loading.
 fn answers(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
     stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    let mut answer = [0; 8];
-    let answered = stream.write_all(b"PING\r\n").and_then(|()| stream.read(&mut answer));
-    match answered {
-        Ok(_) => !answer.starts_with(b"-LOADING"),
+    // It does not say that to strangers.
+    let sent = stream.write_all(b"AUTH admin admin\r\nPING\r\n");
+    let answers = sent.and_then(|()| BufReader::new(stream).lines().take(2).collect::<io::Result<Vec<_>>>());
+    match answers {
+        Ok(answers) => !answers.iter().any(|answer| answer.starts_with("-LOADING")),
         // One that speaks TLS hangs up.
         Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }

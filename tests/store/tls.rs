@@ -27,7 +27,7 @@ fn try_with_authorities(server: &RedisServer, authorities: &Path) -> bool {
     let outcome = Command::new(env::current_exe().unwrap())
         .args(["--exact", "tls::becomes_ready", "--ignored"])
         .env("SSL_CERT_FILE", authorities)
-        .env("REDIS_TO_TRY", format!("rediss://localhost:{}", server.port()))
+        .env("REDIS_TO_TRY", format!("rediss://aca:PASSWORD@localhost:{}", server.port()))
         .output()
         .unwrap();
     outcome.status.success()

@@ -185,12 +185,10 @@ impl Service {
             let mut admin = None;
             for line in lines.map_while(Result::ok) {
                 let entry: Value = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                let address = || entry["address"].as_str().unwrap().parse::<SocketAddr>().unwrap();
-                if entry["message"] == "admin listening" {
-                    admin = Some(address());
-                }
-                if entry["message"] == "listening" {
-                    let _ = listening.send((address(), admin));
+                match listener(&entry) {
+                    Some(("admin listening", address)) => admin = Some(address),
+                    Some((_, address)) => _ = listening.send((address, admin)),
+                    None => {}
                 }
                 collected.lock().unwrap().push(entry);
             }
@@ -338,6 +336,18 @@ impl Drop for Service {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The message and the address of a line, in either format, that tells of a listener.
+fn listener(entry: &Value) -> Option<(&str, SocketAddr)> {
+    let (message, address) = match entry {
+        Value::String(line) => {
+            let (start, fields) = line.split_once(" address=")?;
+            (start.split_once("INFO ")?.1, fields.split(' ').next()?.trim_matches('"'))
+        }
+        entry => (entry["message"].as_str()?, entry["address"].as_str()?),
+    };
+    ["listening", "admin listening"].contains(&message).then(|| (message, address.parse().unwrap()))
 }
 
 /// A request that waits for its answer.

@@ -104,7 +104,7 @@ fn an_order_names_one_and_says_nothing_that_is_not_known() {
     assert_eq!(order(&json!({ "user": "user_1", "for": "2h", "lift": false })), Ok(two_hours));
     let lifted = Order {
         tenant: Some(TenantName::parse("acme").unwrap()),
-        whom: Named::ClientId("al:ice".into()),
+        whom: Named::ClientId(ClientId::parse("al:ice").unwrap()),
         action: Action::Lift,
         run: Run::Dry,
     };
@@ -127,6 +127,10 @@ fn an_order_names_one_and_says_nothing_that_is_not_known() {
         (json!({ "user": " user_1" }), InvalidOrder::NotAUser),
         (json!({ "user": "user_é", "dry_run": true }), InvalidOrder::NotAUser),
         (json!({ "user": "alice" }), InvalidOrder::NotAUser),
+        (json!({ "client_id": "al\nice" }), InvalidOrder::NotAClientId),
+        (json!({ "client_id": "\u{1b}[2J", "lift": true }), InvalidOrder::NotAClientId),
+        (json!({ "client_id": "*", "dry_run": true }), InvalidOrder::NotAClientId),
+        (json!({ "client_id": "" }), InvalidOrder::NotOneSubject),
         (json!({ "user": "user_1", "for": "2" }), InvalidOrder::Duration),
         (json!({ "user": "user_1", "for": "0s" }), InvalidOrder::Duration),
         (json!({ "user": "user_1", "for": "31days" }), InvalidOrder::Duration),

@@ -97,6 +97,8 @@ impl RedisAddress {
     pub(super) fn client(&self) -> ::redis::RedisResult<::redis::Client> {
         let info = self.url.expose_secret().into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        // `CLIENT SETINFO` would need a permission that an ACL of Redis before 7.2 cannot name.
+        let settings = settings.set_skip_set_lib_name();
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         ::redis::Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp))
     }

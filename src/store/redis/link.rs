@@ -12,7 +12,7 @@ use super::{
     super::{Backlog, DueWork, Fact, Grant, GrantedTo, fact::Key, work::Waiting},
     RedisKeyPrefix,
 };
-use crate::{clock::UnixMillis, tenant::TenantName};
+use crate::{ably::ClientId, clock::UnixMillis, tenant::TenantName};
 
 /// How long Redis has for an answer.
 const TIME_TO_ANSWER: Duration = Duration::from_millis(100);
@@ -415,7 +415,20 @@ fn member(grant: &Grant) -> String {
 fn grant_of(tenant: &TenantName, member: &str, until: &str) -> Option<Grant> {
     let (user, session, organization, client_id, format) = read(member)?;
     let until = time_of(until.parse().ok()?);
-    Some(Grant { tenant: tenant.clone(), user, session, organization, client_id, format, until })
+    let grant = Grant { tenant: tenant.clone(), user, session, organization, client_id, format, until };
+    if is_possible(&grant) {
+        Some(grant)
+    } else {
+        warn_of_foreign_data();
+        None
+    }
+}
+
+/// Whether a token can have been issued so. Its names go on to Ably, to facts and to reports.
+fn is_possible(grant: &Grant) -> bool {
+    let ids = [Some(&grant.user), Some(&grant.session), grant.organization.as_ref()];
+    ClientId::parse(grant.client_id.as_str()).is_ok()
+        && !ids.into_iter().flatten().any(|id| id.contains(char::is_control))
 }
 
 /// The time that a score of a sorted set is.
@@ -432,9 +445,13 @@ fn json(value: &impl serde::Serialize) -> String {
 fn read<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     let read = serde_json::from_str(text);
     if read.is_err() {
-        tracing::warn!("something in Redis under this service's prefix is not of this service's making; it is ignored");
+        warn_of_foreign_data();
     }
     read.ok()
+}
+
+fn warn_of_foreign_data() {
+    tracing::warn!("ignoring data in Redis under this service's prefix that this service did not write");
 }
 
 #[cfg(test)]

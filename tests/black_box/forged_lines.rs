@@ -1,0 +1,185 @@
+//! Text that others wrote, in the log for people: in Redis, where whoever can write to it is, or in an operator's request.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    redis::RedisServer,
+    service::{Service, Vendors, json as body},
+    webhooks::vendors,
+};
+
+/// Ends its line, begins one that looks like the service's own, and has a terminal's commands in both encodings.
+const FORGED: &str =
+    "alice\r\n2020-01-01T00:00:00.000000Z  INFO token issued client_id=\"eve\"\u{1b}[2J\u{9b}31m\u{7f}";
+/// Allowed in a client ID: line separators of Unicode, and characters that turn text around.
+const ODD: &str = "ali\u{2028}2020-01-01T00:00:00.000000Z  INFO token issued\u{202e}\u{2066}ce\" client_id=\"eve";
+
+async fn service(vendors: &Vendors, redis: &RedisServer, format: &str) -> Service {
+    let settings = [
+        ("LOG_FORMAT", "pretty"),
+        ("LOG_LEVEL", "trace"),
+        ("ABLY_REVOCABLE_TOKENS", "true"),
+        ("TOKEN_FORMAT", format),
+        ("REDIS_URL", &redis.url()),
+    ];
+    vendors.service_with_admin("", &settings).await
+}
+
+/// What another replica would have left in Redis.
+struct Redis(redis::Connection);
+
+impl Redis {
+    fn run(&mut self, words: &[&str]) {
+        redis::cmd(words[0]).arg(&words[1..]).exec(&mut self.0).unwrap();
+    }
+
+    fn put_grant(&mut self, user: &str, session: &str, client_id: &str, format: &str) {
+        let member = json!([user, session, null, client_id, format]).to_string();
+        for (kind, id) in [("user", user), ("session", session), ("client_id", client_id)] {
+            let key = format!("aca:{{v1}}:grants:{}", json!(["default", kind, id]));
+            self.run(&["ZADD", &key, "9999999999999", &member]);
+        }
+    }
+
+    fn put_work(&mut self, id: &str, whom: &Value, targets: &Value) {
+        let task = json!({
+            "tenant": "default", "whom": whom, "margin": "none", "targets": targets, "look_up": "again", "at": 1,
+            "over": 9_999_999_999_999_i64,
+        });
+        let work = json!({ "id": id, "due": 1, "job": task.to_string() }).to_string();
+        self.run(&["HSET", "aca:{v1}:work", id, &work]);
+        self.run(&["ZADD", "aca:{v1}:since", "1", id]);
+        self.run(&["ZADD", "aca:{v1}:due", "1", id]);
+    }
+
+    /// Waits until no work is due: all that was has been done, or given back.
+    async fn settles(&mut self) {
+        for _ in 0..3000 {
+            let due: u64 = redis::cmd("ZCOUNT").arg(&["aca:{v1}:due", "0", "1"]).query(&mut self.0).unwrap();
+            if due == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("work is still due");
+    }
+}
+
+/// The lines of the log, each of which the service began itself, and none of which has what a terminal obeys.
+fn lines(service: &Service) -> Vec<String> {
+    let lines: Vec<String> = service.log().iter().map(|line| line.as_str().unwrap().to_owned()).collect();
+    for line in &lines {
+        let (time, rest) = line.split_once(' ').unwrap_or_else(|| panic!("not a line of the service's: {line:?}"));
+        assert!(time.len() == "2026-01-01T00:00:00.000000Z".len() && !time.starts_with("2020"), "{line:?}");
+        let level = rest.trim_start().split(' ').next().unwrap();
+        assert!(["ERROR", "WARN", "INFO", "DEBUG", "TRACE"].contains(&level), "{line:?}");
+        let obeyed = |c: char| c.is_control() || "\u{2028}\u{2029}\u{202e}\u{2066}".contains(c);
+        assert!(!line.contains(obeyed), "{line:?}");
+        assert!(!line.contains("client_id=\"eve\""), "{line:?}");
+    }
+    lines
+}
+
+fn assert_no_target_is_impossible(vendors: &Vendors) {
+    for call in vendors.ably.revocation_calls() {
+        assert!(!call.targets.iter().any(|target| target.contains(char::is_control)), "{call:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_redis_forges_no_line_and_names_nothing_impossible_to_ably() {
+    for format in ["token_request", "jwt"] {
+        let vendors = vendors().await;
+        let redis = RedisServer::start();
+        let service = service(&vendors, &redis, format).await;
+        let mut written = Redis(redis.connection());
+        for (user, session, client_id) in [
+            ("user_1", "sess_1", FORGED),
+            ("user_1", FORGED, "alice"),
+            (FORGED, "sess_3", "alice"),
+            ("user_1", "sess_4", ODD),
+            ("user_1", "sess_5", "bob"),
+        ] {
+            written.put_grant(user, session, client_id, format);
+        }
+        for (id, whom, targets) in [
+            ("1", json!({ "user": "user_2" }), json!([{ "client_id": FORGED }])),
+            ("2", json!({ "user": "user_2" }), json!([{ "revocation_key": FORGED }])),
+            ("3", json!({ "names": [FORGED] }), json!([])),
+            ("4", json!({ "session": FORGED }), json!([])),
+            ("5", json!({ "user": FORGED }), json!([])),
+            ("6", json!({ "user": "user_1" }), json!([])),
+            ("7", json!({ "organization": FORGED }), json!([{ "client_id": "carol" }])),
+            (FORGED, json!({ "user": "user_2" }), json!([{ "client_id": ODD }])),
+        ] {
+            written.put_work(id, &whom, &targets);
+        }
+        let fact = json!({
+            "tenant": "default", "subject": { "session": FORGED }, "ruling": { "denied": "clerk" },
+            "at": 9_999_999_999_998_i64, "until": 9_999_999_999_999_i64,
+        });
+        for message in [&format!("{:032}{fact}", 0), FORGED] {
+            written.run(&["PUBLISH", "aca:{v1}:facts", message]);
+            written.run(&["HSET", "aca:{v1}:holding", message, message]);
+        }
+        written.run(&["PUBLISH", "aca:{v1}:drops", &json!(["default", FORGED]).to_string()]);
+        written.run(&["PUBLISH", "aca:{v1}:drops", FORGED]);
+        written.run(&["PUBLISH", "aca:{v1}:done", FORGED]);
+        written.settles().await;
+        let report = service.admin(Method::POST, "/revocations").json(&json!({ "user": "user_1" }));
+        let report = body(report.send().await.unwrap(), 200).await;
+        for client_id in [ODD, "bob"] {
+            let target = format!("clientId:{client_id}");
+            assert!(
+                report["targets"].as_array().unwrap().iter().any(|revoked| revoked["target"] == target),
+                "{report}"
+            );
+        }
+        // What was claimed before this is done by now: pieces of work are done together.
+        written.put_work("last", &json!({ "user": "user_9" }), &json!([{ "client_id": "dora" }]));
+        while !vendors.ably.revocation_calls().iter().any(|call| call.targets == ["clientId:dora"]) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_no_target_is_impossible(&vendors);
+        let revoked: Vec<_> = vendors.ably.revocation_calls().into_iter().flat_map(|call| call.targets).collect();
+        assert!(revoked.contains(&"clientId:carol".to_owned()), "{revoked:?}");
+        let lines = lines(&service);
+        assert!(lines.iter().any(|line| line.contains("target=\"clientId:bob\"")), "{lines:#?}");
+        assert!(lines.iter().any(|line| line.contains(r#"target="clientId:ali\u{2028}2020"#)), "{lines:#?}");
+        assert!(lines.iter().any(|line| line.contains("that this service did not write")), "{lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_operator_sends_forges_no_line_and_names_nothing_impossible_to_ably() {
+    let vendors = vendors().await;
+    let redis = RedisServer::start();
+    let service = service(&vendors, &redis, "token_request").await;
+    let post = |order: Value| service.admin(Method::POST, "/revocations").json(&order);
+    for lift in [false, true] {
+        for order in [
+            json!({ "client_id": FORGED, "lift": lift }),
+            json!({ "client_id": "alice\u{85}", "lift": lift }),
+            json!({ "client_id": "*", "lift": lift }),
+            json!({ "user": format!("user_1{FORGED}"), "lift": lift }),
+            json!({ "session": format!("sess_1{FORGED}"), "lift": lift }),
+            json!({ "user": "user_1", "tenant": FORGED, "lift": lift }),
+            json!({ "user": "user_1", "for": FORGED, "lift": lift }),
+            json!({ "user": "user_1", FORGED: 1, "lift": lift }),
+        ] {
+            let answer = body(post(order).send().await.unwrap(), 400).await;
+            assert_eq!(answer["error"]["code"], 40000, "{answer}");
+        }
+    }
+    let report = body(post(json!({ "client_id": ODD })).send().await.unwrap(), 200).await;
+    assert_eq!(report["targets"][0]["outcome"], "accepted", "{report}");
+    for header in ["X-Request-Id", "Content-Type", "Authorization", "Origin"] {
+        post(json!({ "user": "user_1" })).header(header, ODD.as_bytes()).send().await.unwrap();
+    }
+    assert_no_target_is_impossible(&vendors);
+    let lines = lines(&service);
+    assert!(lines.iter().any(|line| line.contains(r#"whom="ali\u{2028}2020"#)), "{lines:#?}");
+}

@@ -1,0 +1,104 @@
+//! The Redis user of `docs/revocation.md`. All tests of the store run as this user.
+
+use std::collections::BTreeSet;
+
+use ably_clerk_auth::{
+    store::{DueWork, GrantedTo, Health, Ruling, Source, StoreError},
+    tenant::TenantName,
+};
+
+use crate::{
+    line::{Condition, Line},
+    server::{RedisServer, documented_rules},
+    stage::{MINUTE, NOW, Replica, ago, eventually, fact, grant, in_time, of_user},
+};
+
+/// Commands that were run on a server since its statistics were reset.
+fn commands_run(admin: &mut redis::Connection) -> BTreeSet<String> {
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(admin).unwrap();
+    let names = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
+    names.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_service_uses_the_documented_commands_and_no_others() {
+    let server = RedisServer::start();
+    let mut admin = server.connection();
+    let () = redis::cmd("CONFIG").arg("RESETSTAT").query(&mut admin).unwrap();
+    let line = Line::to(server.port()).await;
+    let replica = Replica::over(&line).await;
+
+    replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2))).await;
+    replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    replica.put_grant(grant("user_1", "sess_1", None, "alice", 60 * MINUTE)).await;
+    replica.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), NOW).await;
+    let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
+    in_time!(replica, replica.store.enqueue(work.clone(), NOW));
+    replica.store.claim(1, NOW).await;
+    in_time!(replica, replica.store.postpone("1", NOW));
+    in_time!(replica, replica.store.complete("1"));
+    in_time!(replica, replica.store.drop_user(&TenantName::default(), "user_1"));
+    // What was said in a long absence is looked for among all keys.
+    line.becomes(Condition::Cut);
+    replica.becomes(Health::Degraded).await;
+    replica.pass(3 * MINUTE);
+    line.becomes(Condition::Whole);
+    replica.becomes(Health::Ready).await;
+    eventually("all keys are read", || commands_run(&mut admin).contains("mget")).await;
+
+    let documented: BTreeSet<_> =
+        documented_rules("aca:").iter().filter_map(|rule| rule.strip_prefix('+')).map(str::to_owned).collect();
+    let mut run = commands_run(&mut admin);
+    // To say who one is takes no permission.
+    assert!(run.remove("hello") && run.remove("config|resetstat"), "{run:?}");
+    assert_eq!(run, documented);
+    let refused: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query(&mut admin).unwrap();
+    assert_eq!(refused, []);
+}
+
+#[tokio::test]
+async fn the_documented_user_can_neither_empty_redis_nor_disconnect_others_nor_look_beyond_its_prefix() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    let mut connection = server.connection_as("aca:PASSWORD");
+    let mut refusal = |command: &str| {
+        let mut words = command.split(' ');
+        let mut refused = redis::cmd(words.next().unwrap());
+        refused.arg(words.collect::<Vec<_>>());
+        refused.query::<redis::Value>(&mut connection).expect_err(command).to_string()
+    };
+    for command in [
+        "FLUSHALL",
+        "FLUSHDB",
+        "KEYS *",
+        "RANDOMKEY",
+        "DEL aca:{v1}:holding",
+        "RENAME aca:{v1}:holding aca:gone",
+        "CLIENT KILL TYPE normal",
+        "CLIENT LIST",
+        "CONFIG GET requirepass",
+        "CONFIG SET maxmemory 1",
+        "ACL LIST",
+        "ACL SETUSER aca +@all",
+        "SCRIPT FLUSH",
+        "FUNCTION FLUSH",
+        "EVAL return 0",
+        "MONITOR",
+        "REPLICAOF NO ONE",
+        "SHUTDOWN",
+        "PSUBSCRIBE aca:*",
+        "SUBSCRIBE other:{v1}:facts",
+        "PUBLISH other:{v1}:facts x",
+        "GET other:{v1}:data_id",
+        "HGET other:{v1}:holding x",
+    ] {
+        let error = refusal(command);
+        assert!(error.to_lowercase().contains("permission"), "{command}: {error}");
+    }
+    let flush = redis::cmd("SCRIPT")
+        .arg(&["LOAD", "return redis.call('FLUSHALL')"])
+        .query::<String>(&mut server.connection())
+        .unwrap();
+    assert!(refusal(&format!("EVALSHA {flush} 0")).contains("can't run this command"), "in a script");
+    assert_eq!(replica.health(), Health::Ready);
+}
