@@ -60,12 +60,15 @@ const MOST_FIELDS: usize = 96;
 pub(crate) struct Listener<A> {
     /// The routes.
     pub(crate) app: A,
-    /// Answers bytes that never became a request: its status, what was received of its head, and the peer. The answer is
-    /// whole, with status line and headers.
-    pub(crate) refusal: Box<dyn Fn(u16, &[u8], Option<IpAddr>) -> Vec<u8>>,
+    /// Answers what never became a request.
+    pub(crate) refuse: Box<Refuse>,
     /// Turns true once, when no more requests are to be waited for.
     pub(crate) stopping: watch::Receiver<bool>,
 }
+
+/// Makes the answer to bytes that never became a request, whole, with status line and headers. It is given the status, what
+/// was received of the head, and the peer.
+type Refuse = dyn Fn(u16, &[u8], Option<IpAddr>) -> Vec<u8>;
 
 impl<A> fmt::Debug for Listener<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -217,7 +220,7 @@ where
     let end = serve_requests(&mut http, &clock, listener.stopping.clone()).await;
     let mut gate = http.into_parts().io;
     let answer = match end {
-        End::Refused(status) => (listener.refusal)(status, gate.unparsed(), peer.map(|peer| peer.ip())),
+        End::Refused(status) => (listener.refuse)(status, gate.unparsed(), peer.map(|peer| peer.ip())),
         End::Served if !gate.is_at_end() => Vec::new(),
         End::Served | End::Closed => return,
     };

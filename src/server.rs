@@ -386,8 +386,8 @@ fn over_connections(
         let (table, unparsed, stopping) = (Arc::clone(&table), unparsed.clone(), stopping.clone());
         let app = app.new_service(());
         async move {
-            let refusal = move |status, head: &[u8], peer| unparsed.refuse(status, head, peer);
-            let listener = Rc::new(Listener { app: app.await?, refusal: Box::new(refusal), stopping });
+            let refuse = move |status, head: &[u8], peer| unparsed.refuse(status, head, peer);
+            let listener = Rc::new(Listener { app: app.await?, refuse: Box::new(refuse), stopping });
             Ok(fn_service(move |stream: TcpStream| {
                 let (table, listener) = (Arc::clone(&table), Rc::clone(&listener));
                 async move {

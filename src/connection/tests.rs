@@ -72,14 +72,14 @@ impl Served {
         let (client, server) = duplex(4096);
         let (stop, stopping) = watch::channel(false);
         let refused = Rc::new(RefCell::new(Vec::new()));
-        let refusal = {
+        let refuse = {
             let refused = Rc::clone(&refused);
             move |status, head: &[u8], _| {
                 refused.borrow_mut().push((status, String::from_utf8_lossy(head).into_owned()));
                 format!("refused {status}").into_bytes()
             }
         };
-        let listener = Rc::new(Listener { app, refusal: Box::new(refusal), stopping });
+        let listener = Rc::new(Listener { app, refuse: Box::new(refuse), stopping });
         let metrics = ConnectionMetrics::default();
         let table = ConnectionTable::new(1, metrics.clone());
         let slot = table.admit().await.unwrap();
@@ -308,7 +308,8 @@ fn what_is_not_http_is_refused_once_at_once_and_with_what_was_received() {
                 let mut answers = String::new();
                 let sent = format!("{before}{request}");
                 let (sent, read) = tokio::join!(writer.write_all(sent.as_bytes()), reader.read_to_string(&mut answers));
-                (sent.unwrap(), read.unwrap());
+                sent.unwrap();
+                read.unwrap();
                 assert_eq!(begun_at.elapsed(), Duration::ZERO, "{request}");
                 assert!(answers.ends_with(&format!("refused {status}")), "{answers}");
                 assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), usize::from(!before.is_empty()));

@@ -78,15 +78,12 @@ async fn clients_that_send_many_requests_and_never_read_are_closed_and_others_ar
     let vendors = Vendors::start().await;
     let service = roomy_service(&vendors).await;
     let address = service.address();
-    let ends: [(&str, fn(&mut TcpStream)); 3] = [
-        ("open", |_| ()),
-        ("half-closed", |stream| stream.shutdown(Shutdown::Write).unwrap()),
-        ("garbage", |stream| send(stream, b"garbage\r\n\r\n")),
-    ];
+    let ends: [fn(&mut TcpStream); 3] =
+        [|_| (), |stream| stream.shutdown(Shutdown::Write).unwrap(), |stream| send(stream, b"garbage\r\n\r\n")];
     let idle = service.resident_memory();
     let strangers = spawn_blocking(move || {
         let mut strangers = Vec::new();
-        for (_, end) in ends {
+        for end in ends {
             for _ in 0..9 {
                 let mut stream = connect(address);
                 send(&mut stream, get("/openapi.yaml").repeat(6000).as_bytes());
@@ -231,7 +228,9 @@ async fn large_heads_are_refused_and_hold_no_memory() {
         let head = format!("GET /api/ably HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\nX-Request-Id: large\r\n");
         let large = format!("{head}{}\r\n", format!("x-large: {}\r\n", "x".repeat(1000)).repeat(90));
         let mut clients: Vec<_> = (0..400).map(|_| connect(address)).collect();
-        clients.iter_mut().for_each(|client| send(client, large.as_bytes()));
+        for client in &mut clients {
+            send(client, large.as_bytes());
+        }
         clients.iter_mut().map(rest).collect::<Vec<_>>()
     });
     let answers = answers.await.unwrap();
