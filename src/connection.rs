@@ -29,7 +29,7 @@ use tokio::{
 
 use self::{
     app::{App, AppService},
-    gate::Gate,
+    gate::{Gate, SMALLEST_BUFFER},
 };
 use crate::limits::ConnectionSlot;
 
@@ -114,7 +114,7 @@ impl RequestClock {
     /// To be called when the sender of a request is known: its connection does not give way to others until the answer.
     pub(crate) fn verified(request: &impl HttpMessage) {
         if let Some(clock) = Self::of(request).filter(|clock| clock.phase() == Phase::Answering) {
-            clock.slot.is_verified();
+            clock.slot.mark_verified();
         }
     }
 
@@ -133,13 +133,17 @@ impl RequestClock {
     fn begin_request(&self) {
         self.phase.set(Phase::Receiving);
         self.since.set(Instant::now());
-        self.slot.is_waiting(self.since.get());
+        self.slot.mark_waiting(self.since.get());
     }
 
     fn received(&self, bytes: usize) {
         if self.phase() == Phase::Idle && bytes > 0 {
             self.begin_request();
         }
+        self.holds_more(bytes);
+    }
+
+    fn holds_more(&self, bytes: usize) {
         self.slot.holds_more(bytes);
     }
 
@@ -163,14 +167,14 @@ impl RequestClock {
             self.body_left.set(self.body_left().saturating_sub(bytes));
         }
         if self.body_left() == 0 {
-            self.slot.is_received(self.since.get());
+            self.slot.mark_received(self.since.get());
         }
     }
 
     fn answer_complete(&self) {
         if self.phase() == Phase::Answering {
             self.phase.set(Phase::Sending);
-            self.slot.is_waiting(self.since.get());
+            self.slot.mark_waiting(self.since.get());
         }
     }
 
@@ -178,7 +182,7 @@ impl RequestClock {
     fn answer_sent(&self, received: usize) {
         self.phase.set(Phase::Idle);
         self.since.set(Instant::now());
-        self.slot.is_idle(self.since.get());
+        self.slot.mark_idle(self.since.get());
         self.received(received);
     }
 
@@ -288,7 +292,7 @@ fn time_out(clock: &RequestClock) -> End {
         Phase::Idle => End::Closed,
         Phase::Receiving => End::Refused(408),
         Phase::Answering | Phase::Sending => {
-            clock.slot.timed_out();
+            clock.slot.mark_timed_out();
             End::Closed
         }
     }
@@ -299,7 +303,7 @@ async fn take_leave<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, answer: &
     let run_out = async {
         stream.write_all(answer).await?;
         stream.shutdown().await?;
-        let mut dropped = vec![0; LARGEST_HEAD];
+        let mut dropped = vec![0; SMALLEST_BUFFER];
         while stream.read(&mut dropped).await? > 0 {}
         Ok::<_, std::io::Error>(())
     };

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{LARGEST_HEAD, Phase, RequestClock, head::HeadScanner};
 
 /// How much room a connection has for what it receives, until a head needs more.
-const SMALLEST_BUFFER: usize = 2 * 1024;
+pub(super) const SMALLEST_BUFFER: usize = 2 * 1024;
 
 /// A socket that gives a request at a time.
 pub(super) struct Gate<S> {
@@ -122,7 +122,10 @@ impl<S: AsyncRead + Unpin> Gate<S> {
             let end = self.head.unwrap_or(self.received.filled);
             if self.handed_over < end {
                 let part = self.received.bytes().get(self.handed_over..end).unwrap_or_default();
-                self.handed_over += put(part, room);
+                let copied = put(part, room);
+                self.handed_over += copied;
+                // The head stays here as well, for a refusal.
+                self.clock.holds_more(copied);
                 return Poll::Ready(Ok(()));
             }
             if self.head.is_some() {

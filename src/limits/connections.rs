@@ -115,7 +115,7 @@ impl ConnectionTable {
         };
         let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
         let slot = ConnectionSlot { table: Arc::clone(self), index, _permit: permit };
-        slot.is_waiting(Instant::now());
+        slot.mark_waiting(Instant::now());
         self.metrics.open.inc();
         Some(slot)
     }
@@ -135,14 +135,13 @@ impl ConnectionTable {
 
     /// Has the connection closed that comes first. False if none may be.
     fn evict(&self, limit: Limit) -> bool {
-        let first = match limit {
-            Limit::Connections => 0,
-            // Idle ones hold nothing.
-            Limit::Bytes => WAITING,
+        let gives = |slot: &Slot| match limit {
+            Limit::Connections => true,
+            Limit::Bytes => slot.unverified_bytes.load(Relaxed) > 0,
         };
         loop {
             let ranks = self.slots.iter().map(|slot| (slot.rank.load(Acquire), slot));
-            let evictable = ranks.filter(|(rank, _)| (first..PROTECTED).contains(rank));
+            let evictable = ranks.filter(|(rank, slot)| rank < &PROTECTED && gives(slot));
             let Some((rank, slot)) = evictable.min_by_key(|(rank, _)| *rank) else { return false };
             if slot.rank.compare_exchange(rank, EVICTED, SeqCst, Relaxed).is_ok() {
                 self.release(slot);
@@ -184,24 +183,24 @@ impl ConnectionTable {
 
 impl ConnectionSlot {
     /// The connection has had an answer, and no request since then.
-    pub fn is_idle(&self, since: Instant) {
-        self.rank(self.table.micros(since));
+    pub fn mark_idle(&self, since: Instant) {
+        self.set_rank(self.table.micros(since));
         self.release();
     }
 
     /// The connection waits for its client since then: for a request, or for an answer to be read.
-    pub fn is_waiting(&self, since: Instant) {
-        self.rank(WAITING + self.table.micros(since));
+    pub fn mark_waiting(&self, since: Instant) {
+        self.set_rank(WAITING + self.table.micros(since));
     }
 
     /// The request that began then has been received, and its sender is unknown.
-    pub fn is_received(&self, since: Instant) {
-        self.rank(RECEIVED + self.table.micros(since));
+    pub fn mark_received(&self, since: Instant) {
+        self.set_rank(RECEIVED + self.table.micros(since));
     }
 
     /// The sender of the request is known: the connection does not give way to others.
-    pub fn is_verified(&self) {
-        self.rank(PROTECTED);
+    pub fn mark_verified(&self) {
+        self.set_rank(PROTECTED);
         self.release();
     }
 
@@ -211,8 +210,9 @@ impl ConnectionSlot {
         if self.slot().rank.load(Relaxed) == PROTECTED {
             return;
         }
-        self.slot().unverified_bytes.fetch_add(bytes, SeqCst);
+        // First in the sum: whoever evicts this connection takes from the sum what the slot has.
         let mut all = self.table.unverified_bytes.fetch_add(bytes, SeqCst) + bytes;
+        self.slot().unverified_bytes.fetch_add(bytes, SeqCst);
         while all > self.table.largest_unverified && self.table.evict(Limit::Bytes) {
             all = self.table.unverified_bytes.load(SeqCst);
         }
@@ -225,7 +225,7 @@ impl ConnectionSlot {
     }
 
     /// The connection was closed because a request took too long.
-    pub fn timed_out(&self) {
+    pub fn mark_timed_out(&self) {
         self.table.metrics.at_deadline.inc();
     }
 
@@ -234,7 +234,7 @@ impl ConnectionSlot {
     }
 
     /// What is evicted stays so.
-    fn rank(&self, rank: u64) {
+    fn set_rank(&self, rank: u64) {
         let _ = self.slot().rank.fetch_update(SeqCst, SeqCst, |old| (old != EVICTED).then_some(rank));
     }
 
@@ -292,12 +292,12 @@ mod tests {
     #[tokio::test]
     async fn the_connection_that_was_idle_longest_gives_way_then_the_one_that_has_waited_longest() {
         let (table, slots) = full_table(6).await;
-        slots[0].is_waiting(after(&table, 1));
-        slots[1].is_waiting(after(&table, 0));
-        slots[2].is_idle(after(&table, 3));
-        slots[3].is_idle(after(&table, 2));
-        slots[4].is_received(after(&table, 0));
-        slots[5].is_verified();
+        slots[0].mark_waiting(after(&table, 1));
+        slots[1].mark_waiting(after(&table, 0));
+        slots[2].mark_idle(after(&table, 3));
+        slots[3].mark_idle(after(&table, 2));
+        slots[4].mark_received(after(&table, 0));
+        slots[5].mark_verified();
         let mut slots: Vec<_> = slots.into_iter().map(Some).collect();
         let mut entered = Vec::new();
         for next in [3, 2, 1, 0, 4] {
@@ -307,7 +307,7 @@ mod tests {
             assert_eq!(evicted, [next]);
             slots[next] = None;
             let slot = entering.await.unwrap();
-            slot.is_verified();
+            slot.mark_verified();
             entered.push(slot);
         }
         assert!(table.admit().await.is_none(), "verified requests give way to no one");
@@ -322,8 +322,8 @@ mod tests {
         let (table, slots) = full_table(1).await;
         let mut entering = Box::pin(table.admit());
         assert!(entering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        slots[0].is_verified();
-        slots[0].is_idle(Instant::now());
+        slots[0].mark_verified();
+        slots[0].mark_idle(Instant::now());
         assert!(is_evicted(&slots[0]));
         let mut next = Box::pin(table.admit());
         assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -337,26 +337,29 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_of_strangers_are_bounded_and_those_of_verified_requests_do_not_count() {
-        let table = ConnectionTable::with(4, 100, ConnectionMetrics::default());
+        let table = ConnectionTable::with(5, 100, ConnectionMetrics::default());
+        let holds_nothing = table.admit().await.unwrap();
+        holds_nothing.mark_waiting(after(&table, 0));
         let mut slots = Vec::new();
         for millis in 0..4 {
             let slot = table.admit().await.unwrap();
-            slot.is_waiting(after(&table, millis));
+            slot.mark_waiting(after(&table, millis));
             slots.push(slot);
         }
         slots[0].holds_more(60);
-        slots[0].is_verified();
+        slots[0].mark_verified();
         slots[0].holds_more(1000);
         slots[1].holds_more(40);
         slots[2].holds_more(50);
-        slots[3].is_idle(after(&table, 0));
+        slots[3].mark_idle(after(&table, 0));
         assert!(!slots.iter().any(is_evicted));
         slots[2].holds_more(20);
         assert_eq!(slots.iter().map(is_evicted).collect::<Vec<_>>(), [false, true, false, false]);
         slots[2].holds_more(40);
         assert_eq!(slots.iter().map(is_evicted).collect::<Vec<_>>(), [false, true, true, false]);
+        assert!(!is_evicted(&holds_nothing));
         assert_eq!(table.metrics.over_bytes.get(), 2);
-        drop(slots);
+        drop((slots, holds_nothing));
         assert_eq!((table.unverified_bytes.load(SeqCst), table.metrics.open.get()), (0, 0));
     }
 

@@ -545,6 +545,9 @@ mod tests {
         # HELP ably_clerk_auth_requests_in_flight Requests to the public listener that are being answered.
         # TYPE ably_clerk_auth_requests_in_flight gauge
         ably_clerk_auth_requests_in_flight 0
+        # HELP ably_clerk_auth_connections Open connections of the public listener.
+        # TYPE ably_clerk_auth_connections gauge
+        ably_clerk_auth_connections 0
         # HELP ably_clerk_auth_store_state 1 for the state that the store is in, 0 for the others.
         # TYPE ably_clerk_auth_store_state gauge
         ably_clerk_auth_store_state{state="starting"} 0
