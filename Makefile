@@ -24,7 +24,8 @@ dev: ## Start the service between stand-ins for Clerk and Ably, with a page to w
 
 test: lint deny test-rust test-python test-sdk ## Everything that CI checks
 
-lint: ## Formatting and lints
+lint: ## Formatting, lints, and no trace of a merge
+	@! git grep -nE '^(<<<<<<<|>>>>>>>) ' -- .
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 

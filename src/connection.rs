@@ -15,7 +15,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
-    task::{Poll, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -24,12 +24,12 @@ use hyper::server::conn::http1;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 
 use self::{
     app::{App, AppService},
-    gate::{Gate, SMALLEST_BUFFER},
+    gate::{Gate, Head, SMALLEST_BUFFER},
 };
 use crate::limits::ConnectionSlot;
 
@@ -50,6 +50,9 @@ const TIME_TO_LINGER: Duration = Duration::from_secs(2);
 /// the one to close it.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
+/// After how long without a request hyper's buffers are given back.
+const TIME_TO_REST: Duration = Duration::from_secs(1);
+
 /// The most bytes of request line and fields.
 pub(crate) const LARGEST_HEAD: usize = 16 * 1024;
 
@@ -62,7 +65,7 @@ pub(crate) struct Listener<A> {
     pub(crate) app: A,
     /// Answers what never became a request.
     pub(crate) refuse: Box<Refuse>,
-    /// Turns true once, when no more requests are to be waited for.
+    /// Turns true once, when the service stops.
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
@@ -85,6 +88,7 @@ pub(crate) struct RequestClock {
     slot: ConnectionSlot,
     /// How many bytes of the request's body have not been handed over. All that come, for a body without announced length.
     body_left: Cell<usize>,
+    is_last: Cell<bool>,
     refused: Cell<Option<u16>>,
 }
 
@@ -94,16 +98,26 @@ enum Phase {
     Idle,
     /// Has bytes of a head.
     Receiving,
+    /// Has a head, which hyper parses.
+    Parsing,
     /// Has parsed the head. The app works on the request.
     Answering,
     /// Has the whole answer, and sends it.
     Sending,
+    /// Has sent its last answer.
+    Finished,
 }
 
 impl RequestClock {
     fn new(slot: ConnectionSlot) -> Self {
-        let (phase, since) = (Cell::new(Phase::Idle), Cell::new(Instant::now()));
-        Self { phase, since, slot, body_left: Cell::default(), refused: Cell::default() }
+        Self {
+            phase: Cell::new(Phase::Idle),
+            since: Cell::new(Instant::now()),
+            slot,
+            body_left: Cell::default(),
+            is_last: Cell::default(),
+            refused: Cell::default(),
+        }
     }
 
     /// When a request must have been received whole.
@@ -131,18 +145,18 @@ impl RequestClock {
     }
 
     fn begin_request(&self) {
-        self.phase.set(Phase::Receiving);
-        self.since.set(Instant::now());
-        self.slot.mark_waiting(self.since.get());
-    }
-
-    fn received(&self, bytes: usize) {
-        if self.phase() == Phase::Idle && bytes > 0 {
-            self.begin_request();
+        if self.phase() == Phase::Idle {
+            self.phase.set(Phase::Receiving);
+            self.since.set(Instant::now());
+            self.slot.mark_waiting(self.since.get());
         }
-        self.holds_more(bytes);
     }
 
+    fn head_handed_over(&self) {
+        self.phase.set(Phase::Parsing);
+    }
+
+    /// Counts memory that the connection takes for an unverified request.
     fn holds_more(&self, bytes: usize) {
         self.slot.holds_more(bytes);
     }
@@ -171,6 +185,11 @@ impl RequestClock {
         }
     }
 
+    /// The connection ends with the answer to this request.
+    fn request_is_last(&self) {
+        self.is_last.set(true);
+    }
+
     fn answer_complete(&self) {
         if self.phase() == Phase::Answering {
             self.phase.set(Phase::Sending);
@@ -178,110 +197,150 @@ impl RequestClock {
         }
     }
 
-    /// `received` is how many bytes of the next request are there.
-    fn answer_sent(&self, received: usize) {
-        self.phase.set(Phase::Idle);
+    fn answer_sent(&self) {
+        self.phase.set(if self.is_last.get() { Phase::Finished } else { Phase::Idle });
         self.since.set(Instant::now());
         self.slot.mark_idle(self.since.get());
-        self.received(received);
     }
 
-    fn deadline(&self) -> Instant {
+    /// `idle` is how long a connection may be idle.
+    fn deadline(&self, idle: Duration) -> Instant {
         self.since.get()
             + match self.phase() {
-                Phase::Idle => KEEP_ALIVE,
-                Phase::Receiving => TIME_TO_SEND,
-                Phase::Answering | Phase::Sending => TIME_TO_ANSWER,
+                Phase::Idle => idle,
+                Phase::Receiving | Phase::Parsing => TIME_TO_SEND,
+                Phase::Answering | Phase::Sending | Phase::Finished => TIME_TO_ANSWER,
             }
     }
 }
 
-/// How a connection ends.
+/// How a connection ends, or a part of its time.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     /// With its last answer, or as the client closed it.
     Served,
     /// With a refusal of what could not be parsed, or did not arrive in time.
     Refused(u16),
-    /// At once: it was idle, broke, took too long or had to give way.
+    /// It has been idle for as long as it may.
+    Idle,
+    /// At once: it broke, took too long, had to give way, or the service stops.
     Closed,
 }
 
 /// Serves a connection to its end.
 pub(crate) async fn serve<S, A>(stream: S, peer: Option<SocketAddr>, slot: ConnectionSlot, listener: Rc<Listener<A>>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
     A: App,
 {
     let clock = Rc::new(RequestClock::new(slot));
-    let service = AppService { listener: Rc::clone(&listener), clock: Rc::clone(&clock), peer };
-    let mut http = http1::Builder::new()
-        .half_close(true)
-        .header_read_timeout(None)
-        .max_headers(MOST_FIELDS)
-        .max_buf_size(2 * LARGEST_HEAD)
-        .serve_connection(Gate::new(stream, Rc::clone(&clock)), service);
-    let end = serve_requests(&mut http, &clock, listener.stopping.clone()).await;
-    let mut gate = http.into_parts().io;
-    let answer = match end {
+    let mut gate = Gate::new(stream, Rc::clone(&clock));
+    let answer = match serve_requests(&mut gate, &clock, peer, &listener).await {
         End::Refused(status) => (listener.refuse)(status, gate.unparsed(), peer.map(|peer| peer.ip())),
         End::Served if !gate.is_at_end() => Vec::new(),
-        End::Served | End::Closed => return,
+        End::Served | End::Idle | End::Closed => return,
     };
-    clock.answer_sent(0);
+    clock.answer_sent();
     tokio::select! {
         () = take_leave(gate.stream(), &answer) => {}
         () = poll_fn(|cx| clock.slot.poll_evicted(cx)) => {}
     }
 }
 
-/// Drives `http` until it ends or the connection has to.
+/// Waits for a head, has hyper serve it and what follows without a pause, and so on. Where nothing follows, hyper's buffers are
+/// given back: a slow or idle connection costs little memory.
 async fn serve_requests<S, A>(
-    http: &mut http1::Connection<Gate<S>, AppService<A>>,
-    clock: &RequestClock,
-    mut stopping: watch::Receiver<bool>,
+    gate: &mut Gate<S>,
+    clock: &Rc<RequestClock>,
+    peer: Option<SocketAddr>,
+    listener: &Rc<Listener<A>>,
 ) -> End
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin,
     A: App,
 {
+    let mut stopping = listener.stopping.clone();
     // An error means that the sender is gone, which is a stop too.
     let mut stop = pin!(async move { drop(stopping.wait_for(|stopping| *stopping).await) });
     let mut is_stopping = false;
-    let mut alarm = pin!(sleep_until(clock.deadline()));
-    poll_fn(|cx| {
-        if !is_stopping && stop.as_mut().poll(cx).is_ready() {
-            if clock.phase() == Phase::Idle {
-                return Poll::Ready(End::Closed);
-            }
-            is_stopping = true;
-            Pin::new(&mut *http).graceful_shutdown();
+    let mut alarm = pin!(sleep_until(clock.deadline(KEEP_ALIVE)));
+    loop {
+        let head = within_bounds(clock, KEEP_ALIVE, stop.as_mut(), &mut is_stopping, alarm.as_mut(), |cx, _| {
+            gate.poll_head(cx).map(|head| match head {
+                Ok(Head::Whole) => None,
+                Ok(Head::AtEnd) => Some(End::Served),
+                Err(_) => Some(End::Closed),
+            })
+        });
+        if let Some(end) = head.await {
+            return end;
         }
-        let served = Pin::new(&mut *http).poll(cx);
-        if let Some(status) = clock.refused.get() {
-            return Poll::Ready(End::Refused(status));
-        }
-        if let Poll::Ready(outcome) = served {
-            return Poll::Ready(match outcome {
-                Ok(()) => End::Served,
-                Err(error) if error.is_parse_too_large() => End::Refused(431),
-                Err(error) if error.is_parse() => End::Refused(400),
-                Err(_) => End::Closed,
+        let service = AppService { listener: Rc::clone(listener), clock: Rc::clone(clock), peer };
+        let mut http = http1::Builder::new()
+            .half_close(true)
+            .keep_alive(!is_stopping)
+            .header_read_timeout(None)
+            .max_headers(MOST_FIELDS)
+            .max_buf_size(LARGEST_HEAD)
+            .serve_connection(&mut *gate, service);
+        let served =
+            within_bounds(clock, TIME_TO_REST, stop.as_mut(), &mut is_stopping, alarm.as_mut(), |cx, is_stopping| {
+                // Before a request, hyper would close the connection.
+                if is_stopping && clock.is_parsed() {
+                    Pin::new(&mut http).graceful_shutdown();
+                }
+                match Pin::new(&mut http).poll(cx) {
+                    Poll::Ready(Ok(())) => Poll::Ready(Some(End::Served)),
+                    Poll::Ready(Err(error)) if error.is_parse_too_large() => Poll::Ready(Some(End::Refused(431))),
+                    Poll::Ready(Err(error)) if error.is_parse() => Poll::Ready(Some(End::Refused(400))),
+                    Poll::Ready(Err(_)) => Poll::Ready(Some(End::Closed)),
+                    Poll::Pending if clock.phase() == Phase::Receiving => Poll::Ready(None),
+                    Poll::Pending => Poll::Pending,
+                }
             });
+        match served.await {
+            None | Some(End::Idle) => {}
+            Some(end) => return end,
+        }
+    }
+}
+
+/// Polls `part` until it is ready or the connection has to end.
+async fn within_bounds(
+    clock: &RequestClock,
+    idle: Duration,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+    is_stopping: &mut bool,
+    mut alarm: Pin<&mut Sleep>,
+    mut part: impl FnMut(&mut Context<'_>, bool) -> Poll<Option<End>>,
+) -> Option<End> {
+    poll_fn(|cx| {
+        if !*is_stopping {
+            *is_stopping = stop.as_mut().poll(cx).is_ready();
+        }
+        if *is_stopping && clock.phase() == Phase::Idle {
+            return Poll::Ready(Some(End::Closed));
+        }
+        let done = part(cx, *is_stopping);
+        if let Some(status) = clock.refused.get() {
+            return Poll::Ready(Some(End::Refused(status)));
+        }
+        if done.is_ready() {
+            return done;
         }
         if clock.slot.poll_evicted(cx).is_ready() {
-            return Poll::Ready(End::Closed);
+            return Poll::Ready(Some(End::Closed));
         }
         loop {
             // Set anew only where it would ring too late: a deadline moves with each request.
-            if clock.deadline() < alarm.deadline() {
-                alarm.as_mut().reset(clock.deadline());
+            if clock.deadline(idle) < alarm.deadline() {
+                alarm.as_mut().reset(clock.deadline(idle));
             }
             ready!(alarm.as_mut().poll(cx));
-            if clock.deadline() <= Instant::now() {
-                return Poll::Ready(time_out(clock));
+            if clock.deadline(idle) <= Instant::now() {
+                return Poll::Ready(Some(time_out(clock)));
             }
-            alarm.as_mut().reset(clock.deadline());
+            alarm.as_mut().reset(clock.deadline(idle));
         }
     })
     .await
@@ -289,18 +348,18 @@ where
 
 fn time_out(clock: &RequestClock) -> End {
     match clock.phase() {
-        Phase::Idle => End::Closed,
-        Phase::Receiving => End::Refused(408),
-        Phase::Answering | Phase::Sending => {
+        Phase::Idle => End::Idle,
+        Phase::Receiving | Phase::Parsing => End::Refused(408),
+        Phase::Answering | Phase::Sending | Phase::Finished => {
             clock.slot.mark_timed_out();
             End::Closed
         }
     }
 }
 
-/// Sends the last bytes, and lets run out what the client still sends.
+/// Sends the last answer, and reads and drops what the client still sends.
 async fn take_leave<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, answer: &[u8]) {
-    let run_out = async {
+    let leaving = async {
         stream.write_all(answer).await?;
         stream.shutdown().await?;
         let mut dropped = vec![0; SMALLEST_BUFFER];
@@ -308,7 +367,7 @@ async fn take_leave<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, answer: &
         Ok::<_, std::io::Error>(())
     };
     // Whatever comes of it, the connection is closed.
-    let _ = timeout(TIME_TO_LINGER, run_out).await;
+    let _ = timeout(TIME_TO_LINGER, leaving).await;
 }
 
 #[cfg(test)]

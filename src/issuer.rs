@@ -30,7 +30,7 @@ pub struct Issuer {
     /// Knows who is denied, and which tokens are out.
     store: Arc<dyn Store>,
     token_limit: Option<TokenLimit>,
-    /// Where refusals are counted of which nobody knows whose they are: with the tenant, if there is one only.
+    /// Metrics for refusals that cannot be attributed to a tenant. With a single tenant, its own.
     of_nobody: TenantMetrics,
 }
 

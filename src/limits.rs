@@ -8,5 +8,5 @@ mod tokens;
 
 pub use connections::{ConnectionSlot, ConnectionTable};
 pub use in_flight::{InFlightLimit, NoPlace, Place};
-pub use open_files::make_room;
+pub use open_files::{Room, make_room};
 pub use tokens::{Allowance, TokenLimit, TokenQuota, UsedUp};

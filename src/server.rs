@@ -38,7 +38,7 @@ use crate::{
     connection::{self, Listener},
     identity::Identity,
     issuer::Issuer,
-    limits::{self, ConnectionTable, InFlightLimit, TokenLimit},
+    limits::{self, ConnectionTable, InFlightLimit, Room, TokenLimit},
     outgoing,
     reload::Reload,
     revocation::{self, Authority, Revocation, RevokingKey},
@@ -105,8 +105,8 @@ pub struct Server {
 impl Server {
     const SHUTDOWN_SECONDS: u64 = 20;
 
-    /// Open connections of the admin listener. They are not among those of the public one, so strangers cannot use them up.
-    const ADMIN_CONNECTIONS: usize = 100;
+    /// The room for connections of the admin listener. The public one has none of it, so strangers cannot use it up.
+    const ADMIN_ROOM: Room = Room { connections: 100, queue: 100 };
 
     /// Binds the listeners and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
@@ -161,7 +161,8 @@ impl Server {
             .listen("public", listener, {
                 let (issuer, requests, stopping) = (issuer.clone(), Data::new(metrics.requests()), stopping.clone());
                 let webhooks = webhooks.clone();
-                let table = ConnectionTable::new(connection_limit(config.limits.connections), metrics.connections());
+                let table =
+                    ConnectionTable::new("public", public_room(config.limits.connections), metrics.connections());
                 let unparsed = UnparsedRequests { metrics: Some(metrics.requests()), origins: Some(origins.clone()) };
                 move || {
                     let app = App::new()
@@ -180,7 +181,7 @@ impl Server {
         let admin_address = admin.as_ref().map(|(address, _)| *address);
         if let Some((address, listener)) = admin {
             let (issuer, metrics) = (issuer.clone(), Data::new(metrics.clone()));
-            let table = ConnectionTable::new(Self::ADMIN_CONNECTIONS, ConnectionMetrics::default());
+            let table = ConnectionTable::new("admin", Self::ADMIN_ROOM, ConnectionMetrics::default());
             http = http
                 .listen("admin", listener, move || {
                     let app = App::new()
@@ -414,19 +415,19 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// How many connections the public listener keeps open: as many as configured, if the process may open so many files.
-fn connection_limit(configured: NonZeroU32) -> usize {
+/// The room for connections of the public listener: as many as configured, if the process may open so many files.
+fn public_room(configured: NonZeroU32) -> Room {
     let configured = u64::from(configured.get());
-    let possible = limits::make_room(configured);
-    if possible < configured {
+    let room = limits::make_room(configured);
+    if room.connections < configured {
         tracing::warn!(
             configured,
-            connections = possible,
+            connections = room.connections,
             "the limit on open files is too small for LIMITS_CONNECTIONS ([limits] connections); keeping fewer \
              connections. Raise it, for example with `ulimit -n` or `--ulimit nofile`"
         );
     }
-    usize::try_from(possible).unwrap_or(usize::MAX)
+    room
 }
 
 /// Ends with the first SIGTERM or SIGINT, and says so to `stop`; a second one ends the process at once. From its making

@@ -52,7 +52,9 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
         clock.head_parsed(length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)));
         let is_read = Rc::new(Cell::new(length == Some(0)));
         // Where a request ends is not certain then, so what follows it is not taken for another one.
-        let is_last = length.is_none() || head.method == Method::CONNECT || head.headers.contains_key(header::UPGRADE);
+        if length.is_none() || head.method == Method::CONNECT || head.headers.contains_key(header::UPGRADE) {
+            clock.request_is_last();
+        }
         let Some(mut request) = actix_request(&head, self.peer) else {
             clock.refuse(400);
             return Box::pin(pending());
@@ -68,8 +70,12 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
                 Ok(response) => response.into_parts().1,
                 Err(error) => error.error_response(),
             };
+            if !is_read.get() {
+                clock.request_is_last();
+            }
+            let is_last = clock.is_last.get();
             let mut answer = hyper_response(response, clock).await;
-            if is_last || !is_read.get() {
+            if is_last {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(answer)

@@ -10,7 +10,7 @@ use std::{
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{LARGEST_HEAD, Phase, RequestClock, head::HeadScanner};
+use super::{LARGEST_HEAD, MOST_FIELDS, Phase, RequestClock, head::HeadScanner};
 
 /// How much room a connection has for what it receives, until a head needs more.
 pub(super) const SMALLEST_BUFFER: usize = 2 * 1024;
@@ -25,7 +25,18 @@ pub(super) struct Gate<S> {
     head: Option<usize>,
     /// How many bytes of the head hyper has.
     handed_over: usize,
+    /// Up to where a head that is not whole has been checked.
+    checked: Option<usize>,
     is_at_end: bool,
+}
+
+/// What there is of the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// A head, to be handed over.
+    Whole,
+    /// Nothing: the client has sent all that it is going to send.
+    AtEnd,
 }
 
 /// Bytes that were received and not yet used up.
@@ -47,9 +58,6 @@ impl Received {
         cx: &mut Context<'_>,
         limit: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.filled == self.buffer.len() {
-            self.buffer.resize((self.filled * 4).clamp(SMALLEST_BUFFER, LARGEST_HEAD), 0);
-        }
         let end = self.buffer.len().min(limit.max(self.filled));
         let mut room = ReadBuf::new(self.buffer.get_mut(self.filled..end).unwrap_or_default());
         ready!(Pin::new(stream).poll_read(cx, &mut room))?;
@@ -58,13 +66,30 @@ impl Received {
         Poll::Ready(Ok(read))
     }
 
-    /// Drops bytes from the beginning, and memory that is needed no more.
+    /// Makes room where there is none, and says how much.
+    fn grow(&mut self) -> usize {
+        let before = self.buffer.len();
+        if self.filled == before {
+            self.buffer.resize((before * 4).clamp(SMALLEST_BUFFER, LARGEST_HEAD), 0);
+        }
+        self.buffer.len() - before
+    }
+
+    /// Drops bytes from the beginning, and memory that is not needed any more.
     fn use_up(&mut self, length: usize) {
         let length = length.min(self.filled);
         self.buffer.copy_within(length..self.filled, 0);
         self.filled -= length;
-        if self.filled == 0 && self.buffer.len() > 4 * SMALLEST_BUFFER {
+        if self.filled == 0 && self.buffer.len() > SMALLEST_BUFFER {
             self.buffer = Vec::new();
+        }
+    }
+
+    /// Empty lines before a request line do not count (RFC 9112 section 2.2).
+    fn use_up_empty_lines(&mut self) {
+        while let [b'\n', ..] | [b'\r', b'\n', ..] = self.bytes() {
+            let length = if self.bytes().starts_with(b"\n") { 1 } else { 2 };
+            self.use_up(length);
         }
     }
 }
@@ -78,6 +103,7 @@ impl<S> Gate<S> {
             scanner: HeadScanner::default(),
             head: None,
             handed_over: 0,
+            checked: None,
             is_at_end: false,
         }
     }
@@ -97,68 +123,100 @@ impl<S> Gate<S> {
         self.is_at_end
     }
 
-    /// Forgets the head once it was parsed.
-    fn drop_parsed_head(&mut self) {
-        if self.clock.is_parsed() && self.handed_over > 0 {
+    /// Whether hyper has parsed the head, which is not needed any more then.
+    fn is_parsed(&mut self) -> bool {
+        let is_parsed = self.clock.is_parsed();
+        if is_parsed && self.handed_over > 0 {
             self.received.use_up(self.handed_over);
             self.handed_over = 0;
             self.head = None;
+            self.checked = None;
             self.scanner = HeadScanner::default();
+        }
+        is_parsed
+    }
+
+    /// Why the bytes of the head cannot become a request: the status of the refusal.
+    fn refusal(&mut self) -> Option<u16> {
+        if self.scanner.is_ambiguous() {
+            return Some(400);
+        }
+        // hyper parses what is whole. Before, a first look and one at each new line find what never becomes whole.
+        if self.head.is_some() || self.checked.replace(self.scanner.whole_lines()) == Some(self.scanner.whole_lines()) {
+            return None;
+        }
+        let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
+        match httparse::Request::new(&mut fields).parse(self.received.bytes()) {
+            Ok(_) => None,
+            Err(httparse::Error::TooManyHeaders) => Some(431),
+            Err(_) => Some(400),
         }
     }
 }
 
 impl<S: AsyncRead + Unpin> Gate<S> {
-    /// Hands over a head up to its end, as it arrives: hyper refuses early what is no HTTP.
-    fn poll_head(&mut self, cx: &mut Context<'_>, room: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    /// Receives until there is a whole head, or the client has ended.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Head>> {
         loop {
-            if self.head.is_none() {
-                self.head = self.scanner.end_in(self.received.bytes());
-            }
-            if self.scanner.has_two_lengths() {
-                self.clock.refuse(400);
-                return Poll::Pending;
-            }
-            let end = self.head.unwrap_or(self.received.filled);
-            if self.handed_over < end {
-                let part = self.received.bytes().get(self.handed_over..end).unwrap_or_default();
-                let copied = put(part, room);
-                self.handed_over += copied;
-                // The head stays here as well, for a refusal.
-                self.clock.holds_more(copied);
-                return Poll::Ready(Ok(()));
-            }
             if self.head.is_some() {
-                // Should hyper see no end here, the request ends at its deadline.
-                return Poll::Pending;
+                return Poll::Ready(Ok(Head::Whole));
             }
-            if end >= LARGEST_HEAD {
-                self.clock.refuse(431);
-                return Poll::Pending;
+            if self.clock.phase() == Phase::Idle {
+                self.received.use_up_empty_lines();
             }
-            let read = ready!(self.received.poll_fill(&mut self.stream, cx, LARGEST_HEAD))?;
-            if read == 0 {
+            if !matches!(self.received.bytes(), [] | [b'\r']) {
+                self.clock.begin_request();
+                self.head = self.scanner.end_in(self.received.bytes());
+                let refusal = self.refusal();
+                let is_too_large = self.head.is_none() && self.received.filled >= LARGEST_HEAD;
+                if let Some(status) = refusal.or(is_too_large.then_some(431)) {
+                    self.clock.refuse(status);
+                    return Poll::Pending;
+                }
+                if self.head.is_some() {
+                    continue;
+                }
+            }
+            let grown = self.received.grow();
+            self.clock.holds_more(grown);
+            if ready!(self.received.poll_fill(&mut self.stream, cx, LARGEST_HEAD))? == 0 {
                 self.is_at_end = true;
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Head::AtEnd));
             }
-            self.clock.received(read);
         }
     }
 
-    /// Hands over the body, as far as its announced length goes. hyper asks for it only while it is wanted.
+    fn hand_over_head(&mut self, room: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let left = self.received.bytes().get(self.handed_over..self.head.unwrap_or_default()).unwrap_or_default();
+        if left.is_empty() {
+            // hyper sees no end where the scanner did, and waits for more.
+            self.clock.refuse(400);
+            return Poll::Pending;
+        }
+        let copied = put(left, room);
+        self.handed_over += copied;
+        self.clock.head_handed_over();
+        // The head stays here as well, for a refusal.
+        self.clock.holds_more(copied);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Hands over the body, as far as its announced length goes.
     fn poll_body(&mut self, cx: &mut Context<'_>, room: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let left = self.clock.body_left();
         if left == 0 {
             return Poll::Pending;
         }
         if self.received.filled == 0 {
+            self.received.grow();
             let read = ready!(self.received.poll_fill(&mut self.stream, cx, left))?;
             self.is_at_end = read == 0;
-            self.clock.received(read);
         }
         let part = self.received.bytes();
         let handed_over = put(part.get(..left).unwrap_or(part), room);
         self.received.use_up(handed_over);
+        // A handler's buffer doubles as it grows.
+        self.clock.holds_more(2 * handed_over);
         self.clock.body_handed_over(handed_over);
         Poll::Ready(Ok(()))
     }
@@ -174,15 +232,24 @@ fn put(bytes: &[u8], room: &mut ReadBufCursor<'_>) -> usize {
 impl<S: AsyncRead + Unpin> Read for Gate<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut room: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.drop_parsed_head();
-        if this.clock.is_parsed() { this.poll_body(cx, &mut room) } else { this.poll_head(cx, &mut room) }
+        if this.is_parsed() {
+            return this.poll_body(cx, &mut room);
+        }
+        // What comes after the last answer is not a request.
+        if this.clock.phase() == Phase::Finished {
+            return Poll::Ready(Ok(()));
+        }
+        match ready!(this.poll_head(cx))? {
+            Head::Whole => this.hand_over_head(&mut room),
+            Head::AtEnd => Poll::Ready(Ok(())),
+        }
     }
 }
 
 impl<S: AsyncWrite + Unpin> Write for Gate<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.clock.is_parsed() {
+        if this.is_parsed() {
             Pin::new(&mut this.stream).poll_write(cx, bytes)
         } else {
             // hyper answers by itself, without a body, what it cannot parse. The connection answers in its place.
@@ -196,7 +263,7 @@ impl<S: AsyncWrite + Unpin> Write for Gate<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.clock.is_parsed() {
+        if this.is_parsed() {
             Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
         } else {
             Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
@@ -211,8 +278,8 @@ impl<S: AsyncWrite + Unpin> Write for Gate<S> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
         if this.clock.phase() == Phase::Sending {
-            this.drop_parsed_head();
-            this.clock.answer_sent(this.received.filled);
+            this.is_parsed();
+            this.clock.answer_sent();
         }
         Poll::Ready(Ok(()))
     }

@@ -1,4 +1,4 @@
-//! Where the head of a request ends, and whether it says twice how long the body is.
+//! Where the head of a request ends, and whether it leaves the length of the body uncertain.
 
 use memchr::memchr;
 
@@ -10,7 +10,7 @@ pub(super) struct HeadScanner {
     line_start: usize,
     in_fields: bool,
     has_length: bool,
-    has_encoding: bool,
+    is_ambiguous: bool,
 }
 
 impl HeadScanner {
@@ -23,8 +23,7 @@ impl HeadScanner {
             self.scanned = line_end + 1;
             self.line_start = self.scanned;
             if !line.is_empty() {
-                self.has_length |= is_field(line, b"content-length:");
-                self.has_encoding |= is_field(line, b"transfer-encoding:");
+                self.note_length(line);
                 self.in_fields = true;
             } else if self.in_fields {
                 return Some(self.scanned);
@@ -34,26 +33,38 @@ impl HeadScanner {
         None
     }
 
-    /// Whether the body has two lengths: `Content-Length` and `Transfer-Encoding`. Whoever reads the request before or after
-    /// this service may believe the other one (RFC 9112 section 11.2).
-    pub(super) fn has_two_lengths(&self) -> bool {
-        self.has_length && self.has_encoding
+    /// How many bytes the lines have that have been seen whole.
+    pub(super) fn whole_lines(&self) -> usize {
+        self.line_start
+    }
+
+    /// Whether it is uncertain how long the body is: two fields say so, or a transfer coding is not `chunked` alone. Whoever
+    /// reads the request before or after this service may believe another length (RFC 9112 section 11.2).
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.is_ambiguous
+    }
+
+    fn note_length(&mut self, line: &[u8]) {
+        let coding = value_of(line, "transfer-encoding");
+        if coding.is_none() && value_of(line, "content-length").is_none() {
+            return;
+        }
+        self.is_ambiguous |= self.has_length || coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked"));
+        self.has_length = true;
     }
 }
 
-/// `name` is lower case, with its colon.
-fn is_field(line: &[u8], name: &[u8]) -> bool {
-    line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+/// The value of a field, if the line is one of this name.
+fn value_of<'h>(line: &'h [u8], name: &str) -> Option<&'h [u8]> {
+    let (found, value) = line.split_at_checked(name.len())?;
+    let value = value.strip_prefix(b":")?;
+    found.eq_ignore_ascii_case(name.as_bytes()).then(|| value.trim_ascii())
 }
 
 /// The value of the first field of this name in the bytes of a head, which may be invalid or not whole.
 pub(crate) fn field<'h>(head: &'h [u8], name: &str) -> Option<&'h [u8]> {
     let lines = head.split(|byte| *byte == b'\n').skip(1);
-    lines.take_while(|line| !line.trim_ascii().is_empty()).find_map(|line| {
-        let colon = memchr(b':', line)?;
-        let (found, value) = line.split_at_checked(colon)?;
-        found.eq_ignore_ascii_case(name.as_bytes()).then(|| value.get(1..).unwrap_or_default().trim_ascii())
-    })
+    lines.take_while(|line| !line.trim_ascii().is_empty()).find_map(|line| value_of(line, name))
 }
 
 #[cfg(test)]
@@ -83,16 +94,20 @@ mod tests {
     }
 
     #[test]
-    fn two_lengths_are_noticed_in_any_case_and_order() {
-        for (fields, two) in [
+    fn a_body_of_uncertain_length_is_noticed_in_any_case_and_order() {
+        for (fields, is_ambiguous) in [
             ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", true),
             ("TRANSFER-ENCODING:chunked\r\nX: 1\r\ncontent-length:1\r\n", true),
-            ("Content-Length: 1\r\nContent-Length: 1\r\n", false),
-            ("Transfer-Encoding: chunked\r\nX-Content-Length: 1\r\n", false),
+            ("Content-Length: 1\r\nContent-Length: 1\r\n", true),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", true),
+            ("Transfer-Encoding: gzip, chunked\r\n", true),
+            ("Transfer-Encoding: identity\r\n", true),
+            ("Transfer-Encoding: Chunked \r\nX-Content-Length: 1\r\n", false),
+            ("Content-Length: 1\r\n", false),
         ] {
             let mut scanner = HeadScanner::default();
             assert!(scanner.end_in(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes()).is_some());
-            assert_eq!(scanner.has_two_lengths(), two, "{fields}");
+            assert_eq!(scanner.is_ambiguous(), is_ambiguous, "{fields}");
         }
     }
 

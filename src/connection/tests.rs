@@ -12,7 +12,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::{limits::ConnectionTable, telemetry::metrics::ConnectionMetrics};
+use crate::{
+    limits::{ConnectionTable, Room},
+    telemetry::metrics::ConnectionMetrics,
+};
 
 const LARGE_ANSWER: usize = 20 * 1024;
 
@@ -81,7 +84,7 @@ impl Served {
         };
         let listener = Rc::new(Listener { app, refuse: Box::new(refuse), stopping });
         let metrics = ConnectionMetrics::default();
-        let table = ConnectionTable::new(1, metrics.clone());
+        let table = ConnectionTable::new("test", Room { connections: 1, queue: 1 }, metrics.clone());
         let slot = table.admit().await.unwrap();
         let polls = Polls::default();
         let serving = spawn_local(serve(Counted(server, polls.clone()), None, slot, listener));
@@ -256,20 +259,46 @@ fn a_body_is_read_to_its_announced_length_and_what_follows_is_another_request() 
 #[test]
 fn a_request_whose_end_is_not_certain_is_the_last_one() {
     run(async {
+        let hostile = format!("{GET}Content-Length: 1\nTransfer-Encoding: x\n\n garbage\r\n\r\n").repeat(300);
         for (request, end) in [
             ("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", "root"),
+            ("POST / HTTP/1.1\r\nContent-Length: 20000\r\n\r\n", "root"),
             ("POST /body HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", "1."),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "root"),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\n", "root"),
             ("POST /body HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nwhat\r\n", "broken."),
             ("GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", "root"),
             ("CONNECT x:1 HTTP/1.1\r\n\r\n", ""),
         ] {
-            let mut served = Served::start().await;
-            served.send(&format!("{request}{GET}")).await;
-            let answer = served.rest().await;
+            let served = Served::start().await;
+            let (mut reader, mut writer) = tokio::io::split(served.client);
+            let mut answer = String::new();
+            let sent = format!("{request}{hostile}");
+            let (sent, read) = tokio::join!(writer.write_all(sent.as_bytes()), reader.read_to_string(&mut answer));
+            sent.unwrap();
+            read.unwrap();
             assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{request}: {answer}");
             assert!(answer.contains("connection: close\r\n") && answer.ends_with(end), "{answer}");
+            assert!(served.refused.borrow().is_empty(), "{:?}", served.refused);
         }
+    });
+}
+
+#[test]
+fn empty_lines_between_requests_do_not_begin_one() {
+    run(async {
+        let mut served = Served::start().await;
+        served.send("POST /body HTTP/1.1\r\nContent-Length: 1\r\n\r\nx\r\n").await;
+        served.answer("1.").await;
+        for empty in ["", "\r\n", "\n\r", "\n"] {
+            served.send(empty).await;
+            sleep(Duration::from_secs(10)).await;
+        }
+        served.send(&format!("\r\n{GET}")).await;
+        served.answer("root").await;
+        served.send("\r\n").await;
+        assert_eq!(served.seconds_to_end().await, 75);
+        assert!(served.refused.borrow().is_empty());
     });
 }
 
@@ -296,6 +325,10 @@ fn what_is_not_http_is_refused_once_at_once_and_with_what_was_received() {
             ("garbage\r\n\r\n", 400),
             ("\x16\x03\x01\x02", 400),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+            ("not http\r\n", 400),
+            ("GET / HTTP/1.1\r\nno colon\r\n", 400),
+            ("GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+            ("GET http://[ HTTP/1.1\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nContent-Length: 1\r\ntransfer-encoding: chunked\r\n", 400),
             ("POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
             (&long[..], 431),
@@ -345,14 +378,24 @@ fn a_stop_ends_an_idle_connection_and_lets_a_request_go_on() {
         idle.stop.send(true).unwrap();
         assert_eq!(idle.seconds_to_end().await, 0);
 
-        let mut busy = Served::start().await;
-        busy.send("POST /body HTTP/1.1\r\nContent-Length: 2\r\n\r\nx").await;
-        sleep(Duration::from_secs(1)).await;
-        busy.stop.send(true).unwrap();
-        sleep(Duration::from_secs(1)).await;
-        busy.send("y").await;
-        let answer = busy.rest().await;
-        assert!(answer.ends_with("2.") && answer.contains("connection: close"), "{answer}");
+        for (before, begun, rest) in [
+            ("", "POST /body HTTP/1.1\r\nContent-Length: 2\r\n\r\nx", "y"),
+            ("", "POST /body HTTP/1.1\r\nContent-Le", "ngth: 2\r\n\r\nxy"),
+            (GET, "POST /body HTTP/1.1\r\nContent-Le", "ngth: 2\r\n\r\nxy"),
+        ] {
+            let mut busy = Served::start().await;
+            busy.send(before).await;
+            if !before.is_empty() {
+                busy.answer("root").await;
+            }
+            busy.send(begun).await;
+            sleep(Duration::from_secs(1)).await;
+            busy.stop.send(true).unwrap();
+            sleep(Duration::from_secs(1)).await;
+            busy.send(rest).await;
+            let answer = busy.rest().await;
+            assert!(answer.ends_with("2.") && answer.contains("connection: close"), "{answer}");
+        }
     });
 }
 

@@ -1,8 +1,7 @@
 //! How many connections a listener keeps open, and how many bytes of strangers it holds.
 //!
 //! At either limit a connection gives way: the one that has been idle longest or, if none is idle, the one that has been
-//! waiting for its client longest. So whoever opens many connections closes their own, and a new client always finds a
-//! place. A new connection counts as one that waits, not as idle: its first request is on its way.
+//! waiting for its client longest. So whoever opens many connections closes their own. A new connection counts as one that waits, not as idle: its first request is on its way.
 
 use std::{
     fmt,
@@ -23,10 +22,12 @@ use tokio::{
     time::Instant,
 };
 
+use super::Room;
 use crate::telemetry::metrics::ConnectionMetrics;
 
 /// The connections of a listener.
 pub struct ConnectionTable {
+    listener: &'static str,
     slots: Box<[Slot]>,
     free: Mutex<Vec<usize>>,
     permits: Arc<Semaphore>,
@@ -37,7 +38,8 @@ pub struct ConnectionTable {
     unverified_bytes: AtomicUsize,
     largest_unverified: usize,
     created_at: Instant,
-    warned_at: AtomicU64,
+    /// When the log last warned of each limit.
+    warned_at: [AtomicU64; 2],
     metrics: ConnectionMetrics,
 }
 
@@ -74,37 +76,36 @@ impl ConnectionTable {
     /// The most bytes of unverified requests that all connections hold together.
     pub const UNVERIFIED_BYTES: usize = 64 * 1024 * 1024;
 
-    /// How many new connections may wait at once for the place of another: as many as come in a moment.
-    pub const LONGEST_QUEUE: usize = 2048;
-
     const PAUSE_BETWEEN_WARNINGS: Duration = Duration::from_mins(1);
 
-    /// Room for so many connections, at least one.
+    /// The table of a listener of this name.
     #[must_use]
-    pub fn new(connections: usize, metrics: ConnectionMetrics) -> Arc<Self> {
-        Self::with(connections, Self::UNVERIFIED_BYTES, metrics)
+    pub fn new(listener: &'static str, room: Room, metrics: ConnectionMetrics) -> Arc<Self> {
+        Self::with(listener, room, Self::UNVERIFIED_BYTES, metrics)
     }
 
-    fn with(connections: usize, largest_unverified: usize, metrics: ConnectionMetrics) -> Arc<Self> {
-        let connections = connections.clamp(1, Semaphore::MAX_PERMITS);
+    fn with(listener: &'static str, room: Room, largest_unverified: usize, metrics: ConnectionMetrics) -> Arc<Self> {
+        let [connections, queue] = [room.connections, room.queue]
+            .map(|number| usize::try_from(number).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS));
         let slot =
             || Slot { rank: AtomicU64::new(FREE), unverified_bytes: AtomicUsize::new(0), evicted: AtomicWaker::new() };
         Arc::new(Self {
+            listener,
             slots: (0..connections).map(|_| slot()).collect(),
             free: Mutex::new((0..connections).rev().collect()),
             permits: Arc::new(Semaphore::new(connections)),
-            queue: Semaphore::new(Self::LONGEST_QUEUE),
+            queue: Semaphore::new(queue),
             evictions: Semaphore::new((connections / 8).max(1)),
             unverified_bytes: AtomicUsize::new(0),
             largest_unverified,
             created_at: Instant::now(),
-            warned_at: AtomicU64::new(0),
+            warned_at: [AtomicU64::new(0), AtomicU64::new(0)],
             metrics,
         })
     }
 
-    /// A place for a new connection, for which another may have to give way. There is none while every other connection has
-    /// a verified request in progress, or too many wait.
+    /// A place for a new connection, for which another may have to give way. `None` while every other connection has a
+    /// verified request in progress, or if too many wait.
     pub async fn admit(self: &Arc<Self>) -> Option<ConnectionSlot> {
         let permit = match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => permit,
@@ -121,7 +122,7 @@ impl ConnectionTable {
     }
 
     async fn permit_of_another(&self) -> Option<OwnedSemaphorePermit> {
-        self.warn();
+        self.warn(Limit::Connections);
         let _queued = self.queue.try_acquire().ok()?;
         let _eviction = self.evictions.acquire().await.ok()?;
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
@@ -133,7 +134,7 @@ impl ConnectionTable {
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 
-    /// Has the connection closed that comes first. False if none may be.
+    /// Closes the connection that comes first. False if no connection may be closed.
     fn evict(&self, limit: Limit) -> bool {
         let gives = |slot: &Slot| match limit {
             Limit::Connections => true,
@@ -161,17 +162,29 @@ impl ConnectionTable {
         self.unverified_bytes.fetch_sub(bytes, SeqCst);
     }
 
-    fn warn(&self) {
-        let now = self.micros(Instant::now());
-        let warned_at = self.warned_at.load(Relaxed);
-        let pause = u64::try_from(Self::PAUSE_BETWEEN_WARNINGS.as_micros()).unwrap_or(u64::MAX);
-        if (warned_at == 0 || now > warned_at.saturating_add(pause))
-            && self.warned_at.compare_exchange(warned_at, now.max(1), Relaxed, Relaxed).is_ok()
-        {
-            tracing::warn!(
-                connections = self.slots.len(),
-                "connection limit reached; closing the connections that have been idle longest"
-            );
+    /// Warns of a limit, at most once a minute.
+    fn warn(&self, limit: Limit) {
+        let now = self.micros(Instant::now()).max(1);
+        let last = match limit {
+            Limit::Connections => &self.warned_at[0],
+            Limit::Bytes => &self.warned_at[1],
+        };
+        let pause = Self::PAUSE_BETWEEN_WARNINGS.as_micros();
+        let is_due = |warned_at: u64| warned_at == 0 || u128::from(now - warned_at.min(now)) > pause;
+        if last.fetch_update(Relaxed, Relaxed, |warned_at| is_due(warned_at).then_some(now)).is_err() {
+            return;
+        }
+        let (listener, connections) = (self.listener, self.slots.len());
+        match limit {
+            Limit::Connections => {
+                tracing::warn!(listener, connections, "connection limit reached; closing connections for new ones");
+            }
+            Limit::Bytes => {
+                tracing::warn!(
+                    listener,
+                    "unverified requests hold 64 MiB; closing the connections that hold some longest"
+                );
+            }
         }
     }
 
@@ -195,7 +208,8 @@ impl ConnectionSlot {
 
     /// The request that began then has been received, and its sender is unknown.
     pub fn mark_received(&self, since: Instant) {
-        self.set_rank(RECEIVED + self.table.micros(since));
+        let rank = RECEIVED + self.table.micros(since);
+        let _ = self.slot().rank.fetch_update(SeqCst, SeqCst, |old| (old < RECEIVED).then_some(rank));
     }
 
     /// The sender of the request is known: the connection does not give way to others.
@@ -204,8 +218,8 @@ impl ConnectionSlot {
         self.release();
     }
 
-    /// Counts bytes of an unverified request. Where all have too many, those are closed that have had them longest: this one
-    /// too, if it comes to that.
+    /// Counts bytes that the connection holds of an unverified request. Above the limit for all connections, those that have
+    /// held bytes longest are closed: this one, too, if it is among them.
     pub fn holds_more(&self, bytes: usize) {
         if self.slot().rank.load(Relaxed) == PROTECTED {
             return;
@@ -214,6 +228,7 @@ impl ConnectionSlot {
         let mut all = self.table.unverified_bytes.fetch_add(bytes, SeqCst) + bytes;
         self.slot().unverified_bytes.fetch_add(bytes, SeqCst);
         while all > self.table.largest_unverified && self.table.evict(Limit::Bytes) {
+            self.table.warn(Limit::Bytes);
             all = self.table.unverified_bytes.load(SeqCst);
         }
     }
@@ -280,8 +295,13 @@ mod tests {
         table.created_at + Duration::from_millis(millis)
     }
 
-    async fn full_table(connections: usize) -> (Arc<ConnectionTable>, Vec<ConnectionSlot>) {
-        let table = ConnectionTable::new(connections, ConnectionMetrics::default());
+    fn table(connections: u64, largest_unverified: usize) -> Arc<ConnectionTable> {
+        let room = Room { connections, queue: 20 };
+        ConnectionTable::with("test", room, largest_unverified, ConnectionMetrics::default())
+    }
+
+    async fn full_table(connections: u64) -> (Arc<ConnectionTable>, Vec<ConnectionSlot>) {
+        let table = table(connections, 1000);
         let mut slots = Vec::new();
         for _ in 0..connections {
             slots.push(table.admit().await.unwrap());
@@ -337,7 +357,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_of_strangers_are_bounded_and_those_of_verified_requests_do_not_count() {
-        let table = ConnectionTable::with(5, 100, ConnectionMetrics::default());
+        let table = table(5, 100);
         let holds_nothing = table.admit().await.unwrap();
         holds_nothing.mark_waiting(after(&table, 0));
         let mut slots = Vec::new();
@@ -365,9 +385,8 @@ mod tests {
 
     #[tokio::test]
     async fn only_so_many_new_connections_wait() {
-        let most = ConnectionTable::LONGEST_QUEUE;
-        let (table, slots) = full_table(most + 1).await;
-        let mut entering: Vec<_> = (0..most).map(|_| Box::pin(table.admit())).collect();
+        let (table, slots) = full_table(100).await;
+        let mut entering: Vec<_> = (0..20).map(|_| Box::pin(table.admit())).collect();
         for admission in &mut entering {
             assert!(admission.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         }

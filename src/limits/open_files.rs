@@ -2,25 +2,35 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::ConnectionTable;
+/// Files for what is no client's connection: listeners, calls to Clerk, Ably and Redis, the admin listener's connections.
+const OTHER_FILES: u64 = 512;
 
-/// Files besides open connections: those that wait for a place, and listeners, calls to Clerk, Ably and Redis, and the
-/// admin listener's connections.
-const OTHER_FILES: u64 = ConnectionTable::LONGEST_QUEUE as u64 + 512;
+/// How many new connections wait at most for the place of another: as many as come in a moment.
+const LONGEST_QUEUE: u64 = 2048;
 
-/// Raises the limit on open files as far as the process may, and returns for how many connections it is enough, up to
-/// `connections`. At least one.
+/// How many connections a listener can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Open connections.
+    pub connections: u64,
+    /// New connections that wait for the place of another.
+    pub queue: u64,
+}
+
+/// Raises the limit on open files as far as the process may, and returns what it is enough for, up to so many connections.
 #[must_use]
-pub fn make_room(connections: u64) -> u64 {
+pub fn make_room(connections: u64) -> Room {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = current == maximum || setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     let files = if raised { maximum } else { current };
-    files.map_or(connections, |files| room(files, connections))
+    room(files.unwrap_or(u64::MAX), connections)
 }
 
-/// Where there are few files, a third of them is for connections.
-fn room(files: u64, connections: u64) -> u64 {
-    connections.min(files.saturating_sub(OTHER_FILES).max(files / 3)).max(1)
+/// Where there are few files, a third is for others, and a quarter of the rest for connections that wait.
+fn room(files: u64, connections: u64) -> Room {
+    let files = files - OTHER_FILES.min(files / 3);
+    let queue = LONGEST_QUEUE.min(files / 4);
+    Room { connections: connections.min(files - queue).max(1), queue: queue.max(1) }
 }
 
 #[cfg(test)]
@@ -29,16 +39,16 @@ mod tests {
 
     #[test]
     fn connections_leave_files_for_others() {
-        for (files, connections, room_for) in [
-            (1_048_576, 10_000, 10_000),
-            (12_560, 10_000, 10_000),
-            (12_559, 10_000, 9_999),
-            (1024, 10_000, 341),
-            (256, 10_000, 85),
-            (256, 80, 80),
-            (0, 100, 1),
+        for (files, wanted, connections, queue) in [
+            (u64::MAX, 10_000, 10_000, 2048),
+            (12_560, 10_000, 10_000, 2048),
+            (12_559, 10_000, 9_999, 2048),
+            (1024, 10_000, 513, 170),
+            (300, 10_000, 150, 50),
+            (300, 100, 100, 50),
+            (0, 100, 1, 1),
         ] {
-            assert_eq!(room(files, connections), room_for, "{files} files, {connections} connections");
+            assert_eq!(room(files, wanted), Room { connections, queue }, "{files} files, {wanted} connections");
         }
     }
 }

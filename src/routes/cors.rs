@@ -77,7 +77,8 @@ pub(super) fn origin(headers: &HeaderMap) -> Option<String> {
     }
 }
 
-/// Answers a preflight, which does not show whose session is to come. To an origin that is not allowed it says nothing, and the browser stops there.
+/// Answers a preflight, which does not show whose session the request will have. To an origin that is not allowed it says
+/// nothing, and the browser stops there.
 pub(super) async fn preflight(request: HttpRequest, origins: Data<AllowedOrigins>) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     response.append_header((VARY, "Access-Control-Request-Method, Access-Control-Request-Headers"));

@@ -19,6 +19,7 @@ use super::{answer, body, client_address::ClientAddress, host, request_id};
 use crate::{
     ably::{ErrorInfo, code},
     clock::UnixMillis,
+    connection::RequestClock,
     revocation::{
         Revocation,
         by_hand::{Action, InvalidOrder, Order, Report, Run},
@@ -124,6 +125,7 @@ pub(super) async fn post(request: HttpRequest, payload: Payload, by_hand: Data<B
     if let Err(cause) = by_hand.access.admit(request.headers()) {
         return refused(&request, cause.reason(), &cause.error_info());
     }
+    RequestClock::verified(&request);
     if !request.content_type().eq_ignore_ascii_case("application/json") {
         return refused(&request, "not-json", &NOT_JSON);
     }

@@ -10,10 +10,7 @@ use actix_web::{
     },
     web::{Bytes, Data, Payload},
 };
-use tokio::{
-    task::{spawn_local, yield_now},
-    time::Instant,
-};
+use tokio::{task::yield_now, time::Instant};
 
 use super::{answer, body, client_address::ClientAddress, cors::AllowedOrigins, rate_limit, request_id};
 use crate::{
@@ -65,8 +62,7 @@ pub(super) async fn post(
 /// Has the worker take in all requests that are there before it goes on with this one. It would work on one at a time
 /// otherwise, and the others would wait in their sockets, where nobody counts them and none is turned away.
 async fn let_others_in() {
-    // Actix polls a request's future again without being woken, which would be the end of yielding: so a task yields.
-    let _ = spawn_local(yield_now()).await;
+    yield_now().await;
 }
 
 fn overloaded(request: &HttpRequest, metrics: &RequestMetrics) -> HttpResponse {

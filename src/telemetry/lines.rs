@@ -129,7 +129,12 @@ struct JsonLine<W>(W);
 impl<W: io::Write> io::Write for JsonLine<W> {
     /// Takes whole lines: the layer writes each at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write_all(escape_in_json(&String::from_utf8_lossy(line)).as_bytes())?;
+        let is_plain = line.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n'));
+        if is_plain {
+            self.0.write_all(line)?;
+        } else {
+            self.0.write_all(escape_in_json(&String::from_utf8_lossy(line)).as_bytes())?;
+        }
         Ok(line.len())
     }
 
