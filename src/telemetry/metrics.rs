@@ -8,7 +8,7 @@ mod store;
 
 use std::{
     fmt::{self, Write as _},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use self::store::StoreCollector;
 use crate::{
     ably::{ExchangeCounts, TokenFormat},
     clerk::{LookupCounts, RefreshCounts},
-    clock::UnixMillis,
+    clock::{ClockWatch, UnixMillis},
     store::{Clock, Store},
 };
 
@@ -48,6 +48,7 @@ struct Families {
     signing_keys_confirmed: Family<Tenant, Gauge>,
     user_lookups: Family<TenantOutcome, Total>,
     ably_exchanges: Family<TenantOutcome, Total>,
+    clock_offsets: Family<Vendor, Gauge<f64, AtomicU64>>,
     webhooks: Family<TenantOutcome, Total>,
     revocations: Family<TenantOutcome, Total>,
     policy_reloads: Family<Outcome, Total>,
@@ -77,6 +78,12 @@ struct Tenant {
 struct TenantOutcome {
     tenant: TenantName,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Vendor {
+    tenant: TenantName,
+    vendor: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -207,7 +214,16 @@ impl Metrics {
         for known in WEBHOOK_OUTCOMES {
             drop(families.webhooks.get_or_create_owned(&outcome(known)));
         }
+        let clock = |vendor| {
+            let (families, labels) = (Arc::clone(families), Vendor { tenant: tenant.clone(), vendor });
+            // There is no series before the first offset: 0 would say that the clock is right.
+            ClockWatch::new(name, vendor, move |offset| {
+                families.clock_offsets.get_or_create(&labels).set(offset.seconds());
+            })
+        };
         TenantMetrics(Arc::new(TenantSeries {
+            clerk_clock: clock("clerk"),
+            ably_clock: clock("ably"),
             families: Arc::clone(families),
             token_requests: format(TokenFormat::TokenRequest),
             jwts: format(TokenFormat::Jwt),
@@ -283,6 +299,11 @@ impl Families {
             "Token requests that the service exchanged at Ably, by outcome",
             self.ably_exchanges.clone(),
         );
+        ours.register(
+            "clock_offset_seconds",
+            "How far this machine's clock is ahead of the vendor's, in seconds",
+            self.clock_offsets.clone(),
+        );
         ours.register("webhooks_total", "Verified webhooks of Clerk's, by outcome", self.webhooks.clone());
         ours.register("revocations_total", "Revocations that Ably was asked for, by outcome", self.revocations.clone());
         ours.register(
@@ -332,6 +353,8 @@ struct TenantSeries {
     issued_in: Histogram,
     refused_in: Histogram,
     rules: Gauge,
+    clerk_clock: ClockWatch,
+    ably_clock: ClockWatch,
 }
 
 impl fmt::Debug for TenantMetrics {
@@ -374,7 +397,14 @@ impl TenantMetrics {
             confirmed_at: families
                 .signing_keys_confirmed
                 .get_or_create_owned(&Tenant { tenant: self.0.tenant.clone() }),
+            clock: self.0.clerk_clock.clone(),
         }
+    }
+
+    /// For all calls to Ably.
+    #[must_use]
+    pub fn ably_clock(&self) -> ClockWatch {
+        self.0.ably_clock.clone()
     }
 
     /// For the users, where Clerk is asked for them.
