@@ -1,6 +1,10 @@
 //! Outgoing HTTP, as every client of this crate uses it: no redirects, bounded answers, errors that say their cause.
 
-use std::{env, error::Error, time::Duration};
+use std::{
+    env,
+    error::Error,
+    time::{Duration, Instant},
+};
 
 use reqwest::{
     Client, NoProxy, Proxy, RequestBuilder, Response,
@@ -8,7 +12,6 @@ use reqwest::{
     redirect::Policy,
 };
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use crate::clock::{ClockOffset, UnixMillis};
 

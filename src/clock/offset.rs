@@ -95,8 +95,7 @@ impl ClockWatch {
         Self(Some(Arc::new(Watched { tenant: tenant.into(), vendor, record: Box::new(record), is_off })))
     }
 
-    /// Records an offset. The log tells when our clock gets off, and when it is right again; an answer without a usable
-    /// time changes nothing.
+    /// Records an offset. The log says once that our clock is off, and once that it is right again. None changes nothing.
     pub fn observe(&self, offset: Option<ClockOffset>) {
         let (Some(watched), Some(offset)) = (&self.0, offset) else { return };
         (watched.record)(offset);

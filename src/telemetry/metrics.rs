@@ -539,6 +539,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock::ClockOffset,
         store::{Bounds, DueWork, Fact, MemoryStore, Ruling, Source, Subject},
         tenant,
     };
@@ -687,6 +688,19 @@ mod tests {
         assert_eq!(series(&exposition, asked), [format!("{asked} 2")]);
         let took = "ably_clerk_auth_token_duration_seconds_bucket{le=\"0.005\",tenant=\"one\",outcome=\"issued\"}";
         assert_eq!(series(&exposition, took), [format!("{took} 1")]);
+    }
+
+    #[test]
+    fn a_clock_has_no_offset_before_it_is_measured_and_then_one_for_each_tenant_and_vendor() {
+        let metrics = metrics_since(UnixMillis(0));
+        let [one, other] = ["one", "other"].map(|name| metrics.tenant(name));
+        let (clerk, ably) = (one.signing_key_refreshes().clock, other.ably_clock());
+        let name = "ably_clerk_auth_clock_offset_seconds{";
+        assert_eq!(series(&metrics.exposition().unwrap(), name), [""; 0]);
+        clerk.observe(Some(ClockOffset { ms: -1250, uncertainty_ms: 500 }));
+        ably.observe(Some(ClockOffset { ms: 121_000, uncertainty_ms: 500 }));
+        let expected = [r#"tenant="one",vendor="clerk"} -1.25"#, r#"tenant="other",vendor="ably"} 121.0"#];
+        assert_eq!(series(&metrics.exposition().unwrap(), name), expected.map(|labels| format!("{name}{labels}")));
     }
 
     #[test]
