@@ -2,7 +2,11 @@
 //!
 //! Functions that decide take a [`UnixMillis`] from their caller; only the edge of the program reads the clock.
 
+mod offset;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use offset::{ClockOffset, ClockWatch};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

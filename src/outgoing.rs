@@ -1,9 +1,19 @@
 //! Outgoing HTTP, as every client of this crate uses it: no redirects, bounded answers, errors that say their cause.
 
-use std::{env, error::Error, time::Duration};
+use std::{
+    env,
+    error::Error,
+    time::{Duration, Instant},
+};
 
-use reqwest::{Client, NoProxy, Proxy, Response, header::RETRY_AFTER, redirect::Policy};
+use reqwest::{
+    Client, NoProxy, Proxy, RequestBuilder, Response,
+    header::{AGE, DATE, HeaderMap, RETRY_AFTER},
+    redirect::Policy,
+};
 use serde::de::DeserializeOwned;
+
+use crate::clock::{ClockOffset, UnixMillis};
 
 /// The client for all outgoing calls. It follows no redirect: every address comes from the configuration.
 ///
@@ -20,6 +30,43 @@ pub(crate) fn client() -> reqwest::Result<Client> {
         builder = builder.proxy(Proxy::https(proxy)?.no_proxy(NoProxy::from_env()));
     }
     builder.build()
+}
+
+/// When an answer came by our clock, and how long after its request was sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    received_at: UnixMillis,
+    round_trip: Duration,
+}
+
+/// Sends a request and takes the time. Errors do not name its URL.
+pub(crate) async fn send(request: RequestBuilder) -> reqwest::Result<(Response, Arrival)> {
+    let sent_at = Instant::now();
+    let response = request.send().await.map_err(reqwest::Error::without_url)?;
+    Ok((response, Arrival { received_at: UnixMillis::now(), round_trip: sent_at.elapsed() }))
+}
+
+impl Arrival {
+    /// Compares our clock with the answer's `Date`. None without a usable one.
+    pub(crate) fn clock_offset(self, response: &Response) -> Option<ClockOffset> {
+        const RESOLUTION: Duration = Duration::from_secs(1);
+        let date = date(response.headers())?;
+        Some(ClockOffset::of_answer(date, RESOLUTION, self.received_at, self.round_trip))
+    }
+
+    /// Compares our clock with a time in milliseconds that the answer has.
+    pub(crate) fn clock_offset_from(self, time: UnixMillis) -> ClockOffset {
+        const RESOLUTION: Duration = Duration::from_millis(1);
+        ClockOffset::of_answer(time, RESOLUTION, self.received_at, self.round_trip)
+    }
+}
+
+/// When an answer was made, in whole seconds (RFC 9110 section 6.6.1). None if a cache has kept it since (RFC 9111 section
+/// 5.1).
+fn date(headers: &HeaderMap) -> Option<UnixMillis> {
+    let is_fresh = headers.get(AGE).is_none_or(|age| age == "0");
+    let date = headers.get(DATE).filter(|_| is_fresh)?.to_str().ok()?;
+    Some(httpdate::parse_http_date(date).ok()?.into())
 }
 
 /// Why a body could not be read as the JSON wanted.
@@ -62,4 +109,33 @@ pub(crate) fn causes(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_tells_the_time_unless_its_date_is_missing_malformed_or_kept_by_a_cache() {
+        const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
+        for (headers, expected) in [
+            (&[("date", DATE)][..], Some(UnixMillis(1_700_000_000_000))),
+            (&[("date", DATE), ("age", "0")], Some(UnixMillis(1_700_000_000_000))),
+            (&[("date", DATE), ("age", "7")], None),
+            (&[("date", DATE), ("age", "x")], None),
+            (&[], None),
+            (&[("date", "")], None),
+            (&[("date", "1700000000")], None),
+            (&[("date", "Tue, 14 Nov 2023 22:13:20 +0000")], None),
+            (&[("date", "Tue, 32 Nov 2023 22:13:20 GMT")], None),
+            (&[("date", "\u{e9}")], None),
+        ] {
+            let header = |(name, value): &(&'static str, &str)| {
+                (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+            };
+            assert_eq!(date(&headers.iter().map(header).collect()), expected, "{headers:?}");
+        }
+    }
 }

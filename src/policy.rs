@@ -17,7 +17,7 @@ pub use condition::{
     ScopedName, Truth,
 };
 pub use explanation::{Explanation, RuleExplained};
-pub use template::{InvalidResource, ResourceTemplate, Unfit};
+pub use template::{InvalidResource, ResourceTemplate, Unfit, reject_what_grants_nothing};
 
 use crate::{
     ably::{Capability, NoIntersection, Operations, TokenParams, Ttl},

@@ -285,7 +285,7 @@ fn make_tenant(
         TokenFormat::TokenRequest => Form::TokenRequest,
         TokenFormat::Jwt => Form::Jwt,
         TokenFormat::TokenDetails => {
-            let rest = RestClient::new(config.ably.rest_url.clone(), http.clone());
+            let rest = RestClient::new(config.ably.rest_url.clone(), http.clone()).observed_by(metrics.ably_clock());
             Form::TokenDetails(Exchange::new(rest, Handle::current(), metrics.ably_exchanges()))
         }
     };
@@ -335,7 +335,7 @@ fn make_store(config: &Config, remembered: &Arc<RememberedUsers>) -> Result<Arc<
 
 fn authority(config: &TenantConfig, tenant: &Tenant, denial_ttl: Duration, http: &reqwest::Client) -> Authority {
     let ably = config.ably.revocable_tokens.then(|| RevokingKey {
-        rest: RestClient::new(config.ably.rest_url.clone(), http.clone()),
+        rest: RestClient::new(config.ably.rest_url.clone(), http.clone()).observed_by(tenant.metrics.ably_clock()),
         api_key: config.ably.api_key.clone(),
     });
     Authority {

@@ -94,7 +94,7 @@ export function sdkReaction(status, code) {
   if (status === 403 || code === 40102 || code === 40171) {
     return "Gives up: the connection is failed for good.";
   }
-  return "Stays disconnected, and asks again about every 15 seconds.";
+  return "Stays disconnected. It asks again after 12 to 15 seconds first, rising to 24 to 30.";
 }
 
 export function span(ms) {

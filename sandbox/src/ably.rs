@@ -35,7 +35,10 @@ mod token_request;
 use std::{
     io,
     net::{Ipv4Addr, TcpListener},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -84,7 +87,7 @@ pub struct Options {
     pub revocable_tokens: bool,
     /// What `allowReauthMargin` gives clients to fetch a new token. Ably's is 30 seconds.
     pub reauth_margin: Duration,
-    /// How far the stand-in's clock is ahead, in milliseconds.
+    /// How far the stand-in's clock is ahead, in milliseconds. [`Ably::set_clock_offset_ms`] changes it.
     pub clock_offset_ms: i64,
 }
 
@@ -255,7 +258,8 @@ impl Ably {
             Box::new(|| BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())),
         );
         realm.reauth_margin_ms = i64::try_from(options.reauth_margin.as_millis()).unwrap_or(i64::MAX);
-        let shared = Arc::new(Shared { realm: Mutex::new(realm), clock_offset_ms: options.clock_offset_ms });
+        let shared =
+            Arc::new(Shared { realm: Mutex::new(realm), clock_offset_ms: AtomicI64::new(options.clock_offset_ms) });
         let (ready, started) = oneshot::channel();
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -313,6 +317,11 @@ impl Ably {
     /// Turns revocable tokens on for tokens issued from now on, or off, as in Ably's dashboard.
     pub fn set_revocable_tokens(&self, setting: RevocableTokens) {
         self.shared.set_revocable_tokens(setting);
+    }
+
+    /// Sets how far the stand-in's clock is ahead of this machine's, in milliseconds.
+    pub fn set_clock_offset_ms(&self, offset_ms: i64) {
+        self.shared.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
     }
 
     /// The calls of `revokeTokens`, oldest first; the last 1000 are kept. Calls that an outage of everything cut off are
@@ -373,7 +382,7 @@ impl Drop for Ably {
 /// What every request sees.
 struct Shared {
     realm: Mutex<Realm>,
-    clock_offset_ms: i64,
+    clock_offset_ms: AtomicI64,
 }
 
 impl Shared {
@@ -391,7 +400,14 @@ impl Shared {
 
     fn now_ms(&self) -> i64 {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX).saturating_add(self.clock_offset_ms)
+        let offset_ms = self.clock_offset_ms.load(Ordering::Relaxed);
+        i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX).saturating_add(offset_ms)
+    }
+
+    /// The same, as a `Date` header needs it.
+    fn now(&self) -> SystemTime {
+        let since_epoch = Duration::from_millis(u64::try_from(self.now_ms()).unwrap_or(0));
+        UNIX_EPOCH.checked_add(since_epoch).unwrap_or(UNIX_EPOCH)
     }
 }
 
@@ -412,6 +428,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, ready: oneshot::Sende
             .app_data(data.clone())
             .wrap(from_fn(rest::interfere))
             .wrap(from_fn(rest::allow_any_origin))
+            .wrap(from_fn(rest::tell_the_time))
             .configure(rest::routes)
     })
     .workers(1)

@@ -1,9 +1,13 @@
 //! The Ably stand-in from outside: over HTTP and WebSocket, from any runtime.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use actix_web::http::header::HttpDate;
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::{Client, Method, StatusCode};
 use sandbox::ably::{Ably, Options, Outage, RevocableTokens, RevocationOutcome};
@@ -293,20 +297,55 @@ async fn a_margin_asks_for_a_new_token_and_cuts_who_has_none_in_time() {
     assert_eq!(json!(ably.endings()[0].revoked_from), *applies_at);
 }
 
-#[tokio::test]
-async fn a_token_request_signed_before_a_revocation_yields_a_good_token_after_it() {
-    let ably = started(revocable()).await;
+/// A token request of alice's that its `mac` vouches for.
+async fn signed_token_request(ably: &Ably) -> Value {
     let (name, secret) = ably.api_key().split_once(':').unwrap();
-    let timestamp = now_ms(&ably).await;
+    let timestamp = now_ms(ably).await;
     let text = format!("{name}\n\n\nalice\n{timestamp}\n0123456789abcdef\n");
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
     let mac = BASE64_STANDARD.encode(aws_lc_rs::hmac::sign(&key, text.as_bytes()));
-    let hoarded = json!({
-        "keyName": name, "clientId": "alice", "timestamp": timestamp, "nonce": "0123456789abcdef", "mac": mac
-    });
+    json!({ "keyName": name, "clientId": "alice", "timestamp": timestamp, "nonce": "0123456789abcdef", "mac": mac })
+}
+
+#[tokio::test]
+async fn a_foreign_token_beside_a_token_request_is_refused_although_its_mac_is_right() {
+    let ably = started(Options::default()).await;
+    let url = format!("{}/keys/{}/requestToken", ably.url(), ably.key_name());
+    let token_request = signed_token_request(&ably).await;
+    let part = |json: &str| BASE64_URL_SAFE_NO_PAD.encode(json);
+    let of_clerk =
+        format!("{}.{}.AAAA", part(r#"{"alg":"RS256","typ":"JWT","kid":"ins_1"}"#), part(r#"{"sub":"user_1"}"#));
+    let refused = Client::new().post(&url).bearer_auth(of_clerk).json(&token_request).send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+    assert_eq!(refused.json::<Value>().await.unwrap()["error"]["code"], 40144);
+    // The nonce is not spent.
+    assert_eq!(Client::new().post(&url).json(&token_request).send().await.unwrap().status(), 201);
+}
+
+#[tokio::test]
+async fn the_clock_can_be_set_and_every_answer_has_its_date() {
+    let ably = started(Options::default()).await;
+    for offset_ms in [0, 7_200_000, -7_200_000] {
+        let url = format!("{}/sandbox/clock", ably.url());
+        let set = Client::new().post(url).json(&json!({ "offsetMs": offset_ms })).send().await.unwrap();
+        assert_eq!(set.status(), 204);
+        for path in ["/time", "/nowhere"] {
+            let answer = reqwest::get(format!("{}{path}", ably.url())).await.unwrap();
+            let date: HttpDate = answer.headers()["date"].to_str().unwrap().parse().unwrap();
+            let date_ms = SystemTime::from(date).duration_since(UNIX_EPOCH).unwrap().as_millis();
+            let between = now_ms(&ably).await - i64::try_from(date_ms).unwrap();
+            assert!((0..60_000).contains(&between), "{path} {between}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_request_signed_before_a_revocation_yields_a_good_token_after_it() {
+    let ably = started(revocable()).await;
+    let hoarded = signed_token_request(&ably).await;
 
     revoke(&ably, json!({ "targets": ["clientId:alice"] })).await;
-    let url = format!("{}/keys/{name}/requestToken", ably.url());
+    let url = format!("{}/keys/{}/requestToken", ably.url(), ably.key_name());
     let details: Value = Client::new().post(url).json(&hoarded).send().await.unwrap().json().await.unwrap();
     let mut socket = Socket::open(&ably, details["token"].as_str().unwrap()).await;
     assert_eq!(socket.next().await["action"], 4);

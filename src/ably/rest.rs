@@ -11,8 +11,8 @@ use super::{
     revocation::{Margin, Request, Response as Revoked, Target, TargetOutcome},
 };
 use crate::{
-    clock::UnixMillis,
-    outgoing::{UnreadableBody, causes, read_json, retry_after},
+    clock::{ClockOffset, ClockWatch, UnixMillis},
+    outgoing::{UnreadableBody, causes, read_json, retry_after, send},
 };
 
 /// Ably's REST API at one address.
@@ -20,6 +20,7 @@ use crate::{
 pub struct RestClient {
     base: Url,
     http: reqwest::Client,
+    clock: ClockWatch,
 }
 
 /// Why a call to Ably gave nothing.
@@ -81,23 +82,30 @@ impl RestClient {
     /// A client for the API at `base`.
     #[must_use]
     pub fn new(base: Url, http: reqwest::Client) -> Self {
-        Self { base, http }
+        Self { base, http, clock: ClockWatch::default() }
     }
 
-    /// Ably's clock (RSC16).
-    pub async fn time(&self) -> Result<UnixMillis, RestError> {
-        let response = self.http.get(self.url(&["time"])).timeout(Self::TIMEOUT).send().await.map_err(unreachable)?;
+    /// The same client, whose calls are observed by `clock`.
+    #[must_use]
+    pub fn observed_by(self, clock: ClockWatch) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// How far our clock is ahead of Ably's (RSC16).
+    pub async fn clock_offset(&self) -> Result<ClockOffset, RestError> {
+        let call = self.http.get(self.url(&["time"])).timeout(Self::TIMEOUT);
+        let (response, arrival) = send(call).await.map_err(RestError::Unreachable)?;
         if !response.status().is_success() {
             return Err(RestError::Status(response.status().as_u16()));
         }
         let [millis]: [i64; 1] = read_json(response).await?;
-        Ok(UnixMillis(millis))
+        Ok(arrival.clock_offset_from(UnixMillis(millis)))
     }
 
     /// The token that a token request is worth (RSA8a). A token request is taken once.
     pub async fn request_token(&self, token_request: &TokenRequest) -> Result<TokenDetails, RestError> {
         let call = self.post_of_key(token_request.key_name(), "requestToken").json(token_request);
-        let details: TokenDetails = answer_to(call).await?;
+        let details: TokenDetails = self.answer_to(call).await?;
         if details.answers(token_request) { Ok(details) } else { Err(RestError::Malformed) }
     }
 
@@ -111,7 +119,23 @@ impl RestClient {
     ) -> Result<Vec<TargetOutcome>, RestError> {
         let (name, secret) = api_key.basic_auth();
         let call = self.post_of_key(name, "revokeTokens").basic_auth(name, Some(secret));
-        answer_to::<Revoked>(call.json(&Request::new(targets, margin))).await?.outcomes(targets)
+        self.answer_to::<Revoked>(call.json(&Request::new(targets, margin))).await?.outcomes(targets)
+    }
+
+    /// What Ably answers, or its refusal.
+    async fn answer_to<T: DeserializeOwned>(&self, call: RequestBuilder) -> Result<T, RestError> {
+        let (response, arrival) = send(call).await.map_err(RestError::Unreachable)?;
+        let offset = arrival.clock_offset(&response);
+        let answer = if response.status().is_success() {
+            read_json(response).await.map_err(RestError::from)
+        } else {
+            Err(refused(response).await)
+        };
+        // Something else that stands before Ably may have a clock of its own.
+        if matches!(answer, Ok(_) | Err(RestError::Refused(_))) {
+            self.clock.observe(offset);
+        }
+        answer
     }
 
     fn post_of_key(&self, name: &KeyName, what: &str) -> RequestBuilder {
@@ -126,19 +150,6 @@ impl RestClient {
         }
         url
     }
-}
-
-/// What Ably answers, or its refusal.
-async fn answer_to<T: DeserializeOwned>(call: RequestBuilder) -> Result<T, RestError> {
-    let response = call.send().await.map_err(unreachable)?;
-    if !response.status().is_success() {
-        return Err(refused(response).await);
-    }
-    Ok(read_json(response).await?)
-}
-
-fn unreachable(error: reqwest::Error) -> RestError {
-    RestError::Unreachable(error.without_url())
 }
 
 /// Ably's error, if it is one: what stands before Ably may have errors of its own.

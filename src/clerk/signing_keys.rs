@@ -17,7 +17,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
-use reqwest::header::{AUTHORIZATION, DATE};
+use reqwest::header::AUTHORIZATION;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tokio::{
@@ -29,8 +29,8 @@ use url::Url;
 
 use super::backend_api::bearer;
 use crate::{
-    clock::UnixMillis,
-    outgoing::{UnreadableBody, causes, read_json},
+    clock::{ClockOffset, ClockWatch, UnixMillis},
+    outgoing::{UnreadableBody, causes, read_json, send},
 };
 
 /// The keys that verify an instance's session tokens.
@@ -139,6 +139,8 @@ pub struct RefreshCounts {
     pub failed: Counter,
     /// When Clerk gave the keys last, in seconds since the epoch; 0 before the first time.
     pub confirmed_at: Gauge,
+    /// Observes each answer with keys.
+    pub clock: ClockWatch,
 }
 
 /// Why a refresh brought no keys.
@@ -247,8 +249,8 @@ impl Jwks {
 
     /// Fetches once, for a report.
     pub async fn probe(&self) -> Result<Probe, JwksError> {
-        let Fetched { keys, date } = self.0.fetch().await?;
-        Ok(Probe { keys: keys.into_values().collect(), date })
+        let Fetched { keys, clock_offset } = self.0.fetch().await?;
+        Ok(Probe { keys: keys.into_values().collect(), clock_offset })
     }
 
     async fn find(&self, kid: &str) -> Result<Arc<DecodingKey>, KeyError> {
@@ -309,7 +311,8 @@ impl Jwks {
 impl Shared {
     fn take(&self, fetched: Result<Fetched, JwksError>) {
         let failed = match fetched {
-            Ok(Fetched { keys, .. }) => {
+            Ok(Fetched { keys, clock_offset }) => {
+                self.counts.clock.observe(clock_offset);
                 tracing::debug!(keys = keys.len(), "signing keys confirmed");
                 self.held.store(Some(Arc::new(Held { keys, confirmed_at: Instant::now() })));
                 self.counts.confirmed.inc();
@@ -334,33 +337,29 @@ impl Shared {
         if let Some(secret_key) = &self.source.secret_key {
             request = request.header(AUTHORIZATION, bearer(secret_key.expose_secret()));
         }
-        let response = request.send().await.map_err(|error| JwksError::Unreachable(error.without_url()))?;
+        let (response, arrival) = send(request).await.map_err(JwksError::Unreachable)?;
         if !response.status().is_success() {
             return Err(JwksError::Status(response.status().as_u16()));
         }
-        let date = response.headers().get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        let clock_offset = arrival.clock_offset(&response);
         let set: JwkSet = read_json(response).await?;
         let keys: HashMap<_, _> = set.keys.into_iter().filter_map(usable).collect();
-        if keys.is_empty() {
-            Err(JwksError::NoUsableKey)
-        } else {
-            Ok(Fetched { keys, date: date.map(UnixMillis::from) })
-        }
+        if keys.is_empty() { Err(JwksError::NoUsableKey) } else { Ok(Fetched { keys, clock_offset }) }
     }
 }
 
 /// What one fetch brought.
 pub struct Probe {
     keys: Vec<Arc<DecodingKey>>,
-    /// Clerk's clock, to the second.
-    pub date: Option<UnixMillis>,
+    /// How far our clock is ahead of Clerk's, if the answer told.
+    pub clock_offset: Option<ClockOffset>,
 }
 
 impl Probe {
     /// The one key of a PEM, as if it had been fetched.
     #[must_use]
     pub fn of_pem(PemKey(key): &PemKey) -> Self {
-        Self { keys: vec![Arc::clone(key)], date: None }
+        Self { keys: vec![Arc::clone(key)], clock_offset: None }
     }
 
     /// How many keys there are.
@@ -390,7 +389,7 @@ fn is_same_key(key: &DecodingKey, other: &DecodingKey) -> bool {
 
 struct Fetched {
     keys: HashMap<String, Arc<DecodingKey>>,
-    date: Option<UnixMillis>,
+    clock_offset: Option<ClockOffset>,
 }
 
 #[derive(Deserialize)]

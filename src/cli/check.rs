@@ -2,7 +2,7 @@
 
 mod redis;
 
-use std::{fmt, path::Path, process::ExitCode, time::SystemTime};
+use std::{fmt, path::Path, process::ExitCode};
 
 use tokio::runtime::Handle;
 
@@ -10,16 +10,13 @@ use super::explain::printable;
 use crate::{
     ably::{RestClient, TokenFormat},
     clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, RefreshCounts, SigningKeys},
-    clock::{self, UnixMillis},
+    clock::ClockOffset,
     config::{Config, KeySource, Provenance, Scope, Sources, TenantConfig, settings},
     outgoing,
 };
 
 /// How far the clocks may be apart before Ably refuses a token request (40104), in milliseconds.
 const ABLY_TOLERANCE_MS: i64 = 120_000;
-
-/// A Date header names whole seconds.
-const DATE_PRECISION_MS: i64 = 1000;
 
 /// The lines of the report, and whether the service would work.
 #[derive(Default)]
@@ -54,11 +51,13 @@ impl Report {
         }
     }
 
-    fn compare_clocks(&mut self, label: &'static str, theirs: UnixMillis, ours: UnixMillis, tolerance_ms: i64) {
-        let offset = ours.0 - theirs.0;
-        let text = format!("ours is {}", offset_in_words(offset));
-        let is_close = offset.abs() <= tolerance_ms;
-        self.tried(label, if is_close { Ok(text) } else { Err(format!("{text}, which is too much: set our clock")) });
+    fn compare_clocks(&mut self, label: &'static str, offset: ClockOffset, tolerance_ms: i64) {
+        let text = format!("ours is {offset}");
+        let is_too_much = offset.exceeds(tolerance_ms);
+        self.tried(
+            label,
+            if is_too_much { Err(format!("{text}, which is too much: set our clock")) } else { Ok(text) },
+        );
     }
 
     fn warn(&mut self, text: impl fmt::Display) {
@@ -205,24 +204,23 @@ async fn try_signing_keys(tenant: &TenantConfig, http: &reqwest::Client, report:
         Err(error) => return report.tried("signing keys", Err(format!("{name}: {error}"))),
     };
     report.tried("signing keys", Ok(format!("{} from {name}", found.count())));
-    let date = match source {
-        KeySource::FrontendApi(_) => found.date,
+    let offset = match source {
+        KeySource::FrontendApi(_) => found.clock_offset,
         KeySource::Pem | KeySource::BackendApi(_) => compare_with_the_frontend_api(tenant, http, &found, report).await,
     };
-    if let Some(date) = date.or(found.date) {
-        let tolerance_ms = tenant.clerk.clock_skew_ms + DATE_PRECISION_MS;
-        report.compare_clocks("Clerk's clock", date, UnixMillis::now(), tolerance_ms);
+    if let Some(offset) = offset.or(found.clock_offset) {
+        report.compare_clocks("Clerk's clock", offset, tenant.clerk.clock_skew_ms);
     }
 }
 
 /// The publishable key names an instance, and so does where the signing keys come from: they must name the same one.
-/// Returns Clerk's clock.
+/// Returns the offset from Clerk's clock.
 async fn compare_with_the_frontend_api(
     tenant: &TenantConfig,
     http: &reqwest::Client,
     found: &Probe,
     report: &mut Report,
-) -> Option<UnixMillis> {
+) -> Option<ClockOffset> {
     let url = tenant.clerk.frontend_api_jwks();
     let source = JwksSource { url: url.clone(), secret_key: None };
     match Jwks::new(source, http.clone(), Handle::current(), RefreshCounts::default()).probe().await {
@@ -236,7 +234,7 @@ async fn compare_with_the_frontend_api(
                     Err(format!("the signing keys are not those of {host}: are the keys of two Clerk instances mixed?"))
                 },
             );
-            published.date
+            published.clock_offset
         }
         Err(error) => {
             let text =
@@ -248,26 +246,14 @@ async fn compare_with_the_frontend_api(
 }
 
 async fn try_ably(tenant: &TenantConfig, http: &reqwest::Client, report: &mut Report) {
-    let before = SystemTime::now();
-    let time = RestClient::new(tenant.ably.rest_url.clone(), http.clone()).time().await;
-    let round_trip = before.elapsed().unwrap_or_default();
-    let outcome = match time {
-        Ok(time) => {
-            let middle = UnixMillis(UnixMillis::now().0 - clock::millis(round_trip) / 2);
-            report.compare_clocks("Ably's clock", time, middle, ABLY_TOLERANCE_MS);
+    let outcome = match RestClient::new(tenant.ably.rest_url.clone(), http.clone()).clock_offset().await {
+        Ok(offset) => {
+            report.compare_clocks("Ably's clock", offset, ABLY_TOLERANCE_MS);
             Ok(format!("answers at {}; whether it knows the API key shows with the first client", tenant.ably.rest_url))
         }
         Err(error) => Err(format!("{}: {error}", tenant.ably.rest_url)),
     };
     report.tried("Ably", outcome);
-}
-
-fn offset_in_words(offset_ms: i64) -> String {
-    match offset_ms {
-        -999..=999 => "within a second".to_owned(),
-        ahead @ 1000.. => format!("{}.{} s ahead", ahead / 1000, ahead % 1000 / 100),
-        behind => format!("{}.{} s behind", -behind / 1000, -behind % 1000 / 100),
-    }
 }
 
 /// Asks for a few users, which shows that the secret key is good. False when there are users, and none has a username.

@@ -1,13 +1,17 @@
 //! Tests of a policy: a TOML file of its own, with claims and what they are expected to get.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
     path::Path,
 };
 
 use serde_json::{Map, Number};
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     Config, Problem, Problems, Sources, TokenConfig,
@@ -20,7 +24,7 @@ use super::{
 };
 use crate::{
     ably::{Capability, Operations, TokenFormat, Ttl, code},
-    policy::Policy,
+    policy::{Policy, reject_what_grants_nothing},
     tenant::TenantName,
 };
 
@@ -293,7 +297,7 @@ impl Parser {
             let names: Option<Vec<_>> =
                 operations.iter().map(|operation| self.text(operation, "the name of an operation")).collect();
             let operations = Operations::parse(names?);
-            resources.push((resource.get_ref().to_string(), self.checked(value.span(), operations)?));
+            resources.push((self.resource(resource)?, self.checked(value.span(), operations)?));
         }
         let capability = Capability::union(resources);
         if capability.is_none() {
@@ -310,8 +314,15 @@ impl Parser {
     ) -> Option<BTreeMap<String, T>> {
         let resources = self.table(value)?.iter();
         let read: Vec<_> =
-            resources.map(|(resource, value)| Some((resource.get_ref().to_string(), read(self, value)?))).collect();
+            resources.map(|(resource, value)| Some((self.resource(resource)?, read(self, value)?))).collect();
         read.into_iter().collect()
+    }
+
+    /// The name of a resource that a token can have.
+    fn resource(&mut self, name: &Spanned<Cow<'_, str>>) -> Option<String> {
+        let checked = reject_what_grants_nothing(name.get_ref());
+        let checked = checked.map_err(|error| format!("the resource {:?}: {error}", name.get_ref()));
+        self.checked(name.span(), checked).map(|()| name.get_ref().to_string())
     }
 
     fn expected_ttl(&mut self, value: &Value<'_>) -> Option<Ttl> {
@@ -436,9 +447,13 @@ expect = { capability = "key", channel_claims = { a = 1 }, publish_rate = { a = 
 name = "d"
 claims = {}
 expect = { capability = "key", channel_claims = "owner" }
+[[cases]]
+name = "e"
+claims = {}
+expect = { capability = { "[chat]lobby" = ["publish"] }, publish_rate = { "[chat]*" = 5 } }
 "#;
         insta::assert_snapshot!(problems(text), @r##"
-        the policy tests have 16 problems:
+        the policy tests have 18 problems:
           - FILE, line 1, column 1: the file: no such key: "extra"; there are: cases
           - FILE, line 2, column 1: [[cases]] "a": no claims
           - FILE, line 4, column 1: [[cases]] "a": no such key: "claim"; there are: name, tenant, claims, params, expect
@@ -455,6 +470,8 @@ expect = { capability = "key", channel_claims = "owner" }
           - FILE, line 17, column 81: [[cases]] "c": a publish rate is a number of messages a second, above zero
           - FILE, line 17, column 88: [[cases]] "c": a publish rate is a number of messages a second, above zero
           - FILE, line 21, column 49: [[cases]] "d": a text, where a table is wanted
+          - FILE, line 25, column 27: [[cases]] "e": the resource "[chat]lobby": [chat] is obsolete: a Chat room is covered by its name, without a qualifier; write "lobby"
+          - FILE, line 25, column 75: [[cases]] "e": the resource "[chat]*": [chat] is obsolete: a Chat room is covered by its name, without a qualifier; write "*"
         "##);
         assert!(problems("").contains("FILE, line 1, column 1: the file: no [[cases]]"));
         assert!(problems("[[cases]]\nname = ").contains("FILE, line 2, column 8"));

@@ -533,6 +533,14 @@ fn in_the_documentation_payments_take_a_second_factor_that_there_is() {
     }
 }
 
+/// `[meta]occupancy` is an event of the channel itself, for which Ably asks for `channel-metadata` there.
+#[test]
+fn in_the_documentation_dispatchers_see_how_many_follow_their_fleet() {
+    let organization = json!({ "id": "org_1", "rol": "dispatcher" });
+    let granted = granted_by_example("### 10. Deliveries", &json!({ "v": 2, "o": organization }));
+    assert_eq!(granted, r#"{"fleet:org_1:*":["channel-metadata","history","presence","subscribe"]}"#);
+}
+
 #[test]
 fn in_the_documentation_only_editors_of_documents_write_and_enter() {
     let granted = |bits| {

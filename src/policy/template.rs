@@ -49,6 +49,18 @@ pub enum InvalidResource {
     /// A qualifier that Ably does not know.
     #[error("[{0}] is not a qualifier of Ably's: there are [meta], [queue] and [*]")]
     UnknownQualifier(String),
+    /// A qualifier that Ably no longer uses, and the room that it named.
+    #[error("[chat] is obsolete: a Chat room is covered by its name, without a qualifier; write {0:?}")]
+    ObsoleteChat(String),
+    /// The channel of a Chat room, and the room's name.
+    #[error("the channel of a Chat room is covered by the name of the room; write {0:?}")]
+    ChatChannel(String),
+    /// Occupancy is an event of the channel itself.
+    #[error(
+        "there is no [meta]occupancy to grant: occupancy events arrive on the channel itself; add the operation \
+         \"channel-metadata\" to the channel's own resource"
+    )]
+    Occupancy,
     /// A `*` within a segment.
     #[error("{0:?} is no pattern at Ably but a literal name: * stands for a whole segment, as in {1:?}")]
     PartialWildcard(String, String),
@@ -104,6 +116,7 @@ impl FromStr for ResourceTemplate {
         if text.chars().any(char::is_control) {
             return Err(InvalidResource::ControlCharacter);
         }
+        reject_what_grants_nothing(text)?;
         let (qualifier, path) = split_qualifier(text)?;
         let mut parts = Vec::new();
         let mut literal = qualifier.to_owned();
@@ -131,6 +144,20 @@ impl FromStr for ResourceTemplate {
         parts.push(Part::Literal(literal));
         parts.retain(|part| !matches!(part, Part::Literal(literal) if literal.is_empty()));
         Ok(Self { text: text.to_owned(), parts })
+    }
+}
+
+/// Rejects names by which Ably grants nothing, although they look as if it did.
+pub fn reject_what_grants_nothing(name: &str) -> Result<(), InvalidResource> {
+    let (is_obsolete, path) = name.strip_prefix("[chat]").map_or((false, name), |path| (true, path));
+    let room = path.strip_suffix("::$chat");
+    match name.strip_prefix("[meta]").and_then(|path| path.split(':').next()) {
+        Some("occupancy") => Err(InvalidResource::Occupancy),
+        _ if is_obsolete => {
+            let room = room.unwrap_or(path);
+            Err(InvalidResource::ObsoleteChat(if room.is_empty() { "*" } else { room }.to_owned()))
+        }
+        _ => room.map_or(Ok(()), |room| Err(InvalidResource::ChatChannel(room.to_owned()))),
     }
 }
 
@@ -366,6 +393,15 @@ mod tests {
             ("[]a", Invalid::Qualifier),
             ("[mta]a", Invalid::UnknownQualifier("mta".into())),
             ("[{user_id}]a", Invalid::UnknownQualifier("{user_id}".into())),
+            ("[chat]lobby", Invalid::ObsoleteChat("lobby".into())),
+            ("[chat]rooms:{user_id}", Invalid::ObsoleteChat("rooms:{user_id}".into())),
+            ("[chat]*", Invalid::ObsoleteChat("*".into())),
+            ("[chat]", Invalid::ObsoleteChat("*".into())),
+            ("[chat]lobby::$chat", Invalid::ObsoleteChat("lobby".into())),
+            ("lobby::$chat", Invalid::ChatChannel("lobby".into())),
+            ("rooms:*::$chat", Invalid::ChatChannel("rooms:*".into())),
+            ("[meta]occupancy", Invalid::Occupancy),
+            ("[meta]occupancy:fleet:{org_id}", Invalid::Occupancy),
             ("foo*", Invalid::PartialWildcard("foo*".into(), "foo:*".into())),
             ("a:**", Invalid::PartialWildcard("**".into(), "*".into())),
             ("a:b-{user_id}", Invalid::PartialPlaceholder("b-{user_id}".into())),

@@ -8,7 +8,7 @@ mod store;
 
 use std::{
     fmt::{self, Write as _},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use self::store::StoreCollector;
 use crate::{
     ably::{ExchangeCounts, TokenFormat},
     clerk::{LookupCounts, RefreshCounts},
-    clock::UnixMillis,
+    clock::{ClockWatch, UnixMillis},
     store::{Clock, Store},
 };
 
@@ -48,6 +48,7 @@ struct Families {
     signing_keys_confirmed: Family<Tenant, Gauge>,
     user_lookups: Family<TenantOutcome, Total>,
     ably_exchanges: Family<TenantOutcome, Total>,
+    clock_offsets: Family<Vendor, Gauge<f64, AtomicU64>>,
     webhooks: Family<TenantOutcome, Total>,
     revocations: Family<TenantOutcome, Total>,
     policy_reloads: Family<Outcome, Total>,
@@ -77,6 +78,12 @@ struct Tenant {
 struct TenantOutcome {
     tenant: TenantName,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Vendor {
+    tenant: TenantName,
+    vendor: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -207,7 +214,16 @@ impl Metrics {
         for known in WEBHOOK_OUTCOMES {
             drop(families.webhooks.get_or_create_owned(&outcome(known)));
         }
+        let clock = |vendor| {
+            let (families, labels) = (Arc::clone(families), Vendor { tenant: tenant.clone(), vendor });
+            // There is no series before the first offset: 0 would say that the clock is right.
+            ClockWatch::new(name, vendor, move |offset| {
+                families.clock_offsets.get_or_create(&labels).set(offset.seconds());
+            })
+        };
         TenantMetrics(Arc::new(TenantSeries {
+            clerk_clock: clock("clerk"),
+            ably_clock: clock("ably"),
             families: Arc::clone(families),
             token_requests: format(TokenFormat::TokenRequest),
             jwts: format(TokenFormat::Jwt),
@@ -283,6 +299,11 @@ impl Families {
             "Token requests that the service exchanged at Ably, by outcome",
             self.ably_exchanges.clone(),
         );
+        ours.register(
+            "clock_offset_seconds",
+            "How far this machine's clock is ahead of the vendor's, in seconds",
+            self.clock_offsets.clone(),
+        );
         ours.register("webhooks_total", "Verified webhooks of Clerk's, by outcome", self.webhooks.clone());
         ours.register("revocations_total", "Revocations that Ably was asked for, by outcome", self.revocations.clone());
         ours.register(
@@ -332,6 +353,8 @@ struct TenantSeries {
     issued_in: Histogram,
     refused_in: Histogram,
     rules: Gauge,
+    clerk_clock: ClockWatch,
+    ably_clock: ClockWatch,
 }
 
 impl fmt::Debug for TenantMetrics {
@@ -374,7 +397,14 @@ impl TenantMetrics {
             confirmed_at: families
                 .signing_keys_confirmed
                 .get_or_create_owned(&Tenant { tenant: self.0.tenant.clone() }),
+            clock: self.0.clerk_clock.clone(),
         }
+    }
+
+    /// For all calls to Ably.
+    #[must_use]
+    pub fn ably_clock(&self) -> ClockWatch {
+        self.0.ably_clock.clone()
     }
 
     /// For the users, where Clerk is asked for them.
@@ -509,6 +539,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock::ClockOffset,
         store::{Bounds, DueWork, Fact, MemoryStore, Ruling, Source, Subject},
         tenant,
     };
@@ -657,6 +688,19 @@ mod tests {
         assert_eq!(series(&exposition, asked), [format!("{asked} 2")]);
         let took = "ably_clerk_auth_token_duration_seconds_bucket{le=\"0.005\",tenant=\"one\",outcome=\"issued\"}";
         assert_eq!(series(&exposition, took), [format!("{took} 1")]);
+    }
+
+    #[test]
+    fn a_clock_has_no_offset_before_it_is_measured_and_then_one_for_each_tenant_and_vendor() {
+        let metrics = metrics_since(UnixMillis(0));
+        let [one, other] = ["one", "other"].map(|name| metrics.tenant(name));
+        let (clerk, ably) = (one.signing_key_refreshes().clock, other.ably_clock());
+        let name = "ably_clerk_auth_clock_offset_seconds{";
+        assert_eq!(series(&metrics.exposition().unwrap(), name), [""; 0]);
+        clerk.observe(Some(ClockOffset { ms: -1250, uncertainty_ms: 500 }));
+        ably.observe(Some(ClockOffset { ms: 121_000, uncertainty_ms: 500 }));
+        let expected = [r#"tenant="one",vendor="clerk"} -1.25"#, r#"tenant="other",vendor="ably"} 121.0"#];
+        assert_eq!(series(&metrics.exposition().unwrap(), name), expected.map(|labels| format!("{name}{labels}")));
     }
 
     #[test]

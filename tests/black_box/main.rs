@@ -5,6 +5,7 @@
 #[path = "../support/service.rs"]
 mod service;
 
+mod clocks;
 mod command_line;
 mod connections;
 mod cross_origin;

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    service::{Service, Vendors, command, json, refusal, rendered, request_id},
+    service::{Service, Vendors, command, json, refusal, rendered, request_id, run_with_file},
     tokens::exchanged,
 };
 
@@ -206,4 +206,43 @@ ttl = "2d"
       - ably-clerk-auth.toml, line 13, column 7: [[grants]] "rooms": ttl: longer than the 24 hours that Ably allows
     Nothing was started. `ably-clerk-auth --help` lists all settings.
     "##);
+}
+
+/// Names that look like a grant, and give nothing at Ably; and what the message says to write.
+const NAMES_NOTHING: [(&str, &str); 4] = [
+    ("[chat]lobby", "[chat] is obsolete: a Chat room is covered by its name, without a qualifier; write \"lobby\""),
+    ("[chat]*", "write \"*\""),
+    ("lobby::$chat", "the channel of a Chat room is covered by the name of the room; write \"lobby\""),
+    ("[meta]occupancy:lobby", "add the operation \"channel-metadata\" to the channel's own resource"),
+];
+
+fn rule(resource: &str) -> String {
+    format!("[[grants]]\nname = \"chat\"\ncapability = {{ \"{resource}\" = [\"subscribe\"] }}\n")
+}
+
+#[tokio::test]
+async fn a_resource_that_gives_nothing_at_ably_is_refused_with_its_cure_at_the_start_and_by_explain() {
+    let vendors = Vendors::start().await;
+    for (resource, cure) in NAMES_NOTHING {
+        for arguments in [&["serve"][..], &["explain", "--claims", "-"]] {
+            let output = run_with_file(&vendors.settings(), &rule(resource), arguments);
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(told.contains("ably-clerk-auth.toml, line 3, column 16: ") && told.contains(cure), "{told}");
+            assert_eq!(output.status.code(), Some(1), "{resource}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_resource_that_gives_nothing_at_ably_is_refused_with_its_cure_at_a_reload() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service_with_file(&rule("lobby"), &[]);
+    service.wait_until_ready().await;
+    service.replace_toml(&rule(NAMES_NOTHING[0].0));
+    service.logged("the new configuration is refused; the old policy stays in force").await;
+    assert!(service.log().iter().any(|entry| entry.to_string().contains("[chat] is obsolete")), "{:?}", service.log());
+    assert_eq!(
+        json(service.token(&vendors.token("alice")).await, 200).await["capability"],
+        r#"{"lobby":["subscribe"]}"#
+    );
 }

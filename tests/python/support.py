@@ -1,4 +1,4 @@
-"""The sandbox as a child process, and clients of Ably's Python SDK whose only way to authenticate is `auth_url`."""
+"""The sandbox as a child process, and clients of Ably's Python SDK that authenticate by `auth_url` or `auth_callback`."""
 
 import asyncio
 import functools
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from ably import AblyRealtime, AblyRest
+from ably.util.exceptions import AblyException
 
 PATIENCE_S = 30
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", Path(__file__).parents[2] / "target"))
@@ -72,6 +73,7 @@ class Sandbox:
             raise RuntimeError("the sandbox did not start:\n" + "".join(self._log))
         ready = json.loads(ready)
         self.clerk, self.ably = ready["clerk"], ready["ably"]
+        self.token_format = settings.get("TOKEN_FORMAT", "token_request")
         self.auth_url = ready["service"] + "/api/ably"
 
     def _read_log(self):
@@ -132,10 +134,30 @@ class SandboxTest(unittest.IsolatedAsyncioTestCase):
         ably = urlsplit(sandbox.ably)
         here = dict(endpoint=ably.hostname, port=ably.port, tls=False, fallback_hosts=[])
         here["connectivity_check_url"] = f"{sandbox.ably}/time"
-        here["auth_url"] = sandbox.auth_url
         if "auth_headers" not in options:
             here["auth_headers"] = {"Authorization": f"Bearer {sandbox.session_token(user)}"}
-        return here | options
+        here |= options
+        if sandbox.token_format == "token_request" and "auth_url" not in options:
+            return here | auth_by_callback(sandbox, here)
+        return here | {"auth_url": sandbox.auth_url}
+
+
+def auth_by_callback(sandbox, options):
+    """The options for asking the service that keep the session token from Ably, as docs/formats.md advises."""
+    method, headers = options.pop("auth_method", "GET"), options.pop("auth_headers")
+    auth_params = options.pop("auth_params", {})
+
+    async def token_request(token_params):
+        # The SDK calls a client ID client_id, and auth_url clientId.
+        names = {"client_id": "clientId"}
+        params = auth_params | {names.get(name, name): value for name, value in token_params.items()}
+        part = "params" if method == "GET" else "data"
+        async with httpx.AsyncClient() as http:
+            response = await http.request(method, sandbox.auth_url, headers=headers, **{part: params})
+        AblyException.raise_for_response(response)
+        return response.json()
+
+    return {"auth_callback": token_request}
 
 
 async def until(what, is_true):

@@ -1,4 +1,4 @@
-"""Each form of a token, as Ably's Python SDK takes it from `auth_url`."""
+"""Each form of a token, as Ably's Python SDK takes it: token requests by `auth_callback`, the others from `auth_url`."""
 
 import asyncio
 import base64
@@ -86,9 +86,24 @@ class Rest(SandboxTest):
                 with self.assertRaises(AblyException) as refused:
                     await self.rest(sandbox, **options).auth.authorize()
                 error = refused.exception
+                if token_format == "token_request":
+                    # So the SDK wraps what an auth_callback raises.
+                    self.assertEqual((error.status_code, error.code), (401, 40170))
+                    error = error.cause
                 self.assertEqual((error.status_code, error.code), (status, code))
                 self.assertIn(words, error.message)
         self.assertEqual(sandbox.calls()["request_token"], 0)
+
+    async def test_by_auth_url_ably_gets_the_session_token_beside_a_token_request_and_answers_40144(self):
+        sandbox = self.sandbox(TOKEN_FORMAT="token_request")
+        by_auth_url = self.rest(sandbox, auth_url=sandbox.auth_url)
+        with self.assertRaises(AblyException) as refused:
+            await by_auth_url.auth.request_token()
+        self.assertEqual((refused.exception.status_code, refused.exception.code), (401, 40144))
+        self.assertEqual(sandbox.calls()["request_token"], 1)
+
+        by_auth_callback = self.rest(sandbox)
+        self.assertEqual((await by_auth_callback.auth.request_token()).client_id, "alice")
 
 
 class Realtime(SandboxTest):

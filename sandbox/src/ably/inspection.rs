@@ -1,6 +1,6 @@
 //! What Ably does not have: `/sandbox/…`, views of what happens and handles to change it, for pages and scripts.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::atomic::Ordering, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -31,6 +31,7 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
         .service(resource("/sandbox/revocations").get(revocations))
         .service(resource("/sandbox/calls").get(calls))
         .service(resource("/sandbox/key").post(change_key))
+        .service(resource("/sandbox/clock").post(change_clock))
         .service(resource("/sandbox/outage").post(change_outage));
 }
 
@@ -97,6 +98,22 @@ async fn change_key(request: HttpRequest, payload: Payload, shared: Data<Shared>
     if let Some(margin_ms) = settings.reauth_margin_ms {
         shared.realm().reauth_margin_ms = i64::from(margin_ms);
     }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ClockSettings {
+    offset_ms: i64,
+}
+
+/// Sets how far the clock is ahead of this machine's: `{"offsetMs":150000}`.
+async fn change_clock(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Answer {
+    let asked = Asked::of(&request);
+    let body = asked.body(payload).await?;
+    let ClockSettings { offset_ms } = serde_json::from_value(body)
+        .map_err(|_| asked.refusal(ErrorInfo::bad_request("offsetMs is not a whole number of milliseconds")))?;
+    shared.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -9,7 +9,7 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
-        header::{self, HeaderMap, HeaderName, HeaderValue},
+        header::{self, HeaderMap, HeaderName, HeaderValue, HttpDate, TryIntoHeaderValue as _},
     },
     middleware::Next,
     web::{self, Bytes, Data, Path, Payload, Query, ServiceConfig},
@@ -435,6 +435,17 @@ async fn failing(outage: Outage, format: Format) -> HttpResponse {
 /// An answer that never comes: the connection breaks instead.
 fn cut() -> HttpResponse {
     HttpResponse::Ok().streaming(stream::once(async { Err::<Bytes, _>(io::Error::other("dropped")) }))
+}
+
+/// Dates answers by the stand-in's clock.
+pub(crate) async fn tell_the_time(
+    shared: Data<Shared>,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let mut answer = next.call(request).await?;
+    answer.headers_mut().insert(header::DATE, HttpDate::from(shared.now()).try_into_value()?);
+    Ok(answer)
 }
 
 /// Lets any page call, with credentials, and see Ably's headers.

@@ -1,0 +1,207 @@
+//! How far this machine's clock is ahead of a vendor's: measured by their answers, watched while the service runs.
+//!
+//! Ably refuses every token request whose timestamp is more than 2 minutes off (40104). Only its clients would see that.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{UnixMillis, millis};
+
+/// An offset beyond which the log warns.
+const TOLERATED: Duration = Duration::from_secs(30);
+
+/// How far our clock is ahead of another, and how exactly that is known, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockOffset {
+    /// The most likely offset. Negative if our clock is behind.
+    pub ms: i64,
+    /// How far from it the true one may be.
+    pub uncertainty_ms: i64,
+}
+
+impl ClockOffset {
+    /// Compares our clock with a time that an answer tells in steps of `resolution`, rounded down. The answer came at
+    /// `received_at` by our clock, `round_trip` after its request was sent, and was made at any moment between the two.
+    #[must_use]
+    pub fn of_answer(theirs: UnixMillis, resolution: Duration, received_at: UnixMillis, round_trip: Duration) -> Self {
+        let (step, round_trip) = (millis(resolution), millis(round_trip));
+        let ours = received_at.0.saturating_sub(round_trip / 2);
+        let ms = ours.saturating_sub(theirs.0.saturating_add(step / 2));
+        Self { ms, uncertainty_ms: step.saturating_add(round_trip).saturating_add(1) / 2 }
+    }
+
+    /// Whether the clocks are further apart than `limit_ms`, however inexact the offset is.
+    #[must_use]
+    pub fn exceeds(self, limit_ms: i64) -> bool {
+        self.ms.saturating_abs().saturating_sub(self.uncertainty_ms) > limit_ms
+    }
+
+    /// Whether the clocks are no further apart than `limit_ms`, however inexact the offset is.
+    #[must_use]
+    pub fn is_within(self, limit_ms: i64) -> bool {
+        self.ms.saturating_abs().saturating_add(self.uncertainty_ms) <= limit_ms
+    }
+
+    /// The offset in seconds.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "53 bits of milliseconds are 285,000 years")]
+    pub fn seconds(self) -> f64 {
+        self.ms as f64 / 1000.0
+    }
+}
+
+/// As a person reads it: `1.5 s ahead`.
+impl fmt::Display for ClockOffset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ms, direction) = (self.ms.unsigned_abs(), if self.ms < 0 { "behind" } else { "ahead" });
+        match ms {
+            0..1000 => f.write_str("within a second"),
+            _ => write!(f, "{}.{} s {direction}", ms / 1000, ms % 1000 / 100),
+        }
+    }
+}
+
+/// Watches our clock's offset from one vendor's. Clones share what they have seen; the default watches nothing.
+#[derive(Clone, Default)]
+pub struct ClockWatch(Option<Arc<Watched>>);
+
+struct Watched {
+    tenant: String,
+    vendor: &'static str,
+    record: Box<dyn Fn(ClockOffset) + Send + Sync>,
+    is_off: AtomicBool,
+}
+
+impl fmt::Debug for ClockWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClockWatch").field(&self.0.as_ref().map(|watched| watched.vendor)).finish()
+    }
+}
+
+impl ClockWatch {
+    /// Watches a vendor's clock for a tenant. `record` gets every offset.
+    pub fn new(
+        tenant: impl Into<String>,
+        vendor: &'static str,
+        record: impl Fn(ClockOffset) + Send + Sync + 'static,
+    ) -> Self {
+        let is_off = AtomicBool::new(false);
+        Self(Some(Arc::new(Watched { tenant: tenant.into(), vendor, record: Box::new(record), is_off })))
+    }
+
+    /// Records an offset. The log says once that our clock is off, and once that it is right again. None changes nothing.
+    pub fn observe(&self, offset: Option<ClockOffset>) {
+        let (Some(watched), Some(offset)) = (&self.0, offset) else { return };
+        (watched.record)(offset);
+        let Some(is_off) = is_off(offset) else { return };
+        let Watched { tenant, vendor, .. } = &**watched;
+        match (watched.is_off.swap(is_off, Ordering::Relaxed), is_off) {
+            (false, true) => tracing::warn!(
+                tenant,
+                vendor,
+                %offset,
+                "this machine's clock is off; set it by NTP. Beyond 2 minutes Ably refuses every token request (40104)"
+            ),
+            (true, false) => tracing::info!(tenant, vendor, %offset, "this machine's clock is right again"),
+            _ => {}
+        }
+    }
+}
+
+/// Whether our clock is off. None if the offset is too inexact to tell, so that one at the limit does not alternate.
+fn is_off(offset: ClockOffset) -> Option<bool> {
+    let limit_ms = millis(TOLERATED);
+    match (offset.exceeds(limit_ms), offset.is_within(limit_ms)) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn offset(ms: i64, uncertainty_ms: i64) -> ClockOffset {
+        ClockOffset { ms, uncertainty_ms }
+    }
+
+    #[test]
+    fn an_offset_is_taken_in_the_middle_of_the_round_trip_and_of_the_second() {
+        for (theirs, resolution, received_at, round_trip_ms, expected) in [
+            // Made at 10.500 by both clocks, as far as anyone can tell.
+            (10_000, SECOND, 10_500, 0, offset(0, 500)),
+            (10_000, SECOND, 10_700, 400, offset(0, 700)),
+            (10_000, SECOND, 131_000, 1000, offset(120_000, 1000)),
+            (131_000, SECOND, 11_500, 0, offset(-120_000, 500)),
+            (10_123, Duration::ZERO, 10_173, 100, offset(0, 50)),
+        ] {
+            let round_trip = Duration::from_millis(round_trip_ms);
+            let measured = ClockOffset::of_answer(UnixMillis(theirs), resolution, UnixMillis(received_at), round_trip);
+            assert_eq!(measured, expected, "{theirs} {received_at} {round_trip_ms}");
+        }
+    }
+
+    #[test]
+    fn the_true_offset_is_never_further_away_than_the_uncertainty() {
+        for truth in [-31_000_i64, -1, 0, 250, 31_000] {
+            for (sent, there, back) in [(0, 0, 0), (499, 1, 2000), (500, 2000, 1), (999, 700, 701)] {
+                let answered_at = 1_000_000 + sent + there;
+                let theirs = (answered_at - truth).div_euclid(1000) * 1000;
+                let round_trip = Duration::from_millis(u64::try_from(there + back).unwrap());
+                let received_at = UnixMillis(answered_at + back);
+                let measured = ClockOffset::of_answer(UnixMillis(theirs), SECOND, received_at, round_trip);
+                assert!((measured.ms - truth).abs() <= measured.uncertainty_ms, "{truth}: {measured:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_is_off_or_right_only_when_the_offset_is_exact_enough_to_tell() {
+        for (offset, expected) in [
+            (offset(30_000, 0), Some(false)),
+            (offset(30_001, 0), Some(true)),
+            (offset(-30_001, 0), Some(true)),
+            (offset(30_200, 500), None),
+            (offset(29_800, 500), None),
+            (offset(29_500, 500), Some(false)),
+            (offset(-30_501, 500), Some(true)),
+        ] {
+            assert_eq!(is_off(offset), expected, "{offset:?}");
+        }
+    }
+
+    #[test]
+    fn every_offset_is_recorded_and_an_answer_without_one_changes_nothing() {
+        let recorded = Arc::new(Mutex::new(Vec::new()));
+        let watch = {
+            let recorded = Arc::clone(&recorded);
+            ClockWatch::new("default", "ably", move |offset| recorded.lock().unwrap().push(offset.seconds()))
+        };
+        watch.observe(None);
+        watch.observe(Some(offset(-121_500, 500)));
+        watch.clone().observe(Some(offset(250, 500)));
+        watch.observe(None);
+        assert_eq!(*recorded.lock().unwrap(), [-121.5, 0.25]);
+        ClockWatch::default().observe(Some(offset(1, 1)));
+    }
+
+    #[test]
+    fn an_offset_is_said_in_words() {
+        for (ms, words) in
+            [(999, "within a second"), (-999, "within a second"), (1500, "1.5 s ahead"), (-121_050, "121.0 s behind")]
+        {
+            assert_eq!(offset(ms, 0).to_string(), words);
+        }
+    }
+}
