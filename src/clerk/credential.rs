@@ -108,17 +108,12 @@ impl Credential {
     /// joined by `; `.
     pub fn in_cookies(header: &str, key: &PublishableKey, now: UnixMillis) -> Result<Self, NoCredential> {
         let cookies = ClerkCookies::choose(header, key, now);
-        if key.kind() == InstanceKind::Development && cookies.dev_browser.is_none() {
-            let reason =
-                if cookies.session.is_some() { NoCredential::DevBrowserMissing } else { NoCredential::Missing };
-            return Err(reason);
-        }
         let client_uat = cookies.client_uat.as_deref().and_then(javascript_parse_int).unwrap_or(0.0);
-        let session = cookies.session.ok_or(if client_uat == 0.0 {
-            NoCredential::Missing
-        } else {
-            NoCredential::SessionCookieMissing
-        })?;
+        let missing = if client_uat == 0.0 { NoCredential::Missing } else { NoCredential::SessionCookieMissing };
+        let session = cookies.session.ok_or(missing)?;
+        if key.kind() == InstanceKind::Development && cookies.dev_browser.is_none() {
+            return Err(NoCredential::DevBrowserMissing);
+        }
         if client_uat == 0.0 {
             return Err(NoCredential::SignedOut);
         }

@@ -77,6 +77,7 @@ async fn judge_own_cookies(tenant: &Tenant, asked: Asked<'_>, now: UnixMillis) -
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Telling {
     NothingThere,
+    NothingYet,
     OfAnother,
     Incomplete,
     Refused,
@@ -86,6 +87,7 @@ enum Telling {
 fn telling(cause: &Cause) -> Telling {
     match cause {
         Cause::NoCredential(NoCredential::Missing) => Telling::NothingThere,
+        Cause::NoCredential(NoCredential::SessionCookieMissing) => Telling::NothingYet,
         Cause::Unverified(Unverified::Invalid(Invalid::Issuer)) => Telling::OfAnother,
         Cause::NoCredential(_) => Telling::Incomplete,
         Cause::Unverified(Unverified::KeysUnavailable(_)) => Telling::Undecided,

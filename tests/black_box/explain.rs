@@ -508,7 +508,9 @@ async fn an_impersonator_is_shown_and_an_agent_as_one() {
 #[tokio::test]
 async fn the_organization_that_a_client_asks_for_is_explained() {
     let vendors = Vendors::start().await;
-    for (asked, told) in [("organization=acme", "A token would be issued."), ("organization=org_2", "not active in the organization")] {
+    for (asked, told) in
+        [("organization=acme", "A token would be issued."), ("organization=org_2", "not active in the organization")]
+    {
         let arguments = ["--claims", INPUT, "--param", asked];
         let output = text(&explain(&vendors, &admin().to_string(), &arguments));
         assert!(output.contains(told), "{output}");

@@ -274,13 +274,13 @@ async fn who_sends_slowly_holds_no_place() {
     let token = vendors.token_with(&json!({ "username": "alice" }));
     let mut slow = TcpStream::connect(service.address()).unwrap();
     let head = format!(
-        "POST /api/ably HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 8\r\n\
+        "POST /api/ably HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 9\r\n\
          Content-Type: application/x-www-form-urlencoded\r\nConnection: close\r\n\r\nttl="
     );
     slow.write_all(head.as_bytes()).unwrap();
     in_flight(&service, 1).await;
     json(service.token(&token).await, 200).await;
-    slow.write_all(b"5000").unwrap();
+    slow.write_all(b"50000").unwrap();
     let mut answer = String::new();
     slow.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

@@ -68,11 +68,14 @@ async fn a_client_whose_user_may_be_signed_in_is_not_told_to_stop() {
 #[tokio::test]
 async fn of_several_tenants_all_have_to_want_their_clients_told_to_stop() {
     let tenants = Tenants::start().await;
+    let pages = "__client_uat=1; __clerk_db_jwt=d";
     for (beta, status) in [("retry", (401, 40101)), ("fail", (403, 40300))] {
         let more = [("TENANTS_ACME_TOKEN_SIGNED_OUT", "fail"), ("TENANTS_BETA_2_TOKEN_SIGNED_OUT", beta)];
         let service = tenants.service_with(&more).await;
         let refused = judged(&service, "", None).await;
         assert_eq!(refused, (status, json!("session-token-missing")));
+        let refused = judged(&service, pages, None).await;
+        assert_eq!(refused, ((401, 40101), json!("session-token-missing")), "the page has not made its cookie yet");
     }
 }
 

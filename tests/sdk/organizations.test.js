@@ -60,11 +60,11 @@ for (const authMethod of ["GET", "POST"]) {
     await reaches(client, "connected");
     const states = statesFromNowOn(client);
 
-    // Too early: the session is not active there yet. The client keeps what it has.
+    // Too early: the session is not active there yet. The connection keeps its token.
     const authParams = { organization: "org_beta" };
     const tooEarly = client.auth.authorize(null, { authUrl, authMethod, authHeaders, authParams });
     await assert.rejects(tooEarly, ({ message }) => message.includes("(organization-mismatch)"));
-    assert.deepEqual(resources(client), ["lobby", "org:org_acme:*"]);
+    await client.channels.get("org:org_acme:chat").publish("hello", "");
 
     await client.auth.authorize(null, { authUrl, authMethod, authHeaders: await activeIn(BETA), authParams });
     assert.deepEqual(resources(client), ["lobby", "org:org_beta:*"]);
