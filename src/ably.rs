@@ -23,7 +23,7 @@ pub use capability::{
     Capability, InvalidCapability, InvalidOperations, NoIntersection, OPERATIONS, OperationBits, Operations,
 };
 pub use client_id::{ClientId, InvalidClientId};
-pub use error_info::{ErrorInfo, code};
+pub use error_info::{ErrorBody, ErrorInfo, code};
 pub use exchange::{Exchange, ExchangeCounts, ExchangeError, NoToken, Refusal};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{RestClient, RestError};

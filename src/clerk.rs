@@ -20,7 +20,7 @@ pub use backend_api::{BackendApi, BackendApiError, User};
 pub use credential::{Credential, NoCredential};
 pub use event::{Change, Event, MalformedEvent};
 pub use publishable_key::{InstanceKind, InvalidPublishableKey, PublishableKey, frontend_api_at};
-pub use session::{Actor, ClaimPath, FactorAge, Organization, Scoped, Session};
+pub use session::{Actor, ActorKind, ClaimPath, FactorAge, Organization, Scoped, Session};
 pub use signing_keys::{
     InvalidPem, Jwks, JwksError, JwksSource, KeysState, KeysUnavailable, PemKey, Probe, RefreshCounts, SigningKeys,
 };

@@ -63,6 +63,7 @@ are several; their variables are those below behind TENANTS_NAME_.
   CLERK_JWT_KEY             PEM public key: verification without any network
   CLERK_API_URL             [https://api.clerk.com]
   CLERK_AUTHORIZED_PARTIES  origins of your app
+  CLERK_NATIVE_APPS         true accepts Bearer tokens without azp [false]
   CLERK_AUDIENCE            values that aud may have
   CLERK_CLOCK_SKEW_MS       [5000]
   CLERK_PROXY_URL           Frontend API proxy
@@ -73,6 +74,7 @@ are several; their variables are those below behind TENANTS_NAME_.
   TOKEN_TTL                 longest life of a token, e.g. 30m [Ably's 60m]
   TOKEN_CLIENT_ID           template of {username}, {user_id}, {claim.NAME} [{username}]
   TOKEN_CAPABILITY          key: it is meant that tokens have the key's own capability, without [[grants]]
+  TOKEN_SIGNED_OUT          what an SDK does when the user is signed out: retry or fail [retry]
   REVOCATION_DENIAL_TTL     how long who has signed out is refused, and the longest life of a session token [10m]
   REDIS_URL                 rediss://...: what replicas share
   REDIS_PREFIX              [aca:]

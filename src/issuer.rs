@@ -16,11 +16,11 @@ use crate::{
     clock::UnixMillis,
     identity::IdentityError,
     limits::{Allowance, NoPlace, Place, TokenLimit, UsedUp},
-    policy::{Dropped, Grant, Policy, Refusal, RuleName},
+    policy::{Dropped, Grant, OrganizationName, Policy, Refusal, RuleName},
     revocation,
     store::{Grant as LiveGrant, Store, StoreError, Verdict},
     telemetry::metrics::TenantMetrics,
-    tenant::{Form, Tenant, TenantName},
+    tenant::{Form, SignedOut, Tenant, TenantName},
 };
 
 /// Issues tokens to the users of its tenants.
@@ -93,6 +93,8 @@ pub struct Issued<'a> {
     pub client_id: ClientId,
     /// The rules of the policy that granted it.
     pub rules: Vec<RuleName>,
+    /// How long the token lives.
+    pub ttl: Ttl,
     /// Who the user is at Clerk.
     pub session: Session,
     /// How many more tokens the user may have, if there is a limit.
@@ -105,6 +107,9 @@ pub enum Cause {
     /// Nobody is signed in, as far as the request shows.
     #[error(transparent)]
     NoCredential(#[from] NoCredential),
+    /// The same, and clients are told to stop asking.
+    #[error(transparent)]
+    SignedOut(NoCredential),
     /// The session token does not hold, or cannot be verified.
     #[error(transparent)]
     Unverified(#[from] Unverified),
@@ -129,6 +134,9 @@ pub enum Cause {
     /// The client takes itself for somebody else.
     #[error("the clientId asked for is not the caller's")]
     OtherClientId,
+    /// The client takes its session to be active in another organization.
+    #[error("the session is not active in the organization asked for")]
+    OtherOrganization,
     /// The rights of the token are too many for a JWT.
     #[error(transparent)]
     JwtTooLarge(#[from] JwtTooLarge),
@@ -218,8 +226,22 @@ impl Issuer {
     ) -> Result<(&Tenant, Session), Refused<'_>> {
         // Anyone can send a token that has to wait for signing keys. Such a request holds up no verified session.
         let authenticated = place.leave_while_waiting(self.authenticate(asked, now)).await;
-        let refused = |cause| Refused { cause, whose: None, allowance: None };
+        let refused = |cause| {
+            let cause = match cause {
+                Cause::NoCredential(no_credential) if no_credential.is_signed_out() && self.signed_out_fails() => {
+                    Cause::SignedOut(no_credential)
+                }
+                cause => cause,
+            };
+            Refused { cause, whose: None, allowance: None }
+        };
         authenticated.map_err(Cause::from).flatten().map_err(refused)
+    }
+
+    /// Whether a client whose user is signed out is told to stop asking. Of which tenant that client is cannot be known, so
+    /// all have to agree.
+    fn signed_out_fails(&self) -> bool {
+        self.tenants.iter().all(|tenant| tenant.signed_out == SignedOut::Fail)
     }
 
     /// Answers the request of a verified session, or says why not. What is signed takes its time and nonce from `stamps`.
@@ -243,8 +265,8 @@ impl Issuer {
             }
         };
         match self.issue_to(tenant, &session, asked, now, stamps).await {
-            Ok(Signed { token, client_id, rules, .. }) => {
-                Ok(Issued { token, tenant, client_id, rules, session, allowance })
+            Ok(Signed { token, client_id, rules, ttl }) => {
+                Ok(Issued { token, tenant, client_id, rules, ttl, session, allowance })
             }
             Err(cause) => Err(Refused { cause, whose: Some((tenant, Box::new(session))), allowance }),
         }
@@ -306,6 +328,7 @@ impl Tenant {
         stamps: Stamps<'_>,
     ) -> Result<Signed, Cause> {
         let params = TokenParams::parse(form_urlencoded::parse(asked.params))?;
+        check_organization(session, &params)?;
         let client_id = self.identity.client_id(session).await?;
         if params.client_id.as_ref().is_some_and(|asked| *asked != client_id) {
             return Err(Cause::OtherClientId);
@@ -337,6 +360,17 @@ impl Tenant {
         let Stamp { timestamp, nonce } = stamp;
         TokenRequest::sign(&self.api_key, client_id.clone(), grant.capability.as_ref(), grant.ttl, timestamp, nonce)
     }
+}
+
+/// Refuses a client that wants its token for an organization in which its session is not active (yet).
+fn check_organization(session: &Session, asked: &TokenParams) -> Result<(), Cause> {
+    let active = session.organization.as_ref();
+    let is_active = match asked.organization.as_deref() {
+        None => true,
+        Some("none") => active.is_none(),
+        Some(name) => active.is_some_and(|active| OrganizationName::parse(name).is_ok_and(|name| name.is_of(active))),
+    };
+    if is_active { Ok(()) } else { Err(Cause::OtherOrganization) }
 }
 
 /// A JWT can be revoked by the session that it was issued to, and by nothing finer.
@@ -382,7 +416,7 @@ impl Cause {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NoCredential(cause) => cause.reason(),
+            Self::NoCredential(cause) | Self::SignedOut(cause) => cause.reason(),
             Self::Unverified(Unverified::Invalid(cause)) => cause.reason(),
             Self::Unverified(Unverified::KeysUnavailable(_)) => "signing-keys-unavailable",
             Self::SeveralTenants => "tenant-ambiguous",
@@ -398,6 +432,7 @@ impl Cause {
             Self::Identity(IdentityError::Unavailable(_)) => "user-lookup-unavailable",
             Self::Params(_) => "params-malformed",
             Self::OtherClientId => "client-id-of-another",
+            Self::OtherOrganization => "organization-mismatch",
             Self::JwtTooLarge(_) => "jwt-too-large",
             Self::NoToken(NoToken::Refused(_)) => "ably-refused",
             Self::NoToken(NoToken::Unavailable) => "ably-unavailable",
@@ -421,16 +456,19 @@ impl Cause {
             | Self::Unverified(Unverified::Invalid(_))
             | Self::SeveralTenants
             | Self::AnotherSite
+            | Self::OtherOrganization
             | Self::Outdated => (401, code::INVALID_CREDENTIALS),
             Self::Store(_) => (503, code::UNREACHABLE),
             Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Identity(IdentityError::Unavailable(_)) => {
                 (503, code::UNREACHABLE)
             }
             Self::RateLimited(_) => (429, code::RATE_LIMITED),
-            Self::Identity(_) | Self::Denied | Self::Policy(Refusal::Requirement) => (403, code::FORBIDDEN),
+            Self::SignedOut(_) | Self::Identity(_) | Self::Denied | Self::Policy(Refusal::Requirement) => {
+                (403, code::FORBIDDEN)
+            }
             Self::Policy(Refusal::NothingGranted | Refusal::NothingOfAsked) => (403, code::NOT_PERMITTED),
             Self::Params(InvalidTokenParams::ClientId(_)) => (400, code::INVALID_CLIENT_ID),
-            Self::Params(InvalidTokenParams::Ttl) => (400, code::INVALID_PARAMETER),
+            Self::Params(InvalidTokenParams::Ttl | InvalidTokenParams::TtlTooShort) => (400, code::INVALID_PARAMETER),
             Self::Params(InvalidTokenParams::Capability | InvalidTokenParams::Repeated)
             | Self::Policy(Refusal::TooMuchAsked) => (400, code::BAD_REQUEST),
             Self::OtherClientId => (403, code::INVALID_CLIENT_ID),
@@ -457,19 +495,7 @@ impl Cause {
 
     fn message(&self) -> &'static str {
         match self {
-            Self::NoCredential(NoCredential::Missing) => {
-                "No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in?"
-            }
-            Self::NoCredential(NoCredential::Ambiguous) => "Two Authorization headers: send one.",
-            Self::NoCredential(NoCredential::DevBrowserMissing) => {
-                "No __clerk_db_jwt cookie, which a Clerk development instance needs beside its session cookie."
-            }
-            Self::NoCredential(NoCredential::SignedOut) => {
-                "Signed out: the __client_uat cookie says that nobody is in."
-            }
-            Self::NoCredential(NoCredential::OlderThanClient) => {
-                "The session cookie is older than the last sign-in or sign-out. A page renews it within a minute."
-            }
+            Self::NoCredential(cause) | Self::SignedOut(cause) => cause.message(),
             Self::Unverified(Unverified::KeysUnavailable(_)) => {
                 "Clerk's signing keys cannot be had now, so no session token can be verified. Try again soon."
             }
@@ -511,6 +537,13 @@ impl Cause {
             }
             Self::Params(InvalidTokenParams::Ttl) => {
                 "The ttl asked for is not a positive whole number of milliseconds."
+            }
+            Self::Params(InvalidTokenParams::TtlTooShort) => {
+                "The ttl asked for is shorter than 10 seconds. It is in milliseconds: an hour is 3600000."
+            }
+            Self::OtherOrganization => {
+                "The session is not active in the organization asked for. Call setActive(), then authorize() with that \
+                 organization."
             }
             Self::OtherClientId => {
                 "The clientId asked for is not the caller's. Leave it out, or make a new client after a change of name."

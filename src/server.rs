@@ -297,6 +297,7 @@ fn make_tenant(
         policy: ArcSwap::from_pointee(config.policy.clone()),
         api_key: config.ably.api_key.clone(),
         form,
+        signed_out: config.token.signed_out,
         revocable: config.ably.revocable_tokens,
         metrics,
     })

@@ -89,10 +89,21 @@ pub struct Tenant {
     pub api_key: ApiKey,
     /// What tokens are given as.
     pub form: Form,
+    /// What a client is told to do whose user is signed out.
+    pub signed_out: SignedOut,
     /// Whether its tokens can be revoked, so that it is worth knowing which are out.
     pub revocable: bool,
     /// Counts what becomes of its requests.
     pub metrics: TenantMetrics,
+}
+
+/// What a client is told to do whose user is signed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignedOut {
+    /// To ask again: 401.
+    Retry,
+    /// To stop asking: 403.
+    Fail,
 }
 
 /// What tokens are given as, and what that takes.

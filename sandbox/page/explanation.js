@@ -37,13 +37,13 @@ function fields({ caller, client_id, policy, capability, ttl_ms, format, issued,
   ].filter(Boolean);
 }
 
-function who({ user_id, session_id, organization, impersonator }) {
+function who({ user_id, session_id, organization, impersonator, agent }) {
   const role = [organization?.slug, organization?.role].filter(Boolean).join(", ");
   return [
     ["user", user_id],
     ["session", session_id],
     ["organization", organization ? `${organization.id}${role && ` (${role})`}` : "none"],
-    ["impersonator", impersonator ?? "nobody"],
+    ["impersonator", impersonator ? impersonator + (agent ? ", an agent" : "") : "nobody"],
   ];
 }
 

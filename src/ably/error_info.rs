@@ -1,6 +1,6 @@
 //! Errors in the shape that an Ably SDK reads (TI*).
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 /// The codes that this service answers with, as Ably defines them.
 ///
@@ -41,25 +41,36 @@ pub struct ErrorInfo {
     pub message: &'static str,
 }
 
-#[derive(Serialize)]
-struct Body {
+/// An error as it travels: `{"error": …}`.
+#[derive(Debug, Serialize)]
+pub struct ErrorBody {
     error: Error,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Error {
     code: u32,
     status_code: u16,
-    message: &'static str,
+    message: String,
     href: String,
 }
 
-impl Serialize for ErrorInfo {
-    /// As it travels: `{"error": …}`, with the address of Ably's page on the code.
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl ErrorInfo {
+    /// The body to answer with. Its message ends with `reason`, so that what a user reports leads to the reason's row in the
+    /// docs; `href` is the address of Ably's page on the code.
+    #[must_use]
+    pub fn body(&self, reason: &str) -> ErrorBody {
         let Self { code, status_code, message } = *self;
-        let href = format!("https://help.ably.io/error/{code}");
-        Body { error: Error { code, status_code, message, href } }.serialize(serializer)
+        let message = format!("{message} ({reason})");
+        ErrorBody { error: Error { code, status_code, message, href: format!("https://help.ably.io/error/{code}") } }
+    }
+}
+
+impl ErrorBody {
+    /// The message with its reason.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.error.message
     }
 }

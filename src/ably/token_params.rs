@@ -11,6 +11,9 @@ pub struct TokenParams {
     pub capability: Option<Capability>,
     /// How long it wants the token to live.
     pub ttl: Option<Ttl>,
+    /// The organization that it takes its session to be active in: an ID, a slug, or `none`. A param of this service, which
+    /// Ably does not know.
+    pub organization: Option<String>,
 }
 
 /// Why params are not token params.
@@ -28,6 +31,9 @@ pub enum InvalidTokenParams {
     /// The ttl is not a positive whole number.
     #[error("the ttl is not a positive whole number of milliseconds")]
     Ttl,
+    /// The ttl is so short that it was meant in seconds.
+    #[error("the ttl is shorter than 10 seconds; it is in milliseconds")]
+    TtlTooShort,
 }
 
 impl TokenParams {
@@ -36,7 +42,7 @@ impl TokenParams {
     pub fn parse<N: AsRef<str>, V: AsRef<str>>(
         params: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, InvalidTokenParams> {
-        const KNOWN: [&str; 5] = ["clientId", "capability", "ttl", "timestamp", "nonce"];
+        const KNOWN: [&str; 6] = ["clientId", "capability", "ttl", "organization", "timestamp", "nonce"];
         let mut values: [Option<V>; KNOWN.len()] = Default::default();
         for (name, value) in params {
             let Some(position) = KNOWN.iter().position(|known| *known == name.as_ref()) else { continue };
@@ -44,23 +50,28 @@ impl TokenParams {
                 return Err(InvalidTokenParams::Repeated);
             }
         }
-        let [client_id, capability, ttl, ..] = values.each_ref().map(|value| {
+        let [client_id, capability, ttl, organization, ..] = values.each_ref().map(|value| {
             value.as_ref().map(AsRef::as_ref).filter(|value| !matches!(*value, "" | "null" | "undefined"))
         });
         Ok(Self {
             client_id: client_id.map(ClientId::parse).transpose().map_err(InvalidTokenParams::ClientId)?,
             capability: capability.map(str::parse).transpose().map_err(|_| InvalidTokenParams::Capability)?,
             ttl: ttl.map(parse_ttl).transpose()?,
+            organization: organization.map(str::to_owned),
         })
     }
 }
 
-/// Digits only. A number beyond all bounds is a long ttl, not an error: it will be lowered.
+/// Digits only. A number beyond all bounds is a long ttl, not an error: it will be lowered. A short one is an error: a client
+/// that counts in seconds would be back for another token within seconds, again and again.
 fn parse_ttl(text: &str) -> Result<Ttl, InvalidTokenParams> {
+    const SHORTEST_MS: u64 = 10_000;
     if !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(InvalidTokenParams::Ttl);
     }
-    Ttl::from_millis(text.parse().unwrap_or(u64::MAX)).ok_or(InvalidTokenParams::Ttl)
+    let millis = text.parse().unwrap_or(u64::MAX);
+    let ttl = Ttl::from_millis(millis).ok_or(InvalidTokenParams::Ttl)?;
+    if millis < SHORTEST_MS { Err(InvalidTokenParams::TtlTooShort) } else { Ok(ttl) }
 }
 
 #[cfg(test)]
@@ -75,9 +86,9 @@ mod tests {
     fn absent_params_come_in_three_spellings() {
         for query in [
             "",
-            "clientId=&capability=&ttl=",
-            "clientId=null&capability=null&ttl=null",
-            "clientId=undefined&capability=undefined&ttl=undefined",
+            "clientId=&capability=&ttl=&organization=",
+            "clientId=null&capability=null&ttl=null&organization=null",
+            "clientId=undefined&capability=undefined&ttl=undefined&organization=undefined",
             "rnd=1&rnd=2&clientid=bob",
         ] {
             assert_eq!(parse(query), Ok(TokenParams::default()), "{query}");
@@ -91,6 +102,8 @@ mod tests {
         assert_eq!(params.client_id.unwrap().as_str(), "alice");
         assert_eq!(params.capability.unwrap().to_string(), r#"{"a":["publish"]}"#);
         assert_eq!(params.ttl, Ttl::from_millis(60_000));
+        assert_eq!(parse("ttl=10000").unwrap().ttl, Ttl::from_millis(10_000));
+        assert_eq!(parse("organization=acme").unwrap().organization.as_deref(), Some("acme"));
         assert_eq!(parse("ttl=99999999999999999999").unwrap().ttl, Ttl::from_millis(u64::MAX));
     }
 
@@ -103,7 +116,11 @@ mod tests {
             ("clientId=a&clientId=a", Invalid::Repeated),
             ("clientId=&clientId=a", Invalid::Repeated),
             ("timestamp=1&timestamp=2", Invalid::Repeated),
+            ("organization=a&organization=a", Invalid::Repeated),
             ("ttl=0", Invalid::Ttl),
+            ("ttl=1", Invalid::TtlTooShort),
+            ("ttl=3600", Invalid::TtlTooShort),
+            ("ttl=9999", Invalid::TtlTooShort),
             ("ttl=-1", Invalid::Ttl),
             ("ttl=1.5", Invalid::Ttl),
             ("ttl=1e3", Invalid::Ttl),

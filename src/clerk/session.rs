@@ -90,6 +90,17 @@ pub struct FactorAge {
 pub struct Actor {
     /// The impersonator's own `sub`.
     pub subject: String,
+    /// Who that is.
+    pub kind: ActorKind,
+}
+
+/// Who acts in a user's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActorKind {
+    /// Somebody of the app's own staff.
+    Person,
+    /// An agent (`act.type` is `agent`).
+    Agent,
 }
 
 /// A claim about features or permissions has not the form that Clerk gives it.
@@ -128,6 +139,18 @@ impl Session {
             actor: claims.get("act").and_then(Actor::parse),
             claims,
         })
+    }
+
+    /// The `sub` of whoever acts in the user's name.
+    #[must_use]
+    pub fn impersonator(&self) -> Option<&str> {
+        self.actor.as_ref().map(|actor| actor.subject.as_str())
+    }
+
+    /// Whether an agent acts in the user's name.
+    #[must_use]
+    pub fn is_of_an_agent(&self) -> bool {
+        self.actor.as_ref().is_some_and(|actor| actor.kind == ActorKind::Agent)
     }
 
     /// The value of a claim by dotted path, e.g. `metadata.tier`. A claim whose own name has the dots goes before.
@@ -237,7 +260,9 @@ impl FactorAge {
 
 impl Actor {
     fn parse(claim: &Value) -> Option<Self> {
-        Some(Self { subject: non_empty(claim.get("sub"))? })
+        let kind =
+            if claim.get("type").is_some_and(|kind| kind == "agent") { ActorKind::Agent } else { ActorKind::Person };
+        Some(Self { subject: non_empty(claim.get("sub"))?, kind })
     }
 }
 

@@ -4,7 +4,8 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 
 use super::{
-    Session, SigningKeys,
+    Credential, Session, SigningKeys,
+    credential::Source,
     jwt::Decoded,
     session::{is_truthy, non_empty},
     signing_keys::{KeyError, KeysUnavailable},
@@ -35,7 +36,7 @@ pub enum Invalid {
     Subject,
     #[error("aud is none of the configured audiences")]
     Audience,
-    #[error("azp is missing, and authorized parties are configured")]
+    #[error("azp is missing, and authorized parties are configured; native apps need CLERK_NATIVE_APPS=true")]
     AuthorizedPartyMissing,
     #[error("azp is none of the configured authorized parties")]
     AuthorizedParty,
@@ -64,6 +65,12 @@ pub enum Invalid {
 }
 
 impl Invalid {
+    /// Why a token that is not a JWT is refused. Clerk's opaque tokens are of machines and agents.
+    pub(super) fn undecodable(token: &str) -> Self {
+        const OPAQUE: [&str; 3] = ["ak_", "mt_", "oat_"];
+        if OPAQUE.iter().any(|prefix| token.starts_with(prefix)) { Self::NotASession } else { Self::Malformed }
+    }
+
     /// A short name for logs and metrics.
     #[must_use]
     pub fn reason(self) -> &'static str {
@@ -101,7 +108,10 @@ impl Invalid {
     pub fn message(self) -> &'static str {
         match self {
             Self::Malformed => "The session token is not a JWT.",
-            Self::NotASession => "The token is not a session token: JWT templates and machine tokens are no sessions.",
+            Self::NotASession => {
+                "The token is not a session token. Send what getToken() returns without a template, not an API key, a machine \
+                 token or an OAuth token."
+            }
             Self::Type | Self::Algorithm | Self::CriticalExtension | Self::KeyId => {
                 "The header of the session token is not that of a Clerk session token."
             }
@@ -109,7 +119,8 @@ impl Invalid {
             Self::Signature => "The signature of the session token does not hold.",
             Self::Audience => "The session token is meant for another audience.",
             Self::AuthorizedPartyMissing => {
-                "The session token has no azp. In a browser the next one, within a minute, has it."
+                "The session token has no azp. In a browser the next one, within a minute, has it. For native apps, set \
+                 CLERK_NATIVE_APPS=true."
             }
             Self::AuthorizedParty => "The session token was minted for an origin that is not an authorized party.",
             Self::Issuer => "The session token is of another Clerk instance.",
@@ -147,6 +158,8 @@ pub struct SessionRules {
     pub issuers: Vec<String>,
     /// The values that `azp` may have; any or none when empty.
     pub authorized_parties: Vec<String>,
+    /// Whether a Bearer token may lack `azp` although there are authorized parties, as a native app's does.
+    pub native_apps: bool,
     /// The values that `aud` may have; any or none when empty.
     pub audience: Vec<String>,
     /// How far Clerk's clock may be from ours, in milliseconds.
@@ -182,16 +195,16 @@ impl Verifier {
     }
 
     /// Verifies a session token: header, key, signature, then claims.
-    pub async fn verify(&self, token: &str, now: UnixMillis) -> Result<Session, Unverified> {
-        let claims = self.claims(token).await?;
-        Ok(self.rules.session(claims, now)?)
+    pub async fn verify(&self, credential: &Credential, now: UnixMillis) -> Result<Session, Unverified> {
+        let claims = self.claims(credential.token()).await?;
+        Ok(self.rules.session(claims, credential.source(), now)?)
     }
 
     /// Verifies a session token as [`Verifier::verify`] does, and tells what it says even if its claims do not hold.
     /// An error means that its signature does not, or cannot be verified: what it says is then worth nothing.
-    pub async fn examine(&self, token: &str, now: UnixMillis) -> Result<Examined, Unverified> {
-        let Claims(claims) = self.claims(token).await?;
-        Ok(match self.rules.session(Claims(claims.clone()), now) {
+    pub async fn examine(&self, credential: &Credential, now: UnixMillis) -> Result<Examined, Unverified> {
+        let Claims(claims) = self.claims(credential.token()).await?;
+        Ok(match self.rules.session(Claims(claims.clone()), credential.source(), now) {
             Ok(session) => Examined { session: Some(session), refused: None, filled_in: Vec::new() },
             Err(refused) => Examined { refused: Some(refused), ..Examined::suppose(claims, now) },
         })
@@ -257,7 +270,7 @@ struct Claims(Map<String, Value>);
 impl<'a> UnverifiedToken<'a> {
     fn decode(token: &'a str) -> Result<Self, Invalid> {
         const SESSION_CATEGORIES: [&str; 2] = ["cl_B7d4PD111AAA", "cl_I7d4PD111III"];
-        let token = Decoded::new(token).ok_or(Invalid::Malformed)?;
+        let token = Decoded::new(token).ok_or_else(|| Invalid::undecodable(token))?;
         let header = |name: &str| token.header.get(name);
         let is_machine = token.payload.get("sub").and_then(Value::as_str).is_some_and(|sub| sub.starts_with("mch_"));
         let is_oauth = header("typ").is_some_and(|typ| typ == "at+jwt" || typ == "application/at+jwt");
@@ -294,11 +307,11 @@ impl<'a> UnverifiedToken<'a> {
 }
 
 impl SessionRules {
-    fn session(&self, claims: Claims, now: UnixMillis) -> Result<Session, Invalid> {
+    fn session(&self, claims: Claims, source: Source, now: UnixMillis) -> Result<Session, Invalid> {
         let Claims(claims) = claims;
         non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
         self.check_audience(claims.get("aud"))?;
-        self.check_authorized_party(claims.get("azp"))?;
+        self.check_authorized_party(claims.get("azp"), source)?;
         if !non_empty(claims.get("iss")).is_some_and(|iss| self.issuers.contains(&iss)) {
             return Err(Invalid::Issuer);
         }
@@ -342,11 +355,12 @@ impl SessionRules {
         if matches { Ok(()) } else { Err(Invalid::Audience) }
     }
 
-    fn check_authorized_party(&self, claim: Option<&Value>) -> Result<(), Invalid> {
+    fn check_authorized_party(&self, claim: Option<&Value>, source: Source) -> Result<(), Invalid> {
         if self.authorized_parties.is_empty() {
             return Ok(());
         }
         match claim {
+            None if self.native_apps && source == Source::Bearer => Ok(()),
             None => Err(Invalid::AuthorizedPartyMissing),
             Some(Value::String(azp)) if self.authorized_parties.contains(azp) => Ok(()),
             Some(_) => Err(Invalid::AuthorizedParty),

@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     /// With several tenants: whose claims they are, unless their iss says it
     #[arg(long, value_name = "NAME", conflicts_with = "session_token")]
     tenant: Option<String>,
-    /// What the client would ask for: capability=JSON, ttl=MILLISECONDS or clientId=NAME. May be repeated
+    /// What the client would ask for: capability=JSON, ttl=MILLISECONDS, clientId=NAME or organization=ID. May be repeated
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<String>,
     /// Print JSON, for scripts
@@ -130,7 +130,7 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
             };
             let verifier =
                 server::verifier(&tenant.clerk, config.revocation.denial_ttl, &http, RefreshCounts::default)?;
-            (tenant, verifier.examine(token.token(), now).await)
+            (tenant, verifier.examine(&token, now).await)
         }
         Input { claims, .. } => {
             report.claims = Claims::Some;
@@ -199,8 +199,8 @@ fn tenant_with_issuer<'a>(config: &'a Config, issuer: &str) -> Option<&'a Tenant
 
 fn parse_param(text: &str) -> Result<(String, String), Failure> {
     let (name, value) = text.split_once('=').unwrap_or_default();
-    if !["capability", "ttl", "clientId"].contains(&name) {
-        return Err(Failure::Input("--param wants capability=…, ttl=… or clientId=…".into()));
+    if !["capability", "ttl", "clientId", "organization"].contains(&name) {
+        return Err(Failure::Input("--param wants capability=…, ttl=…, clientId=… or organization=…".into()));
     }
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -276,8 +276,8 @@ impl Report {
             line("user", &session.user_id);
             line("session", &session.session_id);
             line("organization", &organization(session));
-            let actor = session.actor.as_ref().map_or("nobody", |actor| &actor.subject);
-            line("impersonator", actor);
+            let agent = if session.is_of_an_agent() { ", an agent" } else { "" };
+            line("impersonator", &format!("{}{agent}", session.impersonator().unwrap_or("nobody")));
         }
         if let Some(rehearsed) = self.rehearsed() {
             line("client ID", &self.client_id(rehearsed));
@@ -421,6 +421,9 @@ struct Caller<'a> {
     session_id: &'a str,
     organization: Option<CallersOrganization<'a>>,
     impersonator: Option<&'a str>,
+    /// True if the impersonator is an agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -439,7 +442,8 @@ impl<'a> Caller<'a> {
             role: organization.role.as_deref(),
             permissions: organization.permissions.as_deref(),
         });
-        let impersonator = session.actor.as_ref().map(|actor| actor.subject.as_str());
-        Self { user_id: &session.user_id, session_id: &session.session_id, organization, impersonator }
+        let impersonator = session.impersonator();
+        let agent = session.is_of_an_agent().then_some(true);
+        Self { user_id: &session.user_id, session_id: &session.session_id, organization, impersonator, agent }
     }
 }

@@ -9,9 +9,10 @@ use super::{
     reader::Reader,
     settings::{
         CLERK_API_URL, CLERK_AUDIENCE, CLERK_AUTHORIZED_PARTIES, CLERK_CLOCK_SKEW_MS, CLERK_DOMAIN, CLERK_JWT_KEY,
-        CLERK_PROXY_URL, CLERK_PUBLISHABLE_KEY, CLERK_SECRET_KEY, CLERK_USER_CACHE_TTL, CLERK_WEBHOOK_SIGNING_SECRET,
+        CLERK_NATIVE_APPS, CLERK_PROXY_URL, CLERK_PUBLISHABLE_KEY, CLERK_SECRET_KEY, CLERK_USER_CACHE_TTL,
+        CLERK_WEBHOOK_SIGNING_SECRET,
     },
-    value::{base_url, duration, origin},
+    value::{base_url, boolean, duration, origin},
 };
 use crate::{
     clerk::{
@@ -33,6 +34,8 @@ pub struct ClerkConfig {
     pub api_url: Url,
     /// The origins that `azp` may name; any when empty.
     pub authorized_parties: Vec<String>,
+    /// Whether a Bearer token may lack `azp` although there are authorized parties.
+    pub native_apps: bool,
     /// The values that `aud` may have; any when empty.
     pub audience: Vec<String>,
     /// How far Clerk's clock may be from ours, in milliseconds.
@@ -70,6 +73,7 @@ impl ClerkConfig {
         let jwt_key = reader.optional(&CLERK_JWT_KEY, |pem| SigningKeys::from_pem(pem).map(|_| pem.to_owned()));
         let api_url = reader.or_default(&CLERK_API_URL, "https://api.clerk.com", base_url);
         let authorized_parties = reader.list(&CLERK_AUTHORIZED_PARTIES, origin).unwrap_or_default();
+        let native_apps = reader.or_default(&CLERK_NATIVE_APPS, "false", boolean);
         let audience = reader.list(&CLERK_AUDIENCE, |text| Ok::<_, String>(text.to_owned())).unwrap_or_default();
         let clock_skew_ms = reader.or_default(&CLERK_CLOCK_SKEW_MS, "5000", clock_skew_ms);
         let proxy_url = reader.optional(&CLERK_PROXY_URL, base_url);
@@ -82,6 +86,7 @@ impl ClerkConfig {
             jwt_key,
             api_url: api_url?,
             authorized_parties,
+            native_apps: native_apps?,
             audience,
             clock_skew_ms: clock_skew_ms?,
             proxy_url,
@@ -131,6 +136,7 @@ impl ClerkConfig {
         SessionRules {
             issuers: self.issuers(),
             authorized_parties: self.authorized_parties.clone(),
+            native_apps: self.native_apps,
             audience: self.audience.clone(),
             clock_skew_ms: self.clock_skew_ms,
             longest_life_ms: clock::millis(longest_life),

@@ -253,7 +253,7 @@ impl Parser {
     }
 
     fn condition(&mut self, value: &Value<'_>) -> Option<Condition> {
-        const NAMES: [&str; 10] = [
+        const NAMES: [&str; 11] = [
             "role",
             "permission",
             "plan",
@@ -262,6 +262,7 @@ impl Parser {
             "claim",
             "reverified",
             "impersonated",
+            "agent",
             "any",
             "all",
         ];
@@ -282,6 +283,7 @@ impl Parser {
                 "claim" => self.claims(value, "", &mut parts),
                 "reverified" => parts.push(self.reverified(value).map(Condition::Reverified)),
                 "impersonated" => parts.push(self.boolean(value).map(Condition::Impersonated)),
+                "agent" => parts.push(self.boolean(value).map(Condition::Agent)),
                 "any" => parts.push(self.conditions(value).map(Condition::Any)),
                 "all" => parts.push(self.conditions(value).map(Condition::All)),
                 "not" => parts.push(self.condition(value).map(|part| Condition::Not(Box::new(part)))),

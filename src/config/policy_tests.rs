@@ -224,7 +224,7 @@ impl Parser {
     /// A table stands for its JSON, and a number for its digits, as a client would send them.
     fn params(&mut self, value: &Value<'_>) -> Option<Vec<(String, String)>> {
         let keys = self.table(value)?;
-        self.refuse_unknown(keys, &["capability", "ttl", "clientId"], "token param");
+        self.refuse_unknown(keys, &["capability", "ttl", "clientId", "organization"], "token param");
         let mut params = Vec::new();
         for (key, value) in keys {
             let text = match self.json(value)? {
@@ -457,7 +457,7 @@ expect = { capability = { "[chat]lobby" = ["publish"] }, publish_rate = { "[chat
           - FILE, line 1, column 1: the file: no such key: "extra"; there are: cases
           - FILE, line 2, column 1: [[cases]] "a": no claims
           - FILE, line 4, column 1: [[cases]] "a": no such key: "claim"; there are: name, tenant, claims, params, expect
-          - FILE, line 5, column 12: [[cases]] "a": no such token param: "clientid"; there are: capability, ttl, clientId
+          - FILE, line 5, column 12: [[cases]] "a": no such token param: "clientid"; there are: capability, ttl, clientId, organization
           - FILE, line 6, column 22: [[cases]] "a": no refusal has this code; there are: 40000, 40003, 40012, 40101, 40160, 40300
           - FILE, line 8, column 8: [[cases]] "a": the name is empty, or that of another case
           - FILE, line 9, column 19: [[cases]] "a": a date that JSON does not have

@@ -82,6 +82,8 @@ settings! {
     CLERK_API_URL = Setting::new("clerk", "api_url");
     /// The origins that `azp` may name.
     CLERK_AUTHORIZED_PARTIES = Setting::new("clerk", "authorized_parties");
+    /// Whether Bearer tokens may lack `azp`.
+    CLERK_NATIVE_APPS = Setting::new("clerk", "native_apps");
     /// The values that `aud` may have.
     CLERK_AUDIENCE = Setting::new("clerk", "audience");
     /// How far clocks may differ, in milliseconds.
@@ -102,6 +104,8 @@ settings! {
     TOKEN_CLIENT_ID = Setting::new("token", "client_id");
     /// Whether the key's own capability is meant, where there are no rules.
     TOKEN_CAPABILITY = Setting::new("token", "capability");
+    /// What an SDK does when the user is signed out: `retry` or `fail`.
+    TOKEN_SIGNED_OUT = Setting::new("token", "signed_out");
     /// The condition without which there is no token.
     TOKEN_REQUIRE = Setting::toml_only("token", "require");
     /// How long a denial lasts.

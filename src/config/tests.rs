@@ -401,7 +401,7 @@ capability = { "a" = ["*"] }
     insta::assert_snapshot!(broken(toml), @r##"
     the configuration has 38 problems:
       - FILE, line 2, column 28: [token] require: a text, where true or false is wanted
-      - FILE, line 6, column 10: [[grants]] "a": no such condition: "roles"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, any, all, not
+      - FILE, line 6, column 10: [[grants]] "a": no such condition: "roles"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not
       - FILE, line 6, column 34: [[grants]] "a": an empty list, where a list is wanted
       - FILE, line 6, column 48: [[grants]] "a": "team" is no scope: write o: or org: for the organization's, u: or user: for the user's, or no prefix
       - FILE, line 6, column 66: [[grants]] "a": claim names no claim; write claim = { "metadata.tier" = "pro" }

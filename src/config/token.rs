@@ -2,12 +2,13 @@
 
 use super::{
     reader::Reader,
-    settings::{TOKEN_CAPABILITY, TOKEN_CLIENT_ID, TOKEN_FORMAT, TOKEN_TTL},
+    settings::{TOKEN_CAPABILITY, TOKEN_CLIENT_ID, TOKEN_FORMAT, TOKEN_SIGNED_OUT, TOKEN_TTL},
     value::duration,
 };
 use crate::{
     ably::{TokenFormat, Ttl},
     identity::ClientIdTemplate,
+    tenant::SignedOut,
 };
 
 /// The settings of tokens.
@@ -21,6 +22,8 @@ pub struct TokenConfig {
     pub client_id: ClientIdTemplate,
     /// What tokens may do where no rules say it, if that is meant.
     pub capability: Option<UnruledCapability>,
+    /// What a client is told to do whose user is signed out.
+    pub signed_out: SignedOut,
 }
 
 /// What tokens may do where no rules say it.
@@ -36,7 +39,8 @@ impl TokenConfig {
         let ttl = reader.optional(&TOKEN_TTL, |text| ttl(text, revocable));
         let client_id = reader.or_default(&TOKEN_CLIENT_ID, "{username}", str::parse::<ClientIdTemplate>);
         let capability = reader.optional(&TOKEN_CAPABILITY, capability);
-        Some(Self { format: format?, ttl, client_id: client_id?, capability })
+        let signed_out = reader.or_default(&TOKEN_SIGNED_OUT, "retry", signed_out);
+        Some(Self { format: format?, ttl, client_id: client_id?, capability, signed_out: signed_out? })
     }
 }
 
@@ -44,6 +48,14 @@ fn capability(text: &str) -> Result<UnruledCapability, &'static str> {
     match text {
         "key" => Ok(UnruledCapability::Key),
         _ => Err("only \"key\" can stand here: the API key's own capability; rules are [[grants]] tables"),
+    }
+}
+
+fn signed_out(text: &str) -> Result<SignedOut, &'static str> {
+    match text {
+        "retry" => Ok(SignedOut::Retry),
+        "fail" => Ok(SignedOut::Fail),
+        _ => Err("neither retry (401: an SDK asks again) nor fail (403: it does not)"),
     }
 }
 

@@ -25,7 +25,7 @@ impl Issuer {
             (several, Some(credential)) => (tenant_of(several, &credential).map_err(Unverified::Invalid)?, credential),
             (several, None) => return judge_cookies(several, asked, now).await,
         };
-        Ok((tenant, tenant.verifier.verify(credential.token(), now).await?))
+        Ok((tenant, tenant.verifier.verify(&credential, now).await?))
     }
 }
 
@@ -70,13 +70,14 @@ async fn judge_own_cookies(tenant: &Tenant, asked: Asked<'_>, now: UnixMillis) -
         return Err(Unverified::Invalid(Invalid::Issuer).into());
     }
     check_site(tenant, asked)?;
-    Ok(tenant.verifier.verify(credential.token(), now).await?)
+    Ok(tenant.verifier.verify(&credential, now).await?)
 }
 
 /// How much a refusal by one of several tenants tells the caller.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Telling {
     NothingThere,
+    NothingYet,
     OfAnother,
     Incomplete,
     Refused,
@@ -86,6 +87,7 @@ enum Telling {
 fn telling(cause: &Cause) -> Telling {
     match cause {
         Cause::NoCredential(NoCredential::Missing) => Telling::NothingThere,
+        Cause::NoCredential(NoCredential::SessionCookieMissing) => Telling::NothingYet,
         Cause::Unverified(Unverified::Invalid(Invalid::Issuer)) => Telling::OfAnother,
         Cause::NoCredential(_) => Telling::Incomplete,
         Cause::Unverified(Unverified::KeysUnavailable(_)) => Telling::Undecided,

@@ -1,6 +1,6 @@
 //! The issuer's line as a rehearsal: every step up to the signature, with reasons, and nobody is served.
 
-use super::{Cause, jwt, too_large};
+use super::{Cause, check_organization, jwt, too_large};
 use crate::{
     ably::{ApiKey, ClientId, InvalidTokenParams, TokenFormat, TokenParams},
     clerk::{Examined, Session, Unverified},
@@ -78,6 +78,7 @@ impl Rehearsal<'_> {
             return Err(Unverified::Invalid(invalid).into());
         }
         let asked = asked?;
+        check_organization(session, &asked)?;
         let client_id = client_id?;
         if asked.client_id.as_ref().zip(client_id).is_some_and(|(asked, client_id)| asked != client_id) {
             return Err(Cause::OtherClientId);

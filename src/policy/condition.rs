@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 use serde_json::{Number, Value};
 
-use crate::clerk::{ClaimPath, FactorAge, Scoped, Session};
+use crate::clerk::{ClaimPath, FactorAge, Organization, Scoped, Session};
 
 /// A question about a session. Names in it are as Clerk's `has()` takes them; a list is of alternatives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum Condition {
     Reverified(Reverification),
     /// Whether somebody else acts in the user's name.
     Impersonated(bool),
+    /// Whether that is an agent, not a person.
+    Agent(bool),
     /// At least one of these.
     Any(Vec<Condition>),
     /// Every one of these.
@@ -178,6 +180,15 @@ impl OrganizationName {
             "" => Err(InvalidName::Empty),
             id if id.starts_with("org_") => Ok(Self::Id(id.to_owned())),
             slug => Ok(Self::Slug(slug.to_owned())),
+        }
+    }
+
+    /// Whether it names this organization.
+    #[must_use]
+    pub fn is_of(&self, organization: &Organization) -> bool {
+        match self {
+            Self::Id(id) => organization.id == *id,
+            Self::Slug(slug) => organization.slug.as_ref() == Some(slug),
         }
     }
 }
@@ -416,6 +427,7 @@ impl Condition {
                     session.actor.is_some() || session.claims.get("act").is_some_and(|actor| !actor.is_null());
                 Finding::of(is_impersonated == *wanted)
             }
+            Self::Agent(wanted) => Finding::of(session.is_of_an_agent() == *wanted),
             Self::Role(roles) => organization.map_or(Finding::NoOrganization, |organization| {
                 Finding::of(
                     organization.role_name().is_some_and(|role| roles.iter().any(|Role(wanted)| wanted == role)),
@@ -426,10 +438,7 @@ impl Condition {
                 Finding::of(permissions.iter().any(|Permission(wanted)| granted.contains(wanted)))
             }),
             Self::Organization(names) => organization.map_or(Finding::NoOrganization, |organization| {
-                Finding::of(names.iter().any(|name| match name {
-                    OrganizationName::Id(id) => organization.id == *id,
-                    OrganizationName::Slug(slug) => organization.slug.as_ref() == Some(slug),
-                }))
+                Finding::of(names.iter().any(|name| name.is_of(organization)))
             }),
             Self::Any(_) | Self::All(_) | Self::Not(_) => Finding::of(self.holds(session) == Truth::True),
         }
@@ -514,6 +523,8 @@ impl fmt::Display for Condition {
             Self::Reverified(reverification) => reverification.fmt(f),
             Self::Impersonated(true) => f.write_str("impersonated"),
             Self::Impersonated(false) => f.write_str("not impersonated"),
+            Self::Agent(true) => f.write_str("an agent acts for the user"),
+            Self::Agent(false) => f.write_str("no agent acts for the user"),
             Self::Any(_) => f.write_str("any of"),
             Self::All(_) => f.write_str("all of"),
             Self::Not(_) => f.write_str("not"),
@@ -740,6 +751,24 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_is_told_apart_from_a_person_and_both_impersonate() {
+        for (claims, impersonated, agent) in [
+            (json!({}), false, false),
+            (json!({ "act": { "sub": "user_support" } }), true, false),
+            (json!({ "act": { "sub": "user_support", "type": "person" } }), true, false),
+            (json!({ "act": { "sub": "agent_1", "type": "agent" } }), true, true),
+            (json!({ "act": { "sub": "agent_1", "type": ["agent"] } }), true, false),
+        ] {
+            let session = session(&claims);
+            for wanted in [true, false] {
+                let holds = |condition: Condition| condition.holds(&session) == Truth::True;
+                assert_eq!(holds(Condition::Agent(wanted)), wanted == agent, "{claims}");
+                assert_eq!(holds(Condition::Impersonated(wanted)), wanted == impersonated, "{claims}");
+            }
+        }
+    }
+
+    #[test]
     fn names_that_cannot_be_are_refused() {
         for text in ["", "org:", "org:org:"] {
             assert!(Role::parse(text).is_err(), "{text}");
@@ -764,6 +793,9 @@ mod tests {
         let impersonated = Condition::Impersonated;
         for condition in [
             all(vec![impersonated(true), impersonated(false)]),
+            all(vec![Condition::Agent(true), Condition::Agent(false)]),
+            all(vec![Condition::Agent(true), impersonated(false)]),
+            all(vec![impersonated(false), not(Condition::Agent(false))]),
             all(vec![role("admin"), role("member")]),
             all(vec![organization("org_1"), organization("org_2")]),
             all(vec![plan("pro"), not(plan("pro"))]),

@@ -17,13 +17,16 @@ use crate::ably::{ErrorInfo, code};
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-ably-errorcode");
 const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-ably-errormessage");
 
-/// A failure.
-pub(super) fn failure(error: &ErrorInfo, retry_after: Option<Duration>) -> HttpResponse {
+/// A refusal. `reason` is the one in the log; the message ends with it.
+pub(super) fn failure(reason: &str, error: &ErrorInfo, retry_after: Option<Duration>) -> HttpResponse {
     let status = StatusCode::from_u16(error.status_code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(status, error);
+    let body = error.body(reason);
+    let mut response = json(status, &body);
     let headers = response.headers_mut();
     headers.insert(ERROR_CODE, error.code.into());
-    headers.insert(ERROR_MESSAGE, HeaderValue::from_static(error.message));
+    if let Ok(message) = HeaderValue::from_str(body.message()) {
+        headers.insert(ERROR_MESSAGE, message);
+    }
     if let Some(after) = retry_after {
         headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
     }
@@ -82,20 +85,24 @@ pub(super) const NOT_HTTP: ErrorInfo =
 
 /// 404.
 pub(super) async fn not_found() -> HttpResponse {
-    let message = "There is no such route. Tokens are at /api/ably; see /openapi.yaml.";
-    failure(&ErrorInfo { code: code::NOT_FOUND, status_code: 404, message }, None)
+    no_such_route(404, code::NOT_FOUND, "There is no such route. Tokens are at /api/ably; see /openapi.yaml.")
 }
 
 /// 404, on the admin listener.
 pub(super) async fn not_found_for_admin() -> HttpResponse {
     let message = "There is no such route on the admin listener: it has /metrics, /healthz, /readyz and /revocations.";
-    failure(&ErrorInfo { code: code::NOT_FOUND, status_code: 404, message }, None)
+    no_such_route(404, code::NOT_FOUND, message)
 }
 
 /// 405, with the methods that there are.
 pub(super) fn method_not_allowed(allow: &'static str) -> HttpResponse {
     let message = "The route does not have this method; the Allow header says which it has.";
-    let mut response = failure(&ErrorInfo { code: code::METHOD_NOT_ALLOWED, status_code: 405, message }, None);
+    let mut response = no_such_route(405, code::METHOD_NOT_ALLOWED, message);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response
+}
+
+fn no_such_route(status_code: u16, code: u32, message: &'static str) -> HttpResponse {
+    let reason = "no-such-route";
+    failure(reason, &ErrorInfo { code, status_code, message }, None)
 }

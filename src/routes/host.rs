@@ -32,14 +32,15 @@ pub(super) async fn check<B: MessageBody + 'static>(
     if reach == Some(Reach::Others) || is_of_this_machine(request.headers()) {
         return Ok(next.call(request).await?.map_into_left_body());
     }
+    let reason = "host-unknown";
     tracing::warn!(
         request_id = request_id::of(request.request()),
         client_address = ClientAddress::known(request.request()).field(),
-        reason = "host-unknown",
+        reason,
         status = HOST_UNKNOWN.status_code,
         "request refused"
     );
-    Ok(request.into_response(answer::failure(&HOST_UNKNOWN, None)).map_into_right_body())
+    Ok(request.into_response(answer::failure(reason, &HOST_UNKNOWN, None)).map_into_right_body())
 }
 
 const HOST_UNKNOWN: ErrorInfo = ErrorInfo {

@@ -17,6 +17,10 @@ pub(super) async fn get(metrics: Data<Metrics>) -> HttpResponse {
             .insert_header((CACHE_CONTROL, "no-store"))
             .body(exposition),
         // A number above what the format can hold, which no count gets to.
-        Err(_) => answer::failure(&answer::NO_EXPOSITION, None),
+        Err(error) => {
+            let reason = "metrics-not-written";
+            tracing::error!(reason, status = answer::NO_EXPOSITION.status_code, %error, "metrics request refused");
+            answer::failure(reason, &answer::NO_EXPOSITION, None)
+        }
     }
 }

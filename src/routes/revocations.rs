@@ -144,15 +144,16 @@ pub(super) async fn post(request: HttpRequest, payload: Payload, by_hand: Data<B
         Ok(Ok(report)) => answer::json(StatusCode::OK, &report),
         Ok(Err(invalid)) => refused(&request, "not-an-order", &error_info(invalid)),
         Err(error) => {
+            let reason = "order-broken-off";
             tracing::error!(
                 request_id = given.request_id,
                 client_address = given.from.field(),
-                reason = "order-broken-off",
+                reason,
                 status = BROKEN_OFF.status_code,
                 %error,
                 "an operator's order is not carried out to its end"
             );
-            answer::failure(&BROKEN_OFF, None)
+            answer::failure(reason, &BROKEN_OFF, None)
         }
     }
 }
@@ -187,7 +188,7 @@ fn refused(request: &HttpRequest, reason: &'static str, error: &ErrorInfo) -> Ht
         status,
         "an operator's order is refused"
     );
-    let mut response = answer::failure(error, None);
+    let mut response = answer::failure(reason, error, None);
     if error.status_code == 401 {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }

@@ -82,7 +82,7 @@ fn refuse(
     metrics.refused(reason, status);
     let (request_id, client_address) = (request_id::of(request), ClientAddress::known(request));
     tracing::info!(request_id, client_address = client_address.field(), reason, status, "token refused");
-    answer::failure(error, retry_after)
+    answer::failure(reason, error, retry_after)
 }
 
 async fn issue(
@@ -126,7 +126,7 @@ async fn issue(
             let metrics = issuer.metrics_of(refused.whose.as_ref().map(|(tenant, _)| *tenant));
             metrics.refused(refused.cause.reason(), error.status_code, begun_at.elapsed());
             log_refused(&refused, &error, request);
-            let mut response = answer::failure(&error, refused.cause.retry_after());
+            let mut response = answer::failure(refused.cause.reason(), &error, refused.cause.retry_after());
             rate_limit::add_headers(refused.allowance.as_ref(), response.headers_mut());
             response
         }
@@ -160,7 +160,10 @@ fn log_issued(issued: &Issued<'_>, request: &HttpRequest) {
         user_id = issued.session.user_id,
         session_id = issued.session.session_id,
         client_id = issued.client_id.as_str(),
+        impersonator = issued.session.impersonator(),
+        agent = issued.session.is_of_an_agent().then_some(true),
         rules = (!rules.is_empty()).then(|| rules.join(", ")),
+        ttl_ms = issued.ttl.as_millis(),
         key_name = issued.tenant.api_key.name().as_str(),
         "token issued"
     );
@@ -175,6 +178,8 @@ fn log_refused(refused: &Refused<'_>, error: &ErrorInfo, request: &HttpRequest) 
         tenant = whose.map(|(tenant, _)| tenant.name.as_str()),
         user_id = whose.map(|(_, session)| &session.user_id),
         session_id = whose.map(|(_, session)| &session.session_id),
+        impersonator = whose.and_then(|(_, session)| session.impersonator()),
+        agent = whose.and_then(|(_, session)| session.is_of_an_agent().then_some(true)),
         reason = refused.cause.reason(),
         status = error.status_code,
         code = error.code,

@@ -44,7 +44,7 @@ impl UnparsedRequests {
             status = error.status_code,
             "request refused"
         );
-        let (mut response, body) = answer::failure(&error, None).into_parts();
+        let (mut response, body) = answer::failure(reason, &error, None).into_parts();
         let body = body.try_into_bytes().unwrap_or_default();
         let origin = field("origin").and_then(|origin| origin.to_str().map(str::to_owned).ok());
         let headers = response.headers_mut();

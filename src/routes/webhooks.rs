@@ -95,16 +95,17 @@ pub(super) async fn post(
         }
         Err(error) => {
             receiver.metrics.webhook("malformed");
+            let reason = "webhook-malformed";
             tracing::error!(
                 request_id = sent.request_id,
                 client_address = sent.from.field(),
                 tenant = receiver.tenant.as_str(),
-                reason = "webhook-malformed",
+                reason,
                 status = MALFORMED.status_code,
                 %error,
                 "a webhook is signed, and is no event as Clerk sends them"
             );
-            return answer::failure(&MALFORMED, None);
+            return answer::failure(reason, &MALFORMED, None);
         }
     };
     drop(body);
@@ -112,19 +113,20 @@ pub(super) async fn post(
     // Not in this handler, which ends with its connection: a sender that goes away must not stop what it began.
     match webhooks.runtime.spawn(taking).await {
         Ok(Ok(())) => done(),
-        Ok(Err(error)) => answer::failure(&postponed(error), Some(answer::COME_AGAIN_AFTER)),
+        Ok(Err(error)) => answer::failure(reason(error), &postponed(error), Some(answer::COME_AGAIN_AFTER)),
         Err(error) => {
             receiver.metrics.webhook("postponed");
+            let reason = "webhook-broken-off";
             tracing::error!(
                 request_id = sent.request_id,
                 client_address = sent.from.field(),
                 tenant = receiver.tenant.as_str(),
-                reason = "webhook-broken-off",
+                reason,
                 status = BROKEN_OFF.status_code,
                 %error,
                 "a webhook was not taken to its end; Clerk sends it again"
             );
-            answer::failure(&BROKEN_OFF, Some(answer::COME_AGAIN_AFTER))
+            answer::failure(reason, &BROKEN_OFF, Some(answer::COME_AGAIN_AFTER))
         }
     }
 }
@@ -152,11 +154,7 @@ async fn take(
         }
         Err(error) => {
             receiver.metrics.webhook("postponed");
-            let status = postponed(error).status_code;
-            let reason = match error {
-                Incomplete::Store(_) => "webhook-not-stored",
-                Incomplete::Ably => "webhook-not-revoked",
-            };
+            let (status, reason) = (postponed(error).status_code, reason(error));
             tracing::warn!(
                 request_id,
                 client_address,
@@ -205,12 +203,13 @@ fn done() -> HttpResponse {
 
 fn refused(request: &HttpRequest, metrics: &RequestMetrics, reason: &'static str, error: &ErrorInfo) -> HttpResponse {
     record_refusal(request, metrics, reason, error.status_code);
-    answer::failure(error, None)
+    answer::failure(reason, error, None)
 }
 
 fn overloaded(request: &HttpRequest, metrics: &RequestMetrics) -> HttpResponse {
-    record_refusal(request, metrics, "webhook-overloaded", NO_PLACE.status_code);
-    answer::failure(&NO_PLACE, Some(answer::COME_AGAIN_AFTER))
+    let reason = "webhook-overloaded";
+    record_refusal(request, metrics, reason, NO_PLACE.status_code);
+    answer::failure(reason, &NO_PLACE, Some(answer::COME_AGAIN_AFTER))
 }
 
 fn record_refusal(request: &HttpRequest, metrics: &RequestMetrics, reason: &'static str, status: u16) {
@@ -248,6 +247,13 @@ const BROKEN_OFF: ErrorInfo = ErrorInfo {
     status_code: 503,
     message: "Something is broken in the service: its log says more. Send the event again.",
 };
+
+fn reason(error: Incomplete) -> &'static str {
+    match error {
+        Incomplete::Store(_) => "webhook-not-stored",
+        Incomplete::Ably => "webhook-not-revoked",
+    }
+}
 
 fn postponed(error: Incomplete) -> ErrorInfo {
     let message = match error {

@@ -487,3 +487,32 @@ fn broken_files_are_told_with_line_and_column() {
         assert_eq!(output.status.code(), Some(1));
     }
 }
+
+#[tokio::test]
+async fn an_impersonator_is_shown_and_an_agent_as_one() {
+    let vendors = Vendors::start().await;
+    for (act, line, agent) in [
+        (json!({ "sub": "user_support" }), "impersonator   user_support\n", Value::Null),
+        (json!({ "sub": "agent_1", "type": "agent" }), "impersonator   agent_1, an agent\n", json!(true)),
+    ] {
+        let mut claims = admin();
+        claims["act"] = act.clone();
+        let told = text(&explain(&vendors, &claims.to_string(), &["--claims", INPUT]));
+        assert!(told.contains(line), "{told}");
+        let told = text(&explain(&vendors, &claims.to_string(), &["--claims", "-", "--json"]));
+        let caller = &serde_json::from_str::<Value>(&told).unwrap()["caller"];
+        assert_eq!((&caller["impersonator"], &caller["agent"]), (&act["sub"], &agent));
+    }
+}
+
+#[tokio::test]
+async fn the_organization_that_a_client_asks_for_is_explained() {
+    let vendors = Vendors::start().await;
+    for (asked, told) in
+        [("organization=acme", "A token would be issued."), ("organization=org_2", "not active in the organization")]
+    {
+        let arguments = ["--claims", INPUT, "--param", asked];
+        let output = text(&explain(&vendors, &admin().to_string(), &arguments));
+        assert!(output.contains(told), "{output}");
+    }
+}

@@ -76,8 +76,7 @@ async fn a_jwt_is_what_its_client_asked_for() {
     let life = |claims: &Value| claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
     assert_eq!(life(&asked("").await), 1800);
     assert_eq!(life(&asked("ttl=7200000").await), 1800);
-    assert_eq!(life(&asked("ttl=2999").await), 2);
-    assert_eq!(life(&asked("ttl=1").await), 1);
+    assert_eq!(life(&asked("ttl=12999").await), 12);
     let narrowed = asked("capability=%7B%22b%22%3A%5B%22subscribe%22%2C%22publish%22%5D%7D&clientId=alice").await;
     assert_eq!(narrowed["x-ably-capability"], r#"{"b":["publish","subscribe"]}"#);
     assert_eq!(refusal(service.token_with(&vendors.token("alice"), "clientId=bob").await).await, (403, 40012));

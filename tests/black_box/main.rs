@@ -15,11 +15,14 @@ mod formats;
 mod hostile_requests;
 mod identity;
 mod image;
+mod impersonation;
 mod limits;
 #[path = "../store/line.rs"]
 #[expect(dead_code, reason = "the store's own tests use all of it")]
 mod line;
 mod metrics;
+mod native_apps;
+mod organizations;
 mod outages;
 mod policy;
 #[path = "../store/server.rs"]
@@ -30,6 +33,7 @@ mod reload;
 mod revoke;
 mod secrecy;
 mod shutdown;
+mod signed_out;
 mod tenants;
 mod tokens;
 mod webhooks;

@@ -94,10 +94,10 @@ async fn whom_no_rule_matches_and_who_does_not_meet_the_requirement_are_told_apa
     ratelimit: "tokens";r=19;t=19
     vary: Origin
     x-ably-errorcode: 40160
-    x-ably-errormessage: The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled.
+    x-ably-errormessage: The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled. (policy-grants-nothing)
     x-content-type-options: nosniff
 
-    {"error":{"code":40160,"statusCode":403,"message":"The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled.","href":"https://help.ably.io/error/40160"}}
+    {"error":{"code":40160,"statusCode":403,"message":"The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled. (policy-grants-nothing)","href":"https://help.ably.io/error/40160"}}
     "##);
     for (claims, expected, reason) in [
         (organization("guest", "o:pro"), (403, 40160), "policy-grants-nothing"),
@@ -201,7 +201,7 @@ ttl = "2d"
       - ably-clerk-auth.toml, line 7, column 77: [[grants]] "rooms": the resource "chat:{email}": {email} is not known: there are {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} and {claim.PATH}
       - ably-clerk-auth.toml, line 7, column 94: [[grants]] "rooms": "fly" is not an operation of Ably's
       - ably-clerk-auth.toml, line 10, column 8: [[grants]] "rooms": another rule has this name already
-      - ably-clerk-auth.toml, line 11, column 10: [[grants]] "rooms": no such condition: "claims"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, any, all, not
+      - ably-clerk-auth.toml, line 11, column 10: [[grants]] "rooms": no such condition: "claims"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not
       - ably-clerk-auth.toml, line 12, column 22: [[grants]] "rooms": an empty list, where a list of operations, like ["subscribe"] is wanted
       - ably-clerk-auth.toml, line 13, column 7: [[grants]] "rooms": ttl: longer than the 24 hours that Ably allows
     Nothing was started. `ably-clerk-auth --help` lists all settings.

@@ -6,13 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reqwest::Response;
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-use crate::service::{Service, Vendors, json, refusal, rendered, request_id};
+use crate::service::{Service, Vendors, json, reason_in, refusal, rendered, request_id};
 
 async fn assert_refused(service: &Service, response: Response, reason: &str) {
     let id = request_id(&response);
+    let message = response.headers()["x-ably-errormessage"].to_str().unwrap().to_owned();
+    assert_eq!(reason_in(&message), Some(reason), "{message}");
     assert_eq!(refusal(response).await, (401, 40101), "{reason}");
     let logged = service.logged_of(&id).await;
     assert_eq!(logged["reason"], reason, "{logged}");
@@ -30,11 +32,52 @@ async fn a_refusal_is_in_the_shape_that_every_sdk_reads() {
     cross-origin-resource-policy: same-origin
     vary: Origin
     x-ably-errorcode: 40101
-    x-ably-errormessage: No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in?
+    x-ably-errormessage: No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in? (session-token-missing)
     x-content-type-options: nosniff
 
-    {"error":{"code":40101,"statusCode":401,"message":"No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in?","href":"https://help.ably.io/error/40101"}}
+    {"error":{"code":40101,"statusCode":401,"message":"No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in? (session-token-missing)","href":"https://help.ably.io/error/40101"}}
     "#);
+}
+
+/// So that a report of what an SDK showed leads to the reason's row in the documentation.
+#[tokio::test]
+async fn every_message_ends_with_the_reason_that_the_log_has() {
+    let vendors = Vendors::start().await;
+    let secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZg==";
+    let service = vendors.service_with_admin("", &[("CLERK_WEBHOOK_SIGNING_SECRET", secret)]).await;
+    let (token, post) = (vendors.token("alice"), |path: &str| service.request(Method::POST, path));
+    let (json, form) = (("Content-Type", "application/json"), ("Content-Type", "application/x-www-form-urlencoded"));
+    for (request, reason) in [
+        (service.get("/api/ably"), "session-token-missing"),
+        (service.get("/api/ably?ttl=1").bearer_auth(&token), "params-malformed"),
+        (service.get("/api/ably?organization=acme").bearer_auth(&token), "organization-mismatch"),
+        (service.get("/api/ably?clientId=bob").bearer_auth(&token), "client-id-of-another"),
+        (post("/api/ably").header(json.0, json.1).body("{}"), "body-refused"),
+        (post("/api/ably").header(form.0, form.1).body("x".repeat(20_000)), "body-refused"),
+        (service.get("/nowhere"), "no-such-route"),
+        (service.request(Method::PUT, "/api/ably"), "no-such-route"),
+        (post("/webhooks/clerk"), "webhook-headers-missing"),
+        (service.admin(Method::GET, "/metrics").header("Host", "evil.example"), "host-unknown"),
+        (service.admin(Method::GET, "/nowhere"), "no-such-route"),
+        (service.admin(Method::POST, "/revocations").body("{}"), "not-json"),
+        (service.admin(Method::POST, "/revocations").header(json.0, json.1).body("{}"), "not-an-order"),
+        (service.admin(Method::POST, "/revocations").header("Origin", "http://localhost"), "from-a-page"),
+    ] {
+        let response = request.send().await.unwrap();
+        let (id, header) = (request_id(&response), response.headers()["x-ably-errormessage"].clone());
+        let answer: Value = response.json().await.unwrap();
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert_eq!((header.to_str().unwrap(), reason_in(message)), (message, Some(reason)));
+        assert_eq!(service.logged_of(&id).await["reason"], reason, "{message}");
+    }
+    for (bytes, reason) in [
+        ("no HTTP\r\n\r\n".into(), "not-a-request"),
+        (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(20_000)), "head-too-large"),
+    ] {
+        let answer = service.raw(bytes.as_bytes());
+        let ends = format!("({reason})\",\"href\"");
+        assert!(answer.contains(&ends) && answer.contains(&format!("({reason})\r\n")), "{answer}");
+    }
 }
 
 #[tokio::test]
@@ -54,8 +97,13 @@ async fn a_token_that_is_no_session_of_this_app_is_refused_and_the_log_says_why(
     let other = if good[before.len()..].starts_with('A') { 'B' } else { 'A' };
     let tampered = format!("{before}{other}{after}");
     for (token, reason) in [
-        (String::new(), "token-malformed"),
+        (String::new(), "session-token-missing"),
+        ("null".into(), "session-token-missing"),
+        ("undefined".into(), "session-token-missing"),
         ("a.b.c".into(), "token-malformed"),
+        ("ak_live_1".into(), "token-type-mismatch"),
+        ("mt_1".into(), "token-type-mismatch"),
+        ("oat_1".into(), "token-type-mismatch"),
         ("x".repeat(8000), "token-malformed"),
         (tampered, "token-invalid-signature"),
         (header("kid", json!("ins_other")), "token-unknown-kid"),
@@ -154,13 +202,25 @@ async fn an_authorization_header_that_is_no_token_gives_way_to_the_cookie() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
     let cookies = format!("__session={}; __client_uat=1; __clerk_db_jwt=d", vendors.token("alice"));
-    for header in ["-", "a.b.c.d", "Basic YTpi"] {
+    for header in ["-", "a.b.c.d", "Basic YTpi", "Bearer null", "bearer undefined", "Bearer", "Bearer  "] {
         let request = service.get("/api/ably").header("Cookie", &cookies).header("Authorization", header);
         assert_eq!(json(request.send().await.unwrap(), 200).await["clientId"], "alice", "{header}");
     }
     for header in ["a.b.c", "Bearer a.b.c.d"] {
         let request = service.get("/api/ably").header("Cookie", &cookies).header("Authorization", header);
         assert_refused(&service, request.send().await.unwrap(), "token-malformed").await;
+    }
+}
+
+/// A deliberate difference from Clerk's SDK: RFC 9110 section 11.4 allows any number of blanks behind the scheme.
+#[tokio::test]
+async fn blanks_behind_the_scheme_do_not_count() {
+    let vendors = Vendors::start().await;
+    let service = vendors.service().await;
+    for blanks in [" ", "  ", "      "] {
+        let header = format!("Bearer{blanks}{}", vendors.token("alice"));
+        let response = service.get("/api/ably").header("Authorization", header).send().await.unwrap();
+        assert_eq!(json(response, 200).await["clientId"], "alice", "{blanks:?}");
     }
 }
 

@@ -86,7 +86,7 @@ impl Tenants {
         self.service_with(&[]).await
     }
 
-    async fn service_with(&self, more: &[(&str, &str)]) -> Service {
+    pub(crate) async fn service_with(&self, more: &[(&str, &str)]) -> Service {
         let service = self.service_that_may_not_be_ready_with(more);
         // The service is ready with the first tenant that is.
         for _ in 0..3000 {

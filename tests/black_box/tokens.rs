@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::service::{Vendors, json, refusal, rendered};
+use crate::service::{Vendors, json, refusal, rendered, request_id};
 
 /// The token that Ably gives for a token request.
 pub(crate) async fn exchanged(vendors: &Vendors, token_request: &Value) -> Value {
@@ -79,9 +79,9 @@ async fn of_a_post_only_the_form_counts() {
             .body(form)
             .send()
     };
-    let issued = json(post("ttl=-1&clientId=bob", "ttl=1000&clientId=alice").await.unwrap(), 200).await;
-    assert_eq!((&issued["ttl"], &issued["clientId"]), (&json!(1000), &json!("alice")));
-    assert_eq!(refusal(post("ttl=1000", "ttl=-1").await.unwrap()).await, (400, 40003));
+    let issued = json(post("ttl=-1&clientId=bob", "ttl=10000&clientId=alice").await.unwrap(), 200).await;
+    assert_eq!((&issued["ttl"], &issued["clientId"]), (&json!(10_000), &json!("alice")));
+    assert_eq!(refusal(post("ttl=10000", "ttl=-1").await.unwrap()).await, (400, 40003));
 
     let empty = service.request(Method::POST, "/api/ably").bearer_auth(vendors.token("alice")).send().await.unwrap();
     assert_eq!(empty.status(), StatusCode::OK);
@@ -105,6 +105,8 @@ async fn malformed_params_are_refused_with_what_is_wrong() {
         ("ttl=0", (400, 40003)),
         ("ttl=-5", (400, 40003)),
         ("ttl=1.5", (400, 40003)),
+        ("ttl=1", (400, 40003)),
+        ("ttl=9999", (400, 40003)),
         ("ttl=soon", (400, 40003)),
         ("capability=x", (400, 40000)),
         ("capability=%7B%7D", (400, 40000)),
@@ -115,12 +117,41 @@ async fn malformed_params_are_refused_with_what_is_wrong() {
         ("clientId=bob", (403, 40012)),
         ("clientId=Alice", (403, 40012)),
         ("clientId=alice&clientId=alice", (400, 40000)),
-        ("ttl=1000&%74tl=1000", (400, 40000)),
+        ("ttl=10000&%74tl=10000", (400, 40000)),
     ] {
         assert_eq!(refusal(service.token_with(&vendors.token("alice"), query).await).await, expected, "{query}");
     }
     for query in ["ttl=&capability=null&clientId=undefined", "TTL=x&client_id=bob"] {
         json(service.token_with(&vendors.token("alice"), query).await, 200).await;
+    }
+}
+
+#[tokio::test]
+async fn a_ttl_in_seconds_is_refused_and_the_message_says_milliseconds() {
+    let vendors = Vendors::start().await;
+    // What the operator sets may be shorter.
+    let service = vendors.service_with(&[("TOKEN_TTL", "4s")]).await;
+    let error = json(service.token_with(&vendors.token("alice"), "ttl=3600").await, 400).await;
+    let error = &error["error"];
+    assert_eq!(error["code"], 40003);
+    assert!(error["message"].as_str().unwrap().contains("milliseconds"), "{error}");
+    assert_eq!(json(service.token_with(&vendors.token("alice"), "ttl=10000").await, 200).await["ttl"], 4000);
+}
+
+#[tokio::test]
+async fn the_log_says_how_long_a_token_lives() {
+    let vendors = Vendors::start().await;
+    for (settings, query, ttl_ms) in [
+        (&[][..], "", 3_600_000),
+        (&[], "ttl=60000", 60_000),
+        (&[("TOKEN_TTL", "4s")], "", 4000),
+        (&[("TOKEN_FORMAT", "jwt")], "ttl=12345", 12_345),
+        (&[("TOKEN_FORMAT", "token_details")], "ttl=20000", 20_000),
+    ] {
+        let service = vendors.service_with(settings).await;
+        let response = service.token_with(&vendors.token("alice"), query).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(service.logged_of(&request_id(&response)).await["ttl_ms"], ttl_ms);
     }
 }
 

@@ -99,7 +99,7 @@ test("params that are null in a browser count as absent", async (t) => {
   const window = await openWindow(t, chromium);
   await signIn(await openDevPage(window, sandbox), "Bob Okafor");
   const page = await openPage(window, APP);
-  const authParams = { clientId: null, ttl: null, capability: null };
+  const authParams = { clientId: null, ttl: null, capability: null, organization: null };
   for (const authMethod of ["GET", "POST"]) {
     const options = { ...standIn(sandbox), authUrl: sandbox.authUrl, authMethod, authParams, ...cookieTrick };
     const { state, clientId } = await connectInPage(page, options);

@@ -47,7 +47,14 @@ for (const authMethod of ["GET", "POST"]) {
 
   test(`params that are null or undefined, as ably-js writes them by ${authMethod}, count as absent`, async () => {
     for (const absent of [null, "null", "undefined", ""]) {
-      const authParams = { clientId: absent, ttl: absent, capability: absent, timestamp: absent, unknown: absent };
+      const authParams = {
+        clientId: absent,
+        ttl: absent,
+        capability: absent,
+        organization: absent,
+        timestamp: absent,
+        unknown: absent,
+      };
       const details = await rest(sandbox, await signedIn({ authParams })).auth.requestToken();
       assert.equal(details.clientId, "alice");
       assert.equal(life(details), HOUR_MS);
@@ -90,6 +97,7 @@ for (const authMethod of ["GET", "POST"]) {
       [{ clientId: "a\nb" }, 40012],
       [{ clientId: "x".repeat(257) }, 40012],
       [{ ttl: "0" }, 40003],
+      [{ ttl: "3600" }, 40003],
       [{ ttl: "-1" }, 40003],
       [{ ttl: "1.5" }, 40003],
       [{ ttl: "1h" }, 40003],
@@ -117,5 +125,12 @@ for (const authMethod of ["GET", "POST"]) {
     const { cause } = await reaches(client, "disconnected");
     assert.deepEqual([cause.code, cause.statusCode], [40003, 400]);
     assert.match(cause.message, /ttl/);
+  });
+
+  test(`a client that counts in seconds, by ${authMethod}, is told that a ttl is in milliseconds`, async () => {
+    const client = rest(sandbox, await signedIn({ defaultTokenParams: { ttl: 3600 } }));
+    await assert.rejects(client.auth.requestToken(), ({ code, statusCode, message }) => {
+      return code === 40003 && statusCode === 400 && /milliseconds/.test(message);
+    });
   });
 }

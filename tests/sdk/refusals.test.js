@@ -47,6 +47,7 @@ for (const [state, statusCode, code, cases] of [
         const { status, body } = await sandbox.ask({ method: authMethod, headers: authHeaders });
         assert.equal(status, statusCode);
         assert.match(body.error.message, words);
+        assert.match(body.error.message, / \([a-z-]+\)$/);
 
         const client = realtime(t, sandbox, { authHeaders, authMethod });
         const reason = await reaches(client, state);
@@ -67,6 +68,25 @@ for (const [state, statusCode, code, cases] of [
     });
   }
 }
+
+test("with TOKEN_SIGNED_OUT=fail a client without a session fails, and connects after the sign-in", async (t) => {
+  const failing = await startSandbox(t, { settings: { TOKEN_SIGNED_OUT: "fail" } });
+  for (const authMethod of ["GET", "POST"]) {
+    for (const authHeaders of [{}, { authorization: "-" }, { authorization: "Bearer null" }]) {
+      const client = realtime(t, failing, { authHeaders, authMethod });
+      const { statusCode, cause } = await reaches(client, "failed");
+      assert.deepEqual([statusCode, cause.code, cause.statusCode], [403, 40300, 403]);
+      assert.match(cause.message, /\(session-token-missing\)$/);
+
+      Object.assign(authHeaders, bearer(await failing.sessionToken("alice")));
+      client.connect();
+      await reaches(client, "connected");
+    }
+    // Whoever is signed in may get a better session token in a moment.
+    const authHeaders = bearer(await failing.sessionToken("alice", { iat: past(120), nbf: past(130), exp: past(60) }));
+    await reaches(realtime(t, failing, { authHeaders, authMethod }), "disconnected");
+  }
+});
 
 test("a client that was refused connects once its app gives it a session", async (t) => {
   const client = realtime(t, sandbox, {});

@@ -392,6 +392,13 @@ pub(crate) async fn json(response: Response, status: u16) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
+/// The reason that a message ends with, in parentheses.
+pub(crate) fn reason_in(message: &str) -> Option<&str> {
+    let (_, reason) = message.strip_suffix(')')?.rsplit_once(" (")?;
+    let is_reason = reason.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    is_reason.then_some(reason)
+}
+
 /// Status and code of a refusal, which must agree in headers and body.
 pub(crate) async fn refusal(response: Response) -> (u16, u64) {
     let status = response.status().as_u16();
@@ -403,6 +410,8 @@ pub(crate) async fn refusal(response: Response) -> (u16, u64) {
     assert_eq!(error["statusCode"], status);
     assert_eq!(code, Some(error["code"].to_string()));
     assert_eq!(message.as_deref(), error["message"].as_str());
-    assert!(message.unwrap().is_ascii());
+    let message = message.unwrap();
+    assert!(message.is_ascii());
+    assert!(reason_in(&message).is_some(), "{message}");
     (status, error["code"].as_u64().unwrap())
 }

@@ -9,6 +9,7 @@ fn rules() -> SessionRules {
     SessionRules {
         issuers: vec!["https://clerk.example.com".into()],
         authorized_parties: vec![],
+        native_apps: false,
         audience: vec![],
         clock_skew_ms: 5000,
         longest_life_ms: 600_000,
@@ -22,7 +23,7 @@ fn judged(change: impl FnOnce(&mut Value)) -> Result<Session, Invalid> {
     });
     change(&mut claims);
     let Value::Object(claims) = claims else { panic!("claims are an object") };
-    rules().session(Claims(claims), NOW)
+    rules().session(Claims(claims), Source::Cookie, NOW)
 }
 
 #[test]
@@ -83,9 +84,16 @@ fn an_audience_of_the_wrong_type_is_refused_where_one_is_configured() {
 #[test]
 fn a_missing_authorized_party_is_told_from_a_wrong_one() {
     let rules = SessionRules { authorized_parties: vec!["https://app.example.com".into()], ..rules() };
-    assert_eq!(rules.check_authorized_party(None), Err(Invalid::AuthorizedPartyMissing));
-    assert_eq!(rules.check_authorized_party(Some(&json!("https://APP.example.com"))), Err(Invalid::AuthorizedParty));
-    assert_eq!(rules.check_authorized_party(Some(&json!("https://app.example.com"))), Ok(()));
+    assert_eq!(rules.check_authorized_party(None, Source::Bearer), Err(Invalid::AuthorizedPartyMissing));
+    assert_eq!(
+        rules.check_authorized_party(Some(&json!("https://APP.example.com")), Source::Bearer),
+        Err(Invalid::AuthorizedParty)
+    );
+    assert_eq!(rules.check_authorized_party(Some(&json!("https://app.example.com")), Source::Bearer), Ok(()));
+    let native = SessionRules { native_apps: true, ..rules };
+    assert_eq!(native.check_authorized_party(None, Source::Bearer), Ok(()));
+    assert_eq!(native.check_authorized_party(None, Source::Cookie), Err(Invalid::AuthorizedPartyMissing));
+    assert_eq!(native.check_authorized_party(Some(&json!(null)), Source::Bearer), Err(Invalid::AuthorizedParty));
 }
 
 proptest! {

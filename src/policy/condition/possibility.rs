@@ -185,10 +185,13 @@ fn reverifications_agree(demands: &[Demand<'_>]) -> bool {
     })
 }
 
+/// The user acts alone, or a person or an agent acts in their name.
 fn impersonations_agree(demands: &[Demand<'_>]) -> bool {
-    let mut said = demands.iter().filter_map(|demand| match demand {
-        (Condition::Impersonated(impersonated), wanted) => Some(impersonated == wanted),
-        _ => None,
-    });
-    said.next().is_none_or(|first| said.all(|other| other == first))
+    [(false, false), (true, false), (true, true)].into_iter().any(|(is_impersonated, is_agent)| {
+        demands.iter().all(|(condition, wanted)| match condition {
+            Condition::Impersonated(impersonated) => (*impersonated == is_impersonated) == *wanted,
+            Condition::Agent(agent) => (*agent == is_agent) == *wanted,
+            _ => true,
+        })
+    })
 }
