@@ -103,13 +103,43 @@ pub struct Applied {
 pub struct TargetRefused {
     /// Ably's code.
     pub code: u32,
+    /// The HTTP status that goes with it. A code of six digits does not tell it.
+    pub status: u16,
 }
 
 impl TargetRefused {
     /// Whether trying again later can help.
     #[must_use]
     pub fn passes_by_itself(&self) -> bool {
-        matches!(self.code, 42900..=42999 | 50000..=59999)
+        self.status >= 500 || [408, 429].contains(&self.status)
+    }
+
+    /// Whether Ably was asked too often.
+    #[must_use]
+    pub fn is_rate_limit(&self) -> bool {
+        self.status == 429
+    }
+}
+
+/// Why Ably refuses to revoke tokens for good, by its code, and what the operator can do.
+#[must_use]
+pub fn diagnosis(code: Option<u32>) -> (&'static str, &'static str) {
+    match code {
+        Some(40121) => (
+            "token revocation is not enabled for the Ably app",
+            "enable token revocation for the app in Ably's dashboard, or ask Ably's support to",
+        ),
+        Some(40133) => (
+            "another API key issued these tokens, and only that key can revoke them",
+            "set ABLY_API_KEY to the key that issues the tokens, or let tokens of a former key expire",
+        ),
+        Some(40163 | 40164) => (
+            "the API key does not have revocable tokens on",
+            "turn on revocable tokens for the key of ABLY_API_KEY in Ably's dashboard: then tokens issued from then on can \
+             be revoked",
+        ),
+        Some(40100..=40132) => ("Ably does not accept the API key", "set ABLY_API_KEY to a key that is in force"),
+        _ => ("see the error", "look the code up at https://help.ably.io/error/CODE"),
     }
 }
 
@@ -134,12 +164,22 @@ struct TargetResult {
     target: String,
     issued_before: Option<i64>,
     applies_at: Option<i64>,
-    error: Option<ErrorCode>,
+    error: Option<Error>,
 }
 
 #[derive(Deserialize)]
-struct ErrorCode {
+#[serde(rename_all = "camelCase")]
+struct Error {
     code: u32,
+    status_code: Option<u16>,
+}
+
+impl From<&Error> for TargetRefused {
+    fn from(error: &Error) -> Self {
+        // The first three of five digits are a status.
+        let of_code = || u16::try_from(error.code / 100).unwrap_or(400);
+        Self { code: error.code, status: error.status_code.unwrap_or_else(of_code) }
+    }
 }
 
 impl Request {
@@ -158,7 +198,7 @@ impl Response {
     fn outcome(&self, target: &str) -> Option<TargetOutcome> {
         let result = self.results.iter().find(|result| result.target == target)?;
         match (&result.error, result.issued_before, result.applies_at) {
-            (Some(ErrorCode { code }), ..) => Some(Err(TargetRefused { code: *code })),
+            (Some(error), ..) => Some(Err(error.into())),
             (None, Some(issued_before), Some(applies_at)) => {
                 Some(Ok(Applied { issued_before: UnixMillis(issued_before), applies_at: UnixMillis(applies_at) }))
             }
@@ -215,7 +255,7 @@ mod tests {
         let applied = Ok(Applied { issued_before: UnixMillis(1), applies_at: UnixMillis(2) });
         assert_eq!(
             outcomes(&json!([bad, good("clientId:a")])),
-            Some(vec![applied, Err(TargetRefused { code: 40000 })])
+            Some(vec![applied, Err(TargetRefused { code: 40000, status: 400 })])
         );
         for results in [json!([]), json!([good("clientId:a")]), json!([good("clientId:a"), { "target": "clientId:b" }])]
         {

@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     ably::{ApiKey, ClientId, Nonce, RestClient, TokenDetails, TokenRequest},
     clerk::{Change, User},
-    store::{Bounds, Census, DueWork, Facts, Grant, GrantedTo, Health, MemoryStore},
+    store::{Begun, Bounds, Census, DueWork, Facts, Grant, GrantedTo, Health, MemoryStore},
     telemetry::metrics::RevocationCounts,
 };
 
@@ -38,8 +38,7 @@ fn authority(template: &str, key: RevokingKey) -> Authority {
         format: TokenFormat::TokenRequest,
         client_id: template.parse().unwrap(),
         users: None,
-        ably: Some(key),
-        counts: RevocationCounts::default(),
+        ably: Some(RevocationQueue::new(TenantName::default(), key, RevocationCounts::default())),
     }
 }
 
@@ -224,14 +223,17 @@ async fn a_rename_that_was_cut_off_is_made_up_for_by_the_next_update_or_the_retr
 async fn while_ably_is_away_each_update_comes_again_until_the_former_name_has_ended() {
     let scene = Scene::start().await;
     scene.ably.set_revocation_outage(Some(Outage::Status(503)));
-    let apply = async |event: &Event| scene.revocation.apply(&TenantName::default(), event, scene.now).await;
+    let apply = async |event: &Event, seconds| {
+        let now = scene.now.after(Duration::from_secs(seconds));
+        scene.revocation.apply(&TenantName::default(), event, now).await
+    };
     let (rename, update) = (scene.renamed("alice2", 0), scene.renamed("alice2", 1));
-    assert_eq!(apply(&rename).await, Err(Incomplete::Ably));
-    assert_eq!(apply(&update).await, Err(Incomplete::Ably));
+    assert_eq!(apply(&rename, 0).await, Err(Incomplete::Ably));
+    assert_eq!(apply(&update, 0).await, Err(Incomplete::Ably));
     scene.ably.set_revocation_outage(None);
     let before = scene.revoked().len();
-    assert_eq!(apply(&rename).await, Ok(Applied::Outdated));
-    assert_eq!(apply(&update).await, Ok(Applied::InForce));
+    assert_eq!(apply(&rename, 2).await, Ok(Applied::Outdated));
+    assert_eq!(apply(&update, 2).await, Ok(Applied::InForce));
     assert_eq!(scene.revoked()[before..], [("clientId:alice".to_owned(), true)]);
 }
 
@@ -272,15 +274,15 @@ async fn what_ably_took_is_not_revoked_again_with_what_it_did_not_take() {
     scene.ably.set_target_failure("clientId:bob", Some(50003));
     scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
     assert_eq!(scene.revoked()[2..], both);
-    for tries in 1..4 {
-        scene.do_what_is_due(Revocation::AGAIN_AFTER + tries * Revocation::RETRY_AFTER).await;
-        assert_eq!(scene.revoked().len(), 4 + tries as usize);
+    for (tries, seconds) in [(1, 1), (2, 2), (3, 3), (3, 4)] {
+        scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_secs(seconds)).await;
+        assert_eq!(scene.revoked().len(), 4 + tries, "after {seconds} s");
         assert_eq!(scene.revoked().last(), both.last());
     }
     scene.ably.set_target_failure("clientId:bob", None);
-    for tries in 4..6 {
-        scene.do_what_is_due(Revocation::AGAIN_AFTER + tries * Revocation::RETRY_AFTER).await;
-        assert_eq!(scene.revoked().len(), 8);
+    for seconds in [5, 60] {
+        scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_secs(seconds)).await;
+        assert_eq!(scene.revoked().len(), 8, "after {seconds} s");
     }
 }
 
@@ -290,7 +292,7 @@ async fn a_target_that_ably_refuses_for_good_is_not_tried_again() {
     scene.ably.set_target_failure("clientId:alice", Some(40000));
     scene.sign_out().await;
     scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
-    scene.do_what_is_due(Revocation::AGAIN_AFTER + Revocation::RETRY_AFTER).await;
+    scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_mins(2)).await;
     assert_eq!(scene.revoked().len(), 2);
 }
 
@@ -407,6 +409,18 @@ impl Store for Failing {
 
     async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
         self.store.postpone(id, due).await
+    }
+
+    async fn begin(&self, effect: &str, now: UnixMillis) -> Begun {
+        self.store.begin(effect, now).await
+    }
+
+    async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis) {
+        self.store.finish(effect, until, now).await;
+    }
+
+    async fn forget(&self, effect: &str) {
+        self.store.forget(effect).await;
     }
 
     async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
