@@ -176,8 +176,8 @@ struct Error {
 
 impl From<&Error> for TargetRefused {
     fn from(error: &Error) -> Self {
-        // The first three of five digits are a status.
-        let of_code = || u16::try_from(error.code / 100).unwrap_or(400);
+        // The first three of five digits are a status; of six they are not.
+        let of_code = || u16::try_from(error.code / 100).ok().filter(|status| *status < 1000).unwrap_or(400);
         Self { code: error.code, status: error.status_code.unwrap_or_else(of_code) }
     }
 }
@@ -260,6 +260,31 @@ mod tests {
         for results in [json!([]), json!([good("clientId:a")]), json!([good("clientId:a"), { "target": "clientId:b" }])]
         {
             assert_eq!(outcomes(&results), None);
+        }
+    }
+
+    #[test]
+    fn whether_a_target_is_worth_a_retry_is_told_by_its_status_or_else_by_its_code() {
+        let refused = |code, status: Option<u16>| -> TargetRefused {
+            let results =
+                json!({ "results": [{ "target": "clientId:a", "error": { "code": code, "statusCode": status } }] });
+            let response: Response = serde_json::from_value(results).unwrap();
+            response.outcomes(&[client_id("a")]).unwrap().remove(0).unwrap_err()
+        };
+        for (code, status, passes, is_rate_limit) in [
+            (40000, Some(400), false, false),
+            (40163, None, false, false),
+            (42910, None, true, true),
+            (42910, Some(429), true, true),
+            (50003, None, true, false),
+            (103_009, Some(400), false, false),
+            (103_009, Some(503), true, false),
+            (103_009, Some(429), true, true),
+        ] {
+            let error = refused(code, status);
+            assert_eq!(error.code, code);
+            let found = (error.passes_by_itself(), error.is_rate_limit());
+            assert_eq!(found, (passes, is_rate_limit), "{code} {status:?}");
         }
     }
 }
