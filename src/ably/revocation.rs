@@ -139,7 +139,7 @@ pub fn diagnosis(code: Option<u32>) -> (&'static str, &'static str) {
              be revoked",
         ),
         Some(40100..=40132) => ("Ably does not accept the API key", "set ABLY_API_KEY to a key that is in force"),
-        _ => ("see the error", "look the code up at https://help.ably.io/error/CODE"),
+        _ => ("see the error", "look up the code at https://help.ably.io/error/ followed by it"),
     }
 }
 

@@ -510,7 +510,7 @@ async fn an_effect_that_one_replica_has_done_is_done_for_all_and_claims_lapse() 
     assert_eq!(one.store.begin("effect", NOW).await, Begun::Now);
     assert_eq!(other.store.begin("effect", NOW).await, Begun::Elsewhere);
     let mut connection = server.connection();
-    let mut ttl = || redis::cmd("PTTL").arg("aca:{v1}:effect:effect").query::<i64>(&mut connection).unwrap();
+    let mut ttl = || ::redis::cmd("PTTL").arg("aca:{v1}:effect:effect").query::<i64>(&mut connection).unwrap();
     assert!((1..=5000).contains(&ttl()));
     one.store.finish("effect", NOW.after(60 * MINUTE), NOW).await;
     assert_eq!(other.store.begin("effect", NOW).await, Begun::Done);

@@ -12,7 +12,11 @@ use super::{
     super::{Backlog, Begun, DueWork, Fact, Grant, GrantedTo, fact::Key, work::Waiting},
     RedisKeyPrefix,
 };
-use crate::{ably::ClientId, clock::UnixMillis, tenant::TenantName};
+use crate::{
+    ably::ClientId,
+    clock::{self, UnixMillis},
+    tenant::TenantName,
+};
 
 /// How long Redis has for an answer.
 const TIME_TO_ANSWER: Duration = Duration::from_millis(100);
@@ -372,7 +376,7 @@ impl Link {
             Some(_) => return Ok(Begun::Elsewhere),
             None => {}
         }
-        let lease = crate::clock::millis(Begun::LEASE);
+        let lease = clock::millis(Begun::LEASE);
         let claimed: Option<String> =
             self.run(cmd("SET").arg(&key).arg(CLAIMED).arg("NX").arg("PX").arg(lease)).await?;
         Ok(if claimed.is_some() { Begun::Now } else { Begun::Elsewhere })
