@@ -180,12 +180,10 @@ impl<C> Schedule<C> {
     ) -> Paused<C> {
         let doubled = SHORTEST_PAUSE.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
-        let (length, reason) = match retry_after {
-            Some(pause) => (pause.clamp(SHORTEST_PAUSE, LONGEST_RETRY_AFTER), Reason::RetryAfter),
-            None => {
-                let length = doubled.min(LONGEST_PAUSE).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0);
-                (length, Reason::Backoff)
-            }
+        let (length, reason) = if let Some(asked) = retry_after {
+            (asked.clamp(SHORTEST_PAUSE, LONGEST_RETRY_AFTER), Reason::RetryAfter)
+        } else {
+            (doubled.min(LONGEST_PAUSE).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0), Reason::Backoff)
         };
         let pause = Pause { until: now.after(length), reason };
         self.pause = Some(pause);
