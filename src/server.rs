@@ -333,10 +333,12 @@ fn make_store(config: &Config, remembered: &Arc<RememberedUsers>) -> Result<Arc<
 }
 
 fn authority(config: &TenantConfig, tenant: &Tenant, denial_ttl: Duration, http: &reqwest::Client) -> Authority {
+    // Series that exist from the start, whether or not tokens can be revoked.
+    let counts = tenant.metrics.revocations();
     let ably = config.ably.revocable_tokens.then(|| {
         let rest = RestClient::new(config.ably.rest_url.clone(), http.clone());
         let key = RevokingKey { rest, api_key: config.ably.api_key.clone() };
-        RevocationQueue::new(tenant.name.clone(), key, tenant.metrics.revocations())
+        RevocationQueue::new(tenant.name.clone(), key, counts)
     });
     Authority {
         tenant: tenant.name.clone(),
