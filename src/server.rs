@@ -41,7 +41,7 @@ use crate::{
     limits::{self, ConnectionTable, InFlightLimit, Room, TokenLimit},
     outgoing,
     reload::Reload,
-    revocation::{self, Authority, Revocation, RevokingKey},
+    revocation::{self, Authority, Revocation, RevocationQueue, RevokingKey},
     routes::{
         self, UnparsedRequests,
         cors::AllowedOrigins,
@@ -335,9 +335,12 @@ fn make_store(config: &Config, remembered: &Arc<RememberedUsers>) -> Result<Arc<
 }
 
 fn authority(config: &TenantConfig, tenant: &Tenant, denial_ttl: Duration, http: &reqwest::Client) -> Authority {
-    let ably = config.ably.revocable_tokens.then(|| RevokingKey {
-        rest: RestClient::new(config.ably.rest_url.clone(), http.clone()).observed_by(tenant.metrics.ably_clock()),
-        api_key: config.ably.api_key.clone(),
+    // Series that exist from the start, whether or not tokens can be revoked.
+    let counts = tenant.metrics.revocations();
+    let ably = config.ably.revocable_tokens.then(|| {
+        let rest = RestClient::new(config.ably.rest_url.clone(), http.clone()).observed_by(tenant.metrics.ably_clock());
+        let key = RevokingKey { rest, api_key: config.ably.api_key.clone() };
+        RevocationQueue::new(tenant.name.clone(), key, counts)
     });
     Authority {
         tenant: tenant.name.clone(),
@@ -346,7 +349,6 @@ fn authority(config: &TenantConfig, tenant: &Tenant, denial_ttl: Duration, http:
         client_id: config.token.client_id.clone(),
         users: tenant.identity.users().cloned(),
         ably,
-        counts: tenant.metrics.revocations(),
     }
 }
 

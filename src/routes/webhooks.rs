@@ -252,6 +252,7 @@ fn reason(error: Incomplete) -> &'static str {
     match error {
         Incomplete::Store(_) => "webhook-not-stored",
         Incomplete::Ably => "webhook-not-revoked",
+        Incomplete::InProgress => "webhook-in-progress",
     }
 }
 
@@ -259,6 +260,7 @@ fn postponed(error: Incomplete) -> ErrorInfo {
     let message = match error {
         Incomplete::Store(_) => "The event cannot be stored now. Send it again.",
         Incomplete::Ably => "Ably cannot be told to revoke tokens now. Send the event again.",
+        Incomplete::InProgress => "Another delivery of this event is in progress. Send the event again.",
     };
     ErrorInfo { code: code::UNREACHABLE, status_code: 503, message }
 }
