@@ -28,6 +28,7 @@ mod refusals;
 mod reload;
 mod revoke;
 mod secrecy;
+mod settings;
 mod shutdown;
 mod tenants;
 mod tokens;
