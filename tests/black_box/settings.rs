@@ -28,17 +28,17 @@ fn run_with_dot_env(dot_env: &str, arguments: &[&str]) -> Output {
 #[tokio::test]
 async fn a_dot_env_shared_with_other_programs_is_read_as_node_reads_it() {
     let vendors = Vendors::start().await;
-    let mut dot_env =
-        "\u{feff}# Shared with the app\r\nNEXT_PUBLIC_APP_NAME=My App\r\n<<<<<<< ours\nPROMPT=it's $HOME\n".to_owned();
-    for (name, value) in vendors.settings() {
-        match name.as_str() {
-            "ABLY_API_KEY" => dot_env += &format!("export {name} = '{value}' # the key\n"),
-            "CLERK_AUTHORIZED_PARTIES" => dot_env += &format!("{name}=https://a.example, {value}\n"),
-            _ => dot_env += &format!("{name}=\"{value}\"\n"),
-        }
-    }
-    dot_env += &format!("CLERK_JWT_KEY=\"{}\"\nTOKEN_TTL=5m # short\n", vendors.clerk.jwt_key().trim());
-    dot_env += &format!("CLERK_PROXY_URL={}\n", vendors.clerk.proxy_url());
+    let line = |(name, value): (String, String)| match name.as_str() {
+        "ABLY_API_KEY" => format!("export {name} = '{value}' # the key\n"),
+        "CLERK_AUTHORIZED_PARTIES" => format!("{name}=https://a.example, {value}\n"),
+        _ => format!("{name}=\"{value}\"\n"),
+    };
+    let settings: String = vendors.settings().into_iter().map(line).collect();
+    let (jwt_key, proxy_url) = (vendors.clerk.jwt_key().trim(), vendors.clerk.proxy_url());
+    let dot_env = format!(
+        "\u{feff}# Shared with the app\r\nNEXT_PUBLIC_APP_NAME=My App\r\n<<<<<<< ours\nPROMPT=it's $HOME\n{settings}\
+         CLERK_JWT_KEY=\"{jwt_key}\"\nTOKEN_TTL=5m # short\nCLERK_PROXY_URL={proxy_url}\n"
+    );
     let output = run_with_dot_env(&dot_env, &["check"]);
     let report = text(&output);
     assert_eq!(output.status.code(), Some(0), "{report}");
