@@ -2,9 +2,9 @@
 //
 //   node dot_env.mjs >dot_env.json
 //
-// Left out: what Node reads in ways that nobody can mean. A value of blanks takes the next line, `export NAME=` without a
-// value keeps the word in its name, a line without a name loses its `=`, and after a quoted value an indented `#` starts a
-// name.
+// Left out are texts that Node reads as no author means them: a value of blanks takes the next line, `export NAME=` without
+// a value keeps the word in its name, a line without a name loses its `=`, and after a quoted value an indented `#` starts
+// a name.
 import { parseEnv } from "node:util";
 
 const written = [
