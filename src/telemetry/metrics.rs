@@ -637,7 +637,7 @@ mod tests {
         assert_eq!(series(&exposition, refusals), [format!("{refusals}{refused}")]);
         let asked = "ably_clerk_auth_user_lookups_total{tenant=\"t\\\"wo\",outcome=\"asked\"}";
         assert_eq!(series(&exposition, asked), [format!("{asked} 2")]);
-        let took = "ably_clerk_auth_token_duration_seconds_bucket{le=\"0.005\",tenant=\"one\",outcome=\"issued\"}";
+        let took = "ably_clerk_auth_token_duration_seconds_bucket{tenant=\"one\",outcome=\"issued\",le=\"0.005\"}";
         assert_eq!(series(&exposition, took), [format!("{took} 1")]);
     }
 
