@@ -45,6 +45,8 @@ RUN cp -a /usr/share/common-licenses /rootfs/usr/share/ \
 FROM scratch
 COPY --from=build /rootfs /
 ENV SERVER_HOST=0.0.0.0
+# Where ably-clerk-auth.toml is looked for: mount a directory here.
+WORKDIR /etc/ably-clerk-auth
 USER 65532:65532
 # The admin listener, 9464, is at the container's own 127.0.0.1 unless ADMIN_HOST says otherwise.
 EXPOSE 8080

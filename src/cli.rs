@@ -11,7 +11,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Config, InvalidPolicyTests, Problems, Sources},
+    config::{Config, InvalidPolicyTests, Problems, Sources, mount_warning},
     server::{Server, StartError},
     telemetry,
 };
@@ -67,7 +67,7 @@ are several; their variables are those below behind TENANTS_NAME_.
   CLERK_AUDIENCE            values that aud may have
   CLERK_CLOCK_SKEW_MS       [5000]
   CLERK_PROXY_URL           Frontend API proxy
-  CLERK_DOMAIN              satellite domain
+  CLERK_DOMAIN              satellite domain, or several, without clerk.
   CLERK_USER_CACHE_TTL      [5m]
   CLERK_WEBHOOK_SIGNING_SECRET  whsec_..., or several
   TOKEN_FORMAT              token_request, jwt or token_details [token_request]
@@ -77,10 +77,11 @@ are several; their variables are those below behind TENANTS_NAME_.
   TOKEN_SIGNED_OUT          what an SDK does when the user is signed out: retry or fail [retry]
   REVOCATION_DENIAL_TTL     how long who has signed out is refused, and the longest life of a session token [10m]
   REDIS_URL                 rediss://...: what replicas share
+  REDIS_CA_FILE             PEM bundle: who may sign Redis's certificate [the system's]
   REDIS_PREFIX              [aca:]
   REDIS_ON_FAILURE          degrade or refuse [degrade]
   CORS_ALLOWED_ORIGINS      origins whose pages may read answers [the authorized parties]
-  SERVER_HOST, SERVER_PORT  [127.0.0.1, 8080]. Also: HOST, PORT
+  SERVER_HOST, SERVER_PORT  0.0.0.0: all of IPv4; :: all of IPv4 and IPv6 [127.0.0.1, 8080]. Also: HOST, PORT
   SERVER_TRUSTED_PROXIES    networks whose X-Forwarded-For or Forwarded is believed, for the log [none]
   ADMIN_HOST, ADMIN_PORT    listener for /metrics and revoke; port 0: none [127.0.0.1, 9464]
   ADMIN_TOKEN               what revoke has to show (16 characters or more); without one, it works on loopback only
@@ -91,7 +92,7 @@ are several; their variables are those below behind TENANTS_NAME_.
   LOG_FORMAT                pretty or json [pretty on a terminal]
   LOG_LEVEL                 error, warn, info, debug or trace [info]
 
-Outgoing HTTPS heeds HTTPS_PROXY and NO_PROXY.
+.env is read as Node's --env-file reads it. Outgoing HTTPS heeds HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE.
 
 Exit codes: 0 success, 1 failure (of any command; of explain: no token; of
 revoke: something is not done), 2 an argument that is not known";
@@ -138,9 +139,10 @@ impl Cli {
 async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
     let path = config.map(std::path::Path::to_owned);
     let file = Sources::toml_file(config);
+    let mount_warning = mount_warning(Sources::toml_path(config));
     let (config, _) = Config::load(&Sources::with_file(config, &file))?;
     telemetry::init(&config.log);
-    for warning in config.warnings() {
+    for warning in config.warnings().into_iter().chain(mount_warning) {
         tracing::warn!("{warning}");
     }
     let mut server = Server::bind(&config)?;

@@ -414,6 +414,10 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // As the standard library does: a restart must not wait for the connections of the last run.
     socket.set_reuseaddr(true)?;
+    if address.is_ipv6() {
+        // `::` is all addresses of both families, whatever the system's default.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    }
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }

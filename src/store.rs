@@ -25,7 +25,7 @@ pub(crate) use facts::Named;
 pub use facts::{Facts, Verdict};
 pub use grants::{Grant, GrantedTo, LiveGrants, Reach};
 pub use memory::MemoryStore;
-pub use redis::{InvalidRedisAddress, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore};
+pub use redis::{InvalidRedisAddress, InvalidRedisAuthorities, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore};
 pub use work::DueWork;
 
 use crate::{clock::UnixMillis, tenant::TenantName};

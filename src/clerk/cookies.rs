@@ -153,7 +153,7 @@ fn is_host_of(issuer: &str, key: &PublishableKey) -> bool {
         );
         rest = rest.get(skipped..).unwrap_or_default();
     }
-    host == key.frontend_api_host()
+    key.has_frontend_api_at(&host)
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub struct PublishableKey {
     text: String,
     kind: InstanceKind,
     frontend_api: Url,
+    satellites: Vec<Url>,
     cookie_suffix: String,
 }
 
@@ -71,7 +72,7 @@ impl PublishableKey {
             .ok_or(InvalidPublishableKey::FrontendApi)?;
         let mut cookie_suffix = URL_SAFE.encode(Sha1::digest(text));
         cookie_suffix.truncate(8);
-        Ok(Self { text: text.to_owned(), kind, frontend_api, cookie_suffix })
+        Ok(Self { text: text.to_owned(), kind, frontend_api, satellites: Vec::new(), cookie_suffix })
     }
 
     /// Which kind of instance it belongs to.
@@ -86,10 +87,19 @@ impl PublishableKey {
         &self.frontend_api
     }
 
-    /// The key as it is on a satellite domain, whose Frontend API is another address of the same instance.
+    /// The key as it is on satellite domains, whose Frontend APIs are other addresses of the same instance.
     #[must_use]
-    pub fn served_at(self, frontend_api: Url) -> Self {
-        Self { frontend_api, ..self }
+    pub fn on_satellites(self, satellites: Vec<Url>) -> Self {
+        Self { satellites, ..self }
+    }
+
+    /// Whether the Frontend API has this host name here: on satellites theirs, else its own.
+    #[must_use]
+    pub fn has_frontend_api_at(&self, host: &str) -> bool {
+        match &self.satellites[..] {
+            [] => self.frontend_api_host() == host,
+            satellites => satellites.iter().any(|satellite| satellite.host_str() == Some(host)),
+        }
     }
 
     /// The host name of the Frontend API.

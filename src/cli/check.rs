@@ -11,7 +11,7 @@ use crate::{
     ably::{RestClient, TokenFormat},
     clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, RefreshCounts, SigningKeys},
     clock::ClockOffset,
-    config::{Config, KeySource, Provenance, Scope, Sources, TenantConfig, settings},
+    config::{Config, KeySource, Provenance, Scope, Sources, TenantConfig, mount_warning, settings},
     outgoing,
 };
 
@@ -82,7 +82,13 @@ impl fmt::Display for Report {
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the report is what the command is for")]
 pub(super) async fn run(config: Option<&Path>) -> ExitCode {
     let report = match Config::load(&Sources::read(config)) {
-        Ok((config, provenance)) => report(&config, &provenance).await,
+        Ok((settings, provenance)) => {
+            let mut report = Report::default();
+            if let Some(warning) = mount_warning(Sources::toml_path(config)) {
+                report.warn(warning);
+            }
+            describe_and_try(&settings, &provenance, report).await
+        }
         Err(problems) => {
             eprint!("ably-clerk-auth: {problems}");
             return ExitCode::FAILURE;
@@ -92,8 +98,7 @@ pub(super) async fn run(config: Option<&Path>) -> ExitCode {
     if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-async fn report(config: &Config, provenance: &Provenance) -> Report {
-    let mut report = Report::default();
+async fn describe_and_try(config: &Config, provenance: &Provenance, mut report: Report) -> Report {
     report.understood("listens on", config.server.address());
     let admin = config.admin.address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     report.understood("admin listener", admin);

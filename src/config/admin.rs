@@ -8,7 +8,7 @@ use super::{
     ServerConfig,
     reader::Reader,
     settings::{ADMIN_HOST, ADMIN_PORT, ADMIN_TOKEN},
-    value::ip_address,
+    value::{ip_address, port},
 };
 
 /// The fewest characters of a token for a listener that others than this machine can reach.
@@ -27,7 +27,7 @@ impl AdminConfig {
     /// `server` is the public listener, whose address cannot be this one's too.
     pub(super) fn read(reader: &mut Reader<'_>, server: Option<&ServerConfig>) -> Option<Self> {
         let host = reader.or_default(&ADMIN_HOST, "127.0.0.1", ip_address);
-        let port = reader.or_default(&ADMIN_PORT, "9464", port);
+        let port = reader.or_default(&ADMIN_PORT, "9464", |text| port(text, "no admin listener"));
         let token = reader.optional(&ADMIN_TOKEN, token);
         let (host, port) = (host?, port?);
         if port == 0 {
@@ -64,10 +64,6 @@ impl AdminConfig {
         let [ours, theirs] = [self, other].map(|config| config.token.as_ref().map(ExposeSecret::expose_secret));
         ours == theirs
     }
-}
-
-fn port(text: &str) -> Result<u16, &'static str> {
-    text.parse().map_err(|_| "not a port; use a number from 1 to 65535, or 0 for no admin listener")
 }
 
 /// It travels in a header.

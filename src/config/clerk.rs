@@ -1,6 +1,6 @@
 //! `[clerk]`: the instance, its keys, and what it demands of a session token.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -42,8 +42,8 @@ pub struct ClerkConfig {
     pub clock_skew_ms: i64,
     /// The Frontend API's proxy.
     pub proxy_url: Option<Url>,
-    /// The Frontend API of the satellite domain; only production instances have any.
-    pub satellite: Option<Url>,
+    /// The Frontend APIs of the satellite domains; only production instances have any.
+    pub satellites: Vec<Url>,
     /// How long a user is remembered.
     pub user_cache_ttl: Duration,
     /// What webhooks may be signed with; without any there are none. Valid.
@@ -74,10 +74,10 @@ impl ClerkConfig {
         let api_url = reader.or_default(&CLERK_API_URL, "https://api.clerk.com", base_url);
         let authorized_parties = reader.list(&CLERK_AUTHORIZED_PARTIES, origin).unwrap_or_default();
         let native_apps = reader.or_default(&CLERK_NATIVE_APPS, "false", boolean);
-        let audience = reader.list(&CLERK_AUDIENCE, |text| Ok::<_, String>(text.to_owned())).unwrap_or_default();
+        let audience = reader.list(&CLERK_AUDIENCE, audience).unwrap_or_default();
         let clock_skew_ms = reader.or_default(&CLERK_CLOCK_SKEW_MS, "5000", clock_skew_ms);
         let proxy_url = reader.optional(&CLERK_PROXY_URL, base_url);
-        let satellite = reader.optional(&CLERK_DOMAIN, satellite);
+        let satellites = reader.list(&CLERK_DOMAIN, satellite).unwrap_or_default();
         let user_cache_ttl = reader.or_default(&CLERK_USER_CACHE_TTL, "5m", duration);
         let webhook_signing_secrets = reader.list(&CLERK_WEBHOOK_SIGNING_SECRET, webhook_signing_secret);
         Some(Self {
@@ -90,7 +90,7 @@ impl ClerkConfig {
             audience,
             clock_skew_ms: clock_skew_ms?,
             proxy_url,
-            satellite: satellite.filter(|_| kind == Some(InstanceKind::Production)),
+            satellites: if kind == Some(InstanceKind::Production) { satellites } else { Vec::new() },
             user_cache_ttl: user_cache_ttl?,
             webhook_signing_secrets: webhook_signing_secrets.unwrap_or_default(),
         })
@@ -123,11 +123,11 @@ impl ClerkConfig {
         SigningSecrets::parse(self.webhook_secrets()).map(Some)
     }
 
-    /// The values that `iss` may have: the Frontend API, on a satellite its own, and the proxy.
+    /// The values that `iss` may have: the Frontend API, those of the satellites, and the proxy.
     #[must_use]
     pub fn issuers(&self) -> Vec<String> {
-        let urls = [Some(self.publishable_key.frontend_api()), self.satellite.as_ref(), self.proxy_url.as_ref()];
-        urls.into_iter().flatten().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
+        let urls = iter::once(self.publishable_key.frontend_api()).chain(&self.satellites).chain(&self.proxy_url);
+        urls.map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
     }
 
     /// What is demanded of a session token, which may live so long at most.
@@ -143,14 +143,10 @@ impl ClerkConfig {
         }
     }
 
-    /// The publishable key as it counts on this domain: on a satellite the Frontend API is the satellite's.
+    /// The publishable key as it counts here: on a satellite the Frontend API is the satellite's.
     #[must_use]
     pub fn publishable_key_here(&self) -> PublishableKey {
-        let key = self.publishable_key.clone();
-        match &self.satellite {
-            Some(frontend_api) => key.served_at(frontend_api.clone()),
-            None => key,
-        }
+        self.publishable_key.clone().on_satellites(self.satellites.clone())
     }
 
     /// Where the signing keys come from: the PEM, else the Backend API, else the Frontend API.
@@ -165,10 +161,10 @@ impl ClerkConfig {
         KeySource::FrontendApi(self.frontend_api_jwks())
     }
 
-    /// The address of the Frontend API's JWKS: at the proxy, else on the satellite, else the publishable key's.
+    /// The address of the Frontend API's JWKS: at the proxy, else on the first satellite, else the publishable key's.
     #[must_use]
     pub fn frontend_api_jwks(&self) -> Url {
-        let base = self.proxy_url.as_ref().or(self.satellite.as_ref()).unwrap_or(self.publishable_key.frontend_api());
+        let base = self.proxy_url.as_ref().or(self.satellites.first()).unwrap_or(self.publishable_key.frontend_api());
         below(base, "/.well-known/jwks.json")
     }
 }
@@ -206,6 +202,25 @@ fn clock_skew_ms(text: &str) -> Result<i64, &'static str> {
     millis.ok_or("not a whole number of milliseconds from 0 to 300000")
 }
 
+/// Clerk compares `aud` exactly, and so do we.
+fn audience(text: &str) -> Result<String, &'static str> {
+    if text.contains('*') {
+        Err("a wildcard matches no aud: values are compared exactly; list them")
+    } else {
+        Ok(text.into())
+    }
+}
+
 fn satellite(domain: &str) -> Result<Url, &'static str> {
-    frontend_api_at(&format!("clerk.{domain}")).ok_or("not a domain; write it like satellite.example.com")
+    if domain.contains('*') {
+        return Err("a domain with a wildcard matches no session token; list the satellite domains");
+    }
+    if domain.strip_prefix("clerk.").is_some_and(|rest| rest.contains('.')) {
+        return Err("a domain begins with clerk., which is added by itself; leave it out");
+    }
+    let is_name = domain.contains('.') && !domain.split('.').any(str::is_empty);
+    frontend_api_at(&format!("clerk.{domain}")).filter(|_| is_name).ok_or(
+        "not a domain; write it in lower case, like satellite.example.com, without scheme, port, path or dot at the end, \
+         and with xn--… for letters beyond ASCII",
+    )
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, fs, path::PathBuf};
 
 use super::{
     Problems,
+    dot_env::Entry,
     policy::GRANTS,
     settings::{self, Availability, Setting},
     sources::{Sources, position},
@@ -27,8 +28,8 @@ pub enum Origin {
     Variable(String),
     /// The file that a variable names.
     File(String, PathBuf),
-    /// The `.env` file.
-    DotEnv(String),
+    /// A variable in the `.env` file, and its line there.
+    DotEnv(String, usize),
     /// The TOML file.
     Toml(PathBuf),
 }
@@ -38,7 +39,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Variable(name) => f.write_str(name),
             Self::File(name, path) => write!(f, "{name} ({})", path.display()),
-            Self::DotEnv(name) => write!(f, "{name} in .env"),
+            Self::DotEnv(name, line) => write!(f, "{name} (.env, line {line})"),
             Self::Toml(path) => write!(f, "{}", path.display()),
         }
     }
@@ -116,7 +117,13 @@ impl<'a> Reader<'a> {
             Scope::Tenant(..) if setting.is_of_a_tenant() => format!("[{TENANTS}.{section}] {key}"),
             _ => format!("[{section}] {key}"),
         };
-        self.problem_of(&format!("{} ({place})", self.scope.variable(setting)), what);
+        let variable = self.scope.variable(setting);
+        let from = match self.provenance.get(&variable) {
+            None | Some(Origin::Toml(_)) => String::new(),
+            Some(Origin::Variable(name)) if *name == variable => String::new(),
+            Some(origin) => format!(", from {origin}"),
+        };
+        self.problem_of(&format!("{variable} ({place}){from}"), what);
     }
 
     /// Notes that something is wrong with what `subject` names.
@@ -253,26 +260,40 @@ impl<'a> Reader<'a> {
 
     /// The value of a variable in one source, unless it is empty.
     fn look_up(&mut self, setting: &Setting, source: Source, name: &str) -> Option<(String, Origin)> {
-        let values = match source {
-            Source::Environment | Source::EnvironmentFile => &self.sources.environment,
-            Source::DotEnv | Source::DotEnvFile => &self.sources.dot_env,
-        };
+        let is_path = matches!(source, Source::EnvironmentFile | Source::DotEnvFile);
+        let name = if is_path { format!("{name}_FILE") } else { name.to_owned() };
         let (value, origin) = match source {
-            Source::Environment => (values.get(name)?.clone(), Origin::Variable(name.to_owned())),
-            Source::DotEnv => (values.get(name)?.clone(), Origin::DotEnv(name.to_owned())),
-            Source::EnvironmentFile | Source::DotEnvFile => {
-                let name = format!("{name}_FILE");
-                let path = PathBuf::from(values.get(&name).filter(|path| !path.is_empty())?);
-                match fs::read_to_string(&path) {
-                    Ok(text) => (text, Origin::File(name, path)),
-                    Err(error) => {
-                        self.problem(setting, format_args!("the file that {name} names cannot be read: {error}"));
-                        return None;
-                    }
+            Source::Environment | Source::EnvironmentFile => {
+                (self.sources.environment.get(&name)?.trim(), Origin::Variable(name.clone()))
+            }
+            Source::DotEnv | Source::DotEnvFile => {
+                let Entry { value, line, defect } = self.sources.dot_env.get(&name)?;
+                let origin = Origin::DotEnv(name.clone(), *line);
+                if let Some(defect) = defect {
+                    self.problem(setting, format_args!("{origin}: {defect}"));
+                    return None;
                 }
+                (value.trim(), origin)
             }
         };
-        let value = value.trim().to_owned();
+        let (value, origin) = match value {
+            "" => return None,
+            path if is_path => match fs::read_to_string(path) {
+                Ok(text) => (text.trim().to_owned(), Origin::File(name, path.into())),
+                Err(error) => {
+                    self.problem(setting, format_args!("the file that {origin} names cannot be read: {error}"));
+                    return None;
+                }
+            },
+            value => (value.to_owned(), origin),
+        };
+        if ['"', '\''].iter().any(|quote| value.len() > 1 && value.starts_with(*quote) && value.ends_with(*quote)) {
+            self.problem(
+                setting,
+                format_args!("{origin} has quotes around the value; remove them (docker run --env-file keeps them)"),
+            );
+            return None;
+        }
         (!value.is_empty()).then_some((value, origin))
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     reader::Reader,
     settings::{SERVER_HOST, SERVER_PORT, SERVER_TRUSTED_PROXIES},
-    value::ip_address,
+    value::{ip_address, port},
 };
 use crate::client_address::{TrustedProxies, proxy_network};
 
@@ -23,7 +23,7 @@ pub struct ServerConfig {
 impl ServerConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let host = reader.or_default(&SERVER_HOST, "127.0.0.1", ip_address);
-        let port = reader.or_default(&SERVER_PORT, "8080", port);
+        let port = reader.or_default(&SERVER_PORT, "8080", |text| port(text, "any that is free"));
         let trusted_proxies = reader.list(&SERVER_TRUSTED_PROXIES, proxy_network).unwrap_or_default();
         Some(Self { host: host?, port: port?, trusted_proxies: TrustedProxies::new(trusted_proxies) })
     }
@@ -33,8 +33,4 @@ impl ServerConfig {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.host, self.port)
     }
-}
-
-fn port(text: &str) -> Result<u16, &'static str> {
-    text.parse().map_err(|_| "not a port; use a number from 1 to 65535, or 0 for any that is free")
 }

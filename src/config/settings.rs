@@ -90,7 +90,7 @@ settings! {
     CLERK_CLOCK_SKEW_MS = Setting::new("clerk", "clock_skew_ms");
     /// The Frontend API's proxy.
     CLERK_PROXY_URL = Setting::new("clerk", "proxy_url");
-    /// The satellite domain.
+    /// The satellite domains.
     CLERK_DOMAIN = Setting::new("clerk", "domain");
     /// How long users are remembered.
     CLERK_USER_CACHE_TTL = Setting::new("clerk", "user_cache_ttl");
@@ -134,6 +134,8 @@ settings! {
     LIMITS_CONNECTIONS = Setting::new("limits", "connections");
     /// The store that replicas share.
     REDIS_URL = Setting::new("redis", "url");
+    /// A PEM bundle of the authorities that may sign its certificate.
+    REDIS_CA_FILE = Setting::new("redis", "ca_file");
     /// What its keys begin with.
     REDIS_PREFIX = Setting::new("redis", "prefix");
     /// What happens without it.

@@ -9,6 +9,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
+    dot_env::{self, Entry},
     reader::Problem,
     settings::{self, Setting},
     tenant::{self, TENANTS},
@@ -23,7 +24,7 @@ pub struct Sources {
     pub(super) environment: HashMap<String, String>,
     /// The names, not the values, of variables that begin as those of tenants do.
     tenants_environment: Vec<String>,
-    pub(super) dot_env: HashMap<String, String>,
+    pub(super) dot_env: HashMap<String, Entry>,
     pub(super) toml: toml::Table,
     /// The text of `toml`, for what says where something stands.
     pub(super) toml_text: String,
@@ -103,30 +104,16 @@ impl Sources {
         unknown.cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// The parser's own messages would show the line, which may hold a secret.
+    /// What is wrong with a setting in it is told when the setting is read: other programs' lines are their own.
     fn read_dot_env(&mut self, path: &Path) {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return self.problem(format!("{} cannot be read: {error}", path.display())),
-        };
-        for entry in dotenvy::from_read_iter(text.as_bytes()) {
-            match entry {
-                Ok((name, value)) => _ = self.dot_env.insert(name, value),
-                Err(error) => {
-                    let line = match &error {
-                        dotenvy::Error::LineParse(line, _) => {
-                            text.lines().position(|other| other.trim() == line.trim())
-                        }
-                        _ => None,
-                    };
-                    let line = line.map(|index| format!(", line {}", index + 1)).unwrap_or_default();
-                    self.problem(format!(
-                        "{}{line}: not NAME=value; quote a value that has spaces, quotes or #",
-                        path.display()
-                    ));
-                }
+        const UTF_16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
+        match fs::read(path) {
+            Ok(file) if UTF_16.iter().any(|mark| file.starts_with(mark)) => {
+                self.problem(format!("{} is UTF-16; save it as UTF-8", path.display()));
             }
+            Ok(file) => self.dot_env = dot_env::parse(&file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.problem(format!("{} cannot be read: {error}", path.display())),
         }
     }
 

@@ -161,16 +161,16 @@ fn a_variable_beats_its_file_which_beats_dot_env_which_beats_toml() {
     fs::write(file.path(), "2s\n").unwrap();
     let path = file.path().to_str().unwrap();
     let toml = "[token]\nttl = \"4s\"";
-    let ttl = |environment: &[(&str, &str)], dot_env: &[(&str, &str)]| {
+    let ttl = |environment: &[(&str, &str)], dot_env: &str| {
         let mut sources = Sources::for_test(&[&REQUIRED, environment].concat(), toml);
-        sources.dot_env = dot_env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        sources.dot_env = dot_env::parse(dot_env.as_bytes());
         Config::load(&sources).unwrap().0.only().token.ttl.unwrap().as_millis()
     };
-    let dot_env = [("TOKEN_TTL", "3s")];
-    assert_eq!(ttl(&[("TOKEN_TTL", "1s"), ("TOKEN_TTL_FILE", path)], &dot_env), 1000);
-    assert_eq!(ttl(&[("TOKEN_TTL", ""), ("TOKEN_TTL_FILE", path)], &dot_env), 2000);
-    assert_eq!(ttl(&[], &dot_env), 3000);
-    assert_eq!(ttl(&[], &[]), 4000);
+    let dot_env = "TOKEN_TTL=3s";
+    assert_eq!(ttl(&[("TOKEN_TTL", "1s"), ("TOKEN_TTL_FILE", path)], dot_env), 1000);
+    assert_eq!(ttl(&[("TOKEN_TTL", ""), ("TOKEN_TTL_FILE", path)], dot_env), 2000);
+    assert_eq!(ttl(&[], dot_env), 3000);
+    assert_eq!(ttl(&[], ""), 4000);
 }
 
 #[test]
@@ -188,17 +188,17 @@ fn the_vendors_own_names_work_and_must_not_contradict_each_other() {
 
 #[test]
 fn names_must_agree_across_sources_but_one_name_may_be_overridden() {
-    let load = |environment: &[(&str, &str)], dot_env: &[(&str, &str)]| {
+    let load = |environment: &[(&str, &str)], dot_env: &str| {
         let mut sources = Sources::for_test(&[&REQUIRED, environment].concat(), "");
-        sources.dot_env = dot_env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        sources.dot_env = dot_env::parse(dot_env.as_bytes());
         Config::load(&sources).map(|(config, _)| config.server.port).map_err(|problems| problems.to_string())
     };
-    assert_eq!(load(&[("SERVER_PORT", "1")], &[("SERVER_PORT", "2")]), Ok(1));
-    assert_eq!(load(&[("SERVER_PORT", "1")], &[("PORT", "1")]), Ok(1));
-    let message = load(&[("SERVER_PORT", "1")], &[("PORT", "2")]).unwrap_err();
-    assert!(message.contains("SERVER_PORT and PORT in .env have different values"), "{message}");
-    let missing = load(&[], &[("CLERK_SECRET_KEY_FILE", "/nonexistent")]).unwrap_err();
-    assert!(missing.contains("the file that CLERK_SECRET_KEY_FILE names cannot be read"), "{missing}");
+    assert_eq!(load(&[("SERVER_PORT", "1")], "SERVER_PORT=2"), Ok(1));
+    assert_eq!(load(&[("SERVER_PORT", "1")], "PORT=1"), Ok(1));
+    let message = load(&[("SERVER_PORT", "1")], "PORT=2").unwrap_err();
+    assert!(message.contains("SERVER_PORT and PORT (.env, line 1) have different values"), "{message}");
+    let missing = load(&[], "CLERK_SECRET_KEY_FILE=/nonexistent").unwrap_err();
+    assert!(missing.contains("the file that CLERK_SECRET_KEY_FILE (.env, line 1) names cannot be read"), "{missing}");
 }
 
 #[test]
@@ -219,12 +219,111 @@ fn on_a_satellite_the_frontend_api_is_the_satellites() {
         Config::load(&Sources::for_test(&environment, "")).unwrap().0.only().clerk
     };
     let clerk = satellite(&[live, ("CLERK_DOMAIN", "satellite.com")]);
-    assert_eq!(clerk.publishable_key_here().frontend_api_host(), "clerk.satellite.com");
+    assert!(clerk.publishable_key_here().has_frontend_api_at("clerk.satellite.com"));
+    assert!(!clerk.publishable_key_here().has_frontend_api_at("clerk.example.com"));
     assert_eq!(clerk.publishable_key_here().cookie_suffix(), clerk.publishable_key.cookie_suffix());
     assert_eq!(clerk.issuers(), ["https://clerk.example.com", "https://clerk.satellite.com"]);
     assert_eq!(clerk.frontend_api_jwks().as_str(), "https://clerk.satellite.com/.well-known/jwks.json");
     let development = satellite(&[REQUIRED[1], ("CLERK_DOMAIN", "satellite.com")]);
-    assert_eq!(development.publishable_key_here().frontend_api_host(), "clerk.example.com");
+    assert!(development.publishable_key_here().has_frontend_api_at("clerk.example.com"));
+    assert_eq!(development.issuers(), ["https://clerk.example.com"]);
+}
+
+#[test]
+fn each_of_several_satellites_is_an_issuer_and_keys_come_from_the_first() {
+    let toml = "[clerk]\npublishable_key = \"pk_live_Y2xlcmsuZXhhbXBsZS5jb20k\"\ndomain = [\"one.com\", \"two.com\"]";
+    for environment in [&[][..], &[("CLERK_DOMAIN", "one.com, two.com")]] {
+        let environment = [&[REQUIRED[0]], environment].concat();
+        let clerk = Config::load(&Sources::for_test(&environment, toml)).unwrap().0.only().clerk;
+        assert_eq!(clerk.issuers(), ["https://clerk.example.com", "https://clerk.one.com", "https://clerk.two.com"]);
+        assert_eq!(clerk.frontend_api_jwks().as_str(), "https://clerk.one.com/.well-known/jwks.json");
+        for (host, is_here) in [("clerk.one.com", true), ("clerk.two.com", true), ("clerk.example.com", false)] {
+            assert_eq!(clerk.publishable_key_here().has_frontend_api_at(host), is_here, "{host}");
+        }
+    }
+}
+
+#[test]
+fn a_satellite_domain_that_no_issuer_can_have_is_refused_with_its_cure() {
+    for good in ["satellite.example", "app.satellite.example", "clerk.io", "clerk.dev", "clerks.example.com"] {
+        assert!(load(&[("CLERK_DOMAIN", good)], "").is_ok(), "{good}");
+    }
+    for (bad, cure) in [
+        ("clerk.satellite.example", "begins with clerk., which is added by itself; leave it out"),
+        ("*.satellite.example", "list the satellite domains"),
+        ("https://satellite.example", "without scheme, port, path"),
+        ("satellite.example/", "without scheme, port, path"),
+        ("satellite.example:443", "without scheme, port, path"),
+        ("Satellite.example", "in lower case"),
+        ("satellite.example.", "dot at the end"),
+        ("satellite", "write it in lower case, like satellite.example.com"),
+        (".satellite.example", "write it in lower case, like satellite.example.com"),
+        ("m\u{fc}nchen.example", "xn--"),
+    ] {
+        let problem = problem(&[("CLERK_DOMAIN", bad)], "");
+        assert!(problem.contains("CLERK_DOMAIN ([clerk] domain): ") && problem.contains(cure), "{bad}: {problem}");
+    }
+}
+
+#[test]
+fn what_no_page_and_no_token_can_equal_is_refused() {
+    for name in ["CLERK_AUTHORIZED_PARTIES", "CORS_ALLOWED_ORIGINS"] {
+        let problem = problem(&[(name, "https://app.example.com, https://*.vercel.app")], "");
+        assert!(
+            problem.starts_with("the configuration has 1 problem") && problem.contains("development instance"),
+            "{problem}"
+        );
+    }
+    assert!(problem(&[("CLERK_AUDIENCE", "https://*.example.com")], "").contains("a wildcard matches no aud"));
+    assert!(problem(&[("CLERK_PROXY_URL", "https://*.example.com/__clerk")], "").contains("a URL with a wildcard"));
+}
+
+#[test]
+fn a_port_that_kubernetes_set_for_a_service_is_called_that() {
+    for name in ["SERVER_PORT", "ADMIN_PORT"] {
+        let problem = problem(&[(name, "tcp://10.0.0.1:80")], "");
+        assert!(problem.contains("Kubernetes") && problem.contains("enableServiceLinks: false"), "{problem}");
+    }
+}
+
+#[test]
+fn quotes_that_came_with_a_value_are_refused_wherever_it_stands() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "'sk_test_abc'\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    for (name, value) in [
+        ("CLERK_AUTHORIZED_PARTIES", "\"https://app.example.com\""),
+        ("TOKEN_CLIENT_ID", "'{user_id}'"),
+        ("CLERK_SECRET_KEY_FILE", path),
+    ] {
+        let problem = problem(&[(name, value)], "");
+        assert!(problem.contains(name) && problem.contains("has quotes around the value"), "{problem}");
+    }
+}
+
+#[test]
+fn a_mistake_in_dot_env_is_told_with_its_line_and_other_programs_lines_are_theirs() {
+    let load = |dot_env: &str| {
+        let mut sources = Sources::for_test(&REQUIRED, "");
+        sources.dot_env = dot_env::parse(dot_env.as_bytes());
+        Config::load(&sources).map(|(config, _)| config.only()).map_err(|problems| problems.to_string())
+    };
+    let foreign = "NEXT_PUBLIC_APP_NAME=My App\nnot an assignment\nOPEN=\"quote\nMESSAGE=it's \"fine\" # really\n";
+    let config =
+        load(&format!("\u{feff}{foreign}CLERK_AUTHORIZED_PARTIES=https://a.example, https://b.example")).unwrap();
+    assert_eq!(config.clerk.authorized_parties, ["https://a.example", "https://b.example"]);
+    for (line, expected) in [
+        (
+            "CLERK_DOMAIN=clerk.a.example",
+            "CLERK_DOMAIN ([clerk] domain), from CLERK_DOMAIN (.env, line 5): a domain begins",
+        ),
+        ("HOST=my-laptop", "SERVER_HOST ([server] host), from HOST (.env, line 5): not an IP address"),
+        ("TOKEN_TTL=\"5m", "TOKEN_TTL ([token] ttl): TOKEN_TTL (.env, line 5): the quote is not closed"),
+        ("CLERK_AUDIENCE=\"a\", \"b\"", "CLERK_AUDIENCE (.env, line 5): text follows the closing quote"),
+    ] {
+        let problem = load(&format!("{}{line}", foreign.replace("OPEN=\"quote", "OPEN=quote"))).unwrap_err();
+        assert!(problem.starts_with("the configuration has 1 problem") && problem.contains(expected), "{problem}");
+    }
 }
 
 #[test]
@@ -246,7 +345,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
         "the configuration has 11 problems:",
         "ABLY_API_KEY ([ably] api_key): an Ably API key has the form appId.keyId:secret",
         "CLERK_PUBLISHABLE_KEY ([clerk] publishable_key): not set",
-        "CLERK_AUTHORIZED_PARTIES ([clerk] authorized_parties): an origin is not written as browsers write it",
+        "CLERK_AUTHORIZED_PARTIES ([clerk] authorized_parties): an origin has a path, a slash at the end, a query or a fragment",
         "TOKEN_TTL ([token] ttl): longer than the 24 hours",
         "TOKEN_FORMAT ([token] format): no such format; use token_request, jwt or token_details",
         "REVOCATION_DENIAL_TTL ([revocation] denial_ttl): under 2m",

@@ -24,7 +24,26 @@ pub(super) fn ip_address(text: &str) -> Result<IpAddr, &'static str> {
     if text == "localhost" {
         return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    text.parse().map_err(|_| "not an IP address; use 127.0.0.1, or 0.0.0.0 to listen on all addresses")
+    // In brackets, as in a URL, an address of IPv6 means the same.
+    let in_brackets = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let address = in_brackets.map_or_else(|| text.parse().ok(), |text| text.parse().ok().map(IpAddr::V6));
+    address.ok_or(
+        "not an IP address; use 127.0.0.1 for this machine only, 0.0.0.0 for all IPv4 addresses, or :: for all addresses \
+         of IPv4 and IPv6",
+    )
+}
+
+/// A port to listen on. `zero` says what 0 is for.
+pub(super) fn port(text: &str, zero: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| {
+        if text.contains("://") {
+            "a URL, not a port. Kubernetes sets this variable for a Service of that name; write enableServiceLinks: false \
+             in the pod's spec, or rename the Service"
+                .to_owned()
+        } else {
+            format!("not a port; use a number from 1 to 65535, or 0 for {zero}")
+        }
+    })
 }
 
 /// The base of an API. Keys and secrets travel there, so it must be https, save on this machine.
@@ -32,6 +51,9 @@ pub(super) fn base_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "not a URL; write it like https://api.example.com")?;
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return Err("a URL with a user, a query or a fragment; write scheme, host and path only");
+    }
+    if url.host_str().is_some_and(|host| host.contains('*')) {
+        return Err("a URL with a wildcard; write one host name");
     }
     match url.scheme() {
         "https" if url.has_host() => Ok(url),
@@ -50,28 +72,68 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// Why no page has a text as its origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidOrigin {
+    #[error("* is not an origin: cookies and tokens must not be answered to any page; list the origins")]
+    Everyone,
+    #[error(
+        "an origin with a wildcard matches no page: origins are compared exactly. List the origins; for preview deployments, \
+         use a development instance of Clerk and leave the authorized parties unset"
+    )]
+    Wildcard,
+    #[error("an origin has blanks or quotes in it; separate origins with commas, and write them without quotes")]
+    Separator,
+    #[error("an origin has no scheme or no host; write both, like https://app.example.com")]
+    Incomplete,
+    #[error("an origin has a scheme that no page has; use https, http, or that of your native app")]
+    Scheme,
+    #[error("an origin has a path, a slash at the end, a query or a fragment; end it after the host or the port")]
+    Path,
+    #[error("an origin has a user or a password; remove both")]
+    User,
+    #[error("an origin names the default port of its scheme, which browsers leave out; remove the port")]
+    DefaultPort,
+    #[error("an origin has upper case; browsers write origins in lower case")]
+    UpperCase,
+    #[error("an origin has a host that browsers write differently; copy it from the Origin header of a request")]
+    Host,
+}
+
 /// An origin, exactly as browsers write it: Clerk compares `azp` exactly, and so do we.
-pub(super) fn origin(text: &str) -> Result<String, String> {
+pub(super) fn origin(text: &str) -> Result<String, InvalidOrigin> {
     if text == "*" {
-        return Err("* is not an origin: cookies and tokens must not be answered to any page; list the origins".into());
+        return Err(InvalidOrigin::Everyone);
     }
-    let wanted = "write scheme and host, and the port if it is not the usual one, like https://app.example.com";
-    let url = Url::parse(text).map_err(|_| format!("an origin is not a URL; {wanted}"))?;
-    let written = match url.scheme() {
-        "http" | "https" => url.origin().ascii_serialization(),
-        // Apps in a native shell have schemes of their own.
-        scheme => match (url.host_str(), url.port()) {
-            (Some(host), Some(port)) => format!("{scheme}://{host}:{port}"),
-            (Some(host), None) => format!("{scheme}://{host}"),
-            (None, _) => return Err(format!("an origin has no host; {wanted}")),
-        },
-    };
-    if written == text {
-        Ok(written)
+    if text.contains('*') {
+        return Err(InvalidOrigin::Wildcard);
+    }
+    if text.contains([' ', '\t', '\n', '"', '\'', ';']) {
+        return Err(InvalidOrigin::Separator);
+    }
+    let (scheme, rest) = text.split_once("://").ok_or(InvalidOrigin::Incomplete)?;
+    let url = Url::parse(text).map_err(|_| InvalidOrigin::Incomplete)?;
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or(InvalidOrigin::Incomplete)?;
+    let is_web = ["http", "https"].contains(&url.scheme());
+    if url.is_special() && !is_web {
+        return Err(InvalidOrigin::Scheme);
+    }
+    if rest.contains(['/', '?', '#', '\\']) {
+        return Err(InvalidOrigin::Path);
+    }
+    if rest.contains('@') {
+        return Err(InvalidOrigin::User);
+    }
+    if text.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Err(InvalidOrigin::UpperCase);
+    }
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    if format!("{host}{port}") == rest && !host.split('.').any(str::is_empty) {
+        Ok(format!("{scheme}://{rest}"))
+    } else if is_web && url.port().is_none() && rest.strip_prefix(host).is_some_and(|rest| rest.starts_with(':')) {
+        Err(InvalidOrigin::DefaultPort)
     } else {
-        Err(format!(
-            "an origin is not written as browsers write it: no path, no slash at the end, lower case; {wanted}"
-        ))
+        Err(InvalidOrigin::Host)
     }
 }
 
@@ -81,20 +143,63 @@ mod tests {
 
     #[test]
     fn an_origin_is_taken_only_as_browsers_write_it() {
-        for good in ["https://app.example.com", "http://localhost:3000", "capacitor://localhost", "http://[::1]:8080"] {
+        use InvalidOrigin::{
+            DefaultPort, Everyone, Host, Incomplete, Path, Scheme, Separator, UpperCase, User, Wildcard,
+        };
+        for good in [
+            "https://app.example.com",
+            "http://localhost:3000",
+            "capacitor://localhost",
+            "chrome-extension://abcdefghijklmnop",
+            "http://[::1]:8080",
+            "https://xn--mnchen-3ya.example",
+        ] {
             assert_eq!(origin(good).as_deref(), Ok(good));
         }
-        for bad in [
-            "*",
-            "null",
-            "app.example.com",
-            "https://app.example.com/",
-            "https://App.example.com",
-            "https://app.example.com:443",
-            "https://app.example.com/path",
-            "https://user@app.example.com",
+        for (bad, why) in [
+            ("*", Everyone),
+            ("https://*.vercel.app", Wildcard),
+            ("https://app-*.vercel.app", Wildcard),
+            ("http://localhost:*", Wildcard),
+            ("*.example.com", Wildcard),
+            ("https://a.example https://b.example", Separator),
+            ("[\"https://a.example\"", Separator),
+            ("null", Incomplete),
+            ("app.example.com", Incomplete),
+            ("localhost:3000", Incomplete),
+            ("https://", Incomplete),
+            ("file://", Incomplete),
+            ("wss://app.example.com", Scheme),
+            ("ftp://app.example.com", Scheme),
+            ("https://app.example.com/", Path),
+            ("https://app.example.com/path", Path),
+            ("capacitor://localhost/", Path),
+            ("https://app.example.com?a=b", Path),
+            ("https://user@app.example.com", User),
+            ("https://app.example.com:443", DefaultPort),
+            ("http://app.example.com:80", DefaultPort),
+            ("https://app.example.com:", DefaultPort),
+            ("https://App.example.com", UpperCase),
+            ("HTTPS://app.example.com", UpperCase),
+            ("chrome-extension://ABC", UpperCase),
+            ("https://m\u{fc}nchen.example", Host),
+            ("https://.example.com", Host),
+            ("https://app.example.com.", Host),
+            ("http://app.example.com:08080", Host),
+            ("http://127.1", Host),
+            ("http://[0:0::1]:8080", Host),
         ] {
-            assert!(origin(bad).is_err(), "{bad}");
+            assert_eq!(origin(bad), Err(why), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_may_stand_in_brackets() {
+        for (text, address) in [("::", "::"), ("[::]", "::"), ("[::1]", "::1"), ("0.0.0.0", "0.0.0.0")] {
+            assert_eq!(ip_address(text), Ok(address.parse().unwrap()));
+        }
+        for bad in ["[0.0.0.0]", "[::", "::]", "[]", "[::]:80", "*", ""] {
+            assert!(ip_address(bad).unwrap_err().contains(":: for all addresses of IPv4 and IPv6"), "{bad}");
         }
     }
 
@@ -103,7 +208,14 @@ mod tests {
         for good in ["https://api.clerk.com", "http://127.0.0.1:3001/__clerk", "http://localhost:1", "http://[::1]:1"] {
             assert!(base_url(good).is_ok(), "{good}");
         }
-        for bad in ["http://api.clerk.com", "ftp://x", "api.clerk.com", "https://u:p@api.clerk.com", "https://x/?a=b"] {
+        for bad in [
+            "http://api.clerk.com",
+            "ftp://x",
+            "api.clerk.com",
+            "https://u:p@api.clerk.com",
+            "https://x/?a=b",
+            "https://*.x",
+        ] {
             assert!(base_url(bad).is_err(), "{bad}");
         }
     }

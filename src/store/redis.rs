@@ -22,7 +22,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use tokio::{sync::Notify, task::JoinHandle};
 
-pub use address::{InvalidRedisAddress, RedisAddress, RedisKeyPrefix};
+pub use address::{InvalidRedisAddress, InvalidRedisAuthorities, RedisAddress, RedisKeyPrefix};
 
 use self::{
     absence::Absence,

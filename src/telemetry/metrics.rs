@@ -14,7 +14,8 @@ use std::{
 
 use prometheus_client::{
     encoding::{
-        EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder, text::encode_registry,
+        EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder,
+        prometheus_text::{CONTENT_TYPE, encode},
     },
     metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
@@ -40,24 +41,24 @@ pub struct Metrics {
 
 #[derive(Debug, Default)]
 struct Families {
-    tokens_issued: Family<Format, Total>,
-    token_refusals: Family<TokenRefusal, Total>,
+    tokens_issued: Family<Format, Counter>,
+    token_refusals: Family<TokenRefusal, Counter>,
     token_durations: Family<TenantOutcome, Durations>,
     policy_rules: Family<Tenant, Gauge>,
-    signing_key_refreshes: Family<TenantOutcome, Total>,
+    signing_key_refreshes: Family<TenantOutcome, Counter>,
     signing_keys_confirmed: Family<Tenant, Gauge>,
-    user_lookups: Family<TenantOutcome, Total>,
-    ably_exchanges: Family<TenantOutcome, Total>,
+    user_lookups: Family<TenantOutcome, Counter>,
+    ably_exchanges: Family<TenantOutcome, Counter>,
     clock_offsets: Family<Vendor, Gauge<f64, AtomicU64>>,
-    webhooks: Family<TenantOutcome, Total>,
-    revocations: Family<TenantOutcome, Total>,
-    policy_reloads: Family<Outcome, Total>,
+    webhooks: Family<TenantOutcome, Counter>,
+    revocations: Family<TenantOutcome, Counter>,
+    policy_reloads: Family<Outcome, Counter>,
     policy_last_reload_successful: Gauge,
     policy_last_taken: Gauge,
-    request_refusals: Family<RequestRefusal, Total>,
+    request_refusals: Family<RequestRefusal, Counter>,
     requests_in_flight: Gauge,
     connections: Gauge,
-    connections_closed: Family<Reason, Total>,
+    connections_closed: Family<Reason, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -121,25 +122,6 @@ struct Build {
     version: &'static str,
 }
 
-/// A counter as the text format has it, whose samples have the name that its type and its help have. The library writes
-/// OpenMetrics, where only the samples end in `_total`.
-#[derive(Clone, Debug, Default)]
-struct Total(Counter);
-
-impl TypedMetric for Total {
-    const TYPE: MetricType = MetricType::Counter;
-}
-
-impl EncodeMetric for Total {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        encoder.encode_gauge(&self.0.get())
-    }
-
-    fn metric_type(&self) -> MetricType {
-        Self::TYPE
-    }
-}
-
 /// A histogram of how long a token takes: from a signature alone to a call that is tried twice.
 #[derive(Clone, Debug)]
 struct Durations(Histogram);
@@ -168,7 +150,7 @@ impl EncodeMetric for Durations {
 
 impl Metrics {
     /// The content type of [`exposition`](Self::exposition).
-    pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+    pub const CONTENT_TYPE: &str = CONTENT_TYPE;
 
     /// What the label `tenant` is where nobody knows whose request it was: empty, which Prometheus takes for no label.
     pub const OF_NOBODY: &str = "";
@@ -197,7 +179,7 @@ impl Metrics {
     /// All metrics, as they are now.
     pub fn exposition(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode_registry(&mut text, &self.registry)?;
+        encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
@@ -209,7 +191,7 @@ impl Metrics {
         let outcome = |outcome| TenantOutcome { tenant: tenant.clone(), outcome };
         let format = |format: TokenFormat| {
             let labels = Format { tenant: tenant.clone(), format: format.as_str() };
-            families.tokens_issued.get_or_create_owned(&labels).0
+            families.tokens_issued.get_or_create_owned(&labels)
         };
         for known in WEBHOOK_OUTCOMES {
             drop(families.webhooks.get_or_create_owned(&outcome(known)));
@@ -239,7 +221,7 @@ impl Metrics {
     #[must_use]
     pub fn reloads(&self) -> ReloadMetrics {
         let families = &self.families;
-        let counter = |outcome| families.policy_reloads.get_or_create_owned(&Outcome { outcome }).0;
+        let counter = |outcome| families.policy_reloads.get_or_create_owned(&Outcome { outcome });
         ReloadMetrics {
             taken: counter("taken"),
             refused: counter("refused"),
@@ -258,7 +240,7 @@ impl Metrics {
     #[must_use]
     pub fn connections(&self) -> ConnectionMetrics {
         let families = &self.families;
-        let closed = |reason| families.connections_closed.get_or_create_owned(&Reason { reason }).0;
+        let closed = |reason| families.connections_closed.get_or_create_owned(&Reason { reason });
         ConnectionMetrics {
             open: families.connections.clone(),
             at_limit: closed("limit"),
@@ -271,9 +253,9 @@ impl Metrics {
 
 impl Families {
     fn register(&self, ours: &mut Registry) {
-        ours.register("tokens_issued_total", "Tokens issued, by format", self.tokens_issued.clone());
+        ours.register("tokens_issued", "Tokens issued, by format", self.tokens_issued.clone());
         ours.register(
-            "token_refusals_total",
+            "token_refusals",
             "Requests for a token that were refused, by reason and status",
             self.token_refusals.clone(),
         );
@@ -284,7 +266,7 @@ impl Families {
         );
         ours.register("policy_rules", "Rules of the policy in force", self.policy_rules.clone());
         ours.register(
-            "signing_key_refreshes_total",
+            "signing_key_refreshes",
             "Attempts to fetch the signing keys from Clerk, by outcome",
             self.signing_key_refreshes.clone(),
         );
@@ -293,9 +275,9 @@ impl Families {
             "When Clerk last confirmed the signing keys; 0 before the first time",
             self.signing_keys_confirmed.clone(),
         );
-        ours.register("user_lookups_total", "Users wanted, by how they were found", self.user_lookups.clone());
+        ours.register("user_lookups", "Users wanted, by how they were found", self.user_lookups.clone());
         ours.register(
-            "ably_exchanges_total",
+            "ably_exchanges",
             "Token requests that the service exchanged at Ably, by outcome",
             self.ably_exchanges.clone(),
         );
@@ -304,10 +286,10 @@ impl Families {
             "How far this machine's clock is ahead of the vendor's, in seconds",
             self.clock_offsets.clone(),
         );
-        ours.register("webhooks_total", "Verified webhooks of Clerk's, by outcome", self.webhooks.clone());
-        ours.register("revocations_total", "Revocations that Ably was asked for, by outcome", self.revocations.clone());
+        ours.register("webhooks", "Verified webhooks of Clerk's, by outcome", self.webhooks.clone());
+        ours.register("revocations", "Revocations that Ably was asked for, by outcome", self.revocations.clone());
         ours.register(
-            "policy_reloads_total",
+            "policy_reloads",
             "New configurations that were read while the service runs, by outcome",
             self.policy_reloads.clone(),
         );
@@ -322,7 +304,7 @@ impl Families {
             self.policy_last_taken.clone(),
         );
         ours.register(
-            "request_refusals_total",
+            "request_refusals",
             "Requests to the public listener that were refused before it was known whose they are",
             self.request_refusals.clone(),
         );
@@ -333,7 +315,7 @@ impl Families {
         );
         ours.register("connections", "Open connections of the public listener", self.connections.clone());
         ours.register(
-            "connections_closed_total",
+            "connections_closed",
             "Connections of the public listener that were closed to keep a limit",
             self.connections_closed.clone(),
         );
@@ -378,7 +360,7 @@ impl TenantMetrics {
     /// A token was refused, after so long. `reason` is that of the cause, `status` that of the answer.
     pub fn refused(&self, reason: &'static str, status: u16, after: Duration) {
         let labels = TokenRefusal { tenant: self.0.tenant.clone(), reason, status };
-        self.0.families.token_refusals.get_or_create(&labels).0.inc();
+        self.0.families.token_refusals.get_or_create(&labels).inc();
         self.0.refused_in.observe(after.as_secs_f64());
     }
 
@@ -445,8 +427,8 @@ impl TenantMetrics {
         self.by_outcome(&self.0.families.webhooks, outcome).inc();
     }
 
-    fn by_outcome(&self, family: &Family<TenantOutcome, Total>, outcome: &'static str) -> Counter {
-        family.get_or_create_owned(&TenantOutcome { tenant: self.0.tenant.clone(), outcome }).0
+    fn by_outcome(&self, family: &Family<TenantOutcome, Counter>, outcome: &'static str) -> Counter {
+        family.get_or_create_owned(&TenantOutcome { tenant: self.0.tenant.clone(), outcome })
     }
 }
 
@@ -500,7 +482,7 @@ impl RequestMetrics {
 
     /// A request was refused whoever it is from. `reason` is as in the log.
     pub fn refused(&self, reason: &'static str, status: u16) {
-        self.0.request_refusals.get_or_create(&RequestRefusal { reason, status }).0.inc();
+        self.0.request_refusals.get_or_create(&RequestRefusal { reason, status }).inc();
     }
 }
 
@@ -686,7 +668,7 @@ mod tests {
         assert_eq!(series(&exposition, refusals), [format!("{refusals}{refused}")]);
         let asked = "ably_clerk_auth_user_lookups_total{tenant=\"t\\\"wo\",outcome=\"asked\"}";
         assert_eq!(series(&exposition, asked), [format!("{asked} 2")]);
-        let took = "ably_clerk_auth_token_duration_seconds_bucket{le=\"0.005\",tenant=\"one\",outcome=\"issued\"}";
+        let took = "ably_clerk_auth_token_duration_seconds_bucket{tenant=\"one\",outcome=\"issued\",le=\"0.005\"}";
         assert_eq!(series(&exposition, took), [format!("{took} 1")]);
     }
 

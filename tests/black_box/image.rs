@@ -40,6 +40,13 @@ fn every_file_that_the_image_copies_is_in_the_build_context() {
 }
 
 #[test]
+fn the_image_looks_for_its_file_in_a_directory_that_can_be_mounted() {
+    let dockerfile = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile")).unwrap();
+    let (_, image) = dockerfile.split_once("\nFROM scratch\n").unwrap();
+    assert!(image.contains("\nWORKDIR /etc/ably-clerk-auth\n"), "{image}");
+}
+
+#[test]
 fn the_image_has_the_licence_of_every_crate_in_the_service() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dockerfile = fs::read_to_string(project.join("Dockerfile")).unwrap();

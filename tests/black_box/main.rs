@@ -32,6 +32,7 @@ mod refusals;
 mod reload;
 mod revoke;
 mod secrecy;
+mod settings;
 mod shutdown;
 mod signed_out;
 mod tenants;

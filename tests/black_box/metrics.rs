@@ -150,7 +150,7 @@ async fn tokens_and_refusals_are_counted_and_timed() {
     let samples = Samples::of(&service).await;
     assert_eq!(samples.all(series), [2, 2, 1]);
     assert_eq!(samples.get(&refusals("session-token-missing", 401)), Some(1));
-    let within = r#"token_duration_seconds_bucket{le="+Inf",tenant="default",outcome="issued"}"#;
+    let within = r#"token_duration_seconds_bucket{tenant="default",outcome="issued",le="+Inf"}"#;
     assert_eq!(samples.get(within), Some(2));
 
     refusal(service.token_with(&vendors.token("alice"), "clientId=bob").await).await;

@@ -49,6 +49,26 @@ impl RedisServer {
         panic!("redis-server does not start");
     }
 
+    /// Over TLS only. The directory has its certificate, for `localhost`, as `cert.pem`.
+    pub(crate) fn start_with_tls() -> (Self, TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let [certificate, key] = [path("cert.pem"), path("key.pem")];
+        fs::write(&certificate, own.cert.pem()).unwrap();
+        fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+        let server = Self::start_on(
+            |port| ["--port", "0", "--tls-port", &port.to_string()].map(str::to_owned).to_vec(),
+            &["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-auth-clients", "no"],
+        );
+        (server, directory)
+    }
+
+    /// For the documented user, over TLS.
+    pub(crate) fn tls_url(&self) -> String {
+        format!("rediss://aca:PASSWORD@localhost:{}", self.port)
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }

@@ -2,24 +2,9 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use ably_clerk_auth::store::{Bounds, Health, OnFailure, RedisAddress};
+use ably_clerk_auth::store::{Bounds, Health, OnFailure, RedisAddress, RedisKeyPrefix};
 
 use crate::{server::RedisServer, stage::Replica};
-
-/// A server whose certificate, for `localhost`, is at this path. The directory goes with the certificate.
-fn server() -> (RedisServer, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    fs::write(path("cert.pem"), own.cert.pem()).unwrap();
-    fs::write(path("key.pem"), own.signing_key.serialize_pem()).unwrap();
-    let [certificate, key] = [path("cert.pem"), path("key.pem")];
-    let server = RedisServer::start_on(
-        |port| ["--port", "0", "--tls-port", &port.to_string()].map(str::to_owned).to_vec(),
-        &["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-auth-clients", "no"],
-    );
-    (server, directory)
-}
 
 /// Tries in a process of its own, whose certificates of authorities are in this file: a process reads them from where its
 /// environment says.
@@ -27,7 +12,7 @@ fn try_with_authorities(server: &RedisServer, authorities: &Path) -> bool {
     let outcome = Command::new(env::current_exe().unwrap())
         .args(["--exact", "tls::becomes_ready", "--ignored"])
         .env("SSL_CERT_FILE", authorities)
-        .env("REDIS_TO_TRY", format!("rediss://aca:PASSWORD@localhost:{}", server.port()))
+        .env("REDIS_TO_TRY", server.tls_url())
         .output()
         .unwrap();
     outcome.status.success()
@@ -49,16 +34,38 @@ async fn becomes_ready() {
 
 #[test]
 fn a_server_is_trusted_for_its_certificate() {
-    let (server, directory) = server();
+    let (server, directory) = RedisServer::start_with_tls();
     assert!(try_with_authorities(&server, &directory.path().join("cert.pem")));
 }
 
 #[test]
 fn a_server_with_the_certificate_of_another_authority_is_not_used() {
-    let (server, _certificate) = server();
+    let (server, _certificate) = RedisServer::start_with_tls();
     let directory = tempfile::tempdir().unwrap();
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let authorities = directory.path().join("other.pem");
     fs::write(&authorities, other.cert.pem()).unwrap();
     assert!(!try_with_authorities(&server, &authorities));
+}
+
+#[tokio::test]
+async fn a_server_is_trusted_for_the_authority_that_is_named_for_it_alone() {
+    let (server, directory) = RedisServer::start_with_tls();
+    let certificate = fs::read(directory.path().join("cert.pem")).unwrap();
+    let address = RedisAddress::parse(&server.tls_url()).unwrap();
+    let prefix = RedisKeyPrefix::parse("aca:").unwrap();
+    let error = address.probe(&prefix).await.unwrap_err();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    let replica = Replica::at(&address.trusting(certificate).unwrap(), &Bounds::default(), OnFailure::Degrade);
+    replica.becomes(Health::Ready).await;
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_than_the_named_one_is_not_used() {
+    let (server, _certificate) = RedisServer::start_with_tls();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+    let address = RedisAddress::parse(&server.tls_url()).unwrap().trusting(other.into()).unwrap();
+    let error = address.probe(&RedisKeyPrefix::parse("aca:").unwrap()).await.unwrap_err();
+    // Both have the same name, so it is the signature that does not hold.
+    assert!(error.contains("certificate"), "{error}");
 }

@@ -18,7 +18,10 @@ pub(super) async fn try_to_use(redis: Option<&RedisConfig>, report: &mut Report)
             }
         }
         Err(reason) => {
-            report.tried("Redis", Err(format!("{address}: {reason}; until it can be used there are no tokens")));
+            let is_private = reason.contains("UnknownIssuer");
+            let cure =
+                if is_private { "; set REDIS_CA_FILE to the certificate of the CA that signed Redis's" } else { "" };
+            report.tried("Redis", Err(format!("{address}: {reason}{cure}; until it can be used there are no tokens")));
         }
     }
 }

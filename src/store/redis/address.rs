@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use ::redis::{IntoConnectionInfo as _, ProtocolVersion};
+use ::redis::{IntoConnectionInfo as _, ProtocolVersion, TlsCertificates};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
@@ -15,6 +15,8 @@ pub struct RedisAddress {
     url: SecretString,
     printed: String,
     way: Way,
+    /// A PEM bundle. None: those that the system trusts.
+    authorities: Option<Vec<u8>>,
 }
 
 /// How what is sent gets there.
@@ -37,6 +39,20 @@ pub enum InvalidRedisAddress {
     /// What follows the host is no number.
     #[error("the path of the URL is not the number of a database, like /0")]
     Database,
+}
+
+/// Why a file cannot say who signs the server's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRedisAuthorities {
+    /// The connection would not use them.
+    #[error("the URL of Redis does not use TLS, so no certificate would be checked; write rediss://")]
+    NotEncrypted,
+    /// There is no certificate in the file.
+    #[error("the file has no certificate; write PEM, which begins with -----BEGIN CERTIFICATE-----")]
+    Empty,
+    /// One of the certificates cannot be read.
+    #[error("the file has a certificate that cannot be read; was it copied whole?")]
+    Malformed,
 }
 
 impl RedisAddress {
@@ -68,7 +84,20 @@ impl RedisAddress {
         // Neither fails for a URL that has a host.
         let _ = url.set_password(None);
         let _ = url.set_username("");
-        Ok(Self { url: full, printed: url.into(), way })
+        Ok(Self { url: full, printed: url.into(), way, authorities: None })
+    }
+
+    /// The same server, whose certificate must be signed by one of these authorities, a PEM bundle, and no other.
+    pub fn trusting(self, authorities: Vec<u8>) -> Result<Self, InvalidRedisAuthorities> {
+        if self.way != Way::Encrypted {
+            return Err(InvalidRedisAuthorities::NotEncrypted);
+        }
+        if memchr::memmem::find(&authorities, b"-----BEGIN CERTIFICATE-----").is_none() {
+            return Err(InvalidRedisAuthorities::Empty);
+        }
+        let trusting = Self { authorities: Some(authorities), ..self };
+        trusting.client().map_err(|_| InvalidRedisAuthorities::Malformed)?;
+        Ok(trusting)
     }
 
     /// Whether the password, and what replicas tell each other, can be read on the way.
@@ -77,10 +106,10 @@ impl RedisAddress {
         self.way == Way::InClear
     }
 
-    /// Whether user and password are the same, too.
+    /// Whether user, password and authorities are the same, too.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
-        self.url.expose_secret() == other.url.expose_secret()
+        self.url.expose_secret() == other.url.expose_secret() && self.authorities == other.authorities
     }
 
     /// Whether a store with this prefix could use it now: the policy by which it drops keys, if it does and tells, or why not. It begins as a store
@@ -100,7 +129,14 @@ impl RedisAddress {
         // `CLIENT SETINFO` would need a permission that an ACL of Redis before 7.2 cannot name.
         let settings = settings.set_skip_set_lib_name();
         let tcp = info.tcp_settings().clone().set_nodelay(true);
-        ::redis::Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp))
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        match &self.authorities {
+            None => ::redis::Client::open(info),
+            Some(pem) => {
+                let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) };
+                ::redis::Client::build_with_tls(info, certificates)
+            }
+        }
     }
 }
 

@@ -32,7 +32,7 @@ impl Collector for StoreCollector {
         }
 
         let mut single = |name, help, kind, value: u64| {
-            // A counter too, whose name would else get the ending that it has.
+            // The text format writes samples of counters and gauges alike.
             encoder.encode_descriptor(name, help, None, kind)?.encode_gauge(&value)
         };
         let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
@@ -52,7 +52,7 @@ impl Collector for StoreCollector {
             gauge,
             count(unwritten_work),
         )?;
-        single("store_outages_total", "How many times Redis was lost.", counter, outages)
+        single("store_outages", "How many times Redis was lost.", counter, outages)
     }
 }
 
