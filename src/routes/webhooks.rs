@@ -102,7 +102,7 @@ pub(super) async fn post(
                 reason = "webhook-malformed",
                 status = MALFORMED.status_code,
                 %error,
-                "a webhook is signed, and is no event as Clerk sends them"
+                "webhook rejected: it is signed, but is not an event as Clerk documents it"
             );
             return answer::failure(&MALFORMED, None);
         }
