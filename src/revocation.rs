@@ -102,8 +102,9 @@ impl Revocation {
         let effect = Effect::of(event, authority, now);
         let mut ended: Vec<_> = effect.facts.iter().filter_map(|fact| ended_by(fact, name_before)).collect();
         let mut outcome = Ok(());
-        // Before the name is stored: once it is known, it is not new any more.
-        for (whom, at) in ended.iter().filter(|(whom, _)| matches!(whom, Whom::FormerNames { .. })) {
+        // Before a new name is stored: once it is known, it is not new any more.
+        let is_new_name = name_before.is_none_or(|before| before.at < event.at);
+        for (whom, at) in ended.iter().filter(|(whom, _)| is_new_name && matches!(whom, Whom::FormerNames { .. })) {
             outcome = outcome.and(self.revoke_again(authority, whom, *at, now).await);
         }
         let mut applied = Applied::InForce;
