@@ -27,7 +27,9 @@ pub use error_info::{ErrorInfo, code};
 pub use exchange::{Exchange, ExchangeCounts, ExchangeError, NoToken, Refusal};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{RestClient, RestError};
-pub use revocation::{Applied, InvalidRevocationKey, Margin, RevocationKey, Target, TargetOutcome, TargetRefused};
+pub use revocation::{
+    Applied, InvalidRevocationKey, Margin, RevocationKey, Target, TargetOutcome, TargetRefused, diagnosis,
+};
 pub use token_details::TokenDetails;
 pub use token_format::{TokenFormat, UnknownFormat};
 pub use token_params::{InvalidTokenParams, TokenParams};

@@ -7,6 +7,7 @@
 mod authority;
 pub mod by_hand;
 mod effect;
+mod queue;
 mod task;
 
 use std::{
@@ -14,17 +15,18 @@ use std::{
     time::Duration,
 };
 
-use authority::Told;
-pub use authority::{Authority, RevokingKey};
+pub use authority::Authority;
 pub use effect::Whom;
 use effect::{Effect, ended_by, revoked_by, targets};
+use queue::Told;
+pub use queue::{RevocationQueue, RevokingKey};
 use task::Task;
 
 use crate::{
     ably::{ClientId, Margin, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
-    store::{Fact, LiveGrants, Reach, Recorded, Ruling, Source, Store, StoreError, Subject},
+    store::{Begun, Fact, LiveGrants, Reach, Recorded, Ruling, Source, Store, StoreError, Subject},
     tenant::TenantName,
 };
 
@@ -53,9 +55,12 @@ pub enum Incomplete {
     /// The denial, or the work that is left, is not stored; or other replicas may have issued tokens that are not known.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Ably has not taken the revocation, and nobody else would try again.
+    /// Ably has not taken the revocation, and only this process would try again.
     #[error("Ably cannot be told to revoke tokens now")]
     Ably,
+    /// Another delivery of the same event is being handled.
+    #[error("another delivery of this event is in progress")]
+    InProgress,
 }
 
 /// Tokens that are to end.
@@ -217,23 +222,63 @@ impl Revocation {
         if reach == Reach::ThisReplica { Err(StoreError::Unavailable.into()) } else { Ok(()) }
     }
 
-    /// Tells Ably, and has it told again. What is to be told again is stored first, as this replica may end any moment.
+    /// Revokes tokens, unless an earlier delivery of the same event did.
     async fn revoke(&self, authority: &Authority, ending: Ending, now: UnixMillis) -> Result<(), Incomplete> {
-        let Some(key) = &authority.ably else { return Ok(()) };
+        let Some(queue) = &authority.ably else { return Ok(()) };
         let reach = ending.reach;
         let task = Task::new(authority, ending, now);
+        let effect = task.effect();
+        match self.store.begin(&effect, now).await {
+            Begun::Now => {}
+            Begun::Elsewhere => return Err(Incomplete::InProgress),
+            Begun::Done => return Ok(()),
+        }
+        let revoked = self.revoke_and_repeat(queue, &task, reach, now).await;
+        if revoked == Ok(Revoked::Whole) {
+            self.store.finish(&effect, task.remembered_until(now), now).await;
+        } else {
+            self.store.forget(&effect).await;
+        }
+        revoked.map(|_| ())
+    }
+
+    /// Tells Ably, and has it told again. What is to be told again is stored first, as this replica may end any moment.
+    async fn revoke_and_repeat(
+        &self,
+        queue: &RevocationQueue,
+        task: &Task,
+        reach: Reach,
+        now: UnixMillis,
+    ) -> Result<Revoked, Incomplete> {
         let again = self.store.enqueue(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await;
-        let told = authority.tell(key, &task.targets, task.margin).await;
+        let told = queue.revoke(&task.targets, task.margin, now).await;
         again?;
         if reach == Reach::ThisReplica {
             return Err(StoreError::Unavailable.into());
         }
-        let Some(rest) = task.rest(&told) else { return Ok(()) };
-        if !self.store.is_shared() {
-            return Err(Incomplete::Ably);
+        let rest = task.rest(&told).map(|rest| rest.as_work("first", task::retry_at(&told, now, now)));
+        match (rest, self.store.is_shared()) {
+            (Some(rest), true) => self.store.enqueue(rest, now).await?,
+            (Some(rest), false) => {
+                self.store.enqueue(rest, now).await?;
+                return Err(Incomplete::Ably);
+            }
+            (None, true) => {}
+            // With what an earlier delivery left.
+            (None, false) => self.store.complete(&task.as_work("first", now).id).await?,
         }
-        Ok(self.store.enqueue(rest.as_work("first", now.after(Self::RETRY_AFTER)), now).await?)
+        let is_refused = |told: &Told| matches!(told, Told::Refused { .. });
+        Ok(if told.iter().any(is_refused) { Revoked::NotAll } else { Revoked::Whole })
     }
+}
+
+/// What became of a revocation that needs no other delivery of its event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Revoked {
+    /// Ably has taken it, or what is left is stored for all replicas.
+    Whole,
+    /// Ably refuses some of it: another delivery may have more luck, once the operator has mended the cause.
+    NotAll,
 }
 
 /// How long somebody is denied whose session tokens live for `longest_life` at most, by clocks that differ by `skew_ms`.

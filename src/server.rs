@@ -41,7 +41,7 @@ use crate::{
     limits::{self, ConnectionTable, InFlightLimit, TokenLimit},
     outgoing,
     reload::Reload,
-    revocation::{self, Authority, Revocation, RevokingKey},
+    revocation::{self, Authority, Revocation, RevocationQueue, RevokingKey},
     routes::{
         self, UnparsedRequests,
         cors::AllowedOrigins,
@@ -333,9 +333,10 @@ fn make_store(config: &Config, remembered: &Arc<RememberedUsers>) -> Result<Arc<
 }
 
 fn authority(config: &TenantConfig, tenant: &Tenant, denial_ttl: Duration, http: &reqwest::Client) -> Authority {
-    let ably = config.ably.revocable_tokens.then(|| RevokingKey {
-        rest: RestClient::new(config.ably.rest_url.clone(), http.clone()),
-        api_key: config.ably.api_key.clone(),
+    let ably = config.ably.revocable_tokens.then(|| {
+        let rest = RestClient::new(config.ably.rest_url.clone(), http.clone());
+        let key = RevokingKey { rest, api_key: config.ably.api_key.clone() };
+        RevocationQueue::new(tenant.name.clone(), key, tenant.metrics.revocations())
     });
     Authority {
         tenant: tenant.name.clone(),
@@ -344,7 +345,6 @@ fn authority(config: &TenantConfig, tenant: &Tenant, denial_ttl: Duration, http:
         client_id: config.token.client_id.clone(),
         users: tenant.identity.users().cloned(),
         ably,
-        counts: tenant.metrics.revocations(),
     }
 }
 

@@ -8,6 +8,7 @@
 //! A [`Fact`] yields only to a newer one, wherever and in whatever order both arrive, so replicas that have heard the same
 //! facts agree.
 
+mod effects;
 mod fact;
 mod facts;
 mod grants;
@@ -15,7 +16,7 @@ mod memory;
 mod redis;
 mod work;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -84,6 +85,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Gives a piece of claimed work back, to be done at `due`. Without effect if it is done.
     async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError>;
 
+    /// Claims the handling of an effect, which is the same for every delivery of an event, so that it is handled once.
+    /// The claim lapses after [`Begun::LEASE`]: whoever dies meanwhile, or takes longer, must expect it to be handled twice.
+    async fn begin(&self, effect: &str, now: UnixMillis) -> Begun;
+
+    /// Remembers until some time that an effect is done. Where that fails, it is handled again.
+    async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis);
+
+    /// Forgets that an effect is claimed or done.
+    async fn forget(&self, effect: &str);
+
     /// Has every replica forget what it remembers of a user.
     async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError>;
 }
@@ -145,6 +156,23 @@ pub struct Backlog {
     pub oldest_due: Option<UnixMillis>,
 }
 
+/// Who handles an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// Whoever asked.
+    Now,
+    /// Somebody else, at this moment.
+    Elsewhere,
+    /// Nobody any more.
+    Done,
+}
+
+impl Begun {
+    /// How long somebody has to handle an effect alone. Shorter than the pause before Clerk's first retry, which so is not
+    /// kept waiting by a replica that died.
+    pub const LEASE: Duration = Duration::from_secs(5);
+}
+
 /// What became of a fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
@@ -188,7 +216,8 @@ pub struct Bounds {
     /// Denials and marks in force. At some 300 bytes each.
     pub facts: usize,
     /// Facts that are over and remembered for their timestamps only. Beyond that the oldest are forgotten, which can
-    /// only have somebody refused for a while who need not be.
+    /// only have somebody refused for a while who need not be. Also effects that are done: those beyond are handled again
+    /// if their event comes again.
     pub remembered: usize,
     /// Denials and marks that there was no room for and that nobody else has: they wait for room, and until it is found no
     /// tokens are issued. Of more than that only the end of the last is kept, and no tokens are issued until then.

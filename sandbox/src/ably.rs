@@ -52,7 +52,12 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use self::{api_key::ApiKey, capability::Capability, realm::Realm, revocation::Revocable};
+use self::{
+    api_key::ApiKey,
+    capability::Capability,
+    realm::Realm,
+    revocation::{RateLimiter, Revocable},
+};
 
 /// What two capabilities both allow, as the stand-in finds it: canonical text, `{}` when there is nothing. None when one
 /// of them is no capability. For tests that compare another implementation with this one.
@@ -303,6 +308,15 @@ impl Ably {
     /// The same for `revokeTokens` alone; an outage of everything comes before it.
     pub fn set_revocation_outage(&self, outage: Option<Outage>) {
         self.shared.realm().revocation_outage = outage;
+    }
+
+    /// Limits the rate of `revokeTokens`: calls above `calls` within a window of this length get 429 and 42910, and
+    /// `Retry-After` says when the window ends. None ends the limit.
+    pub fn set_revocation_rate_limit(&self, limit: Option<(u32, Duration)>) {
+        let limiter = |(calls, window): (u32, Duration)| {
+            RateLimiter::new(calls, i64::try_from(window.as_millis()).unwrap_or(i64::MAX))
+        };
+        self.shared.realm().revocation_limiter = limit.map(limiter);
     }
 
     /// Has `revokeTokens` fail for a target, such as `clientId:alice`, with this code of Ably's; none ends it.

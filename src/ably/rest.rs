@@ -29,8 +29,13 @@ pub enum RestError {
     #[error("no answer from Ably: {}", causes(.0))]
     Unreachable(#[source] reqwest::Error),
     /// An answer that says no.
-    #[error("Ably answered with status {0}")]
-    Status(u16),
+    #[error("Ably answered with status {status}")]
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// When to ask again, if the answer says.
+        retry_after: Option<Duration>,
+    },
     /// An answer that says no, and why.
     #[error("Ably answered with status {} and code {}", .0.status, .0.code)]
     Refused(Refusal),
@@ -44,7 +49,7 @@ impl RestError {
     pub(super) fn is_worth_a_retry(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
-            Self::Status(status) | Self::Refused(Refusal { status, .. }) => *status >= 500,
+            Self::Status { status, .. } | Self::Refused(Refusal { status, .. }) => *status >= 500,
             Self::Malformed => false,
         }
     }
@@ -54,8 +59,26 @@ impl RestError {
     pub fn passes_by_itself(&self) -> bool {
         match self {
             // A status without Ably's code is of something that stands before Ably.
-            Self::Unreachable(_) | Self::Malformed | Self::Status(_) => true,
+            Self::Unreachable(_) | Self::Malformed | Self::Status { .. } => true,
             Self::Refused(Refusal { status, .. }) => *status >= 500 || [408, 429].contains(status),
+        }
+    }
+
+    /// When to ask again, if Ably says.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } | Self::Refused(Refusal { retry_after, .. }) => *retry_after,
+            Self::Unreachable(_) | Self::Malformed => None,
+        }
+    }
+
+    /// Ably's code, if it gave one.
+    #[must_use]
+    pub fn code(&self) -> Option<u32> {
+        match self {
+            Self::Refused(Refusal { code, .. }) => Some(*code),
+            Self::Unreachable(_) | Self::Status { .. } | Self::Malformed => None,
         }
     }
 }
@@ -88,7 +111,8 @@ impl RestClient {
     pub async fn time(&self) -> Result<UnixMillis, RestError> {
         let response = self.http.get(self.url(&["time"])).timeout(Self::TIMEOUT).send().await.map_err(unreachable)?;
         if !response.status().is_success() {
-            return Err(RestError::Status(response.status().as_u16()));
+            let (status, retry_after) = (response.status().as_u16(), retry_after(&response));
+            return Err(RestError::Status { status, retry_after });
         }
         let [millis]: [i64; 1] = read_json(response).await?;
         Ok(UnixMillis(millis))
@@ -154,13 +178,14 @@ async fn refused(response: Response) -> RestError {
     let (status, retry_after) = (response.status(), retry_after(&response));
     let is_error = status.is_client_error() || status.is_server_error();
     let code = read_json(response).await.ok().map(|Body { error }| error.code);
-    let code = code.filter(|code| (10_000..100_000).contains(code));
+    // Five digits, or six (103009).
+    let code = code.filter(|code| (10_000..1_000_000).contains(code));
     let status = status.as_u16();
     match code {
         Some(code) if is_error => RestError::Refused(Refusal { status, code, retry_after }),
         None if status == StatusCode::TOO_MANY_REQUESTS => {
             RestError::Refused(Refusal { status, code: 42900, retry_after })
         }
-        _ => RestError::Status(status),
+        _ => RestError::Status { status, retry_after },
     }
 }

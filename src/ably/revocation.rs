@@ -103,13 +103,43 @@ pub struct Applied {
 pub struct TargetRefused {
     /// Ably's code.
     pub code: u32,
+    /// The HTTP status that goes with it. A code of six digits does not tell it.
+    pub status: u16,
 }
 
 impl TargetRefused {
     /// Whether trying again later can help.
     #[must_use]
     pub fn passes_by_itself(&self) -> bool {
-        matches!(self.code, 42900..=42999 | 50000..=59999)
+        self.status >= 500 || [408, 429].contains(&self.status)
+    }
+
+    /// Whether Ably was asked too often.
+    #[must_use]
+    pub fn is_rate_limit(&self) -> bool {
+        self.status == 429
+    }
+}
+
+/// Why Ably refuses to revoke tokens for good, by its code, and what the operator can do.
+#[must_use]
+pub fn diagnosis(code: Option<u32>) -> (&'static str, &'static str) {
+    match code {
+        Some(40121) => (
+            "token revocation is not enabled for the Ably app",
+            "enable token revocation for the app in Ably's dashboard, or ask Ably's support to",
+        ),
+        Some(40133) => (
+            "another API key issued these tokens, and only that key can revoke them",
+            "set ABLY_API_KEY to the key that issues the tokens, or let tokens of a former key expire",
+        ),
+        Some(40163 | 40164) => (
+            "the API key does not have revocable tokens on",
+            "turn on revocable tokens for the key of ABLY_API_KEY in Ably's dashboard: then tokens issued from then on can \
+             be revoked",
+        ),
+        Some(40100..=40132) => ("Ably does not accept the API key", "set ABLY_API_KEY to a key that is in force"),
+        _ => ("see the error", "look up the code at https://help.ably.io/error/ followed by it"),
     }
 }
 
@@ -134,12 +164,22 @@ struct TargetResult {
     target: String,
     issued_before: Option<i64>,
     applies_at: Option<i64>,
-    error: Option<ErrorCode>,
+    error: Option<Error>,
 }
 
 #[derive(Deserialize)]
-struct ErrorCode {
+#[serde(rename_all = "camelCase")]
+struct Error {
     code: u32,
+    status_code: Option<u16>,
+}
+
+impl From<&Error> for TargetRefused {
+    fn from(error: &Error) -> Self {
+        // The first three of five digits are a status; of six they are not.
+        let of_code = || u16::try_from(error.code / 100).ok().filter(|status| *status < 1000).unwrap_or(400);
+        Self { code: error.code, status: error.status_code.unwrap_or_else(of_code) }
+    }
 }
 
 impl Request {
@@ -158,7 +198,7 @@ impl Response {
     fn outcome(&self, target: &str) -> Option<TargetOutcome> {
         let result = self.results.iter().find(|result| result.target == target)?;
         match (&result.error, result.issued_before, result.applies_at) {
-            (Some(ErrorCode { code }), ..) => Some(Err(TargetRefused { code: *code })),
+            (Some(error), ..) => Some(Err(error.into())),
             (None, Some(issued_before), Some(applies_at)) => {
                 Some(Ok(Applied { issued_before: UnixMillis(issued_before), applies_at: UnixMillis(applies_at) }))
             }
@@ -215,11 +255,36 @@ mod tests {
         let applied = Ok(Applied { issued_before: UnixMillis(1), applies_at: UnixMillis(2) });
         assert_eq!(
             outcomes(&json!([bad, good("clientId:a")])),
-            Some(vec![applied, Err(TargetRefused { code: 40000 })])
+            Some(vec![applied, Err(TargetRefused { code: 40000, status: 400 })])
         );
         for results in [json!([]), json!([good("clientId:a")]), json!([good("clientId:a"), { "target": "clientId:b" }])]
         {
             assert_eq!(outcomes(&results), None);
+        }
+    }
+
+    #[test]
+    fn whether_a_target_is_worth_a_retry_is_told_by_its_status_or_else_by_its_code() {
+        let refused = |code, status: Option<u16>| -> TargetRefused {
+            let results =
+                json!({ "results": [{ "target": "clientId:a", "error": { "code": code, "statusCode": status } }] });
+            let response: Response = serde_json::from_value(results).unwrap();
+            response.outcomes(&[client_id("a")]).unwrap().remove(0).unwrap_err()
+        };
+        for (code, status, passes, is_rate_limit) in [
+            (40000, Some(400), false, false),
+            (40163, None, false, false),
+            (42910, None, true, true),
+            (42910, Some(429), true, true),
+            (50003, None, true, false),
+            (103_009, Some(400), false, false),
+            (103_009, Some(503), true, false),
+            (103_009, Some(429), true, true),
+        ] {
+            let error = refused(code, status);
+            assert_eq!(error.code, code);
+            let found = (error.passes_by_itself(), error.is_rate_limit());
+            assert_eq!(found, (passes, is_rate_limit), "{code} {status:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, Revocation, Task, Told, Whom};
+use super::{Authority, Revocation, Task, Told, Whom, task::retry_at};
 use crate::{
     ably::{ClientId, Margin, Target},
     clock::UnixMillis,
@@ -384,7 +384,7 @@ impl From<Told> for RevokedOutcome {
         match told {
             Told::Accepted { applies_at } => Self::Accepted { applies_at },
             Told::Refused { code } => Self::Refused { code },
-            Told::Unavailable => Self::Unavailable,
+            Told::Unavailable { .. } => Self::Unavailable,
         }
     }
 }
@@ -535,7 +535,7 @@ impl Revocation {
         let outcomes = match (&authority.ably, order.run) {
             (None, _) => vec![RevokedOutcome::NotCalled; targets.len()],
             (Some(_), Run::Dry) => vec![RevokedOutcome::WouldBeRevoked; targets.len()],
-            (Some(key), Run::Real) => {
+            (Some(queue), Run::Real) => {
                 ending.denied = denied;
                 let task = Task::new(authority, ending, now);
                 if let Some(again) = again {
@@ -544,11 +544,11 @@ impl Revocation {
                         Queued::NoRoom => None,
                     };
                 }
-                let told = authority.tell(key, &task.targets, margin).await;
+                let told = queue.revoke(&task.targets, margin, now).await;
                 let mut outcomes: Vec<_> = told.iter().copied().map(RevokedOutcome::from).collect();
                 if let Some(rest) = task.rest(&told) {
-                    let retry_at = now.after(Self::RETRY_AFTER);
-                    if self.enqueue_by_hand(&rest, "first", retry_at, now, report).await == Queued::NoRoom {
+                    let due = retry_at(&told, now, now);
+                    if self.enqueue_by_hand(&rest, "first", due, now, report).await == Queued::NoRoom {
                         let unavailable = |outcome: &&mut _| **outcome == RevokedOutcome::Unavailable;
                         outcomes.iter_mut().filter(unavailable).for_each(|outcome| *outcome = RevokedOutcome::GivenUp);
                     }

@@ -6,11 +6,11 @@ use futures_util::future;
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Authority, Ending, Revocation, RevokingKey, Told, Whom};
+use super::{Authority, Ending, Revocation, RevocationQueue, Told, Whom, queue::retry_of_target};
 use crate::{
-    ably::{Margin, Target},
+    ably::{Margin, RestClient, Target},
     clock::UnixMillis,
-    store::{DueWork, Reach, Source, Subject},
+    store::{DueWork, Fact, Reach, Source, Subject},
     tenant::TenantName,
 };
 
@@ -48,10 +48,10 @@ pub(super) enum LookUp {
 enum Performed {
     /// Nothing is left to be done.
     Whole,
-    /// Ably did not take some of it.
-    Partly(Task),
-    /// It is to be done again, all of it, after some time.
-    AgainAfter(Duration),
+    /// Ably did not take some of it, which is due at some time.
+    Partly(Task, UnixMillis),
+    /// It is to be done again, all of it, at some time.
+    AgainAt(UnixMillis),
 }
 
 impl Task {
@@ -67,7 +67,7 @@ impl Task {
 
     /// What is left of it by what Ably said of its targets; none if nothing is.
     pub(super) fn rest(&self, told: &[Told]) -> Option<Self> {
-        let unavailable = self.targets.iter().zip(told).filter(|(_, told)| **told == Told::Unavailable);
+        let unavailable = self.targets.iter().zip(told).filter(|(_, told)| matches!(told, Told::Unavailable { .. }));
         let targets: Vec<_> = unavailable.map(|(target, _)| target.clone()).collect();
         if targets.is_empty() { None } else { Some(Self { targets, look_up: LookUp::Never, ..self.clone() }) }
     }
@@ -80,19 +80,37 @@ impl Task {
 
     pub(super) fn as_work(&self, turn: &str, due: UnixMillis) -> DueWork {
         let job = serde_json::to_string(self).unwrap_or_default();
+        DueWork { id: format!("{}/{turn}", self.effect()), due, job }
+    }
+
+    /// What this revocation is called, in whatever delivery and however often its event comes.
+    pub(super) fn effect(&self) -> String {
         let whom = serde_json::to_string(&self.whom).unwrap_or_default();
-        DueWork { id: format!("{}/{whom}/{}/{turn}", self.tenant, self.at.0), due, job }
+        format!("{}/{whom}/{}", self.tenant, self.at.0)
+    }
+
+    /// Until when the service knows that this revocation is done: as long as it knows the event's timestamp.
+    pub(super) fn remembered_until(&self, now: UnixMillis) -> UnixMillis {
+        self.over.max(now.after(Fact::REMEMBERED_FOR))
     }
 }
 
+/// When to retry what Ably did not take, first due at `first_due`.
+pub(super) fn retry_at(told: &[Told], first_due: UnixMillis, now: UnixMillis) -> UnixMillis {
+    let next_calls = told.iter().filter_map(|told| match told {
+        Told::Unavailable { retry_at } => *retry_at,
+        Told::Accepted { .. } | Told::Refused { .. } => None,
+    });
+    next_calls.max().unwrap_or_else(|| retry_of_target(first_due, now))
+}
+
 impl Revocation {
-    /// When to try again what Ably did not take.
-    pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
+    /// When to look again for a replica that can revoke tokens of this tenant.
+    const OTHERS_AFTER: Duration = Duration::from_secs(5);
     /// How often the store is asked for work that is due.
     const LOOK_EVERY: Duration = Duration::from_secs(1);
-    /// How much is done at once: each waits for Ably most of its time, and all are to be done within
-    /// [`DueWork::LEASE`].
-    const MOST_WORK_AT_ONCE: usize = 16;
+    /// How much is done at once: enough to fill calls to Ably, and little enough to be done within [`DueWork::LEASE`].
+    const MOST_WORK_AT_ONCE: usize = 2 * RestClient::MOST_TARGETS;
     /// How long work that nobody here can read is left to others.
     const UNREAD_FOR: Duration = Duration::from_hours(24);
     const UNREAD_AGAIN_AFTER: Duration = Duration::from_mins(1);
@@ -127,22 +145,21 @@ impl Revocation {
 
     async fn perform(&self, work: DueWork, now: UnixMillis) {
         let performed = match serde_json::from_str::<Task>(&work.job) {
-            Ok(task) => self.perform_task(task, now).await,
+            Ok(task) => self.perform_task(task, work.due, now).await,
             Err(_) if work.due.after(Self::UNREAD_FOR) < now => {
                 tracing::error!("giving up work in the store that no replica could read for a day");
                 Performed::Whole
             }
             Err(_) => {
                 tracing::warn!("work in the store is unreadable; leaving it to a replica of another version");
-                Performed::AgainAfter(Self::UNREAD_AGAIN_AFTER)
+                Performed::AgainAt(now.after(Self::UNREAD_AGAIN_AFTER))
             }
         };
         // Work that stays claimed comes again when the lease is over.
         let _ = match performed {
             Performed::Whole => self.store.complete(&work.id).await,
-            Performed::AgainAfter(pause) => self.store.postpone(&work.id, now.after(pause)).await,
-            Performed::Partly(rest) => {
-                let due = now.after(Self::RETRY_AFTER);
+            Performed::AgainAt(due) => self.store.postpone(&work.id, due).await,
+            Performed::Partly(rest, due) => {
                 // Under a name of its own, so that it can be stored before this is completed.
                 match self.store.enqueue(rest.as_rest_of(&work, due), now).await {
                     Ok(()) => self.store.complete(&work.id).await,
@@ -152,14 +169,14 @@ impl Revocation {
         };
     }
 
-    async fn perform_task(&self, mut task: Task, now: UnixMillis) -> Performed {
+    async fn perform_task(&self, mut task: Task, first_due: UnixMillis, now: UnixMillis) -> Performed {
         if task.over < now || self.is_lifted(&task) {
             tracing::info!(tenant = %task.tenant, "tokens need not be revoked any more: they have ended, or the denial is lifted");
             return Performed::Whole;
         }
-        let Some((authority, key)) = self.revoking(&task.tenant) else {
+        let Some((authority, queue)) = self.revoking(&task.tenant) else {
             tracing::warn!(tenant = %task.tenant, "tokens to be revoked are of no tenant here that can; it is left to others");
-            return Performed::AgainAfter(Self::RETRY_AFTER);
+            return Performed::AgainAt(now.after(Self::OTHERS_AFTER));
         };
         let mut reach = Reach::AllReplicas;
         if task.look_up == LookUp::Again {
@@ -170,17 +187,27 @@ impl Revocation {
         }
         let targets = mem::take(&mut task.targets);
         task.targets = targets.into_iter().filter(|target| !self.is_named_again(&task, target)).collect();
-        let told = authority.tell(key, &task.targets, task.margin).await;
-        match (task.rest(&told), reach) {
+        let told = queue.revoke(&task.targets, task.margin, now).await;
+        let retry_at = retry_at(&told, first_due, now);
+        let performed = match (task.rest(&told), reach) {
             (None, Reach::AllReplicas) => Performed::Whole,
-            (Some(rest), Reach::AllReplicas) if rest.targets.len() < task.targets.len() => Performed::Partly(rest),
-            (Some(_), _) => Performed::AgainAfter(Self::RETRY_AFTER),
+            (Some(rest), Reach::AllReplicas) if rest.targets.len() < task.targets.len() => {
+                Performed::Partly(rest, retry_at)
+            }
+            (Some(_), _) => Performed::AgainAt(retry_at),
             // Not at once: what is known was revoked.
-            (None, Reach::ThisReplica) => Performed::AgainAfter(Self::AGAIN_AFTER),
+            (None, Reach::ThisReplica) => Performed::AgainAt(now.after(Self::AGAIN_AFTER)),
+        };
+        if told.iter().any(|told| matches!(told, Told::Refused { .. })) {
+            self.store.forget(&task.effect()).await;
+        } else if performed == Performed::Whole && !self.store.is_shared() {
+            // In a shared store it was done when this task was stored.
+            self.store.finish(&task.effect(), task.remembered_until(now), now).await;
         }
+        performed
     }
 
-    fn revoking(&self, tenant: &TenantName) -> Option<(&Authority, &RevokingKey)> {
+    fn revoking(&self, tenant: &TenantName) -> Option<(&Authority, &RevocationQueue)> {
         let authority = self.authority(tenant)?;
         Some((authority, authority.ably.as_ref()?))
     }

@@ -8,7 +8,6 @@ use crate::{
     ably::RevocationKey,
     clerk::{Change, Organization, Scoped, Session, User},
     store::{Bounds, ClientIdDigest, Grant, MemoryStore, Verdict},
-    telemetry::metrics::RevocationCounts,
 };
 
 pub(super) const NOW: UnixMillis = UnixMillis(1_795_290_000_000);
@@ -21,7 +20,6 @@ fn authority(format: TokenFormat, template: &str) -> Authority {
         client_id: template.parse().unwrap(),
         users: None,
         ably: None,
-        counts: RevocationCounts::default(),
     }
 }
 

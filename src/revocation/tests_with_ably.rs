@@ -21,7 +21,7 @@ use super::*;
 use crate::{
     ably::{ApiKey, ClientId, Nonce, RestClient, TokenDetails, TokenRequest},
     clerk::{Change, User},
-    store::{Bounds, Census, DueWork, Facts, Grant, GrantedTo, Health, MemoryStore},
+    store::{Begun, Bounds, Census, DueWork, Facts, Grant, GrantedTo, Health, MemoryStore},
     telemetry::metrics::RevocationCounts,
 };
 
@@ -40,8 +40,7 @@ fn authority(template: &str, key: RevokingKey) -> Authority {
         format: TokenFormat::TokenRequest,
         client_id: template.parse().unwrap(),
         users: None,
-        ably: Some(key),
-        counts: RevocationCounts::default(),
+        ably: Some(RevocationQueue::new(TenantName::default(), key, RevocationCounts::default())),
     }
 }
 
@@ -232,9 +231,10 @@ async fn a_rename_that_is_cut_off_is_made_up_for_though_an_update_outdates_its_r
                 break;
             }
             deaths += 1;
-            scene.is_named("alice2", next).await;
-            scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
-            assert!(scene.revoked().contains(&("clientId:alice".to_owned(), true)), "cut off by {call}, then {next}");
+            let (next, later) = (scene.renamed("alice2", next), scene.now.after(Begun::LEASE));
+            assert_eq!(scene.revocation.apply(&tenant, &next, later).await, Ok(Applied::InForce));
+            scene.do_what_is_due(Begun::LEASE + Revocation::AGAIN_AFTER).await;
+            assert!(scene.revoked().contains(&("clientId:alice".to_owned(), true)), "cut off by {call}, then {next:?}");
         }
         // The look at the tokens that are out, the work that is left, and the name.
         assert!(deaths >= 3, "{deaths}");
@@ -245,11 +245,14 @@ async fn a_rename_that_is_cut_off_is_made_up_for_though_an_update_outdates_its_r
 async fn while_ably_is_away_a_rename_waits_though_an_update_outdates_its_retry() {
     let scene = Scene::start().await;
     scene.ably.set_revocation_outage(Some(Outage::Status(503)));
-    let apply = async |event: &Event| scene.revocation.apply(&TenantName::default(), event, scene.now).await;
+    let apply = async |event: &Event, seconds| {
+        let now = scene.now.after(Duration::from_secs(seconds));
+        scene.revocation.apply(&TenantName::default(), event, now).await
+    };
     let (rename, update) = (scene.renamed("alice2", 0), scene.renamed("alice2", 1));
-    assert_eq!(apply(&rename).await, Err(Incomplete::Ably));
-    assert_eq!(apply(&update).await, Ok(Applied::InForce));
-    assert_eq!(apply(&rename).await, Ok(Applied::Outdated));
+    assert_eq!(apply(&rename, 0).await, Err(Incomplete::Ably));
+    assert_eq!(apply(&update, 0).await, Ok(Applied::InForce));
+    assert_eq!(apply(&rename, 0).await, Ok(Applied::Outdated));
     scene.ably.set_revocation_outage(None);
     let before = scene.revoked().len();
     scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
@@ -330,16 +333,127 @@ async fn what_ably_took_is_not_revoked_again_with_what_it_did_not_take() {
     scene.ably.set_target_failure("clientId:bob", Some(50003));
     scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
     assert_eq!(scene.revoked()[2..], both);
-    for tries in 1..4 {
-        scene.do_what_is_due(Revocation::AGAIN_AFTER + tries * Revocation::RETRY_AFTER).await;
-        assert_eq!(scene.revoked().len(), 4 + tries as usize);
+    for (tries, seconds) in [(1, 1), (2, 2), (3, 3), (3, 4)] {
+        scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_secs(seconds)).await;
+        assert_eq!(scene.revoked().len(), 4 + tries, "after {seconds} s");
         assert_eq!(scene.revoked().last(), both.last());
     }
     scene.ably.set_target_failure("clientId:bob", None);
-    for tries in 4..6 {
-        scene.do_what_is_due(Revocation::AGAIN_AFTER + tries * Revocation::RETRY_AFTER).await;
-        assert_eq!(scene.revoked().len(), 8);
+    for seconds in [5, 60] {
+        scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_secs(seconds)).await;
+        assert_eq!(scene.revoked().len(), 8, "after {seconds} s");
     }
+}
+
+#[tokio::test]
+async fn an_event_that_comes_twice_is_done_once() {
+    let scene = Scene::start().await;
+    let of_alice = ("clientId:alice".to_owned(), true);
+    for _ in 0..2 {
+        scene.sign_out().await;
+        assert_eq!(scene.revoked(), slice::from_ref(&of_alice));
+    }
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.sign_out().await;
+    scene.do_what_is_due(2 * Revocation::AGAIN_AFTER).await;
+    assert_eq!(scene.revoked(), [of_alice.clone(), of_alice]);
+}
+
+#[tokio::test]
+async fn of_two_deliveries_at_once_one_is_done_and_the_other_comes_again() {
+    let scene = Scene::start().await;
+    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
+    let event = Event { at: scene.now, change };
+    let apply = || async { scene.revocation.apply(&TenantName::default(), &event, scene.now).await };
+    let (one, other) = future::join(apply(), apply()).await;
+    assert_eq!((one, other), (Ok(Applied::InForce), Err(Incomplete::InProgress)));
+    assert_eq!(apply().await, Ok(Applied::InForce));
+    assert_eq!(scene.revoked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_delivery_that_died_is_taken_over_by_the_next() {
+    let scene = Scene::start().await;
+    let ending = Ending {
+        whom: Whom::Session("sess_1".into()),
+        margin: Margin::Reauthentication,
+        targets: Vec::new(),
+        any_known: true,
+        reach: Reach::AllReplicas,
+        at: scene.now,
+        denied: Vec::new(),
+    };
+    let effect = Task::new(&scene.revocation.tenants[0], ending, scene.now).effect();
+    assert_eq!(scene.revocation.store.begin(&effect, scene.now).await, Begun::Now);
+    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
+    let event = Event { at: scene.now, change };
+    let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
+    assert_eq!(apply(scene.now).await, Err(Incomplete::InProgress));
+    assert_eq!(apply(scene.now.after(Begun::LEASE)).await, Ok(Applied::InForce));
+    assert_eq!(scene.revoked().len(), 1);
+}
+
+#[tokio::test]
+async fn what_ably_refused_is_not_done_so_that_it_can_be_sent_again_after_the_cure() {
+    let scene = Scene::start().await;
+    scene.ably.set_target_failure("clientId:alice", Some(40164));
+    scene.sign_out().await;
+    scene.ably.set_target_failure("clientId:alice", None);
+    for _ in 0..2 {
+        scene.sign_out().await;
+        assert_eq!(scene.revoked().len(), 2);
+    }
+    // Nor is it any more when Ably refuses the repetition.
+    scene.ably.set_target_failure("clientId:alice", Some(40164));
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.ably.set_target_failure("clientId:alice", None);
+    scene.sign_out().await;
+    assert_eq!(scene.revoked().len(), 4);
+}
+
+#[tokio::test]
+async fn what_a_replica_on_its_own_retried_is_done_when_it_comes_again() {
+    let scene = Scene::start().await;
+    scene.ably.set_revocation_outage(Some(Outage::Status(503)));
+    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
+    let event = Event { at: scene.now, change };
+    let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
+    assert_eq!(apply(scene.now).await, Err(Incomplete::Ably));
+    scene.ably.set_revocation_outage(None);
+    scene.do_what_is_due(Duration::from_secs(1)).await;
+    assert_eq!(apply(scene.now.after(Duration::from_secs(5))).await, Ok(Applied::InForce));
+    assert_eq!(scene.revoked().len(), 2);
+}
+
+#[tokio::test]
+async fn what_the_next_delivery_did_is_not_retried_as_well() {
+    let scene = Scene::start().await;
+    scene.ably.set_revocation_outage(Some(Outage::Status(503)));
+    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
+    let event = Event { at: scene.now, change };
+    let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
+    assert_eq!(apply(scene.now).await, Err(Incomplete::Ably));
+    scene.ably.set_revocation_outage(None);
+    assert_eq!(apply(scene.now.after(Duration::from_secs(5))).await, Ok(Applied::InForce));
+    scene.do_what_is_due(Duration::from_secs(6)).await;
+    assert_eq!(scene.revoked().len(), 2);
+}
+
+#[tokio::test]
+async fn many_due_tasks_share_few_calls() {
+    let scene = Scene::start().await;
+    for number in 0..250 {
+        scene.holds_token_as(&format!("alice-{number}")).await;
+        let change = Change::SessionEnded { session_id: format!("sess-{number}"), user_id: None, username: None };
+        let event = Event { at: scene.now, change };
+        scene.revocation.apply(&TenantName::default(), &event, scene.now).await.unwrap();
+    }
+    let ban = Change::UserDeleted { user_id: "user_1".into() };
+    scene.happens(ban, scene.now).await;
+    let calls = scene.ably.calls().revoke_tokens;
+    assert_eq!(calls, 3);
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    assert_eq!(scene.ably.calls().revoke_tokens, 2 * calls);
 }
 
 #[tokio::test]
@@ -348,7 +462,7 @@ async fn a_target_that_ably_refuses_for_good_is_not_tried_again() {
     scene.ably.set_target_failure("clientId:alice", Some(40000));
     scene.sign_out().await;
     scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
-    scene.do_what_is_due(Revocation::AGAIN_AFTER + Revocation::RETRY_AFTER).await;
+    scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_mins(2)).await;
     assert_eq!(scene.revoked().len(), 2);
 }
 
@@ -479,6 +593,18 @@ impl Store for Failing {
 
     async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
         self.store.postpone(id, due).await
+    }
+
+    async fn begin(&self, effect: &str, now: UnixMillis) -> Begun {
+        self.store.begin(effect, now).await
+    }
+
+    async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis) {
+        self.store.finish(effect, until, now).await;
+    }
+
+    async fn forget(&self, effect: &str) {
+        self.store.forget(effect).await;
     }
 
     async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {

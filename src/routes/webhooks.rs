@@ -156,6 +156,7 @@ async fn take(
             let reason = match error {
                 Incomplete::Store(_) => "webhook-not-stored",
                 Incomplete::Ably => "webhook-not-revoked",
+                Incomplete::InProgress => "webhook-in-progress",
             };
             tracing::warn!(
                 request_id,
@@ -253,6 +254,7 @@ fn postponed(error: Incomplete) -> ErrorInfo {
     let message = match error {
         Incomplete::Store(_) => "The event cannot be stored now. Send it again.",
         Incomplete::Ably => "Ably cannot be told to revoke tokens now. Send the event again.",
+        Incomplete::InProgress => "Another delivery of this event is in progress. Send the event again.",
     };
     ErrorInfo { code: code::UNREACHABLE, status_code: 503, message }
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    Bounds, Census, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, OnDrop, Reach, Recorded,
-    Store, StoreError, grants::GrantIndex, work::WorkQueue,
+    Begun, Bounds, Census, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, OnDrop, Reach,
+    Recorded, Store, StoreError, effects::Effects, grants::GrantIndex, work::WorkQueue,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -15,6 +15,7 @@ pub struct MemoryStore {
     pub(super) facts: Facts,
     pub(super) grants: GrantIndex,
     pub(super) work: WorkQueue,
+    pub(super) effects: Effects,
     pub(super) on_drop: OnDrop,
 }
 
@@ -22,7 +23,13 @@ impl MemoryStore {
     /// An empty store.
     #[must_use]
     pub fn new(bounds: &Bounds, on_drop: OnDrop) -> Self {
-        Self { facts: Facts::new(bounds), grants: GrantIndex::new(bounds), work: WorkQueue::new(bounds), on_drop }
+        Self {
+            facts: Facts::new(bounds),
+            grants: GrantIndex::new(bounds),
+            work: WorkQueue::new(bounds),
+            effects: Effects::new(bounds),
+            on_drop,
+        }
     }
 }
 
@@ -96,6 +103,18 @@ impl Store for MemoryStore {
     async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
         self.work.postpone(id, due);
         Ok(())
+    }
+
+    async fn begin(&self, effect: &str, now: UnixMillis) -> Begun {
+        self.effects.begin(effect, now)
+    }
+
+    async fn finish(&self, effect: &str, until: UnixMillis, _now: UnixMillis) {
+        self.effects.finish(effect, until);
+    }
+
+    async fn forget(&self, effect: &str) {
+        self.effects.forget(effect);
     }
 
     async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {

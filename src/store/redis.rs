@@ -29,8 +29,8 @@ use self::{
     link::{Link, Names, Trouble},
 };
 use super::{
-    Backlog, Bounds, Census, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, MemoryStore,
-    OnDrop, Reach, Recorded, Store, StoreError, fact::Key, facts::outcome, grants::Put, work::Waiting,
+    Backlog, Begun, Bounds, Census, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants,
+    MemoryStore, OnDrop, Reach, Recorded, Store, StoreError, fact::Key, facts::outcome, grants::Put, work::Waiting,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -435,6 +435,38 @@ impl Store for RedisStore {
         self.shared.local.work.postpone(id, due);
         let link = self.shared.link()?;
         link.postpone(id, due).await.map_err(|trouble| self.shared.failed(&link, &trouble))
+    }
+
+    async fn begin(&self, effect: &str, now: UnixMillis) -> Begun {
+        let shared = &self.shared;
+        if let Ok(link) = shared.link() {
+            match link.begin(effect).await {
+                Ok(begun) => return begun,
+                Err(trouble) => _ = shared.failed(&link, &trouble),
+            }
+        }
+        // Better handled twice than not at all.
+        shared.local.effects.begin(effect, now)
+    }
+
+    async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis) {
+        let shared = &self.shared;
+        shared.local.effects.forget(effect);
+        if let Ok(link) = shared.link()
+            && let Err(trouble) = link.finish(effect, until, now).await
+        {
+            shared.failed(&link, &trouble);
+        }
+    }
+
+    async fn forget(&self, effect: &str) {
+        let shared = &self.shared;
+        shared.local.effects.forget(effect);
+        if let Ok(link) = shared.link()
+            && let Err(trouble) = link.forget(effect).await
+        {
+            shared.failed(&link, &trouble);
+        }
     }
 
     async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {

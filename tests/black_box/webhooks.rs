@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
 use sandbox::{
-    ably::{self, Outage, RevocableTokens, RevocationCall},
+    ably::{self, Outage, RevocableTokens, RevocationCall, RevocationOutcome},
     clerk::{self, Answer, Attempt, Endpoint},
 };
 use serde_json::{Value, json};
@@ -617,6 +617,93 @@ async fn what_no_retry_can_mend_at_ably_is_told_loudly_and_not_sent_again() {
     let logged = scene.service.logged_where("level", "ERROR").await;
     assert!(logged["error"].as_str().unwrap().contains("40163"), "{logged}");
     scene.is_refused(&token, DENIED.0, DENIED.1).await;
+}
+
+#[tokio::test]
+async fn the_log_tells_the_cause_and_the_cure_of_what_ably_refuses() {
+    let scene = Scene::start(Kept::InMemory, &[("TOKEN_FORMAT", "jwt")]).await;
+    for (code, cause, cure) in [
+        (40121, "not enabled for the Ably app", "enable token revocation for the app"),
+        (40133, "another API key issued these tokens", "set ABLY_API_KEY to the key that issues the tokens"),
+        (40163, "does not have revocable tokens on", "turn on revocable tokens for the key of ABLY_API_KEY"),
+        (40164, "does not have revocable tokens on", "turn on revocable tokens for the key of ABLY_API_KEY"),
+        (103_009, "see the error", "https://help.ably.io/error/"),
+    ] {
+        let (claims, _) = scene.session("alice");
+        let target = format!("revocationKey:{}", claims["sid"].as_str().unwrap());
+        scene.vendors.ably.set_target_failure(&target, Some(code));
+        scene.happens("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None).await;
+        assert_eq!(scene.last_answer("session.ended"), Answer::Status(204));
+        let logged = scene.service.logged_where("target", target).await;
+        assert_eq!(logged["level"], "ERROR");
+        for (field, text) in [("error", code.to_string().as_str()), ("cause", cause), ("cure", cure)] {
+            assert!(logged[field].as_str().unwrap().contains(text), "{field} {logged}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_is_delivered_twice_is_done_once_and_by_hand_again_after_a_cure() {
+    for kept in BOTH {
+        let scene = Scene::start(kept, &[]).await;
+        let (claims, token) = scene.session("alice");
+        scene.is_served(&token).await;
+        let data = json!({ "id": claims["sid"], "user_id": claims["sub"] });
+        scene.vendors.ably.set_revocable_tokens(RevocableTokens::Off);
+        let event = scene.vendors.clerk.send_event("session.ended", data, None);
+        scene.settled().await;
+        scene.vendors.ably.set_revocable_tokens(RevocableTokens::On);
+        for (replay, calls) in [("after the cure", 2), ("when it is done", 2)] {
+            let attempts = scene.vendors.clerk.redeliver(&event).await;
+            assert_eq!(attempts[0].answer, Answer::Status(204), "{kept:?} {replay}");
+            assert_eq!(scene.vendors.ably.calls().revoke_tokens, calls, "{kept:?} {replay}");
+        }
+        if let Some(redis) = &scene.redis {
+            let other = Scene::service(&scene.vendors, Some(redis), &[]).await;
+            let url = format!("http://{}/webhooks/clerk", other.address());
+            scene.vendors.clerk.set_endpoints(vec![Endpoint::new(&url, &[SECRET]).unwrap()]);
+            assert_eq!(scene.vendors.clerk.redeliver(&event).await[0].answer, Answer::Status(204));
+            assert_eq!(scene.vendors.ably.calls().revoke_tokens, 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn three_hundred_sign_outs_at_once_take_few_calls_and_end_every_token() {
+    for kept in BOTH {
+        let settings = [("TOKEN_FORMAT", "jwt"), ("LIMITS_TOKENS_PER_MINUTE", "0")];
+        let scene = Scene::start(kept, &settings).await;
+        scene.vendors.clerk.set_retry_schedule(vec![Duration::from_secs(1); 50]);
+        let mut tokens = Vec::new();
+        let mut sessions = Vec::new();
+        for _ in 0..300 {
+            let (claims, token) = scene.session("alice");
+            let response = scene.service.token(&token).await;
+            assert_eq!(response.status(), StatusCode::OK);
+            tokens.push(response.text().await.unwrap());
+            sessions.push(claims);
+        }
+        scene.vendors.ably.set_revocation_rate_limit(Some((2, Duration::from_secs(3))));
+        for claims in &sessions {
+            let data = json!({ "id": claims["sid"], "user_id": claims["sub"] });
+            scene.vendors.clerk.send_event("session.ended", data, None);
+        }
+        scene.settled().await;
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("{}/channels/room/messages", scene.vendors.ably.url());
+        for token in &tokens {
+            // What is left for later is left to the service.
+            while http.get(&url).bearer_auth(token).send().await.unwrap().status() != StatusCode::UNAUTHORIZED {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        let calls = scene.vendors.ably.revocation_calls();
+        let limited = calls.iter().filter(|call| call.outcome == RevocationOutcome::Answered(429)).count();
+        assert!(limited > 0 && calls.len() <= 30, "{kept:?}: {} calls, {limited} limited", calls.len());
+        let attempts = scene.vendors.clerk.attempts();
+        let done = attempts.iter().filter(|attempt| attempt.answer == Answer::Status(204)).count();
+        assert!(done >= 300, "{kept:?}: {done}");
+    }
 }
 
 #[tokio::test]

@@ -37,6 +37,9 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     replica.store.claim(1, NOW).await;
     in_time!(replica, replica.store.postpone("1", NOW));
     in_time!(replica, replica.store.complete("1"));
+    replica.store.begin("effect", NOW).await;
+    replica.store.finish("effect", NOW.after(MINUTE), NOW).await;
+    replica.store.forget("effect").await;
     in_time!(replica, replica.store.drop_user(&TenantName::default(), "user_1"));
     // What was said in a long absence is looked for among all keys.
     line.becomes(Condition::Cut);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ably_clerk_auth::{
     store::{
-        Backlog, Bounds, Census, ClientIdDigest, DueWork, Fact, Grant, GrantedTo, Health, OnFailure, Reach, Recorded,
-        Ruling, Source, StoreError, Subject, Verdict,
+        Backlog, Begun, Bounds, Census, ClientIdDigest, DueWork, Fact, Grant, GrantedTo, Health, OnFailure, Reach,
+        Recorded, Ruling, Source, StoreError, Subject, Verdict,
     },
     tenant::TenantName,
 };
@@ -352,6 +352,19 @@ with_both_stores! {
         assert_eq!(replica.store.claim(9, NOW).await, [work("one", NOW)]);
     }
 
+    async fn an_effect_is_claimed_by_one_and_done_until_it_is_forgotten(replica, 0) {
+        let (store, until) = (&replica.store, NOW.after(MINUTE));
+        assert_eq!(store.begin("one", NOW).await, Begun::Now);
+        assert_eq!(store.begin("one", NOW).await, Begun::Elsewhere);
+        assert_eq!(store.begin("other", NOW).await, Begun::Now);
+        store.finish("one", until, NOW).await;
+        assert_eq!(store.begin("one", NOW).await, Begun::Done);
+        for effect in ["one", "other"] {
+            store.forget(effect).await;
+            assert_eq!(store.begin(effect, NOW).await, Begun::Now);
+        }
+    }
+
     async fn a_drop_reaches_whoever_remembers_the_user(replica, 0) {
         in_time!(replica, replica.store.drop_user(&TenantName::default(), "user_1"));
         assert_eq!(replica.drops.lock().unwrap()[0], "user_1 of default");
@@ -473,4 +486,33 @@ async fn what_waits_for_room_and_is_lifted_or_over_keeps_nobody_waiting() {
     for user in ["user_1", "user_2", "user_3"] {
         assert_eq!(replica.verdict(&session("sess_1", user, None)), Verdict::Clear);
     }
+}
+
+#[tokio::test]
+async fn a_claim_lapses_and_of_too_many_effects_those_that_end_first_are_forgotten() {
+    let replica = Replica::in_memory(&bounds(2));
+    let store = &replica.store;
+    assert_eq!(store.begin("one", NOW).await, Begun::Now);
+    assert_eq!(store.begin("one", NOW.after(Begun::LEASE)).await, Begun::Now);
+    for (effect, minutes) in [("one", 3), ("two", 1), ("three", 2)] {
+        store.finish(effect, NOW.after(minutes * MINUTE), NOW).await;
+    }
+    let later = NOW.after(MINUTE / 2);
+    for (effect, begun) in [("one", Begun::Done), ("three", Begun::Done), ("two", Begun::Now)] {
+        assert_eq!(store.begin(effect, later).await, begun, "{effect}");
+    }
+}
+
+#[tokio::test]
+async fn an_effect_that_one_replica_has_done_is_done_for_all_and_claims_lapse() {
+    let server = RedisServer::start();
+    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
+    assert_eq!(one.store.begin("effect", NOW).await, Begun::Now);
+    assert_eq!(other.store.begin("effect", NOW).await, Begun::Elsewhere);
+    let mut connection = server.connection();
+    let mut ttl = || ::redis::cmd("PTTL").arg("aca:{v1}:effect:effect").query::<i64>(&mut connection).unwrap();
+    assert!((1..=5000).contains(&ttl()));
+    one.store.finish("effect", NOW.after(60 * MINUTE), NOW).await;
+    assert_eq!(other.store.begin("effect", NOW).await, Begun::Done);
+    assert!((3_500_000..=3_600_000).contains(&ttl()));
 }

@@ -14,7 +14,7 @@ use super::{
     error::ErrorInfo,
     protocol::{action, presence},
     realtime::{Connection, Lapsed},
-    revocation::{AnswerShape, REVOKED, Revocable, RevocationRequest, Revocations, Standing},
+    revocation::{AnswerShape, REVOKED, RateLimiter, Revocable, RevocationRequest, Revocations, Standing},
     token::{Credential, Grant, Life},
     token_request::{Nonces, TokenRequest, Voucher, longest_ttl_ms},
 };
@@ -59,6 +59,7 @@ pub(crate) struct Realm {
     pub(crate) calls: Calls,
     pub(crate) outage: Option<Outage>,
     pub(crate) revocation_outage: Option<Outage>,
+    pub(crate) revocation_limiter: Option<RateLimiter>,
 }
 
 impl Realm {
@@ -95,6 +96,7 @@ impl Realm {
             calls: Calls::default(),
             outage: None,
             revocation_outage: None,
+            revocation_limiter: None,
         }
     }
 

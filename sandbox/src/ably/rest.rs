@@ -226,6 +226,7 @@ async fn revoke_tokens(request: HttpRequest, key_name: Path<String>, payload: Pa
             outage => outage,
         }
     };
+    let admitted = shared.realm().revocation_limiter.as_mut().map_or(Ok(()), |limiter| limiter.admit(now_ms));
     let note = |outcome| shared.realm().note_revocation_call(revocation_call(&body, outcome, now_ms));
     match outage {
         None => {}
@@ -241,6 +242,10 @@ async fn revoke_tokens(request: HttpRequest, key_name: Path<String>, payload: Pa
             note(RevocationOutcome::Outage);
             return Ok(failing(outage, asked.format).await);
         }
+    }
+    if let Err(retry_after_s) = admitted {
+        note(RevocationOutcome::Answered(429));
+        return Ok(failing(Outage::RateLimited { retry_after_s }, asked.format).await);
     }
     let answer = carry_out_revocation(&asked, &key_name, &body, &shared, now_ms);
     note(RevocationOutcome::Answered(match &answer {

@@ -9,10 +9,14 @@ use ::redis::{
 use tokio::sync::mpsc;
 
 use super::{
-    super::{Backlog, DueWork, Fact, Grant, GrantedTo, fact::Key, work::Waiting},
+    super::{Backlog, Begun, DueWork, Fact, Grant, GrantedTo, fact::Key, work::Waiting},
     RedisKeyPrefix,
 };
-use crate::{ably::ClientId, clock::UnixMillis, tenant::TenantName};
+use crate::{
+    ably::ClientId,
+    clock::{self, UnixMillis},
+    tenant::TenantName,
+};
 
 /// How long Redis has for an answer.
 const TIME_TO_ANSWER: Duration = Duration::from_millis(100);
@@ -123,6 +127,11 @@ impl Names {
     /// The ids of the work, by when it was to be done first.
     fn since(&self) -> String {
         self.of("since")
+    }
+
+    /// Who handles an effect.
+    fn effect(&self, effect: &str) -> String {
+        self.of(&format!("effect:{effect}"))
     }
 
     /// Where new facts are told.
@@ -358,6 +367,30 @@ impl Link {
         self.invoke(script.arg(id).arg(due.0)).await
     }
 
+    /// As [`Store::begin`](super::Store::begin).
+    pub(super) async fn begin(&self, effect: &str) -> Result<Begun, Trouble> {
+        let key = self.names.effect(effect);
+        let known: Option<String> = self.run(cmd("GET").arg(&key)).await?;
+        match known.as_deref() {
+            Some(DONE) => return Ok(Begun::Done),
+            Some(_) => return Ok(Begun::Elsewhere),
+            None => {}
+        }
+        let lease = clock::millis(Begun::LEASE);
+        let claimed: Option<String> =
+            self.run(cmd("SET").arg(&key).arg(CLAIMED).arg("NX").arg("PX").arg(lease)).await?;
+        Ok(if claimed.is_some() { Begun::Now } else { Begun::Elsewhere })
+    }
+
+    pub(super) async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis) -> Result<(), Trouble> {
+        let remembered = until.0.saturating_sub(now.0).clamp(1, LONGEST_MS);
+        self.run(cmd("SET").arg(self.names.effect(effect)).arg(DONE).arg("PX").arg(remembered)).await
+    }
+
+    pub(super) async fn forget(&self, effect: &str) -> Result<(), Trouble> {
+        self.run(cmd("PEXPIRE").arg(self.names.effect(effect)).arg(0)).await
+    }
+
     /// Tells every replica of a fact that Redis has no memory for: it needs none to pass it on.
     pub(super) async fn publish_fact(&self, fact: &Fact) -> Result<(), Trouble> {
         self.run(cmd("PUBLISH").arg(self.names.facts_channel()).arg(encode(fact))).await
@@ -384,6 +417,9 @@ impl Link {
     }
 }
 
+/// What is stored of an effect that somebody handles, and of one that is done.
+const CLAIMED: &str = "claimed";
+const DONE: &str = "done";
 /// How long a rank is.
 const RANK_BYTES: usize = 32;
 /// Far beyond every time that is asked for, and within what Redis takes.

@@ -1,0 +1,208 @@
+//! The queue of a tenant's revocations at Ably. Webhooks, operator requests and due tasks all go through it.
+//!
+//! Ably limits how often an app may call its revocation API. [`Schedule`] decides which call goes when, without I/O; this
+//! module makes the calls, and logs and counts what comes of them.
+
+mod schedule;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future;
+use tokio::{sync::oneshot, time::sleep};
+
+pub(super) use self::schedule::retry_of_target;
+use self::schedule::{Added, Call, Caller, Next, Paused, Schedule};
+use crate::{
+    ably::{ApiKey, Margin, RestClient, RestError, Target, TargetOutcome, diagnosis},
+    clock::UnixMillis,
+    telemetry::metrics::RevocationCounts,
+    tenant::TenantName,
+};
+
+/// An API key that revokes the tokens issued with it.
+#[derive(Clone, Debug)]
+pub struct RevokingKey {
+    /// Ably's REST API.
+    pub rest: RestClient,
+    /// The key.
+    pub api_key: ApiKey,
+}
+
+/// What became of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Ably revokes its tokens.
+    Accepted { applies_at: UnixMillis },
+    /// Ably refuses, for a reason that does not pass by itself.
+    Refused { code: Option<u32> },
+    /// Ably did not revoke its tokens. The queue makes calls again from `retry_at` on; without it, only this target
+    /// failed.
+    Unavailable { retry_at: Option<UnixMillis> },
+}
+
+/// A tenant's queue. Clones are the same queue.
+#[derive(Clone)]
+pub struct RevocationQueue(Arc<Shared>);
+
+struct Shared {
+    tenant: TenantName,
+    key: RevokingKey,
+    counts: RevocationCounts,
+    schedule: Mutex<Schedule<Outcome>>,
+}
+
+/// Where a caller waits for what became of a target.
+type Outcome = oneshot::Sender<Told>;
+
+fn send(callers: impl IntoIterator<Item = Caller<Outcome>>, told: Told) {
+    for Caller { caller, .. } in callers {
+        // Whoever went away needs no answer.
+        let _ = caller.send(told);
+    }
+}
+
+impl RevocationQueue {
+    /// An empty queue. `counts` records what becomes of targets.
+    #[must_use]
+    pub fn new(tenant: TenantName, key: RevokingKey, counts: RevocationCounts) -> Self {
+        Self(Arc::new(Shared { tenant, key, counts, schedule: Mutex::default() }))
+    }
+
+    /// Has Ably revoke tokens, and returns what became of each target.
+    pub(super) async fn revoke(&self, targets: &[Target], margin: Margin, now: UnixMillis) -> Vec<Told> {
+        let (callers, answers): (Vec<_>, Vec<_>) = targets.iter().map(|_| oneshot::channel()).unzip();
+        let added = self.schedule().add(targets.iter().cloned().zip(callers), margin, now);
+        match added {
+            Added::Waits => {}
+            Added::First => _ = tokio::spawn(self.clone().make_calls(now)),
+            Added::TooSoon { retry_at } => {
+                return vec![Told::Unavailable { retry_at: Some(retry_at) }; targets.len()];
+            }
+        }
+        let told = future::join_all(answers).await.into_iter();
+        // A caller without an answer: the service is stopping.
+        told.map(|told| told.unwrap_or(Told::Unavailable { retry_at: None })).collect()
+    }
+
+    /// Makes one call after another until no target waits.
+    async fn make_calls(self, now: UnixMillis) {
+        let start = Instant::now();
+        let time = || now.after(start.elapsed());
+        loop {
+            let next = self.schedule().next(time());
+            match next {
+                Next::Call(call) => {
+                    let answer = self.call(call.targets.clone(), call.margin).await;
+                    self.tell_callers(call, answer, time());
+                }
+                Next::Sleep(pause) => sleep(pause).await,
+                Next::Stop => return,
+            }
+        }
+    }
+
+    /// Gives the callers of a call the outcomes of their targets; those of targets that Ably could not be told, unless they
+    /// wait for the next call.
+    fn tell_callers(&self, call: Call<Outcome>, answer: Result<Vec<TargetOutcome>, RestError>, now: UnixMillis) {
+        let outcomes = match answer {
+            Ok(outcomes) => outcomes,
+            Err(error) if error.passes_by_itself() => {
+                self.0.counts.unavailable.inc();
+                let targets = call.targets.len();
+                let retry_at = self.pause(call, error.retry_after(), now);
+                let tenant = &self.0.tenant;
+                tracing::warn!(%tenant, %error, targets, retry_at = retry_at.0, "Ably did not revoke tokens; the service retries");
+                return;
+            }
+            Err(error) => {
+                self.schedule().succeeded();
+                let told = self.call_refused(&error, call.targets.len());
+                send(call.callers.into_iter().flatten(), told);
+                return;
+            }
+        };
+        let mut limited = Call { targets: Vec::new(), callers: Vec::new(), margin: call.margin };
+        for ((target, callers), outcome) in call.targets.into_iter().zip(call.callers).zip(outcomes) {
+            let told = self.told(&target, outcome);
+            if outcome.is_err_and(|error| error.is_rate_limit()) {
+                limited.targets.push(target);
+                limited.callers.push(callers);
+            } else {
+                send(callers, told);
+            }
+        }
+        if limited.targets.is_empty() {
+            self.schedule().succeeded();
+        } else {
+            self.pause(limited, None, now);
+        }
+    }
+
+    async fn call(&self, targets: Vec<Target>, margin: Margin) -> Result<Vec<TargetOutcome>, RestError> {
+        let key = self.0.key.clone();
+        let call = tokio::spawn(async move { key.rest.revoke_tokens(&key.api_key, &targets, margin).await });
+        // Whatever ends a call, the queue goes on.
+        call.await.unwrap_or(Err(RestError::Malformed))
+    }
+
+    /// Makes no calls for a while, and tells those who do not wait that long. Returns when calls go on.
+    fn pause(&self, call: Call<Outcome>, retry_after: Option<Duration>, now: UnixMillis) -> UnixMillis {
+        let Paused { retry_at, left } = self.schedule().failed(call, retry_after, now, rand::random());
+        for caller in left {
+            let _ = caller.send(Told::Unavailable { retry_at: Some(retry_at) });
+        }
+        retry_at
+    }
+
+    fn told(&self, target: &Target, outcome: TargetOutcome) -> Told {
+        let Shared { tenant, counts, .. } = &*self.0;
+        match outcome {
+            Ok(applied) => {
+                counts.accepted.inc();
+                tracing::info!(%tenant, %target, "tokens revoked");
+                Told::Accepted { applies_at: applied.applies_at }
+            }
+            Err(error) if error.passes_by_itself() => {
+                counts.unavailable.inc();
+                tracing::warn!(%tenant, %target, %error, "Ably did not revoke these tokens; the service retries");
+                Told::Unavailable { retry_at: None }
+            }
+            Err(error) => {
+                counts.refused.inc();
+                let (cause, cure) = diagnosis(Some(error.code));
+                tracing::error!(%tenant, %target, %error, cause, cure, "Ably refuses to revoke these tokens");
+                Told::Refused { code: Some(error.code) }
+            }
+        }
+    }
+
+    fn call_refused(&self, error: &RestError, targets: usize) -> Told {
+        let Shared { tenant, counts, .. } = &*self.0;
+        counts.refused.inc_by(targets.try_into().unwrap_or(u64::MAX));
+        let code = error.code();
+        let (cause, cure) = diagnosis(code);
+        tracing::error!(
+            %tenant,
+            %error,
+            targets,
+            cause,
+            cure,
+            "Ably refuses to revoke tokens: new tokens are refused here, and connections last until their token ends"
+        );
+        Told::Refused { code }
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule<Outcome>> {
+        self.0.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for RevocationQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RevocationQueue").field("tenant", &self.0.tenant).finish_non_exhaustive()
+    }
+}

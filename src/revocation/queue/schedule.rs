@@ -1,0 +1,442 @@
+//! When Ably is called, and with which targets. Pure: the time and the jitter are passed in.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+    time::Duration,
+};
+
+use crate::{
+    ably::{Margin, RestClient, Target},
+    clock::UnixMillis,
+};
+
+/// The pause after the first failed call.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause that the service chooses itself.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// The longest pause that Ably can ask for: no token that can be revoked lives longer.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+
+/// How long targets wait for a pause to end that Ably asks for. A webhook is answered well within the 15 seconds that its
+/// sender waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The targets that wait, and when the next call goes. `C` stands for a caller that waits for a target's outcome.
+///
+/// The first call goes at once. While it is under way, and while Ably has the service wait, targets collect; then the next
+/// call takes as many as fit. Nothing waits here for longer than [`PATIENCE`], nor while Ably fails: those callers keep
+/// their targets in the store, where they are due when the pause ends.
+#[derive(Debug)]
+pub(super) struct Schedule<C> {
+    /// Whether somebody makes the calls.
+    is_running: bool,
+    pause: Option<Pause>,
+    /// Calls that failed since the last one that did not.
+    failures: u32,
+    /// The margin of the next call, if targets wait with both.
+    turn: Margin,
+    at_once: Lane<C>,
+    with_margin: Lane<C>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pause {
+    until: UnixMillis,
+    reason: Reason,
+}
+
+/// Why no calls are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// Ably says when to retry.
+    RetryAfter,
+    /// The last call failed.
+    Backoff,
+}
+
+/// The targets of one margin, the oldest first. A target that two callers ask for is called once.
+#[derive(Debug)]
+struct Lane<C> {
+    order: VecDeque<Target>,
+    callers: HashMap<Target, Vec<Caller<C>>>,
+}
+
+/// Somebody who waits for a target's outcome, until some time.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Caller<C> {
+    pub(super) caller: C,
+    until: UnixMillis,
+}
+
+/// What became of targets that were to be added.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    /// Their outcome follows.
+    Waits,
+    /// The same, and whoever added them makes the calls.
+    First,
+    /// They were not added.
+    TooSoon { retry_at: UnixMillis },
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<C> {
+    Call(Call<C>),
+    Sleep(Duration),
+    /// No target waits.
+    Stop,
+}
+
+/// A call to make.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Call<C> {
+    pub(super) targets: Vec<Target>,
+    /// Who waits for each target.
+    pub(super) callers: Vec<Vec<Caller<C>>>,
+    pub(super) margin: Margin,
+}
+
+/// A pause after a failed call.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Paused<C> {
+    pub(super) retry_at: UnixMillis,
+    /// Those who do not wait for its end.
+    pub(super) left: Vec<C>,
+}
+
+impl<C> Default for Lane<C> {
+    fn default() -> Self {
+        Self { order: VecDeque::new(), callers: HashMap::new() }
+    }
+}
+
+impl<C> Default for Schedule<C> {
+    fn default() -> Self {
+        Self {
+            is_running: false,
+            pause: None,
+            failures: 0,
+            turn: Margin::None,
+            at_once: Lane::default(),
+            with_margin: Lane::default(),
+        }
+    }
+}
+
+impl<C> Schedule<C> {
+    /// Adds targets, unless they would wait too long.
+    pub(super) fn add(
+        &mut self,
+        targets: impl ExactSizeIterator<Item = (Target, C)>,
+        margin: Margin,
+        now: UnixMillis,
+    ) -> Added {
+        if targets.len() == 0 {
+            return Added::Waits;
+        }
+        let until = now.after(PATIENCE);
+        if let Some(pause) = self.pause.filter(|pause| now < pause.until && !pause.is_worth_waiting(until)) {
+            return Added::TooSoon { retry_at: pause.until };
+        }
+        for (target, caller) in targets {
+            self.lane(margin).push_back(target, Caller { caller, until });
+        }
+        if mem::replace(&mut self.is_running, true) { Added::Waits } else { Added::First }
+    }
+
+    /// What whoever makes the calls is to do now.
+    pub(super) fn next(&mut self, now: UnixMillis) -> Next<C> {
+        let margin = if self.lane(self.turn).order.is_empty() { other(self.turn) } else { self.turn };
+        if self.lane(margin).order.is_empty() {
+            self.is_running = false;
+            return Next::Stop;
+        }
+        if let Some(pause) = self.pause.filter(|pause| now < pause.until) {
+            return Next::Sleep(Duration::from_millis(pause.until.0.abs_diff(now.0)));
+        }
+        let lane = self.lane(margin);
+        let targets: Vec<_> = lane.order.drain(..lane.order.len().min(RestClient::MOST_TARGETS)).collect();
+        let callers = targets.iter().map(|target| lane.callers.remove(target).unwrap_or_default()).collect();
+        self.turn = other(margin);
+        Next::Call(Call { targets, callers, margin })
+    }
+
+    /// Ably took the call. The next one follows at once.
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
+        self.pause = None;
+    }
+
+    /// A call failed, all of it or those of its targets that `call` has. The next one follows when Ably says, or else after
+    /// a pause that doubles with each failure, of which `jitter`, from 0 to 1, takes off up to a half.
+    pub(super) fn failed(
+        &mut self,
+        call: Call<C>,
+        retry_after: Option<Duration>,
+        now: UnixMillis,
+        jitter: f64,
+    ) -> Paused<C> {
+        let doubled = SHORTEST_PAUSE.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        self.failures = self.failures.saturating_add(1);
+        let (length, reason) = if let Some(asked) = retry_after {
+            (asked.clamp(SHORTEST_PAUSE, LONGEST_RETRY_AFTER), Reason::RetryAfter)
+        } else {
+            (doubled.min(LONGEST_PAUSE).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0), Reason::Backoff)
+        };
+        let pause = Pause { until: now.after(length), reason };
+        self.pause = Some(pause);
+        self.lane(call.margin).put_back(call.targets, call.callers);
+        let left = [&mut self.at_once, &mut self.with_margin].into_iter().flat_map(|lane| lane.leave(pause)).collect();
+        Paused { retry_at: pause.until, left }
+    }
+
+    fn lane(&mut self, margin: Margin) -> &mut Lane<C> {
+        match margin {
+            Margin::None => &mut self.at_once,
+            Margin::Reauthentication => &mut self.with_margin,
+        }
+    }
+}
+
+impl Pause {
+    fn is_worth_waiting(self, until: UnixMillis) -> bool {
+        self.reason == Reason::RetryAfter && self.until <= until
+    }
+}
+
+impl<C> Lane<C> {
+    fn push_back(&mut self, target: Target, caller: Caller<C>) {
+        if !self.callers.contains_key(&target) {
+            self.order.push_back(target.clone());
+        }
+        self.callers.entry(target).or_default().push(caller);
+    }
+
+    /// Puts the targets of a call in front again.
+    fn put_back(&mut self, targets: Vec<Target>, callers: Vec<Vec<Caller<C>>>) {
+        for (target, callers) in targets.into_iter().zip(callers).rev() {
+            if !self.callers.contains_key(&target) {
+                self.order.push_front(target.clone());
+            }
+            self.callers.entry(target).or_default().extend(callers);
+        }
+    }
+
+    /// Removes those who do not wait for the end of a pause.
+    fn leave(&mut self, pause: Pause) -> Vec<C> {
+        let mut left = Vec::new();
+        self.order.retain(|target| {
+            let callers = self.callers.remove(target).unwrap_or_default();
+            let (stay, leave): (Vec<_>, _) =
+                callers.into_iter().partition(|caller| pause.is_worth_waiting(caller.until));
+            left.extend(leave.into_iter().map(|Caller { caller, .. }| caller));
+            let stays = !stay.is_empty();
+            if stays {
+                self.callers.insert(target.clone(), stay);
+            }
+            stays
+        });
+        left
+    }
+}
+
+fn other(margin: Margin) -> Margin {
+    match margin {
+        Margin::None => Margin::Reauthentication,
+        Margin::Reauthentication => Margin::None,
+    }
+}
+
+/// When to retry a target that fails by itself, although calls succeed: each pause is as long as all before it.
+pub(in crate::revocation) fn retry_of_target(first_due: UnixMillis, now: UnixMillis) -> UnixMillis {
+    let waited = Duration::from_millis(u64::try_from(now.0.saturating_sub(first_due.0)).unwrap_or(0));
+    now.after(waited.clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ably::ClientId;
+
+    const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+
+    fn target(name: &str) -> Target {
+        Target::ClientId(ClientId::parse(name).unwrap())
+    }
+
+    fn later(millis: u64) -> UnixMillis {
+        NOW.after(Duration::from_millis(millis))
+    }
+
+    /// Adds targets of these names; each is its own caller.
+    fn add(schedule: &mut Schedule<String>, names: &[&str], margin: Margin, now: UnixMillis) -> Added {
+        schedule.add(names.iter().map(|name| (target(name), (*name).to_owned())), margin, now)
+    }
+
+    fn next(schedule: &mut Schedule<String>, now: UnixMillis) -> Option<Call<String>> {
+        match schedule.next(now) {
+            Next::Call(call) => Some(call),
+            Next::Sleep(_) | Next::Stop => None,
+        }
+    }
+
+    /// The targets and the margin of the next call.
+    fn call(schedule: &mut Schedule<String>, now: UnixMillis) -> Option<(Vec<String>, Margin)> {
+        let Call { targets, callers, margin } = next(schedule, now)?;
+        assert_eq!(targets.len(), callers.len());
+        Some((targets.iter().map(|target| target.to_string().replace("clientId:", "")).collect(), margin))
+    }
+
+    #[test]
+    fn the_first_call_goes_at_once_and_those_that_come_meanwhile_share_the_next() {
+        let mut schedule = Schedule::default();
+        assert_eq!(add(&mut schedule, &["a"], Margin::None, NOW), Added::First);
+        assert_eq!(call(&mut schedule, NOW), Some((vec!["a".into()], Margin::None)));
+        for name in ["b", "c"] {
+            assert_eq!(add(&mut schedule, &[name], Margin::None, NOW), Added::Waits);
+        }
+        schedule.succeeded();
+        assert_eq!(call(&mut schedule, NOW), Some((vec!["b".into(), "c".into()], Margin::None)));
+        schedule.succeeded();
+        assert_eq!(schedule.next(NOW), Next::Stop);
+        assert_eq!(add(&mut schedule, &["d"], Margin::None, NOW), Added::First);
+    }
+
+    #[test]
+    fn nothing_to_revoke_needs_no_call() {
+        let mut schedule = Schedule::default();
+        assert_eq!(add(&mut schedule, &[], Margin::None, NOW), Added::Waits);
+        assert_eq!(add(&mut schedule, &["a"], Margin::None, NOW), Added::First);
+    }
+
+    #[test]
+    fn a_call_has_a_hundred_targets_at_most_and_the_oldest_first() {
+        let mut schedule = Schedule::default();
+        let names: Vec<_> = (0..250).map(|n| format!("user-{n}")).collect();
+        add(&mut schedule, &names.iter().map(String::as_str).collect::<Vec<_>>(), Margin::None, NOW);
+        let mut called = Vec::new();
+        for count in [100, 100, 50] {
+            let (targets, _) = call(&mut schedule, NOW).unwrap();
+            assert_eq!(targets.len(), count);
+            called.extend(targets);
+            schedule.succeeded();
+        }
+        assert_eq!(called, names);
+        assert_eq!(schedule.next(NOW), Next::Stop);
+    }
+
+    #[test]
+    fn targets_with_and_without_a_margin_take_turns_and_share_no_call() {
+        let mut schedule = Schedule::default();
+        let names: Vec<_> = (0..150).map(|n| format!("user-{n}")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        for margin in [Margin::Reauthentication, Margin::None] {
+            add(&mut schedule, &names, margin, NOW);
+        }
+        let mut calls = Vec::new();
+        while let Some((targets, margin)) = call(&mut schedule, NOW) {
+            calls.push((targets.len(), margin));
+        }
+        let (none, margin) = (Margin::None, Margin::Reauthentication);
+        assert_eq!(calls, [(100, none), (100, margin), (50, none), (50, margin)]);
+    }
+
+    #[test]
+    fn a_target_that_several_wait_for_is_called_once_and_all_get_its_outcome() {
+        let mut schedule = Schedule::default();
+        let callers = |call: Call<String>| -> Vec<Vec<String>> {
+            call.callers.into_iter().map(|all| all.into_iter().map(|one| one.caller).collect()).collect()
+        };
+        for caller in ["one", "two"] {
+            schedule.add([(target("a"), caller.to_owned())].into_iter(), Margin::None, NOW);
+        }
+        assert_eq!(callers(next(&mut schedule, NOW).unwrap()), [["one", "two"]]);
+        // A call under way may miss tokens that were issued since.
+        schedule.add([(target("a"), "three".to_owned())].into_iter(), Margin::None, NOW);
+        assert_eq!(callers(next(&mut schedule, NOW).unwrap()), [["three"]]);
+    }
+
+    #[test]
+    fn while_ably_says_wait_targets_collect_and_those_of_the_failed_call_come_first() {
+        let mut schedule = Schedule::default();
+        add(&mut schedule, &["a", "b"], Margin::None, NOW);
+        let failed = next(&mut schedule, NOW).unwrap();
+        for name in ["c", "a"] {
+            assert_eq!(add(&mut schedule, &[name], Margin::None, NOW), Added::Waits);
+        }
+        let paused = schedule.failed(failed, Some(Duration::from_secs(7)), NOW, 1.0);
+        assert_eq!(paused, Paused { retry_at: later(7000), left: vec![] });
+        assert_eq!(add(&mut schedule, &["d"], Margin::None, later(6000)), Added::Waits);
+        assert_eq!(schedule.next(later(6000)), Next::Sleep(Duration::from_secs(1)));
+        let (targets, _) = call(&mut schedule, later(7000)).unwrap();
+        assert_eq!(targets, ["b", "c", "a", "d"]);
+    }
+
+    #[test]
+    fn whoever_would_wait_too_long_is_told_when_to_retry() {
+        let mut schedule = Schedule::default();
+        add(&mut schedule, &["a"], Margin::None, NOW);
+        add(&mut schedule, &["b"], Margin::Reauthentication, later(5000));
+        let failed = next(&mut schedule, later(5000)).unwrap();
+        let Paused { retry_at, left } = schedule.failed(failed, Some(Duration::from_secs(8)), later(5000), 1.0);
+        assert_eq!((retry_at, left), (later(13_000), vec!["a".to_owned()]));
+        let calls = [(2999, Added::TooSoon { retry_at }), (3000, Added::Waits), (13_000, Added::Waits)];
+        for (millis, added) in calls {
+            assert_eq!(add(&mut schedule, &["c"], Margin::None, later(millis)), added, "{millis}");
+        }
+        assert_eq!(call(&mut schedule, retry_at), Some((vec!["b".into()], Margin::Reauthentication)));
+    }
+
+    #[test]
+    fn after_a_failure_that_ably_says_nothing_of_nobody_waits_until_the_pause_ends() {
+        let mut schedule = Schedule::default();
+        add(&mut schedule, &["a"], Margin::None, NOW);
+        let failed = next(&mut schedule, NOW).unwrap();
+        add(&mut schedule, &["b"], Margin::None, NOW);
+        add(&mut schedule, &["c"], Margin::Reauthentication, NOW);
+        let Paused { retry_at, left } = schedule.failed(failed, None, NOW, 0.0);
+        assert_eq!((retry_at, left), (later(1000), ["a", "b", "c"].map(str::to_owned).to_vec()));
+        assert_eq!(schedule.next(NOW), Next::Stop);
+        assert_eq!(add(&mut schedule, &["d"], Margin::None, later(999)), Added::TooSoon { retry_at });
+        assert_eq!(add(&mut schedule, &["e"], Margin::None, later(1000)), Added::First);
+        assert_eq!(call(&mut schedule, later(1000)), Some((vec!["e".into()], Margin::None)));
+    }
+
+    fn nothing() -> Call<String> {
+        Call { targets: vec![], callers: vec![], margin: Margin::None }
+    }
+
+    /// How long the pauses of calls are that fail one after the other.
+    fn pauses(schedule: &mut Schedule<String>, count: usize, jitter: f64) -> Vec<i64> {
+        (0..count).map(|_| schedule.failed(nothing(), None, NOW, jitter).retry_at.0 - NOW.0).collect()
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_jitter_takes_off_up_to_a_half() {
+        let mut schedule = Schedule::default();
+        assert_eq!(pauses(&mut schedule, 8, 0.0), [1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]);
+        assert_eq!(pauses(&mut schedule, 100, 0.0)[99], 60000);
+        schedule.succeeded();
+        assert_eq!(pauses(&mut schedule, 3, 1.0), [500, 1000, 2000]);
+        schedule.succeeded();
+        assert_eq!(pauses(&mut schedule, 3, 0.5), [750, 1500, 3000]);
+    }
+
+    #[test]
+    fn ably_says_when_to_retry_within_reason() {
+        for (seconds, millis) in [(0, 1000), (1, 1000), (600, 600_000), (3600, 3_600_000), (u64::MAX, 3_600_000)] {
+            let paused = Schedule::default().failed(nothing(), Some(Duration::from_secs(seconds)), NOW, 0.7);
+            assert_eq!(paused.retry_at, later(millis), "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_fails_by_itself_is_retried_after_as_long_as_it_has_waited() {
+        for (waited, pause) in [(0, 1000), (1500, 1500), (30_000, 30_000), (3_600_000, 60_000)] {
+            assert_eq!(retry_of_target(NOW, later(waited)), later(waited + pause));
+        }
+        assert_eq!(retry_of_target(later(1), NOW), later(1000));
+    }
+}
