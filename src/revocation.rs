@@ -17,7 +17,7 @@ use std::{
 
 pub use authority::Authority;
 pub use effect::Whom;
-use effect::{Effect, revoked_by, targets};
+use effect::{Effect, ended_by, revoked_by, targets};
 use queue::Told;
 pub use queue::{RevocationQueue, RevokingKey};
 use task::Task;
@@ -26,7 +26,7 @@ use crate::{
     ably::{ClientId, Margin, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
-    store::{Begun, Fact, LiveGrants, Named, Reach, Recorded, Ruling, Source, Store, StoreError, Subject},
+    store::{Begun, Fact, LiveGrants, Reach, Recorded, Ruling, Source, Store, StoreError, Subject},
     tenant::TenantName,
 };
 
@@ -99,48 +99,66 @@ impl Revocation {
     /// What fails keeps nothing else from being done: a denial that cannot be stored holds here, and Ably can be told.
     pub async fn apply(&self, tenant: &TenantName, event: &Event, now: UnixMillis) -> Result<Applied, Incomplete> {
         let Some(authority) = self.authority(tenant) else { return Ok(Applied::InForce) };
+        // Every token that it could end has ended, and a newer event that undid it may be forgotten.
+        if event.at.after(authority.tokens_end_within().max(Fact::REMEMBERED_FOR)) < now {
+            return Ok(Applied::Outdated);
+        }
         let name_before = event.change.user_id().and_then(|user| self.store.facts().name(tenant, user));
         let effect = Effect::of(event, authority, now);
+        let mut ended: Vec<_> = effect.facts.iter().filter_map(|fact| ended_by(fact, name_before)).collect();
         let mut outcome = Ok(());
+        // Before a new name is stored: once it is known, it is not new any more.
+        let is_new_name = name_before.is_none_or(|before| before.at < event.at);
+        for (whom, at) in ended.iter().filter(|(whom, _)| is_new_name && matches!(whom, Whom::FormerNames { .. })) {
+            outcome = outcome.and(self.revoke_again(authority, whom, *at, now).await);
+        }
+        let mut applied = Applied::InForce;
         for fact in &effect.facts {
             match self.store.record(fact.clone(), now).await {
-                Ok(Recorded::Outdated) => return Ok(Applied::Outdated),
+                Ok(Recorded::Outdated) => {
+                    applied = Applied::Outdated;
+                    break;
+                }
                 Ok(Recorded::New | Recorded::Repeated) => {}
                 Err(error) => outcome = Err(error.into()),
             }
         }
         let presumed = authority.presumed_target(&event.change);
-        if let Some(user) = &effect.forget {
-            outcome = outcome.and(self.store.drop_user(tenant, user).await.map_err(Incomplete::from));
-        }
-        if let Some(user) = effect.learn
-            && let Some(users) = &authority.users
-        {
-            users.learn(user);
-        }
-        for fact in &effect.facts {
-            let Some(whom) = revoked_by(fact) else { continue };
-            let mut ending = self.ending(authority, whom, event.at, now).await;
-            if ending.targets.is_empty() && ending.whom.is_named_as(name_before, event.at) {
-                continue;
+        match applied {
+            Applied::Outdated => ended.retain(|(_, at)| *at > event.at),
+            Applied::InForce => {
+                if let Some(user) = &effect.forget {
+                    outcome = outcome.and(self.store.drop_user(tenant, user).await.map_err(Incomplete::from));
+                }
+                if let (Some(user), Some(users)) = (effect.learn, &authority.users) {
+                    users.learn(user);
+                }
             }
-            outcome = outcome.and(self.mark_renamed(authority, &ending, name_before, now).await);
-            if ending.targets.is_empty() && self.may_be_presumed(&ending.whom, now) {
-                ending.targets.extend(presumed.clone());
+        }
+        for (whom, at) in ended {
+            let mut ending = self.ending(authority, whom, at, now).await;
+            if ending.targets.is_empty() && self.may_be_presumed(authority, &ending, now) {
+                ending.targets = match (&presumed, event.change.user_id()) {
+                    (Some(target), _) => vec![target.clone()],
+                    (None, Some(user)) => self.ending(authority, Whom::User(user.to_owned()), at, now).await.targets,
+                    (None, None) => Vec::new(),
+                };
             }
             outcome = outcome.and(self.revoke(authority, ending, now).await);
         }
-        outcome.map(|()| Applied::InForce)
+        outcome.map(|()| applied)
     }
 
     /// Whether the client ID that somebody should have is revoked where nothing is known to be out. Of a whole user
     /// always; of a session only while tokens may be out that a store of this process cannot know, since the user's other
     /// devices have to reconnect for it.
-    fn may_be_presumed(&self, whom: &Whom, now: UnixMillis) -> bool {
-        match whom {
+    fn may_be_presumed(&self, authority: &Authority, ending: &Ending, now: UnixMillis) -> bool {
+        match ending.whom {
             Whom::User(_) => true,
             Whom::Session(_) => {
-                !self.store.is_shared() && now < self.started_at.after(Task::LONGEST_LIFE + Self::AGAIN_AFTER)
+                !self.store.is_shared()
+                    && now < self.started_at.after(Task::LONGEST_LIFE + Self::AGAIN_AFTER)
+                    && now < ending.at.after(authority.tokens_end_within())
             }
             Whom::Member { .. } | Whom::Organization(_) | Whom::FormerNames { .. } | Whom::Names(_) => false,
         }
@@ -177,25 +195,6 @@ impl Revocation {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves a mark on a user whose client ID is another than before, as far as that is known: the session tokens that
-    /// were minted until then may tell more of who the user was than a client ID.
-    async fn mark_renamed(
-        &self,
-        authority: &Authority,
-        ending: &Ending,
-        before: Option<Named>,
-        now: UnixMillis,
-    ) -> Result<(), Incomplete> {
-        let Whom::FormerNames { user, client_id } = &ending.whom else { return Ok(()) };
-        let was_told_another = before.is_some_and(|before| before.client_id != *client_id && before.at < ending.at);
-        if ending.targets.is_empty() && !was_told_another {
-            return Ok(());
-        }
-        let mark = authority.fact(Subject::User(user.clone()), Ruling::Marked, ending.at, now);
-        self.store.record(mark, now).await?;
-        Ok(())
-    }
-
     async fn ending(&self, authority: &Authority, whom: Whom, at: UnixMillis, now: UnixMillis) -> Ending {
         let LiveGrants { grants, reach } = match whom.holder() {
             Some(holder) => self.store.grants(&authority.tenant, &holder, now).await,
@@ -203,6 +202,24 @@ impl Revocation {
         };
         let (targets, margin) = (targets(&whom, authority.format, &grants), whom.margin(authority.format));
         Ending { whom, margin, targets, any_known: !grants.is_empty(), reach, at, denied: Vec::new() }
+    }
+
+    /// Has Ably told of tokens later, and not now.
+    async fn revoke_again(
+        &self,
+        authority: &Authority,
+        whom: &Whom,
+        at: UnixMillis,
+        now: UnixMillis,
+    ) -> Result<(), Incomplete> {
+        if authority.ably.is_none() {
+            return Ok(());
+        }
+        let ending = self.ending(authority, whom.clone(), at, now).await;
+        let reach = ending.reach;
+        let task = Task::new(authority, ending, now);
+        self.store.enqueue(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await?;
+        if reach == Reach::ThisReplica { Err(StoreError::Unavailable.into()) } else { Ok(()) }
     }
 
     /// Revokes tokens, unless an earlier delivery of the same event did.
@@ -286,11 +303,20 @@ impl Authority {
         Fact { tenant: self.tenant.clone(), subject, ruling, at, until: now.after(self.denial) }
     }
 
+    /// How long after an event every token that it is about has ended: a session token from before it is exchanged last
+    /// when a denial would end.
+    fn tokens_end_within(&self) -> Duration {
+        self.denial + Task::LONGEST_LIFE + Revocation::AGAIN_AFTER
+    }
+
     /// What the user of an event would be revoked by if no tokens of theirs are known: those from before a start of a
     /// service without Redis are not.
     fn presumed_target(&self, change: &Change) -> Option<Target> {
         match change {
             Change::UserUpdated(user) => self.target_of(&user.id, user.username.as_deref()),
+            Change::SessionEnded { user_id: Some(user_id), username: Some(username), .. } => {
+                self.target_of(user_id, Some(username))
+            }
             _ => self.target_of_remembered(change.user_id()?),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::User;
 use crate::clock::UnixMillis;
@@ -25,6 +25,8 @@ pub enum Change {
         session_id: String,
         /// `user_…`, if it says so.
         user_id: Option<String>,
+        /// The user's username, if it says so.
+        username: Option<String>,
     },
     /// A user's record is now this: `user.updated`.
     UserUpdated(User),
@@ -48,59 +50,21 @@ pub enum Change {
     },
 }
 
-/// Why a delivery is no event as Clerk documents them.
+/// Why a delivery is not an event as Clerk documents it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedEvent {
-    /// It is no JSON object with a type, or does not have what its type says.
-    #[error("the body is not the event that its type says")]
-    Body,
-    /// It is of a time to come: believed, it would outdate everything that comes after it.
+    /// The body is not JSON.
+    #[error("the body is not JSON")]
+    NotJson,
+    /// A field that this type of event needs.
+    #[error("`{0}` is missing or of the wrong type")]
+    Field(&'static str),
+    /// In the future: it would outdate everything that comes after it.
     #[error("the timestamp {0} is more than 5 minutes ahead")]
     Ahead(i64),
-    /// It is of long ago, as a time in seconds is: everything would outdate it.
-    #[error("the timestamp {0} is not in milliseconds, or before 2020")]
+    /// Before Clerk existed.
+    #[error("the timestamp {0} is before 2020")]
     TooOld(i64),
-}
-
-#[derive(Deserialize)]
-struct Body {
-    r#type: String,
-    #[serde(default)]
-    timestamp: serde_json::Value,
-    #[serde(default)]
-    data: serde_json::Value,
-}
-
-#[derive(Deserialize)]
-struct SessionData {
-    id: String,
-    user_id: Option<String>,
-}
-
-/// Of a user who is barred nothing else need be there: what an event ends, is not to hang on what it does not need.
-#[derive(Deserialize)]
-struct UserStanding {
-    id: String,
-    #[serde(default)]
-    banned: bool,
-    #[serde(default)]
-    deprovisioned: bool,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    id: String,
-}
-
-#[derive(Deserialize)]
-struct MembershipData {
-    organization: Named,
-    public_user_data: PublicUserData,
-}
-
-#[derive(Deserialize)]
-struct PublicUserData {
-    user_id: String,
 }
 
 impl Change {
@@ -132,56 +96,91 @@ impl Change {
 impl Event {
     /// How far ahead Clerk's clock may be: as far as that of a delivery's sender.
     const TOLERANCE: Duration = Duration::from_mins(5);
-    /// 2020-01-01T00:00:00Z: no event is sent for so long, and a time in seconds is always before it.
+    /// 2020-01-01T00:00:00Z.
     const EARLIEST: UnixMillis = UnixMillis(1_577_836_800_000);
+    /// A timestamp below this is in seconds, as in Clerk's published examples. In milliseconds it would be in 1973.
+    const LEAST_MILLIS: i64 = 100_000_000_000;
 
     /// Reads the body of a verified delivery. None for an event that ends and changes nothing here.
     pub fn parse(body: &[u8], now: UnixMillis) -> Result<Option<Self>, MalformedEvent> {
-        let Body { r#type, timestamp, data } = serde_json::from_slice(body).map_err(|_| MalformedEvent::Body)?;
-        let change = match r#type.as_str() {
-            "session.ended" | "session.removed" | "session.revoked" => {
-                let SessionData { id, user_id } = read(data)?;
-                Change::SessionEnded { session_id: id, user_id }
-            }
-            "user.updated" => Change::UserUpdated(user(data)?),
-            // Clerk may leave the id out, of a user that it never had.
-            "user.deleted" if data.get("id").is_none_or(serde_json::Value::is_null) => return Ok(None),
-            "user.deleted" => Change::UserDeleted { user_id: read::<Named>(data)?.id },
-            "organizationMembership.updated" | "organizationMembership.deleted" => {
-                let MembershipData { organization, public_user_data } = read(data)?;
-                Change::MembershipChanged { user_id: public_user_data.user_id, organization_id: organization.id }
-            }
-            "organization.deleted" => Change::OrganizationDeleted { organization_id: read::<Named>(data)?.id },
+        let body = Body(serde_json::from_slice(body).map_err(|_| MalformedEvent::NotJson)?);
+        let change = match body.text("type")?.as_str() {
+            "session.ended" | "session.removed" | "session.revoked" => Change::SessionEnded {
+                session_id: body.text("data.id")?,
+                user_id: body.text("data.user_id").ok(),
+                username: body.text("data.user.username").ok(),
+            },
+            "user.updated" => Change::UserUpdated(body.user()?),
+            // Clerk may leave out the id of a user that it never had.
+            "user.deleted" if body.find("data.id").is_none() => return Ok(None),
+            "user.deleted" => Change::UserDeleted { user_id: body.text("data.id")? },
+            "organizationMembership.updated" | "organizationMembership.deleted" => Change::MembershipChanged {
+                user_id: body.text("data.public_user_data.user_id")?,
+                organization_id: body.text("data.organization.id")?,
+            },
+            "organization.deleted" => Change::OrganizationDeleted { organization_id: body.text("data.id")? },
             _ => return Ok(None),
         };
-        let at = UnixMillis(timestamp.as_i64().ok_or(MalformedEvent::Body)?);
+        let timestamp = body.integer("timestamp")?;
+        let at = Self::at(timestamp, body.integer("data.updated_at").ok());
         if at > now.after(Self::TOLERANCE) {
-            return Err(MalformedEvent::Ahead(at.0));
+            return Err(MalformedEvent::Ahead(timestamp));
         }
         if at < Self::EARLIEST {
-            return Err(MalformedEvent::TooOld(at.0));
+            return Err(MalformedEvent::TooOld(timestamp));
         }
         Ok(Some(Self { at, change }))
     }
-}
 
-fn user(data: serde_json::Value) -> Result<User, MalformedEvent> {
-    let UserStanding { id, banned, deprovisioned } = read(data.clone())?;
-    // A name that is not told is not the same as none.
-    let whole = if data.get("username").is_some() { read(data) } else { Err(MalformedEvent::Body) };
-    match whole {
-        Err(_) if banned || deprovisioned => Ok(User { id, username: None, banned, deprovisioned, updated_at: 0 }),
-        whole => whole,
+    /// When an event happened. A timestamp of whole seconds tells no order within the second; the time of the change does,
+    /// if it lies in that second.
+    fn at(timestamp: i64, updated_at: Option<i64>) -> UnixMillis {
+        let at = if timestamp < Self::LEAST_MILLIS { timestamp.saturating_mul(1000) } else { timestamp };
+        let is_whole_second = at % 1000 == 0;
+        UnixMillis(
+            updated_at.filter(|updated_at| is_whole_second && updated_at.div_euclid(1000) == at / 1000).unwrap_or(at),
+        )
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(data: serde_json::Value) -> Result<T, MalformedEvent> {
-    serde_json::from_value(data).map_err(|_| MalformedEvent::Body)
+/// The body of a delivery. A field that is null counts as missing.
+struct Body(Value);
+
+impl Body {
+    fn find(&self, path: &str) -> Option<&Value> {
+        path.split('.').try_fold(&self.0, |value, name| value.get(name)).filter(|value| !value.is_null())
+    }
+
+    fn text(&self, path: &'static str) -> Result<String, MalformedEvent> {
+        self.find(path).and_then(Value::as_str).map(str::to_owned).ok_or(MalformedEvent::Field(path))
+    }
+
+    fn integer(&self, path: &'static str) -> Result<i64, MalformedEvent> {
+        self.find(path).and_then(Value::as_i64).ok_or(MalformedEvent::Field(path))
+    }
+
+    /// False when missing.
+    fn flag(&self, path: &'static str) -> Result<bool, MalformedEvent> {
+        self.find(path).map_or(Ok(false), |value| value.as_bool().ok_or(MalformedEvent::Field(path)))
+    }
+
+    fn user(&self) -> Result<User, MalformedEvent> {
+        let (banned, deprovisioned) = (self.flag("data.banned")?, self.flag("data.deprovisioned")?);
+        // Null says that the user has no username; without the field the username is unknown.
+        let username = match self.0.pointer("/data/username") {
+            Some(Value::Null) => None,
+            // A ban takes effect without it.
+            _ if banned || deprovisioned => self.text("data.username").ok(),
+            _ => Some(self.text("data.username")?),
+        };
+        let updated_at = self.integer("data.updated_at").unwrap_or_default();
+        Ok(User { id: self.text("data.id")?, username, banned, deprovisioned, updated_at })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -200,8 +199,13 @@ mod tests {
 
     #[test]
     fn each_event_that_matters_is_read() {
-        let session = json!({ "id": "sess_1", "user_id": "user_1", "status": "ended" });
-        let ended = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()) };
+        let session =
+            json!({ "id": "sess_1", "user_id": "user_1", "user": { "username": "alice" }, "status": "ended" });
+        let ended = Change::SessionEnded {
+            session_id: "sess_1".into(),
+            user_id: Some("user_1".into()),
+            username: Some("alice".into()),
+        };
         for name in ["session.ended", "session.removed", "session.revoked"] {
             assert_eq!(parse(name, &session), Ok(Some(ended.clone())));
         }
@@ -226,17 +230,16 @@ mod tests {
     }
 
     #[test]
-    fn what_an_event_ends_does_not_hang_on_what_it_does_not_need() {
-        let ended = Change::SessionEnded { session_id: "sess_1".into(), user_id: None };
-        assert_eq!(parse("session.ended", &json!({ "id": "sess_1" })), Ok(Some(ended)));
+    fn an_event_takes_effect_without_the_fields_that_it_does_not_need() {
+        let ended = Change::SessionEnded { session_id: "sess_1".into(), user_id: None, username: None };
+        assert_eq!(parse("session.ended", &json!({ "id": "sess_1" })), Ok(Some(ended.clone())));
+        let data = json!({ "id": "sess_1", "user_id": null, "user": null });
+        assert_eq!(parse("session.ended", &data), Ok(Some(ended)));
         for (flag, banned) in [("banned", true), ("deprovisioned", false)] {
             let barred = User { id: "user_1".into(), username: None, banned, deprovisioned: !banned, updated_at: 0 };
             let data = json!({ "id": "user_1", flag: true });
             assert_eq!(parse("user.updated", &data), Ok(Some(Change::UserUpdated(barred))), "{flag}");
         }
-        // Who is not barred is named, or said to have no name.
-        let unnamed = json!({ "id": "user_1", "banned": false, "updated_at": 7 });
-        assert_eq!(parse("user.updated", &unnamed), Err(MalformedEvent::Body));
         for timestamp in [json!(1.5), json!("2026"), Value::Null] {
             let body = json!({ "type": "email.created", "timestamp": timestamp, "data": {} });
             assert_eq!(Event::parse(body.to_string().as_bytes(), NOW), Ok(None));
@@ -244,27 +247,89 @@ mod tests {
     }
 
     #[test]
-    fn other_events_are_nothing_to_us_and_malformed_ones_are_told_apart() {
-        for name in ["session.created", "user.created", "email.created", "organization.created", ""] {
-            assert_eq!(parse(name, &json!({})), Ok(None));
-        }
-        for (name, data) in [
-            ("session.ended", json!({ "user_id": "user_1" })),
-            ("session.ended", Value::Null),
-            ("user.updated", json!({ "id": "user_1" })),
-            ("user.deleted", json!({ "id": 5 })),
-            ("organizationMembership.deleted", json!({ "organization": "org_1" })),
+    fn an_optional_field_that_is_missing_or_null_has_its_default() {
+        let user = User {
+            id: "user_1".into(),
+            username: Some("alice".into()),
+            banned: false,
+            deprovisioned: false,
+            updated_at: 0,
+        };
+        for data in [
+            json!({ "id": "user_1", "username": "alice" }),
+            json!({ "id": "user_1", "username": "alice", "banned": null, "deprovisioned": null, "updated_at": null }),
         ] {
-            assert_eq!(parse(name, &data), Err(MalformedEvent::Body), "{name}");
-        }
-        for body in ["", "null", "[]", "{\"type\": \"user.deleted\", \"data\": {\"id\": \"user_1\"}}", "{\"type\": 5}"]
-        {
-            assert_eq!(Event::parse(body.as_bytes(), NOW), Err(MalformedEvent::Body), "{body}");
+            assert_eq!(parse("user.updated", &data), Ok(Some(Change::UserUpdated(user.clone()))));
         }
     }
 
     #[test]
-    fn an_event_is_of_a_time_that_was_and_in_milliseconds() {
+    fn events_that_end_nothing_are_ignored() {
+        for name in ["session.created", "user.created", "email.created", "organization.created", ""] {
+            assert_eq!(parse(name, &json!({})), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_required_field_that_is_missing_or_of_another_type_is_named() {
+        for (name, data, field) in [
+            ("session.ended", json!({ "user_id": "user_1" }), "data.id"),
+            ("session.ended", Value::Null, "data.id"),
+            ("user.updated", json!({ "username": "alice" }), "data.id"),
+            // Not the same as null, which says that the user has none.
+            ("user.updated", json!({ "id": "user_1", "banned": false }), "data.username"),
+            ("user.updated", json!({ "id": "user_1", "username": 5 }), "data.username"),
+            ("user.updated", json!({ "id": "user_1", "username": "alice", "banned": "yes" }), "data.banned"),
+            ("user.deleted", json!({ "id": 5 }), "data.id"),
+            ("organization.deleted", json!({}), "data.id"),
+            ("organizationMembership.deleted", json!({ "organization": "org_1" }), "data.public_user_data.user_id"),
+            (
+                "organizationMembership.updated",
+                json!({ "organization": {}, "public_user_data": { "user_id": "user_1" } }),
+                "data.organization.id",
+            ),
+        ] {
+            assert_eq!(parse(name, &data), Err(MalformedEvent::Field(field)), "{name} {data}");
+        }
+        for (body, malformed) in [
+            ("", MalformedEvent::NotJson),
+            ("null", MalformedEvent::Field("type")),
+            ("[]", MalformedEvent::Field("type")),
+            ("{\"type\": 5}", MalformedEvent::Field("type")),
+            ("{\"type\": \"user.deleted\", \"data\": {\"id\": \"user_1\"}}", MalformedEvent::Field("timestamp")),
+        ] {
+            assert_eq!(Event::parse(body.as_bytes(), NOW), Err(malformed), "{body}");
+        }
+        assert_eq!(MalformedEvent::Field("data.id").to_string(), "`data.id` is missing or of the wrong type");
+    }
+
+    #[test]
+    fn a_timestamp_in_seconds_is_a_timestamp() {
+        let at = |timestamp: i64, updated_at: Value| {
+            let event =
+                parse_at("organization.deleted", timestamp, &json!({ "id": "org_1", "updated_at": updated_at }));
+            event.unwrap().unwrap().at.0
+        };
+        let second = NOW.0 / 1000;
+        for (timestamp, updated_at, expected) in [
+            (second, Value::Null, second * 1000),
+            // Of two in one second, the change tells which came first.
+            (second, json!(second * 1000 + 7), second * 1000 + 7),
+            (second, json!(second * 1000 + 999), second * 1000 + 999),
+            (second * 1000, json!(second * 1000 + 7), second * 1000 + 7),
+            // Of another second, it is about something else.
+            (second, json!(second * 1000 + 1000), second * 1000),
+            (second, json!(second * 1000 - 1), second * 1000),
+            (second, json!("now"), second * 1000),
+            // A timestamp in milliseconds is exact.
+            (second * 1000 + 5, json!(second * 1000 + 7), second * 1000 + 5),
+        ] {
+            assert_eq!(at(timestamp, updated_at.clone()), expected, "{timestamp} {updated_at}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_neither_of_the_future_nor_of_before_2020() {
         let data = json!({ "id": "org_1" });
         let five_minutes = 5 * 60 * 1000;
         let read = |at| parse_at("organization.deleted", at, &data).map(|event| event.unwrap().at.0);
@@ -275,7 +340,9 @@ mod tests {
         for at in [NOW.0 + five_minutes + 1, NOW.0 * 1000, i64::MAX] {
             assert_eq!(read(at), Err(MalformedEvent::Ahead(at)));
         }
-        for at in [1_577_836_799_999, NOW.0 / 1000, 1, 0, -1, i64::MIN] {
+        assert_eq!(read(1_577_836_800), Ok(1_577_836_800_000));
+        assert_eq!(read(99_999_999_999), Err(MalformedEvent::Ahead(99_999_999_999)));
+        for at in [1_577_836_799_999, 100_000_000_000, 1_577_836_799, 1, 0, -1, i64::MIN] {
             assert_eq!(read(at), Err(MalformedEvent::TooOld(at)));
         }
         assert_eq!(parse_at("email.created", 0, &data), Ok(None));

@@ -64,12 +64,6 @@ impl Whom {
             }
         }
     }
-
-    /// Whether it is a user who was told to have the same name before `at`.
-    pub(super) fn is_named_as(&self, before: Option<Named>, at: UnixMillis) -> bool {
-        let Self::FormerNames { client_id, .. } = self else { return false };
-        before.is_some_and(|before| before.client_id == *client_id && before.at < at)
-    }
 }
 
 /// What an event does.
@@ -120,10 +114,25 @@ impl Effect {
     }
 }
 
+/// Whose tokens an event's fact ends, and the time of the event that ends them. `before` is what was last told of the
+/// user's name.
+///
+/// A name that is told again ends nothing: the event that told it first ended the tokens under other names.
+pub(super) fn ended_by(fact: &Fact, before: Option<Named>) -> Option<(Whom, UnixMillis)> {
+    match (fact.ruling, before) {
+        (Ruling::Named(client_id), Some(before)) if before.at != fact.at && before.client_id == client_id => None,
+        // Late: the newer event did not know of tokens under this name.
+        (Ruling::Named(_), Some(before)) if before.at > fact.at => {
+            let newer = Fact { ruling: Ruling::Named(before.client_id), at: before.at, ..fact.clone() };
+            Some((revoked_by(&newer)?, newer.at))
+        }
+        _ => Some((revoked_by(fact)?, fact.at)),
+    }
+}
+
 /// Whose tokens are to be revoked where a fact is new.
 pub(super) fn revoked_by(fact: &Fact) -> Option<Whom> {
     Some(match (fact.subject.clone(), fact.ruling) {
-        // Which of a user's tokens are of the past is told by the name that comes with the mark.
         (_, Ruling::Lifted(_)) | (Subject::User(_), Ruling::Marked) => return None,
         (Subject::User(user), Ruling::Named(client_id)) => Whom::FormerNames { user, client_id },
         (Subject::User(user), Ruling::Denied(_) | Ruling::Deleted) => Whom::User(user),

@@ -61,7 +61,7 @@ impl Task {
     pub(super) fn new(authority: &Authority, ending: Ending, now: UnixMillis) -> Self {
         let Ending { whom, margin, targets, at, denied, any_known: _, reach: _ } = ending;
         // For as long as the denial lasts, a replica that has not heard of it may issue more.
-        let over = now.after(authority.denial + Self::LONGEST_LIFE + Revocation::AGAIN_AFTER);
+        let over = now.after(authority.tokens_end_within());
         Self { tenant: authority.tenant.clone(), whom, margin, targets, look_up: LookUp::Again, at, over, denied }
     }
 

@@ -8,12 +8,14 @@ use std::{
 
 use async_trait::async_trait;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use futures_util::future;
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
 use reqwest::StatusCode;
 use sandbox::ably::{Ably, Options, Outage};
+use tokio::sync::Notify;
 
 use super::*;
 use crate::{
@@ -99,7 +101,8 @@ impl Scene {
     }
 
     async fn sign_out(&self) {
-        let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()) };
+        let change =
+            Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
         self.happens(change, self.now).await;
     }
 
@@ -204,23 +207,42 @@ async fn a_name_between_two_others_ends_though_it_is_told_of_last() {
 }
 
 #[tokio::test]
-async fn a_rename_that_was_cut_off_is_made_up_for_by_the_next_update_or_the_retry() {
-    for next in [0, 1] {
-        let scene = Scene::start().await;
-        // What a replica leaves that ends as soon as it has stored the name.
-        let cut_off = scene.renamed("alice2", 0);
-        for fact in Effect::of(&cut_off, &scene.revocation.tenants[0], scene.now).facts {
-            scene.revocation.store.record(fact, scene.now).await.unwrap();
-        }
-        scene.is_named("alice2", next).await;
-        scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
-        let of_alice = ("clientId:alice".to_owned(), true);
-        assert_eq!(scene.revoked(), [of_alice.clone(), of_alice]);
+async fn updates_after_a_rename_revoke_nothing_more_though_tokens_under_the_former_name_are_out() {
+    let scene = Scene::start().await;
+    for seconds in 0..5 {
+        scene.is_named("alice2", seconds).await;
+        assert_eq!(scene.revoked(), [("clientId:alice".to_owned(), true)]);
     }
 }
 
 #[tokio::test]
-async fn while_ably_is_away_each_update_comes_again_until_the_former_name_has_ended() {
+async fn a_rename_that_is_cut_off_is_made_up_for_though_an_update_outdates_its_retry() {
+    for next in [0, 1] {
+        let (mut deaths, tenant) = (0, TenantName::default());
+        for call in 1.. {
+            let died = Arc::new(Notify::new());
+            let scene = Scene::with(|store| Arc::new(Failing::dying(store, call, Arc::clone(&died)))).await;
+            let rename = scene.renamed("alice2", 0);
+            let is_whole = tokio::select! {
+                applied = scene.revocation.apply(&tenant, &rename, scene.now) => applied.is_ok(),
+                () = died.notified() => false,
+            };
+            if is_whole {
+                break;
+            }
+            deaths += 1;
+            let (next, later) = (scene.renamed("alice2", next), scene.now.after(Begun::LEASE));
+            assert_eq!(scene.revocation.apply(&tenant, &next, later).await, Ok(Applied::InForce));
+            scene.do_what_is_due(Begun::LEASE + Revocation::AGAIN_AFTER).await;
+            assert!(scene.revoked().contains(&("clientId:alice".to_owned(), true)), "cut off by {call}, then {next:?}");
+        }
+        // The look at the tokens that are out, the work that is left, and the name.
+        assert!(deaths >= 3, "{deaths}");
+    }
+}
+
+#[tokio::test]
+async fn while_ably_is_away_a_rename_waits_though_an_update_outdates_its_retry() {
     let scene = Scene::start().await;
     scene.ably.set_revocation_outage(Some(Outage::Status(503)));
     let apply = async |event: &Event, seconds| {
@@ -229,31 +251,68 @@ async fn while_ably_is_away_each_update_comes_again_until_the_former_name_has_en
     };
     let (rename, update) = (scene.renamed("alice2", 0), scene.renamed("alice2", 1));
     assert_eq!(apply(&rename, 0).await, Err(Incomplete::Ably));
-    assert_eq!(apply(&update, 0).await, Err(Incomplete::Ably));
+    assert_eq!(apply(&update, 0).await, Ok(Applied::InForce));
+    assert_eq!(apply(&rename, 0).await, Ok(Applied::Outdated));
     scene.ably.set_revocation_outage(None);
     let before = scene.revoked().len();
-    assert_eq!(apply(&rename, 2).await, Ok(Applied::Outdated));
-    assert_eq!(apply(&update, 2).await, Ok(Applied::InForce));
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
     assert_eq!(scene.revoked()[before..], [("clientId:alice".to_owned(), true)]);
+}
+
+/// A sign-out of user_9, whose tokens the scene does not know.
+fn sign_out_of_a_stranger(session: &str, username: Option<&str>, at: UnixMillis) -> Event {
+    let (session_id, user_id) = (session.to_owned(), Some("user_9".to_owned()));
+    Event { at, change: Change::SessionEnded { session_id, user_id, username: username.map(str::to_owned) } }
 }
 
 #[tokio::test]
 async fn a_sign_out_of_a_session_of_before_the_start_is_revoked_by_the_name_it_should_have() {
-    let scene = Scene::start().await;
-    let of_user_id = authority("u-{user_id}", scene.key.clone());
-    let store = Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})));
-    let revocation = Revocation::new(store, vec![of_user_id], scene.now);
-    let sign_out = |session: &str, at| Event {
-        at,
-        change: Change::SessionEnded { session_id: session.into(), user_id: Some("user_9".into()) },
-    };
-    let later = scene.now.after(Duration::from_hours(2));
-    // By then no token of before the start is alive: nothing is out, and the user's other devices are left alone.
-    for (session, now) in [("sess_8", scene.now), ("sess_9", later)] {
-        let applied = revocation.apply(&TenantName::default(), &sign_out(session, now), now).await;
-        assert_eq!(applied, Ok(Applied::InForce));
-        assert_eq!(scene.revoked(), [("clientId:u-user_9".to_owned(), true)]);
+    for (template, username, target) in [
+        ("u-{user_id}", None, "clientId:u-user_9"),
+        ("{username}", Some("nina"), "clientId:nina"),
+        // Who the user is on their other devices, where neither tells.
+        ("{claim.handle}", Some("nina"), "clientId:other-device"),
+    ] {
+        let scene = Scene::start().await;
+        let store = Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})));
+        let other_device = Grant {
+            tenant: TenantName::default(),
+            user: "user_9".into(),
+            session: "sess_7".into(),
+            organization: None,
+            client_id: "other-device".into(),
+            format: TokenFormat::TokenRequest,
+            until: scene.now.after(Duration::from_hours(3)),
+        };
+        store.put_grant(other_device, scene.now).await.unwrap();
+        let revocation = Revocation::new(store, vec![authority(template, scene.key.clone())], scene.now);
+        let later = scene.now.after(Duration::from_hours(2));
+        let long_ago = UnixMillis(scene.now.0 - clock::millis(Duration::from_hours(2)));
+        for (session, at, now) in [
+            ("sess_8", scene.now, scene.now),
+            // By then no token of before the start is alive: nothing is out, and the other devices are left alone.
+            ("sess_9", later, later),
+            // The session's tokens have ended since.
+            ("sess_10", long_ago, scene.now),
+        ] {
+            let event = sign_out_of_a_stranger(session, username, at);
+            assert_eq!(revocation.apply(&TenantName::default(), &event, now).await, Ok(Applied::InForce));
+            assert_eq!(scene.revoked(), [(target.to_owned(), true)], "{template} {session}");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_sign_out_from_a_session_without_tokens_disturbs_nobody_where_the_store_knows_all() {
+    // The store is shared.
+    let scene = Scene::with(|store| Arc::new(Failing::new(store, 0))).await;
+    for name in ["nina", "alice"] {
+        let event = sign_out_of_a_stranger("sess_8", Some(name), scene.now);
+        let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+        assert_eq!(applied, Ok(Applied::InForce));
+    }
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    assert_eq!(scene.revoked(), []);
 }
 
 #[tokio::test]
@@ -303,10 +362,10 @@ async fn an_event_that_comes_twice_is_done_once() {
 #[tokio::test]
 async fn of_two_deliveries_at_once_one_is_done_and_the_other_comes_again() {
     let scene = Scene::start().await;
-    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()) };
+    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
     let event = Event { at: scene.now, change };
     let apply = || async { scene.revocation.apply(&TenantName::default(), &event, scene.now).await };
-    let (one, other) = futures_util::future::join(apply(), apply()).await;
+    let (one, other) = future::join(apply(), apply()).await;
     assert_eq!((one, other), (Ok(Applied::InForce), Err(Incomplete::InProgress)));
     assert_eq!(apply().await, Ok(Applied::InForce));
     assert_eq!(scene.revoked().len(), 1);
@@ -326,7 +385,7 @@ async fn a_delivery_that_died_is_taken_over_by_the_next() {
     };
     let effect = Task::new(&scene.revocation.tenants[0], ending, scene.now).effect();
     assert_eq!(scene.revocation.store.begin(&effect, scene.now).await, Begun::Now);
-    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()) };
+    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
     let event = Event { at: scene.now, change };
     let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
     assert_eq!(apply(scene.now).await, Err(Incomplete::InProgress));
@@ -356,7 +415,7 @@ async fn what_ably_refused_is_not_done_so_that_it_can_be_sent_again_after_the_cu
 async fn what_a_replica_on_its_own_retried_is_done_when_it_comes_again() {
     let scene = Scene::start().await;
     scene.ably.set_revocation_outage(Some(Outage::Status(503)));
-    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()) };
+    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
     let event = Event { at: scene.now, change };
     let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
     assert_eq!(apply(scene.now).await, Err(Incomplete::Ably));
@@ -370,7 +429,7 @@ async fn what_a_replica_on_its_own_retried_is_done_when_it_comes_again() {
 async fn what_the_next_delivery_did_is_not_retried_as_well() {
     let scene = Scene::start().await;
     scene.ably.set_revocation_outage(Some(Outage::Status(503)));
-    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()) };
+    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
     let event = Event { at: scene.now, change };
     let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
     assert_eq!(apply(scene.now).await, Err(Incomplete::Ably));
@@ -385,7 +444,7 @@ async fn many_due_tasks_share_few_calls() {
     let scene = Scene::start().await;
     for number in 0..250 {
         scene.holds_token_as(&format!("alice-{number}")).await;
-        let change = Change::SessionEnded { session_id: format!("sess-{number}"), user_id: None };
+        let change = Change::SessionEnded { session_id: format!("sess-{number}"), user_id: None, username: None };
         let event = Event { at: scene.now, change };
         scene.revocation.apply(&TenantName::default(), &event, scene.now).await.unwrap();
     }
@@ -412,7 +471,8 @@ async fn a_long_outage_of_ably_ends_with_the_revocation_unless_the_tokens_have_e
     for (hours, is_made_up_for) in [(1, true), (2, false)] {
         let scene = Scene::start().await;
         scene.ably.set_revocation_outage(Some(Outage::Status(503)));
-        let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()) };
+        let change =
+            Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
         let event = Event { at: scene.now, change };
         let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
         assert_eq!(applied, Err(Incomplete::Ably));
@@ -447,22 +507,35 @@ struct Failing {
     store: MemoryStore,
     calls_until_failure: AtomicUsize,
     heard_late: Mutex<Vec<Fact>>,
+    /// Told when the failing call is the replica's last.
+    death: Option<Arc<Notify>>,
 }
 
 impl Failing {
     fn new(store: MemoryStore, call: usize) -> Self {
-        Self { store, calls_until_failure: AtomicUsize::new(call), heard_late: Mutex::default() }
+        Self { store, calls_until_failure: AtomicUsize::new(call), heard_late: Mutex::default(), death: None }
     }
 
-    fn fails(&self) -> bool {
+    /// A store whose replica dies in a call, which does not return.
+    fn dying(store: MemoryStore, call: usize, death: Arc<Notify>) -> Self {
+        Self { death: Some(death), ..Self::new(store, call) }
+    }
+
+    async fn fails(&self) -> bool {
         let left =
             self.calls_until_failure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if left == Ok(1)
+            && let Some(death) = &self.death
+        {
+            death.notify_one();
+            future::pending::<()>().await;
+        }
         left == Ok(1)
     }
 
     /// What a call comes to that has its effect here, and may not have it elsewhere.
-    fn outcome<T>(&self, here: Result<T, StoreError>) -> Result<T, StoreError> {
-        if self.fails() { Err(StoreError::Unavailable) } else { here }
+    async fn outcome<T>(&self, here: Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.fails().await { Err(StoreError::Unavailable) } else { here }
     }
 }
 
@@ -489,7 +562,7 @@ impl Store for Failing {
     }
 
     async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
-        self.outcome(self.store.record(fact, now).await)
+        self.outcome(self.store.record(fact, now).await).await
     }
 
     fn take_heard_late(&self) -> Vec<Fact> {
@@ -502,12 +575,12 @@ impl Store for Failing {
 
     async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants {
         let live = self.store.grants(tenant, to, now).await;
-        if self.fails() { LiveGrants { reach: Reach::ThisReplica, ..live } } else { live }
+        if self.fails().await { LiveGrants { reach: Reach::ThisReplica, ..live } } else { live }
     }
 
     async fn enqueue(&self, work: DueWork, now: UnixMillis) -> Result<(), StoreError> {
         // There may be no room for it here either.
-        if self.fails() { Err(StoreError::Full) } else { self.store.enqueue(work, now).await }
+        if self.fails().await { Err(StoreError::Full) } else { self.store.enqueue(work, now).await }
     }
 
     async fn claim(&self, most: usize, now: UnixMillis) -> Vec<DueWork> {
@@ -535,7 +608,7 @@ impl Store for Failing {
     }
 
     async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
-        self.outcome(self.store.drop_user(tenant, user).await)
+        self.outcome(self.store.drop_user(tenant, user).await).await
     }
 }
 
@@ -550,7 +623,7 @@ async fn whichever_call_of_the_store_fails_the_event_takes_effect_and_comes_agai
     };
     let (user_id, organization_id) = ("user_1".to_owned(), "org_1".to_owned());
     for change in [
-        Change::SessionEnded { session_id: "sess_1".into(), user_id: Some(user_id.clone()) },
+        Change::SessionEnded { session_id: "sess_1".into(), user_id: Some(user_id.clone()), username: None },
         Change::UserUpdated(user(true)),
         Change::UserUpdated(user(false)),
         Change::UserDeleted { user_id: user_id.clone() },

@@ -103,7 +103,7 @@ pub(super) async fn post(
                 reason,
                 status = MALFORMED.status_code,
                 %error,
-                "a webhook is signed, and is no event as Clerk sends them"
+                "webhook rejected: it is signed, but is not an event as Clerk documents it"
             );
             return answer::failure(reason, &MALFORMED, None);
         }

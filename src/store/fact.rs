@@ -46,7 +46,7 @@ pub enum Ruling {
     Denied(Source),
     /// Refused, whatever else Clerk says: Clerk does not use an id again.
     Deleted,
-    /// Of other rights or another name than before: session tokens minted until then are refused.
+    /// Of other rights than before: session tokens minted until then are refused.
     Marked,
     /// Of this client ID, or of none: session tokens minted until then that give another are refused.
     Named(Option<ClientIdDigest>),

@@ -8,7 +8,7 @@ use super::user::{Organization, User};
 
 const WEEK_MS: i64 = 7 * 86_400_000;
 
-/// A session, as the Backend API and the events `session.*` show it.
+/// A session, as the Backend API shows it.
 pub(super) fn session(session: &Session) -> Value {
     let created_at = session.signed_in_at.saturating_mul(1000);
     json!({
@@ -25,6 +25,13 @@ pub(super) fn session(session: &Session) -> Value {
         "expire_at": created_at.saturating_add(WEEK_MS),
         "abandon_at": created_at.saturating_add(4 * WEEK_MS),
     })
+}
+
+/// A session and its user, as the events `session.*` show them.
+pub(super) fn session_of(user: Option<&User>, session: &Session) -> Value {
+    let mut shown = self::session(session);
+    shown["user"] = user.map_or(Value::Null, User::backend_json);
+    shown
 }
 
 /// All that is left of something deleted.

@@ -196,7 +196,8 @@ impl Instance {
             status: Status::Active,
         };
         state.sessions.insert(session.id.clone(), session.clone());
-        self.webhooks.tell("session.created", events::session(&session));
+        let user = state.users.iter().find(|user| user.id == user_id);
+        self.webhooks.tell("session.created", events::session_of(user, &session));
         session
     }
 
@@ -211,14 +212,16 @@ impl Instance {
     /// Ends the session, and answers it as it is then; `None` if there was none to end.
     pub(super) fn end_session(&self, id: &str, end: End) -> Option<Session> {
         let mut state = self.state();
-        let session = state.sessions.get_mut(id).filter(|session| session.status == Status::Active)?;
-        Some(self.end(session, end))
+        let State { sessions, users, .. } = &mut *state;
+        let session = sessions.get_mut(id).filter(|session| session.status == Status::Active)?;
+        let user = users.iter().find(|user| user.id == session.user_id);
+        Some(self.end(session, user, end))
     }
 
-    fn end(&self, session: &mut Session, end: End) -> Session {
+    fn end(&self, session: &mut Session, user: Option<&User>, end: End) -> Session {
         session.status = Status::Over(end);
         session.updated_at = self.now_ms();
-        self.webhooks.tell(&format!("session.{}", session.status.name()), events::session(session));
+        self.webhooks.tell(&format!("session.{}", session.status.name()), events::session_of(user, session));
         session.clone()
     }
 
@@ -258,7 +261,7 @@ impl Instance {
         if is_barred_now {
             let sessions = state.sessions.values_mut();
             for session in sessions.filter(|session| session.user_id == user.id && session.status == Status::Active) {
-                self.end(session, End::Revoked);
+                self.end(session, Some(&user), End::Revoked);
             }
         }
         match known.and_then(|at| state.users.get_mut(at)) {
