@@ -68,7 +68,11 @@ fn unquoted(line: &str) -> (&str, Option<&'static str>) {
     if line.starts_with(QUOTES) {
         (line, Some("the quote is not closed; close it, or write the value without quotes"))
     } else {
-        (line.split('#').next().unwrap_or_default().trim_matches(BLANKS), None)
+        let (value, comment) = line.split_once('#').map_or((line, None), |(value, comment)| (value, Some(comment)));
+        // Other readers of the file, docker among them, take the whole for the value.
+        let is_cut = comment.is_some() && !value.is_empty() && !value.ends_with(BLANKS);
+        let defect = is_cut.then_some("a # in the value begins a comment; quote the value, or put a blank before the comment");
+        (value.trim_matches(BLANKS), defect)
     }
 }
 
@@ -115,10 +119,11 @@ mod tests {
             (b"A='it's", "text follows the closing quote"),
             (b"A=\"https://a\", \"https://b\"", "text follows the closing quote"),
             (b"A=\xff", "not UTF-8"),
+            (b"A=0123#4567", "a # in the value begins a comment"),
         ] {
             assert!(parse(text)["A"].defect.unwrap().starts_with(defect), "{text:?}");
         }
-        for sound in [&b"A=\"b\" # c"[..], b"A='b'#c", b"A=b\"c", b"A=b\n\xff\n"] {
+        for sound in [&b"A=b # c"[..], b"A=# c", b"A='b#c'", b"A=\"b\" # c", b"A='b'#c", b"A=b\"c", b"A=b\n\xff\n"] {
             assert_eq!(parse(sound)["A"].defect, None, "{sound:?}");
         }
     }

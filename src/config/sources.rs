@@ -112,7 +112,8 @@ impl Sources {
                 self.problem(format!("{} is UTF-16; save it as UTF-8", path.display()));
             }
             Ok(file) => self.dot_env = dot_env::parse(&file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A directory of this name belongs to another program, such as Python's venv.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => {}
             Err(error) => self.problem(format!("{} cannot be read: {error}", path.display())),
         }
     }
