@@ -71,7 +71,8 @@ fn unquoted(line: &str) -> (&str, Option<&'static str>) {
         let (value, comment) = line.split_once('#').map_or((line, None), |(value, comment)| (value, Some(comment)));
         // Other readers of the file, docker among them, take the whole for the value.
         let is_cut = comment.is_some() && !value.is_empty() && !value.ends_with(BLANKS);
-        let defect = is_cut.then_some("a # in the value begins a comment; quote the value, or put a blank before the comment");
+        let defect =
+            is_cut.then_some("a # in the value begins a comment; quote the value, or put a blank before the comment");
         (value.trim_matches(BLANKS), defect)
     }
 }
