@@ -14,7 +14,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use reqwest::StatusCode;
-use sandbox::ably::{Ably, Options, Outage};
+use sandbox::ably::{Ably, Options, Outage, Poison, RevocableTokens};
 use tokio::sync::Notify;
 
 use super::*;
@@ -464,6 +464,42 @@ async fn a_target_that_ably_refuses_for_good_is_not_tried_again() {
     scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
     scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_mins(2)).await;
     assert_eq!(scene.revoked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_target_without_a_result_is_retried_alone_and_keeps_no_other_from_being_revoked() {
+    let scene = Scene::start().await;
+    scene.ably.set_target_poison("clientId:bob", Some(Poison::NoResult));
+    let change = Change::OrganizationDeleted { organization_id: "org_1".into() };
+    let event = Event { at: scene.now, change };
+    let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+    assert_eq!(applied, Err(Incomplete::Ably));
+    let [alice, bob] = ["alice", "bob"].map(|name| (format!("clientId:{name}"), true));
+    assert_eq!(scene.revoked(), [alice.clone(), bob.clone()]);
+    scene.do_what_is_due(Duration::from_secs(1)).await;
+    assert_eq!(scene.revoked()[2..], [bob]);
+    // At once, although the last call brought nothing.
+    scene.sign_out().await;
+    assert_eq!(scene.revoked()[3..], [alice]);
+}
+
+#[tokio::test]
+async fn a_call_that_ably_refuses_because_of_one_target_is_made_again_without_it() {
+    let scene = Scene::start().await;
+    scene.ably.set_target_poison("clientId:bob", Some(Poison::CallRefused));
+    let token = scene.token_request();
+    let token = scene.exchange(&token).await;
+    scene.happens(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
+    assert_eq!(scene.code_of(&token).await, REVOKED);
+    assert_eq!(scene.ably.calls().revoke_tokens, 3);
+}
+
+#[tokio::test]
+async fn a_call_that_ably_refuses_because_of_the_key_is_not_split() {
+    let scene = Scene::start().await;
+    scene.ably.set_revocable_tokens(RevocableTokens::Off);
+    scene.happens(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
+    assert_eq!(scene.ably.calls().revoke_tokens, 1);
 }
 
 #[tokio::test]

@@ -58,6 +58,8 @@ enum Reason {
 /// The targets of one margin, the oldest first. A target that two callers ask for is called once.
 #[derive(Debug)]
 struct Lane<C> {
+    /// The most targets of the next call.
+    most: usize,
     order: VecDeque<Target>,
     callers: HashMap<Target, Vec<Caller<C>>>,
 }
@@ -108,7 +110,7 @@ pub(super) struct Paused<C> {
 
 impl<C> Default for Lane<C> {
     fn default() -> Self {
-        Self { order: VecDeque::new(), callers: HashMap::new() }
+        Self { most: RestClient::MOST_TARGETS, order: VecDeque::new(), callers: HashMap::new() }
     }
 }
 
@@ -157,16 +159,32 @@ impl<C> Schedule<C> {
             return Next::Sleep(Duration::from_millis(pause.until.0.abs_diff(now.0)));
         }
         let lane = self.lane(margin);
-        let targets: Vec<_> = lane.order.drain(..lane.order.len().min(RestClient::MOST_TARGETS)).collect();
+        let targets: Vec<_> = lane.order.drain(..lane.order.len().min(lane.most)).collect();
         let callers = targets.iter().map(|target| lane.callers.remove(target).unwrap_or_default()).collect();
         self.turn = other(margin);
         Next::Call(Call { targets, callers, margin })
     }
 
-    /// Ably took the call. The next one follows at once.
-    pub(super) fn succeeded(&mut self) {
+    /// Ably took a call of this margin. The next one follows at once, and may be larger.
+    pub(super) fn succeeded(&mut self, margin: Margin) {
+        self.reset_backoff();
+        let lane = self.lane(margin);
+        lane.most = (2 * lane.most).min(RestClient::MOST_TARGETS);
+    }
+
+    /// Ably answered. The next call follows at once.
+    pub(super) fn reset_backoff(&mut self) {
         self.failures = 0;
         self.pause = None;
+    }
+
+    /// Ably refused a call, maybe because of one of its targets. They go again at once in calls of half the size, so that
+    /// in the end only that target is refused.
+    pub(super) fn refused(&mut self, call: Call<C>) {
+        self.reset_backoff();
+        let lane = self.lane(call.margin);
+        lane.most = (call.targets.len() / 2).max(1);
+        lane.put_back(call.targets, call.callers);
     }
 
     /// A call failed, all of it or those of its targets that `call` has. The next one follows when Ably says, or else after
@@ -297,9 +315,9 @@ mod tests {
         for name in ["b", "c"] {
             assert_eq!(add(&mut schedule, &[name], Margin::None, NOW), Added::Waits);
         }
-        schedule.succeeded();
+        schedule.succeeded(Margin::None);
         assert_eq!(call(&mut schedule, NOW), Some((vec!["b".into(), "c".into()], Margin::None)));
-        schedule.succeeded();
+        schedule.succeeded(Margin::None);
         assert_eq!(schedule.next(NOW), Next::Stop);
         assert_eq!(add(&mut schedule, &["d"], Margin::None, NOW), Added::First);
     }
@@ -321,7 +339,7 @@ mod tests {
             let (targets, _) = call(&mut schedule, NOW).unwrap();
             assert_eq!(targets.len(), count);
             called.extend(targets);
-            schedule.succeeded();
+            schedule.succeeded(Margin::None);
         }
         assert_eq!(called, names);
         assert_eq!(schedule.next(NOW), Next::Stop);
@@ -404,6 +422,32 @@ mod tests {
         assert_eq!(call(&mut schedule, later(1000)), Some((vec!["e".into()], Margin::None)));
     }
 
+    #[test]
+    fn of_a_call_that_is_refused_because_of_one_target_only_that_target_is_refused() {
+        let names: Vec<_> = (0..100).map(|n| format!("user-{n}")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        for poisoned in 0..100 {
+            let (mut schedule, mut accepted, mut refused, mut calls) = (Schedule::default(), Vec::new(), Vec::new(), 0);
+            add(&mut schedule, &names, Margin::None, NOW);
+            while let Some(call) = next(&mut schedule, NOW) {
+                calls += 1;
+                let callers: Vec<_> = call.callers.iter().flatten().map(|caller| caller.caller.clone()).collect();
+                if !callers.iter().any(|name| name == names[poisoned]) {
+                    accepted.extend(callers);
+                    schedule.succeeded(Margin::None);
+                } else if callers.len() == 1 {
+                    refused.extend(callers);
+                    schedule.reset_backoff();
+                } else {
+                    schedule.refused(call);
+                }
+            }
+            assert_eq!(refused, [names[poisoned]]);
+            assert_eq!(accepted.len(), 99);
+            assert!(calls <= 30, "{calls} calls for user-{poisoned}");
+        }
+    }
+
     fn nothing() -> Call<String> {
         Call { targets: vec![], callers: vec![], margin: Margin::None }
     }
@@ -418,9 +462,9 @@ mod tests {
         let mut schedule = Schedule::default();
         assert_eq!(pauses(&mut schedule, 8, 0.0), [1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]);
         assert_eq!(pauses(&mut schedule, 100, 0.0)[99], 60000);
-        schedule.succeeded();
+        schedule.succeeded(Margin::None);
         assert_eq!(pauses(&mut schedule, 3, 1.0), [500, 1000, 2000]);
-        schedule.succeeded();
+        schedule.succeeded(Margin::None);
         assert_eq!(pauses(&mut schedule, 3, 0.5), [750, 1500, 3000]);
     }
 
