@@ -267,8 +267,7 @@ impl Revocation {
             // With what an earlier delivery left.
             (None, false) => self.store.complete(&task.as_work("first", now).id).await?,
         }
-        let is_refused = |told: &Told| matches!(told, Told::Refused { .. });
-        Ok(if told.iter().any(is_refused) { Revoked::NotAll } else { Revoked::Whole })
+        Ok(if told.iter().any(Told::is_refused) { Revoked::NotAll } else { Revoked::Whole })
     }
 }
 

@@ -44,6 +44,12 @@ pub(super) enum Told {
     Unavailable { retry_at: Option<UnixMillis> },
 }
 
+impl Told {
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
 /// A tenant's queue. Clones are the same queue.
 #[derive(Clone)]
 pub struct RevocationQueue(Arc<Shared>);

@@ -28,6 +28,9 @@ pub(super) struct Task {
     at: UnixMillis,
     /// When every token that it is about has ended by itself.
     over: UnixMillis,
+    /// Whether it is the rest of a revocation of which Ably refused some.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_rest_of_refused: bool,
     /// Whom an operator denied: when none of them is any more, it is not to be revoked again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     denied: Vec<Subject>,
@@ -62,14 +65,19 @@ impl Task {
         let Ending { whom, margin, targets, at, denied, any_known: _, reach: _ } = ending;
         // For as long as the denial lasts, a replica that has not heard of it may issue more.
         let over = now.after(authority.tokens_end_within());
-        Self { tenant: authority.tenant.clone(), whom, margin, targets, look_up: LookUp::Again, at, over, denied }
+        let tenant = authority.tenant.clone();
+        Self { tenant, whom, margin, targets, look_up: LookUp::Again, at, over, is_rest_of_refused: false, denied }
     }
 
     /// What is left of it by what Ably said of its targets; none if nothing is.
     pub(super) fn rest(&self, told: &[Told]) -> Option<Self> {
         let unavailable = self.targets.iter().zip(told).filter(|(_, told)| matches!(told, Told::Unavailable { .. }));
         let targets: Vec<_> = unavailable.map(|(target, _)| target.clone()).collect();
-        if targets.is_empty() { None } else { Some(Self { targets, look_up: LookUp::Never, ..self.clone() }) }
+        let is_rest_of_refused = self.is_rest_of_refused || told.iter().any(Told::is_refused);
+        if targets.is_empty() {
+            return None;
+        }
+        Some(Self { targets, look_up: LookUp::Never, is_rest_of_refused, ..self.clone() })
     }
 
     /// Under a name of its own, by the work whose rest it is.
@@ -198,9 +206,9 @@ impl Revocation {
             // Not at once: what is known was revoked.
             (None, Reach::ThisReplica) => Performed::AgainAt(now.after(Self::AGAIN_AFTER)),
         };
-        if told.iter().any(|told| matches!(told, Told::Refused { .. })) {
+        if told.iter().any(Told::is_refused) {
             self.store.forget(&task.effect()).await;
-        } else if performed == Performed::Whole && !self.store.is_shared() {
+        } else if performed == Performed::Whole && !task.is_rest_of_refused && !self.store.is_shared() {
             // In a shared store it was done when this task was stored.
             self.store.finish(&task.effect(), task.remembered_until(now), now).await;
         }

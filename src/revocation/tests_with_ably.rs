@@ -503,6 +503,41 @@ async fn a_call_that_ably_refuses_because_of_the_key_is_not_split() {
 }
 
 #[tokio::test]
+async fn what_ably_refused_is_not_done_by_the_rest_that_it_took_later() {
+    let scene = Scene::start().await;
+    scene.ably.set_target_failure("clientId:alice", Some(40164));
+    scene.ably.set_target_failure("clientId:bob", Some(50003));
+    let change = Change::OrganizationDeleted { organization_id: "org_1".into() };
+    let event = Event { at: scene.now, change };
+    let apply = async || scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+    assert_eq!(apply().await, Err(Incomplete::Ably));
+    // The rest of a rest too.
+    scene.do_what_is_due(Duration::from_secs(1)).await;
+    scene.ably.set_target_failure("clientId:bob", None);
+    scene.do_what_is_due(Duration::from_secs(3)).await;
+    scene.ably.set_target_failure("clientId:alice", None);
+    let before = scene.revoked().len();
+    assert_eq!(before, 4);
+    assert_eq!(apply().await, Ok(Applied::InForce));
+    assert!(scene.revoked()[before..].contains(&("clientId:alice".to_owned(), true)));
+}
+
+#[tokio::test]
+async fn a_refused_rename_is_made_up_for_by_a_replay_of_the_newest_update() {
+    let scene = Scene::start().await;
+    scene.ably.set_target_failure("clientId:alice", Some(40133));
+    scene.is_named("alice2", 0).await;
+    scene.is_named("alice2", 1).await;
+    scene.is_named("alice2", 2).await;
+    scene.ably.set_target_failure("clientId:alice", None);
+    let before = scene.revoked().len();
+    for _ in 0..2 {
+        scene.is_named("alice2", 2).await;
+        assert_eq!(scene.revoked()[before..], [("clientId:alice".to_owned(), true)]);
+    }
+}
+
+#[tokio::test]
 async fn a_long_outage_of_ably_ends_with_the_revocation_unless_the_tokens_have_ended_before() {
     for (hours, is_made_up_for) in [(1, true), (2, false)] {
         let scene = Scene::start().await;
