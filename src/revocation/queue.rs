@@ -105,6 +105,11 @@ impl RevocationQueue {
                     let answer = self.call(call.targets.clone(), call.margin).await;
                     self.tell_callers(call, answer, time());
                 }
+                Next::Leave(callers) => {
+                    for caller in callers {
+                        let _ = caller.send(Told::Unavailable { retry_at: None });
+                    }
+                }
                 Next::Sleep(pause) => sleep(pause).await,
                 Next::Stop => return,
             }

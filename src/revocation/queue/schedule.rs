@@ -18,15 +18,15 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// The longest pause that Ably can ask for: no token that can be revoked lives longer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
-/// How long targets wait for a pause to end that Ably asks for. A webhook is answered well within the 15 seconds that its
+/// How long callers wait until their targets' call begins. A webhook is answered well within the 15 seconds that its
 /// sender waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The targets that wait, and when the next call goes. `C` stands for a caller that waits for a target's outcome.
 ///
 /// The first call goes at once. While it is under way, and while Ably has the service wait, targets collect; then the next
-/// call takes as many as fit. Nothing waits here for longer than [`PATIENCE`], nor while Ably fails: those callers keep
-/// their targets in the store, where they are due when the pause ends.
+/// call takes as many as fit. Callers who have waited for [`PATIENCE`] leave before the next call, whatever kept them waiting.
+/// While Ably fails, callers do not wait at all: they keep their targets in the store, where they are due when the pause ends.
 #[derive(Debug)]
 pub(super) struct Schedule<C> {
     /// Whether somebody makes the calls.
@@ -86,6 +86,8 @@ pub(super) enum Added {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<C> {
     Call(Call<C>),
+    /// Tell these that their targets are left for later.
+    Leave(Vec<C>),
     Sleep(Duration),
     /// No target waits.
     Stop,
@@ -150,6 +152,10 @@ impl<C> Schedule<C> {
 
     /// What whoever makes the calls is to do now.
     pub(super) fn next(&mut self, now: UnixMillis) -> Next<C> {
+        let left = self.leave(|caller| now <= caller.until);
+        if !left.is_empty() {
+            return Next::Leave(left);
+        }
         let margin = if self.lane(self.turn).order.is_empty() { other(self.turn) } else { self.turn };
         if self.lane(margin).order.is_empty() {
             self.is_running = false;
@@ -206,8 +212,12 @@ impl<C> Schedule<C> {
         let pause = Pause { until: now.after(length), reason };
         self.pause = Some(pause);
         self.lane(call.margin).put_back(call.targets, call.callers);
-        let left = [&mut self.at_once, &mut self.with_margin].into_iter().flat_map(|lane| lane.leave(pause)).collect();
-        Paused { retry_at: pause.until, left }
+        Paused { retry_at: pause.until, left: self.leave(|caller| pause.is_worth_waiting(caller.until)) }
+    }
+
+    /// Removes callers, but those who stay.
+    fn leave(&mut self, stays: impl Fn(&Caller<C>) -> bool) -> Vec<C> {
+        [&mut self.at_once, &mut self.with_margin].into_iter().flat_map(|lane| lane.leave(&stays)).collect()
     }
 
     fn lane(&mut self, margin: Margin) -> &mut Lane<C> {
@@ -242,19 +252,17 @@ impl<C> Lane<C> {
         }
     }
 
-    /// Removes those who do not wait for the end of a pause.
-    fn leave(&mut self, pause: Pause) -> Vec<C> {
+    fn leave(&mut self, stays: impl Fn(&Caller<C>) -> bool) -> Vec<C> {
         let mut left = Vec::new();
         self.order.retain(|target| {
             let callers = self.callers.remove(target).unwrap_or_default();
-            let (stay, leave): (Vec<_>, _) =
-                callers.into_iter().partition(|caller| pause.is_worth_waiting(caller.until));
+            let (stay, leave): (Vec<_>, _) = callers.into_iter().partition(&stays);
             left.extend(leave.into_iter().map(|Caller { caller, .. }| caller));
-            let stays = !stay.is_empty();
-            if stays {
+            let is_waited_for = !stay.is_empty();
+            if is_waited_for {
                 self.callers.insert(target.clone(), stay);
             }
-            stays
+            is_waited_for
         });
         left
     }
@@ -296,7 +304,7 @@ mod tests {
     fn next(schedule: &mut Schedule<String>, now: UnixMillis) -> Option<Call<String>> {
         match schedule.next(now) {
             Next::Call(call) => Some(call),
-            Next::Sleep(_) | Next::Stop => None,
+            Next::Leave(_) | Next::Sleep(_) | Next::Stop => None,
         }
     }
 
@@ -420,6 +428,20 @@ mod tests {
         assert_eq!(add(&mut schedule, &["d"], Margin::None, later(999)), Added::TooSoon { retry_at });
         assert_eq!(add(&mut schedule, &["e"], Margin::None, later(1000)), Added::First);
         assert_eq!(call(&mut schedule, later(1000)), Some((vec!["e".into()], Margin::None)));
+    }
+
+    #[test]
+    fn whoever_has_waited_too_long_for_slow_calls_leaves_before_the_next() {
+        let mut schedule = Schedule::default();
+        add(&mut schedule, &["a"], Margin::None, NOW);
+        let _under_way = next(&mut schedule, NOW).unwrap();
+        add(&mut schedule, &["b", "c"], Margin::None, NOW);
+        add(&mut schedule, &["d"], Margin::Reauthentication, NOW);
+        add(&mut schedule, &["c"], Margin::None, later(1));
+        schedule.succeeded(Margin::None);
+        assert_eq!(schedule.next(later(10_001)), Next::Leave(["b", "c", "d"].map(str::to_owned).to_vec()));
+        assert_eq!(call(&mut schedule, later(10_001)), Some((vec!["c".into()], Margin::None)));
+        assert_eq!(schedule.next(later(10_001)), Next::Stop);
     }
 
     #[test]
