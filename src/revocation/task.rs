@@ -97,10 +97,21 @@ impl Task {
         format!("{}/{whom}/{}", self.tenant, self.at.0)
     }
 
+    /// What it is called that Ably refuses to revoke the tokens under a user's former names: the same for every event that
+    /// tells the name.
+    pub(super) fn refused_rename(&self) -> Option<String> {
+        matches!(self.whom, Whom::FormerNames { .. }).then(|| refused_rename(&self.tenant, &self.whom))
+    }
+
     /// Until when the service knows that this revocation is done: as long as it knows the event's timestamp.
     pub(super) fn remembered_until(&self, now: UnixMillis) -> UnixMillis {
         self.over.max(now.after(Fact::REMEMBERED_FOR))
     }
+}
+
+/// See [`Task::refused_rename`].
+pub(super) fn refused_rename(tenant: &TenantName, whom: &Whom) -> String {
+    format!("{tenant}/refused/{}", serde_json::to_string(whom).unwrap_or_default())
 }
 
 /// When to retry what Ably did not take, first due at `first_due`.
@@ -208,11 +219,30 @@ impl Revocation {
         };
         if told.iter().any(Told::is_refused) {
             self.store.forget(&task.effect()).await;
-        } else if performed == Performed::Whole && !task.is_rest_of_refused && !self.store.is_shared() {
+            self.note_refused(&task, now).await;
+        } else if performed == Performed::Whole && task.is_rest_of_refused {
+            self.note_refused(&task, now).await;
+        } else if performed == Performed::Whole {
             // In a shared store it was done when this task was stored.
-            self.store.finish(&task.effect(), task.remembered_until(now), now).await;
+            if !self.store.is_shared() {
+                self.store.finish(&task.effect(), task.remembered_until(now), now).await;
+            }
+            self.forget_refused(&task).await;
         }
         performed
+    }
+
+    /// Notes that Ably refuses a rename, so that the next event that tells the same name revokes the tokens.
+    pub(super) async fn note_refused(&self, task: &Task, now: UnixMillis) {
+        if let Some(refused) = task.refused_rename() {
+            self.store.finish(&refused, task.remembered_until(now), now).await;
+        }
+    }
+
+    pub(super) async fn forget_refused(&self, task: &Task) {
+        if let Some(refused) = task.refused_rename() {
+            self.store.forget(&refused).await;
+        }
     }
 
     fn revoking(&self, tenant: &TenantName) -> Option<(&Authority, &RevocationQueue)> {
