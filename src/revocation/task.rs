@@ -227,7 +227,10 @@ impl Revocation {
             if !self.store.is_shared() {
                 self.store.finish(&task.effect(), task.remembered_until(now), now).await;
             }
-            self.forget_refused(&task).await;
+            // A rest may be of another event than the one that was refused.
+            if task.look_up == LookUp::Again {
+                self.forget_refused(&task).await;
+            }
         }
         performed
     }
