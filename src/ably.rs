@@ -28,7 +28,7 @@ pub use exchange::{Exchange, ExchangeCounts, ExchangeError, NoToken, Refusal};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{RestClient, RestError};
 pub use revocation::{
-    Applied, InvalidRevocationKey, Margin, RevocationKey, Target, TargetOutcome, TargetRefused, diagnosis,
+    Applied, InvalidRevocationKey, Margin, RevocationKey, Target, TargetError, TargetOutcome, diagnosis,
 };
 pub use token_details::TokenDetails;
 pub use token_format::{TokenFormat, UnknownFormat};

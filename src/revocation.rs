@@ -26,7 +26,7 @@ use crate::{
     ably::{ClientId, Margin, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
-    store::{Begun, Fact, LiveGrants, Reach, Recorded, Ruling, Source, Store, StoreError, Subject},
+    store::{Begun, Fact, LiveGrants, Named, Reach, Recorded, Ruling, Source, Store, StoreError, Subject},
     tenant::TenantName,
 };
 
@@ -105,7 +105,13 @@ impl Revocation {
         }
         let name_before = event.change.user_id().and_then(|user| self.store.facts().name(tenant, user));
         let effect = Effect::of(event, authority, now);
-        let mut ended: Vec<_> = effect.facts.iter().filter_map(|fact| ended_by(fact, name_before)).collect();
+        let mut ended = Vec::new();
+        for fact in &effect.facts {
+            ended.extend(match ended_by(fact, name_before) {
+                None => self.refused_before(authority, fact, name_before, now).await,
+                ended => ended,
+            });
+        }
         let mut outcome = Ok(());
         // Before a new name is stored: once it is known, it is not new any more.
         let is_new_name = name_before.is_none_or(|before| before.at < event.at);
@@ -147,6 +153,20 @@ impl Revocation {
             outcome = outcome.and(self.revoke(authority, ending, now).await);
         }
         outcome.map(|()| applied)
+    }
+
+    /// What an event ends that tells a name again, if Ably refused to revoke the tokens under former names when it was new.
+    async fn refused_before(
+        &self,
+        authority: &Authority,
+        fact: &Fact,
+        before: Option<Named>,
+        now: UnixMillis,
+    ) -> Option<(Whom, UnixMillis)> {
+        let whom = revoked_by(fact).filter(|whom| matches!(whom, Whom::FormerNames { .. }))?;
+        let is_refused =
+            authority.ably.is_some() && self.store.is_done(&task::refused_rename(&authority.tenant, &whom), now).await;
+        is_refused.then(|| (whom, before.map_or(fact.at, |before| before.at.max(fact.at))))
     }
 
     /// Whether the client ID that somebody should have is revoked where nothing is known to be out. Of a whole user
@@ -236,8 +256,12 @@ impl Revocation {
         let revoked = self.revoke_and_repeat(queue, &task, reach, now).await;
         if revoked == Ok(Revoked::Whole) {
             self.store.finish(&effect, task.remembered_until(now), now).await;
+            self.forget_refused(&task).await;
         } else {
             self.store.forget(&effect).await;
+        }
+        if revoked == Ok(Revoked::NotAll) {
+            self.note_refused(&task, now).await;
         }
         revoked.map(|_| ())
     }
@@ -267,8 +291,7 @@ impl Revocation {
             // With what an earlier delivery left.
             (None, false) => self.store.complete(&task.as_work("first", now).id).await?,
         }
-        let is_refused = |told: &Told| matches!(told, Told::Refused { .. });
-        Ok(if told.iter().any(is_refused) { Revoked::NotAll } else { Revoked::Whole })
+        Ok(if told.iter().any(Told::is_refused) { Revoked::NotAll } else { Revoked::Whole })
     }
 }
 

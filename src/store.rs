@@ -92,6 +92,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Remembers until some time that an effect is done. Where that fails, it is handled again.
     async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis);
 
+    /// Whether an effect is remembered as done. While Redis cannot be used it is not.
+    async fn is_done(&self, effect: &str, now: UnixMillis) -> bool;
+
     /// Forgets that an effect is claimed or done.
     async fn forget(&self, effect: &str);
 
@@ -168,9 +171,9 @@ pub enum Begun {
 }
 
 impl Begun {
-    /// How long somebody has to handle an effect alone. Shorter than the pause before Clerk's first retry, which so is not
-    /// kept waiting by a replica that died.
-    pub const LEASE: Duration = Duration::from_secs(5);
+    /// How long somebody has to handle an effect alone. Shorter than the 5 seconds before Clerk's first retry, so that the
+    /// retry does not wait for a replica that died.
+    pub const LEASE: Duration = Duration::from_secs(4);
 }
 
 /// What became of a fact.

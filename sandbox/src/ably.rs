@@ -55,6 +55,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
+pub use self::revocation::Poison;
 use self::{
     api_key::ApiKey,
     capability::Capability,
@@ -326,6 +327,11 @@ impl Ably {
     /// Has `revokeTokens` fail for a target, such as `clientId:alice`, with this code of Ably's; none ends it.
     pub fn set_target_failure(&self, target: &str, code: Option<u32>) {
         self.shared.realm().set_target_failure(target, code);
+    }
+
+    /// Has a target spoil the calls of `revokeTokens` that name it; none ends it.
+    pub fn set_target_poison(&self, target: &str, poison: Option<Poison>) {
+        self.shared.realm().set_poison(target, poison);
     }
 
     /// Turns revocable tokens on for tokens issued from now on, or off, as in Ably's dashboard.

@@ -65,6 +65,14 @@ impl RestError {
         }
     }
 
+    /// Whether Ably may refuse a call because of one of its targets, and take the others: not when the key or the app is at
+    /// fault.
+    #[must_use]
+    pub fn may_be_of_one_target(&self) -> bool {
+        let Self::Refused(Refusal { status, code, .. }) = self else { return false };
+        !self.passes_by_itself() && ![401, 403, 404].contains(status) && !(40_100..40_200).contains(code)
+    }
+
     /// When to ask again, if Ably says.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -143,7 +151,7 @@ impl RestClient {
     ) -> Result<Vec<TargetOutcome>, RestError> {
         let (name, secret) = api_key.basic_auth();
         let call = self.post_of_key(name, "revokeTokens").basic_auth(name, Some(secret));
-        self.answer_to::<Revoked>(call.json(&Request::new(targets, margin))).await?.outcomes(targets)
+        Ok(self.answer_to::<Revoked>(call.json(&Request::new(targets, margin))).await?.outcomes(targets))
     }
 
     /// What Ably answers, or its refusal.

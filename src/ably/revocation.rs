@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use super::{ClientId, RestError};
+use super::ClientId;
 use crate::clock::UnixMillis;
 
 /// Which tokens.
@@ -86,7 +86,7 @@ pub enum Margin {
 }
 
 /// What Ably says of one target.
-pub type TargetOutcome = Result<Applied, TargetRefused>;
+pub type TargetOutcome = Result<Applied, TargetError>;
 
 /// A revocation that is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,27 +97,45 @@ pub struct Applied {
     pub applies_at: UnixMillis,
 }
 
-/// A target that Ably does not revoke.
+/// Why a target is not revoked, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Ably answered for this target with code {code}")]
-pub struct TargetRefused {
-    /// Ably's code.
-    pub code: u32,
-    /// The HTTP status that goes with it. A code of six digits does not tell it.
-    pub status: u16,
+pub enum TargetError {
+    /// Ably says no.
+    #[error("Ably answered for this target with code {code}")]
+    Refused {
+        /// Ably's code.
+        code: u32,
+        /// The HTTP status that goes with it. A code of six digits does not tell it.
+        status: u16,
+    },
+    /// Ably's answer has no result for this target, or an unreadable one.
+    #[error("Ably's answer has no readable result for this target")]
+    NoResult,
 }
 
-impl TargetRefused {
+impl TargetError {
     /// Whether trying again later can help.
     #[must_use]
     pub fn passes_by_itself(&self) -> bool {
-        self.status >= 500 || [408, 429].contains(&self.status)
+        match self {
+            Self::Refused { status, .. } => *status >= 500 || [408, 429].contains(status),
+            Self::NoResult => true,
+        }
     }
 
     /// Whether Ably was asked too often.
     #[must_use]
     pub fn is_rate_limit(&self) -> bool {
-        self.status == 429
+        matches!(self, Self::Refused { status: 429, .. })
+    }
+
+    /// Ably's code, if it gave one.
+    #[must_use]
+    pub fn code(&self) -> Option<u32> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            Self::NoResult => None,
+        }
     }
 }
 
@@ -155,7 +173,15 @@ pub(super) struct Request {
 /// The answer, by version 3 of the protocol.
 #[derive(Deserialize)]
 pub(super) struct Response {
-    results: Vec<TargetResult>,
+    results: Vec<Entry>,
+}
+
+/// What is unreadable says nothing of any target, and spoils no other result.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Result(TargetResult),
+    Unreadable(IgnoredAny),
 }
 
 #[derive(Deserialize)]
@@ -174,11 +200,11 @@ struct Error {
     status_code: Option<u16>,
 }
 
-impl From<&Error> for TargetRefused {
+impl From<&Error> for TargetError {
     fn from(error: &Error) -> Self {
         // The first three of five digits are a status; of six they are not.
         let of_code = || u16::try_from(error.code / 100).ok().filter(|status| *status < 1000).unwrap_or(400);
-        Self { code: error.code, status: error.status_code.unwrap_or_else(of_code) }
+        Self::Refused { code: error.code, status: error.status_code.unwrap_or_else(of_code) }
     }
 }
 
@@ -191,12 +217,15 @@ impl Request {
 
 impl Response {
     /// What is said of each of the targets, in their order.
-    pub(super) fn outcomes(&self, targets: &[Target]) -> Result<Vec<TargetOutcome>, RestError> {
-        targets.iter().map(|target| self.outcome(&target.to_string()).ok_or(RestError::Malformed)).collect()
+    pub(super) fn outcomes(&self, targets: &[Target]) -> Vec<TargetOutcome> {
+        targets.iter().map(|target| self.outcome(&target.to_string()).unwrap_or(Err(TargetError::NoResult))).collect()
     }
 
     fn outcome(&self, target: &str) -> Option<TargetOutcome> {
-        let result = self.results.iter().find(|result| result.target == target)?;
+        let result = self.results.iter().find_map(|entry| match entry {
+            Entry::Result(result) if result.target == target => Some(result),
+            Entry::Result(_) | Entry::Unreadable(_) => None,
+        })?;
         match (&result.error, result.issued_before, result.applies_at) {
             (Some(error), ..) => Some(Err(error.into())),
             (None, Some(issued_before), Some(applies_at)) => {
@@ -242,10 +271,10 @@ mod tests {
         assert_eq!(request["allowReauthMargin"], false);
     }
 
-    fn outcomes(results: &Value) -> Option<Vec<TargetOutcome>> {
+    fn outcomes(results: &Value) -> Vec<TargetOutcome> {
         let targets = ["a", "b"].map(client_id);
         let response: Response = serde_json::from_value(json!({ "results": results })).unwrap();
-        response.outcomes(&targets).ok()
+        response.outcomes(&targets)
     }
 
     #[test]
@@ -255,21 +284,22 @@ mod tests {
         let applied = Ok(Applied { issued_before: UnixMillis(1), applies_at: UnixMillis(2) });
         assert_eq!(
             outcomes(&json!([bad, good("clientId:a")])),
-            Some(vec![applied, Err(TargetRefused { code: 40000, status: 400 })])
+            [applied, Err(TargetError::Refused { code: 40000, status: 400 })]
         );
-        for results in [json!([]), json!([good("clientId:a")]), json!([good("clientId:a"), { "target": "clientId:b" }])]
-        {
-            assert_eq!(outcomes(&results), None);
+        let no_result = Err(TargetError::NoResult);
+        assert_eq!(outcomes(&json!([])), [no_result, no_result]);
+        for other in [json!({ "target": "clientId:b" }), json!({ "target": 1 }), json!(null), good("clientId:B")] {
+            assert_eq!(outcomes(&json!([other, good("clientId:a")])), [applied, no_result], "{other}");
         }
     }
 
     #[test]
     fn whether_a_target_is_worth_a_retry_is_told_by_its_status_or_else_by_its_code() {
-        let refused = |code, status: Option<u16>| -> TargetRefused {
+        let refused = |code, status: Option<u16>| -> TargetError {
             let results =
                 json!({ "results": [{ "target": "clientId:a", "error": { "code": code, "statusCode": status } }] });
             let response: Response = serde_json::from_value(results).unwrap();
-            response.outcomes(&[client_id("a")]).unwrap().remove(0).unwrap_err()
+            response.outcomes(&[client_id("a")]).remove(0).unwrap_err()
         };
         for (code, status, passes, is_rate_limit) in [
             (40000, Some(400), false, false),
@@ -282,7 +312,7 @@ mod tests {
             (103_009, Some(429), true, true),
         ] {
             let error = refused(code, status);
-            assert_eq!(error.code, code);
+            assert_eq!(error.code(), Some(code));
             let found = (error.passes_by_itself(), error.is_rate_limit());
             assert_eq!(found, (passes, is_rate_limit), "{code} {status:?}");
         }

@@ -13,6 +13,7 @@ use std::{
 
 use futures_util::future;
 use tokio::{sync::oneshot, time::sleep};
+use tracing::field::display;
 
 pub(super) use self::schedule::retry_of_target;
 use self::schedule::{Added, Call, Caller, Next, Paused, Schedule};
@@ -39,9 +40,14 @@ pub(super) enum Told {
     Accepted { applies_at: UnixMillis },
     /// Ably refuses, for a reason that does not pass by itself.
     Refused { code: Option<u32> },
-    /// Ably did not revoke its tokens. The queue makes calls again from `retry_at` on; without it, only this target
-    /// failed.
+    /// Ably did not revoke its tokens. The queue makes calls again from `retry_at` on; without it, other targets go on.
     Unavailable { retry_at: Option<UnixMillis> },
+}
+
+impl Told {
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
 }
 
 /// A tenant's queue. Clones are the same queue.
@@ -99,6 +105,11 @@ impl RevocationQueue {
                     let answer = self.call(call.targets.clone(), call.margin).await;
                     self.tell_callers(call, answer, time());
                 }
+                Next::Leave(callers) => {
+                    for caller in callers {
+                        let _ = caller.send(Told::Unavailable { retry_at: None });
+                    }
+                }
                 Next::Sleep(pause) => sleep(pause).await,
                 Next::Stop => return,
             }
@@ -118,9 +129,15 @@ impl RevocationQueue {
                 tracing::warn!(%tenant, %error, targets, retry_at = retry_at.0, "Ably did not revoke tokens; the service retries");
                 return;
             }
+            Err(error) if call.targets.len() > 1 && error.may_be_of_one_target() => {
+                let (tenant, targets) = (&self.0.tenant, call.targets.len());
+                tracing::warn!(%tenant, %error, targets, "Ably refuses a call; the service tries with fewer targets");
+                self.schedule().refused(call);
+                return;
+            }
             Err(error) => {
-                self.schedule().succeeded();
-                let told = self.call_refused(&error, call.targets.len());
+                self.schedule().reset_backoff();
+                let told = self.call_refused(&error, &call.targets);
                 send(call.callers.into_iter().flatten(), told);
                 return;
             }
@@ -136,7 +153,7 @@ impl RevocationQueue {
             }
         }
         if limited.targets.is_empty() {
-            self.schedule().succeeded();
+            self.schedule().succeeded(call.margin);
         } else {
             self.pause(limited, None, now);
         }
@@ -173,22 +190,24 @@ impl RevocationQueue {
             }
             Err(error) => {
                 counts.refused.inc();
-                let (cause, cure) = diagnosis(Some(error.code));
+                let (cause, cure) = diagnosis(error.code());
                 tracing::error!(%tenant, %target, %error, cause, cure, "Ably refuses to revoke these tokens");
-                Told::Refused { code: Some(error.code) }
+                Told::Refused { code: error.code() }
             }
         }
     }
 
-    fn call_refused(&self, error: &RestError, targets: usize) -> Told {
+    fn call_refused(&self, error: &RestError, targets: &[Target]) -> Told {
         let Shared { tenant, counts, .. } = &*self.0;
-        counts.refused.inc_by(targets.try_into().unwrap_or(u64::MAX));
+        counts.refused.inc_by(targets.len().try_into().unwrap_or(u64::MAX));
+        let target = if let [target] = targets { Some(display(target)) } else { None };
         let code = error.code();
         let (cause, cure) = diagnosis(code);
         tracing::error!(
             %tenant,
             %error,
-            targets,
+            target,
+            targets = targets.len(),
             cause,
             cure,
             "Ably refuses to revoke tokens: new tokens are refused here, and connections last until their token ends"

@@ -28,6 +28,9 @@ pub(super) struct Task {
     at: UnixMillis,
     /// When every token that it is about has ended by itself.
     over: UnixMillis,
+    /// Whether it is the rest of a revocation of which Ably refused some.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_rest_of_refused: bool,
     /// Whom an operator denied: when none of them is any more, it is not to be revoked again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     denied: Vec<Subject>,
@@ -62,14 +65,19 @@ impl Task {
         let Ending { whom, margin, targets, at, denied, any_known: _, reach: _ } = ending;
         // For as long as the denial lasts, a replica that has not heard of it may issue more.
         let over = now.after(authority.tokens_end_within());
-        Self { tenant: authority.tenant.clone(), whom, margin, targets, look_up: LookUp::Again, at, over, denied }
+        let tenant = authority.tenant.clone();
+        Self { tenant, whom, margin, targets, look_up: LookUp::Again, at, over, is_rest_of_refused: false, denied }
     }
 
     /// What is left of it by what Ably said of its targets; none if nothing is.
     pub(super) fn rest(&self, told: &[Told]) -> Option<Self> {
         let unavailable = self.targets.iter().zip(told).filter(|(_, told)| matches!(told, Told::Unavailable { .. }));
         let targets: Vec<_> = unavailable.map(|(target, _)| target.clone()).collect();
-        if targets.is_empty() { None } else { Some(Self { targets, look_up: LookUp::Never, ..self.clone() }) }
+        let is_rest_of_refused = self.is_rest_of_refused || told.iter().any(Told::is_refused);
+        if targets.is_empty() {
+            return None;
+        }
+        Some(Self { targets, look_up: LookUp::Never, is_rest_of_refused, ..self.clone() })
     }
 
     /// Under a name of its own, by the work whose rest it is.
@@ -89,10 +97,21 @@ impl Task {
         format!("{}/{whom}/{}", self.tenant, self.at.0)
     }
 
+    /// What it is called that Ably refuses to revoke the tokens under a user's former names: the same for every event that
+    /// tells the name.
+    pub(super) fn refused_rename(&self) -> Option<String> {
+        matches!(self.whom, Whom::FormerNames { .. }).then(|| refused_rename(&self.tenant, &self.whom))
+    }
+
     /// Until when the service knows that this revocation is done: as long as it knows the event's timestamp.
     pub(super) fn remembered_until(&self, now: UnixMillis) -> UnixMillis {
         self.over.max(now.after(Fact::REMEMBERED_FOR))
     }
+}
+
+/// See [`Task::refused_rename`].
+pub(super) fn refused_rename(tenant: &TenantName, whom: &Whom) -> String {
+    format!("{tenant}/refused/{}", serde_json::to_string(whom).unwrap_or_default())
 }
 
 /// When to retry what Ably did not take, first due at `first_due`.
@@ -198,13 +217,35 @@ impl Revocation {
             // Not at once: what is known was revoked.
             (None, Reach::ThisReplica) => Performed::AgainAt(now.after(Self::AGAIN_AFTER)),
         };
-        if told.iter().any(|told| matches!(told, Told::Refused { .. })) {
+        if told.iter().any(Told::is_refused) {
             self.store.forget(&task.effect()).await;
-        } else if performed == Performed::Whole && !self.store.is_shared() {
+            self.note_refused(&task, now).await;
+        } else if performed == Performed::Whole && task.is_rest_of_refused {
+            self.note_refused(&task, now).await;
+        } else if performed == Performed::Whole {
             // In a shared store it was done when this task was stored.
-            self.store.finish(&task.effect(), task.remembered_until(now), now).await;
+            if !self.store.is_shared() {
+                self.store.finish(&task.effect(), task.remembered_until(now), now).await;
+            }
+            // A rest may be of another event than the one that was refused.
+            if task.look_up == LookUp::Again {
+                self.forget_refused(&task).await;
+            }
         }
         performed
+    }
+
+    /// Notes that Ably refuses a rename, so that the next event that tells the same name revokes the tokens.
+    pub(super) async fn note_refused(&self, task: &Task, now: UnixMillis) {
+        if let Some(refused) = task.refused_rename() {
+            self.store.finish(&refused, task.remembered_until(now), now).await;
+        }
+    }
+
+    pub(super) async fn forget_refused(&self, task: &Task) {
+        if let Some(refused) = task.refused_rename() {
+            self.store.forget(&refused).await;
+        }
     }
 
     fn revoking(&self, tenant: &TenantName) -> Option<(&Authority, &RevocationQueue)> {

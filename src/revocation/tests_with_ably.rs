@@ -14,7 +14,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use reqwest::StatusCode;
-use sandbox::ably::{Ably, Options, Outage};
+use sandbox::ably::{Ably, Options, Outage, Poison, RevocableTokens};
 use tokio::sync::Notify;
 
 use super::*;
@@ -389,7 +389,8 @@ async fn a_delivery_that_died_is_taken_over_by_the_next() {
     let event = Event { at: scene.now, change };
     let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
     assert_eq!(apply(scene.now).await, Err(Incomplete::InProgress));
-    assert_eq!(apply(scene.now.after(Begun::LEASE)).await, Ok(Applied::InForce));
+    // Clerk's first retry comes after 5 seconds, by a clock that may differ.
+    assert_eq!(apply(scene.now.after(Duration::from_millis(4500))).await, Ok(Applied::InForce));
     assert_eq!(scene.revoked().len(), 1);
 }
 
@@ -464,6 +465,120 @@ async fn a_target_that_ably_refuses_for_good_is_not_tried_again() {
     scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
     scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_mins(2)).await;
     assert_eq!(scene.revoked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_target_without_a_result_is_retried_alone_and_keeps_no_other_from_being_revoked() {
+    let scene = Scene::start().await;
+    scene.ably.set_target_poison("clientId:bob", Some(Poison::NoResult));
+    let change = Change::OrganizationDeleted { organization_id: "org_1".into() };
+    let event = Event { at: scene.now, change };
+    let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+    assert_eq!(applied, Err(Incomplete::Ably));
+    let [alice, bob] = ["alice", "bob"].map(|name| (format!("clientId:{name}"), true));
+    assert_eq!(scene.revoked(), [alice.clone(), bob.clone()]);
+    scene.do_what_is_due(Duration::from_secs(1)).await;
+    assert_eq!(scene.revoked()[2..], [bob]);
+    // At once, although the last call brought nothing.
+    scene.sign_out().await;
+    assert_eq!(scene.revoked()[3..], [alice]);
+}
+
+#[tokio::test]
+async fn a_call_that_ably_refuses_because_of_one_target_is_made_again_without_it() {
+    let scene = Scene::start().await;
+    scene.ably.set_target_poison("clientId:bob", Some(Poison::CallRefused));
+    let token = scene.token_request();
+    let token = scene.exchange(&token).await;
+    scene.happens(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
+    assert_eq!(scene.code_of(&token).await, REVOKED);
+    assert_eq!(scene.ably.calls().revoke_tokens, 3);
+}
+
+#[tokio::test]
+async fn a_call_that_ably_refuses_because_of_the_key_is_not_split() {
+    let scene = Scene::start().await;
+    scene.ably.set_revocable_tokens(RevocableTokens::Off);
+    scene.happens(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
+    assert_eq!(scene.ably.calls().revoke_tokens, 1);
+}
+
+#[tokio::test]
+async fn what_ably_refused_is_not_done_by_the_rest_that_it_took_later() {
+    let scene = Scene::start().await;
+    scene.ably.set_target_failure("clientId:alice", Some(40164));
+    scene.ably.set_target_failure("clientId:bob", Some(50003));
+    let change = Change::OrganizationDeleted { organization_id: "org_1".into() };
+    let event = Event { at: scene.now, change };
+    let apply = async || scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+    assert_eq!(apply().await, Err(Incomplete::Ably));
+    // The rest of a rest too.
+    scene.do_what_is_due(Duration::from_secs(1)).await;
+    scene.ably.set_target_failure("clientId:bob", None);
+    scene.do_what_is_due(Duration::from_secs(3)).await;
+    scene.ably.set_target_failure("clientId:alice", None);
+    let before = scene.revoked().len();
+    assert_eq!(before, 4);
+    assert_eq!(apply().await, Ok(Applied::InForce));
+    assert!(scene.revoked()[before..].contains(&("clientId:alice".to_owned(), true)));
+}
+
+#[tokio::test]
+async fn a_refused_rename_is_made_up_for_by_any_event_that_tells_the_name_after_the_cure() {
+    for is_shared in [false, true] {
+        for replayed in [0, 1, 2, 3] {
+            let scene = Scene::with(|store| {
+                if is_shared { Arc::new(Failing::new(store, 0)) as Arc<dyn Store> } else { Arc::new(store) }
+            })
+            .await;
+            scene.ably.set_target_failure("clientId:alice", Some(40133));
+            for seconds in 0..3 {
+                scene.is_named("alice2", seconds).await;
+            }
+            scene.ably.set_target_failure("clientId:alice", None);
+            let before = scene.revoked().len();
+            for _ in 0..2 {
+                let event = scene.renamed("alice2", replayed);
+                scene.revocation.apply(&TenantName::default(), &event, scene.now).await.unwrap();
+                let revoked = scene.revoked().split_off(before);
+                assert_eq!(revoked, [("clientId:alice".to_owned(), true)], "{is_shared} {replayed}");
+            }
+            // Nor is anything left to do at the next sign-in.
+            scene.is_named("alice2", 4).await;
+            assert_eq!(scene.revoked().len(), before + 1, "{is_shared} {replayed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rename_that_is_refused_in_part_is_made_up_for_though_ably_took_the_rest() {
+    let scene = Scene::start().await;
+    scene.holds_token_as("mallory").await;
+    scene.ably.set_target_failure("clientId:alice", Some(40133));
+    scene.ably.set_target_failure("clientId:mallory", Some(50003));
+    let rename = scene.renamed("alice2", 0);
+    let applied = scene.revocation.apply(&TenantName::default(), &rename, scene.now).await;
+    assert_eq!(applied, Err(Incomplete::Ably));
+    scene.is_named("alice2", 1).await;
+    scene.ably.set_target_failure("clientId:mallory", None);
+    scene.do_what_is_due(Duration::from_secs(1)).await;
+    scene.ably.set_target_failure("clientId:alice", None);
+    let before = scene.revoked().len();
+    scene.is_named("alice2", 2).await;
+    assert!(scene.revoked()[before..].contains(&("clientId:alice".to_owned(), true)));
+}
+
+#[tokio::test]
+async fn a_rename_whose_repetition_is_refused_is_made_up_for_too() {
+    let scene = Scene::start().await;
+    scene.is_named("alice2", 0).await;
+    scene.ably.set_target_failure("clientId:alice", Some(40133));
+    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.ably.set_target_failure("clientId:alice", None);
+    for seconds in [1, 2] {
+        scene.is_named("alice2", seconds).await;
+        assert_eq!(scene.revoked().len(), 3);
+    }
 }
 
 #[tokio::test]
@@ -601,6 +716,10 @@ impl Store for Failing {
 
     async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis) {
         self.store.finish(effect, until, now).await;
+    }
+
+    async fn is_done(&self, effect: &str, now: UnixMillis) -> bool {
+        self.store.is_done(effect, now).await
     }
 
     async fn forget(&self, effect: &str) {

@@ -40,6 +40,10 @@ impl Effects {
         self.lock().put(effect, Begun::Done, until, self.most);
     }
 
+    pub(super) fn is_done(&self, effect: &str, now: UnixMillis) -> bool {
+        self.lock().effects.get(effect).is_some_and(|(begun, until)| *begun == Begun::Done && now < *until)
+    }
+
     pub(super) fn forget(&self, effect: &str) {
         self.lock().remove(effect);
     }

@@ -113,6 +113,10 @@ impl Store for MemoryStore {
         self.effects.finish(effect, until);
     }
 
+    async fn is_done(&self, effect: &str, now: UnixMillis) -> bool {
+        self.effects.is_done(effect, now)
+    }
+
     async fn forget(&self, effect: &str) {
         self.effects.forget(effect);
     }

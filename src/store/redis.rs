@@ -459,6 +459,18 @@ impl Store for RedisStore {
         }
     }
 
+    async fn is_done(&self, effect: &str, _now: UnixMillis) -> bool {
+        let shared = &self.shared;
+        let Ok(link) = shared.link() else { return false };
+        match link.is_done(effect).await {
+            Ok(is_done) => is_done,
+            Err(trouble) => {
+                shared.failed(&link, &trouble);
+                false
+            }
+        }
+    }
+
     async fn forget(&self, effect: &str) {
         let shared = &self.shared;
         shared.local.effects.forget(effect);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode};
 use sandbox::{
-    ably::{self, Outage, RevocableTokens, RevocationCall, RevocationOutcome},
+    ably::{self, Outage, Poison, RevocableTokens, RevocationCall, RevocationOutcome},
     clerk::{self, Answer, Attempt, Endpoint},
 };
 use serde_json::{Value, json};
@@ -703,6 +703,45 @@ async fn three_hundred_sign_outs_at_once_take_few_calls_and_end_every_token() {
         let attempts = scene.vendors.clerk.attempts();
         let done = attempts.iter().filter(|attempt| attempt.answer == Answer::Status(204)).count();
         assert!(done >= 300, "{kept:?}: {done}");
+    }
+}
+
+#[tokio::test]
+async fn a_ban_takes_effect_though_it_shares_a_call_with_a_target_that_spoils_it() {
+    for kept in BOTH {
+        for poison in [Poison::CallRefused, Poison::NoResult] {
+            let scene = Scene::start(kept, &[("TOKEN_FORMAT", "jwt")]).await;
+            let (_, alices) = scene.session("alice");
+            let alices = scene.service.token(&alices).await.text().await.unwrap();
+            let [first, poisoned] = ["bob", "carol"].map(|user| scene.session(user).0);
+            let target = format!("revocationKey:{}", poisoned["sid"].as_str().unwrap());
+            scene.vendors.ably.set_target_poison(&target, Some(poison));
+            // While Ably has the first call wait, the others collect.
+            scene.vendors.ably.set_revocation_rate_limit(Some((0, Duration::from_secs(2))));
+            let sign_out = |claims: &Value| {
+                let data = json!({ "id": claims["sid"], "user_id": claims["sub"] });
+                scene.vendors.clerk.send_event("session.ended", data, None)
+            };
+            sign_out(&first);
+            while scene.vendors.ably.revocation_calls().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            scene.vendors.ably.set_revocation_rate_limit(None);
+            sign_out(&poisoned);
+            let banned = scene.user_data("alice", |user| user["banned"] = json!(true));
+            scene.vendors.clerk.send_event("user.updated", banned, None);
+            let is_ban = |attempt: &&Attempt| attempt.event_type == "user.updated";
+            let answered = scene.vendors.clerk.attempts_once(|attempts| attempts.iter().any(|one| is_ban(&one))).await;
+            let answers: Vec<_> = answered.iter().filter(is_ban).map(|attempt| attempt.answer).collect();
+            assert_eq!(answers, [Answer::Status(204)], "{kept:?} {poison:?}");
+            let http = reqwest::Client::builder().no_proxy().build().unwrap();
+            let url = format!("{}/channels/room/messages", scene.vendors.ably.url());
+            let answer = http.get(&url).bearer_auth(&alices).send().await.unwrap();
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{kept:?} {poison:?}");
+            let calls = scene.vendors.ably.revocation_calls();
+            let is_shared = |call: &RevocationCall| call.targets.contains(&target) && call.targets.len() > 1;
+            assert!(calls.iter().any(is_shared), "{kept:?} {poison:?}");
+        }
     }
 }
 

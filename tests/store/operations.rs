@@ -359,6 +359,8 @@ with_both_stores! {
         assert_eq!(store.begin("other", NOW).await, Begun::Now);
         store.finish("one", until, NOW).await;
         assert_eq!(store.begin("one", NOW).await, Begun::Done);
+        let done = [store.is_done("one", NOW).await, store.is_done("other", NOW).await, store.is_done("none", NOW).await];
+        assert_eq!(done, [true, false, false]);
         for effect in ["one", "other"] {
             store.forget(effect).await;
             assert_eq!(store.begin(effect, NOW).await, Begun::Now);

@@ -14,7 +14,7 @@ use super::{
     error::ErrorInfo,
     protocol::{action, presence},
     realtime::{Connection, Lapsed},
-    revocation::{AnswerShape, REVOKED, RateLimiter, Revocable, RevocationRequest, Revocations, Standing},
+    revocation::{AnswerShape, Poison, REVOKED, RateLimiter, Revocable, RevocationRequest, Revocations, Standing},
     token::{Credential, Grant, Life},
     token_request::{Nonces, TokenRequest, Voucher, longest_ttl_ms},
 };
@@ -111,6 +111,10 @@ impl Realm {
     /// Turns revocable tokens on for tokens from now on, or off, as in Ably's dashboard.
     pub(crate) fn set_target_failure(&mut self, target: &str, code: Option<u32>) {
         self.revocations.set_failure(target, code);
+    }
+
+    pub(crate) fn set_poison(&mut self, target: &str, poison: Option<Poison>) {
+        self.revocations.set_poison(target, poison);
     }
 
     pub(crate) fn set_revocable(&mut self, revocable: Revocable) {
@@ -255,6 +259,9 @@ impl Realm {
             return Err(ErrorInfo::new(401, 40163, "token revocation is not enabled for the key"));
         }
         let request = RevocationRequest::read(body, self.reauth_margin_ms, now_ms)?;
+        if self.revocations.refuses(&request) {
+            return Err(ErrorInfo::bad_request("a target is set to have its calls refused"));
+        }
         let before = self.standings(now_ms);
         let results = self.revocations.revoke(&request, self.last_issued_ms, now_ms);
         self.enforce_revocations(&before, now_ms);

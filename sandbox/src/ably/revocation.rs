@@ -143,6 +143,17 @@ pub(crate) struct Revocations {
     revocable: Revocable,
     /// Targets that are to fail, each with a code.
     failures: HashMap<String, u32>,
+    /// Targets that spoil more than their own result.
+    poisoned: HashMap<String, Poison>,
+}
+
+/// How a target spoils a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poison {
+    /// Calls with it are refused with 400 and 40000.
+    CallRefused,
+    /// The answer has no result for it.
+    NoResult,
 }
 
 /// Which tokens of the key can be revoked: those issued while the key had revocable tokens on.
@@ -179,6 +190,18 @@ impl Revocations {
         }
     }
 
+    pub(crate) fn set_poison(&mut self, target: &str, poison: Option<Poison>) {
+        match poison {
+            Some(poison) => _ = self.poisoned.insert(target.to_owned(), poison),
+            None => _ = self.poisoned.remove(target),
+        }
+    }
+
+    /// Whether a call is refused because of one of its targets.
+    pub(crate) fn refuses(&self, request: &RevocationRequest) -> bool {
+        request.targets.iter().any(|target| self.poisoned.get(target) == Some(&Poison::CallRefused))
+    }
+
     /// Records what is asked and answers with a result for each target, in order. Without an `issuedBefore` it takes in
     /// every token issued so far, the last of them at `last_issued_ms`, even in this very millisecond.
     pub(crate) fn revoke(
@@ -192,6 +215,7 @@ impl Revocations {
         request
             .targets
             .iter()
+            .filter(|text| !self.poisoned.contains_key(*text))
             .map(|text| {
                 let target = Target::parse(text).map_err(|error| (text.clone(), error))?;
                 if let Some(code) = self.failures.get(text) {

@@ -18,15 +18,15 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// The longest pause that Ably can ask for: no token that can be revoked lives longer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
-/// How long targets wait for a pause to end that Ably asks for. A webhook is answered well within the 15 seconds that its
+/// How long callers wait until their targets' call begins. A webhook is answered well within the 15 seconds that its
 /// sender waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The targets that wait, and when the next call goes. `C` stands for a caller that waits for a target's outcome.
 ///
 /// The first call goes at once. While it is under way, and while Ably has the service wait, targets collect; then the next
-/// call takes as many as fit. Nothing waits here for longer than [`PATIENCE`], nor while Ably fails: those callers keep
-/// their targets in the store, where they are due when the pause ends.
+/// call takes as many as fit. Callers who have waited for [`PATIENCE`] leave before the next call, whatever kept them waiting.
+/// While Ably fails, callers do not wait at all: they keep their targets in the store, where they are due when the pause ends.
 #[derive(Debug)]
 pub(super) struct Schedule<C> {
     /// Whether somebody makes the calls.
@@ -58,6 +58,8 @@ enum Reason {
 /// The targets of one margin, the oldest first. A target that two callers ask for is called once.
 #[derive(Debug)]
 struct Lane<C> {
+    /// The most targets of the next call.
+    most: usize,
     order: VecDeque<Target>,
     callers: HashMap<Target, Vec<Caller<C>>>,
 }
@@ -84,6 +86,8 @@ pub(super) enum Added {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<C> {
     Call(Call<C>),
+    /// Tell these that their targets are left for later.
+    Leave(Vec<C>),
     Sleep(Duration),
     /// No target waits.
     Stop,
@@ -108,7 +112,7 @@ pub(super) struct Paused<C> {
 
 impl<C> Default for Lane<C> {
     fn default() -> Self {
-        Self { order: VecDeque::new(), callers: HashMap::new() }
+        Self { most: RestClient::MOST_TARGETS, order: VecDeque::new(), callers: HashMap::new() }
     }
 }
 
@@ -148,6 +152,10 @@ impl<C> Schedule<C> {
 
     /// What whoever makes the calls is to do now.
     pub(super) fn next(&mut self, now: UnixMillis) -> Next<C> {
+        let left = self.leave(|caller| now <= caller.until);
+        if !left.is_empty() {
+            return Next::Leave(left);
+        }
         let margin = if self.lane(self.turn).order.is_empty() { other(self.turn) } else { self.turn };
         if self.lane(margin).order.is_empty() {
             self.is_running = false;
@@ -157,16 +165,32 @@ impl<C> Schedule<C> {
             return Next::Sleep(Duration::from_millis(pause.until.0.abs_diff(now.0)));
         }
         let lane = self.lane(margin);
-        let targets: Vec<_> = lane.order.drain(..lane.order.len().min(RestClient::MOST_TARGETS)).collect();
+        let targets: Vec<_> = lane.order.drain(..lane.order.len().min(lane.most)).collect();
         let callers = targets.iter().map(|target| lane.callers.remove(target).unwrap_or_default()).collect();
         self.turn = other(margin);
         Next::Call(Call { targets, callers, margin })
     }
 
-    /// Ably took the call. The next one follows at once.
-    pub(super) fn succeeded(&mut self) {
+    /// Ably took a call of this margin. The next one follows at once, and may be larger.
+    pub(super) fn succeeded(&mut self, margin: Margin) {
+        self.reset_backoff();
+        let lane = self.lane(margin);
+        lane.most = (2 * lane.most).min(RestClient::MOST_TARGETS);
+    }
+
+    /// Ably answered. The next call follows at once.
+    pub(super) fn reset_backoff(&mut self) {
         self.failures = 0;
         self.pause = None;
+    }
+
+    /// Ably refused a call, maybe because of one of its targets. They go again at once in calls of half the size, so that
+    /// in the end only that target is refused.
+    pub(super) fn refused(&mut self, call: Call<C>) {
+        self.reset_backoff();
+        let lane = self.lane(call.margin);
+        lane.most = (call.targets.len() / 2).max(1);
+        lane.put_back(call.targets, call.callers);
     }
 
     /// A call failed, all of it or those of its targets that `call` has. The next one follows when Ably says, or else after
@@ -188,8 +212,12 @@ impl<C> Schedule<C> {
         let pause = Pause { until: now.after(length), reason };
         self.pause = Some(pause);
         self.lane(call.margin).put_back(call.targets, call.callers);
-        let left = [&mut self.at_once, &mut self.with_margin].into_iter().flat_map(|lane| lane.leave(pause)).collect();
-        Paused { retry_at: pause.until, left }
+        Paused { retry_at: pause.until, left: self.leave(|caller| pause.is_worth_waiting(caller.until)) }
+    }
+
+    /// Removes callers, but those who stay.
+    fn leave(&mut self, stays: impl Fn(&Caller<C>) -> bool) -> Vec<C> {
+        [&mut self.at_once, &mut self.with_margin].into_iter().flat_map(|lane| lane.leave(&stays)).collect()
     }
 
     fn lane(&mut self, margin: Margin) -> &mut Lane<C> {
@@ -224,19 +252,17 @@ impl<C> Lane<C> {
         }
     }
 
-    /// Removes those who do not wait for the end of a pause.
-    fn leave(&mut self, pause: Pause) -> Vec<C> {
+    fn leave(&mut self, stays: impl Fn(&Caller<C>) -> bool) -> Vec<C> {
         let mut left = Vec::new();
         self.order.retain(|target| {
             let callers = self.callers.remove(target).unwrap_or_default();
-            let (stay, leave): (Vec<_>, _) =
-                callers.into_iter().partition(|caller| pause.is_worth_waiting(caller.until));
+            let (stay, leave): (Vec<_>, _) = callers.into_iter().partition(&stays);
             left.extend(leave.into_iter().map(|Caller { caller, .. }| caller));
-            let stays = !stay.is_empty();
-            if stays {
+            let is_waited_for = !stay.is_empty();
+            if is_waited_for {
                 self.callers.insert(target.clone(), stay);
             }
-            stays
+            is_waited_for
         });
         left
     }
@@ -278,7 +304,7 @@ mod tests {
     fn next(schedule: &mut Schedule<String>, now: UnixMillis) -> Option<Call<String>> {
         match schedule.next(now) {
             Next::Call(call) => Some(call),
-            Next::Sleep(_) | Next::Stop => None,
+            Next::Leave(_) | Next::Sleep(_) | Next::Stop => None,
         }
     }
 
@@ -297,9 +323,9 @@ mod tests {
         for name in ["b", "c"] {
             assert_eq!(add(&mut schedule, &[name], Margin::None, NOW), Added::Waits);
         }
-        schedule.succeeded();
+        schedule.succeeded(Margin::None);
         assert_eq!(call(&mut schedule, NOW), Some((vec!["b".into(), "c".into()], Margin::None)));
-        schedule.succeeded();
+        schedule.succeeded(Margin::None);
         assert_eq!(schedule.next(NOW), Next::Stop);
         assert_eq!(add(&mut schedule, &["d"], Margin::None, NOW), Added::First);
     }
@@ -321,7 +347,7 @@ mod tests {
             let (targets, _) = call(&mut schedule, NOW).unwrap();
             assert_eq!(targets.len(), count);
             called.extend(targets);
-            schedule.succeeded();
+            schedule.succeeded(Margin::None);
         }
         assert_eq!(called, names);
         assert_eq!(schedule.next(NOW), Next::Stop);
@@ -404,6 +430,46 @@ mod tests {
         assert_eq!(call(&mut schedule, later(1000)), Some((vec!["e".into()], Margin::None)));
     }
 
+    #[test]
+    fn whoever_has_waited_too_long_for_slow_calls_leaves_before_the_next() {
+        let mut schedule = Schedule::default();
+        add(&mut schedule, &["a"], Margin::None, NOW);
+        let _under_way = next(&mut schedule, NOW).unwrap();
+        add(&mut schedule, &["b", "c"], Margin::None, NOW);
+        add(&mut schedule, &["d"], Margin::Reauthentication, NOW);
+        add(&mut schedule, &["c"], Margin::None, later(1));
+        schedule.succeeded(Margin::None);
+        assert_eq!(schedule.next(later(10_001)), Next::Leave(["b", "c", "d"].map(str::to_owned).to_vec()));
+        assert_eq!(call(&mut schedule, later(10_001)), Some((vec!["c".into()], Margin::None)));
+        assert_eq!(schedule.next(later(10_001)), Next::Stop);
+    }
+
+    #[test]
+    fn of_a_call_that_is_refused_because_of_one_target_only_that_target_is_refused() {
+        let names: Vec<_> = (0..100).map(|n| format!("user-{n}")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        for poisoned in 0..100 {
+            let (mut schedule, mut accepted, mut refused, mut calls) = (Schedule::default(), Vec::new(), Vec::new(), 0);
+            add(&mut schedule, &names, Margin::None, NOW);
+            while let Some(call) = next(&mut schedule, NOW) {
+                calls += 1;
+                let callers: Vec<_> = call.callers.iter().flatten().map(|caller| caller.caller.clone()).collect();
+                if !callers.iter().any(|name| name == names[poisoned]) {
+                    accepted.extend(callers);
+                    schedule.succeeded(Margin::None);
+                } else if callers.len() == 1 {
+                    refused.extend(callers);
+                    schedule.reset_backoff();
+                } else {
+                    schedule.refused(call);
+                }
+            }
+            assert_eq!(refused, [names[poisoned]]);
+            assert_eq!(accepted.len(), 99);
+            assert!(calls <= 30, "{calls} calls for user-{poisoned}");
+        }
+    }
+
     fn nothing() -> Call<String> {
         Call { targets: vec![], callers: vec![], margin: Margin::None }
     }
@@ -418,9 +484,9 @@ mod tests {
         let mut schedule = Schedule::default();
         assert_eq!(pauses(&mut schedule, 8, 0.0), [1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]);
         assert_eq!(pauses(&mut schedule, 100, 0.0)[99], 60000);
-        schedule.succeeded();
+        schedule.succeeded(Margin::None);
         assert_eq!(pauses(&mut schedule, 3, 1.0), [500, 1000, 2000]);
-        schedule.succeeded();
+        schedule.succeeded(Margin::None);
         assert_eq!(pauses(&mut schedule, 3, 0.5), [750, 1500, 3000]);
     }
 

@@ -382,6 +382,11 @@ impl Link {
         Ok(if claimed.is_some() { Begun::Now } else { Begun::Elsewhere })
     }
 
+    pub(super) async fn is_done(&self, effect: &str) -> Result<bool, Trouble> {
+        let known: Option<String> = self.run(cmd("GET").arg(self.names.effect(effect))).await?;
+        Ok(known.as_deref() == Some(DONE))
+    }
+
     pub(super) async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis) -> Result<(), Trouble> {
         let remembered = until.0.saturating_sub(now.0).clamp(1, LONGEST_MS);
         self.run(cmd("SET").arg(self.names.effect(effect)).arg(DONE).arg("PX").arg(remembered)).await
