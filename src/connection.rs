@@ -56,6 +56,9 @@ const TIME_TO_REST: Duration = Duration::from_secs(1);
 /// The most bytes of request line and fields.
 pub(crate) const LARGEST_HEAD: usize = 16 * 1024;
 
+/// How many bytes hyper's buffer for a head has at first.
+const HYPERS_FIRST_BUFFER: usize = 8 * 1024;
+
 /// The most fields of a head.
 const MOST_FIELDS: usize = 96;
 
@@ -89,6 +92,8 @@ pub(crate) struct RequestClock {
     /// How many bytes of the request's body have not been handed over. All that come, for a body without announced length.
     body_left: Cell<usize>,
     is_last: Cell<bool>,
+    /// Whether the request has made hyper's buffer grow.
+    is_large: Cell<bool>,
     refused: Cell<Option<u16>>,
 }
 
@@ -116,6 +121,7 @@ impl RequestClock {
             slot,
             body_left: Cell::default(),
             is_last: Cell::default(),
+            is_large: Cell::default(),
             refused: Cell::default(),
         }
     }
@@ -152,8 +158,10 @@ impl RequestClock {
         }
     }
 
-    fn head_handed_over(&self) {
+    /// hyper has so many bytes of the head.
+    fn head_handed_over(&self, bytes: usize) {
         self.phase.set(Phase::Parsing);
+        self.is_large.set(bytes > HYPERS_FIRST_BUFFER);
     }
 
     /// Counts memory that the connection takes for an unverified request.
@@ -180,6 +188,9 @@ impl RequestClock {
         if self.body_left() != usize::MAX {
             self.body_left.set(self.body_left().saturating_sub(bytes));
         }
+        if bytes > 0 {
+            self.is_large.set(true);
+        }
         if self.body_left() == 0 {
             self.slot.mark_received(self.since.get());
         }
@@ -201,6 +212,14 @@ impl RequestClock {
         self.phase.set(if self.is_last.get() { Phase::Finished } else { Phase::Idle });
         self.since.set(Instant::now());
         self.slot.mark_idle(self.since.get());
+    }
+
+    /// Whether hyper's buffers are given back at once: a head trickles in, or the last request made them large.
+    fn is_to_rest(&self) -> bool {
+        match self.phase() {
+            Phase::Idle => self.is_large.get(),
+            phase => phase == Phase::Receiving,
+        }
     }
 
     /// `idle` is how long a connection may be idle.
@@ -294,7 +313,7 @@ where
                     Poll::Ready(Err(error)) if error.is_parse_too_large() => Poll::Ready(Some(End::Refused(431))),
                     Poll::Ready(Err(error)) if error.is_parse() => Poll::Ready(Some(End::Refused(400))),
                     Poll::Ready(Err(_)) => Poll::Ready(Some(End::Closed)),
-                    Poll::Pending if clock.phase() == Phase::Receiving => Poll::Ready(None),
+                    Poll::Pending if clock.is_to_rest() => Poll::Ready(None),
                     Poll::Pending => Poll::Pending,
                 }
             });

@@ -195,7 +195,7 @@ impl<S: AsyncRead + Unpin> Gate<S> {
         }
         let copied = put(left, room);
         self.handed_over += copied;
-        self.clock.head_handed_over();
+        self.clock.head_handed_over(self.handed_over);
         // The head stays here as well, for a refusal.
         self.clock.holds_more(copied);
         Poll::Ready(Ok(()))
