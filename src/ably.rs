@@ -24,11 +24,11 @@ pub use capability::{
 };
 pub use client_id::{ClientId, InvalidClientId};
 pub use error_info::{ErrorBody, ErrorInfo, code};
-pub use exchange::{Exchange, ExchangeCounts, ExchangeError, NoToken, Refusal};
+pub use exchange::{AblyRefusal, Exchange, ExchangeCounts, ExchangeError, NoToken};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{RestClient, RestError};
 pub use revocation::{
-    Applied, InvalidRevocationKey, Margin, RevocationKey, Target, TargetError, TargetOutcome, diagnosis,
+    Applied, InvalidRevocationKey, ReauthMargin, RevocationKey, Target, TargetError, TargetOutcome, diagnosis,
 };
 pub use token_details::TokenDetails;
 pub use token_format::{TokenFormat, UnknownFormat};

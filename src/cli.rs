@@ -3,7 +3,7 @@
 mod check;
 mod explain;
 mod healthcheck;
-mod policy_tests;
+mod policy_cases;
 mod revoke;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -120,7 +120,7 @@ impl Cli {
         let config = self.config.as_deref();
         let outcome = match self.command.unwrap_or_default() {
             Command::Serve => serve(config).await,
-            Command::Check { policy_tests: Some(file) } => return policy_tests::run(config, &file).await,
+            Command::Check { policy_tests: Some(file) } => return policy_cases::run(config, &file).await,
             Command::Check { policy_tests: None } => return check::run(config).await,
             Command::Explain(arguments) => return explain::run(config, arguments).await,
             Command::Revoke(arguments) => return revoke::run(config, arguments).await,

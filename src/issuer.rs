@@ -15,12 +15,12 @@ use crate::{
     clerk::{NoCredential, Session, Unverified},
     clock::UnixMillis,
     identity::IdentityError,
-    limits::{Allowance, NoPlace, Place, TokenLimit, UsedUp},
-    policy::{Dropped, Grant, OrganizationName, Policy, Refusal, RuleName},
+    limits::{Allowance, LimitExceeded, NoPermit, Permit, TokenLimit},
+    policy::{Dropped, Grant, OrganizationName, Policy, PolicyRefusal, RuleName},
     revocation,
-    store::{Grant as LiveGrant, Store, StoreError, Verdict},
+    store::{LiveToken, Store, StoreError, Verdict},
     telemetry::metrics::TenantMetrics,
-    tenant::{Form, SignedOut, Tenant, TenantName},
+    tenant::{SignedOut, Signing, Tenant, TenantName},
 };
 
 /// Issues tokens to the users of its tenants.
@@ -36,7 +36,7 @@ pub struct Issuer {
 
 /// When a token request is signed, and what makes it unique.
 #[derive(Clone, Debug)]
-pub struct Stamp {
+pub struct SigningContext {
     /// The time.
     pub timestamp: UnixMillis,
     /// Good for one token request.
@@ -44,11 +44,11 @@ pub struct Stamp {
 }
 
 /// Gives a fresh stamp for each token request that is signed.
-pub type Stamps<'a> = &'a (dyn Fn() -> Result<Stamp, NoRandomness> + Sync);
+pub type SigningContexts<'a> = &'a (dyn Fn() -> Result<SigningContext, NoRandomness> + Sync);
 
 /// What a request shows and asks for.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
+pub struct IncomingRequest<'a> {
     /// Every `Authorization` header.
     pub authorization: &'a [Cow<'a, str>],
     /// The `Cookie` header; several are joined by `; `.
@@ -121,10 +121,10 @@ pub enum Cause {
     AnotherSite,
     /// The service works on as many requests as it may.
     #[error(transparent)]
-    Overloaded(#[from] NoPlace),
+    Overloaded(#[from] NoPermit),
     /// The user has asked for too many tokens.
     #[error(transparent)]
-    RateLimited(#[from] UsedUp),
+    RateLimited(#[from] LimitExceeded),
     /// The user has no client ID.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -148,7 +148,7 @@ pub enum Cause {
     NoRandomness(#[from] NoRandomness),
     /// The policy is against it.
     #[error(transparent)]
-    Policy(#[from] Refusal),
+    Policy(#[from] PolicyRefusal),
     /// The session has ended, or its user is barred or deleted.
     #[error("the session or its user is denied")]
     Denied,
@@ -220,12 +220,12 @@ impl Issuer {
     /// The verified session of a request's caller, and the tenant that verified it; or why there is none.
     pub async fn verify(
         &self,
-        asked: Asked<'_>,
-        place: &mut Place<'_>,
+        asked: IncomingRequest<'_>,
+        permit: &mut Permit<'_>,
         now: UnixMillis,
     ) -> Result<(&Tenant, Session), Refused<'_>> {
         // Anyone can send a token that has to wait for signing keys. Such a request holds up no verified session.
-        let authenticated = place.leave_while_waiting(self.authenticate(asked, now)).await;
+        let authenticated = permit.release_while_waiting(self.authenticate(asked, now)).await;
         let refused = |cause| {
             let cause = match cause {
                 Cause::NoCredential(no_credential) if no_credential.is_signed_out() && self.signed_out_fails() => {
@@ -248,9 +248,9 @@ impl Issuer {
     pub async fn issue<'a>(
         &'a self,
         (tenant, session): (&'a Tenant, Session),
-        asked: Asked<'_>,
+        asked: IncomingRequest<'_>,
         now: UnixMillis,
-        stamps: Stamps<'_>,
+        stamps: SigningContexts<'_>,
     ) -> Result<Issued<'a>, Refused<'a>> {
         if let Err(cause) = self.admit(tenant, &session, None, now) {
             return Err(Refused { cause, whose: Some((tenant, Box::new(session))), allowance: None });
@@ -259,9 +259,9 @@ impl Issuer {
         let limit = self.token_limit.as_ref();
         let allowance = match limit.map(|limit| limit.take(&tenant.name, &session.user_id)).transpose() {
             Ok(allowance) => allowance,
-            Err(used_up) => {
+            Err(exceeded) => {
                 let whose = Some((tenant, Box::new(session)));
-                return Err(Refused { cause: used_up.into(), whose, allowance: Some(used_up.0) });
+                return Err(Refused { cause: exceeded.into(), whose, allowance: Some(exceeded.0) });
             }
         };
         match self.issue_to(tenant, &session, asked, now, stamps).await {
@@ -276,9 +276,9 @@ impl Issuer {
         &self,
         tenant: &Tenant,
         session: &Session,
-        asked: Asked<'_>,
+        asked: IncomingRequest<'_>,
         now: UnixMillis,
-        stamps: Stamps<'_>,
+        stamps: SigningContexts<'_>,
     ) -> Result<Signed, Cause> {
         let signed = tenant.sign_for(session, asked, now, stamps).await?;
         if tenant.revocable {
@@ -292,7 +292,7 @@ impl Issuer {
     /// Whether anybody is served, this session is, and under this client ID.
     fn admit(&self, tenant: &Tenant, session: &Session, client_id: Option<&str>, now: UnixMillis) -> Result<(), Cause> {
         self.store.may_issue(now)?;
-        match self.store.facts().verdict(&tenant.name, session, client_id, now) {
+        match self.store.restrictions().verdict(&tenant.name, session, client_id, now) {
             Verdict::Clear => Ok(()),
             Verdict::Denied => Err(Cause::Denied),
             Verdict::Outdated => Err(Cause::Outdated),
@@ -302,7 +302,7 @@ impl Issuer {
     /// Notes that a token is out, so that it is known what to revoke.
     async fn note(&self, tenant: &Tenant, session: &Session, signed: &Signed, now: UnixMillis) -> Result<(), Cause> {
         let ttl = Duration::from_millis(signed.ttl.as_millis());
-        let grant = LiveGrant {
+        let grant = LiveToken {
             tenant: tenant.name.clone(),
             user: session.user_id.clone(),
             session: session.session_id.clone(),
@@ -311,7 +311,7 @@ impl Issuer {
             format: signed.token.format(),
             until: revocation::ends_by(signed.token.format(), ttl, now),
         };
-        match self.store.put_grant(grant, now).await {
+        match self.store.put_live_token(grant, now).await {
             // This replica has noted it; whether that is enough, the operator has said: the store is asked last.
             Ok(()) | Err(StoreError::Unavailable) => Ok(()),
             Err(error @ StoreError::Full) => Err(error.into()),
@@ -323,9 +323,9 @@ impl Tenant {
     async fn sign_for(
         &self,
         session: &Session,
-        asked: Asked<'_>,
+        asked: IncomingRequest<'_>,
         now: UnixMillis,
-        stamps: Stamps<'_>,
+        stamps: SigningContexts<'_>,
     ) -> Result<Signed, Cause> {
         let params = TokenParams::parse(form_urlencoded::parse(asked.params))?;
         check_organization(session, &params)?;
@@ -338,13 +338,13 @@ impl Tenant {
         log_dropped(session, &decision.dropped);
         let grant = decision.outcome?;
         let sign = || Ok(self.token_request(&client_id, &grant, stamps()?));
-        let token = match &self.form {
-            Form::TokenRequest => Token::Request(sign()?),
-            Form::Jwt => {
+        let token = match &self.signing {
+            Signing::TokenRequest => Token::Request(sign()?),
+            Signing::Jwt => {
                 let sign = |grant: &Grant| jwt(&self.api_key, &client_id, grant, session, now);
                 Token::Jwt(sign(&grant).map_err(|error| too_large(error, &policy, session, &params, sign))?)
             }
-            Form::TokenDetails(exchange) => match exchange.token(sign).await {
+            Signing::TokenDetails(exchange) => match exchange.token(sign).await {
                 Ok(details) => Token::Details(details),
                 Err(error) => {
                     let (tenant, session_id) = (self.name.as_str(), &session.session_id);
@@ -356,8 +356,8 @@ impl Tenant {
         Ok(Signed { token, client_id, rules: grant.rules, ttl: grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT) })
     }
 
-    fn token_request(&self, client_id: &ClientId, grant: &Grant, stamp: Stamp) -> TokenRequest {
-        let Stamp { timestamp, nonce } = stamp;
+    fn token_request(&self, client_id: &ClientId, grant: &Grant, stamp: SigningContext) -> TokenRequest {
+        let SigningContext { timestamp, nonce } = stamp;
         TokenRequest::sign(&self.api_key, client_id.clone(), grant.capability.as_ref(), grant.ttl, timestamp, nonce)
     }
 }
@@ -397,7 +397,7 @@ fn too_large(
 ) -> Cause {
     let by_the_policy = || policy.decide(session, &TokenParams::default()).outcome;
     if params.capability.is_some() && by_the_policy().is_ok_and(|grant| sign(&grant).is_ok()) {
-        Refusal::TooMuchAsked.into()
+        PolicyRefusal::TooMuchAsked.into()
     } else {
         error.into()
     }
@@ -441,14 +441,14 @@ impl Cause {
             Self::Outdated => "session-token-outdated",
             Self::Store(StoreError::Full) => "store-full",
             Self::Store(StoreError::Unavailable) => "store-unavailable",
-            Self::Policy(Refusal::Requirement) => "policy-requirement-unmet",
-            Self::Policy(Refusal::NothingGranted) => "policy-grants-nothing",
-            Self::Policy(Refusal::NothingOfAsked) => "policy-grants-nothing-asked",
-            Self::Policy(Refusal::TooMuchAsked) => "policy-asked-too-much",
+            Self::Policy(PolicyRefusal::Requirement) => "policy-requirement-unmet",
+            Self::Policy(PolicyRefusal::NothingGranted) => "policy-grants-nothing",
+            Self::Policy(PolicyRefusal::NothingOfAsked) => "policy-grants-nothing-asked",
+            Self::Policy(PolicyRefusal::TooMuchAsked) => "policy-asked-too-much",
         }
     }
 
-    /// What the client reads. The one place where a refusal becomes a status and a code.
+    /// What the client reads. The one permit where a refusal becomes a status and a code.
     #[must_use]
     pub fn error_info(&self) -> ErrorInfo {
         let (status_code, code) = match self {
@@ -463,14 +463,14 @@ impl Cause {
                 (503, code::UNREACHABLE)
             }
             Self::RateLimited(_) => (429, code::RATE_LIMITED),
-            Self::SignedOut(_) | Self::Identity(_) | Self::Denied | Self::Policy(Refusal::Requirement) => {
+            Self::SignedOut(_) | Self::Identity(_) | Self::Denied | Self::Policy(PolicyRefusal::Requirement) => {
                 (403, code::FORBIDDEN)
             }
-            Self::Policy(Refusal::NothingGranted | Refusal::NothingOfAsked) => (403, code::NOT_PERMITTED),
+            Self::Policy(PolicyRefusal::NothingGranted | PolicyRefusal::NothingOfAsked) => (403, code::NOT_PERMITTED),
             Self::Params(InvalidTokenParams::ClientId(_)) => (400, code::INVALID_CLIENT_ID),
             Self::Params(InvalidTokenParams::Ttl | InvalidTokenParams::TtlTooShort) => (400, code::INVALID_PARAMETER),
             Self::Params(InvalidTokenParams::Capability | InvalidTokenParams::Repeated)
-            | Self::Policy(Refusal::TooMuchAsked) => (400, code::BAD_REQUEST),
+            | Self::Policy(PolicyRefusal::TooMuchAsked) => (400, code::BAD_REQUEST),
             Self::OtherClientId => (403, code::INVALID_CLIENT_ID),
             Self::JwtTooLarge(_) | Self::NoRandomness(_) => (500, code::INTERNAL),
             Self::Overloaded(_) => (503, code::INTERNAL),
@@ -486,7 +486,7 @@ impl Cause {
         match self {
             Self::Overloaded(_) => Some(Duration::from_secs(1)),
             Self::Unverified(Unverified::KeysUnavailable(_)) | Self::Store(_) => Some(SOON),
-            Self::RateLimited(UsedUp(allowance)) => Some(Duration::from_secs(allowance.lasts.into())),
+            Self::RateLimited(LimitExceeded(allowance)) => Some(Duration::from_secs(allowance.lasts.into())),
             Self::Identity(IdentityError::Unavailable(after)) => Some(*after),
             Self::NoToken(cause) => cause.retry_after(),
             _ => None,
@@ -561,16 +561,16 @@ impl Cause {
                 "The session token is from before a change of the user's rights or name. The next one, within a minute, is not."
             }
             Self::Store(_) => "The service cannot tell now who is signed out. Try again soon.",
-            Self::Policy(Refusal::Requirement) => {
+            Self::Policy(PolicyRefusal::Requirement) => {
                 "The session does not meet what the policy requires for any token: see [token] require."
             }
-            Self::Policy(Refusal::NothingGranted) => {
+            Self::Policy(PolicyRefusal::NothingGranted) => {
                 "The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled."
             }
-            Self::Policy(Refusal::NothingOfAsked) => {
+            Self::Policy(PolicyRefusal::NothingOfAsked) => {
                 "The policy grants nothing of the capability asked for. Ask for less, or for none in particular."
             }
-            Self::Policy(Refusal::TooMuchAsked) => {
+            Self::Policy(PolicyRefusal::TooMuchAsked) => {
                 "The capability asked for is too large. Ask for fewer resources, at most 512, and name channels rather than \
                  patterns."
             }

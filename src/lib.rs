@@ -13,7 +13,6 @@
 pub mod ably;
 pub mod clerk;
 pub mod cli;
-pub mod client_address;
 pub mod clock;
 pub mod config;
 mod connection;
@@ -29,3 +28,4 @@ pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod tenant;
+pub mod trusted_proxies;

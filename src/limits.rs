@@ -7,6 +7,6 @@ mod open_files;
 mod tokens;
 
 pub use connections::{ConnectionSlot, ConnectionTable};
-pub use in_flight::{InFlightLimit, NoPlace, Place};
+pub use in_flight::{InFlightLimit, NoPermit, Permit};
 pub use open_files::{Room, make_room};
-pub use tokens::{Allowance, TokenLimit, TokenQuota, UsedUp};
+pub use tokens::{Allowance, LimitExceeded, TokenLimit, TokenQuota};

@@ -111,7 +111,7 @@ pub struct Grant {
 /// Why a session gets nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
-pub enum Refusal {
+pub enum PolicyRefusal {
     /// It does not meet what every token requires.
     #[error("the session does not meet what the policy requires for any token")]
     Requirement,
@@ -182,7 +182,7 @@ impl fmt::Display for Dropped {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// The verdict.
-    pub outcome: Result<Grant, Refusal>,
+    pub outcome: Result<Grant, PolicyRefusal>,
     /// Resources of matching rules that the session could not have.
     pub dropped: Vec<Dropped>,
 }
@@ -236,18 +236,23 @@ impl Policy {
         !self.rules.is_empty()
     }
 
-    fn judge(&self, session: &Session, asked: &TokenParams, witness: &mut impl Witness) -> Result<Grant, Refusal> {
+    fn judge(
+        &self,
+        session: &Session,
+        asked: &TokenParams,
+        witness: &mut impl Witness,
+    ) -> Result<Grant, PolicyRefusal> {
         // Unknown is not enough.
         if let Some(condition) = &self.require
             && witness.require(condition, session) != Truth::True
         {
-            return Err(Refusal::Requirement);
+            return Err(PolicyRefusal::Requirement);
         }
         let mut grant = Grant::default();
         grant.capability = if self.has_rules() {
             let granted = self.add_up(session, &mut grant, witness);
             witness.granted(granted.as_ref());
-            let granted = granted.ok_or(Refusal::NothingGranted)?;
+            let granted = granted.ok_or(PolicyRefusal::NothingGranted)?;
             Some(match &asked.capability {
                 Some(asked) => narrow(asked, &granted)?,
                 None => granted,
@@ -308,13 +313,13 @@ fn fill_all<T>(
 }
 
 /// What of `asked` is granted. Every resource of the one is compared with every one of the other; this bounds the time.
-fn narrow(asked: &Capability, granted: &Capability) -> Result<Capability, Refusal> {
+fn narrow(asked: &Capability, granted: &Capability) -> Result<Capability, PolicyRefusal> {
     if asked.len() > Policy::MOST_RESOURCES_ASKED {
-        return Err(Refusal::TooMuchAsked);
+        return Err(PolicyRefusal::TooMuchAsked);
     }
     asked.intersect(granted).map_err(|error| match error {
-        NoIntersection::Nothing => Refusal::NothingOfAsked,
-        NoIntersection::TooLarge => Refusal::TooMuchAsked,
+        NoIntersection::Nothing => PolicyRefusal::NothingOfAsked,
+        NoIntersection::TooLarge => PolicyRefusal::TooMuchAsked,
     })
 }
 

@@ -47,7 +47,7 @@ enum Look {
 
 /// What becomes of a new configuration.
 #[derive(Debug)]
-enum Verdict {
+enum ReloadDecision {
     /// Its policy takes effect. The sections named have other changes, which need a restart.
     Take { config: Box<Config>, waiting: Vec<String> },
     /// A tenant has no rules in it, and has some in force; or no rules and no requirement, and has one in force.
@@ -106,8 +106,8 @@ impl Reload {
         self.loaded = file;
         match Config::load(&sources) {
             Ok((config, _)) => match self.current.judge(config) {
-                Verdict::Take { config, waiting } => self.take(*config, &waiting),
-                Verdict::NeedsARestart(tenant) => {
+                ReloadDecision::Take { config, waiting } => self.take(*config, &waiting),
+                ReloadDecision::NeedsARestart(tenant) => {
                     self.metrics.refused();
                     tracing::error!(
                         %tenant,
@@ -115,7 +115,7 @@ impl Reload {
                          force"
                     );
                 }
-                Verdict::LosesThePolicy(tenant) => {
+                ReloadDecision::LosesThePolicy(tenant) => {
                     self.metrics.refused();
                     tracing::error!(
                         %tenant,
@@ -159,21 +159,21 @@ impl Reload {
 }
 
 impl Config {
-    fn judge(&self, new: Self) -> Verdict {
+    fn judge(&self, new: Self) -> ReloadDecision {
         let of_both = self.tenants.iter().filter_map(|current| Some((current, new.tenant(&current.name())?)));
         for (current, new) in of_both {
             let (policy, new) = (&current.policy, &new.policy);
             let loses_rules = policy.has_rules() && !new.has_rules();
             let loses_requirement = policy.require.is_some() && new.require.is_none() && !new.has_rules();
             if loses_rules || loses_requirement {
-                return Verdict::LosesThePolicy(current.name());
+                return ReloadDecision::LosesThePolicy(current.name());
             }
             if !current.can_have(new) {
-                return Verdict::NeedsARestart(current.name());
+                return ReloadDecision::NeedsARestart(current.name());
             }
         }
         let waiting = self.differences_beyond_policy(&new);
-        Verdict::Take { config: Box::new(new), waiting }
+        ReloadDecision::Take { config: Box::new(new), waiting }
     }
 }
 
@@ -193,7 +193,7 @@ mod tests {
 
     fn waiting(environment: &[(&str, &str)], toml: &str) -> Vec<String> {
         match config(&[], RULE).judge(config(environment, toml)) {
-            Verdict::Take { waiting, .. } => waiting,
+            ReloadDecision::Take { waiting, .. } => waiting,
             verdict => panic!("not taken: {verdict:?}"),
         }
     }
@@ -213,12 +213,12 @@ mod tests {
             "[[grants]]\nname = \"all\"\ncapability = { \"*\" = [\"publish\"] }\npublish_rate = { \"*\" = 1 }\n";
         let jwt = [("TOKEN_FORMAT", "jwt")];
         let verdict = config(&[], RULE).judge(config(&jwt, rated));
-        assert!(matches!(verdict, Verdict::NeedsARestart(_)), "{verdict:?}");
-        assert!(matches!(config(&jwt, RULE).judge(config(&jwt, rated)), Verdict::Take { .. }));
+        assert!(matches!(verdict, ReloadDecision::NeedsARestart(_)), "{verdict:?}");
+        assert!(matches!(config(&jwt, RULE).judge(config(&jwt, rated)), ReloadDecision::Take { .. }));
         let long = format!("{RULE}ttl = \"2h\"\n");
         let revocable = [("ABLY_REVOCABLE_TOKENS", "true")];
         let verdict = config(&revocable, RULE).judge(config(&[], &long));
-        assert!(matches!(verdict, Verdict::NeedsARestart(_)), "{verdict:?}");
+        assert!(matches!(verdict, ReloadDecision::NeedsARestart(_)), "{verdict:?}");
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
         );
         let none = [("ABLY_API_KEY", ""), ("CLERK_PUBLISHABLE_KEY", "")];
         for (name, waiting) in [("default", &[][..]), ("acme", &["tenants"])] {
-            let Verdict::Take { waiting: told, .. } =
+            let ReloadDecision::Take { waiting: told, .. } =
                 config(&[], RULE).judge(config(&none, &tenants.replace("NAME", name)))
             else {
                 panic!("not taken")
@@ -251,7 +251,7 @@ mod tests {
             ("", "", false),
         ] {
             let verdict = config(&[], old).judge(config(&[], new));
-            assert_eq!(matches!(verdict, Verdict::LosesThePolicy(_)), lost, "{old:?} to {new:?}");
+            assert_eq!(matches!(verdict, ReloadDecision::LosesThePolicy(_)), lost, "{old:?} to {new:?}");
         }
     }
 }

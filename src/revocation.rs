@@ -1,12 +1,12 @@
 //! Access that ends: what an event at Clerk ends or changes is denied here and revoked at Ably.
 //!
-//! A denial or a mark comes first: what is revoked asks for a token again at once. Then Ably is told, and told once more
+//! A denial or a mark comes first: what is revoked asks for a token again at once. Then Ably is outcomes, and outcomes once more
 //! after [`Revocation::AGAIN_AFTER`]: a token request that was signed a moment before can still be exchanged for two
-//! minutes, and yields a token that the first revocation does not reach.
+//! minutes, and yields a token that the first revocation does not coverage.
 
 mod authority;
-pub mod by_hand;
 mod effect;
+pub mod operator;
 mod queue;
 mod task;
 
@@ -16,17 +16,20 @@ use std::{
 };
 
 pub use authority::Authority;
-pub use effect::Whom;
+pub use effect::RevocationScope;
 use effect::{Effect, ended_by, revoked_by, targets};
-use queue::Told;
+use queue::RevokeOutcome;
 pub use queue::{RevocationQueue, RevokingKey};
 use task::Task;
 
 use crate::{
-    ably::{ClientId, Margin, Target, TokenFormat},
+    ably::{ClientId, ReauthMargin, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
-    store::{Begun, Fact, LiveGrants, Named, Reach, Recorded, Ruling, Source, Store, StoreError, Subject},
+    store::{
+        Begun, Coverage, CurrentClientId, DenialSource, LiveTokens, Recorded, Restriction, RestrictionKind, Store,
+        StoreError, Subject,
+    },
     tenant::TenantName,
 };
 
@@ -37,7 +40,7 @@ pub struct Revocation {
     tenants: Vec<Authority>,
     started_at: UnixMillis,
     /// What was heard late, and is not left as work yet.
-    unanswered: Mutex<Vec<Fact>>,
+    unanswered: Mutex<Vec<Restriction>>,
 }
 
 /// What became of an event.
@@ -56,7 +59,7 @@ pub enum Incomplete {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Ably has not taken the revocation, and only this process would try again.
-    #[error("Ably cannot be told to revoke tokens now")]
+    #[error("Ably cannot be outcomes to revoke tokens now")]
     Ably,
     /// Another delivery of the same event is being handled.
     #[error("another delivery of this event is in progress")]
@@ -65,18 +68,18 @@ pub enum Incomplete {
 
 /// Tokens that are to end.
 #[derive(Clone, Debug)]
-struct Ending {
-    whom: Whom,
-    margin: Margin,
+struct PendingRevocation {
+    scope: RevocationScope,
+    margin: ReauthMargin,
     /// What is to be revoked of what is known to be out.
     targets: Vec<Target>,
     /// Whether any are known to be out.
     any_known: bool,
     /// Whose tokens that is.
-    reach: Reach,
+    coverage: Coverage,
     /// The timestamp of the event.
     at: UnixMillis,
-    /// Whom an operator denied, if it is an operator's doing.
+    /// RevocationScope an operator denied, if it is an operator's doing.
     denied: Vec<Subject>,
 }
 
@@ -96,31 +99,33 @@ impl Revocation {
 
     /// Lets an event take effect. It may be forgotten once this is `Ok`.
     ///
-    /// What fails keeps nothing else from being done: a denial that cannot be stored holds here, and Ably can be told.
+    /// What fails keeps nothing else from being done: a denial that cannot be stored holds here, and Ably can be outcomes.
     pub async fn apply(&self, tenant: &TenantName, event: &Event, now: UnixMillis) -> Result<Applied, Incomplete> {
         let Some(authority) = self.authority(tenant) else { return Ok(Applied::InForce) };
         // Every token that it could end has ended, and a newer event that undid it may be forgotten.
-        if event.at.after(authority.tokens_end_within().max(Fact::REMEMBERED_FOR)) < now {
+        if event.at.after(authority.tokens_end_within().max(Restriction::REMEMBERED_FOR)) < now {
             return Ok(Applied::Outdated);
         }
-        let name_before = event.change.user_id().and_then(|user| self.store.facts().name(tenant, user));
+        let name_before = event.change.user_id().and_then(|user| self.store.restrictions().name(tenant, user));
         let effect = Effect::of(event, authority, now);
         let mut ended = Vec::new();
-        for fact in &effect.facts {
-            ended.extend(match ended_by(fact, name_before) {
-                None => self.refused_before(authority, fact, name_before, now).await,
+        for restriction in &effect.restrictions {
+            ended.extend(match ended_by(restriction, name_before) {
+                None => self.refused_before(authority, restriction, name_before, now).await,
                 ended => ended,
             });
         }
         let mut outcome = Ok(());
         // Before a new name is stored: once it is known, it is not new any more.
         let is_new_name = name_before.is_none_or(|before| before.at < event.at);
-        for (whom, at) in ended.iter().filter(|(whom, _)| is_new_name && matches!(whom, Whom::FormerNames { .. })) {
-            outcome = outcome.and(self.revoke_again(authority, whom, *at, now).await);
+        for (scope, at) in
+            ended.iter().filter(|(scope, _)| is_new_name && matches!(scope, RevocationScope::FormerClientIds { .. }))
+        {
+            outcome = outcome.and(self.revoke_again(authority, scope, *at, now).await);
         }
         let mut applied = Applied::InForce;
-        for fact in &effect.facts {
-            match self.store.record(fact.clone(), now).await {
+        for restriction in &effect.restrictions {
+            match self.store.record(restriction.clone(), now).await {
                 Ok(Recorded::Outdated) => {
                     applied = Applied::Outdated;
                     break;
@@ -134,23 +139,25 @@ impl Revocation {
             Applied::Outdated => ended.retain(|(_, at)| *at > event.at),
             Applied::InForce => {
                 if let Some(user) = &effect.forget {
-                    outcome = outcome.and(self.store.drop_user(tenant, user).await.map_err(Incomplete::from));
+                    outcome = outcome.and(self.store.forget_user(tenant, user).await.map_err(Incomplete::from));
                 }
                 if let (Some(user), Some(users)) = (effect.learn, &authority.users) {
                     users.learn(user);
                 }
             }
         }
-        for (whom, at) in ended {
-            let mut ending = self.ending(authority, whom, at, now).await;
-            if ending.targets.is_empty() && self.may_be_presumed(authority, &ending, now) {
-                ending.targets = match (&presumed, event.change.user_id()) {
+        for (scope, at) in ended {
+            let mut pending = self.pending(authority, scope, at, now).await;
+            if pending.targets.is_empty() && self.may_be_presumed(authority, &pending, now) {
+                pending.targets = match (&presumed, event.change.user_id()) {
                     (Some(target), _) => vec![target.clone()],
-                    (None, Some(user)) => self.ending(authority, Whom::User(user.to_owned()), at, now).await.targets,
+                    (None, Some(user)) => {
+                        self.pending(authority, RevocationScope::User(user.to_owned()), at, now).await.targets
+                    }
                     (None, None) => Vec::new(),
                 };
             }
-            outcome = outcome.and(self.revoke(authority, ending, now).await);
+            outcome = outcome.and(self.revoke(authority, pending, now).await);
         }
         outcome.map(|()| applied)
     }
@@ -159,128 +166,150 @@ impl Revocation {
     async fn refused_before(
         &self,
         authority: &Authority,
-        fact: &Fact,
-        before: Option<Named>,
+        restriction: &Restriction,
+        before: Option<CurrentClientId>,
         now: UnixMillis,
-    ) -> Option<(Whom, UnixMillis)> {
-        let whom = revoked_by(fact).filter(|whom| matches!(whom, Whom::FormerNames { .. }))?;
+    ) -> Option<(RevocationScope, UnixMillis)> {
+        let scope = revoked_by(restriction).filter(|scope| matches!(scope, RevocationScope::FormerClientIds { .. }))?;
         let is_refused =
-            authority.ably.is_some() && self.store.is_done(&task::refused_rename(&authority.tenant, &whom), now).await;
-        is_refused.then(|| (whom, before.map_or(fact.at, |before| before.at.max(fact.at))))
+            authority.ably.is_some() && self.store.is_done(&task::refused_rename(&authority.tenant, &scope), now).await;
+        is_refused.then(|| (scope, before.map_or(restriction.at, |before| before.at.max(restriction.at))))
     }
 
     /// Whether the client ID that somebody should have is revoked where nothing is known to be out. Of a whole user
     /// always; of a session only while tokens may be out that a store of this process cannot know, since the user's other
     /// devices have to reconnect for it.
-    fn may_be_presumed(&self, authority: &Authority, ending: &Ending, now: UnixMillis) -> bool {
-        match ending.whom {
-            Whom::User(_) => true,
-            Whom::Session(_) => {
+    fn may_be_presumed(&self, authority: &Authority, pending: &PendingRevocation, now: UnixMillis) -> bool {
+        match pending.scope {
+            RevocationScope::User(_) => true,
+            RevocationScope::Session(_) => {
                 !self.store.is_shared()
                     && now < self.started_at.after(Task::LONGEST_LIFE + Self::AGAIN_AFTER)
-                    && now < ending.at.after(authority.tokens_end_within())
+                    && now < pending.at.after(authority.tokens_end_within())
             }
-            Whom::Member { .. } | Whom::Organization(_) | Whom::FormerNames { .. } | Whom::Names(_) => false,
+            RevocationScope::Member { .. }
+            | RevocationScope::Organization(_)
+            | RevocationScope::FormerClientIds { .. }
+            | RevocationScope::ClientIds(_) => false,
         }
     }
 
     /// Leaves as due work what this replica may have issued against denials and marks while it could not hear of them.
     /// What there is no room for is tried again.
-    async fn make_up_for_absence(&self, now: UnixMillis) {
-        self.unanswered().extend(self.store.take_heard_late());
+    async fn catch_up_after_outage(&self, now: UnixMillis) {
+        self.unanswered().extend(self.store.take_learned_late());
         loop {
-            let Some(fact) = self.unanswered().pop() else { return };
-            if self.revoke_later(&fact, now).await == Err(StoreError::Full) {
-                self.unanswered().push(fact);
+            let Some(restriction) = self.unanswered().pop() else { return };
+            if self.revoke_later(&restriction, now).await == Err(StoreError::Full) {
+                self.unanswered().push(restriction);
                 return;
             }
         }
     }
 
-    async fn revoke_later(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
-        let authority = self.authority(&fact.tenant).filter(|authority| authority.ably.is_some());
-        let (Some(authority), Some(whom)) = (authority, revoked_by(fact)) else { return Ok(()) };
-        let mut ending = self.ending(authority, whom, fact.at, now).await;
-        if fact.ruling == Ruling::Denied(Source::Operator) {
-            ending.denied.push(fact.subject.clone());
+    async fn revoke_later(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
+        let authority = self.authority(&restriction.tenant).filter(|authority| authority.ably.is_some());
+        let (Some(authority), Some(scope)) = (authority, revoked_by(restriction)) else { return Ok(()) };
+        let mut pending = self.pending(authority, scope, restriction.at, now).await;
+        if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
+            pending.denied.push(restriction.subject.clone());
         }
-        let task = Task::new(authority, ending, now);
+        let task = Task::new(authority, pending, now);
         // Each replica has issued tokens of its own.
         let turn = format!("late/{}", self.started_at.0);
         let again = self.store.enqueue(task.as_work(&format!("{turn}/again"), now.after(Self::AGAIN_AFTER)), now).await;
         again.and(self.store.enqueue(task.as_work(&turn, now), now).await)
     }
 
-    fn unanswered(&self) -> MutexGuard<'_, Vec<Fact>> {
+    fn unanswered(&self) -> MutexGuard<'_, Vec<Restriction>> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ending(&self, authority: &Authority, whom: Whom, at: UnixMillis, now: UnixMillis) -> Ending {
-        let LiveGrants { grants, reach } = match whom.holder() {
-            Some(holder) => self.store.grants(&authority.tenant, &holder, now).await,
-            None => LiveGrants { grants: Vec::new(), reach: Reach::AllReplicas },
+    async fn pending(
+        &self,
+        authority: &Authority,
+        scope: RevocationScope,
+        at: UnixMillis,
+        now: UnixMillis,
+    ) -> PendingRevocation {
+        let LiveTokens { live_tokens, coverage } = match scope.holder() {
+            Some(holder) => self.store.live_tokens(&authority.tenant, &holder, now).await,
+            None => LiveTokens { live_tokens: Vec::new(), coverage: Coverage::AllReplicas },
         };
-        let (targets, margin) = (targets(&whom, authority.format, &grants), whom.margin(authority.format));
-        Ending { whom, margin, targets, any_known: !grants.is_empty(), reach, at, denied: Vec::new() }
+        let (targets, margin) = (targets(&scope, authority.format, &live_tokens), scope.margin(authority.format));
+        PendingRevocation {
+            scope,
+            margin,
+            targets,
+            any_known: !live_tokens.is_empty(),
+            coverage,
+            at,
+            denied: Vec::new(),
+        }
     }
 
-    /// Has Ably told of tokens later, and not now.
+    /// Has Ably outcomes of tokens later, and not now.
     async fn revoke_again(
         &self,
         authority: &Authority,
-        whom: &Whom,
+        scope: &RevocationScope,
         at: UnixMillis,
         now: UnixMillis,
     ) -> Result<(), Incomplete> {
         if authority.ably.is_none() {
             return Ok(());
         }
-        let ending = self.ending(authority, whom.clone(), at, now).await;
-        let reach = ending.reach;
-        let task = Task::new(authority, ending, now);
+        let pending = self.pending(authority, scope.clone(), at, now).await;
+        let coverage = pending.coverage;
+        let task = Task::new(authority, pending, now);
         self.store.enqueue(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await?;
-        if reach == Reach::ThisReplica { Err(StoreError::Unavailable.into()) } else { Ok(()) }
+        if coverage == Coverage::ThisReplica { Err(StoreError::Unavailable.into()) } else { Ok(()) }
     }
 
     /// Revokes tokens, unless an earlier delivery of the same event did.
-    async fn revoke(&self, authority: &Authority, ending: Ending, now: UnixMillis) -> Result<(), Incomplete> {
+    async fn revoke(
+        &self,
+        authority: &Authority,
+        pending: PendingRevocation,
+        now: UnixMillis,
+    ) -> Result<(), Incomplete> {
         let Some(queue) = &authority.ably else { return Ok(()) };
-        let reach = ending.reach;
-        let task = Task::new(authority, ending, now);
+        let coverage = pending.coverage;
+        let task = Task::new(authority, pending, now);
         let effect = task.effect();
         match self.store.begin(&effect, now).await {
             Begun::Now => {}
             Begun::Elsewhere => return Err(Incomplete::InProgress),
             Begun::Done => return Ok(()),
         }
-        let revoked = self.revoke_and_repeat(queue, &task, reach, now).await;
-        if revoked == Ok(Revoked::Whole) {
+        let revoked = self.revoke_and_repeat(queue, &task, coverage, now).await;
+        if revoked == Ok(Completion::Whole) {
             self.store.finish(&effect, task.remembered_until(now), now).await;
             self.forget_refused(&task).await;
         } else {
             self.store.forget(&effect).await;
         }
-        if revoked == Ok(Revoked::NotAll) {
+        if revoked == Ok(Completion::NotAll) {
             self.note_refused(&task, now).await;
         }
         revoked.map(|_| ())
     }
 
-    /// Tells Ably, and has it told again. What is to be told again is stored first, as this replica may end any moment.
+    /// Tells Ably, and has it outcomes again. What is to be outcomes again is stored first, as this replica may end any moment.
     async fn revoke_and_repeat(
         &self,
         queue: &RevocationQueue,
         task: &Task,
-        reach: Reach,
+        coverage: Coverage,
         now: UnixMillis,
-    ) -> Result<Revoked, Incomplete> {
+    ) -> Result<Completion, Incomplete> {
         let again = self.store.enqueue(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await;
-        let told = queue.revoke(&task.targets, task.margin, now).await;
+        let outcomes = queue.revoke(&task.targets, task.margin, now).await;
         again?;
-        if reach == Reach::ThisReplica {
+        if coverage == Coverage::ThisReplica {
             return Err(StoreError::Unavailable.into());
         }
-        let rest = task.rest(&told).map(|rest| rest.as_work("first", task::retry_at(&told, now, now)));
+        let rest = task.rest(&outcomes).map(|rest| rest.as_work("first", task::retry_at(&outcomes, now, now)));
         match (rest, self.store.is_shared()) {
             (Some(rest), true) => self.store.enqueue(rest, now).await?,
             (Some(rest), false) => {
@@ -291,13 +320,13 @@ impl Revocation {
             // With what an earlier delivery left.
             (None, false) => self.store.complete(&task.as_work("first", now).id).await?,
         }
-        Ok(if told.iter().any(Told::is_refused) { Revoked::NotAll } else { Revoked::Whole })
+        Ok(if outcomes.iter().any(RevokeOutcome::is_refused) { Completion::NotAll } else { Completion::Whole })
     }
 }
 
 /// What became of a revocation that needs no other delivery of its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Revoked {
+enum Completion {
     /// Ably has taken it, or what is left is stored for all replicas.
     Whole,
     /// Ably refuses some of it: another delivery may have more luck, once the operator has mended the cause.
@@ -321,9 +350,9 @@ pub fn ends_by(format: TokenFormat, ttl: Duration, now: UnixMillis) -> UnixMilli
 }
 
 impl Authority {
-    /// A fact that counts for as long as a session token can live.
-    fn fact(&self, subject: Subject, ruling: Ruling, at: UnixMillis, now: UnixMillis) -> Fact {
-        Fact { tenant: self.tenant.clone(), subject, ruling, at, until: now.after(self.denial) }
+    /// A restriction that counts for as long as a session token can live.
+    fn restriction(&self, subject: Subject, kind: RestrictionKind, at: UnixMillis, now: UnixMillis) -> Restriction {
+        Restriction { tenant: self.tenant.clone(), subject, kind, at, until: now.after(self.denial) }
     }
 
     /// How long after an event every token that it is about has ended: a session token from before it is exchanged last

@@ -45,12 +45,12 @@ use crate::{
     routes::{
         self, UnparsedRequests,
         cors::AllowedOrigins,
-        revocations::{Access, ByHand},
+        revocations::{Access, OperatorRequests},
         webhooks::{Receiver, Webhooks},
     },
-    store::{Bounds, Census, Dropped, InvalidRedisAddress, MemoryStore, OnDrop, RedisStore, Store},
+    store::{Bounds, Census, Forgotten, InvalidRedisAddress, MemoryStore, OnForget, RedisStore, Store},
     telemetry::metrics::{ConnectionMetrics, Metrics, TenantMetrics},
-    tenant::{Form, Tenant, TenantName},
+    tenant::{Signing, Tenant, TenantName},
 };
 
 /// Why the service does not start.
@@ -130,7 +130,8 @@ impl Server {
         let receivers = receivers.collect::<Result<_, _>>()?;
         let webhooks = Data::new(Webhooks::new(receivers, Arc::clone(&revocation), Handle::current()));
         let access = Access::to(config.admin.address, config.admin.token.clone());
-        let by_hand = Data::new(ByHand { revocation: Arc::clone(&revocation), runtime: Handle::current(), access });
+        let operator =
+            Data::new(OperatorRequests { revocation: Arc::clone(&revocation), runtime: Handle::current(), access });
         let of_nobody = match &tenants[..] {
             [only] => only.metrics.clone(),
             _ => metrics.tenant(Metrics::OF_NOBODY),
@@ -187,7 +188,7 @@ impl Server {
                     let app = App::new()
                         .app_data(issuer.clone())
                         .app_data(metrics.clone())
-                        .app_data(by_hand.clone())
+                        .app_data(operator.clone())
                         .configure(routes::configure_admin)
                         .wrap(from_fn(routes::guard::around_every_request));
                     over_connections(app, Arc::clone(&table), UnparsedRequests::default(), stopping.clone())
@@ -240,7 +241,7 @@ fn warn_of_lost_work(store: &dyn Store) {
     if store.is_shared() {
         if unwritten > 0 || unwritten_work > 0 {
             tracing::warn!(
-                facts = unwritten,
+                restrictions = unwritten,
                 pieces = unwritten_work,
                 "what Redis could not be given ends with this process: denials, marks and their ends that Clerk does not \
                  tell of again, or that were made by hand, and what was still to be sent to Ably"
@@ -281,12 +282,12 @@ fn make_tenant(
 ) -> Result<Tenant, StartError> {
     let clerk = &config.clerk;
     metrics.policy_in_force(config.policy.rules.len());
-    let form = match config.token.format {
-        TokenFormat::TokenRequest => Form::TokenRequest,
-        TokenFormat::Jwt => Form::Jwt,
+    let signing = match config.token.format {
+        TokenFormat::TokenRequest => Signing::TokenRequest,
+        TokenFormat::Jwt => Signing::Jwt,
         TokenFormat::TokenDetails => {
             let rest = RestClient::new(config.ably.rest_url.clone(), http.clone()).observed_by(metrics.ably_clock());
-            Form::TokenDetails(Exchange::new(rest, Handle::current(), metrics.ably_exchanges()))
+            Signing::TokenDetails(Exchange::new(rest, Handle::current(), metrics.ably_exchanges()))
         }
     };
     Ok(Tenant {
@@ -296,7 +297,7 @@ fn make_tenant(
         identity: Identity::new(config.token.client_id.clone(), users(clerk, http, metrics.user_lookups())),
         policy: ArcSwap::from_pointee(config.policy.clone()),
         api_key: config.ably.api_key.clone(),
-        form,
+        signing,
         signed_out: config.token.signed_out,
         revocable: config.ably.revocable_tokens,
         metrics,
@@ -314,12 +315,12 @@ impl RememberedUsers {
         let _ = self.0.set(users.collect());
     }
 
-    fn forget(&self, dropped: Dropped<'_>) {
+    fn forget(&self, dropped: Forgotten<'_>) {
         for (name, users) in self.0.get().into_iter().flatten() {
             match dropped {
-                Dropped::User(tenant, user) if tenant == name => users.forget(user),
-                Dropped::User(..) => {}
-                Dropped::Everyone => users.forget_all(),
+                Forgotten::User(tenant, user) if tenant == name => users.forget(user),
+                Forgotten::User(..) => {}
+                Forgotten::Everyone => users.forget_all(),
             }
         }
     }
@@ -327,10 +328,11 @@ impl RememberedUsers {
 
 fn make_store(config: &Config, remembered: &Arc<RememberedUsers>) -> Result<Arc<dyn Store>, StartError> {
     let remembered = Arc::clone(remembered);
-    let on_drop: OnDrop = Arc::new(move |dropped| remembered.forget(dropped));
-    let Some(redis) = &config.redis else { return Ok(Arc::new(MemoryStore::new(&Bounds::default(), on_drop))) };
+    let on_forget: OnForget = Arc::new(move |dropped| remembered.forget(dropped));
+    let Some(redis) = &config.redis else { return Ok(Arc::new(MemoryStore::new(&Bounds::default(), on_forget))) };
     let clock = Arc::new(UnixMillis::now);
-    let store = RedisStore::start(&redis.address, &redis.prefix, redis.on_failure, &Bounds::default(), clock, on_drop)?;
+    let store =
+        RedisStore::start(&redis.address, &redis.prefix, redis.on_failure, &Bounds::default(), clock, on_forget)?;
     Ok(Arc::new(store))
 }
 

@@ -1,31 +1,31 @@
 //! What replicas share: who is refused and until when, which tokens are out, and what is still to be done.
 //!
-//! Each replica keeps in memory what it knows, and decides by that alone: [`Facts`] is read without waiting. With the
+//! Each replica keeps in memory what it knows, and decides by that alone: [`Restrictions`] is read without waiting. With the
 //! [`MemoryStore`] that is all there is. With the [`RedisStore`] replicas also exchange what they know, and it outlives
 //! them. Neither identities nor keys are ever in a store, so that who can write to it can refuse people, disconnect them
 //! by work that revokes their tokens, and lift refusals, but forge nobody.
 //!
-//! A [`Fact`] yields only to a newer one, wherever and in whatever order both arrive, so replicas that have heard the same
-//! facts agree.
+//! A [`Restriction`] yields only to a newer one, wherever and in whatever order both arrive, so replicas that have heard the same
+//! restrictions agree.
 
 mod effects;
-mod fact;
-mod facts;
-mod grants;
+mod live_tokens;
 mod memory;
 mod redis;
+mod restriction;
+mod restrictions;
 mod work;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-pub use fact::{ClientIdDigest, Fact, Ruling, Source, Subject};
-pub(crate) use facts::Named;
-pub use facts::{Facts, Verdict};
-pub use grants::{Grant, GrantedTo, LiveGrants, Reach};
+pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
 pub use memory::MemoryStore;
 pub use redis::{InvalidRedisAddress, InvalidRedisAuthorities, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore};
+pub use restriction::{ClientIdDigest, DenialSource, Restriction, RestrictionKind, Subject};
+pub(crate) use restrictions::CurrentClientId;
+pub use restrictions::{Restrictions, Verdict};
 pub use work::DueWork;
 
 use crate::{clock::UnixMillis, tenant::TenantName};
@@ -37,7 +37,7 @@ use crate::{clock::UnixMillis, tenant::TenantName};
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync {
     /// Who is refused, as this replica knows.
-    fn facts(&self) -> &Facts;
+    fn restrictions(&self) -> &Restrictions;
 
     /// Whether others do what this replica leaves to be done.
     fn is_shared(&self) -> bool;
@@ -52,21 +52,21 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// known, nor without Redis where the operator said to refuse then.
     fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError>;
 
-    /// Stores a fact, unless one is known that it yields to.
-    async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError>;
+    /// Stores a restriction, unless one is known that it yields to.
+    async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<Recorded, StoreError>;
 
     /// The denials and marks that this replica heard of only when it was back from being without Redis, each once: tokens
     /// that it issued meanwhile may be against them. Also those that are over by now, if it was away for that long; those
     /// that another replica, back later, passed on only then; and it may be one that this replica was told itself.
-    fn take_heard_late(&self) -> Vec<Fact>;
+    fn take_learned_late(&self) -> Vec<Restriction>;
 
-    /// Notes that a token is out that lives until `grant.until`. To be called before it is handed out.
+    /// Notes that a token is out that lives until `live_token.until`. To be called before it is handed out.
     ///
-    /// A grant that is known is refreshed, even when there is no room for new ones.
-    async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError>;
+    /// A live_token that is known is refreshed, even when there is no room for new ones.
+    async fn put_live_token(&self, live_token: LiveToken, now: UnixMillis) -> Result<(), StoreError>;
 
     /// The tokens that are out, of a user, a session, an organization or a client ID.
-    async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants;
+    async fn live_tokens(&self, tenant: &TenantName, to: &TokenHolder, now: UnixMillis) -> LiveTokens;
 
     /// Has some work done when it is due, by whichever replica claims it first. Of work whose id is there already only the
     /// time changes, and only to a later one.
@@ -99,7 +99,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     async fn forget(&self, effect: &str);
 
     /// Has every replica forget what it remembers of a user.
-    async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError>;
+    async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError>;
 }
 
 /// How a store is.
@@ -137,12 +137,12 @@ pub struct Census {
     /// How it is with the store.
     pub health: Health,
     /// How many denials and marks hold, as this replica knows.
-    pub facts: usize,
+    pub restrictions: usize,
     /// How many tokens are out that this replica has issued, one for each user, session, organization and client ID.
-    pub grants: usize,
+    pub live_tokens: usize,
     /// Work to be done: what Redis had at the last heartbeat; without Redis, what this replica would do.
     pub backlog: Backlog,
-    /// How many facts this replica knows that Redis lacks.
+    /// How many restrictions this replica knows that Redis lacks.
     pub unwritten: usize,
     /// How many pieces of work this replica has that Redis may lack.
     pub unwritten_work: usize,
@@ -176,7 +176,7 @@ impl Begun {
     pub const LEASE: Duration = Duration::from_secs(4);
 }
 
-/// What became of a fact.
+/// What became of a restriction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// It is the newest.
@@ -200,7 +200,7 @@ pub enum StoreError {
 
 /// Which users are to be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped<'a> {
+pub enum Forgotten<'a> {
     /// One user of a tenant.
     User(&'a TenantName, &'a str),
     /// All of all tenants: drops may have been missed.
@@ -208,7 +208,7 @@ pub enum Dropped<'a> {
 }
 
 /// What is called when users are to be forgotten. It must not block.
-pub type OnDrop = Arc<dyn Fn(Dropped<'_>) + Send + Sync>;
+pub type OnForget = Arc<dyn Fn(Forgotten<'_>) + Send + Sync>;
 
 /// Where the time comes from for what a store does by itself.
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
@@ -217,8 +217,8 @@ pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Denials and marks in force. At some 300 bytes each.
-    pub facts: usize,
-    /// Facts that are over and remembered for their timestamps only. Beyond that the oldest are forgotten, which can
+    pub restrictions: usize,
+    /// Restrictions that are over and remembered for their timestamps only. Beyond that the oldest are forgotten, which can
     /// only have somebody refused for a while who need not be. Also effects that are done: those beyond are handled again
     /// if their event comes again.
     pub remembered: usize,
@@ -226,13 +226,13 @@ pub struct Bounds {
     /// tokens are issued. Of more than that only the end of the last is kept, and no tokens are issued until then.
     pub refused: usize,
     /// Tokens that are out, one for each user, session, organization and client ID. At some 1,000 bytes each.
-    pub grants: usize,
+    pub live_tokens: usize,
     /// Pieces of work to be done.
     pub work: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { facts: 200_000, remembered: 200_000, refused: 1_000, grants: 500_000, work: 100_000 }
+        Self { restrictions: 200_000, remembered: 200_000, refused: 1_000, live_tokens: 500_000, work: 100_000 }
     }
 }

@@ -88,7 +88,7 @@ pub struct Tenant {
     /// Signs.
     pub api_key: ApiKey,
     /// What tokens are given as.
-    pub form: Form,
+    pub signing: Signing,
     /// What a client is told to do whose user is signed out.
     pub signed_out: SignedOut,
     /// Whether its tokens can be revoked, so that it is worth knowing which are out.
@@ -108,7 +108,7 @@ pub enum SignedOut {
 
 /// What tokens are given as, and what that takes.
 #[derive(Clone, Debug)]
-pub enum Form {
+pub enum Signing {
     /// Token requests, which clients exchange at Ably.
     TokenRequest,
     /// Ably JWTs.

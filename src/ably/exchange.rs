@@ -43,7 +43,7 @@ pub enum ExchangeError {
 pub enum NoToken {
     /// Ably says no.
     #[error("Ably refuses the token request with status {} and code {}", .0.status, .0.code)]
-    Refused(Refusal),
+    Refused(AblyRefusal),
     /// Ably did not answer, or not as it documents.
     #[error("Ably cannot be asked for a token now")]
     Unavailable,
@@ -54,7 +54,7 @@ pub enum NoToken {
 
 /// An error of Ably's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct AblyRefusal {
     /// The HTTP status: 400 to 599.
     pub status: u16,
     /// Ably's code.
@@ -123,7 +123,7 @@ impl NoToken {
                 503,
                 "Ably does not take this service's token requests now. The service's log has Ably's code.",
             ),
-            Self::Refused(Refusal { code, status, .. }) => (code, status, sentence(code, status)),
+            Self::Refused(AblyRefusal { code, status, .. }) => (code, status, sentence(code, status)),
         };
         ErrorInfo { code, status_code, message }
     }
@@ -143,7 +143,7 @@ impl NoToken {
     }
 }
 
-impl Refusal {
+impl AblyRefusal {
     fn is_about_the_service(&self) -> bool {
         self.status == 401 || matches!(self.code, 40102 | 40140..=40149 | 40171)
     }

@@ -10,7 +10,7 @@ const WILDCARD: &str = "*";
 pub(super) struct Pattern<'a> {
     qualifier: Option<&'a str>,
     segments: Vec<&'a str>,
-    ending: Ending,
+    suffix: Suffix,
 }
 
 /// In what two patterns meet.
@@ -57,7 +57,7 @@ fn compare(ours: Option<&str>, theirs: Option<&str>) -> Option<Narrower> {
 
 /// How a pattern goes on after its segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
+enum Suffix {
     /// Not at all.
     Closed,
     /// With any number of segments: the pattern ends in `*`.
@@ -78,18 +78,18 @@ impl<'a> Pattern<'a> {
             return None;
         }
         let mut segments: Vec<_> = path.split(':').collect();
-        let ending = match segments.pop_if(|last| *last == WILDCARD) {
-            Some(_) => Ending::Open,
-            None => Ending::Closed,
+        let suffix = match segments.pop_if(|last| *last == WILDCARD) {
+            Some(_) => Suffix::Open,
+            None => Suffix::Closed,
         };
-        Some(Self { qualifier, segments, ending })
+        Some(Self { qualifier, segments, suffix })
     }
 
     /// The pattern of the names that both match, if there are any.
     pub(super) fn meet(&self, other: &Self) -> Option<Meeting> {
-        let beyond = match (self.segments.len().cmp(&other.segments.len()), self.ending, other.ending) {
-            (Ordering::Less, Ending::Open, _) | (Ordering::Equal, Ending::Open, Ending::Closed) => Narrower::Theirs,
-            (Ordering::Greater, _, Ending::Open) | (Ordering::Equal, Ending::Closed, Ending::Open) => Narrower::Ours,
+        let beyond = match (self.segments.len().cmp(&other.segments.len()), self.suffix, other.suffix) {
+            (Ordering::Less, Suffix::Open, _) | (Ordering::Equal, Suffix::Open, Suffix::Closed) => Narrower::Theirs,
+            (Ordering::Greater, _, Suffix::Open) | (Ordering::Equal, Suffix::Closed, Suffix::Open) => Narrower::Ours,
             (Ordering::Equal, ..) => Narrower::Either,
             (Ordering::Less | Ordering::Greater, ..) => return None,
         };
@@ -107,9 +107,9 @@ impl<'a> Pattern<'a> {
     /// The name of what two patterns meet in that do meet.
     fn between(&self, other: &Self) -> String {
         let (short, long) = if self.segments.len() <= other.segments.len() { (self, other) } else { (other, self) };
-        let ending = match (short.ending, long.ending) {
-            (Ending::Open, Ending::Open) => Ending::Open,
-            _ => Ending::Closed,
+        let suffix = match (short.suffix, long.suffix) {
+            (Suffix::Open, Suffix::Open) => Suffix::Open,
+            _ => Suffix::Closed,
         };
         let segments = long.segments.iter().enumerate().map(|(position, segment)| match *segment {
             WILDCARD => short.segments.get(position).copied().unwrap_or(WILDCARD),
@@ -118,7 +118,7 @@ impl<'a> Pattern<'a> {
         let qualifier = match (short.qualifier, long.qualifier) {
             (Some(WILDCARD), narrower) | (narrower, _) => narrower,
         };
-        Pattern { qualifier, segments: segments.collect(), ending }.to_string()
+        Pattern { qualifier, segments: segments.collect(), suffix }.to_string()
     }
 }
 
@@ -128,10 +128,10 @@ impl fmt::Display for Pattern<'_> {
             write!(f, "[{qualifier}]")?;
         }
         f.write_str(&self.segments.join(":"))?;
-        match self.ending {
-            Ending::Closed => Ok(()),
-            Ending::Open if self.segments.is_empty() => f.write_str(WILDCARD),
-            Ending::Open => write!(f, ":{WILDCARD}"),
+        match self.suffix {
+            Suffix::Closed => Ok(()),
+            Suffix::Open if self.segments.is_empty() => f.write_str(WILDCARD),
+            Suffix::Open => write!(f, ":{WILDCARD}"),
         }
     }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
 use super::{
-    ApiKey, KeyName, Refusal, TokenDetails, TokenRequest,
-    revocation::{Margin, Request, Response as Revoked, Target, TargetOutcome},
+    AblyRefusal, ApiKey, KeyName, TokenDetails, TokenRequest,
+    revocation::{ReauthMargin, Request, Response as Revoked, Target, TargetOutcome},
 };
 use crate::{
     clock::{ClockOffset, ClockWatch, UnixMillis},
@@ -39,7 +39,7 @@ pub enum RestError {
     },
     /// An answer that says no, and why.
     #[error("Ably answered with status {} and code {}", .0.status, .0.code)]
-    Refused(Refusal),
+    Refused(AblyRefusal),
     /// An answer that is not what Ably documents.
     #[error("Ably's answer is not what it documents")]
     Malformed,
@@ -50,7 +50,7 @@ impl RestError {
     pub(super) fn is_worth_a_retry(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
-            Self::Status { status, .. } | Self::Refused(Refusal { status, .. }) => *status >= 500,
+            Self::Status { status, .. } | Self::Refused(AblyRefusal { status, .. }) => *status >= 500,
             Self::Malformed => false,
         }
     }
@@ -61,7 +61,7 @@ impl RestError {
         match self {
             // A status without Ably's code is of something that stands before Ably.
             Self::Unreachable(_) | Self::Malformed | Self::Status { .. } => true,
-            Self::Refused(Refusal { status, .. }) => *status >= 500 || [408, 429].contains(status),
+            Self::Refused(AblyRefusal { status, .. }) => *status >= 500 || [408, 429].contains(status),
         }
     }
 
@@ -69,7 +69,7 @@ impl RestError {
     /// fault.
     #[must_use]
     pub fn may_be_of_one_target(&self) -> bool {
-        let Self::Refused(Refusal { status, code, .. }) = self else { return false };
+        let Self::Refused(AblyRefusal { status, code, .. }) = self else { return false };
         !self.passes_by_itself() && ![401, 403, 404].contains(status) && !(40_100..40_200).contains(code)
     }
 
@@ -77,7 +77,7 @@ impl RestError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Status { retry_after, .. } | Self::Refused(Refusal { retry_after, .. }) => *retry_after,
+            Self::Status { retry_after, .. } | Self::Refused(AblyRefusal { retry_after, .. }) => *retry_after,
             Self::Unreachable(_) | Self::Malformed => None,
         }
     }
@@ -86,7 +86,7 @@ impl RestError {
     #[must_use]
     pub fn code(&self) -> Option<u32> {
         match self {
-            Self::Refused(Refusal { code, .. }) => Some(*code),
+            Self::Refused(AblyRefusal { code, .. }) => Some(*code),
             Self::Unreachable(_) | Self::Status { .. } | Self::Malformed => None,
         }
     }
@@ -147,7 +147,7 @@ impl RestClient {
         &self,
         api_key: &ApiKey,
         targets: &[Target],
-        margin: Margin,
+        margin: ReauthMargin,
     ) -> Result<Vec<TargetOutcome>, RestError> {
         let (name, secret) = api_key.basic_auth();
         let call = self.post_of_key(name, "revokeTokens").basic_auth(name, Some(secret));
@@ -201,9 +201,9 @@ async fn refused(response: Response) -> RestError {
     let code = code.filter(|code| (10_000..1_000_000).contains(code));
     let status = status.as_u16();
     match code {
-        Some(code) if is_error => RestError::Refused(Refusal { status, code, retry_after }),
+        Some(code) if is_error => RestError::Refused(AblyRefusal { status, code, retry_after }),
         None if status == StatusCode::TOO_MANY_REQUESTS => {
-            RestError::Refused(Refusal { status, code: 42900, retry_after })
+            RestError::Refused(AblyRefusal { status, code: 42900, retry_after })
         }
         _ => RestError::Status { status, retry_after },
     }

@@ -78,7 +78,7 @@ impl fmt::Display for Target {
 /// How soon a connection ends whose token is revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Margin {
+pub enum ReauthMargin {
     /// At once.
     None,
     /// After 30 seconds, unless its client has a new token by then: one that may have it does not notice.
@@ -209,9 +209,9 @@ impl From<&Error> for TargetError {
 }
 
 impl Request {
-    pub(super) fn new(targets: &[Target], margin: Margin) -> Self {
+    pub(super) fn new(targets: &[Target], margin: ReauthMargin) -> Self {
         let targets = targets.iter().map(ToString::to_string).collect();
-        Self { targets, allow_reauth_margin: margin == Margin::Reauthentication }
+        Self { targets, allow_reauth_margin: margin == ReauthMargin::Reauthentication }
     }
 }
 
@@ -264,10 +264,10 @@ mod tests {
     #[test]
     fn a_call_names_its_targets_as_ably_does() {
         let targets = [client_id("al:ice"), Target::RevocationKey(RevocationKey::parse("sess_1").unwrap())];
-        let request = serde_json::to_value(Request::new(&targets, Margin::Reauthentication)).unwrap();
+        let request = serde_json::to_value(Request::new(&targets, ReauthMargin::Reauthentication)).unwrap();
         let expected = json!({ "targets": ["clientId:al:ice", "revocationKey:sess_1"], "allowReauthMargin": true });
         assert_eq!(request, expected);
-        let request = serde_json::to_value(Request::new(&targets[..1], Margin::None)).unwrap();
+        let request = serde_json::to_value(Request::new(&targets[..1], ReauthMargin::None)).unwrap();
         assert_eq!(request["allowReauthMargin"], false);
     }
 

@@ -61,8 +61,8 @@ impl ClerkCookies {
         let plain = |name: &str| cookies.get(name);
         let suffixed = |name: &str| cookies.get(&format!("{name}_{suffix}"));
         let use_suffixed = suffixed_form_counts(
-            &Form { session: plain(SESSION), client_uat: plain(CLIENT_UAT) },
-            &Form { session: suffixed(SESSION), client_uat: suffixed(CLIENT_UAT) },
+            &CookiePair { session: plain(SESSION), client_uat: plain(CLIENT_UAT) },
+            &CookiePair { session: suffixed(SESSION), client_uat: suffixed(CLIENT_UAT) },
             key,
             now,
         );
@@ -71,7 +71,7 @@ impl ClerkCookies {
     }
 }
 
-struct Form<'a> {
+struct CookiePair<'a> {
     session: Option<&'a str>,
     client_uat: Option<&'a str>,
 }
@@ -79,7 +79,12 @@ struct Form<'a> {
 /// The rules of `@clerk/backend`, the first that applies. Tokens are only decoded here.
 ///
 /// Where Clerk's SDK may read a token that we cannot, the form is chosen that has it: verification will refuse it.
-fn suffixed_form_counts(plain: &Form<'_>, suffixed: &Form<'_>, key: &PublishableKey, now: UnixMillis) -> bool {
+fn suffixed_form_counts(
+    plain: &CookiePair<'_>,
+    suffixed: &CookiePair<'_>,
+    key: &PublishableKey,
+    now: UnixMillis,
+) -> bool {
     let plain_token = match plain.session.map(LooselyDecoded::new) {
         None => None,
         Some(LooselyDecoded::Undecodable | LooselyDecoded::Ambiguous) => return false,
@@ -100,7 +105,7 @@ fn suffixed_form_counts(plain: &Form<'_>, suffixed: &Form<'_>, key: &Publishable
         Some(LooselyDecoded::Ambiguous) => return true,
         Some(LooselyDecoded::Payload(payload)) => Some(payload),
     };
-    let signed_out = |form: &Form<'_>| form.client_uat == Some("0");
+    let signed_out = |form: &CookiePair<'_>| form.client_uat == Some("0");
     if !signed_out(suffixed) && !signed_out(plain) {
         match (issued_at(plain_token.as_ref()), issued_at(suffixed_token.as_ref())) {
             (IssuedAt::Odd, _) => return false,

@@ -13,12 +13,12 @@ use crate::clock::UnixMillis;
 #[derive(Clone, PartialEq)]
 pub struct Credential {
     token: String,
-    source: Source,
+    source: CredentialSource,
 }
 
 /// Where a session token comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum CredentialSource {
     /// The `Authorization` header, or somebody who has the token itself.
     Bearer,
     /// The session cookie.
@@ -90,7 +90,7 @@ impl Credential {
     /// A session token that somebody gave by itself.
     #[must_use]
     pub fn new(token: &str) -> Self {
-        Self { token: token.to_owned(), source: Source::Bearer }
+        Self { token: token.to_owned(), source: CredentialSource::Bearer }
     }
 
     /// The session token in the `Authorization` header, of which `authorization` is every value. A token there wins over
@@ -122,7 +122,7 @@ impl Credential {
         if issued_at.is_some_and(|issued_at| issued_at < client_uat) {
             return Err(NoCredential::OlderThanClient);
         }
-        Ok(Self { token: session, source: Source::Cookie })
+        Ok(Self { token: session, source: CredentialSource::Cookie })
     }
 
     /// The session token. It is a secret: it must not be logged.
@@ -131,7 +131,7 @@ impl Credential {
         &self.token
     }
 
-    pub(super) fn source(&self) -> Source {
+    pub(super) fn source(&self) -> CredentialSource {
         self.source
     }
 

@@ -204,7 +204,7 @@ struct Attempts {
 }
 
 #[derive(Clone, Copy)]
-enum Cause {
+enum FetchCause {
     Schedule,
     NoKeys,
     UnknownKid,
@@ -239,7 +239,7 @@ impl Jwks {
     /// Refreshes now and then on, for ever; sooner after a failure, whoever met it.
     pub async fn keep_fresh(self) {
         loop {
-            self.refresh(Cause::Schedule).await;
+            self.refresh(FetchCause::Schedule).await;
             let failure = timeout(Self::REFRESH_EVERY, self.0.failure.notified()).await;
             if failure.is_ok() {
                 sleep(Self::RETRY_AFTER).await;
@@ -258,9 +258,9 @@ impl Jwks {
         let cause = match self.held() {
             Some(held) => match key(&held) {
                 Some(key) => return Ok(key),
-                None => Cause::UnknownKid,
+                None => FetchCause::UnknownKid,
             },
-            None => Cause::NoKeys,
+            None => FetchCause::NoKeys,
         };
         self.refresh(cause).await;
         let held = self.held().ok_or(KeyError::Unavailable)?;
@@ -284,7 +284,7 @@ impl Jwks {
 
     /// Fetches the set, unless someone else's fetch ended while this call waited for its turn, or `cause` is not yet
     /// allowed another.
-    async fn refresh(&self, cause: Cause) {
+    async fn refresh(&self, cause: FetchCause) {
         let arrived_at = Instant::now();
         let mut attempts = Arc::clone(&self.0.attempts).lock_owned().await;
         let within = |at: Option<Instant>, time: Duration| at.is_some_and(|at| at.elapsed() < time);
@@ -292,10 +292,10 @@ impl Jwks {
             return;
         }
         match cause {
-            Cause::NoKeys if within(attempts.finished_at, Self::NO_KEYS_EVERY) => return,
-            Cause::Schedule | Cause::NoKeys => {}
-            Cause::UnknownKid if within(attempts.unknown_kid_at, Self::UNKNOWN_KID_EVERY) => return,
-            Cause::UnknownKid => attempts.unknown_kid_at = Some(arrived_at),
+            FetchCause::NoKeys if within(attempts.finished_at, Self::NO_KEYS_EVERY) => return,
+            FetchCause::Schedule | FetchCause::NoKeys => {}
+            FetchCause::UnknownKid if within(attempts.unknown_kid_at, Self::UNKNOWN_KID_EVERY) => return,
+            FetchCause::UnknownKid => attempts.unknown_kid_at = Some(arrived_at),
         }
         let shared = Arc::clone(&self.0);
         let fetch = self.0.runtime.spawn(async move {

@@ -25,7 +25,7 @@ struct Shared {
     api: BackendApi,
     /// The runtime that look-ups run on, so that a request that goes away does not take a look-up with it.
     runtime: Handle,
-    known: Cache<String, Fact>,
+    known: Cache<String, Existence>,
     /// The calls under way that are to be believed. To forget takes them out, and so do they themselves when they end.
     calls: Mutex<HashMap<String, Call>>,
     rate_limited_until: Mutex<Option<Instant>>,
@@ -38,7 +38,7 @@ type Call = Arc<OnceCell<Outcome>>;
 /// What became of a call.
 #[derive(Clone, Debug)]
 enum Outcome {
-    Answered(Result<Fact, LookupError>),
+    Answered(Result<Existence, LookupError>),
     /// The user was forgotten meanwhile.
     Overtaken,
 }
@@ -56,7 +56,7 @@ pub struct LookupCounts {
 
 /// What is known of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Fact {
+enum Existence {
     Exists(Arc<User>),
     /// For good: Clerk does not use an id again.
     Deleted,
@@ -112,8 +112,8 @@ impl Users {
             answer?
         };
         match fact {
-            Fact::Exists(user) => Ok(user),
-            Fact::Deleted => Err(LookupError::Deleted),
+            Existence::Exists(user) => Ok(user),
+            Existence::Deleted => Err(LookupError::Deleted),
         }
     }
 
@@ -121,14 +121,14 @@ impl Users {
     #[must_use]
     pub fn remembered(&self, id: &str) -> Option<Arc<User>> {
         match self.0.known.get(id)? {
-            Fact::Exists(user) => Some(user),
-            Fact::Deleted => None,
+            Existence::Exists(user) => Some(user),
+            Existence::Deleted => None,
         }
     }
 
     /// Takes what someone else learned of a user. It replaces only what is older.
     pub fn learn(&self, user: User) {
-        self.0.remember(user.id.clone(), Fact::Exists(Arc::new(user)));
+        self.0.remember(user.id.clone(), Existence::Exists(Arc::new(user)));
     }
 
     /// Forgets what is known of a user, and what a call under way is about to say.
@@ -145,7 +145,7 @@ impl Users {
         self.0.known.invalidate_all();
     }
 
-    async fn look_up(&self, id: &str) -> Result<Fact, LookupError> {
+    async fn look_up(&self, id: &str) -> Result<Existence, LookupError> {
         let shared = Arc::clone(&self.0);
         let id = id.to_owned();
         let answer = self.0.runtime.spawn(async move {
@@ -187,7 +187,7 @@ impl Shared {
         }
     }
 
-    async fn ask_clerk(&self, id: &str) -> Result<Fact, LookupError> {
+    async fn ask_clerk(&self, id: &str) -> Result<Existence, LookupError> {
         // Someone else's call may have ended between the first look and this one's turn.
         if let Some(fact) = self.known.get(id) {
             return Ok(fact);
@@ -196,8 +196,8 @@ impl Shared {
             return Err(LookupError::Unavailable(pause));
         }
         match self.api.user(id).await {
-            Ok(user) => Ok(Fact::Exists(Arc::new(user))),
-            Err(BackendApiError::NotFound) => Ok(Fact::Deleted),
+            Ok(user) => Ok(Existence::Exists(Arc::new(user))),
+            Err(BackendApiError::NotFound) => Ok(Existence::Deleted),
             Err(error) => {
                 tracing::warn!(user_id = id, %error, "a user could not be looked up");
                 let pause = match error {
@@ -210,7 +210,7 @@ impl Shared {
     }
 
     /// Keeps the newer of what is known and `fact`, and returns it.
-    fn remember(&self, id: String, fact: Fact) -> Fact {
+    fn remember(&self, id: String, fact: Existence) -> Existence {
         let newest = self.known.entry(id).and_compute_with(|known| match known.map(moka::Entry::into_value) {
             Some(known) if known.outdates(&fact) => Op::Nop,
             _ => Op::Put(fact.clone()),
@@ -231,7 +231,7 @@ impl Shared {
     }
 }
 
-impl Fact {
+impl Existence {
     fn outdates(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Deleted, _) => true,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Credential, Session, SigningKeys,
-    credential::Source,
+    credential::CredentialSource,
     jwt::Decoded,
     session::{is_truthy, non_empty},
     signing_keys::{KeyError, KeysUnavailable},
@@ -307,7 +307,7 @@ impl<'a> UnverifiedToken<'a> {
 }
 
 impl SessionRules {
-    fn session(&self, claims: Claims, source: Source, now: UnixMillis) -> Result<Session, Invalid> {
+    fn session(&self, claims: Claims, source: CredentialSource, now: UnixMillis) -> Result<Session, Invalid> {
         let Claims(claims) = claims;
         non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
         self.check_audience(claims.get("aud"))?;
@@ -355,12 +355,12 @@ impl SessionRules {
         if matches { Ok(()) } else { Err(Invalid::Audience) }
     }
 
-    fn check_authorized_party(&self, claim: Option<&Value>, source: Source) -> Result<(), Invalid> {
+    fn check_authorized_party(&self, claim: Option<&Value>, source: CredentialSource) -> Result<(), Invalid> {
         if self.authorized_parties.is_empty() {
             return Ok(());
         }
         match claim {
-            None if self.native_apps && source == Source::Bearer => Ok(()),
+            None if self.native_apps && source == CredentialSource::Bearer => Ok(()),
             None => Err(Invalid::AuthorizedPartyMissing),
             Some(Value::String(azp)) if self.authorized_parties.contains(azp) => Ok(()),
             Some(_) => Err(Invalid::AuthorizedParty),

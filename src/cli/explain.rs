@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Failure, complain, policy_tests::in_words};
+use super::{Failure, complain, policy_cases::in_words};
 use crate::{
     ably::{ErrorInfo, TokenFormat, Ttl},
     clerk::{Credential, Examined, Invalid, LookupCounts, RefreshCounts, Session, Unverified},

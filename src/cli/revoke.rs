@@ -16,7 +16,9 @@ use crate::{
     clock::UnixMillis,
     config::{Config, Sources},
     outgoing::causes,
-    revocation::by_hand::{DenialOutcome, LiveTokens, Report, Revoked, RevokedOutcome, WrittenOrder},
+    revocation::operator::{
+        DenialOutcome, LiveTokenKnowledge, Report, RevocationRequestBody, TargetReport, TargetReportOutcome,
+    },
     store::Subject,
 };
 
@@ -26,7 +28,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    whom: Whom,
+    whom: Subjects,
     /// With several tenants: whose session, user or client ID it is
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
@@ -46,7 +48,7 @@ pub(super) struct Arguments {
 
 #[derive(Clone, Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Whom {
+struct Subjects {
     /// A Clerk session; the user's other sessions go on
     #[arg(long, value_name = "sess_…")]
     session: Option<String>,
@@ -59,9 +61,9 @@ struct Whom {
 }
 
 impl Arguments {
-    fn order(&self) -> WrittenOrder {
-        let Self { whom: Whom { session, user, client_id }, tenant, lasts, lift, dry_run, .. } = self.clone();
-        WrittenOrder { tenant, session, user, client_id, lasts, lift, dry_run }
+    fn order(&self) -> RevocationRequestBody {
+        let Self { whom: Subjects { session, user, client_id }, tenant, lasts, lift, dry_run, .. } = self.clone();
+        RevocationRequestBody { tenant, session, user, client_id, lasts, lift, dry_run }
     }
 }
 
@@ -82,7 +84,7 @@ pub(super) async fn run(config: Option<&Path>, arguments: Arguments) -> ExitCode
     if report.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn ask(config: Option<&Path>, order: &WrittenOrder) -> Result<Report, Failure> {
+async fn ask(config: Option<&Path>, order: &RevocationRequestBody) -> Result<Report, Failure> {
     let admin = Config::admin_only(&Sources::read(config))?;
     let Some(address) = admin.address else {
         return Err(Failure::Input(
@@ -171,10 +173,10 @@ fn verdict(report: &Report) -> &'static str {
     match (report.dry_run, report.complete, report.live_tokens) {
         (true, ..) => "A dry run: nothing was changed.",
         (false, false, _) => "Not all is done.",
-        (false, true, Some(LiveTokens::NoneKnown)) => "Denied. No live token was known.",
-        (false, true, Some(LiveTokens::NotNoted)) => "Denied. Which tokens are live is not noted.",
+        (false, true, Some(LiveTokenKnowledge::NoneKnown)) => "Denied. No live token was known.",
+        (false, true, Some(LiveTokenKnowledge::NotNoted)) => "Denied. Which tokens are live is not noted.",
         (false, true, None) if nobody_was_denied() => "There was nothing to lift.",
-        (false, true, Some(LiveTokens::Known) | None) => "Done.",
+        (false, true, Some(LiveTokenKnowledge::Known) | None) => "Done.",
     }
 }
 
@@ -208,24 +210,24 @@ fn of_denial(outcome: DenialOutcome) -> (&'static str, String) {
     }
 }
 
-fn of_target(revoked: &Revoked) -> (&'static str, String) {
+fn of_target(revoked: &TargetReport) -> (&'static str, String) {
     let how = if revoked.allow_reauth_margin {
         "; clients that may have a new token reconnect unnoticed"
     } else {
         "; clients are disconnected"
     };
     match revoked.outcome {
-        RevokedOutcome::Accepted { applies_at } => (OK, format!("revoked from {} on{how}", in_words(applies_at))),
-        RevokedOutcome::Refused { code: Some(code) } => {
+        TargetReportOutcome::Accepted { applies_at } => (OK, format!("revoked from {} on{how}", in_words(applies_at))),
+        TargetReportOutcome::Refused { code: Some(code) } => {
             (FAIL, format!("Ably refuses to revoke, with code {code}: https://help.ably.io/error/{code}"))
         }
-        RevokedOutcome::Refused { code: None } => (FAIL, "Ably refuses to revoke; the log says more".into()),
-        RevokedOutcome::Unavailable => (FAIL, "Ably cannot be told now; the service goes on trying".into()),
-        RevokedOutcome::GivenUp => {
+        TargetReportOutcome::Refused { code: None } => (FAIL, "Ably refuses to revoke; the log says more".into()),
+        TargetReportOutcome::Unavailable => (FAIL, "Ably cannot be told now; the service goes on trying".into()),
+        TargetReportOutcome::GivenUp => {
             (FAIL, "Ably cannot be told now, and the store has no room for another attempt".into())
         }
-        RevokedOutcome::NotCalled => (NEITHER, "Ably is not told".into()),
-        RevokedOutcome::WouldBeRevoked => (NEITHER, format!("would be revoked{how}")),
+        TargetReportOutcome::NotCalled => (NEITHER, "Ably is not told".into()),
+        TargetReportOutcome::WouldBeRevoked => (NEITHER, format!("would be revoked{how}")),
     }
 }
 

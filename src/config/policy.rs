@@ -28,7 +28,7 @@ use crate::{
 pub(super) const GRANTS: &str = "grants";
 
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
-type Place = Range<usize>;
+type TomlPlace = Range<usize>;
 
 /// Reads the policy. What is wrong with it, the reader is told.
 pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocable: bool) -> Policy {
@@ -75,7 +75,7 @@ pub(super) struct Parser {
     pub(super) subject: String,
     revocable: bool,
     /// What other formats than a JWT cannot carry, by the key.
-    pub(super) jwt_only: Vec<(Place, String, &'static str)>,
+    pub(super) jwt_only: Vec<(TomlPlace, String, &'static str)>,
     pub(super) problems: Vec<(usize, String)>,
 }
 
@@ -84,12 +84,12 @@ impl Parser {
         Self { subject: String::new(), revocable, jwt_only: Vec::new(), problems: Vec::new() }
     }
 
-    pub(super) fn problem(&mut self, place: Place, what: impl fmt::Display) {
+    pub(super) fn problem(&mut self, place: TomlPlace, what: impl fmt::Display) {
         self.problems.push((place.start, format!("{}: {what}", self.subject)));
     }
 
     /// Notes an error as a problem.
-    pub(super) fn checked<T, E: fmt::Display>(&mut self, place: Place, result: Result<T, E>) -> Option<T> {
+    pub(super) fn checked<T, E: fmt::Display>(&mut self, place: TomlPlace, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.problem(place, error)).ok()
     }
 
@@ -130,7 +130,7 @@ impl Parser {
 
     fn rule(
         &mut self,
-        place: Place,
+        place: TomlPlace,
         keys: &DeTable<'_>,
         require: Option<&Condition>,
         names: &mut BTreeSet<String>,
@@ -161,7 +161,7 @@ impl Parser {
         })
     }
 
-    fn name(&mut self, place: &Place, keys: &DeTable<'_>, names: &mut BTreeSet<String>) -> Option<RuleName> {
+    fn name(&mut self, place: &TomlPlace, keys: &DeTable<'_>, names: &mut BTreeSet<String>) -> Option<RuleName> {
         let Some(value) = keys.get("name") else {
             self.problem(place.clone(), "no name; logs and explanations need one");
             return None;

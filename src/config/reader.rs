@@ -50,7 +50,7 @@ pub type Provenance = BTreeMap<String, Origin>;
 
 /// Where variables are looked for, the first that has a value first.
 #[derive(Clone, Copy)]
-enum Source {
+enum ValueSource {
     Environment,
     EnvironmentFile,
     DotEnv,
@@ -243,7 +243,9 @@ impl<'a> Reader<'a> {
     /// are set, two names must not contradict each other.
     fn find_in_environment(&mut self, setting: &Setting) -> Option<(String, Origin)> {
         let mut found: Vec<(String, String, Origin)> = Vec::new();
-        for source in [Source::Environment, Source::EnvironmentFile, Source::DotEnv, Source::DotEnvFile] {
+        for source in
+            [ValueSource::Environment, ValueSource::EnvironmentFile, ValueSource::DotEnv, ValueSource::DotEnvFile]
+        {
             for name in self.scope.variables(setting) {
                 if let Some((value, origin)) = self.look_up(setting, source, &name) {
                     found.push((name, value, origin));
@@ -259,14 +261,14 @@ impl<'a> Reader<'a> {
     }
 
     /// The value of a variable in one source, unless it is empty.
-    fn look_up(&mut self, setting: &Setting, source: Source, name: &str) -> Option<(String, Origin)> {
-        let is_path = matches!(source, Source::EnvironmentFile | Source::DotEnvFile);
+    fn look_up(&mut self, setting: &Setting, source: ValueSource, name: &str) -> Option<(String, Origin)> {
+        let is_path = matches!(source, ValueSource::EnvironmentFile | ValueSource::DotEnvFile);
         let name = if is_path { format!("{name}_FILE") } else { name.to_owned() };
         let (value, origin) = match source {
-            Source::Environment | Source::EnvironmentFile => {
+            ValueSource::Environment | ValueSource::EnvironmentFile => {
                 (self.sources.environment.get(&name)?.trim(), Origin::Variable(name.clone()))
             }
-            Source::DotEnv | Source::DotEnvFile => {
+            ValueSource::DotEnv | ValueSource::DotEnvFile => {
                 let Entry { value, line, defect } = self.sources.dot_env.get(&name)?;
                 let origin = Origin::DotEnv(name.clone(), *line);
                 if let Some(defect) = defect {

@@ -7,7 +7,7 @@ use super::{
     settings::{SERVER_HOST, SERVER_PORT, SERVER_TRUSTED_PROXIES},
     value::{ip_address, port},
 };
-use crate::client_address::{TrustedProxies, proxy_network};
+use crate::trusted_proxies::{TrustedProxies, proxy_network};
 
 /// The settings of the public listener.
 #[derive(Clone, Debug)]

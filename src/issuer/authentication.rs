@@ -4,7 +4,7 @@
 //! issuer that a token names chooses which of them verifies it: its keys are tried and no others, and what it verifies is
 //! of that issuer.
 
-use super::{Asked, Cause, Issuer};
+use super::{Cause, IncomingRequest, Issuer};
 use crate::{
     clerk::{Credential, Invalid, NoCredential, Session, Unverified},
     clock::UnixMillis,
@@ -13,7 +13,11 @@ use crate::{
 
 impl Issuer {
     /// The verified session of the request's caller, and the tenant that verified it.
-    pub(super) async fn authenticate(&self, asked: Asked<'_>, now: UnixMillis) -> Result<(&Tenant, Session), Cause> {
+    pub(super) async fn authenticate(
+        &self,
+        asked: IncomingRequest<'_>,
+        now: UnixMillis,
+    ) -> Result<(&Tenant, Session), Cause> {
         let in_header = Credential::in_header(asked.authorization.iter().map(AsRef::as_ref))?;
         let (tenant, credential) = match (&self.tenants[..], in_header) {
             ([only], Some(credential)) => (only, credential),
@@ -36,7 +40,7 @@ fn tenant_of<'a>(tenants: &'a [Tenant], credential: &Credential) -> Result<&'a T
 }
 
 /// Refuses the tenant's cookies when a page of another site has them sent.
-fn check_site(tenant: &Tenant, asked: Asked<'_>) -> Result<(), Cause> {
+fn check_site(tenant: &Tenant, asked: IncomingRequest<'_>) -> Result<(), Cause> {
     if (asked.accepts_cookies)(&tenant.name) { Ok(()) } else { Err(Cause::AnotherSite) }
 }
 
@@ -44,7 +48,7 @@ fn check_site(tenant: &Tenant, asked: Asked<'_>) -> Result<(), Cause> {
 /// cannot tell for lack of keys, no other's word counts.
 async fn judge_cookies<'a>(
     tenants: &'a [Tenant],
-    asked: Asked<'_>,
+    asked: IncomingRequest<'_>,
     now: UnixMillis,
 ) -> Result<(&'a Tenant, Session), Cause> {
     let mut accepted = None;
@@ -53,7 +57,7 @@ async fn judge_cookies<'a>(
         match judge_own_cookies(tenant, asked, now).await {
             Ok(_) if accepted.is_some() => return Err(Cause::SeveralTenants),
             Ok(session) => accepted = Some((tenant, session)),
-            Err(cause) if telling(&cause) > telling(&refused) => refused = cause,
+            Err(cause) if specificity(&cause) > specificity(&refused) => refused = cause,
             Err(_) => {}
         }
     }
@@ -63,7 +67,7 @@ async fn judge_cookies<'a>(
     }
 }
 
-async fn judge_own_cookies(tenant: &Tenant, asked: Asked<'_>, now: UnixMillis) -> Result<Session, Cause> {
+async fn judge_own_cookies(tenant: &Tenant, asked: IncomingRequest<'_>, now: UnixMillis) -> Result<Session, Cause> {
     let credential = Credential::in_cookies(asked.cookies, &tenant.publishable_key, now)?;
     let issuer = credential.unverified_issuer().map_err(Unverified::Invalid)?;
     if !tenant.verifier.is_for(&issuer) {
@@ -75,7 +79,7 @@ async fn judge_own_cookies(tenant: &Tenant, asked: Asked<'_>, now: UnixMillis) -
 
 /// How much a refusal by one of several tenants tells the caller.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Telling {
+enum Specificity {
     NothingThere,
     NothingYet,
     OfAnother,
@@ -84,13 +88,13 @@ enum Telling {
     Undecided,
 }
 
-fn telling(cause: &Cause) -> Telling {
+fn specificity(cause: &Cause) -> Specificity {
     match cause {
-        Cause::NoCredential(NoCredential::Missing) => Telling::NothingThere,
-        Cause::NoCredential(NoCredential::SessionCookieMissing) => Telling::NothingYet,
-        Cause::Unverified(Unverified::Invalid(Invalid::Issuer)) => Telling::OfAnother,
-        Cause::NoCredential(_) => Telling::Incomplete,
-        Cause::Unverified(Unverified::KeysUnavailable(_)) => Telling::Undecided,
-        _ => Telling::Refused,
+        Cause::NoCredential(NoCredential::Missing) => Specificity::NothingThere,
+        Cause::NoCredential(NoCredential::SessionCookieMissing) => Specificity::NothingYet,
+        Cause::Unverified(Unverified::Invalid(Invalid::Issuer)) => Specificity::OfAnother,
+        Cause::NoCredential(_) => Specificity::Incomplete,
+        Cause::Unverified(Unverified::KeysUnavailable(_)) => Specificity::Undecided,
+        _ => Specificity::Refused,
     }
 }

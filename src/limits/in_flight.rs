@@ -5,54 +5,54 @@ use std::{future::poll_fn, num::NonZeroU32, pin::pin, task::Poll};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// A number of places, shared by all workers; and as many for those that wait outside of them.
+/// A number of permits, shared by all workers; and as many for those that wait outside of them.
 #[derive(Debug)]
 pub struct InFlightLimit {
-    places: Semaphore,
+    permits: Semaphore,
     waiting: Semaphore,
 }
 
-/// A place, taken until it is dropped.
+/// A permit, taken until it is dropped.
 #[derive(Debug)]
-pub struct Place<'a> {
+pub struct Permit<'a> {
     limit: &'a InFlightLimit,
-    /// Absent only while its holder waits outside, and when there was no place to come back to.
+    /// Absent only while its holder waits outside, and when there was no permit to come back to.
     held: Option<SemaphorePermit<'a>>,
 }
 
-/// All places are taken.
+/// All permits are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("all places are taken")]
-pub struct NoPlace;
+#[error("all permits are taken")]
+pub struct NoPermit;
 
 impl InFlightLimit {
-    /// So many places.
+    /// So many permits.
     #[must_use]
-    pub fn new(places: NonZeroU32) -> Self {
-        let places = usize::try_from(places.get()).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
-        Self { places: Semaphore::new(places), waiting: Semaphore::new(places) }
+    pub fn new(permits: NonZeroU32) -> Self {
+        let permits = usize::try_from(permits.get()).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        Self { permits: Semaphore::new(permits), waiting: Semaphore::new(permits) }
     }
 
-    /// A place, unless all are taken. Never waits.
-    pub fn take_place(&self) -> Option<Place<'_>> {
-        let held = self.places.try_acquire().ok()?;
-        Some(Place { limit: self, held: Some(held) })
+    /// A permit, unless all are taken. Never waits.
+    pub fn acquire(&self) -> Option<Permit<'_>> {
+        let held = self.permits.try_acquire().ok()?;
+        Some(Permit { limit: self, held: Some(held) })
     }
 }
 
-impl Place<'_> {
-    /// Runs a future to its end. If the future has to wait, the place is free for others until then: at most as many
-    /// futures wait outside as there are places, and each needs a place again when it is done.
-    pub async fn leave_while_waiting<T>(&mut self, future: impl Future<Output = T>) -> Result<T, NoPlace> {
+impl Permit<'_> {
+    /// Runs a future to its end. If the future has to wait, the permit is free for others until then: at most as many
+    /// futures wait outside as there are permits, and each needs a permit again when it is done.
+    pub async fn release_while_waiting<T>(&mut self, future: impl Future<Output = T>) -> Result<T, NoPermit> {
         let mut future = pin!(future);
         if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
             return Ok(output);
         }
-        let waiting = self.limit.waiting.try_acquire().map_err(|_| NoPlace)?;
+        let waiting = self.limit.waiting.try_acquire().map_err(|_| NoPermit)?;
         self.held = None;
         let output = future.await;
         drop(waiting);
-        self.held = Some(self.limit.places.try_acquire().map_err(|_| NoPlace)?);
+        self.held = Some(self.limit.permits.try_acquire().map_err(|_| NoPermit)?);
         Ok(output)
     }
 }
@@ -66,69 +66,69 @@ mod tests {
 
     use super::*;
 
-    fn limit(places: u32) -> InFlightLimit {
-        InFlightLimit::new(NonZeroU32::new(places).unwrap())
+    fn limit(permits: u32) -> InFlightLimit {
+        InFlightLimit::new(NonZeroU32::new(permits).unwrap())
     }
 
     #[test]
     fn there_are_as_many_places_as_were_made_and_each_is_given_again() {
         let limit = limit(2);
-        let first = limit.take_place().unwrap();
-        let second = limit.take_place().unwrap();
-        assert!(limit.take_place().is_none());
+        let first = limit.acquire().unwrap();
+        let second = limit.acquire().unwrap();
+        assert!(limit.acquire().is_none());
         drop(first);
-        let third = limit.take_place().unwrap();
-        assert!(limit.take_place().is_none());
+        let third = limit.acquire().unwrap();
+        assert!(limit.acquire().is_none());
         drop((second, third));
-        assert!(limit.take_place().is_some());
+        assert!(limit.acquire().is_some());
     }
 
     #[test]
     fn a_place_is_free_for_others_while_its_holder_waits_and_taken_again_after() {
         let limit = limit(1);
-        let mut place = limit.take_place().unwrap();
+        let mut permit = limit.acquire().unwrap();
         let (done, wait) = oneshot::channel();
-        let mut waiting = Box::pin(place.leave_while_waiting(wait));
+        let mut waiting = Box::pin(permit.release_while_waiting(wait));
         assert!(waiting.as_mut().now_or_never().is_none());
-        drop(limit.take_place().unwrap());
+        drop(limit.acquire().unwrap());
         done.send(7).unwrap();
         assert_eq!(waiting.as_mut().now_or_never(), Some(Ok(Ok(7))));
         drop(waiting);
-        assert!(limit.take_place().is_none());
-        drop(place);
-        assert!(limit.take_place().is_some());
+        assert!(limit.acquire().is_none());
+        drop(permit);
+        assert!(limit.acquire().is_some());
     }
 
     #[test]
     fn a_holder_who_need_not_wait_keeps_the_place() {
         let limit = limit(1);
-        let mut place = limit.take_place().unwrap();
-        assert_eq!(place.leave_while_waiting(ready(1)).now_or_never(), Some(Ok(1)));
-        assert!(limit.take_place().is_none());
+        let mut permit = limit.acquire().unwrap();
+        assert_eq!(permit.release_while_waiting(ready(1)).now_or_never(), Some(Ok(1)));
+        assert!(limit.acquire().is_none());
     }
 
     #[test]
     fn only_as_many_wait_as_there_are_places() {
         let limit = limit(1);
-        let mut first = limit.take_place().unwrap();
-        let mut waiting = Box::pin(first.leave_while_waiting(pending::<()>()));
+        let mut first = limit.acquire().unwrap();
+        let mut waiting = Box::pin(first.release_while_waiting(pending::<()>()));
         assert!(waiting.as_mut().now_or_never().is_none());
-        let mut second = limit.take_place().unwrap();
-        assert_eq!(second.leave_while_waiting(pending::<()>()).now_or_never(), Some(Err(NoPlace)));
+        let mut second = limit.acquire().unwrap();
+        assert_eq!(second.release_while_waiting(pending::<()>()).now_or_never(), Some(Err(NoPermit)));
         drop((waiting, second));
-        let mut third = limit.take_place().unwrap();
-        assert_eq!(third.leave_while_waiting(pending::<()>()).now_or_never(), None);
+        let mut third = limit.acquire().unwrap();
+        assert_eq!(third.release_while_waiting(pending::<()>()).now_or_never(), None);
     }
 
     #[test]
     fn who_comes_back_when_all_places_are_taken_is_turned_away() {
         let limit = limit(1);
-        let mut place = limit.take_place().unwrap();
+        let mut permit = limit.acquire().unwrap();
         let (done, wait) = oneshot::channel();
-        let mut waiting = Box::pin(place.leave_while_waiting(wait));
+        let mut waiting = Box::pin(permit.release_while_waiting(wait));
         assert!(waiting.as_mut().now_or_never().is_none());
-        let _other = limit.take_place().unwrap();
+        let _other = limit.acquire().unwrap();
         done.send(()).unwrap();
-        assert_eq!(waiting.as_mut().now_or_never(), Some(Err(NoPlace)));
+        assert_eq!(waiting.as_mut().now_or_never(), Some(Err(NoPermit)));
     }
 }

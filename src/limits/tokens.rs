@@ -57,17 +57,17 @@ pub struct Allowance {
 /// There is no token for this user now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the user has asked for too many tokens")]
-pub struct UsedUp(pub Allowance);
+pub struct LimitExceeded(pub Allowance);
 
 /// Counts the tokens of each user. Users of different tenants are different users, whatever their ids.
 #[derive(Debug)]
 pub struct TokenLimit<C: Clock = MonotonicClock> {
     quota: TokenQuota,
-    limiter: RateLimiter<User, States, C, StateInformationMiddleware>,
+    limiter: RateLimiter<UserKey, States, C, StateInformationMiddleware>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct User {
+struct UserKey {
     tenant: TenantName,
     id: Box<str>,
 }
@@ -95,14 +95,16 @@ impl<C: Clock> TokenLimit<C> {
     }
 
     /// Counts one token for this user, and says what is left.
-    pub fn take(&self, tenant: &TenantName, user_id: &str) -> Result<Allowance, UsedUp> {
-        let user = User { tenant: tenant.clone(), id: user_id.into() };
+    pub fn take(&self, tenant: &TenantName, user_id: &str) -> Result<Allowance, LimitExceeded> {
+        let user = UserKey { tenant: tenant.clone(), id: user_id.into() };
         match self.limiter.check_key(&user) {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
                 Ok(self.allowance(remaining, self.quota.interval() * remaining.max(1)))
             }
-            Err(not_until) => Err(UsedUp(self.allowance(0, not_until.wait_time_from(self.limiter.clock().now())))),
+            Err(not_until) => {
+                Err(LimitExceeded(self.allowance(0, not_until.wait_time_from(self.limiter.clock().now()))))
+            }
         }
     }
 
@@ -120,12 +122,12 @@ fn seconds(duration: Duration) -> u32 {
 
 /// The states of the users who are remembered.
 #[derive(Debug)]
-struct States(Cache<User, Arc<InMemoryState>>);
+struct States(Cache<UserKey, Arc<InMemoryState>>);
 
 impl StateStore for States {
-    type Key = User;
+    type Key = UserKey;
 
-    fn measure_and_replace<T, F, E>(&self, user: &User, decide: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, user: &UserKey, decide: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
@@ -157,13 +159,13 @@ mod tests {
         for (remaining, lasts) in [(2, 2), (1, 1), (0, 1)] {
             assert_eq!(take(), Ok(Allowance { burst: 3, whole_in: 3, remaining, lasts }));
         }
-        let used_up = Err(UsedUp(Allowance { burst: 3, whole_in: 3, remaining: 0, lasts: 1 }));
-        assert_eq!(take(), used_up);
+        let exceeded = Err(LimitExceeded(Allowance { burst: 3, whole_in: 3, remaining: 0, lasts: 1 }));
+        assert_eq!(take(), exceeded);
         clock.advance(Duration::from_millis(999));
-        assert_eq!(take(), used_up);
+        assert_eq!(take(), exceeded);
         clock.advance(Duration::from_millis(1));
         assert!(take().is_ok());
-        assert_eq!(take(), used_up);
+        assert_eq!(take(), exceeded);
         clock.advance(Duration::from_mins(5));
         assert_eq!(take().unwrap().remaining, 2);
     }
@@ -175,13 +177,13 @@ mod tests {
             let take = || limit.take(&tenant("t"), "user");
             for step in [0, 1, 999, 7321] {
                 clock.advance(Duration::from_millis(step));
-                let used_up = loop {
-                    if let Err(used_up) = take() {
-                        break used_up;
+                let exceeded = loop {
+                    if let Err(exceeded) = take() {
+                        break exceeded;
                     }
                 };
-                clock.advance(Duration::from_secs(used_up.0.lasts.into()));
-                assert!(take().is_ok(), "{per_minute} a minute, {burst} at once: {used_up:?}");
+                clock.advance(Duration::from_secs(exceeded.0.lasts.into()));
+                assert!(take().is_ok(), "{per_minute} a minute, {burst} at once: {exceeded:?}");
             }
         }
     }
@@ -232,7 +234,7 @@ mod tests {
                 clock.advance(Duration::from_millis(pause));
                 last = take();
             }
-            let (Ok(allowance) | Err(UsedUp(allowance))) = last;
+            let (Ok(allowance) | Err(LimitExceeded(allowance))) = last;
             prop_assert!(allowance.remaining * 60 <= allowance.lasts * per_minute, "no faster than grows: {allowance:?}");
             prop_assert!(allowance.burst * 60 <= allowance.whole_in * per_minute, "{allowance:?}");
             let lasts = Duration::from_secs(allowance.lasts.into());
@@ -269,7 +271,7 @@ mod tests {
                         taken += 1;
                         prop_assert!(allowance.remaining < burst);
                     }
-                    Err(UsedUp(allowance)) => prop_assert_eq!(allowance.remaining, 0),
+                    Err(LimitExceeded(allowance)) => prop_assert_eq!(allowance.remaining, 0),
                 }
                 prop_assert!(taken <= u64::from(burst) + passed * u64::from(per_minute) / 60_000 + 1);
             }

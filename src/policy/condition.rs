@@ -54,12 +54,12 @@ pub struct Permission(String);
 /// A plan or a feature, of whoever has it or of one of the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopedName {
-    scope: Option<Scope>,
+    scope: Option<OwnerKind>,
     name: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
+enum OwnerKind {
     Organization,
     User,
 }
@@ -108,7 +108,7 @@ pub enum InvalidName {
     Empty,
     /// A prefix that Clerk does not know.
     #[error("{0:?} is no scope: write o: or org: for the organization's, u: or user: for the user's, or no prefix")]
-    Scope(String),
+    OwnerKind(String),
     /// There is no such level.
     #[error("{0:?} is no level: there are first_factor, second_factor and multi_factor")]
     Level(String),
@@ -151,12 +151,12 @@ impl ScopedName {
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let (scope, name) = match text.split_once(':') {
             None => (None, text),
-            Some(("o" | "org" | "organization", name)) => (Some(Scope::Organization), name),
-            Some(("u" | "user", name)) => (Some(Scope::User), name),
-            Some((scope, _)) => return Err(InvalidName::Scope(scope.to_owned())),
+            Some(("o" | "org" | "organization", name)) => (Some(OwnerKind::Organization), name),
+            Some(("u" | "user", name)) => (Some(OwnerKind::User), name),
+            Some((scope, _)) => return Err(InvalidName::OwnerKind(scope.to_owned())),
         };
         match name.split_once(':') {
-            Some((scope, _)) => Err(InvalidName::Scope(scope.to_owned())),
+            Some((scope, _)) => Err(InvalidName::OwnerKind(scope.to_owned())),
             None if name.is_empty() => Err(InvalidName::Empty),
             None => Ok(Self { scope, name: name.to_owned() }),
         }
@@ -164,11 +164,11 @@ impl ScopedName {
 
     fn is_in(&self, scoped: &Scoped) -> bool {
         let is_of = |scope, names: &[String]| self.asks_for(scope) && names.contains(&self.name);
-        is_of(Scope::Organization, &scoped.organization) || is_of(Scope::User, &scoped.user)
+        is_of(OwnerKind::Organization, &scoped.organization) || is_of(OwnerKind::User, &scoped.user)
     }
 
     /// Whether it is enough that the one whom `scope` means has it.
-    fn asks_for(&self, scope: Scope) -> bool {
+    fn asks_for(&self, scope: OwnerKind) -> bool {
         self.scope.is_none_or(|asked| asked == scope)
     }
 }
@@ -461,8 +461,8 @@ impl fmt::Display for ScopedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scope = match self.scope {
             None => "",
-            Some(Scope::Organization) => "o:",
-            Some(Scope::User) => "u:",
+            Some(OwnerKind::Organization) => "o:",
+            Some(OwnerKind::User) => "u:",
         };
         write!(f, "{scope}{}", self.name)
     }

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{Condition, Dropped, Explained, Grant, Policy, Refusal, Rule, RuleName, Truth, Witness};
+use super::{Condition, Dropped, Explained, Grant, Policy, PolicyRefusal, Rule, RuleName, Truth, Witness};
 use crate::{
     ably::{Capability, TokenParams},
     clerk::Session,
@@ -21,15 +21,15 @@ pub struct Explanation {
     pub granted: Option<Capability>,
     /// The decision.
     #[serde(serialize_with = "granted_or_refused")]
-    pub outcome: Result<Grant, Refusal>,
+    pub outcome: Result<Grant, PolicyRefusal>,
 }
 
-fn granted_or_refused<S: Serializer>(outcome: &Result<Grant, Refusal>, serializer: S) -> Result<S::Ok, S::Error> {
+fn granted_or_refused<S: Serializer>(outcome: &Result<Grant, PolicyRefusal>, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     #[serde(rename_all = "kebab-case")]
     enum Outcome<'a> {
         Granted(&'a Grant),
-        Refused(&'a Refusal),
+        Refused(&'a PolicyRefusal),
     }
     match outcome {
         Ok(grant) => Outcome::Granted(grant),

@@ -52,7 +52,7 @@ fn policy() -> Policy {
     }
 }
 
-fn capability(policy: &Policy, claims: &Value, asked: &TokenParams) -> Result<String, Refusal> {
+fn capability(policy: &Policy, claims: &Value, asked: &TokenParams) -> Result<String, PolicyRefusal> {
     policy.decide(&session(claims), asked).outcome.map(|grant| grant.capability.unwrap().to_string())
 }
 
@@ -95,7 +95,11 @@ fn without_a_match_or_a_resource_that_is_left_nothing_is_granted() {
     for claims in
         [json!({}), json!({ "tier": "free" }), json!({ "tier": "pro" }), json!({ "tier": "pro", "team": "*" })]
     {
-        assert_eq!(capability(&policy, &claims, &TokenParams::default()), Err(Refusal::NothingGranted), "{claims}");
+        assert_eq!(
+            capability(&policy, &claims, &TokenParams::default()),
+            Err(PolicyRefusal::NothingGranted),
+            "{claims}"
+        );
     }
 }
 
@@ -110,7 +114,7 @@ fn a_rule_or_a_requirement_that_ends_unknown_does_not_match() {
         assert_eq!(outcome(&ruled, claims.clone()).is_ok(), matches, "{claims}");
         assert_eq!(outcome(&required, claims.clone()).is_ok(), matches, "{claims}");
     }
-    assert_eq!(outcome(&required, json!({})), Err(Refusal::Requirement));
+    assert_eq!(outcome(&required, json!({})), Err(PolicyRefusal::Requirement));
 }
 
 #[test]
@@ -120,8 +124,8 @@ fn a_client_gets_what_it_asks_for_of_what_it_is_granted() {
         (r#"{"lobby":["publish","subscribe"]}"#, Ok(r#"{"lobby":["subscribe"]}"#)),
         (r#"{"[*]*":["*"]}"#, Ok(r#"{"lobby":["subscribe"],"private:user_1:*":["*"]}"#)),
         (r#"{"private:*":["history"]}"#, Ok(r#"{"private:user_1:*":["history"]}"#)),
-        (r#"{"private:user_2:x":["*"]}"#, Err(Refusal::NothingOfAsked)),
-        (r#"{"lobby":["publish"]}"#, Err(Refusal::NothingOfAsked)),
+        (r#"{"private:user_2:x":["*"]}"#, Err(PolicyRefusal::NothingOfAsked)),
+        (r#"{"lobby":["publish"]}"#, Err(PolicyRefusal::NothingOfAsked)),
     ] {
         assert_eq!(capability(&policy(), &claims, &asking(asked)).as_deref(), expected.as_deref(), "{asked}");
     }
@@ -136,7 +140,7 @@ fn a_client_may_ask_for_512_resources_and_for_few_that_meet_many_in_a_third() {
     let expected = Ok(r#"{"lobby":["subscribe"]}"#.to_owned());
     assert_eq!(capability(&policy(), &json!({}), &resources(Policy::MOST_RESOURCES_ASKED, lobby)), expected);
     let too_many = resources(Policy::MOST_RESOURCES_ASKED + 1, lobby);
-    assert_eq!(capability(&policy(), &json!({}), &too_many), Err(Refusal::TooMuchAsked));
+    assert_eq!(capability(&policy(), &json!({}), &too_many), Err(PolicyRefusal::TooMuchAsked));
     let unruled = Policy::default().decide(&session(&json!({})), &too_many).outcome.unwrap();
     assert_eq!(unruled.capability, too_many.capability);
     let names: Vec<_> = (0..100).map(|n| format!("room{n}:*")).collect();
@@ -144,7 +148,7 @@ fn a_client_may_ask_for_512_resources_and_for_few_that_meet_many_in_a_third() {
     let rooms = Policy { rules: vec![rule("rooms", None, &rooms)], ..Policy::default() };
     assert!(capability(&rooms, &json!({}), &resources(50, |n| format!("*:{n:09}"))).is_ok());
     let crossing = resources(500, |n| format!("*:{n:09}"));
-    assert_eq!(capability(&rooms, &json!({}), &crossing), Err(Refusal::TooMuchAsked));
+    assert_eq!(capability(&rooms, &json!({}), &crossing), Err(PolicyRefusal::TooMuchAsked));
 }
 
 #[test]

@@ -6,16 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::Authority;
 use crate::{
-    ably::{ClientId, Margin, RevocationKey, Target, TokenFormat},
+    ably::{ClientId, ReauthMargin, RevocationKey, Target, TokenFormat},
     clerk::{Change, Event, User},
     clock::UnixMillis,
-    store::{ClientIdDigest, Fact, Grant, GrantedTo, Named, Ruling, Source, Subject},
+    store::{
+        ClientIdDigest, CurrentClientId, DenialSource, LiveToken, Restriction, RestrictionKind, Subject, TokenHolder,
+    },
 };
 
 /// Whose tokens are to be revoked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Whom {
+pub enum RevocationScope {
     /// Those of a session.
     Session(String),
     /// All of a user.
@@ -30,37 +32,37 @@ pub enum Whom {
     /// Those of all sessions that are active in an organization.
     Organization(String),
     /// Those of a user under other client IDs than this, or under any.
-    FormerNames {
+    FormerClientIds {
         /// The user.
         user: String,
         /// Who the user is now.
         client_id: Option<ClientIdDigest>,
     },
     /// Those of client IDs, whoever has them.
-    Names(BTreeSet<ClientId>),
+    ClientIds(BTreeSet<ClientId>),
 }
 
-impl Whom {
-    /// By whom their tokens are found.
-    pub(super) fn holder(&self) -> Option<GrantedTo> {
+impl RevocationScope {
+    /// By scope their tokens are found.
+    pub(super) fn holder(&self) -> Option<TokenHolder> {
         match self {
-            Self::Session(session) => Some(GrantedTo::Session(session.clone())),
-            Self::User(user) | Self::Member { user, .. } | Self::FormerNames { user, .. } => {
-                Some(GrantedTo::User(user.clone()))
+            Self::Session(session) => Some(TokenHolder::Session(session.clone())),
+            Self::User(user) | Self::Member { user, .. } | Self::FormerClientIds { user, .. } => {
+                Some(TokenHolder::User(user.clone()))
             }
-            Self::Organization(organization) => Some(GrantedTo::Organization(organization.clone())),
-            Self::Names(_) => None,
+            Self::Organization(organization) => Some(TokenHolder::Organization(organization.clone())),
+            Self::ClientIds(_) => None,
         }
     }
 
     /// How soon their tokens end. Who may have a new one is not to notice, and a user's other devices are not, where a
     /// session cannot be revoked by itself.
-    pub(super) fn margin(&self, format: TokenFormat) -> Margin {
+    pub(super) fn margin(&self, format: TokenFormat) -> ReauthMargin {
         match self {
-            Self::User(_) | Self::Names(_) => Margin::None,
-            Self::Session(_) if format == TokenFormat::Jwt => Margin::None,
-            Self::Session(_) | Self::Member { .. } | Self::Organization(_) | Self::FormerNames { .. } => {
-                Margin::Reauthentication
+            Self::User(_) | Self::ClientIds(_) => ReauthMargin::None,
+            Self::Session(_) if format == TokenFormat::Jwt => ReauthMargin::None,
+            Self::Session(_) | Self::Member { .. } | Self::Organization(_) | Self::FormerClientIds { .. } => {
+                ReauthMargin::Reauthentication
             }
         }
     }
@@ -70,7 +72,7 @@ impl Whom {
 #[derive(Debug, Default)]
 pub(super) struct Effect {
     /// Who is refused, or no more. What is to be revoked follows from it: [`revoked_by`].
-    pub(super) facts: Vec<Fact>,
+    pub(super) restrictions: Vec<Restriction>,
     /// A user that is to be forgotten everywhere.
     pub(super) forget: Option<String>,
     /// What is now known of a user.
@@ -79,66 +81,79 @@ pub(super) struct Effect {
 
 impl Effect {
     pub(super) fn of(event: &Event, authority: &Authority, now: UnixMillis) -> Self {
-        let fact = |subject, ruling| authority.fact(subject, ruling, event.at, now);
-        let only = |subject, ruling| Self { facts: vec![fact(subject, ruling)], ..Self::default() };
+        let restriction = |subject, kind| authority.restriction(subject, kind, event.at, now);
+        let only = |subject, kind| Self { restrictions: vec![restriction(subject, kind)], ..Self::default() };
         match &event.change {
             Change::SessionEnded { session_id, .. } => {
-                only(Subject::Session(session_id.clone()), Ruling::Denied(Source::Clerk))
+                only(Subject::Session(session_id.clone()), RestrictionKind::Denied(DenialSource::Clerk))
             }
             Change::UserDeleted { user_id } => {
-                let deleted = fact(Subject::User(user_id.clone()), Ruling::Deleted);
-                Self { facts: vec![deleted], forget: Some(user_id.clone()), learn: None }
+                let deleted = restriction(Subject::User(user_id.clone()), RestrictionKind::Deleted);
+                Self { restrictions: vec![deleted], forget: Some(user_id.clone()), learn: None }
             }
             Change::UserUpdated(user) => {
                 let subject = Subject::User(user.id.clone());
-                let mut facts = Vec::new();
+                let mut restrictions = Vec::new();
                 if user.banned || user.deprovisioned {
-                    facts.push(fact(subject, Ruling::Denied(Source::Clerk)));
+                    restrictions.push(restriction(subject, RestrictionKind::Denied(DenialSource::Clerk)));
                 } else {
-                    facts.push(fact(subject.clone(), Ruling::Lifted(Source::Clerk)));
+                    restrictions.push(restriction(subject.clone(), RestrictionKind::Lifted(DenialSource::Clerk)));
                     if authority.client_id.is_told_by_username() {
                         let client_id = authority.client_id.of_user(&user.id, user.username.as_deref());
-                        facts.push(fact(subject, Ruling::Named(client_id.as_deref().map(ClientIdDigest::of))));
+                        restrictions.push(restriction(
+                            subject,
+                            RestrictionKind::ClientId(client_id.as_deref().map(ClientIdDigest::of)),
+                        ));
                     }
                 }
-                Self { facts, forget: Some(user.id.clone()), learn: Some(user.clone()) }
+                Self { restrictions, forget: Some(user.id.clone()), learn: Some(user.clone()) }
             }
             Change::MembershipChanged { user_id, organization_id } => {
                 let (user, organization) = (user_id.clone(), organization_id.clone());
-                only(Subject::Member { user, organization }, Ruling::Marked)
+                only(Subject::Member { user, organization }, RestrictionKind::NotBefore)
             }
             Change::OrganizationDeleted { organization_id } => {
-                only(Subject::Organization(organization_id.clone()), Ruling::Marked)
+                only(Subject::Organization(organization_id.clone()), RestrictionKind::NotBefore)
             }
         }
     }
 }
 
-/// Whose tokens an event's fact ends, and the time of the event that ends them. `before` is what was last told of the
+/// Whose tokens an event's restriction ends, and the time of the event that ends them. `before` is what was last outcomes of the
 /// user's name.
 ///
-/// A name that is told again ends nothing: the event that told it first ended the tokens under other names.
-pub(super) fn ended_by(fact: &Fact, before: Option<Named>) -> Option<(Whom, UnixMillis)> {
-    match (fact.ruling, before) {
-        (Ruling::Named(client_id), Some(before)) if before.at != fact.at && before.client_id == client_id => None,
+/// A name that is outcomes again ends nothing: the event that outcomes it first ended the tokens under other names.
+pub(super) fn ended_by(
+    restriction: &Restriction,
+    before: Option<CurrentClientId>,
+) -> Option<(RevocationScope, UnixMillis)> {
+    match (restriction.kind, before) {
+        (RestrictionKind::ClientId(client_id), Some(before))
+            if before.at != restriction.at && before.client_id == client_id =>
+        {
+            None
+        }
         // Late: the newer event did not know of tokens under this name.
-        (Ruling::Named(_), Some(before)) if before.at > fact.at => {
-            let newer = Fact { ruling: Ruling::Named(before.client_id), at: before.at, ..fact.clone() };
+        (RestrictionKind::ClientId(_), Some(before)) if before.at > restriction.at => {
+            let newer =
+                Restriction { kind: RestrictionKind::ClientId(before.client_id), at: before.at, ..restriction.clone() };
             Some((revoked_by(&newer)?, newer.at))
         }
-        _ => Some((revoked_by(fact)?, fact.at)),
+        _ => Some((revoked_by(restriction)?, restriction.at)),
     }
 }
 
-/// Whose tokens are to be revoked where a fact is new.
-pub(super) fn revoked_by(fact: &Fact) -> Option<Whom> {
-    Some(match (fact.subject.clone(), fact.ruling) {
-        (_, Ruling::Lifted(_)) | (Subject::User(_), Ruling::Marked) => return None,
-        (Subject::User(user), Ruling::Named(client_id)) => Whom::FormerNames { user, client_id },
-        (Subject::User(user), Ruling::Denied(_) | Ruling::Deleted) => Whom::User(user),
-        (Subject::Session(session), _) => Whom::Session(session),
-        (Subject::Member { user, organization }, _) => Whom::Member { user, organization },
-        (Subject::Organization(organization), _) => Whom::Organization(organization),
+/// Whose tokens are to be revoked where a restriction is new.
+pub(super) fn revoked_by(restriction: &Restriction) -> Option<RevocationScope> {
+    Some(match (restriction.subject.clone(), restriction.kind) {
+        (_, RestrictionKind::Lifted(_)) | (Subject::User(_), RestrictionKind::NotBefore) => return None,
+        (Subject::User(user), RestrictionKind::ClientId(client_id)) => {
+            RevocationScope::FormerClientIds { user, client_id }
+        }
+        (Subject::User(user), RestrictionKind::Denied(_) | RestrictionKind::Deleted) => RevocationScope::User(user),
+        (Subject::Session(session), _) => RevocationScope::Session(session),
+        (Subject::Member { user, organization }, _) => RevocationScope::Member { user, organization },
+        (Subject::Organization(organization), _) => RevocationScope::Organization(organization),
     })
 }
 
@@ -146,26 +161,30 @@ pub(super) fn revoked_by(fact: &Fact) -> Option<Whom> {
 /// that gives JWTs now may have given others before.
 ///
 /// A name that no token can have, which only a store that others have written to can hold, is left out.
-pub(super) fn targets<'a>(whom: &'a Whom, format: TokenFormat, live: &'a [Grant]) -> Vec<Target> {
-    let is_meant = |grant: &&Grant| match whom {
-        Whom::Member { organization, .. } => grant.organization.as_ref() == Some(organization),
-        Whom::FormerNames { client_id, .. } => *client_id != Some(ClientIdDigest::of(&grant.client_id)),
+pub(super) fn targets<'a>(scope: &'a RevocationScope, format: TokenFormat, live: &'a [LiveToken]) -> Vec<Target> {
+    let is_meant = |live_token: &&LiveToken| match scope {
+        RevocationScope::Member { organization, .. } => live_token.organization.as_ref() == Some(organization),
+        RevocationScope::FormerClientIds { client_id, .. } => {
+            *client_id != Some(ClientIdDigest::of(&live_token.client_id))
+        }
         _ => true,
     };
     let meant = live.iter().filter(is_meant);
-    let by_client_id = |grant: &'a Grant| (false, grant.client_id.as_str());
-    let by_session = |grant: &'a Grant| match grant.format {
-        TokenFormat::Jwt => (true, grant.session.as_str()),
-        TokenFormat::TokenRequest | TokenFormat::TokenDetails => by_client_id(grant),
+    let by_client_id = |live_token: &'a LiveToken| (false, live_token.client_id.as_str());
+    let by_session = |live_token: &'a LiveToken| match live_token.format {
+        TokenFormat::Jwt => (true, live_token.session.as_str()),
+        TokenFormat::TokenRequest | TokenFormat::TokenDetails => by_client_id(live_token),
     };
-    let targets: BTreeSet<(bool, &str)> = match whom {
+    let targets: BTreeSet<(bool, &str)> = match scope {
         // Whether or not any are known.
-        Whom::Session(session) if format == TokenFormat::Jwt => {
+        RevocationScope::Session(session) if format == TokenFormat::Jwt => {
             meant.map(by_session).chain([(true, session.as_str())]).collect()
         }
-        Whom::Session(_) | Whom::Member { .. } | Whom::Organization(_) => meant.map(by_session).collect(),
-        Whom::Names(names) => names.iter().map(|name| (false, name.as_str())).collect(),
-        Whom::User(_) | Whom::FormerNames { .. } => meant.map(by_client_id).collect(),
+        RevocationScope::Session(_) | RevocationScope::Member { .. } | RevocationScope::Organization(_) => {
+            meant.map(by_session).collect()
+        }
+        RevocationScope::ClientIds(names) => names.iter().map(|name| (false, name.as_str())).collect(),
+        RevocationScope::User(_) | RevocationScope::FormerClientIds { .. } => meant.map(by_client_id).collect(),
     };
     let target = |(is_key, name): (bool, &str)| {
         if is_key {

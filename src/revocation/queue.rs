@@ -18,7 +18,7 @@ use tracing::field::display;
 pub(super) use self::schedule::retry_of_target;
 use self::schedule::{Added, Call, Caller, Next, Paused, Schedule};
 use crate::{
-    ably::{ApiKey, Margin, RestClient, RestError, Target, TargetOutcome, diagnosis},
+    ably::{ApiKey, ReauthMargin, RestClient, RestError, Target, TargetOutcome, diagnosis},
     clock::UnixMillis,
     telemetry::metrics::RevocationCounts,
     tenant::TenantName,
@@ -35,7 +35,7 @@ pub struct RevokingKey {
 
 /// What became of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum RevokeOutcome {
     /// Ably revokes its tokens.
     Accepted { applies_at: UnixMillis },
     /// Ably refuses, for a reason that does not pass by itself.
@@ -44,7 +44,7 @@ pub(super) enum Told {
     Unavailable { retry_at: Option<UnixMillis> },
 }
 
-impl Told {
+impl RevokeOutcome {
     pub(super) fn is_refused(&self) -> bool {
         matches!(self, Self::Refused { .. })
     }
@@ -62,12 +62,12 @@ struct Shared {
 }
 
 /// Where a caller waits for what became of a target.
-type Outcome = oneshot::Sender<Told>;
+type Outcome = oneshot::Sender<RevokeOutcome>;
 
-fn send(callers: impl IntoIterator<Item = Caller<Outcome>>, told: Told) {
+fn send(callers: impl IntoIterator<Item = Caller<Outcome>>, outcomes: RevokeOutcome) {
     for Caller { caller, .. } in callers {
         // Whoever went away needs no answer.
-        let _ = caller.send(told);
+        let _ = caller.send(outcomes);
     }
 }
 
@@ -79,19 +79,19 @@ impl RevocationQueue {
     }
 
     /// Has Ably revoke tokens, and returns what became of each target.
-    pub(super) async fn revoke(&self, targets: &[Target], margin: Margin, now: UnixMillis) -> Vec<Told> {
+    pub(super) async fn revoke(&self, targets: &[Target], margin: ReauthMargin, now: UnixMillis) -> Vec<RevokeOutcome> {
         let (callers, answers): (Vec<_>, Vec<_>) = targets.iter().map(|_| oneshot::channel()).unzip();
         let added = self.schedule().add(targets.iter().cloned().zip(callers), margin, now);
         match added {
             Added::Waits => {}
             Added::First => _ = tokio::spawn(self.clone().make_calls(now)),
             Added::TooSoon { retry_at } => {
-                return vec![Told::Unavailable { retry_at: Some(retry_at) }; targets.len()];
+                return vec![RevokeOutcome::Unavailable { retry_at: Some(retry_at) }; targets.len()];
             }
         }
-        let told = future::join_all(answers).await.into_iter();
+        let outcomes = future::join_all(answers).await.into_iter();
         // A caller without an answer: the service is stopping.
-        told.map(|told| told.unwrap_or(Told::Unavailable { retry_at: None })).collect()
+        outcomes.map(|outcomes| outcomes.unwrap_or(RevokeOutcome::Unavailable { retry_at: None })).collect()
     }
 
     /// Makes one call after another until no target waits.
@@ -103,11 +103,11 @@ impl RevocationQueue {
             match next {
                 Next::Call(call) => {
                     let answer = self.call(call.targets.clone(), call.margin).await;
-                    self.tell_callers(call, answer, time());
+                    self.answer_callers(call, answer, time());
                 }
                 Next::Leave(callers) => {
                     for caller in callers {
-                        let _ = caller.send(Told::Unavailable { retry_at: None });
+                        let _ = caller.send(RevokeOutcome::Unavailable { retry_at: None });
                     }
                 }
                 Next::Sleep(pause) => sleep(pause).await,
@@ -116,9 +116,9 @@ impl RevocationQueue {
         }
     }
 
-    /// Gives the callers of a call the outcomes of their targets; those of targets that Ably could not be told, unless they
+    /// Gives the callers of a call the outcomes of their targets; those of targets that Ably could not be outcomes, unless they
     /// wait for the next call.
-    fn tell_callers(&self, call: Call<Outcome>, answer: Result<Vec<TargetOutcome>, RestError>, now: UnixMillis) {
+    fn answer_callers(&self, call: Call<Outcome>, answer: Result<Vec<TargetOutcome>, RestError>, now: UnixMillis) {
         let outcomes = match answer {
             Ok(outcomes) => outcomes,
             Err(error) if error.passes_by_itself() => {
@@ -137,19 +137,19 @@ impl RevocationQueue {
             }
             Err(error) => {
                 self.schedule().reset_backoff();
-                let told = self.call_refused(&error, &call.targets);
-                send(call.callers.into_iter().flatten(), told);
+                let outcomes = self.call_refused(&error, &call.targets);
+                send(call.callers.into_iter().flatten(), outcomes);
                 return;
             }
         };
         let mut limited = Call { targets: Vec::new(), callers: Vec::new(), margin: call.margin };
         for ((target, callers), outcome) in call.targets.into_iter().zip(call.callers).zip(outcomes) {
-            let told = self.told(&target, outcome);
+            let outcomes = self.outcomes(&target, outcome);
             if outcome.is_err_and(|error| error.is_rate_limit()) {
                 limited.targets.push(target);
                 limited.callers.push(callers);
             } else {
-                send(callers, told);
+                send(callers, outcomes);
             }
         }
         if limited.targets.is_empty() {
@@ -159,7 +159,7 @@ impl RevocationQueue {
         }
     }
 
-    async fn call(&self, targets: Vec<Target>, margin: Margin) -> Result<Vec<TargetOutcome>, RestError> {
+    async fn call(&self, targets: Vec<Target>, margin: ReauthMargin) -> Result<Vec<TargetOutcome>, RestError> {
         let key = self.0.key.clone();
         let call = tokio::spawn(async move { key.rest.revoke_tokens(&key.api_key, &targets, margin).await });
         // Whatever ends a call, the queue goes on.
@@ -170,34 +170,34 @@ impl RevocationQueue {
     fn pause(&self, call: Call<Outcome>, retry_after: Option<Duration>, now: UnixMillis) -> UnixMillis {
         let Paused { retry_at, left } = self.schedule().failed(call, retry_after, now, rand::random());
         for caller in left {
-            let _ = caller.send(Told::Unavailable { retry_at: Some(retry_at) });
+            let _ = caller.send(RevokeOutcome::Unavailable { retry_at: Some(retry_at) });
         }
         retry_at
     }
 
-    fn told(&self, target: &Target, outcome: TargetOutcome) -> Told {
+    fn outcomes(&self, target: &Target, outcome: TargetOutcome) -> RevokeOutcome {
         let Shared { tenant, counts, .. } = &*self.0;
         match outcome {
             Ok(applied) => {
                 counts.accepted.inc();
                 tracing::info!(%tenant, %target, "tokens revoked");
-                Told::Accepted { applies_at: applied.applies_at }
+                RevokeOutcome::Accepted { applies_at: applied.applies_at }
             }
             Err(error) if error.passes_by_itself() => {
                 counts.unavailable.inc();
                 tracing::warn!(%tenant, %target, %error, "Ably did not revoke these tokens; the service retries");
-                Told::Unavailable { retry_at: None }
+                RevokeOutcome::Unavailable { retry_at: None }
             }
             Err(error) => {
                 counts.refused.inc();
                 let (cause, cure) = diagnosis(error.code());
                 tracing::error!(%tenant, %target, %error, cause, cure, "Ably refuses to revoke these tokens");
-                Told::Refused { code: error.code() }
+                RevokeOutcome::Refused { code: error.code() }
             }
         }
     }
 
-    fn call_refused(&self, error: &RestError, targets: &[Target]) -> Told {
+    fn call_refused(&self, error: &RestError, targets: &[Target]) -> RevokeOutcome {
         let Shared { tenant, counts, .. } = &*self.0;
         counts.refused.inc_by(targets.len().try_into().unwrap_or(u64::MAX));
         let target = if let [target] = targets { Some(display(target)) } else { None };
@@ -212,7 +212,7 @@ impl RevocationQueue {
             cure,
             "Ably refuses to revoke tokens: new tokens are refused here, and connections last until their token ends"
         );
-        Told::Refused { code }
+        RevokeOutcome::Refused { code }
     }
 
     fn schedule(&self) -> MutexGuard<'_, Schedule<Outcome>> {

@@ -6,11 +6,13 @@ use futures_util::future;
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Authority, Ending, Revocation, RevocationQueue, Told, Whom, queue::retry_of_target};
+use super::{
+    Authority, PendingRevocation, Revocation, RevocationQueue, RevocationScope, RevokeOutcome, queue::retry_of_target,
+};
 use crate::{
-    ably::{Margin, RestClient, Target},
+    ably::{ReauthMargin, RestClient, Target},
     clock::UnixMillis,
-    store::{DueWork, Fact, Reach, Source, Subject},
+    store::{Coverage, DenialSource, DueWork, Restriction, Subject},
     tenant::TenantName,
 };
 
@@ -18,8 +20,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Task {
     tenant: TenantName,
-    whom: Whom,
-    pub(super) margin: Margin,
+    scope: RevocationScope,
+    pub(super) margin: ReauthMargin,
     /// What was to be revoked when the event came.
     pub(super) targets: Vec<Target>,
     /// Whether what came after it is to be revoked too.
@@ -31,7 +33,7 @@ pub(super) struct Task {
     /// Whether it is the rest of a revocation of which Ably refused some.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_rest_of_refused: bool,
-    /// Whom an operator denied: when none of them is any more, it is not to be revoked again.
+    /// RevocationScope an operator denied: when none of them is any more, it is not to be revoked again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     denied: Vec<Subject>,
 }
@@ -61,19 +63,23 @@ impl Task {
     /// A token that can be revoked lives for an hour at most (40003 above it).
     pub(super) const LONGEST_LIFE: Duration = Duration::from_hours(1);
 
-    pub(super) fn new(authority: &Authority, ending: Ending, now: UnixMillis) -> Self {
-        let Ending { whom, margin, targets, at, denied, any_known: _, reach: _ } = ending;
+    pub(super) fn new(authority: &Authority, pending: PendingRevocation, now: UnixMillis) -> Self {
+        let PendingRevocation { scope, margin, targets, at, denied, any_known: _, coverage: _ } = pending;
         // For as long as the denial lasts, a replica that has not heard of it may issue more.
         let over = now.after(authority.tokens_end_within());
         let tenant = authority.tenant.clone();
-        Self { tenant, whom, margin, targets, look_up: LookUp::Again, at, over, is_rest_of_refused: false, denied }
+        Self { tenant, scope, margin, targets, look_up: LookUp::Again, at, over, is_rest_of_refused: false, denied }
     }
 
     /// What is left of it by what Ably said of its targets; none if nothing is.
-    pub(super) fn rest(&self, told: &[Told]) -> Option<Self> {
-        let unavailable = self.targets.iter().zip(told).filter(|(_, told)| matches!(told, Told::Unavailable { .. }));
+    pub(super) fn rest(&self, outcomes: &[RevokeOutcome]) -> Option<Self> {
+        let unavailable = self
+            .targets
+            .iter()
+            .zip(outcomes)
+            .filter(|(_, outcomes)| matches!(outcomes, RevokeOutcome::Unavailable { .. }));
         let targets: Vec<_> = unavailable.map(|(target, _)| target.clone()).collect();
-        let is_rest_of_refused = self.is_rest_of_refused || told.iter().any(Told::is_refused);
+        let is_rest_of_refused = self.is_rest_of_refused || outcomes.iter().any(RevokeOutcome::is_refused);
         if targets.is_empty() {
             return None;
         }
@@ -93,32 +99,32 @@ impl Task {
 
     /// What this revocation is called, in whatever delivery and however often its event comes.
     pub(super) fn effect(&self) -> String {
-        let whom = serde_json::to_string(&self.whom).unwrap_or_default();
-        format!("{}/{whom}/{}", self.tenant, self.at.0)
+        let scope = serde_json::to_string(&self.scope).unwrap_or_default();
+        format!("{}/{scope}/{}", self.tenant, self.at.0)
     }
 
     /// What it is called that Ably refuses to revoke the tokens under a user's former names: the same for every event that
     /// tells the name.
     pub(super) fn refused_rename(&self) -> Option<String> {
-        matches!(self.whom, Whom::FormerNames { .. }).then(|| refused_rename(&self.tenant, &self.whom))
+        matches!(self.scope, RevocationScope::FormerClientIds { .. }).then(|| refused_rename(&self.tenant, &self.scope))
     }
 
     /// Until when the service knows that this revocation is done: as long as it knows the event's timestamp.
     pub(super) fn remembered_until(&self, now: UnixMillis) -> UnixMillis {
-        self.over.max(now.after(Fact::REMEMBERED_FOR))
+        self.over.max(now.after(Restriction::REMEMBERED_FOR))
     }
 }
 
 /// See [`Task::refused_rename`].
-pub(super) fn refused_rename(tenant: &TenantName, whom: &Whom) -> String {
-    format!("{tenant}/refused/{}", serde_json::to_string(whom).unwrap_or_default())
+pub(super) fn refused_rename(tenant: &TenantName, scope: &RevocationScope) -> String {
+    format!("{tenant}/refused/{}", serde_json::to_string(scope).unwrap_or_default())
 }
 
 /// When to retry what Ably did not take, first due at `first_due`.
-pub(super) fn retry_at(told: &[Told], first_due: UnixMillis, now: UnixMillis) -> UnixMillis {
-    let next_calls = told.iter().filter_map(|told| match told {
-        Told::Unavailable { retry_at } => *retry_at,
-        Told::Accepted { .. } | Told::Refused { .. } => None,
+pub(super) fn retry_at(outcomes: &[RevokeOutcome], first_due: UnixMillis, now: UnixMillis) -> UnixMillis {
+    let next_calls = outcomes.iter().filter_map(|outcomes| match outcomes {
+        RevokeOutcome::Unavailable { retry_at } => *retry_at,
+        RevokeOutcome::Accepted { .. } | RevokeOutcome::Refused { .. } => None,
     });
     next_calls.max().unwrap_or_else(|| retry_of_target(first_due, now))
 }
@@ -152,7 +158,7 @@ impl Revocation {
     /// Does all that is due. `now` is asked for each part, as the one before it may have waited for Ably.
     pub(super) async fn do_due_work(&self, now: impl Fn() -> UnixMillis) {
         loop {
-            self.make_up_for_absence(now()).await;
+            self.catch_up_after_outage(now()).await;
             let claimed = self.store.claim(Self::MOST_WORK_AT_ONCE, now()).await;
             let count = claimed.len();
             future::join_all(claimed.into_iter().map(|work| self.perform(work, now()))).await;
@@ -197,27 +203,27 @@ impl Revocation {
             tracing::warn!(tenant = %task.tenant, "tokens to be revoked are of no tenant here that can; it is left to others");
             return Performed::AgainAt(now.after(Self::OTHERS_AFTER));
         };
-        let mut reach = Reach::AllReplicas;
+        let mut coverage = Coverage::AllReplicas;
         if task.look_up == LookUp::Again {
-            let found = self.ending(authority, task.whom.clone(), task.at, now).await;
-            reach = found.reach;
+            let found = self.pending(authority, task.scope.clone(), task.at, now).await;
+            coverage = found.coverage;
             let new: Vec<_> = found.targets.into_iter().filter(|target| !task.targets.contains(target)).collect();
             task.targets.extend(new);
         }
         let targets = mem::take(&mut task.targets);
         task.targets = targets.into_iter().filter(|target| !self.is_named_again(&task, target)).collect();
-        let told = queue.revoke(&task.targets, task.margin, now).await;
-        let retry_at = retry_at(&told, first_due, now);
-        let performed = match (task.rest(&told), reach) {
-            (None, Reach::AllReplicas) => Performed::Whole,
-            (Some(rest), Reach::AllReplicas) if rest.targets.len() < task.targets.len() => {
+        let outcomes = queue.revoke(&task.targets, task.margin, now).await;
+        let retry_at = retry_at(&outcomes, first_due, now);
+        let performed = match (task.rest(&outcomes), coverage) {
+            (None, Coverage::AllReplicas) => Performed::Whole,
+            (Some(rest), Coverage::AllReplicas) if rest.targets.len() < task.targets.len() => {
                 Performed::Partly(rest, retry_at)
             }
             (Some(_), _) => Performed::AgainAt(retry_at),
             // Not at once: what is known was revoked.
-            (None, Reach::ThisReplica) => Performed::AgainAt(now.after(Self::AGAIN_AFTER)),
+            (None, Coverage::ThisReplica) => Performed::AgainAt(now.after(Self::AGAIN_AFTER)),
         };
-        if told.iter().any(Told::is_refused) {
+        if outcomes.iter().any(RevokeOutcome::is_refused) {
             self.store.forget(&task.effect()).await;
             self.note_refused(&task, now).await;
         } else if performed == Performed::Whole && task.is_rest_of_refused {
@@ -255,18 +261,26 @@ impl Revocation {
 
     /// Whether a ban was lifted since, or what an operator denied.
     fn is_lifted(&self, task: &Task) -> bool {
-        let is_lifted =
-            |subject: &Subject, source| self.store.facts().is_lifted_since(&task.tenant, subject, source, task.at);
-        match &task.whom {
-            _ if !task.denied.is_empty() => task.denied.iter().all(|subject| is_lifted(subject, Source::Operator)),
-            Whom::User(user) => is_lifted(&Subject::User(user.clone()), Source::Clerk),
+        let is_lifted = |subject: &Subject, source| {
+            self.store.restrictions().is_lifted_since(&task.tenant, subject, source, task.at)
+        };
+        match &task.scope {
+            _ if !task.denied.is_empty() => {
+                task.denied.iter().all(|subject| is_lifted(subject, DenialSource::Operator))
+            }
+            RevocationScope::User(user) => is_lifted(&Subject::User(user.clone()), DenialSource::Clerk),
             _ => false,
         }
     }
 
     /// Whether a target is a client ID that was to end with a change of name, and has become the user's again.
     fn is_named_again(&self, task: &Task, target: &Target) -> bool {
-        let (Whom::FormerNames { user, .. }, Target::ClientId(client_id)) = (&task.whom, target) else { return false };
-        self.store.facts().name(&task.tenant, user).is_some_and(|name| name.at > task.at && name.is(client_id.as_str()))
+        let (RevocationScope::FormerClientIds { user, .. }, Target::ClientId(client_id)) = (&task.scope, target) else {
+            return false;
+        };
+        self.store
+            .restrictions()
+            .name(&task.tenant, user)
+            .is_some_and(|name| name.at > task.at && name.is(client_id.as_str()))
     }
 }

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     ably::RevocationKey,
     clerk::{Change, Organization, Scoped, Session, User},
-    store::{Bounds, ClientIdDigest, Grant, MemoryStore, Verdict},
+    store::{Bounds, ClientIdDigest, LiveToken, MemoryStore, Verdict},
 };
 
 pub(super) const NOW: UnixMillis = UnixMillis(1_795_290_000_000);
@@ -52,8 +52,8 @@ fn user(id: u8, banned: bool) -> User {
     User { id: format!("user_{id}"), username: Some("alice".into()), banned, deprovisioned: false, updated_at: 0 }
 }
 
-fn grant(user: &str, session: &str, organization: Option<&str>, client_id: &str) -> Grant {
-    Grant {
+fn live_token(user: &str, session: &str, organization: Option<&str>, client_id: &str) -> LiveToken {
+    LiveToken {
         tenant: TenantName::default(),
         user: user.into(),
         session: session.into(),
@@ -93,7 +93,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
     })
 }
 
-/// The names that plain updates told of a user, the latest last.
+/// The names that plain updates outcomes of a user, the latest last.
 fn names(events: &[Event], user_id: &str) -> Vec<(UnixMillis, Option<String>)> {
     let plain = events.iter().filter_map(|event| match &event.change {
         Change::UserUpdated(user) if user.id == user_id && !user.banned => Some((event.at, user.username.clone())),
@@ -104,7 +104,7 @@ fn names(events: &[Event], user_id: &str) -> Vec<(UnixMillis, Option<String>)> {
     names
 }
 
-/// What a session is to be told after these events, whatever their order: the latest says whether a user is barred, an
+/// What a session is to be outcomes after these events, whatever their request: the latest says whether a user is barred, an
 /// end is an end, and marks count by their time.
 fn model(events: &[Event], session: &Session) -> Verdict {
     let mut barred = BTreeMap::new();
@@ -145,17 +145,17 @@ proptest! {
         deliveries in proptest::collection::vec(any::<prop::sample::Index>(), 0..30),
         last in Just(()).prop_perturb(|(), mut random| random.random::<u64>()),
     ) {
-        let mut order: Vec<usize> = if events.is_empty() { Vec::new() } else {
+        let mut request: Vec<usize> = if events.is_empty() { Vec::new() } else {
             deliveries.iter().map(|index| index.index(events.len())).collect()
         };
         // Each comes once at least.
         let mut rest: Vec<usize> = (0..events.len()).collect();
         let turns = usize::try_from(last % 13).unwrap() % rest.len().max(1);
         rest.rotate_left(turns);
-        order.extend(rest);
+        request.extend(rest);
         let revocation = revocation();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        for index in order {
+        for index in request {
             runtime.block_on(revocation.apply(&TenantName::default(), &events[index], NOW)).unwrap();
         }
         for (id, number, organization, issued) in (0..2).flat_map(|id| (0..2).flat_map(move |number| {
@@ -166,14 +166,14 @@ proptest! {
             let session = session(id, number, organization, UnixMillis(NOW.0 + issued * 1000));
             let names = names(&events, &session.user_id);
             for client_id in ["alice", "bob"] {
-                let facts = revocation.store.facts();
-                let told = facts.verdict(&TenantName::default(), &session, Some(client_id), NOW);
+                let restrictions = revocation.store.restrictions();
+                let outcomes = restrictions.verdict(&TenantName::default(), &session, Some(client_id), NOW);
                 let of_the_past = |(at, name): &(UnixMillis, Option<String>)| {
                     session.issued_at <= *at && name.as_deref() != Some(client_id)
                 };
                 match model(&events, &session) {
-                    Verdict::Clear if names.last().is_some_and(of_the_past) => prop_assert_eq!(told, Verdict::Outdated),
-                                        expected => prop_assert_eq!(told, expected, "{:?}", session),
+                    Verdict::Clear if names.last().is_some_and(of_the_past) => prop_assert_eq!(outcomes, Verdict::Outdated),
+                                        expected => prop_assert_eq!(outcomes, expected, "{:?}", session),
                 }
             }
         }
@@ -184,14 +184,14 @@ proptest! {
 async fn an_event_of_so_long_ago_that_a_newer_one_may_be_forgotten_changes_nothing() {
     let revocation = revocation();
     let (day, session) = (Duration::from_hours(24), session(1, 1, None, NOW));
-    let verdict = || revocation.store.facts().verdict(&TenantName::default(), &session, None, NOW);
-    for (age, applied, told) in [
+    let verdict = || revocation.store.restrictions().verdict(&TenantName::default(), &session, None, NOW);
+    for (age, applied, outcomes) in [
         (2 * day + Duration::from_millis(1), Applied::Outdated, Verdict::Clear),
         (2 * day, Applied::InForce, Verdict::Denied),
     ] {
         let event = Event { at: UnixMillis(NOW.0 - clock::millis(age)), change: Change::UserUpdated(user(1, true)) };
         assert_eq!(revocation.apply(&TenantName::default(), &event, NOW).await, Ok(applied));
-        assert_eq!(verdict(), told);
+        assert_eq!(verdict(), outcomes);
     }
 }
 
@@ -199,28 +199,28 @@ async fn an_event_of_so_long_ago_that_a_newer_one_may_be_forgotten_changes_nothi
 fn a_jwt_is_revoked_by_its_session_and_all_else_by_client_id() {
     let client_ids = |names: &[&str]| names.iter().map(|name| client_id(name)).collect::<Vec<_>>();
     let key = |session: &str| vec![revocation_key(session)];
-    let session = Whom::Session("sess_1".into());
-    let member = Whom::Member { user: "user_1".into(), organization: "org_1".into() };
-    let names = Whom::Names(BTreeSet::from([ClientId::parse("old").unwrap()]));
-    for (whom, of_jwt, of_others) in [
+    let session = RevocationScope::Session("sess_1".into());
+    let member = RevocationScope::Member { user: "user_1".into(), organization: "org_1".into() };
+    let names = RevocationScope::ClientIds(BTreeSet::from([ClientId::parse("old").unwrap()]));
+    for (scope, of_jwt, of_others) in [
         (&session, key("sess_1"), client_ids(&["alice"])),
         (&member, key("sess_1"), client_ids(&["alice"])),
-        (&Whom::User("user_1".into()), client_ids(&["alice", "alice-2"]), client_ids(&["alice", "alice-2"])),
+        (&RevocationScope::User("user_1".into()), client_ids(&["alice", "alice-2"]), client_ids(&["alice", "alice-2"])),
         (&names, client_ids(&["old"]), client_ids(&["old"])),
     ] {
         for format in [TokenFormat::Jwt, TokenFormat::TokenRequest, TokenFormat::TokenDetails] {
             let of_session = [
-                grant("user_1", "sess_1", Some("org_1"), "alice"),
-                grant("user_1", "sess_2", None, "alice"),
-                grant("user_1", "sess_3", Some("org_2"), "alice-2"),
+                live_token("user_1", "sess_1", Some("org_1"), "alice"),
+                live_token("user_1", "sess_2", None, "alice"),
+                live_token("user_1", "sess_3", Some("org_2"), "alice-2"),
             ];
-            let live = of_session.map(|grant| Grant { format, ..grant });
-            let live = if *whom == session { &live[..1] } else { &live };
+            let live = of_session.map(|live_token| LiveToken { format, ..live_token });
+            let live = if *scope == session { &live[..1] } else { &live };
             let expected = if format == TokenFormat::Jwt { &of_jwt } else { &of_others };
-            assert_eq!(targets(whom, format, live), *expected, "{whom:?} {format}");
+            assert_eq!(targets(scope, format, live), *expected, "{scope:?} {format}");
         }
     }
-    // A session whose tokens nobody remembers can still be told to Ably where a JWT has its name.
+    // A session whose tokens nobody remembers can still be outcomes to Ably where a JWT has its name.
     assert_eq!(targets(&session, TokenFormat::Jwt, &[]), key("sess_1"));
     assert_eq!(targets(&session, TokenFormat::TokenRequest, &[]), []);
 }
@@ -228,23 +228,23 @@ fn a_jwt_is_revoked_by_its_session_and_all_else_by_client_id() {
 #[test]
 fn what_the_store_names_and_no_token_can_have_is_not_revoked() {
     let forged = "alice\n2026-01-01 INFO token issued";
-    let live = [grant("user_1", forged, None, forged), grant("user_1", "sess_1", None, "alice")];
-    assert_eq!(targets(&Whom::User("user_1".into()), TokenFormat::Jwt, &live), [client_id("alice")]);
-    assert_eq!(targets(&Whom::Session(forged.into()), TokenFormat::Jwt, &live), [revocation_key("sess_1")]);
+    let live = [live_token("user_1", forged, None, forged), live_token("user_1", "sess_1", None, "alice")];
+    assert_eq!(targets(&RevocationScope::User("user_1".into()), TokenFormat::Jwt, &live), [client_id("alice")]);
+    assert_eq!(targets(&RevocationScope::Session(forged.into()), TokenFormat::Jwt, &live), [revocation_key("sess_1")]);
 }
 
 #[test]
 fn after_a_change_of_the_format_tokens_of_the_former_one_are_revoked_too() {
-    let of = |format| Grant { format, ..grant("user_1", "sess_1", Some("org_1"), "alice") };
+    let of = |format| LiveToken { format, ..live_token("user_1", "sess_1", Some("org_1"), "alice") };
     let both = [client_id("alice"), revocation_key("sess_1")];
-    for whom in [Whom::Session("sess_1".into()), Whom::Organization("org_1".into())] {
+    for scope in [RevocationScope::Session("sess_1".into()), RevocationScope::Organization("org_1".into())] {
         let live = [of(TokenFormat::TokenRequest), of(TokenFormat::Jwt)];
         for format in [TokenFormat::TokenRequest, TokenFormat::Jwt] {
-            assert_eq!(targets(&whom, format, &live), both, "{whom:?} {format}");
+            assert_eq!(targets(&scope, format, &live), both, "{scope:?} {format}");
         }
     }
     let live = [of(TokenFormat::TokenRequest)];
-    assert_eq!(targets(&Whom::Session("sess_1".into()), TokenFormat::Jwt, &live), both);
+    assert_eq!(targets(&RevocationScope::Session("sess_1".into()), TokenFormat::Jwt, &live), both);
 }
 
 #[test]
@@ -253,7 +253,9 @@ fn a_plain_update_tells_a_name_where_the_client_id_goes_by_it_alone() {
         let user = User { username: username.map(str::to_owned), ..user(1, false) };
         let event = Event { at: NOW, change: Change::UserUpdated(user) };
         let effect = Effect::of(&event, &authority(TokenFormat::Jwt, template), NOW);
-        effect.facts.iter().find_map(|fact| if let Ruling::Named(name) = fact.ruling { Some(name) } else { None })
+        effect.restrictions.iter().find_map(|restriction| {
+            if let RestrictionKind::ClientId(name) = restriction.kind { Some(name) } else { None }
+        })
     };
     let is = |client_id| Some(Some(ClientIdDigest::of(client_id)));
     assert_eq!(named("{username}", Some("alice")), is("alice"));
@@ -271,19 +273,23 @@ fn a_name_ends_tokens_when_it_is_new_and_not_when_it_is_told_again() {
     let named = |name, at| {
         let user = User { username: Some(str::to_owned(name)), ..user(1, false) };
         let event = Event { at: seconds(at), change: Change::UserUpdated(user) };
-        Effect::of(&event, &authority(TokenFormat::Jwt, "{username}"), NOW).facts
+        Effect::of(&event, &authority(TokenFormat::Jwt, "{username}"), NOW).restrictions
     };
     let ended = |name, at, before: Option<(&'static str, u64)>| {
         let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
-        for fact in before.map(|(name, at)| named(name, at)).unwrap_or_default() {
-            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(store.record(fact, NOW)).unwrap();
+        for restriction in before.map(|(name, at)| named(name, at)).unwrap_or_default() {
+            tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap()
+                .block_on(store.record(restriction, NOW))
+                .unwrap();
         }
-        let before = store.facts().name(&TenantName::default(), "user_1");
-        named(name, at).iter().find_map(|fact| ended_by(fact, before))
+        let before = store.restrictions().name(&TenantName::default(), "user_1");
+        named(name, at).iter().find_map(|restriction| ended_by(restriction, before))
     };
     let all_but = |name, at| {
         let client_id = Some(ClientIdDigest::of(name));
-        Some((Whom::FormerNames { user: "user_1".into(), client_id }, seconds(at)))
+        Some((RevocationScope::FormerClientIds { user: "user_1".into(), client_id }, seconds(at)))
     };
     for (name, at, before, expected) in [
         ("alice2", 1, None, all_but("alice2", 1)),
@@ -301,11 +307,12 @@ fn a_name_ends_tokens_when_it_is_new_and_not_when_it_is_told_again() {
 
 #[test]
 fn of_a_user_with_another_name_the_tokens_under_all_others_are_revoked() {
-    let live = [grant("user_1", "sess_1", None, "alice"), grant("user_1", "sess_2", None, "alice2")];
+    let live = [live_token("user_1", "sess_1", None, "alice"), live_token("user_1", "sess_2", None, "alice2")];
     let of = |client_id: Option<&str>| {
-        let whom = Whom::FormerNames { user: "user_1".into(), client_id: client_id.map(ClientIdDigest::of) };
-        assert_eq!(whom.margin(TokenFormat::Jwt), Margin::Reauthentication);
-        targets(&whom, TokenFormat::Jwt, &live)
+        let scope =
+            RevocationScope::FormerClientIds { user: "user_1".into(), client_id: client_id.map(ClientIdDigest::of) };
+        assert_eq!(scope.margin(TokenFormat::Jwt), ReauthMargin::Reauthentication);
+        targets(&scope, TokenFormat::Jwt, &live)
     };
     assert_eq!(of(Some("alice2")), [client_id("alice")]);
     assert_eq!(of(Some("alice3")), [client_id("alice"), client_id("alice2")]);

@@ -21,7 +21,7 @@ use super::*;
 use crate::{
     ably::{ApiKey, ClientId, Nonce, RestClient, TokenDetails, TokenRequest},
     clerk::{Change, User},
-    store::{Begun, Bounds, Census, DueWork, Facts, Grant, GrantedTo, Health, MemoryStore},
+    store::{Begun, Bounds, Census, DueWork, Health, LiveToken, MemoryStore, Restrictions, TokenHolder},
     telemetry::metrics::RevocationCounts,
 };
 
@@ -54,7 +54,7 @@ impl Scene {
     }
 
     async fn of(template: &str, store: impl FnOnce(MemoryStore) -> Arc<dyn Store>) -> Self {
-        // Whom Ably gives time for a new token would be a matter of waiting.
+        // RevocationScope Ably gives time for a new token would be a matter of waiting.
         let options = Options { revocable_tokens: true, reauth_margin: Duration::ZERO, ..Options::default() };
         let ably = Ably::start(options).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -65,7 +65,7 @@ impl Scene {
         let in_memory = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
         let now = UnixMillis::now();
         for (number, client_id) in [(1, "alice"), (2, "bob")] {
-            let grant = Grant {
+            let live_token = LiveToken {
                 tenant: TenantName::default(),
                 user: format!("user_{number}"),
                 session: format!("sess_{number}"),
@@ -74,7 +74,7 @@ impl Scene {
                 format: TokenFormat::TokenRequest,
                 until: now.after(Duration::from_hours(1)),
             };
-            in_memory.put_grant(grant, now).await.unwrap();
+            in_memory.put_live_token(live_token, now).await.unwrap();
         }
         let store = store(in_memory);
         Self { ably, revocation: Revocation::new(store, vec![authority(template, key.clone())], now), key, now }
@@ -85,7 +85,7 @@ impl Scene {
         TokenRequest::sign(&self.key.api_key, client_id, None, None, self.now, Nonce::random().unwrap())
     }
 
-    /// Returns in a later millisecond than that of the token's issue: a revocation of the same does not reach it.
+    /// Returns in a later millisecond than that of the token's issue: a revocation of the same does not coverage it.
     async fn exchange(&self, token_request: &TokenRequest) -> TokenDetails {
         let token = self.key.rest.request_token(token_request).await.unwrap();
         let issued = self.ably.issued_tokens().last().unwrap().issued;
@@ -120,10 +120,13 @@ impl Scene {
 
     /// Notes that a token of alice's session is out under another name.
     async fn holds_token_as(&self, client_id: &str) {
-        let live =
-            self.revocation.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), self.now).await;
-        let grant = Grant { client_id: client_id.into(), ..live.grants[0].clone() };
-        self.revocation.store.put_grant(grant, self.now).await.unwrap();
+        let live = self
+            .revocation
+            .store
+            .live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), self.now)
+            .await;
+        let live_token = LiveToken { client_id: client_id.into(), ..live.live_tokens[0].clone() };
+        self.revocation.store.put_live_token(live_token, self.now).await.unwrap();
     }
 
     /// The targets of all calls until now, each with whether it has a margin.
@@ -275,7 +278,7 @@ async fn a_sign_out_of_a_session_of_before_the_start_is_revoked_by_the_name_it_s
     ] {
         let scene = Scene::start().await;
         let store = Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})));
-        let other_device = Grant {
+        let other_device = LiveToken {
             tenant: TenantName::default(),
             user: "user_9".into(),
             session: "sess_7".into(),
@@ -284,7 +287,7 @@ async fn a_sign_out_of_a_session_of_before_the_start_is_revoked_by_the_name_it_s
             format: TokenFormat::TokenRequest,
             until: scene.now.after(Duration::from_hours(3)),
         };
-        store.put_grant(other_device, scene.now).await.unwrap();
+        store.put_live_token(other_device, scene.now).await.unwrap();
         let revocation = Revocation::new(store, vec![authority(template, scene.key.clone())], scene.now);
         let later = scene.now.after(Duration::from_hours(2));
         let long_ago = UnixMillis(scene.now.0 - clock::millis(Duration::from_hours(2)));
@@ -374,16 +377,16 @@ async fn of_two_deliveries_at_once_one_is_done_and_the_other_comes_again() {
 #[tokio::test]
 async fn a_delivery_that_died_is_taken_over_by_the_next() {
     let scene = Scene::start().await;
-    let ending = Ending {
-        whom: Whom::Session("sess_1".into()),
-        margin: Margin::Reauthentication,
+    let pending = PendingRevocation {
+        scope: RevocationScope::Session("sess_1".into()),
+        margin: ReauthMargin::Reauthentication,
         targets: Vec::new(),
         any_known: true,
-        reach: Reach::AllReplicas,
+        coverage: Coverage::AllReplicas,
         at: scene.now,
         denied: Vec::new(),
     };
-    let effect = Task::new(&scene.revocation.tenants[0], ending, scene.now).effect();
+    let effect = Task::new(&scene.revocation.tenants[0], pending, scene.now).effect();
     assert_eq!(scene.revocation.store.begin(&effect, scene.now).await, Begun::Now);
     let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
     let event = Event { at: scene.now, change };
@@ -621,8 +624,8 @@ async fn work_that_no_replica_can_read_is_left_for_a_day() {
 struct Failing {
     store: MemoryStore,
     calls_until_failure: AtomicUsize,
-    heard_late: Mutex<Vec<Fact>>,
-    /// Told when the failing call is the replica's last.
+    heard_late: Mutex<Vec<Restriction>>,
+    /// RevokeOutcome when the failing call is the replica's last.
     death: Option<Arc<Notify>>,
 }
 
@@ -656,8 +659,8 @@ impl Failing {
 
 #[async_trait]
 impl Store for Failing {
-    fn facts(&self) -> &Facts {
-        self.store.facts()
+    fn restrictions(&self) -> &Restrictions {
+        self.store.restrictions()
     }
 
     fn is_shared(&self) -> bool {
@@ -676,21 +679,21 @@ impl Store for Failing {
         self.store.may_issue(now)
     }
 
-    async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
-        self.outcome(self.store.record(fact, now).await).await
+    async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<Recorded, StoreError> {
+        self.outcome(self.store.record(restriction, now).await).await
     }
 
-    fn take_heard_late(&self) -> Vec<Fact> {
+    fn take_learned_late(&self) -> Vec<Restriction> {
         mem::take(&mut self.heard_late.lock().unwrap())
     }
 
-    async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError> {
-        self.store.put_grant(grant, now).await
+    async fn put_live_token(&self, live_token: LiveToken, now: UnixMillis) -> Result<(), StoreError> {
+        self.store.put_live_token(live_token, now).await
     }
 
-    async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants {
-        let live = self.store.grants(tenant, to, now).await;
-        if self.fails().await { LiveGrants { reach: Reach::ThisReplica, ..live } } else { live }
+    async fn live_tokens(&self, tenant: &TenantName, to: &TokenHolder, now: UnixMillis) -> LiveTokens {
+        let live = self.store.live_tokens(tenant, to, now).await;
+        if self.fails().await { LiveTokens { coverage: Coverage::ThisReplica, ..live } } else { live }
     }
 
     async fn enqueue(&self, work: DueWork, now: UnixMillis) -> Result<(), StoreError> {
@@ -726,8 +729,8 @@ impl Store for Failing {
         self.store.forget(effect).await;
     }
 
-    async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
-        self.outcome(self.store.drop_user(tenant, user).await).await
+    async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
+        self.outcome(self.store.forget_user(tenant, user).await).await
     }
 }
 
@@ -766,7 +769,7 @@ async fn whichever_call_of_the_store_fails_the_event_takes_effect_and_comes_agai
             scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
             assert!(scene.revoked().len() > before, "{change:?}, failing {call}");
         }
-        // A fact, the look at the tokens that are out, and the work that is left.
+        // A restriction, the look at the tokens that are out, and the work that is left.
         assert!(failures >= 3, "{change:?}: {failures}");
     }
 }
@@ -776,10 +779,10 @@ async fn what_is_heard_late_is_revoked_twice_and_waits_where_there_is_no_room_fo
     for full_at in [0, 2, 3] {
         let scene = Scene::with(|store| {
             let store = Failing::new(store, full_at);
-            store.heard_late.lock().unwrap().push(Fact {
+            store.heard_late.lock().unwrap().push(Restriction {
                 tenant: TenantName::default(),
                 subject: Subject::User("user_1".into()),
-                ruling: Ruling::Denied(Source::Clerk),
+                kind: RestrictionKind::Denied(DenialSource::Clerk),
                 at: UnixMillis::now(),
                 until: UnixMillis::now(),
             });
@@ -803,8 +806,13 @@ async fn without_revocable_tokens_nothing_is_left_of_what_is_heard_late() {
     let scene = Scene::start().await;
     let store = Failing::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})), 0);
     let denies = Authority { ably: None, ..authority("{username}", scene.key.clone()) };
-    let fact = denies.fact(Subject::User("user_1".into()), Ruling::Denied(Source::Clerk), scene.now, scene.now);
-    store.heard_late.lock().unwrap().push(fact);
+    let restriction = denies.restriction(
+        Subject::User("user_1".into()),
+        RestrictionKind::Denied(DenialSource::Clerk),
+        scene.now,
+        scene.now,
+    );
+    store.heard_late.lock().unwrap().push(restriction);
     let revocation = Revocation::new(Arc::new(store), vec![denies], scene.now);
     revocation.do_due_work(|| scene.now).await;
     assert_eq!(revocation.store.census(scene.now).backlog.pieces, 0);
@@ -817,16 +825,16 @@ fn the_rests_of_two_turns_of_one_event_are_two_pieces_of_work() {
         api_key: ApiKey::parse("app.key:secret").unwrap(),
     };
     let now = UnixMillis::now();
-    let ending = Ending {
-        whom: Whom::Organization("org_1".into()),
-        margin: Margin::Reauthentication,
+    let pending = PendingRevocation {
+        scope: RevocationScope::Organization("org_1".into()),
+        margin: ReauthMargin::Reauthentication,
         targets: vec![Target::ClientId(ClientId::parse("alice").unwrap())],
         any_known: true,
-        reach: Reach::AllReplicas,
+        coverage: Coverage::AllReplicas,
         at: now,
         denied: Vec::new(),
     };
-    let task = Task::new(&authority("{username}", key), ending, now);
+    let task = Task::new(&authority("{username}", key), pending, now);
     let [first, again] = ["first", "again"].map(|turn| task.as_rest_of(&task.as_work(turn, now), now));
     assert_ne!(first.id, again.id);
     // A rest of a rest has no longer a name.
@@ -835,8 +843,8 @@ fn the_rests_of_two_turns_of_one_event_are_two_pieces_of_work() {
 
 /// The tokens that are out in the random trial: each user has one in each of two sessions, under another name and in
 /// another organization in each.
-fn random_grants(now: UnixMillis) -> Vec<Grant> {
-    let of = |user: usize, number: usize| Grant {
+fn random_grants(now: UnixMillis) -> Vec<LiveToken> {
+    let of = |user: usize, number: usize| LiveToken {
         tenant: TenantName::default(),
         user: format!("user_{user}"),
         session: format!("sess_{number}"),
@@ -849,30 +857,30 @@ fn random_grants(now: UnixMillis) -> Vec<Grant> {
 }
 
 /// Whether an event is against a token, whatever other events say.
-fn is_against(change: &Change, grant: &Grant) -> bool {
+fn is_against(change: &Change, live_token: &LiveToken) -> bool {
     match change {
-        Change::SessionEnded { session_id, .. } => grant.session == *session_id,
-        Change::UserDeleted { user_id } => grant.user == *user_id,
+        Change::SessionEnded { session_id, .. } => live_token.session == *session_id,
+        Change::UserDeleted { user_id } => live_token.user == *user_id,
         Change::UserUpdated(user) => {
             let name = user.username.as_ref().map(|name| format!("{name}/{}", user.id));
-            grant.user == user.id && (user.banned || name.as_ref() != Some(&grant.client_id))
+            live_token.user == user.id && (user.banned || name.as_ref() != Some(&live_token.client_id))
         }
         Change::MembershipChanged { user_id, organization_id } => {
-            grant.user == *user_id && grant.organization.as_ref() == Some(organization_id)
+            live_token.user == *user_id && live_token.organization.as_ref() == Some(organization_id)
         }
-        Change::OrganizationDeleted { organization_id } => grant.organization.as_ref() == Some(organization_id),
+        Change::OrganizationDeleted { organization_id } => live_token.organization.as_ref() == Some(organization_id),
     }
 }
 
 /// Whether a token has to end by these events: of updates of a user the latest counts, and of two in one millisecond the
 /// ban.
-fn has_to_end(events: &[Event], grant: &Grant) -> bool {
+fn has_to_end(events: &[Event], live_token: &LiveToken) -> bool {
     let is_ban = |change: &Change| matches!(change, Change::UserUpdated(user) if user.banned);
     let updates =
-        events.iter().filter(|event| matches!(&event.change, Change::UserUpdated(user) if user.id == grant.user));
+        events.iter().filter(|event| matches!(&event.change, Change::UserUpdated(user) if user.id == live_token.user));
     let latest = updates.max_by_key(|event| (event.at, is_ban(&event.change)));
     let others = events.iter().filter(|event| !matches!(event.change, Change::UserUpdated(_)));
-    others.chain(latest).any(|event| is_against(&event.change, grant))
+    others.chain(latest).any(|event| is_against(&event.change, live_token))
 }
 
 #[test]
@@ -890,19 +898,20 @@ fn in_whatever_order_events_come_what_has_to_end_is_revoked_and_what_no_event_is
                     .await;
             // The events are of a time of their own, and so is the trial.
             let now = tests::NOW.after(Duration::from_mins(1));
-            for grant in random_grants(now) {
-                scene.revocation.store.put_grant(grant, now).await.unwrap();
+            for live_token in random_grants(now) {
+                scene.revocation.store.put_live_token(live_token, now).await.unwrap();
             }
             for event in &deliveries {
                 scene.revocation.apply(&TenantName::default(), event, now).await.unwrap();
             }
             let revoked = scene.revoked();
-            for grant in random_grants(now) {
-                let is_revoked = revoked.iter().any(|(target, _)| *target == format!("clientId:{}", grant.client_id));
-                let has_to_end = has_to_end(&events, &grant);
-                let is_against = events.iter().any(|event| is_against(&event.change, &grant));
-                prop_assert!(is_revoked || !has_to_end, "{grant:?} lives on");
-                prop_assert!(is_against || !is_revoked, "{grant:?} is revoked for nothing");
+            for live_token in random_grants(now) {
+                let is_revoked =
+                    revoked.iter().any(|(target, _)| *target == format!("clientId:{}", live_token.client_id));
+                let has_to_end = has_to_end(&events, &live_token);
+                let is_against = events.iter().any(|event| is_against(&event.change, &live_token));
+                prop_assert!(is_revoked || !has_to_end, "{live_token:?} lives on");
+                prop_assert!(is_against || !is_revoked, "{live_token:?} is revoked for nothing");
             }
             Ok(())
         })

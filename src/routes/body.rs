@@ -14,7 +14,7 @@ use super::answer;
 use crate::{
     ably::ErrorInfo,
     connection::RequestClock,
-    limits::{InFlightLimit, Place},
+    limits::{InFlightLimit, Permit},
 };
 
 /// How large a body may be.
@@ -22,15 +22,15 @@ use crate::{
 pub(super) struct Sizes {
     /// The most bytes that are received of whoever sends them.
     pub(super) small: usize,
-    /// The most bytes of all; beyond `small` a body needs a place.
+    /// The most bytes of all; beyond `small` a body needs a permit.
     pub(super) most: usize,
 }
 
-/// A body that may have taken a place, which is given again when this is dropped.
+/// A body that may have taken a permit, which is given again when this is dropped.
 #[derive(Debug)]
-pub(super) struct PlacedBody<'p> {
+pub(super) struct PermittedBody<'p> {
     pub(super) bytes: Bytes,
-    _place: Option<Place<'p>>,
+    _place: Option<Permit<'p>>,
 }
 
 /// Why there is no body.
@@ -38,8 +38,8 @@ pub(super) struct PlacedBody<'p> {
 pub(super) enum NoBody {
     /// It is not to be had; the answer says why.
     Refused(ErrorInfo),
-    /// It is large, and all places are taken.
-    NoPlace,
+    /// It is large, and all permits are taken.
+    NoPermit,
 }
 
 /// The body, if it has at most so many bytes and arrives in the time that the request has.
@@ -48,20 +48,20 @@ pub(super) async fn read(request: &HttpRequest, payload: Payload, most: usize) -
     timeout_at(RequestClock::receive_by(request), collect(payload, make_room)).await.unwrap_or(Err(answer::TOO_SLOW))
 }
 
-/// The body, if it arrives in the time that the request has, and is small or there is a place for it. Never waits for one.
-pub(super) async fn read_in_place<'p>(
+/// The body, if it arrives in the time that the request has, and is small or there is a permit for it. Never waits for one.
+pub(super) async fn read_with_permit<'p>(
     request: &HttpRequest,
     payload: Payload,
     Sizes { small, most }: Sizes,
-    places: &'p InFlightLimit,
-) -> Result<PlacedBody<'p>, NoBody> {
-    let mut place = None;
+    permits: &'p InFlightLimit,
+) -> Result<PermittedBody<'p>, NoBody> {
+    let mut permit = None;
     let mut make_room = |length| {
         if length > most {
             return Err(NoBody::Refused(answer::BODY_TOO_LARGE));
         }
-        if length > small && place.is_none() {
-            place = Some(places.take_place().ok_or(NoBody::NoPlace)?);
+        if length > small && permit.is_none() {
+            permit = Some(permits.acquire().ok_or(NoBody::NoPermit)?);
         }
         Ok(())
     };
@@ -70,7 +70,7 @@ pub(super) async fn read_in_place<'p>(
     }
     let collected = timeout_at(RequestClock::receive_by(request), collect(payload, make_room)).await;
     let bytes = collected.unwrap_or(Err(NoBody::Refused(answer::TOO_SLOW)))?;
-    Ok(PlacedBody { bytes, _place: place })
+    Ok(PermittedBody { bytes, _place: permit })
 }
 
 /// The length that the head tells, if it tells one.

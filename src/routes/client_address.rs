@@ -9,7 +9,7 @@ use actix_web::{
 };
 use tracing::field::{DisplayValue, display};
 
-use crate::client_address::TrustedProxies;
+use crate::trusted_proxies::TrustedProxies;
 
 /// The address of the client, if the connection has one.
 #[derive(Clone, Copy, Debug)]

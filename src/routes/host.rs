@@ -19,7 +19,7 @@ use super::{
     answer,
     client_address::ClientAddress,
     request_id,
-    revocations::{ByHand, Reach},
+    revocations::{Exposure, OperatorRequests},
 };
 use crate::ably::{ErrorInfo, code};
 
@@ -28,8 +28,8 @@ pub(super) async fn check<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let reach = request.app_data::<Data<ByHand>>().map(|by_hand| by_hand.access.reach());
-    if reach == Some(Reach::Others) || is_of_this_machine(request.headers()) {
+    let exposure = request.app_data::<Data<OperatorRequests>>().map(|operator| operator.access.exposure());
+    if exposure == Some(Exposure::OtherMachines) || is_of_this_machine(request.headers()) {
         return Ok(next.call(request).await?.map_into_left_body());
     }
     let reason = "host-unknown";

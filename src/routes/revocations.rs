@@ -22,16 +22,16 @@ use crate::{
     connection::RequestClock,
     revocation::{
         Revocation,
-        by_hand::{Action, InvalidOrder, Order, Report, Run},
+        operator::{Action, InvalidRevocationRequest, Report, RevocationRequest, Run},
     },
 };
 
-/// The most bytes of an order.
+/// The most bytes of an revocation_request.
 const LARGEST_BODY: usize = 16 * 1024;
 
 /// What is needed to take an operator's orders.
 #[derive(Debug)]
-pub struct ByHand {
+pub struct OperatorRequests {
     /// Carries them out.
     pub revocation: Arc<Revocation>,
     /// Where they are carried out.
@@ -43,20 +43,20 @@ pub struct ByHand {
 /// Whose orders are taken: of whoever shows the token; without one, of whoever is on this machine.
 #[derive(Debug)]
 pub struct Access {
-    reach: Reach,
+    exposure: Exposure,
     token: Option<SecretString>,
 }
 
 /// From where the admin listener can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum Exposure {
     /// From this machine only.
     ThisMachine,
     /// From other machines too.
-    Others,
+    OtherMachines,
 }
 
-/// Why an order is not taken.
+/// Why an revocation_request is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NotTaken {
     NoTokenConfigured,
@@ -71,18 +71,18 @@ impl Access {
     #[must_use]
     pub fn to(address: Option<SocketAddr>, token: Option<SecretString>) -> Self {
         let is_loopback = address.is_some_and(|address| address.ip().to_canonical().is_loopback());
-        Self { reach: if is_loopback { Reach::ThisMachine } else { Reach::Others }, token }
+        Self { exposure: if is_loopback { Exposure::ThisMachine } else { Exposure::OtherMachines }, token }
     }
 
     /// From where the admin listener can be reached.
-    pub(super) fn reach(&self) -> Reach {
-        self.reach
+    pub(super) fn exposure(&self) -> Exposure {
+        self.exposure
     }
 
     /// Whether a request with these headers may give orders. A browser on the operator's machine reaches the listener too,
     /// so no page may: it would send its `Origin`, and one whose name was made to lead here, that name as `Host`.
     fn admit(&self, headers: &HeaderMap) -> Result<(), NotTaken> {
-        if self.token.is_none() && self.reach == Reach::Others {
+        if self.token.is_none() && self.exposure == Exposure::OtherMachines {
             return Err(NotTaken::NoTokenConfigured);
         }
         if headers.contains_key(ORIGIN) {
@@ -113,16 +113,16 @@ fn is_same(given: &[u8], token: &SecretString) -> bool {
     Sha256::digest(given).ct_eq(&Sha256::digest(token.expose_secret())).into()
 }
 
-/// The request that brought an order, for the log.
+/// The request that brought an revocation_request, for the log.
 #[derive(Clone, Debug)]
 struct Given {
     request_id: String,
     from: ClientAddress,
 }
 
-/// Carries out an order. 200 says that it was taken; what came of it is in the report.
-pub(super) async fn post(request: HttpRequest, payload: Payload, by_hand: Data<ByHand>) -> HttpResponse {
-    if let Err(cause) = by_hand.access.admit(request.headers()) {
+/// Carries out an revocation_request. 200 says that it was taken; what came of it is in the report.
+pub(super) async fn post(request: HttpRequest, payload: Payload, operator: Data<OperatorRequests>) -> HttpResponse {
+    if let Err(cause) = operator.access.admit(request.headers()) {
         return refused(&request, cause.reason(), &cause.error_info());
     }
     RequestClock::verified(&request);
@@ -133,48 +133,57 @@ pub(super) async fn post(request: HttpRequest, payload: Payload, by_hand: Data<B
         Ok(body) => body,
         Err(error) => return refused(&request, "body-refused", &error),
     };
-    let order = match Order::parse(&body) {
-        Ok(order) => order,
-        Err(invalid) => return refused(&request, "not-an-order", &error_info(invalid)),
+    let revocation_request = match RevocationRequest::parse(&body) {
+        Ok(revocation_request) => revocation_request,
+        Err(invalid) => return refused(&request, "not-an-revocation_request", &error_info(invalid)),
     };
     let given = Given { request_id: request_id::of(&request), from: ClientAddress::known(&request) };
-    let carrying_out = carry_out(Arc::clone(&by_hand.revocation), order, UnixMillis::now(), given.clone());
+    let carrying_out =
+        carry_out(Arc::clone(&operator.revocation), revocation_request, UnixMillis::now(), given.clone());
     // Not in this handler, which ends with its connection: an operator who goes away must not stop what was begun.
-    match by_hand.runtime.spawn(carrying_out).await {
+    match operator.runtime.spawn(carrying_out).await {
         Ok(Ok(report)) => answer::json(StatusCode::OK, &report),
-        Ok(Err(invalid)) => refused(&request, "not-an-order", &error_info(invalid)),
+        Ok(Err(invalid)) => refused(&request, "not-an-revocation_request", &error_info(invalid)),
         Err(error) => {
-            let reason = "order-broken-off";
+            let reason = "revocation_request-broken-off";
             tracing::error!(
                 request_id = given.request_id,
                 client_address = given.from.field(),
                 reason,
                 status = BROKEN_OFF.status_code,
                 %error,
-                "an operator's order is not carried out to its end"
+                "an operator's revocation_request is not carried out to its end"
             );
             answer::failure(reason, &BROKEN_OFF, None)
         }
     }
 }
 
-/// Carries out an order, and says so in the log.
+/// Carries out an revocation_request, and says so in the log.
 async fn carry_out(
     revocation: Arc<Revocation>,
-    order: Order,
+    revocation_request: RevocationRequest,
     now: UnixMillis,
     Given { request_id, from }: Given,
-) -> Result<Report, InvalidOrder> {
-    let report = revocation.by_hand(&order, now).await?;
+) -> Result<Report, InvalidRevocationRequest> {
+    let report = revocation.operator(&revocation_request, now).await?;
     let tenant = report.tenant.as_str();
-    let action = match (order.run, order.action) {
+    let action = match (revocation_request.run, revocation_request.action) {
         (Run::Dry, _) => "dry run",
         (Run::Real, Action::Deny(_)) => "deny",
         (Run::Real, Action::Lift) => "lift",
     };
-    let (whom, complete) = (order.whom.id(), report.complete);
+    let (target, complete) = (revocation_request.target.id(), report.complete);
     let client_address = from.field();
-    tracing::info!(request_id, client_address, tenant, whom, action, complete, "an operator's order is carried out");
+    tracing::info!(
+        request_id,
+        client_address,
+        tenant,
+        target,
+        action,
+        complete,
+        "an operator's revocation_request is carried out"
+    );
     Ok(report)
 }
 
@@ -186,7 +195,7 @@ fn refused(request: &HttpRequest, reason: &'static str, error: &ErrorInfo) -> Ht
         client_address = client_address.field(),
         reason,
         status,
-        "an operator's order is refused"
+        "an operator's revocation_request is refused"
     );
     let mut response = answer::failure(reason, error, None);
     if error.status_code == 401 {
@@ -232,10 +241,10 @@ const NOT_JSON: ErrorInfo =
 const BROKEN_OFF: ErrorInfo = ErrorInfo {
     code: code::INTERNAL,
     status_code: 500,
-    message: "Something is broken in the service: its log says more. Give the order again.",
+    message: "Something is broken in the service: its log says more. Give the revocation_request again.",
 };
 
-fn error_info(invalid: InvalidOrder) -> ErrorInfo {
+fn error_info(invalid: InvalidRevocationRequest) -> ErrorInfo {
     ErrorInfo { code: code::BAD_REQUEST, status_code: 400, message: invalid.message() }
 }
 

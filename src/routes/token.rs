@@ -17,8 +17,8 @@ use crate::{
     ably::{ErrorInfo, NoRandomness, NoToken, Nonce},
     clock::UnixMillis,
     connection::RequestClock,
-    issuer::{Asked, Cause, Issued, Issuer, Refused, Stamp, Token},
-    limits::{InFlightLimit, NoPlace, Place},
+    issuer::{Cause, IncomingRequest, Issued, Issuer, Refused, SigningContext, Token},
+    limits::{InFlightLimit, NoPermit, Permit},
     policy::RuleName,
     telemetry::metrics::RequestMetrics,
 };
@@ -35,8 +35,8 @@ pub(super) async fn get(
     metrics: Data<RequestMetrics>,
 ) -> HttpResponse {
     let begun_at = Instant::now();
-    let Some(place) = in_flight.take_place() else { return overloaded(&request, &metrics) };
-    issue(&request, &issuer, &origins, &metrics, place, request.query_string().as_bytes(), begun_at).await
+    let Some(permit) = in_flight.acquire() else { return overloaded(&request, &metrics) };
+    issue(&request, &issuer, &origins, &metrics, permit, request.query_string().as_bytes(), begun_at).await
 }
 
 /// Token params in a form. Those in the query string do not count.
@@ -49,11 +49,11 @@ pub(super) async fn post(
     metrics: Data<RequestMetrics>,
 ) -> HttpResponse {
     let begun_at = Instant::now();
-    // No place is taken before the body is there: a slow sender would hold it for nothing.
+    // No permit is taken before the body is there: a slow sender would hold it for nothing.
     match read_form(&request, body).await {
         Ok(form) => {
-            let Some(place) = in_flight.take_place() else { return overloaded(&request, &metrics) };
-            issue(&request, &issuer, &origins, &metrics, place, &form, begun_at).await
+            let Some(permit) = in_flight.acquire() else { return overloaded(&request, &metrics) };
+            issue(&request, &issuer, &origins, &metrics, permit, &form, begun_at).await
         }
         Err(error) => refuse(&request, &metrics, "body-refused", &error, None),
     }
@@ -66,7 +66,7 @@ async fn let_others_in() {
 }
 
 fn overloaded(request: &HttpRequest, metrics: &RequestMetrics) -> HttpResponse {
-    let cause = Cause::Overloaded(NoPlace);
+    let cause = Cause::Overloaded(NoPermit);
     refuse(request, metrics, cause.reason(), &cause.error_info(), cause.retry_after())
 }
 
@@ -90,7 +90,7 @@ async fn issue(
     issuer: &Issuer,
     origins: &AllowedOrigins,
     metrics: &RequestMetrics,
-    mut place: Place<'_>,
+    mut permit: Permit<'_>,
     params: &[u8],
     begun_at: Instant,
 ) -> HttpResponse {
@@ -98,9 +98,10 @@ async fn issue(
     let authorization = texts(request, AUTHORIZATION);
     let cookies = texts(request, COOKIE).join("; ");
     let accepts_cookies = origins.accept_cookies(request.headers());
-    let asked = Asked { authorization: &authorization, cookies: &cookies, accepts_cookies: &accepts_cookies, params };
+    let asked =
+        IncomingRequest { authorization: &authorization, cookies: &cookies, accepts_cookies: &accepts_cookies, params };
     let issuing = async {
-        let verified = issuer.verify(asked, &mut place, UnixMillis::now()).await?;
+        let verified = issuer.verify(asked, &mut permit, UnixMillis::now()).await?;
         RequestClock::verified(request);
         issuer.issue(verified, asked, UnixMillis::now(), &stamp).await
     };
@@ -133,8 +134,8 @@ async fn issue(
     }
 }
 
-fn stamp() -> Result<Stamp, NoRandomness> {
-    Ok(Stamp { timestamp: UnixMillis::now(), nonce: Nonce::random()? })
+fn stamp() -> Result<SigningContext, NoRandomness> {
+    Ok(SigningContext { timestamp: UnixMillis::now(), nonce: Nonce::random()? })
 }
 
 /// The values of a header, a character for each byte as JavaScript's `Headers` has them: Clerk's rules are written for

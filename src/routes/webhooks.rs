@@ -75,10 +75,10 @@ pub(super) async fn post(
         Ok(headers) => headers,
         Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
     };
-    let body = match body::read_in_place(&request, payload, BODY_SIZES, &webhooks.large_bodies).await {
+    let body = match body::read_with_permit(&request, payload, BODY_SIZES, &webhooks.large_bodies).await {
         Ok(body) => body,
         Err(NoBody::Refused(error)) => return refused(&request, &refusals, "webhook-body-refused", &error),
-        Err(NoBody::NoPlace) => return overloaded(&request, &refusals),
+        Err(NoBody::NoPermit) => return overloaded(&request, &refusals),
     };
     let now = UnixMillis::now();
     let receiver = match webhooks.receiver_of(&headers, &body.bytes) {

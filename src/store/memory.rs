@@ -5,44 +5,45 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    Begun, Bounds, Census, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants, OnDrop, Reach,
-    Recorded, Store, StoreError, effects::Effects, grants::GrantIndex, work::WorkQueue,
+    Begun, Bounds, Census, Coverage, DueWork, Forgotten, Health, LiveToken, LiveTokens, OnForget, Recorded,
+    Restriction, Restrictions, Store, StoreError, TokenHolder, effects::Effects, live_tokens::LiveTokenIndex,
+    work::WorkQueue,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// The default store.
 pub struct MemoryStore {
-    pub(super) facts: Facts,
-    pub(super) grants: GrantIndex,
+    pub(super) restrictions: Restrictions,
+    pub(super) live_tokens: LiveTokenIndex,
     pub(super) work: WorkQueue,
     pub(super) effects: Effects,
-    pub(super) on_drop: OnDrop,
+    pub(super) on_forget: OnForget,
 }
 
 impl MemoryStore {
     /// An empty store.
     #[must_use]
-    pub fn new(bounds: &Bounds, on_drop: OnDrop) -> Self {
+    pub fn new(bounds: &Bounds, on_forget: OnForget) -> Self {
         Self {
-            facts: Facts::new(bounds),
-            grants: GrantIndex::new(bounds),
+            restrictions: Restrictions::new(bounds),
+            live_tokens: LiveTokenIndex::new(bounds),
             work: WorkQueue::new(bounds),
             effects: Effects::new(bounds),
-            on_drop,
+            on_forget,
         }
     }
 }
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore").field("facts", &self.facts.count()).finish_non_exhaustive()
+        f.debug_struct("MemoryStore").field("restrictions", &self.restrictions.count()).finish_non_exhaustive()
     }
 }
 
 #[async_trait]
 impl Store for MemoryStore {
-    fn facts(&self) -> &Facts {
-        &self.facts
+    fn restrictions(&self) -> &Restrictions {
+        &self.restrictions
     }
 
     fn is_shared(&self) -> bool {
@@ -50,15 +51,15 @@ impl Store for MemoryStore {
     }
 
     fn health(&self, now: UnixMillis) -> Health {
-        self.facts.take_what_waits(now);
-        if self.facts.has_room(now) { Health::Ready } else { Health::Full }
+        self.restrictions.take_queued(now);
+        if self.restrictions.has_room(now) { Health::Ready } else { Health::Full }
     }
 
     fn census(&self, now: UnixMillis) -> Census {
         Census {
             health: self.health(now),
-            facts: self.facts.count_holding(now),
-            grants: self.grants.count(now),
+            restrictions: self.restrictions.count_holding(now),
+            live_tokens: self.live_tokens.count(now),
             backlog: self.work.backlog(),
             unwritten: 0,
             unwritten_work: 0,
@@ -70,21 +71,21 @@ impl Store for MemoryStore {
         if self.health(now) == Health::Ready { Ok(()) } else { Err(StoreError::Full) }
     }
 
-    async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
-        self.facts.take_what_waits(now);
-        self.facts.learn_or_let_wait(&fact, now)
+    async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<Recorded, StoreError> {
+        self.restrictions.take_queued(now);
+        self.restrictions.learn_or_queue(&restriction, now)
     }
 
-    fn take_heard_late(&self) -> Vec<Fact> {
+    fn take_learned_late(&self) -> Vec<Restriction> {
         Vec::new()
     }
 
-    async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError> {
-        self.grants.put(&grant, now).map(|_| ())
+    async fn put_live_token(&self, live_token: LiveToken, now: UnixMillis) -> Result<(), StoreError> {
+        self.live_tokens.put(&live_token, now).map(|_| ())
     }
 
-    async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants {
-        LiveGrants { grants: self.grants.find(tenant, to, now), reach: Reach::AllReplicas }
+    async fn live_tokens(&self, tenant: &TenantName, to: &TokenHolder, now: UnixMillis) -> LiveTokens {
+        LiveTokens { live_tokens: self.live_tokens.find(tenant, to, now), coverage: Coverage::AllReplicas }
     }
 
     async fn enqueue(&self, work: DueWork, _now: UnixMillis) -> Result<(), StoreError> {
@@ -121,8 +122,8 @@ impl Store for MemoryStore {
         self.effects.forget(effect);
     }
 
-    async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
-        (self.on_drop)(Dropped::User(tenant, user));
+    async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
+        (self.on_forget)(Forgotten::User(tenant, user));
         Ok(())
     }
 }

@@ -26,11 +26,12 @@ pub use address::{InvalidRedisAddress, InvalidRedisAuthorities, RedisAddress, Re
 
 use self::{
     absence::Absence,
-    link::{Link, Names, Trouble},
+    link::{Link, Names, RedisFailure},
 };
 use super::{
-    Backlog, Begun, Bounds, Census, Clock, Dropped, DueWork, Fact, Facts, Grant, GrantedTo, Health, LiveGrants,
-    MemoryStore, OnDrop, Reach, Recorded, Store, StoreError, fact::Key, facts::outcome, grants::Put, work::Waiting,
+    Backlog, Begun, Bounds, Census, Clock, Coverage, DueWork, Forgotten, Health, LiveToken, LiveTokens, MemoryStore,
+    OnForget, Recorded, Restriction, Restrictions, Store, StoreError, TokenHolder, live_tokens::Put,
+    restriction::RestrictionKey, restrictions::outcome, work::Waiting,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -53,12 +54,12 @@ struct Shared {
     on_failure: OnFailure,
     most_unwritten: usize,
     clock: Clock,
-    /// What this replica knows; of grants and work, what it put there itself.
+    /// What this replica knows; of live_tokens and work, what it put there itself.
     local: MemoryStore,
     link: ArcSwapOption<Link>,
     phase: Mutex<Phase>,
-    /// Facts that Redis lacks.
-    unwritten: Mutex<HashMap<Key, Fact>>,
+    /// Restrictions that Redis lacks.
+    unwritten: Mutex<HashMap<RestrictionKey, Restriction>>,
     /// The work that Redis had at the last heartbeat; none while it cannot be used.
     backlog: Mutex<Option<Backlog>>,
     /// How many times Redis was lost.
@@ -67,18 +68,18 @@ struct Shared {
     redis_is_full: AtomicBool,
     /// Redis has no memory for work that is known here.
     work_refused: AtomicBool,
-    /// How many times there was no room here for a fact that Redis has.
+    /// How many times there was no room here for a restriction that Redis has.
     missed_facts: AtomicU64,
     /// How many of those have been made up for, by reading all that holds.
     regained_facts: AtomicU64,
     /// Others were not told of a user to be forgotten.
     missed_a_drop: AtomicBool,
-    /// Redis had no memory for a grant that is known here.
+    /// Redis had no memory for a live_token that is known here.
     grant_refused: Notify,
     /// When it was without Redis.
     absence: Mutex<Absence>,
     /// What was news to this replica when it came back.
-    heard_late: Mutex<Vec<Fact>>,
+    heard_late: Mutex<Vec<Restriction>>,
 }
 
 /// How far the replica is in step with Redis.
@@ -102,14 +103,14 @@ impl RedisStore {
         on_failure: OnFailure,
         bounds: &Bounds,
         clock: Clock,
-        on_drop: OnDrop,
+        on_forget: OnForget,
     ) -> Result<Self, InvalidRedisAddress> {
         let client = address.client().map_err(|_| InvalidRedisAddress::NotAUrl)?;
         let shared = Arc::new(Shared {
             on_failure,
-            most_unwritten: bounds.facts.saturating_add(bounds.remembered),
+            most_unwritten: bounds.restrictions.saturating_add(bounds.remembered),
             clock,
-            local: MemoryStore::new(bounds, on_drop),
+            local: MemoryStore::new(bounds, on_forget),
             link: ArcSwapOption::empty(),
             phase: Mutex::new(Phase::Starting),
             unwritten: Mutex::default(),
@@ -146,11 +147,11 @@ impl Shared {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unwritten(&self) -> MutexGuard<'_, HashMap<Key, Fact>> {
+    fn unwritten(&self) -> MutexGuard<'_, HashMap<RestrictionKey, Restriction>> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heard_late(&self) -> MutexGuard<'_, Vec<Fact>> {
+    fn heard_late(&self) -> MutexGuard<'_, Vec<Restriction>> {
         self.heard_late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -167,10 +168,10 @@ impl Shared {
     }
 
     /// What a caller is told of `trouble`. A link that is lost is not used again.
-    fn failed(&self, link: &Arc<Link>, trouble: &Trouble) -> StoreError {
+    fn failed(&self, link: &Arc<Link>, trouble: &RedisFailure) -> StoreError {
         match trouble {
-            Trouble::Full => StoreError::Full,
-            Trouble::Lost(reason) => {
+            RedisFailure::Full => StoreError::Full,
+            RedisFailure::Lost(reason) => {
                 link.report(reason);
                 self.link.compare_and_swap(&Some(Arc::clone(link)), None);
                 StoreError::Unavailable
@@ -179,10 +180,10 @@ impl Shared {
     }
 
     fn health(&self, now: UnixMillis) -> Health {
-        self.take_what_waits(now);
+        self.take_queued(now);
         let full = self.redis_is_full.load(Ordering::Relaxed)
             || self.misses_facts()
-            || !self.local.facts.has_room(now)
+            || !self.local.restrictions.has_room(now)
             || self.unwritten().len() >= self.most_unwritten;
         match self.phase() {
             Phase::Starting => Health::Starting,
@@ -192,7 +193,7 @@ impl Shared {
         }
     }
 
-    /// Whether Redis has facts that this replica does not know.
+    /// Whether Redis has restrictions that this replica does not know.
     fn misses_facts(&self) -> bool {
         // In this order: whoever sees what was regained sees what was missed again meanwhile.
         let regained = self.regained_facts.load(Ordering::Acquire);
@@ -203,62 +204,62 @@ impl Shared {
         self.phase() == Phase::InStep && self.link.load().is_some() && !self.work_refused.load(Ordering::Relaxed)
     }
 
-    /// Takes a fact that Redis has.
-    fn hear(&self, fact: &Fact, now: UnixMillis) -> Result<(), StoreError> {
-        let heard = self.local.facts.learn(fact, now);
+    /// Takes a restriction that Redis has.
+    fn hear(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
+        let heard = self.local.restrictions.learn(restriction, now);
         if heard.is_err() {
             self.missed_facts.fetch_add(1, Ordering::Relaxed);
         } else if heard == Ok(Recorded::New) {
             let absence = self.absence();
-            let is_late = match fact.statement() {
-                statement if statement.holds(now) => absence.makes_late(fact.at, now),
+            let is_late = match restriction.terms() {
+                terms if terms.holds(now) => absence.makes_late(restriction.at, now),
                 // Of others that are over it may have known, and forgotten.
-                statement => statement.refuses() && absence.is_of_it(fact.at, now),
+                terms => terms.refuses() && absence.is_of_it(restriction.at, now),
             };
             drop(absence);
             if is_late {
-                self.heard_late().push(fact.clone());
+                self.heard_late().push(restriction.clone());
             }
-        } else if let Some(newer) = self.local.facts.newer_than(fact) {
+        } else if let Some(newer) = self.local.restrictions.newer_than(restriction) {
             // Redis, or another replica, has lost what this one knows.
             let _ = self.write_later(&newer);
         }
         heard.map(|_| ())
     }
 
-    /// Has a fact written to Redis when that is possible.
-    fn write_later(&self, fact: &Fact) -> Result<(), StoreError> {
+    /// Has a restriction written to Redis when that is possible.
+    fn write_later(&self, restriction: &Restriction) -> Result<(), StoreError> {
         let mut unwritten = self.unwritten();
-        let key = fact.key();
+        let key = restriction.key();
         if unwritten.len() >= self.most_unwritten && !unwritten.contains_key(&key) {
             return Err(StoreError::Full);
         }
-        unwritten.insert(key, fact.clone());
+        unwritten.insert(key, restriction.clone());
         Ok(())
     }
 
     /// Takes what there was no room for, as far as there is now.
-    fn take_what_waits(&self, now: UnixMillis) {
-        for fact in self.local.facts.take_what_waits(now) {
+    fn take_queued(&self, now: UnixMillis) {
+        for restriction in self.local.restrictions.take_queued(now) {
             // Without room to note it, there are no tokens until there is.
-            let _ = self.write_later(&fact);
+            let _ = self.write_later(&restriction);
         }
     }
 
-    /// Has this replica act by a fact that Redis could not be given, and give Redis the newest later.
-    fn learn_alone(&self, fact: &Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
-        self.take_what_waits(now);
-        let recorded = self.local.facts.learn_or_let_wait(fact, now)?;
-        let newer = self.local.facts.newer_than(fact);
-        self.write_later(newer.as_ref().unwrap_or(fact))?;
+    /// Has this replica act by a restriction that Redis could not be given, and give Redis the newest later.
+    fn learn_alone(&self, restriction: &Restriction, now: UnixMillis) -> Result<Recorded, StoreError> {
+        self.take_queued(now);
+        let recorded = self.local.restrictions.learn_or_queue(restriction, now)?;
+        let newer = self.local.restrictions.newer_than(restriction);
+        self.write_later(newer.as_ref().unwrap_or(restriction))?;
         Ok(recorded)
     }
 }
 
 #[async_trait]
 impl Store for RedisStore {
-    fn facts(&self) -> &Facts {
-        &self.shared.local.facts
+    fn restrictions(&self) -> &Restrictions {
+        &self.shared.local.restrictions
     }
 
     fn is_shared(&self) -> bool {
@@ -274,8 +275,8 @@ impl Store for RedisStore {
         let in_redis = *shared.backlog.lock().unwrap_or_else(PoisonError::into_inner);
         Census {
             health: shared.health(now),
-            facts: shared.local.facts.count_holding(now),
-            grants: shared.local.grants.count(now),
+            restrictions: shared.local.restrictions.count_holding(now),
+            live_tokens: shared.local.live_tokens.count(now),
             backlog: in_redis.unwrap_or_else(|| shared.local.work.backlog()),
             unwritten: shared.unwritten().len(),
             unwritten_work: if shared.redis_has_all_work() { 0 } else { shared.local.work.backlog().pieces },
@@ -291,15 +292,15 @@ impl Store for RedisStore {
         }
     }
 
-    async fn record(&self, fact: Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
+    async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<Recorded, StoreError> {
         let shared = &self.shared;
-        let newer_here = shared.local.facts.newer_than(&fact);
+        let newer_here = shared.local.restrictions.newer_than(&restriction);
         let stored = match shared.link() {
             Ok(link) => {
                 // What this replica knows, Redis may have lost.
-                let newest = newer_here.as_ref().unwrap_or(&fact);
+                let newest = newer_here.as_ref().unwrap_or(&restriction);
                 let stored = link.record(std::slice::from_ref(newest), now).await;
-                if stored == Err(Trouble::Full) && newest.statement().holds(now) {
+                if stored == Err(RedisFailure::Full) && newest.terms().holds(now) {
                     // Others can refuse by it all the same. That they were told, does not make it stored.
                     let _ = link.publish_fact(newest).await;
                 }
@@ -310,20 +311,19 @@ impl Store for RedisStore {
         match stored {
             Ok(known) => {
                 let known = [known.into_iter().next().flatten(), newer_here];
-                let newest_known =
-                    known.into_iter().flatten().max_by(|one, other| one.statement().order(&other.statement()));
-                let recorded = outcome(newest_known.as_ref().map(Fact::statement), fact.statement());
-                let newer = newest_known.filter(|known| known.statement().order(&fact.statement()).is_gt());
-                shared.hear(&newer.unwrap_or(fact), now)?;
+                let newest_known = known.into_iter().flatten().max_by(|one, other| one.terms().order(&other.terms()));
+                let recorded = outcome(newest_known.as_ref().map(Restriction::terms), restriction.terms());
+                let newer = newest_known.filter(|known| known.terms().order(&restriction.terms()).is_gt());
+                shared.hear(&newer.unwrap_or(restriction), now)?;
                 Ok(recorded)
             }
             Err(error) => {
-                if shared.learn_alone(&fact, now)? == Recorded::Outdated {
+                if shared.learn_alone(&restriction, now)? == Recorded::Outdated {
                     // It need not come again: what it yields to is known, and Redis will be given that.
                     return Ok(Recorded::Outdated);
                 }
-                if error == StoreError::Full && fact.statement().holds(now) {
-                    // After the fact is among the unwritten, so that this is not taken back before it is written.
+                if error == StoreError::Full && restriction.terms().holds(now) {
+                    // After the restriction is among the unwritten, so that this is not taken back before it is written.
                     shared.redis_is_full.store(true, Ordering::Relaxed);
                 }
                 Err(error)
@@ -331,16 +331,16 @@ impl Store for RedisStore {
         }
     }
 
-    fn take_heard_late(&self) -> Vec<Fact> {
+    fn take_learned_late(&self) -> Vec<Restriction> {
         mem::take(&mut *self.shared.heard_late())
     }
 
-    async fn put_grant(&self, grant: Grant, now: UnixMillis) -> Result<(), StoreError> {
+    async fn put_live_token(&self, live_token: LiveToken, now: UnixMillis) -> Result<(), StoreError> {
         let shared = &self.shared;
         // What this replica has no room for, it can still have Redis remember.
-        let here = shared.local.grants.put(&grant, now);
+        let here = shared.local.live_tokens.put(&live_token, now);
         let there = match shared.link() {
-            Ok(link) => link.put_grant(&grant, now).await.map_err(|trouble| shared.failed(&link, &trouble)),
+            Ok(link) => link.put_live_token(&live_token, now).await.map_err(|trouble| shared.failed(&link, &trouble)),
             Err(error) => Err(error),
         };
         match there {
@@ -352,7 +352,7 @@ impl Store for RedisStore {
                     Ok(())
                 }
                 Ok(Put::New) => {
-                    shared.local.grants.remove(&grant);
+                    shared.local.live_tokens.remove(&live_token);
                     Err(StoreError::Full)
                 }
                 Err(error) => Err(error),
@@ -364,19 +364,19 @@ impl Store for RedisStore {
         }
     }
 
-    async fn grants(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> LiveGrants {
+    async fn live_tokens(&self, tenant: &TenantName, to: &TokenHolder, now: UnixMillis) -> LiveTokens {
         let shared = &self.shared;
-        let mut grants = shared.local.grants.find(tenant, to, now);
+        let mut live_tokens = shared.local.live_tokens.find(tenant, to, now);
         let others = match shared.link() {
-            Ok(link) => link.grants(tenant, to, now).await.map_err(|trouble| shared.failed(&link, &trouble)),
+            Ok(link) => link.live_tokens(tenant, to, now).await.map_err(|trouble| shared.failed(&link, &trouble)),
             Err(error) => Err(error),
         };
-        let Ok(others) = others else { return LiveGrants { grants, reach: Reach::ThisReplica } };
-        // The same grant may have been refreshed by another replica: the last of them, by its end, is the one.
-        grants.extend(others);
-        grants.sort_unstable_by(|a, b| b.cmp(a));
-        grants.dedup_by(|later, kept| Grant { until: kept.until, ..later.clone() } == *kept);
-        LiveGrants { grants, reach: Reach::AllReplicas }
+        let Ok(others) = others else { return LiveTokens { live_tokens, coverage: Coverage::ThisReplica } };
+        // The same live_token may have been refreshed by another replica: the last of them, by its end, is the one.
+        live_tokens.extend(others);
+        live_tokens.sort_unstable_by(|a, b| b.cmp(a));
+        live_tokens.dedup_by(|later, kept| LiveToken { until: kept.until, ..later.clone() } == *kept);
+        LiveTokens { live_tokens, coverage: Coverage::AllReplicas }
     }
 
     async fn enqueue(&self, work: DueWork, _now: UnixMillis) -> Result<(), StoreError> {
@@ -481,9 +481,9 @@ impl Store for RedisStore {
         }
     }
 
-    async fn drop_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
+    async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
         let shared = &self.shared;
-        (shared.local.on_drop)(Dropped::User(tenant, user));
+        (shared.local.on_forget)(Forgotten::User(tenant, user));
         let told = match shared.link() {
             Ok(link) => {
                 let told = link.publish_drop(Some((tenant, user))).await;

@@ -44,9 +44,9 @@ struct Families {
     tokens_issued: Family<Format, Counter>,
     token_refusals: Family<TokenRefusal, Counter>,
     token_durations: Family<TenantOutcome, Durations>,
-    policy_rules: Family<Tenant, Gauge>,
+    policy_rules: Family<TenantLabels, Gauge>,
     signing_key_refreshes: Family<TenantOutcome, Counter>,
-    signing_keys_confirmed: Family<Tenant, Gauge>,
+    signing_keys_confirmed: Family<TenantLabels, Gauge>,
     user_lookups: Family<TenantOutcome, Counter>,
     ably_exchanges: Family<TenantOutcome, Counter>,
     clock_offsets: Family<Vendor, Gauge<f64, AtomicU64>>,
@@ -62,28 +62,28 @@ struct Families {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct TenantName(Arc<str>);
+struct TenantLabel(Arc<str>);
 
-impl EncodeLabelValue for TenantName {
+impl EncodeLabelValue for TenantLabel {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         encoder.write_str(&self.0)
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Tenant {
-    tenant: TenantName,
+struct TenantLabels {
+    tenant: TenantLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TenantOutcome {
-    tenant: TenantName,
+    tenant: TenantLabel,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Vendor {
-    tenant: TenantName,
+    tenant: TenantLabel,
     vendor: &'static str,
 }
 
@@ -95,13 +95,13 @@ struct Outcome {
 /// `format` is one of the settings'.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Format {
-    tenant: TenantName,
+    tenant: TenantLabel,
     format: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TokenRefusal {
-    tenant: TenantName,
+    tenant: TenantLabel,
     reason: &'static str,
     status: u16,
 }
@@ -187,7 +187,7 @@ impl Metrics {
     #[must_use]
     pub fn tenant(&self, name: &str) -> TenantMetrics {
         let families = &self.families;
-        let tenant = TenantName(name.into());
+        let tenant = TenantLabel(name.into());
         let outcome = |outcome| TenantOutcome { tenant: tenant.clone(), outcome };
         let format = |format: TokenFormat| {
             let labels = Format { tenant: tenant.clone(), format: format.as_str() };
@@ -212,7 +212,7 @@ impl Metrics {
             token_details: format(TokenFormat::TokenDetails),
             issued_in: families.token_durations.get_or_create_owned(&outcome("issued")).0,
             refused_in: families.token_durations.get_or_create_owned(&outcome("refused")).0,
-            rules: families.policy_rules.get_or_create_owned(&Tenant { tenant: tenant.clone() }),
+            rules: families.policy_rules.get_or_create_owned(&TenantLabels { tenant: tenant.clone() }),
             tenant,
         }))
     }
@@ -328,7 +328,7 @@ pub struct TenantMetrics(Arc<TenantSeries>);
 
 struct TenantSeries {
     families: Arc<Families>,
-    tenant: TenantName,
+    tenant: TenantLabel,
     token_requests: Counter,
     jwts: Counter,
     token_details: Counter,
@@ -378,7 +378,7 @@ impl TenantMetrics {
             failed: self.by_outcome(&families.signing_key_refreshes, "failed"),
             confirmed_at: families
                 .signing_keys_confirmed
-                .get_or_create_owned(&Tenant { tenant: self.0.tenant.clone() }),
+                .get_or_create_owned(&TenantLabels { tenant: self.0.tenant.clone() }),
             clock: self.0.clerk_clock.clone(),
         }
     }
@@ -522,7 +522,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::ClockOffset,
-        store::{Bounds, DueWork, Fact, MemoryStore, Ruling, Source, Subject},
+        store::{Bounds, DenialSource, DueWork, MemoryStore, Restriction, RestrictionKind, Subject},
         tenant,
     };
 
@@ -567,21 +567,21 @@ mod tests {
         ably_clerk_auth_store_state{state="ready"} 1
         ably_clerk_auth_store_state{state="degraded"} 0
         ably_clerk_auth_store_state{state="full"} 0
-        # HELP ably_clerk_auth_store_facts Denials and marks in force.
-        # TYPE ably_clerk_auth_store_facts gauge
-        ably_clerk_auth_store_facts 0
-        # HELP ably_clerk_auth_store_live_grants Tokens that are out and that this replica issued.
-        # TYPE ably_clerk_auth_store_live_grants gauge
-        ably_clerk_auth_store_live_grants 0
+        # HELP ably_clerk_auth_store_restrictions Denials and marks in force.
+        # TYPE ably_clerk_auth_store_restrictions gauge
+        ably_clerk_auth_store_restrictions 0
+        # HELP ably_clerk_auth_store_live_tokens Tokens that are out and that this replica issued.
+        # TYPE ably_clerk_auth_store_live_tokens gauge
+        ably_clerk_auth_store_live_tokens 0
         # HELP ably_clerk_auth_store_work Pieces of work that wait to be done.
         # TYPE ably_clerk_auth_store_work gauge
         ably_clerk_auth_store_work 0
         # HELP ably_clerk_auth_store_work_overdue_seconds For how long the oldest piece of work has been due; 0 if none is.
         # TYPE ably_clerk_auth_store_work_overdue_seconds gauge
         ably_clerk_auth_store_work_overdue_seconds 0
-        # HELP ably_clerk_auth_store_unwritten_facts Facts that Redis lacks and this replica knows.
-        # TYPE ably_clerk_auth_store_unwritten_facts gauge
-        ably_clerk_auth_store_unwritten_facts 0
+        # HELP ably_clerk_auth_store_unwritten_restrictions Restrictions that Redis lacks and this replica knows.
+        # TYPE ably_clerk_auth_store_unwritten_restrictions gauge
+        ably_clerk_auth_store_unwritten_restrictions 0
         # HELP ably_clerk_auth_store_unwritten_work Pieces of work that Redis lacks and this replica has.
         # TYPE ably_clerk_auth_store_unwritten_work gauge
         ably_clerk_auth_store_unwritten_work 0
@@ -599,7 +599,7 @@ mod tests {
             let time = Arc::clone(&time);
             Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
         };
-        let bounds = Bounds { facts: 1, ..Bounds::default() };
+        let bounds = Bounds { restrictions: 1, ..Bounds::default() };
         let store = Arc::new(MemoryStore::new(&bounds, Arc::new(|_| {})));
         let metrics = Metrics::new(clock, Arc::clone(&store) as Arc<dyn Store>);
         let of_store = || {
@@ -610,21 +610,21 @@ mod tests {
         };
         assert_eq!(of_store(), ["state{state=\"ready\"} 1"]);
 
-        let fact = Fact {
+        let restriction = Restriction {
             tenant: tenant::TenantName::default(),
             subject: Subject::User("user_1".to_owned()),
-            ruling: Ruling::Denied(Source::Clerk),
+            kind: RestrictionKind::Denied(DenialSource::Clerk),
             at: start,
             until: start.after(Duration::from_mins(5)),
         };
-        store.record(fact, start).await.unwrap();
+        store.record(restriction, start).await.unwrap();
         for due in [Duration::from_mins(1), Duration::from_mins(2)] {
             let work = DueWork { id: format!("{due:?}"), due: start.after(due), job: String::new() };
             store.enqueue(work, start).await.unwrap();
         }
-        assert_eq!(of_store(), ["facts 1", "state{state=\"full\"} 1", "work 2"]);
+        assert_eq!(of_store(), ["restrictions 1", "state{state=\"full\"} 1", "work 2"]);
         time.store(start.after(Duration::from_mins(3)).0, Ordering::Relaxed);
-        let late = ["facts 1", "state{state=\"full\"} 1", "work 2", "work_overdue_seconds 120"];
+        let late = ["restrictions 1", "state{state=\"full\"} 1", "work 2", "work_overdue_seconds 120"];
         assert_eq!(of_store(), late);
         time.store(start.after(Duration::from_mins(5)).0, Ordering::Relaxed);
         assert_eq!(of_store(), ["state{state=\"ready\"} 1", "work 2", "work_overdue_seconds 240"]);

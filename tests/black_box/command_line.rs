@@ -5,8 +5,8 @@ use std::{fs, net::TcpListener, process::Output};
 use sandbox::clerk::Outage;
 
 use crate::{
-    line::{Condition, Line},
-    redis::RedisServer,
+    proxy::{Condition, Line},
+    redis_server::RedisServer,
     service::{Vendors, command, run},
 };
 

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    redis::RedisServer,
+    redis_server::RedisServer,
     service::{Service, Vendors, json as body},
     webhooks::vendors,
 };

@@ -2,6 +2,12 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "../support/proxy.rs"]
+#[expect(dead_code, reason = "the store's own tests use all of it")]
+mod proxy;
+#[path = "../support/redis_server.rs"]
+#[expect(dead_code, reason = "the store's own tests use all of it")]
+mod redis_server;
 #[path = "../support/service.rs"]
 mod service;
 
@@ -17,17 +23,11 @@ mod identity;
 mod image;
 mod impersonation;
 mod limits;
-#[path = "../store/line.rs"]
-#[expect(dead_code, reason = "the store's own tests use all of it")]
-mod line;
 mod metrics;
 mod native_apps;
 mod organizations;
 mod outages;
 mod policy;
-#[path = "../store/server.rs"]
-#[expect(dead_code, reason = "the store's own tests use all of it")]
-mod redis;
 mod refusals;
 mod reload;
 mod revoke;

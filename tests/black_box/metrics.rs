@@ -16,7 +16,7 @@ use sandbox::{
 use serde_json::json;
 
 use crate::{
-    redis::RedisServer,
+    redis_server::RedisServer,
     service::{Service, Vendors, json, refusal, rendered, run},
     webhooks,
 };

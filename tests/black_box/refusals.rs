@@ -60,7 +60,7 @@ async fn every_message_ends_with_the_reason_that_the_log_has() {
         (service.admin(Method::GET, "/metrics").header("Host", "evil.example"), "host-unknown"),
         (service.admin(Method::GET, "/nowhere"), "no-such-route"),
         (service.admin(Method::POST, "/revocations").body("{}"), "not-json"),
-        (service.admin(Method::POST, "/revocations").header(json.0, json.1).body("{}"), "not-an-order"),
+        (service.admin(Method::POST, "/revocations").header(json.0, json.1).body("{}"), "revocation-request-invalid"),
         (service.admin(Method::POST, "/revocations").header("Origin", "http://localhost"), "from-a-page"),
     ] {
         let response = request.send().await.unwrap();

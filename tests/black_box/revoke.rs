@@ -7,7 +7,7 @@ use sandbox::ably::{Outage, RevocableTokens};
 use serde_json::{Value, json};
 
 use crate::{
-    redis::RedisServer,
+    redis_server::RedisServer,
     service::{Service, Vendors, json, refusal, request_id, run},
     tenants::Tenants,
     webhooks::vendors,

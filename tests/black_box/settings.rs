@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    redis::RedisServer,
+    redis_server::RedisServer,
     service::{Vendors, command, run},
 };
 

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use svix::webhooks::Webhook;
 
 use crate::{
-    line::{Condition, Line},
-    redis::RedisServer,
+    proxy::{Condition, Line},
+    redis_server::RedisServer,
     service::{ORIGIN, Service, Vendors, refusal, request_id},
 };
 

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use ably_clerk_auth::{
-    store::{DueWork, GrantedTo, Health, Ruling, Source, StoreError},
+    store::{DenialSource, DueWork, Health, RestrictionKind, StoreError, TokenHolder},
     tenant::TenantName,
 };
 
 use crate::{
-    line::{Condition, Line},
-    server::{RedisServer, documented_rules},
-    stage::{MINUTE, NOW, Replica, ago, eventually, fact, grant, in_time, of_user},
+    fixtures::{MINUTE, NOW, Replica, ago, eventually, in_time, live_token, of_user, restriction},
+    proxy::{Condition, Line},
+    redis_server::{RedisServer, documented_rules},
 };
 
 /// Commands that were run on a server since its statistics were reset.
@@ -28,10 +28,10 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     let line = Line::to(server.port()).await;
     let replica = Replica::over(&line).await;
 
-    replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2))).await;
-    replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1))).await;
-    replica.put_grant(grant("user_1", "sess_1", None, "alice", 60 * MINUTE)).await;
-    replica.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), NOW).await;
+    replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2))).await;
+    replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
+    replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 60 * MINUTE)).await;
+    replica.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
     let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
     in_time!(replica, replica.store.enqueue(work.clone(), NOW));
     replica.store.claim(1, NOW).await;
@@ -40,7 +40,7 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     replica.store.begin("effect", NOW).await;
     replica.store.finish("effect", NOW.after(MINUTE), NOW).await;
     replica.store.forget("effect").await;
-    in_time!(replica, replica.store.drop_user(&TenantName::default(), "user_1"));
+    in_time!(replica, replica.store.forget_user(&TenantName::default(), "user_1"));
     // What was said in a long absence is looked for among all keys.
     line.becomes(Condition::Cut);
     replica.becomes(Health::Degraded).await;
@@ -91,7 +91,7 @@ async fn the_documented_user_can_neither_empty_redis_nor_disconnect_others_nor_l
         "SHUTDOWN",
         "PSUBSCRIBE aca:*",
         "SUBSCRIBE other:{v1}:facts",
-        "PUBLISH other:{v1}:facts x",
+        "PUBLISH other:{v1}:restrictions x",
         "GET other:{v1}:data_id",
         "HGET other:{v1}:holding x",
     ] {

@@ -2,7 +2,7 @@
 
 use ably_clerk_auth::{
     clock::UnixMillis,
-    store::{Bounds, ClientIdDigest, Fact, Health, OnFailure, Ruling, Source, Subject, Verdict},
+    store::{Bounds, ClientIdDigest, DenialSource, Health, OnFailure, Restriction, RestrictionKind, Subject, Verdict},
     tenant::TenantName,
 };
 use proptest::{
@@ -12,11 +12,11 @@ use proptest::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    server::RedisServer,
-    stage::{NOW, Replica, ago, eventually, session},
+    fixtures::{NOW, Replica, ago, eventually, session},
+    redis_server::RedisServer,
 };
 
-fn a_fact() -> impl Strategy<Value = Fact> {
+fn a_fact() -> impl Strategy<Value = Restriction> {
     let subjects = vec![
         Subject::Session("sess_1".into()),
         Subject::User("user_1".into()),
@@ -24,23 +24,27 @@ fn a_fact() -> impl Strategy<Value = Fact> {
         Subject::Organization("org_1".into()),
     ];
     let rulings = vec![
-        Ruling::Lifted(Source::Clerk),
-        Ruling::Denied(Source::Clerk),
-        Ruling::Lifted(Source::Operator),
-        Ruling::Denied(Source::Operator),
-        Ruling::Deleted,
-        Ruling::Marked,
-        Ruling::Named(None),
+        RestrictionKind::Lifted(DenialSource::Clerk),
+        RestrictionKind::Denied(DenialSource::Clerk),
+        RestrictionKind::Lifted(DenialSource::Operator),
+        RestrictionKind::Denied(DenialSource::Operator),
+        RestrictionKind::Deleted,
+        RestrictionKind::NotBefore,
+        RestrictionKind::ClientId(None),
     ];
     // Few times, subjects and tenants, so that events meet; some are over already.
     let until = prop_oneof![4 => 1..5_i64, 1 => -5..=0_i64].prop_map(|minutes| UnixMillis(NOW.0 + minutes * 60_000));
-    let (subject, ruling) = (prop::sample::select(subjects), prop::sample::select(rulings));
-    (prop::sample::select(TENANTS.to_vec()), subject, ruling, 0..6_i64, until).prop_map(
-        |(tenant, subject, ruling, at, until)| Fact {
+    let (subject, kind) = (prop::sample::select(subjects), prop::sample::select(rulings));
+    (prop::sample::select(TENANTS.to_vec()), subject, kind, 0..6_i64, until).prop_map(
+        |(tenant, subject, kind, at, until)| Restriction {
             tenant: TenantName::parse(tenant).unwrap(),
             subject,
             // A user has one name at one time.
-            ruling: if let Ruling::Named(_) = ruling { Ruling::Named(name_at(ago(at))) } else { ruling },
+            kind: if let RestrictionKind::ClientId(_) = kind {
+                RestrictionKind::ClientId(name_at(ago(at)))
+            } else {
+                kind
+            },
             at: ago(at),
             until,
         },
@@ -53,28 +57,35 @@ fn name_at(at: UnixMillis) -> Option<ClientIdDigest> {
 
 const TENANTS: [&str; 2] = ["one", "other"];
 
-/// Facts, each delivered once or several times, to one replica or the other, in any order.
-fn deliveries() -> impl Strategy<Value = Vec<(Fact, usize)>> {
+/// Restrictions, each delivered once or several times, to one replica or the other, in any order.
+fn deliveries() -> impl Strategy<Value = Vec<(Restriction, usize)>> {
     prop::collection::vec((a_fact(), prop::collection::vec(0..2_usize, 1..4)), 1..14)
-        .prop_map(|facts| {
-            let each = facts.into_iter();
-            each.flat_map(|(fact, replicas)| replicas.into_iter().map(move |replica| (fact.clone(), replica))).collect()
+        .prop_map(|restrictions| {
+            let each = restrictions.into_iter();
+            each.flat_map(|(restriction, replicas)| {
+                replicas.into_iter().map(move |replica| (restriction.clone(), replica))
+            })
+            .collect()
         })
         .prop_shuffle()
 }
 
-/// What facts add up to for the one session that there is, told from all of them at once.
-fn model(facts: &[(Fact, usize)], tenant: &str) -> Verdict {
-    let about = |subject: &Subject| -> Vec<&Fact> {
-        let ours = facts.iter().map(|(fact, _)| fact).filter(|fact| fact.tenant.as_str() == tenant);
-        ours.filter(|fact| fact.subject == *subject).collect()
+/// What restrictions add up to for the one session that there is, told from all of them at once.
+fn model(restrictions: &[(Restriction, usize)], tenant: &str) -> Verdict {
+    let about = |subject: &Subject| -> Vec<&Restriction> {
+        let ours = restrictions
+            .iter()
+            .map(|(restriction, _)| restriction)
+            .filter(|restriction| restriction.tenant.as_str() == tenant);
+        ours.filter(|restriction| restriction.subject == *subject).collect()
     };
-    let ends = |facts: &[&Fact]| facts.iter().map(|fact| fact.until).max();
-    let newest = |facts: Vec<&Fact>| -> Vec<Fact> {
-        let at = facts.iter().map(|fact| fact.at).max();
-        facts.into_iter().filter(|fact| Some(fact.at) == at).cloned().collect()
+    let ends = |restrictions: &[&Restriction]| restrictions.iter().map(|restriction| restriction.until).max();
+    let newest = |restrictions: Vec<&Restriction>| -> Vec<Restriction> {
+        let at = restrictions.iter().map(|restriction| restriction.at).max();
+        restrictions.into_iter().filter(|restriction| Some(restriction.at) == at).cloned().collect()
     };
-    let holds = |facts: Vec<Fact>| ends(&facts.iter().collect::<Vec<_>>()).is_some_and(|end| end > NOW);
+    let holds =
+        |restrictions: Vec<Restriction>| ends(&restrictions.iter().collect::<Vec<_>>()).is_some_and(|end| end > NOW);
 
     let [session, user, member, organization] = [
         Subject::Session("sess_1".into()),
@@ -82,31 +93,31 @@ fn model(facts: &[(Fact, usize)], tenant: &str) -> Verdict {
         Subject::Member { user: "user_1".into(), organization: "org_1".into() },
         Subject::Organization("org_1".into()),
     ];
-    let says = |subject, rulings: &[Ruling]| -> Vec<&Fact> {
-        about(subject).into_iter().filter(|fact| rulings.contains(&fact.ruling)).collect()
+    let says = |subject, rulings: &[RestrictionKind]| -> Vec<&Restriction> {
+        about(subject).into_iter().filter(|restriction| rulings.contains(&restriction.kind)).collect()
     };
     let denied = [&session, &user].into_iter().any(|subject| {
-        let deletions = says(subject, &[Ruling::Deleted]);
+        let deletions = says(subject, &[RestrictionKind::Deleted]);
         let deleted = !deletions.is_empty();
         let by = |source| {
-            let last = newest(says(subject, &[Ruling::Denied(source), Ruling::Lifted(source)]));
-            holds(last.into_iter().filter(|fact| fact.ruling == Ruling::Denied(source)).collect())
+            let last = newest(says(subject, &[RestrictionKind::Denied(source), RestrictionKind::Lifted(source)]));
+            holds(last.into_iter().filter(|restriction| restriction.kind == RestrictionKind::Denied(source)).collect())
         };
-        holds(newest(deletions)) || (!deleted && by(Source::Clerk)) || by(Source::Operator)
+        holds(newest(deletions)) || (!deleted && by(DenialSource::Clerk)) || by(DenialSource::Operator)
     });
     if denied {
         return Verdict::Denied;
     }
     // The token was minted in the millisecond of the newest events.
     let outdated = [&user, &member, &organization].into_iter().any(|subject| {
-        let last = newest(says(subject, &[Ruling::Marked]));
+        let last = newest(says(subject, &[RestrictionKind::NotBefore]));
         last.first().is_some_and(|mark| mark.at >= MINTED) && holds(last)
     });
-    let names = about(&user).into_iter().filter(|fact| matches!(fact.ruling, Ruling::Named(_)));
+    let names = about(&user).into_iter().filter(|restriction| matches!(restriction.kind, RestrictionKind::ClientId(_)));
     let last_name = newest(names.collect());
-    let renamed = last_name
-        .first()
-        .is_some_and(|name| name.at >= MINTED && name.ruling != Ruling::Named(Some(ClientIdDigest::of(CLIENT_ID))));
+    let renamed = last_name.first().is_some_and(|name| {
+        name.at >= MINTED && name.kind != RestrictionKind::ClientId(Some(ClientIdDigest::of(CLIENT_ID)))
+    });
     if outdated || renamed && holds(last_name) { Verdict::Outdated } else { Verdict::Clear }
 }
 
@@ -116,18 +127,20 @@ const CLIENT_ID: &str = "alice";
 /// When the session token was minted: amid the events.
 const MINTED: UnixMillis = UnixMillis(NOW.0 - 3);
 
-async fn come_to_the_verdict(replicas: &[Replica], facts: &[(Fact, usize)]) {
-    for (fact, replica) in facts {
-        replicas[replica % replicas.len()].record(fact.clone()).await;
+async fn come_to_the_verdict(replicas: &[Replica], restrictions: &[(Restriction, usize)]) {
+    for (restriction, replica) in restrictions {
+        replicas[replica % replicas.len()].record(restriction.clone()).await;
     }
     let mut subject = session("sess_1", "user_1", Some("org_1"));
     subject.issued_at = MINTED;
     for tenant in TENANTS {
-        let verdict = model(facts, tenant);
+        let verdict = model(restrictions, tenant);
         for replica in replicas {
             let verdict_here = || replica.verdict_of_named(&TenantName::parse(tenant).unwrap(), &subject, CLIENT_ID);
-            eventually(&format!("{verdict:?}, not {:?}, of {facts:?}", verdict_here()), || verdict_here() == verdict)
-                .await;
+            eventually(&format!("{verdict:?}, not {:?}, of {restrictions:?}", verdict_here()), || {
+                verdict_here() == verdict
+            })
+            .await;
         }
     }
 }
@@ -136,9 +149,9 @@ async fn come_to_the_verdict(replicas: &[Replica], facts: &[(Fact, usize)]) {
 fn in_memory() {
     let runtime = Runtime::new().unwrap();
     let mut runner = TestRunner::new(Config::with_cases(2000));
-    let outcome = runner.run(&deliveries(), |facts| {
+    let outcome = runner.run(&deliveries(), |restrictions| {
         let replica = Replica::in_memory(&Bounds::default());
-        runtime.block_on(come_to_the_verdict(&[replica], &facts));
+        runtime.block_on(come_to_the_verdict(&[replica], &restrictions));
         Ok(())
     });
     outcome.unwrap();
@@ -149,7 +162,7 @@ fn in_redis() {
     let runtime = Runtime::new().unwrap();
     let server = RedisServer::start();
     let mut runner = TestRunner::new(Config::with_cases(100));
-    let outcome = runner.run(&deliveries(), |facts| {
+    let outcome = runner.run(&deliveries(), |restrictions| {
         runtime.block_on(async {
             let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
             let replica = || Replica::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
@@ -157,7 +170,7 @@ fn in_redis() {
             for replica in &replicas {
                 replica.becomes(Health::Ready).await;
             }
-            come_to_the_verdict(&replicas, &facts).await;
+            come_to_the_verdict(&replicas, &restrictions).await;
             // And one that has only what was left in Redis.
             let late = [replica()];
             late[0].becomes(Health::Ready).await;
@@ -166,8 +179,8 @@ fn in_redis() {
             for tenant in TENANTS {
                 assert_eq!(
                     late[0].verdict_of_named(&TenantName::parse(tenant).unwrap(), &subject, CLIENT_ID),
-                    model(&facts, tenant),
-                    "{facts:?}"
+                    model(&restrictions, tenant),
+                    "{restrictions:?}"
                 );
             }
         });

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use ably_clerk_auth::{
     store::{
-        Backlog, Begun, Bounds, Census, ClientIdDigest, DueWork, Fact, Grant, GrantedTo, Health, OnFailure, Reach,
-        Recorded, Ruling, Source, StoreError, Subject, Verdict,
+        Backlog, Begun, Bounds, Census, ClientIdDigest, Coverage, DenialSource, DueWork, Health, LiveToken, OnFailure,
+        Recorded, Restriction, RestrictionKind, StoreError, Subject, TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
 
 use crate::{
-    server::RedisServer,
-    stage::{MINUTE, NOW, Replica, ago, eventually, fact, grant, in_time, of_session, of_user, session},
+    fixtures::{MINUTE, NOW, Replica, ago, eventually, in_time, live_token, of_session, of_user, restriction, session},
+    redis_server::RedisServer,
 };
 
 /// Each test once with each store.
@@ -44,13 +44,13 @@ macro_rules! with_both_stores {
 fn bounds(most: usize) -> Bounds {
     match most {
         0 => Bounds::default(),
-        _ => Bounds { facts: most, remembered: most, refused: most, grants: most, work: most },
+        _ => Bounds { restrictions: most, remembered: most, refused: most, live_tokens: most, work: most },
     }
 }
 
-fn sorted(mut grants: Vec<Grant>) -> Vec<Grant> {
-    grants.sort();
-    grants
+fn sorted(mut live_tokens: Vec<LiveToken>) -> Vec<LiveToken> {
+    live_tokens.sort();
+    live_tokens
 }
 
 fn work(id: &str, due: ably_clerk_auth::clock::UnixMillis) -> DueWork {
@@ -65,7 +65,7 @@ async fn claimed(replica: &Replica, most: usize) -> Vec<String> {
 
 with_both_stores! {
     async fn a_denied_session_is_refused_and_no_other(replica, 0) {
-        let denied = fact(of_session("sess_1"), Ruling::Denied(Source::Clerk), ago(1));
+        let denied = restriction(of_session("sess_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
         assert_eq!(replica.record(denied).await, Recorded::New);
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
         assert_eq!(replica.verdict(&session("sess_2", "user_1", None)), Verdict::Clear);
@@ -73,7 +73,7 @@ with_both_stores! {
     }
 
     async fn a_denied_user_is_refused_in_every_session(replica, 0) {
-        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
         assert_eq!(replica.verdict(&session("sess_1", "user_1", Some("org_1"))), Verdict::Denied);
         assert_eq!(replica.verdict(&session("sess_2", "user_1", None)), Verdict::Denied);
         assert_eq!(replica.verdict(&session("sess_3", "user_2", None)), Verdict::Clear);
@@ -85,17 +85,17 @@ with_both_stores! {
             session.issued_at = minted;
             assert_eq!(replica.verdict_of_named(&TenantName::default(), &session, client_id), verdict, "{client_id}");
         };
-        let named = |name: Option<&str>| Ruling::Named(name.map(ClientIdDigest::of));
-        replica.record(fact(of_user("user_1"), named(Some("bob")), ago(5))).await;
+        let named = |name: Option<&str>| RestrictionKind::ClientId(name.map(ClientIdDigest::of));
+        replica.record(restriction(of_user("user_1"), named(Some("bob")), ago(5))).await;
         for (minted, of_alice) in [(ago(6), Verdict::Outdated), (ago(5), Verdict::Outdated), (ago(4), Verdict::Clear)] {
             is("alice", minted, of_alice);
             is("bob", minted, Verdict::Clear);
         }
         // Neither a late event nor a lifted ban changes it; a newer one does.
-        assert_eq!(replica.record(fact(of_user("user_1"), named(Some("alice")), ago(6))).await, Recorded::Outdated);
-        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(3))).await;
+        assert_eq!(replica.record(restriction(of_user("user_1"), named(Some("alice")), ago(6))).await, Recorded::Outdated);
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(3))).await;
         is("alice", ago(5), Verdict::Outdated);
-        replica.record(fact(of_user("user_1"), named(None), ago(2))).await;
+        replica.record(restriction(of_user("user_1"), named(None), ago(2))).await;
         for client_id in ["alice", "bob"] {
             is(client_id, ago(2), Verdict::Outdated);
             is(client_id, ago(1), Verdict::Clear);
@@ -105,7 +105,7 @@ with_both_stores! {
     }
 
     async fn a_denial_ends_at_its_time(replica, 0) {
-        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
         replica.pass_short_of(10 * MINUTE);
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
         replica.pass(Duration::from_millis(1));
@@ -114,30 +114,30 @@ with_both_stores! {
 
     async fn only_a_newer_event_lifts_a_denial(replica, 0) {
         let is = |verdict| assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), verdict);
-        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(20))).await;
-        let late = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(30));
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(20))).await;
+        let late = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(30));
         assert_eq!(replica.record(late).await, Recorded::Outdated);
         is(Verdict::Denied);
-        let newer = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(10));
+        let newer = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(10));
         assert_eq!(replica.record(newer).await, Recorded::New);
         is(Verdict::Clear);
-        let late = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(15));
+        let late = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(15));
         assert_eq!(replica.record(late).await, Recorded::Outdated);
         is(Verdict::Clear);
     }
 
     async fn of_two_events_of_one_millisecond_the_one_that_refuses_holds(replica, 0) {
-        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(20))).await;
-        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(20))).await;
-        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(20))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(20))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(20))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(20))).await;
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
     }
 
     async fn the_same_event_again_is_told_from_an_older_one(replica, 0) {
-        let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(20));
+        let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(20));
         assert_eq!(replica.record(denied.clone()).await, Recorded::New);
         assert_eq!(replica.record(denied.clone()).await, Recorded::Repeated);
-        let again = Fact { until: denied.until.after(MINUTE), ..denied.clone() };
+        let again = Restriction { until: denied.until.after(MINUTE), ..denied.clone() };
         assert_eq!(replica.record(again).await, Recorded::Repeated);
         // It came later, so it holds for longer.
         replica.pass_short_of(11 * MINUTE);
@@ -145,34 +145,34 @@ with_both_stores! {
     }
 
     async fn no_event_undoes_a_deletion(replica, 0) {
-        replica.record(fact(of_user("user_1"), Ruling::Deleted, ago(20))).await;
-        for ruling in [Ruling::Lifted(Source::Clerk), Ruling::Denied(Source::Clerk), Ruling::Lifted(Source::Operator)] {
-            replica.record(fact(of_user("user_1"), ruling, ago(10))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Deleted, ago(20))).await;
+        for kind in [RestrictionKind::Lifted(DenialSource::Clerk), RestrictionKind::Denied(DenialSource::Clerk), RestrictionKind::Lifted(DenialSource::Operator)] {
+            replica.record(restriction(of_user("user_1"), kind, ago(10))).await;
             assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
         }
     }
 
     async fn a_timestamp_counts_for_48_hours(replica, 0) {
-        let lifted = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), NOW);
-        let denied = |replica: &Replica| Fact {
+        let lifted = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), NOW);
+        let denied = |replica: &Replica| Restriction {
             until: replica.now().after(MINUTE),
-            ..fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))
+            ..restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))
         };
         replica.record(lifted).await;
-        replica.pass_short_of(Fact::REMEMBERED_FOR);
+        replica.pass_short_of(Restriction::REMEMBERED_FOR);
         assert_eq!(replica.record(denied(&replica)).await, Recorded::Outdated);
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
     }
 
     async fn what_an_operator_denies_only_an_operator_lifts(replica, 0) {
         let is = |verdict| assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), verdict);
-        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Operator), ago(20))).await;
-        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(10))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Operator), ago(20))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(10))).await;
         is(Verdict::Denied);
-        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Operator), ago(5))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Operator), ago(5))).await;
         is(Verdict::Clear);
-        replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(4))).await;
-        replica.record(fact(of_user("user_1"), Ruling::Lifted(Source::Operator), ago(3))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(4))).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Operator), ago(3))).await;
         is(Verdict::Denied);
     }
 
@@ -189,61 +189,61 @@ with_both_stores! {
             (member, ("user_1", Some("org_1")), ("user_2", Some("org_1"))),
             (Subject::Organization("org_3".into()), ("user_3", Some("org_3")), ("user_3", None)),
         ] {
-            replica.record(fact(subject, Ruling::Marked, ago(50))).await;
+            replica.record(restriction(subject, RestrictionKind::NotBefore, ago(50))).await;
             assert_eq!(replica.verdict(&minted(ago(50), concerned.0, concerned.1)), Verdict::Outdated);
             assert_eq!(replica.verdict(&minted(ago(49), concerned.0, concerned.1)), Verdict::Clear);
             assert_eq!(replica.verdict(&minted(ago(50), other.0, other.1)), Verdict::Clear);
         }
-        replica.record(fact(of_user("user_a"), Ruling::Marked, ago(60))).await;
+        replica.record(restriction(of_user("user_a"), RestrictionKind::NotBefore, ago(60))).await;
         assert_eq!(replica.verdict(&minted(ago(50), "user_a", None)), Verdict::Outdated);
         replica.pass(10 * MINUTE);
         assert_eq!(replica.verdict(&minted(ago(50), "user_a", None)), Verdict::Clear);
     }
 
     async fn who_is_denied_is_not_told_to_come_again(replica, 0) {
-        replica.record(fact(of_user("user_1"), Ruling::Marked, NOW)).await;
+        replica.record(restriction(of_user("user_1"), RestrictionKind::NotBefore, NOW)).await;
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Outdated);
-        replica.record(fact(of_session("sess_1"), Ruling::Denied(Source::Clerk), NOW)).await;
+        replica.record(restriction(of_session("sess_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
     }
 
     async fn tenants_do_not_see_each_others_facts_or_grants(replica, 0) {
         // Names that would be one if they were only written one after the other.
         let [one, other] = ["a", "b-2"].map(|name| TenantName::parse(name).unwrap());
-        let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1));
-        replica.record(Fact { tenant: one.clone(), ..denied }).await;
+        let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
+        replica.record(Restriction { tenant: one.clone(), ..denied }).await;
         assert_eq!(replica.verdict_of(&one, &session("sess_1", "user_1", None)), Verdict::Denied);
         assert_eq!(replica.verdict_of(&other, &session("sess_1", "user_1", None)), Verdict::Clear);
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
 
-        let given = Grant { tenant: one.clone(), ..grant("user_1", "sess_1", None, "alice", MINUTE) };
-        replica.put_grant(given.clone()).await;
-        let to = GrantedTo::ClientId("alice".into());
-        assert_eq!(replica.store.grants(&one, &to, NOW).await.grants, [given]);
-        assert_eq!(replica.store.grants(&other, &to, NOW).await.grants, []);
+        let given = LiveToken { tenant: one.clone(), ..live_token("user_1", "sess_1", None, "alice", MINUTE) };
+        replica.put_live_token(given.clone()).await;
+        let to = TokenHolder::ClientId("alice".into());
+        assert_eq!(replica.store.live_tokens(&one, &to, NOW).await.live_tokens, [given]);
+        assert_eq!(replica.store.live_tokens(&other, &to, NOW).await.live_tokens, []);
     }
 
     async fn a_census_counts_what_holds_lives_and_waits(replica, 0) {
         let census = |replica: &Replica| replica.store.census(replica.now());
-        let Census { facts, grants, backlog, .. } = census(&replica);
-        assert_eq!((facts, grants, backlog), (0, 0, Backlog::default()));
+        let Census { restrictions, live_tokens, backlog, .. } = census(&replica);
+        assert_eq!((restrictions, live_tokens, backlog), (0, 0, Backlog::default()));
 
-        for (ruling, at) in [(Ruling::Denied(Source::Clerk), 2), (Ruling::Marked, 2), (Ruling::Lifted(Source::Operator), 2)] {
-            replica.record(fact(of_user("user_1"), ruling, ago(at))).await;
+        for (kind, at) in [(RestrictionKind::Denied(DenialSource::Clerk), 2), (RestrictionKind::NotBefore, 2), (RestrictionKind::Lifted(DenialSource::Operator), 2)] {
+            replica.record(restriction(of_user("user_1"), kind, ago(at))).await;
         }
-        replica.put_grant(grant("user_1", "sess_1", None, "alice", MINUTE)).await;
-        replica.put_grant(grant("user_1", "sess_1", None, "alice", 2 * MINUTE)).await;
-        replica.put_grant(grant("user_1", "sess_2", None, "alice", MINUTE)).await;
+        replica.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
+        replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 2 * MINUTE)).await;
+        replica.put_live_token(live_token("user_1", "sess_2", None, "alice", MINUTE)).await;
         for (id, due) in [("late", NOW.after(2 * MINUTE)), ("early", NOW.after(MINUTE))] {
             in_time!(replica, replica.store.enqueue(work(id, due), NOW));
         }
         let waits = |pieces, due| Backlog { pieces, oldest_due: Some(due) };
         eventually("the work is counted", || census(&replica).backlog == waits(2, NOW.after(MINUTE))).await;
-        let Census { health, facts, grants, unwritten, outages, .. } = census(&replica);
-        assert_eq!((health, facts, grants, unwritten, outages), (Health::Ready, 2, 2, 0, 0));
+        let Census { health, restrictions, live_tokens, unwritten, outages, .. } = census(&replica);
+        assert_eq!((health, restrictions, live_tokens, unwritten, outages), (Health::Ready, 2, 2, 0, 0));
 
         replica.pass(MINUTE);
-        assert_eq!(census(&replica).grants, 1);
+        assert_eq!(census(&replica).live_tokens, 1);
         assert_eq!(claimed(&replica, 1).await, ["early"]);
         // Whoever puts it off has not done it.
         in_time!(replica, replica.store.postpone("early", NOW.after(9 * MINUTE)));
@@ -252,38 +252,38 @@ with_both_stores! {
         in_time!(replica, replica.store.complete("early"));
         eventually("the work is counted", || census(&replica).backlog == waits(2, NOW.after(2 * MINUTE))).await;
         replica.pass(9 * MINUTE);
-        assert_eq!(census(&replica).facts, 0);
+        assert_eq!(census(&replica).restrictions, 0);
     }
 
     async fn a_grant_is_found_by_all_that_it_names(replica, 0) {
         let tenant = TenantName::default();
-        let one = grant("user_1", "sess_1", Some("org_1"), "alice", MINUTE);
-        let two = grant("user_1", "sess_2", None, "alice", 2 * MINUTE);
-        let three = grant("user_2", "sess_3", Some("org_1"), "bob", 3 * MINUTE);
-        for grant in [&one, &two, &three] {
-            replica.put_grant(grant.clone()).await;
+        let one = live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE);
+        let two = live_token("user_1", "sess_2", None, "alice", 2 * MINUTE);
+        let three = live_token("user_2", "sess_3", Some("org_1"), "bob", 3 * MINUTE);
+        for live_token in [&one, &two, &three] {
+            replica.put_live_token(live_token.clone()).await;
         }
         for (to, found) in [
-            (GrantedTo::User("user_1".into()), vec![one.clone(), two.clone()]),
-            (GrantedTo::Session("sess_2".into()), vec![two.clone()]),
-            (GrantedTo::Organization("org_1".into()), vec![one.clone(), three.clone()]),
-            (GrantedTo::ClientId("alice".into()), vec![one.clone(), two.clone()]),
-            (GrantedTo::User("alice".into()), vec![]),
+            (TokenHolder::User("user_1".into()), vec![one.clone(), two.clone()]),
+            (TokenHolder::Session("sess_2".into()), vec![two.clone()]),
+            (TokenHolder::Organization("org_1".into()), vec![one.clone(), three.clone()]),
+            (TokenHolder::ClientId("alice".into()), vec![one.clone(), two.clone()]),
+            (TokenHolder::User("alice".into()), vec![]),
         ] {
-            let live = replica.store.grants(&tenant, &to, NOW).await;
-            assert_eq!((sorted(live.grants), live.reach), (sorted(found), Reach::AllReplicas), "{to:?}");
+            let live = replica.store.live_tokens(&tenant, &to, NOW).await;
+            assert_eq!((sorted(live.live_tokens), live.coverage), (sorted(found), Coverage::AllReplicas), "{to:?}");
         }
     }
 
     async fn a_grant_lives_as_long_as_its_last_token(replica, 0) {
-        let user = GrantedTo::User("user_1".into());
-        let first = grant("user_1", "sess_1", None, "alice", MINUTE);
-        let longer = Grant { until: NOW.after(2 * MINUTE), ..first.clone() };
+        let user = TokenHolder::User("user_1".into());
+        let first = live_token("user_1", "sess_1", None, "alice", MINUTE);
+        let longer = LiveToken { until: NOW.after(2 * MINUTE), ..first.clone() };
         for given in [&first, &longer, &first] {
-            replica.put_grant(given.clone()).await;
+            replica.put_live_token(given.clone()).await;
         }
         let found = async |replica: &Replica| {
-            replica.store.grants(&TenantName::default(), &user, replica.now()).await.grants
+            replica.store.live_tokens(&TenantName::default(), &user, replica.now()).await.live_tokens
         };
         assert_eq!(found(&replica).await, std::slice::from_ref(&longer));
         replica.pass_short_of(2 * MINUTE);
@@ -294,10 +294,10 @@ with_both_stores! {
 
     async fn many_grants_of_one_organization_are_all_found(replica, 0) {
         for n in 0..1500 {
-            replica.put_grant(grant(&format!("user_{n}"), &format!("sess_{n}"), Some("org_1"), "one", MINUTE)).await;
+            replica.put_live_token(live_token(&format!("user_{n}"), &format!("sess_{n}"), Some("org_1"), "one", MINUTE)).await;
         }
-        let to = GrantedTo::Organization("org_1".into());
-        assert_eq!(replica.store.grants(&TenantName::default(), &to, NOW).await.grants.len(), 1500);
+        let to = TokenHolder::Organization("org_1".into());
+        assert_eq!(replica.store.live_tokens(&TenantName::default(), &to, NOW).await.live_tokens.len(), 1500);
     }
 
     async fn work_is_claimed_when_it_is_due_and_the_earliest_first(replica, 0) {
@@ -368,14 +368,14 @@ with_both_stores! {
     }
 
     async fn a_drop_reaches_whoever_remembers_the_user(replica, 0) {
-        in_time!(replica, replica.store.drop_user(&TenantName::default(), "user_1"));
+        in_time!(replica, replica.store.forget_user(&TenantName::default(), "user_1"));
         assert_eq!(replica.drops.lock().unwrap()[0], "user_1 of default");
     }
 
     async fn a_denial_without_room_is_refused_and_so_are_tokens_until_there_is_room(replica, 2) {
-        let denied = |n, minutes| Fact {
+        let denied = |n, minutes| Restriction {
             until: NOW.after(minutes * MINUTE),
-            ..fact(of_user(&format!("user_{n}")), Ruling::Denied(Source::Clerk), ago(1))
+            ..restriction(of_user(&format!("user_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(1))
         };
         replica.record(denied(1, 1)).await;
         assert_eq!(replica.store.may_issue(replica.now()), Ok(()));
@@ -390,17 +390,17 @@ with_both_stores! {
         for (user, verdict) in [("user_1", Verdict::Clear), ("user_2", Verdict::Denied), ("user_3", Verdict::Denied)] {
             assert_eq!(replica.verdict(&session("sess_1", user, None)), verdict);
         }
-        let lifted = fact(of_user("user_2"), Ruling::Lifted(Source::Clerk), NOW);
+        let lifted = restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), NOW);
         replica.record(lifted).await;
         // With Redis not before it has looked whether there is another that it had no room for.
         eventually("tokens are issued", || replica.store.may_issue(replica.now()) == Ok(())).await;
     }
 
     async fn timestamps_give_way_before_denials_do(replica, 2) {
-        let denied = fact(of_user("user_0"), Ruling::Denied(Source::Clerk), ago(1));
+        let denied = restriction(of_user("user_0"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
         replica.record(denied).await;
         for n in 1..9 {
-            replica.record(fact(of_user(&format!("user_{n}")), Ruling::Lifted(Source::Clerk), ago(1))).await;
+            replica.record(restriction(of_user(&format!("user_{n}")), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
         }
         assert_eq!(replica.verdict(&session("sess_1", "user_0", None)), Verdict::Denied);
         assert_eq!(replica.store.may_issue(NOW), Ok(()));
@@ -411,14 +411,14 @@ with_both_stores! {
 async fn a_full_index_in_memory_refuses_only_the_new_grant() {
     let replica = Replica::in_memory(&bounds(2));
     for n in 1..=2 {
-        replica.put_grant(grant(&format!("user_{n}"), "sess_1", None, "alice", MINUTE)).await;
+        replica.put_live_token(live_token(&format!("user_{n}"), "sess_1", None, "alice", MINUTE)).await;
     }
-    let third = grant("user_3", "sess_1", None, "alice", 2 * MINUTE);
-    assert_eq!(replica.store.put_grant(third.clone(), NOW).await, Err(StoreError::Full));
-    replica.put_grant(grant("user_1", "sess_1", None, "alice", 2 * MINUTE)).await;
+    let third = live_token("user_3", "sess_1", None, "alice", 2 * MINUTE);
+    assert_eq!(replica.store.put_live_token(third.clone(), NOW).await, Err(StoreError::Full));
+    replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 2 * MINUTE)).await;
     assert_eq!(replica.store.may_issue(NOW), Ok(()));
     replica.pass(MINUTE);
-    replica.put_grant(third).await;
+    replica.put_live_token(third).await;
 }
 
 #[tokio::test]
@@ -433,9 +433,9 @@ async fn a_full_queue_in_memory_takes_no_more_work() {
 #[tokio::test]
 async fn a_denial_without_room_in_memory_waits_for_it_and_tokens_wait_too() {
     let replica = Replica::in_memory(&bounds(2));
-    let denied = |n, minutes| Fact {
+    let denied = |n, minutes| Restriction {
         until: NOW.after(minutes * MINUTE),
-        ..fact(of_user(&format!("user_{n}")), Ruling::Denied(Source::Clerk), ago(5))
+        ..restriction(of_user(&format!("user_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(5))
     };
     let verdicts = |replica: &Replica| {
         [1, 2, 3, 4, 5].map(|n| replica.verdict(&session("sess_1", &format!("user_{n}"), None)) == Verdict::Denied)
@@ -448,8 +448,8 @@ async fn a_denial_without_room_in_memory_waits_for_it_and_tokens_wait_too() {
         assert_eq!(replica.store.record(denied(n, minutes), NOW).await, Err(StoreError::Full));
     }
     // A newer event about one that waits.
-    assert_eq!(replica.store.record(Fact { at: NOW, ..denied(4, 3) }, NOW).await, Err(StoreError::Full));
-    replica.record(fact(of_user("user_3"), Ruling::Lifted(Source::Clerk), ago(6))).await;
+    assert_eq!(replica.store.record(Restriction { at: NOW, ..denied(4, 3) }, NOW).await, Err(StoreError::Full));
+    replica.record(restriction(of_user("user_3"), RestrictionKind::Lifted(DenialSource::Clerk), ago(6))).await;
     assert_eq!(verdicts(&replica), [true, true, false, false, false]);
 
     replica.pass(MINUTE);
@@ -474,15 +474,17 @@ async fn a_denial_without_room_in_memory_waits_for_it_and_tokens_wait_too() {
 
 #[tokio::test]
 async fn what_waits_for_room_and_is_lifted_or_over_keeps_nobody_waiting() {
-    let replica = Replica::in_memory(&Bounds { facts: 1, ..Bounds::default() });
-    let denied =
-        |n, until| Fact { until, ..fact(of_user(&format!("user_{n}")), Ruling::Denied(Source::Clerk), ago(5)) };
+    let replica = Replica::in_memory(&Bounds { restrictions: 1, ..Bounds::default() });
+    let denied = |n, until| Restriction {
+        until,
+        ..restriction(of_user(&format!("user_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(5))
+    };
     let end = NOW.after(MINUTE);
     replica.record(denied(1, end)).await;
     for (n, until) in [(2, end), (3, end.after(MINUTE))] {
         assert_eq!(replica.store.record(denied(n, until), NOW).await, Err(StoreError::Full));
     }
-    replica.record(fact(of_user("user_3"), Ruling::Lifted(Source::Clerk), ago(4))).await;
+    replica.record(restriction(of_user("user_3"), RestrictionKind::Lifted(DenialSource::Clerk), ago(4))).await;
     replica.pass(MINUTE);
     assert_eq!(replica.store.may_issue(replica.now()), Ok(()));
     for user in ["user_1", "user_2", "user_3"] {

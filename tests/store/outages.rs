@@ -7,15 +7,16 @@ use std::sync::{
 
 use ably_clerk_auth::{
     store::{
-        Bounds, DueWork, Fact, GrantedTo, Health, OnFailure, Reach, Recorded, Ruling, Source, StoreError, Verdict,
+        Bounds, Coverage, DenialSource, DueWork, Health, OnFailure, Recorded, Restriction, RestrictionKind, StoreError,
+        TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
 
 use crate::{
-    line::{Condition, Line},
-    server::RedisServer,
-    stage::{MINUTE, NOW, Replica, ago, eventually, fact, grant, in_time, of_session, of_user, session},
+    fixtures::{MINUTE, NOW, Replica, ago, eventually, in_time, live_token, of_session, of_user, restriction, session},
+    proxy::{Condition, Line},
+    redis_server::RedisServer,
 };
 
 /// What becomes of its data when Redis dies.
@@ -35,7 +36,7 @@ async fn redis_dies_amid_load_and_comes_back_empty() {
     amid_load(Data::Lost).await;
 }
 
-/// Two replicas store facts and grants all the time, while Redis is killed and started again, three times.
+/// Two replicas store restrictions and live_tokens all the time, while Redis is killed and started again, three times.
 async fn amid_load(data: Data) {
     let mut server = RedisServer::start();
     let replicas = [Arc::new(Replica::of(&server).await), Arc::new(Replica::of(&server).await)];
@@ -49,7 +50,7 @@ async fn amid_load(data: Data) {
                 while !stop.load(Ordering::Relaxed) {
                     n += 1;
                     let id = format!("sess_{writer}_{n}");
-                    let denied = fact(of_session(&id), Ruling::Denied(Source::Clerk), ago(1));
+                    let denied = restriction(of_session(&id), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
                     match replica.store.record(denied, NOW).await {
                         Ok(_) => answers[0] += 1,
                         Err(StoreError::Unavailable) => answers[1] += 1,
@@ -57,7 +58,7 @@ async fn amid_load(data: Data) {
                     }
                     assert_eq!(replica.verdict(&session(&id, "user_1", None)), Verdict::Denied);
                     // Degraded, it still issues.
-                    replica.store.put_grant(grant("user_1", &id, None, "alice", MINUTE), NOW).await.unwrap();
+                    replica.store.put_live_token(live_token("user_1", &id, None, "alice", MINUTE), NOW).await.unwrap();
                     stored.lock().unwrap().push(id);
                     tokio::time::sleep(std::time::Duration::from_millis(1)).await;
                 }
@@ -98,39 +99,39 @@ async fn amid_load(data: Data) {
     for replica in &replicas {
         eventually("each replica knows what any has learned", || knows_all(replica)).await;
     }
-    let (tenant, user) = (TenantName::default(), GrantedTo::User("user_1".into()));
+    let (tenant, user) = (TenantName::default(), TokenHolder::User("user_1".into()));
     let fresh = Replica::of(&server).await;
-    eventually("Redis has been given all facts", || knows_all(&fresh)).await;
+    eventually("Redis has been given all restrictions", || knows_all(&fresh)).await;
     let given_all_grants = async {
         loop {
-            let live = fresh.store.grants(&tenant, &user, NOW).await;
-            if live.reach == Reach::AllReplicas && live.grants.len() == stored.len() {
+            let live = fresh.store.live_tokens(&tenant, &user, NOW).await;
+            if live.coverage == Coverage::AllReplicas && live.live_tokens.len() == stored.len() {
                 break;
             }
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(MINUTE / 3, given_all_grants).await.expect("Redis has been given all grants");
+    tokio::time::timeout(MINUTE / 3, given_all_grants).await.expect("Redis has been given all live_tokens");
 }
 
 #[tokio::test]
 async fn without_redis_a_replica_goes_on_with_what_it_knows() {
     let mut server = RedisServer::start();
     let replica = Replica::of(&server).await;
-    replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
-    replica.put_grant(grant("user_1", "sess_1", None, "alice", MINUTE)).await;
+    replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
+    replica.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
     server.kill();
     replica.becomes(Health::Degraded).await;
 
     assert_eq!(replica.store.may_issue(NOW), Ok(()));
     assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
     // What it is told now, it tells others later, but cannot promise.
-    let lifted = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), NOW);
+    let lifted = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), NOW);
     assert_eq!(replica.store.record(lifted, NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
-    let live = replica.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), NOW).await;
-    assert_eq!((live.grants.len(), live.reach), (1, Reach::ThisReplica));
-    assert_eq!(replica.store.put_grant(grant("user_2", "sess_2", None, "bob", MINUTE), NOW).await, Ok(()));
+    let live = replica.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
+    assert_eq!((live.live_tokens.len(), live.coverage), (1, Coverage::ThisReplica));
+    assert_eq!(replica.store.put_live_token(live_token("user_2", "sess_2", None, "bob", MINUTE), NOW).await, Ok(()));
 }
 
 #[tokio::test]
@@ -142,8 +143,8 @@ async fn without_redis_a_replica_that_is_to_refuse_issues_nothing() {
     server.kill();
     replica.becomes(Health::Degraded).await;
     assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Unavailable));
-    let late = grant("user_1", "sess_1", None, "alice", MINUTE);
-    assert_eq!(replica.store.put_grant(late, NOW).await, Err(StoreError::Unavailable));
+    let late = live_token("user_1", "sess_1", None, "alice", MINUTE);
+    assert_eq!(replica.store.put_live_token(late, NOW).await, Err(StoreError::Unavailable));
     assert!(server.start_again());
     replica.becomes(Health::Ready).await;
     assert_eq!(replica.store.may_issue(NOW), Ok(()));
@@ -154,7 +155,7 @@ async fn a_replica_that_has_never_met_redis_issues_nothing() {
     let mut server = RedisServer::start();
     server.kill();
     let replica = Replica::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
-    let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW);
+    let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW);
     assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.health(), Health::Starting);
     assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Unavailable));
@@ -169,12 +170,12 @@ async fn a_lift_that_one_replica_missed_reaches_it_when_it_comes_back() {
     let mut server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     let subject = session("sess_1", "user_1", None);
-    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2))).await;
+    one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2))).await;
     eventually("the denial arrives", || other.verdict(&subject) == Verdict::Denied).await;
     server.kill();
     one.becomes(Health::Degraded).await;
     other.becomes(Health::Degraded).await;
-    let lifted = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1));
+    let lifted = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1));
     assert_eq!(one.store.record(lifted, NOW).await, Err(StoreError::Unavailable));
     // Whichever comes back first: the denial must not win by being written back last.
     server.forget_everything();
@@ -188,11 +189,11 @@ async fn a_lift_that_one_replica_missed_reaches_it_when_it_comes_back() {
 async fn what_redis_has_lost_is_told_again_by_whoever_knows() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
-    one.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    one.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
     let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
     // Neither this replica nor Redis knows that the event is outdated; the other one does.
     let other = Replica::of(&server).await;
-    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2))).await;
+    other.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2))).await;
     let subject = session("sess_1", "user_1", None);
     eventually("the newer event is told", || other.verdict(&subject) == Verdict::Clear).await;
     assert_eq!(one.verdict(&subject), Verdict::Clear);
@@ -207,7 +208,7 @@ async fn who_was_away_forgets_all_users_and_has_others_forget_those_it_could_not
     assert_eq!(*one.drops.lock().unwrap(), [""; 0]);
     line.becomes(Condition::Cut);
     one.becomes(Health::Degraded).await;
-    let told = one.store.drop_user(&TenantName::default(), "user_1").await;
+    let told = one.store.forget_user(&TenantName::default(), "user_1").await;
     assert_eq!(told, Err(StoreError::Unavailable));
     assert_eq!(*one.drops.lock().unwrap(), ["user_1 of default"]);
     line.becomes(Condition::Whole);
@@ -222,21 +223,21 @@ async fn who_was_away_tells_once_what_it_heard_late() {
     let line = Line::to(server.port()).await;
     let one = Replica::over(&line).await;
     let other = Replica::of(&server).await;
-    let denied = |user| fact(of_user(user), Ruling::Denied(Source::Clerk), ago(1));
+    let denied = |user| restriction(of_user(user), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
     other.record(denied("in_time")).await;
     eventually("it is heard", || one.verdict(&session("sess_1", "in_time", None)) == Verdict::Denied).await;
     line.becomes(Condition::Cut);
     one.becomes(Health::Degraded).await;
     other.record(denied("late")).await;
-    other.record(fact(of_user("lifted"), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    other.record(restriction(of_user("lifted"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
-    assert_eq!(one.store.take_heard_late(), [denied("late")]);
+    assert_eq!(one.store.take_learned_late(), [denied("late")]);
     // What is said long after is heard in time.
     one.pass(MINUTE);
-    other.record(Fact { at: NOW.after(MINUTE), ..denied("in_time_again") }).await;
+    other.record(Restriction { at: NOW.after(MINUTE), ..denied("in_time_again") }).await;
     eventually("it is heard", || one.verdict(&session("sess_1", "in_time_again", None)) == Verdict::Denied).await;
-    assert_eq!(one.store.take_heard_late(), []);
+    assert_eq!(one.store.take_learned_late(), []);
 }
 
 #[tokio::test]
@@ -247,8 +248,8 @@ async fn a_line_that_has_gone_silent_is_noticed_without_anybody_waiting_for_it()
     let other = Replica::of(&server).await;
     line.becomes(Condition::Silent);
     one.becomes(Health::Degraded).await;
-    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
-    let denied = fact(of_user("user_2"), Ruling::Denied(Source::Clerk), ago(1));
+    other.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
+    let denied = restriction(of_user("user_2"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
     assert_eq!(one.store.record(denied, NOW).await, Err(StoreError::Unavailable));
     line.becomes(Condition::Whole);
     for replica in [&one, &other] {
@@ -269,7 +270,7 @@ async fn work_outlives_redis_and_is_done_without_it() {
     assert_eq!(other.store.claim(9, NOW).await.len(), 1);
     in_time!(other, other.store.complete("done"));
     // That it is done is told in order with what is told after it.
-    one.record(fact(of_user("user_1"), Ruling::Marked, NOW)).await;
+    one.record(restriction(of_user("user_1"), RestrictionKind::NotBefore, NOW)).await;
     server.kill();
     one.becomes(Health::Degraded).await;
     other.becomes(Health::Degraded).await;
@@ -292,20 +293,20 @@ async fn work_outlives_redis_and_is_done_without_it() {
 async fn a_denial_that_redis_has_no_memory_for_stops_all_tokens_until_it_is_stored() {
     let server = RedisServer::start();
     let replica = Replica::of(&server).await;
-    let known = grant("user_1", "sess_1", None, "alice", MINUTE);
-    replica.put_grant(known.clone()).await;
+    let known = live_token("user_1", "sess_1", None, "alice", MINUTE);
+    replica.put_live_token(known.clone()).await;
     server.set_memory(1);
 
-    // A grant: only it is refused.
-    let new = grant("user_2", "sess_2", None, "bob", MINUTE);
-    assert_eq!(replica.store.put_grant(new, NOW).await, Err(StoreError::Full));
-    assert_eq!(replica.store.put_grant(known, NOW).await, Ok(()));
+    // A live_token: only it is refused.
+    let new = live_token("user_2", "sess_2", None, "bob", MINUTE);
+    assert_eq!(replica.store.put_live_token(new, NOW).await, Err(StoreError::Full));
+    assert_eq!(replica.store.put_live_token(known, NOW).await, Ok(()));
     assert_eq!(replica.store.may_issue(NOW), Ok(()));
     let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
     assert_eq!(replica.store.enqueue(work, NOW).await, Err(StoreError::Full));
 
     // A denial: everything is.
-    let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1));
+    let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
     assert_eq!(replica.store.record(denied.clone(), NOW).await, Err(StoreError::Full));
     assert_eq!(replica.health(), Health::Full);
     assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
@@ -320,14 +321,14 @@ async fn a_denial_that_redis_has_no_memory_for_stops_all_tokens_until_it_is_stor
 #[tokio::test]
 async fn what_there_is_no_room_to_learn_without_redis_is_refused() {
     let mut server = RedisServer::start();
-    let bounds = Bounds { facts: 1, remembered: 1, ..Bounds::default() };
+    let bounds = Bounds { restrictions: 1, remembered: 1, ..Bounds::default() };
     let replica = Replica::at(&server.address(), &bounds, OnFailure::Degrade);
     replica.becomes(Health::Ready).await;
     server.kill();
     replica.becomes(Health::Degraded).await;
-    let denied = |user| fact(of_user(user), Ruling::Denied(Source::Clerk), NOW);
+    let denied = |user| restriction(of_user(user), RestrictionKind::Denied(DenialSource::Clerk), NOW);
     assert_eq!(replica.store.record(denied("user_1"), NOW).await, Err(StoreError::Unavailable));
-    let longer = Fact { until: NOW.after(20 * MINUTE), ..denied("user_2") };
+    let longer = Restriction { until: NOW.after(20 * MINUTE), ..denied("user_2") };
     assert_eq!(replica.store.record(longer, NOW).await, Err(StoreError::Full));
     assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
 
@@ -344,12 +345,12 @@ async fn what_there_is_no_room_to_learn_without_redis_is_refused() {
 #[tokio::test]
 async fn redis_is_given_what_there_is_no_room_for_here() {
     let mut server = RedisServer::start();
-    let bounds = Bounds { facts: 1, ..Bounds::default() };
+    let bounds = Bounds { restrictions: 1, ..Bounds::default() };
     let replica = Replica::at(&server.address(), &bounds, OnFailure::Degrade);
     replica.becomes(Health::Ready).await;
     server.kill();
     replica.becomes(Health::Degraded).await;
-    let denied = |user| fact(of_user(user), Ruling::Denied(Source::Clerk), NOW);
+    let denied = |user| restriction(of_user(user), RestrictionKind::Denied(DenialSource::Clerk), NOW);
     assert_eq!(replica.store.record(denied("user_1"), NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.store.record(denied("user_2"), NOW).await, Err(StoreError::Full));
     assert!(server.start_again());
@@ -366,13 +367,13 @@ async fn redis_is_given_what_there_is_no_room_for_here() {
 async fn a_fact_that_a_replica_had_no_room_for_is_learned_when_there_is_room() {
     let server = RedisServer::start();
     let large = Replica::of(&server).await;
-    let small = Replica::at(&server.address(), &Bounds { facts: 1, ..Bounds::default() }, OnFailure::Degrade);
+    let small = Replica::at(&server.address(), &Bounds { restrictions: 1, ..Bounds::default() }, OnFailure::Degrade);
     small.becomes(Health::Ready).await;
-    let mut first = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW);
+    let mut first = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW);
     first.until = NOW.after(MINUTE);
     large.record(first).await;
     small.becomes(Health::Full).await;
-    large.record(fact(of_user("user_2"), Ruling::Denied(Source::Clerk), NOW)).await;
+    large.record(restriction(of_user("user_2"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     small.pass(MINUTE);
     eventually("it learns the other", || small.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
 }
@@ -381,20 +382,23 @@ async fn a_fact_that_a_replica_had_no_room_for_is_learned_when_there_is_room() {
 async fn it_is_full_until_it_has_read_the_fact_that_there_was_no_room_for() {
     let server = RedisServer::start();
     let large = Replica::of(&server).await;
-    let small = Replica::at(&server.address(), &Bounds { facts: 1, ..Bounds::default() }, OnFailure::Degrade);
+    let small = Replica::at(&server.address(), &Bounds { restrictions: 1, ..Bounds::default() }, OnFailure::Degrade);
     small.becomes(Health::Ready).await;
-    let first = Fact { until: NOW.after(MINUTE), ..fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW) };
+    let first = Restriction {
+        until: NOW.after(MINUTE),
+        ..restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)
+    };
     large.record(first).await;
-    large.record(fact(of_user("user_2"), Ruling::Denied(Source::Clerk), NOW)).await;
+    large.record(restriction(of_user("user_2"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     // What is told later is heard later, and this takes no room.
-    large.record(fact(of_user("user_3"), Ruling::Lifted(Source::Clerk), NOW)).await;
+    large.record(restriction(of_user("user_3"), RestrictionKind::Lifted(DenialSource::Clerk), NOW)).await;
     let (tenant, last) = (TenantName::default(), of_user("user_3"));
-    let facts = small.store.facts();
-    eventually("it hears all", || facts.is_lifted_since(&tenant, &last, Source::Clerk, ago(1))).await;
+    let restrictions = small.store.restrictions();
+    eventually("it hears all", || restrictions.is_lifted_since(&tenant, &last, DenialSource::Clerk, ago(1))).await;
 
     small.pass(MINUTE);
     // No other task has run since.
-    assert!(facts.has_room(small.now()));
+    assert!(restrictions.has_room(small.now()));
     assert_eq!(small.verdict(&session("sess_1", "user_2", None)), Verdict::Clear);
     assert_eq!(small.health(), Health::Full);
     assert_eq!(small.store.may_issue(small.now()), Err(StoreError::Full));
@@ -408,14 +412,17 @@ async fn what_refuses_nobody_stops_no_tokens_when_redis_has_no_memory_for_it() {
     let server = RedisServer::start();
     let replica = Replica::of(&server).await;
     server.set_memory(1);
-    let lifted = fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1));
+    let lifted = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1));
     assert_eq!(replica.store.record(lifted.clone(), NOW).await, Err(StoreError::Full));
-    let over = Fact { until: NOW, ..fact(of_user("user_2"), Ruling::Denied(Source::Clerk), ago(1)) };
+    let over = Restriction {
+        until: NOW,
+        ..restriction(of_user("user_2"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))
+    };
     assert_eq!(replica.store.record(over, NOW).await, Err(StoreError::Full));
     assert_eq!((replica.health(), replica.store.may_issue(NOW)), (Health::Ready, Ok(())));
 
     // With a denial among them it is full, and with that denial over it is not.
-    let denied = fact(of_user("user_3"), Ruling::Denied(Source::Clerk), ago(1));
+    let denied = restriction(of_user("user_3"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
     assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Full));
     assert_eq!((replica.health(), replica.store.may_issue(NOW)), (Health::Full, Err(StoreError::Full)));
     replica.pass(10 * MINUTE);
@@ -433,9 +440,9 @@ async fn what_yields_to_a_newer_fact_is_outdated_though_redis_has_lost_that_one(
     let mut server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     let subject = session("sess_1", "user_1", None);
-    let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2));
-    one.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1))).await;
-    let again = fact(of_user("user_2"), Ruling::Lifted(Source::Clerk), ago(1));
+    let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2));
+    one.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
+    let again = restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1));
     one.record(again.clone()).await;
     let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
     assert_eq!(one.record(denied.clone()).await, Recorded::Outdated);
@@ -476,9 +483,10 @@ async fn a_census_tells_of_outages_and_of_what_redis_lacks() {
         server.kill();
         eventually("the outage is counted", || census().outages == outage).await;
         assert_eq!(census().health, Health::Degraded);
-        let denied = fact(of_user(&format!("user_{outage}")), Ruling::Denied(Source::Clerk), ago(1));
+        let denied =
+            restriction(of_user(&format!("user_{outage}")), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
         assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
-        assert_eq!((census().unwritten, census().facts), (1, usize::try_from(outage).unwrap()));
+        assert_eq!((census().unwritten, census().restrictions), (1, usize::try_from(outage).unwrap()));
         // Of its own it knows, and does it.
         assert_eq!(replica.store.enqueue(work(&outage.to_string()), NOW).await, Err(StoreError::Unavailable));
         assert_eq!(census().backlog.pieces, usize::try_from(outage).unwrap());
@@ -495,18 +503,18 @@ async fn a_census_tells_of_outages_and_of_what_redis_lacks() {
 async fn a_connection_lost_while_redis_is_full_is_made_again_once() {
     let server = RedisServer::start();
     let replica = Replica::of(&server).await;
-    let known = grant("user_1", "sess_1", None, "alice", MINUTE);
-    replica.put_grant(known.clone()).await;
+    let known = live_token("user_1", "sess_1", None, "alice", MINUTE);
+    replica.put_live_token(known.clone()).await;
     server.set_memory(1);
     let before = replica.store.census(NOW).outages;
     server.hang_up();
     eventually("it is lost", || replica.store.census(NOW).outages > before).await;
     replica.becomes(Health::Ready).await;
-    // It writes its grants back, is refused, and tries again with each heartbeat.
+    // It writes its live_tokens back, is refused, and tries again with each heartbeat.
     let refused_before = refused_for_memory(&server);
     eventually("it has tried again", || refused_for_memory(&server) > refused_before + 3).await;
     assert_eq!((replica.health(), replica.store.census(NOW).outages), (Health::Ready, before + 1));
-    assert_eq!(replica.store.put_grant(known, NOW).await, Ok(()));
+    assert_eq!(replica.store.put_live_token(known, NOW).await, Ok(()));
 }
 
 /// How many commands Redis has refused for lack of memory.
@@ -536,7 +544,7 @@ async fn a_redis_that_refuses_writes_is_lost_once_however_often_it_is_asked() {
         command(&server, refuse);
         for n in 0..40 {
             // Degraded, it still issues.
-            replica.put_grant(grant("user_1", &format!("sess_{n}"), None, "alice", MINUTE)).await;
+            replica.put_live_token(live_token("user_1", &format!("sess_{n}"), None, "alice", MINUTE)).await;
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         }
         assert_eq!((replica.health(), replica.store.census(NOW).outages), (Health::Degraded, 1), "{refuse:?}");
@@ -551,9 +559,9 @@ async fn a_redis_that_refuses_writes_is_lost_once_however_often_it_is_asked() {
 async fn what_a_redis_that_was_emptied_has_lost_is_written_back_without_the_connection_being_lost() {
     let server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
-    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
-    let given = grant("user_1", "sess_1", None, "alice", MINUTE);
-    one.put_grant(given.clone()).await;
+    one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
+    let given = live_token("user_1", "sess_1", None, "alice", MINUTE);
+    one.put_live_token(given.clone()).await;
     let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
     in_time!(one, one.store.enqueue(work.clone(), NOW));
     command(&server, &["FLUSHALL"]);
@@ -563,13 +571,13 @@ async fn what_a_redis_that_was_emptied_has_lost_is_written_back_without_the_conn
     }
     let fresh = Replica::of(&server).await;
     assert_eq!(fresh.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
-    let (tenant, user) = (TenantName::default(), GrantedTo::User("user_1".into()));
+    let (tenant, user) = (TenantName::default(), TokenHolder::User("user_1".into()));
     let given_back = async {
-        while fresh.store.grants(&tenant, &user, NOW).await.grants != [given.clone()] {
+        while fresh.store.live_tokens(&tenant, &user, NOW).await.live_tokens != [given.clone()] {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(MINUTE / 3, given_back).await.expect("Redis has been given the grant");
+    tokio::time::timeout(MINUTE / 3, given_back).await.expect("Redis has been given the live_token");
     assert_eq!(fresh.store.claim(9, NOW).await, [work]);
     // And that is all: the data is what it was.
     let outages = one.store.census(NOW).outages;
@@ -582,7 +590,7 @@ async fn what_a_redis_that_was_emptied_has_lost_is_written_back_without_the_conn
 async fn a_redis_that_was_emptied_and_has_no_memory_is_given_all_when_it_has() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
-    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1))).await;
+    one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
     server.set_memory(1);
     command(&server, &["FLUSHALL"]);
     one.becomes(Health::Full).await;
@@ -607,14 +615,14 @@ fn commands(server: &RedisServer) -> u64 {
 async fn a_grant_refreshed_while_redis_is_full_is_known_to_others_when_there_is_memory() {
     let server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
-    one.put_grant(grant("user_1", "sess_1", None, "alice", MINUTE)).await;
-    let refreshed = grant("user_1", "sess_1", None, "alice", 60 * MINUTE);
+    one.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
+    let refreshed = live_token("user_1", "sess_1", None, "alice", 60 * MINUTE);
     server.set_memory(1);
-    one.put_grant(refreshed.clone()).await;
+    one.put_live_token(refreshed.clone()).await;
     server.set_memory(0);
-    let (tenant, user) = (TenantName::default(), GrantedTo::User("user_1".into()));
+    let (tenant, user) = (TenantName::default(), TokenHolder::User("user_1".into()));
     let known = async {
-        while other.store.grants(&tenant, &user, NOW).await.grants != [refreshed.clone()] {
+        while other.store.live_tokens(&tenant, &user, NOW).await.live_tokens != [refreshed.clone()] {
             tokio::task::yield_now().await;
         }
     };
@@ -631,21 +639,22 @@ async fn what_a_replica_that_is_back_later_passes_on_is_heard_late() {
         line.becomes(Condition::Cut);
         replica.becomes(Health::Degraded).await;
     }
-    let [denied, later] = ["user_1", "user_2"].map(|user| fact(of_user(user), Ruling::Denied(Source::Clerk), ago(1)));
+    let [denied, later] = ["user_1", "user_2"]
+        .map(|user| restriction(of_user(user), RestrictionKind::Denied(DenialSource::Clerk), ago(1)));
     assert_eq!(one.store.record(denied.clone(), NOW).await, Err(StoreError::Unavailable));
     lines[1].becomes(Condition::Whole);
     other.becomes(Health::Ready).await;
-    assert_eq!(other.store.take_heard_late(), []);
+    assert_eq!(other.store.take_learned_late(), []);
     lines[0].becomes(Condition::Whole);
     eventually("it is heard", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
-    assert_eq!(other.store.take_heard_late(), std::slice::from_ref(&denied));
+    assert_eq!(other.store.take_learned_late(), std::slice::from_ref(&denied));
 
     // However much later the other comes back: it is by the event's time.
     one.becomes(Health::Ready).await;
     other.pass(5 * MINUTE);
     one.record(later.clone()).await;
     eventually("it is heard", || other.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
-    assert_eq!(other.store.take_heard_late(), [later]);
+    assert_eq!(other.store.take_learned_late(), [later]);
 }
 
 #[tokio::test]
@@ -656,21 +665,23 @@ async fn who_was_away_for_longer_than_a_denial_lasts_hears_of_it_all_the_same() 
     let other = Replica::of(&server).await;
     // More than Redis lists at once.
     for n in 0..600 {
-        other.record(fact(of_user(&format!("user_{n}")), Ruling::Lifted(Source::Clerk), ago(1))).await;
+        other
+            .record(restriction(of_user(&format!("user_{n}")), RestrictionKind::Lifted(DenialSource::Clerk), ago(1)))
+            .await;
     }
-    let known = fact(of_session("sess_known"), Ruling::Denied(Source::Clerk), ago(1));
+    let known = restriction(of_session("sess_known"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
     other.record(known).await;
     eventually("it is heard", || one.verdict(&session("sess_known", "user_1", None)) == Verdict::Denied).await;
     line.becomes(Condition::Cut);
     one.becomes(Health::Degraded).await;
-    let missed = fact(of_session("sess_1"), Ruling::Denied(Source::Clerk), NOW);
+    let missed = restriction(of_session("sess_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW);
     other.record(missed.clone()).await;
     // Redis may have swept it out of what holds by then, and remembers it all the same.
     command(&server, &["DEL", "aca:{v1}:holding"]);
-    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
-    other.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), NOW.after(MINUTE))).await;
+    other.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
+    other.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), NOW.after(MINUTE))).await;
     // Not of the absence: over, and forgotten.
-    other.record(fact(of_session("sess_2"), Ruling::Denied(Source::Clerk), ago(60_000))).await;
+    other.record(restriction(of_session("sess_2"), RestrictionKind::Denied(DenialSource::Clerk), ago(60_000))).await;
     for replica in [&one, &other] {
         replica.pass(11 * MINUTE);
     }
@@ -678,7 +689,7 @@ async fn who_was_away_for_longer_than_a_denial_lasts_hears_of_it_all_the_same() 
     one.becomes(Health::Ready).await;
     let mut late = Vec::new();
     eventually("it is heard late", || {
-        late.extend(one.store.take_heard_late());
+        late.extend(one.store.take_learned_late());
         late.contains(&missed)
     })
     .await;
@@ -689,7 +700,7 @@ async fn who_was_away_for_longer_than_a_denial_lasts_hears_of_it_all_the_same() 
     one.becomes(Health::Degraded).await;
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
-    late.extend(one.store.take_heard_late());
+    late.extend(one.store.take_learned_late());
     assert_eq!(late, [missed]);
 }
 

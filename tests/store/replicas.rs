@@ -10,13 +10,16 @@ use std::{
 
 use ably_clerk_auth::{
     clock::millis,
-    store::{Bounds, DueWork, GrantedTo, Health, OnFailure, Reach, Ruling, Source, StoreError, Subject, Verdict},
+    store::{
+        Bounds, Coverage, DenialSource, DueWork, Health, OnFailure, RestrictionKind, StoreError, Subject, TokenHolder,
+        Verdict,
+    },
     tenant::TenantName,
 };
 
 use crate::{
-    server::RedisServer,
-    stage::{MINUTE, NOW, Replica, ago, eventually, fact, grant, in_time, of_session, of_user, session},
+    fixtures::{MINUTE, NOW, Replica, ago, eventually, in_time, live_token, of_session, of_user, restriction, session},
+    redis_server::RedisServer,
 };
 
 #[tokio::test]
@@ -25,19 +28,19 @@ async fn what_one_replica_learns_the_other_knows() {
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     let subject = session("sess_1", "user_1", Some("org_1"));
 
-    one.record(fact(Subject::Organization("org_1".into()), Ruling::Marked, NOW)).await;
+    one.record(restriction(Subject::Organization("org_1".into()), RestrictionKind::NotBefore, NOW)).await;
     eventually("the mark arrives", || other.verdict(&subject) == Verdict::Outdated).await;
-    other.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(2))).await;
+    other.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2))).await;
     eventually("the denial arrives", || one.verdict(&subject) == Verdict::Denied).await;
-    one.record(fact(of_user("user_1"), Ruling::Lifted(Source::Clerk), ago(1))).await;
+    one.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
     eventually("the end of the denial arrives", || other.verdict(&subject) == Verdict::Outdated).await;
 
-    let given = grant("user_1", "sess_1", None, "alice", MINUTE);
-    one.put_grant(given.clone()).await;
-    let live = other.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), NOW).await;
-    assert_eq!((live.grants, live.reach), (vec![given], Reach::AllReplicas));
+    let given = live_token("user_1", "sess_1", None, "alice", MINUTE);
+    one.put_live_token(given.clone()).await;
+    let live = other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
+    assert_eq!((live.live_tokens, live.coverage), (vec![given], Coverage::AllReplicas));
 
-    in_time!(one, one.store.drop_user(&TenantName::default(), "user_1"));
+    in_time!(one, one.store.forget_user(&TenantName::default(), "user_1"));
     eventually("the drop arrives", || other.drops.lock().unwrap().contains(&"user_1 of default".to_owned())).await;
 }
 
@@ -47,7 +50,8 @@ async fn a_replica_that_starts_knows_all_that_holds_once_it_is_ready() {
     let one = Replica::of(&server).await;
     // More than Redis keeps in one piece, and than it gives at once.
     for n in 0..1200 {
-        one.record(fact(of_session(&format!("sess_{n}")), Ruling::Denied(Source::Clerk), ago(1))).await;
+        one.record(restriction(of_session(&format!("sess_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(1)))
+            .await;
     }
     let other = Replica::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
     assert_eq!(other.health(), Health::Starting);
@@ -69,7 +73,7 @@ async fn nothing_is_missed_that_is_stored_while_a_replica_starts_or_comes_back()
         tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 let id = format!("sess_{}", stored.load(Ordering::Relaxed));
-                one.record(fact(of_session(&id), Ruling::Denied(Source::Clerk), ago(1))).await;
+                one.record(restriction(of_session(&id), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
                 stored.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
             }
@@ -159,13 +163,16 @@ async fn services_with_different_prefixes_share_nothing() {
     let other = replica(server.address_for("other:"), "other:");
     one.becomes(Health::Ready).await;
     other.becomes(Health::Ready).await;
-    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
-    one.put_grant(grant("user_1", "sess_1", None, "alice", MINUTE)).await;
+    one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
+    one.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
     in_time!(one, one.store.enqueue(DueWork { id: "1".into(), due: NOW, job: String::new() }, NOW));
     // What is told is told in order.
-    other.record(fact(of_user("user_2"), Ruling::Denied(Source::Clerk), NOW)).await;
+    other.record(restriction(of_user("user_2"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     assert_eq!(other.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
-    assert_eq!(other.store.grants(&TenantName::default(), &GrantedTo::User("user_1".into()), NOW).await.grants, []);
+    assert_eq!(
+        other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await.live_tokens,
+        []
+    );
     assert_eq!(other.store.claim(1, NOW).await, []);
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
     assert!(keys.iter().all(|key| key.starts_with("aca:") || key.starts_with("other:")), "{keys:?}");
@@ -175,14 +182,14 @@ async fn services_with_different_prefixes_share_nothing() {
 async fn what_is_over_leaves_redis() {
     let server = RedisServer::start();
     let replica = Replica::of(&server).await;
-    replica.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
-    replica.record(fact(of_user("user_2"), Ruling::Lifted(Source::Clerk), NOW)).await;
-    replica.put_grant(grant("user_1", "sess_1", Some("org_1"), "alice", MINUTE)).await;
+    replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
+    replica.record(restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), NOW)).await;
+    replica.put_live_token(live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE)).await;
     let mut connection = server.connection();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*:last:*").query(&mut connection).unwrap();
     assert_eq!(keys.len(), 2);
     let minute = millis(MINUTE);
-    for (pattern, count, longest) in [("*:last:*", 2, 48 * 60 * minute), ("*:grants:*", 4, minute)] {
+    for (pattern, count, longest) in [("*:last:*", 2, 48 * 60 * minute), ("*:live_tokens:*", 4, minute)] {
         let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut connection).unwrap();
         assert_eq!(keys.len(), count);
         for key in keys {
@@ -190,9 +197,9 @@ async fn what_is_over_leaves_redis() {
             assert!((1..=longest).contains(&left), "{key}: {left}");
         }
     }
-    // What holds has no time to live of its own, lest it be dropped for lack of memory: the next fact sweeps it out.
+    // What holds has no time to live of its own, lest it be dropped for lack of memory: the next restriction sweeps it out.
     replica.pass(10 * MINUTE);
-    replica.record(fact(of_user("user_3"), Ruling::Lifted(Source::Clerk), NOW)).await;
+    replica.record(restriction(of_user("user_3"), RestrictionKind::Lifted(DenialSource::Clerk), NOW)).await;
     let left: Vec<String> = redis::cmd("KEYS").arg("*:holding").query(&mut connection).unwrap();
     assert_eq!(left, [""; 0]);
 }
@@ -212,7 +219,7 @@ async fn what_is_not_of_our_making_is_ignored() {
     })
     .await;
     let other = Replica::of(&server).await;
-    one.record(fact(of_user("user_1"), Ruling::Denied(Source::Clerk), NOW)).await;
+    one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     eventually("the replicas go on", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
 }
 
@@ -253,7 +260,7 @@ async fn a_denial_that_redis_has_no_memory_for_is_told_to_others_all_the_same() 
     let server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     server.set_memory(1);
-    let denied = fact(of_user("user_1"), Ruling::Denied(Source::Clerk), ago(1));
+    let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
     assert_eq!(one.store.record(denied, NOW).await, Err(StoreError::Full));
     eventually("the denial arrives", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
 }

@@ -11,8 +11,8 @@ use ably_clerk_auth::store::{Bounds, Health, OnFailure, RedisAddress};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
-    server::RedisServer,
-    stage::{NOW, Replica, eventually},
+    fixtures::{NOW, Replica, eventually},
+    redis_server::RedisServer,
 };
 
 /// What is logged, at every level.

@@ -4,7 +4,7 @@ use std::{env, fs, path::Path, process::Command};
 
 use ably_clerk_auth::store::{Bounds, Health, OnFailure, RedisAddress, RedisKeyPrefix};
 
-use crate::{server::RedisServer, stage::Replica};
+use crate::{fixtures::Replica, redis_server::RedisServer};
 
 /// Tries in a process of its own, whose certificates of authorities are in this file: a process reads them from where its
 /// environment says.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 fn refused(status: u16, code: u32) -> NoToken {
-    NoToken::Refused(Refusal { status, code, retry_after: None })
+    NoToken::Refused(AblyRefusal { status, code, retry_after: None })
 }
 
 #[test]
@@ -54,11 +54,11 @@ fn ablys_verdict_passes_unless_it_is_on_the_service_itself() {
 #[test]
 fn asking_again_is_advised_where_it_helps() {
     let wait = Some(Duration::from_secs(9));
-    let told = |status, code| NoToken::Refused(Refusal { status, code, retry_after: wait });
+    let told = |status, code| NoToken::Refused(AblyRefusal { status, code, retry_after: wait });
     assert_eq!(told(429, 42910).retry_after(), wait);
     assert_eq!(told(503, 50003).retry_after(), wait);
     assert_eq!(refused(429, 42910).retry_after(), Some(Exchange::RETRY_AFTER));
-    let for_ever = Refusal { status: 503, code: 50003, retry_after: Some(Duration::MAX) };
+    let for_ever = AblyRefusal { status: 503, code: 50003, retry_after: Some(Duration::MAX) };
     assert_eq!(NoToken::Refused(for_ever).retry_after(), Some(Duration::from_mins(1)));
     assert_eq!(told(400, 40000).retry_after(), None);
     assert_eq!(refused(400, 40000).retry_after(), None);
@@ -179,7 +179,7 @@ async fn a_second_attempt_has_a_nonce_a_timestamp_and_a_signature_of_its_own() {
 #[tokio::test]
 async fn only_what_may_pass_is_tried_again_and_only_once() {
     let html = |status| (status, "<html>".to_owned());
-    let told = |status, code| NoToken::Refused(Refusal { status, code, retry_after: Some(Duration::from_secs(7)) });
+    let told = |status, code| NoToken::Refused(AblyRefusal { status, code, retry_after: Some(Duration::from_secs(7)) });
     for (answer, outcome, calls) in [
         (error(500, 50000), told(500, 50000), 2),
         (error(503, 50320), told(503, 50320), 2),

@@ -38,7 +38,7 @@ async fn a_thousand_requests_without_keys_share_one_fetch() {
 async fn unknown_kids_cause_one_fetch_a_minute_however_many_there_are() {
     let clerk = stand_in().await;
     let jwks = jwks(&clerk);
-    jwks.refresh(Cause::Schedule).await;
+    jwks.refresh(FetchCause::Schedule).await;
     for _ in 0..2 {
         let kids: Vec<String> = (0..100).map(|kid| format!("ins_{kid}")).collect();
         let found = join_all(kids.iter().map(|kid| outcome(&jwks, kid))).await;
@@ -68,7 +68,7 @@ async fn keys_outlive_an_outage_by_an_hour_and_no_more() {
 
     clerk.set_outage(Some(Outage::Status(500)));
     pass(Duration::from_mins(59)).await;
-    jwks.refresh(Cause::Schedule).await;
+    jwks.refresh(FetchCause::Schedule).await;
     assert_eq!(outcome(&jwks, &kid).await, Ok(()));
     assert!(matches!(jwks.state(), KeysState::Unconfirmed(_)));
 
@@ -97,7 +97,7 @@ async fn without_keys_clerk_is_asked_once_a_second_at_most() {
 async fn a_request_that_goes_away_does_not_take_the_fetch_with_it() {
     let clerk = stand_in().await;
     let (jwks, kid) = (jwks(&clerk), clerk.kid());
-    jwks.refresh(Cause::Schedule).await;
+    jwks.refresh(FetchCause::Schedule).await;
     let rotated = clerk.rotate_key();
     {
         let mut leaving = Box::pin(jwks.find(&rotated));

@@ -23,7 +23,7 @@ fn judged(change: impl FnOnce(&mut Value)) -> Result<Session, Invalid> {
     });
     change(&mut claims);
     let Value::Object(claims) = claims else { panic!("claims are an object") };
-    rules().session(Claims(claims), Source::Cookie, NOW)
+    rules().session(Claims(claims), CredentialSource::Cookie, NOW)
 }
 
 #[test]
@@ -84,16 +84,19 @@ fn an_audience_of_the_wrong_type_is_refused_where_one_is_configured() {
 #[test]
 fn a_missing_authorized_party_is_told_from_a_wrong_one() {
     let rules = SessionRules { authorized_parties: vec!["https://app.example.com".into()], ..rules() };
-    assert_eq!(rules.check_authorized_party(None, Source::Bearer), Err(Invalid::AuthorizedPartyMissing));
+    assert_eq!(rules.check_authorized_party(None, CredentialSource::Bearer), Err(Invalid::AuthorizedPartyMissing));
     assert_eq!(
-        rules.check_authorized_party(Some(&json!("https://APP.example.com")), Source::Bearer),
+        rules.check_authorized_party(Some(&json!("https://APP.example.com")), CredentialSource::Bearer),
         Err(Invalid::AuthorizedParty)
     );
-    assert_eq!(rules.check_authorized_party(Some(&json!("https://app.example.com")), Source::Bearer), Ok(()));
+    assert_eq!(rules.check_authorized_party(Some(&json!("https://app.example.com")), CredentialSource::Bearer), Ok(()));
     let native = SessionRules { native_apps: true, ..rules };
-    assert_eq!(native.check_authorized_party(None, Source::Bearer), Ok(()));
-    assert_eq!(native.check_authorized_party(None, Source::Cookie), Err(Invalid::AuthorizedPartyMissing));
-    assert_eq!(native.check_authorized_party(Some(&json!(null)), Source::Bearer), Err(Invalid::AuthorizedParty));
+    assert_eq!(native.check_authorized_party(None, CredentialSource::Bearer), Ok(()));
+    assert_eq!(native.check_authorized_party(None, CredentialSource::Cookie), Err(Invalid::AuthorizedPartyMissing));
+    assert_eq!(
+        native.check_authorized_party(Some(&json!(null)), CredentialSource::Bearer),
+        Err(Invalid::AuthorizedParty)
+    );
 }
 
 proptest! {

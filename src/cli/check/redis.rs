@@ -12,7 +12,7 @@ pub(super) async fn try_to_use(redis: Option<&RedisConfig>, report: &mut Report)
             report.tried("Redis", Ok(format!("answers at {address}")));
             if let Some(policy) = policy {
                 report.warn(format_args!(
-                    "Redis drops keys when its memory is full: denials or live grants can get lost; set its \
+                    "Redis drops keys when its memory is full: denials or live tokens can get lost; set its \
                      maxmemory-policy to noeviction, from {policy}"
                 ));
             }

@@ -3,7 +3,7 @@
 
 use std::mem::discriminant;
 
-use super::{Condition, Finding, Level, Reverification, Scope, ScopedName};
+use super::{Condition, Finding, Level, OwnerKind, Reverification, ScopedName};
 use crate::clerk::FactorAge;
 
 impl Condition {
@@ -116,7 +116,7 @@ fn is_named<T: PartialEq>(alternative: &T, none_of: &[&T]) -> bool {
 
 /// Whether neither the organization nor the user may have it, as far as it asks for them.
 fn has_no_scope_left(alternative: &ScopedName, none_of: &[&ScopedName]) -> bool {
-    [Scope::Organization, Scope::User]
+    [OwnerKind::Organization, OwnerKind::User]
         .into_iter()
         .filter(|scope| alternative.asks_for(*scope))
         .all(|scope| none_of.iter().any(|forbidden| forbidden.name == alternative.name && forbidden.asks_for(scope)))

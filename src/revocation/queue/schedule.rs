@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    ably::{Margin, RestClient, Target},
+    ably::{ReauthMargin, RestClient, Target},
     clock::UnixMillis,
 };
 
@@ -35,7 +35,7 @@ pub(super) struct Schedule<C> {
     /// Calls that failed since the last one that did not.
     failures: u32,
     /// The margin of the next call, if targets wait with both.
-    turn: Margin,
+    turn: ReauthMargin,
     at_once: Lane<C>,
     with_margin: Lane<C>,
 }
@@ -60,7 +60,7 @@ enum Reason {
 struct Lane<C> {
     /// The most targets of the next call.
     most: usize,
-    order: VecDeque<Target>,
+    request: VecDeque<Target>,
     callers: HashMap<Target, Vec<Caller<C>>>,
 }
 
@@ -99,7 +99,7 @@ pub(super) struct Call<C> {
     pub(super) targets: Vec<Target>,
     /// Who waits for each target.
     pub(super) callers: Vec<Vec<Caller<C>>>,
-    pub(super) margin: Margin,
+    pub(super) margin: ReauthMargin,
 }
 
 /// A pause after a failed call.
@@ -112,7 +112,7 @@ pub(super) struct Paused<C> {
 
 impl<C> Default for Lane<C> {
     fn default() -> Self {
-        Self { most: RestClient::MOST_TARGETS, order: VecDeque::new(), callers: HashMap::new() }
+        Self { most: RestClient::MOST_TARGETS, request: VecDeque::new(), callers: HashMap::new() }
     }
 }
 
@@ -122,7 +122,7 @@ impl<C> Default for Schedule<C> {
             is_running: false,
             pause: None,
             failures: 0,
-            turn: Margin::None,
+            turn: ReauthMargin::None,
             at_once: Lane::default(),
             with_margin: Lane::default(),
         }
@@ -134,7 +134,7 @@ impl<C> Schedule<C> {
     pub(super) fn add(
         &mut self,
         targets: impl ExactSizeIterator<Item = (Target, C)>,
-        margin: Margin,
+        margin: ReauthMargin,
         now: UnixMillis,
     ) -> Added {
         if targets.len() == 0 {
@@ -156,8 +156,8 @@ impl<C> Schedule<C> {
         if !left.is_empty() {
             return Next::Leave(left);
         }
-        let margin = if self.lane(self.turn).order.is_empty() { other(self.turn) } else { self.turn };
-        if self.lane(margin).order.is_empty() {
+        let margin = if self.lane(self.turn).request.is_empty() { other(self.turn) } else { self.turn };
+        if self.lane(margin).request.is_empty() {
             self.is_running = false;
             return Next::Stop;
         }
@@ -165,14 +165,14 @@ impl<C> Schedule<C> {
             return Next::Sleep(Duration::from_millis(pause.until.0.abs_diff(now.0)));
         }
         let lane = self.lane(margin);
-        let targets: Vec<_> = lane.order.drain(..lane.order.len().min(lane.most)).collect();
+        let targets: Vec<_> = lane.request.drain(..lane.request.len().min(lane.most)).collect();
         let callers = targets.iter().map(|target| lane.callers.remove(target).unwrap_or_default()).collect();
         self.turn = other(margin);
         Next::Call(Call { targets, callers, margin })
     }
 
     /// Ably took a call of this margin. The next one follows at once, and may be larger.
-    pub(super) fn succeeded(&mut self, margin: Margin) {
+    pub(super) fn succeeded(&mut self, margin: ReauthMargin) {
         self.reset_backoff();
         let lane = self.lane(margin);
         lane.most = (2 * lane.most).min(RestClient::MOST_TARGETS);
@@ -220,10 +220,10 @@ impl<C> Schedule<C> {
         [&mut self.at_once, &mut self.with_margin].into_iter().flat_map(|lane| lane.leave(&stays)).collect()
     }
 
-    fn lane(&mut self, margin: Margin) -> &mut Lane<C> {
+    fn lane(&mut self, margin: ReauthMargin) -> &mut Lane<C> {
         match margin {
-            Margin::None => &mut self.at_once,
-            Margin::Reauthentication => &mut self.with_margin,
+            ReauthMargin::None => &mut self.at_once,
+            ReauthMargin::Reauthentication => &mut self.with_margin,
         }
     }
 }
@@ -237,7 +237,7 @@ impl Pause {
 impl<C> Lane<C> {
     fn push_back(&mut self, target: Target, caller: Caller<C>) {
         if !self.callers.contains_key(&target) {
-            self.order.push_back(target.clone());
+            self.request.push_back(target.clone());
         }
         self.callers.entry(target).or_default().push(caller);
     }
@@ -246,7 +246,7 @@ impl<C> Lane<C> {
     fn put_back(&mut self, targets: Vec<Target>, callers: Vec<Vec<Caller<C>>>) {
         for (target, callers) in targets.into_iter().zip(callers).rev() {
             if !self.callers.contains_key(&target) {
-                self.order.push_front(target.clone());
+                self.request.push_front(target.clone());
             }
             self.callers.entry(target).or_default().extend(callers);
         }
@@ -254,7 +254,7 @@ impl<C> Lane<C> {
 
     fn leave(&mut self, stays: impl Fn(&Caller<C>) -> bool) -> Vec<C> {
         let mut left = Vec::new();
-        self.order.retain(|target| {
+        self.request.retain(|target| {
             let callers = self.callers.remove(target).unwrap_or_default();
             let (stay, leave): (Vec<_>, _) = callers.into_iter().partition(&stays);
             left.extend(leave.into_iter().map(|Caller { caller, .. }| caller));
@@ -268,10 +268,10 @@ impl<C> Lane<C> {
     }
 }
 
-fn other(margin: Margin) -> Margin {
+fn other(margin: ReauthMargin) -> ReauthMargin {
     match margin {
-        Margin::None => Margin::Reauthentication,
-        Margin::Reauthentication => Margin::None,
+        ReauthMargin::None => ReauthMargin::Reauthentication,
+        ReauthMargin::Reauthentication => ReauthMargin::None,
     }
 }
 
@@ -297,7 +297,7 @@ mod tests {
     }
 
     /// Adds targets of these names; each is its own caller.
-    fn add(schedule: &mut Schedule<String>, names: &[&str], margin: Margin, now: UnixMillis) -> Added {
+    fn add(schedule: &mut Schedule<String>, names: &[&str], margin: ReauthMargin, now: UnixMillis) -> Added {
         schedule.add(names.iter().map(|name| (target(name), (*name).to_owned())), margin, now)
     }
 
@@ -309,7 +309,7 @@ mod tests {
     }
 
     /// The targets and the margin of the next call.
-    fn call(schedule: &mut Schedule<String>, now: UnixMillis) -> Option<(Vec<String>, Margin)> {
+    fn call(schedule: &mut Schedule<String>, now: UnixMillis) -> Option<(Vec<String>, ReauthMargin)> {
         let Call { targets, callers, margin } = next(schedule, now)?;
         assert_eq!(targets.len(), callers.len());
         Some((targets.iter().map(|target| target.to_string().replace("clientId:", "")).collect(), margin))
@@ -318,36 +318,36 @@ mod tests {
     #[test]
     fn the_first_call_goes_at_once_and_those_that_come_meanwhile_share_the_next() {
         let mut schedule = Schedule::default();
-        assert_eq!(add(&mut schedule, &["a"], Margin::None, NOW), Added::First);
-        assert_eq!(call(&mut schedule, NOW), Some((vec!["a".into()], Margin::None)));
+        assert_eq!(add(&mut schedule, &["a"], ReauthMargin::None, NOW), Added::First);
+        assert_eq!(call(&mut schedule, NOW), Some((vec!["a".into()], ReauthMargin::None)));
         for name in ["b", "c"] {
-            assert_eq!(add(&mut schedule, &[name], Margin::None, NOW), Added::Waits);
+            assert_eq!(add(&mut schedule, &[name], ReauthMargin::None, NOW), Added::Waits);
         }
-        schedule.succeeded(Margin::None);
-        assert_eq!(call(&mut schedule, NOW), Some((vec!["b".into(), "c".into()], Margin::None)));
-        schedule.succeeded(Margin::None);
+        schedule.succeeded(ReauthMargin::None);
+        assert_eq!(call(&mut schedule, NOW), Some((vec!["b".into(), "c".into()], ReauthMargin::None)));
+        schedule.succeeded(ReauthMargin::None);
         assert_eq!(schedule.next(NOW), Next::Stop);
-        assert_eq!(add(&mut schedule, &["d"], Margin::None, NOW), Added::First);
+        assert_eq!(add(&mut schedule, &["d"], ReauthMargin::None, NOW), Added::First);
     }
 
     #[test]
     fn nothing_to_revoke_needs_no_call() {
         let mut schedule = Schedule::default();
-        assert_eq!(add(&mut schedule, &[], Margin::None, NOW), Added::Waits);
-        assert_eq!(add(&mut schedule, &["a"], Margin::None, NOW), Added::First);
+        assert_eq!(add(&mut schedule, &[], ReauthMargin::None, NOW), Added::Waits);
+        assert_eq!(add(&mut schedule, &["a"], ReauthMargin::None, NOW), Added::First);
     }
 
     #[test]
     fn a_call_has_a_hundred_targets_at_most_and_the_oldest_first() {
         let mut schedule = Schedule::default();
         let names: Vec<_> = (0..250).map(|n| format!("user-{n}")).collect();
-        add(&mut schedule, &names.iter().map(String::as_str).collect::<Vec<_>>(), Margin::None, NOW);
+        add(&mut schedule, &names.iter().map(String::as_str).collect::<Vec<_>>(), ReauthMargin::None, NOW);
         let mut called = Vec::new();
         for count in [100, 100, 50] {
             let (targets, _) = call(&mut schedule, NOW).unwrap();
             assert_eq!(targets.len(), count);
             called.extend(targets);
-            schedule.succeeded(Margin::None);
+            schedule.succeeded(ReauthMargin::None);
         }
         assert_eq!(called, names);
         assert_eq!(schedule.next(NOW), Next::Stop);
@@ -358,14 +358,14 @@ mod tests {
         let mut schedule = Schedule::default();
         let names: Vec<_> = (0..150).map(|n| format!("user-{n}")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
-        for margin in [Margin::Reauthentication, Margin::None] {
+        for margin in [ReauthMargin::Reauthentication, ReauthMargin::None] {
             add(&mut schedule, &names, margin, NOW);
         }
         let mut calls = Vec::new();
         while let Some((targets, margin)) = call(&mut schedule, NOW) {
             calls.push((targets.len(), margin));
         }
-        let (none, margin) = (Margin::None, Margin::Reauthentication);
+        let (none, margin) = (ReauthMargin::None, ReauthMargin::Reauthentication);
         assert_eq!(calls, [(100, none), (100, margin), (50, none), (50, margin)]);
     }
 
@@ -376,25 +376,25 @@ mod tests {
             call.callers.into_iter().map(|all| all.into_iter().map(|one| one.caller).collect()).collect()
         };
         for caller in ["one", "two"] {
-            schedule.add([(target("a"), caller.to_owned())].into_iter(), Margin::None, NOW);
+            schedule.add([(target("a"), caller.to_owned())].into_iter(), ReauthMargin::None, NOW);
         }
         assert_eq!(callers(next(&mut schedule, NOW).unwrap()), [["one", "two"]]);
         // A call under way may miss tokens that were issued since.
-        schedule.add([(target("a"), "three".to_owned())].into_iter(), Margin::None, NOW);
+        schedule.add([(target("a"), "three".to_owned())].into_iter(), ReauthMargin::None, NOW);
         assert_eq!(callers(next(&mut schedule, NOW).unwrap()), [["three"]]);
     }
 
     #[test]
     fn while_ably_says_wait_targets_collect_and_those_of_the_failed_call_come_first() {
         let mut schedule = Schedule::default();
-        add(&mut schedule, &["a", "b"], Margin::None, NOW);
+        add(&mut schedule, &["a", "b"], ReauthMargin::None, NOW);
         let failed = next(&mut schedule, NOW).unwrap();
         for name in ["c", "a"] {
-            assert_eq!(add(&mut schedule, &[name], Margin::None, NOW), Added::Waits);
+            assert_eq!(add(&mut schedule, &[name], ReauthMargin::None, NOW), Added::Waits);
         }
         let paused = schedule.failed(failed, Some(Duration::from_secs(7)), NOW, 1.0);
         assert_eq!(paused, Paused { retry_at: later(7000), left: vec![] });
-        assert_eq!(add(&mut schedule, &["d"], Margin::None, later(6000)), Added::Waits);
+        assert_eq!(add(&mut schedule, &["d"], ReauthMargin::None, later(6000)), Added::Waits);
         assert_eq!(schedule.next(later(6000)), Next::Sleep(Duration::from_secs(1)));
         let (targets, _) = call(&mut schedule, later(7000)).unwrap();
         assert_eq!(targets, ["b", "c", "a", "d"]);
@@ -403,44 +403,44 @@ mod tests {
     #[test]
     fn whoever_would_wait_too_long_is_told_when_to_retry() {
         let mut schedule = Schedule::default();
-        add(&mut schedule, &["a"], Margin::None, NOW);
-        add(&mut schedule, &["b"], Margin::Reauthentication, later(5000));
+        add(&mut schedule, &["a"], ReauthMargin::None, NOW);
+        add(&mut schedule, &["b"], ReauthMargin::Reauthentication, later(5000));
         let failed = next(&mut schedule, later(5000)).unwrap();
         let Paused { retry_at, left } = schedule.failed(failed, Some(Duration::from_secs(8)), later(5000), 1.0);
         assert_eq!((retry_at, left), (later(13_000), vec!["a".to_owned()]));
         let calls = [(2999, Added::TooSoon { retry_at }), (3000, Added::Waits), (13_000, Added::Waits)];
         for (millis, added) in calls {
-            assert_eq!(add(&mut schedule, &["c"], Margin::None, later(millis)), added, "{millis}");
+            assert_eq!(add(&mut schedule, &["c"], ReauthMargin::None, later(millis)), added, "{millis}");
         }
-        assert_eq!(call(&mut schedule, retry_at), Some((vec!["b".into()], Margin::Reauthentication)));
+        assert_eq!(call(&mut schedule, retry_at), Some((vec!["b".into()], ReauthMargin::Reauthentication)));
     }
 
     #[test]
     fn after_a_failure_that_ably_says_nothing_of_nobody_waits_until_the_pause_ends() {
         let mut schedule = Schedule::default();
-        add(&mut schedule, &["a"], Margin::None, NOW);
+        add(&mut schedule, &["a"], ReauthMargin::None, NOW);
         let failed = next(&mut schedule, NOW).unwrap();
-        add(&mut schedule, &["b"], Margin::None, NOW);
-        add(&mut schedule, &["c"], Margin::Reauthentication, NOW);
+        add(&mut schedule, &["b"], ReauthMargin::None, NOW);
+        add(&mut schedule, &["c"], ReauthMargin::Reauthentication, NOW);
         let Paused { retry_at, left } = schedule.failed(failed, None, NOW, 0.0);
         assert_eq!((retry_at, left), (later(1000), ["a", "b", "c"].map(str::to_owned).to_vec()));
         assert_eq!(schedule.next(NOW), Next::Stop);
-        assert_eq!(add(&mut schedule, &["d"], Margin::None, later(999)), Added::TooSoon { retry_at });
-        assert_eq!(add(&mut schedule, &["e"], Margin::None, later(1000)), Added::First);
-        assert_eq!(call(&mut schedule, later(1000)), Some((vec!["e".into()], Margin::None)));
+        assert_eq!(add(&mut schedule, &["d"], ReauthMargin::None, later(999)), Added::TooSoon { retry_at });
+        assert_eq!(add(&mut schedule, &["e"], ReauthMargin::None, later(1000)), Added::First);
+        assert_eq!(call(&mut schedule, later(1000)), Some((vec!["e".into()], ReauthMargin::None)));
     }
 
     #[test]
     fn whoever_has_waited_too_long_for_slow_calls_leaves_before_the_next() {
         let mut schedule = Schedule::default();
-        add(&mut schedule, &["a"], Margin::None, NOW);
+        add(&mut schedule, &["a"], ReauthMargin::None, NOW);
         let _under_way = next(&mut schedule, NOW).unwrap();
-        add(&mut schedule, &["b", "c"], Margin::None, NOW);
-        add(&mut schedule, &["d"], Margin::Reauthentication, NOW);
-        add(&mut schedule, &["c"], Margin::None, later(1));
-        schedule.succeeded(Margin::None);
+        add(&mut schedule, &["b", "c"], ReauthMargin::None, NOW);
+        add(&mut schedule, &["d"], ReauthMargin::Reauthentication, NOW);
+        add(&mut schedule, &["c"], ReauthMargin::None, later(1));
+        schedule.succeeded(ReauthMargin::None);
         assert_eq!(schedule.next(later(10_001)), Next::Leave(["b", "c", "d"].map(str::to_owned).to_vec()));
-        assert_eq!(call(&mut schedule, later(10_001)), Some((vec!["c".into()], Margin::None)));
+        assert_eq!(call(&mut schedule, later(10_001)), Some((vec!["c".into()], ReauthMargin::None)));
         assert_eq!(schedule.next(later(10_001)), Next::Stop);
     }
 
@@ -450,13 +450,13 @@ mod tests {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         for poisoned in 0..100 {
             let (mut schedule, mut accepted, mut refused, mut calls) = (Schedule::default(), Vec::new(), Vec::new(), 0);
-            add(&mut schedule, &names, Margin::None, NOW);
+            add(&mut schedule, &names, ReauthMargin::None, NOW);
             while let Some(call) = next(&mut schedule, NOW) {
                 calls += 1;
                 let callers: Vec<_> = call.callers.iter().flatten().map(|caller| caller.caller.clone()).collect();
                 if !callers.iter().any(|name| name == names[poisoned]) {
                     accepted.extend(callers);
-                    schedule.succeeded(Margin::None);
+                    schedule.succeeded(ReauthMargin::None);
                 } else if callers.len() == 1 {
                     refused.extend(callers);
                     schedule.reset_backoff();
@@ -471,7 +471,7 @@ mod tests {
     }
 
     fn nothing() -> Call<String> {
-        Call { targets: vec![], callers: vec![], margin: Margin::None }
+        Call { targets: vec![], callers: vec![], margin: ReauthMargin::None }
     }
 
     /// How long the pauses of calls are that fail one after the other.
@@ -484,9 +484,9 @@ mod tests {
         let mut schedule = Schedule::default();
         assert_eq!(pauses(&mut schedule, 8, 0.0), [1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]);
         assert_eq!(pauses(&mut schedule, 100, 0.0)[99], 60000);
-        schedule.succeeded(Margin::None);
+        schedule.succeeded(ReauthMargin::None);
         assert_eq!(pauses(&mut schedule, 3, 1.0), [500, 1000, 2000]);
-        schedule.succeeded(Margin::None);
+        schedule.succeeded(ReauthMargin::None);
         assert_eq!(pauses(&mut schedule, 3, 0.5), [750, 1500, 3000]);
     }
 

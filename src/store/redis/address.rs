@@ -6,7 +6,7 @@ use ::redis::{IntoConnectionInfo as _, ProtocolVersion, TlsCertificates};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
-use super::link::{self, Trouble};
+use super::link::{self, RedisFailure};
 
 /// The URL of a Redis or Valkey server, `redis://` or, over TLS, `rediss://`. It may have a user and a password, and is
 /// printed without.
@@ -119,7 +119,7 @@ impl RedisAddress {
             Ok(client) => link::probe(&client, prefix).await,
             Err(error) => Err(error.into()),
         };
-        probed.map_err(Trouble::reason)
+        probed.map_err(RedisFailure::reason)
     }
 
     /// A client that speaks RESP3, the protocol in which one connection takes commands and tells of news.

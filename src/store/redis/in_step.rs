@@ -15,8 +15,8 @@ use tokio::{
 };
 
 use super::{
-    super::{Backlog, Dropped, Fact, fact::Key},
-    Link, Names, Phase, Shared, Trouble,
+    super::{Backlog, Forgotten, Restriction, restriction::RestrictionKey},
+    Link, Names, Phase, RedisFailure, Shared,
     link::{decode, decode_drop},
 };
 use crate::clock::{self, UnixMillis};
@@ -28,7 +28,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// How long a connection must hold for an outage to be over. A Redis that fails again at once is not asked more often, nor
 /// told of more often, than one that cannot be reached.
 const STEADY_AFTER: Duration = Duration::from_secs(5);
-/// How many facts or grants go to Redis at once: so few that it needs but a part of its time to answer.
+/// How many restrictions or live_tokens go to Redis at once: so few that it needs but a part of its time to answer.
 const BATCH: usize = 100;
 /// How many pages of keys are looked through for what was said in an absence: some ten million keys.
 const MOST_PAGES: usize = 20_000;
@@ -83,7 +83,7 @@ async fn in_step(shared: &Shared, client: &Client, names: &Names, address: &str,
         tracing::warn!(
             redis = address,
             policy,
-            "this Redis drops keys when its memory is full: denials or live grants can get lost; set its \
+            "this Redis drops keys when its memory is full: denials or live tokens can get lost; set its \
              maxmemory-policy to noeviction"
         );
     }
@@ -113,7 +113,7 @@ async fn catch_up(
     pushed: mpsc::UnboundedSender<PushInfo>,
     broken: mpsc::Sender<String>,
     pushes: &mut UnboundedReceiver<PushInfo>,
-) -> Result<Arc<Link>, Trouble> {
+) -> Result<Arc<Link>, RedisFailure> {
     let link = Arc::new(Link::open(client, names.clone(), pushed, broken).await?);
     // From here on what is learned goes to Redis: no gap between what is written back below and what comes.
     shared.link.store(Some(Arc::clone(&link)));
@@ -126,7 +126,7 @@ async fn catch_up(
     }
     if shared.phase() == Phase::Away {
         // What others said of users meanwhile was not heard.
-        (shared.local.on_drop)(Dropped::Everyone);
+        (shared.local.on_forget)(Forgotten::Everyone);
     }
     while let Ok(push) = pushes.try_recv() {
         heed(shared, names, &push);
@@ -135,72 +135,72 @@ async fn catch_up(
 }
 
 /// Learns all that holds, and finds out what Redis lacks of it.
-async fn read_all(shared: &Shared, link: &Link) -> Result<(), Trouble> {
+async fn read_all(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
     let now = shared.now();
     // What is missed from here on may come too late to be among what is read.
     let missed = shared.missed_facts.load(Ordering::Relaxed);
     let there = link.holding().await?;
     let mut known = HashMap::with_capacity(there.len());
-    for fact in there {
+    for restriction in there {
         // One that there is no room for is missed, and tried again.
-        let _ = shared.hear(&fact, now);
-        known.insert(fact.key(), fact);
+        let _ = shared.hear(&restriction, now);
+        known.insert(restriction.key(), restriction);
     }
     shared.regained_facts.store(missed, Ordering::Release);
     // What waits for room here Redis may have room for.
-    for fact in shared.local.facts.holding(now).into_iter().chain(shared.local.facts.waiting()) {
-        if known.get(&fact.key()) != Some(&fact) {
+    for restriction in shared.local.restrictions.holding(now).into_iter().chain(shared.local.restrictions.waiting()) {
+        if known.get(&restriction.key()) != Some(&restriction) {
             // Without room to note it, there are no tokens until there is.
-            let _ = shared.write_later(&fact);
+            let _ = shared.write_later(&restriction);
         }
     }
     Ok(())
 }
 
-/// Gives Redis the facts that it lacks.
-async fn write_facts(shared: &Shared, link: &Link) -> Result<(), Trouble> {
+/// Gives Redis the restrictions that it lacks.
+async fn write_facts(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
     loop {
         let now = shared.now();
-        let batch: Vec<(Key, Fact)> = {
+        let batch: Vec<(RestrictionKey, Restriction)> = {
             let unwritten = shared.unwritten();
             if unwritten.is_empty() {
                 shared.redis_is_full.store(false, Ordering::Relaxed);
                 return Ok(());
             }
-            unwritten.iter().take(BATCH).map(|(key, fact)| (key.clone(), fact.clone())).collect()
+            unwritten.iter().take(BATCH).map(|(key, restriction)| (key.clone(), restriction.clone())).collect()
         };
-        let facts: Vec<_> = batch.iter().map(|(_, fact)| fact.clone()).collect();
-        let known = match link.record(&facts, now).await {
-            Err(Trouble::Full) => {
+        let restrictions: Vec<_> = batch.iter().map(|(_, restriction)| restriction.clone()).collect();
+        let known = match link.record(&restrictions, now).await {
+            Err(RedisFailure::Full) => {
                 // What refuses nobody can wait without anybody being let in.
                 let unwritten = shared.unwritten();
-                let lacks_a_refusal = unwritten.values().any(|fact| fact.statement().holds(now));
+                let lacks_a_refusal = unwritten.values().any(|restriction| restriction.terms().holds(now));
                 shared.redis_is_full.store(lacks_a_refusal, Ordering::Relaxed);
                 return Ok(());
             }
             outcome => outcome?,
         };
         let mut unwritten = shared.unwritten();
-        for (key, fact) in &batch {
-            if unwritten.get(key) == Some(fact) {
+        for (key, restriction) in &batch {
+            if unwritten.get(key) == Some(restriction) {
                 unwritten.remove(key);
             }
         }
         drop(unwritten);
-        for fact in known.iter().flatten() {
+        for restriction in known.iter().flatten() {
             // What is newer there than here is news.
-            if shared.local.facts.newer_than(fact).is_none() {
-                let _ = shared.hear(fact, now);
+            if shared.local.restrictions.newer_than(restriction).is_none() {
+                let _ = shared.hear(restriction, now);
             }
         }
     }
 }
 
 /// Gives Redis the work that this replica knows, in case it lacks it.
-async fn write_work(shared: &Shared, link: &Link) -> Result<(), Trouble> {
+async fn write_work(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
     for waiting in shared.local.work.all() {
         match link.enqueue(&waiting).await {
-            Err(Trouble::Full) => {
+            Err(RedisFailure::Full) => {
                 shared.work_refused.store(true, Ordering::Relaxed);
                 return Ok(());
             }
@@ -211,15 +211,15 @@ async fn write_work(shared: &Shared, link: &Link) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Gives Redis the grants that this replica knows, in case it has lost them, and again whenever it had no memory for one.
+/// Gives Redis the live_tokens that this replica knows, in case it has lost them, and again whenever it had no memory for one.
 /// Returns only when the connection is lost.
-async fn write_grants(shared: &Shared, link: &Link) -> Trouble {
+async fn write_grants(shared: &Shared, link: &Link) -> RedisFailure {
     loop {
-        for batch in shared.local.grants.all(shared.now()).chunks(BATCH) {
+        for batch in shared.local.live_tokens.all(shared.now()).chunks(BATCH) {
             loop {
                 match link.put_grants(batch, shared.now()).await {
                     Ok(()) => break,
-                    Err(Trouble::Full) => time::sleep(HEARTBEAT).await,
+                    Err(RedisFailure::Full) => time::sleep(HEARTBEAT).await,
                     Err(lost) => return lost,
                 }
             }
@@ -230,18 +230,18 @@ async fn write_grants(shared: &Shared, link: &Link) -> Trouble {
 
 /// After an absence that outlasts a denial, reads what was said in it and is over by now: tokens that were issued
 /// meanwhile live on. Returns only when the connection is lost.
-async fn read_what_was_said(shared: &Shared, link: &Link) -> Trouble {
+async fn read_what_was_said(shared: &Shared, link: &Link) -> RedisFailure {
     if shared.absence().has_unread() {
         let (mut cursor, mut pages) = (0, 0);
         loop {
-            let (next, facts) = match link.said(cursor).await {
+            let (next, restrictions) = match link.said(cursor).await {
                 Ok(page) => page,
                 Err(trouble) => return trouble,
             };
             let now = shared.now();
-            for fact in facts {
+            for restriction in restrictions {
                 // One that there is no room for is missed, and tried again.
-                let _ = shared.hear(&fact, now);
+                let _ = shared.hear(&restriction, now);
             }
             pages += 1;
             if next == 0 {
@@ -262,15 +262,15 @@ async fn read_what_was_said(shared: &Shared, link: &Link) -> Trouble {
 }
 
 /// Does what is to be done again and again. Returns only when the connection is lost.
-async fn beat(shared: &Shared, link: &Link) -> Trouble {
+async fn beat(shared: &Shared, link: &Link) -> RedisFailure {
     let mut beats = time::interval(HEARTBEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         beats.tick().await;
         let now = shared.now();
-        shared.take_what_waits(now);
+        shared.take_queued(now);
         if shared.misses_facts()
-            && shared.local.facts.has_room(now)
+            && shared.local.restrictions.has_room(now)
             && let Err(trouble) = read_all(shared, link).await
         {
             return trouble;
@@ -309,14 +309,14 @@ fn heed(shared: &Shared, names: &Names, push: &PushInfo) {
     let (PushKind::Message, [channel, message]) = (&push.kind, push.data.as_slice()) else { return };
     let (Ok(channel), Ok(message)) = (text(channel), text(message)) else { return };
     if channel == names.facts_channel() {
-        if let Some(fact) = decode(&message) {
+        if let Some(restriction) = decode(&message) {
             // One that there is no room for is missed, and read again when there is.
-            let _ = shared.hear(&fact, shared.now());
+            let _ = shared.hear(&restriction, shared.now());
         }
     } else if channel == names.drops_channel() {
         match decode_drop(&message) {
-            Some((tenant, user)) => (shared.local.on_drop)(Dropped::User(&tenant, &user)),
-            None => (shared.local.on_drop)(Dropped::Everyone),
+            Some((tenant, user)) => (shared.local.on_forget)(Forgotten::User(&tenant, &user)),
+            None => (shared.local.on_forget)(Forgotten::Everyone),
         }
     } else if channel == names.done_channel() {
         shared.local.work.complete(&message);

@@ -9,7 +9,7 @@ use ::redis::{
 use tokio::sync::mpsc;
 
 use super::{
-    super::{Backlog, Begun, DueWork, Fact, Grant, GrantedTo, fact::Key, work::Waiting},
+    super::{Backlog, Begun, DueWork, LiveToken, Restriction, TokenHolder, restriction::RestrictionKey, work::Waiting},
     RedisKeyPrefix,
 };
 use crate::{
@@ -25,7 +25,7 @@ const TIME_TO_CONNECT: Duration = Duration::from_secs(1);
 
 /// Why something could not be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum RedisFailure {
     /// Redis has no memory left.
     Full,
     /// Redis cannot be used, for this reason. The reason holds nothing that Redis said beyond the code of an error: a
@@ -33,7 +33,7 @@ pub(super) enum Trouble {
     Lost(String),
 }
 
-impl Trouble {
+impl RedisFailure {
     pub(super) fn reason(self) -> String {
         match self {
             Self::Full => "it has no memory left".to_owned(),
@@ -42,7 +42,7 @@ impl Trouble {
     }
 }
 
-impl From<RedisError> for Trouble {
+impl From<RedisError> for RedisFailure {
     fn from(error: RedisError) -> Self {
         let unanswered = if error.is_timeout() {
             "it did not answer in time".to_owned()
@@ -90,12 +90,12 @@ impl Names {
         self.of("data_id")
     }
 
-    /// The facts that hold, by their id.
+    /// The restrictions that hold, by their id.
     fn holding(&self) -> String {
         self.of("holding")
     }
 
-    /// The ids of the facts that hold, by their end.
+    /// The ids of the restrictions that hold, by their end.
     fn ends(&self) -> String {
         self.of("ends")
     }
@@ -105,12 +105,12 @@ impl Names {
         self.of(&format!("last:{id}"))
     }
 
-    fn grants(&self, tenant: &TenantName, to: &GrantedTo) -> String {
+    fn live_tokens(&self, tenant: &TenantName, to: &TokenHolder) -> String {
         let (kind, id) = match to {
-            GrantedTo::User(id) => ("user", id),
-            GrantedTo::Session(id) => ("session", id),
-            GrantedTo::Organization(id) => ("organization", id),
-            GrantedTo::ClientId(id) => ("client_id", id),
+            TokenHolder::User(id) => ("user", id),
+            TokenHolder::Session(id) => ("session", id),
+            TokenHolder::Organization(id) => ("organization", id),
+            TokenHolder::ClientId(id) => ("client_id", id),
         };
         self.of(&format!("grants:{}", json(&(tenant, kind, id))))
     }
@@ -134,7 +134,7 @@ impl Names {
         self.of(&format!("effect:{effect}"))
     }
 
-    /// Where new facts are told.
+    /// Where new restrictions are told.
     pub(super) fn facts_channel(&self) -> String {
         self.of("facts")
     }
@@ -172,7 +172,7 @@ static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scrip
 });
 
 /// Tries all that a store begins with. Returns as [`Link::evicts_by`].
-pub(super) async fn probe(client: &Client, prefix: &RedisKeyPrefix) -> Result<Option<String>, Trouble> {
+pub(super) async fn probe(client: &Client, prefix: &RedisKeyPrefix) -> Result<Option<String>, RedisFailure> {
     let (pushed, _pushes) = mpsc::unbounded_channel();
     let (broken, _breaks) = mpsc::channel(1);
     let link = Link::open(client, Names::new(prefix), pushed, broken).await?;
@@ -198,7 +198,7 @@ impl Link {
         names: Names,
         pushes: mpsc::UnboundedSender<PushInfo>,
         broken: mpsc::Sender<String>,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, RedisFailure> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(TIME_TO_CONNECT))
             .set_response_timeout(Some(TIME_TO_ANSWER))
@@ -218,27 +218,27 @@ impl Link {
         let _ = self.broken.try_send(reason.to_owned());
     }
 
-    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Trouble> {
+    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisFailure> {
         Ok(command.query_async(&mut self.connection.clone()).await?)
     }
 
-    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, Trouble> {
+    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisFailure> {
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
 
     /// The id of the data, given now if there was none; none if there is no memory for one.
-    async fn identify(&self) -> Result<Option<String>, Trouble> {
+    async fn identify(&self) -> Result<Option<String>, RedisFailure> {
         let mut script = SCRIPTS.identify.prepare_invoke();
         script.key(self.names.data_id()).arg(format!("{:032x}", rand::random::<u128>()));
         match self.invoke(&script).await {
-            Err(Trouble::Full) => self.run(cmd("GET").arg(self.names.data_id())).await,
+            Err(RedisFailure::Full) => self.run(cmd("GET").arg(self.names.data_id())).await,
             identified => identified,
         }
     }
 
     /// The work that waits, where the data is still that which was there when the connection was made. If it is not, the
     /// connection is to be made again, as everything is then to be read and written again.
-    pub(super) async fn backlog(&self) -> Result<Backlog, Trouble> {
+    pub(super) async fn backlog(&self) -> Result<Backlog, RedisFailure> {
         let mut pipeline = pipe();
         pipeline.cmd("GET").arg(self.names.data_id());
         pipeline.cmd("HLEN").arg(self.names.work());
@@ -246,10 +246,10 @@ impl Link {
         let (data_id, pieces, oldest): (Option<String>, usize, Vec<(String, f64)>) =
             pipeline.query_async(&mut self.connection.clone()).await?;
         if data_id != self.data_id {
-            return Err(Trouble::Lost("its data is not what it was".to_owned()));
+            return Err(RedisFailure::Lost("its data is not what it was".to_owned()));
         }
         if self.data_id.is_none() && self.identify().await?.is_some() {
-            return Err(Trouble::Lost("it had no memory left to tell whether its data is what it was".to_owned()));
+            return Err(RedisFailure::Lost("it had no memory left to tell whether its data is what it was".to_owned()));
         }
         Ok(Backlog { pieces, oldest_due: oldest.first().map(|(_, due)| time_of(*due)) })
     }
@@ -261,31 +261,35 @@ impl Link {
         (policy != "noeviction").then(|| policy.to_owned())
     }
 
-    /// Stores those of the facts that are newer than what is stored, and returns for each what was stored before.
-    pub(super) async fn record(&self, facts: &[Fact], now: UnixMillis) -> Result<Vec<Option<Fact>>, Trouble> {
+    /// Stores those of the restrictions that are newer than what is stored, and returns for each what was stored before.
+    pub(super) async fn record(
+        &self,
+        restrictions: &[Restriction],
+        now: UnixMillis,
+    ) -> Result<Vec<Option<Restriction>>, RedisFailure> {
         let mut script = SCRIPTS.record.prepare_invoke();
         script.key(self.names.holding()).key(self.names.ends());
         script.arg(now.0).arg(self.names.facts_channel()).arg(RANK_BYTES);
-        for fact in facts {
-            let (key, statement) = (fact.key(), fact.statement());
+        for restriction in restrictions {
+            let (key, terms) = (restriction.key(), restriction.terms());
             let id = id_of(&key);
-            let until = if statement.holds(now) { statement.until.0 } else { 0 };
-            let remembered = statement.remembered_until().0.saturating_sub(now.0).clamp(1, LONGEST_MS);
-            script.key(self.names.last(&id)).arg(&id).arg(encode(fact)).arg(until).arg(remembered);
+            let until = if terms.holds(now) { terms.until.0 } else { 0 };
+            let remembered = terms.remembered_until().0.saturating_sub(now.0).clamp(1, LONGEST_MS);
+            script.key(self.names.last(&id)).arg(&id).arg(encode(restriction)).arg(until).arg(remembered);
         }
         let known: Vec<String> = self.invoke(&script).await?;
         Ok(known.iter().map(|known| decode(known)).collect())
     }
 
-    /// The facts that hold.
-    pub(super) async fn holding(&self) -> Result<Vec<Fact>, Trouble> {
+    /// The restrictions that hold.
+    pub(super) async fn holding(&self) -> Result<Vec<Restriction>, RedisFailure> {
         let entries = self.scan("HSCAN", &self.names.holding()).await?;
-        Ok(entries.iter().filter_map(|(_, fact)| decode(fact)).collect())
+        Ok(entries.iter().filter_map(|(_, restriction)| decode(restriction)).collect())
     }
 
     /// Some of what was last said of all subjects, over or not, from a cursor on, 0 first; and the next cursor, 0 after
     /// the last.
-    pub(super) async fn said(&self, cursor: u64) -> Result<(u64, Vec<Fact>), Trouble> {
+    pub(super) async fn said(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), RedisFailure> {
         // A prefix has nothing in it that means something else in a pattern.
         let pattern = self.names.last("*");
         let (next, keys): (u64, Vec<String>) =
@@ -294,47 +298,47 @@ impl Link {
             return Ok((next, Vec::new()));
         }
         let said: Vec<Option<String>> = self.run(cmd("MGET").arg(keys)).await?;
-        Ok((next, said.iter().flatten().filter_map(|fact| decode(fact)).collect()))
+        Ok((next, said.iter().flatten().filter_map(|restriction| decode(restriction)).collect()))
     }
 
-    pub(super) async fn put_grant(&self, grant: &Grant, now: UnixMillis) -> Result<(), Trouble> {
+    pub(super) async fn put_live_token(&self, grant: &LiveToken, now: UnixMillis) -> Result<(), RedisFailure> {
         let mut script = SCRIPTS.grant.prepare_invoke();
         for to in grant.holders() {
-            script.key(self.names.grants(&grant.tenant, &to));
+            script.key(self.names.live_tokens(&grant.tenant, &to));
         }
         script.arg(now.0).arg(grant.until.0).arg(member(grant));
         self.invoke(&script).await
     }
 
-    /// As [`Self::put_grant`], for many at once.
-    pub(super) async fn put_grants(&self, grants: &[Grant], now: UnixMillis) -> Result<(), Trouble> {
+    /// As [`Self::put_live_token`], for many at once.
+    pub(super) async fn put_grants(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), RedisFailure> {
         let mut pipeline = pipe();
-        for grant in grants {
-            let keys: Vec<_> = grant.holders().map(|to| self.names.grants(&grant.tenant, &to)).collect();
+        for grant in live_tokens {
+            let keys: Vec<_> = grant.holders().map(|to| self.names.live_tokens(&grant.tenant, &to)).collect();
             let command = pipeline.cmd("EVALSHA").arg(SCRIPTS.grant.get_hash()).arg(keys.len()).arg(keys);
             command.arg(now.0).arg(grant.until.0).arg(member(grant)).ignore();
         }
         Ok(pipeline.query_async(&mut self.connection.clone()).await?)
     }
 
-    pub(super) async fn grants(
+    pub(super) async fn live_tokens(
         &self,
         tenant: &TenantName,
-        to: &GrantedTo,
+        to: &TokenHolder,
         now: UnixMillis,
-    ) -> Result<Vec<Grant>, Trouble> {
-        let entries = self.scan("ZSCAN", &self.names.grants(tenant, to)).await?;
-        let grants = entries.iter().filter_map(|(member, until)| grant_of(tenant, member, until));
-        Ok(grants.filter(|grant| grant.until > now).collect())
+    ) -> Result<Vec<LiveToken>, RedisFailure> {
+        let entries = self.scan("ZSCAN", &self.names.live_tokens(tenant, to)).await?;
+        let live_tokens = entries.iter().filter_map(|(member, until)| grant_of(tenant, member, until));
+        Ok(live_tokens.filter(|grant| grant.until > now).collect())
     }
 
-    pub(super) async fn enqueue(&self, Waiting { work, turn }: &Waiting) -> Result<(), Trouble> {
+    pub(super) async fn enqueue(&self, Waiting { work, turn }: &Waiting) -> Result<(), RedisFailure> {
         let mut script = SCRIPTS.enqueue.prepare_invoke();
         script.key(self.names.work()).key(self.names.due()).key(self.names.since());
         self.invoke(script.arg(&work.id).arg(json(work)).arg(turn.0).arg(work.due.0)).await
     }
 
-    pub(super) async fn claim(&self, most: usize, now: UnixMillis) -> Result<Vec<DueWork>, Trouble> {
+    pub(super) async fn claim(&self, most: usize, now: UnixMillis) -> Result<Vec<DueWork>, RedisFailure> {
         let mut script = SCRIPTS.claim.prepare_invoke();
         script.key(self.names.work()).key(self.names.due()).key(self.names.since());
         script.arg(now.0).arg(now.after(DueWork::LEASE).0).arg(most);
@@ -355,20 +359,20 @@ impl Link {
         Ok(works)
     }
 
-    pub(super) async fn complete(&self, id: &[u8]) -> Result<(), Trouble> {
+    pub(super) async fn complete(&self, id: &[u8]) -> Result<(), RedisFailure> {
         let mut script = SCRIPTS.complete.prepare_invoke();
         script.key(self.names.work()).key(self.names.due()).key(self.names.since());
         self.invoke(script.arg(self.names.done_channel()).arg(id)).await
     }
 
-    pub(super) async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), Trouble> {
+    pub(super) async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), RedisFailure> {
         let mut script = SCRIPTS.postpone.prepare_invoke();
         script.key(self.names.work()).key(self.names.due());
         self.invoke(script.arg(id).arg(due.0)).await
     }
 
     /// As [`Store::begin`](super::Store::begin).
-    pub(super) async fn begin(&self, effect: &str) -> Result<Begun, Trouble> {
+    pub(super) async fn begin(&self, effect: &str) -> Result<Begun, RedisFailure> {
         let key = self.names.effect(effect);
         let known: Option<String> = self.run(cmd("GET").arg(&key)).await?;
         match known.as_deref() {
@@ -382,32 +386,32 @@ impl Link {
         Ok(if claimed.is_some() { Begun::Now } else { Begun::Elsewhere })
     }
 
-    pub(super) async fn is_done(&self, effect: &str) -> Result<bool, Trouble> {
+    pub(super) async fn is_done(&self, effect: &str) -> Result<bool, RedisFailure> {
         let known: Option<String> = self.run(cmd("GET").arg(self.names.effect(effect))).await?;
         Ok(known.as_deref() == Some(DONE))
     }
 
-    pub(super) async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis) -> Result<(), Trouble> {
+    pub(super) async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis) -> Result<(), RedisFailure> {
         let remembered = until.0.saturating_sub(now.0).clamp(1, LONGEST_MS);
         self.run(cmd("SET").arg(self.names.effect(effect)).arg(DONE).arg("PX").arg(remembered)).await
     }
 
-    pub(super) async fn forget(&self, effect: &str) -> Result<(), Trouble> {
+    pub(super) async fn forget(&self, effect: &str) -> Result<(), RedisFailure> {
         self.run(cmd("PEXPIRE").arg(self.names.effect(effect)).arg(0)).await
     }
 
-    /// Tells every replica of a fact that Redis has no memory for: it needs none to pass it on.
-    pub(super) async fn publish_fact(&self, fact: &Fact) -> Result<(), Trouble> {
-        self.run(cmd("PUBLISH").arg(self.names.facts_channel()).arg(encode(fact))).await
+    /// Tells every replica of a restriction that Redis has no memory for: it needs none to pass it on.
+    pub(super) async fn publish_fact(&self, restriction: &Restriction) -> Result<(), RedisFailure> {
+        self.run(cmd("PUBLISH").arg(self.names.facts_channel()).arg(encode(restriction))).await
     }
 
     /// Tells every replica whom to forget; everyone where nobody is named.
-    pub(super) async fn publish_drop(&self, user: Option<(&TenantName, &str)>) -> Result<(), Trouble> {
+    pub(super) async fn publish_drop(&self, user: Option<(&TenantName, &str)>) -> Result<(), RedisFailure> {
         self.run(cmd("PUBLISH").arg(self.names.drops_channel()).arg(json(&user))).await
     }
 
     /// The pairs of a hash or a sorted set. What is there from beginning to end is among them.
-    async fn scan(&self, command: &str, key: &str) -> Result<Vec<(String, String)>, Trouble> {
+    async fn scan(&self, command: &str, key: &str) -> Result<Vec<(String, String)>, RedisFailure> {
         let mut pairs = Vec::new();
         let mut cursor = 0_u64;
         loop {
@@ -430,33 +434,33 @@ const RANK_BYTES: usize = 32;
 /// Far beyond every time that is asked for, and within what Redis takes.
 const LONGEST_MS: i64 = 1 << 42;
 
-fn id_of(key: &Key) -> String {
+fn id_of(key: &RestrictionKey) -> String {
     json(key)
 }
 
-/// A fact as it is stored: its rank, by which scripts compare it, and the fact.
-fn encode(fact: &Fact) -> String {
-    fact.statement().rank() + &json(fact)
+/// A restriction as it is stored: its rank, by which scripts compare it, and the restriction.
+fn encode(restriction: &Restriction) -> String {
+    restriction.terms().rank() + &json(restriction)
 }
 
-/// The fact that is stored or told so; none where there is none.
-pub(super) fn decode(text: &str) -> Option<Fact> {
+/// The restriction that is stored or told so; none where there is none.
+pub(super) fn decode(text: &str) -> Option<Restriction> {
     if text.is_empty() { None } else { read(text.get(RANK_BYTES..).unwrap_or(text)) }
 }
 
-/// Whom to forget; none for everyone. What cannot be read could name anybody.
+/// RevocationScope to forget; none for everyone. What cannot be read could name anybody.
 pub(super) fn decode_drop(text: &str) -> Option<(TenantName, String)> {
     read::<Option<_>>(text).flatten()
 }
 
-fn member(grant: &Grant) -> String {
+fn member(grant: &LiveToken) -> String {
     json(&(&grant.user, &grant.session, &grant.organization, &grant.client_id, grant.format))
 }
 
-fn grant_of(tenant: &TenantName, member: &str, until: &str) -> Option<Grant> {
+fn grant_of(tenant: &TenantName, member: &str, until: &str) -> Option<LiveToken> {
     let (user, session, organization, client_id, format) = read(member)?;
     let until = time_of(until.parse().ok()?);
-    let grant = Grant { tenant: tenant.clone(), user, session, organization, client_id, format, until };
+    let grant = LiveToken { tenant: tenant.clone(), user, session, organization, client_id, format, until };
     if is_possible(&grant) {
         Some(grant)
     } else {
@@ -465,8 +469,8 @@ fn grant_of(tenant: &TenantName, member: &str, until: &str) -> Option<Grant> {
     }
 }
 
-/// Whether a token can have been issued so. Its names go on to Ably, to facts and to reports.
-fn is_possible(grant: &Grant) -> bool {
+/// Whether a token can have been issued so. Its names go on to Ably, to restrictions and to reports.
+fn is_possible(grant: &LiveToken) -> bool {
     let ids = [Some(&grant.user), Some(&grant.session), grant.organization.as_ref()];
     ClientId::parse(grant.client_id.as_str()).is_ok()
         && !ids.into_iter().flatten().any(|id| id.contains(char::is_control))
@@ -501,16 +505,19 @@ mod tests {
 
     #[test]
     fn no_memory_left_is_told_from_other_trouble_in_and_outside_of_scripts() {
-        let lost = |reason: &str| Trouble::Lost(reason.to_owned());
+        let lost = |reason: &str| RedisFailure::Lost(reason.to_owned());
         for (answer, trouble) in [
-            ("OOM command not allowed when used memory > 'maxmemory'.", Trouble::Full),
+            ("OOM command not allowed when used memory > 'maxmemory'.", RedisFailure::Full),
             // Redis 7, Valkey.
-            ("OOM command not allowed when used memory > 'maxmemory'. script: 2f, on @user_script:18.", Trouble::Full),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'. script: 2f, on @user_script:18.",
+                RedisFailure::Full,
+            ),
             // Redis 6.2.
             (
                 "ERR Error running script (call to f_2f): @user_script:18: @user_script: 18: -OOM command not allowed \
                  when used memory > 'maxmemory'. ",
-                Trouble::Full,
+                RedisFailure::Full,
             ),
             ("ERR Error running script (call to f_2f): @user_script:1: hunter2", lost("it answered ERR")),
             ("ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `hunter2`", lost("it answered ERR")),
@@ -518,7 +525,7 @@ mod tests {
             ("LOADING Redis is loading the dataset in memory", lost("it answered LOADING")),
         ] {
             let parsed = ::redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()).unwrap();
-            assert_eq!(Trouble::from(parsed.extract_error().unwrap_err()), trouble, "{answer}");
+            assert_eq!(RedisFailure::from(parsed.extract_error().unwrap_err()), trouble, "{answer}");
         }
     }
 }

@@ -21,7 +21,8 @@ impl fmt::Debug for StoreCollector {
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let now = (self.clock)();
-        let Census { health, facts, grants, backlog, unwritten, outages, unwritten_work } = self.store.census(now);
+        let Census { health, restrictions, live_tokens, backlog, unwritten, outages, unwritten_work } =
+            self.store.census(now);
         let Backlog { pieces, oldest_due } = backlog;
         let overdue = oldest_due.map_or(0, |due| now.0.saturating_sub(due.0).max(0) / 1000);
 
@@ -36,8 +37,8 @@ impl Collector for StoreCollector {
             encoder.encode_descriptor(name, help, None, kind)?.encode_gauge(&value)
         };
         let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
-        single("store_facts", "Denials and marks in force.", gauge, count(facts))?;
-        single("store_live_grants", "Tokens that are out and that this replica issued.", gauge, count(grants))?;
+        single("store_restrictions", "Denials and marks in force.", gauge, count(restrictions))?;
+        single("store_live_tokens", "Tokens that are out and that this replica issued.", gauge, count(live_tokens))?;
         single("store_work", "Pieces of work that wait to be done.", gauge, count(pieces))?;
         single(
             "store_work_overdue_seconds",
@@ -45,7 +46,12 @@ impl Collector for StoreCollector {
             gauge,
             overdue.unsigned_abs(),
         )?;
-        single("store_unwritten_facts", "Facts that Redis lacks and this replica knows.", gauge, count(unwritten))?;
+        single(
+            "store_unwritten_restrictions",
+            "Restrictions that Redis lacks and this replica knows.",
+            gauge,
+            count(unwritten),
+        )?;
         single(
             "store_unwritten_work",
             "Pieces of work that Redis lacks and this replica has.",

@@ -1,4 +1,4 @@
-//! The facts that a replica knows, in memory. The issuing path reads them without waiting for anything.
+//! The restrictions that a replica knows, in memory. The issuing path reads them without waiting for anything.
 
 use std::{
     cmp::Ordering,
@@ -8,14 +8,14 @@ use std::{
 };
 
 use super::{
-    Bounds, ClientIdDigest, Fact, Recorded, Ruling, Source, StoreError, Subject,
-    fact::{Key, Statement, Topic},
+    Bounds, ClientIdDigest, DenialSource, Recorded, Restriction, RestrictionKind, StoreError, Subject,
+    restriction::{RestrictionKey, Terms, Topic},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
 
 /// What is known of who is refused.
 #[derive(Debug)]
-pub struct Facts {
+pub struct Restrictions {
     most: usize,
     most_remembered: usize,
     most_refused: usize,
@@ -24,18 +24,18 @@ pub struct Facts {
 
 #[derive(Debug, Default)]
 struct Known {
-    statements: HashMap<Arc<Key>, Statement>,
+    terms: HashMap<Arc<RestrictionKey>, Terms>,
     /// Those that hold, by their end.
-    holding: BTreeSet<(UnixMillis, Arc<Key>)>,
+    holding: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
     /// Those that do not hold, and are remembered for their timestamps, by when they are forgotten.
-    over: BTreeSet<(UnixMillis, Arc<Key>)>,
+    over: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
     /// Those that there was no room for, and that are nowhere else.
-    refused: HashMap<Arc<Key>, Statement>,
+    refused: HashMap<Arc<RestrictionKey>, Terms>,
     /// When the last is over of those that there was no room for even among these.
     forgotten_until: Option<UnixMillis>,
 }
 
-/// What the facts say of a session.
+/// What the restrictions say of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing.
@@ -48,7 +48,7 @@ pub enum Verdict {
 
 /// What an event told of a user's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct CurrentClientId {
     /// What the user's client ID is by it.
     pub(crate) client_id: Option<ClientIdDigest>,
     /// The event's timestamp.
@@ -57,17 +57,17 @@ pub(crate) struct Named {
     until: UnixMillis,
 }
 
-impl Named {
+impl CurrentClientId {
     /// Whether it is this client ID.
     pub(crate) fn is(&self, client_id: &str) -> bool {
         self.client_id == Some(ClientIdDigest::of(client_id))
     }
 }
 
-impl Facts {
+impl Restrictions {
     pub(super) fn new(bounds: &Bounds) -> Self {
         Self {
-            most: bounds.facts,
+            most: bounds.restrictions,
             most_remembered: bounds.remembered,
             most_refused: bounds.refused,
             known: RwLock::default(),
@@ -78,10 +78,10 @@ impl Facts {
     #[must_use]
     pub fn verdict(&self, tenant: &TenantName, session: &Session, client_id: Option<&str>, now: UnixMillis) -> Verdict {
         let known = self.read();
-        let mut key = Key {
+        let mut key = RestrictionKey {
             tenant: tenant.clone(),
             subject: Subject::Session(session.session_id.clone()),
-            topic: Topic::Denial(Source::Clerk),
+            topic: Topic::Denial(DenialSource::Clerk),
         };
         let user = Subject::User(session.user_id.clone());
         if known.is_denied(&mut key, now) {
@@ -106,24 +106,34 @@ impl Facts {
     }
 
     /// What the last event about a user's name told, however long ago.
-    pub(crate) fn name(&self, tenant: &TenantName, user: &str) -> Option<Named> {
+    pub(crate) fn name(&self, tenant: &TenantName, user: &str) -> Option<CurrentClientId> {
         let subject = Subject::User(user.to_owned());
-        self.read().name(&Key { tenant: tenant.clone(), subject, topic: Topic::Name })
+        self.read().name(&RestrictionKey { tenant: tenant.clone(), subject, topic: Topic::Name })
     }
 
     /// Whether a session or a user is refused, by Clerk or by an operator.
     #[must_use]
     pub fn denies(&self, tenant: &TenantName, subject: &Subject, now: UnixMillis) -> bool {
-        let mut key = Key { tenant: tenant.clone(), subject: subject.clone(), topic: Topic::Denial(Source::Clerk) };
+        let mut key = RestrictionKey {
+            tenant: tenant.clone(),
+            subject: subject.clone(),
+            topic: Topic::Denial(DenialSource::Clerk),
+        };
         self.read().is_denied(&mut key, now)
     }
 
     /// Whether a denial of a session or a user by `source` was lifted after `at`, however long ago it would have ended.
     #[must_use]
-    pub fn is_lifted_since(&self, tenant: &TenantName, subject: &Subject, source: Source, at: UnixMillis) -> bool {
-        let key = Key { tenant: tenant.clone(), subject: subject.clone(), topic: Topic::Denial(source) };
+    pub fn is_lifted_since(
+        &self,
+        tenant: &TenantName,
+        subject: &Subject,
+        source: DenialSource,
+        at: UnixMillis,
+    ) -> bool {
+        let key = RestrictionKey { tenant: tenant.clone(), subject: subject.clone(), topic: Topic::Denial(source) };
         let known = self.read();
-        known.statements.get(&key).is_some_and(|known| known.ruling == Ruling::Lifted(source) && known.at > at)
+        known.terms.get(&key).is_some_and(|known| known.kind == RestrictionKind::Lifted(source) && known.at > at)
     }
 
     /// Whether one more denial or mark can be stored, and none waits for room.
@@ -144,17 +154,17 @@ impl Facts {
     /// How many denials and marks hold.
     pub(super) fn count_holding(&self, now: UnixMillis) -> usize {
         let known = self.read();
-        // Those that are over are few: the next fact that comes clears them away.
+        // Those that are over are few: the next restriction that comes clears them away.
         known.holding.len() - known.holding.iter().take_while(|(end, _)| *end <= now).count()
     }
 
-    /// Takes a fact, unless one is known that it yields to.
-    pub(super) fn learn(&self, fact: &Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
-        let key = Arc::new(fact.key());
-        let new = fact.statement();
+    /// Takes a restriction, unless one is known that it yields to.
+    pub(super) fn learn(&self, restriction: &Restriction, now: UnixMillis) -> Result<Recorded, StoreError> {
+        let key = Arc::new(restriction.key());
+        let new = restriction.terms();
         let mut known = self.write();
         known.settle(now, self.most_remembered);
-        let old = known.statements.get(&key).copied();
+        let old = known.terms.get(&key).copied();
         let recorded = outcome(old, new);
         if old.is_some_and(|old| old.order(&new) != Ordering::Less) {
             return Ok(recorded);
@@ -171,18 +181,18 @@ impl Facts {
         Ok(recorded)
     }
 
-    /// As [`Self::learn`], for a fact that is nowhere else: one that there is no room for waits until there is, and there
+    /// As [`Self::learn`], for a restriction that is nowhere else: one that there is no room for waits until there is, and there
     /// is no room for others before. Of one that cannot even wait only the end is noted.
-    pub(super) fn learn_or_let_wait(&self, fact: &Fact, now: UnixMillis) -> Result<Recorded, StoreError> {
-        let learned = self.learn(fact, now);
+    pub(super) fn learn_or_queue(&self, restriction: &Restriction, now: UnixMillis) -> Result<Recorded, StoreError> {
+        let learned = self.learn(restriction, now);
         if learned.is_err() {
-            self.write().let_wait(Arc::new(fact.key()), fact.statement(), self.most_refused);
+            self.write().queue(Arc::new(restriction.key()), restriction.terms(), self.most_refused);
         }
         learned
     }
 
     /// Takes what waited, as far as there is room, and returns it. To be called before it is asked whether there is room.
-    pub(super) fn take_what_waits(&self, now: UnixMillis) -> Vec<Fact> {
+    pub(super) fn take_queued(&self, now: UnixMillis) -> Vec<Restriction> {
         if self.read().refused.is_empty() {
             return Vec::new();
         }
@@ -190,7 +200,7 @@ impl Facts {
         known.settle(now, self.most_remembered);
         let mut taken = Vec::new();
         for (key, new) in mem::take(&mut known.refused) {
-            let old = known.statements.get(&key).copied();
+            let old = known.terms.get(&key).copied();
             let takes_room = new.holds(now) && !old.is_some_and(|old| old.holds(now));
             if old.is_some_and(|old| old.order(&new) != Ordering::Less) {
                 continue;
@@ -207,22 +217,22 @@ impl Facts {
     }
 
     /// What waits for room.
-    pub(super) fn waiting(&self) -> Vec<Fact> {
-        self.read().refused.iter().map(|(key, statement)| key.with(*statement)).collect()
+    pub(super) fn waiting(&self) -> Vec<Restriction> {
+        self.read().refused.iter().map(|(key, terms)| key.with(*terms)).collect()
     }
 
-    /// What is known about the subject of `fact`, if `fact` yields to it.
-    pub(super) fn newer_than(&self, fact: &Fact) -> Option<Fact> {
-        let key = fact.key();
-        let known = *self.read().statements.get(&key)?;
-        (known.order(&fact.statement()) == Ordering::Greater).then(|| key.with(known))
+    /// What is known about the subject of `restriction`, if `restriction` yields to it.
+    pub(super) fn newer_than(&self, restriction: &Restriction) -> Option<Restriction> {
+        let key = restriction.key();
+        let known = *self.read().terms.get(&key)?;
+        (known.order(&restriction.terms()) == Ordering::Greater).then(|| key.with(known))
     }
 
     /// All that hold.
-    pub(super) fn holding(&self, now: UnixMillis) -> Vec<Fact> {
+    pub(super) fn holding(&self, now: UnixMillis) -> Vec<Restriction> {
         let known = self.read();
         let holding = known.holding.iter().filter(|(end, _)| *end > now);
-        holding.filter_map(|(_, key)| known.statements.get(key).map(|statement| key.with(*statement))).collect()
+        holding.filter_map(|(_, key)| known.terms.get(key).map(|terms| key.with(*terms))).collect()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -235,7 +245,7 @@ impl Facts {
 }
 
 /// What becomes of `new` where `old` is known.
-pub(super) fn outcome(old: Option<Statement>, new: Statement) -> Recorded {
+pub(super) fn outcome(old: Option<Terms>, new: Terms) -> Recorded {
     match old {
         Some(old) if old.is_same_event(&new) => Recorded::Repeated,
         Some(old) if old.order(&new) == Ordering::Greater => Recorded::Outdated,
@@ -244,23 +254,27 @@ pub(super) fn outcome(old: Option<Statement>, new: Statement) -> Recorded {
 }
 
 impl Known {
-    fn is_denied(&self, key: &mut Key, now: UnixMillis) -> bool {
-        [Source::Clerk, Source::Operator].into_iter().any(|source| {
+    fn is_denied(&self, key: &mut RestrictionKey, now: UnixMillis) -> bool {
+        [DenialSource::Clerk, DenialSource::Operator].into_iter().any(|source| {
             key.topic = Topic::Denial(source);
-            self.statements.get(&*key).is_some_and(|statement| statement.holds(now))
+            self.terms.get(&*key).is_some_and(|terms| terms.holds(now))
         })
     }
 
-    fn name(&self, key: &Key) -> Option<Named> {
-        let Statement { ruling, at, until } = *self.statements.get(key)?;
-        if let Ruling::Named(client_id) = ruling { Some(Named { client_id, at, until }) } else { None }
+    fn name(&self, key: &RestrictionKey) -> Option<CurrentClientId> {
+        let Terms { kind, at, until } = *self.terms.get(key)?;
+        if let RestrictionKind::ClientId(client_id) = kind {
+            Some(CurrentClientId { client_id, at, until })
+        } else {
+            None
+        }
     }
 
-    fn is_marked(&self, key: &Key, issued_at: UnixMillis, now: UnixMillis) -> bool {
-        self.statements.get(key).is_some_and(|mark| mark.holds(now) && issued_at <= mark.at)
+    fn is_marked(&self, key: &RestrictionKey, issued_at: UnixMillis, now: UnixMillis) -> bool {
+        self.terms.get(key).is_some_and(|mark| mark.holds(now) && issued_at <= mark.at)
     }
 
-    fn put(&mut self, key: Arc<Key>, old: Option<Statement>, new: Statement, now: UnixMillis) {
+    fn put(&mut self, key: Arc<RestrictionKey>, old: Option<Terms>, new: Terms, now: UnixMillis) {
         if let Some(old) = old {
             self.holding.remove(&(old.until, Arc::clone(&key)));
             self.over.remove(&(old.remembered_until(), Arc::clone(&key)));
@@ -270,10 +284,10 @@ impl Known {
         } else {
             self.over.insert((new.remembered_until(), Arc::clone(&key)));
         }
-        self.statements.insert(key, new);
+        self.terms.insert(key, new);
     }
 
-    fn let_wait(&mut self, key: Arc<Key>, new: Statement, most: usize) {
+    fn queue(&mut self, key: Arc<RestrictionKey>, new: Terms, most: usize) {
         let waiting = self.refused.len();
         match self.refused.entry(key) {
             Entry::Occupied(mut old) if old.get().order(&new) == Ordering::Less => _ = old.insert(new),
@@ -290,8 +304,8 @@ impl Known {
                 self.holding.insert((end, key));
                 break;
             }
-            if let Some(statement) = self.statements.get(&key) {
-                self.over.insert((statement.remembered_until(), key));
+            if let Some(terms) = self.terms.get(&key) {
+                self.over.insert((terms.remembered_until(), key));
             }
         }
         while let Some((end, key)) = self.over.pop_first() {
@@ -299,7 +313,7 @@ impl Known {
                 self.over.insert((end, key));
                 break;
             }
-            self.statements.remove(&key);
+            self.terms.remove(&key);
         }
     }
 }

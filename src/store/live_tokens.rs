@@ -10,7 +10,7 @@ use crate::{ably::TokenFormat, clock::UnixMillis, tenant::TenantName};
 
 /// A token that is out, or several that went to the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Grant {
+pub struct LiveToken {
     /// Whose tokens they are.
     pub tenant: TenantName,
     /// The user that they were given to.
@@ -27,9 +27,9 @@ pub struct Grant {
     pub until: UnixMillis,
 }
 
-/// Whom tokens were given to.
+/// RevocationScope tokens were given to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum GrantedTo {
+pub enum TokenHolder {
     /// A user.
     User(String),
     /// A session.
@@ -42,32 +42,32 @@ pub enum GrantedTo {
 
 /// Tokens that are out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LiveGrants {
+pub struct LiveTokens {
     /// In no particular order.
-    pub grants: Vec<Grant>,
+    pub live_tokens: Vec<LiveToken>,
     /// Whose they are.
-    pub reach: Reach,
+    pub coverage: Coverage,
 }
 
 /// Of how many replicas one knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Coverage {
     /// Of all.
     AllReplicas,
     /// Of itself only, since Redis cannot be used: others may have issued more.
     ThisReplica,
 }
 
-/// What was known of a grant.
+/// What was known of a live_token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Put {
     New,
     Known,
 }
 
-/// A grant without its end.
+/// A live_token without its end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Tuple {
+pub(super) struct TokenKey {
     tenant: TenantName,
     user: String,
     session: String,
@@ -77,26 +77,26 @@ pub(super) struct Tuple {
 }
 
 #[derive(Debug)]
-pub(super) struct GrantIndex {
+pub(super) struct LiveTokenIndex {
     most: usize,
     index: Mutex<Index>,
 }
 
 #[derive(Debug, Default)]
 struct Index {
-    until: HashMap<Arc<Tuple>, UnixMillis>,
-    by_end: BTreeSet<(UnixMillis, Arc<Tuple>)>,
-    by_holder: HashMap<(TenantName, GrantedTo), HashSet<Arc<Tuple>>>,
+    until: HashMap<Arc<TokenKey>, UnixMillis>,
+    by_end: BTreeSet<(UnixMillis, Arc<TokenKey>)>,
+    by_holder: HashMap<(TenantName, TokenHolder), HashSet<Arc<TokenKey>>>,
 }
 
-impl Grant {
+impl LiveToken {
     /// All that it can be found by.
-    pub(super) fn holders(&self) -> impl Iterator<Item = GrantedTo> {
+    pub(super) fn holders(&self) -> impl Iterator<Item = TokenHolder> {
         self.tuple().into_holders()
     }
 
-    fn tuple(&self) -> Tuple {
-        Tuple {
+    fn tuple(&self) -> TokenKey {
+        TokenKey {
             tenant: self.tenant.clone(),
             user: self.user.clone(),
             session: self.session.clone(),
@@ -107,47 +107,48 @@ impl Grant {
     }
 }
 
-impl Tuple {
-    fn into_holders(self) -> impl Iterator<Item = GrantedTo> {
-        let fixed = [GrantedTo::User(self.user), GrantedTo::Session(self.session), GrantedTo::ClientId(self.client_id)];
-        fixed.into_iter().chain(self.organization.map(GrantedTo::Organization))
+impl TokenKey {
+    fn into_holders(self) -> impl Iterator<Item = TokenHolder> {
+        let fixed =
+            [TokenHolder::User(self.user), TokenHolder::Session(self.session), TokenHolder::ClientId(self.client_id)];
+        fixed.into_iter().chain(self.organization.map(TokenHolder::Organization))
     }
 
-    fn until(&self, until: UnixMillis) -> Grant {
+    fn until(&self, until: UnixMillis) -> LiveToken {
         let Self { tenant, user, session, organization, client_id, format } = self.clone();
-        Grant { tenant, user, session, organization, client_id, format, until }
+        LiveToken { tenant, user, session, organization, client_id, format, until }
     }
 }
 
-impl GrantIndex {
+impl LiveTokenIndex {
     pub(super) fn new(bounds: &Bounds) -> Self {
-        Self { most: bounds.grants, index: Mutex::default() }
+        Self { most: bounds.live_tokens, index: Mutex::default() }
     }
 
-    pub(super) fn put(&self, grant: &Grant, now: UnixMillis) -> Result<Put, StoreError> {
-        let tuple = Arc::new(grant.tuple());
+    pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<Put, StoreError> {
+        let tuple = Arc::new(live_token.tuple());
         let mut index = self.lock();
         index.forget_until(now);
         let known = index.until.get(&tuple).copied();
         if known.is_none() && index.until.len() >= self.most {
             return Err(StoreError::Full);
         }
-        index.put(tuple, known, grant.until);
+        index.put(tuple, known, live_token.until);
         Ok(if known.is_some() { Put::Known } else { Put::New })
     }
 
-    pub(super) fn remove(&self, grant: &Grant) {
-        self.lock().remove(&Arc::new(grant.tuple()));
+    pub(super) fn remove(&self, live_token: &LiveToken) {
+        self.lock().remove(&Arc::new(live_token.tuple()));
     }
 
-    pub(super) fn find(&self, tenant: &TenantName, to: &GrantedTo, now: UnixMillis) -> Vec<Grant> {
+    pub(super) fn find(&self, tenant: &TenantName, to: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {
         let index = self.lock();
         let found = index.by_holder.get(&(tenant.clone(), to.clone())).into_iter().flatten();
         let live = found.filter_map(|tuple| Some(tuple.until(*index.until.get(tuple)?)));
-        live.filter(|grant| grant.until > now).collect()
+        live.filter(|live_token| live_token.until > now).collect()
     }
 
-    pub(super) fn all(&self, now: UnixMillis) -> Vec<Grant> {
+    pub(super) fn all(&self, now: UnixMillis) -> Vec<LiveToken> {
         let index = self.lock();
         index.by_end.iter().filter(|(end, _)| *end > now).map(|(end, tuple)| tuple.until(*end)).collect()
     }
@@ -164,14 +165,14 @@ impl GrantIndex {
 }
 
 impl Index {
-    fn put(&mut self, tuple: Arc<Tuple>, known: Option<UnixMillis>, until: UnixMillis) {
+    fn put(&mut self, tuple: Arc<TokenKey>, known: Option<UnixMillis>, until: UnixMillis) {
         if known.is_some_and(|known| known >= until) {
             return;
         }
         match known {
             Some(known) => _ = self.by_end.remove(&(known, Arc::clone(&tuple))),
             None => {
-                for holder in Tuple::clone(&tuple).into_holders() {
+                for holder in TokenKey::clone(&tuple).into_holders() {
                     self.by_holder.entry((tuple.tenant.clone(), holder)).or_default().insert(Arc::clone(&tuple));
                 }
             }
@@ -180,10 +181,10 @@ impl Index {
         self.until.insert(tuple, until);
     }
 
-    fn remove(&mut self, tuple: &Arc<Tuple>) {
+    fn remove(&mut self, tuple: &Arc<TokenKey>) {
         let Some(until) = self.until.remove(tuple) else { return };
         self.by_end.remove(&(until, Arc::clone(tuple)));
-        for holder in Tuple::clone(tuple).into_holders() {
+        for holder in TokenKey::clone(tuple).into_holders() {
             let key = (tuple.tenant.clone(), holder);
             if let Some(tuples) = self.by_holder.get_mut(&key) {
                 tuples.remove(tuple);

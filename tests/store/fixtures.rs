@@ -13,13 +13,13 @@ use ably_clerk_auth::{
     clerk::{Organization, Scoped, Session},
     clock::UnixMillis,
     store::{
-        Bounds, Clock, Dropped, Fact, Grant, Health, MemoryStore, OnDrop, OnFailure, Recorded, RedisAddress,
-        RedisKeyPrefix, RedisStore, Ruling, Store, StoreError, Subject, Verdict,
+        Bounds, Clock, Forgotten, Health, LiveToken, MemoryStore, OnFailure, OnForget, Recorded, RedisAddress,
+        RedisKeyPrefix, RedisStore, Restriction, RestrictionKind, Store, StoreError, Subject, Verdict,
     },
     tenant::TenantName,
 };
 
-use crate::{line::Line, server::RedisServer};
+use crate::{proxy::Line, redis_server::RedisServer};
 
 /// The time at which each test begins.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -34,12 +34,12 @@ pub(crate) struct Replica {
 
 pub(crate) type Drops = Arc<Mutex<Vec<String>>>;
 
-fn on_drop(drops: &Drops) -> OnDrop {
+fn on_forget(drops: &Drops) -> OnForget {
     let drops = Arc::clone(drops);
     Arc::new(move |dropped| {
         drops.lock().unwrap().push(match dropped {
-            Dropped::User(tenant, user) => format!("{} of {}", user, tenant.as_str()),
-            Dropped::Everyone => "everyone".to_owned(),
+            Forgotten::User(tenant, user) => format!("{} of {}", user, tenant.as_str()),
+            Forgotten::Everyone => "everyone".to_owned(),
         });
     })
 }
@@ -47,7 +47,7 @@ fn on_drop(drops: &Drops) -> OnDrop {
 impl Replica {
     pub(crate) fn in_memory(bounds: &Bounds) -> Self {
         let drops = Drops::default();
-        let store = Box::new(MemoryStore::new(bounds, on_drop(&drops)));
+        let store = Box::new(MemoryStore::new(bounds, on_forget(&drops)));
         Self { store, drops, time: Arc::new(AtomicI64::new(NOW.0)) }
     }
 
@@ -64,7 +64,7 @@ impl Replica {
             Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
         };
         let prefix = RedisKeyPrefix::parse(prefix).unwrap();
-        let store = RedisStore::start(address, &prefix, on_failure, bounds, clock, on_drop(&drops)).unwrap();
+        let store = RedisStore::start(address, &prefix, on_failure, bounds, clock, on_forget(&drops)).unwrap();
         Self { store: Box::new(store), drops, time }
     }
 
@@ -111,21 +111,21 @@ impl Replica {
     }
 
     pub(crate) fn verdict_of(&self, tenant: &TenantName, session: &Session) -> Verdict {
-        self.store.facts().verdict(tenant, session, None, self.now())
+        self.store.restrictions().verdict(tenant, session, None, self.now())
     }
 
     /// The same of a session whose token gives a client ID.
     pub(crate) fn verdict_of_named(&self, tenant: &TenantName, session: &Session, client_id: &str) -> Verdict {
-        self.store.facts().verdict(tenant, session, Some(client_id), self.now())
+        self.store.restrictions().verdict(tenant, session, Some(client_id), self.now())
     }
 
-    /// Stores a fact, and has Redis's patience when the machine is too busy for ours.
-    pub(crate) async fn record(&self, fact: Fact) -> Recorded {
-        in_time!(self, self.store.record(fact.clone(), self.now()))
+    /// Stores a restriction, and has Redis's patience when the machine is too busy for ours.
+    pub(crate) async fn record(&self, restriction: Restriction) -> Recorded {
+        in_time!(self, self.store.record(restriction.clone(), self.now()))
     }
 
-    pub(crate) async fn put_grant(&self, grant: Grant) {
-        in_time!(self, self.store.put_grant(grant.clone(), self.now()));
+    pub(crate) async fn put_live_token(&self, live_token: LiveToken) {
+        in_time!(self, self.store.put_live_token(live_token.clone(), self.now()));
     }
 }
 
@@ -177,8 +177,8 @@ pub(crate) fn session(id: &str, user: &str, organization: Option<&str>) -> Sessi
 }
 
 /// What an event of that time says, for ten minutes from now on.
-pub(crate) fn fact(subject: Subject, ruling: Ruling, at: UnixMillis) -> Fact {
-    Fact { tenant: TenantName::default(), subject, ruling, at, until: NOW.after(10 * MINUTE) }
+pub(crate) fn restriction(subject: Subject, kind: RestrictionKind, at: UnixMillis) -> Restriction {
+    Restriction { tenant: TenantName::default(), subject, kind, at, until: NOW.after(10 * MINUTE) }
 }
 
 pub(crate) fn of_user(id: &str) -> Subject {
@@ -195,8 +195,14 @@ pub(crate) fn ago(millis: i64) -> UnixMillis {
 }
 
 /// A token that lives so long.
-pub(crate) fn grant(user: &str, session: &str, organization: Option<&str>, client_id: &str, life: Duration) -> Grant {
-    Grant {
+pub(crate) fn live_token(
+    user: &str,
+    session: &str,
+    organization: Option<&str>,
+    client_id: &str,
+    life: Duration,
+) -> LiveToken {
+    LiveToken {
         tenant: TenantName::default(),
         user: user.to_owned(),
         session: session.to_owned(),

@@ -19,8 +19,8 @@ fn later(seconds: u64) -> UnixMillis {
     NOW.after(Duration::from_secs(seconds))
 }
 
-fn order(fields: &Value) -> Result<Order, InvalidOrder> {
-    Order::parse(fields.to_string().as_bytes())
+fn request(fields: &Value) -> Result<RevocationRequest, InvalidRevocationRequest> {
+    RevocationRequest::parse(fields.to_string().as_bytes())
 }
 
 fn authority(tenant: &str, format: TokenFormat, ably: Option<&Ably>) -> Authority {
@@ -67,7 +67,7 @@ async fn ably() -> Ably {
 
 impl Revocation {
     async fn give(&self, user: &str, session: &str, client_id: &str) {
-        let grant = Grant {
+        let live_token = LiveToken {
             tenant: TenantName::default(),
             user: user.into(),
             session: session.into(),
@@ -76,15 +76,15 @@ impl Revocation {
             format: self.tenants[0].format,
             until: later(3600),
         };
-        self.store.put_grant(grant, NOW).await.unwrap();
+        self.store.put_live_token(live_token, NOW).await.unwrap();
     }
 
     async fn ordered(&self, fields: Value, now: UnixMillis) -> Value {
-        serde_json::to_value(self.by_hand(&order(&fields).unwrap(), now).await.unwrap()).unwrap()
+        serde_json::to_value(self.operator(&request(&fields).unwrap(), now).await.unwrap()).unwrap()
     }
 
     fn denies_user(&self, user: &str, now: UnixMillis) -> bool {
-        self.store.facts().denies(&TenantName::default(), &Subject::User(user.into()), now)
+        self.store.restrictions().denies(&TenantName::default(), &Subject::User(user.into()), now)
     }
 
     /// Does what is due; the calls of Ably that this takes.
@@ -98,46 +98,51 @@ impl Revocation {
 #[test]
 fn an_order_names_one_and_says_nothing_that_is_not_known() {
     let day = Duration::from_hours(24);
-    let alice = Order { tenant: None, whom: Named::User("user_1".into()), action: Action::Deny(day), run: Run::Real };
-    assert_eq!(order(&json!({ "user": "user_1" })), Ok(alice.clone()));
-    let two_hours = Order { action: Action::Deny(Duration::from_hours(2)), ..alice.clone() };
-    assert_eq!(order(&json!({ "user": "user_1", "for": "2h", "lift": false })), Ok(two_hours));
-    let lifted = Order {
+    let alice = RevocationRequest {
+        tenant: None,
+        target: RequestedTarget::User("user_1".into()),
+        action: Action::Deny(day),
+        run: Run::Real,
+    };
+    assert_eq!(request(&json!({ "user": "user_1" })), Ok(alice.clone()));
+    let two_hours = RevocationRequest { action: Action::Deny(Duration::from_hours(2)), ..alice.clone() };
+    assert_eq!(request(&json!({ "user": "user_1", "for": "2h", "lift": false })), Ok(two_hours));
+    let lifted = RevocationRequest {
         tenant: Some(TenantName::parse("acme").unwrap()),
-        whom: Named::ClientId(ClientId::parse("al:ice").unwrap()),
+        target: RequestedTarget::ClientId(ClientId::parse("al:ice").unwrap()),
         action: Action::Lift,
         run: Run::Dry,
     };
     let written = json!({ "tenant": "acme", "client_id": "al:ice", "lift": true, "dry_run": true });
-    assert_eq!(order(&written), Ok(lifted));
+    assert_eq!(request(&written), Ok(lifted));
     for (fields, invalid) in [
-        (json!({ "user": "user_1", "until": 5 }), InvalidOrder::NotAnOrder),
-        (json!({ "user": 5 }), InvalidOrder::NotAnOrder),
-        (json!({ "user": "user_1", "dry_run": "yes" }), InvalidOrder::NotAnOrder),
-        (json!([]), InvalidOrder::NotAnOrder),
-        (json!([null, "sess_1"]), InvalidOrder::NotAnOrder),
-        (json!({}), InvalidOrder::NotOneSubject),
-        (json!({ "user": "" }), InvalidOrder::NotOneSubject),
-        (json!({ "user": "user_1", "session": "sess_1" }), InvalidOrder::NotOneSubject),
-        (json!({ "session": "user_1" }), InvalidOrder::NotASession),
-        (json!({ "session": "sess_" }), InvalidOrder::NotASession),
-        (json!({ "session": "sess_1\n", "lift": true }), InvalidOrder::NotASession),
-        (json!({ "user": "sess_1" }), InvalidOrder::NotAUser),
-        (json!({ "user": "user_ x" }), InvalidOrder::NotAUser),
-        (json!({ "user": " user_1" }), InvalidOrder::NotAUser),
-        (json!({ "user": "user_é", "dry_run": true }), InvalidOrder::NotAUser),
-        (json!({ "user": "alice" }), InvalidOrder::NotAUser),
-        (json!({ "client_id": "al\nice" }), InvalidOrder::NotAClientId),
-        (json!({ "client_id": "\u{1b}[2J", "lift": true }), InvalidOrder::NotAClientId),
-        (json!({ "client_id": "*", "dry_run": true }), InvalidOrder::NotAClientId),
-        (json!({ "client_id": "" }), InvalidOrder::NotOneSubject),
-        (json!({ "user": "user_1", "for": "2" }), InvalidOrder::Duration),
-        (json!({ "user": "user_1", "for": "0s" }), InvalidOrder::Duration),
-        (json!({ "user": "user_1", "for": "31days" }), InvalidOrder::Duration),
-        (json!({ "user": "user_1", "for": "2h", "lift": true }), InvalidOrder::LastsAndLifts),
-        (json!({ "user": "user_1", "tenant": "A B" }), InvalidOrder::NoSuchTenant),
+        (json!({ "user": "user_1", "until": 5 }), InvalidRevocationRequest::Malformed),
+        (json!({ "user": 5 }), InvalidRevocationRequest::Malformed),
+        (json!({ "user": "user_1", "dry_run": "yes" }), InvalidRevocationRequest::Malformed),
+        (json!([]), InvalidRevocationRequest::Malformed),
+        (json!([null, "sess_1"]), InvalidRevocationRequest::Malformed),
+        (json!({}), InvalidRevocationRequest::NotOneSubject),
+        (json!({ "user": "" }), InvalidRevocationRequest::NotOneSubject),
+        (json!({ "user": "user_1", "session": "sess_1" }), InvalidRevocationRequest::NotOneSubject),
+        (json!({ "session": "user_1" }), InvalidRevocationRequest::NotASession),
+        (json!({ "session": "sess_" }), InvalidRevocationRequest::NotASession),
+        (json!({ "session": "sess_1\n", "lift": true }), InvalidRevocationRequest::NotASession),
+        (json!({ "user": "sess_1" }), InvalidRevocationRequest::NotAUser),
+        (json!({ "user": "user_ x" }), InvalidRevocationRequest::NotAUser),
+        (json!({ "user": " user_1" }), InvalidRevocationRequest::NotAUser),
+        (json!({ "user": "user_é", "dry_run": true }), InvalidRevocationRequest::NotAUser),
+        (json!({ "user": "alice" }), InvalidRevocationRequest::NotAUser),
+        (json!({ "client_id": "al\nice" }), InvalidRevocationRequest::NotAClientId),
+        (json!({ "client_id": "\u{1b}[2J", "lift": true }), InvalidRevocationRequest::NotAClientId),
+        (json!({ "client_id": "*", "dry_run": true }), InvalidRevocationRequest::NotAClientId),
+        (json!({ "client_id": "" }), InvalidRevocationRequest::NotOneSubject),
+        (json!({ "user": "user_1", "for": "2" }), InvalidRevocationRequest::Duration),
+        (json!({ "user": "user_1", "for": "0s" }), InvalidRevocationRequest::Duration),
+        (json!({ "user": "user_1", "for": "31days" }), InvalidRevocationRequest::Duration),
+        (json!({ "user": "user_1", "for": "2h", "lift": true }), InvalidRevocationRequest::LastsAndLifts),
+        (json!({ "user": "user_1", "tenant": "A B" }), InvalidRevocationRequest::NoSuchTenant),
     ] {
-        assert_eq!(order(&fields), Err(invalid), "{fields}");
+        assert_eq!(request(&fields), Err(invalid), "{fields}");
         assert!(invalid.message().is_ascii());
     }
 }
@@ -145,11 +150,14 @@ fn an_order_names_one_and_says_nothing_that_is_not_known() {
 #[test]
 fn a_report_is_read_as_it_was_written() {
     let report = Report {
-        denials: vec![Denial { subject: Subject::User("u".into()), outcome: DenialOutcome::Denied { until: NOW } }],
-        targets: vec![Revoked {
+        denials: vec![DenialReport {
+            subject: Subject::User("u".into()),
+            outcome: DenialOutcome::Denied { until: NOW },
+        }],
+        targets: vec![TargetReport {
             target: "clientId:alice".into(),
             allow_reauth_margin: false,
-            outcome: RevokedOutcome::Refused { code: Some(40163) },
+            outcome: TargetReportOutcome::Refused { code: Some(40163) },
         }],
         ..Report::new(TenantName::default(), Run::Real)
     };
@@ -168,7 +176,7 @@ async fn a_denial_by_hand_ends_when_it_was_said_to() {
     let report = revocation.ordered(json!({ "user": "user_1", "for": "2h" }), NOW).await;
     assert_eq!(report["denials"], json!([{ "user": "user_1", "outcome": "denied", "until": later(7200) }]));
     assert!(revocation.denies_user("user_1", later(7199)) && !revocation.denies_user("user_1", later(7200)));
-    // The newer order counts, also when it is for less long.
+    // The newer request counts, also when it is for less long.
     revocation.ordered(json!({ "user": "user_1", "for": "1m" }), later(1)).await;
     assert!(revocation.denies_user("user_1", later(60)) && !revocation.denies_user("user_1", later(61)));
     revocation.ordered(json!({ "user": "user_1" }), later(100)).await;
@@ -207,7 +215,7 @@ async fn an_order_that_is_older_than_another_changes_nothing_and_says_so() {
 
 #[tokio::test]
 async fn a_denial_that_there_is_no_room_for_is_reported() {
-    let bounds = Bounds { facts: 1, ..Bounds::default() };
+    let bounds = Bounds { restrictions: 1, ..Bounds::default() };
     let revocation = revocation_with(&bounds, vec![authority("default", TokenFormat::Jwt, None)]);
     revocation.ordered(json!({ "user": "user_1" }), NOW).await;
     let report = revocation.ordered(json!({ "user": "user_2" }), NOW).await;
@@ -218,13 +226,14 @@ async fn a_denial_that_there_is_no_room_for_is_reported() {
 async fn with_several_tenants_one_has_to_be_named() {
     let authorities = ["acme", "beta"].map(|tenant| authority(tenant, TokenFormat::Jwt, None));
     let revocation = revocation_with(&Bounds::default(), authorities.into());
-    let by_hand = async |fields: Value| revocation.by_hand(&order(&fields).unwrap(), NOW).await;
-    assert_eq!(by_hand(json!({ "user": "user_1" })).await, Err(InvalidOrder::WithoutTenant));
+    let operator = async |fields: Value| revocation.operator(&request(&fields).unwrap(), NOW).await;
+    assert_eq!(operator(json!({ "user": "user_1" })).await, Err(InvalidRevocationRequest::WithoutTenant));
     let other = json!({ "user": "user_1", "tenant": "gamma" });
-    assert_eq!(by_hand(other).await, Err(InvalidOrder::NoSuchTenant));
-    let report = by_hand(json!({ "user": "user_1", "tenant": "beta" })).await.unwrap();
+    assert_eq!(operator(other).await, Err(InvalidRevocationRequest::NoSuchTenant));
+    let report = operator(json!({ "user": "user_1", "tenant": "beta" })).await.unwrap();
     assert_eq!(report.tenant.as_str(), "beta");
-    let denies = |tenant: &TenantName| revocation.store.facts().denies(tenant, &Subject::User("user_1".into()), NOW);
+    let denies =
+        |tenant: &TenantName| revocation.store.restrictions().denies(tenant, &Subject::User("user_1".into()), NOW);
     assert_eq!(revocation.tenants.iter().map(|authority| denies(&authority.tenant)).collect::<Vec<_>>(), [false, true]);
 }
 
@@ -263,7 +272,7 @@ async fn each_kind_of_order_has_its_targets_and_its_margin() {
             assert_eq!(report["live_tokens"], if is_known { "known" } else { "none_known" }, "{report}");
             if outcome != "accepted" {
                 assert_eq!(ably.revocation_calls().len(), calls);
-                assert_eq!(revocation.store.facts().count(), 0);
+                assert_eq!(revocation.store.restrictions().count(), 0);
                 assert!(revocation.store.claim(10, later(1000)).await.is_empty());
             }
         }
@@ -287,7 +296,7 @@ async fn by_client_id_the_users_who_have_it_are_denied() {
     let denied = ["user_1", "user_2"].map(|user| json!({ "user": user, "outcome": "denied", "until": until }));
     assert_eq!(report["denials"], json!(denied));
     assert!(!revocation.denies_user("user_3", NOW));
-    // Ably is told although nobody is known to have it; that nobody is denied is said, and is not what was wanted.
+    // Ably is answers although nobody is known to have it; that nobody is denied is said, and is not what was wanted.
     let report = revocation.ordered(json!({ "client_id": "unknown" }), NOW).await;
     assert_eq!((&report["denials"], &report["complete"]), (&json!([]), &json!(false)));
     assert_eq!(report["targets"][0]["outcome"], "accepted");

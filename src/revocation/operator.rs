@@ -6,18 +6,21 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, Revocation, Task, Told, Whom, task::retry_at};
+use super::{Authority, Revocation, RevocationScope, RevokeOutcome, Task, task::retry_at};
 use crate::{
-    ably::{ClientId, Margin, Target},
+    ably::{ClientId, ReauthMargin, Target},
     clock::UnixMillis,
-    store::{Fact, Grant, GrantedTo, LiveGrants, Reach, Recorded, Ruling, Source, StoreError, Subject},
+    store::{
+        Coverage, DenialSource, LiveToken, LiveTokens, Recorded, Restriction, RestrictionKind, StoreError, Subject,
+        TokenHolder,
+    },
     tenant::TenantName,
 };
 
-/// An order as it is written. What cannot be in one together is found when it is made an [`Order`].
+/// An request as it is written. What cannot be in one together is found when it is made an [`RevocationRequest`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WrittenOrder {
+pub struct RevocationRequestBody {
     /// Whose session, user or client ID; may be left out where there is one tenant only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -30,7 +33,7 @@ pub struct WrittenOrder {
     /// Who somebody is on Ably.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
-    /// How long the denial lasts, with its unit; [`Order::USUAL_DENIAL`] when left out.
+    /// How long the denial lasts, with its unit; [`RevocationRequest::USUAL_DENIAL`] when left out.
     #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
     pub lasts: Option<String>,
     /// Whether a denial by hand is to end.
@@ -43,20 +46,20 @@ pub struct WrittenOrder {
 
 /// What an operator wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct RevocationRequest {
     /// Whose session, user or client ID.
     pub tenant: Option<TenantName>,
     /// Whose access.
-    pub whom: Named,
+    pub target: RequestedTarget,
     /// What is to become of it.
     pub action: Action,
     /// Whether it is meant.
     pub run: Run,
 }
 
-/// Whom an operator names.
+/// RevocationScope an operator names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Named {
+pub enum RequestedTarget {
     /// A Clerk session.
     Session(String),
     /// A Clerk user.
@@ -74,7 +77,7 @@ pub enum Action {
     Lift,
 }
 
-/// Whether an order is meant.
+/// Whether an request is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Run {
     /// It is carried out.
@@ -83,12 +86,12 @@ pub enum Run {
     Dry,
 }
 
-/// Why an order is none.
+/// Why an request is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.message())]
-pub enum InvalidOrder {
+pub enum InvalidRevocationRequest {
     /// It is no JSON object, or has a field that there is not, or a value of another type.
-    NotAnOrder,
+    Malformed,
     /// It names nobody, or several.
     NotOneSubject,
     /// What it names as a session is no session's id.
@@ -107,7 +110,7 @@ pub enum InvalidOrder {
     NoSuchTenant,
 }
 
-/// What came of an order, or would.
+/// What came of an request, or would.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Whether nothing was changed.
@@ -117,13 +120,13 @@ pub struct Report {
     /// Whose session, user or client ID.
     pub tenant: TenantName,
     /// Who is denied, or no more.
-    pub denials: Vec<Denial>,
+    pub denials: Vec<DenialReport>,
     /// Whether live tokens were known of whoever is named; left out where a denial is lifted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub live_tokens: Option<LiveTokens>,
+    pub live_tokens: Option<LiveTokenKnowledge>,
     /// What was to be revoked at Ably.
-    pub targets: Vec<Revoked>,
-    /// When Ably is told once more.
+    pub targets: Vec<TargetReport>,
+    /// When Ably is answers once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeated_at: Option<UnixMillis>,
     /// What may not be as the operator thinks: a sentence for each.
@@ -135,7 +138,7 @@ pub struct Report {
 
 /// What became of a denial.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Denial {
+pub struct DenialReport {
     /// Whose.
     #[serde(flatten)]
     pub subject: Subject,
@@ -153,7 +156,7 @@ pub enum DenialOutcome {
         /// Its end, in milliseconds since the epoch.
         until: UnixMillis,
     },
-    /// It holds at the replica that was asked; Redis could not be told.
+    /// It holds at the replica that was asked; Redis could not be answers.
     DeniedHereOnly {
         /// Its end, in milliseconds since the epoch.
         until: UnixMillis,
@@ -165,7 +168,7 @@ pub enum DenialOutcome {
     },
     /// It does not hold any more.
     Lifted,
-    /// It does not hold any more at the replica that was asked; Redis could not be told.
+    /// It does not hold any more at the replica that was asked; Redis could not be answers.
     LiftedHereOnly,
     /// In a dry run: it would not hold any more.
     WouldBeLifted,
@@ -173,7 +176,7 @@ pub enum DenialOutcome {
     NotDenied,
     /// None by hand holds, but one by an event of Clerk's does.
     DeniedByClerk,
-    /// Another order is newer, by the clock of the replica that took it.
+    /// Another request is newer, by the clock of the replica that took it.
     Superseded,
     /// There is no room for it.
     StoreFull,
@@ -182,7 +185,7 @@ pub enum DenialOutcome {
 /// What was known of the tokens of whoever is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LiveTokens {
+pub enum LiveTokenKnowledge {
     /// Some are out.
     Known,
     /// None is known to be: nobody may have this id.
@@ -193,20 +196,20 @@ pub enum LiveTokens {
 
 /// What became of a target at Ably.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revoked {
+pub struct TargetReport {
     /// As Ably writes it: `clientId:alice`.
     pub target: String,
     /// Whether clients have 30 seconds to fetch a new token, as Ably names it.
     pub allow_reauth_margin: bool,
     /// What Ably said.
     #[serde(flatten)]
-    pub outcome: RevokedOutcome,
+    pub outcome: TargetReportOutcome,
 }
 
 /// What became of a target at Ably.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum RevokedOutcome {
+pub enum TargetReportOutcome {
     /// Ably revokes its tokens.
     Accepted {
         /// From when on they are no good, in milliseconds since the epoch.
@@ -228,12 +231,12 @@ pub enum RevokedOutcome {
     WouldBeRevoked,
 }
 
-impl InvalidOrder {
+impl InvalidRevocationRequest {
     /// What is wrong with it: a fixed sentence in ASCII.
     #[must_use]
     pub fn message(self) -> &'static str {
         match self {
-            Self::NotAnOrder => {
+            Self::Malformed => {
                 "The body is to be a JSON object of: tenant, session, user, client_id, for (texts), lift, dry_run (true or \
                  false)."
             }
@@ -253,41 +256,44 @@ impl InvalidOrder {
     }
 }
 
-impl Order {
+impl RevocationRequest {
     /// How long a denial lasts when the operator does not say.
     pub const USUAL_DENIAL: Duration = Duration::from_hours(24);
     const LONGEST_DENIAL: Duration = Duration::from_hours(30 * 24);
 
-    /// Reads an order from JSON.
-    pub fn parse(json: &[u8]) -> Result<Self, InvalidOrder> {
+    /// Reads an request from JSON.
+    pub fn parse(json: &[u8]) -> Result<Self, InvalidRevocationRequest> {
         // Serde would take a list of values for an object too.
-        let object = json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(InvalidOrder::NotAnOrder)?;
-        let written: WrittenOrder = serde_json::from_slice(object).map_err(|_| InvalidOrder::NotAnOrder)?;
-        let tenant = written.tenant.map(TenantName::try_from).transpose().map_err(|_| InvalidOrder::NoSuchTenant)?;
-        let whom = match (written.session, written.user, written.client_id) {
-            (Some(id), None, None) if !id.is_empty() => Named::session(id)?,
-            (None, Some(id), None) if !id.is_empty() => Named::user(id)?,
-            (None, None, Some(id)) if !id.is_empty() => Named::client_id(id)?,
-            _ => return Err(InvalidOrder::NotOneSubject),
+        let object =
+            json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(InvalidRevocationRequest::Malformed)?;
+        let written: RevocationRequestBody =
+            serde_json::from_slice(object).map_err(|_| InvalidRevocationRequest::Malformed)?;
+        let tenant =
+            written.tenant.map(TenantName::try_from).transpose().map_err(|_| InvalidRevocationRequest::NoSuchTenant)?;
+        let target = match (written.session, written.user, written.client_id) {
+            (Some(id), None, None) if !id.is_empty() => RequestedTarget::session(id)?,
+            (None, Some(id), None) if !id.is_empty() => RequestedTarget::user(id)?,
+            (None, None, Some(id)) if !id.is_empty() => RequestedTarget::client_id(id)?,
+            _ => return Err(InvalidRevocationRequest::NotOneSubject),
         };
         let action = match (written.lift, written.lasts) {
             (true, None) => Action::Lift,
-            (true, Some(_)) => return Err(InvalidOrder::LastsAndLifts),
+            (true, Some(_)) => return Err(InvalidRevocationRequest::LastsAndLifts),
             (false, None) => Action::Deny(Self::USUAL_DENIAL),
             (false, Some(text)) => Action::Deny(Self::duration(&text)?),
         };
         let run = if written.dry_run { Run::Dry } else { Run::Real };
-        Ok(Self { tenant, whom, action, run })
+        Ok(Self { tenant, target, action, run })
     }
 
-    fn duration(text: &str) -> Result<Duration, InvalidOrder> {
-        let duration = humantime::parse_duration(text).map_err(|_| InvalidOrder::Duration)?;
+    fn duration(text: &str) -> Result<Duration, InvalidRevocationRequest> {
+        let duration = humantime::parse_duration(text).map_err(|_| InvalidRevocationRequest::Duration)?;
         let is_possible = (Duration::from_millis(1)..=Self::LONGEST_DENIAL).contains(&duration);
-        if is_possible { Ok(duration) } else { Err(InvalidOrder::Duration) }
+        if is_possible { Ok(duration) } else { Err(InvalidRevocationRequest::Duration) }
     }
 }
 
-impl Named {
+impl RequestedTarget {
     /// The id, whatever it is one of.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -297,45 +303,45 @@ impl Named {
         }
     }
 
-    fn whom(&self) -> Whom {
+    fn scope(&self) -> RevocationScope {
         match self {
-            Self::Session(session) => Whom::Session(session.clone()),
-            Self::User(user) => Whom::User(user.clone()),
-            Self::ClientId(client_id) => Whom::Names(BTreeSet::from([client_id.clone()])),
+            Self::Session(session) => RevocationScope::Session(session.clone()),
+            Self::User(user) => RevocationScope::User(user.clone()),
+            Self::ClientId(client_id) => RevocationScope::ClientIds(BTreeSet::from([client_id.clone()])),
         }
     }
 
-    fn holder(&self) -> GrantedTo {
+    fn holder(&self) -> TokenHolder {
         match self {
-            Self::Session(session) => GrantedTo::Session(session.clone()),
-            Self::User(user) => GrantedTo::User(user.clone()),
-            Self::ClientId(client_id) => GrantedTo::ClientId(client_id.as_str().to_owned()),
+            Self::Session(session) => TokenHolder::Session(session.clone()),
+            Self::User(user) => TokenHolder::User(user.clone()),
+            Self::ClientId(client_id) => TokenHolder::ClientId(client_id.as_str().to_owned()),
         }
     }
 
     /// Who is denied: nobody can be by a client ID, so it is the users who have it.
-    fn subjects(&self, live: &[Grant]) -> Vec<Subject> {
+    fn subjects(&self, live: &[LiveToken]) -> Vec<Subject> {
         match self {
             Self::Session(session) => vec![Subject::Session(session.clone())],
             Self::User(user) => vec![Subject::User(user.clone())],
             Self::ClientId(_) => {
-                let users: BTreeSet<_> = live.iter().map(|grant| &grant.user).collect();
+                let users: BTreeSet<_> = live.iter().map(|live_token| &live_token.user).collect();
                 users.into_iter().map(|user| Subject::User(user.clone())).collect()
             }
         }
     }
 
     /// The session with this ID, if it can be one: a denial of nobody would look like one of somebody.
-    fn session(id: String) -> Result<Self, InvalidOrder> {
-        if is_id("sess_", &id) { Ok(Self::Session(id)) } else { Err(InvalidOrder::NotASession) }
+    fn session(id: String) -> Result<Self, InvalidRevocationRequest> {
+        if is_id("sess_", &id) { Ok(Self::Session(id)) } else { Err(InvalidRevocationRequest::NotASession) }
     }
 
-    fn user(id: String) -> Result<Self, InvalidOrder> {
-        if is_id("user_", &id) { Ok(Self::User(id)) } else { Err(InvalidOrder::NotAUser) }
+    fn user(id: String) -> Result<Self, InvalidRevocationRequest> {
+        if is_id("user_", &id) { Ok(Self::User(id)) } else { Err(InvalidRevocationRequest::NotAUser) }
     }
 
-    fn client_id(id: String) -> Result<Self, InvalidOrder> {
-        ClientId::parse(id).map(Self::ClientId).map_err(|_| InvalidOrder::NotAClientId)
+    fn client_id(id: String) -> Result<Self, InvalidRevocationRequest> {
+        ClientId::parse(id).map(Self::ClientId).map_err(|_| InvalidRevocationRequest::NotAClientId)
     }
 
     fn reminder(&self) -> &'static str {
@@ -372,19 +378,19 @@ impl DenialOutcome {
     }
 }
 
-impl RevokedOutcome {
+impl TargetReportOutcome {
     /// Whether nothing is left to do that could be done.
     fn is_as_wanted(&self) -> bool {
         !matches!(self, Self::Refused { .. } | Self::Unavailable | Self::GivenUp)
     }
 }
 
-impl From<Told> for RevokedOutcome {
-    fn from(told: Told) -> Self {
-        match told {
-            Told::Accepted { applies_at } => Self::Accepted { applies_at },
-            Told::Refused { code } => Self::Refused { code },
-            Told::Unavailable { .. } => Self::Unavailable,
+impl From<RevokeOutcome> for TargetReportOutcome {
+    fn from(answers: RevokeOutcome) -> Self {
+        match answers {
+            RevokeOutcome::Accepted { applies_at } => Self::Accepted { applies_at },
+            RevokeOutcome::Refused { code } => Self::Refused { code },
+            RevokeOutcome::Unavailable { .. } => Self::Unavailable,
         }
     }
 }
@@ -411,14 +417,14 @@ impl Report {
         }
     }
 
-    /// Adds a warning of what keeps the order from being complete.
+    /// Adds a warning of what keeps the request from being complete.
     fn falls_short(&mut self, warning: &str) {
         self.complete = false;
         self.warn(warning);
     }
 
-    fn heed(&mut self, reach: Reach) {
-        if reach == Reach::ThisReplica {
+    fn note_coverage(&mut self, coverage: Coverage) {
+        if coverage == Coverage::ThisReplica {
             self.falls_short("Redis cannot be used now: tokens that other replicas have issued are not known");
         }
     }
@@ -432,30 +438,34 @@ impl Report {
 }
 
 impl Revocation {
-    /// Carries out an operator's order, as far as that is possible now, and tells what came of it.
-    pub async fn by_hand(&self, order: &Order, now: UnixMillis) -> Result<Report, InvalidOrder> {
-        let authority = self.authority_for(order)?;
-        let mut report = Report::new(authority.tenant.clone(), order.run);
-        let subjects = match &order.whom {
-            Named::ClientId(_) => {
-                let LiveGrants { grants, reach } =
-                    self.store.grants(&authority.tenant, &order.whom.holder(), now).await;
-                report.heed(reach);
-                order.whom.subjects(&grants)
+    /// Carries out an operator's request, as far as that is possible now, and tells what came of it.
+    pub async fn operator(
+        &self,
+        request: &RevocationRequest,
+        now: UnixMillis,
+    ) -> Result<Report, InvalidRevocationRequest> {
+        let authority = self.authority_for(request)?;
+        let mut report = Report::new(authority.tenant.clone(), request.run);
+        let subjects = match &request.target {
+            RequestedTarget::ClientId(_) => {
+                let LiveTokens { live_tokens, coverage } =
+                    self.store.live_tokens(&authority.tenant, &request.target.holder(), now).await;
+                report.note_coverage(coverage);
+                request.target.subjects(&live_tokens)
             }
-            whom => whom.subjects(&[]),
+            target => target.subjects(&[]),
         };
         for subject in &subjects {
-            let outcome = self.rule(authority, subject, order, now).await;
-            report.denials.push(Denial { subject: subject.clone(), outcome });
+            let outcome = self.rule(authority, subject, request, now).await;
+            report.denials.push(DenialReport { subject: subject.clone(), outcome });
         }
-        match order.action {
+        match request.action {
             Action::Deny(lasts) => {
                 // What is over by then is not repeated.
                 let again = now.after(Self::AGAIN_AFTER);
                 let again = (subjects.is_empty() || now.after(lasts) > again).then_some(again);
-                self.revoke_by_hand(authority, order, subjects, again, now, &mut report).await;
-                report.reminder = Some(order.whom.reminder().to_owned());
+                self.revoke_requested(authority, request, subjects, again, now, &mut report).await;
+                report.reminder = Some(request.target.reminder().to_owned());
             }
             Action::Lift if subjects.is_empty() => {
                 report.warn("no live token with this client ID is known, so nobody is found by it: lift by user");
@@ -466,30 +476,37 @@ impl Revocation {
         Ok(report)
     }
 
-    fn authority_for(&self, order: &Order) -> Result<&Authority, InvalidOrder> {
-        match (&order.tenant, &self.tenants[..]) {
-            (Some(tenant), _) => self.authority(tenant).ok_or(InvalidOrder::NoSuchTenant),
+    fn authority_for(&self, request: &RevocationRequest) -> Result<&Authority, InvalidRevocationRequest> {
+        match (&request.tenant, &self.tenants[..]) {
+            (Some(tenant), _) => self.authority(tenant).ok_or(InvalidRevocationRequest::NoSuchTenant),
             (None, [authority]) => Ok(authority),
-            (None, _) => Err(InvalidOrder::WithoutTenant),
+            (None, _) => Err(InvalidRevocationRequest::WithoutTenant),
         }
     }
 
     /// Has a denial hold, or not.
-    async fn rule(&self, authority: &Authority, subject: &Subject, order: &Order, now: UnixMillis) -> DenialOutcome {
-        let is_denied = || self.store.facts().denies(&authority.tenant, subject, now);
+    async fn rule(
+        &self,
+        authority: &Authority,
+        subject: &Subject,
+        request: &RevocationRequest,
+        now: UnixMillis,
+    ) -> DenialOutcome {
+        let is_denied = || self.store.restrictions().denies(&authority.tenant, subject, now);
         let was_denied = is_denied();
-        let (ruling, until) = match order.action {
-            Action::Deny(lasts) => (Ruling::Denied(Source::Operator), now.after(lasts)),
-            Action::Lift => (Ruling::Lifted(Source::Operator), now),
+        let (kind, until) = match request.action {
+            Action::Deny(lasts) => (RestrictionKind::Denied(DenialSource::Operator), now.after(lasts)),
+            Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
         };
-        let recorded = match order.run {
+        let recorded = match request.run {
             Run::Real => {
-                let fact = Fact { tenant: authority.tenant.clone(), subject: subject.clone(), ruling, at: now, until };
-                Some(self.store.record(fact, now).await)
+                let restriction =
+                    Restriction { tenant: authority.tenant.clone(), subject: subject.clone(), kind, at: now, until };
+                Some(self.store.record(restriction, now).await)
             }
             Run::Dry => None,
         };
-        match (order.action, recorded) {
+        match (request.action, recorded) {
             (_, Some(Ok(Recorded::Outdated))) => DenialOutcome::Superseded,
             (_, Some(Err(StoreError::Full))) => DenialOutcome::StoreFull,
             (Action::Deny(_), Some(Ok(_))) => DenialOutcome::Denied { until },
@@ -503,10 +520,10 @@ impl Revocation {
         }
     }
 
-    async fn revoke_by_hand(
+    async fn revoke_requested(
         &self,
         authority: &Authority,
-        order: &Order,
+        request: &RevocationRequest,
         denied: Vec<Subject>,
         again: Option<UnixMillis>,
         now: UnixMillis,
@@ -514,57 +531,60 @@ impl Revocation {
     ) {
         let nobody = denied.is_empty();
         // After the denial: a token that was issued until then is among them.
-        let mut ending = self.ending(authority, order.whom.whom(), now, now).await;
-        report.heed(ending.reach);
+        let mut pending = self.pending(authority, request.target.scope(), now, now).await;
+        report.note_coverage(pending.coverage);
         // Whoever is denied by a client ID is so because tokens with it are known.
-        let is_known = match order.whom {
-            Named::ClientId(_) => !nobody,
-            Named::Session(_) | Named::User(_) => ending.any_known,
+        let is_known = match request.target {
+            RequestedTarget::ClientId(_) => !nobody,
+            RequestedTarget::Session(_) | RequestedTarget::User(_) => pending.any_known,
         };
         report.live_tokens = Some(match &authority.ably {
-            None => LiveTokens::NotNoted,
-            Some(_) if is_known => LiveTokens::Known,
-            Some(_) => LiveTokens::NoneKnown,
+            None => LiveTokenKnowledge::NotNoted,
+            Some(_) if is_known => LiveTokenKnowledge::Known,
+            Some(_) => LiveTokenKnowledge::NoneKnown,
         });
-        if ending.targets.is_empty()
-            && let Named::User(user) = &order.whom
+        if pending.targets.is_empty()
+            && let RequestedTarget::User(user) = &request.target
         {
-            ending.targets.extend(authority.target_of_remembered(user));
+            pending.targets.extend(authority.target_of_remembered(user));
         }
-        let (targets, margin) = (ending.targets.clone(), ending.margin);
-        let outcomes = match (&authority.ably, order.run) {
-            (None, _) => vec![RevokedOutcome::NotCalled; targets.len()],
-            (Some(_), Run::Dry) => vec![RevokedOutcome::WouldBeRevoked; targets.len()],
+        let (targets, margin) = (pending.targets.clone(), pending.margin);
+        let outcomes = match (&authority.ably, request.run) {
+            (None, _) => vec![TargetReportOutcome::NotCalled; targets.len()],
+            (Some(_), Run::Dry) => vec![TargetReportOutcome::WouldBeRevoked; targets.len()],
             (Some(queue), Run::Real) => {
-                ending.denied = denied;
-                let task = Task::new(authority, ending, now);
+                pending.denied = denied;
+                let task = Task::new(authority, pending, now);
                 if let Some(again) = again {
-                    report.repeated_at = match self.enqueue_by_hand(&task, "again", again, now, report).await {
+                    report.repeated_at = match self.enqueue_requested(&task, "again", again, now, report).await {
                         Queued::Waits => Some(again),
                         Queued::NoRoom => None,
                     };
                 }
-                let told = queue.revoke(&task.targets, margin, now).await;
-                let mut outcomes: Vec<_> = told.iter().copied().map(RevokedOutcome::from).collect();
-                if let Some(rest) = task.rest(&told) {
-                    let due = retry_at(&told, now, now);
-                    if self.enqueue_by_hand(&rest, "first", due, now, report).await == Queued::NoRoom {
-                        let unavailable = |outcome: &&mut _| **outcome == RevokedOutcome::Unavailable;
-                        outcomes.iter_mut().filter(unavailable).for_each(|outcome| *outcome = RevokedOutcome::GivenUp);
+                let answers = queue.revoke(&task.targets, margin, now).await;
+                let mut outcomes: Vec<_> = answers.iter().copied().map(TargetReportOutcome::from).collect();
+                if let Some(rest) = task.rest(&answers) {
+                    let due = retry_at(&answers, now, now);
+                    if self.enqueue_requested(&rest, "first", due, now, report).await == Queued::NoRoom {
+                        let unavailable = |outcome: &&mut _| **outcome == TargetReportOutcome::Unavailable;
+                        outcomes
+                            .iter_mut()
+                            .filter(unavailable)
+                            .for_each(|outcome| *outcome = TargetReportOutcome::GivenUp);
                     }
                 }
                 outcomes
             }
         };
-        let revoked = |(target, outcome): (&Target, RevokedOutcome)| Revoked {
+        let revoked = |(target, outcome): (&Target, TargetReportOutcome)| TargetReport {
             target: target.to_string(),
-            allow_reauth_margin: margin == Margin::Reauthentication,
+            allow_reauth_margin: margin == ReauthMargin::Reauthentication,
             outcome,
         };
         report.targets = targets.iter().zip(outcomes).map(revoked).collect();
         if authority.ably.is_none() {
             report.warn(
-                "revocable_tokens is not true, so that Ably is not told, and it is not noted which tokens are out: \
+                "revocable_tokens is not true, so that Ably is not answers, and it is not noted which tokens are out: \
                  connections last until their tokens end",
             );
         } else if targets.is_empty() {
@@ -575,7 +595,7 @@ impl Revocation {
         }
         if authority.ably.is_some() && again.is_none() {
             report.warn(
-                "the denial is over before Ably would be told once more, so that it is not: a token request that was \
+                "the denial is over before Ably would be answers once more, so that it is not: a token request that was \
                  signed before can outlast it",
             );
         }
@@ -587,7 +607,7 @@ impl Revocation {
         }
     }
 
-    async fn enqueue_by_hand(
+    async fn enqueue_requested(
         &self,
         task: &Task,
         turn: &str,
@@ -602,7 +622,7 @@ impl Revocation {
                 Queued::Waits
             }
             Err(StoreError::Full) => {
-                report.falls_short("the store is full: not all that is left to do is stored. Give the order again");
+                report.falls_short("the store is full: not all that is left to do is stored. Give the request again");
                 Queued::NoRoom
             }
         }

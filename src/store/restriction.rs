@@ -1,4 +1,4 @@
-//! A fact: what an event, or an operator, says of a session, a user, a membership or an organization.
+//! A restriction: what an event, or an operator, says of a session, a user, a membership or an organization.
 
 use std::{cmp::Ordering, time::Duration};
 
@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{clock::UnixMillis, tenant::TenantName};
 
-/// What a fact is about, by Clerk's ids.
+/// What a restriction is about, by Clerk's ids.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
@@ -29,27 +29,27 @@ pub enum Subject {
 /// Who says it. What one says does not touch what the other said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
+pub enum DenialSource {
     /// An event of Clerk's.
     Clerk,
     /// An operator, by hand.
     Operator,
 }
 
-/// What a fact says.
+/// What a restriction says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Ruling {
+pub enum RestrictionKind {
     /// Not refused, or no more.
-    Lifted(Source),
+    Lifted(DenialSource),
     /// Refused.
-    Denied(Source),
+    Denied(DenialSource),
     /// Refused, whatever else Clerk says: Clerk does not use an id again.
     Deleted,
     /// Of other rights than before: session tokens minted until then are refused.
-    Marked,
+    NotBefore,
     /// Of this client ID, or of none: session tokens minted until then that give another are refused.
-    Named(Option<ClientIdDigest>),
+    ClientId(Option<ClientIdDigest>),
 }
 
 /// What a client ID is compared by. It takes less room than the longest, and is no name.
@@ -65,18 +65,18 @@ impl ClientIdDigest {
     }
 }
 
-/// Which facts about one subject compete with each other.
+/// Which restrictions about one subject compete with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Topic {
-    Denial(Source),
+    Denial(DenialSource),
     Rights,
     Name,
 }
 
-/// What facts compete about: of several with the same key only one holds.
+/// What restrictions compete about: of several with the same key only one holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(super) struct Key {
+pub(super) struct RestrictionKey {
     pub(super) tenant: TenantName,
     pub(super) subject: Subject,
     pub(super) topic: Topic,
@@ -84,66 +84,66 @@ pub(super) struct Key {
 
 /// Something that is said of a subject.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fact {
+pub struct Restriction {
     /// Whose subject it is.
     pub tenant: TenantName,
-    /// Whom it is about.
+    /// RevocationScope it is about.
     pub subject: Subject,
     /// What it says.
-    pub ruling: Ruling,
+    pub kind: RestrictionKind,
     /// The event's own timestamp, by Clerk's clock; the time of the command for what an operator says.
     pub at: UnixMillis,
     /// When it ends to refuse anybody.
     pub until: UnixMillis,
 }
 
-/// What a fact says and when it was said, short of whom it is about.
+/// What a restriction says and when it was said, short of whom it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Statement {
-    pub(super) ruling: Ruling,
+pub(super) struct Terms {
+    pub(super) kind: RestrictionKind,
     pub(super) at: UnixMillis,
     pub(super) until: UnixMillis,
 }
 
-impl Fact {
+impl Restriction {
     /// How long the timestamp of an event counts, so that an older one that comes late changes nothing.
     pub const REMEMBERED_FOR: Duration = Duration::from_hours(48);
 
-    pub(super) fn key(&self) -> Key {
-        let topic = match self.ruling {
-            Ruling::Lifted(source) | Ruling::Denied(source) => Topic::Denial(source),
-            Ruling::Deleted => Topic::Denial(Source::Clerk),
-            Ruling::Marked => Topic::Rights,
-            Ruling::Named(_) => Topic::Name,
+    pub(super) fn key(&self) -> RestrictionKey {
+        let topic = match self.kind {
+            RestrictionKind::Lifted(source) | RestrictionKind::Denied(source) => Topic::Denial(source),
+            RestrictionKind::Deleted => Topic::Denial(DenialSource::Clerk),
+            RestrictionKind::NotBefore => Topic::Rights,
+            RestrictionKind::ClientId(_) => Topic::Name,
         };
-        Key { tenant: self.tenant.clone(), subject: self.subject.clone(), topic }
+        RestrictionKey { tenant: self.tenant.clone(), subject: self.subject.clone(), topic }
     }
 
-    pub(super) fn statement(&self) -> Statement {
-        Statement { ruling: self.ruling, at: self.at, until: self.until }
-    }
-}
-
-impl Key {
-    pub(super) fn with(&self, statement: Statement) -> Fact {
-        let Statement { ruling, at, until } = statement;
-        Fact { tenant: self.tenant.clone(), subject: self.subject.clone(), ruling, at, until }
+    pub(super) fn terms(&self) -> Terms {
+        Terms { kind: self.kind, at: self.at, until: self.until }
     }
 }
 
-impl Statement {
+impl RestrictionKey {
+    pub(super) fn with(&self, terms: Terms) -> Restriction {
+        let Terms { kind, at, until } = terms;
+        Restriction { tenant: self.tenant.clone(), subject: self.subject.clone(), kind, at, until }
+    }
+}
+
+impl Terms {
     pub(super) fn holds(&self, now: UnixMillis) -> bool {
         self.refuses() && now < self.until
     }
 
     /// Whether it refuses anybody until it is over.
     pub(super) fn refuses(&self) -> bool {
-        !matches!(self.ruling, Ruling::Lifted(_))
+        !matches!(self.kind, RestrictionKind::Lifted(_))
     }
 
     /// Until when it is known at all.
     pub(super) fn remembered_until(&self) -> UnixMillis {
-        self.until.max(self.at.after(Fact::REMEMBERED_FOR))
+        self.until.max(self.at.after(Restriction::REMEMBERED_FOR))
     }
 
     /// Whether it goes before `other`: deletions before all, then the newer event. Of two events of the same
@@ -158,13 +158,13 @@ impl Statement {
     }
 
     fn precedence(&self) -> (bool, UnixMillis, bool) {
-        (self.ruling == Ruling::Deleted, self.at, self.refuses())
+        (self.kind == RestrictionKind::Deleted, self.at, self.refuses())
     }
 
-    /// The order as text, so that Redis can compare two facts about one subject: greater is newer. Digits only.
+    /// The order as text, so that Redis can compare two restrictions about one subject: greater is newer. Digits only.
     pub(super) fn rank(&self) -> String {
         const LARGEST: i64 = 999_999_999_999_999;
-        let deleted = u8::from(self.ruling == Ruling::Deleted);
+        let deleted = u8::from(self.kind == RestrictionKind::Deleted);
         let refuses = u8::from(self.refuses());
         let [at, until] = [self.at, self.until].map(|time| time.0.clamp(0, LARGEST));
         format!("{deleted}{at:015}{refuses}{until:015}")

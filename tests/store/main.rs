@@ -1,0 +1,17 @@
+//! What replicas share: the same tests over both stores, and what only Redis can do, against a real Redis.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "../support/proxy.rs"]
+mod proxy;
+#[path = "../support/redis_server.rs"]
+mod redis_server;
+
+mod acl;
+mod any_order;
+mod fixtures;
+mod operations;
+mod outages;
+mod replicas;
+mod secrecy;
+mod tls;
