@@ -13,6 +13,7 @@ mod jwt;
 mod resource;
 mod rest;
 mod revocation;
+mod revocation_queue;
 mod token_details;
 mod token_format;
 mod token_params;
@@ -30,6 +31,7 @@ pub use rest::{RestClient, RestError};
 pub use revocation::{
     Applied, InvalidRevocationKey, ReauthMargin, RevocationKey, Target, TargetError, TargetOutcome, diagnosis,
 };
+pub use revocation_queue::{RevocationCounts, RevocationQueue, RevokeOutcome, RevokingKey, retry_of_target};
 pub use token_details::TokenDetails;
 pub use token_format::{TokenFormat, UnknownFormat};
 pub use token_params::{InvalidTokenParams, TokenParams};

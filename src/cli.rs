@@ -11,6 +11,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
+    assembly::AssemblyError,
     config::{Config, InvalidPolicyTests, Problems, Sources, mount_warning},
     server::{Server, StartError},
     telemetry,
@@ -104,6 +105,8 @@ enum Failure {
     Config(#[from] Problems),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Assembly(#[from] AssemblyError),
     #[error("the server stopped: {0}")]
     Serve(std::io::Error),
     #[error("{0}")]

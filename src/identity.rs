@@ -141,6 +141,12 @@ impl Identity {
         Self { template, users }
     }
 
+    /// What client IDs are made from.
+    #[must_use]
+    pub fn template(&self) -> &ClientIdTemplate {
+        &self.template
+    }
+
     /// The users that it looks up, if it does.
     #[must_use]
     pub fn users(&self) -> Option<&Users> {

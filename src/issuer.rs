@@ -20,18 +20,18 @@ use crate::{
     revocation,
     store::{LiveToken, Store, StoreError, Verdict},
     telemetry::metrics::TenantMetrics,
-    tenant::{SignedOut, Signing, Tenant, TenantName},
+    tenant::{SignedOut, Signing, Tenant, Tenants},
 };
 
 /// Issues tokens to the users of its tenants.
 #[derive(Debug)]
 pub struct Issuer {
-    tenants: Vec<Tenant>,
+    tenants: Arc<Tenants>,
     /// Knows who is denied, and which tokens are out.
     store: Arc<dyn Store>,
     token_limit: Option<TokenLimit>,
     /// Metrics for refusals that cannot be attributed to a tenant. With a single tenant, its own.
-    of_nobody: TenantMetrics,
+    without_tenant: TenantMetrics,
 }
 
 /// When a token request is signed, and what makes it unique.
@@ -54,7 +54,7 @@ pub struct IncomingRequest<'a> {
     /// The `Cookie` header; several are joined by `; `.
     pub cookies: &'a str,
     /// Whether a tenant accepts these cookies: a browser sends them for pages of other sites too.
-    pub accepts_cookies: &'a (dyn Fn(&TenantName) -> bool + Sync),
+    pub accepts_cookies: &'a (dyn Fn(&Tenant) -> bool + Sync),
     /// The token params, form-encoded.
     pub params: &'a [u8],
 }
@@ -181,16 +181,15 @@ pub struct Refused<'a> {
 }
 
 impl Issuer {
-    /// An issuer for these tenants, no two of which have an issuer of session tokens in common. Without a limit each user
-    /// is given as many tokens as they ask for.
+    /// Issues tokens to the users of these tenants. Without a limit users get as many tokens as they ask for.
     #[must_use]
     pub fn new(
-        tenants: Vec<Tenant>,
+        tenants: Arc<Tenants>,
         store: Arc<dyn Store>,
         token_limit: Option<TokenLimit>,
-        of_nobody: TenantMetrics,
+        without_tenant: TenantMetrics,
     ) -> Self {
-        Self { tenants, store, token_limit, of_nobody }
+        Self { tenants, store, token_limit, without_tenant }
     }
 
     /// Who is denied, and which tokens are out.
@@ -201,20 +200,14 @@ impl Issuer {
 
     /// Its tenants.
     #[must_use]
-    pub fn tenants(&self) -> &[Tenant] {
+    pub fn tenants(&self) -> &Tenants {
         &self.tenants
-    }
-
-    /// The tenant of a name.
-    #[must_use]
-    pub fn tenant(&self, name: &TenantName) -> Option<&Tenant> {
-        self.tenants.iter().find(|tenant| tenant.name == *name)
     }
 
     /// Where it is recorded what becomes of a request.
     #[must_use]
     pub fn metrics_of<'a>(&'a self, tenant: Option<&'a Tenant>) -> &'a TenantMetrics {
-        tenant.map_or(&self.of_nobody, |tenant| &tenant.metrics)
+        tenant.map_or(&self.without_tenant, |tenant| &tenant.metrics)
     }
 
     /// The verified session of a request's caller, and the tenant that verified it; or why there is none.
@@ -281,7 +274,7 @@ impl Issuer {
         stamps: SigningContexts<'_>,
     ) -> Result<Signed, Cause> {
         let signed = tenant.sign_for(session, asked, now, stamps).await?;
-        if tenant.revocable {
+        if tenant.revocations.is_some() {
             self.note(tenant, session, &signed, now).await?;
         }
         // Again, and last: a denial that came meanwhile counts, and one that comes from here on finds the token noted.

@@ -11,6 +11,7 @@
 //! the HTTP around it, `connection` what carries it, [`config`] the settings, and [`server`] puts it all together.
 
 pub mod ably;
+pub mod assembly;
 pub mod clerk;
 pub mod cli;
 pub mod clock;

@@ -143,7 +143,7 @@ impl Reload {
         for new in config.tenants {
             let name = new.name();
             let current = self.current.tenants.iter_mut().find(|tenant| tenant.name() == name);
-            let Some((current, tenant)) = current.zip(self.issuer.tenant(&name)) else { continue };
+            let Some((current, tenant)) = current.zip(self.issuer.tenants().named(&name)) else { continue };
             let policy = Policy { ttl: current.token.ttl, ..new.policy };
             if current.policy.require.is_some() && policy.require.is_none() {
                 tracing::warn!(tenant = %name, "the new configuration requires nothing of every session any more");

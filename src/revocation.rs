@@ -4,10 +4,8 @@
 //! after [`Revocation::AGAIN_AFTER`]: a token request that was signed a moment before can still be exchanged for two
 //! minutes, and yields a token that the first revocation does not coverage.
 
-mod authority;
 mod effect;
 pub mod operator;
-mod queue;
 mod task;
 
 use std::{
@@ -15,29 +13,26 @@ use std::{
     time::Duration,
 };
 
-pub use authority::Authority;
 pub use effect::RevocationScope;
 use effect::{Effect, ended_by, revoked_by, targets};
-use queue::RevokeOutcome;
-pub use queue::{RevocationQueue, RevokingKey};
 use task::Task;
 
 use crate::{
-    ably::{ClientId, ReauthMargin, Target, TokenFormat},
+    ably::{ClientId, ReauthMargin, RevocationQueue, RevokeOutcome, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     store::{
         Begun, Coverage, CurrentClientId, DenialSource, LiveTokens, Recorded, Restriction, RestrictionKind, Store,
         StoreError, Subject,
     },
-    tenant::TenantName,
+    tenant::{Tenant, TenantName, Tenants},
 };
 
 /// Ends access, of the users of all tenants.
 #[derive(Debug)]
 pub struct Revocation {
     store: Arc<dyn Store>,
-    tenants: Vec<Authority>,
+    tenants: Arc<Tenants>,
     started_at: UnixMillis,
     /// What was heard late, and is not left as work yet.
     unanswered: Mutex<Vec<Restriction>>,
@@ -89,29 +84,25 @@ impl Revocation {
 
     /// Ends access by way of `store`, which begins now unless it is shared.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, tenants: Vec<Authority>, now: UnixMillis) -> Self {
+    pub fn new(store: Arc<dyn Store>, tenants: Arc<Tenants>, now: UnixMillis) -> Self {
         Self { store, tenants, started_at: now, unanswered: Mutex::default() }
-    }
-
-    fn authority(&self, tenant: &TenantName) -> Option<&Authority> {
-        self.tenants.iter().find(|authority| authority.tenant == *tenant)
     }
 
     /// Lets an event take effect. It may be forgotten once this is `Ok`.
     ///
     /// What fails keeps nothing else from being done: a denial that cannot be stored holds here, and Ably can be outcomes.
     pub async fn apply(&self, tenant: &TenantName, event: &Event, now: UnixMillis) -> Result<Applied, Incomplete> {
-        let Some(authority) = self.authority(tenant) else { return Ok(Applied::InForce) };
+        let Some(tenant) = self.tenants.named(tenant) else { return Ok(Applied::InForce) };
         // Every token that it could end has ended, and a newer event that undid it may be forgotten.
-        if event.at.after(authority.tokens_end_within().max(Restriction::REMEMBERED_FOR)) < now {
+        if event.at.after(tenant.tokens_end_within().max(Restriction::REMEMBERED_FOR)) < now {
             return Ok(Applied::Outdated);
         }
-        let name_before = event.change.user_id().and_then(|user| self.store.restrictions().name(tenant, user));
-        let effect = Effect::of(event, authority, now);
+        let name_before = event.change.user_id().and_then(|user| self.store.restrictions().name(&tenant.name, user));
+        let effect = Effect::of(event, tenant, now);
         let mut ended = Vec::new();
         for restriction in &effect.restrictions {
             ended.extend(match ended_by(restriction, name_before) {
-                None => self.refused_before(authority, restriction, name_before, now).await,
+                None => self.refused_before(tenant, restriction, name_before, now).await,
                 ended => ended,
             });
         }
@@ -121,7 +112,7 @@ impl Revocation {
         for (scope, at) in
             ended.iter().filter(|(scope, _)| is_new_name && matches!(scope, RevocationScope::FormerClientIds { .. }))
         {
-            outcome = outcome.and(self.revoke_again(authority, scope, *at, now).await);
+            outcome = outcome.and(self.revoke_again(tenant, scope, *at, now).await);
         }
         let mut applied = Applied::InForce;
         for restriction in &effect.restrictions {
@@ -134,30 +125,30 @@ impl Revocation {
                 Err(error) => outcome = Err(error.into()),
             }
         }
-        let presumed = authority.presumed_target(&event.change);
+        let presumed = tenant.presumed_target(&event.change);
         match applied {
             Applied::Outdated => ended.retain(|(_, at)| *at > event.at),
             Applied::InForce => {
                 if let Some(user) = &effect.forget {
-                    outcome = outcome.and(self.store.forget_user(tenant, user).await.map_err(Incomplete::from));
+                    outcome = outcome.and(self.store.forget_user(&tenant.name, user).await.map_err(Incomplete::from));
                 }
-                if let (Some(user), Some(users)) = (effect.learn, &authority.users) {
+                if let (Some(user), Some(users)) = (effect.learn, tenant.users()) {
                     users.learn(user);
                 }
             }
         }
         for (scope, at) in ended {
-            let mut pending = self.pending(authority, scope, at, now).await;
-            if pending.targets.is_empty() && self.may_be_presumed(authority, &pending, now) {
+            let mut pending = self.pending(tenant, scope, at, now).await;
+            if pending.targets.is_empty() && self.may_be_presumed(tenant, &pending, now) {
                 pending.targets = match (&presumed, event.change.user_id()) {
                     (Some(target), _) => vec![target.clone()],
                     (None, Some(user)) => {
-                        self.pending(authority, RevocationScope::User(user.to_owned()), at, now).await.targets
+                        self.pending(tenant, RevocationScope::User(user.to_owned()), at, now).await.targets
                     }
                     (None, None) => Vec::new(),
                 };
             }
-            outcome = outcome.and(self.revoke(authority, pending, now).await);
+            outcome = outcome.and(self.revoke(tenant, pending, now).await);
         }
         outcome.map(|()| applied)
     }
@@ -165,27 +156,27 @@ impl Revocation {
     /// What an event ends that tells a name again, if Ably refused to revoke the tokens under former names when it was new.
     async fn refused_before(
         &self,
-        authority: &Authority,
+        tenant: &Tenant,
         restriction: &Restriction,
         before: Option<CurrentClientId>,
         now: UnixMillis,
     ) -> Option<(RevocationScope, UnixMillis)> {
         let scope = revoked_by(restriction).filter(|scope| matches!(scope, RevocationScope::FormerClientIds { .. }))?;
         let is_refused =
-            authority.ably.is_some() && self.store.is_done(&task::refused_rename(&authority.tenant, &scope), now).await;
+            tenant.revocations.is_some() && self.store.is_done(&task::refused_rename(&tenant.name, &scope), now).await;
         is_refused.then(|| (scope, before.map_or(restriction.at, |before| before.at.max(restriction.at))))
     }
 
     /// Whether the client ID that somebody should have is revoked where nothing is known to be out. Of a whole user
     /// always; of a session only while tokens may be out that a store of this process cannot know, since the user's other
     /// devices have to reconnect for it.
-    fn may_be_presumed(&self, authority: &Authority, pending: &PendingRevocation, now: UnixMillis) -> bool {
+    fn may_be_presumed(&self, tenant: &Tenant, pending: &PendingRevocation, now: UnixMillis) -> bool {
         match pending.scope {
             RevocationScope::User(_) => true,
             RevocationScope::Session(_) => {
                 !self.store.is_shared()
                     && now < self.started_at.after(Task::LONGEST_LIFE + Self::AGAIN_AFTER)
-                    && now < pending.at.after(authority.tokens_end_within())
+                    && now < pending.at.after(tenant.tokens_end_within())
             }
             RevocationScope::Member { .. }
             | RevocationScope::Organization(_)
@@ -208,13 +199,13 @@ impl Revocation {
     }
 
     async fn revoke_later(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
-        let authority = self.authority(&restriction.tenant).filter(|authority| authority.ably.is_some());
-        let (Some(authority), Some(scope)) = (authority, revoked_by(restriction)) else { return Ok(()) };
-        let mut pending = self.pending(authority, scope, restriction.at, now).await;
+        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.revocations.is_some());
+        let (Some(tenant), Some(scope)) = (tenant, revoked_by(restriction)) else { return Ok(()) };
+        let mut pending = self.pending(tenant, scope, restriction.at, now).await;
         if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
             pending.denied.push(restriction.subject.clone());
         }
-        let task = Task::new(authority, pending, now);
+        let task = Task::new(tenant, pending, now);
         // Each replica has issued tokens of its own.
         let turn = format!("late/{}", self.started_at.0);
         let again = self.store.enqueue(task.as_work(&format!("{turn}/again"), now.after(Self::AGAIN_AFTER)), now).await;
@@ -227,16 +218,16 @@ impl Revocation {
 
     async fn pending(
         &self,
-        authority: &Authority,
+        tenant: &Tenant,
         scope: RevocationScope,
         at: UnixMillis,
         now: UnixMillis,
     ) -> PendingRevocation {
         let LiveTokens { live_tokens, coverage } = match scope.holder() {
-            Some(holder) => self.store.live_tokens(&authority.tenant, &holder, now).await,
+            Some(holder) => self.store.live_tokens(&tenant.name, &holder, now).await,
             None => LiveTokens { live_tokens: Vec::new(), coverage: Coverage::AllReplicas },
         };
-        let (targets, margin) = (targets(&scope, authority.format, &live_tokens), scope.margin(authority.format));
+        let (targets, margin) = (targets(&scope, tenant.format(), &live_tokens), scope.margin(tenant.format()));
         PendingRevocation {
             scope,
             margin,
@@ -251,31 +242,26 @@ impl Revocation {
     /// Has Ably outcomes of tokens later, and not now.
     async fn revoke_again(
         &self,
-        authority: &Authority,
+        tenant: &Tenant,
         scope: &RevocationScope,
         at: UnixMillis,
         now: UnixMillis,
     ) -> Result<(), Incomplete> {
-        if authority.ably.is_none() {
+        if tenant.revocations.is_none() {
             return Ok(());
         }
-        let pending = self.pending(authority, scope.clone(), at, now).await;
+        let pending = self.pending(tenant, scope.clone(), at, now).await;
         let coverage = pending.coverage;
-        let task = Task::new(authority, pending, now);
+        let task = Task::new(tenant, pending, now);
         self.store.enqueue(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await?;
         if coverage == Coverage::ThisReplica { Err(StoreError::Unavailable.into()) } else { Ok(()) }
     }
 
     /// Revokes tokens, unless an earlier delivery of the same event did.
-    async fn revoke(
-        &self,
-        authority: &Authority,
-        pending: PendingRevocation,
-        now: UnixMillis,
-    ) -> Result<(), Incomplete> {
-        let Some(queue) = &authority.ably else { return Ok(()) };
+    async fn revoke(&self, tenant: &Tenant, pending: PendingRevocation, now: UnixMillis) -> Result<(), Incomplete> {
+        let Some(queue) = &tenant.revocations else { return Ok(()) };
         let coverage = pending.coverage;
-        let task = Task::new(authority, pending, now);
+        let task = Task::new(tenant, pending, now);
         let effect = task.effect();
         match self.store.begin(&effect, now).await {
             Begun::Now => {}
@@ -349,10 +335,10 @@ pub fn ends_by(format: TokenFormat, ttl: Duration, now: UnixMillis) -> UnixMilli
     UnixMillis(now.0.saturating_add(clock::millis(ttl + to_be_exchanged + CLOCKS_DIFFER_BY)))
 }
 
-impl Authority {
+impl Tenant {
     /// A restriction that counts for as long as a session token can live.
     fn restriction(&self, subject: Subject, kind: RestrictionKind, at: UnixMillis, now: UnixMillis) -> Restriction {
-        Restriction { tenant: self.tenant.clone(), subject, kind, at, until: now.after(self.denial) }
+        Restriction { tenant: self.name.clone(), subject, kind, at, until: now.after(self.denial) }
     }
 
     /// How long after an event every token that it is about has ended: a session token from before it is exchanged last
@@ -374,13 +360,13 @@ impl Authority {
     }
 
     fn target_of_remembered(&self, user_id: &str) -> Option<Target> {
-        let user = self.users.as_ref().and_then(|users| users.remembered(user_id));
+        let user = self.users().and_then(|users| users.remembered(user_id));
         self.target_of(user_id, user.as_ref().and_then(|user| user.username.as_deref()))
     }
 
     /// None if it takes a session token, or a username that is not known, to know the client ID.
     fn target_of(&self, user_id: &str, username: Option<&str>) -> Option<Target> {
-        ClientId::parse(self.client_id.of_user(user_id, username)?).ok().map(Target::ClientId)
+        ClientId::parse(self.identity.template().of_user(user_id, username)?).ok().map(Target::ClientId)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The composition root: makes the parts from the configuration, binds, serves, and stops gracefully.
+//! Binds the listeners, serves, and stops gracefully.
 
 use std::{
     io,
@@ -7,8 +7,7 @@ use std::{
     path::PathBuf,
     process,
     rc::Rc,
-    sync::{Arc, OnceLock},
-    time::Duration,
+    sync::Arc,
 };
 
 use actix_service::{ServiceFactory, fn_factory, fn_service, map_config};
@@ -18,7 +17,6 @@ use actix_web::{
     middleware::from_fn,
     web::Data,
 };
-use arc_swap::ArcSwap;
 use tokio::{
     net::{TcpSocket, TcpStream},
     runtime::Handle,
@@ -28,29 +26,22 @@ use tokio::{
 };
 
 use crate::{
-    ably::{Exchange, RestClient, TokenFormat},
-    clerk::{
-        BackendApi, InvalidPem, InvalidSigningSecret, Jwks, JwksSource, LookupCounts, RefreshCounts, SigningKeys,
-        Users, Verifier,
-    },
+    assembly::{self, AssemblyError, Parts},
+    clerk::Jwks,
     clock::UnixMillis,
-    config::{ClerkConfig, Config, KeySource, TenantConfig, TomlFile},
+    config::{Config, TomlFile},
     connection::{self, Listener},
-    identity::Identity,
     issuer::Issuer,
-    limits::{self, ConnectionTable, InFlightLimit, Room, TokenLimit},
-    outgoing,
+    limits::{self, ConnectionTable, InFlightLimit, Room},
     reload::Reload,
-    revocation::{self, Authority, Revocation, RevocationQueue, RevokingKey},
     routes::{
         self, UnparsedRequests,
-        cors::AllowedOrigins,
         revocations::{Access, OperatorRequests},
-        webhooks::{Receiver, Webhooks},
+        webhooks::Webhooks,
     },
-    store::{Bounds, Census, Forgotten, InvalidRedisAddress, MemoryStore, OnForget, RedisStore, Store},
-    telemetry::metrics::{ConnectionMetrics, Metrics, TenantMetrics},
-    tenant::{Signing, Tenant, TenantName},
+    store::{Census, Store},
+    telemetry::metrics::{ConnectionMetrics, ReloadMetrics},
+    tenant::Tenant,
 };
 
 /// Why the service does not start.
@@ -75,18 +66,9 @@ pub enum StartError {
         /// Why not.
         error: io::Error,
     },
-    /// There is no way to make outgoing connections.
-    #[error("cannot set up outgoing TLS connections: {}", outgoing::causes(.0))]
-    Tls(#[from] reqwest::Error),
-    /// The PEM was checked with the configuration, and is none now.
+    /// A part cannot be made.
     #[error(transparent)]
-    Pem(#[from] InvalidPem),
-    /// The secrets were checked with the configuration, and are none now.
-    #[error(transparent)]
-    SigningSecret(#[from] InvalidSigningSecret),
-    /// The address was checked with the configuration, and is none now.
-    #[error("Redis cannot be used: {0}")]
-    Redis(#[from] InvalidRedisAddress),
+    Assembly(#[from] AssemblyError),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(io::Error),
@@ -98,7 +80,7 @@ pub struct Server {
     admin_address: Option<SocketAddr>,
     http: actix_server::Server,
     issuer: Data<Issuer>,
-    metrics: Metrics,
+    reload_metrics: ReloadMetrics,
     background: Vec<JoinHandle<()>>,
 }
 
@@ -110,37 +92,16 @@ impl Server {
 
     /// Binds the listeners and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
-        let http_client = outgoing::client()?;
-        let remembered = Arc::new(RememberedUsers::default());
-        let store = make_store(config, &remembered)?;
-        let metrics = Metrics::new(Arc::new(UnixMillis::now), Arc::clone(&store));
-        let make_tenant = |tenant: &TenantConfig| {
-            let metrics = metrics.tenant(tenant.name().as_str());
-            make_tenant(tenant, config.revocation.denial_ttl, &http_client, metrics)
-        };
-        let tenants: Vec<Tenant> = config.tenants.iter().map(make_tenant).collect::<Result<_, _>>()?;
-        let jwks: Vec<Jwks> = tenants.iter().filter_map(|tenant| tenant.signing_keys().jwks().cloned()).collect();
-        remembered.set(&tenants);
-        let authorities = config.tenants.iter().zip(&tenants).map(|(config_of_tenant, tenant)| {
-            authority(config_of_tenant, tenant, config.revocation.denial_ttl, &http_client)
-        });
-        let revocation = Arc::new(Revocation::new(Arc::clone(&store), authorities.collect(), UnixMillis::now()));
-        let receivers =
-            config.tenants.iter().zip(&tenants).filter_map(|(config, tenant)| receiver(config, tenant).transpose());
-        let receivers = receivers.collect::<Result<_, _>>()?;
-        let webhooks = Data::new(Webhooks::new(receivers, Arc::clone(&revocation), Handle::current()));
+        let Parts { tenants, issuer, revocation, metrics } = assembly::assemble(config)?;
+        let jwks: Vec<Jwks> =
+            tenants.iter().map(Tenant::signing_keys).filter_map(|keys| keys.jwks().cloned()).collect();
+        let webhooks = Data::new(Webhooks::new(Arc::clone(&tenants), Arc::clone(&revocation), Handle::current()));
         let access = Access::to(config.admin.address, config.admin.token.clone());
         let operator =
             Data::new(OperatorRequests { revocation: Arc::clone(&revocation), runtime: Handle::current(), access });
-        let of_nobody = match &tenants[..] {
-            [only] => only.metrics.clone(),
-            _ => metrics.tenant(Metrics::OF_NOBODY),
-        };
-        let issuer = Data::new(Issuer::new(tenants, store, config.limits.tokens.map(TokenLimit::new), of_nobody));
+        let (issuer, metrics, tenants) = (Data::new(issuer), Data::new(metrics), Data::from(tenants));
         let in_flight = Data::new(InFlightLimit::new(config.limits.max_in_flight));
         let trusted_proxies = Data::new(config.server.trusted_proxies.clone());
-        let origins = config.tenants.iter().map(|tenant| (tenant.name(), &tenant.cors.allowed_origins[..]));
-        let origins = Data::new(AllowedOrigins::new(origins));
 
         let address = config.server.address();
         let listener = listen(address).map_err(|error| StartError::Bind { address, error })?;
@@ -164,13 +125,13 @@ impl Server {
                 let webhooks = webhooks.clone();
                 let table =
                     ConnectionTable::new("public", public_room(config.limits.connections), metrics.connections());
-                let unparsed = UnparsedRequests { metrics: Some(metrics.requests()), origins: Some(origins.clone()) };
+                let unparsed = UnparsedRequests { metrics: Some(metrics.requests()), tenants: Some(tenants.clone()) };
                 move || {
                     let app = App::new()
                         .app_data(issuer.clone())
                         .app_data(requests.clone())
                         .app_data(webhooks.clone())
-                        .app_data(origins.clone())
+                        .app_data(tenants.clone())
                         .app_data(in_flight.clone())
                         .app_data(trusted_proxies.clone())
                         .configure(routes::configure_public)
@@ -181,7 +142,7 @@ impl Server {
             .map_err(|error| StartError::Bind { address, error })?;
         let admin_address = admin.as_ref().map(|(address, _)| *address);
         if let Some((address, listener)) = admin {
-            let (issuer, metrics) = (issuer.clone(), Data::new(metrics.clone()));
+            let (issuer, metrics) = (issuer.clone(), metrics.clone());
             let table = ConnectionTable::new("admin", Self::ADMIN_ROOM, ConnectionMetrics::default());
             http = http
                 .listen("admin", listener, move || {
@@ -197,7 +158,7 @@ impl Server {
         }
         let mut background: Vec<_> = jwks.into_iter().map(|jwks| tokio::spawn(jwks.keep_fresh())).collect();
         background.push(tokio::spawn(revocation.work()));
-        Ok(Self { address, admin_address, http: http.run(), issuer, metrics, background })
+        Ok(Self { address, admin_address, http: http.run(), issuer, reload_metrics: metrics.reloads(), background })
     }
 
     /// Lets a changed policy take effect while the service runs. `config` is what it was bound with, and `config_path`
@@ -208,7 +169,7 @@ impl Server {
         config_path: Option<PathBuf>,
         file: TomlFile,
     ) -> Result<(), StartError> {
-        let reload = Reload::new(config_path, file, config, self.issuer.clone(), self.metrics.reloads());
+        let reload = Reload::new(config_path, file, config, self.issuer.clone(), self.reload_metrics.clone());
         let reload = reload.map_err(StartError::Signals)?;
         self.background.push(tokio::spawn(reload.watch()));
         Ok(())
@@ -255,126 +216,6 @@ fn warn_of_lost_work(store: &dyn Store) {
              next start"
         );
     }
-}
-
-/// The keys of the configured source, not fetched yet.
-pub(crate) fn signing_keys(
-    config: &ClerkConfig,
-    http: &reqwest::Client,
-    counts: impl FnOnce() -> RefreshCounts,
-) -> Result<SigningKeys, InvalidPem> {
-    let (url, secret_key) = match config.key_source() {
-        KeySource::Pem => {
-            return SigningKeys::from_pem(config.jwt_key.as_deref().unwrap_or_default());
-        }
-        KeySource::BackendApi(url) => (url, config.secret_key.clone()),
-        KeySource::FrontendApi(url) => (url, None),
-    };
-    let jwks = Jwks::new(JwksSource { url, secret_key }, http.clone(), Handle::current(), counts());
-    Ok(SigningKeys::Jwks(jwks))
-}
-
-fn make_tenant(
-    config: &TenantConfig,
-    denial_ttl: Duration,
-    http: &reqwest::Client,
-    metrics: TenantMetrics,
-) -> Result<Tenant, StartError> {
-    let clerk = &config.clerk;
-    metrics.policy_in_force(config.policy.rules.len());
-    let signing = match config.token.format {
-        TokenFormat::TokenRequest => Signing::TokenRequest,
-        TokenFormat::Jwt => Signing::Jwt,
-        TokenFormat::TokenDetails => {
-            let rest = RestClient::new(config.ably.rest_url.clone(), http.clone()).observed_by(metrics.ably_clock());
-            Signing::TokenDetails(Exchange::new(rest, Handle::current(), metrics.ably_exchanges()))
-        }
-    };
-    Ok(Tenant {
-        name: config.name(),
-        publishable_key: clerk.publishable_key_here(),
-        verifier: verifier(clerk, denial_ttl, http, || metrics.signing_key_refreshes())?,
-        identity: Identity::new(config.token.client_id.clone(), users(clerk, http, metrics.user_lookups())),
-        policy: ArcSwap::from_pointee(config.policy.clone()),
-        api_key: config.ably.api_key.clone(),
-        signing,
-        signed_out: config.token.signed_out,
-        revocable: config.ably.revocable_tokens,
-        metrics,
-    })
-}
-
-/// The users that tenants remember, for a store that is made before they are.
-#[derive(Debug, Default)]
-struct RememberedUsers(OnceLock<Vec<(TenantName, Users)>>);
-
-impl RememberedUsers {
-    fn set(&self, tenants: &[Tenant]) {
-        let users = tenants.iter().filter_map(|tenant| Some((tenant.name.clone(), tenant.identity.users()?.clone())));
-        // It is called once.
-        let _ = self.0.set(users.collect());
-    }
-
-    fn forget(&self, dropped: Forgotten<'_>) {
-        for (name, users) in self.0.get().into_iter().flatten() {
-            match dropped {
-                Forgotten::User(tenant, user) if tenant == name => users.forget(user),
-                Forgotten::User(..) => {}
-                Forgotten::Everyone => users.forget_all(),
-            }
-        }
-    }
-}
-
-fn make_store(config: &Config, remembered: &Arc<RememberedUsers>) -> Result<Arc<dyn Store>, StartError> {
-    let remembered = Arc::clone(remembered);
-    let on_forget: OnForget = Arc::new(move |dropped| remembered.forget(dropped));
-    let Some(redis) = &config.redis else { return Ok(Arc::new(MemoryStore::new(&Bounds::default(), on_forget))) };
-    let clock = Arc::new(UnixMillis::now);
-    let store =
-        RedisStore::start(&redis.address, &redis.prefix, redis.on_failure, &Bounds::default(), clock, on_forget)?;
-    Ok(Arc::new(store))
-}
-
-fn authority(config: &TenantConfig, tenant: &Tenant, denial_ttl: Duration, http: &reqwest::Client) -> Authority {
-    // Series that exist from the start, whether or not tokens can be revoked.
-    let counts = tenant.metrics.revocations();
-    let ably = config.ably.revocable_tokens.then(|| {
-        let rest = RestClient::new(config.ably.rest_url.clone(), http.clone()).observed_by(tenant.metrics.ably_clock());
-        let key = RevokingKey { rest, api_key: config.ably.api_key.clone() };
-        RevocationQueue::new(tenant.name.clone(), key, counts)
-    });
-    Authority {
-        tenant: tenant.name.clone(),
-        denial: revocation::denial(denial_ttl, config.clerk.clock_skew_ms),
-        format: config.token.format,
-        client_id: config.token.client_id.clone(),
-        users: tenant.identity.users().cloned(),
-        ably,
-    }
-}
-
-fn receiver(config: &TenantConfig, tenant: &Tenant) -> Result<Option<Arc<Receiver>>, StartError> {
-    let secrets = config.clerk.signing_secrets()?;
-    let receiver = |secrets| Receiver { tenant: tenant.name.clone(), secrets, metrics: tenant.metrics.clone() };
-    Ok(secrets.map(receiver).map(Arc::new))
-}
-
-/// Verifies the session tokens of an instance. Its keys are not fetched yet. `counts` are made when they are to be.
-pub(crate) fn verifier(
-    clerk: &ClerkConfig,
-    denial_ttl: Duration,
-    http: &reqwest::Client,
-    counts: impl FnOnce() -> RefreshCounts,
-) -> Result<Verifier, StartError> {
-    Ok(Verifier::new(signing_keys(clerk, http, counts)?, clerk.session_rules(denial_ttl)))
-}
-
-/// The users of an instance, if there is a secret key to ask for them.
-pub(crate) fn users(clerk: &ClerkConfig, http: &reqwest::Client, counts: LookupCounts) -> Option<Users> {
-    let secret_key = clerk.secret_key.clone()?;
-    let api = BackendApi::new(clerk.api_url.clone(), secret_key, http.clone());
-    Some(Users::new(api, clerk.user_cache_ttl, Handle::current(), counts))
 }
 
 /// An app behind the connections of a listener.

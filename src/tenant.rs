@@ -1,147 +1,104 @@
-//! A tenant: one Clerk instance, one Ably app, and the policy between the two. A service has one or many, and nothing of
-//! one ever counts for another.
+//! A tenant: one Clerk instance, one Ably app, and the policy between them. A service has one tenant or several, and nothing
+//! of one counts for another.
 
-use std::{fmt, sync::Arc};
+mod name;
+mod tenants;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
+
+pub use name::{InvalidTenantName, TenantName};
+pub use tenants::Tenants;
 
 use crate::{
-    ably::{ApiKey, Exchange},
-    clerk::{PublishableKey, SigningKeys, Verifier},
+    ably::{ApiKey, Exchange, RevocationQueue, TokenFormat},
+    clerk::{PublishableKey, SigningKeys, SigningSecrets, Users, Verifier},
     identity::Identity,
     policy::Policy,
     telemetry::metrics::TenantMetrics,
 };
 
-/// What a tenant is called in the configuration, in logs and in metrics: 1 to 40 of `a-z`, `0-9` and `-`, with a letter or
-/// a digit at both ends.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TenantName(Arc<str>);
-
-/// Why a text is not the name of a tenant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a tenant's name is 1 to 40 of a-z, 0-9 and -, with a letter or a digit at both ends")]
-pub struct InvalidTenantName;
-
-impl TenantName {
-    const LONGEST: usize = 40;
-
-    /// Parses a name.
-    pub fn parse(text: &str) -> Result<Self, InvalidTenantName> {
-        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        let is_name = (1..=Self::LONGEST).contains(&text.len())
-            && text.bytes().all(|b| is_plain(b) || b == b'-')
-            && !text.starts_with('-')
-            && !text.ends_with('-');
-        if is_name { Ok(Self(text.into())) } else { Err(InvalidTenantName) }
-    }
-
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for TenantName {
-    type Error = InvalidTenantName;
-
-    fn try_from(text: String) -> Result<Self, InvalidTenantName> {
-        Self::parse(&text)
-    }
-}
-
-impl From<TenantName> for String {
-    fn from(name: TenantName) -> Self {
-        name.as_str().to_owned()
-    }
-}
-
-/// The name of the only tenant of a service whose configuration names none.
-impl Default for TenantName {
-    fn default() -> Self {
-        Self("default".into())
-    }
-}
-
-impl fmt::Display for TenantName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The parts that issue tokens to the users of one Clerk instance, signed with one Ably API key.
+/// Everything that belongs to one tenant.
 #[derive(Debug)]
 pub struct Tenant {
-    /// What it is called.
+    /// Its name.
     pub name: TenantName,
     /// Names the Clerk instance, and so its cookies.
     pub publishable_key: PublishableKey,
     /// Verifies session tokens.
     pub verifier: Verifier,
+    /// Verifies webhooks. None: webhooks are off.
+    pub webhook_secrets: Option<SigningSecrets>,
     /// Makes client IDs.
     pub identity: Identity,
-    /// Decides. It changes while the service runs.
+    /// Decides rights. A reload replaces it.
     pub policy: ArcSwap<Policy>,
     /// Signs.
     pub api_key: ApiKey,
-    /// What tokens are given as.
+    /// How tokens are made.
     pub signing: Signing,
-    /// What a client is told to do whose user is signed out.
+    /// Revokes tokens at Ably. None unless the API key has revocable tokens; live tokens are not recorded then.
+    pub revocations: Option<RevocationQueue>,
+    /// How long a denial lasts: longer than any session token lives.
+    pub denial: Duration,
+    /// The answer for clients whose user is signed out.
     pub signed_out: SignedOut,
-    /// Whether its tokens can be revoked, so that it is worth knowing which are out.
-    pub revocable: bool,
-    /// Counts what becomes of its requests.
+    /// The origins whose pages may read answers, compared exactly.
+    pub allowed_origins: HashSet<String>,
+    /// Counts its requests by outcome.
     pub metrics: TenantMetrics,
 }
 
-/// What a client is told to do whose user is signed out.
+/// The answer for clients whose user is signed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignedOut {
-    /// To ask again: 401.
+    /// 401: the client asks again.
     Retry,
-    /// To stop asking: 403.
+    /// 403: the client stops asking.
     Fail,
 }
 
-/// What tokens are given as, and what that takes.
+/// How tokens are made, by their format.
 #[derive(Clone, Debug)]
 pub enum Signing {
     /// Token requests, which clients exchange at Ably.
     TokenRequest,
     /// Ably JWTs.
     Jwt,
-    /// Tokens from Ably, exchanged here.
+    /// Token details: the service exchanges a token request at Ably.
     TokenDetails(Exchange),
 }
 
 impl Tenant {
-    /// Puts another policy in force, for requests that are not decided yet.
+    /// Puts a policy in force for requests that are not decided yet.
     pub fn replace_policy(&self, policy: Policy) {
         self.metrics.policy_in_force(policy.rules.len());
         self.policy.store(Arc::new(policy));
     }
 
-    /// The keys that session tokens are verified with.
+    /// The keys that verify session tokens.
     #[must_use]
     pub fn signing_keys(&self) -> &SigningKeys {
         self.verifier.keys()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// The cache of Clerk users, if a secret key is configured.
+    #[must_use]
+    pub fn users(&self) -> Option<&Users> {
+        self.identity.users()
+    }
 
-    #[test]
-    fn a_name_is_short_and_plain() {
-        for name in ["a", "acme", "acme-2", "0", &"a".repeat(40)] {
-            assert!(TenantName::parse(name).is_ok(), "{name}");
-        }
-        for name in ["", "-", "a-", "-a", "Acme", "a_b", "a.b", "ä", "a b", &"a".repeat(41)] {
-            assert_eq!(TenantName::parse(name), Err(InvalidTenantName), "{name}");
+    /// The format of its tokens.
+    #[must_use]
+    pub fn format(&self) -> TokenFormat {
+        match self.signing {
+            Signing::TokenRequest => TokenFormat::TokenRequest,
+            Signing::Jwt => TokenFormat::Jwt,
+            Signing::TokenDetails(_) => TokenFormat::TokenDetails,
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fixtures;

@@ -199,7 +199,7 @@ async fn try_signing_keys(tenant: &TenantConfig, http: &reqwest::Client, report:
         KeySource::Pem => format!("the PEM of {}", tenant.scope.variable(&settings::CLERK_JWT_KEY)),
         KeySource::BackendApi(url) | KeySource::FrontendApi(url) => url.to_string(),
     };
-    let found = match crate::server::signing_keys(&tenant.clerk, http, RefreshCounts::default) {
+    let found = match crate::assembly::signing_keys(&tenant.clerk, http, RefreshCounts::default) {
         Ok(SigningKeys::Pem(key)) => Ok(Probe::of_pem(&key)),
         Ok(SigningKeys::Jwks(jwks)) => jwks.probe().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::{Failure, complain, policy_cases::in_words};
 use crate::{
     ably::{ErrorInfo, TokenFormat, Ttl},
+    assembly,
     clerk::{Credential, Examined, Invalid, LookupCounts, RefreshCounts, Session, Unverified},
     clock::UnixMillis,
     config::{Config, Sources, TenantConfig},
@@ -22,7 +23,6 @@ use crate::{
     issuer::{Cause, Claims, Rehearsal, Rehearsed},
     outgoing,
     policy::{Explained, Explanation},
-    server,
     tenant::TenantName,
 };
 
@@ -129,7 +129,7 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
                 }
             };
             let verifier =
-                server::verifier(&tenant.clerk, config.revocation.denial_ttl, &http, RefreshCounts::default)?;
+                assembly::verifier(&tenant.clerk, config.revocation.denial_ttl, &http, RefreshCounts::default)?;
             (tenant, verifier.examine(&token, now).await)
         }
         Input { claims, .. } => {
@@ -144,7 +144,7 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
     match examined {
         Ok(examined) => {
             // Nobody is looked up who was made up.
-            let users = server::users(&tenant.clerk, &http, LookupCounts::default());
+            let users = assembly::users(&tenant.clerk, &http, LookupCounts::default());
             let users = users.filter(|_| !examined.filled_in.contains(&"sub"));
             let identity = Identity::new(tenant.token.client_id.clone(), users);
             let rehearsal = Rehearsal {

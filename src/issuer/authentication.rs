@@ -8,7 +8,7 @@ use super::{Cause, IncomingRequest, Issuer};
 use crate::{
     clerk::{Credential, Invalid, NoCredential, Session, Unverified},
     clock::UnixMillis,
-    tenant::Tenant,
+    tenant::{Tenant, Tenants},
 };
 
 impl Issuer {
@@ -19,41 +19,40 @@ impl Issuer {
         now: UnixMillis,
     ) -> Result<(&Tenant, Session), Cause> {
         let in_header = Credential::in_header(asked.authorization.iter().map(AsRef::as_ref))?;
-        let (tenant, credential) = match (&self.tenants[..], in_header) {
-            ([only], Some(credential)) => (only, credential),
-            ([only], None) => {
+        let (tenant, credential) = match (self.tenants.only(), in_header) {
+            (Some(only), Some(credential)) => (only, credential),
+            (Some(only), None) => {
                 let credential = Credential::in_cookies(asked.cookies, &only.publishable_key, now)?;
                 check_site(only, asked)?;
                 (only, credential)
             }
-            (several, Some(credential)) => (tenant_of(several, &credential).map_err(Unverified::Invalid)?, credential),
-            (several, None) => return judge_cookies(several, asked, now).await,
+            (None, Some(credential)) => (self.tenant_of(&credential).map_err(Unverified::Invalid)?, credential),
+            (None, None) => return judge_cookies(&self.tenants, asked, now).await,
         };
         Ok((tenant, tenant.verifier.verify(&credential, now).await?))
     }
-}
 
-/// The tenant that is to verify a session token.
-fn tenant_of<'a>(tenants: &'a [Tenant], credential: &Credential) -> Result<&'a Tenant, Invalid> {
-    let issuer = credential.unverified_issuer()?;
-    tenants.iter().find(|tenant| tenant.verifier.is_for(&issuer)).ok_or(Invalid::Issuer)
+    /// The tenant that must verify this session token.
+    fn tenant_of(&self, credential: &Credential) -> Result<&Tenant, Invalid> {
+        self.tenants.of_issuer(&credential.unverified_issuer()?).ok_or(Invalid::Issuer)
+    }
 }
 
 /// Refuses the tenant's cookies when a page of another site has them sent.
 fn check_site(tenant: &Tenant, asked: IncomingRequest<'_>) -> Result<(), Cause> {
-    if (asked.accepts_cookies)(&tenant.name) { Ok(()) } else { Err(Cause::AnotherSite) }
+    if (asked.accepts_cookies)(tenant) { Ok(()) } else { Err(Cause::AnotherSite) }
 }
 
 /// Each tenant judges its own cookies as if there were no other. If more than one accepts, none does; and while one
 /// cannot tell for lack of keys, no other's word counts.
 async fn judge_cookies<'a>(
-    tenants: &'a [Tenant],
+    tenants: &'a Tenants,
     asked: IncomingRequest<'_>,
     now: UnixMillis,
 ) -> Result<(&'a Tenant, Session), Cause> {
     let mut accepted = None;
     let mut refused = Cause::NoCredential(NoCredential::Missing);
-    for tenant in tenants {
+    for tenant in tenants.iter() {
         match judge_own_cookies(tenant, asked, now).await {
             Ok(_) if accepted.is_some() => return Err(Cause::SeveralTenants),
             Ok(session) => accepted = Some((tenant, session)),

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::Authority;
 use crate::{
     ably::{ClientId, ReauthMargin, RevocationKey, Target, TokenFormat},
     clerk::{Change, Event, User},
@@ -12,6 +11,7 @@ use crate::{
     store::{
         ClientIdDigest, CurrentClientId, DenialSource, LiveToken, Restriction, RestrictionKind, Subject, TokenHolder,
     },
+    tenant::Tenant,
 };
 
 /// Whose tokens are to be revoked.
@@ -80,8 +80,8 @@ pub(super) struct Effect {
 }
 
 impl Effect {
-    pub(super) fn of(event: &Event, authority: &Authority, now: UnixMillis) -> Self {
-        let restriction = |subject, kind| authority.restriction(subject, kind, event.at, now);
+    pub(super) fn of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Self {
+        let restriction = |subject, kind| tenant.restriction(subject, kind, event.at, now);
         let only = |subject, kind| Self { restrictions: vec![restriction(subject, kind)], ..Self::default() };
         match &event.change {
             Change::SessionEnded { session_id, .. } => {
@@ -98,8 +98,8 @@ impl Effect {
                     restrictions.push(restriction(subject, RestrictionKind::Denied(DenialSource::Clerk)));
                 } else {
                     restrictions.push(restriction(subject.clone(), RestrictionKind::Lifted(DenialSource::Clerk)));
-                    if authority.client_id.is_told_by_username() {
-                        let client_id = authority.client_id.of_user(&user.id, user.username.as_deref());
+                    if tenant.identity.template().is_told_by_username() {
+                        let client_id = tenant.identity.template().of_user(&user.id, user.username.as_deref());
                         restrictions.push(restriction(
                             subject,
                             RestrictionKind::ClientId(client_id.as_deref().map(ClientIdDigest::of)),

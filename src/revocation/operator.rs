@@ -6,15 +6,15 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, Revocation, RevocationScope, RevokeOutcome, Task, task::retry_at};
+use super::{Revocation, RevocationScope, Task, task::retry_at};
 use crate::{
-    ably::{ClientId, ReauthMargin, Target},
+    ably::{ClientId, ReauthMargin, RevokeOutcome, Target},
     clock::UnixMillis,
     store::{
         Coverage, DenialSource, LiveToken, LiveTokens, Recorded, Restriction, RestrictionKind, StoreError, Subject,
         TokenHolder,
     },
-    tenant::TenantName,
+    tenant::{Tenant, TenantName},
 };
 
 /// An request as it is written. What cannot be in one together is found when it is made an [`RevocationRequest`].
@@ -444,19 +444,19 @@ impl Revocation {
         request: &RevocationRequest,
         now: UnixMillis,
     ) -> Result<Report, InvalidRevocationRequest> {
-        let authority = self.authority_for(request)?;
-        let mut report = Report::new(authority.tenant.clone(), request.run);
+        let tenant = self.tenant_of(request)?;
+        let mut report = Report::new(tenant.name.clone(), request.run);
         let subjects = match &request.target {
             RequestedTarget::ClientId(_) => {
                 let LiveTokens { live_tokens, coverage } =
-                    self.store.live_tokens(&authority.tenant, &request.target.holder(), now).await;
+                    self.store.live_tokens(&tenant.name, &request.target.holder(), now).await;
                 report.note_coverage(coverage);
                 request.target.subjects(&live_tokens)
             }
             target => target.subjects(&[]),
         };
         for subject in &subjects {
-            let outcome = self.rule(authority, subject, request, now).await;
+            let outcome = self.rule(tenant, subject, request, now).await;
             report.denials.push(DenialReport { subject: subject.clone(), outcome });
         }
         match request.action {
@@ -464,7 +464,7 @@ impl Revocation {
                 // What is over by then is not repeated.
                 let again = now.after(Self::AGAIN_AFTER);
                 let again = (subjects.is_empty() || now.after(lasts) > again).then_some(again);
-                self.revoke_requested(authority, request, subjects, again, now, &mut report).await;
+                self.revoke_requested(tenant, request, subjects, again, now, &mut report).await;
                 report.reminder = Some(request.target.reminder().to_owned());
             }
             Action::Lift if subjects.is_empty() => {
@@ -476,23 +476,22 @@ impl Revocation {
         Ok(report)
     }
 
-    fn authority_for(&self, request: &RevocationRequest) -> Result<&Authority, InvalidRevocationRequest> {
-        match (&request.tenant, &self.tenants[..]) {
-            (Some(tenant), _) => self.authority(tenant).ok_or(InvalidRevocationRequest::NoSuchTenant),
-            (None, [authority]) => Ok(authority),
-            (None, _) => Err(InvalidRevocationRequest::WithoutTenant),
+    fn tenant_of(&self, request: &RevocationRequest) -> Result<&Tenant, InvalidRevocationRequest> {
+        match &request.tenant {
+            Some(name) => self.tenants.named(name).ok_or(InvalidRevocationRequest::NoSuchTenant),
+            None => self.tenants.only().ok_or(InvalidRevocationRequest::WithoutTenant),
         }
     }
 
     /// Has a denial hold, or not.
     async fn rule(
         &self,
-        authority: &Authority,
+        tenant: &Tenant,
         subject: &Subject,
         request: &RevocationRequest,
         now: UnixMillis,
     ) -> DenialOutcome {
-        let is_denied = || self.store.restrictions().denies(&authority.tenant, subject, now);
+        let is_denied = || self.store.restrictions().denies(&tenant.name, subject, now);
         let was_denied = is_denied();
         let (kind, until) = match request.action {
             Action::Deny(lasts) => (RestrictionKind::Denied(DenialSource::Operator), now.after(lasts)),
@@ -501,7 +500,7 @@ impl Revocation {
         let recorded = match request.run {
             Run::Real => {
                 let restriction =
-                    Restriction { tenant: authority.tenant.clone(), subject: subject.clone(), kind, at: now, until };
+                    Restriction { tenant: tenant.name.clone(), subject: subject.clone(), kind, at: now, until };
                 Some(self.store.record(restriction, now).await)
             }
             Run::Dry => None,
@@ -522,7 +521,7 @@ impl Revocation {
 
     async fn revoke_requested(
         &self,
-        authority: &Authority,
+        tenant: &Tenant,
         request: &RevocationRequest,
         denied: Vec<Subject>,
         again: Option<UnixMillis>,
@@ -531,14 +530,14 @@ impl Revocation {
     ) {
         let nobody = denied.is_empty();
         // After the denial: a token that was issued until then is among them.
-        let mut pending = self.pending(authority, request.target.scope(), now, now).await;
+        let mut pending = self.pending(tenant, request.target.scope(), now, now).await;
         report.note_coverage(pending.coverage);
         // Whoever is denied by a client ID is so because tokens with it are known.
         let is_known = match request.target {
             RequestedTarget::ClientId(_) => !nobody,
             RequestedTarget::Session(_) | RequestedTarget::User(_) => pending.any_known,
         };
-        report.live_tokens = Some(match &authority.ably {
+        report.live_tokens = Some(match &tenant.revocations {
             None => LiveTokenKnowledge::NotNoted,
             Some(_) if is_known => LiveTokenKnowledge::Known,
             Some(_) => LiveTokenKnowledge::NoneKnown,
@@ -546,15 +545,15 @@ impl Revocation {
         if pending.targets.is_empty()
             && let RequestedTarget::User(user) = &request.target
         {
-            pending.targets.extend(authority.target_of_remembered(user));
+            pending.targets.extend(tenant.target_of_remembered(user));
         }
         let (targets, margin) = (pending.targets.clone(), pending.margin);
-        let outcomes = match (&authority.ably, request.run) {
+        let outcomes = match (&tenant.revocations, request.run) {
             (None, _) => vec![TargetReportOutcome::NotCalled; targets.len()],
             (Some(_), Run::Dry) => vec![TargetReportOutcome::WouldBeRevoked; targets.len()],
             (Some(queue), Run::Real) => {
                 pending.denied = denied;
-                let task = Task::new(authority, pending, now);
+                let task = Task::new(tenant, pending, now);
                 if let Some(again) = again {
                     report.repeated_at = match self.enqueue_requested(&task, "again", again, now, report).await {
                         Queued::Waits => Some(again),
@@ -582,7 +581,7 @@ impl Revocation {
             outcome,
         };
         report.targets = targets.iter().zip(outcomes).map(revoked).collect();
-        if authority.ably.is_none() {
+        if tenant.revocations.is_none() {
             report.warn(
                 "revocable_tokens is not true, so that Ably is not answers, and it is not noted which tokens are out: \
                  connections last until their tokens end",
@@ -593,7 +592,7 @@ impl Revocation {
                  service without Redis are not known: revoke them by client ID",
             );
         }
-        if authority.ably.is_some() && again.is_none() {
+        if tenant.revocations.is_some() && again.is_none() {
             report.warn(
                 "the denial is over before Ably would be answers once more, so that it is not: a token request that was \
                  signed before can outlast it",

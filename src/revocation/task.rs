@@ -6,14 +6,12 @@ use futures_util::future;
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{
-    Authority, PendingRevocation, Revocation, RevocationQueue, RevocationScope, RevokeOutcome, queue::retry_of_target,
-};
+use super::{PendingRevocation, Revocation, RevocationScope};
 use crate::{
-    ably::{ReauthMargin, RestClient, Target},
+    ably::{ReauthMargin, RestClient, RevocationQueue, RevokeOutcome, Target, retry_of_target},
     clock::UnixMillis,
     store::{Coverage, DenialSource, DueWork, Restriction, Subject},
-    tenant::TenantName,
+    tenant::{Tenant, TenantName},
 };
 
 /// Tokens to be revoked, as it waits in the store.
@@ -63,11 +61,11 @@ impl Task {
     /// A token that can be revoked lives for an hour at most (40003 above it).
     pub(super) const LONGEST_LIFE: Duration = Duration::from_hours(1);
 
-    pub(super) fn new(authority: &Authority, pending: PendingRevocation, now: UnixMillis) -> Self {
+    pub(super) fn new(tenant: &Tenant, pending: PendingRevocation, now: UnixMillis) -> Self {
         let PendingRevocation { scope, margin, targets, at, denied, any_known: _, coverage: _ } = pending;
         // For as long as the denial lasts, a replica that has not heard of it may issue more.
-        let over = now.after(authority.tokens_end_within());
-        let tenant = authority.tenant.clone();
+        let over = now.after(tenant.tokens_end_within());
+        let tenant = tenant.name.clone();
         Self { tenant, scope, margin, targets, look_up: LookUp::Again, at, over, is_rest_of_refused: false, denied }
     }
 
@@ -199,13 +197,13 @@ impl Revocation {
             tracing::info!(tenant = %task.tenant, "tokens need not be revoked any more: they have ended, or the denial is lifted");
             return Performed::Whole;
         }
-        let Some((authority, queue)) = self.revoking(&task.tenant) else {
+        let Some((tenant, queue)) = self.revoking(&task.tenant) else {
             tracing::warn!(tenant = %task.tenant, "tokens to be revoked are of no tenant here that can; it is left to others");
             return Performed::AgainAt(now.after(Self::OTHERS_AFTER));
         };
         let mut coverage = Coverage::AllReplicas;
         if task.look_up == LookUp::Again {
-            let found = self.pending(authority, task.scope.clone(), task.at, now).await;
+            let found = self.pending(tenant, task.scope.clone(), task.at, now).await;
             coverage = found.coverage;
             let new: Vec<_> = found.targets.into_iter().filter(|target| !task.targets.contains(target)).collect();
             task.targets.extend(new);
@@ -254,9 +252,9 @@ impl Revocation {
         }
     }
 
-    fn revoking(&self, tenant: &TenantName) -> Option<(&Authority, &RevocationQueue)> {
-        let authority = self.authority(tenant)?;
-        Some((authority, authority.ably.as_ref()?))
+    fn revoking(&self, tenant: &TenantName) -> Option<(&Tenant, &RevocationQueue)> {
+        let tenant = self.tenants.named(tenant)?;
+        Some((tenant, tenant.revocations.as_ref()?))
     }
 
     /// Whether a ban was lifted since, or what an operator denied.

@@ -8,24 +8,22 @@ use crate::{
     ably::RevocationKey,
     clerk::{Change, Organization, Scoped, Session, User},
     store::{Bounds, ClientIdDigest, LiveToken, MemoryStore, Verdict},
+    tenant::fixtures,
 };
 
 pub(super) const NOW: UnixMillis = UnixMillis(1_795_290_000_000);
 
-fn authority(format: TokenFormat, template: &str) -> Authority {
-    Authority {
-        tenant: TenantName::default(),
-        denial: Duration::from_mins(10),
-        format,
-        client_id: template.parse().unwrap(),
-        users: None,
-        ably: None,
-    }
+fn tenant(format: TokenFormat, template: &str) -> Tenant {
+    fixtures::tenant("default", format, template)
+}
+
+fn tenants(tenants: Vec<Tenant>) -> Arc<Tenants> {
+    Arc::new(Tenants::new(tenants))
 }
 
 fn revocation() -> Revocation {
     let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
-    Revocation::new(Arc::new(store), vec![authority(TokenFormat::Jwt, "{username}")], NOW)
+    Revocation::new(Arc::new(store), tenants(vec![tenant(TokenFormat::Jwt, "{username}")]), NOW)
 }
 
 fn session(user: u8, session: u8, organization: Option<u8>, issued_at: UnixMillis) -> Session {
@@ -252,7 +250,7 @@ fn a_plain_update_tells_a_name_where_the_client_id_goes_by_it_alone() {
     let named = |template, username: Option<&str>| {
         let user = User { username: username.map(str::to_owned), ..user(1, false) };
         let event = Event { at: NOW, change: Change::UserUpdated(user) };
-        let effect = Effect::of(&event, &authority(TokenFormat::Jwt, template), NOW);
+        let effect = Effect::of(&event, &tenant(TokenFormat::Jwt, template), NOW);
         effect.restrictions.iter().find_map(|restriction| {
             if let RestrictionKind::ClientId(name) = restriction.kind { Some(name) } else { None }
         })
@@ -273,7 +271,7 @@ fn a_name_ends_tokens_when_it_is_new_and_not_when_it_is_told_again() {
     let named = |name, at| {
         let user = User { username: Some(str::to_owned(name)), ..user(1, false) };
         let event = Event { at: seconds(at), change: Change::UserUpdated(user) };
-        Effect::of(&event, &authority(TokenFormat::Jwt, "{username}"), NOW).restrictions
+        Effect::of(&event, &tenant(TokenFormat::Jwt, "{username}"), NOW).restrictions
     };
     let ended = |name, at, before: Option<(&'static str, u64)>| {
         let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));

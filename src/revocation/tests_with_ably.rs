@@ -19,10 +19,10 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::{
-    ably::{ApiKey, ClientId, Nonce, RestClient, TokenDetails, TokenRequest},
+    ably::{ApiKey, ClientId, Nonce, RestClient, RevocationCounts, RevokingKey, TokenDetails, TokenRequest},
     clerk::{Change, User},
     store::{Begun, Bounds, Census, DueWork, Health, LiveToken, MemoryStore, Restrictions, TokenHolder},
-    telemetry::metrics::RevocationCounts,
+    tenant::fixtures,
 };
 
 /// Ably, and a replica on its own that gave tokens to alice's session and to bob's, both active in one organization.
@@ -33,15 +33,16 @@ struct Scene {
     now: UnixMillis,
 }
 
-fn authority(template: &str, key: RevokingKey) -> Authority {
-    Authority {
-        tenant: TenantName::default(),
+fn tenant(template: &str, key: RevokingKey) -> Tenant {
+    Tenant {
         denial: Duration::from_mins(2),
-        format: TokenFormat::TokenRequest,
-        client_id: template.parse().unwrap(),
-        users: None,
-        ably: Some(RevocationQueue::new(TenantName::default(), key, RevocationCounts::default())),
+        revocations: Some(RevocationQueue::new("default", key, RevocationCounts::default())),
+        ..fixtures::tenant("default", TokenFormat::TokenRequest, template)
     }
+}
+
+fn tenants(tenant: Tenant) -> Arc<Tenants> {
+    Arc::new(Tenants::new(vec![tenant]))
 }
 
 impl Scene {
@@ -77,7 +78,7 @@ impl Scene {
             in_memory.put_live_token(live_token, now).await.unwrap();
         }
         let store = store(in_memory);
-        Self { ably, revocation: Revocation::new(store, vec![authority(template, key.clone())], now), key, now }
+        Self { ably, revocation: Revocation::new(store, tenants(tenant(template, key.clone())), now), key, now }
     }
 
     fn token_request(&self) -> TokenRequest {
@@ -288,7 +289,7 @@ async fn a_sign_out_of_a_session_of_before_the_start_is_revoked_by_the_name_it_s
             until: scene.now.after(Duration::from_hours(3)),
         };
         store.put_live_token(other_device, scene.now).await.unwrap();
-        let revocation = Revocation::new(store, vec![authority(template, scene.key.clone())], scene.now);
+        let revocation = Revocation::new(store, tenants(tenant(template, scene.key.clone())), scene.now);
         let later = scene.now.after(Duration::from_hours(2));
         let long_ago = UnixMillis(scene.now.0 - clock::millis(Duration::from_hours(2)));
         for (session, at, now) in [
@@ -386,7 +387,7 @@ async fn a_delivery_that_died_is_taken_over_by_the_next() {
         at: scene.now,
         denied: Vec::new(),
     };
-    let effect = Task::new(&scene.revocation.tenants[0], pending, scene.now).effect();
+    let effect = Task::new(scene.revocation.tenants.only().unwrap(), pending, scene.now).effect();
     assert_eq!(scene.revocation.store.begin(&effect, scene.now).await, Begun::Now);
     let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
     let event = Event { at: scene.now, change };
@@ -805,7 +806,7 @@ async fn what_is_heard_late_is_revoked_twice_and_waits_where_there_is_no_room_fo
 async fn without_revocable_tokens_nothing_is_left_of_what_is_heard_late() {
     let scene = Scene::start().await;
     let store = Failing::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})), 0);
-    let denies = Authority { ably: None, ..authority("{username}", scene.key.clone()) };
+    let denies = Tenant { revocations: None, ..tenant("{username}", scene.key.clone()) };
     let restriction = denies.restriction(
         Subject::User("user_1".into()),
         RestrictionKind::Denied(DenialSource::Clerk),
@@ -813,7 +814,7 @@ async fn without_revocable_tokens_nothing_is_left_of_what_is_heard_late() {
         scene.now,
     );
     store.heard_late.lock().unwrap().push(restriction);
-    let revocation = Revocation::new(Arc::new(store), vec![denies], scene.now);
+    let revocation = Revocation::new(Arc::new(store), tenants(denies), scene.now);
     revocation.do_due_work(|| scene.now).await;
     assert_eq!(revocation.store.census(scene.now).backlog.pieces, 0);
 }
@@ -834,7 +835,7 @@ fn the_rests_of_two_turns_of_one_event_are_two_pieces_of_work() {
         at: now,
         denied: Vec::new(),
     };
-    let task = Task::new(&authority("{username}", key), pending, now);
+    let task = Task::new(&tenant("{username}", key), pending, now);
     let [first, again] = ["first", "again"].map(|turn| task.as_rest_of(&task.as_work(turn, now), now));
     assert_ne!(first.id, again.id);
     // A rest of a rest has no longer a name.

@@ -13,11 +13,14 @@ use actix_web::{
     web::Data,
 };
 
-use crate::{telemetry::metrics::RequestMetrics, tenant::TenantName};
+use crate::{
+    telemetry::metrics::RequestMetrics,
+    tenant::{TenantName, Tenants},
+};
 
 use super::{
     client_address::ClientAddress,
-    cors::AllowedOrigins,
+    cors,
     request_id::{self, RequestId},
 };
 
@@ -49,24 +52,23 @@ pub async fn around_every_request<B: MessageBody + 'static>(
         );
     }
 
-    let origins = response.request().app_data::<Data<AllowedOrigins>>().cloned();
-    let origin = super::cors::origin(response.request().headers());
+    let tenants = response.request().app_data::<Data<Tenants>>().cloned();
+    let origin = cors::origin(response.request().headers());
     let tenant = response.request().extensions().get::<TenantName>().cloned();
-    add_headers(response.headers_mut(), &id, origins.as_ref(), origin.as_deref(), tenant.as_ref());
+    add_headers(response.headers_mut(), &id, tenants.as_ref(), origin.as_deref(), tenant.as_ref());
     Ok(response)
 }
 
-/// Adds the headers that every answer has. `origins` are there on the public listener; `tenant` is the tenant of a verified
-/// session.
+/// Adds the headers of every answer. `tenants`: on the public listener only. `tenant`: of the verified session.
 pub(super) fn add_headers(
     headers: &mut HeaderMap,
     id: &RequestId,
-    origins: Option<&Data<AllowedOrigins>>,
+    tenants: Option<&Data<Tenants>>,
     origin: Option<&str>,
     tenant: Option<&TenantName>,
 ) {
-    if let Some(origins) = origins {
-        origins.add_headers(origin, tenant, headers);
+    if let Some(tenants) = tenants {
+        cors::add_headers(tenants, tenant, origin, headers);
     }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(id) = HeaderValue::from_str(id.as_str()) {

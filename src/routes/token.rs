@@ -12,7 +12,7 @@ use actix_web::{
 };
 use tokio::{task::yield_now, time::Instant};
 
-use super::{answer, body, client_address::ClientAddress, cors::AllowedOrigins, rate_limit, request_id};
+use super::{answer, body, client_address::ClientAddress, cors, rate_limit, request_id};
 use crate::{
     ably::{ErrorInfo, NoRandomness, NoToken, Nonce},
     clock::UnixMillis,
@@ -31,12 +31,11 @@ pub(super) async fn get(
     request: HttpRequest,
     issuer: Data<Issuer>,
     in_flight: Data<InFlightLimit>,
-    origins: Data<AllowedOrigins>,
     metrics: Data<RequestMetrics>,
 ) -> HttpResponse {
     let begun_at = Instant::now();
     let Some(permit) = in_flight.acquire() else { return overloaded(&request, &metrics) };
-    issue(&request, &issuer, &origins, &metrics, permit, request.query_string().as_bytes(), begun_at).await
+    issue(&request, &issuer, &metrics, permit, request.query_string().as_bytes(), begun_at).await
 }
 
 /// Token params in a form. Those in the query string do not count.
@@ -45,7 +44,6 @@ pub(super) async fn post(
     body: Payload,
     issuer: Data<Issuer>,
     in_flight: Data<InFlightLimit>,
-    origins: Data<AllowedOrigins>,
     metrics: Data<RequestMetrics>,
 ) -> HttpResponse {
     let begun_at = Instant::now();
@@ -53,7 +51,7 @@ pub(super) async fn post(
     match read_form(&request, body).await {
         Ok(form) => {
             let Some(permit) = in_flight.acquire() else { return overloaded(&request, &metrics) };
-            issue(&request, &issuer, &origins, &metrics, permit, &form, begun_at).await
+            issue(&request, &issuer, &metrics, permit, &form, begun_at).await
         }
         Err(error) => refuse(&request, &metrics, "body-refused", &error, None),
     }
@@ -88,7 +86,6 @@ fn refuse(
 async fn issue(
     request: &HttpRequest,
     issuer: &Issuer,
-    origins: &AllowedOrigins,
     metrics: &RequestMetrics,
     mut permit: Permit<'_>,
     params: &[u8],
@@ -97,7 +94,7 @@ async fn issue(
     let_others_in().await;
     let authorization = texts(request, AUTHORIZATION);
     let cookies = texts(request, COOKIE).join("; ");
-    let accepts_cookies = origins.accept_cookies(request.headers());
+    let accepts_cookies = cors::accepts_cookies(request.headers());
     let asked =
         IncomingRequest { authorization: &authorization, cookies: &cookies, accepts_cookies: &accepts_cookies, params };
     let issuing = async {

@@ -11,19 +11,18 @@ use actix_web::{
 use super::{
     answer,
     client_address::ClientAddress,
-    cors::AllowedOrigins,
     guard,
     request_id::{self, RequestId},
 };
-use crate::{ably::ErrorInfo, connection, telemetry::metrics::RequestMetrics};
+use crate::{ably::ErrorInfo, connection, telemetry::metrics::RequestMetrics, tenant::Tenants};
 
 /// What a listener's refusals of unparsed requests need.
 #[derive(Clone, Debug, Default)]
 pub struct UnparsedRequests {
     /// Where they are counted.
     pub metrics: Option<RequestMetrics>,
-    /// The origins whose pages may read them.
-    pub origins: Option<Data<AllowedOrigins>>,
+    /// Whose pages may read them.
+    pub tenants: Option<Data<Tenants>>,
 }
 
 impl UnparsedRequests {
@@ -48,7 +47,7 @@ impl UnparsedRequests {
         let body = body.try_into_bytes().unwrap_or_default();
         let origin = field("origin").and_then(|origin| origin.to_str().map(str::to_owned).ok());
         let headers = response.headers_mut();
-        guard::add_headers(headers, &id, self.origins.as_ref(), origin.as_deref(), None);
+        guard::add_headers(headers, &id, self.tenants.as_ref(), origin.as_deref(), None);
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         headers.insert(CONTENT_LENGTH, body.len().into());
         if let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(std::time::SystemTime::now())) {

@@ -17,13 +17,13 @@ use super::{
 };
 use crate::{
     ably::{ErrorInfo, code},
-    clerk::{Event, InvalidDelivery, SigningSecrets, UnverifiedHeaders},
+    clerk::{Event, InvalidDelivery, UnverifiedHeaders},
     clock::UnixMillis,
     connection::RequestClock,
     limits::InFlightLimit,
     revocation::{Applied, Incomplete, Revocation},
     telemetry::metrics::{RequestMetrics, TenantMetrics},
-    tenant::TenantName,
+    tenant::{Tenant, TenantName, Tenants},
 };
 
 /// An event has a few KB. Whoever sends one is known only when it is here whole.
@@ -35,21 +35,10 @@ const LARGE_BODIES: NonZeroU32 = NonZeroU32::new(32).unwrap();
 /// What is needed to take the webhooks of all tenants that have some.
 #[derive(Debug)]
 pub struct Webhooks {
-    receivers: Vec<Arc<Receiver>>,
+    tenants: Arc<Tenants>,
     revocation: Arc<Revocation>,
     runtime: Handle,
     large_bodies: InFlightLimit,
-}
-
-/// A tenant's end of its webhooks.
-#[derive(Debug)]
-pub struct Receiver {
-    /// Whose events they are.
-    pub tenant: TenantName,
-    /// What they are signed with.
-    pub secrets: SigningSecrets,
-    /// Counts what becomes of them.
-    pub metrics: TenantMetrics,
 }
 
 /// The request that brought an event, for the log.
@@ -66,7 +55,7 @@ pub(super) async fn post(
     webhooks: Data<Webhooks>,
     refusals: Data<RequestMetrics>,
 ) -> HttpResponse {
-    if webhooks.receivers.is_empty() {
+    if !webhooks.are_on() {
         return answer::not_found().await;
     }
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -81,8 +70,8 @@ pub(super) async fn post(
         Err(NoBody::NoPermit) => return overloaded(&request, &refusals),
     };
     let now = UnixMillis::now();
-    let receiver = match webhooks.receiver_of(&headers, &body.bytes) {
-        Ok(receiver) => receiver,
+    let tenant = match webhooks.tenant_of(&headers, &body.bytes) {
+        Ok(tenant) => tenant,
         Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
     };
     RequestClock::verified(&request);
@@ -90,16 +79,16 @@ pub(super) async fn post(
     let event = match Event::parse(&body.bytes, now) {
         Ok(Some(event)) => event,
         Ok(None) => {
-            receiver.metrics.webhook("ignored");
+            tenant.metrics.webhook("ignored");
             return done();
         }
         Err(error) => {
-            receiver.metrics.webhook("malformed");
+            tenant.metrics.webhook("malformed");
             let reason = "webhook-malformed";
             tracing::error!(
                 request_id = sent.request_id,
                 client_address = sent.from.field(),
-                tenant = receiver.tenant.as_str(),
+                tenant = tenant.name.as_str(),
                 reason,
                 status = MALFORMED.status_code,
                 %error,
@@ -109,18 +98,19 @@ pub(super) async fn post(
         }
     };
     drop(body);
-    let taking = take(Arc::clone(&webhooks.revocation), Arc::clone(receiver), event, now, sent.clone());
+    let taking =
+        take(Arc::clone(&webhooks.revocation), tenant.name.clone(), tenant.metrics.clone(), event, now, sent.clone());
     // Not in this handler, which ends with its connection: a sender that goes away must not stop what it began.
     match webhooks.runtime.spawn(taking).await {
         Ok(Ok(())) => done(),
         Ok(Err(error)) => answer::failure(reason(error), &postponed(error), Some(answer::COME_AGAIN_AFTER)),
         Err(error) => {
-            receiver.metrics.webhook("postponed");
+            tenant.metrics.webhook("postponed");
             let reason = "webhook-broken-off";
             tracing::error!(
                 request_id = sent.request_id,
                 client_address = sent.from.field(),
-                tenant = receiver.tenant.as_str(),
+                tenant = tenant.name.as_str(),
                 reason,
                 status = BROKEN_OFF.status_code,
                 %error,
@@ -134,31 +124,31 @@ pub(super) async fn post(
 /// Lets an event take effect, and says so in the log and the metrics.
 async fn take(
     revocation: Arc<Revocation>,
-    receiver: Arc<Receiver>,
+    tenant: TenantName,
+    metrics: TenantMetrics,
     event: Event,
     now: UnixMillis,
     Sent { request_id, from }: Sent,
 ) -> Result<(), Incomplete> {
     let client_address = from.field();
-    let tenant = receiver.tenant.as_str();
     let (change, user_id) = (event.change.name(), event.change.user_id());
-    match revocation.apply(&receiver.tenant, &event, now).await {
+    match revocation.apply(&tenant, &event, now).await {
         Ok(applied) => {
             let outcome = match applied {
                 Applied::InForce => "applied",
                 Applied::Outdated => "outdated",
             };
-            receiver.metrics.webhook(outcome);
-            tracing::info!(request_id, client_address, tenant, change, user_id, outcome, "webhook taken");
+            metrics.webhook(outcome);
+            tracing::info!(request_id, client_address, %tenant, change, user_id, outcome, "webhook taken");
             Ok(())
         }
         Err(error) => {
-            receiver.metrics.webhook("postponed");
+            metrics.webhook("postponed");
             let (status, reason) = (postponed(error).status_code, reason(error));
             tracing::warn!(
                 request_id,
                 client_address,
-                tenant,
+                %tenant,
                 change,
                 user_id,
                 reason,
@@ -173,22 +163,27 @@ async fn take(
 
 /// 405, unless there are no webhooks at all.
 pub(super) async fn other_method(webhooks: Data<Webhooks>) -> HttpResponse {
-    if webhooks.receivers.is_empty() { answer::not_found().await } else { answer::method_not_allowed("POST") }
+    if webhooks.are_on() { answer::method_not_allowed("POST") } else { answer::not_found().await }
 }
 
 impl Webhooks {
-    /// `receivers` are the tenants that have signing secrets; `revocation` lets events take effect, on `runtime`.
+    /// Takes the events of these tenants; `revocation` applies them, on `runtime`.
     #[must_use]
-    pub fn new(receivers: Vec<Arc<Receiver>>, revocation: Arc<Revocation>, runtime: Handle) -> Self {
-        Self { receivers, revocation, runtime, large_bodies: InFlightLimit::new(LARGE_BODIES) }
+    pub fn new(tenants: Arc<Tenants>, revocation: Arc<Revocation>, runtime: Handle) -> Self {
+        Self { tenants, revocation, runtime, large_bodies: InFlightLimit::new(LARGE_BODIES) }
+    }
+
+    fn are_on(&self) -> bool {
+        self.tenants.iter().any(|tenant| tenant.webhook_secrets.is_some())
     }
 
     /// The tenant one of whose secrets signed the delivery.
-    fn receiver_of(&self, headers: &UnverifiedHeaders, body: &[u8]) -> Result<&Arc<Receiver>, InvalidDelivery> {
+    fn tenant_of(&self, headers: &UnverifiedHeaders, body: &[u8]) -> Result<&Tenant, InvalidDelivery> {
         let mut refused = InvalidDelivery::Signature;
-        for receiver in &self.receivers {
-            match receiver.secrets.verify(headers, body) {
-                Ok(()) => return Ok(receiver),
+        for tenant in self.tenants.iter() {
+            let Some(secrets) = &tenant.webhook_secrets else { continue };
+            match secrets.verify(headers, body) {
+                Ok(()) => return Ok(tenant),
                 Err(invalid) if invalid != InvalidDelivery::Signature => refused = invalid,
                 Err(_) => {}
             }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use prometheus_client::{
+    collector::Collector,
     encoding::{
         EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder,
         prometheus_text::{CONTENT_TYPE, encode},
@@ -21,21 +22,23 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::store::StoreCollector;
+pub use self::store::StoreCollector;
+
 use crate::{
-    ably::{ExchangeCounts, TokenFormat},
+    ably::{ExchangeCounts, RevocationCounts, TokenFormat},
     clerk::{LookupCounts, RefreshCounts},
     clock::{ClockWatch, UnixMillis},
-    store::{Clock, Store},
 };
+
+const PREFIX: &str = "ably_clerk_auth";
 
 /// What can become of a webhook.
 const WEBHOOK_OUTCOMES: [&str; 5] = ["applied", "outdated", "ignored", "postponed", "malformed"];
 
 /// All metrics of a service.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Metrics {
-    registry: Arc<Registry>,
+    registry: Registry,
     families: Arc<Families>,
 }
 
@@ -152,13 +155,12 @@ impl Metrics {
     /// The content type of [`exposition`](Self::exposition).
     pub const CONTENT_TYPE: &str = CONTENT_TYPE;
 
-    /// What the label `tenant` is where nobody knows whose request it was: empty, which Prometheus takes for no label.
-    pub const OF_NOBODY: &str = "";
+    /// The label `tenant` of requests without a known tenant: empty, which Prometheus takes for no label.
+    pub const NO_TENANT: &str = "";
 
-    /// The metrics of a process that starts now, by `clock`, with the policy that it starts with, and of its store.
+    /// The metrics of a process that starts now, with the policy of its start.
     #[must_use]
-    pub fn new(clock: Clock, store: Arc<dyn Store>) -> Self {
-        let now = clock();
+    pub fn new(now: UnixMillis) -> Self {
         let build = Family::<Build, Gauge>::default();
         build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         let started: Gauge = Gauge::default();
@@ -169,11 +171,15 @@ impl Metrics {
         let mut registry = Registry::default();
         // By the name that it has everywhere, without our prefix: others' dashboards and alerts know it.
         registry.register("process_start_time_seconds", "When the process started", started);
-        let ours = registry.sub_registry_with_prefix("ably_clerk_auth");
+        let ours = registry.sub_registry_with_prefix(PREFIX);
         ours.register("build_info", "The version that runs; always 1", build);
         families.register(ours);
-        ours.register_collector(Box::new(StoreCollector { store, clock }));
-        Self { registry: Arc::new(registry), families: Arc::new(families) }
+        Self { registry, families: Arc::new(families) }
+    }
+
+    /// Adds metrics that `collector` reads whenever they are asked for.
+    pub fn register(&mut self, collector: Box<dyn Collector>) {
+        self.registry.sub_registry_with_prefix(PREFIX).register_collector(collector);
     }
 
     /// All metrics, as they are now.
@@ -345,6 +351,13 @@ impl fmt::Debug for TenantMetrics {
     }
 }
 
+impl Default for TenantMetrics {
+    /// Metrics that are never exposed.
+    fn default() -> Self {
+        Metrics::new(UnixMillis(0)).tenant(Metrics::NO_TENANT)
+    }
+}
+
 impl TenantMetrics {
     /// A token was issued, after so long.
     pub fn issued(&self, format: TokenFormat, after: Duration) {
@@ -432,17 +445,6 @@ impl TenantMetrics {
     }
 }
 
-/// How revocations at Ably went since the start.
-#[derive(Clone, Debug, Default)]
-pub struct RevocationCounts {
-    /// Targets that Ably has revoked.
-    pub accepted: Counter,
-    /// Targets or calls that Ably will not, for a reason that does not pass by itself.
-    pub refused: Counter,
-    /// Calls that gave nothing and are tried again.
-    pub unavailable: Counter,
-}
-
 /// What the reload of the configuration records.
 #[derive(Clone, Debug)]
 pub struct ReloadMetrics {
@@ -522,14 +524,20 @@ mod tests {
     use super::*;
     use crate::{
         clock::ClockOffset,
-        store::{Bounds, DenialSource, DueWork, MemoryStore, Restriction, RestrictionKind, Subject},
+        store::{Bounds, Clock, DenialSource, DueWork, MemoryStore, Restriction, RestrictionKind, Store, Subject},
         tenant,
     };
+
+    fn metrics_of(store: Arc<dyn Store>, clock: Clock) -> Metrics {
+        let mut metrics = Metrics::new(clock());
+        metrics.register(Box::new(StoreCollector { store, clock }));
+        metrics
+    }
 
     /// Those of a process that starts then, with an empty store.
     fn metrics_since(start: UnixMillis) -> Metrics {
         let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
-        Metrics::new(Arc::new(move || start), Arc::new(store))
+        metrics_of(Arc::new(store), Arc::new(move || start))
     }
 
     fn series<'a>(exposition: &'a str, name: &str) -> Vec<&'a str> {
@@ -601,7 +609,7 @@ mod tests {
         };
         let bounds = Bounds { restrictions: 1, ..Bounds::default() };
         let store = Arc::new(MemoryStore::new(&bounds, Arc::new(|_| {})));
-        let metrics = Metrics::new(clock, Arc::clone(&store) as Arc<dyn Store>);
+        let metrics = metrics_of(Arc::clone(&store) as _, clock);
         let of_store = || {
             let exposition = metrics.exposition().unwrap();
             let samples = series(&exposition, "ably_clerk_auth_store_");

@@ -5,12 +5,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    ably::{ApiKey, RestClient, TokenFormat},
+    ably::{ApiKey, RestClient, RevocationCounts, RevocationQueue, RevokingKey, TokenFormat},
     clerk::{Change, Event, User},
     outgoing,
-    revocation::{RevocationQueue, RevokingKey},
     store::{Bounds, MemoryStore, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore},
-    telemetry::metrics::RevocationCounts,
+    tenant::{Tenants, fixtures},
 };
 
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -23,27 +22,21 @@ fn request(fields: &Value) -> Result<RevocationRequest, InvalidRevocationRequest
     RevocationRequest::parse(fields.to_string().as_bytes())
 }
 
-fn authority(tenant: &str, format: TokenFormat, ably: Option<&Ably>) -> Authority {
-    Authority {
-        tenant: TenantName::parse(tenant).unwrap(),
-        denial: Duration::from_mins(10),
-        format,
-        client_id: "{username}".parse().unwrap(),
-        users: None,
-        ably: ably.map(|ably| {
-            let rest = RestClient::new(ably.url().parse().unwrap(), outgoing::client().unwrap());
-            let key = RevokingKey { rest, api_key: ApiKey::parse(ably.api_key()).unwrap() };
-            RevocationQueue::new(TenantName::parse(tenant).unwrap(), key, RevocationCounts::default())
-        }),
-    }
+fn tenant(name: &str, format: TokenFormat, ably: Option<&Ably>) -> Tenant {
+    let queue = |ably: &Ably| {
+        let rest = RestClient::new(ably.url().parse().unwrap(), outgoing::client().unwrap());
+        let key = RevokingKey { rest, api_key: ApiKey::parse(ably.api_key()).unwrap() };
+        RevocationQueue::new(name, key, RevocationCounts::default())
+    };
+    Tenant { revocations: ably.map(queue), ..fixtures::tenant(name, format, "{username}") }
 }
 
-fn revocation_with(bounds: &Bounds, authorities: Vec<Authority>) -> Revocation {
-    Revocation::new(Arc::new(MemoryStore::new(bounds, Arc::new(|_| {}))), authorities, NOW)
+fn revocation_with(bounds: &Bounds, tenants: Vec<Tenant>) -> Revocation {
+    Revocation::new(Arc::new(MemoryStore::new(bounds, Arc::new(|_| {}))), Arc::new(Tenants::new(tenants)), NOW)
 }
 
 fn revocation(format: TokenFormat, ably: Option<&Ably>) -> Revocation {
-    revocation_with(&Bounds::default(), vec![authority("default", format, ably)])
+    revocation_with(&Bounds::default(), vec![tenant("default", format, ably)])
 }
 
 /// At a replica whose Redis is nowhere.
@@ -58,7 +51,11 @@ fn revocation_without_redis(ably: Option<&Ably>) -> Revocation {
         Arc::new(|| NOW),
         Arc::new(|_| {}),
     );
-    Revocation::new(Arc::new(store.unwrap()), vec![authority("default", TokenFormat::Jwt, ably)], NOW)
+    Revocation::new(
+        Arc::new(store.unwrap()),
+        Arc::new(Tenants::new(vec![tenant("default", TokenFormat::Jwt, ably)])),
+        NOW,
+    )
 }
 
 async fn ably() -> Ably {
@@ -73,7 +70,7 @@ impl Revocation {
             session: session.into(),
             organization: None,
             client_id: client_id.into(),
-            format: self.tenants[0].format,
+            format: self.tenants.only().unwrap().format(),
             until: later(3600),
         };
         self.store.put_live_token(live_token, NOW).await.unwrap();
@@ -216,7 +213,7 @@ async fn an_order_that_is_older_than_another_changes_nothing_and_says_so() {
 #[tokio::test]
 async fn a_denial_that_there_is_no_room_for_is_reported() {
     let bounds = Bounds { restrictions: 1, ..Bounds::default() };
-    let revocation = revocation_with(&bounds, vec![authority("default", TokenFormat::Jwt, None)]);
+    let revocation = revocation_with(&bounds, vec![tenant("default", TokenFormat::Jwt, None)]);
     revocation.ordered(json!({ "user": "user_1" }), NOW).await;
     let report = revocation.ordered(json!({ "user": "user_2" }), NOW).await;
     assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("store_full"), &json!(false)));
@@ -224,7 +221,7 @@ async fn a_denial_that_there_is_no_room_for_is_reported() {
 
 #[tokio::test]
 async fn with_several_tenants_one_has_to_be_named() {
-    let authorities = ["acme", "beta"].map(|tenant| authority(tenant, TokenFormat::Jwt, None));
+    let authorities = ["acme", "beta"].map(|name| tenant(name, TokenFormat::Jwt, None));
     let revocation = revocation_with(&Bounds::default(), authorities.into());
     let operator = async |fields: Value| revocation.operator(&request(&fields).unwrap(), NOW).await;
     assert_eq!(operator(json!({ "user": "user_1" })).await, Err(InvalidRevocationRequest::WithoutTenant));
@@ -234,7 +231,7 @@ async fn with_several_tenants_one_has_to_be_named() {
     assert_eq!(report.tenant.as_str(), "beta");
     let denies =
         |tenant: &TenantName| revocation.store.restrictions().denies(tenant, &Subject::User("user_1".into()), NOW);
-    assert_eq!(revocation.tenants.iter().map(|authority| denies(&authority.tenant)).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(revocation.tenants.iter().map(|tenant| denies(&tenant.name)).collect::<Vec<_>>(), [false, true]);
 }
 
 #[tokio::test]
@@ -411,7 +408,7 @@ async fn a_repetition_that_one_replica_knows_only_is_planned_and_not_complete() 
 async fn a_repetition_that_there_is_no_room_for_is_not_planned_and_not_complete() {
     let ably = ably().await;
     let bounds = Bounds { work: 0, ..Bounds::default() };
-    let revocation = revocation_with(&bounds, vec![authority("default", TokenFormat::Jwt, Some(&ably))]);
+    let revocation = revocation_with(&bounds, vec![tenant("default", TokenFormat::Jwt, Some(&ably))]);
     let report = revocation.ordered(json!({ "session": "sess_1" }), NOW).await;
     assert_eq!((&report["targets"][0]["outcome"], &report["repeated_at"]), (&json!("accepted"), &Value::Null));
     assert!(report["warnings"].to_string().contains("the store is full"), "{report}");
@@ -425,7 +422,7 @@ async fn an_attempt_that_there_is_no_room_for_is_said_to_be_the_last() {
     ably.set_revocation_outage(Some(Outage::Status(503)));
     let outcome = async |room, fields| {
         let bounds = Bounds { work: room, ..Bounds::default() };
-        let revocation = revocation_with(&bounds, vec![authority("default", TokenFormat::Jwt, Some(&ably))]);
+        let revocation = revocation_with(&bounds, vec![tenant("default", TokenFormat::Jwt, Some(&ably))]);
         let report = revocation.ordered(fields, NOW).await;
         assert_eq!(report["complete"], false, "{report}");
         let calls = revocation.work_at(&ably, later(5)).await.len();

@@ -7,9 +7,11 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metri
 use crate::store::{Backlog, Census, Clock, Health, Store};
 
 /// Tells of a store.
-pub(super) struct StoreCollector {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Clock,
+pub struct StoreCollector {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Clock,
 }
 
 impl fmt::Debug for StoreCollector {

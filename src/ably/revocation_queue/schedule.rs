@@ -275,8 +275,9 @@ fn other(margin: ReauthMargin) -> ReauthMargin {
     }
 }
 
-/// When to retry a target that fails by itself, although calls succeed: each pause is as long as all before it.
-pub(in crate::revocation) fn retry_of_target(first_due: UnixMillis, now: UnixMillis) -> UnixMillis {
+/// When to retry a target that fails alone, while calls succeed: each pause is as long as all before it together.
+#[must_use]
+pub fn retry_of_target(first_due: UnixMillis, now: UnixMillis) -> UnixMillis {
     let waited = Duration::from_millis(u64::try_from(now.0.saturating_sub(first_due.0)).unwrap_or(0));
     now.after(waited.clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
 }

@@ -1,7 +1,7 @@
-//! The queue of a tenant's revocations at Ably. Webhooks, operator requests and due tasks all go through it.
+//! The queue of one Ably app's revocations. Webhooks, operator requests and revocation tasks all go through it.
 //!
 //! Ably limits how often an app may call its revocation API. [`Schedule`] decides which call goes when, without I/O; this
-//! module makes the calls, and logs and counts what comes of them.
+//! module makes the calls, logs them and counts their outcomes.
 
 mod schedule;
 
@@ -12,17 +12,14 @@ use std::{
 };
 
 use futures_util::future;
+use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::oneshot, time::sleep};
 use tracing::field::display;
 
-pub(super) use self::schedule::retry_of_target;
+pub use self::schedule::retry_of_target;
 use self::schedule::{Added, Call, Caller, Next, Paused, Schedule};
-use crate::{
-    ably::{ApiKey, ReauthMargin, RestClient, RestError, Target, TargetOutcome, diagnosis},
-    clock::UnixMillis,
-    telemetry::metrics::RevocationCounts,
-    tenant::TenantName,
-};
+use super::{ApiKey, ReauthMargin, RestClient, RestError, Target, TargetOutcome, diagnosis};
+use crate::clock::UnixMillis;
 
 /// An API key that revokes the tokens issued with it.
 #[derive(Clone, Debug)]
@@ -33,29 +30,51 @@ pub struct RevokingKey {
     pub api_key: ApiKey,
 }
 
-/// What became of a target.
+/// Revocations at Ably by outcome, a target each. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct RevocationCounts {
+    /// Ably revoked the tokens.
+    pub accepted: Counter,
+    /// Ably refused, and a retry would not help.
+    pub refused: Counter,
+    /// Ably did not revoke them yet; the service retries.
+    pub unavailable: Counter,
+}
+
+/// The outcome of a revocation for one target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RevokeOutcome {
-    /// Ably revokes its tokens.
-    Accepted { applies_at: UnixMillis },
-    /// Ably refuses, for a reason that does not pass by itself.
-    Refused { code: Option<u32> },
-    /// Ably did not revoke its tokens. The queue makes calls again from `retry_at` on; without it, other targets go on.
-    Unavailable { retry_at: Option<UnixMillis> },
+pub enum RevokeOutcome {
+    /// Ably revokes the target's tokens.
+    Accepted {
+        /// When the revocation takes effect.
+        applies_at: UnixMillis,
+    },
+    /// Ably refuses, and a retry would not help.
+    Refused {
+        /// Ably's code, if it gave one.
+        code: Option<u32>,
+    },
+    /// Ably did not revoke the target's tokens.
+    Unavailable {
+        /// When the queue makes calls again. None: the queue goes on with other targets.
+        retry_at: Option<UnixMillis>,
+    },
 }
 
 impl RevokeOutcome {
-    pub(super) fn is_refused(&self) -> bool {
+    /// Whether Ably refused.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
         matches!(self, Self::Refused { .. })
     }
 }
 
-/// A tenant's queue. Clones are the same queue.
+/// The queue of one app. Clones are the same queue.
 #[derive(Clone)]
 pub struct RevocationQueue(Arc<Shared>);
 
 struct Shared {
-    tenant: TenantName,
+    tenant: String,
     key: RevokingKey,
     counts: RevocationCounts,
     schedule: Mutex<Schedule<Outcome>>,
@@ -72,14 +91,14 @@ fn send(callers: impl IntoIterator<Item = Caller<Outcome>>, outcomes: RevokeOutc
 }
 
 impl RevocationQueue {
-    /// An empty queue. `counts` records what becomes of targets.
+    /// An empty queue. `tenant` names it in the log.
     #[must_use]
-    pub fn new(tenant: TenantName, key: RevokingKey, counts: RevocationCounts) -> Self {
-        Self(Arc::new(Shared { tenant, key, counts, schedule: Mutex::default() }))
+    pub fn new(tenant: impl Into<String>, key: RevokingKey, counts: RevocationCounts) -> Self {
+        Self(Arc::new(Shared { tenant: tenant.into(), key, counts, schedule: Mutex::default() }))
     }
 
-    /// Has Ably revoke tokens, and returns what became of each target.
-    pub(super) async fn revoke(&self, targets: &[Target], margin: ReauthMargin, now: UnixMillis) -> Vec<RevokeOutcome> {
+    /// Revokes tokens at Ably. Returns an outcome for each target.
+    pub async fn revoke(&self, targets: &[Target], margin: ReauthMargin, now: UnixMillis) -> Vec<RevokeOutcome> {
         let (callers, answers): (Vec<_>, Vec<_>) = targets.iter().map(|_| oneshot::channel()).unzip();
         let added = self.schedule().add(targets.iter().cloned().zip(callers), margin, now);
         match added {

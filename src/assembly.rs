@@ -1,0 +1,162 @@
+//! Makes every part of the service from its configuration. Nothing is fetched or bound yet.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+
+use crate::{
+    ably::{Exchange, RestClient, RevocationQueue, RevokingKey, TokenFormat},
+    clerk::{
+        BackendApi, InvalidPem, InvalidSigningSecret, Jwks, JwksSource, LookupCounts, RefreshCounts, SigningKeys,
+        Users, Verifier,
+    },
+    clock::UnixMillis,
+    config::{ClerkConfig, Config, KeySource, TenantConfig},
+    identity::Identity,
+    issuer::Issuer,
+    limits::TokenLimit,
+    outgoing, revocation,
+    revocation::Revocation,
+    store::{Bounds, Forgotten, InvalidRedisAddress, MemoryStore, RedisStore, Store},
+    telemetry::metrics::{Metrics, StoreCollector, TenantMetrics},
+    tenant::{Signing, Tenant, Tenants},
+};
+
+/// The parts of a service.
+#[derive(Debug)]
+pub struct Parts {
+    /// All tenants.
+    pub tenants: Arc<Tenants>,
+    /// Issues tokens.
+    pub issuer: Issuer,
+    /// Ends access.
+    pub revocation: Arc<Revocation>,
+    /// All metrics.
+    pub metrics: Metrics,
+}
+
+/// Why a part cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum AssemblyError {
+    /// TLS cannot be set up.
+    #[error("cannot set up outgoing TLS connections: {}", outgoing::causes(.0))]
+    Tls(#[from] reqwest::Error),
+    /// The PEM was valid when the configuration was checked.
+    #[error(transparent)]
+    Pem(#[from] InvalidPem),
+    /// The secrets were valid when the configuration was checked.
+    #[error(transparent)]
+    SigningSecret(#[from] InvalidSigningSecret),
+    /// The address was valid when the configuration was checked.
+    #[error("Redis cannot be used: {0}")]
+    Redis(#[from] InvalidRedisAddress),
+}
+
+/// Makes all parts. Needs a Tokio runtime.
+pub fn assemble(config: &Config) -> Result<Parts, AssemblyError> {
+    let http = outgoing::client()?;
+    let now = UnixMillis::now();
+    let mut metrics = Metrics::new(now);
+    let denial_ttl = config.revocation.denial_ttl;
+    let make_tenant = |tenant: &TenantConfig| {
+        let metrics = metrics.tenant(tenant.name().as_str());
+        make_tenant(tenant, denial_ttl, &http, metrics)
+    };
+    let tenants = config.tenants.iter().map(make_tenant).collect::<Result<_, _>>()?;
+    let tenants = Arc::new(Tenants::new(tenants));
+    let store = make_store(config, Arc::clone(&tenants))?;
+    metrics.register(Box::new(StoreCollector { store: Arc::clone(&store), clock: Arc::new(UnixMillis::now) }));
+    let revocation = Arc::new(Revocation::new(Arc::clone(&store), Arc::clone(&tenants), now));
+    let without_tenant = tenants.only().map_or_else(|| metrics.tenant(Metrics::NO_TENANT), |only| only.metrics.clone());
+    let issuer = Issuer::new(Arc::clone(&tenants), store, config.limits.tokens.map(TokenLimit::new), without_tenant);
+    Ok(Parts { tenants, issuer, revocation, metrics })
+}
+
+fn make_tenant(
+    config: &TenantConfig,
+    denial_ttl: Duration,
+    http: &reqwest::Client,
+    metrics: TenantMetrics,
+) -> Result<Tenant, AssemblyError> {
+    let clerk = &config.clerk;
+    metrics.policy_in_force(config.policy.rules.len());
+    let rest = || RestClient::new(config.ably.rest_url.clone(), http.clone()).observed_by(metrics.ably_clock());
+    let signing = match config.token.format {
+        TokenFormat::TokenRequest => Signing::TokenRequest,
+        TokenFormat::Jwt => Signing::Jwt,
+        TokenFormat::TokenDetails => {
+            Signing::TokenDetails(Exchange::new(rest(), Handle::current(), metrics.ably_exchanges()))
+        }
+    };
+    // Outside the closure: these series exist whether or not tokens are revocable.
+    let revocations = metrics.revocations();
+    let queue = || {
+        let key = RevokingKey { rest: rest(), api_key: config.ably.api_key.clone() };
+        RevocationQueue::new(config.name(), key, revocations)
+    };
+    Ok(Tenant {
+        name: config.name(),
+        publishable_key: clerk.publishable_key_here(),
+        verifier: verifier(clerk, denial_ttl, http, || metrics.signing_key_refreshes())?,
+        webhook_secrets: clerk.signing_secrets()?,
+        identity: Identity::new(config.token.client_id.clone(), users(clerk, http, metrics.user_lookups())),
+        policy: ArcSwap::from_pointee(config.policy.clone()),
+        api_key: config.ably.api_key.clone(),
+        signing,
+        revocations: config.ably.revocable_tokens.then(queue),
+        denial: revocation::denial(denial_ttl, clerk.clock_skew_ms),
+        signed_out: config.token.signed_out,
+        allowed_origins: config.cors.allowed_origins.iter().cloned().collect(),
+        metrics,
+    })
+}
+
+fn make_store(config: &Config, tenants: Arc<Tenants>) -> Result<Arc<dyn Store>, AssemblyError> {
+    let on_forget = Arc::new(move |forgotten: Forgotten<'_>| match forgotten {
+        Forgotten::User(tenant, user) => {
+            if let Some(users) = tenants.named(tenant).and_then(Tenant::users) {
+                users.forget(user);
+            }
+        }
+        Forgotten::Everyone => tenants.iter().filter_map(Tenant::users).for_each(Users::forget_all),
+    });
+    let bounds = Bounds::default();
+    let Some(redis) = &config.redis else { return Ok(Arc::new(MemoryStore::new(&bounds, on_forget))) };
+    let clock = Arc::new(UnixMillis::now);
+    Ok(Arc::new(RedisStore::start(&redis.address, &redis.prefix, redis.on_failure, &bounds, clock, on_forget)?))
+}
+
+/// The signing keys of the configured source.
+pub(crate) fn signing_keys(
+    config: &ClerkConfig,
+    http: &reqwest::Client,
+    counts: impl FnOnce() -> RefreshCounts,
+) -> Result<SigningKeys, InvalidPem> {
+    let (url, secret_key) = match config.key_source() {
+        KeySource::Pem => {
+            return SigningKeys::from_pem(config.jwt_key.as_deref().unwrap_or_default());
+        }
+        KeySource::BackendApi(url) => (url, config.secret_key.clone()),
+        KeySource::FrontendApi(url) => (url, None),
+    };
+    let jwks = Jwks::new(JwksSource { url, secret_key }, http.clone(), Handle::current(), counts());
+    Ok(SigningKeys::Jwks(jwks))
+}
+
+/// Verifies the session tokens of a Clerk instance. `counts` is called only where the keys come from a JWKS.
+pub(crate) fn verifier(
+    clerk: &ClerkConfig,
+    denial_ttl: Duration,
+    http: &reqwest::Client,
+    counts: impl FnOnce() -> RefreshCounts,
+) -> Result<Verifier, AssemblyError> {
+    Ok(Verifier::new(signing_keys(clerk, http, counts)?, clerk.session_rules(denial_ttl)))
+}
+
+/// The users of a Clerk instance. None without a secret key.
+pub(crate) fn users(clerk: &ClerkConfig, http: &reqwest::Client, counts: LookupCounts) -> Option<Users> {
+    let secret_key = clerk.secret_key.clone()?;
+    let api = BackendApi::new(clerk.api_url.clone(), secret_key, http.clone());
+    Some(Users::new(api, clerk.user_cache_ttl, Handle::current(), counts))
+}
