@@ -7,7 +7,7 @@
 mod api_key;
 mod capability;
 mod client_id;
-mod error_info;
+mod error_body;
 mod exchange;
 mod jwt;
 mod resource;
@@ -24,7 +24,7 @@ pub use capability::{
     Capability, InvalidCapability, InvalidOperations, NoIntersection, OPERATIONS, OperationBits, Operations,
 };
 pub use client_id::{ClientId, InvalidClientId};
-pub use error_info::{ErrorBody, ErrorInfo, code};
+pub use error_body::{ErrorBody, code};
 pub use exchange::{AblyRefusal, Exchange, ExchangeCounts, ExchangeError, NoToken};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{RestClient, RestError};

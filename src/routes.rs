@@ -17,10 +17,15 @@ mod unparsed;
 pub mod webhooks;
 
 use actix_web::{
+    HttpResponse, Route,
     http::Method,
     middleware::from_fn,
     web::{self, ServiceConfig},
 };
+
+pub use unparsed::UnparsedRequests;
+
+use crate::refusal::Refusal;
 
 /// The routes of the public listener.
 pub fn configure_public(service: &mut ServiceConfig) {
@@ -30,7 +35,7 @@ pub fn configure_public(service: &mut ServiceConfig) {
                 .route(web::get().to(token::get))
                 .route(web::post().to(token::post))
                 .route(web::method(Method::OPTIONS).to(cors::preflight))
-                .default_service(web::to(async || answer::method_not_allowed("GET, POST, OPTIONS"))),
+                .default_service(other_methods("GET, POST, OPTIONS")),
         )
         .service(
             web::resource("/webhooks/clerk")
@@ -39,7 +44,7 @@ pub fn configure_public(service: &mut ServiceConfig) {
         )
         .configure(configure_health)
         .service(readable("/openapi.yaml").route(readable_route().to(openapi::get)))
-        .default_service(web::to(answer::not_found));
+        .default_service(refuse(Refusal::NoRoute));
 }
 
 /// The routes of the admin listener.
@@ -48,13 +53,13 @@ pub fn configure_admin(service: &mut ServiceConfig) {
         .service(
             web::resource("/revocations")
                 .route(web::post().to(revocations::post))
-                .default_service(web::to(async || answer::method_not_allowed("POST"))),
+                .default_service(other_methods("POST")),
         )
         .service(
             web::scope("")
                 .service(readable("/metrics").route(readable_route().to(metrics::get)))
                 .configure(configure_health)
-                .default_service(web::to(answer::not_found_for_admin))
+                .default_service(refuse(Refusal::NoAdminRoute))
                 .wrap(from_fn(host::check)),
         );
 }
@@ -65,12 +70,18 @@ fn configure_health(service: &mut ServiceConfig) {
         .service(readable("/readyz").route(readable_route().to(health::ready)));
 }
 
-pub use unparsed::UnparsedRequests;
-
 fn readable(path: &str) -> actix_web::Resource {
-    web::resource(path).default_service(web::to(async || answer::method_not_allowed("GET, HEAD")))
+    web::resource(path).default_service(other_methods("GET, HEAD"))
 }
 
-fn readable_route() -> actix_web::Route {
+fn readable_route() -> Route {
     web::route().guard(actix_web::guard::Any(actix_web::guard::Get()).or(actix_web::guard::Head()))
+}
+
+fn other_methods(allow: &'static str) -> Route {
+    refuse(Refusal::Method(allow))
+}
+
+fn refuse(refusal: Refusal) -> Route {
+    web::to(move || async move { Err::<HttpResponse, _>(refusal) })
 }

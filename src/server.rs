@@ -19,7 +19,6 @@ use actix_web::{
 };
 use tokio::{
     net::{TcpSocket, TcpStream},
-    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
@@ -31,6 +30,7 @@ use crate::{
     clock::UnixMillis,
     config::{Config, TomlFile},
     connection::{self, Listener},
+    detached::Detached,
     issuer::Issuer,
     limits::{self, ConnectionTable, InFlightLimit, Room},
     reload::Reload,
@@ -95,10 +95,10 @@ impl Server {
         let Parts { tenants, issuer, revocation, metrics } = assembly::assemble(config)?;
         let jwks: Vec<Jwks> =
             tenants.iter().map(Tenant::signing_keys).filter_map(|keys| keys.jwks().cloned()).collect();
-        let webhooks = Data::new(Webhooks::new(Arc::clone(&tenants), Arc::clone(&revocation), Handle::current()));
+        let detached = Detached::on_current_runtime();
+        let webhooks = Data::new(Webhooks::new(Arc::clone(&tenants), Arc::clone(&revocation), detached.clone()));
         let access = Access::to(config.admin.address, config.admin.token.clone());
-        let operator =
-            Data::new(OperatorRequests { revocation: Arc::clone(&revocation), runtime: Handle::current(), access });
+        let operator = Data::new(OperatorRequests { revocation: Arc::clone(&revocation), detached, access });
         let (issuer, metrics, tenants) = (Data::new(issuer), Data::new(metrics), Data::from(tenants));
         let in_flight = Data::new(InFlightLimit::new(config.limits.max_in_flight));
         let trusted_proxies = Data::new(config.server.trusted_proxies.clone());

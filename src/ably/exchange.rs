@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 
-use super::{ErrorInfo, NoRandomness, RestClient, RestError, TokenDetails, TokenRequest, code};
+use super::{NoRandomness, RestClient, RestError, TokenDetails, TokenRequest};
 
 /// Ably, asked for tokens.
 #[derive(Clone, Debug)]
@@ -64,9 +64,6 @@ pub struct AblyRefusal {
 }
 
 impl Exchange {
-    /// What a client is told to wait when Ably says nothing of it.
-    const RETRY_AFTER: Duration = Duration::from_secs(5);
-
     /// Tokens by `rest`; calls run on `runtime`, and how they end is counted by `counts`.
     #[must_use]
     pub fn new(rest: RestClient, runtime: Handle, counts: ExchangeCounts) -> Self {
@@ -107,58 +104,6 @@ impl From<ExchangeError> for NoToken {
             ExchangeError::Rest(_) => Self::Unavailable,
             ExchangeError::NoRandomness(error) => Self::NoRandomness(error),
         }
-    }
-}
-
-impl NoToken {
-    /// What the client reads: Ably's own verdict, unless an SDK would take it for one on its user. A 401 of Ably's is on
-    /// this service's key or clock; 40102 and 40171 end a connection for good; 40140 to 40149 are for tokens.
-    #[must_use]
-    pub fn error_info(&self) -> ErrorInfo {
-        let (code, status_code, message) = match *self {
-            Self::NoRandomness(_) => (code::INTERNAL, 500, "Something is broken in the token service."),
-            Self::Unavailable => (code::UNREACHABLE, 503, "Ably cannot be asked for a token now. Try again soon."),
-            Self::Refused(refusal) if refusal.is_about_the_service() => (
-                code::UNREACHABLE,
-                503,
-                "Ably does not take this service's token requests now. The service's log has Ably's code.",
-            ),
-            Self::Refused(AblyRefusal { code, status, .. }) => (code, status, sentence(code, status)),
-        };
-        ErrorInfo { code, status_code, message }
-    }
-
-    /// When it is worth asking again, for what is not the caller's fault: within a minute, whatever Ably says.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        const LONGEST: Duration = Duration::from_mins(1);
-        match self {
-            Self::NoRandomness(_) => None,
-            Self::Unavailable => Some(Exchange::RETRY_AFTER),
-            Self::Refused(refusal) => {
-                let passes = refusal.status == 429 || refusal.status >= 500 || refusal.is_about_the_service();
-                passes.then(|| refusal.retry_after.unwrap_or(Exchange::RETRY_AFTER).min(LONGEST))
-            }
-        }
-    }
-}
-
-impl AblyRefusal {
-    fn is_about_the_service(&self) -> bool {
-        self.status == 401 || matches!(self.code, 40102 | 40140..=40149 | 40171)
-    }
-}
-
-fn sentence(code: u32, status: u16) -> &'static str {
-    match (code, status) {
-        (_, 429) | (42900..=42999, _) => "Ably limits its rate now. Try again later.",
-        (_, 500..) => "Ably failed to make a token. Try again soon.",
-        (40003, _) => "Ably refuses the ttl of the token request.",
-        (40012, _) => "Ably refuses the client ID of the token request.",
-        (40160..=40169, _) => "The Ably API key has none of the capability that was asked for.",
-        (_, 403) => "Ably does not allow this token request.",
-        (_, 404) => "Ably does not know the API key of this service.",
-        _ => "Ably refuses the token request.",
     }
 }
 

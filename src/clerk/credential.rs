@@ -49,36 +49,6 @@ pub enum NoCredential {
 }
 
 impl NoCredential {
-    /// A short name for logs and metrics.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Missing | Self::SessionCookieMissing => "session-token-missing",
-            Self::Ambiguous => "authorization-ambiguous",
-            Self::DevBrowserMissing => "dev-browser-missing",
-            Self::SignedOut => "client-uat-signed-out",
-            Self::OlderThanClient => "session-token-older-than-client-uat",
-        }
-    }
-
-    /// A sentence for the caller.
-    #[must_use]
-    pub fn message(self) -> &'static str {
-        match self {
-            Self::Missing | Self::SessionCookieMissing => {
-                "No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in?"
-            }
-            Self::Ambiguous => "Two Authorization headers: send one.",
-            Self::DevBrowserMissing => {
-                "No __clerk_db_jwt cookie, which a Clerk development instance needs beside its session cookie."
-            }
-            Self::SignedOut => "The user is signed out: the __client_uat cookie is missing or 0.",
-            Self::OlderThanClient => {
-                "The session cookie is older than the last sign-in or sign-out. A page renews it within a minute."
-            }
-        }
-    }
-
     /// Whether it means that the user is signed out. The others pass by themselves, or are mistakes of a page or a proxy.
     #[must_use]
     pub fn is_signed_out(self) -> bool {

@@ -121,18 +121,6 @@ impl SigningSecrets {
     }
 }
 
-impl InvalidDelivery {
-    /// A short name for logs and metrics.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Headers => "webhook-headers-missing",
-            Self::Signature => "webhook-invalid-signature",
-            Self::Timestamp => "webhook-invalid-timestamp",
-        }
-    }
-}
-
 /// Secrets print as how many they are.
 impl fmt::Display for SigningSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

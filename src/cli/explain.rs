@@ -14,15 +14,16 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, complain, policy_cases::in_words};
 use crate::{
-    ably::{ErrorInfo, TokenFormat, Ttl},
+    ably::{TokenFormat, Ttl},
     assembly,
     clerk::{Credential, Examined, Invalid, LookupCounts, RefreshCounts, Session, Unverified},
     clock::UnixMillis,
     config::{Config, Sources, TenantConfig},
     identity::{Identity, IdentityError},
-    issuer::{Cause, Claims, Rehearsal, Rehearsed},
+    issuer::{Claims, Explainer, TokenExplanation},
     outgoing,
     policy::{Explained, Explanation},
+    refusal::{Refusal, Row},
     tenant::TenantName,
 };
 
@@ -67,7 +68,7 @@ struct Report {
     has_siblings: bool,
     format: TokenFormat,
     /// None when there is a session token that cannot be verified.
-    examined: Option<(Examined, Option<Rehearsed>)>,
+    examined: Option<(Examined, Option<TokenExplanation>)>,
     unverified: Option<Unverified>,
     has_users: bool,
     now: UnixMillis,
@@ -147,17 +148,17 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
             let users = assembly::users(&tenant.clerk, &http, LookupCounts::default());
             let users = users.filter(|_| !examined.filled_in.contains(&"sub"));
             let identity = Identity::new(tenant.token.client_id.clone(), users);
-            let rehearsal = Rehearsal {
+            let explainer = Explainer {
                 identity: &identity,
                 policy: &tenant.policy,
                 format: tenant.token.format,
                 api_key: Some(&tenant.ably.api_key),
             };
-            let rehearsed = match &examined.session {
-                Some(session) => Some(rehearsal.run(&examined, session, report.claims, &params, now).await),
+            let explanation = match &examined.session {
+                Some(session) => Some(explainer.explain(&examined, session, report.claims, &params, now).await),
                 None => None,
             };
-            report.examined = Some((examined, rehearsed));
+            report.examined = Some((examined, explanation));
         }
         Err(unverified) => report.unverified = Some(unverified),
     }
@@ -235,8 +236,8 @@ impl Report {
         self.examined.as_ref().and_then(|(examined, _)| examined.session.as_ref())
     }
 
-    fn rehearsed(&self) -> Option<&Rehearsed> {
-        self.examined.as_ref().and_then(|(_, rehearsed)| rehearsed.as_ref())
+    fn explanation(&self) -> Option<&TokenExplanation> {
+        self.examined.as_ref().and_then(|(_, explanation)| explanation.as_ref())
     }
 
     fn filled_in(&self) -> &[&'static str] {
@@ -250,9 +251,9 @@ impl Report {
     }
 
     /// Why there would be no token, if there would be none.
-    fn refusal(&self) -> Option<Cause> {
-        let rehearsed = self.rehearsed().and_then(|rehearsed| rehearsed.refusal);
-        rehearsed.or(self.session_refusal().map(Cause::Unverified))
+    fn refusal(&self) -> Option<Refusal> {
+        let explained = self.explanation().and_then(|explanation| explanation.refusal);
+        explained.or(self.session_refusal().map(Refusal::from))
     }
 
     fn as_text(&self) -> String {
@@ -279,21 +280,21 @@ impl Report {
             let agent = if session.is_of_an_agent() { ", an agent" } else { "" };
             line("impersonator", &format!("{}{agent}", session.impersonator().unwrap_or("nobody")));
         }
-        if let Some(rehearsed) = self.rehearsed() {
-            line("client ID", &self.client_id(rehearsed));
-            policy_as_text(rehearsed, self.format, &mut text);
+        if let Some(explanation) = self.explanation() {
+            line("client ID", &self.client_id(explanation));
+            policy_as_text(explanation, self.format, &mut text);
         }
-        match self.refusal().map(|cause| cause.error_info()) {
+        match self.refusal().map(|refusal| refusal.row()) {
             None => text += "\nA token would be issued.\n",
-            Some(ErrorInfo { status_code, code, message }) => {
-                _ = writeln!(text, "\nNo token: {status_code}, code {code}: {message}");
+            Some(Row { status, code, message, .. }) => {
+                _ = writeln!(text, "\nNo token: {status}, code {code}: {message}");
             }
         }
         text
     }
 
-    fn client_id(&self, rehearsed: &Rehearsed) -> String {
-        match &rehearsed.client_id {
+    fn client_id(&self, explanation: &TokenExplanation) -> String {
+        match &explanation.client_id {
             Ok(client_id) => client_id.to_string(),
             Err(IdentityError::UsernameOutOfReach) if self.claims == Claims::Some => {
                 let why = if self.has_users {
@@ -308,25 +309,25 @@ impl Report {
     }
 
     fn as_json(&self) -> Value {
-        let rehearsed = self.rehearsed();
+        let explanation = self.explanation();
         let refusal = self.refusal();
         let grant =
-            rehearsed.filter(|_| refusal.is_none()).and_then(|rehearsed| rehearsed.explanation.outcome.as_ref().ok());
+            explanation.filter(|_| refusal.is_none()).and_then(|explanation| explanation.policy.outcome.as_ref().ok());
         let capability = grant.and_then(|grant| grant.capability.as_ref()).map(|capability| {
             let resources = capability.resources().map(|(name, operations)| (name.to_owned(), json!(operations)));
             resources.collect::<Map<_, _>>()
         });
         json!({
             "issued": refusal.is_none(),
-            "refusal": refusal.map(|cause| {
-                let ErrorInfo { status_code, code, message } = cause.error_info();
-                json!({ "reason": cause.reason(), "status_code": status_code, "code": code, "message": message })
+            "refusal": refusal.map(|refusal| {
+                let Row { reason, status, code, message, .. } = refusal.row();
+                json!({ "reason": reason, "status_code": status, "code": code, "message": message })
             }),
             "session_token": self.session_token(),
             "tenant": self.tenant.as_ref().map(TenantName::as_str),
             "caller": self.session().map(Caller::new),
-            "client_id": rehearsed.and_then(|rehearsed| rehearsed.client_id.as_ref().ok()).map(ToString::to_string),
-            "policy": rehearsed.map(|rehearsed| &rehearsed.explanation),
+            "client_id": explanation.and_then(|explanation| explanation.client_id.as_ref().ok()).map(ToString::to_string),
+            "policy": explanation.map(|explanation| &explanation.policy),
             "capability": capability,
             "ttl_ms": grant.map(|grant| grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT).as_millis()),
             "format": self.tenant.as_ref().map(|_| self.format.as_str()),
@@ -334,10 +335,10 @@ impl Report {
     }
 
     fn session_token(&self) -> Value {
-        let refusal = self.session_refusal().map(Cause::Unverified);
+        let refusal = self.session_refusal().map(Refusal::from);
         json!({
             "verified": self.claims == Claims::All && refusal.is_none(),
-            "reason": refusal.map(|cause| cause.reason()),
+            "reason": refusal.map(|refusal| refusal.reason()),
             "filled_in": self.filled_in(),
         })
     }
@@ -350,8 +351,8 @@ fn organization(session: &Session) -> String {
     format!("{}{slug}, {role}", organization.id)
 }
 
-fn policy_as_text(rehearsed: &Rehearsed, format: TokenFormat, text: &mut String) {
-    let Explanation { require, rules, granted, outcome } = &rehearsed.explanation;
+fn policy_as_text(explanation: &TokenExplanation, format: TokenFormat, text: &mut String) {
+    let Explanation { require, rules, granted, outcome } = &explanation.policy;
     if let Some(require) = require {
         _ = writeln!(text, "\nrequired of every session");
         reasons(require, 1, text);

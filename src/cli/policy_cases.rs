@@ -13,11 +13,12 @@ use serde_json::Number;
 use super::{Failure, complain};
 use crate::{
     ably::{Capability, Ttl},
-    clerk::{Examined, Unverified},
+    clerk::Examined,
     clock::UnixMillis,
     config::{Case, Config, Expected, PolicyTests, PolicyUnderTest, Sources},
     identity::Identity,
-    issuer::{Cause, Claims, Rehearsal},
+    issuer::{Claims, Explainer},
+    refusal::{Refusal, Row},
 };
 
 /// One line of a diff.
@@ -94,16 +95,16 @@ async fn differences(PolicyUnderTest { policy, token, .. }: &PolicyUnderTest, ca
     let now = UnixMillis::now();
     let examined = Examined::suppose(case.claims.clone(), now);
     let Some(session) = &examined.session else {
-        let cause = examined.refused.map(|invalid| Cause::Unverified(Unverified::Invalid(invalid)));
-        return compare_refusals(&case.expected, cause.as_ref());
+        let refusal = examined.refused.map(Refusal::from);
+        return compare_refusals(&case.expected, refusal.as_ref());
     };
     let identity = Identity::new(token.client_id.clone(), None);
-    let rehearsal = Rehearsal { identity: &identity, policy, format: token.format, api_key: None };
-    let rehearsed = rehearsal.run(&examined, session, Claims::Some, &case.params, now).await;
+    let explainer = Explainer { identity: &identity, policy, format: token.format, api_key: None };
+    let explained = explainer.explain(&examined, session, Claims::Some, &case.params, now).await;
     let (None, Ok(grant), Expected::Granted { capability, ttl, client_id, channel_claims, publish_rate }) =
-        (&rehearsed.refusal, &rehearsed.explanation.outcome, &case.expected)
+        (&explained.refusal, &explained.policy.outcome, &case.expected)
     else {
-        return compare_refusals(&case.expected, rehearsed.refusal.as_ref());
+        return compare_refusals(&case.expected, explained.refusal.as_ref());
     };
     let mut differences = compare_capabilities(capability.as_ref(), grant.capability.as_ref());
     let got = grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT);
@@ -111,7 +112,7 @@ async fn differences(PolicyUnderTest { policy, token, .. }: &PolicyUnderTest, ca
         differences.push(Difference { what: "ttl".into(), expected: in_words(ttl), got: in_words(got) });
     }
     if let Some(expected) = client_id {
-        let got = rehearsed.client_id.map_or_else(|error| format!("none: {error}"), |id| id.to_string());
+        let got = explained.client_id.map_or_else(|error| format!("none: {error}"), |id| id.to_string());
         if got != *expected {
             differences.push(Difference { what: "client_id".into(), expected: expected.clone(), got });
         }
@@ -145,15 +146,15 @@ fn compare_by_resource<T: fmt::Display>(
     differ.collect()
 }
 
-fn compare_refusals(expected: &Expected, got: Option<&Cause>) -> Vec<Difference> {
-    let got_code = got.map(|cause| cause.error_info().code);
+fn compare_refusals(expected: &Expected, got: Option<&Refusal>) -> Vec<Difference> {
+    let got = got.map(Refusal::row);
     let expected = match expected {
-        Expected::Refused(code) if got_code == Some(*code) => return Vec::new(),
+        Expected::Refused(code) if got.is_some_and(|got| got.code == *code) => return Vec::new(),
         Expected::Refused(code) => format!("refused, {code}"),
         Expected::Granted { .. } => "a token".to_owned(),
     };
-    let got = got.map(Cause::error_info);
-    let got = got.map_or_else(|| "a token".to_owned(), |error| format!("refused, {}: {}", error.code, error.message));
+    let got =
+        got.map_or_else(|| "a token".to_owned(), |Row { code, message, .. }| format!("refused, {code}: {message}"));
     vec![Difference { what: "outcome".into(), expected, got }]
 }
 

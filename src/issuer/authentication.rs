@@ -1,99 +1,86 @@
-//! Whose session a request shows, and which tenant's.
+//! Finds the session of a request and the tenant that verifies it.
 //!
-//! With one tenant there is nothing to choose, and a token is verified in the order of `@clerk/backend`. With several, the
-//! issuer that a token names chooses which of them verifies it: its keys are tried and no others, and what it verifies is
-//! of that issuer.
+//! With one tenant, a token is verified in the order of `@clerk/backend`. With several, the token's issuer selects the one
+//! tenant whose keys are tried, and the verified session must be of that issuer.
 
-use super::{Cause, IncomingRequest, Issuer};
+use super::{Caller, IncomingRequest, Issuer};
 use crate::{
-    clerk::{Credential, Invalid, NoCredential, Session, Unverified},
+    clerk::{Credential, Invalid, NoCredential, Session},
     clock::UnixMillis,
+    refusal::Refusal,
     tenant::{Tenant, Tenants},
 };
 
 impl Issuer {
-    /// The verified session of the request's caller, and the tenant that verified it.
     pub(super) async fn authenticate(
         &self,
-        asked: IncomingRequest<'_>,
+        request: IncomingRequest<'_>,
         now: UnixMillis,
-    ) -> Result<(&Tenant, Session), Cause> {
-        let in_header = Credential::in_header(asked.authorization.iter().map(AsRef::as_ref))?;
+    ) -> Result<Caller<'_>, Refusal> {
+        let in_header = Credential::in_header(request.authorization.iter().map(AsRef::as_ref))?;
         let (tenant, credential) = match (self.tenants.only(), in_header) {
             (Some(only), Some(credential)) => (only, credential),
             (Some(only), None) => {
-                let credential = Credential::in_cookies(asked.cookies, &only.publishable_key, now)?;
-                check_site(only, asked)?;
+                let credential = Credential::in_cookies(request.cookies, &only.publishable_key, now)?;
+                check_site(only, request)?;
                 (only, credential)
             }
-            (None, Some(credential)) => (self.tenant_of(&credential).map_err(Unverified::Invalid)?, credential),
-            (None, None) => return judge_cookies(&self.tenants, asked, now).await,
+            (None, Some(credential)) => {
+                let tenant = self.tenants.of_issuer(&credential.unverified_issuer()?).ok_or(Invalid::Issuer)?;
+                (tenant, credential)
+            }
+            (None, None) => return verify_cookies(&self.tenants, request, now).await,
         };
-        Ok((tenant, tenant.verifier.verify(&credential, now).await?))
-    }
-
-    /// The tenant that must verify this session token.
-    fn tenant_of(&self, credential: &Credential) -> Result<&Tenant, Invalid> {
-        self.tenants.of_issuer(&credential.unverified_issuer()?).ok_or(Invalid::Issuer)
+        Ok(Caller { tenant, session: tenant.verifier.verify(&credential, now).await? })
     }
 }
 
-/// Refuses the tenant's cookies when a page of another site has them sent.
-fn check_site(tenant: &Tenant, asked: IncomingRequest<'_>) -> Result<(), Cause> {
-    if (asked.accepts_cookies)(tenant) { Ok(()) } else { Err(Cause::AnotherSite) }
+/// Refuses the tenant's cookies if a page of another site caused the request.
+fn check_site(tenant: &Tenant, request: IncomingRequest<'_>) -> Result<(), Refusal> {
+    if (request.accepts_cookies)(tenant) { Ok(()) } else { Err(Refusal::AnotherSite) }
 }
 
-/// Each tenant judges its own cookies as if there were no other. If more than one accepts, none does; and while one
-/// cannot tell for lack of keys, no other's word counts.
-async fn judge_cookies<'a>(
+/// Each tenant verifies its own cookies as if it were alone. If two accept, the request is refused; so it is while one lacks
+/// the keys to tell.
+async fn verify_cookies<'a>(
     tenants: &'a Tenants,
-    asked: IncomingRequest<'_>,
+    request: IncomingRequest<'_>,
     now: UnixMillis,
-) -> Result<(&'a Tenant, Session), Cause> {
+) -> Result<Caller<'a>, Refusal> {
     let mut accepted = None;
-    let mut refused = Cause::NoCredential(NoCredential::Missing);
+    let mut refused = Refusal::from(NoCredential::Missing);
     for tenant in tenants.iter() {
-        match judge_own_cookies(tenant, asked, now).await {
-            Ok(_) if accepted.is_some() => return Err(Cause::SeveralTenants),
-            Ok(session) => accepted = Some((tenant, session)),
-            Err(cause) if specificity(&cause) > specificity(&refused) => refused = cause,
+        match verify_own_cookies(tenant, request, now).await {
+            Ok(_) if accepted.is_some() => return Err(Refusal::SeveralTenants),
+            Ok(session) => accepted = Some(Caller { tenant, session }),
+            Err(refusal) if specificity(&refusal) > specificity(&refused) => refused = refusal,
             Err(_) => {}
         }
     }
-    match accepted {
-        Some(accepted) if !matches!(refused, Cause::Unverified(Unverified::KeysUnavailable(_))) => Ok(accepted),
-        _ => Err(refused),
-    }
+    accepted.filter(|_| refused != Refusal::KeysUnavailable).ok_or(refused)
 }
 
-async fn judge_own_cookies(tenant: &Tenant, asked: IncomingRequest<'_>, now: UnixMillis) -> Result<Session, Cause> {
-    let credential = Credential::in_cookies(asked.cookies, &tenant.publishable_key, now)?;
-    let issuer = credential.unverified_issuer().map_err(Unverified::Invalid)?;
-    if !tenant.verifier.is_for(&issuer) {
-        return Err(Unverified::Invalid(Invalid::Issuer).into());
+async fn verify_own_cookies(
+    tenant: &Tenant,
+    request: IncomingRequest<'_>,
+    now: UnixMillis,
+) -> Result<Session, Refusal> {
+    let credential = Credential::in_cookies(request.cookies, &tenant.publishable_key, now)?;
+    if !tenant.verifier.is_for(&credential.unverified_issuer()?) {
+        return Err(Invalid::Issuer.into());
     }
-    check_site(tenant, asked)?;
+    check_site(tenant, request)?;
     Ok(tenant.verifier.verify(&credential, now).await?)
 }
 
-/// How much a refusal by one of several tenants tells the caller.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Specificity {
-    NothingThere,
-    NothingYet,
-    OfAnother,
-    Incomplete,
-    Refused,
-    Undecided,
-}
-
-fn specificity(cause: &Cause) -> Specificity {
-    match cause {
-        Cause::NoCredential(NoCredential::Missing) => Specificity::NothingThere,
-        Cause::NoCredential(NoCredential::SessionCookieMissing) => Specificity::NothingYet,
-        Cause::Unverified(Unverified::Invalid(Invalid::Issuer)) => Specificity::OfAnother,
-        Cause::NoCredential(_) => Specificity::Incomplete,
-        Cause::Unverified(Unverified::KeysUnavailable(_)) => Specificity::Undecided,
-        _ => Specificity::Refused,
+/// How much the refusal of one of several tenants tells the caller. The most specific one is the answer.
+fn specificity(refusal: &Refusal) -> u8 {
+    match refusal {
+        Refusal::NoCredential(NoCredential::Missing, _) => 0,
+        Refusal::NoCredential(NoCredential::SessionCookieMissing, _) => 1,
+        Refusal::Invalid(Invalid::Issuer) => 2,
+        Refusal::NoCredential(..) => 3,
+        Refusal::KeysUnavailable => 5,
+        _ => 4,
     }
 }

@@ -87,8 +87,7 @@ pub enum Run {
 }
 
 /// Why an request is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.message())]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidRevocationRequest {
     /// It is no JSON object, or has a field that there is not, or a value of another type.
     Malformed,
@@ -229,31 +228,6 @@ pub enum TargetReportOutcome {
     NotCalled,
     /// In a dry run: Ably would be asked.
     WouldBeRevoked,
-}
-
-impl InvalidRevocationRequest {
-    /// What is wrong with it: a fixed sentence in ASCII.
-    #[must_use]
-    pub fn message(self) -> &'static str {
-        match self {
-            Self::Malformed => {
-                "The body is to be a JSON object of: tenant, session, user, client_id, for (texts), lift, dry_run (true or \
-                 false)."
-            }
-            Self::NotOneSubject => "Name one of session, user and client_id, and only one.",
-            Self::NotASession => {
-                "session is to be the id of a session at Clerk: sess_, and then ASCII letters and digits only."
-            }
-            Self::NotAUser => "user is to be the id of a user at Clerk: user_, and then ASCII letters and digits only.",
-            Self::NotAClientId => {
-                "client_id is invalid: it has 1 to 256 bytes, no control characters, and is not the wildcard *."
-            }
-            Self::Duration => "for is to be a span of time with its unit, above zero and up to 30 days, like 2h.",
-            Self::LastsAndLifts => "With lift there is no for: a denial that is lifted ends at once.",
-            Self::WithoutTenant => "There are several tenants: name one.",
-            Self::NoSuchTenant => "There is no tenant of this name.",
-        }
-    }
 }
 
 impl RevocationRequest {

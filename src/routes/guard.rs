@@ -1,27 +1,24 @@
-//! What every request passes through: its id and where it comes from, the count of those in flight, and the headers that every
-//! answer has.
+//! The middleware around every request: its span, the count of requests in flight, the report of its refusal, and the
+//! headers of every answer.
 
 use actix_web::{
     Error, HttpMessage as _,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::{
-        StatusCode,
-        header::{HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
-    },
+    http::header::{HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
     middleware::Next,
     web::Data,
 };
-
-use crate::{
-    telemetry::metrics::RequestMetrics,
-    tenant::{TenantName, Tenants},
-};
+use tracing::Instrument as _;
 
 use super::{
-    client_address::ClientAddress,
-    cors,
+    client_address, cors,
     request_id::{self, RequestId},
+};
+use crate::{
+    refusal::{Refusal, Row},
+    telemetry::{self, metrics::RequestMetrics},
+    tenant::{TenantName, Tenants},
 };
 
 /// The middleware.
@@ -31,32 +28,33 @@ pub async fn around_every_request<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<B>, Error> {
     let metrics = request.app_data::<Data<RequestMetrics>>().cloned();
     let _in_flight = metrics.as_ref().map(|metrics| metrics.begin());
-    let client_address = ClientAddress::of(request.request());
     let id = RequestId::accept_or_make(request.headers().get(request_id::HEADER));
-    request.extensions_mut().insert(id.clone());
-    request.extensions_mut().insert(client_address);
-    let mut response = next.call(request).await?;
-    let status = response.status();
-    if status == StatusCode::NOT_FOUND || status == StatusCode::METHOD_NOT_ALLOWED {
-        let reason = "no-such-route";
-        let status = status.as_u16();
-        if let Some(metrics) = &metrics {
-            metrics.refused(reason, status);
+    let span = telemetry::request_span(id.as_str(), client_address::of(request.request()));
+    let answering = async {
+        let mut response = next.call(request).await?;
+        if let Some(refusal) = response.response().error().and_then(Error::as_error::<Refusal>) {
+            report(refusal, metrics.as_deref().map(AsRef::as_ref));
         }
-        tracing::info!(
-            request_id = id.as_str(),
-            client_address = client_address.field(),
-            reason,
-            status,
-            "request refused"
-        );
-    }
+        let tenants = response.request().app_data::<Data<Tenants>>().cloned();
+        let origin = cors::origin(response.request().headers());
+        let tenant = response.request().extensions().get::<TenantName>().cloned();
+        add_headers(response.headers_mut(), &id, tenants.as_ref(), origin.as_deref(), tenant.as_ref());
+        Ok(response)
+    };
+    answering.instrument(span).await
+}
 
-    let tenants = response.request().app_data::<Data<Tenants>>().cloned();
-    let origin = cors::origin(response.request().headers());
-    let tenant = response.request().extensions().get::<TenantName>().cloned();
-    add_headers(response.headers_mut(), &id, tenants.as_ref(), origin.as_deref(), tenant.as_ref());
-    Ok(response)
+/// Logs and counts the refusal of a request whose tenant is unknown. The admin listener has no metrics.
+pub(super) fn report(refusal: &Refusal, metrics: Option<&RequestMetrics>) {
+    let Row { reason, status, .. } = refusal.row();
+    if let Some(metrics) = metrics {
+        metrics.refused(reason, status);
+    }
+    if refusal.concerns_operator() {
+        tracing::warn!(reason, status, "request refused");
+    } else {
+        tracing::info!(reason, status, "request refused");
+    }
 }
 
 /// Adds the headers of every answer. `tenants`: on the public listener only. `tenant`: of the verified session.

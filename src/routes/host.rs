@@ -15,39 +15,21 @@ use actix_web::{
     web::Data,
 };
 
-use super::{
-    answer,
-    client_address::ClientAddress,
-    request_id,
-    revocations::{Exposure, OperatorRequests},
-};
-use crate::ably::{ErrorInfo, code};
+use super::revocations::{Exposure, OperatorRequests};
+use crate::refusal::Refusal;
 
-/// Middleware of what the admin listener shows. Beyond loopback any `Host` is served: monitoring asks by name there.
+/// The middleware of the admin listener's read-only routes. Beyond loopback every `Host` is accepted: monitoring uses names.
 pub(super) async fn check<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let exposure = request.app_data::<Data<OperatorRequests>>().map(|operator| operator.access.exposure());
     if exposure == Some(Exposure::OtherMachines) || is_of_this_machine(request.headers()) {
-        return Ok(next.call(request).await?.map_into_left_body());
+        Ok(next.call(request).await?.map_into_left_body())
+    } else {
+        Ok(request.error_response(Refusal::Host).map_into_right_body())
     }
-    let reason = "host-unknown";
-    tracing::warn!(
-        request_id = request_id::of(request.request()),
-        client_address = ClientAddress::known(request.request()).field(),
-        reason,
-        status = HOST_UNKNOWN.status_code,
-        "request refused"
-    );
-    Ok(request.into_response(answer::failure(reason, &HOST_UNKNOWN, None)).map_into_right_body())
 }
-
-const HOST_UNKNOWN: ErrorInfo = ErrorInfo {
-    code: code::FORBIDDEN,
-    status_code: 403,
-    message: "The Host header must be an IP address or localhost: any other name could be that of a web page.",
-};
 
 /// Whether the `Host` header is an IP address or `localhost`, the one name that no name server is asked for.
 pub(super) fn is_of_this_machine(headers: &HeaderMap) -> bool {

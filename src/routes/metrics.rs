@@ -6,21 +6,16 @@ use actix_web::{
     web::Data,
 };
 
-use super::answer;
-use crate::telemetry::metrics::Metrics;
+use crate::{refusal::Refusal, telemetry::metrics::Metrics};
 
-/// All of them, as they are now.
-pub(super) async fn get(metrics: Data<Metrics>) -> HttpResponse {
-    match metrics.exposition() {
-        Ok(exposition) => HttpResponse::Ok()
-            .insert_header((CONTENT_TYPE, Metrics::CONTENT_TYPE))
-            .insert_header((CACHE_CONTROL, "no-store"))
-            .body(exposition),
-        // A number above what the format can hold, which no count gets to.
-        Err(error) => {
-            let reason = "metrics-not-written";
-            tracing::error!(reason, status = answer::NO_EXPOSITION.status_code, %error, "metrics request refused");
-            answer::failure(reason, &answer::NO_EXPOSITION, None)
-        }
-    }
+/// All metrics, as they are now.
+pub(super) async fn get(metrics: Data<Metrics>) -> Result<HttpResponse, Refusal> {
+    let exposition = metrics.exposition().map_err(|error| {
+        tracing::error!(%error, "metrics cannot be written");
+        Refusal::MetricsNotWritten
+    })?;
+    Ok(HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, Metrics::CONTENT_TYPE))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .body(exposition))
 }

@@ -1,6 +1,6 @@
 //! The id that a request has in logs and answers: the caller's own, if it has the form, or a new one.
 
-use actix_web::{HttpMessage as _, HttpRequest, http::header::HeaderValue};
+use actix_web::http::header::HeaderValue;
 
 /// The header of both directions.
 pub(super) const HEADER: &str = "x-request-id";
@@ -22,11 +22,6 @@ impl RequestId {
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-/// The id of a request, for the log.
-pub(super) fn of(request: &HttpRequest) -> String {
-    request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

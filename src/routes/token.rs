@@ -1,9 +1,9 @@
 //! The token endpoint, for `authUrl` (RSA8c).
 
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
 
 use actix_web::{
-    HttpMessage as _, HttpRequest, HttpResponse,
+    HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
     http::{
         StatusCode,
         header::{AUTHORIZATION, CONTENT_ENCODING, COOKIE, HeaderName},
@@ -12,15 +12,15 @@ use actix_web::{
 };
 use tokio::{task::yield_now, time::Instant};
 
-use super::{answer, body, client_address::ClientAddress, cors, rate_limit, request_id};
+use super::{answer, body, cors, rate_limit};
 use crate::{
-    ably::{ErrorInfo, NoRandomness, NoToken, Nonce},
+    ably::{NoRandomness, Nonce},
     clock::UnixMillis,
     connection::RequestClock,
-    issuer::{Cause, IncomingRequest, Issued, Issuer, Refused, SigningContext, Token},
-    limits::{InFlightLimit, NoPermit, Permit},
+    issuer::{Caller, IncomingRequest, IssuedToken, Issuer, Outcome, SigningContext, Token},
+    limits::InFlightLimit,
     policy::RuleName,
-    telemetry::metrics::RequestMetrics,
+    refusal::{InvalidBody, Refusal, Row},
 };
 
 /// The most bytes of a form.
@@ -31,11 +31,8 @@ pub(super) async fn get(
     request: HttpRequest,
     issuer: Data<Issuer>,
     in_flight: Data<InFlightLimit>,
-    metrics: Data<RequestMetrics>,
-) -> HttpResponse {
-    let begun_at = Instant::now();
-    let Some(permit) = in_flight.acquire() else { return overloaded(&request, &metrics) };
-    issue(&request, &issuer, &metrics, permit, request.query_string().as_bytes(), begun_at).await
+) -> Result<HttpResponse, Refusal> {
+    answer(&request, &issuer, &in_flight, request.query_string().as_bytes(), Instant::now()).await
 }
 
 /// Token params in a form. Those in the query string do not count.
@@ -44,94 +41,52 @@ pub(super) async fn post(
     body: Payload,
     issuer: Data<Issuer>,
     in_flight: Data<InFlightLimit>,
-    metrics: Data<RequestMetrics>,
-) -> HttpResponse {
+) -> Result<HttpResponse, Refusal> {
     let begun_at = Instant::now();
-    // No permit is taken before the body is there: a slow sender would hold it for nothing.
-    match read_form(&request, body).await {
-        Ok(form) => {
-            let Some(permit) = in_flight.acquire() else { return overloaded(&request, &metrics) };
-            issue(&request, &issuer, &metrics, permit, &form, begun_at).await
-        }
-        Err(error) => refuse(&request, &metrics, "body-refused", &error, None),
-    }
+    // Before the permit: a slow sender would hold it.
+    let form = read_form(&request, body).await?;
+    answer(&request, &issuer, &in_flight, &form, begun_at).await
 }
 
-/// Has the worker take in all requests that are there before it goes on with this one. It would work on one at a time
-/// otherwise, and the others would wait in their sockets, where nobody counts them and none is turned away.
-async fn let_others_in() {
-    yield_now().await;
-}
-
-fn overloaded(request: &HttpRequest, metrics: &RequestMetrics) -> HttpResponse {
-    let cause = Cause::Overloaded(NoPermit);
-    refuse(request, metrics, cause.reason(), &cause.error_info(), cause.retry_after())
-}
-
-/// Refuses a request that nobody knows the sender of.
-fn refuse(
-    request: &HttpRequest,
-    metrics: &RequestMetrics,
-    reason: &'static str,
-    error: &ErrorInfo,
-    retry_after: Option<Duration>,
-) -> HttpResponse {
-    let status = error.status_code;
-    metrics.refused(reason, status);
-    let (request_id, client_address) = (request_id::of(request), ClientAddress::known(request));
-    tracing::info!(request_id, client_address = client_address.field(), reason, status, "token refused");
-    answer::failure(reason, error, retry_after)
-}
-
-async fn issue(
+async fn answer(
     request: &HttpRequest,
     issuer: &Issuer,
-    metrics: &RequestMetrics,
-    mut permit: Permit<'_>,
+    in_flight: &InFlightLimit,
     params: &[u8],
     begun_at: Instant,
-) -> HttpResponse {
-    let_others_in().await;
+) -> Result<HttpResponse, Refusal> {
+    let mut permit = in_flight.acquire().ok_or(Refusal::Overloaded)?;
+    // The worker accepts all waiting requests before it goes on with this one. Otherwise they would wait in their sockets,
+    // where they are not counted and cannot be refused.
+    yield_now().await;
     let authorization = texts(request, AUTHORIZATION);
     let cookies = texts(request, COOKIE).join("; ");
     let accepts_cookies = cors::accepts_cookies(request.headers());
-    let asked =
-        IncomingRequest { authorization: &authorization, cookies: &cookies, accepts_cookies: &accepts_cookies, params };
-    let issuing = async {
-        let verified = issuer.verify(asked, &mut permit, UnixMillis::now()).await?;
-        RequestClock::verified(request);
-        issuer.issue(verified, asked, UnixMillis::now(), &stamp).await
+    let incoming =
+        IncomingRequest { authorization: &authorization, cookies: &cookies, accepts_cookies: &accepts_cookies };
+    let outcome = match issuer.verify(incoming, &mut permit, UnixMillis::now()).await {
+        Ok(caller) => {
+            RequestClock::verified(request);
+            issuer.issue(caller, params, UnixMillis::now(), &signing_context).await
+        }
+        Err(Refusal::Overloaded) => return Err(Refusal::Overloaded),
+        Err(refusal) => Outcome { caller: None, allowance: None, result: Err(refusal) },
     };
-    match issuing.await {
-        Ok(issued) => {
-            request.extensions_mut().insert(issued.tenant.name.clone());
-            issued.tenant.metrics.issued(issued.token.format(), begun_at.elapsed());
-            log_issued(&issued, request);
-            let mut response = match issued.token {
-                Token::Request(token_request) => answer::json(StatusCode::OK, &token_request),
-                Token::Jwt(jwt) => answer::jwt(jwt.expose().to_owned()),
-                Token::Details(details) => answer::json(StatusCode::OK, &details),
-            };
-            rate_limit::add_headers(issued.allowance.as_ref(), response.headers_mut());
-            response
-        }
-        Err(Refused { cause: Cause::Overloaded(_), .. }) => overloaded(request, metrics),
-        Err(refused) => {
-            if let Some((tenant, _)) = &refused.whose {
-                request.extensions_mut().insert(tenant.name.clone());
-            }
-            let error = refused.cause.error_info();
-            let metrics = issuer.metrics_of(refused.whose.as_ref().map(|(tenant, _)| *tenant));
-            metrics.refused(refused.cause.reason(), error.status_code, begun_at.elapsed());
-            log_refused(&refused, &error, request);
-            let mut response = answer::failure(refused.cause.reason(), &error, refused.cause.retry_after());
-            rate_limit::add_headers(refused.allowance.as_ref(), response.headers_mut());
-            response
-        }
+    if let Some(caller) = &outcome.caller {
+        request.extensions_mut().insert(caller.tenant.name.clone());
     }
+    report(issuer, &outcome, begun_at);
+    let mut response = match outcome.result {
+        Ok(IssuedToken { token: Token::Request(token_request), .. }) => answer::json(StatusCode::OK, &token_request),
+        Ok(IssuedToken { token: Token::Jwt(jwt), .. }) => answer::jwt(jwt.expose().to_owned()),
+        Ok(IssuedToken { token: Token::Details(details), .. }) => answer::json(StatusCode::OK, &details),
+        Err(refusal) => refusal.error_response(),
+    };
+    rate_limit::add_headers(outcome.allowance.as_ref(), response.headers_mut());
+    Ok(response)
 }
 
-fn stamp() -> Result<SigningContext, NoRandomness> {
+fn signing_context() -> Result<SigningContext, NoRandomness> {
     Ok(SigningContext { timestamp: UnixMillis::now(), nonce: Nonce::random()? })
 }
 
@@ -148,59 +103,57 @@ fn characters(value: &[u8]) -> Cow<'_, str> {
     }
 }
 
-fn log_issued(issued: &Issued<'_>, request: &HttpRequest) {
-    let (request_id, client_address) = (request_id::of(request), ClientAddress::known(request));
-    let rules: Vec<_> = issued.rules.iter().map(RuleName::as_str).collect();
-    tracing::info!(
-        request_id,
-        client_address = client_address.field(),
-        tenant = issued.tenant.name.as_str(),
-        user_id = issued.session.user_id,
-        session_id = issued.session.session_id,
-        client_id = issued.client_id.as_str(),
-        impersonator = issued.session.impersonator(),
-        agent = issued.session.is_of_an_agent().then_some(true),
-        rules = (!rules.is_empty()).then(|| rules.join(", ")),
-        ttl_ms = issued.ttl.as_millis(),
-        key_name = issued.tenant.api_key.name().as_str(),
-        "token issued"
-    );
-}
-
-fn log_refused(refused: &Refused<'_>, error: &ErrorInfo, request: &HttpRequest) {
-    let (request_id, client_address) = (request_id::of(request), ClientAddress::known(request));
-    let whose = refused.whose.as_ref();
-    tracing::info!(
-        request_id,
-        client_address = client_address.field(),
-        tenant = whose.map(|(tenant, _)| tenant.name.as_str()),
-        user_id = whose.map(|(_, session)| &session.user_id),
-        session_id = whose.map(|(_, session)| &session.session_id),
-        impersonator = whose.and_then(|(_, session)| session.impersonator()),
-        agent = whose.and_then(|(_, session)| session.is_of_an_agent().then_some(true)),
-        reason = refused.cause.reason(),
-        status = error.status_code,
-        code = error.code,
-        "token refused"
-    );
-    match refused.cause {
-        Cause::JwtTooLarge(_) => {
-            tracing::error!(
-                request_id,
-                tenant = whose.map(|(tenant, _)| tenant.name.as_str()),
-                "a user's rights do not fit into a JWT; use token requests: [token] format = \"token_request\""
+/// Logs and counts the outcome.
+fn report(issuer: &Issuer, outcome: &Outcome<'_>, begun_at: Instant) {
+    let caller = outcome.caller.as_ref();
+    let metrics = issuer.metrics_of(caller);
+    let (tenant, session) = (caller.map(|Caller { tenant, .. }| *tenant), caller.map(|Caller { session, .. }| session));
+    let tenant_name = tenant.map(|tenant| tenant.name.as_str());
+    let user_id = session.map(|session| &session.user_id);
+    let session_id = session.map(|session| &session.session_id);
+    let impersonator = session.and_then(|session| session.impersonator());
+    let agent = session.and_then(|session| session.is_of_an_agent().then_some(true));
+    match &outcome.result {
+        Ok(IssuedToken { token, client_id, rules, ttl }) => {
+            metrics.issued(token.format(), begun_at.elapsed());
+            let rules: Vec<_> = rules.iter().map(RuleName::as_str).collect();
+            tracing::info!(
+                tenant = tenant_name,
+                user_id,
+                session_id,
+                client_id = client_id.as_str(),
+                impersonator,
+                agent,
+                rules = (!rules.is_empty()).then(|| rules.join(", ")),
+                ttl_ms = ttl.as_millis(),
+                key_name = tenant.map(|tenant| tenant.api_key.name().as_str()),
+                "token issued"
             );
         }
-        Cause::NoRandomness(error) | Cause::NoToken(NoToken::NoRandomness(error)) => {
-            tracing::error!(request_id, "{error}");
+        Err(refusal) => {
+            let Row { reason, status, code, message, .. } = refusal.row();
+            metrics.refused(reason, status, begun_at.elapsed());
+            tracing::info!(
+                tenant = tenant_name,
+                user_id,
+                session_id,
+                impersonator,
+                agent,
+                reason,
+                status,
+                code,
+                "token refused"
+            );
+            if status == 500 {
+                tracing::error!(tenant = tenant_name, reason, "{message}");
+            }
         }
-        _ => {}
     }
 }
 
-async fn read_form(request: &HttpRequest, payload: Payload) -> Result<Bytes, ErrorInfo> {
+async fn read_form(request: &HttpRequest, payload: Payload) -> Result<Bytes, InvalidBody> {
     let body = body::read(request, payload, LARGEST_BODY).await?;
-    if body.is_empty() || is_form(request) { Ok(body) } else { Err(answer::NOT_A_FORM) }
+    if body.is_empty() || is_form(request) { Ok(body) } else { Err(InvalidBody::NotForm) }
 }
 
 fn is_form(request: &HttpRequest) -> bool {

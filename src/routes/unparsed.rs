@@ -1,25 +1,29 @@
-//! Answers to bytes that never became a request. They have the shape of all other refusals.
+//! Answers to bytes that never became a request, in the shape of all other refusals.
 
 use std::net::IpAddr;
 
 use actix_web::{
+    ResponseError as _,
     body::MessageBody as _,
     http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue},
     web::Data,
 };
 
 use super::{
-    answer,
-    client_address::ClientAddress,
     guard,
     request_id::{self, RequestId},
 };
-use crate::{ably::ErrorInfo, connection, telemetry::metrics::RequestMetrics, tenant::Tenants};
+use crate::{
+    connection,
+    refusal::Refusal,
+    telemetry::{self, metrics::RequestMetrics},
+    tenant::Tenants,
+};
 
 /// What a listener's refusals of unparsed requests need.
 #[derive(Clone, Debug, Default)]
 pub struct UnparsedRequests {
-    /// Where they are counted.
+    /// Counts them.
     pub metrics: Option<RequestMetrics>,
     /// Whose pages may read them.
     pub tenants: Option<Data<Tenants>>,
@@ -30,20 +34,16 @@ impl UnparsedRequests {
     /// `peer` is where the connection comes from.
     #[must_use]
     pub fn refuse(&self, status: u16, head: &[u8], peer: Option<IpAddr>) -> Vec<u8> {
-        let (reason, error) = (reason(status), error_info(status));
-        if let Some(metrics) = &self.metrics {
-            metrics.refused(reason, error.status_code);
-        }
+        let refusal = match status {
+            408 => Refusal::HeadTooSlow,
+            431 => Refusal::HeadTooLarge,
+            _ => Refusal::NotHttp,
+        };
         let field = |name| HeaderValue::from_bytes(connection::field(head, name)?).ok();
         let id = RequestId::accept_or_make(field(request_id::HEADER).as_ref());
-        tracing::info!(
-            request_id = id.as_str(),
-            client_address = ClientAddress::of_peer(peer).field(),
-            reason,
-            status = error.status_code,
-            "request refused"
-        );
-        let (mut response, body) = answer::failure(reason, &error, None).into_parts();
+        let span = telemetry::request_span(id.as_str(), peer.map(|peer| peer.to_canonical()));
+        span.in_scope(|| guard::report(&refusal, self.metrics.as_ref()));
+        let (mut response, body) = refusal.error_response().into_parts();
         let body = body.try_into_bytes().unwrap_or_default();
         let origin = field("origin").and_then(|origin| origin.to_str().map(str::to_owned).ok());
         let headers = response.headers_mut();
@@ -60,20 +60,5 @@ impl UnparsedRequests {
         answer.extend(b"\r\n");
         answer.extend(body);
         answer
-    }
-}
-
-fn error_info(status: u16) -> ErrorInfo {
-    match status {
-        408 => answer::TOO_SLOW,
-        431 => answer::HEAD_TOO_LARGE,
-        _ => answer::NOT_HTTP,
-    }
-}
-
-fn reason(status: u16) -> &'static str {
-    match status {
-        431 => "head-too-large",
-        _ => "not-a-request",
     }
 }

@@ -1,136 +1,93 @@
-//! Clerk's webhooks: what ends there, ends here.
+//! Clerk's webhooks: access that ends at Clerk ends here.
 
 use std::{num::NonZeroU32, sync::Arc};
 
 use actix_web::{
-    HttpRequest, HttpResponse,
-    http::StatusCode,
+    HttpRequest, HttpResponse, ResponseError as _,
     web::{Data, Payload},
 };
-use tokio::runtime::Handle;
 
-use super::{
-    answer,
-    body::{self, NoBody, Sizes},
-    client_address::ClientAddress,
-    request_id,
-};
+use super::body::{self, Sizes};
 use crate::{
-    ably::{ErrorInfo, code},
     clerk::{Event, InvalidDelivery, UnverifiedHeaders},
     clock::UnixMillis,
     connection::RequestClock,
+    detached::{Detached, Interrupted},
     limits::InFlightLimit,
+    refusal::{Refusal, Row},
     revocation::{Applied, Incomplete, Revocation},
-    telemetry::metrics::{RequestMetrics, TenantMetrics},
+    telemetry::metrics::TenantMetrics,
     tenant::{Tenant, TenantName, Tenants},
 };
 
-/// An event has a few KB. Whoever sends one is known only when it is here whole.
+/// An event has a few KB. Its sender is known only when it has arrived whole.
 const BODY_SIZES: Sizes = Sizes { small: 64 * 1024, most: 1024 * 1024 };
 
 /// How many bodies beyond the small ones are received at once.
 const LARGE_BODIES: NonZeroU32 = NonZeroU32::new(32).unwrap();
 
-/// What is needed to take the webhooks of all tenants that have some.
+/// What the webhook route needs.
 #[derive(Debug)]
 pub struct Webhooks {
     tenants: Arc<Tenants>,
     revocation: Arc<Revocation>,
-    runtime: Handle,
+    detached: Detached,
     large_bodies: InFlightLimit,
 }
 
-/// The request that brought an event, for the log.
-#[derive(Clone, Debug)]
-struct Sent {
-    request_id: String,
-    from: ClientAddress,
-}
-
-/// Takes an event. 2xx says that it may be forgotten; anything else has Clerk send it again.
+/// Takes an event: 204. With another status Clerk sends it again.
 pub(super) async fn post(
     request: HttpRequest,
     payload: Payload,
     webhooks: Data<Webhooks>,
-    refusals: Data<RequestMetrics>,
-) -> HttpResponse {
+) -> Result<HttpResponse, Refusal> {
     if !webhooks.are_on() {
-        return answer::not_found().await;
+        return Err(Refusal::NoRoute);
     }
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    // Before the body: nobody is to have 1 MiB received who has not so much as the headers of a delivery.
-    let headers = match UnverifiedHeaders::read(headers, UnixMillis::now()) {
-        Ok(headers) => headers,
-        Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
-    };
-    let body = match body::read_with_permit(&request, payload, BODY_SIZES, &webhooks.large_bodies).await {
-        Ok(body) => body,
-        Err(NoBody::Refused(error)) => return refused(&request, &refusals, "webhook-body-refused", &error),
-        Err(NoBody::NoPermit) => return overloaded(&request, &refusals),
-    };
+    // Before the body: only a sender with the headers of a delivery may send a large one.
+    let headers = UnverifiedHeaders::read(headers, UnixMillis::now())?;
+    let body = body::read_with_permit(&request, payload, BODY_SIZES, &webhooks.large_bodies).await?;
     let now = UnixMillis::now();
-    let tenant = match webhooks.tenant_of(&headers, &body.bytes) {
-        Ok(tenant) => tenant,
-        Err(invalid) => return refused(&request, &refusals, invalid.reason(), &UNSIGNED),
-    };
+    let tenant = webhooks.tenant_of(&headers, &body.bytes)?;
     RequestClock::verified(&request);
-    let sent = Sent { request_id: request_id::of(&request), from: ClientAddress::known(&request) };
     let event = match Event::parse(&body.bytes, now) {
         Ok(Some(event)) => event,
         Ok(None) => {
             tenant.metrics.webhook("ignored");
-            return done();
+            return Ok(HttpResponse::NoContent().finish());
         }
         Err(error) => {
             tenant.metrics.webhook("malformed");
-            let reason = "webhook-malformed";
-            tracing::error!(
-                request_id = sent.request_id,
-                client_address = sent.from.field(),
-                tenant = tenant.name.as_str(),
-                reason,
-                status = MALFORMED.status_code,
-                %error,
-                "webhook rejected: it is signed, but is not an event as Clerk documents it"
-            );
-            return answer::failure(reason, &MALFORMED, None);
+            let Row { reason, status, .. } = Refusal::WebhookMalformed.row();
+            let tenant = tenant.name.as_str();
+            tracing::error!(tenant, reason, status, %error, "webhook rejected: it is signed, but not an event as Clerk documents it");
+            return Ok(Refusal::WebhookMalformed.error_response());
         }
     };
     drop(body);
-    let taking =
-        take(Arc::clone(&webhooks.revocation), tenant.name.clone(), tenant.metrics.clone(), event, now, sent.clone());
-    // Not in this handler, which ends with its connection: a sender that goes away must not stop what it began.
-    match webhooks.runtime.spawn(taking).await {
-        Ok(Ok(())) => done(),
-        Ok(Err(error)) => answer::failure(reason(error), &postponed(error), Some(answer::COME_AGAIN_AFTER)),
-        Err(error) => {
+    let applying = apply(Arc::clone(&webhooks.revocation), tenant.name.clone(), tenant.metrics.clone(), event, now);
+    let refusal = match webhooks.detached.run(applying).await {
+        Ok(Ok(())) => return Ok(HttpResponse::NoContent().finish()),
+        Ok(Err(incomplete)) => Refusal::from(incomplete),
+        Err(Interrupted) => {
             tenant.metrics.webhook("postponed");
-            let reason = "webhook-broken-off";
-            tracing::error!(
-                request_id = sent.request_id,
-                client_address = sent.from.field(),
-                tenant = tenant.name.as_str(),
-                reason,
-                status = BROKEN_OFF.status_code,
-                %error,
-                "a webhook was not taken to its end; Clerk sends it again"
-            );
-            answer::failure(reason, &BROKEN_OFF, Some(answer::COME_AGAIN_AFTER))
+            let (tenant, Row { reason, status, .. }) = (tenant.name.as_str(), Refusal::WebhookInterrupted.row());
+            tracing::error!(tenant, reason, status, "webhook interrupted; Clerk sends it again");
+            Refusal::WebhookInterrupted
         }
-    }
+    };
+    Ok(refusal.error_response())
 }
 
-/// Lets an event take effect, and says so in the log and the metrics.
-async fn take(
+/// Applies an event; logs and counts the outcome.
+async fn apply(
     revocation: Arc<Revocation>,
     tenant: TenantName,
     metrics: TenantMetrics,
     event: Event,
     now: UnixMillis,
-    Sent { request_id, from }: Sent,
 ) -> Result<(), Incomplete> {
-    let client_address = from.field();
     let (change, user_id) = (event.change.name(), event.change.user_id());
     match revocation.apply(&tenant, &event, now).await {
         Ok(applied) => {
@@ -139,45 +96,35 @@ async fn take(
                 Applied::Outdated => "outdated",
             };
             metrics.webhook(outcome);
-            tracing::info!(request_id, client_address, %tenant, change, user_id, outcome, "webhook taken");
+            tracing::info!(%tenant, change, user_id, outcome, "webhook applied");
             Ok(())
         }
         Err(error) => {
             metrics.webhook("postponed");
-            let (status, reason) = (postponed(error).status_code, reason(error));
-            tracing::warn!(
-                request_id,
-                client_address,
-                %tenant,
-                change,
-                user_id,
-                reason,
-                status,
-                %error,
-                "webhook not taken; Clerk sends it again"
-            );
+            let Row { reason, status, .. } = Refusal::from(error).row();
+            tracing::warn!(%tenant, change, user_id, reason, status, %error, "webhook not applied; Clerk sends it again");
             Err(error)
         }
     }
 }
 
-/// 405, unless there are no webhooks at all.
-pub(super) async fn other_method(webhooks: Data<Webhooks>) -> HttpResponse {
-    if webhooks.are_on() { answer::method_not_allowed("POST") } else { answer::not_found().await }
+/// 405; 404 while webhooks are off.
+pub(super) async fn other_method(webhooks: Data<Webhooks>) -> Result<HttpResponse, Refusal> {
+    Err(if webhooks.are_on() { Refusal::Method("POST") } else { Refusal::NoRoute })
 }
 
 impl Webhooks {
-    /// Takes the events of these tenants; `revocation` applies them, on `runtime`.
+    /// Takes the events of these tenants, and has `revocation` apply them.
     #[must_use]
-    pub fn new(tenants: Arc<Tenants>, revocation: Arc<Revocation>, runtime: Handle) -> Self {
-        Self { tenants, revocation, runtime, large_bodies: InFlightLimit::new(LARGE_BODIES) }
+    pub fn new(tenants: Arc<Tenants>, revocation: Arc<Revocation>, detached: Detached) -> Self {
+        Self { tenants, revocation, detached, large_bodies: InFlightLimit::new(LARGE_BODIES) }
     }
 
     fn are_on(&self) -> bool {
         self.tenants.iter().any(|tenant| tenant.webhook_secrets.is_some())
     }
 
-    /// The tenant one of whose secrets signed the delivery.
+    /// The tenant that has a secret which signed the delivery.
     fn tenant_of(&self, headers: &UnverifiedHeaders, body: &[u8]) -> Result<&Tenant, InvalidDelivery> {
         let mut refused = InvalidDelivery::Signature;
         for tenant in self.tenants.iter() {
@@ -190,72 +137,4 @@ impl Webhooks {
         }
         Err(refused)
     }
-}
-
-fn done() -> HttpResponse {
-    HttpResponse::build(StatusCode::NO_CONTENT).finish()
-}
-
-fn refused(request: &HttpRequest, metrics: &RequestMetrics, reason: &'static str, error: &ErrorInfo) -> HttpResponse {
-    record_refusal(request, metrics, reason, error.status_code);
-    answer::failure(reason, error, None)
-}
-
-fn overloaded(request: &HttpRequest, metrics: &RequestMetrics) -> HttpResponse {
-    let reason = "webhook-overloaded";
-    record_refusal(request, metrics, reason, NO_PLACE.status_code);
-    answer::failure(reason, &NO_PLACE, Some(answer::COME_AGAIN_AFTER))
-}
-
-fn record_refusal(request: &HttpRequest, metrics: &RequestMetrics, reason: &'static str, status: u16) {
-    metrics.refused(reason, status);
-    let client_address = ClientAddress::known(request);
-    tracing::warn!(
-        request_id = request_id::of(request),
-        client_address = client_address.field(),
-        reason,
-        status,
-        "webhook refused"
-    );
-}
-
-const UNSIGNED: ErrorInfo = ErrorInfo {
-    code: code::INVALID_CREDENTIALS,
-    status_code: 401,
-    message: "The webhook is not signed with CLERK_WEBHOOK_SIGNING_SECRET, or not within the last 5 minutes.",
-};
-
-const MALFORMED: ErrorInfo = ErrorInfo {
-    code: code::BAD_REQUEST,
-    status_code: 400,
-    message: "The webhook is signed, and is no event as Clerk sends them. Please report it: the log says more.",
-};
-
-const NO_PLACE: ErrorInfo = ErrorInfo {
-    code: code::INTERNAL,
-    status_code: 503,
-    message: "Too many webhooks of more than 64 KiB are being received. Send the event again.",
-};
-
-const BROKEN_OFF: ErrorInfo = ErrorInfo {
-    code: code::INTERNAL,
-    status_code: 503,
-    message: "Something is broken in the service: its log says more. Send the event again.",
-};
-
-fn reason(error: Incomplete) -> &'static str {
-    match error {
-        Incomplete::Store(_) => "webhook-not-stored",
-        Incomplete::Ably => "webhook-not-revoked",
-        Incomplete::InProgress => "webhook-in-progress",
-    }
-}
-
-fn postponed(error: Incomplete) -> ErrorInfo {
-    let message = match error {
-        Incomplete::Store(_) => "The event cannot be stored now. Send it again.",
-        Incomplete::Ably => "Ably cannot be told to revoke tokens now. Send the event again.",
-        Incomplete::InProgress => "Another delivery of this event is in progress. Send the event again.",
-    };
-    ErrorInfo { code: code::UNREACHABLE, status_code: 503, message }
 }

@@ -16,57 +16,6 @@ use crate::{
     clock::UnixMillis,
 };
 
-fn refused(status: u16, code: u32) -> NoToken {
-    NoToken::Refused(AblyRefusal { status, code, retry_after: None })
-}
-
-#[test]
-fn ablys_verdict_passes_unless_it_is_on_the_service_itself() {
-    for ((status, code), expected) in [
-        ((400, 40000), (400, 40000)),
-        ((400, 40003), (400, 40003)),
-        ((400, 40012), (400, 40012)),
-        ((403, 40300), (403, 40300)),
-        ((403, 40160), (403, 40160)),
-        ((404, 40400), (404, 40400)),
-        ((429, 42910), (429, 42910)),
-        ((500, 50000), (500, 50000)),
-        ((503, 50320), (503, 50320)),
-        ((401, 40101), (503, 50003)),
-        ((401, 40104), (503, 50003)),
-        ((401, 40105), (503, 50003)),
-        ((401, 40160), (503, 50003)),
-        ((400, 40102), (503, 50003)),
-        ((403, 40171), (503, 50003)),
-        ((403, 40140), (503, 50003)),
-        ((400, 40149), (503, 50003)),
-        ((400, 40150), (400, 40150)),
-        ((400, 40139), (400, 40139)),
-    ] {
-        let error = refused(status, code).error_info();
-        assert_eq!((error.status_code, error.code), expected, "{status} {code}");
-        assert!(error.message.is_ascii());
-    }
-    let error = NoToken::Unavailable.error_info();
-    assert_eq!((error.status_code, error.code), (503, 50003));
-}
-
-#[test]
-fn asking_again_is_advised_where_it_helps() {
-    let wait = Some(Duration::from_secs(9));
-    let told = |status, code| NoToken::Refused(AblyRefusal { status, code, retry_after: wait });
-    assert_eq!(told(429, 42910).retry_after(), wait);
-    assert_eq!(told(503, 50003).retry_after(), wait);
-    assert_eq!(refused(429, 42910).retry_after(), Some(Exchange::RETRY_AFTER));
-    let for_ever = AblyRefusal { status: 503, code: 50003, retry_after: Some(Duration::MAX) };
-    assert_eq!(NoToken::Refused(for_ever).retry_after(), Some(Duration::from_mins(1)));
-    assert_eq!(told(400, 40000).retry_after(), None);
-    assert_eq!(refused(400, 40000).retry_after(), None);
-    for trouble in [NoToken::Unavailable, refused(500, 50000), refused(401, 40101)] {
-        assert_eq!(trouble.retry_after(), Some(Exchange::RETRY_AFTER));
-    }
-}
-
 /// An Ably that gives these answers, one a call, and remembers what it was asked.
 struct Scripted {
     url: String,

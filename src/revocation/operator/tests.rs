@@ -140,7 +140,6 @@ fn an_order_names_one_and_says_nothing_that_is_not_known() {
         (json!({ "user": "user_1", "tenant": "A B" }), InvalidRevocationRequest::NoSuchTenant),
     ] {
         assert_eq!(request(&fields), Err(invalid), "{fields}");
-        assert!(invalid.message().is_ascii());
     }
 }
 

@@ -30,18 +30,7 @@ pub mod code {
     pub const UNREACHABLE: u32 = 50003;
 }
 
-/// An error. All its fields are needed, or an SDK throws the message away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ErrorInfo {
-    /// Ably's code.
-    pub code: u32,
-    /// The HTTP status; always that of the response, for an SDK believes this one.
-    pub status_code: u16,
-    /// A fixed sentence in ASCII: it travels in a header too.
-    pub message: &'static str,
-}
-
-/// An error as it travels: `{"error": …}`.
+/// The body of an error: `{"error": …}`. All fields are needed, or an SDK throws the message away.
 #[derive(Debug, Serialize)]
 pub struct ErrorBody {
     error: Error,
@@ -56,18 +45,16 @@ struct Error {
     href: String,
 }
 
-impl ErrorInfo {
-    /// The body to answer with. Its message ends with `reason`, so that what a user reports leads to the reason's row in the
-    /// docs; `href` is the address of Ably's page on the code.
-    #[must_use]
-    pub fn body(&self, reason: &str) -> ErrorBody {
-        let Self { code, status_code, message } = *self;
-        let message = format!("{message} ({reason})");
-        ErrorBody { error: Error { code, status_code, message, href: format!("https://help.ably.io/error/{code}") } }
-    }
-}
-
 impl ErrorBody {
+    /// A body whose message ends with `reason`, so that a user's report leads to the reason's row in the docs. `status` is
+    /// the response's: an SDK believes this one.
+    #[must_use]
+    pub fn new(code: u32, status: u16, message: &str, reason: &str) -> Self {
+        let message = format!("{message} ({reason})");
+        let href = format!("https://help.ably.io/error/{code}");
+        Self { error: Error { code, status_code: status, message, href } }
+    }
+
     /// The message with its reason.
     #[must_use]
     pub fn message(&self) -> &str {

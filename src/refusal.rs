@@ -1,0 +1,514 @@
+//! Every refusal: one row each with the reason for logs and metrics, and the answer for the client.
+//!
+//! Handlers return a [`Refusal`] with `?`; actix turns it into the answer. `docs/errors.md` explains each reason.
+
+use std::{fmt, time::Duration};
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
+};
+
+use crate::{
+    ably::{AblyRefusal, ErrorBody, InvalidTokenParams, JwtTooLarge, NoRandomness, NoToken, code},
+    clerk::{Invalid, InvalidDelivery, NoCredential, Unverified},
+    identity::IdentityError,
+    limits::{LimitExceeded, NoPermit},
+    policy::PolicyRefusal,
+    revocation::{Incomplete, operator::InvalidRevocationRequest},
+    store::StoreError,
+    tenant::SignedOut,
+};
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each row of the table says it")]
+pub enum Refusal {
+    /// With the answer that `[token] signed_out` chooses for a user who is signed out.
+    NoCredential(NoCredential, SignedOut),
+    Invalid(Invalid),
+    KeysUnavailable,
+    SeveralTenants,
+    AnotherSite,
+    Overloaded,
+    RateLimited(LimitExceeded),
+    Identity(IdentityError),
+    Params(InvalidTokenParams),
+    OtherClientId,
+    OtherOrganization,
+    JwtTooLarge,
+    NoToken(NoToken),
+    NoRandomness,
+    Policy(PolicyRefusal),
+    Denied,
+    Outdated,
+    Store(StoreError),
+
+    Delivery(InvalidDelivery),
+    WebhookBody(InvalidBody),
+    WebhookOverloaded,
+    WebhookMalformed,
+    WebhookIncomplete(Incomplete),
+    WebhookInterrupted,
+
+    AdminTokenUnset,
+    AdminTokenMissing,
+    AdminTokenWrong,
+    AdminFromPage,
+    AdminHost,
+    Host,
+    NotJson,
+    RevocationRequest(InvalidRevocationRequest),
+    RevocationRequestInterrupted,
+    MetricsNotWritten,
+
+    Body(InvalidBody),
+    HeadTooLarge,
+    HeadTooSlow,
+    NotHttp,
+    NoRoute,
+    NoAdminRoute,
+    /// The route has other methods: the value of `Allow`.
+    Method(&'static str),
+}
+
+/// Why a body is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidBody {
+    /// It has more bytes than the route takes.
+    TooLarge,
+    /// It did not arrive in time.
+    TooSlow,
+    /// It ended early or its framing is invalid.
+    Interrupted,
+    /// It is not form-encoded.
+    NotForm,
+}
+
+/// What a refusal says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// A short name for logs, metrics and the end of the message.
+    pub reason: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// Ably's error code.
+    pub code: u32,
+    /// A fixed ASCII sentence that says what to do: it travels in a header.
+    pub message: &'static str,
+    /// When to ask again, for a refusal that passes by itself.
+    pub retry_after: Option<Duration>,
+}
+
+/// A refusal that passes soon.
+const SOON: u64 = 5;
+
+macro_rules! rows {
+    ($($pattern:pat => $reason:literal, $status:literal, $code:ident, $(after $after:expr,)? $message:literal;)*) => {
+        impl Refusal {
+            fn fixed_row(&self) -> Row {
+                match self {
+                    $($pattern => Row {
+                        reason: $reason,
+                        status: $status,
+                        code: code::$code,
+                        message: $message,
+                        retry_after: None $(.or(Some(Duration::from_secs($after))))?,
+                    },)*
+                }
+            }
+        }
+
+        /// The fixed rows, for the tests that compare documents with them.
+        #[cfg(test)]
+        const ROWS: &[(&str, u16, u32, &str)] = &[$(($reason, $status, code::$code, $message)),*];
+    };
+}
+
+use Refusal as R;
+
+rows! {
+    R::NoCredential(NoCredential::Missing | NoCredential::SessionCookieMissing, _)
+        => "session-token-missing", 401, INVALID_CREDENTIALS,
+        "No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in?";
+    R::NoCredential(NoCredential::Ambiguous, _)
+        => "authorization-ambiguous", 401, INVALID_CREDENTIALS,
+        "Two Authorization headers: send one.";
+    R::NoCredential(NoCredential::DevBrowserMissing, _)
+        => "dev-browser-missing", 401, INVALID_CREDENTIALS,
+        "No __clerk_db_jwt cookie, which a Clerk development instance needs beside its session cookie.";
+    R::NoCredential(NoCredential::SignedOut, _)
+        => "client-uat-signed-out", 401, INVALID_CREDENTIALS,
+        "The user is signed out: the __client_uat cookie is missing or 0.";
+    R::NoCredential(NoCredential::OlderThanClient, _)
+        => "session-token-older-than-client-uat", 401, INVALID_CREDENTIALS,
+        "The session cookie is older than the last sign-in or sign-out. A page renews it within a minute.";
+
+    R::Invalid(Invalid::Malformed) => "token-malformed", 401, INVALID_CREDENTIALS,
+        "The session token is not a JWT.";
+    R::Invalid(Invalid::NotASession) => "token-type-mismatch", 401, INVALID_CREDENTIALS,
+        "The token is not a session token. Send what getToken() returns without a template, not an API key, a machine token or an OAuth token.";
+    R::Invalid(Invalid::Type) => "token-invalid-typ", 401, INVALID_CREDENTIALS,
+        "The header of the session token is not that of a Clerk session token.";
+    R::Invalid(Invalid::Algorithm) => "token-invalid-algorithm", 401, INVALID_CREDENTIALS,
+        "The header of the session token is not that of a Clerk session token.";
+    R::Invalid(Invalid::CriticalExtension) => "token-invalid-crit", 401, INVALID_CREDENTIALS,
+        "The header of the session token is not that of a Clerk session token.";
+    R::Invalid(Invalid::KeyId) => "token-invalid-kid", 401, INVALID_CREDENTIALS,
+        "The header of the session token is not that of a Clerk session token.";
+    R::Invalid(Invalid::UnknownKey) => "token-unknown-kid", 401, INVALID_CREDENTIALS,
+        "The session token is signed with a key that this Clerk instance does not have.";
+    R::Invalid(Invalid::Signature) => "token-invalid-signature", 401, INVALID_CREDENTIALS,
+        "The signature of the session token is invalid.";
+    R::Invalid(Invalid::Subject) => "token-invalid-subject", 401, INVALID_CREDENTIALS,
+        "The session token lacks claims that a Clerk session token has.";
+    R::Invalid(Invalid::Audience) => "token-invalid-audience", 401, INVALID_CREDENTIALS,
+        "The session token is for another audience.";
+    R::Invalid(Invalid::AuthorizedPartyMissing) => "token-missing-authorized-party", 401, INVALID_CREDENTIALS,
+        "The session token has no azp. In a browser the next one, within a minute, has it. For native apps, set CLERK_NATIVE_APPS=true.";
+    R::Invalid(Invalid::AuthorizedParty) => "token-invalid-authorized-party", 401, INVALID_CREDENTIALS,
+        "The session token was minted for an origin that is not an authorized party.";
+    R::Invalid(Invalid::Issuer) => "token-invalid-issuer", 401, INVALID_CREDENTIALS,
+        "The session token is of another Clerk instance.";
+    R::Invalid(Invalid::ExpirationMissing) => "token-missing-expiration", 401, INVALID_CREDENTIALS,
+        "The session token lacks claims that a Clerk session token has.";
+    R::Invalid(Invalid::Expired) => "token-expired", 401, INVALID_CREDENTIALS,
+        "The session token has expired. Get a fresh one with getToken().";
+    R::Invalid(Invalid::NotYetValid) => "token-not-active-yet", 401, INVALID_CREDENTIALS,
+        "The session token is not valid yet: the clocks of Clerk and this service differ.";
+    R::Invalid(Invalid::IssuedInTheFuture) => "token-issued-in-the-future", 401, INVALID_CREDENTIALS,
+        "The session token is not valid yet: the clocks of Clerk and this service differ.";
+    R::Invalid(Invalid::IssuedAtMissing) => "token-missing-issued-at", 401, INVALID_CREDENTIALS,
+        "The session token lacks claims that a Clerk session token has.";
+    R::Invalid(Invalid::LivesTooLong) => "token-lives-too-long", 401, INVALID_CREDENTIALS,
+        "The session token lives longer than this service allows.";
+    R::Invalid(Invalid::SessionIdMissing) => "token-missing-session-id", 401, INVALID_CREDENTIALS,
+        "The session token lacks claims that a Clerk session token has.";
+    R::Invalid(Invalid::Actor) => "token-invalid-actor", 401, INVALID_CREDENTIALS,
+        "The session token lacks claims that a Clerk session token has.";
+    R::Invalid(Invalid::Pending) => "session-pending", 401, INVALID_CREDENTIALS,
+        "The session is pending: the user has tasks to complete in Clerk.";
+    R::Invalid(Invalid::Features) => "token-invalid-features", 401, INVALID_CREDENTIALS,
+        "The session token lacks claims that a Clerk session token has.";
+    R::KeysUnavailable => "signing-keys-unavailable", 503, UNREACHABLE, after SOON,
+        "Clerk's signing keys are unavailable, so no session token can be verified. Try again soon.";
+
+    R::SeveralTenants => "tenant-ambiguous", 401, INVALID_CREDENTIALS,
+        "The cookies are of sessions at several Clerk instances. Send the session token of one as a Bearer token.";
+    R::AnotherSite => "request-from-another-site", 401, INVALID_CREDENTIALS,
+        "A page of another site sent the user's cookies. Add its origin to CORS_ALLOWED_ORIGINS, or send a Bearer token.";
+    R::Overloaded => "overloaded", 503, INTERNAL, after 1,
+        "The token service is overloaded. Try again soon.";
+    R::RateLimited(LimitExceeded(allowance)) => "rate-limited", 429, RATE_LIMITED, after allowance.lasts.into(),
+        "The user has asked for too many tokens. Wait as many seconds as the Retry-After header says.";
+
+    R::Identity(IdentityError::UsernameOutOfReach) => "username-out-of-reach", 403, FORBIDDEN,
+        "No username: add a username claim to Clerk's session token, or give this service CLERK_SECRET_KEY.";
+    R::Identity(IdentityError::NoUsername) => "user-without-username", 403, FORBIDDEN,
+        "The user has no username. Give them one in Clerk, or set TOKEN_CLIENT_ID to {user_id}.";
+    R::Identity(IdentityError::Banned) => "user-banned", 403, FORBIDDEN,
+        "The user is banned. Lift the ban in Clerk to let them in.";
+    R::Identity(IdentityError::Deleted) => "user-deleted", 403, FORBIDDEN,
+        "The user does not exist any more at Clerk.";
+    R::Identity(IdentityError::ClaimMissing) => "client-id-claim-missing", 403, FORBIDDEN,
+        "The session token lacks a claim that TOKEN_CLIENT_ID names. Add it to Clerk's session token.";
+    R::Identity(IdentityError::NotAClientId(_)) => "client-id-impossible", 403, FORBIDDEN,
+        "The user's name cannot be an Ably client ID: it is empty, *, over 256 bytes, or has control characters.";
+    R::Identity(IdentityError::Unavailable(after)) => "user-lookup-unavailable", 503, UNREACHABLE, after after.as_secs(),
+        "Clerk cannot be asked for the username now. Try again soon.";
+
+    R::Params(InvalidTokenParams::Repeated) => "params-malformed", 400, BAD_REQUEST,
+        "A token param is given twice: send each once.";
+    R::Params(InvalidTokenParams::ClientId(_)) => "params-malformed", 400, INVALID_CLIENT_ID,
+        "The clientId asked for is invalid: not *, at most 256 bytes, no control characters. Or leave it out.";
+    R::Params(InvalidTokenParams::Capability) => "params-malformed", 400, BAD_REQUEST,
+        "The capability asked for is invalid. Send a JSON object of resources, each with a list of operations.";
+    R::Params(InvalidTokenParams::Ttl) => "params-malformed", 400, INVALID_PARAMETER,
+        "The ttl asked for is not a positive whole number of milliseconds.";
+    R::Params(InvalidTokenParams::TtlTooShort) => "params-malformed", 400, INVALID_PARAMETER,
+        "The ttl asked for is shorter than 10 seconds. It is in milliseconds: an hour is 3600000.";
+    R::OtherOrganization => "organization-mismatch", 401, INVALID_CREDENTIALS,
+        "The session is not active in the organization asked for. Call setActive(), then authorize() with that organization.";
+    R::OtherClientId => "client-id-of-another", 403, INVALID_CLIENT_ID,
+        "The clientId asked for is not the caller's. Leave it out, or make a new client after a change of name.";
+
+    R::JwtTooLarge => "jwt-too-large", 500, INTERNAL,
+        "This user's capability is too large for a JWT. Use token requests: TOKEN_FORMAT=token_request.";
+    R::NoToken(NoToken::Refused(_)) => "ably-refused", 503, UNREACHABLE, after SOON,
+        "Ably does not accept this service's token requests now. The service's log has Ably's code.";
+    R::NoToken(NoToken::Unavailable) => "ably-unavailable", 503, UNREACHABLE, after SOON,
+        "Ably cannot be asked for a token now. Try again soon.";
+    R::NoRandomness | R::NoToken(NoToken::NoRandomness(_)) => "no-randomness", 500, INTERNAL,
+        "The token service failed. Its log says more.";
+
+    R::Denied => "session-denied", 403, FORBIDDEN,
+        "The session has ended, or the user is banned or deleted. If signing in again does not help, ask whoever runs this service.";
+    R::Outdated => "session-token-outdated", 401, INVALID_CREDENTIALS,
+        "The session token is older than a change of the user's rights or name. Use the next one, within a minute.";
+    R::Store(StoreError::Full) => "store-full", 503, UNREACHABLE, after SOON,
+        "The service cannot tell now who is signed out. Try again soon.";
+    R::Store(StoreError::Unavailable) => "store-unavailable", 503, UNREACHABLE, after SOON,
+        "The service cannot tell now who is signed out. Try again soon.";
+
+    R::Policy(PolicyRefusal::Requirement) => "policy-requirement-unmet", 403, FORBIDDEN,
+        "The session does not meet what the policy requires for any token: see [token] require.";
+    R::Policy(PolicyRefusal::NothingGranted) => "policy-grants-nothing", 403, NOT_PERMITTED,
+        "The policy grants this session nothing: no rule matches, or no placeholder of the matching rules can be filled.";
+    R::Policy(PolicyRefusal::NothingOfAsked) => "policy-grants-nothing-asked", 403, NOT_PERMITTED,
+        "The policy grants nothing of the capability asked for. Ask for less, or leave the capability out.";
+    R::Policy(PolicyRefusal::TooMuchAsked) => "policy-asked-too-much", 400, BAD_REQUEST,
+        "The capability asked for is too large. Ask for fewer resources, at most 512, and name channels rather than patterns.";
+
+    R::Delivery(InvalidDelivery::Headers) => "webhook-headers-missing", 401, INVALID_CREDENTIALS,
+        "The webhook is not signed with CLERK_WEBHOOK_SIGNING_SECRET, or not within the last 5 minutes.";
+    R::Delivery(InvalidDelivery::Signature) => "webhook-invalid-signature", 401, INVALID_CREDENTIALS,
+        "The webhook is not signed with CLERK_WEBHOOK_SIGNING_SECRET, or not within the last 5 minutes.";
+    R::Delivery(InvalidDelivery::Timestamp) => "webhook-invalid-timestamp", 401, INVALID_CREDENTIALS,
+        "The webhook is not signed with CLERK_WEBHOOK_SIGNING_SECRET, or not within the last 5 minutes.";
+    R::WebhookBody(InvalidBody::TooLarge) => "webhook-body-refused", 413, BAD_REQUEST,
+        "The body of the request is too large.";
+    R::WebhookBody(InvalidBody::TooSlow) => "webhook-body-refused", 408, BAD_REQUEST,
+        "The request did not arrive whole within 5 seconds.";
+    R::WebhookBody(InvalidBody::Interrupted | InvalidBody::NotForm) => "webhook-body-refused", 400, BAD_REQUEST,
+        "The body of the request did not arrive whole.";
+    R::WebhookOverloaded => "webhook-overloaded", 503, INTERNAL, after SOON,
+        "Too many webhooks of more than 64 KiB are being received. Send the event again.";
+    R::WebhookMalformed => "webhook-malformed", 400, BAD_REQUEST,
+        "The webhook is signed, but it is not an event as Clerk documents it. Please report it: the log says more.";
+    R::WebhookIncomplete(Incomplete::Store(_)) => "webhook-not-stored", 503, UNREACHABLE, after SOON,
+        "The event cannot be stored now. Send it again.";
+    R::WebhookIncomplete(Incomplete::Ably) => "webhook-not-revoked", 503, UNREACHABLE, after SOON,
+        "Ably cannot revoke tokens now. Send the event again.";
+    R::WebhookIncomplete(Incomplete::InProgress) => "webhook-in-progress", 503, UNREACHABLE, after SOON,
+        "Another delivery of this event is in progress. Send the event again.";
+    R::WebhookInterrupted => "webhook-broken-off", 503, INTERNAL, after SOON,
+        "The service failed: its log says more. Send the event again.";
+
+    R::AdminTokenUnset => "admin-token-not-set", 403, FORBIDDEN,
+        "The admin listener is not on loopback and has no token: set ADMIN_TOKEN, for the service and for revoke.";
+    R::AdminTokenMissing => "admin-token-missing", 401, INVALID_CREDENTIALS,
+        "The token is missing: send ADMIN_TOKEN as a Bearer token.";
+    R::AdminTokenWrong => "admin-token-wrong", 401, INVALID_CREDENTIALS,
+        "The token is wrong: send this service's ADMIN_TOKEN as a Bearer token.";
+    R::AdminFromPage => "from-a-page", 403, FORBIDDEN,
+        "Web pages may not send this request: it has an Origin header.";
+    R::AdminHost => "host-unknown", 403, FORBIDDEN,
+        "Without ADMIN_TOKEN, the Host header must be an IP address or localhost: a web page could be behind it.";
+    R::Host => "host-unknown", 403, FORBIDDEN,
+        "The Host header must be an IP address or localhost: any other name could be that of a web page.";
+    R::NotJson => "not-json", 415, BAD_REQUEST,
+        "The body must be application/json.";
+    R::RevocationRequest(InvalidRevocationRequest::Malformed) => "revocation-request-invalid", 400, BAD_REQUEST,
+        "Send a JSON object with tenant, session, user, client_id, for (strings), lift, dry_run (true or false).";
+    R::RevocationRequest(InvalidRevocationRequest::NotOneSubject) => "revocation-request-invalid", 400, BAD_REQUEST,
+        "Name exactly one of session, user and client_id.";
+    R::RevocationRequest(InvalidRevocationRequest::NotASession) => "revocation-request-invalid", 400, BAD_REQUEST,
+        "session is not a Clerk session ID: sess_ and then ASCII letters and digits.";
+    R::RevocationRequest(InvalidRevocationRequest::NotAUser) => "revocation-request-invalid", 400, BAD_REQUEST,
+        "user is not a Clerk user ID: user_ and then ASCII letters and digits.";
+    R::RevocationRequest(InvalidRevocationRequest::NotAClientId) => "revocation-request-invalid", 400, BAD_REQUEST,
+        "client_id is invalid: it has 1 to 256 bytes, no control characters, and is not the wildcard *.";
+    R::RevocationRequest(InvalidRevocationRequest::Duration) => "revocation-request-invalid", 400, BAD_REQUEST,
+        "for is not a duration above zero, or exceeds 30 days. Use for example 2h.";
+    R::RevocationRequest(InvalidRevocationRequest::LastsAndLifts) => "revocation-request-invalid", 400, BAD_REQUEST,
+        "for and lift exclude each other: a lifted denial ends at once.";
+    R::RevocationRequest(InvalidRevocationRequest::WithoutTenant) => "revocation-request-invalid", 400, BAD_REQUEST,
+        "There are several tenants: name one.";
+    R::RevocationRequest(InvalidRevocationRequest::NoSuchTenant) => "revocation-request-invalid", 400, BAD_REQUEST,
+        "The tenant is unknown.";
+    R::RevocationRequestInterrupted => "revocation-request-broken-off", 500, INTERNAL,
+        "The service failed: its log says more. Send the request again.";
+    R::MetricsNotWritten => "metrics-not-written", 500, INTERNAL,
+        "The metrics cannot be written.";
+
+    R::Body(InvalidBody::TooLarge) => "body-refused", 413, BAD_REQUEST,
+        "The body of the request is too large.";
+    R::Body(InvalidBody::TooSlow) => "body-refused", 408, BAD_REQUEST,
+        "The request did not arrive whole within 5 seconds.";
+    R::Body(InvalidBody::Interrupted) => "body-refused", 400, BAD_REQUEST,
+        "The body of the request did not arrive whole.";
+    R::Body(InvalidBody::NotForm) => "body-refused", 415, BAD_REQUEST,
+        "The body of a POST must be application/x-www-form-urlencoded, without content encoding.";
+    R::HeadTooLarge => "head-too-large", 431, BAD_REQUEST,
+        "The address and headers of the request are larger than 16 KiB, or it has more than 96 headers.";
+    R::HeadTooSlow => "not-a-request", 408, BAD_REQUEST,
+        "The request did not arrive whole within 5 seconds.";
+    R::NotHttp => "not-a-request", 400, BAD_REQUEST,
+        "The request is not valid HTTP/1.1.";
+    R::NoRoute => "no-such-route", 404, NOT_FOUND,
+        "The route is unknown. Tokens are at /api/ably; see /openapi.yaml.";
+    R::NoAdminRoute => "no-such-route", 404, NOT_FOUND,
+        "The route is unknown. The admin listener has /metrics, /healthz, /readyz and /revocations.";
+    R::Method(_) => "no-such-route", 405, METHOD_NOT_ALLOWED,
+        "The route does not have this method. The Allow header lists its methods.";
+}
+
+impl Refusal {
+    /// The row of this refusal, with what only its value tells.
+    #[must_use]
+    pub fn row(&self) -> Row {
+        let row = self.fixed_row();
+        match self {
+            Self::NoCredential(cause, SignedOut::Fail) if cause.is_signed_out() => {
+                Row { status: 403, code: code::FORBIDDEN, ..row }
+            }
+            Self::NoToken(NoToken::Refused(refusal)) => of_ably(*refusal, row),
+            _ => row,
+        }
+    }
+
+    /// A short name for logs and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.row().reason
+    }
+
+    /// Whether an operator has to know of it: webhooks and operator requests come from known senders.
+    #[must_use]
+    pub fn concerns_operator(&self) -> bool {
+        matches!(
+            self,
+            Self::Delivery(_)
+                | Self::WebhookBody(_)
+                | Self::WebhookOverloaded
+                | Self::AdminTokenUnset
+                | Self::AdminTokenMissing
+                | Self::AdminTokenWrong
+                | Self::AdminFromPage
+                | Self::AdminHost
+                | Self::Host
+                | Self::NotJson
+                | Self::RevocationRequest(_)
+        )
+    }
+}
+
+/// Passes Ably's own status and code on, unless an SDK would take them for a verdict on its user: a 401 is about this
+/// service's key or clock, 40102 and 40171 end a connection for good, and 40140 to 40149 are about tokens.
+fn of_ably(refusal: AblyRefusal, about_the_service: Row) -> Row {
+    const LONGEST: Duration = Duration::from_mins(1);
+    let AblyRefusal { code, status, retry_after } = refusal;
+    let row = if status == 401 || matches!(code, 40102 | 40140..=40149 | 40171) {
+        about_the_service
+    } else {
+        Row { code, status, message: sentence(code, status), ..about_the_service }
+    };
+    let passes = row.status == 429 || row.status >= 500;
+    Row {
+        retry_after: row.retry_after.filter(|_| passes).map(|after| retry_after.unwrap_or(after).min(LONGEST)),
+        ..row
+    }
+}
+
+fn sentence(code: u32, status: u16) -> &'static str {
+    match (code, status) {
+        (_, 429) | (42900..=42999, _) => "Ably limits the rate of token requests. Try again later.",
+        (_, 500..) => "Ably failed to make a token. Try again soon.",
+        (40003, _) => "Ably refuses the ttl of the token request.",
+        (40012, _) => "Ably refuses the client ID of the token request.",
+        (40160..=40169, _) => "The Ably API key has none of the capability that was asked for.",
+        (_, 403) => "Ably does not allow this token request.",
+        (_, 404) => "Ably does not know the API key of this service.",
+        _ => "Ably refuses the token request.",
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.row().message)
+    }
+}
+
+impl ResponseError for Refusal {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The answer in the shape that an Ably SDK reads. The content type has no charset: ably-js in Node parses nothing else
+    /// as an error. A browser's SDK reads code and message from the headers, which CORS exposes.
+    fn error_response(&self) -> HttpResponse {
+        let Row { reason, status, code, message, retry_after } = self.row();
+        let body = ErrorBody::new(code, status, message, reason);
+        let mut response = HttpResponse::build(self.status_code())
+            .insert_header((CONTENT_TYPE, "application/json"))
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .insert_header((HeaderName::from_static("x-ably-errorcode"), code))
+            .insert_header((HeaderName::from_static("x-ably-errormessage"), body.message()))
+            .body(serde_json::to_vec(&body).unwrap_or_default());
+        let headers = response.headers_mut();
+        if let Some(after) = retry_after {
+            headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
+        }
+        match self {
+            Self::Method(allow) => _ = headers.insert(ALLOW, HeaderValue::from_static(allow)),
+            Self::AdminTokenMissing | Self::AdminTokenWrong => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+macro_rules! from {
+    ($($error:ty => $variant:ident;)*) => {
+        $(impl From<$error> for Refusal {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+
+from! {
+    Invalid => Invalid;
+    LimitExceeded => RateLimited;
+    IdentityError => Identity;
+    InvalidTokenParams => Params;
+    NoToken => NoToken;
+    PolicyRefusal => Policy;
+    StoreError => Store;
+    InvalidDelivery => Delivery;
+    Incomplete => WebhookIncomplete;
+    InvalidRevocationRequest => RevocationRequest;
+    InvalidBody => Body;
+}
+
+impl From<NoCredential> for Refusal {
+    fn from(error: NoCredential) -> Self {
+        Self::NoCredential(error, SignedOut::Retry)
+    }
+}
+
+impl From<Unverified> for Refusal {
+    fn from(error: Unverified) -> Self {
+        match error {
+            Unverified::Invalid(invalid) => Self::Invalid(invalid),
+            Unverified::KeysUnavailable(_) => Self::KeysUnavailable,
+        }
+    }
+}
+
+impl From<NoPermit> for Refusal {
+    fn from(NoPermit: NoPermit) -> Self {
+        Self::Overloaded
+    }
+}
+
+impl From<NoRandomness> for Refusal {
+    fn from(_: NoRandomness) -> Self {
+        Self::NoRandomness
+    }
+}
+
+impl From<JwtTooLarge> for Refusal {
+    fn from(_: JwtTooLarge) -> Self {
+        Self::JwtTooLarge
+    }
+}
+
+#[cfg(test)]
+mod tests;
