@@ -271,7 +271,7 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn the_readme_has_every_reason_and_no_other() {
+fn the_documentation_has_every_reason_and_no_other() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
     sources(&repository.join("src"), &mut files);
@@ -279,11 +279,8 @@ fn the_readme_has_every_reason_and_no_other() {
     let code = texts.iter().filter_map(|text| text.split("#[cfg(test)]").next());
     let there: BTreeSet<_> = code.flat_map(str::lines).flat_map(reasons).collect();
 
-    let readme = fs::read_to_string(repository.join("README.md")).unwrap();
-    let errors = readme.split("\n## ").find(|section| section.starts_with("Errors\n")).unwrap();
-    let rows = errors.lines().filter(|line| line.starts_with("| "));
-    let cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next());
-    let documented: BTreeSet<_> =
-        cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(|text| text.contains('-')).collect();
+    let page = fs::read_to_string(repository.join("docs/errors.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let documented: BTreeSet<_> = rows.filter(|reason| reason.contains('-')).collect();
     assert_eq!(documented, there);
 }

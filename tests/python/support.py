@@ -143,7 +143,7 @@ class SandboxTest(unittest.IsolatedAsyncioTestCase):
 
 
 def auth_by_callback(sandbox, options):
-    """The options for asking the service that keep the session token from Ably, as docs/formats.md advises."""
+    """The options for asking the service that keep the session token from Ably, as docs/connect.md advises."""
     method, headers = options.pop("auth_method", "GET"), options.pop("auth_headers")
     auth_params = options.pop("auth_params", {})
 

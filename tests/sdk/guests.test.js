@@ -1,4 +1,4 @@
-// Visitors who are not signed in, as docs/clerk.md advises: a token of the app's own, and a new client after the sign-in.
+// Visitors who are not signed in, as docs/connect.md advises: a token of the app's own, and a new client after the sign-in.
 
 import assert from "node:assert/strict";
 import * as nodeTest from "node:test";
