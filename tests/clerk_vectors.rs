@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use ably_clerk_auth::{
-    clerk::{Credential, NoCredential, PublishableKey, Session, SessionRules, SigningKeys, Unverified, Verifier},
+    clerk::{Credential, PublishableKey, Session, SessionRules, SigningKeys, Verifier},
     clock::UnixMillis,
+    refusal::Refusal,
 };
 use serde_json::{Value, json};
 
@@ -146,14 +147,15 @@ async fn judge(case: &Value, pem: &str) -> Result<Session, &'static str> {
     let verifier = Verifier::new(SigningKeys::from_pem(pem).unwrap(), rules);
     let now = UnixMillis(case["now_ms"].as_i64().unwrap());
     let header = |name: &str| case["headers"].get(name).and_then(Value::as_str);
-    let credential = match Credential::in_header(header("authorization")).map_err(NoCredential::reason)? {
+    let credential = match Credential::in_header(header("authorization")).map_err(reason)? {
         Some(credential) => credential,
-        None => Credential::in_cookies(header("cookie").unwrap_or(""), &key, now).map_err(NoCredential::reason)?,
+        None => Credential::in_cookies(header("cookie").unwrap_or(""), &key, now).map_err(reason)?,
     };
-    verifier.verify(&credential, now).await.map_err(|error| match error {
-        Unverified::Invalid(invalid) => invalid.reason(),
-        Unverified::KeysUnavailable(_) => "signing-keys-unavailable",
-    })
+    verifier.verify(&credential, now).await.map_err(reason)
+}
+
+fn reason(error: impl Into<Refusal>) -> &'static str {
+    error.into().reason()
 }
 
 /// A session in the words of the vectors.

@@ -1,11 +1,5 @@
 //! Whom the service refuses.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
-
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
@@ -244,43 +238,4 @@ async fn a_token_of_another_instance_is_refused_even_with_the_same_kid_and_issue
     let header = json!({ "alg": "RS256", "cat": "cl_B7d4PD111AAA", "kid": ours.clerk.kid(), "typ": "JWT" });
     let foreign = theirs.clerk.mint_with_header(header, ours.clerk.session_claims(&ours.user("alice")));
     assert_refused(&service, service.token(&foreign).await, "token-invalid-signature").await;
-}
-
-/// The names that a line of code gives to refusals.
-fn reasons(line: &str) -> impl Iterator<Item = &str> {
-    let is_reason = |text: &&str| {
-        text.contains('-')
-            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    let named = ["=> \"", "reason = \"", "refused(", "record_refusal("].into_iter().filter_map(|marker| {
-        let (_, after) = line.split_once(marker)?;
-        if marker.ends_with('"') { after.split('"').next() } else { after.split('"').nth(1) }
-    });
-    named.filter(is_reason)
-}
-
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else {
-            found.push(path);
-        }
-    }
-}
-
-#[test]
-fn the_documentation_has_every_reason_and_no_other() {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = Vec::new();
-    sources(&repository.join("src"), &mut files);
-    let texts: Vec<_> = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-    let code = texts.iter().filter_map(|text| text.split("#[cfg(test)]").next());
-    let there: BTreeSet<_> = code.flat_map(str::lines).flat_map(reasons).collect();
-
-    let page = fs::read_to_string(repository.join("docs/errors.md")).unwrap();
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    let documented: BTreeSet<_> = rows.filter(|reason| reason.contains('-')).collect();
-    assert_eq!(documented, there);
 }
