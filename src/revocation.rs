@@ -4,6 +4,7 @@
 //! after [`Revocation::AGAIN_AFTER`]: a token request that was signed a moment before can still be exchanged for two
 //! minutes, and yields a token that the first revocation does not coverage.
 
+mod due;
 mod effect;
 pub mod operator;
 mod task;
@@ -15,10 +16,10 @@ use std::{
 
 pub use effect::RevocationScope;
 use effect::{Effect, ended_by, revoked_by, targets};
-use task::Task;
+use task::{PendingRevocation, Task};
 
 use crate::{
-    ably::{ClientId, ReauthMargin, RevocationQueue, RevokeOutcome, Target, TokenFormat},
+    ably::{ClientId, RevocationQueue, RevokeOutcome, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     store::{
@@ -59,23 +60,6 @@ pub enum Incomplete {
     /// Another delivery of the same event is being handled.
     #[error("another delivery of this event is in progress")]
     InProgress,
-}
-
-/// Tokens that are to end.
-#[derive(Clone, Debug)]
-struct PendingRevocation {
-    scope: RevocationScope,
-    margin: ReauthMargin,
-    /// What is to be revoked of what is known to be out.
-    targets: Vec<Target>,
-    /// Whether any are known to be out.
-    any_known: bool,
-    /// Whose tokens that is.
-    coverage: Coverage,
-    /// The timestamp of the event.
-    at: UnixMillis,
-    /// RevocationScope an operator denied, if it is an operator's doing.
-    denied: Vec<Subject>,
 }
 
 impl Revocation {

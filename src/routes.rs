@@ -1,5 +1,6 @@
 //! The HTTP surface: this is its table of contents.
 
+pub mod access;
 mod answer;
 mod body;
 mod client_address;
@@ -60,7 +61,7 @@ pub fn configure_admin(service: &mut ServiceConfig) {
                 .service(readable("/metrics").route(readable_route().to(metrics::get)))
                 .configure(configure_health)
                 .default_service(refuse(Refusal::NoAdminRoute))
-                .wrap(from_fn(host::check)),
+                .wrap(from_fn(access::check_host)),
         );
 }
 

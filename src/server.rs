@@ -34,11 +34,7 @@ use crate::{
     issuer::Issuer,
     limits::{self, ConnectionTable, InFlightLimit, Room},
     reload::Reload,
-    routes::{
-        self, UnparsedRequests,
-        revocations::{Access, OperatorRequests},
-        webhooks::Webhooks,
-    },
+    routes::{self, UnparsedRequests, access::Access, revocations::OperatorRequests, webhooks::Webhooks},
     store::{Census, Store},
     telemetry::metrics::{ConnectionMetrics, ReloadMetrics},
     tenant::Tenant,
@@ -97,8 +93,8 @@ impl Server {
             tenants.iter().map(Tenant::signing_keys).filter_map(|keys| keys.jwks().cloned()).collect();
         let detached = Detached::on_current_runtime();
         let webhooks = Data::new(Webhooks::new(Arc::clone(&tenants), Arc::clone(&revocation), detached.clone()));
-        let access = Access::to(config.admin.address, config.admin.token.clone());
-        let operator = Data::new(OperatorRequests { revocation: Arc::clone(&revocation), detached, access });
+        let access = Data::new(Access::to(config.admin.address, config.admin.token.clone()));
+        let operator = Data::new(OperatorRequests { revocation: Arc::clone(&revocation), detached });
         let (issuer, metrics, tenants) = (Data::new(issuer), Data::new(metrics), Data::from(tenants));
         let in_flight = Data::new(InFlightLimit::new(config.limits.max_in_flight));
         let trusted_proxies = Data::new(config.server.trusted_proxies.clone());
@@ -150,6 +146,7 @@ impl Server {
                         .app_data(issuer.clone())
                         .app_data(metrics.clone())
                         .app_data(operator.clone())
+                        .app_data(access.clone())
                         .configure(routes::configure_admin)
                         .wrap(from_fn(routes::guard::around_every_request));
                     over_connections(app, Arc::clone(&table), UnparsedRequests::default(), stopping.clone())

@@ -3,33 +3,10 @@
 
 use std::net::IpAddr;
 
-use actix_web::{
-    Error,
-    body::{EitherBody, MessageBody},
-    dev::{ServiceRequest, ServiceResponse},
-    http::{
-        header::{HOST, HeaderMap, HeaderValue},
-        uri::Authority,
-    },
-    middleware::Next,
-    web::Data,
+use actix_web::http::{
+    header::{HOST, HeaderMap, HeaderValue},
+    uri::Authority,
 };
-
-use super::revocations::{Exposure, OperatorRequests};
-use crate::refusal::Refusal;
-
-/// The middleware of the admin listener's read-only routes. Beyond loopback every `Host` is accepted: monitoring uses names.
-pub(super) async fn check<B: MessageBody + 'static>(
-    request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let exposure = request.app_data::<Data<OperatorRequests>>().map(|operator| operator.access.exposure());
-    if exposure == Some(Exposure::OtherMachines) || is_of_this_machine(request.headers()) {
-        Ok(next.call(request).await?.map_into_left_body())
-    } else {
-        Ok(request.error_response(Refusal::Host).map_into_right_body())
-    }
-}
 
 /// Whether the `Host` header is an IP address or `localhost`, the one name that no name server is asked for.
 pub(super) fn is_of_this_machine(headers: &HeaderMap) -> bool {
