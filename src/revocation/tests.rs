@@ -5,7 +5,7 @@ use serde_json::Map;
 
 use super::*;
 use crate::{
-    ably::RevocationKey,
+    ably::{ReauthMargin, RevocationKey},
     clerk::{Change, Organization, Scoped, Session, User},
     store::{Bounds, ClientIdDigest, LiveToken, MemoryStore, Verdict},
     tenant::fixtures,

@@ -19,7 +19,9 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::{
-    ably::{ApiKey, ClientId, Nonce, RestClient, RevocationCounts, RevokingKey, TokenDetails, TokenRequest},
+    ably::{
+        ApiKey, ClientId, Nonce, ReauthMargin, RestClient, RevocationCounts, RevokingKey, TokenDetails, TokenRequest,
+    },
     clerk::{Change, User},
     store::{Begun, Bounds, Census, DueWork, Health, LiveToken, MemoryStore, Restrictions, TokenHolder},
     tenant::fixtures,
