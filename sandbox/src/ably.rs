@@ -21,26 +21,33 @@
 mod api_key;
 mod capability;
 mod channel;
+mod connection;
 mod error;
+mod http;
 mod inspection;
+mod issued_tokens;
+mod messages;
+mod middleware;
+mod outage;
 mod protocol;
+mod rate_limiter;
 mod realm;
 mod realtime;
+mod records;
 mod rest;
 mod revocation;
+mod shared;
 mod socket;
 mod token;
 mod token_request;
+mod tokens;
 
 use std::{
     io,
     net::{Ipv4Addr, TcpListener},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::Arc,
     thread::JoinHandle,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use actix_web::{
@@ -51,17 +58,19 @@ use actix_web::{
     web::Data,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde::Serialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-pub use self::revocation::Poison;
 use self::{
-    api_key::ApiKey,
-    capability::Capability,
-    realm::Realm,
-    revocation::{RateLimiter, Revocable},
+    api_key::ApiKey, capability::Capability, rate_limiter::RateLimiter, realm::Realm, revocation::Revocable,
+    shared::Shared,
 };
+pub use self::{
+    outage::Outage,
+    records::{Calls, ConnectionInfo, Ending, IssuedToken, RevocationCall, RevocationOutcome},
+    revocation::{Poison, RevocableTokens},
+};
+use crate::clock::Clock;
 
 /// What two capabilities both allow, as the stand-in finds it: canonical text, `{}` when there is nothing. None when one
 /// of them is no capability. For tests that compare another implementation with this one.
@@ -111,131 +120,6 @@ impl Default for Options {
     }
 }
 
-/// How often each route was called, refused calls and those during an outage included.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Calls {
-    /// `GET /time`
-    pub time: u64,
-    /// `POST /keys/{keyName}/requestToken`
-    pub request_token: u64,
-    /// `POST /keys/{keyName}/revokeTokens`
-    pub revoke_tokens: u64,
-    /// Each WebSocket opened, refused ones included.
-    pub websocket: u64,
-}
-
-/// Whether the key has revocable tokens on, in Ably's dashboard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RevocableTokens {
-    /// Those issued from now on can be revoked.
-    On,
-    /// None can be revoked; calls are refused with 40163.
-    Off,
-}
-
-/// A call of `revokeTokens`, as it was sent. What a call says that is not of its type counts as absent here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RevocationCall {
-    /// When it came, in milliseconds since the epoch.
-    pub at: i64,
-    /// Such as `clientId:alice`.
-    pub targets: Vec<String>,
-    /// In milliseconds since the epoch.
-    pub issued_before: Option<i64>,
-    /// Whether clients get time to fetch a new token.
-    pub allow_reauth_margin: bool,
-    /// What came of it.
-    pub outcome: RevocationOutcome,
-}
-
-/// What came of a call of `revokeTokens`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RevocationOutcome {
-    /// It was carried out or refused, and answered with this status.
-    Answered(u16),
-    /// It was carried out or refused with this status, and the answer was lost.
-    AnswerLost(u16),
-    /// It was not looked at, because of an outage.
-    Outage,
-}
-
-/// A way for Ably's REST side to be down. The WebSocket, CORS preflights and `/sandbox/` go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outage {
-    /// Every call is answered with this status, and a code of a hundred times as much.
-    Status(u16),
-    /// No call is answered, even after the outage.
-    Hang,
-    /// The connection is closed without an answer.
-    Drop,
-    /// Every call is answered with 429 and 42910, and with when to come again.
-    RateLimited {
-        /// In seconds.
-        retry_after_s: u32,
-    },
-    /// The next call is carried out and its answer lost; then the outage is over.
-    LoseOneAnswer,
-}
-
-/// A token that was issued.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct IssuedToken {
-    /// A digest of the token, which names it without giving it away.
-    pub id: String,
-    /// For whom; `*` is anyone, `None` is nobody in particular.
-    pub client_id: Option<String>,
-    /// What it allows, as canonical JSON.
-    pub capability: String,
-    /// When, in milliseconds since the epoch.
-    pub issued: i64,
-    /// Until when, in milliseconds since the epoch.
-    pub expires: i64,
-}
-
-/// A live connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ConnectionInfo {
-    /// The connection's id.
-    pub connection_id: String,
-    /// Who is on it; `*` is anyone, `None` is nobody in particular.
-    pub client_id: Option<String>,
-    /// What it may do, as canonical JSON.
-    pub capability: String,
-    /// The channels that it is attached to.
-    pub channels: Vec<String>,
-    /// The [`IssuedToken::id`] of its token, or the same digest of its JWT; `None` with the key itself.
-    pub token_id: Option<String>,
-    /// When its token expires, in milliseconds since the epoch; `None` with the key itself.
-    pub token_expires: Option<i64>,
-    /// The `x-ably-revocation-key` of its JWT.
-    pub revocation_key: Option<String>,
-    /// When its token, which is revoked with a margin, will be so, in milliseconds since the epoch.
-    pub revoked_from: Option<i64>,
-}
-
-/// A connection that was live.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Ending {
-    /// The connection's id. A client that comes back in time has the same one again.
-    pub connection_id: String,
-    /// Who was on it.
-    pub client_id: Option<String>,
-    /// When it ended, in milliseconds since the epoch.
-    pub at: i64,
-    /// Why Ably ended it, such as 40141 for a revoked token; `None` when it was the client who left.
-    pub code: Option<u32>,
-    /// The `x-ably-revocation-key` of its JWT.
-    pub revocation_key: Option<String>,
-    /// When its token, if it is revoked, came to be so or would have, in milliseconds since the epoch. A client that left
-    /// before was asked for a new token and had none.
-    pub revoked_from: Option<i64>,
-}
-
 /// A running stand-in. It stops when dropped.
 pub struct Ably {
     port: u16,
@@ -264,8 +148,7 @@ impl Ably {
             Box::new(|| BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())),
         );
         realm.reauth_margin_ms = i64::try_from(options.reauth_margin.as_millis()).unwrap_or(i64::MAX);
-        let shared =
-            Arc::new(Shared { realm: Mutex::new(realm), clock_offset_ms: AtomicI64::new(options.clock_offset_ms) });
+        let shared = Arc::new(Shared::new(realm, Clock::ahead_by(options.clock_offset_ms)));
         let (ready, started) = oneshot::channel();
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -341,7 +224,7 @@ impl Ably {
 
     /// Sets how far the stand-in's clock is ahead of this machine's, in milliseconds.
     pub fn set_clock_offset_ms(&self, offset_ms: i64) {
-        self.shared.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
+        self.shared.clock.set_offset_ms(offset_ms);
     }
 
     /// The calls of `revokeTokens`, oldest first; the last 1000 are kept. Calls that an outage of everything cut off are
@@ -354,7 +237,7 @@ impl Ably {
     /// What `requestToken` issued, oldest first. Expired tokens are forgotten after an hour.
     #[must_use]
     pub fn issued_tokens(&self) -> Vec<IssuedToken> {
-        self.shared.realm().issued_tokens()
+        self.shared.realm().issued.records()
     }
 
     /// The live connections, oldest first.
@@ -399,38 +282,6 @@ impl Drop for Ably {
     }
 }
 
-/// What every request sees.
-struct Shared {
-    realm: Mutex<Realm>,
-    clock_offset_ms: AtomicI64,
-}
-
-impl Shared {
-    fn realm(&self) -> MutexGuard<'_, Realm> {
-        self.realm.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_revocable_tokens(&self, setting: RevocableTokens) {
-        let revocable = match setting {
-            RevocableTokens::On => Revocable::Since(self.now_ms()),
-            RevocableTokens::Off => Revocable::None,
-        };
-        self.realm().set_revocable(revocable);
-    }
-
-    fn now_ms(&self) -> i64 {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let offset_ms = self.clock_offset_ms.load(Ordering::Relaxed);
-        i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX).saturating_add(offset_ms)
-    }
-
-    /// The same, as a `Date` header needs it.
-    fn now(&self) -> SystemTime {
-        let since_epoch = Duration::from_millis(u64::try_from(self.now_ms()).unwrap_or(0));
-        UNIX_EPOCH.checked_add(since_epoch).unwrap_or(UNIX_EPOCH)
-    }
-}
-
 fn generated_key() -> String {
     let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes).replace(['-', '_'], "x");
     format!(
@@ -446,9 +297,10 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, ready: oneshot::Sende
     let server = HttpServer::new(move || {
         App::new()
             .app_data(data.clone())
-            .wrap(from_fn(rest::interfere))
-            .wrap(from_fn(rest::allow_any_origin))
-            .wrap(from_fn(rest::tell_the_time))
+            .wrap(from_fn(middleware::count_and_fail))
+            .wrap(from_fn(middleware::allow_any_origin))
+            .wrap(from_fn(middleware::date))
+            .configure(inspection::routes)
             .configure(rest::routes)
     })
     .workers(1)

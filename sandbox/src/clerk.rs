@@ -11,8 +11,11 @@ mod cors;
 mod events;
 mod ids;
 mod instance;
+mod options;
 mod problem;
+mod publishable_key;
 mod routes;
+mod session;
 mod signing_key;
 mod user;
 mod webhooks;
@@ -21,65 +24,19 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, mem};
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE};
 use serde_json::Value;
 
+use crate::clock::Clock;
 use crate::loopback::{self, Server};
-use claims::End;
 use instance::Instance;
-use webhooks::{Courier, Webhooks};
+use session::End;
+use webhooks::Courier;
 
 pub use instance::{Calls, Outage};
+pub use options::{Issuer, Options};
+pub use publishable_key::{cookie_suffix, publishable_key};
 pub use user::{Feature, Organization, User};
-pub use webhooks::{Answer, Attempt, Endpoint, Event, Flow, InvalidEndpoint, Options as WebhookOptions, SigningSecret};
-
-/// What a stand-in is started with. `Options::default()` is an instance on any free port.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Port on loopback; 0 is any free one.
-    pub port: u16,
-    /// How long a session token lives. Clerk's live 60 seconds.
-    pub session_token_ttl: Duration,
-    /// Host name that the publishable key carries and that tokens name as their issuer.
-    pub frontend_api: String,
-    /// Id of the first signing key, `ins_…`.
-    pub kid: String,
-    /// Added to the machine's clock wherever the stand-in tells the time: claims, `Date`, `updated_at`.
-    pub clock_offset_ms: i64,
-    /// The `azp` of tokens that are minted without a browser naming its origin.
-    pub authorized_party: String,
-    /// Which of the two issuers an instance can have.
-    pub issuer: Issuer,
-    /// Where it tells of events, and how persistently.
-    pub webhooks: WebhookOptions,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            port: 0,
-            session_token_ttl: Duration::from_mins(1),
-            frontend_api: "clerk.sandbox.example".to_owned(),
-            kid: ids::new("ins"),
-            clock_offset_ms: 0,
-            authorized_party: "http://localhost:3000".to_owned(),
-            issuer: Issuer::FrontendApi,
-            webhooks: WebhookOptions::default(),
-        }
-    }
-}
-
-/// Who a session token says it is from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Issuer {
-    /// `https://<frontend_api>`.
-    #[default]
-    FrontendApi,
-    /// The stand-in's own address, [`Clerk::proxy_url`]: an instance whose Frontend API is behind a proxy.
-    Proxy,
-}
+pub use webhooks::{Answer, Attempt, Endpoint, Event, Flow, InvalidEndpoint, SigningSecret, WebhookOptions};
 
 /// A running stand-in; it stops when dropped.
 #[derive(Debug)]
@@ -96,9 +53,10 @@ impl Clerk {
     /// [`io::ErrorKind::AddrInUse`] when the port is taken, or whatever else the system says.
     pub async fn start(mut options: Options) -> io::Result<Self> {
         let listeners = loopback::listen(options.port)?;
+        let clock = Arc::new(Clock::ahead_by(options.clock_offset_ms));
         let (webhooks, courier) =
-            Webhooks::new(mem::take(&mut options.webhooks), options.kid.clone(), options.clock_offset_ms)?;
-        let instance = Arc::new(Instance::new(options, listeners.port(), webhooks));
+            webhooks::start(mem::take(&mut options.webhooks), options.kid.clone(), Arc::clone(&clock))?;
+        let instance = Arc::new(Instance::new(options, listeners.port(), clock, webhooks));
         let server = Server::start(listeners, routes::table(Arc::clone(&instance))).await?;
         Ok(Self { instance, server, _courier: courier })
     }
@@ -323,18 +281,4 @@ impl Clerk {
     pub fn set_delay(&self, delay: Duration) {
         self.instance.set_delay(delay);
     }
-}
-
-/// The publishable key of a development instance whose Frontend API has this host name.
-#[must_use]
-pub fn publishable_key(frontend_api: &str) -> String {
-    format!("pk_test_{}", STANDARD_NO_PAD.encode(format!("{frontend_api}$")))
-}
-
-/// What clerk-js appends (after `_`) to the names of the cookies of the instance with this publishable key: they keep
-/// instances apart that share a host.
-#[must_use]
-pub fn cookie_suffix(publishable_key: &str) -> String {
-    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, publishable_key.as_bytes());
-    URL_SAFE.encode(hash).chars().take(8).collect()
 }

@@ -5,4 +5,6 @@
 
 pub mod ably;
 pub mod clerk;
+mod clock;
+mod event_stream;
 pub mod loopback;

@@ -1,33 +1,27 @@
 //! What Ably does not have: `/sandbox/…`, views of what happens and handles to change it, for pages and scripts.
 
-use std::{convert::Infallible, sync::atomic::Ordering, time::Duration};
-
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{CACHE_CONTROL, CONTENT_TYPE},
-    rt::time::timeout,
-    web::{Bytes, Data, Payload, ServiceConfig},
+    web::{Data, Payload, ServiceConfig},
 };
-use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use super::{
-    Outage, RevocableTokens, Shared,
     error::ErrorInfo,
+    http::{Asked, Refusal, resource, write},
+    outage::Outage,
     protocol::Format,
-    rest::{Answer, Asked, resource, write},
+    revocation::RevocableTokens,
+    shared::Shared,
 };
-
-/// How long the stream of connections is silent at most: a write is how a peer that is gone is noticed.
-const LONGEST_SILENCE: Duration = Duration::from_secs(15);
+use crate::event_stream::stream_changes;
 
 /// Every route for inspection.
 pub(crate) fn routes(config: &mut ServiceConfig) {
     config
         .service(resource("/sandbox/connections").get(live_connections))
-        .service(resource("/sandbox/connections/stream").get(connections_as_they_change))
+        .service(resource("/sandbox/connections/stream").get(connection_stream))
         .service(resource("/sandbox/revocations").get(revocations))
         .service(resource("/sandbox/calls").get(calls))
         .service(resource("/sandbox/key").post(change_key))
@@ -40,31 +34,12 @@ async fn live_connections(shared: Data<Shared>) -> HttpResponse {
     write(200, &json!(connections), Format::Json)
 }
 
-/// Server-sent events: the live connections and those that ended, at once and after each change.
-async fn connections_as_they_change(shared: Data<Shared>) -> HttpResponse {
-    let mut changes = shared.realm().connections_changed.subscribe();
-    changes.mark_changed();
-    let events = stream::unfold((shared, changes), |(shared, mut changes)| async move {
-        let text = next_event(&shared, &mut changes).await?;
-        Some((Ok::<_, Infallible>(Bytes::from(text)), (shared, changes)))
-    });
-    HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/event-stream"))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .streaming(Box::pin(events))
-}
-
-/// `None` when the stand-in is gone.
-async fn next_event(shared: &Shared, changes: &mut watch::Receiver<()>) -> Option<String> {
-    match timeout(LONGEST_SILENCE, changes.changed()).await {
-        Err(_silence) => Some(":\n\n".to_owned()),
-        Ok(Err(_gone)) => None,
-        Ok(Ok(())) => {
-            let realm = shared.realm();
-            let seen = json!({ "connections": realm.connections(), "endings": realm.endings() });
-            Some(format!("data: {seen}\n\n"))
-        }
-    }
+async fn connection_stream(shared: Data<Shared>) -> HttpResponse {
+    let changes = shared.realm().connections_changed.subscribe();
+    stream_changes(changes, move || {
+        let realm = shared.realm();
+        json!({ "connections": realm.connections(), "endings": realm.endings() })
+    })
 }
 
 async fn revocations(shared: Data<Shared>) -> HttpResponse {
@@ -85,7 +60,7 @@ struct KeySettings {
 }
 
 /// Changes the settings given of the key: `revocableTokens`, for tokens issued from now on, and `reauthMarginMs`.
-async fn change_key(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Answer {
+async fn change_key(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Result<HttpResponse, Refusal> {
     let asked = Asked::of(&request);
     let body = asked.body(payload).await?;
     let settings: KeySettings = serde_json::from_value(body)
@@ -108,12 +83,12 @@ struct ClockSettings {
 }
 
 /// Sets how far the clock is ahead of this machine's: `{"offsetMs":150000}`.
-async fn change_clock(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Answer {
+async fn change_clock(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Result<HttpResponse, Refusal> {
     let asked = Asked::of(&request);
     let body = asked.body(payload).await?;
     let ClockSettings { offset_ms } = serde_json::from_value(body)
         .map_err(|_| asked.refusal(ErrorInfo::bad_request("offsetMs is not a whole number of milliseconds")))?;
-    shared.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
+    shared.clock.set_offset_ms(offset_ms);
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -143,7 +118,7 @@ impl From<OutageParams> for Option<Outage> {
 
 /// `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, or a kind alone: `hang`, `drop`,
 /// `lose_one_answer`; `none` ends it. With `"route":"revokeTokens"` it is about that route only.
-async fn change_outage(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Answer {
+async fn change_outage(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Result<HttpResponse, Refusal> {
     let asked = Asked::of(&request);
     let body = asked.body(payload).await?;
     let wrong = || asked.refusal(ErrorInfo::bad_request("the outage is of no known kind or route"));

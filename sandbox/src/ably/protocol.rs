@@ -4,9 +4,18 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, json};
 
 use super::error::ErrorInfo;
+
+/// The largest publish, in bytes of its messages as JSON (`CD2c`).
+pub(crate) const LARGEST_PUBLISH: usize = 64 * 1024;
+
+/// The largest frame, in bytes (`CD2d`).
+pub(crate) const LARGEST_FRAME: usize = 512 * 1024;
+
+/// The longest silence of the server, in milliseconds (`CD2h`).
+pub(crate) const MAX_IDLE_MS: i64 = 15_000;
 
 const DEEPEST: usize = 64;
 const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
@@ -90,6 +99,11 @@ pub(crate) struct ClientMessage {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ClientAuth {
     pub(crate) access_token: Option<String>,
+}
+
+/// An ERROR about one channel.
+pub(crate) fn channel_error(channel: &str, error: ErrorInfo) -> Value {
+    json!({ "action": action::ERROR, "channel": channel, "error": error.to_json() })
 }
 
 impl ClientMessage {

@@ -87,38 +87,6 @@ impl RevocationRequest {
     }
 }
 
-/// How many calls of `revokeTokens` are taken within a window of time, which begins with the first of them.
-#[derive(Debug)]
-pub(crate) struct RateLimiter {
-    calls: u32,
-    window_ms: i64,
-    window: Option<Window>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    until_ms: i64,
-    calls: u32,
-}
-
-impl RateLimiter {
-    pub(crate) fn new(calls: u32, window_ms: i64) -> Self {
-        Self { calls, window_ms, window: None }
-    }
-
-    /// Counts a call, or says after how many seconds one is taken again.
-    pub(crate) fn admit(&mut self, now_ms: i64) -> Result<(), u32> {
-        let fresh = Window { until_ms: now_ms.saturating_add(self.window_ms), calls: 0 };
-        let window = self.window.filter(|window| now_ms < window.until_ms).unwrap_or(fresh);
-        if window.calls >= self.calls {
-            let seconds = (window.until_ms - now_ms + 999).div_euclid(1000);
-            return Err(u32::try_from(seconds).unwrap_or(u32::MAX));
-        }
-        self.window = Some(Window { calls: window.calls + 1, ..window });
-        Ok(())
-    }
-}
-
 /// Where a token stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -154,6 +122,15 @@ pub enum Poison {
     CallRefused,
     /// The answer has no result for it.
     NoResult,
+}
+
+/// Whether the key has revocable tokens on, in Ably's dashboard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevocableTokens {
+    /// Those issued from now on can be revoked.
+    On,
+    /// None can be revoked; calls are refused with 40163.
+    Off,
 }
 
 /// Which tokens of the key can be revoked: those issued while the key had revocable tokens on.
@@ -310,7 +287,7 @@ impl AnswerShape {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{AnswerShape, RateLimiter, Revocable, RevocationRequest, Revocations, Standing};
+    use super::{AnswerShape, Revocable, RevocationRequest, Revocations, Standing};
     use crate::ably::{
         capability::Capability,
         token::{Grant, Life},
@@ -368,15 +345,6 @@ mod tests {
         let after = revocations.issue_time_ms(NOW_MS);
         assert_eq!(revocations.standing(&grant(before), NOW_MS), Standing::Revoked);
         assert_eq!(revocations.standing(&grant(after), NOW_MS), Standing::Good);
-    }
-
-    #[test]
-    fn calls_above_the_rate_limit_are_told_when_the_window_ends() {
-        let mut limiter = RateLimiter::new(2, 1500);
-        let admitted = [(0, Ok(())), (100, Ok(())), (400, Err(2)), (1499, Err(1)), (1500, Ok(())), (2999, Ok(()))];
-        for (after_ms, outcome) in admitted {
-            assert_eq!(limiter.admit(NOW_MS + after_ms), outcome, "{after_ms}");
-        }
     }
 
     #[test]

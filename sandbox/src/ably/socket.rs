@@ -12,10 +12,10 @@ use tokio::{
 };
 
 use super::{
-    Shared,
+    connection::{Opening, Outgoing, Parting},
     error::ErrorInfo,
-    protocol::{ClientMessage, Format, action},
-    realtime::{MAX_IDLE_MS, Opening, Outgoing, Parting},
+    protocol::{ClientMessage, Format, MAX_IDLE_MS, action},
+    shared::Shared,
 };
 
 const QUEUE: usize = 512;

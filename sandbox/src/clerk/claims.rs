@@ -2,49 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::session::Session;
 use super::user::{Organization, User};
-
-/// A session.
-#[derive(Clone, Debug)]
-pub(super) struct Session {
-    pub(super) id: String,
-    pub(super) client_id: String,
-    pub(super) user_id: String,
-    /// In seconds since the epoch.
-    pub(super) signed_in_at: i64,
-    /// In milliseconds since the epoch.
-    pub(super) updated_at: i64,
-    pub(super) status: Status,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Status {
-    Active,
-    Over(End),
-}
-
-impl Status {
-    /// In Clerk's words.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Over(End::Ended) => "ended",
-            Self::Over(End::Removed) => "removed",
-            Self::Over(End::Revoked) => "revoked",
-        }
-    }
-}
-
-/// How a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// By its user, for this session.
-    Ended,
-    /// By its user, who also leaves the device: what clerk-js does at `signOut()`.
-    Removed,
-    /// By an administrator.
-    Revoked,
-}
 
 /// When and for whom one token of a session is minted.
 pub(super) struct Minting {
@@ -142,6 +101,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::clerk::session::Status;
     use crate::clerk::user::demo_users;
 
     fn claims_of(user: &User, authorized_party: Option<&str>) -> Value {

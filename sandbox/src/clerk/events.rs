@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::claims::Session;
+use super::session::Session;
 use super::user::{Organization, User};
 
 const WEEK_MS: i64 = 7 * 86_400_000;

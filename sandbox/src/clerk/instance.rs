@@ -2,17 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::claims::{self, End, Minting, Session, Status};
+use super::claims::{self, Minting};
+use super::options::{Issuer, Options};
+use super::publishable_key::publishable_key;
+use super::session::{End, Session, Status};
 use super::signing_key::SigningKey;
 use super::user::{self, User};
 use super::webhooks::Webhooks;
-use super::{Issuer, Options, events, ids, publishable_key};
+use super::{events, ids};
+use crate::clock::Clock;
 
 /// The class that Clerk's header `cat` gives a session token.
 const SESSION_TOKEN_CATEGORY: &str = "cl_B7d4PD111AAA";
@@ -66,7 +70,7 @@ pub(super) struct Instance {
     frontend_api: String,
     issuer: Issuer,
     authorized_party: String,
-    clock_offset_ms: i64,
+    clock: Arc<Clock>,
     pub(super) webhooks: Arc<Webhooks>,
     outage: watch::Sender<Option<Outage>>,
     state: Mutex<State>,
@@ -82,7 +86,7 @@ struct State {
 }
 
 impl Instance {
-    pub(super) fn new(options: Options, port: u16, webhooks: Arc<Webhooks>) -> Self {
+    pub(super) fn new(options: Options, port: u16, clock: Arc<Clock>, webhooks: Arc<Webhooks>) -> Self {
         let key = SigningKey::generate(options.kid);
         let mut instance = Self {
             port,
@@ -93,7 +97,7 @@ impl Instance {
             frontend_api: options.frontend_api,
             issuer: options.issuer,
             authorized_party: options.authorized_party,
-            clock_offset_ms: options.clock_offset_ms,
+            clock,
             webhooks,
             outage: watch::Sender::new(None),
             state: Mutex::new(State {
@@ -115,13 +119,12 @@ impl Instance {
 
     /// The instance's clock, in milliseconds since the epoch.
     pub(super) fn now_ms(&self) -> i64 {
-        now_ms(self.clock_offset_ms)
+        self.clock.now_ms()
     }
 
     /// The instance's clock, as a `Date` header needs it.
     pub(super) fn now(&self) -> SystemTime {
-        let ms = u64::try_from(self.now_ms()).unwrap_or(0);
-        UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(UNIX_EPOCH)
+        self.clock.now()
     }
 
     pub(super) fn proxy_url(&self) -> String {
@@ -333,10 +336,4 @@ impl Instance {
     pub(super) fn delay(&self) -> Duration {
         self.state().delay
     }
-}
-
-/// A clock that is so far ahead of the machine's, in milliseconds since the epoch.
-pub(super) fn now_ms(clock_offset_ms: i64) -> i64 {
-    let machine = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(machine.as_millis()).unwrap_or(i64::MAX).saturating_add(clock_offset_ms)
 }

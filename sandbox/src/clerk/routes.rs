@@ -62,7 +62,7 @@ pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Cl
                     .route("/organizations/{id}", web::delete().to(scripts::delete_organization))
                     .route("/webhooks", web::get().to(webhooks::show))
                     .route("/webhooks", web::post().to(webhooks::change))
-                    .route("/webhooks/stream", web::get().to(webhooks::as_they_change))
+                    .route("/webhooks/stream", web::get().to(webhooks::stream))
                     .route("/webhooks/events", web::post().to(webhooks::send))
                     .route("/webhooks/events/{id}/redeliver", web::post().to(webhooks::redeliver))
                     .default_service(web::to(nothing_here)),

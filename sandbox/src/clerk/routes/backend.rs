@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{availability, input};
-use crate::clerk::claims::End;
 use crate::clerk::instance::Instance;
 use crate::clerk::problem::Problem;
+use crate::clerk::session::End;
 use crate::clerk::user::User;
 use crate::clerk::{events, ids};
 

@@ -6,10 +6,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 
 use super::{availability, input};
-use crate::clerk::claims::End;
 use crate::clerk::instance::Instance;
 use crate::clerk::problem::Problem;
-use crate::clerk::{cookie_suffix, events, ids};
+use crate::clerk::session::End;
+use crate::clerk::{events, ids, publishable_key};
 
 pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     instance.count(|calls| &mut calls.frontend_jwks);
@@ -38,7 +38,7 @@ pub(super) async fn sign_in(
         "created_session_id": session.id,
         "session": {"id": session.id, "object": "session", "status": "active", "user": user.backend_json()},
         "cookies": {
-            "suffix": cookie_suffix(&instance.publishable_key),
+            "suffix": publishable_key::cookie_suffix(&instance.publishable_key),
             "__session": jwt,
             "__client_uat": session.signed_in_at.to_string(),
             "__clerk_db_jwt": ids::new("dvb"),

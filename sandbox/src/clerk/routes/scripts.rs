@@ -5,10 +5,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::input;
-use crate::clerk::claims::End;
 use crate::clerk::events;
 use crate::clerk::instance::{Instance, Outage};
 use crate::clerk::problem::Problem;
+use crate::clerk::session::End;
 use crate::clerk::user::User;
 
 /// The bare token of a new session of `user`, ready for `$(curl …)`. `claims` are laid over the usual ones, where null

@@ -1,53 +1,29 @@
 //! Webhooks for who speaks HTTP only: where they go, what was sent, and sending more.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use actix_web::rt::time::timeout;
 use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
-use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
 
 use super::input;
 use crate::clerk::instance::Instance;
 use crate::clerk::problem::Problem;
 use crate::clerk::webhooks::{Endpoint, Flow, Webhooks};
+use crate::event_stream::stream_changes;
 
 /// How many events the stream tells of: more than anyone looks at, and few enough to be told anew at every change.
 const MOST_STREAMED: usize = 50;
-/// How long the stream is silent at most: a write is how a peer that is gone is noticed.
-const LONGEST_SILENCE: Duration = Duration::from_secs(15);
 
 /// Settings, events and attempts, each list oldest first. Signing secrets are not shown.
 pub(super) async fn show(instance: Data<Instance>) -> HttpResponse {
     HttpResponse::Ok().json(view(&instance.webhooks, usize::MAX))
 }
 
-/// Server-sent events: the same with the newest events only, at once and after each change.
-pub(super) async fn as_they_change(instance: Data<Instance>) -> HttpResponse {
-    let mut changes = instance.webhooks.changes();
-    changes.mark_changed();
-    let told = stream::unfold((instance, changes), |(instance, mut changes)| async move {
-        let text = next_change(&instance.webhooks, &mut changes).await?;
-        Some((Ok::<_, Infallible>(Bytes::from(text)), (instance, changes)))
-    });
-    HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/event-stream"))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .streaming(Box::pin(told))
-}
-
-/// `None` when the stand-in is gone.
-async fn next_change(webhooks: &Webhooks, changes: &mut watch::Receiver<()>) -> Option<String> {
-    match timeout(LONGEST_SILENCE, changes.changed()).await {
-        Err(_silence) => Some(":\n\n".to_owned()),
-        Ok(Err(_gone)) => None,
-        Ok(Ok(())) => Some(format!("data: {}\n\n", view(webhooks, MOST_STREAMED))),
-    }
+/// The same with the newest events only, now and after each change.
+pub(super) async fn stream(instance: Data<Instance>) -> HttpResponse {
+    stream_changes(instance.webhooks.changes(), move || view(&instance.webhooks, MOST_STREAMED))
 }
 
 fn view(webhooks: &Webhooks, most: usize) -> Value {

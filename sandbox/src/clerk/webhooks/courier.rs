@@ -10,7 +10,9 @@ use reqwest::{Client, Url};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::{Answer, Cause, Event, Flow, Order, Parcel, SigningSecret, Webhooks};
+use super::event::{Answer, Event};
+use super::outbox::{Cause, Flow, Order, Parcel, Webhooks};
+use super::signature::SigningSecret;
 
 /// Delivers until it is dropped; what is under way then is lost.
 #[derive(Debug)]

@@ -1,0 +1,138 @@
+//! One realtime connection: its state, and the frames and client ID that follow from it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc::Sender;
+
+use super::{
+    error::ErrorInfo,
+    protocol::{LARGEST_FRAME, LARGEST_PUBLISH, MAX_IDLE_MS, action, flag},
+    token::{ANYONE, Credential, Grant},
+};
+
+/// How long before a token expires its client is asked for a new one, in milliseconds (`RTN22`); of a token with less
+/// than three times that to live, the last third.
+const RENEWAL_LEAD_MS: i64 = 30_000;
+
+/// How long a connection that broke can be resumed, in milliseconds (`CD2f`).
+pub(crate) const STATE_TTL_MS: i64 = 120_000;
+
+/// One live connection.
+pub(crate) struct Connection {
+    pub(crate) id: String,
+    pub(crate) key: String,
+    pub(crate) client_id: Option<String>,
+    pub(crate) named_client_id: Option<String>,
+    pub(crate) grant: Grant,
+    pub(crate) granted_at_ms: i64,
+    pub(crate) renewal: Renewal,
+    pub(crate) echo: Echo,
+    pub(crate) attachments: BTreeMap<String, Attachment>,
+    pub(crate) last_serial: i64,
+    pub(crate) queue: Sender<Outgoing>,
+}
+
+/// A connection that broke and may come back.
+pub(crate) struct Lapsed {
+    pub(crate) id: String,
+    pub(crate) client_id: Option<String>,
+    pub(crate) last_serial: i64,
+    pub(crate) since_ms: i64,
+    pub(crate) presence: Presence,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Held,
+    Left,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    NotYetAsked,
+    Asked,
+}
+
+/// Whether a client receives its own messages (`TO3h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Echo {
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attachment {
+    pub(crate) requested: u32,
+    pub(crate) modes: u32,
+}
+
+/// What a socket is to send.
+#[derive(Debug, Clone)]
+pub(crate) enum Outgoing {
+    Message(Arc<Value>),
+    /// Send this, then close.
+    Last(Arc<Value>),
+}
+
+/// What a client says of itself when it connects (`RTN2`).
+#[derive(Debug, Clone)]
+pub(crate) struct Opening {
+    pub(crate) credential: Credential,
+    pub(crate) client_id: Option<String>,
+    pub(crate) echo: Echo,
+    /// The connection key of a connection to go on with, by `resume` or `recover`.
+    pub(crate) resume: Option<String>,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parting {
+    /// On purpose: its members leave at once.
+    Closed,
+    /// It may come back.
+    Broken,
+}
+
+impl Connection {
+    /// CONNECTED, at the start and after each renewal (`RTN21`).
+    pub(crate) fn connected(&self) -> Value {
+        let mut details = json!({
+            "connectionKey": self.key, "maxMessageSize": LARGEST_PUBLISH, "maxFrameSize": LARGEST_FRAME,
+            "connectionStateTtl": STATE_TTL_MS, "maxIdleInterval": MAX_IDLE_MS, "serverId": "sandbox"
+        });
+        if let Some(client_id) = &self.client_id {
+            details["clientId"] = json!(client_id);
+        }
+        json!({ "action": action::CONNECTED, "connectionId": self.id, "connectionDetails": details })
+    }
+
+    pub(crate) fn renew_at_ms(&self) -> Option<i64> {
+        let expires_ms = self.grant.life?.expires_ms;
+        let left_ms = expires_ms.saturating_sub(self.granted_at_ms);
+        Some(expires_ms.saturating_sub(RENEWAL_LEAD_MS.min(left_ms / 3)))
+    }
+}
+
+pub(crate) const OTHER_CLIENT: ErrorInfo = ErrorInfo::new(401, 40102, "the token is of another client ID");
+
+/// Who is on a connection: the token's client ID, or with a wildcard the one that the client named (`RSA7b`, `RSA15`).
+pub(crate) fn connection_client_id(grant: &Grant, named: Option<&str>) -> Result<Option<String>, ErrorInfo> {
+    match (grant.client_id.as_deref(), named) {
+        (Some(ANYONE), Some(named)) => Ok(Some(named.to_owned())),
+        (own, None) => Ok(own.map(str::to_owned)),
+        (Some(own), Some(named)) if own == named => Ok(Some(own.to_owned())),
+        _ => Err(OTHER_CLIENT),
+    }
+}
+
+pub(crate) fn all_modes() -> u32 {
+    flag::MODES.iter().fold(0, |all, (mode, _)| all | mode)
+}
+
+pub(crate) fn allowed_modes(grant: &Grant, channel: &str) -> u32 {
+    flag::MODES
+        .iter()
+        .filter(|(_, operation)| grant.capability.allows(channel, operation))
+        .fold(0, |allowed, (mode, _)| allowed | mode)
+}

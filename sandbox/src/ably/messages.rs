@@ -1,0 +1,183 @@
+//! Messages and presence on channels: published, read back, and checked before others see them.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    channel::{HistoryPage, HistoryQuery},
+    error::ErrorInfo,
+    protocol::{LARGEST_PUBLISH, presence},
+    realm::Realm,
+    token::Grant,
+};
+
+const LONGEST_CHANNEL_NAME: usize = 1024;
+
+impl Realm {
+    /// `POST /channels/{name}/messages` (`RSL1`).
+    pub(crate) fn publish(
+        &mut self,
+        grant: &Grant,
+        channel: &str,
+        body: Value,
+        now_ms: i64,
+    ) -> Result<Value, ErrorInfo> {
+        let messages = match body {
+            Value::Array(messages) => messages,
+            message => vec![message],
+        };
+        let messages = messages
+            .into_iter()
+            .map(|message| match message {
+                Value::Object(fields) => Ok(fields),
+                _ => Err(ErrorInfo::bad_request("a message is not an object")),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let messages = Self::admit_messages(grant, grant.client_id.as_deref(), channel, messages)?;
+        let id = self.fresh_id();
+        let (frame, serials) = self.channel(channel)?.publish(channel, &id, None, messages, now_ms);
+        self.deliver_message(channel, &frame, None, now_ms);
+        Ok(json!({ "channel": channel, "messageId": id, "serials": serials }))
+    }
+
+    /// The messages as they will be seen, if this grant may publish them all.
+    pub(super) fn admit_messages(
+        grant: &Grant,
+        client_id: Option<&str>,
+        channel: &str,
+        messages: Vec<Map<String, Value>>,
+    ) -> Result<Vec<Map<String, Value>>, ErrorInfo> {
+        check_channel_name(channel)?;
+        if !grant.capability.allows(channel, "publish") {
+            return Err(ErrorInfo::not_permitted("the capability does not allow to publish on this channel"));
+        }
+        if messages.is_empty() {
+            return Err(ErrorInfo::bad_request("there are no messages"));
+        }
+        let mut size = 0;
+        let mut admitted = Vec::with_capacity(messages.len());
+        for message in messages {
+            let message = admit_message(grant, client_id, channel, message)?;
+            size += message.values().map(|value| value.to_string().len()).sum::<usize>();
+            admitted.push(message);
+        }
+        if size > LARGEST_PUBLISH {
+            return Err(ErrorInfo::new(400, 40009, "the messages are too large"));
+        }
+        Ok(admitted)
+    }
+
+    /// `GET /channels/{name}/messages` (`RSL2`).
+    pub(crate) fn history(&self, grant: &Grant, channel: &str, query: &HistoryQuery) -> Result<HistoryPage, ErrorInfo> {
+        check_channel_name(channel)?;
+        if !grant.capability.allows(channel, "history") {
+            return Err(ErrorInfo::not_permitted("the capability does not allow to read the history of this channel"));
+        }
+        Ok(self
+            .channels
+            .get(channel)
+            .map_or(HistoryPage { messages: Vec::new(), next: None }, |channel| channel.history(query)))
+    }
+
+    /// `GET /channels/{name}/presence` (`RSP3`).
+    pub(crate) fn present(&self, grant: &Grant, channel: &str) -> Result<Value, ErrorInfo> {
+        check_channel_name(channel)?;
+        if !["subscribe", "presence"].iter().any(|operation| grant.capability.allows(channel, operation)) {
+            return Err(ErrorInfo::not_permitted(
+                "the capability does not allow to see who is present on this channel",
+            ));
+        }
+        Ok(self
+            .channels
+            .get(channel)
+            .map_or(json!([]), |channel| channel.members().map(|(_, member)| json!(member)).collect()))
+    }
+}
+
+/// Refuses a channel name that Ably would not take (40010).
+pub(super) fn check_channel_name(name: &str) -> Result<(), ErrorInfo> {
+    let valid =
+        !name.is_empty() && name.len() <= LONGEST_CHANNEL_NAME && !name.starts_with(':') && !name.contains('\n');
+    if valid { Ok(()) } else { Err(ErrorInfo::new(400, 40010, "the channel name is not valid")) }
+}
+
+/// Keeps the fields that a publisher decides, and puts in those that the token does.
+fn admit_message(
+    grant: &Grant,
+    client_id: Option<&str>,
+    channel: &str,
+    mut sent: Map<String, Value>,
+) -> Result<Map<String, Value>, ErrorInfo> {
+    if sent.get("action").and_then(Value::as_u64).unwrap_or(0) != 0 {
+        return Err(ErrorInfo::bad_request("the stand-in does not update or delete messages"));
+    }
+    let named = text_of(&sent, "clientId", "the clientId of a message is not a string")?;
+    let speaker = Grant::speak_as(client_id, named.as_deref())?;
+    text_of(&sent, "name", "the name of a message is not a string")?;
+    text_of(&sent, "id", "the id of a message is not a string")?;
+    text_of(&sent, "encoding", "the encoding of a message is not a string")?;
+    let mut message: Map<String, Value> = ["id", "name", "data", "encoding", "extras"]
+        .into_iter()
+        .filter_map(|field| Some((field.to_owned(), sent.remove(field)?)))
+        .filter(|(_, value)| !value.is_null())
+        .collect();
+    match message.get("data") {
+        None | Some(Value::String(_)) => {}
+        Some(data @ (Value::Object(_) | Value::Array(_))) => {
+            let text = data.to_string();
+            let encoding = match message.get("encoding").and_then(Value::as_str) {
+                Some(encoding) if !encoding.is_empty() => format!("{encoding}/json"),
+                _ => "json".to_owned(),
+            };
+            message.insert("data".to_owned(), json!(text));
+            message.insert("encoding".to_owned(), json!(encoding));
+        }
+        Some(_) => {
+            return Err(ErrorInfo::new(400, 40013, "the data of a message is neither text, binary, object nor list"));
+        }
+    }
+    if let Some(speaker) = speaker {
+        message.insert("clientId".to_owned(), json!(speaker));
+    }
+    if let Some(claim) = grant.claim_on(channel) {
+        let extras = message.entry("extras").or_insert_with(|| json!({}));
+        if let Some(extras) = extras.as_object_mut() {
+            extras.insert("userClaim".to_owned(), json!(claim));
+        }
+    }
+    Ok(message)
+}
+
+fn text_of(fields: &Map<String, Value>, name: &str, wrong: &'static str) -> Result<Option<String>, ErrorInfo> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(ErrorInfo::bad_request(wrong)),
+    }
+}
+
+/// Keeps the fields of a presence message that a client decides.
+pub(super) fn admit_presence(
+    client_id: Option<&str>,
+    mut sent: Map<String, Value>,
+) -> Result<Map<String, Value>, ErrorInfo> {
+    let change = sent.get("action").and_then(Value::as_u64);
+    if !matches!(change, Some(presence::ENTER | presence::LEAVE | presence::UPDATE)) {
+        return Err(ErrorInfo::bad_request("a presence message neither enters, updates nor leaves"));
+    }
+    let named = text_of(&sent, "clientId", "the clientId of a presence message is not a string")?;
+    let speaker = Grant::speak_as(client_id, named.as_deref())?.ok_or(ErrorInfo::new(
+        400,
+        91000,
+        "presence takes a client ID",
+    ))?;
+    let mut admitted: Map<String, Value> = ["action", "data", "encoding", "extras"]
+        .into_iter()
+        .filter_map(|field| Some((field.to_owned(), sent.remove(field)?)))
+        .filter(|(_, value)| !value.is_null())
+        .collect();
+    admitted.insert("clientId".to_owned(), json!(speaker));
+    if Value::Object(admitted.clone()).to_string().len() > LARGEST_PUBLISH {
+        return Err(ErrorInfo::new(400, 40009, "the presence message is too large"));
+    }
+    Ok(admitted)
+}

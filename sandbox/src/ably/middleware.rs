@@ -1,0 +1,132 @@
+//! What happens around every route: call counts, outages, the `Date` header and CORS.
+
+use std::io;
+
+use actix_web::{
+    Error, HttpResponse,
+    body::{BoxBody, MessageBody},
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        Method,
+        header::{self, HeaderName, HeaderValue, HttpDate, TryIntoHeaderValue as _},
+    },
+    middleware::Next,
+    web::{Bytes, Data},
+};
+use futures_util::stream;
+
+use super::{
+    error::ErrorInfo,
+    http::{Asked, refuse},
+    outage::Outage,
+    protocol::Format,
+    shared::Shared,
+};
+
+const EXPOSED: &str = "Link, X-Ably-Errorcode, X-Ably-Errormessage, X-Ably-Serverid";
+const DEFAULT_ALLOWED: &str = "accept, ably-agent, authorization, content-type, x-ably-clientid, x-ably-version";
+
+/// Counts calls, and stands in for an Ably that is down.
+pub(crate) async fn count_and_fail(
+    shared: Data<Shared>,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let path = request.path();
+    let inspects = path.starts_with("/sandbox/");
+    let connects = path == "/";
+    let outage = {
+        let mut realm = shared.realm();
+        match (request.method(), path) {
+            (&Method::GET, "/time") => realm.calls.time += 1,
+            (&Method::POST, path) if path.ends_with("/requestToken") => {
+                realm.calls.request_token += 1;
+            }
+            (&Method::POST, path) if path.ends_with("/revokeTokens") => {
+                realm.calls.revoke_tokens += 1;
+            }
+            _ => {}
+        }
+        if realm.outage == Some(Outage::LoseOneAnswer) && !inspects && !connects {
+            realm.outage.take()
+        } else {
+            realm.outage
+        }
+    };
+    match outage {
+        Some(Outage::LoseOneAnswer) if !inspects && !connects => Ok(next.call(request).await?.into_response(cut())),
+        Some(outage) if !inspects && !connects => {
+            let format = Asked::of(request.request()).format;
+            Ok(request.into_response(failing(outage, format).await))
+        }
+        _ => Ok(next.call(request).await?.map_into_boxed_body()),
+    }
+}
+
+/// What a caller gets from an Ably that is down.
+pub(super) async fn failing(outage: Outage, format: Format) -> HttpResponse {
+    match outage {
+        Outage::Status(status) => {
+            refuse(ErrorInfo::new(status, u32::from(status) * 100, "the stand-in was told to be down"), format)
+        }
+        Outage::RateLimited { retry_after_s } => {
+            let error = ErrorInfo::new(429, 42910, "the stand-in was told to limit its rate");
+            let mut answer = refuse(error, format);
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+            answer
+        }
+        Outage::Hang => std::future::pending().await,
+        Outage::Drop | Outage::LoseOneAnswer => cut(),
+    }
+}
+
+/// An answer that never comes: the connection breaks instead.
+pub(super) fn cut() -> HttpResponse {
+    HttpResponse::Ok().streaming(stream::once(async { Err::<Bytes, _>(io::Error::other("dropped")) }))
+}
+
+/// Dates answers by the stand-in's clock.
+pub(crate) async fn date(
+    shared: Data<Shared>,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let mut answer = next.call(request).await?;
+    answer.headers_mut().insert(header::DATE, HttpDate::from(shared.clock.now()).try_into_value()?);
+    Ok(answer)
+}
+
+/// Lets any page call, with credentials, and see Ably's headers.
+pub(crate) async fn allow_any_origin(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let header_of = |name: HeaderName| request.headers().get(name).cloned();
+    let origin = header_of(header::ORIGIN);
+    let asked_headers = header_of(header::ACCESS_CONTROL_REQUEST_HEADERS);
+    let preflights = request.method() == Method::OPTIONS;
+    let mut answer = if preflights {
+        let mut answer = request.into_response(HttpResponse::NoContent().finish());
+        let headers = answer.headers_mut();
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE, OPTIONS"),
+        );
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            asked_headers.unwrap_or(HeaderValue::from_static(DEFAULT_ALLOWED)),
+        );
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+        answer
+    } else {
+        next.call(request).await?.map_into_boxed_body()
+    };
+    let headers = answer.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    }
+    Ok(answer)
+}

@@ -1,0 +1,19 @@
+//! The publishable key, and the cookie suffix that follows from it.
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE};
+
+/// The publishable key of a development instance whose Frontend API has this host name.
+#[must_use]
+pub fn publishable_key(frontend_api: &str) -> String {
+    format!("pk_test_{}", STANDARD_NO_PAD.encode(format!("{frontend_api}$")))
+}
+
+/// What clerk-js appends (after `_`) to the names of the cookies of the instance with this publishable key: they keep
+/// instances apart that share a host.
+#[must_use]
+pub fn cookie_suffix(publishable_key: &str) -> String {
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, publishable_key.as_bytes());
+    URL_SAFE.encode(hash).chars().take(8).collect()
+}

@@ -1,0 +1,316 @@
+//! The outbox of an instance: events, and what became of each.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::endpoint::Endpoint;
+use super::event::{Answer, Attempt, Event};
+use crate::clerk::ids;
+use crate::clock::Clock;
+
+const MOST_EVENTS: usize = 2_000;
+const MOST_ATTEMPTS: usize = 10_000;
+
+/// How webhooks are sent.
+#[derive(Clone, Debug)]
+pub struct WebhookOptions {
+    /// Where to; none at first, and [`crate::clerk::Clerk::set_endpoints`] changes it.
+    pub endpoints: Vec<Endpoint>,
+    /// The wait before each attempt but the first, after the one before it failed.
+    pub retry_schedule: Vec<Duration>,
+    /// How long an endpoint may take to answer.
+    pub attempt_timeout: Duration,
+}
+
+impl Default for WebhookOptions {
+    /// No endpoints, and Svix's schedule: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 10 h; 15 s for an answer.
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            retry_schedule: vec![
+                Duration::from_secs(5),
+                Duration::from_mins(5),
+                Duration::from_mins(30),
+                Duration::from_hours(2),
+                Duration::from_hours(5),
+                Duration::from_hours(10),
+                Duration::from_hours(10),
+            ],
+            attempt_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Whether deliveries go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flow {
+    /// As events happen.
+    Flowing,
+    /// They wait; only those asked for by hand go out.
+    Paused,
+}
+
+/// What is to be delivered, and to whom.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) parcel: Parcel,
+    pub(super) cause: Cause,
+}
+
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) event: Arc<Event>,
+    /// Its place in the list of endpoints.
+    pub(super) endpoint: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// It happened.
+    Event,
+    /// Someone asked. As at Svix, such a delivery has one attempt.
+    ByHand(oneshot::Sender<Attempt>),
+}
+
+/// The outbox of an instance.
+#[derive(Debug)]
+pub(in crate::clerk) struct Webhooks {
+    instance_id: String,
+    pub(super) attempt_timeout: Duration,
+    clock: Arc<Clock>,
+    pub(super) flow: watch::Sender<Flow>,
+    /// Told of every change of the state.
+    changed: watch::Sender<()>,
+    orders: mpsc::UnboundedSender<Order>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    endpoints: Vec<Endpoint>,
+    retry_schedule: Vec<Duration>,
+    events: VecDeque<Arc<Event>>,
+    attempts: VecDeque<Attempt>,
+    last_timestamp: i64,
+    /// Deliveries that are neither done nor given up.
+    under_way: usize,
+}
+
+impl Webhooks {
+    /// An outbox, and the courier who empties it while it is kept.
+    pub(super) fn new(
+        options: WebhookOptions,
+        instance_id: String,
+        clock: Arc<Clock>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Order>) {
+        let (orders, to_deliver) = mpsc::unbounded_channel();
+        let webhooks = Arc::new(Self {
+            instance_id,
+            attempt_timeout: options.attempt_timeout,
+            clock,
+            flow: watch::Sender::new(Flow::Flowing),
+            changed: watch::Sender::new(()),
+            orders,
+            state: Mutex::new(State {
+                endpoints: options.endpoints,
+                retry_schedule: options.retry_schedule,
+                events: VecDeque::new(),
+                attempts: VecDeque::new(),
+                last_timestamp: 0,
+                under_way: 0,
+            }),
+        });
+        (webhooks, to_deliver)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Tells every endpoint of something that happened now.
+    pub(in crate::clerk) fn tell(&self, event_type: &str, data: Value) -> String {
+        self.send(event_type, data, None)
+    }
+
+    /// Sends an event as it is asked for; without a timestamp, as of now. Returns its id.
+    pub(in crate::clerk) fn send(&self, event_type: &str, data: Value, timestamp: Option<i64>) -> String {
+        let now_ms = self.now_ms();
+        let mut state = self.state();
+        let timestamp = timestamp.unwrap_or_else(|| {
+            state.last_timestamp = now_ms.max(state.last_timestamp + 1);
+            state.last_timestamp
+        });
+        let body = json!({
+            "data": data,
+            "event_attributes": {"http_request": {"client_ip": "127.0.0.1", "user_agent": "sandbox"}},
+            "instance_id": self.instance_id,
+            "object": "event",
+            "timestamp": timestamp,
+            "type": event_type,
+        });
+        let event = Arc::new(Event {
+            id: ids::new("msg"),
+            event_type: event_type.to_owned(),
+            timestamp,
+            data,
+            body: body.to_string(),
+        });
+        keep(&mut state.events, Arc::clone(&event), MOST_EVENTS);
+        for endpoint in 0..state.endpoints.len() {
+            let order = Order { parcel: Parcel { event: Arc::clone(&event), endpoint }, cause: Cause::Event };
+            if self.orders.send(order).is_ok() {
+                state.under_way += 1;
+            }
+        }
+        drop(state);
+        self.changed.send_replace(());
+        event.id.clone()
+    }
+
+    /// Sends a known event once more to every endpoint, under the same id, even while deliveries are paused. Returns one
+    /// attempt for each endpoint that was there, none for an unknown event.
+    pub(in crate::clerk) async fn redeliver(&self, event_id: &str) -> Vec<Attempt> {
+        let answers: Vec<_> = {
+            let mut state = self.state();
+            let Some(event) = state.events.iter().find(|event| event.id == event_id).cloned() else {
+                return Vec::new();
+            };
+            (0..state.endpoints.len())
+                .filter_map(|endpoint| {
+                    let (done, answer) = oneshot::channel();
+                    let order =
+                        Order { parcel: Parcel { event: Arc::clone(&event), endpoint }, cause: Cause::ByHand(done) };
+                    self.orders.send(order).ok()?;
+                    state.under_way += 1;
+                    Some(answer)
+                })
+                .collect()
+        };
+        let mut attempts = Vec::new();
+        for answer in answers {
+            attempts.extend(answer.await.ok());
+        }
+        attempts
+    }
+
+    /// Replaces the endpoints. Deliveries under way go on to whatever has their endpoint's place in the list, and are
+    /// given up if nothing has.
+    pub(in crate::clerk) fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
+        self.state().endpoints = endpoints;
+        self.changed.send_replace(());
+    }
+
+    pub(in crate::clerk) fn endpoints(&self) -> Vec<Endpoint> {
+        self.state().endpoints.clone()
+    }
+
+    pub(super) fn endpoint(&self, place: usize) -> Option<Endpoint> {
+        self.state().endpoints.get(place).cloned()
+    }
+
+    pub(in crate::clerk) fn set_retry_schedule(&self, waits: Vec<Duration>) {
+        self.state().retry_schedule = waits;
+    }
+
+    pub(in crate::clerk) fn retry_schedule(&self) -> Vec<Duration> {
+        self.state().retry_schedule.clone()
+    }
+
+    pub(in crate::clerk) fn set_flow(&self, flow: Flow) {
+        self.flow.send_replace(flow);
+    }
+
+    pub(in crate::clerk) fn flow(&self) -> Flow {
+        *self.flow.borrow()
+    }
+
+    pub(in crate::clerk) fn events(&self) -> Vec<Event> {
+        self.state().events.iter().map(|event| Event::clone(event)).collect()
+    }
+
+    pub(in crate::clerk) fn attempts(&self) -> Vec<Attempt> {
+        self.state().attempts.iter().cloned().collect()
+    }
+
+    /// The newest events, oldest first, and the attempts to deliver them.
+    pub(in crate::clerk) fn newest(&self, most: usize) -> (Vec<Event>, Vec<Attempt>) {
+        let state = self.state();
+        let older = state.events.len().saturating_sub(most);
+        let events: Vec<_> = state.events.iter().skip(older).map(|event| Event::clone(event)).collect();
+        let is_theirs = |attempt: &&Attempt| events.iter().any(|event| event.id == attempt.event_id);
+        let attempts = state.attempts.iter().filter(is_theirs).cloned().collect();
+        (events, attempts)
+    }
+
+    /// Word of every change of the events, the attempts and the endpoints.
+    pub(in crate::clerk) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// The attempts so far, as soon as they are as `enough` wants them.
+    pub(in crate::clerk) async fn attempts_once(&self, enough: impl Fn(&[Attempt]) -> bool) -> Vec<Attempt> {
+        let mut changes = self.changed.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let attempts = self.attempts();
+            if enough(&attempts) || changes.changed().await.is_err() {
+                return attempts;
+            }
+        }
+    }
+
+    /// Returns as soon as every event is delivered or given up.
+    pub(in crate::clerk) async fn settled(&self) {
+        let mut changes = self.changed.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if self.state().under_way == 0 || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn note(&self, parcel: &Parcel, answer: Answer) -> Attempt {
+        let at = self.now_ms();
+        let mut state = self.state();
+        let before = state
+            .attempts
+            .iter()
+            .filter(|attempt| attempt.event_id == parcel.event.id && attempt.endpoint == parcel.endpoint)
+            .count();
+        let attempt = Attempt {
+            event_id: parcel.event.id.clone(),
+            event_type: parcel.event.event_type.clone(),
+            endpoint: parcel.endpoint,
+            number: before + 1,
+            at,
+            answer,
+        };
+        keep(&mut state.attempts, attempt.clone(), MOST_ATTEMPTS);
+        drop(state);
+        self.changed.send_replace(());
+        attempt
+    }
+
+    pub(super) fn done(&self) {
+        self.state().under_way -= 1;
+        self.changed.send_replace(());
+    }
+}
+
+fn keep<T>(log: &mut VecDeque<T>, entry: T, most: usize) {
+    if log.len() >= most {
+        log.pop_front();
+    }
+    log.push_back(entry);
+}
