@@ -18,7 +18,9 @@
 //! # Ok(()) }
 //! ```
 
+mod access;
 mod api_key;
+mod app;
 mod capability;
 mod channel;
 mod connection;
@@ -31,14 +33,12 @@ mod middleware;
 mod outage;
 mod protocol;
 mod rate_limiter;
-mod realm;
 mod realtime;
 mod records;
 mod rest;
 mod revocation;
-mod shared;
+mod shared_app;
 mod socket;
-mod token;
 mod token_request;
 mod tokens;
 
@@ -62,8 +62,8 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use self::{
-    api_key::ApiKey, capability::Capability, rate_limiter::RateLimiter, realm::Realm, revocation::Revocable,
-    shared::Shared,
+    api_key::ApiKey, app::AblyApp, capability::Capability, rate_limiter::RateLimiter, revocation::Revocable,
+    shared_app::SharedApp,
 };
 pub use self::{
     outage::Outage,
@@ -98,7 +98,7 @@ pub struct Options {
     pub api_key: Option<String>,
     /// What the key may do: an object of resource to list of operations.
     pub capability: serde_json::Value,
-    /// Whether tokens can be revoked, which limits their life to an hour. [`Ably::set_revocable_tokens`] changes it.
+    /// Whether tokens can be revoked, which limits their lifetime to an hour. [`Ably::set_revocable_tokens`] changes it.
     pub revocable_tokens: bool,
     /// What `allowReauthMargin` gives clients to fetch a new token. Ably's is 30 seconds.
     pub reauth_margin: Duration,
@@ -114,7 +114,7 @@ impl Default for Options {
             api_key: None,
             capability: json!({ "[*]*": ["*"] }),
             revocable_tokens: false,
-            reauth_margin: Duration::from_millis(realm::REAUTH_MARGIN_MS.unsigned_abs()),
+            reauth_margin: Duration::from_millis(app::REAUTH_MARGIN_MS.unsigned_abs()),
             clock_offset_ms: 0,
         }
     }
@@ -124,7 +124,7 @@ impl Default for Options {
 pub struct Ably {
     port: u16,
     key: ApiKey,
-    shared: Arc<Shared>,
+    shared: Arc<SharedApp>,
     server: ServerHandle,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
@@ -141,14 +141,14 @@ impl Ably {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
         let port = listener.local_addr()?.port();
         let revocable = if options.revocable_tokens { Revocable::Since(0) } else { Revocable::None };
-        let mut realm = Realm::new(
+        let mut app = AblyApp::new(
             key.clone(),
             capability,
             revocable,
             Box::new(|| BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())),
         );
-        realm.reauth_margin_ms = i64::try_from(options.reauth_margin.as_millis()).unwrap_or(i64::MAX);
-        let shared = Arc::new(Shared::new(realm, Clock::ahead_by(options.clock_offset_ms)));
+        app.reauth_margin_ms = i64::try_from(options.reauth_margin.as_millis()).unwrap_or(i64::MAX);
+        let shared = Arc::new(SharedApp::new(app, Clock::ahead_by(options.clock_offset_ms)));
         let (ready, started) = oneshot::channel();
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -185,17 +185,17 @@ impl Ably {
     /// How often each route was called.
     #[must_use]
     pub fn calls(&self) -> Calls {
-        self.shared.realm().calls
+        self.shared.app().calls
     }
 
     /// Begins an outage, changes it, or with `None` ends it.
     pub fn set_outage(&self, outage: Option<Outage>) {
-        self.shared.realm().outage = outage;
+        self.shared.app().outage = outage;
     }
 
     /// The same for `revokeTokens` alone; an outage of everything comes before it.
     pub fn set_revocation_outage(&self, outage: Option<Outage>) {
-        self.shared.realm().revocation_outage = outage;
+        self.shared.app().revocation_outage = outage;
     }
 
     /// Limits the rate of `revokeTokens`: calls above `calls` within a window of this length get 429 and 42910, and
@@ -204,17 +204,17 @@ impl Ably {
         let limiter = |(calls, window): (u32, Duration)| {
             RateLimiter::new(calls, i64::try_from(window.as_millis()).unwrap_or(i64::MAX))
         };
-        self.shared.realm().revocation_limiter = limit.map(limiter);
+        self.shared.app().revocation_limiter = limit.map(limiter);
     }
 
     /// Has `revokeTokens` fail for a target, such as `clientId:alice`, with this code of Ably's; none ends it.
     pub fn set_target_failure(&self, target: &str, code: Option<u32>) {
-        self.shared.realm().set_target_failure(target, code);
+        self.shared.app().set_target_failure(target, code);
     }
 
     /// Has a target spoil the calls of `revokeTokens` that name it; none ends it.
     pub fn set_target_poison(&self, target: &str, poison: Option<Poison>) {
-        self.shared.realm().set_poison(target, poison);
+        self.shared.app().set_poison(target, poison);
     }
 
     /// Turns revocable tokens on for tokens issued from now on, or off, as in Ably's dashboard.
@@ -227,28 +227,28 @@ impl Ably {
         self.shared.clock.set_offset_ms(offset_ms);
     }
 
-    /// The calls of `revokeTokens`, oldest first; the last 1000 are kept. Calls that an outage of everything cut off are
+    /// The calls of `revokeTokens`, oldest first; the last 1000 are kept. Calls that an outage of everything aborted_response off are
     /// not among them, only counted.
     #[must_use]
     pub fn revocation_calls(&self) -> Vec<RevocationCall> {
-        self.shared.realm().revocation_calls.iter().cloned().collect()
+        self.shared.app().revocation_calls.iter().cloned().collect()
     }
 
     /// What `requestToken` issued, oldest first. Expired tokens are forgotten after an hour.
     #[must_use]
     pub fn issued_tokens(&self) -> Vec<IssuedToken> {
-        self.shared.realm().issued.records()
+        self.shared.app().issued.records()
     }
 
     /// The live connections, oldest first.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        self.shared.realm().connections()
+        self.shared.app().connections()
     }
 
     /// The same, as soon as they are what `enough` waits for.
     pub async fn connections_once(&self, enough: impl Fn(&[ConnectionInfo]) -> bool) -> Vec<ConnectionInfo> {
-        let mut changes = self.shared.realm().connections_changed.subscribe();
+        let mut changes = self.shared.app().connections_changed.subscribe();
         loop {
             changes.mark_unchanged();
             let connections = self.connections();
@@ -261,12 +261,12 @@ impl Ably {
     /// The connections that ended, oldest first; the last 1000 are kept.
     #[must_use]
     pub fn endings(&self) -> Vec<Ending> {
-        self.shared.realm().endings()
+        self.shared.app().endings()
     }
 
     /// Stops, and returns when the port is free again.
     pub async fn stop(mut self) {
-        self.shared.realm().part_all();
+        self.shared.app().disconnect_all();
         self.server.stop(false).await;
         if let Some(thread) = self.thread.take() {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -276,7 +276,7 @@ impl Ably {
 
 impl Drop for Ably {
     fn drop(&mut self) {
-        self.shared.realm().part_all();
+        self.shared.app().disconnect_all();
         // The command is sent by the call; the future only waits for it.
         drop(self.server.stop(false));
     }
@@ -292,12 +292,12 @@ fn generated_key() -> String {
     )
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>, ready: oneshot::Sender<ServerHandle>) -> io::Result<()> {
+async fn serve(listener: TcpListener, shared: Arc<SharedApp>, ready: oneshot::Sender<ServerHandle>) -> io::Result<()> {
     let data = Data::from(Arc::clone(&shared));
     let server = HttpServer::new(move || {
         App::new()
             .app_data(data.clone())
-            .wrap(from_fn(middleware::count_and_fail))
+            .wrap(from_fn(middleware::count_and_interrupt))
             .wrap(from_fn(middleware::allow_any_origin))
             .wrap(from_fn(middleware::date))
             .configure(inspection::routes)
@@ -313,7 +313,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, ready: oneshot::Sende
         loop {
             sleep(SWEEP_EVERY).await;
             let now_ms = shared.now_ms();
-            shared.realm().sweep(now_ms);
+            shared.app().sweep(now_ms);
         }
     });
     let _ = ready.send(server.handle());

@@ -6,13 +6,13 @@
 //!
 //! Whatever happens to a session, a user or an organization, by whichever way, is told to the webhook endpoints.
 
+mod api_error;
 mod claims;
 mod cors;
 mod events;
 mod ids;
 mod instance;
 mod options;
-mod problem;
 mod publishable_key;
 mod routes;
 mod session;
@@ -29,8 +29,8 @@ use serde_json::Value;
 use crate::clock::Clock;
 use crate::loopback::{self, Server};
 use instance::Instance;
-use session::End;
-use webhooks::Courier;
+use session::SessionEnd;
+use webhooks::Dispatcher;
 
 pub use instance::{Calls, Outage};
 pub use options::{Issuer, Options};
@@ -43,7 +43,7 @@ pub use webhooks::{Answer, Attempt, Endpoint, Event, Flow, InvalidEndpoint, Sign
 pub struct Clerk {
     instance: Arc<Instance>,
     server: Server,
-    _courier: Courier,
+    _dispatcher: Dispatcher,
 }
 
 impl Clerk {
@@ -54,11 +54,11 @@ impl Clerk {
     pub async fn start(mut options: Options) -> io::Result<Self> {
         let listeners = loopback::listen(options.port)?;
         let clock = Arc::new(Clock::ahead_by(options.clock_offset_ms));
-        let (webhooks, courier) =
+        let (webhooks, dispatcher) =
             webhooks::start(mem::take(&mut options.webhooks), options.kid.clone(), Arc::clone(&clock))?;
         let instance = Arc::new(Instance::new(options, listeners.port(), clock, webhooks));
         let server = Server::start(listeners, routes::table(Arc::clone(&instance))).await?;
-        Ok(Self { instance, server, _courier: courier })
+        Ok(Self { instance, server, _dispatcher: dispatcher })
     }
 
     /// Stops, and returns when the port is free again.
@@ -164,17 +164,17 @@ impl Clerk {
 
     /// The user signs out of one session: `session.ended`. Of a session that is over nothing is told, here and below.
     pub fn end_session(&self, session_id: &str) {
-        self.instance.end_session(session_id, End::Ended);
+        self.instance.end_session(session_id, SessionEnd::Ended);
     }
 
     /// The user signs out as with clerk-js's `signOut()`: `session.removed`.
     pub fn remove_session(&self, session_id: &str) {
-        self.instance.end_session(session_id, End::Removed);
+        self.instance.end_session(session_id, SessionEnd::Removed);
     }
 
     /// An administrator ends a session: `session.revoked`.
     pub fn revoke_session(&self, session_id: &str) {
-        self.instance.end_session(session_id, End::Revoked);
+        self.instance.end_session(session_id, SessionEnd::Revoked);
     }
 
     /// All users, in the order in which they came.

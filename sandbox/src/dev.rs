@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use explain::Explainer;
 use log::Output;
 use page::{Editor, Page};
-use policy::InForce;
+use policy::PolicyFile;
 use ready::Ready;
 use service::{Exit, Program, Service};
 
@@ -36,7 +36,7 @@ pub(crate) use service::TiedToParent;
 
 /// What to start, and where.
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct DevOptions {
     /// The service's executable [default: `ably-clerk-auth` beside this one]
     #[arg(long, value_name = "PATH")]
     service: Option<PathBuf>,
@@ -76,9 +76,9 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 
 /// Why the sandbox ended otherwise than by being told to.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum DevError {
     #[error("{0}")]
-    LiveKeys(#[from] live_keys::Found),
+    LiveKeys(#[from] live_keys::LiveKeyFound),
     #[error("port {port} is in use: choose another for {what} with {flag} (0 takes any free one)")]
     PortTaken { port: u16, what: &'static str, flag: &'static str },
     #[error("cannot start {what}: {error}")]
@@ -86,7 +86,7 @@ enum Failure {
     #[error("the policy {} cannot be read: {error}", .file.display())]
     Policy { file: PathBuf, error: io::Error },
     #[error("{0}")]
-    Service(#[from] service::Failure),
+    Service(#[from] service::ServiceError),
     #[error("the service ended by itself: {0}")]
     ServiceEnded(Exit),
     #[error("cannot listen for signals: {0}")]
@@ -94,7 +94,7 @@ enum Failure {
 }
 
 /// Runs until a signal, the end of standard input (with `--json`), or a failure.
-pub(crate) fn run(options: Options) -> ExitCode {
+pub(crate) fn run(options: DevOptions) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(error),
@@ -111,12 +111,12 @@ fn fail(why: impl Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run_until_stopped(options: Options) -> Result<(), Failure> {
+async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
     let begun = Instant::now();
     live_keys::refuse(env::vars_os().chain(options.set.iter().map(|(name, value)| (name.into(), value.into()))))?;
     let policy = policy::read(options.policy.as_deref())
-        .map_err(|error| Failure::Policy { file: options.policy.unwrap_or_default(), error })?;
-    let mut stop = Stop::listen(options.json).map_err(Failure::Signals)?;
+        .map_err(|error| DevError::Policy { file: options.policy.unwrap_or_default(), error })?;
+    let mut stop = Stop::listen(options.json).map_err(DevError::Signals)?;
 
     let page_listeners = loopback::listen(options.page_port)
         .map_err(|error| not_started(error, "the page", options.page_port, "--page-port"))?;
@@ -133,14 +133,14 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
         .await
         .map_err(|error| not_started(error, "the Ably stand-in", options.ably_port, "--ably-port"))?;
 
-    let service_port = service::claim_port(options.service_port)
+    let service_port = service::free_port(options.service_port)
         .map_err(|error| not_started(error, "the service", options.service_port, "--service-port"))?;
     let mut parties = vec![page_origin, format!("http://127.0.0.1:{page_port}")];
     parties.extend(options.allow_origin);
     // With --json, standard output belongs to the sandbox.
     let output = if options.json { Output::Stderr } else { Output::Stdout };
-    let admin_port = service::claim_admin_port(service_port)
-        .map_err(|error| Failure::Start { what: "the service's admin listener", error })?;
+    let admin_port = service::free_admin_port(service_port)
+        .map_err(|error| DevError::Start { what: "the service's admin listener", error })?;
     let ports = (service_port, admin_port);
     let environment = service::environment(&clerk, &ably, &parties, ports, output, options.set);
     // As someone would do by hand in the dashboards, who runs the service with these settings.
@@ -150,22 +150,22 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
     let program = Program::find(options.service, environment)?;
     let ready = Ready::new(&clerk, &ably, page_port, service_port, admin_port, program.path());
     let directory = program.directory(&policy)?;
-    let (said, heard) = mpsc::unbounded_channel();
+    let (reload_sender, reload_receiver) = mpsc::unbounded_channel();
     let editor = Editor {
         explainer: Explainer::new(program.clone(), directory.path().to_owned()),
-        in_force: InForce::new(directory.path(), policy, heard),
+        in_force: PolicyFile::new(directory.path(), policy, reload_receiver),
         port: page_port,
     };
     let page = Page::start(page_listeners, &ready, editor)
         .await
         .map_err(|error| not_started(error, "the page", page_port, "--page-port"))?;
-    let mut service = Service::spawn(&program, directory, output, said)?;
+    let mut service = Service::spawn(&program, directory, output, reload_sender)?;
 
     let outcome = tokio::select! {
         outcome = until_it_ends(&mut service, service_port, || ready.announce(options.json, begun.elapsed())) => outcome,
-        () = stop.asked() => Ok(()),
+        () = stop.requested() => Ok(()),
     };
-    service.stop(stop.insisted()).await;
+    service.stop(stop.forced()).await;
     page.stop().await;
     ably.stop().await;
     clerk.stop().await;
@@ -173,16 +173,16 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
 }
 
 /// Waits until the service is ready, says so, and then for its end, which is always a failure.
-async fn until_it_ends(service: &mut Service, port: u16, ready: impl FnOnce()) -> Result<(), Failure> {
+async fn until_it_ends(service: &mut Service, port: u16, ready: impl FnOnce()) -> Result<(), DevError> {
     service.until_ready(port).await?;
     ready();
-    Err(Failure::ServiceEnded(service.ended().await))
+    Err(DevError::ServiceEnded(service.ended().await))
 }
 
-fn not_started(error: io::Error, what: &'static str, port: u16, flag: &'static str) -> Failure {
+fn not_started(error: io::Error, what: &'static str, port: u16, flag: &'static str) -> DevError {
     match error.kind() {
-        io::ErrorKind::AddrInUse => Failure::PortTaken { port, what, flag },
-        _ => Failure::Start { what, error },
+        io::ErrorKind::AddrInUse => DevError::PortTaken { port, what, flag },
+        _ => DevError::Start { what, error },
     }
 }
 
@@ -201,7 +201,7 @@ impl Stop {
         })
     }
 
-    async fn asked(&mut self) {
+    async fn requested(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.signals;
         let input = async {
             match self.end_of_input.as_mut() {
@@ -221,7 +221,7 @@ impl Stop {
     }
 
     /// A second Ctrl-C. Other signals and the end of input often come together, and mean no more than the first.
-    async fn insisted(&mut self) {
+    async fn forced(&mut self) {
         let [interrupt, ..] = &mut self.signals;
         interrupt.recv().await;
     }

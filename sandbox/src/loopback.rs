@@ -115,27 +115,27 @@ where
     let mut server = HttpServer::new(move || App::new().configure(configure.clone()))
         .workers(1)
         .disable_signals()
-        .on_connect(keep_a_way_to_hang_up);
+        .on_connect(keep_socket);
     for socket in listeners.sockets {
         server = server.listen(socket)?;
     }
     Ok(server.run())
 }
 
-struct Line(TcpStream);
+struct ConnectionSocket(TcpStream);
 
-fn keep_a_way_to_hang_up(connection: &dyn std::any::Any, data: &mut Extensions) {
+fn keep_socket(connection: &dyn std::any::Any, data: &mut Extensions) {
     let Some(stream) = connection.downcast_ref::<rt::net::TcpStream>() else {
         return;
     };
     if let Ok(descriptor) = stream.as_fd().try_clone_to_owned() {
-        data.insert(Line(TcpStream::from(descriptor)));
+        data.insert(ConnectionSocket(TcpStream::from(descriptor)));
     }
 }
 
 /// Cuts the connection that `request` came on, as a peer does that crashes: the client gets no answer at all.
 pub fn hang_up(request: &HttpRequest) {
-    if let Some(Line(stream)) = request.conn_data::<Line>() {
+    if let Some(ConnectionSocket(stream)) = request.conn_data::<ConnectionSocket>() {
         // A connection that is gone already is as cut as it can be.
         let _ = stream.shutdown(Shutdown::Both);
     }

@@ -16,7 +16,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start both stand-ins, the service, and a page that shows the whole line from session to connection
-    Dev(dev::Options),
+    Dev(dev::DevOptions),
     #[command(hide = true)]
     TiedToParent(dev::TiedToParent),
 }

@@ -41,12 +41,12 @@ impl ApiKey {
     }
 
     /// Whether this is the key, compared in constant time.
-    pub(crate) fn is(&self, presented: &str) -> bool {
+    pub(crate) fn equals(&self, presented: &str) -> bool {
         aws_lc_rs::constant_time::verify_slices_are_equal(self.text.as_bytes(), presented.as_bytes()).is_ok()
     }
 
     /// Whether `mac` is the HMAC-SHA256 of `text` under the secret, compared in constant time.
-    pub(crate) fn signed(&self, text: &[u8], mac: &[u8]) -> bool {
+    pub(crate) fn verifies(&self, text: &[u8], mac: &[u8]) -> bool {
         Hmac::<Sha256>::new_from_slice(self.secret().as_bytes()).is_ok_and(|mut hmac| {
             hmac.update(text);
             hmac.verify_slice(mac).is_ok()
@@ -69,8 +69,8 @@ mod tests {
     fn a_key_has_an_app_a_key_and_a_secret() {
         let key = ApiKey::parse("app.key:se:cret").unwrap();
         assert_eq!((key.name(), key.app_id(), key.secret()), ("app.key", "app", "se:cret"));
-        assert!(key.is("app.key:se:cret"));
-        assert!(!key.is("app.key:secret"));
+        assert!(key.equals("app.key:se:cret"));
+        assert!(!key.equals("app.key:secret"));
         for broken in ["", "app.key", "app:secret", ".key:s", "app.:s", "app.key:"] {
             assert!(ApiKey::parse(broken).is_none(), "{broken:?}");
         }

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::Sender;
 
 use super::{
+    access::{Access, Credential, WILDCARD_CLIENT_ID},
     error::ErrorInfo,
     protocol::{LARGEST_FRAME, LARGEST_PUBLISH, MAX_IDLE_MS, action, flag},
-    token::{ANYONE, Credential, Grant},
 };
 
 /// How long before a token expires its client is asked for a new one, in milliseconds (`RTN22`); of a token with less
@@ -24,9 +24,9 @@ pub(crate) struct Connection {
     pub(crate) key: String,
     pub(crate) client_id: Option<String>,
     pub(crate) named_client_id: Option<String>,
-    pub(crate) grant: Grant,
-    pub(crate) granted_at_ms: i64,
-    pub(crate) renewal: Renewal,
+    pub(crate) access: Access,
+    pub(crate) authenticated_at_ms: i64,
+    pub(crate) renewal: RenewalState,
     pub(crate) echo: Echo,
     pub(crate) attachments: BTreeMap<String, Attachment>,
     pub(crate) last_serial: i64,
@@ -34,24 +34,24 @@ pub(crate) struct Connection {
 }
 
 /// A connection that broke and may come back.
-pub(crate) struct Lapsed {
+pub(crate) struct DroppedConnection {
     pub(crate) id: String,
     pub(crate) client_id: Option<String>,
     pub(crate) last_serial: i64,
     pub(crate) since_ms: i64,
-    pub(crate) presence: Presence,
+    pub(crate) members: MemberState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Presence {
-    Held,
+pub(crate) enum MemberState {
+    Present,
     Left,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Renewal {
-    NotYetAsked,
-    Asked,
+pub(crate) enum RenewalState {
+    NotRequested,
+    Requested,
 }
 
 /// Whether a client receives its own messages (`TO3h`).
@@ -77,7 +77,7 @@ pub(crate) enum Outgoing {
 
 /// What a client says of itself when it connects (`RTN2`).
 #[derive(Debug, Clone)]
-pub(crate) struct Opening {
+pub(crate) struct ConnectRequest {
     pub(crate) credential: Credential,
     pub(crate) client_id: Option<String>,
     pub(crate) echo: Echo,
@@ -87,11 +87,11 @@ pub(crate) struct Opening {
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Parting {
+pub(crate) enum Disconnection {
     /// On purpose: its members leave at once.
-    Closed,
+    Final,
     /// It may come back.
-    Broken,
+    Resumable,
 }
 
 impl Connection {
@@ -108,8 +108,8 @@ impl Connection {
     }
 
     pub(crate) fn renew_at_ms(&self) -> Option<i64> {
-        let expires_ms = self.grant.life?.expires_ms;
-        let left_ms = expires_ms.saturating_sub(self.granted_at_ms);
+        let expires_ms = self.access.lifetime?.expires_ms;
+        let left_ms = expires_ms.saturating_sub(self.authenticated_at_ms);
         Some(expires_ms.saturating_sub(RENEWAL_LEAD_MS.min(left_ms / 3)))
     }
 }
@@ -117,9 +117,9 @@ impl Connection {
 pub(crate) const OTHER_CLIENT: ErrorInfo = ErrorInfo::new(401, 40102, "the token is of another client ID");
 
 /// Who is on a connection: the token's client ID, or with a wildcard the one that the client named (`RSA7b`, `RSA15`).
-pub(crate) fn connection_client_id(grant: &Grant, named: Option<&str>) -> Result<Option<String>, ErrorInfo> {
-    match (grant.client_id.as_deref(), named) {
-        (Some(ANYONE), Some(named)) => Ok(Some(named.to_owned())),
+pub(crate) fn connection_client_id(access: &Access, named: Option<&str>) -> Result<Option<String>, ErrorInfo> {
+    match (access.client_id.as_deref(), named) {
+        (Some(WILDCARD_CLIENT_ID), Some(named)) => Ok(Some(named.to_owned())),
         (own, None) => Ok(own.map(str::to_owned)),
         (Some(own), Some(named)) if own == named => Ok(Some(own.to_owned())),
         _ => Err(OTHER_CLIENT),
@@ -130,9 +130,9 @@ pub(crate) fn all_modes() -> u32 {
     flag::MODES.iter().fold(0, |all, (mode, _)| all | mode)
 }
 
-pub(crate) fn allowed_modes(grant: &Grant, channel: &str) -> u32 {
+pub(crate) fn allowed_modes(access: &Access, channel: &str) -> u32 {
     flag::MODES
         .iter()
-        .filter(|(_, operation)| grant.capability.allows(channel, operation))
+        .filter(|(_, operation)| access.capability.allows(channel, operation))
         .fold(0, |allowed, (mode, _)| allowed | mode)
 }

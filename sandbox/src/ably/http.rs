@@ -15,10 +15,10 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{
+    access::{Access, Credential},
     error::ErrorInfo,
     protocol::Format,
-    shared::Shared,
-    token::{Credential, Grant},
+    shared_app::SharedApp,
 };
 
 const LARGEST_BODY: usize = 512 * 1024;
@@ -29,28 +29,28 @@ pub(super) fn resource(path: &str) -> Resource {
 
 /// An error on its way out, in the format that the caller wants.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct RestError {
     pub(super) error: ErrorInfo,
     format: Format,
 }
 
-impl std::fmt::Display for Refusal {
+impl std::fmt::Display for RestError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(self.error.message)
     }
 }
 
-impl ResponseError for Refusal {
+impl ResponseError for RestError {
     fn status_code(&self) -> StatusCode {
         StatusCode::from_u16(self.error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     fn error_response(&self) -> HttpResponse<BoxBody> {
-        refuse(self.error, self.format)
+        error_response_of(self.error, self.format)
     }
 }
 
-pub(super) fn refuse(error: ErrorInfo, format: Format) -> HttpResponse {
+pub(super) fn error_response_of(error: ErrorInfo, format: Format) -> HttpResponse {
     let mut answer = write(error.status, &json!({ "error": error.to_json() }), format);
     add_error_headers(answer.headers_mut(), error.code, error.message);
     answer
@@ -72,13 +72,13 @@ pub(super) fn write(status: u16, body: &Value, format: Format) -> HttpResponse {
 }
 
 /// What a request says beside its path and body.
-pub(super) struct Asked<'request> {
+pub(super) struct RestCall<'request> {
     request: &'request HttpRequest,
     pub(super) query: HashMap<String, String>,
     pub(super) format: Format,
 }
 
-impl<'request> Asked<'request> {
+impl<'request> RestCall<'request> {
     pub(super) fn of(request: &'request HttpRequest) -> Self {
         let query = Query::from_query(request.query_string()).map(Query::into_inner).unwrap_or_default();
         let format = answer_format(request.headers(), &query);
@@ -89,8 +89,8 @@ impl<'request> Asked<'request> {
         self.request.headers().get(name)?.to_str().ok()
     }
 
-    pub(super) fn refusal(&self, error: ErrorInfo) -> Refusal {
-        Refusal { error, format: self.format }
+    pub(super) fn error(&self, error: ErrorInfo) -> RestError {
+        RestError { error, format: self.format }
     }
 
     /// Bearer before Basic before the query (`RSA3`, `RSA11`).
@@ -112,25 +112,25 @@ impl<'request> Asked<'request> {
         parameter("key").map_or(Credential::Nothing, |key| Credential::Key(key.clone()))
     }
 
-    pub(super) fn grant(&self, shared: &Shared) -> Result<Grant, Refusal> {
+    pub(super) fn access(&self, shared: &SharedApp) -> Result<Access, RestError> {
         let now_ms = shared.now_ms();
-        shared.realm().authenticate(&self.credential(), now_ms).map_err(|error| self.refusal(error))
+        shared.app().authenticate(&self.credential(), now_ms).map_err(|error| self.error(error))
     }
 
-    pub(super) async fn body(&self, payload: Payload) -> Result<Value, Refusal> {
+    pub(super) async fn body(&self, payload: Payload) -> Result<Value, RestError> {
         let too_large = ErrorInfo::new(413, 40009, "the body is too large");
         let bytes = payload
             .to_bytes_limited(LARGEST_BODY)
             .await
-            .map_err(|_| self.refusal(too_large))?
-            .map_err(|_| self.refusal(ErrorInfo::bad_request("the body could not be read")))?;
+            .map_err(|_| self.error(too_large))?
+            .map_err(|_| self.error(ErrorInfo::bad_request("the body could not be read")))?;
         let packed =
             self.header("content-type").is_some_and(|kind| kind.starts_with(Format::MessagePack.content_type()));
         let format = if packed { Format::MessagePack } else { Format::Json };
-        format.decode(&bytes).map_err(|error| self.refusal(error))
+        format.decode(&bytes).map_err(|error| self.error(error))
     }
 
-    /// The answer to a request that was granted, wrapped if the caller asked for that because it cannot see headers.
+    /// The answer to a request that was granted, wrapped if the caller call for that because it cannot see headers.
     pub(super) fn answer(&self, status: u16, body: &Value, link: Option<String>) -> HttpResponse {
         if let Some(envelope) = self.query.get("envelope") {
             let format = Format::named(envelope).unwrap_or(self.format);
@@ -174,5 +174,5 @@ fn answer_format(headers: &HeaderMap, query: &HashMap<String, String>) -> Format
 
 async fn wrong_method(request: HttpRequest) -> HttpResponse {
     let error = ErrorInfo::new(405, 40500, "the route has no such method");
-    refuse(error, Asked::of(&request).format)
+    error_response_of(error, RestCall::of(&request).format)
 }

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::{
     error::ErrorInfo,
-    http::{Asked, Refusal, resource, write},
+    http::{RestCall, RestError, resource, write},
     outage::Outage,
     protocol::Format,
     revocation::RevocableTokens,
-    shared::Shared,
+    shared_app::SharedApp,
 };
 use crate::event_stream::stream_changes;
 
@@ -29,26 +29,26 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
         .service(resource("/sandbox/outage").post(change_outage));
 }
 
-async fn live_connections(shared: Data<Shared>) -> HttpResponse {
-    let connections = shared.realm().connections();
+async fn live_connections(shared: Data<SharedApp>) -> HttpResponse {
+    let connections = shared.app().connections();
     write(200, &json!(connections), Format::Json)
 }
 
-async fn connection_stream(shared: Data<Shared>) -> HttpResponse {
-    let changes = shared.realm().connections_changed.subscribe();
+async fn connection_stream(shared: Data<SharedApp>) -> HttpResponse {
+    let changes = shared.app().connections_changed.subscribe();
     stream_changes(changes, move || {
-        let realm = shared.realm();
-        json!({ "connections": realm.connections(), "endings": realm.endings() })
+        let app = shared.app();
+        json!({ "connections": app.connections(), "endings": app.endings() })
     })
 }
 
-async fn revocations(shared: Data<Shared>) -> HttpResponse {
-    let calls = json!(shared.realm().revocation_calls);
+async fn revocations(shared: Data<SharedApp>) -> HttpResponse {
+    let calls = json!(shared.app().revocation_calls);
     write(200, &calls, Format::Json)
 }
 
-async fn calls(shared: Data<Shared>) -> HttpResponse {
-    let calls = shared.realm().calls;
+async fn calls(shared: Data<SharedApp>) -> HttpResponse {
+    let calls = shared.app().calls;
     write(200, &json!(calls), Format::Json)
 }
 
@@ -60,18 +60,22 @@ struct KeySettings {
 }
 
 /// Changes the settings given of the key: `revocableTokens`, for tokens issued from now on, and `reauthMarginMs`.
-async fn change_key(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Result<HttpResponse, Refusal> {
-    let asked = Asked::of(&request);
-    let body = asked.body(payload).await?;
+async fn change_key(
+    request: HttpRequest,
+    payload: Payload,
+    shared: Data<SharedApp>,
+) -> Result<HttpResponse, RestError> {
+    let call = RestCall::of(&request);
+    let body = call.body(payload).await?;
     let settings: KeySettings = serde_json::from_value(body)
-        .map_err(|_| asked.refusal(ErrorInfo::bad_request("the settings are revocableTokens and reauthMarginMs")))?;
+        .map_err(|_| call.error(ErrorInfo::bad_request("the settings are revocableTokens and reauthMarginMs")))?;
     match settings.revocable_tokens {
         Some(true) => shared.set_revocable_tokens(RevocableTokens::On),
         Some(false) => shared.set_revocable_tokens(RevocableTokens::Off),
         None => {}
     }
     if let Some(margin_ms) = settings.reauth_margin_ms {
-        shared.realm().reauth_margin_ms = i64::from(margin_ms);
+        shared.app().reauth_margin_ms = i64::from(margin_ms);
     }
     Ok(HttpResponse::NoContent().finish())
 }
@@ -83,11 +87,15 @@ struct ClockSettings {
 }
 
 /// Sets how far the clock is ahead of this machine's: `{"offsetMs":150000}`.
-async fn change_clock(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Result<HttpResponse, Refusal> {
-    let asked = Asked::of(&request);
-    let body = asked.body(payload).await?;
+async fn change_clock(
+    request: HttpRequest,
+    payload: Payload,
+    shared: Data<SharedApp>,
+) -> Result<HttpResponse, RestError> {
+    let call = RestCall::of(&request);
+    let body = call.body(payload).await?;
     let ClockSettings { offset_ms } = serde_json::from_value(body)
-        .map_err(|_| asked.refusal(ErrorInfo::bad_request("offsetMs is not a whole number of milliseconds")))?;
+        .map_err(|_| call.error(ErrorInfo::bad_request("offsetMs is not a whole number of milliseconds")))?;
     shared.clock.set_offset_ms(offset_ms);
     Ok(HttpResponse::NoContent().finish())
 }
@@ -118,15 +126,19 @@ impl From<OutageParams> for Option<Outage> {
 
 /// `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, or a kind alone: `hang`, `drop`,
 /// `lose_one_answer`; `none` ends it. With `"route":"revokeTokens"` it is about that route only.
-async fn change_outage(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Result<HttpResponse, Refusal> {
-    let asked = Asked::of(&request);
-    let body = asked.body(payload).await?;
-    let wrong = || asked.refusal(ErrorInfo::bad_request("the outage is of no known kind or route"));
+async fn change_outage(
+    request: HttpRequest,
+    payload: Payload,
+    shared: Data<SharedApp>,
+) -> Result<HttpResponse, RestError> {
+    let call = RestCall::of(&request);
+    let body = call.body(payload).await?;
+    let wrong = || call.error(ErrorInfo::bad_request("the outage is of no known kind or route"));
     let route = body.get("route").cloned().unwrap_or(Value::Null);
     let outage = serde_json::from_value::<OutageParams>(body).map_err(|_| wrong())?.into();
     match route {
-        Value::Null => shared.realm().outage = outage,
-        Value::String(route) if route == "revokeTokens" => shared.realm().revocation_outage = outage,
+        Value::Null => shared.app().outage = outage,
+        Value::String(route) if route == "revokeTokens" => shared.app().revocation_outage = outage,
         _ => return Err(wrong()),
     }
     Ok(HttpResponse::NoContent().finish())

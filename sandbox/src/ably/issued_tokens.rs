@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{
+    access::{Access, Lifetime},
     records::IssuedToken,
-    token::{Grant, Life},
 };
 
 const MOST_TOKENS: usize = 20_000;
@@ -16,15 +16,15 @@ const EXPIRED_TOKEN_KEPT_MS: i64 = 60 * 60 * 1000;
 /// Issued tokens, in the order of issue.
 #[derive(Debug, Default)]
 pub(crate) struct IssuedTokens {
-    grants: HashMap<String, Grant>,
+    by_token: HashMap<String, Access>,
     records: VecDeque<(String, IssuedToken)>,
     capability_bytes: usize,
     last_issued_ms: i64,
 }
 
 impl IssuedTokens {
-    pub(crate) fn find(&self, token: &str) -> Option<&Grant> {
-        self.grants.get(token)
+    pub(crate) fn find(&self, token: &str) -> Option<&Access> {
+        self.by_token.get(token)
     }
 
     /// The issue time of the newest token, in milliseconds since the epoch.
@@ -37,18 +37,18 @@ impl IssuedTokens {
         self.records.iter().map(|(_, record)| record.clone()).collect()
     }
 
-    pub(crate) fn add(&mut self, token: String, grant: Grant, life: Life) {
-        self.last_issued_ms = self.last_issued_ms.max(life.issued_ms);
+    pub(crate) fn add(&mut self, token: String, access: Access, lifetime: Lifetime) {
+        self.last_issued_ms = self.last_issued_ms.max(lifetime.issued_ms);
         let record = IssuedToken {
-            id: grant.id.clone(),
-            client_id: grant.client_id.clone(),
-            capability: grant.capability.to_string(),
-            issued: life.issued_ms,
-            expires: life.expires_ms,
+            id: access.id.clone(),
+            client_id: access.client_id.clone(),
+            capability: access.capability.to_string(),
+            issued: lifetime.issued_ms,
+            expires: lifetime.expires_ms,
         };
         self.capability_bytes += record.capability.len();
         self.records.push_back((token.clone(), record));
-        self.grants.insert(token, grant);
+        self.by_token.insert(token, access);
         while self.records.len() > MOST_TOKENS || self.capability_bytes > MOST_CAPABILITY_BYTES {
             self.forget_oldest();
         }
@@ -68,7 +68,7 @@ impl IssuedTokens {
     fn forget_oldest(&mut self) {
         if let Some((token, record)) = self.records.pop_front() {
             self.capability_bytes -= record.capability.len();
-            self.grants.remove(&token);
+            self.by_token.remove(&token);
         }
     }
 }

@@ -3,20 +3,20 @@
 use serde_json::{Map, Value, json};
 
 use super::{
+    access::Access,
+    app::AblyApp,
     channel::{HistoryPage, HistoryQuery},
     error::ErrorInfo,
     protocol::{LARGEST_PUBLISH, presence},
-    realm::Realm,
-    token::Grant,
 };
 
 const LONGEST_CHANNEL_NAME: usize = 1024;
 
-impl Realm {
+impl AblyApp {
     /// `POST /channels/{name}/messages` (`RSL1`).
     pub(crate) fn publish(
         &mut self,
-        grant: &Grant,
+        access: &Access,
         channel: &str,
         body: Value,
         now_ms: i64,
@@ -32,22 +32,22 @@ impl Realm {
                 _ => Err(ErrorInfo::bad_request("a message is not an object")),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let messages = Self::admit_messages(grant, grant.client_id.as_deref(), channel, messages)?;
+        let messages = Self::admit_messages(access, access.client_id.as_deref(), channel, messages)?;
         let id = self.fresh_id();
         let (frame, serials) = self.channel(channel)?.publish(channel, &id, None, messages, now_ms);
         self.deliver_message(channel, &frame, None, now_ms);
         Ok(json!({ "channel": channel, "messageId": id, "serials": serials }))
     }
 
-    /// The messages as they will be seen, if this grant may publish them all.
+    /// The messages as they will be seen, if this access may publish them all.
     pub(super) fn admit_messages(
-        grant: &Grant,
+        access: &Access,
         client_id: Option<&str>,
         channel: &str,
         messages: Vec<Map<String, Value>>,
     ) -> Result<Vec<Map<String, Value>>, ErrorInfo> {
         check_channel_name(channel)?;
-        if !grant.capability.allows(channel, "publish") {
+        if !access.capability.allows(channel, "publish") {
             return Err(ErrorInfo::not_permitted("the capability does not allow to publish on this channel"));
         }
         if messages.is_empty() {
@@ -56,7 +56,7 @@ impl Realm {
         let mut size = 0;
         let mut admitted = Vec::with_capacity(messages.len());
         for message in messages {
-            let message = admit_message(grant, client_id, channel, message)?;
+            let message = admit_message(access, client_id, channel, message)?;
             size += message.values().map(|value| value.to_string().len()).sum::<usize>();
             admitted.push(message);
         }
@@ -67,9 +67,14 @@ impl Realm {
     }
 
     /// `GET /channels/{name}/messages` (`RSL2`).
-    pub(crate) fn history(&self, grant: &Grant, channel: &str, query: &HistoryQuery) -> Result<HistoryPage, ErrorInfo> {
+    pub(crate) fn history(
+        &self,
+        access: &Access,
+        channel: &str,
+        query: &HistoryQuery,
+    ) -> Result<HistoryPage, ErrorInfo> {
         check_channel_name(channel)?;
-        if !grant.capability.allows(channel, "history") {
+        if !access.capability.allows(channel, "history") {
             return Err(ErrorInfo::not_permitted("the capability does not allow to read the history of this channel"));
         }
         Ok(self
@@ -79,9 +84,9 @@ impl Realm {
     }
 
     /// `GET /channels/{name}/presence` (`RSP3`).
-    pub(crate) fn present(&self, grant: &Grant, channel: &str) -> Result<Value, ErrorInfo> {
+    pub(crate) fn present(&self, access: &Access, channel: &str) -> Result<Value, ErrorInfo> {
         check_channel_name(channel)?;
-        if !["subscribe", "presence"].iter().any(|operation| grant.capability.allows(channel, operation)) {
+        if !["subscribe", "presence"].iter().any(|operation| access.capability.allows(channel, operation)) {
             return Err(ErrorInfo::not_permitted(
                 "the capability does not allow to see who is present on this channel",
             ));
@@ -102,7 +107,7 @@ pub(super) fn check_channel_name(name: &str) -> Result<(), ErrorInfo> {
 
 /// Keeps the fields that a publisher decides, and puts in those that the token does.
 fn admit_message(
-    grant: &Grant,
+    access: &Access,
     client_id: Option<&str>,
     channel: &str,
     mut sent: Map<String, Value>,
@@ -111,7 +116,7 @@ fn admit_message(
         return Err(ErrorInfo::bad_request("the stand-in does not update or delete messages"));
     }
     let named = text_of(&sent, "clientId", "the clientId of a message is not a string")?;
-    let speaker = Grant::speak_as(client_id, named.as_deref())?;
+    let speaker = Access::publisher_client_id(client_id, named.as_deref())?;
     text_of(&sent, "name", "the name of a message is not a string")?;
     text_of(&sent, "id", "the id of a message is not a string")?;
     text_of(&sent, "encoding", "the encoding of a message is not a string")?;
@@ -138,7 +143,7 @@ fn admit_message(
     if let Some(speaker) = speaker {
         message.insert("clientId".to_owned(), json!(speaker));
     }
-    if let Some(claim) = grant.claim_on(channel) {
+    if let Some(claim) = access.claim_on(channel) {
         let extras = message.entry("extras").or_insert_with(|| json!({}));
         if let Some(extras) = extras.as_object_mut() {
             extras.insert("userClaim".to_owned(), json!(claim));
@@ -165,7 +170,7 @@ pub(super) fn admit_presence(
         return Err(ErrorInfo::bad_request("a presence message neither enters, updates nor leaves"));
     }
     let named = text_of(&sent, "clientId", "the clientId of a presence message is not a string")?;
-    let speaker = Grant::speak_as(client_id, named.as_deref())?.ok_or(ErrorInfo::new(
+    let speaker = Access::publisher_client_id(client_id, named.as_deref())?.ok_or(ErrorInfo::new(
         400,
         91000,
         "presence takes a client ID",

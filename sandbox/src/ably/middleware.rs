@@ -17,18 +17,18 @@ use futures_util::stream;
 
 use super::{
     error::ErrorInfo,
-    http::{Asked, refuse},
+    http::{RestCall, error_response_of},
     outage::Outage,
     protocol::Format,
-    shared::Shared,
+    shared_app::SharedApp,
 };
 
 const EXPOSED: &str = "Link, X-Ably-Errorcode, X-Ably-Errormessage, X-Ably-Serverid";
 const DEFAULT_ALLOWED: &str = "accept, ably-agent, authorization, content-type, x-ably-clientid, x-ably-version";
 
 /// Counts calls, and stands in for an Ably that is down.
-pub(crate) async fn count_and_fail(
-    shared: Data<Shared>,
+pub(crate) async fn count_and_interrupt(
+    shared: Data<SharedApp>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
@@ -36,58 +36,57 @@ pub(crate) async fn count_and_fail(
     let inspects = path.starts_with("/sandbox/");
     let connects = path == "/";
     let outage = {
-        let mut realm = shared.realm();
+        let mut app = shared.app();
         match (request.method(), path) {
-            (&Method::GET, "/time") => realm.calls.time += 1,
+            (&Method::GET, "/time") => app.calls.time += 1,
             (&Method::POST, path) if path.ends_with("/requestToken") => {
-                realm.calls.request_token += 1;
+                app.calls.request_token += 1;
             }
             (&Method::POST, path) if path.ends_with("/revokeTokens") => {
-                realm.calls.revoke_tokens += 1;
+                app.calls.revoke_tokens += 1;
             }
             _ => {}
         }
-        if realm.outage == Some(Outage::LoseOneAnswer) && !inspects && !connects {
-            realm.outage.take()
-        } else {
-            realm.outage
-        }
+        if app.outage == Some(Outage::LoseOneAnswer) && !inspects && !connects { app.outage.take() } else { app.outage }
     };
     match outage {
-        Some(Outage::LoseOneAnswer) if !inspects && !connects => Ok(next.call(request).await?.into_response(cut())),
+        Some(Outage::LoseOneAnswer) if !inspects && !connects => {
+            Ok(next.call(request).await?.into_response(aborted_response()))
+        }
         Some(outage) if !inspects && !connects => {
-            let format = Asked::of(request.request()).format;
-            Ok(request.into_response(failing(outage, format).await))
+            let format = RestCall::of(request.request()).format;
+            Ok(request.into_response(outage_response(outage, format).await))
         }
         _ => Ok(next.call(request).await?.map_into_boxed_body()),
     }
 }
 
 /// What a caller gets from an Ably that is down.
-pub(super) async fn failing(outage: Outage, format: Format) -> HttpResponse {
+pub(super) async fn outage_response(outage: Outage, format: Format) -> HttpResponse {
     match outage {
-        Outage::Status(status) => {
-            refuse(ErrorInfo::new(status, u32::from(status) * 100, "the stand-in was told to be down"), format)
-        }
+        Outage::Status(status) => error_response_of(
+            ErrorInfo::new(status, u32::from(status) * 100, "the stand-in was told to be down"),
+            format,
+        ),
         Outage::RateLimited { retry_after_s } => {
             let error = ErrorInfo::new(429, 42910, "the stand-in was told to limit its rate");
-            let mut answer = refuse(error, format);
+            let mut answer = error_response_of(error, format);
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
             answer
         }
         Outage::Hang => std::future::pending().await,
-        Outage::Drop | Outage::LoseOneAnswer => cut(),
+        Outage::Drop | Outage::LoseOneAnswer => aborted_response(),
     }
 }
 
 /// An answer that never comes: the connection breaks instead.
-pub(super) fn cut() -> HttpResponse {
+pub(super) fn aborted_response() -> HttpResponse {
     HttpResponse::Ok().streaming(stream::once(async { Err::<Bytes, _>(io::Error::other("dropped")) }))
 }
 
 /// Dates answers by the stand-in's clock.
 pub(crate) async fn date(
-    shared: Data<Shared>,
+    shared: Data<SharedApp>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {

@@ -12,24 +12,24 @@ mod tests;
 use serde_json::json;
 
 use super::{
-    connection::Parting,
+    app::AblyApp,
+    connection::Disconnection,
     error::ErrorInfo,
     protocol::{ClientMessage, action},
-    realm::Realm,
-    revocation::Standing,
+    revocation::RevocationStatus,
 };
 
 /// What a message that wants an answer does. Yields the serials of what it published.
-type Act = fn(&mut Realm, u64, ClientMessage, i64) -> Result<Vec<String>, ErrorInfo>;
+type Act = fn(&mut AblyApp, u64, ClientMessage, i64) -> Result<Vec<String>, ErrorInfo>;
 
-impl Realm {
+impl AblyApp {
     /// Acts on a protocol message from a client.
     pub(crate) fn receive(&mut self, socket: u64, message: ClientMessage, now_ms: i64) {
         let Some(connection) = self.connections.get(&socket) else {
             return;
         };
-        if self.revocations.standing(&connection.grant, now_ms) == Standing::Revoked
-            || connection.grant.check_life(now_ms).is_err()
+        if self.revocations.status_of(&connection.access, now_ms) == RevocationStatus::Revoked
+            || connection.access.check_not_expired(now_ms).is_err()
         {
             return self.tick(socket, now_ms);
         }
@@ -53,9 +53,9 @@ impl Realm {
             action::AUTH => self.renew(socket, &message, now_ms),
             action::CLOSE => {
                 let closed = json!({ "action": action::CLOSED });
-                self.send_last(socket, closed, Parting::Closed, now_ms);
+                self.send_last(socket, closed, Disconnection::Final, now_ms);
             }
-            action::DISCONNECT => self.part(socket, Parting::Broken, now_ms),
+            action::DISCONNECT => self.disconnect(socket, Disconnection::Resumable, now_ms),
             _ if message.msg_serial.is_some() => {
                 self.accept(socket, message, now_ms, |_, _, _, _| {
                     Err(ErrorInfo::bad_request("the stand-in does not speak this part of the protocol"))

@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 
 use super::{
     channel::HistoryQuery,
-    connection::{Echo, Opening},
+    connection::{ConnectRequest, Echo},
     error::ErrorInfo,
-    http::{Asked, Refusal, add_error_headers, refuse, resource},
-    middleware::{cut, failing},
+    http::{RestCall, RestError, add_error_headers, error_response_of, resource},
+    middleware::{aborted_response, outage_response},
     outage::Outage,
     protocol::{Format, LARGEST_FRAME},
     records::{RevocationCall, RevocationOutcome},
     revocation::AnswerShape,
-    shared::Shared,
+    shared_app::SharedApp,
     socket::{Heartbeat, Socket},
 };
 
@@ -37,84 +37,82 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
         .default_service(web::to(unknown_route));
 }
 
-async fn time(request: HttpRequest, shared: Data<Shared>) -> HttpResponse {
-    Asked::of(&request).answer(200, &json!([shared.now_ms()]), None)
+async fn time(request: HttpRequest, shared: Data<SharedApp>) -> HttpResponse {
+    RestCall::of(&request).answer(200, &json!([shared.now_ms()]), None)
 }
 
 async fn request_token(
     request: HttpRequest,
     key_name: Path<String>,
     payload: Payload,
-    shared: Data<Shared>,
-) -> Result<HttpResponse, Refusal> {
-    let asked = Asked::of(&request);
-    let body = asked.body(payload).await?;
+    shared: Data<SharedApp>,
+) -> Result<HttpResponse, RestError> {
+    let call = RestCall::of(&request);
+    let body = call.body(payload).await?;
     let now_ms = shared.now_ms();
-    let details = shared
-        .realm()
-        .request_token(&key_name, &asked.credential(), &body, now_ms)
-        .map_err(|error| asked.refusal(error))?;
-    Ok(asked.answer(201, &details, None))
+    let details =
+        shared.app().request_token(&key_name, &call.credential(), &body, now_ms).map_err(|error| call.error(error))?;
+    Ok(call.answer(201, &details, None))
 }
 
 async fn revoke_tokens(
     request: HttpRequest,
     key_name: Path<String>,
     payload: Payload,
-    shared: Data<Shared>,
-) -> Result<HttpResponse, Refusal> {
-    let asked = Asked::of(&request);
-    let body = asked.body(payload).await?;
+    shared: Data<SharedApp>,
+) -> Result<HttpResponse, RestError> {
+    let call = RestCall::of(&request);
+    let body = call.body(payload).await?;
     let now_ms = shared.now_ms();
     let outage = {
-        let mut realm = shared.realm();
-        match realm.revocation_outage {
-            Some(Outage::LoseOneAnswer) => realm.revocation_outage.take(),
+        let mut app = shared.app();
+        match app.revocation_outage {
+            Some(Outage::LoseOneAnswer) => app.revocation_outage.take(),
             outage => outage,
         }
     };
-    let admitted = shared.realm().revocation_limiter.as_mut().map_or(Ok(()), |limiter| limiter.admit(now_ms));
-    let note = |outcome| shared.realm().note_revocation_call(revocation_call(&body, outcome, now_ms));
+    let admitted = shared.app().revocation_limiter.as_mut().map_or(Ok(()), |limiter| limiter.admit(now_ms));
+    let log = |outcome| shared.app().log_revocation_call(revocation_call(&body, outcome, now_ms));
     match outage {
         None => {}
         Some(Outage::LoseOneAnswer) => {
-            let status = match carry_out_revocation(&asked, &key_name, &body, &shared, now_ms) {
+            let status = match revoke(&call, &key_name, &body, &shared, now_ms) {
                 Ok(answer) => answer.status().as_u16(),
-                Err(refusal) => refusal.error.status,
+                Err(error) => error.error.status,
             };
-            note(RevocationOutcome::AnswerLost(status));
-            return Ok(cut());
+            log(RevocationOutcome::AnswerLost(status));
+            return Ok(aborted_response());
         }
         Some(outage) => {
-            note(RevocationOutcome::Outage);
-            return Ok(failing(outage, asked.format).await);
+            log(RevocationOutcome::Outage);
+            return Ok(outage_response(outage, call.format).await);
         }
     }
     if let Err(retry_after_s) = admitted {
-        note(RevocationOutcome::Answered(429));
-        return Ok(failing(Outage::RateLimited { retry_after_s }, asked.format).await);
+        log(RevocationOutcome::Answered(429));
+        return Ok(outage_response(Outage::RateLimited { retry_after_s }, call.format).await);
     }
-    let answer = carry_out_revocation(&asked, &key_name, &body, &shared, now_ms);
-    note(RevocationOutcome::Answered(match &answer {
+    let answer = revoke(&call, &key_name, &body, &shared, now_ms);
+    log(RevocationOutcome::Answered(match &answer {
         Ok(answer) => answer.status().as_u16(),
-        Err(refusal) => refusal.error.status,
+        Err(error) => error.error.status,
     }));
     answer
 }
 
-fn carry_out_revocation(
-    asked: &Asked<'_>,
+fn revoke(
+    call: &RestCall<'_>,
     key_name: &str,
     body: &Value,
-    shared: &Shared,
+    shared: &SharedApp,
     now_ms: i64,
-) -> Result<HttpResponse, Refusal> {
-    let shape = AnswerShape::of_version(asked.header("x-ably-version"));
+) -> Result<HttpResponse, RestError> {
+    let shape = AnswerShape::of_version(call.header("x-ably-version"));
     let (status, body) = shared
-        .realm()
-        .revoke_tokens(key_name, &asked.credential(), body, shape, now_ms)
-        .map_err(|error| asked.refusal(error))?;
-    let mut answer = asked.answer(status, &body, None);
+        .app()
+        .revoke_tokens(key_name, &call.credential(), body, shape, now_ms)
+        .map_err(|error| call.error(error))?;
+    let mut answer = call.answer(status, &body, None);
     if status == 400 {
         add_error_headers(answer.headers_mut(), 40020, "some of the targets failed");
     }
@@ -136,23 +134,27 @@ async fn publish(
     request: HttpRequest,
     channel: Path<String>,
     payload: Payload,
-    shared: Data<Shared>,
-) -> Result<HttpResponse, Refusal> {
-    let asked = Asked::of(&request);
-    let grant = asked.grant(&shared)?;
-    let body = asked.body(payload).await?;
+    shared: Data<SharedApp>,
+) -> Result<HttpResponse, RestError> {
+    let call = RestCall::of(&request);
+    let access = call.access(&shared)?;
+    let body = call.body(payload).await?;
     let now_ms = shared.now_ms();
-    let published = shared.realm().publish(&grant, &channel, body, now_ms).map_err(|error| asked.refusal(error))?;
-    Ok(asked.answer(201, &published, None))
+    let published = shared.app().publish(&access, &channel, body, now_ms).map_err(|error| call.error(error))?;
+    Ok(call.answer(201, &published, None))
 }
 
-async fn history(request: HttpRequest, channel: Path<String>, shared: Data<Shared>) -> Result<HttpResponse, Refusal> {
-    let asked = Asked::of(&request);
-    let grant = asked.grant(&shared)?;
-    let query = history_query(&asked.query).map_err(|error| asked.refusal(error))?;
-    let page = shared.realm().history(&grant, &channel, &query).map_err(|error| asked.refusal(error))?;
+async fn history(
+    request: HttpRequest,
+    channel: Path<String>,
+    shared: Data<SharedApp>,
+) -> Result<HttpResponse, RestError> {
+    let call = RestCall::of(&request);
+    let access = call.access(&shared)?;
+    let query = history_query(&call.query).map_err(|error| call.error(error))?;
+    let page = shared.app().history(&access, &channel, &query).map_err(|error| call.error(error))?;
     let link = history_links(&query, page.next.as_deref());
-    Ok(asked.answer(200, &json!(page.messages), Some(link)))
+    Ok(call.answer(200, &json!(page.messages), Some(link)))
 }
 
 fn history_query(query: &HashMap<String, String>) -> Result<HistoryQuery, ErrorInfo> {
@@ -195,26 +197,30 @@ fn history_links(query: &HistoryQuery, next: Option<&str>) -> String {
     }
 }
 
-async fn present(request: HttpRequest, channel: Path<String>, shared: Data<Shared>) -> Result<HttpResponse, Refusal> {
-    let asked = Asked::of(&request);
-    let grant = asked.grant(&shared)?;
-    let members = shared.realm().present(&grant, &channel).map_err(|error| asked.refusal(error))?;
-    Ok(asked.answer(200, &members, None))
+async fn present(
+    request: HttpRequest,
+    channel: Path<String>,
+    shared: Data<SharedApp>,
+) -> Result<HttpResponse, RestError> {
+    let call = RestCall::of(&request);
+    let access = call.access(&shared)?;
+    let members = shared.app().present(&access, &channel).map_err(|error| call.error(error))?;
+    Ok(call.answer(200, &members, None))
 }
 
 /// A WebSocket (`RTN2`). A refused one is opened too, since only then can its client read why.
-async fn realtime(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Result<HttpResponse, Error> {
-    let asked = Asked::of(&request);
-    let upgrades = asked.header("upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"));
+async fn realtime(request: HttpRequest, payload: Payload, shared: Data<SharedApp>) -> Result<HttpResponse, Error> {
+    let call = RestCall::of(&request);
+    let upgrades = call.header("upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"));
     if !upgrades {
-        return Err(asked.refusal(UNKNOWN_ROUTE).into());
+        return Err(call.error(UNKNOWN_ROUTE).into());
     }
     let (answer, session, frames) = actix_ws::handle(&request, payload)?;
-    let parameter = |name: &str| asked.query.get(name).filter(|value| !value.is_empty()).cloned();
-    let is = |name: &str, value: &str| asked.query.get(name).is_some_and(|given| given == value);
-    shared.realm().calls.websocket += 1;
-    let opening = Opening {
-        credential: asked.credential(),
+    let parameter = |name: &str| call.query.get(name).filter(|value| !value.is_empty()).cloned();
+    let is = |name: &str, value: &str| call.query.get(name).is_some_and(|given| given == value);
+    shared.app().calls.websocket += 1;
+    let connect_request = ConnectRequest {
+        credential: call.credential(),
         client_id: parameter("clientId"),
         echo: if is("echo", "false") { Echo::Off } else { Echo::On },
         resume: parameter("resume").or_else(|| parameter("recover")),
@@ -226,12 +232,12 @@ async fn realtime(request: HttpRequest, payload: Payload, shared: Data<Shared>) 
         heartbeat: if is("heartbeats", "true") { Heartbeat::Message } else { Heartbeat::Ping },
     };
     let frames = frames.max_frame_size(LARGEST_FRAME).aggregate_continuations().max_continuation_size(LARGEST_FRAME);
-    socket.serve(opening, frames);
+    socket.serve(connect_request, frames);
     Ok(answer)
 }
 
 const UNKNOWN_ROUTE: ErrorInfo = ErrorInfo::new(404, 40400, "there is no such route");
 
 async fn unknown_route(request: HttpRequest) -> HttpResponse {
-    refuse(UNKNOWN_ROUTE, Asked::of(&request).format)
+    error_response_of(UNKNOWN_ROUTE, RestCall::of(&request).format)
 }

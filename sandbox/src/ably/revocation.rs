@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::{error::ErrorInfo, token::Grant, token_request::longest_ttl_ms};
+use super::{access::Access, error::ErrorInfo, token_request::longest_ttl_ms};
 
 const LONGEST_PAST_MS: i64 = 60 * 60 * 1000;
 const MOST_TARGETS: usize = 100;
@@ -38,11 +38,11 @@ impl Target {
     }
 
     /// A channel is matched by its exact name among the resources, never by a wildcard.
-    fn hits(&self, grant: &Grant) -> bool {
+    fn matches(&self, access: &Access) -> bool {
         match self {
-            Self::ClientId(client_id) => grant.client_id.as_ref() == Some(client_id),
-            Self::RevocationKey(key) => grant.revocation_key.as_ref() == Some(key),
-            Self::Channel(channel) => grant.capability.names(channel),
+            Self::ClientId(client_id) => access.client_id.as_ref() == Some(client_id),
+            Self::RevocationKey(key) => access.revocation_key.as_ref() == Some(key),
+            Self::Channel(channel) => access.capability.names(channel),
         }
     }
 }
@@ -89,10 +89,10 @@ impl RevocationRequest {
 
 /// Where a token stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    Good,
+pub(crate) enum RevocationStatus {
+    NotRevoked,
     /// Good until then, in milliseconds since the epoch.
-    GoodUntil(i64),
+    RevokedFrom(i64),
     Revoked,
 }
 
@@ -216,23 +216,23 @@ impl Revocations {
         now_ms.max(self.latest_ms)
     }
 
-    pub(crate) fn standing(&self, grant: &Grant, now_ms: i64) -> Standing {
-        let Some(life) = grant.life else {
-            return Standing::Good;
+    pub(crate) fn status_of(&self, access: &Access, now_ms: i64) -> RevocationStatus {
+        let Some(lifetime) = access.lifetime else {
+            return RevocationStatus::NotRevoked;
         };
-        if !self.revocable.includes(life.issued_ms) {
-            return Standing::Good;
+        if !self.revocable.includes(lifetime.issued_ms) {
+            return RevocationStatus::NotRevoked;
         }
         let first = self
             .in_force
             .iter()
-            .filter(|revocation| life.issued_ms < revocation.issued_before_ms && revocation.target.hits(grant))
+            .filter(|revocation| lifetime.issued_ms < revocation.issued_before_ms && revocation.target.matches(access))
             .map(|revocation| revocation.applies_at_ms)
             .min();
         match first {
-            None => Standing::Good,
-            Some(at_ms) if now_ms < at_ms => Standing::GoodUntil(at_ms),
-            Some(_) => Standing::Revoked,
+            None => RevocationStatus::NotRevoked,
+            Some(at_ms) if now_ms < at_ms => RevocationStatus::RevokedFrom(at_ms),
+            Some(_) => RevocationStatus::Revoked,
         }
     }
 
@@ -287,10 +287,10 @@ impl AnswerShape {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{AnswerShape, Revocable, RevocationRequest, Revocations, Standing};
+    use super::{AnswerShape, Revocable, RevocationRequest, RevocationStatus, Revocations};
     use crate::ably::{
+        access::{Access, Lifetime},
         capability::Capability,
-        token::{Grant, Life},
     };
 
     const NOW_MS: i64 = 1_795_289_000_000;
@@ -300,15 +300,15 @@ mod tests {
         Revocations { revocable: Revocable::Since(0), ..Revocations::default() }
     }
 
-    fn grant(issued_ms: i64) -> Grant {
-        let mut grant = Grant::of_token(
+    fn access(issued_ms: i64) -> Access {
+        let mut access = Access::of_token(
             "token",
             Some("alice".to_owned()),
             Capability::parse(r#"{"chat:a":["*"],"room:*":["*"]}"#).unwrap(),
-            Life { issued_ms, expires_ms: issued_ms + 3_600_000 },
+            Lifetime { issued_ms, expires_ms: issued_ms + 3_600_000 },
         );
-        grant.revocation_key = Some("sess_1".to_owned());
-        grant
+        access.revocation_key = Some("sess_1".to_owned());
+        access
     }
 
     fn revoke(revocations: &mut Revocations, body: &Value) -> (u16, Value) {
@@ -319,20 +319,20 @@ mod tests {
     #[test]
     fn a_target_reaches_the_tokens_that_it_names() {
         for (target, standing) in [
-            ("clientId:alice", Standing::Revoked),
-            ("clientId:bob", Standing::Good),
-            ("clientId:*", Standing::Good),
-            ("revocationKey:sess_1", Standing::Revoked),
-            ("revocationKey:sess_2", Standing::Good),
-            ("channel:chat:a", Standing::Revoked),
-            ("channel:chat:b", Standing::Good),
-            ("channel:room:1", Standing::Good),
-            ("channel:room:*", Standing::Revoked),
+            ("clientId:alice", RevocationStatus::Revoked),
+            ("clientId:bob", RevocationStatus::NotRevoked),
+            ("clientId:*", RevocationStatus::NotRevoked),
+            ("revocationKey:sess_1", RevocationStatus::Revoked),
+            ("revocationKey:sess_2", RevocationStatus::NotRevoked),
+            ("channel:chat:a", RevocationStatus::Revoked),
+            ("channel:chat:b", RevocationStatus::NotRevoked),
+            ("channel:room:1", RevocationStatus::NotRevoked),
+            ("channel:room:*", RevocationStatus::Revoked),
         ] {
             let mut revocations = revocations();
             revoke(&mut revocations, &json!({ "targets": [target] }));
-            assert_eq!(revocations.standing(&grant(NOW_MS - 1), NOW_MS), standing, "{target}");
-            assert_eq!(revocations.standing(&grant(NOW_MS), NOW_MS), Standing::Good, "{target}");
+            assert_eq!(revocations.status_of(&access(NOW_MS - 1), NOW_MS), standing, "{target}");
+            assert_eq!(revocations.status_of(&access(NOW_MS), NOW_MS), RevocationStatus::NotRevoked, "{target}");
         }
     }
 
@@ -343,8 +343,8 @@ mod tests {
         let before = revocations.issue_time_ms(NOW_MS);
         let _ = revocations.revoke(&request, before, NOW_MS);
         let after = revocations.issue_time_ms(NOW_MS);
-        assert_eq!(revocations.standing(&grant(before), NOW_MS), Standing::Revoked);
-        assert_eq!(revocations.standing(&grant(after), NOW_MS), Standing::Good);
+        assert_eq!(revocations.status_of(&access(before), NOW_MS), RevocationStatus::Revoked);
+        assert_eq!(revocations.status_of(&access(after), NOW_MS), RevocationStatus::NotRevoked);
     }
 
     #[test]
@@ -353,26 +353,26 @@ mod tests {
         let (_, answer) =
             revoke(&mut revocations, &json!({ "targets": ["clientId:alice"], "allowReauthMargin": true }));
         assert_eq!(answer["results"][0]["appliesAt"], NOW_MS + 30_000);
-        let token = grant(NOW_MS - 1);
-        assert_eq!(revocations.standing(&token, NOW_MS + 29_999), Standing::GoodUntil(NOW_MS + 30_000));
-        assert_eq!(revocations.standing(&token, NOW_MS + 30_000), Standing::Revoked);
+        let token = access(NOW_MS - 1);
+        assert_eq!(revocations.status_of(&token, NOW_MS + 29_999), RevocationStatus::RevokedFrom(NOW_MS + 30_000));
+        assert_eq!(revocations.status_of(&token, NOW_MS + 30_000), RevocationStatus::Revoked);
         revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
-        assert_eq!(revocations.standing(&token, NOW_MS), Standing::Revoked);
+        assert_eq!(revocations.status_of(&token, NOW_MS), RevocationStatus::Revoked);
     }
 
     #[test]
     fn only_tokens_issued_while_the_key_had_revocable_tokens_are_reached() {
         for (since_ms, issued_ms, standing) in [
-            (NOW_MS - 5000, NOW_MS - 5001, Standing::Good),
-            (NOW_MS - 5000, NOW_MS - 5000, Standing::Revoked),
-            (NOW_MS - 4001, NOW_MS - 5000, Standing::Revoked),
+            (NOW_MS - 5000, NOW_MS - 5001, RevocationStatus::NotRevoked),
+            (NOW_MS - 5000, NOW_MS - 5000, RevocationStatus::Revoked),
+            (NOW_MS - 4001, NOW_MS - 5000, RevocationStatus::Revoked),
         ] {
             let mut revocations = revocations();
             revocations.set_revocable(Revocable::Since(since_ms));
             revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
-            assert_eq!(revocations.standing(&grant(issued_ms), NOW_MS), standing, "{since_ms} {issued_ms}");
+            assert_eq!(revocations.status_of(&access(issued_ms), NOW_MS), standing, "{since_ms} {issued_ms}");
             revocations.set_revocable(Revocable::None);
-            assert_eq!(revocations.standing(&grant(issued_ms), NOW_MS), Standing::Good);
+            assert_eq!(revocations.status_of(&access(issued_ms), NOW_MS), RevocationStatus::NotRevoked);
         }
     }
 
@@ -381,8 +381,8 @@ mod tests {
         let mut revocations = revocations();
         let before = NOW_MS - 1000;
         revoke(&mut revocations, &json!({ "targets": ["clientId:alice"], "issuedBefore": before }));
-        assert_eq!(revocations.standing(&grant(before - 1), NOW_MS), Standing::Revoked);
-        assert_eq!(revocations.standing(&grant(before), NOW_MS), Standing::Good);
+        assert_eq!(revocations.status_of(&access(before - 1), NOW_MS), RevocationStatus::Revoked);
+        assert_eq!(revocations.status_of(&access(before), NOW_MS), RevocationStatus::NotRevoked);
     }
 
     #[test]

@@ -30,11 +30,11 @@ pub(crate) fn longest_ttl_ms(revocable_tokens: bool) -> i64 {
 
 /// Who vouches for a token request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Voucher {
+pub(crate) enum Proof {
     /// Its own `mac`.
-    Signature,
+    Mac,
     /// The API key, presented in the same call.
-    Key,
+    ApiKey,
 }
 
 /// The fields as sent. Nothing about them is believed yet.
@@ -51,7 +51,7 @@ pub(crate) struct TokenRequest {
 
 /// What a token request that passed every check asks for.
 #[derive(Debug, Clone)]
-pub(crate) struct Terms {
+pub(crate) struct CheckedTokenRequest {
     pub(crate) ttl_ms: i64,
     pub(crate) capability: Capability,
     pub(crate) client_id: Option<String>,
@@ -77,19 +77,19 @@ impl TokenRequest {
     /// Every check that Ably makes, in order; the nonce is spent only when all the others passed.
     pub(crate) fn check(
         &self,
-        voucher: Voucher,
+        proof: Proof,
         key: &ApiKey,
         key_capability: &Capability,
         longest_ttl_ms: i64,
         nonces: &mut Nonces,
         now_ms: i64,
-    ) -> Result<Terms, ErrorInfo> {
+    ) -> Result<CheckedTokenRequest, ErrorInfo> {
         let names_key = self.key_name.as_deref() == Some(key.name());
-        let may_omit_name = voucher == Voucher::Key && self.key_name.is_none();
+        let may_omit_name = proof == Proof::ApiKey && self.key_name.is_none();
         if !names_key && !may_omit_name {
             return Err(ErrorInfo::invalid_credentials("the token request names another key"));
         }
-        if voucher == Voucher::Signature || self.mac.is_some() {
+        if proof == Proof::Mac || self.mac.is_some() {
             self.check_mac(key)?;
         }
         if (self.timestamp.saturating_sub(now_ms)).saturating_abs() > TIMESTAMP_WINDOW_MS {
@@ -114,17 +114,17 @@ impl TokenRequest {
         }
         match &self.nonce {
             Some(nonce) => nonces.spend(nonce, self.timestamp, now_ms)?,
-            None if voucher == Voucher::Key => {}
+            None if proof == Proof::ApiKey => {}
             None => return Err(ErrorInfo::new(401, 40105, "nonce is missing")),
         }
-        Ok(Terms { ttl_ms, capability, client_id: self.client_id.clone() })
+        Ok(CheckedTokenRequest { ttl_ms, capability, client_id: self.client_id.clone() })
     }
 
     fn check_mac(&self, key: &ApiKey) -> Result<(), ErrorInfo> {
         let wrong = ErrorInfo::invalid_credentials("the mac of the token request is missing or wrong");
         let mac = self.mac.as_deref().ok_or(wrong)?;
         let mac = BASE64_STANDARD.decode(mac).map_err(|_| wrong)?;
-        if key.signed(self.signed_text().as_bytes(), &mac) { Ok(()) } else { Err(wrong) }
+        if key.verifies(self.signed_text().as_bytes(), &mac) { Ok(()) } else { Err(wrong) }
     }
 
     /// What the `mac` is over: six fields, each closed by a newline, an absent one empty.
@@ -195,7 +195,7 @@ mod tests {
     use base64::{Engine, prelude::BASE64_STANDARD};
     use serde_json::{Value, json};
 
-    use super::{DAY_MS, HOUR_MS, Nonces, Terms, TokenRequest, Voucher};
+    use super::{CheckedTokenRequest, DAY_MS, HOUR_MS, Nonces, Proof, TokenRequest};
     use crate::ably::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
 
     const NOW_MS: i64 = 1_795_289_000_000;
@@ -223,12 +223,12 @@ mod tests {
         signed
     }
 
-    fn judge_with(body: &Value, nonces: &mut Nonces, now_ms: i64) -> Result<Terms, ErrorInfo> {
+    fn judge_with(body: &Value, nonces: &mut Nonces, now_ms: i64) -> Result<CheckedTokenRequest, ErrorInfo> {
         let everything = Capability::parse(r#"{"chat:*":["*"],"news":["subscribe"]}"#).unwrap();
-        TokenRequest::read(body)?.check(Voucher::Signature, &key(), &everything, DAY_MS, nonces, now_ms)
+        TokenRequest::read(body)?.check(Proof::Mac, &key(), &everything, DAY_MS, nonces, now_ms)
     }
 
-    fn judge(body: &Value) -> Result<Terms, ErrorInfo> {
+    fn judge(body: &Value) -> Result<CheckedTokenRequest, ErrorInfo> {
         judge_with(body, &mut Nonces::default(), NOW_MS)
     }
 
@@ -358,7 +358,7 @@ mod tests {
         let key_capability = Capability::parse(r#"{"*":["*"]}"#).unwrap();
         let check = |ttl| {
             TokenRequest::read(&signed(&json!({ "ttl": ttl }))).unwrap().check(
-                Voucher::Signature,
+                Proof::Mac,
                 &key(),
                 &key_capability,
                 super::longest_ttl_ms(true),
@@ -375,7 +375,7 @@ mod tests {
         let key_capability = Capability::parse(r#"{"*":["*"]}"#).unwrap();
         let check = |body: Value| {
             TokenRequest::read(&body)?.check(
-                Voucher::Key,
+                Proof::ApiKey,
                 &key(),
                 &key_capability,
                 DAY_MS,

@@ -3,29 +3,29 @@
 use serde_json::{Value, json};
 
 use super::{
+    access::{Access, Credential, Lifetime},
+    app::AblyApp,
     error::ErrorInfo,
-    realm::Realm,
-    revocation::{AnswerShape, REVOKED, Revocable, RevocationRequest, Standing},
-    token::{Credential, Grant, Life},
-    token_request::{TokenRequest, Voucher, longest_ttl_ms},
+    revocation::{AnswerShape, REVOKED, Revocable, RevocationRequest, RevocationStatus},
+    token_request::{Proof, TokenRequest, longest_ttl_ms},
 };
 
-impl Realm {
+impl AblyApp {
     /// Judges a credential: believed, alive and not revoked, or why not.
-    pub(crate) fn authenticate(&self, credential: &Credential, now_ms: i64) -> Result<Grant, ErrorInfo> {
-        let grant = match credential {
+    pub(crate) fn authenticate(&self, credential: &Credential, now_ms: i64) -> Result<Access, ErrorInfo> {
+        let access = match credential {
             Credential::Nothing => {
                 return Err(ErrorInfo::invalid_credentials("no credentials were presented"));
             }
-            Credential::Key(key) if self.key.is(key) => {
-                return Ok(Grant::of_key(self.key_capability.clone()));
+            Credential::Key(key) if self.key.equals(key) => {
+                return Ok(Access::of_key(self.key_capability.clone()));
             }
             Credential::Key(_) => {
                 return Err(ErrorInfo::invalid_credentials("the API key is not valid"));
             }
             Credential::Token(token) => match self.issued.find(token) {
-                Some(grant) => grant.clone(),
-                None if token.split('.').count() == 3 => Grant::of_jwt(
+                Some(access) => access.clone(),
+                None if token.split('.').count() == 3 => Access::of_jwt(
                     token,
                     &self.key,
                     &self.key_capability,
@@ -38,11 +38,11 @@ impl Realm {
                 None => return Err(ErrorInfo::new(401, 40145, "the token is malformed")),
             },
         };
-        if self.revocations.standing(&grant, now_ms) == Standing::Revoked {
+        if self.revocations.status_of(&access, now_ms) == RevocationStatus::Revoked {
             return Err(REVOKED);
         }
-        grant.check_life(now_ms)?;
-        Ok(grant)
+        access.check_not_expired(now_ms)?;
+        Ok(access)
     }
 
     /// `POST /keys/{keyName}/requestToken`: a token request becomes token details (`RSA8`, `TD*`).
@@ -56,20 +56,20 @@ impl Realm {
         if key_name != self.key.name() {
             return Err(ErrorInfo::invalid_credentials("the key is not known"));
         }
-        let voucher = match credential {
+        let proof = match credential {
             Credential::Key(_) => {
                 self.authenticate(credential, now_ms)?;
-                Voucher::Key
+                Proof::ApiKey
             }
             // The `mac` vouches for the token request. Ably refuses an invalid token beside it all the same.
             Credential::Token(_) => {
                 self.authenticate(credential, now_ms)?;
-                Voucher::Signature
+                Proof::Mac
             }
-            Credential::Nothing => Voucher::Signature,
+            Credential::Nothing => Proof::Mac,
         };
         let terms = TokenRequest::read(body)?.check(
-            voucher,
+            proof,
             &self.key,
             &self.key_capability,
             longest_ttl_ms(self.revocable() != Revocable::None),
@@ -77,18 +77,18 @@ impl Realm {
             now_ms,
         )?;
         let issued_ms = self.revocations.issue_time_ms(now_ms);
-        let life = Life { issued_ms, expires_ms: issued_ms.saturating_add(terms.ttl_ms) };
+        let lifetime = Lifetime { issued_ms, expires_ms: issued_ms.saturating_add(terms.ttl_ms) };
         let secret = self.fresh_id();
         let token = format!("{}.{secret}", self.key.app_id());
-        let grant = Grant::of_token(&token, terms.client_id, terms.capability, life);
+        let access = Access::of_token(&token, terms.client_id, terms.capability, lifetime);
         let mut details = json!({
-            "token": token, "keyName": self.key.name(), "issued": life.issued_ms, "expires": life.expires_ms,
-            "capability": grant.capability.to_string()
+            "token": token, "keyName": self.key.name(), "issued": lifetime.issued_ms, "expires": lifetime.expires_ms,
+            "capability": access.capability.to_string()
         });
-        if let Some(client_id) = &grant.client_id {
+        if let Some(client_id) = &access.client_id {
             details["clientId"] = json!(client_id);
         }
-        self.issued.add(token, grant, life);
+        self.issued.add(token, access, lifetime);
         Ok(details)
     }
 
@@ -115,7 +115,7 @@ impl Realm {
         if self.revocations.refuses(&request) {
             return Err(ErrorInfo::bad_request("a target is set to have its calls refused"));
         }
-        let before = self.standings(now_ms);
+        let before = self.revocation_statuses(now_ms);
         let results = self.revocations.revoke(&request, self.issued.last_issued_ms(), now_ms);
         self.enforce_revocations(&before, now_ms);
         Ok(shape.answer(results))

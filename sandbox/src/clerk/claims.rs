@@ -6,7 +6,7 @@ use super::session::Session;
 use super::user::{Organization, User};
 
 /// When and for whom one token of a session is minted.
-pub(super) struct Minting {
+pub(super) struct MintParams {
     pub(super) now: i64,
     pub(super) ttl_s: i64,
     pub(super) issuer: String,
@@ -16,8 +16,8 @@ pub(super) struct Minting {
 }
 
 /// The claims of one token of this session. A `user` that is not there (deleted meanwhile) has no organization.
-pub(super) fn of(session: &Session, user: Option<&User>, minting: Minting) -> Value {
-    let Minting { now, ttl_s, issuer, jti, authorized_party } = minting;
+pub(super) fn of(session: &Session, user: Option<&User>, params: MintParams) -> Value {
+    let MintParams { now, ttl_s, issuer, jti, authorized_party } = params;
     let minutes_since_first_factor = (now - session.signed_in_at).max(0) / 60;
     let mut claims = json!({
         "exp": now + ttl_s,
@@ -101,7 +101,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::clerk::session::Status;
+    use crate::clerk::session::SessionStatus;
     use crate::clerk::user::demo_users;
 
     fn claims_of(user: &User, authorized_party: Option<&str>) -> Value {
@@ -111,16 +111,16 @@ mod tests {
             user_id: user.id.clone(),
             signed_in_at: 1_000,
             updated_at: 1_000_000,
-            status: Status::Active,
+            status: SessionStatus::Active,
         };
-        let minting = Minting {
+        let params = MintParams {
             now: 1_125,
             ttl_s: 60,
             issuer: "https://clerk.sandbox.example".to_owned(),
             jti: "j".to_owned(),
             authorized_party: authorized_party.map(str::to_owned),
         };
-        of(&session, Some(user), minting)
+        of(&session, Some(user), params)
     }
 
     #[test]

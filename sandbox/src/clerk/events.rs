@@ -28,7 +28,7 @@ pub(super) fn session(session: &Session) -> Value {
 }
 
 /// A session and its user, as the events `session.*` show them.
-pub(super) fn session_of(user: Option<&User>, session: &Session) -> Value {
+pub(super) fn session_with_user(user: Option<&User>, session: &Session) -> Value {
     let mut shown = self::session(session);
     shown["user"] = user.map_or(Value::Null, User::backend_json);
     shown
@@ -80,7 +80,7 @@ pub(super) fn of_change(before: Option<&User>, after: &User) -> Vec<(&'static st
     let mut events = Vec::new();
     match before {
         None => events.push(("user.created", after.backend_json())),
-        Some(before) if is_other_person(before, after) => events.push(("user.updated", after.backend_json())),
+        Some(before) if user_changed(before, after) => events.push(("user.updated", after.backend_json())),
         Some(_) => {}
     }
     let old = before.and_then(|user| Some((user, user.organization.as_ref()?)));
@@ -104,7 +104,7 @@ pub(super) fn of_change(before: Option<&User>, after: &User) -> Vec<(&'static st
 
 /// Whether the users differ in what is their own. Clerk has an event of its own for organizations, and none of this
 /// kind for plans.
-fn is_other_person(before: &User, after: &User) -> bool {
+fn user_changed(before: &User, after: &User) -> bool {
     let own = |user: &User| {
         let mut shown = user.backend_json();
         shown["updated_at"] = Value::Null;

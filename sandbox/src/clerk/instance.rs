@@ -8,13 +8,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::claims::{self, Minting};
+use super::claims::{self, MintParams};
 use super::options::{Issuer, Options};
 use super::publishable_key::publishable_key;
-use super::session::{End, Session, Status};
+use super::session::{Session, SessionEnd, SessionStatus};
 use super::signing_key::SigningKey;
 use super::user::{self, User};
-use super::webhooks::Webhooks;
+use super::webhooks::Outbox;
 use super::{events, ids};
 use crate::clock::Clock;
 
@@ -71,13 +71,13 @@ pub(super) struct Instance {
     issuer: Issuer,
     authorized_party: String,
     clock: Arc<Clock>,
-    pub(super) webhooks: Arc<Webhooks>,
+    pub(super) webhooks: Arc<Outbox>,
     outage: watch::Sender<Option<Outage>>,
-    state: Mutex<State>,
+    state: Mutex<InstanceState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct InstanceState {
     key: SigningKey,
     users: Vec<User>,
     sessions: HashMap<String, Session>,
@@ -86,7 +86,7 @@ struct State {
 }
 
 impl Instance {
-    pub(super) fn new(options: Options, port: u16, clock: Arc<Clock>, webhooks: Arc<Webhooks>) -> Self {
+    pub(super) fn new(options: Options, port: u16, clock: Arc<Clock>, webhooks: Arc<Outbox>) -> Self {
         let key = SigningKey::generate(options.kid);
         let mut instance = Self {
             port,
@@ -100,7 +100,7 @@ impl Instance {
             clock,
             webhooks,
             outage: watch::Sender::new(None),
-            state: Mutex::new(State {
+            state: Mutex::new(InstanceState {
                 key,
                 users: Vec::new(),
                 sessions: HashMap::new(),
@@ -113,7 +113,7 @@ impl Instance {
         instance
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, InstanceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -176,14 +176,14 @@ impl Instance {
     pub(super) fn session_claims(&self, session: &Session, authorized_party: Option<String>) -> Value {
         let state = self.state();
         let user = state.users.iter().find(|user| user.id == session.user_id);
-        let minting = Minting {
+        let params = MintParams {
             now: self.now_ms().div_euclid(1000),
             ttl_s: i64::try_from(self.session_token_ttl.as_secs()).unwrap_or(i64::MAX / 2),
             issuer: self.issuer(),
             jti: ids::random(20).to_lowercase(),
             authorized_party,
         };
-        claims::of(session, user, minting)
+        claims::of(session, user, params)
     }
 
     /// Begins a session. The stand-in asks for no password.
@@ -196,35 +196,35 @@ impl Instance {
             user_id: user_id.to_owned(),
             signed_in_at: now_ms.div_euclid(1000),
             updated_at: now_ms,
-            status: Status::Active,
+            status: SessionStatus::Active,
         };
         state.sessions.insert(session.id.clone(), session.clone());
         let user = state.users.iter().find(|user| user.id == user_id);
-        self.webhooks.tell("session.created", events::session_of(user, &session));
+        self.webhooks.emit("session.created", events::session_with_user(user, &session));
         session
     }
 
     /// The session of this id, unless it has ended or its user is barred.
     pub(super) fn active_session(&self, id: &str) -> Option<Session> {
         let state = self.state();
-        let session = state.sessions.get(id).filter(|session| session.status == Status::Active)?;
-        let is_barred = state.users.iter().any(|user| user.id == session.user_id && user.is_barred());
-        (!is_barred).then(|| session.clone())
+        let session = state.sessions.get(id).filter(|session| session.status == SessionStatus::Active)?;
+        let is_blocked = state.users.iter().any(|user| user.id == session.user_id && user.is_blocked());
+        (!is_blocked).then(|| session.clone())
     }
 
     /// Ends the session, and answers it as it is then; `None` if there was none to end.
-    pub(super) fn end_session(&self, id: &str, end: End) -> Option<Session> {
+    pub(super) fn end_session(&self, id: &str, end: SessionEnd) -> Option<Session> {
         let mut state = self.state();
-        let State { sessions, users, .. } = &mut *state;
-        let session = sessions.get_mut(id).filter(|session| session.status == Status::Active)?;
+        let InstanceState { sessions, users, .. } = &mut *state;
+        let session = sessions.get_mut(id).filter(|session| session.status == SessionStatus::Active)?;
         let user = users.iter().find(|user| user.id == session.user_id);
         Some(self.end(session, user, end))
     }
 
-    fn end(&self, session: &mut Session, user: Option<&User>, end: End) -> Session {
-        session.status = Status::Over(end);
+    fn end(&self, session: &mut Session, user: Option<&User>, end: SessionEnd) -> Session {
+        session.status = SessionStatus::Over(end);
         session.updated_at = self.now_ms();
-        self.webhooks.tell(&format!("session.{}", session.status.name()), events::session_of(user, session));
+        self.webhooks.emit(&format!("session.{}", session.status.name()), events::session_with_user(user, session));
         session.clone()
     }
 
@@ -253,18 +253,20 @@ impl Instance {
         self.put_user(&mut self.state(), user);
     }
 
-    fn put_user(&self, state: &mut State, user: User) {
+    fn put_user(&self, state: &mut InstanceState, user: User) {
         let known = state.users.iter().position(|known| known.id == user.id);
         let before = known.and_then(|at| state.users.get(at));
         let changes = events::of_change(before, &user);
-        let is_barred_now = user.is_barred() && !before.is_some_and(User::is_barred);
+        let is_newly_blocked = user.is_blocked() && !before.is_some_and(User::is_blocked);
         for (event_type, data) in changes {
-            self.webhooks.tell(event_type, data);
+            self.webhooks.emit(event_type, data);
         }
-        if is_barred_now {
+        if is_newly_blocked {
             let sessions = state.sessions.values_mut();
-            for session in sessions.filter(|session| session.user_id == user.id && session.status == Status::Active) {
-                self.end(session, Some(&user), End::Revoked);
+            for session in
+                sessions.filter(|session| session.user_id == user.id && session.status == SessionStatus::Active)
+            {
+                self.end(session, Some(&user), SessionEnd::Revoked);
             }
         }
         match known.and_then(|at| state.users.get_mut(at)) {
@@ -291,9 +293,9 @@ impl Instance {
         let is_gone = state.users.len() < before;
         if is_gone {
             for session in state.sessions.values_mut().filter(|session| session.user_id == id) {
-                session.status = Status::Over(End::Removed);
+                session.status = SessionStatus::Over(SessionEnd::Removed);
             }
-            self.webhooks.tell("user.deleted", events::deleted("user", id));
+            self.webhooks.emit("user.deleted", events::deleted("user", id));
         }
         is_gone
     }
@@ -306,7 +308,7 @@ impl Instance {
             had_members |= user.organization.take_if(|organization| organization.id == id).is_some();
         }
         if had_members {
-            self.webhooks.tell("organization.deleted", events::deleted("organization", id));
+            self.webhooks.emit("organization.deleted", events::deleted("organization", id));
         }
         had_members
     }

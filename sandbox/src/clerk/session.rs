@@ -10,30 +10,30 @@ pub(super) struct Session {
     pub(super) signed_in_at: i64,
     /// In milliseconds since the epoch.
     pub(super) updated_at: i64,
-    pub(super) status: Status,
+    pub(super) status: SessionStatus,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Status {
+pub(super) enum SessionStatus {
     Active,
-    Over(End),
+    Over(SessionEnd),
 }
 
-impl Status {
+impl SessionStatus {
     /// In Clerk's words.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
-            Self::Over(End::Ended) => "ended",
-            Self::Over(End::Removed) => "removed",
-            Self::Over(End::Revoked) => "revoked",
+            Self::Over(SessionEnd::Ended) => "ended",
+            Self::Over(SessionEnd::Removed) => "removed",
+            Self::Over(SessionEnd::Revoked) => "revoked",
         }
     }
 }
 
 /// How a session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum SessionEnd {
     /// By its user, for this session.
     Ended,
     /// By its user, who also leaves the device: what clerk-js does at `signOut()`.

@@ -96,7 +96,7 @@ impl User {
     }
 
     /// Whether the user may have no session.
-    pub(super) fn is_barred(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         self.banned || self.deprovisioned
     }
 

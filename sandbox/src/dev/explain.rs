@@ -16,15 +16,15 @@ use tokio::time::timeout;
 use super::service::{CONFIGURATION, Program};
 
 /// How many run at once, and how long one may take, its wait for the others included.
-const AT_ONCE: usize = 2;
-const PATIENCE: Duration = Duration::from_secs(5);
+const MOST_CONCURRENT: usize = 2;
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// An explanation has a few lines a condition; this is many times that of the largest policy that is let in.
 const OUTPUT_LIMIT: u64 = 4 * 1024 * 1024;
 
 /// Something to explain.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Question {
+pub(super) struct ExplainRequest {
     /// The text of the configuration file.
     pub(super) policy: String,
     /// Whose session; without one, the policy is only checked.
@@ -47,16 +47,16 @@ pub(super) struct Params {
 
 /// What the service says.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Answer {
+pub(super) struct ExplainReport {
     /// What `explain --json` prints; null when it could not begin, or there was no session to explain.
     explanation: Option<Value>,
     /// What is wrong with the policy, if anything.
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<PolicyProblem>,
 }
 
 /// A mistake in the policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Problem {
+pub(super) struct PolicyProblem {
     /// Where it is, counted from 1; a problem of a setting has no place.
     at: Option<Position>,
     message: String,
@@ -70,9 +70,9 @@ struct Position {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("the service took longer than {} s to explain, and was stopped", PATIENCE.as_secs())]
-    TooSlow,
+pub(super) enum ExplainError {
+    #[error("the service took longer than {} s to explain, and was stopped", TIMEOUT.as_secs())]
+    Timeout,
     #[error("the service cannot be run: {0}")]
     Run(#[from] io::Error),
     #[error("the service said nothing that this page understands")]
@@ -89,19 +89,22 @@ pub(super) struct Explainer {
 
 impl Explainer {
     pub(super) fn new(program: Program, directory: PathBuf) -> Self {
-        Self { program, directory, places: Semaphore::new(AT_ONCE) }
+        Self { program, directory, places: Semaphore::new(MOST_CONCURRENT) }
     }
 
-    pub(super) async fn explain(&self, question: &Question) -> Result<Answer, Failure> {
+    pub(super) async fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, ExplainError> {
         let in_turn = async {
             let _place = self.places.acquire().await.map_err(io::Error::other)?;
-            self.run(question).await
+            self.run(request).await
         };
         // Given up, the run is dropped, and its process killed.
-        timeout(PATIENCE, in_turn).await.map_err(|_| Failure::TooSlow)?
+        timeout(TIMEOUT, in_turn).await.map_err(|_| ExplainError::Timeout)?
     }
 
-    async fn run(&self, Question { policy, session_token, params }: &Question) -> Result<Answer, Failure> {
+    async fn run(
+        &self,
+        ExplainRequest { policy, session_token, params }: &ExplainRequest,
+    ) -> Result<ExplainReport, ExplainError> {
         let directory = tempfile::Builder::new().prefix("explain-").tempdir_in(&self.directory)?;
         fs::write(directory.path().join(CONFIGURATION), policy)?;
         // Nobody's claims do: whether a policy can be read depends on no session.
@@ -131,11 +134,11 @@ impl Explainer {
         child.wait().await?;
         if let Ok(explanation @ Value::Object(_)) = serde_json::from_str(&printed) {
             let explanation = session_token.as_ref().map(|_| explanation);
-            return Ok(Answer { explanation, problems: Vec::new() });
+            return Ok(ExplainReport { explanation, problems: Vec::new() });
         }
         match problems(&complained) {
-            problems if problems.is_empty() => Err(Failure::Unintelligible),
-            problems => Ok(Answer { explanation: None, problems }),
+            problems if problems.is_empty() => Err(ExplainError::Unintelligible),
+            problems => Ok(ExplainReport { explanation: None, problems }),
         }
     }
 }
@@ -149,11 +152,11 @@ async fn text(from: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
 }
 
 /// The list of a refused configuration, or else all that was said, as one problem.
-fn problems(complaint: &str) -> Vec<Problem> {
+fn problems(complaint: &str) -> Vec<PolicyProblem> {
     let complaint = complaint.trim();
     let complaint = complaint.strip_prefix("ably-clerk-auth: ").unwrap_or(complaint);
     let Some((_heading, list)) = complaint.split_once("\n  - ") else {
-        let whole = Problem { at: None, message: complaint.to_owned() };
+        let whole = PolicyProblem { at: None, message: complaint.to_owned() };
         return if complaint.is_empty() { Vec::new() } else { vec![whole] };
     };
     // The last line tells someone in a terminal where help is.
@@ -161,10 +164,10 @@ fn problems(complaint: &str) -> Vec<Problem> {
     list.split("\n  - ").map(problem).collect()
 }
 
-fn problem(text: &str) -> Problem {
+fn problem(text: &str) -> PolicyProblem {
     match placed(text) {
-        Some((at, message)) => Problem { at: Some(at), message: message.to_owned() },
-        None => Problem { at: None, message: text.to_owned() },
+        Some((at, message)) => PolicyProblem { at: Some(at), message: message.to_owned() },
+        None => PolicyProblem { at: None, message: text.to_owned() },
     }
 }
 
@@ -182,7 +185,7 @@ mod tests {
 
     fn told(complaint: &str) -> Vec<(Option<(u32, u32)>, String)> {
         let place = |Position { line, column }| (line, column);
-        problems(complaint).into_iter().map(|Problem { at, message }| (at.map(place), message)).collect()
+        problems(complaint).into_iter().map(|PolicyProblem { at, message }| (at.map(place), message)).collect()
     }
 
     #[test]

@@ -9,17 +9,17 @@ use std::ffi::{OsStr, OsString};
      To run against your own accounts, start the service itself: cargo run\n  \
      To use the sandbox, leave the variable out: env -u {variable} make dev"
 )]
-pub(super) struct Found {
+pub(super) struct LiveKeyFound {
     variable: String,
     what: &'static str,
 }
 
 /// Passes when no variable holds an Ably key or a live Clerk key. An empty variable counts as unset.
-pub(super) fn refuse(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<(), Found> {
+pub(super) fn refuse(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<(), LiveKeyFound> {
     for (name, value) in variables {
         let name = name.to_string_lossy();
         if let Some(what) = refused(&name, &value) {
-            return Err(Found { variable: name.into_owned(), what });
+            return Err(LiveKeyFound { variable: name.into_owned(), what });
         }
     }
     Ok(())

@@ -25,21 +25,25 @@ impl Output {
     }
 }
 
-/// What the service said of a configuration file that changed under it.
+/// What the service events of a configuration file that changed under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum ReloadEvent {
     /// Its policy is in force.
     Reloaded,
     /// It is broken; nothing changed.
     Refused,
     /// It takes the rules away that are in force; nothing changed.
-    TakesPolicyAway,
-    /// Other settings of this section changed too, and need a restart. Comes before [`Said::Reloaded`].
-    WaitsForRestart(String),
+    RemovesRules,
+    /// Other settings of this section changed too, and need a restart. Comes before [`ReloadEvent::Reloaded`].
+    NeedsRestart(String),
 }
 
 /// Passes the log on until it ends, on a thread of its own: whoever reads the output may let it wait.
-pub(super) fn pass_on(log: PipeReader, output: Output, said: UnboundedSender<Said>) -> io::Result<JoinHandle<()>> {
+pub(super) fn pass_on(
+    log: PipeReader,
+    output: Output,
+    events: UnboundedSender<ReloadEvent>,
+) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("service-log".to_owned()).spawn(move || {
         let mut log = BufReader::new(log);
         let mut line = Vec::new();
@@ -49,8 +53,8 @@ pub(super) fn pass_on(log: PipeReader, output: Output, said: UnboundedSender<Sai
                 Output::Stdout => io::stdout().write_all(&line),
                 Output::Stderr => io::stderr().write_all(&line),
             };
-            if let Some(heard) = str::from_utf8(&line).ok().and_then(understand) {
-                let _ = said.send(heard);
+            if let Some(event) = str::from_utf8(&line).ok().and_then(parse_reload_event) {
+                let _ = events.send(event);
             }
             line.clear();
         }
@@ -58,34 +62,34 @@ pub(super) fn pass_on(log: PipeReader, output: Output, said: UnboundedSender<Sai
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct LogLine {
     message: String,
     section: Option<String>,
 }
 
 /// A line in either of the service's formats.
-fn understand(line: &str) -> Option<Said> {
+fn parse_reload_event(line: &str) -> Option<ReloadEvent> {
     let event = serde_json::from_str(line).ok().or_else(|| pretty(line))?;
     let says = |beginning| event.message.starts_with(beginning);
     if says("the policy is reloaded") {
-        Some(Said::Reloaded)
+        Some(ReloadEvent::Reloaded)
     } else if says("the new configuration is refused") {
-        Some(Said::Refused)
+        Some(ReloadEvent::Refused)
     } else if says("the new configuration takes the policy away") {
-        Some(Said::TakesPolicyAway)
+        Some(ReloadEvent::RemovesRules)
     } else if says("changed settings of this section take effect with a restart") {
-        Some(Said::WaitsForRestart(event.section.unwrap_or_default()))
+        Some(ReloadEvent::NeedsRestart(event.section.unwrap_or_default()))
     } else {
         None
     }
 }
 
 /// Time, level, message, fields.
-fn pretty(line: &str) -> Option<Event> {
+fn pretty(line: &str) -> Option<LogLine> {
     let (_time, rest) = line.trim().split_once(' ')?;
     let (_level, message) = rest.trim_start().split_once(' ')?;
     let section = message.rsplit_once("section=\"").and_then(|(_, rest)| rest.split_once('"'));
-    Some(Event { message: message.to_owned(), section: section.map(|(section, _)| section.to_owned()) })
+    Some(LogLine { message: message.to_owned(), section: section.map(|(section, _)| section.to_owned()) })
 }
 
 #[cfg(test)]
@@ -95,23 +99,23 @@ mod tests {
     #[test]
     fn what_the_service_says_of_a_changed_policy_is_understood_in_both_formats() {
         for (message, fields, json_fields, expected) in [
-            ("the policy is reloaded", " rules=3", r#","rules":3"#, Some(Said::Reloaded)),
-            ("the new configuration is refused; the old policy stays in force", "", "", Some(Said::Refused)),
-            ("the new configuration takes the policy away; the old", "", "", Some(Said::TakesPolicyAway)),
+            ("the policy is reloaded", " rules=3", r#","rules":3"#, Some(ReloadEvent::Reloaded)),
+            ("the new configuration is refused; the old policy stays in force", "", "", Some(ReloadEvent::Refused)),
+            ("the new configuration takes the policy away; the old", "", "", Some(ReloadEvent::RemovesRules)),
             (
                 "changed settings of this section take effect with a restart",
                 r#" section="token""#,
                 r#","section":"token""#,
-                Some(Said::WaitsForRestart("token".to_owned())),
+                Some(ReloadEvent::NeedsRestart("token".to_owned())),
             ),
             // A rule can have any name.
             ("token issued", r#" rules=["the policy is reloaded"]"#, r#","rules":["the policy is reloaded"]"#, None),
         ] {
             let pretty = format!("2026-11-21T23:57:26.452817Z  INFO {message}{fields}\n");
-            assert_eq!(understand(&pretty), expected, "{pretty}");
+            assert_eq!(parse_reload_event(&pretty), expected, "{pretty}");
             let json = format!(r#"{{"timestamp":"2026","level":"INFO","message":"{message}"{json_fields}}}"#);
-            assert_eq!(understand(&json), expected, "{json}");
+            assert_eq!(parse_reload_event(&json), expected, "{json}");
         }
-        assert_eq!(understand("\n"), None);
+        assert_eq!(parse_reload_event("\n"), None);
     }
 }

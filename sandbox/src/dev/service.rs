@@ -27,7 +27,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::log::{self, Output, Said};
+use super::log::{self, Output, ReloadEvent};
 
 /// The file that the service reads in the directory where it runs.
 pub(super) const CONFIGURATION: &str = "ably-clerk-auth.toml";
@@ -36,20 +36,20 @@ const NAME: &str = "ably-clerk-auth";
 const WEBHOOK_SIGNING_SECRET: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
 const REVOCABLE_TOKENS: &str = "ABLY_REVOCABLE_TOKENS";
 const ADMIN_PORT: &str = "ADMIN_PORT";
-const PATIENCE_TO_START: Duration = Duration::from_secs(15);
-const PATIENCE_TO_STOP: Duration = Duration::from_secs(10);
-const PATIENCE_FOR_THE_LOG: Duration = Duration::from_secs(1);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(3);
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const LOG_TIMEOUT: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(3);
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum ServiceError {
     #[error("there is no service at {}: build it with `cargo build`, or name it with --service", .0.display())]
     Missing(PathBuf),
     #[error("cannot start the service {}: {error}", .program.display())]
     Spawn { program: PathBuf, error: io::Error },
     #[error("the service ended before it was ready: {0}")]
     Ended(Exit),
-    #[error("the service was not ready after {} s: its log above says what it waits for", PATIENCE_TO_START.as_secs())]
+    #[error("the service was not ready after {} s: its log above says what it waits for", START_TIMEOUT.as_secs())]
     NotReady,
 }
 
@@ -71,14 +71,14 @@ impl fmt::Display for Exit {
 }
 
 /// A port for the service: this one if it is free, any free one for 0.
-pub(super) fn claim_port(port: u16) -> io::Result<u16> {
+pub(super) fn free_port(port: u16) -> io::Result<u16> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr().map(|address| address.port())
 }
 
 /// Any free port for the service's admin listener but the service's own: 0 would turn it off.
-pub(super) fn claim_admin_port(service_port: u16) -> io::Result<u16> {
+pub(super) fn free_admin_port(service_port: u16) -> io::Result<u16> {
     let held = TcpListener::bind((Ipv4Addr::LOCALHOST, service_port));
-    let port = claim_port(0);
+    let port = free_port(0);
     drop(held);
     port
 }
@@ -111,19 +111,19 @@ pub(super) fn environment(
         .into_iter()
         .chain(passed_through)
         .map(|(name, value)| (name.to_owned(), value))
-        // Last, since the last one of a name counts.
+        // Last, since the value_of one of a name counts.
         .chain(set)
         .collect()
 }
 
-fn last<'a>(environment: &'a [(String, String)], name: &str) -> &'a str {
+fn value_of<'a>(environment: &'a [(String, String)], name: &str) -> &'a str {
     environment.iter().rfind(|(each, _)| each == name).map_or("", |(_, value)| value)
 }
 
 /// Where the service of this environment takes webhooks: nowhere without a signing secret. What is no secret is for the
 /// service to say.
 pub(super) fn webhook_endpoint(environment: &[(String, String)], port: u16) -> Option<Endpoint> {
-    let secrets = last(environment, WEBHOOK_SIGNING_SECRET).split(',').map(str::trim);
+    let secrets = value_of(environment, WEBHOOK_SIGNING_SECRET).split(',').map(str::trim);
     let secrets: Vec<_> = secrets.filter(|secret| !secret.is_empty()).collect();
     Endpoint::new(&format!("http://127.0.0.1:{port}/webhooks/clerk"), &secrets).ok()
 }
@@ -131,12 +131,12 @@ pub(super) fn webhook_endpoint(environment: &[(String, String)], port: u16) -> O
 /// Where the service of this environment takes orders, on this machine: nowhere with port 0. What is no port is for the
 /// service to say.
 pub(super) fn admin_port(environment: &[(String, String)]) -> Option<u16> {
-    last(environment, ADMIN_PORT).parse().ok().filter(|port| *port != 0)
+    value_of(environment, ADMIN_PORT).parse().ok().filter(|port| *port != 0)
 }
 
 /// Whether the service of this environment takes its Ably key for one with revocable tokens.
 pub(super) fn revocable_tokens(environment: &[(String, String)]) -> RevocableTokens {
-    if last(environment, REVOCABLE_TOKENS) == "true" { RevocableTokens::On } else { RevocableTokens::Off }
+    if value_of(environment, REVOCABLE_TOKENS) == "true" { RevocableTokens::On } else { RevocableTokens::Off }
 }
 
 /// The service's executable, and the settings that it runs with here.
@@ -148,10 +148,10 @@ pub(super) struct Program {
 
 impl Program {
     /// The executable at `path`, or beside this one.
-    pub(super) fn find(path: Option<PathBuf>, environment: Vec<(String, String)>) -> Result<Self, Failure> {
+    pub(super) fn find(path: Option<PathBuf>, environment: Vec<(String, String)>) -> Result<Self, ServiceError> {
         let path = path.map_or_else(beside_this_one, std::path::absolute);
-        let path = path.map_err(|error| Failure::Spawn { program: NAME.into(), error })?;
-        if path.is_file() { Ok(Self { path, environment }) } else { Err(Failure::Missing(path)) }
+        let path = path.map_err(|error| ServiceError::Spawn { program: NAME.into(), error })?;
+        if path.is_file() { Ok(Self { path, environment }) } else { Err(ServiceError::Missing(path)) }
     }
 
     /// The executable.
@@ -175,12 +175,12 @@ impl Program {
         Ok(command)
     }
 
-    fn failed(&self) -> impl Fn(io::Error) -> Failure + '_ {
-        |error| Failure::Spawn { program: self.path.clone(), error }
+    fn failed(&self) -> impl Fn(io::Error) -> ServiceError + '_ {
+        |error| ServiceError::Spawn { program: self.path.clone(), error }
     }
 
     /// A directory for it to run in, with this configuration and nothing else, that goes away when dropped.
-    pub(super) fn directory(&self, configuration: &str) -> Result<TempDir, Failure> {
+    pub(super) fn directory(&self, configuration: &str) -> Result<TempDir, ServiceError> {
         let make = || {
             let mut directory = tempfile::Builder::new();
             let directory = directory.prefix("sandbox-").permissions(Permissions::from_mode(0o700)).tempdir()?;
@@ -199,33 +199,33 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Starts the service in `directory`; its log goes to `output`, and what it says of its policy to `said`.
+    /// Starts the service in `directory`; its log goes to `output`, and what it says of its policy to `reload_events`.
     pub(super) fn spawn(
         program: &Program,
         directory: TempDir,
         output: Output,
-        said: UnboundedSender<Said>,
-    ) -> Result<Self, Failure> {
+        reload_events: UnboundedSender<ReloadEvent>,
+    ) -> Result<Self, ServiceError> {
         let spawn = || {
             let (log, writer) = io::pipe()?;
             let mut command = program.command(directory.path(), [] as [&str; 0])?;
             let child = command.stdin(Stdio::null()).stdout(writer).kill_on_drop(true).spawn()?;
-            Ok((child, log::pass_on(log, output, said)?))
+            Ok((child, log::pass_on(log, output, reload_events)?))
         };
         let (child, log) = spawn().map_err(program.failed())?;
         Ok(Self { child, log, directory })
     }
 
     /// Returns when `/readyz` answers 200.
-    pub(super) async fn until_ready(&mut self, port: u16) -> Result<(), Failure> {
+    pub(super) async fn until_ready(&mut self, port: u16) -> Result<(), ServiceError> {
         let ready = async {
             while !is_ready(port).await {
-                sleep(BETWEEN_LOOKS).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         tokio::select! {
-            outcome = timeout(PATIENCE_TO_START, ready) => outcome.map_err(|_| Failure::NotReady)?,
-            status = self.child.wait() => return Err(Failure::Ended(Exit(status))),
+            outcome = timeout(START_TIMEOUT, ready) => outcome.map_err(|_| ServiceError::NotReady)?,
+            status = self.child.wait() => return Err(ServiceError::Ended(Exit(status))),
         }
         Ok(())
     }
@@ -241,15 +241,15 @@ impl Service {
             // It may have ended this very moment.
             let _ = kill_process(pid, Signal::TERM);
             let is_over = tokio::select! {
-                outcome = timeout(PATIENCE_TO_STOP, self.child.wait()) => outcome.is_ok(),
+                outcome = timeout(STOP_TIMEOUT, self.child.wait()) => outcome.is_ok(),
                 () = hurry => false,
             };
             if !is_over {
                 let _ = self.child.kill().await;
             }
         }
-        // The service's last words are still on their way. A process that it left behind could keep the log open.
-        let _ = timeout(PATIENCE_FOR_THE_LOG, spawn_blocking(|| self.log.join())).await;
+        // The service's value_of words are still on their way. A process that it left behind could keep the log open.
+        let _ = timeout(LOG_TIMEOUT, spawn_blocking(|| self.log.join())).await;
         // What cannot be removed is a small directory among temporary ones.
         let _ = self.directory.close();
     }
@@ -367,9 +367,9 @@ mod tests {
 
     #[test]
     fn the_admin_listener_has_a_port_of_its_own() {
-        let service = claim_port(0).unwrap();
+        let service = free_port(0).unwrap();
         for _ in 0..100 {
-            let admin = claim_admin_port(service).unwrap();
+            let admin = free_admin_port(service).unwrap();
             assert!(admin != 0 && admin != service);
         }
     }

@@ -3,15 +3,15 @@
 use serde_json::json;
 
 use crate::ably::{
+    app::AblyApp,
     connection::{Attachment, Echo, Outgoing, all_modes, allowed_modes},
     error::ErrorInfo,
     protocol::{ClientMessage, action, channel_error, flag},
-    realm::Realm,
 };
 
 const MOST_ATTACHMENTS: usize = 200;
 
-impl Realm {
+impl AblyApp {
     pub(super) fn attach(&mut self, socket: u64, message: &ClientMessage, now_ms: i64) {
         let name = message.channel.clone().unwrap_or_default();
         if let Err(error) = self.try_attach(socket, message, now_ms) {
@@ -31,7 +31,7 @@ impl Realm {
             0 => flag::DEFAULT_MODES,
             modes => modes,
         };
-        let modes = requested & allowed_modes(&connection.grant, name);
+        let modes = requested & allowed_modes(&connection.access, name);
         if modes == 0 {
             return Err(ErrorInfo::not_permitted("the capability does not allow to attach to this channel"));
         }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::ably::{
-    connection::{Echo, Outgoing, Parting},
+    app::AblyApp,
+    connection::{Disconnection, Echo, Outgoing},
     protocol::{flag, presence},
-    realm::Realm,
 };
 
-impl Realm {
+impl AblyApp {
     /// Sends published messages to those who subscribe, their publisher too unless it declined.
     pub(in crate::ably) fn deliver_message(
         &mut self,
@@ -50,17 +50,17 @@ impl Realm {
         self.enqueue(socket, Outgoing::Message(Arc::new(message)), now_ms);
     }
 
-    pub(super) fn send_last(&mut self, socket: u64, message: Value, parting: Parting, now_ms: i64) {
+    pub(super) fn send_last(&mut self, socket: u64, message: Value, disconnection: Disconnection, now_ms: i64) {
         let code = message["error"]["code"].as_u64().and_then(|code| u32::try_from(code).ok());
         self.enqueue(socket, Outgoing::Last(Arc::new(message)), now_ms);
-        self.end(socket, parting, code, now_ms);
+        self.remove_connection(socket, disconnection, code, now_ms);
     }
 
     /// A client that does not empty its queue is let go.
     pub(super) fn enqueue(&mut self, socket: u64, outgoing: Outgoing, now_ms: i64) {
         let full = self.connections.get(&socket).is_some_and(|connection| connection.queue.try_send(outgoing).is_err());
         if full {
-            self.part(socket, Parting::Broken, now_ms);
+            self.disconnect(socket, Disconnection::Resumable, now_ms);
         }
     }
 

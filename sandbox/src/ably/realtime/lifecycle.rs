@@ -1,54 +1,55 @@
-//! The life of a connection: opened or resumed, live, ended, forgotten.
+//! The lifetime of a connection: opened or resumed, live, ended, forgotten.
 
 use std::collections::BTreeMap;
 
 use tokio::sync::mpsc::Sender;
 
 use crate::ably::{
+    access::Access,
+    app::AblyApp,
     connection::{
-        Connection, Lapsed, Opening, Outgoing, Parting, Presence, Renewal, STATE_TTL_MS, connection_client_id,
+        ConnectRequest, Connection, Disconnection, DroppedConnection, MemberState, Outgoing, RenewalState,
+        STATE_TTL_MS, connection_client_id,
     },
     error::ErrorInfo,
-    realm::Realm,
     records::{ConnectionInfo, Ending},
-    revocation::Standing,
-    token::Grant,
+    revocation::RevocationStatus,
 };
 
 /// How long members stay present after their connection broke, in milliseconds.
 const PRESENCE_GRACE_MS: i64 = 15_000;
 
 const MOST_CONNECTIONS: usize = 1000;
-const MOST_LAPSED: usize = 1000;
+const MOST_DROPPED: usize = 1000;
 const MOST_ENDINGS: usize = 1000;
 
-impl Realm {
+impl AblyApp {
     /// Opens a connection and queues its CONNECTED (`RTN4`). Returns the number by which its socket refers to it.
     pub(crate) fn connect(
         &mut self,
-        opening: &Opening,
+        connect_request: &ConnectRequest,
         queue: Sender<Outgoing>,
         now_ms: i64,
     ) -> Result<u64, ErrorInfo> {
-        let grant = self.authenticate(&opening.credential, now_ms)?;
-        let client_id = connection_client_id(&grant, opening.client_id.as_deref())?;
-        let resumed = opening.resume.as_ref().map(|key| self.take_up(key, client_id.as_deref(), now_ms));
+        let access = self.authenticate(&connect_request.credential, now_ms)?;
+        let client_id = connection_client_id(&access, connect_request.client_id.as_deref())?;
+        let resumed = connect_request.resume.as_ref().map(|key| self.resume(key, client_id.as_deref(), now_ms));
         if self.connections.len() >= MOST_CONNECTIONS {
             return Err(ErrorInfo::new(429, 42910, "too many connections"));
         }
         let (id, last_serial) = match &resumed {
             Some(Ok((id, last_serial))) => (id.clone(), *last_serial),
-            _ => (short(&self.fresh_id()), -1),
+            _ => (short_id(&self.fresh_id()), -1),
         };
         let connection = Connection {
             key: format!("{id}!{}", self.fresh_id()),
             id,
             client_id,
-            named_client_id: opening.client_id.clone(),
-            grant,
-            granted_at_ms: now_ms,
-            renewal: Renewal::NotYetAsked,
-            echo: opening.echo,
+            named_client_id: connect_request.client_id.clone(),
+            access,
+            authenticated_at_ms: now_ms,
+            renewal: RenewalState::NotRequested,
+            echo: connect_request.echo,
             attachments: BTreeMap::new(),
             last_serial,
             queue,
@@ -66,7 +67,7 @@ impl Realm {
     }
 
     /// The id and the last serial of a connection to go on with (`RTN15`, `RTN16`).
-    pub(super) fn take_up(
+    pub(super) fn resume(
         &mut self,
         key: &str,
         client_id: Option<&str>,
@@ -74,26 +75,32 @@ impl Realm {
     ) -> Result<(String, i64), ErrorInfo> {
         let live = self.connections.iter().find(|(_, connection)| connection.key == key).map(|(socket, _)| *socket);
         if let Some(socket) = live {
-            self.part(socket, Parting::Broken, now_ms);
+            self.disconnect(socket, Disconnection::Resumable, now_ms);
         }
-        match self.lapsed.remove(key) {
-            Some(lapsed)
-                if now_ms.saturating_sub(lapsed.since_ms) <= STATE_TTL_MS
-                    && lapsed.client_id.as_deref() == client_id =>
+        match self.dropped.remove(key) {
+            Some(dropped)
+                if now_ms.saturating_sub(dropped.since_ms) <= STATE_TTL_MS
+                    && dropped.client_id.as_deref() == client_id =>
             {
-                Ok((lapsed.id, lapsed.last_serial))
+                Ok((dropped.id, dropped.last_serial))
             }
             _ => Err(ErrorInfo::new(400, 80018, "the connection cannot be resumed; this is a new one")),
         }
     }
 
     /// Takes a connection out. Its socket closes once its queue is empty.
-    pub(crate) fn part(&mut self, socket: u64, parting: Parting, now_ms: i64) {
-        self.end(socket, parting, None, now_ms);
+    pub(crate) fn disconnect(&mut self, socket: u64, disconnection: Disconnection, now_ms: i64) {
+        self.remove_connection(socket, disconnection, None, now_ms);
     }
 
     /// `code` is the stand-in's own reason, if it is the one who ends it.
-    pub(super) fn end(&mut self, socket: u64, parting: Parting, code: Option<u32>, now_ms: i64) {
+    pub(super) fn remove_connection(
+        &mut self,
+        socket: u64,
+        disconnection: Disconnection,
+        code: Option<u32>,
+        now_ms: i64,
+    ) {
         let Some(connection) = self.connections.remove(&socket) else {
             return;
         };
@@ -105,40 +112,40 @@ impl Realm {
             client_id: connection.client_id.clone(),
             at: now_ms,
             code,
-            revocation_key: connection.grant.revocation_key.clone(),
-            revoked_from: self.revoked_from(&connection.grant),
+            revocation_key: connection.access.revocation_key.clone(),
+            revoked_from: self.revoked_from(&connection.access),
         });
         self.connections_changed.send_replace(());
-        if parting == Parting::Closed || self.lapsed.len() >= MOST_LAPSED {
+        if disconnection == Disconnection::Final || self.dropped.len() >= MOST_DROPPED {
             self.leave_all(&connection.id, now_ms);
             return;
         }
-        self.lapsed.insert(
+        self.dropped.insert(
             connection.key,
-            Lapsed {
+            DroppedConnection {
                 id: connection.id,
                 client_id: connection.client_id,
                 last_serial: connection.last_serial,
                 since_ms: now_ms,
-                presence: Presence::Held,
+                members: MemberState::Present,
             },
         );
     }
 
     /// Ends every connection.
-    pub(crate) fn part_all(&mut self) {
+    pub(crate) fn disconnect_all(&mut self) {
         self.connections.clear();
         self.connections_changed.send_replace(());
     }
 
     /// Lets members go whose connection has been broken for too long, and forgets what can no longer be resumed.
-    pub(in crate::ably) fn forget_lapsed(&mut self, now_ms: i64) {
+    pub(in crate::ably) fn forget_dropped(&mut self, now_ms: i64) {
         let mut gone = Vec::new();
-        self.lapsed.retain(|_, lapsed| {
-            let broken_ms = now_ms.saturating_sub(lapsed.since_ms);
-            if broken_ms > PRESENCE_GRACE_MS && lapsed.presence == Presence::Held {
-                lapsed.presence = Presence::Left;
-                gone.push(lapsed.id.clone());
+        self.dropped.retain(|_, dropped| {
+            let broken_ms = now_ms.saturating_sub(dropped.since_ms);
+            if broken_ms > PRESENCE_GRACE_MS && dropped.members == MemberState::Present {
+                dropped.members = MemberState::Left;
+                gone.push(dropped.id.clone());
             }
             broken_ms <= STATE_TTL_MS
         });
@@ -159,24 +166,24 @@ impl Realm {
             .map(|connection| ConnectionInfo {
                 connection_id: connection.id.clone(),
                 client_id: connection.client_id.clone(),
-                capability: connection.grant.capability.to_string(),
+                capability: connection.access.capability.to_string(),
                 channels: connection.attachments.keys().cloned().collect(),
-                token_id: (!connection.grant.id.is_empty()).then(|| connection.grant.id.clone()),
-                token_expires: connection.grant.life.map(|life| life.expires_ms),
-                revocation_key: connection.grant.revocation_key.clone(),
-                revoked_from: self.revoked_from(&connection.grant),
+                token_id: (!connection.access.id.is_empty()).then(|| connection.access.id.clone()),
+                token_expires: connection.access.lifetime.map(|lifetime| lifetime.expires_ms),
+                revocation_key: connection.access.revocation_key.clone(),
+                revoked_from: self.revoked_from(&connection.access),
             })
             .collect()
     }
 
-    pub(super) fn revoked_from(&self, grant: &Grant) -> Option<i64> {
-        match self.revocations.standing(grant, i64::MIN) {
-            Standing::GoodUntil(at_ms) => Some(at_ms),
-            Standing::Good | Standing::Revoked => None,
+    pub(super) fn revoked_from(&self, access: &Access) -> Option<i64> {
+        match self.revocations.status_of(access, i64::MIN) {
+            RevocationStatus::RevokedFrom(at_ms) => Some(at_ms),
+            RevocationStatus::NotRevoked | RevocationStatus::Revoked => None,
         }
     }
 }
 
-fn short(id: &str) -> String {
+fn short_id(id: &str) -> String {
     id.chars().filter(char::is_ascii_alphanumeric).take(10).collect()
 }

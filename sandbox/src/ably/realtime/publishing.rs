@@ -1,14 +1,14 @@
 //! MESSAGE and PRESENCE from a client.
 
 use crate::ably::{
+    app::AblyApp,
     connection::Connection,
     error::ErrorInfo,
     messages::{admit_presence, check_channel_name},
     protocol::{ClientMessage, flag},
-    realm::Realm,
 };
 
-impl Realm {
+impl AblyApp {
     pub(super) fn publish_messages(
         &mut self,
         socket: u64,
@@ -17,7 +17,7 @@ impl Realm {
     ) -> Result<Vec<String>, ErrorInfo> {
         let sent = message.messages.take().unwrap_or_default();
         let (name, connection) = self.of_message(socket, &message)?;
-        let messages = Self::admit_messages(&connection.grant, connection.client_id.as_deref(), name, sent)?;
+        let messages = Self::admit_messages(&connection.access, connection.client_id.as_deref(), name, sent)?;
         if let Some(attachment) = connection.attachments.get(name)
             && attachment.modes & flag::PUBLISH == 0
         {
@@ -44,7 +44,7 @@ impl Realm {
         let (name, connection) = self.of_message(socket, &message)?;
         let attachment =
             connection.attachments.get(name).ok_or(ErrorInfo::new(400, 91001, "presence takes an attached channel"))?;
-        if !connection.grant.capability.allows(name, "presence") || attachment.modes & flag::PRESENCE == 0 {
+        if !connection.access.capability.allows(name, "presence") || attachment.modes & flag::PRESENCE == 0 {
             return Err(ErrorInfo::not_permitted("the capability does not allow to be present on this channel"));
         }
         let client_id = connection.client_id.as_deref();
@@ -66,11 +66,11 @@ impl Realm {
         Ok(Vec::new())
     }
 
-    pub(super) fn of_message<'realm, 'message>(
-        &'realm self,
+    pub(super) fn of_message<'app, 'message>(
+        &'app self,
         socket: u64,
         message: &'message ClientMessage,
-    ) -> Result<(&'message str, &'realm Connection), ErrorInfo> {
+    ) -> Result<(&'message str, &'app Connection), ErrorInfo> {
         let connection = self.connections.get(&socket).ok_or(ErrorInfo::new(400, 80003, "the connection is gone"))?;
         let name = message.channel.as_deref().ok_or(ErrorInfo::new(400, 40010, "the channel is missing"))?;
         check_channel_name(name)?;

@@ -2,21 +2,21 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, Receiver};
 
 use crate::ably::{
+    access::{Credential, tests::jwt},
     api_key::ApiKey,
+    app::AblyApp,
     capability::Capability,
-    connection::{Echo, Opening, Outgoing, Parting},
+    connection::{ConnectRequest, Disconnection, Echo, Outgoing},
     protocol::{ClientMessage, action, flag},
-    realm::Realm,
     revocation::{AnswerShape, Revocable},
-    token::{Credential, tests::jwt},
 };
 
 const NOW_MS: i64 = 1_795_289_000_000;
 const KEY: &str = "app.key:secret";
 
-fn realm() -> Realm {
+fn app() -> AblyApp {
     let mut made = 0;
-    Realm::new(
+    AblyApp::new(
         ApiKey::parse(KEY).unwrap(),
         Capability::parse(r#"{"[*]*":["*"]}"#).unwrap(),
         Revocable::Since(0),
@@ -27,18 +27,18 @@ fn realm() -> Realm {
     )
 }
 
-fn token(realm: &mut Realm, fields: &Value, now_ms: i64) -> String {
+fn token(app: &mut AblyApp, fields: &Value, now_ms: i64) -> String {
     let mut request = json!({ "timestamp": now_ms });
     for (name, value) in fields.as_object().unwrap() {
         request[name] = value.clone();
     }
     let key = Credential::Key(KEY.to_owned());
-    let details = realm.request_token("app.key", &key, &request, now_ms).unwrap();
+    let details = app.request_token("app.key", &key, &request, now_ms).unwrap();
     details["token"].as_str().unwrap().to_owned()
 }
 
-fn opening(token: String) -> Opening {
-    Opening { credential: Credential::Token(token), client_id: None, echo: Echo::On, resume: None }
+fn connect_request(token: String) -> ConnectRequest {
+    ConnectRequest { credential: Credential::Token(token), client_id: None, echo: Echo::On, resume: None }
 }
 
 struct Client {
@@ -47,26 +47,26 @@ struct Client {
 }
 
 impl Client {
-    fn connect(realm: &mut Realm, opening: &Opening, now_ms: i64) -> (Self, Value) {
+    fn connect(app: &mut AblyApp, connect_request: &ConnectRequest, now_ms: i64) -> (Self, Value) {
         let (queue, received) = mpsc::channel(64);
-        let socket = realm.connect(opening, queue, now_ms).unwrap();
+        let socket = app.connect(connect_request, queue, now_ms).unwrap();
         let mut client = Self { socket, received };
         let connected = client.next();
         assert_eq!(connected["action"], action::CONNECTED);
         (client, connected)
     }
 
-    fn as_client(realm: &mut Realm, client_id: &str) -> Self {
-        let token = token(realm, &json!({ "clientId": client_id }), NOW_MS);
-        Self::connect(realm, &opening(token), NOW_MS).0
+    fn as_client(app: &mut AblyApp, client_id: &str) -> Self {
+        let token = token(app, &json!({ "clientId": client_id }), NOW_MS);
+        Self::connect(app, &connect_request(token), NOW_MS).0
     }
 
-    fn send(&self, realm: &mut Realm, message: Value, now_ms: i64) {
-        realm.receive(self.socket, ClientMessage::read(message).unwrap(), now_ms);
+    fn send(&self, app: &mut AblyApp, message: Value, now_ms: i64) {
+        app.receive(self.socket, ClientMessage::read(message).unwrap(), now_ms);
     }
 
-    fn attach(&mut self, realm: &mut Realm, channel: &str) -> Value {
-        self.send(realm, json!({ "action": action::ATTACH, "channel": channel }), NOW_MS);
+    fn attach(&mut self, app: &mut AblyApp, channel: &str) -> Value {
+        self.send(app, json!({ "action": action::ATTACH, "channel": channel }), NOW_MS);
         self.next()
     }
 
@@ -84,97 +84,97 @@ impl Client {
 #[test]
 fn a_client_is_asked_for_a_new_token_before_its_own_expires() {
     for (ttl_ms, asked_at_ms) in [(3_600_000, 3_570_000), (90_000, 60_000), (3000, 2000)] {
-        let mut realm = realm();
-        let token = token(&mut realm, &json!({ "clientId": "alice", "ttl": ttl_ms }), NOW_MS);
-        let (mut client, _) = Client::connect(&mut realm, &opening(token), NOW_MS);
+        let mut app = app();
+        let token = token(&mut app, &json!({ "clientId": "alice", "ttl": ttl_ms }), NOW_MS);
+        let (mut client, _) = Client::connect(&mut app, &connect_request(token), NOW_MS);
         let asked_at_ms = NOW_MS + asked_at_ms;
-        assert_eq!(realm.next_tick_ms(client.socket, NOW_MS), Some(asked_at_ms));
-        realm.tick(client.socket, asked_at_ms - 1);
+        assert_eq!(app.next_tick_ms(client.socket, NOW_MS), Some(asked_at_ms));
+        app.tick(client.socket, asked_at_ms - 1);
         assert!(client.is_quiet());
-        realm.tick(client.socket, asked_at_ms);
+        app.tick(client.socket, asked_at_ms);
         assert_eq!(client.next(), json!({ "action": action::AUTH }));
         let expires_ms = NOW_MS + ttl_ms;
-        assert_eq!(realm.next_tick_ms(client.socket, asked_at_ms), Some(expires_ms));
-        realm.tick(client.socket, expires_ms);
+        assert_eq!(app.next_tick_ms(client.socket, asked_at_ms), Some(expires_ms));
+        app.tick(client.socket, expires_ms);
         let last = client.next();
         assert_eq!((&last["action"], &last["error"]["code"]), (&json!(action::DISCONNECTED), &json!(40142)));
-        assert!(realm.connections().is_empty());
+        assert!(app.connections().is_empty());
     }
 }
 
 #[test]
 fn a_renewed_connection_lives_as_long_as_its_new_token() {
-    let mut realm = realm();
-    let first = token(&mut realm, &json!({ "clientId": "alice", "ttl": 1000 }), NOW_MS);
-    let (mut client, before) = Client::connect(&mut realm, &opening(first), NOW_MS);
-    let second = token(&mut realm, &json!({ "clientId": "alice", "ttl": 9000 }), NOW_MS);
-    client.send(&mut realm, json!({ "action": action::AUTH, "auth": { "accessToken": second } }), NOW_MS);
+    let mut app = app();
+    let first = token(&mut app, &json!({ "clientId": "alice", "ttl": 1000 }), NOW_MS);
+    let (mut client, before) = Client::connect(&mut app, &connect_request(first), NOW_MS);
+    let second = token(&mut app, &json!({ "clientId": "alice", "ttl": 9000 }), NOW_MS);
+    client.send(&mut app, json!({ "action": action::AUTH, "auth": { "accessToken": second } }), NOW_MS);
     assert_eq!(client.next(), before);
-    realm.tick(client.socket, NOW_MS + 1000);
+    app.tick(client.socket, NOW_MS + 1000);
     assert!(client.is_quiet());
-    assert_eq!(realm.connections()[0].token_expires, Some(NOW_MS + 9000));
+    assert_eq!(app.connections()[0].token_expires, Some(NOW_MS + 9000));
 }
 
 #[test]
 fn a_renewal_for_another_client_or_with_a_bad_token_ends_the_connection() {
     for (client_id, code) in [(Some("bob"), 40102), (None, 40145)] {
-        let mut realm = realm();
-        let mut client = Client::as_client(&mut realm, "alice");
-        let other = client_id
-            .map_or_else(String::new, |client_id| token(&mut realm, &json!({ "clientId": client_id }), NOW_MS));
-        client.send(&mut realm, json!({ "action": action::AUTH, "auth": { "accessToken": other } }), NOW_MS);
+        let mut app = app();
+        let mut client = Client::as_client(&mut app, "alice");
+        let other =
+            client_id.map_or_else(String::new, |client_id| token(&mut app, &json!({ "clientId": client_id }), NOW_MS));
+        client.send(&mut app, json!({ "action": action::AUTH, "auth": { "accessToken": other } }), NOW_MS);
         let last = client.next();
         assert_eq!((&last["action"], &last["error"]["code"]), (&json!(action::ERROR), &json!(code)));
-        assert!(realm.connections().is_empty());
+        assert!(app.connections().is_empty());
     }
 }
 
 #[test]
 fn a_narrower_token_takes_channels_and_modes_away() {
-    let mut realm = realm();
-    let mut client = Client::as_client(&mut realm, "alice");
-    client.attach(&mut realm, "kept");
-    client.attach(&mut realm, "lost");
-    let narrower = token(&mut realm, &json!({ "clientId": "alice", "capability": r#"{"kept":["publish"]}"# }), NOW_MS);
-    client.send(&mut realm, json!({ "action": action::AUTH, "auth": { "accessToken": narrower } }), NOW_MS);
+    let mut app = app();
+    let mut client = Client::as_client(&mut app, "alice");
+    client.attach(&mut app, "kept");
+    client.attach(&mut app, "lost");
+    let narrower = token(&mut app, &json!({ "clientId": "alice", "capability": r#"{"kept":["publish"]}"# }), NOW_MS);
+    client.send(&mut app, json!({ "action": action::AUTH, "auth": { "accessToken": narrower } }), NOW_MS);
     assert_eq!(client.next()["action"], action::CONNECTED);
     let kept = client.next();
     assert_eq!((&kept["action"], &kept["flags"]), (&json!(action::ATTACHED), &json!(flag::PUBLISH | flag::RESUMED)));
     let lost = client.next();
     assert_eq!((&lost["channel"], &lost["error"]["code"]), (&json!("lost"), &json!(40160)));
-    assert_eq!(realm.connections()[0].channels, ["kept"]);
+    assert_eq!(app.connections()[0].channels, ["kept"]);
 }
 
 #[test]
 fn revocation_ends_connections_at_once_or_after_a_margin() {
     let key = Credential::Key(KEY.to_owned());
     for (margin, applies_after_ms) in [(false, 0), (true, 30_000)] {
-        let mut realm = realm();
-        let mut alice = Client::as_client(&mut realm, "alice");
-        let mut bob = Client::as_client(&mut realm, "bob");
+        let mut app = app();
+        let mut alice = Client::as_client(&mut app, "alice");
+        let mut bob = Client::as_client(&mut app, "bob");
         let body = json!({ "targets": ["clientId:alice"], "allowReauthMargin": margin });
-        realm.revoke_tokens("app.key", &key, &body, AnswerShape::Counted, NOW_MS).unwrap();
+        app.revoke_tokens("app.key", &key, &body, AnswerShape::Counted, NOW_MS).unwrap();
         if margin {
             assert_eq!(alice.next()["action"], action::AUTH);
-            assert_eq!(realm.next_tick_ms(alice.socket, NOW_MS), Some(NOW_MS + applies_after_ms));
-            realm.tick(alice.socket, NOW_MS + applies_after_ms);
+            assert_eq!(app.next_tick_ms(alice.socket, NOW_MS), Some(NOW_MS + applies_after_ms));
+            app.tick(alice.socket, NOW_MS + applies_after_ms);
         }
         let last = alice.next();
         assert_eq!((&last["action"], &last["error"]["code"]), (&json!(action::DISCONNECTED), &json!(40141)));
         assert!(bob.is_quiet());
-        assert_eq!(realm.connections().len(), 1);
+        assert_eq!(app.connections().len(), 1);
     }
 }
 
 #[test]
 fn a_client_with_a_margin_is_asked_once_whoever_else_is_revoked_meanwhile() {
     let key = Credential::Key(KEY.to_owned());
-    let mut realm = realm();
-    let mut alice = Client::as_client(&mut realm, "alice");
-    let mut bob = Client::as_client(&mut realm, "bob");
+    let mut app = app();
+    let mut alice = Client::as_client(&mut app, "alice");
+    let mut bob = Client::as_client(&mut app, "bob");
     for client_id in ["alice", "bob"] {
         let body = json!({ "targets": [format!("clientId:{client_id}")], "allowReauthMargin": true });
-        realm.revoke_tokens("app.key", &key, &body, AnswerShape::Counted, NOW_MS).unwrap();
+        app.revoke_tokens("app.key", &key, &body, AnswerShape::Counted, NOW_MS).unwrap();
     }
     for client in [&mut alice, &mut bob] {
         assert_eq!(client.next()["action"], action::AUTH);
@@ -184,7 +184,7 @@ fn a_client_with_a_margin_is_asked_once_whoever_else_is_revoked_meanwhile() {
 
 #[test]
 fn a_jwt_is_revoked_by_its_revocation_key() {
-    let mut realm = realm();
+    let mut app = app();
     let key = ApiKey::parse(KEY).unwrap();
     let jwt = jwt(
         &key,
@@ -195,17 +195,16 @@ fn a_jwt_is_revoked_by_its_revocation_key() {
         }),
     );
     let credential = Credential::Token(jwt);
-    realm.authenticate(&credential, NOW_MS + 1).unwrap();
-    realm
-        .revoke_tokens(
-            "app.key",
-            &Credential::Key(KEY.to_owned()),
-            &json!({ "targets": ["revocationKey:sess_1"] }),
-            AnswerShape::Counted,
-            NOW_MS + 1,
-        )
-        .unwrap();
-    let error = realm.authenticate(&credential, NOW_MS + 1).unwrap_err();
+    app.authenticate(&credential, NOW_MS + 1).unwrap();
+    app.revoke_tokens(
+        "app.key",
+        &Credential::Key(KEY.to_owned()),
+        &json!({ "targets": ["revocationKey:sess_1"] }),
+        AnswerShape::Counted,
+        NOW_MS + 1,
+    )
+    .unwrap();
+    let error = app.authenticate(&credential, NOW_MS + 1).unwrap_err();
     assert_eq!((error.status, error.code), (401, 40141));
 }
 
@@ -217,11 +216,11 @@ fn attachments_have_the_modes_that_the_capability_allows() {
         (r#"["presence","publish"]"#, flag::PRESENCE | flag::PUBLISH),
         (r#"["*"]"#, flag::DEFAULT_MODES),
     ] {
-        let mut realm = realm();
-        let token = token(&mut realm, &json!({ "capability": format!(r#"{{"chat:*":{operations}}}"#) }), NOW_MS);
-        let (mut client, _) = Client::connect(&mut realm, &opening(token), NOW_MS);
-        assert_eq!(client.attach(&mut realm, "chat:a")["flags"], modes);
-        let refused = client.attach(&mut realm, "news");
+        let mut app = app();
+        let token = token(&mut app, &json!({ "capability": format!(r#"{{"chat:*":{operations}}}"#) }), NOW_MS);
+        let (mut client, _) = Client::connect(&mut app, &connect_request(token), NOW_MS);
+        assert_eq!(client.attach(&mut app, "chat:a")["flags"], modes);
+        let refused = client.attach(&mut app, "news");
         assert_eq!(
             (&refused["action"], &refused["channel"], &refused["error"]["code"]),
             (&json!(action::ERROR), &json!("news"), &json!(40160))
@@ -231,9 +230,9 @@ fn attachments_have_the_modes_that_the_capability_allows() {
 
 #[test]
 fn a_publish_is_acknowledged_or_refused_with_the_reason() {
-    let mut realm = realm();
-    let token = token(&mut realm, &json!({ "clientId": "alice", "capability": r#"{"chat":["publish"]}"# }), NOW_MS);
-    let (mut client, _) = Client::connect(&mut realm, &opening(token), NOW_MS);
+    let mut app = app();
+    let token = token(&mut app, &json!({ "clientId": "alice", "capability": r#"{"chat":["publish"]}"# }), NOW_MS);
+    let (mut client, _) = Client::connect(&mut app, &connect_request(token), NOW_MS);
     let large = "x".repeat(70_000);
     for (channel, message, code) in [
         ("chat", json!({ "data": "hi" }), json!(null)),
@@ -245,11 +244,7 @@ fn a_publish_is_acknowledged_or_refused_with_the_reason() {
         ("news", json!({ "data": "hi" }), json!(40160)),
         ("", json!({ "data": "hi" }), json!(40010)),
     ] {
-        client.send(
-            &mut realm,
-            json!({ "action": action::MESSAGE, "channel": channel, "messages": [message] }),
-            NOW_MS,
-        );
+        client.send(&mut app, json!({ "action": action::MESSAGE, "channel": channel, "messages": [message] }), NOW_MS);
         let answer = client.next();
         let expected = if code.is_null() { action::ACK } else { action::NACK };
         assert_eq!((&answer["action"], &answer["error"]["code"]), (&json!(expected), &code));
@@ -258,65 +253,65 @@ fn a_publish_is_acknowledged_or_refused_with_the_reason() {
 
 #[test]
 fn a_resumed_connection_gets_what_it_missed_and_publishes_nothing_twice() {
-    let mut realm = realm();
-    let mut alice = Client::as_client(&mut realm, "alice");
-    let mut bob = Client::as_client(&mut realm, "bob");
-    bob.attach(&mut realm, "chat");
-    let token = token(&mut realm, &json!({ "clientId": "carol" }), NOW_MS);
-    let (mut carol, connected) = Client::connect(&mut realm, &opening(token.clone()), NOW_MS);
-    let serial = carol.attach(&mut realm, "chat")["channelSerial"].clone();
-    let publish = |client: &Client, realm: &mut Realm| {
+    let mut app = app();
+    let mut alice = Client::as_client(&mut app, "alice");
+    let mut bob = Client::as_client(&mut app, "bob");
+    bob.attach(&mut app, "chat");
+    let token = token(&mut app, &json!({ "clientId": "carol" }), NOW_MS);
+    let (mut carol, connected) = Client::connect(&mut app, &connect_request(token.clone()), NOW_MS);
+    let serial = carol.attach(&mut app, "chat")["channelSerial"].clone();
+    let publish = |client: &Client, app: &mut AblyApp| {
         client.send(
-            realm,
+            app,
             json!({ "action": action::MESSAGE, "channel": "chat", "msgSerial": 0, "messages": [{ "data": "hi" }] }),
             NOW_MS,
         );
     };
-    publish(&carol, &mut realm);
-    realm.part(carol.socket, Parting::Broken, NOW_MS);
-    publish(&alice, &mut realm);
+    publish(&carol, &mut app);
+    app.disconnect(carol.socket, Disconnection::Resumable, NOW_MS);
+    publish(&alice, &mut app);
     assert_eq!(alice.next()["action"], action::ACK);
 
-    let mut again = opening(token);
+    let mut again = connect_request(token);
     again.resume = connected["connectionDetails"]["connectionKey"].as_str().map(str::to_owned);
-    let (mut carol, resumed) = Client::connect(&mut realm, &again, NOW_MS + 120_000);
+    let (mut carol, resumed) = Client::connect(&mut app, &again, NOW_MS + 120_000);
     assert_eq!(resumed["connectionId"], connected["connectionId"]);
-    carol.send(&mut realm, json!({ "action": action::ATTACH, "channel": "chat", "channelSerial": serial }), NOW_MS);
+    carol.send(&mut app, json!({ "action": action::ATTACH, "channel": "chat", "channelSerial": serial }), NOW_MS);
     let attached = carol.next();
     assert_eq!(attached["flags"], flag::DEFAULT_MODES | flag::RESUMED | flag::HAS_BACKLOG);
     assert_eq!(carol.next()["messages"][0]["clientId"], "carol");
     assert_eq!(carol.next()["messages"][0]["clientId"], "alice");
     assert_eq!(carol.next()["action"], action::SYNC);
-    publish(&carol, &mut realm);
+    publish(&carol, &mut app);
     assert_eq!(carol.next()["action"], action::ACK);
     let _ = (bob.next(), bob.next());
     assert!(bob.is_quiet());
 
-    let (_, refused) = Client::connect(&mut realm, &again, NOW_MS + 120_000);
+    let (_, refused) = Client::connect(&mut app, &again, NOW_MS + 120_000);
     assert_eq!(refused["error"]["code"], 80018);
 }
 
 #[test]
 fn members_leave_when_their_connection_closes_or_stays_away() {
-    for (parting, away_ms) in [(Parting::Closed, 0), (Parting::Broken, 15_001)] {
-        let mut realm = realm();
-        let mut alice = Client::as_client(&mut realm, "alice");
-        let mut bob = Client::as_client(&mut realm, "bob");
-        alice.attach(&mut realm, "chat");
-        bob.attach(&mut realm, "chat");
+    for (disconnection, away_ms) in [(Disconnection::Final, 0), (Disconnection::Resumable, 15_001)] {
+        let mut app = app();
+        let mut alice = Client::as_client(&mut app, "alice");
+        let mut bob = Client::as_client(&mut app, "bob");
+        alice.attach(&mut app, "chat");
+        bob.attach(&mut app, "chat");
         alice.send(
-            &mut realm,
+            &mut app,
             json!({
                 "action": action::PRESENCE, "channel": "chat", "msgSerial": 0, "presence": [{ "action": 2 }]
             }),
             NOW_MS,
         );
         assert_eq!(bob.next()["presence"][0]["clientId"], "alice");
-        realm.part(alice.socket, parting, NOW_MS);
-        if parting == Parting::Broken {
-            realm.sweep(NOW_MS + 15_000);
+        app.disconnect(alice.socket, disconnection, NOW_MS);
+        if disconnection == Disconnection::Resumable {
+            app.sweep(NOW_MS + 15_000);
             assert!(bob.is_quiet());
-            realm.sweep(NOW_MS + away_ms);
+            app.sweep(NOW_MS + away_ms);
         }
         assert_eq!(bob.next()["presence"][0]["action"], 3);
     }
@@ -324,12 +319,12 @@ fn members_leave_when_their_connection_closes_or_stays_away() {
 
 #[test]
 fn a_client_that_does_not_read_is_let_go() {
-    let mut realm = realm();
-    let alice = Client::as_client(&mut realm, "alice");
+    let mut app = app();
+    let alice = Client::as_client(&mut app, "alice");
     for _ in 0..100 {
-        alice.send(&mut realm, json!({ "action": action::HEARTBEAT }), NOW_MS);
+        alice.send(&mut app, json!({ "action": action::HEARTBEAT }), NOW_MS);
     }
-    assert!(realm.connections().is_empty());
+    assert!(app.connections().is_empty());
 }
 
 #[test]
@@ -343,13 +338,13 @@ fn who_may_be_on_a_connection_follows_the_token() {
         (json!(null), None, Ok(None)),
         (json!(null), Some("bob"), Err(40102)),
     ] {
-        let mut realm = realm();
-        let mut opening = opening(token(&mut realm, &json!({ "clientId": own }), NOW_MS));
-        opening.client_id = named.map(str::to_owned);
+        let mut app = app();
+        let mut connect_request = connect_request(token(&mut app, &json!({ "clientId": own }), NOW_MS));
+        connect_request.client_id = named.map(str::to_owned);
         let (queue, _received) = mpsc::channel(64);
-        let outcome = realm
-            .connect(&opening, queue, NOW_MS)
-            .map(|_| realm.connections()[0].client_id.clone())
+        let outcome = app
+            .connect(&connect_request, queue, NOW_MS)
+            .map(|_| app.connections()[0].client_id.clone())
             .map_err(|error| error.code);
         assert_eq!(outcome.as_ref().map(Option::as_deref), on_it.as_ref().copied(), "{own} {named:?}");
     }
@@ -357,8 +352,8 @@ fn who_may_be_on_a_connection_follows_the_token() {
 
 #[test]
 fn each_credential_that_is_not_good_has_its_code() {
-    let mut realm = realm();
-    let expired = token(&mut realm, &json!({ "ttl": 1 }), NOW_MS);
+    let mut app = app();
+    let expired = token(&mut app, &json!({ "ttl": 1 }), NOW_MS);
     for (credential, code) in [
         (Credential::Nothing, 40101),
         (Credential::Key("app.key:wrong".to_owned()), 40101),
@@ -368,7 +363,7 @@ fn each_credential_that_is_not_good_has_its_code() {
         (Credential::Token("a.b.c".to_owned()), 40144),
         (Credential::Token("nonsense".to_owned()), 40145),
     ] {
-        let error = realm.authenticate(&credential, NOW_MS + 1).unwrap_err();
+        let error = app.authenticate(&credential, NOW_MS + 1).unwrap_err();
         assert_eq!((error.status, error.code), (401, code), "{credential:?}");
     }
 }

@@ -4,35 +4,35 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 
+use crate::clerk::api_error::ApiError;
 use crate::clerk::instance::{Instance, Outage};
-use crate::clerk::problem::Problem;
 use crate::loopback::hang_up;
 
-const LONGEST_SILENCE: Duration = Duration::from_mins(1);
+const LONGEST_HANG: Duration = Duration::from_mins(1);
 
 /// Passes when the instance answers at the moment.
-pub(super) async fn of(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
+pub(super) async fn check(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
     let mut outage = instance.outage();
     let kind = *outage.borrow_and_update();
     match kind {
         None => Ok(()),
-        Some(Outage::Status(status)) => Err(Problem::outage(status)),
-        Some(Outage::RateLimited { retry_after_s }) => Err(Problem::rate_limited(retry_after_s)),
+        Some(Outage::Status(status)) => Err(ApiError::outage(status)),
+        Some(Outage::RateLimited { retry_after_s }) => Err(ApiError::rate_limited(retry_after_s)),
         Some(Outage::Hang) => {
-            let _ = tokio::time::timeout(LONGEST_SILENCE, outage.changed()).await;
+            let _ = tokio::time::timeout(LONGEST_HANG, outage.changed()).await;
             hang_up(request);
-            Err(Problem::unheard())
+            Err(ApiError::unanswered())
         }
         Some(Outage::Drop) => {
             hang_up(request);
-            Err(Problem::unheard())
+            Err(ApiError::unanswered())
         }
     }
 }
 
 /// Passes when the Backend API answers, after its delay.
-pub(super) async fn of_backend(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
-    of(instance, request).await?;
+pub(super) async fn check_backend(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
+    check(instance, request).await?;
     let delay = instance.delay();
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;

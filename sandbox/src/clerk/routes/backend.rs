@@ -9,15 +9,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{availability, input};
+use crate::clerk::api_error::ApiError;
 use crate::clerk::instance::Instance;
-use crate::clerk::problem::Problem;
-use crate::clerk::session::End;
+use crate::clerk::session::SessionEnd;
 use crate::clerk::user::User;
 use crate::clerk::{events, ids};
 
-pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     instance.count(|calls| &mut calls.backend_jwks);
-    availability::of_backend(&instance, &request).await?;
+    availability::check_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
     Ok(HttpResponse::Ok().json(instance.jwks()))
 }
@@ -26,18 +26,18 @@ pub(super) async fn user(
     instance: Data<Instance>,
     request: HttpRequest,
     id: Path<String>,
-) -> Result<HttpResponse, Problem> {
+) -> Result<HttpResponse, ApiError> {
     instance.count(|calls| &mut calls.users);
     // Read before the delay: a slow answer tells of the past, as one over a real network does.
     let user = instance.users().into_iter().find(|user| user.id == *id);
-    availability::of_backend(&instance, &request).await?;
+    availability::check_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
     let user = user.ok_or_else(no_such_user)?;
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
 #[derive(Deserialize)]
-pub(super) struct Page {
+pub(super) struct ListQuery {
     limit: Option<usize>,
     offset: Option<usize>,
     order_by: Option<String>,
@@ -46,17 +46,17 @@ pub(super) struct Page {
 pub(super) async fn users(
     instance: Data<Instance>,
     request: HttpRequest,
-    page: Result<Query<Page>, actix_web::Error>,
-) -> Result<HttpResponse, Problem> {
+    page: Result<Query<ListQuery>, actix_web::Error>,
+) -> Result<HttpResponse, ApiError> {
     const LARGEST_PAGE: usize = 500;
     const USUAL_PAGE: usize = 10;
     instance.count(|calls| &mut calls.users_list);
-    availability::of_backend(&instance, &request).await?;
+    availability::check_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
-    let page = page.map_err(|_| Problem::bad_param("limit and offset are whole numbers."))?.into_inner();
+    let page = page.map_err(|_| ApiError::bad_param("limit and offset are whole numbers."))?.into_inner();
     let limit = page.limit.unwrap_or(USUAL_PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
-        return Err(Problem::bad_param("limit is from 1 to 500."));
+        return Err(ApiError::bad_param("limit is from 1 to 500."));
     }
     let mut users = instance.users();
     sort(&mut users, page.order_by.as_deref().unwrap_or("-created_at"))?;
@@ -65,7 +65,7 @@ pub(super) async fn users(
 }
 
 /// Sorts by a field's name, after `-` from the largest down.
-fn sort(users: &mut [User], order_by: &str) -> Result<(), Problem> {
+fn sort(users: &mut [User], order_by: &str) -> Result<(), ApiError> {
     let (name, descending) = match order_by.strip_prefix('-') {
         Some(name) => (name, true),
         None => (order_by.strip_prefix('+').unwrap_or(order_by), false),
@@ -79,7 +79,7 @@ fn sort(users: &mut [User], order_by: &str) -> Result<(), Problem> {
         "last_name" => |a, b| a.last_name.cmp(&b.last_name),
         "email_address" => |a, b| a.email_address.cmp(&b.email_address),
         _ => {
-            return Err(Problem::bad_param("order_by names no field that users are sorted by."));
+            return Err(ApiError::bad_param("order_by names no field that users are sorted by."));
         }
     };
     users.sort_by(|a, b| if descending { compare(b, a) } else { compare(a, b) });
@@ -87,9 +87,9 @@ fn sort(users: &mut [User], order_by: &str) -> Result<(), Problem> {
 }
 
 /// Passes a change that the holder of the secret key asks for.
-async fn admit(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
+async fn authorize_change(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
     instance.count(|calls| &mut calls.changes);
-    availability::of_backend(instance, request).await?;
+    availability::check_backend(instance, request).await?;
     require_secret_key(instance, request)
 }
 
@@ -97,12 +97,12 @@ pub(super) async fn revoke_session(
     instance: Data<Instance>,
     request: HttpRequest,
     id: Path<String>,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+) -> Result<HttpResponse, ApiError> {
+    authorize_change(&instance, &request).await?;
     let session = instance
-        .end_session(&id, End::Revoked)
+        .end_session(&id, SessionEnd::Revoked)
         .or_else(|| instance.sessions().into_iter().find(|session| session.id == *id))
-        .ok_or_else(|| Problem::not_found("session with this id"))?;
+        .ok_or_else(|| ApiError::not_found("session with this id"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 
@@ -110,8 +110,8 @@ pub(super) async fn create_user(
     instance: Data<Instance>,
     request: HttpRequest,
     body: Bytes,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+) -> Result<HttpResponse, ApiError> {
+    authorize_change(&instance, &request).await?;
     let now_ms = instance.now_ms();
     let made = User { created_at: now_ms, updated_at: now_ms, ..User::new(ids::new("user")) };
     let user = with_params(&instance, &made, &input::params(&request, &body)?)?;
@@ -124,8 +124,8 @@ pub(super) async fn update_user(
     request: HttpRequest,
     id: Path<String>,
     body: Bytes,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+) -> Result<HttpResponse, ApiError> {
+    authorize_change(&instance, &request).await?;
     let known = instance.users().into_iter().find(|user| user.id == *id).ok_or_else(no_such_user)?;
     let changed = with_params(&instance, &known, &input::params(&request, &body)?)?;
     let user = instance.change_user(&id, |user| *user = User { updated_at: user.updated_at, ..changed });
@@ -133,7 +133,7 @@ pub(super) async fn update_user(
 }
 
 /// The user with the params of `createUser` and `updateUser` that the stand-in knows.
-fn with_params(instance: &Instance, user: &User, params: &Map<String, Value>) -> Result<User, Problem> {
+fn with_params(instance: &Instance, user: &User, params: &Map<String, Value>) -> Result<User, ApiError> {
     const KNOWN: [&str; 7] = [
         "username",
         "first_name",
@@ -150,10 +150,10 @@ fn with_params(instance: &Instance, user: &User, params: &Map<String, Value>) ->
         }
     }
     let changed: User = serde_json::from_value(fields)
-        .map_err(|error| Problem::bad_param(format!("This would be no user: {error}.")))?;
+        .map_err(|error| ApiError::bad_param(format!("This would be no user: {error}.")))?;
     let is_taken = |other: &User| other.id != changed.id && other.username == changed.username;
     if changed.username.is_some() && instance.users().iter().any(is_taken) {
-        return Err(Problem::identifier_exists());
+        return Err(ApiError::identifier_exists());
     }
     Ok(changed)
 }
@@ -162,7 +162,7 @@ pub(super) async fn ban_user(
     instance: Data<Instance>,
     request: HttpRequest,
     id: Path<String>,
-) -> Result<HttpResponse, Problem> {
+) -> Result<HttpResponse, ApiError> {
     change_user(&instance, &request, &id, |user| user.banned = true).await
 }
 
@@ -170,7 +170,7 @@ pub(super) async fn unban_user(
     instance: Data<Instance>,
     request: HttpRequest,
     id: Path<String>,
-) -> Result<HttpResponse, Problem> {
+) -> Result<HttpResponse, ApiError> {
     change_user(&instance, &request, &id, |user| user.banned = false).await
 }
 
@@ -179,8 +179,8 @@ async fn change_user(
     request: &HttpRequest,
     id: &str,
     change: fn(&mut User),
-) -> Result<HttpResponse, Problem> {
-    admit(instance, request).await?;
+) -> Result<HttpResponse, ApiError> {
+    authorize_change(instance, request).await?;
     let user = instance.change_user(id, change).ok_or_else(no_such_user)?;
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
@@ -189,8 +189,8 @@ pub(super) async fn delete_user(
     instance: Data<Instance>,
     request: HttpRequest,
     id: Path<String>,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+) -> Result<HttpResponse, ApiError> {
+    authorize_change(&instance, &request).await?;
     if !instance.delete_user(&id) {
         return Err(no_such_user());
     }
@@ -202,10 +202,10 @@ pub(super) async fn update_membership(
     request: HttpRequest,
     path: Path<(String, String)>,
     body: Bytes,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+) -> Result<HttpResponse, ApiError> {
+    authorize_change(&instance, &request).await?;
     let params = input::params(&request, &body)?;
-    let role = input::text(&params, "role")?.ok_or_else(|| Problem::bad_param("role is missing."))?;
+    let role = input::text(&params, "role")?.ok_or_else(|| ApiError::bad_param("role is missing."))?;
     let role = role.strip_prefix("org:").unwrap_or(&role).to_owned();
     require_member(&instance, &path)?;
     let user = instance.change_user(&path.1, |user| {
@@ -221,15 +221,15 @@ pub(super) async fn delete_membership(
     instance: Data<Instance>,
     request: HttpRequest,
     path: Path<(String, String)>,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+) -> Result<HttpResponse, ApiError> {
+    authorize_change(&instance, &request).await?;
     let shown = require_member(&instance, &path)?;
     instance.change_user(&path.1, |user| user.organization = None).ok_or_else(no_such_member)?;
     Ok(HttpResponse::Ok().json(shown))
 }
 
 /// The membership of a user in an organization, by both ids.
-fn require_member(instance: &Instance, path: &(String, String)) -> Result<Value, Problem> {
+fn require_member(instance: &Instance, path: &(String, String)) -> Result<Value, ApiError> {
     let (organization_id, user_id) = path;
     let user = instance.users().into_iter().find(|user| user.id == *user_id).ok_or_else(no_such_member)?;
     let organization = user
@@ -244,26 +244,26 @@ pub(super) async fn delete_organization(
     instance: Data<Instance>,
     request: HttpRequest,
     id: Path<String>,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+) -> Result<HttpResponse, ApiError> {
+    authorize_change(&instance, &request).await?;
     if !instance.delete_organization(&id) {
-        return Err(Problem::not_found("organization with this id"));
+        return Err(ApiError::not_found("organization with this id"));
     }
     Ok(HttpResponse::Ok().json(events::deleted("organization", &id)))
 }
 
-fn no_such_user() -> Problem {
-    Problem::not_found("user with this id")
+fn no_such_user() -> ApiError {
+    ApiError::not_found("user with this id")
 }
 
-fn no_such_member() -> Problem {
-    Problem::not_found("such member of this organization")
+fn no_such_member() -> ApiError {
+    ApiError::not_found("such member of this organization")
 }
 
-fn require_secret_key(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
+fn require_secret_key(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
     let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     match given.and_then(|value| value.strip_prefix("Bearer ")) {
         Some(key) if key == instance.secret_key => Ok(()),
-        _ => Err(Problem::bad_secret_key()),
+        _ => Err(ApiError::bad_secret_key()),
     }
 }

@@ -6,14 +6,14 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 
 use super::{availability, input};
+use crate::clerk::api_error::ApiError;
 use crate::clerk::instance::Instance;
-use crate::clerk::problem::Problem;
-use crate::clerk::session::End;
+use crate::clerk::session::SessionEnd;
 use crate::clerk::{events, ids, publishable_key};
 
-pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     instance.count(|calls| &mut calls.frontend_jwks);
-    availability::of(&instance, &request).await?;
+    availability::check(&instance, &request).await?;
     Ok(HttpResponse::Ok().insert_header(("Access-Control-Allow-Origin", "*")).json(instance.jwks()))
 }
 
@@ -23,11 +23,11 @@ pub(super) async fn sign_in(
     instance: Data<Instance>,
     request: HttpRequest,
     body: Bytes,
-) -> Result<HttpResponse, Problem> {
+) -> Result<HttpResponse, ApiError> {
     instance.count(|calls| &mut calls.sign_ins);
     let params = input::params(&request, &body)?;
-    let name = input::text(&params, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
-    let user = instance.user(&name).ok_or_else(Problem::unknown_identifier)?;
+    let name = input::text(&params, "user")?.ok_or_else(|| ApiError::bad_param("user is missing."))?;
+    let user = instance.user(&name).ok_or_else(ApiError::unknown_identifier)?;
     let session = instance.sign_in(&user.id);
     let now_ms = instance.now_ms();
     let user = instance.change_user(&user.id, |user| user.last_sign_in_at = Some(now_ms)).unwrap_or(user);
@@ -51,24 +51,24 @@ pub(super) async fn token(
     instance: Data<Instance>,
     request: HttpRequest,
     sid: Path<String>,
-) -> Result<HttpResponse, Problem> {
+) -> Result<HttpResponse, ApiError> {
     instance.count(|calls| &mut calls.tokens);
-    let session = instance.active_session(&sid).ok_or_else(|| Problem::not_found("active session with this id"))?;
+    let session = instance.active_session(&sid).ok_or_else(|| ApiError::not_found("active session with this id"))?;
     let jwt = instance.mint(&instance.session_claims(&session, origin(request.headers())));
     Ok(HttpResponse::Ok().json(json!({"object": "token", "jwt": jwt})))
 }
 
-pub(super) async fn sign_out(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, Problem> {
-    leave(&instance, &sid, End::Ended)
+pub(super) async fn sign_out(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, ApiError> {
+    leave(&instance, &sid, SessionEnd::Ended)
 }
 
-pub(super) async fn remove(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, Problem> {
-    leave(&instance, &sid, End::Removed)
+pub(super) async fn remove(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, ApiError> {
+    leave(&instance, &sid, SessionEnd::Removed)
 }
 
-fn leave(instance: &Instance, sid: &str, end: End) -> Result<HttpResponse, Problem> {
+fn leave(instance: &Instance, sid: &str, end: SessionEnd) -> Result<HttpResponse, ApiError> {
     instance.count(|calls| &mut calls.sign_outs);
-    let session = instance.end_session(sid, end).ok_or_else(|| Problem::not_found("active session with this id"))?;
+    let session = instance.end_session(sid, end).ok_or_else(|| ApiError::not_found("active session with this id"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 

@@ -1,4 +1,4 @@
-//! Webhooks for who speaks HTTP only: where they go, what was sent, and sending more.
+//! Outbox for who speaks HTTP only: where they go, what was sent, and sending more.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::input;
+use crate::clerk::api_error::ApiError;
 use crate::clerk::instance::Instance;
-use crate::clerk::problem::Problem;
-use crate::clerk::webhooks::{Endpoint, Flow, Webhooks};
+use crate::clerk::webhooks::{Endpoint, Flow, Outbox};
 use crate::event_stream::stream_changes;
 
 /// How many events the stream tells of: more than anyone looks at, and few enough to be told anew at every change.
@@ -26,7 +26,7 @@ pub(super) async fn stream(instance: Data<Instance>) -> HttpResponse {
     stream_changes(instance.webhooks.changes(), move || view(&instance.webhooks, MOST_STREAMED))
 }
 
-fn view(webhooks: &Webhooks, most: usize) -> Value {
+fn view(webhooks: &Outbox, most: usize) -> Value {
     let (events, attempts) = webhooks.newest(most);
     let endpoints: Vec<_> = webhooks.endpoints().iter().map(|endpoint| json!({"url": endpoint.url()})).collect();
     let waits: Vec<_> = webhooks.retry_schedule().iter().map(|wait| json!(wait.as_millis())).collect();
@@ -51,7 +51,7 @@ pub(super) async fn change(
     instance: Data<Instance>,
     request: HttpRequest,
     body: Bytes,
-) -> Result<HttpResponse, Problem> {
+) -> Result<HttpResponse, ApiError> {
     let params = input::params(&request, &body)?;
     let endpoints = list::<EndpointParams>(&params, "endpoints")?.map(to_endpoints).transpose()?;
     let waits = list::<u64>(&params, "retry_schedule_ms")?;
@@ -59,7 +59,7 @@ pub(super) async fn change(
         None => None,
         Some("flowing") => Some(Flow::Flowing),
         Some("paused") => Some(Flow::Paused),
-        Some(_) => return Err(Problem::bad_param("flow is flowing or paused.")),
+        Some(_) => return Err(ApiError::bad_param("flow is flowing or paused.")),
     };
     if let Some(endpoints) = endpoints {
         instance.webhooks.set_endpoints(endpoints);
@@ -73,29 +73,33 @@ pub(super) async fn change(
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn to_endpoints(params: Vec<EndpointParams>) -> Result<Vec<Endpoint>, Problem> {
+fn to_endpoints(params: Vec<EndpointParams>) -> Result<Vec<Endpoint>, ApiError> {
     let endpoint = |params: EndpointParams| {
         let secrets: Vec<_> = params.signing_secrets.iter().map(String::as_str).collect();
-        Endpoint::new(&params.url, &secrets).map_err(|error| Problem::bad_param(format!("{error}.")))
+        Endpoint::new(&params.url, &secrets).map_err(|error| ApiError::bad_param(format!("{error}.")))
     };
     params.into_iter().map(endpoint).collect()
 }
 
 /// The list of this name, if it is there; a form writes it as JSON.
-fn list<T: for<'de> Deserialize<'de>>(params: &Map<String, Value>, name: &str) -> Result<Option<Vec<T>>, Problem> {
+fn list<T: for<'de> Deserialize<'de>>(params: &Map<String, Value>, name: &str) -> Result<Option<Vec<T>>, ApiError> {
     let read = match params.get(name) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(json)) => serde_json::from_str(json),
         Some(value) => serde_json::from_value(value.clone()),
     };
-    read.map(Some).map_err(|_| Problem::bad_param(format!("{name} is not the list that it should be.")))
+    read.map(Some).map_err(|_| ApiError::bad_param(format!("{name} is not the list that it should be.")))
 }
 
 /// Sends an event, `{"type","data","timestamp"}`, that need not have happened; without a timestamp it is of now.
-pub(super) async fn send(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> Result<HttpResponse, Problem> {
+pub(super) async fn send(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    body: Bytes,
+) -> Result<HttpResponse, ApiError> {
     let params = input::params(&request, &body)?;
-    let event_type = input::text(&params, "type")?.ok_or_else(|| Problem::bad_param("type is missing."))?;
-    let data = input::object(&params, "data")?.ok_or_else(|| Problem::bad_param("data is missing."))?;
+    let event_type = input::text(&params, "type")?.ok_or_else(|| ApiError::bad_param("type is missing."))?;
+    let data = input::object(&params, "data")?.ok_or_else(|| ApiError::bad_param("data is missing."))?;
     let timestamp = match params.get("timestamp") {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text.parse().ok().ok_or_else(bad_timestamp)?),
@@ -105,14 +109,14 @@ pub(super) async fn send(instance: Data<Instance>, request: HttpRequest, body: B
     Ok(HttpResponse::Ok().json(json!({"id": id})))
 }
 
-fn bad_timestamp() -> Problem {
-    Problem::bad_param("timestamp is a whole number of milliseconds.")
+fn bad_timestamp() -> ApiError {
+    ApiError::bad_param("timestamp is a whole number of milliseconds.")
 }
 
 /// Sends an event once more, at once and once only, and answers with what the endpoints said.
-pub(super) async fn redeliver(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn redeliver(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     if !instance.webhooks.events().iter().any(|event| event.id == *id) {
-        return Err(Problem::not_found("event with this id"));
+        return Err(ApiError::not_found("event with this id"));
     }
     Ok(HttpResponse::Ok().json(instance.webhooks.redeliver(&id).await))
 }

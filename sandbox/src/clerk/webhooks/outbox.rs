@@ -58,41 +58,41 @@ pub enum Flow {
 
 /// What is to be delivered, and to whom.
 #[derive(Debug)]
-pub(super) struct Order {
-    pub(super) parcel: Parcel,
-    pub(super) cause: Cause,
+pub(super) struct DeliveryJob {
+    pub(super) delivery: Delivery,
+    pub(super) trigger: Trigger,
 }
 
 #[derive(Debug)]
-pub(super) struct Parcel {
+pub(super) struct Delivery {
     pub(super) event: Arc<Event>,
     /// Its place in the list of endpoints.
     pub(super) endpoint: usize,
 }
 
 #[derive(Debug)]
-pub(super) enum Cause {
+pub(super) enum Trigger {
     /// It happened.
     Event,
     /// Someone asked. As at Svix, such a delivery has one attempt.
-    ByHand(oneshot::Sender<Attempt>),
+    Redelivery(oneshot::Sender<Attempt>),
 }
 
 /// The outbox of an instance.
 #[derive(Debug)]
-pub(in crate::clerk) struct Webhooks {
+pub(in crate::clerk) struct Outbox {
     instance_id: String,
     pub(super) attempt_timeout: Duration,
     clock: Arc<Clock>,
     pub(super) flow: watch::Sender<Flow>,
     /// Told of every change of the state.
     changed: watch::Sender<()>,
-    orders: mpsc::UnboundedSender<Order>,
-    state: Mutex<State>,
+    jobs: mpsc::UnboundedSender<DeliveryJob>,
+    state: Mutex<OutboxState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct OutboxState {
     endpoints: Vec<Endpoint>,
     retry_schedule: Vec<Duration>,
     events: VecDeque<Arc<Event>>,
@@ -102,22 +102,22 @@ struct State {
     under_way: usize,
 }
 
-impl Webhooks {
-    /// An outbox, and the courier who empties it while it is kept.
+impl Outbox {
+    /// An outbox, and the dispatcher who empties it while it is kept.
     pub(super) fn new(
         options: WebhookOptions,
         instance_id: String,
         clock: Arc<Clock>,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Order>) {
-        let (orders, to_deliver) = mpsc::unbounded_channel();
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<DeliveryJob>) {
+        let (jobs, to_deliver) = mpsc::unbounded_channel();
         let webhooks = Arc::new(Self {
             instance_id,
             attempt_timeout: options.attempt_timeout,
             clock,
             flow: watch::Sender::new(Flow::Flowing),
             changed: watch::Sender::new(()),
-            orders,
-            state: Mutex::new(State {
+            jobs,
+            state: Mutex::new(OutboxState {
                 endpoints: options.endpoints,
                 retry_schedule: options.retry_schedule,
                 events: VecDeque::new(),
@@ -129,7 +129,7 @@ impl Webhooks {
         (webhooks, to_deliver)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, OutboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -138,7 +138,7 @@ impl Webhooks {
     }
 
     /// Tells every endpoint of something that happened now.
-    pub(in crate::clerk) fn tell(&self, event_type: &str, data: Value) -> String {
+    pub(in crate::clerk) fn emit(&self, event_type: &str, data: Value) -> String {
         self.send(event_type, data, None)
     }
 
@@ -165,10 +165,11 @@ impl Webhooks {
             data,
             body: body.to_string(),
         });
-        keep(&mut state.events, Arc::clone(&event), MOST_EVENTS);
+        push_bounded(&mut state.events, Arc::clone(&event), MOST_EVENTS);
         for endpoint in 0..state.endpoints.len() {
-            let order = Order { parcel: Parcel { event: Arc::clone(&event), endpoint }, cause: Cause::Event };
-            if self.orders.send(order).is_ok() {
+            let job =
+                DeliveryJob { delivery: Delivery { event: Arc::clone(&event), endpoint }, trigger: Trigger::Event };
+            if self.jobs.send(job).is_ok() {
                 state.under_way += 1;
             }
         }
@@ -188,9 +189,11 @@ impl Webhooks {
             (0..state.endpoints.len())
                 .filter_map(|endpoint| {
                     let (done, answer) = oneshot::channel();
-                    let order =
-                        Order { parcel: Parcel { event: Arc::clone(&event), endpoint }, cause: Cause::ByHand(done) };
-                    self.orders.send(order).ok()?;
+                    let job = DeliveryJob {
+                        delivery: Delivery { event: Arc::clone(&event), endpoint },
+                        trigger: Trigger::Redelivery(done),
+                    };
+                    self.jobs.send(job).ok()?;
                     state.under_way += 1;
                     Some(answer)
                 })
@@ -280,35 +283,35 @@ impl Webhooks {
         }
     }
 
-    pub(super) fn note(&self, parcel: &Parcel, answer: Answer) -> Attempt {
+    pub(super) fn record(&self, delivery: &Delivery, answer: Answer) -> Attempt {
         let at = self.now_ms();
         let mut state = self.state();
         let before = state
             .attempts
             .iter()
-            .filter(|attempt| attempt.event_id == parcel.event.id && attempt.endpoint == parcel.endpoint)
+            .filter(|attempt| attempt.event_id == delivery.event.id && attempt.endpoint == delivery.endpoint)
             .count();
         let attempt = Attempt {
-            event_id: parcel.event.id.clone(),
-            event_type: parcel.event.event_type.clone(),
-            endpoint: parcel.endpoint,
+            event_id: delivery.event.id.clone(),
+            event_type: delivery.event.event_type.clone(),
+            endpoint: delivery.endpoint,
             number: before + 1,
             at,
             answer,
         };
-        keep(&mut state.attempts, attempt.clone(), MOST_ATTEMPTS);
+        push_bounded(&mut state.attempts, attempt.clone(), MOST_ATTEMPTS);
         drop(state);
         self.changed.send_replace(());
         attempt
     }
 
-    pub(super) fn done(&self) {
+    pub(super) fn finish_delivery(&self) {
         self.state().under_way -= 1;
         self.changed.send_replace(());
     }
 }
 
-fn keep<T>(log: &mut VecDeque<T>, entry: T, most: usize) {
+fn push_bounded<T>(log: &mut VecDeque<T>, entry: T, most: usize) {
     if log.len() >= most {
         log.pop_front();
     }

@@ -11,31 +11,31 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::event::{Answer, Event};
-use super::outbox::{Cause, Flow, Order, Parcel, Webhooks};
+use super::outbox::{Delivery, DeliveryJob, Flow, Outbox, Trigger};
 use super::signature::SigningSecret;
 
 /// Delivers until it is dropped; what is under way then is lost.
 #[derive(Debug)]
-pub(in crate::clerk) struct Courier {
+pub(in crate::clerk) struct Dispatcher {
     _stops_when_dropped: oneshot::Sender<()>,
 }
 
-impl Courier {
-    pub(super) fn start(webhooks: Arc<Webhooks>, mut orders: mpsc::UnboundedReceiver<Order>) -> io::Result<Self> {
+impl Dispatcher {
+    pub(super) fn start(webhooks: Arc<Outbox>, mut jobs: mpsc::UnboundedReceiver<DeliveryJob>) -> io::Result<Self> {
         let client = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
             .timeout(webhooks.attempt_timeout)
-            .user_agent("Svix-Webhooks/1 (sandbox)")
+            .user_agent("Svix-Outbox/1 (sandbox)")
             .build()
             .map_err(io::Error::other)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (handle, stopped) = oneshot::channel::<()>();
-        thread::Builder::new().name("webhook-courier".to_owned()).spawn(move || {
+        thread::Builder::new().name("webhook-dispatcher".to_owned()).spawn(move || {
             runtime.block_on(async move {
                 let deliver = async {
-                    while let Some(order) = orders.recv().await {
-                        tokio::spawn(deliver(Arc::clone(&webhooks), client.clone(), order));
+                    while let Some(job) = jobs.recv().await {
+                        tokio::spawn(deliver(Arc::clone(&webhooks), client.clone(), job));
                     }
                 };
                 tokio::select! {
@@ -48,26 +48,26 @@ impl Courier {
     }
 }
 
-async fn deliver(webhooks: Arc<Webhooks>, client: Client, order: Order) {
-    let Order { parcel, cause } = order;
-    match cause {
-        Cause::Event => {
+async fn deliver(webhooks: Arc<Outbox>, client: Client, job: DeliveryJob) {
+    let DeliveryJob { delivery, trigger } = job;
+    match trigger {
+        Trigger::Event => {
             let mut waits = 0;
-            while let Outcome::Failed = attempt_once_flowing(&webhooks, &client, &parcel).await
+            while let Outcome::Failed = attempt_once_flowing(&webhooks, &client, &delivery).await
                 && let Some(wait) = webhooks.retry_schedule().get(waits).copied()
             {
                 sleep(wait).await;
                 waits += 1;
             }
         }
-        Cause::ByHand(done) => {
-            if let Some(answer) = attempt(&webhooks, &client, &parcel).await {
+        Trigger::Redelivery(done) => {
+            if let Some(answer) = attempt(&webhooks, &client, &delivery).await {
                 // Whoever asked may have gone away.
-                let _ = done.send(webhooks.note(&parcel, answer));
+                let _ = done.send(webhooks.record(&delivery, answer));
             }
         }
     }
-    webhooks.done();
+    webhooks.finish_delivery();
 }
 
 enum Outcome {
@@ -76,21 +76,21 @@ enum Outcome {
     Over,
 }
 
-async fn attempt_once_flowing(webhooks: &Webhooks, client: &Client, parcel: &Parcel) -> Outcome {
+async fn attempt_once_flowing(webhooks: &Outbox, client: &Client, delivery: &Delivery) -> Outcome {
     // The sender belongs to `webhooks`, so it outlives the wait.
     let _ = webhooks.flow.subscribe().wait_for(|flow| *flow == Flow::Flowing).await;
-    let Some(answer) = attempt(webhooks, client, parcel).await else {
+    let Some(answer) = attempt(webhooks, client, delivery).await else {
         return Outcome::Over;
     };
-    webhooks.note(parcel, answer);
+    webhooks.record(delivery, answer);
     if answer.is_success() { Outcome::Over } else { Outcome::Failed }
 }
 
 /// `None` when the endpoint is no more.
-async fn attempt(webhooks: &Webhooks, client: &Client, parcel: &Parcel) -> Option<Answer> {
-    let endpoint = webhooks.endpoint(parcel.endpoint)?;
+async fn attempt(webhooks: &Outbox, client: &Client, delivery: &Delivery) -> Option<Answer> {
+    let endpoint = webhooks.endpoint(delivery.endpoint)?;
     let now_s = webhooks.now_ms().div_euclid(1000);
-    Some(post(client, endpoint.url, &endpoint.signing_secrets, &parcel.event, now_s).await)
+    Some(post(client, endpoint.url, &endpoint.signing_secrets, &delivery.event, now_s).await)
 }
 
 async fn post(client: &Client, url: Url, secrets: &[SigningSecret], event: &Event, now_s: i64) -> Answer {

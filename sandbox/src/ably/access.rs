@@ -1,5 +1,5 @@
 //! What a credential allows once it is believed: the key itself, a token that the stand-in issued, or an Ably JWT that
-//! the key signed. Hands on a [`Grant`], which knows who may do what until when, but not whether it was revoked.
+//! the key signed. Hands on a [`Access`], which knows who may do what until when, but not whether it was revoked.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ use super::{
 const ISSUED_AHEAD_MS: i64 = 60_000;
 
 /// Anyone at all, as a client ID.
-pub(crate) const ANYONE: &str = "*";
+pub(crate) const WILDCARD_CLIENT_ID: &str = "*";
 
 /// What was presented.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,14 +30,14 @@ pub(crate) enum Credential {
 
 /// What a believed credential allows.
 #[derive(Debug, Clone)]
-pub(crate) struct Grant {
+pub(crate) struct Access {
     /// A digest by which it can be named without being given away; empty for the key.
     pub(crate) id: String,
     /// `*` is anyone; `None` is nobody in particular.
     pub(crate) client_id: Option<String>,
     pub(crate) capability: Capability,
     /// Absent for the key, which neither expires nor is revoked.
-    pub(crate) life: Option<Life>,
+    pub(crate) lifetime: Option<Lifetime>,
     pub(crate) revocation_key: Option<String>,
     /// What the issuer vouches for, by channel: others see it on this client's messages.
     channel_claims: Vec<(Resource, String)>,
@@ -45,31 +45,31 @@ pub(crate) struct Grant {
 
 /// From when until when a token is good, in milliseconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Life {
+pub(crate) struct Lifetime {
     pub(crate) issued_ms: i64,
     pub(crate) expires_ms: i64,
 }
 
-impl Grant {
+impl Access {
     /// What the key itself allows: its capability, as anyone.
     pub(crate) fn of_key(capability: Capability) -> Self {
         Self {
             id: String::new(),
-            client_id: Some(ANYONE.to_owned()),
+            client_id: Some(WILDCARD_CLIENT_ID.to_owned()),
             capability,
-            life: None,
+            lifetime: None,
             revocation_key: None,
             channel_claims: Vec::new(),
         }
     }
 
     /// What an issued token allows.
-    pub(crate) fn of_token(token: &str, client_id: Option<String>, capability: Capability, life: Life) -> Self {
+    pub(crate) fn of_token(token: &str, client_id: Option<String>, capability: Capability, lifetime: Lifetime) -> Self {
         Self {
             id: digest(token),
             client_id,
             capability,
-            life: Some(life),
+            lifetime: Some(lifetime),
             revocation_key: None,
             channel_claims: Vec::new(),
         }
@@ -85,11 +85,11 @@ impl Grant {
         now_ms: i64,
     ) -> Result<Self, ErrorInfo> {
         let claims = verified_claims(jwt, key)?;
-        let life = Life { issued_ms: seconds(&claims, "iat")?, expires_ms: seconds(&claims, "exp")? };
-        if life.issued_ms.saturating_sub(now_ms) > ISSUED_AHEAD_MS {
+        let lifetime = Lifetime { issued_ms: seconds(&claims, "iat")?, expires_ms: seconds(&claims, "exp")? };
+        if lifetime.issued_ms.saturating_sub(now_ms) > ISSUED_AHEAD_MS {
             return Err(invalid_jwt("the JWT claims to be issued in the future"));
         }
-        let ttl_ms = life.expires_ms.saturating_sub(life.issued_ms);
+        let ttl_ms = lifetime.expires_ms.saturating_sub(lifetime.issued_ms);
         if !(1..=longest_ttl_ms).contains(&ttl_ms) {
             return Err(ErrorInfo::new(400, 40003, "the JWT lives longer than the key allows, or not at all"));
         }
@@ -107,16 +107,16 @@ impl Grant {
             id: digest(jwt),
             client_id,
             capability,
-            life: Some(life),
+            lifetime: Some(lifetime),
             revocation_key: optional_text(&claims, "x-ably-revocation-key")?,
             channel_claims: channel_claims(&claims)?,
         })
     }
 
-    /// Refuses a token past its life with 40142.
-    pub(crate) fn check_life(&self, now_ms: i64) -> Result<(), ErrorInfo> {
-        match self.life {
-            Some(life) if now_ms >= life.expires_ms => Err(EXPIRED),
+    /// Refuses a token past its lifetime with 40142.
+    pub(crate) fn check_not_expired(&self, now_ms: i64) -> Result<(), ErrorInfo> {
+        match self.lifetime {
+            Some(lifetime) if now_ms >= lifetime.expires_ms => Err(EXPIRED),
             _ => Ok(()),
         }
     }
@@ -128,9 +128,9 @@ impl Grant {
     }
 
     /// Refuses, with 40012, to let a client speak as another. Answers as whom it does speak.
-    pub(crate) fn speak_as(own: Option<&str>, named: Option<&str>) -> Result<Option<String>, ErrorInfo> {
+    pub(crate) fn publisher_client_id(own: Option<&str>, named: Option<&str>) -> Result<Option<String>, ErrorInfo> {
         match (own, named) {
-            (Some(ANYONE), named) => Ok(named.map(str::to_owned)),
+            (Some(WILDCARD_CLIENT_ID), named) => Ok(named.map(str::to_owned)),
             (own, None) => Ok(own.map(str::to_owned)),
             (Some(own), Some(named)) if own == named => Ok(Some(named.to_owned())),
             _ => Err(ErrorInfo::new(400, 40012, "the client ID is not the one of the token")),
@@ -165,7 +165,7 @@ fn verified_claims(jwt: &str, key: &ApiKey) -> Result<Map<String, Value>, ErrorI
         return Err(ErrorInfo::invalid_credentials("the kid of the JWT names another key"));
     }
     let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed)?;
-    if !key.signed(signed.as_bytes(), &signature) {
+    if !key.verifies(signed.as_bytes(), &signature) {
         return Err(invalid_jwt("the signature of the JWT is wrong"));
     }
     json_part(claims).ok_or(malformed)
@@ -207,7 +207,7 @@ pub(crate) mod tests {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     use serde_json::{Value, json};
 
-    use super::Grant;
+    use super::Access;
     use crate::ably::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
 
     const NOW_S: i64 = 1_795_289_000;
@@ -244,14 +244,14 @@ pub(crate) mod tests {
         claims
     }
 
-    fn judge(jwt: &str) -> Result<Grant, ErrorInfo> {
+    fn judge(jwt: &str) -> Result<Access, ErrorInfo> {
         let key_capability = Capability::parse(r#"{"chat:*":["*"]}"#).unwrap();
-        Grant::of_jwt(jwt, &key(), &key_capability, 3_600_000, NOW_MS)
+        Access::of_jwt(jwt, &key(), &key_capability, 3_600_000, NOW_MS)
     }
 
     #[test]
     fn a_sound_jwt_says_who_may_do_what_until_when() {
-        let grant = judge(&jwt(
+        let access = judge(&jwt(
             &key(),
             &header(),
             &claims(&json!({
@@ -261,13 +261,13 @@ pub(crate) mod tests {
             })),
         ))
         .unwrap();
-        assert_eq!(grant.client_id.as_deref(), Some("alice"));
-        assert_eq!(grant.capability.to_string(), r#"{"chat:*":["publish"]}"#);
-        assert_eq!(grant.revocation_key.as_deref(), Some("sess_1"));
-        assert_eq!(grant.claim_on("chat:a"), Some("moderator"));
-        assert_eq!(grant.claim_on("news"), None);
-        assert_eq!(grant.check_life(NOW_MS + 59_999), Ok(()));
-        assert_eq!(grant.check_life(NOW_MS + 60_000).unwrap_err().code, 40142);
+        assert_eq!(access.client_id.as_deref(), Some("alice"));
+        assert_eq!(access.capability.to_string(), r#"{"chat:*":["publish"]}"#);
+        assert_eq!(access.revocation_key.as_deref(), Some("sess_1"));
+        assert_eq!(access.claim_on("chat:a"), Some("moderator"));
+        assert_eq!(access.claim_on("news"), None);
+        assert_eq!(access.check_not_expired(NOW_MS + 59_999), Ok(()));
+        assert_eq!(access.check_not_expired(NOW_MS + 60_000).unwrap_err().code, 40142);
     }
 
     #[test]
@@ -316,7 +316,7 @@ pub(crate) mod tests {
             (None, None, Ok(None)),
             (None, Some("bob"), Err(40012)),
         ] {
-            let answer = Grant::speak_as(own, named).map_err(|error| error.code);
+            let answer = Access::publisher_client_id(own, named).map_err(|error| error.code);
             assert_eq!(answer.as_ref().map(Option::as_deref), spoken.as_ref().copied(), "{own:?} {named:?}");
         }
     }

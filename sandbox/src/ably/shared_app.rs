@@ -1,26 +1,26 @@
-//! The realm behind its lock, and the clock: what every request and every socket shares.
+//! The app behind its lock, and the clock: what every request and every socket shares.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
-    realm::Realm,
+    app::AblyApp,
     revocation::{Revocable, RevocableTokens},
 };
 use crate::clock::Clock;
 
 /// The stand-in's state and clock.
-pub(crate) struct Shared {
+pub(crate) struct SharedApp {
     pub(crate) clock: Clock,
-    realm: Mutex<Realm>,
+    app: Mutex<AblyApp>,
 }
 
-impl Shared {
-    pub(crate) fn new(realm: Realm, clock: Clock) -> Self {
-        Self { clock, realm: Mutex::new(realm) }
+impl SharedApp {
+    pub(crate) fn new(app: AblyApp, clock: Clock) -> Self {
+        Self { clock, app: Mutex::new(app) }
     }
 
-    pub(crate) fn realm(&self) -> MutexGuard<'_, Realm> {
-        self.realm.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn app(&self) -> MutexGuard<'_, AblyApp> {
+        self.app.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn now_ms(&self) -> i64 {
@@ -32,6 +32,6 @@ impl Shared {
             RevocableTokens::On => Revocable::Since(self.now_ms()),
             RevocableTokens::Off => Revocable::None,
         };
-        self.realm().set_revocable(revocable);
+        self.app().set_revocable(revocable);
     }
 }

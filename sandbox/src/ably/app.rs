@@ -8,7 +8,7 @@ use super::{
     api_key::ApiKey,
     capability::Capability,
     channel::Channel,
-    connection::{Connection, Lapsed},
+    connection::{Connection, DroppedConnection},
     error::ErrorInfo,
     issued_tokens::IssuedTokens,
     outage::Outage,
@@ -26,7 +26,7 @@ const MOST_REVOCATION_CALLS: usize = 1000;
 const MOST_CHANNELS: usize = 200;
 
 /// The stand-in's memory.
-pub(crate) struct Realm {
+pub(crate) struct AblyApp {
     pub(super) key: ApiKey,
     pub(super) key_capability: Capability,
     fresh_id: Box<dyn FnMut() -> String + Send>,
@@ -39,7 +39,7 @@ pub(crate) struct Realm {
     channels_made: u64,
     pub(super) channels: BTreeMap<String, Channel>,
     pub(super) connections: BTreeMap<u64, Connection>,
-    pub(super) lapsed: HashMap<String, Lapsed>,
+    pub(super) dropped: HashMap<String, DroppedConnection>,
     pub(super) last_socket: u64,
     pub(super) endings: VecDeque<Ending>,
     /// Told of every change of the live connections.
@@ -50,8 +50,8 @@ pub(crate) struct Realm {
     pub(crate) revocation_limiter: Option<RateLimiter>,
 }
 
-impl Realm {
-    /// An empty realm. `fresh_id` yields a text that cannot be guessed, another each time.
+impl AblyApp {
+    /// An empty app. `fresh_id` yields a text that cannot be guessed, another each time.
     pub(crate) fn new(
         key: ApiKey,
         key_capability: Capability,
@@ -74,7 +74,7 @@ impl Realm {
             channels_made: 0,
             channels: BTreeMap::new(),
             connections: BTreeMap::new(),
-            lapsed: HashMap::new(),
+            dropped: HashMap::new(),
             last_socket: 0,
             endings: VecDeque::new(),
             connections_changed: watch::Sender::new(()),
@@ -109,7 +109,7 @@ impl Realm {
     }
 
     /// Remembers a call of `revokeTokens`.
-    pub(crate) fn note_revocation_call(&mut self, call: RevocationCall) {
+    pub(crate) fn log_revocation_call(&mut self, call: RevocationCall) {
         if self.revocation_calls.len() >= MOST_REVOCATION_CALLS {
             self.revocation_calls.pop_front();
         }
@@ -142,6 +142,6 @@ impl Realm {
         self.nonces.forget(now_ms);
         self.revocations.forget(now_ms);
         self.issued.forget_expired(now_ms);
-        self.forget_lapsed(now_ms);
+        self.forget_dropped(now_ms);
     }
 }

@@ -5,10 +5,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::input;
+use crate::clerk::api_error::ApiError;
 use crate::clerk::events;
 use crate::clerk::instance::{Instance, Outage};
-use crate::clerk::problem::Problem;
-use crate::clerk::session::End;
+use crate::clerk::session::SessionEnd;
 use crate::clerk::user::User;
 
 /// The bare token of a new session of `user`, ready for `$(curl …)`. `claims` are laid over the usual ones, where null
@@ -17,11 +17,11 @@ pub(super) async fn session_token(
     instance: Data<Instance>,
     request: HttpRequest,
     body: Bytes,
-) -> Result<HttpResponse, Problem> {
+) -> Result<HttpResponse, ApiError> {
     instance.count(|calls| &mut calls.session_tokens);
     let params = input::params(&request, &body)?;
-    let name = input::text(&params, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
-    let user = instance.user(&name).ok_or_else(Problem::unknown_identifier)?;
+    let name = input::text(&params, "user")?.ok_or_else(|| ApiError::bad_param("user is missing."))?;
+    let user = instance.user(&name).ok_or_else(ApiError::unknown_identifier)?;
     let mut claims = instance.new_session_claims(&user.id);
     if let Some(origin) = input::text(&params, "origin")? {
         claims["azp"] = Value::String(origin);
@@ -48,7 +48,7 @@ pub(super) async fn outage(
     instance: Data<Instance>,
     request: HttpRequest,
     body: Bytes,
-) -> Result<HttpResponse, Problem> {
+) -> Result<HttpResponse, ApiError> {
     let params = input::params(&request, &body)?;
     let outage = match input::text(&params, "kind")?.as_deref() {
         None | Some("none") => None,
@@ -57,14 +57,14 @@ pub(super) async fn outage(
         Some("hang") => Some(Outage::Hang),
         Some("drop") => Some(Outage::Drop),
         Some(_) => {
-            return Err(Problem::bad_param("kind is status, rate_limited, hang, drop or none."));
+            return Err(ApiError::bad_param("kind is status, rate_limited, hang, drop or none."));
         }
     };
     instance.set_outage(outage);
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn number<N: TryFrom<u64>>(params: &serde_json::Map<String, Value>, name: &str) -> Result<N, Problem> {
+fn number<N: TryFrom<u64>>(params: &serde_json::Map<String, Value>, name: &str) -> Result<N, ApiError> {
     let number = match params.get(name) {
         Some(Value::String(text)) => text.parse().ok(),
         Some(value) => value.as_u64(),
@@ -72,7 +72,7 @@ fn number<N: TryFrom<u64>>(params: &serde_json::Map<String, Value>, name: &str) 
     };
     number
         .and_then(|number: u64| N::try_from(number).ok())
-        .ok_or_else(|| Problem::bad_param(format!("{name} is missing or no such number.")))
+        .ok_or_else(|| ApiError::bad_param(format!("{name} is missing or no such number.")))
 }
 
 /// The users as the page shows them, in a stable order.
@@ -85,10 +85,10 @@ pub(super) async fn change_user(
     instance: Data<Instance>,
     request: HttpRequest,
     body: Bytes,
-) -> Result<HttpResponse, Problem> {
+) -> Result<HttpResponse, ApiError> {
     let mut changes = input::params(&request, &body)?;
-    let name = input::text(&changes, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
-    let user = instance.user(&name).ok_or_else(Problem::unknown_identifier)?;
+    let name = input::text(&changes, "user")?.ok_or_else(|| ApiError::bad_param("user is missing."))?;
+    let user = instance.user(&name).ok_or_else(ApiError::unknown_identifier)?;
     let updated_at = instance.now_ms().max(user.updated_at + 1);
     changes.remove("user");
     changes.remove("id");
@@ -98,14 +98,14 @@ pub(super) async fn change_user(
         fields.extend(changes);
     }
     let user: User = serde_json::from_value(fields)
-        .map_err(|error| Problem::bad_param(format!("This would be no user: {error}.")))?;
+        .map_err(|error| ApiError::bad_param(format!("This would be no user: {error}.")))?;
     instance.set_user(user.clone());
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
-pub(super) async fn delete_user(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn delete_user(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     if !instance.delete_user(&id) {
-        return Err(Problem::not_found("user with this id"));
+        return Err(ApiError::not_found("user with this id"));
     }
     Ok(HttpResponse::Ok().json(events::deleted("user", &id)))
 }
@@ -117,15 +117,16 @@ pub(super) async fn sessions(instance: Data<Instance>) -> HttpResponse {
 }
 
 /// Ends a session as an administrator does in a dashboard.
-pub(super) async fn revoke_session(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, Problem> {
-    let session =
-        instance.end_session(&sid, End::Revoked).ok_or_else(|| Problem::not_found("active session with this id"))?;
+pub(super) async fn revoke_session(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, ApiError> {
+    let session = instance
+        .end_session(&sid, SessionEnd::Revoked)
+        .ok_or_else(|| ApiError::not_found("active session with this id"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 
-pub(super) async fn delete_organization(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn delete_organization(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     if !instance.delete_organization(&id) {
-        return Err(Problem::not_found("organization with this id and a member"));
+        return Err(ApiError::not_found("organization with this id and a member"));
     }
     Ok(HttpResponse::Ok().json(events::deleted("organization", &id)))
 }

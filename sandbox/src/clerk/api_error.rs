@@ -10,7 +10,7 @@ use serde_json::json;
 use super::ids;
 
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: &'static str,
@@ -18,7 +18,7 @@ pub(super) struct Problem {
     retry_after_s: Option<u64>,
 }
 
-impl Problem {
+impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: &'static str, detail: impl Into<String>) -> Self {
         Self { status, code, message, detail: detail.into(), retry_after_s: None }
     }
@@ -48,8 +48,8 @@ impl Problem {
 
     pub(super) fn rate_limited(retry_after_s: u64) -> Self {
         let detail = "The sandbox was told to answer as if the instance's rate limit were used up.";
-        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "Too many requests", detail);
-        Self { retry_after_s: Some(retry_after_s), ..problem }
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "Too many requests", detail);
+        Self { retry_after_s: Some(retry_after_s), ..error }
     }
 
     pub(super) fn outage(status: u16) -> Self {
@@ -58,18 +58,18 @@ impl Problem {
     }
 
     /// The end of a request whose connection is cut: nobody will read it.
-    pub(super) fn unheard() -> Self {
+    pub(super) fn unanswered() -> Self {
         Self::outage(503)
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.message)
     }
 }
 
-impl ResponseError for Problem {
+impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         self.status
     }
