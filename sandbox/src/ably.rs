@@ -1,12 +1,9 @@
-//! Ably's stand-in: enough of Ably, on loopback, for its real SDKs to get a token, connect, publish, subscribe, renew and
-//! be refused.
+//! A stand-in for Ably on loopback: Ably's own SDKs can get a token, connect, publish, subscribe, renew and be refused.
 //!
-//! It is also a judge: it checks a token request or a JWT as Ably does and answers with Ably's codes, and it shares no
-//! code with the service that makes them. One port serves it all: the REST routes of the `rest` module, a WebSocket
-//! on `/`, and for people and scripts `/sandbox/…`, JSON views of what happens and handles to change it.
+//! It checks token requests and JWTs as Ably does, answers with Ably's codes, and shares no code with the service. One port
+//! serves REST, the WebSocket on `/`, and `/sandbox/…`: JSON views and controls for people and scripts.
 //!
-//! It forgets everything when it stops. Memory is bounded: nonces, tokens, revocations, channels, history, logs, frames
-//! and queues all have a limit.
+//! It keeps its state in memory only, and every collection has a limit.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> std::io::Result<()> {
@@ -72,14 +69,14 @@ pub use self::{
 };
 use crate::clock::Clock;
 
-/// What two capabilities both allow, as the stand-in finds it: canonical text, `{}` when there is nothing. None when one
-/// of them is no capability. For tests that compare another implementation with this one.
+/// The intersection of two capabilities as canonical text, `{}` if empty; `None` if one is invalid. For tests that
+/// compare another implementation with this one.
 #[must_use]
 pub fn intersection(left: &str, right: &str) -> Option<String> {
     Some(Capability::parse(left).ok()?.intersect(&Capability::parse(right).ok()?).to_string())
 }
 
-/// Whether a capability allows an operation on a channel, as the stand-in judges it; never when it is no capability.
+/// Whether a capability allows an operation on a channel; false if the capability is invalid.
 #[must_use]
 pub fn allows(capability: &str, channel: &str, operation: &str) -> bool {
     Capability::parse(capability).is_ok_and(|capability| capability.allows(channel, operation))
@@ -89,25 +86,26 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const LONGEST_STOP_S: u64 = 1;
 
-/// How a stand-in is set up.
+/// Settings of a stand-in.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The port on loopback; 0 is any that is free.
+    /// The port on loopback; 0 takes any free one.
     pub port: u16,
-    /// `appId.keyId:secret`; `None` is a new one.
+    /// `appId.keyId:secret`; `None` generates one.
     pub api_key: Option<String>,
-    /// What the key may do: an object of resource to list of operations.
+    /// The capability of the key: an object of resource to list of operations.
     pub capability: serde_json::Value,
-    /// Whether tokens can be revoked, which limits their lifetime to an hour. [`Ably::set_revocable_tokens`] changes it.
+    /// Whether tokens can be revoked; such tokens live for at most an hour. [`Ably::set_revocable_tokens`] changes
+    /// it.
     pub revocable_tokens: bool,
-    /// What `allowReauthMargin` gives clients to fetch a new token. Ably's is 30 seconds.
+    /// How long clients have to fetch a new token with `allowReauthMargin`. Ably's margin is 30 seconds.
     pub reauth_margin: Duration,
-    /// How far the stand-in's clock is ahead, in milliseconds. [`Ably::set_clock_offset_ms`] changes it.
+    /// The stand-in's clock minus this machine's, in milliseconds. [`Ably::set_clock_offset_ms`] changes it.
     pub clock_offset_ms: i64,
 }
 
 impl Default for Options {
-    /// Any port, a new key that may do everything, tokens that cannot be revoked, the right time.
+    /// Any port, a new key with every capability, no revocable tokens, no clock offset.
     fn default() -> Self {
         Self {
             port: 0,
@@ -120,7 +118,7 @@ impl Default for Options {
     }
 }
 
-/// A running stand-in. It stops when dropped.
+/// A running stand-in. Dropping it stops it.
 pub struct Ably {
     port: u16,
     key: ApiKey,
@@ -130,13 +128,13 @@ pub struct Ably {
 }
 
 impl Ably {
-    /// Starts a stand-in on loopback, with threads and a runtime of its own, so that any runtime may own it.
+    /// Starts a stand-in on loopback, with its own threads and runtime.
     ///
-    /// Fails when the port is taken, or when the key or the capability is malformed.
+    /// Fails if the port is taken, or if the key or the capability is malformed.
     pub async fn start(options: Options) -> io::Result<Self> {
         let invalid = |problem: &'static str| io::Error::new(io::ErrorKind::InvalidInput, problem);
         let key = ApiKey::parse(&options.api_key.unwrap_or_else(generated_key))
-            .ok_or_else(|| invalid("the API key is not appId.keyId:secret"))?;
+            .ok_or_else(|| invalid("the API key is not of the form appId.keyId:secret"))?;
         let capability = Capability::from_json(&options.capability).map_err(|error| invalid(error.message))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
         let port = listener.local_addr()?.port();
@@ -150,15 +148,15 @@ impl Ably {
         app.reauth_margin_ms = i64::try_from(options.reauth_margin.as_millis()).unwrap_or(i64::MAX);
         let shared = Arc::new(SharedApp::new(app, Clock::ahead_by(options.clock_offset_ms)));
         let (ready, started) = oneshot::channel();
-        let of_thread = Arc::clone(&shared);
+        let thread_app = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("ably-stand-in".to_owned())
-            .spawn(move || System::new().block_on(serve(listener, of_thread, ready)))?;
+            .spawn(move || System::new().block_on(serve(listener, thread_app, ready)))?;
         let server = started.await.map_err(|_| io::Error::other("the stand-in did not start"))?;
         Ok(Self { port, key, shared, server, thread: Some(thread) })
     }
 
-    /// Where it is: `http://127.0.0.1:PORT`, for REST and WebSocket alike.
+    /// The base URL for REST and WebSocket: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
@@ -188,18 +186,18 @@ impl Ably {
         self.shared.app().calls
     }
 
-    /// Begins an outage, changes it, or with `None` ends it.
+    /// Starts, changes or (`None`) ends an outage of every REST route.
     pub fn set_outage(&self, outage: Option<Outage>) {
         self.shared.app().outage = outage;
     }
 
-    /// The same for `revokeTokens` alone; an outage of everything comes before it.
+    /// Starts, changes or (`None`) ends an outage of `revokeTokens` only. An outage of every route takes precedence.
     pub fn set_revocation_outage(&self, outage: Option<Outage>) {
         self.shared.app().revocation_outage = outage;
     }
 
-    /// Limits the rate of `revokeTokens`: calls above `calls` within a window of this length get 429 and 42910, and
-    /// `Retry-After` says when the window ends. None ends the limit.
+    /// Limits `revokeTokens` to a number of calls in a window. Further calls get 429, 42910 and a `Retry-After` that
+    /// names the end of the window. `None` removes the limit.
     pub fn set_revocation_rate_limit(&self, limit: Option<(u32, Duration)>) {
         let limiter = |(calls, window): (u32, Duration)| {
             RateLimiter::new(calls, i64::try_from(window.as_millis()).unwrap_or(i64::MAX))
@@ -207,34 +205,33 @@ impl Ably {
         self.shared.app().revocation_limiter = limit.map(limiter);
     }
 
-    /// Has `revokeTokens` fail for a target, such as `clientId:alice`, with this code of Ably's; none ends it.
+    /// Makes `revokeTokens` fail for a target such as `clientId:alice` with this Ably error code; `None` ends that.
     pub fn set_target_failure(&self, target: &str, code: Option<u32>) {
         self.shared.app().set_target_failure(target, code);
     }
 
-    /// Has a target spoil the calls of `revokeTokens` that name it; none ends it.
+    /// Makes a target spoil the calls of `revokeTokens` that name it; `None` ends that.
     pub fn set_target_poison(&self, target: &str, poison: Option<Poison>) {
         self.shared.app().set_poison(target, poison);
     }
 
-    /// Turns revocable tokens on for tokens issued from now on, or off, as in Ably's dashboard.
+    /// Turns revocable tokens on, for tokens issued from now on, or off, as in Ably's dashboard.
     pub fn set_revocable_tokens(&self, setting: RevocableTokens) {
         self.shared.set_revocable_tokens(setting);
     }
 
-    /// Sets how far the stand-in's clock is ahead of this machine's, in milliseconds.
+    /// Sets the stand-in's clock minus this machine's, in milliseconds.
     pub fn set_clock_offset_ms(&self, offset_ms: i64) {
         self.shared.clock.set_offset_ms(offset_ms);
     }
 
-    /// The calls of `revokeTokens`, oldest first; the last 1000 are kept. Calls that an outage of everything aborted_response off are
-    /// not among them, only counted.
+    /// The last 1000 calls of `revokeTokens`, oldest first, without those that an outage of every route cut off.
     #[must_use]
     pub fn revocation_calls(&self) -> Vec<RevocationCall> {
         self.shared.app().revocation_calls.iter().cloned().collect()
     }
 
-    /// What `requestToken` issued, oldest first. Expired tokens are forgotten after an hour.
+    /// Tokens that `requestToken` issued, oldest first. An hour after it expires, a token is forgotten.
     #[must_use]
     pub fn issued_tokens(&self) -> Vec<IssuedToken> {
         self.shared.app().issued.records()
@@ -246,7 +243,7 @@ impl Ably {
         self.shared.app().connections()
     }
 
-    /// The same, as soon as they are what `enough` waits for.
+    /// Waits until `enough` accepts the live connections, and returns them.
     pub async fn connections_once(&self, enough: impl Fn(&[ConnectionInfo]) -> bool) -> Vec<ConnectionInfo> {
         let mut changes = self.shared.app().connections_changed.subscribe();
         loop {
@@ -258,13 +255,13 @@ impl Ably {
         }
     }
 
-    /// The connections that ended, oldest first; the last 1000 are kept.
+    /// The last 1000 connections that ended, oldest first.
     #[must_use]
     pub fn endings(&self) -> Vec<Ending> {
         self.shared.app().endings()
     }
 
-    /// Stops, and returns when the port is free again.
+    /// Stops the stand-in, and returns when the port is free.
     pub async fn stop(mut self) {
         self.shared.app().disconnect_all();
         self.server.stop(false).await;
@@ -277,7 +274,7 @@ impl Ably {
 impl Drop for Ably {
     fn drop(&mut self) {
         self.shared.app().disconnect_all();
-        // The command is sent by the call; the future only waits for it.
+        // Calling `stop` sends the command; the future only waits for the end.
         drop(self.server.stop(false));
     }
 }

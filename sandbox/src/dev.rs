@@ -1,6 +1,6 @@
-//! `sandbox dev`: both stand-ins, the page, and the real service between them, until told to stop.
+//! `sandbox dev`: the service between both stand-ins, and the page, until it is stopped.
 //!
-//! Everything listens on loopback, every key is generated, and whatever way this process ends, the service ends with it.
+//! All servers listen on loopback, all keys are generated, and the service ends with this process.
 
 mod explain;
 mod live_keys;
@@ -34,7 +34,6 @@ use service::{Exit, Program, Service};
 
 pub(crate) use service::TiedToParent;
 
-/// What to start, and where.
 #[derive(Args)]
 pub(crate) struct DevOptions {
     /// The service's executable [default: `ably-clerk-auth` beside this one]
@@ -52,17 +51,17 @@ pub(crate) struct DevOptions {
     /// Port of the Ably stand-in
     #[arg(long, value_name = "PORT", default_value_t = 3002)]
     ably_port: u16,
-    /// The configuration file that the service starts with, instead of the sandbox's own policy. It is copied: what the
-    /// page puts in force goes to the copy
+    /// The configuration file that the service starts with, instead of the sandbox's policy. The sandbox copies it,
+    /// and the page changes only the copy
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Print one line of JSON when ready instead of text, and stop when standard input closes
     #[arg(long)]
     json: bool,
-    /// One more origin whose pages may use the service
+    /// An additional origin whose pages may use the service
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
-    /// One more environment variable for the service
+    /// An additional environment variable for the service
     #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
     set: Vec<(String, String)>,
 }
@@ -70,11 +69,11 @@ pub(crate) struct DevOptions {
 fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("write it as NAME=VALUE".to_owned()),
+        _ => Err("use the form NAME=VALUE".to_owned()),
     }
 }
 
-/// Why the sandbox ended otherwise than by being told to.
+/// Why the sandbox failed.
 #[derive(Debug, thiserror::Error)]
 enum DevError {
     #[error("{0}")]
@@ -83,11 +82,11 @@ enum DevError {
     PortTaken { port: u16, what: &'static str, flag: &'static str },
     #[error("cannot start {what}: {error}")]
     Start { what: &'static str, error: io::Error },
-    #[error("the policy {} cannot be read: {error}", .file.display())]
+    #[error("cannot read the policy {}: {error}", .file.display())]
     Policy { file: PathBuf, error: io::Error },
     #[error("{0}")]
     Service(#[from] service::ServiceError),
-    #[error("the service ended by itself: {0}")]
+    #[error("the service ended unexpectedly: {0}")]
     ServiceEnded(Exit),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
@@ -105,7 +104,7 @@ pub(crate) fn run(options: DevOptions) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the command's own voice")]
+#[expect(clippy::print_stderr, reason = "the command reports to the terminal")]
 fn fail(why: impl Display) -> ExitCode {
     eprintln!("sandbox: {why}");
     ExitCode::FAILURE
@@ -137,13 +136,13 @@ async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
         .map_err(|error| not_started(error, "the service", options.service_port, "--service-port"))?;
     let mut parties = vec![page_origin, format!("http://127.0.0.1:{page_port}")];
     parties.extend(options.allow_origin);
-    // With --json, standard output belongs to the sandbox.
+    // With --json, standard output is for the sandbox itself.
     let output = if options.json { Output::Stderr } else { Output::Stdout };
     let admin_port = service::free_admin_port(service_port)
         .map_err(|error| DevError::Start { what: "the service's admin listener", error })?;
     let ports = (service_port, admin_port);
     let environment = service::environment(&clerk, &ably, &parties, ports, output, options.set);
-    // As someone would do by hand in the dashboards, who runs the service with these settings.
+    // The settings that an operator makes in the dashboards of Clerk and Ably.
     clerk.set_endpoints(service::webhook_endpoint(&environment, service_port).into_iter().collect());
     ably.set_revocable_tokens(service::revocable_tokens(&environment));
     let admin_port = service::admin_port(&environment);
@@ -172,7 +171,7 @@ async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
     outcome
 }
 
-/// Waits until the service is ready, says so, and then for its end, which is always a failure.
+/// Waits until the service is ready, calls `ready`, and then waits for the service to end, which is always an error.
 async fn until_it_ends(service: &mut Service, port: u16, ready: impl FnOnce()) -> Result<(), DevError> {
     service.until_ready(port).await?;
     ready();
@@ -186,7 +185,7 @@ fn not_started(error: io::Error, what: &'static str, port: u16, flag: &'static s
     }
 }
 
-/// Everything that asks the sandbox to stop.
+/// The signals and the end of input that stop the sandbox.
 struct Stop {
     signals: [Signal; 3],
     end_of_input: Option<oneshot::Receiver<()>>,
@@ -220,14 +219,14 @@ impl Stop {
         }
     }
 
-    /// A second Ctrl-C. Other signals and the end of input often come together, and mean no more than the first.
+    /// Waits for another Ctrl-C. Other signals and the end of input often come together, so they count once.
     async fn forced(&mut self) {
         let [interrupt, ..] = &mut self.signals;
         interrupt.recv().await;
     }
 }
 
-/// A thread of its own, since a read that blocks would keep the runtime from ending.
+/// Reads on its own thread, because a blocking read would keep the runtime from ending.
 fn end_of_input() -> oneshot::Receiver<()> {
     let (ended, end) = oneshot::channel();
     thread::spawn(move || {

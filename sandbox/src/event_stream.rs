@@ -1,4 +1,4 @@
-//! Server-sent events: a view of a stand-in's state, at once and after every change.
+//! Server-sent events that show a stand-in's state, at once and after every change.
 
 use std::{convert::Infallible, time::Duration};
 

@@ -295,7 +295,7 @@ async fn it_ends_with_the_service() {
     drop(input);
     let mut errors = String::new();
     sandbox.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-    assert!(errors.contains("the service ended by itself: exit code 9"), "{errors}");
+    assert!(errors.contains("the service ended unexpectedly: exit code 9"), "{errors}");
     assert_everything_ends(&ready);
 }
 
@@ -308,7 +308,7 @@ fn a_service_that_cannot_start_is_reported_with_its_exit_code() {
 
     let (status, errors) = run(&mut dev_with(&stub, Path::new("/nowhere/service")));
     assert_eq!(status.code(), Some(1));
-    assert!(errors.contains("there is no service at /nowhere/service"), "{errors}");
+    assert!(errors.contains("service not found at /nowhere/service"), "{errors}");
 }
 
 #[test]
@@ -486,14 +486,14 @@ async fn a_policy_of_ones_own_is_copied_and_what_the_page_changes_goes_to_the_co
     assert_eq!(policy().await, "# mine");
 
     let problem = json!({"at": {"line": 7, "column": 3}, "message": "no such key"});
-    assert_eq!(put("broken").await, (200, json!({"state": "broken", "problems": [problem]})));
+    assert_eq!(put("broken").await, (200, json!({"state": "invalid", "problems": [problem]})));
     assert_eq!(policy().await, "# mine", "what is broken is not put in force");
     // This service says nothing in its log.
-    assert_eq!(put("another").await, (200, json!({"state": "untold"})));
+    assert_eq!(put("another").await, (200, json!({"state": "unknown"})));
     assert_eq!(policy().await, "another");
     assert_eq!(fs::read_to_string(&own).unwrap(), "# mine");
 
     let (status, errors) = run(dev(&stub).arg("--policy=/nowhere/policy.toml"));
     assert_eq!(status.code(), Some(1));
-    assert!(errors.contains("the policy /nowhere/policy.toml cannot be read"), "{errors}");
+    assert!(errors.contains("cannot read the policy /nowhere/policy.toml"), "{errors}");
 }

@@ -1,9 +1,9 @@
-//! An Ably API key: `appId.keyId:secret`. The part before the colon is its name and public; the rest signs.
+//! An Ably API key: `appId.keyId:secret`. The part before the colon is the public key name; the secret signs.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// The key that the stand-in knows; there is one.
+/// An API key.
 #[derive(Clone)]
 pub(crate) struct ApiKey {
     text: String,
@@ -31,7 +31,7 @@ impl ApiKey {
         &self.text[..self.name_length]
     }
 
-    /// `appId`, with which Ably's own tokens begin.
+    /// `appId`, the prefix of Ably's own tokens.
     pub(crate) fn app_id(&self) -> &str {
         self.name().split('.').next().unwrap_or_default()
     }
@@ -40,12 +40,12 @@ impl ApiKey {
         &self.text[self.name_length + 1..]
     }
 
-    /// Whether this is the key, compared in constant time.
+    /// Whether `presented` equals this key, in constant time.
     pub(crate) fn equals(&self, presented: &str) -> bool {
         aws_lc_rs::constant_time::verify_slices_are_equal(self.text.as_bytes(), presented.as_bytes()).is_ok()
     }
 
-    /// Whether `mac` is the HMAC-SHA256 of `text` under the secret, compared in constant time.
+    /// Whether `mac` is the HMAC-SHA256 of `text` with the secret, in constant time.
     pub(crate) fn verifies(&self, text: &[u8], mac: &[u8]) -> bool {
         Hmac::<Sha256>::new_from_slice(self.secret().as_bytes()).is_ok_and(|mut hmac| {
             hmac.update(text);

@@ -1,4 +1,5 @@
-//! All that the stand-in remembers, and the decisions of its HTTP routes. It does no I/O and reads no clock: every
+//! The stand-in's state: one Ably app with one API key. It does no I/O and reads no clock; callers pass the time in
+//! milliseconds since the epoch.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -18,14 +19,14 @@ use super::{
     token_request::Nonces,
 };
 
-/// How long clients keep their connection when they get a margin to fetch a new token, in milliseconds.
+/// How long clients have to fetch a new token with `allowReauthMargin`, in milliseconds.
 pub(crate) const REAUTH_MARGIN_MS: i64 = 30_000;
 
 const MOST_REVOCATION_CALLS: usize = 1000;
 
 const MOST_CHANNELS: usize = 200;
 
-/// The stand-in's memory.
+/// An Ably app.
 pub(crate) struct AblyApp {
     pub(super) key: ApiKey,
     pub(super) key_capability: Capability,
@@ -42,7 +43,7 @@ pub(crate) struct AblyApp {
     pub(super) dropped: HashMap<String, DroppedConnection>,
     pub(super) last_socket: u64,
     pub(super) endings: VecDeque<Ending>,
-    /// Told of every change of the live connections.
+    /// Notified of every change of the live connections.
     pub(crate) connections_changed: watch::Sender<()>,
     pub(crate) calls: Calls,
     pub(crate) outage: Option<Outage>,
@@ -51,7 +52,7 @@ pub(crate) struct AblyApp {
 }
 
 impl AblyApp {
-    /// An empty app. `fresh_id` yields a text that cannot be guessed, another each time.
+    /// An empty app. `fresh_id` returns a new unguessable text each time.
     pub(crate) fn new(
         key: ApiKey,
         key_capability: Capability,
@@ -101,14 +102,13 @@ impl AblyApp {
         self.revocations.set_poison(target, poison);
     }
 
-    /// Turns revocable tokens on for tokens from now on, or off, as in Ably's dashboard.
+    /// Turns revocable tokens on, for tokens from now on, or off; no effect if they already are.
     pub(crate) fn set_revocable(&mut self, revocable: Revocable) {
         if (revocable == Revocable::None) != (self.revocable() == Revocable::None) {
             self.revocations.set_revocable(revocable);
         }
     }
 
-    /// Remembers a call of `revokeTokens`.
     pub(crate) fn log_revocation_call(&mut self, call: RevocationCall) {
         if self.revocation_calls.len() >= MOST_REVOCATION_CALLS {
             self.revocation_calls.pop_front();
@@ -116,7 +116,7 @@ impl AblyApp {
         self.revocation_calls.push_back(call);
     }
 
-    /// The channel of that name, made if need be. When there are too many, one that nobody uses makes room.
+    /// The channel of this name, created on demand. At the limit, an unused channel is dropped.
     pub(super) fn channel(&mut self, name: &str) -> Result<&mut Channel, ErrorInfo> {
         if !self.channels.contains_key(name) && self.channels.len() >= MOST_CHANNELS {
             let unused = self
@@ -137,7 +137,7 @@ impl AblyApp {
         }))
     }
 
-    /// Forgets what no longer matters and lets members go whose connection did not come back.
+    /// Forgets what has expired, and removes members whose connection did not come back.
     pub(crate) fn sweep(&mut self, now_ms: i64) {
         self.nonces.forget(now_ms);
         self.revocations.forget(now_ms);

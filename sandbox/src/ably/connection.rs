@@ -1,4 +1,4 @@
-//! One realtime connection: its state, and the frames and client ID that follow from it.
+//! One realtime connection: its state, and the frames and client ID derived from it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,14 +11,14 @@ use super::{
     protocol::{LARGEST_FRAME, LARGEST_PUBLISH, MAX_IDLE_MS, action, flag},
 };
 
-/// How long before a token expires its client is asked for a new one, in milliseconds (`RTN22`); of a token with less
-/// than three times that to live, the last third.
+/// How long before its token expires a client is asked for a new one, in milliseconds (`RTN22`); at most a third of
+/// the token's lifetime.
 const RENEWAL_LEAD_MS: i64 = 30_000;
 
-/// How long a connection that broke can be resumed, in milliseconds (`CD2f`).
+/// How long a dropped connection can be resumed, in milliseconds (`CD2f`).
 pub(crate) const STATE_TTL_MS: i64 = 120_000;
 
-/// One live connection.
+/// A live connection.
 pub(crate) struct Connection {
     pub(crate) id: String,
     pub(crate) key: String,
@@ -33,7 +33,7 @@ pub(crate) struct Connection {
     pub(crate) queue: Sender<Outgoing>,
 }
 
-/// A connection that broke and may come back.
+/// A dropped connection that its client may resume.
 pub(crate) struct DroppedConnection {
     pub(crate) id: String,
     pub(crate) client_id: Option<String>,
@@ -67,35 +67,35 @@ pub(crate) struct Attachment {
     pub(crate) modes: u32,
 }
 
-/// What a socket is to send.
+/// A frame to send.
 #[derive(Debug, Clone)]
 pub(crate) enum Outgoing {
     Message(Arc<Value>),
-    /// Send this, then close.
+    /// The last frame before the socket closes.
     Last(Arc<Value>),
 }
 
-/// What a client says of itself when it connects (`RTN2`).
+/// The parameters with which a client connects (`RTN2`).
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectRequest {
     pub(crate) credential: Credential,
     pub(crate) client_id: Option<String>,
     pub(crate) echo: Echo,
-    /// The connection key of a connection to go on with, by `resume` or `recover`.
+    /// The connection key to resume, from `resume` or `recover`.
     pub(crate) resume: Option<String>,
 }
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disconnection {
-    /// On purpose: its members leave at once.
+    /// Closed on purpose; its members leave at once.
     Final,
-    /// It may come back.
+    /// Dropped; the client may resume it.
     Resumable,
 }
 
 impl Connection {
-    /// CONNECTED, at the start and after each renewal (`RTN21`).
+    /// The CONNECTED message, sent at the start and after each renewal (`RTN21`).
     pub(crate) fn connected(&self) -> Value {
         let mut details = json!({
             "connectionKey": self.key, "maxMessageSize": LARGEST_PUBLISH, "maxFrameSize": LARGEST_FRAME,
@@ -114,9 +114,10 @@ impl Connection {
     }
 }
 
-pub(crate) const OTHER_CLIENT: ErrorInfo = ErrorInfo::new(401, 40102, "the token is of another client ID");
+pub(crate) const OTHER_CLIENT: ErrorInfo = ErrorInfo::new(401, 40102, "the token has another client ID");
 
-/// Who is on a connection: the token's client ID, or with a wildcard the one that the client named (`RSA7b`, `RSA15`).
+/// The client ID of a connection: the token's, or with a wildcard the one that the client requests (`RSA7b`,
+/// `RSA15`).
 pub(crate) fn connection_client_id(access: &Access, named: Option<&str>) -> Result<Option<String>, ErrorInfo> {
     match (access.client_id.as_deref(), named) {
         (Some(WILDCARD_CLIENT_ID), Some(named)) => Ok(Some(named.to_owned())),

@@ -1,4 +1,4 @@
-//! Requests and answers of the stand-in's HTTP routes, in the format that the caller wants.
+//! Requests and responses of the HTTP routes, in the format that the caller wants.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ pub(super) fn resource(path: &str) -> Resource {
     web::resource(path).default_service(web::to(wrong_method))
 }
 
-/// An error on its way out, in the format that the caller wants.
+/// An error response, in the format that the caller wants.
 #[derive(Debug)]
 pub(super) struct RestError {
     pub(super) error: ErrorInfo,
@@ -71,7 +71,7 @@ pub(super) fn write(status: u16, body: &Value, format: Format) -> HttpResponse {
         .body(format.encode(body))
 }
 
-/// What a request says beside its path and body.
+/// A request and what its headers and query say.
 pub(super) struct RestCall<'request> {
     request: &'request HttpRequest,
     pub(super) query: HashMap<String, String>,
@@ -93,7 +93,7 @@ impl<'request> RestCall<'request> {
         RestError { error, format: self.format }
     }
 
-    /// Bearer before Basic before the query (`RSA3`, `RSA11`).
+    /// The credential: Bearer before Basic before the query (`RSA3`, `RSA11`).
     pub(super) fn credential(&self) -> Credential {
         let authorization = self.header("authorization").unwrap_or_default();
         if let Some((scheme, value)) = authorization.split_once(' ') {
@@ -109,7 +109,7 @@ impl<'request> RestCall<'request> {
         if let Some(token) = parameter("access_token").or_else(|| parameter("accessToken")) {
             return Credential::Token(token.clone());
         }
-        parameter("key").map_or(Credential::Nothing, |key| Credential::Key(key.clone()))
+        parameter("key").map_or(Credential::Missing, |key| Credential::Key(key.clone()))
     }
 
     pub(super) fn access(&self, shared: &SharedApp) -> Result<Access, RestError> {
@@ -123,14 +123,14 @@ impl<'request> RestCall<'request> {
             .to_bytes_limited(LARGEST_BODY)
             .await
             .map_err(|_| self.error(too_large))?
-            .map_err(|_| self.error(ErrorInfo::bad_request("the body could not be read")))?;
+            .map_err(|_| self.error(ErrorInfo::bad_request("the body cannot be read")))?;
         let packed =
             self.header("content-type").is_some_and(|kind| kind.starts_with(Format::MessagePack.content_type()));
         let format = if packed { Format::MessagePack } else { Format::Json };
         format.decode(&bytes).map_err(|error| self.error(error))
     }
 
-    /// The answer to a request that was granted, wrapped if the caller call for that because it cannot see headers.
+    /// The response to a successful request. The `envelope` parameter wraps it, for callers that cannot see headers.
     pub(super) fn answer(&self, status: u16, body: &Value, link: Option<String>) -> HttpResponse {
         if let Some(envelope) = self.query.get("envelope") {
             let format = Format::named(envelope).unwrap_or(self.format);
@@ -149,7 +149,8 @@ impl<'request> RestCall<'request> {
     }
 }
 
-/// SDKs send the base64 of a token (`RSA3a`); a token itself has a dot, which base64 has not.
+/// Decodes a Bearer value. SDKs send a token in base64 (`RSA3a`); a plain token contains a dot, which base64 does
+/// not.
 fn bearer_token(value: &str) -> String {
     if value.contains('.') {
         return value.to_owned();
@@ -173,6 +174,6 @@ fn answer_format(headers: &HeaderMap, query: &HashMap<String, String>) -> Format
 }
 
 async fn wrong_method(request: HttpRequest) -> HttpResponse {
-    let error = ErrorInfo::new(405, 40500, "the route has no such method");
+    let error = ErrorInfo::new(405, 40500, "this route does not support the method");
     error_response_of(error, RestCall::of(&request).format)
 }

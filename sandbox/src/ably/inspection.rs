@@ -1,4 +1,4 @@
-//! What Ably does not have: `/sandbox/…`, views of what happens and handles to change it, for pages and scripts.
+//! The routes below `/sandbox`, which Ably does not have: views and controls for pages and scripts.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -17,7 +17,6 @@ use super::{
 };
 use crate::event_stream::stream_changes;
 
-/// Every route for inspection.
 pub(crate) fn routes(config: &mut ServiceConfig) {
     config
         .service(resource("/sandbox/connections").get(live_connections))
@@ -59,7 +58,7 @@ struct KeySettings {
     reauth_margin_ms: Option<u32>,
 }
 
-/// Changes the settings given of the key: `revocableTokens`, for tokens issued from now on, and `reauthMarginMs`.
+/// Changes settings of the key: `revocableTokens`, for tokens issued from now on, and `reauthMarginMs`.
 async fn change_key(
     request: HttpRequest,
     payload: Payload,
@@ -68,7 +67,7 @@ async fn change_key(
     let call = RestCall::of(&request);
     let body = call.body(payload).await?;
     let settings: KeySettings = serde_json::from_value(body)
-        .map_err(|_| call.error(ErrorInfo::bad_request("the settings are revocableTokens and reauthMarginMs")))?;
+        .map_err(|_| call.error(ErrorInfo::bad_request("send revocableTokens, reauthMarginMs or both")))?;
     match settings.revocable_tokens {
         Some(true) => shared.set_revocable_tokens(RevocableTokens::On),
         Some(false) => shared.set_revocable_tokens(RevocableTokens::Off),
@@ -86,7 +85,7 @@ struct ClockSettings {
     offset_ms: i64,
 }
 
-/// Sets how far the clock is ahead of this machine's: `{"offsetMs":150000}`.
+/// Sets the stand-in's clock minus this machine's: `{"offsetMs":150000}`.
 async fn change_clock(
     request: HttpRequest,
     payload: Payload,
@@ -124,8 +123,9 @@ impl From<OutageParams> for Option<Outage> {
     }
 }
 
-/// `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, or a kind alone: `hang`, `drop`,
-/// `lose_one_answer`; `none` ends it. With `"route":"revokeTokens"` it is about that route only.
+/// Starts or ends an outage: `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, or a kind
+/// alone: `hang`, `drop`, `lose_one_answer`, or `none` to end it. With `"route":"revokeTokens"` it affects only that
+/// route.
 async fn change_outage(
     request: HttpRequest,
     payload: Payload,
@@ -133,7 +133,7 @@ async fn change_outage(
 ) -> Result<HttpResponse, RestError> {
     let call = RestCall::of(&request);
     let body = call.body(payload).await?;
-    let wrong = || call.error(ErrorInfo::bad_request("the outage is of no known kind or route"));
+    let wrong = || call.error(ErrorInfo::bad_request("the kind or the route of the outage is unknown"));
     let route = body.get("route").cloned().unwrap_or(Value::Null);
     let outage = serde_json::from_value::<OutageParams>(body).map_err(|_| wrong())?.into();
     match route {

@@ -1,4 +1,4 @@
-//! The tokens that `requestToken` issued, within limits.
+//! The tokens that `requestToken` issued, in bounded memory.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,7 +10,7 @@ use super::{
 const MOST_TOKENS: usize = 20_000;
 const MOST_CAPABILITY_BYTES: usize = 64 * 1024 * 1024;
 
-/// How long an expired token is still known as expired, in milliseconds.
+/// How long an expired token is remembered, in milliseconds.
 const EXPIRED_TOKEN_KEPT_MS: i64 = 60 * 60 * 1000;
 
 /// Issued tokens, in the order of issue.

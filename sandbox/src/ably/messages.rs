@@ -1,4 +1,4 @@
-//! Messages and presence on channels: published, read back, and checked before others see them.
+//! Publishing, history and presence of channels, and the checks that messages must pass.
 
 use serde_json::{Map, Value, json};
 
@@ -39,7 +39,7 @@ impl AblyApp {
         Ok(json!({ "channel": channel, "messageId": id, "serials": serials }))
     }
 
-    /// The messages as they will be seen, if this access may publish them all.
+    /// Checks messages to publish, and returns them as subscribers see them.
     pub(super) fn admit_messages(
         access: &Access,
         client_id: Option<&str>,
@@ -48,10 +48,10 @@ impl AblyApp {
     ) -> Result<Vec<Map<String, Value>>, ErrorInfo> {
         check_channel_name(channel)?;
         if !access.capability.allows(channel, "publish") {
-            return Err(ErrorInfo::not_permitted("the capability does not allow to publish on this channel"));
+            return Err(ErrorInfo::not_permitted("the capability does not allow publish on this channel"));
         }
         if messages.is_empty() {
-            return Err(ErrorInfo::bad_request("there are no messages"));
+            return Err(ErrorInfo::bad_request("the list of messages is empty"));
         }
         let mut size = 0;
         let mut admitted = Vec::with_capacity(messages.len());
@@ -75,7 +75,7 @@ impl AblyApp {
     ) -> Result<HistoryPage, ErrorInfo> {
         check_channel_name(channel)?;
         if !access.capability.allows(channel, "history") {
-            return Err(ErrorInfo::not_permitted("the capability does not allow to read the history of this channel"));
+            return Err(ErrorInfo::not_permitted("the capability does not allow history on this channel"));
         }
         Ok(self
             .channels
@@ -88,7 +88,7 @@ impl AblyApp {
         check_channel_name(channel)?;
         if !["subscribe", "presence"].iter().any(|operation| access.capability.allows(channel, operation)) {
             return Err(ErrorInfo::not_permitted(
-                "the capability does not allow to see who is present on this channel",
+                "the capability allows neither subscribe nor presence on this channel",
             ));
         }
         Ok(self
@@ -98,14 +98,14 @@ impl AblyApp {
     }
 }
 
-/// Refuses a channel name that Ably would not take (40010).
+/// Checks a channel name; 40010 if it is invalid.
 pub(super) fn check_channel_name(name: &str) -> Result<(), ErrorInfo> {
     let valid =
         !name.is_empty() && name.len() <= LONGEST_CHANNEL_NAME && !name.starts_with(':') && !name.contains('\n');
-    if valid { Ok(()) } else { Err(ErrorInfo::new(400, 40010, "the channel name is not valid")) }
+    if valid { Ok(()) } else { Err(ErrorInfo::new(400, 40010, "the channel name is invalid")) }
 }
 
-/// Keeps the fields that a publisher decides, and puts in those that the token does.
+/// Keeps the fields that a publisher may set, and adds those that the token determines.
 fn admit_message(
     access: &Access,
     client_id: Option<&str>,
@@ -113,10 +113,10 @@ fn admit_message(
     mut sent: Map<String, Value>,
 ) -> Result<Map<String, Value>, ErrorInfo> {
     if sent.get("action").and_then(Value::as_u64).unwrap_or(0) != 0 {
-        return Err(ErrorInfo::bad_request("the stand-in does not update or delete messages"));
+        return Err(ErrorInfo::bad_request("the stand-in does not support updating or deleting messages"));
     }
-    let named = text_of(&sent, "clientId", "the clientId of a message is not a string")?;
-    let speaker = Access::publisher_client_id(client_id, named.as_deref())?;
+    let requested = text_of(&sent, "clientId", "the clientId of a message is not a string")?;
+    let publisher = Access::publisher_client_id(client_id, requested.as_deref())?;
     text_of(&sent, "name", "the name of a message is not a string")?;
     text_of(&sent, "id", "the id of a message is not a string")?;
     text_of(&sent, "encoding", "the encoding of a message is not a string")?;
@@ -137,11 +137,11 @@ fn admit_message(
             message.insert("encoding".to_owned(), json!(encoding));
         }
         Some(_) => {
-            return Err(ErrorInfo::new(400, 40013, "the data of a message is neither text, binary, object nor list"));
+            return Err(ErrorInfo::new(400, 40013, "the data of a message must be text, binary, an object or a list"));
         }
     }
-    if let Some(speaker) = speaker {
-        message.insert("clientId".to_owned(), json!(speaker));
+    if let Some(publisher) = publisher {
+        message.insert("clientId".to_owned(), json!(publisher));
     }
     if let Some(claim) = access.claim_on(channel) {
         let extras = message.entry("extras").or_insert_with(|| json!({}));
@@ -160,27 +160,27 @@ fn text_of(fields: &Map<String, Value>, name: &str, wrong: &'static str) -> Resu
     }
 }
 
-/// Keeps the fields of a presence message that a client decides.
+/// Keeps the fields of a presence message that a client may set.
 pub(super) fn admit_presence(
     client_id: Option<&str>,
     mut sent: Map<String, Value>,
 ) -> Result<Map<String, Value>, ErrorInfo> {
     let change = sent.get("action").and_then(Value::as_u64);
     if !matches!(change, Some(presence::ENTER | presence::LEAVE | presence::UPDATE)) {
-        return Err(ErrorInfo::bad_request("a presence message neither enters, updates nor leaves"));
+        return Err(ErrorInfo::bad_request("the action of a presence message must be enter, update or leave"));
     }
-    let named = text_of(&sent, "clientId", "the clientId of a presence message is not a string")?;
-    let speaker = Access::publisher_client_id(client_id, named.as_deref())?.ok_or(ErrorInfo::new(
+    let requested = text_of(&sent, "clientId", "the clientId of a presence message is not a string")?;
+    let publisher = Access::publisher_client_id(client_id, requested.as_deref())?.ok_or(ErrorInfo::new(
         400,
         91000,
-        "presence takes a client ID",
+        "presence requires a client ID",
     ))?;
     let mut admitted: Map<String, Value> = ["action", "data", "encoding", "extras"]
         .into_iter()
         .filter_map(|field| Some((field.to_owned(), sent.remove(field)?)))
         .filter(|(_, value)| !value.is_null())
         .collect();
-    admitted.insert("clientId".to_owned(), json!(speaker));
+    admitted.insert("clientId".to_owned(), json!(publisher));
     if Value::Object(admitted.clone()).to_string().len() > LARGEST_PUBLISH {
         return Err(ErrorInfo::new(400, 40009, "the presence message is too large"));
     }

@@ -1,4 +1,4 @@
-//! What happens around every route: call counts, outages, the `Date` header and CORS.
+//! Around every route: call counts, outages, the `Date` header and CORS.
 
 use std::io;
 
@@ -26,15 +26,15 @@ use super::{
 const EXPOSED: &str = "Link, X-Ably-Errorcode, X-Ably-Errormessage, X-Ably-Serverid";
 const DEFAULT_ALLOWED: &str = "accept, ably-agent, authorization, content-type, x-ably-clientid, x-ably-version";
 
-/// Counts calls, and stands in for an Ably that is down.
+/// Counts calls, and applies an outage.
 pub(crate) async fn count_and_interrupt(
     shared: Data<SharedApp>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let path = request.path();
-    let inspects = path.starts_with("/sandbox/");
-    let connects = path == "/";
+    let is_inspection = path.starts_with("/sandbox/");
+    let is_websocket = path == "/";
     let outage = {
         let mut app = shared.app();
         match (request.method(), path) {
@@ -47,13 +47,17 @@ pub(crate) async fn count_and_interrupt(
             }
             _ => {}
         }
-        if app.outage == Some(Outage::LoseOneAnswer) && !inspects && !connects { app.outage.take() } else { app.outage }
+        if app.outage == Some(Outage::LoseOneAnswer) && !is_inspection && !is_websocket {
+            app.outage.take()
+        } else {
+            app.outage
+        }
     };
     match outage {
-        Some(Outage::LoseOneAnswer) if !inspects && !connects => {
+        Some(Outage::LoseOneAnswer) if !is_inspection && !is_websocket => {
             Ok(next.call(request).await?.into_response(aborted_response()))
         }
-        Some(outage) if !inspects && !connects => {
+        Some(outage) if !is_inspection && !is_websocket => {
             let format = RestCall::of(request.request()).format;
             Ok(request.into_response(outage_response(outage, format).await))
         }
@@ -61,15 +65,15 @@ pub(crate) async fn count_and_interrupt(
     }
 }
 
-/// What a caller gets from an Ably that is down.
+/// The response during an outage.
 pub(super) async fn outage_response(outage: Outage, format: Format) -> HttpResponse {
     match outage {
         Outage::Status(status) => error_response_of(
-            ErrorInfo::new(status, u32::from(status) * 100, "the stand-in was told to be down"),
+            ErrorInfo::new(status, u32::from(status) * 100, "the stand-in has an outage, as requested"),
             format,
         ),
         Outage::RateLimited { retry_after_s } => {
-            let error = ErrorInfo::new(429, 42910, "the stand-in was told to limit its rate");
+            let error = ErrorInfo::new(429, 42910, "the stand-in limits its rate, as requested");
             let mut answer = error_response_of(error, format);
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
             answer
@@ -79,12 +83,12 @@ pub(super) async fn outage_response(outage: Outage, format: Format) -> HttpRespo
     }
 }
 
-/// An answer that never comes: the connection breaks instead.
+/// A response whose connection breaks.
 pub(super) fn aborted_response() -> HttpResponse {
-    HttpResponse::Ok().streaming(stream::once(async { Err::<Bytes, _>(io::Error::other("dropped")) }))
+    HttpResponse::Ok().streaming(stream::once(async { Err::<Bytes, _>(io::Error::other("outage")) }))
 }
 
-/// Dates answers by the stand-in's clock.
+/// Sets `Date` from the stand-in's clock.
 pub(crate) async fn date(
     shared: Data<SharedApp>,
     request: ServiceRequest,
@@ -95,16 +99,16 @@ pub(crate) async fn date(
     Ok(answer)
 }
 
-/// Lets any page call, with credentials, and see Ably's headers.
+/// Allows any origin, with credentials, and exposes Ably's headers.
 pub(crate) async fn allow_any_origin(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let header_of = |name: HeaderName| request.headers().get(name).cloned();
     let origin = header_of(header::ORIGIN);
-    let asked_headers = header_of(header::ACCESS_CONTROL_REQUEST_HEADERS);
-    let preflights = request.method() == Method::OPTIONS;
-    let mut answer = if preflights {
+    let requested_headers = header_of(header::ACCESS_CONTROL_REQUEST_HEADERS);
+    let is_preflight = request.method() == Method::OPTIONS;
+    let mut answer = if is_preflight {
         let mut answer = request.into_response(HttpResponse::NoContent().finish());
         let headers = answer.headers_mut();
         headers.insert(
@@ -113,7 +117,7 @@ pub(crate) async fn allow_any_origin(
         );
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            asked_headers.unwrap_or(HeaderValue::from_static(DEFAULT_ALLOWED)),
+            requested_headers.unwrap_or(HeaderValue::from_static(DEFAULT_ALLOWED)),
         );
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
         answer

@@ -1,19 +1,19 @@
-//! The ways in which the stand-in can fail.
+//! Outages of the stand-in.
 
-/// A way for Ably's REST side to be down. The WebSocket, CORS preflights and `/sandbox/` go on.
+/// An outage of Ably's REST API. It does not affect the WebSocket, CORS preflights and `/sandbox/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outage {
-    /// Every call is answered with this status, and a code of a hundred times as much.
+    /// Every call gets this status, and 100 times the status as the code.
     Status(u16),
-    /// No call is answered, even after the outage.
+    /// No call gets an answer, even after the outage.
     Hang,
-    /// The connection is closed without an answer.
+    /// The connection closes without an answer.
     Drop,
-    /// Every call is answered with 429 and 42910, and with when to come again.
+    /// Every call gets 429, 42910 and `Retry-After`.
     RateLimited {
         /// In seconds.
         retry_after_s: u32,
     },
-    /// The next call is carried out and its answer lost; then the outage is over.
+    /// The next call is processed, but its answer is lost; then the outage ends.
     LoseOneAnswer,
 }

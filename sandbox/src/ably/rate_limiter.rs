@@ -1,6 +1,6 @@
 //! The rate limit of `revokeTokens`.
 
-/// How many calls of `revokeTokens` are taken within a window of time, which begins with the first of them.
+/// A fixed window that starts with the first call in it.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     calls: u32,
@@ -19,7 +19,7 @@ impl RateLimiter {
         Self { calls, window_ms, window: None }
     }
 
-    /// Counts a call, or says after how many seconds one is taken again.
+    /// Counts a call; at the limit, `Err` holds the seconds until the window ends.
     pub(crate) fn admit(&mut self, now_ms: i64) -> Result<(), u32> {
         let fresh = Window { until_ms: now_ms.saturating_add(self.window_ms), calls: 0 };
         let window = self.window.filter(|window| now_ms < window.until_ms).unwrap_or(fresh);
@@ -39,7 +39,7 @@ mod tests {
     const NOW_MS: i64 = 1_795_289_000_000;
 
     #[test]
-    fn calls_above_the_rate_limit_are_told_when_the_window_ends() {
+    fn calls_above_the_rate_limit_learn_when_the_window_ends() {
         let mut limiter = RateLimiter::new(2, 1500);
         let admitted = [(0, Ok(())), (100, Ok(())), (400, Err(2)), (1499, Err(1)), (1500, Ok(())), (2999, Ok(()))];
         for (after_ms, outcome) in admitted {

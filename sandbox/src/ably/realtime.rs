@@ -1,5 +1,5 @@
-//! Realtime connections (`RTN*`, `RTL*`, `RTP*`): what each protocol message from a client does. Every answer goes into the
-//! connection's queue; a socket empties it.
+//! Realtime connections (`RTN*`, `RTL*`, `RTP*`): the effect of each protocol message from a client. Answers go into
+//! the connection's queue, which its socket sends.
 
 mod attachment;
 mod delivery;
@@ -19,11 +19,11 @@ use super::{
     revocation::RevocationStatus,
 };
 
-/// What a message that wants an answer does. Yields the serials of what it published.
-type Act = fn(&mut AblyApp, u64, ClientMessage, i64) -> Result<Vec<String>, ErrorInfo>;
+/// Handles a message that expects ACK or NACK. Returns the serials of published messages.
+type Action = fn(&mut AblyApp, u64, ClientMessage, i64) -> Result<Vec<String>, ErrorInfo>;
 
 impl AblyApp {
-    /// Acts on a protocol message from a client.
+    /// Handles a protocol message from a client.
     pub(crate) fn receive(&mut self, socket: u64, message: ClientMessage, now_ms: i64) {
         let Some(connection) = self.connections.get(&socket) else {
             return;
@@ -43,8 +43,8 @@ impl AblyApp {
             }
             action::ATTACH => self.attach(socket, &message, now_ms),
             action::DETACH => self.detach(socket, &message, now_ms),
-            action::MESSAGE => self.accept(socket, message, now_ms, Self::publish_messages),
-            action::PRESENCE => self.accept(socket, message, now_ms, Self::change_presence),
+            action::MESSAGE => self.acknowledge(socket, message, now_ms, Self::publish_messages),
+            action::PRESENCE => self.acknowledge(socket, message, now_ms, Self::change_presence),
             action::SYNC => {
                 if let Some(name) = message.channel {
                     self.send_sync(socket, &name, now_ms);
@@ -57,22 +57,22 @@ impl AblyApp {
             }
             action::DISCONNECT => self.disconnect(socket, Disconnection::Resumable, now_ms),
             _ if message.msg_serial.is_some() => {
-                self.accept(socket, message, now_ms, |_, _, _, _| {
-                    Err(ErrorInfo::bad_request("the stand-in does not speak this part of the protocol"))
+                self.acknowledge(socket, message, now_ms, |_, _, _, _| {
+                    Err(ErrorInfo::bad_request("the stand-in does not support this action"))
                 });
             }
             _ => {}
         }
     }
 
-    /// Answers a message that wants an answer: ACK, or NACK with the reason (`RTN7`).
-    fn accept(&mut self, socket: u64, message: ClientMessage, now_ms: i64, act: Act) {
+    /// Runs `handle` and answers ACK, or NACK with the error (`RTN7`).
+    fn acknowledge(&mut self, socket: u64, message: ClientMessage, now_ms: i64, handle: Action) {
         let Some(connection) = self.connections.get(&socket) else {
             return;
         };
         let serial = message.msg_serial.unwrap_or(connection.last_serial.saturating_add(1));
         let message = ClientMessage { msg_serial: Some(serial), ..message };
-        let answer = match act(self, socket, message, now_ms) {
+        let answer = match handle(self, socket, message, now_ms) {
             Ok(serials) => json!({
                 "action": action::ACK, "msgSerial": serial, "count": 1, "res": [{ "serials": serials }]
             }),

@@ -1,4 +1,4 @@
-//! The routes that Ably has: REST, and the WebSocket on `/`.
+//! The routes of Ably: REST, and the WebSocket on `/`.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -25,7 +25,6 @@ use super::{
 const MOST_HISTORY: usize = 1000;
 const DEFAULT_HISTORY: usize = 100;
 
-/// Every route of the stand-in.
 pub(crate) fn routes(config: &mut ServiceConfig) {
     config
         .service(resource("/").get(realtime))
@@ -161,19 +160,19 @@ fn history_query(query: &HashMap<String, String>) -> Result<HistoryQuery, ErrorI
     let number = |name: &str, default: i64| match query.get(name) {
         None => Ok(default),
         Some(text) => {
-            text.parse::<i64>().map_err(|_| ErrorInfo::bad_request("start, end or limit is not a whole number"))
+            text.parse::<i64>().map_err(|_| ErrorInfo::bad_request("start, end and limit must be whole numbers"))
         }
     };
     let limit = number("limit", i64::try_from(DEFAULT_HISTORY).unwrap_or(i64::MAX))?;
     let limit = usize::try_from(limit)
         .ok()
         .filter(|limit| (1..=MOST_HISTORY).contains(limit))
-        .ok_or(ErrorInfo::bad_request("limit is not between 1 and 1000"))?;
+        .ok_or(ErrorInfo::bad_request("limit must be between 1 and 1000"))?;
     let forwards = match query.get("direction").map(String::as_str) {
         None | Some("backwards") => false,
         Some("forwards") => true,
         Some(_) => {
-            return Err(ErrorInfo::bad_request("direction is neither forwards nor backwards"));
+            return Err(ErrorInfo::bad_request("direction must be forwards or backwards"));
         }
     };
     Ok(HistoryQuery {
@@ -185,7 +184,7 @@ fn history_query(query: &HashMap<String, String>) -> Result<HistoryQuery, ErrorI
     })
 }
 
-/// The pages, as `TG*` reads them. Their addresses are relative to the channel.
+/// The `Link` header of a history page (`TG*`). Its URLs are relative to the channel.
 fn history_links(query: &HistoryQuery, next: Option<&str>) -> String {
     let direction = if query.forwards { "forwards" } else { "backwards" };
     let (limit, start_ms, end_ms) = (query.limit, query.start_ms, query.end_ms);
@@ -208,7 +207,7 @@ async fn present(
     Ok(call.answer(200, &members, None))
 }
 
-/// A WebSocket (`RTN2`). A refused one is opened too, since only then can its client read why.
+/// Opens a WebSocket (`RTN2`), even for a client that is refused, which can read the error only there.
 async fn realtime(request: HttpRequest, payload: Payload, shared: Data<SharedApp>) -> Result<HttpResponse, Error> {
     let call = RestCall::of(&request);
     let upgrades = call.header("upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"));
@@ -236,7 +235,7 @@ async fn realtime(request: HttpRequest, payload: Payload, shared: Data<SharedApp
     Ok(answer)
 }
 
-const UNKNOWN_ROUTE: ErrorInfo = ErrorInfo::new(404, 40400, "there is no such route");
+const UNKNOWN_ROUTE: ErrorInfo = ErrorInfo::new(404, 40400, "this route does not exist");
 
 async fn unknown_route(request: HttpRequest) -> HttpResponse {
     error_response_of(UNKNOWN_ROUTE, RestCall::of(&request).format)

@@ -1,4 +1,4 @@
-//! The app behind its lock, and the clock: what every request and every socket shares.
+//! The app and the clock that all requests and sockets share.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::clock::Clock;
 
-/// The stand-in's state and clock.
+/// The stand-in's app, behind a lock, and its clock.
 pub(crate) struct SharedApp {
     pub(crate) clock: Clock,
     app: Mutex<AblyApp>,

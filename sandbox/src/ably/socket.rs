@@ -1,5 +1,5 @@
-//! A WebSocket: reads frames into the app, sends what the app queued, and wakes it when a token needs attention.
-//! It decides nothing.
+//! A WebSocket: passes frames from the client to the app, sends what the app queues, and wakes the app when a token
+//! needs attention.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,17 +19,17 @@ use super::{
 };
 
 const QUEUE: usize = 512;
-const SLOWEST_SEND: Duration = Duration::from_secs(10);
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST_SLEEP_MS: i64 = 60_000;
 
-/// What a quiet server sends: browsers do not see pings, so they ask for protocol messages (`RTN23`).
+/// What an idle server sends. Browsers do not see pings, so they request protocol messages (`RTN23`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Heartbeat {
     Message,
     Ping,
 }
 
-/// One connected socket.
+/// An open WebSocket.
 pub(crate) struct Socket {
     pub(crate) shared: Arc<SharedApp>,
     pub(crate) session: Session,
@@ -38,7 +38,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Serves the socket until either side ends it.
+    /// Serves the socket until one side closes it.
     pub(crate) fn serve(mut self, connect_request: ConnectRequest, frames: AggregatedMessageStream) {
         rt::spawn(async move {
             let (queue, outgoing) = mpsc::channel(QUEUE);
@@ -54,7 +54,7 @@ impl Socket {
                     let _ = self.send(&error_message(error)).await;
                 }
             }
-            let _ = timeout(SLOWEST_SEND, self.session.close(Some(CloseCode::Normal.into()))).await;
+            let _ = timeout(SEND_TIMEOUT, self.session.close(Some(CloseCode::Normal.into()))).await;
         });
     }
 
@@ -145,7 +145,7 @@ impl Socket {
                 Format::MessagePack => self.session.binary(bytes).await,
             }
         };
-        timeout(SLOWEST_SEND, sending).await.unwrap_or(Err(Closed))
+        timeout(SEND_TIMEOUT, sending).await.unwrap_or(Err(Closed))
     }
 }
 

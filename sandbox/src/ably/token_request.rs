@@ -1,5 +1,5 @@
-//! A token request (`RSA9`, `TE1`-`TE6`) on its way in: what was sent, whether it may be believed, and what token it asks
-//! for. It judges the text as sent and knows nothing of how the sender made it.
+//! Token requests (`RSA9`, `TE1`-`TE6`): the fields as sent, and the checks that Ably makes. The text is checked as
+//! sent, whoever made it.
 
 use std::collections::HashMap;
 
@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 
 use super::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
 
-/// How far a timestamp may be off, in milliseconds, either way.
+/// The largest difference between timestamp and clock, in milliseconds.
 const TIMESTAMP_WINDOW_MS: i64 = 2 * 60 * 1000;
 
-/// How long a token lives when nothing is asked, in milliseconds (`TK2a`).
+/// The default ttl, in milliseconds (`TK2a`).
 const DEFAULT_TTL_MS: i64 = 60 * 60 * 1000;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -20,24 +20,24 @@ const HOUR_MS: i64 = 60 * 60 * 1000;
 const SHORTEST_NONCE: usize = 16;
 const MOST_NONCES: usize = 1_000_000;
 
-/// The longest capability, in bytes of its text.
+/// The largest capability, in bytes of its text.
 const LONGEST_CAPABILITY: usize = 64 * 1024;
 
-/// The longest time that a token may live, in milliseconds.
+/// The longest ttl of a token, in milliseconds.
 pub(crate) fn longest_ttl_ms(revocable_tokens: bool) -> i64 {
     if revocable_tokens { HOUR_MS } else { DAY_MS }
 }
 
-/// Who vouches for a token request.
+/// What authenticates a token request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proof {
-    /// Its own `mac`.
+    /// Its `mac`.
     Mac,
-    /// The API key, presented in the same call.
+    /// The API key, sent in the same call.
     ApiKey,
 }
 
-/// The fields as sent. Nothing about them is believed yet.
+/// The fields as sent, not verified.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenRequest {
     key_name: Option<String>,
@@ -49,7 +49,7 @@ pub(crate) struct TokenRequest {
     mac: Option<String>,
 }
 
-/// What a token request that passed every check asks for.
+/// The verified fields that determine the token.
 #[derive(Debug, Clone)]
 pub(crate) struct CheckedTokenRequest {
     pub(crate) ttl_ms: i64,
@@ -58,23 +58,23 @@ pub(crate) struct CheckedTokenRequest {
 }
 
 impl TokenRequest {
-    /// Reads the fields, each of which must be of its type. Absent fields are to be omitted (`RSA5`, `RSA6`), but Ably takes
-    /// null for absent too: its Python SDK writes a null for each ttl, capability and client ID that there is not.
+    /// Reads the fields, each of the right type. `RSA5` and `RSA6` omit missing fields, but Ably also accepts null:
+    /// its Python SDK sends null for an unset ttl, capability or client ID.
     pub(crate) fn read(body: &Value) -> Result<Self, ErrorInfo> {
-        let fields = body.as_object().ok_or(ErrorInfo::bad_request("the token request is not an object"))?;
+        let fields = body.as_object().ok_or(ErrorInfo::bad_request("the token request must be an object"))?;
         Ok(Self {
-            key_name: text(fields, "keyName", "keyName is not a string")?,
-            ttl: integer(fields, "ttl", ErrorInfo::new(400, 40003, "ttl is not an integer"))?,
-            capability: text(fields, "capability", "capability is not a string of JSON")?,
-            client_id: text(fields, "clientId", "clientId is not a string")?,
-            timestamp: integer(fields, "timestamp", ErrorInfo::bad_request("timestamp is not an integer"))?
+            key_name: text(fields, "keyName", "keyName must be a string")?,
+            ttl: integer(fields, "ttl", ErrorInfo::new(400, 40003, "ttl must be an integer"))?,
+            capability: text(fields, "capability", "capability must be a string of JSON")?,
+            client_id: text(fields, "clientId", "clientId must be a string")?,
+            timestamp: integer(fields, "timestamp", ErrorInfo::bad_request("timestamp must be an integer"))?
                 .ok_or(ErrorInfo::bad_request("timestamp is missing"))?,
-            nonce: text(fields, "nonce", "nonce is not a string")?,
-            mac: text(fields, "mac", "mac is not a string")?,
+            nonce: text(fields, "nonce", "nonce must be a string")?,
+            mac: text(fields, "mac", "mac must be a string")?,
         })
     }
 
-    /// Every check that Ably makes, in order; the nonce is spent only when all the others passed.
+    /// Makes every check in Ably's order. Only a request that passes all others uses up its nonce.
     pub(crate) fn check(
         &self,
         proof: Proof,
@@ -97,7 +97,7 @@ impl TokenRequest {
         }
         let ttl_ms = self.ttl.unwrap_or(DEFAULT_TTL_MS);
         if !(1..=longest_ttl_ms).contains(&ttl_ms) {
-            return Err(ErrorInfo::new(400, 40003, "ttl is not positive, or is longer than the key allows"));
+            return Err(ErrorInfo::new(400, 40003, "ttl must be positive and no longer than the key allows"));
         }
         if self.client_id.as_deref() == Some("") {
             return Err(ErrorInfo::new(400, 40012, "clientId is empty"));
@@ -110,10 +110,10 @@ impl TokenRequest {
             Some(text) => Capability::parse(text)?.intersect(key_capability),
         };
         if capability.is_empty() {
-            return Err(ErrorInfo::not_permitted("the key has none of the capability that was asked for"));
+            return Err(ErrorInfo::not_permitted("the key allows nothing of the requested capability"));
         }
         match &self.nonce {
-            Some(nonce) => nonces.spend(nonce, self.timestamp, now_ms)?,
+            Some(nonce) => nonces.use_up(nonce, self.timestamp, now_ms)?,
             None if proof == Proof::ApiKey => {}
             None => return Err(ErrorInfo::new(401, 40105, "nonce is missing")),
         }
@@ -127,7 +127,7 @@ impl TokenRequest {
         if key.verifies(self.signed_text().as_bytes(), &mac) { Ok(()) } else { Err(wrong) }
     }
 
-    /// What the `mac` is over: six fields, each closed by a newline, an absent one empty.
+    /// The signed text: six fields, each followed by a newline; a missing field is empty.
     fn signed_text(&self) -> String {
         let ttl = self.ttl.map(|ttl| ttl.to_string());
         let timestamp = self.timestamp.to_string();
@@ -160,15 +160,14 @@ fn integer(fields: &Map<String, Value>, name: &str, wrong: ErrorInfo) -> Result<
     }
 }
 
-/// Digests of the nonces already spent. Each is kept for as long as a token request of its timestamp would still be
-/// taken.
+/// Digests of the used nonces, each kept while a token request with its timestamp would be accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Nonces(HashMap<[u8; 32], i64>);
 
 impl Nonces {
-    fn spend(&mut self, nonce: &str, timestamp: i64, now_ms: i64) -> Result<(), ErrorInfo> {
+    fn use_up(&mut self, nonce: &str, timestamp: i64, now_ms: i64) -> Result<(), ErrorInfo> {
         if nonce.chars().count() < SHORTEST_NONCE {
-            return Err(ErrorInfo::new(401, 40105, "nonce is shorter than 16 characters"));
+            return Err(ErrorInfo::new(401, 40105, "nonce must have at least 16 characters"));
         }
         let digest = Sha256::digest(nonce.as_bytes()).into();
         if self.0.contains_key(&digest) {
@@ -184,7 +183,7 @@ impl Nonces {
         Ok(())
     }
 
-    /// Forgets the nonces whose token requests are too old by now.
+    /// Forgets nonces whose token requests are too old.
     pub(crate) fn forget(&mut self, now_ms: i64) {
         self.0.retain(|_, needed_until| *needed_until >= now_ms);
     }
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ably_js_signed_is_believed_and_any_change_is_not() {
+    fn a_request_signed_by_ably_js_verifies_and_a_changed_one_does_not() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/token_request.json");
         let vectors: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let cases = vectors["cases"].as_array().unwrap();
@@ -268,19 +267,19 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_token_request_yields_its_terms() {
-        let terms = judge(&signed(&json!({ "ttl": 1, "capability": r#"{"chat:a":["publish"]}"# }))).unwrap();
-        assert_eq!(terms.ttl_ms, 1);
-        assert_eq!(terms.client_id.as_deref(), Some("alice"));
-        assert_eq!(terms.capability.to_string(), r#"{"chat:a":["publish"]}"#);
+    fn a_valid_token_request_determines_its_token() {
+        let checked = judge(&signed(&json!({ "ttl": 1, "capability": r#"{"chat:a":["publish"]}"# }))).unwrap();
+        assert_eq!(checked.ttl_ms, 1);
+        assert_eq!(checked.client_id.as_deref(), Some("alice"));
+        assert_eq!(checked.capability.to_string(), r#"{"chat:a":["publish"]}"#);
 
-        let terms = judge(&signed(&json!({ "clientId": "*" }))).unwrap();
-        assert_eq!(terms.ttl_ms, HOUR_MS);
-        assert_eq!(terms.capability.to_string(), r#"{"chat:*":["*"],"news":["subscribe"]}"#);
+        let checked = judge(&signed(&json!({ "clientId": "*" }))).unwrap();
+        assert_eq!(checked.ttl_ms, HOUR_MS);
+        assert_eq!(checked.capability.to_string(), r#"{"chat:*":["*"],"news":["subscribe"]}"#);
     }
 
     #[test]
-    fn each_fault_has_its_code() {
+    fn each_error_has_its_code() {
         for (fields, status, code) in [
             (json!({ "keyName": "app.other" }), 401, 40101),
             (json!({ "keyName": 1 }), 400, 40000),
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_request_does_not_spend_its_nonce() {
+    fn a_refused_token_request_does_not_use_up_its_nonce() {
         let mut nonces = Nonces::default();
         judge_with(&signed(&json!({ "ttl": 0 })), &mut nonces, NOW_MS).unwrap_err();
         judge_with(&signed(&json!({})), &mut nonces, NOW_MS).unwrap();
@@ -371,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_vouches_for_an_unsigned_token_request_but_not_for_a_wrong_mac() {
+    fn the_key_authenticates_an_unsigned_token_request_but_not_for_a_wrong_mac() {
         let key_capability = Capability::parse(r#"{"*":["*"]}"#).unwrap();
         let check = |body: Value| {
             TokenRequest::read(&body)?.check(

@@ -1,21 +1,21 @@
-//! The claims of a session token, version 2: who, in which session, and the compact form of what an organization grants.
+//! The claims of a session token, version 2.
 
 use serde_json::{Value, json};
 
 use super::session::Session;
 use super::user::{Organization, User};
 
-/// When and for whom one token of a session is minted.
+/// What varies between two tokens of a session.
 pub(super) struct MintParams {
     pub(super) now: i64,
     pub(super) ttl_s: i64,
     pub(super) issuer: String,
     pub(super) jti: String,
-    /// `None` when the request that asked for the token named no origin.
+    /// `None` if the request for the token had no `Origin`.
     pub(super) authorized_party: Option<String>,
 }
 
-/// The claims of one token of this session. A `user` that is not there (deleted meanwhile) has no organization.
+/// The claims of one token of a session. A deleted `user` is `None`.
 pub(super) fn of(session: &Session, user: Option<&User>, params: MintParams) -> Value {
     let MintParams { now, ttl_s, issuer, jti, authorized_party } = params;
     let minutes_since_first_factor = (now - session.signed_in_at).max(0) / 60;
@@ -25,7 +25,7 @@ pub(super) fn of(session: &Session, user: Option<&User>, params: MintParams) -> 
         "iat": now,
         "iss": issuer,
         "jti": jti,
-        // Clerk dates it back, against clocks that lag.
+        // Backdated, as Clerk does, for clocks that lag.
         "nbf": now - 10,
         "sid": session.id,
         "sts": "active",
@@ -50,7 +50,7 @@ pub(super) fn of(session: &Session, user: Option<&User>, params: MintParams) -> 
     claims
 }
 
-/// `o:` for what the organization's plan has, `u:` for what the user's own has, `ou:` for both.
+/// The features: `o:` of the organization's plan, `u:` of the user's plan, `ou:` of both.
 fn features(user: &User) -> String {
     let of_organization = user.organization.iter().flat_map(|organization| &organization.features);
     let mut entries: Vec<String> = of_organization
@@ -73,7 +73,7 @@ fn plans(user: &User) -> String {
     entries.join(",")
 }
 
-/// `per` lists the permissions once; the i-th number of `fpm` says, bit by bit, which of them the i-th feature has.
+/// `per` lists each permission once. The i-th number of `fpm` is a bitmap of the permissions of the i-th feature.
 fn organization_claim(organization: &Organization) -> Value {
     let mut names: Vec<&str> = Vec::new();
     let mut maps = Vec::new();

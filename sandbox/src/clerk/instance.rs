@@ -1,4 +1,4 @@
-//! What the stand-in remembers: its keys, users and sessions, how often it was called, and how it is to fail.
+//! The state of an instance: keys, users, sessions, call counts and outages.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +18,13 @@ use super::webhooks::Outbox;
 use super::{events, ids};
 use crate::clock::Clock;
 
-/// The class that Clerk's header `cat` gives a session token.
+/// The `cat` header of a session token.
 const SESSION_TOKEN_CATEGORY: &str = "cl_B7d4PD111AAA";
 
 /// How often each route was called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Calls {
-    /// `GET /.well-known/jwks.json`, behind the proxy path or not.
+    /// `GET /.well-known/jwks.json`, with or without the proxy path.
     pub frontend_jwks: u64,
     /// `GET /v1/jwks`.
     pub backend_jwks: u64,
@@ -38,25 +38,25 @@ pub struct Calls {
     pub tokens: u64,
     /// `POST /v1/client/sessions/{sid}/end` and `…/remove`.
     pub sign_outs: u64,
-    /// What changes something in the Backend API: sessions, users, memberships and organizations.
+    /// Calls of the Backend API that change sessions, users, memberships or organizations.
     pub changes: u64,
     /// `POST /sandbox/session-tokens`.
     pub session_tokens: u64,
 }
 
-/// How Clerk can be out of reach.
+/// An outage of Clerk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outage {
-    /// Answers this status. One that HTTP does not have becomes 500.
+    /// Answers with this status; an invalid one becomes 500.
     Status(u16),
-    /// Answers 429.
+    /// Answers with 429.
     RateLimited {
         /// The `Retry-After` of the answer, in seconds.
         retry_after_s: u64,
     },
-    /// Takes the request and stays silent until the outage changes (a minute at most).
+    /// Does not answer until the outage changes, or for a minute.
     Hang,
-    /// Cuts the connection without an answer.
+    /// Closes the connection without an answer.
     Drop,
 }
 
@@ -117,12 +117,12 @@ impl Instance {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The instance's clock, in milliseconds since the epoch.
+    /// The time in milliseconds since the epoch.
     pub(super) fn now_ms(&self) -> i64 {
         self.clock.now_ms()
     }
 
-    /// The instance's clock, as a `Date` header needs it.
+    /// The time as a `Date` header needs it.
     pub(super) fn now(&self) -> SystemTime {
         self.clock.now()
     }
@@ -167,12 +167,12 @@ impl Instance {
         self.next_session_claims(&self.sign_in(user_id))
     }
 
-    /// Claims of one more token of this session, for a page of the origin that is the usual one.
+    /// The claims of the next token of a session, for the default authorized party.
     pub(super) fn next_session_claims(&self, session: &Session) -> Value {
         self.session_claims(session, Some(self.authorized_party.clone()))
     }
 
-    /// Claims of one more token of this session, for a page of this origin.
+    /// The claims of the next token of a session, for this authorized party.
     pub(super) fn session_claims(&self, session: &Session, authorized_party: Option<String>) -> Value {
         let state = self.state();
         let user = state.users.iter().find(|user| user.id == session.user_id);
@@ -186,7 +186,7 @@ impl Instance {
         claims::of(session, user, params)
     }
 
-    /// Begins a session. The stand-in asks for no password.
+    /// Starts a session, without a password.
     pub(super) fn sign_in(&self, user_id: &str) -> Session {
         let mut state = self.state();
         let now_ms = self.now_ms();
@@ -204,7 +204,7 @@ impl Instance {
         session
     }
 
-    /// The session of this id, unless it has ended or its user is barred.
+    /// The session with this id, unless it has ended or its user is blocked.
     pub(super) fn active_session(&self, id: &str) -> Option<Session> {
         let state = self.state();
         let session = state.sessions.get(id).filter(|session| session.status == SessionStatus::Active)?;
@@ -212,7 +212,7 @@ impl Instance {
         (!is_blocked).then(|| session.clone())
     }
 
-    /// Ends the session, and answers it as it is then; `None` if there was none to end.
+    /// Ends a session and returns it; `None` if it is not active.
     pub(super) fn end_session(&self, id: &str, end: SessionEnd) -> Option<Session> {
         let mut state = self.state();
         let InstanceState { sessions, users, .. } = &mut *state;
@@ -228,7 +228,7 @@ impl Instance {
         session.clone()
     }
 
-    /// All sessions, the newest first.
+    /// All sessions, newest first.
     pub(super) fn sessions(&self) -> Vec<Session> {
         let mut sessions: Vec<_> = self.state().sessions.values().cloned().collect();
         sessions.sort_by(|a, b| b.signed_in_at.cmp(&a.signed_in_at).then_with(|| a.id.cmp(&b.id)));
@@ -248,7 +248,7 @@ impl Instance {
             .cloned()
     }
 
-    /// Adds or replaces a user. One who is barred from now on loses all sessions, as at Clerk.
+    /// Adds or replaces a user. Blocking a user revokes all sessions, as at Clerk.
     pub(super) fn set_user(&self, user: User) {
         self.put_user(&mut self.state(), user);
     }
@@ -275,7 +275,7 @@ impl Instance {
         }
     }
 
-    /// Changes a user, and answers it as it is then; `None` if there is none of this id.
+    /// Changes a user and returns it; `None` if the id is unknown.
     pub(super) fn change_user(&self, id: &str, change: impl FnOnce(&mut User)) -> Option<User> {
         let mut state = self.state();
         let mut user = state.users.iter().find(|user| user.id == id)?.clone();
@@ -285,7 +285,7 @@ impl Instance {
         Some(user)
     }
 
-    /// Forgets a user, whose sessions end without an event of their own. Says whether there was one.
+    /// Deletes a user and ends the sessions without events for them. Returns whether the user existed.
     pub(super) fn delete_user(&self, id: &str) -> bool {
         let mut state = self.state();
         let before = state.users.len();
@@ -300,7 +300,7 @@ impl Instance {
         is_gone
     }
 
-    /// Forgets an organization: no user is in it any more. Says whether anyone was.
+    /// Deletes an organization. Returns whether it had members.
     pub(super) fn delete_organization(&self, id: &str) -> bool {
         let mut state = self.state();
         let mut had_members = false;
@@ -317,16 +317,16 @@ impl Instance {
         self.state().calls
     }
 
-    /// Counts one call of the route whose counter `of` picks.
-    pub(super) fn count(&self, of: impl FnOnce(&mut Calls) -> &mut u64) {
-        *of(&mut self.state().calls) += 1;
+    /// Counts one call in the counter that `counter` selects.
+    pub(super) fn count(&self, counter: impl FnOnce(&mut Calls) -> &mut u64) {
+        *counter(&mut self.state().calls) += 1;
     }
 
     pub(super) fn set_outage(&self, outage: Option<Outage>) {
         self.outage.send_replace(outage);
     }
 
-    /// The outage, and word of every change of it.
+    /// The outage, and notice of its changes.
     pub(super) fn outage(&self) -> watch::Receiver<Option<Outage>> {
         self.outage.subscribe()
     }

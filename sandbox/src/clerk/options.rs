@@ -1,28 +1,28 @@
-//! How a stand-in for Clerk is set up.
+//! Settings of a stand-in for Clerk.
 
 use std::time::Duration;
 
 use super::ids;
 use super::webhooks::WebhookOptions;
 
-/// What a stand-in is started with. `Options::default()` is an instance on any free port.
+/// Settings of a stand-in. `Options::default()` takes any free port.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Port on loopback; 0 is any free one.
+    /// The port on loopback; 0 takes any free one.
     pub port: u16,
-    /// How long a session token lives. Clerk's live 60 seconds.
+    /// The lifetime of a session token. At Clerk it is 60 seconds.
     pub session_token_ttl: Duration,
-    /// Host name that the publishable key carries and that tokens name as their issuer.
+    /// The host name of the Frontend API, in the publishable key and in `iss`.
     pub frontend_api: String,
-    /// Id of the first signing key, `ins_…`.
+    /// The id of the first signing key, `ins_…`.
     pub kid: String,
-    /// Added to the machine's clock wherever the stand-in tells the time: claims, `Date`, `updated_at`.
+    /// The stand-in's clock minus this machine's. It affects claims, `Date` and `updated_at`.
     pub clock_offset_ms: i64,
-    /// The `azp` of tokens that are minted without a browser naming its origin.
+    /// The `azp` of tokens that are minted without an `Origin`.
     pub authorized_party: String,
-    /// Which of the two issuers an instance can have.
+    /// The kind of `iss`.
     pub issuer: Issuer,
-    /// Where it tells of events, and how persistently.
+    /// The webhook settings.
     pub webhooks: WebhookOptions,
 }
 
@@ -41,12 +41,12 @@ impl Default for Options {
     }
 }
 
-/// Who a session token says it is from.
+/// The `iss` of session tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Issuer {
     /// `https://<frontend_api>`.
     #[default]
     FrontendApi,
-    /// The stand-in's own address, [`Clerk::proxy_url`]: an instance whose Frontend API is behind a proxy.
+    /// [`crate::clerk::Clerk::proxy_url`], for an instance whose Frontend API is behind a proxy.
     Proxy,
 }

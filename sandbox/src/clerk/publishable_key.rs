@@ -1,4 +1,4 @@
-//! The publishable key, and the cookie suffix that follows from it.
+//! The publishable key, and the cookie suffix derived from it.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
@@ -10,8 +10,7 @@ pub fn publishable_key(frontend_api: &str) -> String {
     format!("pk_test_{}", STANDARD_NO_PAD.encode(format!("{frontend_api}$")))
 }
 
-/// What clerk-js appends (after `_`) to the names of the cookies of the instance with this publishable key: they keep
-/// instances apart that share a host.
+/// The suffix, without `_`, that clerk-js appends to cookie names. It separates instances that share a host.
 #[must_use]
 pub fn cookie_suffix(publishable_key: &str) -> String {
     let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, publishable_key.as_bytes());

@@ -1,4 +1,4 @@
-//! The table of contents of the stand-in's HTTP surface.
+//! The stand-in's routes.
 
 mod availability;
 mod backend;
@@ -20,7 +20,6 @@ use super::api_error::ApiError;
 use super::cors;
 use super::instance::Instance;
 
-/// Every route of this instance.
 pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
     move |config: &mut ServiceConfig| {
         let routes = web::scope("")
@@ -73,7 +72,7 @@ pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Cl
 }
 
 async fn unknown_route() -> Result<HttpResponse, ApiError> {
-    Err(ApiError::not_found("such route"))
+    Err(ApiError::not_found("Route"))
 }
 
 async fn date(

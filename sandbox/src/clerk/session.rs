@@ -1,6 +1,5 @@
-//! A session, and how it ends.
+//! Sessions.
 
-/// A session.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     pub(super) id: String,
@@ -20,7 +19,7 @@ pub(super) enum SessionStatus {
 }
 
 impl SessionStatus {
-    /// In Clerk's words.
+    /// Clerk's name of the status.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -31,13 +30,13 @@ impl SessionStatus {
     }
 }
 
-/// How a session ends.
+/// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SessionEnd {
-    /// By its user, for this session.
+    /// The user signed out of this session.
     Ended,
-    /// By its user, who also leaves the device: what clerk-js does at `signOut()`.
+    /// The user signed out of the device, as with clerk-js's `signOut()`.
     Removed,
-    /// By an administrator.
+    /// An administrator revoked it.
     Revoked,
 }

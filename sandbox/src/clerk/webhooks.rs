@@ -1,6 +1,6 @@
-//! Outbox, as Svix sends them for Clerk: what happened becomes an [`Event`], each [`Endpoint`] is sent it, signed anew
-//! at every attempt, until it answers 2xx or the retry schedule is over. Deliveries run side by side, so they arrive in
-//! any order. What was sent and what came back is kept, for tests and for the page.
+//! Webhooks, as Svix sends them for Clerk. An [`Event`] is sent to each [`Endpoint`], with a new signature per
+//! attempt, until the endpoint answers 2xx or the retry schedule ends. Deliveries run concurrently, so they arrive in
+//! any order. Events and attempts are kept for tests and for the page.
 
 mod dispatcher;
 mod endpoint;
@@ -20,7 +20,7 @@ pub(super) use outbox::Outbox;
 pub use outbox::{Flow, WebhookOptions};
 pub use signature::SigningSecret;
 
-/// An outbox, and the dispatcher who empties it while it is kept.
+/// Creates an outbox, and the dispatcher that delivers its events.
 pub(super) fn start(
     options: WebhookOptions,
     instance_id: String,

@@ -1,5 +1,5 @@
-//! The service's log on its way to whoever started the sandbox. Every line is passed on as it is; those that tell what
-//! the service made of a changed policy are understood too, since nothing else tells it.
+//! Passes on the service's log, and recognizes the messages about a changed policy, which the service reports nowhere
+//! else.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, Write};
 use std::thread::{self, JoinHandle};
@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
     Stdout,
@@ -15,7 +15,7 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// The format that the service would choose itself if it wrote there.
+    /// The format that the service chooses for this destination.
     pub(super) fn format(self) -> &'static str {
         let is_terminal = match self {
             Self::Stdout => io::stdout().is_terminal(),
@@ -25,20 +25,20 @@ impl Output {
     }
 }
 
-/// What the service events of a configuration file that changed under it.
+/// A log message about a changed configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ReloadEvent {
-    /// Its policy is in force.
+    /// The new policy is in force.
     Reloaded,
-    /// It is broken; nothing changed.
-    Refused,
-    /// It takes the rules away that are in force; nothing changed.
+    /// The configuration is invalid; nothing changed.
+    Rejected,
+    /// The new policy has no rules; nothing changed.
     RemovesRules,
-    /// Other settings of this section changed too, and need a restart. Comes before [`ReloadEvent::Reloaded`].
+    /// Other settings of this section changed and need a restart. Precedes [`ReloadEvent::Reloaded`].
     NeedsRestart(String),
 }
 
-/// Passes the log on until it ends, on a thread of its own: whoever reads the output may let it wait.
+/// Passes the log on until it ends. It has its own thread, because the reader of the output may be slow.
 pub(super) fn pass_on(
     log: PipeReader,
     output: Output,
@@ -48,7 +48,7 @@ pub(super) fn pass_on(
         let mut log = BufReader::new(log);
         let mut line = Vec::new();
         while matches!(log.read_until(b'\n', &mut line), Ok(1..)) {
-            // When nobody reads the log any more, the service must be able to write it all the same.
+            // The service must be able to write even if the output is closed.
             let _ = match output {
                 Output::Stdout => io::stdout().write_all(&line),
                 Output::Stderr => io::stderr().write_all(&line),
@@ -67,17 +67,17 @@ struct LogLine {
     section: Option<String>,
 }
 
-/// A line in either of the service's formats.
+/// Parses a line in either log format.
 fn parse_reload_event(line: &str) -> Option<ReloadEvent> {
     let event = serde_json::from_str(line).ok().or_else(|| pretty(line))?;
-    let says = |beginning| event.message.starts_with(beginning);
-    if says("the policy is reloaded") {
+    let starts_with = |beginning| event.message.starts_with(beginning);
+    if starts_with("the policy is reloaded") {
         Some(ReloadEvent::Reloaded)
-    } else if says("the new configuration is refused") {
-        Some(ReloadEvent::Refused)
-    } else if says("the new configuration takes the policy away") {
+    } else if starts_with("the new configuration is refused") {
+        Some(ReloadEvent::Rejected)
+    } else if starts_with("the new configuration takes the policy away") {
         Some(ReloadEvent::RemovesRules)
-    } else if says("changed settings of this section take effect with a restart") {
+    } else if starts_with("changed settings of this section take effect with a restart") {
         Some(ReloadEvent::NeedsRestart(event.section.unwrap_or_default()))
     } else {
         None
@@ -97,10 +97,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_service_says_of_a_changed_policy_is_understood_in_both_formats() {
+    fn messages_about_a_changed_policy_are_recognized_in_both_formats() {
         for (message, fields, json_fields, expected) in [
             ("the policy is reloaded", " rules=3", r#","rules":3"#, Some(ReloadEvent::Reloaded)),
-            ("the new configuration is refused; the old policy stays in force", "", "", Some(ReloadEvent::Refused)),
+            ("the new configuration is refused; the old policy stays in force", "", "", Some(ReloadEvent::Rejected)),
             ("the new configuration takes the policy away; the old", "", "", Some(ReloadEvent::RemovesRules)),
             (
                 "changed settings of this section take effect with a restart",

@@ -1,4 +1,4 @@
-//! The policy in force: the service's configuration file, and whether the service took what was written there.
+//! The policy in force: writes the service's configuration file, and reports whether the service accepted it.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -17,12 +17,12 @@ use super::service::CONFIGURATION;
 
 /// The largest policy, in bytes.
 pub(super) const LIMIT: usize = 64 * 1024;
-/// What the sandbox starts with.
+/// The default policy.
 const STARTER: &str = include_str!("../../policy.toml");
-/// The service looks at its file every second.
+/// The service checks its file every second.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The text of the file to start with, or of the sandbox's own policy.
+/// Reads the given file, or returns the sandbox's own policy.
 pub(super) fn read(file: Option<&Path>) -> io::Result<String> {
     let Some(file) = file else { return Ok(STARTER.to_owned()) };
     let limit = u64::try_from(LIMIT).unwrap_or(u64::MAX);
@@ -34,23 +34,23 @@ pub(super) fn read(file: Option<&Path>) -> io::Result<String> {
     Ok(text)
 }
 
-/// What became of a policy that was to be put in force.
+/// The result of putting a policy in force.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub(super) enum ApplyOutcome {
-    /// The service took it. The sections named have other changes, which a restart would be needed for.
+    /// The service accepted it. Other changes, in the sections of `waiting`, need a restart.
     InForce { waiting: Vec<String> },
-    /// It has these problems, and was not written.
-    Broken { problems: Vec<PolicyProblem> },
-    /// The service refused it, and its log says why.
-    Refused,
-    /// It has no rules and the one in force has: the service takes that for an accident.
+    /// The policy has these problems, and was not written.
+    Invalid { problems: Vec<PolicyProblem> },
+    /// The service rejected it; its log has the reason.
+    Rejected,
+    /// It has no rules, unlike the policy in force; the service assumes an accident.
     RemovesRules,
-    /// It is written, and the service's log says nothing: its level leaves such things out.
+    /// The policy is written, but the log level hides the result.
     Unknown,
 }
 
-/// The service's file, and what is known of it.
+/// The service's configuration file and its state.
 pub(super) struct PolicyFile {
     file: PathBuf,
     state: Mutex<PolicyState>,
@@ -58,40 +58,39 @@ pub(super) struct PolicyFile {
 
 struct PolicyState {
     policy: String,
-    /// What is in the file: what is not taken stays there.
+    /// The content of the file, even if the service rejected it.
     written: String,
     outcome: ApplyOutcome,
     events: UnboundedReceiver<ReloadEvent>,
 }
 
 impl PolicyFile {
-    /// The service runs in `directory`, with this policy in its file, and is heard from there.
+    /// The file in `directory`, with this policy in force.
     pub(super) fn new(directory: &Path, policy: String, events: UnboundedReceiver<ReloadEvent>) -> Self {
         let outcome = ApplyOutcome::InForce { waiting: Vec::new() };
         let state = PolicyState { written: policy.clone(), policy, outcome, events };
         Self { file: directory.join(CONFIGURATION), state: Mutex::new(state) }
     }
 
-    /// The policy in force.
     pub(super) async fn policy(&self) -> String {
         self.state.lock().await.policy.clone()
     }
 
-    /// Has the service take up this policy, and says whether it did. One after the other.
+    /// Puts a policy in force, one call at a time.
     pub(super) async fn put(
         &self,
         policy: String,
         explainer: &Explainer,
     ) -> Result<ApplyOutcome, explain::ExplainError> {
         let mut state = self.state.lock().await;
-        // The service looks for changes, and would have nothing to say.
+        // The service does not react to an unchanged file.
         if state.written == policy {
             return Ok(state.outcome.clone());
         }
         let request_to_explain = ExplainRequest { policy, session_token: None, params: Params::default() };
         let problems = explainer.explain(&request_to_explain).await?.problems;
         if !problems.is_empty() {
-            return Ok(ApplyOutcome::Broken { problems });
+            return Ok(ApplyOutcome::Invalid { problems });
         }
         let policy = request_to_explain.policy;
         while state.events.try_recv().is_ok() {}
@@ -112,7 +111,7 @@ impl PolicyState {
             match self.events.recv().await {
                 Some(ReloadEvent::NeedsRestart(section)) => waiting.push(section),
                 Some(ReloadEvent::Reloaded) => return ApplyOutcome::InForce { waiting },
-                Some(ReloadEvent::Refused) => return ApplyOutcome::Refused,
+                Some(ReloadEvent::Rejected) => return ApplyOutcome::Rejected,
                 Some(ReloadEvent::RemovesRules) => return ApplyOutcome::RemovesRules,
                 None => return ApplyOutcome::Unknown,
             }
@@ -120,7 +119,7 @@ impl PolicyState {
     }
 }
 
-/// At once, since the service may look at any moment.
+/// Replaces the file atomically, because the service may read it at any moment.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
     let directory = file.parent().unwrap_or(Path::new("."));
     let mut new = NamedTempFile::new_in(directory)?;

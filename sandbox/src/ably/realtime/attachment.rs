@@ -23,8 +23,7 @@ impl AblyApp {
         }
     }
 
-    /// ATTACHED with the modes that the capability allows (`RTL4m`), what was missed since the client's serial, and who
-    /// is present.
+    /// Answers ATTACHED with the allowed modes (`RTL4m`), the messages since the client's serial, and the members.
     pub(super) fn try_attach(&mut self, socket: u64, message: &ClientMessage, now_ms: i64) -> Result<(), ErrorInfo> {
         let (name, connection) = self.of_message(socket, message)?;
         let requested = match message.flags.unwrap_or_default() & all_modes() {
@@ -33,7 +32,7 @@ impl AblyApp {
         };
         let modes = requested & allowed_modes(&connection.access, name);
         if modes == 0 {
-            return Err(ErrorInfo::not_permitted("the capability does not allow to attach to this channel"));
+            return Err(ErrorInfo::not_permitted("the capability does not allow this channel"));
         }
         let was_attached = connection.attachments.contains_key(name);
         if !was_attached && connection.attachments.len() >= MOST_ATTACHMENTS {

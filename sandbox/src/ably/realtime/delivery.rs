@@ -1,4 +1,4 @@
-//! Frames on their way to clients.
+//! Frames to clients.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::ably::{
 };
 
 impl AblyApp {
-    /// Sends published messages to those who subscribe, their publisher too unless it declined.
+    /// Sends published messages to subscribers, and to their publisher unless it turned echo off.
     pub(in crate::ably) fn deliver_message(
         &mut self,
         channel: &str,
@@ -56,7 +56,7 @@ impl AblyApp {
         self.remove_connection(socket, disconnection, code, now_ms);
     }
 
-    /// A client that does not empty its queue is let go.
+    /// Drops the connection if its queue is full.
     pub(super) fn enqueue(&mut self, socket: u64, outgoing: Outgoing, now_ms: i64) {
         let full = self.connections.get(&socket).is_some_and(|connection| connection.queue.try_send(outgoing).is_err());
         if full {
@@ -71,7 +71,7 @@ impl AblyApp {
         }
     }
 
-    /// Says, on behalf of a connection that is gone, that its members left.
+    /// Sends LEAVE for the members of a connection.
     pub(super) fn leave(&mut self, name: &str, connection_id: &str, now_ms: i64) {
         let Some(channel) = self.channels.get_mut(name) else {
             return;

@@ -1,4 +1,4 @@
-//! The lifetime of a connection: opened or resumed, live, ended, forgotten.
+//! A connection from opening or resuming to its end.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::ably::{
     revocation::RevocationStatus,
 };
 
-/// How long members stay present after their connection broke, in milliseconds.
+/// How long members stay present after their connection dropped, in milliseconds.
 const PRESENCE_GRACE_MS: i64 = 15_000;
 
 const MOST_CONNECTIONS: usize = 1000;
@@ -24,7 +24,7 @@ const MOST_DROPPED: usize = 1000;
 const MOST_ENDINGS: usize = 1000;
 
 impl AblyApp {
-    /// Opens a connection and queues its CONNECTED (`RTN4`). Returns the number by which its socket refers to it.
+    /// Opens a connection and queues CONNECTED (`RTN4`). Returns the number of its socket.
     pub(crate) fn connect(
         &mut self,
         connect_request: &ConnectRequest,
@@ -66,7 +66,7 @@ impl AblyApp {
         Ok(socket)
     }
 
-    /// The id and the last serial of a connection to go on with (`RTN15`, `RTN16`).
+    /// The id and the last serial of the connection to resume (`RTN15`, `RTN16`).
     pub(super) fn resume(
         &mut self,
         key: &str,
@@ -88,12 +88,12 @@ impl AblyApp {
         }
     }
 
-    /// Takes a connection out. Its socket closes once its queue is empty.
+    /// Removes a connection. Its socket closes once its queue is empty.
     pub(crate) fn disconnect(&mut self, socket: u64, disconnection: Disconnection, now_ms: i64) {
         self.remove_connection(socket, disconnection, None, now_ms);
     }
 
-    /// `code` is the stand-in's own reason, if it is the one who ends it.
+    /// `code` is the error with which the stand-in ends it.
     pub(super) fn remove_connection(
         &mut self,
         socket: u64,
@@ -138,7 +138,8 @@ impl AblyApp {
         self.connections_changed.send_replace(());
     }
 
-    /// Lets members go whose connection has been broken for too long, and forgets what can no longer be resumed.
+    /// Removes members whose connection has been dropped for too long, and forgets connections that can no longer be
+    /// resumed.
     pub(in crate::ably) fn forget_dropped(&mut self, now_ms: i64) {
         let mut gone = Vec::new();
         self.dropped.retain(|_, dropped| {

@@ -21,7 +21,7 @@ impl AblyApp {
         if let Some(attachment) = connection.attachments.get(name)
             && attachment.modes & flag::PUBLISH == 0
         {
-            return Err(ErrorInfo::not_permitted("the channel was attached without the mode to publish"));
+            return Err(ErrorInfo::not_permitted("the channel is attached without the publish mode"));
         }
         let serial = message.msg_serial.unwrap_or_default();
         if serial <= connection.last_serial {
@@ -42,10 +42,13 @@ impl AblyApp {
     ) -> Result<Vec<String>, ErrorInfo> {
         let sent = message.presence.take().unwrap_or_default();
         let (name, connection) = self.of_message(socket, &message)?;
-        let attachment =
-            connection.attachments.get(name).ok_or(ErrorInfo::new(400, 91001, "presence takes an attached channel"))?;
+        let attachment = connection.attachments.get(name).ok_or(ErrorInfo::new(
+            400,
+            91001,
+            "presence requires an attached channel",
+        ))?;
         if !connection.access.capability.allows(name, "presence") || attachment.modes & flag::PRESENCE == 0 {
-            return Err(ErrorInfo::not_permitted("the capability does not allow to be present on this channel"));
+            return Err(ErrorInfo::not_permitted("the capability or the modes do not allow presence on this channel"));
         }
         let client_id = connection.client_id.as_deref();
         let changes =
@@ -59,7 +62,7 @@ impl AblyApp {
             channel.is_full_for(&(client_id.to_owned(), connection_id.clone()))
         });
         if full {
-            return Err(ErrorInfo::new(400, 91003, "too many are present on this channel"));
+            return Err(ErrorInfo::new(400, 91003, "the channel has too many members"));
         }
         let frame = channel.change_presence(&name, &id, &connection_id, changes, now_ms);
         self.deliver(&name, &frame, flag::PRESENCE_SUBSCRIBE, None, now_ms);
@@ -71,7 +74,7 @@ impl AblyApp {
         socket: u64,
         message: &'message ClientMessage,
     ) -> Result<(&'message str, &'app Connection), ErrorInfo> {
-        let connection = self.connections.get(&socket).ok_or(ErrorInfo::new(400, 80003, "the connection is gone"))?;
+        let connection = self.connections.get(&socket).ok_or(ErrorInfo::new(400, 80003, "the connection has ended"))?;
         let name = message.channel.as_deref().ok_or(ErrorInfo::new(400, 40010, "the channel is missing"))?;
         check_channel_name(name)?;
         Ok((name, connection))

@@ -1,4 +1,4 @@
-//! What time does to a connection's token: it is renewed, expires or is revoked.
+//! Renewal, expiry and revocation of the tokens of live connections.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::ably::{
 };
 
 impl AblyApp {
-    /// AUTH from a client: a new token for the same client (`RTC8a`). What it no longer allows is detached.
+    /// Handles AUTH: a new token for the same client (`RTC8a`). Channels that it does not allow are detached.
     pub(super) fn renew(&mut self, socket: u64, message: &ClientMessage, now_ms: i64) {
         let token = message.auth.as_ref().and_then(|auth| auth.access_token.clone()).unwrap_or_default();
         let Some(connection) = self.connections.get(&socket) else {
@@ -41,7 +41,7 @@ impl AblyApp {
         self.connections_changed.send_replace(());
     }
 
-    /// Brings the attachments into line with a new token (`RTC8a1`).
+    /// Applies a new token to the attachments (`RTC8a1`).
     pub(super) fn apply_capability(&mut self, socket: u64, now_ms: i64) {
         let Some(connection) = self.connections.get_mut(&socket) else {
             return;
@@ -76,7 +76,7 @@ impl AblyApp {
         }
     }
 
-    /// When the token of a connection next needs attention, in milliseconds since the epoch.
+    /// When the token of a connection next needs `tick`, in milliseconds since the epoch.
     pub(crate) fn next_tick_ms(&self, socket: u64, now_ms: i64) -> Option<i64> {
         let connection = self.connections.get(&socket)?;
         let revoked_at_ms = match self.revocations.status_of(&connection.access, now_ms) {
@@ -92,7 +92,7 @@ impl AblyApp {
         [revoked_at_ms, renewal_ms, expires_ms].into_iter().flatten().min()
     }
 
-    /// Does what is due: asks for a new token, or ends the connection of one that expired or was revoked.
+    /// Asks for a new token, or ends a connection whose token has expired or is revoked, if due.
     pub(crate) fn tick(&mut self, socket: u64, now_ms: i64) {
         let Some(connection) = self.connections.get_mut(&socket) else {
             return;
@@ -110,23 +110,23 @@ impl AblyApp {
         }
     }
 
-    /// How the token of each connection stands.
+    /// The revocation status of each connection's token.
     pub(in crate::ably) fn revocation_statuses(&self, now_ms: i64) -> Vec<(u64, RevocationStatus)> {
-        let standing = |connection: &Connection| self.revocations.status_of(&connection.access, now_ms);
-        self.connections.iter().map(|(socket, connection)| (*socket, standing(connection))).collect()
+        let status = |connection: &Connection| self.revocations.status_of(&connection.access, now_ms);
+        self.connections.iter().map(|(socket, connection)| (*socket, status(connection))).collect()
     }
 
-    /// Ends the connections whose token is revoked, and asks those with a margin for a new token: once, so not those that
-    /// stood so `before`.
+    /// Ends connections whose token is revoked. Asks those with a margin for a new token, unless their status was the
+    /// same `before`.
     pub(in crate::ably) fn enforce_revocations(&mut self, before: &[(u64, RevocationStatus)], now_ms: i64) {
         self.connections_changed.send_replace(());
-        for &(socket, stood) in before {
+        for &(socket, status_before) in before {
             let Some(connection) = self.connections.get_mut(&socket) else {
                 continue;
             };
             match self.revocations.status_of(&connection.access, now_ms) {
                 RevocationStatus::NotRevoked => {}
-                standing @ RevocationStatus::RevokedFrom(_) if standing == stood => {}
+                status @ RevocationStatus::RevokedFrom(_) if status == status_before => {}
                 RevocationStatus::RevokedFrom(_) => {
                     connection.renewal = RenewalState::Requested;
                     self.send(socket, json!({ "action": action::AUTH }), now_ms);

@@ -355,7 +355,7 @@ fn each_credential_that_is_not_good_has_its_code() {
     let mut app = app();
     let expired = token(&mut app, &json!({ "ttl": 1 }), NOW_MS);
     for (credential, code) in [
-        (Credential::Nothing, 40101),
+        (Credential::Missing, 40101),
         (Credential::Key("app.key:wrong".to_owned()), 40101),
         (Credential::Key(String::new()), 40101),
         (Credential::Token(expired), 40142),

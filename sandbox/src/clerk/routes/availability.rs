@@ -1,4 +1,4 @@
-//! What stands before the JWKS and the Backend API: the outage and the delay that a test asked for.
+//! The outage and the delay of the JWKS and the Backend API.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::loopback::hang_up;
 
 const LONGEST_HANG: Duration = Duration::from_mins(1);
 
-/// Passes when the instance answers at the moment.
+/// Fails during an outage.
 pub(super) async fn check(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
     let mut outage = instance.outage();
     let kind = *outage.borrow_and_update();
@@ -30,7 +30,7 @@ pub(super) async fn check(instance: &Instance, request: &HttpRequest) -> Result<
     }
 }
 
-/// Passes when the Backend API answers, after its delay.
+/// Fails during an outage, and otherwise waits for the configured delay.
 pub(super) async fn check_backend(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
     check(instance, request).await?;
     let delay = instance.delay();

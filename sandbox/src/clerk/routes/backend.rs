@@ -1,4 +1,4 @@
-//! The Backend API: for whoever holds the secret key.
+//! The Backend API, which requires the secret key.
 
 use std::cmp::Ordering;
 
@@ -28,11 +28,11 @@ pub(super) async fn user(
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     instance.count(|calls| &mut calls.users);
-    // Read before the delay: a slow answer tells of the past, as one over a real network does.
+    // Read before the delay: a slow answer over a network shows an old state too.
     let user = instance.users().into_iter().find(|user| user.id == *id);
     availability::check_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
-    let user = user.ok_or_else(no_such_user)?;
+    let user = user.ok_or_else(user_not_found)?;
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
@@ -53,10 +53,10 @@ pub(super) async fn users(
     instance.count(|calls| &mut calls.users_list);
     availability::check_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
-    let page = page.map_err(|_| ApiError::bad_param("limit and offset are whole numbers."))?.into_inner();
+    let page = page.map_err(|_| ApiError::bad_param("limit and offset must be whole numbers."))?.into_inner();
     let limit = page.limit.unwrap_or(USUAL_PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
-        return Err(ApiError::bad_param("limit is from 1 to 500."));
+        return Err(ApiError::bad_param("limit must be between 1 and 500."));
     }
     let mut users = instance.users();
     sort(&mut users, page.order_by.as_deref().unwrap_or("-created_at"))?;
@@ -64,7 +64,7 @@ pub(super) async fn users(
     Ok(HttpResponse::Ok().json(shown))
 }
 
-/// Sorts by a field's name, after `-` from the largest down.
+/// Sorts by a field; a leading `-` reverses the order.
 fn sort(users: &mut [User], order_by: &str) -> Result<(), ApiError> {
     let (name, descending) = match order_by.strip_prefix('-') {
         Some(name) => (name, true),
@@ -79,14 +79,14 @@ fn sort(users: &mut [User], order_by: &str) -> Result<(), ApiError> {
         "last_name" => |a, b| a.last_name.cmp(&b.last_name),
         "email_address" => |a, b| a.email_address.cmp(&b.email_address),
         _ => {
-            return Err(ApiError::bad_param("order_by names no field that users are sorted by."));
+            return Err(ApiError::bad_param("order_by must be a field that users can be sorted by."));
         }
     };
     users.sort_by(|a, b| if descending { compare(b, a) } else { compare(a, b) });
     Ok(())
 }
 
-/// Passes a change that the holder of the secret key asks for.
+/// Counts a change, and checks availability and the secret key.
 async fn authorize_change(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
     instance.count(|calls| &mut calls.changes);
     availability::check_backend(instance, request).await?;
@@ -102,7 +102,7 @@ pub(super) async fn revoke_session(
     let session = instance
         .end_session(&id, SessionEnd::Revoked)
         .or_else(|| instance.sessions().into_iter().find(|session| session.id == *id))
-        .ok_or_else(|| ApiError::not_found("session with this id"))?;
+        .ok_or_else(|| ApiError::not_found("Session"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 
@@ -126,13 +126,13 @@ pub(super) async fn update_user(
     body: Bytes,
 ) -> Result<HttpResponse, ApiError> {
     authorize_change(&instance, &request).await?;
-    let known = instance.users().into_iter().find(|user| user.id == *id).ok_or_else(no_such_user)?;
+    let known = instance.users().into_iter().find(|user| user.id == *id).ok_or_else(user_not_found)?;
     let changed = with_params(&instance, &known, &input::params(&request, &body)?)?;
     let user = instance.change_user(&id, |user| *user = User { updated_at: user.updated_at, ..changed });
-    Ok(HttpResponse::Ok().json(user.ok_or_else(no_such_user)?.backend_json()))
+    Ok(HttpResponse::Ok().json(user.ok_or_else(user_not_found)?.backend_json()))
 }
 
-/// The user with the params of `createUser` and `updateUser` that the stand-in knows.
+/// The user after applying the supported params of `createUser` and `updateUser`.
 fn with_params(instance: &Instance, user: &User, params: &Map<String, Value>) -> Result<User, ApiError> {
     const KNOWN: [&str; 7] = [
         "username",
@@ -150,7 +150,7 @@ fn with_params(instance: &Instance, user: &User, params: &Map<String, Value>) ->
         }
     }
     let changed: User = serde_json::from_value(fields)
-        .map_err(|error| ApiError::bad_param(format!("This would be no user: {error}.")))?;
+        .map_err(|error| ApiError::bad_param(format!("The user is invalid: {error}.")))?;
     let is_taken = |other: &User| other.id != changed.id && other.username == changed.username;
     if changed.username.is_some() && instance.users().iter().any(is_taken) {
         return Err(ApiError::identifier_exists());
@@ -181,7 +181,7 @@ async fn change_user(
     change: fn(&mut User),
 ) -> Result<HttpResponse, ApiError> {
     authorize_change(instance, request).await?;
-    let user = instance.change_user(id, change).ok_or_else(no_such_user)?;
+    let user = instance.change_user(id, change).ok_or_else(user_not_found)?;
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
@@ -192,7 +192,7 @@ pub(super) async fn delete_user(
 ) -> Result<HttpResponse, ApiError> {
     authorize_change(&instance, &request).await?;
     if !instance.delete_user(&id) {
-        return Err(no_such_user());
+        return Err(user_not_found());
     }
     Ok(HttpResponse::Ok().json(events::deleted("user", &id)))
 }
@@ -214,7 +214,7 @@ pub(super) async fn update_membership(
         }
     });
     let shown = user.and_then(|user| Some(events::membership(&user, user.organization.as_ref()?)));
-    Ok(HttpResponse::Ok().json(shown.ok_or_else(no_such_member)?))
+    Ok(HttpResponse::Ok().json(shown.ok_or_else(membership_not_found)?))
 }
 
 pub(super) async fn delete_membership(
@@ -224,19 +224,19 @@ pub(super) async fn delete_membership(
 ) -> Result<HttpResponse, ApiError> {
     authorize_change(&instance, &request).await?;
     let shown = require_member(&instance, &path)?;
-    instance.change_user(&path.1, |user| user.organization = None).ok_or_else(no_such_member)?;
+    instance.change_user(&path.1, |user| user.organization = None).ok_or_else(membership_not_found)?;
     Ok(HttpResponse::Ok().json(shown))
 }
 
-/// The membership of a user in an organization, by both ids.
+/// The membership with these organization and user ids.
 fn require_member(instance: &Instance, path: &(String, String)) -> Result<Value, ApiError> {
     let (organization_id, user_id) = path;
-    let user = instance.users().into_iter().find(|user| user.id == *user_id).ok_or_else(no_such_member)?;
+    let user = instance.users().into_iter().find(|user| user.id == *user_id).ok_or_else(membership_not_found)?;
     let organization = user
         .organization
         .as_ref()
         .filter(|organization| organization.id == *organization_id)
-        .ok_or_else(no_such_member)?;
+        .ok_or_else(membership_not_found)?;
     Ok(events::membership(&user, organization))
 }
 
@@ -247,17 +247,17 @@ pub(super) async fn delete_organization(
 ) -> Result<HttpResponse, ApiError> {
     authorize_change(&instance, &request).await?;
     if !instance.delete_organization(&id) {
-        return Err(ApiError::not_found("organization with this id"));
+        return Err(ApiError::not_found("Organization"));
     }
     Ok(HttpResponse::Ok().json(events::deleted("organization", &id)))
 }
 
-fn no_such_user() -> ApiError {
-    ApiError::not_found("user with this id")
+fn user_not_found() -> ApiError {
+    ApiError::not_found("User")
 }
 
-fn no_such_member() -> ApiError {
-    ApiError::not_found("such member of this organization")
+fn membership_not_found() -> ApiError {
+    ApiError::not_found("Membership")
 }
 
 fn require_secret_key(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {

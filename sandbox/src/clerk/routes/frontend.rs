@@ -1,4 +1,4 @@
-//! The Frontend API, as far as a page needs it: the public keys, and a sign-in that asks for no password.
+//! The routes of the Frontend API that a page needs: public keys, sign-in, tokens, sign-out.
 
 use actix_web::http::header::{HeaderMap, ORIGIN};
 use actix_web::web::{Bytes, Data, Path};
@@ -17,8 +17,8 @@ pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Resu
     Ok(HttpResponse::Ok().insert_header(("Access-Control-Allow-Origin", "*")).json(instance.jwks()))
 }
 
-/// Begins a session of `user` (an id or a username), and answers what the page's cookies are to hold. Clerk would not
-/// let a banned user in; the stand-in does, for one token, so that one can see what the service says to it.
+/// Starts a session of `user` (an id or a username), and returns the values of the page's cookies. Unlike Clerk, it
+/// signs in a banned user, for one token, to show the service's answer.
 pub(super) async fn sign_in(
     instance: Data<Instance>,
     request: HttpRequest,
@@ -46,33 +46,33 @@ pub(super) async fn sign_in(
     })))
 }
 
-/// One more token of a session that goes on.
+/// The next token of an active session.
 pub(super) async fn token(
     instance: Data<Instance>,
     request: HttpRequest,
     sid: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     instance.count(|calls| &mut calls.tokens);
-    let session = instance.active_session(&sid).ok_or_else(|| ApiError::not_found("active session with this id"))?;
+    let session = instance.active_session(&sid).ok_or_else(|| ApiError::not_found("Active session"))?;
     let jwt = instance.mint(&instance.session_claims(&session, origin(request.headers())));
     Ok(HttpResponse::Ok().json(json!({"object": "token", "jwt": jwt})))
 }
 
 pub(super) async fn sign_out(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, ApiError> {
-    leave(&instance, &sid, SessionEnd::Ended)
+    end(&instance, &sid, SessionEnd::Ended)
 }
 
 pub(super) async fn remove(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, ApiError> {
-    leave(&instance, &sid, SessionEnd::Removed)
+    end(&instance, &sid, SessionEnd::Removed)
 }
 
-fn leave(instance: &Instance, sid: &str, end: SessionEnd) -> Result<HttpResponse, ApiError> {
+fn end(instance: &Instance, sid: &str, how: SessionEnd) -> Result<HttpResponse, ApiError> {
     instance.count(|calls| &mut calls.sign_outs);
-    let session = instance.end_session(sid, end).ok_or_else(|| ApiError::not_found("active session with this id"))?;
+    let session = instance.end_session(sid, how).ok_or_else(|| ApiError::not_found("Active session"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 
-/// What Clerk makes the token's `azp`; a request without it yields a token without `azp`.
+/// The `azp` of the token. Without `Origin`, the token has no `azp`.
 fn origin(headers: &HeaderMap) -> Option<String> {
     headers.get(ORIGIN)?.to_str().ok().map(str::to_owned)
 }

@@ -1,4 +1,4 @@
-//! What Clerk does not have: handles for scripts and tests that speak HTTP only.
+//! The routes below `/sandbox`, which Clerk does not have: controls for scripts and for the page.
 
 use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
@@ -11,8 +11,8 @@ use crate::clerk::instance::{Instance, Outage};
 use crate::clerk::session::SessionEnd;
 use crate::clerk::user::User;
 
-/// The bare token of a new session of `user`, ready for `$(curl …)`. `claims` are laid over the usual ones, where null
-/// removes; `origin` becomes `azp`.
+/// The bare token of a new session of `user`, ready for `$(curl …)`. `claims` override the default claims, and null
+/// removes one; `origin` becomes `azp`.
 pub(super) async fn session_token(
     instance: Data<Instance>,
     request: HttpRequest,
@@ -42,8 +42,8 @@ pub(super) async fn calls(instance: Data<Instance>) -> HttpResponse {
     HttpResponse::Ok().json(instance.calls())
 }
 
-/// `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, `{"kind":"hang"}`, `{"kind":"drop"}`;
-/// `{"kind":"none"}` ends it.
+/// Starts an outage: `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, `{"kind":"hang"}`
+/// or `{"kind":"drop"}`; `{"kind":"none"}` ends it.
 pub(super) async fn outage(
     instance: Data<Instance>,
     request: HttpRequest,
@@ -57,7 +57,7 @@ pub(super) async fn outage(
         Some("hang") => Some(Outage::Hang),
         Some("drop") => Some(Outage::Drop),
         Some(_) => {
-            return Err(ApiError::bad_param("kind is status, rate_limited, hang, drop or none."));
+            return Err(ApiError::bad_param("kind must be status, rate_limited, hang, drop or none."));
         }
     };
     instance.set_outage(outage);
@@ -72,15 +72,15 @@ fn number<N: TryFrom<u64>>(params: &serde_json::Map<String, Value>, name: &str) 
     };
     number
         .and_then(|number: u64| N::try_from(number).ok())
-        .ok_or_else(|| ApiError::bad_param(format!("{name} is missing or no such number.")))
+        .ok_or_else(|| ApiError::bad_param(format!("{name} is missing or not a valid number.")))
 }
 
-/// The users as the page shows them, in a stable order.
+/// All users, in the order of creation.
 pub(super) async fn users(instance: Data<Instance>) -> HttpResponse {
     HttpResponse::Ok().json(instance.users())
 }
 
-/// Changes the fields given of `user`, an id or a username, as an administrator would in a dashboard.
+/// Changes the given fields of `user` (an id or a username), as an administrator does in a dashboard.
 pub(super) async fn change_user(
     instance: Data<Instance>,
     request: HttpRequest,
@@ -98,35 +98,34 @@ pub(super) async fn change_user(
         fields.extend(changes);
     }
     let user: User = serde_json::from_value(fields)
-        .map_err(|error| ApiError::bad_param(format!("This would be no user: {error}.")))?;
+        .map_err(|error| ApiError::bad_param(format!("The user is invalid: {error}.")))?;
     instance.set_user(user.clone());
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
 pub(super) async fn delete_user(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     if !instance.delete_user(&id) {
-        return Err(ApiError::not_found("user with this id"));
+        return Err(ApiError::not_found("User"));
     }
     Ok(HttpResponse::Ok().json(events::deleted("user", &id)))
 }
 
-/// All sessions, the newest first.
+/// All sessions, newest first.
 pub(super) async fn sessions(instance: Data<Instance>) -> HttpResponse {
     let sessions: Vec<_> = instance.sessions().iter().map(events::session).collect();
     HttpResponse::Ok().json(sessions)
 }
 
-/// Ends a session as an administrator does in a dashboard.
+/// Revokes a session, as an administrator does in a dashboard.
 pub(super) async fn revoke_session(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, ApiError> {
-    let session = instance
-        .end_session(&sid, SessionEnd::Revoked)
-        .ok_or_else(|| ApiError::not_found("active session with this id"))?;
+    let session =
+        instance.end_session(&sid, SessionEnd::Revoked).ok_or_else(|| ApiError::not_found("Active session"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 
 pub(super) async fn delete_organization(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     if !instance.delete_organization(&id) {
-        return Err(ApiError::not_found("organization with this id and a member"));
+        return Err(ApiError::not_found("Organization with members"));
     }
     Ok(HttpResponse::Ok().json(events::deleted("organization", &id)))
 }

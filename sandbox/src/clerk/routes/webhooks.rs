@@ -1,4 +1,4 @@
-//! Outbox for who speaks HTTP only: where they go, what was sent, and sending more.
+//! The routes below `/sandbox/webhooks`: settings, events and attempts, and sending more.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use crate::clerk::instance::Instance;
 use crate::clerk::webhooks::{Endpoint, Flow, Outbox};
 use crate::event_stream::stream_changes;
 
-/// How many events the stream tells of: more than anyone looks at, and few enough to be told anew at every change.
+/// The number of events in the stream, which repeats them at every change.
 const MOST_STREAMED: usize = 50;
 
-/// Settings, events and attempts, each list oldest first. Signing secrets are not shown.
+/// Settings, events and attempts, oldest first, without signing secrets.
 pub(super) async fn show(instance: Data<Instance>) -> HttpResponse {
     HttpResponse::Ok().json(view(&instance.webhooks, usize::MAX))
 }
 
-/// The same with the newest events only, now and after each change.
+/// The same with only the newest events, now and after each change.
 pub(super) async fn stream(instance: Data<Instance>) -> HttpResponse {
     stream_changes(instance.webhooks.changes(), move || view(&instance.webhooks, MOST_STREAMED))
 }
@@ -45,8 +45,8 @@ struct EndpointParams {
     signing_secrets: Vec<String>,
 }
 
-/// Changes the settings given: `endpoints` (a list of `{"url","signing_secrets"}`), `flow` (`flowing` or `paused`),
-/// `retry_schedule_ms` (a list of waits). Nothing changes when one of them is wrong.
+/// Changes the given settings: `endpoints` (a list of `{"url","signing_secrets"}`), `flow` (`flowing` or `paused`),
+/// `retry_schedule_ms` (a list of waits). If one is invalid, none changes.
 pub(super) async fn change(
     instance: Data<Instance>,
     request: HttpRequest,
@@ -59,7 +59,7 @@ pub(super) async fn change(
         None => None,
         Some("flowing") => Some(Flow::Flowing),
         Some("paused") => Some(Flow::Paused),
-        Some(_) => return Err(ApiError::bad_param("flow is flowing or paused.")),
+        Some(_) => return Err(ApiError::bad_param("flow must be flowing or paused.")),
     };
     if let Some(endpoints) = endpoints {
         instance.webhooks.set_endpoints(endpoints);
@@ -81,17 +81,17 @@ fn to_endpoints(params: Vec<EndpointParams>) -> Result<Vec<Endpoint>, ApiError> 
     params.into_iter().map(endpoint).collect()
 }
 
-/// The list of this name, if it is there; a form writes it as JSON.
+/// An optional list field; a form writes it as JSON.
 fn list<T: for<'de> Deserialize<'de>>(params: &Map<String, Value>, name: &str) -> Result<Option<Vec<T>>, ApiError> {
     let read = match params.get(name) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(json)) => serde_json::from_str(json),
         Some(value) => serde_json::from_value(value.clone()),
     };
-    read.map(Some).map_err(|_| ApiError::bad_param(format!("{name} is not the list that it should be.")))
+    read.map(Some).map_err(|_| ApiError::bad_param(format!("{name} must be a list in the documented form.")))
 }
 
-/// Sends an event, `{"type","data","timestamp"}`, that need not have happened; without a timestamp it is of now.
+/// Sends an event, `{"type","data","timestamp"}`, that need not have happened. Without a timestamp it is of now.
 pub(super) async fn send(
     instance: Data<Instance>,
     request: HttpRequest,
@@ -110,13 +110,13 @@ pub(super) async fn send(
 }
 
 fn bad_timestamp() -> ApiError {
-    ApiError::bad_param("timestamp is a whole number of milliseconds.")
+    ApiError::bad_param("timestamp must be a whole number of milliseconds.")
 }
 
-/// Sends an event once more, at once and once only, and answers with what the endpoints said.
+/// Sends an event again, at once and without retries, and returns the answers of the endpoints.
 pub(super) async fn redeliver(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, ApiError> {
     if !instance.webhooks.events().iter().any(|event| event.id == *id) {
-        return Err(ApiError::not_found("event with this id"));
+        return Err(ApiError::not_found("Event"));
     }
     Ok(HttpResponse::Ok().json(instance.webhooks.redeliver(&id).await))
 }

@@ -1,4 +1,4 @@
-//! Carries events to endpoints: a thread with a runtime of its own, so that events may be caused from any.
+//! Delivers events to endpoints, on its own thread and runtime, so that any thread may cause events.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::event::{Answer, Event};
 use super::outbox::{Delivery, DeliveryJob, Flow, Outbox, Trigger};
 use super::signature::SigningSecret;
 
-/// Delivers until it is dropped; what is under way then is lost.
+/// Delivers until it is dropped. Deliveries in progress are then lost.
 #[derive(Debug)]
 pub(in crate::clerk) struct Dispatcher {
     _stops_when_dropped: oneshot::Sender<()>,
@@ -62,7 +62,7 @@ async fn deliver(webhooks: Arc<Outbox>, client: Client, job: DeliveryJob) {
         }
         Trigger::Redelivery(done) => {
             if let Some(answer) = attempt(&webhooks, &client, &delivery).await {
-                // Whoever asked may have gone away.
+                // The caller may have given up.
                 let _ = done.send(webhooks.record(&delivery, answer));
             }
         }
@@ -72,12 +72,12 @@ async fn deliver(webhooks: Arc<Outbox>, client: Client, job: DeliveryJob) {
 
 enum Outcome {
     Failed,
-    /// Delivered, or there is no such endpoint any more.
+    /// Delivered, or the endpoint was removed.
     Over,
 }
 
 async fn attempt_once_flowing(webhooks: &Outbox, client: &Client, delivery: &Delivery) -> Outcome {
-    // The sender belongs to `webhooks`, so it outlives the wait.
+    // `webhooks` owns the sender, so it outlives the wait.
     let _ = webhooks.flow.subscribe().wait_for(|flow| *flow == Flow::Flowing).await;
     let Some(answer) = attempt(webhooks, client, delivery).await else {
         return Outcome::Over;
@@ -86,7 +86,7 @@ async fn attempt_once_flowing(webhooks: &Outbox, client: &Client, delivery: &Del
     if answer.is_success() { Outcome::Over } else { Outcome::Failed }
 }
 
-/// `None` when the endpoint is no more.
+/// `None` if the endpoint was removed.
 async fn attempt(webhooks: &Outbox, client: &Client, delivery: &Delivery) -> Option<Answer> {
     let endpoint = webhooks.endpoint(delivery.endpoint)?;
     let now_s = webhooks.now_ms().div_euclid(1000);

@@ -1,30 +1,30 @@
-//! Where webhooks go.
+//! Webhook endpoints.
 
 use reqwest::Url;
 use thiserror::Error;
 
 use super::signature::SigningSecret;
 
-/// Where webhooks go, and what they are signed with.
+/// A webhook URL and its signing secrets.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     pub(super) url: Url,
     pub(super) signing_secrets: Vec<SigningSecret>,
 }
 
-/// Why something is no endpoint.
+/// Why an endpoint is invalid.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum InvalidEndpoint {
-    /// The sandbox calls nobody but this machine.
-    #[error("an endpoint's URL is http://, and of this machine")]
+    /// The sandbox calls only this machine.
+    #[error("the URL of an endpoint must start with http:// and be on this machine")]
     Url,
-    /// Or there is none.
-    #[error("an endpoint has signing secrets, each whsec_ and base64")]
+    /// A signing secret is missing or invalid.
+    #[error("an endpoint needs signing secrets, each whsec_ and base64")]
     SigningSecret,
 }
 
 impl Endpoint {
-    /// An `http` URL of this machine, and one signing secret, or during a rotation several: every delivery is signed
+    /// An `http` URL on this machine, and its signing secrets: several during a rotation. Every delivery is signed
     /// with each.
     pub fn new(url: &str, signing_secrets: &[&str]) -> Result<Self, InvalidEndpoint> {
         let url = Url::parse(url).map_err(|_| InvalidEndpoint::Url)?;
@@ -39,7 +39,7 @@ impl Endpoint {
         }
     }
 
-    /// Where it is.
+    /// The URL.
     #[must_use]
     pub fn url(&self) -> &str {
         self.url.as_str()

@@ -1,9 +1,9 @@
-//! What is sent, and what came back.
+//! Events, and the attempts to deliver them.
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
     /// `svix-id`, the same at every attempt: `msg_…`.
@@ -11,41 +11,41 @@ pub struct Event {
     /// Such as `session.ended`.
     #[serde(rename = "type")]
     pub event_type: String,
-    /// When, in milliseconds since the epoch. Of two events that the stand-in made itself the later one's is greater.
+    /// The time in milliseconds since the epoch. It increases with every event that the stand-in causes itself.
     pub timestamp: i64,
-    /// About what.
+    /// The object that the event is about.
     pub data: Value,
-    /// The text that is sent and signed.
+    /// The body that is sent and signed.
     #[serde(skip)]
     pub body: String,
 }
 
-/// One try to deliver an event.
+/// One attempt to deliver an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Attempt {
     /// [`Event::id`].
     pub event_id: String,
     /// [`Event::event_type`].
     pub event_type: String,
-    /// Which endpoint, by its place in the list.
+    /// The index of the endpoint.
     pub endpoint: usize,
-    /// The how-manieth of this event at this endpoint, from 1 on.
+    /// The number of this attempt for its event and endpoint, from 1.
     pub number: usize,
-    /// When the answer came or failed to come, in milliseconds since the epoch.
+    /// The time of the answer or of its absence, in milliseconds since the epoch.
     pub at: i64,
-    /// What came of it.
+    /// The result.
     pub answer: Answer,
 }
 
-/// What an endpoint answered.
+/// The answer of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// This status. Redirects are not followed: they are an answer like any other.
+    /// This status. Redirects are not followed.
     Status(u16),
-    /// None in time.
+    /// Timeout.
     TimedOut,
-    /// None, as nobody listened or the connection broke.
+    /// The connection was refused or broke.
     Unreachable,
 }
 

@@ -1,4 +1,4 @@
-//! The outbox of an instance: events, and what became of each.
+//! The outbox of an instance: events, attempts and webhook settings.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,14 +16,14 @@ use crate::clock::Clock;
 const MOST_EVENTS: usize = 2_000;
 const MOST_ATTEMPTS: usize = 10_000;
 
-/// How webhooks are sent.
+/// Webhook settings.
 #[derive(Clone, Debug)]
 pub struct WebhookOptions {
-    /// Where to; none at first, and [`crate::clerk::Clerk::set_endpoints`] changes it.
+    /// The endpoints. [`crate::clerk::Clerk::set_endpoints`] changes them.
     pub endpoints: Vec<Endpoint>,
-    /// The wait before each attempt but the first, after the one before it failed.
+    /// The wait before each retry.
     pub retry_schedule: Vec<Duration>,
-    /// How long an endpoint may take to answer.
+    /// The time that an endpoint has to answer.
     pub attempt_timeout: Duration,
 }
 
@@ -46,17 +46,16 @@ impl Default for WebhookOptions {
     }
 }
 
-/// Whether deliveries go out.
+/// Whether deliveries are paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flow {
-    /// As events happen.
+    /// Deliveries are sent as events happen.
     Flowing,
-    /// They wait; only those asked for by hand go out.
+    /// Deliveries wait, except redeliveries.
     Paused,
 }
 
-/// What is to be delivered, and to whom.
 #[derive(Debug)]
 pub(super) struct DeliveryJob {
     pub(super) delivery: Delivery,
@@ -66,26 +65,25 @@ pub(super) struct DeliveryJob {
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) event: Arc<Event>,
-    /// Its place in the list of endpoints.
+    /// The index of the endpoint.
     pub(super) endpoint: usize,
 }
 
 #[derive(Debug)]
 pub(super) enum Trigger {
-    /// It happened.
+    /// The event happened.
     Event,
-    /// Someone asked. As at Svix, such a delivery has one attempt.
+    /// A caller asked for it. As at Svix, it has one attempt.
     Redelivery(oneshot::Sender<Attempt>),
 }
 
-/// The outbox of an instance.
 #[derive(Debug)]
 pub(in crate::clerk) struct Outbox {
     instance_id: String,
     pub(super) attempt_timeout: Duration,
     clock: Arc<Clock>,
     pub(super) flow: watch::Sender<Flow>,
-    /// Told of every change of the state.
+    /// Notified of every change of the state.
     changed: watch::Sender<()>,
     jobs: mpsc::UnboundedSender<DeliveryJob>,
     state: Mutex<OutboxState>,
@@ -98,18 +96,18 @@ struct OutboxState {
     events: VecDeque<Arc<Event>>,
     attempts: VecDeque<Attempt>,
     last_timestamp: i64,
-    /// Deliveries that are neither done nor given up.
-    under_way: usize,
+    /// The number of deliveries in progress.
+    in_progress: usize,
 }
 
 impl Outbox {
-    /// An outbox, and the dispatcher who empties it while it is kept.
+    /// Creates an outbox, and the queue of its deliveries.
     pub(super) fn new(
         options: WebhookOptions,
         instance_id: String,
         clock: Arc<Clock>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<DeliveryJob>) {
-        let (jobs, to_deliver) = mpsc::unbounded_channel();
+        let (jobs, jobs_to_deliver) = mpsc::unbounded_channel();
         let webhooks = Arc::new(Self {
             instance_id,
             attempt_timeout: options.attempt_timeout,
@@ -123,10 +121,10 @@ impl Outbox {
                 events: VecDeque::new(),
                 attempts: VecDeque::new(),
                 last_timestamp: 0,
-                under_way: 0,
+                in_progress: 0,
             }),
         });
-        (webhooks, to_deliver)
+        (webhooks, jobs_to_deliver)
     }
 
     fn state(&self) -> MutexGuard<'_, OutboxState> {
@@ -137,12 +135,12 @@ impl Outbox {
         self.clock.now_ms()
     }
 
-    /// Tells every endpoint of something that happened now.
+    /// Sends an event of now.
     pub(in crate::clerk) fn emit(&self, event_type: &str, data: Value) -> String {
         self.send(event_type, data, None)
     }
 
-    /// Sends an event as it is asked for; without a timestamp, as of now. Returns its id.
+    /// Sends an event; without a timestamp, of now. Returns its id.
     pub(in crate::clerk) fn send(&self, event_type: &str, data: Value, timestamp: Option<i64>) -> String {
         let now_ms = self.now_ms();
         let mut state = self.state();
@@ -170,7 +168,7 @@ impl Outbox {
             let job =
                 DeliveryJob { delivery: Delivery { event: Arc::clone(&event), endpoint }, trigger: Trigger::Event };
             if self.jobs.send(job).is_ok() {
-                state.under_way += 1;
+                state.in_progress += 1;
             }
         }
         drop(state);
@@ -178,8 +176,8 @@ impl Outbox {
         event.id.clone()
     }
 
-    /// Sends a known event once more to every endpoint, under the same id, even while deliveries are paused. Returns one
-    /// attempt for each endpoint that was there, none for an unknown event.
+    /// Sends an event again to every endpoint under the same id, even while deliveries are paused. Returns one
+    /// attempt per endpoint; empty for an unknown event.
     pub(in crate::clerk) async fn redeliver(&self, event_id: &str) -> Vec<Attempt> {
         let answers: Vec<_> = {
             let mut state = self.state();
@@ -194,7 +192,7 @@ impl Outbox {
                         trigger: Trigger::Redelivery(done),
                     };
                     self.jobs.send(job).ok()?;
-                    state.under_way += 1;
+                    state.in_progress += 1;
                     Some(answer)
                 })
                 .collect()
@@ -206,8 +204,8 @@ impl Outbox {
         attempts
     }
 
-    /// Replaces the endpoints. Deliveries under way go on to whatever has their endpoint's place in the list, and are
-    /// given up if nothing has.
+    /// Replaces the endpoints. A delivery in progress continues to the endpoint at the same index, or ends if that
+    /// does not exist.
     pub(in crate::clerk) fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
         self.state().endpoints = endpoints;
         self.changed.send_replace(());
@@ -245,7 +243,7 @@ impl Outbox {
         self.state().attempts.iter().cloned().collect()
     }
 
-    /// The newest events, oldest first, and the attempts to deliver them.
+    /// The newest events, oldest first, and their attempts.
     pub(in crate::clerk) fn newest(&self, most: usize) -> (Vec<Event>, Vec<Attempt>) {
         let state = self.state();
         let older = state.events.len().saturating_sub(most);
@@ -255,12 +253,12 @@ impl Outbox {
         (events, attempts)
     }
 
-    /// Word of every change of the events, the attempts and the endpoints.
+    /// Notice of every change of the events, the attempts and the endpoints.
     pub(in crate::clerk) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// The attempts so far, as soon as they are as `enough` wants them.
+    /// Waits until `enough` accepts the attempts, and returns them.
     pub(in crate::clerk) async fn attempts_once(&self, enough: impl Fn(&[Attempt]) -> bool) -> Vec<Attempt> {
         let mut changes = self.changed.subscribe();
         loop {
@@ -272,12 +270,12 @@ impl Outbox {
         }
     }
 
-    /// Returns as soon as every event is delivered or given up.
+    /// Returns when every event is delivered or given up.
     pub(in crate::clerk) async fn settled(&self) {
         let mut changes = self.changed.subscribe();
         loop {
             changes.mark_unchanged();
-            if self.state().under_way == 0 || changes.changed().await.is_err() {
+            if self.state().in_progress == 0 || changes.changed().await.is_err() {
                 return;
             }
         }
@@ -306,7 +304,7 @@ impl Outbox {
     }
 
     pub(super) fn finish_delivery(&self) {
-        self.state().under_way -= 1;
+        self.state().in_progress -= 1;
         self.changed.send_replace(());
     }
 }

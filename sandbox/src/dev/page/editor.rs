@@ -1,7 +1,7 @@
-//! The page's policy editor: the policy in force, another put in its place, and what a policy would do for a session.
+//! The policy editor: shows and replaces the policy in force, and explains a policy for a session.
 //!
-//! Since this runs a program and changes what it does, only the page itself may ask: neither a page of another origin,
-//! nor one whose name was made to resolve to this machine.
+//! These routes run a program and change the service, so only the page itself may call them: neither pages of other
+//! origins nor DNS rebinding.
 
 use std::fmt;
 
@@ -16,14 +16,13 @@ use serde_json::json;
 use super::super::explain::{self, ExplainRequest, Explainer};
 use super::super::policy::{self, PolicyFile};
 
-/// A policy at its largest, each byte escaped at its longest, and as much again for token and params.
+/// The largest policy with every byte escaped, and as much for token and params.
 const BODY_LIMIT: usize = 4 * policy::LIMIT;
 
-/// What the editor works with.
 pub(in super::super) struct Editor {
     pub(in super::super) explainer: Explainer,
     pub(in super::super) in_force: PolicyFile,
-    /// The page's own port.
+    /// The port of the page.
     pub(in super::super) port: u16,
 }
 
@@ -32,18 +31,18 @@ pub(super) fn routes(app: &mut ServiceConfig) {
         .service(web::resource("/explain").route(web::post().to(explain)));
 }
 
-/// Why a request is not answered.
+/// Why a request is rejected.
 #[derive(Debug, thiserror::Error)]
 enum EditorError {
     #[error("the Host header must be an address of this page")]
     ForeignHost,
-    #[error("only this page may ask: the Origin header must be its own")]
+    #[error("the Origin header must be an origin of this page")]
     ForeignOrigin,
     #[error("the Content-Type must be application/json")]
     NotJson,
-    #[error("the request is too large: a policy may have {} bytes", policy::LIMIT)]
+    #[error("the request is too large: a policy may have up to {} bytes", policy::LIMIT)]
     TooLarge,
-    #[error("the body cannot be read: {0}")]
+    #[error("cannot read the body: {0}")]
     Malformed(String),
     #[error(transparent)]
     Unexplained(#[from] explain::ExplainError),
@@ -93,13 +92,13 @@ fn within_limit(policy: &str) -> Result<(), EditorError> {
     if policy.len() > policy::LIMIT { Err(EditorError::TooLarge) } else { Ok(()) }
 }
 
-/// The body, once it is known to come from the page itself.
+/// The body, after checking that the page itself sent it.
 async fn page_request<T: DeserializeOwned>(request: &HttpRequest, body: Payload, port: u16) -> Result<T, EditorError> {
     let host = own_host(request, port)?;
     if header(request, ORIGIN) != Some(&format!("http://{host}")) {
         return Err(EditorError::ForeignOrigin);
     }
-    // No form can have this type, and no script of another origin without asking first, which nobody answers.
+    // A form cannot have this type, and a script of another origin needs a preflight, which fails.
     if header(request, CONTENT_TYPE) != Some("application/json") {
         return Err(EditorError::NotJson);
     }
@@ -108,7 +107,7 @@ async fn page_request<T: DeserializeOwned>(request: &HttpRequest, body: Payload,
     serde_json::from_slice(&body.map_err(|error| malformed(&error))?).map_err(|error| malformed(&error))
 }
 
-/// The page's address, as the request names it.
+/// The page's address in the request.
 fn own_host(request: &HttpRequest, port: u16) -> Result<&str, EditorError> {
     let host = header(request, HOST).ok_or(EditorError::ForeignHost)?;
     let own = ["localhost", "127.0.0.1", "[::1]"].map(|name| format!("{name}:{port}"));
