@@ -12,6 +12,7 @@ use actix_web::{
     web::{self, Payload, Query},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
@@ -26,6 +27,9 @@ const LARGEST_BODY: usize = 512 * 1024;
 pub(super) fn resource(path: &str) -> Resource {
     web::resource(path).default_service(web::to(wrong_method))
 }
+
+/// The result of a route.
+pub(super) type RestResult = Result<HttpResponse, RestError>;
 
 /// An error response, in the format that the caller wants.
 #[derive(Debug)]
@@ -128,6 +132,16 @@ impl<'request> RestCall<'request> {
             self.header("content-type").is_some_and(|kind| kind.starts_with(Format::MessagePack.content_type()));
         let format = if packed { Format::MessagePack } else { Format::Json };
         format.decode(&bytes).map_err(|error| self.error(error))
+    }
+
+    /// The body as `T`; `expected` is the error message if it is anything else.
+    pub(super) async fn params<T: DeserializeOwned>(
+        &self,
+        payload: Payload,
+        expected: &'static str,
+    ) -> Result<T, RestError> {
+        let body = self.body(payload).await?;
+        serde_json::from_value(body).map_err(|_| self.error(ErrorInfo::bad_request(expected)))
     }
 
     /// The response to a successful request. The `envelope` parameter wraps it, for callers that cannot see headers.

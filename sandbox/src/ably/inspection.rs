@@ -5,11 +5,11 @@ use actix_web::{
     web::{Data, Payload, ServiceConfig},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     error::ErrorInfo,
-    http::{RestCall, RestError, resource, write},
+    http::{RestCall, RestResult, resource, write},
     outage::Outage,
     protocol::Format,
     revocation::RevocableTokens,
@@ -59,15 +59,9 @@ struct KeySettings {
 }
 
 /// Changes settings of the key: `revocableTokens`, for tokens issued from now on, and `reauthMarginMs`.
-async fn change_key(
-    request: HttpRequest,
-    payload: Payload,
-    shared: Data<SharedApp>,
-) -> Result<HttpResponse, RestError> {
-    let call = RestCall::of(&request);
-    let body = call.body(payload).await?;
-    let settings: KeySettings = serde_json::from_value(body)
-        .map_err(|_| call.error(ErrorInfo::bad_request("send revocableTokens, reauthMarginMs or both")))?;
+async fn change_key(request: HttpRequest, payload: Payload, shared: Data<SharedApp>) -> RestResult {
+    let expected = "send revocableTokens, reauthMarginMs or both";
+    let settings: KeySettings = RestCall::of(&request).params(payload, expected).await?;
     match settings.revocable_tokens {
         Some(true) => shared.set_revocable_tokens(RevocableTokens::On),
         Some(false) => shared.set_revocable_tokens(RevocableTokens::Off),
@@ -86,17 +80,18 @@ struct ClockSettings {
 }
 
 /// Sets the stand-in's clock minus this machine's: `{"offsetMs":150000}`.
-async fn change_clock(
-    request: HttpRequest,
-    payload: Payload,
-    shared: Data<SharedApp>,
-) -> Result<HttpResponse, RestError> {
-    let call = RestCall::of(&request);
-    let body = call.body(payload).await?;
-    let ClockSettings { offset_ms } = serde_json::from_value(body)
-        .map_err(|_| call.error(ErrorInfo::bad_request("offsetMs is not a whole number of milliseconds")))?;
+async fn change_clock(request: HttpRequest, payload: Payload, shared: Data<SharedApp>) -> RestResult {
+    let expected = "offsetMs must be a whole number of milliseconds";
+    let ClockSettings { offset_ms } = RestCall::of(&request).params(payload, expected).await?;
     shared.clock.set_offset_ms(offset_ms);
     Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(Deserialize)]
+struct OutageRequest {
+    route: Option<String>,
+    #[serde(flatten)]
+    outage: OutageParams,
 }
 
 #[derive(Deserialize)]
@@ -126,20 +121,14 @@ impl From<OutageParams> for Option<Outage> {
 /// Starts or ends an outage: `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, or a kind
 /// alone: `hang`, `drop`, `lose_one_answer`, or `none` to end it. With `"route":"revokeTokens"` it affects only that
 /// route.
-async fn change_outage(
-    request: HttpRequest,
-    payload: Payload,
-    shared: Data<SharedApp>,
-) -> Result<HttpResponse, RestError> {
+async fn change_outage(request: HttpRequest, payload: Payload, shared: Data<SharedApp>) -> RestResult {
+    let expected = "the kind or the route of the outage is unknown";
     let call = RestCall::of(&request);
-    let body = call.body(payload).await?;
-    let wrong = || call.error(ErrorInfo::bad_request("the kind or the route of the outage is unknown"));
-    let route = body.get("route").cloned().unwrap_or(Value::Null);
-    let outage = serde_json::from_value::<OutageParams>(body).map_err(|_| wrong())?.into();
-    match route {
-        Value::Null => shared.app().outage = outage,
-        Value::String(route) if route == "revokeTokens" => shared.app().revocation_outage = outage,
-        _ => return Err(wrong()),
+    let OutageRequest { route, outage } = call.params(payload, expected).await?;
+    match route.as_deref() {
+        None => shared.app().outage = outage.into(),
+        Some("revokeTokens") => shared.app().revocation_outage = outage.into(),
+        Some(_) => return Err(call.error(ErrorInfo::bad_request(expected))),
     }
     Ok(HttpResponse::NoContent().finish())
 }

@@ -12,7 +12,7 @@ use super::{
     channel::HistoryQuery,
     connection::{ConnectRequest, Echo},
     error::ErrorInfo,
-    http::{RestCall, RestError, add_error_headers, error_response_of, resource},
+    http::{RestCall, RestResult, add_error_headers, error_response_of, resource},
     middleware::{aborted_response, outage_response},
     outage::Outage,
     protocol::{Format, LARGEST_FRAME},
@@ -42,24 +42,24 @@ async fn time(request: HttpRequest, shared: Data<SharedApp>) -> HttpResponse {
 
 async fn request_token(
     request: HttpRequest,
-    key_name: Path<String>,
+    key: Path<String>,
     payload: Payload,
     shared: Data<SharedApp>,
-) -> Result<HttpResponse, RestError> {
+) -> RestResult {
     let call = RestCall::of(&request);
     let body = call.body(payload).await?;
     let now_ms = shared.now_ms();
     let details =
-        shared.app().request_token(&key_name, &call.credential(), &body, now_ms).map_err(|error| call.error(error))?;
+        shared.app().request_token(&key, &call.credential(), &body, now_ms).map_err(|error| call.error(error))?;
     Ok(call.answer(201, &details, None))
 }
 
 async fn revoke_tokens(
     request: HttpRequest,
-    key_name: Path<String>,
+    key: Path<String>,
     payload: Payload,
     shared: Data<SharedApp>,
-) -> Result<HttpResponse, RestError> {
+) -> RestResult {
     let call = RestCall::of(&request);
     let body = call.body(payload).await?;
     let now_ms = shared.now_ms();
@@ -70,16 +70,13 @@ async fn revoke_tokens(
             outage => outage,
         }
     };
-    let admitted = shared.app().revocation_limiter.as_mut().map_or(Ok(()), |limiter| limiter.admit(now_ms));
+    let rate_limit = shared.app().revocation_limiter.as_mut().map_or(Ok(()), |limiter| limiter.admit(now_ms));
     let log = |outcome| shared.app().log_revocation_call(revocation_call(&body, outcome, now_ms));
     match outage {
         None => {}
         Some(Outage::LoseOneAnswer) => {
-            let status = match revoke(&call, &key_name, &body, &shared, now_ms) {
-                Ok(answer) => answer.status().as_u16(),
-                Err(error) => error.error.status,
-            };
-            log(RevocationOutcome::AnswerLost(status));
+            let answer = revoke(&call, &key, &body, &shared, now_ms);
+            log(RevocationOutcome::AnswerLost(status_of(&answer)));
             return Ok(aborted_response());
         }
         Some(outage) => {
@@ -87,25 +84,23 @@ async fn revoke_tokens(
             return Ok(outage_response(outage, call.format).await);
         }
     }
-    if let Err(retry_after_s) = admitted {
+    if let Err(retry_after_s) = rate_limit {
         log(RevocationOutcome::Answered(429));
         return Ok(outage_response(Outage::RateLimited { retry_after_s }, call.format).await);
     }
-    let answer = revoke(&call, &key_name, &body, &shared, now_ms);
-    log(RevocationOutcome::Answered(match &answer {
-        Ok(answer) => answer.status().as_u16(),
-        Err(error) => error.error.status,
-    }));
+    let answer = revoke(&call, &key, &body, &shared, now_ms);
+    log(RevocationOutcome::Answered(status_of(&answer)));
     answer
 }
 
-fn revoke(
-    call: &RestCall<'_>,
-    key_name: &str,
-    body: &Value,
-    shared: &SharedApp,
-    now_ms: i64,
-) -> Result<HttpResponse, RestError> {
+fn status_of(answer: &RestResult) -> u16 {
+    match answer {
+        Ok(answer) => answer.status().as_u16(),
+        Err(error) => error.error.status,
+    }
+}
+
+fn revoke(call: &RestCall<'_>, key_name: &str, body: &Value, shared: &SharedApp, now_ms: i64) -> RestResult {
     let shape = AnswerShape::of_version(call.header("x-ably-version"));
     let (status, body) = shared
         .app()
@@ -129,12 +124,7 @@ fn revocation_call(body: &Value, outcome: RevocationOutcome, now_ms: i64) -> Rev
     }
 }
 
-async fn publish(
-    request: HttpRequest,
-    channel: Path<String>,
-    payload: Payload,
-    shared: Data<SharedApp>,
-) -> Result<HttpResponse, RestError> {
+async fn publish(request: HttpRequest, channel: Path<String>, payload: Payload, shared: Data<SharedApp>) -> RestResult {
     let call = RestCall::of(&request);
     let access = call.access(&shared)?;
     let body = call.body(payload).await?;
@@ -143,11 +133,7 @@ async fn publish(
     Ok(call.answer(201, &published, None))
 }
 
-async fn history(
-    request: HttpRequest,
-    channel: Path<String>,
-    shared: Data<SharedApp>,
-) -> Result<HttpResponse, RestError> {
+async fn history(request: HttpRequest, channel: Path<String>, shared: Data<SharedApp>) -> RestResult {
     let call = RestCall::of(&request);
     let access = call.access(&shared)?;
     let query = history_query(&call.query).map_err(|error| call.error(error))?;
@@ -196,11 +182,7 @@ fn history_links(query: &HistoryQuery, next: Option<&str>) -> String {
     }
 }
 
-async fn present(
-    request: HttpRequest,
-    channel: Path<String>,
-    shared: Data<SharedApp>,
-) -> Result<HttpResponse, RestError> {
+async fn present(request: HttpRequest, channel: Path<String>, shared: Data<SharedApp>) -> RestResult {
     let call = RestCall::of(&request);
     let access = call.access(&shared)?;
     let members = shared.app().present(&access, &channel).map_err(|error| call.error(error))?;

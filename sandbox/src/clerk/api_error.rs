@@ -9,6 +9,9 @@ use serde_json::json;
 
 use super::ids;
 
+/// The result of a route.
+pub(super) type ApiResult = Result<HttpResponse, ApiError>;
+
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,

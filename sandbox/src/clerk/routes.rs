@@ -9,14 +9,14 @@ mod webhooks;
 
 use std::sync::Arc;
 
+use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{DATE, HttpDate, TryIntoHeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{Error, HttpResponse};
 
-use super::api_error::ApiError;
+use super::api_error::{ApiError, ApiResult};
 use super::cors;
 use super::instance::Instance;
 
@@ -71,7 +71,7 @@ pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Cl
     }
 }
 
-async fn unknown_route() -> Result<HttpResponse, ApiError> {
+async fn unknown_route() -> ApiResult {
     Err(ApiError::not_found("Route"))
 }
 

@@ -9,24 +9,20 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{availability, input};
-use crate::clerk::api_error::ApiError;
+use crate::clerk::api_error::{ApiError, ApiResult};
 use crate::clerk::instance::Instance;
 use crate::clerk::session::SessionEnd;
 use crate::clerk::user::User;
 use crate::clerk::{events, ids};
 
-pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> ApiResult {
     instance.count(|calls| &mut calls.backend_jwks);
     availability::check_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
     Ok(HttpResponse::Ok().json(instance.jwks()))
 }
 
-pub(super) async fn user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn user(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
     instance.count(|calls| &mut calls.users);
     // Read before the delay: a slow answer over a network shows an old state too.
     let user = instance.users().into_iter().find(|user| user.id == *id);
@@ -47,7 +43,7 @@ pub(super) async fn users(
     instance: Data<Instance>,
     request: HttpRequest,
     page: Result<Query<ListQuery>, actix_web::Error>,
-) -> Result<HttpResponse, ApiError> {
+) -> ApiResult {
     const LARGEST_PAGE: usize = 500;
     const USUAL_PAGE: usize = 10;
     instance.count(|calls| &mut calls.users_list);
@@ -93,11 +89,7 @@ async fn authorize_change(instance: &Instance, request: &HttpRequest) -> Result<
     require_secret_key(instance, request)
 }
 
-pub(super) async fn revoke_session(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn revoke_session(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
     authorize_change(&instance, &request).await?;
     let session = instance
         .end_session(&id, SessionEnd::Revoked)
@@ -106,11 +98,7 @@ pub(super) async fn revoke_session(
     Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 
-pub(super) async fn create_user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn create_user(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     authorize_change(&instance, &request).await?;
     let now_ms = instance.now_ms();
     let made = User { created_at: now_ms, updated_at: now_ms, ..User::new(ids::new("user")) };
@@ -124,7 +112,7 @@ pub(super) async fn update_user(
     request: HttpRequest,
     id: Path<String>,
     body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+) -> ApiResult {
     authorize_change(&instance, &request).await?;
     let known = instance.users().into_iter().find(|user| user.id == *id).ok_or_else(user_not_found)?;
     let changed = with_params(&instance, &known, &input::params(&request, &body)?)?;
@@ -158,38 +146,21 @@ fn with_params(instance: &Instance, user: &User, params: &Map<String, Value>) ->
     Ok(changed)
 }
 
-pub(super) async fn ban_user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn ban_user(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
     change_user(&instance, &request, &id, |user| user.banned = true).await
 }
 
-pub(super) async fn unban_user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn unban_user(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
     change_user(&instance, &request, &id, |user| user.banned = false).await
 }
 
-async fn change_user(
-    instance: &Instance,
-    request: &HttpRequest,
-    id: &str,
-    change: fn(&mut User),
-) -> Result<HttpResponse, ApiError> {
+async fn change_user(instance: &Instance, request: &HttpRequest, id: &str, change: fn(&mut User)) -> ApiResult {
     authorize_change(instance, request).await?;
     let user = instance.change_user(id, change).ok_or_else(user_not_found)?;
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
-pub(super) async fn delete_user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn delete_user(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
     authorize_change(&instance, &request).await?;
     if !instance.delete_user(&id) {
         return Err(user_not_found());
@@ -202,7 +173,7 @@ pub(super) async fn update_membership(
     request: HttpRequest,
     path: Path<(String, String)>,
     body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+) -> ApiResult {
     authorize_change(&instance, &request).await?;
     let params = input::params(&request, &body)?;
     let role = input::text(&params, "role")?.ok_or_else(|| ApiError::bad_param("role is missing."))?;
@@ -221,7 +192,7 @@ pub(super) async fn delete_membership(
     instance: Data<Instance>,
     request: HttpRequest,
     path: Path<(String, String)>,
-) -> Result<HttpResponse, ApiError> {
+) -> ApiResult {
     authorize_change(&instance, &request).await?;
     let shown = require_member(&instance, &path)?;
     instance.change_user(&path.1, |user| user.organization = None).ok_or_else(membership_not_found)?;
@@ -240,11 +211,7 @@ fn require_member(instance: &Instance, path: &(String, String)) -> Result<Value,
     Ok(events::membership(&user, organization))
 }
 
-pub(super) async fn delete_organization(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn delete_organization(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
     authorize_change(&instance, &request).await?;
     if !instance.delete_organization(&id) {
         return Err(ApiError::not_found("Organization"));

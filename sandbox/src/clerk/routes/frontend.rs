@@ -6,12 +6,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 
 use super::{availability, input};
-use crate::clerk::api_error::ApiError;
+use crate::clerk::api_error::{ApiError, ApiResult};
 use crate::clerk::instance::Instance;
 use crate::clerk::session::SessionEnd;
 use crate::clerk::{events, ids, publishable_key};
 
-pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> ApiResult {
     instance.count(|calls| &mut calls.frontend_jwks);
     availability::check(&instance, &request).await?;
     Ok(HttpResponse::Ok().insert_header(("Access-Control-Allow-Origin", "*")).json(instance.jwks()))
@@ -19,11 +19,7 @@ pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Resu
 
 /// Starts a session of `user` (an id or a username), and returns the values of the page's cookies. Unlike Clerk, it
 /// signs in a banned user, for one token, to show the service's answer.
-pub(super) async fn sign_in(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn sign_in(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     instance.count(|calls| &mut calls.sign_ins);
     let params = input::params(&request, &body)?;
     let name = input::text(&params, "user")?.ok_or_else(|| ApiError::bad_param("user is missing."))?;
@@ -47,26 +43,22 @@ pub(super) async fn sign_in(
 }
 
 /// The next token of an active session.
-pub(super) async fn token(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    sid: Path<String>,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn token(instance: Data<Instance>, request: HttpRequest, sid: Path<String>) -> ApiResult {
     instance.count(|calls| &mut calls.tokens);
     let session = instance.active_session(&sid).ok_or_else(|| ApiError::not_found("Active session"))?;
     let jwt = instance.mint(&instance.session_claims(&session, origin(request.headers())));
     Ok(HttpResponse::Ok().json(json!({"object": "token", "jwt": jwt})))
 }
 
-pub(super) async fn sign_out(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn sign_out(instance: Data<Instance>, sid: Path<String>) -> ApiResult {
     end(&instance, &sid, SessionEnd::Ended)
 }
 
-pub(super) async fn remove(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn remove(instance: Data<Instance>, sid: Path<String>) -> ApiResult {
     end(&instance, &sid, SessionEnd::Removed)
 }
 
-fn end(instance: &Instance, sid: &str, how: SessionEnd) -> Result<HttpResponse, ApiError> {
+fn end(instance: &Instance, sid: &str, how: SessionEnd) -> ApiResult {
     instance.count(|calls| &mut calls.sign_outs);
     let session = instance.end_session(sid, how).ok_or_else(|| ApiError::not_found("Active session"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::input;
-use crate::clerk::api_error::ApiError;
+use crate::clerk::api_error::{ApiError, ApiResult};
 use crate::clerk::events;
 use crate::clerk::instance::{Instance, Outage};
 use crate::clerk::session::SessionEnd;
@@ -13,11 +13,7 @@ use crate::clerk::user::User;
 
 /// The bare token of a new session of `user`, ready for `$(curl …)`. `claims` override the default claims, and null
 /// removes one; `origin` becomes `azp`.
-pub(super) async fn session_token(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn session_token(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     instance.count(|calls| &mut calls.session_tokens);
     let params = input::params(&request, &body)?;
     let name = input::text(&params, "user")?.ok_or_else(|| ApiError::bad_param("user is missing."))?;
@@ -44,11 +40,7 @@ pub(super) async fn calls(instance: Data<Instance>) -> HttpResponse {
 
 /// Starts an outage: `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, `{"kind":"hang"}`
 /// or `{"kind":"drop"}`; `{"kind":"none"}` ends it.
-pub(super) async fn outage(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn outage(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     let params = input::params(&request, &body)?;
     let outage = match input::text(&params, "kind")?.as_deref() {
         None | Some("none") => None,
@@ -81,11 +73,7 @@ pub(super) async fn users(instance: Data<Instance>) -> HttpResponse {
 }
 
 /// Changes the given fields of `user` (an id or a username), as an administrator does in a dashboard.
-pub(super) async fn change_user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn change_user(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     let mut changes = input::params(&request, &body)?;
     let name = input::text(&changes, "user")?.ok_or_else(|| ApiError::bad_param("user is missing."))?;
     let user = instance.user(&name).ok_or_else(ApiError::unknown_identifier)?;
@@ -103,7 +91,7 @@ pub(super) async fn change_user(
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
-pub(super) async fn delete_user(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn delete_user(instance: Data<Instance>, id: Path<String>) -> ApiResult {
     if !instance.delete_user(&id) {
         return Err(ApiError::not_found("User"));
     }
@@ -117,13 +105,13 @@ pub(super) async fn sessions(instance: Data<Instance>) -> HttpResponse {
 }
 
 /// Revokes a session, as an administrator does in a dashboard.
-pub(super) async fn revoke_session(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn revoke_session(instance: Data<Instance>, sid: Path<String>) -> ApiResult {
     let session =
         instance.end_session(&sid, SessionEnd::Revoked).ok_or_else(|| ApiError::not_found("Active session"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 
-pub(super) async fn delete_organization(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn delete_organization(instance: Data<Instance>, id: Path<String>) -> ApiResult {
     if !instance.delete_organization(&id) {
         return Err(ApiError::not_found("Organization with members"));
     }

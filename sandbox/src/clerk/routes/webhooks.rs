@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::input;
-use crate::clerk::api_error::ApiError;
+use crate::clerk::api_error::{ApiError, ApiResult};
 use crate::clerk::instance::Instance;
 use crate::clerk::webhooks::{Endpoint, Flow, Outbox};
 use crate::event_stream::stream_changes;
@@ -47,11 +47,7 @@ struct EndpointParams {
 
 /// Changes the given settings: `endpoints` (a list of `{"url","signing_secrets"}`), `flow` (`flowing` or `paused`),
 /// `retry_schedule_ms` (a list of waits). If one is invalid, none changes.
-pub(super) async fn change(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn change(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     let params = input::params(&request, &body)?;
     let endpoints = list::<EndpointParams>(&params, "endpoints")?.map(to_endpoints).transpose()?;
     let waits = list::<u64>(&params, "retry_schedule_ms")?;
@@ -92,11 +88,7 @@ fn list<T: for<'de> Deserialize<'de>>(params: &Map<String, Value>, name: &str) -
 }
 
 /// Sends an event, `{"type","data","timestamp"}`, that need not have happened. Without a timestamp it is of now.
-pub(super) async fn send(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn send(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     let params = input::params(&request, &body)?;
     let event_type = input::text(&params, "type")?.ok_or_else(|| ApiError::bad_param("type is missing."))?;
     let data = input::object(&params, "data")?.ok_or_else(|| ApiError::bad_param("data is missing."))?;
@@ -114,7 +106,7 @@ fn bad_timestamp() -> ApiError {
 }
 
 /// Sends an event again, at once and without retries, and returns the answers of the endpoints.
-pub(super) async fn redeliver(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn redeliver(instance: Data<Instance>, id: Path<String>) -> ApiResult {
     if !instance.webhooks.events().iter().any(|event| event.id == *id) {
         return Err(ApiError::not_found("Event"));
     }
