@@ -22,6 +22,7 @@ mod capability;
 mod channel;
 mod connection;
 mod error;
+mod fields;
 mod http;
 mod inspection;
 mod issued_tokens;

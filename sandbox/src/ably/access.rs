@@ -191,7 +191,7 @@ fn optional_text(claims: &Map<String, Value>, name: &str) -> Result<Option<Strin
     match claims.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(invalid_jwt("an Ably claim of the JWT is not a string")),
+        Some(_) => Err(invalid_jwt("an Ably claim of the JWT must be a string")),
     }
 }
 
@@ -200,7 +200,7 @@ fn channel_claims(claims: &Map<String, Value>) -> Result<Vec<(Resource, String)>
         .iter()
         .filter_map(|(name, value)| Some((name.strip_prefix("ably.channel.")?, value)))
         .map(|(channel, value)| {
-            let claim = value.as_str().ok_or(invalid_jwt("a channel claim of the JWT is not a string"))?;
+            let claim = value.as_str().ok_or(invalid_jwt("a channel claim of the JWT must be a string"))?;
             Ok((Resource::parse(channel)?, claim.to_owned()))
         })
         .collect()
@@ -248,14 +248,14 @@ pub(crate) mod tests {
         claims
     }
 
-    fn judge(jwt: &str) -> Result<Access, ErrorInfo> {
+    fn verify(jwt: &str) -> Result<Access, ErrorInfo> {
         let key_capability = Capability::parse(r#"{"chat:*":["*"]}"#).unwrap();
         Access::of_jwt(jwt, &key(), &key_capability, 3_600_000, NOW_MS)
     }
 
     #[test]
     fn a_valid_jwt_gives_client_id_capability_and_expiry() {
-        let access = judge(&jwt(
+        let access = verify(&jwt(
             &key(),
             &header(),
             &claims(&json!({
@@ -293,7 +293,7 @@ pub(crate) mod tests {
             (json!({ "x-ably-revocation-key": 7 }), 40144),
             (json!({ "ably.channel.chat:a": 7 }), 40144),
         ] {
-            let error = judge(&jwt(&key(), &header(), &claims(&changed))).unwrap_err();
+            let error = verify(&jwt(&key(), &header(), &claims(&changed))).unwrap_err();
             assert_eq!(error.code, code, "{changed}");
         }
         let other = ApiKey::parse("app.key:other").unwrap();
@@ -305,7 +305,7 @@ pub(crate) mod tests {
             ("a.b.c".to_owned(), 40144),
             ("a.b".to_owned(), 40144),
         ] {
-            assert_eq!(judge(&jwt).unwrap_err().code, code, "{jwt}");
+            assert_eq!(verify(&jwt).unwrap_err().code, code, "{jwt}");
         }
     }
 

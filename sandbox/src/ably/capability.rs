@@ -48,11 +48,11 @@ impl Capability {
 
     /// Parses an object of resource to list of operations.
     pub(crate) fn from_json(value: &Value) -> Result<Self, ErrorInfo> {
-        let resources = value.as_object().ok_or(ErrorInfo::bad_request("the capability is not an object"))?;
+        let resources = value.as_object().ok_or(ErrorInfo::bad_request("the capability must be an object"))?;
         let mut parsed = BTreeMap::new();
         for (resource, operations) in resources {
             let operations =
-                operations.as_array().ok_or(ErrorInfo::bad_request("the operations of a resource are not a list"))?;
+                operations.as_array().ok_or(ErrorInfo::bad_request("the operations of a resource must be a list"))?;
             parsed.insert(Resource::parse(resource)?, read_operations(operations)?);
         }
         Ok(Self(parsed))
@@ -112,7 +112,7 @@ fn read_operations(list: &[Value]) -> Result<BTreeSet<&'static str>, ErrorInfo> 
     let mut operations = BTreeSet::new();
     for operation in list {
         let operation =
-            operation.as_str().ok_or(ErrorInfo::bad_request("an operation of the capability is not a string"))?;
+            operation.as_str().ok_or(ErrorInfo::bad_request("an operation of the capability must be a string"))?;
         let known = OPERATIONS.into_iter().chain([ALL]).find(|known| *known == operation);
         operations.insert(known.ok_or(ErrorInfo::bad_request("the capability has an unknown operation"))?);
     }

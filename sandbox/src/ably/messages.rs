@@ -7,7 +7,8 @@ use super::{
     app::AblyApp,
     channel::{HistoryPage, HistoryQuery},
     error::ErrorInfo,
-    protocol::{LARGEST_PUBLISH, presence},
+    fields::text,
+    protocol::{LARGEST_PUBLISH, flag, presence},
 };
 
 const LONGEST_CHANNEL_NAME: usize = 1024;
@@ -29,18 +30,18 @@ impl AblyApp {
             .into_iter()
             .map(|message| match message {
                 Value::Object(fields) => Ok(fields),
-                _ => Err(ErrorInfo::bad_request("a message is not an object")),
+                _ => Err(ErrorInfo::bad_request("a message must be an object")),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let messages = Self::admit_messages(access, access.client_id.as_deref(), channel, messages)?;
+        let messages = Self::checked_messages(access, access.client_id.as_deref(), channel, messages)?;
         let id = self.fresh_id();
         let (frame, serials) = self.channel(channel)?.publish(channel, &id, None, messages, now_ms);
-        self.deliver_message(channel, &frame, None, now_ms);
+        self.deliver(channel, &frame, flag::SUBSCRIBE, None, now_ms);
         Ok(json!({ "channel": channel, "messageId": id, "serials": serials }))
     }
 
     /// Checks messages to publish, and returns them as subscribers see them.
-    pub(super) fn admit_messages(
+    pub(super) fn checked_messages(
         access: &Access,
         client_id: Option<&str>,
         channel: &str,
@@ -54,16 +55,16 @@ impl AblyApp {
             return Err(ErrorInfo::bad_request("the list of messages is empty"));
         }
         let mut size = 0;
-        let mut admitted = Vec::with_capacity(messages.len());
+        let mut checked = Vec::with_capacity(messages.len());
         for message in messages {
-            let message = admit_message(access, client_id, channel, message)?;
+            let message = checked_message(access, client_id, channel, message)?;
             size += message.values().map(|value| value.to_string().len()).sum::<usize>();
-            admitted.push(message);
+            checked.push(message);
         }
         if size > LARGEST_PUBLISH {
             return Err(ErrorInfo::new(400, 40009, "the messages are too large"));
         }
-        Ok(admitted)
+        Ok(checked)
     }
 
     /// `GET /channels/{name}/messages` (`RSL2`).
@@ -106,7 +107,7 @@ pub(super) fn check_channel_name(name: &str) -> Result<(), ErrorInfo> {
 }
 
 /// Keeps the fields that a publisher may set, and adds those that the token determines.
-fn admit_message(
+fn checked_message(
     access: &Access,
     client_id: Option<&str>,
     channel: &str,
@@ -115,11 +116,11 @@ fn admit_message(
     if sent.get("action").and_then(Value::as_u64).unwrap_or(0) != 0 {
         return Err(ErrorInfo::bad_request("the stand-in does not support updating or deleting messages"));
     }
-    let requested = text_of(&sent, "clientId", "the clientId of a message is not a string")?;
+    let requested = text(&sent, "clientId", "the clientId of a message must be a string")?;
     let publisher = Access::publisher_client_id(client_id, requested.as_deref())?;
-    text_of(&sent, "name", "the name of a message is not a string")?;
-    text_of(&sent, "id", "the id of a message is not a string")?;
-    text_of(&sent, "encoding", "the encoding of a message is not a string")?;
+    text(&sent, "name", "the name of a message must be a string")?;
+    text(&sent, "id", "the id of a message must be a string")?;
+    text(&sent, "encoding", "the encoding of a message must be a string")?;
     let mut message: Map<String, Value> = ["id", "name", "data", "encoding", "extras"]
         .into_iter()
         .filter_map(|field| Some((field.to_owned(), sent.remove(field)?)))
@@ -128,12 +129,12 @@ fn admit_message(
     match message.get("data") {
         None | Some(Value::String(_)) => {}
         Some(data @ (Value::Object(_) | Value::Array(_))) => {
-            let text = data.to_string();
+            let data = data.to_string();
             let encoding = match message.get("encoding").and_then(Value::as_str) {
                 Some(encoding) if !encoding.is_empty() => format!("{encoding}/json"),
                 _ => "json".to_owned(),
             };
-            message.insert("data".to_owned(), json!(text));
+            message.insert("data".to_owned(), json!(data));
             message.insert("encoding".to_owned(), json!(encoding));
         }
         Some(_) => {
@@ -152,16 +153,8 @@ fn admit_message(
     Ok(message)
 }
 
-fn text_of(fields: &Map<String, Value>, name: &str, wrong: &'static str) -> Result<Option<String>, ErrorInfo> {
-    match fields.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(ErrorInfo::bad_request(wrong)),
-    }
-}
-
 /// Keeps the fields of a presence message that a client may set.
-pub(super) fn admit_presence(
+pub(super) fn checked_presence(
     client_id: Option<&str>,
     mut sent: Map<String, Value>,
 ) -> Result<Map<String, Value>, ErrorInfo> {
@@ -169,20 +162,20 @@ pub(super) fn admit_presence(
     if !matches!(change, Some(presence::ENTER | presence::LEAVE | presence::UPDATE)) {
         return Err(ErrorInfo::bad_request("the action of a presence message must be enter, update or leave"));
     }
-    let requested = text_of(&sent, "clientId", "the clientId of a presence message is not a string")?;
+    let requested = text(&sent, "clientId", "the clientId of a presence message must be a string")?;
     let publisher = Access::publisher_client_id(client_id, requested.as_deref())?.ok_or(ErrorInfo::new(
         400,
         91000,
         "presence requires a client ID",
     ))?;
-    let mut admitted: Map<String, Value> = ["action", "data", "encoding", "extras"]
+    let mut checked: Map<String, Value> = ["action", "data", "encoding", "extras"]
         .into_iter()
         .filter_map(|field| Some((field.to_owned(), sent.remove(field)?)))
         .filter(|(_, value)| !value.is_null())
         .collect();
-    admitted.insert("clientId".to_owned(), json!(publisher));
-    if Value::Object(admitted.clone()).to_string().len() > LARGEST_PUBLISH {
+    checked.insert("clientId".to_owned(), json!(publisher));
+    if Value::Object(checked.clone()).to_string().len() > LARGEST_PUBLISH {
         return Err(ErrorInfo::new(400, 40009, "the presence message is too large"));
     }
-    Ok(admitted)
+    Ok(checked)
 }

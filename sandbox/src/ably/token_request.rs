@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
+use super::{api_key::ApiKey, capability::Capability, error::ErrorInfo, fields::text};
 
 /// The largest difference between timestamp and clock, in milliseconds.
 const TIMESTAMP_WINDOW_MS: i64 = 2 * 60 * 1000;
@@ -145,14 +145,6 @@ impl TokenRequest {
     }
 }
 
-fn text(fields: &Map<String, Value>, name: &str, wrong: &'static str) -> Result<Option<String>, ErrorInfo> {
-    match fields.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(ErrorInfo::bad_request(wrong)),
-    }
-}
-
 fn integer(fields: &Map<String, Value>, name: &str, wrong: ErrorInfo) -> Result<Option<i64>, ErrorInfo> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
@@ -222,13 +214,13 @@ mod tests {
         signed
     }
 
-    fn judge_with(body: &Value, nonces: &mut Nonces, now_ms: i64) -> Result<CheckedTokenRequest, ErrorInfo> {
+    fn check_with(body: &Value, nonces: &mut Nonces, now_ms: i64) -> Result<CheckedTokenRequest, ErrorInfo> {
         let everything = Capability::parse(r#"{"chat:*":["*"],"news":["subscribe"]}"#).unwrap();
         TokenRequest::read(body)?.check(Proof::Mac, &key(), &everything, DAY_MS, nonces, now_ms)
     }
 
-    fn judge(body: &Value) -> Result<CheckedTokenRequest, ErrorInfo> {
-        judge_with(body, &mut Nonces::default(), NOW_MS)
+    fn check_now(body: &Value) -> Result<CheckedTokenRequest, ErrorInfo> {
+        check_with(body, &mut Nonces::default(), NOW_MS)
     }
 
     #[test]
@@ -268,12 +260,12 @@ mod tests {
 
     #[test]
     fn a_valid_token_request_determines_its_token() {
-        let checked = judge(&signed(&json!({ "ttl": 1, "capability": r#"{"chat:a":["publish"]}"# }))).unwrap();
+        let checked = check_now(&signed(&json!({ "ttl": 1, "capability": r#"{"chat:a":["publish"]}"# }))).unwrap();
         assert_eq!(checked.ttl_ms, 1);
         assert_eq!(checked.client_id.as_deref(), Some("alice"));
         assert_eq!(checked.capability.to_string(), r#"{"chat:a":["publish"]}"#);
 
-        let checked = judge(&signed(&json!({ "clientId": "*" }))).unwrap();
+        let checked = check_now(&signed(&json!({ "clientId": "*" }))).unwrap();
         assert_eq!(checked.ttl_ms, HOUR_MS);
         assert_eq!(checked.capability.to_string(), r#"{"chat:*":["*"],"news":["subscribe"]}"#);
     }
@@ -307,15 +299,15 @@ mod tests {
             (json!({ "clientId": "" }), 400, 40012),
             (json!({ "clientId": 7 }), 400, 40000),
         ] {
-            let error = judge(&signed(&fields)).unwrap_err();
+            let error = check_now(&signed(&fields)).unwrap_err();
             assert_eq!((error.status, error.code), (status, code), "{fields}");
         }
         for missing in ["keyName", "timestamp", "nonce", "mac"] {
             let mut body = signed(&json!({}));
             body.as_object_mut().unwrap().remove(missing);
-            assert!(judge(&body).is_err(), "{missing}");
+            assert!(check_now(&body).is_err(), "{missing}");
         }
-        assert_eq!(judge(&json!([])).unwrap_err().code, 40000);
+        assert_eq!(check_now(&json!([])).unwrap_err().code, 40000);
     }
 
     #[test]
@@ -326,7 +318,7 @@ mod tests {
             json!({ "ttl": DAY_MS }),
             json!({ "clientId": null, "ttl": null, "capability": null }),
         ] {
-            judge(&signed(&fields)).unwrap();
+            check_now(&signed(&fields)).unwrap();
         }
     }
 
@@ -334,22 +326,22 @@ mod tests {
     fn a_nonce_is_good_once_for_as_long_as_its_token_request_would_be() {
         let mut nonces = Nonces::default();
         let ahead = signed(&json!({ "timestamp": NOW_MS + 120_000 }));
-        judge_with(&ahead, &mut nonces, NOW_MS).unwrap();
+        check_with(&ahead, &mut nonces, NOW_MS).unwrap();
         for later_ms in [0, 1, 239_999, 240_000] {
             nonces.forget(NOW_MS + later_ms);
-            let error = judge_with(&ahead, &mut nonces, NOW_MS + later_ms).unwrap_err();
+            let error = check_with(&ahead, &mut nonces, NOW_MS + later_ms).unwrap_err();
             assert_eq!((error.status, error.code), (401, 40105), "{later_ms}");
         }
         nonces.forget(NOW_MS + 240_001);
-        assert_eq!(judge_with(&ahead, &mut nonces, NOW_MS + 240_001).unwrap_err().code, 40104);
+        assert_eq!(check_with(&ahead, &mut nonces, NOW_MS + 240_001).unwrap_err().code, 40104);
         assert!(nonces.0.is_empty());
     }
 
     #[test]
     fn a_refused_token_request_does_not_use_up_its_nonce() {
         let mut nonces = Nonces::default();
-        judge_with(&signed(&json!({ "ttl": 0 })), &mut nonces, NOW_MS).unwrap_err();
-        judge_with(&signed(&json!({})), &mut nonces, NOW_MS).unwrap();
+        check_with(&signed(&json!({ "ttl": 0 })), &mut nonces, NOW_MS).unwrap_err();
+        check_with(&signed(&json!({})), &mut nonces, NOW_MS).unwrap();
     }
 
     #[test]

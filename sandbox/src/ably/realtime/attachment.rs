@@ -24,8 +24,8 @@ impl AblyApp {
     }
 
     /// Answers ATTACHED with the allowed modes (`RTL4m`), the messages since the client's serial, and the members.
-    pub(super) fn try_attach(&mut self, socket: u64, message: &ClientMessage, now_ms: i64) -> Result<(), ErrorInfo> {
-        let (name, connection) = self.of_message(socket, message)?;
+    fn try_attach(&mut self, socket: u64, message: &ClientMessage, now_ms: i64) -> Result<(), ErrorInfo> {
+        let (name, connection) = self.addressed(socket, message)?;
         let requested = match message.flags.unwrap_or_default() & all_modes() {
             0 => flag::DEFAULT_MODES,
             modes => modes,

@@ -11,18 +11,8 @@ use crate::ably::{
 };
 
 impl AblyApp {
-    /// Sends published messages to subscribers, and to their publisher unless it turned echo off.
-    pub(in crate::ably) fn deliver_message(
-        &mut self,
-        channel: &str,
-        frame: &Arc<Value>,
-        publisher: Option<&str>,
-        now_ms: i64,
-    ) {
-        self.deliver(channel, frame, flag::SUBSCRIBE, publisher, now_ms);
-    }
-
-    pub(super) fn deliver(
+    /// Sends a frame to connections with this mode of the channel, and to its publisher unless it turned echo off.
+    pub(in crate::ably) fn deliver(
         &mut self,
         channel: &str,
         frame: &Arc<Value>,

@@ -27,13 +27,13 @@ impl AblyApp {
     /// Opens a connection and queues CONNECTED (`RTN4`). Returns the number of its socket.
     pub(crate) fn connect(
         &mut self,
-        connect_request: &ConnectRequest,
+        request: &ConnectRequest,
         queue: Sender<Outgoing>,
         now_ms: i64,
     ) -> Result<u64, ErrorInfo> {
-        let access = self.authenticate(&connect_request.credential, now_ms)?;
-        let client_id = connection_client_id(&access, connect_request.client_id.as_deref())?;
-        let resumed = connect_request.resume.as_ref().map(|key| self.resume(key, client_id.as_deref(), now_ms));
+        let access = self.authenticate(&request.credential, now_ms)?;
+        let client_id = connection_client_id(&access, request.client_id.as_deref())?;
+        let resumed = request.resume.as_ref().map(|key| self.resume(key, client_id.as_deref(), now_ms));
         if self.connections.len() >= MOST_CONNECTIONS {
             return Err(ErrorInfo::new(429, 42910, "too many connections"));
         }
@@ -45,11 +45,11 @@ impl AblyApp {
             key: format!("{id}!{}", self.fresh_id()),
             id,
             client_id,
-            named_client_id: connect_request.client_id.clone(),
+            named_client_id: request.client_id.clone(),
             access,
             authenticated_at_ms: now_ms,
             renewal: RenewalState::NotRequested,
-            echo: connect_request.echo,
+            echo: request.echo,
             attachments: BTreeMap::new(),
             last_serial,
             queue,
@@ -67,12 +67,7 @@ impl AblyApp {
     }
 
     /// The id and the last serial of the connection to resume (`RTN15`, `RTN16`).
-    pub(super) fn resume(
-        &mut self,
-        key: &str,
-        client_id: Option<&str>,
-        now_ms: i64,
-    ) -> Result<(String, i64), ErrorInfo> {
+    fn resume(&mut self, key: &str, client_id: Option<&str>, now_ms: i64) -> Result<(String, i64), ErrorInfo> {
         let live = self.connections.iter().find(|(_, connection)| connection.key == key).map(|(socket, _)| *socket);
         if let Some(socket) = live {
             self.disconnect(socket, Disconnection::Resumable, now_ms);
@@ -141,16 +136,16 @@ impl AblyApp {
     /// Removes members whose connection has been dropped for too long, and forgets connections that can no longer be
     /// resumed.
     pub(in crate::ably) fn forget_dropped(&mut self, now_ms: i64) {
-        let mut gone = Vec::new();
+        let mut left = Vec::new();
         self.dropped.retain(|_, dropped| {
-            let broken_ms = now_ms.saturating_sub(dropped.since_ms);
-            if broken_ms > PRESENCE_GRACE_MS && dropped.members == MemberState::Present {
+            let dropped_ms = now_ms.saturating_sub(dropped.since_ms);
+            if dropped_ms > PRESENCE_GRACE_MS && dropped.members == MemberState::Present {
                 dropped.members = MemberState::Left;
-                gone.push(dropped.id.clone());
+                left.push(dropped.id.clone());
             }
-            broken_ms <= STATE_TTL_MS
+            dropped_ms <= STATE_TTL_MS
         });
-        for id in gone {
+        for id in left {
             self.leave_all(&id, now_ms);
         }
     }
@@ -177,7 +172,7 @@ impl AblyApp {
             .collect()
     }
 
-    pub(super) fn revoked_from(&self, access: &Access) -> Option<i64> {
+    fn revoked_from(&self, access: &Access) -> Option<i64> {
         match self.revocations.status_of(access, i64::MIN) {
             RevocationStatus::RevokedFrom(at_ms) => Some(at_ms),
             RevocationStatus::NotRevoked | RevocationStatus::Revoked => None,

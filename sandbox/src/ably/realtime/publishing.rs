@@ -4,7 +4,7 @@ use crate::ably::{
     app::AblyApp,
     connection::Connection,
     error::ErrorInfo,
-    messages::{admit_presence, check_channel_name},
+    messages::{check_channel_name, checked_presence},
     protocol::{ClientMessage, flag},
 };
 
@@ -16,8 +16,8 @@ impl AblyApp {
         now_ms: i64,
     ) -> Result<Vec<String>, ErrorInfo> {
         let sent = message.messages.take().unwrap_or_default();
-        let (name, connection) = self.of_message(socket, &message)?;
-        let messages = Self::admit_messages(&connection.access, connection.client_id.as_deref(), name, sent)?;
+        let (name, connection) = self.addressed(socket, &message)?;
+        let messages = Self::checked_messages(&connection.access, connection.client_id.as_deref(), name, sent)?;
         if let Some(attachment) = connection.attachments.get(name)
             && attachment.modes & flag::PUBLISH == 0
         {
@@ -30,7 +30,7 @@ impl AblyApp {
         let (connection_id, name) = (connection.id.clone(), name.to_owned());
         let id = format!("{connection_id}:{serial}");
         let (frame, serials) = self.channel(&name)?.publish(&name, &id, Some(&connection_id), messages, now_ms);
-        self.deliver_message(&name, &frame, Some(&connection_id), now_ms);
+        self.deliver(&name, &frame, flag::SUBSCRIBE, Some(&connection_id), now_ms);
         Ok(serials)
     }
 
@@ -41,7 +41,7 @@ impl AblyApp {
         now_ms: i64,
     ) -> Result<Vec<String>, ErrorInfo> {
         let sent = message.presence.take().unwrap_or_default();
-        let (name, connection) = self.of_message(socket, &message)?;
+        let (name, connection) = self.addressed(socket, &message)?;
         let attachment = connection.attachments.get(name).ok_or(ErrorInfo::new(
             400,
             91001,
@@ -52,7 +52,7 @@ impl AblyApp {
         }
         let client_id = connection.client_id.as_deref();
         let changes =
-            sent.into_iter().map(|change| admit_presence(client_id, change)).collect::<Result<Vec<_>, _>>()?;
+            sent.into_iter().map(|change| checked_presence(client_id, change)).collect::<Result<Vec<_>, _>>()?;
         let serial = message.msg_serial.unwrap_or_default();
         let (connection_id, name) = (connection.id.clone(), name.to_owned());
         let id = format!("{connection_id}:{serial}");
@@ -69,7 +69,8 @@ impl AblyApp {
         Ok(Vec::new())
     }
 
-    pub(super) fn of_message<'app, 'message>(
+    /// The channel name of a message, and its connection.
+    pub(super) fn addressed<'app, 'message>(
         &'app self,
         socket: u64,
         message: &'message ClientMessage,

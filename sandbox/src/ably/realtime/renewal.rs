@@ -42,7 +42,7 @@ impl AblyApp {
     }
 
     /// Applies a new token to the attachments (`RTC8a1`).
-    pub(super) fn apply_capability(&mut self, socket: u64, now_ms: i64) {
+    fn apply_capability(&mut self, socket: u64, now_ms: i64) {
         let Some(connection) = self.connections.get_mut(&socket) else {
             return;
         };
