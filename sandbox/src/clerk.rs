@@ -54,9 +54,9 @@ impl Clerk {
     pub async fn start(mut options: Options) -> io::Result<Self> {
         let listeners = loopback::listen(options.port)?;
         let clock = Arc::new(Clock::ahead_by(options.clock_offset_ms));
-        let (webhooks, dispatcher) =
+        let (outbox, dispatcher) =
             webhooks::start(mem::take(&mut options.webhooks), options.kid.clone(), Arc::clone(&clock))?;
-        let instance = Arc::new(Instance::new(options, listeners.port(), clock, webhooks));
+        let instance = Arc::new(Instance::new(options, listeners.port(), clock, outbox));
         let server = Server::start(listeners, routes::table(Arc::clone(&instance))).await?;
         Ok(Self { instance, server, _dispatcher: dispatcher })
     }
@@ -218,52 +218,52 @@ impl Clerk {
     /// Replaces the endpoints. A delivery in progress continues to the new endpoint at the same index, or ends if
     /// that does not exist.
     pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
-        self.instance.webhooks.set_endpoints(endpoints);
+        self.instance.outbox.set_endpoints(endpoints);
     }
 
     /// Replaces the waits between attempts. A wait that has begun keeps its length.
     pub fn set_retry_schedule(&self, waits: Vec<Duration>) {
-        self.instance.webhooks.set_retry_schedule(waits);
+        self.instance.outbox.set_retry_schedule(waits);
     }
 
     /// Pauses or resumes deliveries.
     pub fn set_flow(&self, flow: Flow) {
-        self.instance.webhooks.set_flow(flow);
+        self.instance.outbox.set_flow(flow);
     }
 
     /// The last 2000 events, oldest first.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
-        self.instance.webhooks.events()
+        self.instance.outbox.events()
     }
 
     /// Sends an event that need not have happened. `timestamp` is in milliseconds since the epoch; without it, the
     /// event is of now. Returns its id.
     #[expect(clippy::must_use_candidate, reason = "only callers that redeliver need the id")]
     pub fn send_event(&self, event_type: &str, data: Value, timestamp: Option<i64>) -> String {
-        self.instance.webhooks.send(event_type, data, timestamp)
+        self.instance.outbox.send(event_type, data, timestamp)
     }
 
     /// Sends an event of [`Clerk::events`] again under its own id: at once, even while deliveries are paused, and
     /// without retries. Returns one attempt per endpoint.
     pub async fn redeliver(&self, event_id: &str) -> Vec<Attempt> {
-        self.instance.webhooks.redeliver(event_id).await
+        self.instance.outbox.redeliver(event_id).await
     }
 
     /// The last 10,000 delivery attempts, oldest first.
     #[must_use]
     pub fn attempts(&self) -> Vec<Attempt> {
-        self.instance.webhooks.attempts()
+        self.instance.outbox.attempts()
     }
 
     /// Waits until `enough` accepts the attempts, and returns them.
     pub async fn attempts_once(&self, enough: impl Fn(&[Attempt]) -> bool) -> Vec<Attempt> {
-        self.instance.webhooks.attempts_once(enough).await
+        self.instance.outbox.attempts_once(enough).await
     }
 
     /// Returns when every event is delivered or given up.
     pub async fn webhooks_settled(&self) {
-        self.instance.webhooks.settled().await;
+        self.instance.outbox.settled().await;
     }
 
     /// How often each route was called, including refused and unanswered calls.

@@ -71,7 +71,7 @@ pub(super) struct Instance {
     issuer: Issuer,
     authorized_party: String,
     clock: Arc<Clock>,
-    pub(super) webhooks: Arc<Outbox>,
+    pub(super) outbox: Arc<Outbox>,
     outage: watch::Sender<Option<Outage>>,
     state: Mutex<InstanceState>,
 }
@@ -86,7 +86,7 @@ struct InstanceState {
 }
 
 impl Instance {
-    pub(super) fn new(options: Options, port: u16, clock: Arc<Clock>, webhooks: Arc<Outbox>) -> Self {
+    pub(super) fn new(options: Options, port: u16, clock: Arc<Clock>, outbox: Arc<Outbox>) -> Self {
         let key = SigningKey::generate(options.kid);
         let mut instance = Self {
             port,
@@ -98,7 +98,7 @@ impl Instance {
             issuer: options.issuer,
             authorized_party: options.authorized_party,
             clock,
-            webhooks,
+            outbox,
             outage: watch::Sender::new(None),
             state: Mutex::new(InstanceState {
                 key,
@@ -200,7 +200,7 @@ impl Instance {
         };
         state.sessions.insert(session.id.clone(), session.clone());
         let user = state.users.iter().find(|user| user.id == user_id);
-        self.webhooks.emit("session.created", events::session_with_user(user, &session));
+        self.outbox.emit("session.created", events::session_with_user(user, &session));
         session
     }
 
@@ -224,7 +224,7 @@ impl Instance {
     fn end(&self, session: &mut Session, user: Option<&User>, end: SessionEnd) -> Session {
         session.status = SessionStatus::Over(end);
         session.updated_at = self.now_ms();
-        self.webhooks.emit(&format!("session.{}", session.status.name()), events::session_with_user(user, session));
+        self.outbox.emit(&format!("session.{}", session.status.name()), events::session_with_user(user, session));
         session.clone()
     }
 
@@ -259,7 +259,7 @@ impl Instance {
         let changes = events::of_change(before, &user);
         let is_newly_blocked = user.is_blocked() && !before.is_some_and(User::is_blocked);
         for (event_type, data) in changes {
-            self.webhooks.emit(event_type, data);
+            self.outbox.emit(event_type, data);
         }
         if is_newly_blocked {
             let sessions = state.sessions.values_mut();
@@ -295,7 +295,7 @@ impl Instance {
             for session in state.sessions.values_mut().filter(|session| session.user_id == id) {
                 session.status = SessionStatus::Over(SessionEnd::Removed);
             }
-            self.webhooks.emit("user.deleted", events::deleted("user", id));
+            self.outbox.emit("user.deleted", events::deleted("user", id));
         }
         is_gone
     }
@@ -308,7 +308,7 @@ impl Instance {
             had_members |= user.organization.take_if(|organization| organization.id == id).is_some();
         }
         if had_members {
-            self.webhooks.emit("organization.deleted", events::deleted("organization", id));
+            self.outbox.emit("organization.deleted", events::deleted("organization", id));
         }
         had_members
     }

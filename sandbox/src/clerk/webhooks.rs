@@ -26,7 +26,7 @@ pub(super) fn start(
     instance_id: String,
     clock: Arc<Clock>,
 ) -> io::Result<(Arc<Outbox>, Dispatcher)> {
-    let (webhooks, to_deliver) = Outbox::new(options, instance_id, clock);
-    let dispatcher = Dispatcher::start(Arc::clone(&webhooks), to_deliver)?;
-    Ok((webhooks, dispatcher))
+    let (outbox, to_deliver) = Outbox::new(options, instance_id, clock);
+    let dispatcher = Dispatcher::start(Arc::clone(&outbox), to_deliver)?;
+    Ok((outbox, dispatcher))
 }

@@ -87,12 +87,12 @@ impl PolicyFile {
         if state.written == policy {
             return Ok(state.outcome.clone());
         }
-        let request_to_explain = ExplainRequest { policy, session_token: None, params: Params::default() };
-        let problems = explainer.explain(&request_to_explain).await?.problems;
+        let request = ExplainRequest { policy, session_token: None, params: Params::default() };
+        let problems = explainer.explain(&request).await?.problems;
         if !problems.is_empty() {
             return Ok(ApplyOutcome::Invalid { problems });
         }
-        let policy = request_to_explain.policy;
+        let policy = request.policy;
         while state.events.try_recv().is_ok() {}
         replace(&self.file, &policy)?;
         state.written.clone_from(&policy);

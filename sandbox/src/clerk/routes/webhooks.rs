@@ -18,21 +18,21 @@ const MOST_STREAMED: usize = 50;
 
 /// Settings, events and attempts, oldest first, without signing secrets.
 pub(super) async fn show(instance: Data<Instance>) -> HttpResponse {
-    HttpResponse::Ok().json(view(&instance.webhooks, usize::MAX))
+    HttpResponse::Ok().json(view(&instance.outbox, usize::MAX))
 }
 
 /// The same with only the newest events, now and after each change.
 pub(super) async fn stream(instance: Data<Instance>) -> HttpResponse {
-    stream_changes(instance.webhooks.changes(), move || view(&instance.webhooks, MOST_STREAMED))
+    stream_changes(instance.outbox.changes(), move || view(&instance.outbox, MOST_STREAMED))
 }
 
-fn view(webhooks: &Outbox, most: usize) -> Value {
-    let (events, attempts) = webhooks.newest(most);
-    let endpoints: Vec<_> = webhooks.endpoints().iter().map(|endpoint| json!({"url": endpoint.url()})).collect();
-    let waits: Vec<_> = webhooks.retry_schedule().iter().map(|wait| json!(wait.as_millis())).collect();
+fn view(outbox: &Outbox, most: usize) -> Value {
+    let (events, attempts) = outbox.newest(most);
+    let endpoints: Vec<_> = outbox.endpoints().iter().map(|endpoint| json!({"url": endpoint.url()})).collect();
+    let waits: Vec<_> = outbox.retry_schedule().iter().map(|wait| json!(wait.as_millis())).collect();
     json!({
         "endpoints": endpoints,
-        "flow": webhooks.flow(),
+        "flow": outbox.flow(),
         "retry_schedule_ms": waits,
         "events": events,
         "attempts": attempts,
@@ -58,13 +58,13 @@ pub(super) async fn change(instance: Data<Instance>, request: HttpRequest, body:
         Some(_) => return Err(ApiError::bad_param("flow must be flowing or paused.")),
     };
     if let Some(endpoints) = endpoints {
-        instance.webhooks.set_endpoints(endpoints);
+        instance.outbox.set_endpoints(endpoints);
     }
     if let Some(waits) = waits {
-        instance.webhooks.set_retry_schedule(waits.into_iter().map(Duration::from_millis).collect());
+        instance.outbox.set_retry_schedule(waits.into_iter().map(Duration::from_millis).collect());
     }
     if let Some(flow) = flow {
-        instance.webhooks.set_flow(flow);
+        instance.outbox.set_flow(flow);
     }
     Ok(HttpResponse::NoContent().finish())
 }
@@ -97,7 +97,7 @@ pub(super) async fn send(instance: Data<Instance>, request: HttpRequest, body: B
         Some(Value::String(text)) => Some(text.parse().ok().ok_or_else(bad_timestamp)?),
         Some(value) => Some(value.as_i64().ok_or_else(bad_timestamp)?),
     };
-    let id = instance.webhooks.send(&event_type, Value::Object(data), timestamp);
+    let id = instance.outbox.send(&event_type, Value::Object(data), timestamp);
     Ok(HttpResponse::Ok().json(json!({"id": id})))
 }
 
@@ -107,8 +107,8 @@ fn bad_timestamp() -> ApiError {
 
 /// Sends an event again, at once and without retries, and returns the answers of the endpoints.
 pub(super) async fn redeliver(instance: Data<Instance>, id: Path<String>) -> ApiResult {
-    if !instance.webhooks.events().iter().any(|event| event.id == *id) {
+    if !instance.outbox.events().iter().any(|event| event.id == *id) {
         return Err(ApiError::not_found("Event"));
     }
-    Ok(HttpResponse::Ok().json(instance.webhooks.redeliver(&id).await))
+    Ok(HttpResponse::Ok().json(instance.outbox.redeliver(&id).await))
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::event::{Answer, Event};
-use super::outbox::{Delivery, DeliveryJob, Flow, Outbox, Trigger};
+use super::outbox::{Delivery, Flow, Outbox};
 use super::signature::SigningSecret;
 
 /// Delivers until it is dropped. Deliveries in progress are then lost.
@@ -21,12 +21,12 @@ pub(in crate::clerk) struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub(super) fn start(webhooks: Arc<Outbox>, mut jobs: mpsc::UnboundedReceiver<DeliveryJob>) -> io::Result<Self> {
+    pub(super) fn start(outbox: Arc<Outbox>, mut deliveries: mpsc::UnboundedReceiver<Delivery>) -> io::Result<Self> {
         let client = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
-            .timeout(webhooks.attempt_timeout)
-            .user_agent("Svix-Outbox/1 (sandbox)")
+            .timeout(outbox.attempt_timeout)
+            .user_agent("Svix-Webhooks/1 (sandbox)")
             .build()
             .map_err(io::Error::other)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -34,8 +34,8 @@ impl Dispatcher {
         thread::Builder::new().name("webhook-dispatcher".to_owned()).spawn(move || {
             runtime.block_on(async move {
                 let deliver = async {
-                    while let Some(job) = jobs.recv().await {
-                        tokio::spawn(deliver(Arc::clone(&webhooks), client.clone(), job));
+                    while let Some(delivery) = deliveries.recv().await {
+                        tokio::spawn(deliver(Arc::clone(&outbox), client.clone(), delivery));
                     }
                 };
                 tokio::select! {
@@ -48,26 +48,22 @@ impl Dispatcher {
     }
 }
 
-async fn deliver(webhooks: Arc<Outbox>, client: Client, job: DeliveryJob) {
-    let DeliveryJob { delivery, trigger } = job;
-    match trigger {
-        Trigger::Event => {
-            let mut waits = 0;
-            while let Outcome::Failed = attempt_once_flowing(&webhooks, &client, &delivery).await
-                && let Some(wait) = webhooks.retry_schedule().get(waits).copied()
-            {
-                sleep(wait).await;
-                waits += 1;
-            }
+async fn deliver(outbox: Arc<Outbox>, client: Client, mut delivery: Delivery) {
+    if let Some(reply) = delivery.reply.take() {
+        if let Some(answer) = attempt(&outbox, &client, &delivery).await {
+            // The caller may have given up.
+            let _ = reply.send(outbox.record(&delivery, answer));
         }
-        Trigger::Redelivery(done) => {
-            if let Some(answer) = attempt(&webhooks, &client, &delivery).await {
-                // The caller may have given up.
-                let _ = done.send(webhooks.record(&delivery, answer));
-            }
+    } else {
+        let mut waits = 0;
+        while let Outcome::Failed = attempt_once_flowing(&outbox, &client, &delivery).await
+            && let Some(wait) = outbox.retry_schedule().get(waits).copied()
+        {
+            sleep(wait).await;
+            waits += 1;
         }
     }
-    webhooks.finish_delivery();
+    outbox.finish_delivery();
 }
 
 enum Outcome {
@@ -76,20 +72,20 @@ enum Outcome {
     Over,
 }
 
-async fn attempt_once_flowing(webhooks: &Outbox, client: &Client, delivery: &Delivery) -> Outcome {
-    // `webhooks` owns the sender, so it outlives the wait.
-    let _ = webhooks.flow.subscribe().wait_for(|flow| *flow == Flow::Flowing).await;
-    let Some(answer) = attempt(webhooks, client, delivery).await else {
+async fn attempt_once_flowing(outbox: &Outbox, client: &Client, delivery: &Delivery) -> Outcome {
+    // `outbox` owns the sender, so it outlives the wait.
+    let _ = outbox.flow.subscribe().wait_for(|flow| *flow == Flow::Flowing).await;
+    let Some(answer) = attempt(outbox, client, delivery).await else {
         return Outcome::Over;
     };
-    webhooks.record(delivery, answer);
+    outbox.record(delivery, answer);
     if answer.is_success() { Outcome::Over } else { Outcome::Failed }
 }
 
 /// `None` if the endpoint was removed.
-async fn attempt(webhooks: &Outbox, client: &Client, delivery: &Delivery) -> Option<Answer> {
-    let endpoint = webhooks.endpoint(delivery.endpoint)?;
-    let now_s = webhooks.now_ms().div_euclid(1000);
+async fn attempt(outbox: &Outbox, client: &Client, delivery: &Delivery) -> Option<Answer> {
+    let endpoint = outbox.endpoint(delivery.endpoint)?;
+    let now_s = outbox.now_ms().div_euclid(1000);
     Some(post(client, endpoint.url, &endpoint.signing_secrets, &delivery.event, now_s).await)
 }
 

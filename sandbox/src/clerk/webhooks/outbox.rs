@@ -57,24 +57,12 @@ pub enum Flow {
 }
 
 #[derive(Debug)]
-pub(super) struct DeliveryJob {
-    pub(super) delivery: Delivery,
-    pub(super) trigger: Trigger,
-}
-
-#[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) event: Arc<Event>,
     /// The index of the endpoint.
     pub(super) endpoint: usize,
-}
-
-#[derive(Debug)]
-pub(super) enum Trigger {
-    /// The event happened.
-    Event,
-    /// A caller asked for it. As at Svix, it has one attempt.
-    Redelivery(oneshot::Sender<Attempt>),
+    /// The caller that waits for a redelivery, which has one attempt, as at Svix.
+    pub(super) reply: Option<oneshot::Sender<Attempt>>,
 }
 
 #[derive(Debug)]
@@ -85,7 +73,7 @@ pub(in crate::clerk) struct Outbox {
     pub(super) flow: watch::Sender<Flow>,
     /// Notified of every change of the state.
     changed: watch::Sender<()>,
-    jobs: mpsc::UnboundedSender<DeliveryJob>,
+    deliveries: mpsc::UnboundedSender<Delivery>,
     state: Mutex<OutboxState>,
 }
 
@@ -106,15 +94,15 @@ impl Outbox {
         options: WebhookOptions,
         instance_id: String,
         clock: Arc<Clock>,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<DeliveryJob>) {
-        let (jobs, jobs_to_deliver) = mpsc::unbounded_channel();
-        let webhooks = Arc::new(Self {
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Delivery>) {
+        let (deliveries, queue) = mpsc::unbounded_channel();
+        let outbox = Arc::new(Self {
             instance_id,
             attempt_timeout: options.attempt_timeout,
             clock,
             flow: watch::Sender::new(Flow::Flowing),
             changed: watch::Sender::new(()),
-            jobs,
+            deliveries,
             state: Mutex::new(OutboxState {
                 endpoints: options.endpoints,
                 retry_schedule: options.retry_schedule,
@@ -124,7 +112,7 @@ impl Outbox {
                 in_progress: 0,
             }),
         });
-        (webhooks, jobs_to_deliver)
+        (outbox, queue)
     }
 
     fn state(&self) -> MutexGuard<'_, OutboxState> {
@@ -165,9 +153,8 @@ impl Outbox {
         });
         push_bounded(&mut state.events, Arc::clone(&event), MOST_EVENTS);
         for endpoint in 0..state.endpoints.len() {
-            let job =
-                DeliveryJob { delivery: Delivery { event: Arc::clone(&event), endpoint }, trigger: Trigger::Event };
-            if self.jobs.send(job).is_ok() {
+            let delivery = Delivery { event: Arc::clone(&event), endpoint, reply: None };
+            if self.deliveries.send(delivery).is_ok() {
                 state.in_progress += 1;
             }
         }
@@ -179,27 +166,24 @@ impl Outbox {
     /// Sends an event again to every endpoint under the same id, even while deliveries are paused. Returns one
     /// attempt per endpoint; empty for an unknown event.
     pub(in crate::clerk) async fn redeliver(&self, event_id: &str) -> Vec<Attempt> {
-        let answers: Vec<_> = {
+        let replies: Vec<_> = {
             let mut state = self.state();
             let Some(event) = state.events.iter().find(|event| event.id == event_id).cloned() else {
                 return Vec::new();
             };
             (0..state.endpoints.len())
                 .filter_map(|endpoint| {
-                    let (done, answer) = oneshot::channel();
-                    let job = DeliveryJob {
-                        delivery: Delivery { event: Arc::clone(&event), endpoint },
-                        trigger: Trigger::Redelivery(done),
-                    };
-                    self.jobs.send(job).ok()?;
+                    let (reply, attempt) = oneshot::channel();
+                    let delivery = Delivery { event: Arc::clone(&event), endpoint, reply: Some(reply) };
+                    self.deliveries.send(delivery).ok()?;
                     state.in_progress += 1;
-                    Some(answer)
+                    Some(attempt)
                 })
                 .collect()
         };
         let mut attempts = Vec::new();
-        for answer in answers {
-            attempts.extend(answer.await.ok());
+        for reply in replies {
+            attempts.extend(reply.await.ok());
         }
         attempts
     }
@@ -215,8 +199,8 @@ impl Outbox {
         self.state().endpoints.clone()
     }
 
-    pub(super) fn endpoint(&self, place: usize) -> Option<Endpoint> {
-        self.state().endpoints.get(place).cloned()
+    pub(super) fn endpoint(&self, index: usize) -> Option<Endpoint> {
+        self.state().endpoints.get(index).cloned()
     }
 
     pub(in crate::clerk) fn set_retry_schedule(&self, waits: Vec<Duration>) {
