@@ -33,7 +33,7 @@ export function start({ clerk, ably, here, signOut, changed }) {
     open = document.hidden ? [] : streams.map(([url, panel, take]) => {
       const stream = new EventSource(url);
       stream.onmessage = ({ data }) => take(JSON.parse(data));
-      stream.onerror = () => say(panel, "The stand-in does not answer. Is the sandbox still running?");
+      stream.onerror = () => showHint(panel, "The stand-in does not answer. Is the sandbox still running?");
       return stream;
     });
   };
@@ -77,7 +77,7 @@ async function takeWebhooks(seen) {
 function showSessions() {
   const active = sessions.filter(({ status }) => status === "active");
   const shown = users.filter((user) => user.banned || active.some((session) => session.user_id === user.id));
-  say("sessions", active.length ? "" : "There are no active sessions.");
+  showHint("sessions", active.length ? "" : "There are no active sessions.");
   fill("sessions", shown.map((user) => {
     const own = active.filter((session) => session.user_id === user.id);
     return element(
@@ -128,7 +128,7 @@ async function act(button, does) {
   try {
     await does();
   } catch (error) {
-    say("sessions", `The change failed: ${error.message}`);
+    showHint("sessions", `The change failed: ${error.message}`);
   } finally {
     button.removeAttribute("aria-busy");
   }
@@ -150,7 +150,7 @@ function showWebhooks() {
   const hint = endpoints.length === 0 ? "Off: the service runs without CLERK_WEBHOOK_SIGNING_SECRET."
     : flow === "paused" ? "Deliveries are paused."
     : events.length === 0 ? "No events yet." : "";
-  say("webhooks", hint);
+  showHint("webhooks", hint);
   fill("webhooks", events.slice(-MOST_ENTRIES).reverse().map((event) => {
     const last = attempts.findLast((attempt) => attempt.event_id === event.id);
     const { mood, text, state } = delivery(last, waits, endpoints);
@@ -197,7 +197,7 @@ function showConnections() {
   if (!streamed) return;
   const { connections, endings } = streamed;
   const count = connections.length;
-  say("connections", count === 0 ? "No live connections." : `${count} live connection${count === 1 ? "" : "s"}.`);
+  showHint("connections", count === 0 ? "No live connections." : `${count} live connection${count === 1 ? "" : "s"}.`);
   fill("connections", [
     ...connections.toReversed().map((each) => connectionEntry(each, {
       state: each.revokedFrom ? "revoked" : "live",
@@ -244,7 +244,7 @@ function nameById(id) {
   return user?.username ?? (user ? nameOf(user) : short(id ?? "unknown"));
 }
 
-function say(panel, text) {
+function showHint(panel, text) {
   const hint = byId(`${panel}-hint`);
   if (hint.textContent !== text) hint.textContent = text;
   hint.hidden = !text;

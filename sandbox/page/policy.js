@@ -27,7 +27,7 @@ export async function start(freshToken) {
   try {
     inForce = (await ask("GET", "/policy")).policy;
   } catch (error) {
-    say(error.message, "bad");
+    showState(error.message, "bad");
     return;
   }
   editor.value = inForce;
@@ -127,14 +127,14 @@ async function putInForce() {
   if (button.getAttribute("aria-busy")) return;
   const policy = editor.value;
   button.setAttribute("aria-busy", "true");
-  say("Waiting for the service, which checks its file every second…", "");
+  showState("Waiting for the service, which checks its file every second…", "");
   try {
     const verdict = await ask("PUT", "/policy", { policy });
     if (["in-force", "unknown"].includes(verdict.state)) inForce = policy;
     if (verdict.problems && editor.value === policy) showProblems(verdict.problems);
-    say(...verdictInWords(verdict));
+    showState(...verdictInWords(verdict));
   } catch (error) {
-    say(error.message, "bad");
+    showState(error.message, "bad");
   } finally {
     button.removeAttribute("aria-busy");
   }
@@ -160,14 +160,14 @@ function verdictInWords({ state, waiting = [] }) {
 
 function restore() {
   editor.value = inForce;
-  say(stateOf(inForce), "");
+  showState(stateOf(inForce), "");
   editor.focus();
   explain();
 }
 
 const stateOf = (policy) => (policy === inForce ? "This is the policy in force." : "Edited; another policy is in force.");
 
-function say(text, mood) {
+function showState(text, mood) {
   byId("policy-state").textContent = text;
   byId("policy-state").dataset.mood = mood;
 }

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_covers_the_channels_that_ably_says_it_does() {
+    fn a_pattern_covers_the_channels_that_ably_documents() {
         for (pattern, channel, covered) in [
             ("foo", "foo", true),
             ("foo", "foo:a", false),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn resources_meet_in_the_narrower_one() {
+    fn two_resources_intersect_in_the_narrower_one() {
         for (left, right, common) in [
             ("foo", "foo", Some("foo")),
             ("foo", "bar", None),

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_in_time_gets_what_was_missed() {
+    fn a_client_that_resumes_in_time_gets_missed_messages() {
         let mut channel = Channel::new("e".into());
         channel.publish("chat", "a", None, message("a"), 1);
         let serial = channel.serial();

@@ -23,7 +23,7 @@ pub(crate) struct Connection {
     pub(crate) id: String,
     pub(crate) key: String,
     pub(crate) client_id: Option<String>,
-    pub(crate) named_client_id: Option<String>,
+    pub(crate) requested_client_id: Option<String>,
     pub(crate) access: Access,
     pub(crate) authenticated_at_ms: i64,
     pub(crate) renewal: RenewalState,

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn message_pack_reads_as_the_json_that_a_json_client_would_send() {
+    fn message_pack_decodes_to_the_json_of_a_json_client() {
         let data = Packed::Binary(vec![1, 2, 3]);
         for (encoding, noted) in
             [(Packed::Nil, "base64"), (Packed::from("utf-8/cipher+aes"), "utf-8/cipher+aes/base64")]
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn both_formats_return_what_they_wrote() {
+    fn both_formats_round_trip() {
         let value = json!({ "action": 4, "id": "é", "list": [1, -1, 1_795_289_000_000_i64, null, true], "map": {} });
         for format in [Format::Json, Format::MessagePack] {
             assert_eq!(format.decode(&format.encode(&value)).unwrap(), value);

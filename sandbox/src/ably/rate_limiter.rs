@@ -39,7 +39,7 @@ mod tests {
     const NOW_MS: i64 = 1_795_289_000_000;
 
     #[test]
-    fn calls_above_the_rate_limit_learn_when_the_window_ends() {
+    fn calls_above_the_rate_limit_get_the_end_of_the_window() {
         let mut limiter = RateLimiter::new(2, 1500);
         let admitted = [(0, Ok(())), (100, Ok(())), (400, Err(2)), (1499, Err(1)), (1500, Ok(())), (2999, Ok(()))];
         for (after_ms, outcome) in admitted {

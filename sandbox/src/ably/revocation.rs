@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_margin_leaves_thirty_seconds() {
+    fn a_margin_lasts_thirty_seconds() {
         let mut revocations = revocations();
         let (_, answer) =
             revoke(&mut revocations, &json!({ "targets": ["clientId:alice"], "allowReauthMargin": true }));
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_is_kept_as_long_as_a_token_that_it_reaches_could_live() {
+    fn a_revocation_is_kept_while_a_token_that_it_reaches_may_be_valid() {
         let mut revocations = revocations();
         revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
         revocations.forget(NOW_MS + 3_600_000);

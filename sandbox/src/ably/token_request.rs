@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_edges_of_the_window_and_of_the_ttl_are_inside_and_null_is_absent() {
+    fn the_limits_of_timestamp_and_ttl_are_inclusive_and_null_is_absent() {
         for fields in [
             json!({ "timestamp": NOW_MS - 120_000 }),
             json!({ "timestamp": NOW_MS + 120_000 }),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_is_good_once_for_as_long_as_its_token_request_would_be() {
+    fn a_nonce_works_once_while_its_token_request_is_valid() {
         let mut nonces = Nonces::default();
         let ahead = signed(&json!({ "timestamp": NOW_MS + 120_000 }));
         check_with(&ahead, &mut nonces, NOW_MS).unwrap();

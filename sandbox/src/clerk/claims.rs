@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_user_carries_nothing_of_organizations() {
+    fn a_user_without_an_organization_has_no_organization_claims() {
         assert_eq!(
             claims_of(&User::new("user_1"), None),
             json!({

@@ -117,7 +117,7 @@ mod tests {
     use crate::clerk::user::demo_users;
 
     #[test]
-    fn a_change_is_told_by_the_events_that_it_is_about() {
+    fn a_change_sends_its_events() {
         let users = demo_users(0);
         let carol = users.iter().find(|user| user.organization.is_some()).unwrap();
         let changed = |change: fn(&mut User)| {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_membership_names_its_user_its_organization_and_the_whole_role() {
+    fn a_membership_has_user_organization_and_full_role() {
         let users = demo_users(0);
         let carol = users.iter().find(|user| user.organization.is_some()).unwrap();
         let shown = membership(carol, carol.organization.as_ref().unwrap());

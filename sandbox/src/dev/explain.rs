@@ -20,6 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Many times the output for the largest accepted policy.
 const OUTPUT_LIMIT: u64 = 4 * 1024 * 1024;
 
+/// The beginning of the last line of the service's error message, which is for terminals.
+const TERMINAL_HINT: &str = "\nNothing was started.";
+
 /// A policy to explain.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,20 +161,19 @@ fn problems(error: &str) -> Vec<PolicyProblem> {
         let whole = PolicyProblem { at: None, message: error.to_owned() };
         return if error.is_empty() { Vec::new() } else { vec![whole] };
     };
-    // The last line is a hint for terminals.
-    let list = list.rsplit_once("\nNothing was started.").map_or(list, |(list, _)| list);
+    let list = list.rsplit_once(TERMINAL_HINT).map_or(list, |(list, _)| list);
     list.split("\n  - ").map(problem).collect()
 }
 
 fn problem(text: &str) -> PolicyProblem {
-    match placed(text) {
+    match with_position(text) {
         Some((at, message)) => PolicyProblem { at: Some(at), message: message.to_owned() },
         None => PolicyProblem { at: None, message: text.to_owned() },
     }
 }
 
 /// `ably-clerk-auth.toml, line 3, column 16: what is wrong`
-fn placed(text: &str) -> Option<(Position, &str)> {
+fn with_position(text: &str) -> Option<(Position, &str)> {
     let rest = text.strip_prefix(CONFIGURATION)?.strip_prefix(", line ")?;
     let (line, rest) = rest.split_once(", column ")?;
     let (column, message) = rest.split_once(": ")?;
@@ -183,12 +185,12 @@ mod tests {
     use super::*;
 
     fn parsed(error: &str) -> Vec<(Option<(u32, u32)>, String)> {
-        let place = |Position { line, column }| (line, column);
-        problems(error).into_iter().map(|PolicyProblem { at, message }| (at.map(place), message)).collect()
+        let position = |Position { line, column }| (line, column);
+        problems(error).into_iter().map(|PolicyProblem { at, message }| (at.map(position), message)).collect()
     }
 
     #[test]
-    fn each_problem_of_a_configuration_is_told_with_its_permit() {
+    fn each_problem_of_a_configuration_has_its_position() {
         let error = "ably-clerk-auth: the configuration has 3 problems:\n  \
              - ably-clerk-auth.toml, line 3, column 16: [[grants]] number 1: the resource \"a: b\": no\n  \
              - SERVER_PORT ([server] port): not a port\n  \
@@ -209,5 +211,11 @@ mod tests {
             [(None, "no session token was given".to_owned())]
         );
         assert!(parsed("\n").is_empty());
+    }
+
+    #[test]
+    fn the_service_has_this_hint() {
+        let source = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/cli.rs")).unwrap();
+        assert!(source.contains(TERMINAL_HINT.trim_start()));
     }
 }

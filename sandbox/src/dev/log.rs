@@ -38,6 +38,14 @@ pub(super) enum ReloadEvent {
     NeedsRestart(String),
 }
 
+/// How the service's messages begin.
+const MESSAGES: [(&str, ReloadEvent); 4] = [
+    ("the policy is reloaded", ReloadEvent::Reloaded),
+    ("the new configuration is refused", ReloadEvent::Rejected),
+    ("the new configuration takes the policy away", ReloadEvent::RemovesRules),
+    ("changed settings of this section take effect with a restart", ReloadEvent::NeedsRestart(String::new())),
+];
+
 /// Passes the log on until it ends. It has its own thread, because the reader of the output may be slow.
 pub(super) fn pass_on(
     log: PipeReader,
@@ -69,19 +77,12 @@ struct LogLine {
 
 /// Parses a line in either log format.
 fn parse_reload_event(line: &str) -> Option<ReloadEvent> {
-    let event = serde_json::from_str(line).ok().or_else(|| pretty(line))?;
-    let starts_with = |beginning| event.message.starts_with(beginning);
-    if starts_with("the policy is reloaded") {
-        Some(ReloadEvent::Reloaded)
-    } else if starts_with("the new configuration is refused") {
-        Some(ReloadEvent::Rejected)
-    } else if starts_with("the new configuration takes the policy away") {
-        Some(ReloadEvent::RemovesRules)
-    } else if starts_with("changed settings of this section take effect with a restart") {
-        Some(ReloadEvent::NeedsRestart(event.section.unwrap_or_default()))
-    } else {
-        None
-    }
+    let LogLine { message, section } = serde_json::from_str(line).ok().or_else(|| pretty(line))?;
+    let (_, event) = MESSAGES.into_iter().find(|(beginning, _)| message.starts_with(beginning))?;
+    Some(match event {
+        ReloadEvent::NeedsRestart(_) => ReloadEvent::NeedsRestart(section.unwrap_or_default()),
+        event => event,
+    })
 }
 
 /// Time, level, message, fields.
@@ -117,5 +118,13 @@ mod tests {
             assert_eq!(parse_reload_event(&json), expected, "{json}");
         }
         assert_eq!(parse_reload_event("\n"), None);
+    }
+
+    #[test]
+    fn the_service_has_these_messages() {
+        let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/reload.rs")).unwrap();
+        for (message, _) in MESSAGES {
+            assert!(source.contains(message), "{message}");
+        }
     }
 }

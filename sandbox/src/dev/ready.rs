@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_named_as_a_shell_takes_it() {
+    fn a_program_path_is_quoted_for_the_shell() {
         let here = env::current_dir().unwrap();
         assert_eq!(in_shell(&here.join("target/debug/ably-clerk-auth")), "target/debug/ably-clerk-auth");
         assert!(in_shell(&here.join("service")).ends_with("/service"));

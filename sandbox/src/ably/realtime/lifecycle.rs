@@ -45,7 +45,7 @@ impl AblyApp {
             key: format!("{id}!{}", self.fresh_id()),
             id,
             client_id,
-            named_client_id: request.client_id.clone(),
+            requested_client_id: request.client_id.clone(),
             access,
             authenticated_at_ms: now_ms,
             renewal: RenewalState::NotRequested,

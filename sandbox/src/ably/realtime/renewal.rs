@@ -19,7 +19,7 @@ impl AblyApp {
             return;
         };
         let renewed = self.authenticate(&Credential::Token(token), now_ms).and_then(|access| {
-            let client_id = connection_client_id(&access, connection.named_client_id.as_deref())?;
+            let client_id = connection_client_id(&access, connection.requested_client_id.as_deref())?;
             if client_id == connection.client_id { Ok(access) } else { Err(OTHER_CLIENT) }
         });
         let access = match renewed {

@@ -130,7 +130,7 @@ fn a_renewal_for_another_client_or_with_a_bad_token_ends_the_connection() {
 }
 
 #[test]
-fn a_narrower_token_takes_channels_and_modes_away() {
+fn a_narrower_token_removes_channels_and_modes() {
     let mut app = app();
     let mut client = Client::as_client(&mut app, "alice");
     client.attach(&mut app, "kept");
@@ -167,7 +167,7 @@ fn revocation_ends_connections_at_once_or_after_a_margin() {
 }
 
 #[test]
-fn a_client_with_a_margin_is_asked_once_whoever_else_is_revoked_meanwhile() {
+fn a_client_with_a_margin_is_asked_only_once_despite_other_revocations() {
     let key = Credential::Key(KEY.to_owned());
     let mut app = app();
     let mut alice = Client::as_client(&mut app, "alice");
@@ -292,7 +292,7 @@ fn a_resumed_connection_gets_what_it_missed_and_publishes_nothing_twice() {
 }
 
 #[test]
-fn members_leave_when_their_connection_closes_or_stays_away() {
+fn members_leave_when_their_connection_closes_or_stays_dropped() {
     for (disconnection, away_ms) in [(Disconnection::Final, 0), (Disconnection::Resumable, 15_001)] {
         let mut app = app();
         let mut alice = Client::as_client(&mut app, "alice");
@@ -318,7 +318,7 @@ fn members_leave_when_their_connection_closes_or_stays_away() {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_let_go() {
+fn a_client_that_does_not_read_is_disconnected() {
     let mut app = app();
     let alice = Client::as_client(&mut app, "alice");
     for _ in 0..100 {
@@ -328,7 +328,7 @@ fn a_client_that_does_not_read_is_let_go() {
 }
 
 #[test]
-fn who_may_be_on_a_connection_follows_the_token() {
+fn the_client_id_of_a_connection_follows_the_token() {
     for (own, named, on_it) in [
         (json!("alice"), None, Ok(Some("alice"))),
         (json!("alice"), Some("alice"), Ok(Some("alice"))),
@@ -351,7 +351,7 @@ fn who_may_be_on_a_connection_follows_the_token() {
 }
 
 #[test]
-fn each_credential_that_is_not_good_has_its_code() {
+fn each_invalid_credential_has_its_code() {
     let mut app = app();
     let expired = token(&mut app, &json!({ "ttl": 1 }), NOW_MS);
     for (credential, code) in [

@@ -51,7 +51,7 @@ mod tests {
     use super::{Endpoint, InvalidEndpoint};
 
     #[test]
-    fn an_endpoint_is_of_this_machine_and_has_a_secret() {
+    fn an_endpoint_is_on_this_machine_and_has_a_secret() {
         let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
         for url in ["http://localhost:1/webhooks/clerk", "http://127.0.0.1:1/", "http://[::1]:1/"] {
             assert_eq!(Endpoint::new(url, &[secret]).unwrap().url(), url);

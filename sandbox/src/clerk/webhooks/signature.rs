@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_a_prefix_and_base64_and_is_never_printed() {
+    fn a_secret_has_a_prefix_and_base64_and_is_never_printed() {
         for broken in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_M", "whsec_!!!!"] {
             assert!(SigningSecret::parse(broken).is_none(), "{broken:?}");
         }
