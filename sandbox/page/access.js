@@ -1,5 +1,4 @@
-// Who has access now, and how it ends: the sessions at Clerk, the webhooks that tell of their ends, and the connections at
-// Ably, each as the stand-ins stream it.
+// Who has access, and how it ends: sessions at Clerk, webhooks, and connections at Ably, as the stand-ins stream them.
 
 import { byId, element } from "/dom.js";
 import { clock, onEnding, roughly, short } from "/words.js";
@@ -10,31 +9,31 @@ const MOST_ENDINGS = 12;
 let stage;
 let users = [];
 let sessions = [];
-let mail = null;
-let line = null;
+let webhooks = null;
+let streamed = null;
 let newest;
 
 /**
- * Begins. `here()` says what is this page's own, `signOut(id)` ends a session, and `heard(sessions, users)` is told of
- * every change at Clerk.
+ * Starts the panels. `here()` returns this page's session and connection, `signOut(id)` ends a session, and
+ * `changed(sessions, users)` is called on every change at Clerk.
  */
-export function start({ clerk, ably, here, signOut, heard }) {
-  stage = { clerk, here, signOut, heard };
+export function start({ clerk, ably, here, signOut, changed }) {
+  stage = { clerk, here, signOut, changed };
   const streams = [
-    [`${clerk}/sandbox/webhooks/stream`, "webhooks", takeMail],
+    [`${clerk}/sandbox/webhooks/stream`, "webhooks", takeWebhooks],
     [`${ably}/sandbox/connections/stream`, "connections", (seen) => {
-      line = seen;
+      streamed = seen;
       showConnections();
     }],
   ];
   let open = [];
   const listen = () => {
     open.forEach((stream) => stream.close());
-    // A browser has few connections to a server, for all its tabs together.
+    // A browser limits the connections to a server across its tabs.
     open = document.hidden ? [] : streams.map(([url, panel, take]) => {
       const stream = new EventSource(url);
       stream.onmessage = ({ data }) => take(JSON.parse(data));
-      stream.onerror = () => say(panel, "The stand-in does not answer. Is the sandbox still running?");
+      stream.onerror = () => showHint(panel, "The stand-in does not answer. Is the sandbox still running?");
       return stream;
     });
   };
@@ -42,18 +41,18 @@ export function start({ clerk, ably, here, signOut, heard }) {
   listen();
 }
 
-/** Shows anew what is this page's own. */
+/** Updates what belongs to this page. */
 export function show() {
   if (!stage) return;
   showSessions();
   showConnections();
 }
 
-async function takeMail(told) {
-  mail = told;
+async function takeWebhooks(seen) {
+  webhooks = seen;
   showWebhooks();
-  // Every change at Clerk comes with an event.
-  const last = told.events.at(-1)?.id ?? null;
+  // Every change at Clerk causes an event.
+  const last = seen.events.at(-1)?.id ?? null;
   if (last === newest) return;
   newest = last;
   try {
@@ -70,7 +69,7 @@ async function takeMail(told) {
   showSessions();
   showWebhooks();
   showConnections();
-  stage.heard(sessions, users);
+  stage.changed(sessions, users);
 }
 
 // Sessions
@@ -78,7 +77,7 @@ async function takeMail(told) {
 function showSessions() {
   const active = sessions.filter(({ status }) => status === "active");
   const shown = users.filter((user) => user.banned || active.some((session) => session.user_id === user.id));
-  say("sessions", active.length ? "" : "Nobody is signed in anywhere.");
+  showHint("sessions", active.length ? "" : "There are no active sessions.");
   fill("sessions", shown.map((user) => {
     const own = active.filter((session) => session.user_id === user.id);
     return element(
@@ -129,7 +128,7 @@ async function act(button, does) {
   try {
     await does();
   } catch (error) {
-    say("sessions", `That failed: ${error.message}`);
+    showHint("sessions", `The change failed: ${error.message}`);
   } finally {
     button.removeAttribute("aria-busy");
   }
@@ -147,11 +146,11 @@ async function change(user, changes) {
 // Webhooks
 
 function showWebhooks() {
-  const { endpoints, events, attempts, flow, retry_schedule_ms: waits } = mail;
-  const hint = endpoints.length === 0 ? "They go nowhere: the service runs without CLERK_WEBHOOK_SIGNING_SECRET."
-    : flow === "paused" ? "They are held back."
-    : events.length === 0 ? "Nothing has happened yet." : "";
-  say("webhooks", hint);
+  const { endpoints, events, attempts, flow, retry_schedule_ms: waits } = webhooks;
+  const hint = endpoints.length === 0 ? "Off: the service runs without CLERK_WEBHOOK_SIGNING_SECRET."
+    : flow === "paused" ? "Deliveries are paused."
+    : events.length === 0 ? "No events yet." : "";
+  showHint("webhooks", hint);
   fill("webhooks", events.slice(-MOST_ENTRIES).reverse().map((event) => {
     const last = attempts.findLast((attempt) => attempt.event_id === event.id);
     const { mood, text, state } = delivery(last, waits, endpoints);
@@ -166,13 +165,13 @@ function showWebhooks() {
 }
 
 function delivery(last, waits, endpoints) {
-  if (!last) return endpoints.length ? { mood: "wait", text: "on its way", state: "under-way" } : { text: "not sent", state: "unsent" };
+  if (!last) return endpoints.length ? { mood: "wait", text: "sending", state: "under-way" } : { text: "not sent", state: "unsent" };
   const { answer, number } = last;
-  const said = answer.status ?? (answer === "timed_out" ? "no answer in time" : "unreachable");
-  if (answer.status >= 200 && answer.status < 300) return { mood: "good", text: `${said}`, state: "delivered" };
+  const result = answer.status ?? (answer === "timed_out" ? "timeout" : "unreachable");
+  if (answer.status >= 200 && answer.status < 300) return { mood: "good", text: `${result}`, state: "delivered" };
   const wait = waits[number - 1];
-  const next = wait === undefined ? "given up" : `again in ${roughly(wait)}`;
-  return { mood: "bad", text: `${said}, ${next}`, state: wait === undefined ? "given-up" : "failed" };
+  const next = wait === undefined ? "given up" : `retry in ${roughly(wait)}`;
+  return { mood: "bad", text: `${result}, ${next}`, state: wait === undefined ? "given-up" : "failed" };
 }
 
 function whenAnswered(event, last) {
@@ -181,7 +180,7 @@ function whenAnswered(event, last) {
   return `${clock(event.timestamp)} · attempt ${last.number} · ${took}`;
 }
 
-/** Whom an event is about, and what it says of them. */
+/** The user or session of an event, and its state. */
 function about({ type, data }) {
   const kind = type.split(".")[0];
   if (kind === "session") return `${nameById(data.user_id)}, ${short(data.id)}`;
@@ -195,16 +194,16 @@ function about({ type, data }) {
 // Connections
 
 function showConnections() {
-  if (!line) return;
-  const { connections, endings } = line;
+  if (!streamed) return;
+  const { connections, endings } = streamed;
   const count = connections.length;
-  say("connections", count === 0 ? "No live connection." : `${count} live connection${count === 1 ? "" : "s"}.`);
+  showHint("connections", count === 0 ? "No live connections." : `${count} live connection${count === 1 ? "" : "s"}.`);
   fill("connections", [
     ...connections.toReversed().map((each) => connectionEntry(each, {
       state: each.revokedFrom ? "revoked" : "live",
       mood: each.revokedFrom ? "wait" : "good",
       word: each.revokedFrom ? "asked for a new token" : "live",
-      why: each.revokedFrom && `Its token is revoked from ${clock(each.revokedFrom)} on`,
+      why: each.revokedFrom && `Its token is revoked at ${clock(each.revokedFrom)}`,
     })),
     ...endings.slice(-MOST_ENDINGS).reverse().map((each) => connectionEntry(each, {
       state: "ended",
@@ -235,7 +234,7 @@ function connectionEntry({ connectionId, clientId, revocationKey }, { state, moo
   );
 }
 
-// What the panels share
+// Shared by the panels
 
 const pill = (mood, text) => element("span", { class: "pill", "data-mood": mood }, text);
 const nameOf = (user) => [user.first_name, user.last_name].filter(Boolean).join(" ") || user.id;
@@ -245,13 +244,13 @@ function nameById(id) {
   return user?.username ?? (user ? nameOf(user) : short(id ?? "unknown"));
 }
 
-function say(panel, text) {
+function showHint(panel, text) {
   const hint = byId(`${panel}-hint`);
   if (hint.textContent !== text) hint.textContent = text;
   hint.hidden = !text;
 }
 
-/** Fills a list, if it is another one than before, and leaves the focus where it was. */
+/** Replaces the entries of a list if they changed, and keeps the focus. */
 function fill(panel, entries) {
   const list = byId(panel);
   const now = element("ul", {}, ...entries);
@@ -262,7 +261,7 @@ function fill(panel, entries) {
   const same = [...list.querySelectorAll("button")].find((button) => {
     return button.dataset.session === focused.dataset.session && button.dataset.testid === focused.dataset.testid;
   });
-  // A button that did its work is gone; its user's other one, or the title of the panel, is what is next.
+  // If the button is gone, focus another button of the same user, or the title of the panel.
   const user = focused.closest("[data-user]").dataset.user;
   const near = list.querySelector(`[data-user="${CSS.escape(user)}"] button`);
   (same ?? near ?? byId(`${panel}-title`)).focus();

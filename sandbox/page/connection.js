@@ -1,10 +1,10 @@
-// The real ably-js, told only where to ask for a token and where the stand-in listens.
+// The real ably-js, configured with the authUrl and the address of the stand-in.
 
 export const CHANNEL = "chat:lobby";
 
 let loading;
 
-/** Whether ably-js is there; it is loaded the first time that somebody asks. */
+/** Loads ably-js on the first call; resolves to whether it is available. */
 export function available() {
   loading ??= new Promise((resolve) => {
     const script = document.createElement("script");
@@ -17,8 +17,8 @@ export function available() {
 }
 
 /**
- * Opens a connection; `changed(state, reason, client)` hears of its states, `received(message)` of messages, and
- * `refused(error)` that the token is not good for the channel.
+ * Opens a connection. `changed(state, reason, client)` is called on each state, `received(message)` on each message, and
+ * `refused(error)` if the token does not allow the channel.
  */
 export function open({ authUrl, params, ably, changed, received, refused }) {
   const { hostname, port } = new URL(ably);
@@ -26,7 +26,7 @@ export function open({ authUrl, params, ably, changed, received, refused }) {
     authUrl,
     authMethod: "GET",
     authParams: params,
-    // Without a header of this name ably-js sends no cookies to another origin. The service ignores the dash.
+    // ably-js sends cookies to another origin only with this header. The service ignores the dash.
     authHeaders: { authorization: "-" },
     endpoint: hostname,
     port: Number(port),
@@ -36,15 +36,15 @@ export function open({ authUrl, params, ably, changed, received, refused }) {
     logLevel: 1,
   });
   let closed = false;
-  const tell = (state, reason) => closed || changed(state, reason, client);
-  client.connection.on((change) => tell(change.current, change.reason));
-  tell(client.connection.state, null);
+  const report = (state, reason) => closed || changed(state, reason, client);
+  client.connection.on((change) => report(change.current, change.reason));
+  report(client.connection.state, null);
   const channel = client.channels.get(CHANNEL);
-  // A connection that failed has told its own reason.
+  // A failed connection has reported its own reason.
   const refuse = (error) => closed || client.connection.state !== "connected" || refused(error);
   channel.subscribe((message) => closed || received(message)).catch(refuse);
   return {
-    /** Ably's id of it, once there is one. */
+    /** The connection id, once connected. */
     id: () => client.connection.id ?? null,
     publish: (text) => channel.publish("message", text),
     close() {

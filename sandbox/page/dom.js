@@ -1,4 +1,4 @@
-// The little that this page needs to write HTML safely: text goes in as text.
+// Builds HTML safely: text is inserted as text.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -11,7 +11,7 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** One row of a list of fields: its name, its value (absent ones say so, nodes stand as they are), and its meaning. */
+/** A row of a list of fields: name, value (a node, or any JSON value), and meaning. */
 export function field(name, value, gloss) {
   const isProse = value instanceof Node;
   const text = isProse || typeof value === "string" ? value : JSON.stringify(value);
@@ -21,7 +21,7 @@ export function field(name, value, gloss) {
   return element("div", {}, element("dt", {}, name), shown, gloss ? element("dd", { class: "gloss" }, gloss) : null);
 }
 
-/** Marks a step, and the station that it belongs to, as idle, active, done or failed. */
+/** Marks a step and its station as idle, active, done or failed. */
 export function mark(step, state) {
   const section = byId(`step-${step}`);
   section.dataset.state = state;

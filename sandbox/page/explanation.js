@@ -1,37 +1,37 @@
-// What the service says of a session and a policy, as lists and trees. Reads only the fields that it knows.
+// Shows the output of the service's `explain` command. Unknown fields are ignored.
 
 import { element, field } from "/dom.js";
 import * as words from "/words.js";
 
 const MOODS = { matched: "good", "not matched": "bad", unknown: "wait" };
 
-/** Whether there would be a token, and if not why, as nodes. */
+/** Whether the service would issue a token, and the reason if not, as nodes. */
 export function verdict({ issued, refusal }) {
-  const why = issued ? null : element("span", {}, refusal?.message ?? "The service does not say why.");
+  const why = issued ? null : element("span", {}, refusal?.message ?? "The service gives no reason.");
   return [element("span", { class: "pill", "data-mood": issued ? "good" : "bad" }, issued ? "A token" : "No token"), why].filter(Boolean);
 }
 
-/** Who the caller is, what they get, and each rule with its reasons, as nodes. */
-export function explanation(told) {
-  return [element("dl", { class: "fields" }, ...fields(told)), ...rules(told.policy)];
+/** The caller, the grant, and each rule with its reasons, as nodes. */
+export function explanation(report) {
+  return [element("dl", { class: "fields" }, ...fields(report)), ...rules(report.policy)];
 }
 
 function fields({ caller, client_id, policy, capability, ttl_ms, format, issued, refusal, session_token }) {
   const grant = policy?.outcome?.granted ?? {};
   const row = (name, value, gloss) => (value == null ? null : field(name, value, gloss));
   const nodes = (list) => element("ul", { class: "plain" }, ...list.map(line));
-  const whole = issued ? "All that the API key itself may do: there are no rules" : null;
+  const whole = issued ? "Everything the API key may do: the policy has no rules" : null;
   const narrowed = refusal?.reason === "policy-grants-nothing-asked" ? parse(policy?.granted) : null;
   return [
     row("caller", caller && nodes(who(caller))),
-    row("session", session_token?.verified === false && session_token.reason ? session_token.reason : null, "Why it is refused"),
+    row("session", session_token?.verified === false && session_token.reason ? session_token.reason : null, "The reason of the refusal"),
     row("clientId", client_id),
     row("status", refusal?.status_code, refusal && "HTTP status"),
     row("code", refusal?.code, refusal && "Ably’s error code"),
     row("capability", capability ? nodes(resources(capability)) : whole && document.createTextNode(whole)),
-    row("granted", narrowed && nodes(resources(narrowed)), "Before it is narrowed to what the client asks for"),
-    row("claims", grant.channel_claims && nodes(pairs(grant.channel_claims)), "Channel claims, which others may trust"),
-    row("rates", grant.publish_rate && nodes(pairs(grant.publish_rate)), "Messages a second"),
+    row("granted", narrowed && nodes(resources(narrowed)), "Before applying the capability that the client asks for"),
+    row("claims", grant.channel_claims && nodes(pairs(grant.channel_claims)), "Channel claims, which other clients can trust"),
+    row("rates", grant.publish_rate && nodes(pairs(grant.publish_rate)), "Messages per second"),
     row("ttl", ttl_ms == null ? null : words.span(ttl_ms)),
     row("format", format),
   ].filter(Boolean);
@@ -43,7 +43,7 @@ function who({ user_id, session_id, organization, impersonator, agent }) {
     ["user", user_id],
     ["session", session_id],
     ["organization", organization ? `${organization.id}${role && ` (${role})`}` : "none"],
-    ["impersonator", impersonator ? impersonator + (agent ? ", an agent" : "") : "nobody"],
+    ["impersonator", impersonator ? impersonator + (agent ? ", an agent" : "") : "none"],
   ];
 }
 
@@ -100,7 +100,7 @@ const drop = ({ resource, placeholder, why, loses }) => element(
   "p",
   { class: "dropped" },
   element("code", {}, resource),
-  ` drops out, for ${placeholder}: ${words.unfit[why] ?? why}${loses === "rule" ? "; without it the rule grants nothing" : ""}`,
+  ` is dropped because of ${placeholder}: ${words.unfit[why] ?? why}${loses === "rule" ? "; without it the rule grants nothing" : ""}`,
 );
 
 const truth = (verdict) => element("span", { class: "truth", "data-mood": MOODS[verdict] ?? "" }, verdict ?? "");

@@ -1,6 +1,6 @@
-// What a JWT says. Nothing here verifies one: that is for whom it is meant for.
+// Decodes JWTs without verifying them.
 
-/** The header and the claims of a JWT, or null of anything else. */
+/** The header and the claims of a JWT; null for anything else. */
 export function decode(jwt) {
   try {
     const [header, claims] = jwt.split(".").map(part);
@@ -11,7 +11,7 @@ export function decode(jwt) {
 }
 
 function part(base64url, position) {
-  // The third part is the signature, and no JSON.
+  // The third part is the signature, not JSON.
   if (position > 1) return null;
   const base64 = base64url.replaceAll("-", "+").replaceAll("_", "/");
   return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))));

@@ -1,4 +1,4 @@
-// The line from left to right: user, session, question, token request, token, connection.
+// The steps from left to right: user, session, request, token request, token, connection.
 
 import { byId, element, field, mark } from "/dom.js";
 import { Session } from "/session.js";
@@ -9,7 +9,7 @@ import * as policy from "/policy.js";
 import * as words from "/words.js";
 
 const config = await (await fetch("/config.json")).json();
-// Under the page's own host name, or the cookies would stay behind.
+// With the page's host name, so that the browser sends the cookies.
 const authUrl = `http://${location.hostname}:${config.service_port}/api/ably`;
 
 const hints = ["request-state", "token-state", "connection-hint"].map((id) => [id, byId(id).cloneNode(true)]);
@@ -40,13 +40,13 @@ access.start({
   ably: config.ably,
   here: () => ({ sessionId: session.id, connectionId: live?.id() }),
   signOut: (id) => (id === session.id ? signOut() : session.end(id)),
-  heard: hear,
+  changed: updateFromClerk,
 });
 await policy.start(async () => {
   await session.freshen();
   return session.token;
 });
-connection.available().then((is) => is || sayWhyNotLive());
+connection.available().then((isAvailable) => isAvailable || explainMissingAblyJs());
 document.documentElement.dataset.ready = "";
 
 // Step 1
@@ -85,14 +85,14 @@ async function signIn(user) {
   }
 }
 
-/** Takes up what has changed at Clerk since the page asked last. */
-function hear(sessions, heard) {
-  users = heard;
+/** Applies changes at Clerk. */
+function updateFromClerk(sessions, changedUsers) {
+  users = changedUsers;
   for (const user of users) {
     const note = document.querySelector(`#users input[value="${CSS.escape(user.id)}"] ~ .note`);
     if (note && note.textContent !== words.noteOn(user)) note.textContent = words.noteOn(user);
   }
-  session.hear(sessions);
+  session.update(sessions);
 }
 
 // Step 2
@@ -101,7 +101,7 @@ async function signOut() {
   const button = byId("sign-out");
   const hadFocus = document.activeElement === button;
   const done = session.signOut();
-  // The button is gone now, and must not take the focus with it.
+  // The button is hidden now, so move the focus.
   if (hadFocus) document.querySelector("#users input")?.focus();
   await done;
 }
@@ -109,8 +109,8 @@ async function signOut() {
 function showSession({ id, claims, over }) {
   const user = users.find((each) => each.id === claims?.sub);
   const name = user ? [user.first_name, user.last_name].filter(Boolean).join(" ") : claims?.sub;
-  const state = id ? `Signed in as ${name}` : "Nobody is signed in.";
-  // A renewal is no news.
+  const state = id ? `Signed in as ${name}` : "Not signed in.";
+  // A renewal does not change the text, which screen readers would repeat.
   if (byId("sign-in-state").textContent !== state) byId("sign-in-state").textContent = state;
   byId("session").hidden = !id;
   byId("session-hint").hidden = Boolean(id);
@@ -127,15 +127,15 @@ function showSession({ id, claims, over }) {
   showLife();
   if (shownUser === id) return;
   shownUser = id;
-  // A connection outlives its session until somebody ends it: that is for the service to do, and not for this page.
+  // The service ends the connections of an ended session, not this page.
   if (id || !live) startOver();
-  if (!id) byId("session-hint").textContent = sayWhyOver(over);
+  if (!id) byId("session-hint").textContent = reasonOfEnd(over);
   policy.sessionChanged();
 }
 
-function sayWhyOver({ how, user }) {
+function reasonOfEnd({ how, user }) {
   const why = words.onEnd({ how, user: users.find(({ id }) => id === user) });
-  const rest = live ? " Its last session token stays in the cookie until it expires: see what the service makes of it." : "";
+  const rest = live ? " The last session token stays in the cookie until it expires, to show how the service answers it." : "";
   return why + rest;
 }
 
@@ -145,7 +145,7 @@ function showLife() {
   const life = byId("life");
   life.max = session.claims.exp - session.claims.iat;
   life.value = Math.min(left, life.max);
-  byId("life-text").textContent = `${left} s left of this token`;
+  byId("life-text").textContent = `Token expires in ${left} s`;
 }
 
 // Steps 3 to 6
@@ -166,42 +166,42 @@ function startOver() {
     byId(id).hidden = false;
   }
   byId("get-token").removeAttribute("aria-busy");
-  connection.available().then((is) => is || sayWhyNotLive());
+  connection.available().then((isAvailable) => isAvailable || explainMissingAblyJs());
 }
 
 async function getToken() {
   if (byId("get-token").getAttribute("aria-busy")) return;
   startOver();
   const turn = asking;
-  const goesOn = () => turn === asking;
+  const isCurrent = () => turn === asking;
   byId("get-token").setAttribute("aria-busy", "true");
   mark("ask", "active");
   await session.freshen();
-  if (!goesOn()) return;
+  if (!isCurrent()) return;
   try {
-    const answer = await showAnswer(goesOn);
-    if (!goesOn()) return;
-    if (answer) await showToken(answer, goesOn);
-    if (goesOn()) await connect(goesOn);
+    const answer = await showAnswer(isCurrent);
+    if (!isCurrent()) return;
+    if (answer) await showToken(answer, isCurrent);
+    if (isCurrent()) await connect(isCurrent);
   } finally {
-    if (goesOn()) byId("get-token").removeAttribute("aria-busy");
+    if (isCurrent()) byId("get-token").removeAttribute("aria-busy");
   }
 }
 
-/** Shows what the service answered, in whichever form it gives a token, and returns it unless it is a refusal. */
-async function showAnswer(goesOn) {
+/** Shows the service's answer in any token format, and returns it unless it is a refusal. */
+async function showAnswer(isCurrent) {
   mark("request", "active");
   let answer;
   try {
     answer = await askService(authUrl, policy.params());
   } catch {
-    if (!goesOn()) return null;
+    if (!isCurrent()) return null;
     mark("ask", "failed");
     mark("request", "failed");
-    byId("request-state").textContent = "The service did not answer, or not so that this page may read it. Its log says more.";
+    byId("request-state").textContent = "The service did not answer, or CORS hides its answer. See its log.";
     return null;
   }
-  if (!goesOn()) return null;
+  if (!isCurrent()) return null;
   mark("ask", "done");
   const { status, took, body, jwt } = answer;
   byId("request-state").textContent = `Status ${status}, in ${Math.round(took)} ms`;
@@ -215,7 +215,7 @@ async function showAnswer(goesOn) {
     showFields("jwt", words.jwt, { ...jwt.header, ...jwt.claims });
   } else if (body.token) {
     byId("request-name").textContent = "The token details";
-    byId("request-state").textContent += ". The service signed a token request, and took it to Ably itself.";
+    byId("request-state").textContent += ". The service exchanged a token request at Ably itself.";
   } else {
     showFields("token-request", words.tokenRequest, body);
   }
@@ -233,22 +233,22 @@ function showRefusal(status, error = {}) {
     field("an SDK", document.createTextNode(words.sdkReaction(status, error.code))),
   ];
   byId("refusal").replaceChildren(
-    element("p", {}, error.message ?? "No message came with it."),
+    element("p", {}, error.message ?? "The answer has no message."),
     element("dl", { class: "fields" }, ...rows),
   );
   byId("refusal").hidden = false;
-  byId("token-state").textContent = "Nothing to exchange.";
+  byId("token-state").textContent = "No token request to exchange.";
 }
 
-async function showToken({ body, jwt }, goesOn) {
+async function showToken({ body, jwt }, isCurrent) {
   mark("token", "active");
   if (jwt) {
-    byId("token-state").textContent = "The JWT is the token: nothing to exchange. Ably checks its signature when the connection opens.";
+    byId("token-state").textContent = "The JWT is the token. Ably checks its signature when the connection opens.";
     mark("token", "done");
     return;
   }
   if (body.token) {
-    byId("token-state").textContent = "Ably has made it for the service: nothing to exchange.";
+    byId("token-state").textContent = "Ably issued it to the service.";
     showFields("token-details", words.tokenDetails, body);
     mark("token", "done");
     return;
@@ -259,7 +259,7 @@ async function showToken({ body, jwt }, goesOn) {
   } catch {
     answer = null;
   }
-  if (!goesOn()) return;
+  if (!isCurrent()) return;
   if (answer && answer.status < 300 && answer.body?.token) {
     byId("token-state").textContent = `Status ${answer.status}, in ${Math.round(answer.took)} ms`;
     showFields("token-details", words.tokenDetails, answer.body);
@@ -271,7 +271,7 @@ async function showToken({ body, jwt }, goesOn) {
   }
 }
 
-/** All fields that the words explain, those that are absent too, and then any other. */
+/** Shows all explained fields, including absent ones, and then the others. */
 function showFields(id, glosses, values) {
   const names = [...new Set([...Object.keys(glosses), ...Object.keys(values)])];
   byId(id).replaceChildren(...names.map((name) => field(name, values[name], glosses[name]?.(values[name], values))));
@@ -280,8 +280,8 @@ function showFields(id, glosses, values) {
 
 const MOODS = { connected: "good", failed: "bad", connecting: "wait", disconnected: "wait", suspended: "wait" };
 
-async function connect(goesOn) {
-  if (!(await connection.available()) || !goesOn()) return;
+async function connect(isCurrent) {
+  if (!(await connection.available()) || !isCurrent()) return;
   byId("connection-hint").hidden = true;
   byId("connection").hidden = false;
   live = connection.open({
@@ -309,11 +309,11 @@ function showConnection(state, reason, client) {
   byId("connection-reason").dataset.mood = MOODS[state] ?? "";
 }
 
-function sayWhyNotLive() {
+function explainMissingAblyJs() {
   byId("connection-hint").replaceChildren(
-    "ably-js is not here, and the live connection needs it. With Node installed, ",
+    "The live connection needs ably-js, which is not installed. With Node installed, ",
     element("code", {}, "make dev"),
-    " fetches it; or run ",
+    " installs it. Or run ",
     element("code", {}, "npm ci"),
     " in ",
     element("code", {}, "sandbox/page"),

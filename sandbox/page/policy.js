@@ -1,4 +1,4 @@
-// The policy editor: explains the policy in it as one writes, for the session that is signed in, and puts it in force.
+// The policy editor: explains its policy for the current session as you type, and puts it in force.
 
 import { byId, element } from "/dom.js";
 import { explanation, verdict } from "/explanation.js";
@@ -13,7 +13,7 @@ let timer;
 let asked = null;
 let isReady = false;
 
-/** Starts the editor with the policy in force; `freshToken()` gives the session token, or null without a session. */
+/** Starts the editor with the policy in force. `freshToken()` resolves to the session token, or null without a session. */
 export async function start(freshToken) {
   token = freshToken;
   editor.addEventListener("input", () => {
@@ -27,7 +27,7 @@ export async function start(freshToken) {
   try {
     inForce = (await ask("GET", "/policy")).policy;
   } catch (error) {
-    say(error.message, "bad");
+    showState(error.message, "bad");
     return;
   }
   editor.value = inForce;
@@ -37,12 +37,12 @@ export async function start(freshToken) {
   await explain();
 }
 
-/** Explains anew, since somebody else is signed in, or nobody. */
+/** Explains again after a sign-in or sign-out. */
 export function sessionChanged() {
   if (isReady) explain();
 }
 
-/** What the client is to ask for, by the names of Ably's token params; only what is filled in. */
+/** The filled-in token params, by Ably's names. */
 export function params() {
   const filled = Object.entries(PARAMS).map(([name, id]) => [name, byId(id).value.trim()]);
   return Object.fromEntries(filled.filter(([, value]) => value));
@@ -53,7 +53,7 @@ function soon() {
   timer = setTimeout(explain, PAUSE_MS);
 }
 
-/** Explains what is in the editor now. An answer that comes when another was asked for is for nobody. */
+/** Explains the text in the editor. The answer to an outdated request is ignored. */
 async function explain() {
   clearTimeout(timer);
   asked?.abort();
@@ -75,21 +75,21 @@ async function explain() {
   }
 }
 
-function show({ explanation: told, problems = [] }, isSignedIn) {
+function show({ explanation: report, problems = [] }, isSignedIn) {
   showProblems(problems);
-  const hint = problems.length ? "Nothing to explain before the policy can be read."
-    : isSignedIn ? "The service does not say anything of this session."
-    : "Nobody is signed in. Pick a user above to see what this policy gives them.";
+  const hint = problems.length ? "Fix the policy to see an explanation."
+    : isSignedIn ? "The service gives no explanation for this session."
+    : "Not signed in. Pick a user above to see what this policy gives them.";
   const count = problems.length === 1 ? "1 problem" : `${problems.length} problems`;
-  showVerdict(told ? verdict(told) : problems.length ? [element("span", { class: "pill", "data-mood": "bad" }, count)] : []);
-  byId("explanation").replaceChildren(...(told ? explanation(told) : [element("p", { class: "hint" }, hint)]));
+  showVerdict(report ? verdict(report) : problems.length ? [element("span", { class: "pill", "data-mood": "bad" }, count)] : []);
+  byId("explanation").replaceChildren(...(report ? explanation(report) : [element("p", { class: "hint" }, hint)]));
 }
 
-/** Replaced only by another one, since it is read out. */
+/** Replaces the verdict only if it changed, because screen readers announce it. */
 function showVerdict(nodes) {
-  const said = byId("verdict");
-  const isNews = nodes.map((node) => node.textContent).join("") !== said.textContent;
-  if (isNews) said.replaceChildren(...nodes);
+  const shown = byId("verdict");
+  const isNew = nodes.map((node) => node.textContent).join("") !== shown.textContent;
+  if (isNew) shown.replaceChildren(...nodes);
 }
 
 function showProblems(problems) {
@@ -114,7 +114,7 @@ function goTo(line, column) {
   const lines = editor.value.split("\n").slice(0, line);
   const text = lines.pop() ?? "";
   const before = lines.reduce((sum, each) => sum + each.length + 1, 0);
-  // The service counts characters, and a text area UTF-16 units.
+  // The service counts characters, a text area UTF-16 units.
   const start = before + [...text].slice(0, column - 1).join("").length;
   editor.focus();
   editor.setSelectionRange(start, before + text.length);
@@ -127,14 +127,14 @@ async function putInForce() {
   if (button.getAttribute("aria-busy")) return;
   const policy = editor.value;
   button.setAttribute("aria-busy", "true");
-  say("Waiting for the service, which looks at its file every second…", "");
+  showState("Waiting for the service, which checks its file every second…", "");
   try {
     const verdict = await ask("PUT", "/policy", { policy });
-    if (["in-force", "untold"].includes(verdict.state)) inForce = policy;
+    if (["in-force", "unknown"].includes(verdict.state)) inForce = policy;
     if (verdict.problems && editor.value === policy) showProblems(verdict.problems);
-    say(...verdictInWords(verdict));
+    showState(...verdictInWords(verdict));
   } catch (error) {
-    say(error.message, "bad");
+    showState(error.message, "bad");
   } finally {
     button.removeAttribute("aria-busy");
   }
@@ -145,29 +145,29 @@ function verdictInWords({ state, waiting = [] }) {
     case "in-force": {
       if (waiting.length === 0) return ["In force. The next token follows it.", "good"];
       const sections = waiting.map((section) => `[${section}]`).join(", ");
-      return [`In force, save what else changed in ${sections}: that would take a restart of the service.`, "wait"];
+      return [`In force. Other changes in ${sections} need a restart of the service.`, "wait"];
     }
-    case "broken":
-      return ["Not in force: the service refuses it, for the reasons above. The policy before stays.", "bad"];
-    case "takes-policy-away":
-      return ["Not in force: it has no rules. The service takes that for a lost file, and keeps the policy before.", "bad"];
-    case "untold":
-      return ["Written. The service’s log does not say whether it took it; LOG_LEVEL=info would.", "wait"];
+    case "invalid":
+      return ["Not in force: the service rejects it for the reasons above. The previous policy stays.", "bad"];
+    case "removes-rules":
+      return ["Not in force: it has no rules. The service assumes a lost file and keeps the previous policy.", "bad"];
+    case "unknown":
+      return ["Written. The service’s log level hides the result; LOG_LEVEL=info shows it.", "wait"];
     default:
-      return ["Not in force: the service refuses it, and its log says why. The policy before stays.", "bad"];
+      return ["Not in force: the service rejects it; see its log. The previous policy stays.", "bad"];
   }
 }
 
 function restore() {
   editor.value = inForce;
-  say(stateOf(inForce), "");
+  showState(stateOf(inForce), "");
   editor.focus();
   explain();
 }
 
 const stateOf = (policy) => (policy === inForce ? "This is the policy in force." : "Edited; another policy is in force.");
 
-function say(text, mood) {
+function showState(text, mood) {
   byId("policy-state").textContent = text;
   byId("policy-state").dataset.mood = mood;
 }

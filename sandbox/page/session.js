@@ -1,5 +1,5 @@
-// The browser's half of Clerk: signs in and out, keeps the cookies as clerk-js does, and renews the session token
-// before its minute is over.
+// The browser side of Clerk: signs in and out, writes cookies as clerk-js does, and renews the session token before it
+// expires.
 
 import { decode } from "/jwt.js";
 
@@ -15,18 +15,18 @@ export class Session {
   #turn = 0;
   #left = null;
 
-  /** The session's id, its present token, and the claims of that; null while nobody is signed in. */
+  /** The session id, the current token and its claims; null if signed out. */
   id = null;
   token = null;
   claims = null;
-  /** How the last session ended, and whose it was: `{ how, user }`. */
+  /** How the last session ended, and its user: `{ how, user }`. */
   over = null;
 
   constructor({ clerk, suffix, changed }) {
     this.#clerk = clerk;
     this.#suffix = suffix;
     this.#changed = changed;
-    // Timers sleep in background tabs.
+    // Browsers delay timers in background tabs.
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden && this.id && this.secondsLeft() < RENEW_BEFORE_S) this.#renew().catch(() => {});
     });
@@ -36,7 +36,7 @@ export class Session {
     return this.claims ? this.claims.exp - Date.now() / 1000 : 0;
   }
 
-  /** Takes up the session that the cookies tell of, if it goes on. */
+  /** Restores the session of the cookies, if it is active. */
   async restore() {
     const claims = decode(readCookie(`__session_${this.#suffix}`) ?? "")?.claims;
     const signedInAt = readCookie(`__client_uat_${this.#suffix}`);
@@ -67,18 +67,18 @@ export class Session {
     await this.end(ended).catch(() => {});
   }
 
-  /** Ends any session at Clerk; a page that has it hears of it from there. */
+  /** Ends any session at Clerk. A page with that session learns of it through `update`. */
   async end(id) {
     await this.#post(`/v1/client/sessions/${id}/end`);
   }
 
-  /** Takes to heart how Clerk's sessions stand: this one may have been ended elsewhere. */
-  hear(sessions) {
+  /** Applies the sessions of Clerk: this one may have ended elsewhere. */
+  update(sessions) {
     const own = sessions.find(({ id }) => id === this.id);
     if (own && own.status !== "active") this.#leave(own.status);
   }
 
-  /** Clears the cookies of the session that is over, unless they have another one by now. */
+  /** Clears the cookies of the ended session, unless they belong to another one by now. */
   eraseCookies() {
     const left = this.#left;
     this.#left = null;
@@ -87,14 +87,14 @@ export class Session {
     this.#erase("__session");
   }
 
-  /** Sees to it that the token lives long enough for a request. */
+  /** Renews the token if it expires too soon for a request. */
   async freshen() {
     if (this.id && this.secondsLeft() < 3) await this.#renew().catch(() => {});
   }
 
   /**
-   * The session is over. clerk-js would clear the cookies at once; here they stay for a connection that is open, until
-   * the token in them expires, so that one sees what the service says to a token that Clerk cannot take back.
+   * Ends the session on this page. Unlike clerk-js, it keeps the cookies of an open connection until their token
+   * expires, to show how the service answers a token that Clerk cannot revoke.
    */
   #leave(how) {
     this.#turn += 1;

@@ -1,11 +1,10 @@
-// Two plain requests: the service for a token in whichever form it gives one, Ably for the token that a token request is
-// worth.
+// Two requests: to the service for a token in any format, and to Ably to exchange a token request.
 
 import { decode } from "/jwt.js";
 
 /**
- * `{ status, took, body, jwt }`: the body if it is JSON, the parts of the JWT if it is one. Throws when there was no
- * answer that this page may read.
+ * `{ status, took, body, jwt }`: `body` if it is JSON, `jwt` if it is a JWT. Throws without an answer that this page may
+ * read.
  */
 export async function askService(authUrl, params) {
   const begun = performance.now();
@@ -18,7 +17,7 @@ export async function askService(authUrl, params) {
   return { status: response.status, took, body: parse(text), jwt: isJwt ? decode(text) : null };
 }
 
-/** The same of Ably's `requestToken`. */
+/** The same for Ably's `requestToken`. */
 export async function exchange(ably, tokenRequest) {
   const begun = performance.now();
   const response = await fetch(`${ably}/keys/${encodeURIComponent(tokenRequest.keyName)}/requestToken`, {

@@ -1,15 +1,15 @@
-// What the fields of each protocol mean, in a line each.
+// The meaning of the fields of each protocol.
 
 export const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
 const seconds = (s) => (typeof s === "number" ? clock(s * 1000) : undefined);
 const day = 24 * 3600 * 1000;
 
-/** What is worth knowing of a user before signing in as them. */
+/** A note on a user. */
 export function noteOn(user) {
-  if (user.banned) return "Banned, and refused by the service";
-  if (!user.username) return "Has no username to become a client ID";
+  if (user.banned) return "Banned: the service refuses this user";
+  if (!user.username) return "Has no username to use as a client ID";
   const { organization } = user;
-  if (!organization) return "A user like most";
+  if (!organization) return "A user without special properties";
   return `${organization.role} of ${organization.slug}, plan ${organization.plan ?? "none"}`;
 }
 
@@ -17,84 +17,84 @@ export const claims = {
   sub: () => "The user",
   sid: () => "The session",
   azp: () => "Authorized party: the page that asked Clerk for this token",
-  o: () => "Organization: id, slug, role, and permissions as one bitmap a feature",
+  o: () => "Organization: id, slug, role, and permissions as a bitmap per feature",
   fea: () => "Features, of the organization (o), the user (u) or both (ou)",
   pla: () => "Billing plans",
   iss: () => "Issuer: this instance’s Frontend API",
   iat: (s) => `Issued at ${seconds(s)}`,
-  exp: (s) => `Expires at ${seconds(s)}; the page asks for the next one before`,
-  nbf: () => "Not valid before; ten seconds early, for clocks that lag",
+  exp: (s) => `Expires at ${seconds(s)}; the page renews it before`,
+  nbf: () => "Not valid before; ten seconds early, for slow clocks",
   sts: () => "Session status",
-  fva: () => "Minutes since the first and second factor; -1 is never",
-  jti: () => "This token’s own id",
+  fva: () => "Minutes since the first and second factor; -1 means never",
+  jti: () => "The id of this token",
   v: () => "Version of the claims",
 };
 
 export const tokenRequest = {
-  keyName: () => "The API key that signs; its secret stays with the service",
-  clientId: () => "Who the connection will be, whatever the browser claims",
-  timestamp: (ms) => `${clock(ms)}; Ably takes it for two minutes`,
-  nonce: () => "Makes the request good for one exchange only",
-  ttl: (ms) => (ms === undefined ? "Ably’s default: a token of 60 minutes" : `The token lives ${span(ms)}`),
-  capability: (text) => (text === undefined ? "Absent means all that the API key itself may do" : "What each channel may be used for"),
-  mac: () => "HMAC-SHA256 over all of the above",
+  keyName: () => "The API key that signs; its secret stays in the service",
+  clientId: () => "The client ID of the connection; the browser cannot change it",
+  timestamp: (ms) => `${clock(ms)}; Ably accepts it for two minutes`,
+  nonce: () => "Limits the request to one exchange",
+  ttl: (ms) => (ms === undefined ? "Absent: Ably’s default, a token of 60 minutes" : `The token expires after ${span(ms)}`),
+  capability: (text) => (text === undefined ? "Absent: everything the API key may do" : "The operations allowed on each channel"),
+  mac: () => "HMAC-SHA256 over all fields above",
 };
 
-/** Of the header and of the claims of an Ably JWT, by their own names. */
+/** The header and the claims of an Ably JWT. */
 export const jwt = {
-  typ: () => "Header: what it is",
+  typ: () => "Header: token type",
   alg: () => "Header: HMAC-SHA256, with the secret of the API key",
-  kid: () => "Header: the API key that signs; its secret stays with the service",
+  kid: () => "Header: the API key that signs; its secret stays in the service",
   iat: (s) => `Issued at ${seconds(s)}`,
   exp: (s, all) => `Expires at ${seconds(s)}, after ${span((s - all.iat) * 1000)}`,
-  "x-ably-clientId": () => "Who the connection will be, whatever the browser claims",
-  "x-ably-capability": () => "What each channel may be used for; Ably cuts it down to the key’s own",
-  "x-ably-revocation-key": () => "The Clerk session, by which Ably can revoke the token",
+  "x-ably-clientId": () => "The client ID of the connection; the browser cannot change it",
+  "x-ably-capability": () => "The operations allowed on each channel, within the capability of the key",
+  "x-ably-revocation-key": () => "The Clerk session, with which the token can be revoked",
 };
 
 export const tokenDetails = {
-  token: () => "What opens a connection; Ably alone can read it",
-  keyName: () => "The key that vouched for it",
-  clientId: () => "Fixed for every connection made with it",
+  token: () => "Opens a connection; only Ably can read it",
+  keyName: () => "The key that signed the request",
+  clientId: () => "The client ID of every connection with this token",
   issued: (ms) => clock(ms),
   expires: (ms, all) => `${clock(ms)}, after ${span(ms - all.issued)}`,
-  capability: () => "What the request and the key both allow",
+  capability: () => "What both the request and the key allow",
 };
 
-/** Why this page has no session any more. */
+/** Why the session of this page ended. */
 export function onEnd({ how, user }) {
-  if (user?.banned && how !== "signed-out") return `Clerk has ended the session: ${user.username ?? user.id} is banned.`;
+  if (user?.banned && how !== "signed-out") return `Clerk ended the session: ${user.username ?? user.id} is banned.`;
   return {
-    "signed-out": "You signed out here.",
-    ended: "The session was signed out from elsewhere.",
-    removed: "The session was signed out from elsewhere.",
-    revoked: "An administrator has revoked the session.",
-  }[how] ?? "Clerk has ended the session.";
+    "signed-out": "You signed out.",
+    ended: "The session was signed out elsewhere.",
+    removed: "The session was signed out elsewhere.",
+    revoked: "An administrator revoked the session.",
+  }[how] ?? "Clerk ended the session.";
 }
 
-/** How a connection that is no more came to its end. */
+/** Why a connection ended. */
 export function onEnding({ code, revokedFrom }) {
-  if (code === 40141) return "Ably ended it: the token is revoked (40141)";
+  if (code === 40141) return "Ably ended it: token revoked (40141)";
   if (code) return `Ably ended it (${code})`;
-  return revokedFrom ? "The client gave up: its token is revoked, and the service refused it another" : "The client left";
+  return revokedFrom ? "The client gave up: its token is revoked, and the service refused a new one" : "The client left";
 }
 
-/** The start and the end of an id, which tell those on one page apart. */
+/** The start and the end of an id. */
 export const short = (id) => (id.length > 18 ? `${id.slice(0, 9)}…${id.slice(-5)}` : id);
 
 /** Why a placeholder cannot be filled. */
 export const unfit = {
-  missing: "the session has no such value",
+  missing: "the session does not have this value",
   empty: "the value is empty",
   forbidden: "the value has a character that is not allowed",
 };
 
-/** What an Ably SDK does with a refusal of this status and code. */
+/** How an Ably SDK reacts to a refusal. */
 export function sdkReaction(status, code) {
   if (status === 403 || code === 40102 || code === 40171) {
-    return "Gives up: the connection is failed for good.";
+    return "Gives up: the connection state is failed.";
   }
-  return "Stays disconnected. It asks again after 12 to 15 seconds first, rising to 24 to 30.";
+  return "Stays disconnected and retries: first after 12 to 15 seconds, later after 24 to 30.";
 }
 
 export function span(ms) {
@@ -102,7 +102,7 @@ export function span(ms) {
   return ms % 60_000 === 0 ? `${ms / 60_000} min` : `${ms / 1000} s`;
 }
 
-/** A span that nobody needs to the millisecond, unless it has few of them. */
+/** A rounded duration. */
 export function roughly(ms) {
   const [size, unit] = [[3_600_000, "h"], [60_000, "min"], [1000, "s"]].find(([each]) => ms >= each) ?? [1, "ms"];
   return `${Math.round(ms / size)} ${unit}`;

@@ -1,12 +1,9 @@
-//! Ably's stand-in: enough of Ably, on loopback, for its real SDKs to get a token, connect, publish, subscribe, renew and
-//! be refused.
+//! A stand-in for Ably on loopback: Ably's own SDKs can get a token, connect, publish, subscribe, renew and be refused.
 //!
-//! It is also a judge: it checks a token request or a JWT as Ably does and answers with Ably's codes, and it shares no
-//! code with the service that makes them. One port serves it all: the REST routes of the `rest` module, a WebSocket
-//! on `/`, and for people and scripts `/sandbox/…`, JSON views of what happens and handles to change it.
+//! It checks token requests and JWTs as Ably does, answers with Ably's codes, and shares no code with the service. One port
+//! serves REST, the WebSocket on `/`, and `/sandbox/…`: JSON views and controls for people and scripts.
 //!
-//! It forgets everything when it stops. Memory is bounded: nonces, tokens, revocations, channels, history, logs, frames
-//! and queues all have a limit.
+//! It keeps its state in memory only, and every collection has a limit.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> std::io::Result<()> {
@@ -18,29 +15,37 @@
 //! # Ok(()) }
 //! ```
 
+mod access;
 mod api_key;
+mod app;
 mod capability;
 mod channel;
+mod connection;
 mod error;
+mod fields;
+mod http;
 mod inspection;
+mod issued_tokens;
+mod messages;
+mod middleware;
+mod outage;
 mod protocol;
-mod realm;
+mod rate_limiter;
 mod realtime;
+mod records;
 mod rest;
 mod revocation;
+mod shared_app;
 mod socket;
-mod token;
 mod token_request;
+mod tokens;
 
 use std::{
     io,
     net::{Ipv4Addr, TcpListener},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::Arc,
     thread::JoinHandle,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use actix_web::{
@@ -51,26 +56,28 @@ use actix_web::{
     web::Data,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde::Serialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-pub use self::revocation::Poison;
 use self::{
-    api_key::ApiKey,
-    capability::Capability,
-    realm::Realm,
-    revocation::{RateLimiter, Revocable},
+    api_key::ApiKey, app::AblyApp, capability::Capability, rate_limiter::RateLimiter, revocation::Revocable,
+    shared_app::SharedApp,
 };
+pub use self::{
+    outage::Outage,
+    records::{Calls, ConnectionInfo, Ending, IssuedToken, RevocationCall, RevocationOutcome},
+    revocation::{Poison, RevocableTokens},
+};
+use crate::clock::Clock;
 
-/// What two capabilities both allow, as the stand-in finds it: canonical text, `{}` when there is nothing. None when one
-/// of them is no capability. For tests that compare another implementation with this one.
+/// The intersection of two capabilities as canonical text, `{}` if empty; `None` if one is invalid. For tests that
+/// compare another implementation with this one.
 #[must_use]
 pub fn intersection(left: &str, right: &str) -> Option<String> {
     Some(Capability::parse(left).ok()?.intersect(&Capability::parse(right).ok()?).to_string())
 }
 
-/// Whether a capability allows an operation on a channel, as the stand-in judges it; never when it is no capability.
+/// Whether a capability allows an operation on a channel; false if the capability is invalid.
 #[must_use]
 pub fn allows(capability: &str, channel: &str, operation: &str) -> bool {
     Capability::parse(capability).is_ok_and(|capability| capability.allows(channel, operation))
@@ -80,202 +87,77 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const LONGEST_STOP_S: u64 = 1;
 
-/// How a stand-in is set up.
+/// Settings of a stand-in.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The port on loopback; 0 is any that is free.
+    /// The port on loopback; 0 takes any free one.
     pub port: u16,
-    /// `appId.keyId:secret`; `None` is a new one.
+    /// `appId.keyId:secret`; `None` generates one.
     pub api_key: Option<String>,
-    /// What the key may do: an object of resource to list of operations.
+    /// The capability of the key: an object of resource to list of operations.
     pub capability: serde_json::Value,
-    /// Whether tokens can be revoked, which limits their life to an hour. [`Ably::set_revocable_tokens`] changes it.
+    /// Whether tokens can be revoked; such tokens live for at most an hour. [`Ably::set_revocable_tokens`] changes
+    /// it.
     pub revocable_tokens: bool,
-    /// What `allowReauthMargin` gives clients to fetch a new token. Ably's is 30 seconds.
+    /// How long clients have to fetch a new token with `allowReauthMargin`. Ably's margin is 30 seconds.
     pub reauth_margin: Duration,
-    /// How far the stand-in's clock is ahead, in milliseconds. [`Ably::set_clock_offset_ms`] changes it.
+    /// The stand-in's clock minus this machine's, in milliseconds. [`Ably::set_clock_offset_ms`] changes it.
     pub clock_offset_ms: i64,
 }
 
 impl Default for Options {
-    /// Any port, a new key that may do everything, tokens that cannot be revoked, the right time.
+    /// Any port, a new key with every capability, no revocable tokens, no clock offset.
     fn default() -> Self {
         Self {
             port: 0,
             api_key: None,
             capability: json!({ "[*]*": ["*"] }),
             revocable_tokens: false,
-            reauth_margin: Duration::from_millis(realm::REAUTH_MARGIN_MS.unsigned_abs()),
+            reauth_margin: Duration::from_millis(app::REAUTH_MARGIN_MS.unsigned_abs()),
             clock_offset_ms: 0,
         }
     }
 }
 
-/// How often each route was called, refused calls and those during an outage included.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Calls {
-    /// `GET /time`
-    pub time: u64,
-    /// `POST /keys/{keyName}/requestToken`
-    pub request_token: u64,
-    /// `POST /keys/{keyName}/revokeTokens`
-    pub revoke_tokens: u64,
-    /// Each WebSocket opened, refused ones included.
-    pub websocket: u64,
-}
-
-/// Whether the key has revocable tokens on, in Ably's dashboard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RevocableTokens {
-    /// Those issued from now on can be revoked.
-    On,
-    /// None can be revoked; calls are refused with 40163.
-    Off,
-}
-
-/// A call of `revokeTokens`, as it was sent. What a call says that is not of its type counts as absent here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RevocationCall {
-    /// When it came, in milliseconds since the epoch.
-    pub at: i64,
-    /// Such as `clientId:alice`.
-    pub targets: Vec<String>,
-    /// In milliseconds since the epoch.
-    pub issued_before: Option<i64>,
-    /// Whether clients get time to fetch a new token.
-    pub allow_reauth_margin: bool,
-    /// What came of it.
-    pub outcome: RevocationOutcome,
-}
-
-/// What came of a call of `revokeTokens`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum RevocationOutcome {
-    /// It was carried out or refused, and answered with this status.
-    Answered(u16),
-    /// It was carried out or refused with this status, and the answer was lost.
-    AnswerLost(u16),
-    /// It was not looked at, because of an outage.
-    Outage,
-}
-
-/// A way for Ably's REST side to be down. The WebSocket, CORS preflights and `/sandbox/` go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outage {
-    /// Every call is answered with this status, and a code of a hundred times as much.
-    Status(u16),
-    /// No call is answered, even after the outage.
-    Hang,
-    /// The connection is closed without an answer.
-    Drop,
-    /// Every call is answered with 429 and 42910, and with when to come again.
-    RateLimited {
-        /// In seconds.
-        retry_after_s: u32,
-    },
-    /// The next call is carried out and its answer lost; then the outage is over.
-    LoseOneAnswer,
-}
-
-/// A token that was issued.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct IssuedToken {
-    /// A digest of the token, which names it without giving it away.
-    pub id: String,
-    /// For whom; `*` is anyone, `None` is nobody in particular.
-    pub client_id: Option<String>,
-    /// What it allows, as canonical JSON.
-    pub capability: String,
-    /// When, in milliseconds since the epoch.
-    pub issued: i64,
-    /// Until when, in milliseconds since the epoch.
-    pub expires: i64,
-}
-
-/// A live connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ConnectionInfo {
-    /// The connection's id.
-    pub connection_id: String,
-    /// Who is on it; `*` is anyone, `None` is nobody in particular.
-    pub client_id: Option<String>,
-    /// What it may do, as canonical JSON.
-    pub capability: String,
-    /// The channels that it is attached to.
-    pub channels: Vec<String>,
-    /// The [`IssuedToken::id`] of its token, or the same digest of its JWT; `None` with the key itself.
-    pub token_id: Option<String>,
-    /// When its token expires, in milliseconds since the epoch; `None` with the key itself.
-    pub token_expires: Option<i64>,
-    /// The `x-ably-revocation-key` of its JWT.
-    pub revocation_key: Option<String>,
-    /// When its token, which is revoked with a margin, will be so, in milliseconds since the epoch.
-    pub revoked_from: Option<i64>,
-}
-
-/// A connection that was live.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Ending {
-    /// The connection's id. A client that comes back in time has the same one again.
-    pub connection_id: String,
-    /// Who was on it.
-    pub client_id: Option<String>,
-    /// When it ended, in milliseconds since the epoch.
-    pub at: i64,
-    /// Why Ably ended it, such as 40141 for a revoked token; `None` when it was the client who left.
-    pub code: Option<u32>,
-    /// The `x-ably-revocation-key` of its JWT.
-    pub revocation_key: Option<String>,
-    /// When its token, if it is revoked, came to be so or would have, in milliseconds since the epoch. A client that left
-    /// before was asked for a new token and had none.
-    pub revoked_from: Option<i64>,
-}
-
-/// A running stand-in. It stops when dropped.
+/// A running stand-in. Dropping it stops it.
 pub struct Ably {
     port: u16,
     key: ApiKey,
-    shared: Arc<Shared>,
+    shared: Arc<SharedApp>,
     server: ServerHandle,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Ably {
-    /// Starts a stand-in on loopback, with threads and a runtime of its own, so that any runtime may own it.
+    /// Starts a stand-in on loopback, with its own threads and runtime.
     ///
-    /// Fails when the port is taken, or when the key or the capability is malformed.
+    /// Fails if the port is taken, or if the key or the capability is malformed.
     pub async fn start(options: Options) -> io::Result<Self> {
         let invalid = |problem: &'static str| io::Error::new(io::ErrorKind::InvalidInput, problem);
         let key = ApiKey::parse(&options.api_key.unwrap_or_else(generated_key))
-            .ok_or_else(|| invalid("the API key is not appId.keyId:secret"))?;
+            .ok_or_else(|| invalid("the API key is not of the form appId.keyId:secret"))?;
         let capability = Capability::from_json(&options.capability).map_err(|error| invalid(error.message))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
         let port = listener.local_addr()?.port();
         let revocable = if options.revocable_tokens { Revocable::Since(0) } else { Revocable::None };
-        let mut realm = Realm::new(
+        let mut app = AblyApp::new(
             key.clone(),
             capability,
             revocable,
             Box::new(|| BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())),
         );
-        realm.reauth_margin_ms = i64::try_from(options.reauth_margin.as_millis()).unwrap_or(i64::MAX);
-        let shared =
-            Arc::new(Shared { realm: Mutex::new(realm), clock_offset_ms: AtomicI64::new(options.clock_offset_ms) });
+        app.reauth_margin_ms = i64::try_from(options.reauth_margin.as_millis()).unwrap_or(i64::MAX);
+        let shared = Arc::new(SharedApp::new(app, Clock::ahead_by(options.clock_offset_ms)));
         let (ready, started) = oneshot::channel();
-        let of_thread = Arc::clone(&shared);
+        let thread_app = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("ably-stand-in".to_owned())
-            .spawn(move || System::new().block_on(serve(listener, of_thread, ready)))?;
+            .spawn(move || System::new().block_on(serve(listener, thread_app, ready)))?;
         let server = started.await.map_err(|_| io::Error::other("the stand-in did not start"))?;
         Ok(Self { port, key, shared, server, thread: Some(thread) })
     }
 
-    /// Where it is: `http://127.0.0.1:PORT`, for REST and WebSocket alike.
+    /// The base URL for REST and WebSocket: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
@@ -302,70 +184,69 @@ impl Ably {
     /// How often each route was called.
     #[must_use]
     pub fn calls(&self) -> Calls {
-        self.shared.realm().calls
+        self.shared.app().calls
     }
 
-    /// Begins an outage, changes it, or with `None` ends it.
+    /// Starts, changes or (`None`) ends an outage of every REST route.
     pub fn set_outage(&self, outage: Option<Outage>) {
-        self.shared.realm().outage = outage;
+        self.shared.app().outage = outage;
     }
 
-    /// The same for `revokeTokens` alone; an outage of everything comes before it.
+    /// Starts, changes or (`None`) ends an outage of `revokeTokens` only. An outage of every route takes precedence.
     pub fn set_revocation_outage(&self, outage: Option<Outage>) {
-        self.shared.realm().revocation_outage = outage;
+        self.shared.app().revocation_outage = outage;
     }
 
-    /// Limits the rate of `revokeTokens`: calls above `calls` within a window of this length get 429 and 42910, and
-    /// `Retry-After` says when the window ends. None ends the limit.
+    /// Limits `revokeTokens` to a number of calls in a window. Further calls get 429, 42910 and a `Retry-After` that
+    /// names the end of the window. `None` removes the limit.
     pub fn set_revocation_rate_limit(&self, limit: Option<(u32, Duration)>) {
         let limiter = |(calls, window): (u32, Duration)| {
             RateLimiter::new(calls, i64::try_from(window.as_millis()).unwrap_or(i64::MAX))
         };
-        self.shared.realm().revocation_limiter = limit.map(limiter);
+        self.shared.app().revocation_limiter = limit.map(limiter);
     }
 
-    /// Has `revokeTokens` fail for a target, such as `clientId:alice`, with this code of Ably's; none ends it.
+    /// Makes `revokeTokens` fail for a target such as `clientId:alice` with this Ably error code; `None` ends that.
     pub fn set_target_failure(&self, target: &str, code: Option<u32>) {
-        self.shared.realm().set_target_failure(target, code);
+        self.shared.app().set_target_failure(target, code);
     }
 
-    /// Has a target spoil the calls of `revokeTokens` that name it; none ends it.
+    /// Makes a target spoil the calls of `revokeTokens` that name it; `None` ends that.
     pub fn set_target_poison(&self, target: &str, poison: Option<Poison>) {
-        self.shared.realm().set_poison(target, poison);
+        self.shared.app().set_poison(target, poison);
     }
 
-    /// Turns revocable tokens on for tokens issued from now on, or off, as in Ably's dashboard.
+    /// Turns revocable tokens on, for tokens issued from now on, or off, as in Ably's dashboard.
     pub fn set_revocable_tokens(&self, setting: RevocableTokens) {
         self.shared.set_revocable_tokens(setting);
     }
 
-    /// Sets how far the stand-in's clock is ahead of this machine's, in milliseconds.
+    /// Sets the stand-in's clock minus this machine's, in milliseconds.
     pub fn set_clock_offset_ms(&self, offset_ms: i64) {
-        self.shared.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
+        self.shared.clock.set_offset_ms(offset_ms);
     }
 
-    /// The calls of `revokeTokens`, oldest first; the last 1000 are kept. Calls that an outage of everything cut off are
-    /// not among them, only counted.
+    /// The last 1000 calls of `revokeTokens`, oldest first, without those that an outage of every route cut off.
     #[must_use]
     pub fn revocation_calls(&self) -> Vec<RevocationCall> {
-        self.shared.realm().revocation_calls.iter().cloned().collect()
+        self.shared.app().revocation_calls.iter().cloned().collect()
     }
 
-    /// What `requestToken` issued, oldest first. Expired tokens are forgotten after an hour.
+    /// Tokens that `requestToken` issued, oldest first. An hour after it expires, a token is forgotten.
     #[must_use]
     pub fn issued_tokens(&self) -> Vec<IssuedToken> {
-        self.shared.realm().issued_tokens()
+        self.shared.app().issued.records()
     }
 
     /// The live connections, oldest first.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        self.shared.realm().connections()
+        self.shared.app().connections()
     }
 
-    /// The same, as soon as they are what `enough` waits for.
+    /// Waits until `enough` accepts the live connections, and returns them.
     pub async fn connections_once(&self, enough: impl Fn(&[ConnectionInfo]) -> bool) -> Vec<ConnectionInfo> {
-        let mut changes = self.shared.realm().connections_changed.subscribe();
+        let mut changes = self.shared.app().connections_changed.subscribe();
         loop {
             changes.mark_unchanged();
             let connections = self.connections();
@@ -375,15 +256,15 @@ impl Ably {
         }
     }
 
-    /// The connections that ended, oldest first; the last 1000 are kept.
+    /// The last 1000 connections that ended, oldest first.
     #[must_use]
     pub fn endings(&self) -> Vec<Ending> {
-        self.shared.realm().endings()
+        self.shared.app().endings()
     }
 
-    /// Stops, and returns when the port is free again.
+    /// Stops the stand-in, and returns when the port is free.
     pub async fn stop(mut self) {
-        self.shared.realm().part_all();
+        self.shared.app().disconnect_all();
         self.server.stop(false).await;
         if let Some(thread) = self.thread.take() {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -393,41 +274,9 @@ impl Ably {
 
 impl Drop for Ably {
     fn drop(&mut self) {
-        self.shared.realm().part_all();
-        // The command is sent by the call; the future only waits for it.
+        self.shared.app().disconnect_all();
+        // Calling `stop` sends the command; the future only waits for the end.
         drop(self.server.stop(false));
-    }
-}
-
-/// What every request sees.
-struct Shared {
-    realm: Mutex<Realm>,
-    clock_offset_ms: AtomicI64,
-}
-
-impl Shared {
-    fn realm(&self) -> MutexGuard<'_, Realm> {
-        self.realm.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_revocable_tokens(&self, setting: RevocableTokens) {
-        let revocable = match setting {
-            RevocableTokens::On => Revocable::Since(self.now_ms()),
-            RevocableTokens::Off => Revocable::None,
-        };
-        self.realm().set_revocable(revocable);
-    }
-
-    fn now_ms(&self) -> i64 {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let offset_ms = self.clock_offset_ms.load(Ordering::Relaxed);
-        i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX).saturating_add(offset_ms)
-    }
-
-    /// The same, as a `Date` header needs it.
-    fn now(&self) -> SystemTime {
-        let since_epoch = Duration::from_millis(u64::try_from(self.now_ms()).unwrap_or(0));
-        UNIX_EPOCH.checked_add(since_epoch).unwrap_or(UNIX_EPOCH)
     }
 }
 
@@ -441,14 +290,15 @@ fn generated_key() -> String {
     )
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>, ready: oneshot::Sender<ServerHandle>) -> io::Result<()> {
+async fn serve(listener: TcpListener, shared: Arc<SharedApp>, ready: oneshot::Sender<ServerHandle>) -> io::Result<()> {
     let data = Data::from(Arc::clone(&shared));
     let server = HttpServer::new(move || {
         App::new()
             .app_data(data.clone())
-            .wrap(from_fn(rest::interfere))
-            .wrap(from_fn(rest::allow_any_origin))
-            .wrap(from_fn(rest::tell_the_time))
+            .wrap(from_fn(middleware::count_and_interrupt))
+            .wrap(from_fn(middleware::allow_any_origin))
+            .wrap(from_fn(middleware::date))
+            .configure(inspection::routes)
             .configure(rest::routes)
     })
     .workers(1)
@@ -461,7 +311,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>, ready: oneshot::Sende
         loop {
             sleep(SWEEP_EVERY).await;
             let now_ms = shared.now_ms();
-            shared.realm().sweep(now_ms);
+            shared.app().sweep(now_ms);
         }
     });
     let _ = ready.send(server.handle());

@@ -1,18 +1,20 @@
-//! A stand-in for one Clerk instance: Frontend API, Backend API, users, sessions, and the key that signs.
+//! A stand-in for one Clerk instance: Frontend API, Backend API, users, sessions and signing keys.
 //!
-//! [`Clerk::start`] generates an instance that exists nowhere else and serves it on loopback. What a test wants to know
-//! or change without HTTP, it does through [`Clerk`]; scripts and the sandbox page use the routes (`routes.rs` is their
-//! table). Tokens, JSON and errors have Clerk's shapes, so a client cannot tell the difference by reading them.
+//! [`Clerk::start`] generates an instance and serves it on loopback. Tests inspect and change it through [`Clerk`]; scripts
+//! and the sandbox page use the routes, which `routes.rs` lists. Tokens, JSON and errors have Clerk's shapes.
 //!
-//! Whatever happens to a session, a user or an organization, by whichever way, is told to the webhook endpoints.
+//! Every change of a session, a user or an organization is sent to the webhook endpoints, whatever caused it.
 
+mod api_error;
 mod claims;
 mod cors;
 mod events;
 mod ids;
 mod instance;
-mod problem;
+mod options;
+mod publishable_key;
 mod routes;
+mod session;
 mod signing_key;
 mod user;
 mod webhooks;
@@ -21,100 +23,56 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, mem};
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE};
 use serde_json::Value;
 
+use crate::clock::Clock;
 use crate::loopback::{self, Server};
-use claims::End;
 use instance::Instance;
-use webhooks::{Courier, Webhooks};
+use session::SessionEnd;
+use webhooks::Dispatcher;
 
 pub use instance::{Calls, Outage};
+pub use options::{Issuer, Options};
+pub use publishable_key::{cookie_suffix, publishable_key};
 pub use user::{Feature, Organization, User};
-pub use webhooks::{Answer, Attempt, Endpoint, Event, Flow, InvalidEndpoint, Options as WebhookOptions, SigningSecret};
+pub use webhooks::{Answer, Attempt, Endpoint, Event, Flow, InvalidEndpoint, SigningSecret, WebhookOptions};
 
-/// What a stand-in is started with. `Options::default()` is an instance on any free port.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Port on loopback; 0 is any free one.
-    pub port: u16,
-    /// How long a session token lives. Clerk's live 60 seconds.
-    pub session_token_ttl: Duration,
-    /// Host name that the publishable key carries and that tokens name as their issuer.
-    pub frontend_api: String,
-    /// Id of the first signing key, `ins_…`.
-    pub kid: String,
-    /// Added to the machine's clock wherever the stand-in tells the time: claims, `Date`, `updated_at`.
-    pub clock_offset_ms: i64,
-    /// The `azp` of tokens that are minted without a browser naming its origin.
-    pub authorized_party: String,
-    /// Which of the two issuers an instance can have.
-    pub issuer: Issuer,
-    /// Where it tells of events, and how persistently.
-    pub webhooks: WebhookOptions,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            port: 0,
-            session_token_ttl: Duration::from_mins(1),
-            frontend_api: "clerk.sandbox.example".to_owned(),
-            kid: ids::new("ins"),
-            clock_offset_ms: 0,
-            authorized_party: "http://localhost:3000".to_owned(),
-            issuer: Issuer::FrontendApi,
-            webhooks: WebhookOptions::default(),
-        }
-    }
-}
-
-/// Who a session token says it is from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Issuer {
-    /// `https://<frontend_api>`.
-    #[default]
-    FrontendApi,
-    /// The stand-in's own address, [`Clerk::proxy_url`]: an instance whose Frontend API is behind a proxy.
-    Proxy,
-}
-
-/// A running stand-in; it stops when dropped.
+/// A running stand-in. Dropping it stops it.
 #[derive(Debug)]
 pub struct Clerk {
     instance: Arc<Instance>,
     server: Server,
-    _courier: Courier,
+    _dispatcher: Dispatcher,
 }
 
 impl Clerk {
     /// Generates an instance and serves it on loopback.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AddrInUse`] when the port is taken, or whatever else the system says.
+    ///
+    /// [`io::ErrorKind::AddrInUse`] if the port is taken, or another error of the system.
     pub async fn start(mut options: Options) -> io::Result<Self> {
         let listeners = loopback::listen(options.port)?;
-        let (webhooks, courier) =
-            Webhooks::new(mem::take(&mut options.webhooks), options.kid.clone(), options.clock_offset_ms)?;
-        let instance = Arc::new(Instance::new(options, listeners.port(), webhooks));
+        let clock = Arc::new(Clock::ahead_by(options.clock_offset_ms));
+        let (outbox, dispatcher) =
+            webhooks::start(mem::take(&mut options.webhooks), options.kid.clone(), Arc::clone(&clock))?;
+        let instance = Arc::new(Instance::new(options, listeners.port(), clock, outbox));
         let server = Server::start(listeners, routes::table(Arc::clone(&instance))).await?;
-        Ok(Self { instance, server, _courier: courier })
+        Ok(Self { instance, server, _dispatcher: dispatcher })
     }
 
-    /// Stops, and returns when the port is free again.
+    /// Stops the stand-in, and returns when the port is free.
     pub async fn stop(self) {
         self.server.stop().await;
     }
 
-    /// `http://127.0.0.1:PORT`: the Backend API (`CLERK_API_URL`) and the Frontend API alike.
+    /// The base URL of the Backend API (`CLERK_API_URL`) and the Frontend API: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port())
     }
 
-    /// The Frontend API as a proxy would show it (`CLERK_PROXY_URL`).
+    /// The base URL of the Frontend API behind a proxy (`CLERK_PROXY_URL`).
     #[must_use]
     pub fn proxy_url(&self) -> String {
         self.instance.proxy_url()
@@ -126,26 +84,26 @@ impl Clerk {
         self.instance.port
     }
 
-    /// `pk_test_…`, which carries the Frontend API's host name.
+    /// The publishable key, `pk_test_…`, which contains the host name of the Frontend API.
     #[must_use]
     pub fn publishable_key(&self) -> &str {
         &self.instance.publishable_key
     }
 
-    /// `sk_test_…`, for the Backend API.
+    /// The secret key of the Backend API, `sk_test_…`.
     #[must_use]
     pub fn secret_key(&self) -> &str {
         &self.instance.secret_key
     }
 
-    /// The public key (PEM, SPKI) that the instance started with; [`Clerk::rotate_key`] does not change it, as a key
-    /// that someone copied from a dashboard would not change either.
+    /// The public key (PEM, SPKI) that the instance started with. Like a key copied from a dashboard, it does not
+    /// change with [`Clerk::rotate_key`].
     #[must_use]
     pub fn jwt_key(&self) -> &str {
         &self.instance.jwt_key
     }
 
-    /// Id of the key that signs now.
+    /// The id of the current signing key.
     #[must_use]
     pub fn kid(&self) -> String {
         self.instance.kid()
@@ -157,184 +115,170 @@ impl Clerk {
         self.instance.issuer()
     }
 
-    /// What this instance appends to cookie names.
+    /// The suffix of this instance's cookie names.
     #[must_use]
     pub fn cookie_suffix(&self) -> String {
         cookie_suffix(self.publishable_key())
     }
 
-    /// Replaces the signing key by a new one with a new id, and returns the id. The JWKS has only the new one.
+    /// Replaces the signing key, and returns the new id. The JWKS contains only the new key.
     #[must_use = "tokens signed from here on carry this id"]
     pub fn rotate_key(&self) -> String {
         self.instance.rotate_key()
     }
 
-    /// Signs exactly these claims, under the header that Clerk gives a session token.
+    /// Signs these claims, with the header of a session token.
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "callers build claims in place, with `json!`")]
     pub fn mint(&self, claims: Value) -> String {
         self.instance.mint(&claims)
     }
 
-    /// Signs exactly this header and these claims.
+    /// Signs this header and these claims.
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "callers build claims in place, with `json!`")]
     pub fn mint_with_header(&self, header: Value, claims: Value) -> String {
         self.instance.mint_with_header(&header, &claims)
     }
 
-    /// The claims of a new session of this user: version 2, active, issued now. A user that the instance does not have
-    /// is taken for one without an organization.
+    /// The claims of a new session of this user: version 2, active, issued now. An unknown user counts as one without
+    /// an organization.
     #[must_use]
     pub fn session_claims(&self, user_id: &str) -> Value {
         self.instance.new_session_claims(user_id)
     }
 
-    /// A session token with [`Clerk::session_claims`].
+    /// A session token with these [`Clerk::session_claims`].
     #[must_use]
     pub fn session_token(&self, user_id: &str) -> String {
         self.mint(self.session_claims(user_id))
     }
 
-    /// One more token of the session of this id, as a page asks for one every minute; `None` when the session is over or
-    /// its user is barred.
+    /// The next token of a session, as a page requests one every minute; `None` if the session has ended or its user
+    /// is banned or deprovisioned.
     #[must_use]
     pub fn next_session_token(&self, session_id: &str) -> Option<String> {
         let session = self.instance.active_session(session_id)?;
         Some(self.mint(self.instance.next_session_claims(&session)))
     }
 
-    /// The user signs out of one session: `session.ended`. Of a session that is over nothing is told, here and below.
+    /// The user signs out of one session: `session.ended`. Ending a session that has ended sends no event, here and
+    /// below.
     pub fn end_session(&self, session_id: &str) {
-        self.instance.end_session(session_id, End::Ended);
+        self.instance.end_session(session_id, SessionEnd::Ended);
     }
 
-    /// The user signs out as with clerk-js's `signOut()`: `session.removed`.
+    /// The user signs out with clerk-js's `signOut()`: `session.removed`.
     pub fn remove_session(&self, session_id: &str) {
-        self.instance.end_session(session_id, End::Removed);
+        self.instance.end_session(session_id, SessionEnd::Removed);
     }
 
     /// An administrator ends a session: `session.revoked`.
     pub fn revoke_session(&self, session_id: &str) {
-        self.instance.end_session(session_id, End::Revoked);
+        self.instance.end_session(session_id, SessionEnd::Revoked);
     }
 
-    /// All users, in the order in which they came.
+    /// All users, in the order of creation.
     #[must_use]
     pub fn users(&self) -> Vec<User> {
         self.instance.users()
     }
 
-    /// Adds the user, or replaces the one with this id, and tells of what changed. Every field is taken as it is,
-    /// `updated_at` included. A user who is barred from now on loses all sessions.
+    /// Adds or replaces a user, and sends the events of the change. Every field is used as given, including
+    /// `updated_at`. Banning or deprovisioning a user ends all sessions of the user.
     pub fn set_user(&self, user: User) {
         self.instance.set_user(user);
     }
 
-    /// Changes a user, if there is one of this id, and its `updated_at`; tells of it as [`Clerk::set_user`] does.
+    /// Changes an existing user and its `updated_at`, and sends events as [`Clerk::set_user`] does.
     pub fn change_user(&self, user_id: &str, change: impl FnOnce(&mut User)) {
         let _ = self.instance.change_user(user_id, change);
     }
 
-    /// Bars a user and revokes the user's sessions.
+    /// Bans a user, which revokes the user's sessions.
     pub fn ban_user(&self, user_id: &str) {
         self.change_user(user_id, |user| user.banned = true);
     }
 
-    /// Lets a banned user in again. The sessions that the ban ended stay over.
+    /// Lifts the ban of a user. The sessions stay revoked.
     pub fn unban_user(&self, user_id: &str) {
         self.change_user(user_id, |user| user.banned = false);
     }
 
-    /// Forgets a user, if there is one of this id: the Backend API then answers 404. Sessions end; `user.deleted` is all
-    /// that is told.
+    /// Deletes an existing user; the Backend API then answers 404. Sessions end, but only `user.deleted` is sent.
     pub fn delete_user(&self, user_id: &str) {
         let _ = self.instance.delete_user(user_id);
     }
 
-    /// Forgets an organization, if anyone is in it: its members are in none.
+    /// Deletes an organization that has members, who then have no organization.
     pub fn delete_organization(&self, organization_id: &str) {
         let _ = self.instance.delete_organization(organization_id);
     }
 
-    /// Where webhooks go from now on. Deliveries under way go on to the endpoint that has their own one's place in the
-    /// list, and end if none has.
+    /// Replaces the endpoints. A delivery in progress continues to the new endpoint at the same index, or ends if
+    /// that does not exist.
     pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
-        self.instance.webhooks.set_endpoints(endpoints);
+        self.instance.outbox.set_endpoints(endpoints);
     }
 
-    /// The waits between attempts from now on; one that has begun stays as long as it was.
+    /// Replaces the waits between attempts. A wait that has begun keeps its length.
     pub fn set_retry_schedule(&self, waits: Vec<Duration>) {
-        self.instance.webhooks.set_retry_schedule(waits);
+        self.instance.outbox.set_retry_schedule(waits);
     }
 
-    /// Lets deliveries wait, or go out.
+    /// Pauses or resumes deliveries.
     pub fn set_flow(&self, flow: Flow) {
-        self.instance.webhooks.set_flow(flow);
+        self.instance.outbox.set_flow(flow);
     }
 
-    /// What happened, oldest first; the last 2000 events are kept.
+    /// The last 2000 events, oldest first.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
-        self.instance.webhooks.events()
+        self.instance.outbox.events()
     }
 
-    /// Tells the endpoints of an event that need not have happened, as of a time in milliseconds since the epoch, or of
-    /// now. Returns its id.
-    #[expect(clippy::must_use_candidate, reason = "the id is for who wants to send it again")]
+    /// Sends an event that need not have happened. `timestamp` is in milliseconds since the epoch; without it, the
+    /// event is of now. Returns its id.
+    #[expect(clippy::must_use_candidate, reason = "only callers that redeliver need the id")]
     pub fn send_event(&self, event_type: &str, data: Value, timestamp: Option<i64>) -> String {
-        self.instance.webhooks.send(event_type, data, timestamp)
+        self.instance.outbox.send(event_type, data, timestamp)
     }
 
-    /// Sends an event of [`Clerk::events`] once more under its own id, at once, even while deliveries are paused, and
-    /// without retries. Returns an attempt for each endpoint.
+    /// Sends an event of [`Clerk::events`] again under its own id: at once, even while deliveries are paused, and
+    /// without retries. Returns one attempt per endpoint.
     pub async fn redeliver(&self, event_id: &str) -> Vec<Attempt> {
-        self.instance.webhooks.redeliver(event_id).await
+        self.instance.outbox.redeliver(event_id).await
     }
 
-    /// Every attempt to deliver an event, oldest first; the last 10,000 are kept.
+    /// The last 10,000 delivery attempts, oldest first.
     #[must_use]
     pub fn attempts(&self) -> Vec<Attempt> {
-        self.instance.webhooks.attempts()
+        self.instance.outbox.attempts()
     }
 
-    /// The same, as soon as they are what `enough` waits for.
+    /// Waits until `enough` accepts the attempts, and returns them.
     pub async fn attempts_once(&self, enough: impl Fn(&[Attempt]) -> bool) -> Vec<Attempt> {
-        self.instance.webhooks.attempts_once(enough).await
+        self.instance.outbox.attempts_once(enough).await
     }
 
-    /// Returns when every event is delivered everywhere, or given up.
+    /// Returns when every event is delivered or given up.
     pub async fn webhooks_settled(&self) {
-        self.instance.webhooks.settled().await;
+        self.instance.outbox.settled().await;
     }
 
-    /// How often each route was called, refused and unanswered calls included.
+    /// How often each route was called, including refused and unanswered calls.
     #[must_use]
     pub fn calls(&self) -> Calls {
         self.instance.calls()
     }
 
-    /// Makes the JWKS and the Backend API fail from now on, or (`None`) work again.
+    /// Starts or (`None`) ends an outage of the JWKS and the Backend API.
     pub fn set_outage(&self, outage: Option<Outage>) {
         self.instance.set_outage(outage);
     }
 
-    /// Makes the Backend API take this long before each answer.
+    /// Delays each answer of the Backend API.
     pub fn set_delay(&self, delay: Duration) {
         self.instance.set_delay(delay);
     }
-}
-
-/// The publishable key of a development instance whose Frontend API has this host name.
-#[must_use]
-pub fn publishable_key(frontend_api: &str) -> String {
-    format!("pk_test_{}", STANDARD_NO_PAD.encode(format!("{frontend_api}$")))
-}
-
-/// What clerk-js appends (after `_`) to the names of the cookies of the instance with this publishable key: they keep
-/// instances apart that share a host.
-#[must_use]
-pub fn cookie_suffix(publishable_key: &str) -> String {
-    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, publishable_key.as_bytes());
-    URL_SAFE.encode(hash).chars().take(8).collect()
 }

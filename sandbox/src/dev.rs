@@ -1,6 +1,6 @@
-//! `sandbox dev`: both stand-ins, the page, and the real service between them, until told to stop.
+//! `sandbox dev`: the service between both stand-ins, and the page, until it is stopped.
 //!
-//! Everything listens on loopback, every key is generated, and whatever way this process ends, the service ends with it.
+//! All servers listen on loopback, all keys are generated, and the service ends with this process.
 
 mod explain;
 mod live_keys;
@@ -28,15 +28,14 @@ use tokio::sync::{mpsc, oneshot};
 use explain::Explainer;
 use log::Output;
 use page::{Editor, Page};
-use policy::InForce;
+use policy::PolicyFile;
 use ready::Ready;
 use service::{Exit, Program, Service};
 
 pub(crate) use service::TiedToParent;
 
-/// What to start, and where.
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct DevOptions {
     /// The service's executable [default: `ably-clerk-auth` beside this one]
     #[arg(long, value_name = "PATH")]
     service: Option<PathBuf>,
@@ -52,17 +51,17 @@ pub(crate) struct Options {
     /// Port of the Ably stand-in
     #[arg(long, value_name = "PORT", default_value_t = 3002)]
     ably_port: u16,
-    /// The configuration file that the service starts with, instead of the sandbox's own policy. It is copied: what the
-    /// page puts in force goes to the copy
+    /// The configuration file that the service starts with, instead of the sandbox's policy. The sandbox copies it,
+    /// and the page changes only the copy
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Print one line of JSON when ready instead of text, and stop when standard input closes
     #[arg(long)]
     json: bool,
-    /// One more origin whose pages may use the service
+    /// An additional origin whose pages may use the service
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
-    /// One more environment variable for the service
+    /// An additional environment variable for the service
     #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
     set: Vec<(String, String)>,
 }
@@ -70,31 +69,31 @@ pub(crate) struct Options {
 fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("write it as NAME=VALUE".to_owned()),
+        _ => Err("use the form NAME=VALUE".to_owned()),
     }
 }
 
-/// Why the sandbox ended otherwise than by being told to.
+/// Why the sandbox failed.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum DevError {
     #[error("{0}")]
-    LiveKeys(#[from] live_keys::Found),
+    LiveKeys(#[from] live_keys::LiveKeyFound),
     #[error("port {port} is in use: choose another for {what} with {flag} (0 takes any free one)")]
     PortTaken { port: u16, what: &'static str, flag: &'static str },
     #[error("cannot start {what}: {error}")]
     Start { what: &'static str, error: io::Error },
-    #[error("the policy {} cannot be read: {error}", .file.display())]
+    #[error("cannot read the policy {}: {error}", .file.display())]
     Policy { file: PathBuf, error: io::Error },
     #[error("{0}")]
-    Service(#[from] service::Failure),
-    #[error("the service ended by itself: {0}")]
+    Service(#[from] service::ServiceError),
+    #[error("the service ended unexpectedly: {0}")]
     ServiceEnded(Exit),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
 }
 
 /// Runs until a signal, the end of standard input (with `--json`), or a failure.
-pub(crate) fn run(options: Options) -> ExitCode {
+pub(crate) fn run(options: DevOptions) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(error),
@@ -105,18 +104,18 @@ pub(crate) fn run(options: Options) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the command's own voice")]
+#[expect(clippy::print_stderr, reason = "the command reports to the terminal")]
 fn fail(why: impl Display) -> ExitCode {
     eprintln!("sandbox: {why}");
     ExitCode::FAILURE
 }
 
-async fn run_until_stopped(options: Options) -> Result<(), Failure> {
+async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
     let begun = Instant::now();
     live_keys::refuse(env::vars_os().chain(options.set.iter().map(|(name, value)| (name.into(), value.into()))))?;
     let policy = policy::read(options.policy.as_deref())
-        .map_err(|error| Failure::Policy { file: options.policy.unwrap_or_default(), error })?;
-    let mut stop = Stop::listen(options.json).map_err(Failure::Signals)?;
+        .map_err(|error| DevError::Policy { file: options.policy.unwrap_or_default(), error })?;
+    let mut stop = Stop::listen(options.json).map_err(DevError::Signals)?;
 
     let page_listeners = loopback::listen(options.page_port)
         .map_err(|error| not_started(error, "the page", options.page_port, "--page-port"))?;
@@ -133,60 +132,60 @@ async fn run_until_stopped(options: Options) -> Result<(), Failure> {
         .await
         .map_err(|error| not_started(error, "the Ably stand-in", options.ably_port, "--ably-port"))?;
 
-    let service_port = service::claim_port(options.service_port)
+    let service_port = service::free_port(options.service_port)
         .map_err(|error| not_started(error, "the service", options.service_port, "--service-port"))?;
     let mut parties = vec![page_origin, format!("http://127.0.0.1:{page_port}")];
     parties.extend(options.allow_origin);
-    // With --json, standard output belongs to the sandbox.
+    // With --json, standard output is for the sandbox itself.
     let output = if options.json { Output::Stderr } else { Output::Stdout };
-    let admin_port = service::claim_admin_port(service_port)
-        .map_err(|error| Failure::Start { what: "the service's admin listener", error })?;
+    let admin_port = service::free_admin_port(service_port)
+        .map_err(|error| DevError::Start { what: "the service's admin listener", error })?;
     let ports = (service_port, admin_port);
     let environment = service::environment(&clerk, &ably, &parties, ports, output, options.set);
-    // As someone would do by hand in the dashboards, who runs the service with these settings.
+    // The settings that an operator makes in the dashboards of Clerk and Ably.
     clerk.set_endpoints(service::webhook_endpoint(&environment, service_port).into_iter().collect());
     ably.set_revocable_tokens(service::revocable_tokens(&environment));
     let admin_port = service::admin_port(&environment);
     let program = Program::find(options.service, environment)?;
     let ready = Ready::new(&clerk, &ably, page_port, service_port, admin_port, program.path());
     let directory = program.directory(&policy)?;
-    let (said, heard) = mpsc::unbounded_channel();
+    let (reload_sender, reload_receiver) = mpsc::unbounded_channel();
     let editor = Editor {
         explainer: Explainer::new(program.clone(), directory.path().to_owned()),
-        in_force: InForce::new(directory.path(), policy, heard),
+        in_force: PolicyFile::new(directory.path(), policy, reload_receiver),
         port: page_port,
     };
     let page = Page::start(page_listeners, &ready, editor)
         .await
         .map_err(|error| not_started(error, "the page", page_port, "--page-port"))?;
-    let mut service = Service::spawn(&program, directory, output, said)?;
+    let mut service = Service::spawn(&program, directory, output, reload_sender)?;
 
     let outcome = tokio::select! {
         outcome = until_it_ends(&mut service, service_port, || ready.announce(options.json, begun.elapsed())) => outcome,
-        () = stop.asked() => Ok(()),
+        () = stop.requested() => Ok(()),
     };
-    service.stop(stop.insisted()).await;
+    service.stop(stop.forced()).await;
     page.stop().await;
     ably.stop().await;
     clerk.stop().await;
     outcome
 }
 
-/// Waits until the service is ready, says so, and then for its end, which is always a failure.
-async fn until_it_ends(service: &mut Service, port: u16, ready: impl FnOnce()) -> Result<(), Failure> {
+/// Waits until the service is ready, calls `ready`, and then waits for the service to end, which is always an error.
+async fn until_it_ends(service: &mut Service, port: u16, ready: impl FnOnce()) -> Result<(), DevError> {
     service.until_ready(port).await?;
     ready();
-    Err(Failure::ServiceEnded(service.ended().await))
+    Err(DevError::ServiceEnded(service.ended().await))
 }
 
-fn not_started(error: io::Error, what: &'static str, port: u16, flag: &'static str) -> Failure {
+fn not_started(error: io::Error, what: &'static str, port: u16, flag: &'static str) -> DevError {
     match error.kind() {
-        io::ErrorKind::AddrInUse => Failure::PortTaken { port, what, flag },
-        _ => Failure::Start { what, error },
+        io::ErrorKind::AddrInUse => DevError::PortTaken { port, what, flag },
+        _ => DevError::Start { what, error },
     }
 }
 
-/// Everything that asks the sandbox to stop.
+/// The signals and the end of input that stop the sandbox.
 struct Stop {
     signals: [Signal; 3],
     end_of_input: Option<oneshot::Receiver<()>>,
@@ -201,7 +200,7 @@ impl Stop {
         })
     }
 
-    async fn asked(&mut self) {
+    async fn requested(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.signals;
         let input = async {
             match self.end_of_input.as_mut() {
@@ -220,14 +219,14 @@ impl Stop {
         }
     }
 
-    /// A second Ctrl-C. Other signals and the end of input often come together, and mean no more than the first.
-    async fn insisted(&mut self) {
+    /// Waits for another Ctrl-C. Other signals and the end of input often come together, so they count once.
+    async fn forced(&mut self) {
         let [interrupt, ..] = &mut self.signals;
         interrupt.recv().await;
     }
 }
 
-/// A thread of its own, since a read that blocks would keep the runtime from ending.
+/// Reads on its own thread, because a blocking read would keep the runtime from ending.
 fn end_of_input() -> oneshot::Receiver<()> {
     let (ended, end) = oneshot::channel();
     thread::spawn(move || {

@@ -1,8 +1,10 @@
 //! Stand-ins for Clerk and Ably that speak their real protocols on loopback.
 //!
-//! Tests, examples, benchmarks and `make dev` use them. The service never links this package, so production contains
-//! no development back door; and this package never calls the service's code, so it can judge it.
+//! Tests, examples, benchmarks and `make dev` use them. The service does not link this package, so it has no
+//! development back door. This package shares no code with the service, so it can check the service.
 
 pub mod ably;
 pub mod clerk;
+mod clock;
+mod event_stream;
 pub mod loopback;

@@ -1,8 +1,8 @@
 //! HTTP servers that only this machine can reach.
 //!
-//! [`listen`] takes a port on `127.0.0.1` and, where the machine has IPv6, the same port on `[::1]`, so that
-//! `http://localhost:PORT` arrives whichever way the name resolves. [`Server`] runs an Actix application there on a
-//! thread of its own, so it neither needs nor burdens the runtime of whoever starts it.
+//! [`listen`] binds a port on `127.0.0.1` and, if the machine has IPv6, the same port on `[::1]`, so that
+//! `http://localhost:PORT` works either way. [`Server`] runs an Actix application there on its own thread and
+//! runtime.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use actix_web::web::ServiceConfig;
 use actix_web::{App, HttpRequest, HttpServer, rt};
 use tokio::sync::oneshot;
 
-/// One port, held on every loopback address that the machine has.
+/// One port, bound on every loopback address of the machine.
 #[derive(Debug)]
 pub struct Listeners {
     sockets: Vec<TcpListener>,
@@ -23,25 +23,25 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// The port that is held.
+    /// The bound port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 }
 
-/// Takes `port` on loopback; 0 stands for any free port.
+/// Binds `port` on loopback; 0 takes any free port.
 ///
 /// # Errors
-/// [`io::ErrorKind::AddrInUse`] when another process holds the port on either address, or whatever else the system
-/// says about `127.0.0.1`.
+///
+/// [`io::ErrorKind::AddrInUse`] if either address is taken, or another error of `127.0.0.1`.
 pub fn listen(port: u16) -> io::Result<Listeners> {
     const ATTEMPTS: usize = 16;
     let mut attempt = 0;
     loop {
         attempt += 1;
         match listen_once(port) {
-            // A port that was free on IPv4 may be taken on IPv6; any other will do when none was named.
+            // A port that is free on IPv4 may be taken on IPv6. Without a requested port, try another.
             Err(error) if port == 0 && error.kind() == io::ErrorKind::AddrInUse && attempt < ATTEMPTS => {}
             outcome => return outcome,
         }
@@ -60,17 +60,18 @@ fn listen_once(port: u16) -> io::Result<Listeners> {
     Ok(Listeners { sockets, port })
 }
 
-/// A running server; it stops when dropped.
+/// A running server. Dropping it stops it.
 #[derive(Debug)]
 pub struct Server {
     handle: ServerHandle,
 }
 
 impl Server {
-    /// Serves on `listeners` what `configure` sets up.
+    /// Serves the routes of `configure` on `listeners`.
     ///
     /// # Errors
-    /// When the system refuses a thread or the sockets.
+    ///
+    /// If the system cannot provide a thread or the sockets.
     pub async fn start<F>(listeners: Listeners, configure: F) -> io::Result<Self>
     where
         F: Fn(&mut ServiceConfig) + Clone + Send + 'static,
@@ -80,7 +81,7 @@ impl Server {
             System::new().block_on(async move {
                 match build(listeners, configure) {
                     Ok(server) => {
-                        // Nobody left to tell means that the caller gave up: then there is nothing to serve either.
+                        // If the caller has given up, the server is not needed.
                         if started.send(Ok(server.handle())).is_ok() {
                             let _ = server.await;
                         }
@@ -95,7 +96,7 @@ impl Server {
         Ok(Self { handle })
     }
 
-    /// Stops without waiting for requests that are still being answered; returns when the port is free.
+    /// Stops without waiting for open requests, and returns when the port is free.
     pub async fn stop(self) {
         self.handle.stop(false).await;
     }
@@ -103,7 +104,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The order goes out when `stop` is called; its future only waits for the end.
+        // Calling `stop` sends the command; the future only waits for the end.
         drop(self.handle.stop(false));
     }
 }
@@ -115,28 +116,28 @@ where
     let mut server = HttpServer::new(move || App::new().configure(configure.clone()))
         .workers(1)
         .disable_signals()
-        .on_connect(keep_a_way_to_hang_up);
+        .on_connect(keep_socket);
     for socket in listeners.sockets {
         server = server.listen(socket)?;
     }
     Ok(server.run())
 }
 
-struct Line(TcpStream);
+struct ConnectionSocket(TcpStream);
 
-fn keep_a_way_to_hang_up(connection: &dyn std::any::Any, data: &mut Extensions) {
+fn keep_socket(connection: &dyn std::any::Any, data: &mut Extensions) {
     let Some(stream) = connection.downcast_ref::<rt::net::TcpStream>() else {
         return;
     };
     if let Ok(descriptor) = stream.as_fd().try_clone_to_owned() {
-        data.insert(Line(TcpStream::from(descriptor)));
+        data.insert(ConnectionSocket(TcpStream::from(descriptor)));
     }
 }
 
-/// Cuts the connection that `request` came on, as a peer does that crashes: the client gets no answer at all.
+/// Closes the connection of `request` as a crashed server does: the client gets no answer.
 pub fn hang_up(request: &HttpRequest) {
-    if let Some(Line(stream)) = request.conn_data::<Line>() {
-        // A connection that is gone already is as cut as it can be.
+    if let Some(ConnectionSocket(stream)) = request.conn_data::<ConnectionSocket>() {
+        // The connection may be closed already.
         let _ = stream.shutdown(Shutdown::Both);
     }
 }

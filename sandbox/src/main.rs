@@ -1,4 +1,4 @@
-//! The command `sandbox`: `dev` shows the service at work on this machine, with no account anywhere.
+//! The `sandbox` command: `dev` runs the service between stand-ins on this machine, without any account.
 
 mod dev;
 
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(version, about = "Stand-ins for Clerk and Ably, and the service between them, on this machine only")]
+#[command(version, about = "Stand-ins for Clerk and Ably on this machine, and the service between them")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -15,8 +15,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start both stand-ins, the service, and a page that shows the whole line from session to connection
-    Dev(dev::Options),
+    /// Start both stand-ins, the service, and a page that shows each step from session to connection
+    Dev(dev::DevOptions),
     #[command(hide = true)]
     TiedToParent(dev::TiedToParent),
 }

@@ -62,8 +62,8 @@ for (const format of ["jwt", "token_request"]) {
       const took = await untilCut(phone, phone.getByTestId("sign-out"));
       t.diagnostic(`${format}: ${took.toFixed(0)} ms from the click on “Sign out” to the end of the connection`);
       await isRefused(phone);
-      await shows(phone, "sign-in-state", "Nobody is signed in.");
-      await shows(phone, "session-hint", "You signed out here.");
+      await shows(phone, "sign-in-state", "Not signed in.");
+      await shows(phone, "session-hint", "You signed out.");
 
       for (const page of [phone, laptop]) {
         await entries(page, "webhooks", { type: "session.ended", state: "delivered" }).waitFor();
@@ -89,9 +89,9 @@ for (const format of ["jwt", "token_request"]) {
       const took = await untilCut(there, button);
       t.diagnostic(`${format}: ${took.toFixed(0)} ms from the click in one window to the end of the other's connection`);
       await isRefused(there);
-      await shows(there, "session-hint", "signed out from elsewhere");
+      await shows(there, "session-hint", "signed out elsewhere");
       const ended = entries(here, "connections", { client: "alice", state: "ended" });
-      const why = format === "jwt" ? "the token is revoked (40141)" : "the service refused it another";
+      const why = format === "jwt" ? "token revoked (40141)" : "the service refused a new one";
       await ended.filter({ hasText: why }).waitFor();
       await shows(here, "connection-state", /^connected$/);
       await shows(here, "connections-hint", "1 live connection.");
@@ -134,7 +134,7 @@ test("a webhook that the service cannot take yet comes again until the access ha
   const page = await device(t, sandbox, ALICE);
   await sandbox.setAblyOutage({ kind: "status", status: 503, route: "revokeTokens" });
   await page.getByTestId("sign-out").click();
-  await entries(page, "webhooks", { type: "session.ended", state: "failed" }).filter({ hasText: "503, again in" }).waitFor();
+  await entries(page, "webhooks", { type: "session.ended", state: "failed" }).filter({ hasText: "503, retry in" }).waitFor();
   await sandbox.setAblyOutage({ kind: "none", route: "revokeTokens" });
   const delivered = entries(page, "webhooks", { type: "session.ended", state: "delivered" });
   await delivered.filter({ hasText: /204.*attempt ([2-9]|\d\d)/s }).waitFor();

@@ -45,7 +45,7 @@ test("the dev page leads from signing in to a connection under the username, and
   await shows(page, "messages", "alice");
 
   await page.getByTestId("sign-out").click();
-  await shows(page, "sign-in-state", "Nobody is signed in.");
+  await shows(page, "sign-in-state", "Not signed in.");
   await page.getByTestId("get-token").click();
   await shows(page, "refusal", "40101");
 });

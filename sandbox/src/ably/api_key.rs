@@ -1,9 +1,9 @@
-//! An Ably API key: `appId.keyId:secret`. The part before the colon is its name and public; the rest signs.
+//! An Ably API key: `appId.keyId:secret`. The part before the colon is the public key name; the secret signs.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// The key that the stand-in knows; there is one.
+/// An API key.
 #[derive(Clone)]
 pub(crate) struct ApiKey {
     text: String,
@@ -31,7 +31,7 @@ impl ApiKey {
         &self.text[..self.name_length]
     }
 
-    /// `appId`, with which Ably's own tokens begin.
+    /// `appId`, the prefix of Ably's own tokens.
     pub(crate) fn app_id(&self) -> &str {
         self.name().split('.').next().unwrap_or_default()
     }
@@ -40,13 +40,13 @@ impl ApiKey {
         &self.text[self.name_length + 1..]
     }
 
-    /// Whether this is the key, compared in constant time.
-    pub(crate) fn is(&self, presented: &str) -> bool {
+    /// Whether `presented` equals this key, in constant time.
+    pub(crate) fn equals(&self, presented: &str) -> bool {
         aws_lc_rs::constant_time::verify_slices_are_equal(self.text.as_bytes(), presented.as_bytes()).is_ok()
     }
 
-    /// Whether `mac` is the HMAC-SHA256 of `text` under the secret, compared in constant time.
-    pub(crate) fn signed(&self, text: &[u8], mac: &[u8]) -> bool {
+    /// Whether `mac` is the HMAC-SHA256 of `text` with the secret, in constant time.
+    pub(crate) fn verifies(&self, text: &[u8], mac: &[u8]) -> bool {
         Hmac::<Sha256>::new_from_slice(self.secret().as_bytes()).is_ok_and(|mut hmac| {
             hmac.update(text);
             hmac.verify_slice(mac).is_ok()
@@ -69,8 +69,8 @@ mod tests {
     fn a_key_has_an_app_a_key_and_a_secret() {
         let key = ApiKey::parse("app.key:se:cret").unwrap();
         assert_eq!((key.name(), key.app_id(), key.secret()), ("app.key", "app", "se:cret"));
-        assert!(key.is("app.key:se:cret"));
-        assert!(!key.is("app.key:secret"));
+        assert!(key.equals("app.key:se:cret"));
+        assert!(!key.equals("app.key:secret"));
         for broken in ["", "app.key", "app:secret", ".key:s", "app.:s", "app.key:"] {
             assert!(ApiKey::parse(broken).is_none(), "{broken:?}");
         }

@@ -1,5 +1,5 @@
-//! What a key or a token may do: operations by resource (`TK2b`, `RSA9f`). Parses and judges the text of a token request
-//! or a JWT, intersects it with the key's, and answers whether an operation on a channel is allowed.
+//! Capabilities: operations by resource (`TK2b`, `RSA9f`). Parsed, intersected, and asked whether they allow an
+//! operation on a channel.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::error::ErrorInfo;
 
-/// Every operation by itself.
+/// All operations.
 const ALL: &str = "*";
 
-/// The operations that Ably knows.
+/// The operations of Ably.
 const OPERATIONS: [&str; 17] = [
     "subscribe",
     "publish",
@@ -34,25 +34,25 @@ const OPERATIONS: [&str; 17] = [
     "privileged-headers",
 ];
 
-/// Resources and the operations allowed on each. An empty one allows nothing.
+/// Operations by resource. An empty capability allows nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Capability(BTreeMap<Resource, BTreeSet<&'static str>>);
 
 impl Capability {
-    /// Reads the JSON text that a token request or a JWT carries.
+    /// Parses the JSON text of a token request or a JWT.
     pub(crate) fn parse(text: &str) -> Result<Self, ErrorInfo> {
         let value: Value =
             serde_json::from_str(text).map_err(|_| ErrorInfo::bad_request("the capability is not valid JSON"))?;
         Self::from_json(&value)
     }
 
-    /// Reads an object of resource to list of operations.
+    /// Parses an object of resource to list of operations.
     pub(crate) fn from_json(value: &Value) -> Result<Self, ErrorInfo> {
-        let resources = value.as_object().ok_or(ErrorInfo::bad_request("the capability is not an object"))?;
+        let resources = value.as_object().ok_or(ErrorInfo::bad_request("the capability must be an object"))?;
         let mut parsed = BTreeMap::new();
         for (resource, operations) in resources {
             let operations =
-                operations.as_array().ok_or(ErrorInfo::bad_request("the operations of a resource are not a list"))?;
+                operations.as_array().ok_or(ErrorInfo::bad_request("the operations of a resource must be a list"))?;
             parsed.insert(Resource::parse(resource)?, read_operations(operations)?);
         }
         Ok(Self(parsed))
@@ -62,7 +62,7 @@ impl Capability {
         self.0.is_empty()
     }
 
-    /// Whether `operation` is allowed on the channel of that name.
+    /// Whether the capability allows `operation` on this channel.
     pub(crate) fn allows(&self, channel: &str, operation: &str) -> bool {
         Resource::of_channel(channel).is_some_and(|channel| {
             self.0.iter().any(|(resource, operations)| {
@@ -71,12 +71,12 @@ impl Capability {
         })
     }
 
-    /// Whether exactly this resource is named, as revocation by channel asks.
+    /// Whether the capability has exactly this resource, as revocation by channel requires.
     pub(crate) fn names(&self, resource: &str) -> bool {
         Resource::parse(resource).is_ok_and(|resource| self.0.contains_key(&resource))
     }
 
-    /// What both allow: each pair of resources meets in the narrower one, with the operations that both have (`RSA9f`).
+    /// The intersection: for each pair of resources the narrower one, with the common operations (`RSA9f`).
     pub(crate) fn intersect(&self, other: &Self) -> Self {
         let mut common: BTreeMap<Resource, BTreeSet<&'static str>> = BTreeMap::new();
         for (left, left_operations) in &self.0 {
@@ -99,7 +99,7 @@ impl Capability {
     }
 }
 
-/// The canonical text: resources and operations sorted, no spaces.
+/// Canonical JSON: resources and operations sorted, no spaces.
 impl fmt::Display for Capability {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let resources: BTreeMap<String, &BTreeSet<&str>> =
@@ -112,9 +112,9 @@ fn read_operations(list: &[Value]) -> Result<BTreeSet<&'static str>, ErrorInfo> 
     let mut operations = BTreeSet::new();
     for operation in list {
         let operation =
-            operation.as_str().ok_or(ErrorInfo::bad_request("an operation of the capability is not a string"))?;
+            operation.as_str().ok_or(ErrorInfo::bad_request("an operation of the capability must be a string"))?;
         let known = OPERATIONS.into_iter().chain([ALL]).find(|known| *known == operation);
-        operations.insert(known.ok_or(ErrorInfo::bad_request("the capability names an unknown operation"))?);
+        operations.insert(known.ok_or(ErrorInfo::bad_request("the capability has an unknown operation"))?);
     }
     if operations.is_empty() {
         return Err(ErrorInfo::bad_request("a resource of the capability has no operations"));
@@ -133,7 +133,7 @@ fn common_operations(left: &BTreeSet<&'static str>, right: &BTreeSet<&'static st
     }
 }
 
-/// A name of `:`-separated segments, maybe with wildcards, maybe qualified: `[meta]log`, `[*]*`.
+/// A resource: `:`-separated segments, with optional wildcards and qualifier: `[meta]log`, `[*]*`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Resource {
     qualifier: Option<String>,
@@ -142,10 +142,10 @@ pub(crate) struct Resource {
 
 impl Resource {
     pub(crate) fn parse(text: &str) -> Result<Self, ErrorInfo> {
-        Self::read(text).ok_or(ErrorInfo::bad_request("the capability names an empty or malformed resource"))
+        Self::read(text).ok_or(ErrorInfo::bad_request("the capability has an empty or malformed resource"))
     }
 
-    /// The resource that a channel name stands for. Channel parameters (`[?rewind=1]name`) are no part of it.
+    /// The resource of a channel name. Channel parameters (`[?rewind=1]name`) are ignored.
     pub(crate) fn of_channel(name: &str) -> Option<Self> {
         let mut channel = Self::read(name)?;
         channel.qualifier = channel
@@ -169,7 +169,8 @@ impl Resource {
         Some(Self { qualifier, segments: path.split(':').map(str::to_owned).collect() })
     }
 
-    /// Whether a pattern covers a channel. A `*` is one whole segment, or at the end any number, none included.
+    /// Whether a pattern covers a channel. `*` matches one whole segment, or at the end any number of segments,
+    /// including zero.
     pub(crate) fn covers(&self, channel: &Self) -> bool {
         let qualifier_covers = self.qualifier.as_deref() == Some(ALL) || self.qualifier == channel.qualifier;
         if !qualifier_covers {
@@ -188,7 +189,7 @@ impl Resource {
         self.segments.len() == channel.segments.len()
     }
 
-    /// The narrower of two patterns that meet.
+    /// The narrower of two overlapping patterns.
     fn intersect(&self, other: &Self) -> Option<Self> {
         let qualifier = match (self.qualifier.as_deref(), other.qualifier.as_deref()) {
             (left, right) if left == right => left,
@@ -202,7 +203,7 @@ impl Resource {
             (&other.segments[..], &self.segments[..])
         };
         let open_ended = short.last().is_some_and(|segment| segment == ALL);
-        // The longer may end in a `*` that stands for nothing: `foo:*` covers `foo`.
+        // The longer one may end in a `*` that matches zero segments: `foo:*` covers `foo`.
         let long = match long.split_last() {
             Some((last, rest)) if !open_ended && last == ALL && rest.len() == short.len() => rest,
             _ => long,
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_covers_the_channels_that_ably_says_it_does() {
+    fn a_pattern_covers_the_channels_that_ably_documents() {
         for (pattern, channel, covered) in [
             ("foo", "foo", true),
             ("foo", "foo:a", false),
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn resources_meet_in_the_narrower_one() {
+    fn two_resources_intersect_in_the_narrower_one() {
         for (left, right, common) in [
             ("foo", "foo", Some("foo")),
             ("foo", "bar", None),

@@ -1,5 +1,5 @@
-//! One channel: its recent messages, who is present, and the serial by which a client that comes back finds its place
-//! (`RTL4c1`). Who may see what is decided elsewhere.
+//! One channel: recent messages, members, and the serials with which a client resumes (`RTL4c1`). Permissions are
+//! checked elsewhere.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,13 +13,12 @@ use super::protocol::{action, presence};
 const MOST_PUBLISHED: usize = 100;
 const MOST_BYTES: usize = 256 * 1024;
 
-/// How many may be present on one channel.
+/// The most members of one channel.
 pub(crate) const MOST_MEMBERS: usize = 200;
 
-/// A member is a client on a connection.
+/// Client ID and connection ID of a member.
 pub(crate) type MemberKey = (String, String);
 
-/// One channel.
 #[derive(Debug)]
 pub(crate) struct Channel {
     epoch: Arc<str>,
@@ -37,14 +36,14 @@ struct Published {
     bytes: usize,
 }
 
-/// Which messages of the past, and in which order.
+/// The messages that a history request selects.
 #[derive(Debug, Clone)]
 pub(crate) struct HistoryQuery {
     pub(crate) forwards: bool,
     pub(crate) limit: usize,
     pub(crate) start_ms: i64,
     pub(crate) end_ms: i64,
-    /// The serial of the last message of the page before.
+    /// The serial of the last message of the previous page.
     pub(crate) after: Option<String>,
 }
 
@@ -52,12 +51,12 @@ pub(crate) struct HistoryQuery {
 #[derive(Debug, PartialEq)]
 pub(crate) struct HistoryPage {
     pub(crate) messages: Vec<Value>,
-    /// The serial from which the next page goes on, if there is one.
+    /// The serial after which the next page starts; `None` on the last page.
     pub(crate) next: Option<String>,
 }
 
 impl Channel {
-    /// An empty channel. Serials of another epoch mean nothing to it.
+    /// An empty channel. Serials of another epoch are unknown to it.
     pub(crate) fn new(epoch: Arc<str>) -> Self {
         Self {
             epoch,
@@ -69,7 +68,7 @@ impl Channel {
         }
     }
 
-    /// Where the channel is now (`TR4n`).
+    /// The current channel serial (`TR4n`).
     pub(crate) fn serial(&self) -> String {
         self.serial_at(self.sequence)
     }
@@ -78,7 +77,7 @@ impl Channel {
         format!("{}-{sequence:012}", self.epoch)
     }
 
-    /// Completes messages of one publish and keeps them. Returns the frame for subscribers and the messages' serials.
+    /// Completes and stores the messages of one publish. Returns the frame for subscribers and the message serials.
     pub(crate) fn publish(
         &mut self,
         name: &str,
@@ -122,7 +121,7 @@ impl Channel {
         (frame, serials)
     }
 
-    /// What was published after a serial; `None` if it is of another epoch or too long ago to know.
+    /// The frames published after a serial; `None` if the serial is of another epoch or too old.
     pub(crate) fn published_since(&self, serial: &str) -> Option<Vec<Arc<Value>>> {
         let (epoch, sequence) = serial.rsplit_once('-')?;
         let sequence: u64 = sequence.parse().ok()?;
@@ -138,7 +137,7 @@ impl Channel {
         )
     }
 
-    /// A page of what is remembered (`RSL2`).
+    /// A page of history (`RSL2`).
     pub(crate) fn history(&self, query: &HistoryQuery) -> HistoryPage {
         let serial_of = |message: &Value| message["serial"].as_str().unwrap_or_default().to_owned();
         let mut messages: Vec<Value> = self
@@ -166,7 +165,7 @@ impl Channel {
         HistoryPage { messages, next }
     }
 
-    /// Notes that a member entered, updated or left, and returns the frame for subscribers.
+    /// Updates the members, and returns the frame for subscribers.
     pub(crate) fn change_presence(
         &mut self,
         name: &str,
@@ -198,7 +197,7 @@ impl Channel {
         }))
     }
 
-    /// Everyone present, as one complete SYNC (`RTP18c`).
+    /// All members in one complete SYNC (`RTP18c`).
     pub(crate) fn sync(&self, name: &str) -> Arc<Value> {
         Arc::new(json!({
             "action": action::SYNC, "channel": name, "channelSerial": format!("{}:", self.serial()),
@@ -206,7 +205,6 @@ impl Channel {
         }))
     }
 
-    /// Everyone present.
     pub(crate) fn members(&self) -> impl Iterator<Item = (&MemberKey, &Map<String, Value>)> {
         self.members.iter()
     }
@@ -255,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_in_time_gets_what_was_missed() {
+    fn a_client_that_resumes_in_time_gets_missed_messages() {
         let mut channel = Channel::new("e".into());
         channel.publish("chat", "a", None, message("a"), 1);
         let serial = channel.serial();

@@ -1,9 +1,8 @@
-//! Ably's error shape: a code, an HTTP status and a sentence (`TI1`). Every refusal of the stand-in is one of these; how
-//! it travels, as an HTTP answer or as a protocol message, is the caller's business.
+//! Ably's error shape: a code, an HTTP status and a sentence (`TI1`).
 
 use serde_json::{Value, json};
 
-/// Why something was refused, in Ably's terms. The sentence is fixed and ASCII, since it also travels in a header.
+/// An error in Ably's terms. The sentence is fixed and ASCII, because it also travels in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ErrorInfo {
     pub(crate) status: u16,
@@ -16,27 +15,26 @@ impl ErrorInfo {
         Self { status, code, message }
     }
 
-    /// 400 / 40000: the request makes no sense.
+    /// 400 / 40000: invalid request.
     pub(crate) const fn bad_request(message: &'static str) -> Self {
         Self::new(400, 40000, message)
     }
 
-    /// 401 / 40101: the credentials are not valid.
+    /// 401 / 40101: invalid credentials.
     pub(crate) const fn invalid_credentials(message: &'static str) -> Self {
         Self::new(401, 40101, message)
     }
 
-    /// 401 / 40160: the capability does not cover it.
+    /// 401 / 40160: the capability does not allow it.
     pub(crate) const fn not_permitted(message: &'static str) -> Self {
         Self::new(401, 40160, message)
     }
 
-    /// Where Ably explains the code.
     pub(crate) fn href(&self) -> String {
         format!("https://help.ably.io/error/{}", self.code)
     }
 
-    /// The object that stands under `error`, in an HTTP answer as in a protocol message.
+    /// The `error` object of an HTTP response or a protocol message.
     pub(crate) fn to_json(self) -> Value {
         json!({ "code": self.code, "statusCode": self.status, "message": self.message, "href": self.href() })
     }

@@ -1,33 +1,26 @@
-//! What Ably does not have: `/sandbox/…`, views of what happens and handles to change it, for pages and scripts.
-
-use std::{convert::Infallible, sync::atomic::Ordering, time::Duration};
+//! The routes below `/sandbox`, which Ably does not have: views and controls for pages and scripts.
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{CACHE_CONTROL, CONTENT_TYPE},
-    rt::time::timeout,
-    web::{Bytes, Data, Payload, ServiceConfig},
+    web::{Data, Payload, ServiceConfig},
 };
-use futures_util::stream;
 use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::sync::watch;
+use serde_json::json;
 
 use super::{
-    Outage, RevocableTokens, Shared,
     error::ErrorInfo,
+    http::{RestCall, RestResult, resource, write},
+    outage::Outage,
     protocol::Format,
-    rest::{Answer, Asked, resource, write},
+    revocation::RevocableTokens,
+    shared_app::SharedApp,
 };
+use crate::event_stream::stream_changes;
 
-/// How long the stream of connections is silent at most: a write is how a peer that is gone is noticed.
-const LONGEST_SILENCE: Duration = Duration::from_secs(15);
-
-/// Every route for inspection.
 pub(crate) fn routes(config: &mut ServiceConfig) {
     config
         .service(resource("/sandbox/connections").get(live_connections))
-        .service(resource("/sandbox/connections/stream").get(connections_as_they_change))
+        .service(resource("/sandbox/connections/stream").get(connection_stream))
         .service(resource("/sandbox/revocations").get(revocations))
         .service(resource("/sandbox/calls").get(calls))
         .service(resource("/sandbox/key").post(change_key))
@@ -35,45 +28,26 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
         .service(resource("/sandbox/outage").post(change_outage));
 }
 
-async fn live_connections(shared: Data<Shared>) -> HttpResponse {
-    let connections = shared.realm().connections();
+async fn live_connections(shared: Data<SharedApp>) -> HttpResponse {
+    let connections = shared.app().connections();
     write(200, &json!(connections), Format::Json)
 }
 
-/// Server-sent events: the live connections and those that ended, at once and after each change.
-async fn connections_as_they_change(shared: Data<Shared>) -> HttpResponse {
-    let mut changes = shared.realm().connections_changed.subscribe();
-    changes.mark_changed();
-    let events = stream::unfold((shared, changes), |(shared, mut changes)| async move {
-        let text = next_event(&shared, &mut changes).await?;
-        Some((Ok::<_, Infallible>(Bytes::from(text)), (shared, changes)))
-    });
-    HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/event-stream"))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .streaming(Box::pin(events))
+async fn connection_stream(shared: Data<SharedApp>) -> HttpResponse {
+    let changes = shared.app().connections_changed.subscribe();
+    stream_changes(changes, move || {
+        let app = shared.app();
+        json!({ "connections": app.connections(), "endings": app.endings() })
+    })
 }
 
-/// `None` when the stand-in is gone.
-async fn next_event(shared: &Shared, changes: &mut watch::Receiver<()>) -> Option<String> {
-    match timeout(LONGEST_SILENCE, changes.changed()).await {
-        Err(_silence) => Some(":\n\n".to_owned()),
-        Ok(Err(_gone)) => None,
-        Ok(Ok(())) => {
-            let realm = shared.realm();
-            let seen = json!({ "connections": realm.connections(), "endings": realm.endings() });
-            Some(format!("data: {seen}\n\n"))
-        }
-    }
-}
-
-async fn revocations(shared: Data<Shared>) -> HttpResponse {
-    let calls = json!(shared.realm().revocation_calls);
+async fn revocations(shared: Data<SharedApp>) -> HttpResponse {
+    let calls = json!(shared.app().revocation_calls);
     write(200, &calls, Format::Json)
 }
 
-async fn calls(shared: Data<Shared>) -> HttpResponse {
-    let calls = shared.realm().calls;
+async fn calls(shared: Data<SharedApp>) -> HttpResponse {
+    let calls = shared.app().calls;
     write(200, &json!(calls), Format::Json)
 }
 
@@ -84,19 +58,17 @@ struct KeySettings {
     reauth_margin_ms: Option<u32>,
 }
 
-/// Changes the settings given of the key: `revocableTokens`, for tokens issued from now on, and `reauthMarginMs`.
-async fn change_key(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Answer {
-    let asked = Asked::of(&request);
-    let body = asked.body(payload).await?;
-    let settings: KeySettings = serde_json::from_value(body)
-        .map_err(|_| asked.refusal(ErrorInfo::bad_request("the settings are revocableTokens and reauthMarginMs")))?;
+/// Changes settings of the key: `revocableTokens`, for tokens issued from now on, and `reauthMarginMs`.
+async fn change_key(request: HttpRequest, payload: Payload, shared: Data<SharedApp>) -> RestResult {
+    let expected = "send revocableTokens, reauthMarginMs or both";
+    let settings: KeySettings = RestCall::of(&request).params(payload, expected).await?;
     match settings.revocable_tokens {
         Some(true) => shared.set_revocable_tokens(RevocableTokens::On),
         Some(false) => shared.set_revocable_tokens(RevocableTokens::Off),
         None => {}
     }
     if let Some(margin_ms) = settings.reauth_margin_ms {
-        shared.realm().reauth_margin_ms = i64::from(margin_ms);
+        shared.app().reauth_margin_ms = i64::from(margin_ms);
     }
     Ok(HttpResponse::NoContent().finish())
 }
@@ -107,14 +79,19 @@ struct ClockSettings {
     offset_ms: i64,
 }
 
-/// Sets how far the clock is ahead of this machine's: `{"offsetMs":150000}`.
-async fn change_clock(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Answer {
-    let asked = Asked::of(&request);
-    let body = asked.body(payload).await?;
-    let ClockSettings { offset_ms } = serde_json::from_value(body)
-        .map_err(|_| asked.refusal(ErrorInfo::bad_request("offsetMs is not a whole number of milliseconds")))?;
-    shared.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
+/// Sets the stand-in's clock minus this machine's: `{"offsetMs":150000}`.
+async fn change_clock(request: HttpRequest, payload: Payload, shared: Data<SharedApp>) -> RestResult {
+    let expected = "offsetMs must be a whole number of milliseconds";
+    let ClockSettings { offset_ms } = RestCall::of(&request).params(payload, expected).await?;
+    shared.clock.set_offset_ms(offset_ms);
     Ok(HttpResponse::NoContent().finish())
+}
+
+#[derive(Deserialize)]
+struct OutageRequest {
+    route: Option<String>,
+    #[serde(flatten)]
+    outage: OutageParams,
 }
 
 #[derive(Deserialize)]
@@ -141,18 +118,17 @@ impl From<OutageParams> for Option<Outage> {
     }
 }
 
-/// `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, or a kind alone: `hang`, `drop`,
-/// `lose_one_answer`; `none` ends it. With `"route":"revokeTokens"` it is about that route only.
-async fn change_outage(request: HttpRequest, payload: Payload, shared: Data<Shared>) -> Answer {
-    let asked = Asked::of(&request);
-    let body = asked.body(payload).await?;
-    let wrong = || asked.refusal(ErrorInfo::bad_request("the outage is of no known kind or route"));
-    let route = body.get("route").cloned().unwrap_or(Value::Null);
-    let outage = serde_json::from_value::<OutageParams>(body).map_err(|_| wrong())?.into();
-    match route {
-        Value::Null => shared.realm().outage = outage,
-        Value::String(route) if route == "revokeTokens" => shared.realm().revocation_outage = outage,
-        _ => return Err(wrong()),
+/// Starts or ends an outage: `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, or a kind
+/// alone: `hang`, `drop`, `lose_one_answer`, or `none` to end it. With `"route":"revokeTokens"` it affects only that
+/// route.
+async fn change_outage(request: HttpRequest, payload: Payload, shared: Data<SharedApp>) -> RestResult {
+    let expected = "the kind or the route of the outage is unknown";
+    let call = RestCall::of(&request);
+    let OutageRequest { route, outage } = call.params(payload, expected).await?;
+    match route.as_deref() {
+        None => shared.app().outage = outage.into(),
+        Some("revokeTokens") => shared.app().revocation_outage = outage.into(),
+        Some(_) => return Err(call.error(ErrorInfo::bad_request(expected))),
     }
     Ok(HttpResponse::NoContent().finish())
 }

@@ -1,17 +1,26 @@
-//! The realtime protocol on the wire (`TR*`): actions, flags, and protocol messages as JSON or msgpack. Inside the
-//! stand-in a message is always JSON; binary data of msgpack becomes base64 with its encoding noted, which is what a
-//! JSON client would have sent (`RSL4`).
+//! The realtime protocol on the wire (`TR*`): actions, flags, and protocol messages as JSON or MessagePack. Inside
+//! the stand-in every message is JSON. Binary data becomes base64 with its encoding noted, as a JSON client sends it
+//! (`RSL4`).
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, json};
 
 use super::error::ErrorInfo;
+
+/// The largest publish, in bytes of its messages as JSON (`CD2c`).
+pub(crate) const LARGEST_PUBLISH: usize = 64 * 1024;
+
+/// The largest frame, in bytes (`CD2d`).
+pub(crate) const LARGEST_FRAME: usize = 512 * 1024;
+
+/// The longest silence of the server, in milliseconds (`CD2h`).
+pub(crate) const MAX_IDLE_MS: i64 = 15_000;
 
 const DEEPEST: usize = 64;
 const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// What a protocol message does (`TR2`).
+/// Actions of protocol messages (`TR2`).
 pub(crate) mod action {
     pub(crate) const HEARTBEAT: u8 = 0;
     pub(crate) const ACK: u8 = 1;
@@ -32,7 +41,7 @@ pub(crate) mod action {
     pub(crate) const AUTH: u8 = 17;
 }
 
-/// What an attachment is, and what it may do (`TR3`).
+/// Flags of an attachment, and its modes (`TR3`).
 pub(crate) mod flag {
     pub(crate) const HAS_PRESENCE: u32 = 1;
     pub(crate) const HAS_BACKLOG: u32 = 1 << 1;
@@ -46,7 +55,7 @@ pub(crate) mod flag {
     pub(crate) const OBJECT_SUBSCRIBE: u32 = 1 << 24;
     pub(crate) const OBJECT_PUBLISH: u32 = 1 << 25;
 
-    /// Each mode and the operation that it takes.
+    /// Each mode and the operation that it requires.
     pub(crate) const MODES: [(u32, &str); 8] = [
         (PRESENCE, "presence"),
         (PUBLISH, "publish"),
@@ -58,11 +67,11 @@ pub(crate) mod flag {
         (OBJECT_PUBLISH, "object-publish"),
     ];
 
-    /// The modes of an attachment that asks for none (`TB2d`).
+    /// The modes of an attachment that requests no modes (`TB2d`).
     pub(crate) const DEFAULT_MODES: u32 = PRESENCE | PUBLISH | SUBSCRIBE | PRESENCE_SUBSCRIBE;
 }
 
-/// A presence action (`TP2`).
+/// Presence actions (`TP2`).
 pub(crate) mod presence {
     pub(crate) const PRESENT: u64 = 1;
     pub(crate) const ENTER: u64 = 2;
@@ -92,13 +101,18 @@ pub(crate) struct ClientAuth {
     pub(crate) access_token: Option<String>,
 }
 
+/// An ERROR about one channel.
+pub(crate) fn channel_error(channel: &str, error: ErrorInfo) -> Value {
+    json!({ "action": action::ERROR, "channel": channel, "error": error.to_json() })
+}
+
 impl ClientMessage {
     pub(crate) fn read(value: Value) -> Result<Self, ErrorInfo> {
         serde_json::from_value(value).map_err(|_| ErrorInfo::bad_request("the protocol message is malformed"))
     }
 }
 
-/// How a body or a frame is written.
+/// The encoding of a body or a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Json,
@@ -106,7 +120,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// By the name that the `format` parameter uses.
+    /// The format with this name in the `format` parameter.
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name {
             "json" => Some(Self::Json),
@@ -115,7 +129,7 @@ impl Format {
         }
     }
 
-    /// Exactly as ably-js in Node compares it: no charset.
+    /// Without charset: ably-js in Node compares the exact value.
     pub(crate) fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
@@ -148,7 +162,7 @@ impl Format {
     }
 }
 
-/// `None` for what JSON cannot say: a map with keys that are not text.
+/// `None` if JSON cannot express the value: a map whose keys are not text.
 fn json_of(value: rmpv::Value) -> Option<Value> {
     Some(match value {
         rmpv::Value::Nil | rmpv::Value::Ext(..) => Value::Null,
@@ -185,7 +199,7 @@ fn object_of(entries: Vec<(rmpv::Value, rmpv::Value)>) -> Option<Map<String, Val
     Some(object)
 }
 
-/// JavaScript writes some whole numbers as floats.
+/// JavaScript encodes some whole numbers as floats.
 fn number_of(float: f64) -> Value {
     if float.fract() == 0.0 && float.abs() <= LARGEST_EXACT {
         #[expect(clippy::cast_possible_truncation, reason = "a whole number of at most 2^53")]
@@ -209,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn message_pack_reads_as_the_json_that_a_json_client_would_send() {
+    fn message_pack_decodes_to_the_json_of_a_json_client() {
         let data = Packed::Binary(vec![1, 2, 3]);
         for (encoding, noted) in
             [(Packed::Nil, "base64"), (Packed::from("utf-8/cipher+aes"), "utf-8/cipher+aes/base64")]
@@ -233,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn both_formats_return_what_they_wrote() {
+    fn both_formats_round_trip() {
         let value = json!({ "action": 4, "id": "é", "list": [1, -1, 1_795_289_000_000_i64, null, true], "map": {} });
         for format in [Format::Json, Format::MessagePack] {
             assert_eq!(format.decode(&format.encode(&value)).unwrap(), value);
@@ -241,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_40000() {
+    fn malformed_messages_are_refused_with_40000() {
         let deep = [vec![0x91; 10_000], packed(&Packed::Nil)].concat();
         let numbered = packed(&Packed::Map(vec![(Packed::from(1), Packed::Nil)]));
         for bytes in [&[][..], &[0xc0, 0xc0], &[0xdd, 0xff, 0xff, 0xff, 0xff], &deep, &numbered] {

@@ -1,20 +1,20 @@
-//! Token revocation: what a call to `revokeTokens` asks for, and which tokens it reaches. Only tokens issued before a
-//! revocation are revoked, by client ID, by revocation key or by channel; what is issued afterwards is good.
+//! Token revocation: the request to `revokeTokens`, and the tokens that it reaches. A revocation reaches tokens
+//! issued before it, by client ID, revocation key or channel.
 
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::{error::ErrorInfo, token::Grant, token_request::longest_ttl_ms};
+use super::{access::Access, error::ErrorInfo, token_request::longest_ttl_ms};
 
 const LONGEST_PAST_MS: i64 = 60 * 60 * 1000;
 const MOST_TARGETS: usize = 100;
 const MOST_REVOCATIONS: usize = 20_000;
 
-/// A token that was revoked; an SDK gets a new one (`RSA4b`).
+/// The token was revoked; an SDK fetches a new one (`RSA4b`).
 pub(crate) const REVOKED: ErrorInfo = ErrorInfo::new(401, 40141, "the token was revoked");
 
-/// Which tokens.
+/// A target of a revocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
     ClientId(String),
@@ -26,28 +26,28 @@ impl Target {
     fn parse(text: &str) -> Result<Self, ErrorInfo> {
         let (kind, value) = text.split_once(':').unwrap_or((text, ""));
         if value.is_empty() {
-            return Err(ErrorInfo::bad_request("a target is not type:value"));
+            return Err(ErrorInfo::bad_request("a target must be of the form type:value"));
         }
         let value = value.to_owned();
         match kind {
             "clientId" => Ok(Self::ClientId(value)),
             "revocationKey" => Ok(Self::RevocationKey(value)),
             "channel" => Ok(Self::Channel(value)),
-            _ => Err(ErrorInfo::bad_request("a target is of none of the types clientId, revocationKey, channel")),
+            _ => Err(ErrorInfo::bad_request("the type of a target must be clientId, revocationKey or channel")),
         }
     }
 
-    /// A channel is matched by its exact name among the resources, never by a wildcard.
-    fn hits(&self, grant: &Grant) -> bool {
+    /// A channel matches only a resource of exactly this name, not a wildcard.
+    fn matches(&self, access: &Access) -> bool {
         match self {
-            Self::ClientId(client_id) => grant.client_id.as_ref() == Some(client_id),
-            Self::RevocationKey(key) => grant.revocation_key.as_ref() == Some(key),
-            Self::Channel(channel) => grant.capability.names(channel),
+            Self::ClientId(client_id) => access.client_id.as_ref() == Some(client_id),
+            Self::RevocationKey(key) => access.revocation_key.as_ref() == Some(key),
+            Self::Channel(channel) => access.capability.names(channel),
         }
     }
 }
 
-/// The call, as sent.
+/// A request to `revokeTokens`.
 #[derive(Debug)]
 pub(crate) struct RevocationRequest {
     targets: Vec<String>,
@@ -56,75 +56,43 @@ pub(crate) struct RevocationRequest {
 }
 
 impl RevocationRequest {
-    /// `margin_ms` is what `allowReauthMargin` gives clients to fetch a new token.
+    /// `margin_ms` is the time that `allowReauthMargin` gives clients to fetch a new token.
     pub(crate) fn read(body: &Value, margin_ms: i64, now_ms: i64) -> Result<Self, ErrorInfo> {
         let targets = body
             .get("targets")
             .and_then(Value::as_array)
-            .ok_or(ErrorInfo::bad_request("targets is not a list"))?
+            .ok_or(ErrorInfo::bad_request("targets must be a list"))?
             .iter()
             .map(|target| target.as_str().map(str::to_owned))
             .collect::<Option<Vec<_>>>()
-            .ok_or(ErrorInfo::bad_request("a target is not a string"))?;
+            .ok_or(ErrorInfo::bad_request("a target must be a string"))?;
         if targets.is_empty() || targets.len() > MOST_TARGETS {
-            return Err(ErrorInfo::bad_request("there are no targets, or more than 100"));
+            return Err(ErrorInfo::bad_request("targets must have 1 to 100 entries"));
         }
         let issued_before_ms = match body.get("issuedBefore") {
             None | Some(Value::Null) => None,
-            Some(value) => Some(value.as_i64().ok_or(ErrorInfo::bad_request("issuedBefore is not an integer"))?),
+            Some(value) => Some(value.as_i64().ok_or(ErrorInfo::bad_request("issuedBefore must be an integer"))?),
         };
         if issued_before_ms.is_some_and(|before| before > now_ms || before < now_ms.saturating_sub(LONGEST_PAST_MS)) {
-            return Err(ErrorInfo::bad_request("issuedBefore is in the future, or more than an hour past"));
+            return Err(ErrorInfo::bad_request("issuedBefore must be within the last hour"));
         }
         let applies_after_ms = match body.get("allowReauthMargin") {
             None | Some(Value::Null | Value::Bool(false)) => 0,
             Some(Value::Bool(true)) => margin_ms,
             Some(_) => {
-                return Err(ErrorInfo::bad_request("allowReauthMargin is not a boolean"));
+                return Err(ErrorInfo::bad_request("allowReauthMargin must be a boolean"));
             }
         };
         Ok(Self { targets, issued_before_ms, applies_after_ms })
     }
 }
 
-/// How many calls of `revokeTokens` are taken within a window of time, which begins with the first of them.
-#[derive(Debug)]
-pub(crate) struct RateLimiter {
-    calls: u32,
-    window_ms: i64,
-    window: Option<Window>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    until_ms: i64,
-    calls: u32,
-}
-
-impl RateLimiter {
-    pub(crate) fn new(calls: u32, window_ms: i64) -> Self {
-        Self { calls, window_ms, window: None }
-    }
-
-    /// Counts a call, or says after how many seconds one is taken again.
-    pub(crate) fn admit(&mut self, now_ms: i64) -> Result<(), u32> {
-        let fresh = Window { until_ms: now_ms.saturating_add(self.window_ms), calls: 0 };
-        let window = self.window.filter(|window| now_ms < window.until_ms).unwrap_or(fresh);
-        if window.calls >= self.calls {
-            let seconds = (window.until_ms - now_ms + 999).div_euclid(1000);
-            return Err(u32::try_from(seconds).unwrap_or(u32::MAX));
-        }
-        self.window = Some(Window { calls: window.calls + 1, ..window });
-        Ok(())
-    }
-}
-
-/// Where a token stands.
+/// Whether a token is revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    Good,
-    /// Good until then, in milliseconds since the epoch.
-    GoodUntil(i64),
+pub(crate) enum RevocationStatus {
+    NotRevoked,
+    /// Revoked at this time, in milliseconds since the epoch.
+    RevokedFrom(i64),
     Revoked,
 }
 
@@ -135,33 +103,42 @@ struct Revocation {
     applies_at_ms: i64,
 }
 
-/// The revocations in force. Each is kept until no token that it reaches can be alive.
+/// The active revocations. Each is kept while a token that it reaches may be valid.
 #[derive(Debug, Default)]
 pub(crate) struct Revocations {
     in_force: Vec<Revocation>,
     latest_ms: i64,
     revocable: Revocable,
-    /// Targets that are to fail, each with a code.
+    /// Targets that fail, each with its error code.
     failures: HashMap<String, u32>,
-    /// Targets that spoil more than their own result.
+    /// Targets that affect more than their own result.
     poisoned: HashMap<String, Poison>,
 }
 
 /// How a target spoils a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poison {
-    /// Calls with it are refused with 400 and 40000.
+    /// 400 and 40000 for every call that names it.
     CallRefused,
-    /// The answer has no result for it.
+    /// The answer omits its result.
     NoResult,
 }
 
-/// Which tokens of the key can be revoked: those issued while the key had revocable tokens on.
+/// Whether the key has revocable tokens on, in Ably's dashboard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevocableTokens {
+    /// Tokens issued from now on can be revoked.
+    On,
+    /// Calls of `revokeTokens` are refused with 40163.
+    Off,
+}
+
+/// The tokens that can be revoked: those issued while revocable tokens were on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Revocable {
     #[default]
     None,
-    /// Those issued since then, in milliseconds since the epoch. To the second, as a JWT tells its time.
+    /// Tokens issued since then, in milliseconds since the epoch. Precise to the second, like the `iat` of a JWT.
     Since(i64),
 }
 
@@ -197,13 +174,13 @@ impl Revocations {
         }
     }
 
-    /// Whether a call is refused because of one of its targets.
+    /// Whether a target makes the whole call fail.
     pub(crate) fn refuses(&self, request: &RevocationRequest) -> bool {
         request.targets.iter().any(|target| self.poisoned.get(target) == Some(&Poison::CallRefused))
     }
 
-    /// Records what is asked and answers with a result for each target, in order. Without an `issuedBefore` it takes in
-    /// every token issued so far, the last of them at `last_issued_ms`, even in this very millisecond.
+    /// Records the revocations and returns a result per target, in order. Without `issuedBefore`, they reach every
+    /// token issued so far, the last one at `last_issued_ms`, even in this millisecond.
     pub(crate) fn revoke(
         &mut self,
         request: &RevocationRequest,
@@ -219,9 +196,9 @@ impl Revocations {
             .map(|text| {
                 let target = Target::parse(text).map_err(|error| (text.clone(), error))?;
                 if let Some(code) = self.failures.get(text) {
-                    // A code of six digits does not begin with a status.
+                    // A six-digit code does not start with an HTTP status.
                     let status = if *code < 100_000 { u16::try_from(code / 100).unwrap_or(400) } else { 400 };
-                    return Err((text.clone(), ErrorInfo::new(status, *code, "this target is set to fail")));
+                    return Err((text.clone(), ErrorInfo::new(status, *code, "this target fails, as requested")));
                 }
                 if self.in_force.len() >= MOST_REVOCATIONS {
                     let full = ErrorInfo::new(503, 50003, "too many revocations in an hour");
@@ -234,49 +211,48 @@ impl Revocations {
             .collect()
     }
 
-    /// A time of issue that no revocation made so far reaches, in milliseconds.
+    /// An issue time after every revocation so far, in milliseconds.
     pub(crate) fn issue_time_ms(&self, now_ms: i64) -> i64 {
         now_ms.max(self.latest_ms)
     }
 
-    pub(crate) fn standing(&self, grant: &Grant, now_ms: i64) -> Standing {
-        let Some(life) = grant.life else {
-            return Standing::Good;
+    pub(crate) fn status_of(&self, access: &Access, now_ms: i64) -> RevocationStatus {
+        let Some(lifetime) = access.lifetime else {
+            return RevocationStatus::NotRevoked;
         };
-        if !self.revocable.includes(life.issued_ms) {
-            return Standing::Good;
+        if !self.revocable.includes(lifetime.issued_ms) {
+            return RevocationStatus::NotRevoked;
         }
-        let first = self
+        let applies_at_ms = self
             .in_force
             .iter()
-            .filter(|revocation| life.issued_ms < revocation.issued_before_ms && revocation.target.hits(grant))
+            .filter(|revocation| lifetime.issued_ms < revocation.issued_before_ms && revocation.target.matches(access))
             .map(|revocation| revocation.applies_at_ms)
             .min();
-        match first {
-            None => Standing::Good,
-            Some(at_ms) if now_ms < at_ms => Standing::GoodUntil(at_ms),
-            Some(_) => Standing::Revoked,
+        match applies_at_ms {
+            None => RevocationStatus::NotRevoked,
+            Some(at_ms) if now_ms < at_ms => RevocationStatus::RevokedFrom(at_ms),
+            Some(_) => RevocationStatus::Revoked,
         }
     }
 
-    /// Forgets revocations that outlived every token that they reach.
+    /// Forgets revocations whose tokens have all expired.
     pub(crate) fn forget(&mut self, now_ms: i64) {
         let longest_ms = longest_ttl_ms(true);
         self.in_force.retain(|revocation| revocation.issued_before_ms.saturating_add(longest_ms) >= now_ms);
     }
 }
 
-/// The answer to a call, in the shape that the caller's protocol version expects.
+/// The shape of the answer, by the protocol version of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AnswerShape {
     /// `X-Ably-Version` 3 or later: counts and results.
     Counted,
-    /// Before that: a bare list, or 40020 when any target failed.
+    /// Earlier versions: a bare list, or 40020 if a target failed.
     List,
 }
 
 impl AnswerShape {
-    /// By the `X-Ably-Version` of the call, `3` or `1.2` alike.
     pub(crate) fn of_version(version: Option<&str>) -> Self {
         let major = version.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
         match major {
@@ -310,10 +286,10 @@ impl AnswerShape {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{AnswerShape, RateLimiter, Revocable, RevocationRequest, Revocations, Standing};
+    use super::{AnswerShape, Revocable, RevocationRequest, RevocationStatus, Revocations};
     use crate::ably::{
+        access::{Access, Lifetime},
         capability::Capability,
-        token::{Grant, Life},
     };
 
     const NOW_MS: i64 = 1_795_289_000_000;
@@ -323,15 +299,15 @@ mod tests {
         Revocations { revocable: Revocable::Since(0), ..Revocations::default() }
     }
 
-    fn grant(issued_ms: i64) -> Grant {
-        let mut grant = Grant::of_token(
+    fn access(issued_ms: i64) -> Access {
+        let mut access = Access::of_token(
             "token",
             Some("alice".to_owned()),
             Capability::parse(r#"{"chat:a":["*"],"room:*":["*"]}"#).unwrap(),
-            Life { issued_ms, expires_ms: issued_ms + 3_600_000 },
+            Lifetime { issued_ms, expires_ms: issued_ms + 3_600_000 },
         );
-        grant.revocation_key = Some("sess_1".to_owned());
-        grant
+        access.revocation_key = Some("sess_1".to_owned());
+        access
     }
 
     fn revoke(revocations: &mut Revocations, body: &Value) -> (u16, Value) {
@@ -341,70 +317,61 @@ mod tests {
 
     #[test]
     fn a_target_reaches_the_tokens_that_it_names() {
-        for (target, standing) in [
-            ("clientId:alice", Standing::Revoked),
-            ("clientId:bob", Standing::Good),
-            ("clientId:*", Standing::Good),
-            ("revocationKey:sess_1", Standing::Revoked),
-            ("revocationKey:sess_2", Standing::Good),
-            ("channel:chat:a", Standing::Revoked),
-            ("channel:chat:b", Standing::Good),
-            ("channel:room:1", Standing::Good),
-            ("channel:room:*", Standing::Revoked),
+        for (target, status) in [
+            ("clientId:alice", RevocationStatus::Revoked),
+            ("clientId:bob", RevocationStatus::NotRevoked),
+            ("clientId:*", RevocationStatus::NotRevoked),
+            ("revocationKey:sess_1", RevocationStatus::Revoked),
+            ("revocationKey:sess_2", RevocationStatus::NotRevoked),
+            ("channel:chat:a", RevocationStatus::Revoked),
+            ("channel:chat:b", RevocationStatus::NotRevoked),
+            ("channel:room:1", RevocationStatus::NotRevoked),
+            ("channel:room:*", RevocationStatus::Revoked),
         ] {
             let mut revocations = revocations();
             revoke(&mut revocations, &json!({ "targets": [target] }));
-            assert_eq!(revocations.standing(&grant(NOW_MS - 1), NOW_MS), standing, "{target}");
-            assert_eq!(revocations.standing(&grant(NOW_MS), NOW_MS), Standing::Good, "{target}");
+            assert_eq!(revocations.status_of(&access(NOW_MS - 1), NOW_MS), status, "{target}");
+            assert_eq!(revocations.status_of(&access(NOW_MS), NOW_MS), RevocationStatus::NotRevoked, "{target}");
         }
     }
 
     #[test]
-    fn what_is_issued_in_the_millisecond_of_a_revocation_is_on_its_own_side() {
+    fn tokens_issued_in_the_millisecond_of_a_revocation_are_told_apart() {
         let mut revocations = revocations();
         let request = RevocationRequest::read(&json!({ "targets": ["clientId:alice"] }), MARGIN_MS, NOW_MS).unwrap();
         let before = revocations.issue_time_ms(NOW_MS);
         let _ = revocations.revoke(&request, before, NOW_MS);
         let after = revocations.issue_time_ms(NOW_MS);
-        assert_eq!(revocations.standing(&grant(before), NOW_MS), Standing::Revoked);
-        assert_eq!(revocations.standing(&grant(after), NOW_MS), Standing::Good);
+        assert_eq!(revocations.status_of(&access(before), NOW_MS), RevocationStatus::Revoked);
+        assert_eq!(revocations.status_of(&access(after), NOW_MS), RevocationStatus::NotRevoked);
     }
 
     #[test]
-    fn calls_above_the_rate_limit_are_told_when_the_window_ends() {
-        let mut limiter = RateLimiter::new(2, 1500);
-        let admitted = [(0, Ok(())), (100, Ok(())), (400, Err(2)), (1499, Err(1)), (1500, Ok(())), (2999, Ok(()))];
-        for (after_ms, outcome) in admitted {
-            assert_eq!(limiter.admit(NOW_MS + after_ms), outcome, "{after_ms}");
-        }
-    }
-
-    #[test]
-    fn a_margin_leaves_thirty_seconds() {
+    fn a_margin_lasts_thirty_seconds() {
         let mut revocations = revocations();
         let (_, answer) =
             revoke(&mut revocations, &json!({ "targets": ["clientId:alice"], "allowReauthMargin": true }));
         assert_eq!(answer["results"][0]["appliesAt"], NOW_MS + 30_000);
-        let token = grant(NOW_MS - 1);
-        assert_eq!(revocations.standing(&token, NOW_MS + 29_999), Standing::GoodUntil(NOW_MS + 30_000));
-        assert_eq!(revocations.standing(&token, NOW_MS + 30_000), Standing::Revoked);
+        let token = access(NOW_MS - 1);
+        assert_eq!(revocations.status_of(&token, NOW_MS + 29_999), RevocationStatus::RevokedFrom(NOW_MS + 30_000));
+        assert_eq!(revocations.status_of(&token, NOW_MS + 30_000), RevocationStatus::Revoked);
         revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
-        assert_eq!(revocations.standing(&token, NOW_MS), Standing::Revoked);
+        assert_eq!(revocations.status_of(&token, NOW_MS), RevocationStatus::Revoked);
     }
 
     #[test]
     fn only_tokens_issued_while_the_key_had_revocable_tokens_are_reached() {
-        for (since_ms, issued_ms, standing) in [
-            (NOW_MS - 5000, NOW_MS - 5001, Standing::Good),
-            (NOW_MS - 5000, NOW_MS - 5000, Standing::Revoked),
-            (NOW_MS - 4001, NOW_MS - 5000, Standing::Revoked),
+        for (since_ms, issued_ms, status) in [
+            (NOW_MS - 5000, NOW_MS - 5001, RevocationStatus::NotRevoked),
+            (NOW_MS - 5000, NOW_MS - 5000, RevocationStatus::Revoked),
+            (NOW_MS - 4001, NOW_MS - 5000, RevocationStatus::Revoked),
         ] {
             let mut revocations = revocations();
             revocations.set_revocable(Revocable::Since(since_ms));
             revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
-            assert_eq!(revocations.standing(&grant(issued_ms), NOW_MS), standing, "{since_ms} {issued_ms}");
+            assert_eq!(revocations.status_of(&access(issued_ms), NOW_MS), status, "{since_ms} {issued_ms}");
             revocations.set_revocable(Revocable::None);
-            assert_eq!(revocations.standing(&grant(issued_ms), NOW_MS), Standing::Good);
+            assert_eq!(revocations.status_of(&access(issued_ms), NOW_MS), RevocationStatus::NotRevoked);
         }
     }
 
@@ -413,8 +380,8 @@ mod tests {
         let mut revocations = revocations();
         let before = NOW_MS - 1000;
         revoke(&mut revocations, &json!({ "targets": ["clientId:alice"], "issuedBefore": before }));
-        assert_eq!(revocations.standing(&grant(before - 1), NOW_MS), Standing::Revoked);
-        assert_eq!(revocations.standing(&grant(before), NOW_MS), Standing::Good);
+        assert_eq!(revocations.status_of(&access(before - 1), NOW_MS), RevocationStatus::Revoked);
+        assert_eq!(revocations.status_of(&access(before), NOW_MS), RevocationStatus::NotRevoked);
     }
 
     #[test]
@@ -460,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_is_kept_as_long_as_a_token_that_it_reaches_could_live() {
+    fn a_revocation_is_kept_while_a_token_that_it_reaches_may_be_valid() {
         let mut revocations = revocations();
         revoke(&mut revocations, &json!({ "targets": ["clientId:alice"] }));
         revocations.forget(NOW_MS + 3_600_000);

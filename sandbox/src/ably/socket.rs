@@ -1,5 +1,5 @@
-//! A WebSocket: reads frames into the realm, sends what the realm queued, and wakes it when a token needs attention.
-//! It decides nothing.
+//! A WebSocket: passes frames from the client to the app, sends what the app queues, and wakes the app when a token
+//! needs attention.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,49 +12,49 @@ use tokio::{
 };
 
 use super::{
-    Shared,
+    connection::{ConnectRequest, Disconnection, Outgoing},
     error::ErrorInfo,
-    protocol::{ClientMessage, Format, action},
-    realtime::{MAX_IDLE_MS, Opening, Outgoing, Parting},
+    protocol::{ClientMessage, Format, MAX_IDLE_MS, action},
+    shared_app::SharedApp,
 };
 
 const QUEUE: usize = 512;
-const SLOWEST_SEND: Duration = Duration::from_secs(10);
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST_SLEEP_MS: i64 = 60_000;
 
-/// What a quiet server sends: browsers do not see pings, so they ask for protocol messages (`RTN23`).
+/// What an idle server sends. Browsers do not see pings, so they request protocol messages (`RTN23`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Heartbeat {
     Message,
     Ping,
 }
 
-/// One connected socket.
+/// An open WebSocket.
 pub(crate) struct Socket {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<SharedApp>,
     pub(crate) session: Session,
     pub(crate) format: Format,
     pub(crate) heartbeat: Heartbeat,
 }
 
 impl Socket {
-    /// Serves the socket until either side ends it.
-    pub(crate) fn serve(mut self, opening: Opening, frames: AggregatedMessageStream) {
+    /// Serves the socket until one side closes it.
+    pub(crate) fn serve(mut self, connect_request: ConnectRequest, frames: AggregatedMessageStream) {
         rt::spawn(async move {
             let (queue, outgoing) = mpsc::channel(QUEUE);
             let now_ms = self.shared.now_ms();
-            let connected = self.shared.realm().connect(&opening, queue, now_ms);
+            let connected = self.shared.app().connect(&connect_request, queue, now_ms);
             match connected {
                 Ok(number) => {
                     self.exchange(number, frames, outgoing).await;
                     let now_ms = self.shared.now_ms();
-                    self.shared.realm().part(number, Parting::Broken, now_ms);
+                    self.shared.app().disconnect(number, Disconnection::Resumable, now_ms);
                 }
                 Err(error) => {
-                    let _ = self.send(&refusal(error)).await;
+                    let _ = self.send(&error_message(error)).await;
                 }
             }
-            let _ = timeout(SLOWEST_SEND, self.session.close(Some(CloseCode::Normal.into()))).await;
+            let _ = timeout(SEND_TIMEOUT, self.session.close(Some(CloseCode::Normal.into()))).await;
         });
     }
 
@@ -99,7 +99,7 @@ impl Socket {
                 }
                 () = sleep_until(wake_at) => {
                     let now_ms = self.shared.now_ms();
-                    self.shared.realm().tick(number, now_ms);
+                    self.shared.app().tick(number, now_ms);
                 }
             }
         }
@@ -107,7 +107,7 @@ impl Socket {
 
     fn wake_at(&self, number: u64) -> Instant {
         let now_ms = self.shared.now_ms();
-        let tick_ms = self.shared.realm().next_tick_ms(number, now_ms);
+        let tick_ms = self.shared.app().next_tick_ms(number, now_ms);
         let wait_ms =
             tick_ms.map_or(LONGEST_SLEEP_MS, |tick_ms| tick_ms.saturating_sub(now_ms)).clamp(1, LONGEST_SLEEP_MS);
         Instant::now() + Duration::from_millis(wait_ms.unsigned_abs())
@@ -124,11 +124,11 @@ impl Socket {
         match self.format.decode(&bytes).and_then(ClientMessage::read) {
             Ok(message) => {
                 let now_ms = self.shared.now_ms();
-                self.shared.realm().receive(number, message, now_ms);
+                self.shared.app().receive(number, message, now_ms);
                 Ok(())
             }
             Err(error) => {
-                self.send(&refusal(error)).await?;
+                self.send(&error_message(error)).await?;
                 Err(Closed)
             }
         }
@@ -145,10 +145,10 @@ impl Socket {
                 Format::MessagePack => self.session.binary(bytes).await,
             }
         };
-        timeout(SLOWEST_SEND, sending).await.unwrap_or(Err(Closed))
+        timeout(SEND_TIMEOUT, sending).await.unwrap_or(Err(Closed))
     }
 }
 
-fn refusal(error: ErrorInfo) -> Value {
+fn error_message(error: ErrorInfo) -> Value {
     json!({ "action": action::ERROR, "error": error.to_json() })
 }

@@ -1,5 +1,5 @@
-//! A token request (`RSA9`, `TE1`-`TE6`) on its way in: what was sent, whether it may be believed, and what token it asks
-//! for. It judges the text as sent and knows nothing of how the sender made it.
+//! Token requests (`RSA9`, `TE1`-`TE6`): the fields as sent, and the checks that Ably makes. The text is checked as
+//! sent, whoever made it.
 
 use std::collections::HashMap;
 
@@ -7,12 +7,12 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
+use super::{api_key::ApiKey, capability::Capability, error::ErrorInfo, fields::text};
 
-/// How far a timestamp may be off, in milliseconds, either way.
+/// The largest difference between timestamp and clock, in milliseconds.
 const TIMESTAMP_WINDOW_MS: i64 = 2 * 60 * 1000;
 
-/// How long a token lives when nothing is asked, in milliseconds (`TK2a`).
+/// The default ttl, in milliseconds (`TK2a`).
 const DEFAULT_TTL_MS: i64 = 60 * 60 * 1000;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -20,24 +20,24 @@ const HOUR_MS: i64 = 60 * 60 * 1000;
 const SHORTEST_NONCE: usize = 16;
 const MOST_NONCES: usize = 1_000_000;
 
-/// The longest capability, in bytes of its text.
+/// The largest capability, in bytes of its text.
 const LONGEST_CAPABILITY: usize = 64 * 1024;
 
-/// The longest time that a token may live, in milliseconds.
+/// The longest ttl of a token, in milliseconds.
 pub(crate) fn longest_ttl_ms(revocable_tokens: bool) -> i64 {
     if revocable_tokens { HOUR_MS } else { DAY_MS }
 }
 
-/// Who vouches for a token request.
+/// What authenticates a token request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Voucher {
-    /// Its own `mac`.
-    Signature,
-    /// The API key, presented in the same call.
-    Key,
+pub(crate) enum Proof {
+    /// Its `mac`.
+    Mac,
+    /// The API key, sent in the same call.
+    ApiKey,
 }
 
-/// The fields as sent. Nothing about them is believed yet.
+/// The fields as sent, not verified.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenRequest {
     key_name: Option<String>,
@@ -49,47 +49,47 @@ pub(crate) struct TokenRequest {
     mac: Option<String>,
 }
 
-/// What a token request that passed every check asks for.
+/// The verified fields that determine the token.
 #[derive(Debug, Clone)]
-pub(crate) struct Terms {
+pub(crate) struct CheckedTokenRequest {
     pub(crate) ttl_ms: i64,
     pub(crate) capability: Capability,
     pub(crate) client_id: Option<String>,
 }
 
 impl TokenRequest {
-    /// Reads the fields, each of which must be of its type. Absent fields are to be omitted (`RSA5`, `RSA6`), but Ably takes
-    /// null for absent too: its Python SDK writes a null for each ttl, capability and client ID that there is not.
+    /// Reads the fields, each of the right type. `RSA5` and `RSA6` omit missing fields, but Ably also accepts null:
+    /// its Python SDK sends null for an unset ttl, capability or client ID.
     pub(crate) fn read(body: &Value) -> Result<Self, ErrorInfo> {
-        let fields = body.as_object().ok_or(ErrorInfo::bad_request("the token request is not an object"))?;
+        let fields = body.as_object().ok_or(ErrorInfo::bad_request("the token request must be an object"))?;
         Ok(Self {
-            key_name: text(fields, "keyName", "keyName is not a string")?,
-            ttl: integer(fields, "ttl", ErrorInfo::new(400, 40003, "ttl is not an integer"))?,
-            capability: text(fields, "capability", "capability is not a string of JSON")?,
-            client_id: text(fields, "clientId", "clientId is not a string")?,
-            timestamp: integer(fields, "timestamp", ErrorInfo::bad_request("timestamp is not an integer"))?
+            key_name: text(fields, "keyName", "keyName must be a string")?,
+            ttl: integer(fields, "ttl", ErrorInfo::new(400, 40003, "ttl must be an integer"))?,
+            capability: text(fields, "capability", "capability must be a string of JSON")?,
+            client_id: text(fields, "clientId", "clientId must be a string")?,
+            timestamp: integer(fields, "timestamp", ErrorInfo::bad_request("timestamp must be an integer"))?
                 .ok_or(ErrorInfo::bad_request("timestamp is missing"))?,
-            nonce: text(fields, "nonce", "nonce is not a string")?,
-            mac: text(fields, "mac", "mac is not a string")?,
+            nonce: text(fields, "nonce", "nonce must be a string")?,
+            mac: text(fields, "mac", "mac must be a string")?,
         })
     }
 
-    /// Every check that Ably makes, in order; the nonce is spent only when all the others passed.
+    /// Makes every check in Ably's order. Only a request that passes all others uses up its nonce.
     pub(crate) fn check(
         &self,
-        voucher: Voucher,
+        proof: Proof,
         key: &ApiKey,
         key_capability: &Capability,
         longest_ttl_ms: i64,
         nonces: &mut Nonces,
         now_ms: i64,
-    ) -> Result<Terms, ErrorInfo> {
+    ) -> Result<CheckedTokenRequest, ErrorInfo> {
         let names_key = self.key_name.as_deref() == Some(key.name());
-        let may_omit_name = voucher == Voucher::Key && self.key_name.is_none();
+        let may_omit_name = proof == Proof::ApiKey && self.key_name.is_none();
         if !names_key && !may_omit_name {
             return Err(ErrorInfo::invalid_credentials("the token request names another key"));
         }
-        if voucher == Voucher::Signature || self.mac.is_some() {
+        if proof == Proof::Mac || self.mac.is_some() {
             self.check_mac(key)?;
         }
         if (self.timestamp.saturating_sub(now_ms)).saturating_abs() > TIMESTAMP_WINDOW_MS {
@@ -97,7 +97,7 @@ impl TokenRequest {
         }
         let ttl_ms = self.ttl.unwrap_or(DEFAULT_TTL_MS);
         if !(1..=longest_ttl_ms).contains(&ttl_ms) {
-            return Err(ErrorInfo::new(400, 40003, "ttl is not positive, or is longer than the key allows"));
+            return Err(ErrorInfo::new(400, 40003, "ttl must be positive and no longer than the key allows"));
         }
         if self.client_id.as_deref() == Some("") {
             return Err(ErrorInfo::new(400, 40012, "clientId is empty"));
@@ -110,24 +110,24 @@ impl TokenRequest {
             Some(text) => Capability::parse(text)?.intersect(key_capability),
         };
         if capability.is_empty() {
-            return Err(ErrorInfo::not_permitted("the key has none of the capability that was asked for"));
+            return Err(ErrorInfo::not_permitted("the key allows nothing of the requested capability"));
         }
         match &self.nonce {
-            Some(nonce) => nonces.spend(nonce, self.timestamp, now_ms)?,
-            None if voucher == Voucher::Key => {}
+            Some(nonce) => nonces.use_up(nonce, self.timestamp, now_ms)?,
+            None if proof == Proof::ApiKey => {}
             None => return Err(ErrorInfo::new(401, 40105, "nonce is missing")),
         }
-        Ok(Terms { ttl_ms, capability, client_id: self.client_id.clone() })
+        Ok(CheckedTokenRequest { ttl_ms, capability, client_id: self.client_id.clone() })
     }
 
     fn check_mac(&self, key: &ApiKey) -> Result<(), ErrorInfo> {
         let wrong = ErrorInfo::invalid_credentials("the mac of the token request is missing or wrong");
         let mac = self.mac.as_deref().ok_or(wrong)?;
         let mac = BASE64_STANDARD.decode(mac).map_err(|_| wrong)?;
-        if key.signed(self.signed_text().as_bytes(), &mac) { Ok(()) } else { Err(wrong) }
+        if key.verifies(self.signed_text().as_bytes(), &mac) { Ok(()) } else { Err(wrong) }
     }
 
-    /// What the `mac` is over: six fields, each closed by a newline, an absent one empty.
+    /// The signed text: six fields, each followed by a newline; a missing field is empty.
     fn signed_text(&self) -> String {
         let ttl = self.ttl.map(|ttl| ttl.to_string());
         let timestamp = self.timestamp.to_string();
@@ -145,14 +145,6 @@ impl TokenRequest {
     }
 }
 
-fn text(fields: &Map<String, Value>, name: &str, wrong: &'static str) -> Result<Option<String>, ErrorInfo> {
-    match fields.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(ErrorInfo::bad_request(wrong)),
-    }
-}
-
 fn integer(fields: &Map<String, Value>, name: &str, wrong: ErrorInfo) -> Result<Option<i64>, ErrorInfo> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
@@ -160,15 +152,14 @@ fn integer(fields: &Map<String, Value>, name: &str, wrong: ErrorInfo) -> Result<
     }
 }
 
-/// Digests of the nonces already spent. Each is kept for as long as a token request of its timestamp would still be
-/// taken.
+/// Digests of the used nonces, each kept while a token request with its timestamp would be accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Nonces(HashMap<[u8; 32], i64>);
 
 impl Nonces {
-    fn spend(&mut self, nonce: &str, timestamp: i64, now_ms: i64) -> Result<(), ErrorInfo> {
+    fn use_up(&mut self, nonce: &str, timestamp: i64, now_ms: i64) -> Result<(), ErrorInfo> {
         if nonce.chars().count() < SHORTEST_NONCE {
-            return Err(ErrorInfo::new(401, 40105, "nonce is shorter than 16 characters"));
+            return Err(ErrorInfo::new(401, 40105, "nonce must have at least 16 characters"));
         }
         let digest = Sha256::digest(nonce.as_bytes()).into();
         if self.0.contains_key(&digest) {
@@ -184,7 +175,7 @@ impl Nonces {
         Ok(())
     }
 
-    /// Forgets the nonces whose token requests are too old by now.
+    /// Forgets nonces whose token requests are too old.
     pub(crate) fn forget(&mut self, now_ms: i64) {
         self.0.retain(|_, needed_until| *needed_until >= now_ms);
     }
@@ -195,7 +186,7 @@ mod tests {
     use base64::{Engine, prelude::BASE64_STANDARD};
     use serde_json::{Value, json};
 
-    use super::{DAY_MS, HOUR_MS, Nonces, Terms, TokenRequest, Voucher};
+    use super::{CheckedTokenRequest, DAY_MS, HOUR_MS, Nonces, Proof, TokenRequest};
     use crate::ably::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
 
     const NOW_MS: i64 = 1_795_289_000_000;
@@ -223,17 +214,17 @@ mod tests {
         signed
     }
 
-    fn judge_with(body: &Value, nonces: &mut Nonces, now_ms: i64) -> Result<Terms, ErrorInfo> {
+    fn check_with(body: &Value, nonces: &mut Nonces, now_ms: i64) -> Result<CheckedTokenRequest, ErrorInfo> {
         let everything = Capability::parse(r#"{"chat:*":["*"],"news":["subscribe"]}"#).unwrap();
-        TokenRequest::read(body)?.check(Voucher::Signature, &key(), &everything, DAY_MS, nonces, now_ms)
+        TokenRequest::read(body)?.check(Proof::Mac, &key(), &everything, DAY_MS, nonces, now_ms)
     }
 
-    fn judge(body: &Value) -> Result<Terms, ErrorInfo> {
-        judge_with(body, &mut Nonces::default(), NOW_MS)
+    fn check_now(body: &Value) -> Result<CheckedTokenRequest, ErrorInfo> {
+        check_with(body, &mut Nonces::default(), NOW_MS)
     }
 
     #[test]
-    fn what_ably_js_signed_is_believed_and_any_change_is_not() {
+    fn a_request_signed_by_ably_js_verifies_and_a_changed_one_does_not() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/token_request.json");
         let vectors: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let cases = vectors["cases"].as_array().unwrap();
@@ -268,19 +259,19 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_token_request_yields_its_terms() {
-        let terms = judge(&signed(&json!({ "ttl": 1, "capability": r#"{"chat:a":["publish"]}"# }))).unwrap();
-        assert_eq!(terms.ttl_ms, 1);
-        assert_eq!(terms.client_id.as_deref(), Some("alice"));
-        assert_eq!(terms.capability.to_string(), r#"{"chat:a":["publish"]}"#);
+    fn a_valid_token_request_determines_its_token() {
+        let checked = check_now(&signed(&json!({ "ttl": 1, "capability": r#"{"chat:a":["publish"]}"# }))).unwrap();
+        assert_eq!(checked.ttl_ms, 1);
+        assert_eq!(checked.client_id.as_deref(), Some("alice"));
+        assert_eq!(checked.capability.to_string(), r#"{"chat:a":["publish"]}"#);
 
-        let terms = judge(&signed(&json!({ "clientId": "*" }))).unwrap();
-        assert_eq!(terms.ttl_ms, HOUR_MS);
-        assert_eq!(terms.capability.to_string(), r#"{"chat:*":["*"],"news":["subscribe"]}"#);
+        let checked = check_now(&signed(&json!({ "clientId": "*" }))).unwrap();
+        assert_eq!(checked.ttl_ms, HOUR_MS);
+        assert_eq!(checked.capability.to_string(), r#"{"chat:*":["*"],"news":["subscribe"]}"#);
     }
 
     #[test]
-    fn each_fault_has_its_code() {
+    fn each_error_has_its_code() {
         for (fields, status, code) in [
             (json!({ "keyName": "app.other" }), 401, 40101),
             (json!({ "keyName": 1 }), 400, 40000),
@@ -308,49 +299,49 @@ mod tests {
             (json!({ "clientId": "" }), 400, 40012),
             (json!({ "clientId": 7 }), 400, 40000),
         ] {
-            let error = judge(&signed(&fields)).unwrap_err();
+            let error = check_now(&signed(&fields)).unwrap_err();
             assert_eq!((error.status, error.code), (status, code), "{fields}");
         }
         for missing in ["keyName", "timestamp", "nonce", "mac"] {
             let mut body = signed(&json!({}));
             body.as_object_mut().unwrap().remove(missing);
-            assert!(judge(&body).is_err(), "{missing}");
+            assert!(check_now(&body).is_err(), "{missing}");
         }
-        assert_eq!(judge(&json!([])).unwrap_err().code, 40000);
+        assert_eq!(check_now(&json!([])).unwrap_err().code, 40000);
     }
 
     #[test]
-    fn the_edges_of_the_window_and_of_the_ttl_are_inside_and_null_is_absent() {
+    fn the_limits_of_timestamp_and_ttl_are_inclusive_and_null_is_absent() {
         for fields in [
             json!({ "timestamp": NOW_MS - 120_000 }),
             json!({ "timestamp": NOW_MS + 120_000 }),
             json!({ "ttl": DAY_MS }),
             json!({ "clientId": null, "ttl": null, "capability": null }),
         ] {
-            judge(&signed(&fields)).unwrap();
+            check_now(&signed(&fields)).unwrap();
         }
     }
 
     #[test]
-    fn a_nonce_is_good_once_for_as_long_as_its_token_request_would_be() {
+    fn a_nonce_works_once_while_its_token_request_is_valid() {
         let mut nonces = Nonces::default();
         let ahead = signed(&json!({ "timestamp": NOW_MS + 120_000 }));
-        judge_with(&ahead, &mut nonces, NOW_MS).unwrap();
+        check_with(&ahead, &mut nonces, NOW_MS).unwrap();
         for later_ms in [0, 1, 239_999, 240_000] {
             nonces.forget(NOW_MS + later_ms);
-            let error = judge_with(&ahead, &mut nonces, NOW_MS + later_ms).unwrap_err();
+            let error = check_with(&ahead, &mut nonces, NOW_MS + later_ms).unwrap_err();
             assert_eq!((error.status, error.code), (401, 40105), "{later_ms}");
         }
         nonces.forget(NOW_MS + 240_001);
-        assert_eq!(judge_with(&ahead, &mut nonces, NOW_MS + 240_001).unwrap_err().code, 40104);
+        assert_eq!(check_with(&ahead, &mut nonces, NOW_MS + 240_001).unwrap_err().code, 40104);
         assert!(nonces.0.is_empty());
     }
 
     #[test]
-    fn a_refused_token_request_does_not_spend_its_nonce() {
+    fn a_refused_token_request_does_not_use_up_its_nonce() {
         let mut nonces = Nonces::default();
-        judge_with(&signed(&json!({ "ttl": 0 })), &mut nonces, NOW_MS).unwrap_err();
-        judge_with(&signed(&json!({})), &mut nonces, NOW_MS).unwrap();
+        check_with(&signed(&json!({ "ttl": 0 })), &mut nonces, NOW_MS).unwrap_err();
+        check_with(&signed(&json!({})), &mut nonces, NOW_MS).unwrap();
     }
 
     #[test]
@@ -358,7 +349,7 @@ mod tests {
         let key_capability = Capability::parse(r#"{"*":["*"]}"#).unwrap();
         let check = |ttl| {
             TokenRequest::read(&signed(&json!({ "ttl": ttl }))).unwrap().check(
-                Voucher::Signature,
+                Proof::Mac,
                 &key(),
                 &key_capability,
                 super::longest_ttl_ms(true),
@@ -371,11 +362,11 @@ mod tests {
     }
 
     #[test]
-    fn the_key_vouches_for_an_unsigned_token_request_but_not_for_a_wrong_mac() {
+    fn the_key_authenticates_an_unsigned_token_request_but_not_for_a_wrong_mac() {
         let key_capability = Capability::parse(r#"{"*":["*"]}"#).unwrap();
         let check = |body: Value| {
             TokenRequest::read(&body)?.check(
-                Voucher::Key,
+                Proof::ApiKey,
                 &key(),
                 &key_capability,
                 DAY_MS,

@@ -1,64 +1,23 @@
-//! The claims of a session token, version 2: who, in which session, and the compact form of what an organization grants.
+//! The claims of a session token, version 2.
 
 use serde_json::{Value, json};
 
+use super::session::Session;
 use super::user::{Organization, User};
 
-/// A session.
-#[derive(Clone, Debug)]
-pub(super) struct Session {
-    pub(super) id: String,
-    pub(super) client_id: String,
-    pub(super) user_id: String,
-    /// In seconds since the epoch.
-    pub(super) signed_in_at: i64,
-    /// In milliseconds since the epoch.
-    pub(super) updated_at: i64,
-    pub(super) status: Status,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Status {
-    Active,
-    Over(End),
-}
-
-impl Status {
-    /// In Clerk's words.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Over(End::Ended) => "ended",
-            Self::Over(End::Removed) => "removed",
-            Self::Over(End::Revoked) => "revoked",
-        }
-    }
-}
-
-/// How a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// By its user, for this session.
-    Ended,
-    /// By its user, who also leaves the device: what clerk-js does at `signOut()`.
-    Removed,
-    /// By an administrator.
-    Revoked,
-}
-
-/// When and for whom one token of a session is minted.
-pub(super) struct Minting {
+/// What varies between two tokens of a session.
+pub(super) struct MintParams {
     pub(super) now: i64,
     pub(super) ttl_s: i64,
     pub(super) issuer: String,
     pub(super) jti: String,
-    /// `None` when the request that asked for the token named no origin.
+    /// `None` if the request for the token had no `Origin`.
     pub(super) authorized_party: Option<String>,
 }
 
-/// The claims of one token of this session. A `user` that is not there (deleted meanwhile) has no organization.
-pub(super) fn of(session: &Session, user: Option<&User>, minting: Minting) -> Value {
-    let Minting { now, ttl_s, issuer, jti, authorized_party } = minting;
+/// The claims of one token of a session. A deleted `user` is `None`.
+pub(super) fn of(session: &Session, user: Option<&User>, params: MintParams) -> Value {
+    let MintParams { now, ttl_s, issuer, jti, authorized_party } = params;
     let minutes_since_first_factor = (now - session.signed_in_at).max(0) / 60;
     let mut claims = json!({
         "exp": now + ttl_s,
@@ -66,7 +25,7 @@ pub(super) fn of(session: &Session, user: Option<&User>, minting: Minting) -> Va
         "iat": now,
         "iss": issuer,
         "jti": jti,
-        // Clerk dates it back, against clocks that lag.
+        // Backdated, as Clerk does, for clocks that lag.
         "nbf": now - 10,
         "sid": session.id,
         "sts": "active",
@@ -91,7 +50,7 @@ pub(super) fn of(session: &Session, user: Option<&User>, minting: Minting) -> Va
     claims
 }
 
-/// `o:` for what the organization's plan has, `u:` for what the user's own has, `ou:` for both.
+/// The features: `o:` of the organization's plan, `u:` of the user's plan, `ou:` of both.
 fn features(user: &User) -> String {
     let of_organization = user.organization.iter().flat_map(|organization| &organization.features);
     let mut entries: Vec<String> = of_organization
@@ -114,7 +73,7 @@ fn plans(user: &User) -> String {
     entries.join(",")
 }
 
-/// `per` lists the permissions once; the i-th number of `fpm` says, bit by bit, which of them the i-th feature has.
+/// `per` lists each permission once. The i-th number of `fpm` is a bitmap of the permissions of the i-th feature.
 fn organization_claim(organization: &Organization) -> Value {
     let mut names: Vec<&str> = Vec::new();
     let mut maps = Vec::new();
@@ -142,6 +101,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::clerk::session::SessionStatus;
     use crate::clerk::user::demo_users;
 
     fn claims_of(user: &User, authorized_party: Option<&str>) -> Value {
@@ -151,16 +111,16 @@ mod tests {
             user_id: user.id.clone(),
             signed_in_at: 1_000,
             updated_at: 1_000_000,
-            status: Status::Active,
+            status: SessionStatus::Active,
         };
-        let minting = Minting {
+        let params = MintParams {
             now: 1_125,
             ttl_s: 60,
             issuer: "https://clerk.sandbox.example".to_owned(),
             jti: "j".to_owned(),
             authorized_party: authorized_party.map(str::to_owned),
         };
-        of(&session, Some(user), minting)
+        of(&session, Some(user), params)
     }
 
     #[test]
@@ -183,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_user_carries_nothing_of_organizations() {
+    fn a_user_without_an_organization_has_no_organization_claims() {
         assert_eq!(
             claims_of(&User::new("user_1"), None),
             json!({

@@ -1,4 +1,4 @@
-//! CORS for the routes that a page calls: any page of this machine may, with credentials; no other.
+//! CORS for pages of this machine, with credentials. Other origins are not allowed.
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -7,7 +7,7 @@ use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse};
 
-/// Answers preflights, and marks what pages of this machine may read.
+/// Answers preflights, and allows pages of this machine to read responses.
 pub(super) async fn for_local_pages(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -24,7 +24,7 @@ pub(super) async fn for_local_pages(
     if let Some(origin) = origin {
         allow(headers, origin);
         if is_preflight {
-            allow_everything_asked(headers);
+            allow_preflight(headers);
         }
     }
     Ok(response)
@@ -35,7 +35,7 @@ fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
 }
 
-fn allow_everything_asked(headers: &mut HeaderMap) {
+fn allow_preflight(headers: &mut HeaderMap) {
     let methods = HeaderValue::from_static("GET, POST, DELETE");
     let fields = HeaderValue::from_static("authorization, content-type");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);

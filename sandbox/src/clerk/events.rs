@@ -1,14 +1,13 @@
-//! What Clerk tells of whom: the objects that webhooks and the Backend API show, and which events a change of a user
-//! amounts to.
+//! The objects that webhooks and the Backend API show, and the events of a changed user.
 
 use serde_json::{Value, json};
 
-use super::claims::Session;
+use super::session::Session;
 use super::user::{Organization, User};
 
 const WEEK_MS: i64 = 7 * 86_400_000;
 
-/// A session, as the Backend API shows it.
+/// A session in the Backend API.
 pub(super) fn session(session: &Session) -> Value {
     let created_at = session.signed_in_at.saturating_mul(1000);
     json!({
@@ -27,19 +26,19 @@ pub(super) fn session(session: &Session) -> Value {
     })
 }
 
-/// A session and its user, as the events `session.*` show them.
-pub(super) fn session_of(user: Option<&User>, session: &Session) -> Value {
+/// A session and its user in `session.*` events.
+pub(super) fn session_with_user(user: Option<&User>, session: &Session) -> Value {
     let mut shown = self::session(session);
     shown["user"] = user.map_or(Value::Null, User::backend_json);
     shown
 }
 
-/// All that is left of something deleted.
+/// A deleted object.
 pub(super) fn deleted(object: &str, id: &str) -> Value {
     json!({"object": object, "id": id, "deleted": true})
 }
 
-/// A user's place in an organization, as the Backend API and the events `organizationMembership.*` show it.
+/// A membership in the Backend API and in `organizationMembership.*` events.
 pub(super) fn membership(user: &User, organization: &Organization) -> Value {
     let tail = user.id.trim_start_matches("user_");
     json!({
@@ -75,12 +74,12 @@ pub(super) fn membership(user: &User, organization: &Organization) -> Value {
     })
 }
 
-/// The events that Clerk sends when a user becomes what it is `after`; `None` before is a new one.
+/// The events for a user that was created (`before` is `None`) or changed.
 pub(super) fn of_change(before: Option<&User>, after: &User) -> Vec<(&'static str, Value)> {
     let mut events = Vec::new();
     match before {
         None => events.push(("user.created", after.backend_json())),
-        Some(before) if is_other_person(before, after) => events.push(("user.updated", after.backend_json())),
+        Some(before) if user_changed(before, after) => events.push(("user.updated", after.backend_json())),
         Some(_) => {}
     }
     let old = before.and_then(|user| Some((user, user.organization.as_ref()?)));
@@ -102,9 +101,8 @@ pub(super) fn of_change(before: Option<&User>, after: &User) -> Vec<(&'static st
     events
 }
 
-/// Whether the users differ in what is their own. Clerk has an event of its own for organizations, and none of this
-/// kind for plans.
-fn is_other_person(before: &User, after: &User) -> bool {
+/// Whether the user object itself changed. Organizations have their own events, and plans have no event here.
+fn user_changed(before: &User, after: &User) -> bool {
     let own = |user: &User| {
         let mut shown = user.backend_json();
         shown["updated_at"] = Value::Null;
@@ -119,7 +117,7 @@ mod tests {
     use crate::clerk::user::demo_users;
 
     #[test]
-    fn a_change_is_told_by_the_events_that_it_is_about() {
+    fn a_change_sends_its_events() {
         let users = demo_users(0);
         let carol = users.iter().find(|user| user.organization.is_some()).unwrap();
         let changed = |change: fn(&mut User)| {
@@ -152,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_membership_names_its_user_its_organization_and_the_whole_role() {
+    fn a_membership_has_user_organization_and_full_role() {
         let users = demo_users(0);
         let carol = users.iter().find(|user| user.organization.is_some()).unwrap();
         let shown = membership(carol, carol.organization.as_ref().unwrap());

@@ -1,4 +1,4 @@
-//! Ids in Clerk's form: a prefix that tells the kind, and 27 letters and digits.
+//! Ids in Clerk's form: a prefix for the kind, and 27 letters and digits.
 
 use rand::distr::{Alphanumeric, SampleString};
 
@@ -7,7 +7,7 @@ pub(super) fn new(kind: &str) -> String {
     format!("{kind}_{}", random(27))
 }
 
-/// So many letters and digits.
+/// `length` random letters and digits.
 pub(super) fn random(length: usize) -> String {
     Alphanumeric.sample_string(&mut rand::rng(), length)
 }

@@ -1,26 +1,30 @@
-//! What the stand-in remembers: its keys, users and sessions, how often it was called, and how it is to fail.
+//! The state of an instance: keys, users, sessions, call counts and outages.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::claims::{self, End, Minting, Session, Status};
+use super::claims::{self, MintParams};
+use super::options::{Issuer, Options};
+use super::publishable_key::publishable_key;
+use super::session::{Session, SessionEnd, SessionStatus};
 use super::signing_key::SigningKey;
 use super::user::{self, User};
-use super::webhooks::Webhooks;
-use super::{Issuer, Options, events, ids, publishable_key};
+use super::webhooks::Outbox;
+use super::{events, ids};
+use crate::clock::Clock;
 
-/// The class that Clerk's header `cat` gives a session token.
+/// The `cat` header of a session token.
 const SESSION_TOKEN_CATEGORY: &str = "cl_B7d4PD111AAA";
 
 /// How often each route was called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Calls {
-    /// `GET /.well-known/jwks.json`, behind the proxy path or not.
+    /// `GET /.well-known/jwks.json`, with or without the proxy path.
     pub frontend_jwks: u64,
     /// `GET /v1/jwks`.
     pub backend_jwks: u64,
@@ -34,25 +38,25 @@ pub struct Calls {
     pub tokens: u64,
     /// `POST /v1/client/sessions/{sid}/end` and `…/remove`.
     pub sign_outs: u64,
-    /// What changes something in the Backend API: sessions, users, memberships and organizations.
+    /// Calls of the Backend API that change sessions, users, memberships or organizations.
     pub changes: u64,
     /// `POST /sandbox/session-tokens`.
     pub session_tokens: u64,
 }
 
-/// How Clerk can be out of reach.
+/// An outage of Clerk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outage {
-    /// Answers this status. One that HTTP does not have becomes 500.
+    /// Answers with this status; an invalid one becomes 500.
     Status(u16),
-    /// Answers 429.
+    /// Answers with 429.
     RateLimited {
         /// The `Retry-After` of the answer, in seconds.
         retry_after_s: u64,
     },
-    /// Takes the request and stays silent until the outage changes (a minute at most).
+    /// Does not answer until the outage changes, or for a minute.
     Hang,
-    /// Cuts the connection without an answer.
+    /// Closes the connection without an answer.
     Drop,
 }
 
@@ -66,14 +70,14 @@ pub(super) struct Instance {
     frontend_api: String,
     issuer: Issuer,
     authorized_party: String,
-    clock_offset_ms: i64,
-    pub(super) webhooks: Arc<Webhooks>,
+    clock: Arc<Clock>,
+    pub(super) outbox: Arc<Outbox>,
     outage: watch::Sender<Option<Outage>>,
-    state: Mutex<State>,
+    state: Mutex<InstanceState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct InstanceState {
     key: SigningKey,
     users: Vec<User>,
     sessions: HashMap<String, Session>,
@@ -82,7 +86,7 @@ struct State {
 }
 
 impl Instance {
-    pub(super) fn new(options: Options, port: u16, webhooks: Arc<Webhooks>) -> Self {
+    pub(super) fn new(options: Options, port: u16, clock: Arc<Clock>, outbox: Arc<Outbox>) -> Self {
         let key = SigningKey::generate(options.kid);
         let mut instance = Self {
             port,
@@ -93,10 +97,10 @@ impl Instance {
             frontend_api: options.frontend_api,
             issuer: options.issuer,
             authorized_party: options.authorized_party,
-            clock_offset_ms: options.clock_offset_ms,
-            webhooks,
+            clock,
+            outbox,
             outage: watch::Sender::new(None),
-            state: Mutex::new(State {
+            state: Mutex::new(InstanceState {
                 key,
                 users: Vec::new(),
                 sessions: HashMap::new(),
@@ -109,19 +113,18 @@ impl Instance {
         instance
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, InstanceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The instance's clock, in milliseconds since the epoch.
+    /// The time in milliseconds since the epoch.
     pub(super) fn now_ms(&self) -> i64 {
-        now_ms(self.clock_offset_ms)
+        self.clock.now_ms()
     }
 
-    /// The instance's clock, as a `Date` header needs it.
+    /// The time as a `Date` header needs it.
     pub(super) fn now(&self) -> SystemTime {
-        let ms = u64::try_from(self.now_ms()).unwrap_or(0);
-        UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(UNIX_EPOCH)
+        self.clock.now()
     }
 
     pub(super) fn proxy_url(&self) -> String {
@@ -164,26 +167,26 @@ impl Instance {
         self.next_session_claims(&self.sign_in(user_id))
     }
 
-    /// Claims of one more token of this session, for a page of the origin that is the usual one.
+    /// The claims of the next token of a session, for the default authorized party.
     pub(super) fn next_session_claims(&self, session: &Session) -> Value {
         self.session_claims(session, Some(self.authorized_party.clone()))
     }
 
-    /// Claims of one more token of this session, for a page of this origin.
+    /// The claims of the next token of a session, for this authorized party.
     pub(super) fn session_claims(&self, session: &Session, authorized_party: Option<String>) -> Value {
         let state = self.state();
         let user = state.users.iter().find(|user| user.id == session.user_id);
-        let minting = Minting {
+        let params = MintParams {
             now: self.now_ms().div_euclid(1000),
             ttl_s: i64::try_from(self.session_token_ttl.as_secs()).unwrap_or(i64::MAX / 2),
             issuer: self.issuer(),
             jti: ids::random(20).to_lowercase(),
             authorized_party,
         };
-        claims::of(session, user, minting)
+        claims::of(session, user, params)
     }
 
-    /// Begins a session. The stand-in asks for no password.
+    /// Starts a session, without a password.
     pub(super) fn sign_in(&self, user_id: &str) -> Session {
         let mut state = self.state();
         let now_ms = self.now_ms();
@@ -193,39 +196,39 @@ impl Instance {
             user_id: user_id.to_owned(),
             signed_in_at: now_ms.div_euclid(1000),
             updated_at: now_ms,
-            status: Status::Active,
+            status: SessionStatus::Active,
         };
         state.sessions.insert(session.id.clone(), session.clone());
         let user = state.users.iter().find(|user| user.id == user_id);
-        self.webhooks.tell("session.created", events::session_of(user, &session));
+        self.outbox.emit("session.created", events::session_with_user(user, &session));
         session
     }
 
-    /// The session of this id, unless it has ended or its user is barred.
+    /// The session with this id, unless it has ended or its user is blocked.
     pub(super) fn active_session(&self, id: &str) -> Option<Session> {
         let state = self.state();
-        let session = state.sessions.get(id).filter(|session| session.status == Status::Active)?;
-        let is_barred = state.users.iter().any(|user| user.id == session.user_id && user.is_barred());
-        (!is_barred).then(|| session.clone())
+        let session = state.sessions.get(id).filter(|session| session.status == SessionStatus::Active)?;
+        let is_blocked = state.users.iter().any(|user| user.id == session.user_id && user.is_blocked());
+        (!is_blocked).then(|| session.clone())
     }
 
-    /// Ends the session, and answers it as it is then; `None` if there was none to end.
-    pub(super) fn end_session(&self, id: &str, end: End) -> Option<Session> {
+    /// Ends a session and returns it; `None` if it is not active.
+    pub(super) fn end_session(&self, id: &str, end: SessionEnd) -> Option<Session> {
         let mut state = self.state();
-        let State { sessions, users, .. } = &mut *state;
-        let session = sessions.get_mut(id).filter(|session| session.status == Status::Active)?;
+        let InstanceState { sessions, users, .. } = &mut *state;
+        let session = sessions.get_mut(id).filter(|session| session.status == SessionStatus::Active)?;
         let user = users.iter().find(|user| user.id == session.user_id);
         Some(self.end(session, user, end))
     }
 
-    fn end(&self, session: &mut Session, user: Option<&User>, end: End) -> Session {
-        session.status = Status::Over(end);
+    fn end(&self, session: &mut Session, user: Option<&User>, end: SessionEnd) -> Session {
+        session.status = SessionStatus::Over(end);
         session.updated_at = self.now_ms();
-        self.webhooks.tell(&format!("session.{}", session.status.name()), events::session_of(user, session));
+        self.outbox.emit(&format!("session.{}", session.status.name()), events::session_with_user(user, session));
         session.clone()
     }
 
-    /// All sessions, the newest first.
+    /// All sessions, newest first.
     pub(super) fn sessions(&self) -> Vec<Session> {
         let mut sessions: Vec<_> = self.state().sessions.values().cloned().collect();
         sessions.sort_by(|a, b| b.signed_in_at.cmp(&a.signed_in_at).then_with(|| a.id.cmp(&b.id)));
@@ -245,23 +248,25 @@ impl Instance {
             .cloned()
     }
 
-    /// Adds or replaces a user. One who is barred from now on loses all sessions, as at Clerk.
+    /// Adds or replaces a user. Blocking a user revokes all sessions, as at Clerk.
     pub(super) fn set_user(&self, user: User) {
         self.put_user(&mut self.state(), user);
     }
 
-    fn put_user(&self, state: &mut State, user: User) {
+    fn put_user(&self, state: &mut InstanceState, user: User) {
         let known = state.users.iter().position(|known| known.id == user.id);
         let before = known.and_then(|at| state.users.get(at));
         let changes = events::of_change(before, &user);
-        let is_barred_now = user.is_barred() && !before.is_some_and(User::is_barred);
+        let is_newly_blocked = user.is_blocked() && !before.is_some_and(User::is_blocked);
         for (event_type, data) in changes {
-            self.webhooks.tell(event_type, data);
+            self.outbox.emit(event_type, data);
         }
-        if is_barred_now {
+        if is_newly_blocked {
             let sessions = state.sessions.values_mut();
-            for session in sessions.filter(|session| session.user_id == user.id && session.status == Status::Active) {
-                self.end(session, Some(&user), End::Revoked);
+            for session in
+                sessions.filter(|session| session.user_id == user.id && session.status == SessionStatus::Active)
+            {
+                self.end(session, Some(&user), SessionEnd::Revoked);
             }
         }
         match known.and_then(|at| state.users.get_mut(at)) {
@@ -270,7 +275,7 @@ impl Instance {
         }
     }
 
-    /// Changes a user, and answers it as it is then; `None` if there is none of this id.
+    /// Changes a user and returns it; `None` if the id is unknown.
     pub(super) fn change_user(&self, id: &str, change: impl FnOnce(&mut User)) -> Option<User> {
         let mut state = self.state();
         let mut user = state.users.iter().find(|user| user.id == id)?.clone();
@@ -280,7 +285,7 @@ impl Instance {
         Some(user)
     }
 
-    /// Forgets a user, whose sessions end without an event of their own. Says whether there was one.
+    /// Deletes a user and ends the sessions without events for them. Returns whether the user existed.
     pub(super) fn delete_user(&self, id: &str) -> bool {
         let mut state = self.state();
         let before = state.users.len();
@@ -288,14 +293,14 @@ impl Instance {
         let is_gone = state.users.len() < before;
         if is_gone {
             for session in state.sessions.values_mut().filter(|session| session.user_id == id) {
-                session.status = Status::Over(End::Removed);
+                session.status = SessionStatus::Over(SessionEnd::Removed);
             }
-            self.webhooks.tell("user.deleted", events::deleted("user", id));
+            self.outbox.emit("user.deleted", events::deleted("user", id));
         }
         is_gone
     }
 
-    /// Forgets an organization: no user is in it any more. Says whether anyone was.
+    /// Deletes an organization. Returns whether it had members.
     pub(super) fn delete_organization(&self, id: &str) -> bool {
         let mut state = self.state();
         let mut had_members = false;
@@ -303,7 +308,7 @@ impl Instance {
             had_members |= user.organization.take_if(|organization| organization.id == id).is_some();
         }
         if had_members {
-            self.webhooks.tell("organization.deleted", events::deleted("organization", id));
+            self.outbox.emit("organization.deleted", events::deleted("organization", id));
         }
         had_members
     }
@@ -312,16 +317,16 @@ impl Instance {
         self.state().calls
     }
 
-    /// Counts one call of the route whose counter `of` picks.
-    pub(super) fn count(&self, of: impl FnOnce(&mut Calls) -> &mut u64) {
-        *of(&mut self.state().calls) += 1;
+    /// Counts one call in the counter that `counter` selects.
+    pub(super) fn count(&self, counter: impl FnOnce(&mut Calls) -> &mut u64) {
+        *counter(&mut self.state().calls) += 1;
     }
 
     pub(super) fn set_outage(&self, outage: Option<Outage>) {
         self.outage.send_replace(outage);
     }
 
-    /// The outage, and word of every change of it.
+    /// The outage, and notice of its changes.
     pub(super) fn outage(&self) -> watch::Receiver<Option<Outage>> {
         self.outage.subscribe()
     }
@@ -333,10 +338,4 @@ impl Instance {
     pub(super) fn delay(&self) -> Duration {
         self.state().delay
     }
-}
-
-/// A clock that is so far ahead of the machine's, in milliseconds since the epoch.
-pub(super) fn now_ms(clock_offset_ms: i64) -> i64 {
-    let machine = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(machine.as_millis()).unwrap_or(i64::MAX).saturating_add(clock_offset_ms)
 }

@@ -1,30 +1,29 @@
-//! The table of contents of the stand-in's HTTP surface.
+//! The stand-in's routes.
 
 mod availability;
 mod backend;
 mod frontend;
 mod input;
-mod scripts;
+mod sandbox_api;
 mod webhooks;
 
 use std::sync::Arc;
 
+use actix_web::Error;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{DATE, HttpDate, TryIntoHeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{Error, HttpResponse};
 
+use super::api_error::{ApiError, ApiResult};
 use super::cors;
 use super::instance::Instance;
-use super::problem::Problem;
 
-/// Every route of this instance.
 pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
     move |config: &mut ServiceConfig| {
         let routes = web::scope("")
-            .wrap(from_fn(tell_the_instances_time))
+            .wrap(from_fn(date))
             .route("/.well-known/jwks.json", web::get().to(frontend::jwks))
             .route("/__clerk/.well-known/jwks.json", web::get().to(frontend::jwks))
             .service(
@@ -34,7 +33,7 @@ pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Cl
                     .route("/sessions/{sid}/tokens", web::post().to(frontend::token))
                     .route("/sessions/{sid}/end", web::post().to(frontend::sign_out))
                     .route("/sessions/{sid}/remove", web::post().to(frontend::remove))
-                    .default_service(web::to(nothing_here)),
+                    .default_service(web::to(unknown_route)),
             )
             .route("/v1/jwks", web::get().to(backend::jwks))
             .route("/v1/sessions/{id}/revoke", web::post().to(backend::revoke_session))
@@ -51,32 +50,32 @@ pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Cl
             .service(
                 web::scope("/sandbox")
                     .wrap(from_fn(cors::for_local_pages))
-                    .route("/session-tokens", web::post().to(scripts::session_token))
-                    .route("/calls", web::get().to(scripts::calls))
-                    .route("/outage", web::post().to(scripts::outage))
-                    .route("/users", web::get().to(scripts::users))
-                    .route("/users", web::post().to(scripts::change_user))
-                    .route("/users/{id}", web::delete().to(scripts::delete_user))
-                    .route("/sessions", web::get().to(scripts::sessions))
-                    .route("/sessions/{sid}/revoke", web::post().to(scripts::revoke_session))
-                    .route("/organizations/{id}", web::delete().to(scripts::delete_organization))
+                    .route("/session-tokens", web::post().to(sandbox_api::session_token))
+                    .route("/calls", web::get().to(sandbox_api::calls))
+                    .route("/outage", web::post().to(sandbox_api::outage))
+                    .route("/users", web::get().to(sandbox_api::users))
+                    .route("/users", web::post().to(sandbox_api::change_user))
+                    .route("/users/{id}", web::delete().to(sandbox_api::delete_user))
+                    .route("/sessions", web::get().to(sandbox_api::sessions))
+                    .route("/sessions/{sid}/revoke", web::post().to(sandbox_api::revoke_session))
+                    .route("/organizations/{id}", web::delete().to(sandbox_api::delete_organization))
                     .route("/webhooks", web::get().to(webhooks::show))
                     .route("/webhooks", web::post().to(webhooks::change))
-                    .route("/webhooks/stream", web::get().to(webhooks::as_they_change))
+                    .route("/webhooks/stream", web::get().to(webhooks::stream))
                     .route("/webhooks/events", web::post().to(webhooks::send))
                     .route("/webhooks/events/{id}/redeliver", web::post().to(webhooks::redeliver))
-                    .default_service(web::to(nothing_here)),
+                    .default_service(web::to(unknown_route)),
             )
-            .default_service(web::to(nothing_here));
+            .default_service(web::to(unknown_route));
         config.app_data(Data::from(Arc::clone(&instance))).service(routes);
     }
 }
 
-async fn nothing_here() -> Result<HttpResponse, Problem> {
-    Err(Problem::not_found("such route"))
+async fn unknown_route() -> ApiResult {
+    Err(ApiError::not_found("Route"))
 }
 
-async fn tell_the_instances_time(
+async fn date(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {

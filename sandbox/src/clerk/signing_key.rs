@@ -1,4 +1,4 @@
-//! The RSA key of an instance: signs tokens, and shows its public half as a JWK and as PEM.
+//! The RSA signing key of an instance, and its public half as JWK and PEM.
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
@@ -15,7 +15,7 @@ pub(super) struct SigningKey {
 }
 
 impl SigningKey {
-    /// A new RSA-2048 key under this id.
+    /// Generates an RSA-2048 key with this id.
     #[expect(clippy::expect_used, reason = "AWS-LC fails here only without memory or entropy")]
     pub(super) fn generate(kid: String) -> Self {
         let pair = KeyPair::generate(KeySize::Rsa2048).expect("an RSA key");
@@ -26,7 +26,7 @@ impl SigningKey {
         &self.kid
     }
 
-    /// The compact JWS of this header and these claims, signed RS256 whatever the header says.
+    /// The compact JWS, always signed with RS256.
     #[expect(clippy::expect_used, reason = "the buffer has the key's own length")]
     pub(super) fn sign(&self, header: &Value, claims: &Value) -> String {
         let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());

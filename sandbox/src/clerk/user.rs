@@ -1,5 +1,4 @@
-//! The instance's users: what it knows of each, the demo users that it starts with, and a user as the Backend API
-//! shows one.
+//! Users: the demo users, and the user object of the Backend API.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 pub struct User {
     /// `user_…`.
     pub id: String,
-    /// Null for an instance, or a user, without usernames.
+    /// `None` if the instance or the user has no username.
     pub username: Option<String>,
     /// Given name.
     pub first_name: Option<String>,
@@ -19,11 +18,11 @@ pub struct User {
     pub email_address: Option<String>,
     /// The user's id in the application's own database.
     pub external_id: Option<String>,
-    /// Barred by an administrator.
+    /// Banned by an administrator.
     pub banned: bool,
-    /// Locked after failed sign-ins, by anyone.
+    /// Locked after failed sign-ins.
     pub locked: bool,
-    /// Barred by the enterprise directory that the user came from.
+    /// Disabled by the enterprise directory of the user.
     pub deprovisioned: bool,
     /// Readable by the front end.
     pub public_metadata: Value,
@@ -37,40 +36,40 @@ pub struct User {
     pub plan: Option<String>,
     /// Features of the user's own plan.
     pub features: Vec<String>,
-    /// When the user came.
+    /// The time of creation.
     pub created_at: i64,
-    /// When anything above changed last.
+    /// The time of the last change.
     pub updated_at: i64,
-    /// When the user last signed in.
+    /// The time of the last sign-in.
     pub last_sign_in_at: Option<i64>,
 }
 
-/// A user's place in an organization.
+/// An organization, and the role of the user there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Organization {
     /// `org_…`.
     pub id: String,
-    /// The name in URLs.
+    /// The slug.
     pub slug: String,
-    /// The role there, without its `org:`.
+    /// The role, without `org:`.
     pub role: String,
     /// The organization's billing plan.
     pub plan: Option<String>,
-    /// What the plan has, and what the role may do with it.
+    /// The features of the plan, and the permissions of the role.
     pub features: Vec<Feature>,
 }
 
 /// A feature of an organization's plan.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Feature {
-    /// Name, as in `org:<name>:<permission>`.
+    /// The name, as in `org:<name>:<permission>`.
     pub name: String,
-    /// The last parts of the permissions that the role has.
+    /// The last parts of the permissions of the role.
     pub permissions: Vec<String>,
 }
 
 impl User {
-    /// A user with this id and nothing else, made at the epoch.
+    /// A user with this id and no other data, created at the epoch.
     #[must_use]
     pub fn new(id: impl Into<String>) -> Self {
         Self {
@@ -95,12 +94,12 @@ impl User {
         }
     }
 
-    /// Whether the user may have no session.
-    pub(super) fn is_barred(&self) -> bool {
+    /// Whether the user may not have sessions.
+    pub(super) fn is_blocked(&self) -> bool {
         self.banned || self.deprovisioned
     }
 
-    /// The whole user as the Backend API answers (version 2026-05-12).
+    /// The user object of the Backend API (version 2026-05-12).
     pub(super) fn backend_json(&self) -> Value {
         let tail = self.id.trim_start_matches("user_");
         let email_id = self.email_address.as_ref().map(|_| format!("idn_{tail}"));
@@ -175,7 +174,7 @@ impl User {
             "legal_accepted_at": null,
             "requires_password_reset": false,
         });
-        // One literal of all fields would be too deep for the macro.
+        // One literal with all fields exceeds the recursion limit of `json!`.
         if let (Value::Object(user), Value::Object(rest)) = (&mut user, rest) {
             user.extend(rest);
         }
@@ -183,7 +182,7 @@ impl User {
     }
 }
 
-/// The users that every instance starts with, one for each kind that a service has to tell apart.
+/// The initial users, one for each case that a service must distinguish.
 pub(super) fn demo_users(now_ms: i64) -> Vec<User> {
     const DAY_MS: i64 = 86_400_000;
     let person = |id: &str, username: Option<&str>, first: &str, last: &str, age_days: i64| User {

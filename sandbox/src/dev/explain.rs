@@ -1,5 +1,4 @@
-//! What a policy would do for a session, in the service's own words: its executable, run as `explain --json` over the
-//! policy's text.
+//! Explains what a policy gives a session, by running the service with `explain --json`.
 
 use std::fs;
 use std::io;
@@ -15,27 +14,30 @@ use tokio::time::timeout;
 
 use super::service::{CONFIGURATION, Program};
 
-/// How many run at once, and how long one may take, its wait for the others included.
-const AT_ONCE: usize = 2;
-const PATIENCE: Duration = Duration::from_secs(5);
-/// An explanation has a few lines a condition; this is many times that of the largest policy that is let in.
+/// The most concurrent runs, and the time limit of one, including its wait for the others.
+const MOST_CONCURRENT: usize = 2;
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Many times the output for the largest accepted policy.
 const OUTPUT_LIMIT: u64 = 4 * 1024 * 1024;
 
-/// Something to explain.
+/// The beginning of the last line of the service's error message, which is for terminals.
+const TERMINAL_HINT: &str = "\nNothing was started.";
+
+/// A policy to explain.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Question {
-    /// The text of the configuration file.
+pub(super) struct ExplainRequest {
+    /// The configuration file.
     pub(super) policy: String,
-    /// Whose session; without one, the policy is only checked.
+    /// The session token. Without it, the policy is only checked.
     #[serde(default)]
     pub(super) session_token: Option<String>,
-    /// What the client asks for.
+    /// The token params of the client.
     #[serde(default)]
     pub(super) params: Params,
 }
 
-/// Token params as a client writes them.
+/// Token params as a client sends them.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Params {
@@ -45,19 +47,19 @@ pub(super) struct Params {
     client_id: Option<String>,
 }
 
-/// What the service says.
+/// The result of a run.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Answer {
-    /// What `explain --json` prints; null when it could not begin, or there was no session to explain.
+pub(super) struct ExplainReport {
+    /// The output of `explain --json`; null without a session or with an invalid policy.
     explanation: Option<Value>,
-    /// What is wrong with the policy, if anything.
-    pub(super) problems: Vec<Problem>,
+    /// The problems of the policy.
+    pub(super) problems: Vec<PolicyProblem>,
 }
 
-/// A mistake in the policy.
+/// A problem of the policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Problem {
-    /// Where it is, counted from 1; a problem of a setting has no place.
+pub(super) struct PolicyProblem {
+    /// The position, from 1; `None` for a problem of a setting.
     at: Option<Position>,
     message: String,
 }
@@ -68,43 +70,46 @@ struct Position {
     column: u32,
 }
 
-/// Why there is no answer.
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("the service took longer than {} s to explain, and was stopped", PATIENCE.as_secs())]
-    TooSlow,
-    #[error("the service cannot be run: {0}")]
+pub(super) enum ExplainError {
+    #[error("the service took longer than {} s to explain and was stopped", TIMEOUT.as_secs())]
+    Timeout,
+    #[error("cannot run the service: {0}")]
     Run(#[from] io::Error),
-    #[error("the service said nothing that this page understands")]
-    Unintelligible,
+    #[error("the output of the service is not in the expected form")]
+    UnknownOutput,
 }
 
-/// Runs the service to explain.
+/// Runs the service's `explain` command.
 pub(super) struct Explainer {
     program: Program,
-    /// Where directories are made for each run.
+    /// The parent of the directory of each run.
     directory: PathBuf,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
 impl Explainer {
     pub(super) fn new(program: Program, directory: PathBuf) -> Self {
-        Self { program, directory, places: Semaphore::new(AT_ONCE) }
+        Self { program, directory, permits: Semaphore::new(MOST_CONCURRENT) }
     }
 
-    pub(super) async fn explain(&self, question: &Question) -> Result<Answer, Failure> {
-        let in_turn = async {
-            let _place = self.places.acquire().await.map_err(io::Error::other)?;
-            self.run(question).await
+    pub(super) async fn explain(&self, request: &ExplainRequest) -> Result<ExplainReport, ExplainError> {
+        let run = async {
+            let _permit = self.permits.acquire().await.map_err(io::Error::other)?;
+            self.run(request).await
         };
-        // Given up, the run is dropped, and its process killed.
-        timeout(PATIENCE, in_turn).await.map_err(|_| Failure::TooSlow)?
+        // On a timeout, dropping the run kills its process.
+        timeout(TIMEOUT, run).await.map_err(|_| ExplainError::Timeout)?
     }
 
-    async fn run(&self, Question { policy, session_token, params }: &Question) -> Result<Answer, Failure> {
+    async fn run(
+        &self,
+        ExplainRequest { policy, session_token, params }: &ExplainRequest,
+    ) -> Result<ExplainReport, ExplainError> {
         let directory = tempfile::Builder::new().prefix("explain-").tempdir_in(&self.directory)?;
         fs::write(directory.path().join(CONFIGURATION), policy)?;
-        // Nobody's claims do: whether a policy can be read depends on no session.
+        // Empty claims suffice to check a policy.
         let (source, input) = session_token.as_ref().map_or(("--claims", "{}"), |token| ("--session-token", token));
         let mut arguments = vec!["explain".to_owned(), source.to_owned(), "-".to_owned(), "--json".to_owned()];
         for (name, value) in [("capability", &params.capability), ("ttl", &params.ttl), ("clientId", &params.client_id)]
@@ -122,20 +127,20 @@ impl Explainer {
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let feed = async {
             if let Some(mut stdin) = stdin {
-                // One that reads nothing says why on its own.
+                // A program that does not read its input reports the reason itself.
                 let _ = stdin.write_all(input.as_bytes()).await;
             }
         };
-        let ((), printed, complained) = tokio::join!(feed, text(stdout), text(stderr));
-        let (printed, complained) = (printed?, complained?);
+        let ((), stdout_text, stderr_text) = tokio::join!(feed, text(stdout), text(stderr));
+        let (stdout_text, stderr_text) = (stdout_text?, stderr_text?);
         child.wait().await?;
-        if let Ok(explanation @ Value::Object(_)) = serde_json::from_str(&printed) {
+        if let Ok(explanation @ Value::Object(_)) = serde_json::from_str(&stdout_text) {
             let explanation = session_token.as_ref().map(|_| explanation);
-            return Ok(Answer { explanation, problems: Vec::new() });
+            return Ok(ExplainReport { explanation, problems: Vec::new() });
         }
-        match problems(&complained) {
-            problems if problems.is_empty() => Err(Failure::Unintelligible),
-            problems => Ok(Answer { explanation: None, problems }),
+        match problems(&stderr_text) {
+            problems if problems.is_empty() => Err(ExplainError::UnknownOutput),
+            problems => Ok(ExplainReport { explanation: None, problems }),
         }
     }
 }
@@ -148,28 +153,27 @@ async fn text(from: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
     Ok(text)
 }
 
-/// The list of a refused configuration, or else all that was said, as one problem.
-fn problems(complaint: &str) -> Vec<Problem> {
-    let complaint = complaint.trim();
-    let complaint = complaint.strip_prefix("ably-clerk-auth: ").unwrap_or(complaint);
-    let Some((_heading, list)) = complaint.split_once("\n  - ") else {
-        let whole = Problem { at: None, message: complaint.to_owned() };
-        return if complaint.is_empty() { Vec::new() } else { vec![whole] };
+/// The problems in an error message of the service: the list of a rejected configuration, or the whole message.
+fn problems(error: &str) -> Vec<PolicyProblem> {
+    let error = error.trim();
+    let error = error.strip_prefix("ably-clerk-auth: ").unwrap_or(error);
+    let Some((_heading, list)) = error.split_once("\n  - ") else {
+        let whole = PolicyProblem { at: None, message: error.to_owned() };
+        return if error.is_empty() { Vec::new() } else { vec![whole] };
     };
-    // The last line tells someone in a terminal where help is.
-    let list = list.rsplit_once("\nNothing was started.").map_or(list, |(list, _)| list);
+    let list = list.rsplit_once(TERMINAL_HINT).map_or(list, |(list, _)| list);
     list.split("\n  - ").map(problem).collect()
 }
 
-fn problem(text: &str) -> Problem {
-    match placed(text) {
-        Some((at, message)) => Problem { at: Some(at), message: message.to_owned() },
-        None => Problem { at: None, message: text.to_owned() },
+fn problem(text: &str) -> PolicyProblem {
+    match with_position(text) {
+        Some((at, message)) => PolicyProblem { at: Some(at), message: message.to_owned() },
+        None => PolicyProblem { at: None, message: text.to_owned() },
     }
 }
 
 /// `ably-clerk-auth.toml, line 3, column 16: what is wrong`
-fn placed(text: &str) -> Option<(Position, &str)> {
+fn with_position(text: &str) -> Option<(Position, &str)> {
     let rest = text.strip_prefix(CONFIGURATION)?.strip_prefix(", line ")?;
     let (line, rest) = rest.split_once(", column ")?;
     let (column, message) = rest.split_once(": ")?;
@@ -180,14 +184,14 @@ fn placed(text: &str) -> Option<(Position, &str)> {
 mod tests {
     use super::*;
 
-    fn told(complaint: &str) -> Vec<(Option<(u32, u32)>, String)> {
-        let place = |Position { line, column }| (line, column);
-        problems(complaint).into_iter().map(|Problem { at, message }| (at.map(place), message)).collect()
+    fn parsed(error: &str) -> Vec<(Option<(u32, u32)>, String)> {
+        let position = |Position { line, column }| (line, column);
+        problems(error).into_iter().map(|PolicyProblem { at, message }| (at.map(position), message)).collect()
     }
 
     #[test]
-    fn each_problem_of_a_configuration_is_told_with_its_place() {
-        let complaint = "ably-clerk-auth: the configuration has 3 problems:\n  \
+    fn each_problem_of_a_configuration_has_its_position() {
+        let error = "ably-clerk-auth: the configuration has 3 problems:\n  \
              - ably-clerk-auth.toml, line 3, column 16: [[grants]] number 1: the resource \"a: b\": no\n  \
              - SERVER_PORT ([server] port): not a port\n  \
              - ably-clerk-auth.toml, line 5, column 1: one\nand more\n\
@@ -197,15 +201,21 @@ mod tests {
             (None, "SERVER_PORT ([server] port): not a port"),
             (Some((5, 1)), "one\nand more"),
         ];
-        assert_eq!(told(complaint), expected.map(|(at, message)| (at, message.to_owned())));
+        assert_eq!(parsed(error), expected.map(|(at, message)| (at, message.to_owned())));
     }
 
     #[test]
-    fn any_other_complaint_is_one_problem_and_silence_none() {
+    fn any_other_error_is_one_problem() {
         assert_eq!(
-            told("ably-clerk-auth: no session token was given\n"),
+            parsed("ably-clerk-auth: no session token was given\n"),
             [(None, "no session token was given".to_owned())]
         );
-        assert!(told("\n").is_empty());
+        assert!(parsed("\n").is_empty());
+    }
+
+    #[test]
+    fn the_service_has_this_hint() {
+        let source = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/cli.rs")).unwrap();
+        assert!(source.contains(TERMINAL_HINT.trim_start()));
     }
 }

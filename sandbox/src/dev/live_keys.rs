@@ -1,25 +1,25 @@
-//! The sandbox knows generated keys only. Real ones in its surroundings mean that someone wants the service itself.
+//! Rejects real keys in the environment: the sandbox uses only generated ones.
 
 use std::ffi::{OsStr, OsString};
 
-/// A variable that holds what the sandbox must not touch.
+/// A variable with a real key.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{variable} holds {what}, and the sandbox uses only keys that it generates.\n  \
+    "{variable} holds {what}, but the sandbox uses only keys that it generates.\n  \
      To run against your own accounts, start the service itself: cargo run\n  \
-     To use the sandbox, leave the variable out: env -u {variable} make dev"
+     To use the sandbox, unset the variable: env -u {variable} make dev"
 )]
-pub(super) struct Found {
+pub(super) struct LiveKeyFound {
     variable: String,
     what: &'static str,
 }
 
-/// Passes when no variable holds an Ably key or a live Clerk key. An empty variable counts as unset.
-pub(super) fn refuse(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<(), Found> {
+/// Fails if a variable holds an Ably key or a live Clerk key. An empty variable counts as unset.
+pub(super) fn refuse(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<(), LiveKeyFound> {
     for (name, value) in variables {
         let name = name.to_string_lossy();
         if let Some(what) = refused(&name, &value) {
-            return Err(Found { variable: name.into_owned(), what });
+            return Err(LiveKeyFound { variable: name.into_owned(), what });
         }
     }
     Ok(())
@@ -29,7 +29,7 @@ fn refused(name: &str, value: &OsStr) -> Option<&'static str> {
     let value = value.as_encoded_bytes().trim_ascii_start();
     let is_live = [b"sk_live_".as_slice(), b"pk_live_"].iter().any(|prefix| value.starts_with(prefix));
     match name {
-        // An Ably key does not tell whether it is live.
+        // An Ably key does not show whether it is live.
         "ABLY_API_KEY" | "NEXT_ABLY_API_KEY" if !value.is_empty() => Some("an Ably API key"),
         _ if name.contains("CLERK") && is_live => Some("a live Clerk key"),
         _ => None,

@@ -1,5 +1,5 @@
-//! The service's log on its way to whoever started the sandbox. Every line is passed on as it is; those that tell what
-//! the service made of a changed policy are understood too, since nothing else tells it.
+//! Passes on the service's log, and recognizes the messages about a changed policy, which the service reports nowhere
+//! else.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, Write};
 use std::thread::{self, JoinHandle};
@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use serde::Deserialize;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
     Stdout,
@@ -15,7 +15,7 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// The format that the service would choose itself if it wrote there.
+    /// The format that the service chooses for this destination.
     pub(super) fn format(self) -> &'static str {
         let is_terminal = match self {
             Self::Stdout => io::stdout().is_terminal(),
@@ -25,32 +25,44 @@ impl Output {
     }
 }
 
-/// What the service said of a configuration file that changed under it.
+/// A log message about a changed configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
-    /// Its policy is in force.
+pub(super) enum ReloadEvent {
+    /// The new policy is in force.
     Reloaded,
-    /// It is broken; nothing changed.
-    Refused,
-    /// It takes the rules away that are in force; nothing changed.
-    TakesPolicyAway,
-    /// Other settings of this section changed too, and need a restart. Comes before [`Said::Reloaded`].
-    WaitsForRestart(String),
+    /// The configuration is invalid; nothing changed.
+    Rejected,
+    /// The new policy has no rules; nothing changed.
+    RemovesRules,
+    /// Other settings of this section changed and need a restart. Precedes [`ReloadEvent::Reloaded`].
+    NeedsRestart(String),
 }
 
-/// Passes the log on until it ends, on a thread of its own: whoever reads the output may let it wait.
-pub(super) fn pass_on(log: PipeReader, output: Output, said: UnboundedSender<Said>) -> io::Result<JoinHandle<()>> {
+/// How the service's messages begin.
+const MESSAGES: [(&str, ReloadEvent); 4] = [
+    ("the policy is reloaded", ReloadEvent::Reloaded),
+    ("the new configuration is refused", ReloadEvent::Rejected),
+    ("the new configuration takes the policy away", ReloadEvent::RemovesRules),
+    ("changed settings of this section take effect with a restart", ReloadEvent::NeedsRestart(String::new())),
+];
+
+/// Passes the log on until it ends. It has its own thread, because the reader of the output may be slow.
+pub(super) fn pass_on(
+    log: PipeReader,
+    output: Output,
+    events: UnboundedSender<ReloadEvent>,
+) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("service-log".to_owned()).spawn(move || {
         let mut log = BufReader::new(log);
         let mut line = Vec::new();
         while matches!(log.read_until(b'\n', &mut line), Ok(1..)) {
-            // When nobody reads the log any more, the service must be able to write it all the same.
+            // The service must be able to write even if the output is closed.
             let _ = match output {
                 Output::Stdout => io::stdout().write_all(&line),
                 Output::Stderr => io::stderr().write_all(&line),
             };
-            if let Some(heard) = str::from_utf8(&line).ok().and_then(understand) {
-                let _ = said.send(heard);
+            if let Some(event) = str::from_utf8(&line).ok().and_then(parse_reload_event) {
+                let _ = events.send(event);
             }
             line.clear();
         }
@@ -58,34 +70,27 @@ pub(super) fn pass_on(log: PipeReader, output: Output, said: UnboundedSender<Sai
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct LogLine {
     message: String,
     section: Option<String>,
 }
 
-/// A line in either of the service's formats.
-fn understand(line: &str) -> Option<Said> {
-    let event = serde_json::from_str(line).ok().or_else(|| pretty(line))?;
-    let says = |beginning| event.message.starts_with(beginning);
-    if says("the policy is reloaded") {
-        Some(Said::Reloaded)
-    } else if says("the new configuration is refused") {
-        Some(Said::Refused)
-    } else if says("the new configuration takes the policy away") {
-        Some(Said::TakesPolicyAway)
-    } else if says("changed settings of this section take effect with a restart") {
-        Some(Said::WaitsForRestart(event.section.unwrap_or_default()))
-    } else {
-        None
-    }
+/// Parses a line in either log format.
+fn parse_reload_event(line: &str) -> Option<ReloadEvent> {
+    let LogLine { message, section } = serde_json::from_str(line).ok().or_else(|| pretty(line))?;
+    let (_, event) = MESSAGES.into_iter().find(|(beginning, _)| message.starts_with(beginning))?;
+    Some(match event {
+        ReloadEvent::NeedsRestart(_) => ReloadEvent::NeedsRestart(section.unwrap_or_default()),
+        event => event,
+    })
 }
 
 /// Time, level, message, fields.
-fn pretty(line: &str) -> Option<Event> {
+fn pretty(line: &str) -> Option<LogLine> {
     let (_time, rest) = line.trim().split_once(' ')?;
     let (_level, message) = rest.trim_start().split_once(' ')?;
     let section = message.rsplit_once("section=\"").and_then(|(_, rest)| rest.split_once('"'));
-    Some(Event { message: message.to_owned(), section: section.map(|(section, _)| section.to_owned()) })
+    Some(LogLine { message: message.to_owned(), section: section.map(|(section, _)| section.to_owned()) })
 }
 
 #[cfg(test)]
@@ -93,25 +98,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_service_says_of_a_changed_policy_is_understood_in_both_formats() {
+    fn messages_about_a_changed_policy_are_recognized_in_both_formats() {
         for (message, fields, json_fields, expected) in [
-            ("the policy is reloaded", " rules=3", r#","rules":3"#, Some(Said::Reloaded)),
-            ("the new configuration is refused; the old policy stays in force", "", "", Some(Said::Refused)),
-            ("the new configuration takes the policy away; the old", "", "", Some(Said::TakesPolicyAway)),
+            ("the policy is reloaded", " rules=3", r#","rules":3"#, Some(ReloadEvent::Reloaded)),
+            ("the new configuration is refused; the old policy stays in force", "", "", Some(ReloadEvent::Rejected)),
+            ("the new configuration takes the policy away; the old", "", "", Some(ReloadEvent::RemovesRules)),
             (
                 "changed settings of this section take effect with a restart",
                 r#" section="token""#,
                 r#","section":"token""#,
-                Some(Said::WaitsForRestart("token".to_owned())),
+                Some(ReloadEvent::NeedsRestart("token".to_owned())),
             ),
             // A rule can have any name.
             ("token issued", r#" rules=["the policy is reloaded"]"#, r#","rules":["the policy is reloaded"]"#, None),
         ] {
             let pretty = format!("2026-11-21T23:57:26.452817Z  INFO {message}{fields}\n");
-            assert_eq!(understand(&pretty), expected, "{pretty}");
+            assert_eq!(parse_reload_event(&pretty), expected, "{pretty}");
             let json = format!(r#"{{"timestamp":"2026","level":"INFO","message":"{message}"{json_fields}}}"#);
-            assert_eq!(understand(&json), expected, "{json}");
+            assert_eq!(parse_reload_event(&json), expected, "{json}");
         }
-        assert_eq!(understand("\n"), None);
+        assert_eq!(parse_reload_event("\n"), None);
+    }
+
+    #[test]
+    fn the_service_has_these_messages() {
+        let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/reload.rs")).unwrap();
+        for (message, _) in MESSAGES {
+            assert!(source.contains(message), "{message}");
+        }
     }
 }

@@ -1,5 +1,4 @@
-//! The server of the sandbox page: embedded files, the addresses that the page needs, ably-js where npm put it, and what
-//! the policy editor asks for.
+//! The server of the sandbox page: embedded files, addresses, ably-js and the policy editor.
 
 mod editor;
 
@@ -38,7 +37,7 @@ const FILES: [(&str, &str, &str); 13] = [
     ("/icon.svg", SVG, include_str!("../../page/icon.svg")),
 ];
 
-/// The page's running server.
+/// The running server of the page.
 #[derive(Debug)]
 pub(super) struct Page(Server);
 
@@ -55,7 +54,7 @@ impl Page {
                 .add(("Referrer-Policy", "no-referrer"))
                 .add(("Cross-Origin-Opener-Policy", "same-origin"))
                 .add(("Cross-Origin-Resource-Policy", "same-origin"))
-                // The files change with every build, and come from memory.
+                // The files change with every build, and are served from memory.
                 .add((CACHE_CONTROL, "no-store"));
             let mut routes = web::scope("").wrap(headers).app_data(editor.clone()).configure(editor::routes);
             for (path, content_type, body) in FILES {
@@ -93,7 +92,7 @@ fn config(ready: &Ready) -> Value {
     })
 }
 
-/// The page may run its own scripts and talk to the three servers beside it: nothing else.
+/// The page may run its own scripts and connect to the three servers of the sandbox.
 fn content_security_policy(ready: &Ready) -> String {
     let Ready { clerk, ably, service_port, ably_port, .. } = ready;
     format!(
@@ -104,9 +103,9 @@ fn content_security_policy(ready: &Ready) -> String {
     )
 }
 
-/// Read anew for each request, so that an `npm ci` shows after a reload.
+/// Read for each request, so that reloading the page picks up `npm ci`.
 async fn ably_js() -> impl Responder {
-    for path in ably_js_places() {
+    for path in ably_js_paths() {
         if let Ok(body) = tokio::fs::read(path).await {
             return HttpResponse::Ok().insert_header((CONTENT_TYPE, JAVASCRIPT)).body(body);
         }
@@ -114,8 +113,8 @@ async fn ably_js() -> impl Responder {
     HttpResponse::NotFound().insert_header((CONTENT_TYPE, JAVASCRIPT)).body("// ably-js is not installed\n")
 }
 
-/// Where `npm ci` puts it in this source tree, or beside the executable.
-fn ably_js_places() -> impl Iterator<Item = PathBuf> {
+/// The paths of ably-js: where `npm ci` puts it in this source tree, or beside the executable.
+fn ably_js_paths() -> impl Iterator<Item = PathBuf> {
     let installed = concat!(env!("CARGO_MANIFEST_DIR"), "/page/node_modules/ably/build/ably.min.js");
     let beside = std::env::current_exe().ok().map(|path| path.with_file_name("ably.min.js"));
     std::iter::once(PathBuf::from(installed)).chain(beside)

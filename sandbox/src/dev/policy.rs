@@ -1,4 +1,4 @@
-//! The policy in force: the service's configuration file, and whether the service took what was written there.
+//! The policy in force: writes the service's configuration file, and reports whether the service accepted it.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -11,18 +11,18 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
-use super::explain::{self, Explainer, Params, Problem, Question};
-use super::log::Said;
+use super::explain::{self, ExplainRequest, Explainer, Params, PolicyProblem};
+use super::log::ReloadEvent;
 use super::service::CONFIGURATION;
 
 /// The largest policy, in bytes.
 pub(super) const LIMIT: usize = 64 * 1024;
-/// What the sandbox starts with.
+/// The default policy.
 const STARTER: &str = include_str!("../../policy.toml");
-/// The service looks at its file every second.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// The service checks its file every second.
+const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The text of the file to start with, or of the sandbox's own policy.
+/// Reads the given file, or returns the sandbox's own policy.
 pub(super) fn read(file: Option<&Path>) -> io::Result<String> {
     let Some(file) = file else { return Ok(STARTER.to_owned()) };
     let limit = u64::try_from(LIMIT).unwrap_or(u64::MAX);
@@ -34,89 +34,92 @@ pub(super) fn read(file: Option<&Path>) -> io::Result<String> {
     Ok(text)
 }
 
-/// What became of a policy that was to be put in force.
+/// The result of putting a policy in force.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
-pub(super) enum Verdict {
-    /// The service took it. The sections named have other changes, which a restart would be needed for.
+pub(super) enum ApplyOutcome {
+    /// The service accepted it. Other changes, in the sections of `waiting`, need a restart.
     InForce { waiting: Vec<String> },
-    /// It has these problems, and was not written.
-    Broken { problems: Vec<Problem> },
-    /// The service refused it, and its log says why.
-    Refused,
-    /// It has no rules and the one in force has: the service takes that for an accident.
-    TakesPolicyAway,
-    /// It is written, and the service's log says nothing: its level leaves such things out.
-    Untold,
+    /// The policy has these problems, and was not written.
+    Invalid { problems: Vec<PolicyProblem> },
+    /// The service rejected it; its log has the reason.
+    Rejected,
+    /// It has no rules, unlike the policy in force; the service assumes an accident.
+    RemovesRules,
+    /// The policy is written, but the log level hides the result.
+    Unknown,
 }
 
-/// The service's file, and what is known of it.
-pub(super) struct InForce {
+/// The service's configuration file and its state.
+pub(super) struct PolicyFile {
     file: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<PolicyState>,
 }
 
-struct State {
+struct PolicyState {
     policy: String,
-    /// What is in the file: what is not taken stays there.
+    /// The content of the file, even if the service rejected it.
     written: String,
-    verdict: Verdict,
-    said: UnboundedReceiver<Said>,
+    outcome: ApplyOutcome,
+    events: UnboundedReceiver<ReloadEvent>,
 }
 
-impl InForce {
-    /// The service runs in `directory`, with this policy in its file, and is heard from there.
-    pub(super) fn new(directory: &Path, policy: String, said: UnboundedReceiver<Said>) -> Self {
-        let verdict = Verdict::InForce { waiting: Vec::new() };
-        let state = State { written: policy.clone(), policy, verdict, said };
+impl PolicyFile {
+    /// The file in `directory`, with this policy in force.
+    pub(super) fn new(directory: &Path, policy: String, events: UnboundedReceiver<ReloadEvent>) -> Self {
+        let outcome = ApplyOutcome::InForce { waiting: Vec::new() };
+        let state = PolicyState { written: policy.clone(), policy, outcome, events };
         Self { file: directory.join(CONFIGURATION), state: Mutex::new(state) }
     }
 
-    /// The policy in force.
     pub(super) async fn policy(&self) -> String {
         self.state.lock().await.policy.clone()
     }
 
-    /// Has the service take up this policy, and says whether it did. One after the other.
-    pub(super) async fn put(&self, policy: String, explainer: &Explainer) -> Result<Verdict, explain::Failure> {
+    /// Puts a policy in force, one call at a time.
+    pub(super) async fn put(
+        &self,
+        policy: String,
+        explainer: &Explainer,
+    ) -> Result<ApplyOutcome, explain::ExplainError> {
         let mut state = self.state.lock().await;
-        // The service looks for changes, and would have nothing to say.
+        // The service does not react to an unchanged file.
         if state.written == policy {
-            return Ok(state.verdict.clone());
+            return Ok(state.outcome.clone());
         }
-        let question = Question { policy, session_token: None, params: Params::default() };
-        let problems = explainer.explain(&question).await?.problems;
+        let request = ExplainRequest { policy, session_token: None, params: Params::default() };
+        let problems = explainer.explain(&request).await?.problems;
         if !problems.is_empty() {
-            return Ok(Verdict::Broken { problems });
+            return Ok(ApplyOutcome::Invalid { problems });
         }
-        let policy = question.policy;
-        while state.said.try_recv().is_ok() {}
+        let policy = request.policy;
+        while state.events.try_recv().is_ok() {}
         replace(&self.file, &policy)?;
         state.written.clone_from(&policy);
-        state.verdict = timeout(PATIENCE, state.verdict()).await.unwrap_or(Verdict::Untold);
-        if matches!(state.verdict, Verdict::InForce { .. } | Verdict::Untold) {
+        state.outcome = timeout(TIMEOUT, state.outcome()).await.unwrap_or(ApplyOutcome::Unknown);
+        if matches!(state.outcome, ApplyOutcome::InForce { .. } | ApplyOutcome::Unknown) {
             state.policy = policy;
         }
-        Ok(state.verdict.clone())
+        Ok(state.outcome.clone())
     }
 }
 
-impl State {
-    async fn verdict(&mut self) -> Verdict {
+impl PolicyState {
+    async fn outcome(&mut self) -> ApplyOutcome {
         let mut waiting = Vec::new();
         loop {
-            match self.said.recv().await {
-                Some(Said::WaitsForRestart(section)) => waiting.push(section),
-                Some(Said::Reloaded) => return Verdict::InForce { waiting },
-                Some(Said::Refused) => return Verdict::Refused,
-                Some(Said::TakesPolicyAway) => return Verdict::TakesPolicyAway,
-                None => return Verdict::Untold,
+            match self.events.recv().await {
+                Some(ReloadEvent::NeedsRestart(section)) => waiting.push(section),
+                Some(ReloadEvent::Reloaded) => return ApplyOutcome::InForce { waiting },
+                Some(ReloadEvent::Rejected) => return ApplyOutcome::Rejected,
+                Some(ReloadEvent::RemovesRules) => return ApplyOutcome::RemovesRules,
+                None => return ApplyOutcome::Unknown,
             }
         }
     }
 }
 
-/// At once, since the service may look at any moment.
+/// Replaces the file atomically, because the service may read it at any moment.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
     let directory = file.parent().unwrap_or(Path::new("."));
     let mut new = NamedTempFile::new_in(directory)?;

@@ -1,4 +1,4 @@
-//! What the sandbox says when everything runs: to a person, or (one line of JSON) to a program.
+//! The message of a running sandbox: text for a person, or one line of JSON for a program.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -9,15 +9,15 @@ use sandbox::ably::Ably;
 use sandbox::clerk::Clerk;
 use serde::Serialize;
 
-/// Where everything is, and the keys that belong to it.
+/// Addresses and keys.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Ready {
-    /// Under the name that browsers take for a secure origin, and whose cookies reach the service.
+    /// As `localhost`, which browsers treat as a secure origin, and whose cookies reach the service.
     pub(super) page: String,
-    /// By address: not every HTTP client tries both addresses of `localhost`.
+    /// As an address, because not every HTTP client tries both addresses of `localhost`.
     pub(super) service: String,
     pub(super) auth_url: String,
-    /// Where the service takes an operator's orders; none when that is off.
+    /// The admin listener; `None` if it is off.
     pub(super) admin: Option<String>,
     pub(super) clerk: String,
     pub(super) ably: String,
@@ -26,7 +26,7 @@ pub(super) struct Ready {
     pub(super) secret_key: String,
     pub(super) jwt_key: String,
     pub(super) cookie_suffix: String,
-    /// The command that ends the access of one of the users, to be typed where the sandbox was started.
+    /// A command that revokes a user's access, for the directory where the sandbox was started.
     pub(super) revoke: Option<String>,
     #[serde(skip)]
     pub(super) service_port: u16,
@@ -34,14 +34,14 @@ pub(super) struct Ready {
     pub(super) ably_port: u16,
 }
 
-/// Who the examples are about.
+/// The user of the examples.
 const USER: &str = "alice";
 
-/// A program as one types it in the working directory.
+/// The path of a program for a shell in the working directory.
 fn in_shell(program: &Path) -> String {
     let here = env::current_dir().ok();
     let below = here.as_deref().and_then(|here| program.strip_prefix(here).ok());
-    // A name without a slash would be looked up elsewhere.
+    // The shell looks up a name without a slash in `PATH`.
     let below = below.filter(|below| below.components().count() > 1);
     let text = below.unwrap_or(program).display().to_string();
     let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+".contains(&b));
@@ -81,13 +81,13 @@ impl Ready {
     pub(super) fn announce(&self, as_json: bool, after: Duration) {
         let mut out = io::stdout().lock();
         let style = if out.is_terminal() { Style::Bold } else { Style::Plain };
-        let said = if as_json {
+        let written = if as_json {
             writeln!(out, "{}", serde_json::json!(self))
         } else {
             writeln!(out, "{}", Text { ready: self, after, style })
         };
-        // Whoever does not listen any more has been told enough.
-        let _ = said.and_then(|()| out.flush());
+        // The output may be closed.
+        let _ = written.and_then(|()| out.flush());
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_named_as_a_shell_takes_it() {
+    fn a_program_path_is_quoted_for_the_shell() {
         let here = env::current_dir().unwrap();
         assert_eq!(in_shell(&here.join("target/debug/ably-clerk-auth")), "target/debug/ably-clerk-auth");
         assert!(in_shell(&here.join("service")).ends_with("/service"));

@@ -1,5 +1,4 @@
-//! The service as a child process: a clean environment, a directory of its own with its configuration file, a watch on
-//! its readiness, and no way to outlive its parent.
+//! The service as a child process, with its own environment and directory. It ends with its parent.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -27,33 +26,33 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::log::{self, Output, Said};
+use super::log::{self, Output, ReloadEvent};
 
-/// The file that the service reads in the directory where it runs.
+/// The name of the service's configuration file.
 pub(super) const CONFIGURATION: &str = "ably-clerk-auth.toml";
 
 const NAME: &str = "ably-clerk-auth";
 const WEBHOOK_SIGNING_SECRET: &str = "CLERK_WEBHOOK_SIGNING_SECRET";
 const REVOCABLE_TOKENS: &str = "ABLY_REVOCABLE_TOKENS";
 const ADMIN_PORT: &str = "ADMIN_PORT";
-const PATIENCE_TO_START: Duration = Duration::from_secs(15);
-const PATIENCE_TO_STOP: Duration = Duration::from_secs(10);
-const PATIENCE_FOR_THE_LOG: Duration = Duration::from_secs(1);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(3);
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const LOG_TIMEOUT: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(3);
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("there is no service at {}: build it with `cargo build`, or name it with --service", .0.display())]
+pub(super) enum ServiceError {
+    #[error("service not found at {}: build it with `cargo build`, or set --service", .0.display())]
     Missing(PathBuf),
     #[error("cannot start the service {}: {error}", .program.display())]
     Spawn { program: PathBuf, error: io::Error },
     #[error("the service ended before it was ready: {0}")]
     Ended(Exit),
-    #[error("the service was not ready after {} s: its log above says what it waits for", PATIENCE_TO_START.as_secs())]
+    #[error("the service was not ready after {} s: its log above shows the reason", START_TIMEOUT.as_secs())]
     NotReady,
 }
 
-/// How a process ended, in words.
+/// How a process ended.
 #[derive(Debug)]
 pub(super) struct Exit(io::Result<ExitStatus>);
 
@@ -70,20 +69,20 @@ impl fmt::Display for Exit {
     }
 }
 
-/// A port for the service: this one if it is free, any free one for 0.
-pub(super) fn claim_port(port: u16) -> io::Result<u16> {
+/// The given port if it is free, or any free port for 0.
+pub(super) fn free_port(port: u16) -> io::Result<u16> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr().map(|address| address.port())
 }
 
-/// Any free port for the service's admin listener but the service's own: 0 would turn it off.
-pub(super) fn claim_admin_port(service_port: u16) -> io::Result<u16> {
+/// Any free port except the service's, for the admin listener, which 0 would turn off.
+pub(super) fn free_admin_port(service_port: u16) -> io::Result<u16> {
     let held = TcpListener::bind((Ipv4Addr::LOCALHOST, service_port));
-    let port = claim_port(0);
+    let port = free_port(0);
     drop(held);
     port
 }
 
-/// The service's whole environment.
+/// The complete environment of the service.
 pub(super) fn environment(
     clerk: &Clerk,
     ably: &Ably,
@@ -111,35 +110,34 @@ pub(super) fn environment(
         .into_iter()
         .chain(passed_through)
         .map(|(name, value)| (name.to_owned(), value))
-        // Last, since the last one of a name counts.
+        // The last value of a name wins.
         .chain(set)
         .collect()
 }
 
-fn last<'a>(environment: &'a [(String, String)], name: &str) -> &'a str {
+fn value_of<'a>(environment: &'a [(String, String)], name: &str) -> &'a str {
     environment.iter().rfind(|(each, _)| each == name).map_or("", |(_, value)| value)
 }
 
-/// Where the service of this environment takes webhooks: nowhere without a signing secret. What is no secret is for the
-/// service to say.
+/// The webhook endpoint of the service; `None` without a valid signing secret. The service itself reports an invalid
+/// one.
 pub(super) fn webhook_endpoint(environment: &[(String, String)], port: u16) -> Option<Endpoint> {
-    let secrets = last(environment, WEBHOOK_SIGNING_SECRET).split(',').map(str::trim);
+    let secrets = value_of(environment, WEBHOOK_SIGNING_SECRET).split(',').map(str::trim);
     let secrets: Vec<_> = secrets.filter(|secret| !secret.is_empty()).collect();
     Endpoint::new(&format!("http://127.0.0.1:{port}/webhooks/clerk"), &secrets).ok()
 }
 
-/// Where the service of this environment takes orders, on this machine: nowhere with port 0. What is no port is for the
-/// service to say.
+/// The port of the admin listener; `None` if it is off. The service itself reports an invalid port.
 pub(super) fn admin_port(environment: &[(String, String)]) -> Option<u16> {
-    last(environment, ADMIN_PORT).parse().ok().filter(|port| *port != 0)
+    value_of(environment, ADMIN_PORT).parse().ok().filter(|port| *port != 0)
 }
 
-/// Whether the service of this environment takes its Ably key for one with revocable tokens.
+/// Whether the service expects revocable tokens.
 pub(super) fn revocable_tokens(environment: &[(String, String)]) -> RevocableTokens {
-    if last(environment, REVOCABLE_TOKENS) == "true" { RevocableTokens::On } else { RevocableTokens::Off }
+    if value_of(environment, REVOCABLE_TOKENS) == "true" { RevocableTokens::On } else { RevocableTokens::Off }
 }
 
-/// The service's executable, and the settings that it runs with here.
+/// The service's executable and environment.
 #[derive(Clone)]
 pub(super) struct Program {
     path: PathBuf,
@@ -147,19 +145,18 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// The executable at `path`, or beside this one.
-    pub(super) fn find(path: Option<PathBuf>, environment: Vec<(String, String)>) -> Result<Self, Failure> {
+    /// Finds the executable at `path`, or beside this one.
+    pub(super) fn find(path: Option<PathBuf>, environment: Vec<(String, String)>) -> Result<Self, ServiceError> {
         let path = path.map_or_else(beside_this_one, std::path::absolute);
-        let path = path.map_err(|error| Failure::Spawn { program: NAME.into(), error })?;
-        if path.is_file() { Ok(Self { path, environment }) } else { Err(Failure::Missing(path)) }
+        let path = path.map_err(|error| ServiceError::Spawn { program: NAME.into(), error })?;
+        if path.is_file() { Ok(Self { path, environment }) } else { Err(ServiceError::Missing(path)) }
     }
 
-    /// The executable.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Runs it in `directory`, where it finds no settings but those of its environment and of its configuration file.
+    /// A command in `directory`, whose only settings are the environment and the configuration file there.
     pub(super) fn command<I>(&self, directory: &Path, arguments: I) -> io::Result<Command>
     where
         I: IntoIterator<Item: AsRef<OsStr>>,
@@ -170,17 +167,17 @@ impl Program {
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(directory)
-            // A Ctrl-C in the terminal is for the sandbox, which then stops the service in order.
+            // A Ctrl-C in the terminal is for the sandbox, which stops the service.
             .process_group(0);
         Ok(command)
     }
 
-    fn failed(&self) -> impl Fn(io::Error) -> Failure + '_ {
-        |error| Failure::Spawn { program: self.path.clone(), error }
+    fn failed(&self) -> impl Fn(io::Error) -> ServiceError + '_ {
+        |error| ServiceError::Spawn { program: self.path.clone(), error }
     }
 
-    /// A directory for it to run in, with this configuration and nothing else, that goes away when dropped.
-    pub(super) fn directory(&self, configuration: &str) -> Result<TempDir, Failure> {
+    /// A temporary directory with only this configuration file.
+    pub(super) fn directory(&self, configuration: &str) -> Result<TempDir, ServiceError> {
         let make = || {
             let mut directory = tempfile::Builder::new();
             let directory = directory.prefix("sandbox-").permissions(Permissions::from_mode(0o700)).tempdir()?;
@@ -199,58 +196,58 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Starts the service in `directory`; its log goes to `output`, and what it says of its policy to `said`.
+    /// Starts the service in `directory`. Its log goes to `output`, and its reload messages to `reload_events`.
     pub(super) fn spawn(
         program: &Program,
         directory: TempDir,
         output: Output,
-        said: UnboundedSender<Said>,
-    ) -> Result<Self, Failure> {
+        reload_events: UnboundedSender<ReloadEvent>,
+    ) -> Result<Self, ServiceError> {
         let spawn = || {
             let (log, writer) = io::pipe()?;
             let mut command = program.command(directory.path(), [] as [&str; 0])?;
             let child = command.stdin(Stdio::null()).stdout(writer).kill_on_drop(true).spawn()?;
-            Ok((child, log::pass_on(log, output, said)?))
+            Ok((child, log::pass_on(log, output, reload_events)?))
         };
         let (child, log) = spawn().map_err(program.failed())?;
         Ok(Self { child, log, directory })
     }
 
     /// Returns when `/readyz` answers 200.
-    pub(super) async fn until_ready(&mut self, port: u16) -> Result<(), Failure> {
+    pub(super) async fn until_ready(&mut self, port: u16) -> Result<(), ServiceError> {
         let ready = async {
             while !is_ready(port).await {
-                sleep(BETWEEN_LOOKS).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         tokio::select! {
-            outcome = timeout(PATIENCE_TO_START, ready) => outcome.map_err(|_| Failure::NotReady)?,
-            status = self.child.wait() => return Err(Failure::Ended(Exit(status))),
+            outcome = timeout(START_TIMEOUT, ready) => outcome.map_err(|_| ServiceError::NotReady)?,
+            status = self.child.wait() => return Err(ServiceError::Ended(Exit(status))),
         }
         Ok(())
     }
 
-    /// Returns when the service has ended by itself.
+    /// Returns when the service has ended.
     pub(super) async fn ended(&mut self) -> Exit {
         Exit(self.child.wait().await)
     }
 
-    /// Asks the service to end, and makes it when it takes too long or `hurry` comes first.
+    /// Stops the service, and kills it on a timeout or when `hurry` completes.
     pub(super) async fn stop(mut self, hurry: impl Future<Output = ()>) {
         if let Some(pid) = self.child.id().and_then(pid) {
-            // It may have ended this very moment.
+            // It may have ended already.
             let _ = kill_process(pid, Signal::TERM);
             let is_over = tokio::select! {
-                outcome = timeout(PATIENCE_TO_STOP, self.child.wait()) => outcome.is_ok(),
+                outcome = timeout(STOP_TIMEOUT, self.child.wait()) => outcome.is_ok(),
                 () = hurry => false,
             };
             if !is_over {
                 let _ = self.child.kill().await;
             }
         }
-        // The service's last words are still on their way. A process that it left behind could keep the log open.
-        let _ = timeout(PATIENCE_FOR_THE_LOG, spawn_blocking(|| self.log.join())).await;
-        // What cannot be removed is a small directory among temporary ones.
+        // Waits for the last log lines, with a timeout: a process that the service left behind could keep the log
+        // open.
+        let _ = timeout(LOG_TIMEOUT, spawn_blocking(|| self.log.join())).await;
         let _ = self.directory.close();
     }
 }
@@ -263,7 +260,7 @@ fn pid(id: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(id).ok()?)
 }
 
-/// One bare request, so that waiting needs no HTTP client to be set up.
+/// A request over a bare socket avoids the setup of an HTTP client.
 async fn is_ready(port: u16) -> bool {
     let look = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
@@ -276,7 +273,7 @@ async fn is_ready(port: u16) -> bool {
     matches!(timeout(Duration::from_secs(1), look).await, Ok(Ok(true)))
 }
 
-/// Runs a program that the system ends when this process ends, killed included.
+/// Runs a program that the kernel ends when this process ends, even if killed.
 #[derive(Args)]
 pub(crate) struct TiedToParent {
     parent: i32,
@@ -286,8 +283,8 @@ pub(crate) struct TiedToParent {
 }
 
 impl TiedToParent {
-    /// Ties this process to its parent and turns it into the program. Returns only on failure.
-    #[expect(clippy::print_stderr, reason = "the command's own voice")]
+    /// Ties this process to its parent, and executes the program. Returns only on an error.
+    #[expect(clippy::print_stderr, reason = "the command reports to the terminal")]
     pub(crate) fn become_the_program(self) -> ExitCode {
         let error = match tie_to(self.parent) {
             Ok(()) => process::Command::new(&self.program).args(self.arguments).exec(),
@@ -298,8 +295,8 @@ impl TiedToParent {
     }
 }
 
-/// On Linux the kernel remembers across `exec` what to send when the parent ends, and a process can only set it for
-/// itself: hence the detour through this executable.
+/// Starts the program through this executable. On Linux, only a process itself can request a signal for the end of
+/// its parent; the request survives `exec`.
 #[cfg(target_os = "linux")]
 fn tied_to_this_process(program: &Path) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
@@ -316,10 +313,10 @@ fn tied_to_this_process(program: &Path) -> io::Result<Command> {
 #[cfg(target_os = "linux")]
 fn tie_to(parent: i32) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-    // A parent that ended before the line above sends nothing any more.
+    // If the parent ended before the line above, the kernel sends no signal.
     match rustix::process::getppid() {
         Some(pid) if pid.as_raw_nonzero().get() == parent => Ok(()),
-        _ => Err(io::Error::other("the sandbox has ended already")),
+        _ => Err(io::Error::other("the sandbox has already ended")),
     }
 }
 
@@ -339,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn webhooks_go_to_the_service_signed_with_the_secrets_that_it_has_in_the_end() {
+    fn webhooks_are_signed_with_the_secrets_of_the_service() {
         let endpoint = |set: &[_]| webhook_endpoint(&environment(set), 8080);
         assert_eq!(endpoint(&[]).unwrap().url(), "http://127.0.0.1:8080/webhooks/clerk");
         assert!(endpoint(&[(WEBHOOK_SIGNING_SECRET, " whsec_b25l, ,whsec_dHdv ")]).is_some());
@@ -349,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stand_ins_key_is_what_the_service_takes_it_for() {
+    fn the_stand_in_has_revocable_tokens_if_the_service_expects_them() {
         assert_eq!(revocable_tokens(&environment(&[])), RevocableTokens::On);
         for off in ["false", ""] {
             assert_eq!(revocable_tokens(&environment(&[(REVOCABLE_TOKENS, off)])), RevocableTokens::Off);
@@ -357,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_go_where_the_service_takes_them_in_the_end() {
+    fn the_admin_port_is_the_one_of_the_service() {
         assert_eq!(admin_port(&environment(&[])), Some(41000));
         assert_eq!(admin_port(&environment(&[(ADMIN_PORT, "41001")])), Some(41001));
         for none in ["0", "", "none"] {
@@ -367,9 +364,9 @@ mod tests {
 
     #[test]
     fn the_admin_listener_has_a_port_of_its_own() {
-        let service = claim_port(0).unwrap();
+        let service = free_port(0).unwrap();
         for _ in 0..100 {
-            let admin = claim_admin_port(service).unwrap();
+            let admin = free_admin_port(service).unwrap();
             assert!(admin != 0 && admin != service);
         }
     }

@@ -1,38 +1,38 @@
-//! What stands before the JWKS and the Backend API: the outage and the delay that a test asked for.
+//! The outage and the delay of the JWKS and the Backend API.
 
 use std::time::Duration;
 
 use actix_web::HttpRequest;
 
+use crate::clerk::api_error::ApiError;
 use crate::clerk::instance::{Instance, Outage};
-use crate::clerk::problem::Problem;
 use crate::loopback::hang_up;
 
-const LONGEST_SILENCE: Duration = Duration::from_mins(1);
+const LONGEST_HANG: Duration = Duration::from_mins(1);
 
-/// Passes when the instance answers at the moment.
-pub(super) async fn of(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
+/// Fails during an outage.
+pub(super) async fn check(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
     let mut outage = instance.outage();
     let kind = *outage.borrow_and_update();
     match kind {
         None => Ok(()),
-        Some(Outage::Status(status)) => Err(Problem::outage(status)),
-        Some(Outage::RateLimited { retry_after_s }) => Err(Problem::rate_limited(retry_after_s)),
+        Some(Outage::Status(status)) => Err(ApiError::outage(status)),
+        Some(Outage::RateLimited { retry_after_s }) => Err(ApiError::rate_limited(retry_after_s)),
         Some(Outage::Hang) => {
-            let _ = tokio::time::timeout(LONGEST_SILENCE, outage.changed()).await;
+            let _ = tokio::time::timeout(LONGEST_HANG, outage.changed()).await;
             hang_up(request);
-            Err(Problem::unheard())
+            Err(ApiError::unanswered())
         }
         Some(Outage::Drop) => {
             hang_up(request);
-            Err(Problem::unheard())
+            Err(ApiError::unanswered())
         }
     }
 }
 
-/// Passes when the Backend API answers, after its delay.
-pub(super) async fn of_backend(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
-    of(instance, request).await?;
+/// Fails during an outage, and otherwise waits for the configured delay.
+pub(super) async fn check_backend(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
+    check(instance, request).await?;
     let delay = instance.delay();
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;

@@ -1,4 +1,4 @@
-//! The Backend API: for whoever holds the secret key.
+//! The Backend API, which requires the secret key.
 
 use std::cmp::Ordering;
 
@@ -9,35 +9,31 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{availability, input};
-use crate::clerk::claims::End;
+use crate::clerk::api_error::{ApiError, ApiResult};
 use crate::clerk::instance::Instance;
-use crate::clerk::problem::Problem;
+use crate::clerk::session::SessionEnd;
 use crate::clerk::user::User;
 use crate::clerk::{events, ids};
 
-pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> ApiResult {
     instance.count(|calls| &mut calls.backend_jwks);
-    availability::of_backend(&instance, &request).await?;
+    availability::check_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
     Ok(HttpResponse::Ok().json(instance.jwks()))
 }
 
-pub(super) async fn user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, Problem> {
+pub(super) async fn user(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
     instance.count(|calls| &mut calls.users);
-    // Read before the delay: a slow answer tells of the past, as one over a real network does.
+    // Read before the delay: a slow answer over a network shows an old state too.
     let user = instance.users().into_iter().find(|user| user.id == *id);
-    availability::of_backend(&instance, &request).await?;
+    availability::check_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
-    let user = user.ok_or_else(no_such_user)?;
+    let user = user.ok_or_else(user_not_found)?;
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
 #[derive(Deserialize)]
-pub(super) struct Page {
+pub(super) struct ListQuery {
     limit: Option<usize>,
     offset: Option<usize>,
     order_by: Option<String>,
@@ -46,17 +42,17 @@ pub(super) struct Page {
 pub(super) async fn users(
     instance: Data<Instance>,
     request: HttpRequest,
-    page: Result<Query<Page>, actix_web::Error>,
-) -> Result<HttpResponse, Problem> {
+    page: Result<Query<ListQuery>, actix_web::Error>,
+) -> ApiResult {
     const LARGEST_PAGE: usize = 500;
     const USUAL_PAGE: usize = 10;
     instance.count(|calls| &mut calls.users_list);
-    availability::of_backend(&instance, &request).await?;
+    availability::check_backend(&instance, &request).await?;
     require_secret_key(&instance, &request)?;
-    let page = page.map_err(|_| Problem::bad_param("limit and offset are whole numbers."))?.into_inner();
+    let page = page.map_err(|_| ApiError::bad_param("limit and offset must be whole numbers."))?.into_inner();
     let limit = page.limit.unwrap_or(USUAL_PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
-        return Err(Problem::bad_param("limit is from 1 to 500."));
+        return Err(ApiError::bad_param("limit must be between 1 and 500."));
     }
     let mut users = instance.users();
     sort(&mut users, page.order_by.as_deref().unwrap_or("-created_at"))?;
@@ -64,8 +60,8 @@ pub(super) async fn users(
     Ok(HttpResponse::Ok().json(shown))
 }
 
-/// Sorts by a field's name, after `-` from the largest down.
-fn sort(users: &mut [User], order_by: &str) -> Result<(), Problem> {
+/// Sorts by a field; a leading `-` reverses the order.
+fn sort(users: &mut [User], order_by: &str) -> Result<(), ApiError> {
     let (name, descending) = match order_by.strip_prefix('-') {
         Some(name) => (name, true),
         None => (order_by.strip_prefix('+').unwrap_or(order_by), false),
@@ -79,39 +75,31 @@ fn sort(users: &mut [User], order_by: &str) -> Result<(), Problem> {
         "last_name" => |a, b| a.last_name.cmp(&b.last_name),
         "email_address" => |a, b| a.email_address.cmp(&b.email_address),
         _ => {
-            return Err(Problem::bad_param("order_by names no field that users are sorted by."));
+            return Err(ApiError::bad_param("order_by must be a field that users can be sorted by."));
         }
     };
     users.sort_by(|a, b| if descending { compare(b, a) } else { compare(a, b) });
     Ok(())
 }
 
-/// Passes a change that the holder of the secret key asks for.
-async fn admit(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
+/// Counts a change, and checks availability and the secret key.
+async fn authorize_change(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
     instance.count(|calls| &mut calls.changes);
-    availability::of_backend(instance, request).await?;
+    availability::check_backend(instance, request).await?;
     require_secret_key(instance, request)
 }
 
-pub(super) async fn revoke_session(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+pub(super) async fn revoke_session(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
+    authorize_change(&instance, &request).await?;
     let session = instance
-        .end_session(&id, End::Revoked)
+        .end_session(&id, SessionEnd::Revoked)
         .or_else(|| instance.sessions().into_iter().find(|session| session.id == *id))
-        .ok_or_else(|| Problem::not_found("session with this id"))?;
+        .ok_or_else(|| ApiError::not_found("Session"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 
-pub(super) async fn create_user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+pub(super) async fn create_user(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
+    authorize_change(&instance, &request).await?;
     let now_ms = instance.now_ms();
     let made = User { created_at: now_ms, updated_at: now_ms, ..User::new(ids::new("user")) };
     let user = with_params(&instance, &made, &input::params(&request, &body)?)?;
@@ -124,16 +112,16 @@ pub(super) async fn update_user(
     request: HttpRequest,
     id: Path<String>,
     body: Bytes,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
-    let known = instance.users().into_iter().find(|user| user.id == *id).ok_or_else(no_such_user)?;
+) -> ApiResult {
+    authorize_change(&instance, &request).await?;
+    let known = instance.users().into_iter().find(|user| user.id == *id).ok_or_else(user_not_found)?;
     let changed = with_params(&instance, &known, &input::params(&request, &body)?)?;
     let user = instance.change_user(&id, |user| *user = User { updated_at: user.updated_at, ..changed });
-    Ok(HttpResponse::Ok().json(user.ok_or_else(no_such_user)?.backend_json()))
+    Ok(HttpResponse::Ok().json(user.ok_or_else(user_not_found)?.backend_json()))
 }
 
-/// The user with the params of `createUser` and `updateUser` that the stand-in knows.
-fn with_params(instance: &Instance, user: &User, params: &Map<String, Value>) -> Result<User, Problem> {
+/// The user after applying the supported params of `createUser` and `updateUser`.
+fn with_params(instance: &Instance, user: &User, params: &Map<String, Value>) -> Result<User, ApiError> {
     const KNOWN: [&str; 7] = [
         "username",
         "first_name",
@@ -150,49 +138,32 @@ fn with_params(instance: &Instance, user: &User, params: &Map<String, Value>) ->
         }
     }
     let changed: User = serde_json::from_value(fields)
-        .map_err(|error| Problem::bad_param(format!("This would be no user: {error}.")))?;
+        .map_err(|error| ApiError::bad_param(format!("The user is invalid: {error}.")))?;
     let is_taken = |other: &User| other.id != changed.id && other.username == changed.username;
     if changed.username.is_some() && instance.users().iter().any(is_taken) {
-        return Err(Problem::identifier_exists());
+        return Err(ApiError::identifier_exists());
     }
     Ok(changed)
 }
 
-pub(super) async fn ban_user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, Problem> {
+pub(super) async fn ban_user(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
     change_user(&instance, &request, &id, |user| user.banned = true).await
 }
 
-pub(super) async fn unban_user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, Problem> {
+pub(super) async fn unban_user(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
     change_user(&instance, &request, &id, |user| user.banned = false).await
 }
 
-async fn change_user(
-    instance: &Instance,
-    request: &HttpRequest,
-    id: &str,
-    change: fn(&mut User),
-) -> Result<HttpResponse, Problem> {
-    admit(instance, request).await?;
-    let user = instance.change_user(id, change).ok_or_else(no_such_user)?;
+async fn change_user(instance: &Instance, request: &HttpRequest, id: &str, change: fn(&mut User)) -> ApiResult {
+    authorize_change(instance, request).await?;
+    let user = instance.change_user(id, change).ok_or_else(user_not_found)?;
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
-pub(super) async fn delete_user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+pub(super) async fn delete_user(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
+    authorize_change(&instance, &request).await?;
     if !instance.delete_user(&id) {
-        return Err(no_such_user());
+        return Err(user_not_found());
     }
     Ok(HttpResponse::Ok().json(events::deleted("user", &id)))
 }
@@ -202,10 +173,10 @@ pub(super) async fn update_membership(
     request: HttpRequest,
     path: Path<(String, String)>,
     body: Bytes,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+) -> ApiResult {
+    authorize_change(&instance, &request).await?;
     let params = input::params(&request, &body)?;
-    let role = input::text(&params, "role")?.ok_or_else(|| Problem::bad_param("role is missing."))?;
+    let role = input::text(&params, "role")?.ok_or_else(|| ApiError::bad_param("role is missing."))?;
     let role = role.strip_prefix("org:").unwrap_or(&role).to_owned();
     require_member(&instance, &path)?;
     let user = instance.change_user(&path.1, |user| {
@@ -214,56 +185,52 @@ pub(super) async fn update_membership(
         }
     });
     let shown = user.and_then(|user| Some(events::membership(&user, user.organization.as_ref()?)));
-    Ok(HttpResponse::Ok().json(shown.ok_or_else(no_such_member)?))
+    Ok(HttpResponse::Ok().json(shown.ok_or_else(membership_not_found)?))
 }
 
 pub(super) async fn delete_membership(
     instance: Data<Instance>,
     request: HttpRequest,
     path: Path<(String, String)>,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+) -> ApiResult {
+    authorize_change(&instance, &request).await?;
     let shown = require_member(&instance, &path)?;
-    instance.change_user(&path.1, |user| user.organization = None).ok_or_else(no_such_member)?;
+    instance.change_user(&path.1, |user| user.organization = None).ok_or_else(membership_not_found)?;
     Ok(HttpResponse::Ok().json(shown))
 }
 
-/// The membership of a user in an organization, by both ids.
-fn require_member(instance: &Instance, path: &(String, String)) -> Result<Value, Problem> {
+/// The membership with these organization and user ids.
+fn require_member(instance: &Instance, path: &(String, String)) -> Result<Value, ApiError> {
     let (organization_id, user_id) = path;
-    let user = instance.users().into_iter().find(|user| user.id == *user_id).ok_or_else(no_such_member)?;
+    let user = instance.users().into_iter().find(|user| user.id == *user_id).ok_or_else(membership_not_found)?;
     let organization = user
         .organization
         .as_ref()
         .filter(|organization| organization.id == *organization_id)
-        .ok_or_else(no_such_member)?;
+        .ok_or_else(membership_not_found)?;
     Ok(events::membership(&user, organization))
 }
 
-pub(super) async fn delete_organization(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, Problem> {
-    admit(&instance, &request).await?;
+pub(super) async fn delete_organization(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
+    authorize_change(&instance, &request).await?;
     if !instance.delete_organization(&id) {
-        return Err(Problem::not_found("organization with this id"));
+        return Err(ApiError::not_found("Organization"));
     }
     Ok(HttpResponse::Ok().json(events::deleted("organization", &id)))
 }
 
-fn no_such_user() -> Problem {
-    Problem::not_found("user with this id")
+fn user_not_found() -> ApiError {
+    ApiError::not_found("User")
 }
 
-fn no_such_member() -> Problem {
-    Problem::not_found("such member of this organization")
+fn membership_not_found() -> ApiError {
+    ApiError::not_found("Membership")
 }
 
-fn require_secret_key(instance: &Instance, request: &HttpRequest) -> Result<(), Problem> {
+fn require_secret_key(instance: &Instance, request: &HttpRequest) -> Result<(), ApiError> {
     let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     match given.and_then(|value| value.strip_prefix("Bearer ")) {
         Some(key) if key == instance.secret_key => Ok(()),
-        _ => Err(Problem::bad_secret_key()),
+        _ => Err(ApiError::bad_secret_key()),
     }
 }

@@ -1,62 +1,38 @@
-//! Webhooks for who speaks HTTP only: where they go, what was sent, and sending more.
+//! The routes below `/sandbox/webhooks`: settings, events and attempts, and sending more.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use actix_web::rt::time::timeout;
 use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
-use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
 
 use super::input;
+use crate::clerk::api_error::{ApiError, ApiResult};
 use crate::clerk::instance::Instance;
-use crate::clerk::problem::Problem;
-use crate::clerk::webhooks::{Endpoint, Flow, Webhooks};
+use crate::clerk::webhooks::{Endpoint, Flow, Outbox};
+use crate::event_stream::stream_changes;
 
-/// How many events the stream tells of: more than anyone looks at, and few enough to be told anew at every change.
+/// The number of events in the stream, which repeats them at every change.
 const MOST_STREAMED: usize = 50;
-/// How long the stream is silent at most: a write is how a peer that is gone is noticed.
-const LONGEST_SILENCE: Duration = Duration::from_secs(15);
 
-/// Settings, events and attempts, each list oldest first. Signing secrets are not shown.
+/// Settings, events and attempts, oldest first, without signing secrets.
 pub(super) async fn show(instance: Data<Instance>) -> HttpResponse {
-    HttpResponse::Ok().json(view(&instance.webhooks, usize::MAX))
+    HttpResponse::Ok().json(view(&instance.outbox, usize::MAX))
 }
 
-/// Server-sent events: the same with the newest events only, at once and after each change.
-pub(super) async fn as_they_change(instance: Data<Instance>) -> HttpResponse {
-    let mut changes = instance.webhooks.changes();
-    changes.mark_changed();
-    let told = stream::unfold((instance, changes), |(instance, mut changes)| async move {
-        let text = next_change(&instance.webhooks, &mut changes).await?;
-        Some((Ok::<_, Infallible>(Bytes::from(text)), (instance, changes)))
-    });
-    HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/event-stream"))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .streaming(Box::pin(told))
+/// The same with only the newest events, now and after each change.
+pub(super) async fn stream(instance: Data<Instance>) -> HttpResponse {
+    stream_changes(instance.outbox.changes(), move || view(&instance.outbox, MOST_STREAMED))
 }
 
-/// `None` when the stand-in is gone.
-async fn next_change(webhooks: &Webhooks, changes: &mut watch::Receiver<()>) -> Option<String> {
-    match timeout(LONGEST_SILENCE, changes.changed()).await {
-        Err(_silence) => Some(":\n\n".to_owned()),
-        Ok(Err(_gone)) => None,
-        Ok(Ok(())) => Some(format!("data: {}\n\n", view(webhooks, MOST_STREAMED))),
-    }
-}
-
-fn view(webhooks: &Webhooks, most: usize) -> Value {
-    let (events, attempts) = webhooks.newest(most);
-    let endpoints: Vec<_> = webhooks.endpoints().iter().map(|endpoint| json!({"url": endpoint.url()})).collect();
-    let waits: Vec<_> = webhooks.retry_schedule().iter().map(|wait| json!(wait.as_millis())).collect();
+fn view(outbox: &Outbox, most: usize) -> Value {
+    let (events, attempts) = outbox.newest(most);
+    let endpoints: Vec<_> = outbox.endpoints().iter().map(|endpoint| json!({"url": endpoint.url()})).collect();
+    let waits: Vec<_> = outbox.retry_schedule().iter().map(|wait| json!(wait.as_millis())).collect();
     json!({
         "endpoints": endpoints,
-        "flow": webhooks.flow(),
+        "flow": outbox.flow(),
         "retry_schedule_ms": waits,
         "events": events,
         "attempts": attempts,
@@ -69,13 +45,9 @@ struct EndpointParams {
     signing_secrets: Vec<String>,
 }
 
-/// Changes the settings given: `endpoints` (a list of `{"url","signing_secrets"}`), `flow` (`flowing` or `paused`),
-/// `retry_schedule_ms` (a list of waits). Nothing changes when one of them is wrong.
-pub(super) async fn change(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, Problem> {
+/// Changes the given settings: `endpoints` (a list of `{"url","signing_secrets"}`), `flow` (`flowing` or `paused`),
+/// `retry_schedule_ms` (a list of waits). If one is invalid, none changes.
+pub(super) async fn change(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     let params = input::params(&request, &body)?;
     let endpoints = list::<EndpointParams>(&params, "endpoints")?.map(to_endpoints).transpose()?;
     let waits = list::<u64>(&params, "retry_schedule_ms")?;
@@ -83,60 +55,60 @@ pub(super) async fn change(
         None => None,
         Some("flowing") => Some(Flow::Flowing),
         Some("paused") => Some(Flow::Paused),
-        Some(_) => return Err(Problem::bad_param("flow is flowing or paused.")),
+        Some(_) => return Err(ApiError::bad_param("flow must be flowing or paused.")),
     };
     if let Some(endpoints) = endpoints {
-        instance.webhooks.set_endpoints(endpoints);
+        instance.outbox.set_endpoints(endpoints);
     }
     if let Some(waits) = waits {
-        instance.webhooks.set_retry_schedule(waits.into_iter().map(Duration::from_millis).collect());
+        instance.outbox.set_retry_schedule(waits.into_iter().map(Duration::from_millis).collect());
     }
     if let Some(flow) = flow {
-        instance.webhooks.set_flow(flow);
+        instance.outbox.set_flow(flow);
     }
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn to_endpoints(params: Vec<EndpointParams>) -> Result<Vec<Endpoint>, Problem> {
+fn to_endpoints(params: Vec<EndpointParams>) -> Result<Vec<Endpoint>, ApiError> {
     let endpoint = |params: EndpointParams| {
         let secrets: Vec<_> = params.signing_secrets.iter().map(String::as_str).collect();
-        Endpoint::new(&params.url, &secrets).map_err(|error| Problem::bad_param(format!("{error}.")))
+        Endpoint::new(&params.url, &secrets).map_err(|error| ApiError::bad_param(format!("{error}.")))
     };
     params.into_iter().map(endpoint).collect()
 }
 
-/// The list of this name, if it is there; a form writes it as JSON.
-fn list<T: for<'de> Deserialize<'de>>(params: &Map<String, Value>, name: &str) -> Result<Option<Vec<T>>, Problem> {
+/// An optional list field; a form writes it as JSON.
+fn list<T: for<'de> Deserialize<'de>>(params: &Map<String, Value>, name: &str) -> Result<Option<Vec<T>>, ApiError> {
     let read = match params.get(name) {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(json)) => serde_json::from_str(json),
         Some(value) => serde_json::from_value(value.clone()),
     };
-    read.map(Some).map_err(|_| Problem::bad_param(format!("{name} is not the list that it should be.")))
+    read.map(Some).map_err(|_| ApiError::bad_param(format!("{name} must be a list in the documented form.")))
 }
 
-/// Sends an event, `{"type","data","timestamp"}`, that need not have happened; without a timestamp it is of now.
-pub(super) async fn send(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> Result<HttpResponse, Problem> {
+/// Sends an event, `{"type","data","timestamp"}`, that need not have happened. Without a timestamp it is of now.
+pub(super) async fn send(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     let params = input::params(&request, &body)?;
-    let event_type = input::text(&params, "type")?.ok_or_else(|| Problem::bad_param("type is missing."))?;
-    let data = input::object(&params, "data")?.ok_or_else(|| Problem::bad_param("data is missing."))?;
+    let event_type = input::text(&params, "type")?.ok_or_else(|| ApiError::bad_param("type is missing."))?;
+    let data = input::object(&params, "data")?.ok_or_else(|| ApiError::bad_param("data is missing."))?;
     let timestamp = match params.get("timestamp") {
         None | Some(Value::Null) => None,
         Some(Value::String(text)) => Some(text.parse().ok().ok_or_else(bad_timestamp)?),
         Some(value) => Some(value.as_i64().ok_or_else(bad_timestamp)?),
     };
-    let id = instance.webhooks.send(&event_type, Value::Object(data), timestamp);
+    let id = instance.outbox.send(&event_type, Value::Object(data), timestamp);
     Ok(HttpResponse::Ok().json(json!({"id": id})))
 }
 
-fn bad_timestamp() -> Problem {
-    Problem::bad_param("timestamp is a whole number of milliseconds.")
+fn bad_timestamp() -> ApiError {
+    ApiError::bad_param("timestamp must be a whole number of milliseconds.")
 }
 
-/// Sends an event once more, at once and once only, and answers with what the endpoints said.
-pub(super) async fn redeliver(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, Problem> {
-    if !instance.webhooks.events().iter().any(|event| event.id == *id) {
-        return Err(Problem::not_found("event with this id"));
+/// Sends an event again, at once and without retries, and returns the answers of the endpoints.
+pub(super) async fn redeliver(instance: Data<Instance>, id: Path<String>) -> ApiResult {
+    if !instance.outbox.events().iter().any(|event| event.id == *id) {
+        return Err(ApiError::not_found("Event"));
     }
-    Ok(HttpResponse::Ok().json(instance.webhooks.redeliver(&id).await))
+    Ok(HttpResponse::Ok().json(instance.outbox.redeliver(&id).await))
 }

@@ -1,4 +1,4 @@
-//! How Svix signs: HMAC-SHA256 over `id.timestamp.body`, under the key that follows `whsec_` in base64.
+//! Svix signatures: HMAC-SHA256 over `id.timestamp.body`, with the base64 key after `whsec_`.
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ use sha2::Sha256;
 const PREFIX: &str = "whsec_";
 const KEY_BYTES: usize = 24;
 
-/// A signing secret as the dashboard shows it: `whsec_…`. Its `Debug` does not.
+/// A signing secret as the dashboard shows it: `whsec_…`. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret(String);
 
 impl SigningSecret {
-    /// A new one.
+    /// Generates a signing secret.
     #[must_use]
     pub fn generate() -> Self {
         Self(format!("{PREFIX}{}", STANDARD.encode(rand::random::<[u8; KEY_BYTES]>())))
     }
 
-    /// Reads `whsec_` and the base64 of a key; `None` when it is anything else.
+    /// Parses `whsec_` and a base64 key; `None` if the text is anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let secret = Self(text.to_owned());
@@ -39,7 +39,7 @@ impl SigningSecret {
     }
 
     /// One entry of `svix-signature`. `timestamp` is in seconds since the epoch.
-    #[expect(clippy::expect_used, reason = "the key was read when the secret was made, and HMAC takes any length")]
+    #[expect(clippy::expect_used, reason = "the key was checked when the secret was parsed, and HMAC takes any length")]
     pub(super) fn sign(&self, id: &str, timestamp: i64, body: &str) -> String {
         let key = self.key().expect("a key");
         let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("an HMAC");
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_a_prefix_and_base64_and_is_never_printed() {
+    fn a_secret_has_a_prefix_and_base64_and_is_never_printed() {
         for broken in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_M", "whsec_!!!!"] {
             assert!(SigningSecret::parse(broken).is_none(), "{broken:?}");
         }

@@ -1,5 +1,5 @@
-//! What a credential allows once it is believed: the key itself, a token that the stand-in issued, or an Ably JWT that
-//! the key signed. Hands on a [`Grant`], which knows who may do what until when, but not whether it was revoked.
+//! What a valid credential allows: the API key itself, a token that the stand-in issued, or an Ably JWT that the key
+//! signed. Revocation is checked elsewhere.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
@@ -11,72 +11,71 @@ use super::{
     error::ErrorInfo,
 };
 
-/// How far in the future a JWT may claim to be issued, in milliseconds.
+/// How far ahead of now the `iat` of a JWT may be, in milliseconds.
 const ISSUED_AHEAD_MS: i64 = 60_000;
 
-/// Anyone at all, as a client ID.
-pub(crate) const ANYONE: &str = "*";
+/// The wildcard client ID: the client may use any.
+pub(crate) const WILDCARD_CLIENT_ID: &str = "*";
 
-/// What was presented.
+/// A credential as sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Credential {
-    /// The whole API key, as Basic authentication or the `key` parameter.
+    /// The whole API key, from Basic authentication or the `key` parameter.
     Key(String),
-    /// A token, as Bearer authentication or the `access_token` parameter.
+    /// A token, from Bearer authentication or the `access_token` parameter.
     Token(String),
-    /// Nothing.
-    Nothing,
+    Missing,
 }
 
-/// What a believed credential allows.
+/// What a valid credential allows.
 #[derive(Debug, Clone)]
-pub(crate) struct Grant {
-    /// A digest by which it can be named without being given away; empty for the key.
+pub(crate) struct Access {
+    /// A digest of the token, to identify it in views; empty for the API key.
     pub(crate) id: String,
-    /// `*` is anyone; `None` is nobody in particular.
+    /// `*` allows any client ID; `None` is an anonymous client.
     pub(crate) client_id: Option<String>,
     pub(crate) capability: Capability,
-    /// Absent for the key, which neither expires nor is revoked.
-    pub(crate) life: Option<Life>,
+    /// `None` for the API key, which does not expire and cannot be revoked.
+    pub(crate) lifetime: Option<Lifetime>,
     pub(crate) revocation_key: Option<String>,
-    /// What the issuer vouches for, by channel: others see it on this client's messages.
+    /// Channel claims, by resource. Other clients see the claim on this client's messages.
     channel_claims: Vec<(Resource, String)>,
 }
 
-/// From when until when a token is good, in milliseconds since the epoch.
+/// Times of issue and expiry, in milliseconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Life {
+pub(crate) struct Lifetime {
     pub(crate) issued_ms: i64,
     pub(crate) expires_ms: i64,
 }
 
-impl Grant {
-    /// What the key itself allows: its capability, as anyone.
+impl Access {
+    /// Access by the API key: its capability, with any client ID.
     pub(crate) fn of_key(capability: Capability) -> Self {
         Self {
             id: String::new(),
-            client_id: Some(ANYONE.to_owned()),
+            client_id: Some(WILDCARD_CLIENT_ID.to_owned()),
             capability,
-            life: None,
+            lifetime: None,
             revocation_key: None,
             channel_claims: Vec::new(),
         }
     }
 
-    /// What an issued token allows.
-    pub(crate) fn of_token(token: &str, client_id: Option<String>, capability: Capability, life: Life) -> Self {
+    /// Access by an issued token.
+    pub(crate) fn of_token(token: &str, client_id: Option<String>, capability: Capability, lifetime: Lifetime) -> Self {
         Self {
             id: digest(token),
             client_id,
             capability,
-            life: Some(life),
+            lifetime: Some(lifetime),
             revocation_key: None,
             channel_claims: Vec::new(),
         }
     }
 
-    /// What an Ably JWT allows: signed with the key by HS256, of its `kid`, not expired, no longer lived than a token may
-    /// be, and with no more than the capability of the key.
+    /// Access by an Ably JWT. The key must have signed it with HS256, its `kid` must name the key, and its lifetime
+    /// must be within the limit. The key's capability bounds the JWT's.
     pub(crate) fn of_jwt(
         jwt: &str,
         key: &ApiKey,
@@ -85,60 +84,65 @@ impl Grant {
         now_ms: i64,
     ) -> Result<Self, ErrorInfo> {
         let claims = verified_claims(jwt, key)?;
-        let life = Life { issued_ms: seconds(&claims, "iat")?, expires_ms: seconds(&claims, "exp")? };
-        if life.issued_ms.saturating_sub(now_ms) > ISSUED_AHEAD_MS {
-            return Err(invalid_jwt("the JWT claims to be issued in the future"));
+        let lifetime = Lifetime { issued_ms: seconds(&claims, "iat")?, expires_ms: seconds(&claims, "exp")? };
+        if lifetime.issued_ms.saturating_sub(now_ms) > ISSUED_AHEAD_MS {
+            return Err(invalid_jwt("iat of the JWT is in the future"));
         }
-        let ttl_ms = life.expires_ms.saturating_sub(life.issued_ms);
+        let ttl_ms = lifetime.expires_ms.saturating_sub(lifetime.issued_ms);
         if !(1..=longest_ttl_ms).contains(&ttl_ms) {
-            return Err(ErrorInfo::new(400, 40003, "the JWT lives longer than the key allows, or not at all"));
+            return Err(ErrorInfo::new(
+                400,
+                40003,
+                "the lifetime of the JWT is not positive, or is longer than the key allows",
+            ));
         }
         let client_id = optional_text(&claims, "x-ably-clientId")?;
         if client_id.as_deref() == Some("") {
-            return Err(ErrorInfo::new(400, 40012, "the client ID of the JWT is empty"));
+            return Err(ErrorInfo::new(400, 40012, "x-ably-clientId of the JWT is empty"));
         }
-        let asked =
-            optional_text(&claims, "x-ably-capability")?.ok_or(invalid_jwt("the JWT has no x-ably-capability"))?;
-        let capability = Capability::parse(&asked)?.intersect(key_capability);
+        let requested = optional_text(&claims, "x-ably-capability")?
+            .ok_or(invalid_jwt("x-ably-capability is missing in the JWT"))?;
+        let capability = Capability::parse(&requested)?.intersect(key_capability);
         if capability.is_empty() {
-            return Err(ErrorInfo::not_permitted("the key has none of the capability of the JWT"));
+            return Err(ErrorInfo::not_permitted("the key allows nothing of the capability of the JWT"));
         }
         Ok(Self {
             id: digest(jwt),
             client_id,
             capability,
-            life: Some(life),
+            lifetime: Some(lifetime),
             revocation_key: optional_text(&claims, "x-ably-revocation-key")?,
             channel_claims: channel_claims(&claims)?,
         })
     }
 
-    /// Refuses a token past its life with 40142.
-    pub(crate) fn check_life(&self, now_ms: i64) -> Result<(), ErrorInfo> {
-        match self.life {
-            Some(life) if now_ms >= life.expires_ms => Err(EXPIRED),
+    /// Fails with 40142 if the token has expired.
+    pub(crate) fn check_not_expired(&self, now_ms: i64) -> Result<(), ErrorInfo> {
+        match self.lifetime {
+            Some(lifetime) if now_ms >= lifetime.expires_ms => Err(EXPIRED),
             _ => Ok(()),
         }
     }
 
-    /// What the issuer vouches for on a channel.
+    /// The channel claim for a channel.
     pub(crate) fn claim_on(&self, channel: &str) -> Option<&str> {
         let channel = Resource::of_channel(channel)?;
         self.channel_claims.iter().find(|(resource, _)| resource.covers(&channel)).map(|(_, claim)| claim.as_str())
     }
 
-    /// Refuses, with 40012, to let a client speak as another. Answers as whom it does speak.
-    pub(crate) fn speak_as(own: Option<&str>, named: Option<&str>) -> Result<Option<String>, ErrorInfo> {
+    /// The client ID to publish with: the connection's own, or with a wildcard the one that the message names. Fails
+    /// with 40012 if the message names another.
+    pub(crate) fn publisher_client_id(own: Option<&str>, named: Option<&str>) -> Result<Option<String>, ErrorInfo> {
         match (own, named) {
-            (Some(ANYONE), named) => Ok(named.map(str::to_owned)),
+            (Some(WILDCARD_CLIENT_ID), named) => Ok(named.map(str::to_owned)),
             (own, None) => Ok(own.map(str::to_owned)),
             (Some(own), Some(named)) if own == named => Ok(Some(named.to_owned())),
-            _ => Err(ErrorInfo::new(400, 40012, "the client ID is not the one of the token")),
+            _ => Err(ErrorInfo::new(400, 40012, "clientId differs from the client ID of the token")),
         }
     }
 }
 
-/// The token's time is over; an SDK gets a new one (`RSA4b`).
+/// The token has expired; an SDK fetches a new one (`RSA4b`).
 pub(crate) const EXPIRED: ErrorInfo = ErrorInfo::new(401, 40142, "the token expired");
 
 const fn invalid_jwt(message: &'static str) -> ErrorInfo {
@@ -149,7 +153,7 @@ fn digest(token: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(token.as_bytes())[..12])
 }
 
-/// The claims of a JWT whose signature holds.
+/// The claims of a JWT, once its signature is verified.
 fn verified_claims(jwt: &str, key: &ApiKey) -> Result<Map<String, Value>, ErrorInfo> {
     let malformed = invalid_jwt("the JWT is malformed");
     let (signed, signature) = jwt.rsplit_once('.').ok_or(malformed)?;
@@ -159,14 +163,14 @@ fn verified_claims(jwt: &str, key: &ApiKey) -> Result<Map<String, Value>, ErrorI
         return Err(invalid_jwt("the JWT is not signed with HS256"));
     }
     if header.get("typ").and_then(Value::as_str) != Some("JWT") {
-        return Err(invalid_jwt("the header of the JWT lacks its typ"));
+        return Err(invalid_jwt("typ is missing in the header of the JWT"));
     }
     if header.get("kid").and_then(Value::as_str) != Some(key.name()) {
         return Err(ErrorInfo::invalid_credentials("the kid of the JWT names another key"));
     }
     let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed)?;
-    if !key.signed(signed.as_bytes(), &signature) {
-        return Err(invalid_jwt("the signature of the JWT is wrong"));
+    if !key.verifies(signed.as_bytes(), &signature) {
+        return Err(invalid_jwt("the signature of the JWT is invalid"));
     }
     json_part(claims).ok_or(malformed)
 }
@@ -187,7 +191,7 @@ fn optional_text(claims: &Map<String, Value>, name: &str) -> Result<Option<Strin
     match claims.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(invalid_jwt("an Ably claim of the JWT is not a string")),
+        Some(_) => Err(invalid_jwt("an Ably claim of the JWT must be a string")),
     }
 }
 
@@ -196,7 +200,7 @@ fn channel_claims(claims: &Map<String, Value>) -> Result<Vec<(Resource, String)>
         .iter()
         .filter_map(|(name, value)| Some((name.strip_prefix("ably.channel.")?, value)))
         .map(|(channel, value)| {
-            let claim = value.as_str().ok_or(invalid_jwt("a channel claim of the JWT is not a string"))?;
+            let claim = value.as_str().ok_or(invalid_jwt("a channel claim of the JWT must be a string"))?;
             Ok((Resource::parse(channel)?, claim.to_owned()))
         })
         .collect()
@@ -207,7 +211,7 @@ pub(crate) mod tests {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     use serde_json::{Value, json};
 
-    use super::Grant;
+    use super::Access;
     use crate::ably::{api_key::ApiKey, capability::Capability, error::ErrorInfo};
 
     const NOW_S: i64 = 1_795_289_000;
@@ -244,14 +248,14 @@ pub(crate) mod tests {
         claims
     }
 
-    fn judge(jwt: &str) -> Result<Grant, ErrorInfo> {
+    fn verify(jwt: &str) -> Result<Access, ErrorInfo> {
         let key_capability = Capability::parse(r#"{"chat:*":["*"]}"#).unwrap();
-        Grant::of_jwt(jwt, &key(), &key_capability, 3_600_000, NOW_MS)
+        Access::of_jwt(jwt, &key(), &key_capability, 3_600_000, NOW_MS)
     }
 
     #[test]
-    fn a_sound_jwt_says_who_may_do_what_until_when() {
-        let grant = judge(&jwt(
+    fn a_valid_jwt_gives_client_id_capability_and_expiry() {
+        let access = verify(&jwt(
             &key(),
             &header(),
             &claims(&json!({
@@ -261,17 +265,17 @@ pub(crate) mod tests {
             })),
         ))
         .unwrap();
-        assert_eq!(grant.client_id.as_deref(), Some("alice"));
-        assert_eq!(grant.capability.to_string(), r#"{"chat:*":["publish"]}"#);
-        assert_eq!(grant.revocation_key.as_deref(), Some("sess_1"));
-        assert_eq!(grant.claim_on("chat:a"), Some("moderator"));
-        assert_eq!(grant.claim_on("news"), None);
-        assert_eq!(grant.check_life(NOW_MS + 59_999), Ok(()));
-        assert_eq!(grant.check_life(NOW_MS + 60_000).unwrap_err().code, 40142);
+        assert_eq!(access.client_id.as_deref(), Some("alice"));
+        assert_eq!(access.capability.to_string(), r#"{"chat:*":["publish"]}"#);
+        assert_eq!(access.revocation_key.as_deref(), Some("sess_1"));
+        assert_eq!(access.claim_on("chat:a"), Some("moderator"));
+        assert_eq!(access.claim_on("news"), None);
+        assert_eq!(access.check_not_expired(NOW_MS + 59_999), Ok(()));
+        assert_eq!(access.check_not_expired(NOW_MS + 60_000).unwrap_err().code, 40142);
     }
 
     #[test]
-    fn each_fault_of_a_jwt_has_its_code() {
+    fn each_error_of_a_jwt_has_its_code() {
         for (changed, code) in [
             (json!({ "iat": null }), 40144),
             (json!({ "exp": null }), 40144),
@@ -289,7 +293,7 @@ pub(crate) mod tests {
             (json!({ "x-ably-revocation-key": 7 }), 40144),
             (json!({ "ably.channel.chat:a": 7 }), 40144),
         ] {
-            let error = judge(&jwt(&key(), &header(), &claims(&changed))).unwrap_err();
+            let error = verify(&jwt(&key(), &header(), &claims(&changed))).unwrap_err();
             assert_eq!(error.code, code, "{changed}");
         }
         let other = ApiKey::parse("app.key:other").unwrap();
@@ -301,12 +305,12 @@ pub(crate) mod tests {
             ("a.b.c".to_owned(), 40144),
             ("a.b".to_owned(), 40144),
         ] {
-            assert_eq!(judge(&jwt).unwrap_err().code, code, "{jwt}");
+            assert_eq!(verify(&jwt).unwrap_err().code, code, "{jwt}");
         }
     }
 
     #[test]
-    fn nobody_speaks_as_another() {
+    fn a_client_publishes_only_with_its_own_client_id() {
         for (own, named, spoken) in [
             (Some("alice"), None, Ok(Some("alice"))),
             (Some("alice"), Some("alice"), Ok(Some("alice"))),
@@ -316,7 +320,7 @@ pub(crate) mod tests {
             (None, None, Ok(None)),
             (None, Some("bob"), Err(40012)),
         ] {
-            let answer = Grant::speak_as(own, named).map_err(|error| error.code);
+            let answer = Access::publisher_client_id(own, named).map_err(|error| error.code);
             assert_eq!(answer.as_ref().map(Option::as_deref), spoken.as_ref().copied(), "{own:?} {named:?}");
         }
     }

@@ -1,6 +1,8 @@
-//! `sandbox dev` as a process: what it starts, what it says, and that nothing of it stays behind.
+//! `sandbox dev` as a process: what it starts and prints, and that it leaves nothing behind.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod page;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -12,11 +14,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpResponse, HttpServer, web};
-use reqwest::Method;
-use reqwest::header::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
 
-/// Not a test: the program that stands in for the service. [`StubService`] runs this executable to get it.
+/// Not a test: the program that replaces the service. [`StubService`] runs it through this executable.
 #[test]
 #[ignore = "serves until it is stopped"]
 fn stub_service() {
@@ -55,7 +55,7 @@ fn stub_service() {
     }
 }
 
-/// What the stub does as `explain`: tells what it was given, unless the policy says otherwise.
+/// The `explain` command of the stub: prints its input, unless the policy selects another behavior.
 const EXPLAIN: &str = r#"
 if [ "$1" = explain ]; then
   input=$(cat)
@@ -141,10 +141,10 @@ fn start(command: &mut Command) -> (Child, Value) {
     (child, ready)
 }
 
-/// Runs a sandbox that is to end by itself.
+/// Runs a sandbox that ends by itself.
 fn run(command: &mut Command) -> (ExitStatus, String) {
     let mut child = command.spawn().unwrap();
-    // Held, or the sandbox would end because its input did.
+    // Held open, because the sandbox ends with its input.
     let input = child.stdin.take();
     let Output { status, stderr, .. } = child.wait_with_output().unwrap();
     drop(input);
@@ -193,22 +193,19 @@ async fn it_starts_everything_and_stops_everything_when_its_input_ends() {
     let seen: Value = seen.json().await.unwrap();
     let has = |name: &str| seen["environment"].as_array().unwrap().contains(&name.into());
     assert!(has("ABLY_API_KEY") && has("CLERK_AUTHORIZED_PARTIES") && has("LOG_LEVEL"));
-    assert!(!has("SOME_SETTING") && !has("HOME"), "the service gets nothing of the surroundings: {seen}");
-    assert_eq!(seen["files"], json!([{"Ok": "ably-clerk-auth.toml"}]), "the service finds nothing but its settings");
-    assert!(
-        seen["policy"].as_str().unwrap().contains("[[grants]]"),
-        "without --policy there is one that shows something"
-    );
+    assert!(!has("SOME_SETTING") && !has("HOME"), "the service does not inherit the environment: {seen}");
+    assert_eq!(seen["files"], json!([{"Ok": "ably-clerk-auth.toml"}]), "its directory contains only its configuration");
+    assert!(seen["policy"].as_str().unwrap().contains("[[grants]]"), "the default policy has rules");
 
     drop(sandbox.stdin.take());
     assert!(sandbox.wait().unwrap().success());
     assert_everything_ends(&ready);
-    assert!(stub.ended_in_order().exists(), "the service is asked to end, not killed");
+    assert!(stub.ended_in_order().exists(), "the service is stopped, not killed");
 }
 
 #[tokio::test]
-async fn the_service_takes_orders_on_a_free_port_unless_told_otherwise() {
-    let stub = StubService::new("orders");
+async fn the_admin_listener_has_a_free_port_by_default() {
+    let stub = StubService::new("admin-port");
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for set in [None, Some("41007"), Some("0")] {
         let mut command = dev(&stub);
@@ -235,7 +232,7 @@ async fn the_service_takes_orders_on_a_free_port_unless_told_otherwise() {
 }
 
 #[test]
-fn to_a_person_it_says_what_to_type_for_a_token_and_for_its_end() {
+fn it_prints_commands_to_get_and_to_revoke_a_token() {
     let stub = StubService::new("says");
     let mut command = Command::new(env!("CARGO_BIN_EXE_sandbox"));
     command
@@ -248,16 +245,16 @@ fn to_a_person_it_says_what_to_type_for_a_token_and_for_its_end() {
         command.env_remove(name);
     }
     let mut sandbox = command.spawn().unwrap();
-    let said: Vec<String> = BufReader::new(sandbox.stdout.as_mut().unwrap())
+    let printed: Vec<String> = BufReader::new(sandbox.stdout.as_mut().unwrap())
         .lines()
         .map(Result::unwrap)
         .take_while(|line| !line.contains("Ctrl-C"))
         .collect();
     signal(&sandbox, "TERM");
     assert!(sandbox.wait().unwrap().success());
-    let curl = said.iter().position(|line| line.starts_with("  curl -sH")).unwrap();
-    assert!(said[curl + 1].starts_with("  ADMIN_PORT="), "{said:?}");
-    assert!(said[curl + 1].contains(" revoke --user user_"), "{said:?}");
+    let curl = printed.iter().position(|line| line.starts_with("  curl -sH")).unwrap();
+    assert!(printed[curl + 1].starts_with("  ADMIN_PORT="), "{printed:?}");
+    assert!(printed[curl + 1].contains(" revoke --user user_"), "{printed:?}");
 }
 
 #[test]
@@ -295,7 +292,7 @@ async fn it_ends_with_the_service() {
     drop(input);
     let mut errors = String::new();
     sandbox.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-    assert!(errors.contains("the service ended by itself: exit code 9"), "{errors}");
+    assert!(errors.contains("the service ended unexpectedly: exit code 9"), "{errors}");
     assert_everything_ends(&ready);
 }
 
@@ -308,7 +305,7 @@ fn a_service_that_cannot_start_is_reported_with_its_exit_code() {
 
     let (status, errors) = run(&mut dev_with(&stub, Path::new("/nowhere/service")));
     assert_eq!(status.code(), Some(1));
-    assert!(errors.contains("there is no service at /nowhere/service"), "{errors}");
+    assert!(errors.contains("service not found at /nowhere/service"), "{errors}");
 }
 
 #[test]
@@ -342,7 +339,7 @@ fn a_busy_port_is_named_with_the_flag_that_changes_it() {
 }
 
 #[test]
-fn it_refuses_to_start_where_real_keys_are() {
+fn it_refuses_to_start_with_real_keys() {
     let stub = StubService::new("live-keys");
     for (name, value) in [
         ("ABLY_API_KEY", "app.key:secret"),
@@ -358,142 +355,4 @@ fn it_refuses_to_start_where_real_keys_are() {
             assert!(errors.contains(name) && !errors.contains(value), "{errors}");
         }
     }
-}
-
-/// Asks the page's server as the page does, with these headers laid over the page's own.
-async fn ask_page(ready: &Value, method: Method, path: &str, headers: &[(&str, &str)], body: Value) -> (u16, Value) {
-    let page = text(ready, "page");
-    let mut request = reqwest::Client::builder().no_proxy().build().unwrap().request(method, format!("{page}{path}"));
-    let mut own = HeaderMap::new();
-    for (name, value) in [("origin", page), ("content-type", "application/json")].iter().chain(headers) {
-        own.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-    }
-    request = request.headers(own).body(body.to_string());
-    let answer = request.send().await.unwrap();
-    let status = answer.status().as_u16();
-    (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap())
-}
-
-#[tokio::test]
-async fn the_service_itself_explains_a_policy_and_reads_the_token_from_its_input() {
-    let stub = StubService::new("explains");
-    let (_sandbox, ready) = start(&mut dev(&stub));
-    let ask = async |body| ask_page(&ready, Method::POST, "/explain", &[], body).await;
-
-    let params = json!({"capability": "{}", "ttl": "1000", "clientId": "alice"});
-    let (status, answer) = ask(json!({"policy": "some", "session_token": "e.y.J", "params": params})).await;
-    assert_eq!((status, &answer["problems"]), (200, &json!([])), "{answer}");
-    let told = &answer["explanation"];
-    assert_eq!(told["input"], "e.y.J");
-    assert_eq!(told["policy"], "some");
-    assert_eq!(told["api_key"], ready["api_key"], "it explains with the settings that the service has");
-    let arguments = "explain --session-token - --json --param capability={} --param ttl=1000 --param clientId=alice";
-    assert_eq!(told["arguments"], arguments);
-
-    let problem = json!({"at": {"line": 7, "column": 3}, "message": "no such key"});
-    let (status, answer) = ask(json!({"policy": "broken", "session_token": "e.y.J"})).await;
-    assert_eq!((status, answer), (200, json!({"explanation": null, "problems": [problem]})));
-    let (status, answer) = ask(json!({"policy": "some"})).await;
-    assert_eq!((status, answer), (200, json!({"explanation": null, "problems": []})), "nobody has no explanation");
-    let (status, _) = ask(json!({"policy": "mute"})).await;
-    assert_eq!(status, 500);
-}
-
-#[tokio::test]
-async fn an_explanation_that_takes_too_long_is_given_up_and_its_process_killed() {
-    let stub = StubService::new("hangs");
-    let (_sandbox, ready) = start(&mut dev(&stub));
-    let (status, answer) = ask_page(&ready, Method::POST, "/explain", &[], json!({"policy": "hang"})).await;
-    assert_eq!(status, 504, "{answer}");
-    let id = fs::read_to_string(format!("{}.hanging", stub.ended_in_order().display())).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while Command::new("sh")
-        .args(["-c", &format!("kill -0 {}", id.trim())])
-        .stderr(Stdio::null())
-        .status()
-        .unwrap()
-        .success()
-    {
-        assert!(Instant::now() < deadline, "the process goes on");
-        sleep(Duration::from_millis(10));
-    }
-}
-
-#[tokio::test]
-async fn only_the_page_itself_may_have_a_policy_explained_or_put_in_force() {
-    let stub = StubService::new("foreign");
-    let (_sandbox, ready) = start(&mut dev(&stub));
-    let page = text(&ready, "page");
-    let port = page.rsplit_once(':').unwrap().1;
-    let same_machine = format!("http://127.0.0.1:{port}");
-    let rebound = format!("evil.example:{port}");
-    let rebound_origin = format!("http://{rebound}");
-    for (headers, expected) in [
-        (vec![("origin", "http://evil.example")], 403),
-        (vec![("origin", "null")], 403),
-        // Another name of this machine is another origin.
-        (vec![("origin", same_machine.as_str())], 403),
-        (vec![("origin", text(&ready, "clerk"))], 403),
-        (vec![("host", rebound.as_str()), ("origin", rebound_origin.as_str())], 403),
-        (vec![("host", rebound.as_str())], 403),
-        (vec![("host", "localhost")], 403),
-        (vec![("content-type", "text/plain")], 415),
-        (vec![("content-type", "application/x-www-form-urlencoded")], 415),
-        (vec![], 200),
-    ] {
-        let body = json!({"policy": "some"});
-        let (status, answer) = ask_page(&ready, Method::POST, "/explain", &headers, body.clone()).await;
-        assert_eq!(status, expected, "{headers:?}: {answer}");
-        if expected != 200 {
-            let (status, answer) = ask_page(&ready, Method::PUT, "/policy", &headers, body).await;
-            assert_eq!(status, expected, "{headers:?}: {answer}");
-        }
-    }
-    let read = async |host| ask_page(&ready, Method::GET, "/policy", &[("host", host)], Value::Null).await;
-    let (status, answer) = read(&rebound).await;
-    assert_eq!(status, 403, "{answer}");
-    let (status, answer) = read(page.strip_prefix("http://").unwrap()).await;
-    assert_eq!((status, answer["policy"].as_str().unwrap().contains("[[grants]]")), (200, true));
-}
-
-#[tokio::test]
-async fn what_is_too_large_or_no_question_is_refused() {
-    let stub = StubService::new("too-large");
-    let (_sandbox, ready) = start(&mut dev(&stub));
-    for (policy_length, token_length, expected) in
-        [(64 * 1024, 0, 200), (64 * 1024 + 1, 0, 413), (1, 300 * 1024, 413), (1, 8 * 1024, 200)]
-    {
-        let body = json!({"policy": "#".repeat(policy_length), "session_token": "t".repeat(token_length)});
-        let (status, _) = ask_page(&ready, Method::POST, "/explain", &[], body).await;
-        assert_eq!(status, expected, "{policy_length}, {token_length}");
-    }
-    for body in [json!({}), json!({"policy": 1}), json!({"policy": "", "config": "/etc/passwd"})] {
-        for (method, path) in [(Method::POST, "/explain"), (Method::PUT, "/policy")] {
-            let (status, answer) = ask_page(&ready, method, path, &[], body.clone()).await;
-            assert_eq!(status, 400, "{body}: {answer}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_policy_of_ones_own_is_copied_and_what_the_page_changes_goes_to_the_copy() {
-    let stub = StubService::new("own-policy");
-    let own = stub.directory.join("own.toml");
-    fs::write(&own, "# mine").unwrap();
-    let (_sandbox, ready) = start(dev(&stub).arg("--policy").arg(&own));
-    let put = async |policy| ask_page(&ready, Method::PUT, "/policy", &[], json!({ "policy": policy })).await;
-    let policy = async || ask_page(&ready, Method::GET, "/policy", &[], Value::Null).await.1["policy"].clone();
-    assert_eq!(policy().await, "# mine");
-
-    let problem = json!({"at": {"line": 7, "column": 3}, "message": "no such key"});
-    assert_eq!(put("broken").await, (200, json!({"state": "broken", "problems": [problem]})));
-    assert_eq!(policy().await, "# mine", "what is broken is not put in force");
-    // This service says nothing in its log.
-    assert_eq!(put("another").await, (200, json!({"state": "untold"})));
-    assert_eq!(policy().await, "another");
-    assert_eq!(fs::read_to_string(&own).unwrap(), "# mine");
-
-    let (status, errors) = run(dev(&stub).arg("--policy=/nowhere/policy.toml"));
-    assert_eq!(status.code(), Some(1));
-    assert!(errors.contains("the policy /nowhere/policy.toml cannot be read"), "{errors}");
 }

@@ -1,27 +1,23 @@
-//! What Clerk does not have: handles for scripts and tests that speak HTTP only.
+//! The routes below `/sandbox`, which Clerk does not have: controls for scripts and for the page.
 
 use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::input;
-use crate::clerk::claims::End;
+use crate::clerk::api_error::{ApiError, ApiResult};
 use crate::clerk::events;
 use crate::clerk::instance::{Instance, Outage};
-use crate::clerk::problem::Problem;
+use crate::clerk::session::SessionEnd;
 use crate::clerk::user::User;
 
-/// The bare token of a new session of `user`, ready for `$(curl …)`. `claims` are laid over the usual ones, where null
-/// removes; `origin` becomes `azp`.
-pub(super) async fn session_token(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, Problem> {
+/// The bare token of a new session of `user`, ready for `$(curl …)`. `claims` override the default claims, and null
+/// removes one; `origin` becomes `azp`.
+pub(super) async fn session_token(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     instance.count(|calls| &mut calls.session_tokens);
     let params = input::params(&request, &body)?;
-    let name = input::text(&params, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
-    let user = instance.user(&name).ok_or_else(Problem::unknown_identifier)?;
+    let name = input::text(&params, "user")?.ok_or_else(|| ApiError::bad_param("user is missing."))?;
+    let user = instance.user(&name).ok_or_else(ApiError::unknown_identifier)?;
     let mut claims = instance.new_session_claims(&user.id);
     if let Some(origin) = input::text(&params, "origin")? {
         claims["azp"] = Value::String(origin);
@@ -42,13 +38,9 @@ pub(super) async fn calls(instance: Data<Instance>) -> HttpResponse {
     HttpResponse::Ok().json(instance.calls())
 }
 
-/// `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, `{"kind":"hang"}`, `{"kind":"drop"}`;
-/// `{"kind":"none"}` ends it.
-pub(super) async fn outage(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, Problem> {
+/// Starts an outage: `{"kind":"status","status":503}`, `{"kind":"rate_limited","retry_after_s":2}`, `{"kind":"hang"}`
+/// or `{"kind":"drop"}`; `{"kind":"none"}` ends it.
+pub(super) async fn outage(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     let params = input::params(&request, &body)?;
     let outage = match input::text(&params, "kind")?.as_deref() {
         None | Some("none") => None,
@@ -57,14 +49,14 @@ pub(super) async fn outage(
         Some("hang") => Some(Outage::Hang),
         Some("drop") => Some(Outage::Drop),
         Some(_) => {
-            return Err(Problem::bad_param("kind is status, rate_limited, hang, drop or none."));
+            return Err(ApiError::bad_param("kind must be status, rate_limited, hang, drop or none."));
         }
     };
     instance.set_outage(outage);
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn number<N: TryFrom<u64>>(params: &serde_json::Map<String, Value>, name: &str) -> Result<N, Problem> {
+fn number<N: TryFrom<u64>>(params: &serde_json::Map<String, Value>, name: &str) -> Result<N, ApiError> {
     let number = match params.get(name) {
         Some(Value::String(text)) => text.parse().ok(),
         Some(value) => value.as_u64(),
@@ -72,23 +64,19 @@ fn number<N: TryFrom<u64>>(params: &serde_json::Map<String, Value>, name: &str) 
     };
     number
         .and_then(|number: u64| N::try_from(number).ok())
-        .ok_or_else(|| Problem::bad_param(format!("{name} is missing or no such number.")))
+        .ok_or_else(|| ApiError::bad_param(format!("{name} is missing or not a valid number.")))
 }
 
-/// The users as the page shows them, in a stable order.
+/// All users, in the order of creation.
 pub(super) async fn users(instance: Data<Instance>) -> HttpResponse {
     HttpResponse::Ok().json(instance.users())
 }
 
-/// Changes the fields given of `user`, an id or a username, as an administrator would in a dashboard.
-pub(super) async fn change_user(
-    instance: Data<Instance>,
-    request: HttpRequest,
-    body: Bytes,
-) -> Result<HttpResponse, Problem> {
+/// Changes the given fields of `user` (an id or a username), as an administrator does in a dashboard.
+pub(super) async fn change_user(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
     let mut changes = input::params(&request, &body)?;
-    let name = input::text(&changes, "user")?.ok_or_else(|| Problem::bad_param("user is missing."))?;
-    let user = instance.user(&name).ok_or_else(Problem::unknown_identifier)?;
+    let name = input::text(&changes, "user")?.ok_or_else(|| ApiError::bad_param("user is missing."))?;
+    let user = instance.user(&name).ok_or_else(ApiError::unknown_identifier)?;
     let updated_at = instance.now_ms().max(user.updated_at + 1);
     changes.remove("user");
     changes.remove("id");
@@ -98,34 +86,34 @@ pub(super) async fn change_user(
         fields.extend(changes);
     }
     let user: User = serde_json::from_value(fields)
-        .map_err(|error| Problem::bad_param(format!("This would be no user: {error}.")))?;
+        .map_err(|error| ApiError::bad_param(format!("The user is invalid: {error}.")))?;
     instance.set_user(user.clone());
     Ok(HttpResponse::Ok().json(user.backend_json()))
 }
 
-pub(super) async fn delete_user(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn delete_user(instance: Data<Instance>, id: Path<String>) -> ApiResult {
     if !instance.delete_user(&id) {
-        return Err(Problem::not_found("user with this id"));
+        return Err(ApiError::not_found("User"));
     }
     Ok(HttpResponse::Ok().json(events::deleted("user", &id)))
 }
 
-/// All sessions, the newest first.
+/// All sessions, newest first.
 pub(super) async fn sessions(instance: Data<Instance>) -> HttpResponse {
     let sessions: Vec<_> = instance.sessions().iter().map(events::session).collect();
     HttpResponse::Ok().json(sessions)
 }
 
-/// Ends a session as an administrator does in a dashboard.
-pub(super) async fn revoke_session(instance: Data<Instance>, sid: Path<String>) -> Result<HttpResponse, Problem> {
+/// Revokes a session, as an administrator does in a dashboard.
+pub(super) async fn revoke_session(instance: Data<Instance>, sid: Path<String>) -> ApiResult {
     let session =
-        instance.end_session(&sid, End::Revoked).ok_or_else(|| Problem::not_found("active session with this id"))?;
+        instance.end_session(&sid, SessionEnd::Revoked).ok_or_else(|| ApiError::not_found("Active session"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))
 }
 
-pub(super) async fn delete_organization(instance: Data<Instance>, id: Path<String>) -> Result<HttpResponse, Problem> {
+pub(super) async fn delete_organization(instance: Data<Instance>, id: Path<String>) -> ApiResult {
     if !instance.delete_organization(&id) {
-        return Err(Problem::not_found("organization with this id and a member"));
+        return Err(ApiError::not_found("Organization with members"));
     }
     Ok(HttpResponse::Ok().json(events::deleted("organization", &id)))
 }

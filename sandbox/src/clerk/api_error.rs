@@ -1,4 +1,4 @@
-//! Refusals in Clerk's error shape, `{"errors":[{"code","message","long_message"}]}`.
+//! Errors in Clerk's shape: `{"errors":[{"code","message","long_message"}]}`.
 
 use std::fmt;
 
@@ -9,8 +9,11 @@ use serde_json::json;
 
 use super::ids;
 
+/// The result of a route.
+pub(super) type ApiResult = Result<HttpResponse, ApiError>;
+
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: &'static str,
@@ -18,7 +21,7 @@ pub(super) struct Problem {
     retry_after_s: Option<u64>,
 }
 
-impl Problem {
+impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: &'static str, detail: impl Into<String>) -> Self {
         Self { status, code, message, detail: detail.into(), retry_after_s: None }
     }
@@ -29,11 +32,11 @@ impl Problem {
     }
 
     pub(super) fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "resource_not_found", "Not found", format!("There is no {what}."))
+        Self::new(StatusCode::NOT_FOUND, "resource_not_found", "Not found", format!("{what} not found."))
     }
 
     pub(super) fn unknown_identifier() -> Self {
-        let detail = "The sandbox has no user of that id or username.";
+        let detail = "No user of the sandbox has this id or username.";
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "form_identifier_not_found", "Unknown user", detail)
     }
 
@@ -47,29 +50,29 @@ impl Problem {
     }
 
     pub(super) fn rate_limited(retry_after_s: u64) -> Self {
-        let detail = "The sandbox was told to answer as if the instance's rate limit were used up.";
-        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "Too many requests", detail);
-        Self { retry_after_s: Some(retry_after_s), ..problem }
+        let detail = "The sandbox answers as if the rate limit were exceeded, as requested.";
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "Too many requests", detail);
+        Self { retry_after_s: Some(retry_after_s), ..error }
     }
 
     pub(super) fn outage(status: u16) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self::new(status, "internal_clerk_error", "Outage", "The sandbox was told to answer with this status.")
+        Self::new(status, "internal_clerk_error", "Outage", "The sandbox answers with this status, as requested.")
     }
 
-    /// The end of a request whose connection is cut: nobody will read it.
-    pub(super) fn unheard() -> Self {
+    /// For a request whose connection is closed; the client does not see it.
+    pub(super) fn unanswered() -> Self {
         Self::outage(503)
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.message)
     }
 }
 
-impl ResponseError for Problem {
+impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         self.status
     }

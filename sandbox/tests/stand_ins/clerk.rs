@@ -1,6 +1,4 @@
-//! The Clerk stand-in over HTTP, as a service, a page and a script meet it.
-
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! The stand-in for Clerk, as a service, a page and a script use it.
 
 use std::time::{Duration, Instant};
 
@@ -71,7 +69,7 @@ async fn a_minted_token_verifies_with_every_form_of_the_public_key() {
 }
 
 #[tokio::test]
-async fn a_rotated_key_takes_the_place_of_the_one_before() {
+async fn a_rotated_key_replaces_the_previous_one() {
     let clerk = start().await;
     let before = clerk.mint(json!({}));
     let kid = clerk.rotate_key();
@@ -84,7 +82,7 @@ async fn a_rotated_key_takes_the_place_of_the_one_before() {
 }
 
 #[tokio::test]
-async fn the_backend_api_is_for_holders_of_the_secret_key() {
+async fn the_backend_api_requires_the_secret_key() {
     let clerk = start().await;
     for path in ["/v1/jwks", "/v1/users", "/v1/users/user_1"] {
         for authorization in [None, Some("Bearer sk_test_other"), Some(clerk.secret_key())] {
@@ -101,7 +99,7 @@ async fn the_backend_api_is_for_holders_of_the_secret_key() {
 }
 
 #[tokio::test]
-async fn users_are_shown_whole_one_by_one_and_in_order() {
+async fn users_are_listed_in_order_and_shown_one_by_one() {
     let clerk = start().await;
     let users = clerk.users();
     let named = |name: &str| users.iter().find(|user| user.username.as_deref() == Some(name)).unwrap();
@@ -132,7 +130,7 @@ async fn users_are_shown_whole_one_by_one_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_changed_user_is_seen_at_once_and_a_deleted_one_no_more() {
+async fn a_changed_user_shows_at_once_and_a_deleted_one_does_not() {
     let clerk = start().await;
     let bob = clerk.users().remove(1);
     let user_url = format!("/v1/users/{}", bob.id);
@@ -152,7 +150,7 @@ async fn a_changed_user_is_seen_at_once_and_a_deleted_one_no_more() {
 }
 
 #[tokio::test]
-async fn a_session_goes_from_sign_in_over_fresh_tokens_to_sign_out() {
+async fn a_session_has_a_sign_in_new_tokens_and_a_sign_out() {
     let clerk = start().await;
     let url = |path: &str| format!("{}{path}", clerk.url());
     let origin = "http://localhost:4000";
@@ -190,12 +188,12 @@ async fn a_session_goes_from_sign_in_over_fresh_tokens_to_sign_out() {
     for (path, status) in [(&end, 200), (&end, 404), (&tokens, 404)] {
         assert_eq!(post(&clerk, path, json!({})).await.status(), status, "{path}");
     }
-    assert_eq!(post(&clerk, "/v1/client/sign_ins", json!({"user": "nobody"})).await.status(), 422);
+    assert_eq!(post(&clerk, "/v1/client/sign_ins", json!({"user": "unknown"})).await.status(), 422);
     assert_eq!(post(&clerk, "/v1/client/sign_ins", json!([])).await.status(), 422);
 }
 
 #[tokio::test]
-async fn a_script_gets_a_bare_token_with_the_claims_that_it_wants() {
+async fn a_script_gets_a_bare_token_with_its_own_claims() {
     let clerk = start().await;
     let mint = async |body: Value| {
         let response = post(&clerk, "/sandbox/session-tokens", body).await;
@@ -224,12 +222,12 @@ async fn a_script_gets_a_bare_token_with_the_claims_that_it_wants() {
     let token = form.text().await.unwrap();
     assert_eq!(token.trim(), token);
     assert_eq!(claims(&token).get("azp"), None);
-    let nobody = post(&clerk, "/sandbox/session-tokens", json!({"user": "nobody"})).await;
-    assert_eq!(nobody.status(), 422);
+    let unknown = post(&clerk, "/sandbox/session-tokens", json!({"user": "unknown"})).await;
+    assert_eq!(unknown.status(), 422);
 }
 
 #[tokio::test]
-async fn an_outage_is_what_was_asked_for_and_ends_when_told() {
+async fn an_outage_starts_and_ends_on_request() {
     let clerk = start().await;
     let paths = ["/.well-known/jwks.json", "/v1/jwks", "/v1/users/user_1"];
     clerk.set_outage(Some(Outage::Status(503)));
@@ -257,7 +255,7 @@ async fn an_outage_is_what_was_asked_for_and_ends_when_told() {
 }
 
 #[tokio::test]
-async fn the_backend_api_takes_the_time_that_it_was_told_to_take() {
+async fn the_backend_api_answers_after_its_delay() {
     let clerk = start().await;
     clerk.set_delay(Duration::from_millis(150));
     let begun = Instant::now();
@@ -322,7 +320,7 @@ async fn options_set_ttl_issuer_and_clock() {
 }
 
 #[tokio::test]
-async fn it_is_reached_by_either_name_and_frees_its_port_when_stopped() {
+async fn it_has_two_host_names_and_frees_its_port_when_stopped() {
     let clerk = start().await;
     let port = clerk.port();
     let by_name = client().get(format!("http://localhost:{port}/.well-known/jwks.json")).send().await.unwrap();
@@ -334,7 +332,7 @@ async fn it_is_reached_by_either_name_and_frees_its_port_when_stopped() {
 }
 
 #[tokio::test]
-async fn unknown_routes_and_strange_input_are_refused_in_clerks_shape() {
+async fn unknown_routes_and_invalid_input_are_refused_in_clerks_shape() {
     let clerk = start().await;
     for path in ["/", "/v1/nothing", "/v1/client/nothing", "/sandbox/nothing"] {
         let response = get(&clerk, path).await;
