@@ -1,14 +1,29 @@
-//! Turns a Clerk session into an Ably token request.
+//! Turns a Clerk session into an Ably token.
 //!
-//! A request runs along one line, left to right; nothing reaches back:
+//! A token request runs along one line. Each step hands its result to the next:
 //!
 //! ```text
-//! credential -> session -> identity -> grant -> signature -> answer
+//! routes/token -> issuer: credential -> session -> identity -> grant -> signature -> answer
 //! ```
 //!
-//! [`issuer`] is that line. [`clerk`] finds and verifies the session, [`identity`] names its user, [`policy`] decides what
-//! they may do, [`ably`] signs. [`limits`] says how much of it there is, [`store`] holds what replicas share, [`routes`] is
-//! the HTTP around it, `connection` what carries it, [`config`] the settings, and [`server`] puts it all together.
+//! A webhook or an operator request runs along another:
+//!
+//! ```text
+//! routes/webhooks -> revocation: event -> restrictions in the store -> revocations at Ably, now and as due tasks
+//! ```
+//!
+//! | modules | what they do |
+//! |---|---|
+//! | [`issuer`] | the first line, as code to read from top to bottom |
+//! | [`refusal`] | every refusal, a row each |
+//! | [`clerk`] | credentials, sessions, signing keys, users, webhooks |
+//! | [`identity`], [`policy`] | client IDs; rules that grant capabilities |
+//! | [`ably`] | API keys, capabilities, tokens, the REST API, the queue of revocations |
+//! | [`tenant`] | a Clerk instance, an Ably app and their policy; all tenants |
+//! | [`revocation`], [`store`] | ending access; what replicas share |
+//! | [`routes`], `connection`, [`limits`] | HTTP, its connections, and their bounds |
+//! | [`config`], [`assembly`], [`server`], [`reload`], [`cli`] | from settings to a running service |
+//! | [`telemetry`], [`clock`], [`detached`], `outgoing`, [`trusted_proxies`] | what the others use |
 
 pub mod ably;
 pub mod assembly;

@@ -43,23 +43,23 @@ use crate::{
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is not to be had.
+    /// The public listener's address is not available.
     #[error("cannot listen on {address}: {error}; choose another with SERVER_HOST and SERVER_PORT")]
     Bind {
-        /// Which address.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// Why.
         error: io::Error,
     },
-    /// The admin listener's address is not to be had.
+    /// The admin listener's address is not available.
     #[error(
         "cannot listen on {address} for the admin listener: {error}; choose another with ADMIN_HOST and ADMIN_PORT, or \
-         have none with ADMIN_PORT=0"
+         turn it off with ADMIN_PORT=0"
     )]
     BindAdmin {
-        /// Which address.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// Why.
         error: io::Error,
     },
     /// A part cannot be made.
@@ -70,7 +70,7 @@ pub enum StartError {
     Signals(io::Error),
 }
 
-/// A service that listens, and serves once it is run.
+/// A service that is bound and not running yet.
 pub struct Server {
     address: SocketAddr,
     admin_address: Option<SocketAddr>,
@@ -83,7 +83,7 @@ pub struct Server {
 impl Server {
     const SHUTDOWN_SECONDS: u64 = 20;
 
-    /// The room for connections of the admin listener. The public one has none of it, so strangers cannot use it up.
+    /// The admin listener's own connections: clients of the public listener cannot use them up.
     const ADMIN_ROOM: Room = Room { connections: 100, queue: 100 };
 
     /// Binds the listeners and starts to fetch signing keys. Needs a multi-threaded Tokio runtime.
@@ -113,7 +113,7 @@ impl Server {
         let stop_signal = stop_signal(stop).map_err(StartError::Signals)?;
         let mut http = actix_server::Server::build()
             .shutdown_timeout(Self::SHUTDOWN_SECONDS)
-            // The tables of connections are the limits.
+            // The connection tables limit them.
             .max_concurrent_connections(usize::MAX)
             .shutdown_signal(stop_signal)
             .listen("public", listener, {
@@ -158,8 +158,8 @@ impl Server {
         Ok(Self { address, admin_address, http: http.run(), issuer, reload_metrics: metrics.reloads(), background })
     }
 
-    /// Lets a changed policy take effect while the service runs. `config` is what it was bound with, and `config_path`
-    /// what `--config` names, and `file` what was read there.
+    /// Reloads the policy when it changes. `config` is what the service was bound with, `config_path` the value of
+    /// `--config`, and `file` what was read there.
     pub fn reload_policy(
         &mut self,
         config: Config,
@@ -172,19 +172,19 @@ impl Server {
         Ok(())
     }
 
-    /// Where it listens: the configured address, with the port that was free where 0 was asked for.
+    /// The address of the public listener, with the actual port where 0 was configured.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the admin listener is, unless it is off.
+    /// The address of the admin listener. None: it is off.
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
     }
 
-    /// Serves until SIGTERM or SIGINT, then finishes what is in flight.
+    /// Serves until SIGTERM or SIGINT, then finishes the requests in flight.
     pub async fn run_until_stopped(self) -> io::Result<()> {
         let outcome = self.http.await;
         self.background.iter().for_each(JoinHandle::abort);
@@ -193,29 +193,27 @@ impl Server {
     }
 }
 
-/// Says what ends with this process, where nobody else goes on with it.
+/// Warns of work that ends with this process because no other replica has it.
 fn warn_of_lost_work(store: &dyn Store) {
     let Census { backlog, unwritten, unwritten_work, .. } = store.census(UnixMillis::now());
     if store.is_shared() {
         if unwritten > 0 || unwritten_work > 0 {
             tracing::warn!(
                 restrictions = unwritten,
-                pieces = unwritten_work,
-                "what Redis could not be given ends with this process: denials, marks and their ends that Clerk does not \
-                 tell of again, or that were made by hand, and what was still to be sent to Ably"
+                tasks = unwritten_work,
+                "restrictions and revocation tasks that are not in Redis are lost with this process"
             );
         }
     } else if backlog.pieces > 0 {
         tracing::warn!(
-            pieces = backlog.pieces,
-            "what was still to be sent to Ably ends with this process: tokens of token requests that were signed just \
-             before a denial are not revoked, and live until they end. With REDIS_URL another replica sends it, or the \
-             next start"
+            tasks = backlog.pieces,
+            "revocation tasks are lost with this process: tokens of token requests that were signed just before a denial \
+             live until they expire. With REDIS_URL another replica, or the next start, does these tasks"
         );
     }
 }
 
-/// An app behind the connections of a listener.
+/// The app behind the connections of a listener.
 fn over_connections(
     app: App<
         impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse, Error = Error, InitError = ()>
@@ -237,7 +235,7 @@ fn over_connections(
                 async move {
                     if let Some(slot) = table.admit().await {
                         let peer = stream.peer_addr().ok();
-                        // Answers are short and written whole: there is nothing to wait for.
+                        // Answers are short and written whole.
                         let _ = stream.set_nodelay(true);
                         connection::serve(stream, peer, slot, listener).await;
                     }
@@ -248,21 +246,21 @@ fn over_connections(
     })
 }
 
-/// Binds a listener whose queue of new connections is long enough for a burst.
+/// Binds a listener whose accept queue is long enough for a burst.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     const BACKLOG: u32 = 1024;
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // As the standard library does: a restart must not wait for the connections of the last run.
+    // As the standard library does, so that a restart need not wait for the connections of the last run.
     socket.set_reuseaddr(true)?;
     if address.is_ipv6() {
-        // `::` is all addresses of both families, whatever the system's default.
+        // `::` means both families, whatever the system's default.
         rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
     }
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// The room for connections of the public listener: as many as configured, if the process may open so many files.
+/// The connections of the public listener: as many as configured, if the process may open so many files.
 fn public_room(configured: NonZeroU32) -> Room {
     let configured = u64::from(configured.get());
     let room = limits::make_room(configured);
@@ -277,8 +275,7 @@ fn public_room(configured: NonZeroU32) -> Room {
     room
 }
 
-/// Ends with the first SIGTERM or SIGINT, and says so to `stop`; a second one ends the process at once. From its making
-/// on the process does not die of them otherwise.
+/// A future that ends with the first SIGTERM or SIGINT, which it reports to `stop`. A second signal ends the process at once.
 fn stop_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -287,14 +284,14 @@ fn stop_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()>
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        tracing::info!(signal = name, "stopping; requests in flight are finished first");
+        tracing::info!(signal = name, "stopping after the requests in flight");
         stop.send_replace(true);
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            tracing::warn!("stopped at once, by a second signal");
+            tracing::warn!("stopped at once by a second signal");
             process::exit(1);
         });
     })

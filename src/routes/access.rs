@@ -34,15 +34,15 @@ enum Exposure {
 }
 
 impl Access {
-    /// To a listener at `address` with this token.
+    /// Access to a listener at `address` with this token.
     #[must_use]
     pub fn to(address: Option<SocketAddr>, token: Option<SecretString>) -> Self {
         let is_loopback = address.is_some_and(|address| address.ip().to_canonical().is_loopback());
         Self { exposure: if is_loopback { Exposure::ThisMachine } else { Exposure::OtherMachines }, token }
     }
 
-    /// Whether a request with these headers may give orders. A browser on the operator's machine reaches the listener too,
-    /// so no page may: it would send its `Origin`, and one whose name was made to lead here, that name as `Host`.
+    /// Checks the headers of an operator request. A browser on the operator's machine can reach the listener too, so requests
+    /// of web pages are refused: they have an `Origin`, or after DNS rebinding a foreign `Host`.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         if self.token.is_none() && self.exposure == Exposure::OtherMachines {
             return Err(Refusal::AdminTokenUnset);
@@ -70,7 +70,7 @@ fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
-/// In a time that tells neither how much of it is right nor how long it is.
+/// Compares in constant time.
 fn is_same(given: &[u8], token: &SecretString) -> bool {
     Sha256::digest(given).ct_eq(&Sha256::digest(token.expose_secret())).into()
 }

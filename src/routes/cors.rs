@@ -1,6 +1,6 @@
-//! Cross-origin requests: pages of the allowed origins may read answers, with cookies; no other page may.
+//! Cross-origin requests: only pages of the allowed origins may read answers, with cookies.
 //!
-//! Not actix-cors: it refuses preflights in plain text, where this service's failures have one shape.
+//! Not actix-cors: it refuses preflights in plain text; this service's refusals have one shape.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -55,7 +55,7 @@ pub(super) fn add_headers(
     }
 }
 
-/// The page's origin, if a browser named one. It names no more than one.
+/// The page's origin, if the request has exactly one.
 pub(super) fn origin(headers: &HeaderMap) -> Option<String> {
     let mut origins = headers.get_all(ORIGIN);
     match (origins.next(), origins.next()) {
@@ -64,15 +64,14 @@ pub(super) fn origin(headers: &HeaderMap) -> Option<String> {
     }
 }
 
-/// Answers a preflight, which does not show whose session the request will have. To an origin that is not allowed it says
-/// nothing, and the browser stops there.
+/// Answers a preflight for pages of any tenant: a preflight carries no session. Without the CORS headers the browser stops.
 pub(super) async fn preflight(request: HttpRequest, tenants: Data<Tenants>) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     response.append_header((VARY, "Access-Control-Request-Method, Access-Control-Request-Headers"));
     if origin(request.headers()).is_some_and(|origin| allows(&tenants, None, &origin)) {
         response.insert_header((ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"));
         response.insert_header((ACCESS_CONTROL_MAX_AGE, "7200"));
-        // With credentials there is no wildcard; an app's own authHeaders may be anything.
+        // With credentials a wildcard has no meaning, and an app's authHeaders may have any name.
         if let Some(wanted) = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS) {
             response.insert_header((ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone()));
         }

@@ -8,13 +8,13 @@ use serde_json::json;
 use super::answer;
 use crate::{clerk::KeysState, clock::UnixMillis, issuer::Issuer, store::Health};
 
-/// The process runs.
+/// Liveness: the process runs.
 pub(super) async fn live() -> HttpResponse {
     answer::json(StatusCode::OK, &json!({ "status": "ok" }))
 }
 
-/// The service can verify sessions: with keys that Clerk confirms, or for a while with older ones. Of several tenants one
-/// without keys makes it degraded, not unavailable: the others' users can be served.
+/// Readiness: the service can verify sessions and read its store. With several tenants, one without signing keys makes it
+/// degraded rather than unavailable: users of the others are served.
 pub(super) async fn ready(issuer: Data<Issuer>) -> HttpResponse {
     let states: Vec<_> = issuer.tenants().iter().map(|tenant| tenant.signing_keys().state()).collect();
     let worst = states.iter().copied().max_by_key(|state| badness(*state)).unwrap_or(KeysState::Missing);
@@ -51,7 +51,7 @@ pub(super) async fn ready(issuer: Data<Issuer>) -> HttpResponse {
     answer::json(status_code, &answer)
 }
 
-/// Of several tenants the worst is told.
+/// The higher, the worse. The answer shows the worst of all tenants.
 fn badness(state: KeysState) -> (u8, Duration) {
     match state {
         KeysState::Configured => (0, Duration::ZERO),

@@ -1,5 +1,5 @@
-//! DNS rebinding: a web page whose name an attacker points at this machine reaches a listener on loopback through the
-//! browser of whoever opens it. Its requests carry that name as `Host`, so only names that no page can have are accepted.
+//! Protection against DNS rebinding: a page whose name an attacker resolves to this machine can reach a listener on loopback
+//! through the visitor's browser. Its requests carry that name as `Host`, so only names that no page can have are accepted.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use actix_web::http::{
     uri::Authority,
 };
 
-/// Whether the `Host` header is an IP address or `localhost`, the one name that no name server is asked for.
+/// Whether the `Host` header is an IP address or `localhost`, which no name server resolves.
 pub(super) fn is_of_this_machine(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST);
     match (hosts.next(), hosts.next()) {

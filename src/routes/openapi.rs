@@ -1,4 +1,4 @@
-//! This service's contract.
+//! The contract of this service.
 
 use actix_web::{HttpResponse, http::header::CONTENT_TYPE};
 

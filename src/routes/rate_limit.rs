@@ -1,10 +1,9 @@
-//! The headers that tell a client how many more tokens it may have: `RateLimit-Policy` and `RateLimit`, as in
-//! draft-ietf-httpapi-ratelimit-headers-11.
+//! The `RateLimit-Policy` and `RateLimit` headers (draft-ietf-httpapi-ratelimit-headers-11): how many more tokens the user
+//! may have.
 //!
-//! The policy is what a client can rely on: `q` tokens at once, and as many again `w` seconds after. Of these, `r` are left,
-//! and whoever has no more than those within `t` seconds, the effective window (section 4.1.2), and goes on like that, is
-//! never refused. So `r` to `t` is no more than `q` to `w`, which is as fast as tokens grow back (section 8.5). Nothing is
-//! said of the partition key: it is the user, who is known on both sides.
+//! The policy grants `q` tokens at once, and as many again after `w` seconds. `r` of them are left. A client that asks for at
+//! most `r` in `t` seconds, the effective window (section 4.1.2), and goes on at that rate, is never refused; `r` to `t` is
+//! at most `q` to `w` (section 8.5). There is no partition key: it is the user, whom both sides know.
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{Integer, KeyRef, ListSerializer, StringRef, key_ref, string_ref};
@@ -20,7 +19,7 @@ const WINDOW: &KeyRef = key_ref("w");
 const AVAILABLE: &KeyRef = key_ref("r");
 const EFFECTIVE_WINDOW: &KeyRef = key_ref("t");
 
-/// Adds both, if there is a limit and the request was counted.
+/// Adds both headers, if the request was counted.
 pub(super) fn add_headers(allowance: Option<&Allowance>, headers: &mut HeaderMap) {
     let Some(Allowance { burst, whole_in, remaining, lasts }) = allowance else { return };
     let fields = [
@@ -34,7 +33,7 @@ pub(super) fn add_headers(allowance: Option<&Allowance>, headers: &mut HeaderMap
     }
 }
 
-/// A list of one.
+/// A list with one item.
 fn item(parameters: [(&KeyRef, u32); 2]) -> Option<String> {
     let mut list = ListSerializer::new();
     let parameters = parameters.map(|(key, value)| (key, Integer::from(value)));

@@ -1,16 +1,16 @@
-//! The id that a request has in logs and answers: the caller's own, if it has the form, or a new one.
+//! Request IDs for logs and answers: the caller's, if valid, or a new one.
 
 use actix_web::http::header::HeaderValue;
 
-/// The header of both directions.
+/// The header, in requests and answers.
 pub(super) const HEADER: &str = "x-request-id";
 
-/// An id of 1 to 64 letters, digits, dots, underscores and hyphens.
+/// 1 to 64 letters, digits, dots, underscores and hyphens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RequestId(String);
 
 impl RequestId {
-    /// Takes the caller's id, or makes one.
+    /// The caller's ID, if valid, or a new one.
     pub(super) fn accept_or_make(offered: Option<&HeaderValue>) -> Self {
         let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         let accepted = offered

@@ -1,8 +1,7 @@
-//! What the service counts and measures, in Prometheus' text format. `docs/metrics.md` says what each metric means.
+//! The service's metrics, in Prometheus' text format. `docs/metrics.md` explains each.
 //!
-//! [`Metrics`] has them all, once for each service. The parts that record get handles, whose counters were looked up when
-//! the handle was made; what a tenant's parts record has its name in the label `tenant`. No label holds anything that a
-//! request could choose: each combination of labels is a series that is kept for ever.
+//! A service has one [`Metrics`]. Its parts record through handles, which look their counters up once. No label holds a
+//! value that a request could choose: each combination of labels is a series that is kept forever.
 
 mod store;
 
@@ -32,7 +31,7 @@ use crate::{
 
 const PREFIX: &str = "ably_clerk_auth";
 
-/// What can become of a webhook.
+/// The outcomes of a webhook.
 const WEBHOOK_OUTCOMES: [&str; 5] = ["applied", "outdated", "ignored", "postponed", "malformed"];
 
 /// All metrics of a service.
@@ -95,7 +94,6 @@ struct Outcome {
     outcome: &'static str,
 }
 
-/// `format` is one of the settings'.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Format {
     tenant: TenantLabel,
@@ -125,7 +123,7 @@ struct Build {
     version: &'static str,
 }
 
-/// A histogram of how long a token takes: from a signature alone to a call that is tried twice.
+/// A histogram of durations from a signature alone to a call with its retry.
 #[derive(Clone, Debug)]
 struct Durations(Histogram);
 
@@ -169,7 +167,7 @@ impl Metrics {
         families.policy_last_reload_successful.set(1);
         families.policy_last_taken.set(seconds(now));
         let mut registry = Registry::default();
-        // By the name that it has everywhere, without our prefix: others' dashboards and alerts know it.
+        // The standard name, which dashboards and alerts know.
         registry.register("process_start_time_seconds", "When the process started", started);
         let ours = registry.sub_registry_with_prefix(PREFIX);
         ours.register("build_info", "The version that runs; always 1", build);
@@ -189,7 +187,7 @@ impl Metrics {
         Ok(text)
     }
 
-    /// What a tenant's issuer and its parts record. `name` comes from the configuration.
+    /// The metrics of a tenant.
     #[must_use]
     pub fn tenant(&self, name: &str) -> TenantMetrics {
         let families = &self.families;
@@ -204,7 +202,7 @@ impl Metrics {
         }
         let clock = |vendor| {
             let (families, labels) = (Arc::clone(families), Vendor { tenant: tenant.clone(), vendor });
-            // There is no series before the first offset: 0 would say that the clock is right.
+            // No series before the first offset: 0 would mean that the clock is right.
             ClockWatch::new(name, vendor, move |offset| {
                 families.clock_offsets.get_or_create(&labels).set(offset.seconds());
             })
@@ -223,7 +221,7 @@ impl Metrics {
         }))
     }
 
-    /// What the reload of the configuration records.
+    /// The metrics of reloads.
     #[must_use]
     pub fn reloads(&self) -> ReloadMetrics {
         let families = &self.families;
@@ -236,7 +234,7 @@ impl Metrics {
         }
     }
 
-    /// What the public listener records of requests before anybody knows whose they are.
+    /// The metrics of the public listener's requests whose tenant is unknown.
     #[must_use]
     pub fn requests(&self) -> RequestMetrics {
         RequestMetrics(Arc::clone(&self.families))
@@ -328,7 +326,7 @@ impl Families {
     }
 }
 
-/// What a tenant's issuer and its parts record.
+/// The metrics of a tenant.
 #[derive(Clone)]
 pub struct TenantMetrics(Arc<TenantSeries>);
 
@@ -359,7 +357,7 @@ impl Default for TenantMetrics {
 }
 
 impl TenantMetrics {
-    /// A token was issued, after so long.
+    /// A token was issued after this time.
     pub fn issued(&self, format: TokenFormat, after: Duration) {
         match format {
             TokenFormat::TokenRequest => &self.0.token_requests,
@@ -370,19 +368,19 @@ impl TenantMetrics {
         self.0.issued_in.observe(after.as_secs_f64());
     }
 
-    /// A token was refused, after so long. `reason` is that of the cause, `status` that of the answer.
+    /// A token was refused after this time.
     pub fn refused(&self, reason: &'static str, status: u16, after: Duration) {
         let labels = TokenRefusal { tenant: self.0.tenant.clone(), reason, status };
         self.0.families.token_refusals.get_or_create(&labels).inc();
         self.0.refused_in.observe(after.as_secs_f64());
     }
 
-    /// A policy of so many rules is in force from now on.
+    /// A policy with this number of rules is in force.
     pub fn policy_in_force(&self, rules: usize) {
         self.0.rules.set(i64::try_from(rules).unwrap_or(i64::MAX));
     }
 
-    /// For the signing keys, where Clerk is asked for them.
+    /// For refreshes of the signing keys.
     #[must_use]
     pub fn signing_key_refreshes(&self) -> RefreshCounts {
         let families = &self.0.families;
@@ -402,7 +400,7 @@ impl TenantMetrics {
         self.0.ably_clock.clone()
     }
 
-    /// For the users, where Clerk is asked for them.
+    /// For lookups of users at Clerk.
     #[must_use]
     pub fn user_lookups(&self) -> LookupCounts {
         let family = &self.0.families.user_lookups;
@@ -413,7 +411,7 @@ impl TenantMetrics {
         }
     }
 
-    /// For the exchange of token requests, where the service does it.
+    /// For exchanges of token requests at Ably.
     #[must_use]
     pub fn ably_exchanges(&self) -> ExchangeCounts {
         let family = &self.0.families.ably_exchanges;
@@ -435,7 +433,7 @@ impl TenantMetrics {
         }
     }
 
-    /// A webhook of this tenant's was answered; `outcome` is one of those in `docs/metrics.md`.
+    /// A webhook was answered; `outcome` is one of `docs/metrics.md`.
     pub fn webhook(&self, outcome: &'static str) {
         self.by_outcome(&self.0.families.webhooks, outcome).inc();
     }
@@ -445,7 +443,7 @@ impl TenantMetrics {
     }
 }
 
-/// What the reload of the configuration records.
+/// The metrics of reloads.
 #[derive(Clone, Debug)]
 pub struct ReloadMetrics {
     taken: Counter,
@@ -455,26 +453,26 @@ pub struct ReloadMetrics {
 }
 
 impl ReloadMetrics {
-    /// A new policy was taken.
+    /// A new policy took effect.
     pub fn taken(&self, now: UnixMillis) {
         self.taken.inc();
         self.last_successful.set(1);
         self.last_taken.set(seconds(now));
     }
 
-    /// A new configuration was refused.
+    /// A new configuration was rejected.
     pub fn refused(&self) {
         self.refused.inc();
         self.last_successful.set(0);
     }
 }
 
-/// What the public listener records of requests before anybody knows whose they are.
+/// The metrics of the public listener's requests whose tenant is unknown.
 #[derive(Clone, Debug)]
 pub struct RequestMetrics(Arc<Families>);
 
 impl RequestMetrics {
-    /// A request has begun; it is in flight until what is returned is dropped.
+    /// Counts a request as in flight until the returned value is dropped.
     #[must_use]
     pub fn begin(&self) -> InFlight {
         let gauge = self.0.requests_in_flight.clone();
@@ -482,7 +480,7 @@ impl RequestMetrics {
         InFlight(gauge)
     }
 
-    /// A request was refused whoever it is from. `reason` is as in the log.
+    /// A request was refused.
     pub fn refused(&self, reason: &'static str, status: u16) {
         self.0.request_refusals.get_or_create(&RequestRefusal { reason, status }).inc();
     }
@@ -495,15 +493,15 @@ pub struct ConnectionMetrics {
     pub open: Gauge,
     /// Connections closed for new ones.
     pub at_limit: Counter,
-    /// Connections closed because all together held too many bytes of unverified requests.
+    /// Connections closed because unverified requests held too many bytes together.
     pub over_bytes: Counter,
     /// Connections closed because a request was not answered, or its answer not read, in time.
     pub at_deadline: Counter,
-    /// New connections closed because no other could give way.
+    /// New connections closed because all others were busy.
     pub not_admitted: Counter,
 }
 
-/// A request that is being answered.
+/// A request in flight.
 #[derive(Debug)]
 pub struct InFlight(Gauge);
 

@@ -17,7 +17,7 @@ async fn a_signal_lets_requests_in_flight_finish_and_the_exit_code_is_0() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         service.signal(signal);
-        service.logged("stopping; requests in flight are finished first").await;
+        service.logged("stopping after the requests in flight").await;
         let response = in_flight.await.unwrap().unwrap();
         assert_eq!(json(response, 200).await["clientId"], "alice");
         let status = tokio::task::spawn_blocking(move || service.wait()).await.unwrap();

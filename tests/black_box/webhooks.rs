@@ -832,7 +832,7 @@ async fn a_replica_on_its_own_that_is_stopped_says_how_much_is_lost_that_was_to_
         let stopped = tokio::task::spawn_blocking(move || (service.wait().code(), service));
         let (code, service) = stopped.await.unwrap();
         assert_eq!(code, Some(0));
-        service.logged("stopping; requests in flight are finished first").await;
+        service.logged("stopping after the requests in flight").await;
         if lost > 0 {
             assert_eq!(service.logged_where("pieces", ended).await["level"], "WARN");
         }
