@@ -20,6 +20,7 @@ pub mod identity;
 pub mod issuer;
 pub mod limits;
 mod outgoing;
+mod placeholder;
 pub mod policy;
 pub mod reload;
 pub mod revocation;

@@ -1,7 +1,13 @@
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::{Number, Value, json};
 
 use super::*;
-use crate::clock::UnixMillis;
+use crate::{
+    ably::{Operations, TokenParams, Ttl},
+    clerk::Session,
+    clock::UnixMillis,
+};
 
 /// A session with these claims.
 pub(super) fn session(claims: &Value) -> Session {
@@ -73,7 +79,7 @@ fn rules_that_match_add_up() {
 }
 
 #[test]
-fn the_names_of_the_rules_that_matched_are_told_in_order_and_so_is_what_dropped_out() {
+fn a_decision_names_the_matching_rules_in_order_and_what_dropped_out() {
     let decision = policy().decide(&session(&json!({ "tier": "pro" })), &TokenParams::default());
     assert_eq!(decision.outcome.unwrap().rules, ["own", "pro"].map(RuleName::new));
     assert_eq!(
@@ -237,7 +243,7 @@ fn a_rule_grants_nothing_without_the_limit_or_the_claim_that_was_to_go_with_it()
 }
 
 #[test]
-fn an_explanation_names_every_rule_and_why_and_decides_the_same() {
+fn an_explanation_names_every_rule_with_its_reason_and_decides_the_same() {
     let policy = Policy { require: Some(Condition::Impersonated(false)), ..policy() };
     for claims in [json!({}), json!({ "tier": "pro" }), json!({ "tier": "secret" }), json!({ "act": { "sub": "u" } })] {
         let (session, asked) = (session(&claims), asking(r#"{"lobby":["*"]}"#));
