@@ -30,7 +30,7 @@ use url::Url;
 use super::backend_api::bearer;
 use crate::{
     clock::{ClockOffset, ClockWatch, UnixMillis},
-    outgoing::{UnreadableBody, causes, read_json, send},
+    outgoing::{causes, read_json, send},
 };
 
 /// The keys that verify an instance's session tokens.
@@ -158,15 +158,6 @@ pub enum JwksError {
     /// A JWKS without an RSA key for RS256 signatures.
     #[error("the JWKS has no RSA signing key")]
     NoUsableKey,
-}
-
-impl From<UnreadableBody> for JwksError {
-    fn from(error: UnreadableBody) -> Self {
-        match error {
-            UnreadableBody::Interrupted(error) => Self::Unreachable(error),
-            UnreadableBody::Malformed => Self::Malformed,
-        }
-    }
 }
 
 /// The keys that an instance publishes, kept up to date.
@@ -342,7 +333,7 @@ impl Shared {
             return Err(JwksError::Status(response.status().as_u16()));
         }
         let clock_offset = arrival.clock_offset(&response);
-        let set: JwkSet = read_json(response).await?;
+        let set: JwkSet = read_json(response, JwksError::Unreachable, JwksError::Malformed).await?;
         let keys: HashMap<_, _> = set.keys.into_iter().filter_map(usable).collect();
         if keys.is_empty() { Err(JwksError::NoUsableKey) } else { Ok(Fetched { keys, clock_offset }) }
     }
