@@ -5,6 +5,7 @@
 
 mod api_key;
 mod capability;
+mod checked_text;
 mod client_id;
 mod error_info;
 mod exchange;

@@ -347,7 +347,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
         "CLERK_PUBLISHABLE_KEY ([clerk] publishable_key): not set",
         "CLERK_AUTHORIZED_PARTIES ([clerk] authorized_parties): an origin has a path, a slash at the end, a query or a fragment",
         "TOKEN_TTL ([token] ttl): longer than the 24 hours",
-        "TOKEN_FORMAT ([token] format): no such format; use token_request, jwt or token_details",
+        "TOKEN_FORMAT ([token] format): unknown format; use token_request, jwt or token_details",
         "REVOCATION_DENIAL_TTL ([revocation] denial_ttl): under 2m",
         "ADMIN_TOKEN ([admin] token): has spaces",
         "CLERK_CLOCK_SKEW_MS ([clerk] clock_skew_ms): not a whole number of milliseconds",
