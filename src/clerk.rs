@@ -1,8 +1,7 @@
-//! What the service knows of Clerk: where a session token is, how it is verified, what it says, and a little of the
-//! Backend API.
+//! Clerk: session tokens, their verification, webhooks, and parts of the Backend API.
 //!
-//! Knows nothing of Ably, of HTTP serving or of configuration files. The rules are those of `@clerk/backend`; where this
-//! service is stricter, `docs/clerk.md` says so.
+//! Independent of Ably, of HTTP serving and of configuration files. The rules are those of `@clerk/backend`;
+//! `docs/clerk.md` lists the differences.
 
 mod backend_api;
 mod cookies;
