@@ -5,9 +5,10 @@ use serde_json::{Map, Value};
 
 use super::{
     credential::{Credential, CredentialSource},
+    jwks::KeyError,
     jwt::Decoded,
     session::{Session, is_truthy, non_empty},
-    signing_keys::{KeyError, KeysUnavailable, SigningKeys},
+    signing_keys::{KeysUnavailable, SigningKeys},
 };
 use crate::clock::UnixMillis;
 
