@@ -178,7 +178,7 @@ pub enum NoIntersection {
 impl Capability {
     /// The maximum size of resources in an intersection that neither side names, in bytes of names and operations. ably-js
     /// reads no larger response. The other resources are never more than both sides have together.
-    pub const MOST_BYTES_BETWEEN: usize = 128 * 1024;
+    pub const MAX_UNNAMED_BYTES: usize = 128 * 1024;
 
     /// The union of these resources. The operations of a repeated resource add up. Ignores empty names. `None` if nothing
     /// is left.
@@ -201,12 +201,12 @@ impl Capability {
     /// malformed resource, like `[meta`, matches nothing.
     ///
     /// The narrower one may be a resource that neither names: `b:a` for `*:a` and `b:*`. These may take at most
-    /// [`Self::MOST_BYTES_BETWEEN`].
+    /// [`Self::MAX_UNNAMED_BYTES`].
     pub fn intersect(&self, other: &Self) -> Result<Self, NoIntersection> {
         let ours: Vec<_> = self.patterns().collect();
         let mut theirs: Vec<_> = other.patterns().map(|pattern| (pattern, None)).collect();
         let mut both = Vec::new();
-        let mut bytes_left = Self::MOST_BYTES_BETWEEN;
+        let mut bytes_left = Self::MAX_UNNAMED_BYTES;
         for (our_name, our_pattern, our_operations) in ours {
             let mut our_common = None;
             for ((_, their_pattern, their_operations), their_common) in &mut theirs {
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn capabilities_intersect_pair_by_pair() {
-        for (asked, granted, both) in [
+        for (requested, granted, both) in [
             (r#"{"a":["publish","subscribe"]}"#, r#"{"a":["subscribe"]}"#, r#"{"a":["subscribe"]}"#),
             (r#"{"a":["publish"]}"#, r#"{"*":["*"]}"#, r#"{"a":["publish"]}"#),
             (r#"{"a":["*"]}"#, r#"{"a":["*"]}"#, r#"{"a":["*"]}"#),
@@ -413,15 +413,15 @@ mod tests {
             (r#"{"a:*":["*"],"a:b":["history"]}"#, r#"{"a:b":["*"]}"#, r#"{"a:b":["*"]}"#),
             (r#"{"a":["publish"],"b":["stats"]}"#, r#"{"b":["*"]}"#, r#"{"b":["stats"]}"#),
         ] {
-            assert_eq!(intersection(asked, granted).unwrap().to_string(), both, "{asked} and {granted}");
+            assert_eq!(intersection(requested, granted).unwrap().to_string(), both, "{requested} and {granted}");
         }
-        for (asked, granted) in [
+        for (requested, granted) in [
             (r#"{"a":["publish"]}"#, r#"{"a":["subscribe"]}"#),
             (r#"{"a":["publish"]}"#, r#"{"b":["publish"]}"#),
             (r#"{"[meta":["publish"]}"#, r#"{"[*]*":["*"]}"#),
             (r#"{"[meta]a":["publish"]}"#, r#"{"*":["*"]}"#),
         ] {
-            assert_eq!(intersection(asked, granted), None, "{asked} and {granted}");
+            assert_eq!(intersection(requested, granted), None, "{requested} and {granted}");
         }
     }
 
@@ -446,12 +446,12 @@ mod tests {
             let operations = Operations::parse([operation]).unwrap();
             Capability::union((0..count).map(|position| (name(position), operations))).unwrap()
         };
-        let asked = |count| half(count, |position| format!("*:{position:06}"), "*");
+        let requested = |count| half(count, |position| format!("*:{position:06}"), "*");
         let granted = half(64, |position| format!("g{position:04}:*"), "stats");
-        let most_asked = Capability::MOST_BYTES_BETWEEN / (17 * 64);
-        assert_eq!(asked(most_asked).intersect(&granted).unwrap().len(), most_asked * 64);
-        assert_eq!(asked(most_asked + 1).intersect(&granted), Err(NoIntersection::TooLarge));
-        assert_eq!(granted.intersect(&asked(most_asked + 1)), Err(NoIntersection::TooLarge));
+        let max_requested = Capability::MAX_UNNAMED_BYTES / (17 * 64);
+        assert_eq!(requested(max_requested).intersect(&granted).unwrap().len(), max_requested * 64);
+        assert_eq!(requested(max_requested + 1).intersect(&granted), Err(NoIntersection::TooLarge));
+        assert_eq!(granted.intersect(&requested(max_requested + 1)), Err(NoIntersection::TooLarge));
         let named = half(20_000, |position| format!("a-name-that-is-long:{position}"), "stats");
         let everything = half(1, |_| "*".to_owned(), "*");
         assert_eq!(everything.intersect(&named).as_ref(), Ok(&named), "the size of what a side names does not count");

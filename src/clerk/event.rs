@@ -235,7 +235,8 @@ mod tests {
         let data = json!({ "id": "sess_1", "user_id": null, "user": null });
         assert_eq!(parse("session.ended", &data), Ok(Some(ended)));
         for (flag, banned) in [("banned", true), ("deprovisioned", false)] {
-            let banned_user = User { id: "user_1".into(), username: None, banned, deprovisioned: !banned, updated_at: 0 };
+            let banned_user =
+                User { id: "user_1".into(), username: None, banned, deprovisioned: !banned, updated_at: 0 };
             let data = json!({ "id": "user_1", flag: true });
             assert_eq!(parse("user.updated", &data), Ok(Some(Change::UserUpdated(banned_user))), "{flag}");
         }

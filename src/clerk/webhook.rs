@@ -81,7 +81,7 @@ impl UnverifiedHeaders {
         if !text(signature)?.split(' ').any(|entry| entry.starts_with("v1,")) {
             return Err(InvalidDelivery::Headers);
         }
-        // The signature covers the number, so another spelling of it cannot pass.
+        // The signature covers the number, however it is written.
         let seconds: i64 = text(timestamp)?.parse().map_err(|_| InvalidDelivery::Headers)?;
         if seconds.saturating_mul(1000).abs_diff(now.0) > clock::millis(Self::TOLERANCE).unsigned_abs() {
             return Err(InvalidDelivery::Timestamp);

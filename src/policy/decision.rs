@@ -26,7 +26,7 @@ pub struct Policy {
 impl Policy {
     /// The maximum number of resources in a requested capability where there are rules. A form of 16 KiB, as SDKs encode
     /// it, has room for fewer, unless nearly all names have five letters or less.
-    pub const MOST_RESOURCES_ASKED: usize = 512;
+    pub const MAX_REQUESTED_RESOURCES: usize = 512;
 
     /// Decides what a session gets that requests `params`: less if it requests less, never more.
     #[must_use]
@@ -119,7 +119,7 @@ fn fill_all<T>(
 
 /// The intersection compares every resource with every other; the limit bounds the time.
 fn intersect(requested: &Capability, granted: &Capability) -> Result<Capability, PolicyRefusal> {
-    if requested.len() > Policy::MOST_RESOURCES_ASKED {
+    if requested.len() > Policy::MAX_REQUESTED_RESOURCES {
         return Err(PolicyRefusal::TooMuchAsked);
     }
     requested.intersect(granted).map_err(|error| match error {

@@ -144,8 +144,8 @@ fn a_client_may_ask_for_512_resources_and_for_few_that_meet_many_in_a_third() {
     };
     let lobby = |n| if n == 0 { "lobby".to_owned() } else { format!("other:{n}") };
     let expected = Ok(r#"{"lobby":["subscribe"]}"#.to_owned());
-    assert_eq!(capability(&policy(), &json!({}), &resources(Policy::MOST_RESOURCES_ASKED, lobby)), expected);
-    let too_many = resources(Policy::MOST_RESOURCES_ASKED + 1, lobby);
+    assert_eq!(capability(&policy(), &json!({}), &resources(Policy::MAX_REQUESTED_RESOURCES, lobby)), expected);
+    let too_many = resources(Policy::MAX_REQUESTED_RESOURCES + 1, lobby);
     assert_eq!(capability(&policy(), &json!({}), &too_many), Err(PolicyRefusal::TooMuchAsked));
     let unruled = Policy::default().decide(&session(&json!({})), &too_many).outcome.unwrap();
     assert_eq!(unruled.capability, too_many.capability);
