@@ -254,7 +254,7 @@ async fn a_session_token_that_would_be_refused_is_explained_if_its_signature_hol
     let now = vendors.clerk.session_claims(&vendors.user("alice"))["iat"].as_i64().unwrap();
     let tokens = [
         (json!({ "exp": now - 100, "iat": now - 160, "nbf": now - 170 }), "expired", "token-expired"),
-        (json!({ "azp": "https://evil.example.com" }), "azp is none of", "token-invalid-authorized-party"),
+        (json!({ "azp": "https://evil.example.com" }), "azp is not among", "token-invalid-authorized-party"),
         (json!({ "sts": "pending" }), "sts is pending", "session-pending"),
     ];
     for (claims, why, reason) in tokens {
