@@ -30,18 +30,18 @@ pub mod code {
     pub const UNREACHABLE: u32 = 50003;
 }
 
-/// An error. An SDK discards the message unless all fields are present.
+/// An error. All its fields are needed, or an SDK throws the message away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorInfo {
     /// Ably's code.
     pub code: u32,
-    /// The HTTP status, the same as the response's: an SDK uses this one.
+    /// The HTTP status; always that of the response, for an SDK believes this one.
     pub status_code: u16,
-    /// A fixed sentence in ASCII, because a header carries it too.
+    /// A fixed sentence in ASCII: it travels in a header too.
     pub message: &'static str,
 }
 
-/// The body of an error response: `{"error": …}`.
+/// An error as it travels: `{"error": …}`.
 #[derive(Debug, Serialize)]
 pub struct ErrorBody {
     error: Error,
@@ -57,8 +57,8 @@ struct Error {
 }
 
 impl ErrorInfo {
-    /// The body of the response. Its message ends with `reason`, which users can look up in the docs; `href` is the address
-    /// of Ably's page about the code.
+    /// The body to answer with. Its message ends with `reason`, so that what a user reports leads to the reason's row in the
+    /// docs; `href` is the address of Ably's page on the code.
     #[must_use]
     pub fn body(&self, reason: &str) -> ErrorBody {
         let Self { code, status_code, message } = *self;

@@ -58,7 +58,7 @@ pub enum NoToken {
 }
 
 impl Exchange {
-    /// The default `Retry-After`.
+    /// What a client is told to wait when Ably says nothing of it.
     const RETRY_AFTER: Duration = Duration::from_secs(5);
 
     /// Gets tokens by `rest` on `runtime`, and counts the outcomes in `counts`.
