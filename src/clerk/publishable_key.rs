@@ -57,13 +57,11 @@ pub enum InvalidPublishableKey {
 impl PublishableKey {
     /// Parses `pk_test_…` or `pk_live_…`.
     pub fn parse(text: &str) -> Result<Self, InvalidPublishableKey> {
-        let (kind, encoded) = if let Some(encoded) = text.strip_prefix("pk_test_") {
-            (InstanceKind::Development, encoded)
-        } else if let Some(encoded) = text.strip_prefix("pk_live_") {
-            (InstanceKind::Production, encoded)
-        } else {
-            return Err(InvalidPublishableKey::Prefix);
-        };
+        let kinds = [("pk_test_", InstanceKind::Development), ("pk_live_", InstanceKind::Production)];
+        let (kind, encoded) = kinds
+            .into_iter()
+            .find_map(|(prefix, kind)| Some((kind, text.strip_prefix(prefix)?)))
+            .ok_or(InvalidPublishableKey::Prefix)?;
         let frontend_api = BASE64_ANY_PADDING
             .decode(encoded)
             .ok()

@@ -15,7 +15,7 @@ pub use self::{
     reverification::{InvalidReverification, Level, Reverification},
 };
 use super::truth::Truth;
-use crate::clerk::{ClaimPath, Session};
+use crate::clerk::{ClaimPath, Organization, Session};
 
 /// A question about a session. Names have the form that Clerk's `has()` takes. A list holds alternatives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,31 +90,21 @@ impl Condition {
     /// Whether the condition holds for a session, and why.
     #[must_use]
     pub fn explain(&self, session: &Session) -> Explained {
-        let explain_all = |parts: &[Self]| -> Vec<_> { parts.iter().map(|part| part.explain(session)).collect() };
-        let (truth, because, parts) = match self {
-            Self::Any(parts) => {
-                let parts = explain_all(parts);
-                (Truth::any(parts.iter().map(|part| part.truth)), None, parts)
-            }
-            Self::All(parts) => {
-                let parts = explain_all(parts);
-                (Truth::all(parts.iter().map(|part| part.truth)), None, parts)
-            }
-            Self::Not(part) => {
-                let part = part.explain(session);
-                (!part.truth, None, vec![part])
-            }
-            leaf => {
-                let finding = leaf.find(session);
-                (finding.truth(), Some(finding.reason()), Vec::new())
-            }
+        let parts: Vec<_> = match self {
+            Self::Any(parts) | Self::All(parts) => parts.iter().map(|part| part.explain(session)).collect(),
+            Self::Not(part) => vec![part.explain(session)],
+            _ => Vec::new(),
         };
-        Explained { condition: self.to_string(), truth, because, parts }
+        let because = parts.is_empty().then(|| self.find(session).reason());
+        Explained { condition: self.to_string(), truth: self.holds(session), because, parts }
     }
 
     /// Evaluates a condition without parts.
     fn find(&self, session: &Session) -> Finding {
-        let organization = session.organization.as_ref();
+        let in_organization = |holds: &dyn Fn(&Organization) -> bool| match &session.organization {
+            Some(organization) => Finding::of(holds(organization)),
+            None => Finding::NoOrganization,
+        };
         match self {
             Self::Plan(plans) => Finding::of(plans.iter().any(|plan| plan.is_in(&session.plans))),
             Self::Feature(features) => Finding::of(features.iter().any(|feature| feature.is_in(&session.features))),
@@ -133,15 +123,13 @@ impl Condition {
                 Finding::of(is_impersonated == *wanted)
             }
             Self::Agent(wanted) => Finding::of(session.is_of_an_agent() == *wanted),
-            Self::Role(roles) => organization.map_or(Finding::NoOrganization, |organization| {
-                Finding::of(roles.iter().any(|role| role.is_in(organization)))
-            }),
-            Self::Permission(permissions) => organization.map_or(Finding::NoOrganization, |organization| {
-                Finding::of(permissions.iter().any(|permission| permission.is_in(organization)))
-            }),
-            Self::Organization(names) => organization.map_or(Finding::NoOrganization, |organization| {
-                Finding::of(names.iter().any(|name| name.is_of(organization)))
-            }),
+            Self::Role(roles) => in_organization(&|organization| roles.iter().any(|role| role.is_in(organization))),
+            Self::Permission(permissions) => {
+                in_organization(&|organization| permissions.iter().any(|permission| permission.is_in(organization)))
+            }
+            Self::Organization(names) => {
+                in_organization(&|organization| names.iter().any(|name| name.is_of(organization)))
+            }
             Self::Any(_) | Self::All(_) | Self::Not(_) => Finding::of(self.holds(session) == Truth::True),
         }
     }

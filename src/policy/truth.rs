@@ -19,32 +19,22 @@ pub enum Truth {
 }
 
 impl Truth {
-    /// The conjunction.
+    /// The conjunction. Stops at the first part that is false.
     pub fn all(parts: impl IntoIterator<Item = Self>) -> Self {
-        fold(parts, Self::True, Self::False, Ord::min)
-    }
-
-    /// The disjunction.
-    pub fn any(parts: impl IntoIterator<Item = Self>) -> Self {
-        fold(parts, Self::False, Self::True, Ord::max)
-    }
-}
-
-/// Stops at the value that decides.
-fn fold(
-    parts: impl IntoIterator<Item = Truth>,
-    start: Truth,
-    decisive: Truth,
-    combine: impl Fn(Truth, Truth) -> Truth,
-) -> Truth {
-    let mut truth = start;
-    for part in parts {
-        truth = combine(truth, part);
-        if truth == decisive {
-            break;
+        let mut truth = Self::True;
+        for part in parts {
+            truth = truth.min(part);
+            if truth == Self::False {
+                break;
+            }
         }
+        truth
     }
-    truth
+
+    /// The disjunction. Stops at the first part that is true.
+    pub fn any(parts: impl IntoIterator<Item = Self>) -> Self {
+        !Self::all(parts.into_iter().map(Not::not))
+    }
 }
 
 impl Not for Truth {

@@ -27,14 +27,9 @@ enum Owner {
     User,
 }
 
-/// An organization by its id (`org_…`) or its slug. A slug that looks like an id never matches as one.
+/// An organization by its id, which starts with `org_`, or its slug. A slug that looks like an id never matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OrganizationName {
-    /// The id that Clerk generated.
-    Id(String),
-    /// The slug that a member chose.
-    Slug(String),
-}
+pub struct OrganizationName(String);
 
 /// A value that a claim is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,22 +111,16 @@ impl ScopedName {
 }
 
 impl OrganizationName {
-    /// Parses an id, which starts with `org_`, or else a slug.
+    /// Parses an id or a slug.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
-        match text {
-            "" => Err(InvalidName::Empty),
-            id if id.starts_with("org_") => Ok(Self::Id(id.to_owned())),
-            slug => Ok(Self::Slug(slug.to_owned())),
-        }
+        if text.is_empty() { Err(InvalidName::Empty) } else { Ok(Self(text.to_owned())) }
     }
 
     /// Whether this is the organization's name.
     #[must_use]
     pub fn is_of(&self, organization: &Organization) -> bool {
-        match self {
-            Self::Id(id) => organization.id == *id,
-            Self::Slug(slug) => organization.slug.as_ref() == Some(slug),
-        }
+        let (id, slug) = (Some(&organization.id), organization.slug.as_ref());
+        Some(&self.0) == if self.0.starts_with("org_") { id } else { slug }
     }
 }
 
@@ -175,8 +164,7 @@ impl fmt::Display for ScopedName {
 
 impl fmt::Display for OrganizationName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Id(name) | Self::Slug(name)) = self;
-        f.write_str(name)
+        f.write_str(&self.0)
     }
 }
 
