@@ -75,7 +75,7 @@ fn decisions(criterion: &mut Criterion) {
 fn narrowing(criterion: &mut Criterion) {
     let (session, policy) = (session(), policy(1));
     let one = |resource: &str| vec![resource.to_owned()];
-    let many = |resource: fn(usize) -> String| (0..Policy::MOST_RESOURCES_ASKED).map(resource).collect::<Vec<_>>();
+    let many = |resource: fn(usize) -> String| (0..Policy::MAX_REQUESTED_RESOURCES).map(resource).collect::<Vec<_>>();
     for (name, resources) in [
         ("1 asked", one("rooms:*")),
         ("512 asked, none granted", many(|position| format!("rooms:*:*:*:{position}:*:no"))),

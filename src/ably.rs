@@ -1,11 +1,11 @@
-//! What the service knows of Ably: API keys, capabilities, tokens in each of their formats, errors, and a little of the
-//! REST API.
+//! Ably: API keys, capabilities, tokens in each format, errors, and parts of the REST API.
 //!
-//! Knows nothing of Clerk, of HTTP serving or of configuration files. The rules come from Ably's client library
-//! specification; the clauses are cited where they apply.
+//! Independent of Clerk, of HTTP serving and of configuration files. The rules come from Ably's client library
+//! specification; comments cite its clauses.
 
 mod api_key;
 mod capability;
+mod checked_text;
 mod client_id;
 mod error_body;
 mod exchange;
@@ -25,9 +25,9 @@ pub use capability::{
 };
 pub use client_id::{ClientId, InvalidClientId};
 pub use error_body::{ErrorBody, code};
-pub use exchange::{AblyRefusal, Exchange, ExchangeCounts, ExchangeError, NoToken};
+pub use exchange::{Exchange, ExchangeCounts, ExchangeError, NoToken};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
-pub use rest::{RestClient, RestError};
+pub use rest::{AblyRefusal, RestClient, RestError};
 pub use revocation::{
     Applied, InvalidRevocationKey, ReauthMargin, RevocationKey, Target, TargetError, TargetOutcome, diagnosis,
 };

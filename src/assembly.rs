@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::runtime::Handle;
 
 use crate::{
     ably::{Exchange, RestClient, RevocationQueue, RevokingKey, TokenFormat},
@@ -13,6 +12,7 @@ use crate::{
     },
     clock::UnixMillis,
     config::{ClerkConfig, Config, KeySource, TenantConfig},
+    detached::Detached,
     identity::Identity,
     issuer::Issuer,
     limits::TokenLimit,
@@ -86,7 +86,7 @@ fn make_tenant(
         TokenFormat::TokenRequest => Signing::TokenRequest,
         TokenFormat::Jwt => Signing::Jwt,
         TokenFormat::TokenDetails => {
-            Signing::TokenDetails(Exchange::new(rest(), Handle::current(), metrics.ably_exchanges()))
+            Signing::TokenDetails(Exchange::new(rest(), Detached::on_current_runtime(), metrics.ably_exchanges()))
         }
     };
     // Outside the closure: these series exist whether or not tokens are revocable.
@@ -140,7 +140,7 @@ pub(crate) fn signing_keys(
         KeySource::BackendApi(url) => (url, config.secret_key.clone()),
         KeySource::FrontendApi(url) => (url, None),
     };
-    let jwks = Jwks::new(JwksSource { url, secret_key }, http.clone(), Handle::current(), counts());
+    let jwks = Jwks::new(JwksSource { url, secret_key }, http.clone(), Detached::on_current_runtime(), counts());
     Ok(SigningKeys::Jwks(jwks))
 }
 
@@ -158,5 +158,5 @@ pub(crate) fn verifier(
 pub(crate) fn users(clerk: &ClerkConfig, http: &reqwest::Client, counts: LookupCounts) -> Option<Users> {
     let secret_key = clerk.secret_key.clone()?;
     let api = BackendApi::new(clerk.api_url.clone(), secret_key, http.clone());
-    Some(Users::new(api, clerk.user_cache_ttl, Handle::current(), counts))
+    Some(Users::new(api, clerk.user_cache_ttl, Detached::on_current_runtime(), counts))
 }

@@ -1,40 +1,31 @@
-//! Who a session's user is on Ably: the client ID, made from a template.
+//! The Ably client ID of a session's user, made from a template.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde_json::Value;
-
 use crate::{
     ably::{ClientId, InvalidClientId},
-    clerk::{ClaimPath, LookupError, Session, Users},
+    clerk::{LookupError, Session, Users},
+    placeholder::{InvalidPlaceholder, Part, Placeholder},
 };
 
-/// A client ID with placeholders: `{username}`, `{user_id}`, `{claim.NAME}`, and literal text around them.
+/// A client ID with the placeholders `{username}`, `{user_id}` and `{claim.NAME}`, and literal text around them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientIdTemplate {
     text: String,
     parts: Vec<Part>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Literal(String),
-    Username,
-    UserId,
-    Claim(ClaimPath),
-}
-
-/// Why a text is not a template.
+/// Why a template is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTemplate {
     /// `{` and `}` do not pair up.
     #[error("a brace has no partner")]
     Braces,
-    /// A placeholder that is not known.
-    #[error("{{{0}}} is not known: use {{username}}, {{user_id}} or {{claim.NAME}}")]
+    /// An unknown placeholder.
+    #[error("{{{0}}} is unknown: use {{username}}, {{user_id}} or {{claim.NAME}}")]
     Unknown(String),
-    /// Nothing in it differs from user to user.
-    #[error("it has no placeholder, so every user would have the same client ID")]
+    /// The client ID would not differ between users.
+    #[error("without a placeholder every user would have the same client ID")]
     Constant,
 }
 
@@ -42,60 +33,48 @@ impl FromStr for ClientIdTemplate {
     type Err = InvalidTemplate;
 
     fn from_str(text: &str) -> Result<Self, InvalidTemplate> {
-        let mut parts = Vec::new();
-        let mut rest = text;
-        while let Some((literal, from_placeholder)) = rest.split_once('{') {
-            let (name, after) = from_placeholder.split_once('}').ok_or(InvalidTemplate::Braces)?;
-            parts.push(Part::Literal(literal.to_owned()));
-            parts.push(Part::placeholder(name)?);
-            rest = after;
+        let parts = Part::parse_all(text).map_err(|error| match error {
+            InvalidPlaceholder::Brace => InvalidTemplate::Braces,
+            InvalidPlaceholder::Unknown(name) => InvalidTemplate::Unknown(name),
+        })?;
+        let mut is_constant = true;
+        for part in &parts {
+            match part {
+                Part::Literal(_) => {}
+                Part::Placeholder(Placeholder::UserId | Placeholder::Username | Placeholder::Claim(_)) => {
+                    is_constant = false;
+                }
+                Part::Placeholder(other) => return Err(InvalidTemplate::Unknown(other.to_string())),
+            }
         }
-        parts.push(Part::Literal(rest.to_owned()));
-        parts.retain(|part| *part != Part::Literal(String::new()));
-        let is_literal = |part: &Part| matches!(part, Part::Literal(_));
-        if parts.iter().any(|part| matches!(part, Part::Literal(literal) if literal.contains('}'))) {
-            return Err(InvalidTemplate::Braces);
-        }
-        if parts.iter().all(is_literal) {
-            return Err(InvalidTemplate::Constant);
-        }
-        Ok(Self { text: text.to_owned(), parts })
-    }
-}
-
-impl Part {
-    fn placeholder(name: &str) -> Result<Self, InvalidTemplate> {
-        match name.strip_prefix("claim.") {
-            Some(path) if !path.is_empty() => Ok(Self::Claim(path.into())),
-            None if name == "username" => Ok(Self::Username),
-            None if name == "user_id" => Ok(Self::UserId),
-            _ => Err(InvalidTemplate::Unknown(name.to_owned())),
-        }
+        if is_constant { Err(InvalidTemplate::Constant) } else { Ok(Self { text: text.to_owned(), parts }) }
     }
 }
 
 impl ClientIdTemplate {
-    /// Whether the username is part of it.
+    /// Whether the username is part of the client ID.
     #[must_use]
     pub fn needs_username(&self) -> bool {
-        self.parts.contains(&Part::Username)
+        self.parts.contains(&Part::Placeholder(Placeholder::Username))
     }
 
-    /// Whether the user's id and username tell the client ID, and no other claim of a session token has a part in it.
+    /// Whether a username, with the user's id, is enough to make the client ID.
     #[must_use]
     pub fn is_told_by_username(&self) -> bool {
-        self.needs_username() && !self.parts.iter().any(|part| matches!(part, Part::Claim(_)))
+        let is_claim = |part: &Part| matches!(part, Part::Placeholder(Placeholder::Claim(_)));
+        self.needs_username() && !self.parts.iter().any(is_claim)
     }
 
-    /// The client ID of a user in whatever session; none if it takes more than the user's id and username, or a username
-    /// that there is not.
+    /// The client ID of a user in any session. `None` if it depends on a claim, or on a username that is unknown.
     #[must_use]
     pub fn of_user(&self, user_id: &str, username: Option<&str>) -> Option<String> {
         let text_of = |part: &Part| match part {
             Part::Literal(literal) => Some(literal.clone()),
-            Part::UserId => Some(user_id.to_owned()),
-            Part::Username => username.filter(|username| !username.is_empty()).map(str::to_owned),
-            Part::Claim(_) => None,
+            Part::Placeholder(Placeholder::UserId) => Some(user_id.to_owned()),
+            Part::Placeholder(Placeholder::Username) => {
+                username.filter(|username| !username.is_empty()).map(str::to_owned)
+            }
+            Part::Placeholder(_) => None,
         };
         self.parts.iter().map(text_of).collect()
     }
@@ -111,17 +90,17 @@ impl fmt::Display for ClientIdTemplate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each message says it")]
 pub enum IdentityError {
-    #[error("the session token has no username claim and no secret key is configured to look it up")]
+    #[error("the session token has no username claim, and without a secret key the username cannot be looked up")]
     UsernameOutOfReach,
     #[error("the user has no username")]
     NoUsername,
     #[error("the user is banned")]
     Banned,
-    #[error("the user does not exist any more")]
+    #[error("the user was deleted")]
     Deleted,
     #[error("the session token lacks a claim of the client ID template")]
     ClaimMissing,
-    #[error("the client ID cannot be one: {0}")]
+    #[error("the client ID is invalid: {0}")]
     NotAClientId(InvalidClientId),
     #[error("Clerk cannot be asked about the user now")]
     Unavailable(Duration),
@@ -135,7 +114,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Client IDs by `template`. Without `users` a username can only come from the session token.
+    /// Makes client IDs from `template`. Without `users`, a username comes only from the session token.
     #[must_use]
     pub fn new(template: ClientIdTemplate, users: Option<Users>) -> Self {
         Self { template, users }
@@ -147,35 +126,32 @@ impl Identity {
         &self.template
     }
 
-    /// The users that it looks up, if it does.
+    /// The users, for look-ups.
     #[must_use]
     pub fn users(&self) -> Option<&Users> {
         self.users.as_ref()
     }
 
-    /// The client ID of the session's user. Asks Clerk only for a username that is neither in the session token nor
-    /// remembered.
+    /// The client ID of the session's user. Calls Clerk only for a username that is neither in the session token nor
+    /// cached.
     pub async fn client_id(&self, session: &Session) -> Result<ClientId, IdentityError> {
         let mut client_id = String::new();
         for part in &self.template.parts {
             match part {
                 Part::Literal(literal) => client_id.push_str(literal),
-                Part::UserId => client_id.push_str(&session.user_id),
-                Part::Username => client_id.push_str(&self.username(session).await?),
-                Part::Claim(path) => {
-                    client_id.push_str(&claim_text(session, path).ok_or(IdentityError::ClaimMissing)?);
-                }
+                Part::Placeholder(placeholder) => match placeholder.value(session).filter(|value| !value.is_empty()) {
+                    Some(value) => client_id.push_str(&value),
+                    None if *placeholder == Placeholder::Username => {
+                        client_id.push_str(&self.look_up_username(session).await?);
+                    }
+                    None => return Err(IdentityError::ClaimMissing),
+                },
             }
         }
         ClientId::parse(client_id).map_err(IdentityError::NotAClientId)
     }
 
-    async fn username(&self, session: &Session) -> Result<String, IdentityError> {
-        if let Some(Value::String(username)) = session.claims.get("username")
-            && !username.is_empty()
-        {
-            return Ok(username.clone());
-        }
+    async fn look_up_username(&self, session: &Session) -> Result<String, IdentityError> {
         let users = self.users.as_ref().ok_or(IdentityError::UsernameOutOfReach)?;
         let user = users.get(&session.user_id).await.map_err(|error| match error {
             LookupError::Deleted => IdentityError::Deleted,
@@ -188,18 +164,9 @@ impl Identity {
     }
 }
 
-/// A claim that names someone: a text that is not empty, or a whole number.
-fn claim_text(session: &Session, path: &ClaimPath) -> Option<String> {
-    match session.claim(path)? {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{clerk::Scoped, clock::UnixMillis};
@@ -255,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_no_template_is_refused() {
+    fn an_invalid_template_is_rejected() {
         for (text, error) in [
             ("", InvalidTemplate::Constant),
             ("everyone", InvalidTemplate::Constant),
@@ -263,6 +230,8 @@ mod tests {
             ("{user_id}}", InvalidTemplate::Braces),
             ("{email}", InvalidTemplate::Unknown("email".into())),
             ("{claim.}", InvalidTemplate::Unknown("claim.".into())),
+            ("{claim.a..b}", InvalidTemplate::Unknown("claim.a..b".into())),
+            ("{org_id}", InvalidTemplate::Unknown("org_id".into())),
         ] {
             assert_eq!(text.parse::<ClientIdTemplate>(), Err(error), "{text}");
         }

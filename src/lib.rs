@@ -37,6 +37,7 @@ pub mod identity;
 pub mod issuer;
 pub mod limits;
 mod outgoing;
+mod placeholder;
 pub mod policy;
 pub mod refusal;
 pub mod reload;

@@ -1,4 +1,4 @@
-//! An Ably API key: `appId.keyId:secret`. The part before the colon is the key name, which is public; the rest signs.
+//! Ably API keys: `appId.keyId:secret`. The key name, before the colon, is public; the secret signs.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ impl KeyName {
         &self.0
     }
 
-    /// The Ably app that the key is of.
+    /// The key's Ably app.
     #[must_use]
     pub fn app_id(&self) -> &str {
         self.0.split_once('.').map_or(&self.0, |(app_id, _)| app_id)
@@ -32,20 +32,20 @@ impl fmt::Display for KeyName {
     }
 }
 
-/// A key that can sign. Its secret cannot be printed, and is wiped on drop.
+/// An API key. Its secret is never printed, and is wiped on drop.
 #[derive(Clone)]
 pub struct ApiKey {
     name: KeyName,
     keyed: Hmac<Sha256>,
-    /// For calls to Ably that take nothing but the key itself.
+    /// For calls that need basic authentication.
     secret: SecretString,
 }
 
-/// Why a text is not an API key. Never repeats the text.
+/// Why an API key is invalid. Does not contain the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidApiKey {
-    /// There is no colon.
-    #[error("an Ably API key has the form appId.keyId:secret, but there is no colon")]
+    /// The colon is missing.
+    #[error("an Ably API key has the form appId.keyId:secret, but the colon is missing")]
     NoColon,
     /// The part before the colon is not `appId.keyId`.
     #[error("the part of an Ably API key before the colon has the form appId.keyId")]
@@ -78,12 +78,12 @@ impl ApiKey {
         &self.name
     }
 
-    /// User and password by which Ably's REST API knows who calls (RSA11).
+    /// User and password for Ably's REST API (RSA11).
     pub(super) fn basic_auth(&self) -> (&KeyName, &str) {
         (&self.name, self.secret.expose_secret())
     }
 
-    /// Whether both keys are one: same name and same secret.
+    /// Whether both keys have the same name and secret.
     #[must_use]
     pub fn signs_like(&self, other: &Self) -> bool {
         self.name == other.name && self.mac("") == other.mac("")
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_key_is_refused_with_what_is_wrong() {
+    fn an_invalid_key_is_rejected_with_its_reason() {
         for (text, error) in [
             ("", InvalidApiKey::NoColon),
             ("app.key", InvalidApiKey::NoColon),

@@ -1,4 +1,4 @@
-//! Capabilities: which operations a token allows on which resources.
+//! Capabilities: the operations that a token allows on each resource.
 //!
 //! A [`Capability`] is valid by construction and prints as the canonical text that is signed (RSA9f, TK2b).
 
@@ -9,12 +9,12 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use super::resource::{Meeting, Pattern};
+use super::resource::{Intersection, Pattern};
 
-/// Stands for every operation. It stands alone (TK2b).
+/// Every operation. It stands alone (TK2b).
 const WILDCARD: &str = "*";
 
-/// Every operation that Ably knows, apart from the wildcard `*`.
+/// Ably's operations, without the wildcard `*`.
 pub const OPERATIONS: [&str; 17] = [
     "annotation-publish",
     "annotation-subscribe",
@@ -35,35 +35,35 @@ pub const OPERATIONS: [&str; 17] = [
     "subscribe",
 ];
 
-/// Operations allowed on one resource: some of [`OPERATIONS`], or `*` alone. Never none.
+/// The operations allowed on one resource: at least one of [`OPERATIONS`], or `*` alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operations {
-    /// `*`: all that Ably has and will have.
+    /// `*`: all operations, including future ones.
     All,
-    /// A bit for each of [`OPERATIONS`], in their order.
+    /// Some operations.
     Some(OperationBits),
 }
 
-/// At least one of [`OPERATIONS`].
+/// A bit for each of [`OPERATIONS`], in their order. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperationBits(u32);
 
-/// Why a list is not one of operations.
+/// Why a list of operations is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOperations {
-    /// A name that Ably does not know.
+    /// An unknown operation.
     #[error("{0:?} is not an operation of Ably's")]
     Unknown(String),
-    /// Nothing is listed.
+    /// An empty list.
     #[error("the list of operations is empty")]
     Empty,
-    /// `*` is not alone.
+    /// `*` beside other operations.
     #[error("\"*\" stands beside other operations")]
     WildcardBesideOthers,
 }
 
 impl Operations {
-    /// Reads a list of names.
+    /// Parses a list of names.
     pub fn parse<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self, InvalidOperations> {
         let (mut all, mut bits) = (false, 0);
         for name in names {
@@ -92,7 +92,7 @@ impl Operations {
         all.then_some(WILDCARD).into_iter().chain(listed.map(|(_, name)| name))
     }
 
-    /// What either allows; `*` absorbs the others.
+    /// The operations that either allows. `*` absorbs the others.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         match (self, other) {
@@ -101,7 +101,7 @@ impl Operations {
         }
     }
 
-    /// What both allow, if anything; `*` is the identity.
+    /// The operations that both allow. `*` is the identity.
     #[must_use]
     pub fn intersect(self, other: Self) -> Option<Self> {
         match (self, other) {
@@ -119,8 +119,8 @@ impl Serialize for Operations {
     }
 }
 
-/// A resource name in the order in which ably-js writes them: integer-like names first and by value, as in any
-/// JavaScript object, then by UTF-16 code unit.
+/// A resource name, sorted as ably-js sorts: integer-like names first and by value, as in any JavaScript object, then by
+/// UTF-16 code unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Resource(String);
 
@@ -132,7 +132,7 @@ impl Resource {
         (index.to_string() == self.0).then_some(index)
     }
 
-    /// Whether the order of its bytes is the order that counts: it is no index, and of ASCII bytes are code units.
+    /// Whether byte order is the right order: for ASCII, bytes are code units.
     fn is_plain(&self) -> bool {
         self.0.is_ascii() && !self.0.starts_with(|first: char| first.is_ascii_digit())
     }
@@ -155,33 +155,33 @@ impl PartialOrd for Resource {
     }
 }
 
-/// Resources and, for each, the operations allowed on it. Never empty; in canonical order, each resource once.
+/// Resources with the operations allowed on each. Never empty; in canonical order, each resource once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capability(Vec<(Resource, Operations)>);
 
-/// Why a text is not a capability.
+/// Why a capability is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidCapability(String);
 
-/// Why there is no intersection of two capabilities.
+/// Why two capabilities have no intersection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoIntersection {
     /// They have nothing in common.
     #[error("the two have nothing in common")]
     Nothing,
-    /// They meet in too many resources that neither of them names.
+    /// The intersection has too many resources that neither names.
     #[error("the two have too much in common")]
     TooLarge,
 }
 
 impl Capability {
-    /// The most bytes of names and operations of resources that an intersection has and neither of its two sides: ably-js
-    /// reads no larger answer than this. Only those can become more than both sides have together.
-    pub const MOST_BYTES_BETWEEN: usize = 128 * 1024;
+    /// The maximum size of resources in an intersection that neither side names, in bytes of names and operations. ably-js
+    /// reads no larger response. The other resources are never more than both sides have together.
+    pub const MAX_UNNAMED_BYTES: usize = 128 * 1024;
 
-    /// The union of these resources: the operations on one that is named more than once add up. None when there are no
-    /// resources; an empty name is none.
+    /// The union of these resources. The operations of a repeated resource add up. Ignores empty names. `None` if nothing
+    /// is left.
     #[must_use]
     pub fn union(resources: impl IntoIterator<Item = (String, Operations)>) -> Option<Self> {
         let named = resources.into_iter().filter(|(resource, _)| !resource.is_empty());
@@ -197,24 +197,24 @@ impl Capability {
         (!union.is_empty()).then_some(Self(union))
     }
 
-    /// What both allow (RSA9f): each pair of resources meets in the narrower one, with the operations that both have. A
-    /// resource of neither form of Ably's, like `[meta`, meets nothing.
+    /// The rights that both allow (RSA9f): for each pair of resources the narrower one, with the operations of both. A
+    /// malformed resource, like `[meta`, matches nothing.
     ///
-    /// A pair may meet in a resource that neither names, as `*:a` and `b:*` do in `b:a`: so many of those that they take
-    /// more than [`Self::MOST_BYTES_BETWEEN`] are too much.
+    /// The narrower one may be a resource that neither names: `b:a` for `*:a` and `b:*`. These may take at most
+    /// [`Self::MAX_UNNAMED_BYTES`].
     pub fn intersect(&self, other: &Self) -> Result<Self, NoIntersection> {
         let ours: Vec<_> = self.patterns().collect();
         let mut theirs: Vec<_> = other.patterns().map(|pattern| (pattern, None)).collect();
         let mut both = Vec::new();
-        let mut bytes_left = Self::MOST_BYTES_BETWEEN;
+        let mut bytes_left = Self::MAX_UNNAMED_BYTES;
         for (our_name, our_pattern, our_operations) in ours {
-            let mut ours_met = None;
-            for ((_, their_pattern, their_operations), theirs_met) in &mut theirs {
+            let mut our_common = None;
+            for ((_, their_pattern, their_operations), their_common) in &mut theirs {
                 let Some(operations) = our_operations.intersect(*their_operations) else { continue };
-                match our_pattern.meet(their_pattern) {
-                    Some(Meeting::Ours) => add(&mut ours_met, operations),
-                    Some(Meeting::Theirs) => add(theirs_met, operations),
-                    Some(Meeting::Between(name)) => {
+                match our_pattern.intersect(their_pattern) {
+                    Some(Intersection::Ours) => add(&mut our_common, operations),
+                    Some(Intersection::Theirs) => add(their_common, operations),
+                    Some(Intersection::Narrower(name)) => {
                         let bytes = name.len() + operations.names().map(str::len).sum::<usize>();
                         bytes_left = bytes_left.checked_sub(bytes).ok_or(NoIntersection::TooLarge)?;
                         both.push((name, operations));
@@ -222,18 +222,18 @@ impl Capability {
                     None => {}
                 }
             }
-            both.extend(ours_met.map(|operations| (our_name.to_owned(), operations)));
+            both.extend(our_common.map(|operations| (our_name.to_owned(), operations)));
         }
-        let theirs = theirs.into_iter().filter_map(|((name, ..), met)| Some((name.to_owned(), met?)));
+        let theirs = theirs.into_iter().filter_map(|((name, ..), common)| Some((name.to_owned(), common?)));
         Self::union(both.into_iter().chain(theirs)).ok_or(NoIntersection::Nothing)
     }
 
-    /// The resources that can meet others, each as it is written and as a pattern.
+    /// The well-formed resources, with their patterns.
     fn patterns(&self) -> impl Iterator<Item = (&str, Pattern<'_>, Operations)> {
         self.resources().filter_map(|(resource, operations)| Some((resource, Pattern::parse(resource)?, operations)))
     }
 
-    /// How many resources there are.
+    /// The number of resources.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
@@ -250,7 +250,7 @@ fn add(all: &mut Option<Operations>, more: Operations) {
     *all = Some(all.map_or(more, |all| all.union(more)));
 }
 
-/// Sorts as [`Resource`]s are ordered. Names that are all plain are in the order of their bytes, which is found faster.
+/// Sorts resources. Byte order is the fast path.
 fn sort(resources: &mut [(Resource, Operations)]) {
     if resources.iter().all(|(resource, _)| resource.is_plain()) {
         resources.sort_by(|(Resource(a), _), (Resource(b), _)| a.cmp(b));
@@ -282,14 +282,14 @@ impl FromStr for Capability {
 }
 
 impl Serialize for Capability {
-    /// As in a token request: a string that holds the canonical JSON text (TE5).
+    /// As a string with the canonical JSON text, as in a token request (TE5).
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
 impl<'de> Deserialize<'de> for Capability {
-    /// From the JSON object itself. A resource named twice is an error: which of the two was meant is anyone's guess.
+    /// From the JSON object itself. A repeated resource is an error.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Resources;
 
@@ -334,7 +334,7 @@ mod tests {
 
     use super::*;
 
-    /// Few words, so that resources often meet.
+    /// Few words, so that resources often intersect.
     fn resource() -> impl Strategy<Value = String> {
         let qualifier = prop_oneof![4 => Just(""), 1 => Just("[meta]"), 1 => Just("[queue]"), 1 => Just("[*]")];
         let segment = prop::sample::select(&["a", "b", "*", "c*", "\u{10400}"]);
@@ -349,7 +349,7 @@ mod tests {
         ]
     }
 
-    /// Names that are sorted the fast way if there are no others.
+    /// Names for the fast path of sorting.
     fn plain_name() -> impl Strategy<Value = String> {
         prop_oneof!["[a-c]{1,2}", "[!-/:-~][ -~]{0,5}", "[*a]:[0-9]{1,3}"]
     }
@@ -365,9 +365,9 @@ mod tests {
         ]
     }
 
-    /// What [`Capability::union`] is to find: one resource after the other, in the order of ECMAScript's
-    /// OrdinaryOwnPropertyKeys and then of code units, as ably-js sorts.
-    fn union_without_haste(resources: &[(String, Vec<&'static str>)]) -> Vec<(String, Vec<&'static str>)> {
+    /// A slow reference for [`Capability::union`]: resources in the order of ECMAScript's OrdinaryOwnPropertyKeys and then
+    /// of code units, as ably-js sorts.
+    fn reference_union(resources: &[(String, Vec<&'static str>)]) -> Vec<(String, Vec<&'static str>)> {
         type Key = (bool, u64, Vec<u16>);
         let key = |name: &str| -> Key {
             let is_decimal = name == "0" || (!name.starts_with('0') && name.chars().all(|c| c.is_ascii_digit()));
@@ -402,8 +402,8 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_meet_pair_by_pair() {
-        for (asked, granted, both) in [
+    fn capabilities_intersect_pair_by_pair() {
+        for (requested, granted, both) in [
             (r#"{"a":["publish","subscribe"]}"#, r#"{"a":["subscribe"]}"#, r#"{"a":["subscribe"]}"#),
             (r#"{"a":["publish"]}"#, r#"{"*":["*"]}"#, r#"{"a":["publish"]}"#),
             (r#"{"a":["*"]}"#, r#"{"a":["*"]}"#, r#"{"a":["*"]}"#),
@@ -413,15 +413,15 @@ mod tests {
             (r#"{"a:*":["*"],"a:b":["history"]}"#, r#"{"a:b":["*"]}"#, r#"{"a:b":["*"]}"#),
             (r#"{"a":["publish"],"b":["stats"]}"#, r#"{"b":["*"]}"#, r#"{"b":["stats"]}"#),
         ] {
-            assert_eq!(intersection(asked, granted).unwrap().to_string(), both, "{asked} and {granted}");
+            assert_eq!(intersection(requested, granted).unwrap().to_string(), both, "{requested} and {granted}");
         }
-        for (asked, granted) in [
+        for (requested, granted) in [
             (r#"{"a":["publish"]}"#, r#"{"a":["subscribe"]}"#),
             (r#"{"a":["publish"]}"#, r#"{"b":["publish"]}"#),
             (r#"{"[meta":["publish"]}"#, r#"{"[*]*":["*"]}"#),
             (r#"{"[meta]a":["publish"]}"#, r#"{"*":["*"]}"#),
         ] {
-            assert_eq!(intersection(asked, granted), None, "{asked} and {granted}");
+            assert_eq!(intersection(requested, granted), None, "{requested} and {granted}");
         }
     }
 
@@ -441,20 +441,20 @@ mod tests {
 
     #[test]
     fn an_intersection_that_neither_side_names_has_at_most_128_kib() {
-        // Each pair meets in a name of 12 bytes with an operation of 5.
+        // The intersection of each pair has a name of 12 bytes and an operation of 5.
         let half = |count: usize, name: fn(usize) -> String, operation: &'static str| {
             let operations = Operations::parse([operation]).unwrap();
             Capability::union((0..count).map(|position| (name(position), operations))).unwrap()
         };
-        let asked = |count| half(count, |position| format!("*:{position:06}"), "*");
+        let requested = |count| half(count, |position| format!("*:{position:06}"), "*");
         let granted = half(64, |position| format!("g{position:04}:*"), "stats");
-        let most_asked = Capability::MOST_BYTES_BETWEEN / (17 * 64);
-        assert_eq!(asked(most_asked).intersect(&granted).unwrap().len(), most_asked * 64);
-        assert_eq!(asked(most_asked + 1).intersect(&granted), Err(NoIntersection::TooLarge));
-        assert_eq!(granted.intersect(&asked(most_asked + 1)), Err(NoIntersection::TooLarge));
+        let max_requested = Capability::MAX_UNNAMED_BYTES / (17 * 64);
+        assert_eq!(requested(max_requested).intersect(&granted).unwrap().len(), max_requested * 64);
+        assert_eq!(requested(max_requested + 1).intersect(&granted), Err(NoIntersection::TooLarge));
+        assert_eq!(granted.intersect(&requested(max_requested + 1)), Err(NoIntersection::TooLarge));
         let named = half(20_000, |position| format!("a-name-that-is-long:{position}"), "stats");
         let everything = half(1, |_| "*".to_owned(), "*");
-        assert_eq!(everything.intersect(&named).as_ref(), Ok(&named), "what a side names is no matter of size");
+        assert_eq!(everything.intersect(&named).as_ref(), Ok(&named), "the size of what a side names does not count");
     }
 
     #[test]
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_capability_is_refused_with_what_is_wrong() {
+    fn an_invalid_capability_is_rejected_with_its_reason() {
         for (json, error) in [
             ("", "EOF while parsing"),
             ("null", "invalid type: null"),
@@ -506,7 +506,7 @@ mod tests {
         }
 
         #[test]
-        fn a_union_is_the_one_that_is_found_without_haste(
+        fn a_union_equals_the_reference(
             resources in prop_oneof![
                 prop::collection::vec((plain_name(), operations()), 0..12),
                 prop::collection::vec((name(), operations()), 0..12),
@@ -517,7 +517,7 @@ mod tests {
             let found: Option<Vec<_>> = union.as_ref().map(|union| {
                 union.resources().map(|(name, operations)| (name.to_owned(), operations.names().collect())).collect()
             });
-            let expected = union_without_haste(&resources);
+            let expected = reference_union(&resources);
             prop_assert_eq!(found.unwrap_or_default(), expected);
             if let Some(union) = union {
                 prop_assert_eq!(union.to_string().parse(), Ok(union));
@@ -525,7 +525,7 @@ mod tests {
         }
 
         #[test]
-        fn an_intersection_is_the_one_that_the_sandbox_finds(left in capability(), right in capability()) {
+        fn an_intersection_equals_that_of_the_sandbox(left in capability(), right in capability()) {
             let ours = intersection(&left, &right).map_or("{}".into(), |both| both.to_string());
             let theirs = sandbox::ably::intersection(&left, &right).unwrap();
             let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
@@ -548,7 +548,7 @@ mod tests {
         }
 
         #[test]
-        fn a_capability_allows_the_same_after_meeting_itself(text in capability(), channel in channel()) {
+        fn a_capability_intersected_with_itself_allows_the_same(text in capability(), channel in channel()) {
             let once = intersection(&text, &text).unwrap();
             let twice = once.intersect(&once).unwrap();
             prop_assert_eq!(twice.intersect(&twice), Ok(twice), "not a fixed point");

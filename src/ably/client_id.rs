@@ -1,21 +1,23 @@
-//! A client ID that a token may carry.
-
-use std::fmt;
+//! Client IDs.
 
 use serde::{Deserialize, Serialize};
 
-/// Who the holder of a token is on Ably.
+use super::checked_text::checked_text;
+
+/// An Ably client ID that a token may carry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct ClientId(String);
 
-/// Why a text cannot be a client ID.
+checked_text!(ClientId, InvalidClientId);
+
+/// Why a client ID is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidClientId {
-    /// Ably does not take an empty client ID.
+    /// Ably rejects an empty client ID.
     #[error("the client ID is empty")]
     Empty,
-    /// `*` alone would let its holder be anyone (RSA7b4).
+    /// `*` alone would let its holder take any client ID (RSA7b4).
     #[error("the client ID is the wildcard *")]
     Wildcard,
     /// Longer than [`ClientId::MAX_BYTES`].
@@ -27,13 +29,13 @@ pub enum InvalidClientId {
 }
 
 impl ClientId {
-    /// The longest client ID that is issued, in bytes of UTF-8.
+    /// The maximum length, in bytes of UTF-8.
     pub const MAX_BYTES: usize = 256;
 
     /// Checks a client ID.
     ///
-    /// Control characters other than the tab are refused because a line break separates the fields of the signed text
-    /// (RSA9g): a client ID with line breaks could be signed as one thing and presented as another.
+    /// Control characters other than the tab are invalid: a line break separates the fields of the signed text (RSA9g), so
+    /// a client ID with line breaks could be signed as one thing and presented as another.
     pub fn parse(text: impl Into<String>) -> Result<Self, InvalidClientId> {
         let text = text.into();
         match text.as_str() {
@@ -44,32 +46,6 @@ impl ClientId {
             _ => Ok(Self(text)),
         }
     }
-
-    /// The client ID as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for ClientId {
-    type Error = InvalidClientId;
-
-    fn try_from(text: String) -> Result<Self, InvalidClientId> {
-        Self::parse(text)
-    }
-}
-
-impl From<ClientId> for String {
-    fn from(client_id: ClientId) -> Self {
-        client_id.0
-    }
-}
-
-impl fmt::Display for ClientId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 #[cfg(test)]
@@ -77,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_client_id_that_names_one_party_is_one() {
+    fn only_a_client_id_of_one_party_is_valid() {
         for (text, result) in [
             ("alice", Ok(())),
             ("tab\tname", Ok(())),

@@ -2,31 +2,31 @@
 
 use serde::Serialize;
 
-/// The codes that this service answers with, as Ably defines them.
+/// Ably's codes that this service uses.
 ///
-/// 40102, 40171 and 40140 to 40149 are never among them: an SDK would take those for a verdict of Ably's own.
+/// Never 40102, 40171 or 40140 to 40149: an SDK would take those for Ably's own token errors.
 pub mod code {
     /// The request is malformed.
     pub const BAD_REQUEST: u32 = 40000;
-    /// A token param has a value that it cannot have.
+    /// A token param is invalid.
     pub const INVALID_PARAMETER: u32 = 40003;
-    /// The client ID is not one, or not the caller's.
+    /// The client ID is invalid, or not the caller's.
     pub const INVALID_CLIENT_ID: u32 = 40012;
-    /// The caller's credential does not hold.
+    /// The caller's credential is invalid.
     pub const INVALID_CREDENTIALS: u32 = 40101;
-    /// The capability allows none of it.
+    /// The policy grants nothing of the request.
     pub const NOT_PERMITTED: u32 = 40160;
-    /// The caller is known, and not allowed.
+    /// The caller is known and not allowed.
     pub const FORBIDDEN: u32 = 40300;
-    /// There is no such route.
+    /// Unknown route.
     pub const NOT_FOUND: u32 = 40400;
-    /// The route has no such method.
+    /// Unsupported method.
     pub const METHOD_NOT_ALLOWED: u32 = 40500;
-    /// Too much was asked for in too short a time.
+    /// Rate limit exceeded.
     pub const RATE_LIMITED: u32 = 42910;
-    /// Something is broken here.
+    /// Internal error.
     pub const INTERNAL: u32 = 50000;
-    /// A party that is needed cannot be reached.
+    /// Clerk, Ably or Redis is unreachable.
     pub const UNREACHABLE: u32 = 50003;
 }
 

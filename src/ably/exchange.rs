@@ -1,77 +1,67 @@
-//! Exchanges token requests for tokens at Ably, where the service does it rather than its client.
-
-use std::time::Duration;
+//! Exchanges token requests for tokens at Ably on behalf of the client.
 
 use prometheus_client::metrics::counter::Counter;
-use tokio::runtime::Handle;
 
-use super::{NoRandomness, RestClient, RestError, TokenDetails, TokenRequest};
+use super::{
+    rest::{AblyRefusal, RestClient, RestError},
+    token_details::TokenDetails,
+    token_request::{NoRandomness, TokenRequest},
+};
+use crate::detached::Detached;
 
-/// Ably, asked for tokens.
+/// Gets tokens from Ably.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     rest: RestClient,
-    /// The runtime that calls run on, so that a client that goes away does not take a pooled connection with it.
-    runtime: Handle,
+    detached: Detached,
     counts: ExchangeCounts,
 }
 
-/// How exchanges ended since the start, each with its retry. Clones count together.
+/// Counts of exchanges by outcome; a retry does not count apart. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct ExchangeCounts {
-    /// Ably gave a token.
+    /// Ably issued a token.
     pub given: Counter,
-    /// Ably said no.
+    /// Ably refused.
     pub refused: Counter,
-    /// Ably did not answer, or not as it documents.
+    /// Ably was unreachable, or its response malformed.
     pub unavailable: Counter,
 }
 
-/// What went wrong with an exchange, for the log.
+/// Why an exchange failed, for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// At Ably, or on the way.
+    /// The call failed.
     #[error(transparent)]
     Rest(#[from] RestError),
-    /// Before it.
+    /// The token request could not be signed.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
 }
 
-/// Why there is no token, for the client.
+/// Why an exchange failed, for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoToken {
-    /// Ably says no.
+    /// Ably refused.
     #[error("Ably refuses the token request with status {} and code {}", .0.status, .0.code)]
     Refused(AblyRefusal),
-    /// Ably did not answer, or not as it documents.
+    /// Ably was unreachable, or its response malformed.
     #[error("Ably cannot be asked for a token now")]
     Unavailable,
-    /// No nonce could be made.
+    /// No randomness for a nonce.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
-}
-
-/// An error of Ably's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AblyRefusal {
-    /// The HTTP status: 400 to 599.
-    pub status: u16,
-    /// Ably's code.
-    pub code: u32,
-    /// When to ask again, if Ably says.
-    pub retry_after: Option<Duration>,
 }
 
 impl Exchange {
-    /// Tokens by `rest`; calls run on `runtime`, and how they end is counted by `counts`.
+    /// Gets tokens by `rest`, and counts the outcomes in `counts`.
     #[must_use]
-    pub fn new(rest: RestClient, runtime: Handle, counts: ExchangeCounts) -> Self {
-        Self { rest, runtime, counts }
+    pub fn new(rest: RestClient, detached: Detached, counts: ExchangeCounts) -> Self {
+        Self { rest, detached, counts }
     }
 
-    /// A token for what `sign` signs. Tried twice when Ably cannot be reached or fails, each time with what `sign` then
-    /// gives: a nonce that may have arrived is spent (40105).
+    /// Exchanges what `sign` signs for a token. Retries once if Ably is unreachable or fails, with a newly signed request:
+    /// Ably may have used the first nonce (40105).
     pub async fn token(
         &self,
         sign: impl Fn() -> Result<TokenRequest, NoRandomness>,
@@ -91,8 +81,8 @@ impl Exchange {
 
     async fn attempt(&self, token_request: TokenRequest) -> Result<TokenDetails, RestError> {
         let rest = self.rest.clone();
-        let call = self.runtime.spawn(async move { rest.request_token(&token_request).await });
-        // A task ends early only with its runtime, hence with the service.
+        let call = self.detached.run(async move { rest.request_token(&token_request).await });
+        // The task ends early only when the service stops.
         call.await.unwrap_or(Err(RestError::Malformed))
     }
 }

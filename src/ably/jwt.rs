@@ -1,7 +1,7 @@
-//! Ably JWTs: tokens that Ably takes as they are, because the API key signed them.
+//! Ably JWTs: tokens that the API key signs.
 //!
-//! A JWT says more than a token request can: a revocation key, claims about its holder on a channel, and rates. It is
-//! signed here rather than by a library since the key's secret exists only as a keyed HMAC.
+//! Unlike a token request, a JWT carries a revocation key, channel claims and publish rates. It is signed here rather than
+//! by a library, because the key's secret exists only as a keyed HMAC.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,35 +9,40 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::Number;
 
-use super::{ApiKey, Capability, ClientId, KeyName, Ttl};
+use super::{
+    api_key::{ApiKey, KeyName},
+    capability::Capability,
+    client_id::ClientId,
+    token_request::Ttl,
+};
 use crate::clock::UnixMillis;
 
-/// The whole capability of the key: a JWT must name one, and Ably intersects it with the key's.
-const EVERYTHING: &str = r#"{"[*]*":["*"]}"#;
+/// The whole capability of the key: a JWT must have one, and Ably intersects it with the key's.
+const WHOLE_CAPABILITY: &str = r#"{"[*]*":["*"]}"#;
 
-/// What only a JWT can carry.
+/// The rights that only a JWT carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JwtExtras {
-    /// By channel, what others on it are told of the holder.
+    /// By channel, a claim about the holder that other clients may trust.
     pub channel_claims: BTreeMap<String, String>,
-    /// By resource, how many messages a second the holder may publish on one attachment.
+    /// By resource, the messages a second that one attachment may publish.
     pub publish_rate: BTreeMap<String, Number>,
 }
 
-/// An Ably JWT. It is a credential: it is never printed, only handed to the client that it is for.
+/// An Ably JWT. It is a credential and is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AblyJwt(String);
 
-/// Ably may not take a JWT of this size.
+/// The JWT is too large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the JWT is larger than {} bytes", AblyJwt::MAX_BYTES)]
 pub struct JwtTooLarge;
 
 impl AblyJwt {
-    /// The most bytes that a JWT should have: it travels in addresses and headers.
+    /// The maximum size: a JWT has to fit into addresses and headers.
     pub const MAX_BYTES: usize = 8 * 1024;
 
-    /// Signs with HS256. Ably counts a JWT's life in seconds: a ttl is rounded down, but not to nothing.
+    /// Signs with HS256. Rounds the ttl down to whole seconds, but not to zero.
     pub fn sign(
         key: &ApiKey,
         client_id: &ClientId,
@@ -49,14 +54,14 @@ impl AblyJwt {
     ) -> Result<Self, JwtTooLarge> {
         let iat = now.0.div_euclid(1000);
         let ttl = i64::try_from(ttl.unwrap_or(Ttl::ABLY_DEFAULT).as_millis() / 1000).unwrap_or(i64::MAX).max(1);
-        let capability = capability.map_or_else(|| EVERYTHING.to_owned(), ToString::to_string);
+        let capability = capability.map_or_else(|| WHOLE_CAPABILITY.to_owned(), ToString::to_string);
         let claims = Claims { iat, exp: iat.saturating_add(ttl), capability, client_id, revocation_key, extras };
         let signed = format!("{}.{}", part(&Header { typ: "JWT", alg: "HS256", kid: key.name() }), part(&claims));
         let jwt = format!("{signed}.{}", BASE64_URL.encode(key.hmac(&signed)));
         if jwt.len() > Self::MAX_BYTES { Err(JwtTooLarge) } else { Ok(Self(jwt)) }
     }
 
-    /// The JWT itself, for the client.
+    /// The JWT, for the client.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -104,7 +109,7 @@ impl Serialize for Claims<'_> {
 }
 
 fn part(value: &impl Serialize) -> String {
-    // Only a map whose keys are no texts could fail to serialize.
+    // Serialization fails only for maps with keys that are not strings.
     BASE64_URL.encode(serde_json::to_vec(value).unwrap_or_default())
 }
 
@@ -139,7 +144,7 @@ mod tests {
         }
     }
 
-    /// Header and claims, once a library that shares no code with ours has found the signature good.
+    /// Header and claims, after an independent library has verified the signature.
     fn decoded(jwt: &AblyJwt) -> (Value, Value) {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_required_spec_claims(&["exp"]);
@@ -149,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_it_has_the_whole_capability_of_the_key_for_an_hour() {
+    fn without_rules_a_jwt_has_the_whole_capability_of_the_key_for_an_hour() {
         let (header, claims) = decoded(&sign(None, None, &JwtExtras::default()).unwrap());
         assert_eq!(header, json!({ "typ": "JWT", "alg": "HS256", "kid": "xVLyHw.abcdef" }));
         assert_eq!(
@@ -165,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_granted_is_in_it() {
+    fn a_jwt_carries_the_whole_grant() {
         let capability = r#"{ "b": ["subscribe", "publish"], "a": ["*"] }"#;
         let (_, claims) = decoded(&sign(Some(capability), Some(60_000), &extras()).unwrap());
         assert_eq!(
@@ -184,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_is_whole_seconds_rounded_down_but_never_none() {
+    fn a_ttl_is_rounded_down_to_whole_seconds_but_not_to_zero() {
         for (ttl, seconds) in [(1, 1), (999, 1), (1000, 1), (1999, 1), (2000, 2), (86_400_000, 86_400)] {
             let (_, claims) = decoded(&sign(None, Some(ttl), &JwtExtras::default()).unwrap());
             assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), seconds, "{ttl}");
@@ -193,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_as_large_as_ably_takes_and_no_larger() {
+    fn a_jwt_has_at_most_the_maximum_size() {
         let of_size = |bytes: usize| JwtExtras {
             channel_claims: BTreeMap::from([("a".to_owned(), "x".repeat(bytes))]),
             ..JwtExtras::default()
@@ -206,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_does_not_hold_it() {
+    fn a_jwt_is_never_printed() {
         assert_eq!(format!("{:?}", sign(None, None, &JwtExtras::default()).unwrap()), "AblyJwt(..)");
     }
 
-    /// Each computed with `openssl dgst -sha256 -hmac`, over header and claims written by hand.
+    /// `openssl dgst -sha256 -hmac` signed each vector.
     #[test]
-    fn every_jwt_is_the_one_that_openssl_signs() {
+    fn every_jwt_equals_that_of_openssl() {
         let vectors: Value = serde_json::from_str(include_str!("../../tests/vectors/ably_jwt.json")).unwrap();
         let cases = vectors["cases"].as_array().unwrap();
         assert_eq!(cases.len(), 4);

@@ -1,11 +1,11 @@
-//! The names of resources as patterns: `:`-separated segments with wildcards, and a qualifier.
+//! Resource names as patterns: `:`-separated segments with wildcards, and a qualifier.
 
 use std::{cmp::Ordering, fmt};
 
 const WILDCARD: &str = "*";
 
-/// A resource of a capability. `*` stands for one segment; at the end, for any number, none included. A qualifier
-/// (`[meta]`, `[queue]`) is met by itself and by `[*]` only.
+/// A resource of a capability. `*` stands for one segment; at the end, for any number, including zero. A qualifier
+/// (`[meta]`, `[queue]`) matches only itself and `[*]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern<'a> {
     qualifier: Option<&'a str>,
@@ -13,59 +13,59 @@ pub(super) struct Pattern<'a> {
     suffix: Suffix,
 }
 
-/// In what two patterns meet.
+/// The intersection of two patterns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Meeting {
-    /// In ours: theirs covers it.
+pub(super) enum Intersection {
+    /// Our pattern, as theirs covers it.
     Ours,
-    /// In theirs.
+    /// Their pattern, as ours covers it.
     Theirs,
-    /// In one that is narrower than both, by name: `*:a` and `b:*` meet in `b:a`.
-    Between(String),
+    /// A narrower pattern: `b:a` for `*:a` and `b:*`.
+    Narrower(String),
 }
 
-/// Which of two patterns is the narrower, as far as they have been compared.
+/// Which of two patterns is narrower, in the parts compared so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Narrower {
-    /// They are equal.
-    Either,
+    /// Both are equal.
+    Equal,
     Ours,
     Theirs,
-    /// Each is at some place.
-    Neither,
+    /// Each is narrower in one part.
+    Both,
 }
 
 impl Narrower {
     fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Either, narrower) | (narrower, Self::Either) => narrower,
+            (Self::Equal, narrower) | (narrower, Self::Equal) => narrower,
             (one, other) if one == other => one,
-            _ => Self::Neither,
+            _ => Self::Both,
         }
     }
 }
 
-/// Compares two segments, or two qualifiers. None when they differ and neither is `*`.
+/// Compares two segments, or two qualifiers. `None` if they exclude each other.
 fn compare(ours: Option<&str>, theirs: Option<&str>) -> Option<Narrower> {
     match (ours, theirs) {
-        (ours, theirs) if ours == theirs => Some(Narrower::Either),
+        (ours, theirs) if ours == theirs => Some(Narrower::Equal),
         (Some(WILDCARD), _) => Some(Narrower::Theirs),
         (_, Some(WILDCARD)) => Some(Narrower::Ours),
         _ => None,
     }
 }
 
-/// How a pattern goes on after its segments.
+/// The end of a pattern, after its segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Suffix {
-    /// Not at all.
+    /// The pattern ends with its segments.
     Closed,
-    /// With any number of segments: the pattern ends in `*`.
+    /// The pattern ends in `*`: any number of segments follows.
     Open,
 }
 
 impl<'a> Pattern<'a> {
-    /// Takes a name apart. None when its qualifier is not closed or empty, or nothing follows it.
+    /// Parses a name. `None` if its qualifier is empty or not closed, or nothing follows it.
     pub(super) fn parse(name: &'a str) -> Option<Self> {
         let (qualifier, path) = match name.strip_prefix('[') {
             Some(rest) => {
@@ -85,27 +85,27 @@ impl<'a> Pattern<'a> {
         Some(Self { qualifier, segments, suffix })
     }
 
-    /// The pattern of the names that both match, if there are any.
-    pub(super) fn meet(&self, other: &Self) -> Option<Meeting> {
-        let beyond = match (self.segments.len().cmp(&other.segments.len()), self.suffix, other.suffix) {
+    /// The pattern of the names that both match, or `None` if they exclude each other.
+    pub(super) fn intersect(&self, other: &Self) -> Option<Intersection> {
+        let suffix = match (self.segments.len().cmp(&other.segments.len()), self.suffix, other.suffix) {
             (Ordering::Less, Suffix::Open, _) | (Ordering::Equal, Suffix::Open, Suffix::Closed) => Narrower::Theirs,
             (Ordering::Greater, _, Suffix::Open) | (Ordering::Equal, Suffix::Closed, Suffix::Open) => Narrower::Ours,
-            (Ordering::Equal, ..) => Narrower::Either,
+            (Ordering::Equal, ..) => Narrower::Equal,
             (Ordering::Less | Ordering::Greater, ..) => return None,
         };
-        let mut narrower = beyond.and(compare(self.qualifier, other.qualifier)?);
+        let mut narrower = suffix.and(compare(self.qualifier, other.qualifier)?);
         for (ours, theirs) in self.segments.iter().zip(&other.segments) {
             narrower = narrower.and(compare(Some(ours), Some(theirs))?);
         }
         Some(match narrower {
-            Narrower::Either | Narrower::Ours => Meeting::Ours,
-            Narrower::Theirs => Meeting::Theirs,
-            Narrower::Neither => Meeting::Between(self.between(other)),
+            Narrower::Equal | Narrower::Ours => Intersection::Ours,
+            Narrower::Theirs => Intersection::Theirs,
+            Narrower::Both => Intersection::Narrower(self.narrowest(other)),
         })
     }
 
-    /// The name of what two patterns meet in that do meet.
-    fn between(&self, other: &Self) -> String {
+    /// The name of the intersection, for patterns that do not exclude each other.
+    fn narrowest(&self, other: &Self) -> String {
         let (short, long) = if self.segments.len() <= other.segments.len() { (self, other) } else { (other, self) };
         let suffix = match (short.suffix, long.suffix) {
             (Suffix::Open, Suffix::Open) => Suffix::Open,
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_meet_in_the_narrower_one() {
+    fn patterns_intersect_in_the_narrower_one() {
         for (left, right, both) in [
             ("foo", "foo", Some("foo")),
             ("foo", "bar", None),
@@ -171,13 +171,13 @@ mod tests {
             ("foo*", "foo*", Some("foo*")),
         ] {
             for (left, right) in [(left, right), (right, left)] {
-                let met = Pattern::parse(left).unwrap().meet(&Pattern::parse(right).unwrap());
-                let met = met.map(|meeting| match meeting {
-                    Meeting::Ours => left.to_owned(),
-                    Meeting::Theirs => right.to_owned(),
-                    Meeting::Between(name) => name,
+                let found = Pattern::parse(left).unwrap().intersect(&Pattern::parse(right).unwrap());
+                let found = found.map(|intersection| match intersection {
+                    Intersection::Ours => left.to_owned(),
+                    Intersection::Theirs => right.to_owned(),
+                    Intersection::Narrower(name) => name,
                 });
-                assert_eq!(met.as_deref(), both, "{left} and {right}");
+                assert_eq!(found.as_deref(), both, "{left} and {right}");
             }
         }
         for malformed in ["", "[meta", "[]a", "[meta]"] {

@@ -1,4 +1,4 @@
-//! The little of Ably's REST API that the service calls.
+//! A client for the parts of Ably's REST API that the service needs.
 
 use std::time::Duration;
 
@@ -7,12 +7,14 @@ use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
 use super::{
-    AblyRefusal, ApiKey, KeyName, TokenDetails, TokenRequest,
-    revocation::{ReauthMargin, Request, Response as Revoked, Target, TargetOutcome},
+    api_key::{ApiKey, KeyName},
+    revocation::{ReauthMargin, Request, Response as RevocationResponse, Target, TargetOutcome},
+    token_details::TokenDetails,
+    token_request::TokenRequest,
 };
 use crate::{
     clock::{ClockOffset, ClockWatch, UnixMillis},
-    outgoing::{UnreadableBody, causes, read_json, retry_after, send},
+    outgoing::{causes, read_json, retry_after, send, url},
 };
 
 /// Ably's REST API at one address.
@@ -23,30 +25,41 @@ pub struct RestClient {
     clock: ClockWatch,
 }
 
-/// Why a call to Ably gave nothing.
+/// Why a call to Ably failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RestError {
-    /// No answer in time.
+    /// No complete response in time.
     #[error("no answer from Ably: {}", causes(.0))]
     Unreachable(#[source] reqwest::Error),
-    /// An answer that says no.
+    /// An error status without an error of Ably's: from something in front of Ably.
     #[error("Ably answered with status {status}")]
     Status {
         /// The HTTP status.
         status: u16,
-        /// When to ask again, if the answer says.
+        /// The value of `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// An answer that says no, and why.
+    /// An error of Ably's.
     #[error("Ably answered with status {} and code {}", .0.status, .0.code)]
     Refused(AblyRefusal),
-    /// An answer that is not what Ably documents.
-    #[error("Ably's answer is not what it documents")]
+    /// A response that differs from Ably's documentation.
+    #[error("Ably's answer differs from its documentation")]
     Malformed,
 }
 
+/// An error of Ably's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AblyRefusal {
+    /// The HTTP status: 400 to 599.
+    pub status: u16,
+    /// Ably's code.
+    pub code: u32,
+    /// The value of `Retry-After`.
+    pub retry_after: Option<Duration>,
+}
+
 impl RestError {
-    /// Whether the same call may well succeed the next moment.
+    /// Whether an immediate retry may succeed.
     pub(super) fn is_worth_a_retry(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
@@ -55,25 +68,23 @@ impl RestError {
         }
     }
 
-    /// Whether trying again later can help at all, or somebody has to change something at Ably first.
+    /// Whether a later retry may succeed, without a change at Ably.
     #[must_use]
     pub fn passes_by_itself(&self) -> bool {
         match self {
-            // A status without Ably's code is of something that stands before Ably.
             Self::Unreachable(_) | Self::Malformed | Self::Status { .. } => true,
             Self::Refused(AblyRefusal { status, .. }) => *status >= 500 || [408, 429].contains(status),
         }
     }
 
-    /// Whether Ably may refuse a call because of one of its targets, and take the others: not when the key or the app is at
-    /// fault.
+    /// Whether Ably may have refused a call because of only one of its targets, rather than the key or the app.
     #[must_use]
     pub fn may_be_of_one_target(&self) -> bool {
         let Self::Refused(AblyRefusal { status, code, .. }) = self else { return false };
         !self.passes_by_itself() && ![401, 403, 404].contains(status) && !(40_100..40_200).contains(code)
     }
 
-    /// When to ask again, if Ably says.
+    /// The value of `Retry-After`.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -92,22 +103,13 @@ impl RestError {
     }
 }
 
-impl From<UnreadableBody> for RestError {
-    fn from(error: UnreadableBody) -> Self {
-        match error {
-            UnreadableBody::Interrupted(error) => Self::Unreachable(error),
-            UnreadableBody::Malformed => Self::Malformed,
-        }
-    }
-}
-
 impl RestClient {
     const TIMEOUT: Duration = Duration::from_secs(2);
 
-    /// The version of Ably's protocol that answers are read by (CSV2).
+    /// The version of Ably's protocol (CSV2).
     const VERSION: &str = "3";
 
-    /// The most targets of one call of `revokeTokens`.
+    /// The maximum number of targets of one `revokeTokens` call.
     pub const MOST_TARGETS: usize = 100;
 
     /// A client for the API at `base`.
@@ -116,33 +118,33 @@ impl RestClient {
         Self { base, http, clock: ClockWatch::default() }
     }
 
-    /// The same client, whose calls are observed by `clock`.
+    /// The same client, which reports Ably's clock to `clock`.
     #[must_use]
     pub fn observed_by(self, clock: ClockWatch) -> Self {
         Self { clock, ..self }
     }
 
-    /// How far our clock is ahead of Ably's (RSC16).
+    /// The offset of our clock from Ably's (RSC16).
     pub async fn clock_offset(&self) -> Result<ClockOffset, RestError> {
-        let call = self.http.get(self.url(&["time"])).timeout(Self::TIMEOUT);
+        let call = self.http.get(url(&self.base, &["time"])).timeout(Self::TIMEOUT);
         let (response, arrival) = send(call).await.map_err(RestError::Unreachable)?;
         if !response.status().is_success() {
             let (status, retry_after) = (response.status().as_u16(), retry_after(&response));
             return Err(RestError::Status { status, retry_after });
         }
-        let [millis]: [i64; 1] = read_json(response).await?;
+        let [millis]: [i64; 1] = read_json(response, RestError::Unreachable, RestError::Malformed).await?;
         Ok(arrival.clock_offset_from(UnixMillis(millis)))
     }
 
-    /// The token that a token request is worth (RSA8a). A token request is taken once.
+    /// Exchanges a token request for a token (RSA8a). Ably accepts each token request once.
     pub async fn request_token(&self, token_request: &TokenRequest) -> Result<TokenDetails, RestError> {
-        let call = self.post_of_key(token_request.key_name(), "requestToken").json(token_request);
-        let details: TokenDetails = self.answer_to(call).await?;
-        if details.answers(token_request) { Ok(details) } else { Err(RestError::Malformed) }
+        let call = self.post(token_request.key_name(), "requestToken").json(token_request);
+        let details: TokenDetails = self.send(call).await?;
+        if details.matches(token_request) { Ok(details) } else { Err(RestError::Malformed) }
     }
 
-    /// Revokes tokens that were issued with a key, as many as [`RestClient::MOST_TARGETS`] at once. The outcomes are in
-    /// the order of the targets.
+    /// Revokes tokens that a key issued, at most [`RestClient::MOST_TARGETS`] targets at once. Returns the outcomes in the
+    /// order of the targets.
     pub async fn revoke_tokens(
         &self,
         api_key: &ApiKey,
@@ -150,42 +152,34 @@ impl RestClient {
         margin: ReauthMargin,
     ) -> Result<Vec<TargetOutcome>, RestError> {
         let (name, secret) = api_key.basic_auth();
-        let call = self.post_of_key(name, "revokeTokens").basic_auth(name, Some(secret));
-        Ok(self.answer_to::<Revoked>(call.json(&Request::new(targets, margin))).await?.outcomes(targets))
+        let call = self.post(name, "revokeTokens").basic_auth(name, Some(secret)).json(&Request::new(targets, margin));
+        let response: RevocationResponse = self.send(call).await?;
+        Ok(response.outcomes(targets))
     }
 
-    /// What Ably answers, or its refusal.
-    async fn answer_to<T: DeserializeOwned>(&self, call: RequestBuilder) -> Result<T, RestError> {
+    async fn send<T: DeserializeOwned>(&self, call: RequestBuilder) -> Result<T, RestError> {
         let (response, arrival) = send(call).await.map_err(RestError::Unreachable)?;
         let offset = arrival.clock_offset(&response);
-        let answer = if response.status().is_success() {
-            read_json(response).await.map_err(RestError::from)
+        let outcome = if response.status().is_success() {
+            read_json(response, RestError::Unreachable, RestError::Malformed).await
         } else {
-            Err(refused(response).await)
+            Err(read_error(response).await)
         };
-        // Something else that stands before Ably may have a clock of its own.
-        if matches!(answer, Ok(_) | Err(RestError::Refused(_))) {
+        // Something in front of Ably may have a different clock.
+        if matches!(outcome, Ok(_) | Err(RestError::Refused(_))) {
             self.clock.observe(offset);
         }
-        answer
+        outcome
     }
 
-    fn post_of_key(&self, name: &KeyName, what: &str) -> RequestBuilder {
-        let call = self.http.post(self.url(&["keys", name.as_str(), what]));
+    fn post(&self, key: &KeyName, method: &str) -> RequestBuilder {
+        let call = self.http.post(url(&self.base, &["keys", key.as_str(), method]));
         call.header("X-Ably-Version", Self::VERSION).timeout(Self::TIMEOUT)
-    }
-
-    fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
-        url
     }
 }
 
-/// Ably's error, if it is one: what stands before Ably may have errors of its own.
-async fn refused(response: Response) -> RestError {
+/// Reads an error response. Without a code of Ably's it comes from something in front of Ably.
+async fn read_error(response: Response) -> RestError {
     #[derive(Deserialize)]
     struct Body {
         error: Error,
@@ -196,8 +190,8 @@ async fn refused(response: Response) -> RestError {
     }
     let (status, retry_after) = (response.status(), retry_after(&response));
     let is_error = status.is_client_error() || status.is_server_error();
-    let code = read_json(response).await.ok().map(|Body { error }| error.code);
-    // Five digits, or six (103009).
+    let code = read_json(response, |_| (), ()).await.ok().map(|Body { error }| error.code);
+    // Ably's codes have five digits, or six (103009).
     let code = code.filter(|code| (10_000..1_000_000).contains(code));
     let status = status.as_u16();
     match code {

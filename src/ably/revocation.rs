@@ -1,31 +1,33 @@
-//! Revocation: what takes tokens back that Ably has given, or would go on to take.
+//! Revocation of tokens: Ably's `revokeTokens`.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use super::ClientId;
+use super::{checked_text::checked_text, client_id::ClientId};
 use crate::clock::UnixMillis;
 
-/// Which tokens.
+/// The tokens to revoke.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// Those of a client ID, of whatever format.
+    /// All tokens of a client ID, in every format.
     ClientId(ClientId),
-    /// The JWTs of a revocation key, which is the Clerk session that they were issued to.
+    /// The JWTs of a Clerk session.
     RevocationKey(RevocationKey),
 }
 
-/// What JWTs are revoked by: the ID of the Clerk session that they were issued to.
+/// The ID of the Clerk session that JWTs were issued to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct RevocationKey(String);
 
-/// Why a text cannot be a revocation key.
+checked_text!(RevocationKey, InvalidRevocationKey);
+
+/// Why a revocation key is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRevocationKey {
-    /// No session has an empty ID.
+    /// A session ID is never empty.
     #[error("the revocation key is empty")]
     Empty,
     /// A line break or another control character.
@@ -45,27 +47,7 @@ impl RevocationKey {
     }
 }
 
-impl TryFrom<String> for RevocationKey {
-    type Error = InvalidRevocationKey;
-
-    fn try_from(text: String) -> Result<Self, InvalidRevocationKey> {
-        Self::parse(text)
-    }
-}
-
-impl From<RevocationKey> for String {
-    fn from(key: RevocationKey) -> Self {
-        key.0
-    }
-}
-
-impl fmt::Display for RevocationKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// As the API writes it: `clientId:alice`.
+/// In the API's form: `clientId:alice`.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -75,17 +57,17 @@ impl fmt::Display for Target {
     }
 }
 
-/// How soon a connection ends whose token is revoked.
+/// When a connection ends after its token is revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReauthMargin {
-    /// At once.
+    /// Immediately.
     None,
-    /// After 30 seconds, unless its client has a new token by then: one that may have it does not notice.
+    /// After 30 seconds, unless the client has a new token by then.
     Reauthentication,
 }
 
-/// What Ably says of one target.
+/// The outcome for one target.
 pub type TargetOutcome = Result<Applied, TargetError>;
 
 /// A revocation that is in force.
@@ -93,28 +75,28 @@ pub type TargetOutcome = Result<Applied, TargetError>;
 pub struct Applied {
     /// Tokens issued before this are revoked.
     pub issued_before: UnixMillis,
-    /// From then on they are no good.
+    /// When they stop working.
     pub applies_at: UnixMillis,
 }
 
-/// Why a target is not revoked, as far as is known.
+/// Why a target was not revoked, or may not have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// Ably says no.
+    /// Ably refused.
     #[error("Ably answered for this target with code {code}")]
     Refused {
         /// Ably's code.
         code: u32,
-        /// The HTTP status that goes with it. A code of six digits does not tell it.
+        /// The HTTP status for this target. It does not follow from a code of six digits.
         status: u16,
     },
-    /// Ably's answer has no result for this target, or an unreadable one.
+    /// The result for this target is missing or malformed.
     #[error("Ably's answer has no readable result for this target")]
     NoResult,
 }
 
 impl TargetError {
-    /// Whether trying again later can help.
+    /// Whether a later retry may succeed.
     #[must_use]
     pub fn passes_by_itself(&self) -> bool {
         match self {
@@ -123,7 +105,7 @@ impl TargetError {
         }
     }
 
-    /// Whether Ably was asked too often.
+    /// Whether Ably's rate limit was exceeded.
     #[must_use]
     pub fn is_rate_limit(&self) -> bool {
         matches!(self, Self::Refused { status: 429, .. })
@@ -139,7 +121,7 @@ impl TargetError {
     }
 }
 
-/// Why Ably refuses to revoke tokens for good, by its code, and what the operator can do.
+/// The cause of a permanent refusal, by Ably's code, and what the operator can do.
 #[must_use]
 pub fn diagnosis(code: Option<u32>) -> (&'static str, &'static str) {
     match code {
@@ -153,16 +135,16 @@ pub fn diagnosis(code: Option<u32>) -> (&'static str, &'static str) {
         ),
         Some(40163 | 40164) => (
             "the API key does not have revocable tokens on",
-            "turn on revocable tokens for the key of ABLY_API_KEY in Ably's dashboard: then tokens issued from then on can \
-             be revoked",
+            "turn on revocable tokens for the key of ABLY_API_KEY in Ably's dashboard: the tokens that it issues afterwards \
+             can be revoked",
         ),
         Some(40100..=40132) => ("Ably does not accept the API key", "set ABLY_API_KEY to a key that is in force"),
         _ => ("see the error", "look up the code at https://help.ably.io/error/ followed by it"),
     }
 }
 
-/// The body of `POST /keys/{keyName}/revokeTokens`. It names no time: Ably then takes its own, which no clock of ours can
-/// be ahead of.
+/// The body of `POST /keys/{keyName}/revokeTokens`. Without a time in it, Ably uses its own clock, which a wrong clock
+/// here cannot affect.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Request {
@@ -170,18 +152,18 @@ pub(super) struct Request {
     allow_reauth_margin: bool,
 }
 
-/// The answer, by version 3 of the protocol.
+/// The response, in version 3 of the protocol.
 #[derive(Deserialize)]
 pub(super) struct Response {
     results: Vec<Entry>,
 }
 
-/// What is unreadable says nothing of any target, and spoils no other result.
+/// A malformed entry does not affect the others.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Entry {
     Result(TargetResult),
-    Unreadable(IgnoredAny),
+    Malformed(IgnoredAny),
 }
 
 #[derive(Deserialize)]
@@ -202,9 +184,9 @@ struct Error {
 
 impl From<&Error> for TargetError {
     fn from(error: &Error) -> Self {
-        // The first three of five digits are a status; of six they are not.
-        let of_code = || u16::try_from(error.code / 100).ok().filter(|status| *status < 1000).unwrap_or(400);
-        Self::Refused { code: error.code, status: error.status_code.unwrap_or_else(of_code) }
+        // The first three digits of a five-digit code are a status.
+        let from_code = || u16::try_from(error.code / 100).ok().filter(|status| *status < 1000).unwrap_or(400);
+        Self::Refused { code: error.code, status: error.status_code.unwrap_or_else(from_code) }
     }
 }
 
@@ -216,7 +198,7 @@ impl Request {
 }
 
 impl Response {
-    /// What is said of each of the targets, in their order.
+    /// The outcome for each target, in the order of the targets.
     pub(super) fn outcomes(&self, targets: &[Target]) -> Vec<TargetOutcome> {
         targets.iter().map(|target| self.outcome(&target.to_string()).unwrap_or(Err(TargetError::NoResult))).collect()
     }
@@ -224,7 +206,7 @@ impl Response {
     fn outcome(&self, target: &str) -> Option<TargetOutcome> {
         let result = self.results.iter().find_map(|entry| match entry {
             Entry::Result(result) if result.target == target => Some(result),
-            Entry::Result(_) | Entry::Unreadable(_) => None,
+            Entry::Result(_) | Entry::Malformed(_) => None,
         })?;
         match (&result.error, result.issued_before, result.applies_at) {
             (Some(error), ..) => Some(Err(error.into())),
@@ -247,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_has_no_control_characters_not_even_one_that_was_stored() {
+    fn a_target_has_no_control_characters_even_if_it_was_stored() {
         for target in [client_id("alice"), Target::RevocationKey(RevocationKey::parse("sess_1").unwrap())] {
             let stored = serde_json::to_string(&target).unwrap();
             assert_eq!(serde_json::from_str::<Target>(&stored).unwrap(), target);
@@ -294,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_a_target_is_worth_a_retry_is_told_by_its_status_or_else_by_its_code() {
+    fn the_status_or_else_the_code_decides_whether_to_retry_a_target() {
         let refused = |code, status: Option<u16>| -> TargetError {
             let results =
                 json!({ "results": [{ "target": "clientId:a", "error": { "code": code, "statusCode": status } }] });

@@ -1,12 +1,12 @@
-//! TokenDetails (TD*): a token, and what Ably says of it.
+//! TokenDetails (TD*): a token with its properties.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::TokenRequest;
+use super::token_request::TokenRequest;
 
-/// A token that Ably issued, serialized as any Ably SDK reads it. The token is a credential: it is never printed.
+/// A token that Ably issued, serialized as Ably SDKs read it. The token is a credential and is never printed.
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenDetails {
@@ -19,12 +19,12 @@ pub struct TokenDetails {
 }
 
 impl TokenDetails {
-    /// Whether this is a token, and the one that was asked for.
-    pub(super) fn answers(&self, asked: &TokenRequest) -> bool {
+    /// Whether this is a token, and the requested one.
+    pub(super) fn matches(&self, request: &TokenRequest) -> bool {
         !self.token.is_empty()
             && self.token.bytes().all(|b| b.is_ascii_graphic())
-            && self.key_name == asked.key_name().as_str()
-            && self.client_id == asked.client_id().as_str()
+            && self.key_name == request.key_name().as_str()
+            && self.client_id == request.client_id().as_str()
             && (0..self.expires).contains(&self.issued)
             && serde_json::from_str::<serde_json::Map<_, _>>(&self.capability).is_ok()
     }
@@ -46,26 +46,27 @@ mod tests {
         clock::UnixMillis,
     };
 
-    fn answer(changes: &Value) -> Value {
-        let mut answer = json!({
+    fn response(changes: &Value) -> Value {
+        let mut response = json!({
             "token": "app.secret", "keyName": "app.key", "issued": 1, "expires": 2, "capability": "{\"*\":[\"*\"]}",
             "clientId": "alice",
         });
         for (name, value) in changes.as_object().unwrap() {
-            answer[name] = value.clone();
+            response[name] = value.clone();
         }
-        answer
+        response
     }
 
     #[test]
-    fn only_the_token_that_was_asked_for_is_an_answer() {
+    fn only_the_requested_token_is_accepted() {
         let key = ApiKey::parse("app.key:secret").unwrap();
         let client_id = ClientId::parse("alice").unwrap();
-        let asked = TokenRequest::sign(&key, client_id, None, None, UnixMillis(1), Nonce::from(2));
-        let answers =
-            |changes: Value| serde_json::from_value(answer(&changes)).is_ok_and(|it: TokenDetails| it.answers(&asked));
-        assert!(answers(json!({})));
-        assert!(answers(json!({ "capability": "{}", "more": "than is read" })));
+        let request = TokenRequest::sign(&key, client_id, None, None, UnixMillis(1), Nonce::from(2));
+        let is_accepted = |changes: Value| {
+            serde_json::from_value(response(&changes)).is_ok_and(|details: TokenDetails| details.matches(&request))
+        };
+        assert!(is_accepted(json!({})));
+        assert!(is_accepted(json!({ "capability": "{}", "more": "than is read" })));
         for changes in [
             json!({ "token": "" }),
             json!({ "token": "two words" }),
@@ -80,14 +81,14 @@ mod tests {
             json!({ "capability": "x" }),
             json!({ "capability": { "*": ["*"] } }),
         ] {
-            assert!(!answers(changes.clone()), "{changes}");
+            assert!(!is_accepted(changes.clone()), "{changes}");
         }
     }
 
     #[test]
-    fn it_travels_without_what_is_not_known_and_is_not_printed() {
-        let details: TokenDetails = serde_json::from_value(answer(&json!({ "more": 1 }))).unwrap();
-        assert_eq!(serde_json::to_value(&details).unwrap(), answer(&json!({})));
+    fn it_is_serialized_without_unknown_fields_and_never_printed() {
+        let details: TokenDetails = serde_json::from_value(response(&json!({ "more": 1 }))).unwrap();
+        assert_eq!(serde_json::to_value(&details).unwrap(), response(&json!({})));
         assert!(!format!("{details:?}").contains("secret"));
     }
 }

@@ -1,19 +1,19 @@
-//! The forms in which Ably takes a token from an `authUrl` (RSA4, RSA8c).
+//! The formats that an Ably SDK accepts from an `authUrl` (RSA4, RSA8c).
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// What a client is given. One of a service, never of a request: the formats differ in how exactly they can be revoked.
+/// The format of tokens. A service has one for all requests, as the formats differ in how they can be revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenFormat {
     /// A signed token request, which the client exchanges for a token at Ably.
     #[default]
     TokenRequest,
-    /// An Ably JWT, which is the token itself.
+    /// An Ably JWT: the token itself.
     Jwt,
-    /// A token that the service got from Ably.
+    /// A token that the service gets from Ably.
     TokenDetails,
 }
 
@@ -37,9 +37,9 @@ impl fmt::Display for TokenFormat {
     }
 }
 
-/// There is no such format.
+/// An unknown format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no such format; use token_request, jwt or token_details")]
+#[error("unknown format; use token_request, jwt or token_details")]
 pub struct UnknownFormat;
 
 impl FromStr for TokenFormat {
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_format_is_read_by_the_name_that_it_prints() {
+    fn a_format_is_parsed_from_its_name() {
         for format in TokenFormat::ALL {
             assert_eq!(format.to_string().parse(), Ok(format));
         }

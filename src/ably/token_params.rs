@@ -1,44 +1,48 @@
-//! The token params that a client asks for (RSA8c1, TK2): text from a query string or a form.
+//! Token params of a client (RSA8c1, TK2), from a query string or a form.
 
-use super::{Capability, ClientId, InvalidClientId, Ttl};
+use super::{
+    capability::Capability,
+    client_id::{ClientId, InvalidClientId},
+    token_request::Ttl,
+};
 
-/// What a client asks its token to be. What it does not ask for is `None`.
+/// The token that a client requests. Absent params are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenParams {
-    /// The client ID that it takes itself to have.
+    /// The client ID that the client expects.
     pub client_id: Option<ClientId>,
-    /// The rights that it wants.
+    /// The requested rights.
     pub capability: Option<Capability>,
-    /// How long it wants the token to live.
+    /// The requested ttl.
     pub ttl: Option<Ttl>,
-    /// The organization that it takes its session to be active in: an ID, a slug, or `none`. A param of this service, which
-    /// Ably does not know.
+    /// The organization that the client expects to be active: an ID, a slug, or `none`. A param of this service, not of
+    /// Ably.
     pub organization: Option<String>,
 }
 
-/// Why params are not token params.
+/// Why token params are invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTokenParams {
-    /// One of the known params is given more than once.
+    /// A known param appears more than once.
     #[error("a token param is given twice")]
     Repeated,
     /// The client ID is `*`, too long, or has control characters.
-    #[error("the clientId is not one that a token can have: {0}")]
+    #[error("the clientId is invalid: {0}")]
     ClientId(InvalidClientId),
     /// The capability is not JSON, or not a capability.
-    #[error("the capability is not one: it is a JSON object of resources, each with a list of Ably's operations")]
+    #[error("the capability is invalid: send a JSON object of resources, each with a list of Ably's operations")]
     Capability,
     /// The ttl is not a positive whole number.
     #[error("the ttl is not a positive whole number of milliseconds")]
     Ttl,
-    /// The ttl is so short that it was meant in seconds.
+    /// The ttl is so short that it is probably in seconds.
     #[error("the ttl is shorter than 10 seconds; it is in milliseconds")]
     TtlTooShort,
 }
 
 impl TokenParams {
-    /// Reads the params that are known, and ignores the others. `timestamp` and `nonce` are known but not read: they are
-    /// the signer's to choose. An SDK writes a param that is null as nothing, `null` or `undefined`; all mean absent.
+    /// Parses the known params and ignores the others. `timestamp` and `nonce` are checked for repetition only: the signer
+    /// chooses them. An empty value, `null` and `undefined` count as absent, as SDKs send all three.
     pub fn parse<N: AsRef<str>, V: AsRef<str>>(
         params: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, InvalidTokenParams> {
@@ -62,8 +66,8 @@ impl TokenParams {
     }
 }
 
-/// Digits only. A number beyond all bounds is a long ttl, not an error: it will be lowered. A short one is an error: a client
-/// that counts in seconds would be back for another token within seconds, again and again.
+/// Parses digits. A huge number is not an error, as the policy lowers it. A small one is: a client that counts in seconds
+/// would otherwise request a new token every few seconds.
 fn parse_ttl(text: &str) -> Result<Ttl, InvalidTokenParams> {
     const SHORTEST_MS: u64 = 10_000;
     if !text.bytes().all(|b| b.is_ascii_digit()) {
@@ -83,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_params_come_in_three_spellings() {
+    fn an_absent_param_has_three_spellings() {
         for query in [
             "",
             "clientId=&capability=&ttl=&organization=",
@@ -96,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_read() {
+    fn known_params_are_parsed() {
         let params =
             parse("clientId=alice&capability=%7B%22a%22%3A%5B%22publish%22%5D%7D&ttl=60000&timestamp=x").unwrap();
         assert_eq!(params.client_id.unwrap().as_str(), "alice");
@@ -108,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_params_are_refused() {
+    fn invalid_params_are_rejected() {
         use InvalidTokenParams as Invalid;
         for (query, error) in [
             ("clientId=*", Invalid::ClientId(InvalidClientId::Wildcard)),

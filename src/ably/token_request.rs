@@ -1,4 +1,4 @@
-//! Token requests: what an Ably SDK hands to Ably for a token, signed so that Ably knows the API key allowed it.
+//! Token requests: signed with the API key, and exchanged for a token by an Ably SDK.
 
 use std::{
     fmt::{self, Write as _},
@@ -9,23 +9,27 @@ use std::{
 use rand::{TryRng as _, rngs::SysRng};
 use serde::Serialize;
 
-use super::{ApiKey, Capability, ClientId, KeyName};
+use super::{
+    api_key::{ApiKey, KeyName},
+    capability::Capability,
+    client_id::ClientId,
+};
 use crate::clock::UnixMillis;
 
-/// How long a token lives, in whole milliseconds; never zero.
+/// The lifetime of a token, in whole milliseconds above zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Ttl(NonZeroU64);
 
 impl Ttl {
-    /// What Ably gives a token whose request has no ttl (TK2a).
+    /// The ttl of a token whose request has none (TK2a).
     pub const ABLY_DEFAULT: Self = Self(NonZeroU64::new(60 * 60 * 1000).unwrap());
-    /// The most that Ably gives (40003 above it).
+    /// Ably's maximum (40003 above it).
     pub const MAX: Self = Self(NonZeroU64::new(24 * 60 * 60 * 1000).unwrap());
-    /// The most that Ably gives when the key has revocable tokens on.
+    /// Ably's maximum for a key with revocable tokens.
     pub const MAX_REVOCABLE: Self = Self(NonZeroU64::new(60 * 60 * 1000).unwrap());
 
-    /// A ttl of so many milliseconds; none for zero.
+    /// A ttl in milliseconds. `None` for zero.
     #[must_use]
     pub fn from_millis(millis: u64) -> Option<Self> {
         NonZeroU64::new(millis).map(Self)
@@ -41,7 +45,7 @@ impl Ttl {
 impl TryFrom<Duration> for Ttl {
     type Error = ();
 
-    /// Takes durations of at least a millisecond and without a rest below it.
+    /// Accepts whole milliseconds above zero.
     fn try_from(duration: Duration) -> Result<Self, ()> {
         let millis = u64::try_from(duration.as_millis()).map_err(|_| ())?;
         if Duration::from_millis(millis) != duration {
@@ -51,14 +55,14 @@ impl TryFrom<Duration> for Ttl {
     }
 }
 
-/// Makes a token request unique, so that it works once: 128 unpredictable bits in hexadecimal (RSA9c).
+/// Makes a token request unique, so that Ably accepts it once: 128 random bits in hexadecimal (RSA9c).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Nonce(String);
 
-/// The operating system gave no randomness.
+/// The operating system failed to provide randomness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the operating system gave no randomness")]
+#[error("the operating system failed to provide randomness")]
 pub struct NoRandomness;
 
 impl Nonce {
@@ -76,8 +80,8 @@ impl From<u128> for Nonce {
     }
 }
 
-/// A signed token request (TE*), serialized as any Ably SDK reads it: an absent ttl or capability is left out, which
-/// gives the token Ably's default life and the whole capability of the key (RSA5, RSA6).
+/// A signed token request (TE*), serialized as Ably SDKs read it. Without a ttl or a capability, the token has Ably's
+/// default ttl or the whole capability of the key (RSA5, RSA6).
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenRequest {
@@ -92,7 +96,7 @@ pub struct TokenRequest {
     mac: String,
 }
 
-/// Whoever has it can exchange it for a token, so it does not print what makes it good.
+/// Prints only the key name: a token request is a credential.
 impl fmt::Debug for TokenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenRequest").field("key_name", &self.key_name).finish_non_exhaustive()
@@ -100,7 +104,7 @@ impl fmt::Debug for TokenRequest {
 }
 
 impl TokenRequest {
-    /// Signs (RSA9g): the HMAC covers the six fields in this order, each followed by a line break.
+    /// Signs a token request (RSA9g). The HMAC covers the six fields in this order, each followed by a line break.
     #[must_use]
     pub fn sign(
         key: &ApiKey,
@@ -138,9 +142,8 @@ mod tests {
 
     use super::*;
 
-    /// Every case that ably-js answered, byte for byte.
     #[test]
-    fn every_token_request_is_the_one_that_ably_js_writes() {
+    fn every_token_request_equals_that_of_ably_js_byte_for_byte() {
         let vectors: Value = serde_json::from_str(include_str!("../../tests/vectors/token_request.json")).unwrap();
         let cases = vectors["cases"].as_array().unwrap();
         assert_eq!(cases.len(), 60);
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_is_left_out() {
+    fn absent_fields_are_left_out() {
         let key = ApiKey::parse("app.key:secret").unwrap();
         let client_id = ClientId::parse("alice").unwrap();
         let signed = TokenRequest::sign(&key, client_id, None, None, UnixMillis(1), Nonce::from(2));

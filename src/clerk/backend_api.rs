@@ -1,4 +1,4 @@
-//! The little of Clerk's Backend API that the service calls.
+//! A client for the parts of Clerk's Backend API that the service needs.
 
 use std::{fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
-use crate::outgoing::{UnreadableBody, causes, read_json, retry_after};
+use crate::outgoing::{causes, read_json, retry_after, send, url};
 
 /// The Backend API of one instance.
 pub struct BackendApi {
@@ -19,52 +19,43 @@ pub struct BackendApi {
     http: reqwest::Client,
 }
 
-/// What is known of a user.
+/// A user's record.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct User {
     /// `user_…`
     pub id: String,
-    /// Null in an instance or for a user without usernames.
+    /// `None` if the instance or the user has no usernames.
     pub username: Option<String>,
-    /// Barred from signing in.
+    /// Banned from signing in.
     pub banned: bool,
-    /// Barred like `banned`, by the directory that the user comes from.
+    /// Removed by the directory that the user comes from; counts as banned.
     #[serde(default)]
     pub deprovisioned: bool,
     /// When the record last changed, in milliseconds since the epoch.
     pub updated_at: i64,
 }
 
-/// Why a call to the Backend API gave nothing.
+/// Why a call to the Backend API failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendApiError {
-    /// No such record.
-    #[error("Clerk knows no such record")]
+    /// Clerk does not have the record.
+    #[error("Clerk does not have this record")]
     NotFound,
-    /// The secret key is not one of the instance.
-    #[error("Clerk refuses the secret key (status {0})")]
+    /// The secret key is invalid.
+    #[error("Clerk rejects the secret key (status {0})")]
     Unauthorized(u16),
-    /// Too many calls; to be repeated after the given time, if Clerk gave one.
+    /// Too many calls; retry after the given time, if Clerk gave one.
     #[error("Clerk's rate limit is reached")]
     RateLimited(Option<Duration>),
-    /// An answer that says no.
+    /// Another error status.
     #[error("Clerk answered with status {0}")]
     Status(u16),
-    /// No answer in time.
+    /// No complete response in time.
     #[error("no answer from Clerk: {}", causes(.0))]
     Unreachable(#[source] reqwest::Error),
-    /// An answer that is not what Clerk documents.
-    #[error("Clerk's answer is not what it documents")]
+    /// A response that differs from Clerk's documentation.
+    #[error("Clerk's answer differs from its documentation")]
     Malformed,
-}
-
-impl From<UnreadableBody> for BackendApiError {
-    fn from(error: UnreadableBody) -> Self {
-        match error {
-            UnreadableBody::Interrupted(error) => Self::Unreachable(error),
-            UnreadableBody::Malformed => Self::Malformed,
-        }
-    }
 }
 
 impl BackendApiError {
@@ -89,43 +80,33 @@ impl BackendApi {
         Self { base, secret_key, http }
     }
 
-    /// The user of that id. Tried twice when Clerk cannot be reached or fails.
+    /// The user with this id. Retries once if Clerk is unreachable or fails.
     pub async fn user(&self, id: &str) -> Result<User, BackendApiError> {
-        let url = self.url(&["v1", "users", id]);
+        let url = url(&self.base, &["v1", "users", id]);
         let user: User = match self.get(url.clone()).await {
             Err(error) if error.is_worth_a_retry() => self.get(url).await?,
-            answer => answer?,
+            result => result?,
         };
         if user.id == id { Ok(user) } else { Err(BackendApiError::Malformed) }
     }
 
-    /// The users that were created last, at most `limit` of them.
+    /// The users created last, at most `limit`.
     pub async fn newest_users(&self, limit: u16) -> Result<Vec<User>, BackendApiError> {
-        let mut url = self.url(&["v1", "users"]);
+        let mut url = url(&self.base, &["v1", "users"]);
         url.query_pairs_mut().append_pair("limit", &limit.to_string()).append_pair("order_by", "-created_at");
         self.get(url).await
     }
 
-    fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
-        url
-    }
-
     async fn get<T: DeserializeOwned>(&self, url: Url) -> Result<T, BackendApiError> {
-        let response = self
+        let request = self
             .http
             .get(url)
             .header(AUTHORIZATION, bearer(self.secret_key.expose_secret()))
             .header("Clerk-API-Version", Self::VERSION)
-            .timeout(Self::TIMEOUT)
-            .send()
-            .await
-            .map_err(|error| BackendApiError::Unreachable(error.without_url()))?;
+            .timeout(Self::TIMEOUT);
+        let (response, _) = send(request).await.map_err(BackendApiError::Unreachable)?;
         match response.status() {
-            StatusCode::OK => Ok(read_json(response).await?),
+            StatusCode::OK => read_json(response, BackendApiError::Unreachable, BackendApiError::Malformed).await,
             StatusCode::NOT_FOUND => Err(BackendApiError::NotFound),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 Err(BackendApiError::Unauthorized(status.as_u16()))
@@ -136,9 +117,9 @@ impl BackendApi {
     }
 }
 
-/// The `Authorization` header with a secret key, marked so that no client library logs it.
+/// The `Authorization` header with a secret key, marked as sensitive so that client libraries do not log it.
 pub(super) fn bearer(secret_key: &str) -> HeaderValue {
-    // A secret key was checked to be ASCII without spaces when it was configured.
+    // The configuration has checked that a secret key is ASCII without spaces.
     let mut value =
         HeaderValue::try_from(format!("Bearer {secret_key}")).unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
     value.set_sensitive(true);

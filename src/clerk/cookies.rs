@@ -1,21 +1,25 @@
-//! The `Cookie` header, and which of Clerk's two forms of cookies counts.
+//! Clerk's cookies.
 //!
 //! An instance sets its cookies under plain names and under names with the instance's suffix, so that two instances on
-//! one host do not overwrite each other. All cookies of a request are taken from one form.
+//! one host do not overwrite each other. All cookies of a request are taken from one of these two forms.
 
 use std::{borrow::Cow, collections::HashMap};
 
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-use super::{InstanceKind, jwt::LooselyDecoded, publishable_key::PublishableKey, session::is_truthy};
+use super::{
+    jwt::LooselyDecoded,
+    publishable_key::{InstanceKind, PublishableKey},
+    session::is_truthy,
+};
 use crate::clock::UnixMillis;
 
 const SESSION: &str = "__session";
 const CLIENT_UAT: &str = "__client_uat";
 const DEV_BROWSER: &str = "__clerk_db_jwt";
 
-/// The cookies of one request by name: the first of a name counts, values are percent-decoded.
+/// The percent-decoded cookies of one request by name. The first of each name counts.
 struct Cookies<'a>(HashMap<&'a str, Cow<'a, str>>);
 
 impl<'a> Cookies<'a> {
@@ -28,13 +32,13 @@ impl<'a> Cookies<'a> {
         Self(cookies)
     }
 
-    /// An empty cookie is as good as none.
+    /// An empty cookie counts as missing.
     fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(AsRef::as_ref).filter(|value| !value.is_empty())
     }
 }
 
-/// All or nothing, as `decodeURIComponent` does it: a value with one bad escape stays as it is.
+/// Decodes as `decodeURIComponent` does: a value with an invalid escape stays as it is.
 fn percent_decoded(value: &str) -> Cow<'_, str> {
     let is_hex = |b: Option<&u8>| b.is_some_and(u8::is_ascii_hexdigit);
     let bytes = value.as_bytes();
@@ -45,7 +49,7 @@ fn percent_decoded(value: &str) -> Cow<'_, str> {
     percent_decode_str(value).decode_utf8().unwrap_or(Cow::Borrowed(value))
 }
 
-/// Clerk's cookies, of the form that counts.
+/// Clerk's cookies, all of one form.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ClerkCookies {
     pub(super) session: Option<String>,
@@ -54,7 +58,7 @@ pub(super) struct ClerkCookies {
 }
 
 impl ClerkCookies {
-    /// Chooses the form and takes its cookies.
+    /// Chooses the form and reads its cookies.
     pub(super) fn choose(header: &str, key: &PublishableKey, now: UnixMillis) -> Self {
         let cookies = Cookies::parse(header);
         let suffix = key.cookie_suffix();
@@ -76,9 +80,9 @@ struct CookiePair<'a> {
     client_uat: Option<&'a str>,
 }
 
-/// The rules of `@clerk/backend`, the first that applies. Tokens are only decoded here.
+/// The rules of `@clerk/backend`, the first that applies. Tokens are only decoded here, not verified.
 ///
-/// Where Clerk's SDK may read a token that we cannot, the form is chosen that has it: verification will refuse it.
+/// If Clerk's SDK may parse a token that this service cannot, its form is chosen: verification then rejects the token.
 fn suffixed_form_counts(
     plain: &CookiePair<'_>,
     suffixed: &CookiePair<'_>,
@@ -105,19 +109,19 @@ fn suffixed_form_counts(
         Some(LooselyDecoded::Ambiguous) => return true,
         Some(LooselyDecoded::Payload(payload)) => Some(payload),
     };
-    let signed_out = |form: &CookiePair<'_>| form.client_uat == Some("0");
-    if !signed_out(suffixed) && !signed_out(plain) {
+    let is_signed_out = |form: &CookiePair<'_>| form.client_uat == Some("0");
+    if !is_signed_out(suffixed) && !is_signed_out(plain) {
         match (issued_at(plain_token.as_ref()), issued_at(suffixed_token.as_ref())) {
-            (IssuedAt::Odd, _) => return false,
-            (_, IssuedAt::Odd) => return true,
+            (IssuedAt::NotANumber, _) => return false,
+            (_, IssuedAt::NotANumber) => return true,
             (IssuedAt::Seconds(plain), IssuedAt::Seconds(suffixed)) if plain > suffixed => return false,
             _ => {}
         }
     }
-    if signed_out(suffixed) && !signed_out(plain) {
+    if is_signed_out(suffixed) && !is_signed_out(plain) {
         return false;
     }
-    if key.kind() == InstanceKind::Development && !signed_out(suffixed) && signed_out(plain) {
+    if key.kind() == InstanceKind::Development && !is_signed_out(suffixed) && is_signed_out(plain) {
         let expires = suffixed_token.as_ref().and_then(|payload| payload.get("exp")?.as_f64());
         #[expect(clippy::cast_precision_loss, reason = "seconds since the epoch are far below 2^53")]
         let seconds = now.0.div_euclid(1000) as f64;
@@ -128,22 +132,22 @@ fn suffixed_form_counts(
     !(suffixed.client_uat.is_none() && suffixed.session.is_some())
 }
 
-/// When a token was minted, as far as can be told without verifying it.
+/// The unverified `iat` of a token.
 enum IssuedAt {
-    /// In seconds; 0 where there is no token that can be decoded, or no claim.
+    /// In seconds. 0 without a token or without the claim.
     Seconds(f64),
-    /// What JavaScript would compare in ways of its own.
-    Odd,
+    /// A value of another type, which JavaScript compares by its own rules.
+    NotANumber,
 }
 
 fn issued_at(payload: Option<&Value>) -> IssuedAt {
     match payload.and_then(|payload| payload.get("iat")) {
         None => IssuedAt::Seconds(0.0),
-        Some(issued_at) => issued_at.as_f64().map_or(IssuedAt::Odd, IssuedAt::Seconds),
+        Some(issued_at) => issued_at.as_f64().map_or(IssuedAt::NotANumber, IssuedAt::Seconds),
     }
 }
 
-/// Whether an issuer names the instance's Frontend API. As in Clerk's SDK, a scheme does not count wherever it stands.
+/// Whether an issuer is the instance's Frontend API. Like Clerk's SDK, ignores schemes anywhere in the text.
 fn is_host_of(issuer: &str, key: &PublishableKey) -> bool {
     let mut host = String::new();
     let mut rest = issuer;
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_is_of_the_instance_whatever_its_schemes() {
+    fn schemes_anywhere_in_an_issuer_are_ignored() {
         let key = PublishableKey::parse("pk_live_Y2xlcmsuZXhhbXBsZS5jb20k").unwrap();
         for (issuer, expected) in [
             ("https://clerk.example.com", true),

@@ -1,55 +1,53 @@
-//! Where a request carries its session token.
+//! Finds the session token of a request.
 
 use super::{
-    InstanceKind, Invalid,
     cookies::ClerkCookies,
     jwt::{Decoded, javascript_parse_int},
-    publishable_key::PublishableKey,
-    session::non_empty,
+    publishable_key::{InstanceKind, PublishableKey},
 };
 use crate::clock::UnixMillis;
 
-/// A session token as a request brought it, not verified.
+/// An unverified session token.
 #[derive(Clone, PartialEq)]
 pub struct Credential {
     token: String,
     source: CredentialSource,
 }
 
-/// Where a session token comes from.
+/// The source of a session token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CredentialSource {
-    /// The `Authorization` header, or somebody who has the token itself.
+    /// The `Authorization` header, or a command.
     Bearer,
     /// The session cookie.
     Cookie,
 }
 
-/// Why a request brings no session token that counts.
+/// Why a request has no usable session token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoCredential {
     /// Neither header nor cookie.
     #[error("no session token")]
     Missing,
-    /// No session cookie, although `__client_uat` says that the browser has a session: the page has not made it yet.
+    /// No session cookie yet, although `__client_uat` says that the browser has a session.
     #[error("no session cookie yet")]
     SessionCookieMissing,
     /// More than one `Authorization` header.
     #[error("two Authorization headers")]
     Ambiguous,
-    /// A cookie session on a development instance without the browser's own cookie.
+    /// No development browser cookie, which a development instance requires beside the session cookie.
     #[error("no __clerk_db_jwt cookie")]
     DevBrowserMissing,
-    /// A session cookie, but `__client_uat` says that nobody is signed in.
+    /// A session cookie, although `__client_uat` says that the user is signed out.
     #[error("the __client_uat cookie says signed out")]
     SignedOut,
-    /// The session was changed after the token was minted, as a sign-out elsewhere does.
+    /// The session changed after the token was issued, for example by a sign-out elsewhere.
     #[error("the session token is older than the __client_uat cookie")]
     OlderThanClient,
 }
 
 impl NoCredential {
-    /// Whether it means that the user is signed out. The others pass by themselves, or are mistakes of a page or a proxy.
+    /// Whether the user is signed out. The other reasons are temporary, or mistakes of a page or a proxy.
     #[must_use]
     pub fn is_signed_out(self) -> bool {
         matches!(self, Self::Missing | Self::SignedOut)
@@ -57,14 +55,13 @@ impl NoCredential {
 }
 
 impl Credential {
-    /// A session token that somebody gave by itself.
+    /// A session token on its own.
     #[must_use]
     pub fn new(token: &str) -> Self {
         Self { token: token.to_owned(), source: CredentialSource::Bearer }
     }
 
-    /// The session token in the `Authorization` header, of which `authorization` is every value. A token there wins over
-    /// cookies.
+    /// The session token in the `Authorization` headers. It takes precedence over cookies.
     pub fn in_header<'a>(authorization: impl IntoIterator<Item = &'a str>) -> Result<Option<Self>, NoCredential> {
         let mut authorization = authorization.into_iter();
         let header = authorization.next();
@@ -74,8 +71,8 @@ impl Credential {
         Ok(header.and_then(token_in_header).map(Self::new))
     }
 
-    /// The session token in the cookies of the instance that `key` names. `header` is the `Cookie` header, several
-    /// joined by `; `.
+    /// The session token in the cookies of the instance of `key`. `header` is the `Cookie` header; several are joined by
+    /// `; `.
     pub fn in_cookies(header: &str, key: &PublishableKey, now: UnixMillis) -> Result<Self, NoCredential> {
         let cookies = ClerkCookies::choose(header, key, now);
         let client_uat = cookies.client_uat.as_deref().and_then(javascript_parse_int).unwrap_or(0.0);
@@ -87,7 +84,7 @@ impl Credential {
         if client_uat == 0.0 {
             return Err(NoCredential::SignedOut);
         }
-        // An iat that is no number is for the verifier to refuse.
+        // The verifier rejects an iat that is not a number.
         let issued_at = Decoded::new(&session).and_then(|token| token.payload.get("iat")?.as_f64());
         if issued_at.is_some_and(|issued_at| issued_at < client_uat) {
             return Err(NoCredential::OlderThanClient);
@@ -95,7 +92,7 @@ impl Credential {
         Ok(Self { token: session, source: CredentialSource::Cookie })
     }
 
-    /// The session token. It is a secret: it must not be logged.
+    /// The session token. It is a secret and must not be logged.
     #[must_use]
     pub fn token(&self) -> &str {
         &self.token
@@ -104,18 +101,11 @@ impl Credential {
     pub(super) fn source(&self) -> CredentialSource {
         self.source
     }
-
-    /// Who the token says that it is from. Nothing vouches for it before the token is verified: it may choose who
-    /// verifies, and no more.
-    pub fn unverified_issuer(&self) -> Result<String, Invalid> {
-        let token = Decoded::new(&self.token).ok_or_else(|| Invalid::undecodable(&self.token))?;
-        non_empty(token.payload.get("iss")).ok_or(Invalid::Issuer)
-    }
 }
 
-/// `Bearer <token>`, the scheme without regard to case (RFC 9110 section 11.1) and with any number of blanks behind it
-/// (section 11.4), or a bare JWT. Anything else is not for us: a browser's ably-js must send a dummy `authorization` header
-/// for cookies to go along, and JavaScript writes a token that is not there as `null`, `undefined` or nothing.
+/// Parses `Bearer <token>`, with the scheme in any case (RFC 9110 section 11.1) and any number of spaces after it (section
+/// 11.4), or a bare JWT. Ignores everything else: in a browser, ably-js must send a dummy `authorization` header with
+/// cookies, and JavaScript writes a missing token as `null`, `undefined` or nothing.
 fn token_in_header(value: &str) -> Option<&str> {
     let value = value.trim_matches([' ', '\t']);
     let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
@@ -123,7 +113,7 @@ fn token_in_header(value: &str) -> Option<&str> {
         let token = rest.trim_start_matches(' ');
         return (!matches!(token, "" | "null" | "undefined")).then_some(token);
     }
-    // As `@clerk/backend` does, the value is split at single spaces, and nothing after an empty second piece counts.
+    // Like `@clerk/backend`: split at single spaces, and ignore everything after an empty second piece.
     let is_alone = rest.is_empty() || rest.starts_with(' ');
     (is_alone && scheme.split('.').count() == 3).then_some(scheme)
 }
@@ -178,13 +168,13 @@ mod tests {
             ("__client_uat=1", false),
             ("__session=e30.eyJpYXQiOjF9.c2ln; __client_uat=2", false),
         ] {
-            let refused = Credential::in_cookies(cookies, &key, UnixMillis(0)).err().unwrap();
-            assert_eq!(refused.is_signed_out(), signed_out, "{cookies}: {refused}");
+            let rejected = Credential::in_cookies(cookies, &key, UnixMillis(0)).err().unwrap();
+            assert_eq!(rejected.is_signed_out(), signed_out, "{cookies}: {rejected}");
         }
     }
 
     #[test]
-    fn two_authorization_headers_are_refused() {
+    fn two_authorization_headers_are_rejected() {
         let found = Credential::in_header(["Bearer a.b.c", "Bearer d.e.f"]);
         assert_eq!(found.err(), Some(NoCredential::Ambiguous));
     }

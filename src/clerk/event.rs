@@ -1,41 +1,41 @@
-//! What Clerk's webhooks tell, as far as it ends or changes someone's access.
+//! Clerk's webhook events that end or change a user's access.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::User;
+use super::backend_api::User;
 use crate::clock::UnixMillis;
 
-/// Something that happened at Clerk.
+/// An event at Clerk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When, by Clerk's clock. Deliveries come in any order, and some twice: this says which of two came first.
+    /// The time by Clerk's clock. It orders events, as deliveries arrive in any order, and some twice.
     pub at: UnixMillis,
-    /// What.
+    /// The change.
     pub change: Change,
 }
 
-/// What happened.
+/// The change that an event reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A session is over: `session.ended`, `session.removed`, `session.revoked`.
+    /// A session ended: `session.ended`, `session.removed`, `session.revoked`.
     SessionEnded {
         /// `sess_…`
         session_id: String,
-        /// `user_…`, if it says so.
+        /// `user_…`, if the event contains it.
         user_id: Option<String>,
-        /// The user's username, if it says so.
+        /// The user's username, if the event contains it.
         username: Option<String>,
     },
-    /// A user's record is now this: `user.updated`.
+    /// A user changed: `user.updated`.
     UserUpdated(User),
-    /// A user is no more: `user.deleted`.
+    /// A user was deleted: `user.deleted`.
     UserDeleted {
         /// `user_…`
         user_id: String,
     },
-    /// A user's role in an organization is another, or they left it: `organizationMembership.updated`,
+    /// A user's role in an organization changed, or they left it: `organizationMembership.updated`,
     /// `organizationMembership.deleted`.
     MembershipChanged {
         /// `user_…`
@@ -43,23 +43,23 @@ pub enum Change {
         /// `org_…`
         organization_id: String,
     },
-    /// An organization is no more: `organization.deleted`.
+    /// An organization was deleted: `organization.deleted`.
     OrganizationDeleted {
         /// `org_…`
         organization_id: String,
     },
 }
 
-/// Why a delivery is not an event as Clerk documents it.
+/// Why an event is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedEvent {
     /// The body is not JSON.
     #[error("the body is not JSON")]
     NotJson,
-    /// A field that this type of event needs.
+    /// A required field is missing or of the wrong type.
     #[error("`{0}` is missing or of the wrong type")]
     Field(&'static str),
-    /// In the future: it would outdate everything that comes after it.
+    /// In the future: it would override every later event.
     #[error("the timestamp {0} is more than 5 minutes ahead")]
     Ahead(i64),
     /// Before Clerk existed.
@@ -68,7 +68,7 @@ pub enum MalformedEvent {
 }
 
 impl Change {
-    /// The user whom it is about, if it is about one.
+    /// The user that changed.
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
         match self {
@@ -79,7 +79,7 @@ impl Change {
         }
     }
 
-    /// What Clerk calls such an event, for the log.
+    /// The change in words, for the log.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -94,14 +94,14 @@ impl Change {
 }
 
 impl Event {
-    /// How far ahead Clerk's clock may be: as far as that of a delivery's sender.
+    /// The tolerance for Clerk's clock, the same as for a delivery's timestamp.
     const TOLERANCE: Duration = Duration::from_mins(5);
     /// 2020-01-01T00:00:00Z.
     const EARLIEST: UnixMillis = UnixMillis(1_577_836_800_000);
     /// A timestamp below this is in seconds, as in Clerk's published examples. In milliseconds it would be in 1973.
-    const LEAST_MILLIS: i64 = 100_000_000_000;
+    const MIN_MILLIS: i64 = 100_000_000_000;
 
-    /// Reads the body of a verified delivery. None for an event that ends and changes nothing here.
+    /// Parses the body of a verified delivery. `None` for an event without effect here.
     pub fn parse(body: &[u8], now: UnixMillis) -> Result<Option<Self>, MalformedEvent> {
         let body = Body(serde_json::from_slice(body).map_err(|_| MalformedEvent::NotJson)?);
         let change = match body.text("type")?.as_str() {
@@ -111,7 +111,7 @@ impl Event {
                 username: body.text("data.user.username").ok(),
             },
             "user.updated" => Change::UserUpdated(body.user()?),
-            // Clerk may leave out the id of a user that it never had.
+            // Clerk may leave out the id of an unknown user.
             "user.deleted" if body.find("data.id").is_none() => return Ok(None),
             "user.deleted" => Change::UserDeleted { user_id: body.text("data.id")? },
             "organizationMembership.updated" | "organizationMembership.deleted" => Change::MembershipChanged {
@@ -132,10 +132,9 @@ impl Event {
         Ok(Some(Self { at, change }))
     }
 
-    /// When an event happened. A timestamp of whole seconds tells no order within the second; the time of the change does,
-    /// if it lies in that second.
+    /// The time of an event. For a timestamp in whole seconds, `updated_at` is more precise, if it lies in that second.
     fn at(timestamp: i64, updated_at: Option<i64>) -> UnixMillis {
-        let at = if timestamp < Self::LEAST_MILLIS { timestamp.saturating_mul(1000) } else { timestamp };
+        let at = if timestamp < Self::MIN_MILLIS { timestamp.saturating_mul(1000) } else { timestamp };
         let is_whole_second = at % 1000 == 0;
         UnixMillis(
             updated_at.filter(|updated_at| is_whole_second && updated_at.div_euclid(1000) == at / 1000).unwrap_or(at),
@@ -159,14 +158,14 @@ impl Body {
         self.find(path).and_then(Value::as_i64).ok_or(MalformedEvent::Field(path))
     }
 
-    /// False when missing.
+    /// False if missing.
     fn flag(&self, path: &'static str) -> Result<bool, MalformedEvent> {
         self.find(path).map_or(Ok(false), |value| value.as_bool().ok_or(MalformedEvent::Field(path)))
     }
 
     fn user(&self) -> Result<User, MalformedEvent> {
         let (banned, deprovisioned) = (self.flag("data.banned")?, self.flag("data.deprovisioned")?);
-        // Null says that the user has no username; without the field the username is unknown.
+        // With null the user has no username; without the field it is unknown.
         let username = match self.0.pointer("/data/username") {
             Some(Value::Null) => None,
             // A ban takes effect without it.
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn each_event_that_matters_is_read() {
+    fn each_relevant_event_is_parsed() {
         let session =
             json!({ "id": "sess_1", "user_id": "user_1", "user": { "username": "alice" }, "status": "ended" });
         let ended = Change::SessionEnded {
@@ -236,9 +235,10 @@ mod tests {
         let data = json!({ "id": "sess_1", "user_id": null, "user": null });
         assert_eq!(parse("session.ended", &data), Ok(Some(ended)));
         for (flag, banned) in [("banned", true), ("deprovisioned", false)] {
-            let barred = User { id: "user_1".into(), username: None, banned, deprovisioned: !banned, updated_at: 0 };
+            let banned_user =
+                User { id: "user_1".into(), username: None, banned, deprovisioned: !banned, updated_at: 0 };
             let data = json!({ "id": "user_1", flag: true });
-            assert_eq!(parse("user.updated", &data), Ok(Some(Change::UserUpdated(barred))), "{flag}");
+            assert_eq!(parse("user.updated", &data), Ok(Some(Change::UserUpdated(banned_user))), "{flag}");
         }
         for timestamp in [json!(1.5), json!("2026"), Value::Null] {
             let body = json!({ "type": "email.created", "timestamp": timestamp, "data": {} });
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn events_that_end_nothing_are_ignored() {
+    fn events_without_effect_are_ignored() {
         for name in ["session.created", "user.created", "email.created", "organization.created", ""] {
             assert_eq!(parse(name, &json!({})), Ok(None));
         }
@@ -276,7 +276,7 @@ mod tests {
             ("session.ended", json!({ "user_id": "user_1" }), "data.id"),
             ("session.ended", Value::Null, "data.id"),
             ("user.updated", json!({ "username": "alice" }), "data.id"),
-            // Not the same as null, which says that the user has none.
+            // Unlike null, which means a user without a username.
             ("user.updated", json!({ "id": "user_1", "banned": false }), "data.username"),
             ("user.updated", json!({ "id": "user_1", "username": 5 }), "data.username"),
             ("user.updated", json!({ "id": "user_1", "username": "alice", "banned": "yes" }), "data.banned"),
@@ -313,11 +313,11 @@ mod tests {
         let second = NOW.0 / 1000;
         for (timestamp, updated_at, expected) in [
             (second, Value::Null, second * 1000),
-            // Of two in one second, the change tells which came first.
+            // The change orders two events of one second.
             (second, json!(second * 1000 + 7), second * 1000 + 7),
             (second, json!(second * 1000 + 999), second * 1000 + 999),
             (second * 1000, json!(second * 1000 + 7), second * 1000 + 7),
-            // Of another second, it is about something else.
+            // A change in another second is a different one.
             (second, json!(second * 1000 + 1000), second * 1000),
             (second, json!(second * 1000 - 1), second * 1000),
             (second, json!("now"), second * 1000),

@@ -1,19 +1,19 @@
-//! A JWT taken apart but not verified, strictly and as JavaScript does it, in which Clerk's rules are written.
+//! Decodes JWTs without verifying them: strictly, and as JavaScript does, because Clerk's rules are written in it.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-/// The three parts of a JWT, decoded. Nothing in it is to be trusted before the signature is.
+/// The decoded parts of a JWT. Untrusted until the signature is verified.
 pub(super) struct Decoded<'a> {
     pub(super) header: Map<String, Value>,
     pub(super) payload: Map<String, Value>,
-    /// What the signature covers: the first two parts as they came.
+    /// The text that the signature covers: the first two parts.
     pub(super) signed: &'a str,
     pub(super) signature: &'a str,
 }
 
 impl<'a> Decoded<'a> {
-    /// None when the text is not three parts of base64url, the first two of them JSON objects.
+    /// `None` unless the text is three parts of base64url, the first two of them JSON objects.
     pub(super) fn new(token: &'a str) -> Option<Self> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, payload) = signed.split_once('.').filter(|(_, payload)| !payload.contains('.'))?;
@@ -26,14 +26,14 @@ fn object(part: &str) -> Option<Map<String, Value>> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
-/// A JWT as JavaScript takes it apart, for rules that look at tokens before any is verified.
+/// A JWT as JavaScript decodes it, for rules that compare unverified tokens.
 #[derive(Debug)]
 pub(super) enum LooselyDecoded {
-    /// Not three parts of base64url, whatever their padding.
+    /// Not three parts of base64url, with any padding.
     Undecodable,
-    /// Parts that JavaScript may be able to read, and we are not: it knows no limits of depth or size, for one.
+    /// JavaScript may be able to parse it, and this parser cannot: it limits depth and size.
     Ambiguous,
-    /// The payload: JSON, and not null.
+    /// The payload: JSON other than null.
     Payload(Value),
 }
 
@@ -53,12 +53,12 @@ impl LooselyDecoded {
     }
 }
 
-/// What ECMAScript takes for white space, which is not quite what Unicode does.
+/// White space as in ECMAScript, which differs from Unicode's.
 pub(super) fn is_javascript_space(c: char) -> bool {
     c == '\u{feff}' || (c.is_whitespace() && c != '\u{85}')
 }
 
-/// What JavaScript's `parseInt(text)` gives, or `None` for NaN: blanks, a sign, then as many digits as there are.
+/// JavaScript's `parseInt(text)`: white space, a sign, then digits up to any other character. `None` for NaN.
 pub(super) fn javascript_parse_int(text: &str) -> Option<f64> {
     let text = text.trim_start_matches(is_javascript_space);
     let (sign, text) = match text.strip_prefix('-') {
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_as_javascript_reads_them() {
+    fn numbers_are_parsed_as_in_javascript() {
         for (text, number) in [
             ("1700000000", Some(1_700_000_000.0)),
             ("  12abc", Some(12.0)),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_read_loosely_and_refused_strictly() {
+    fn padding_is_accepted_loosely_and_rejected_strictly() {
         for (token, loosely, strictly) in [
             ("e30.e30.c2ln", true, true),
             ("e30=.e30.c2ln", true, false),

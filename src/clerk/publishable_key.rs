@@ -1,4 +1,4 @@
-//! Clerk's publishable key: it names an instance's Frontend API and says which kind of instance it is.
+//! Clerk's publishable key: it contains an instance's Frontend API and kind.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use base64::{
 use sha1::{Digest as _, Sha1};
 use url::Url;
 
-/// Standard base64, with or without padding: Clerk's keys come both ways.
+/// Standard base64, with or without padding: Clerk issues keys of both forms.
 const BASE64_ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
 );
 
-/// What an instance is for. The rules about cookies differ.
+/// The kind of an instance. The rules for cookies differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstanceKind {
     /// `pk_test_…`
@@ -33,7 +33,7 @@ impl fmt::Display for InstanceKind {
     }
 }
 
-/// A publishable key. It is public.
+/// A publishable key. It is not a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishableKey {
     text: String,
@@ -43,27 +43,25 @@ pub struct PublishableKey {
     cookie_suffix: String,
 }
 
-/// Why a text is not a publishable key.
+/// Why a publishable key is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPublishableKey {
-    /// It begins with neither `pk_test_` nor `pk_live_`.
+    /// An unknown prefix.
     #[error("a publishable key begins with pk_test_ or pk_live_")]
     Prefix,
-    /// What follows is not a host name and `$` in base64.
-    #[error("what follows pk_test_ or pk_live_ does not name a Frontend API: was the key copied whole?")]
+    /// The rest is not base64 of a host name and `$`.
+    #[error("the part after pk_test_ or pk_live_ does not name a Frontend API: copy the whole key")]
     FrontendApi,
 }
 
 impl PublishableKey {
     /// Parses `pk_test_…` or `pk_live_…`.
     pub fn parse(text: &str) -> Result<Self, InvalidPublishableKey> {
-        let (kind, encoded) = if let Some(encoded) = text.strip_prefix("pk_test_") {
-            (InstanceKind::Development, encoded)
-        } else if let Some(encoded) = text.strip_prefix("pk_live_") {
-            (InstanceKind::Production, encoded)
-        } else {
-            return Err(InvalidPublishableKey::Prefix);
-        };
+        let kinds = [("pk_test_", InstanceKind::Development), ("pk_live_", InstanceKind::Production)];
+        let (kind, encoded) = kinds
+            .into_iter()
+            .find_map(|(prefix, kind)| Some((kind, text.strip_prefix(prefix)?)))
+            .ok_or(InvalidPublishableKey::Prefix)?;
         let frontend_api = BASE64_ANY_PADDING
             .decode(encoded)
             .ok()
@@ -75,7 +73,7 @@ impl PublishableKey {
         Ok(Self { text: text.to_owned(), kind, frontend_api, satellites: Vec::new(), cookie_suffix })
     }
 
-    /// Which kind of instance it belongs to.
+    /// The kind of the instance.
     #[must_use]
     pub fn kind(&self) -> InstanceKind {
         self.kind
@@ -87,13 +85,13 @@ impl PublishableKey {
         &self.frontend_api
     }
 
-    /// The key as it is on satellite domains, whose Frontend APIs are other addresses of the same instance.
+    /// The key on satellite domains, whose Frontend APIs are other addresses of the same instance.
     #[must_use]
     pub fn on_satellites(self, satellites: Vec<Url>) -> Self {
         Self { satellites, ..self }
     }
 
-    /// Whether the Frontend API has this host name here: on satellites theirs, else its own.
+    /// Whether `host` is the Frontend API's: with satellites one of theirs, otherwise the instance's own.
     #[must_use]
     pub fn has_frontend_api_at(&self, host: &str) -> bool {
         match &self.satellites[..] {
@@ -108,8 +106,7 @@ impl PublishableKey {
         self.frontend_api.host_str().unwrap_or_default()
     }
 
-    /// What Clerk appends to the names of this instance's cookies: the first 8 characters of the url-safe base64 of the
-    /// key's SHA-1.
+    /// The suffix of the names of this instance's cookies: the first 8 characters of the url-safe base64 of the key's SHA-1.
     #[must_use]
     pub fn cookie_suffix(&self) -> &str {
         &self.cookie_suffix
@@ -122,7 +119,7 @@ impl fmt::Display for PublishableKey {
     }
 }
 
-/// The Frontend API at a host name; none for what is not a host name and nothing else.
+/// The Frontend API at a host name. `None` if the text is not only a host name.
 #[must_use]
 pub fn frontend_api_at(host: &str) -> Option<Url> {
     let url = Url::parse(&format!("https://{host}")).ok()?;
@@ -146,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_key_is_refused() {
+    fn an_invalid_key_is_rejected() {
         use InvalidPublishableKey::{FrontendApi, Prefix};
         for (text, error) in [
             ("", Prefix),

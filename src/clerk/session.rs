@@ -1,4 +1,4 @@
-//! What a verified session token says.
+//! Sessions: the content of verified session tokens.
 
 use std::fmt;
 
@@ -7,36 +7,36 @@ use serde_json::{Map, Value};
 use super::jwt::is_javascript_space;
 use crate::clock::UnixMillis;
 
-/// A Clerk session: the one result of verification, whichever version of claims the token had.
+/// A verified Clerk session, the same for every version of claims.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
     /// `sub`, e.g. `user_…`. Never empty.
     pub user_id: String,
     /// `sid`, e.g. `sess_…`. Never empty.
     pub session_id: String,
-    /// When the token was minted (`iat`).
+    /// When the token was issued (`iat`).
     pub issued_at: UnixMillis,
-    /// When the token ends (`exp`), without any allowance for clock skew.
+    /// When the token expires (`exp`), without tolerance for clock skew.
     pub expires_at: UnixMillis,
-    /// The organization that the session is active in.
+    /// The active organization.
     pub organization: Option<Organization>,
-    /// The plans that it has (`pla`).
+    /// The plans (`pla`).
     pub plans: Scoped,
-    /// The features that it has (`fea`).
+    /// The features (`fea`).
     pub features: Scoped,
-    /// How long ago the user proved each factor (`fva`).
+    /// When the user last verified each factor (`fva`).
     pub factor_age: Option<FactorAge>,
-    /// Who acts in the user's name, when someone impersonates them (`act`).
+    /// The impersonator (`act`).
     pub actor: Option<Actor>,
-    /// All claims as they came, custom ones among them.
+    /// All claims, including custom ones.
     pub claims: Map<String, Value>,
 }
 
-/// Where a claim is: names from the outside in, with dots between them. Split once, for it is followed at every decision.
+/// The dotted path of a claim, like `metadata.tier`. Split once, because every decision uses it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClaimPath {
     text: String,
-    /// None when there is no dot.
+    /// Empty if the path has no dot.
     steps: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for ClaimPath {
     }
 }
 
-/// An active organization, and what the user is in it.
+/// An active organization, with the user's role and permissions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Organization {
     /// `org_…`
@@ -63,20 +63,20 @@ pub struct Organization {
     pub slug: Option<String>,
     /// With its prefix: `org:admin`.
     pub role: Option<String>,
-    /// With prefix and feature: `org:<feature>:<permission>`. None when the token lists none at all.
+    /// With prefix and feature: `org:<feature>:<permission>`. `None` if the token does not list any.
     pub permissions: Option<Vec<String>>,
 }
 
-/// Plans or features, by who has them.
+/// Plans or features, by owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scoped {
-    /// Of the organization.
+    /// The organization's.
     pub organization: Vec<String>,
-    /// Of the user.
+    /// The user's.
     pub user: Vec<String>,
 }
 
-/// Minutes since each factor was verified; `None` for a factor that never was.
+/// Minutes since each factor was verified. `None`: never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FactorAge {
     /// The first factor.
@@ -85,30 +85,30 @@ pub struct FactorAge {
     pub second_minutes: Option<u64>,
 }
 
-/// Who impersonates the user.
+/// An impersonator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     /// The impersonator's own `sub`.
     pub subject: String,
-    /// Who that is.
+    /// The kind of actor.
     pub kind: ActorKind,
 }
 
-/// Who acts in a user's name.
+/// The kind of an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActorKind {
-    /// Somebody of the app's own staff.
+    /// A person, for example of the app's staff.
     Person,
     /// An agent (`act.type` is `agent`).
     Agent,
 }
 
-/// A claim about features or permissions has not the form that Clerk gives it.
+/// A claim about features or permissions is malformed.
 #[derive(Debug)]
 pub(crate) struct InvalidClaim;
 
 impl Session {
-    /// Reads verified claims. `issued_at` and `expires_at` are the verifier's.
+    /// Parses verified claims. The verifier provides `issued_at` and `expires_at`.
     pub(crate) fn from_claims(
         user_id: String,
         session_id: String,
@@ -141,7 +141,7 @@ impl Session {
         })
     }
 
-    /// The `sub` of whoever acts in the user's name.
+    /// The `sub` of the impersonator.
     #[must_use]
     pub fn impersonator(&self) -> Option<&str> {
         self.actor.as_ref().map(|actor| actor.subject.as_str())
@@ -153,7 +153,7 @@ impl Session {
         self.actor.as_ref().is_some_and(|actor| actor.kind == ActorKind::Agent)
     }
 
-    /// The value of a claim by dotted path, e.g. `metadata.tier`. A claim whose own name has the dots goes before.
+    /// The value of a claim. A claim whose own name contains the dots takes precedence.
     #[must_use]
     pub fn claim(&self, path: &ClaimPath) -> Option<&Value> {
         self.claims.get(&path.text).or_else(|| {
@@ -164,7 +164,7 @@ impl Session {
 }
 
 impl Organization {
-    /// The role without its prefix `org:`, however often it has it.
+    /// The role without its prefix `org:`, even a repeated one.
     #[must_use]
     pub fn role_name(&self) -> Option<&str> {
         let mut name = self.role.as_deref()?;
@@ -194,8 +194,8 @@ impl Organization {
     }
 }
 
-/// Spells out the permissions that `fpm` encodes: its i-th integer belongs to the i-th feature of the organization, and
-/// that integer's j-th bit to the j-th name of `per`.
+/// Decodes the permissions in `fpm`: its i-th integer belongs to the i-th feature of the organization, and that integer's
+/// j-th bit to the j-th name of `per`.
 fn permissions(features: &[String], organization: &Value) -> Result<Vec<String>, InvalidClaim> {
     let claim = |name: &str| organization.get(name).filter(|claim| is_truthy(claim));
     let (Some(names), Some(masks)) = (claim("per"), claim("fpm")) else { return Ok(Vec::new()) };
@@ -208,8 +208,8 @@ fn permissions(features: &[String], organization: &Value) -> Result<Vec<String>,
     Ok(granted.collect())
 }
 
-/// The lowest bits of a decimal of any length, least significant first; none for what is not a decimal.
-fn binary_digits(decimal: &str, most: usize) -> Vec<bool> {
+/// The lowest `count` bits of a decimal of any length, least significant first. Empty for other texts.
+fn binary_digits(decimal: &str, count: usize) -> Vec<bool> {
     if !decimal.bytes().all(|b| b.is_ascii_digit()) {
         return Vec::new();
     }
@@ -222,11 +222,11 @@ fn binary_digits(decimal: &str, most: usize) -> Vec<bool> {
         }
         rest == 1
     };
-    (0..most).map(halve).collect()
+    (0..count).map(halve).collect()
 }
 
 impl Scoped {
-    /// Reads `o:dashboard,u:beta,ou:both`. Other scopes are skipped.
+    /// Parses `o:dashboard,u:beta,ou:both`. Skips other scopes.
     fn parse(claim: Option<&Value>) -> Result<Self, InvalidClaim> {
         let mut scoped = Self::default();
         let list = match claim {
@@ -266,7 +266,7 @@ impl Actor {
     }
 }
 
-/// A claim that is a text and not empty.
+/// The text of a claim, unless it is empty or of another type.
 pub(super) fn non_empty(claim: Option<&Value>) -> Option<String> {
     claim?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
@@ -275,7 +275,7 @@ fn trimmed(text: &str) -> &str {
     text.trim_matches(is_javascript_space)
 }
 
-/// What JavaScript takes for true.
+/// Whether JavaScript treats a value as true.
 pub(super) fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn permissions_are_spelled_out_from_the_bits_of_each_organization_feature() {
+    fn permissions_are_decoded_from_the_bits_of_each_organization_feature() {
         let session = session(json!({
             "v": 2,
             "fea": "o:dashboard,u:beta,ou:both, uo:last,x:skipped",
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_around_features_and_permissions_are_those_of_javascript() {
+    fn white_space_around_features_and_permissions_is_that_of_javascript() {
         for (fea, per, fpm, granted) in [
             ("\u{feff}o:f\u{a0}", "\u{feff}p ", "\u{2003}1", vec!["org:f:p"]),
             ("\u{85}o:f", "p", "1", vec![]),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn factor_ages_and_actors_are_read() {
+    fn factor_ages_and_actors_are_parsed() {
         let session = session(json!({ "fva": [5, -1], "act": { "sub": "user_support" } })).unwrap();
         assert_eq!(session.factor_age, Some(FactorAge { first_minutes: Some(5), second_minutes: None }));
         assert_eq!(session.actor.unwrap().subject, "user_support");

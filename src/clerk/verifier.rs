@@ -1,18 +1,18 @@
-//! Verification of a session token, in the order of `@clerk/backend`.
+//! Verifies session tokens, in the order of `@clerk/backend`.
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 
 use super::{
-    Credential, Session, SigningKeys,
-    credential::CredentialSource,
+    credential::{Credential, CredentialSource},
+    jwks::KeyError,
     jwt::Decoded,
-    session::{is_truthy, non_empty},
-    signing_keys::{KeyError, KeysUnavailable},
+    session::{Session, is_truthy, non_empty},
+    signing_keys::{KeysUnavailable, SigningKeys},
 };
 use crate::clock::UnixMillis;
 
-/// Why a token is no valid session token.
+/// Why a session token is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each message says it")]
 pub enum Invalid {
@@ -24,21 +24,21 @@ pub enum Invalid {
     Type,
     #[error("the header's alg is not RS256")]
     Algorithm,
-    #[error("the header has crit, and no extension is understood (RFC 7515 section 4.1.11)")]
+    #[error("the header has crit, and this service supports no extension (RFC 7515 section 4.1.11)")]
     CriticalExtension,
     #[error("the header's kid is not a string")]
     KeyId,
     #[error("no signing key of this instance has the token's kid")]
     UnknownKey,
-    #[error("the signature is not of the instance's key")]
+    #[error("the signature was not made with the instance's key")]
     Signature,
     #[error("sub is not a non-empty string")]
     Subject,
-    #[error("aud is none of the configured audiences")]
+    #[error("aud is not among the configured audiences")]
     Audience,
     #[error("azp is missing, and authorized parties are configured; native apps need CLERK_NATIVE_APPS=true")]
     AuthorizedPartyMissing,
-    #[error("azp is none of the configured authorized parties")]
+    #[error("azp is not among the configured authorized parties")]
     AuthorizedParty,
     #[error("iss is not the instance's Frontend API")]
     Issuer,
@@ -46,57 +46,57 @@ pub enum Invalid {
     ExpirationMissing,
     #[error("expired")]
     Expired,
-    #[error("nbf is not a number, or still to come")]
+    #[error("nbf is not a number, or in the future")]
     NotYetValid,
-    #[error("iat is not a number, or still to come")]
+    #[error("iat is not a number, or in the future")]
     IssuedInTheFuture,
-    #[error("iat is missing, so no denial could be sure to outlive the token")]
+    #[error("iat is missing, so a denial might end before the token")]
     IssuedAtMissing,
-    #[error("exp is further from iat than denials last")]
+    #[error("the time from iat to exp is longer than a denial")]
     LivesTooLong,
-    #[error("sid is missing, so no sign-out could ever reach the token")]
+    #[error("sid is missing, so a sign-out could not reach the token")]
     SessionIdMissing,
-    #[error("act names nobody, so nobody could tell who acts in the user's name")]
+    #[error("act has no sub, so it is unknown who acts in the user's name")]
     Actor,
     #[error("sts is pending: the session still has tasks to complete")]
     Pending,
-    #[error("fea, or the organization's per or fpm, has not the form that Clerk gives it")]
+    #[error("fea, or the organization's per or fpm, is malformed")]
     Features,
 }
 
 impl Invalid {
-    /// Why a token that is not a JWT is refused. Clerk's opaque tokens are of machines and agents.
+    /// The error for a token that is not a JWT. Clerk's opaque tokens are for machines and agents.
     pub(super) fn undecodable(token: &str) -> Self {
         const OPAQUE: [&str; 3] = ["ak_", "mt_", "oat_"];
         if OPAQUE.iter().any(|prefix| token.starts_with(prefix)) { Self::NotASession } else { Self::Malformed }
     }
 }
 
-/// Why verification gave no session.
+/// Why verification failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unverified {
-    /// The token does not hold.
+    /// The token is invalid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// There is no key to say.
+    /// No signing key is available.
     #[error(transparent)]
     KeysUnavailable(#[from] KeysUnavailable),
 }
 
-/// What an instance demands of the claims of a session token.
+/// The rules of an instance for the claims of a session token.
 #[derive(Clone, Debug)]
 pub struct SessionRules {
-    /// The values that `iss` may have; at least one.
+    /// The accepted values of `iss`; at least one.
     pub issuers: Vec<String>,
-    /// The values that `azp` may have; any or none when empty.
+    /// The accepted values of `azp`. Empty: `azp` is not checked.
     pub authorized_parties: Vec<String>,
-    /// Whether a Bearer token may lack `azp` although there are authorized parties, as a native app's does.
+    /// Whether a Bearer token may lack `azp` despite authorized parties, as those of native apps do.
     pub native_apps: bool,
-    /// The values that `aud` may have; any or none when empty.
+    /// The accepted values of `aud`. Empty: `aud` is not checked.
     pub audience: Vec<String>,
-    /// How far Clerk's clock may be from ours, in milliseconds.
+    /// The tolerated difference between Clerk's clock and ours, in milliseconds.
     pub clock_skew_ms: i64,
-    /// The most that `exp - iat` may be, in milliseconds: as long as denials last.
+    /// The maximum of `exp - iat`, in milliseconds: as long as denials last.
     pub longest_life_ms: i64,
 }
 
@@ -114,13 +114,13 @@ impl Verifier {
         Self { keys, rules }
     }
 
-    /// The keys that it verifies with.
+    /// The signing keys.
     #[must_use]
     pub fn keys(&self) -> &SigningKeys {
         &self.keys
     }
 
-    /// Whether session tokens of this issuer are the ones that it verifies.
+    /// Whether this verifier is for session tokens of `issuer`.
     #[must_use]
     pub fn is_for(&self, issuer: &str) -> bool {
         self.rules.issuers.iter().any(|own| own == issuer)
@@ -132,8 +132,8 @@ impl Verifier {
         Ok(self.rules.session(claims, credential.source(), now)?)
     }
 
-    /// Verifies a session token as [`Verifier::verify`] does, and tells what it says even if its claims do not hold.
-    /// An error means that its signature does not, or cannot be verified: what it says is then worth nothing.
+    /// Verifies a session token as [`Verifier::verify`] does, and returns its session even if its claims are invalid. An
+    /// error means that the signature is invalid, or cannot be verified.
     pub async fn examine(&self, credential: &Credential, now: UnixMillis) -> Result<Examined, Unverified> {
         let Claims(claims) = self.claims(credential.token()).await?;
         Ok(match self.rules.session(Claims(claims.clone()), credential.source(), now) {
@@ -152,20 +152,20 @@ impl Verifier {
     }
 }
 
-/// What a session is like that nobody is served for: one that is explained, or made up to test a policy.
+/// A session for an explanation or a policy test; it never gets a token.
 #[derive(Clone, Debug)]
 pub struct Examined {
-    /// The session; none when its claims cannot be read.
+    /// The session. `None` if its claims are malformed.
     pub session: Option<Session>,
-    /// Why it is refused, if it is.
+    /// Why the session token is invalid.
     pub refused: Option<Invalid>,
-    /// The claims that were missing, and were made up.
+    /// The missing claims that got an example value.
     pub filled_in: Vec<&'static str>,
 }
 
 impl Examined {
-    /// Takes claims as verified, whatever their times, issuer, audience and authorized party. What every session token
-    /// has is filled in: `sub`, `sid`, `iat`, `exp`, and `v`, which is 2 unless there is an `org_id`.
+    /// Takes claims as verified, without a check of times, issuer, audience and authorized party. Fills in missing claims
+    /// that every session token has: `sub`, `sid`, `iat`, `exp`, and `v`, which is 2 unless there is an `org_id`.
     #[must_use]
     pub fn suppose(mut claims: Map<String, Value>, now: UnixMillis) -> Self {
         const LIFE_MS: i64 = 60_000;
@@ -193,10 +193,18 @@ impl Examined {
     }
 }
 
-/// A token whose header is in order. Its claims are out of reach until its signature is verified.
+impl Credential {
+    /// The issuer that the token claims. Use it only to choose a verifier.
+    pub fn unverified_issuer(&self) -> Result<String, Invalid> {
+        let token = Decoded::new(self.token()).ok_or_else(|| Invalid::undecodable(self.token()))?;
+        non_empty(token.payload.get("iss")).ok_or(Invalid::Issuer)
+    }
+}
+
+/// A token with a valid header. Its claims are inaccessible until its signature is verified.
 struct UnverifiedToken<'a>(Decoded<'a>);
 
-/// Claims whose signature is verified.
+/// Claims with a verified signature.
 struct Claims(Map<String, Value>);
 
 impl<'a> UnverifiedToken<'a> {
@@ -267,7 +275,7 @@ impl SessionRules {
         read(claims, issued_at, expires_at)
     }
 
-    /// An absent audience is none of our business (a session token has none by itself); one that is there must match.
+    /// Checks an audience only if there is one: session tokens have none by default.
     fn check_audience(&self, claim: Option<&Value>) -> Result<(), Invalid> {
         if self.audience.is_empty() {
             return Ok(());
@@ -300,7 +308,7 @@ impl SessionRules {
     }
 }
 
-/// What stands in the way of a session wherever and whenever its token is shown.
+/// Checks what does not depend on the time and the place of the request.
 fn check_state(claims: &Map<String, Value>) -> Result<(), Invalid> {
     if claims.get("act").is_some_and(|act| is_truthy(act) && non_empty(act.get("sub")).is_none()) {
         return Err(Invalid::Actor);
@@ -317,11 +325,10 @@ fn read(claims: Map<String, Value>, issued_at: UnixMillis, expires_at: UnixMilli
     Session::from_claims(user_id, session_id, issued_at, expires_at, claims).map_err(|_| Invalid::Features)
 }
 
-/// Whole milliseconds of a claim in seconds, whose fraction does not count. Times out of all range are capped at one
-/// from which no sum overflows.
+/// A claim in seconds as milliseconds, rounded down to whole seconds. Huge times are capped so that sums do not overflow.
 fn millis(claim: Option<&Value>) -> Option<UnixMillis> {
-    const FAR: f64 = 9e15;
-    let millis = (claim?.as_number()?.as_f64()?.floor() * 1000.0).clamp(-FAR, FAR);
+    const MAX: f64 = 9e15;
+    let millis = (claim?.as_number()?.as_f64()?.floor() * 1000.0).clamp(-MAX, MAX);
     #[expect(clippy::cast_possible_truncation, reason = "clamped to what an i64 holds")]
     let millis = millis as i64;
     Some(UnixMillis(millis))

@@ -1,5 +1,5 @@
-//! Clerk's webhooks, which Svix sends: a delivery is verified as it came, before anything in it is read; and its headers
-//! are looked at before its body is received at all.
+//! Verifies Clerk's webhooks, which Svix sends: the headers before the body is received, the signature before the body is
+//! parsed.
 
 use std::{fmt, time::Duration};
 
@@ -9,51 +9,51 @@ use svix::webhooks::{Webhook, WebhookError};
 
 use crate::clock::{self, UnixMillis};
 
-/// The secrets that a delivery may be signed with: one, or several while one replaces another.
+/// Webhook signing secrets: one, or several during a rotation.
 #[derive(Debug)]
 pub struct SigningSecrets(Vec<Webhook>);
 
-/// The headers of a delivery that says when it was signed, and how. Whether it was is yet to be verified.
+/// The headers of a delivery. The signature is not verified yet.
 pub struct UnverifiedHeaders(HeaderMap);
 
-/// Why a text is not a signing secret. Never repeats the text.
+/// Why a signing secret is invalid. Does not contain the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSigningSecret {
-    /// It is of another form.
+    /// Another form.
     #[error("a signing secret is whsec_ and base64; copy it from the endpoint's page in Clerk's dashboard")]
     Malformed,
-    /// Its key could be found by trying.
+    /// The key is so short that it could be guessed.
     #[error(
-        "the key of a signing secret has fewer than 16 bytes: anybody could find it by trying, and sign in Clerk's name; \
-         copy it whole from the endpoint's page in Clerk's dashboard"
+        "the key of a signing secret has fewer than 16 bytes, so an attacker could guess it and forge webhooks; copy the \
+         whole secret from the endpoint's page in Clerk's dashboard"
     )]
     Weak,
 }
 
-/// Why a delivery is not one of Clerk's.
+/// Why a delivery is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDelivery {
     /// An id, a timestamp or a signature is missing, empty, malformed or repeated.
-    #[error("svix-id, svix-timestamp and svix-signature are not each there once and well-formed")]
+    #[error("svix-id, svix-timestamp or svix-signature is missing, repeated or malformed")]
     Headers,
-    /// None of the secrets made the signature.
-    #[error("the signature is of none of the secrets")]
+    /// The signature does not match any secret.
+    #[error("the signature does not match any signing secret")]
     Signature,
-    /// It was signed too long ago, or is still to come.
+    /// The timestamp is too old or in the future.
     #[error("the timestamp is more than 5 minutes off")]
     Timestamp,
 }
 
 impl UnverifiedHeaders {
-    /// How far a delivery's timestamp may be off, either way; as Svix's libraries have it.
+    /// The tolerance for timestamps, either way, as in Svix's libraries.
     const TOLERANCE: Duration = Duration::from_mins(5);
 
-    /// The headers that a signature is about, each with the name that stands for it at senders other than Svix.
+    /// The signed headers: Svix's name, and the name that other senders use.
     const NAMES: [[&str; 2]; 3] =
         [["svix-id", "webhook-id"], ["svix-timestamp", "webhook-timestamp"], ["svix-signature", "webhook-signature"]];
 
-    /// Finds the headers of a delivery among all of a request's, and checks whether it can be on its way now. All three
-    /// have Svix's names or all three the others', as in Svix's libraries, and each is there once.
+    /// Finds the headers of a delivery among those of a request, and checks the timestamp. As in Svix's libraries, all three
+    /// have Svix's names, or all three have the others. Each must appear once.
     pub fn read<'h>(
         all: impl IntoIterator<Item = (&'h str, &'h [u8])>,
         now: UnixMillis,
@@ -81,7 +81,7 @@ impl UnverifiedHeaders {
         if !text(signature)?.split(' ').any(|entry| entry.starts_with("v1,")) {
             return Err(InvalidDelivery::Headers);
         }
-        // What is signed is the number, so no other text can stand for it.
+        // The signature covers the number, however it is written.
         let seconds: i64 = text(timestamp)?.parse().map_err(|_| InvalidDelivery::Headers)?;
         if seconds.saturating_mul(1000).abs_diff(now.0) > clock::millis(Self::TOLERANCE).unsigned_abs() {
             return Err(InvalidDelivery::Timestamp);
@@ -91,8 +91,8 @@ impl UnverifiedHeaders {
 }
 
 impl SigningSecrets {
-    /// The fewest bytes of a key. Clerk's have 24.
-    const SHORTEST_KEY: usize = 16;
+    /// The minimum length of a key. Clerk's have 24 bytes.
+    const MIN_KEY_BYTES: usize = 16;
 
     /// Parses secrets of the form `whsec_…`.
     pub fn parse<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Result<Self, InvalidSigningSecret> {
@@ -100,28 +100,28 @@ impl SigningSecrets {
             let key = secret.strip_prefix("whsec_").and_then(|key| STANDARD.decode(key).ok());
             match key.ok_or(InvalidSigningSecret::Malformed)? {
                 key if key.is_empty() => Err(InvalidSigningSecret::Malformed),
-                key if key.len() < Self::SHORTEST_KEY => Err(InvalidSigningSecret::Weak),
+                key if key.len() < Self::MIN_KEY_BYTES => Err(InvalidSigningSecret::Weak),
                 key => Webhook::from_bytes(key).map_err(|_| InvalidSigningSecret::Malformed),
             }
         };
         secrets.into_iter().map(parse).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Verifies a delivery: its headers and its body, byte for byte.
+    /// Verifies the signature of headers and body.
     pub fn verify(&self, UnverifiedHeaders(headers): &UnverifiedHeaders, body: &[u8]) -> Result<(), InvalidDelivery> {
-        let mut refused = InvalidDelivery::Signature;
+        let mut invalid = InvalidDelivery::Signature;
         for secret in &self.0 {
             match secret.verify_ignoring_timestamp(body, headers) {
                 Ok(()) => return Ok(()),
                 Err(WebhookError::InvalidSignature | WebhookError::InvalidPayload) => {}
-                Err(_) => refused = InvalidDelivery::Headers,
+                Err(_) => invalid = InvalidDelivery::Headers,
             }
         }
-        Err(refused)
+        Err(invalid)
     }
 }
 
-/// Secrets print as how many they are.
+/// Prints only the number of secrets.
 impl fmt::Display for SigningSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.0.len();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn any_of_several_secrets_will_do_and_no_other() {
+    fn any_of_several_secrets_is_accepted_and_no_other() {
         let other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
         for (secrets, expected) in [
             (&[SECRET][..], Ok(())),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_is_good_for_five_minutes_either_way() {
+    fn a_delivery_is_valid_for_five_minutes_either_way() {
         for (offset, expected) in [(-301, false), (-300, true), (300, true), (301, false)] {
             let verified = verify(&[SECRET], &delivery(SECRET, NOW.0 / 1000 + offset));
             assert_eq!(verified, if expected { Ok(()) } else { Err(InvalidDelivery::Timestamp) }, "{offset}");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_are_missing_or_no_such_headers_are_refused_without_the_body() {
+    fn missing_or_malformed_headers_are_rejected_without_the_body() {
         let now = NOW.0 / 1000;
         let read = |delivery: &[(&'static str, String)]| read(delivery).map(|_| ());
         assert_eq!(read(&delivery(SECRET, now)), Ok(()));
@@ -206,23 +206,23 @@ mod tests {
     }
 
     #[test]
-    fn the_headers_have_the_names_of_one_sender() {
-        let by_others = |name: &str| match name {
+    fn all_headers_have_the_names_of_one_sender() {
+        let other_name = |name: &str| match name {
             "svix-id" => "webhook-id",
             "svix-timestamp" => "webhook-timestamp",
             _ => "webhook-signature",
         };
         let delivery = delivery(SECRET, NOW.0 / 1000);
-        assert_eq!(verify(&[SECRET], &delivery.clone().map(|(name, value)| (by_others(name), value))), Ok(()));
+        assert_eq!(verify(&[SECRET], &delivery.clone().map(|(name, value)| (other_name(name), value))), Ok(()));
         for renamed in ["svix-id", "svix-timestamp", "svix-signature"] {
             let mixed =
-                delivery.clone().map(|(name, value)| (if name == renamed { by_others(name) } else { name }, value));
+                delivery.clone().map(|(name, value)| (if name == renamed { other_name(name) } else { name }, value));
             assert_eq!(verify(&[SECRET], &mixed), Err(InvalidDelivery::Headers), "{renamed}");
         }
     }
 
     #[test]
-    fn a_text_that_is_no_secret_is_refused_and_none_is_printed() {
+    fn an_invalid_secret_is_rejected_and_secrets_are_never_printed() {
         for text in ["", "whsec_", "whsec_!", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "sk_test_x"] {
             assert_eq!(SigningSecrets::parse([text]).err(), Some(InvalidSigningSecret::Malformed), "{text}");
         }

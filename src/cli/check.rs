@@ -4,14 +4,13 @@ mod redis;
 
 use std::{fmt, path::Path, process::ExitCode};
 
-use tokio::runtime::Handle;
-
 use super::explain::printable;
 use crate::{
     ably::{RestClient, TokenFormat},
     clerk::{BackendApi, BackendApiError, Jwks, JwksSource, Probe, PublishableKey, RefreshCounts, SigningKeys},
     clock::ClockOffset,
     config::{Config, KeySource, Provenance, Scope, Sources, TenantConfig, mount_warning, settings},
+    detached::Detached,
     outgoing,
 };
 
@@ -228,7 +227,7 @@ async fn compare_with_the_frontend_api(
 ) -> Option<ClockOffset> {
     let url = tenant.clerk.frontend_api_jwks();
     let source = JwksSource { url: url.clone(), secret_key: None };
-    match Jwks::new(source, http.clone(), Handle::current(), RefreshCounts::default()).probe().await {
+    match Jwks::new(source, http.clone(), Detached::on_current_runtime(), RefreshCounts::default()).probe().await {
         Ok(published) => {
             let host = tenant.clerk.publishable_key.frontend_api_host();
             report.tried(

@@ -1,6 +1,6 @@
-//! How far this machine's clock is ahead of a vendor's: measured by their answers, watched while the service runs.
+//! The offset of this machine's clock from a vendor's, measured by their responses.
 //!
-//! Ably refuses every token request whose timestamp is more than 2 minutes off (40104). Only its clients would see that.
+//! Ably refuses every token request whose timestamp is more than 2 minutes off (40104), which only clients would notice.
 
 use std::{
     fmt,
@@ -11,23 +11,23 @@ use std::{
     time::Duration,
 };
 
-use super::{UnixMillis, millis};
+use super::unix_millis::{UnixMillis, millis};
 
-/// An offset beyond which the log warns.
+/// The log warns about a larger offset.
 const TOLERATED: Duration = Duration::from_secs(30);
 
-/// How far our clock is ahead of another, and how exactly that is known, in milliseconds.
+/// The offset of our clock from another, with its uncertainty, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockOffset {
     /// The most likely offset. Negative if our clock is behind.
     pub ms: i64,
-    /// How far from it the true one may be.
+    /// The maximum distance to the true offset.
     pub uncertainty_ms: i64,
 }
 
 impl ClockOffset {
-    /// Compares our clock with a time that an answer tells in steps of `resolution`, rounded down. The answer came at
-    /// `received_at` by our clock, `round_trip` after its request was sent, and was made at any moment between the two.
+    /// Compares our clock with the time in a response, which is rounded down to `resolution`. The response arrived at
+    /// `received_at` by our clock, `round_trip` after the request was sent, and was made at any moment between.
     #[must_use]
     pub fn of_answer(theirs: UnixMillis, resolution: Duration, received_at: UnixMillis, round_trip: Duration) -> Self {
         let (step, round_trip) = (millis(resolution), millis(round_trip));
@@ -36,13 +36,13 @@ impl ClockOffset {
         Self { ms, uncertainty_ms: step.saturating_add(round_trip).saturating_add(1) / 2 }
     }
 
-    /// Whether the clocks are further apart than `limit_ms`, however inexact the offset is.
+    /// Whether the clocks are certainly further apart than `limit_ms`.
     #[must_use]
     pub fn exceeds(self, limit_ms: i64) -> bool {
         self.ms.saturating_abs().saturating_sub(self.uncertainty_ms) > limit_ms
     }
 
-    /// Whether the clocks are no further apart than `limit_ms`, however inexact the offset is.
+    /// Whether the clocks are certainly within `limit_ms`.
     #[must_use]
     pub fn is_within(self, limit_ms: i64) -> bool {
         self.ms.saturating_abs().saturating_add(self.uncertainty_ms) <= limit_ms
@@ -56,7 +56,7 @@ impl ClockOffset {
     }
 }
 
-/// As a person reads it: `1.5 s ahead`.
+/// In words: `1.5 s ahead`.
 impl fmt::Display for ClockOffset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (ms, direction) = (self.ms.unsigned_abs(), if self.ms < 0 { "behind" } else { "ahead" });
@@ -67,7 +67,7 @@ impl fmt::Display for ClockOffset {
     }
 }
 
-/// Watches our clock's offset from one vendor's. Clones share what they have seen; the default watches nothing.
+/// Watches our clock's offset from one vendor's. Clones share their state; the default ignores everything.
 #[derive(Clone, Default)]
 pub struct ClockWatch(Option<Arc<Watched>>);
 
@@ -85,7 +85,7 @@ impl fmt::Debug for ClockWatch {
 }
 
 impl ClockWatch {
-    /// Watches a vendor's clock for a tenant. `record` gets every offset.
+    /// Watches a vendor's clock for a tenant. Calls `record` with every offset.
     pub fn new(
         tenant: impl Into<String>,
         vendor: &'static str,
@@ -95,7 +95,7 @@ impl ClockWatch {
         Self(Some(Arc::new(Watched { tenant: tenant.into(), vendor, record: Box::new(record), is_off })))
     }
 
-    /// Records an offset. The log says once that our clock is off, and once that it is right again. None changes nothing.
+    /// Records an offset, and logs once when our clock is off and once when it is right again.
     pub fn observe(&self, offset: Option<ClockOffset>) {
         let (Some(watched), Some(offset)) = (&self.0, offset) else { return };
         (watched.record)(offset);
@@ -114,7 +114,7 @@ impl ClockWatch {
     }
 }
 
-/// Whether our clock is off. None if the offset is too inexact to tell, so that one at the limit does not alternate.
+/// Whether our clock is off. `None` if the offset is too uncertain, so that the log does not alternate at the limit.
 fn is_off(offset: ClockOffset) -> Option<bool> {
     let limit_ms = millis(TOLERATED);
     match (offset.exceeds(limit_ms), offset.is_within(limit_ms)) {
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn an_offset_is_taken_in_the_middle_of_the_round_trip_and_of_the_second() {
         for (theirs, resolution, received_at, round_trip_ms, expected) in [
-            // Made at 10.500 by both clocks, as far as anyone can tell.
+            // Made at 10.500 by both clocks, most likely.
             (10_000, SECOND, 10_500, 0, offset(0, 500)),
             (10_000, SECOND, 10_700, 400, offset(0, 700)),
             (10_000, SECOND, 131_000, 1000, offset(120_000, 1000)),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_off_or_right_only_when_the_offset_is_exact_enough_to_tell() {
+    fn a_clock_is_off_or_right_only_when_the_offset_is_certain_enough() {
         for (offset, expected) in [
             (offset(30_000, 0), Some(false)),
             (offset(30_001, 0), Some(true)),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn every_offset_is_recorded_and_an_answer_without_one_changes_nothing() {
+    fn every_offset_is_recorded_and_a_response_without_one_changes_nothing() {
         let recorded = Arc::new(Mutex::new(Vec::new()));
         let watch = {
             let recorded = Arc::clone(&recorded);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_is_said_in_words() {
+    fn an_offset_is_printed_in_words() {
         for (ms, words) in
             [(999, "within a second"), (-999, "within a second"), (1500, "1.5 s ahead"), (-121_050, "121.0 s behind")]
         {

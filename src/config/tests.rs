@@ -347,7 +347,7 @@ fn every_problem_is_told_at_once_with_its_variable_and_its_key() {
         "CLERK_PUBLISHABLE_KEY ([clerk] publishable_key): not set",
         "CLERK_AUTHORIZED_PARTIES ([clerk] authorized_parties): an origin has a path, a slash at the end, a query or a fragment",
         "TOKEN_TTL ([token] ttl): longer than the 24 hours",
-        "TOKEN_FORMAT ([token] format): no such format; use token_request, jwt or token_details",
+        "TOKEN_FORMAT ([token] format): unknown format; use token_request, jwt or token_details",
         "REVOCATION_DENIAL_TTL ([revocation] denial_ttl): under 2m",
         "ADMIN_TOKEN ([admin] token): has spaces",
         "CLERK_CLOCK_SKEW_MS ([clerk] clock_skew_ms): not a whole number of milliseconds",
@@ -491,26 +491,21 @@ capability = { "a" = ["*"] }
 name = "never"
 when = { any = [{ permission = ["read", "org:sys_memberships:read"] }, { claim = { "a..b" = 1, ".a" = 1, c."" = 1 } }] }
 capability = { "*:{username}" = ["*"] }
-
-[[grants]]
-name = "nobody's role"
-when = { role = ["admin", "owner"], not = { any = [{ role = "admin" }, { role = "owner" }] } }
-capability = { "a" = ["*"] }
 "#;
     insta::assert_snapshot!(broken(toml), @r##"
-    the configuration has 38 problems:
+    the configuration has 37 problems:
       - FILE, line 2, column 28: [token] require: a text, where true or false is wanted
       - FILE, line 6, column 10: [[grants]] "a": no such condition: "roles"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not
       - FILE, line 6, column 34: [[grants]] "a": an empty list, where a list is wanted
-      - FILE, line 6, column 48: [[grants]] "a": "team" is no scope: write o: or org: for the organization's, u: or user: for the user's, or no prefix
+      - FILE, line 6, column 48: [[grants]] "a": "team" is not a scope: write o: or org: for the organization, u: or user: for the user, or no prefix
       - FILE, line 6, column 66: [[grants]] "a": claim names no claim; write claim = { "metadata.tier" = "pro" }
       - FILE, line 6, column 76: [[grants]] "a": an empty list, where a list of conditions is wanted
       - FILE, line 6, column 86: [[grants]] "a": a condition is empty; leave it out if it is always to hold
       - FILE, line 6, column 105: [[grants]] "a": a name is empty
-      - FILE, line 7, column 16: [[grants]] "a": the resource "chat*": "chat*" is no pattern at Ably but a literal name: * stands for a whole segment, as in "chat:*"
-      - FILE, line 7, column 41: [[grants]] "a": the resource "a::b": an empty segment: no channel has one; write one name between two colons
-      - FILE, line 7, column 63: [[grants]] "a": the resource "{username}:x": {username} has no literal segment before it, and a user or an organization could choose it to be the name of any namespace or channel; put one there, or {user_id}, {session_id} or {org_id}
-      - FILE, line 7, column 87: [[grants]] "a": the resource "c:{email}": {email} is not known: there are {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} and {claim.PATH}
+      - FILE, line 7, column 16: [[grants]] "a": the resource "chat*": Ably takes "chat*" for a literal name, not a pattern: * stands for a whole segment, as in "chat:*"
+      - FILE, line 7, column 41: [[grants]] "a": the resource "a::b": an empty segment: channel names cannot have one; write a name between two colons
+      - FILE, line 7, column 63: [[grants]] "a": the resource "{username}:x": {username} needs a literal segment before it, or {user_id}, {session_id} or {org_id}: a user or an organization chooses its value, which could be the name of any namespace or channel
+      - FILE, line 7, column 87: [[grants]] "a": the resource "c:{email}": {email} is unknown: use {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} or {claim.PATH}
       - FILE, line 7, column 114: [[grants]] "a": "*" stands beside other operations
       - FILE, line 7, column 138: [[grants]] "a": an empty list, where a list of operations, like ["subscribe"] is wanted
       - FILE, line 7, column 148: [[grants]] "a": "fly" is not an operation of Ably's
@@ -522,7 +517,7 @@ capability = { "a" = ["*"] }
       - FILE, line 14, column 1: [[grants]] "a": no such key: "priority"; there are: name, when, capability, ttl, channel_claims, publish_rate
       - FILE, line 16, column 1: [[grants]] number 3: no name; logs and explanations need one
       - FILE, line 16, column 1: [[grants]] number 3: no capability; write capability = { "chat:*" = ["subscribe"] }
-      - FILE, line 17, column 33: [[grants]] number 3: "third" is no level: there are first_factor, second_factor and multi_factor
+      - FILE, line 17, column 33: [[grants]] number 3: "third" is not a level: use first_factor, second_factor or multi_factor
       - FILE, line 18, column 1: [[grants]] number 3: publish_rate: only tokens of the format jwt carry it; [token] format is token_request
       - FILE, line 18, column 29: [[grants]] number 3: a publish rate is a number of messages a second, above zero
       - FILE, line 19, column 1: [[grants]] number 3: channel_claims: only tokens of the format jwt carry it; [token] format is token_request
@@ -530,13 +525,12 @@ capability = { "a" = ["*"] }
       - FILE, line 23, column 43: [[grants]] "né": a date, where a claim is compared with a text, a whole number, true or false
       - FILE, line 23, column 81: [[grants]] "né": reverified wants level and within, like { level = "second_factor", within = "10m" }
       - FILE, line 23, column 108: [[grants]] "né": a number, where a name or a list of names is wanted
-      - FILE, line 28, column 33: [[grants]] "never": "read" is no permission: each has a feature before it, as in org:rooms:read
-      - FILE, line 28, column 41: [[grants]] "never": "org:sys_memberships:read" is a system permission, and Clerk leaves those out of session tokens; ask for a role instead
+      - FILE, line 28, column 33: [[grants]] "never": "read" is not a permission: write the feature before it, as in org:rooms:read
+      - FILE, line 28, column 41: [[grants]] "never": "org:sys_memberships:read" is a system permission, and Clerk leaves those out of session tokens; use a role instead
       - FILE, line 28, column 84: [[grants]] "never": the claim "a..b": a name is empty, at an end or between two dots
       - FILE, line 28, column 96: [[grants]] "never": the claim ".a": a name is empty, at an end or between two dots
       - FILE, line 28, column 108: [[grants]] "never": the claim "": a name is empty, at an end or between two dots
-      - FILE, line 29, column 16: [[grants]] "never": the resource "*:{username}": {username} has no literal segment before it, and a user or an organization could choose it to be the name of any namespace or channel; put one there, or {user_id}, {session_id} or {org_id}
-      - FILE, line 33, column 8: [[grants]] "nobody's role": when contradicts itself: the rule would never match
+      - FILE, line 29, column 16: [[grants]] "never": the resource "*:{username}": {username} needs a literal segment before it, or {user_id}, {session_id} or {org_id}: a user or an organization chooses its value, which could be the name of any namespace or channel
     "##);
 }
 

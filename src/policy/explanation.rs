@@ -1,22 +1,28 @@
-//! How a policy comes to its decision, for people: the engine's own run, with somebody taking notes.
+//! Explains a decision to people.
 
 use serde::{Serialize, Serializer};
 
-use super::{Condition, Dropped, Explained, Grant, Policy, PolicyRefusal, Rule, RuleName, Truth, Witness};
+use super::{
+    condition::Explained,
+    decision::Policy,
+    grant::{Dropped, Grant, PolicyRefusal},
+    rule::{Rule, RuleName},
+    truth::Truth,
+};
 use crate::{
     ably::{Capability, TokenParams},
     clerk::Session,
 };
 
-/// A decision with its reasons. Holds no values of the session's, save those that are part of a granted resource.
+/// A decision with its reasons. Holds no values of the session, except those in granted resources.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// What every token requires, if anything.
+    /// The requirement for any token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub require: Option<Explained>,
-    /// Every rule, in the order of the file; none when the requirement is not met.
+    /// Every rule, in the order of the file. Empty if the session does not meet the requirement.
     pub rules: Vec<RuleExplained>,
-    /// What the rules grant, before it is narrowed to what was asked for.
+    /// The capability that the rules grant, before the requested capability narrows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub granted: Option<Capability>,
     /// The decision.
@@ -38,58 +44,45 @@ fn granted_or_refused<S: Serializer>(outcome: &Result<Grant, PolicyRefusal>, ser
     .serialize(serializer)
 }
 
-/// One rule and what became of it.
+/// One rule and its result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleExplained {
     /// Its name.
     pub name: RuleName,
     /// Whether it matches.
     pub verdict: Truth,
-    /// Why; nothing when it is for everybody.
+    /// The reason. `None`: the rule matches every session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<Explained>,
-    /// What dropped out of what it grants.
+    /// The resources that dropped out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<Dropped>,
 }
 
-#[derive(Default)]
-struct Notes {
-    require: Option<Explained>,
-    rules: Vec<RuleExplained>,
-    granted: Option<Capability>,
-}
-
-impl Witness for Notes {
-    fn require(&mut self, condition: &Condition, session: &Session) -> Truth {
-        self.require.insert(condition.explain(session)).truth
-    }
-
-    fn rule(&mut self, rule: &Rule, session: &Session) -> Truth {
-        let when = rule.when.as_ref().map(|condition| condition.explain(session));
-        let verdict = when.as_ref().map_or(Truth::True, |when| when.truth);
-        self.rules.push(RuleExplained { name: rule.name.clone(), verdict, when, dropped: Vec::new() });
-        verdict
-    }
-
-    fn dropped(&mut self, dropped: Dropped) {
-        if let Some(rule) = self.rules.last_mut() {
-            rule.dropped.push(dropped);
-        }
-    }
-
-    fn granted(&mut self, granted: Option<&Capability>) {
-        self.granted = granted.cloned();
-    }
-}
-
 impl Policy {
-    /// Decides as [`Policy::decide`] does, and says why. Without any effect.
+    /// Decides as [`Policy::decide`] does, and explains the decision.
     #[must_use]
-    pub fn explain(&self, session: &Session, asked: &TokenParams) -> Explanation {
-        let mut notes = Notes::default();
-        let outcome = self.judge(session, asked, &mut notes);
-        let Notes { require, rules, granted } = notes;
-        Explanation { require, rules, granted, outcome }
+    pub fn explain(&self, session: &Session, params: &TokenParams) -> Explanation {
+        let decision = self.decide(session, params);
+        let unrestricted = self.decide(session, &TokenParams::default());
+        let explain_rule = |rule: &Rule| {
+            let when = rule.when.as_ref().map(|condition| condition.explain(session));
+            RuleExplained {
+                name: rule.name.clone(),
+                verdict: when.as_ref().map_or(Truth::True, |when| when.truth),
+                when,
+                dropped: decision.dropped.iter().filter(|dropped| dropped.rule == rule.name).cloned().collect(),
+            }
+        };
+        let rules = match decision.outcome {
+            Err(PolicyRefusal::Requirement) => Vec::new(),
+            _ => self.rules.iter().map(explain_rule).collect(),
+        };
+        Explanation {
+            require: self.require.as_ref().map(|condition| condition.explain(session)),
+            rules,
+            granted: unrestricted.outcome.ok().and_then(|grant| grant.capability),
+            outcome: decision.outcome,
+        }
     }
 }

@@ -1,86 +1,69 @@
-//! Resources with placeholders. A value of a session goes in as exactly one literal segment, or the resource drops out:
-//! no user can name themselves into other people's channels.
+//! Resources with placeholders. A value of a session becomes exactly one literal segment, or the resource drops out, so
+//! that a user's name never reaches other users' channels.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use serde::Serialize;
-use serde_json::Value;
 
-use crate::clerk::{ClaimPath, Session};
+use crate::{
+    clerk::Session,
+    placeholder::{InvalidPlaceholder, Part, Placeholder},
+};
 
-/// The name of a resource, e.g. `org:{org_id}:*`.
+/// A resource with placeholders, like `org:{org_id}:*`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ResourceTemplate {
     text: String,
     parts: Vec<Part>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
-    /// As it stands, with its colons: all between two placeholders.
-    Literal(String),
-    Placeholder(Placeholder),
-}
-
-/// What fills a segment.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Placeholder {
-    UserId,
-    Username,
-    SessionId,
-    OrgId,
-    OrgSlug,
-    OrgRole,
-    Claim(ClaimPath),
-}
-
-/// Why a text is not a template.
+/// Why a resource is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidResource {
-    /// Nothing is named.
+    /// An empty name.
     #[error("the name is empty")]
     Empty,
     /// Two colons in a row, or one at an end.
-    #[error("an empty segment: no channel has one; write one name between two colons")]
+    #[error("an empty segment: channel names cannot have one; write a name between two colons")]
     EmptySegment,
     /// `[` without `]`, or without a name after it.
     #[error("a qualifier is a word in brackets before the name, like [meta]log")]
     Qualifier,
-    /// A qualifier that Ably does not know.
-    #[error("[{0}] is not a qualifier of Ably's: there are [meta], [queue] and [*]")]
+    /// An unknown qualifier.
+    #[error("[{0}] is not a qualifier of Ably's: use [meta], [queue] or [*]")]
     UnknownQualifier(String),
-    /// A qualifier that Ably no longer uses, and the room that it named.
+    /// The obsolete qualifier `[chat]`, with the name of the room.
     #[error("[chat] is obsolete: a Chat room is covered by its name, without a qualifier; write {0:?}")]
     ObsoleteChat(String),
-    /// The channel of a Chat room, and the room's name.
+    /// The channel of a Chat room, with the name of the room.
     #[error("the channel of a Chat room is covered by the name of the room; write {0:?}")]
     ChatChannel(String),
     /// Occupancy is an event of the channel itself.
     #[error(
-        "there is no [meta]occupancy to grant: occupancy events arrive on the channel itself; add the operation \
+        "[meta]occupancy grants nothing: occupancy events arrive on the channel itself; add the operation \
          \"channel-metadata\" to the channel's own resource"
     )]
     Occupancy,
     /// A `*` within a segment.
-    #[error("{0:?} is no pattern at Ably but a literal name: * stands for a whole segment, as in {1:?}")]
+    #[error("Ably takes {0:?} for a literal name, not a pattern: * stands for a whole segment, as in {1:?}")]
     PartialWildcard(String, String),
     /// A placeholder within a segment, or a lone brace.
     #[error("{0:?}: a placeholder fills a whole segment, from colon to colon, as in \"chat:{{user_id}}\"")]
     PartialPlaceholder(String),
-    /// A placeholder that is not known.
+    /// An unknown placeholder.
     #[error(
-        "{{{0}}} is not known: there are {{user_id}}, {{username}}, {{session_id}}, {{org_id}}, {{org_slug}}, \
-         {{org_role}} and {{claim.PATH}}"
+        "{{{0}}} is unknown: use {{user_id}}, {{username}}, {{session_id}}, {{org_id}}, {{org_slug}}, \
+         {{org_role}} or {{claim.PATH}}"
     )]
     UnknownPlaceholder(String),
-    /// What a user chooses would come first, or after nothing but wildcards.
+    /// A value that a user or an organization chooses comes first, or only after wildcards.
     #[error(
-        "{{{0}}} has no literal segment before it, and a user or an organization could choose it to be the name of any \
-         namespace or channel; put one there, or {{user_id}}, {{session_id}} or {{org_id}}"
+        "{{{0}}} needs a literal segment before it, or {{user_id}}, {{session_id}} or {{org_id}}: a user or an \
+         organization chooses its value, which could be the name of any namespace or channel"
     )]
     ChosenFirst(String),
     /// A line break or the like.
-    #[error("a control character, which no channel has")]
+    #[error("a control character, which channel names cannot have")]
     ControlCharacter,
 }
 
@@ -88,9 +71,9 @@ pub enum InvalidResource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unfit {
-    /// The session has no such value, or none that is a text or a whole number.
+    /// The session lacks the value, or it is neither a text nor a whole number.
     Missing,
-    /// The value is an empty text.
+    /// The value is empty.
     Empty,
     /// The value has `:`, `*`, `[`, `]`, `,` or a control character.
     Forbidden,
@@ -120,14 +103,14 @@ impl FromStr for ResourceTemplate {
         let (qualifier, path) = split_qualifier(text)?;
         let mut parts = Vec::new();
         let mut literal = qualifier.to_owned();
-        // Whether a segment was there that no user or organization chooses, and that is not every name.
+        // Whether an earlier segment is fixed: neither a wildcard nor chosen by a user or an organization.
         let mut is_anchored = false;
         for (position, segment) in path.split(':').enumerate() {
             if position > 0 {
                 literal.push(':');
             }
             match placeholder(segment)? {
-                Some(chosen) if !is_anchored && !chosen.is_generated() => {
+                Some(chosen) if !is_anchored && !is_generated(&chosen) => {
                     return Err(InvalidResource::ChosenFirst(chosen.to_string()));
                 }
                 Some(placeholder) => {
@@ -147,7 +130,7 @@ impl FromStr for ResourceTemplate {
     }
 }
 
-/// Rejects names by which Ably grants nothing, although they look as if it did.
+/// Rejects names that look valid, but grant nothing at Ably.
 pub fn reject_what_grants_nothing(name: &str) -> Result<(), InvalidResource> {
     let (is_obsolete, path) = name.strip_prefix("[chat]").map_or((false, name), |path| (true, path));
     let room = path.strip_suffix("::$chat");
@@ -161,7 +144,7 @@ pub fn reject_what_grants_nothing(name: &str) -> Result<(), InvalidResource> {
     }
 }
 
-/// The qualifier, with its brackets, and the rest.
+/// Splits off the qualifier, with its brackets.
 fn split_qualifier(text: &str) -> Result<(&'static str, &str), InvalidResource> {
     let Some(rest) = text.strip_prefix('[') else { return Ok(("", text)) };
     let (qualifier, path) = rest.split_once(']').ok_or(InvalidResource::Qualifier)?;
@@ -175,72 +158,36 @@ fn split_qualifier(text: &str) -> Result<(&'static str, &str), InvalidResource> 
     if path.is_empty() { Err(InvalidResource::Qualifier) } else { Ok((known, path)) }
 }
 
-/// The placeholder that a segment is; none when it is literal or `*`.
+/// The placeholder that fills a segment, or `None` for a literal or `*`.
 fn placeholder(segment: &str) -> Result<Option<Placeholder>, InvalidResource> {
     if segment.is_empty() {
         return Err(InvalidResource::EmptySegment);
     }
-    if segment.contains(['{', '}']) {
-        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-        return match name.filter(|name| !name.contains(['{', '}'])) {
-            Some(name) => name.parse().map(Some),
-            None => Err(InvalidResource::PartialPlaceholder(segment.to_owned())),
-        };
-    }
-    if segment != "*" && segment.contains('*') {
-        let meant = segment.split('*').filter(|part| !part.is_empty()).chain(["*"]).collect::<Vec<_>>().join(":");
-        return Err(InvalidResource::PartialWildcard(segment.to_owned(), meant));
-    }
-    Ok(None)
-}
-
-impl FromStr for Placeholder {
-    type Err = InvalidResource;
-
-    fn from_str(name: &str) -> Result<Self, InvalidResource> {
-        match name {
-            "user_id" => Ok(Self::UserId),
-            "username" => Ok(Self::Username),
-            "session_id" => Ok(Self::SessionId),
-            "org_id" => Ok(Self::OrgId),
-            "org_slug" => Ok(Self::OrgSlug),
-            "org_role" => Ok(Self::OrgRole),
-            _ => match name.strip_prefix("claim.") {
-                Some(path) if path.split('.').all(|step| !step.is_empty()) => Ok(Self::Claim(path.into())),
-                _ => Err(InvalidResource::UnknownPlaceholder(name.to_owned())),
-            },
+    match Part::parse_all(segment) {
+        Ok(parts) => match <[Part; 1]>::try_from(parts) {
+            Ok([Part::Placeholder(placeholder)]) => Ok(Some(placeholder)),
+            Ok([Part::Literal(literal)]) if literal != "*" && literal.contains('*') => {
+                let names = literal.split('*').filter(|name| !name.is_empty());
+                let meant = names.chain(["*"]).collect::<Vec<_>>().join(":");
+                Err(InvalidResource::PartialWildcard(literal, meant))
+            }
+            Ok([Part::Literal(_)]) => Ok(None),
+            Err(_) => Err(InvalidResource::PartialPlaceholder(segment.to_owned())),
+        },
+        Err(InvalidPlaceholder::Unknown(name)) if segment.len() == name.len() + 2 => {
+            Err(InvalidResource::UnknownPlaceholder(name))
         }
+        Err(_) => Err(InvalidResource::PartialPlaceholder(segment.to_owned())),
     }
 }
 
-impl Placeholder {
-    /// Whether Clerk makes the value, so that nobody can choose it.
-    fn is_generated(&self) -> bool {
-        matches!(self, Self::UserId | Self::SessionId | Self::OrgId)
-    }
-
-    fn value<'a>(&self, session: &'a Session) -> Option<Cow<'a, str>> {
-        let organization = session.organization.as_ref();
-        let text: &str = match self {
-            Self::UserId => &session.user_id,
-            Self::SessionId => &session.session_id,
-            Self::OrgId => &organization?.id,
-            Self::OrgSlug => organization?.slug.as_deref()?,
-            // Its prefix would be a segment of its own.
-            Self::OrgRole => organization?.role_name()?,
-            Self::Username => session.claims.get("username")?.as_str()?,
-            Self::Claim(path) => match session.claim(path)? {
-                Value::String(text) => text,
-                Value::Number(number) if number.is_i64() || number.is_u64() => return Some(number.to_string().into()),
-                _ => return None,
-            },
-        };
-        Some(text.into())
-    }
+/// Whether Clerk generates the value, so that users cannot choose it.
+fn is_generated(placeholder: &Placeholder) -> bool {
+    matches!(placeholder, Placeholder::UserId | Placeholder::SessionId | Placeholder::OrgId)
 }
 
 impl ResourceTemplate {
-    /// The resource for a session, or the placeholder whose value is not fit to be one.
+    /// Fills in the session's values. The error names the first placeholder without a usable value, and why.
     pub fn fill(&self, session: &Session) -> Result<String, (String, Unfit)> {
         let mut name = String::with_capacity(self.text.len() + 32);
         for part in &self.parts {
@@ -249,27 +196,27 @@ impl ResourceTemplate {
                 Part::Placeholder(placeholder) => {
                     let unfit = |why| (format!("{{{placeholder}}}"), why);
                     let value = placeholder.value(session).ok_or_else(|| unfit(Unfit::Missing))?;
-                    name.push_str(fit(&value).map_err(unfit)?);
+                    name.push_str(check_segment(&value).map_err(unfit)?);
                 }
             }
         }
         Ok(name)
     }
 
-    /// As it is written.
+    /// The text of the template.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 }
 
-/// A value as one literal segment.
-fn fit(value: &str) -> Result<&str, Unfit> {
+/// Checks that a value is one literal segment.
+fn check_segment(value: &str) -> Result<&str, Unfit> {
     const FORBIDDEN: [char; 5] = [':', '*', '[', ']', ','];
     if value.is_empty() {
         return Err(Unfit::Empty);
     }
-    // Bytes first, several at a time and to the end: letters, digits, `_` and `-` are nearly all there ever is.
+    // The fast path for nearly every value: without a branch, it checks several bytes at a time.
     let is_plain = |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'-');
     let is_all_plain = value.bytes().fold(true, |plain, byte| plain & is_plain(byte));
     if !is_all_plain && value.contains(|c: char| FORBIDDEN.contains(&c) || c.is_control()) {
@@ -284,32 +231,18 @@ impl fmt::Display for ResourceTemplate {
     }
 }
 
-impl fmt::Display for Placeholder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::UserId => "user_id",
-            Self::Username => "username",
-            Self::SessionId => "session_id",
-            Self::OrgId => "org_id",
-            Self::OrgSlug => "org_slug",
-            Self::OrgRole => "org_role",
-            Self::Claim(path) => return write!(f, "claim.{path}"),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::{super::tests::session, *};
-    use crate::clerk::Organization;
+    use super::*;
+    use crate::{clerk::Organization, policy::tests::session};
 
     const PLACEHOLDERS: [&str; 7] =
         ["user_id", "username", "session_id", "org_id", "org_slug", "org_role", "claim.metadata.handle"];
 
-    /// A session with this value wherever a placeholder looks.
+    /// A session with this value for every placeholder.
     fn session_of(value: &str) -> Session {
         let mut session = session(&json!({ "username": value, "metadata": { "handle": value } }));
         session.user_id = value.into();
@@ -374,14 +307,14 @@ mod tests {
                 assert_eq!(fill(&template, &session_of(value)), Err((format!("{{{placeholder}}}"), why)), "{value:?}");
             }
         }
-        let nobody = session(&json!({}));
+        let without_claims = session(&json!({}));
         for placeholder in ["username", "org_id", "org_slug", "org_role", "claim.metadata.handle"] {
-            assert_eq!(fill(&format!("a:{{{placeholder}}}"), &nobody).unwrap_err().1, Unfit::Missing);
+            assert_eq!(fill(&format!("a:{{{placeholder}}}"), &without_claims).unwrap_err().1, Unfit::Missing);
         }
     }
 
     #[test]
-    fn templates_that_cannot_be_meant_are_refused() {
+    fn an_invalid_template_is_rejected_with_its_reason() {
         use InvalidResource as Invalid;
         for (text, error) in [
             ("", Invalid::Empty),
@@ -425,7 +358,7 @@ mod tests {
         }
     }
 
-    /// Strings of all kinds, many of them with what has a meaning in a resource.
+    /// Strings of all kinds, many with characters that have a meaning in a resource.
     fn value() -> impl Strategy<Value = String> {
         prop_oneof![
             any::<String>(),

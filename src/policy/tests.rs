@@ -1,7 +1,13 @@
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::{Number, Value, json};
 
 use super::*;
-use crate::clock::UnixMillis;
+use crate::{
+    ably::{Operations, TokenParams, Ttl},
+    clerk::Session,
+    clock::UnixMillis,
+};
 
 /// A session with these claims.
 pub(super) fn session(claims: &Value) -> Session {
@@ -35,7 +41,7 @@ fn minutes(minutes: u64) -> Option<Ttl> {
     Ttl::from_millis(minutes * 60_000)
 }
 
-fn asking(capability: &str) -> TokenParams {
+fn requesting(capability: &str) -> TokenParams {
     TokenParams { capability: Some(capability.parse().unwrap()), ..TokenParams::default() }
 }
 
@@ -52,8 +58,8 @@ fn policy() -> Policy {
     }
 }
 
-fn capability(policy: &Policy, claims: &Value, asked: &TokenParams) -> Result<String, PolicyRefusal> {
-    policy.decide(&session(claims), asked).outcome.map(|grant| grant.capability.unwrap().to_string())
+fn capability(policy: &Policy, claims: &Value, requested: &TokenParams) -> Result<String, PolicyRefusal> {
+    policy.decide(&session(claims), requested).outcome.map(|grant| grant.capability.unwrap().to_string())
 }
 
 #[test]
@@ -73,7 +79,7 @@ fn rules_that_match_add_up() {
 }
 
 #[test]
-fn the_names_of_the_rules_that_matched_are_told_in_order_and_so_is_what_dropped_out() {
+fn a_decision_names_the_matching_rules_in_order_and_what_dropped_out() {
     let decision = policy().decide(&session(&json!({ "tier": "pro" })), &TokenParams::default());
     assert_eq!(decision.outcome.unwrap().rules, ["own", "pro"].map(RuleName::new));
     assert_eq!(
@@ -89,7 +95,7 @@ fn the_names_of_the_rules_that_matched_are_told_in_order_and_so_is_what_dropped_
 }
 
 #[test]
-fn without_a_match_or_a_resource_that_is_left_nothing_is_granted() {
+fn without_a_match_or_a_remaining_resource_nothing_is_granted() {
     let mut policy = policy();
     policy.rules.remove(0);
     for claims in
@@ -118,28 +124,32 @@ fn a_rule_or_a_requirement_that_ends_unknown_does_not_match() {
 }
 
 #[test]
-fn a_client_gets_what_it_asks_for_of_what_it_is_granted() {
+fn a_client_gets_the_intersection_of_requested_and_granted() {
     let claims = json!({});
-    for (asked, expected) in [
+    for (requested, expected) in [
         (r#"{"lobby":["publish","subscribe"]}"#, Ok(r#"{"lobby":["subscribe"]}"#)),
         (r#"{"[*]*":["*"]}"#, Ok(r#"{"lobby":["subscribe"],"private:user_1:*":["*"]}"#)),
         (r#"{"private:*":["history"]}"#, Ok(r#"{"private:user_1:*":["history"]}"#)),
         (r#"{"private:user_2:x":["*"]}"#, Err(PolicyRefusal::NothingOfAsked)),
         (r#"{"lobby":["publish"]}"#, Err(PolicyRefusal::NothingOfAsked)),
     ] {
-        assert_eq!(capability(&policy(), &claims, &asking(asked)).as_deref(), expected.as_deref(), "{asked}");
+        assert_eq!(
+            capability(&policy(), &claims, &requesting(requested)).as_deref(),
+            expected.as_deref(),
+            "{requested}"
+        );
     }
 }
 
 #[test]
-fn a_client_may_ask_for_512_resources_and_for_few_that_meet_many_in_a_third() {
+fn a_client_may_request_512_resources_and_few_with_many_intersections() {
     let resources = |count: usize, name: fn(usize) -> String| {
-        asking(&json!((0..count).map(|n| (name(n), vec!["*"])).collect::<BTreeMap<_, _>>()).to_string())
+        requesting(&json!((0..count).map(|n| (name(n), vec!["*"])).collect::<BTreeMap<_, _>>()).to_string())
     };
     let lobby = |n| if n == 0 { "lobby".to_owned() } else { format!("other:{n}") };
     let expected = Ok(r#"{"lobby":["subscribe"]}"#.to_owned());
-    assert_eq!(capability(&policy(), &json!({}), &resources(Policy::MOST_RESOURCES_ASKED, lobby)), expected);
-    let too_many = resources(Policy::MOST_RESOURCES_ASKED + 1, lobby);
+    assert_eq!(capability(&policy(), &json!({}), &resources(Policy::MAX_REQUESTED_RESOURCES, lobby)), expected);
+    let too_many = resources(Policy::MAX_REQUESTED_RESOURCES + 1, lobby);
     assert_eq!(capability(&policy(), &json!({}), &too_many), Err(PolicyRefusal::TooMuchAsked));
     let unruled = Policy::default().decide(&session(&json!({})), &too_many).outcome.unwrap();
     assert_eq!(unruled.capability, too_many.capability);
@@ -152,16 +162,16 @@ fn a_client_may_ask_for_512_resources_and_for_few_that_meet_many_in_a_third() {
 }
 
 #[test]
-fn without_rules_a_token_has_the_capability_that_is_asked_for_or_the_keys_own() {
-    let grant = |asked: &TokenParams| Policy::default().decide(&session(&json!({})), asked).outcome.unwrap();
+fn without_rules_a_token_has_the_requested_capability_or_the_keys_own() {
+    let grant = |requested: &TokenParams| Policy::default().decide(&session(&json!({})), requested).outcome.unwrap();
     assert_eq!(grant(&TokenParams::default()), Grant::default());
-    assert_eq!(grant(&asking(r#"{"a":["*"]}"#)).capability.unwrap().to_string(), r#"{"a":["*"]}"#);
+    assert_eq!(grant(&requesting(r#"{"a":["*"]}"#)).capability.unwrap().to_string(), r#"{"a":["*"]}"#);
 }
 
 #[test]
-fn the_ttl_is_the_least_of_what_is_asked_granted_and_configured() {
+fn the_ttl_is_the_shortest_of_requested_granted_and_configured() {
     let day = 24 * 60;
-    for (configured, of_rules, asked, granted) in [
+    for (configured, of_rules, requested, granted) in [
         (None, [None, None], None, None),
         (None, [None, None], Some(1), Some(1)),
         (None, [None, None], Some(61), Some(60)),
@@ -183,19 +193,19 @@ fn the_ttl_is_the_least_of_what_is_asked_granted_and_configured() {
             rule.ttl = ttl.and_then(minutes);
         }
         rules.push(other);
-        let asked = TokenParams { ttl: asked.and_then(minutes), ..TokenParams::default() };
+        let requested = TokenParams { ttl: requested.and_then(minutes), ..TokenParams::default() };
         let policy = Policy { rules, ttl: configured.and_then(minutes), require: None };
-        let outcome = policy.decide(&session(&json!({})), &asked).outcome.unwrap();
-        assert_eq!(outcome.ttl, granted.and_then(minutes), "{configured:?} {of_rules:?} {asked:?}");
+        let outcome = policy.decide(&session(&json!({})), &requested).outcome.unwrap();
+        assert_eq!(outcome.ttl, granted.and_then(minutes), "{configured:?} {of_rules:?} {requested:?}");
         if of_rules == [None, None] {
             let unruled = Policy { rules: Vec::new(), ..policy };
-            assert_eq!(unruled.decide(&session(&json!({})), &asked).outcome.unwrap().ttl, outcome.ttl);
+            assert_eq!(unruled.decide(&session(&json!({})), &requested).outcome.unwrap().ttl, outcome.ttl);
         }
     }
 }
 
 #[test]
-fn of_what_only_a_jwt_carries_the_first_claim_and_the_highest_rate_count() {
+fn the_first_channel_claim_and_the_highest_publish_rate_count() {
     let mut rules = vec![rule("a", None, &[("a", &["*"])]), rule("b", None, &[("b", &["*"])])];
     let resource = |text: &str| -> ResourceTemplate { text.parse().unwrap() };
     rules[0].channel_claims = vec![(resource("chat:{user_id}"), "owner".into())];
@@ -209,7 +219,7 @@ fn of_what_only_a_jwt_carries_the_first_claim_and_the_highest_rate_count() {
 }
 
 #[test]
-fn a_rule_grants_nothing_without_the_limit_or_the_claim_that_was_to_go_with_it() {
+fn a_rule_grants_nothing_if_its_publish_rate_or_channel_claim_drops_out() {
     let resource = |text: &str| -> ResourceTemplate { text.parse().unwrap() };
     let limited = || Rule { ttl: minutes(1), ..rule("limited", None, &[("chat:*", &["publish"]), ("a", &["*"])]) };
     let of_rate = Rule { publish_rate: vec![(resource("chat:{claim.team}"), 5.into())], ..limited() };
@@ -223,7 +233,7 @@ fn a_rule_grants_nothing_without_the_limit_or_the_claim_that_was_to_go_with_it()
             assert_eq!(grant.capability.unwrap().to_string(), r#"{"b":["*"]}"#);
             assert_eq!((grant.ttl, &grant.rules[..]), (None, &[RuleName::new("b")][..]));
             assert_eq!((grant.channel_claims.len(), grant.publish_rate.len()), (0, 0));
-            let [dropped] = &decision.dropped[..] else { panic!("one drops out") };
+            let [dropped] = &decision.dropped[..] else { panic!("one resource drops out") };
             assert_eq!(dropped.loses, Loss::Rule);
             assert!(dropped.to_string().ends_with("; without it the rule grants nothing"), "{dropped}");
             let explained = &policy.explain(&session, &TokenParams::default()).rules[0];
@@ -237,13 +247,13 @@ fn a_rule_grants_nothing_without_the_limit_or_the_claim_that_was_to_go_with_it()
 }
 
 #[test]
-fn an_explanation_names_every_rule_and_why_and_decides_the_same() {
+fn an_explanation_names_every_rule_with_its_reason_and_decides_the_same() {
     let policy = Policy { require: Some(Condition::Impersonated(false)), ..policy() };
     for claims in [json!({}), json!({ "tier": "pro" }), json!({ "tier": "secret" }), json!({ "act": { "sub": "u" } })] {
-        let (session, asked) = (session(&claims), asking(r#"{"lobby":["*"]}"#));
-        assert_eq!(policy.explain(&session, &asked).outcome, policy.decide(&session, &asked).outcome);
+        let (session, requested) = (session(&claims), requesting(r#"{"lobby":["*"]}"#));
+        assert_eq!(policy.explain(&session, &requested).outcome, policy.decide(&session, &requested).outcome);
     }
-    let explanation = policy.explain(&session(&json!({ "tier": "secret" })), &asking(r#"{"lobby":["*"]}"#));
+    let explanation = policy.explain(&session(&json!({ "tier": "secret" })), &requesting(r#"{"lobby":["*"]}"#));
     insta::assert_json_snapshot!(explanation, @r#"
     {
       "require": {

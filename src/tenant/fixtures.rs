@@ -3,12 +3,12 @@
 use std::{collections::HashSet, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::runtime::Handle;
 
 use super::{SignedOut, Signing, Tenant, TenantName};
 use crate::{
     ably::{ApiKey, Exchange, ExchangeCounts, RestClient, TokenFormat},
     clerk::{PublishableKey, SessionRules, SigningKeys, Verifier},
+    detached::Detached,
     identity::Identity,
     policy::Policy,
     telemetry::metrics::TenantMetrics,
@@ -46,7 +46,7 @@ pub(crate) fn tenant(name: &str, format: TokenFormat, template: &str) -> Tenant 
             TokenFormat::Jwt => Signing::Jwt,
             TokenFormat::TokenDetails => {
                 let rest = RestClient::new("http://127.0.0.1:1".parse().unwrap(), reqwest::Client::new());
-                Signing::TokenDetails(Exchange::new(rest, Handle::current(), ExchangeCounts::default()))
+                Signing::TokenDetails(Exchange::new(rest, Detached::on_current_runtime(), ExchangeCounts::default()))
             }
         },
         revocations: None,

@@ -254,7 +254,7 @@ async fn a_session_token_that_would_be_refused_is_explained_if_its_signature_hol
     let now = vendors.clerk.session_claims(&vendors.user("alice"))["iat"].as_i64().unwrap();
     let tokens = [
         (json!({ "exp": now - 100, "iat": now - 160, "nbf": now - 170 }), "expired", "token-expired"),
-        (json!({ "azp": "https://evil.example.com" }), "azp is none of", "token-invalid-authorized-party"),
+        (json!({ "azp": "https://evil.example.com" }), "azp is not among", "token-invalid-authorized-party"),
         (json!({ "sts": "pending" }), "sts is pending", "session-pending"),
     ];
     for (claims, why, reason) in tokens {
@@ -274,7 +274,7 @@ async fn a_session_token_that_would_be_refused_is_explained_if_its_signature_hol
     let other = if token[before.len()..].starts_with('A') { 'B' } else { 'A' };
     let output = explain(&vendors, &format!("{before}{other}{after}"), &["--session-token", "-"]);
     insta::assert_snapshot!(text(&output), @r##"
-    session token  would be refused: the signature is not of the instance's key
+    session token  would be refused: the signature was not made with the instance's key
 
     No token: 401, code 40101: The signature of the session token does not hold.
     "##);

@@ -195,10 +195,10 @@ ttl = "2d"
     ably-clerk-auth: the configuration has 11 problems:
       - TOKEN_CAPABILITY ([token] capability): says that every token has the key's own capability, and [[grants]] say otherwise; remove one of the two
       - ably-clerk-auth.toml, line 6, column 8: [[grants]] "rooms": when contradicts itself: the rule would never match
-      - ably-clerk-auth.toml, line 7, column 16: [[grants]] "rooms": the resource "rooms*": "rooms*" is no pattern at Ably but a literal name: * stands for a whole segment, as in "rooms:*"
-      - ably-clerk-auth.toml, line 7, column 42: [[grants]] "rooms": the resource "{org_slug}:*": {org_slug} has no literal segment before it, and a user or an organization could choose it to be the name of any namespace or channel; put one there, or {user_id}, {session_id} or {org_id}
+      - ably-clerk-auth.toml, line 7, column 16: [[grants]] "rooms": the resource "rooms*": Ably takes "rooms*" for a literal name, not a pattern: * stands for a whole segment, as in "rooms:*"
+      - ably-clerk-auth.toml, line 7, column 42: [[grants]] "rooms": the resource "{org_slug}:*": {org_slug} needs a literal segment before it, or {user_id}, {session_id} or {org_id}: a user or an organization chooses its value, which could be the name of any namespace or channel
       - ably-clerk-auth.toml, line 7, column 59: [[grants]] "rooms": "*" stands beside other operations
-      - ably-clerk-auth.toml, line 7, column 77: [[grants]] "rooms": the resource "chat:{email}": {email} is not known: there are {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} and {claim.PATH}
+      - ably-clerk-auth.toml, line 7, column 77: [[grants]] "rooms": the resource "chat:{email}": {email} is unknown: use {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} or {claim.PATH}
       - ably-clerk-auth.toml, line 7, column 94: [[grants]] "rooms": "fly" is not an operation of Ably's
       - ably-clerk-auth.toml, line 10, column 8: [[grants]] "rooms": another rule has this name already
       - ably-clerk-auth.toml, line 11, column 10: [[grants]] "rooms": no such condition: "claims"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not

@@ -16,10 +16,10 @@ use crate::{
     clock::UnixMillis,
 };
 
-/// An Ably that gives these answers, one a call, and remembers what it was asked.
+/// A stand-in for Ably that gives these responses, one a call, and records the calls.
 struct Scripted {
     url: String,
-    /// By connection and in order, the body of each call.
+    /// The connection and the body of each call, in order.
     calls: Arc<Mutex<Vec<(usize, Value)>>>,
     asked: Arc<Notify>,
     may_answer: Arc<Notify>,
@@ -28,7 +28,7 @@ struct Scripted {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pace {
     AtOnce,
-    WhenTold,
+    WhenNotified,
 }
 
 impl Scripted {
@@ -47,7 +47,7 @@ impl Scripted {
                 while let Some(body) = read(&mut stream).await {
                     calls.lock().unwrap().push((connection, body));
                     asked.notify_one();
-                    if pace == Pace::WhenTold {
+                    if pace == Pace::WhenNotified {
                         may_answer.notified().await;
                     }
                     let (status, body) = answers.next().unwrap();
@@ -63,7 +63,11 @@ impl Scripted {
 
     fn exchange(&self) -> Exchange {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Exchange::new(RestClient::new(self.url.parse().unwrap(), http), Handle::current(), ExchangeCounts::default())
+        Exchange::new(
+            RestClient::new(self.url.parse().unwrap(), http),
+            Detached::on_current_runtime(),
+            ExchangeCounts::default(),
+        )
     }
 
     fn calls(&self) -> Vec<(usize, Value)> {
@@ -71,7 +75,7 @@ impl Scripted {
     }
 }
 
-/// The JSON of the next request of a connection; none when it has ended.
+/// The JSON of the next request of a connection. `None` at its end.
 async fn read(stream: &mut TcpStream) -> Option<Value> {
     let mut request = Vec::new();
     loop {
@@ -115,7 +119,7 @@ async fn ask(exchange: &Exchange) -> Result<TokenDetails, NoToken> {
 }
 
 #[tokio::test]
-async fn a_second_attempt_has_a_nonce_a_timestamp_and_a_signature_of_its_own() {
+async fn a_retry_has_a_new_nonce_timestamp_and_signature() {
     let ably = Scripted::start(vec![error(500, 50000), token()], Pace::AtOnce).await;
     ask(&ably.exchange()).await.unwrap();
     let [(_, first), (_, second)] = &ably.calls()[..] else { panic!("two calls") };
@@ -126,7 +130,7 @@ async fn a_second_attempt_has_a_nonce_a_timestamp_and_a_signature_of_its_own() {
 }
 
 #[tokio::test]
-async fn only_what_may_pass_is_tried_again_and_only_once() {
+async fn only_a_temporary_failure_is_retried_and_only_once() {
     let html = |status| (status, "<html>".to_owned());
     let told = |status, code| NoToken::Refused(AblyRefusal { status, code, retry_after: Some(Duration::from_secs(7)) });
     for (answer, outcome, calls) in [
@@ -154,18 +158,21 @@ async fn only_what_may_pass_is_tried_again_and_only_once() {
 }
 
 #[tokio::test]
-async fn nobody_at_the_address_is_unavailable() {
+async fn an_unreachable_ably_is_unavailable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let exchange =
-        Exchange::new(RestClient::new(url.parse().unwrap(), http), Handle::current(), ExchangeCounts::default());
+    let exchange = Exchange::new(
+        RestClient::new(url.parse().unwrap(), http),
+        Detached::on_current_runtime(),
+        ExchangeCounts::default(),
+    );
     assert_eq!(ask(&exchange).await, Err(NoToken::Unavailable));
 }
 
 #[tokio::test]
-async fn without_randomness_ably_is_not_asked() {
+async fn without_randomness_ably_is_not_called() {
     let ably = Scripted::start(vec![], Pace::AtOnce).await;
     let outcome = ably.exchange().token(|| Err(NoRandomness)).await;
     assert!(matches!(outcome, Err(ExchangeError::NoRandomness(NoRandomness))));
@@ -173,8 +180,8 @@ async fn without_randomness_ably_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_does_not_take_the_connection_with_it() {
-    let ably = Scripted::start(vec![token(); 3], Pace::WhenTold).await;
+async fn a_client_that_disconnects_does_not_close_the_connection() {
+    let ably = Scripted::start(vec![token(); 3], Pace::WhenNotified).await;
     let exchange = ably.exchange();
     ably.may_answer.notify_one();
     ask(&exchange).await.unwrap();
@@ -182,14 +189,14 @@ async fn a_client_that_goes_away_does_not_take_the_connection_with_it() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    let at_rest = Handle::current().metrics().num_alive_tasks();
+    let at_rest = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     tokio::select! {
         _ = ask(&exchange) => panic!("there is no answer yet"),
         () = ably.asked.notified() => {}
     }
     ably.may_answer.notify_one();
-    // The answer to nobody is read to its end, and the connection is free again.
-    while Handle::current().metrics().num_alive_tasks() > at_rest {
+    // The response that no client waits for is read to its end, and the connection is free again.
+    while tokio::runtime::Handle::current().metrics().num_alive_tasks() > at_rest {
         tokio::task::yield_now().await;
     }
     ably.may_answer.notify_one();

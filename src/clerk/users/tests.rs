@@ -21,7 +21,7 @@ async fn stand_in() -> (Clerk, Users) {
 fn users(clerk: &Clerk, ttl: Duration) -> Users {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let api = BackendApi::new(clerk.url().parse().unwrap(), clerk.secret_key().into(), http);
-    Users::new(api, ttl, Handle::current(), LookupCounts::default())
+    Users::new(api, ttl, Detached::on_current_runtime(), LookupCounts::default())
 }
 
 fn alice(clerk: &Clerk) -> String {
@@ -44,7 +44,7 @@ async fn a_thousand_first_requests_of_one_user_make_one_call() {
 }
 
 #[tokio::test]
-async fn a_lookup_that_began_before_a_newer_fact_does_not_overwrite_it() {
+async fn a_lookup_that_began_before_a_newer_record_does_not_overwrite_it() {
     let (clerk, users) = stand_in().await;
     let id = alice(&clerk);
     let updated_at = clerk.users().into_iter().find(|user| user.id == id).unwrap().updated_at;
@@ -61,7 +61,7 @@ async fn a_lookup_that_began_before_a_newer_fact_does_not_overwrite_it() {
 }
 
 #[tokio::test]
-async fn one_failure_is_tried_again_and_a_lasting_one_is_told() {
+async fn one_failure_is_retried_and_a_lasting_one_is_returned() {
     let (clerk, users) = stand_in().await;
     let id = alice(&clerk);
     clerk.set_outage(Some(Outage::Status(500)));
@@ -94,7 +94,7 @@ async fn a_user_that_clerk_does_not_know_is_deleted_and_stays_so() {
 }
 
 #[tokio::test]
-async fn without_a_ttl_nothing_is_remembered() {
+async fn without_a_ttl_users_are_not_cached() {
     let (clerk, _) = stand_in().await;
     let users = users(&clerk, Duration::ZERO);
     for _ in 0..2 {
@@ -112,37 +112,37 @@ async fn an_id_cannot_lead_to_another_route() {
     drop(clerk);
 }
 
-/// A Backend API whose every answer waits for the test.
+/// A Backend API whose every response waits for the test.
 struct LateClerk(TcpListener);
 
-/// A call that was not answered yet.
-struct Asked(TcpStream);
+/// A call without a response yet.
+struct PendingCall(TcpStream);
 
 impl LateClerk {
     async fn start() -> (Self, Users) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let api = BackendApi::new(base, "sk_test_x".into(), reqwest::Client::builder().no_proxy().build().unwrap());
-        (Self(listener), Users::new(api, TTL, Handle::current(), LookupCounts::default()))
+        (Self(listener), Users::new(api, TTL, Detached::on_current_runtime(), LookupCounts::default()))
     }
 
-    async fn asked(&self) -> Asked {
+    async fn call(&self) -> PendingCall {
         let (mut connection, _) = timeout(Duration::from_secs(30), self.0.accept()).await.unwrap().unwrap();
         let mut request = [0; 4096];
         assert_ne!(connection.read(&mut request).await.unwrap(), 0);
-        Asked(connection)
+        PendingCall(connection)
     }
 }
 
-impl Asked {
-    async fn answer(mut self, username: &str, updated_at: i64) {
+impl PendingCall {
+    async fn respond(mut self, username: &str, updated_at: i64) {
         let body = format!(r#"{{"id":"{LATE}","username":"{username}","banned":false,"updated_at":{updated_at}}}"#);
         let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
         self.0.write_all((head + &body).as_bytes()).await.unwrap();
     }
 }
 
-/// The user of whom a [`LateClerk`] tells.
+/// The user of a [`LateClerk`].
 const LATE: &str = "user_1";
 
 fn looked_up(users: &Users) -> JoinHandle<Result<String, LookupError>> {
@@ -153,14 +153,14 @@ fn looked_up(users: &Users) -> JoinHandle<Result<String, LookupError>> {
 const WAYS_TO_FORGET: [fn(&Users); 2] = [|users| users.forget(LATE), Users::forget_all];
 
 #[tokio::test]
-async fn what_a_call_says_that_began_before_its_user_was_forgotten_is_neither_used_nor_remembered() {
+async fn the_result_of_a_call_that_began_before_its_user_was_forgotten_is_neither_used_nor_cached() {
     for forget in WAYS_TO_FORGET {
         let (clerk, users) = LateClerk::start().await;
         let waiting = looked_up(&users);
-        let before = clerk.asked().await;
+        let before = clerk.call().await;
         forget(&users);
-        before.answer("old", 1).await;
-        clerk.asked().await.answer("new", 1).await;
+        before.respond("old", 1).await;
+        clerk.call().await.respond("new", 1).await;
         assert_eq!(waiting.await.unwrap().as_deref(), Ok("new"));
         assert_eq!(looked_up(&users).await.unwrap().as_deref(), Ok("new"));
         assert_eq!(users.0.calls().len(), 0);
@@ -168,41 +168,41 @@ async fn what_a_call_says_that_began_before_its_user_was_forgotten_is_neither_us
 }
 
 #[tokio::test]
-async fn who_comes_after_a_user_was_forgotten_does_not_wait_for_a_call_that_began_before() {
+async fn a_lookup_after_a_user_was_forgotten_does_not_wait_for_an_earlier_call() {
     for forget in WAYS_TO_FORGET {
         let (clerk, users) = LateClerk::start().await;
         let waiting = looked_up(&users);
-        let before = clerk.asked().await;
+        let before = clerk.call().await;
         forget(&users);
         let later = looked_up(&users);
-        clerk.asked().await.answer("new", 1).await;
+        clerk.call().await.respond("new", 1).await;
         assert_eq!(later.await.unwrap().as_deref(), Ok("new"));
-        before.answer("old", 1).await;
+        before.respond("old", 1).await;
         assert_eq!(waiting.await.unwrap().as_deref(), Ok("new"));
         assert_eq!(looked_up(&users).await.unwrap().as_deref(), Ok("new"));
     }
 }
 
 #[tokio::test]
-async fn another_user_who_is_forgotten_does_not_concern_a_call() {
+async fn forgetting_another_user_does_not_affect_a_call() {
     let (clerk, users) = LateClerk::start().await;
     let waiting = looked_up(&users);
-    let call = clerk.asked().await;
+    let call = clerk.call().await;
     users.forget("user_2");
-    call.answer("alice", 1).await;
+    call.respond("alice", 1).await;
     assert_eq!(waiting.await.unwrap().as_deref(), Ok("alice"));
 }
 
 #[tokio::test]
-async fn what_is_learnt_during_a_call_after_its_user_was_forgotten_stays() {
+async fn a_record_learnt_during_a_call_after_its_user_was_forgotten_stays() {
     for forget in WAYS_TO_FORGET {
         let (clerk, users) = LateClerk::start().await;
         let waiting = looked_up(&users);
-        let before = clerk.asked().await;
+        let before = clerk.call().await;
         forget(&users);
         users.learn(renamed(LATE, "learnt", 2));
-        before.answer("old", 1).await;
-        // Clerk is not asked again: nobody would answer.
+        before.respond("old", 1).await;
+        // Another call would get no response.
         assert_eq!(waiting.await.unwrap().as_deref(), Ok("learnt"));
         assert_eq!(looked_up(&users).await.unwrap().as_deref(), Ok("learnt"));
     }
@@ -212,20 +212,20 @@ async fn what_is_learnt_during_a_call_after_its_user_was_forgotten_stays() {
 async fn a_user_who_is_forgotten_during_every_call_cannot_be_looked_up_now() {
     let (clerk, users) = LateClerk::start().await;
     let waiting = looked_up(&users);
-    for _ in 0..Users::MOST_CALLS {
-        let call = clerk.asked().await;
+    for _ in 0..Users::MAX_CALLS {
+        let call = clerk.call().await;
         users.forget(LATE);
-        call.answer("old", 1).await;
+        call.respond("old", 1).await;
     }
     assert_eq!(waiting.await.unwrap(), Err(LookupError::Unavailable(Users::RETRY_AFTER)));
     assert_eq!(users.0.calls().len(), 0);
     let waiting = looked_up(&users);
-    clerk.asked().await.answer("new", 1).await;
+    clerk.call().await.respond("new", 1).await;
     assert_eq!(waiting.await.unwrap().as_deref(), Ok("new"));
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_asked_for_again() {
+async fn a_response_that_breaks_off_is_retried() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base: Url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let server = tokio::spawn(async move {
@@ -239,8 +239,12 @@ async fn an_answer_that_breaks_off_is_asked_for_again() {
         }
     });
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let users =
-        Users::new(BackendApi::new(base, "sk_test_x".into(), http), TTL, Handle::current(), LookupCounts::default());
+    let users = Users::new(
+        BackendApi::new(base, "sk_test_x".into(), http),
+        TTL,
+        Detached::on_current_runtime(),
+        LookupCounts::default(),
+    );
     assert_eq!(users.get("user_1").await.unwrap().username.as_deref(), Some("alice"));
     server.await.unwrap();
 }

@@ -1,6 +1,8 @@
 use futures_util::future::join_all;
 use sandbox::clerk::{Clerk, Options, Outage};
 
+use url::Url;
+
 use super::*;
 
 async fn stand_in() -> Clerk {
@@ -10,10 +12,10 @@ async fn stand_in() -> Clerk {
 fn jwks(clerk: &Clerk) -> Jwks {
     let url = Url::parse(&format!("{}/.well-known/jwks.json", clerk.url())).unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    Jwks::new(JwksSource { url, secret_key: None }, http, Handle::current(), RefreshCounts::default())
+    Jwks::new(JwksSource { url, secret_key: None }, http, Detached::on_current_runtime(), RefreshCounts::default())
 }
 
-/// Lets time pass for timers, but not while sockets are waited for.
+/// Advances the clock of timers, but not while sockets are waited for.
 async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -61,7 +63,7 @@ async fn a_rotated_key_is_found_and_the_old_one_is_gone() {
 }
 
 #[tokio::test]
-async fn keys_outlive_an_outage_by_an_hour_and_no_more() {
+async fn keys_serve_for_an_hour_of_an_outage_and_no_longer() {
     let clerk = stand_in().await;
     let (jwks, kid) = (jwks(&clerk), clerk.kid());
     assert_eq!(outcome(&jwks, &kid).await, Ok(()));
@@ -83,7 +85,7 @@ async fn keys_outlive_an_outage_by_an_hour_and_no_more() {
 }
 
 #[tokio::test]
-async fn without_keys_clerk_is_asked_once_a_second_at_most() {
+async fn without_keys_clerk_is_called_at_most_once_a_second() {
     let clerk = stand_in().await;
     clerk.set_outage(Some(Outage::Status(503)));
     let jwks = jwks(&clerk);
@@ -94,40 +96,22 @@ async fn without_keys_clerk_is_asked_once_a_second_at_most() {
 }
 
 #[tokio::test]
-async fn a_request_that_goes_away_does_not_take_the_fetch_with_it() {
+async fn a_client_that_disconnects_does_not_cancel_the_fetch() {
     let clerk = stand_in().await;
     let (jwks, kid) = (jwks(&clerk), clerk.kid());
     jwks.refresh(FetchCause::Schedule).await;
     let rotated = clerk.rotate_key();
     {
         let mut leaving = Box::pin(jwks.find(&rotated));
-        // One poll starts the fetch; then the caller is gone.
+        // One poll starts the fetch; then the caller is dropped.
         let _ = futures_util::poll!(&mut leaving);
     }
     assert_eq!(outcome(&jwks, &rotated).await, Ok(()));
     assert_eq!(outcome(&jwks, &kid).await, Err(KeyError::Unknown));
 }
 
-#[test]
-fn only_the_public_half_of_an_rsa_key_is_a_pem_key() {
-    assert!(SigningKeys::from_pem("").is_err());
-    assert!(SigningKeys::from_pem("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----").is_err());
-    assert!(SigningKeys::from_pem("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----").is_err());
-}
-
-#[test]
-fn keys_of_other_kinds_are_passed_over() {
-    let rsa = serde_json::json!({ "kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB", "use": "sig", "alg": "RS256" });
-    assert!(usable(rsa.clone()).is_some());
-    for (name, value) in [("kty", "EC"), ("use", "enc"), ("alg", "RS512"), ("n", "!")] {
-        let mut jwk = rsa.clone();
-        jwk[name] = value.into();
-        assert!(usable(jwk).is_none(), "{name} = {value}");
-    }
-}
-
 #[tokio::test]
-async fn a_failure_is_mended_soon_whoever_met_it() {
+async fn any_failed_refresh_is_retried_soon() {
     let clerk = stand_in().await;
     let jwks = jwks(&clerk);
     let background = tokio::spawn(jwks.clone().keep_fresh());
