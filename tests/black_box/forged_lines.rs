@@ -44,9 +44,9 @@ impl Redis {
         }
     }
 
-    fn put_work(&mut self, id: &str, whom: &Value, targets: &Value) {
+    fn put_work(&mut self, id: &str, scope: &Value, targets: &Value) {
         let task = json!({
-            "tenant": "default", "whom": whom, "margin": "none", "targets": targets, "look_up": "again", "at": 1,
+            "tenant": "default", "scope": scope, "margin": "none", "targets": targets, "look_up": "again", "at": 1,
             "over": 9_999_999_999_999_i64,
         });
         let work = json!({ "id": id, "due": 1, "job": task.to_string() }).to_string();
@@ -105,7 +105,7 @@ async fn what_is_in_redis_forges_no_line_and_names_nothing_impossible_to_ably() 
         ] {
             written.put_grant(user, session, client_id, format);
         }
-        for (id, whom, targets) in [
+        for (id, scope, targets) in [
             ("1", json!({ "user": "user_2" }), json!([{ "client_id": FORGED }])),
             ("2", json!({ "user": "user_2" }), json!([{ "revocation_key": FORGED }])),
             ("3", json!({ "names": [FORGED] }), json!([])),
@@ -115,10 +115,10 @@ async fn what_is_in_redis_forges_no_line_and_names_nothing_impossible_to_ably() 
             ("7", json!({ "organization": FORGED }), json!([{ "client_id": "carol" }])),
             (FORGED, json!({ "user": "user_2" }), json!([{ "client_id": ODD }])),
         ] {
-            written.put_work(id, &whom, &targets);
+            written.put_work(id, &scope, &targets);
         }
         let fact = json!({
-            "tenant": "default", "subject": { "session": FORGED }, "ruling": { "denied": "clerk" },
+            "tenant": "default", "subject": { "session": FORGED }, "kind": { "denied": "clerk" },
             "at": 9_999_999_999_998_i64, "until": 9_999_999_999_999_i64,
         });
         for message in [&format!("{:032}{fact}", 0), FORGED] {
@@ -181,5 +181,5 @@ async fn what_an_operator_sends_forges_no_line_and_names_nothing_impossible_to_a
     }
     assert_no_target_is_impossible(&vendors);
     let lines = lines(&service);
-    assert!(lines.iter().any(|line| line.contains(r#"whom="ali\u{2028}2020"#)), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains(r#"target="ali\u{2028}2020"#)), "{lines:#?}");
 }

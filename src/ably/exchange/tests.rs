@@ -1,6 +1,7 @@
 use std::{
     cell::Cell,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
