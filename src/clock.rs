@@ -4,9 +4,15 @@
 
 mod offset;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 pub use offset::{ClockOffset, ClockWatch};
+
+/// The current time, for parts that act on their own.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

@@ -48,7 +48,10 @@ use crate::{
         revocations::{Access, OperatorRequests},
         webhooks::{Receiver, Webhooks},
     },
-    store::{Bounds, Census, Forgotten, InvalidRedisAddress, MemoryStore, OnForget, RedisStore, Store},
+    store::{
+        Forgotten, InvalidRedisAddress, MemoryStore, OnForget, RedisStore, Store, StoreCollector, StoreLimits,
+        StoreStats,
+    },
     telemetry::metrics::{ConnectionMetrics, Metrics, TenantMetrics},
     tenant::{Signing, Tenant, TenantName},
 };
@@ -113,7 +116,8 @@ impl Server {
         let http_client = outgoing::client()?;
         let remembered = Arc::new(RememberedUsers::default());
         let store = make_store(config, &remembered)?;
-        let metrics = Metrics::new(Arc::new(UnixMillis::now), Arc::clone(&store));
+        let collector = StoreCollector { store: Arc::clone(&store), clock: Arc::new(UnixMillis::now) };
+        let metrics = Metrics::new(UnixMillis::now(), vec![Box::new(collector)]);
         let make_tenant = |tenant: &TenantConfig| {
             let metrics = metrics.tenant(tenant.name().as_str());
             make_tenant(tenant, config.revocation.denial_ttl, &http_client, metrics)
@@ -237,19 +241,19 @@ impl Server {
 
 /// Says what ends with this process, where nobody else goes on with it.
 fn warn_of_lost_work(store: &dyn Store) {
-    let Census { backlog, unwritten, unwritten_work, .. } = store.census(UnixMillis::now());
+    let StoreStats { tasks, unwritten_restrictions, unwritten_tasks, .. } = store.stats(UnixMillis::now());
     if store.is_shared() {
-        if unwritten > 0 || unwritten_work > 0 {
+        if unwritten_restrictions > 0 || unwritten_tasks > 0 {
             tracing::warn!(
-                restrictions = unwritten,
-                pieces = unwritten_work,
+                restrictions = unwritten_restrictions,
+                pieces = unwritten_tasks,
                 "what Redis could not be given ends with this process: denials, marks and their ends that Clerk does not \
                  tell of again, or that were made by hand, and what was still to be sent to Ably"
             );
         }
-    } else if backlog.pieces > 0 {
+    } else if tasks.count > 0 {
         tracing::warn!(
-            pieces = backlog.pieces,
+            pieces = tasks.count,
             "what was still to be sent to Ably ends with this process: tokens of token requests that were signed just \
              before a denial are not revoked, and live until they end. With REDIS_URL another replica sends it, or the \
              next start"
@@ -329,10 +333,10 @@ impl RememberedUsers {
 fn make_store(config: &Config, remembered: &Arc<RememberedUsers>) -> Result<Arc<dyn Store>, StartError> {
     let remembered = Arc::clone(remembered);
     let on_forget: OnForget = Arc::new(move |dropped| remembered.forget(dropped));
-    let Some(redis) = &config.redis else { return Ok(Arc::new(MemoryStore::new(&Bounds::default(), on_forget))) };
+    let Some(redis) = &config.redis else { return Ok(Arc::new(MemoryStore::new(&StoreLimits::default(), on_forget))) };
     let clock = Arc::new(UnixMillis::now);
     let store =
-        RedisStore::start(&redis.address, &redis.prefix, redis.on_failure, &Bounds::default(), clock, on_forget)?;
+        RedisStore::start(&redis.address, &redis.prefix, redis.on_failure, &StoreLimits::default(), clock, on_forget)?;
     Ok(Arc::new(store))
 }
 

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     ably::RevocationKey,
     clerk::{Change, Organization, Scoped, Session, User},
-    store::{Bounds, ClientIdDigest, LiveToken, MemoryStore, Verdict},
+    store::{ClientIdDigest, LiveToken, MemoryStore, StoreLimits, Verdict},
 };
 
 pub(super) const NOW: UnixMillis = UnixMillis(1_795_290_000_000);
@@ -24,7 +24,7 @@ fn authority(format: TokenFormat, template: &str) -> Authority {
 }
 
 fn revocation() -> Revocation {
-    let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
+    let store = MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {}));
     Revocation::new(Arc::new(store), vec![authority(TokenFormat::Jwt, "{username}")], NOW)
 }
 
@@ -276,7 +276,7 @@ fn a_name_ends_tokens_when_it_is_new_and_not_when_it_is_told_again() {
         Effect::of(&event, &authority(TokenFormat::Jwt, "{username}"), NOW).restrictions
     };
     let ended = |name, at, before: Option<(&'static str, u64)>| {
-        let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
+        let store = MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {}));
         for restriction in before.map(|(name, at)| named(name, at)).unwrap_or_default() {
             tokio::runtime::Builder::new_current_thread()
                 .build()
@@ -284,7 +284,7 @@ fn a_name_ends_tokens_when_it_is_new_and_not_when_it_is_told_again() {
                 .block_on(store.record(restriction, NOW))
                 .unwrap();
         }
-        let before = store.restrictions().name(&TenantName::default(), "user_1");
+        let before = store.restrictions().client_id(&TenantName::default(), "user_1");
         named(name, at).iter().find_map(|restriction| ended_by(restriction, before))
     };
     let all_but = |name, at| {

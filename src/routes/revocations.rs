@@ -135,7 +135,7 @@ pub(super) async fn post(request: HttpRequest, payload: Payload, operator: Data<
     };
     let revocation_request = match RevocationRequest::parse(&body) {
         Ok(revocation_request) => revocation_request,
-        Err(invalid) => return refused(&request, "not-an-revocation_request", &error_info(invalid)),
+        Err(invalid) => return refused(&request, "revocation-request-invalid", &error_info(invalid)),
     };
     let given = Given { request_id: request_id::of(&request), from: ClientAddress::known(&request) };
     let carrying_out =
@@ -143,16 +143,16 @@ pub(super) async fn post(request: HttpRequest, payload: Payload, operator: Data<
     // Not in this handler, which ends with its connection: an operator who goes away must not stop what was begun.
     match operator.runtime.spawn(carrying_out).await {
         Ok(Ok(report)) => answer::json(StatusCode::OK, &report),
-        Ok(Err(invalid)) => refused(&request, "not-an-revocation_request", &error_info(invalid)),
+        Ok(Err(invalid)) => refused(&request, "revocation-request-invalid", &error_info(invalid)),
         Err(error) => {
-            let reason = "revocation_request-broken-off";
+            let reason = "revocation-request-interrupted";
             tracing::error!(
                 request_id = given.request_id,
                 client_address = given.from.field(),
                 reason,
                 status = BROKEN_OFF.status_code,
                 %error,
-                "an operator's revocation_request is not carried out to its end"
+                "operator request interrupted"
             );
             answer::failure(reason, &BROKEN_OFF, None)
         }
@@ -166,7 +166,7 @@ async fn carry_out(
     now: UnixMillis,
     Given { request_id, from }: Given,
 ) -> Result<Report, InvalidRevocationRequest> {
-    let report = revocation.operator(&revocation_request, now).await?;
+    let report = revocation.execute(&revocation_request, now).await?;
     let tenant = report.tenant.as_str();
     let action = match (revocation_request.run, revocation_request.action) {
         (Run::Dry, _) => "dry run",
@@ -175,15 +175,7 @@ async fn carry_out(
     };
     let (target, complete) = (revocation_request.target.id(), report.complete);
     let client_address = from.field();
-    tracing::info!(
-        request_id,
-        client_address,
-        tenant,
-        target,
-        action,
-        complete,
-        "an operator's revocation_request is carried out"
-    );
+    tracing::info!(request_id, client_address, tenant, target, action, complete, "operator request carried out");
     Ok(report)
 }
 
@@ -195,7 +187,7 @@ fn refused(request: &HttpRequest, reason: &'static str, error: &ErrorInfo) -> Ht
         client_address = client_address.field(),
         reason,
         status,
-        "an operator's revocation_request is refused"
+        "operator request refused"
     );
     let mut response = answer::failure(reason, error, None);
     if error.status_code == 401 {

@@ -4,8 +4,6 @@
 //! the handle was made; what a tenant's parts record has its name in the label `tenant`. No label holds anything that a
 //! request could choose: each combination of labels is a series that is kept for ever.
 
-mod store;
-
 use std::{
     fmt::{self, Write as _},
     sync::{Arc, atomic::AtomicU64},
@@ -13,6 +11,7 @@ use std::{
 };
 
 use prometheus_client::{
+    collector::Collector,
     encoding::{
         EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder,
         prometheus_text::{CONTENT_TYPE, encode},
@@ -21,12 +20,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use self::store::StoreCollector;
 use crate::{
     ably::{ExchangeCounts, TokenFormat},
     clerk::{LookupCounts, RefreshCounts},
     clock::{ClockWatch, UnixMillis},
-    store::{Clock, Store},
 };
 
 /// What can become of a webhook.
@@ -155,10 +152,9 @@ impl Metrics {
     /// What the label `tenant` is where nobody knows whose request it was: empty, which Prometheus takes for no label.
     pub const OF_NOBODY: &str = "";
 
-    /// The metrics of a process that starts now, by `clock`, with the policy that it starts with, and of its store.
+    /// The metrics of a process that starts now with its policy, and those of `collectors`.
     #[must_use]
-    pub fn new(clock: Clock, store: Arc<dyn Store>) -> Self {
-        let now = clock();
+    pub fn new(now: UnixMillis, collectors: Vec<Box<dyn Collector>>) -> Self {
         let build = Family::<Build, Gauge>::default();
         build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         let started: Gauge = Gauge::default();
@@ -172,7 +168,9 @@ impl Metrics {
         let ours = registry.sub_registry_with_prefix("ably_clerk_auth");
         ours.register("build_info", "The version that runs; always 1", build);
         families.register(ours);
-        ours.register_collector(Box::new(StoreCollector { store, clock }));
+        for collector in collectors {
+            ours.register_collector(collector);
+        }
         Self { registry: Arc::new(registry), families: Arc::new(families) }
     }
 
@@ -517,19 +515,11 @@ fn seconds(time: UnixMillis) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
     use super::*;
-    use crate::{
-        clock::ClockOffset,
-        store::{Bounds, DenialSource, DueWork, MemoryStore, Restriction, RestrictionKind, Subject},
-        tenant,
-    };
+    use crate::clock::ClockOffset;
 
-    /// Those of a process that starts then, with an empty store.
     fn metrics_since(start: UnixMillis) -> Metrics {
-        let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
-        Metrics::new(Arc::new(move || start), Arc::new(store))
+        Metrics::new(start, Vec::new())
     }
 
     fn series<'a>(exposition: &'a str, name: &str) -> Vec<&'a str> {
@@ -561,73 +551,7 @@ mod tests {
         # HELP ably_clerk_auth_connections Open connections of the public listener.
         # TYPE ably_clerk_auth_connections gauge
         ably_clerk_auth_connections 0
-        # HELP ably_clerk_auth_store_state 1 for the state that the store is in, 0 for the others.
-        # TYPE ably_clerk_auth_store_state gauge
-        ably_clerk_auth_store_state{state="starting"} 0
-        ably_clerk_auth_store_state{state="ready"} 1
-        ably_clerk_auth_store_state{state="degraded"} 0
-        ably_clerk_auth_store_state{state="full"} 0
-        # HELP ably_clerk_auth_store_restrictions Denials and marks in force.
-        # TYPE ably_clerk_auth_store_restrictions gauge
-        ably_clerk_auth_store_restrictions 0
-        # HELP ably_clerk_auth_store_live_tokens Tokens that are out and that this replica issued.
-        # TYPE ably_clerk_auth_store_live_tokens gauge
-        ably_clerk_auth_store_live_tokens 0
-        # HELP ably_clerk_auth_store_work Pieces of work that wait to be done.
-        # TYPE ably_clerk_auth_store_work gauge
-        ably_clerk_auth_store_work 0
-        # HELP ably_clerk_auth_store_work_overdue_seconds For how long the oldest piece of work has been due; 0 if none is.
-        # TYPE ably_clerk_auth_store_work_overdue_seconds gauge
-        ably_clerk_auth_store_work_overdue_seconds 0
-        # HELP ably_clerk_auth_store_unwritten_restrictions Restrictions that Redis lacks and this replica knows.
-        # TYPE ably_clerk_auth_store_unwritten_restrictions gauge
-        ably_clerk_auth_store_unwritten_restrictions 0
-        # HELP ably_clerk_auth_store_unwritten_work Pieces of work that Redis lacks and this replica has.
-        # TYPE ably_clerk_auth_store_unwritten_work gauge
-        ably_clerk_auth_store_unwritten_work 0
-        # HELP ably_clerk_auth_store_outages_total How many times Redis was lost.
-        # TYPE ably_clerk_auth_store_outages_total counter
-        ably_clerk_auth_store_outages_total 0
         "#);
-    }
-
-    #[tokio::test]
-    async fn the_store_is_counted_as_it_is_when_the_metrics_are_read() {
-        let start = UnixMillis(1_700_000_000_000);
-        let time = Arc::new(AtomicI64::new(start.0));
-        let clock = {
-            let time = Arc::clone(&time);
-            Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
-        };
-        let bounds = Bounds { restrictions: 1, ..Bounds::default() };
-        let store = Arc::new(MemoryStore::new(&bounds, Arc::new(|_| {})));
-        let metrics = Metrics::new(clock, Arc::clone(&store) as Arc<dyn Store>);
-        let of_store = || {
-            let exposition = metrics.exposition().unwrap();
-            let samples = series(&exposition, "ably_clerk_auth_store_");
-            let nonzero = samples.into_iter().filter(|sample| !sample.ends_with(" 0"));
-            nonzero.map(|sample| sample["ably_clerk_auth_store_".len()..].to_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(of_store(), ["state{state=\"ready\"} 1"]);
-
-        let restriction = Restriction {
-            tenant: tenant::TenantName::default(),
-            subject: Subject::User("user_1".to_owned()),
-            kind: RestrictionKind::Denied(DenialSource::Clerk),
-            at: start,
-            until: start.after(Duration::from_mins(5)),
-        };
-        store.record(restriction, start).await.unwrap();
-        for due in [Duration::from_mins(1), Duration::from_mins(2)] {
-            let work = DueWork { id: format!("{due:?}"), due: start.after(due), job: String::new() };
-            store.enqueue(work, start).await.unwrap();
-        }
-        assert_eq!(of_store(), ["restrictions 1", "state{state=\"full\"} 1", "work 2"]);
-        time.store(start.after(Duration::from_mins(3)).0, Ordering::Relaxed);
-        let late = ["restrictions 1", "state{state=\"full\"} 1", "work 2", "work_overdue_seconds 120"];
-        assert_eq!(of_store(), late);
-        time.store(start.after(Duration::from_mins(5)).0, Ordering::Relaxed);
-        assert_eq!(of_store(), ["state{state=\"ready\"} 1", "work 2", "work_overdue_seconds 240"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ably_clerk_auth::{
-    store::{DenialSource, DueWork, Health, RestrictionKind, StoreError, TokenHolder},
+    store::{DenialSource, Health, RestrictionKind, StoreError, StoredTask, TokenHolder},
     tenant::TenantName,
 };
 
@@ -32,14 +32,14 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
     replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 60 * MINUTE)).await;
     replica.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
-    let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
-    in_time!(replica, replica.store.enqueue(work.clone(), NOW));
-    replica.store.claim(1, NOW).await;
-    in_time!(replica, replica.store.postpone("1", NOW));
-    in_time!(replica, replica.store.complete("1"));
-    replica.store.begin("effect", NOW).await;
-    replica.store.finish("effect", NOW.after(MINUTE), NOW).await;
-    replica.store.forget("effect").await;
+    let work = StoredTask { id: "1".into(), due: NOW, payload: String::new() };
+    in_time!(replica, replica.store.enqueue_task(work.clone(), NOW));
+    replica.store.claim_tasks(1, NOW).await;
+    in_time!(replica, replica.store.postpone_task("1", NOW));
+    in_time!(replica, replica.store.complete_task("1"));
+    replica.store.claim_once("effect", NOW).await;
+    replica.store.mark_done("effect", NOW.after(MINUTE), NOW).await;
+    replica.store.release("effect").await;
     in_time!(replica, replica.store.forget_user(&TenantName::default(), "user_1"));
     // What was said in a long absence is looked for among all keys.
     line.becomes(Condition::Cut);
@@ -91,7 +91,7 @@ async fn the_documented_user_can_neither_empty_redis_nor_disconnect_others_nor_l
         "SHUTDOWN",
         "PSUBSCRIBE aca:*",
         "SUBSCRIBE other:{v1}:facts",
-        "PUBLISH other:{v1}:restrictions x",
+        "PUBLISH other:{v1}:facts x",
         "GET other:{v1}:data_id",
         "HGET other:{v1}:holding x",
     ] {

@@ -2,7 +2,9 @@
 
 use ably_clerk_auth::{
     clock::UnixMillis,
-    store::{Bounds, ClientIdDigest, DenialSource, Health, OnFailure, Restriction, RestrictionKind, Subject, Verdict},
+    store::{
+        ClientIdDigest, DenialSource, Health, OnFailure, Restriction, RestrictionKind, StoreLimits, Subject, Verdict,
+    },
     tenant::TenantName,
 };
 use proptest::{
@@ -109,7 +111,7 @@ fn model(restrictions: &[(Restriction, usize)], tenant: &str) -> Verdict {
         return Verdict::Denied;
     }
     // The token was minted in the millisecond of the newest events.
-    let outdated = [&user, &member, &organization].into_iter().any(|subject| {
+    let outdated = [&member, &organization].into_iter().any(|subject| {
         let last = newest(says(subject, &[RestrictionKind::NotBefore]));
         last.first().is_some_and(|mark| mark.at >= MINTED) && holds(last)
     });
@@ -150,7 +152,7 @@ fn in_memory() {
     let runtime = Runtime::new().unwrap();
     let mut runner = TestRunner::new(Config::with_cases(2000));
     let outcome = runner.run(&deliveries(), |restrictions| {
-        let replica = Replica::in_memory(&Bounds::default());
+        let replica = Replica::in_memory(&StoreLimits::default());
         runtime.block_on(come_to_the_verdict(&[replica], &restrictions));
         Ok(())
     });
@@ -165,7 +167,7 @@ fn in_redis() {
     let outcome = runner.run(&deliveries(), |restrictions| {
         runtime.block_on(async {
             let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
-            let replica = || Replica::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
+            let replica = || Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Degrade);
             let replicas = [replica(), replica()];
             for replica in &replicas {
                 replica.becomes(Health::Ready).await;

@@ -11,10 +11,10 @@ use std::{
 use ably_clerk_auth::{
     ably::TokenFormat,
     clerk::{Organization, Scoped, Session},
-    clock::UnixMillis,
+    clock::{Clock, UnixMillis},
     store::{
-        Bounds, Clock, Forgotten, Health, LiveToken, MemoryStore, OnFailure, OnForget, Recorded, RedisAddress,
-        RedisKeyPrefix, RedisStore, Restriction, RestrictionKind, Store, StoreError, Subject, Verdict,
+        Forgotten, Health, LiveToken, MemoryStore, OnFailure, OnForget, RecordOutcome, RedisAddress, RedisKeyPrefix,
+        RedisStore, Restriction, RestrictionKind, Store, StoreError, StoreLimits, Subject, Verdict,
     },
     tenant::TenantName,
 };
@@ -45,18 +45,23 @@ fn on_forget(drops: &Drops) -> OnForget {
 }
 
 impl Replica {
-    pub(crate) fn in_memory(bounds: &Bounds) -> Self {
+    pub(crate) fn in_memory(bounds: &StoreLimits) -> Self {
         let drops = Drops::default();
         let store = Box::new(MemoryStore::new(bounds, on_forget(&drops)));
         Self { store, drops, time: Arc::new(AtomicI64::new(NOW.0)) }
     }
 
     /// One that may not be ready.
-    pub(crate) fn at(address: &RedisAddress, bounds: &Bounds, on_failure: OnFailure) -> Self {
+    pub(crate) fn at(address: &RedisAddress, bounds: &StoreLimits, on_failure: OnFailure) -> Self {
         Self::with_prefix(address, "aca:", bounds, on_failure)
     }
 
-    pub(crate) fn with_prefix(address: &RedisAddress, prefix: &str, bounds: &Bounds, on_failure: OnFailure) -> Self {
+    pub(crate) fn with_prefix(
+        address: &RedisAddress,
+        prefix: &str,
+        bounds: &StoreLimits,
+        on_failure: OnFailure,
+    ) -> Self {
         let drops = Drops::default();
         let time = Arc::new(AtomicI64::new(NOW.0));
         let clock: Clock = {
@@ -79,7 +84,7 @@ impl Replica {
     }
 
     async fn ready_at(address: &RedisAddress) -> Self {
-        let replica = Self::at(address, &Bounds::default(), OnFailure::Degrade);
+        let replica = Self::at(address, &StoreLimits::default(), OnFailure::Degrade);
         replica.becomes(Health::Ready).await;
         replica
     }
@@ -120,7 +125,7 @@ impl Replica {
     }
 
     /// Stores a restriction, and has Redis's patience when the machine is too busy for ours.
-    pub(crate) async fn record(&self, restriction: Restriction) -> Recorded {
+    pub(crate) async fn record(&self, restriction: Restriction) -> RecordOutcome {
         in_time!(self, self.store.record(restriction.clone(), self.now()))
     }
 

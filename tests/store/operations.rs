@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use ably_clerk_auth::{
     store::{
-        Backlog, Begun, Bounds, Census, ClientIdDigest, Coverage, DenialSource, DueWork, Health, LiveToken, OnFailure,
-        Recorded, Restriction, RestrictionKind, StoreError, Subject, TokenHolder, Verdict,
+        ClientIdDigest, Coverage, DenialSource, Health, IdempotencyClaim, LiveToken, OnFailure, RecordOutcome,
+        Restriction, RestrictionKind, StoreError, StoreLimits, StoreStats, StoredTask, Subject, TaskBacklog,
+        TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
@@ -41,10 +42,10 @@ macro_rules! with_both_stores {
 }
 
 /// At most so many of everything; 0 for the default.
-fn bounds(most: usize) -> Bounds {
+fn bounds(most: usize) -> StoreLimits {
     match most {
-        0 => Bounds::default(),
-        _ => Bounds { restrictions: most, remembered: most, refused: most, live_tokens: most, work: most },
+        0 => StoreLimits::default(),
+        _ => StoreLimits { restrictions: most, remembered: most, waiting: most, live_tokens: most, tasks: most },
     }
 }
 
@@ -53,12 +54,13 @@ fn sorted(mut live_tokens: Vec<LiveToken>) -> Vec<LiveToken> {
     live_tokens
 }
 
-fn work(id: &str, due: ably_clerk_auth::clock::UnixMillis) -> DueWork {
-    DueWork { id: id.to_owned(), due, job: format!("the job of {id}") }
+fn work(id: &str, due: ably_clerk_auth::clock::UnixMillis) -> StoredTask {
+    StoredTask { id: id.to_owned(), due, payload: format!("the job of {id}") }
 }
 
 async fn claimed(replica: &Replica, most: usize) -> Vec<String> {
-    let mut ids: Vec<_> = replica.store.claim(most, replica.now()).await.into_iter().map(|work| work.id).collect();
+    let mut ids: Vec<_> =
+        replica.store.claim_tasks(most, replica.now()).await.into_iter().map(|work| work.id).collect();
     ids.sort();
     ids
 }
@@ -66,7 +68,7 @@ async fn claimed(replica: &Replica, most: usize) -> Vec<String> {
 with_both_stores! {
     async fn a_denied_session_is_refused_and_no_other(replica, 0) {
         let denied = restriction(of_session("sess_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
-        assert_eq!(replica.record(denied).await, Recorded::New);
+        assert_eq!(replica.record(denied).await, RecordOutcome::New);
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
         assert_eq!(replica.verdict(&session("sess_2", "user_1", None)), Verdict::Clear);
         assert_eq!(replica.verdict(&session("user_1", "sess_1", None)), Verdict::Clear);
@@ -92,7 +94,7 @@ with_both_stores! {
             is("bob", minted, Verdict::Clear);
         }
         // Neither a late event nor a lifted ban changes it; a newer one does.
-        assert_eq!(replica.record(restriction(of_user("user_1"), named(Some("alice")), ago(6))).await, Recorded::Outdated);
+        assert_eq!(replica.record(restriction(of_user("user_1"), named(Some("alice")), ago(6))).await, RecordOutcome::Outdated);
         replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(3))).await;
         is("alice", ago(5), Verdict::Outdated);
         replica.record(restriction(of_user("user_1"), named(None), ago(2))).await;
@@ -116,13 +118,13 @@ with_both_stores! {
         let is = |verdict| assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), verdict);
         replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(20))).await;
         let late = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(30));
-        assert_eq!(replica.record(late).await, Recorded::Outdated);
+        assert_eq!(replica.record(late).await, RecordOutcome::Outdated);
         is(Verdict::Denied);
         let newer = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(10));
-        assert_eq!(replica.record(newer).await, Recorded::New);
+        assert_eq!(replica.record(newer).await, RecordOutcome::New);
         is(Verdict::Clear);
         let late = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(15));
-        assert_eq!(replica.record(late).await, Recorded::Outdated);
+        assert_eq!(replica.record(late).await, RecordOutcome::Outdated);
         is(Verdict::Clear);
     }
 
@@ -135,10 +137,10 @@ with_both_stores! {
 
     async fn the_same_event_again_is_told_from_an_older_one(replica, 0) {
         let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(20));
-        assert_eq!(replica.record(denied.clone()).await, Recorded::New);
-        assert_eq!(replica.record(denied.clone()).await, Recorded::Repeated);
+        assert_eq!(replica.record(denied.clone()).await, RecordOutcome::New);
+        assert_eq!(replica.record(denied.clone()).await, RecordOutcome::Repeated);
         let again = Restriction { until: denied.until.after(MINUTE), ..denied.clone() };
-        assert_eq!(replica.record(again).await, Recorded::Repeated);
+        assert_eq!(replica.record(again).await, RecordOutcome::Repeated);
         // It came later, so it holds for longer.
         replica.pass_short_of(11 * MINUTE);
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
@@ -160,7 +162,7 @@ with_both_stores! {
         };
         replica.record(lifted).await;
         replica.pass_short_of(Restriction::REMEMBERED_FOR);
-        assert_eq!(replica.record(denied(&replica)).await, Recorded::Outdated);
+        assert_eq!(replica.record(denied(&replica)).await, RecordOutcome::Outdated);
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
     }
 
@@ -184,7 +186,6 @@ with_both_stores! {
         };
         let member = Subject::Member { user: "user_1".into(), organization: "org_1".into() };
         for (subject, concerned, other) in [
-            (of_user("user_a"), ("user_a", Some("org_a")), ("user_b", Some("org_a"))),
             (member.clone(), ("user_1", Some("org_1")), ("user_1", Some("org_2"))),
             (member, ("user_1", Some("org_1")), ("user_2", Some("org_1"))),
             (Subject::Organization("org_3".into()), ("user_3", Some("org_3")), ("user_3", None)),
@@ -194,17 +195,17 @@ with_both_stores! {
             assert_eq!(replica.verdict(&minted(ago(49), concerned.0, concerned.1)), Verdict::Clear);
             assert_eq!(replica.verdict(&minted(ago(50), other.0, other.1)), Verdict::Clear);
         }
-        replica.record(restriction(of_user("user_a"), RestrictionKind::NotBefore, ago(60))).await;
-        assert_eq!(replica.verdict(&minted(ago(50), "user_a", None)), Verdict::Outdated);
+        replica.record(restriction(Subject::Organization("org_3".into()), RestrictionKind::NotBefore, ago(60))).await;
+        assert_eq!(replica.verdict(&minted(ago(50), "user_3", Some("org_3"))), Verdict::Outdated);
         replica.pass(10 * MINUTE);
-        assert_eq!(replica.verdict(&minted(ago(50), "user_a", None)), Verdict::Clear);
+        assert_eq!(replica.verdict(&minted(ago(50), "user_3", Some("org_3"))), Verdict::Clear);
     }
 
     async fn who_is_denied_is_not_told_to_come_again(replica, 0) {
-        replica.record(restriction(of_user("user_1"), RestrictionKind::NotBefore, NOW)).await;
-        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Outdated);
+        replica.record(restriction(Subject::Organization("org_1".into()), RestrictionKind::NotBefore, NOW)).await;
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", Some("org_1"))), Verdict::Outdated);
         replica.record(restriction(of_session("sess_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
-        assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
+        assert_eq!(replica.verdict(&session("sess_1", "user_1", Some("org_1"))), Verdict::Denied);
     }
 
     async fn tenants_do_not_see_each_others_facts_or_grants(replica, 0) {
@@ -224,9 +225,9 @@ with_both_stores! {
     }
 
     async fn a_census_counts_what_holds_lives_and_waits(replica, 0) {
-        let census = |replica: &Replica| replica.store.census(replica.now());
-        let Census { restrictions, live_tokens, backlog, .. } = census(&replica);
-        assert_eq!((restrictions, live_tokens, backlog), (0, 0, Backlog::default()));
+        let census = |replica: &Replica| replica.store.stats(replica.now());
+        let StoreStats { restrictions, live_tokens, tasks, .. } = census(&replica);
+        assert_eq!((restrictions, live_tokens, tasks), (0, 0, TaskBacklog::default()));
 
         for (kind, at) in [(RestrictionKind::Denied(DenialSource::Clerk), 2), (RestrictionKind::NotBefore, 2), (RestrictionKind::Lifted(DenialSource::Operator), 2)] {
             replica.record(restriction(of_user("user_1"), kind, ago(at))).await;
@@ -235,22 +236,22 @@ with_both_stores! {
         replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 2 * MINUTE)).await;
         replica.put_live_token(live_token("user_1", "sess_2", None, "alice", MINUTE)).await;
         for (id, due) in [("late", NOW.after(2 * MINUTE)), ("early", NOW.after(MINUTE))] {
-            in_time!(replica, replica.store.enqueue(work(id, due), NOW));
+            in_time!(replica, replica.store.enqueue_task(work(id, due), NOW));
         }
-        let waits = |pieces, due| Backlog { pieces, oldest_due: Some(due) };
-        eventually("the work is counted", || census(&replica).backlog == waits(2, NOW.after(MINUTE))).await;
-        let Census { health, restrictions, live_tokens, unwritten, outages, .. } = census(&replica);
-        assert_eq!((health, restrictions, live_tokens, unwritten, outages), (Health::Ready, 2, 2, 0, 0));
+        let waits = |count, due| TaskBacklog { count, oldest_due: Some(due) };
+        eventually("the work is counted", || census(&replica).tasks == waits(2, NOW.after(MINUTE))).await;
+        let StoreStats { health, restrictions, live_tokens, unwritten_restrictions, outages, .. } = census(&replica);
+        assert_eq!((health, restrictions, live_tokens, unwritten_restrictions, outages), (Health::Ready, 2, 2, 0, 0));
 
         replica.pass(MINUTE);
         assert_eq!(census(&replica).live_tokens, 1);
         assert_eq!(claimed(&replica, 1).await, ["early"]);
         // Whoever puts it off has not done it.
-        in_time!(replica, replica.store.postpone("early", NOW.after(9 * MINUTE)));
-        in_time!(replica, replica.store.enqueue(work("last", NOW.after(9 * MINUTE)), NOW));
-        eventually("the work is counted", || census(&replica).backlog == waits(3, NOW.after(MINUTE))).await;
-        in_time!(replica, replica.store.complete("early"));
-        eventually("the work is counted", || census(&replica).backlog == waits(2, NOW.after(2 * MINUTE))).await;
+        in_time!(replica, replica.store.postpone_task("early", NOW.after(9 * MINUTE)));
+        in_time!(replica, replica.store.enqueue_task(work("last", NOW.after(9 * MINUTE)), NOW));
+        eventually("the work is counted", || census(&replica).tasks == waits(3, NOW.after(MINUTE))).await;
+        in_time!(replica, replica.store.complete_task("early"));
+        eventually("the work is counted", || census(&replica).tasks == waits(2, NOW.after(2 * MINUTE))).await;
         replica.pass(9 * MINUTE);
         assert_eq!(census(&replica).restrictions, 0);
     }
@@ -302,23 +303,23 @@ with_both_stores! {
 
     async fn work_is_claimed_when_it_is_due_and_the_earliest_first(replica, 0) {
         for (id, due) in [("later", NOW.after(MINUTE)), ("second", ago(1)), ("first", ago(2))] {
-            in_time!(replica, replica.store.enqueue(work(id, due), NOW));
+            in_time!(replica, replica.store.enqueue_task(work(id, due), NOW));
         }
-        let claimed = replica.store.claim(1, NOW).await;
+        let claimed = replica.store.claim_tasks(1, NOW).await;
         assert_eq!(claimed, [work("first", ago(2))]);
-        assert_eq!(replica.store.claim(9, NOW).await, [work("second", ago(1))]);
-        assert_eq!(replica.store.claim(9, NOW).await, []);
+        assert_eq!(replica.store.claim_tasks(9, NOW).await, [work("second", ago(1))]);
+        assert_eq!(replica.store.claim_tasks(9, NOW).await, []);
     }
 
     async fn claimed_work_falls_to_another_after_the_lease_unless_it_is_done(replica, 0) {
         for id in ["done", "left", "postponed"] {
-            in_time!(replica, replica.store.enqueue(work(id, NOW), NOW));
+            in_time!(replica, replica.store.enqueue_task(work(id, NOW), NOW));
         }
         assert_eq!(claimed(&replica, 9).await, ["done", "left", "postponed"]);
-        in_time!(replica, replica.store.complete("done"));
-        in_time!(replica, replica.store.postpone("postponed", NOW.after(5 * MINUTE)));
-        in_time!(replica, replica.store.postpone("done", NOW));
-        replica.pass_short_of(DueWork::LEASE);
+        in_time!(replica, replica.store.complete_task("done"));
+        in_time!(replica, replica.store.postpone_task("postponed", NOW.after(5 * MINUTE)));
+        in_time!(replica, replica.store.postpone_task("done", NOW));
+        replica.pass_short_of(StoredTask::LEASE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
         replica.pass(Duration::from_millis(1));
         assert_eq!(claimed(&replica, 9).await, ["left"]);
@@ -329,41 +330,41 @@ with_both_stores! {
     async fn work_enqueued_again_waits_for_the_later_time_and_never_an_earlier(replica, 0) {
         let later = NOW.after(MINUTE);
         for due in [NOW, later, NOW] {
-            in_time!(replica, replica.store.enqueue(work("one", due), NOW));
+            in_time!(replica, replica.store.enqueue_task(work("one", due), NOW));
         }
-        eventually("the work is counted", || replica.store.census(NOW).backlog.oldest_due == Some(later)).await;
+        eventually("the work is counted", || replica.store.stats(NOW).tasks.oldest_due == Some(later)).await;
         replica.pass_short_of(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
         replica.pass(Duration::from_millis(1));
-        assert_eq!(replica.store.claim(9, replica.now()).await, [work("one", later)]);
+        assert_eq!(replica.store.claim_tasks(9, replica.now()).await, [work("one", later)]);
         // Whoever has claimed it keeps it.
-        in_time!(replica, replica.store.enqueue(work("one", later.after(DueWork::LEASE / 2)), NOW));
-        replica.pass_short_of(DueWork::LEASE);
+        in_time!(replica, replica.store.enqueue_task(work("one", later.after(StoredTask::LEASE / 2)), NOW));
+        replica.pass_short_of(StoredTask::LEASE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
-        in_time!(replica, replica.store.complete("one"));
+        in_time!(replica, replica.store.complete_task("one"));
         replica.pass(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
     }
 
     async fn of_work_enqueued_again_the_first_job_is_done(replica, 0) {
-        in_time!(replica, replica.store.enqueue(work("one", NOW), NOW));
-        let other = DueWork { job: "another".into(), ..work("one", NOW) };
-        in_time!(replica, replica.store.enqueue(other.clone(), NOW));
-        assert_eq!(replica.store.claim(9, NOW).await, [work("one", NOW)]);
+        in_time!(replica, replica.store.enqueue_task(work("one", NOW), NOW));
+        let other = StoredTask { payload: "another".into(), ..work("one", NOW) };
+        in_time!(replica, replica.store.enqueue_task(other.clone(), NOW));
+        assert_eq!(replica.store.claim_tasks(9, NOW).await, [work("one", NOW)]);
     }
 
     async fn an_effect_is_claimed_by_one_and_done_until_it_is_forgotten(replica, 0) {
         let (store, until) = (&replica.store, NOW.after(MINUTE));
-        assert_eq!(store.begin("one", NOW).await, Begun::Now);
-        assert_eq!(store.begin("one", NOW).await, Begun::Elsewhere);
-        assert_eq!(store.begin("other", NOW).await, Begun::Now);
-        store.finish("one", until, NOW).await;
-        assert_eq!(store.begin("one", NOW).await, Begun::Done);
+        assert_eq!(store.claim_once("one", NOW).await, IdempotencyClaim::Granted);
+        assert_eq!(store.claim_once("one", NOW).await, IdempotencyClaim::InProgress);
+        assert_eq!(store.claim_once("other", NOW).await, IdempotencyClaim::Granted);
+        store.mark_done("one", until, NOW).await;
+        assert_eq!(store.claim_once("one", NOW).await, IdempotencyClaim::Done);
         let done = [store.is_done("one", NOW).await, store.is_done("other", NOW).await, store.is_done("none", NOW).await];
         assert_eq!(done, [true, false, false]);
         for effect in ["one", "other"] {
-            store.forget(effect).await;
-            assert_eq!(store.begin(effect, NOW).await, Begun::Now);
+            store.release(effect).await;
+            assert_eq!(store.claim_once(effect, NOW).await, IdempotencyClaim::Granted);
         }
     }
 
@@ -384,7 +385,7 @@ with_both_stores! {
         assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
         assert_eq!(replica.health(), Health::Full);
         // What is known already can be told again, and lifted.
-        assert_eq!(replica.record(denied(2, 2)).await, Recorded::Repeated);
+        assert_eq!(replica.record(denied(2, 2)).await, RecordOutcome::Repeated);
         replica.pass(MINUTE);
         replica.record(denied(3, 3)).await;
         for (user, verdict) in [("user_1", Verdict::Clear), ("user_2", Verdict::Denied), ("user_3", Verdict::Denied)] {
@@ -424,10 +425,10 @@ async fn a_full_index_in_memory_refuses_only_the_new_grant() {
 #[tokio::test]
 async fn a_full_queue_in_memory_takes_no_more_work() {
     let replica = Replica::in_memory(&bounds(1));
-    replica.store.enqueue(work("one", NOW), NOW).await.unwrap();
-    assert_eq!(replica.store.enqueue(work("two", NOW), NOW).await, Err(StoreError::Full));
-    replica.store.complete("one").await.unwrap();
-    replica.store.enqueue(work("two", NOW), NOW).await.unwrap();
+    replica.store.enqueue_task(work("one", NOW), NOW).await.unwrap();
+    assert_eq!(replica.store.enqueue_task(work("two", NOW), NOW).await, Err(StoreError::Full));
+    replica.store.complete_task("one").await.unwrap();
+    replica.store.enqueue_task(work("two", NOW), NOW).await.unwrap();
 }
 
 #[tokio::test]
@@ -474,7 +475,7 @@ async fn a_denial_without_room_in_memory_waits_for_it_and_tokens_wait_too() {
 
 #[tokio::test]
 async fn what_waits_for_room_and_is_lifted_or_over_keeps_nobody_waiting() {
-    let replica = Replica::in_memory(&Bounds { restrictions: 1, ..Bounds::default() });
+    let replica = Replica::in_memory(&StoreLimits { restrictions: 1, ..StoreLimits::default() });
     let denied = |n, until| Restriction {
         until,
         ..restriction(of_user(&format!("user_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(5))
@@ -496,14 +497,16 @@ async fn what_waits_for_room_and_is_lifted_or_over_keeps_nobody_waiting() {
 async fn a_claim_lapses_and_of_too_many_effects_those_that_end_first_are_forgotten() {
     let replica = Replica::in_memory(&bounds(2));
     let store = &replica.store;
-    assert_eq!(store.begin("one", NOW).await, Begun::Now);
-    assert_eq!(store.begin("one", NOW.after(Begun::LEASE)).await, Begun::Now);
+    assert_eq!(store.claim_once("one", NOW).await, IdempotencyClaim::Granted);
+    assert_eq!(store.claim_once("one", NOW.after(IdempotencyClaim::LEASE)).await, IdempotencyClaim::Granted);
     for (effect, minutes) in [("one", 3), ("two", 1), ("three", 2)] {
-        store.finish(effect, NOW.after(minutes * MINUTE), NOW).await;
+        store.mark_done(effect, NOW.after(minutes * MINUTE), NOW).await;
     }
     let later = NOW.after(MINUTE / 2);
-    for (effect, begun) in [("one", Begun::Done), ("three", Begun::Done), ("two", Begun::Now)] {
-        assert_eq!(store.begin(effect, later).await, begun, "{effect}");
+    for (effect, begun) in
+        [("one", IdempotencyClaim::Done), ("three", IdempotencyClaim::Done), ("two", IdempotencyClaim::Granted)]
+    {
+        assert_eq!(store.claim_once(effect, later).await, begun, "{effect}");
     }
 }
 
@@ -511,12 +514,12 @@ async fn a_claim_lapses_and_of_too_many_effects_those_that_end_first_are_forgott
 async fn an_effect_that_one_replica_has_done_is_done_for_all_and_claims_lapse() {
     let server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
-    assert_eq!(one.store.begin("effect", NOW).await, Begun::Now);
-    assert_eq!(other.store.begin("effect", NOW).await, Begun::Elsewhere);
+    assert_eq!(one.store.claim_once("effect", NOW).await, IdempotencyClaim::Granted);
+    assert_eq!(other.store.claim_once("effect", NOW).await, IdempotencyClaim::InProgress);
     let mut connection = server.connection();
     let mut ttl = || ::redis::cmd("PTTL").arg("aca:{v1}:effect:effect").query::<i64>(&mut connection).unwrap();
     assert!((1..=5000).contains(&ttl()));
-    one.store.finish("effect", NOW.after(60 * MINUTE), NOW).await;
-    assert_eq!(other.store.begin("effect", NOW).await, Begun::Done);
+    one.store.mark_done("effect", NOW.after(60 * MINUTE), NOW).await;
+    assert_eq!(other.store.claim_once("effect", NOW).await, IdempotencyClaim::Done);
     assert!((3_500_000..=3_600_000).contains(&ttl()));
 }

@@ -7,8 +7,8 @@ use std::sync::{
 
 use ably_clerk_auth::{
     store::{
-        Bounds, Coverage, DenialSource, DueWork, Health, OnFailure, Recorded, Restriction, RestrictionKind, StoreError,
-        TokenHolder, Verdict,
+        Coverage, DenialSource, Health, OnFailure, RecordOutcome, Restriction, RestrictionKind, StoreError,
+        StoreLimits, StoredTask, TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
@@ -137,7 +137,7 @@ async fn without_redis_a_replica_goes_on_with_what_it_knows() {
 #[tokio::test]
 async fn without_redis_a_replica_that_is_to_refuse_issues_nothing() {
     let mut server = RedisServer::start();
-    let replica = Replica::at(&server.address(), &Bounds::default(), OnFailure::Refuse);
+    let replica = Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Refuse);
     replica.becomes(Health::Ready).await;
     assert_eq!(replica.store.may_issue(NOW), Ok(()));
     server.kill();
@@ -154,7 +154,7 @@ async fn without_redis_a_replica_that_is_to_refuse_issues_nothing() {
 async fn a_replica_that_has_never_met_redis_issues_nothing() {
     let mut server = RedisServer::start();
     server.kill();
-    let replica = Replica::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
+    let replica = Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Degrade);
     let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW);
     assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.health(), Health::Starting);
@@ -232,12 +232,12 @@ async fn who_was_away_tells_once_what_it_heard_late() {
     other.record(restriction(of_user("lifted"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
-    assert_eq!(one.store.take_learned_late(), [denied("late")]);
+    assert_eq!(one.store.take_late_restrictions(), [denied("late")]);
     // What is said long after is heard in time.
     one.pass(MINUTE);
     other.record(Restriction { at: NOW.after(MINUTE), ..denied("in_time_again") }).await;
     eventually("it is heard", || one.verdict(&session("sess_1", "in_time_again", None)) == Verdict::Denied).await;
-    assert_eq!(one.store.take_learned_late(), []);
+    assert_eq!(one.store.take_late_restrictions(), []);
 }
 
 #[tokio::test]
@@ -264,27 +264,28 @@ async fn a_line_that_has_gone_silent_is_noticed_without_anybody_waiting_for_it()
 async fn work_outlives_redis_and_is_done_without_it() {
     let mut server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
-    let work = |id: &str, due| DueWork { id: id.to_owned(), due, job: String::new() };
-    in_time!(one, one.store.enqueue(work("before", NOW.after(MINUTE)), NOW));
-    in_time!(one, one.store.enqueue(work("done", NOW), NOW));
-    assert_eq!(other.store.claim(9, NOW).await.len(), 1);
-    in_time!(other, other.store.complete("done"));
+    let work = |id: &str, due| StoredTask { id: id.to_owned(), due, payload: String::new() };
+    in_time!(one, one.store.enqueue_task(work("before", NOW.after(MINUTE)), NOW));
+    in_time!(one, one.store.enqueue_task(work("done", NOW), NOW));
+    assert_eq!(other.store.claim_tasks(9, NOW).await.len(), 1);
+    in_time!(other, other.store.complete_task("done"));
     // That it is done is told in order with what is told after it.
     one.record(restriction(of_user("user_1"), RestrictionKind::NotBefore, NOW)).await;
     server.kill();
     one.becomes(Health::Degraded).await;
     other.becomes(Health::Degraded).await;
 
-    assert_eq!(one.store.enqueue(work("urgent", NOW), NOW).await, Err(StoreError::Unavailable));
-    assert_eq!(one.store.enqueue(work("meanwhile", NOW.after(MINUTE)), NOW).await, Err(StoreError::Unavailable));
-    assert_eq!(one.store.claim(9, NOW).await, [work("urgent", NOW)]);
-    assert_eq!(one.store.complete("urgent").await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.enqueue_task(work("urgent", NOW), NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.enqueue_task(work("meanwhile", NOW.after(MINUTE)), NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.claim_tasks(9, NOW).await, [work("urgent", NOW)]);
+    assert_eq!(one.store.complete_task("urgent").await, Err(StoreError::Unavailable));
 
     server.forget_everything();
     assert!(server.start_again());
     one.becomes(Health::Ready).await;
     other.becomes(Health::Ready).await;
-    let mut left: Vec<_> = other.store.claim(9, NOW.after(MINUTE)).await.into_iter().map(|work| work.id).collect();
+    let mut left: Vec<_> =
+        other.store.claim_tasks(9, NOW.after(MINUTE)).await.into_iter().map(|work| work.id).collect();
     left.sort();
     assert_eq!(left, ["before", "meanwhile"]);
 }
@@ -302,8 +303,8 @@ async fn a_denial_that_redis_has_no_memory_for_stops_all_tokens_until_it_is_stor
     assert_eq!(replica.store.put_live_token(new, NOW).await, Err(StoreError::Full));
     assert_eq!(replica.store.put_live_token(known, NOW).await, Ok(()));
     assert_eq!(replica.store.may_issue(NOW), Ok(()));
-    let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
-    assert_eq!(replica.store.enqueue(work, NOW).await, Err(StoreError::Full));
+    let work = StoredTask { id: "1".into(), due: NOW, payload: String::new() };
+    assert_eq!(replica.store.enqueue_task(work, NOW).await, Err(StoreError::Full));
 
     // A denial: everything is.
     let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
@@ -315,13 +316,13 @@ async fn a_denial_that_redis_has_no_memory_for_stops_all_tokens_until_it_is_stor
     server.set_memory(0);
     replica.becomes(Health::Ready).await;
     assert_eq!(replica.store.may_issue(NOW), Ok(()));
-    assert_eq!(replica.record(denied).await, Recorded::Repeated);
+    assert_eq!(replica.record(denied).await, RecordOutcome::Repeated);
 }
 
 #[tokio::test]
 async fn what_there_is_no_room_to_learn_without_redis_is_refused() {
     let mut server = RedisServer::start();
-    let bounds = Bounds { restrictions: 1, remembered: 1, ..Bounds::default() };
+    let bounds = StoreLimits { restrictions: 1, remembered: 1, ..StoreLimits::default() };
     let replica = Replica::at(&server.address(), &bounds, OnFailure::Degrade);
     replica.becomes(Health::Ready).await;
     server.kill();
@@ -337,7 +338,7 @@ async fn what_there_is_no_room_to_learn_without_redis_is_refused() {
     assert_eq!(replica.store.may_issue(replica.now()), Err(StoreError::Full));
     assert_eq!(replica.verdict(&session("sess_1", "user_2", None)), Verdict::Denied);
     assert!(server.start_again());
-    eventually("it is written", || replica.store.census(replica.now()).unwritten == 0).await;
+    eventually("it is written", || replica.store.stats(replica.now()).unwritten_restrictions == 0).await;
     let other = Replica::of(&server).await;
     assert_eq!(other.verdict(&session("sess_1", "user_2", None)), Verdict::Denied);
 }
@@ -345,7 +346,7 @@ async fn what_there_is_no_room_to_learn_without_redis_is_refused() {
 #[tokio::test]
 async fn redis_is_given_what_there_is_no_room_for_here() {
     let mut server = RedisServer::start();
-    let bounds = Bounds { restrictions: 1, ..Bounds::default() };
+    let bounds = StoreLimits { restrictions: 1, ..StoreLimits::default() };
     let replica = Replica::at(&server.address(), &bounds, OnFailure::Degrade);
     replica.becomes(Health::Ready).await;
     server.kill();
@@ -354,7 +355,7 @@ async fn redis_is_given_what_there_is_no_room_for_here() {
     assert_eq!(replica.store.record(denied("user_1"), NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.store.record(denied("user_2"), NOW).await, Err(StoreError::Full));
     assert!(server.start_again());
-    eventually("both are written", || replica.store.census(NOW).unwritten == 0).await;
+    eventually("both are written", || replica.store.stats(NOW).unwritten_restrictions == 0).await;
     let other = Replica::of(&server).await;
     for user in ["user_1", "user_2"] {
         let subject = session("sess_1", user, None);
@@ -367,7 +368,8 @@ async fn redis_is_given_what_there_is_no_room_for_here() {
 async fn a_fact_that_a_replica_had_no_room_for_is_learned_when_there_is_room() {
     let server = RedisServer::start();
     let large = Replica::of(&server).await;
-    let small = Replica::at(&server.address(), &Bounds { restrictions: 1, ..Bounds::default() }, OnFailure::Degrade);
+    let small =
+        Replica::at(&server.address(), &StoreLimits { restrictions: 1, ..StoreLimits::default() }, OnFailure::Degrade);
     small.becomes(Health::Ready).await;
     let mut first = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW);
     first.until = NOW.after(MINUTE);
@@ -382,7 +384,8 @@ async fn a_fact_that_a_replica_had_no_room_for_is_learned_when_there_is_room() {
 async fn it_is_full_until_it_has_read_the_fact_that_there_was_no_room_for() {
     let server = RedisServer::start();
     let large = Replica::of(&server).await;
-    let small = Replica::at(&server.address(), &Bounds { restrictions: 1, ..Bounds::default() }, OnFailure::Degrade);
+    let small =
+        Replica::at(&server.address(), &StoreLimits { restrictions: 1, ..StoreLimits::default() }, OnFailure::Degrade);
     small.becomes(Health::Ready).await;
     let first = Restriction {
         until: NOW.after(MINUTE),
@@ -427,12 +430,12 @@ async fn what_refuses_nobody_stops_no_tokens_when_redis_has_no_memory_for_it() {
     assert_eq!((replica.health(), replica.store.may_issue(NOW)), (Health::Full, Err(StoreError::Full)));
     replica.pass(10 * MINUTE);
     replica.becomes(Health::Ready).await;
-    assert_eq!(replica.store.census(replica.now()).unwritten, 3);
+    assert_eq!(replica.store.stats(replica.now()).unwritten_restrictions, 3);
 
     server.set_memory(0);
-    eventually("all are written", || replica.store.census(replica.now()).unwritten == 0).await;
+    eventually("all are written", || replica.store.stats(replica.now()).unwritten_restrictions == 0).await;
     let other = Replica::of(&server).await;
-    assert_eq!(other.record(lifted).await, Recorded::Repeated);
+    assert_eq!(other.record(lifted).await, RecordOutcome::Repeated);
 }
 
 #[tokio::test]
@@ -445,17 +448,17 @@ async fn what_yields_to_a_newer_fact_is_outdated_though_redis_has_lost_that_one(
     let again = restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1));
     one.record(again.clone()).await;
     let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
-    assert_eq!(one.record(denied.clone()).await, Recorded::Outdated);
+    assert_eq!(one.record(denied.clone()).await, RecordOutcome::Outdated);
     // Redis was given the newer one instead, so that nobody acts by the older.
     let fresh = Replica::of(&server).await;
-    assert_eq!(fresh.record(denied.clone()).await, Recorded::Outdated);
+    assert_eq!(fresh.record(denied.clone()).await, RecordOutcome::Outdated);
     for replica in [&one, &other, &fresh] {
         assert_eq!(replica.verdict(&subject), Verdict::Clear);
     }
 
     server.kill();
     one.becomes(Health::Degraded).await;
-    assert_eq!(one.store.record(denied.clone(), NOW).await, Ok(Recorded::Outdated));
+    assert_eq!(one.store.record(denied.clone(), NOW).await, Ok(RecordOutcome::Outdated));
     assert_eq!(one.verdict(&subject), Verdict::Clear);
     // The same event again is not outdated.
     assert_eq!(one.store.record(again, NOW).await, Err(StoreError::Unavailable));
@@ -464,19 +467,19 @@ async fn what_yields_to_a_newer_fact_is_outdated_though_redis_has_lost_that_one(
     assert!(server.start_again());
     one.becomes(Health::Ready).await;
     let late = Replica::of(&server).await;
-    assert_eq!(late.record(denied).await, Recorded::Outdated);
+    assert_eq!(late.record(denied).await, RecordOutcome::Outdated);
 }
 
 #[tokio::test]
 async fn a_census_tells_of_outages_and_of_what_redis_lacks() {
     let mut server = RedisServer::start();
     let replica = Replica::of(&server).await;
-    let census = || replica.store.census(NOW);
-    let work = |id: &str| DueWork { id: id.to_owned(), due: NOW.after(MINUTE), job: String::new() };
-    assert_eq!((census().health, census().outages, census().unwritten), (Health::Ready, 0, 0));
+    let census = || replica.store.stats(NOW);
+    let work = |id: &str| StoredTask { id: id.to_owned(), due: NOW.after(MINUTE), payload: String::new() };
+    assert_eq!((census().health, census().outages, census().unwritten_restrictions), (Health::Ready, 0, 0));
     let other = Replica::of(&server).await;
-    in_time!(other, other.store.enqueue(work("of the other"), NOW));
-    eventually("the work of both is counted", || census().backlog.pieces == 1).await;
+    in_time!(other, other.store.enqueue_task(work("of the other"), NOW));
+    eventually("the work of both is counted", || census().tasks.count == 1).await;
     drop(other);
 
     for outage in 1..=2 {
@@ -486,16 +489,16 @@ async fn a_census_tells_of_outages_and_of_what_redis_lacks() {
         let denied =
             restriction(of_user(&format!("user_{outage}")), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
         assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
-        assert_eq!((census().unwritten, census().restrictions), (1, usize::try_from(outage).unwrap()));
+        assert_eq!((census().unwritten_restrictions, census().restrictions), (1, usize::try_from(outage).unwrap()));
         // Of its own it knows, and does it.
-        assert_eq!(replica.store.enqueue(work(&outage.to_string()), NOW).await, Err(StoreError::Unavailable));
-        assert_eq!(census().backlog.pieces, usize::try_from(outage).unwrap());
+        assert_eq!(replica.store.enqueue_task(work(&outage.to_string()), NOW).await, Err(StoreError::Unavailable));
+        assert_eq!(census().tasks.count, usize::try_from(outage).unwrap());
 
         assert!(server.start_again());
         replica.becomes(Health::Ready).await;
-        assert_eq!((census().unwritten, census().outages), (0, outage));
+        assert_eq!((census().unwritten_restrictions, census().outages), (0, outage));
         let pieces = usize::try_from(outage).unwrap() + 1;
-        eventually("Redis has its own back", || census().backlog.pieces == pieces).await;
+        eventually("Redis has its own back", || census().tasks.count == pieces).await;
     }
 }
 
@@ -506,14 +509,14 @@ async fn a_connection_lost_while_redis_is_full_is_made_again_once() {
     let known = live_token("user_1", "sess_1", None, "alice", MINUTE);
     replica.put_live_token(known.clone()).await;
     server.set_memory(1);
-    let before = replica.store.census(NOW).outages;
+    let before = replica.store.stats(NOW).outages;
     server.hang_up();
-    eventually("it is lost", || replica.store.census(NOW).outages > before).await;
+    eventually("it is lost", || replica.store.stats(NOW).outages > before).await;
     replica.becomes(Health::Ready).await;
     // It writes its live_tokens back, is refused, and tries again with each heartbeat.
     let refused_before = refused_for_memory(&server);
     eventually("it has tried again", || refused_for_memory(&server) > refused_before + 3).await;
-    assert_eq!((replica.health(), replica.store.census(NOW).outages), (Health::Ready, before + 1));
+    assert_eq!((replica.health(), replica.store.stats(NOW).outages), (Health::Ready, before + 1));
     assert_eq!(replica.store.put_live_token(known, NOW).await, Ok(()));
 }
 
@@ -547,7 +550,7 @@ async fn a_redis_that_refuses_writes_is_lost_once_however_often_it_is_asked() {
             replica.put_live_token(live_token("user_1", &format!("sess_{n}"), None, "alice", MINUTE)).await;
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         }
-        assert_eq!((replica.health(), replica.store.census(NOW).outages), (Health::Degraded, 1), "{refuse:?}");
+        assert_eq!((replica.health(), replica.store.stats(NOW).outages), (Health::Degraded, 1), "{refuse:?}");
         assert_eq!(*replica.drops.lock().unwrap(), [""; 0]);
         command(&server, take);
         replica.becomes(Health::Ready).await;
@@ -562,11 +565,11 @@ async fn what_a_redis_that_was_emptied_has_lost_is_written_back_without_the_conn
     one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
     let given = live_token("user_1", "sess_1", None, "alice", MINUTE);
     one.put_live_token(given.clone()).await;
-    let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
-    in_time!(one, one.store.enqueue(work.clone(), NOW));
+    let work = StoredTask { id: "1".into(), due: NOW, payload: String::new() };
+    in_time!(one, one.store.enqueue_task(work.clone(), NOW));
     command(&server, &["FLUSHALL"]);
     for replica in [&one, &other] {
-        eventually("it is noticed", || replica.store.census(NOW).outages > 0).await;
+        eventually("it is noticed", || replica.store.stats(NOW).outages > 0).await;
         replica.becomes(Health::Ready).await;
     }
     let fresh = Replica::of(&server).await;
@@ -578,12 +581,12 @@ async fn what_a_redis_that_was_emptied_has_lost_is_written_back_without_the_conn
         }
     };
     tokio::time::timeout(MINUTE / 3, given_back).await.expect("Redis has been given the live_token");
-    assert_eq!(fresh.store.claim(9, NOW).await, [work]);
+    assert_eq!(fresh.store.claim_tasks(9, NOW).await, [work]);
     // And that is all: the data is what it was.
-    let outages = one.store.census(NOW).outages;
+    let outages = one.store.stats(NOW).outages;
     let asked = commands(&server);
     eventually("some heartbeats pass", || commands(&server) > asked + 20).await;
-    assert_eq!(one.store.census(NOW).outages, outages);
+    assert_eq!(one.store.stats(NOW).outages, outages);
 }
 
 #[tokio::test]
@@ -596,10 +599,10 @@ async fn a_redis_that_was_emptied_and_has_no_memory_is_given_all_when_it_has() {
     one.becomes(Health::Full).await;
     let asked = commands(&server);
     eventually("some heartbeats pass", || commands(&server) > asked + 20).await;
-    assert_eq!(one.store.census(NOW).outages, 1);
+    assert_eq!(one.store.stats(NOW).outages, 1);
     server.set_memory(0);
     one.becomes(Health::Ready).await;
-    eventually("it is written", || one.store.census(NOW).unwritten == 0).await;
+    eventually("it is written", || one.store.stats(NOW).unwritten_restrictions == 0).await;
     let fresh = Replica::of(&server).await;
     assert_eq!(fresh.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
 }
@@ -633,7 +636,8 @@ async fn a_grant_refreshed_while_redis_is_full_is_known_to_others_when_there_is_
 async fn what_a_replica_that_is_back_later_passes_on_is_heard_late() {
     let server = RedisServer::start();
     let lines = [Line::to(server.port()).await, Line::to(server.port()).await];
-    let [one, other] = [0, 1].map(|n: usize| Replica::at(&lines[n].address(), &Bounds::default(), OnFailure::Degrade));
+    let [one, other] =
+        [0, 1].map(|n: usize| Replica::at(&lines[n].address(), &StoreLimits::default(), OnFailure::Degrade));
     for (replica, line) in [&one, &other].into_iter().zip(&lines) {
         replica.becomes(Health::Ready).await;
         line.becomes(Condition::Cut);
@@ -644,17 +648,17 @@ async fn what_a_replica_that_is_back_later_passes_on_is_heard_late() {
     assert_eq!(one.store.record(denied.clone(), NOW).await, Err(StoreError::Unavailable));
     lines[1].becomes(Condition::Whole);
     other.becomes(Health::Ready).await;
-    assert_eq!(other.store.take_learned_late(), []);
+    assert_eq!(other.store.take_late_restrictions(), []);
     lines[0].becomes(Condition::Whole);
     eventually("it is heard", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
-    assert_eq!(other.store.take_learned_late(), std::slice::from_ref(&denied));
+    assert_eq!(other.store.take_late_restrictions(), std::slice::from_ref(&denied));
 
     // However much later the other comes back: it is by the event's time.
     one.becomes(Health::Ready).await;
     other.pass(5 * MINUTE);
     one.record(later.clone()).await;
     eventually("it is heard", || other.verdict(&session("sess_1", "user_2", None)) == Verdict::Denied).await;
-    assert_eq!(other.store.take_learned_late(), [later]);
+    assert_eq!(other.store.take_late_restrictions(), [later]);
 }
 
 #[tokio::test]
@@ -689,7 +693,7 @@ async fn who_was_away_for_longer_than_a_denial_lasts_hears_of_it_all_the_same() 
     one.becomes(Health::Ready).await;
     let mut late = Vec::new();
     eventually("it is heard late", || {
-        late.extend(one.store.take_learned_late());
+        late.extend(one.store.take_late_restrictions());
         late.contains(&missed)
     })
     .await;
@@ -700,7 +704,7 @@ async fn who_was_away_for_longer_than_a_denial_lasts_hears_of_it_all_the_same() 
     one.becomes(Health::Degraded).await;
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
-    late.extend(one.store.take_learned_late());
+    late.extend(one.store.take_late_restrictions());
     assert_eq!(late, [missed]);
 }
 
@@ -709,19 +713,19 @@ async fn work_that_redis_has_no_memory_for_when_it_is_back_is_done_and_given_to_
     let mut server = RedisServer::start_with(&["--maxmemory", "1"]);
     server.set_memory(0);
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
-    let work = |id: &str, due| DueWork { id: id.to_owned(), due, job: String::new() };
+    let work = |id: &str, due| StoredTask { id: id.to_owned(), due, payload: String::new() };
     server.kill();
     one.becomes(Health::Degraded).await;
     for (id, due) in [("now", NOW), ("later", NOW.after(MINUTE))] {
-        assert_eq!(one.store.enqueue(work(id, due), NOW).await, Err(StoreError::Unavailable));
+        assert_eq!(one.store.enqueue_task(work(id, due), NOW).await, Err(StoreError::Unavailable));
     }
     assert!(server.start_again());
     one.becomes(Health::Ready).await;
-    assert_eq!(one.store.census(NOW).unwritten_work, 2);
-    assert_eq!(one.store.claim(9, NOW).await, [work("now", NOW)]);
-    let _ = one.store.complete("now").await;
+    assert_eq!(one.store.stats(NOW).unwritten_tasks, 2);
+    assert_eq!(one.store.claim_tasks(9, NOW).await, [work("now", NOW)]);
+    let _ = one.store.complete_task("now").await;
     server.set_memory(0);
-    eventually("it is given", || one.store.census(NOW).unwritten_work == 0).await;
+    eventually("it is given", || one.store.stats(NOW).unwritten_tasks == 0).await;
     other.becomes(Health::Ready).await;
-    assert_eq!(other.store.claim(9, NOW.after(MINUTE)).await, [work("later", NOW.after(MINUTE))]);
+    assert_eq!(other.store.claim_tasks(9, NOW.after(MINUTE)).await, [work("later", NOW.after(MINUTE))]);
 }

@@ -11,8 +11,8 @@ use std::{
 use ably_clerk_auth::{
     clock::millis,
     store::{
-        Bounds, Coverage, DenialSource, DueWork, Health, OnFailure, RestrictionKind, StoreError, Subject, TokenHolder,
-        Verdict,
+        Coverage, DenialSource, Health, OnFailure, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
+        TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
@@ -53,7 +53,7 @@ async fn a_replica_that_starts_knows_all_that_holds_once_it_is_ready() {
         one.record(restriction(of_session(&format!("sess_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(1)))
             .await;
     }
-    let other = Replica::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
+    let other = Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Degrade);
     assert_eq!(other.health(), Health::Starting);
     assert_eq!(other.store.may_issue(NOW), Err(StoreError::Unavailable));
     other.becomes(Health::Ready).await;
@@ -115,8 +115,8 @@ async fn work_is_claimed_once_however_many_want_it() {
     let server = RedisServer::start();
     let replicas = [Arc::new(Replica::of(&server).await), Arc::new(Replica::of(&server).await)];
     for n in 0..200 {
-        let work = DueWork { id: n.to_string(), due: NOW, job: String::new() };
-        in_time!(replicas[0], replicas[0].store.enqueue(work.clone(), NOW));
+        let work = StoredTask { id: n.to_string(), due: NOW, payload: String::new() };
+        in_time!(replicas[0], replicas[0].store.enqueue_task(work.clone(), NOW));
     }
     let claimed = Arc::new(Mutex::new(Vec::new()));
     let claimants: Vec<_> = (0..16)
@@ -124,7 +124,7 @@ async fn work_is_claimed_once_however_many_want_it() {
             let (replica, claimed) = (Arc::clone(&replicas[n % 2]), Arc::clone(&claimed));
             tokio::spawn(async move {
                 loop {
-                    let work = replica.store.claim(3, NOW).await;
+                    let work = replica.store.claim_tasks(3, NOW).await;
                     if work.is_empty() {
                         break;
                     }
@@ -146,26 +146,26 @@ async fn the_work_of_a_dead_replica_is_done_by_another() {
     let other = Replica::of(&server).await;
     {
         let dead = Replica::of(&server).await;
-        let work = DueWork { id: "one".into(), due: NOW, job: "job".into() };
-        in_time!(dead, dead.store.enqueue(work.clone(), NOW));
-        assert_eq!(dead.store.claim(1, NOW).await.len(), 1);
+        let work = StoredTask { id: "one".into(), due: NOW, payload: "job".into() };
+        in_time!(dead, dead.store.enqueue_task(work.clone(), NOW));
+        assert_eq!(dead.store.claim_tasks(1, NOW).await.len(), 1);
     }
-    assert_eq!(other.store.claim(1, NOW).await, []);
-    let claimed = other.store.claim(1, NOW.after(DueWork::LEASE)).await;
-    assert_eq!(claimed.into_iter().map(|work| work.job).collect::<Vec<_>>(), ["job"]);
+    assert_eq!(other.store.claim_tasks(1, NOW).await, []);
+    let claimed = other.store.claim_tasks(1, NOW.after(StoredTask::LEASE)).await;
+    assert_eq!(claimed.into_iter().map(|work| work.payload).collect::<Vec<_>>(), ["job"]);
 }
 
 #[tokio::test]
 async fn services_with_different_prefixes_share_nothing() {
     let server = RedisServer::start();
-    let replica = |address, prefix| Replica::with_prefix(&address, prefix, &Bounds::default(), OnFailure::Degrade);
+    let replica = |address, prefix| Replica::with_prefix(&address, prefix, &StoreLimits::default(), OnFailure::Degrade);
     let one = replica(server.address(), "aca:");
     let other = replica(server.address_for("other:"), "other:");
     one.becomes(Health::Ready).await;
     other.becomes(Health::Ready).await;
     one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     one.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
-    in_time!(one, one.store.enqueue(DueWork { id: "1".into(), due: NOW, job: String::new() }, NOW));
+    in_time!(one, one.store.enqueue_task(StoredTask { id: "1".into(), due: NOW, payload: String::new() }, NOW));
     // What is told is told in order.
     other.record(restriction(of_user("user_2"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     assert_eq!(other.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
@@ -173,7 +173,7 @@ async fn services_with_different_prefixes_share_nothing() {
         other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await.live_tokens,
         []
     );
-    assert_eq!(other.store.claim(1, NOW).await, []);
+    assert_eq!(other.store.claim_tasks(1, NOW).await, []);
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
     assert!(keys.iter().all(|key| key.starts_with("aca:") || key.starts_with("other:")), "{keys:?}");
 }
@@ -189,7 +189,7 @@ async fn what_is_over_leaves_redis() {
     let keys: Vec<String> = redis::cmd("KEYS").arg("*:last:*").query(&mut connection).unwrap();
     assert_eq!(keys.len(), 2);
     let minute = millis(MINUTE);
-    for (pattern, count, longest) in [("*:last:*", 2, 48 * 60 * minute), ("*:live_tokens:*", 4, minute)] {
+    for (pattern, count, longest) in [("*:last:*", 2, 48 * 60 * minute), ("*:grants:*", 4, minute)] {
         let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut connection).unwrap();
         assert_eq!(keys.len(), count);
         for key in keys {
@@ -235,23 +235,23 @@ async fn work_that_nobody_can_read_for_a_day_is_given_up() {
     for (id, due) in [("old", ago(1)), ("new", NOW.after(MINUTE))] {
         let () = redis::cmd("ZADD").arg("aca:{v1}:since").arg(due.0).arg(id).query(&mut connection).unwrap();
     }
-    let own = DueWork { id: "own".into(), due: NOW, job: String::new() };
-    in_time!(replica, replica.store.enqueue(own.clone(), NOW));
+    let own = StoredTask { id: "own".into(), due: NOW, payload: String::new() };
+    in_time!(replica, replica.store.enqueue_task(own.clone(), NOW));
     let mut left = || -> Vec<Vec<u8>> {
         let mut ids: Vec<_> = redis::cmd("HKEYS").arg("aca:{v1}:work").query(&mut connection).unwrap();
         ids.sort();
         ids
     };
-    assert_eq!(replica.store.claim(9, NOW).await, std::slice::from_ref(&own));
+    assert_eq!(replica.store.claim_tasks(9, NOW).await, std::slice::from_ref(&own));
     replica.pass(MINUTE);
-    assert_eq!(replica.store.claim(9, replica.now()).await, std::slice::from_ref(&own));
+    assert_eq!(replica.store.claim_tasks(9, replica.now()).await, std::slice::from_ref(&own));
     assert_eq!(left().len(), 4);
     replica.pass((24 * 60 - 1) * MINUTE);
-    assert_eq!(replica.store.claim(9, replica.now()).await, std::slice::from_ref(&own));
+    assert_eq!(replica.store.claim_tasks(9, replica.now()).await, std::slice::from_ref(&own));
     // Of one without a time it counts from when it was met.
     assert_eq!(left(), [&b"new"[..], b"own", b"\xff"]);
     replica.pass(2 * MINUTE);
-    assert_eq!(replica.store.claim(9, replica.now()).await, [own]);
+    assert_eq!(replica.store.claim_tasks(9, replica.now()).await, [own]);
     assert_eq!(left(), [b"own"]);
 }
 

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use ably_clerk_auth::store::{Bounds, Health, OnFailure, RedisAddress};
+use ably_clerk_auth::store::{Health, OnFailure, RedisAddress, StoreLimits};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
@@ -67,7 +67,7 @@ async fn a_wrong_password_is_told_as_such_once_and_not_repeated() {
     let log = Log::default();
     let _listening = log.listen();
     let address = RedisAddress::parse(&format!("redis://aca:hunter2@127.0.0.1:{}", server.port())).unwrap();
-    let replica = Replica::at(&address, &Bounds::default(), OnFailure::Degrade);
+    let replica = Replica::at(&address, &StoreLimits::default(), OnFailure::Degrade);
     eventually("it is logged", || log.text().contains("Redis cannot be used")).await;
     assert_eq!(replica.health(), Health::Starting);
     assert!(!log.text().contains("hunter2"), "{}", log.text());
@@ -94,7 +94,7 @@ async fn a_server_that_repeats_what_it_does_not_understand_does_not_get_it_into_
     let log = Log::default();
     let _listening = log.listen();
     let address = RedisAddress::parse(&format!("redis://aca:hunter2@127.0.0.1:{port}")).unwrap();
-    let replica = Replica::at(&address, &Bounds::default(), OnFailure::Degrade);
+    let replica = Replica::at(&address, &StoreLimits::default(), OnFailure::Degrade);
     eventually("it is logged", || log.text().contains("Redis cannot be used")).await;
     assert_eq!(replica.store.health(NOW), Health::Starting);
     assert!(!log.text().contains("hunter2"), "{}", log.text());
@@ -129,7 +129,7 @@ async fn connections_that_do_not_hold_are_one_outage_in_the_log() {
     let replica = Replica::of(&server).await;
     for outages in 1..=4 {
         server.hang_up();
-        eventually("it is lost", || replica.store.census(NOW).outages == outages).await;
+        eventually("it is lost", || replica.store.stats(NOW).outages == outages).await;
         replica.becomes(Health::Ready).await;
     }
     let text = log.text();

@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use ably_clerk_auth::store::{Bounds, Health, OnFailure, RedisAddress, RedisKeyPrefix};
+use ably_clerk_auth::store::{Health, OnFailure, RedisAddress, RedisKeyPrefix, StoreLimits};
 
 use crate::{fixtures::Replica, redis_server::RedisServer};
 
@@ -22,7 +22,7 @@ fn try_with_authorities(server: &RedisServer, authorities: &Path) -> bool {
 #[ignore = "what the other tests here run in a process of its own"]
 async fn becomes_ready() {
     let address = RedisAddress::parse(&env::var("REDIS_TO_TRY").unwrap()).unwrap();
-    let replica = Replica::at(&address, &Bounds::default(), OnFailure::Degrade);
+    let replica = Replica::at(&address, &StoreLimits::default(), OnFailure::Degrade);
     for _ in 0..300 {
         if replica.health() == Health::Ready {
             return;
@@ -56,7 +56,7 @@ async fn a_server_is_trusted_for_the_authority_that_is_named_for_it_alone() {
     let prefix = RedisKeyPrefix::parse("aca:").unwrap();
     let error = address.probe(&prefix).await.unwrap_err();
     assert!(error.contains("UnknownIssuer"), "{error}");
-    let replica = Replica::at(&address.trusting(certificate).unwrap(), &Bounds::default(), OnFailure::Degrade);
+    let replica = Replica::at(&address.trusting(certificate).unwrap(), &StoreLimits::default(), OnFailure::Degrade);
     replica.becomes(Health::Ready).await;
 }
 

@@ -15,7 +15,11 @@ use tokio::{
 };
 
 use super::{
-    super::{Backlog, Forgotten, Restriction, restriction::RestrictionKey},
+    super::{
+        interface::Forgotten,
+        restriction::{Restriction, RestrictionKey},
+        tasks::TaskBacklog,
+    },
     Link, Names, Phase, RedisFailure, Shared,
     link::{decode, decode_drop},
 };
@@ -148,7 +152,7 @@ async fn read_all(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
     }
     shared.regained_facts.store(missed, Ordering::Release);
     // What waits for room here Redis may have room for.
-    for restriction in shared.local.restrictions.holding(now).into_iter().chain(shared.local.restrictions.waiting()) {
+    for restriction in shared.local.restrictions.active(now).into_iter().chain(shared.local.restrictions.waiting()) {
         if known.get(&restriction.key()) != Some(&restriction) {
             // Without room to note it, there are no tokens until there is.
             let _ = shared.write_later(&restriction);
@@ -174,7 +178,7 @@ async fn write_facts(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
             Err(RedisFailure::Full) => {
                 // What refuses nobody can wait without anybody being let in.
                 let unwritten = shared.unwritten();
-                let lacks_a_refusal = unwritten.values().any(|restriction| restriction.terms().holds(now));
+                let lacks_a_refusal = unwritten.values().any(|restriction| restriction.terms().is_active(now));
                 shared.redis_is_full.store(lacks_a_refusal, Ordering::Relaxed);
                 return Ok(());
             }
@@ -198,7 +202,7 @@ async fn write_facts(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
 
 /// Gives Redis the work that this replica knows, in case it lacks it.
 async fn write_work(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
-    for waiting in shared.local.work.all() {
+    for waiting in shared.local.tasks.all() {
         match link.enqueue(&waiting).await {
             Err(RedisFailure::Full) => {
                 shared.work_refused.store(true, Ordering::Relaxed);
@@ -268,7 +272,7 @@ async fn beat(shared: &Shared, link: &Link) -> RedisFailure {
     loop {
         beats.tick().await;
         let now = shared.now();
-        shared.take_queued(now);
+        shared.apply_waiting(now);
         if shared.misses_facts()
             && shared.local.restrictions.has_room(now)
             && let Err(trouble) = read_all(shared, link).await
@@ -290,7 +294,7 @@ async fn beat(shared: &Shared, link: &Link) -> RedisFailure {
         {
             return trouble;
         }
-        shared.local.work.forget_turns_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
+        shared.local.tasks.remove_claimable_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
     }
 }
 
@@ -319,7 +323,7 @@ fn heed(shared: &Shared, names: &Names, push: &PushInfo) {
             None => (shared.local.on_forget)(Forgotten::Everyone),
         }
     } else if channel == names.done_channel() {
-        shared.local.work.complete(&message);
+        shared.local.tasks.complete(&message);
     }
 }
 
@@ -342,7 +346,7 @@ impl Shared {
         }
     }
 
-    fn hear_backlog(&self, backlog: Option<Backlog>) {
+    fn hear_backlog(&self, backlog: Option<TaskBacklog>) {
         *self.backlog.lock().unwrap_or_else(PoisonError::into_inner) = backlog;
     }
 }
