@@ -22,23 +22,19 @@ use crate::{
 pub struct RevocationRequestBody {
     /// A Clerk session. The user's other sessions are not denied
     #[arg(long, value_name = "sess_…", group = "target")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// A Clerk user, in all sessions
     #[arg(long, value_name = "user_…", group = "target")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// A client ID on Ably. Denies the users who are known to have it
     #[arg(long, value_name = "NAME", group = "target")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
     /// The tenant; required if there are several
     #[arg(long, value_name = "NAME")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// How long the denial lasts, at most 30 days [24h]
     #[arg(long = "for", value_name = "TIME", conflicts_with = "lift")]
-    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "for")]
     pub duration: Option<String>,
     /// End the denial of an earlier request
     #[arg(long)]
@@ -91,8 +87,7 @@ pub enum Run {
 }
 
 /// Why a revocation request is invalid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.message())]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidRevocationRequest {
     /// It is not a JSON object, or has an unknown field or a value of the wrong type.
     Malformed,

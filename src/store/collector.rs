@@ -4,10 +4,7 @@ use std::{fmt, sync::Arc};
 
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
 
-use super::{
-    interface::{Health, Store, StoreStats},
-    tasks::TaskBacklog,
-};
+use super::{Health, Store, StoreStats, TaskBacklog};
 use crate::clock::Clock;
 
 /// Reports the numbers of a store at the time of `clock`.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::limits::StoreLimits;
+use super::StoreLimits;
 use crate::clock::UnixMillis;
 
 /// Whether the caller may handle the event of an idempotency key.

@@ -5,12 +5,8 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 use super::{
-    idempotency::IdempotencyClaim,
-    limits::StoreError,
-    live_tokens::{LiveToken, LiveTokens, TokenHolder},
-    restriction::{RecordOutcome, Restriction},
-    restrictions::Restrictions,
-    tasks::{StoredTask, TaskBacklog},
+    IdempotencyClaim, LiveToken, LiveTokens, RecordOutcome, Restriction, Restrictions, StoreError, StoredTask,
+    TaskBacklog, TokenHolder,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::limits::{StoreError, StoreLimits};
+use super::{StoreError, StoreLimits};
 use crate::{ably::TokenFormat, clock::UnixMillis, tenant::TenantName};
 
 /// A token that was issued and has not ended, or several that differ in their end only.
@@ -67,14 +67,7 @@ pub(super) enum PutOutcome {
 
 /// A live token without its end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct TokenKey {
-    tenant: TenantName,
-    user: String,
-    session: String,
-    organization: Option<String>,
-    client_id: String,
-    format: TokenFormat,
-}
+struct TokenKey(LiveToken);
 
 #[derive(Debug)]
 pub(super) struct LiveTokenIndex {
@@ -91,31 +84,19 @@ struct Index {
 
 impl LiveToken {
     pub(super) fn holders(&self) -> impl Iterator<Item = TokenHolder> {
-        self.key().into_holders()
+        let Self { user, session, organization, client_id, .. } = self.clone();
+        let always = [TokenHolder::User(user), TokenHolder::Session(session), TokenHolder::ClientId(client_id)];
+        always.into_iter().chain(organization.map(TokenHolder::Organization))
     }
 
     fn key(&self) -> TokenKey {
-        TokenKey {
-            tenant: self.tenant.clone(),
-            user: self.user.clone(),
-            session: self.session.clone(),
-            organization: self.organization.clone(),
-            client_id: self.client_id.clone(),
-            format: self.format,
-        }
+        TokenKey(Self { until: UnixMillis(0), ..self.clone() })
     }
 }
 
 impl TokenKey {
-    fn into_holders(self) -> impl Iterator<Item = TokenHolder> {
-        let fixed =
-            [TokenHolder::User(self.user), TokenHolder::Session(self.session), TokenHolder::ClientId(self.client_id)];
-        fixed.into_iter().chain(self.organization.map(TokenHolder::Organization))
-    }
-
     fn ending_at(&self, until: UnixMillis) -> LiveToken {
-        let Self { tenant, user, session, organization, client_id, format } = self.clone();
-        LiveToken { tenant, user, session, organization, client_id, format, until }
+        LiveToken { until, ..self.0.clone() }
     }
 }
 
@@ -171,8 +152,8 @@ impl Index {
         match known {
             Some(known) => _ = self.by_end.remove(&(known, Arc::clone(&key))),
             None => {
-                for holder in TokenKey::clone(&key).into_holders() {
-                    self.by_holder.entry((key.tenant.clone(), holder)).or_default().insert(Arc::clone(&key));
+                for holder in key.0.holders() {
+                    self.by_holder.entry((key.0.tenant.clone(), holder)).or_default().insert(Arc::clone(&key));
                 }
             }
         }
@@ -183,8 +164,8 @@ impl Index {
     fn remove(&mut self, key: &Arc<TokenKey>) {
         let Some(until) = self.until.remove(key) else { return };
         self.by_end.remove(&(until, Arc::clone(key)));
-        for holder in TokenKey::clone(key).into_holders() {
-            let holder = (key.tenant.clone(), holder);
+        for holder in key.0.holders() {
+            let holder = (key.0.tenant.clone(), holder);
             if let Some(keys) = self.by_holder.get_mut(&holder) {
                 keys.remove(key);
                 if keys.is_empty() {

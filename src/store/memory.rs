@@ -5,13 +5,9 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    idempotency::{IdempotencyClaim, IdempotencyKeys},
-    interface::{Forgotten, Health, OnForget, Store, StoreStats},
-    limits::{StoreError, StoreLimits},
-    live_tokens::{Coverage, LiveToken, LiveTokenIndex, LiveTokens, TokenHolder},
-    restriction::{RecordOutcome, Restriction},
-    restrictions::Restrictions,
-    tasks::{StoredTask, TaskQueue},
+    Coverage, Forgotten, Health, IdempotencyClaim, LiveToken, LiveTokens, OnForget, RecordOutcome, Restriction,
+    Restrictions, Store, StoreError, StoreLimits, StoreStats, StoredTask, TokenHolder, idempotency::IdempotencyKeys,
+    live_tokens::LiveTokenIndex, tasks::TaskQueue,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 

@@ -29,14 +29,9 @@ use self::{
     link::{Link, Names, RedisFailure},
 };
 use super::{
-    idempotency::IdempotencyClaim,
-    interface::{Forgotten, Health, OnForget, Store, StoreStats},
-    limits::{StoreError, StoreLimits},
-    live_tokens::{Coverage, LiveToken, LiveTokens, PutOutcome, TokenHolder},
-    memory::MemoryStore,
-    restriction::{RecordOutcome, Restriction, RestrictionKey},
-    restrictions::Restrictions,
-    tasks::{QueuedTask, StoredTask, TaskBacklog},
+    Coverage, Forgotten, Health, IdempotencyClaim, LiveToken, LiveTokens, MemoryStore, OnForget, RecordOutcome,
+    Restriction, Restrictions, Store, StoreError, StoreLimits, StoreStats, StoredTask, TaskBacklog, TokenHolder,
+    live_tokens::PutOutcome, restriction::RestrictionKey, tasks::QueuedTask,
 };
 use crate::{
     clock::{Clock, UnixMillis},

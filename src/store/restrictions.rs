@@ -8,11 +8,8 @@ use std::{
 };
 
 use super::{
-    limits::{StoreError, StoreLimits},
-    restriction::{
-        ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKey, RestrictionKind, Subject, Terms,
-        Topic,
-    },
+    ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, StoreLimits, Subject,
+    restriction::{RestrictionKey, Terms, Topic},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{StoreError, StoreLimits};
+use super::{StoreError, StoreLimits};
 use crate::clock::UnixMillis;
 
 /// A revocation task as it waits in the store, for any replica to perform.

@@ -15,11 +15,7 @@ use tokio::{
 };
 
 use super::{
-    super::{
-        interface::Forgotten,
-        restriction::{Restriction, RestrictionKey},
-        tasks::TaskBacklog,
-    },
+    super::{Forgotten, Restriction, TaskBacklog, restriction::RestrictionKey},
     Link, Names, Phase, RedisFailure, Shared,
     link::{decode, decode_drop},
 };

@@ -10,10 +10,8 @@ use tokio::sync::mpsc;
 
 use super::{
     super::{
-        idempotency::IdempotencyClaim,
-        live_tokens::{LiveToken, TokenHolder},
-        restriction::{Restriction, RestrictionKey},
-        tasks::{QueuedTask, StoredTask, TaskBacklog},
+        IdempotencyClaim, LiveToken, Restriction, StoredTask, TaskBacklog, TokenHolder, restriction::RestrictionKey,
+        tasks::QueuedTask,
     },
     RedisKeyPrefix,
 };
