@@ -8,12 +8,13 @@ mod absence;
 mod address;
 mod in_step;
 mod link;
+mod prefix;
+mod shared;
 
 use std::{
-    collections::HashMap,
     fmt, mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -22,77 +23,28 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use tokio::{sync::Notify, task::JoinHandle};
 
-pub use address::{InvalidRedisAddress, InvalidRedisAuthorities, RedisAddress, RedisKeyPrefix};
+pub use address::{InvalidRedisAddress, InvalidRedisAuthorities, RedisAddress};
+pub use prefix::RedisKeyPrefix;
+pub use shared::OnFailure;
 
 use self::{
-    absence::Absence,
-    link::{Link, Names, RedisFailure},
+    link::{Names, RedisFailure},
+    shared::{Phase, Shared},
 };
 use super::{
     Coverage, Forgotten, Health, IdempotencyClaim, LiveToken, LiveTokens, MemoryStore, OnForget, RecordOutcome,
-    Restriction, Restrictions, Store, StoreError, StoreLimits, StoreStats, StoredTask, TaskBacklog, TokenHolder,
-    live_tokens::PutOutcome, restriction::RestrictionKey, tasks::QueuedTask,
+    Restriction, Restrictions, Store, StoreError, StoreLimits, StoreStats, StoredTask, TokenHolder,
+    live_tokens::PutOutcome, tasks::QueuedTask,
 };
 use crate::{
     clock::{Clock, UnixMillis},
     tenant::TenantName,
 };
 
-/// What happens while Redis cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFailure {
-    /// The replica goes on with what it knows: it hears late of what others learn meanwhile.
-    Degrade,
-    /// No tokens are issued.
-    Refuse,
-}
-
 /// The store that replicas share.
 pub struct RedisStore {
     shared: Arc<Shared>,
     in_step: JoinHandle<()>,
-}
-
-struct Shared {
-    on_failure: OnFailure,
-    most_unwritten: usize,
-    clock: Clock,
-    /// What this replica knows; of live_tokens and work, what it put there itself.
-    local: MemoryStore,
-    link: ArcSwapOption<Link>,
-    phase: Mutex<Phase>,
-    /// Restrictions that Redis lacks.
-    unwritten: Mutex<HashMap<RestrictionKey, Restriction>>,
-    /// The work that Redis had at the last heartbeat; none while it cannot be used.
-    backlog: Mutex<Option<TaskBacklog>>,
-    /// How many times Redis was lost.
-    outages: AtomicU64,
-    /// Redis has no memory for a denial or mark.
-    redis_is_full: AtomicBool,
-    /// Redis has no memory for work that is known here.
-    work_refused: AtomicBool,
-    /// How many times there was no room here for a restriction that Redis has.
-    missed_facts: AtomicU64,
-    /// How many of those have been made up for, by reading all that holds.
-    regained_facts: AtomicU64,
-    /// Others were not told of a user to be forgotten.
-    missed_a_drop: AtomicBool,
-    /// Redis had no memory for a live_token that is known here.
-    grant_refused: Notify,
-    /// When it was without Redis.
-    absence: Mutex<Absence>,
-    /// What was news to this replica when it came back.
-    heard_late: Mutex<Vec<Restriction>>,
-}
-
-/// How far the replica is in step with Redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// It never was.
-    Starting,
-    InStep,
-    /// It was.
-    Away,
 }
 
 impl RedisStore {
@@ -142,120 +94,6 @@ impl Drop for RedisStore {
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore").field("phase", &self.shared.phase()).finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    fn phase(&self) -> Phase {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unwritten(&self) -> MutexGuard<'_, HashMap<RestrictionKey, Restriction>> {
-        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn heard_late(&self) -> MutexGuard<'_, Vec<Restriction>> {
-        self.heard_late.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn absence(&self) -> MutexGuard<'_, Absence> {
-        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now(&self) -> UnixMillis {
-        (self.clock)()
-    }
-
-    fn link(&self) -> Result<Arc<Link>, StoreError> {
-        self.link.load_full().ok_or(StoreError::Unavailable)
-    }
-
-    /// What a caller is told of `trouble`. A link that is lost is not used again.
-    fn failed(&self, link: &Arc<Link>, trouble: &RedisFailure) -> StoreError {
-        match trouble {
-            RedisFailure::Full => StoreError::Full,
-            RedisFailure::Lost(reason) => {
-                link.report(reason);
-                self.link.compare_and_swap(&Some(Arc::clone(link)), None);
-                StoreError::Unavailable
-            }
-        }
-    }
-
-    fn health(&self, now: UnixMillis) -> Health {
-        self.apply_waiting(now);
-        let full = self.redis_is_full.load(Ordering::Relaxed)
-            || self.misses_facts()
-            || !self.local.restrictions.has_room(now)
-            || self.unwritten().len() >= self.most_unwritten;
-        match self.phase() {
-            Phase::Starting => Health::Starting,
-            _ if full => Health::Full,
-            Phase::InStep if self.link.load().is_some() => Health::Ready,
-            Phase::InStep | Phase::Away => Health::Degraded,
-        }
-    }
-
-    /// Whether Redis has restrictions that this replica does not know.
-    fn misses_facts(&self) -> bool {
-        // In this order: whoever sees what was regained sees what was missed again meanwhile.
-        let regained = self.regained_facts.load(Ordering::Acquire);
-        self.missed_facts.load(Ordering::Relaxed) != regained
-    }
-
-    fn redis_has_all_work(&self) -> bool {
-        self.phase() == Phase::InStep && self.link.load().is_some() && !self.work_refused.load(Ordering::Relaxed)
-    }
-
-    /// Takes a restriction that Redis has.
-    fn hear(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
-        let heard = self.local.restrictions.apply(restriction, now);
-        if heard.is_err() {
-            self.missed_facts.fetch_add(1, Ordering::Relaxed);
-        } else if heard == Ok(RecordOutcome::New) {
-            let absence = self.absence();
-            let is_late = match restriction.terms() {
-                terms if terms.is_active(now) => absence.makes_late(restriction.at, now),
-                // Of others that are over it may have known, and forgotten.
-                terms => terms.restricts() && absence.is_of_it(restriction.at, now),
-            };
-            drop(absence);
-            if is_late {
-                self.heard_late().push(restriction.clone());
-            }
-        } else if let Some(newer) = self.local.restrictions.newer_than(restriction) {
-            // Redis, or another replica, has lost what this one knows.
-            let _ = self.write_later(&newer);
-        }
-        heard.map(|_| ())
-    }
-
-    /// Has a restriction written to Redis when that is possible.
-    fn write_later(&self, restriction: &Restriction) -> Result<(), StoreError> {
-        let mut unwritten = self.unwritten();
-        let key = restriction.key();
-        if unwritten.len() >= self.most_unwritten && !unwritten.contains_key(&key) {
-            return Err(StoreError::Full);
-        }
-        unwritten.insert(key, restriction.clone());
-        Ok(())
-    }
-
-    /// Takes what there was no room for, as far as there is now.
-    fn apply_waiting(&self, now: UnixMillis) {
-        for restriction in self.local.restrictions.apply_waiting(now) {
-            // Without room to note it, there are no tokens until there is.
-            let _ = self.write_later(&restriction);
-        }
-    }
-
-    /// Has this replica act by a restriction that Redis could not be given, and give Redis the newest later.
-    fn learn_alone(&self, restriction: &Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
-        self.apply_waiting(now);
-        let recorded = self.local.restrictions.apply_or_wait(restriction, now)?;
-        let newer = self.local.restrictions.newer_than(restriction);
-        self.write_later(newer.as_ref().unwrap_or(restriction))?;
-        Ok(recorded)
     }
 }
 

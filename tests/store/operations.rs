@@ -59,8 +59,7 @@ fn task(id: &str, due: ably_clerk_auth::clock::UnixMillis) -> StoredTask {
 }
 
 async fn claimed(replica: &Replica, max: usize) -> Vec<String> {
-    let mut ids: Vec<_> =
-        replica.store.claim_tasks(max, replica.now()).await.into_iter().map(|task| task.id).collect();
+    let mut ids: Vec<_> = replica.store.claim_tasks(max, replica.now()).await.into_iter().map(|task| task.id).collect();
     ids.sort();
     ids
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     future, mem,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use super::{
-    super::{Forgotten, Restriction, TaskBacklog, restriction::RestrictionKey},
-    Link, Names, Phase, RedisFailure, Shared,
-    link::{decode, decode_drop},
+    super::{Forgotten, Restriction, restriction::RestrictionKey},
+    link::{Link, Names, RedisFailure, decode, decode_drop},
+    shared::{Phase, Shared},
 };
 use crate::clock::{self, UnixMillis};
 
@@ -325,24 +325,4 @@ fn heed(shared: &Shared, names: &Names, push: &PushInfo) {
 
 fn text(value: &Value) -> Result<String, ::redis::ParsingError> {
     String::from_redis_value_ref(value)
-}
-
-impl Shared {
-    fn fall_in(&self) {
-        self.absence().end(self.now());
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::InStep;
-    }
-
-    fn fall_out(&self) {
-        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        if *phase == Phase::InStep {
-            *phase = Phase::Away;
-            self.absence().begin(self.now());
-            self.outages.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn hear_backlog(&self, backlog: Option<TaskBacklog>) {
-        *self.backlog.lock().unwrap_or_else(PoisonError::into_inner) = backlog;
-    }
 }

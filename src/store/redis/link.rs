@@ -13,7 +13,7 @@ use super::{
         IdempotencyClaim, LiveToken, Restriction, StoredTask, TaskBacklog, TokenHolder, restriction::RestrictionKey,
         tasks::QueuedTask,
     },
-    RedisKeyPrefix,
+    prefix::RedisKeyPrefix,
 };
 use crate::{
     ably::ClientId,
@@ -450,7 +450,7 @@ pub(super) fn decode(text: &str) -> Option<Restriction> {
     if text.is_empty() { None } else { read(text.get(RANK_BYTES..).unwrap_or(text)) }
 }
 
-/// RevocationScope to forget; none for everyone. What cannot be read could name anybody.
+/// The user to forget; `None` for all users, also if the text is invalid.
 pub(super) fn decode_drop(text: &str) -> Option<(TenantName, String)> {
     read::<Option<_>>(text).flatten()
 }
