@@ -508,8 +508,8 @@ impl Revocation {
         }
         if is_revocable && second.is_none() {
             report.warn(
-                "the denial ends before the second revocation, so there is none: a token request that was signed before \
-                 the denial can outlast it",
+                "the denial ends before the second revocation, which is skipped: a token request that was signed before the \
+                 denial can outlast it",
             );
         }
         if !is_any_denied {

@@ -78,7 +78,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Releases an idempotency key, whether it is claimed or done.
     async fn release(&self, key: &str);
 
-    /// Removes a user from the caches of all replicas.
+    /// Removes a user from the caches of all replicas: each calls its [`OnForget`].
     async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError>;
 }
 
