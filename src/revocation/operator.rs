@@ -412,7 +412,7 @@ impl Revocation {
         now: UnixMillis,
     ) -> DenialOutcome {
         let denies = |source| self.store.restrictions().denies(tenant, subject, source, now);
-        let [by_operator, by_clerk] = [DenialSource::Operator, DenialSource::Clerk].map(denies);
+        let was_denied = denies(DenialSource::Operator);
         let (kind, until) = match request.action {
             Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), now.after(duration)),
             Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
@@ -431,8 +431,8 @@ impl Revocation {
             (Action::Deny(_), Ok(_)) => DenialOutcome::Denied { until },
             (Action::Deny(_), Err(StoreError::Unavailable)) => DenialOutcome::DeniedHereOnly { until },
             (Action::Lift, Err(StoreError::Unavailable)) => DenialOutcome::LiftedHereOnly,
-            (Action::Lift, Ok(_)) if by_clerk => DenialOutcome::DeniedByClerk,
-            (Action::Lift, Ok(_)) if by_operator => DenialOutcome::Lifted,
+            (Action::Lift, Ok(_)) if denies(DenialSource::Clerk) => DenialOutcome::DeniedByClerk,
+            (Action::Lift, Ok(_)) if was_denied => DenialOutcome::Lifted,
             (Action::Lift, Ok(_)) => DenialOutcome::NotDenied,
         }
     }
