@@ -18,8 +18,8 @@ use crate::{
     limits::TokenLimit,
     outgoing, revocation,
     revocation::Revocation,
-    store::{Bounds, Forgotten, InvalidRedisAddress, MemoryStore, RedisStore, Store},
-    telemetry::metrics::{Metrics, StoreCollector, TenantMetrics},
+    store::{Forgotten, InvalidRedisAddress, MemoryStore, RedisStore, Store, StoreCollector, StoreLimits},
+    telemetry::metrics::{Metrics, TenantMetrics},
     tenant::{Signing, Tenant, Tenants},
 };
 
@@ -121,7 +121,7 @@ fn make_store(config: &Config, tenants: Arc<Tenants>) -> Result<Arc<dyn Store>, 
         }
         Forgotten::Everyone => tenants.iter().filter_map(Tenant::users).for_each(Users::forget_all),
     });
-    let bounds = Bounds::default();
+    let bounds = StoreLimits::default();
     let Some(redis) = &config.redis else { return Ok(Arc::new(MemoryStore::new(&bounds, on_forget))) };
     let clock = Arc::new(UnixMillis::now);
     Ok(Arc::new(RedisStore::start(&redis.address, &redis.prefix, redis.on_failure, &bounds, clock, on_forget)?))

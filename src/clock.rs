@@ -4,4 +4,4 @@ mod offset;
 mod unix_millis;
 
 pub use offset::{ClockOffset, ClockWatch};
-pub use unix_millis::{UnixMillis, millis};
+pub use unix_millis::{Clock, UnixMillis, millis};

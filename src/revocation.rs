@@ -23,8 +23,8 @@ use crate::{
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     store::{
-        Begun, Coverage, CurrentClientId, DenialSource, LiveTokens, Recorded, Restriction, RestrictionKind, Store,
-        StoreError, Subject,
+        Coverage, CurrentClientId, DenialSource, IdempotencyClaim, LiveTokens, RecordOutcome, Restriction,
+        RestrictionKind, Store, StoreError, Subject,
     },
     tenant::{Tenant, TenantName, Tenants},
 };
@@ -81,7 +81,8 @@ impl Revocation {
         if event.at.after(tenant.tokens_end_within().max(Restriction::REMEMBERED_FOR)) < now {
             return Ok(Applied::Outdated);
         }
-        let name_before = event.change.user_id().and_then(|user| self.store.restrictions().name(&tenant.name, user));
+        let name_before =
+            event.change.user_id().and_then(|user| self.store.restrictions().client_id(&tenant.name, user));
         let effect = Effect::of(event, tenant, now);
         let mut ended = Vec::new();
         for restriction in &effect.restrictions {
@@ -101,11 +102,11 @@ impl Revocation {
         let mut applied = Applied::InForce;
         for restriction in &effect.restrictions {
             match self.store.record(restriction.clone(), now).await {
-                Ok(Recorded::Outdated) => {
+                Ok(RecordOutcome::Outdated) => {
                     applied = Applied::Outdated;
                     break;
                 }
-                Ok(Recorded::New | Recorded::Repeated) => {}
+                Ok(RecordOutcome::New | RecordOutcome::Repeated) => {}
                 Err(error) => outcome = Err(error.into()),
             }
         }
@@ -172,7 +173,7 @@ impl Revocation {
     /// Leaves as due work what this replica may have issued against denials and marks while it could not hear of them.
     /// What there is no room for is tried again.
     async fn catch_up_after_outage(&self, now: UnixMillis) {
-        self.unanswered().extend(self.store.take_learned_late());
+        self.unanswered().extend(self.store.take_late_restrictions());
         loop {
             let Some(restriction) = self.unanswered().pop() else { return };
             if self.revoke_later(&restriction, now).await == Err(StoreError::Full) {
@@ -192,8 +193,9 @@ impl Revocation {
         let task = Task::new(tenant, pending, now);
         // Each replica has issued tokens of its own.
         let turn = format!("late/{}", self.started_at.0);
-        let again = self.store.enqueue(task.as_work(&format!("{turn}/again"), now.after(Self::AGAIN_AFTER)), now).await;
-        again.and(self.store.enqueue(task.as_work(&turn, now), now).await)
+        let again =
+            self.store.enqueue_task(task.as_work(&format!("{turn}/again"), now.after(Self::AGAIN_AFTER)), now).await;
+        again.and(self.store.enqueue_task(task.as_work(&turn, now), now).await)
     }
 
     fn unanswered(&self) -> MutexGuard<'_, Vec<Restriction>> {
@@ -237,7 +239,7 @@ impl Revocation {
         let pending = self.pending(tenant, scope.clone(), at, now).await;
         let coverage = pending.coverage;
         let task = Task::new(tenant, pending, now);
-        self.store.enqueue(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await?;
+        self.store.enqueue_task(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await?;
         if coverage == Coverage::ThisReplica { Err(StoreError::Unavailable.into()) } else { Ok(()) }
     }
 
@@ -247,17 +249,17 @@ impl Revocation {
         let coverage = pending.coverage;
         let task = Task::new(tenant, pending, now);
         let effect = task.effect();
-        match self.store.begin(&effect, now).await {
-            Begun::Now => {}
-            Begun::Elsewhere => return Err(Incomplete::InProgress),
-            Begun::Done => return Ok(()),
+        match self.store.claim_once(&effect, now).await {
+            IdempotencyClaim::Granted => {}
+            IdempotencyClaim::InProgress => return Err(Incomplete::InProgress),
+            IdempotencyClaim::Done => return Ok(()),
         }
         let revoked = self.revoke_and_repeat(queue, &task, coverage, now).await;
         if revoked == Ok(Completion::Whole) {
-            self.store.finish(&effect, task.remembered_until(now), now).await;
+            self.store.mark_done(&effect, task.remembered_until(now), now).await;
             self.forget_refused(&task).await;
         } else {
-            self.store.forget(&effect).await;
+            self.store.release(&effect).await;
         }
         if revoked == Ok(Completion::NotAll) {
             self.note_refused(&task, now).await;
@@ -273,7 +275,7 @@ impl Revocation {
         coverage: Coverage,
         now: UnixMillis,
     ) -> Result<Completion, Incomplete> {
-        let again = self.store.enqueue(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await;
+        let again = self.store.enqueue_task(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await;
         let outcomes = queue.revoke(&task.targets, task.margin, now).await;
         again?;
         if coverage == Coverage::ThisReplica {
@@ -281,14 +283,14 @@ impl Revocation {
         }
         let rest = task.rest(&outcomes).map(|rest| rest.as_work("first", task::retry_at(&outcomes, now, now)));
         match (rest, self.store.is_shared()) {
-            (Some(rest), true) => self.store.enqueue(rest, now).await?,
+            (Some(rest), true) => self.store.enqueue_task(rest, now).await?,
             (Some(rest), false) => {
-                self.store.enqueue(rest, now).await?;
+                self.store.enqueue_task(rest, now).await?;
                 return Err(Incomplete::Ably);
             }
             (None, true) => {}
             // With what an earlier delivery left.
-            (None, false) => self.store.complete(&task.as_work("first", now).id).await?,
+            (None, false) => self.store.complete_task(&task.as_work("first", now).id).await?,
         }
         Ok(if outcomes.iter().any(RevokeOutcome::is_refused) { Completion::NotAll } else { Completion::Whole })
     }

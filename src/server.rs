@@ -35,7 +35,7 @@ use crate::{
     limits::{self, ConnectionTable, InFlightLimit, Room},
     reload::Reload,
     routes::{self, UnparsedRequests, access::Access, revocations::OperatorRequests, webhooks::Webhooks},
-    store::{Census, Store},
+    store::{Store, StoreStats},
     telemetry::metrics::{ConnectionMetrics, ReloadMetrics},
     tenant::Tenant,
 };
@@ -195,18 +195,18 @@ impl Server {
 
 /// Warns of work that ends with this process because no other replica has it.
 fn warn_of_lost_work(store: &dyn Store) {
-    let Census { backlog, unwritten, unwritten_work, .. } = store.census(UnixMillis::now());
+    let StoreStats { tasks, unwritten_restrictions, unwritten_tasks, .. } = store.stats(UnixMillis::now());
     if store.is_shared() {
-        if unwritten > 0 || unwritten_work > 0 {
+        if unwritten_restrictions > 0 || unwritten_tasks > 0 {
             tracing::warn!(
-                restrictions = unwritten,
-                tasks = unwritten_work,
+                restrictions = unwritten_restrictions,
+                tasks = unwritten_tasks,
                 "restrictions and revocation tasks that are not in Redis are lost with this process"
             );
         }
-    } else if backlog.pieces > 0 {
+    } else if tasks.count > 0 {
         tracing::warn!(
-            tasks = backlog.pieces,
+            tasks = tasks.count,
             "revocation tasks are lost with this process: tokens of token requests that were signed just before a denial \
              live until they expire. With REDIS_URL another replica, or the next start, does these tasks"
         );

@@ -1,15 +1,15 @@
-//! `revoke`: has a running service end somebody's access, and shows its report.
+//! `revoke`: sends a revocation request to a running service and prints its report.
 
 use std::{
     fmt::Write as _,
     path::Path,
     process::ExitCode,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use clap::Args;
 use secrecy::ExposeSecret as _;
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Failure, complain, explain::printable, healthcheck::reachable};
 use crate::{
@@ -19,64 +19,30 @@ use crate::{
     revocation::operator::{
         DenialOutcome, LiveTokenKnowledge, Report, RevocationRequestBody, TargetReport, TargetReportOutcome,
     },
-    store::Subject,
 };
 
-/// Longer than the service may take, even to name thousands of targets to an Ably that is slow.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Longer than the service needs to revoke thousands of targets at a slow Ably.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    whom: Subjects,
-    /// With several tenants: whose session, user or client ID it is
-    #[arg(long, value_name = "NAME")]
-    tenant: Option<String>,
-    /// How long the denial lasts [24h]
-    #[arg(long = "for", value_name = "TIME", conflicts_with = "lift")]
-    lasts: Option<String>,
-    /// End a denial by hand
-    #[arg(long)]
-    lift: bool,
-    /// Change nothing, and say what would be done
-    #[arg(long)]
-    dry_run: bool,
-    /// Print JSON, for scripts
+    request: RevocationRequestBody,
+    /// Print the report as JSON, for scripts
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Clone, Debug, Args)]
-#[group(required = true, multiple = false)]
-struct Subjects {
-    /// A Clerk session; the user's other sessions go on
-    #[arg(long, value_name = "sess_…")]
-    session: Option<String>,
-    /// A Clerk user, in all sessions
-    #[arg(long, value_name = "user_…")]
-    user: Option<String>,
-    /// Whoever is known to have this client ID on Ably
-    #[arg(long, value_name = "NAME")]
-    client_id: Option<String>,
-}
-
-impl Arguments {
-    fn order(&self) -> RevocationRequestBody {
-        let Self { whom: Subjects { session, user, client_id }, tenant, lasts, lift, dry_run, .. } = self.clone();
-        RevocationRequestBody { tenant, session, user, client_id, lasts, lift, dry_run }
-    }
-}
-
 #[expect(clippy::print_stdout, reason = "the report is what the command is for")]
-pub(super) async fn run(config: Option<&Path>, arguments: Arguments) -> ExitCode {
-    let report = match ask(config, &arguments.order()).await {
+pub(super) async fn run(config: Option<&Path>, Arguments { request, json }: Arguments) -> ExitCode {
+    let report = match send(config, &request).await {
         Ok(report) => report,
         Err(failure) => {
             complain(&failure);
             return ExitCode::FAILURE;
         }
     };
-    if arguments.json {
+    if json {
         println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
     } else {
         print!("{}", printable(&as_text(&report)));
@@ -84,78 +50,63 @@ pub(super) async fn run(config: Option<&Path>, arguments: Arguments) -> ExitCode
     if report.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn ask(config: Option<&Path>, order: &RevocationRequestBody) -> Result<Report, Failure> {
+async fn send(config: Option<&Path>, request: &RevocationRequestBody) -> Result<Report, Failure> {
     let admin = Config::admin_only(&Sources::read(config))?;
     let Some(address) = admin.address else {
-        return Err(Failure::Input(
-            "the admin listener, which takes orders, is off: ADMIN_PORT is 0. Nothing is revoked".into(),
-        ));
+        return Err(Failure::Input("the admin listener is off: ADMIN_PORT is 0. Nothing is revoked".into()));
     };
     let url = format!("http://{}/revocations", reachable(address));
     let failed = |error: reqwest::Error| {
         let hint = if error.is_connect() {
-            ". Nothing is revoked. Does the service run, with this ADMIN_HOST and ADMIN_PORT?"
+            "Nothing is revoked. Does the service run with this ADMIN_HOST and ADMIN_PORT?"
         } else {
-            ". Whether anything is revoked is not known: give the order again"
+            "It is not known whether anything is revoked: send the request again"
         };
-        Failure::Input(format!("no answer from {url}: {}{hint}", causes(&error.without_url())))
+        Failure::Input(format!("no answer from {url}: {}. {hint}", causes(&error.without_url())))
     };
-    // No proxy, and plain HTTP: to this machine, or over a network that is the operator's own.
-    let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().timeout(PATIENCE).build().map_err(failed)?;
-    let mut request = client.post(&url).json(order);
+    // No proxy and plain HTTP: the listener is on this machine or a private network.
+    let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().timeout(TIMEOUT).build().map_err(failed)?;
+    let mut post = client.post(&url).json(request);
     if let Some(token) = &admin.token {
-        request = request.bearer_auth(token.expose_secret());
+        post = post.bearer_auth(token.expose_secret());
     }
-    let response = request.send().await.map_err(failed)?;
+    let response = post.send().await.map_err(failed)?;
     let status = response.status();
     let answer = response.bytes().await.map_err(failed)?;
     if !status.is_success() {
-        let message = refusal(&answer).map(|message| format!(": {message}")).unwrap_or_default();
-        let text = format!("{url} refuses the order with status {}{message} Nothing is revoked.", status.as_u16());
+        let error = serde_json::from_slice::<Value>(&answer).unwrap_or_default();
+        let message = error.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
+        let text = format!("{url} refused the request with status {}: {message} Nothing is revoked.", status.as_u16());
         return Err(Failure::Input(printable(&text)));
     }
     serde_json::from_slice(&answer).map_err(|_| {
-        Failure::Input(format!("{url} answered what is no report: is it this service, and of this version?"))
+        Failure::Input(format!("{url} did not answer with a report: is it this service, in this version?"))
     })
 }
 
-/// What the service says of a refusal.
-fn refusal(answer: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Body {
-        error: Error,
-    }
-    #[derive(Deserialize)]
-    struct Error {
-        message: String,
-    }
-    serde_json::from_slice(answer).ok().map(|Body { error: Error { message } }| message)
-}
-
 fn as_text(report: &Report) -> String {
-    let mut lines: Vec<(&str, String, String)> = Vec::new();
-    for denial in &report.denials {
-        let subject = match &denial.subject {
-            Subject::Session(id) => format!("session {id}"),
-            Subject::User(id) => format!("user {id}"),
-            Subject::Member { user, organization } => format!("user {user} in {organization}"),
-            Subject::Organization(id) => format!("organization {id}"),
-        };
-        let (mark, text) = of_denial(denial.outcome);
-        lines.push((mark, subject, text));
-    }
-    for revoked in &report.targets {
-        let (mark, text) = of_target(revoked);
-        lines.push((mark, revoked.target.clone(), text));
-    }
+    let denials = report
+        .denials
+        .iter()
+        .map(|denial| (Some(denial.outcome.is_done()), denial.subject.to_string(), denial_text(denial.outcome)));
+    let targets = report.targets.iter().map(|target| {
+        let called = target.outcome.filter(|outcome| *outcome != TargetReportOutcome::NotCalled);
+        (called.map(|outcome| outcome.is_done()), target.target.clone(), target_text(target, report.live_tokens))
+    });
+    let lines: Vec<_> = denials.chain(targets).collect();
     let width = lines.iter().map(|(_, label, _)| label.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
-    for (mark, label, what) in lines {
-        let _ = writeln!(text, "{mark}  {label:width$}  {what}");
+    for (is_done, label, outcome) in lines {
+        let mark = match is_done {
+            _ if report.dry_run => "dry ",
+            Some(true) => "ok  ",
+            Some(false) => "FAIL",
+            None => "    ",
+        };
+        let _ = writeln!(text, "{mark}  {label:width$}  {outcome}");
     }
     if let Some(at) = report.repeated_at {
-        let _ =
-            writeln!(text, "      Ably is told once more at {}, unless the denial is lifted by then.", in_words(at));
+        let _ = writeln!(text, "      Ably revokes once more at {}, unless the denial is lifted by then.", utc(at));
     }
     for warning in &report.warnings {
         let _ = writeln!(text, "warn  {warning}");
@@ -163,79 +114,63 @@ fn as_text(report: &Report) -> String {
     if let Some(reminder) = &report.reminder {
         let _ = writeln!(text, "\n{reminder}");
     }
-    let _ = writeln!(text, "{}", verdict(report));
-    text
+    text + last_line(report) + "\n"
 }
 
-/// The last line. Whoever mistyped an id is to notice.
-fn verdict(report: &Report) -> &'static str {
-    let nobody_was_denied = || report.denials.iter().all(|denial| denial.outcome == DenialOutcome::NotDenied);
+/// Shows an operator who mistyped an ID that no live token is known for it.
+fn last_line(report: &Report) -> &'static str {
+    let was_anything_denied = report.denials.iter().any(|denial| denial.outcome != DenialOutcome::NotDenied);
     match (report.dry_run, report.complete, report.live_tokens) {
         (true, ..) => "A dry run: nothing was changed.",
         (false, false, _) => "Not all is done.",
         (false, true, Some(LiveTokenKnowledge::NoneKnown)) => "Denied. No live token was known.",
-        (false, true, Some(LiveTokenKnowledge::NotNoted)) => "Denied. Which tokens are live is not noted.",
-        (false, true, None) if nobody_was_denied() => "There was nothing to lift.",
+        (false, true, Some(LiveTokenKnowledge::NotNoted)) => "Denied. Live tokens are not recorded.",
+        (false, true, None) if !was_anything_denied => "There was nothing to lift.",
         (false, true, Some(LiveTokenKnowledge::Known) | None) => "Done.",
     }
 }
 
-const OK: &str = "ok  ";
-const FAIL: &str = "FAIL";
-const NEITHER: &str = "    ";
-
-fn of_denial(outcome: DenialOutcome) -> (&'static str, String) {
+fn denial_text(outcome: DenialOutcome) -> String {
+    let later = "Redis cannot be used, and gets it later";
     match outcome {
-        DenialOutcome::Denied { until } => (OK, format!("denied until {}", in_words(until))),
+        DenialOutcome::Denied { until } => format!("denied until {}", utc(until)),
         DenialOutcome::DeniedHereOnly { until } => {
-            let until = in_words(until);
-            (
-                FAIL,
-                format!("denied until {until} by this replica only: Redis cannot be used; it is told when it can be"),
-            )
+            format!("denied until {} at this replica only: {later}", utc(until))
         }
-        DenialOutcome::WouldBeDenied { until } => (NEITHER, format!("would be denied until {}", in_words(until))),
-        DenialOutcome::Lifted => (OK, "not denied any more".into()),
-        DenialOutcome::LiftedHereOnly => {
-            (FAIL, "may be denied by other replicas still: Redis cannot be used; it is told when it can be".into())
+        DenialOutcome::Lifted => "no longer denied".into(),
+        DenialOutcome::LiftedHereOnly => format!("no longer denied at this replica only: {later}"),
+        DenialOutcome::NotDenied => "was not denied".into(),
+        DenialOutcome::DeniedByClerk => "still denied, by an event from Clerk".into(),
+        DenialOutcome::Superseded => "unchanged: another request is newer".into(),
+        DenialOutcome::StoreFull => {
+            "not stored: the store is full, and no tokens are issued until it has room. Send the request again".into()
         }
-        DenialOutcome::WouldBeLifted => (NEITHER, "a denial by hand would be lifted".into()),
-        DenialOutcome::NotDenied => (OK, "was not denied".into()),
-        DenialOutcome::DeniedByClerk => (OK, "denied still, by what Clerk told: no denial by hand is left".into()),
-        DenialOutcome::Superseded => (FAIL, "unchanged: another order is newer".into()),
-        DenialOutcome::StoreFull => (
-            FAIL,
-            "not stored: the store is full, and refuses every token until it is not; give the order again".into(),
-        ),
     }
 }
 
-fn of_target(revoked: &TargetReport) -> (&'static str, String) {
-    let how = if revoked.allow_reauth_margin {
-        "; clients that may have a new token reconnect unnoticed"
+fn target_text(target: &TargetReport, live_tokens: Option<LiveTokenKnowledge>) -> String {
+    let clients = if target.allow_reauth_margin {
+        "clients that may have a new token reconnect unnoticed"
     } else {
-        "; clients are disconnected"
+        "clients are disconnected"
     };
-    match revoked.outcome {
-        TargetReportOutcome::Accepted { applies_at } => (OK, format!("revoked from {} on{how}", in_words(applies_at))),
-        TargetReportOutcome::Refused { code: Some(code) } => {
-            (FAIL, format!("Ably refuses to revoke, with code {code}: https://help.ably.io/error/{code}"))
+    match target.outcome {
+        Some(TargetReportOutcome::Accepted { applies_at }) => format!("revoked from {} on; {clients}", utc(applies_at)),
+        Some(TargetReportOutcome::Refused { code: Some(code) }) => {
+            format!("Ably refuses to revoke, with code {code}: https://help.ably.io/error/{code}")
         }
-        TargetReportOutcome::Refused { code: None } => (FAIL, "Ably refuses to revoke; the log says more".into()),
-        TargetReportOutcome::Unavailable => (FAIL, "Ably cannot be told now; the service goes on trying".into()),
-        TargetReportOutcome::GivenUp => {
-            (FAIL, "Ably cannot be told now, and the store has no room for another attempt".into())
+        Some(TargetReportOutcome::Refused { code: None }) => "Ably refuses to revoke; the log has the cause".into(),
+        Some(TargetReportOutcome::Unavailable) => "Ably cannot be reached now; the service retries".into(),
+        Some(TargetReportOutcome::GivenUp) => {
+            "Ably cannot be reached now, and the store has no room for a retry. Send the request again".into()
         }
-        TargetReportOutcome::NotCalled => (NEITHER, "Ably is not told".into()),
-        TargetReportOutcome::WouldBeRevoked => (NEITHER, format!("would be revoked{how}")),
+        None if live_tokens != Some(LiveTokenKnowledge::NotNoted) => format!("revoked; {clients}"),
+        Some(TargetReportOutcome::NotCalled) | None => "Ably is not called".into(),
     }
 }
 
-/// To the second, in UTC.
-fn in_words(time: UnixMillis) -> String {
-    /// The last that can be written.
-    const END_OF_9999: u64 = 253_402_300_799_000;
-    let since_epoch = Duration::from_millis(u64::try_from(time.0).unwrap_or(0).min(END_OF_9999));
-    let time: SystemTime = UNIX_EPOCH + since_epoch;
-    humantime::format_rfc3339_seconds(time).to_string()
+/// In UTC, to the second, at most the last second of the year 9999.
+fn utc(time: UnixMillis) -> String {
+    let since_epoch = Duration::from_millis(u64::try_from(time.0).unwrap_or(0).min(253_402_300_799_000));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since_epoch).to_string()
 }

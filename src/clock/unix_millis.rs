@@ -2,7 +2,13 @@
 //!
 //! Functions that decide take a [`UnixMillis`] from their caller; only the edge of the program reads the clock.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// The current time, for parts that act on their own.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     ably::{RestClient, RevocationQueue, RevokeOutcome, Target},
     clock::UnixMillis,
-    store::{Coverage, DenialSource, DueWork, Subject},
+    store::{Coverage, DenialSource, StoredTask, Subject},
     tenant::{Tenant, TenantName},
 };
 
@@ -32,7 +32,7 @@ impl Revocation {
     const OTHERS_AFTER: Duration = Duration::from_secs(5);
     /// How often the store is asked for work that is due.
     const LOOK_EVERY: Duration = Duration::from_secs(1);
-    /// How much is done at once: enough to fill calls to Ably, and little enough to be done within [`DueWork::LEASE`].
+    /// How much is done at once: enough to fill calls to Ably, and little enough to be done within [`StoredTask::LEASE`].
     const MOST_WORK_AT_ONCE: usize = 2 * RestClient::MOST_TARGETS;
     /// How long work that nobody here can read is left to others.
     const UNREAD_FOR: Duration = Duration::from_hours(24);
@@ -57,7 +57,7 @@ impl Revocation {
     pub(super) async fn do_due_work(&self, now: impl Fn() -> UnixMillis) {
         loop {
             self.catch_up_after_outage(now()).await;
-            let claimed = self.store.claim(Self::MOST_WORK_AT_ONCE, now()).await;
+            let claimed = self.store.claim_tasks(Self::MOST_WORK_AT_ONCE, now()).await;
             let count = claimed.len();
             future::join_all(claimed.into_iter().map(|work| self.perform(work, now()))).await;
             if count < Self::MOST_WORK_AT_ONCE {
@@ -66,8 +66,8 @@ impl Revocation {
         }
     }
 
-    async fn perform(&self, work: DueWork, now: UnixMillis) {
-        let performed = match serde_json::from_str::<Task>(&work.job) {
+    async fn perform(&self, work: StoredTask, now: UnixMillis) {
+        let performed = match serde_json::from_str::<Task>(&work.payload) {
             Ok(task) => self.perform_task(task, work.due, now).await,
             Err(_) if work.due.after(Self::UNREAD_FOR) < now => {
                 tracing::error!("giving up work in the store that no replica could read for a day");
@@ -80,13 +80,13 @@ impl Revocation {
         };
         // Work that stays claimed comes again when the lease is over.
         let _ = match performed {
-            Performed::Whole => self.store.complete(&work.id).await,
-            Performed::AgainAt(due) => self.store.postpone(&work.id, due).await,
+            Performed::Whole => self.store.complete_task(&work.id).await,
+            Performed::AgainAt(due) => self.store.postpone_task(&work.id, due).await,
             Performed::Partly(rest, due) => {
                 // Under a name of its own, so that it can be stored before this is completed.
-                match self.store.enqueue(rest.as_rest_of(&work, due), now).await {
-                    Ok(()) => self.store.complete(&work.id).await,
-                    Err(_) => self.store.postpone(&work.id, due).await,
+                match self.store.enqueue_task(rest.as_rest_of(&work, due), now).await {
+                    Ok(()) => self.store.complete_task(&work.id).await,
+                    Err(_) => self.store.postpone_task(&work.id, due).await,
                 }
             }
         };
@@ -122,14 +122,14 @@ impl Revocation {
             (None, Coverage::ThisReplica) => Performed::AgainAt(now.after(Self::AGAIN_AFTER)),
         };
         if outcomes.iter().any(RevokeOutcome::is_refused) {
-            self.store.forget(&task.effect()).await;
+            self.store.release(&task.effect()).await;
             self.note_refused(&task, now).await;
         } else if performed == Performed::Whole && task.is_rest_of_refused {
             self.note_refused(&task, now).await;
         } else if performed == Performed::Whole {
             // In a shared store it was done when this task was stored.
             if !self.store.is_shared() {
-                self.store.finish(&task.effect(), task.remembered_until(now), now).await;
+                self.store.mark_done(&task.effect(), task.remembered_until(now), now).await;
             }
             // A rest may be of another event than the one that was refused.
             if task.look_up == LookUp::Again {
@@ -142,13 +142,13 @@ impl Revocation {
     /// Notes that Ably refuses a rename, so that the next event that tells the same name revokes the tokens.
     pub(super) async fn note_refused(&self, task: &Task, now: UnixMillis) {
         if let Some(refused) = task.refused_rename() {
-            self.store.finish(&refused, task.remembered_until(now), now).await;
+            self.store.mark_done(&refused, task.remembered_until(now), now).await;
         }
     }
 
     pub(super) async fn forget_refused(&self, task: &Task) {
         if let Some(refused) = task.refused_rename() {
-            self.store.forget(&refused).await;
+            self.store.release(&refused).await;
         }
     }
 
@@ -178,7 +178,7 @@ impl Revocation {
         };
         self.store
             .restrictions()
-            .name(&task.tenant, user)
+            .client_id(&task.tenant, user)
             .is_some_and(|name| name.at > task.at && name.is(client_id.as_str()))
     }
 }

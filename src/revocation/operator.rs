@@ -1,274 +1,273 @@
-//! Access that an operator ends: what is asked for, and the report of what came of it.
+//! Operator requests: what `revoke` and `POST /revocations` ask for, and the report on what was done.
 //!
-//! Both travel as JSON between the `revoke` command and a running service. `docs/revocation.md` is their reference.
+//! Both travel as JSON. `docs/revocation.md` describes them.
 
 use std::{collections::BTreeSet, time::Duration};
 
+use clap::{ArgGroup, Args};
 use serde::{Deserialize, Serialize};
 
 use super::{Revocation, RevocationScope, Task, task::retry_at};
 use crate::{
     ably::{ClientId, ReauthMargin, RevokeOutcome, Target},
     clock::UnixMillis,
-    store::{
-        Coverage, DenialSource, LiveToken, LiveTokens, Recorded, Restriction, RestrictionKind, StoreError, Subject,
-        TokenHolder,
-    },
+    store::{Coverage, DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject, TokenHolder},
     tenant::{Tenant, TenantName},
 };
 
-/// An request as it is written. What cannot be in one together is found when it is made an [`RevocationRequest`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A revocation request as written: the options of `revoke`, which sends them as JSON. [`RevocationRequest::parse`] checks it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(group = ArgGroup::new("target").required(true))]
+#[serde(default, deny_unknown_fields)]
 pub struct RevocationRequestBody {
-    /// Whose session, user or client ID; may be left out where there is one tenant only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tenant: Option<String>,
-    /// `sess_…`
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// A Clerk session. The user's other sessions are not denied
+    #[arg(long, value_name = "sess_…", group = "target")]
     pub session: Option<String>,
-    /// `user_…`
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// A Clerk user, in all sessions
+    #[arg(long, value_name = "user_…", group = "target")]
     pub user: Option<String>,
-    /// Who somebody is on Ably.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// A client ID on Ably. Denies the users who are known to have it
+    #[arg(long, value_name = "NAME", group = "target")]
     pub client_id: Option<String>,
-    /// How long the denial lasts, with its unit; [`RevocationRequest::USUAL_DENIAL`] when left out.
-    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
-    pub lasts: Option<String>,
-    /// Whether a denial by hand is to end.
-    #[serde(default)]
+    /// The tenant; required if there are several
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// How long the denial lasts, at most 30 days [24h]
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "lift")]
+    #[serde(rename = "for")]
+    pub duration: Option<String>,
+    /// End the denial of an earlier request
+    #[arg(long)]
     pub lift: bool,
-    /// Whether to tell what would be done only.
-    #[serde(default)]
+    /// Change nothing; print what would happen
+    #[arg(long)]
     pub dry_run: bool,
 }
 
-/// What an operator wants.
+/// A valid revocation request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationRequest {
-    /// Whose session, user or client ID.
+    /// The tenant, if the request names one.
     pub tenant: Option<TenantName>,
-    /// Whose access.
+    /// Whose access it is about.
     pub target: RequestedTarget,
-    /// What is to become of it.
+    /// What is to be done.
     pub action: Action,
-    /// Whether it is meant.
+    /// Whether it is to be done.
     pub run: Run,
 }
 
-/// RevocationScope an operator names.
+/// The target of a revocation request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestedTarget {
     /// A Clerk session.
     Session(String),
     /// A Clerk user.
     User(String),
-    /// Whoever has this client ID on Ably.
+    /// A client ID on Ably.
     ClientId(ClientId),
 }
 
-/// What is to become of somebody's access.
+/// What a revocation request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It ends, and there is no new one for so long.
+    /// Denies access for this long, and revokes tokens.
     Deny(Duration),
-    /// A denial by hand ends.
+    /// Ends the denial of an earlier request.
     Lift,
 }
 
-/// Whether an request is meant.
+/// Whether a revocation request changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Run {
-    /// It is carried out.
+    /// It does.
     Real,
-    /// Nothing changes.
+    /// It only reports what would happen.
     Dry,
 }
 
-/// Why an request is none.
+/// Why a revocation request is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidRevocationRequest {
-    /// It is no JSON object, or has a field that there is not, or a value of another type.
+    /// It is not a JSON object, or has an unknown field or a value of the wrong type.
     Malformed,
-    /// It names nobody, or several.
+    /// It has no target, or several.
     NotOneSubject,
-    /// What it names as a session is no session's id.
+    /// `session` is not a Clerk session ID.
     NotASession,
-    /// What it names as a user is no user's id.
+    /// `user` is not a Clerk user ID.
     NotAUser,
-    /// `client_id` is not a client ID that a token can have.
+    /// No token can have `client_id`.
     NotAClientId,
-    /// The span of time is none, or too long.
+    /// `for` is not a duration, or is out of range.
     Duration,
-    /// It says both how long to deny and to lift.
+    /// It has both `for` and `lift`.
     LastsAndLifts,
     /// There are several tenants, and it names none.
     WithoutTenant,
-    /// There is no such tenant.
+    /// `tenant` is unknown.
     NoSuchTenant,
 }
 
-/// What came of an request, or would.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a revocation request did; in a dry run, what it would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Whether nothing was changed.
     pub dry_run: bool,
-    /// Whether all was done, or would be, that was to be done.
+    /// Whether everything is done.
     pub complete: bool,
-    /// Whose session, user or client ID.
+    /// The tenant.
     pub tenant: TenantName,
-    /// Who is denied, or no more.
+    /// The sessions and users that are denied, or no longer.
     pub denials: Vec<DenialReport>,
-    /// Whether live tokens were known of whoever is named; left out where a denial is lifted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Whether live tokens of the target are known. Absent if a denial is lifted.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub live_tokens: Option<LiveTokenKnowledge>,
-    /// What was to be revoked at Ably.
+    /// What Ably revokes.
     pub targets: Vec<TargetReport>,
-    /// When Ably is answers once more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// When Ably revokes once more.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub repeated_at: Option<UnixMillis>,
-    /// What may not be as the operator thinks: a sentence for each.
+    /// One sentence each.
     pub warnings: Vec<String>,
-    /// What is left for the operator to do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What the operator still has to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reminder: Option<String>,
 }
 
-/// What became of a denial.
+/// A denial, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DenialReport {
-    /// Whose.
+    /// The session or user.
     #[serde(flatten)]
     pub subject: Subject,
-    /// What.
+    /// What became of it.
     #[serde(flatten)]
     pub outcome: DenialOutcome,
 }
 
-/// What became of a denial.
+/// What became of a denial; in a dry run, what would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum DenialOutcome {
-    /// It holds.
+    /// The subject is denied.
     Denied {
-        /// Its end, in milliseconds since the epoch.
+        /// When the denial ends.
         until: UnixMillis,
     },
-    /// It holds at the replica that was asked; Redis could not be answers.
+    /// As `Denied`, at this replica only: Redis gets it later.
     DeniedHereOnly {
-        /// Its end, in milliseconds since the epoch.
+        /// When the denial ends.
         until: UnixMillis,
     },
-    /// In a dry run: it would hold.
-    WouldBeDenied {
-        /// Its end, in milliseconds since the epoch.
-        until: UnixMillis,
-    },
-    /// It does not hold any more.
+    /// The subject is no longer denied.
     Lifted,
-    /// It does not hold any more at the replica that was asked; Redis could not be answers.
+    /// As `Lifted`, at this replica only: Redis gets it later.
     LiftedHereOnly,
-    /// In a dry run: it would not hold any more.
-    WouldBeLifted,
-    /// There was none.
+    /// The subject was not denied.
     NotDenied,
-    /// None by hand holds, but one by an event of Clerk's does.
+    /// The operator's denial is lifted, but one from Clerk holds.
     DeniedByClerk,
-    /// Another request is newer, by the clock of the replica that took it.
+    /// A newer request exists, by the clock of the replica that took it.
     Superseded,
-    /// There is no room for it.
+    /// The store is full.
     StoreFull,
 }
 
-/// What was known of the tokens of whoever is named.
+/// Whether live tokens of a target are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LiveTokenKnowledge {
-    /// Some are out.
+    /// At least one.
     Known,
-    /// None is known to be: nobody may have this id.
+    /// None: the ID may be wrong.
     NoneKnown,
-    /// It is not noted which are out: the key has no revocable tokens, by the settings.
+    /// Live tokens are not recorded: the API key has no revocable tokens, by the settings.
     NotNoted,
 }
 
-/// What became of a target at Ably.
+/// What Ably revokes tokens by, and what became of that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetReport {
     /// As Ably writes it: `clientId:alice`.
     pub target: String,
-    /// Whether clients have 30 seconds to fetch a new token, as Ably names it.
+    /// Whether clients have 30 seconds to fetch a new token. Ably's name for it.
     pub allow_reauth_margin: bool,
-    /// What Ably said.
+    /// `None` in a dry run.
     #[serde(flatten)]
-    pub outcome: TargetReportOutcome,
+    pub outcome: Option<TargetReportOutcome>,
 }
 
-/// What became of a target at Ably.
+/// What became of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum TargetReportOutcome {
     /// Ably revokes its tokens.
     Accepted {
-        /// From when on they are no good, in milliseconds since the epoch.
+        /// From when on.
         applies_at: UnixMillis,
     },
-    /// Ably does not, and will not by itself.
+    /// Ably refuses. A retry would not help.
     Refused {
-        /// Ably's code, if it gave one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        /// Ably's error code, if it sent one.
+        #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<u32>,
     },
-    /// Ably could not be asked; it is tried again.
+    /// Ably could not be reached. The service retries.
     Unavailable,
-    /// Ably could not be asked, and the store has no room for another attempt.
+    /// Ably could not be reached, and the store has no room for a retry.
     GivenUp,
-    /// Ably was not asked: the key has no revocable tokens, by the settings.
+    /// The API key has no revocable tokens, by the settings.
     NotCalled,
-    /// In a dry run: Ably would be asked.
-    WouldBeRevoked,
 }
 
 impl RevocationRequest {
-    /// How long a denial lasts when the operator does not say.
-    pub const USUAL_DENIAL: Duration = Duration::from_hours(24);
+    /// How long a denial lasts by default.
+    pub const DEFAULT_DENIAL: Duration = Duration::from_hours(24);
     const LONGEST_DENIAL: Duration = Duration::from_hours(30 * 24);
 
-    /// Reads an request from JSON.
+    /// Reads a request from JSON.
     pub fn parse(json: &[u8]) -> Result<Self, InvalidRevocationRequest> {
-        // Serde would take a list of values for an object too.
-        let object =
-            json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(InvalidRevocationRequest::Malformed)?;
-        let written: RevocationRequestBody =
-            serde_json::from_slice(object).map_err(|_| InvalidRevocationRequest::Malformed)?;
-        let tenant =
-            written.tenant.map(TenantName::try_from).transpose().map_err(|_| InvalidRevocationRequest::NoSuchTenant)?;
-        let target = match (written.session, written.user, written.client_id) {
-            (Some(id), None, None) if !id.is_empty() => RequestedTarget::session(id)?,
-            (None, Some(id), None) if !id.is_empty() => RequestedTarget::user(id)?,
-            (None, None, Some(id)) if !id.is_empty() => RequestedTarget::client_id(id)?,
-            _ => return Err(InvalidRevocationRequest::NotOneSubject),
-        };
-        let action = match (written.lift, written.lasts) {
-            (true, None) => Action::Lift,
-            (true, Some(_)) => return Err(InvalidRevocationRequest::LastsAndLifts),
-            (false, None) => Action::Deny(Self::USUAL_DENIAL),
-            (false, Some(text)) => Action::Deny(Self::duration(&text)?),
-        };
-        let run = if written.dry_run { Run::Dry } else { Run::Real };
-        Ok(Self { tenant, target, action, run })
-    }
+        use InvalidRevocationRequest as Invalid;
 
-    fn duration(text: &str) -> Result<Duration, InvalidRevocationRequest> {
-        let duration = humantime::parse_duration(text).map_err(|_| InvalidRevocationRequest::Duration)?;
-        let is_possible = (Duration::from_millis(1)..=Self::LONGEST_DENIAL).contains(&duration);
-        if is_possible { Ok(duration) } else { Err(InvalidRevocationRequest::Duration) }
+        // Serde reads a list as an object, too.
+        let object = json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(Invalid::Malformed)?;
+        let body: RevocationRequestBody = serde_json::from_slice(object).map_err(|_| Invalid::Malformed)?;
+        let tenant = body.tenant.map(TenantName::try_from).transpose().map_err(|_| Invalid::NoSuchTenant)?;
+        let target = match (body.session, body.user, body.client_id) {
+            (Some(id), None, None) if !id.is_empty() => {
+                clerk_id("sess_", id).map(RequestedTarget::Session).ok_or(Invalid::NotASession)?
+            }
+            (None, Some(id), None) if !id.is_empty() => {
+                clerk_id("user_", id).map(RequestedTarget::User).ok_or(Invalid::NotAUser)?
+            }
+            (None, None, Some(id)) if !id.is_empty() => {
+                ClientId::parse(id).map(RequestedTarget::ClientId).map_err(|_| Invalid::NotAClientId)?
+            }
+            _ => return Err(Invalid::NotOneSubject),
+        };
+        let action = match (body.lift, body.duration) {
+            (true, None) => Action::Lift,
+            (true, Some(_)) => return Err(Invalid::LastsAndLifts),
+            (false, None) => Action::Deny(Self::DEFAULT_DENIAL),
+            (false, Some(text)) => {
+                let possible = Duration::from_millis(1)..=Self::LONGEST_DENIAL;
+                let duration = humantime::parse_duration(&text).ok().filter(|duration| possible.contains(duration));
+                Action::Deny(duration.ok_or(Invalid::Duration)?)
+            }
+        };
+        Ok(Self { tenant, target, action, run: if body.dry_run { Run::Dry } else { Run::Real } })
     }
 }
 
+/// The ID, if it has the form of Clerk's: a misspelled one would be denied as well as a real one.
+fn clerk_id(prefix: &str, id: String) -> Option<String> {
+    let rest = id.strip_prefix(prefix)?;
+    (!rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(id)
+}
+
 impl RequestedTarget {
-    /// The id, whatever it is one of.
+    /// The ID of the session or user, or the client ID.
     #[must_use]
     pub fn id(&self) -> &str {
         match self {
@@ -285,168 +284,96 @@ impl RequestedTarget {
         }
     }
 
-    fn holder(&self) -> TokenHolder {
-        match self {
-            Self::Session(session) => TokenHolder::Session(session.clone()),
-            Self::User(user) => TokenHolder::User(user.clone()),
-            Self::ClientId(client_id) => TokenHolder::ClientId(client_id.as_str().to_owned()),
-        }
-    }
-
-    /// Who is denied: nobody can be by a client ID, so it is the users who have it.
-    fn subjects(&self, live: &[LiveToken]) -> Vec<Subject> {
-        match self {
-            Self::Session(session) => vec![Subject::Session(session.clone())],
-            Self::User(user) => vec![Subject::User(user.clone())],
-            Self::ClientId(_) => {
-                let users: BTreeSet<_> = live.iter().map(|live_token| &live_token.user).collect();
-                users.into_iter().map(|user| Subject::User(user.clone())).collect()
-            }
-        }
-    }
-
-    /// The session with this ID, if it can be one: a denial of nobody would look like one of somebody.
-    fn session(id: String) -> Result<Self, InvalidRevocationRequest> {
-        if is_id("sess_", &id) { Ok(Self::Session(id)) } else { Err(InvalidRevocationRequest::NotASession) }
-    }
-
-    fn user(id: String) -> Result<Self, InvalidRevocationRequest> {
-        if is_id("user_", &id) { Ok(Self::User(id)) } else { Err(InvalidRevocationRequest::NotAUser) }
-    }
-
-    fn client_id(id: String) -> Result<Self, InvalidRevocationRequest> {
-        ClientId::parse(id).map(Self::ClientId).map_err(|_| InvalidRevocationRequest::NotAClientId)
-    }
-
     fn reminder(&self) -> &'static str {
         match self {
             Self::Session(_) => {
-                "Clerk goes on minting tokens for this session: revoke it in Clerk too, or access is back when the denial \
+                "Clerk goes on minting tokens for this session: revoke it in Clerk too, or access returns when the denial \
                  ends."
             }
             Self::User(_) | Self::ClientId(_) => {
-                "Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, \
-                 or access is back when the denial ends."
+                "Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or \
+                 access returns when the denial ends."
             }
         }
     }
 }
 
-/// Whether a text has the form of Clerk's IDs.
-fn is_id(prefix: &str, text: &str) -> bool {
-    let is_one = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric());
-    text.strip_prefix(prefix).is_some_and(is_one)
-}
-
 impl DenialOutcome {
-    fn is_as_wanted(&self) -> bool {
-        match self {
-            Self::Denied { .. }
-            | Self::WouldBeDenied { .. }
-            | Self::Lifted
-            | Self::WouldBeLifted
-            | Self::NotDenied
-            | Self::DeniedByClerk => true,
-            Self::DeniedHereOnly { .. } | Self::LiftedHereOnly | Self::Superseded | Self::StoreFull => false,
-        }
+    /// Whether nothing is left to do.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::Lifted | Self::NotDenied | Self::DeniedByClerk)
     }
 }
 
 impl TargetReportOutcome {
-    /// Whether nothing is left to do that could be done.
-    fn is_as_wanted(&self) -> bool {
-        !matches!(self, Self::Refused { .. } | Self::Unavailable | Self::GivenUp)
-    }
-}
-
-impl From<RevokeOutcome> for TargetReportOutcome {
-    fn from(answers: RevokeOutcome) -> Self {
-        match answers {
-            RevokeOutcome::Accepted { applies_at } => Self::Accepted { applies_at },
-            RevokeOutcome::Refused { code } => Self::Refused { code },
-            RevokeOutcome::Unavailable { .. } => Self::Unavailable,
-        }
+    /// Whether nothing is left to do.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self, Self::Accepted { .. } | Self::NotCalled)
     }
 }
 
 impl Report {
-    fn new(tenant: TenantName, run: Run) -> Self {
-        Self {
-            dry_run: run == Run::Dry,
-            complete: true,
-            tenant,
-            denials: Vec::new(),
-            live_tokens: None,
-            targets: Vec::new(),
-            repeated_at: None,
-            warnings: Vec::new(),
-            reminder: None,
-        }
-    }
-
-    /// Adds a warning, unless it is there.
     fn warn(&mut self, warning: &str) {
         if !self.warnings.iter().any(|known| known == warning) {
             self.warnings.push(warning.to_owned());
         }
     }
 
-    /// Adds a warning of what keeps the request from being complete.
-    fn falls_short(&mut self, warning: &str) {
+    fn warn_incomplete(&mut self, warning: &str) {
         self.complete = false;
         self.warn(warning);
     }
 
-    fn note_coverage(&mut self, coverage: Coverage) {
+    fn check_coverage(&mut self, coverage: Coverage) {
         if coverage == Coverage::ThisReplica {
-            self.falls_short("Redis cannot be used now: tokens that other replicas have issued are not known");
+            self.warn_incomplete("Redis cannot be used now: tokens that other replicas issued are not known");
         }
-    }
-
-    /// Whether there was somebody to deny, and all is as wanted.
-    fn is_as_wanted(&self) -> bool {
-        !self.denials.is_empty()
-            && self.denials.iter().all(|denial| denial.outcome.is_as_wanted())
-            && self.targets.iter().all(|revoked| revoked.outcome.is_as_wanted())
     }
 }
 
 impl Revocation {
-    /// Carries out an operator's request, as far as that is possible now, and tells what came of it.
-    pub async fn operator(
+    /// Carries out an operator request as far as possible now.
+    pub async fn execute(
         &self,
         request: &RevocationRequest,
         now: UnixMillis,
     ) -> Result<Report, InvalidRevocationRequest> {
         let tenant = self.tenant_of(request)?;
-        let mut report = Report::new(tenant.name.clone(), request.run);
+        let mut report = Report {
+            dry_run: request.run == Run::Dry,
+            complete: true,
+            tenant: tenant.name.clone(),
+            ..Report::default()
+        };
         let subjects = match &request.target {
-            RequestedTarget::ClientId(_) => {
-                let LiveTokens { live_tokens, coverage } =
-                    self.store.live_tokens(&tenant.name, &request.target.holder(), now).await;
-                report.note_coverage(coverage);
-                request.target.subjects(&live_tokens)
+            RequestedTarget::Session(session) => vec![Subject::Session(session.clone())],
+            RequestedTarget::User(user) => vec![Subject::User(user.clone())],
+            RequestedTarget::ClientId(client_id) => {
+                let holder = TokenHolder::ClientId(client_id.as_str().to_owned());
+                let found = self.store.live_tokens(&tenant.name, &holder, now).await;
+                report.check_coverage(found.coverage);
+                let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
+                users.into_iter().map(Subject::User).collect()
             }
-            target => target.subjects(&[]),
         };
         for subject in &subjects {
-            let outcome = self.rule(tenant, subject, request, now).await;
+            let outcome = self.record_denial(&tenant.name, subject, request, now).await;
+            report.complete &= outcome.is_done();
             report.denials.push(DenialReport { subject: subject.clone(), outcome });
         }
+        report.complete &= !subjects.is_empty();
         match request.action {
-            Action::Deny(lasts) => {
-                // What is over by then is not repeated.
-                let again = now.after(Self::AGAIN_AFTER);
-                let again = (subjects.is_empty() || now.after(lasts) > again).then_some(again);
-                self.revoke_requested(tenant, request, subjects, again, now, &mut report).await;
+            Action::Deny(duration) => {
+                let second = now.after(Self::AGAIN_AFTER);
+                let second = (subjects.is_empty() || now.after(duration) > second).then_some(second);
+                self.revoke_target(tenant, request, subjects, second, now, &mut report).await;
                 report.reminder = Some(request.target.reminder().to_owned());
             }
             Action::Lift if subjects.is_empty() => {
-                report.warn("no live token with this client ID is known, so nobody is found by it: lift by user");
+                report.warn("no live token with this client ID is known, so no user is found: lift the denial by user");
             }
             Action::Lift => {}
         }
-        report.complete &= report.is_as_wanted();
         Ok(report)
     }
 
@@ -457,64 +384,58 @@ impl Revocation {
         }
     }
 
-    /// Has a denial hold, or not.
-    async fn rule(
+    async fn record_denial(
         &self,
-        tenant: &Tenant,
+        tenant: &TenantName,
         subject: &Subject,
         request: &RevocationRequest,
         now: UnixMillis,
     ) -> DenialOutcome {
-        let is_denied = || self.store.restrictions().denies(&tenant.name, subject, now);
-        let was_denied = is_denied();
+        let denies = |source| self.store.restrictions().denies(tenant, subject, source, now);
+        let was_denied = denies(DenialSource::Operator);
         let (kind, until) = match request.action {
-            Action::Deny(lasts) => (RestrictionKind::Denied(DenialSource::Operator), now.after(lasts)),
+            Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), now.after(duration)),
             Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
         };
         let recorded = match request.run {
             Run::Real => {
                 let restriction =
-                    Restriction { tenant: tenant.name.clone(), subject: subject.clone(), kind, at: now, until };
-                Some(self.store.record(restriction, now).await)
+                    Restriction { tenant: tenant.clone(), subject: subject.clone(), kind, at: now, until };
+                self.store.record(restriction, now).await
             }
-            Run::Dry => None,
+            Run::Dry => Ok(RecordOutcome::New),
         };
         match (request.action, recorded) {
-            (_, Some(Ok(Recorded::Outdated))) => DenialOutcome::Superseded,
-            (_, Some(Err(StoreError::Full))) => DenialOutcome::StoreFull,
-            (Action::Deny(_), Some(Ok(_))) => DenialOutcome::Denied { until },
-            (Action::Deny(_), Some(Err(StoreError::Unavailable))) => DenialOutcome::DeniedHereOnly { until },
-            (Action::Deny(_), None) => DenialOutcome::WouldBeDenied { until },
-            (Action::Lift, Some(Err(StoreError::Unavailable))) => DenialOutcome::LiftedHereOnly,
-            (Action::Lift, _) if !was_denied => DenialOutcome::NotDenied,
-            (Action::Lift, Some(Ok(_))) if is_denied() => DenialOutcome::DeniedByClerk,
-            (Action::Lift, Some(Ok(_))) => DenialOutcome::Lifted,
-            (Action::Lift, None) => DenialOutcome::WouldBeLifted,
+            (_, Ok(RecordOutcome::Outdated)) => DenialOutcome::Superseded,
+            (_, Err(StoreError::Full)) => DenialOutcome::StoreFull,
+            (Action::Deny(_), Ok(_)) => DenialOutcome::Denied { until },
+            (Action::Deny(_), Err(StoreError::Unavailable)) => DenialOutcome::DeniedHereOnly { until },
+            (Action::Lift, Err(StoreError::Unavailable)) => DenialOutcome::LiftedHereOnly,
+            (Action::Lift, Ok(_)) if denies(DenialSource::Clerk) => DenialOutcome::DeniedByClerk,
+            (Action::Lift, Ok(_)) if was_denied => DenialOutcome::Lifted,
+            (Action::Lift, Ok(_)) => DenialOutcome::NotDenied,
         }
     }
 
-    async fn revoke_requested(
+    /// Revokes the live tokens of the request's target, now and at `second`.
+    async fn revoke_target(
         &self,
         tenant: &Tenant,
         request: &RevocationRequest,
         denied: Vec<Subject>,
-        again: Option<UnixMillis>,
+        second: Option<UnixMillis>,
         now: UnixMillis,
         report: &mut Report,
     ) {
-        let nobody = denied.is_empty();
-        // After the denial: a token that was issued until then is among them.
+        let (is_revocable, is_any_denied) = (tenant.revocations.is_some(), !denied.is_empty());
+        // After the denial, so that no token is issued later.
         let mut pending = self.pending(tenant, request.target.scope(), now, now).await;
-        report.note_coverage(pending.coverage);
-        // Whoever is denied by a client ID is so because tokens with it are known.
-        let is_known = match request.target {
-            RequestedTarget::ClientId(_) => !nobody,
-            RequestedTarget::Session(_) | RequestedTarget::User(_) => pending.any_known,
-        };
-        report.live_tokens = Some(match &tenant.revocations {
-            None => LiveTokenKnowledge::NotNoted,
-            Some(_) if is_known => LiveTokenKnowledge::Known,
-            Some(_) => LiveTokenKnowledge::NoneKnown,
+        report.check_coverage(pending.coverage);
+        let is_by_client_id = matches!(request.target, RequestedTarget::ClientId(_));
+        report.live_tokens = Some(match pending.any_known || is_by_client_id && is_any_denied {
+            _ if !is_revocable => LiveTokenKnowledge::NotNoted,
+            true => LiveTokenKnowledge::Known,
+            false => LiveTokenKnowledge::NoneKnown,
         });
         if pending.targets.is_empty()
             && let RequestedTarget::User(user) = &request.target
@@ -523,91 +444,83 @@ impl Revocation {
         }
         let (targets, margin) = (pending.targets.clone(), pending.margin);
         let outcomes = match (&tenant.revocations, request.run) {
-            (None, _) => vec![TargetReportOutcome::NotCalled; targets.len()],
-            (Some(_), Run::Dry) => vec![TargetReportOutcome::WouldBeRevoked; targets.len()],
+            (_, Run::Dry) => vec![None; targets.len()],
+            (None, Run::Real) => vec![Some(TargetReportOutcome::NotCalled); targets.len()],
             (Some(queue), Run::Real) => {
                 pending.denied = denied;
                 let task = Task::new(tenant, pending, now);
-                if let Some(again) = again {
-                    report.repeated_at = match self.enqueue_requested(&task, "again", again, now, report).await {
-                        Queued::Waits => Some(again),
-                        Queued::NoRoom => None,
-                    };
+                if let Some(second) = second
+                    && self.enqueue_for(report, &task, "again", second, now).await
+                {
+                    report.repeated_at = Some(second);
                 }
-                let answers = queue.revoke(&task.targets, margin, now).await;
-                let mut outcomes: Vec<_> = answers.iter().copied().map(TargetReportOutcome::from).collect();
-                if let Some(rest) = task.rest(&answers) {
-                    let due = retry_at(&answers, now, now);
-                    if self.enqueue_requested(&rest, "first", due, now, report).await == Queued::NoRoom {
-                        let unavailable = |outcome: &&mut _| **outcome == TargetReportOutcome::Unavailable;
-                        outcomes
-                            .iter_mut()
-                            .filter(unavailable)
-                            .for_each(|outcome| *outcome = TargetReportOutcome::GivenUp);
-                    }
-                }
-                outcomes
+                let outcomes = queue.revoke(&task.targets, margin, now).await;
+                let is_retried = match task.rest(&outcomes) {
+                    Some(rest) => self.enqueue_for(report, &rest, "first", retry_at(&outcomes, now, now), now).await,
+                    None => false,
+                };
+                let reported = outcomes.into_iter().map(|outcome| match outcome {
+                    RevokeOutcome::Accepted { applies_at } => TargetReportOutcome::Accepted { applies_at },
+                    RevokeOutcome::Refused { code } => TargetReportOutcome::Refused { code },
+                    RevokeOutcome::Unavailable { .. } if is_retried => TargetReportOutcome::Unavailable,
+                    RevokeOutcome::Unavailable { .. } => TargetReportOutcome::GivenUp,
+                });
+                reported.map(Some).collect()
             }
         };
-        let revoked = |(target, outcome): (&Target, TargetReportOutcome)| TargetReport {
+        report.complete &= outcomes.iter().flatten().all(TargetReportOutcome::is_done);
+        let reported = |(target, outcome): (&Target, _)| TargetReport {
             target: target.to_string(),
             allow_reauth_margin: margin == ReauthMargin::Reauthentication,
             outcome,
         };
-        report.targets = targets.iter().zip(outcomes).map(revoked).collect();
-        if tenant.revocations.is_none() {
+        report.targets = targets.iter().zip(outcomes).map(reported).collect();
+        if !is_revocable {
             report.warn(
-                "revocable_tokens is not true, so that Ably is not answers, and it is not noted which tokens are out: \
-                 connections last until their tokens end",
+                "revocable_tokens is not true: the service does not call Ably or record live tokens, and connections last \
+                 until their tokens end",
             );
         } else if targets.is_empty() {
             report.warn(
-                "no live token is known, so that there is nothing to name to Ably. Tokens from before a start of a \
-                 service without Redis are not known: revoke them by client ID",
+                "no live token is known, so there is nothing to revoke at Ably. Tokens from before a restart without Redis \
+                 are not known: revoke them by client ID",
             );
         }
-        if tenant.revocations.is_some() && again.is_none() {
+        if is_revocable && second.is_none() {
             report.warn(
-                "the denial is over before Ably would be answers once more, so that it is not: a token request that was \
-                 signed before can outlast it",
+                "the denial ends before the second revocation, which is skipped: a token request that was signed before the \
+                 denial can outlast it",
             );
         }
-        if nobody {
+        if !is_any_denied {
             report.warn(
-                "no live token with this client ID is known, so that nobody is denied: who has it gets a new token at \
-                 once. Deny by user too",
+                "no live token with this client ID is known, so no user is denied: the user gets a new token at once. \
+                 Deny the user too",
             );
         }
     }
 
-    async fn enqueue_requested(
+    /// Stores a task, and returns whether it will be performed. Adds a warning if other replicas cannot.
+    async fn enqueue_for(
         &self,
+        report: &mut Report,
         task: &Task,
         turn: &str,
         due: UnixMillis,
         now: UnixMillis,
-        report: &mut Report,
-    ) -> Queued {
-        match self.store.enqueue(task.as_work(turn, due), now).await {
-            Ok(()) => Queued::Waits,
+    ) -> bool {
+        let enqueued = self.store.enqueue_task(task.as_work(turn, due), now).await;
+        match enqueued {
+            Ok(()) => {}
             Err(StoreError::Unavailable) => {
-                report.falls_short("Redis cannot be used now: what is left to do is known to one replica only");
-                Queued::Waits
+                report.warn_incomplete("Redis cannot be used now: a revocation task is known to one replica only");
             }
             Err(StoreError::Full) => {
-                report.falls_short("the store is full: not all that is left to do is stored. Give the request again");
-                Queued::NoRoom
+                report.warn_incomplete("the store is full: a revocation task is not stored. Send the request again");
             }
         }
+        enqueued != Err(StoreError::Full)
     }
-}
-
-/// Whether work that is to be done later will be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Queued {
-    /// Here, at least.
-    Waits,
-    NoRoom,
 }
 
 #[cfg(test)]

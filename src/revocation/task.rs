@@ -8,7 +8,7 @@ use super::effect::RevocationScope;
 use crate::{
     ably::{ReauthMargin, RevokeOutcome, Target, retry_of_target},
     clock::UnixMillis,
-    store::{Coverage, DueWork, Restriction, Subject},
+    store::{Coverage, Restriction, StoredTask, Subject},
     tenant::{Tenant, TenantName},
 };
 
@@ -89,14 +89,14 @@ impl Task {
     }
 
     /// Under a name of its own, by the work whose rest it is.
-    pub(super) fn as_rest_of(&self, work: &DueWork, due: UnixMillis) -> DueWork {
+    pub(super) fn as_rest_of(&self, work: &StoredTask, due: UnixMillis) -> StoredTask {
         let whole = work.id.split("/rest/").next().unwrap_or_default();
-        DueWork { id: format!("{whole}/rest/{}", due.0), ..self.as_work("", due) }
+        StoredTask { id: format!("{whole}/rest/{}", due.0), ..self.as_work("", due) }
     }
 
-    pub(super) fn as_work(&self, turn: &str, due: UnixMillis) -> DueWork {
-        let job = serde_json::to_string(self).unwrap_or_default();
-        DueWork { id: format!("{}/{turn}", self.effect()), due, job }
+    pub(super) fn as_work(&self, turn: &str, due: UnixMillis) -> StoredTask {
+        let payload = serde_json::to_string(self).unwrap_or_default();
+        StoredTask { id: format!("{}/{turn}", self.effect()), due, payload }
     }
 
     /// What this revocation is called, in whatever delivery and however often its event comes.

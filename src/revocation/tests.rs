@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     ably::{ReauthMargin, RevocationKey},
     clerk::{Change, Organization, Scoped, Session, User},
-    store::{Bounds, ClientIdDigest, LiveToken, MemoryStore, Verdict},
+    store::{ClientIdDigest, LiveToken, MemoryStore, StoreLimits, Verdict},
     tenant::fixtures,
 };
 
@@ -22,7 +22,7 @@ fn tenants(tenants: Vec<Tenant>) -> Arc<Tenants> {
 }
 
 fn revocation() -> Revocation {
-    let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
+    let store = MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {}));
     Revocation::new(Arc::new(store), tenants(vec![tenant(TokenFormat::Jwt, "{username}")]), NOW)
 }
 
@@ -274,7 +274,7 @@ fn a_name_ends_tokens_when_it_is_new_and_not_when_it_is_told_again() {
         Effect::of(&event, &tenant(TokenFormat::Jwt, "{username}"), NOW).restrictions
     };
     let ended = |name, at, before: Option<(&'static str, u64)>| {
-        let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
+        let store = MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {}));
         for restriction in before.map(|(name, at)| named(name, at)).unwrap_or_default() {
             tokio::runtime::Builder::new_current_thread()
                 .build()
@@ -282,7 +282,7 @@ fn a_name_ends_tokens_when_it_is_new_and_not_when_it_is_told_again() {
                 .block_on(store.record(restriction, NOW))
                 .unwrap();
         }
-        let before = store.restrictions().name(&TenantName::default(), "user_1");
+        let before = store.restrictions().client_id(&TenantName::default(), "user_1");
         named(name, at).iter().find_map(|restriction| ended_by(restriction, before))
     };
     let all_but = |name, at| {

@@ -23,7 +23,10 @@ use crate::{
         ApiKey, ClientId, Nonce, ReauthMargin, RestClient, RevocationCounts, RevokingKey, TokenDetails, TokenRequest,
     },
     clerk::{Change, User},
-    store::{Begun, Bounds, Census, DueWork, Health, LiveToken, MemoryStore, Restrictions, TokenHolder},
+    store::{
+        Health, IdempotencyClaim, LiveToken, MemoryStore, Restrictions, StoreLimits, StoreStats, StoredTask,
+        TokenHolder,
+    },
     tenant::fixtures,
 };
 
@@ -65,7 +68,7 @@ impl Scene {
             rest: RestClient::new(ably.url().parse().unwrap(), http),
             api_key: ApiKey::parse(ably.api_key()).unwrap(),
         };
-        let in_memory = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
+        let in_memory = MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {}));
         let now = UnixMillis::now();
         for (number, client_id) in [(1, "alice"), (2, "bob")] {
             let live_token = LiveToken {
@@ -237,9 +240,9 @@ async fn a_rename_that_is_cut_off_is_made_up_for_though_an_update_outdates_its_r
                 break;
             }
             deaths += 1;
-            let (next, later) = (scene.renamed("alice2", next), scene.now.after(Begun::LEASE));
+            let (next, later) = (scene.renamed("alice2", next), scene.now.after(IdempotencyClaim::LEASE));
             assert_eq!(scene.revocation.apply(&tenant, &next, later).await, Ok(Applied::InForce));
-            scene.do_what_is_due(Begun::LEASE + Revocation::AGAIN_AFTER).await;
+            scene.do_what_is_due(IdempotencyClaim::LEASE + Revocation::AGAIN_AFTER).await;
             assert!(scene.revoked().contains(&("clientId:alice".to_owned(), true)), "cut off by {call}, then {next:?}");
         }
         // The look at the tokens that are out, the work that is left, and the name.
@@ -280,7 +283,7 @@ async fn a_sign_out_of_a_session_of_before_the_start_is_revoked_by_the_name_it_s
         ("{claim.handle}", Some("nina"), "clientId:other-device"),
     ] {
         let scene = Scene::start().await;
-        let store = Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})));
+        let store = Arc::new(MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {})));
         let other_device = LiveToken {
             tenant: TenantName::default(),
             user: "user_9".into(),
@@ -390,7 +393,7 @@ async fn a_delivery_that_died_is_taken_over_by_the_next() {
         denied: Vec::new(),
     };
     let effect = Task::new(scene.revocation.tenants.only().unwrap(), pending, scene.now).effect();
-    assert_eq!(scene.revocation.store.begin(&effect, scene.now).await, Begun::Now);
+    assert_eq!(scene.revocation.store.claim_once(&effect, scene.now).await, IdempotencyClaim::Granted);
     let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
     let event = Event { at: scene.now, change };
     let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
@@ -613,12 +616,12 @@ async fn a_long_outage_of_ably_ends_with_the_revocation_unless_the_tokens_have_e
 async fn work_that_no_replica_can_read_is_left_for_a_day() {
     let scene = Scene::start().await;
     let store = &scene.revocation.store;
-    let work = DueWork { id: "1".into(), due: scene.now, job: "{\"of\":\"another version\"}".into() };
-    store.enqueue(work, scene.now).await.unwrap();
+    let work = StoredTask { id: "1".into(), due: scene.now, payload: "{\"of\":\"another version\"}".into() };
+    store.enqueue_task(work, scene.now).await.unwrap();
     let day = Duration::from_hours(24);
     for (after, pieces) in [(Duration::ZERO, 1), (day, 1), (day + Duration::from_mins(2), 0)] {
         scene.do_what_is_due(after).await;
-        assert_eq!(store.census(scene.now).backlog.pieces, pieces);
+        assert_eq!(store.stats(scene.now).tasks.count, pieces);
     }
 }
 
@@ -674,19 +677,19 @@ impl Store for Failing {
         self.store.health(now)
     }
 
-    fn census(&self, now: UnixMillis) -> Census {
-        self.store.census(now)
+    fn stats(&self, now: UnixMillis) -> StoreStats {
+        self.store.stats(now)
     }
 
     fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError> {
         self.store.may_issue(now)
     }
 
-    async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<Recorded, StoreError> {
+    async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
         self.outcome(self.store.record(restriction, now).await).await
     }
 
-    fn take_learned_late(&self) -> Vec<Restriction> {
+    fn take_late_restrictions(&self) -> Vec<Restriction> {
         mem::take(&mut self.heard_late.lock().unwrap())
     }
 
@@ -699,37 +702,37 @@ impl Store for Failing {
         if self.fails().await { LiveTokens { coverage: Coverage::ThisReplica, ..live } } else { live }
     }
 
-    async fn enqueue(&self, work: DueWork, now: UnixMillis) -> Result<(), StoreError> {
+    async fn enqueue_task(&self, work: StoredTask, now: UnixMillis) -> Result<(), StoreError> {
         // There may be no room for it here either.
-        if self.fails().await { Err(StoreError::Full) } else { self.store.enqueue(work, now).await }
+        if self.fails().await { Err(StoreError::Full) } else { self.store.enqueue_task(work, now).await }
     }
 
-    async fn claim(&self, most: usize, now: UnixMillis) -> Vec<DueWork> {
-        self.store.claim(most, now).await
+    async fn claim_tasks(&self, most: usize, now: UnixMillis) -> Vec<StoredTask> {
+        self.store.claim_tasks(most, now).await
     }
 
-    async fn complete(&self, id: &str) -> Result<(), StoreError> {
-        self.store.complete(id).await
+    async fn complete_task(&self, id: &str) -> Result<(), StoreError> {
+        self.store.complete_task(id).await
     }
 
-    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
-        self.store.postpone(id, due).await
+    async fn postpone_task(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
+        self.store.postpone_task(id, due).await
     }
 
-    async fn begin(&self, effect: &str, now: UnixMillis) -> Begun {
-        self.store.begin(effect, now).await
+    async fn claim_once(&self, effect: &str, now: UnixMillis) -> IdempotencyClaim {
+        self.store.claim_once(effect, now).await
     }
 
-    async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis) {
-        self.store.finish(effect, until, now).await;
+    async fn mark_done(&self, effect: &str, until: UnixMillis, now: UnixMillis) {
+        self.store.mark_done(effect, until, now).await;
     }
 
     async fn is_done(&self, effect: &str, now: UnixMillis) -> bool {
         self.store.is_done(effect, now).await
     }
 
-    async fn forget(&self, effect: &str) {
-        self.store.forget(effect).await;
+    async fn release(&self, effect: &str) {
+        self.store.release(effect).await;
     }
 
     async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
@@ -800,14 +803,14 @@ async fn what_is_heard_late_is_revoked_twice_and_waits_where_there_is_no_room_fo
         let before = scene.revoked().len();
         scene.do_what_is_due(Duration::from_secs(1) + Revocation::AGAIN_AFTER).await;
         assert_eq!(scene.revoked()[before..], [of_alice], "no room for {full_at}");
-        assert_eq!(scene.revocation.store.census(scene.now).backlog.pieces, 0);
+        assert_eq!(scene.revocation.store.stats(scene.now).tasks.count, 0);
     }
 }
 
 #[tokio::test]
 async fn without_revocable_tokens_nothing_is_left_of_what_is_heard_late() {
     let scene = Scene::start().await;
-    let store = Failing::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {})), 0);
+    let store = Failing::new(MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {})), 0);
     let denies = Tenant { revocations: None, ..tenant("{username}", scene.key.clone()) };
     let restriction = denies.restriction(
         Subject::User("user_1".into()),
@@ -818,7 +821,7 @@ async fn without_revocable_tokens_nothing_is_left_of_what_is_heard_late() {
     store.heard_late.lock().unwrap().push(restriction);
     let revocation = Revocation::new(Arc::new(store), tenants(denies), scene.now);
     revocation.do_due_work(|| scene.now).await;
-    assert_eq!(revocation.store.census(scene.now).backlog.pieces, 0);
+    assert_eq!(revocation.store.stats(scene.now).tasks.count, 0);
 }
 
 #[test]
@@ -896,9 +899,10 @@ fn in_whatever_order_events_come_what_has_to_end_is_revoked_and_what_no_event_is
     let mut runner = TestRunner::new(Config::with_cases(100));
     let outcome = runner.run(&deliveries, |(events, deliveries)| {
         runtime.block_on(async {
-            let scene =
-                Scene::of("{username}/{user_id}", |_| Arc::new(MemoryStore::new(&Bounds::default(), Arc::new(|_| {}))))
-                    .await;
+            let scene = Scene::of("{username}/{user_id}", |_| {
+                Arc::new(MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {})))
+            })
+            .await;
             // The events are of a time of their own, and so is the trial.
             let now = tests::NOW.after(Duration::from_mins(1));
             for live_token in random_grants(now) {

@@ -59,7 +59,7 @@ async fn carry_out(
     request: RevocationRequest,
     now: UnixMillis,
 ) -> Result<Report, InvalidRevocationRequest> {
-    let report = revocation.operator(&request, now).await?;
+    let report = revocation.execute(&request, now).await?;
     let action = match (request.run, request.action) {
         (Run::Dry, _) => "dry run",
         (Run::Real, Action::Deny(_)) => "deny",

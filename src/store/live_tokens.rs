@@ -1,84 +1,77 @@
-//! The tokens that are out, in memory: whom they were given to, and until when they live.
+//! Live tokens, in memory.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Bounds, StoreError};
+use super::{StoreError, StoreLimits};
 use crate::{ably::TokenFormat, clock::UnixMillis, tenant::TenantName};
 
-/// A token that is out, or several that went to the same.
+/// A token that was issued and has not ended, or several that differ in their end only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LiveToken {
-    /// Whose tokens they are.
+    /// The tenant that issued it.
     pub tenant: TenantName,
-    /// The user that they were given to.
+    /// The Clerk user.
     pub user: String,
-    /// In which session.
+    /// The Clerk session.
     pub session: String,
-    /// The organization that the session was active in.
+    /// The session's active organization.
     pub organization: Option<String>,
-    /// Who the holder is on Ably.
+    /// The client ID on Ably.
     pub client_id: String,
-    /// What they were given as.
+    /// The format it was issued in.
     pub format: TokenFormat,
-    /// When the last of them ends.
+    /// When it ends; of several, the last.
     pub until: UnixMillis,
 }
 
-/// RevocationScope tokens were given to.
+/// What live tokens are looked up by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TokenHolder {
     /// A user.
     User(String),
     /// A session.
     Session(String),
-    /// Sessions that were active in an organization.
+    /// All sessions in which an organization is active.
     Organization(String),
     /// A client ID.
     ClientId(String),
 }
 
-/// Tokens that are out.
+/// The live tokens that were found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveTokens {
     /// In no particular order.
     pub live_tokens: Vec<LiveToken>,
-    /// Whose they are.
+    /// Whose tokens were searched.
     pub coverage: Coverage,
 }
 
-/// Of how many replicas one knows.
+/// Whose live tokens a replica can find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coverage {
-    /// Of all.
+    /// Those of all replicas.
     AllReplicas,
-    /// Of itself only, since Redis cannot be used: others may have issued more.
+    /// Its own: during an outage, other replicas may have issued more.
     ThisReplica,
 }
 
-/// What was known of a live_token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Put {
-    New,
-    Known,
+pub(super) enum PutOutcome {
+    Added,
+    /// It was known already.
+    Extended,
 }
 
-/// A live_token without its end.
+/// A live token without its end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct TokenKey {
-    tenant: TenantName,
-    user: String,
-    session: String,
-    organization: Option<String>,
-    client_id: String,
-    format: TokenFormat,
-}
+struct TokenKey(LiveToken);
 
 #[derive(Debug)]
 pub(super) struct LiveTokenIndex {
-    most: usize,
+    max: usize,
     index: Mutex<Index>,
 }
 
@@ -90,72 +83,59 @@ struct Index {
 }
 
 impl LiveToken {
-    /// All that it can be found by.
     pub(super) fn holders(&self) -> impl Iterator<Item = TokenHolder> {
-        self.tuple().into_holders()
+        let Self { user, session, organization, client_id, .. } = self.clone();
+        let always = [TokenHolder::User(user), TokenHolder::Session(session), TokenHolder::ClientId(client_id)];
+        always.into_iter().chain(organization.map(TokenHolder::Organization))
     }
 
-    fn tuple(&self) -> TokenKey {
-        TokenKey {
-            tenant: self.tenant.clone(),
-            user: self.user.clone(),
-            session: self.session.clone(),
-            organization: self.organization.clone(),
-            client_id: self.client_id.clone(),
-            format: self.format,
-        }
+    fn key(&self) -> TokenKey {
+        TokenKey(Self { until: UnixMillis(0), ..self.clone() })
     }
 }
 
 impl TokenKey {
-    fn into_holders(self) -> impl Iterator<Item = TokenHolder> {
-        let fixed =
-            [TokenHolder::User(self.user), TokenHolder::Session(self.session), TokenHolder::ClientId(self.client_id)];
-        fixed.into_iter().chain(self.organization.map(TokenHolder::Organization))
-    }
-
-    fn until(&self, until: UnixMillis) -> LiveToken {
-        let Self { tenant, user, session, organization, client_id, format } = self.clone();
-        LiveToken { tenant, user, session, organization, client_id, format, until }
+    fn ending_at(&self, until: UnixMillis) -> LiveToken {
+        LiveToken { until, ..self.0.clone() }
     }
 }
 
 impl LiveTokenIndex {
-    pub(super) fn new(bounds: &Bounds) -> Self {
-        Self { most: bounds.live_tokens, index: Mutex::default() }
+    pub(super) fn new(limits: &StoreLimits) -> Self {
+        Self { max: limits.live_tokens, index: Mutex::default() }
     }
 
-    pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<Put, StoreError> {
-        let tuple = Arc::new(live_token.tuple());
+    pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<PutOutcome, StoreError> {
+        let key = Arc::new(live_token.key());
         let mut index = self.lock();
-        index.forget_until(now);
-        let known = index.until.get(&tuple).copied();
-        if known.is_none() && index.until.len() >= self.most {
+        index.remove_expired(now);
+        let known = index.until.get(&key).copied();
+        if known.is_none() && index.until.len() >= self.max {
             return Err(StoreError::Full);
         }
-        index.put(tuple, known, live_token.until);
-        Ok(if known.is_some() { Put::Known } else { Put::New })
+        index.put(key, known, live_token.until);
+        Ok(if known.is_some() { PutOutcome::Extended } else { PutOutcome::Added })
     }
 
     pub(super) fn remove(&self, live_token: &LiveToken) {
-        self.lock().remove(&Arc::new(live_token.tuple()));
+        self.lock().remove(&Arc::new(live_token.key()));
     }
 
-    pub(super) fn find(&self, tenant: &TenantName, to: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {
+    pub(super) fn find(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {
         let index = self.lock();
-        let found = index.by_holder.get(&(tenant.clone(), to.clone())).into_iter().flatten();
-        let live = found.filter_map(|tuple| Some(tuple.until(*index.until.get(tuple)?)));
+        let found = index.by_holder.get(&(tenant.clone(), holder.clone())).into_iter().flatten();
+        let live = found.filter_map(|key| Some(key.ending_at(*index.until.get(key)?)));
         live.filter(|live_token| live_token.until > now).collect()
     }
 
     pub(super) fn all(&self, now: UnixMillis) -> Vec<LiveToken> {
         let index = self.lock();
-        index.by_end.iter().filter(|(end, _)| *end > now).map(|(end, tuple)| tuple.until(*end)).collect()
+        index.by_end.iter().filter(|(end, _)| *end > now).map(|(end, key)| key.ending_at(*end)).collect()
     }
 
     pub(super) fn count(&self, now: UnixMillis) -> usize {
         let mut index = self.lock();
-        index.forget_until(now);
+        index.remove_expired(now);
         index.until.len()
     }
 
@@ -165,39 +145,39 @@ impl LiveTokenIndex {
 }
 
 impl Index {
-    fn put(&mut self, tuple: Arc<TokenKey>, known: Option<UnixMillis>, until: UnixMillis) {
+    fn put(&mut self, key: Arc<TokenKey>, known: Option<UnixMillis>, until: UnixMillis) {
         if known.is_some_and(|known| known >= until) {
             return;
         }
         match known {
-            Some(known) => _ = self.by_end.remove(&(known, Arc::clone(&tuple))),
+            Some(known) => _ = self.by_end.remove(&(known, Arc::clone(&key))),
             None => {
-                for holder in TokenKey::clone(&tuple).into_holders() {
-                    self.by_holder.entry((tuple.tenant.clone(), holder)).or_default().insert(Arc::clone(&tuple));
+                for holder in key.0.holders() {
+                    self.by_holder.entry((key.0.tenant.clone(), holder)).or_default().insert(Arc::clone(&key));
                 }
             }
         }
-        self.by_end.insert((until, Arc::clone(&tuple)));
-        self.until.insert(tuple, until);
+        self.by_end.insert((until, Arc::clone(&key)));
+        self.until.insert(key, until);
     }
 
-    fn remove(&mut self, tuple: &Arc<TokenKey>) {
-        let Some(until) = self.until.remove(tuple) else { return };
-        self.by_end.remove(&(until, Arc::clone(tuple)));
-        for holder in TokenKey::clone(tuple).into_holders() {
-            let key = (tuple.tenant.clone(), holder);
-            if let Some(tuples) = self.by_holder.get_mut(&key) {
-                tuples.remove(tuple);
-                if tuples.is_empty() {
-                    self.by_holder.remove(&key);
+    fn remove(&mut self, key: &Arc<TokenKey>) {
+        let Some(until) = self.until.remove(key) else { return };
+        self.by_end.remove(&(until, Arc::clone(key)));
+        for holder in key.0.holders() {
+            let holder = (key.0.tenant.clone(), holder);
+            if let Some(keys) = self.by_holder.get_mut(&holder) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.by_holder.remove(&holder);
                 }
             }
         }
     }
 
-    fn forget_until(&mut self, now: UnixMillis) {
-        while let Some((_, tuple)) = self.by_end.first().filter(|(end, _)| *end <= now).cloned() {
-            self.remove(&tuple);
+    fn remove_expired(&mut self, now: UnixMillis) {
+        while let Some((_, key)) = self.by_end.first().filter(|(end, _)| *end <= now).cloned() {
+            self.remove(&key);
         }
     }
 }

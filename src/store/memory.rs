@@ -1,34 +1,34 @@
-//! The store of a replica that shares with nobody: everything is in this process and ends with it.
+//! The store of a single replica, in memory.
 
 use std::fmt;
 
 use async_trait::async_trait;
 
 use super::{
-    Begun, Bounds, Census, Coverage, DueWork, Forgotten, Health, LiveToken, LiveTokens, OnForget, Recorded,
-    Restriction, Restrictions, Store, StoreError, TokenHolder, effects::Effects, live_tokens::LiveTokenIndex,
-    work::WorkQueue,
+    Coverage, Forgotten, Health, IdempotencyClaim, LiveToken, LiveTokens, OnForget, RecordOutcome, Restriction,
+    Restrictions, Store, StoreError, StoreLimits, StoreStats, StoredTask, TokenHolder, idempotency::IdempotencyKeys,
+    live_tokens::LiveTokenIndex, tasks::TaskQueue,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
-/// The default store.
+/// The default store. It ends with the process.
 pub struct MemoryStore {
     pub(super) restrictions: Restrictions,
     pub(super) live_tokens: LiveTokenIndex,
-    pub(super) work: WorkQueue,
-    pub(super) effects: Effects,
+    pub(super) tasks: TaskQueue,
+    pub(super) idempotency_keys: IdempotencyKeys,
     pub(super) on_forget: OnForget,
 }
 
 impl MemoryStore {
     /// An empty store.
     #[must_use]
-    pub fn new(bounds: &Bounds, on_forget: OnForget) -> Self {
+    pub fn new(limits: &StoreLimits, on_forget: OnForget) -> Self {
         Self {
-            restrictions: Restrictions::new(bounds),
-            live_tokens: LiveTokenIndex::new(bounds),
-            work: WorkQueue::new(bounds),
-            effects: Effects::new(bounds),
+            restrictions: Restrictions::new(limits),
+            live_tokens: LiveTokenIndex::new(limits),
+            tasks: TaskQueue::new(limits),
+            idempotency_keys: IdempotencyKeys::new(limits),
             on_forget,
         }
     }
@@ -51,18 +51,18 @@ impl Store for MemoryStore {
     }
 
     fn health(&self, now: UnixMillis) -> Health {
-        self.restrictions.take_queued(now);
+        self.restrictions.apply_waiting(now);
         if self.restrictions.has_room(now) { Health::Ready } else { Health::Full }
     }
 
-    fn census(&self, now: UnixMillis) -> Census {
-        Census {
+    fn stats(&self, now: UnixMillis) -> StoreStats {
+        StoreStats {
             health: self.health(now),
-            restrictions: self.restrictions.count_holding(now),
+            restrictions: self.restrictions.count_active(now),
             live_tokens: self.live_tokens.count(now),
-            backlog: self.work.backlog(),
-            unwritten: 0,
-            unwritten_work: 0,
+            tasks: self.tasks.backlog(),
+            unwritten_restrictions: 0,
+            unwritten_tasks: 0,
             outages: 0,
         }
     }
@@ -71,12 +71,12 @@ impl Store for MemoryStore {
         if self.health(now) == Health::Ready { Ok(()) } else { Err(StoreError::Full) }
     }
 
-    async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<Recorded, StoreError> {
-        self.restrictions.take_queued(now);
-        self.restrictions.learn_or_queue(&restriction, now)
+    async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
+        self.restrictions.apply_waiting(now);
+        self.restrictions.apply_or_wait(&restriction, now)
     }
 
-    fn take_learned_late(&self) -> Vec<Restriction> {
+    fn take_late_restrictions(&self) -> Vec<Restriction> {
         Vec::new()
     }
 
@@ -84,42 +84,42 @@ impl Store for MemoryStore {
         self.live_tokens.put(&live_token, now).map(|_| ())
     }
 
-    async fn live_tokens(&self, tenant: &TenantName, to: &TokenHolder, now: UnixMillis) -> LiveTokens {
-        LiveTokens { live_tokens: self.live_tokens.find(tenant, to, now), coverage: Coverage::AllReplicas }
+    async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> LiveTokens {
+        LiveTokens { live_tokens: self.live_tokens.find(tenant, holder, now), coverage: Coverage::AllReplicas }
     }
 
-    async fn enqueue(&self, work: DueWork, _now: UnixMillis) -> Result<(), StoreError> {
-        self.work.enqueue(&work)
+    async fn enqueue_task(&self, task: StoredTask, _now: UnixMillis) -> Result<(), StoreError> {
+        self.tasks.enqueue(&task)
     }
 
-    async fn claim(&self, most: usize, now: UnixMillis) -> Vec<DueWork> {
-        self.work.claim(most, now)
+    async fn claim_tasks(&self, max: usize, now: UnixMillis) -> Vec<StoredTask> {
+        self.tasks.claim(max, now)
     }
 
-    async fn complete(&self, id: &str) -> Result<(), StoreError> {
-        self.work.complete(id);
+    async fn complete_task(&self, id: &str) -> Result<(), StoreError> {
+        self.tasks.complete(id);
         Ok(())
     }
 
-    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
-        self.work.postpone(id, due);
+    async fn postpone_task(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
+        self.tasks.postpone(id, due);
         Ok(())
     }
 
-    async fn begin(&self, effect: &str, now: UnixMillis) -> Begun {
-        self.effects.begin(effect, now)
+    async fn claim_once(&self, key: &str, now: UnixMillis) -> IdempotencyClaim {
+        self.idempotency_keys.claim_once(key, now)
     }
 
-    async fn finish(&self, effect: &str, until: UnixMillis, _now: UnixMillis) {
-        self.effects.finish(effect, until);
+    async fn mark_done(&self, key: &str, until: UnixMillis, _now: UnixMillis) {
+        self.idempotency_keys.mark_done(key, until);
     }
 
-    async fn is_done(&self, effect: &str, now: UnixMillis) -> bool {
-        self.effects.is_done(effect, now)
+    async fn is_done(&self, key: &str, now: UnixMillis) -> bool {
+        self.idempotency_keys.is_done(key, now)
     }
 
-    async fn forget(&self, effect: &str) {
-        self.effects.forget(effect);
+    async fn release(&self, key: &str) {
+        self.idempotency_keys.release(key);
     }
 
     async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {

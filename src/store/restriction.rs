@@ -1,13 +1,13 @@
-//! A restriction: what an event, or an operator, says of a session, a user, a membership or an organization.
+//! One restriction: what an event or an operator says about a subject, and which of two restrictions counts.
 
-use std::{cmp::Ordering, time::Duration};
+use std::{cmp::Ordering, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{clock::UnixMillis, tenant::TenantName};
 
-/// What a restriction is about, by Clerk's ids.
+/// The subject of a restriction, by Clerk's IDs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
@@ -15,44 +15,56 @@ pub enum Subject {
     Session(String),
     /// A user, in every session.
     User(String),
-    /// A user, in sessions that are active in an organization.
+    /// A user, in sessions in which an organization is active.
     Member {
         /// The user.
         user: String,
         /// The organization.
         organization: String,
     },
-    /// Everyone, in sessions that are active in an organization.
+    /// All sessions in which an organization is active.
     Organization(String),
 }
 
-/// Who says it. What one says does not touch what the other said.
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session(id) => write!(f, "session {id}"),
+            Self::User(id) => write!(f, "user {id}"),
+            Self::Member { user, organization } => write!(f, "user {user} in organization {organization}"),
+            Self::Organization(id) => write!(f, "organization {id}"),
+        }
+    }
+}
+
+/// The source of a denial. Neither source lifts the denials of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DenialSource {
-    /// An event of Clerk's.
+    /// An event from Clerk.
     Clerk,
-    /// An operator, by hand.
+    /// An operator request.
     Operator,
 }
 
-/// What a restriction says.
+/// What a restriction says of its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RestrictionKind {
-    /// Not refused, or no more.
+    /// Not denied, or no longer.
     Lifted(DenialSource),
-    /// Refused.
+    /// Denied.
     Denied(DenialSource),
-    /// Refused, whatever else Clerk says: Clerk does not use an id again.
+    /// Denied, whatever Clerk says later: Clerk does not use an ID again.
     Deleted,
-    /// Of other rights than before: session tokens minted until then are refused.
+    /// Its rights changed: session tokens minted up to the event are outdated. For members and organizations.
     NotBefore,
-    /// Of this client ID, or of none: session tokens minted until then that give another are refused.
+    /// This is the user's client ID, or the user has none: session tokens minted up to the event that give another are
+    /// outdated.
     ClientId(Option<ClientIdDigest>),
 }
 
-/// What a client ID is compared by. It takes less room than the longest, and is no name.
+/// A digest of a client ID: short, and without personal data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClientIdDigest(u128);
 
@@ -65,16 +77,16 @@ impl ClientIdDigest {
     }
 }
 
-/// Which restrictions about one subject compete with each other.
+/// What a restriction is about. Only restrictions about the same topic replace each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Topic {
     Denial(DenialSource),
     Rights,
-    Name,
+    ClientId,
 }
 
-/// What restrictions compete about: of several with the same key only one holds.
+/// Of all restrictions with the same key, one counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct RestrictionKey {
     pub(super) tenant: TenantName,
@@ -82,22 +94,25 @@ pub(super) struct RestrictionKey {
     pub(super) topic: Topic,
 }
 
-/// Something that is said of a subject.
+/// What ends or bounds access: a denial, a not-before mark or a user's current client ID; also the lifting of a denial.
+///
+/// A restriction yields only to a newer one about the same subject and topic, and a deletion yields to nothing. So it does
+/// not matter in which order restrictions arrive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restriction {
-    /// Whose subject it is.
+    /// The subject's tenant.
     pub tenant: TenantName,
-    /// RevocationScope it is about.
+    /// The session, user, member or organization.
     pub subject: Subject,
     /// What it says.
     pub kind: RestrictionKind,
-    /// The event's own timestamp, by Clerk's clock; the time of the command for what an operator says.
+    /// The event's timestamp, by Clerk's clock; for an operator request, the time of the request.
     pub at: UnixMillis,
-    /// When it ends to refuse anybody.
+    /// When it expires.
     pub until: UnixMillis,
 }
 
-/// What a restriction says and when it was said, short of whom it is about.
+/// A restriction without its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Terms {
     pub(super) kind: RestrictionKind,
@@ -105,8 +120,29 @@ pub(super) struct Terms {
     pub(super) until: UnixMillis,
 }
 
+/// What became of a restriction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordOutcome {
+    /// It is the newest.
+    New,
+    /// It was known: the same event, delivered again.
+    Repeated,
+    /// It yields to a newer one, or to a deletion.
+    Outdated,
+}
+
+impl RecordOutcome {
+    pub(super) fn of(known: Option<Terms>, new: Terms) -> Self {
+        match known {
+            Some(known) if known.precedence() == new.precedence() => Self::Repeated,
+            Some(known) if known.compare(&new) == Ordering::Greater => Self::Outdated,
+            _ => Self::New,
+        }
+    }
+}
+
 impl Restriction {
-    /// How long the timestamp of an event counts, so that an older one that comes late changes nothing.
+    /// How long the timestamp of an event is remembered, so that an older event that arrives late changes nothing.
     pub const REMEMBERED_FOR: Duration = Duration::from_hours(48);
 
     pub(super) fn key(&self) -> RestrictionKey {
@@ -114,7 +150,7 @@ impl Restriction {
             RestrictionKind::Lifted(source) | RestrictionKind::Denied(source) => Topic::Denial(source),
             RestrictionKind::Deleted => Topic::Denial(DenialSource::Clerk),
             RestrictionKind::NotBefore => Topic::Rights,
-            RestrictionKind::ClientId(_) => Topic::Name,
+            RestrictionKind::ClientId(_) => Topic::ClientId,
         };
         RestrictionKey { tenant: self.tenant.clone(), subject: self.subject.clone(), topic }
     }
@@ -132,41 +168,34 @@ impl RestrictionKey {
 }
 
 impl Terms {
-    pub(super) fn holds(&self, now: UnixMillis) -> bool {
-        self.refuses() && now < self.until
+    pub(super) fn is_active(&self, now: UnixMillis) -> bool {
+        self.restricts() && now < self.until
     }
 
-    /// Whether it refuses anybody until it is over.
-    pub(super) fn refuses(&self) -> bool {
+    pub(super) fn restricts(&self) -> bool {
         !matches!(self.kind, RestrictionKind::Lifted(_))
     }
 
-    /// Until when it is known at all.
     pub(super) fn remembered_until(&self) -> UnixMillis {
         self.until.max(self.at.after(Restriction::REMEMBERED_FOR))
     }
 
-    /// Whether it goes before `other`: deletions before all, then the newer event. Of two events of the same
-    /// millisecond the one that refuses, and of the same event told twice the one that refuses for longer.
-    pub(super) fn order(&self, other: &Self) -> Ordering {
+    /// The greater counts: a deletion, else the newer event. Of two events in the same millisecond the one that restricts,
+    /// of one event that arrived twice the one that expires later.
+    pub(super) fn compare(&self, other: &Self) -> Ordering {
         self.precedence().cmp(&other.precedence()).then(self.until.cmp(&other.until))
     }
 
-    /// Whether both tell of the same event, or of two that do not differ.
-    pub(super) fn is_same_event(&self, other: &Self) -> bool {
-        self.precedence() == other.precedence()
-    }
-
     fn precedence(&self) -> (bool, UnixMillis, bool) {
-        (self.kind == RestrictionKind::Deleted, self.at, self.refuses())
+        (self.kind == RestrictionKind::Deleted, self.at, self.restricts())
     }
 
-    /// The order as text, so that Redis can compare two restrictions about one subject: greater is newer. Digits only.
+    /// Digits that sort as [`Self::compare`] does, for scripts in Redis.
     pub(super) fn rank(&self) -> String {
         const LARGEST: i64 = 999_999_999_999_999;
         let deleted = u8::from(self.kind == RestrictionKind::Deleted);
-        let refuses = u8::from(self.refuses());
+        let restricts = u8::from(self.restricts());
         let [at, until] = [self.at, self.until].map(|time| time.0.clamp(0, LARGEST));
-        format!("{deleted}{at:015}{refuses}{until:015}")
+        format!("{deleted}{at:015}{restricts}{until:015}")
     }
 }

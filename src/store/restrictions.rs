@@ -1,4 +1,4 @@
-//! The restrictions that a replica knows, in memory. The issuing path reads them without waiting for anything.
+//! The restrictions that a replica knows, in memory. Issuing a token reads them without waiting.
 
 use std::{
     cmp::Ordering,
@@ -8,52 +8,49 @@ use std::{
 };
 
 use super::{
-    Bounds, ClientIdDigest, DenialSource, Recorded, Restriction, RestrictionKind, StoreError, Subject,
+    ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, StoreLimits, Subject,
     restriction::{RestrictionKey, Terms, Topic},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
 
-/// What is known of who is refused.
+/// The restrictions that a replica knows.
 #[derive(Debug)]
 pub struct Restrictions {
-    most: usize,
-    most_remembered: usize,
-    most_refused: usize,
+    limits: StoreLimits,
     known: RwLock<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     terms: HashMap<Arc<RestrictionKey>, Terms>,
-    /// Those that hold, by their end.
-    holding: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
-    /// Those that do not hold, and are remembered for their timestamps, by when they are forgotten.
-    over: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
-    /// Those that there was no room for, and that are nowhere else.
-    refused: HashMap<Arc<RestrictionKey>, Terms>,
-    /// When the last is over of those that there was no room for even among these.
-    forgotten_until: Option<UnixMillis>,
+    /// By their expiry.
+    active: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
+    /// Not active, remembered for their timestamps; by when they are forgotten.
+    inactive: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
+    /// Not applied for lack of room, and stored nowhere else.
+    waiting: HashMap<Arc<RestrictionKey>, Terms>,
+    /// The latest expiry of those that could not even wait.
+    dropped_until: Option<UnixMillis>,
 }
 
 /// What the restrictions say of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing.
+    /// It is not restricted.
     Clear,
-    /// The session or its user is refused.
+    /// The session or its user is denied.
     Denied,
-    /// The session token tells of rights or a name that the user had before: a newer one is needed.
+    /// The session token has rights or a client ID from before a change: a newer one is needed.
     Outdated,
 }
 
-/// What an event told of a user's name.
+/// A user's client ID by the last event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CurrentClientId {
-    /// What the user's client ID is by it.
+    /// `None`: the user has none.
     pub(crate) client_id: Option<ClientIdDigest>,
     /// The event's timestamp.
     pub(crate) at: UnixMillis,
-    /// When it ends to refuse anybody.
     until: UnixMillis,
 }
 
@@ -65,16 +62,11 @@ impl CurrentClientId {
 }
 
 impl Restrictions {
-    pub(super) fn new(bounds: &Bounds) -> Self {
-        Self {
-            most: bounds.restrictions,
-            most_remembered: bounds.remembered,
-            most_refused: bounds.refused,
-            known: RwLock::default(),
-        }
+    pub(super) fn new(limits: &StoreLimits) -> Self {
+        Self { limits: *limits, known: RwLock::default() }
     }
 
-    /// What there is against a session of a tenant, and against the client ID that its token gives, once that is known.
+    /// The verdict on a tenant's session, and on the client ID that its session token gives, once that is known.
     #[must_use]
     pub fn verdict(&self, tenant: &TenantName, session: &Session, client_id: Option<&str>, now: UnixMillis) -> Verdict {
         let known = self.read();
@@ -83,20 +75,18 @@ impl Restrictions {
             subject: Subject::Session(session.session_id.clone()),
             topic: Topic::Denial(DenialSource::Clerk),
         };
-        let user = Subject::User(session.user_id.clone());
         if known.is_denied(&mut key, now) {
             return Verdict::Denied;
         }
-        key.subject = user;
+        key.subject = Subject::User(session.user_id.clone());
         if known.is_denied(&mut key, now) {
             return Verdict::Denied;
         }
-        key.topic = Topic::Name;
-        let name = known.name(&key).filter(|name| name.until > now && session.issued_at <= name.at);
-        let mut outdated = name.zip(client_id).is_some_and(|(name, client_id)| !name.is(client_id));
-        key.topic = Topic::Rights;
-        outdated |= known.is_marked(&key, session.issued_at, now);
+        key.topic = Topic::ClientId;
+        let current = known.client_id(&key).filter(|current| current.until > now && session.issued_at <= current.at);
+        let mut outdated = current.zip(client_id).is_some_and(|(current, client_id)| !current.is(client_id));
         if let Some(organization) = &session.organization {
+            key.topic = Topic::Rights;
             key.subject = Subject::Member { user: session.user_id.clone(), organization: organization.id.clone() };
             outdated |= known.is_marked(&key, session.issued_at, now);
             key.subject = Subject::Organization(organization.id.clone());
@@ -105,24 +95,19 @@ impl Restrictions {
         if outdated { Verdict::Outdated } else { Verdict::Clear }
     }
 
-    /// What the last event about a user's name told, however long ago.
-    pub(crate) fn name(&self, tenant: &TenantName, user: &str) -> Option<CurrentClientId> {
+    /// A user's client ID by the last event, expired or not.
+    pub(crate) fn client_id(&self, tenant: &TenantName, user: &str) -> Option<CurrentClientId> {
         let subject = Subject::User(user.to_owned());
-        self.read().name(&RestrictionKey { tenant: tenant.clone(), subject, topic: Topic::Name })
+        self.read().client_id(&RestrictionKey { tenant: tenant.clone(), subject, topic: Topic::ClientId })
     }
 
-    /// Whether a session or a user is refused, by Clerk or by an operator.
+    /// Whether a source denies a session or a user.
     #[must_use]
-    pub fn denies(&self, tenant: &TenantName, subject: &Subject, now: UnixMillis) -> bool {
-        let mut key = RestrictionKey {
-            tenant: tenant.clone(),
-            subject: subject.clone(),
-            topic: Topic::Denial(DenialSource::Clerk),
-        };
-        self.read().is_denied(&mut key, now)
+    pub fn denies(&self, tenant: &TenantName, subject: &Subject, source: DenialSource, now: UnixMillis) -> bool {
+        self.denial(tenant, subject, source).is_some_and(|denial| denial.is_active(now))
     }
 
-    /// Whether a denial of a session or a user by `source` was lifted after `at`, however long ago it would have ended.
+    /// Whether a source lifted its denial of a session or a user after `at`, even if the denial has expired since.
     #[must_use]
     pub fn is_lifted_since(
         &self,
@@ -131,108 +116,112 @@ impl Restrictions {
         source: DenialSource,
         at: UnixMillis,
     ) -> bool {
-        let key = RestrictionKey { tenant: tenant.clone(), subject: subject.clone(), topic: Topic::Denial(source) };
-        let known = self.read();
-        known.terms.get(&key).is_some_and(|known| known.kind == RestrictionKind::Lifted(source) && known.at > at)
+        self.denial(tenant, subject, source)
+            .is_some_and(|denial| denial.kind == RestrictionKind::Lifted(source) && denial.at > at)
     }
 
-    /// Whether one more denial or mark can be stored, and none waits for room.
+    fn denial(&self, tenant: &TenantName, subject: &Subject, source: DenialSource) -> Option<Terms> {
+        let topic = Topic::Denial(source);
+        let key = RestrictionKey { tenant: tenant.clone(), subject: subject.clone(), topic };
+        self.read().terms.get(&key).copied()
+    }
+
+    /// Whether there is room for another denial or mark, and no denial or mark waits for room.
     #[must_use]
     pub fn has_room(&self, now: UnixMillis) -> bool {
         let known = self.read();
-        (known.holding.len() < self.most || known.holding.first().is_some_and(|(end, _)| *end <= now))
-            && !known.refused.values().any(|refused| refused.holds(now))
-            && known.forgotten_until.is_none_or(|until| until <= now)
+        (known.active.len() < self.limits.restrictions || known.active.first().is_some_and(|(end, _)| *end <= now))
+            && !known.waiting.values().any(|waiting| waiting.is_active(now))
+            && known.dropped_until.is_none_or(|until| until <= now)
     }
 
-    /// How many denials and marks hold, or did until lately.
+    /// How many denials and marks are active, or were until lately.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.read().holding.len()
+        self.read().active.len()
     }
 
-    /// How many denials and marks hold.
-    pub(super) fn count_holding(&self, now: UnixMillis) -> usize {
+    pub(super) fn count_active(&self, now: UnixMillis) -> usize {
         let known = self.read();
-        // Those that are over are few: the next restriction that comes clears them away.
-        known.holding.len() - known.holding.iter().take_while(|(end, _)| *end <= now).count()
+        // Expired ones are few: the next restriction removes them.
+        known.active.len() - known.active.iter().take_while(|(end, _)| *end <= now).count()
     }
 
-    /// Takes a restriction, unless one is known that it yields to.
-    pub(super) fn learn(&self, restriction: &Restriction, now: UnixMillis) -> Result<Recorded, StoreError> {
+    /// Applies a restriction, unless it yields to a known one.
+    pub(super) fn apply(&self, restriction: &Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
         let key = Arc::new(restriction.key());
         let new = restriction.terms();
         let mut known = self.write();
-        known.settle(now, self.most_remembered);
+        known.expire(now, &self.limits);
         let old = known.terms.get(&key).copied();
-        let recorded = outcome(old, new);
-        if old.is_some_and(|old| old.order(&new) != Ordering::Less) {
-            return Ok(recorded);
+        let outcome = RecordOutcome::of(old, new);
+        if old.is_some_and(|old| old.compare(&new) != Ordering::Less) {
+            return Ok(outcome);
         }
-        let takes_room = new.holds(now) && !old.is_some_and(|old| old.holds(now));
-        if takes_room && known.holding.len() >= self.most {
+        if !known.fits(old, new, now, &self.limits) {
             return Err(StoreError::Full);
         }
-        if known.refused.get(&key).is_some_and(|refused| refused.order(&new) != Ordering::Greater) {
-            known.refused.remove(&key);
+        if known.waiting.get(&key).is_some_and(|waiting| waiting.compare(&new) != Ordering::Greater) {
+            known.waiting.remove(&key);
         }
         known.put(key, old, new, now);
-        known.settle(now, self.most_remembered);
-        Ok(recorded)
+        known.expire(now, &self.limits);
+        Ok(outcome)
     }
 
-    /// As [`Self::learn`], for a restriction that is nowhere else: one that there is no room for waits until there is, and there
-    /// is no room for others before. Of one that cannot even wait only the end is noted.
-    pub(super) fn learn_or_queue(&self, restriction: &Restriction, now: UnixMillis) -> Result<Recorded, StoreError> {
-        let learned = self.learn(restriction, now);
-        if learned.is_err() {
-            self.write().queue(Arc::new(restriction.key()), restriction.terms(), self.most_refused);
+    /// As [`Self::apply`], for a restriction that is stored nowhere else: without room it waits, and until it is applied
+    /// there is no room for others. If it cannot even wait, its expiry is kept.
+    pub(super) fn apply_or_wait(
+        &self,
+        restriction: &Restriction,
+        now: UnixMillis,
+    ) -> Result<RecordOutcome, StoreError> {
+        let applied = self.apply(restriction, now);
+        if applied.is_err() {
+            self.write().wait(Arc::new(restriction.key()), restriction.terms(), self.limits.waiting);
         }
-        learned
+        applied
     }
 
-    /// Takes what waited, as far as there is room, and returns it. To be called before it is asked whether there is room.
-    pub(super) fn take_queued(&self, now: UnixMillis) -> Vec<Restriction> {
-        if self.read().refused.is_empty() {
+    /// Applies the waiting restrictions that there is room for now, and returns them.
+    pub(super) fn apply_waiting(&self, now: UnixMillis) -> Vec<Restriction> {
+        if self.read().waiting.is_empty() {
             return Vec::new();
         }
         let mut known = self.write();
-        known.settle(now, self.most_remembered);
-        let mut taken = Vec::new();
-        for (key, new) in mem::take(&mut known.refused) {
+        known.expire(now, &self.limits);
+        let mut applied = Vec::new();
+        for (key, new) in mem::take(&mut known.waiting) {
             let old = known.terms.get(&key).copied();
-            let takes_room = new.holds(now) && !old.is_some_and(|old| old.holds(now));
-            if old.is_some_and(|old| old.order(&new) != Ordering::Less) {
+            if old.is_some_and(|old| old.compare(&new) != Ordering::Less) {
                 continue;
             }
-            if takes_room && known.holding.len() >= self.most {
-                known.refused.insert(key, new);
-            } else {
-                taken.push(key.with(new));
+            if known.fits(old, new, now, &self.limits) {
+                applied.push(key.with(new));
                 known.put(key, old, new, now);
+            } else {
+                known.waiting.insert(key, new);
             }
         }
-        known.settle(now, self.most_remembered);
-        taken
+        known.expire(now, &self.limits);
+        applied
     }
 
-    /// What waits for room.
     pub(super) fn waiting(&self) -> Vec<Restriction> {
-        self.read().refused.iter().map(|(key, terms)| key.with(*terms)).collect()
+        self.read().waiting.iter().map(|(key, terms)| key.with(*terms)).collect()
     }
 
-    /// What is known about the subject of `restriction`, if `restriction` yields to it.
+    /// The known restriction that `restriction` yields to.
     pub(super) fn newer_than(&self, restriction: &Restriction) -> Option<Restriction> {
         let key = restriction.key();
         let known = *self.read().terms.get(&key)?;
-        (known.order(&restriction.terms()) == Ordering::Greater).then(|| key.with(known))
+        (known.compare(&restriction.terms()) == Ordering::Greater).then(|| key.with(known))
     }
 
-    /// All that hold.
-    pub(super) fn holding(&self, now: UnixMillis) -> Vec<Restriction> {
+    pub(super) fn active(&self, now: UnixMillis) -> Vec<Restriction> {
         let known = self.read();
-        let holding = known.holding.iter().filter(|(end, _)| *end > now);
-        holding.filter_map(|(_, key)| known.terms.get(key).map(|terms| key.with(*terms))).collect()
+        let active = known.active.iter().filter(|(end, _)| *end > now);
+        active.filter_map(|(_, key)| known.terms.get(key).map(|terms| key.with(*terms))).collect()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -244,24 +233,15 @@ impl Restrictions {
     }
 }
 
-/// What becomes of `new` where `old` is known.
-pub(super) fn outcome(old: Option<Terms>, new: Terms) -> Recorded {
-    match old {
-        Some(old) if old.is_same_event(&new) => Recorded::Repeated,
-        Some(old) if old.order(&new) == Ordering::Greater => Recorded::Outdated,
-        _ => Recorded::New,
-    }
-}
-
 impl Known {
     fn is_denied(&self, key: &mut RestrictionKey, now: UnixMillis) -> bool {
         [DenialSource::Clerk, DenialSource::Operator].into_iter().any(|source| {
             key.topic = Topic::Denial(source);
-            self.terms.get(&*key).is_some_and(|terms| terms.holds(now))
+            self.terms.get(&*key).is_some_and(|terms| terms.is_active(now))
         })
     }
 
-    fn name(&self, key: &RestrictionKey) -> Option<CurrentClientId> {
+    fn client_id(&self, key: &RestrictionKey) -> Option<CurrentClientId> {
         let Terms { kind, at, until } = *self.terms.get(key)?;
         if let RestrictionKind::ClientId(client_id) = kind {
             Some(CurrentClientId { client_id, at, until })
@@ -271,46 +251,52 @@ impl Known {
     }
 
     fn is_marked(&self, key: &RestrictionKey, issued_at: UnixMillis, now: UnixMillis) -> bool {
-        self.terms.get(key).is_some_and(|mark| mark.holds(now) && issued_at <= mark.at)
+        self.terms.get(key).is_some_and(|mark| mark.is_active(now) && issued_at <= mark.at)
+    }
+
+    /// Whether there is room for `new` in the place of `old`.
+    fn fits(&self, old: Option<Terms>, new: Terms, now: UnixMillis, limits: &StoreLimits) -> bool {
+        let takes_room = new.is_active(now) && !old.is_some_and(|old| old.is_active(now));
+        !takes_room || self.active.len() < limits.restrictions
     }
 
     fn put(&mut self, key: Arc<RestrictionKey>, old: Option<Terms>, new: Terms, now: UnixMillis) {
         if let Some(old) = old {
-            self.holding.remove(&(old.until, Arc::clone(&key)));
-            self.over.remove(&(old.remembered_until(), Arc::clone(&key)));
+            self.active.remove(&(old.until, Arc::clone(&key)));
+            self.inactive.remove(&(old.remembered_until(), Arc::clone(&key)));
         }
-        if new.holds(now) {
-            self.holding.insert((new.until, Arc::clone(&key)));
+        if new.is_active(now) {
+            self.active.insert((new.until, Arc::clone(&key)));
         } else {
-            self.over.insert((new.remembered_until(), Arc::clone(&key)));
+            self.inactive.insert((new.remembered_until(), Arc::clone(&key)));
         }
         self.terms.insert(key, new);
     }
 
-    fn queue(&mut self, key: Arc<RestrictionKey>, new: Terms, most: usize) {
-        let waiting = self.refused.len();
-        match self.refused.entry(key) {
-            Entry::Occupied(mut old) if old.get().order(&new) == Ordering::Less => _ = old.insert(new),
+    fn wait(&mut self, key: Arc<RestrictionKey>, new: Terms, max: usize) {
+        let waiting = self.waiting.len();
+        match self.waiting.entry(key) {
+            Entry::Occupied(mut old) if old.get().compare(&new) == Ordering::Less => _ = old.insert(new),
             Entry::Occupied(_) => {}
-            Entry::Vacant(place) if waiting < most => _ = place.insert(new),
-            Entry::Vacant(_) => self.forgotten_until = self.forgotten_until.max(Some(new.until)),
+            Entry::Vacant(entry) if waiting < max => _ = entry.insert(new),
+            Entry::Vacant(_) => self.dropped_until = self.dropped_until.max(Some(new.until)),
         }
     }
 
-    /// Lets go of what is over: first of its effect, then of its timestamp.
-    fn settle(&mut self, now: UnixMillis, most_remembered: usize) {
-        while let Some((end, key)) = self.holding.pop_first() {
+    /// Makes expired restrictions inactive, and forgets inactive ones when their time or the room for them is over.
+    fn expire(&mut self, now: UnixMillis, limits: &StoreLimits) {
+        while let Some((end, key)) = self.active.pop_first() {
             if end > now {
-                self.holding.insert((end, key));
+                self.active.insert((end, key));
                 break;
             }
             if let Some(terms) = self.terms.get(&key) {
-                self.over.insert((terms.remembered_until(), key));
+                self.inactive.insert((terms.remembered_until(), key));
             }
         }
-        while let Some((end, key)) = self.over.pop_first() {
-            if end > now && self.over.len() < most_remembered {
-                self.over.insert((end, key));
+        while let Some((end, key)) = self.inactive.pop_first() {
+            if end > now && self.inactive.len() < limits.remembered {
+                self.inactive.insert((end, key));
                 break;
             }
             self.terms.remove(&key);

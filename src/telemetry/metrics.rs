@@ -3,8 +3,6 @@
 //! A service has one [`Metrics`]. Its parts record through handles, which look their counters up once. No label holds a
 //! value that a request could choose: each combination of labels is a series that is kept forever.
 
-mod store;
-
 use std::{
     fmt::{self, Write as _},
     sync::{Arc, atomic::AtomicU64},
@@ -20,8 +18,6 @@ use prometheus_client::{
     metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-
-pub use self::store::StoreCollector;
 
 use crate::{
     ably::{ExchangeCounts, RevocationCounts, TokenFormat},
@@ -517,25 +513,11 @@ fn seconds(time: UnixMillis) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
     use super::*;
-    use crate::{
-        clock::ClockOffset,
-        store::{Bounds, Clock, DenialSource, DueWork, MemoryStore, Restriction, RestrictionKind, Store, Subject},
-        tenant,
-    };
+    use crate::clock::ClockOffset;
 
-    fn metrics_of(store: Arc<dyn Store>, clock: Clock) -> Metrics {
-        let mut metrics = Metrics::new(clock());
-        metrics.register(Box::new(StoreCollector { store, clock }));
-        metrics
-    }
-
-    /// Those of a process that starts then, with an empty store.
     fn metrics_since(start: UnixMillis) -> Metrics {
-        let store = MemoryStore::new(&Bounds::default(), Arc::new(|_| {}));
-        metrics_of(Arc::new(store), Arc::new(move || start))
+        Metrics::new(start)
     }
 
     fn series<'a>(exposition: &'a str, name: &str) -> Vec<&'a str> {
@@ -567,73 +549,7 @@ mod tests {
         # HELP ably_clerk_auth_connections Open connections of the public listener.
         # TYPE ably_clerk_auth_connections gauge
         ably_clerk_auth_connections 0
-        # HELP ably_clerk_auth_store_state 1 for the state that the store is in, 0 for the others.
-        # TYPE ably_clerk_auth_store_state gauge
-        ably_clerk_auth_store_state{state="starting"} 0
-        ably_clerk_auth_store_state{state="ready"} 1
-        ably_clerk_auth_store_state{state="degraded"} 0
-        ably_clerk_auth_store_state{state="full"} 0
-        # HELP ably_clerk_auth_store_restrictions Denials and marks in force.
-        # TYPE ably_clerk_auth_store_restrictions gauge
-        ably_clerk_auth_store_restrictions 0
-        # HELP ably_clerk_auth_store_live_tokens Tokens that are out and that this replica issued.
-        # TYPE ably_clerk_auth_store_live_tokens gauge
-        ably_clerk_auth_store_live_tokens 0
-        # HELP ably_clerk_auth_store_work Pieces of work that wait to be done.
-        # TYPE ably_clerk_auth_store_work gauge
-        ably_clerk_auth_store_work 0
-        # HELP ably_clerk_auth_store_work_overdue_seconds For how long the oldest piece of work has been due; 0 if none is.
-        # TYPE ably_clerk_auth_store_work_overdue_seconds gauge
-        ably_clerk_auth_store_work_overdue_seconds 0
-        # HELP ably_clerk_auth_store_unwritten_restrictions Restrictions that Redis lacks and this replica knows.
-        # TYPE ably_clerk_auth_store_unwritten_restrictions gauge
-        ably_clerk_auth_store_unwritten_restrictions 0
-        # HELP ably_clerk_auth_store_unwritten_work Pieces of work that Redis lacks and this replica has.
-        # TYPE ably_clerk_auth_store_unwritten_work gauge
-        ably_clerk_auth_store_unwritten_work 0
-        # HELP ably_clerk_auth_store_outages_total How many times Redis was lost.
-        # TYPE ably_clerk_auth_store_outages_total counter
-        ably_clerk_auth_store_outages_total 0
         "#);
-    }
-
-    #[tokio::test]
-    async fn the_store_is_counted_as_it_is_when_the_metrics_are_read() {
-        let start = UnixMillis(1_700_000_000_000);
-        let time = Arc::new(AtomicI64::new(start.0));
-        let clock = {
-            let time = Arc::clone(&time);
-            Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
-        };
-        let bounds = Bounds { restrictions: 1, ..Bounds::default() };
-        let store = Arc::new(MemoryStore::new(&bounds, Arc::new(|_| {})));
-        let metrics = metrics_of(Arc::clone(&store) as _, clock);
-        let of_store = || {
-            let exposition = metrics.exposition().unwrap();
-            let samples = series(&exposition, "ably_clerk_auth_store_");
-            let nonzero = samples.into_iter().filter(|sample| !sample.ends_with(" 0"));
-            nonzero.map(|sample| sample["ably_clerk_auth_store_".len()..].to_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(of_store(), ["state{state=\"ready\"} 1"]);
-
-        let restriction = Restriction {
-            tenant: tenant::TenantName::default(),
-            subject: Subject::User("user_1".to_owned()),
-            kind: RestrictionKind::Denied(DenialSource::Clerk),
-            at: start,
-            until: start.after(Duration::from_mins(5)),
-        };
-        store.record(restriction, start).await.unwrap();
-        for due in [Duration::from_mins(1), Duration::from_mins(2)] {
-            let work = DueWork { id: format!("{due:?}"), due: start.after(due), job: String::new() };
-            store.enqueue(work, start).await.unwrap();
-        }
-        assert_eq!(of_store(), ["restrictions 1", "state{state=\"full\"} 1", "work 2"]);
-        time.store(start.after(Duration::from_mins(3)).0, Ordering::Relaxed);
-        let late = ["restrictions 1", "state{state=\"full\"} 1", "work 2", "work_overdue_seconds 120"];
-        assert_eq!(of_store(), late);
-        time.store(start.after(Duration::from_mins(5)).0, Ordering::Relaxed);
-        assert_eq!(of_store(), ["state{state=\"ready\"} 1", "work 2", "work_overdue_seconds 240"]);
     }
 
     #[test]

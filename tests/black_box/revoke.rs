@@ -1,4 +1,4 @@
-//! Access that an operator ends, over the admin listener and with the command.
+//! Operator requests, by `POST /revocations` and by `revoke`.
 
 use std::{process::Output, time::Duration};
 
@@ -20,12 +20,12 @@ async fn service(vendors: &Vendors, changes: &[(&str, &str)]) -> Service {
     vendors.service_with_admin("", &changes).await
 }
 
-async fn post(service: &Service, order: &Value) -> Response {
-    service.admin(Method::POST, "/revocations").json(order).send().await.unwrap()
+async fn post(service: &Service, body: &Value) -> Response {
+    service.admin(Method::POST, "/revocations").json(body).send().await.unwrap()
 }
 
-async fn ordered(service: &Service, order: &Value) -> Value {
-    json(post(service, order).await, 200).await
+async fn request(service: &Service, body: &Value) -> Value {
+    json(post(service, body).await, 200).await
 }
 
 /// A token that was issued, and the session that it went to.
@@ -70,12 +70,13 @@ async fn a_session_is_denied_and_revoked_and_lifted_in_each_format() {
         let service = service(&vendors, &[("TOKEN_FORMAT", format)]).await;
         let (token, session) = issued(&service, &vendors, "alice").await;
         let calls = vendors.ably.revocation_calls().len();
-        let dry = ordered(&service, &json!({ "session": session, "dry_run": true })).await;
-        assert_eq!(dry["targets"][0]["outcome"], "would_be_revoked");
+        let dry = request(&service, &json!({ "session": session, "dry_run": true })).await;
+        assert_eq!(dry["denials"][0]["outcome"], "denied");
+        assert!(dry["targets"][0]["target"].is_string() && dry["targets"][0].get("outcome").is_none(), "{dry}");
         assert_eq!(vendors.ably.revocation_calls().len(), calls);
         assert_eq!(service.token(&token).await.status(), StatusCode::OK);
 
-        let report = ordered(&service, &json!({ "session": session })).await;
+        let report = request(&service, &json!({ "session": session })).await;
         assert_eq!(report["complete"], true, "{report}");
         assert_eq!(report["targets"][0]["outcome"], "accepted");
         assert!(report["targets"][0]["applies_at"].is_i64() && report["reminder"].is_string(), "{report}");
@@ -91,15 +92,15 @@ async fn a_session_is_denied_and_revoked_and_lifted_in_each_format() {
         };
         assert_eq!(calls.len(), 1);
         assert_eq!((&calls[0].targets[..], calls[0].allow_reauth_margin), (&[target][..], with_margin));
-        // Another session of the user is not touched.
+        // The user's other session is not denied.
         assert_eq!(service.token(&vendors.token("alice")).await.status(), StatusCode::OK);
 
-        let report = ordered(&service, &json!({ "session": session, "lift": true })).await;
+        let report = request(&service, &json!({ "session": session, "lift": true })).await;
         assert_eq!(report["denials"][0]["outcome"], "lifted");
         assert_eq!(service.token(&token).await.status(), StatusCode::OK);
         assert_eq!(vendors.ably.revocation_calls().len(), so_far);
-        let line = service.logged("an operator's order is carried out").await;
-        assert_eq!((&line["whom"], &line["action"]), (&json!(session), &json!("dry run")));
+        let line = service.logged("operator request carried out").await;
+        assert_eq!((&line["target"], &line["action"]), (&json!(session), &json!("dry run")));
     }
 }
 
@@ -109,10 +110,10 @@ async fn a_user_is_denied_in_all_sessions_until_the_time_is_up() {
     let service = service(&vendors, &[]).await;
     let (user, other) = (vendors.user("alice"), vendors.user("bob"));
     issued(&service, &vendors, "alice").await;
-    let report = ordered(&service, &json!({ "user": user, "for": "1s" })).await;
+    let report = request(&service, &json!({ "user": user, "for": "1s" })).await;
     assert_eq!(report["targets"][0]["target"], "clientId:alice");
     assert_eq!(report["targets"][0]["allow_reauth_margin"], false);
-    assert!(report["warnings"].to_string().contains("over before Ably would be told once more"), "{report}");
+    assert!(report["warnings"].to_string().contains("ends before the second revocation"), "{report}");
     for _ in 0..3000 {
         if service.token(&vendors.token("alice")).await.status() == StatusCode::OK {
             break;
@@ -120,23 +121,23 @@ async fn a_user_is_denied_in_all_sessions_until_the_time_is_up() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(service.token(&vendors.token("alice")).await.status(), StatusCode::OK);
-    ordered(&service, &json!({ "user": user })).await;
+    request(&service, &json!({ "user": user })).await;
     assert_eq!(refusal(service.token(&vendors.token("alice")).await).await, (403, 40300));
-    let report = ordered(&service, &json!({ "client_id": "bob" })).await;
+    let report = request(&service, &json!({ "client_id": "bob" })).await;
     assert_eq!(report["denials"], json!([]));
     issued(&service, &vendors, "bob").await;
-    let report = ordered(&service, &json!({ "client_id": "bob" })).await;
+    let report = request(&service, &json!({ "client_id": "bob" })).await;
     assert_eq!(report["denials"][0]["user"], other);
     assert_eq!(refusal(service.token(&vendors.token("bob")).await).await, (403, 40300));
 }
 
 #[tokio::test]
-async fn what_ably_does_not_take_at_first_it_is_told_again() {
+async fn a_revocation_is_retried_until_ably_accepts_it() {
     let vendors = vendors().await;
     let service = service(&vendors, &[]).await;
     issued(&service, &vendors, "alice").await;
     vendors.ably.set_revocation_outage(Some(Outage::Drop));
-    let report = ordered(&service, &json!({ "user": vendors.user("alice") })).await;
+    let report = request(&service, &json!({ "user": vendors.user("alice") })).await;
     assert_eq!((&report["complete"], &report["targets"][0]["outcome"]), (&json!(false), &json!("unavailable")));
     assert_eq!(refusal(service.token(&vendors.token("alice")).await).await, (403, 40300));
     vendors.ably.set_revocation_outage(None);
@@ -144,40 +145,40 @@ async fn what_ably_does_not_take_at_first_it_is_told_again() {
 }
 
 #[tokio::test]
-async fn an_order_whose_sender_goes_away_is_carried_out_to_its_end() {
+async fn a_request_whose_sender_disconnects_is_carried_out_to_its_end() {
     let vendors = vendors().await;
     let service = service(&vendors, &[]).await;
     issued(&service, &vendors, "alice").await;
     vendors.ably.set_revocation_outage(Some(Outage::Hang));
-    let order = json!({ "user": vendors.user("alice") }).to_string();
+    let body = json!({ "user": vendors.user("alice") }).to_string();
     let head = "POST /revocations HTTP/1.1\r\nContent-Type: application/json";
-    let sender = Service::begin(service.admin_address(), head, &order).await;
+    let sender = Service::begin(service.admin_address(), head, &body).await;
     while vendors.ably.calls().revoke_tokens == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     sender.break_off();
-    // Enough connections that every worker has looked at its own since.
+    // Enough connections that every worker has polled its own since.
     for _ in 0..50 {
         assert!(service.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").contains(" 200 OK"));
     }
     vendors.ably.set_revocation_outage(None);
-    let line = service.logged("an operator's order is carried out").await;
+    let line = service.logged("operator request carried out").await;
     assert_eq!((&line["action"], &line["complete"]), (&json!("deny"), &json!(false)));
     assert_eq!(service.logged("tokens revoked").await["target"], "clientId:alice");
 }
 
 #[tokio::test]
-async fn an_order_is_json_of_the_documented_fields_and_no_web_pages() {
+async fn a_request_is_json_of_the_documented_fields_and_not_from_a_web_page() {
     let vendors = vendors().await;
     let service = service(&vendors, &[]).await;
-    let order = json!({ "user": vendors.user("alice") });
+    let body = json!({ "user": vendors.user("alice") });
     let request = || service.admin(Method::POST, "/revocations");
     for (request, wanted) in [
-        (request().json(&order).header("Origin", "http://127.0.0.1:9464"), (403, 40300)),
-        (request().json(&order).header("Host", "rebound.example:9464"), (403, 40300)),
-        (request().body(order.to_string()), (415, 40000)),
+        (request().json(&body).header("Origin", "http://127.0.0.1:9464"), (403, 40300)),
+        (request().json(&body).header("Host", "rebound.example:9464"), (403, 40300)),
+        (request().body(body.to_string()), (415, 40000)),
         (request().header("Content-Type", "application/x-www-form-urlencoded").body("user=user_1"), (415, 40000)),
-        (request().header("Content-Type", "text/plain").body(order.to_string()), (415, 40000)),
+        (request().header("Content-Type", "text/plain").body(body.to_string()), (415, 40000)),
         (request().json(&json!({ "user": "user_1", "untill": 5 })), (400, 40000)),
         (request().json(&json!({ "user": "user_1", "session": "sess_1" })), (400, 40000)),
         (request().json(&json!({ "user": "user_1", "tenant": "acme" })), (400, 40000)),
@@ -186,38 +187,38 @@ async fn an_order_is_json_of_the_documented_fields_and_no_web_pages() {
         (request().json(&json!({ "user": "u".repeat(20_000) })), (413, 40000)),
         (service.admin(Method::GET, "/revocations"), (405, 40500)),
         (service.admin(Method::OPTIONS, "/revocations").header("Origin", "http://evil.example"), (405, 40500)),
-        (service.request(Method::POST, "/revocations").json(&order), (404, 40400)),
+        (service.request(Method::POST, "/revocations").json(&body), (404, 40400)),
     ] {
         assert_eq!(refusal(request.send().await.unwrap()).await, wanted);
     }
     assert_eq!(service.token(&vendors.token("alice")).await.status(), StatusCode::OK);
-    let charset = request().header("Content-Type", "application/json; charset=utf-8").body(order.to_string());
+    let charset = request().header("Content-Type", "application/json; charset=utf-8").body(body.to_string());
     assert_eq!(json(charset.send().await.unwrap(), 200).await["complete"], true);
 }
 
 #[tokio::test]
 async fn a_token_is_needed_where_there_is_one_and_beyond_loopback() {
     let vendors = vendors().await;
-    let order = json!({ "user": vendors.user("alice") });
+    let body = json!({ "user": vendors.user("alice") });
     let open = service(&vendors, &[("ADMIN_HOST", "0.0.0.0")]).await;
-    assert_eq!(refusal(post(&open, &order).await).await, (403, 40300));
+    assert_eq!(refusal(post(&open, &body).await).await, (403, 40300));
     open.scrape().await;
     let output = revoke(&open, &[("ADMIN_HOST", "0.0.0.0")], &["--user", "user_1"]);
-    assert!(text(&output).contains("status 403: ") && text(&output).contains("set ADMIN_TOKEN"), "{}", text(&output));
+    assert!(text(&output).contains("status 403: ") && text(&output).contains("ADMIN_TOKEN"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(open.token(&vendors.token("alice")).await.status(), StatusCode::OK);
 
     let service = service(&vendors, &[("ADMIN_TOKEN", TOKEN), ("LOG_LEVEL", "trace")]).await;
-    let without = post(&service, &order).await;
+    let without = post(&service, &body).await;
     assert_eq!(without.headers()["www-authenticate"], "Bearer");
     assert_eq!(refusal(without).await, (401, 40101));
-    let wrong = service.admin(Method::POST, "/revocations").bearer_auth("another").json(&order).send().await.unwrap();
+    let wrong = service.admin(Method::POST, "/revocations").bearer_auth("another").json(&body).send().await.unwrap();
     let id = request_id(&wrong);
     assert_eq!(refusal(wrong).await, (401, 40101));
     assert_eq!(service.logged_of(&id).await["reason"], "admin-token-wrong");
     assert_eq!(service.token(&vendors.token("alice")).await.status(), StatusCode::OK);
     service.scrape().await;
-    let right = service.admin(Method::POST, "/revocations").bearer_auth(TOKEN).json(&order).send().await.unwrap();
+    let right = service.admin(Method::POST, "/revocations").bearer_auth(TOKEN).json(&body).send().await.unwrap();
     assert_eq!(json(right, 200).await["denials"][0]["outcome"], "denied");
     let output = revoke(&service, &[], &["--user", "user_1"]);
     assert!(text(&output).contains("status 401: The token is missing"), "{}", text(&output));
@@ -230,7 +231,7 @@ async fn a_token_is_needed_where_there_is_one_and_beyond_loopback() {
 }
 
 #[tokio::test]
-async fn the_command_reports_what_was_done_and_what_is_left_to_do() {
+async fn the_command_prints_what_was_done_and_what_is_left_to_do() {
     let vendors = vendors().await;
     let service = service(&vendors, &[]).await;
     let user = vendors.user("alice");
@@ -239,10 +240,10 @@ async fn the_command_reports_what_was_done_and_what_is_left_to_do() {
 
     let output = revoke(&service, &[], &["--session", &session, "--for", "2h", "--dry-run"]);
     insta::assert_snapshot!(stable(&output), @r"
-          session sess_<alice>  would be denied until <time>
-          clientId:alice                            would be revoked; clients that may have a new token reconnect unnoticed
+    dry   session sess_<alice>  denied until <time>
+    dry   clientId:alice                            revoked; clients that may have a new token reconnect unnoticed
 
-    Clerk goes on minting tokens for this session: revoke it in Clerk too, or access is back when the denial ends.
+    Clerk goes on minting tokens for this session: revoke it in Clerk too, or access returns when the denial ends.
     A dry run: nothing was changed.
     ");
     assert_eq!(output.status.code(), Some(0));
@@ -252,9 +253,9 @@ async fn the_command_reports_what_was_done_and_what_is_left_to_do() {
     insta::assert_snapshot!(stable(&output), @r"
     ok    user user_<alice>  denied until <time>
     ok    clientId:alice                         revoked from <time> on; clients are disconnected
-          Ably is told once more at <time>, unless the denial is lifted by then.
+          Ably revokes once more at <time>, unless the denial is lifted by then.
 
-    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
     Done.
     ");
     assert_eq!(output.status.code(), Some(0));
@@ -262,7 +263,7 @@ async fn the_command_reports_what_was_done_and_what_is_left_to_do() {
 
     let output = revoke(&service, &[], &["--user", &user, "--lift"]);
     insta::assert_snapshot!(stable(&output), @r"
-    ok    user user_<alice>  not denied any more
+    ok    user user_<alice>  no longer denied
     Done.
     ");
     assert_eq!(output.status.code(), Some(0));
@@ -278,43 +279,43 @@ async fn the_command_reports_what_was_done_and_what_is_left_to_do() {
     insta::assert_snapshot!(stable(&output), @r"
     ok    user user_<alice>  denied until <time>
     FAIL  clientId:alice                         Ably refuses to revoke, with code 40163: https://help.ably.io/error/40163
-          Ably is told once more at <time>, unless the denial is lifted by then.
+          Ably revokes once more at <time>, unless the denial is lifted by then.
 
-    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
     Not all is done.
     ");
     assert_eq!(output.status.code(), Some(1));
 }
 
 #[tokio::test]
-async fn the_command_says_when_nothing_was_known_of_whoever_is_named() {
+async fn the_command_says_when_no_live_token_of_the_target_is_known() {
     let vendors = vendors().await;
     let service = service(&vendors, &[]).await;
     let output = revoke(&service, &[], &["--user", "user_2"]);
     insta::assert_snapshot!(stable(&output, &[]), @r"
     ok    user user_2  denied until <time>
-          Ably is told once more at <time>, unless the denial is lifted by then.
-    warn  no live token is known, so that there is nothing to name to Ably. Tokens from before a start of a service without Redis are not known: revoke them by client ID
+          Ably revokes once more at <time>, unless the denial is lifted by then.
+    warn  no live token is known, so there is nothing to revoke at Ably. Tokens from before a restart without Redis are not known: revoke them by client ID
 
-    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
     Denied. No live token was known.
     ");
     assert_eq!(output.status.code(), Some(0));
-    let output = revoke(&service, &[], &["--client-id", "nobody"]);
+    let output = revoke(&service, &[], &["--client-id", "unknown"]);
     insta::assert_snapshot!(stable(&output, &[]), @r"
-    ok    clientId:nobody  revoked from <time> on; clients are disconnected
-          Ably is told once more at <time>, unless the denial is lifted by then.
-    warn  no live token with this client ID is known, so that nobody is denied: who has it gets a new token at once. Deny by user too
+    ok    clientId:unknown  revoked from <time> on; clients are disconnected
+          Ably revokes once more at <time>, unless the denial is lifted by then.
+    warn  no live token with this client ID is known, so no user is denied: the user gets a new token at once. Deny the user too
 
-    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
     Not all is done.
     ");
     assert_eq!(output.status.code(), Some(1));
-    let output = revoke(&service, &[], &["--client-id", "nobody", "--lift"]);
+    let output = revoke(&service, &[], &["--client-id", "unknown", "--lift"]);
     assert!(text(&output).ends_with("Not all is done.\n"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(1));
 
-    // By its session a JWT is revoked whether it is known or not.
+    // A JWT is revoked by its session, whether it is known or not.
     let jwt = self::service(&vendors, &[("TOKEN_FORMAT", "jwt")]).await;
     let output = revoke(&jwt, &[], &["--session", "sess_2"]);
     assert!(text(&output).contains("ok    revocationKey:sess_2  revoked from"), "{}", text(&output));
@@ -324,12 +325,12 @@ async fn the_command_says_when_nothing_was_known_of_whoever_is_named() {
     let without = self::service(&vendors, &[("ABLY_REVOCABLE_TOKENS", "false")]).await;
     issued(&without, &vendors, "alice").await;
     let output = revoke(&without, &[], &["--user", &vendors.user("alice")]);
-    assert!(text(&output).ends_with("Denied. Which tokens are live is not noted.\n"), "{}", text(&output));
+    assert!(text(&output).ends_with("Denied. Live tokens are not recorded.\n"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(0));
 }
 
 #[tokio::test]
-async fn an_order_at_one_replica_is_heeded_by_the_other() {
+async fn a_request_at_one_replica_takes_effect_at_the_other() {
     let vendors = vendors().await;
     let redis = RedisServer::start();
     let replicas = [
@@ -339,7 +340,7 @@ async fn an_order_at_one_replica_is_heeded_by_the_other() {
     let [asked, other] = &replicas;
     let (token, session) = issued(other, &vendors, "alice").await;
     let output = revoke(asked, &[], &["--client-id", "alice"]);
-    // Of whom only the other had issued a token.
+    // Only the other replica issued a token to this user.
     assert!(text(&output).contains("ok    clientId:alice"), "{}", text(&output));
     assert!(text(&output).ends_with("\nDone.\n"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(0));
@@ -366,7 +367,7 @@ async fn becomes(service: &Service, token: &str, status: StatusCode) {
 }
 
 #[tokio::test]
-async fn without_redis_the_command_says_what_only_one_replica_knows() {
+async fn during_an_outage_of_redis_the_command_says_what_only_one_replica_knows() {
     let vendors = vendors().await;
     let mut redis = RedisServer::start();
     let service = service(&vendors, &[("REDIS_URL", &redis.url())]).await;
@@ -375,29 +376,29 @@ async fn without_redis_the_command_says_what_only_one_replica_knows() {
     redis.kill();
     let stable = |output: &Output| stable(output, &[(&user, "user_<alice>")]);
 
-    // Only another replica may know who that is.
+    // Another replica may know this client ID.
     let output = revoke(&service, &[], &["--client-id", "bob"]);
     insta::assert_snapshot!(stable(&output), @r"
     ok    clientId:bob  revoked from <time> on; clients are disconnected
-          Ably is told once more at <time>, unless the denial is lifted by then.
-    warn  Redis cannot be used now: tokens that other replicas have issued are not known
-    warn  Redis cannot be used now: what is left to do is known to one replica only
-    warn  no live token with this client ID is known, so that nobody is denied: who has it gets a new token at once. Deny by user too
+          Ably revokes once more at <time>, unless the denial is lifted by then.
+    warn  Redis cannot be used now: tokens that other replicas issued are not known
+    warn  Redis cannot be used now: a revocation task is known to one replica only
+    warn  no live token with this client ID is known, so no user is denied: the user gets a new token at once. Deny the user too
 
-    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
     Not all is done.
     ");
     assert_eq!(output.status.code(), Some(1));
 
     let output = revoke(&service, &[], &["--user", &user]);
     insta::assert_snapshot!(stable(&output), @r"
-    FAIL  user user_<alice>  denied until <time> by this replica only: Redis cannot be used; it is told when it can be
+    FAIL  user user_<alice>  denied until <time> at this replica only: Redis cannot be used, and gets it later
     ok    clientId:alice                         revoked from <time> on; clients are disconnected
-          Ably is told once more at <time>, unless the denial is lifted by then.
-    warn  Redis cannot be used now: tokens that other replicas have issued are not known
-    warn  Redis cannot be used now: what is left to do is known to one replica only
+          Ably revokes once more at <time>, unless the denial is lifted by then.
+    warn  Redis cannot be used now: tokens that other replicas issued are not known
+    warn  Redis cannot be used now: a revocation task is known to one replica only
 
-    Clerk goes on minting tokens for the user's sessions: ban the user in Clerk, or end their sessions there, or access is back when the denial ends.
+    Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
     Not all is done.
     ");
     assert_eq!(output.status.code(), Some(1));
@@ -405,7 +406,7 @@ async fn without_redis_the_command_says_what_only_one_replica_knows() {
 
     let output = revoke(&service, &[], &["--user", &user, "--lift"]);
     insta::assert_snapshot!(stable(&output), @r"
-    FAIL  user user_<alice>  may be denied by other replicas still: Redis cannot be used; it is told when it can be
+    FAIL  user user_<alice>  no longer denied at this replica only: Redis cannot be used, and gets it later
     Not all is done.
     ");
     assert_eq!(output.status.code(), Some(1));
@@ -414,12 +415,12 @@ async fn without_redis_the_command_says_what_only_one_replica_knows() {
     let report = revoke(&service, &[], &["--user", &user, "--json"]);
     let report: Value = serde_json::from_slice(&report.stdout).unwrap();
     assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("denied_here_only"), &json!(false)));
-    let report = ordered(&service, &json!({ "user": user, "lift": true })).await;
+    let report = request(&service, &json!({ "user": user, "lift": true })).await;
     assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("lifted_here_only"), &json!(false)));
 }
 
 #[tokio::test]
-async fn with_several_tenants_the_command_ends_the_access_of_the_one_that_is_named() {
+async fn with_several_tenants_the_command_ends_access_at_the_named_one() {
     let tenants = Tenants::start().await;
     let mut settings = tenants.settings();
     for (vendors, name) in [(&tenants.acme, "ACME"), (&tenants.beta, "BETA_2")] {
@@ -433,7 +434,7 @@ async fn with_several_tenants_the_command_ends_the_access_of_the_one_that_is_nam
     }
     let user = tenants.acme.user("alice");
     for (tenant, words) in
-        [(&[][..], "There are several tenants: name one."), (&["--tenant", "gamma"], "There is no tenant")]
+        [(&[][..], "There are several tenants: name one."), (&["--tenant", "gamma"], "The tenant is unknown")]
     {
         let output = revoke(&service, &[], &[&["--user", &user], tenant].concat());
         assert!(text(&output).contains(words), "{}", text(&output));
@@ -442,7 +443,7 @@ async fn with_several_tenants_the_command_ends_the_access_of_the_one_that_is_nam
     for token in [&acmes, &betas] {
         assert_eq!(service.token(token).await.status(), StatusCode::OK);
     }
-    // The other tenant has a user of this id, too.
+    // The other tenant has a user with this ID, too.
     let output = revoke(&service, &[], &["--user", &user, "--tenant", "beta-2"]);
     assert!(text(&output).contains("ok    clientId:alice-of-beta"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(0));
@@ -456,12 +457,12 @@ async fn the_command_says_why_nothing_is_done() {
     let vendors = vendors().await;
     let service = service(&vendors, &[]).await;
     for (arguments, code, words) in [
-        (&["--user", "user_1", "--for", "never"][..], 1, "span of time with its unit"),
-        (&["--user", "user_1", "--tenant", "acme"], 1, "There is no tenant of this name"),
-        (&["--user", ""], 1, "Name one of session, user and client_id"),
-        (&["--session", "user_x"], 1, "status 400: session is to be the id of a session at Clerk: sess_, and then"),
-        (&["--user", "user_ x"], 1, "status 400: user is to be the id of a user at Clerk: user_, and then"),
-        (&["--user", "user_x ", "--lift"], 1, "status 400: user is to be"),
+        (&["--user", "user_1", "--for", "never"][..], 1, "for is not a duration"),
+        (&["--user", "user_1", "--tenant", "acme"], 1, "The tenant is unknown"),
+        (&["--user", ""], 1, "Name exactly one of session, user and client_id"),
+        (&["--session", "user_x"], 1, "status 400: session is not a Clerk session ID: sess_ and then"),
+        (&["--user", "user_ x"], 1, "status 400: user is not a Clerk user ID: user_ and then"),
+        (&["--user", "user_x ", "--lift"], 1, "status 400: user is not"),
         (&["--user", "user_1", "--session", "sess_1"], 2, "cannot be used with"),
         (&["--user", "user_1", "--lift", "--for", "2h"], 2, "cannot be used with"),
         (&["--for", "2h"], 2, "--client-id"),

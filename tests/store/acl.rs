@@ -1,14 +1,14 @@
-//! The Redis user of `docs/revocation.md`. All tests of the store run as this user.
+//! The Redis user of `docs/revocation.md`, as which all tests of the store run.
 
 use std::collections::BTreeSet;
 
 use ably_clerk_auth::{
-    store::{DenialSource, DueWork, Health, RestrictionKind, StoreError, TokenHolder},
+    store::{DenialSource, Health, RestrictionKind, StoreError, StoredTask, TokenHolder},
     tenant::TenantName,
 };
 
 use crate::{
-    fixtures::{MINUTE, NOW, Replica, ago, eventually, in_time, live_token, of_user, restriction},
+    fixtures::{MINUTE, NOW, Replica, ago, eventually, live_token, of_user, restriction, retry},
     proxy::{Condition, Line},
     redis_server::{RedisServer, documented_rules},
 };
@@ -32,16 +32,16 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
     replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 60 * MINUTE)).await;
     replica.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
-    let work = DueWork { id: "1".into(), due: NOW, job: String::new() };
-    in_time!(replica, replica.store.enqueue(work.clone(), NOW));
-    replica.store.claim(1, NOW).await;
-    in_time!(replica, replica.store.postpone("1", NOW));
-    in_time!(replica, replica.store.complete("1"));
-    replica.store.begin("effect", NOW).await;
-    replica.store.finish("effect", NOW.after(MINUTE), NOW).await;
-    replica.store.forget("effect").await;
-    in_time!(replica, replica.store.forget_user(&TenantName::default(), "user_1"));
-    // What was said in a long absence is looked for among all keys.
+    let task = StoredTask { id: "1".into(), due: NOW, payload: String::new() };
+    retry!(replica, replica.store.enqueue_task(task.clone(), NOW));
+    replica.store.claim_tasks(1, NOW).await;
+    retry!(replica, replica.store.postpone_task("1", NOW));
+    retry!(replica, replica.store.complete_task("1"));
+    replica.store.claim_once("effect", NOW).await;
+    replica.store.mark_done("effect", NOW.after(MINUTE), NOW).await;
+    replica.store.release("effect").await;
+    retry!(replica, replica.store.forget_user(&TenantName::default(), "user_1"));
+    // After a long outage, the replica looks through all keys.
     line.becomes(Condition::Cut);
     replica.becomes(Health::Degraded).await;
     replica.pass(3 * MINUTE);
@@ -52,7 +52,7 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     let documented: BTreeSet<_> =
         documented_rules("aca:").iter().filter_map(|rule| rule.strip_prefix('+')).map(str::to_owned).collect();
     let mut run = commands_run(&mut admin);
-    // To say who one is takes no permission.
+    // HELLO needs no permission.
     assert!(run.remove("hello") && run.remove("config|resetstat"), "{run:?}");
     assert_eq!(run, documented);
     let refused: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query(&mut admin).unwrap();
@@ -91,7 +91,7 @@ async fn the_documented_user_can_neither_empty_redis_nor_disconnect_others_nor_l
         "SHUTDOWN",
         "PSUBSCRIBE aca:*",
         "SUBSCRIBE other:{v1}:facts",
-        "PUBLISH other:{v1}:restrictions x",
+        "PUBLISH other:{v1}:facts x",
         "GET other:{v1}:data_id",
         "HGET other:{v1}:holding x",
     ] {

@@ -1,8 +1,10 @@
-//! Events arrive in any order, more than once, at any replica: all come to the verdict that the events add up to.
+//! Events arrive in any order, more than once, at any replica: all replicas come to the same verdict.
 
 use ably_clerk_auth::{
     clock::UnixMillis,
-    store::{Bounds, ClientIdDigest, DenialSource, Health, OnFailure, Restriction, RestrictionKind, Subject, Verdict},
+    store::{
+        ClientIdDigest, DenialSource, Health, OnFailure, Restriction, RestrictionKind, StoreLimits, Subject, Verdict,
+    },
     tenant::TenantName,
 };
 use proptest::{
@@ -16,14 +18,14 @@ use crate::{
     redis_server::RedisServer,
 };
 
-fn a_fact() -> impl Strategy<Value = Restriction> {
+fn a_restriction() -> impl Strategy<Value = Restriction> {
     let subjects = vec![
         Subject::Session("sess_1".into()),
         Subject::User("user_1".into()),
         Subject::Member { user: "user_1".into(), organization: "org_1".into() },
         Subject::Organization("org_1".into()),
     ];
-    let rulings = vec![
+    let kinds = vec![
         RestrictionKind::Lifted(DenialSource::Clerk),
         RestrictionKind::Denied(DenialSource::Clerk),
         RestrictionKind::Lifted(DenialSource::Operator),
@@ -32,16 +34,16 @@ fn a_fact() -> impl Strategy<Value = Restriction> {
         RestrictionKind::NotBefore,
         RestrictionKind::ClientId(None),
     ];
-    // Few times, subjects and tenants, so that events meet; some are over already.
+    // Few times, subjects and tenants, so that restrictions collide; some have expired.
     let until = prop_oneof![4 => 1..5_i64, 1 => -5..=0_i64].prop_map(|minutes| UnixMillis(NOW.0 + minutes * 60_000));
-    let (subject, kind) = (prop::sample::select(subjects), prop::sample::select(rulings));
+    let (subject, kind) = (prop::sample::select(subjects), prop::sample::select(kinds));
     (prop::sample::select(TENANTS.to_vec()), subject, kind, 0..6_i64, until).prop_map(
         |(tenant, subject, kind, at, until)| Restriction {
             tenant: TenantName::parse(tenant).unwrap(),
             subject,
-            // A user has one name at one time.
+            // A user has one client ID at a time.
             kind: if let RestrictionKind::ClientId(_) = kind {
-                RestrictionKind::ClientId(name_at(ago(at)))
+                RestrictionKind::ClientId(client_id_at(ago(at)))
             } else {
                 kind
             },
@@ -51,7 +53,7 @@ fn a_fact() -> impl Strategy<Value = Restriction> {
     )
 }
 
-fn name_at(at: UnixMillis) -> Option<ClientIdDigest> {
+fn client_id_at(at: UnixMillis) -> Option<ClientIdDigest> {
     [Some("alice"), Some("bob"), None][usize::try_from(at.0 % 3).unwrap()].map(ClientIdDigest::of)
 }
 
@@ -59,7 +61,7 @@ const TENANTS: [&str; 2] = ["one", "other"];
 
 /// Restrictions, each delivered once or several times, to one replica or the other, in any order.
 fn deliveries() -> impl Strategy<Value = Vec<(Restriction, usize)>> {
-    prop::collection::vec((a_fact(), prop::collection::vec(0..2_usize, 1..4)), 1..14)
+    prop::collection::vec((a_restriction(), prop::collection::vec(0..2_usize, 1..4)), 1..14)
         .prop_map(|restrictions| {
             let each = restrictions.into_iter();
             each.flat_map(|(restriction, replicas)| {
@@ -70,7 +72,7 @@ fn deliveries() -> impl Strategy<Value = Vec<(Restriction, usize)>> {
         .prop_shuffle()
 }
 
-/// What restrictions add up to for the one session that there is, told from all of them at once.
+/// The verdict on the only session, from all restrictions at once.
 fn model(restrictions: &[(Restriction, usize)], tenant: &str) -> Verdict {
     let about = |subject: &Subject| -> Vec<&Restriction> {
         let ours = restrictions
@@ -93,8 +95,8 @@ fn model(restrictions: &[(Restriction, usize)], tenant: &str) -> Verdict {
         Subject::Member { user: "user_1".into(), organization: "org_1".into() },
         Subject::Organization("org_1".into()),
     ];
-    let says = |subject, rulings: &[RestrictionKind]| -> Vec<&Restriction> {
-        about(subject).into_iter().filter(|restriction| rulings.contains(&restriction.kind)).collect()
+    let says = |subject, kinds: &[RestrictionKind]| -> Vec<&Restriction> {
+        about(subject).into_iter().filter(|restriction| kinds.contains(&restriction.kind)).collect()
     };
     let denied = [&session, &user].into_iter().any(|subject| {
         let deletions = says(subject, &[RestrictionKind::Deleted]);
@@ -108,26 +110,26 @@ fn model(restrictions: &[(Restriction, usize)], tenant: &str) -> Verdict {
     if denied {
         return Verdict::Denied;
     }
-    // The token was minted in the millisecond of the newest events.
-    let outdated = [&user, &member, &organization].into_iter().any(|subject| {
+    let outdated = [&member, &organization].into_iter().any(|subject| {
         let last = newest(says(subject, &[RestrictionKind::NotBefore]));
         last.first().is_some_and(|mark| mark.at >= MINTED) && holds(last)
     });
-    let names = about(&user).into_iter().filter(|restriction| matches!(restriction.kind, RestrictionKind::ClientId(_)));
-    let last_name = newest(names.collect());
-    let renamed = last_name.first().is_some_and(|name| {
-        name.at >= MINTED && name.kind != RestrictionKind::ClientId(Some(ClientIdDigest::of(CLIENT_ID)))
+    let client_ids =
+        about(&user).into_iter().filter(|restriction| matches!(restriction.kind, RestrictionKind::ClientId(_)));
+    let last_client_id = newest(client_ids.collect());
+    let renamed = last_client_id.first().is_some_and(|current| {
+        current.at >= MINTED && current.kind != RestrictionKind::ClientId(Some(ClientIdDigest::of(CLIENT_ID)))
     });
-    if outdated || renamed && holds(last_name) { Verdict::Outdated } else { Verdict::Clear }
+    if outdated || renamed && holds(last_client_id) { Verdict::Outdated } else { Verdict::Clear }
 }
 
-/// What the session token gives.
+/// The client ID of the session token.
 const CLIENT_ID: &str = "alice";
 
-/// When the session token was minted: amid the events.
+/// When the session token was minted: in the middle of the events.
 const MINTED: UnixMillis = UnixMillis(NOW.0 - 3);
 
-async fn come_to_the_verdict(replicas: &[Replica], restrictions: &[(Restriction, usize)]) {
+async fn assert_same_verdict(replicas: &[Replica], restrictions: &[(Restriction, usize)]) {
     for (restriction, replica) in restrictions {
         replicas[replica % replicas.len()].record(restriction.clone()).await;
     }
@@ -136,7 +138,8 @@ async fn come_to_the_verdict(replicas: &[Replica], restrictions: &[(Restriction,
     for tenant in TENANTS {
         let verdict = model(restrictions, tenant);
         for replica in replicas {
-            let verdict_here = || replica.verdict_of_named(&TenantName::parse(tenant).unwrap(), &subject, CLIENT_ID);
+            let verdict_here =
+                || replica.verdict_on_client_id(&TenantName::parse(tenant).unwrap(), &subject, CLIENT_ID);
             eventually(&format!("{verdict:?}, not {:?}, of {restrictions:?}", verdict_here()), || {
                 verdict_here() == verdict
             })
@@ -150,8 +153,8 @@ fn in_memory() {
     let runtime = Runtime::new().unwrap();
     let mut runner = TestRunner::new(Config::with_cases(2000));
     let outcome = runner.run(&deliveries(), |restrictions| {
-        let replica = Replica::in_memory(&Bounds::default());
-        runtime.block_on(come_to_the_verdict(&[replica], &restrictions));
+        let replica = Replica::in_memory(&StoreLimits::default());
+        runtime.block_on(assert_same_verdict(&[replica], &restrictions));
         Ok(())
     });
     outcome.unwrap();
@@ -165,20 +168,20 @@ fn in_redis() {
     let outcome = runner.run(&deliveries(), |restrictions| {
         runtime.block_on(async {
             let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
-            let replica = || Replica::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
+            let replica = || Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Degrade);
             let replicas = [replica(), replica()];
             for replica in &replicas {
                 replica.becomes(Health::Ready).await;
             }
-            come_to_the_verdict(&replicas, &restrictions).await;
-            // And one that has only what was left in Redis.
+            assert_same_verdict(&replicas, &restrictions).await;
+            // A new replica has only what is in Redis.
             let late = [replica()];
             late[0].becomes(Health::Ready).await;
             let mut subject = session("sess_1", "user_1", Some("org_1"));
             subject.issued_at = MINTED;
             for tenant in TENANTS {
                 assert_eq!(
-                    late[0].verdict_of_named(&TenantName::parse(tenant).unwrap(), &subject, CLIENT_ID),
+                    late[0].verdict_on_client_id(&TenantName::parse(tenant).unwrap(), &subject, CLIENT_ID),
                     model(&restrictions, tenant),
                     "{restrictions:?}"
                 );

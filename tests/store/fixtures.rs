@@ -1,4 +1,4 @@
-//! Stores to try, a time that stands still until it is moved, and what the tests say of whom.
+//! Replicas with a clock that the test moves, and restrictions and live tokens to store.
 
 use std::{
     sync::{
@@ -11,33 +11,33 @@ use std::{
 use ably_clerk_auth::{
     ably::TokenFormat,
     clerk::{Organization, Scoped, Session},
-    clock::UnixMillis,
+    clock::{Clock, UnixMillis},
     store::{
-        Bounds, Clock, Forgotten, Health, LiveToken, MemoryStore, OnFailure, OnForget, Recorded, RedisAddress,
-        RedisKeyPrefix, RedisStore, Restriction, RestrictionKind, Store, StoreError, Subject, Verdict,
+        Forgotten, Health, LiveToken, MemoryStore, OnFailure, OnForget, RecordOutcome, RedisAddress, RedisKeyPrefix,
+        RedisStore, Restriction, RestrictionKind, Store, StoreError, StoreLimits, Subject, Verdict,
     },
     tenant::TenantName,
 };
 
 use crate::{proxy::Line, redis_server::RedisServer};
 
-/// The time at which each test begins.
+/// The start of each test.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);
 
-/// A store, and what it told of users to be forgotten.
+/// A store, its clock, and the users that it removed from caches.
 pub(crate) struct Replica {
     pub(crate) store: Box<dyn Store>,
-    pub(crate) drops: Drops,
+    pub(crate) forgotten: ForgottenUsers,
     time: Arc<AtomicI64>,
 }
 
-pub(crate) type Drops = Arc<Mutex<Vec<String>>>;
+pub(crate) type ForgottenUsers = Arc<Mutex<Vec<String>>>;
 
-fn on_forget(drops: &Drops) -> OnForget {
-    let drops = Arc::clone(drops);
-    Arc::new(move |dropped| {
-        drops.lock().unwrap().push(match dropped {
+fn on_forget(forgotten: &ForgottenUsers) -> OnForget {
+    let forgotten = Arc::clone(forgotten);
+    Arc::new(move |users| {
+        forgotten.lock().unwrap().push(match users {
             Forgotten::User(tenant, user) => format!("{} of {}", user, tenant.as_str()),
             Forgotten::Everyone => "everyone".to_owned(),
         });
@@ -45,41 +45,46 @@ fn on_forget(drops: &Drops) -> OnForget {
 }
 
 impl Replica {
-    pub(crate) fn in_memory(bounds: &Bounds) -> Self {
-        let drops = Drops::default();
-        let store = Box::new(MemoryStore::new(bounds, on_forget(&drops)));
-        Self { store, drops, time: Arc::new(AtomicI64::new(NOW.0)) }
+    pub(crate) fn in_memory(limits: &StoreLimits) -> Self {
+        let forgotten = ForgottenUsers::default();
+        let store = Box::new(MemoryStore::new(limits, on_forget(&forgotten)));
+        Self { store, forgotten, time: Arc::new(AtomicI64::new(NOW.0)) }
     }
 
-    /// One that may not be ready.
-    pub(crate) fn at(address: &RedisAddress, bounds: &Bounds, on_failure: OnFailure) -> Self {
-        Self::with_prefix(address, "aca:", bounds, on_failure)
+    /// A replica that may not be ready yet.
+    pub(crate) fn at(address: &RedisAddress, limits: &StoreLimits, on_failure: OnFailure) -> Self {
+        Self::with_prefix(address, "aca:", limits, on_failure)
     }
 
-    pub(crate) fn with_prefix(address: &RedisAddress, prefix: &str, bounds: &Bounds, on_failure: OnFailure) -> Self {
-        let drops = Drops::default();
+    pub(crate) fn with_prefix(
+        address: &RedisAddress,
+        prefix: &str,
+        limits: &StoreLimits,
+        on_failure: OnFailure,
+    ) -> Self {
+        let forgotten = ForgottenUsers::default();
         let time = Arc::new(AtomicI64::new(NOW.0));
         let clock: Clock = {
             let time = Arc::clone(&time);
             Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
         };
         let prefix = RedisKeyPrefix::parse(prefix).unwrap();
-        let store = RedisStore::start(address, &prefix, on_failure, bounds, clock, on_forget(&drops)).unwrap();
-        Self { store: Box::new(store), drops, time }
+        let store = RedisStore::start(address, &prefix, on_failure, limits, clock, on_forget(&forgotten)).unwrap();
+        Self { store: Box::new(store), forgotten, time }
     }
 
-    /// One that is ready, and goes on when Redis fails.
+    /// A ready replica with `on_failure = degrade`.
     pub(crate) async fn of(server: &RedisServer) -> Self {
         Self::ready_at(&server.address()).await
     }
 
-    /// The same, by a line of its own.
+    /// As [`Self::of`], connected through a proxy.
     pub(crate) async fn over(line: &Line) -> Self {
         Self::ready_at(&line.address()).await
     }
 
     async fn ready_at(address: &RedisAddress) -> Self {
-        let replica = Self::at(address, &Bounds::default(), OnFailure::Degrade);
+        let replica = Self::at(address, &StoreLimits::default(), OnFailure::Degrade);
         replica.becomes(Health::Ready).await;
         replica
     }
@@ -88,12 +93,12 @@ impl Replica {
         UnixMillis(self.time.load(Ordering::Relaxed))
     }
 
-    /// Lets time pass for this replica.
+    /// Moves this replica's clock.
     pub(crate) fn pass(&self, time: Duration) {
         self.time.store(self.now().after(time).0, Ordering::Relaxed);
     }
 
-    /// Lets all of it pass but a millisecond.
+    /// Moves this replica's clock to a millisecond before `time` has passed.
     pub(crate) fn pass_short_of(&self, time: Duration) {
         self.time.store(self.now().after(time).0 - 1, Ordering::Relaxed);
     }
@@ -114,23 +119,23 @@ impl Replica {
         self.store.restrictions().verdict(tenant, session, None, self.now())
     }
 
-    /// The same of a session whose token gives a client ID.
-    pub(crate) fn verdict_of_named(&self, tenant: &TenantName, session: &Session, client_id: &str) -> Verdict {
+    /// As [`Self::verdict_of`], with the client ID of the session token.
+    pub(crate) fn verdict_on_client_id(&self, tenant: &TenantName, session: &Session, client_id: &str) -> Verdict {
         self.store.restrictions().verdict(tenant, session, Some(client_id), self.now())
     }
 
-    /// Stores a restriction, and has Redis's patience when the machine is too busy for ours.
-    pub(crate) async fn record(&self, restriction: Restriction) -> Recorded {
-        in_time!(self, self.store.record(restriction.clone(), self.now()))
+    /// Stores a restriction. Retries if Redis is slow.
+    pub(crate) async fn record(&self, restriction: Restriction) -> RecordOutcome {
+        retry!(self, self.store.record(restriction.clone(), self.now()))
     }
 
     pub(crate) async fn put_live_token(&self, live_token: LiveToken) {
-        in_time!(self, self.store.put_live_token(live_token.clone(), self.now()));
+        retry!(self, self.store.put_live_token(live_token.clone(), self.now()));
     }
 }
 
-/// Tries again what Redis did not answer within its 100 ms, as happens where tests crowd a small machine.
-macro_rules! in_time {
+/// Retries an operation that Redis did not answer within 100 ms, as happens on a busy machine.
+macro_rules! retry {
     ($replica:expr, $operation:expr) => {{
         let mut tries = 0;
         loop {
@@ -144,18 +149,18 @@ macro_rules! in_time {
         }
     }};
 }
-pub(crate) use in_time;
+pub(crate) use retry;
 
-/// Waits until something is so, for as long as a busy machine may take.
-pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+/// Waits until a condition is true, at most 20 seconds.
+pub(crate) async fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
+    while !is_true() {
         assert!(Instant::now() < deadline, "not within 20 seconds: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// A session of `user`, active in `organization`, whose token was minted just now.
+/// A session of `user` in which `organization` is active. Its token was minted now.
 pub(crate) fn session(id: &str, user: &str, organization: Option<&str>) -> Session {
     Session {
         user_id: user.to_owned(),
@@ -176,7 +181,7 @@ pub(crate) fn session(id: &str, user: &str, organization: Option<&str>) -> Sessi
     }
 }
 
-/// What an event of that time says, for ten minutes from now on.
+/// A restriction that expires in ten minutes.
 pub(crate) fn restriction(subject: Subject, kind: RestrictionKind, at: UnixMillis) -> Restriction {
     Restriction { tenant: TenantName::default(), subject, kind, at, until: NOW.after(10 * MINUTE) }
 }
@@ -189,12 +194,12 @@ pub(crate) fn of_session(id: &str) -> Subject {
     Subject::Session(id.to_owned())
 }
 
-/// So many milliseconds before the test began.
+/// This many milliseconds before the start of the test.
 pub(crate) fn ago(millis: i64) -> UnixMillis {
     UnixMillis(NOW.0 - millis)
 }
 
-/// A token that lives so long.
+/// A token that lives for `life`.
 pub(crate) fn live_token(
     user: &str,
     session: &str,

@@ -1,4 +1,4 @@
-//! What replicas share: the same tests over both stores, and what only Redis can do, against a real Redis.
+//! The store: tests that both stores pass, and tests of several replicas with a real Redis.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! Several replicas of one Redis.
+//! Several replicas that share a Redis.
 
 use std::{
     collections::HashSet,
@@ -11,19 +11,19 @@ use std::{
 use ably_clerk_auth::{
     clock::millis,
     store::{
-        Bounds, Coverage, DenialSource, DueWork, Health, OnFailure, RestrictionKind, StoreError, Subject, TokenHolder,
-        Verdict,
+        Coverage, DenialSource, Health, OnFailure, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
+        TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
 
 use crate::{
-    fixtures::{MINUTE, NOW, Replica, ago, eventually, in_time, live_token, of_session, of_user, restriction, session},
+    fixtures::{MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry, session},
     redis_server::RedisServer,
 };
 
 #[tokio::test]
-async fn what_one_replica_learns_the_other_knows() {
+async fn what_one_replica_learns_reaches_the_other() {
     let server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     let subject = session("sess_1", "user_1", Some("org_1"));
@@ -33,27 +33,28 @@ async fn what_one_replica_learns_the_other_knows() {
     other.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2))).await;
     eventually("the denial arrives", || one.verdict(&subject) == Verdict::Denied).await;
     one.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
-    eventually("the end of the denial arrives", || other.verdict(&subject) == Verdict::Outdated).await;
+    eventually("the lift arrives", || other.verdict(&subject) == Verdict::Outdated).await;
 
     let given = live_token("user_1", "sess_1", None, "alice", MINUTE);
     one.put_live_token(given.clone()).await;
     let live = other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
     assert_eq!((live.live_tokens, live.coverage), (vec![given], Coverage::AllReplicas));
 
-    in_time!(one, one.store.forget_user(&TenantName::default(), "user_1"));
-    eventually("the drop arrives", || other.drops.lock().unwrap().contains(&"user_1 of default".to_owned())).await;
+    retry!(one, one.store.forget_user(&TenantName::default(), "user_1"));
+    eventually("the user is forgotten", || other.forgotten.lock().unwrap().contains(&"user_1 of default".to_owned()))
+        .await;
 }
 
 #[tokio::test]
-async fn a_replica_that_starts_knows_all_that_holds_once_it_is_ready() {
+async fn a_replica_knows_all_restrictions_once_it_is_ready() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
-    // More than Redis keeps in one piece, and than it gives at once.
+    // More than one page.
     for n in 0..1200 {
         one.record(restriction(of_session(&format!("sess_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(1)))
             .await;
     }
-    let other = Replica::at(&server.address(), &Bounds::default(), OnFailure::Degrade);
+    let other = Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Degrade);
     assert_eq!(other.health(), Health::Starting);
     assert_eq!(other.store.may_issue(NOW), Err(StoreError::Unavailable));
     other.becomes(Health::Ready).await;
@@ -64,7 +65,7 @@ async fn a_replica_that_starts_knows_all_that_holds_once_it_is_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_missed_that_is_stored_while_a_replica_starts_or_comes_back() {
+async fn a_replica_misses_nothing_that_is_stored_while_it_starts_or_reconnects() {
     let server = RedisServer::start();
     let one = Arc::new(Replica::of(&server).await);
     let (stored, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -91,9 +92,9 @@ async fn nothing_is_missed_that_is_stored_while_a_replica_starts_or_comes_back()
         more().await;
         let before = stored.load(Ordering::Relaxed);
         let other = Replica::of(&server).await;
-        assert!(knows(&other, 0..before), "what was stored before it began to start is there once it is ready");
+        assert!(knows(&other, 0..before), "a ready replica knows what was stored before its start");
         let during = stored.load(Ordering::Relaxed);
-        eventually("it hears of what was stored while it started", || knows(&other, before..during)).await;
+        eventually("it learns what was stored while it started", || knows(&other, before..during)).await;
         others.push(other);
 
         server.hang_up();
@@ -103,7 +104,7 @@ async fn nothing_is_missed_that_is_stored_while_a_replica_starts_or_comes_back()
         }
         let during = stored.load(Ordering::Relaxed);
         for other in &others {
-            eventually("it hears of what was stored while it came back", || knows(other, 0..during)).await;
+            eventually("it learns what was stored while it reconnected", || knows(other, 0..during)).await;
         }
     }
     stop.store(true, Ordering::Relaxed);
@@ -111,12 +112,12 @@ async fn nothing_is_missed_that_is_stored_while_a_replica_starts_or_comes_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn work_is_claimed_once_however_many_want_it() {
+async fn a_task_is_claimed_once_however_many_claim_at_once() {
     let server = RedisServer::start();
     let replicas = [Arc::new(Replica::of(&server).await), Arc::new(Replica::of(&server).await)];
     for n in 0..200 {
-        let work = DueWork { id: n.to_string(), due: NOW, job: String::new() };
-        in_time!(replicas[0], replicas[0].store.enqueue(work.clone(), NOW));
+        let task = StoredTask { id: n.to_string(), due: NOW, payload: String::new() };
+        retry!(replicas[0], replicas[0].store.enqueue_task(task.clone(), NOW));
     }
     let claimed = Arc::new(Mutex::new(Vec::new()));
     let claimants: Vec<_> = (0..16)
@@ -124,11 +125,11 @@ async fn work_is_claimed_once_however_many_want_it() {
             let (replica, claimed) = (Arc::clone(&replicas[n % 2]), Arc::clone(&claimed));
             tokio::spawn(async move {
                 loop {
-                    let work = replica.store.claim(3, NOW).await;
-                    if work.is_empty() {
+                    let tasks = replica.store.claim_tasks(3, NOW).await;
+                    if tasks.is_empty() {
                         break;
                     }
-                    claimed.lock().unwrap().extend(work.into_iter().map(|work| work.id));
+                    claimed.lock().unwrap().extend(tasks.into_iter().map(|task| task.id));
                 }
             })
         })
@@ -141,45 +142,45 @@ async fn work_is_claimed_once_however_many_want_it() {
 }
 
 #[tokio::test]
-async fn the_work_of_a_dead_replica_is_done_by_another() {
+async fn the_task_of_a_dead_replica_is_claimed_by_another() {
     let server = RedisServer::start();
     let other = Replica::of(&server).await;
     {
         let dead = Replica::of(&server).await;
-        let work = DueWork { id: "one".into(), due: NOW, job: "job".into() };
-        in_time!(dead, dead.store.enqueue(work.clone(), NOW));
-        assert_eq!(dead.store.claim(1, NOW).await.len(), 1);
+        let task = StoredTask { id: "one".into(), due: NOW, payload: "payload".into() };
+        retry!(dead, dead.store.enqueue_task(task.clone(), NOW));
+        assert_eq!(dead.store.claim_tasks(1, NOW).await.len(), 1);
     }
-    assert_eq!(other.store.claim(1, NOW).await, []);
-    let claimed = other.store.claim(1, NOW.after(DueWork::LEASE)).await;
-    assert_eq!(claimed.into_iter().map(|work| work.job).collect::<Vec<_>>(), ["job"]);
+    assert_eq!(other.store.claim_tasks(1, NOW).await, []);
+    let claimed = other.store.claim_tasks(1, NOW.after(StoredTask::LEASE)).await;
+    assert_eq!(claimed.into_iter().map(|task| task.payload).collect::<Vec<_>>(), ["payload"]);
 }
 
 #[tokio::test]
 async fn services_with_different_prefixes_share_nothing() {
     let server = RedisServer::start();
-    let replica = |address, prefix| Replica::with_prefix(&address, prefix, &Bounds::default(), OnFailure::Degrade);
+    let replica = |address, prefix| Replica::with_prefix(&address, prefix, &StoreLimits::default(), OnFailure::Degrade);
     let one = replica(server.address(), "aca:");
     let other = replica(server.address_for("other:"), "other:");
     one.becomes(Health::Ready).await;
     other.becomes(Health::Ready).await;
     one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     one.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
-    in_time!(one, one.store.enqueue(DueWork { id: "1".into(), due: NOW, job: String::new() }, NOW));
-    // What is told is told in order.
+    retry!(one, one.store.enqueue_task(StoredTask { id: "1".into(), due: NOW, payload: String::new() }, NOW));
+    // Messages arrive in order.
     other.record(restriction(of_user("user_2"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     assert_eq!(other.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
     assert_eq!(
         other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await.live_tokens,
         []
     );
-    assert_eq!(other.store.claim(1, NOW).await, []);
+    assert_eq!(other.store.claim_tasks(1, NOW).await, []);
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
     assert!(keys.iter().all(|key| key.starts_with("aca:") || key.starts_with("other:")), "{keys:?}");
 }
 
 #[tokio::test]
-async fn what_is_over_leaves_redis() {
+async fn expired_data_leaves_redis() {
     let server = RedisServer::start();
     let replica = Replica::of(&server).await;
     replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
@@ -189,7 +190,7 @@ async fn what_is_over_leaves_redis() {
     let keys: Vec<String> = redis::cmd("KEYS").arg("*:last:*").query(&mut connection).unwrap();
     assert_eq!(keys.len(), 2);
     let minute = millis(MINUTE);
-    for (pattern, count, longest) in [("*:last:*", 2, 48 * 60 * minute), ("*:live_tokens:*", 4, minute)] {
+    for (pattern, count, longest) in [("*:last:*", 2, 48 * 60 * minute), ("*:grants:*", 4, minute)] {
         let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut connection).unwrap();
         assert_eq!(keys.len(), count);
         for key in keys {
@@ -197,7 +198,7 @@ async fn what_is_over_leaves_redis() {
             assert!((1..=longest).contains(&left), "{key}: {left}");
         }
     }
-    // What holds has no time to live of its own, lest it be dropped for lack of memory: the next restriction sweeps it out.
+    // Restrictions in force have no TTL, so that Redis does not evict them: the next restriction removes expired ones.
     replica.pass(10 * MINUTE);
     replica.record(restriction(of_user("user_3"), RestrictionKind::Lifted(DenialSource::Clerk), NOW)).await;
     let left: Vec<String> = redis::cmd("KEYS").arg("*:holding").query(&mut connection).unwrap();
@@ -205,7 +206,7 @@ async fn what_is_over_leaves_redis() {
 }
 
 #[tokio::test]
-async fn what_is_not_of_our_making_is_ignored() {
+async fn foreign_data_is_ignored() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
     let mut connection = server.connection();
@@ -214,17 +215,14 @@ async fn what_is_not_of_our_making_is_ignored() {
         let () = redis::cmd("PUBLISH").arg(&["aca:{v1}:facts", message]).query(&mut connection).unwrap();
     }
     let () = redis::cmd("PUBLISH").arg(&["aca:{v1}:drops", "rubbish"]).query(&mut connection).unwrap();
-    eventually("everyone is forgotten rather than nobody", || {
-        one.drops.lock().unwrap().contains(&"everyone".to_owned())
-    })
-    .await;
+    eventually("all users are forgotten", || one.forgotten.lock().unwrap().contains(&"everyone".to_owned())).await;
     let other = Replica::of(&server).await;
     one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     eventually("the replicas go on", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
 }
 
 #[tokio::test]
-async fn work_that_nobody_can_read_for_a_day_is_given_up() {
+async fn a_task_that_no_replica_can_read_for_a_day_is_removed() {
     let server = RedisServer::start();
     let replica = Replica::of(&server).await;
     let mut connection = server.connection();
@@ -235,28 +233,28 @@ async fn work_that_nobody_can_read_for_a_day_is_given_up() {
     for (id, due) in [("old", ago(1)), ("new", NOW.after(MINUTE))] {
         let () = redis::cmd("ZADD").arg("aca:{v1}:since").arg(due.0).arg(id).query(&mut connection).unwrap();
     }
-    let own = DueWork { id: "own".into(), due: NOW, job: String::new() };
-    in_time!(replica, replica.store.enqueue(own.clone(), NOW));
+    let own = StoredTask { id: "own".into(), due: NOW, payload: String::new() };
+    retry!(replica, replica.store.enqueue_task(own.clone(), NOW));
     let mut left = || -> Vec<Vec<u8>> {
         let mut ids: Vec<_> = redis::cmd("HKEYS").arg("aca:{v1}:work").query(&mut connection).unwrap();
         ids.sort();
         ids
     };
-    assert_eq!(replica.store.claim(9, NOW).await, std::slice::from_ref(&own));
+    assert_eq!(replica.store.claim_tasks(9, NOW).await, std::slice::from_ref(&own));
     replica.pass(MINUTE);
-    assert_eq!(replica.store.claim(9, replica.now()).await, std::slice::from_ref(&own));
+    assert_eq!(replica.store.claim_tasks(9, replica.now()).await, std::slice::from_ref(&own));
     assert_eq!(left().len(), 4);
     replica.pass((24 * 60 - 1) * MINUTE);
-    assert_eq!(replica.store.claim(9, replica.now()).await, std::slice::from_ref(&own));
-    // Of one without a time it counts from when it was met.
+    assert_eq!(replica.store.claim_tasks(9, replica.now()).await, std::slice::from_ref(&own));
+    // Without a due time, the day starts at the first claim.
     assert_eq!(left(), [&b"new"[..], b"own", b"\xff"]);
     replica.pass(2 * MINUTE);
-    assert_eq!(replica.store.claim(9, replica.now()).await, [own]);
+    assert_eq!(replica.store.claim_tasks(9, replica.now()).await, [own]);
     assert_eq!(left(), [b"own"]);
 }
 
 #[tokio::test]
-async fn a_denial_that_redis_has_no_memory_for_is_told_to_others_all_the_same() {
+async fn a_denial_that_redis_has_no_memory_for_reaches_the_other_replicas() {
     let server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     server.set_memory(1);

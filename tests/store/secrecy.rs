@@ -1,4 +1,4 @@
-//! The password of Redis is told to nobody but Redis.
+//! The password of Redis does not get into the log.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use ably_clerk_auth::store::{Bounds, Health, OnFailure, RedisAddress};
+use ably_clerk_auth::store::{Health, OnFailure, RedisAddress, StoreLimits};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     redis_server::RedisServer,
 };
 
-/// What is logged, at every level.
+/// The log, at every level.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -51,7 +51,7 @@ impl MakeWriter<'_> for Log {
 }
 
 #[tokio::test]
-async fn the_password_is_not_told_when_it_is_right() {
+async fn a_correct_password_is_not_logged() {
     let server = RedisServer::start();
     let log = Log::default();
     let _listening = log.listen();
@@ -62,19 +62,19 @@ async fn the_password_is_not_told_when_it_is_right() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_as_such_once_and_not_repeated() {
+async fn a_wrong_password_is_not_logged() {
     let server = RedisServer::start();
     let log = Log::default();
     let _listening = log.listen();
     let address = RedisAddress::parse(&format!("redis://aca:hunter2@127.0.0.1:{}", server.port())).unwrap();
-    let replica = Replica::at(&address, &Bounds::default(), OnFailure::Degrade);
+    let replica = Replica::at(&address, &StoreLimits::default(), OnFailure::Degrade);
     eventually("it is logged", || log.text().contains("Redis cannot be used")).await;
     assert_eq!(replica.health(), Health::Starting);
     assert!(!log.text().contains("hunter2"), "{}", log.text());
 }
 
 #[tokio::test]
-async fn a_server_that_repeats_what_it_does_not_understand_does_not_get_it_into_the_log() {
+async fn a_password_that_the_server_repeats_is_not_logged() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     // As Redis 5 answers HELLO.
@@ -94,19 +94,19 @@ async fn a_server_that_repeats_what_it_does_not_understand_does_not_get_it_into_
     let log = Log::default();
     let _listening = log.listen();
     let address = RedisAddress::parse(&format!("redis://aca:hunter2@127.0.0.1:{port}")).unwrap();
-    let replica = Replica::at(&address, &Bounds::default(), OnFailure::Degrade);
+    let replica = Replica::at(&address, &StoreLimits::default(), OnFailure::Degrade);
     eventually("it is logged", || log.text().contains("Redis cannot be used")).await;
     assert_eq!(replica.store.health(NOW), Health::Starting);
     assert!(!log.text().contains("hunter2"), "{}", log.text());
 }
 
 #[tokio::test]
-async fn an_outage_is_one_line_and_its_end_another() {
+async fn an_outage_logs_one_line_and_its_end_another() {
     let mut server = RedisServer::start();
     let log = Log::default();
     let _listening = log.listen();
     let replica = Replica::of(&server).await;
-    // Loading says something else than a closed port does; only one of both is to be met here.
+    // A loading Redis logs another reason than a closed port. Here the port is closed.
     server.kill();
     replica.becomes(Health::Degraded).await;
     eventually("it is refused", || log.text().contains("refused")).await;
@@ -116,29 +116,29 @@ async fn an_outage_is_one_line_and_its_end_another() {
     assert!(before <= 2, "{}", log.text());
     assert!(server.start_again());
     replica.becomes(Health::Ready).await;
-    // When it has held for some seconds.
+    // The end is logged after some seconds without another loss.
     assert_eq!(log.text().matches("in step with Redis").count(), 1);
-    eventually("the end is told", || log.text().matches("in step with Redis").count() == 2).await;
+    eventually("the end is logged", || log.text().matches("in step with Redis").count() == 2).await;
 }
 
 #[tokio::test]
-async fn connections_that_do_not_hold_are_one_outage_in_the_log() {
+async fn repeated_losses_of_the_connection_are_one_outage_in_the_log() {
     let server = RedisServer::start();
     let log = Log::default();
     let _listening = log.listen();
     let replica = Replica::of(&server).await;
     for outages in 1..=4 {
         server.hang_up();
-        eventually("it is lost", || replica.store.census(NOW).outages == outages).await;
+        eventually("the connection is lost", || replica.store.stats(NOW).outages == outages).await;
         replica.becomes(Health::Ready).await;
     }
     let text = log.text();
     let mut reasons: Vec<_> =
         text.lines().filter_map(|line| line.split_once("Redis cannot be used")?.1.into()).collect();
-    let told = reasons.len();
+    let logged = reasons.len();
     reasons.sort_unstable();
     reasons.dedup();
-    // A lost connection can show in more than one way, and each is told once.
-    assert_eq!((told, text.matches("in step with Redis").count()), (reasons.len(), 1), "{text}");
-    assert!((1..4).contains(&told), "{text}");
+    // A lost connection can have several reasons; each is logged once.
+    assert_eq!((logged, text.matches("in step with Redis").count()), (reasons.len(), 1), "{text}");
+    assert!((1..4).contains(&logged), "{text}");
 }

@@ -2,13 +2,12 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use ably_clerk_auth::store::{Bounds, Health, OnFailure, RedisAddress, RedisKeyPrefix};
+use ably_clerk_auth::store::{Health, OnFailure, RedisAddress, RedisKeyPrefix, StoreLimits};
 
 use crate::{fixtures::Replica, redis_server::RedisServer};
 
-/// Tries in a process of its own, whose certificates of authorities are in this file: a process reads them from where its
-/// environment says.
-fn try_with_authorities(server: &RedisServer, authorities: &Path) -> bool {
+/// Whether a new process that trusts the certificates in this file becomes ready.
+fn becomes_ready_with(server: &RedisServer, authorities: &Path) -> bool {
     let outcome = Command::new(env::current_exe().unwrap())
         .args(["--exact", "tls::becomes_ready", "--ignored"])
         .env("SSL_CERT_FILE", authorities)
@@ -19,10 +18,10 @@ fn try_with_authorities(server: &RedisServer, authorities: &Path) -> bool {
 }
 
 #[tokio::test]
-#[ignore = "what the other tests here run in a process of its own"]
+#[ignore = "the other tests run it in a new process"]
 async fn becomes_ready() {
     let address = RedisAddress::parse(&env::var("REDIS_TO_TRY").unwrap()).unwrap();
-    let replica = Replica::at(&address, &Bounds::default(), OnFailure::Degrade);
+    let replica = Replica::at(&address, &StoreLimits::default(), OnFailure::Degrade);
     for _ in 0..300 {
         if replica.health() == Health::Ready {
             return;
@@ -33,39 +32,39 @@ async fn becomes_ready() {
 }
 
 #[test]
-fn a_server_is_trusted_for_its_certificate() {
+fn a_server_with_a_trusted_certificate_is_used() {
     let (server, directory) = RedisServer::start_with_tls();
-    assert!(try_with_authorities(&server, &directory.path().join("cert.pem")));
+    assert!(becomes_ready_with(&server, &directory.path().join("cert.pem")));
 }
 
 #[test]
-fn a_server_with_the_certificate_of_another_authority_is_not_used() {
+fn a_server_with_an_untrusted_certificate_is_not_used() {
     let (server, _certificate) = RedisServer::start_with_tls();
     let directory = tempfile::tempdir().unwrap();
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let authorities = directory.path().join("other.pem");
     fs::write(&authorities, other.cert.pem()).unwrap();
-    assert!(!try_with_authorities(&server, &authorities));
+    assert!(!becomes_ready_with(&server, &authorities));
 }
 
 #[tokio::test]
-async fn a_server_is_trusted_for_the_authority_that_is_named_for_it_alone() {
+async fn a_server_with_a_certificate_of_the_configured_authority_is_used() {
     let (server, directory) = RedisServer::start_with_tls();
     let certificate = fs::read(directory.path().join("cert.pem")).unwrap();
     let address = RedisAddress::parse(&server.tls_url()).unwrap();
     let prefix = RedisKeyPrefix::parse("aca:").unwrap();
     let error = address.probe(&prefix).await.unwrap_err();
     assert!(error.contains("UnknownIssuer"), "{error}");
-    let replica = Replica::at(&address.trusting(certificate).unwrap(), &Bounds::default(), OnFailure::Degrade);
+    let replica = Replica::at(&address.trusting(certificate).unwrap(), &StoreLimits::default(), OnFailure::Degrade);
     replica.becomes(Health::Ready).await;
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_than_the_named_one_is_not_used() {
+async fn a_server_with_a_certificate_of_another_authority_is_not_used() {
     let (server, _certificate) = RedisServer::start_with_tls();
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
     let address = RedisAddress::parse(&server.tls_url()).unwrap().trusting(other.into()).unwrap();
     let error = address.probe(&RedisKeyPrefix::parse("aca:").unwrap()).await.unwrap_err();
-    // Both have the same name, so it is the signature that does not hold.
+    // Both authorities have the same name, so the signature is invalid.
     assert!(error.contains("certificate"), "{error}");
 }

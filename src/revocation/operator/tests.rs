@@ -8,7 +8,7 @@ use crate::{
     ably::{ApiKey, RestClient, RevocationCounts, RevocationQueue, RevokingKey, TokenFormat},
     clerk::{Change, Event, User},
     outgoing,
-    store::{Bounds, MemoryStore, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore},
+    store::{LiveToken, MemoryStore, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore, StoreLimits},
     tenant::{Tenants, fixtures},
 };
 
@@ -31,23 +31,23 @@ fn tenant(name: &str, format: TokenFormat, ably: Option<&Ably>) -> Tenant {
     Tenant { revocations: ably.map(queue), ..fixtures::tenant(name, format, "{username}") }
 }
 
-fn revocation_with(bounds: &Bounds, tenants: Vec<Tenant>) -> Revocation {
-    Revocation::new(Arc::new(MemoryStore::new(bounds, Arc::new(|_| {}))), Arc::new(Tenants::new(tenants)), NOW)
+fn revocation_with(limits: &StoreLimits, tenants: Vec<Tenant>) -> Revocation {
+    Revocation::new(Arc::new(MemoryStore::new(limits, Arc::new(|_| {}))), Arc::new(Tenants::new(tenants)), NOW)
 }
 
 fn revocation(format: TokenFormat, ably: Option<&Ably>) -> Revocation {
-    revocation_with(&Bounds::default(), vec![tenant("default", format, ably)])
+    revocation_with(&StoreLimits::default(), vec![tenant("default", format, ably)])
 }
 
-/// At a replica whose Redis is nowhere.
-fn revocation_without_redis(ably: Option<&Ably>) -> Revocation {
-    let nowhere = RedisAddress::parse("redis://127.0.0.1:1").unwrap();
+/// A replica in an outage of Redis.
+fn revocation_in_an_outage(ably: Option<&Ably>) -> Revocation {
+    let unreachable = RedisAddress::parse("redis://127.0.0.1:1").unwrap();
     let prefix = RedisKeyPrefix::parse("aca:").unwrap();
     let store = RedisStore::start(
-        &nowhere,
+        &unreachable,
         &prefix,
         OnFailure::Degrade,
-        &Bounds::default(),
+        &StoreLimits::default(),
         Arc::new(|| NOW),
         Arc::new(|_| {}),
     );
@@ -63,7 +63,7 @@ async fn ably() -> Ably {
 }
 
 impl Revocation {
-    async fn give(&self, user: &str, session: &str, client_id: &str) {
+    async fn put_live_token(&self, user: &str, session: &str, client_id: &str) {
         let live_token = LiveToken {
             tenant: TenantName::default(),
             user: user.into(),
@@ -76,16 +76,19 @@ impl Revocation {
         self.store.put_live_token(live_token, NOW).await.unwrap();
     }
 
-    async fn ordered(&self, fields: Value, now: UnixMillis) -> Value {
-        serde_json::to_value(self.operator(&request(&fields).unwrap(), now).await.unwrap()).unwrap()
+    async fn execute_json(&self, fields: Value, now: UnixMillis) -> Value {
+        serde_json::to_value(self.execute(&request(&fields).unwrap(), now).await.unwrap()).unwrap()
     }
 
     fn denies_user(&self, user: &str, now: UnixMillis) -> bool {
-        self.store.restrictions().denies(&TenantName::default(), &Subject::User(user.into()), now)
+        let (tenant, user) = (TenantName::default(), Subject::User(user.into()));
+        [DenialSource::Clerk, DenialSource::Operator]
+            .into_iter()
+            .any(|source| self.store.restrictions().denies(&tenant, &user, source, now))
     }
 
-    /// Does what is due; the calls of Ably that this takes.
-    async fn work_at(&self, ably: &Ably, now: UnixMillis) -> Vec<RevocationCall> {
+    /// Performs the due tasks, and returns the calls to Ably.
+    async fn perform_at(&self, ably: &Ably, now: UnixMillis) -> Vec<RevocationCall> {
         let before = ably.revocation_calls().len();
         self.do_due_work(|| now).await;
         ably.revocation_calls().split_off(before)
@@ -93,25 +96,25 @@ impl Revocation {
 }
 
 #[test]
-fn an_order_names_one_and_says_nothing_that_is_not_known() {
+fn a_request_has_one_target_and_only_known_fields() {
     let day = Duration::from_hours(24);
-    let alice = RevocationRequest {
+    let deny_a_user = RevocationRequest {
         tenant: None,
         target: RequestedTarget::User("user_1".into()),
         action: Action::Deny(day),
         run: Run::Real,
     };
-    assert_eq!(request(&json!({ "user": "user_1" })), Ok(alice.clone()));
-    let two_hours = RevocationRequest { action: Action::Deny(Duration::from_hours(2)), ..alice.clone() };
-    assert_eq!(request(&json!({ "user": "user_1", "for": "2h", "lift": false })), Ok(two_hours));
-    let lifted = RevocationRequest {
+    assert_eq!(request(&json!({ "user": "user_1" })), Ok(deny_a_user.clone()));
+    let for_two_hours = RevocationRequest { action: Action::Deny(Duration::from_hours(2)), ..deny_a_user.clone() };
+    assert_eq!(request(&json!({ "user": "user_1", "for": "2h", "lift": false })), Ok(for_two_hours));
+    let lift_in_a_dry_run = RevocationRequest {
         tenant: Some(TenantName::parse("acme").unwrap()),
         target: RequestedTarget::ClientId(ClientId::parse("al:ice").unwrap()),
         action: Action::Lift,
         run: Run::Dry,
     };
     let written = json!({ "tenant": "acme", "client_id": "al:ice", "lift": true, "dry_run": true });
-    assert_eq!(request(&written), Ok(lifted));
+    assert_eq!(request(&written), Ok(lift_in_a_dry_run));
     for (fields, invalid) in [
         (json!({ "user": "user_1", "until": 5 }), InvalidRevocationRequest::Malformed),
         (json!({ "user": 5 }), InvalidRevocationRequest::Malformed),
@@ -153,9 +156,9 @@ fn a_report_is_read_as_it_was_written() {
         targets: vec![TargetReport {
             target: "clientId:alice".into(),
             allow_reauth_margin: false,
-            outcome: TargetReportOutcome::Refused { code: Some(40163) },
+            outcome: Some(TargetReportOutcome::Refused { code: Some(40163) }),
         }],
-        ..Report::new(TenantName::default(), Run::Real)
+        ..Report::default()
     };
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["denials"][0], json!({ "user": "u", "outcome": "denied", "until": NOW }));
@@ -164,18 +167,24 @@ fn a_report_is_read_as_it_was_written() {
     });
     assert_eq!(json["targets"][0], refused);
     assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+
+    let mut dry = Report { dry_run: true, ..report };
+    dry.targets[0].outcome = None;
+    let json = serde_json::to_value(&dry).unwrap();
+    assert_eq!(json["targets"][0], json!({ "target": "clientId:alice", "allow_reauth_margin": false }));
+    assert_eq!(serde_json::from_value::<Report>(json).unwrap(), dry);
 }
 
 #[tokio::test]
-async fn a_denial_by_hand_ends_when_it_was_said_to() {
+async fn an_operators_denial_ends_at_the_requested_time() {
     let revocation = revocation(TokenFormat::Jwt, None);
-    let report = revocation.ordered(json!({ "user": "user_1", "for": "2h" }), NOW).await;
+    let report = revocation.execute_json(json!({ "user": "user_1", "for": "2h" }), NOW).await;
     assert_eq!(report["denials"], json!([{ "user": "user_1", "outcome": "denied", "until": later(7200) }]));
     assert!(revocation.denies_user("user_1", later(7199)) && !revocation.denies_user("user_1", later(7200)));
     // The newer request counts, also when it is for less long.
-    revocation.ordered(json!({ "user": "user_1", "for": "1m" }), later(1)).await;
+    revocation.execute_json(json!({ "user": "user_1", "for": "1m" }), later(1)).await;
     assert!(revocation.denies_user("user_1", later(60)) && !revocation.denies_user("user_1", later(61)));
-    revocation.ordered(json!({ "user": "user_1" }), later(100)).await;
+    revocation.execute_json(json!({ "user": "user_1" }), later(100)).await;
     assert!(revocation.denies_user("user_1", later(86_499)) && !revocation.denies_user("user_1", later(86_500)));
 }
 
@@ -185,56 +194,71 @@ async fn clerk_and_the_operator_do_not_lift_each_others_denials() {
     let user = |banned| User { id: "user_1".into(), username: None, banned, deprovisioned: false, updated_at: 0 };
     let event = |banned, at| Event { at, change: Change::UserUpdated(user(banned)) };
     let lift = json!({ "user": "user_1", "lift": true });
-    let lifted = async |now| revocation.ordered(lift.clone(), now).await["denials"][0]["outcome"].clone();
+    let lifted = async |now| {
+        let mut dry = lift.clone();
+        dry["dry_run"] = true.into();
+        let [predicted, lifted] = [
+            revocation.execute_json(dry, now).await["denials"][0].clone(),
+            revocation.execute_json(lift.clone(), now).await["denials"][0].clone(),
+        ];
+        assert_eq!(predicted, lifted);
+        lifted["outcome"].clone()
+    };
 
     assert_eq!(lifted(NOW).await, "not_denied");
-    revocation.ordered(json!({ "user": "user_1" }), later(1)).await;
+    revocation.execute_json(json!({ "user": "user_1" }), later(1)).await;
     revocation.apply(&TenantName::default(), &event(false, later(2)), later(2)).await.unwrap();
     assert!(revocation.denies_user("user_1", later(2)));
     revocation.apply(&TenantName::default(), &event(true, later(3)), later(3)).await.unwrap();
     assert_eq!(lifted(later(4)).await, "denied_by_clerk");
     assert!(revocation.denies_user("user_1", later(4)));
-    revocation.ordered(json!({ "user": "user_1" }), later(5)).await;
+    revocation.execute_json(json!({ "user": "user_1" }), later(5)).await;
     revocation.apply(&TenantName::default(), &event(false, later(6)), later(6)).await.unwrap();
     assert_eq!(lifted(later(7)).await, "lifted");
     assert!(!revocation.denies_user("user_1", later(7)));
 }
 
 #[tokio::test]
-async fn an_order_that_is_older_than_another_changes_nothing_and_says_so() {
+async fn a_request_that_is_older_than_another_changes_nothing_and_is_reported_as_superseded() {
     let revocation = revocation(TokenFormat::Jwt, None);
-    revocation.ordered(json!({ "user": "user_1" }), later(1)).await;
-    let report = revocation.ordered(json!({ "user": "user_1", "lift": true }), NOW).await;
+    revocation.execute_json(json!({ "user": "user_1" }), later(1)).await;
+    let report = revocation.execute_json(json!({ "user": "user_1", "lift": true }), NOW).await;
     assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("superseded"), &json!(false)));
     assert!(revocation.denies_user("user_1", later(1)));
 }
 
 #[tokio::test]
-async fn a_denial_that_there_is_no_room_for_is_reported() {
-    let bounds = Bounds { restrictions: 1, ..Bounds::default() };
-    let revocation = revocation_with(&bounds, vec![tenant("default", TokenFormat::Jwt, None)]);
-    revocation.ordered(json!({ "user": "user_1" }), NOW).await;
-    let report = revocation.ordered(json!({ "user": "user_2" }), NOW).await;
+async fn a_denial_without_room_is_reported() {
+    let limits = StoreLimits { restrictions: 1, ..StoreLimits::default() };
+    let revocation = revocation_with(&limits, vec![tenant("default", TokenFormat::Jwt, None)]);
+    revocation.execute_json(json!({ "user": "user_1" }), NOW).await;
+    let report = revocation.execute_json(json!({ "user": "user_2" }), NOW).await;
     assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("store_full"), &json!(false)));
 }
 
 #[tokio::test]
-async fn with_several_tenants_one_has_to_be_named() {
+async fn with_several_tenants_a_request_must_name_one() {
     let authorities = ["acme", "beta"].map(|name| tenant(name, TokenFormat::Jwt, None));
-    let revocation = revocation_with(&Bounds::default(), authorities.into());
-    let operator = async |fields: Value| revocation.operator(&request(&fields).unwrap(), NOW).await;
-    assert_eq!(operator(json!({ "user": "user_1" })).await, Err(InvalidRevocationRequest::WithoutTenant));
+    let revocation = revocation_with(&StoreLimits::default(), authorities.into());
+    let execute = async |fields: Value| revocation.execute(&request(&fields).unwrap(), NOW).await;
+    assert_eq!(execute(json!({ "user": "user_1" })).await, Err(InvalidRevocationRequest::WithoutTenant));
     let other = json!({ "user": "user_1", "tenant": "gamma" });
-    assert_eq!(operator(other).await, Err(InvalidRevocationRequest::NoSuchTenant));
-    let report = operator(json!({ "user": "user_1", "tenant": "beta" })).await.unwrap();
+    assert_eq!(execute(other).await, Err(InvalidRevocationRequest::NoSuchTenant));
+    let report = execute(json!({ "user": "user_1", "tenant": "beta" })).await.unwrap();
     assert_eq!(report.tenant.as_str(), "beta");
-    let denies =
-        |tenant: &TenantName| revocation.store.restrictions().denies(tenant, &Subject::User("user_1".into()), NOW);
-    assert_eq!(revocation.tenants.iter().map(|tenant| denies(&tenant.name)).collect::<Vec<_>>(), [false, true]);
+    let denies = |tenant: &Tenant| {
+        revocation.store.restrictions().denies(
+            &tenant.name,
+            &Subject::User("user_1".into()),
+            DenialSource::Operator,
+            NOW,
+        )
+    };
+    assert_eq!(revocation.tenants.iter().map(denies).collect::<Vec<_>>(), [false, true]);
 }
 
 #[tokio::test]
-async fn each_kind_of_order_has_its_targets_and_its_margin() {
+async fn each_kind_of_request_has_its_targets_and_its_margin() {
     let ably = ably().await;
     let cases = [
         (TokenFormat::TokenRequest, json!({ "session": "sess_1" }), vec![("clientId:alice", true)]),
@@ -244,32 +268,34 @@ async fn each_kind_of_order_has_its_targets_and_its_margin() {
         (TokenFormat::TokenRequest, json!({ "session": "sess_9" }), vec![]),
         (TokenFormat::Jwt, json!({ "user": "user_1" }), vec![("clientId:alice", false), ("clientId:old-alice", false)]),
         (TokenFormat::TokenRequest, json!({ "client_id": "alice" }), vec![("clientId:alice", false)]),
-        (TokenFormat::Jwt, json!({ "client_id": "nobody" }), vec![("clientId:nobody", false)]),
+        (TokenFormat::Jwt, json!({ "client_id": "unknown" }), vec![("clientId:unknown", false)]),
     ];
     for (format, fields, targets) in cases {
         let revocation = revocation(format, Some(&ably));
-        revocation.give("user_1", "sess_1", "alice").await;
-        revocation.give("user_1", "sess_2", "old-alice").await;
-        revocation.give("user_2", "sess_3", "bob").await;
+        revocation.put_live_token("user_1", "sess_1", "alice").await;
+        revocation.put_live_token("user_1", "sess_2", "old-alice").await;
+        revocation.put_live_token("user_2", "sess_3", "bob").await;
         let calls = ably.revocation_calls().len();
         let mut dry = fields.clone();
         dry["dry_run"] = true.into();
-        for (fields, outcome) in [(dry, "would_be_revoked"), (fields, "accepted")] {
-            let report = revocation.ordered(fields.clone(), NOW).await;
+        for (fields, outcome) in [(dry, Value::Null), (fields, json!("accepted"))] {
+            let is_dry_run = outcome.is_null();
+            let report = revocation.execute_json(fields.clone(), NOW).await;
             let revoked = report["targets"].as_array().unwrap().iter().map(|revoked| {
-                assert_eq!(revoked["outcome"], outcome, "{report}");
+                assert_eq!(revoked.get("outcome").cloned().unwrap_or_default(), outcome, "{report}");
+                assert_eq!(revoked.get("outcome").is_none(), is_dry_run, "{report}");
                 (revoked["target"].as_str().unwrap(), revoked["allow_reauth_margin"].as_bool().unwrap())
             });
             assert_eq!(revoked.collect::<Vec<_>>(), targets, "{format:?} {fields}");
-            assert_eq!(report["dry_run"], outcome != "accepted");
-            // Nobody is denied by a client ID that nobody is known to have.
-            assert_eq!(report["complete"], fields["client_id"] != "nobody", "{report}");
-            let is_known = !["sess_9", "nobody"].iter().any(|unknown| fields.to_string().contains(unknown));
+            assert_eq!(report["dry_run"], is_dry_run);
+            // No user is known to have this client ID, so none is denied.
+            assert_eq!(report["complete"], fields["client_id"] != "unknown", "{report}");
+            let is_known = !["sess_9", "unknown"].iter().any(|unknown| fields.to_string().contains(unknown));
             assert_eq!(report["live_tokens"], if is_known { "known" } else { "none_known" }, "{report}");
-            if outcome != "accepted" {
+            if is_dry_run {
                 assert_eq!(ably.revocation_calls().len(), calls);
                 assert_eq!(revocation.store.restrictions().count(), 0);
-                assert!(revocation.store.claim(10, later(1000)).await.is_empty());
+                assert!(revocation.store.claim_tasks(10, later(1000)).await.is_empty());
             }
         }
         let calls: Vec<_> = ably.revocation_calls().split_off(calls);
@@ -280,100 +306,100 @@ async fn each_kind_of_order_has_its_targets_and_its_margin() {
 }
 
 #[tokio::test]
-async fn by_client_id_the_users_who_have_it_are_denied() {
+async fn a_request_with_a_client_id_denies_the_users_who_have_it() {
     let ably = ably().await;
     let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
-    revocation.give("user_1", "sess_1", "team").await;
-    revocation.give("user_1", "sess_2", "team").await;
-    revocation.give("user_2", "sess_3", "team").await;
-    revocation.give("user_3", "sess_4", "other").await;
-    let report = revocation.ordered(json!({ "client_id": "team" }), NOW).await;
+    revocation.put_live_token("user_1", "sess_1", "team").await;
+    revocation.put_live_token("user_1", "sess_2", "team").await;
+    revocation.put_live_token("user_2", "sess_3", "team").await;
+    revocation.put_live_token("user_3", "sess_4", "other").await;
+    let report = revocation.execute_json(json!({ "client_id": "team" }), NOW).await;
     let until = later(86_400);
     let denied = ["user_1", "user_2"].map(|user| json!({ "user": user, "outcome": "denied", "until": until }));
     assert_eq!(report["denials"], json!(denied));
     assert!(!revocation.denies_user("user_3", NOW));
-    // Ably is answers although nobody is known to have it; that nobody is denied is said, and is not what was wanted.
-    let report = revocation.ordered(json!({ "client_id": "unknown" }), NOW).await;
+    // No user is known to have it: Ably revokes its tokens all the same, but the request is incomplete.
+    let report = revocation.execute_json(json!({ "client_id": "unknown" }), NOW).await;
     assert_eq!((&report["denials"], &report["complete"]), (&json!([]), &json!(false)));
     assert_eq!(report["targets"][0]["outcome"], "accepted");
-    assert!(report["warnings"][0].as_str().unwrap().contains("nobody is denied"), "{report}");
-    let report = revocation.ordered(json!({ "client_id": "unknown", "lift": true }), NOW).await;
+    assert!(report["warnings"][0].as_str().unwrap().contains("no user is denied"), "{report}");
+    let report = revocation.execute_json(json!({ "client_id": "unknown", "lift": true }), NOW).await;
     assert_eq!((&report["targets"], &report["complete"]), (&json!([]), &json!(false)));
 }
 
 #[tokio::test]
-async fn without_revocable_tokens_ably_is_not_called_and_that_is_said() {
+async fn without_revocable_tokens_ably_is_not_called_and_the_report_says_so() {
     let revocation = revocation(TokenFormat::Jwt, None);
-    let report = revocation.ordered(json!({ "session": "sess_1" }), NOW).await;
+    let report = revocation.execute_json(json!({ "session": "sess_1" }), NOW).await;
     assert_eq!(report["targets"][0]["outcome"], "not_called");
     assert!(report["warnings"][0].as_str().unwrap().contains("revocable_tokens is not true"), "{report}");
     assert_eq!((&report["complete"], &report["repeated_at"]), (&json!(true), &Value::Null));
     assert_eq!(report["live_tokens"], "not_noted");
-    // Nobody is denied either: nothing is done at all.
-    assert_eq!(revocation.ordered(json!({ "client_id": "alice" }), NOW).await["complete"], false);
+    // No user is denied either: nothing is done.
+    assert_eq!(revocation.execute_json(json!({ "client_id": "alice" }), NOW).await["complete"], false);
 }
 
 #[tokio::test]
-async fn a_revocation_by_hand_is_repeated_unless_it_is_lifted_or_over() {
+async fn a_revocation_is_repeated_unless_the_denial_is_lifted_or_over() {
     for fields in [json!({ "user": "user_1" }), json!({ "session": "sess_1" }), json!({ "client_id": "alice" })] {
         for (end, calls) in [("none", 1), ("lift", 0), ("over", 0)] {
             let ably = ably().await;
             let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
-            revocation.give("user_1", "sess_1", "alice").await;
+            revocation.put_live_token("user_1", "sess_1", "alice").await;
             let mut with = fields.clone();
             if end == "over" {
                 with["for"] = "150s".into();
             }
-            let report = revocation.ordered(with, NOW).await;
+            let report = revocation.execute_json(with, NOW).await;
             let repeated_at = if end == "over" { Value::Null } else { json!(later(150)) };
             assert_eq!(report["repeated_at"], repeated_at);
             if end == "lift" {
                 let mut lift = fields.clone();
                 lift["lift"] = true.into();
-                assert_eq!(revocation.ordered(lift, later(1)).await["denials"][0]["outcome"], "lifted");
+                assert_eq!(revocation.execute_json(lift, later(1)).await["denials"][0]["outcome"], "lifted");
             }
-            assert_eq!(revocation.work_at(&ably, later(149)).await, []);
-            assert_eq!(revocation.work_at(&ably, later(150)).await.len(), calls, "{fields} {end}");
-            assert_eq!(revocation.work_at(&ably, later(1000)).await, [], "{fields} {end}");
+            assert_eq!(revocation.perform_at(&ably, later(149)).await, []);
+            assert_eq!(revocation.perform_at(&ably, later(150)).await.len(), calls, "{fields} {end}");
+            assert_eq!(revocation.perform_at(&ably, later(1000)).await, [], "{fields} {end}");
         }
     }
 }
 
 #[tokio::test]
-async fn what_ably_does_not_take_is_reported_and_tried_again_until_it_does() {
+async fn a_revocation_that_ably_is_unavailable_for_is_reported_and_retried() {
     let ably = ably().await;
     let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
-    revocation.give("user_1", "sess_1", "alice").await;
+    revocation.put_live_token("user_1", "sess_1", "alice").await;
     ably.set_revocation_outage(Some(Outage::Status(503)));
-    let report = revocation.ordered(json!({ "user": "user_1" }), NOW).await;
+    let report = revocation.execute_json(json!({ "user": "user_1" }), NOW).await;
     assert_eq!((&report["targets"][0]["outcome"], &report["complete"]), (&json!("unavailable"), &json!(false)));
     assert!(revocation.denies_user("user_1", NOW));
-    assert_eq!(revocation.work_at(&ably, NOW).await, []);
-    assert_eq!(revocation.work_at(&ably, later(1)).await.len(), 1);
-    assert_eq!(revocation.work_at(&ably, later(1)).await, []);
+    assert_eq!(revocation.perform_at(&ably, NOW).await, []);
+    assert_eq!(revocation.perform_at(&ably, later(1)).await.len(), 1);
+    assert_eq!(revocation.perform_at(&ably, later(1)).await, []);
     ably.set_revocation_outage(None);
     // The second pause has 1 to 2 seconds.
-    assert_eq!(revocation.work_at(&ably, later(4)).await.len(), 1);
-    assert_eq!(revocation.work_at(&ably, later(149)).await, []);
-    assert_eq!(revocation.work_at(&ably, later(150)).await.len(), 1);
-    assert_eq!(revocation.work_at(&ably, later(1000)).await, []);
+    assert_eq!(revocation.perform_at(&ably, later(4)).await.len(), 1);
+    assert_eq!(revocation.perform_at(&ably, later(149)).await, []);
+    assert_eq!(revocation.perform_at(&ably, later(150)).await.len(), 1);
+    assert_eq!(revocation.perform_at(&ably, later(1000)).await, []);
 }
 
 #[tokio::test]
-async fn what_ably_refuses_is_reported_with_its_code_and_not_tried_again_soon() {
+async fn a_refused_revocation_is_reported_with_its_code_and_not_retried_soon() {
     let ably = Ably::start(Options::default()).await.unwrap();
     let revocation = revocation(TokenFormat::Jwt, Some(&ably));
-    let report = revocation.ordered(json!({ "session": "sess_1" }), NOW).await;
+    let report = revocation.execute_json(json!({ "session": "sess_1" }), NOW).await;
     assert_eq!((&report["targets"][0]["outcome"], &report["complete"]), (&json!("refused"), &json!(false)));
     assert_eq!(report["targets"][0]["code"], 40163);
-    assert_eq!(revocation.work_at(&ably, later(149)).await, []);
+    assert_eq!(revocation.perform_at(&ably, later(149)).await, []);
 }
 
 #[tokio::test]
-async fn an_order_is_not_complete_while_it_is_not_known_what_other_replicas_issued() {
+async fn a_request_is_incomplete_while_the_live_tokens_of_other_replicas_are_unknown() {
     let ably = ably().await;
-    let revocation = revocation_without_redis(Some(&ably));
-    let away = "Redis cannot be used now: tokens that other replicas have issued are not known";
+    let revocation = revocation_in_an_outage(Some(&ably));
+    let warning = "Redis cannot be used now: tokens that other replicas issued are not known";
     for fields in [
         json!({ "client_id": "alice" }),
         json!({ "client_id": "alice", "lift": true }),
@@ -381,55 +407,55 @@ async fn an_order_is_not_complete_while_it_is_not_known_what_other_replicas_issu
         json!({ "user": "user_1", "dry_run": true }),
         json!({ "session": "sess_1", "dry_run": true }),
     ] {
-        let report = revocation.ordered(fields, NOW).await;
-        assert!(report["warnings"].as_array().unwrap().contains(&json!(away)), "{report}");
+        let report = revocation.execute_json(fields, NOW).await;
+        assert!(report["warnings"].as_array().unwrap().contains(&json!(warning)), "{report}");
         assert_eq!(report["complete"], false, "{report}");
     }
-    // Known here, so that somebody is denied, but who else has it is not known.
-    revocation.give("user_1", "sess_1", "alice").await;
+    // This replica finds one user to deny; there may be others.
+    revocation.put_live_token("user_1", "sess_1", "alice").await;
     for fields in [json!({ "client_id": "alice", "dry_run": true }), json!({ "user": "user_1", "dry_run": true })] {
-        let report = revocation.ordered(fields, NOW).await;
-        assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("would_be_denied"), &json!(false)));
+        let report = revocation.execute_json(fields, NOW).await;
+        assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("denied"), &json!(false)));
     }
 }
 
 #[tokio::test]
-async fn a_repetition_that_one_replica_knows_only_is_planned_and_not_complete() {
+async fn a_second_revocation_that_only_one_replica_knows_is_reported_as_incomplete() {
     let ably = ably().await;
-    let revocation = revocation_without_redis(Some(&ably));
-    let report = revocation.ordered(json!({ "client_id": "alice" }), NOW).await;
+    let revocation = revocation_in_an_outage(Some(&ably));
+    let report = revocation.execute_json(json!({ "client_id": "alice" }), NOW).await;
     assert_eq!((&report["repeated_at"], &report["complete"]), (&json!(later(150)), &json!(false)));
     assert!(report["warnings"].to_string().contains("known to one replica only"), "{report}");
-    assert_eq!(revocation.work_at(&ably, later(150)).await.len(), 1);
+    assert_eq!(revocation.perform_at(&ably, later(150)).await.len(), 1);
 }
 
 #[tokio::test]
-async fn a_repetition_that_there_is_no_room_for_is_not_planned_and_not_complete() {
+async fn a_second_revocation_without_room_is_not_reported_as_stored() {
     let ably = ably().await;
-    let bounds = Bounds { work: 0, ..Bounds::default() };
-    let revocation = revocation_with(&bounds, vec![tenant("default", TokenFormat::Jwt, Some(&ably))]);
-    let report = revocation.ordered(json!({ "session": "sess_1" }), NOW).await;
+    let limits = StoreLimits { tasks: 0, ..StoreLimits::default() };
+    let revocation = revocation_with(&limits, vec![tenant("default", TokenFormat::Jwt, Some(&ably))]);
+    let report = revocation.execute_json(json!({ "session": "sess_1" }), NOW).await;
     assert_eq!((&report["targets"][0]["outcome"], &report["repeated_at"]), (&json!("accepted"), &Value::Null));
     assert!(report["warnings"].to_string().contains("the store is full"), "{report}");
     assert_eq!(report["complete"], false, "{report}");
-    assert_eq!(revocation.work_at(&ably, later(150)).await, []);
+    assert_eq!(revocation.perform_at(&ably, later(150)).await, []);
 }
 
 #[tokio::test]
-async fn an_attempt_that_there_is_no_room_for_is_said_to_be_the_last() {
+async fn a_retry_without_room_is_reported_as_given_up() {
     let ably = ably().await;
     ably.set_revocation_outage(Some(Outage::Status(503)));
-    let outcome = async |room, fields| {
-        let bounds = Bounds { work: room, ..Bounds::default() };
-        let revocation = revocation_with(&bounds, vec![tenant("default", TokenFormat::Jwt, Some(&ably))]);
-        let report = revocation.ordered(fields, NOW).await;
+    let outcome = async |tasks, fields| {
+        let limits = StoreLimits { tasks, ..StoreLimits::default() };
+        let revocation = revocation_with(&limits, vec![tenant("default", TokenFormat::Jwt, Some(&ably))]);
+        let report = revocation.execute_json(fields, NOW).await;
         assert_eq!(report["complete"], false, "{report}");
-        let calls = revocation.work_at(&ably, later(5)).await.len();
+        let calls = revocation.perform_at(&ably, later(5)).await.len();
         (report["targets"][0]["outcome"].as_str().unwrap().to_owned(), calls)
     };
     let briefly = json!({ "session": "sess_1", "for": "1s" });
     assert_eq!(outcome(0, briefly.clone()).await, ("given_up".to_owned(), 0));
     assert_eq!(outcome(1, briefly).await, ("unavailable".to_owned(), 1));
-    // The repetition has the only place.
+    // The second revocation has the only place.
     assert_eq!(outcome(1, json!({ "session": "sess_1" })).await, ("given_up".to_owned(), 0));
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     future, mem,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use super::{
-    super::{Backlog, Forgotten, Restriction, restriction::RestrictionKey},
-    Link, Names, Phase, RedisFailure, Shared,
-    link::{decode, decode_drop},
+    super::{Forgotten, Restriction, restriction::RestrictionKey},
+    link::{Link, Names, RedisFailure, decode, decode_drop},
+    shared::{Phase, Shared},
 };
 use crate::clock::{self, UnixMillis};
 
@@ -148,7 +148,7 @@ async fn read_all(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
     }
     shared.regained_facts.store(missed, Ordering::Release);
     // What waits for room here Redis may have room for.
-    for restriction in shared.local.restrictions.holding(now).into_iter().chain(shared.local.restrictions.waiting()) {
+    for restriction in shared.local.restrictions.active(now).into_iter().chain(shared.local.restrictions.waiting()) {
         if known.get(&restriction.key()) != Some(&restriction) {
             // Without room to note it, there are no tokens until there is.
             let _ = shared.write_later(&restriction);
@@ -174,7 +174,7 @@ async fn write_facts(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
             Err(RedisFailure::Full) => {
                 // What refuses nobody can wait without anybody being let in.
                 let unwritten = shared.unwritten();
-                let lacks_a_refusal = unwritten.values().any(|restriction| restriction.terms().holds(now));
+                let lacks_a_refusal = unwritten.values().any(|restriction| restriction.terms().is_active(now));
                 shared.redis_is_full.store(lacks_a_refusal, Ordering::Relaxed);
                 return Ok(());
             }
@@ -198,7 +198,7 @@ async fn write_facts(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
 
 /// Gives Redis the work that this replica knows, in case it lacks it.
 async fn write_work(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
-    for waiting in shared.local.work.all() {
+    for waiting in shared.local.tasks.all() {
         match link.enqueue(&waiting).await {
             Err(RedisFailure::Full) => {
                 shared.work_refused.store(true, Ordering::Relaxed);
@@ -268,7 +268,7 @@ async fn beat(shared: &Shared, link: &Link) -> RedisFailure {
     loop {
         beats.tick().await;
         let now = shared.now();
-        shared.take_queued(now);
+        shared.apply_waiting(now);
         if shared.misses_facts()
             && shared.local.restrictions.has_room(now)
             && let Err(trouble) = read_all(shared, link).await
@@ -290,7 +290,7 @@ async fn beat(shared: &Shared, link: &Link) -> RedisFailure {
         {
             return trouble;
         }
-        shared.local.work.forget_turns_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
+        shared.local.tasks.remove_claimable_before(UnixMillis(now.0.saturating_sub(clock::millis(WORK_KEPT_FOR))));
     }
 }
 
@@ -319,30 +319,10 @@ fn heed(shared: &Shared, names: &Names, push: &PushInfo) {
             None => (shared.local.on_forget)(Forgotten::Everyone),
         }
     } else if channel == names.done_channel() {
-        shared.local.work.complete(&message);
+        shared.local.tasks.complete(&message);
     }
 }
 
 fn text(value: &Value) -> Result<String, ::redis::ParsingError> {
     String::from_redis_value_ref(value)
-}
-
-impl Shared {
-    fn fall_in(&self) {
-        self.absence().end(self.now());
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::InStep;
-    }
-
-    fn fall_out(&self) {
-        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        if *phase == Phase::InStep {
-            *phase = Phase::Away;
-            self.absence().begin(self.now());
-            self.outages.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn hear_backlog(&self, backlog: Option<Backlog>) {
-        *self.backlog.lock().unwrap_or_else(PoisonError::into_inner) = backlog;
-    }
 }

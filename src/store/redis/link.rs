@@ -9,8 +9,11 @@ use ::redis::{
 use tokio::sync::mpsc;
 
 use super::{
-    super::{Backlog, Begun, DueWork, LiveToken, Restriction, TokenHolder, restriction::RestrictionKey, work::Waiting},
-    RedisKeyPrefix,
+    super::{
+        IdempotencyClaim, LiveToken, Restriction, StoredTask, TaskBacklog, TokenHolder, restriction::RestrictionKey,
+        tasks::QueuedTask,
+    },
+    prefix::RedisKeyPrefix,
 };
 use crate::{
     ably::ClientId,
@@ -238,12 +241,12 @@ impl Link {
 
     /// The work that waits, where the data is still that which was there when the connection was made. If it is not, the
     /// connection is to be made again, as everything is then to be read and written again.
-    pub(super) async fn backlog(&self) -> Result<Backlog, RedisFailure> {
+    pub(super) async fn backlog(&self) -> Result<TaskBacklog, RedisFailure> {
         let mut pipeline = pipe();
         pipeline.cmd("GET").arg(self.names.data_id());
         pipeline.cmd("HLEN").arg(self.names.work());
         pipeline.cmd("ZRANGE").arg(self.names.since()).arg(0).arg(0).arg("WITHSCORES");
-        let (data_id, pieces, oldest): (Option<String>, usize, Vec<(String, f64)>) =
+        let (data_id, count, oldest): (Option<String>, usize, Vec<(String, f64)>) =
             pipeline.query_async(&mut self.connection.clone()).await?;
         if data_id != self.data_id {
             return Err(RedisFailure::Lost("its data is not what it was".to_owned()));
@@ -251,7 +254,7 @@ impl Link {
         if self.data_id.is_none() && self.identify().await?.is_some() {
             return Err(RedisFailure::Lost("it had no memory left to tell whether its data is what it was".to_owned()));
         }
-        Ok(Backlog { pieces, oldest_due: oldest.first().map(|(_, due)| time_of(*due)) })
+        Ok(TaskBacklog { count, oldest_due: oldest.first().map(|(_, due)| time_of(*due)) })
     }
 
     /// The policy by which Redis drops keys when it has no memory left; none if it does not, or does not tell.
@@ -273,7 +276,7 @@ impl Link {
         for restriction in restrictions {
             let (key, terms) = (restriction.key(), restriction.terms());
             let id = id_of(&key);
-            let until = if terms.holds(now) { terms.until.0 } else { 0 };
+            let until = if terms.is_active(now) { terms.until.0 } else { 0 };
             let remembered = terms.remembered_until().0.saturating_sub(now.0).clamp(1, LONGEST_MS);
             script.key(self.names.last(&id)).arg(&id).arg(encode(restriction)).arg(until).arg(remembered);
         }
@@ -332,23 +335,23 @@ impl Link {
         Ok(live_tokens.filter(|grant| grant.until > now).collect())
     }
 
-    pub(super) async fn enqueue(&self, Waiting { work, turn }: &Waiting) -> Result<(), RedisFailure> {
+    pub(super) async fn enqueue(&self, QueuedTask { task, claimable }: &QueuedTask) -> Result<(), RedisFailure> {
         let mut script = SCRIPTS.enqueue.prepare_invoke();
         script.key(self.names.work()).key(self.names.due()).key(self.names.since());
-        self.invoke(script.arg(&work.id).arg(json(work)).arg(turn.0).arg(work.due.0)).await
+        self.invoke(script.arg(&task.id).arg(json(task)).arg(claimable.0).arg(task.due.0)).await
     }
 
-    pub(super) async fn claim(&self, most: usize, now: UnixMillis) -> Result<Vec<DueWork>, RedisFailure> {
+    pub(super) async fn claim(&self, most: usize, now: UnixMillis) -> Result<Vec<StoredTask>, RedisFailure> {
         let mut script = SCRIPTS.claim.prepare_invoke();
         script.key(self.names.work()).key(self.names.due()).key(self.names.since());
-        script.arg(now.0).arg(now.after(DueWork::LEASE).0).arg(most);
+        script.arg(now.0).arg(now.after(StoredTask::LEASE).0).arg(most);
         let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
-        let mut works = Vec::with_capacity(claimed.len());
-        for (id, work, since) in claimed {
+        let mut tasks = Vec::with_capacity(claimed.len());
+        for (id, task, since) in claimed {
             let due = time_of(since);
-            match (str::from_utf8(&id), serde_json::from_slice::<DueWork>(&work)) {
-                (Ok(id), Ok(work)) => works.push(DueWork { id: id.to_owned(), due, ..work }),
-                _ if due.after(DueWork::UNREAD_FOR) < now => {
+            match (str::from_utf8(&id), serde_json::from_slice::<StoredTask>(&task)) {
+                (Ok(id), Ok(task)) => tasks.push(StoredTask { id: id.to_owned(), due, ..task }),
+                _ if due.after(StoredTask::UNREAD_FOR) < now => {
                     tracing::error!("work in Redis that no replica could read for a day is given up");
                     // Where that fails, it is claimed again.
                     let _ = self.complete(&id).await;
@@ -356,7 +359,7 @@ impl Link {
                 _ => tracing::warn!("work in Redis cannot be read; it is left to a replica that can"),
             }
         }
-        Ok(works)
+        Ok(tasks)
     }
 
     pub(super) async fn complete(&self, id: &[u8]) -> Result<(), RedisFailure> {
@@ -371,19 +374,18 @@ impl Link {
         self.invoke(script.arg(id).arg(due.0)).await
     }
 
-    /// As [`Store::begin`](super::Store::begin).
-    pub(super) async fn begin(&self, effect: &str) -> Result<Begun, RedisFailure> {
+    pub(super) async fn claim_once(&self, effect: &str) -> Result<IdempotencyClaim, RedisFailure> {
         let key = self.names.effect(effect);
         let known: Option<String> = self.run(cmd("GET").arg(&key)).await?;
         match known.as_deref() {
-            Some(DONE) => return Ok(Begun::Done),
-            Some(_) => return Ok(Begun::Elsewhere),
+            Some(DONE) => return Ok(IdempotencyClaim::Done),
+            Some(_) => return Ok(IdempotencyClaim::InProgress),
             None => {}
         }
-        let lease = clock::millis(Begun::LEASE);
+        let lease = clock::millis(IdempotencyClaim::LEASE);
         let claimed: Option<String> =
             self.run(cmd("SET").arg(&key).arg(CLAIMED).arg("NX").arg("PX").arg(lease)).await?;
-        Ok(if claimed.is_some() { Begun::Now } else { Begun::Elsewhere })
+        Ok(if claimed.is_some() { IdempotencyClaim::Granted } else { IdempotencyClaim::InProgress })
     }
 
     pub(super) async fn is_done(&self, effect: &str) -> Result<bool, RedisFailure> {
@@ -391,12 +393,12 @@ impl Link {
         Ok(known.as_deref() == Some(DONE))
     }
 
-    pub(super) async fn finish(&self, effect: &str, until: UnixMillis, now: UnixMillis) -> Result<(), RedisFailure> {
+    pub(super) async fn mark_done(&self, effect: &str, until: UnixMillis, now: UnixMillis) -> Result<(), RedisFailure> {
         let remembered = until.0.saturating_sub(now.0).clamp(1, LONGEST_MS);
         self.run(cmd("SET").arg(self.names.effect(effect)).arg(DONE).arg("PX").arg(remembered)).await
     }
 
-    pub(super) async fn forget(&self, effect: &str) -> Result<(), RedisFailure> {
+    pub(super) async fn release(&self, effect: &str) -> Result<(), RedisFailure> {
         self.run(cmd("PEXPIRE").arg(self.names.effect(effect)).arg(0)).await
     }
 
@@ -448,7 +450,7 @@ pub(super) fn decode(text: &str) -> Option<Restriction> {
     if text.is_empty() { None } else { read(text.get(RANK_BYTES..).unwrap_or(text)) }
 }
 
-/// RevocationScope to forget; none for everyone. What cannot be read could name anybody.
+/// The user to forget; `None` for all users, also if the text is invalid.
 pub(super) fn decode_drop(text: &str) -> Option<(TenantName, String)> {
     read::<Option<_>>(text).flatten()
 }

@@ -1,0 +1,34 @@
+//! The prefix of the keys in Redis.
+
+/// What every key and channel begins with, so that others can use the same Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisKeyPrefix(String);
+
+impl RedisKeyPrefix {
+    /// Checks a prefix: 1 to 64 of `A-Z a-z 0-9 : . _ -`, so that it can stand in an ACL's pattern as it is.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b":._-".contains(&b);
+        if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("not 1 to 64 of the characters A-Z a-z 0-9 : . _ -")
+        }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_stands_for_itself_in_a_pattern() {
+        assert!(RedisKeyPrefix::parse("aca:").is_ok());
+        for bad in ["", "a b", "a*", "{a}", "[a]", "é", &"x".repeat(65)] {
+            assert!(RedisKeyPrefix::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
