@@ -157,7 +157,7 @@ async fn what_is_sent_behind_good_requests_does_not_change_their_answers() {
     let statuses: Vec<_> =
         answers.split("HTTP/1.1 ").skip(1).map(|answer| answer.split(' ').next().unwrap().to_owned()).collect();
     assert_eq!(statuses, ["400", "200", "400"], "{answers}");
-    assert!(answers.contains("\"message\":\"The request is not one of HTTP/1.1. (not-a-request)\""), "{answers}");
+    assert!(answers.contains("\"message\":\"The request is not valid HTTP/1.1. (not-a-request)\""), "{answers}");
 }
 
 #[tokio::test]

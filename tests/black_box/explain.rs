@@ -276,7 +276,7 @@ async fn a_session_token_that_would_be_refused_is_explained_if_its_signature_hol
     insta::assert_snapshot!(text(&output), @r##"
     session token  would be refused: the signature was not made with the instance's key
 
-    No token: 401, code 40101: The signature of the session token does not hold.
+    No token: 401, code 40101: The signature of the session token is invalid.
     "##);
     assert_eq!(output.status.code(), Some(1));
     vendors.clerk.set_outage(Some(Outage::Drop));
@@ -390,7 +390,7 @@ fn a_policy_test_that_fails_says_what_differs() {
             client_id    expected bob        got alice
     ok    an impersonated user
     FAIL  a user who asks for too much
-            outcome  expected a token  got refused, 40160: The policy grants nothing of the capability asked for. Ask for less, or for none in particular.
+            outcome  expected a token  got refused, 40160: The policy grants nothing of the capability asked for. Ask for less, or leave the capability out.
     FAIL  a user
             outcome  expected refused, 40012  got a token
     FAIL  a user, without a policy

@@ -64,10 +64,10 @@ async fn a_user_who_has_used_up_the_allowance_is_told_when_there_is_more_and_oth
     retry-after: <s>
     vary: Origin
     x-ably-errorcode: 42910
-    x-ably-errormessage: The user has asked for too many tokens. The Retry-After header says in how many seconds there is one more. (rate-limited)
+    x-ably-errormessage: The user has asked for too many tokens. Wait as many seconds as the Retry-After header says. (rate-limited)
     x-content-type-options: nosniff
 
-    {"error":{"code":42910,"statusCode":429,"message":"The user has asked for too many tokens. The Retry-After header says in how many seconds there is one more. (rate-limited)","href":"https://help.ably.io/error/42910"}}
+    {"error":{"code":42910,"statusCode":429,"message":"The user has asked for too many tokens. Wait as many seconds as the Retry-After header says. (rate-limited)","href":"https://help.ably.io/error/42910"}}
     "#);
     let logged = service.logged_of(&id).await;
     assert_eq!((&logged["reason"], &logged["user_id"]), (&json!("rate-limited"), &json!(vendors.user("alice"))));
@@ -159,10 +159,10 @@ async fn a_service_that_has_enough_to_do_turns_more_away_at_once_and_goes_on_ans
             retry-after: 1
             vary: Origin
             x-ably-errorcode: 50000
-            x-ably-errormessage: The token service has more to do than it can. Try again soon. (overloaded)
+            x-ably-errormessage: The token service is overloaded. Try again soon. (overloaded)
             x-content-type-options: nosniff
 
-            {"error":{"code":50000,"statusCode":503,"message":"The token service has more to do than it can. Try again soon. (overloaded)","href":"https://help.ably.io/error/50000"}}
+            {"error":{"code":50000,"statusCode":503,"message":"The token service is overloaded. Try again soon. (overloaded)","href":"https://help.ably.io/error/50000"}}
             "#);
         }
         assert_eq!(service.logged_of(&id).await["reason"], "overloaded");

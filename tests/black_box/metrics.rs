@@ -124,10 +124,10 @@ async fn metrics_and_health_are_on_the_admin_listener_and_metrics_on_no_other() 
     cache-control: no-store
     content-type: application/json
     x-ably-errorcode: 40400
-    x-ably-errormessage: There is no such route on the admin listener: it has /metrics, /healthz, /readyz and /revocations. (no-such-route)
+    x-ably-errormessage: The route is unknown. The admin listener has /metrics, /healthz, /readyz and /revocations. (no-such-route)
     x-content-type-options: nosniff
 
-    {"error":{"code":40400,"statusCode":404,"message":"There is no such route on the admin listener: it has /metrics, /healthz, /readyz and /revocations. (no-such-route)","href":"https://help.ably.io/error/40400"}}
+    {"error":{"code":40400,"statusCode":404,"message":"The route is unknown. The admin listener has /metrics, /healthz, /readyz and /revocations. (no-such-route)","href":"https://help.ably.io/error/40400"}}
     "#);
     let no_method = service.admin(Method::POST, "/metrics").send().await.unwrap();
     assert_eq!(no_method.headers()["allow"], "GET, HEAD");

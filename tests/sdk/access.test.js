@@ -12,7 +12,7 @@ import { startSandbox } from "./support/sandbox.js";
 const { describe, test } = nodeTest;
 const chromium = await startChromium(nodeTest);
 
-const DENIED = "The session has ended, or the user is barred or deleted. If signing in again does not help, ask whoever runs this service.";
+const DENIED = "The session has ended, or the user is banned or deleted. If signing in again does not help, ask whoever runs this service.";
 const [ALICE, BOB] = ["Alice Moreau", "Bob Okafor"];
 
 /** A window with cookies of its own, and in it the page, with this user signed in and connected. */

@@ -296,21 +296,26 @@ impl Service {
         self.logged_where("message", message).await
     }
 
-    /// Waits for the line of the log about the request of this id and returns it.
+    /// Waits for the line of the log with the outcome of this request and returns it.
     pub(crate) async fn logged_of(&self, request_id: &str) -> Value {
-        self.logged_where("request_id", request_id).await
+        let has_outcome = |line: &Value| ["reason", "ttl_ms", "outcome", "action"].iter().any(|field| !line[field].is_null());
+        self.logged_line(&format!("request {request_id}"), |line| line["request_id"] == request_id && has_outcome(line)).await
     }
 
     /// Waits for a line of the log with this field and returns it.
     pub(crate) async fn logged_where(&self, field: &str, value: impl Into<Value>) -> Value {
         let value = value.into();
+        self.logged_line(&format!("{field} {value}"), |line| line[field] == value).await
+    }
+
+    async fn logged_line(&self, name: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..3000 {
-            if let Some(entry) = self.log().into_iter().find(|entry| entry[field] == value) {
-                return entry;
+            if let Some(line) = self.log().into_iter().find(&is_wanted) {
+                return line;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{field} {value} is not logged: {:?}", self.log());
+        panic!("{name} is not logged: {:?}", self.log());
     }
 
     /// The bytes of memory that the process has in use.
