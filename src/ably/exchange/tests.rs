@@ -192,7 +192,7 @@ async fn a_client_that_disconnects_does_not_close_the_connection() {
     }
     let at_rest = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     tokio::select! {
-        _ = ask(&exchange) => panic!("there is no answer yet"),
+        _ = ask(&exchange) => panic!("answered too early"),
         () = ably.asked.notified() => {}
     }
     ably.may_answer.notify_one();
