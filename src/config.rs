@@ -30,7 +30,7 @@ pub use admin::AdminConfig;
 pub use clerk::{ClerkConfig, KeySource};
 pub use cors::CorsConfig;
 pub use limits::LimitsConfig;
-pub use log::{LogConfig, LogFormat};
+pub use log::LogConfig;
 pub use mount::mount_warning;
 pub use policy_cases::{Case, Expected, InvalidPolicyTests, PolicyTests, PolicyUnderTest};
 pub use reader::{Origin, Problem, Provenance};

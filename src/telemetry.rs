@@ -4,34 +4,46 @@ mod lines;
 pub mod metrics;
 
 use std::{
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write as _},
+    net::IpAddr,
     panic,
 };
 
-use tracing::Level;
+use tracing::{Level, Span, field::display};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
 
-use self::lines::{Colors, lines};
-use crate::config::LogConfig;
+pub use self::lines::LogFormat;
+use self::lines::{Colors, Lines};
 
 /// Starts logging, once for the process.
 ///
-/// Libraries are heard from `warn` on only, whatever the level: at `trace` some would log headers.
-pub fn init(config: &LogConfig) {
+/// Libraries log warnings and errors only, whatever the level: at `trace` some would log headers.
+pub fn init(format: LogFormat, level: Level) {
     let levels = Targets::new()
         .with_default(Level::WARN)
-        // A stranger's malformed request is no error of ours.
+        // A client's malformed request is not this service's error.
         .with_target("actix_http", LevelFilter::OFF)
-        .with_target("ably_clerk_auth", config.level);
+        .with_target("ably_clerk_auth", level);
     let colors = if io::stdout().is_terminal() { Colors::On } else { Colors::Off };
-    tracing_subscriber::registry().with(levels).with(lines(config.format, colors, io::stdout)).init();
+    // A line that cannot be written is lost.
+    let write = |line: &str| drop(io::stdout().write_all(line.as_bytes()));
+    tracing_subscriber::registry().with(levels).with(Lines { format, colors, write }).init();
     panic::set_hook(Box::new(|panic| {
         // The message is left out: it may hold a value of the request.
         let location = panic.location().map(ToString::to_string);
         tracing::error!(location, "a bug made a task panic; please report it");
     }));
+}
+
+/// The span around a request: every event in it has these fields.
+///
+/// At the level `error`, so that the span exists at every log level.
+#[must_use]
+pub fn request_span(request_id: &str, client_address: Option<IpAddr>) -> Span {
+    let client_address = client_address.map(display);
+    tracing::error_span!("request", request_id, client_address)
 }

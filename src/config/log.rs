@@ -8,6 +8,7 @@ use super::{
     reader::Reader,
     settings::{LOG_FORMAT, LOG_LEVEL},
 };
+use crate::telemetry::LogFormat;
 
 /// The settings of logs.
 #[derive(Clone, Debug)]
@@ -16,15 +17,6 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// Which lines there are.
     pub level: Level,
-}
-
-/// How a line of the log looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
-    Json,
 }
 
 impl LogConfig {

@@ -7,18 +7,25 @@
 use std::{
     borrow::Cow,
     fmt::{self, Debug, Write as _},
-    io,
+    time::SystemTime,
 };
 
-use tracing::{Subscriber, field::Field};
-use tracing_subscriber::{
-    Layer,
-    field::{RecordFields, Visit},
-    fmt::{FormatFields, format::Writer, layer},
-    registry::LookupSpan,
+use serde::Serialize;
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
 };
+use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-use crate::config::LogFormat;
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Whether lines for people have colors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,91 +34,155 @@ pub(super) enum Colors {
     Off,
 }
 
-/// Writes each event as one line of this format.
-pub(super) fn lines<S, W>(
-    format: LogFormat,
-    colors: Colors,
-    writer: impl Fn() -> W + Send + Sync + 'static,
-) -> Box<dyn Layer<S> + Send + Sync>
+/// Passes each event to `write` as one line: the event's own fields, then those of the spans around it.
+pub(super) struct Lines<F> {
+    pub(super) format: LogFormat,
+    pub(super) colors: Colors,
+    pub(super) write: F,
+}
+
+impl<F> Lines<F> {
+    fn fields(&self) -> Fields {
+        Fields { format: self.format, colors: self.colors, text: String::new(), ends: Vec::new() }
+    }
+}
+
+impl<S, F> Layer<S> for Lines<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    W: io::Write + 'static,
+    F: Fn(&str) + 'static,
 {
-    let plain = layer().with_target(false).with_ansi(colors == Colors::On);
-    match format {
-        LogFormat::Json => Box::new(plain.json().flatten_event(true).with_writer(move || JsonLine(writer()))),
-        LogFormat::Pretty => Box::new(plain.fmt_fields(QuotedFields).with_writer(writer)),
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = self.fields();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().replace(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut line = self.fields();
+        line.begin(*event.metadata().level());
+        event.record(&mut line);
+        for span in context.event_scope(event).into_iter().flatten() {
+            if let Some(fields) = span.extensions().get::<Fields>() {
+                line.append(fields);
+            }
+        }
+        line.text.push_str(if self.format == LogFormat::Json { "}\n" } else { "\n" });
+        (self.write)(&line.text);
+    }
+}
+
+/// Fields as they stand in a line. A name stands there once: the first value stays.
+struct Fields {
+    format: LogFormat,
+    colors: Colors,
+    text: String,
+    /// The name of each field, and where its text ends.
+    ends: Vec<(&'static str, usize)>,
+}
+
+impl Fields {
+    fn begin(&mut self, level: Level) {
+        let time = humantime::format_rfc3339_micros(SystemTime::now());
+        self.ends.extend([("timestamp", 0), ("level", 0)]);
+        // A String takes everything, here and below.
+        let _ = match (self.format, self.colors) {
+            (LogFormat::Json, _) => write!(self.text, r#"{{"timestamp":"{time}","level":"{level}""#),
+            (LogFormat::Pretty, Colors::Off) => write!(self.text, "{time} {level:>5}"),
+            (LogFormat::Pretty, Colors::On) => {
+                write!(self.text, "\x1b[2m{time}\x1b[0m \x1b[{}m{level:>5}\x1b[0m", color(level))
+            }
+        };
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.ends.iter().any(|(known, _)| *known == name)
+    }
+
+    /// A text in quotes, or a number or boolean without.
+    fn value(&mut self, field: &Field, value: impl Debug + Serialize) {
+        let name = field.name();
+        if self.has(name) {
+            return;
+        }
+        let _ = match (self.format, self.colors) {
+            (LogFormat::Json, _) => {
+                let json = serde_json::to_string(&value).unwrap_or_default();
+                write!(self.text, r#","{name}":{}"#, escape_in_json(&json))
+            }
+            (LogFormat::Pretty, Colors::Off) => write!(self.text, " {name}={value:?}"),
+            (LogFormat::Pretty, Colors::On) => write!(self.text, " \x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value:?}"),
+        };
+        self.ends.push((name, self.text.len()));
+    }
+
+    /// Appends the fields of a span that are not there yet.
+    fn append(&mut self, span: &Self) {
+        let mut start = 0;
+        for &(name, end) in &span.ends {
+            if !self.has(name) {
+                self.text.push_str(span.text.get(start..end).unwrap_or_default());
+                self.ends.push((name, self.text.len()));
+            }
+            start = end;
+        }
+    }
+}
+
+fn color(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 31,
+        Level::WARN => 33,
+        Level::INFO => 32,
+        Level::DEBUG => 34,
+        Level::TRACE => 35,
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if self.format == LogFormat::Pretty && field.name() == "message" {
+            let _ = write!(self.text, " {}", Unquoted(value));
+        } else {
+            self.value(field, value);
+        }
+    }
+
+    /// Also for what is logged by its `Display`, which may hold anything.
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.value(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.value(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.value(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.value(field, value);
     }
 }
 
 /// Whether a character could break or disguise a line.
 fn misleads(c: char) -> bool {
-    !matches!(c, '"' | '\'' | '\\') && c.escape_debug().len() > 1
-}
-
-/// The message as it is, then `name="value"` for each field. Numbers and booleans have no quotes.
-struct QuotedFields;
-
-impl<'writer> FormatFields<'writer> for QuotedFields {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut visitor = QuotingVisitor { writer, separator: "", outcome: Ok(()) };
-        fields.record(&mut visitor);
-        visitor.outcome
-    }
-}
-
-struct QuotingVisitor<'writer> {
-    writer: Writer<'writer>,
-    separator: &'static str,
-    outcome: fmt::Result,
-}
-
-impl QuotingVisitor<'_> {
-    fn write(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        let (before, between, after) =
-            if self.writer.has_ansi_escapes() { ("\x1b[3m", "\x1b[0m\x1b[2m", "\x1b[0m") } else { ("", "", "") };
-        let (separator, name) = (self.separator, field.name());
-        self.separator = " ";
-        self.outcome = self.outcome.and_then(|()| match name {
-            "message" => write!(self.writer, "{separator}{value}"),
-            _ => write!(self.writer, "{separator}{before}{name}{between}={after}{value}"),
-        });
-    }
-
-    fn text(&mut self, field: &Field, text: &str) {
-        if field.name() == "message" {
-            self.write(field, format_args!("{}", Unquoted(text)));
-        } else {
-            self.write(field, format_args!("{text:?}"));
-        }
-    }
-}
-
-impl Visit for QuotingVisitor<'_> {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.text(field, value);
-    }
-
-    /// Also for what is logged by its `Display`, which may hold anything.
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.text(field, &format!("{value:?}"));
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.write(field, format_args!("{value}"));
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.write(field, format_args!("{value}"));
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.write(field, format_args!("{value}"));
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.write(field, format_args!("{value}"));
-    }
+    !matches!(c, ' '..='~') && c.escape_debug().len() > 1
 }
 
 /// A text with its misleading characters escaped.
@@ -123,37 +194,15 @@ impl fmt::Display for Unquoted<'_> {
     }
 }
 
-/// Also escapes what JSON allows as it is and a terminal, or a reader of lines, may obey. The JSON means the same.
-struct JsonLine<W>(W);
-
-impl<W: io::Write> io::Write for JsonLine<W> {
-    /// Takes whole lines: the layer writes each at once.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let is_plain = line.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n'));
-        if is_plain {
-            self.0.write_all(line)?;
-        } else {
-            self.0.write_all(escape_in_json(&String::from_utf8_lossy(line)).as_bytes())?;
-        }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
 /// JSON with the misleading characters in its texts as `\uXXXX`.
 fn escape_in_json(json: &str) -> Cow<'_, str> {
-    let is_to_escape = |c: char| c != '\n' && misleads(c);
-    if !json.contains(is_to_escape) {
+    if !json.contains(misleads) {
         return json.into();
     }
     let mut escaped = String::with_capacity(json.len());
     for c in json.chars() {
-        if is_to_escape(c) {
+        if misleads(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                // A String takes everything.
                 let _ = write!(escaped, "\\u{unit:04x}");
             }
         } else {
@@ -167,6 +216,7 @@ fn escape_in_json(json: &str) -> Cow<'_, str> {
 mod tests {
     use std::{
         error::Error,
+        io,
         sync::{Arc, Mutex},
     };
 
@@ -180,27 +230,13 @@ mod tests {
     const HOSTILE: &str = "a\r\n2026-01-01T00:00:00Z  INFO token issued\u{1b}[2J\u{9b}31m\u{7f}\u{85}\u{2028}\u{2029}\
                            \u{202e}\u{2066}\u{200b}\u{feff}\u{e0001}\" client_id=\"b";
 
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     fn logged(format: LogFormat, colors: Colors, log: impl Fn()) -> String {
-        let written = Log::default();
-        let writer = written.clone();
-        let subscriber = tracing_subscriber::registry().with(lines(format, colors, move || writer.clone()));
+        let written = Arc::new(Mutex::new(String::new()));
+        let writer = Arc::clone(&written);
+        let write = move |line: &str| writer.lock().unwrap().push_str(line);
+        let subscriber = tracing_subscriber::registry().with(Lines { format, colors, write });
         tracing::subscriber::with_default(subscriber, log);
-        let bytes = written.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        written.lock().unwrap().clone()
     }
 
     /// In every way that a value gets into an event.
@@ -251,6 +287,37 @@ mod tests {
         let log = logged(LogFormat::Json, Colors::Off, || tracing::info!(text = HOSTILE, display = %HOSTILE, "m"));
         let line: Value = serde_json::from_str(&log).unwrap();
         assert_eq!((&line["text"], &line["display"]), (&HOSTILE.into(), &HOSTILE.into()));
-        assert_eq!(escape_in_json("{\"a\":\"größer \u{1f600}\"}\n"), "{\"a\":\"größer \u{1f600}\"}\n");
+        assert_eq!(escape_in_json("\"größer \u{1f600}\""), "\"größer \u{1f600}\"");
+    }
+
+    #[test]
+    fn an_event_has_the_fields_of_the_spans_around_it_once_each_and_the_nearest_value() {
+        let in_spans = || {
+            let outer = tracing::info_span!("outer", request_id = "a\nb", client_address = "1.2.3.4", user = "outer");
+            let _outer = outer.enter();
+            tracing::info!(tenant = "t", "first");
+            let inner = tracing::info_span!("inner", user = 7, late = tracing::field::Empty, never = None::<&str>);
+            inner.record("late", true);
+            let _inner = inner.enter();
+            tracing::info!(request_id = "its own", level = "a field", "second");
+        };
+        let pretty = logged(LogFormat::Pretty, Colors::Off, in_spans);
+        let lines: Vec<_> = pretty.lines().map(|line| line.split_once("  ").unwrap().1).collect();
+        assert_eq!(
+            lines,
+            [
+                r#"INFO first tenant="t" request_id="a\nb" client_address="1.2.3.4" user="outer""#,
+                r#"INFO second request_id="its own" user=7 late=true client_address="1.2.3.4""#,
+            ]
+        );
+        let json = logged(LogFormat::Json, Colors::Off, in_spans);
+        let lines: Vec<_> = json.lines().map(|line| line.split_once(r#","level":"#).unwrap().1).collect();
+        assert_eq!(
+            lines,
+            [
+                r#""INFO","message":"first","tenant":"t","request_id":"a\nb","client_address":"1.2.3.4","user":"outer"}"#,
+                r#""INFO","message":"second","request_id":"its own","user":7,"late":true,"client_address":"1.2.3.4"}"#,
+            ]
+        );
     }
 }
