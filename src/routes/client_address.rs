@@ -1,4 +1,4 @@
-//! Where a request comes from, for the log.
+//! The client address of a request, for the log.
 
 use std::net::IpAddr;
 
@@ -11,6 +11,14 @@ use tracing::field::{DisplayValue, display};
 
 use crate::trusted_proxies::TrustedProxies;
 
+/// The peer of the connection or, if it is a trusted proxy, the address in its headers.
+pub(super) fn of(request: &HttpRequest) -> Option<IpAddr> {
+    let peer = request.peer_addr()?.ip();
+    let Some(proxies) = request.app_data::<Data<TrustedProxies>>() else { return Some(peer.to_canonical()) };
+    let values = |name: HeaderName| request.headers().get_all(name).map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    Some(proxies.client_address(peer, &values(FORWARDED), &values(X_FORWARDED_FOR)))
+}
+
 /// The address of the client, if the connection has one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClientAddress(Option<IpAddr>);
@@ -18,12 +26,7 @@ pub(super) struct ClientAddress(Option<IpAddr>);
 impl ClientAddress {
     /// By the connection and, if its peer is a trusted proxy, by the headers.
     pub(super) fn of(request: &HttpRequest) -> Self {
-        let values = |name: HeaderName| request.headers().get_all(name).map(HeaderValue::as_bytes).collect::<Vec<_>>();
-        let peer = request.peer_addr().map(|peer| peer.ip());
-        Self(peer.map(|peer| match request.app_data::<Data<TrustedProxies>>() {
-            Some(proxies) => proxies.client_address(peer, &values(FORWARDED), &values(X_FORWARDED_FOR)),
-            None => peer.to_canonical(),
-        }))
+        Self(of(request))
     }
 
     /// The peer of a connection that brought no request.
