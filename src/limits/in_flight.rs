@@ -1,22 +1,22 @@
-//! How many requests are worked on, or large bodies received, at once. One more is turned away at once, which costs next
-//! to nothing, instead of making all of them late.
+//! A limit on concurrent requests, or on large bodies received at the same time. A request above it is rejected at once, which
+//! costs next to nothing, instead of slowing down all others.
 
 use std::{future::poll_fn, num::NonZeroU32, pin::pin, task::Poll};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// A number of permits, shared by all workers; and as many for those that wait outside of them.
+/// A number of permits, shared by all workers, and as many for requests that wait without one.
 #[derive(Debug)]
 pub struct InFlightLimit {
     permits: Semaphore,
     waiting: Semaphore,
 }
 
-/// A permit, taken until it is dropped.
+/// A permit, held until it is dropped.
 #[derive(Debug)]
 pub struct Permit<'a> {
     limit: &'a InFlightLimit,
-    /// Absent only while its holder waits outside, and when there was no permit to come back to.
+    /// `None` while its holder waits without it, and after it could not be taken again.
     held: Option<SemaphorePermit<'a>>,
 }
 
@@ -26,7 +26,7 @@ pub struct Permit<'a> {
 pub struct NoPermit;
 
 impl InFlightLimit {
-    /// So many permits.
+    /// Makes this many permits.
     #[must_use]
     pub fn new(permits: NonZeroU32) -> Self {
         let permits = usize::try_from(permits.get()).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
@@ -41,8 +41,8 @@ impl InFlightLimit {
 }
 
 impl Permit<'_> {
-    /// Runs a future to its end. If the future has to wait, the permit is free for others until then: at most as many
-    /// futures wait outside as there are permits, and each needs a permit again when it is done.
+    /// Runs a future to its end. While the future waits, the permit is free for others. At most as many futures wait as there
+    /// are permits, and each needs a permit again when it is done.
     pub async fn release_while_waiting<T>(&mut self, future: impl Future<Output = T>) -> Result<T, NoPermit> {
         let mut future = pin!(future);
         if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
