@@ -1,4 +1,10 @@
-use std::{cell::RefCell, future::pending, io, sync::Arc, task::Context};
+use std::{
+    cell::{Cell, RefCell},
+    future::pending,
+    io,
+    sync::Arc,
+    task::Context,
+};
 
 use actix_web::{
     HttpResponse, test,
@@ -7,11 +13,12 @@ use actix_web::{
 use futures_util::StreamExt as _;
 use tokio::{
     io::{DuplexStream, ReadBuf, duplex},
+    sync::watch,
     task::{JoinHandle, LocalSet, spawn_local},
     time::sleep,
 };
 
-use super::*;
+use super::{request_clock::TIME_TO_SEND, *};
 use crate::{
     limits::{ConnectionTable, Room},
     telemetry::metrics::ConnectionMetrics,
@@ -221,7 +228,7 @@ fn a_client_that_does_not_read_costs_a_few_polls() {
             timeout(Duration::from_secs(20), sending).await.is_err(),
             "all was received of a client that does not read"
         );
-        assert!(sent < 3 * LARGEST_HEAD, "{sent}");
+        assert!(sent < 3 * MAX_HEAD_BYTES, "{sent}");
         served.seconds_to_end().await;
         assert!(served.polls.0.get() < 100, "{:?}", served.polls);
     });
@@ -249,7 +256,7 @@ fn many_requests_at_once_are_answered_one_after_the_other() {
 fn a_body_is_read_to_its_announced_length_and_what_follows_is_another_request() {
     run(async {
         let mut served = Served::start().await;
-        let large = LARGEST_HEAD * 5;
+        let large = MAX_HEAD_BYTES * 5;
         let request = format!("POST /body HTTP/1.1\r\nContent-Length: {large}\r\n\r\n{}{GET}", "x".repeat(large));
         served.send(&request).await;
         assert!(served.answer("root").await.contains(&format!("{large}.HTTP/1.1 200 OK")));
@@ -319,8 +326,8 @@ fn what_comes_behind_the_last_answer_is_dropped_for_2_seconds() {
 #[test]
 fn what_is_not_http_is_refused_once_at_once_and_with_what_was_received() {
     run(async {
-        let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(LARGEST_HEAD));
-        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MOST_FIELDS + 1));
+        let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(MAX_HEAD_BYTES));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1));
         for (request, status) in [
             ("garbage\r\n\r\n", 400),
             ("\x16\x03\x01\x02", 400),
