@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_uncertain_length_is_noticed_in_any_case_and_order() {
+    fn a_body_of_ambiguous_length_is_refused_in_any_case_and_order() {
         for (fields, is_ambiguous) in [
             ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", true),
             ("TRANSFER-ENCODING:chunked\r\nX: 1\r\ncontent-length:1\r\n", true),
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_found_in_a_head_that_is_not_whole_and_never_behind_it() {
+    fn a_field_is_found_in_an_incomplete_head_and_never_after_it() {
         let head = b"GET /Origin: no HTTP/1.1\r\nX: Origin: no\r\norigin:  http://a.example \r\nOrigin: second\r\nrest";
         assert_eq!(field(head, "Origin"), Some(&b"http://a.example"[..]));
         assert_eq!(field(b"GET / HTTP/1.1\r\nX: 1\r\n\r\nOrigin: body\r\n", "Origin"), None);
@@ -112,7 +112,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn the_end_is_where_httparse_finds_it_however_the_bytes_arrive(
+        fn the_end_is_the_same_however_the_bytes_arrive(
             bytes in prop::collection::vec(prop::sample::select(b"\r\n\r\n\n aA:;/".to_vec()), 0..40),
             cut in 0..40usize,
         ) {

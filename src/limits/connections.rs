@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_connection_that_was_idle_longest_gives_way_then_the_one_that_has_waited_longest() {
+    async fn the_connection_idle_longest_is_evicted_then_the_one_that_has_waited_longest() {
         let (table, slots) = full_table(6).await;
         slots[0].mark_waiting(after(&table, 1));
         slots[1].mark_waiting(after(&table, 0));
@@ -305,7 +305,7 @@ mod tests {
             slot.mark_verified();
             entered.push(slot);
         }
-        assert!(table.admit().await.is_none(), "verified requests give way to no one");
+        assert!(table.admit().await.is_none(), "verified requests are never evicted");
         assert_eq!((table.metrics.at_limit.get(), table.metrics.not_admitted.get()), (5, 1));
         assert_eq!(table.metrics.open.get(), 6);
         slots.clear();
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_of_strangers_are_bounded_and_those_of_verified_requests_do_not_count() {
+    async fn bytes_of_unverified_requests_are_bounded_and_others_do_not_count() {
         let table = table(5, 100);
         let holds_nothing = table.admit().await.unwrap();
         holds_nothing.mark_waiting(after(&table, 0));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_so_many_new_connections_wait() {
+    async fn only_a_limited_number_of_new_connections_wait() {
         let (table, slots) = full_table(100).await;
         let mut entering: Vec<_> = (0..20).map(|_| Box::pin(table.admit())).collect();
         for admission in &mut entering {

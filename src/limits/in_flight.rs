@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_as_many_places_as_were_made_and_each_is_given_again() {
+    fn there_are_as_many_permits_as_made_and_each_can_be_acquired_again() {
         let limit = limit(2);
         let first = limit.acquire().unwrap();
         let second = limit.acquire().unwrap();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_free_for_others_while_its_holder_waits_and_taken_again_after() {
+    fn a_permit_is_free_for_others_while_its_holder_waits_and_taken_again_after() {
         let limit = limit(1);
         let mut permit = limit.acquire().unwrap();
         let (done, wait) = oneshot::channel();
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_who_need_not_wait_keeps_the_place() {
+    fn a_holder_that_does_not_wait_keeps_the_permit() {
         let limit = limit(1);
         let mut permit = limit.acquire().unwrap();
         assert_eq!(permit.release_while_waiting(ready(1)).now_or_never(), Some(Ok(1)));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn only_as_many_wait_as_there_are_places() {
+    fn only_as_many_wait_as_there_are_permits() {
         let limit = limit(1);
         let mut first = limit.acquire().unwrap();
         let mut waiting = Box::pin(first.release_while_waiting(pending::<()>()));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_when_all_places_are_taken_is_turned_away() {
+    fn a_holder_is_rejected_if_no_permit_is_free_after_the_wait() {
         let limit = limit(1);
         let mut permit = limit.acquire().unwrap();
         let (done, wait) = oneshot::channel();

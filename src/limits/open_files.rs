@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_files_for_others() {
+    fn connections_leave_files_for_other_uses() {
         for (files, wanted, connections, queue) in [
             (u64::MAX, 10_000, 10_000, 2048),
             (12_560, 10_000, 10_000, 2048),

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_given_at_once_and_then_one_each_interval() {
+    fn a_burst_is_allowed_at_once_and_then_one_token_each_interval() {
         let (limit, clock) = limit(60, 3, 10);
         let take = || limit.take(&tenant("t"), "user");
         for (remaining, lasts) in [(2, 2), (1, 1), (0, 1)] {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_as_long_as_was_said_is_given_a_token() {
+    fn a_user_who_waits_as_long_as_told_gets_a_token() {
         for (per_minute, burst) in [(1, 1), (7, 3), (60, 20), (61, 1), (6000, 2)] {
             let (limit, clock) = limit(per_minute, burst, 10);
             let take = || limit.take(&tenant("t"), "user");
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_user_who_asks_without_pause_is_not_forgotten_for_others() {
-        // Far more places than the cache puts in order at a time.
+        // Far more than the cache orders at a time.
         let (limit, _clock) = limit(1, 1, 2000);
         let greedy = || limit.take(&tenant("t"), "greedy").is_ok();
         assert!(greedy());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_users_are_remembered_than_was_said() {
+    fn the_number_of_remembered_users_is_bounded() {
         let (limit, _clock) = limit(1, 1, 100);
         for user in 0..10_000 {
             assert!(limit.take(&tenant("t"), &user.to_string()).is_ok());
@@ -220,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_has_no_more_than_what_is_left_in_the_time_that_it_is_to_last_is_never_refused(
+        fn a_user_who_keeps_the_pace_is_never_refused(
             (per_minute, burst) in (1..200u32, 1..30u32),
             pauses in prop::collection::vec(0..5000u64, 1..40),
             at in prop::collection::vec(0.0..=1.0f64, 30),
@@ -254,7 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn nobody_has_more_than_a_burst_and_what_grew_since(
+        fn a_user_gets_at_most_a_burst_and_what_grew_back_since(
             per_minute in 1..200u32,
             burst in 1..20u32,
             pauses in prop::collection::vec(0..5000u64, 1..200),

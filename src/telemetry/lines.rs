@@ -225,8 +225,8 @@ mod tests {
 
     use super::*;
 
-    /// A line break and a line that looks like the service's own, a terminal's commands in both encodings, a deletion, line
-    /// separators, and characters that turn text around or do not show.
+    /// A line break and a line that looks like the service's own, terminal commands in both encodings, a deletion, line
+    /// separators, and characters that reverse text or are invisible.
     const HOSTILE: &str = "a\r\n2026-01-01T00:00:00Z  INFO token issued\u{1b}[2J\u{9b}31m\u{7f}\u{85}\u{2028}\u{2029}\
                            \u{202e}\u{2066}\u{200b}\u{feff}\u{e0001}\" client_id=\"b";
 
@@ -239,7 +239,7 @@ mod tests {
         written.lock().unwrap().clone()
     }
 
-    /// In every way that a value gets into an event.
+    /// Logs the value in every way that an event or span can.
     fn log_hostile_values() {
         let error = io::Error::other(HOSTILE);
         tracing::info!(text = HOSTILE, option = Some(HOSTILE), "str");
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_json_says_what_it_said_before_it_was_escaped() {
+    fn escaping_does_not_change_the_meaning_of_json() {
         let log = logged(LogFormat::Json, Colors::Off, || tracing::info!(text = HOSTILE, display = %HOSTILE, "m"));
         let line: Value = serde_json::from_str(&log).unwrap();
         assert_eq!((&line["text"], &line["display"]), (&HOSTILE.into(), &HOSTILE.into()));
