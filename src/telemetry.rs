@@ -16,8 +16,16 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-pub use self::lines::LogFormat;
-use self::lines::{Colors, Lines};
+use self::lines::{Lines, Style};
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Starts logging, once for the process.
 ///
@@ -28,10 +36,14 @@ pub fn init(format: LogFormat, level: Level) {
         // A client's malformed request is not this service's error.
         .with_target("actix_http", LevelFilter::OFF)
         .with_target("ably_clerk_auth", level);
-    let colors = if io::stdout().is_terminal() { Colors::On } else { Colors::Off };
+    let style = match format {
+        LogFormat::Json => Style::Json,
+        LogFormat::Pretty if io::stdout().is_terminal() => Style::Colored,
+        LogFormat::Pretty => Style::Plain,
+    };
     // A line that cannot be written is lost.
     let write = |line: &str| drop(io::stdout().write_all(line.as_bytes()));
-    tracing_subscriber::registry().with(levels).with(Lines { format, colors, write }).init();
+    tracing_subscriber::registry().with(levels).with(Lines { style, write }).init();
     panic::set_hook(Box::new(|panic| {
         // The message is left out: it may hold a value of the request.
         let location = panic.location().map(ToString::to_string);
