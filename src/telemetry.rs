@@ -59,3 +59,28 @@ pub fn request_span(request_id: &str, client_address: Option<IpAddr>) -> Span {
     let client_address = client_address.map(display);
     tracing::error_span!("request", request_id, client_address)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_request_span_exists_at_every_level_and_has_an_address_only_if_known() {
+        let written = Arc::new(Mutex::new(String::new()));
+        let writer = Arc::clone(&written);
+        let write = move |line: &str| writer.lock().unwrap().push_str(line);
+        let levels = Targets::new().with_default(Level::ERROR);
+        let subscriber = tracing_subscriber::registry().with(levels).with(Lines { style: Style::Plain, write });
+        tracing::subscriber::with_default(subscriber, || {
+            for address in [None, Some([192, 0, 2, 7].into())] {
+                request_span("id", address).in_scope(|| tracing::error!("failed"));
+            }
+        });
+        let written = written.lock().unwrap();
+        let lines: Vec<_> = written.lines().filter_map(|line| line.split_once(' ')).map(|(_, rest)| rest).collect();
+        let with_address = r#"ERROR failed request_id="id" client_address="192.0.2.7""#;
+        assert_eq!(lines, [r#"ERROR failed request_id="id""#, with_address]);
+    }
+}

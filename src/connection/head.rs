@@ -40,10 +40,13 @@ impl HeadParser {
 /// Whether two fields give the length of the body, or a transfer coding is not `chunked` alone. A proxy before this service
 /// may believe another length (RFC 9112 section 11.2).
 fn is_body_length_ambiguous(fields: &[Header<'_>]) -> bool {
-    let is_coding = |field: &Header<'_>| field.name.eq_ignore_ascii_case("transfer-encoding");
-    let is_length = |field: &Header<'_>| field.name.eq_ignore_ascii_case("content-length");
-    fields.iter().filter(|field| is_coding(field) || is_length(field)).count() > 1
-        || fields.iter().any(|field| is_coding(field) && !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    let is = |field: &Header<'_>, name| field.name.eq_ignore_ascii_case(name);
+    let mut lengths = fields.iter().filter(|field| is(field, "content-length") || is(field, "transfer-encoding"));
+    let first = lengths.next();
+    let is_other_coding = first.is_some_and(|field| {
+        is(field, "transfer-encoding") && !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked")
+    });
+    is_other_coding || lengths.next().is_some()
 }
 
 /// The value of the first field of this name in the bytes of a head, which may be invalid or incomplete.
