@@ -1,4 +1,4 @@
-//! What a replica gives at most: [tokens to one user](TokenLimit), [requests at once](InFlightLimit), and [open
+//! Limits of a replica: [tokens of a user](TokenLimit), [concurrent requests](InFlightLimit) and [open
 //! connections](ConnectionTable).
 
 mod connections;

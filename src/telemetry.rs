@@ -16,8 +16,16 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-pub use self::lines::LogFormat;
-use self::lines::{Colors, Lines};
+use self::lines::{Lines, Style};
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Starts logging, once for the process.
 ///
@@ -28,10 +36,14 @@ pub fn init(format: LogFormat, level: Level) {
         // A client's malformed request is not this service's error.
         .with_target("actix_http", LevelFilter::OFF)
         .with_target("ably_clerk_auth", level);
-    let colors = if io::stdout().is_terminal() { Colors::On } else { Colors::Off };
+    let style = match format {
+        LogFormat::Json => Style::Json,
+        LogFormat::Pretty if io::stdout().is_terminal() => Style::Colored,
+        LogFormat::Pretty => Style::Plain,
+    };
     // A line that cannot be written is lost.
     let write = |line: &str| drop(io::stdout().write_all(line.as_bytes()));
-    tracing_subscriber::registry().with(levels).with(Lines { format, colors, write }).init();
+    tracing_subscriber::registry().with(levels).with(Lines { style, write }).init();
     panic::set_hook(Box::new(|panic| {
         // The message is left out: it may hold a value of the request.
         let location = panic.location().map(ToString::to_string);
@@ -46,4 +58,29 @@ pub fn init(format: LogFormat, level: Level) {
 pub fn request_span(request_id: &str, client_address: Option<IpAddr>) -> Span {
     let client_address = client_address.map(display);
     tracing::error_span!("request", request_id, client_address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_request_span_exists_at_every_level_and_has_an_address_only_if_known() {
+        let written = Arc::new(Mutex::new(String::new()));
+        let writer = Arc::clone(&written);
+        let write = move |line: &str| writer.lock().unwrap().push_str(line);
+        let levels = Targets::new().with_default(Level::ERROR);
+        let subscriber = tracing_subscriber::registry().with(levels).with(Lines { style: Style::Plain, write });
+        tracing::subscriber::with_default(subscriber, || {
+            for address in [None, Some([192, 0, 2, 7].into())] {
+                request_span("id", address).in_scope(|| tracing::error!("failed"));
+            }
+        });
+        let written = written.lock().unwrap();
+        let lines: Vec<_> = written.lines().filter_map(|line| line.split_once(' ')).map(|(_, rest)| rest).collect();
+        let with_address = r#"ERROR failed request_id="id" client_address="192.0.2.7""#;
+        assert_eq!(lines, [r#"ERROR failed request_id="id""#, with_address]);
+    }
 }

@@ -1,40 +1,34 @@
-//! Where a request comes from: the peer of the connection or, behind proxies that are trusted, whom they say they got it
+//! The client address of a request: the peer of the connection or, behind trusted proxies, the address that they received it
 //! from.
 //!
-//! Each proxy writes the address of its own peer at the right end of `Forwarded` (RFC 7239) or `X-Forwarded-For`. What is
-//! left of that was sent to it, and may be anybody's invention. So the lists are read from the right, and only as far as
-//! each next word is that of a trusted proxy. Libraries read them from the left, where a client writes, or give up on the
-//! whole for one malformed part, which a client could send to go unseen.
+//! Each proxy appends the address of its peer to `Forwarded` (RFC 7239) or `X-Forwarded-For`. The client can send anything
+//! before that. So the lists are read from the right, and only as far as a trusted proxy wrote them. Libraries read them from
+//! the left, where a client writes, or reject the whole list for one malformed part, which a client could send to hide.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// The networks whose forwarding headers are believed.
+/// The networks whose forwarding headers are trusted.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 /// Why a text is not a network to trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidProxyNetwork {
-    /// It is neither a network nor an address.
+    /// Neither a network nor an address.
     #[error("not a network; write it like 10.0.0.0/8 or 2001:db8::/32, or one address")]
     Malformed,
-    /// Far more would be believed than anybody's proxies are: as `0.0.0.0/1` and `128.0.0.0/1`, two would be everybody.
+    /// Far larger than the network of anyone's proxies: `0.0.0.0/1` and `128.0.0.0/1` together are every address.
     #[error(
-        "a network larger than a /8 of IPv4 or a /7 of IPv6: whoever is in it could write any address into the log; \
+        "a network larger than a /8 of IPv4 or a /7 of IPv6: every client in it could write any address into the log; \
          name your proxies' networks"
     )]
     TooLarge,
-    /// It is an address in a network, and the whole network would be meant.
+    /// An address in a network.
     #[error("a network has bits set behind its prefix; write 10.0.0.0/8, not 10.1.2.3/8")]
     HostBits,
-    /// Everybody would be believed.
-    #[error(
-        "a network of all addresses: anybody could then write any address into the log; name your proxies' networks"
-    )]
-    Everybody,
-    /// It is IPv4 written as IPv6, as which addresses are never compared.
+    /// IPv4 written as IPv6, which no address ever matches.
     #[error("a network of IPv4 addresses written as IPv6; write it as IPv4")]
     MappedIpv4,
 }
@@ -45,22 +39,20 @@ pub fn proxy_network(text: &str) -> Result<IpNet, InvalidProxyNetwork> {
         Ok(address) => IpNet::from(address),
         Err(_) => text.parse::<IpNet>().map_err(|_| InvalidProxyNetwork::Malformed)?,
     };
-    let is_mapped = |network: IpNet| matches!(network, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some());
     match network {
-        network if network.prefix_len() == 0 => Err(InvalidProxyNetwork::Everybody),
         IpNet::V4(v4) if v4.prefix_len() < 8 => Err(InvalidProxyNetwork::TooLarge),
         IpNet::V6(v6) if v6.prefix_len() < 7 => Err(InvalidProxyNetwork::TooLarge),
         network if network != network.trunc() => Err(InvalidProxyNetwork::HostBits),
-        network if is_mapped(network) => Err(InvalidProxyNetwork::MappedIpv4),
+        IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => Err(InvalidProxyNetwork::MappedIpv4),
         network => Ok(network),
     }
 }
 
 impl TrustedProxies {
-    /// The most proxies that a request can have come through for its client to be known.
-    pub const MOST_HOPS: usize = 16;
+    /// The most addresses that are followed from the right.
+    pub const MAX_HOPS: usize = 16;
 
-    /// These networks.
+    /// Makes the list of these networks.
     #[must_use]
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks)
@@ -68,11 +60,11 @@ impl TrustedProxies {
 
     /// The client of a request, given the values of all its `Forwarded` and `X-Forwarded-For` headers.
     ///
-    /// It is the last address from the right that somebody trusted vouches for. Nobody vouches for what is not an address
-    /// (`unknown`, an obfuscated identifier, something malformed) or for what is left of it.
+    /// The search goes from right to left. It ends at the first address that is not trusted, and before anything that is not
+    /// an address (`unknown`, an obfuscated identifier, something malformed).
     ///
-    /// A proxy that writes one of the two headers passes the other on as the client sent it, and which it writes is not
-    /// known. So when there are both and they do not lead to the same address, neither is believed: it is the peer.
+    /// A proxy that writes one of the two headers passes on the other as the client sent it, and the service does not know
+    /// which one it writes. So if both are there and lead to different addresses, the result is the peer.
     #[must_use]
     pub fn client_address(&self, peer: IpAddr, forwarded: &[&[u8]], x_forwarded_for: &[&[u8]]) -> IpAddr {
         let peer = peer.to_canonical();
@@ -93,46 +85,36 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Goes from hop to hop, `before` each what the last one says of the one before it.
-    fn follow(&self, peer: IpAddr, before: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
-        let mut reached = peer;
-        for address in before.take(Self::MOST_HOPS).map_while(|address| address) {
-            reached = address;
+    /// The last address from the right that a trusted proxy wrote. `addresses` come from the right.
+    fn follow(&self, peer: IpAddr, addresses: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+        let mut client = peer;
+        for address in addresses.take(Self::MAX_HOPS).map_while(|address| address) {
+            client = address;
             if !self.trusts(address) {
                 break;
             }
         }
-        reached
+        client
     }
 }
 
-/// The addresses of a value of `X-Forwarded-For`, the last first; none for what is not one.
+/// The parts of a value of `X-Forwarded-For` from the right: `None` for what is not an address.
 fn in_x_forwarded_for(value: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
     value.rsplit(|byte| *byte == b',').map(|entry| node(entry.trim_ascii()))
 }
 
-/// The addresses of a value of `Forwarded`, the last first; none for what is not one.
+/// The elements of a value of `Forwarded` from the right: `None` for one without an address.
 fn in_forwarded(value: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
-    let mut quoted = false;
-    let elements = value.rsplit(move |byte| {
-        quoted ^= *byte == b'"';
-        *byte == b',' && !quoted
-    });
-    elements.map(forwarded_for)
+    value.rsplit(outside_quotes(b',')).map(forwarded_for)
 }
 
-/// What `for` of an element says. An element with an escaped character is not taken apart: no address needs one.
+/// The address in the parameter `for`. `None` if the element has an escaped character: no address needs one.
 fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     if element.contains(&b'\\') {
         return None;
     }
-    let mut quoted = false;
-    let pairs = element.split(|byte| {
-        quoted ^= *byte == b'"';
-        *byte == b';' && !quoted
-    });
     let mut found = None;
-    for pair in pairs {
+    for pair in element.split(outside_quotes(b';')) {
         let equals = pair.iter().position(|byte| *byte == b'=')?;
         let (name, value) = (pair.get(..equals)?, pair.get(equals + 1..)?);
         if name.trim_ascii().eq_ignore_ascii_case(b"for") && found.replace(value.trim_ascii()).is_some() {
@@ -144,27 +126,22 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     node(unquoted?)
 }
 
-/// The address of a node (RFC 7239, section 6): with or without a port, IPv6 in brackets if there is one.
-fn node(text: &[u8]) -> Option<IpAddr> {
-    let text = str::from_utf8(text).ok()?;
-    let address = if let Some(rest) = text.strip_prefix('[') {
-        let (address, port) = rest.split_once(']')?;
-        let is_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-        IpAddr::V6(address.parse::<Ipv6Addr>().ok().filter(|_| is_port)?)
-    } else if let Ok(address) = text.parse::<IpAddr>() {
-        address
-    } else {
-        let (address, port) = text.split_once(':')?;
-        IpAddr::V4(address.parse::<Ipv4Addr>().ok().filter(|_| is_port(port))?)
-    };
-    Some(address.to_canonical())
+/// Finds a separator that is not part of a quoted string.
+fn outside_quotes(separator: u8) -> impl FnMut(&u8) -> bool {
+    let mut quoted = false;
+    move |byte| {
+        quoted ^= *byte == b'"';
+        *byte == separator && !quoted
+    }
 }
 
-fn is_port(text: &str) -> bool {
-    let is_obfuscated =
-        |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    let is_number = (1..=5).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    is_number || text.strip_prefix('_').is_some_and(is_obfuscated)
+/// The address of a node with or without a port (RFC 7239, section 6).
+fn node(text: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(text).ok()?;
+    let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|socket| socket.ip());
+    let address = text.parse().ok().or_else(with_port).or_else(in_brackets)?;
+    Some(address.to_canonical())
 }
 
 #[cfg(test)]
@@ -191,8 +168,8 @@ mod tests {
     fn a_peer_that_is_not_trusted_is_the_client_whatever_it_sends() {
         assert_eq!(client("192.0.2.1", &["for=10.0.0.1"], &["10.0.0.1, 1.2.3.4"]), "192.0.2.1");
         assert_eq!(client("::ffff:192.0.2.1", &[], &["1.2.3.4"]), "192.0.2.1");
-        let nobody = TrustedProxies::default();
-        assert_eq!(nobody.client_address(ip("10.0.0.1"), &[], &[b"1.2.3.4"]), ip("10.0.0.1"));
+        let untrusted = TrustedProxies::default();
+        assert_eq!(untrusted.client_address(ip("10.0.0.1"), &[], &[b"1.2.3.4"]), ip("10.0.0.1"));
     }
 
     #[test]
@@ -214,7 +191,7 @@ mod tests {
         for (values, address) in [
             (&["for=192.0.2.7"][..], "192.0.2.7"),
             (&["for=6.6.6.6, For=\"192.0.2.7\";proto=https;by=10.0.0.1 , for=10.0.0.2"], "192.0.2.7"),
-            (&["for=6.6.6.6", "proto=http; for=\"192.0.2.7:_gazonk\""], "192.0.2.7"),
+            (&["for=6.6.6.6", "proto=http; for=\"192.0.2.7:4711\""], "192.0.2.7"),
             (&["for=\"[2001:db8:2::1]:4711\""], "2001:db8:2::1"),
             (&["for=192.0.2.7;host=\"a,b;for=6.6.6.6\""], "192.0.2.7"),
             (&["for=\", for=192.0.2.7"], "192.0.2.7"),
@@ -225,11 +202,17 @@ mod tests {
     }
 
     #[test]
-    fn nobody_vouches_for_what_is_no_address_nor_for_what_is_left_of_it() {
+    fn the_search_ends_before_what_is_not_an_address() {
         let ends = ["", " ", "unknown", "_hidden", "localhost", "192.0.2", "192.0.2.7:", "192.0.2.7:123456", "[::1"];
-        for end in
-            ends.into_iter().chain(["::1]", "[192.0.2.7]", "[::1]x", "fe80::1%eth0", "\"192.0.2.7\"", "1.2.3.4 5"])
-        {
+        for end in ends.into_iter().chain([
+            "::1]",
+            "[192.0.2.7]",
+            "[::1]x",
+            "192.0.2.7:_port",
+            "fe80::1%eth0",
+            "\"192.0.2.7\"",
+            "1.2.3.4 5",
+        ]) {
             assert_eq!(client("10.0.0.1", &[], &[&format!("6.6.6.6, {end}, 10.0.0.2")]), "10.0.0.2", "{end}");
             assert_eq!(client("10.0.0.1", &[], &[&format!("6.6.6.6, {end}")]), "10.0.0.1", "{end}");
         }
@@ -250,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_headers_that_contradict_each_other_neither_is_believed() {
+    fn two_headers_that_contradict_each_other_are_both_ignored() {
         assert_eq!(client("10.0.0.1", &["for=192.0.2.7"], &["6.6.6.6, 192.0.2.7"]), "192.0.2.7");
         assert_eq!(client("10.0.0.1", &["for=6.6.6.6"], &["192.0.2.7"]), "10.0.0.1");
         assert_eq!(client("10.0.0.1", &["for=192.0.2.7"], &["6.6.6.6"]), "10.0.0.1");
@@ -258,14 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_so_many_hops_are_followed() {
+    fn only_16_hops_are_followed() {
         let through = |hops: usize| format!("192.0.2.7{}", ", 10.0.0.2".repeat(hops - 1));
-        assert_eq!(client("10.0.0.1", &[], &[&through(TrustedProxies::MOST_HOPS)]), "192.0.2.7");
-        assert_eq!(client("10.0.0.1", &[], &[&through(TrustedProxies::MOST_HOPS + 1)]), "10.0.0.2");
+        assert_eq!(client("10.0.0.1", &[], &[&through(TrustedProxies::MAX_HOPS)]), "192.0.2.7");
+        assert_eq!(client("10.0.0.1", &[], &[&through(TrustedProxies::MAX_HOPS + 1)]), "10.0.0.2");
     }
 
     #[test]
-    fn what_is_trusted_is_a_network_that_somebody_can_mean() {
+    fn only_networks_of_proxies_can_be_trusted() {
         for good in ["10.0.0.0/8", "fc00::/7", "192.0.2.7", "192.0.2.7/32", "2001:db8::/32", "::1"] {
             assert!(proxy_network(good).is_ok(), "{good}");
         }
@@ -275,8 +258,8 @@ mod tests {
             ("10.0.0.0/33", InvalidProxyNetwork::Malformed),
             ("10.0.0/8", InvalidProxyNetwork::Malformed),
             ("10.1.2.3/8", InvalidProxyNetwork::HostBits),
-            ("0.0.0.0/0", InvalidProxyNetwork::Everybody),
-            ("::/0", InvalidProxyNetwork::Everybody),
+            ("0.0.0.0/0", InvalidProxyNetwork::TooLarge),
+            ("::/0", InvalidProxyNetwork::TooLarge),
             ("0.0.0.0/1", InvalidProxyNetwork::TooLarge),
             ("128.0.0.0/1", InvalidProxyNetwork::TooLarge),
             ("10.0.0.0/7", InvalidProxyNetwork::TooLarge),
@@ -294,7 +277,7 @@ mod tests {
         prop::collection::vec(prop_oneof![4 => likely, 1 => any::<u8>()], 0..60)
     }
 
-    /// An address outside of the trusted networks, or a proxy's.
+    /// An address in the trusted networks, or outside of them.
     fn address(trusted: bool) -> impl Strategy<Value = IpAddr> {
         let v4 = any::<[u8; 3]>().prop_map(move |[b, c, d]| IpAddr::from([if trusted { 10 } else { 192 }, b, c, d]));
         let v6 = any::<[u16; 5]>()
@@ -313,7 +296,7 @@ mod tests {
         }
     }
 
-    /// A header as it arrives: what the client sent, and what each proxy wrote behind that.
+    /// A header as it arrives: what the client sent, then what each proxy appended.
     fn arrived(sent: &[u8], written: &[String]) -> Vec<u8> {
         written.iter().fold(sent.to_vec(), |so_far, entry| {
             if so_far.is_empty() { entry.clone().into_bytes() } else { [&so_far[..], b", ", entry.as_bytes()].concat() }
@@ -321,8 +304,8 @@ mod tests {
     }
 
     proptest! {
-        /// What it says is the client's true address whatever the client sends: in one line or in lines of its own, in
-        /// the header that the proxies write or, together with it, in the other one, which can only hide it.
+        /// The client's true address is found whatever the client sends: in one line or in several, in the header that the
+        /// proxies write or, together with it, in the other one, which can only hide the address.
         #[test]
         fn what_a_client_sends_never_becomes_its_address(
             sent in anything(),

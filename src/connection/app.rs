@@ -1,11 +1,12 @@
-//! The Actix app behind a connection, as hyper's service. Actix works with the types of the crate `http` 0.2, hyper with those
-//! of `http` 1, so a request and its answer are carried over, field by field.
+//! The Actix app behind a connection, as a hyper service. Actix uses the crate `http` 0.2 and hyper `http` 1, so requests and
+//! answers are converted field by field.
 
 use std::{
     cell::Cell,
     convert::Infallible,
+    fmt,
     future::pending,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -20,19 +21,39 @@ use actix_web::{
     error::PayloadError,
     web::Bytes,
 };
-use futures_util::{Stream, future::LocalBoxFuture};
+use futures_util::{Stream, future::LocalBoxFuture, stream::poll_fn};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::watch;
 
-use super::{Listener, RequestClock};
+use super::request_clock::RequestClock;
 
-/// An app whose routes have been set up.
+/// An app with its routes.
 pub(crate) trait App:
     Service<actix_http::Request, Response = ServiceResponse, Error = Error, Future: 'static> + 'static
 {
 }
 
 impl<A: Service<actix_http::Request, Response = ServiceResponse, Error = Error, Future: 'static> + 'static> App for A {}
+
+/// What the connections of a listener share.
+pub(crate) struct Listener<A> {
+    /// The routes.
+    pub(crate) app: A,
+    /// Answers bytes that never became a request.
+    pub(crate) refuse: Box<Refuse>,
+    /// Turns true once, when the service stops.
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+/// Makes a whole answer, from the status line to the body, given its status, what was received of the head, and the peer.
+type Refuse = dyn Fn(u16, &[u8], Option<IpAddr>) -> Vec<u8>;
+
+impl<A> fmt::Debug for Listener<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").finish_non_exhaustive()
+    }
+}
 
 pub(super) struct AppService<A> {
     pub(super) listener: Rc<Listener<A>>,
@@ -51,7 +72,7 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
         let length = body.size_hint().exact();
         clock.head_parsed(length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)));
         let is_read = Rc::new(Cell::new(length == Some(0)));
-        // Where a request ends is not certain then, so what follows it is not taken for another one.
+        // It is uncertain where such a request ends, so nothing after it counts as another request.
         if length.is_none() || head.method == Method::CONNECT || head.headers.contains_key(header::UPGRADE) {
             clock.request_is_last();
         }
@@ -61,8 +82,7 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
         };
         request.extensions_mut().insert(Rc::clone(&clock));
         if !is_read.get() {
-            let body = Box::pin(RequestBody { incoming: body, is_read: Rc::clone(&is_read) });
-            *request.payload() = Payload::Stream { payload: body };
+            *request.payload() = Payload::Stream { payload: Box::pin(payload(body, Rc::clone(&is_read))) };
         }
         let answering = self.listener.app.call(request);
         Box::pin(async move {
@@ -73,7 +93,7 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
             if !is_read.get() {
                 clock.request_is_last();
             }
-            let is_last = clock.is_last.get();
+            let is_last = clock.is_last();
             let mut answer = hyper_response(response, clock).await;
             if is_last {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -83,7 +103,7 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
     }
 }
 
-/// `None` if Actix's types do not allow what hyper's do.
+/// `None` if Actix's types reject what hyper's accept.
 fn actix_request(head: &request::Parts, peer: Option<SocketAddr>) -> Option<actix_http::Request> {
     let mut request = actix_http::Request::with_payload(Payload::None);
     let actix = request.head_mut();
@@ -111,7 +131,7 @@ async fn hyper_response(response: HttpResponse, clock: Rc<RequestClock>) -> hype
     let (head, body) = response.into_parts();
     let bytes = match body.try_into_bytes() {
         Ok(bytes) => bytes,
-        // An answer of this service is in memory, so its body cannot fail.
+        // The service's answers are in memory, so reading one cannot fail.
         Err(body) => body::to_bytes(body).await.unwrap_or_default(),
     };
     let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
@@ -119,7 +139,7 @@ async fn hyper_response(response: HttpResponse, clock: Rc<RequestClock>) -> hype
     *answer.status_mut() = StatusCode::from_u16(head.status().as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     answer.headers_mut().reserve(head.headers().len() + 3);
     for (name, value) in head.headers() {
-        // What Actix allows in a header, hyper allows too.
+        // hyper accepts every header that Actix accepts.
         if let (Ok(name), Ok(value)) =
             (HeaderName::from_bytes(name.as_str().as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
         {
@@ -129,34 +149,27 @@ async fn hyper_response(response: HttpResponse, clock: Rc<RequestClock>) -> hype
     answer
 }
 
-/// A request's body, which notes that it was read to its end.
-struct RequestBody {
-    incoming: Incoming,
-    is_read: Rc<Cell<bool>>,
-}
-
-impl Stream for RequestBody {
-    type Item = Result<Bytes, PayloadError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+/// The body as Actix reads it. Sets `is_read` at its end.
+fn payload(mut body: Incoming, is_read: Rc<Cell<bool>>) -> impl Stream<Item = Result<Bytes, PayloadError>> {
+    poll_fn(move |cx| {
         loop {
-            match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        return Poll::Ready(Some(Ok(bytes)));
-                    }
-                }
-                Some(Err(_)) => return Poll::Ready(Some(Err(PayloadError::Incomplete(None)))),
+            let item = match ready!(Pin::new(&mut body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => Some(Ok(bytes)),
+                    Err(_) => continue,
+                },
+                Some(Err(_)) => Some(Err(PayloadError::Incomplete(None))),
                 None => {
-                    self.is_read.set(true);
-                    return Poll::Ready(None);
+                    is_read.set(true);
+                    None
                 }
-            }
+            };
+            return Poll::Ready(item);
         }
-    }
+    })
 }
 
-/// An answer's body. hyper drops it when all of the answer is in hyper's buffer.
+/// An answer's body. hyper drops it when the whole answer is in hyper's buffer.
 pub(super) struct AnswerBody {
     bytes: Option<Bytes>,
     clock: Rc<RequestClock>,

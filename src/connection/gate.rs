@@ -1,95 +1,81 @@
-//! What hyper reads and writes through: the bytes of one request, and nothing of the next until the answer has been sent.
+//! What hyper reads and writes: the bytes of one request at a time. The next request waits until the answer is sent.
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
-use super::{LARGEST_HEAD, MOST_FIELDS, Phase, RequestClock, head::HeadScanner};
+use super::{
+    head::{HeadParser, MAX_HEAD_BYTES},
+    request_clock::{Phase, RequestClock},
+};
 
 /// How much room a connection has for what it receives, until a head needs more.
-pub(super) const SMALLEST_BUFFER: usize = 2 * 1024;
+pub(super) const MIN_BUFFER: usize = 2 * 1024;
 
-/// A socket that gives a request at a time.
+/// A socket that lets one request through at a time.
 pub(super) struct Gate<S> {
     stream: S,
     clock: Rc<RequestClock>,
     received: Received,
-    scanner: HeadScanner,
-    /// The length of the head at the beginning of `received`, once it is whole.
+    parser: HeadParser,
+    /// The length of the head at the beginning of `received`, once it is complete.
     head: Option<usize>,
-    /// How many bytes of the head hyper has.
-    handed_over: usize,
-    /// Up to where a head that is not whole has been checked.
-    checked: Option<usize>,
-    is_at_end: bool,
+    /// How many bytes of the head hyper has read.
+    head_read: usize,
+    is_at_eof: bool,
 }
 
-/// What there is of the next request.
+/// What arrived of the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Head {
-    /// A head, to be handed over.
-    Whole,
-    /// Nothing: the client has sent all that it is going to send.
-    AtEnd,
+    Complete,
+    /// The client sends nothing more.
+    Eof,
 }
 
-/// Bytes that were received and not yet used up.
+/// Bytes that were received and not yet consumed.
 #[derive(Default)]
-struct Received {
-    buffer: Vec<u8>,
-    filled: usize,
-}
+struct Received(Vec<u8>);
 
 impl Received {
-    fn bytes(&self) -> &[u8] {
-        self.buffer.get(..self.filled).unwrap_or_default()
-    }
-
-    /// Reads as much as is there, at most up to a length of `limit`, and says how much that was.
+    /// Reads what has arrived, until `max` bytes are held or the buffer is full. Returns how many it read.
     fn poll_fill<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
-        limit: usize,
+        max: usize,
     ) -> Poll<io::Result<usize>> {
-        let end = self.buffer.len().min(limit.max(self.filled));
-        let mut room = ReadBuf::new(self.buffer.get_mut(self.filled..end).unwrap_or_default());
-        ready!(Pin::new(stream).poll_read(cx, &mut room))?;
-        let read = room.filled().len();
-        self.filled += read;
-        Poll::Ready(Ok(read))
+        let room = max.min(self.0.capacity()).saturating_sub(self.0.len());
+        pin!(stream.take(room as u64).read_buf(&mut self.0)).poll(cx)
     }
 
-    /// Makes room where there is none, and says how much.
+    /// Enlarges a full buffer. Returns by how much.
     fn grow(&mut self) -> usize {
-        let before = self.buffer.len();
-        if self.filled == before {
-            self.buffer.resize((before * 4).clamp(SMALLEST_BUFFER, LARGEST_HEAD), 0);
+        let before = self.0.capacity();
+        if self.0.len() == before {
+            self.0.reserve_exact((before * 4).clamp(MIN_BUFFER, MAX_HEAD_BYTES).saturating_sub(before));
         }
-        self.buffer.len() - before
+        self.0.capacity() - before
     }
 
-    /// Drops bytes from the beginning, and memory that is not needed any more.
-    fn use_up(&mut self, length: usize) {
-        let length = length.min(self.filled);
-        self.buffer.copy_within(length..self.filled, 0);
-        self.filled -= length;
-        if self.filled == 0 && self.buffer.len() > SMALLEST_BUFFER {
-            self.buffer = Vec::new();
+    /// Drops bytes from the beginning, and a large buffer once it is empty.
+    fn consume(&mut self, length: usize) {
+        self.0.drain(..length.min(self.0.len()));
+        if self.0.is_empty() && self.0.capacity() > MIN_BUFFER {
+            self.0 = Vec::new();
         }
     }
 
     /// Empty lines before a request line do not count (RFC 9112 section 2.2).
-    fn use_up_empty_lines(&mut self) {
-        while let [b'\n', ..] | [b'\r', b'\n', ..] = self.bytes() {
-            let length = if self.bytes().starts_with(b"\n") { 1 } else { 2 };
-            self.use_up(length);
+    fn skip_empty_lines(&mut self) {
+        while let [b'\n', ..] | [b'\r', b'\n', ..] = self.0[..] {
+            self.consume(if self.0.starts_with(b"\n") { 1 } else { 2 });
         }
     }
 }
@@ -100,130 +86,119 @@ impl<S> Gate<S> {
             stream,
             clock,
             received: Received::default(),
-            scanner: HeadScanner::default(),
+            parser: HeadParser::default(),
             head: None,
-            handed_over: 0,
-            checked: None,
-            is_at_end: false,
+            head_read: 0,
+            is_at_eof: false,
         }
     }
 
-    /// The socket.
     pub(super) fn stream(&mut self) -> &mut S {
         &mut self.stream
     }
 
-    /// What was received of a request whose head has not been parsed.
+    /// What was received of a request whose head is not parsed.
     pub(super) fn unparsed(&self) -> &[u8] {
-        self.received.bytes()
+        &self.received.0
     }
 
-    /// Whether the client has sent all that it is going to send.
-    pub(super) fn is_at_end(&self) -> bool {
-        self.is_at_end
+    /// Whether the client sends nothing more.
+    pub(super) fn is_at_eof(&self) -> bool {
+        self.is_at_eof
     }
 
-    /// Whether hyper has parsed the head, which is not needed any more then.
-    fn is_parsed(&mut self) -> bool {
-        let is_parsed = self.clock.is_parsed();
-        if is_parsed && self.handed_over > 0 {
-            self.received.use_up(self.handed_over);
-            self.handed_over = 0;
+    /// Drops the head once hyper has parsed it.
+    fn drop_parsed_head(&mut self) {
+        if self.clock.is_parsed() && self.head_read > 0 {
+            self.received.consume(self.head_read);
+            self.head_read = 0;
             self.head = None;
-            self.checked = None;
-            self.scanner = HeadScanner::default();
+            self.parser = HeadParser::default();
         }
-        is_parsed
     }
 
-    /// Why the bytes of the head cannot become a request: the status of the refusal.
-    fn refusal(&mut self) -> Option<u16> {
-        if self.scanner.is_ambiguous() {
-            return Some(400);
-        }
-        // hyper parses what is whole. Before, a first look and one at each new line find what never becomes whole.
-        if self.head.is_some() || self.checked.replace(self.scanner.whole_lines()) == Some(self.scanner.whole_lines()) {
-            return None;
-        }
-        let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
-        match httparse::Request::new(&mut fields).parse(self.received.bytes()) {
-            Ok(_) => None,
-            Err(httparse::Error::TooManyHeaders) => Some(431),
-            Err(_) => Some(400),
-        }
+    /// The socket for an answer of the app. `None` before: then hyper answers what it cannot parse, and the connection sends
+    /// its own refusal instead.
+    fn answer_stream(&mut self) -> Option<Pin<&mut S>>
+    where
+        S: Unpin,
+    {
+        self.drop_parsed_head();
+        self.clock.is_parsed().then(|| Pin::new(&mut self.stream))
     }
 }
 
 impl<S: AsyncRead + Unpin> Gate<S> {
-    /// Receives until there is a whole head, or the client has ended.
+    /// Receives until the head is complete or the client ends.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Head>> {
         loop {
             if self.head.is_some() {
-                return Poll::Ready(Ok(Head::Whole));
+                return Poll::Ready(Ok(Head::Complete));
             }
             if self.clock.phase() == Phase::Idle {
-                self.received.use_up_empty_lines();
+                self.received.skip_empty_lines();
             }
-            if !matches!(self.received.bytes(), [] | [b'\r']) {
+            if !matches!(self.received.0[..], [] | [b'\r']) {
                 self.clock.begin_request();
-                self.head = self.scanner.end_in(self.received.bytes());
-                let refusal = self.refusal();
-                let is_too_large = self.head.is_none() && self.received.filled >= LARGEST_HEAD;
-                if let Some(status) = refusal.or(is_too_large.then_some(431)) {
-                    self.clock.refuse(status);
-                    return Poll::Pending;
-                }
-                if self.head.is_some() {
-                    continue;
+                match self.parser.end_in(&self.received.0) {
+                    Ok(None) if self.received.0.len() < MAX_HEAD_BYTES => {}
+                    Ok(Some(end)) => {
+                        self.head = Some(end);
+                        continue;
+                    }
+                    refusal => {
+                        self.clock.refuse(refusal.err().unwrap_or(431));
+                        return Poll::Pending;
+                    }
                 }
             }
             let grown = self.received.grow();
-            self.clock.holds_more(grown);
-            if ready!(self.received.poll_fill(&mut self.stream, cx, LARGEST_HEAD))? == 0 {
-                self.is_at_end = true;
-                return Poll::Ready(Ok(Head::AtEnd));
+            self.clock.slot().add_unverified_bytes(grown);
+            if ready!(self.received.poll_fill(&mut self.stream, cx, MAX_HEAD_BYTES))? == 0 {
+                self.is_at_eof = true;
+                return Poll::Ready(Ok(Head::Eof));
             }
         }
     }
 
-    fn hand_over_head(&mut self, room: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let left = self.received.bytes().get(self.handed_over..self.head.unwrap_or_default()).unwrap_or_default();
+    fn read_head(&mut self, room: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let left = self.received.0.get(self.head_read..self.head.unwrap_or_default()).unwrap_or_default();
         if left.is_empty() {
-            // hyper sees no end where the scanner did, and waits for more.
+            // hyper waits for more of a head that is complete.
             self.clock.refuse(400);
             return Poll::Pending;
         }
-        let copied = put(left, room);
-        self.handed_over += copied;
-        self.clock.head_handed_over(self.handed_over);
-        // The head stays here as well, for a refusal.
-        self.clock.holds_more(copied);
+        let copied = copy(left, room);
+        self.head_read += copied;
+        self.clock.head_read(self.head_read);
+        // The gate keeps the head too, for a refusal.
+        self.clock.slot().add_unverified_bytes(copied);
         Poll::Ready(Ok(()))
     }
 
-    /// Hands over the body, as far as its announced length goes.
+    /// Reads the body up to its announced length.
     fn poll_body(&mut self, cx: &mut Context<'_>, room: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let left = self.clock.body_left();
         if left == 0 {
             return Poll::Pending;
         }
-        if self.received.filled == 0 {
+        if self.received.0.is_empty() {
             self.received.grow();
             let read = ready!(self.received.poll_fill(&mut self.stream, cx, left))?;
-            self.is_at_end = read == 0;
+            self.is_at_eof = read == 0;
         }
-        let part = self.received.bytes();
-        let handed_over = put(part.get(..left).unwrap_or(part), room);
-        self.received.use_up(handed_over);
+        let part = &self.received.0[..];
+        let copied = copy(part.get(..left).unwrap_or(part), room);
+        self.received.consume(copied);
         // A handler's buffer doubles as it grows.
-        self.clock.holds_more(2 * handed_over);
-        self.clock.body_handed_over(handed_over);
+        self.clock.slot().add_unverified_bytes(2 * copied);
+        self.clock.body_read(copied);
         Poll::Ready(Ok(()))
     }
 }
 
-/// Puts as much as there is room for.
-fn put(bytes: &[u8], room: &mut ReadBufCursor<'_>) -> usize {
+/// Copies as much as there is room for. Returns how much.
+fn copy(bytes: &[u8], room: &mut ReadBufCursor<'_>) -> usize {
     let part = bytes.get(..room.remaining()).unwrap_or(bytes);
     room.put_slice(part);
     part.len()
@@ -232,28 +207,26 @@ fn put(bytes: &[u8], room: &mut ReadBufCursor<'_>) -> usize {
 impl<S: AsyncRead + Unpin> Read for Gate<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut room: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.is_parsed() {
+        this.drop_parsed_head();
+        if this.clock.is_parsed() {
             return this.poll_body(cx, &mut room);
         }
-        // What comes after the last answer is not a request.
+        // Bytes after the last answer are not a request.
         if this.clock.phase() == Phase::Finished {
             return Poll::Ready(Ok(()));
         }
         match ready!(this.poll_head(cx))? {
-            Head::Whole => this.hand_over_head(&mut room),
-            Head::AtEnd => Poll::Ready(Ok(())),
+            Head::Complete => this.read_head(&mut room),
+            Head::Eof => Poll::Ready(Ok(())),
         }
     }
 }
 
 impl<S: AsyncWrite + Unpin> Write for Gate<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.is_parsed() {
-            Pin::new(&mut this.stream).poll_write(cx, bytes)
-        } else {
-            // hyper answers by itself, without a body, what it cannot parse. The connection answers in its place.
-            Poll::Ready(Ok(bytes.len()))
+        match self.get_mut().answer_stream() {
+            Some(stream) => stream.poll_write(cx, bytes),
+            None => Poll::Ready(Ok(bytes.len())),
         }
     }
 
@@ -262,11 +235,9 @@ impl<S: AsyncWrite + Unpin> Write for Gate<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.is_parsed() {
-            Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
-        } else {
-            Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+        match self.get_mut().answer_stream() {
+            Some(stream) => stream.poll_write_vectored(cx, slices),
+            None => Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum())),
         }
     }
 
@@ -278,13 +249,13 @@ impl<S: AsyncWrite + Unpin> Write for Gate<S> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
         if this.clock.phase() == Phase::Sending {
-            this.is_parsed();
+            this.drop_parsed_head();
             this.clock.answer_sent();
         }
         Poll::Ready(Ok(()))
     }
 
-    /// The connection closes the socket itself, when it has read what still comes.
+    /// The connection closes the socket itself, after it has read what the client still sends.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

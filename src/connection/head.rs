@@ -1,70 +1,62 @@
-//! Where the head of a request ends, and whether it leaves the length of the body uncertain.
+//! Where the head of a request ends, and whether it can become a request.
 
+use std::mem;
+
+use httparse::{EMPTY_HEADER, Header, Request, Status};
 use memchr::memchr;
 
-/// Reads a head line by line, as it arrives, and finds its end as httparse does: the first empty line behind the request
-/// line. A line ends with LF or CRLF; empty lines before the request line do not count (RFC 9112 section 2.2).
+/// The largest request line and fields together.
+pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// The most fields of a head.
+pub(super) const MAX_FIELDS: usize = 96;
+
+/// Parses a head as it arrives.
 #[derive(Debug, Default)]
-pub(super) struct HeadScanner {
-    scanned: usize,
-    line_start: usize,
-    in_fields: bool,
-    has_length: bool,
-    is_ambiguous: bool,
+pub(super) struct HeadParser {
+    seen: usize,
 }
 
-impl HeadScanner {
-    /// The length of the head, once it is whole. `bytes` begin with the head, and with what was there at the last call.
-    pub(super) fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
-        while let Some(found) = memchr(b'\n', bytes.get(self.scanned..)?) {
-            let line_end = self.scanned + found;
-            let line = bytes.get(self.line_start..line_end)?;
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            self.scanned = line_end + 1;
-            self.line_start = self.scanned;
-            if !line.is_empty() {
-                self.note_length(line);
-                self.in_fields = true;
-            } else if self.in_fields {
-                return Some(self.scanned);
-            }
+impl HeadParser {
+    /// The length of the head once it is complete, or the status of the refusal if it can never become a request. `bytes`
+    /// begin with the head, and with the bytes of the last call.
+    pub(super) fn end_in(&mut self, bytes: &[u8]) -> Result<Option<usize>, u16> {
+        let seen = mem::replace(&mut self.seen, bytes.len());
+        // Parsing at the first bytes and at each new line finds early what can never become a request.
+        if seen > 0 && memchr(b'\n', bytes.get(seen..).unwrap_or_default()).is_none() {
+            return Ok(None);
         }
-        self.scanned = bytes.len();
-        None
-    }
-
-    /// How many bytes the lines have that have been seen whole.
-    pub(super) fn whole_lines(&self) -> usize {
-        self.line_start
-    }
-
-    /// Whether it is uncertain how long the body is: two fields say so, or a transfer coding is not `chunked` alone. Whoever
-    /// reads the request before or after this service may believe another length (RFC 9112 section 11.2).
-    pub(super) fn is_ambiguous(&self) -> bool {
-        self.is_ambiguous
-    }
-
-    fn note_length(&mut self, line: &[u8]) {
-        let coding = value_of(line, "transfer-encoding");
-        if coding.is_none() && value_of(line, "content-length").is_none() {
-            return;
+        let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+        match Request::new(&mut fields).parse(bytes) {
+            Err(httparse::Error::TooManyHeaders) => Err(431),
+            Err(_) => Err(400),
+            Ok(_) if is_body_length_ambiguous(&fields) => Err(400),
+            Ok(Status::Complete(length)) => Ok(Some(length)),
+            Ok(Status::Partial) => Ok(None),
         }
-        self.is_ambiguous |= self.has_length || coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked"));
-        self.has_length = true;
     }
 }
 
-/// The value of a field, if the line is one of this name.
-fn value_of<'h>(line: &'h [u8], name: &str) -> Option<&'h [u8]> {
-    let (found, value) = line.split_at_checked(name.len())?;
-    let value = value.strip_prefix(b":")?;
-    found.eq_ignore_ascii_case(name.as_bytes()).then(|| value.trim_ascii())
+/// Whether two fields give the length of the body, or a transfer coding is not `chunked` alone. A proxy before this service
+/// may believe another length (RFC 9112 section 11.2).
+fn is_body_length_ambiguous(fields: &[Header<'_>]) -> bool {
+    let is = |field: &Header<'_>, name| field.name.eq_ignore_ascii_case(name);
+    let mut lengths = fields.iter().filter(|field| is(field, "content-length") || is(field, "transfer-encoding"));
+    let first = lengths.next();
+    let is_other_coding = first.is_some_and(|field| {
+        is(field, "transfer-encoding") && !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked")
+    });
+    is_other_coding || lengths.next().is_some()
 }
 
-/// The value of the first field of this name in the bytes of a head, which may be invalid or not whole.
+/// The value of the first field of this name in the bytes of a head, which may be invalid or incomplete.
 pub(crate) fn field<'h>(head: &'h [u8], name: &str) -> Option<&'h [u8]> {
     let lines = head.split(|byte| *byte == b'\n').skip(1);
-    lines.take_while(|line| !line.trim_ascii().is_empty()).find_map(|line| value_of(line, name))
+    lines.take_while(|line| !line.trim_ascii().is_empty()).find_map(|line| {
+        let (found, value) = line.split_at_checked(name.len())?;
+        let value = value.strip_prefix(b":")?;
+        found.eq_ignore_ascii_case(name.as_bytes()).then(|| value.trim_ascii())
+    })
 }
 
 #[cfg(test)]
@@ -73,8 +65,8 @@ mod tests {
 
     use super::*;
 
-    fn end(bytes: &[u8]) -> Option<usize> {
-        HeadScanner::default().end_in(bytes)
+    fn end(bytes: &[u8]) -> Result<Option<usize>, u16> {
+        HeadParser::default().end_in(bytes)
     }
 
     #[test]
@@ -89,12 +81,12 @@ mod tests {
             (b"GET / HTTP/1.1\r\nHost: x\r\n \r\n", None),
             (b"", None),
         ] {
-            assert_eq!(end(bytes), length, "{}", bytes.escape_ascii());
+            assert_eq!(end(bytes).unwrap_or_default(), length, "{}", bytes.escape_ascii());
         }
     }
 
     #[test]
-    fn a_body_of_uncertain_length_is_noticed_in_any_case_and_order() {
+    fn a_body_of_ambiguous_length_is_refused_in_any_case_and_order() {
         for (fields, is_ambiguous) in [
             ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", true),
             ("TRANSFER-ENCODING:chunked\r\nX: 1\r\ncontent-length:1\r\n", true),
@@ -105,14 +97,15 @@ mod tests {
             ("Transfer-Encoding: Chunked \r\nX-Content-Length: 1\r\n", false),
             ("Content-Length: 1\r\n", false),
         ] {
-            let mut scanner = HeadScanner::default();
-            assert!(scanner.end_in(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes()).is_some());
-            assert_eq!(scanner.is_ambiguous(), is_ambiguous, "{fields}");
+            for rest in ["", "\r\n"] {
+                let end = end(format!("GET / HTTP/1.1\r\n{fields}{rest}").as_bytes());
+                assert_eq!(end == Err(400), is_ambiguous, "{fields}");
+            }
         }
     }
 
     #[test]
-    fn a_field_is_found_in_a_head_that_is_not_whole_and_never_behind_it() {
+    fn a_field_is_found_in_an_incomplete_head_and_never_after_it() {
         let head = b"GET /Origin: no HTTP/1.1\r\nX: Origin: no\r\norigin:  http://a.example \r\nOrigin: second\r\nrest";
         assert_eq!(field(head, "Origin"), Some(&b"http://a.example"[..]));
         assert_eq!(field(b"GET / HTTP/1.1\r\nX: 1\r\n\r\nOrigin: body\r\n", "Origin"), None);
@@ -122,17 +115,20 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn the_end_is_where_httparse_finds_it_however_the_bytes_arrive(
+        fn the_end_is_the_same_however_the_bytes_arrive(
             bytes in prop::collection::vec(prop::sample::select(b"\r\n\r\n\n aA:;/".to_vec()), 0..40),
             cut in 0..40usize,
         ) {
             let bytes = [&b"GET / HTTP/1.1\r\nA: b"[..], &bytes].concat();
-            let mut scanner = HeadScanner::default();
-            let found = scanner.end_in(&bytes[..cut.min(bytes.len())]).or_else(|| scanner.end_in(&bytes));
-            let mut fields = [httparse::EMPTY_HEADER; 64];
-            match httparse::Request::new(&mut fields).parse(&bytes) {
-                Ok(httparse::Status::Complete(length)) => prop_assert_eq!(found, Some(length)),
-                Ok(httparse::Status::Partial) => prop_assert_eq!(found, None),
+            let mut parser = HeadParser::default();
+            let found = match parser.end_in(&bytes[..cut.min(bytes.len())]) {
+                Ok(None) => parser.end_in(&bytes),
+                found => found,
+            };
+            let mut fields = [EMPTY_HEADER; 64];
+            match Request::new(&mut fields).parse(&bytes) {
+                Ok(Status::Complete(length)) => prop_assert_eq!(found, Ok(Some(length))),
+                Ok(Status::Partial) => prop_assert_eq!(found, Ok(None)),
                 Err(_) => {}
             }
         }

@@ -1,4 +1,10 @@
-use std::{cell::RefCell, future::pending, io, sync::Arc, task::Context};
+use std::{
+    cell::{Cell, RefCell},
+    future::pending,
+    io,
+    sync::Arc,
+    task::Context,
+};
 
 use actix_web::{
     HttpResponse, test,
@@ -7,11 +13,12 @@ use actix_web::{
 use futures_util::StreamExt as _;
 use tokio::{
     io::{DuplexStream, ReadBuf, duplex},
+    sync::watch,
     task::{JoinHandle, LocalSet, spawn_local},
     time::sleep,
 };
 
-use super::*;
+use super::{request_clock::TIME_TO_SEND, *};
 use crate::{
     limits::{ConnectionTable, Room},
     telemetry::metrics::ConnectionMetrics,
@@ -52,7 +59,7 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// A connection that is being served, as its client sees it.
+/// The client of a connection that is being served.
 struct Served {
     client: DuplexStream,
     serving: JoinHandle<()>,
@@ -64,7 +71,7 @@ struct Served {
 }
 
 impl Served {
-    /// `/` answers at once, `/large` with much, `/never` never, `/body` with the length of the body.
+    /// `/` answers at once, `/large` at length, `/never` never, `/body` with the length of the body.
     async fn start() -> Self {
         let app = actix_web::App::new()
             .route("/", web::to(async || HttpResponse::Ok().body("root")))
@@ -95,7 +102,7 @@ impl Served {
         self.client.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// One whole answer whose body ends like this.
+    /// Reads one whole answer whose body has this end.
     async fn answer(&mut self, end: &str) -> String {
         let mut answer = Vec::new();
         while !answer.ends_with(end.as_bytes()) {
@@ -110,7 +117,7 @@ impl Served {
         rest
     }
 
-    /// How many seconds pass until the connection is closed.
+    /// The seconds until the connection is closed.
     async fn seconds_to_end(&mut self) -> u64 {
         let begun_at = Instant::now();
         (&mut self.serving).await.unwrap();
@@ -137,7 +144,7 @@ fn run(test: impl Future<Output = ()>) {
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
 #[test]
-fn a_head_has_5_seconds_on_a_new_connection_and_behind_other_requests() {
+fn a_head_has_5_seconds_on_a_new_connection_and_after_other_requests() {
     run(async {
         for (before, answers) in [("", 0), (GET, 1), ("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\n\n", 2)] {
             for late in [0, 40] {
@@ -219,9 +226,9 @@ fn a_client_that_does_not_read_costs_a_few_polls() {
         };
         assert!(
             timeout(Duration::from_secs(20), sending).await.is_err(),
-            "all was received of a client that does not read"
+            "the service received everything from a client that does not read"
         );
-        assert!(sent < 3 * LARGEST_HEAD, "{sent}");
+        assert!(sent < 3 * MAX_HEAD_BYTES, "{sent}");
         served.seconds_to_end().await;
         assert!(served.polls.0.get() < 100, "{:?}", served.polls);
     });
@@ -249,7 +256,7 @@ fn many_requests_at_once_are_answered_one_after_the_other() {
 fn a_body_is_read_to_its_announced_length_and_what_follows_is_another_request() {
     run(async {
         let mut served = Served::start().await;
-        let large = LARGEST_HEAD * 5;
+        let large = MAX_HEAD_BYTES * 5;
         let request = format!("POST /body HTTP/1.1\r\nContent-Length: {large}\r\n\r\n{}{GET}", "x".repeat(large));
         served.send(&request).await;
         assert!(served.answer("root").await.contains(&format!("{large}.HTTP/1.1 200 OK")));
@@ -257,7 +264,7 @@ fn a_body_is_read_to_its_announced_length_and_what_follows_is_another_request() 
 }
 
 #[test]
-fn a_request_whose_end_is_not_certain_is_the_last_one() {
+fn a_request_whose_end_is_uncertain_is_the_last_one() {
     run(async {
         let hostile = format!("{GET}Content-Length: 1\nTransfer-Encoding: x\n\n garbage\r\n\r\n").repeat(300);
         for (request, end) in [
@@ -303,7 +310,7 @@ fn empty_lines_between_requests_do_not_begin_one() {
 }
 
 #[test]
-fn what_comes_behind_the_last_answer_is_dropped_for_2_seconds() {
+fn bytes_after_the_last_answer_are_dropped_for_2_seconds() {
     run(async {
         let mut served = Served::start().await;
         served.send("POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n").await;
@@ -317,10 +324,10 @@ fn what_comes_behind_the_last_answer_is_dropped_for_2_seconds() {
 }
 
 #[test]
-fn what_is_not_http_is_refused_once_at_once_and_with_what_was_received() {
+fn bytes_that_are_not_http_are_refused_once_and_immediately() {
     run(async {
-        let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(LARGEST_HEAD));
-        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MOST_FIELDS + 1));
+        let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(MAX_HEAD_BYTES));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1));
         for (request, status) in [
             ("garbage\r\n\r\n", 400),
             ("\x16\x03\x01\x02", 400),
@@ -400,7 +407,7 @@ fn a_stop_ends_an_idle_connection_and_lets_a_request_go_on() {
 }
 
 #[test]
-fn a_connection_that_has_to_give_way_is_closed_at_once_in_every_state() {
+fn an_evicted_connection_is_closed_at_once_in_every_state() {
     run(async {
         for begun in ["", "GET / H", "GET /never HTTP/1.1\r\n\r\n", "GET /large HTTP/1.1\r\n\r\n", "garbage\r\n\r\n"] {
             let mut served = Served::start().await;

@@ -1,10 +1,10 @@
-//! How many connections a listener keeps open, and how many bytes of strangers it holds.
+//! Limits on a listener's open connections, and on the bytes that they hold for unverified requests.
 //!
-//! At either limit a connection gives way: the one that has been idle longest or, if none is idle, the one that has been
-//! waiting for its client longest. So whoever opens many connections closes their own. A new connection counts as one that waits, not as idle: its first request is on its way.
+//! At either limit a connection is evicted: the one that has been idle longest or, if none is idle, the one that has waited
+//! for its client longest. So a client that opens many connections closes its own. A new connection counts as waiting, not as
+//! idle: its first request is on its way.
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{
@@ -17,41 +17,45 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
 
-use super::Room;
+use super::open_files::Room;
 use crate::telemetry::metrics::ConnectionMetrics;
 
 /// The connections of a listener.
+#[derive(Debug)]
 pub struct ConnectionTable {
     listener: &'static str,
     slots: Box<[Slot]>,
     free: Mutex<Vec<usize>>,
     permits: Arc<Semaphore>,
-    /// New connections that wait for the place of another.
+    /// New connections that wait for an eviction.
     queue: Semaphore,
-    /// Connections that give way at once. Each of the others has its time to send a request meanwhile.
+    /// Evictions at the same time. The other connections have their time to send a request meanwhile.
     evictions: Semaphore,
     unverified_bytes: AtomicUsize,
-    largest_unverified: usize,
+    max_unverified_bytes: usize,
     created_at: Instant,
-    /// When the log last warned of each limit.
-    warned_at: [AtomicU64; 2],
+    connection_warnings: WarningInterval,
+    byte_warnings: WarningInterval,
     metrics: ConnectionMetrics,
 }
 
 /// A connection's place in the table.
+#[derive(Debug)]
 pub struct ConnectionSlot {
     table: Arc<ConnectionTable>,
     index: usize,
     _permit: OwnedSemaphorePermit,
 }
 
+#[derive(Debug)]
 struct Slot {
-    /// In which order connections give way, the lowest first: a time in microseconds, or one of the states above all times.
+    /// The lowest rank is evicted first: a time in microseconds, or one of the states above all times.
     rank: AtomicU64,
     unverified_bytes: AtomicUsize,
     evicted: AtomicWaker,
@@ -60,31 +64,37 @@ struct Slot {
 const FREE: u64 = u64::MAX;
 const EVICTED: u64 = u64::MAX - 1;
 const PROTECTED: u64 = u64::MAX - 2;
-/// What the rank of a connection begins at that has received its request and answers it.
+/// The lowest rank of a connection that has received its request and answers it.
 const RECEIVED: u64 = 1 << 62;
-/// What the rank of a connection begins at that waits for a request, or for a client to read the answer.
+/// The lowest rank of a connection that waits for a request, or for its client to read the answer.
 const WAITING: u64 = 1 << 61;
 
-/// Why connections are closed for others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Limit {
-    Connections,
-    Bytes,
+/// Lets a warning through once a minute.
+#[derive(Debug, Default)]
+struct WarningInterval(Mutex<Option<Instant>>);
+
+impl WarningInterval {
+    fn is_due(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| last.elapsed() > Duration::from_mins(1));
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
+    }
 }
 
 impl ConnectionTable {
-    /// The most bytes of unverified requests that all connections hold together.
-    pub const UNVERIFIED_BYTES: usize = 64 * 1024 * 1024;
+    /// The most bytes that all connections together hold for unverified requests.
+    pub const MAX_UNVERIFIED_BYTES: usize = 64 * 1024 * 1024;
 
-    const PAUSE_BETWEEN_WARNINGS: Duration = Duration::from_mins(1);
-
-    /// The table of a listener of this name.
+    /// Makes the table of the listener of this name.
     #[must_use]
     pub fn new(listener: &'static str, room: Room, metrics: ConnectionMetrics) -> Arc<Self> {
-        Self::with(listener, room, Self::UNVERIFIED_BYTES, metrics)
+        Self::with(listener, room, Self::MAX_UNVERIFIED_BYTES, metrics)
     }
 
-    fn with(listener: &'static str, room: Room, largest_unverified: usize, metrics: ConnectionMetrics) -> Arc<Self> {
+    fn with(listener: &'static str, room: Room, max_unverified_bytes: usize, metrics: ConnectionMetrics) -> Arc<Self> {
         let [connections, queue] = [room.connections, room.queue]
             .map(|number| usize::try_from(number).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS));
         let slot =
@@ -97,19 +107,20 @@ impl ConnectionTable {
             queue: Semaphore::new(queue),
             evictions: Semaphore::new((connections / 8).max(1)),
             unverified_bytes: AtomicUsize::new(0),
-            largest_unverified,
+            max_unverified_bytes,
             created_at: Instant::now(),
-            warned_at: [AtomicU64::new(0), AtomicU64::new(0)],
+            connection_warnings: WarningInterval::default(),
+            byte_warnings: WarningInterval::default(),
             metrics,
         })
     }
 
-    /// A place for a new connection, for which another may have to give way. `None` while every other connection has a
-    /// verified request in progress, or if too many wait.
+    /// A place for a new connection, for which another may be evicted. `None` while every other connection works on a
+    /// verified request, or if too many new connections wait.
     pub async fn admit(self: &Arc<Self>) -> Option<ConnectionSlot> {
         let permit = match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => self.permit_of_another().await.or_else(|| {
+            Err(_) => self.evicted_permit().await.or_else(|| {
                 self.metrics.not_admitted.inc();
                 None
             })?,
@@ -121,71 +132,40 @@ impl ConnectionTable {
         Some(slot)
     }
 
-    async fn permit_of_another(&self) -> Option<OwnedSemaphorePermit> {
-        self.warn(Limit::Connections);
+    async fn evicted_permit(&self) -> Option<OwnedSemaphorePermit> {
+        if self.connection_warnings.is_due() {
+            let (listener, connections) = (self.listener, self.slots.len());
+            tracing::warn!(listener, connections, "connection limit reached; closing connections for new ones");
+        }
         let _queued = self.queue.try_acquire().ok()?;
         let _eviction = self.evictions.acquire().await.ok()?;
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Some(permit);
         }
-        if !self.evict(Limit::Connections) {
+        if !self.evict(|_| true, &self.metrics.at_limit) {
             return None;
         }
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 
-    /// Closes the connection that comes first. False if no connection may be closed.
-    fn evict(&self, limit: Limit) -> bool {
-        let gives = |slot: &Slot| match limit {
-            Limit::Connections => true,
-            Limit::Bytes => slot.unverified_bytes.load(Relaxed) > 0,
-        };
+    /// Evicts the candidate with the lowest rank and counts it. False if no connection can be evicted.
+    fn evict(&self, is_candidate: impl Fn(&Slot) -> bool, counter: &Counter) -> bool {
         loop {
             let ranks = self.slots.iter().map(|slot| (slot.rank.load(Acquire), slot));
-            let evictable = ranks.filter(|(rank, slot)| rank < &PROTECTED && gives(slot));
+            let evictable = ranks.filter(|(rank, slot)| rank < &PROTECTED && is_candidate(slot));
             let Some((rank, slot)) = evictable.min_by_key(|(rank, _)| *rank) else { return false };
             if slot.rank.compare_exchange(rank, EVICTED, SeqCst, Relaxed).is_ok() {
-                self.release(slot);
-                match limit {
-                    Limit::Connections => &self.metrics.at_limit,
-                    Limit::Bytes => &self.metrics.over_bytes,
-                }
-                .inc();
+                self.release_bytes(slot);
+                counter.inc();
                 slot.evicted.wake();
                 return true;
             }
         }
     }
 
-    fn release(&self, slot: &Slot) {
+    fn release_bytes(&self, slot: &Slot) {
         let bytes = slot.unverified_bytes.swap(0, SeqCst);
         self.unverified_bytes.fetch_sub(bytes, SeqCst);
-    }
-
-    /// Warns of a limit, at most once a minute.
-    fn warn(&self, limit: Limit) {
-        let now = self.micros(Instant::now()).max(1);
-        let last = match limit {
-            Limit::Connections => &self.warned_at[0],
-            Limit::Bytes => &self.warned_at[1],
-        };
-        let pause = Self::PAUSE_BETWEEN_WARNINGS.as_micros();
-        let is_due = |warned_at: u64| warned_at == 0 || u128::from(now - warned_at.min(now)) > pause;
-        if last.fetch_update(Relaxed, Relaxed, |warned_at| is_due(warned_at).then_some(now)).is_err() {
-            return;
-        }
-        let (listener, connections) = (self.listener, self.slots.len());
-        match limit {
-            Limit::Connections => {
-                tracing::warn!(listener, connections, "connection limit reached; closing connections for new ones");
-            }
-            Limit::Bytes => {
-                tracing::warn!(
-                    listener,
-                    "unverified requests hold 64 MiB; closing the connections that hold some longest"
-                );
-            }
-        }
     }
 
     fn micros(&self, time: Instant) -> u64 {
@@ -195,52 +175,59 @@ impl ConnectionTable {
 }
 
 impl ConnectionSlot {
-    /// The connection has had an answer, and no request since then.
+    /// The connection has been idle since then.
     pub fn mark_idle(&self, since: Instant) {
         self.set_rank(self.table.micros(since));
-        self.release();
+        self.release_bytes();
     }
 
-    /// The connection waits for its client since then: for a request, or for an answer to be read.
+    /// The connection has waited for its client since then: for a request, or for the client to read the answer.
     pub fn mark_waiting(&self, since: Instant) {
         self.set_rank(WAITING + self.table.micros(since));
     }
 
-    /// The request that began then has been received, and its sender is unknown.
+    /// The connection has received the request that began then. Its sender is unknown.
     pub fn mark_received(&self, since: Instant) {
         let rank = RECEIVED + self.table.micros(since);
         let _ = self.slot().rank.fetch_update(SeqCst, SeqCst, |old| (old < RECEIVED).then_some(rank));
     }
 
-    /// The sender of the request is known: the connection does not give way to others.
+    /// The sender of the request is known: the connection cannot be evicted.
     pub fn mark_verified(&self) {
         self.set_rank(PROTECTED);
-        self.release();
+        self.release_bytes();
     }
 
-    /// Counts bytes that the connection holds of an unverified request. Above the limit for all connections, those that have
-    /// held bytes longest are closed: this one, too, if it is among them.
-    pub fn holds_more(&self, bytes: usize) {
+    /// Counts bytes that the connection holds for an unverified request. Above the limit, the connections that have held such
+    /// bytes longest are evicted, this one too if it is among them.
+    pub fn add_unverified_bytes(&self, bytes: usize) {
         if self.slot().rank.load(Relaxed) == PROTECTED {
             return;
         }
-        // First in the sum: whoever evicts this connection takes from the sum what the slot has.
-        let mut all = self.table.unverified_bytes.fetch_add(bytes, SeqCst) + bytes;
+        let table = &self.table;
+        // The sum first: an eviction of this connection subtracts what its slot holds.
+        let mut sum = table.unverified_bytes.fetch_add(bytes, SeqCst) + bytes;
         self.slot().unverified_bytes.fetch_add(bytes, SeqCst);
-        while all > self.table.largest_unverified && self.table.evict(Limit::Bytes) {
-            self.table.warn(Limit::Bytes);
-            all = self.table.unverified_bytes.load(SeqCst);
+        let holds_bytes = |slot: &Slot| slot.unverified_bytes.load(Relaxed) > 0;
+        while sum > table.max_unverified_bytes && table.evict(holds_bytes, &table.metrics.over_bytes) {
+            if table.byte_warnings.is_due() {
+                tracing::warn!(
+                    listener = table.listener,
+                    "unverified requests hold 64 MiB; closing the connections that hold some longest"
+                );
+            }
+            sum = table.unverified_bytes.load(SeqCst);
         }
     }
 
-    /// Ready once the connection is to be closed at once, for others.
+    /// Ready once the connection is evicted and must be closed at once.
     pub fn poll_evicted(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.slot().evicted.register(cx.waker());
         if self.slot().rank.load(SeqCst) == EVICTED { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// The connection was closed because a request took too long.
-    pub fn mark_timed_out(&self) {
+    /// Counts the connection as closed because a request took too long.
+    pub fn count_timeout(&self) {
         self.table.metrics.at_deadline.inc();
     }
 
@@ -248,36 +235,24 @@ impl ConnectionSlot {
         &self.table.slots[self.index]
     }
 
-    /// What is evicted stays so.
+    /// Sets the rank unless the connection is evicted.
     fn set_rank(&self, rank: u64) {
         let _ = self.slot().rank.fetch_update(SeqCst, SeqCst, |old| (old != EVICTED).then_some(rank));
     }
 
-    fn release(&self) {
+    fn release_bytes(&self) {
         if self.slot().unverified_bytes.load(Relaxed) > 0 {
-            self.table.release(self.slot());
+            self.table.release_bytes(self.slot());
         }
     }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.table.release(self.slot());
+        self.table.release_bytes(self.slot());
         self.slot().rank.store(FREE, SeqCst);
         self.table.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
         self.table.metrics.open.dec();
-    }
-}
-
-impl fmt::Debug for ConnectionTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionTable").field("slots", &self.slots.len()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for ConnectionSlot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionSlot").field("index", &self.index).finish_non_exhaustive()
     }
 }
 
@@ -295,9 +270,9 @@ mod tests {
         table.created_at + Duration::from_millis(millis)
     }
 
-    fn table(connections: u64, largest_unverified: usize) -> Arc<ConnectionTable> {
+    fn table(connections: u64, max_unverified_bytes: usize) -> Arc<ConnectionTable> {
         let room = Room { connections, queue: 20 };
-        ConnectionTable::with("test", room, largest_unverified, ConnectionMetrics::default())
+        ConnectionTable::with("test", room, max_unverified_bytes, ConnectionMetrics::default())
     }
 
     async fn full_table(connections: u64) -> (Arc<ConnectionTable>, Vec<ConnectionSlot>) {
@@ -310,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_connection_that_was_idle_longest_gives_way_then_the_one_that_has_waited_longest() {
+    async fn the_connection_idle_longest_is_evicted_then_the_one_that_has_waited_longest() {
         let (table, slots) = full_table(6).await;
         slots[0].mark_waiting(after(&table, 1));
         slots[1].mark_waiting(after(&table, 0));
@@ -330,7 +305,7 @@ mod tests {
             slot.mark_verified();
             entered.push(slot);
         }
-        assert!(table.admit().await.is_none(), "verified requests give way to no one");
+        assert!(table.admit().await.is_none(), "verified requests are never evicted");
         assert_eq!((table.metrics.at_limit.get(), table.metrics.not_admitted.get()), (5, 1));
         assert_eq!(table.metrics.open.get(), 6);
         slots.clear();
@@ -356,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_of_strangers_are_bounded_and_those_of_verified_requests_do_not_count() {
+    async fn bytes_of_unverified_requests_are_bounded_and_others_do_not_count() {
         let table = table(5, 100);
         let holds_nothing = table.admit().await.unwrap();
         holds_nothing.mark_waiting(after(&table, 0));
@@ -366,16 +341,16 @@ mod tests {
             slot.mark_waiting(after(&table, millis));
             slots.push(slot);
         }
-        slots[0].holds_more(60);
+        slots[0].add_unverified_bytes(60);
         slots[0].mark_verified();
-        slots[0].holds_more(1000);
-        slots[1].holds_more(40);
-        slots[2].holds_more(50);
+        slots[0].add_unverified_bytes(1000);
+        slots[1].add_unverified_bytes(40);
+        slots[2].add_unverified_bytes(50);
         slots[3].mark_idle(after(&table, 0));
         assert!(!slots.iter().any(is_evicted));
-        slots[2].holds_more(20);
+        slots[2].add_unverified_bytes(20);
         assert_eq!(slots.iter().map(is_evicted).collect::<Vec<_>>(), [false, true, false, false]);
-        slots[2].holds_more(40);
+        slots[2].add_unverified_bytes(40);
         assert_eq!(slots.iter().map(is_evicted).collect::<Vec<_>>(), [false, true, true, false]);
         assert!(!is_evicted(&holds_nothing));
         assert_eq!(table.metrics.over_bytes.get(), 2);
@@ -384,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_so_many_new_connections_wait() {
+    async fn only_a_limited_number_of_new_connections_wait() {
         let (table, slots) = full_table(100).await;
         let mut entering: Vec<_> = (0..20).map(|_| Box::pin(table.admit())).collect();
         for admission in &mut entering {

@@ -1,22 +1,22 @@
-//! How many requests are worked on, or large bodies received, at once. One more is turned away at once, which costs next
-//! to nothing, instead of making all of them late.
+//! A limit on concurrent requests, or on large bodies received at the same time. A request above it is rejected at once, which
+//! costs next to nothing, instead of slowing down all others.
 
 use std::{future::poll_fn, num::NonZeroU32, pin::pin, task::Poll};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// A number of permits, shared by all workers; and as many for those that wait outside of them.
+/// A number of permits, shared by all workers, and as many for requests that wait without one.
 #[derive(Debug)]
 pub struct InFlightLimit {
     permits: Semaphore,
     waiting: Semaphore,
 }
 
-/// A permit, taken until it is dropped.
+/// A permit, held until it is dropped.
 #[derive(Debug)]
 pub struct Permit<'a> {
     limit: &'a InFlightLimit,
-    /// Absent only while its holder waits outside, and when there was no permit to come back to.
+    /// `None` while its holder waits without it, and after it could not be taken again.
     held: Option<SemaphorePermit<'a>>,
 }
 
@@ -26,7 +26,7 @@ pub struct Permit<'a> {
 pub struct NoPermit;
 
 impl InFlightLimit {
-    /// So many permits.
+    /// Makes this many permits.
     #[must_use]
     pub fn new(permits: NonZeroU32) -> Self {
         let permits = usize::try_from(permits.get()).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
@@ -41,8 +41,8 @@ impl InFlightLimit {
 }
 
 impl Permit<'_> {
-    /// Runs a future to its end. If the future has to wait, the permit is free for others until then: at most as many
-    /// futures wait outside as there are permits, and each needs a permit again when it is done.
+    /// Runs a future to its end. While the future waits, the permit is free for others. At most as many futures wait as there
+    /// are permits, and each needs a permit again when it is done.
     pub async fn release_while_waiting<T>(&mut self, future: impl Future<Output = T>) -> Result<T, NoPermit> {
         let mut future = pin!(future);
         if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_as_many_places_as_were_made_and_each_is_given_again() {
+    fn there_are_as_many_permits_as_made_and_each_can_be_acquired_again() {
         let limit = limit(2);
         let first = limit.acquire().unwrap();
         let second = limit.acquire().unwrap();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_free_for_others_while_its_holder_waits_and_taken_again_after() {
+    fn a_permit_is_free_for_others_while_its_holder_waits_and_taken_again_after() {
         let limit = limit(1);
         let mut permit = limit.acquire().unwrap();
         let (done, wait) = oneshot::channel();
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_who_need_not_wait_keeps_the_place() {
+    fn a_holder_that_does_not_wait_keeps_the_permit() {
         let limit = limit(1);
         let mut permit = limit.acquire().unwrap();
         assert_eq!(permit.release_while_waiting(ready(1)).now_or_never(), Some(Ok(1)));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn only_as_many_wait_as_there_are_places() {
+    fn only_as_many_wait_as_there_are_permits() {
         let limit = limit(1);
         let mut first = limit.acquire().unwrap();
         let mut waiting = Box::pin(first.release_while_waiting(pending::<()>()));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_when_all_places_are_taken_is_turned_away() {
+    fn a_holder_is_rejected_if_no_permit_is_free_after_the_wait() {
         let limit = limit(1);
         let mut permit = limit.acquire().unwrap();
         let (done, wait) = oneshot::channel();

@@ -1,23 +1,24 @@
-//! How many files, sockets among them, the process may open.
+//! The limit on open files, sockets among them, and the connections that fit into it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files for what is no client's connection: listeners, calls to Clerk, Ably and Redis, the admin listener's connections.
+/// Files other than the public listener's connections: listeners, calls to Clerk, Ably and Redis, the admin listener's
+/// connections.
 const OTHER_FILES: u64 = 512;
 
-/// How many new connections wait at most for the place of another: as many as come in a moment.
-const LONGEST_QUEUE: u64 = 2048;
+/// The most new connections that wait for an eviction: as many as come in a moment.
+const MAX_QUEUE: u64 = 2048;
 
 /// How many connections a listener can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Open connections.
     pub connections: u64,
-    /// New connections that wait for the place of another.
+    /// New connections that wait for an eviction.
     pub queue: u64,
 }
 
-/// Raises the limit on open files as far as the process may, and returns what it is enough for, up to so many connections.
+/// Raises the limit on open files as far as the process may. Returns the room that it gives, up to this many connections.
 #[must_use]
 pub fn make_room(connections: u64) -> Room {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -26,10 +27,10 @@ pub fn make_room(connections: u64) -> Room {
     room(files.unwrap_or(u64::MAX), connections)
 }
 
-/// Where there are few files, a third is for others, and a quarter of the rest for connections that wait.
+/// With few files, a third is for other files, and a quarter of the rest for connections that wait.
 fn room(files: u64, connections: u64) -> Room {
     let files = files - OTHER_FILES.min(files / 3);
-    let queue = LONGEST_QUEUE.min(files / 4);
+    let queue = MAX_QUEUE.min(files / 4);
     Room { connections: connections.min(files - queue).max(1), queue: queue.max(1) }
 }
 
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_files_for_others() {
+    fn connections_leave_files_for_other_uses() {
         for (files, wanted, connections, queue) in [
             (u64::MAX, 10_000, 10_000, 2048),
             (12_560, 10_000, 10_000, 2048),

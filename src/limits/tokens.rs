@@ -1,10 +1,8 @@
-//! How many tokens one user may ask this replica for: so many at once, and then so many a minute (GCRA).
+//! A limit on the tokens that one user gets from this replica: a burst at once, and then a number a minute (GCRA).
 //!
-//! What is remembered of a user is one point in time, and only while it says something: a user who has asked for nothing
-//! for as long as a whole allowance takes to grow back is like one never seen, and forgotten. So memory follows the users
-//! of the last moments. There is an upper bound besides, [`TokenLimit::MOST_USERS`]; past it the user is forgotten who has
-//! asked for nothing for longest. Whoever gains an allowance by that has waited until so many others had asked since, so a
-//! user who asks without pause is never forgotten.
+//! The limit remembers one point in time for each user. A user who has asked for nothing until a whole burst grew back is
+//! forgotten, since a new user has the same allowance. So memory follows the users of the last moments. Above
+//! [`TokenLimit::MAX_USERS`], the user who has asked for nothing for longest is forgotten: one who asks without pause never.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -19,7 +17,7 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 
 use crate::tenant::TenantName;
 
-/// How many tokens a user may have.
+/// How many tokens a user may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenQuota {
     /// In the long run.
@@ -29,37 +27,37 @@ pub struct TokenQuota {
 }
 
 impl TokenQuota {
-    /// How long it takes until one more token may be had.
+    /// The time in which one token grows back.
     fn interval(self) -> Duration {
         Duration::from_mins(1) / self.per_minute.get()
     }
 
-    /// How long it takes until the whole burst may be had again.
-    fn whole(self) -> Duration {
+    /// The time in which the whole burst grows back.
+    fn refill_time(self) -> Duration {
         self.interval() * self.burst.get()
     }
 }
 
-/// What is left to a user. Whole seconds are rounded up.
+/// The tokens that a user has left. Seconds are rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
-    /// The most that a user may have at once.
+    /// The most tokens at once.
     pub burst: u32,
-    /// In how many seconds that much grows back.
+    /// In how many seconds a whole burst grows back.
     pub whole_in: u32,
-    /// How much may be had at once now.
+    /// How many tokens the user can get now.
     pub remaining: u32,
-    /// For how many seconds that is to last: as much has grown back by then, so that whoever goes on at that pace is never
-    /// refused. With nothing left, in how many seconds there is one.
+    /// How many seconds `remaining` is to last: as much has grown back by then, so a user who keeps that pace is never
+    /// refused. With nothing left, the seconds until the next token.
     pub lasts: u32,
 }
 
-/// There is no token for this user now.
+/// The user has no token left now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the user has asked for too many tokens")]
 pub struct LimitExceeded(pub Allowance);
 
-/// Counts the tokens of each user. Users of different tenants are different users, whatever their ids.
+/// Counts the tokens of each user. Users of different tenants are different users, even with the same ID.
 #[derive(Debug)]
 pub struct TokenLimit<C: Clock = MonotonicClock> {
     quota: TokenQuota,
@@ -74,27 +72,27 @@ struct UserKey {
 
 impl TokenLimit {
     /// The most users that are remembered.
-    pub const MOST_USERS: u64 = 100_000;
+    pub const MAX_USERS: u64 = 100_000;
 
-    /// This much for each user.
+    /// Makes a limit with this quota for each user.
     #[must_use]
     pub fn new(quota: TokenQuota) -> Self {
-        Self::with(quota, Self::MOST_USERS, MonotonicClock)
+        Self::with(quota, Self::MAX_USERS, MonotonicClock)
     }
 }
 
 impl<C: Clock> TokenLimit<C> {
-    fn with(quota: TokenQuota, most_users: u64, clock: C) -> Self {
+    fn with(quota: TokenQuota, max_users: u64, clock: C) -> Self {
         let states = Cache::builder()
             .eviction_policy(EvictionPolicy::lru())
-            .max_capacity(most_users)
-            .time_to_idle(quota.whole())
+            .max_capacity(max_users)
+            .time_to_idle(quota.refill_time())
             .build();
         let rate = Quota::per_minute(quota.per_minute).allow_burst(quota.burst);
         Self { quota, limiter: RateLimiter::new(rate, States(states), clock) }
     }
 
-    /// Counts one token for this user, and says what is left.
+    /// Counts one token for this user and returns what is left.
     pub fn take(&self, tenant: &TenantName, user_id: &str) -> Result<Allowance, LimitExceeded> {
         let user = UserKey { tenant: tenant.clone(), id: user_id.into() };
         match self.limiter.check_key(&user) {
@@ -109,18 +107,18 @@ impl<C: Clock> TokenLimit<C> {
     }
 
     fn allowance(&self, remaining: u32, lasts: Duration) -> Allowance {
-        let (burst, whole_in) = (self.quota.burst.get(), seconds(self.quota.whole()));
+        let (burst, whole_in) = (self.quota.burst.get(), seconds(self.quota.refill_time()));
         Allowance { burst, whole_in, remaining, lasts: seconds(lasts) }
     }
 }
 
-/// Rounded up, and at least 1: nothing is to be asked for again at once.
+/// Rounded up, and at least 1, so that no client retries at once.
 fn seconds(duration: Duration) -> u32 {
     let whole = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     whole.saturating_add(u32::from(duration.subsec_nanos() > 0)).max(1)
 }
 
-/// The states of the users who are remembered.
+/// The states of the remembered users.
 #[derive(Debug)]
 struct States(Cache<UserKey, Arc<InMemoryState>>);
 
@@ -142,10 +140,10 @@ mod tests {
 
     use super::*;
 
-    fn limit(per_minute: u32, burst: u32, most_users: u64) -> (TokenLimit<FakeRelativeClock>, FakeRelativeClock) {
+    fn limit(per_minute: u32, burst: u32, max_users: u64) -> (TokenLimit<FakeRelativeClock>, FakeRelativeClock) {
         let [per_minute, burst] = [per_minute, burst].map(|number| NonZeroU32::new(number).unwrap());
         let clock = FakeRelativeClock::default();
-        (TokenLimit::with(TokenQuota { per_minute, burst }, most_users, clock.clone()), clock)
+        (TokenLimit::with(TokenQuota { per_minute, burst }, max_users, clock.clone()), clock)
     }
 
     fn tenant(name: &str) -> TenantName {
@@ -153,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_given_at_once_and_then_one_each_interval() {
+    fn a_burst_is_allowed_at_once_and_then_one_token_each_interval() {
         let (limit, clock) = limit(60, 3, 10);
         let take = || limit.take(&tenant("t"), "user");
         for (remaining, lasts) in [(2, 2), (1, 1), (0, 1)] {
@@ -171,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_as_long_as_was_said_is_given_a_token() {
+    fn a_user_who_waits_as_long_as_told_gets_a_token() {
         for (per_minute, burst) in [(1, 1), (7, 3), (60, 20), (61, 1), (6000, 2)] {
             let (limit, clock) = limit(per_minute, burst, 10);
             let take = || limit.take(&tenant("t"), "user");
@@ -199,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_user_who_asks_without_pause_is_not_forgotten_for_others() {
-        // Far more places than the cache puts in order at a time.
+        // Far more than the cache orders at a time.
         let (limit, _clock) = limit(1, 1, 2000);
         let greedy = || limit.take(&tenant("t"), "greedy").is_ok();
         assert!(greedy());
@@ -210,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_users_are_remembered_than_was_said() {
+    fn the_number_of_remembered_users_is_bounded() {
         let (limit, _clock) = limit(1, 1, 100);
         for user in 0..10_000 {
             assert!(limit.take(&tenant("t"), &user.to_string()).is_ok());
@@ -222,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_has_no_more_than_what_is_left_in_the_time_that_it_is_to_last_is_never_refused(
+        fn a_user_who_keeps_the_pace_is_never_refused(
             (per_minute, burst) in (1..200u32, 1..30u32),
             pauses in prop::collection::vec(0..5000u64, 1..40),
             at in prop::collection::vec(0.0..=1.0f64, 30),
@@ -256,7 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn nobody_has_more_than_a_burst_and_what_grew_since(
+        fn a_user_gets_at_most_a_burst_and_what_grew_back_since(
             per_minute in 1..200u32,
             burst in 1..20u32,
             pauses in prop::collection::vec(0..5000u64, 1..200),

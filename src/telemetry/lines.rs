@@ -18,32 +18,23 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-/// How a line of the log looks.
+/// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
+pub(super) enum Style {
     Json,
-}
-
-/// Whether lines for people have colors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Colors {
-    On,
-    Off,
+    Plain,
+    Colored,
 }
 
 /// Passes each event to `write` as one line: the event's own fields, then those of the spans around it.
 pub(super) struct Lines<F> {
-    pub(super) format: LogFormat,
-    pub(super) colors: Colors,
+    pub(super) style: Style,
     pub(super) write: F,
 }
 
 impl<F> Lines<F> {
     fn fields(&self) -> Fields {
-        Fields { format: self.format, colors: self.colors, text: String::new(), ends: Vec::new() }
+        Fields { style: self.style, text: String::new(), ends: Vec::new() }
     }
 }
 
@@ -77,15 +68,14 @@ where
                 line.append(fields);
             }
         }
-        line.text.push_str(if self.format == LogFormat::Json { "}\n" } else { "\n" });
+        line.text.push_str(if self.style == Style::Json { "}\n" } else { "\n" });
         (self.write)(&line.text);
     }
 }
 
 /// Fields as they stand in a line. A name stands there once: the first value stays.
 struct Fields {
-    format: LogFormat,
-    colors: Colors,
+    style: Style,
     text: String,
     /// The name of each field, and where its text ends.
     ends: Vec<(&'static str, usize)>,
@@ -96,10 +86,10 @@ impl Fields {
         let time = humantime::format_rfc3339_micros(SystemTime::now());
         self.ends.extend([("timestamp", 0), ("level", 0)]);
         // A String takes everything, here and below.
-        let _ = match (self.format, self.colors) {
-            (LogFormat::Json, _) => write!(self.text, r#"{{"timestamp":"{time}","level":"{level}""#),
-            (LogFormat::Pretty, Colors::Off) => write!(self.text, "{time} {level:>5}"),
-            (LogFormat::Pretty, Colors::On) => {
+        let _ = match self.style {
+            Style::Json => write!(self.text, r#"{{"timestamp":"{time}","level":"{level}""#),
+            Style::Plain => write!(self.text, "{time} {level:>5}"),
+            Style::Colored => {
                 write!(self.text, "\x1b[2m{time}\x1b[0m \x1b[{}m{level:>5}\x1b[0m", color(level))
             }
         };
@@ -115,13 +105,13 @@ impl Fields {
         if self.has(name) {
             return;
         }
-        let _ = match (self.format, self.colors) {
-            (LogFormat::Json, _) => {
+        let _ = match self.style {
+            Style::Json => {
                 let json = serde_json::to_string(&value).unwrap_or_default();
                 write!(self.text, r#","{name}":{}"#, escape_in_json(&json))
             }
-            (LogFormat::Pretty, Colors::Off) => write!(self.text, " {name}={value:?}"),
-            (LogFormat::Pretty, Colors::On) => write!(self.text, " \x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value:?}"),
+            Style::Plain => write!(self.text, " {name}={value:?}"),
+            Style::Colored => write!(self.text, " \x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value:?}"),
         };
         self.ends.push((name, self.text.len()));
     }
@@ -151,7 +141,7 @@ fn color(level: Level) -> u8 {
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        if self.format == LogFormat::Pretty && field.name() == "message" {
+        if self.style != Style::Json && field.name() == "message" {
             let _ = write!(self.text, " {}", Unquoted(value));
         } else {
             self.value(field, value);
@@ -225,21 +215,21 @@ mod tests {
 
     use super::*;
 
-    /// A line break and a line that looks like the service's own, a terminal's commands in both encodings, a deletion, line
-    /// separators, and characters that turn text around or do not show.
+    /// A line break and a line that looks like the service's own, terminal commands in both encodings, a deletion, line
+    /// separators, and characters that reverse text or are invisible.
     const HOSTILE: &str = "a\r\n2026-01-01T00:00:00Z  INFO token issued\u{1b}[2J\u{9b}31m\u{7f}\u{85}\u{2028}\u{2029}\
                            \u{202e}\u{2066}\u{200b}\u{feff}\u{e0001}\" client_id=\"b";
 
-    fn logged(format: LogFormat, colors: Colors, log: impl Fn()) -> String {
+    fn logged(style: Style, log: impl Fn()) -> String {
         let written = Arc::new(Mutex::new(String::new()));
         let writer = Arc::clone(&written);
         let write = move |line: &str| writer.lock().unwrap().push_str(line);
-        let subscriber = tracing_subscriber::registry().with(Lines { format, colors, write });
+        let subscriber = tracing_subscriber::registry().with(Lines { style, write });
         tracing::subscriber::with_default(subscriber, log);
         written.lock().unwrap().clone()
     }
 
-    /// In every way that a value gets into an event.
+    /// Logs the value in every way that an event or span can.
     fn log_hostile_values() {
         let error = io::Error::other(HOSTILE);
         tracing::info!(text = HOSTILE, option = Some(HOSTILE), "str");
@@ -255,8 +245,8 @@ mod tests {
 
     #[test]
     fn no_value_breaks_or_disguises_a_line_in_either_format() {
-        for format in [LogFormat::Pretty, LogFormat::Json] {
-            let log = logged(format, Colors::Off, log_hostile_values);
+        for style in [Style::Plain, Style::Json] {
+            let log = logged(style, log_hostile_values);
             assert_eq!(log.lines().count(), 6, "{log}");
             let hostile = log.chars().find(|&c| c != '\n' && misleads(c));
             assert_eq!(hostile, None, "{log:?}");
@@ -265,7 +255,7 @@ mod tests {
 
     #[test]
     fn text_is_quoted_and_numbers_are_not() {
-        let log = logged(LogFormat::Pretty, Colors::Off, || {
+        let log = logged(Style::Plain, || {
             tracing::info!(text = "it's \\ \"so\"", display = %"größer", n = -1, m = 2_u16, yes = true, "user's \"text\"");
         });
         let fields = r#"INFO user's "text" text="it's \\ \"so\"" display="größer" n=-1 m=2 yes=true"#;
@@ -274,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_terminal_obeys_only_the_colors_of_the_log_itself() {
-        let log = logged(LogFormat::Pretty, Colors::On, log_hostile_values);
+        let log = logged(Style::Colored, log_hostile_values);
         assert!(log.contains("\x1b[3mtext\x1b[0m"), "{log}");
         let without_colors = ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[3m", "\x1b[31m", "\x1b[32m", "\x1b[33m"]
             .iter()
@@ -283,8 +273,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_json_says_what_it_said_before_it_was_escaped() {
-        let log = logged(LogFormat::Json, Colors::Off, || tracing::info!(text = HOSTILE, display = %HOSTILE, "m"));
+    fn escaping_does_not_change_the_meaning_of_json() {
+        let log = logged(Style::Json, || tracing::info!(text = HOSTILE, display = %HOSTILE, "m"));
         let line: Value = serde_json::from_str(&log).unwrap();
         assert_eq!((&line["text"], &line["display"]), (&HOSTILE.into(), &HOSTILE.into()));
         assert_eq!(escape_in_json("\"größer \u{1f600}\""), "\"größer \u{1f600}\"");
@@ -301,7 +291,7 @@ mod tests {
             let _inner = inner.enter();
             tracing::info!(request_id = "its own", level = "a field", "second");
         };
-        let pretty = logged(LogFormat::Pretty, Colors::Off, in_spans);
+        let pretty = logged(Style::Plain, in_spans);
         let lines: Vec<_> = pretty.lines().map(|line| line.split_once("  ").unwrap().1).collect();
         assert_eq!(
             lines,
@@ -310,7 +300,7 @@ mod tests {
                 r#"INFO second request_id="its own" user=7 late=true client_address="1.2.3.4""#,
             ]
         );
-        let json = logged(LogFormat::Json, Colors::Off, in_spans);
+        let json = logged(Style::Json, in_spans);
         let lines: Vec<_> = json.lines().map(|line| line.split_once(r#","level":"#).unwrap().1).collect();
         assert_eq!(
             lines,

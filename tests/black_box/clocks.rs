@@ -90,7 +90,10 @@ async fn a_clock_that_ably_refuses_is_measured_at_each_exchange_and_logged_when_
         assert!(is_about(offset(&service, "ably").await, seconds), "{ahead_ms}");
         assert_eq!((logged(&service, OFF).len(), logged(&service, RIGHT).len()), (warnings, all_clears), "{ahead_ms}");
     }
-    assert_eq!(service.logged("Ably did not make a token").await["error"], "Ably answered with status 401 and code 40104");
+    assert_eq!(
+        service.logged("Ably did not make a token").await["error"],
+        "Ably answered with status 401 and code 40104"
+    );
     let warning = service.logged(OFF).await;
     assert_eq!((&warning["tenant"], &warning["vendor"]), (&json!("default"), &json!("ably")));
     assert!(is_about(offset(&service, "clerk").await, 0.0), "the vendors' clocks are told apart");

@@ -1,4 +1,4 @@
-//! Hostile clients: what they cost is bounded, and others are served meanwhile.
+//! Hostile clients: their cost is bounded, and the service serves others meanwhile.
 
 use std::{
     collections::VecDeque,
@@ -15,8 +15,29 @@ use tokio::task::spawn_blocking;
 
 use crate::service::{ORIGIN, Service, Vendors, command, json};
 
-/// How much more memory the service may use while strangers are at work than when it is idle.
-const MOST_MEMORY: usize = 64 * 1024 * 1024;
+/// How much more memory the service may use under attack than when it is idle.
+const MAX_MEMORY: usize = 64 * 1024 * 1024;
+
+/// The memory of a service, compared with what it used when idle.
+#[derive(Clone, Copy)]
+struct Memory {
+    idle: usize,
+}
+
+impl Memory {
+    fn of_idle(service: &Service) -> Self {
+        Self { idle: service.resident_memory() }
+    }
+
+    fn assert_bounded(self, service: &Service) {
+        self.assert_below(service, MAX_MEMORY);
+    }
+
+    fn assert_below(self, service: &Service, max: usize) {
+        let memory = service.resident_memory().saturating_sub(self.idle);
+        assert!(memory < max, "{memory} bytes");
+    }
+}
 
 fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -31,11 +52,11 @@ fn connect(address: SocketAddr) -> TcpStream {
 
 /// Sends as much as the service receives.
 fn send(stream: &mut TcpStream, bytes: &[u8]) {
-    // It may close the connection, or stop to receive, before all is sent.
+    // The service may close the connection, or stop receiving, before everything is sent.
     let _ = stream.write_all(bytes);
 }
 
-/// All that the service still sends. The connection must be closed at last.
+/// Everything that the service still sends until it closes the connection.
 fn rest(stream: &mut TcpStream) -> String {
     let mut answers = Vec::new();
     match stream.read_to_end(&mut answers) {
@@ -45,20 +66,18 @@ fn rest(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&answers).into_owned()
 }
 
-/// A number of the metrics, 0 if it is not there.
+/// The value of a metric, 0 if it is missing.
 async fn metric(service: &Service, name: &str) -> u64 {
     let scrape = service.scrape().await;
     let line = scrape.lines().find_map(|line| line.strip_prefix(&format!("ably_clerk_auth_{name} ")));
     line.map_or(0, |number| number.parse().unwrap())
 }
 
-/// Waits until the service has closed all connections of strangers, and serves others meanwhile. `idle` is the memory in use
-/// before.
-async fn served_until_closed(service: &Service, vendors: &Vendors, idle: usize) {
+/// Waits until the service has closed all connections of strangers. Meanwhile it serves others.
+async fn served_until_closed(service: &Service, vendors: &Vendors, memory: Memory) {
     for _ in 0..600 {
         json(service.token(&vendors.token("alice")).await, 200).await;
-        let memory = service.resident_memory().saturating_sub(idle);
-        assert!(memory < MOST_MEMORY, "{memory} bytes");
+        memory.assert_bounded(service);
         // The connection of `token` is one.
         if metric(service, "connections").await <= 1 {
             return;
@@ -69,7 +88,7 @@ async fn served_until_closed(service: &Service, vendors: &Vendors, idle: usize) 
 }
 
 async fn roomy_service(vendors: &Vendors) -> Service {
-    // As many tokens as a test asks for.
+    // Without a limit on tokens.
     vendors.service_with_admin("", &[("LIMITS_TOKENS_PER_MINUTE", "0")]).await
 }
 
@@ -80,7 +99,7 @@ async fn clients_that_send_many_requests_and_never_read_are_closed_and_others_ar
     let address = service.address();
     let ends: [fn(&mut TcpStream); 3] =
         [|_| (), |stream| stream.shutdown(Shutdown::Write).unwrap(), |stream| send(stream, b"garbage\r\n\r\n")];
-    let idle = service.resident_memory();
+    let memory = Memory::of_idle(&service);
     let strangers = spawn_blocking(move || {
         let mut strangers = Vec::new();
         for end in ends {
@@ -94,9 +113,8 @@ async fn clients_that_send_many_requests_and_never_read_are_closed_and_others_ar
         strangers
     });
     let strangers = strangers.await.unwrap();
-    let memory = service.resident_memory().saturating_sub(idle);
-    assert!(memory < MOST_MEMORY, "{memory} bytes");
-    served_until_closed(&service, &vendors, idle).await;
+    memory.assert_bounded(&service);
+    served_until_closed(&service, &vendors, memory).await;
     let closed = metric(&service, r#"connections_closed_total{reason="deadline"}"#).await;
     assert_eq!(closed, strangers.len() as u64, "all are closed because they do not read");
 }
@@ -105,7 +123,7 @@ async fn clients_that_send_many_requests_and_never_read_are_closed_and_others_ar
 async fn a_client_that_reads_a_byte_at_a_time_is_closed_and_others_are_served() {
     let vendors = Vendors::start().await;
     let service = roomy_service(&vendors).await;
-    let idle = service.resident_memory();
+    let memory = Memory::of_idle(&service);
     let mut slow = connect(service.address());
     let requests = get("/openapi.yaml").repeat(1000);
     slow.set_nonblocking(true).unwrap();
@@ -116,7 +134,7 @@ async fn a_client_that_reads_a_byte_at_a_time_is_closed_and_others_are_served() 
             let _ = slow.read(&mut [0]);
         }
     });
-    served_until_closed(&service, &vendors, idle).await;
+    served_until_closed(&service, &vendors, memory).await;
     assert_eq!(metric(&service, r#"connections_closed_total{reason="deadline"}"#).await, 1);
     stop.send(()).unwrap();
     reading.join().unwrap();
@@ -126,7 +144,7 @@ async fn a_client_that_reads_a_byte_at_a_time_is_closed_and_others_are_served() 
 async fn ten_thousand_requests_at_once_are_answered_in_their_order() {
     let vendors = Vendors::start().await;
     let service = roomy_service(&vendors).await;
-    let idle = service.resident_memory();
+    let memory = Memory::of_idle(&service);
     let mut stream = connect(service.address());
     stream.set_write_timeout(None).unwrap();
     let mut writer = stream.try_clone().unwrap();
@@ -143,12 +161,11 @@ async fn ten_thousand_requests_at_once_are_answered_in_their_order() {
         answers.lines().filter_map(|line| line.strip_prefix("x-request-id: n")).map(|n| n.parse::<usize>().unwrap());
     assert!(ids.eq(0..10_000));
     assert_eq!(answers.matches("HTTP/1.1 200 OK\r\n").count(), 10_000);
-    let memory = service.resident_memory().saturating_sub(idle);
-    assert!(memory < MOST_MEMORY, "{memory} bytes");
+    memory.assert_bounded(&service);
 }
 
 #[tokio::test]
-async fn what_is_sent_behind_good_requests_does_not_change_their_answers() {
+async fn invalid_bytes_after_valid_requests_do_not_change_their_answers() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
     let token = vendors.token("alice");
@@ -168,7 +185,7 @@ async fn bodies_that_never_end_end_the_connection() {
     let address = service.address();
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let delivery = format!("svix-id: a\r\nsvix-timestamp: {now}\r\nsvix-signature: v1,a\r\n");
-    let idle = service.resident_memory();
+    let memory = Memory::of_idle(&service);
     let mut clients = Vec::new();
     for (target, headers, status) in [
         ("POST /api/ably", "", "413"),
@@ -184,11 +201,11 @@ async fn bodies_that_never_end_end_the_connection() {
                 send(&mut stream, head.as_bytes());
                 let mut reader = stream.try_clone().unwrap();
                 let reading = thread::spawn(move || rest(&mut reader));
-                // Bytes that would be refused, were they taken for a head.
+                // Bytes that the service refuses if it mistakes them for a head.
                 let hostile = "\r\nGET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: x\r\n\r\n";
                 let hostile = hostile.repeat(900);
                 let chunk = format!("{:x}\r\n{hostile}\r\n", hostile.len());
-                // For as long as the service receives.
+                // As long as the service receives.
                 while stream.write_all(chunk.as_bytes()).is_ok() {}
                 let answer = reading.join().unwrap();
                 assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
@@ -199,12 +216,11 @@ async fn bodies_that_never_end_end_the_connection() {
     for client in clients {
         client.await.unwrap();
     }
-    let memory = service.resident_memory().saturating_sub(idle);
-    assert!(memory < MOST_MEMORY, "{memory} bytes");
+    memory.assert_bounded(&service);
 }
 
 #[tokio::test]
-async fn a_body_that_trickles_is_given_up() {
+async fn a_body_that_trickles_times_out() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
     let address = service.address();
@@ -228,7 +244,7 @@ async fn large_heads_are_refused_and_hold_no_memory() {
     let vendors = Vendors::start().await;
     let service = roomy_service(&vendors).await;
     let address = service.address();
-    let idle = service.resident_memory();
+    let memory = Memory::of_idle(&service);
     let answers = spawn_blocking(move || {
         let head = format!("GET /api/ably HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\nX-Request-Id: large\r\n");
         let large = format!("{head}{}\r\n", format!("x-large: {}\r\n", "x".repeat(1000)).repeat(90));
@@ -239,8 +255,7 @@ async fn large_heads_are_refused_and_hold_no_memory() {
         clients.iter_mut().map(rest).collect::<Vec<_>>()
     });
     let answers = answers.await.unwrap();
-    let memory = service.resident_memory().saturating_sub(idle);
-    assert!(memory < MOST_MEMORY, "{memory} bytes");
+    memory.assert_bounded(&service);
     for answer in answers {
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -259,11 +274,11 @@ async fn large_heads_are_refused_and_hold_no_memory() {
     assert_eq!(service.logged_of("large").await["reason"], "head-too-large");
     let refused = metric(&service, r#"request_refusals_total{reason="head-too-large",status="431"}"#).await;
     assert_eq!(refused, 400);
-    served_until_closed(&service, &vendors, idle).await;
+    served_until_closed(&service, &vendors, memory).await;
 }
 
 #[tokio::test]
-async fn a_refusal_of_what_is_no_request_can_be_read_by_the_page_that_asked() {
+async fn the_page_that_sent_an_invalid_request_can_read_the_refusal() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
     for (origin, is_allowed) in [(ORIGIN, true), ("https://evil.example", false)] {
@@ -282,7 +297,7 @@ async fn token_over_new_connection(service: &Service, vendors: &Vendors) -> u16 
     request.send().await.unwrap().status().as_u16()
 }
 
-/// As many open files as the machine allows: a test has many clients.
+/// Raises the limit on open files as far as the machine allows: a test has many clients.
 fn raise_open_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
@@ -295,7 +310,7 @@ async fn two_thousand_idle_connections_are_kept_and_cost_little() {
     let service = roomy_service(&vendors).await;
     let address = service.address();
     json(service.token(&vendors.token("alice")).await, 200).await;
-    let idle = service.resident_memory();
+    let memory = Memory::of_idle(&service);
     let clients = spawn_blocking(move || {
         let mut clients: Vec<_> = (0..2000).map(|_| BufReader::new(connect(address))).collect();
         for round in 0..2 {
@@ -318,18 +333,17 @@ async fn two_thousand_idle_connections_are_kept_and_cost_little() {
         clients
     });
     let clients = clients.await.unwrap();
-    let memory = service.resident_memory().saturating_sub(idle);
-    assert!(memory < MOST_MEMORY, "{memory} bytes");
+    memory.assert_bounded(&service);
     assert!(metric(&service, "connections").await >= clients.len() as u64);
 }
 
 #[tokio::test]
-async fn as_many_strangers_as_there_are_places_hold_little_memory_whatever_they_send() {
+async fn clients_that_use_every_connection_hold_little_memory_whatever_they_send() {
     raise_open_files();
     let vendors = Vendors::start().await;
     let service = roomy_service(&vendors).await;
     let address = service.address();
-    let idle = service.resident_memory();
+    let memory = Memory::of_idle(&service);
     for (size, end) in [(60, ""), (8_300, ""), (16_000, "\r\n\r\n")] {
         let request = format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX-Large: {:x<size$}{end}", "");
         let strangers = spawn_blocking(move || {
@@ -343,14 +357,13 @@ async fn as_many_strangers_as_there_are_places_hold_little_memory_whatever_they_
         });
         let strangers = strangers.await.unwrap();
         assert_eq!(token_over_new_connection(&service, &vendors).await, 200, "{size}");
-        let memory = service.resident_memory().saturating_sub(idle);
-        assert!(memory < MOST_MEMORY + strangers.len() * 12 * 1024, "{size} {end:?}: {memory} bytes");
+        memory.assert_below(&service, MAX_MEMORY + strangers.len() * 12 * 1024);
         drop(strangers);
     }
 }
 
 #[tokio::test]
-async fn who_holds_all_places_makes_room_for_others() {
+async fn a_client_that_holds_every_connection_makes_room_for_others() {
     raise_open_files();
     let vendors = Vendors::start().await;
     let settings = [("LIMITS_CONNECTIONS", "50"), ("LIMITS_TOKENS_PER_MINUTE", "0")];
@@ -385,11 +398,11 @@ async fn ten_thousand_slow_heads_keep_no_client_out() {
     let settings = [("LIMITS_CONNECTIONS", "500"), ("LIMITS_TOKENS_PER_MINUTE", "0")];
     let service = vendors.service_with_admin("", &settings).await;
     let address = service.address();
-    let idle = service.resident_memory();
+    let memory = Memory::of_idle(&service);
     let strangers = spawn_blocking(move || {
         let mut open = VecDeque::new();
         for _ in 0..10_000 {
-            // Where too many come at once, some are closed.
+            // If too many arrive at once, the service closes some.
             let Ok(mut stream) = TcpStream::connect(address) else { continue };
             send(&mut stream, b"GET /api/ably HTTP/1.1\r\nHost: x\r\nX-Slow: ");
             open.push_back(stream);
@@ -404,13 +417,12 @@ async fn ten_thousand_slow_heads_keep_no_client_out() {
         assert_eq!(token_over_new_connection(&service, &vendors).await, 200);
         served += 1;
     }
-    let memory = service.resident_memory().saturating_sub(idle);
-    assert!(memory < MOST_MEMORY, "{memory} bytes");
+    memory.assert_bounded(&service);
     drop(strangers.await.unwrap());
 }
 
 #[tokio::test]
-async fn the_admin_listener_has_places_of_its_own() {
+async fn the_admin_listener_has_connections_of_its_own() {
     let vendors = Vendors::start().await;
     let service = vendors.service_with_admin("", &[("LIMITS_CONNECTIONS", "1")]).await;
     let _public: Vec<_> = (0..5).map(|_| connect(service.address())).collect();

@@ -1,4 +1,4 @@
-//! Text that others wrote, in the log for people: in Redis, where whoever can write to it is, or in an operator's request.
+//! Foreign text in the pretty log: from Redis, which others may write to, and from operator requests.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::{
     webhooks::vendors,
 };
 
-/// Ends its line, begins one that looks like the service's own, and has a terminal's commands in both encodings.
+/// Ends its line, starts one that looks like the service's own, and has terminal commands in both encodings.
 const FORGED: &str =
     "alice\r\n2020-01-01T00:00:00.000000Z  INFO token issued client_id=\"eve\"\u{1b}[2J\u{9b}31m\u{7f}";
-/// Allowed in a client ID: line separators of Unicode, and characters that turn text around.
+/// Valid in a client ID: line separators of Unicode, and characters that reverse text.
 const ODD: &str = "ali\u{2028}2020-01-01T00:00:00.000000Z  INFO token issued\u{202e}\u{2066}ce\" client_id=\"eve";
 
 async fn service(vendors: &Vendors, redis: &RedisServer, format: &str) -> Service {
@@ -28,7 +28,7 @@ async fn service(vendors: &Vendors, redis: &RedisServer, format: &str) -> Servic
     vendors.service_with_admin("", &settings).await
 }
 
-/// What another replica would have left in Redis.
+/// Writes to Redis as another replica does.
 struct Redis(redis::Connection);
 
 impl Redis {
@@ -36,7 +36,7 @@ impl Redis {
         redis::cmd(words[0]).arg(&words[1..]).exec(&mut self.0).unwrap();
     }
 
-    fn put_grant(&mut self, user: &str, session: &str, client_id: &str, format: &str) {
+    fn put_live_token(&mut self, user: &str, session: &str, client_id: &str, format: &str) {
         let member = json!([user, session, null, client_id, format]).to_string();
         for (kind, id) in [("user", user), ("session", session), ("client_id", client_id)] {
             let key = format!("aca:{{v1}}:grants:{}", json!(["default", kind, id]));
@@ -55,7 +55,7 @@ impl Redis {
         self.run(&["ZADD", "aca:{v1}:due", "1", id]);
     }
 
-    /// Waits until no work is due: all that was has been done, or given back.
+    /// Waits until no work is due.
     async fn settles(&mut self) {
         for _ in 0..3000 {
             let due: u64 = redis::cmd("ZCOUNT").arg(&["aca:{v1}:due", "0", "1"]).query(&mut self.0).unwrap();
@@ -68,7 +68,7 @@ impl Redis {
     }
 }
 
-/// The lines of the log, each of which the service began itself, and none of which has what a terminal obeys.
+/// The lines of the log. Asserts that each starts as the service's own, and that a terminal obeys nothing in it.
 fn lines(service: &Service) -> Vec<String> {
     let lines: Vec<String> = service.log().iter().map(|line| line.as_str().unwrap().to_owned()).collect();
     for line in &lines {
@@ -83,14 +83,14 @@ fn lines(service: &Service) -> Vec<String> {
     lines
 }
 
-fn assert_no_target_is_impossible(vendors: &Vendors) {
+fn assert_targets_are_valid(vendors: &Vendors) {
     for call in vendors.ably.revocation_calls() {
         assert!(!call.targets.iter().any(|target| target.contains(char::is_control)), "{call:?}");
     }
 }
 
 #[tokio::test]
-async fn what_is_in_redis_forges_no_line_and_names_nothing_impossible_to_ably() {
+async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
     for format in ["token_request", "jwt"] {
         let vendors = vendors().await;
         let redis = RedisServer::start();
@@ -103,12 +103,12 @@ async fn what_is_in_redis_forges_no_line_and_names_nothing_impossible_to_ably() 
             ("user_1", "sess_4", ODD),
             ("user_1", "sess_5", "bob"),
         ] {
-            written.put_grant(user, session, client_id, format);
+            written.put_live_token(user, session, client_id, format);
         }
         for (id, scope, targets) in [
             ("1", json!({ "user": "user_2" }), json!([{ "client_id": FORGED }])),
             ("2", json!({ "user": "user_2" }), json!([{ "revocation_key": FORGED }])),
-            ("3", json!({ "names": [FORGED] }), json!([])),
+            ("3", json!({ "client_ids": [FORGED] }), json!([])),
             ("4", json!({ "session": FORGED }), json!([])),
             ("5", json!({ "user": FORGED }), json!([])),
             ("6", json!({ "user": "user_1" }), json!([])),
@@ -117,11 +117,11 @@ async fn what_is_in_redis_forges_no_line_and_names_nothing_impossible_to_ably() 
         ] {
             written.put_work(id, &scope, &targets);
         }
-        let fact = json!({
+        let restriction = json!({
             "tenant": "default", "subject": { "session": FORGED }, "kind": { "denied": "clerk" },
             "at": 9_999_999_999_998_i64, "until": 9_999_999_999_999_i64,
         });
-        for message in [&format!("{:032}{fact}", 0), FORGED] {
+        for message in [&format!("{:032}{restriction}", 0), FORGED] {
             written.run(&["PUBLISH", "aca:{v1}:facts", message]);
             written.run(&["HSET", "aca:{v1}:holding", message, message]);
         }
@@ -138,12 +138,12 @@ async fn what_is_in_redis_forges_no_line_and_names_nothing_impossible_to_ably() 
                 "{report}"
             );
         }
-        // What was claimed before this is done by now: pieces of work are done together.
+        // All work claimed earlier is done before this.
         written.put_work("last", &json!({ "user": "user_9" }), &json!([{ "client_id": "dora" }]));
         while !vendors.ably.revocation_calls().iter().any(|call| call.targets == ["clientId:dora"]) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_no_target_is_impossible(&vendors);
+        assert_targets_are_valid(&vendors);
         let revoked: Vec<_> = vendors.ably.revocation_calls().into_iter().flat_map(|call| call.targets).collect();
         assert!(revoked.contains(&"clientId:carol".to_owned()), "{revoked:?}");
         let lines = lines(&service);
@@ -154,13 +154,13 @@ async fn what_is_in_redis_forges_no_line_and_names_nothing_impossible_to_ably() 
 }
 
 #[tokio::test]
-async fn what_an_operator_sends_forges_no_line_and_names_nothing_impossible_to_ably() {
+async fn an_operator_request_forges_no_line_and_reaches_ably_only_if_valid() {
     let vendors = vendors().await;
     let redis = RedisServer::start();
     let service = service(&vendors, &redis, "token_request").await;
-    let post = |order: Value| service.admin(Method::POST, "/revocations").json(&order);
+    let post = |request: Value| service.admin(Method::POST, "/revocations").json(&request);
     for lift in [false, true] {
-        for order in [
+        for request in [
             json!({ "client_id": FORGED, "lift": lift }),
             json!({ "client_id": "alice\u{85}", "lift": lift }),
             json!({ "client_id": "*", "lift": lift }),
@@ -170,7 +170,7 @@ async fn what_an_operator_sends_forges_no_line_and_names_nothing_impossible_to_a
             json!({ "user": "user_1", "for": FORGED, "lift": lift }),
             json!({ "user": "user_1", FORGED: 1, "lift": lift }),
         ] {
-            let answer = body(post(order).send().await.unwrap(), 400).await;
+            let answer = body(post(request).send().await.unwrap(), 400).await;
             assert_eq!(answer["error"]["code"], 40000, "{answer}");
         }
     }
@@ -179,7 +179,7 @@ async fn what_an_operator_sends_forges_no_line_and_names_nothing_impossible_to_a
     for header in ["X-Request-Id", "Content-Type", "Authorization", "Origin"] {
         post(json!({ "user": "user_1" })).header(header, ODD.as_bytes()).send().await.unwrap();
     }
-    assert_no_target_is_impossible(&vendors);
+    assert_targets_are_valid(&vendors);
     let lines = lines(&service);
     assert!(lines.iter().any(|line| line.contains(r#"target="ali\u{2028}2020"#)), "{lines:#?}");
 }

@@ -95,7 +95,8 @@ async fn asking_for(service: &Service, token: &str, params: &[(&str, &str)]) -> 
     request.header("Content-Type", "application/x-www-form-urlencoded").send().await.unwrap()
 }
 
-const TOO_LARGE: &str = "This user's capability is too large for a JWT. Use token requests: TOKEN_FORMAT=token_request.";
+const TOO_LARGE: &str =
+    "This user's capability is too large for a JWT. Use token requests: TOKEN_FORMAT=token_request.";
 
 #[tokio::test]
 async fn a_policy_that_makes_a_jwt_too_large_is_an_error_of_the_service_and_the_log_says_what_to_do() {
@@ -248,7 +249,10 @@ async fn an_api_key_that_ably_does_not_take_is_no_verdict_on_the_user() {
     let id = request_id(&response);
     assert_eq!(refusal(response).await, (503, 50003));
     assert_eq!(service.logged_of(&id).await["reason"], "ably-refused");
-    assert_eq!(service.logged("Ably did not make a token").await["error"], "Ably answered with status 401 and code 40101");
+    assert_eq!(
+        service.logged("Ably did not make a token").await["error"],
+        "Ably answered with status 401 and code 40101"
+    );
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Requests that are too large, too slow, or none at all.
+//! Requests that are too large, too slow or invalid.
 
 use std::{
     io::{Read as _, Write as _},
@@ -65,7 +65,7 @@ async fn heads_and_bodies_above_16_kib_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_refused_and_the_service_lives_on() {
+async fn bytes_that_are_not_http_are_refused_and_the_service_lives_on() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
     for request in [
@@ -110,7 +110,7 @@ async fn a_webhook_without_the_headers_of_a_delivery_is_refused_before_its_body(
             "webhook-invalid-timestamp",
         ),
     ] {
-        // The body never comes whole, and what comes of it is not another request.
+        // The body never ends, and its bytes are not another request.
         let answer = service.raw(
             format!(
                 "POST /webhooks/clerk HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 1000000\r\n\r\n\
@@ -126,7 +126,7 @@ async fn a_webhook_without_the_headers_of_a_delivery_is_refused_before_its_body(
 }
 
 #[tokio::test]
-async fn a_request_that_does_not_arrive_in_time_is_given_up() {
+async fn a_request_that_does_not_arrive_in_time_times_out() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
     let address = service.address();
@@ -147,7 +147,7 @@ async fn a_request_that_does_not_arrive_in_time_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_second_request_that_does_not_arrive_in_time_is_given_up_too() {
+async fn a_second_request_that_does_not_arrive_in_time_times_out_too() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
     let address = service.address();
@@ -167,7 +167,7 @@ async fn a_second_request_that_does_not_arrive_in_time_is_given_up_too() {
     assert_shaped(&second, 408);
 }
 
-/// An answer to what never became a request has the shape of all others.
+/// Asserts that an answer to an invalid request has the shape of all others.
 fn assert_shaped(answer: &str, status: u16) {
     assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
@@ -180,7 +180,7 @@ fn assert_shaped(answer: &str, status: u16) {
 }
 
 #[tokio::test]
-async fn a_request_id_of_the_right_form_is_kept_and_another_replaced() {
+async fn a_valid_request_id_is_kept_and_an_invalid_one_replaced() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
     let with_id = |id: &'static str| {

@@ -1,4 +1,4 @@
-//! How much a replica gives at most, and where the log says that requests come from.
+//! The limits of a replica, and the client address in the log.
 
 use std::{
     collections::BTreeMap,
@@ -32,17 +32,17 @@ fn rate_limit(response: &Response) -> (u32, u32) {
 }
 
 #[tokio::test]
-async fn a_user_who_has_used_up_the_allowance_is_told_when_there_is_more_and_others_are_not_concerned() {
+async fn a_user_above_the_limit_learns_when_to_retry_and_other_users_are_not_affected() {
     let vendors = Vendors::start().await;
     let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "1"), ("LIMITS_TOKENS_BURST", "3")]).await;
-    // One more a minute: two that are left are to last for two.
+    // With one more a minute, two that are left last two minutes.
     for remaining in [2, 1, 0] {
         let response = service.token(&vendors.token_with(&json!({ "username": "alice" }))).await;
         assert_eq!(response.status(), 200);
         assert_eq!(header(&response, "ratelimit-policy"), "\"tokens\";q=3;w=180");
         assert_eq!(rate_limit(&response), (remaining, 60 * remaining.max(1)));
     }
-    // For this one Clerk would have to be asked.
+    // This session needs a look-up at Clerk.
     let request = service.get("/api/ably").bearer_auth(vendors.token("alice")).header("Origin", ORIGIN);
     let response = request.send().await.unwrap();
     let id = request_id(&response);
@@ -81,7 +81,7 @@ async fn a_user_who_has_used_up_the_allowance_is_told_when_there_is_more_and_oth
 }
 
 #[tokio::test]
-async fn what_is_refused_after_the_session_is_verified_counts_and_what_is_refused_before_does_not() {
+async fn a_refusal_counts_only_after_the_session_is_verified() {
     let vendors = Vendors::start().await;
     let service = vendors.service_with(&[("LIMITS_TOKENS_PER_MINUTE", "1"), ("LIMITS_TOKENS_BURST", "3")]).await;
     let good = vendors.token("alice");
@@ -103,7 +103,7 @@ async fn what_is_refused_after_the_session_is_verified_counts_and_what_is_refuse
 }
 
 #[tokio::test]
-async fn twenty_tokens_can_be_had_at_once_unless_the_limit_is_off() {
+async fn twenty_tokens_are_issued_at_once_and_more_if_the_limit_is_off() {
     let vendors = Vendors::start().await;
     let slow = [("LIMITS_TOKENS_PER_MINUTE", "1")];
     let service = vendors.service_with(&slow).await;
@@ -122,7 +122,7 @@ async fn twenty_tokens_can_be_had_at_once_unless_the_limit_is_off() {
     }
 }
 
-/// Waits until so many requests to the public listener are being answered.
+/// Waits until this many requests to the public listener are in flight.
 pub(crate) async fn in_flight(service: &Service, requests: u32) {
     for _ in 0..3000 {
         if service.scrape().await.contains(&format!("ably_clerk_auth_requests_in_flight {requests}\n")) {
@@ -134,7 +134,7 @@ pub(crate) async fn in_flight(service: &Service, requests: u32) {
 }
 
 #[tokio::test]
-async fn a_service_that_has_enough_to_do_turns_more_away_at_once_and_goes_on_answering_all_else() {
+async fn an_overloaded_service_rejects_token_requests_at_once_and_answers_all_others() {
     let vendors = Vendors::start().await;
     let service = vendors.service_with_admin("", &[("LIMITS_MAX_IN_FLIGHT", "2")]).await;
     let quick = vendors.token_with(&json!({ "username": "alice" }));
@@ -182,14 +182,14 @@ async fn a_service_that_has_enough_to_do_turns_more_away_at_once_and_goes_on_ans
     json(service.token(&quick).await, 200).await;
 }
 
-/// A session token that names a signing key which does not exist.
+/// A session token with an unknown signing key.
 fn with_unknown_kid(vendors: &Vendors) -> String {
     let header = json!({ "alg": "RS256", "kid": "ins_unknown", "typ": "JWT" });
     vendors.clerk.mint_with_header(header, vendors.clerk.session_claims(&vendors.user("alice")))
 }
 
 #[tokio::test]
-async fn strangers_who_wait_for_signing_keys_take_no_place_of_a_user_and_are_themselves_bounded() {
+async fn requests_that_wait_for_signing_keys_hold_no_permit_and_are_bounded() {
     let vendors = Vendors::start().await;
     let token = vendors.token_with(&json!({ "username": "alice" }));
     let unknown = with_unknown_kid(&vendors);
@@ -221,7 +221,7 @@ async fn strangers_who_wait_for_signing_keys_take_no_place_of_a_user_and_are_the
     }
 }
 
-/// What a connection says: the status of one answer, which is read whole.
+/// Reads one whole answer. Returns its status.
 fn status(connection: &mut BufReader<TcpStream>) -> u16 {
     let mut status = String::new();
     connection.read_line(&mut status).unwrap();
@@ -240,9 +240,9 @@ fn status(connection: &mut BufReader<TcpStream>) -> u16 {
     status.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// Work that never waits for anything has no other place to queue than the sockets.
+/// Work that never waits can queue only in the sockets.
 #[tokio::test]
-async fn requests_that_have_piled_up_are_turned_away_before_any_of_them_is_worked_on() {
+async fn requests_that_have_piled_up_are_rejected_before_the_service_works_on_any() {
     let vendors = Vendors::start().await;
     let service = vendors.service_with(&[("LIMITS_MAX_IN_FLIGHT", "8"), ("LIMITS_TOKENS_PER_MINUTE", "0")]).await;
     let token = vendors.token_with(&json!({ "username": "alice" }));
@@ -268,7 +268,7 @@ async fn requests_that_have_piled_up_are_turned_away_before_any_of_them_is_worke
 }
 
 #[tokio::test]
-async fn who_sends_slowly_holds_no_place() {
+async fn a_client_that_sends_slowly_holds_no_permit() {
     let vendors = Vendors::start().await;
     let service = vendors.service_with_admin("", &[("LIMITS_MAX_IN_FLIGHT", "1")]).await;
     let token = vendors.token_with(&json!({ "username": "alice" }));
@@ -303,8 +303,8 @@ fn deletion(user_id: &str) -> String {
         .to_string()
 }
 
-/// What the log says where a request comes from: one that is given a token, one that is refused one, one that is refused
-/// for what it sends, and one that goes astray; and webhooks that are refused, that are no events, and that are taken.
+/// The client addresses in the log: of a token issued, a token refused, an invalid body and an unknown route, and of webhooks
+/// that are unsigned, wrongly signed, malformed and applied.
 async fn addresses(service: &Service, token: &str, headers: &[(&str, &str)]) -> Vec<Value> {
     let mut addresses = Vec::new();
     let form = service.request(Method::POST, "/api/ably").body("no form");
@@ -326,7 +326,7 @@ async fn addresses(service: &Service, token: &str, headers: &[(&str, &str)]) -> 
 }
 
 #[tokio::test]
-async fn the_log_has_the_peer_and_believes_no_header_of_a_stranger() {
+async fn the_log_has_the_peer_whatever_headers_an_untrusted_peer_sends() {
     let vendors = Vendors::start().await;
     let token = vendors.token_with(&json!({ "username": "alice" }));
     for trusted in ["", "10.0.0.0/8,127.0.0.2"] {
@@ -345,7 +345,7 @@ async fn the_log_has_the_peer_and_believes_no_header_of_a_stranger() {
 }
 
 #[tokio::test]
-async fn the_log_has_the_client_that_trusted_proxies_name_and_not_what_the_client_sent_them() {
+async fn the_log_has_the_client_that_trusted_proxies_name_and_not_what_the_client_sent_to_them() {
     let vendors = Vendors::start().await;
     let token = vendors.token_with(&json!({ "username": "alice" }));
     let trusted = ("SERVER_TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8");
@@ -364,7 +364,7 @@ async fn the_log_has_the_client_that_trusted_proxies_name_and_not_what_the_clien
 }
 
 #[tokio::test]
-async fn the_log_has_the_address_of_a_webhook_that_is_not_taken_and_why() {
+async fn the_log_has_the_address_of_a_rejected_webhook_and_why() {
     let vendors = webhooks::vendors().await;
     let settings = [
         ("CLERK_WEBHOOK_SIGNING_SECRET", WEBHOOK_SECRET),
@@ -386,7 +386,7 @@ async fn the_log_has_the_address_of_a_webhook_that_is_not_taken_and_why() {
 }
 
 #[tokio::test]
-async fn the_log_has_the_peer_that_sent_what_is_no_request() {
+async fn the_log_has_the_peer_that_sent_an_invalid_request() {
     let vendors = Vendors::start().await;
     let service = vendors.service().await;
     assert!(service.raw(b"no request\r\n\r\n").starts_with("HTTP/1.1 400 "));
@@ -394,21 +394,21 @@ async fn the_log_has_the_peer_that_sent_what_is_no_request() {
 }
 
 #[tokio::test]
-async fn the_log_has_the_peer_that_gave_an_order_whatever_its_headers_say() {
+async fn the_log_has_the_peer_of_an_operator_request_whatever_its_headers_say() {
     let vendors = Vendors::start().await;
     let service = vendors.service_with_admin("", &[("SERVER_TRUSTED_PROXIES", "127.0.0.1")]).await;
-    for (order, status) in [(json!({ "user": "user_1" }), 200), (json!({ "no": "order" }), 400)] {
-        let request = service.admin(Method::POST, "/revocations").json(&order).header("X-Forwarded-For", "192.0.2.7");
+    for (request, status) in [(json!({ "user": "user_1" }), 200), (json!({ "no": "order" }), 400)] {
+        let request = service.admin(Method::POST, "/revocations").json(&request).header("X-Forwarded-For", "192.0.2.7");
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), status);
         assert_eq!(service.logged_of(&request_id(&response)).await["client_address"], "127.0.0.1");
     }
 }
 
-/// As many bodies above 64 KiB as are received at once.
+/// The most bodies above 64 KiB that are received at the same time.
 const LARGE_BODIES: usize = 32;
 
-/// The answer to a webhook whose body never comes whole. The connection stays open.
+/// The answer to a webhook whose body never ends. The connection stays open.
 async fn unfinished(service: &Service, framing: &str, body: &str) -> impl Future<Output = String> + use<> {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let head = format!(
@@ -428,7 +428,7 @@ async fn unfinished(service: &Service, framing: &str, body: &str) -> impl Future
 }
 
 #[tokio::test]
-async fn who_begins_many_large_webhooks_keeps_no_others_out_and_has_no_more_than_a_few_received() {
+async fn many_unfinished_large_webhooks_do_not_block_small_ones_and_only_a_few_are_received() {
     let vendors = Vendors::start().await;
     let chunk = format!("11000\r\n{}\r\n", " ".repeat(0x11000));
     for (framing, body) in [("Content-Length: 65537", " "), ("Transfer-Encoding: chunked", &chunk)] {
@@ -438,7 +438,7 @@ async fn who_begins_many_large_webhooks_keeps_no_others_out_and_has_no_more_than
         for _ in 0..LARGE_BODIES + 5 {
             begun.spawn(unfinished(&service, framing, body).await);
         }
-        // Those that are received have 5 seconds; the others are told at once.
+        // The service waits 5 seconds for those that it receives and rejects the others at once.
         for _ in 0..5 {
             let answer = begun.join_next().await.unwrap().unwrap();
             assert!(answer.starts_with("HTTP/1.1 503 "), "{framing}: {answer}");

@@ -298,8 +298,10 @@ impl Service {
 
     /// Waits for the line of the log with the outcome of this request and returns it.
     pub(crate) async fn logged_of(&self, request_id: &str) -> Value {
-        let has_outcome = |line: &Value| ["reason", "ttl_ms", "outcome", "action"].iter().any(|field| !line[field].is_null());
-        self.logged_line(&format!("request {request_id}"), |line| line["request_id"] == request_id && has_outcome(line)).await
+        let has_outcome =
+            |line: &Value| ["reason", "ttl_ms", "outcome", "action"].iter().any(|field| !line[field].is_null());
+        self.logged_line(&format!("request {request_id}"), |line| line["request_id"] == request_id && has_outcome(line))
+            .await
     }
 
     /// Waits for a line of the log with this field and returns it.
