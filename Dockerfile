@@ -19,7 +19,8 @@ RUN mkdir -p src benches sandbox/src \
     && cargo build --release --locked -p ably-clerk-auth
 
 # Cargo goes by modification times, and the sources may be older than the empty ones above.
-COPY openapi.yaml ./
+# The example file is compiled in: it holds the defaults.
+COPY openapi.yaml ably-clerk-auth.example.toml ./
 COPY src src
 RUN find src -name '*.rs' -exec touch {} + \
     && cargo build --release --locked -p ably-clerk-auth

@@ -1,11 +1,11 @@
-//! `[cors]`: whose pages may read answers.
+//! `[cors]`: the pages that may read answers.
 
 use super::{reader::Reader, settings::CORS_ALLOWED_ORIGINS, value::origin};
 
 /// The settings of cross-origin requests.
 #[derive(Clone, Debug)]
 pub struct CorsConfig {
-    /// The origins whose pages may read answers; by default the authorized parties.
+    /// The origins whose pages may read answers. If unset, the authorized parties.
     pub allowed_origins: Vec<String>,
 }
 

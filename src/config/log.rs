@@ -1,4 +1,4 @@
-//! `[log]`: what the service tells its operator.
+//! `[log]`: how the service logs.
 
 use std::io::{self, IsTerminal as _};
 
@@ -8,49 +8,30 @@ use super::{
     reader::Reader,
     settings::{LOG_FORMAT, LOG_LEVEL},
 };
+use crate::telemetry::LogFormat;
 
-/// The settings of logs.
+/// The settings of the log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// How a line looks.
     pub format: LogFormat,
-    /// Which lines there are.
+    /// The lowest level that is logged.
     pub level: Level,
-}
-
-/// How a line of the log looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
-    Json,
 }
 
 impl LogConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let default = if io::stdout().is_terminal() { "pretty" } else { "json" };
-        let format = reader.or_default(&LOG_FORMAT, default, format);
-        let level = reader.or_default(&LOG_LEVEL, "info", level);
-        Some(Self { format: format?, level: level? })
+        let unset = if io::stdout().is_terminal() { LogFormat::Pretty } else { LogFormat::Json };
+        let format = reader.choice(&LOG_FORMAT, format).unwrap_or(unset);
+        let level = reader.choice(&LOG_LEVEL, |text| text.parse().ok());
+        Some(Self { format, level: level? })
     }
 }
 
-fn format(text: &str) -> Result<LogFormat, &'static str> {
+fn format(text: &str) -> Option<LogFormat> {
     match text {
-        "pretty" => Ok(LogFormat::Pretty),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("neither pretty nor json"),
-    }
-}
-
-fn level(text: &str) -> Result<Level, &'static str> {
-    match text {
-        "error" => Ok(Level::ERROR),
-        "warn" => Ok(Level::WARN),
-        "info" => Ok(Level::INFO),
-        "debug" => Ok(Level::DEBUG),
-        "trace" => Ok(Level::TRACE),
-        _ => Err("no such level; use error, warn, info, debug or trace"),
+        "pretty" => Some(LogFormat::Pretty),
+        "json" => Some(LogFormat::Json),
+        _ => None,
     }
 }

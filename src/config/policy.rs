@@ -1,7 +1,7 @@
-//! `[[grants]]` and `[token] require`: the policy. It has a structure, so it stands in the TOML file only, and a problem
-//! says where: file, line and column.
+//! `[[grants]]` and `[token] require`: the policy. It stands in the TOML file only, and each of its problems has a line
+//! and a column.
 
-use std::{collections::BTreeSet, fmt, ops::Range, time::Duration};
+use std::{collections::BTreeSet, fmt, ops::Range, path::Path, slice, time::Duration};
 
 use serde_json::Number;
 use toml::{
@@ -10,9 +10,11 @@ use toml::{
 };
 
 use super::{
+    problem::Problem,
     reader::Reader,
-    settings::{TOKEN_CAPABILITY, TOKEN_REQUIRE},
-    tenant::{Scope, TENANTS},
+    scope::Scope,
+    settings::{GRANTS, TENANTS, TOKEN_CAPABILITY, TOKEN_REQUIRE},
+    sources::{Sources, position},
     token::{self, TokenConfig},
     value::duration,
 };
@@ -24,213 +26,225 @@ use crate::{
     },
 };
 
-/// The key of the rules.
-pub(super) const GRANTS: &str = "grants";
+/// The keys of a rule.
+pub(super) const RULE_KEYS: [&str; 6] = ["name", "when", "capability", "ttl", "channel_claims", "publish_rate"];
 
+/// The conditions, by their keys.
+pub(super) const CONDITIONS: [&str; 12] = [
+    "role",
+    "permission",
+    "plan",
+    "feature",
+    "organization",
+    "claim",
+    "reverified",
+    "impersonated",
+    "agent",
+    "any",
+    "all",
+    "not",
+];
+
+/// A value in the file, with its position.
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
-type TomlPlace = Range<usize>;
 
-/// Reads the policy. What is wrong with it, the reader is told.
+/// Reads the policy.
 pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocable: bool) -> Policy {
-    let text = reader.toml_text();
-    // A file that is no TOML never came so far.
-    let Ok(document) = DeTable::parse(text) else { return Policy::default() };
-    let Some(table) = scoped(document.get_ref(), reader.scope()) else { return Policy::default() };
-    let mut parser = Parser::new(revocable);
+    let Sources { toml_text, toml_path, .. } = reader.sources();
+    // A text that is not TOML is a problem already.
+    let Ok(document) = DeTable::parse(toml_text) else { return Policy::default() };
+    let Some(table) = table_of(reader.scope(), document.get_ref()) else { return Policy::default() };
+    let mut parser = Parser::new(toml_path, toml_text, revocable);
+    parser.prefix = reader.scope().prefix();
     let require = table.get(TOKEN_REQUIRE.section).and_then(|section| section.get_ref().get(TOKEN_REQUIRE.key));
     let require = require.and_then(|require| parser.require(require));
     let rules = table.get(GRANTS).map(|grants| parser.rules(grants, require.as_ref()));
     if rules.is_some() && token.is_some_and(|token| token.capability.is_some()) {
         reader.problem(
             &TOKEN_CAPABILITY,
-            "says that every token has the key's own capability, and [[grants]] say otherwise; remove one of the two",
+            "gives every token the API key's whole capability, and [[grants]] restrict it; remove one of the two",
         );
     }
-    if let Some(format) = token.map(|token| token.format).filter(|format| *format != TokenFormat::Jwt) {
-        for (place, subject, key) in std::mem::take(&mut parser.jwt_only) {
-            parser.subject = subject;
-            parser.problem(
-                place,
-                format_args!("{key}: only tokens of the format jwt carry it; [token] format is {format}"),
-            );
-        }
+    if token.is_some_and(|token| token.format != TokenFormat::Jwt) {
+        parser.problems.append(&mut parser.jwt_only);
     }
-    parser.problems.sort_by_key(|(offset, _)| *offset);
-    for (offset, problem) in parser.problems {
-        reader.problem_at(offset, problem);
-    }
+    reader.problems(parser.finish());
     Policy { require, rules: rules.unwrap_or_default(), ttl: token.and_then(|token| token.ttl) }
 }
 
-/// The table that has the settings of a tenant.
-fn scoped<'d, 'a>(root: &'d DeTable<'a>, scope: &Scope) -> Option<&'d DeTable<'a>> {
+/// The table with the settings of a tenant.
+fn table_of<'d, 'a>(scope: &Scope, root: &'d DeTable<'a>) -> Option<&'d DeTable<'a>> {
     match scope {
         Scope::Flat => Some(root),
         Scope::Tenant(_, index) => root.get(TENANTS)?.get_ref().as_array()?.get(*index)?.get_ref().as_table(),
     }
 }
 
-pub(super) struct Parser {
-    /// What problems are said to be of.
+/// Reads tables of a TOML file, and collects problems instead of stopping. None in place of a value: it is invalid.
+pub(super) struct Parser<'a> {
+    path: &'a Path,
+    text: &'a str,
+    prefix: String,
+    /// The table that problems are of.
     pub(super) subject: String,
     revocable: bool,
-    /// What other formats than a JWT cannot carry, by the key.
-    pub(super) jwt_only: Vec<(TomlPlace, String, &'static str)>,
-    pub(super) problems: Vec<(usize, String)>,
+    pub(super) problems: Vec<(usize, Problem)>,
+    /// The problems there are unless tokens are JWTs.
+    pub(super) jwt_only: Vec<(usize, Problem)>,
 }
 
-impl Parser {
-    pub(super) fn new(revocable: bool) -> Self {
-        Self { subject: String::new(), revocable, jwt_only: Vec::new(), problems: Vec::new() }
+impl<'a> Parser<'a> {
+    pub(super) fn new(path: &'a Path, text: &'a str, revocable: bool) -> Self {
+        let (prefix, subject, problems, jwt_only) = (String::new(), String::new(), Vec::new(), Vec::new());
+        Self { path, text, prefix, subject, revocable, problems, jwt_only }
     }
 
-    pub(super) fn problem(&mut self, place: TomlPlace, what: impl fmt::Display) {
-        self.problems.push((place.start, format!("{}: {what}", self.subject)));
+    /// The problems, in the order of the file.
+    pub(super) fn finish(mut self) -> impl Iterator<Item = Problem> {
+        self.problems.sort_by_key(|(offset, _)| *offset);
+        self.problems.into_iter().map(|(_, problem)| problem)
     }
 
-    /// Notes an error as a problem.
-    pub(super) fn checked<T, E: fmt::Display>(&mut self, place: TomlPlace, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.problem(place, error)).ok()
+    fn problem_at(&self, span: &Range<usize>, what: impl fmt::Display) -> (usize, Problem) {
+        let Self { path, text, prefix, subject, .. } = self;
+        let position = position(text, span.start);
+        (span.start, Problem(format!("{}, {position}: {prefix}{subject}: {what}", path.display())))
+    }
+
+    /// Adds a problem.
+    pub(super) fn problem(&mut self, span: &Range<usize>, what: impl fmt::Display) {
+        self.problems.push(self.problem_at(span, what));
+    }
+
+    /// The value, or its error as a problem.
+    pub(super) fn checked<T, E: fmt::Display>(&mut self, span: &Range<usize>, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.problem(span, error)).ok()
     }
 
     fn require(&mut self, value: &Value<'_>) -> Option<Condition> {
         "[token] require".clone_into(&mut self.subject);
         let condition = self.condition(value)?;
         if condition.is_impossible() {
-            self.problem(value.span(), "contradicts itself: no session meets it, and nobody would get a token");
+            self.problem(&value.span(), "contradicts itself, so no session would get a token; correct it");
         }
         Some(condition)
     }
 
     fn rules(&mut self, value: &Value<'_>, require: Option<&Condition>) -> Vec<Rule> {
         "[[grants]]".clone_into(&mut self.subject);
-        let Some(tables) = value.get_ref().as_array() else {
-            let what = format_args!("{}, where tables are wanted: write [[grants]]", kind(value));
-            self.problem(value.span(), what);
-            return Vec::new();
-        };
+        let tables = value.get_ref().as_array();
+        let Some(tables) = self.expected(value, tables, "tables, each below [[grants]]") else { return Vec::new() };
         if tables.is_empty() {
-            self.problem(
-                value.span(),
-                "an empty list; write a rule, or say [token] capability = \"key\" if none is meant",
-            );
+            self.problem(&value.span(), "an empty list; write a rule, or set [token] capability = \"key\"");
         }
+        let mut names = BTreeSet::new();
         let mut rules = Vec::new();
-        let mut names: BTreeSet<String> = BTreeSet::new();
-        for (position, table) in tables.iter().enumerate() {
-            self.subject = format!("[[grants]] number {}", position + 1);
-            let Some(rule) = self.table(table).and_then(|keys| self.rule(table.span(), keys, require, &mut names))
-            else {
-                continue;
-            };
-            rules.push(rule);
+        for (index, table) in tables.iter().enumerate() {
+            self.subject = format!("[[grants]] number {}", index + 1);
+            let keys = self.table(table);
+            rules.extend(keys.and_then(|keys| self.rule(&table.span(), keys, require, &mut names)));
         }
         rules
     }
 
     fn rule(
         &mut self,
-        place: TomlPlace,
+        span: &Range<usize>,
         keys: &DeTable<'_>,
         require: Option<&Condition>,
         names: &mut BTreeSet<String>,
     ) -> Option<Rule> {
-        const KEYS: [&str; 6] = ["name", "when", "capability", "ttl", "channel_claims", "publish_rate"];
-        let name = self.name(&place, keys, names);
-        self.refuse_unknown(keys, &KEYS, "key");
-        // Of what may be left out: Some(None) when it is, None when it cannot be read.
-        let when = keys.get("when").map_or(Some(None), |value| self.when(value, require).map(Some));
-        let ttl = keys.get("ttl").map_or(Some(None), |value| self.ttl(value).map(Some));
+        let name = self.name(span, keys, "[[grants]]", names);
+        self.reject_unknown(keys, &RULE_KEYS, "key");
+        let when = self.optional(keys, "when", |parser, value| parser.when(value, require));
+        let ttl = self.optional(keys, "ttl", Self::ttl);
         let capability = if let Some(value) = keys.get("capability") {
-            self.capability(value)
+            self.templates(value, Self::operations)
         } else {
-            self.problem(place, "no capability; write capability = { \"chat:*\" = [\"subscribe\"] }");
+            self.problem(span, "capability is missing; write capability = { \"chat:*\" = [\"subscribe\"] }");
             None
         };
-        let channel_claims = self.jwt_only(keys, "channel_claims", |parser, value| {
-            Some(parser.text(value, "a text, the claim's value")?.to_owned())
-        });
-        let publish_rate = self.jwt_only(keys, "publish_rate", Self::rate);
+        let channel_claims =
+            self.jwt_only(keys, "channel_claims", |parser, value| parser.templates(value, Self::channel_claim));
+        let publish_rate = self.jwt_only(keys, "publish_rate", |parser, value| parser.templates(value, Self::rate));
         Some(Rule {
-            name: name?,
+            name: RuleName::new(&name?),
             when: when?,
             capability: capability?,
             ttl: ttl?,
-            channel_claims: channel_claims?,
-            publish_rate: publish_rate?,
+            channel_claims: channel_claims?.unwrap_or_default(),
+            publish_rate: publish_rate?.unwrap_or_default(),
         })
     }
 
-    fn name(&mut self, place: &TomlPlace, keys: &DeTable<'_>, names: &mut BTreeSet<String>) -> Option<RuleName> {
-        let Some(value) = keys.get("name") else {
-            self.problem(place.clone(), "no name; logs and explanations need one");
-            return None;
-        };
+    /// The name of a table, which is unique and from here on part of the subject of its problems.
+    pub(super) fn name(
+        &mut self,
+        span: &Range<usize>,
+        keys: &DeTable<'_>,
+        tables: &str,
+        names: &mut BTreeSet<String>,
+    ) -> Option<String> {
+        let value = self.required(span, keys, "name")?;
         let name = self.text(value, "a name")?;
         if name.trim().is_empty() || name.chars().any(char::is_control) {
-            self.problem(value.span(), "the name is empty or has control characters");
+            self.problem(&value.span(), "the name is empty or has control characters; write another");
             return None;
         }
-        self.subject = format!("[[grants]] {name:?}");
+        self.subject = format!("{tables} {name:?}");
         if !names.insert(name.to_owned()) {
-            self.problem(value.span(), "another rule has this name already");
+            self.problem(&value.span(), "another table has this name; write another");
         }
-        Some(RuleName::new(name))
+        Some(name.to_owned())
     }
 
     fn when(&mut self, value: &Value<'_>, require: Option<&Condition>) -> Option<Condition> {
         let condition = self.condition(value)?;
         let with_require = require.map(|require| Condition::All(vec![require.clone(), condition.clone()]));
         if condition.is_impossible() {
-            self.problem(value.span(), "when contradicts itself: the rule would never match");
+            self.problem(&value.span(), "when contradicts itself, so the rule never matches; correct it");
         } else if with_require.is_some_and(|both| both.is_impossible()) {
-            self.problem(value.span(), "when contradicts [token] require: the rule would never match");
+            self.problem(&value.span(), "when contradicts [token] require, so the rule never matches; correct it");
         }
         Some(condition)
     }
 
-    fn capability(&mut self, value: &Value<'_>) -> Option<Vec<(ResourceTemplate, Operations)>> {
-        self.resources(value, "capability", |parser, value| {
-            let operations = parser.list(value, "a list of operations, like [\"subscribe\"]")?;
-            let names: Option<Vec<_>> =
-                operations.iter().map(|operation| parser.text(operation, "the name of an operation")).collect();
-            let operations = Operations::parse(names?);
-            parser.checked(value.span(), operations)
+    /// A table of resources, with what `read` makes of their values.
+    pub(super) fn resources<K, E: fmt::Display, T>(
+        &mut self,
+        value: &Value<'_>,
+        parse_name: impl Fn(&str) -> Result<K, E>,
+        read: impl Fn(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Option<Vec<(K, T)>> {
+        let table = self.table(value)?;
+        self.each(table, |parser, (key, value)| {
+            let name = parse_name(key.get_ref()).map_err(|error| format!("the resource {:?}: {error}", key.get_ref()));
+            let name = parser.checked(&key.span(), name);
+            name.zip(read(parser, value))
         })
     }
 
-    /// A table of resources, each with something that `read` takes.
-    fn resources<T>(
+    /// The same for a rule, where resources have placeholders and there is at least one.
+    fn templates<T>(
         &mut self,
         value: &Value<'_>,
-        name: &str,
         read: impl Fn(&mut Self, &Value<'_>) -> Option<T>,
     ) -> Option<Vec<(ResourceTemplate, T)>> {
-        let table = self.table(value)?;
-        if table.is_empty() {
-            self.problem(value.span(), format_args!("{name} names no resource"));
-            return None;
+        let resources = self.resources(value, str::parse, read)?;
+        if resources.is_empty() {
+            self.problem(&value.span(), "an empty table; write a resource, like \"chat:*\"");
         }
-        let mut resources = Vec::new();
-        for (key, value) in table {
-            let resource = key.get_ref().parse::<ResourceTemplate>();
-            let resource = resource.map_err(|error| format!("the resource {:?}: {error}", key.get_ref()));
-            let resource = self.checked(key.span(), resource);
-            resources.push(resource.zip(read(self, value)));
-        }
-        resources.into_iter().collect()
+        Some(resources).filter(|resources| !resources.is_empty())
     }
 
-    /// What only a JWT carries; nothing when it is not there.
-    fn jwt_only<T>(
-        &mut self,
-        keys: &DeTable<'_>,
-        name: &'static str,
-        read: impl Fn(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Vec<(ResourceTemplate, T)>> {
-        let Some((key, value)) = keys.get_key_value(name) else { return Some(Vec::new()) };
-        self.jwt_only.push((key.span(), self.subject.clone(), name));
-        self.resources(value, name, read)
+    pub(super) fn operations(&mut self, value: &Value<'_>) -> Option<Operations> {
+        let operations = self.list(value, "a list of operations, like [\"subscribe\"]")?;
+        let names = self.each(operations, |parser, operation| parser.text(operation, "the name of an operation"))?;
+        self.checked(&value.span(), Operations::parse(names))
+    }
+
+    pub(super) fn channel_claim(&mut self, value: &Value<'_>) -> Option<String> {
+        Some(self.text(value, "a string, the claim's value")?.to_owned())
     }
 
     pub(super) fn rate(&mut self, value: &Value<'_>) -> Option<Number> {
@@ -241,108 +255,87 @@ impl Parser {
             }
             _ => None,
         };
-        if rate.is_none() {
-            self.problem(value.span(), "a publish rate is a number of messages a second, above zero");
-        }
-        rate
+        self.checked(&value.span(), rate.ok_or("not a number of messages a second above zero; write for example 5"))
     }
 
     fn ttl(&mut self, value: &Value<'_>) -> Option<Ttl> {
-        let ttl = token::ttl(self.text(value, "a span of time, like \"10m\"")?, self.revocable);
-        self.checked(value.span(), ttl.map_err(|error| format!("ttl: {error}")))
+        let ttl = token::ttl(self.text(value, "a duration, like \"10m\"")?, self.revocable);
+        self.checked(&value.span(), ttl.map_err(|error| format!("ttl: {error}")))
     }
 
     fn condition(&mut self, value: &Value<'_>) -> Option<Condition> {
-        const NAMES: [&str; 11] = [
-            "role",
-            "permission",
-            "plan",
-            "feature",
-            "organization",
-            "claim",
-            "reverified",
-            "impersonated",
-            "agent",
-            "any",
-            "all",
-        ];
         let table = self.table(value)?;
         if table.is_empty() {
-            self.problem(value.span(), "a condition is empty; leave it out if it is always to hold");
+            self.problem(&value.span(), "an empty condition; leave it out if it always holds");
             return None;
         }
-        self.refuse_unknown(table, &[&NAMES[..], &["not"]].concat(), "condition");
+        self.reject_unknown(table, &CONDITIONS, "condition");
         let mut parts = Vec::new();
         for (key, value) in table {
-            match key.get_ref().as_ref() {
-                "role" => parts.push(self.names(value, Role::parse).map(Condition::Role)),
-                "permission" => parts.push(self.names(value, Permission::parse).map(Condition::Permission)),
-                "plan" => parts.push(self.names(value, ScopedName::parse).map(Condition::Plan)),
-                "feature" => parts.push(self.names(value, ScopedName::parse).map(Condition::Feature)),
-                "organization" => parts.push(self.names(value, OrganizationName::parse).map(Condition::Organization)),
-                "claim" => self.claims(value, "", &mut parts),
-                "reverified" => parts.push(self.reverified(value).map(Condition::Reverified)),
-                "impersonated" => parts.push(self.boolean(value).map(Condition::Impersonated)),
-                "agent" => parts.push(self.boolean(value).map(Condition::Agent)),
-                "any" => parts.push(self.conditions(value).map(Condition::Any)),
-                "all" => parts.push(self.conditions(value).map(Condition::All)),
-                "not" => parts.push(self.condition(value).map(|part| Condition::Not(Box::new(part)))),
-                _ => parts.push(None),
-            }
+            parts.push(match key.get_ref().as_ref() {
+                "role" => self.names(value, Role::parse).map(Condition::Role),
+                "permission" => self.names(value, Permission::parse).map(Condition::Permission),
+                "plan" => self.names(value, ScopedName::parse).map(Condition::Plan),
+                "feature" => self.names(value, ScopedName::parse).map(Condition::Feature),
+                "organization" => self.names(value, OrganizationName::parse).map(Condition::Organization),
+                "claim" => {
+                    self.claims(value, "", &mut parts);
+                    continue;
+                }
+                "reverified" => self.reverified(value).map(Condition::Reverified),
+                "impersonated" => self.boolean(value).map(Condition::Impersonated),
+                "agent" => self.boolean(value).map(Condition::Agent),
+                "any" => self.conditions(value).map(Condition::Any),
+                "all" => self.conditions(value).map(Condition::All),
+                "not" => self.condition(value).map(|part| Condition::Not(Box::new(part))),
+                _ => None,
+            });
         }
         let mut parts: Vec<_> = parts.into_iter().collect::<Option<_>>()?;
-        // Several in one table are all required.
         if parts.len() == 1 { parts.pop() } else { Some(Condition::All(parts)) }
     }
 
     fn conditions(&mut self, value: &Value<'_>) -> Option<Vec<Condition>> {
         let list = self.list(value, "a list of conditions")?;
-        let parts: Vec<_> = list.iter().map(|part| self.condition(part)).collect();
-        parts.into_iter().collect()
+        self.each(list, Self::condition)
     }
 
     /// A name, or a list of alternatives.
     fn names<T, E: fmt::Display>(&mut self, value: &Value<'_>, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
-        let names = self.alternatives(value)?;
-        let names: Vec<_> = names
-            .iter()
-            .map(|name| {
-                let text = self.text(name, "a name or a list of names")?;
-                self.checked(name.span(), parse(text))
-            })
-            .collect();
-        names.into_iter().collect()
+        self.alternatives(value, |parser, name| {
+            let text = parser.text(name, "a name or a list of names")?;
+            parser.checked(&name.span(), parse(text))
+        })
     }
 
-    /// The elements of a list, or the one value that stands for it.
-    fn alternatives<'v, 'a>(&mut self, value: &'v Value<'a>) -> Option<&'v [Value<'a>]> {
-        match value.get_ref() {
-            DeValue::Array(_) => self.list(value, "a list"),
-            _ => Some(std::slice::from_ref(value)),
-        }
+    /// The elements of a list, or a single value.
+    fn alternatives<T>(
+        &mut self,
+        value: &Value<'_>,
+        read: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let values =
+            if value.get_ref().is_array() { self.list(value, "at least one value")? } else { slice::from_ref(value) };
+        self.each(values, read)
     }
 
-    /// Claims by dotted path. TOML reads a path without quotes as tables in tables, which mean the same.
+    /// Claims by dotted path. TOML reads a path without quotes as nested tables, which mean the same.
     fn claims(&mut self, value: &Value<'_>, path: &str, parts: &mut Vec<Option<Condition>>) {
         let Some(table) = self.table(value) else { return parts.push(None) };
         if table.is_empty() {
-            self.problem(value.span(), "claim names no claim; write claim = { \"metadata.tier\" = \"pro\" }");
+            self.problem(&value.span(), "claim is empty; write for example claim = { \"metadata.tier\" = \"pro\" }");
             parts.push(None);
         }
         for (key, value) in table {
             let path = if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
             if key.get_ref().split('.').any(str::is_empty) {
-                self.problem(
-                    key.span(),
-                    format_args!("the claim {:?}: a name is empty, at an end or between two dots", key.get_ref()),
-                );
+                let what = format!("the claim {:?} has an empty name; remove the extra dot", key.get_ref());
+                self.problem(&key.span(), what);
                 parts.push(None);
             } else if value.get_ref().is_table() {
                 self.claims(value, &path, parts);
             } else {
-                let values = self.alternatives(value).map(|values| values.iter().map(|value| self.claim_value(value)));
-                let alternatives: Option<Vec<Option<_>>> = values.map(Iterator::collect);
-                let alternatives = alternatives.and_then(|values| values.into_iter().collect());
+                let alternatives = self.alternatives(value, Self::claim_value);
                 parts.push(alternatives.map(|alternatives| Condition::Claim { path: path.into(), alternatives }));
             }
         }
@@ -355,86 +348,124 @@ impl Parser {
             DeValue::Boolean(value) => Some(ClaimValue::Boolean(*value)),
             _ => None,
         };
-        if claim.is_none() {
-            let what =
-                format_args!("{}, where a claim is compared with a text, a whole number, true or false", kind(value));
-            self.problem(value.span(), what);
-        }
-        claim
+        self.expected(value, claim, "a string, a whole number, true or false to compare the claim with")
     }
 
     fn reverified(&mut self, value: &Value<'_>) -> Option<Reverification> {
         let table = self.table(value)?;
-        self.refuse_unknown(table, &["level", "within"], "key");
+        self.reject_unknown(table, &["level", "within"], "key");
         let (Some(level), Some(within)) = (table.get("level"), table.get("within")) else {
             self.problem(
-                value.span(),
-                "reverified wants level and within, like { level = \"second_factor\", within = \"10m\" }",
+                &value.span(),
+                "reverified needs level and within, like { level = \"second_factor\", within = \"10m\" }",
             );
             return None;
         };
         let level_text = self.text(level, "a level")?;
-        let level = self.checked(level.span(), Level::parse(level_text));
-        let within_text = self.text(within, "a span of time, like \"10m\"")?;
-        let duration: Option<Duration> = self.checked(within.span(), duration(within_text));
+        let level = self.checked(&level.span(), Level::parse(level_text));
+        let duration = self.duration(within);
         let reverification = Reverification::new(level?, duration?);
-        self.checked(within.span(), reverification)
+        self.checked(&within.span(), reverification)
+    }
+
+    pub(super) fn duration(&mut self, value: &Value<'_>) -> Option<Duration> {
+        let text = self.text(value, "a duration, like \"10m\"")?;
+        self.checked(&value.span(), duration(text))
     }
 
     fn boolean(&mut self, value: &Value<'_>) -> Option<bool> {
-        let boolean = value.get_ref().as_bool();
-        if boolean.is_none() {
-            self.problem(value.span(), format_args!("{}, where true or false is wanted", kind(value)));
-        }
-        boolean
+        self.expected(value, value.get_ref().as_bool(), "true or false")
     }
 
-    pub(super) fn text<'v>(&mut self, value: &'v Value<'_>, wanted: &str) -> Option<&'v str> {
-        let text = value.get_ref().as_str();
-        if text.is_none() {
-            self.problem(value.span(), format_args!("{}, where {wanted} is wanted", kind(value)));
-        }
-        text
+    pub(super) fn text<'v>(&mut self, value: &'v Value<'_>, expected: &str) -> Option<&'v str> {
+        self.expected(value, value.get_ref().as_str(), expected)
     }
 
     /// A list that is not empty.
-    pub(super) fn list<'v, 'a>(&mut self, value: &'v Value<'a>, wanted: &str) -> Option<&'v [Value<'a>]> {
-        let list = value.get_ref().as_array().map(|list| &list[..]);
-        match list {
-            None => self.problem(value.span(), format_args!("{}, where {wanted} is wanted", kind(value))),
-            Some([]) => self.problem(value.span(), format_args!("an empty list, where {wanted} is wanted")),
-            Some(_) => return list,
+    pub(super) fn list<'v, 'd>(&mut self, value: &'v Value<'d>, expected: &str) -> Option<&'v [Value<'d>]> {
+        let list = self.expected(value, value.get_ref().as_array(), expected)?;
+        if list.is_empty() {
+            self.problem(&value.span(), format_args!("an empty list; write {expected}"));
         }
-        None
+        Some(&list[..]).filter(|list| !list.is_empty())
     }
 
-    pub(super) fn table<'v, 'a>(&mut self, value: &'v Value<'a>) -> Option<&'v DeTable<'a>> {
-        let table = value.get_ref().as_table();
-        if table.is_none() {
-            self.problem(value.span(), format_args!("{}, where a table is wanted", kind(value)));
-        }
-        table
+    pub(super) fn table<'v, 'd>(&mut self, value: &'v Value<'d>) -> Option<&'v DeTable<'d>> {
+        self.expected(value, value.get_ref().as_table(), "a table")
     }
 
-    pub(super) fn refuse_unknown(&mut self, table: &DeTable<'_>, known: &[&str], what: &str) {
+    /// A value of the right kind. Any other is a problem.
+    pub(super) fn expected<T>(&mut self, value: &Value<'_>, found: Option<T>, expected: &str) -> Option<T> {
+        if found.is_none() {
+            let kind = match value.get_ref() {
+                DeValue::String(_) => "a string",
+                DeValue::Integer(_) => "a number",
+                DeValue::Float(_) => "a fraction",
+                DeValue::Boolean(_) => "true or false",
+                DeValue::Datetime(_) => "a date",
+                DeValue::Array(_) => "a list",
+                DeValue::Table(_) => "a table",
+            };
+            self.problem(&value.span(), format_args!("expected {expected}; found {kind}"));
+        }
+        found
+    }
+
+    /// The value of a key that may be missing: then `Some(None)`.
+    pub(super) fn optional<T>(
+        &mut self,
+        keys: &DeTable<'_>,
+        key: &str,
+        read: impl FnOnce(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        keys.get(key).map_or(Some(None), |value| read(self, value).map(Some))
+    }
+
+    /// The value of a key that only a JWT can carry, and that may be missing.
+    pub(super) fn jwt_only<T>(
+        &mut self,
+        keys: &DeTable<'_>,
+        name: &str,
+        read: impl FnOnce(&mut Self, &Value<'_>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if let Some((key, _)) = keys.get_key_value(name) {
+            let what = "only JWTs can carry it; set [token] format to jwt, or remove it";
+            self.jwt_only.push(self.problem_at(&key.span(), format_args!("{name}: {what}")));
+        }
+        self.optional(keys, name, read)
+    }
+
+    pub(super) fn required<'v, 'd>(
+        &mut self,
+        span: &Range<usize>,
+        keys: &'v DeTable<'d>,
+        key: &str,
+    ) -> Option<&'v Value<'d>> {
+        let value = keys.get(key);
+        if value.is_none() {
+            self.problem(span, format_args!("{key} is missing; add it"));
+        }
+        value
+    }
+
+    /// What `read` makes of every item. Reads all of them even if one is invalid, to find every problem.
+    pub(super) fn each<I, T>(
+        &mut self,
+        items: impl IntoIterator<Item = I>,
+        mut read: impl FnMut(&mut Self, I) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let read: Vec<_> = items.into_iter().map(|item| read(self, item)).collect();
+        read.into_iter().collect()
+    }
+
+    pub(super) fn reject_unknown(&mut self, table: &DeTable<'_>, known: &[&str], what: &str) {
         for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
             let known = known.join(", ");
-            self.problem(key.span(), format_args!("no such {what}: {:?}; there are: {known}", key.get_ref()));
+            self.problem(&key.span(), format_args!("unknown {what} {:?}; use one of: {known}", key.get_ref()));
         }
     }
 }
 
 pub(super) fn integer(number: &DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).ok()
-}
-
-pub(super) fn kind(value: &Value<'_>) -> &'static str {
-    match value.get_ref() {
-        DeValue::String(_) => "a text",
-        DeValue::Integer(_) | DeValue::Float(_) => "a number",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    }
 }

@@ -1,4 +1,4 @@
-//! `[server]`: where the service listens, and whom it believes about who calls.
+//! `[server]`: the public listener.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,16 +14,16 @@ use crate::trusted_proxies::{TrustedProxies, proxy_network};
 pub struct ServerConfig {
     /// The address.
     pub host: IpAddr,
-    /// The port; 0 for any that is free.
+    /// The port; 0 for any free one.
     pub port: u16,
-    /// Whose forwarding headers are believed.
+    /// The proxies whose forwarding headers are believed.
     pub trusted_proxies: TrustedProxies,
 }
 
 impl ServerConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let host = reader.or_default(&SERVER_HOST, "127.0.0.1", ip_address);
-        let port = reader.or_default(&SERVER_PORT, "8080", |text| port(text, "any that is free"));
+        let host = reader.value(&SERVER_HOST, ip_address);
+        let port = reader.value(&SERVER_PORT, |text| port(text, "any free one"));
         let trusted_proxies = reader.list(&SERVER_TRUSTED_PROXIES, proxy_network).unwrap_or_default();
         Some(Self { host: host?, port: port?, trusted_proxies: TrustedProxies::new(trusted_proxies) })
     }

@@ -1,4 +1,5 @@
-//! Parsers of the kinds of value that several sections have. Errors say what is wanted and do not repeat the value.
+//! Parsers for the kinds of value that several sections have. An error says what is wrong, then what to write, and never
+//! repeats the value.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -7,16 +8,17 @@ use std::{
 
 use url::Url;
 
-/// A span of time with its unit.
+/// A duration with its unit.
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
-    const LONGEST: Duration = Duration::from_hours(30 * 24);
-    let duration = humantime::parse_duration(text).map_err(|_| "not a span of time; write it with a unit, like 30m")?;
-    if duration > LONGEST { Err("longer than 30 days") } else { Ok(duration) }
+    const MAX: Duration = Duration::from_hours(30 * 24);
+    let duration =
+        humantime::parse_duration(text).map_err(|_| "not a duration; write a number with a unit, like 30m")?;
+    if duration > MAX { Err("longer than 30 days; write 30days or less") } else { Ok(duration) }
 }
 
 /// `true` or `false`.
 pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
-    text.parse().map_err(|_| "neither true nor false")
+    text.parse().map_err(|_| "not a boolean; write true or false")
 }
 
 /// An address to listen on.
@@ -24,7 +26,7 @@ pub(super) fn ip_address(text: &str) -> Result<IpAddr, &'static str> {
     if text == "localhost" {
         return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    // In brackets, as in a URL, an address of IPv6 means the same.
+    // An IPv6 address may stand in brackets, as in a URL.
     let in_brackets = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     let address = in_brackets.map_or_else(|| text.parse().ok(), |text| text.parse().ok().map(IpAddr::V6));
     address.ok_or(
@@ -33,11 +35,11 @@ pub(super) fn ip_address(text: &str) -> Result<IpAddr, &'static str> {
     )
 }
 
-/// A port to listen on. `zero` says what 0 is for.
+/// A port to listen on. `zero` says what 0 means.
 pub(super) fn port(text: &str, zero: &str) -> Result<u16, String> {
     text.parse().map_err(|_| {
         if text.contains("://") {
-            "a URL, not a port. Kubernetes sets this variable for a Service of that name; write enableServiceLinks: false \
+            "a URL, not a port. Kubernetes sets this variable for a Service of that name; set enableServiceLinks: false \
              in the pod's spec, or rename the Service"
                 .to_owned()
         } else {
@@ -46,7 +48,7 @@ pub(super) fn port(text: &str, zero: &str) -> Result<u16, String> {
     })
 }
 
-/// The base of an API. Keys and secrets travel there, so it must be https, save on this machine.
+/// The base URL of an API. It receives keys and secrets, so it must be https, except on this machine.
 pub(super) fn base_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "not a URL; write it like https://api.example.com")?;
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
@@ -58,8 +60,8 @@ pub(super) fn base_url(text: &str) -> Result<Url, &'static str> {
     match url.scheme() {
         "https" if url.has_host() => Ok(url),
         "http" if is_loopback(&url) => Ok(url),
-        "http" => Err("http would let anyone on the way read secrets and forge keys; use https"),
-        _ => Err("not an https URL"),
+        "http" => Err("http, with which others on the network can read secrets and forge keys; use https"),
+        _ => Err("not an https URL; write it like https://api.example.com"),
     }
 }
 
@@ -72,21 +74,21 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Why no page has a text as its origin.
+/// Why a text is not the origin of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidOrigin {
-    #[error("* is not an origin: cookies and tokens must not be answered to any page; list the origins")]
+    #[error("* is not an origin: it would let every page read tokens; list the origins")]
     Everyone,
     #[error(
-        "an origin with a wildcard matches no page: origins are compared exactly. List the origins; for preview deployments, \
-         use a development instance of Clerk and leave the authorized parties unset"
+        "an origin with a wildcard, which never matches: origins are compared exactly. List the origins; for preview \
+         deployments, use a development instance of Clerk and leave the authorized parties unset"
     )]
     Wildcard,
-    #[error("an origin has blanks or quotes in it; separate origins with commas, and write them without quotes")]
+    #[error("an origin has spaces or quotes in it; separate origins with commas, and write them without quotes")]
     Separator,
-    #[error("an origin has no scheme or no host; write both, like https://app.example.com")]
+    #[error("an origin lacks its scheme or its host; write both, like https://app.example.com")]
     Incomplete,
-    #[error("an origin has a scheme that no page has; use https, http, or that of your native app")]
+    #[error("an origin has a scheme that pages cannot have; use https, http, or that of your native app")]
     Scheme,
     #[error("an origin has a path, a slash at the end, a query or a fragment; end it after the host or the port")]
     Path,
@@ -94,13 +96,13 @@ pub(super) enum InvalidOrigin {
     User,
     #[error("an origin names the default port of its scheme, which browsers leave out; remove the port")]
     DefaultPort,
-    #[error("an origin has upper case; browsers write origins in lower case")]
+    #[error("an origin has upper case; write it in lower case, as browsers do")]
     UpperCase,
     #[error("an origin has a host that browsers write differently; copy it from the Origin header of a request")]
     Host,
 }
 
-/// An origin, exactly as browsers write it: Clerk compares `azp` exactly, and so do we.
+/// An origin, exactly as browsers write it: Clerk compares `azp` exactly, and so does this service.
 pub(super) fn origin(text: &str) -> Result<String, InvalidOrigin> {
     if text == "*" {
         return Err(InvalidOrigin::Everyone);
