@@ -42,7 +42,7 @@ pub use redis::RedisConfig;
 pub use revocation::RevocationConfig;
 pub use scope::Scope;
 pub use server::ServerConfig;
-pub use sources::{Origin, Sources, TomlFile};
+pub use sources::{Sources, TomlFile};
 pub use tenant::TenantConfig;
 pub use token::{TokenConfig, UnruledCapability};
 
@@ -85,7 +85,7 @@ impl Config {
     /// Reads and checks all settings. Also returns the origin of each.
     pub fn load(sources: &Sources) -> Result<(Self, Provenance), Problems> {
         let mut reader = Reader::new(sources);
-        reader.problems(sources.problems.iter().cloned());
+        reader.problems.extend(sources.problems.iter().cloned());
         unknown::reject(&mut reader);
         let config = Self::read(&mut reader);
         reader.finish(config)
@@ -100,7 +100,7 @@ impl Config {
         let admin = AdminConfig::read(reader, server.as_ref());
         let limits = LimitsConfig::read(reader);
         let log = LogConfig::read(reader);
-        let values = reader.take_values();
+        let values = std::mem::take(&mut reader.values);
         let (server, admin, limits) = (server?, admin?, limits?);
         Some(Self { tenants, revocation: revocation?, redis, server, admin, limits, log: log?, values })
     }
@@ -115,7 +115,7 @@ impl Config {
     /// The admin listener, whatever is wrong with other settings: for `revoke`.
     pub fn admin_only(sources: &Sources) -> Result<AdminConfig, Problems> {
         let mut reader = Reader::new(sources);
-        reader.problems(sources.problems.iter().cloned());
+        reader.problems.extend(sources.problems.iter().cloned());
         let admin = AdminConfig::read(&mut reader, None);
         reader.finish(admin).map(|(admin, _)| admin)
     }
@@ -123,13 +123,13 @@ impl Config {
     /// The policies of all tenants, for policy tests. Other settings may be unset, but not invalid.
     pub fn policies_only(sources: &Sources) -> Result<Vec<PolicyUnderTest>, Problems> {
         let mut reader = Reader::new(sources);
-        reader.problems(sources.problems.iter().cloned());
+        reader.problems.extend(sources.problems.iter().cloned());
         unknown::reject(&mut reader);
         let policies = tenant::each(&mut reader, |reader| {
             let revocable = ably::revocable_tokens(reader).unwrap_or_default();
             let token = TokenConfig::read(reader, revocable);
             let policy = policy::read(reader, token.as_ref(), revocable);
-            Some(PolicyUnderTest { tenant: reader.scope().name(), policy, token: token? })
+            Some(PolicyUnderTest { tenant: reader.scope.name(), policy, token: token? })
         });
         reader.finish(Some(policies)).map(|(policies, _)| policies)
     }

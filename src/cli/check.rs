@@ -133,9 +133,8 @@ async fn describe_and_try(config: &Config, provenance: &Provenance, mut report: 
 }
 
 fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Report) {
-    let from = |setting: &settings::Setting| {
-        provenance.get(&tenant.scope.variable(setting)).map_or_else(|| "default".to_owned(), ToString::to_string)
-    };
+    let from =
+        |setting: &settings::Setting| provenance.get(&tenant.scope.variable(setting)).map_or("default", String::as_str);
     let listed = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
     let key: &PublishableKey = &tenant.clerk.publishable_key;
     let instance =

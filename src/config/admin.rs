@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     reader::Reader,
     server::ServerConfig,
-    settings::{ADMIN_HOST, ADMIN_PORT, ADMIN_TOKEN},
+    settings,
     value::{ip_address, port},
 };
 
@@ -26,20 +26,23 @@ pub struct AdminConfig {
 impl AdminConfig {
     /// `server` is the public listener: the two cannot share an address.
     pub(super) fn read(reader: &mut Reader<'_>, server: Option<&ServerConfig>) -> Option<Self> {
-        let host = reader.value(&ADMIN_HOST, ip_address);
-        let port = reader.value(&ADMIN_PORT, |text| port(text, "no admin listener"));
-        let token = reader.value(&ADMIN_TOKEN, token);
+        let host = reader.value(&settings::ADMIN_HOST, ip_address);
+        let port = reader.value(&settings::ADMIN_PORT, |text| port(text, "no admin listener"));
+        let token = reader.value(&settings::ADMIN_TOKEN, token);
         let (host, port) = (host?, port?);
         if port == 0 {
             return Some(Self { address: None, token });
         }
         let address = SocketAddr::new(host, port);
         if server.is_some_and(|server| overlap(server.address(), address)) {
-            reader.problem(&ADMIN_PORT, "the public listener has this port; use another, or 0 for no admin listener");
+            reader.problem(
+                &settings::ADMIN_PORT,
+                "the public listener has this port; use another, or 0 for no admin listener",
+            );
         }
         if !is_loopback(address) && token.as_ref().is_some_and(is_short) {
             reader.problem(
-                &ADMIN_TOKEN,
+                &settings::ADMIN_TOKEN,
                 format_args!(
                     "shorter than {MIN_TOKEN_LENGTH} characters, so others could guess it: the admin listener is not on \
                      loopback. Make a token with: openssl rand -hex 32"

@@ -7,11 +7,7 @@ use url::Url;
 
 use super::{
     reader::Reader,
-    settings::{
-        CLERK_API_URL, CLERK_AUDIENCE, CLERK_AUTHORIZED_PARTIES, CLERK_CLOCK_SKEW_MS, CLERK_DOMAIN, CLERK_JWT_KEY,
-        CLERK_NATIVE_APPS, CLERK_PROXY_URL, CLERK_PUBLISHABLE_KEY, CLERK_SECRET_KEY, CLERK_USER_CACHE_TTL,
-        CLERK_WEBHOOK_SIGNING_SECRET,
-    },
+    settings,
     value::{base_url, boolean, duration, origin},
 };
 use crate::{
@@ -64,35 +60,28 @@ pub enum KeySource {
 impl ClerkConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let publishable_key = reader.required(
-            &CLERK_PUBLISHABLE_KEY,
+            &settings::CLERK_PUBLISHABLE_KEY,
             "copy it from API keys in Clerk's dashboard: pk_test_… or pk_live_…",
             PublishableKey::parse,
         );
         let kind = publishable_key.as_ref().map(PublishableKey::kind);
-        let secret_key = reader.value(&CLERK_SECRET_KEY, |text| secret_key(text, kind));
-        let jwt_key = reader.value(&CLERK_JWT_KEY, |pem| SigningKeys::from_pem(pem).map(|_| pem.to_owned()));
-        let api_url = reader.value(&CLERK_API_URL, base_url);
-        let authorized_parties = reader.list(&CLERK_AUTHORIZED_PARTIES, origin).unwrap_or_default();
-        let native_apps = reader.value(&CLERK_NATIVE_APPS, boolean);
-        let audience = reader.list(&CLERK_AUDIENCE, audience).unwrap_or_default();
-        let clock_skew_ms = reader.value(&CLERK_CLOCK_SKEW_MS, clock_skew_ms);
-        let proxy_url = reader.value(&CLERK_PROXY_URL, base_url);
-        let satellites = reader.list(&CLERK_DOMAIN, satellite).unwrap_or_default();
-        let user_cache_ttl = reader.value(&CLERK_USER_CACHE_TTL, duration);
-        let webhook_signing_secrets = reader.list(&CLERK_WEBHOOK_SIGNING_SECRET, webhook_signing_secret);
+        let api_url = reader.value(&settings::CLERK_API_URL, base_url);
+        let satellites = reader.list(&settings::CLERK_DOMAIN, satellite).unwrap_or_default();
         Some(Self {
-            publishable_key: publishable_key?,
-            secret_key,
-            jwt_key,
-            api_url: api_url?,
-            authorized_parties,
-            native_apps: native_apps?,
-            audience,
-            clock_skew_ms: clock_skew_ms?,
-            proxy_url,
+            secret_key: reader.value(&settings::CLERK_SECRET_KEY, |text| secret_key(text, kind)),
+            jwt_key: reader.value(&settings::CLERK_JWT_KEY, |pem| SigningKeys::from_pem(pem).map(|_| pem.to_owned())),
+            authorized_parties: reader.list(&settings::CLERK_AUTHORIZED_PARTIES, origin).unwrap_or_default(),
+            native_apps: reader.value(&settings::CLERK_NATIVE_APPS, boolean).unwrap_or_default(),
+            audience: reader.list(&settings::CLERK_AUDIENCE, audience).unwrap_or_default(),
+            clock_skew_ms: reader.value(&settings::CLERK_CLOCK_SKEW_MS, clock_skew_ms).unwrap_or_default(),
+            proxy_url: reader.value(&settings::CLERK_PROXY_URL, base_url),
             satellites: if kind == Some(InstanceKind::Production) { satellites } else { Vec::new() },
-            user_cache_ttl: user_cache_ttl?,
-            webhook_signing_secrets: webhook_signing_secrets.unwrap_or_default(),
+            user_cache_ttl: reader.value(&settings::CLERK_USER_CACHE_TTL, duration).unwrap_or_default(),
+            webhook_signing_secrets: reader
+                .list(&settings::CLERK_WEBHOOK_SIGNING_SECRET, webhook_signing_secret)
+                .unwrap_or_default(),
+            publishable_key: publishable_key?,
+            api_url: api_url?,
         })
     }
 
@@ -210,7 +199,7 @@ fn satellite(domain: &str) -> Result<Url, &'static str> {
         return Err("a domain with a wildcard, which never matches; list the satellite domains");
     }
     if domain.strip_prefix("clerk.").is_some_and(|rest| rest.contains('.')) {
-        return Err("a domain starts with clerk., which the service adds itself; leave it out");
+        return Err("a domain begins with clerk., which the service adds itself; leave it out");
     }
     let is_name = domain.contains('.') && !domain.split('.').any(str::is_empty);
     frontend_api_at(&format!("clerk.{domain}")).filter(|_| is_name).ok_or(

@@ -1,6 +1,6 @@
 //! `[cors]`: the pages that may read answers.
 
-use super::{reader::Reader, settings::CORS_ALLOWED_ORIGINS, value::origin};
+use super::{reader::Reader, settings, value::origin};
 
 /// The settings of cross-origin requests.
 #[derive(Clone, Debug)]
@@ -11,6 +11,6 @@ pub struct CorsConfig {
 
 impl CorsConfig {
     pub(super) fn read(reader: &mut Reader<'_>, authorized_parties: Vec<String>) -> Self {
-        Self { allowed_origins: reader.list(&CORS_ALLOWED_ORIGINS, origin).unwrap_or(authorized_parties) }
+        Self { allowed_origins: reader.list(&settings::CORS_ALLOWED_ORIGINS, origin).unwrap_or(authorized_parties) }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use super::{
-    reader::Reader,
-    settings::{LIMITS_CONNECTIONS, LIMITS_MAX_IN_FLIGHT, LIMITS_TOKENS_BURST, LIMITS_TOKENS_PER_MINUTE},
-};
+use super::{reader::Reader, settings};
 use crate::limits::TokenQuota;
 
 /// The limits of a replica.
@@ -21,33 +18,26 @@ pub struct LimitsConfig {
 
 impl LimitsConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let per_minute = reader.value(&LIMITS_TOKENS_PER_MINUTE, tokens_per_minute);
-        let burst = reader.value(&LIMITS_TOKENS_BURST, tokens_burst);
-        let max_in_flight = reader.value(&LIMITS_MAX_IN_FLIGHT, required_limit);
-        let connections = reader.value(&LIMITS_CONNECTIONS, required_limit);
+        let per_minute = reader.value(&settings::LIMITS_TOKENS_PER_MINUTE, |text| {
+            number(text).ok_or("not a whole number up to 1000000; use 0 for no rate limit")
+        });
+        let burst = reader.value(&settings::LIMITS_TOKENS_BURST, |text| {
+            positive(text).map_err(|error| format!("{error}; for no rate limit set LIMITS_TOKENS_PER_MINUTE=0"))
+        });
+        let max_in_flight = reader.value(&settings::LIMITS_MAX_IN_FLIGHT, positive);
+        let connections = reader.value(&settings::LIMITS_CONNECTIONS, positive);
         let (per_minute, burst) = (per_minute?, burst?);
         let tokens = NonZeroU32::new(per_minute).map(|per_minute| TokenQuota { per_minute, burst });
         Some(Self { tokens, max_in_flight: max_in_flight?, connections: connections? })
     }
 }
 
-const MAX: u32 = 1_000_000;
-
-fn tokens_per_minute(text: &str) -> Result<u32, &'static str> {
-    let number = text.parse().ok().filter(|number| *number <= MAX);
-    number.ok_or("not a whole number up to 1000000; use 0 for no rate limit")
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number <= 1_000_000)
 }
 
-fn tokens_burst(text: &str) -> Result<NonZeroU32, &'static str> {
-    positive(text).ok_or("not a whole number from 1 to 1000000; for no rate limit set LIMITS_TOKENS_PER_MINUTE=0")
-}
-
-fn required_limit(text: &str) -> Result<NonZeroU32, &'static str> {
-    positive(text).ok_or("not a whole number from 1 to 1000000")
-}
-
-fn positive(text: &str) -> Option<NonZeroU32> {
-    text.parse().ok().filter(|number: &NonZeroU32| number.get() <= MAX)
+fn positive(text: &str) -> Result<NonZeroU32, &'static str> {
+    number(text).and_then(NonZeroU32::new).ok_or("not a whole number from 1 to 1000000")
 }
 
 #[cfg(test)]

@@ -4,10 +4,7 @@ use std::io::{self, IsTerminal as _};
 
 use tracing::Level;
 
-use super::{
-    reader::Reader,
-    settings::{LOG_FORMAT, LOG_LEVEL},
-};
+use super::{reader::Reader, settings};
 use crate::telemetry::LogFormat;
 
 /// The settings of the log.
@@ -22,8 +19,8 @@ pub struct LogConfig {
 impl LogConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let unset = if io::stdout().is_terminal() { LogFormat::Pretty } else { LogFormat::Json };
-        let format = reader.choice(&LOG_FORMAT, format).unwrap_or(unset);
-        let level = reader.choice(&LOG_LEVEL, |text| text.parse().ok());
+        let format = reader.choice(&settings::LOG_FORMAT, format).unwrap_or(unset);
+        let level = reader.choice(&settings::LOG_LEVEL, |text| text.parse().ok());
         Some(Self { format, level: level? })
     }
 }

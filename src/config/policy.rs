@@ -1,7 +1,7 @@
 //! `[[grants]]` and `[token] require`: the policy. It stands in the TOML file only, and each of its problems has a line
 //! and a column.
 
-use std::{collections::BTreeSet, fmt, ops::Range, path::Path, slice, time::Duration};
+use std::{collections::BTreeSet, fmt, path::Path, slice, time::Duration};
 
 use serde_json::Number;
 use toml::{
@@ -13,7 +13,7 @@ use super::{
     problem::Problem,
     reader::Reader,
     scope::Scope,
-    settings::{GRANTS, TENANTS, TOKEN_CAPABILITY, TOKEN_REQUIRE},
+    settings::{self, GRANTS, TENANTS},
     sources::{Sources, position},
     token::{self, TokenConfig},
     value::duration,
@@ -27,48 +27,39 @@ use crate::{
 };
 
 /// The keys of a rule.
-pub(super) const RULE_KEYS: [&str; 6] = ["name", "when", "capability", "ttl", "channel_claims", "publish_rate"];
+pub(super) const RULE_KEYS: &str = "name, when, capability, ttl, channel_claims, publish_rate";
 
 /// The conditions, by their keys.
-pub(super) const CONDITIONS: [&str; 12] = [
-    "role",
-    "permission",
-    "plan",
-    "feature",
-    "organization",
-    "claim",
-    "reverified",
-    "impersonated",
-    "agent",
-    "any",
-    "all",
-    "not",
-];
+pub(super) const CONDITIONS: &str =
+    "role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not";
 
 /// A value in the file, with its position.
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
 /// Reads the policy.
 pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocable: bool) -> Policy {
-    let Sources { toml_text, toml_path, .. } = reader.sources();
+    let Sources { toml_text, toml_path, .. } = reader.sources;
     // A text that is not TOML is a problem already.
     let Ok(document) = DeTable::parse(toml_text) else { return Policy::default() };
-    let Some(table) = table_of(reader.scope(), document.get_ref()) else { return Policy::default() };
+    let Some(table) = table_of(&reader.scope, document.get_ref()) else { return Policy::default() };
     let mut parser = Parser::new(toml_path, toml_text, revocable);
-    parser.prefix = reader.scope().prefix();
-    let require = table.get(TOKEN_REQUIRE.section).and_then(|section| section.get_ref().get(TOKEN_REQUIRE.key));
-    let require = require.and_then(|require| parser.require(require));
-    let rules = table.get(GRANTS).map(|grants| parser.rules(grants, require.as_ref()));
+    parser.prefix = reader.scope.prefix();
+    let require = table
+        .get(settings::TOKEN_REQUIRE.section)
+        .and_then(|section| section.get_ref().get(settings::TOKEN_REQUIRE.key));
+    parser.require = require.and_then(|require| parser.require(require));
+    let rules = table.get(GRANTS).map(|grants| parser.tables(grants, "[[grants]]", Parser::rule));
     if rules.is_some() && token.is_some_and(|token| token.capability.is_some()) {
         reader.problem(
-            &TOKEN_CAPABILITY,
+            &settings::TOKEN_CAPABILITY,
             "gives every token the API key's whole capability, and [[grants]] restrict it; remove one of the two",
         );
     }
     if token.is_some_and(|token| token.format != TokenFormat::Jwt) {
         parser.problems.append(&mut parser.jwt_only);
     }
-    reader.problems(parser.finish());
+    let require = parser.require.take();
+    reader.problems.extend(parser.finish());
     Policy { require, rules: rules.unwrap_or_default(), ttl: token.and_then(|token| token.ttl) }
 }
 
@@ -80,23 +71,30 @@ fn table_of<'d, 'a>(scope: &Scope, root: &'d DeTable<'a>) -> Option<&'d DeTable<
     }
 }
 
-/// Reads tables of a TOML file, and collects problems instead of stopping. None in place of a value: it is invalid.
+/// Reads a value.
+type Read<'a, T> = fn(&mut Parser<'a>, &Value<'_>) -> Option<T>;
+
+/// Reads tables of a TOML file, and collects problems instead of stopping. With a problem, the whole file is invalid, so
+/// what stands in place of an invalid value does not matter.
 pub(super) struct Parser<'a> {
     path: &'a Path,
     text: &'a str,
     prefix: String,
     /// The table that problems are of.
     pub(super) subject: String,
+    /// The names of the tables so far.
+    names: BTreeSet<String>,
     revocable: bool,
-    pub(super) problems: Vec<(usize, Problem)>,
+    require: Option<Condition>,
+    problems: Vec<(usize, Problem)>,
     /// The problems there are unless tokens are JWTs.
     pub(super) jwt_only: Vec<(usize, Problem)>,
 }
 
 impl<'a> Parser<'a> {
     pub(super) fn new(path: &'a Path, text: &'a str, revocable: bool) -> Self {
-        let (prefix, subject, problems, jwt_only) = (String::new(), String::new(), Vec::new(), Vec::new());
-        Self { path, text, prefix, subject, revocable, problems, jwt_only }
+        let (prefix, subject, names, require) = (String::new(), String::new(), BTreeSet::new(), None);
+        Self { path, text, prefix, subject, names, revocable, require, problems: Vec::new(), jwt_only: Vec::new() }
     }
 
     /// The problems, in the order of the file.
@@ -105,106 +103,85 @@ impl<'a> Parser<'a> {
         self.problems.into_iter().map(|(_, problem)| problem)
     }
 
-    fn problem_at(&self, span: &Range<usize>, what: impl fmt::Display) -> (usize, Problem) {
+    fn problem_at(&self, offset: usize, what: impl fmt::Display) -> (usize, Problem) {
         let Self { path, text, prefix, subject, .. } = self;
-        let position = position(text, span.start);
-        (span.start, Problem(format!("{}, {position}: {prefix}{subject}: {what}", path.display())))
+        let position = position(text, offset);
+        (offset, Problem(format!("{}, {position}: {prefix}{subject}: {what}", path.display())))
     }
 
     /// Adds a problem.
-    pub(super) fn problem(&mut self, span: &Range<usize>, what: impl fmt::Display) {
-        self.problems.push(self.problem_at(span, what));
+    pub(super) fn problem<T>(&mut self, at: &Spanned<T>, what: impl fmt::Display) {
+        self.problems.push(self.problem_at(at.span().start, what));
     }
 
     /// The value, or its error as a problem.
-    pub(super) fn checked<T, E: fmt::Display>(&mut self, span: &Range<usize>, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.problem(span, error)).ok()
+    pub(super) fn checked<S, T, E: fmt::Display>(&mut self, at: &Spanned<S>, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.problem(at, error)).ok()
     }
 
     fn require(&mut self, value: &Value<'_>) -> Option<Condition> {
         "[token] require".clone_into(&mut self.subject);
         let condition = self.condition(value)?;
         if condition.is_impossible() {
-            self.problem(&value.span(), "contradicts itself, so no session would get a token; correct it");
+            self.problem(value, "contradicts itself, so no session would get a token; correct it");
         }
         Some(condition)
     }
 
-    fn rules(&mut self, value: &Value<'_>, require: Option<&Condition>) -> Vec<Rule> {
-        "[[grants]]".clone_into(&mut self.subject);
-        let tables = value.get_ref().as_array();
-        let Some(tables) = self.expected(value, tables, "tables, each below [[grants]]") else { return Vec::new() };
-        if tables.is_empty() {
-            self.problem(&value.span(), "an empty list; write a rule, or set [token] capability = \"key\"");
-        }
-        let mut names = BTreeSet::new();
-        let mut rules = Vec::new();
-        for (index, table) in tables.iter().enumerate() {
-            self.subject = format!("[[grants]] number {}", index + 1);
-            let keys = self.table(table);
-            rules.extend(keys.and_then(|keys| self.rule(&table.span(), keys, require, &mut names)));
-        }
-        rules
+    /// What `read` makes of each table of a list, without those that are invalid.
+    pub(super) fn tables<T>(&mut self, value: &Value<'_>, list: &str, read: Read<'a, T>) -> Vec<T> {
+        list.clone_into(&mut self.subject);
+        let tables = self.list(value, &format!("tables, each below {list}")).unwrap_or_default();
+        let read_at = |(index, table)| {
+            self.subject = format!("{list} number {}", index + 1);
+            read(self, table)
+        };
+        tables.iter().enumerate().filter_map(read_at).collect()
     }
 
-    fn rule(
-        &mut self,
-        span: &Range<usize>,
-        keys: &DeTable<'_>,
-        require: Option<&Condition>,
-        names: &mut BTreeSet<String>,
-    ) -> Option<Rule> {
-        let name = self.name(span, keys, "[[grants]]", names);
-        self.reject_unknown(keys, &RULE_KEYS, "key");
-        let when = self.optional(keys, "when", |parser, value| parser.when(value, require));
-        let ttl = self.optional(keys, "ttl", Self::ttl);
-        let capability = if let Some(value) = keys.get("capability") {
-            self.templates(value, Self::operations)
-        } else {
-            self.problem(span, "capability is missing; write capability = { \"chat:*\" = [\"subscribe\"] }");
-            None
-        };
+    fn rule(&mut self, value: &Value<'_>) -> Option<Rule> {
+        let keys = self.table(value)?;
+        let name = self.name(value, keys, "[[grants]]");
+        self.reject_unknown(keys, RULE_KEYS, "key");
+        let when = keys.get("when").and_then(|value| self.when(value));
+        let ttl = keys.get("ttl").and_then(|value| self.ttl(value));
+        let capability = self.required(value, keys, "capability");
+        let capability = capability.and_then(|value| self.templates(value, Self::operations));
         let channel_claims =
             self.jwt_only(keys, "channel_claims", |parser, value| parser.templates(value, Self::channel_claim));
         let publish_rate = self.jwt_only(keys, "publish_rate", |parser, value| parser.templates(value, Self::rate));
         Some(Rule {
             name: RuleName::new(&name?),
-            when: when?,
+            when,
             capability: capability?,
-            ttl: ttl?,
-            channel_claims: channel_claims?.unwrap_or_default(),
-            publish_rate: publish_rate?.unwrap_or_default(),
+            ttl,
+            channel_claims: channel_claims.unwrap_or_default(),
+            publish_rate: publish_rate.unwrap_or_default(),
         })
     }
 
-    /// The name of a table, which is unique and from here on part of the subject of its problems.
-    pub(super) fn name(
-        &mut self,
-        span: &Range<usize>,
-        keys: &DeTable<'_>,
-        tables: &str,
-        names: &mut BTreeSet<String>,
-    ) -> Option<String> {
-        let value = self.required(span, keys, "name")?;
+    /// The name of a table, which is unique, and part of the subject of the table's problems.
+    pub(super) fn name(&mut self, table: &Value<'_>, keys: &DeTable<'_>, list: &str) -> Option<String> {
+        let value = self.required(table, keys, "name")?;
         let name = self.text(value, "a name")?;
         if name.trim().is_empty() || name.chars().any(char::is_control) {
-            self.problem(&value.span(), "the name is empty or has control characters; write another");
+            self.problem(value, "the name is empty or has control characters; write another");
             return None;
         }
-        self.subject = format!("{tables} {name:?}");
-        if !names.insert(name.to_owned()) {
-            self.problem(&value.span(), "another table has this name; write another");
+        self.subject = format!("{list} {name:?}");
+        if !self.names.insert(name.to_owned()) {
+            self.problem(value, "another table has this name; write another");
         }
         Some(name.to_owned())
     }
 
-    fn when(&mut self, value: &Value<'_>, require: Option<&Condition>) -> Option<Condition> {
+    fn when(&mut self, value: &Value<'_>) -> Option<Condition> {
         let condition = self.condition(value)?;
-        let with_require = require.map(|require| Condition::All(vec![require.clone(), condition.clone()]));
+        let with_require = self.require.clone().map(|require| Condition::All(vec![require, condition.clone()]));
         if condition.is_impossible() {
-            self.problem(&value.span(), "when contradicts itself, so the rule never matches; correct it");
+            self.problem(value, "when contradicts itself, so the rule never matches; correct it");
         } else if with_require.is_some_and(|both| both.is_impossible()) {
-            self.problem(&value.span(), "when contradicts [token] require, so the rule never matches; correct it");
+            self.problem(value, "when contradicts [token] require, so the rule never matches; correct it");
         }
         Some(condition)
     }
@@ -213,26 +190,21 @@ impl<'a> Parser<'a> {
     pub(super) fn resources<K, E: fmt::Display, T>(
         &mut self,
         value: &Value<'_>,
-        parse_name: impl Fn(&str) -> Result<K, E>,
-        read: impl Fn(&mut Self, &Value<'_>) -> Option<T>,
+        parse_name: fn(&str) -> Result<K, E>,
+        read: Read<'a, T>,
     ) -> Option<Vec<(K, T)>> {
         let table = self.table(value)?;
         self.each(table, |parser, (key, value)| {
             let name = parse_name(key.get_ref()).map_err(|error| format!("the resource {:?}: {error}", key.get_ref()));
-            let name = parser.checked(&key.span(), name);
-            name.zip(read(parser, value))
+            parser.checked(key, name).zip(read(parser, value))
         })
     }
 
     /// The same for a rule, where resources have placeholders and there is at least one.
-    fn templates<T>(
-        &mut self,
-        value: &Value<'_>,
-        read: impl Fn(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Vec<(ResourceTemplate, T)>> {
+    fn templates<T>(&mut self, value: &Value<'_>, read: Read<'a, T>) -> Option<Vec<(ResourceTemplate, T)>> {
         let resources = self.resources(value, str::parse, read)?;
         if resources.is_empty() {
-            self.problem(&value.span(), "an empty table; write a resource, like \"chat:*\"");
+            self.problem(value, "an empty table; write a resource, like \"chat:*\"");
         }
         Some(resources).filter(|resources| !resources.is_empty())
     }
@@ -240,7 +212,7 @@ impl<'a> Parser<'a> {
     pub(super) fn operations(&mut self, value: &Value<'_>) -> Option<Operations> {
         let operations = self.list(value, "a list of operations, like [\"subscribe\"]")?;
         let names = self.each(operations, |parser, operation| parser.text(operation, "the name of an operation"))?;
-        self.checked(&value.span(), Operations::parse(names))
+        self.checked(value, Operations::parse(names))
     }
 
     pub(super) fn channel_claim(&mut self, value: &Value<'_>) -> Option<String> {
@@ -255,21 +227,22 @@ impl<'a> Parser<'a> {
             }
             _ => None,
         };
-        self.checked(&value.span(), rate.ok_or("not a number of messages a second above zero; write for example 5"))
+        self.checked(value, rate.ok_or("not a number of messages a second above zero; write for example 5"))
     }
 
     fn ttl(&mut self, value: &Value<'_>) -> Option<Ttl> {
-        let ttl = token::ttl(self.text(value, "a duration, like \"10m\"")?, self.revocable);
-        self.checked(&value.span(), ttl.map_err(|error| format!("ttl: {error}")))
+        let revocable = self.revocable;
+        let ttl = |text: &str| token::ttl(text, revocable).map_err(|error| format!("ttl: {error}"));
+        self.parsed(value, "a duration, like \"10m\"", ttl)
     }
 
     fn condition(&mut self, value: &Value<'_>) -> Option<Condition> {
         let table = self.table(value)?;
         if table.is_empty() {
-            self.problem(&value.span(), "an empty condition; leave it out if it always holds");
+            self.problem(value, "an empty condition; leave it out if it always holds");
             return None;
         }
-        self.reject_unknown(table, &CONDITIONS, "condition");
+        self.reject_unknown(table, CONDITIONS, "condition");
         let mut parts = Vec::new();
         for (key, value) in table {
             parts.push(match key.get_ref().as_ref() {
@@ -302,40 +275,35 @@ impl<'a> Parser<'a> {
 
     /// A name, or a list of alternatives.
     fn names<T, E: fmt::Display>(&mut self, value: &Value<'_>, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
-        self.alternatives(value, |parser, name| {
-            let text = parser.text(name, "a name or a list of names")?;
-            parser.checked(&name.span(), parse(text))
-        })
+        let names = self.alternatives(value)?;
+        self.each(names, |parser, name| parser.parsed(name, "a name or a list of names", &parse))
     }
 
     /// The elements of a list, or a single value.
-    fn alternatives<T>(
-        &mut self,
-        value: &Value<'_>,
-        read: impl FnMut(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Vec<T>> {
-        let values =
-            if value.get_ref().is_array() { self.list(value, "at least one value")? } else { slice::from_ref(value) };
-        self.each(values, read)
+    fn alternatives<'v, 'd>(&mut self, value: &'v Value<'d>) -> Option<&'v [Value<'d>]> {
+        if value.get_ref().is_array() { self.list(value, "at least one value") } else { Some(slice::from_ref(value)) }
     }
 
     /// Claims by dotted path. TOML reads a path without quotes as nested tables, which mean the same.
     fn claims(&mut self, value: &Value<'_>, path: &str, parts: &mut Vec<Option<Condition>>) {
         let Some(table) = self.table(value) else { return parts.push(None) };
         if table.is_empty() {
-            self.problem(&value.span(), "claim is empty; write for example claim = { \"metadata.tier\" = \"pro\" }");
+            self.problem(value, "claim is empty; write for example claim = { \"metadata.tier\" = \"pro\" }");
             parts.push(None);
         }
         for (key, value) in table {
             let path = if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
             if key.get_ref().split('.').any(str::is_empty) {
-                let what = format!("the claim {:?} has an empty name; remove the extra dot", key.get_ref());
-                self.problem(&key.span(), what);
+                self.problem(
+                    key,
+                    format_args!("the claim {:?} has an empty name; remove the extra dot", key.get_ref()),
+                );
                 parts.push(None);
             } else if value.get_ref().is_table() {
                 self.claims(value, &path, parts);
             } else {
-                let alternatives = self.alternatives(value, Self::claim_value);
+                let values = self.alternatives(value).unwrap_or_default();
+                let alternatives = self.each(values, Self::claim_value);
                 parts.push(alternatives.map(|alternatives| Condition::Claim { path: path.into(), alternatives }));
             }
         }
@@ -353,24 +321,16 @@ impl<'a> Parser<'a> {
 
     fn reverified(&mut self, value: &Value<'_>) -> Option<Reverification> {
         let table = self.table(value)?;
-        self.reject_unknown(table, &["level", "within"], "key");
-        let (Some(level), Some(within)) = (table.get("level"), table.get("within")) else {
-            self.problem(
-                &value.span(),
-                "reverified needs level and within, like { level = \"second_factor\", within = \"10m\" }",
-            );
-            return None;
-        };
-        let level_text = self.text(level, "a level")?;
-        let level = self.checked(&level.span(), Level::parse(level_text));
-        let duration = self.duration(within);
-        let reverification = Reverification::new(level?, duration?);
-        self.checked(&within.span(), reverification)
+        self.reject_unknown(table, "level, within", "key");
+        let level = self.required(value, table, "level");
+        let level = level.and_then(|level| self.parsed(level, "a level", Level::parse));
+        let within = self.required(value, table, "within")?;
+        let reverification = Reverification::new(level?, self.duration(within)?);
+        self.checked(within, reverification)
     }
 
     pub(super) fn duration(&mut self, value: &Value<'_>) -> Option<Duration> {
-        let text = self.text(value, "a duration, like \"10m\"")?;
-        self.checked(&value.span(), duration(text))
+        self.parsed(value, "a duration, like \"10m\"", duration)
     }
 
     fn boolean(&mut self, value: &Value<'_>) -> Option<bool> {
@@ -381,11 +341,22 @@ impl<'a> Parser<'a> {
         self.expected(value, value.get_ref().as_str(), expected)
     }
 
+    /// A string that `parse` takes.
+    pub(super) fn parsed<T, E: fmt::Display>(
+        &mut self,
+        value: &Value<'_>,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(value, expected)?;
+        self.checked(value, parse(text))
+    }
+
     /// A list that is not empty.
     pub(super) fn list<'v, 'd>(&mut self, value: &'v Value<'d>, expected: &str) -> Option<&'v [Value<'d>]> {
         let list = self.expected(value, value.get_ref().as_array(), expected)?;
         if list.is_empty() {
-            self.problem(&value.span(), format_args!("an empty list; write {expected}"));
+            self.problem(value, format_args!("an empty list; write {expected}"));
         }
         Some(&list[..]).filter(|list| !list.is_empty())
     }
@@ -406,44 +377,29 @@ impl<'a> Parser<'a> {
                 DeValue::Array(_) => "a list",
                 DeValue::Table(_) => "a table",
             };
-            self.problem(&value.span(), format_args!("expected {expected}; found {kind}"));
+            self.problem(value, format_args!("expected {expected}; found {kind}"));
         }
         found
     }
 
-    /// The value of a key that may be missing: then `Some(None)`.
-    pub(super) fn optional<T>(
-        &mut self,
-        keys: &DeTable<'_>,
-        key: &str,
-        read: impl FnOnce(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Option<T>> {
-        keys.get(key).map_or(Some(None), |value| read(self, value).map(Some))
+    /// The value of a key that only a JWT can carry, if it is there.
+    pub(super) fn jwt_only<T>(&mut self, keys: &DeTable<'_>, key: &str, read: Read<'a, T>) -> Option<T> {
+        let (name, value) = keys.get_key_value(key)?;
+        let what = format_args!("{key}: only JWTs can carry it; set [token] format to jwt, or remove it");
+        self.jwt_only.push(self.problem_at(name.span().start, what));
+        read(self, value)
     }
 
-    /// The value of a key that only a JWT can carry, and that may be missing.
-    pub(super) fn jwt_only<T>(
+    /// The value of a key that a table must have.
+    pub(super) fn required<'v, 'd, T>(
         &mut self,
-        keys: &DeTable<'_>,
-        name: &str,
-        read: impl FnOnce(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Option<T>> {
-        if let Some((key, _)) = keys.get_key_value(name) {
-            let what = "only JWTs can carry it; set [token] format to jwt, or remove it";
-            self.jwt_only.push(self.problem_at(&key.span(), format_args!("{name}: {what}")));
-        }
-        self.optional(keys, name, read)
-    }
-
-    pub(super) fn required<'v, 'd>(
-        &mut self,
-        span: &Range<usize>,
+        table: &Spanned<T>,
         keys: &'v DeTable<'d>,
         key: &str,
     ) -> Option<&'v Value<'d>> {
         let value = keys.get(key);
         if value.is_none() {
-            self.problem(span, format_args!("{key} is missing; add it"));
+            self.problem(table, format_args!("{key} is missing; add it"));
         }
         value
     }
@@ -458,10 +414,10 @@ impl<'a> Parser<'a> {
         read.into_iter().collect()
     }
 
-    pub(super) fn reject_unknown(&mut self, table: &DeTable<'_>, known: &[&str], what: &str) {
-        for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
-            let known = known.join(", ");
-            self.problem(&key.span(), format_args!("unknown {what} {:?}; use one of: {known}", key.get_ref()));
+    /// Rejects keys that are not in a comma-separated list.
+    pub(super) fn reject_unknown(&mut self, keys: &DeTable<'_>, known: &str, what: &str) {
+        for key in keys.keys().filter(|key| known.split(", ").all(|known| known != key.get_ref())) {
+            self.problem(key, format_args!("unknown {what} {:?}; use one of: {known}", key.get_ref()));
         }
     }
 }

@@ -1,10 +1,6 @@
 //! Tests of a policy: a TOML file of its own, with claims and what they are expected to get.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use serde_json::{Map, Number};
 use toml::de::{DeTable, DeValue};
@@ -93,48 +89,35 @@ impl PolicyTests {
             InvalidPolicyTests(vec![Problem(format!("{}, {position}: {}", path.display(), error.message()))])
         })?;
         let mut parser = Parser::new(path, text, false);
-        let cases = parser.cases(document.get_ref());
+        "the file".clone_into(&mut parser.subject);
+        parser.reject_unknown(document.get_ref(), "cases", "key");
+        let cases = parser.required(&document, document.get_ref(), "cases");
+        let cases = cases.map(|cases| parser.tables(cases, "[[cases]]", Parser::case)).unwrap_or_default();
         let problems: Vec<_> = parser.finish().collect();
         if problems.is_empty() { Ok(Self(cases)) } else { Err(InvalidPolicyTests(problems)) }
     }
 }
 
 impl Parser<'_> {
-    fn cases(&mut self, file: &DeTable<'_>) -> Vec<Case> {
-        "the file".clone_into(&mut self.subject);
-        self.reject_unknown(file, &["cases"], "key");
-        let Some(value) = self.required(&(0..0), file, "cases") else { return Vec::new() };
-        let Some(tables) = self.list(value, "tables, each below [[cases]]") else { return Vec::new() };
-        let mut names = BTreeSet::new();
-        let mut cases = Vec::new();
-        for (index, table) in tables.iter().enumerate() {
-            self.subject = format!("[[cases]] number {}", index + 1);
-            cases.extend(self.case(table, &mut names));
-        }
-        cases
-    }
-
-    fn case(&mut self, value: &Value<'_>, names: &mut BTreeSet<String>) -> Option<Case> {
+    fn case(&mut self, value: &Value<'_>) -> Option<Case> {
         let keys = self.table(value)?;
-        let name = self.name(&value.span(), keys, "[[cases]]", names);
-        self.reject_unknown(keys, &["name", "tenant", "claims", "params", "expect"], "key");
-        let tenant = self.optional(keys, "tenant", |parser, tenant| {
-            let name = TenantName::parse(parser.text(tenant, "the name of a tenant")?);
-            parser.checked(&tenant.span(), name)
-        });
-        let claims = self.required(&value.span(), keys, "claims").and_then(|claims| {
+        let name = self.name(value, keys, "[[cases]]");
+        self.reject_unknown(keys, "name, tenant, claims, params, expect", "key");
+        let tenant = keys.get("tenant");
+        let tenant = tenant.and_then(|tenant| self.parsed(tenant, "the name of a tenant", TenantName::parse));
+        let claims = self.required(value, keys, "claims").and_then(|claims| {
             self.table(claims)?;
             self.json(claims)
         });
-        let params = self.optional(keys, "params", Self::params);
-        let expected = self.required(&value.span(), keys, "expect").and_then(|expected| self.expectation(expected));
+        let params = keys.get("params").and_then(|params| self.params(params));
+        let expected = self.required(value, keys, "expect").and_then(|expected| self.expectation(expected));
         let mut jwt_only = std::mem::take(&mut self.jwt_only);
         jwt_only.sort_by_key(|(offset, _)| *offset);
         Some(Case {
             name: name?,
-            tenant: tenant?,
+            tenant,
             claims: claims?.as_object()?.clone(),
-            params: params?.unwrap_or_default(),
+            params: params.unwrap_or_default(),
             expected: expected?,
             jwt_only: jwt_only.into_iter().map(|(_, problem)| problem).collect(),
         })
@@ -143,7 +126,7 @@ impl Parser<'_> {
     /// A table stands for its JSON, and a number for its digits, as a client would send them.
     fn params(&mut self, value: &Value<'_>) -> Option<Vec<(String, String)>> {
         let keys = self.table(value)?;
-        self.reject_unknown(keys, &["capability", "ttl", "clientId", "organization"], "token param");
+        self.reject_unknown(keys, "capability, ttl, clientId, organization", "token param");
         self.each(keys, |parser, (key, value)| {
             let text = match parser.json(value)? {
                 serde_json::Value::String(text) => text,
@@ -154,59 +137,51 @@ impl Parser<'_> {
     }
 
     fn expectation(&mut self, value: &Value<'_>) -> Option<Expected> {
-        const KEYS: [&str; 6] = ["capability", "ttl", "client_id", "channel_claims", "publish_rate", "refused"];
+        const KEYS: &str = "capability, ttl, client_id, channel_claims, publish_rate, refused";
         let keys = self.table(value)?;
-        self.reject_unknown(keys, &KEYS, "expectation");
+        self.reject_unknown(keys, KEYS, "expectation");
         match (keys.get("capability"), keys.get("refused")) {
             (None, Some(refused)) if keys.len() == 1 => {
                 let code = refused.get_ref().as_integer().and_then(integer).and_then(|code| u32::try_from(code).ok());
                 let code = code.filter(|code| REFUSALS.contains(code));
                 if code.is_none() {
                     let codes = REFUSALS.map(|code| code.to_string()).join(", ");
-                    self.problem(&refused.span(), format_args!("not the code of a refusal; use one of: {codes}"));
+                    self.problem(refused, format_args!("not the code of a refusal; use one of: {codes}"));
                 }
                 code.map(Expected::Refused)
             }
             (Some(capability), None) => {
-                let capability = match capability.get_ref().as_str() {
-                    Some("key") => Some(None),
-                    _ => self.expected_capability(capability).map(Some),
-                };
-                let ttl = self.optional(keys, "ttl", |parser, ttl| {
-                    let duration = Ttl::try_from(parser.duration(ttl)?);
-                    let cure = "zero, or a fraction of a millisecond; use for example 30m";
-                    parser.checked(&ttl.span(), duration.map_err(|()| cure))
-                });
-                let client_id = self.optional(keys, "client_id", |parser, client_id| {
-                    Some(parser.text(client_id, "a client ID")?.to_owned())
-                });
-                let channel_claims = self.jwt_only(keys, "channel_claims", |parser, claims| {
-                    Some(parser.resources(claims, resource, Self::channel_claim)?.into_iter().collect())
-                });
-                let publish_rate = self.jwt_only(keys, "publish_rate", |parser, rates| {
-                    Some(parser.resources(rates, resource, Self::rate)?.into_iter().collect())
-                });
+                let is_key = capability.get_ref().as_str() == Some("key");
                 Some(Expected::Granted {
-                    capability: capability?,
-                    ttl: ttl?,
-                    client_id: client_id?,
-                    channel_claims: channel_claims?,
-                    publish_rate: publish_rate?,
+                    capability: if is_key { None } else { self.expected_capability(capability) },
+                    ttl: keys.get("ttl").and_then(|ttl| self.expected_ttl(ttl)),
+                    client_id: keys.get("client_id").and_then(|id| Some(self.text(id, "a client ID")?.to_owned())),
+                    channel_claims: self.jwt_only(keys, "channel_claims", |parser, claims| {
+                        Some(parser.resources(claims, resource, Self::channel_claim)?.into_iter().collect())
+                    }),
+                    publish_rate: self.jwt_only(keys, "publish_rate", |parser, rates| {
+                        Some(parser.resources(rates, resource, Self::rate)?.into_iter().collect())
+                    }),
                 })
             }
             _ => {
                 let cure = "write either a capability, with ttl, client_id, channel_claims and publish_rate if they \
                             matter, or refused = 40160";
-                self.problem(&value.span(), cure);
+                self.problem(value, cure);
                 None
             }
         }
     }
 
+    fn expected_ttl(&mut self, value: &Value<'_>) -> Option<Ttl> {
+        let ttl = Ttl::try_from(self.duration(value)?);
+        self.checked(value, ttl.map_err(|()| "zero, or a fraction of a millisecond; write for example 30m"))
+    }
+
     fn expected_capability(&mut self, value: &Value<'_>) -> Option<Capability> {
         let capability = Capability::union(self.resources(value, resource, Self::operations)?);
         if capability.is_none() {
-            self.problem(&value.span(), "an empty capability; if nothing is granted, write refused = 40160");
+            self.problem(value, "an empty capability; if nothing is granted, write refused = 40160");
         }
         capability
     }

@@ -7,16 +7,16 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     problem::{Problem, Problems},
     scope::Scope,
-    settings::{self, Setting, TENANTS, TOKEN_CAPABILITY},
-    sources::{Origin, Sources, Variable},
+    settings::{self, Setting, TENANTS},
+    sources::{Sources, Variable},
 };
 use crate::tenant::TenantName;
 
 /// What a variable that holds a path ends with.
 const FILE: &str = "_FILE";
 
-/// The origin of each setting that was set, by its variable.
-pub type Provenance = BTreeMap<String, Origin>;
+/// Where each setting was set, in words, by its variable.
+pub type Provenance = BTreeMap<String, String>;
 
 /// What a source has for a setting, before it is parsed.
 enum RawValue {
@@ -31,8 +31,9 @@ pub(super) struct RawValues(BTreeMap<(Option<TenantName>, &'static str, &'static
 impl RawValues {
     /// Whether a setting of a section, the policy aside, has another value in `other`.
     pub(super) fn differ(&self, other: &Self, tenant: Option<&TenantName>, section: &str) -> bool {
-        let mut keys =
-            settings::ALL.iter().filter(|setting| setting.section == section && **setting != TOKEN_CAPABILITY);
+        let mut keys = settings::ALL
+            .iter()
+            .filter(|setting| setting.section == section && **setting != settings::TOKEN_CAPABILITY);
         keys.any(|setting| {
             let key = (tenant.cloned(), setting.section, setting.key);
             let [ours, theirs] = [self, other].map(|values| values.0.get(&key).map(ExposeSecret::expose_secret));
@@ -42,27 +43,18 @@ impl RawValues {
 }
 
 pub(super) struct Reader<'a> {
-    sources: &'a Sources,
-    scope: Scope,
-    problems: Vec<Problem>,
+    pub(super) sources: &'a Sources,
+    /// The tenant whose settings are read.
+    pub(super) scope: Scope,
+    pub(super) problems: Vec<Problem>,
     provenance: Provenance,
-    values: RawValues,
+    pub(super) values: RawValues,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(sources: &'a Sources) -> Self {
         let (problems, provenance, values) = (Vec::new(), Provenance::new(), RawValues::default());
         Self { sources, scope: Scope::Flat, problems, provenance, values }
-    }
-
-    /// What the settings are read from.
-    pub(super) fn sources(&self) -> &'a Sources {
-        self.sources
-    }
-
-    /// The tenant whose settings are read.
-    pub(super) fn scope(&self) -> &Scope {
-        &self.scope
     }
 
     /// Reads with another tenant's settings.
@@ -73,11 +65,6 @@ impl<'a> Reader<'a> {
         read
     }
 
-    /// What was read for each setting so far.
-    pub(super) fn take_values(&mut self) -> RawValues {
-        mem::take(&mut self.values)
-    }
-
     /// What was read, if it has no problem.
     pub(super) fn finish<T>(self, read: Option<T>) -> Result<(T, Provenance), Problems> {
         match read {
@@ -86,14 +73,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Adds problems.
-    pub(super) fn problems(&mut self, problems: impl IntoIterator<Item = Problem>) {
-        self.problems.extend(problems);
-    }
-
     /// Adds a problem of something other than a setting.
     pub(super) fn problem_of(&mut self, subject: &str, what: impl fmt::Display) {
         self.problems.push(Problem(format!("{subject}: {what}")));
+    }
+
+    fn toml_path(&self) -> String {
+        self.sources.toml_path.display().to_string()
     }
 
     /// Adds a problem of a setting.
@@ -104,11 +90,9 @@ impl<'a> Reader<'a> {
             _ => format!("[{section}] {key}"),
         };
         let variable = self.scope.variable(setting);
-        let from = match self.provenance.get(&variable) {
-            None | Some(Origin::Toml(_)) => String::new(),
-            Some(Origin::Variable(name)) if *name == variable => String::new(),
-            Some(origin) => format!(", from {origin}"),
-        };
+        let origin =
+            self.provenance.get(&variable).filter(|origin| **origin != variable && **origin != self.toml_path());
+        let from = origin.map(|origin| format!(", from {origin}")).unwrap_or_default();
         self.problem_of(&format!("{variable} ({key}){from}"), what);
     }
 
@@ -181,7 +165,7 @@ impl<'a> Reader<'a> {
         let problems = self.problems.len();
         let found = match self.find_in_environment(setting) {
             Some((text, origin)) => Some((RawValue::Text(text), origin)),
-            None => self.find_in_toml(setting).map(|raw| (raw, Origin::Toml(self.sources.toml_path.clone()))),
+            None => self.find_in_toml(setting).map(|raw| (raw, self.toml_path())),
         };
         let raw = match found {
             Some((raw, origin)) => {
@@ -201,8 +185,8 @@ impl<'a> Reader<'a> {
 
     /// The value of a setting's variable or of one of its aliases, from the first source that has one. Two names with
     /// different values are a problem, whatever their sources.
-    pub(super) fn find_in_environment(&mut self, setting: &Setting) -> Option<(String, Origin)> {
-        let mut found: Vec<(String, String, Origin)> = Vec::new();
+    pub(super) fn find_in_environment(&mut self, setting: &Setting) -> Option<(String, String)> {
+        let mut found: Vec<(String, String, String)> = Vec::new();
         for source in [Sources::in_environment, Sources::in_dot_env] {
             for suffix in ["", FILE] {
                 for name in self.scope.variables(setting) {
@@ -233,17 +217,18 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The text of a variable, or of the file that it names. None if it is empty.
-fn text_of(variable: Variable<'_>, suffix: &str) -> Result<Option<(String, Origin)>, String> {
+/// The text of a variable, or of the file that it names, and where it stands. None if it is empty.
+fn text_of(variable: Variable<'_>, suffix: &str) -> Result<Option<(String, String)>, String> {
     let Variable { text, origin, defect } = variable;
-    let (text, origin) = match (defect, &origin) {
-        (Some(defect), _) => return Err(format!("{origin}: {defect}")),
-        (None, Origin::Variable(name) | Origin::DotEnv(name, _)) if suffix == FILE && !text.is_empty() => {
-            let contents = fs::read_to_string(text)
-                .map_err(|error| format!("the file that {origin} names cannot be read: {error}"))?;
-            (contents.trim().to_owned(), Origin::File(name.clone(), text.into()))
-        }
-        (None, _) => (text.to_owned(), origin),
+    if let Some(defect) = defect {
+        return Err(format!("{origin}: {defect}"));
+    }
+    let (text, origin) = if suffix == FILE && !text.is_empty() {
+        let contents = fs::read_to_string(text)
+            .map_err(|error| format!("the file that {origin} names cannot be read: {error}"))?;
+        (contents.trim().to_owned(), format!("{origin} ({text})"))
+    } else {
+        (text.to_owned(), origin)
     };
     if ['"', '\''].iter().any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote)) {
         let cure = "remove them (docker run --env-file keeps them)";

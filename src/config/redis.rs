@@ -2,10 +2,7 @@
 
 use std::fs;
 
-use super::{
-    reader::Reader,
-    settings::{REDIS_CA_FILE, REDIS_ON_FAILURE, REDIS_PREFIX, REDIS_URL},
-};
+use super::{reader::Reader, settings};
 use crate::store::{OnFailure, RedisAddress, RedisKeyPrefix};
 
 /// The settings of Redis.
@@ -22,16 +19,17 @@ pub struct RedisConfig {
 impl RedisConfig {
     /// None without a URL: the replica then keeps its state in memory.
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let mut address = reader.value(&REDIS_URL, RedisAddress::parse);
-        let authorities = reader
-            .value(&REDIS_CA_FILE, |path| fs::read(path).map_err(|error| format!("the file cannot be read: {error}")));
+        let mut address = reader.value(&settings::REDIS_URL, RedisAddress::parse);
+        let authorities = reader.value(&settings::REDIS_CA_FILE, |path| {
+            fs::read(path).map_err(|error| format!("the file cannot be read: {error}"))
+        });
         if let Some(authorities) = authorities {
-            reader.keep(&REDIS_CA_FILE, String::from_utf8_lossy(&authorities).into_owned());
+            reader.keep(&settings::REDIS_CA_FILE, String::from_utf8_lossy(&authorities).into_owned());
             let trusting = address.take().map(|address| address.trusting(authorities)).transpose();
-            address = trusting.map_err(|error| reader.problem(&REDIS_CA_FILE, error)).ok().flatten();
+            address = trusting.map_err(|error| reader.problem(&settings::REDIS_CA_FILE, error)).ok().flatten();
         }
-        let prefix = reader.value(&REDIS_PREFIX, RedisKeyPrefix::parse);
-        let on_failure = reader.choice(&REDIS_ON_FAILURE, on_failure);
+        let prefix = reader.value(&settings::REDIS_PREFIX, RedisKeyPrefix::parse);
+        let on_failure = reader.choice(&settings::REDIS_ON_FAILURE, on_failure);
         Some(Self { address: address?, prefix: prefix?, on_failure: on_failure? })
     }
 }
@@ -62,7 +60,7 @@ mod tests {
             let sources = Sources::for_test(environment, "");
             let mut reader = Reader::new(&sources);
             RedisConfig::read(&mut reader);
-            reader.take_values()
+            reader.values
         });
         one.differ(&other, None, "redis")
     }

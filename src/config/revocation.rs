@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{reader::Reader, settings::REVOCATION_DENIAL_TTL, value::duration};
+use super::{reader::Reader, settings, value::duration};
 
 /// The settings of denials.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct RevocationConfig {
 
 impl RevocationConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        Some(Self { denial_ttl: reader.value(&REVOCATION_DENIAL_TTL, denial_ttl)? })
+        Some(Self { denial_ttl: reader.value(&settings::REVOCATION_DENIAL_TTL, denial_ttl)? })
     }
 }
 

@@ -42,7 +42,9 @@ impl Scope {
     /// The variable of a setting, and its aliases. Those belong to the vendors, so only a single tenant has them.
     pub(super) fn variables(&self, setting: &Setting) -> Vec<String> {
         match self {
-            Self::Flat => setting.variables().collect(),
+            Self::Flat => {
+                [&[&setting.variable()[..]], setting.aliases].concat().iter().map(ToString::to_string).collect()
+            }
             Self::Tenant(..) => vec![self.variable(setting)],
         }
     }

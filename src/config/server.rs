@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     reader::Reader,
-    settings::{SERVER_HOST, SERVER_PORT, SERVER_TRUSTED_PROXIES},
+    settings,
     value::{ip_address, port},
 };
 use crate::trusted_proxies::{TrustedProxies, proxy_network};
@@ -22,9 +22,9 @@ pub struct ServerConfig {
 
 impl ServerConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let host = reader.value(&SERVER_HOST, ip_address);
-        let port = reader.value(&SERVER_PORT, |text| port(text, "any free one"));
-        let trusted_proxies = reader.list(&SERVER_TRUSTED_PROXIES, proxy_network).unwrap_or_default();
+        let host = reader.value(&settings::SERVER_HOST, ip_address);
+        let port = reader.value(&settings::SERVER_PORT, |text| port(text, "any free one"));
+        let trusted_proxies = reader.list(&settings::SERVER_TRUSTED_PROXIES, proxy_network).unwrap_or_default();
         Some(Self { host: host?, port: port?, trusted_proxies: TrustedProxies::new(trusted_proxies) })
     }
 

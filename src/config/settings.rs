@@ -1,6 +1,6 @@
 //! The list of settings: names, meanings and defaults. `--help` and docs/configuration.md are generated from it.
 
-use std::{fmt::Write as _, iter, sync::LazyLock};
+use std::{fmt::Write as _, sync::LazyLock};
 
 /// The key of the rules in the TOML file.
 pub(super) const GRANTS: &str = "grants";
@@ -35,27 +35,6 @@ pub struct Setting {
 }
 
 impl Setting {
-    const fn new(section: &'static str, key: &'static str) -> Self {
-        let (aliases, choices, meaning): (_, _, &[_]) = (&[], &[], &[]);
-        Self { section, key, aliases, choices, if_unset: "", file_only: false, meaning }
-    }
-
-    const fn aliases(self, aliases: &'static [&'static str]) -> Self {
-        Self { aliases, ..self }
-    }
-
-    const fn choices(self, choices: &'static [&'static str]) -> Self {
-        Self { choices, ..self }
-    }
-
-    const fn if_unset(self, if_unset: &'static str) -> Self {
-        Self { if_unset, ..self }
-    }
-
-    const fn file_only(self) -> Self {
-        Self { file_only: true, ..self }
-    }
-
     /// Whether each tenant has its own.
     #[must_use]
     pub fn is_of_a_tenant(&self) -> bool {
@@ -66,11 +45,6 @@ impl Setting {
     #[must_use]
     pub fn variable(&self) -> String {
         format!("{}_{}", self.section, self.key).to_ascii_uppercase()
-    }
-
-    /// The variable, then its aliases.
-    pub fn variables(&self) -> impl Iterator<Item = String> {
-        iter::once(self.variable()).chain(self.aliases.iter().map(ToString::to_string))
     }
 
     /// The default, from the example file.
@@ -110,8 +84,13 @@ pub fn help() -> String {
 }
 
 macro_rules! settings {
-    ($($(#[doc = $meaning:literal])+ $name:ident = $setting:expr;)*) => {
-        $($(#[doc = $meaning])+ pub const $name: Setting = Setting { meaning: &[$($meaning),+], ..$setting };)*
+    ($($(#[doc = $meaning:literal])+ $name:ident = $section:literal, $key:literal $(, $field:ident: $value:expr)*;)*) => {
+        $($(#[doc = $meaning])+ pub const $name: Setting = {
+            let (aliases, choices): (&[_], &[_]) = (&[], &[]);
+            let (if_unset, file_only, meaning) = ("", false, &[$($meaning),+]);
+            let setting = Setting { section: $section, key: $key, aliases, choices, if_unset, file_only, meaning };
+            Setting { $($field: $value,)* ..setting }
+        };)*
 
         /// Every setting, in the order of the documentation.
         pub const ALL: &[Setting] = &[$($name),*];
@@ -120,108 +99,107 @@ macro_rules! settings {
 
 settings! {
     /// The API key that signs tokens: `appId.keyId:secret`.
-    ABLY_API_KEY = Setting::new("ably", "api_key").aliases(&["NEXT_ABLY_API_KEY"]).if_unset("required");
+    ABLY_API_KEY = "ably", "api_key", aliases: &["NEXT_ABLY_API_KEY"], if_unset: "required";
     /// Ably's REST API.
     /// For `check`, revocation and the format `token_details`.
-    ABLY_REST_URL = Setting::new("ably", "rest_url");
+    ABLY_REST_URL = "ably", "rest_url";
     /// `true` if the API key has revocable tokens turned on.
     /// The switch is in Ably's dashboard. Tokens are then valid for an hour at most.
-    ABLY_REVOCABLE_TOKENS = Setting::new("ably", "revocable_tokens");
+    ABLY_REVOCABLE_TOKENS = "ably", "revocable_tokens";
     /// Names the Clerk instance: `pk_test_…` or `pk_live_…`.
-    CLERK_PUBLISHABLE_KEY = Setting::new("clerk", "publishable_key")
-        .aliases(&["NEXT_PUBLIC_CLERK_PUBLISHABLE_KEY", "VITE_CLERK_PUBLISHABLE_KEY"])
-        .if_unset("required");
+    CLERK_PUBLISHABLE_KEY = "clerk", "publishable_key",
+        aliases: &["NEXT_PUBLIC_CLERK_PUBLISHABLE_KEY", "VITE_CLERK_PUBLISHABLE_KEY"], if_unset: "required";
     /// For Clerk's Backend API: `sk_test_…` or `sk_live_…`.
     /// The service looks up usernames that are not in the session token, and fetches signing keys.
-    CLERK_SECRET_KEY = Setting::new("clerk", "secret_key");
+    CLERK_SECRET_KEY = "clerk", "secret_key";
     /// The instance's public key (PEM).
     /// The service then verifies sessions without any network.
-    CLERK_JWT_KEY = Setting::new("clerk", "jwt_key");
+    CLERK_JWT_KEY = "clerk", "jwt_key";
     /// Clerk's Backend API.
-    CLERK_API_URL = Setting::new("clerk", "api_url");
+    CLERK_API_URL = "clerk", "api_url";
     /// The origins of your app (list).
     /// Session tokens for other origins, or without origin, are rejected. Set this in production.
-    CLERK_AUTHORIZED_PARTIES = Setting::new("clerk", "authorized_parties").if_unset("any");
+    CLERK_AUTHORIZED_PARTIES = "clerk", "authorized_parties", if_unset: "any";
     /// `true` accepts Bearer tokens without `azp`, as native apps get them.
     /// [What it weakens](clerk.md#native-apps).
-    CLERK_NATIVE_APPS = Setting::new("clerk", "native_apps");
+    CLERK_NATIVE_APPS = "clerk", "native_apps";
     /// The allowed values of `aud` (list), for session tokens that have one.
-    CLERK_AUDIENCE = Setting::new("clerk", "audience").if_unset("any");
+    CLERK_AUDIENCE = "clerk", "audience", if_unset: "any";
     /// How far Clerk's clock and this machine's may differ, in milliseconds.
     /// Up to 300000.
-    CLERK_CLOCK_SKEW_MS = Setting::new("clerk", "clock_skew_ms");
+    CLERK_CLOCK_SKEW_MS = "clerk", "clock_skew_ms";
     /// Your Frontend API proxy, if Clerk's SDK in your app uses one.
-    CLERK_PROXY_URL = Setting::new("clerk", "proxy_url");
+    CLERK_PROXY_URL = "clerk", "proxy_url";
     /// Satellite domains (list), without `clerk.`.
     /// Signing keys come from the first. Ignored for development instances.
-    CLERK_DOMAIN = Setting::new("clerk", "domain");
+    CLERK_DOMAIN = "clerk", "domain";
     /// How long the service caches a user that it looked up.
-    CLERK_USER_CACHE_TTL = Setting::new("clerk", "user_cache_ttl");
+    CLERK_USER_CACHE_TTL = "clerk", "user_cache_ttl";
     /// The signing secret of Clerk's webhooks: `whsec_…`.
     /// A list while one replaces another. Unset: [webhooks](revocation.md) are off.
-    CLERK_WEBHOOK_SIGNING_SECRET = Setting::new("clerk", "webhook_signing_secret");
+    CLERK_WEBHOOK_SIGNING_SECRET = "clerk", "webhook_signing_secret";
     /// What the client gets: `token_request`, `jwt` or `token_details`.
     /// [Which to choose](formats.md).
-    TOKEN_FORMAT = Setting::new("token", "format").choices(&["token_request", "jwt", "token_details"]);
+    TOKEN_FORMAT = "token", "format", choices: &["token_request", "jwt", "token_details"];
     /// How long a token is valid at most, up to `24h`.
     /// A client may ask for less, down to 10 seconds.
-    TOKEN_TTL = Setting::new("token", "ttl").if_unset("Ably's 60 minutes");
+    TOKEN_TTL = "token", "ttl", if_unset: "Ably's 60 minutes";
     /// The client ID on Ably: `{username}`, `{user_id}` or `{claim.NAME}`, with text.
     /// `{claim.metadata.handle}` reads a nested claim.
-    TOKEN_CLIENT_ID = Setting::new("token", "client_id");
+    TOKEN_CLIENT_ID = "token", "client_id";
     /// `key` confirms that tokens have the API key's whole capability.
     /// The service warns of a missing policy unless you set this or write `[[grants]]`.
-    TOKEN_CAPABILITY = Setting::new("token", "capability").choices(&["key"]);
+    TOKEN_CAPABILITY = "token", "capability", choices: &["key"];
     /// What an SDK does when the user is signed out: `retry` (401) or `fail` (403).
     /// [Details](connect.md#when-the-user-is-signed-out).
-    TOKEN_SIGNED_OUT = Setting::new("token", "signed_out").choices(&["retry", "fail"]);
+    TOKEN_SIGNED_OUT = "token", "signed_out", choices: &["retry", "fail"];
     /// The condition that every session must meet.
     /// [A condition for every token](policy.md#a-condition-for-every-token).
-    TOKEN_REQUIRE = Setting::new("token", "require").file_only();
+    TOKEN_REQUIRE = "token", "require", file_only: true;
     /// How long an ended session or a banned user is denied, at least `2m`.
     /// Session tokens that are valid for longer are rejected.
-    REVOCATION_DENIAL_TTL = Setting::new("revocation", "denial_ttl");
+    REVOCATION_DENIAL_TTL = "revocation", "denial_ttl";
     /// The origins whose pages may read answers (list).
-    CORS_ALLOWED_ORIGINS = Setting::new("cors", "allowed_origins").if_unset("the authorized parties");
+    CORS_ALLOWED_ORIGINS = "cors", "allowed_origins", if_unset: "the authorized parties";
     /// The IP address of the public listener.
-    SERVER_HOST = Setting::new("server", "host").aliases(&["HOST"]);
+    SERVER_HOST = "server", "host", aliases: &["HOST"];
     /// The port of the public listener; `0` takes any free one.
-    SERVER_PORT = Setting::new("server", "port").aliases(&["PORT"]);
+    SERVER_PORT = "server", "port", aliases: &["PORT"];
     /// The networks of your proxies (list).
     /// The log believes their `X-Forwarded-For` or `Forwarded`. [Details](architecture.md#where-a-request-comes-from).
-    SERVER_TRUSTED_PROXIES = Setting::new("server", "trusted_proxies");
+    SERVER_TRUSTED_PROXIES = "server", "trusted_proxies";
     /// The IP address of the admin listener.
     /// It serves `/metrics`, `/healthz`, `/readyz` and `/revocations`.
-    ADMIN_HOST = Setting::new("admin", "host");
+    ADMIN_HOST = "admin", "host";
     /// The port of the admin listener; `0` turns it off.
-    ADMIN_PORT = Setting::new("admin", "port");
+    ADMIN_PORT = "admin", "port";
     /// What `revoke` must send; without it, `revoke` works on loopback only.
     /// Beyond loopback it needs 16 characters or more. [Details](revocation.md#by-hand).
-    ADMIN_TOKEN = Setting::new("admin", "token");
+    ADMIN_TOKEN = "admin", "token";
     /// How many tokens a user may get from each replica per minute; `0`: no limit.
-    LIMITS_TOKENS_PER_MINUTE = Setting::new("limits", "tokens_per_minute");
+    LIMITS_TOKENS_PER_MINUTE = "limits", "tokens_per_minute";
     /// How many of them at once.
     /// [Limits](architecture.md#limits).
-    LIMITS_TOKENS_BURST = Setting::new("limits", "tokens_burst");
+    LIMITS_TOKENS_BURST = "limits", "tokens_burst";
     /// How many token requests each replica works on at once.
     /// More get 503.
-    LIMITS_MAX_IN_FLIGHT = Setting::new("limits", "max_in_flight");
+    LIMITS_MAX_IN_FLIGHT = "limits", "max_in_flight";
     /// How many connections the public listener keeps open.
     /// At the limit, a new connection replaces the one that has been idle longest.
-    LIMITS_CONNECTIONS = Setting::new("limits", "connections");
+    LIMITS_CONNECTIONS = "limits", "connections";
     /// The Redis that replicas share: `rediss://user:password@host:port`.
     /// [More than one replica](revocation.md#more-than-one-replica).
-    REDIS_URL = Setting::new("redis", "url");
+    REDIS_URL = "redis", "url";
     /// A file with the CA certificates (PEM) for Redis's certificate.
     /// Redis's certificate must then be signed by one of these CAs.
-    REDIS_CA_FILE = Setting::new("redis", "ca_file").if_unset("the system's CAs");
+    REDIS_CA_FILE = "redis", "ca_file", if_unset: "the system's CAs";
     /// The prefix of all keys in Redis.
-    REDIS_PREFIX = Setting::new("redis", "prefix");
+    REDIS_PREFIX = "redis", "prefix";
     /// While Redis is unavailable: `degrade` or `refuse`.
     /// `degrade` continues with what each replica knows. `refuse` issues no tokens.
-    REDIS_ON_FAILURE = Setting::new("redis", "on_failure").choices(&["degrade", "refuse"]);
+    REDIS_ON_FAILURE = "redis", "on_failure", choices: &["degrade", "refuse"];
     /// How a line of the log looks: `pretty` or `json`.
-    LOG_FORMAT = Setting::new("log", "format").choices(&["pretty", "json"]).if_unset("pretty on a terminal, else json");
+    LOG_FORMAT = "log", "format", choices: &["pretty", "json"], if_unset: "pretty on a terminal, else json";
     /// `error`, `warn`, `info`, `debug` or `trace`.
-    LOG_LEVEL = Setting::new("log", "level").choices(&["error", "warn", "info", "debug", "trace"]);
+    LOG_LEVEL = "log", "level", choices: &["error", "warn", "info", "debug", "trace"];
 }

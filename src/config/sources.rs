@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    env, fmt, fs, io, iter,
+    env, fs, io, iter,
     path::{Path, PathBuf},
 };
 
@@ -12,40 +12,16 @@ use super::{
     dot_env::{self, Entry},
     problem::Problem,
     scope::Scope,
-    settings::{self, Setting, TENANTS},
+    settings::{self, TENANTS},
 };
 
 /// The TOML file as it was found: its text, or why there is none.
 pub type TomlFile = Result<String, io::ErrorKind>;
 
-/// Where a setting's value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A variable.
-    Variable(String),
-    /// The file that a variable names.
-    File(String, PathBuf),
-    /// A variable in the `.env` file, and its line there.
-    DotEnv(String, usize),
-    /// The TOML file.
-    Toml(PathBuf),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Variable(name) => f.write_str(name),
-            Self::File(name, path) => write!(f, "{name} ({})", path.display()),
-            Self::DotEnv(name, line) => write!(f, "{name} (.env, line {line})"),
-            Self::Toml(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
 /// The text of a variable, and where it stands.
 pub(super) struct Variable<'a> {
     pub(super) text: &'a str,
-    pub(super) origin: Origin,
+    pub(super) origin: String,
     /// Why the author of `.env` must have meant another text.
     pub(super) defect: Option<&'static str>,
 }
@@ -99,13 +75,13 @@ impl Sources {
     /// A variable of the environment.
     pub(super) fn in_environment(&self, name: &str) -> Option<Variable<'_>> {
         let text = self.environment.get(name)?.trim();
-        Some(Variable { text, origin: Origin::Variable(name.to_owned()), defect: None })
+        Some(Variable { text, origin: name.to_owned(), defect: None })
     }
 
     /// A variable of `.env`.
     pub(super) fn in_dot_env(&self, name: &str) -> Option<Variable<'_>> {
         let Entry { value, line, defect } = self.dot_env.get(name)?;
-        Some(Variable { text: value.trim(), origin: Origin::DotEnv(name.to_owned(), *line), defect: *defect })
+        Some(Variable { text: value.trim(), origin: format!("{name} (.env, line {line})"), defect: *defect })
     }
 
     /// The names of all variables of tenants that the file has.
@@ -120,7 +96,10 @@ impl Sources {
 
     /// Reads the variables of settings only: the rest of the environment belongs to others.
     fn read_environment(&mut self) {
-        let names = settings::ALL.iter().flat_map(Setting::variables).chain(self.known_tenant_variables());
+        let names = settings::ALL
+            .iter()
+            .flat_map(|setting| Scope::Flat.variables(setting))
+            .chain(self.known_tenant_variables());
         let names: Vec<_> = names.flat_map(|name| [format!("{name}_FILE"), name]).collect();
         for name in names {
             match env::var(&name) {

@@ -7,10 +7,7 @@ use super::{
     policy,
     reader::Reader,
     scope::{Scope, tenant_name},
-    settings::{
-        ABLY_API_KEY, ABLY_REVOCABLE_TOKENS, CLERK_AUTHORIZED_PARTIES, CLERK_PUBLISHABLE_KEY, CLERK_SECRET_KEY,
-        CLERK_WEBHOOK_SIGNING_SECRET, TENANTS, TOKEN_CAPABILITY, TOKEN_CLIENT_ID,
-    },
+    settings::{self, TENANTS},
     token::TokenConfig,
     unknown,
 };
@@ -47,7 +44,7 @@ impl TenantConfig {
         let policy = policy::read(reader, token.as_ref(), revocable);
         let authorized_parties = clerk.as_ref().map(|clerk| clerk.authorized_parties.clone());
         let cors = CorsConfig::read(reader, authorized_parties.unwrap_or_default());
-        Some(Self { scope: reader.scope().clone(), ably: ably?, clerk: clerk?, token: token?, policy, cors })
+        Some(Self { scope: reader.scope.clone(), ably: ably?, clerk: clerk?, token: token?, policy, cors })
     }
 
     /// Whether tokens of these settings can carry what a policy grants, for as long as it grants it.
@@ -67,47 +64,52 @@ impl TenantConfig {
 
     /// A sentence for each valid setting that may surprise.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
-        let mut warnings = Vec::new();
         let variable = |setting| self.scope.variable(setting);
-        if self.clerk.authorized_parties.is_empty() {
-            warnings.push(format!(
-                "no authorized parties: session tokens for any origin of this Clerk instance are accepted. Set {} to your \
+        let mut warnings = Vec::new();
+        let mut warn_if = |condition: bool, warning: String| warnings.extend(condition.then_some(warning));
+        warn_if(
+            self.clerk.authorized_parties.is_empty(),
+            format!(
+                "no authorized parties: this accepts session tokens for any origin of the Clerk instance; set {} to your \
                  app's origins",
-                variable(&CLERK_AUTHORIZED_PARTIES)
-            ));
-        }
-        if self.cors.allowed_origins.is_empty() {
-            warnings.push("no CORS origins: only pages on this service's own origin may read answers".to_owned());
-        }
-        if !self.policy.has_rules() && self.token.capability.is_none() {
-            warnings.push(format!(
-                "no policy: every signed-in user gets the API key's whole capability. Write [[grants]], or confirm it with \
-                 {}=key",
-                variable(&TOKEN_CAPABILITY)
-            ));
-        }
-        if self.token.format == TokenFormat::TokenDetails {
-            warnings.push(
-                "token_details: each token costs a call to Ably, and an outage of Ably stops all tokens. token_request and \
-                 jwt need no call"
-                    .to_owned(),
-            );
-        }
-        if self.token.client_id.needs_username() && self.clerk.secret_key.is_none() {
-            warnings.push(format!(
-                "no secret key: usernames must be in the session token. Add a username claim in Clerk's dashboard, or set \
+                variable(&settings::CLERK_AUTHORIZED_PARTIES)
+            ),
+        );
+        warn_if(
+            self.cors.allowed_origins.is_empty(),
+            "no CORS origins: only pages on this service's own origin may read answers".to_owned(),
+        );
+        warn_if(
+            !self.policy.has_rules() && self.token.capability.is_none(),
+            format!(
+                "no policy: every signed-in user gets the API key's whole capability; write [[grants]], or confirm it \
+                 with {}=key",
+                variable(&settings::TOKEN_CAPABILITY)
+            ),
+        );
+        warn_if(
+            self.token.format == TokenFormat::TokenDetails,
+            "token_details: each token costs a call to Ably, and an outage of Ably stops all tokens; token_request and \
+             jwt need no call"
+                .to_owned(),
+        );
+        warn_if(
+            self.token.client_id.needs_username() && self.clerk.secret_key.is_none(),
+            format!(
+                "no secret key: usernames must be in the session token; add a username claim in Clerk's dashboard, or set \
                  {}, or set {} to {{user_id}}",
-                variable(&CLERK_SECRET_KEY),
-                variable(&TOKEN_CLIENT_ID)
-            ));
-        }
-        if !self.clerk.webhook_signing_secrets.is_empty() && !self.ably.revocable_tokens {
-            warnings.push(format!(
+                variable(&settings::CLERK_SECRET_KEY),
+                variable(&settings::TOKEN_CLIENT_ID)
+            ),
+        );
+        warn_if(
+            !self.clerk.webhook_signing_secrets.is_empty() && !self.ably.revocable_tokens,
+            format!(
                 "webhooks without revocable tokens: a signed-out user gets no new token, but a connection lasts until its \
-                 token expires. Turn on revocable tokens for the API key in Ably's dashboard, and set {} to true",
-                variable(&ABLY_REVOCABLE_TOKENS)
-            ));
-        }
+                 token expires; turn on revocable tokens for the API key in Ably's dashboard, and set {} to true",
+                variable(&settings::ABLY_REVOCABLE_TOKENS)
+            ),
+        );
         let prefix = self.scope.prefix();
         warnings.into_iter().map(move |warning| format!("{prefix}{warning}"))
     }
@@ -115,7 +117,7 @@ impl TenantConfig {
 
 /// Reads something of every tenant, and skips what is invalid.
 pub(super) fn each<T>(reader: &mut Reader<'_>, read: impl Fn(&mut Reader<'_>) -> Option<T>) -> Vec<T> {
-    let scopes = match reader.sources().toml.get(TENANTS) {
+    let scopes = match reader.sources.toml.get(TENANTS) {
         None => vec![Scope::Flat],
         Some(value) => {
             unknown::reject_flat_form(reader);
@@ -149,30 +151,26 @@ fn scopes(reader: &mut Reader<'_>, value: &toml::Value) -> Vec<Scope> {
 pub(super) fn reject_overlaps(reader: &mut Reader<'_>, tenants: &[TenantConfig]) {
     for (index, tenant) in tenants.iter().enumerate() {
         for other in tenants.iter().take(index) {
-            let name = other.name();
-            let mut problem = |setting, what: &str| {
-                reader.within(tenant.scope.clone(), |reader| {
-                    reader.problem(setting, format_args!("tenant {name} has {what}"));
-                });
-            };
-            if tenant.ably.api_key.name().app_id() == other.ably.api_key.name().app_id() {
-                problem(
-                    &ABLY_API_KEY,
-                    "a key of the same Ably app, where both tenants' client IDs would mix; create an Ably app for each",
-                );
-            }
-            if tenant.clerk.shares_a_webhook_secret_with(&other.clerk) {
-                problem(
-                    &CLERK_WEBHOOK_SIGNING_SECRET,
-                    "the same one, so a webhook could be meant for either; create an endpoint for each in Clerk's dashboard",
-                );
-            }
             let theirs = other.clerk.issuers();
-            if tenant.clerk.issuers().iter().any(|issuer| theirs.contains(issuer)) {
-                problem(
-                    &CLERK_PUBLISHABLE_KEY,
+            for (overlap, setting, what) in [
+                (
+                    tenant.ably.api_key.name().app_id() == other.ably.api_key.name().app_id(),
+                    &settings::ABLY_API_KEY,
+                    "a key of the same Ably app, where both tenants' client IDs would mix; create an Ably app for each",
+                ),
+                (
+                    tenant.clerk.shares_a_webhook_secret_with(&other.clerk),
+                    &settings::CLERK_WEBHOOK_SIGNING_SECRET,
+                    "the same one, so a webhook could be for either; create an endpoint for each in Clerk's dashboard",
+                ),
+                (
+                    tenant.clerk.issuers().iter().any(|issuer| theirs.contains(issuer)),
+                    &settings::CLERK_PUBLISHABLE_KEY,
                     "the same issuer, so a session token could be for either; use a Clerk instance for each",
-                );
+                ),
+            ] {
+                let what = format_args!("tenant {} has {what}", other.name());
+                reader.within(tenant.scope.clone(), |reader| overlap.then(|| reader.problem(setting, what)));
             }
         }
     }

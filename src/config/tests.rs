@@ -253,7 +253,7 @@ fn a_satellite_domain_that_no_issuer_can_have_is_refused_with_its_cure() {
         assert!(load(&[("CLERK_DOMAIN", good)], "").is_ok(), "{good}");
     }
     for (bad, cure) in [
-        ("clerk.satellite.example", "starts with clerk., which the service adds itself; leave it out"),
+        ("clerk.satellite.example", "begins with clerk., which the service adds itself; leave it out"),
         ("*.satellite.example", "list the satellite domains"),
         ("https://satellite.example", "without scheme, port, path"),
         ("satellite.example/", "without scheme, port, path"),
@@ -319,7 +319,7 @@ fn a_mistake_in_dot_env_is_told_with_its_line_and_other_programs_lines_are_their
     for (line, expected) in [
         (
             "CLERK_DOMAIN=clerk.a.example",
-            "CLERK_DOMAIN ([clerk] domain), from CLERK_DOMAIN (.env, line 5): a domain starts",
+            "CLERK_DOMAIN ([clerk] domain), from CLERK_DOMAIN (.env, line 5): a domain begins",
         ),
         ("HOST=my-laptop", "SERVER_HOST ([server] host), from HOST (.env, line 5): not an IP address"),
         ("TOKEN_TTL=\"5m", "TOKEN_TTL ([token] ttl): TOKEN_TTL (.env, line 5): the quote is not closed"),
@@ -525,14 +525,14 @@ capability = { "a" = ["*"] }
       - FILE, line 13, column 7: [[grants]] "a": ttl: longer than the 24 hours that Ably allows; use 24h or less
       - FILE, line 14, column 1: [[grants]] "a": unknown key "priority"; use one of: name, when, capability, ttl, channel_claims, publish_rate
       - FILE, line 16, column 1: [[grants]] number 3: name is missing; add it
-      - FILE, line 16, column 1: [[grants]] number 3: capability is missing; write capability = { "chat:*" = ["subscribe"] }
+      - FILE, line 16, column 1: [[grants]] number 3: capability is missing; add it
       - FILE, line 17, column 33: [[grants]] number 3: "third" is no level: there are first_factor, second_factor and multi_factor
       - FILE, line 18, column 1: [[grants]] number 3: publish_rate: only JWTs can carry it; set [token] format to jwt, or remove it
       - FILE, line 18, column 29: [[grants]] number 3: not a number of messages a second above zero; write for example 5
       - FILE, line 19, column 1: [[grants]] number 3: channel_claims: only JWTs can carry it; set [token] format to jwt, or remove it
       - FILE, line 23, column 29: [[grants]] "né": expected a string, a whole number, true or false to compare the claim with; found a fraction
       - FILE, line 23, column 43: [[grants]] "né": expected a string, a whole number, true or false to compare the claim with; found a date
-      - FILE, line 23, column 81: [[grants]] "né": reverified needs level and within, like { level = "second_factor", within = "10m" }
+      - FILE, line 23, column 81: [[grants]] "né": level is missing; add it
       - FILE, line 23, column 108: [[grants]] "né": expected a name or a list of names; found a number
       - FILE, line 28, column 33: [[grants]] "never": "read" is no permission: each has a feature before it, as in org:rooms:read
       - FILE, line 28, column 41: [[grants]] "never": "org:sys_memberships:read" is a system permission, and Clerk leaves those out of session tokens; ask for a role instead

@@ -1,10 +1,6 @@
 //! `[token]`: format, lifetime and client ID of tokens.
 
-use super::{
-    reader::Reader,
-    settings::{TOKEN_CAPABILITY, TOKEN_CLIENT_ID, TOKEN_FORMAT, TOKEN_SIGNED_OUT, TOKEN_TTL},
-    value::duration,
-};
+use super::{reader::Reader, settings, value::duration};
 use crate::{
     ably::{TokenFormat, Ttl},
     identity::ClientIdTemplate,
@@ -35,11 +31,14 @@ pub enum UnruledCapability {
 
 impl TokenConfig {
     pub(super) fn read(reader: &mut Reader<'_>, revocable: bool) -> Option<Self> {
-        let format = reader.choice(&TOKEN_FORMAT, |text| text.parse::<TokenFormat>().ok());
-        let ttl = reader.value(&TOKEN_TTL, |text| ttl(text, revocable));
-        let client_id = reader.value(&TOKEN_CLIENT_ID, str::parse::<ClientIdTemplate>);
-        let capability = reader.value(&TOKEN_CAPABILITY, capability);
-        let signed_out = reader.choice(&TOKEN_SIGNED_OUT, signed_out);
+        let format = reader.choice(&settings::TOKEN_FORMAT, |text| text.parse::<TokenFormat>().ok());
+        let ttl = reader.value(&settings::TOKEN_TTL, |text| ttl(text, revocable));
+        let client_id = reader.value(&settings::TOKEN_CLIENT_ID, str::parse::<ClientIdTemplate>);
+        let capability = reader.value(&settings::TOKEN_CAPABILITY, capability);
+        let signed_out = reader.choice(&settings::TOKEN_SIGNED_OUT, |text| match text {
+            "fail" => Some(SignedOut::Fail),
+            _ => Some(SignedOut::Retry),
+        });
         Some(Self { format: format?, ttl, client_id: client_id?, capability, signed_out: signed_out? })
     }
 }
@@ -51,17 +50,9 @@ fn capability(text: &str) -> Result<UnruledCapability, &'static str> {
     }
 }
 
-fn signed_out(text: &str) -> Option<SignedOut> {
-    match text {
-        "retry" => Some(SignedOut::Retry),
-        "fail" => Some(SignedOut::Fail),
-        _ => None,
-    }
-}
-
 pub(super) fn ttl(text: &str, revocable: bool) -> Result<Ttl, &'static str> {
     let ttl =
-        Ttl::try_from(duration(text)?).map_err(|()| "zero, or a fraction of a millisecond; use for example 30m")?;
+        Ttl::try_from(duration(text)?).map_err(|()| "zero, or a fraction of a millisecond; write for example 30m")?;
     if revocable && ttl > Ttl::MAX_REVOCABLE {
         return Err("longer than the hour that Ably allows for a key with revocable tokens; use 1h or less");
     }

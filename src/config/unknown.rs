@@ -10,13 +10,13 @@ use super::{
 
 /// Rejects what no setting has.
 pub(super) fn reject(reader: &mut Reader<'_>) {
-    let file = &reader.sources().toml;
+    let file = &reader.sources.toml;
     for scope in [Scope::Flat].into_iter().chain(Scope::named(file)) {
         reader.within(scope, |reader| {
-            if let Some(table) = reader.scope().table(file) {
+            if let Some(table) = reader.scope.table(file) {
                 reject_in_file(reader, table);
             }
-            for setting in settings_in(reader.scope()).filter(|setting| setting.file_only) {
+            for setting in settings_in(&reader.scope).filter(|setting| setting.file_only) {
                 if reader.find_in_environment(setting).is_some() {
                     reader.problem(setting, "a variable cannot hold it; write it in the TOML file");
                 }
@@ -31,15 +31,15 @@ fn settings_in(scope: &Scope) -> impl Iterator<Item = &'static Setting> + use<> 
 }
 
 fn reject_in_file(reader: &mut Reader<'_>, table: &toml::Table) {
-    let other_keys = if *reader.scope() == Scope::Flat { [TENANTS, GRANTS] } else { ["name", GRANTS] };
-    let prefix = reader.scope().prefix();
+    let other_keys = if reader.scope == Scope::Flat { [TENANTS, GRANTS] } else { ["name", GRANTS] };
+    let prefix = reader.scope.prefix();
     for (section, value) in table.iter().filter(|(section, _)| !other_keys.contains(&section.as_str())) {
-        let keys: Vec<_> = settings_in(reader.scope())
+        let keys: Vec<_> = settings_in(&reader.scope)
             .filter(|setting| setting.section == section)
             .map(|setting| setting.key)
             .collect();
         let Some(table) = value.as_table().filter(|_| !keys.is_empty()) else {
-            let mut sections: Vec<_> = settings_in(reader.scope()).map(|setting| setting.section).collect();
+            let mut sections: Vec<_> = settings_in(&reader.scope).map(|setting| setting.section).collect();
             sections.extend(other_keys);
             sections.dedup();
             let subject = format!("{prefix}[{section}] in the TOML file");
@@ -60,7 +60,7 @@ pub(super) fn reject_flat_form(reader: &mut Reader<'_>) {
             reader.problem(setting, "each of the [[tenants]] has its own; set the variable of one of them");
         }
     }
-    let file = &reader.sources().toml;
+    let file = &reader.sources.toml;
     for section in TENANT_SECTIONS.into_iter().filter(|section| file.contains_key(*section)) {
         let what = format_args!("each of the [[tenants]] has its own; write [tenants.{section}] below one of them");
         reader.problem_of(&format!("[{section}] in the TOML file"), what);
@@ -76,7 +76,7 @@ pub(super) fn reject_flat_form(reader: &mut Reader<'_>) {
 
 /// Variables that look like a tenant's and are not.
 fn unknown_tenant_variables(reader: &Reader<'_>) -> BTreeSet<String> {
-    let sources = reader.sources();
+    let sources = reader.sources;
     let prefix = format!("{}_", TENANTS.to_ascii_uppercase());
     let sections = TENANT_SECTIONS.map(|section| format!("_{}_", section.to_ascii_uppercase()));
     let known: BTreeSet<String> =
