@@ -85,7 +85,6 @@ impl Config {
     /// Reads and checks all settings. Also returns the origin of each.
     pub fn load(sources: &Sources) -> Result<(Self, Provenance), Problems> {
         let mut reader = Reader::new(sources);
-        reader.problems.extend(sources.problems.iter().cloned());
         unknown::reject(&mut reader);
         let config = Self::read(&mut reader);
         reader.finish(config)
@@ -108,6 +107,7 @@ impl Config {
     /// The public listener, whatever else is wrong: for `healthcheck`.
     pub fn server_only(sources: &Sources) -> Result<ServerConfig, Problems> {
         let mut reader = Reader::new(sources);
+        reader.problems.clear();
         let server = ServerConfig::read(&mut reader);
         reader.finish(server).map(|(server, _)| server)
     }
@@ -115,7 +115,6 @@ impl Config {
     /// The admin listener, whatever is wrong with other settings: for `revoke`.
     pub fn admin_only(sources: &Sources) -> Result<AdminConfig, Problems> {
         let mut reader = Reader::new(sources);
-        reader.problems.extend(sources.problems.iter().cloned());
         let admin = AdminConfig::read(&mut reader, None);
         reader.finish(admin).map(|(admin, _)| admin)
     }
@@ -123,7 +122,6 @@ impl Config {
     /// The policies of all tenants, for policy tests. Other settings may be unset, but not invalid.
     pub fn policies_only(sources: &Sources) -> Result<Vec<PolicyUnderTest>, Problems> {
         let mut reader = Reader::new(sources);
-        reader.problems.extend(sources.problems.iter().cloned());
         unknown::reject(&mut reader);
         let policies = tenant::each(&mut reader, |reader| {
             let revocable = ably::revocable_tokens(reader).unwrap_or_default();

@@ -40,7 +40,7 @@ impl AdminConfig {
                 "the public listener has this port; use another, or 0 for no admin listener",
             );
         }
-        if !is_loopback(address) && token.as_ref().is_some_and(is_short) {
+        if !address.ip().to_canonical().is_loopback() && token.as_ref().is_some_and(is_short) {
             reader.problem(
                 &settings::ADMIN_TOKEN,
                 format_args!(
@@ -73,10 +73,6 @@ fn token(text: &str) -> Result<SecretString, &'static str> {
 
 fn is_short(token: &SecretString) -> bool {
     token.expose_secret().len() < MIN_TOKEN_LENGTH
-}
-
-fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
 }
 
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {

@@ -19,16 +19,12 @@ pub struct LogConfig {
 impl LogConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let unset = if io::stdout().is_terminal() { LogFormat::Pretty } else { LogFormat::Json };
-        let format = reader.choice(&settings::LOG_FORMAT, format).unwrap_or(unset);
+        let format = reader.choice(&settings::LOG_FORMAT, |text| match text {
+            "pretty" => Some(LogFormat::Pretty),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        });
         let level = reader.choice(&settings::LOG_LEVEL, |text| text.parse().ok());
-        Some(Self { format, level: level? })
-    }
-}
-
-fn format(text: &str) -> Option<LogFormat> {
-    match text {
-        "pretty" => Some(LogFormat::Pretty),
-        "json" => Some(LogFormat::Json),
-        _ => None,
+        Some(Self { format: format.unwrap_or(unset), level: level? })
     }
 }

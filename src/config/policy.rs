@@ -1,7 +1,7 @@
 //! `[[grants]]` and `[token] require`: the policy. It stands in the TOML file only, and each of its problems has a line
 //! and a column.
 
-use std::{collections::BTreeSet, fmt, path::Path, slice, time::Duration};
+use std::{collections::BTreeSet, fmt, slice, time::Duration};
 
 use serde_json::Number;
 use toml::{
@@ -77,7 +77,7 @@ type Read<'a, T> = fn(&mut Parser<'a>, &Value<'_>) -> Option<T>;
 /// Reads tables of a TOML file, and collects problems instead of stopping. With a problem, the whole file is invalid, so
 /// what stands in place of an invalid value does not matter.
 pub(super) struct Parser<'a> {
-    path: &'a Path,
+    path: &'a str,
     text: &'a str,
     prefix: String,
     /// The table that problems are of.
@@ -92,7 +92,7 @@ pub(super) struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    pub(super) fn new(path: &'a Path, text: &'a str, revocable: bool) -> Self {
+    pub(super) fn new(path: &'a str, text: &'a str, revocable: bool) -> Self {
         let (prefix, subject, names, require) = (String::new(), String::new(), BTreeSet::new(), None);
         Self { path, text, prefix, subject, names, revocable, require, problems: Vec::new(), jwt_only: Vec::new() }
     }
@@ -106,7 +106,7 @@ impl<'a> Parser<'a> {
     fn problem_at(&self, offset: usize, what: impl fmt::Display) -> (usize, Problem) {
         let Self { path, text, prefix, subject, .. } = self;
         let position = position(text, offset);
-        (offset, Problem(format!("{}, {position}: {prefix}{subject}: {what}", path.display())))
+        (offset, Problem(format!("{path}, {position}: {prefix}{subject}: {what}")))
     }
 
     /// Adds a problem.

@@ -70,9 +70,10 @@ pub enum Expected {
 impl PolicyTests {
     /// Reads a file, or returns all its problems.
     pub fn read(path: &Path) -> Result<Self, InvalidPolicyTests> {
+        let name = path.display().to_string();
         match fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, path),
-            Err(error) => Err(InvalidPolicyTests(vec![Problem(format!("{} cannot be read: {error}", path.display()))])),
+            Ok(text) => Self::parse(&text, &name),
+            Err(error) => Err(InvalidPolicyTests(vec![Problem(format!("{name} cannot be read: {error}"))])),
         }
     }
 
@@ -83,10 +84,10 @@ impl PolicyTests {
         if problems.is_empty() { Ok(()) } else { Err(InvalidPolicyTests(problems)) }
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, InvalidPolicyTests> {
+    fn parse(text: &str, path: &str) -> Result<Self, InvalidPolicyTests> {
         let document = DeTable::parse(text).map_err(|error| {
             let position = position(text, offset(text, &error));
-            InvalidPolicyTests(vec![Problem(format!("{}, {position}: {}", path.display(), error.message()))])
+            InvalidPolicyTests(vec![Problem(format!("{path}, {position}: {}", error.message()))])
         })?;
         let mut parser = Parser::new(path, text, false);
         "the file".clone_into(&mut parser.subject);
@@ -215,7 +216,7 @@ mod tests {
     use super::*;
 
     fn problems(text: &str) -> String {
-        PolicyTests::parse(text, Path::new("FILE")).unwrap_err().to_string()
+        PolicyTests::parse(text, "FILE").unwrap_err().to_string()
     }
 
     #[test]
@@ -235,7 +236,7 @@ mod tests {
             claims = {}
             expect = { capability = "key", channel_claims = { "chat:*" = "owner" }, publish_rate = {} }
         "#;
-        let PolicyTests(cases) = PolicyTests::parse(text, Path::new("FILE")).unwrap();
+        let PolicyTests(cases) = PolicyTests::parse(text, "FILE").unwrap();
         let claims = r#"{"f":0.5,"list":[true],"n":5,"o":{"id":"org_1"}}"#;
         assert_eq!(serde_json::to_string(&cases[0].claims).unwrap(), claims);
         let params = [("capability", r#"{"a":["*"]}"#), ("ttl", "60000")];
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_jwt_carries_is_expected_of_no_other_format() {
+    fn what_only_a_jwt_can_carry_cannot_be_expected_of_another_format() {
         let text = r#"
 [[cases]]
 name = "a"
@@ -263,7 +264,7 @@ name = "b"
 claims = {}
 expect = { capability = "key" }
 "#;
-        let PolicyTests(cases) = PolicyTests::parse(text, Path::new("FILE")).unwrap();
+        let PolicyTests(cases) = PolicyTests::parse(text, "FILE").unwrap();
         let fit = |cases: &[Case], format| PolicyTests::fit(cases.iter().map(|case| (case, format)));
         assert!(fit(&cases, TokenFormat::Jwt).is_ok());
         assert!(fit(&cases[1..], TokenFormat::TokenRequest).is_ok());
@@ -279,7 +280,7 @@ expect = { capability = "key" }
     }
 
     #[test]
-    fn every_mistake_in_a_file_is_told_with_its_place() {
+    fn every_mistake_in_a_file_is_reported_with_its_position() {
         let text = r#"extra = 1
 [[cases]]
 name = "a"

@@ -18,12 +18,6 @@ const FILE: &str = "_FILE";
 /// Where each setting was set, in words, by its variable.
 pub type Provenance = BTreeMap<String, String>;
 
-/// What a source has for a setting, before it is parsed.
-enum RawValue {
-    Text(String),
-    List(Vec<String>),
-}
-
 /// What was read for each setting, defaults included, by tenant, section and key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RawValues(BTreeMap<(Option<TenantName>, &'static str, &'static str), SecretString>);
@@ -53,8 +47,8 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(sources: &'a Sources) -> Self {
-        let (problems, provenance, values) = (Vec::new(), Provenance::new(), RawValues::default());
-        Self { sources, scope: Scope::Flat, problems, provenance, values }
+        let (provenance, values) = (Provenance::new(), RawValues::default());
+        Self { sources, scope: Scope::Flat, problems: sources.problems.clone(), provenance, values }
     }
 
     /// Reads with another tenant's settings.
@@ -78,10 +72,6 @@ impl<'a> Reader<'a> {
         self.problems.push(Problem(format!("{subject}: {what}")));
     }
 
-    fn toml_path(&self) -> String {
-        self.sources.toml_path.display().to_string()
-    }
-
     /// Adds a problem of a setting.
     pub(super) fn problem(&mut self, setting: &Setting, what: impl fmt::Display) {
         let Setting { section, key, .. } = setting;
@@ -91,7 +81,7 @@ impl<'a> Reader<'a> {
         };
         let variable = self.scope.variable(setting);
         let origin =
-            self.provenance.get(&variable).filter(|origin| **origin != variable && **origin != self.toml_path());
+            self.provenance.get(&variable).filter(|origin| **origin != variable && **origin != self.sources.toml_path);
         let from = origin.map(|origin| format!(", from {origin}")).unwrap_or_default();
         self.problem_of(&format!("{variable} ({key}){from}"), what);
     }
@@ -102,13 +92,11 @@ impl<'a> Reader<'a> {
         setting: &Setting,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        match self.find(setting)? {
-            RawValue::Text(text) => parse(&text).map_err(|error| self.problem(setting, error)).ok(),
-            RawValue::List(_) => {
-                self.problem(setting, "this setting is not a list; write a single value");
-                None
-            }
+        let text = scalar(&self.find(setting)?);
+        if text.is_none() {
+            self.problem(setting, "not a single value; write a string, a whole number or a boolean");
         }
+        parse(&text?).map_err(|error| self.problem(setting, error)).ok()
     }
 
     /// The value of a setting with few valid values.
@@ -140,9 +128,13 @@ impl<'a> Reader<'a> {
         setting: &Setting,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<Vec<T>> {
-        let texts = match self.find(setting)? {
-            RawValue::List(texts) => texts,
-            RawValue::Text(text) => text.split(',').map(str::to_owned).collect(),
+        let texts: Option<Vec<String>> = match self.find(setting)? {
+            toml::Value::Array(items) => items.iter().map(scalar).collect(),
+            value => scalar(&value).map(|text| text.split(',').map(str::to_owned).collect()),
+        };
+        let Some(texts) = texts else {
+            self.problem(setting, "not a list of strings; write for example [\"a\", \"b\"]");
+            return None;
         };
         let entries: Vec<&str> = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
         if entries.is_empty() && !texts.is_empty() {
@@ -161,26 +153,22 @@ impl<'a> Reader<'a> {
     }
 
     /// The value in the first source that has one which is not empty, or the default.
-    fn find(&mut self, setting: &Setting) -> Option<RawValue> {
+    fn find(&mut self, setting: &Setting) -> Option<toml::Value> {
         let problems = self.problems.len();
         let found = match self.find_in_environment(setting) {
-            Some((text, origin)) => Some((RawValue::Text(text), origin)),
-            None => self.find_in_toml(setting).map(|raw| (raw, self.toml_path())),
+            Some((text, origin)) => Some((text.into(), origin)),
+            None => self.find_in_toml(setting).map(|value| (value.clone(), self.sources.toml_path.clone())),
         };
-        let raw = match found {
-            Some((raw, origin)) => {
+        let value = match found {
+            Some((value, origin)) => {
                 self.provenance.insert(self.scope.variable(setting), origin);
-                raw
+                value
             }
             None if self.problems.len() > problems => return None,
-            None => raw_value(setting.default_value()?)?,
+            None => setting.default_value()?.clone(),
         };
-        let text = match &raw {
-            RawValue::Text(text) => text.clone(),
-            RawValue::List(texts) => texts.join(","),
-        };
-        self.keep(setting, text);
-        Some(raw)
+        self.keep(setting, value.to_string());
+        Some(value)
     }
 
     /// The value of a setting's variable or of one of its aliases, from the first source that has one. Two names with
@@ -206,14 +194,10 @@ impl<'a> Reader<'a> {
         Some((text, origin))
     }
 
-    fn find_in_toml(&mut self, setting: &Setting) -> Option<RawValue> {
+    fn find_in_toml(&self, setting: &Setting) -> Option<&'a toml::Value> {
         let scope = if setting.is_of_a_tenant() { &self.scope } else { &Scope::Flat };
         let value = scope.table(&self.sources.toml)?.get(setting.section)?.get(setting.key)?;
-        let raw = raw_value(value);
-        if raw.is_none() {
-            self.problem(setting, "a table, a date or a fraction; write a string, a whole number, a boolean or a list");
-        }
-        raw.filter(|raw| !matches!(raw, RawValue::Text(text) if text.is_empty()))
+        Some(value).filter(|value| value.as_str().is_none_or(|text| !text.trim().is_empty()))
     }
 }
 
@@ -237,14 +221,11 @@ fn text_of(variable: Variable<'_>, suffix: &str) -> Result<Option<(String, Strin
     Ok((!text.is_empty()).then_some((text, origin)))
 }
 
-fn raw_value(value: &toml::Value) -> Option<RawValue> {
-    let scalar = |value: &toml::Value| match value {
+/// A value as a variable would hold it. None if it is not a single value.
+fn scalar(value: &toml::Value) -> Option<String> {
+    match value {
         toml::Value::String(text) => Some(text.trim().to_owned()),
         toml::Value::Integer(_) | toml::Value::Boolean(_) => Some(value.to_string()),
         _ => None,
-    };
-    match value {
-        toml::Value::Array(items) => items.iter().map(scalar).collect::<Option<_>>().map(RawValue::List),
-        value => scalar(value).map(RawValue::Text),
     }
 }

@@ -29,16 +29,12 @@ impl RedisConfig {
             address = trusting.map_err(|error| reader.problem(&settings::REDIS_CA_FILE, error)).ok().flatten();
         }
         let prefix = reader.value(&settings::REDIS_PREFIX, RedisKeyPrefix::parse);
-        let on_failure = reader.choice(&settings::REDIS_ON_FAILURE, on_failure);
+        let on_failure = reader.choice(&settings::REDIS_ON_FAILURE, |text| match text {
+            "degrade" => Some(OnFailure::Degrade),
+            "refuse" => Some(OnFailure::Refuse),
+            _ => None,
+        });
         Some(Self { address: address?, prefix: prefix?, on_failure: on_failure? })
-    }
-}
-
-fn on_failure(text: &str) -> Option<OnFailure> {
-    match text {
-        "degrade" => Some(OnFailure::Degrade),
-        "refuse" => Some(OnFailure::Refuse),
-        _ => None,
     }
 }
 
@@ -81,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_told_and_no_password() {
+    fn all_mistakes_are_reported_without_the_password() {
         let toml =
             "[redis]\nurl = \"redis://:hunter2@redis.example.com/#insecure\"\nprefix = \"a*\"\non_failure = \"no\"";
         let problems = read(&[], toml).unwrap_err();

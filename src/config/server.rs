@@ -16,7 +16,7 @@ pub struct ServerConfig {
     pub host: IpAddr,
     /// The port; 0 for any free one.
     pub port: u16,
-    /// The proxies whose forwarding headers are believed.
+    /// The proxies whose forwarding headers the log uses.
     pub trusted_proxies: TrustedProxies,
 }
 

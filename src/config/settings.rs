@@ -73,7 +73,7 @@ pub fn help() -> String {
     for setting in settings() {
         let meaning =
             setting.meaning.first().copied().unwrap_or_default().trim().trim_end_matches('.').replace('`', "");
-        let default = setting.default_text().unwrap_or_else(|| setting.if_unset.to_owned());
+        let default = setting.default_text().unwrap_or_else(|| setting.if_unset.replace('`', ""));
         let default = if default.is_empty() { default } else { format!(" [{default}]") };
         _ = writeln!(help, "  {:width$}  {meaning}{default}", setting.variable());
         if !setting.aliases.is_empty() {
@@ -104,7 +104,7 @@ settings! {
     /// For `check`, revocation and the format `token_details`.
     ABLY_REST_URL = "ably", "rest_url";
     /// `true` if the API key has revocable tokens turned on.
-    /// The switch is in Ably's dashboard. Tokens are then valid for an hour at most.
+    /// Turn them on in Ably's dashboard. Tokens are then valid for an hour at most.
     ABLY_REVOCABLE_TOKENS = "ably", "revocable_tokens";
     /// Names the Clerk instance: `pk_test_…` or `pk_live_…`.
     CLERK_PUBLISHABLE_KEY = "clerk", "publishable_key",
@@ -118,7 +118,7 @@ settings! {
     /// Clerk's Backend API.
     CLERK_API_URL = "clerk", "api_url";
     /// The origins of your app (list).
-    /// Session tokens for other origins, or without origin, are rejected. Set this in production.
+    /// Session tokens with another `azp`, or without one, are rejected. Set this in production.
     CLERK_AUTHORIZED_PARTIES = "clerk", "authorized_parties", if_unset: "any";
     /// `true` accepts Bearer tokens without `azp`, as native apps get them.
     /// [What it weakens](clerk.md#native-apps).
@@ -144,7 +144,7 @@ settings! {
     /// How long a token is valid at most, up to `24h`.
     /// A client may ask for less, down to 10 seconds.
     TOKEN_TTL = "token", "ttl", if_unset: "Ably's 60 minutes";
-    /// The client ID on Ably: `{username}`, `{user_id}` or `{claim.NAME}`, with text.
+    /// The client ID on Ably: text with `{username}`, `{user_id}` or `{claim.NAME}`.
     /// `{claim.metadata.handle}` reads a nested claim.
     TOKEN_CLIENT_ID = "token", "client_id";
     /// `key` confirms that tokens have the API key's whole capability.
@@ -154,7 +154,7 @@ settings! {
     /// [Details](connect.md#when-the-user-is-signed-out).
     TOKEN_SIGNED_OUT = "token", "signed_out", choices: &["retry", "fail"];
     /// The condition that every session must meet.
-    /// [A condition for every token](policy.md#a-condition-for-every-token).
+    /// [Require something for every token](policy.md#require-something-for-every-token).
     TOKEN_REQUIRE = "token", "require", file_only: true;
     /// How long an ended session or a banned user is denied, at least `2m`.
     /// Session tokens that are valid for longer are rejected.
@@ -174,9 +174,9 @@ settings! {
     /// The port of the admin listener; `0` turns it off.
     ADMIN_PORT = "admin", "port";
     /// What `revoke` must send; without it, `revoke` works on loopback only.
-    /// Beyond loopback it needs 16 characters or more. [Details](revocation.md#by-hand).
+    /// Beyond loopback it needs 16 characters or more. [Details](revocation.md#operator-requests).
     ADMIN_TOKEN = "admin", "token";
-    /// How many tokens a user may get from each replica per minute; `0`: no limit.
+    /// How many tokens a user may get per minute from each replica; `0`: no limit.
     LIMITS_TOKENS_PER_MINUTE = "limits", "tokens_per_minute";
     /// How many of them at once.
     /// [Limits](architecture.md#limits).
@@ -191,7 +191,7 @@ settings! {
     /// [More than one replica](revocation.md#more-than-one-replica).
     REDIS_URL = "redis", "url";
     /// A file with the CA certificates (PEM) for Redis's certificate.
-    /// Redis's certificate must then be signed by one of these CAs.
+    /// Other CAs then do not count.
     REDIS_CA_FILE = "redis", "ca_file", if_unset: "the system's CAs";
     /// The prefix of all keys in Redis.
     REDIS_PREFIX = "redis", "prefix";
@@ -199,7 +199,7 @@ settings! {
     /// `degrade` continues with what each replica knows. `refuse` issues no tokens.
     REDIS_ON_FAILURE = "redis", "on_failure", choices: &["degrade", "refuse"];
     /// How a line of the log looks: `pretty` or `json`.
-    LOG_FORMAT = "log", "format", choices: &["pretty", "json"], if_unset: "pretty on a terminal, else json";
+    LOG_FORMAT = "log", "format", choices: &["pretty", "json"], if_unset: "`pretty` on a terminal, else `json`";
     /// `error`, `warn`, `info`, `debug` or `trace`.
     LOG_LEVEL = "log", "level", choices: &["error", "warn", "info", "debug", "trace"];
 }

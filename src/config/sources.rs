@@ -1,10 +1,6 @@
 //! Where settings come from: the environment, files that it names, `.env`, and a TOML file.
 
-use std::{
-    collections::HashMap,
-    env, fs, io, iter,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, env, fs, io, iter, path::Path};
 
 use toml::de::DeTable;
 
@@ -15,7 +11,7 @@ use super::{
     settings::{self, TENANTS},
 };
 
-/// The TOML file as it was found: its text, or why there is none.
+/// The TOML file: its text, or why it cannot be read.
 pub type TomlFile = Result<String, io::ErrorKind>;
 
 /// The text of a variable, and where it stands.
@@ -36,7 +32,8 @@ pub struct Sources {
     pub(super) toml: toml::Table,
     /// The text of `toml`, to tell lines and columns.
     pub(super) toml_text: String,
-    pub(super) toml_path: PathBuf,
+    /// Its path, as problems name it.
+    pub(super) toml_path: String,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -54,7 +51,7 @@ impl Sources {
     /// Reads all sources but the TOML file, which the caller has read.
     #[must_use]
     pub fn with_file(config: Option<&Path>, file: &TomlFile) -> Self {
-        let mut sources = Self { toml_path: Self::toml_path(config).to_owned(), ..Self::default() };
+        let mut sources = Self { toml_path: Self::toml_path(config).display().to_string(), ..Self::default() };
         sources.read_toml(file, config.is_some());
         sources.read_environment();
         sources.read_dot_env(Path::new(".env"));
@@ -130,7 +127,7 @@ impl Sources {
 
     /// The parser's own message would show the line, which may hold a secret.
     fn read_toml(&mut self, file: &TomlFile, must_exist: bool) {
-        let path = self.toml_path.display().to_string();
+        let path = self.toml_path.clone();
         let text = match file {
             Ok(text) => text,
             Err(io::ErrorKind::NotFound) if !must_exist => return,
@@ -154,7 +151,7 @@ impl Sources {
             tenant_variables: environment.iter().map(|(name, _)| (*name).to_owned()).collect(),
             toml: toml.parse().unwrap(),
             toml_text: toml.to_owned(),
-            toml_path: PathBuf::from(Self::DEFAULT_PATH),
+            toml_path: Self::DEFAULT_PATH.to_owned(),
             ..Self::default()
         }
     }

@@ -34,19 +34,13 @@ impl TokenConfig {
         let format = reader.choice(&settings::TOKEN_FORMAT, |text| text.parse::<TokenFormat>().ok());
         let ttl = reader.value(&settings::TOKEN_TTL, |text| ttl(text, revocable));
         let client_id = reader.value(&settings::TOKEN_CLIENT_ID, str::parse::<ClientIdTemplate>);
-        let capability = reader.value(&settings::TOKEN_CAPABILITY, capability);
+        let capability = reader.choice(&settings::TOKEN_CAPABILITY, |_| Some(UnruledCapability::Key));
         let signed_out = reader.choice(&settings::TOKEN_SIGNED_OUT, |text| match text {
+            "retry" => Some(SignedOut::Retry),
             "fail" => Some(SignedOut::Fail),
-            _ => Some(SignedOut::Retry),
+            _ => None,
         });
         Some(Self { format: format?, ttl, client_id: client_id?, capability, signed_out: signed_out? })
-    }
-}
-
-fn capability(text: &str) -> Result<UnruledCapability, &'static str> {
-    match text {
-        "key" => Ok(UnruledCapability::Key),
-        _ => Err("unknown value; use key, for the API key's whole capability, or write rules as [[grants]] tables"),
     }
 }
 

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_taken_only_as_browsers_write_it() {
+    fn an_origin_is_valid_only_as_browsers_write_it() {
         for good in [
             "https://app.example.com",
             "http://localhost:3000",

@@ -193,17 +193,17 @@ ttl = "2d"
     assert_eq!(output.status.code(), Some(1));
     insta::assert_snapshot!(String::from_utf8_lossy(&output.stderr), @r##"
     ably-clerk-auth: the configuration has 11 problems:
-      - TOKEN_CAPABILITY ([token] capability): says that every token has the key's own capability, and [[grants]] say otherwise; remove one of the two
-      - ably-clerk-auth.toml, line 6, column 8: [[grants]] "rooms": when contradicts itself: the rule would never match
+      - TOKEN_CAPABILITY ([token] capability): gives every token the API key's whole capability, and [[grants]] restrict it; remove one of the two
+      - ably-clerk-auth.toml, line 6, column 8: [[grants]] "rooms": when contradicts itself, so the rule never matches; correct it
       - ably-clerk-auth.toml, line 7, column 16: [[grants]] "rooms": the resource "rooms*": "rooms*" is no pattern at Ably but a literal name: * stands for a whole segment, as in "rooms:*"
       - ably-clerk-auth.toml, line 7, column 42: [[grants]] "rooms": the resource "{org_slug}:*": {org_slug} has no literal segment before it, and a user or an organization could choose it to be the name of any namespace or channel; put one there, or {user_id}, {session_id} or {org_id}
       - ably-clerk-auth.toml, line 7, column 59: [[grants]] "rooms": "*" stands beside other operations
       - ably-clerk-auth.toml, line 7, column 77: [[grants]] "rooms": the resource "chat:{email}": {email} is not known: there are {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} and {claim.PATH}
       - ably-clerk-auth.toml, line 7, column 94: [[grants]] "rooms": "fly" is not an operation of Ably's
-      - ably-clerk-auth.toml, line 10, column 8: [[grants]] "rooms": another rule has this name already
-      - ably-clerk-auth.toml, line 11, column 10: [[grants]] "rooms": no such condition: "claims"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not
-      - ably-clerk-auth.toml, line 12, column 22: [[grants]] "rooms": an empty list, where a list of operations, like ["subscribe"] is wanted
-      - ably-clerk-auth.toml, line 13, column 7: [[grants]] "rooms": ttl: longer than the 24 hours that Ably allows
+      - ably-clerk-auth.toml, line 10, column 8: [[grants]] "rooms": another table has this name; write another
+      - ably-clerk-auth.toml, line 11, column 10: [[grants]] "rooms": unknown condition "claims"; use one of: role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not
+      - ably-clerk-auth.toml, line 12, column 22: [[grants]] "rooms": an empty list; write a list of operations, like ["subscribe"]
+      - ably-clerk-auth.toml, line 13, column 7: [[grants]] "rooms": ttl: longer than the 24 hours that Ably allows; use 24h or less
     Nothing was started. `ably-clerk-auth --help` lists all settings.
     "##);
 }

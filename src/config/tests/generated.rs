@@ -223,7 +223,7 @@ fn the_schema_of_the_file_is_that_of_the_code() {
 /// What is wrong with a file, says the schema.
 fn validate(toml: &str) -> Result<(), String> {
     let mut compiler = boon::Compiler::new();
-    compiler.add_resource("schema.json", serde_json::from_str(&read(SCHEMA)).unwrap()).unwrap();
+    compiler.add_resource("schema.json", schema()).unwrap();
     let mut schemas = boon::Schemas::new();
     let schema = compiler.compile("schema.json", &mut schemas).unwrap();
     schemas.validate(&toml::from_str::<Value>(toml).unwrap(), schema).map_err(|error| error.to_string())
