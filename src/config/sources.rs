@@ -103,7 +103,7 @@ impl Sources {
                 Ok(value) => _ = self.environment.insert(name, value),
                 Err(env::VarError::NotPresent) => {}
                 Err(env::VarError::NotUnicode(_)) => {
-                    self.problem(format!("{name}: the value is not UTF-8; set it again"))
+                    self.problem(format!("{name}: not UTF-8; set it again"));
                 }
             }
         }

@@ -715,7 +715,8 @@ fn each_tenant_has_sections_of_its_own_in_the_file_and_in_variables() {
     assert!(beta.policy.require.is_none() && beta.policy.has_rules());
     assert_eq!(beta.cors.allowed_origins, ["https://beta.example"]);
     assert_eq!(config.server.port, 1);
-    assert_eq!(provenance["TENANTS_BETA_2_ABLY_API_KEY"].to_string(), "TENANTS_BETA_2_ABLY_API_KEY");
+    assert_eq!(provenance["TENANTS_BETA_2_ABLY_API_KEY"], "TENANTS_BETA_2_ABLY_API_KEY");
+    assert!(!provenance.contains_key("TENANTS_ACME_TOKEN_FORMAT"), "a default does not count as set");
     assert!(config.warnings().iter().any(|warning| warning.starts_with("tenant acme: no authorized parties")));
     assert!(config.warnings().iter().any(|warning| warning.contains("TENANTS_BETA_2_CLERK_SECRET_KEY")));
 }
