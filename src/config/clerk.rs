@@ -170,7 +170,7 @@ fn secret_key(text: &str, kind: Option<InstanceKind>) -> Result<SecretString, &'
     }
     if kind.is_some_and(|kind| kind != of_kind) {
         return Err(
-            "for another kind of instance than the publishable key; use pk_test_ with sk_test_, pk_live_ with sk_live_",
+            "of another kind of instance than the publishable key; use pk_test_ with sk_test_, pk_live_ with sk_live_",
         );
     }
     Ok(SecretString::from(text))

@@ -33,8 +33,8 @@ pub(super) const RULE_KEYS: &str = "name, when, capability, ttl, channel_claims,
 pub(super) const CONDITIONS: &str =
     "role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not";
 
-/// A value in the file, with its position.
-pub(super) type Value<'a> = Spanned<DeValue<'a>>;
+/// A value in the TOML file, with its position.
+pub(super) type Node<'a> = Spanned<DeValue<'a>>;
 
 /// Reads the policy.
 pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocable: bool) -> Policy {
@@ -72,7 +72,7 @@ fn table_of<'d, 'a>(scope: &Scope, root: &'d DeTable<'a>) -> Option<&'d DeTable<
 }
 
 /// Reads a value.
-type Read<'a, T> = fn(&mut Parser<'a>, &Value<'_>) -> Option<T>;
+type Read<'a, T> = fn(&mut Parser<'a>, &Node<'_>) -> Option<T>;
 
 /// Reads tables of a TOML file, and collects problems instead of stopping. With a problem, the whole file is invalid, so
 /// what stands in place of an invalid value does not matter.
@@ -119,7 +119,7 @@ impl<'a> Parser<'a> {
         result.map_err(|error| self.problem(at, error)).ok()
     }
 
-    fn require(&mut self, value: &Value<'_>) -> Option<Condition> {
+    fn require(&mut self, value: &Node<'_>) -> Option<Condition> {
         "[token] require".clone_into(&mut self.subject);
         let condition = self.condition(value)?;
         if condition.is_impossible() {
@@ -129,7 +129,7 @@ impl<'a> Parser<'a> {
     }
 
     /// What `read` makes of each table of a list, without those that are invalid.
-    pub(super) fn tables<T>(&mut self, value: &Value<'_>, list: &str, read: Read<'a, T>) -> Vec<T> {
+    pub(super) fn tables<T>(&mut self, value: &Node<'_>, list: &str, read: Read<'a, T>) -> Vec<T> {
         list.clone_into(&mut self.subject);
         let tables = self.list(value, &format!("tables, each below {list}")).unwrap_or_default();
         let read_at = |(index, table)| {
@@ -139,7 +139,7 @@ impl<'a> Parser<'a> {
         tables.iter().enumerate().filter_map(read_at).collect()
     }
 
-    fn rule(&mut self, value: &Value<'_>) -> Option<Rule> {
+    fn rule(&mut self, value: &Node<'_>) -> Option<Rule> {
         let keys = self.table(value)?;
         let name = self.name(value, keys, "[[grants]]");
         self.reject_unknown(keys, RULE_KEYS, "key");
@@ -161,7 +161,7 @@ impl<'a> Parser<'a> {
     }
 
     /// The name of a table, which is unique, and part of the subject of the table's problems.
-    pub(super) fn name(&mut self, table: &Value<'_>, keys: &DeTable<'_>, list: &str) -> Option<String> {
+    pub(super) fn name(&mut self, table: &Node<'_>, keys: &DeTable<'_>, list: &str) -> Option<String> {
         let value = self.required(table, keys, "name")?;
         let name = self.text(value, "a name")?;
         if name.trim().is_empty() || name.chars().any(char::is_control) {
@@ -175,7 +175,7 @@ impl<'a> Parser<'a> {
         Some(name.to_owned())
     }
 
-    fn when(&mut self, value: &Value<'_>) -> Option<Condition> {
+    fn when(&mut self, value: &Node<'_>) -> Option<Condition> {
         let condition = self.condition(value)?;
         let with_require = self.require.clone().map(|require| Condition::All(vec![require, condition.clone()]));
         if condition.is_impossible() {
@@ -189,7 +189,7 @@ impl<'a> Parser<'a> {
     /// A table of resources, with what `read` makes of their values.
     pub(super) fn resources<K, E: fmt::Display, T>(
         &mut self,
-        value: &Value<'_>,
+        value: &Node<'_>,
         parse_name: fn(&str) -> Result<K, E>,
         read: Read<'a, T>,
     ) -> Option<Vec<(K, T)>> {
@@ -201,7 +201,7 @@ impl<'a> Parser<'a> {
     }
 
     /// The same for a rule, where resources have placeholders and there is at least one.
-    fn templates<T>(&mut self, value: &Value<'_>, read: Read<'a, T>) -> Option<Vec<(ResourceTemplate, T)>> {
+    fn templates<T>(&mut self, value: &Node<'_>, read: Read<'a, T>) -> Option<Vec<(ResourceTemplate, T)>> {
         let resources = self.resources(value, str::parse, read)?;
         if resources.is_empty() {
             self.problem(value, "an empty table; write a resource, like \"chat:*\"");
@@ -209,17 +209,17 @@ impl<'a> Parser<'a> {
         Some(resources).filter(|resources| !resources.is_empty())
     }
 
-    pub(super) fn operations(&mut self, value: &Value<'_>) -> Option<Operations> {
+    pub(super) fn operations(&mut self, value: &Node<'_>) -> Option<Operations> {
         let operations = self.list(value, "a list of operations, like [\"subscribe\"]")?;
         let names = self.each(operations, |parser, operation| parser.text(operation, "the name of an operation"))?;
         self.checked(value, Operations::parse(names))
     }
 
-    pub(super) fn channel_claim(&mut self, value: &Value<'_>) -> Option<String> {
+    pub(super) fn channel_claim(&mut self, value: &Node<'_>) -> Option<String> {
         Some(self.text(value, "a string, the claim's value")?.to_owned())
     }
 
-    pub(super) fn rate(&mut self, value: &Value<'_>) -> Option<Number> {
+    pub(super) fn rate(&mut self, value: &Node<'_>) -> Option<Number> {
         let rate = match value.get_ref() {
             DeValue::Integer(number) => integer(number).filter(|number| *number > 0).map(Number::from),
             DeValue::Float(number) => {
@@ -230,13 +230,13 @@ impl<'a> Parser<'a> {
         self.checked(value, rate.ok_or("not a number of messages a second above zero; write for example 5"))
     }
 
-    fn ttl(&mut self, value: &Value<'_>) -> Option<Ttl> {
+    fn ttl(&mut self, value: &Node<'_>) -> Option<Ttl> {
         let revocable = self.revocable;
         let ttl = |text: &str| token::ttl(text, revocable).map_err(|error| format!("ttl: {error}"));
         self.parsed(value, "a duration, like \"10m\"", ttl)
     }
 
-    fn condition(&mut self, value: &Value<'_>) -> Option<Condition> {
+    fn condition(&mut self, value: &Node<'_>) -> Option<Condition> {
         let table = self.table(value)?;
         if table.is_empty() {
             self.problem(value, "an empty condition; leave it out if it always holds");
@@ -268,24 +268,24 @@ impl<'a> Parser<'a> {
         if parts.len() == 1 { parts.pop() } else { Some(Condition::All(parts)) }
     }
 
-    fn conditions(&mut self, value: &Value<'_>) -> Option<Vec<Condition>> {
+    fn conditions(&mut self, value: &Node<'_>) -> Option<Vec<Condition>> {
         let list = self.list(value, "a list of conditions")?;
         self.each(list, Self::condition)
     }
 
     /// A name, or a list of alternatives.
-    fn names<T, E: fmt::Display>(&mut self, value: &Value<'_>, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
+    fn names<T, E: fmt::Display>(&mut self, value: &Node<'_>, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
         let names = self.alternatives(value)?;
         self.each(names, |parser, name| parser.parsed(name, "a name or a list of names", &parse))
     }
 
     /// The elements of a list, or a single value.
-    fn alternatives<'v, 'd>(&mut self, value: &'v Value<'d>) -> Option<&'v [Value<'d>]> {
+    fn alternatives<'v, 'd>(&mut self, value: &'v Node<'d>) -> Option<&'v [Node<'d>]> {
         if value.get_ref().is_array() { self.list(value, "at least one value") } else { Some(slice::from_ref(value)) }
     }
 
     /// Claims by dotted path. TOML reads a path without quotes as nested tables, which mean the same.
-    fn claims(&mut self, value: &Value<'_>, path: &str, parts: &mut Vec<Option<Condition>>) {
+    fn claims(&mut self, value: &Node<'_>, path: &str, parts: &mut Vec<Option<Condition>>) {
         let Some(table) = self.table(value) else { return parts.push(None) };
         if table.is_empty() {
             self.problem(value, "claim is empty; write for example claim = { \"metadata.tier\" = \"pro\" }");
@@ -309,7 +309,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn claim_value(&mut self, value: &Value<'_>) -> Option<ClaimValue> {
+    fn claim_value(&mut self, value: &Node<'_>) -> Option<ClaimValue> {
         let claim = match value.get_ref() {
             DeValue::String(text) => Some(ClaimValue::Text(text.to_string())),
             DeValue::Integer(number) => integer(number).map(ClaimValue::Integer),
@@ -319,7 +319,7 @@ impl<'a> Parser<'a> {
         self.expected(value, claim, "a string, a whole number, true or false to compare the claim with")
     }
 
-    fn reverified(&mut self, value: &Value<'_>) -> Option<Reverification> {
+    fn reverified(&mut self, value: &Node<'_>) -> Option<Reverification> {
         let table = self.table(value)?;
         self.reject_unknown(table, "level, within", "key");
         let level = self.required(value, table, "level");
@@ -329,22 +329,22 @@ impl<'a> Parser<'a> {
         self.checked(within, reverification)
     }
 
-    pub(super) fn duration(&mut self, value: &Value<'_>) -> Option<Duration> {
+    pub(super) fn duration(&mut self, value: &Node<'_>) -> Option<Duration> {
         self.parsed(value, "a duration, like \"10m\"", duration)
     }
 
-    fn boolean(&mut self, value: &Value<'_>) -> Option<bool> {
+    fn boolean(&mut self, value: &Node<'_>) -> Option<bool> {
         self.expected(value, value.get_ref().as_bool(), "true or false")
     }
 
-    pub(super) fn text<'v>(&mut self, value: &'v Value<'_>, expected: &str) -> Option<&'v str> {
+    pub(super) fn text<'v>(&mut self, value: &'v Node<'_>, expected: &str) -> Option<&'v str> {
         self.expected(value, value.get_ref().as_str(), expected)
     }
 
     /// A string that `parse` takes.
     pub(super) fn parsed<T, E: fmt::Display>(
         &mut self,
-        value: &Value<'_>,
+        value: &Node<'_>,
         expected: &str,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
@@ -353,7 +353,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A list that is not empty.
-    pub(super) fn list<'v, 'd>(&mut self, value: &'v Value<'d>, expected: &str) -> Option<&'v [Value<'d>]> {
+    pub(super) fn list<'v, 'd>(&mut self, value: &'v Node<'d>, expected: &str) -> Option<&'v [Node<'d>]> {
         let list = self.expected(value, value.get_ref().as_array(), expected)?;
         if list.is_empty() {
             self.problem(value, format_args!("an empty list; write {expected}"));
@@ -361,12 +361,12 @@ impl<'a> Parser<'a> {
         Some(&list[..]).filter(|list| !list.is_empty())
     }
 
-    pub(super) fn table<'v, 'd>(&mut self, value: &'v Value<'d>) -> Option<&'v DeTable<'d>> {
+    pub(super) fn table<'v, 'd>(&mut self, value: &'v Node<'d>) -> Option<&'v DeTable<'d>> {
         self.expected(value, value.get_ref().as_table(), "a table")
     }
 
     /// A value of the right kind. Any other is a problem.
-    pub(super) fn expected<T>(&mut self, value: &Value<'_>, found: Option<T>, expected: &str) -> Option<T> {
+    pub(super) fn expected<T>(&mut self, value: &Node<'_>, found: Option<T>, expected: &str) -> Option<T> {
         if found.is_none() {
             let kind = match value.get_ref() {
                 DeValue::String(_) => "a string",
@@ -396,7 +396,7 @@ impl<'a> Parser<'a> {
         table: &Spanned<T>,
         keys: &'v DeTable<'d>,
         key: &str,
-    ) -> Option<&'v Value<'d>> {
+    ) -> Option<&'v Node<'d>> {
         let value = keys.get(key);
         if value.is_none() {
             self.problem(table, format_args!("{key} is missing; add it"));

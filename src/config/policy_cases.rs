@@ -6,7 +6,7 @@ use serde_json::{Map, Number};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    policy::{Parser, Value, integer},
+    policy::{Node, Parser, integer},
     problem::{InvalidPolicyTests, Problem},
     sources::{offset, position},
 };
@@ -100,7 +100,7 @@ impl PolicyTests {
 }
 
 impl Parser<'_> {
-    fn case(&mut self, value: &Value<'_>) -> Option<Case> {
+    fn case(&mut self, value: &Node<'_>) -> Option<Case> {
         let keys = self.table(value)?;
         let name = self.name(value, keys, "[[cases]]");
         self.reject_unknown(keys, "name, tenant, claims, params, expect", "key");
@@ -125,7 +125,7 @@ impl Parser<'_> {
     }
 
     /// A table stands for its JSON, and a number for its digits, as a client would send them.
-    fn params(&mut self, value: &Value<'_>) -> Option<Vec<(String, String)>> {
+    fn params(&mut self, value: &Node<'_>) -> Option<Vec<(String, String)>> {
         let keys = self.table(value)?;
         self.reject_unknown(keys, "capability, ttl, clientId, organization", "token param");
         self.each(keys, |parser, (key, value)| {
@@ -137,7 +137,7 @@ impl Parser<'_> {
         })
     }
 
-    fn expectation(&mut self, value: &Value<'_>) -> Option<Expected> {
+    fn expectation(&mut self, value: &Node<'_>) -> Option<Expected> {
         const KEYS: &str = "capability, ttl, client_id, channel_claims, publish_rate, refused";
         let keys = self.table(value)?;
         self.reject_unknown(keys, KEYS, "expectation");
@@ -174,12 +174,12 @@ impl Parser<'_> {
         }
     }
 
-    fn expected_ttl(&mut self, value: &Value<'_>) -> Option<Ttl> {
+    fn expected_ttl(&mut self, value: &Node<'_>) -> Option<Ttl> {
         let ttl = Ttl::try_from(self.duration(value)?);
         self.checked(value, ttl.map_err(|()| "zero, or a fraction of a millisecond; write for example 30m"))
     }
 
-    fn expected_capability(&mut self, value: &Value<'_>) -> Option<Capability> {
+    fn expected_capability(&mut self, value: &Node<'_>) -> Option<Capability> {
         let capability = Capability::union(self.resources(value, resource, Self::operations)?);
         if capability.is_none() {
             self.problem(value, "an empty capability; if nothing is granted, write refused = 40160");
@@ -188,7 +188,7 @@ impl Parser<'_> {
     }
 
     /// The value in JSON, which has no dates and only finite numbers.
-    fn json(&mut self, value: &Value<'_>) -> Option<serde_json::Value> {
+    fn json(&mut self, value: &Node<'_>) -> Option<serde_json::Value> {
         let number = match value.get_ref() {
             DeValue::String(text) => return Some(text.to_string().into()),
             DeValue::Boolean(value) => return Some((*value).into()),

@@ -1,5 +1,7 @@
 //! Where a tenant's settings stand: at the top of the file, or in its table of `[[tenants]]`.
 
+use std::iter;
+
 use super::settings::{Setting, TENANTS};
 use crate::tenant::TenantName;
 
@@ -41,12 +43,8 @@ impl Scope {
 
     /// The variable of a setting, and its aliases. Those belong to the vendors, so only a single tenant has them.
     pub(super) fn variables(&self, setting: &Setting) -> Vec<String> {
-        match self {
-            Self::Flat => {
-                [&[&setting.variable()[..]], setting.aliases].concat().iter().map(ToString::to_string).collect()
-            }
-            Self::Tenant(..) => vec![self.variable(setting)],
-        }
+        let aliases = if *self == Self::Flat { setting.aliases } else { &[] };
+        iter::once(self.variable(setting)).chain(aliases.iter().map(ToString::to_string)).collect()
     }
 
     /// The start of a sentence about this tenant. Empty with a single tenant.

@@ -147,8 +147,8 @@ settings! {
     /// The client ID on Ably: text with `{username}`, `{user_id}` or `{claim.NAME}`.
     /// `{claim.metadata.handle}` reads a nested claim.
     TOKEN_CLIENT_ID = "token", "client_id";
-    /// `key` confirms that tokens have the API key's whole capability.
-    /// The service warns of a missing policy unless you set this or write `[[grants]]`.
+    /// `key` confirms that, without rules, tokens have the API key's whole capability.
+    /// It turns off the warning about the missing policy.
     TOKEN_CAPABILITY = "token", "capability", choices: &["key"];
     /// What an SDK does when the user is signed out: `retry` (401) or `fail` (403).
     /// [Details](connect.md#when-the-user-is-signed-out).

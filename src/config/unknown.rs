@@ -34,10 +34,8 @@ fn reject_in_file(reader: &mut Reader<'_>, table: &toml::Table) {
     let other_keys = if reader.scope == Scope::Flat { [TENANTS, GRANTS] } else { ["name", GRANTS] };
     let prefix = reader.scope.prefix();
     for (section, value) in table.iter().filter(|(section, _)| !other_keys.contains(&section.as_str())) {
-        let keys: Vec<_> = settings_in(&reader.scope)
-            .filter(|setting| setting.section == section)
-            .map(|setting| setting.key)
-            .collect();
+        let settings = settings_in(&reader.scope).filter(|setting| setting.section == section);
+        let keys: Vec<_> = settings.map(|setting| setting.key).collect();
         let Some(table) = value.as_table().filter(|_| !keys.is_empty()) else {
             let mut sections: Vec<_> = settings_in(&reader.scope).map(|setting| setting.section).collect();
             sections.extend(other_keys);

@@ -120,7 +120,7 @@ fn setting(setting: &Setting, example: &toml::Table) -> Value {
     if let Some(default) = setting.default_value() {
         schema["default"] = serde_json::to_value(default).unwrap();
     }
-    // Beside a `$ref` other keywords do not count.
+    // Draft 7 ignores keywords beside a `$ref`.
     if setting.file_only { schema } else { described(schema, &plain(&meaning(setting))) }
 }
 
@@ -220,7 +220,7 @@ fn the_schema_of_the_file_is_that_of_the_code() {
     assert_eq!(keys(&condition()), names(policy::CONDITIONS));
 }
 
-/// What is wrong with a file, says the schema.
+/// Validates a file against the schema.
 fn validate(toml: &str) -> Result<(), String> {
     let mut compiler = boon::Compiler::new();
     compiler.add_resource("schema.json", schema()).unwrap();
@@ -230,7 +230,7 @@ fn validate(toml: &str) -> Result<(), String> {
 }
 
 #[test]
-fn the_schema_takes_every_example() {
+fn every_example_is_valid_by_the_schema() {
     let example = read("ably-clerk-auth.example.toml");
     let (_, grants) = example.split_once("# [[grants]]\n").unwrap();
     let grants = grants.lines().map(|line| line.trim_start_matches(['#', ' '])).collect::<Vec<_>>().join("\n");
