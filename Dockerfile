@@ -5,12 +5,12 @@
 
 FROM rust:1.95.0-slim-bookworm AS build
 
-# The toolchain of the image is the one that rust-toolchain.toml names; that file stays out, so nothing is downloaded.
+# The image has the toolchain that rust-toolchain.toml names. Without that file, rustup downloads nothing.
 ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /build
 
-# Dependencies first, around empty sources: this layer is built anew only when a manifest or the lock file changes.
-# The sandbox is a member of the workspace, so its manifest must be there; it is not built.
+# The dependencies, with empty sources: this layer is rebuilt only when a manifest or the lock file changes.
+# The sandbox is a workspace member, so Cargo needs its manifest. It is not built.
 COPY Cargo.toml Cargo.lock ./
 COPY sandbox/Cargo.toml sandbox/
 RUN mkdir -p src benches sandbox/src \
@@ -18,21 +18,20 @@ RUN mkdir -p src benches sandbox/src \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked -p ably-clerk-auth
 
-# Cargo goes by modification times, and the sources may be older than the empty ones above.
-COPY openapi.yaml ./
+# The binary includes openapi.yaml, and the example file for its defaults.
+# Cargo compares modification times, and the sources may be older than the empty ones above.
+COPY openapi.yaml ably-clerk-auth.example.toml ./
 COPY src src
 RUN find src -name '*.rs' -exec touch {} + \
     && cargo build --release --locked -p ably-clerk-auth
 
-# What the service needs to run: itself, the shared libraries that it names, and the certificates that it trusts.
-# The last line runs it with nothing else in reach.
+# The binary, its shared libraries, and the CA certificates. The last line checks that it runs with these alone.
 RUN install -D target/release/ably-clerk-auth /rootfs/usr/bin/ably-clerk-auth \
     && install -D -m 644 /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/certs/ca-certificates.crt \
     && ldd target/release/ably-clerk-auth | grep -o '/[^ ]*' | xargs -I{} cp -L --parents {} /rootfs \
     && chroot /rootfs /usr/bin/ably-clerk-auth --version
 
-# The licences of all that is in the image: the service's own, and those of the crates, of Rust's standard library, and of
-# Debian's files.
+# The licences of the service, of its crates, of Rust's standard library, and of Debian's files.
 COPY LICENSE ./
 COPY deploy/third-party-licenses deploy/
 RUN install -D -m 644 LICENSE /rootfs/usr/share/doc/ably-clerk-auth/LICENSE \
@@ -45,10 +44,10 @@ RUN cp -a /usr/share/common-licenses /rootfs/usr/share/ \
 FROM scratch
 COPY --from=build /rootfs /
 ENV SERVER_HOST=0.0.0.0
-# Where ably-clerk-auth.toml is looked for: mount a directory here.
+# The directory of ably-clerk-auth.toml. Mount the directory, not the file.
 WORKDIR /etc/ably-clerk-auth
 USER 65532:65532
-# The admin listener, 9464, is at the container's own 127.0.0.1 unless ADMIN_HOST says otherwise.
+# The admin listener, port 9464, is reachable in the container only, unless ADMIN_HOST is set.
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["/usr/bin/ably-clerk-auth", "healthcheck"]
 ENTRYPOINT ["/usr/bin/ably-clerk-auth"]

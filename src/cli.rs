@@ -12,18 +12,18 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     assembly::AssemblyError,
-    config::{Config, InvalidPolicyTests, Problems, Sources, mount_warning},
+    config::{Config, InvalidPolicyTests, Problems, Sources, mount_warning, settings},
     server::{Server, StartError},
     telemetry,
 };
 
 /// Turns a Clerk session into an Ably token: the authUrl for browser apps.
 ///
-/// Settings come from the environment and a TOML file; two are required: ABLY_API_KEY and CLERK_PUBLISHABLE_KEY.
+/// Settings come from the environment and a TOML file. Two are required: ABLY_API_KEY and CLERK_PUBLISHABLE_KEY.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(version, after_help = after_help())]
 pub struct Cli {
-    /// The TOML file with settings; without it, ably-clerk-auth.toml in the working directory, if it is there
+    /// The TOML file with settings [default: ably-clerk-auth.toml in the working directory, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -33,72 +33,45 @@ pub struct Cli {
 
 #[derive(Clone, Debug, Default, Subcommand)]
 enum Command {
-    /// Answer requests, until SIGTERM or SIGINT (default)
+    /// Answer requests until SIGTERM or SIGINT (default)
     #[default]
     Serve,
-    /// Check the settings, the keys, Redis and the clock; exit with 0 if the service would work
+    /// Check the settings, the keys, Redis and the clock. Exit code 0: the service would work
     Check {
-        /// Only run these tests of the policy: no network, no keys; exit with 0 if all pass
+        /// Only run these policy tests, without network or keys. Exit code 0: all pass
         #[arg(long, value_name = "FILE")]
         policy_tests: Option<PathBuf>,
     },
-    /// Say who a session is, which rules match it and why, and what it gets; exit with 0 if that is a token
+    /// Show who a session is, which rules match and why, and what it gets. Exit code 0: a token
     Explain(explain::Arguments),
-    /// Have the running service end somebody's access now; exit with 0 if all of it is done
+    /// Tell the running service to end a user's access now. Exit code 0: all of it is done
     Revoke(revoke::Arguments),
-    /// Ask the running service whether it lives; exit with 0 if it does. For a container's HEALTHCHECK
+    /// Ask the running service whether it is alive. Exit code 0: it is. For a container's HEALTHCHECK
     Healthcheck,
 }
 
-const AFTER_HELP: &str = "\
-Settings, each a variable or a key of the TOML file ([section] key is SECTION_KEY). The first of these that has a value
-counts: NAME, NAME_FILE (the path of a file with the value), both again in .env, the TOML file, the default. A list is
-comma-separated; an empty variable counts as unset; two names of one setting with different values are an error.
-Who may do what is for the file alone: [[grants]] tables and [token] require. So is which [[tenants]] there are, if there
-are several; their variables are those below behind TENANTS_NAME_.
-  ABLY_API_KEY              appId.keyId:secret; required. Also: NEXT_ABLY_API_KEY
-  ABLY_REST_URL             [https://main.realtime.ably.net]
-  ABLY_REVOCABLE_TOKENS     true when the key has revocable tokens on [false]
-  CLERK_PUBLISHABLE_KEY     pk_...; required. Also: NEXT_PUBLIC_CLERK_PUBLISHABLE_KEY, VITE_CLERK_PUBLISHABLE_KEY
-  CLERK_SECRET_KEY          sk_...; for usernames that are not in the session token
-  CLERK_JWT_KEY             PEM public key: verification without any network
-  CLERK_API_URL             [https://api.clerk.com]
-  CLERK_AUTHORIZED_PARTIES  origins of your app
-  CLERK_NATIVE_APPS         true accepts Bearer tokens without azp [false]
-  CLERK_AUDIENCE            values that aud may have
-  CLERK_CLOCK_SKEW_MS       [5000]
-  CLERK_PROXY_URL           Frontend API proxy
-  CLERK_DOMAIN              satellite domain, or several, without clerk.
-  CLERK_USER_CACHE_TTL      [5m]
-  CLERK_WEBHOOK_SIGNING_SECRET  whsec_..., or several
-  TOKEN_FORMAT              token_request, jwt or token_details [token_request]
-  TOKEN_TTL                 longest life of a token, e.g. 30m [Ably's 60m]
-  TOKEN_CLIENT_ID           template of {username}, {user_id}, {claim.NAME} [{username}]
-  TOKEN_CAPABILITY          key: it is meant that tokens have the key's own capability, without [[grants]]
-  TOKEN_SIGNED_OUT          what an SDK does when the user is signed out: retry or fail [retry]
-  REVOCATION_DENIAL_TTL     how long who has signed out is refused, and the longest life of a session token [10m]
-  REDIS_URL                 rediss://...: what replicas share
-  REDIS_CA_FILE             PEM bundle: who may sign Redis's certificate [the system's]
-  REDIS_PREFIX              [aca:]
-  REDIS_ON_FAILURE          degrade or refuse [degrade]
-  CORS_ALLOWED_ORIGINS      origins whose pages may read answers [the authorized parties]
-  SERVER_HOST, SERVER_PORT  0.0.0.0: all of IPv4; :: all of IPv4 and IPv6 [127.0.0.1, 8080]. Also: HOST, PORT
-  SERVER_TRUSTED_PROXIES    networks whose X-Forwarded-For or Forwarded is believed, for the log [none]
-  ADMIN_HOST, ADMIN_PORT    listener for /metrics and revoke; port 0: none [127.0.0.1, 9464]
-  ADMIN_TOKEN               what revoke has to show (16 characters or more); without one, it works on loopback only
-  LIMITS_TOKENS_PER_MINUTE  tokens per user and replica; 0: no limit [60]
-  LIMITS_TOKENS_BURST       how many of them at once [20]
-  LIMITS_MAX_IN_FLIGHT      requests for a token that are worked on at once [1024]
-  LIMITS_CONNECTIONS        open connections of the public listener [10000]
-  LOG_FORMAT                pretty or json [pretty on a terminal]
-  LOG_LEVEL                 error, warn, info, debug or trace [info]
+fn after_help() -> String {
+    let settings = settings::help();
+    format!(
+        "\
+Settings: each is an environment variable, or a key of the TOML file ([section] key is SECTION_KEY). The first of these
+that has a value counts: NAME; NAME_FILE, the path of a file that holds the value; both in .env; the TOML file; the default,
+here in brackets. A list is comma-separated. An empty variable counts as unset. Two names of one setting must have the same
+value. Rules ([[grants]]) and [token] require stand in the TOML file only. With several [[tenants]], the variables of a
+tenant's settings start with TENANTS_NAME_.
+{settings}
+.env is read as Node's --env-file reads it. Outgoing HTTPS uses HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE.
 
-.env is read as Node's --env-file reads it. Outgoing HTTPS heeds HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE.
+Examples:
+  ably-clerk-auth check                                       check the settings, the keys, Redis and the clock
+  ably-clerk-auth check --policy-tests policy-tests.toml      run policy tests, without network or keys
+  ably-clerk-auth explain --help                              options of a command
 
-Exit codes: 0 success, 1 failure (of any command; of explain: no token; of
-revoke: something is not done), 2 an argument that is not known";
+Exit codes: 0 success; 1 failure (of explain: no token; of revoke: something is not done); 2 unknown argument"
+    )
+}
 
-/// Why a command failed, in words for whoever ran it.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}Nothing was started. `ably-clerk-auth --help` lists all settings.")]
@@ -118,7 +91,7 @@ enum Failure {
 }
 
 impl Cli {
-    /// Runs the command. 0 is success.
+    /// Runs the command. Exit code 0 is success.
     pub async fn run(self) -> ExitCode {
         let config = self.config.as_deref();
         let outcome = match self.command.unwrap_or_default() {
@@ -160,7 +133,7 @@ async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
     Ok(())
 }
 
-#[expect(clippy::print_stderr, reason = "what a command says of its failure is for the terminal, not for the log")]
+#[expect(clippy::print_stderr, reason = "a command reports its failure on the terminal, not in the log")]
 fn complain(failure: &Failure) {
     eprintln!("ably-clerk-auth: {failure}");
 }

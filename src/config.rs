@@ -1,7 +1,7 @@
 //! Settings: a TOML file and the environment in, one validated [`Config`] out, or every problem at once.
 //!
-//! Precedence: variable, `NAME_FILE`, `.env`, TOML, default. The list of settings is in [`settings`]; each section has a
-//! file that reads and checks its own.
+//! Precedence: variable, `NAME_FILE`, `.env`, TOML file, default. [`settings`] lists the settings; the example file holds
+//! the defaults; each section has a file that reads and checks it.
 
 mod ably;
 mod admin;
@@ -13,17 +13,20 @@ mod log;
 mod mount;
 mod policy;
 mod policy_cases;
+mod problem;
 mod reader;
 mod redis;
 mod revocation;
+mod scope;
 mod server;
 pub mod settings;
 mod sources;
 mod tenant;
 mod token;
+mod unknown;
 mod value;
 
-use std::{collections::BTreeSet, fmt};
+use std::collections::BTreeSet;
 
 pub use ably::AblyConfig;
 pub use admin::AdminConfig;
@@ -32,141 +35,141 @@ pub use cors::CorsConfig;
 pub use limits::LimitsConfig;
 pub use log::LogConfig;
 pub use mount::mount_warning;
-pub use policy_cases::{Case, Expected, InvalidPolicyTests, PolicyTests, PolicyUnderTest};
-pub use reader::{Origin, Problem, Provenance};
+pub use policy_cases::{Case, Expected, PolicyTests};
+pub use problem::{InvalidPolicyTests, Problem, Problems};
+pub use reader::Provenance;
 pub use redis::RedisConfig;
 pub use revocation::RevocationConfig;
+pub use scope::Scope;
 pub use server::ServerConfig;
 pub use sources::{Sources, TomlFile};
-pub use tenant::{Scope, TenantConfig};
+pub use tenant::TenantConfig;
 pub use token::{TokenConfig, UnruledCapability};
 
-use reader::Reader;
+use reader::{RawValues, Reader};
 
-use crate::tenant::TenantName;
+use crate::{policy::Policy, tenant::TenantName};
 
-/// All settings, valid.
+/// All settings, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The tenants: at least one, and no two that could be taken for one another.
+    /// The tenants: at least one, and no two that could be confused with one another.
     pub tenants: Vec<TenantConfig>,
-    /// How denials work.
+    /// `[revocation]`.
     pub revocation: RevocationConfig,
-    /// What replicas share, if they do.
+    /// `[redis]`, if replicas share one.
     pub redis: Option<RedisConfig>,
-    /// Where the service listens.
+    /// `[server]`.
     pub server: ServerConfig,
-    /// Where it shows its operator what it does.
+    /// `[admin]`.
     pub admin: AdminConfig,
-    /// How much it gives at most.
+    /// `[limits]`.
     pub limits: LimitsConfig,
-    /// How it logs.
+    /// `[log]`.
     pub log: LogConfig,
+    values: RawValues,
 }
 
-/// Everything that is wrong with the configuration.
-#[derive(Debug)]
-pub struct Problems(pub Vec<Problem>);
-
-impl std::error::Error for Problems {}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
-        writeln!(f, "the configuration has {count} problem{}:", if count == 1 { "" } else { "s" })?;
-        self.0.iter().try_for_each(|problem| writeln!(f, "  - {problem}"))
-    }
+/// What policy tests need of a tenant's settings. Keys are not among them, so that the tests run wherever the file is.
+#[derive(Clone, Debug)]
+pub struct PolicyUnderTest {
+    /// The tenant.
+    pub tenant: TenantName,
+    /// Its policy.
+    pub policy: Policy,
+    /// Its tokens.
+    pub token: TokenConfig,
 }
 
 impl Config {
-    /// Reads and checks all settings. Also returns where each came from.
+    /// Reads and checks all settings. Also returns the origin of each.
     pub fn load(sources: &Sources) -> Result<(Self, Provenance), Problems> {
         let mut reader = Reader::new(sources);
+        unknown::reject(&mut reader);
         let config = Self::read(&mut reader);
         reader.finish(config)
     }
 
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let tenants = tenant::each(reader, TenantConfig::read);
-        tenant::refuse_overlaps(reader, &tenants);
+        tenant::reject_overlaps(reader, &tenants);
         let revocation = RevocationConfig::read(reader);
         let redis = RedisConfig::read(reader);
         let server = ServerConfig::read(reader);
         let admin = AdminConfig::read(reader, server.as_ref());
         let limits = LimitsConfig::read(reader);
         let log = LogConfig::read(reader);
+        let values = std::mem::take(&mut reader.values);
         let (server, admin, limits) = (server?, admin?, limits?);
-        Some(Self { tenants, revocation: revocation?, redis, server, admin, limits, log: log? })
+        Some(Self { tenants, revocation: revocation?, redis, server, admin, limits, log: log?, values })
     }
 
-    /// Where the service listens, or would, whatever else is wrong: for the `healthcheck` command.
+    /// The public listener, whatever else is wrong: for `healthcheck`.
     pub fn server_only(sources: &Sources) -> Result<ServerConfig, Problems> {
-        let mut reader = Reader::for_part(sources);
+        let mut reader = Reader::new(sources);
+        reader.problems.clear();
         let server = ServerConfig::read(&mut reader);
         reader.finish(server).map(|(server, _)| server)
     }
 
-    /// Where the service takes orders, or would, whatever else is wrong: for the `revoke` command.
+    /// The admin listener, whatever is wrong with other settings: for `revoke`.
     pub fn admin_only(sources: &Sources) -> Result<AdminConfig, Problems> {
-        let mut reader = Reader::for_part_of_sound(sources);
+        let mut reader = Reader::new(sources);
         let admin = AdminConfig::read(&mut reader, None);
         reader.finish(admin).map(|(admin, _)| admin)
     }
 
-    /// The tenant of a name.
+    /// The policies of all tenants, for policy tests. Other settings may be unset, but not invalid.
+    pub fn policies_only(sources: &Sources) -> Result<Vec<PolicyUnderTest>, Problems> {
+        let mut reader = Reader::new(sources);
+        unknown::reject(&mut reader);
+        let policies = tenant::each(&mut reader, |reader| {
+            let revocable = ably::revocable_tokens(reader).unwrap_or_default();
+            let token = TokenConfig::read(reader, revocable);
+            let policy = policy::read(reader, token.as_ref(), revocable);
+            Some(PolicyUnderTest { tenant: reader.scope.name(), policy, token: token? })
+        });
+        reader.finish(Some(policies)).map(|(policies, _)| policies)
+    }
+
+    /// The tenant with this name.
     #[must_use]
     pub fn tenant(&self, name: &TenantName) -> Option<&TenantConfig> {
         self.tenants.iter().find(|tenant| tenant.name() == *name)
     }
 
-    /// The sections whose settings, policies aside, are not those of `other`.
+    /// The sections in which a setting other than the policy has another value in `other`.
     #[must_use]
     pub fn differences_beyond_policy(&self, other: &Self) -> Vec<String> {
-        let mut differences = Vec::new();
         let names = |config: &Self| config.tenants.iter().map(TenantConfig::name).collect::<BTreeSet<_>>();
-        if names(self) != names(other) {
-            differences.push(tenant::TENANTS.to_owned());
-        }
-        for (tenant, theirs) in self.tenants.iter().filter_map(|tenant| Some((tenant, other.tenant(&tenant.name())?))) {
-            let sections = tenant.differences_beyond_policy(theirs);
-            differences.extend(sections.map(|section| format!("{}{section}", tenant.scope.prefix())));
-        }
-        let differs = |a: &dyn fmt::Debug, b: &dyn fmt::Debug| format!("{a:?}") != format!("{b:?}");
-        let sections = [
-            ("revocation", differs(&self.revocation, &other.revocation)),
-            (
-                "redis",
-                differs(&self.redis, &other.redis)
-                    || !RedisConfig::are_same_server(self.redis.as_ref(), other.redis.as_ref()),
-            ),
-            ("server", differs(&self.server, &other.server)),
-            ("admin", differs(&self.admin, &other.admin) || !self.admin.has_token_of(&other.admin)),
-            ("limits", differs(&self.limits, &other.limits)),
-            ("log", differs(&self.log, &other.log)),
-        ];
-        differences.extend(sections.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section.to_owned()));
-        differences
+        let tenants = (names(self) != names(other)).then(|| settings::TENANTS.to_owned());
+        let in_both = self.tenants.iter().filter(|tenant| other.tenant(&tenant.name()).is_some());
+        let scopes = in_both.map(|tenant| (Some(tenant.name()), tenant.scope.prefix())).chain([(None, String::new())]);
+        let mut sections: Vec<_> = settings::ALL.iter().map(|setting| setting.section).collect();
+        sections.dedup();
+        let differing = scopes.flat_map(|(tenant, prefix)| {
+            let mut differing = sections.clone();
+            differing.retain(|section| self.values.differ(&other.values, tenant.as_ref(), section));
+            differing.into_iter().map(move |section| format!("{prefix}{section}"))
+        });
+        tenants.into_iter().chain(differing).collect()
     }
 
-    /// What is allowed but may surprise: a sentence for each.
+    /// A sentence for each valid setting that may surprise.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         self.tenants.iter().flat_map(TenantConfig::warnings).chain(self.warnings_beyond_tenants()).collect()
     }
 
-    /// Those of them that are about no tenant.
+    /// The warnings about settings that are not a tenant's.
     #[must_use]
     pub fn warnings_beyond_tenants(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.redis.as_ref().is_some_and(|redis| redis.address.is_in_clear()) {
-            warnings.push(
-                "Redis without TLS: its password, and who is refused, can be read and changed on the way there; use \
-                 rediss://, or a network that nobody else is on"
-                    .to_owned(),
-            );
-        }
-        warnings.extend(self.admin.warning());
-        warnings
+        let in_clear = self.redis.as_ref().is_some_and(|redis| redis.address.is_in_clear()).then(|| {
+            "Redis without TLS: others on the network can read and change its password and all denials. Use rediss://, or \
+             a private network"
+                .to_owned()
+        });
+        in_clear.into_iter().chain(self.admin.warning()).collect()
     }
 }
 

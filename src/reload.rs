@@ -1,7 +1,7 @@
-//! A changed policy takes effect without a restart: on SIGHUP, and when the configuration file changes.
+//! Reloads the policy without a restart: on SIGHUP, and when the configuration file changes.
 //!
-//! Only the policy does: `[[grants]]`, `[token] require` and `[token] capability`. A file that is broken, or that would
-//! take every rule away, changes nothing: a lost file must not open what was closed.
+//! The policy is `[[grants]]`, `[token] require` and `[token] capability`; all else needs a restart. A file that is invalid,
+//! or that would remove all rules, changes nothing: a lost file must not open what was closed.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -20,45 +20,44 @@ use crate::{
     tenant::TenantName,
 };
 
-/// How often the file is looked at. It is small, and a mounted secret or config map changes in ways that no notification
-/// tells reliably.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the file is read. Notifications would not reliably report changes of mounted secrets and config maps.
+const READ_EVERY: Duration = Duration::from_secs(1);
 
-/// Watches the configuration of a running service.
+/// Reloads the policy of a running service.
 pub struct Reload {
-    /// What `--config` names.
+    /// The path in `--config`.
     config_path: Option<PathBuf>,
-    /// The settings in force.
+    /// The settings in effect.
     current: Config,
     issuer: Data<Issuer>,
     metrics: ReloadMetrics,
-    hang_up: Signal,
-    /// The file that was loaded last, taken or refused.
+    sighup: Signal,
+    /// The file that was loaded last, valid or not.
     loaded: TomlFile,
 }
 
-/// What the last look at the file found.
-enum Look {
-    /// What is loaded.
-    Same,
-    /// Something else. It may be half of what is being written, so it is loaded when the next look finds it again.
-    Other(TomlFile),
+/// What the file held when it was last read.
+enum LastRead {
+    /// The loaded text.
+    Loaded,
+    /// Another text. It may be half written, so it is loaded once the next read finds it again.
+    Changed(TomlFile),
 }
 
-/// What becomes of a new configuration.
+/// What happens to a new configuration.
 #[derive(Debug)]
 enum ReloadDecision {
-    /// Its policy takes effect. The sections named have other changes, which need a restart.
-    Take { config: Box<Config>, waiting: Vec<String> },
-    /// A tenant has no rules in it, and has some in force; or no rules and no requirement, and has one in force.
-    LosesThePolicy(TenantName),
-    /// A tenant's rules go with new settings of its tokens, and not with those in force.
-    NeedsARestart(TenantName),
+    /// Its policy takes effect. Changes in `needs_restart`, a list of sections, do not.
+    Apply { config: Box<Config>, needs_restart: Vec<String> },
+    /// It is rejected: it lacks the rules of this tenant, or its requirement.
+    RemovesPolicy(TenantName),
+    /// It is rejected: this tenant's rules need a token format or a ttl that takes effect with a restart.
+    RulesNeedRestart(TenantName),
 }
 
 impl Reload {
-    /// Watches for `issuer`, which was made of `current`, for which `file` was read. From here on SIGHUP does not end
-    /// the process.
+    /// Reloads the policy of `issuer`, which was built from `current`, which was loaded from `file`. From here on, SIGHUP
+    /// does not end the process.
     pub fn new(
         config_path: Option<PathBuf>,
         file: TomlFile,
@@ -66,31 +65,31 @@ impl Reload {
         issuer: Data<Issuer>,
         metrics: ReloadMetrics,
     ) -> io::Result<Self> {
-        let hang_up = signal(SignalKind::hangup())?;
-        Ok(Self { config_path, current, issuer, metrics, hang_up, loaded: file })
+        let sighup = signal(SignalKind::hangup())?;
+        Ok(Self { config_path, current, issuer, metrics, sighup, loaded: file })
     }
 
-    /// Watches for ever.
+    /// Watches the file and SIGHUP, for ever.
     pub async fn watch(mut self) {
-        let mut look = interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = Look::Same;
+        let mut ticks = interval(READ_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = LastRead::Loaded;
         loop {
             tokio::select! {
-                received = self.hang_up.recv() => match received {
-                    // Loaded even if it is the same: files that variables name may have changed.
-                    Some(()) => last = Look::Other(self.file()),
+                received = self.sighup.recv() => match received {
+                    // Even if it is the same: files that variables name may have changed.
+                    Some(()) => last = LastRead::Changed(self.file()),
                     None => return,
                 },
-                _ = look.tick() => {
+                _ = ticks.tick() => {
                     let file = self.file();
                     last = match last {
-                        Look::Other(seen) if seen == file => {
+                        LastRead::Changed(seen) if seen == file => {
                             self.load(file);
-                            Look::Same
+                            LastRead::Loaded
                         }
-                        Look::Same if file == self.loaded => Look::Same,
-                        _ => Look::Other(file),
+                        LastRead::Loaded if file == self.loaded => LastRead::Loaded,
+                        _ => LastRead::Changed(file),
                     };
                 }
             }
@@ -105,17 +104,17 @@ impl Reload {
         let sources = Sources::with_file(self.config_path.as_deref(), &file);
         self.loaded = file;
         match Config::load(&sources) {
-            Ok((config, _)) => match self.current.judge(config) {
-                ReloadDecision::Take { config, waiting } => self.take(*config, &waiting),
-                ReloadDecision::NeedsARestart(tenant) => {
+            Ok((config, _)) => match self.current.decide_reload(config) {
+                ReloadDecision::Apply { config, needs_restart } => self.apply(*config, &needs_restart),
+                ReloadDecision::RulesNeedRestart(tenant) => {
                     self.metrics.refused();
                     tracing::error!(
                         %tenant,
-                        "the new rules go with new settings of the tokens, which need a restart; the old policy stays in \
-                         force"
+                        "the new rules need a token format or a ttl that is not in effect yet; the old policy stays in \
+                         force. Restart to apply both"
                     );
                 }
-                ReloadDecision::LosesThePolicy(tenant) => {
+                ReloadDecision::RemovesPolicy(tenant) => {
                     self.metrics.refused();
                     tracing::error!(
                         %tenant,
@@ -133,8 +132,8 @@ impl Reload {
         }
     }
 
-    fn take(&mut self, config: Config, waiting: &[String]) {
-        for section in waiting {
+    fn apply(&mut self, config: Config, needs_restart: &[String]) {
+        for section in needs_restart {
             tracing::warn!(section, "changed settings of this section take effect with a restart");
         }
         for warning in config.warnings() {
@@ -146,7 +145,7 @@ impl Reload {
             let Some((current, tenant)) = current.zip(self.issuer.tenants().named(&name)) else { continue };
             let policy = Policy { ttl: current.token.ttl, ..new.policy };
             if current.policy.require.is_some() && policy.require.is_none() {
-                tracing::warn!(tenant = %name, "the new configuration requires nothing of every session any more");
+                tracing::warn!(tenant = %name, "the new configuration has no [token] require; sessions no longer need to meet a condition");
             }
             let rules = policy.rules.len();
             current.policy = policy.clone();
@@ -159,21 +158,21 @@ impl Reload {
 }
 
 impl Config {
-    fn judge(&self, new: Self) -> ReloadDecision {
-        let of_both = self.tenants.iter().filter_map(|current| Some((current, new.tenant(&current.name())?)));
-        for (current, new) in of_both {
+    fn decide_reload(&self, new: Self) -> ReloadDecision {
+        let in_both = self.tenants.iter().filter_map(|current| Some((current, new.tenant(&current.name())?)));
+        for (current, new) in in_both {
             let (policy, new) = (&current.policy, &new.policy);
-            let loses_rules = policy.has_rules() && !new.has_rules();
-            let loses_requirement = policy.require.is_some() && new.require.is_none() && !new.has_rules();
-            if loses_rules || loses_requirement {
-                return ReloadDecision::LosesThePolicy(current.name());
+            let removes_rules = policy.has_rules() && !new.has_rules();
+            let removes_requirement = policy.require.is_some() && new.require.is_none() && !new.has_rules();
+            if removes_rules || removes_requirement {
+                return ReloadDecision::RemovesPolicy(current.name());
             }
             if !current.can_have(new) {
-                return ReloadDecision::NeedsARestart(current.name());
+                return ReloadDecision::RulesNeedRestart(current.name());
             }
         }
-        let waiting = self.differences_beyond_policy(&new);
-        ReloadDecision::Take { config: Box::new(new), waiting }
+        let needs_restart = self.differences_beyond_policy(&new);
+        ReloadDecision::Apply { config: Box::new(new), needs_restart }
     }
 }
 
@@ -191,34 +190,34 @@ mod tests {
         Config::load(&Sources::for_test(&[&required, environment].concat(), toml)).unwrap().0
     }
 
-    fn waiting(environment: &[(&str, &str)], toml: &str) -> Vec<String> {
-        match config(&[], RULE).judge(config(environment, toml)) {
-            ReloadDecision::Take { waiting, .. } => waiting,
-            verdict => panic!("not taken: {verdict:?}"),
+    fn needs_restart(environment: &[(&str, &str)], toml: &str) -> Vec<String> {
+        match config(&[], RULE).decide_reload(config(environment, toml)) {
+            ReloadDecision::Apply { needs_restart, .. } => needs_restart,
+            decision => panic!("not applied: {decision:?}"),
         }
     }
 
     #[test]
-    fn a_policy_is_taken_and_other_changes_wait_for_a_restart() {
-        assert_eq!(waiting(&[], &RULE.replace("chat", "news")), <[&str; 0]>::default());
-        assert_eq!(waiting(&[("TOKEN_TTL", "5m"), ("SERVER_PORT", "1")], RULE), ["token", "server"]);
-        assert_eq!(waiting(&[("ADMIN_PORT", "0")], RULE), ["admin"]);
-        assert_eq!(waiting(&[("ABLY_API_KEY", "app.key:other")], RULE), ["ably"]);
-        assert_eq!(waiting(&[("CLERK_SECRET_KEY", "sk_test_new")], RULE), ["clerk"]);
+    fn a_policy_is_applied_and_other_changes_need_a_restart() {
+        assert_eq!(needs_restart(&[], &RULE.replace("chat", "news")), <[&str; 0]>::default());
+        assert_eq!(needs_restart(&[("TOKEN_TTL", "5m"), ("SERVER_PORT", "1")], RULE), ["token", "server"]);
+        assert_eq!(needs_restart(&[("ADMIN_PORT", "0")], RULE), ["admin"]);
+        assert_eq!(needs_restart(&[("ABLY_API_KEY", "app.key:other")], RULE), ["ably"]);
+        assert_eq!(needs_restart(&[("CLERK_SECRET_KEY", "sk_test_new")], RULE), ["clerk"]);
     }
 
     #[test]
-    fn rules_that_the_settings_in_force_cannot_carry_need_a_restart() {
+    fn rules_that_the_settings_in_effect_cannot_carry_need_a_restart() {
         let rated =
             "[[grants]]\nname = \"all\"\ncapability = { \"*\" = [\"publish\"] }\npublish_rate = { \"*\" = 1 }\n";
         let jwt = [("TOKEN_FORMAT", "jwt")];
-        let verdict = config(&[], RULE).judge(config(&jwt, rated));
-        assert!(matches!(verdict, ReloadDecision::NeedsARestart(_)), "{verdict:?}");
-        assert!(matches!(config(&jwt, RULE).judge(config(&jwt, rated)), ReloadDecision::Take { .. }));
+        let decision = config(&[], RULE).decide_reload(config(&jwt, rated));
+        assert!(matches!(decision, ReloadDecision::RulesNeedRestart(_)), "{decision:?}");
+        assert!(matches!(config(&jwt, RULE).decide_reload(config(&jwt, rated)), ReloadDecision::Apply { .. }));
         let long = format!("{RULE}ttl = \"2h\"\n");
         let revocable = [("ABLY_REVOCABLE_TOKENS", "true")];
-        let verdict = config(&revocable, RULE).judge(config(&[], &long));
-        assert!(matches!(verdict, ReloadDecision::NeedsARestart(_)), "{verdict:?}");
+        let decision = config(&revocable, RULE).decide_reload(config(&[], &long));
+        assert!(matches!(decision, ReloadDecision::RulesNeedRestart(_)), "{decision:?}");
     }
 
     #[test]
@@ -229,20 +228,20 @@ mod tests {
             RULE.replace("grants", "tenants.grants")
         );
         let none = [("ABLY_API_KEY", ""), ("CLERK_PUBLISHABLE_KEY", "")];
-        for (name, waiting) in [("default", &[][..]), ("acme", &["tenants"])] {
-            let ReloadDecision::Take { waiting: told, .. } =
-                config(&[], RULE).judge(config(&none, &tenants.replace("NAME", name)))
+        for (name, expected) in [("default", &[][..]), ("acme", &["tenants"])] {
+            let ReloadDecision::Apply { needs_restart, .. } =
+                config(&[], RULE).decide_reload(config(&none, &tenants.replace("NAME", name)))
             else {
-                panic!("not taken")
+                panic!("not applied")
             };
-            assert_eq!(told, waiting);
+            assert_eq!(needs_restart, expected);
         }
     }
 
     #[test]
-    fn a_lost_policy_is_not_taken_for_an_open_one() {
+    fn a_lost_policy_is_not_mistaken_for_an_open_one() {
         let require = "[token]\nrequire = { role = \"admin\" }\n";
-        for (old, new, lost) in [
+        for (old, new, is_removed) in [
             (RULE, "", true),
             (RULE, "[token]\ncapability = \"key\"", true),
             (require, "", true),
@@ -250,8 +249,8 @@ mod tests {
             ("", RULE, false),
             ("", "", false),
         ] {
-            let verdict = config(&[], old).judge(config(&[], new));
-            assert_eq!(matches!(verdict, ReloadDecision::LosesThePolicy(_)), lost, "{old:?} to {new:?}");
+            let decision = config(&[], old).decide_reload(config(&[], new));
+            assert_eq!(matches!(decision, ReloadDecision::RemovesPolicy(_)), is_removed, "{old:?} to {new:?}");
         }
     }
 }

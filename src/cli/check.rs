@@ -1,4 +1,4 @@
-//! `check`: says what was understood, tries what the service will need, and warns of what would surprise.
+//! `check`: shows the settings, tries what the service needs, and warns of what may surprise.
 
 mod redis;
 
@@ -14,7 +14,7 @@ use crate::{
     outgoing,
 };
 
-/// How far the clocks may be apart before Ably refuses a token request (40104), in milliseconds.
+/// The clock difference beyond which Ably rejects a token request (40104), in milliseconds.
 const ABLY_TOLERANCE_MS: i64 = 120_000;
 
 /// The lines of the report, and whether the service would work.
@@ -32,11 +32,11 @@ struct Line {
 
 impl Report {
     fn line(&mut self, mark: &'static str, label: &'static str, text: impl fmt::Display) {
-        // Some of it was said by servers that may not be what they should be.
+        // Other servers wrote some of it.
         self.lines.push(Line { mark, label, text: printable(&text.to_string()) });
     }
 
-    fn understood(&mut self, label: &'static str, text: impl fmt::Display) {
+    fn setting(&mut self, label: &'static str, text: impl fmt::Display) {
         self.line("    ", label, text);
     }
 
@@ -78,7 +78,7 @@ impl fmt::Display for Report {
     }
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the report is what the command is for")]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command prints a report")]
 pub(super) async fn run(config: Option<&Path>) -> ExitCode {
     let report = match Config::load(&Sources::read(config)) {
         Ok((settings, provenance)) => {
@@ -98,10 +98,10 @@ pub(super) async fn run(config: Option<&Path>) -> ExitCode {
 }
 
 async fn describe_and_try(config: &Config, provenance: &Provenance, mut report: Report) -> Report {
-    report.understood("listens on", config.server.address());
+    report.setting("listens on", config.server.address());
     let admin = config.admin.address.map_or_else(|| "off".to_owned(), |address| address.to_string());
-    report.understood("admin listener", admin);
-    redis::try_to_use(config.redis.as_ref(), &mut report).await;
+    report.setting("admin listener", admin);
+    redis::try_redis(config.redis.as_ref(), &mut report).await;
     for warning in config.warnings_beyond_tenants() {
         report.warn(warning);
     }
@@ -114,7 +114,7 @@ async fn describe_and_try(config: &Config, provenance: &Provenance, mut report: 
     };
     for tenant in &config.tenants {
         if let Scope::Tenant(name, _) = &tenant.scope {
-            report.understood("tenant", name);
+            report.setting("tenant", name);
         }
         describe(tenant, provenance, &mut report);
         try_signing_keys(tenant, &http, &mut report).await;
@@ -132,31 +132,30 @@ async fn describe_and_try(config: &Config, provenance: &Provenance, mut report: 
 }
 
 fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Report) {
-    let from = |setting: &settings::Setting| {
-        provenance.get(&tenant.scope.variable(setting)).map_or_else(|| "default".to_owned(), ToString::to_string)
-    };
+    let from =
+        |setting: &settings::Setting| provenance.get(&tenant.scope.variable(setting)).map_or("default", String::as_str);
     let listed = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
     let key: &PublishableKey = &tenant.clerk.publishable_key;
     let instance =
         format!("{} ({}, from {})", key.frontend_api_host(), key.kind(), from(&settings::CLERK_PUBLISHABLE_KEY));
-    report.understood("Clerk instance", instance);
-    report.understood(
+    report.setting("Clerk instance", instance);
+    report.setting(
         "secret key",
         match tenant.clerk.secret_key {
             Some(_) => format!("set, from {}", from(&settings::CLERK_SECRET_KEY)),
             None => "not set".to_owned(),
         },
     );
-    report.understood("authorized parties", listed(&tenant.clerk.authorized_parties));
+    report.setting("authorized parties", listed(&tenant.clerk.authorized_parties));
     if !tenant.clerk.audience.is_empty() {
-        report.understood("audience", listed(&tenant.clerk.audience));
+        report.setting("audience", listed(&tenant.clerk.audience));
     }
-    report.understood(
+    report.setting(
         "Ably API key",
         format!("{}, from {}", tenant.ably.api_key.name().as_str(), from(&settings::ABLY_API_KEY)),
     );
-    report.understood("revocable tokens", if tenant.ably.revocable_tokens { "on" } else { "off" });
-    report.understood(
+    report.setting("revocable tokens", if tenant.ably.revocable_tokens { "on" } else { "off" });
+    report.setting(
         "webhooks",
         match tenant.clerk.webhook_signing_secrets.len() {
             0 => "off: no signing secret".to_owned(),
@@ -164,8 +163,8 @@ fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Report)
             secrets => format!("on: {secrets} signing secrets"),
         },
     );
-    report.understood("client ID", &tenant.token.client_id);
-    report.understood(
+    report.setting("client ID", &tenant.token.client_id);
+    report.setting(
         "token",
         match (tenant.token.format, tenant.token.ttl) {
             (format, Some(ttl)) => format!("{}, at most {} s", in_words(format), ttl.as_millis() / 1000),
@@ -173,7 +172,7 @@ fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Report)
             (format, None) => format!("{}, Ably's 60 minutes", in_words(format)),
         },
     );
-    report.understood(
+    report.setting(
         "policy",
         match tenant.policy.rules.len() {
             0 => "none: the key's own capability".to_owned(),
@@ -181,7 +180,7 @@ fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Report)
             rules => format!("{rules} rules"),
         },
     );
-    report.understood("CORS origins", listed(&tenant.cors.allowed_origins));
+    report.setting("CORS origins", listed(&tenant.cors.allowed_origins));
 }
 
 fn in_words(format: TokenFormat) -> &'static str {
@@ -217,8 +216,8 @@ async fn try_signing_keys(tenant: &TenantConfig, http: &reqwest::Client, report:
     }
 }
 
-/// The publishable key names an instance, and so does where the signing keys come from: they must name the same one.
-/// Returns the offset from Clerk's clock.
+/// Checks that the publishable key and the signing keys are of the same Clerk instance. Returns the offset from Clerk's
+/// clock.
 async fn compare_with_the_frontend_api(
     tenant: &TenantConfig,
     http: &reqwest::Client,
@@ -235,14 +234,13 @@ async fn compare_with_the_frontend_api(
                 if published.shares_a_key_with(found) {
                     Ok(format!("the signing keys are those of {host}"))
                 } else {
-                    Err(format!("the signing keys are not those of {host}: are the keys of two Clerk instances mixed?"))
+                    Err(format!("the signing keys are not those of {host}; use the keys of one Clerk instance"))
                 },
             );
             published.clock_offset
         }
         Err(error) => {
-            let text =
-                format!("could not tell whether the signing keys are those of the publishable key: {url}: {error}");
+            let text = format!("could not compare the signing keys with those of the publishable key: {url}: {error}");
             report.warn(text);
             None
         }
@@ -253,14 +251,14 @@ async fn try_ably(tenant: &TenantConfig, http: &reqwest::Client, report: &mut Re
     let outcome = match RestClient::new(tenant.ably.rest_url.clone(), http.clone()).clock_offset().await {
         Ok(offset) => {
             report.compare_clocks("Ably's clock", offset, ABLY_TOLERANCE_MS);
-            Ok(format!("answers at {}; whether it knows the API key shows with the first client", tenant.ably.rest_url))
+            Ok(format!("answers at {}; the API key is not tried", tenant.ably.rest_url))
         }
         Err(error) => Err(format!("{}: {error}", tenant.ably.rest_url)),
     };
     report.tried("Ably", outcome);
 }
 
-/// Asks for a few users, which shows that the secret key is good. False when there are users, and none has a username.
+/// Tries the secret key by asking for a few users. False if all of them lack a username.
 async fn try_secret_key(tenant: &TenantConfig, http: &reqwest::Client, report: &mut Report) -> bool {
     const SAMPLE: u16 = 20;
     let Some(secret_key) = tenant.clerk.secret_key.clone() else { return true };
@@ -284,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_says_does_not_reach_the_terminal_as_a_command() {
+    fn a_server_cannot_send_commands_to_the_terminal() {
         let mut report = Report::default();
         report.tried("Redis", Err("it answered \u{1b}[2J".into()));
         assert!(!report.to_string().contains('\u{1b}'), "{report}");

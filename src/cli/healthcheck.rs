@@ -15,7 +15,7 @@ use crate::{
 pub(super) async fn run(config: Option<&Path>) -> Result<(), Failure> {
     let server = Config::server_only(&Sources::read(config))?;
     let url = format!("http://{}/healthz", reachable(server.address()));
-    // Plain HTTP on this machine: a container without CA certificates can be healthy too.
+    // Plain HTTP, so that a container without CA certificates can be healthy.
     let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().timeout(Duration::from_secs(2)).build();
     let answer = match client {
         Ok(client) => client.get(&url).send().await,
@@ -28,7 +28,7 @@ pub(super) async fn run(config: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-/// An address to connect to: one that means "all addresses" when listening means nothing here.
+/// An address to connect to. "All addresses", where a listener may be, becomes loopback.
 pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -4,7 +4,7 @@ use url::Url;
 
 use super::{
     reader::Reader,
-    settings::{ABLY_API_KEY, ABLY_REST_URL, ABLY_REVOCABLE_TOKENS},
+    settings,
     value::{base_url, boolean},
 };
 use crate::ably::ApiKey;
@@ -12,23 +12,28 @@ use crate::ably::ApiKey;
 /// Ably's settings.
 #[derive(Clone, Debug)]
 pub struct AblyConfig {
-    /// Signs token requests.
+    /// Signs tokens and token requests.
     pub api_key: ApiKey,
     /// The REST API.
     pub rest_url: Url,
-    /// Whether the key has revocable tokens on, which shortens the longest ttl to an hour.
+    /// Whether the key has revocable tokens on. Tokens are then valid for an hour at most.
     pub revocable_tokens: bool,
 }
 
 impl AblyConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let api_key = reader.required(
-            &ABLY_API_KEY,
+            &settings::ABLY_API_KEY,
             "copy the API key from your app's page in Ably's dashboard: appId.keyId:secret",
             ApiKey::parse,
         );
-        let rest_url = reader.or_default(&ABLY_REST_URL, "https://main.realtime.ably.net", base_url);
-        let revocable_tokens = reader.or_default(&ABLY_REVOCABLE_TOKENS, "false", boolean);
+        let rest_url = reader.value(&settings::ABLY_REST_URL, base_url);
+        let revocable_tokens = revocable_tokens(reader);
         Some(Self { api_key: api_key?, rest_url: rest_url?, revocable_tokens: revocable_tokens? })
     }
+}
+
+/// Whether the key has revocable tokens on.
+pub(super) fn revocable_tokens(reader: &mut Reader<'_>) -> Option<bool> {
+    reader.value(&settings::ABLY_REVOCABLE_TOKENS, boolean)
 }

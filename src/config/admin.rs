@@ -1,68 +1,64 @@
-//! `[admin]`: where the service shows its operator what it does, and takes orders.
+//! `[admin]`: the listener for operators.
 
 use std::net::SocketAddr;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    ServerConfig,
     reader::Reader,
-    settings::{ADMIN_HOST, ADMIN_PORT, ADMIN_TOKEN},
+    server::ServerConfig,
+    settings,
     value::{ip_address, port},
 };
 
-/// The fewest characters of a token for a listener that others than this machine can reach.
-const SHORTEST_TOKEN: usize = 16;
+/// The minimum length of a token if other machines can reach the listener.
+const MIN_TOKEN_LENGTH: usize = 16;
 
 /// The settings of the admin listener.
 #[derive(Clone, Debug)]
 pub struct AdminConfig {
-    /// Where it listens; none when it is off.
+    /// Its address, unless it is off.
     pub address: Option<SocketAddr>,
-    /// What whoever gives an order has to show.
+    /// What an operator request must send.
     pub token: Option<SecretString>,
 }
 
 impl AdminConfig {
-    /// `server` is the public listener, whose address cannot be this one's too.
+    /// `server` is the public listener: the two cannot share an address.
     pub(super) fn read(reader: &mut Reader<'_>, server: Option<&ServerConfig>) -> Option<Self> {
-        let host = reader.or_default(&ADMIN_HOST, "127.0.0.1", ip_address);
-        let port = reader.or_default(&ADMIN_PORT, "9464", |text| port(text, "no admin listener"));
-        let token = reader.optional(&ADMIN_TOKEN, token);
+        let host = reader.value(&settings::ADMIN_HOST, ip_address);
+        let port = reader.value(&settings::ADMIN_PORT, |text| port(text, "no admin listener"));
+        let token = reader.value(&settings::ADMIN_TOKEN, token);
         let (host, port) = (host?, port?);
         if port == 0 {
             return Some(Self { address: None, token });
         }
         let address = SocketAddr::new(host, port);
         if server.is_some_and(|server| overlap(server.address(), address)) {
-            reader
-                .problem(&ADMIN_PORT, "the public listener has this port; choose another, or 0 for no admin listener");
-        }
-        if !is_loopback(address) && token.as_ref().is_some_and(is_short) {
             reader.problem(
-                &ADMIN_TOKEN,
+                &settings::ADMIN_PORT,
+                "the public listener has this port; use another, or 0 for no admin listener",
+            );
+        }
+        if !address.ip().to_canonical().is_loopback() && token.as_ref().is_some_and(is_short) {
+            reader.problem(
+                &settings::ADMIN_TOKEN,
                 format_args!(
-                    "shorter than {SHORTEST_TOKEN} characters: whoever reaches the admin listener, which is not on \
-                     loopback, could find it by trying; make one with: openssl rand -hex 32"
+                    "shorter than {MIN_TOKEN_LENGTH} characters, so others could guess it: the admin listener is not on \
+                     loopback. Make a token with: openssl rand -hex 32"
                 ),
             );
         }
         Some(Self { address: Some(address), token })
     }
 
-    /// What is allowed but may surprise.
+    /// A valid setting that may surprise.
     pub(super) fn warning(&self) -> Option<String> {
         self.token.as_ref().filter(|token| is_short(token))?;
         Some(format!(
-            "a short ADMIN_TOKEN: it could be found by trying, and beyond loopback it is to have {SHORTEST_TOKEN} \
-             characters at least; make one with: openssl rand -hex 32"
+            "a short ADMIN_TOKEN could be guessed, and beyond loopback it must have {MIN_TOKEN_LENGTH} characters or more. \
+             Make a token with: openssl rand -hex 32"
         ))
-    }
-
-    /// Whether both have the same token, or none.
-    pub(super) fn has_token_of(&self, other: &Self) -> bool {
-        let [ours, theirs] = [self, other].map(|config| config.token.as_ref().map(ExposeSecret::expose_secret));
-        ours == theirs
     }
 }
 
@@ -71,16 +67,12 @@ fn token(text: &str) -> Result<SecretString, &'static str> {
     if text.bytes().all(|b| b.is_ascii_graphic()) {
         Ok(text.into())
     } else {
-        Err("has spaces, or characters beyond ASCII; make one with: openssl rand -hex 32")
+        Err("has spaces, or characters beyond ASCII. Make a token with: openssl rand -hex 32")
     }
 }
 
 fn is_short(token: &SecretString) -> bool {
-    token.expose_secret().len() < SHORTEST_TOKEN
-}
-
-fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
+    token.expose_secret().len() < MIN_TOKEN_LENGTH
 }
 
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {

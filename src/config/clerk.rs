@@ -1,4 +1,4 @@
-//! `[clerk]`: the instance, its keys, and what it demands of a session token.
+//! `[clerk]`: the Clerk instance, its keys, and what a session token must have.
 
 use std::{iter, time::Duration};
 
@@ -7,11 +7,7 @@ use url::Url;
 
 use super::{
     reader::Reader,
-    settings::{
-        CLERK_API_URL, CLERK_AUDIENCE, CLERK_AUTHORIZED_PARTIES, CLERK_CLOCK_SKEW_MS, CLERK_DOMAIN, CLERK_JWT_KEY,
-        CLERK_NATIVE_APPS, CLERK_PROXY_URL, CLERK_PUBLISHABLE_KEY, CLERK_SECRET_KEY, CLERK_USER_CACHE_TTL,
-        CLERK_WEBHOOK_SIGNING_SECRET,
-    },
+    settings,
     value::{base_url, boolean, duration, origin},
 };
 use crate::{
@@ -28,25 +24,25 @@ pub struct ClerkConfig {
     pub publishable_key: PublishableKey,
     /// For the Backend API.
     pub secret_key: Option<SecretString>,
-    /// The PEM of the signing key; valid.
+    /// The signing key, a valid PEM.
     pub jwt_key: Option<String>,
     /// The Backend API.
     pub api_url: Url,
-    /// The origins that `azp` may name; any when empty.
+    /// The allowed values of `azp`. Empty: any.
     pub authorized_parties: Vec<String>,
-    /// Whether a Bearer token may lack `azp` although there are authorized parties.
+    /// Whether Bearer tokens without `azp` are valid despite authorized parties.
     pub native_apps: bool,
-    /// The values that `aud` may have; any when empty.
+    /// The allowed values of `aud`. Empty: any.
     pub audience: Vec<String>,
-    /// How far Clerk's clock may be from ours, in milliseconds.
+    /// How far Clerk's clock and this machine's may differ, in milliseconds.
     pub clock_skew_ms: i64,
     /// The Frontend API's proxy.
     pub proxy_url: Option<Url>,
-    /// The Frontend APIs of the satellite domains; only production instances have any.
+    /// The Frontend APIs of the satellite domains. Always empty for a development instance.
     pub satellites: Vec<Url>,
-    /// How long a user is remembered.
+    /// How long a user is cached.
     pub user_cache_ttl: Duration,
-    /// What webhooks may be signed with; without any there are none. Valid.
+    /// Webhook signing secrets, validated. Empty: webhooks are off.
     pub webhook_signing_secrets: Vec<SecretString>,
 }
 
@@ -64,49 +60,32 @@ pub enum KeySource {
 impl ClerkConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let publishable_key = reader.required(
-            &CLERK_PUBLISHABLE_KEY,
+            &settings::CLERK_PUBLISHABLE_KEY,
             "copy it from API keys in Clerk's dashboard: pk_test_… or pk_live_…",
             PublishableKey::parse,
         );
         let kind = publishable_key.as_ref().map(PublishableKey::kind);
-        let secret_key = reader.optional(&CLERK_SECRET_KEY, |text| secret_key(text, kind));
-        let jwt_key = reader.optional(&CLERK_JWT_KEY, |pem| SigningKeys::from_pem(pem).map(|_| pem.to_owned()));
-        let api_url = reader.or_default(&CLERK_API_URL, "https://api.clerk.com", base_url);
-        let authorized_parties = reader.list(&CLERK_AUTHORIZED_PARTIES, origin).unwrap_or_default();
-        let native_apps = reader.or_default(&CLERK_NATIVE_APPS, "false", boolean);
-        let audience = reader.list(&CLERK_AUDIENCE, audience).unwrap_or_default();
-        let clock_skew_ms = reader.or_default(&CLERK_CLOCK_SKEW_MS, "5000", clock_skew_ms);
-        let proxy_url = reader.optional(&CLERK_PROXY_URL, base_url);
-        let satellites = reader.list(&CLERK_DOMAIN, satellite).unwrap_or_default();
-        let user_cache_ttl = reader.or_default(&CLERK_USER_CACHE_TTL, "5m", duration);
-        let webhook_signing_secrets = reader.list(&CLERK_WEBHOOK_SIGNING_SECRET, webhook_signing_secret);
+        let api_url = reader.value(&settings::CLERK_API_URL, base_url);
+        let satellites = reader.list(&settings::CLERK_DOMAIN, satellite).unwrap_or_default();
         Some(Self {
-            publishable_key: publishable_key?,
-            secret_key,
-            jwt_key,
-            api_url: api_url?,
-            authorized_parties,
-            native_apps: native_apps?,
-            audience,
-            clock_skew_ms: clock_skew_ms?,
-            proxy_url,
+            secret_key: reader.value(&settings::CLERK_SECRET_KEY, |text| secret_key(text, kind)),
+            jwt_key: reader.value(&settings::CLERK_JWT_KEY, |pem| SigningKeys::from_pem(pem).map(|_| pem.to_owned())),
+            authorized_parties: reader.list(&settings::CLERK_AUTHORIZED_PARTIES, origin).unwrap_or_default(),
+            native_apps: reader.value(&settings::CLERK_NATIVE_APPS, boolean).unwrap_or_default(),
+            audience: reader.list(&settings::CLERK_AUDIENCE, audience).unwrap_or_default(),
+            clock_skew_ms: reader.value(&settings::CLERK_CLOCK_SKEW_MS, clock_skew_ms).unwrap_or_default(),
+            proxy_url: reader.value(&settings::CLERK_PROXY_URL, base_url),
             satellites: if kind == Some(InstanceKind::Production) { satellites } else { Vec::new() },
-            user_cache_ttl: user_cache_ttl?,
-            webhook_signing_secrets: webhook_signing_secrets.unwrap_or_default(),
+            user_cache_ttl: reader.value(&settings::CLERK_USER_CACHE_TTL, duration).unwrap_or_default(),
+            webhook_signing_secrets: reader
+                .list(&settings::CLERK_WEBHOOK_SIGNING_SECRET, webhook_signing_secret)
+                .unwrap_or_default(),
+            publishable_key: publishable_key?,
+            api_url: api_url?,
         })
     }
 
-    /// Whether both have the same secrets.
-    #[must_use]
-    pub fn has_secrets_of(&self, other: &Self) -> bool {
-        let secrets = |config: &Self| {
-            let secret_key = config.secret_key.as_ref().map(|secret| secret.expose_secret().to_owned());
-            (secret_key, config.webhook_secrets().map(str::to_owned).collect::<Vec<_>>())
-        };
-        secrets(self) == secrets(other)
-    }
-
-    /// Whether a webhook could be signed for both.
+    /// Whether a webhook could be meant for both.
     pub(super) fn shares_a_webhook_secret_with(&self, other: &Self) -> bool {
         self.webhook_secrets().any(|secret| other.webhook_secrets().any(|theirs| theirs == secret))
     }
@@ -115,7 +94,7 @@ impl ClerkConfig {
         self.webhook_signing_secrets.iter().map(ExposeSecret::expose_secret)
     }
 
-    /// What webhooks are verified with; none if none are to come.
+    /// What webhooks are verified with. None if webhooks are off.
     pub fn signing_secrets(&self) -> Result<Option<SigningSecrets>, InvalidSigningSecret> {
         if self.webhook_signing_secrets.is_empty() {
             return Ok(None);
@@ -123,14 +102,14 @@ impl ClerkConfig {
         SigningSecrets::parse(self.webhook_secrets()).map(Some)
     }
 
-    /// The values that `iss` may have: the Frontend API, those of the satellites, and the proxy.
+    /// The allowed values of `iss`: the Frontend API, those of the satellites, and the proxy.
     #[must_use]
     pub fn issuers(&self) -> Vec<String> {
         let urls = iter::once(self.publishable_key.frontend_api()).chain(&self.satellites).chain(&self.proxy_url);
         urls.map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
     }
 
-    /// What is demanded of a session token, which may live so long at most.
+    /// What a session token must have. `longest_life` is how long it may be valid.
     #[must_use]
     pub fn session_rules(&self, longest_life: Duration) -> SessionRules {
         SessionRules {
@@ -143,7 +122,7 @@ impl ClerkConfig {
         }
     }
 
-    /// The publishable key as it counts here: on a satellite the Frontend API is the satellite's.
+    /// The publishable key, with the Frontend APIs of the satellites if there are any.
     #[must_use]
     pub fn publishable_key_here(&self) -> PublishableKey {
         self.publishable_key.clone().on_satellites(self.satellites.clone())
@@ -169,7 +148,7 @@ impl ClerkConfig {
     }
 }
 
-/// A URL with `path` after its own.
+/// A URL with `path` appended to its own.
 fn below(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
@@ -180,10 +159,14 @@ fn secret_key(text: &str, kind: Option<InstanceKind>) -> Result<SecretString, &'
     let of_kind = match text.get(..8) {
         Some("sk_test_") => InstanceKind::Development,
         Some("sk_live_") => InstanceKind::Production,
-        _ => return Err("a secret key begins with sk_test_ or sk_live_; copy it from API keys in Clerk's dashboard"),
+        _ => {
+            return Err(
+                "not a secret key, which starts with sk_test_ or sk_live_; copy it from API keys in Clerk's dashboard",
+            );
+        }
     };
     if text.len() == 8 || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err("not a secret key; was it copied whole?");
+        return Err("an incomplete secret key; copy it again from API keys in Clerk's dashboard");
     }
     if kind.is_some_and(|kind| kind != of_kind) {
         return Err(
@@ -199,13 +182,13 @@ fn webhook_signing_secret(text: &str) -> Result<SecretString, InvalidSigningSecr
 
 fn clock_skew_ms(text: &str) -> Result<i64, &'static str> {
     let millis = text.parse().ok().filter(|millis| (0..=300_000).contains(millis));
-    millis.ok_or("not a whole number of milliseconds from 0 to 300000")
+    millis.ok_or("not a whole number of milliseconds from 0 to 300000; use for example 5000")
 }
 
-/// Clerk compares `aud` exactly, and so do we.
+/// Clerk compares `aud` exactly, and so does this service.
 fn audience(text: &str) -> Result<String, &'static str> {
     if text.contains('*') {
-        Err("a wildcard matches no aud: values are compared exactly; list them")
+        Err("a wildcard, which never matches: values are compared exactly. List the values")
     } else {
         Ok(text.into())
     }
@@ -213,10 +196,10 @@ fn audience(text: &str) -> Result<String, &'static str> {
 
 fn satellite(domain: &str) -> Result<Url, &'static str> {
     if domain.contains('*') {
-        return Err("a domain with a wildcard matches no session token; list the satellite domains");
+        return Err("a domain with a wildcard, which never matches; list the satellite domains");
     }
     if domain.strip_prefix("clerk.").is_some_and(|rest| rest.contains('.')) {
-        return Err("a domain begins with clerk., which is added by itself; leave it out");
+        return Err("a domain begins with clerk., which the service adds itself; leave it out");
     }
     let is_name = domain.contains('.') && !domain.split('.').any(str::is_empty);
     frontend_api_at(&format!("clerk.{domain}")).filter(|_| is_name).ok_or(

@@ -15,12 +15,12 @@ pub(super) struct Entry {
     pub(super) value: String,
     /// The line on which it starts, counted from 1.
     pub(super) line: usize,
-    /// Why its author must have meant another value.
+    /// Why the author must have meant another value.
     pub(super) defect: Option<&'static str>,
 }
 
-/// Reads all variables; the last one of a name counts. A line that is not `NAME=value` is skipped. Unlike Node, a byte
-/// order mark is no part of the first name, and a value of blanks only ends with its line.
+/// Reads all variables. Of two with the same name, the last counts; a line that is not `NAME=value` is skipped. Unlike Node,
+/// it skips a byte order mark, and ends a value of blanks at the end of its line.
 pub(super) fn parse(file: &[u8]) -> HashMap<String, Entry> {
     let text = String::from_utf8_lossy(file).replace('\r', "");
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(&text);
@@ -44,7 +44,7 @@ pub(super) fn parse(file: &[u8]) -> HashMap<String, Entry> {
                 rest = following;
                 let trailing = trailing.trim_start_matches(BLANKS);
                 let is_whole = trailing.is_empty() || trailing.starts_with('#');
-                (text, (!is_whole).then_some("text follows the closing quote; quote the value as a whole"))
+                (text, (!is_whole).then_some("text follows the closing quote; quote the whole value"))
             }
             None => unquoted(from_value.split('\n').next().unwrap_or_default()),
         };
@@ -57,22 +57,22 @@ pub(super) fn parse(file: &[u8]) -> HashMap<String, Entry> {
     entries
 }
 
-/// The text between quotes, which may span lines, and what follows them. None if it starts with no quote, or ends with none.
+/// The text between quotes, which may span lines, and what follows them. None without both quotes.
 fn quoted(from_value: &str) -> Option<(&str, &str)> {
     let quote = from_value.chars().next().filter(|first| QUOTES.contains(first))?;
     from_value.strip_prefix(quote)?.split_once(quote)
 }
 
-/// The value on the rest of a line, and what is wrong with it.
+/// The value on the rest of a line, and its defect.
 fn unquoted(line: &str) -> (&str, Option<&'static str>) {
     if line.starts_with(QUOTES) {
         (line, Some("the quote is not closed; close it, or write the value without quotes"))
     } else {
         let (value, comment) = line.split_once('#').map_or((line, None), |(value, comment)| (value, Some(comment)));
-        // Other readers of the file, docker among them, take the whole for the value.
+        // Other readers of the file, such as docker, take all of it as the value.
         let is_cut = comment.is_some() && !value.is_empty() && !value.ends_with(BLANKS);
         let defect =
-            is_cut.then_some("a # in the value begins a comment; quote the value, or put a blank before the comment");
+            is_cut.then_some("a # in the value starts a comment; quote the value, or put a space before the comment");
         (value.trim_matches(BLANKS), defect)
     }
 }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_name_and_a_blank_value_ends_with_its_line() {
+    fn a_byte_order_mark_is_skipped_and_a_blank_value_ends_with_its_line() {
         assert_eq!(read("\u{feff}A=1"), BTreeMap::from([("A".into(), "1".into())]));
         assert_eq!(read("A= \nB=2"), BTreeMap::from([("A".into(), String::new()), ("B".into(), "2".into())]));
     }
@@ -120,7 +120,7 @@ mod tests {
             (b"A='it's", "text follows the closing quote"),
             (b"A=\"https://a\", \"https://b\"", "text follows the closing quote"),
             (b"A=\xff", "not UTF-8"),
-            (b"A=0123#4567", "a # in the value begins a comment"),
+            (b"A=0123#4567", "a # in the value starts a comment"),
         ] {
             assert!(parse(text)["A"].defect.unwrap().starts_with(defect), "{text:?}");
         }

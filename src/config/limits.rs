@@ -1,19 +1,16 @@
-//! `[limits]`: how much a replica gives at most.
+//! `[limits]`: how much a replica does at once, and for a user.
 
 use std::num::NonZeroU32;
 
-use super::{
-    reader::Reader,
-    settings::{LIMITS_CONNECTIONS, LIMITS_MAX_IN_FLIGHT, LIMITS_TOKENS_BURST, LIMITS_TOKENS_PER_MINUTE},
-};
+use super::{reader::Reader, settings};
 use crate::limits::TokenQuota;
 
-/// The settings of limits.
+/// The limits of a replica.
 #[derive(Clone, Debug)]
 pub struct LimitsConfig {
-    /// Tokens of one user; none when they are not limited.
+    /// Tokens per user, if they are limited.
     pub tokens: Option<TokenQuota>,
-    /// Requests for a token that are worked on at once.
+    /// Token requests worked on at once.
     pub max_in_flight: NonZeroU32,
     /// Open connections of the public listener.
     pub connections: NonZeroU32,
@@ -21,43 +18,36 @@ pub struct LimitsConfig {
 
 impl LimitsConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let per_minute = reader.or_default(&LIMITS_TOKENS_PER_MINUTE, "60", tokens_per_minute);
-        let burst = reader.or_default(&LIMITS_TOKENS_BURST, "20", tokens_burst);
-        let max_in_flight = reader.or_default(&LIMITS_MAX_IN_FLIGHT, "1024", required_limit);
-        let connections = reader.or_default(&LIMITS_CONNECTIONS, "10000", required_limit);
+        let per_minute = reader.value(&settings::LIMITS_TOKENS_PER_MINUTE, |text| {
+            number(text).ok_or("not a whole number up to 1000000; use 0 for no rate limit")
+        });
+        let burst = reader.value(&settings::LIMITS_TOKENS_BURST, |text| {
+            positive(text).map_err(|error| format!("{error}; for no rate limit set LIMITS_TOKENS_PER_MINUTE=0"))
+        });
+        let max_in_flight = reader.value(&settings::LIMITS_MAX_IN_FLIGHT, positive);
+        let connections = reader.value(&settings::LIMITS_CONNECTIONS, positive);
         let (per_minute, burst) = (per_minute?, burst?);
         let tokens = NonZeroU32::new(per_minute).map(|per_minute| TokenQuota { per_minute, burst });
         Some(Self { tokens, max_in_flight: max_in_flight?, connections: connections? })
     }
 }
 
-const MOST: u32 = 1_000_000;
-
-fn tokens_per_minute(text: &str) -> Result<u32, &'static str> {
-    let number = text.parse().ok().filter(|number| *number <= MOST);
-    number.ok_or("not a whole number from 1 to 1000000, or 0 for no rate limit")
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number <= 1_000_000)
 }
 
-fn tokens_burst(text: &str) -> Result<NonZeroU32, &'static str> {
-    positive(text).ok_or("not a whole number from 1 to 1000000; for no rate limit set LIMITS_TOKENS_PER_MINUTE=0")
-}
-
-fn required_limit(text: &str) -> Result<NonZeroU32, &'static str> {
-    positive(text).ok_or("not a whole number from 1 to 1000000")
-}
-
-fn positive(text: &str) -> Option<NonZeroU32> {
-    text.parse().ok().filter(|number: &NonZeroU32| number.get() <= MOST)
+fn positive(text: &str) -> Result<NonZeroU32, &'static str> {
+    number(text).and_then(NonZeroU32::new).ok_or("not a whole number from 1 to 1000000")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Sources;
+    use crate::config::sources::Sources;
 
     fn read(environment: &[(&str, &str)]) -> Result<LimitsConfig, String> {
         let sources = Sources::for_test(environment, "");
-        let mut reader = Reader::for_part(&sources);
+        let mut reader = Reader::new(&sources);
         let config = LimitsConfig::read(&mut reader);
         reader.finish(config).map(|(config, _)| config).map_err(|problems| problems.to_string())
     }
@@ -74,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_that_can_be_meant_is_refused() {
+    fn an_implausible_number_is_refused() {
         for name in ["LIMITS_TOKENS_PER_MINUTE", "LIMITS_TOKENS_BURST", "LIMITS_MAX_IN_FLIGHT", "LIMITS_CONNECTIONS"] {
             for value in ["-1", "1.5", "1k", "unlimited", "1000001", "99999999999999999999"] {
                 assert!(read(&[(name, value)]).unwrap_err().contains(name), "{name}={value}");

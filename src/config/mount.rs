@@ -1,17 +1,17 @@
-//! Whether the configuration file is mounted by itself, as one file of a container's volume can be. Such a mount shows the
-//! file that was there when the container started: one that replaces it by rename never appears.
+//! Detects a configuration file that is mounted as a single file, as a container's volume can be. Such a mount shows the
+//! file of the container's start for ever: a new file that replaces it by rename never appears.
 
 use std::{fs, os::unix::ffi::OsStrExt as _, path::Path};
 
-/// A sentence for the operator if the file at this path is a mount point of its own.
+/// A warning if the file at this path is a mount point.
 #[must_use]
 pub fn mount_warning(file: &Path) -> Option<String> {
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let path = directory.canonicalize().ok()?.join(file.file_name()?);
     is_mount_point(&path, &fs::read("/proc/self/mountinfo").ok()?).then(|| {
         format!(
-            "{} is mounted as a single file: a new policy that replaces it by rename, as ConfigMaps and most editors do, \
-             does not take effect; mount the directory that holds it",
+            "{} is mounted as a single file, so a new file that replaces it by rename, as ConfigMaps and most editors do, \
+             never takes effect; mount its directory instead",
             file.display()
         )
     })

@@ -1,7 +1,7 @@
-//! `[[grants]]` and `[token] require`: the policy. It has a structure, so it stands in the TOML file only, and a problem
-//! says where: file, line and column.
+//! `[[grants]]` and `[token] require`: the policy. It stands in the TOML file only, and each of its problems has a line
+//! and a column.
 
-use std::{collections::BTreeSet, fmt, ops::Range, time::Duration};
+use std::{collections::BTreeSet, fmt, slice, time::Duration};
 
 use serde_json::Number;
 use toml::{
@@ -10,9 +10,11 @@ use toml::{
 };
 
 use super::{
+    problem::Problem,
     reader::Reader,
-    settings::{TOKEN_CAPABILITY, TOKEN_REQUIRE},
-    tenant::{Scope, TENANTS},
+    scope::Scope,
+    settings::{self, GRANTS, TENANTS},
+    sources::{Sources, position},
     token::{self, TokenConfig},
     value::duration,
 };
@@ -24,216 +26,200 @@ use crate::{
     },
 };
 
-/// The key of the rules.
-pub(super) const GRANTS: &str = "grants";
+/// The keys of a rule.
+pub(super) const RULE_KEYS: &str = "name, when, capability, ttl, channel_claims, publish_rate";
 
-pub(super) type Value<'a> = Spanned<DeValue<'a>>;
-type TomlPlace = Range<usize>;
+/// The conditions, by their keys.
+pub(super) const CONDITIONS: &str =
+    "role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not";
 
-/// Reads the policy. What is wrong with it, the reader is told.
+/// A value in the TOML file, with its position.
+pub(super) type Node<'a> = Spanned<DeValue<'a>>;
+
+/// Reads the policy.
 pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocable: bool) -> Policy {
-    let text = reader.toml_text();
-    // A file that is no TOML never came so far.
-    let Ok(document) = DeTable::parse(text) else { return Policy::default() };
-    let Some(table) = scoped(document.get_ref(), reader.scope()) else { return Policy::default() };
-    let mut parser = Parser::new(revocable);
-    let require = table.get(TOKEN_REQUIRE.section).and_then(|section| section.get_ref().get(TOKEN_REQUIRE.key));
-    let require = require.and_then(|require| parser.require(require));
-    let rules = table.get(GRANTS).map(|grants| parser.rules(grants, require.as_ref()));
+    let Sources { toml_text, toml_path, .. } = reader.sources;
+    // A text that is not TOML is a problem already.
+    let Ok(document) = DeTable::parse(toml_text) else { return Policy::default() };
+    let Some(table) = table_of(&reader.scope, document.get_ref()) else { return Policy::default() };
+    let mut parser = Parser::new(toml_path, toml_text, revocable);
+    parser.prefix = reader.scope.prefix();
+    let require = table
+        .get(settings::TOKEN_REQUIRE.section)
+        .and_then(|section| section.get_ref().get(settings::TOKEN_REQUIRE.key));
+    parser.require = require.and_then(|require| parser.require(require));
+    let rules = table.get(GRANTS).map(|grants| parser.tables(grants, "[[grants]]", Parser::rule));
     if rules.is_some() && token.is_some_and(|token| token.capability.is_some()) {
         reader.problem(
-            &TOKEN_CAPABILITY,
-            "says that every token has the key's own capability, and [[grants]] say otherwise; remove one of the two",
+            &settings::TOKEN_CAPABILITY,
+            "gives every token the API key's whole capability, and [[grants]] restrict it; remove one of the two",
         );
     }
-    if let Some(format) = token.map(|token| token.format).filter(|format| *format != TokenFormat::Jwt) {
-        for (place, subject, key) in std::mem::take(&mut parser.jwt_only) {
-            parser.subject = subject;
-            parser.problem(
-                place,
-                format_args!("{key}: only tokens of the format jwt carry it; [token] format is {format}"),
-            );
-        }
+    if token.is_some_and(|token| token.format != TokenFormat::Jwt) {
+        parser.problems.append(&mut parser.jwt_only);
     }
-    parser.problems.sort_by_key(|(offset, _)| *offset);
-    for (offset, problem) in parser.problems {
-        reader.problem_at(offset, problem);
-    }
+    let require = parser.require.take();
+    reader.problems.extend(parser.finish());
     Policy { require, rules: rules.unwrap_or_default(), ttl: token.and_then(|token| token.ttl) }
 }
 
-/// The table that has the settings of a tenant.
-fn scoped<'d, 'a>(root: &'d DeTable<'a>, scope: &Scope) -> Option<&'d DeTable<'a>> {
+/// The table with the settings of a tenant.
+fn table_of<'d, 'a>(scope: &Scope, root: &'d DeTable<'a>) -> Option<&'d DeTable<'a>> {
     match scope {
         Scope::Flat => Some(root),
         Scope::Tenant(_, index) => root.get(TENANTS)?.get_ref().as_array()?.get(*index)?.get_ref().as_table(),
     }
 }
 
-pub(super) struct Parser {
-    /// What problems are said to be of.
+/// Reads a value.
+type Read<'a, T> = fn(&mut Parser<'a>, &Node<'_>) -> Option<T>;
+
+/// Reads tables of a TOML file, and collects problems instead of stopping. With a problem, the whole file is invalid, so
+/// what stands in place of an invalid value does not matter.
+pub(super) struct Parser<'a> {
+    path: &'a str,
+    text: &'a str,
+    prefix: String,
+    /// The table that problems are of.
     pub(super) subject: String,
+    /// The names of the tables so far.
+    names: BTreeSet<String>,
     revocable: bool,
-    /// What other formats than a JWT cannot carry, by the key.
-    pub(super) jwt_only: Vec<(TomlPlace, String, &'static str)>,
-    pub(super) problems: Vec<(usize, String)>,
+    require: Option<Condition>,
+    problems: Vec<(usize, Problem)>,
+    /// The problems there are unless tokens are JWTs.
+    pub(super) jwt_only: Vec<(usize, Problem)>,
 }
 
-impl Parser {
-    pub(super) fn new(revocable: bool) -> Self {
-        Self { subject: String::new(), revocable, jwt_only: Vec::new(), problems: Vec::new() }
+impl<'a> Parser<'a> {
+    pub(super) fn new(path: &'a str, text: &'a str, revocable: bool) -> Self {
+        let (prefix, subject, names, require) = (String::new(), String::new(), BTreeSet::new(), None);
+        Self { path, text, prefix, subject, names, revocable, require, problems: Vec::new(), jwt_only: Vec::new() }
     }
 
-    pub(super) fn problem(&mut self, place: TomlPlace, what: impl fmt::Display) {
-        self.problems.push((place.start, format!("{}: {what}", self.subject)));
+    /// The problems, in the order of the file.
+    pub(super) fn finish(mut self) -> impl Iterator<Item = Problem> {
+        self.problems.sort_by_key(|(offset, _)| *offset);
+        self.problems.into_iter().map(|(_, problem)| problem)
     }
 
-    /// Notes an error as a problem.
-    pub(super) fn checked<T, E: fmt::Display>(&mut self, place: TomlPlace, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.problem(place, error)).ok()
+    fn problem_at(&self, offset: usize, what: impl fmt::Display) -> (usize, Problem) {
+        let Self { path, text, prefix, subject, .. } = self;
+        let position = position(text, offset);
+        (offset, Problem(format!("{path}, {position}: {prefix}{subject}: {what}")))
     }
 
-    fn require(&mut self, value: &Value<'_>) -> Option<Condition> {
+    /// Adds a problem.
+    pub(super) fn problem<T>(&mut self, at: &Spanned<T>, what: impl fmt::Display) {
+        self.problems.push(self.problem_at(at.span().start, what));
+    }
+
+    /// The value, or its error as a problem.
+    pub(super) fn checked<S, T, E: fmt::Display>(&mut self, at: &Spanned<S>, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.problem(at, error)).ok()
+    }
+
+    fn require(&mut self, value: &Node<'_>) -> Option<Condition> {
         "[token] require".clone_into(&mut self.subject);
         let condition = self.condition(value)?;
         if condition.is_impossible() {
-            self.problem(value.span(), "contradicts itself: no session meets it, and nobody would get a token");
+            self.problem(value, "contradicts itself, so no session would get a token; correct it");
         }
         Some(condition)
     }
 
-    fn rules(&mut self, value: &Value<'_>, require: Option<&Condition>) -> Vec<Rule> {
-        "[[grants]]".clone_into(&mut self.subject);
-        let Some(tables) = value.get_ref().as_array() else {
-            let what = format_args!("{}, where tables are wanted: write [[grants]]", kind(value));
-            self.problem(value.span(), what);
-            return Vec::new();
+    /// What `read` makes of each table of a list, without those that are invalid.
+    pub(super) fn tables<T>(&mut self, value: &Node<'_>, list: &str, read: Read<'a, T>) -> Vec<T> {
+        list.clone_into(&mut self.subject);
+        let tables = self.list(value, &format!("tables, each below {list}")).unwrap_or_default();
+        let read_at = |(index, table)| {
+            self.subject = format!("{list} number {}", index + 1);
+            read(self, table)
         };
-        if tables.is_empty() {
-            self.problem(
-                value.span(),
-                "an empty list; write a rule, or say [token] capability = \"key\" if none is meant",
-            );
-        }
-        let mut rules = Vec::new();
-        let mut names: BTreeSet<String> = BTreeSet::new();
-        for (position, table) in tables.iter().enumerate() {
-            self.subject = format!("[[grants]] number {}", position + 1);
-            let Some(rule) = self.table(table).and_then(|keys| self.rule(table.span(), keys, require, &mut names))
-            else {
-                continue;
-            };
-            rules.push(rule);
-        }
-        rules
+        tables.iter().enumerate().filter_map(read_at).collect()
     }
 
-    fn rule(
-        &mut self,
-        place: TomlPlace,
-        keys: &DeTable<'_>,
-        require: Option<&Condition>,
-        names: &mut BTreeSet<String>,
-    ) -> Option<Rule> {
-        const KEYS: [&str; 6] = ["name", "when", "capability", "ttl", "channel_claims", "publish_rate"];
-        let name = self.name(&place, keys, names);
-        self.refuse_unknown(keys, &KEYS, "key");
-        // Of what may be left out: Some(None) when it is, None when it cannot be read.
-        let when = keys.get("when").map_or(Some(None), |value| self.when(value, require).map(Some));
-        let ttl = keys.get("ttl").map_or(Some(None), |value| self.ttl(value).map(Some));
-        let capability = if let Some(value) = keys.get("capability") {
-            self.capability(value)
-        } else {
-            self.problem(place, "no capability; write capability = { \"chat:*\" = [\"subscribe\"] }");
-            None
-        };
-        let channel_claims = self.jwt_only(keys, "channel_claims", |parser, value| {
-            Some(parser.text(value, "a text, the claim's value")?.to_owned())
-        });
-        let publish_rate = self.jwt_only(keys, "publish_rate", Self::rate);
+    fn rule(&mut self, value: &Node<'_>) -> Option<Rule> {
+        let keys = self.table(value)?;
+        let name = self.name(value, keys, "[[grants]]");
+        self.reject_unknown(keys, RULE_KEYS, "key");
+        let when = keys.get("when").and_then(|value| self.when(value));
+        let ttl = keys.get("ttl").and_then(|value| self.ttl(value));
+        let capability = self.required(value, keys, "capability");
+        let capability = capability.and_then(|value| self.templates(value, Self::operations));
+        let channel_claims =
+            self.jwt_only(keys, "channel_claims", |parser, value| parser.templates(value, Self::channel_claim));
+        let publish_rate = self.jwt_only(keys, "publish_rate", |parser, value| parser.templates(value, Self::rate));
         Some(Rule {
-            name: name?,
-            when: when?,
+            name: RuleName::new(&name?),
+            when,
             capability: capability?,
-            ttl: ttl?,
-            channel_claims: channel_claims?,
-            publish_rate: publish_rate?,
+            ttl,
+            channel_claims: channel_claims.unwrap_or_default(),
+            publish_rate: publish_rate.unwrap_or_default(),
         })
     }
 
-    fn name(&mut self, place: &TomlPlace, keys: &DeTable<'_>, names: &mut BTreeSet<String>) -> Option<RuleName> {
-        let Some(value) = keys.get("name") else {
-            self.problem(place.clone(), "no name; logs and explanations need one");
-            return None;
-        };
+    /// The name of a table, which is unique, and part of the subject of the table's problems.
+    pub(super) fn name(&mut self, table: &Node<'_>, keys: &DeTable<'_>, list: &str) -> Option<String> {
+        let value = self.required(table, keys, "name")?;
         let name = self.text(value, "a name")?;
         if name.trim().is_empty() || name.chars().any(char::is_control) {
-            self.problem(value.span(), "the name is empty or has control characters");
+            self.problem(value, "the name is empty or has control characters; write another");
             return None;
         }
-        self.subject = format!("[[grants]] {name:?}");
-        if !names.insert(name.to_owned()) {
-            self.problem(value.span(), "another rule has this name already");
+        self.subject = format!("{list} {name:?}");
+        if !self.names.insert(name.to_owned()) {
+            self.problem(value, "another table has this name; write another");
         }
-        Some(RuleName::new(name))
+        Some(name.to_owned())
     }
 
-    fn when(&mut self, value: &Value<'_>, require: Option<&Condition>) -> Option<Condition> {
+    fn when(&mut self, value: &Node<'_>) -> Option<Condition> {
         let condition = self.condition(value)?;
-        let with_require = require.map(|require| Condition::All(vec![require.clone(), condition.clone()]));
+        let with_require = self.require.clone().map(|require| Condition::All(vec![require, condition.clone()]));
         if condition.is_impossible() {
-            self.problem(value.span(), "when contradicts itself: the rule would never match");
+            self.problem(value, "when contradicts itself, so the rule never matches; correct it");
         } else if with_require.is_some_and(|both| both.is_impossible()) {
-            self.problem(value.span(), "when contradicts [token] require: the rule would never match");
+            self.problem(value, "when contradicts [token] require, so the rule never matches; correct it");
         }
         Some(condition)
     }
 
-    fn capability(&mut self, value: &Value<'_>) -> Option<Vec<(ResourceTemplate, Operations)>> {
-        self.resources(value, "capability", |parser, value| {
-            let operations = parser.list(value, "a list of operations, like [\"subscribe\"]")?;
-            let names: Option<Vec<_>> =
-                operations.iter().map(|operation| parser.text(operation, "the name of an operation")).collect();
-            let operations = Operations::parse(names?);
-            parser.checked(value.span(), operations)
+    /// A table of resources, with what `read` makes of their values.
+    pub(super) fn resources<K, E: fmt::Display, T>(
+        &mut self,
+        value: &Node<'_>,
+        parse_name: fn(&str) -> Result<K, E>,
+        read: Read<'a, T>,
+    ) -> Option<Vec<(K, T)>> {
+        let table = self.table(value)?;
+        self.each(table, |parser, (key, value)| {
+            let name = parse_name(key.get_ref()).map_err(|error| format!("the resource {:?}: {error}", key.get_ref()));
+            parser.checked(key, name).zip(read(parser, value))
         })
     }
 
-    /// A table of resources, each with something that `read` takes.
-    fn resources<T>(
-        &mut self,
-        value: &Value<'_>,
-        name: &str,
-        read: impl Fn(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Vec<(ResourceTemplate, T)>> {
-        let table = self.table(value)?;
-        if table.is_empty() {
-            self.problem(value.span(), format_args!("{name} names no resource"));
-            return None;
+    /// The same for a rule, where resources have placeholders and there is at least one.
+    fn templates<T>(&mut self, value: &Node<'_>, read: Read<'a, T>) -> Option<Vec<(ResourceTemplate, T)>> {
+        let resources = self.resources(value, str::parse, read)?;
+        if resources.is_empty() {
+            self.problem(value, "an empty table; write a resource, like \"chat:*\"");
         }
-        let mut resources = Vec::new();
-        for (key, value) in table {
-            let resource = key.get_ref().parse::<ResourceTemplate>();
-            let resource = resource.map_err(|error| format!("the resource {:?}: {error}", key.get_ref()));
-            let resource = self.checked(key.span(), resource);
-            resources.push(resource.zip(read(self, value)));
-        }
-        resources.into_iter().collect()
+        Some(resources).filter(|resources| !resources.is_empty())
     }
 
-    /// What only a JWT carries; nothing when it is not there.
-    fn jwt_only<T>(
-        &mut self,
-        keys: &DeTable<'_>,
-        name: &'static str,
-        read: impl Fn(&mut Self, &Value<'_>) -> Option<T>,
-    ) -> Option<Vec<(ResourceTemplate, T)>> {
-        let Some((key, value)) = keys.get_key_value(name) else { return Some(Vec::new()) };
-        self.jwt_only.push((key.span(), self.subject.clone(), name));
-        self.resources(value, name, read)
+    pub(super) fn operations(&mut self, value: &Node<'_>) -> Option<Operations> {
+        let operations = self.list(value, "a list of operations, like [\"subscribe\"]")?;
+        let names = self.each(operations, |parser, operation| parser.text(operation, "the name of an operation"))?;
+        self.checked(value, Operations::parse(names))
     }
 
-    pub(super) fn rate(&mut self, value: &Value<'_>) -> Option<Number> {
+    pub(super) fn channel_claim(&mut self, value: &Node<'_>) -> Option<String> {
+        Some(self.text(value, "a string, the claim's value")?.to_owned())
+    }
+
+    pub(super) fn rate(&mut self, value: &Node<'_>) -> Option<Number> {
         let rate = match value.get_ref() {
             DeValue::Integer(number) => integer(number).filter(|number| *number > 0).map(Number::from),
             DeValue::Float(number) => {
@@ -241,200 +227,201 @@ impl Parser {
             }
             _ => None,
         };
-        if rate.is_none() {
-            self.problem(value.span(), "a publish rate is a number of messages a second, above zero");
-        }
-        rate
+        self.checked(value, rate.ok_or("not a number of messages a second above zero; write for example 5"))
     }
 
-    fn ttl(&mut self, value: &Value<'_>) -> Option<Ttl> {
-        let ttl = token::ttl(self.text(value, "a span of time, like \"10m\"")?, self.revocable);
-        self.checked(value.span(), ttl.map_err(|error| format!("ttl: {error}")))
+    fn ttl(&mut self, value: &Node<'_>) -> Option<Ttl> {
+        let revocable = self.revocable;
+        let ttl = |text: &str| token::ttl(text, revocable).map_err(|error| format!("ttl: {error}"));
+        self.parsed(value, "a duration, like \"10m\"", ttl)
     }
 
-    fn condition(&mut self, value: &Value<'_>) -> Option<Condition> {
-        const NAMES: [&str; 11] = [
-            "role",
-            "permission",
-            "plan",
-            "feature",
-            "organization",
-            "claim",
-            "reverified",
-            "impersonated",
-            "agent",
-            "any",
-            "all",
-        ];
+    fn condition(&mut self, value: &Node<'_>) -> Option<Condition> {
         let table = self.table(value)?;
         if table.is_empty() {
-            self.problem(value.span(), "a condition is empty; leave it out if it is always to hold");
+            self.problem(value, "an empty condition; leave it out if it always holds");
             return None;
         }
-        self.refuse_unknown(table, &[&NAMES[..], &["not"]].concat(), "condition");
+        self.reject_unknown(table, CONDITIONS, "condition");
         let mut parts = Vec::new();
         for (key, value) in table {
-            match key.get_ref().as_ref() {
-                "role" => parts.push(self.names(value, Role::parse).map(Condition::Role)),
-                "permission" => parts.push(self.names(value, Permission::parse).map(Condition::Permission)),
-                "plan" => parts.push(self.names(value, ScopedName::parse).map(Condition::Plan)),
-                "feature" => parts.push(self.names(value, ScopedName::parse).map(Condition::Feature)),
-                "organization" => parts.push(self.names(value, OrganizationName::parse).map(Condition::Organization)),
-                "claim" => self.claims(value, "", &mut parts),
-                "reverified" => parts.push(self.reverified(value).map(Condition::Reverified)),
-                "impersonated" => parts.push(self.boolean(value).map(Condition::Impersonated)),
-                "agent" => parts.push(self.boolean(value).map(Condition::Agent)),
-                "any" => parts.push(self.conditions(value).map(Condition::Any)),
-                "all" => parts.push(self.conditions(value).map(Condition::All)),
-                "not" => parts.push(self.condition(value).map(|part| Condition::Not(Box::new(part)))),
-                _ => parts.push(None),
-            }
+            parts.push(match key.get_ref().as_ref() {
+                "role" => self.names(value, Role::parse).map(Condition::Role),
+                "permission" => self.names(value, Permission::parse).map(Condition::Permission),
+                "plan" => self.names(value, ScopedName::parse).map(Condition::Plan),
+                "feature" => self.names(value, ScopedName::parse).map(Condition::Feature),
+                "organization" => self.names(value, OrganizationName::parse).map(Condition::Organization),
+                "claim" => {
+                    self.claims(value, "", &mut parts);
+                    continue;
+                }
+                "reverified" => self.reverified(value).map(Condition::Reverified),
+                "impersonated" => self.boolean(value).map(Condition::Impersonated),
+                "agent" => self.boolean(value).map(Condition::Agent),
+                "any" => self.conditions(value).map(Condition::Any),
+                "all" => self.conditions(value).map(Condition::All),
+                "not" => self.condition(value).map(|part| Condition::Not(Box::new(part))),
+                _ => None,
+            });
         }
         let mut parts: Vec<_> = parts.into_iter().collect::<Option<_>>()?;
-        // Several in one table are all required.
         if parts.len() == 1 { parts.pop() } else { Some(Condition::All(parts)) }
     }
 
-    fn conditions(&mut self, value: &Value<'_>) -> Option<Vec<Condition>> {
+    fn conditions(&mut self, value: &Node<'_>) -> Option<Vec<Condition>> {
         let list = self.list(value, "a list of conditions")?;
-        let parts: Vec<_> = list.iter().map(|part| self.condition(part)).collect();
-        parts.into_iter().collect()
+        self.each(list, Self::condition)
     }
 
     /// A name, or a list of alternatives.
-    fn names<T, E: fmt::Display>(&mut self, value: &Value<'_>, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
+    fn names<T, E: fmt::Display>(&mut self, value: &Node<'_>, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
         let names = self.alternatives(value)?;
-        let names: Vec<_> = names
-            .iter()
-            .map(|name| {
-                let text = self.text(name, "a name or a list of names")?;
-                self.checked(name.span(), parse(text))
-            })
-            .collect();
-        names.into_iter().collect()
+        self.each(names, |parser, name| parser.parsed(name, "a name or a list of names", &parse))
     }
 
-    /// The elements of a list, or the one value that stands for it.
-    fn alternatives<'v, 'a>(&mut self, value: &'v Value<'a>) -> Option<&'v [Value<'a>]> {
-        match value.get_ref() {
-            DeValue::Array(_) => self.list(value, "a list"),
-            _ => Some(std::slice::from_ref(value)),
-        }
+    /// The elements of a list, or a single value.
+    fn alternatives<'v, 'd>(&mut self, value: &'v Node<'d>) -> Option<&'v [Node<'d>]> {
+        if value.get_ref().is_array() { self.list(value, "at least one value") } else { Some(slice::from_ref(value)) }
     }
 
-    /// Claims by dotted path. TOML reads a path without quotes as tables in tables, which mean the same.
-    fn claims(&mut self, value: &Value<'_>, path: &str, parts: &mut Vec<Option<Condition>>) {
+    /// Claims by dotted path. TOML reads a path without quotes as nested tables, which mean the same.
+    fn claims(&mut self, value: &Node<'_>, path: &str, parts: &mut Vec<Option<Condition>>) {
         let Some(table) = self.table(value) else { return parts.push(None) };
         if table.is_empty() {
-            self.problem(value.span(), "claim names no claim; write claim = { \"metadata.tier\" = \"pro\" }");
+            self.problem(value, "claim is empty; write for example claim = { \"metadata.tier\" = \"pro\" }");
             parts.push(None);
         }
         for (key, value) in table {
             let path = if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
             if key.get_ref().split('.').any(str::is_empty) {
                 self.problem(
-                    key.span(),
-                    format_args!("the claim {:?}: a name is empty, at an end or between two dots", key.get_ref()),
+                    key,
+                    format_args!("the claim {:?} has an empty name; remove the extra dot", key.get_ref()),
                 );
                 parts.push(None);
             } else if value.get_ref().is_table() {
                 self.claims(value, &path, parts);
             } else {
-                let values = self.alternatives(value).map(|values| values.iter().map(|value| self.claim_value(value)));
-                let alternatives: Option<Vec<Option<_>>> = values.map(Iterator::collect);
-                let alternatives = alternatives.and_then(|values| values.into_iter().collect());
+                let values = self.alternatives(value).unwrap_or_default();
+                let alternatives = self.each(values, Self::claim_value);
                 parts.push(alternatives.map(|alternatives| Condition::Claim { path: path.into(), alternatives }));
             }
         }
     }
 
-    fn claim_value(&mut self, value: &Value<'_>) -> Option<ClaimValue> {
+    fn claim_value(&mut self, value: &Node<'_>) -> Option<ClaimValue> {
         let claim = match value.get_ref() {
             DeValue::String(text) => Some(ClaimValue::Text(text.to_string())),
             DeValue::Integer(number) => integer(number).map(ClaimValue::Integer),
             DeValue::Boolean(value) => Some(ClaimValue::Boolean(*value)),
             _ => None,
         };
-        if claim.is_none() {
-            let what =
-                format_args!("{}, where a claim is compared with a text, a whole number, true or false", kind(value));
-            self.problem(value.span(), what);
-        }
-        claim
+        self.expected(value, claim, "a string, a whole number, true or false to compare the claim with")
     }
 
-    fn reverified(&mut self, value: &Value<'_>) -> Option<Reverification> {
+    fn reverified(&mut self, value: &Node<'_>) -> Option<Reverification> {
         let table = self.table(value)?;
-        self.refuse_unknown(table, &["level", "within"], "key");
-        let (Some(level), Some(within)) = (table.get("level"), table.get("within")) else {
-            self.problem(
-                value.span(),
-                "reverified wants level and within, like { level = \"second_factor\", within = \"10m\" }",
-            );
-            return None;
-        };
-        let level_text = self.text(level, "a level")?;
-        let level = self.checked(level.span(), Level::parse(level_text));
-        let within_text = self.text(within, "a span of time, like \"10m\"")?;
-        let duration: Option<Duration> = self.checked(within.span(), duration(within_text));
-        let reverification = Reverification::new(level?, duration?);
-        self.checked(within.span(), reverification)
+        self.reject_unknown(table, "level, within", "key");
+        let level = self.required(value, table, "level");
+        let level = level.and_then(|level| self.parsed(level, "a level", Level::parse));
+        let within = self.required(value, table, "within")?;
+        let reverification = Reverification::new(level?, self.duration(within)?);
+        self.checked(within, reverification)
     }
 
-    fn boolean(&mut self, value: &Value<'_>) -> Option<bool> {
-        let boolean = value.get_ref().as_bool();
-        if boolean.is_none() {
-            self.problem(value.span(), format_args!("{}, where true or false is wanted", kind(value)));
-        }
-        boolean
+    pub(super) fn duration(&mut self, value: &Node<'_>) -> Option<Duration> {
+        self.parsed(value, "a duration, like \"10m\"", duration)
     }
 
-    pub(super) fn text<'v>(&mut self, value: &'v Value<'_>, wanted: &str) -> Option<&'v str> {
-        let text = value.get_ref().as_str();
-        if text.is_none() {
-            self.problem(value.span(), format_args!("{}, where {wanted} is wanted", kind(value)));
-        }
-        text
+    fn boolean(&mut self, value: &Node<'_>) -> Option<bool> {
+        self.expected(value, value.get_ref().as_bool(), "true or false")
+    }
+
+    pub(super) fn text<'v>(&mut self, value: &'v Node<'_>, expected: &str) -> Option<&'v str> {
+        self.expected(value, value.get_ref().as_str(), expected)
+    }
+
+    /// A string that `parse` takes.
+    pub(super) fn parsed<T, E: fmt::Display>(
+        &mut self,
+        value: &Node<'_>,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(value, expected)?;
+        self.checked(value, parse(text))
     }
 
     /// A list that is not empty.
-    pub(super) fn list<'v, 'a>(&mut self, value: &'v Value<'a>, wanted: &str) -> Option<&'v [Value<'a>]> {
-        let list = value.get_ref().as_array().map(|list| &list[..]);
-        match list {
-            None => self.problem(value.span(), format_args!("{}, where {wanted} is wanted", kind(value))),
-            Some([]) => self.problem(value.span(), format_args!("an empty list, where {wanted} is wanted")),
-            Some(_) => return list,
+    pub(super) fn list<'v, 'd>(&mut self, value: &'v Node<'d>, expected: &str) -> Option<&'v [Node<'d>]> {
+        let list = self.expected(value, value.get_ref().as_array(), expected)?;
+        if list.is_empty() {
+            self.problem(value, format_args!("an empty list; write {expected}"));
         }
-        None
+        Some(&list[..]).filter(|list| !list.is_empty())
     }
 
-    pub(super) fn table<'v, 'a>(&mut self, value: &'v Value<'a>) -> Option<&'v DeTable<'a>> {
-        let table = value.get_ref().as_table();
-        if table.is_none() {
-            self.problem(value.span(), format_args!("{}, where a table is wanted", kind(value)));
-        }
-        table
+    pub(super) fn table<'v, 'd>(&mut self, value: &'v Node<'d>) -> Option<&'v DeTable<'d>> {
+        self.expected(value, value.get_ref().as_table(), "a table")
     }
 
-    pub(super) fn refuse_unknown(&mut self, table: &DeTable<'_>, known: &[&str], what: &str) {
-        for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
-            let known = known.join(", ");
-            self.problem(key.span(), format_args!("no such {what}: {:?}; there are: {known}", key.get_ref()));
+    /// A value of the right kind. Any other is a problem.
+    pub(super) fn expected<T>(&mut self, value: &Node<'_>, found: Option<T>, expected: &str) -> Option<T> {
+        if found.is_none() {
+            let kind = match value.get_ref() {
+                DeValue::String(_) => "a string",
+                DeValue::Integer(_) => "a number",
+                DeValue::Float(_) => "a fraction",
+                DeValue::Boolean(_) => "true or false",
+                DeValue::Datetime(_) => "a date",
+                DeValue::Array(_) => "a list",
+                DeValue::Table(_) => "a table",
+            };
+            self.problem(value, format_args!("expected {expected}; found {kind}"));
+        }
+        found
+    }
+
+    /// The value of a key that only a JWT can carry, if it is there.
+    pub(super) fn jwt_only<T>(&mut self, keys: &DeTable<'_>, key: &str, read: Read<'a, T>) -> Option<T> {
+        let (name, value) = keys.get_key_value(key)?;
+        let what = format_args!("{key}: only JWTs can carry it; set [token] format to jwt, or remove it");
+        self.jwt_only.push(self.problem_at(name.span().start, what));
+        read(self, value)
+    }
+
+    /// The value of a key that a table must have.
+    pub(super) fn required<'v, 'd, T>(
+        &mut self,
+        table: &Spanned<T>,
+        keys: &'v DeTable<'d>,
+        key: &str,
+    ) -> Option<&'v Node<'d>> {
+        let value = keys.get(key);
+        if value.is_none() {
+            self.problem(table, format_args!("{key} is missing; add it"));
+        }
+        value
+    }
+
+    /// What `read` makes of every item. Reads all of them even if one is invalid, to find every problem.
+    pub(super) fn each<I, T>(
+        &mut self,
+        items: impl IntoIterator<Item = I>,
+        mut read: impl FnMut(&mut Self, I) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let read: Vec<_> = items.into_iter().map(|item| read(self, item)).collect();
+        read.into_iter().collect()
+    }
+
+    /// Rejects keys that are not in a comma-separated list.
+    pub(super) fn reject_unknown(&mut self, keys: &DeTable<'_>, known: &str, what: &str) {
+        for key in keys.keys().filter(|key| known.split(", ").all(|known| known != key.get_ref())) {
+            self.problem(key, format_args!("unknown {what} {:?}; use one of: {known}", key.get_ref()));
         }
     }
 }
 
 pub(super) fn integer(number: &DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).ok()
-}
-
-pub(super) fn kind(value: &Value<'_>) -> &'static str {
-    match value.get_ref() {
-        DeValue::String(_) => "a text",
-        DeValue::Integer(_) | DeValue::Float(_) => "a number",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    }
 }

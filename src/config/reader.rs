@@ -1,108 +1,65 @@
-//! Reading settings one by one: finds each in the first source that has it, and gathers problems instead of stopping.
+//! Reads settings one by one: finds each in the first source that has it, and collects problems instead of stopping.
 
-use std::{collections::BTreeMap, fmt, fs, path::PathBuf};
+use std::{collections::BTreeMap, fmt, fs, mem};
+
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Problems,
-    dot_env::Entry,
-    policy::GRANTS,
-    settings::{self, Availability, Setting},
-    sources::{Sources, position},
-    tenant::{self, Scope, TENANTS},
+    problem::{Problem, Problems},
+    scope::Scope,
+    settings::{self, Setting, TENANTS},
+    sources::{Sources, Variable},
 };
+use crate::tenant::TenantName;
 
-/// Something wrong with one setting, and how to mend it. Never holds a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem(pub(super) String);
+/// What a variable that holds a path ends with.
+const FILE: &str = "_FILE";
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+/// Where each setting was set, in words, by its variable.
+pub type Provenance = BTreeMap<String, String>;
+
+/// What was read for each setting, defaults included, by tenant, section and key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RawValues(BTreeMap<(Option<TenantName>, &'static str, &'static str), SecretString>);
+
+impl RawValues {
+    /// Whether a setting of a section, the policy aside, has another value in `other`.
+    pub(super) fn differ(&self, other: &Self, tenant: Option<&TenantName>, section: &str) -> bool {
+        let mut keys = settings::ALL
+            .iter()
+            .filter(|setting| setting.section == section && **setting != settings::TOKEN_CAPABILITY);
+        keys.any(|setting| {
+            let key = (tenant.cloned(), setting.section, setting.key);
+            let [ours, theirs] = [self, other].map(|values| values.0.get(&key).map(ExposeSecret::expose_secret));
+            ours != theirs
+        })
     }
-}
-
-/// Where a setting's value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A variable.
-    Variable(String),
-    /// The file that a variable names.
-    File(String, PathBuf),
-    /// A variable in the `.env` file, and its line there.
-    DotEnv(String, usize),
-    /// The TOML file.
-    Toml(PathBuf),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Variable(name) => f.write_str(name),
-            Self::File(name, path) => write!(f, "{name} ({})", path.display()),
-            Self::DotEnv(name, line) => write!(f, "{name} (.env, line {line})"),
-            Self::Toml(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
-
-/// Where each setting came from that was set, by its variable.
-pub type Provenance = BTreeMap<String, Origin>;
-
-/// Where variables are looked for, the first that has a value first.
-#[derive(Clone, Copy)]
-enum ValueSource {
-    Environment,
-    EnvironmentFile,
-    DotEnv,
-    DotEnvFile,
-}
-
-/// A value as text, or as a list of texts.
-enum Raw {
-    Text(String),
-    List(Vec<String>),
 }
 
 pub(super) struct Reader<'a> {
-    sources: &'a Sources,
-    scope: Scope,
-    problems: Vec<Problem>,
+    pub(super) sources: &'a Sources,
+    /// The tenant whose settings are read.
+    pub(super) scope: Scope,
+    pub(super) problems: Vec<Problem>,
     provenance: Provenance,
+    pub(super) values: RawValues,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(sources: &'a Sources) -> Self {
-        let mut reader = Self::for_part_of_sound(sources);
-        reader.refuse_what_has_no_effect();
-        reader
+        let (provenance, values) = (Provenance::new(), RawValues::default());
+        Self { sources, scope: Scope::Flat, problems: sources.problems.clone(), provenance, values }
     }
 
-    /// A reader that looks at nothing but what it is asked for.
-    pub(super) fn for_part(sources: &'a Sources) -> Self {
-        Self { sources, scope: Scope::Flat, problems: Vec::new(), provenance: Provenance::new() }
-    }
-
-    /// The same, which also tells what of the sources cannot be read.
-    pub(super) fn for_part_of_sound(sources: &'a Sources) -> Self {
-        let mut reader = Self::for_part(sources);
-        reader.problems.extend(sources.problems.iter().cloned());
-        reader
-    }
-
-    /// Where a tenant's settings are looked for.
-    pub(super) fn scope(&self) -> &Scope {
-        &self.scope
-    }
-
-    /// Reads with the settings of tenants looked for in `scope`.
+    /// Reads with another tenant's settings.
     pub(super) fn within<T>(&mut self, scope: Scope, read: impl FnOnce(&mut Self) -> T) -> T {
-        let outer = std::mem::replace(&mut self.scope, scope);
+        let outer = mem::replace(&mut self.scope, scope);
         let read = read(self);
         self.scope = outer;
         read
     }
 
-    /// What was read, if nothing is wrong with it.
+    /// What was read, if it has no problem.
     pub(super) fn finish<T>(self, read: Option<T>) -> Result<(T, Provenance), Problems> {
         match read {
             Some(read) if self.problems.is_empty() => Ok((read, self.provenance)),
@@ -110,85 +67,47 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Notes that something is wrong with `setting`.
-    pub(super) fn problem(&mut self, setting: &Setting, what: impl fmt::Display) {
-        let Setting { section, key, .. } = setting;
-        let place = match &self.scope {
-            Scope::Tenant(..) if setting.is_of_a_tenant() => format!("[{TENANTS}.{section}] {key}"),
-            _ => format!("[{section}] {key}"),
-        };
-        let variable = self.scope.variable(setting);
-        let from = match self.provenance.get(&variable) {
-            None | Some(Origin::Toml(_)) => String::new(),
-            Some(Origin::Variable(name)) if *name == variable => String::new(),
-            Some(origin) => format!(", from {origin}"),
-        };
-        self.problem_of(&format!("{variable} ({place}){from}"), what);
-    }
-
-    /// Notes that something is wrong with what `subject` names.
+    /// Adds a problem of something other than a setting.
     pub(super) fn problem_of(&mut self, subject: &str, what: impl fmt::Display) {
         self.problems.push(Problem(format!("{subject}: {what}")));
     }
 
-    /// Notes that something is wrong at this byte of the TOML file.
-    pub(super) fn problem_at(&mut self, offset: usize, what: impl fmt::Display) {
-        let Sources { toml_path, toml_text, .. } = self.sources;
-        let place = format!("{}, {}", toml_path.display(), position(toml_text, offset));
-        let prefix = self.scope.prefix();
-        self.problem_of(&place, format_args!("{prefix}{what}"));
+    /// Adds a problem of a setting.
+    pub(super) fn problem(&mut self, setting: &Setting, what: impl fmt::Display) {
+        let Setting { section, key, .. } = setting;
+        let key = match &self.scope {
+            Scope::Tenant(..) if setting.is_of_a_tenant() => format!("[{TENANTS}.{section}] {key}"),
+            _ => format!("[{section}] {key}"),
+        };
+        let variable = self.scope.variable(setting);
+        let origin =
+            self.provenance.get(&variable).filter(|origin| **origin != variable && **origin != self.sources.toml_path);
+        let from = origin.map(|origin| format!(", from {origin}")).unwrap_or_default();
+        self.problem_of(&format!("{variable} ({key}){from}"), what);
     }
 
-    /// The TOML file.
-    pub(super) fn toml(&self) -> &'a toml::Table {
-        &self.sources.toml
-    }
-
-    /// The part of the TOML file where this setting stands, or would.
-    fn table(&self, setting: &Setting) -> Option<&'a toml::Table> {
-        match &self.scope {
-            Scope::Tenant(_, index) if setting.is_of_a_tenant() => self.toml().get(TENANTS)?.get(index)?.as_table(),
-            _ => Some(self.toml()),
-        }
-    }
-
-    /// The text of the TOML file.
-    pub(super) fn toml_text(&self) -> &'a str {
-        &self.sources.toml_text
-    }
-
-    /// A setting that may be unset.
-    pub(super) fn optional<T, E: fmt::Display>(
+    /// The value of a setting, or its default. None if it is unset or invalid.
+    pub(super) fn value<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let text = match self.find(setting)? {
-            Raw::Text(text) => text,
-            Raw::List(_) => {
-                self.problem(setting, "a list, where one value is wanted");
-                return None;
-            }
-        };
-        parse(&text).map_err(|error| self.problem(setting, error)).ok()
-    }
-
-    /// A setting with a default, written as a user would write it.
-    pub(super) fn or_default<T, E: fmt::Display>(
-        &mut self,
-        setting: &Setting,
-        default: &str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<T> {
-        let problems = self.problems.len();
-        let value = self.optional(setting, &parse);
-        if value.is_some() || self.problems.len() > problems {
-            return value;
+        let text = scalar(&self.find(setting)?);
+        if text.is_none() {
+            self.problem(setting, "not a single value; write a string, a whole number or a boolean");
         }
-        parse(default).map_err(|error| self.problem(setting, error)).ok()
+        parse(&text?).map_err(|error| self.problem(setting, error)).ok()
     }
 
-    /// A setting without which there is no configuration. `cure` says where its value is to be found.
+    /// The value of a setting with few valid values.
+    pub(super) fn choice<T>(&mut self, setting: &Setting, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        self.value(setting, |text| {
+            let known = Some(text).filter(|text| setting.choices.contains(text));
+            known.and_then(parse).ok_or_else(|| format!("unknown value; use one of: {}", setting.choices.join(", ")))
+        })
+    }
+
+    /// The value of a setting that must be set. `cure` says where to find it.
     pub(super) fn required<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
@@ -196,211 +115,117 @@ impl<'a> Reader<'a> {
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
         let problems = self.problems.len();
-        let value = self.optional(setting, parse);
+        let value = self.value(setting, parse);
         if value.is_none() && self.problems.len() == problems {
             self.problem(setting, format_args!("not set; {cure}"));
         }
         value
     }
 
-    /// A list: comma-separated in a variable, a TOML list in the file. None when unset.
+    /// A list: comma-separated in a variable, a TOML list in the file. None if it is unset.
     pub(super) fn list<T, E: fmt::Display>(
         &mut self,
         setting: &Setting,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<Vec<T>> {
-        let texts = match self.find(setting)? {
-            Raw::List(texts) => texts,
-            Raw::Text(text) => text.split(',').map(str::to_owned).collect(),
+        let texts: Option<Vec<String>> = match self.find(setting)? {
+            toml::Value::Array(items) => items.iter().map(scalar).collect(),
+            value => scalar(&value).map(|text| text.split(',').map(str::to_owned).collect()),
+        };
+        let Some(texts) = texts else {
+            self.problem(setting, "not a list of strings; write for example [\"a\", \"b\"]");
+            return None;
         };
         let entries: Vec<&str> = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
         if entries.is_empty() && !texts.is_empty() {
-            // As a template with empty values leaves it. To take it for "any" would open what was meant to be closed.
-            self.problem(setting, "a list without a single entry; name some, or leave it unset");
+            // A template with empty values leaves such a list. "Any" would open what was meant to be closed.
+            self.problem(setting, "a list without a single entry; add an entry, or leave it unset");
         }
-        let mut values = Vec::new();
-        for text in entries {
-            match parse(text) {
-                Ok(value) => values.push(value),
-                Err(error) => self.problem(setting, error),
-            }
-        }
-        Some(values)
+        let values =
+            entries.into_iter().filter_map(|text| parse(text).map_err(|error| self.problem(setting, error)).ok());
+        Some(values.collect())
     }
 
-    /// The value in the first source that has one which is not empty.
-    fn find(&mut self, setting: &Setting) -> Option<Raw> {
+    /// Keeps what was read for a setting, to notice when it changes.
+    pub(super) fn keep(&mut self, setting: &Setting, text: String) {
+        let tenant = setting.is_of_a_tenant().then(|| self.scope.name());
+        self.values.0.insert((tenant, setting.section, setting.key), text.into());
+    }
+
+    /// The value in the first source that has one which is not empty, or the default.
+    fn find(&mut self, setting: &Setting) -> Option<toml::Value> {
+        let problems = self.problems.len();
         let found = match self.find_in_environment(setting) {
-            Some((text, origin)) => Some((Raw::Text(text), origin)),
-            None => self.find_in_toml(setting).map(|raw| (raw, Origin::Toml(self.sources.toml_path.clone()))),
+            Some((text, origin)) => Some((text.into(), origin)),
+            None => self.find_in_toml(setting).map(|value| (value.clone(), self.sources.toml_path.clone())),
         };
-        let (raw, origin) = found?;
-        self.provenance.insert(self.scope.variable(setting), origin);
-        Some(raw)
+        let value = match found {
+            Some((value, origin)) => {
+                self.provenance.insert(self.scope.variable(setting), origin);
+                value
+            }
+            None if self.problems.len() > problems => return None,
+            None => setting.default_value()?.clone(),
+        };
+        self.keep(setting, value.to_string());
+        Some(value)
     }
 
-    /// The value of a setting's variable or of one of its aliases, from the first source that has one. Wherever they
-    /// are set, two names must not contradict each other.
-    fn find_in_environment(&mut self, setting: &Setting) -> Option<(String, Origin)> {
-        let mut found: Vec<(String, String, Origin)> = Vec::new();
-        for source in
-            [ValueSource::Environment, ValueSource::EnvironmentFile, ValueSource::DotEnv, ValueSource::DotEnvFile]
-        {
-            for name in self.scope.variables(setting) {
-                if let Some((value, origin)) = self.look_up(setting, source, &name) {
-                    found.push((name, value, origin));
+    /// The value of a setting's variable or of one of its aliases, from the first source that has one. Two names with
+    /// different values are a problem, whatever their sources.
+    pub(super) fn find_in_environment(&mut self, setting: &Setting) -> Option<(String, String)> {
+        let mut found: Vec<(String, String, String)> = Vec::new();
+        for source in [Sources::in_environment, Sources::in_dot_env] {
+            for suffix in ["", FILE] {
+                for name in self.scope.variables(setting) {
+                    let variable = source(self.sources, &format!("{name}{suffix}"));
+                    match variable.map_or(Ok(None), |variable| text_of(variable, suffix)) {
+                        Ok(text) => found.extend(text.map(|(text, origin)| (name, text, origin))),
+                        Err(problem) => self.problem(setting, problem),
+                    }
                 }
             }
         }
         let mut found = found.into_iter();
-        let (name, value, origin) = found.next()?;
-        for (_, _, other) in found.filter(|(alias, other, _)| *alias != name && *other != value) {
+        let (name, text, origin) = found.next()?;
+        for (_, _, other) in found.filter(|(alias, other, _)| *alias != name && *other != text) {
             self.problem(setting, format_args!("{origin} and {other} have different values; set one of them"));
         }
-        Some((value, origin))
+        Some((text, origin))
     }
 
-    /// The value of a variable in one source, unless it is empty.
-    fn look_up(&mut self, setting: &Setting, source: ValueSource, name: &str) -> Option<(String, Origin)> {
-        let is_path = matches!(source, ValueSource::EnvironmentFile | ValueSource::DotEnvFile);
-        let name = if is_path { format!("{name}_FILE") } else { name.to_owned() };
-        let (value, origin) = match source {
-            ValueSource::Environment | ValueSource::EnvironmentFile => {
-                (self.sources.environment.get(&name)?.trim(), Origin::Variable(name.clone()))
-            }
-            ValueSource::DotEnv | ValueSource::DotEnvFile => {
-                let Entry { value, line, defect } = self.sources.dot_env.get(&name)?;
-                let origin = Origin::DotEnv(name.clone(), *line);
-                if let Some(defect) = defect {
-                    self.problem(setting, format_args!("{origin}: {defect}"));
-                    return None;
-                }
-                (value.trim(), origin)
-            }
-        };
-        let (value, origin) = match value {
-            "" => return None,
-            path if is_path => match fs::read_to_string(path) {
-                Ok(text) => (text.trim().to_owned(), Origin::File(name, path.into())),
-                Err(error) => {
-                    self.problem(setting, format_args!("the file that {origin} names cannot be read: {error}"));
-                    return None;
-                }
-            },
-            value => (value.to_owned(), origin),
-        };
-        if ['"', '\''].iter().any(|quote| value.len() > 1 && value.starts_with(*quote) && value.ends_with(*quote)) {
-            self.problem(
-                setting,
-                format_args!("{origin} has quotes around the value; remove them (docker run --env-file keeps them)"),
-            );
-            return None;
-        }
-        (!value.is_empty()).then_some((value, origin))
-    }
-
-    fn find_in_toml(&mut self, setting: &Setting) -> Option<Raw> {
-        let value = self.table(setting)?.get(setting.section)?.get(setting.key)?;
-        let raw = match value {
-            toml::Value::Array(items) => items.iter().map(scalar).collect::<Option<_>>().map(Raw::List),
-            value => scalar(value).map(Raw::Text),
-        };
-        match raw {
-            None => {
-                self.problem(setting, "the TOML value is of a type that no setting has");
-                None
-            }
-            Some(Raw::Text(text)) if text.is_empty() => None,
-            raw => raw,
-        }
-    }
-
-    /// Refuses, in the file and in variables, what no setting is, and what none can be.
-    fn refuse_what_has_no_effect(&mut self) {
-        let sources = self.sources;
-        self.refuse_what_is_unknown(&sources.toml, &[GRANTS, TENANTS]);
-        self.refuse_what_no_variable_holds();
-        for scope in tenant::named_scopes(&sources.toml) {
-            let Scope::Tenant(_, index) = scope else { continue };
-            self.within(scope, |reader| {
-                if let Some(table) = sources.toml.get(TENANTS).and_then(|tenants| tenants.get(index)?.as_table()) {
-                    reader.refuse_what_is_unknown(table, &["name", GRANTS]);
-                }
-                reader.refuse_what_no_variable_holds();
-            });
-        }
-    }
-
-    /// The settings that can stand in this scope.
-    fn settings_here(&self) -> impl Iterator<Item = &'static Setting> + use<> {
-        let of_a_tenant_only = self.scope != Scope::Flat;
-        settings::ALL.iter().filter(move |setting| !of_a_tenant_only || setting.is_of_a_tenant())
-    }
-
-    /// Refuses what is in a table of the file and is neither a setting's nor one of `others`.
-    fn refuse_what_is_unknown(&mut self, table: &toml::Table, others: &[&str]) {
-        let prefix = self.scope.prefix();
-        for (section, value) in table.iter().filter(|(section, _)| !others.contains(&section.as_str())) {
-            let known: Vec<_> = self.settings_here().filter(|setting| setting.section == section).collect();
-            let Some(table) = value.as_table().filter(|_| !known.is_empty()) else {
-                let mut sections: Vec<_> = self.settings_here().map(|setting| setting.section).collect();
-                sections.dedup();
-                let sections = sections.into_iter().map(|section| format!("[{section}]"));
-                let others = others.iter().map(|other| match *other {
-                    GRANTS | TENANTS => format!("[[{other}]]"),
-                    key => key.to_owned(),
-                });
-                let there = sections.chain(others).collect::<Vec<_>>().join(", ");
-                let subject = format!("{prefix}[{section}] in the TOML file");
-                self.problem_of(&subject, format_args!("no such section; there are: {there}"));
-                continue;
-            };
-            for key in table.keys().filter(|key| known.iter().all(|setting| setting.key != *key)) {
-                let keys: Vec<_> = known.iter().map(|setting| setting.key).collect();
-                let there = keys.join(", ");
-                let subject = format!("{prefix}[{section}] {key} in the TOML file");
-                self.problem_of(&subject, format_args!("no such setting; the section has: {there}"));
-            }
-        }
-    }
-
-    fn refuse_what_no_variable_holds(&mut self) {
-        for setting in self.settings_here().filter(|setting| setting.availability == Availability::TomlOnly) {
-            if self.find_in_environment(setting).is_some() {
-                self.problem(setting, "a variable cannot hold it; write it in the TOML file");
-            }
-        }
-    }
-
-    /// Where there are tenants, nothing says whose a setting of the flat form would be.
-    pub(super) fn refuse_the_flat_form(&mut self) {
-        for setting in settings::ALL.iter().filter(|setting| setting.is_of_a_tenant()) {
-            if self.find_in_environment(setting).is_some() {
-                self.problem(setting, "there are [[tenants]], and each has its own; set that of one of them");
-            }
-        }
-        let toml = self.toml();
-        for section in tenant::SECTIONS.into_iter().filter(|section| toml.contains_key(*section)) {
-            let what = format_args!(
-                "there are [[tenants]], and each has its own; write [tenants.{section}] below one of them"
-            );
-            self.problem_of(&format!("[{section}] in the TOML file"), what);
-        }
-        if self.toml().contains_key(GRANTS) {
-            self.problem_of("[[grants]]", "there are [[tenants]]; write [[tenants.grants]] below the tenant's table");
-        }
-        let names = self.sources.unknown_variables_of_tenants();
-        for name in names {
-            self.problem_of(&name, "no tenant has such a setting; is it misspelt?");
-        }
+    fn find_in_toml(&self, setting: &Setting) -> Option<&'a toml::Value> {
+        let scope = if setting.is_of_a_tenant() { &self.scope } else { &Scope::Flat };
+        let value = scope.table(&self.sources.toml)?.get(setting.section)?.get(setting.key)?;
+        Some(value).filter(|value| value.as_str().is_none_or(|text| !text.trim().is_empty()))
     }
 }
 
+/// The text of a variable, or of the file that it names, and where it stands. None if it is empty.
+fn text_of(variable: Variable<'_>, suffix: &str) -> Result<Option<(String, String)>, String> {
+    let Variable { text, origin, defect } = variable;
+    if let Some(defect) = defect {
+        return Err(format!("{origin}: {defect}"));
+    }
+    let (text, origin) = if suffix == FILE && !text.is_empty() {
+        let contents = fs::read_to_string(text)
+            .map_err(|error| format!("the file that {origin} names cannot be read: {error}"))?;
+        (contents.trim().to_owned(), format!("{origin} ({text})"))
+    } else {
+        (text.to_owned(), origin)
+    };
+    if ['"', '\''].iter().any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote)) {
+        let cure = "remove them (docker run --env-file keeps them)";
+        return Err(format!("{origin} has quotes around the value; {cure}"));
+    }
+    Ok((!text.is_empty()).then_some((text, origin)))
+}
+
+/// A value as a variable would hold it. None if it is not a single value.
 fn scalar(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.trim().to_owned()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Boolean(value) => Some(value.to_string()),
+        toml::Value::Integer(_) | toml::Value::Boolean(_) => Some(value.to_string()),
         _ => None,
     }
 }

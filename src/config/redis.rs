@@ -1,68 +1,64 @@
-//! `[redis]`: the store that replicas share.
+//! `[redis]`: the Redis that replicas share.
 
 use std::fs;
 
-use super::{
-    reader::Reader,
-    settings::{REDIS_CA_FILE, REDIS_ON_FAILURE, REDIS_PREFIX, REDIS_URL},
-};
+use super::{reader::Reader, settings};
 use crate::store::{OnFailure, RedisAddress, RedisKeyPrefix};
 
 /// The settings of Redis.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    /// Where it is, and who may sign its certificate.
+    /// Its address, and the CAs that may sign its certificate.
     pub address: RedisAddress,
-    /// What its keys begin with.
+    /// The prefix of all keys.
     pub prefix: RedisKeyPrefix,
-    /// What happens without it.
+    /// What happens while it is unavailable.
     pub on_failure: OnFailure,
 }
 
 impl RedisConfig {
-    /// None without a URL: then each replica is on its own.
+    /// None without a URL: the replica then keeps its state in memory.
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let mut address = reader.optional(&REDIS_URL, RedisAddress::parse);
-        let authorities = reader.optional(&REDIS_CA_FILE, |path| {
+        let mut address = reader.value(&settings::REDIS_URL, RedisAddress::parse);
+        let authorities = reader.value(&settings::REDIS_CA_FILE, |path| {
             fs::read(path).map_err(|error| format!("the file cannot be read: {error}"))
         });
         if let Some(authorities) = authorities {
+            reader.keep(&settings::REDIS_CA_FILE, String::from_utf8_lossy(&authorities).into_owned());
             let trusting = address.take().map(|address| address.trusting(authorities)).transpose();
-            address = trusting.map_err(|error| reader.problem(&REDIS_CA_FILE, error)).ok().flatten();
+            address = trusting.map_err(|error| reader.problem(&settings::REDIS_CA_FILE, error)).ok().flatten();
         }
-        let prefix = reader.or_default(&REDIS_PREFIX, "aca:", RedisKeyPrefix::parse);
-        let on_failure = reader.or_default(&REDIS_ON_FAILURE, "degrade", on_failure);
+        let prefix = reader.value(&settings::REDIS_PREFIX, RedisKeyPrefix::parse);
+        let on_failure = reader.choice(&settings::REDIS_ON_FAILURE, |text| match text {
+            "degrade" => Some(OnFailure::Degrade),
+            "refuse" => Some(OnFailure::Refuse),
+            _ => None,
+        });
         Some(Self { address: address?, prefix: prefix?, on_failure: on_failure? })
-    }
-
-    /// Whether both name the same server, user, password and authorities, or none.
-    pub(super) fn are_same_server(one: Option<&Self>, other: Option<&Self>) -> bool {
-        match (one, other) {
-            (Some(one), Some(other)) => one.address.is(&other.address),
-            (None, None) => true,
-            _ => false,
-        }
-    }
-}
-
-fn on_failure(text: &str) -> Result<OnFailure, &'static str> {
-    match text {
-        "degrade" => Ok(OnFailure::Degrade),
-        "refuse" => Ok(OnFailure::Refuse),
-        _ => Err("neither degrade nor refuse"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Sources;
+    use crate::config::sources::Sources;
 
     fn read(environment: &[(&str, &str)], toml: &str) -> Result<Option<RedisConfig>, String> {
         let sources = Sources::for_test(environment, toml);
-        let mut reader = Reader::for_part(&sources);
+        let mut reader = Reader::new(&sources);
         let config = RedisConfig::read(&mut reader);
         reader.finish(Some(config)).map(|(config, _)| config).map_err(|problems| problems.to_string())
+    }
+
+    /// Whether a reload would notice the difference between two environments.
+    fn differ(one: &[(&str, &str)], other: &[(&str, &str)]) -> bool {
+        let [one, other] = [one, other].map(|environment| {
+            let sources = Sources::for_test(environment, "");
+            let mut reader = Reader::new(&sources);
+            RedisConfig::read(&mut reader);
+            reader.values
+        });
+        one.differ(&other, None, "redis")
     }
 
     #[test]
@@ -81,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_are_told_and_no_password() {
+    fn all_mistakes_are_reported_without_the_password() {
         let toml =
             "[redis]\nurl = \"redis://:hunter2@redis.example.com/#insecure\"\nprefix = \"a*\"\non_failure = \"no\"";
         let problems = read(&[], toml).unwrap_err();
@@ -99,9 +95,9 @@ mod tests {
         };
         let read = |path: &str, url| read(&[("REDIS_URL", url), ("REDIS_CA_FILE", path)], "");
         let tls = "rediss://redis.example.com";
-        let two = read(&file("two.pem", &certificate.repeat(2)), tls).unwrap();
-        let one = read(&file("one.pem", &certificate), tls).unwrap();
-        assert!(one.is_some() && !RedisConfig::are_same_server(one.as_ref(), two.as_ref()));
+        let (two, one) = (file("two.pem", &certificate.repeat(2)), file("one.pem", &certificate));
+        assert!(read(&one, tls).unwrap().is_some() && read(&two, tls).unwrap().is_some());
+        assert!(differ(&[("REDIS_CA_FILE", &one)], &[("REDIS_CA_FILE", &two)]));
         let broken = certificate.replace("MII", "MIA");
         for (path, url, expected) in [
             ("/nowhere/ca.pem", tls, "the file cannot be read"),
@@ -124,8 +120,9 @@ mod tests {
         let [one, other] =
             ["redis://:one@localhost", "redis://:other@localhost"].map(|url| read(&[("REDIS_URL", url)], "").unwrap());
         assert_eq!(format!("{one:?}"), format!("{other:?}"));
-        assert!(RedisConfig::are_same_server(one.as_ref(), one.clone().as_ref()));
-        assert!(!RedisConfig::are_same_server(one.as_ref(), other.as_ref()));
-        assert!(!RedisConfig::are_same_server(one.as_ref(), None));
+        let [one, other] = [("REDIS_URL", "redis://:one@localhost"), ("REDIS_URL", "redis://:other@localhost")];
+        assert!(!differ(&[one], &[one]));
+        assert!(differ(&[one], &[other]));
+        assert!(differ(&[one], &[]));
     }
 }

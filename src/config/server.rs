@@ -1,10 +1,10 @@
-//! `[server]`: where the service listens, and whom it believes about who calls.
+//! `[server]`: the public listener.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
     reader::Reader,
-    settings::{SERVER_HOST, SERVER_PORT, SERVER_TRUSTED_PROXIES},
+    settings,
     value::{ip_address, port},
 };
 use crate::trusted_proxies::{TrustedProxies, proxy_network};
@@ -14,17 +14,17 @@ use crate::trusted_proxies::{TrustedProxies, proxy_network};
 pub struct ServerConfig {
     /// The address.
     pub host: IpAddr,
-    /// The port; 0 for any that is free.
+    /// The port; 0 for any free one.
     pub port: u16,
-    /// Whose forwarding headers are believed.
+    /// The proxies whose forwarding headers the log uses.
     pub trusted_proxies: TrustedProxies,
 }
 
 impl ServerConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let host = reader.or_default(&SERVER_HOST, "127.0.0.1", ip_address);
-        let port = reader.or_default(&SERVER_PORT, "8080", |text| port(text, "any that is free"));
-        let trusted_proxies = reader.list(&SERVER_TRUSTED_PROXIES, proxy_network).unwrap_or_default();
+        let host = reader.value(&settings::SERVER_HOST, ip_address);
+        let port = reader.value(&settings::SERVER_PORT, |text| port(text, "any free one"));
+        let trusted_proxies = reader.list(&settings::SERVER_TRUSTED_PROXIES, proxy_network).unwrap_or_default();
         Some(Self { host: host?, port: port?, trusted_proxies: TrustedProxies::new(trusted_proxies) })
     }
 

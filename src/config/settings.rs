@@ -1,6 +1,19 @@
-//! The list of settings: names, aliases, and which a user may set today.
+//! The list of settings: names, meanings and defaults. `--help` and docs/configuration.md are generated from it.
 
-use super::tenant;
+use std::{fmt::Write as _, sync::LazyLock};
+
+/// The key of the rules in the TOML file.
+pub(super) const GRANTS: &str = "grants";
+
+/// The key of the list of tenants in the TOML file.
+pub(super) const TENANTS: &str = "tenants";
+
+/// The sections that each tenant has of its own.
+pub(super) const TENANT_SECTIONS: [&str; 4] = ["ably", "clerk", "token", "cors"];
+
+/// The defaults of all settings: the active lines of the example file.
+static DEFAULTS: LazyLock<toml::Table> =
+    LazyLock::new(|| include_str!("../../ably-clerk-auth.example.toml").parse().unwrap_or_default());
 
 /// A setting: key `key` of section `[section]`, and the variable `SECTION_KEY`.
 #[derive(Debug, PartialEq, Eq)]
@@ -9,38 +22,23 @@ pub struct Setting {
     pub section: &'static str,
     /// The key in it.
     pub key: &'static str,
-    /// Other variables that mean the same: the names that the vendors' own tools use.
+    /// Other variables with the same meaning: the names that the vendors' own tools use.
     pub aliases: &'static [&'static str],
-    /// What is said of it in an error.
-    pub availability: Availability,
-}
-
-/// Whether a setting has an effect.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Availability {
-    /// It has.
-    Built,
-    /// It has, and is too much for a variable: it stands in the TOML file only.
-    TomlOnly,
+    /// The valid values, if there are only a few.
+    pub choices: &'static [&'static str],
+    /// What applies when the setting is unset and the example file has no default.
+    pub if_unset: &'static str,
+    /// Whether only the TOML file can hold it.
+    pub file_only: bool,
+    /// The meaning, in Markdown. The first line is a sentence for `--help`; docs/configuration.md has all lines.
+    pub meaning: &'static [&'static str],
 }
 
 impl Setting {
-    const fn new(section: &'static str, key: &'static str) -> Self {
-        Self { section, key, aliases: &[], availability: Availability::Built }
-    }
-
-    const fn aliases(self, aliases: &'static [&'static str]) -> Self {
-        Self { aliases, ..self }
-    }
-
-    const fn toml_only(section: &'static str, key: &'static str) -> Self {
-        Self { availability: Availability::TomlOnly, ..Self::new(section, key) }
-    }
-
     /// Whether each tenant has its own.
     #[must_use]
     pub fn is_of_a_tenant(&self) -> bool {
-        tenant::SECTIONS.contains(&self.section)
+        TENANT_SECTIONS.contains(&self.section)
     }
 
     /// The variable of this setting, where there is one tenant.
@@ -49,99 +47,159 @@ impl Setting {
         format!("{}_{}", self.section, self.key).to_ascii_uppercase()
     }
 
-    /// The variable, then its aliases.
-    pub fn variables(&self) -> impl Iterator<Item = String> {
-        std::iter::once(self.variable()).chain(self.aliases.iter().map(ToString::to_string))
+    /// The default, from the example file.
+    #[must_use]
+    pub fn default_value(&self) -> Option<&'static toml::Value> {
+        DEFAULTS.get(self.section)?.get(self.key)
+    }
+
+    /// The default as an operator would write it in a variable, unless it is empty.
+    #[must_use]
+    pub fn default_text(&self) -> Option<String> {
+        match self.default_value()? {
+            toml::Value::Array(items) if items.is_empty() => None,
+            toml::Value::String(text) => Some(text.clone()),
+            value => Some(value.to_string()),
+        }
     }
 }
 
+/// The settings that a variable can hold, a line each, for `--help`.
+#[must_use]
+pub fn help() -> String {
+    let settings = || ALL.iter().filter(|setting| !setting.file_only);
+    let width = settings().map(|setting| setting.variable().len()).max().unwrap_or_default();
+    let mut help = String::new();
+    for setting in settings() {
+        let meaning =
+            setting.meaning.first().copied().unwrap_or_default().trim().trim_end_matches('.').replace('`', "");
+        let default = setting.default_text().unwrap_or_else(|| setting.if_unset.replace('`', ""));
+        let default = if default.is_empty() { default } else { format!(" [{default}]") };
+        _ = writeln!(help, "  {:width$}  {meaning}{default}", setting.variable());
+        if !setting.aliases.is_empty() {
+            _ = writeln!(help, "  {:width$}  Also: {}", "", setting.aliases.join(", "));
+        }
+    }
+    help
+}
+
 macro_rules! settings {
-    ($($(#[$doc:meta])* $name:ident = $setting:expr;)*) => {
-        $($(#[$doc])* pub const $name: Setting = $setting;)*
+    ($($(#[doc = $meaning:literal])+ $name:ident = $section:literal, $key:literal $(, $field:ident: $value:expr)*;)*) => {
+        $($(#[doc = $meaning])+ pub const $name: Setting = {
+            let (aliases, choices): (&[_], &[_]) = (&[], &[]);
+            let (if_unset, file_only, meaning) = ("", false, &[$($meaning),+]);
+            let setting = Setting { section: $section, key: $key, aliases, choices, if_unset, file_only, meaning };
+            Setting { $($field: $value,)* ..setting }
+        };)*
 
         /// Every setting, in the order of the documentation.
-        pub const ALL: &[Setting] = &[$($setting),*];
+        pub const ALL: &[Setting] = &[$($name),*];
     };
 }
 
 settings! {
-    /// `appId.keyId:secret`; required.
-    ABLY_API_KEY = Setting::new("ably", "api_key").aliases(&["NEXT_ABLY_API_KEY"]);
+    /// The API key that signs tokens: `appId.keyId:secret`.
+    ABLY_API_KEY = "ably", "api_key", aliases: &["NEXT_ABLY_API_KEY"], if_unset: "required";
     /// Ably's REST API.
-    ABLY_REST_URL = Setting::new("ably", "rest_url");
-    /// Whether the key has revocable tokens on.
-    ABLY_REVOCABLE_TOKENS = Setting::new("ably", "revocable_tokens");
-    /// `pk_…`; required.
-    CLERK_PUBLISHABLE_KEY = Setting::new("clerk", "publishable_key")
-        .aliases(&["NEXT_PUBLIC_CLERK_PUBLISHABLE_KEY", "VITE_CLERK_PUBLISHABLE_KEY"]);
-    /// `sk_…`, for the Backend API.
-    CLERK_SECRET_KEY = Setting::new("clerk", "secret_key");
-    /// A PEM public key, for verification without any network.
-    CLERK_JWT_KEY = Setting::new("clerk", "jwt_key");
+    /// For `check`, revocation and the format `token_details`.
+    ABLY_REST_URL = "ably", "rest_url";
+    /// `true` if the API key has revocable tokens turned on.
+    /// Turn them on in Ably's dashboard. Tokens are then valid for an hour at most.
+    ABLY_REVOCABLE_TOKENS = "ably", "revocable_tokens";
+    /// Names the Clerk instance: `pk_test_…` or `pk_live_…`.
+    CLERK_PUBLISHABLE_KEY = "clerk", "publishable_key",
+        aliases: &["NEXT_PUBLIC_CLERK_PUBLISHABLE_KEY", "VITE_CLERK_PUBLISHABLE_KEY"], if_unset: "required";
+    /// For Clerk's Backend API: `sk_test_…` or `sk_live_…`.
+    /// The service looks up usernames that are not in the session token, and fetches signing keys.
+    CLERK_SECRET_KEY = "clerk", "secret_key";
+    /// The instance's public key (PEM).
+    /// The service then verifies sessions without any network.
+    CLERK_JWT_KEY = "clerk", "jwt_key";
     /// Clerk's Backend API.
-    CLERK_API_URL = Setting::new("clerk", "api_url");
-    /// The origins that `azp` may name.
-    CLERK_AUTHORIZED_PARTIES = Setting::new("clerk", "authorized_parties");
-    /// Whether Bearer tokens may lack `azp`.
-    CLERK_NATIVE_APPS = Setting::new("clerk", "native_apps");
-    /// The values that `aud` may have.
-    CLERK_AUDIENCE = Setting::new("clerk", "audience");
-    /// How far clocks may differ, in milliseconds.
-    CLERK_CLOCK_SKEW_MS = Setting::new("clerk", "clock_skew_ms");
-    /// The Frontend API's proxy.
-    CLERK_PROXY_URL = Setting::new("clerk", "proxy_url");
-    /// The satellite domains.
-    CLERK_DOMAIN = Setting::new("clerk", "domain");
-    /// How long users are remembered.
-    CLERK_USER_CACHE_TTL = Setting::new("clerk", "user_cache_ttl");
-    /// `whsec_…`, or several while one replaces another.
-    CLERK_WEBHOOK_SIGNING_SECRET = Setting::new("clerk", "webhook_signing_secret");
-    /// What a token is given as: `token_request`, `jwt` or `token_details`.
-    TOKEN_FORMAT = Setting::new("token", "format");
-    /// The longest life of a token.
-    TOKEN_TTL = Setting::new("token", "ttl");
-    /// The template of client IDs.
-    TOKEN_CLIENT_ID = Setting::new("token", "client_id");
-    /// Whether the key's own capability is meant, where there are no rules.
-    TOKEN_CAPABILITY = Setting::new("token", "capability");
-    /// What an SDK does when the user is signed out: `retry` or `fail`.
-    TOKEN_SIGNED_OUT = Setting::new("token", "signed_out");
-    /// The condition without which there is no token.
-    TOKEN_REQUIRE = Setting::toml_only("token", "require");
-    /// How long a denial lasts.
-    REVOCATION_DENIAL_TTL = Setting::new("revocation", "denial_ttl");
-    /// The origins whose pages may read answers.
-    CORS_ALLOWED_ORIGINS = Setting::new("cors", "allowed_origins");
-    /// The address to listen on.
-    SERVER_HOST = Setting::new("server", "host").aliases(&["HOST"]);
-    /// The port to listen on.
-    SERVER_PORT = Setting::new("server", "port").aliases(&["PORT"]);
-    /// Networks whose forwarding headers are believed.
-    SERVER_TRUSTED_PROXIES = Setting::new("server", "trusted_proxies");
-    /// The admin listener's address.
-    ADMIN_HOST = Setting::new("admin", "host");
-    /// The admin listener's port; 0 turns it off.
-    ADMIN_PORT = Setting::new("admin", "port");
-    /// The admin listener's token, for what changes something.
-    ADMIN_TOKEN = Setting::new("admin", "token");
-    /// Tokens per user and minute; 0 for no limit.
-    LIMITS_TOKENS_PER_MINUTE = Setting::new("limits", "tokens_per_minute");
-    /// Tokens per user at once.
-    LIMITS_TOKENS_BURST = Setting::new("limits", "tokens_burst");
-    /// Requests for a token that are worked on at once.
-    LIMITS_MAX_IN_FLIGHT = Setting::new("limits", "max_in_flight");
-    /// Open connections of the public listener.
-    LIMITS_CONNECTIONS = Setting::new("limits", "connections");
-    /// The store that replicas share.
-    REDIS_URL = Setting::new("redis", "url");
-    /// A PEM bundle of the authorities that may sign its certificate.
-    REDIS_CA_FILE = Setting::new("redis", "ca_file");
-    /// What its keys begin with.
-    REDIS_PREFIX = Setting::new("redis", "prefix");
-    /// What happens without it.
-    REDIS_ON_FAILURE = Setting::new("redis", "on_failure");
-    /// How log lines look.
-    LOG_FORMAT = Setting::new("log", "format");
-    /// Which log lines there are.
-    LOG_LEVEL = Setting::new("log", "level");
+    CLERK_API_URL = "clerk", "api_url";
+    /// The origins of your app (list).
+    /// Session tokens with another `azp`, or without one, are rejected. Set this in production.
+    CLERK_AUTHORIZED_PARTIES = "clerk", "authorized_parties", if_unset: "any";
+    /// `true` accepts Bearer tokens without `azp`, as native apps get them.
+    /// [What it weakens](clerk.md#native-apps).
+    CLERK_NATIVE_APPS = "clerk", "native_apps";
+    /// The allowed values of `aud` (list), for session tokens that have one.
+    CLERK_AUDIENCE = "clerk", "audience", if_unset: "any";
+    /// How far Clerk's clock and this machine's may differ, in milliseconds.
+    /// Up to 300000.
+    CLERK_CLOCK_SKEW_MS = "clerk", "clock_skew_ms";
+    /// Your Frontend API proxy, if Clerk's SDK in your app uses one.
+    CLERK_PROXY_URL = "clerk", "proxy_url";
+    /// Satellite domains (list), without `clerk.`.
+    /// Signing keys come from the first. Ignored for development instances.
+    CLERK_DOMAIN = "clerk", "domain";
+    /// How long the service caches a user that it looked up.
+    CLERK_USER_CACHE_TTL = "clerk", "user_cache_ttl";
+    /// The signing secret of Clerk's webhooks: `whsec_…`.
+    /// A list while one replaces another. Unset: [webhooks](revocation.md) are off.
+    CLERK_WEBHOOK_SIGNING_SECRET = "clerk", "webhook_signing_secret";
+    /// What the client gets: `token_request`, `jwt` or `token_details`.
+    /// [Which to choose](formats.md).
+    TOKEN_FORMAT = "token", "format", choices: &["token_request", "jwt", "token_details"];
+    /// How long a token is valid at most, up to `24h`.
+    /// A client may ask for less, down to 10 seconds.
+    TOKEN_TTL = "token", "ttl", if_unset: "Ably's 60 minutes";
+    /// The client ID on Ably: text with `{username}`, `{user_id}` or `{claim.NAME}`.
+    /// `{claim.metadata.handle}` reads a nested claim.
+    TOKEN_CLIENT_ID = "token", "client_id";
+    /// `key` confirms that, without rules, tokens have the API key's whole capability.
+    /// It turns off the warning about the missing policy.
+    TOKEN_CAPABILITY = "token", "capability", choices: &["key"];
+    /// What an SDK does when the user is signed out: `retry` (401) or `fail` (403).
+    /// [Details](connect.md#when-the-user-is-signed-out).
+    TOKEN_SIGNED_OUT = "token", "signed_out", choices: &["retry", "fail"];
+    /// The condition that every session must meet.
+    /// [Require something for every token](policy.md#require-something-for-every-token).
+    TOKEN_REQUIRE = "token", "require", file_only: true;
+    /// How long an ended session or a banned user is denied, at least `2m`.
+    /// Session tokens that are valid for longer are rejected.
+    REVOCATION_DENIAL_TTL = "revocation", "denial_ttl";
+    /// The origins whose pages may read answers (list).
+    CORS_ALLOWED_ORIGINS = "cors", "allowed_origins", if_unset: "the authorized parties";
+    /// The IP address of the public listener.
+    SERVER_HOST = "server", "host", aliases: &["HOST"];
+    /// The port of the public listener; `0` takes any free one.
+    SERVER_PORT = "server", "port", aliases: &["PORT"];
+    /// The networks of your proxies (list).
+    /// The log believes their `X-Forwarded-For` or `Forwarded`. [Details](architecture.md#where-a-request-comes-from).
+    SERVER_TRUSTED_PROXIES = "server", "trusted_proxies";
+    /// The IP address of the admin listener.
+    /// It serves `/metrics`, `/healthz`, `/readyz` and `/revocations`.
+    ADMIN_HOST = "admin", "host";
+    /// The port of the admin listener; `0` turns it off.
+    ADMIN_PORT = "admin", "port";
+    /// What `revoke` must send; without it, `revoke` works on loopback only.
+    /// Beyond loopback it needs 16 characters or more. [Details](revocation.md#operator-requests).
+    ADMIN_TOKEN = "admin", "token";
+    /// How many tokens a user may get per minute from each replica; `0`: no limit.
+    LIMITS_TOKENS_PER_MINUTE = "limits", "tokens_per_minute";
+    /// How many of them at once.
+    /// [Limits](architecture.md#limits).
+    LIMITS_TOKENS_BURST = "limits", "tokens_burst";
+    /// How many token requests each replica works on at once.
+    /// More get 503.
+    LIMITS_MAX_IN_FLIGHT = "limits", "max_in_flight";
+    /// How many connections the public listener keeps open.
+    /// At the limit, a new connection replaces the one that has been idle longest.
+    LIMITS_CONNECTIONS = "limits", "connections";
+    /// The Redis that replicas share: `rediss://user:password@host:port`.
+    /// [More than one replica](revocation.md#more-than-one-replica).
+    REDIS_URL = "redis", "url";
+    /// A file with the CA certificates (PEM) for Redis's certificate.
+    /// Other CAs then do not count.
+    REDIS_CA_FILE = "redis", "ca_file", if_unset: "the system's CAs";
+    /// The prefix of all keys in Redis.
+    REDIS_PREFIX = "redis", "prefix";
+    /// While Redis is unavailable: `degrade` or `refuse`.
+    /// `degrade` continues with what each replica knows. `refuse` issues no tokens.
+    REDIS_ON_FAILURE = "redis", "on_failure", choices: &["degrade", "refuse"];
+    /// How a line of the log looks: `pretty` or `json`.
+    LOG_FORMAT = "log", "format", choices: &["pretty", "json"], if_unset: "`pretty` on a terminal, else `json`";
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    LOG_LEVEL = "log", "level", choices: &["error", "warn", "info", "debug", "trace"];
 }

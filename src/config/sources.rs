@@ -1,60 +1,64 @@
 //! Where settings come from: the environment, files that it names, `.env`, and a TOML file.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    env, fs, io, iter,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, env, fs, io, iter, path::Path};
 
 use toml::de::DeTable;
 
 use super::{
     dot_env::{self, Entry},
-    reader::Problem,
-    settings::{self, Setting},
-    tenant::{self, TENANTS},
+    problem::Problem,
+    scope::Scope,
+    settings::{self, TENANTS},
 };
 
-/// The TOML file as it was found: its text, or why there is none.
+/// The TOML file: its text, or why it cannot be read.
 pub type TomlFile = Result<String, io::ErrorKind>;
 
-/// The texts of all sources, not yet looked at.
+/// The text of a variable, and where it stands.
+pub(super) struct Variable<'a> {
+    pub(super) text: &'a str,
+    pub(super) origin: String,
+    /// Why the author of `.env` must have meant another text.
+    pub(super) defect: Option<&'static str>,
+}
+
+/// The contents of all sources.
 #[derive(Default)]
 pub struct Sources {
     pub(super) environment: HashMap<String, String>,
-    /// The names, not the values, of variables that begin as those of tenants do.
-    tenants_environment: Vec<String>,
+    /// The names, not the values, of variables that start like a tenant's.
+    pub(super) tenant_variables: Vec<String>,
     pub(super) dot_env: HashMap<String, Entry>,
     pub(super) toml: toml::Table,
-    /// The text of `toml`, for what says where something stands.
+    /// The text of `toml`, to tell lines and columns.
     pub(super) toml_text: String,
-    pub(super) toml_path: PathBuf,
+    /// Its path, as problems name it.
+    pub(super) toml_path: String,
     pub(super) problems: Vec<Problem>,
 }
 
 impl Sources {
-    /// The file that is read when `--config` names none.
+    /// The file that is read without `--config`.
     pub const DEFAULT_PATH: &str = "ably-clerk-auth.toml";
 
-    /// Reads the process's environment, `.env` in the working directory, and the TOML file: that of `config`, which must
-    /// exist, or else [`Self::DEFAULT_PATH`], if it does. What cannot be read is a problem of the configuration, to be
-    /// told with all others.
+    /// Reads the environment, `.env` in the working directory, and the TOML file: `config`, which must exist, or else
+    /// [`Self::DEFAULT_PATH`], if it exists. An unreadable source is a problem of the configuration like any other.
     #[must_use]
     pub fn read(config: Option<&Path>) -> Self {
         Self::with_file(config, &Self::toml_file(config))
     }
 
-    /// Reads all but the TOML file, which was read before.
+    /// Reads all sources but the TOML file, which the caller has read.
     #[must_use]
     pub fn with_file(config: Option<&Path>, file: &TomlFile) -> Self {
-        let mut sources = Self { toml_path: Self::toml_path(config).to_owned(), ..Self::default() };
+        let mut sources = Self { toml_path: Self::toml_path(config).display().to_string(), ..Self::default() };
         sources.read_toml(file, config.is_some());
         sources.read_environment();
         sources.read_dot_env(Path::new(".env"));
         sources
     }
 
-    /// The TOML file: what `--config` names, or the one that is read without it.
+    /// The path of the TOML file.
     #[must_use]
     pub fn toml_path(config: Option<&Path>) -> &Path {
         config.unwrap_or(Path::new(Self::DEFAULT_PATH))
@@ -65,46 +69,49 @@ impl Sources {
         fs::read_to_string(Self::toml_path(config)).map_err(|error| error.kind())
     }
 
+    /// A variable of the environment.
+    pub(super) fn in_environment(&self, name: &str) -> Option<Variable<'_>> {
+        let text = self.environment.get(name)?.trim();
+        Some(Variable { text, origin: name.to_owned(), defect: None })
+    }
+
+    /// A variable of `.env`.
+    pub(super) fn in_dot_env(&self, name: &str) -> Option<Variable<'_>> {
+        let Entry { value, line, defect } = self.dot_env.get(name)?;
+        Some(Variable { text: value.trim(), origin: format!("{name} (.env, line {line})"), defect: *defect })
+    }
+
+    /// The names of all variables of tenants that the file has.
+    pub(super) fn known_tenant_variables(&self) -> impl Iterator<Item = String> {
+        let settings = || settings::ALL.iter().filter(|setting| setting.is_of_a_tenant());
+        Scope::named(&self.toml).flat_map(move |scope| settings().map(move |setting| scope.variable(setting)))
+    }
+
     fn problem(&mut self, what: String) {
         self.problems.push(Problem(what));
     }
 
-    /// Takes only the variables that are settings: nothing else of the environment is any of our business.
+    /// Reads the variables of settings only: the rest of the environment belongs to others.
     fn read_environment(&mut self) {
-        let names = settings::ALL.iter().flat_map(Setting::variables).chain(self.variables_of_tenants());
+        let names = settings::ALL
+            .iter()
+            .flat_map(|setting| Scope::Flat.variables(setting))
+            .chain(self.known_tenant_variables());
         let names: Vec<_> = names.flat_map(|name| [format!("{name}_FILE"), name]).collect();
         for name in names {
             match env::var(&name) {
                 Ok(value) => _ = self.environment.insert(name, value),
                 Err(env::VarError::NotPresent) => {}
-                Err(env::VarError::NotUnicode(_)) => self.problem(format!("{name}: not UTF-8; set it anew")),
+                Err(env::VarError::NotUnicode(_)) => {
+                    self.problem(format!("{name}: not UTF-8; set it again"));
+                }
             }
         }
-        self.tenants_environment = env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
-        self.tenants_environment.retain(|name| name.starts_with(&TENANTS.to_ascii_uppercase()));
+        self.tenant_variables = env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+        self.tenant_variables.retain(|name| name.starts_with(&TENANTS.to_ascii_uppercase()));
     }
 
-    fn variables_of_tenants(&self) -> impl Iterator<Item = String> {
-        tenant::named_scopes(&self.toml).flat_map(|scope| {
-            let settings = settings::ALL.iter().filter(|setting| setting.is_of_a_tenant());
-            settings.map(move |setting| scope.variable(setting))
-        })
-    }
-
-    /// Variables that look like a tenant's and are not: a restriction that is misspelt would be none.
-    pub(super) fn unknown_variables_of_tenants(&self) -> Vec<String> {
-        let prefix = format!("{}_", TENANTS.to_ascii_uppercase());
-        let sections = tenant::SECTIONS.map(|section| format!("_{}_", section.to_ascii_uppercase()));
-        let known: BTreeSet<String> =
-            self.variables_of_tenants().flat_map(|name| [format!("{name}_FILE"), name]).collect();
-        let names = self.tenants_environment.iter().chain(self.dot_env.keys());
-        let looks_like_one =
-            |name: &str| name.starts_with(&prefix) && sections.iter().any(|section| name.contains(section));
-        let unknown = names.filter(|name| looks_like_one(name) && !known.contains(*name));
-        unknown.cloned().collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// What is wrong with a setting in it is told when the setting is read: other programs' lines are their own.
+    /// The lines of other programs may have any form: a defect counts once a setting is read from its line.
     fn read_dot_env(&mut self, path: &Path) {
         const UTF_16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
         match fs::read(path) {
@@ -120,7 +127,7 @@ impl Sources {
 
     /// The parser's own message would show the line, which may hold a secret.
     fn read_toml(&mut self, file: &TomlFile, must_exist: bool) {
-        let path = self.toml_path.display().to_string();
+        let path = self.toml_path.clone();
         let text = match file {
             Ok(text) => text,
             Err(io::ErrorKind::NotFound) if !must_exist => return,
@@ -141,17 +148,17 @@ impl Sources {
     pub(crate) fn for_test(environment: &[(&str, &str)], toml: &str) -> Self {
         Self {
             environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-            tenants_environment: environment.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            tenant_variables: environment.iter().map(|(name, _)| (*name).to_owned()).collect(),
             toml: toml.parse().unwrap(),
             toml_text: toml.to_owned(),
-            toml_path: PathBuf::from(Self::DEFAULT_PATH),
+            toml_path: Self::DEFAULT_PATH.to_owned(),
             ..Self::default()
         }
     }
 }
 
-/// Where the TOML parser found an error. Of keys with too many dots it does not say; those are on the first line with
-/// which it finds the same.
+/// The byte at which the TOML parser found an error. It gives none for a key with too many dots: that is on the first line
+/// up to which it finds the same error.
 pub(super) fn offset(text: &str, error: &toml::de::Error) -> usize {
     if let Some(span) = error.span() {
         return span.start;

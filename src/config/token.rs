@@ -1,10 +1,6 @@
-//! `[token]`: what tokens are like.
+//! `[token]`: format, lifetime and client ID of tokens.
 
-use super::{
-    reader::Reader,
-    settings::{TOKEN_CAPABILITY, TOKEN_CLIENT_ID, TOKEN_FORMAT, TOKEN_SIGNED_OUT, TOKEN_TTL},
-    value::duration,
-};
+use super::{reader::Reader, settings, value::duration};
 use crate::{
     ably::{TokenFormat, Ttl},
     identity::ClientIdTemplate,
@@ -14,58 +10,48 @@ use crate::{
 /// The settings of tokens.
 #[derive(Clone, Debug)]
 pub struct TokenConfig {
-    /// What tokens are given as.
+    /// What a client gets.
     pub format: TokenFormat,
-    /// The longest life of a token; without it, Ably's default.
+    /// How long a token is valid at most. If unset, Ably's default.
     pub ttl: Option<Ttl>,
-    /// How client IDs are made.
+    /// The template of client IDs.
     pub client_id: ClientIdTemplate,
-    /// What tokens may do where no rules say it, if that is meant.
+    /// What tokens may do without rules, if the operator confirms it.
     pub capability: Option<UnruledCapability>,
-    /// What a client is told to do whose user is signed out.
+    /// What an SDK does when the user is signed out.
     pub signed_out: SignedOut,
 }
 
-/// What tokens may do where no rules say it.
+/// What tokens may do without rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnruledCapability {
-    /// All that the API key may.
+    /// What the API key may do.
     Key,
 }
 
 impl TokenConfig {
     pub(super) fn read(reader: &mut Reader<'_>, revocable: bool) -> Option<Self> {
-        let format = reader.or_default(&TOKEN_FORMAT, "token_request", str::parse::<TokenFormat>);
-        let ttl = reader.optional(&TOKEN_TTL, |text| ttl(text, revocable));
-        let client_id = reader.or_default(&TOKEN_CLIENT_ID, "{username}", str::parse::<ClientIdTemplate>);
-        let capability = reader.optional(&TOKEN_CAPABILITY, capability);
-        let signed_out = reader.or_default(&TOKEN_SIGNED_OUT, "retry", signed_out);
+        let format = reader.choice(&settings::TOKEN_FORMAT, |text| text.parse::<TokenFormat>().ok());
+        let ttl = reader.value(&settings::TOKEN_TTL, |text| ttl(text, revocable));
+        let client_id = reader.value(&settings::TOKEN_CLIENT_ID, str::parse::<ClientIdTemplate>);
+        let capability = reader.choice(&settings::TOKEN_CAPABILITY, |_| Some(UnruledCapability::Key));
+        let signed_out = reader.choice(&settings::TOKEN_SIGNED_OUT, |text| match text {
+            "retry" => Some(SignedOut::Retry),
+            "fail" => Some(SignedOut::Fail),
+            _ => None,
+        });
         Some(Self { format: format?, ttl, client_id: client_id?, capability, signed_out: signed_out? })
     }
 }
 
-fn capability(text: &str) -> Result<UnruledCapability, &'static str> {
-    match text {
-        "key" => Ok(UnruledCapability::Key),
-        _ => Err("only \"key\" can stand here: the API key's own capability; rules are [[grants]] tables"),
-    }
-}
-
-fn signed_out(text: &str) -> Result<SignedOut, &'static str> {
-    match text {
-        "retry" => Ok(SignedOut::Retry),
-        "fail" => Ok(SignedOut::Fail),
-        _ => Err("neither retry (401: an SDK asks again) nor fail (403: it does not)"),
-    }
-}
-
 pub(super) fn ttl(text: &str, revocable: bool) -> Result<Ttl, &'static str> {
-    let ttl = Ttl::try_from(duration(text)?).map_err(|()| "not a whole number of milliseconds above zero")?;
+    let ttl =
+        Ttl::try_from(duration(text)?).map_err(|()| "zero, or a fraction of a millisecond; write for example 30m")?;
     if revocable && ttl > Ttl::MAX_REVOCABLE {
-        return Err("longer than the hour that Ably allows a key with revocable tokens");
+        return Err("longer than the hour that Ably allows for a key with revocable tokens; use 1h or less");
     }
     if ttl > Ttl::MAX {
-        return Err("longer than the 24 hours that Ably allows");
+        return Err("longer than the 24 hours that Ably allows; use 24h or less");
     }
     Ok(ttl)
 }

@@ -457,10 +457,10 @@ expect = { capability = { "chat:*" = ["*"] }, channel_claims = { "chat:*" = "own
     let output = run(&[], policy, tests, &["check", "--policy-tests", INPUT]);
     insta::assert_snapshot!(text(&output), @r##"
     ably-clerk-auth: the policy tests have 4 problems:
-      - input, line 5, column 47: [[cases]] "as it is": channel_claims: only tokens of the format jwt carry it; [token] format is another
-      - input, line 5, column 113: [[cases]] "as it is": publish_rate: only tokens of the format jwt carry it; [token] format is another
-      - input, line 9, column 47: [[cases]] "not as it is": channel_claims: only tokens of the format jwt carry it; [token] format is another
-      - input, line 9, column 107: [[cases]] "not as it is": publish_rate: only tokens of the format jwt carry it; [token] format is another
+      - input, line 5, column 47: [[cases]] "as it is": channel_claims: only JWTs can carry it; set [token] format to jwt, or remove it
+      - input, line 5, column 113: [[cases]] "as it is": publish_rate: only JWTs can carry it; set [token] format to jwt, or remove it
+      - input, line 9, column 47: [[cases]] "not as it is": channel_claims: only JWTs can carry it; set [token] format to jwt, or remove it
+      - input, line 9, column 107: [[cases]] "not as it is": publish_rate: only JWTs can carry it; set [token] format to jwt, or remove it
     "##);
     assert_eq!(output.status.code(), Some(1));
 }
@@ -470,10 +470,10 @@ fn broken_files_are_told_with_line_and_column() {
     let output = run(&[], POLICY, "[[cases]]\nnames = \"a\"\n", &["check", "--policy-tests", INPUT]);
     insta::assert_snapshot!(text(&output), @r##"
     ably-clerk-auth: the policy tests have 4 problems:
-      - input, line 1, column 1: [[cases]] number 1: no name
-      - input, line 1, column 1: [[cases]] number 1: no claims
-      - input, line 1, column 1: [[cases]] number 1: no expect
-      - input, line 2, column 1: [[cases]] number 1: no such key: "names"; there are: name, tenant, claims, params, expect
+      - input, line 1, column 1: [[cases]] number 1: name is missing; add it
+      - input, line 1, column 1: [[cases]] number 1: claims is missing; add it
+      - input, line 1, column 1: [[cases]] number 1: expect is missing; add it
+      - input, line 2, column 1: [[cases]] number 1: unknown key "names"; use one of: name, tenant, claims, params, expect
     "##);
     assert_eq!(output.status.code(), Some(1));
     let tests = "[[cases]]\nname = \"a\"\nclaims = {}\nexpect = { refused = 40160 }";

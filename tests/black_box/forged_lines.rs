@@ -49,7 +49,7 @@ impl Redis {
             "tenant": "default", "scope": scope, "margin": "none", "targets": targets, "look_up": "again", "at": 1,
             "over": 9_999_999_999_999_i64,
         });
-        let work = json!({ "id": id, "due": 1, "job": task.to_string() }).to_string();
+        let work = json!({ "id": id, "due": 1, "payload": task.to_string() }).to_string();
         self.run(&["HSET", "aca:{v1}:work", id, &work]);
         self.run(&["ZADD", "aca:{v1}:since", "1", id]);
         self.run(&["ZADD", "aca:{v1}:due", "1", id]);

@@ -61,7 +61,7 @@ async fn rules_that_match_add_up_and_ably_takes_the_result() {
         assert_eq!(exchanged(&vendors, &token_request).await["capability"], capability);
         assert_eq!(service.logged_of(&id).await["rules"], rules);
     }
-    let dropped = service.logged("resource dropped from the grant").await;
+    let dropped = service.logged("a resource drops out of a grant").await;
     assert_eq!((&dropped["resource"], &dropped["rule"]), (&json!("team:{claim.team}"), &json!("own")), "{dropped}");
 }
 
@@ -94,10 +94,10 @@ async fn whom_no_rule_matches_and_who_does_not_meet_the_requirement_are_told_apa
     ratelimit: "tokens";r=19;t=19
     vary: Origin
     x-ably-errorcode: 40160
-    x-ably-errormessage: The policy grants this session nothing: no rule matches, or no placeholder of the matching rules can be filled. (policy-grants-nothing)
+    x-ably-errormessage: The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled. (policy-grants-nothing)
     x-content-type-options: nosniff
 
-    {"error":{"code":40160,"statusCode":403,"message":"The policy grants this session nothing: no rule matches, or no placeholder of the matching rules can be filled. (policy-grants-nothing)","href":"https://help.ably.io/error/40160"}}
+    {"error":{"code":40160,"statusCode":403,"message":"The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled. (policy-grants-nothing)","href":"https://help.ably.io/error/40160"}}
     "##);
     for (claims, expected, reason) in [
         (organization("guest", "o:pro"), (403, 40160), "policy-grants-nothing"),
@@ -193,17 +193,17 @@ ttl = "2d"
     assert_eq!(output.status.code(), Some(1));
     insta::assert_snapshot!(String::from_utf8_lossy(&output.stderr), @r##"
     ably-clerk-auth: the configuration has 11 problems:
-      - TOKEN_CAPABILITY ([token] capability): says that every token has the key's own capability, and [[grants]] say otherwise; remove one of the two
-      - ably-clerk-auth.toml, line 6, column 8: [[grants]] "rooms": when contradicts itself: the rule would never match
+      - TOKEN_CAPABILITY ([token] capability): gives every token the API key's whole capability, and [[grants]] restrict it; remove one of the two
+      - ably-clerk-auth.toml, line 6, column 8: [[grants]] "rooms": when contradicts itself, so the rule never matches; correct it
       - ably-clerk-auth.toml, line 7, column 16: [[grants]] "rooms": the resource "rooms*": Ably takes "rooms*" for a literal name, not a pattern: * stands for a whole segment, as in "rooms:*"
       - ably-clerk-auth.toml, line 7, column 42: [[grants]] "rooms": the resource "{org_slug}:*": {org_slug} needs a literal segment before it, or {user_id}, {session_id} or {org_id}: a user or an organization chooses its value, which could be the name of any namespace or channel
       - ably-clerk-auth.toml, line 7, column 59: [[grants]] "rooms": "*" stands beside other operations
       - ably-clerk-auth.toml, line 7, column 77: [[grants]] "rooms": the resource "chat:{email}": {email} is unknown: use {user_id}, {username}, {session_id}, {org_id}, {org_slug}, {org_role} or {claim.PATH}
       - ably-clerk-auth.toml, line 7, column 94: [[grants]] "rooms": "fly" is not an operation of Ably's
-      - ably-clerk-auth.toml, line 10, column 8: [[grants]] "rooms": another rule has this name already
-      - ably-clerk-auth.toml, line 11, column 10: [[grants]] "rooms": no such condition: "claims"; there are: role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not
-      - ably-clerk-auth.toml, line 12, column 22: [[grants]] "rooms": an empty list, where a list of operations, like ["subscribe"] is wanted
-      - ably-clerk-auth.toml, line 13, column 7: [[grants]] "rooms": ttl: longer than the 24 hours that Ably allows
+      - ably-clerk-auth.toml, line 10, column 8: [[grants]] "rooms": another table has this name; write another
+      - ably-clerk-auth.toml, line 11, column 10: [[grants]] "rooms": unknown condition "claims"; use one of: role, permission, plan, feature, organization, claim, reverified, impersonated, agent, any, all, not
+      - ably-clerk-auth.toml, line 12, column 22: [[grants]] "rooms": an empty list; write a list of operations, like ["subscribe"]
+      - ably-clerk-auth.toml, line 13, column 7: [[grants]] "rooms": ttl: longer than the 24 hours that Ably allows; use 24h or less
     Nothing was started. `ably-clerk-auth --help` lists all settings.
     "##);
 }

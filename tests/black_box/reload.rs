@@ -51,7 +51,7 @@ async fn a_broken_or_a_lost_file_leaves_the_old_policy_in_force() {
 }
 
 #[tokio::test]
-async fn half_a_file_is_never_taken_for_a_whole_one() {
+async fn a_half_written_file_is_never_loaded() {
     let vendors = Vendors::start().await;
     let service = vendors.service_with_file(&rule("one"), &[]);
     service.wait_until_ready().await;

@@ -101,7 +101,7 @@ fn values_that_can_never_match_end_the_start_each_with_its_cure() {
         "for preview deployments, use a development instance of Clerk and leave the authorized parties unset",
         "CLERK_AUTHORIZED_PARTIES ([clerk] authorized_parties): an origin has a path, a slash at the end",
         "CORS_ALLOWED_ORIGINS ([cors] allowed_origins): an origin names the default port",
-        "CLERK_DOMAIN ([clerk] domain): a domain begins with clerk., which is added by itself; leave it out",
+        "CLERK_DOMAIN ([clerk] domain): a domain begins with clerk., which the service adds itself; leave it out",
         "SERVER_PORT ([server] port): a URL, not a port. Kubernetes sets this variable for a Service of that name",
         "ADMIN_PORT ([admin] port): a URL, not a port. Kubernetes sets this variable for a Service of that name",
         "enableServiceLinks: false",

@@ -69,7 +69,7 @@ test("the page's server has the service explain a policy for a session, and say 
   assert.equal(broken.explanation, null);
   const [placed, setting] = broken.problems.toSorted((a, b) => Boolean(b.at) - Boolean(a.at));
   assert.deepEqual(placed.at, { line: 4, column: 1 });
-  assert.match(placed.message, /no such key: "nam"/);
+  assert.match(placed.message, /unknown key "nam"/);
   assert.equal(setting.at, null);
   assert.match(setting.message, /TOKEN_TTL/);
 });
@@ -153,7 +153,7 @@ test("a mistake is shown with its place, leads there, and cannot be put in force
   const page = await openEditor(t, sandbox, "Carol Lindqvist");
   const editor = page.getByTestId("policy");
   await write(page, ADMINS.replace("role", "rol"));
-  await shows(page, "problems", 'no such condition: "rol"');
+  await shows(page, "problems", 'unknown condition "rol"');
   assert.equal(await editor.getAttribute("aria-invalid"), "true");
   assert.doesNotMatch(await page.getByTestId("problems").innerText(), /\/|tmp/);
   await page.getByRole("button", { name: "Line 7, column 19" }).click();

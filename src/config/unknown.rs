@@ -1,0 +1,86 @@
+//! Rejects what has no effect: unknown sections, keys and variables. A misspelt restriction would restrict nothing.
+
+use std::collections::BTreeSet;
+
+use super::{
+    reader::Reader,
+    scope::Scope,
+    settings::{self, GRANTS, Setting, TENANT_SECTIONS, TENANTS},
+};
+
+/// Rejects what no setting has.
+pub(super) fn reject(reader: &mut Reader<'_>) {
+    let file = &reader.sources.toml;
+    for scope in [Scope::Flat].into_iter().chain(Scope::named(file)) {
+        reader.within(scope, |reader| {
+            if let Some(table) = reader.scope.table(file) {
+                reject_in_file(reader, table);
+            }
+            for setting in settings_in(&reader.scope).filter(|setting| setting.file_only) {
+                if reader.find_in_environment(setting).is_some() {
+                    reader.problem(setting, "a variable cannot hold it; write it in the TOML file");
+                }
+            }
+        });
+    }
+}
+
+fn settings_in(scope: &Scope) -> impl Iterator<Item = &'static Setting> + use<> {
+    let is_flat = *scope == Scope::Flat;
+    settings::ALL.iter().filter(move |setting| is_flat || setting.is_of_a_tenant())
+}
+
+fn reject_in_file(reader: &mut Reader<'_>, table: &toml::Table) {
+    let other_keys = if reader.scope == Scope::Flat { [TENANTS, GRANTS] } else { ["name", GRANTS] };
+    let prefix = reader.scope.prefix();
+    for (section, value) in table.iter().filter(|(section, _)| !other_keys.contains(&section.as_str())) {
+        let settings = settings_in(&reader.scope).filter(|setting| setting.section == section);
+        let keys: Vec<_> = settings.map(|setting| setting.key).collect();
+        let Some(table) = value.as_table().filter(|_| !keys.is_empty()) else {
+            let mut sections: Vec<_> = settings_in(&reader.scope).map(|setting| setting.section).collect();
+            sections.extend(other_keys);
+            sections.dedup();
+            let subject = format!("{prefix}[{section}] in the TOML file");
+            reader.problem_of(&subject, format_args!("unknown section; use one of: {}", sections.join(", ")));
+            continue;
+        };
+        for key in table.keys().filter(|key| !keys.contains(&key.as_str())) {
+            let subject = format!("{prefix}[{section}] {key} in the TOML file");
+            reader.problem_of(&subject, format_args!("unknown setting; use one of: {}", keys.join(", ")));
+        }
+    }
+}
+
+/// Rejects settings of a tenant outside `[[tenants]]`: nothing says which tenant they belong to.
+pub(super) fn reject_flat_form(reader: &mut Reader<'_>) {
+    for setting in settings::ALL.iter().filter(|setting| setting.is_of_a_tenant()) {
+        if reader.find_in_environment(setting).is_some() {
+            reader.problem(setting, "each of the [[tenants]] has its own; set the variable of one of them");
+        }
+    }
+    let file = &reader.sources.toml;
+    for section in TENANT_SECTIONS.into_iter().filter(|section| file.contains_key(*section)) {
+        let what = format_args!("each of the [[tenants]] has its own; write [tenants.{section}] below one of them");
+        reader.problem_of(&format!("[{section}] in the TOML file"), what);
+    }
+    if file.contains_key(GRANTS) {
+        let what = "each of the [[tenants]] has its own; write [[tenants.grants]] below one of them";
+        reader.problem_of("[[grants]]", what);
+    }
+    for name in unknown_tenant_variables(reader) {
+        reader.problem_of(&name, "unknown variable of a tenant; check the tenant's name and the setting's");
+    }
+}
+
+/// Variables that look like a tenant's and are not.
+fn unknown_tenant_variables(reader: &Reader<'_>) -> BTreeSet<String> {
+    let sources = reader.sources;
+    let prefix = format!("{}_", TENANTS.to_ascii_uppercase());
+    let sections = TENANT_SECTIONS.map(|section| format!("_{}_", section.to_ascii_uppercase()));
+    let known: BTreeSet<String> =
+        sources.known_tenant_variables().flat_map(|name| [format!("{name}_FILE"), name]).collect();
+    let names = sources.tenant_variables.iter().chain(sources.dot_env.keys());
+    let looks_like_one =
+        |name: &str| name.starts_with(&prefix) && sections.iter().any(|section| name.contains(section));
+    names.filter(|name| looks_like_one(name) && !known.contains(*name)).cloned().collect()
+}
