@@ -134,21 +134,17 @@ rows! {
     R::NoCredential(NoCredential::Missing | NoCredential::SessionCookieMissing, _)
         => "session-token-missing", 401, INVALID_CREDENTIALS,
         "No Clerk session: send the session token as a Bearer token, or its cookies. Is the user signed in?";
-    R::NoCredential(NoCredential::Ambiguous, _)
-        => "authorization-ambiguous", 401, INVALID_CREDENTIALS,
+    R::NoCredential(NoCredential::Ambiguous, _) => "authorization-ambiguous", 401, INVALID_CREDENTIALS,
         "Two Authorization headers: send one.";
-    R::NoCredential(NoCredential::DevBrowserMissing, _)
-        => "dev-browser-missing", 401, INVALID_CREDENTIALS,
+    R::NoCredential(NoCredential::DevBrowserMissing, _) => "dev-browser-missing", 401, INVALID_CREDENTIALS,
         "No __clerk_db_jwt cookie, which a Clerk development instance needs beside its session cookie.";
-    R::NoCredential(NoCredential::SignedOut, _)
-        => "client-uat-signed-out", 401, INVALID_CREDENTIALS,
+    R::NoCredential(NoCredential::SignedOut, _) => "client-uat-signed-out", 401, INVALID_CREDENTIALS,
         "The user is signed out: the __client_uat cookie is missing or 0.";
     R::NoCredential(NoCredential::OlderThanClient, _)
         => "session-token-older-than-client-uat", 401, INVALID_CREDENTIALS,
         "The session cookie is older than the last sign-in or sign-out. A page renews it within a minute.";
 
-    R::Invalid(Invalid::Malformed) => "token-malformed", 401, INVALID_CREDENTIALS,
-        "The session token is not a JWT.";
+    R::Invalid(Invalid::Malformed) => "token-malformed", 401, INVALID_CREDENTIALS, "The session token is not a JWT.";
     R::Invalid(Invalid::NotASession) => "token-type-mismatch", 401, INVALID_CREDENTIALS,
         "The token is not a session token. Send what getToken() returns without a template, not an API key, a machine token or an OAuth token.";
     R::Invalid(Invalid::Type) => "token-invalid-typ", 401, INVALID_CREDENTIALS,
@@ -200,8 +196,7 @@ rows! {
         "The cookies are of sessions at several Clerk instances. Send the session token of one as a Bearer token.";
     R::AnotherSite => "request-from-another-site", 401, INVALID_CREDENTIALS,
         "A page of another site sent the user's cookies. Add its origin to CORS_ALLOWED_ORIGINS, or send a Bearer token.";
-    R::Overloaded => "overloaded", 503, INTERNAL, after 1,
-        "The token service is overloaded. Try again soon.";
+    R::Overloaded => "overloaded", 503, INTERNAL, after 1, "The token service is overloaded. Try again soon.";
     R::RateLimited(LimitExceeded(allowance)) => "rate-limited", 429, RATE_LIMITED, after allowance.lasts.into(),
         "The user has asked for too many tokens. Wait as many seconds as the Retry-After header says.";
 
@@ -211,8 +206,7 @@ rows! {
         "The user has no username. Give them one in Clerk, or set TOKEN_CLIENT_ID to {user_id}.";
     R::Identity(IdentityError::Banned) => "user-banned", 403, FORBIDDEN,
         "The user is banned. Lift the ban in Clerk to let them in.";
-    R::Identity(IdentityError::Deleted) => "user-deleted", 403, FORBIDDEN,
-        "The user does not exist any more at Clerk.";
+    R::Identity(IdentityError::Deleted) => "user-deleted", 403, FORBIDDEN, "The user does not exist any more at Clerk.";
     R::Identity(IdentityError::ClaimMissing) => "client-id-claim-missing", 403, FORBIDDEN,
         "The session token lacks a claim that TOKEN_CLIENT_ID names. Add it to Clerk's session token.";
     R::Identity(IdentityError::NotAClientId(_)) => "client-id-impossible", 403, FORBIDDEN,
@@ -293,14 +287,12 @@ rows! {
         "The token is missing: send ADMIN_TOKEN as a Bearer token.";
     R::AdminTokenWrong => "admin-token-wrong", 401, INVALID_CREDENTIALS,
         "The token is wrong: send this service's ADMIN_TOKEN as a Bearer token.";
-    R::AdminFromPage => "from-a-page", 403, FORBIDDEN,
-        "Web pages may not send this request: it has an Origin header.";
+    R::AdminFromPage => "from-a-page", 403, FORBIDDEN, "Web pages may not send this request: it has an Origin header.";
     R::AdminHost => "host-unknown", 403, FORBIDDEN,
         "Without ADMIN_TOKEN, the Host header must be an IP address or localhost: a web page could be behind it.";
     R::Host => "host-unknown", 403, FORBIDDEN,
         "The Host header must be an IP address or localhost: any other name could be that of a web page.";
-    R::NotJson => "not-json", 415, BAD_REQUEST,
-        "The body must be application/json.";
+    R::NotJson => "not-json", 415, BAD_REQUEST, "The body must be application/json.";
     R::RevocationRequest(InvalidRevocationRequest::Malformed) => "revocation-request-invalid", 400, BAD_REQUEST,
         "Send a JSON object with tenant, session, user, client_id, for (strings), lift, dry_run (true or false).";
     R::RevocationRequest(InvalidRevocationRequest::NotOneSubject) => "revocation-request-invalid", 400, BAD_REQUEST,
@@ -321,11 +313,9 @@ rows! {
         "The tenant is unknown.";
     R::RevocationRequestInterrupted => "revocation-request-broken-off", 500, INTERNAL,
         "The service failed: its log says more. Send the request again.";
-    R::MetricsNotWritten => "metrics-not-written", 500, INTERNAL,
-        "The metrics cannot be written.";
+    R::MetricsNotWritten => "metrics-not-written", 500, INTERNAL, "The metrics cannot be written.";
 
-    R::Body(InvalidBody::TooLarge) => "body-refused", 413, BAD_REQUEST,
-        "The body of the request is too large.";
+    R::Body(InvalidBody::TooLarge) => "body-refused", 413, BAD_REQUEST, "The body of the request is too large.";
     R::Body(InvalidBody::TooSlow) => "body-refused", 408, BAD_REQUEST,
         "The request did not arrive whole within 5 seconds.";
     R::Body(InvalidBody::Interrupted) => "body-refused", 400, BAD_REQUEST,
@@ -334,12 +324,9 @@ rows! {
         "The body of a POST must be application/x-www-form-urlencoded, without content encoding.";
     R::HeadTooLarge => "head-too-large", 431, BAD_REQUEST,
         "The address and headers of the request are larger than 16 KiB, or it has more than 96 headers.";
-    R::HeadTooSlow => "not-a-request", 408, BAD_REQUEST,
-        "The request did not arrive whole within 5 seconds.";
-    R::NotHttp => "not-a-request", 400, BAD_REQUEST,
-        "The request is not valid HTTP/1.1.";
-    R::NoRoute => "no-such-route", 404, NOT_FOUND,
-        "The route is unknown. Tokens are at /api/ably; see /openapi.yaml.";
+    R::HeadTooSlow => "not-a-request", 408, BAD_REQUEST, "The request did not arrive whole within 5 seconds.";
+    R::NotHttp => "not-a-request", 400, BAD_REQUEST, "The request is not valid HTTP/1.1.";
+    R::NoRoute => "no-such-route", 404, NOT_FOUND, "The route is unknown. Tokens are at /api/ably; see /openapi.yaml.";
     R::NoAdminRoute => "no-such-route", 404, NOT_FOUND,
         "The route is unknown. The admin listener has /metrics, /healthz, /readyz and /revocations.";
     R::Method(_) => "no-such-route", 405, METHOD_NOT_ALLOWED,

@@ -14,6 +14,11 @@ use std::fs;
 use std::path::Path;
 
 #[test]
+fn the_service_has_no_circle_of_imports() {
+    assert_no_circle("src");
+}
+
+#[test]
 fn the_sandbox_has_no_circle_of_imports() {
     assert_no_circle("sandbox/src");
 }

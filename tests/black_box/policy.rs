@@ -61,7 +61,7 @@ async fn rules_that_match_add_up_and_ably_takes_the_result() {
         assert_eq!(exchanged(&vendors, &token_request).await["capability"], capability);
         assert_eq!(service.logged_of(&id).await["rules"], rules);
     }
-    let dropped = service.logged("a resource drops out of a grant").await;
+    let dropped = service.logged("resource dropped from the grant").await;
     assert_eq!((&dropped["resource"], &dropped["rule"]), (&json!("team:{claim.team}"), &json!("own")), "{dropped}");
 }
 
@@ -94,10 +94,10 @@ async fn whom_no_rule_matches_and_who_does_not_meet_the_requirement_are_told_apa
     ratelimit: "tokens";r=19;t=19
     vary: Origin
     x-ably-errorcode: 40160
-    x-ably-errormessage: The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled. (policy-grants-nothing)
+    x-ably-errormessage: The policy grants this session nothing: no rule matches, or no placeholder of the matching rules can be filled. (policy-grants-nothing)
     x-content-type-options: nosniff
 
-    {"error":{"code":40160,"statusCode":403,"message":"The policy grants this session nothing: no rule matches it, or no resource of those that do can be filled. (policy-grants-nothing)","href":"https://help.ably.io/error/40160"}}
+    {"error":{"code":40160,"statusCode":403,"message":"The policy grants this session nothing: no rule matches, or no placeholder of the matching rules can be filled. (policy-grants-nothing)","href":"https://help.ably.io/error/40160"}}
     "##);
     for (claims, expected, reason) in [
         (organization("guest", "o:pro"), (403, 40160), "policy-grants-nothing"),
