@@ -1,4 +1,4 @@
-//! The line that every token request runs along: credential, session, identity, grant, signature.
+//! How a token request becomes a token: credential, session, identity, grant, signature.
 //!
 //! [`Issuer::verify`] finds the session, [`Issuer::issue`] does the rest. [`Explainer`] runs the same decisions without
 //! signing, and collects their reasons.
@@ -34,7 +34,7 @@ pub struct Issuer {
     /// Knows restrictions and live tokens.
     store: Arc<dyn Store>,
     token_limit: Option<TokenLimit>,
-    /// Metrics for refusals without a known tenant. With a single tenant, its own.
+    /// Metrics for requests whose tenant is unknown. With a single tenant, its own.
     without_tenant: TenantMetrics,
 }
 
@@ -57,7 +57,7 @@ pub struct IncomingRequest<'a> {
     pub authorization: &'a [Cow<'a, str>],
     /// The `Cookie` header; several are joined by `; `.
     pub cookies: &'a str,
-    /// Whether a tenant accepts these cookies: a browser sends them for pages of other sites too.
+    /// Whether a tenant accepts these cookies. A browser sends them with requests of other sites' pages too.
     pub accepts_cookies: &'a (dyn Fn(&Tenant) -> bool + Sync),
 }
 
@@ -73,7 +73,7 @@ pub struct Caller<'a> {
 /// The result of a token request.
 #[derive(Debug)]
 pub struct Outcome<'a> {
-    /// None: no session was verified.
+    /// None: [`Issuer::verify`] refused the request.
     pub caller: Option<Caller<'a>>,
     /// How many more tokens the caller may have. None: there is no limit, or the request was not counted.
     pub allowance: Option<Allowance>,
@@ -154,14 +154,14 @@ impl Issuer {
         permit: &mut Permit<'_>,
         now: UnixMillis,
     ) -> Result<Caller<'_>, Refusal> {
-        // Anyone can send a token that has to wait for signing keys. Meanwhile verified sessions use the permit.
+        // Anyone can send a token whose verification waits for signing keys. Others use the permit meanwhile.
         permit.release_while_waiting(self.authenticate(request, now)).await?.map_err(|refusal| match refusal {
             Refusal::NoCredential(cause, _) => Refusal::NoCredential(cause, self.signed_out()),
             refusal => refusal,
         })
     }
 
-    /// The answer for clients that show no session. Their tenant is unknown, so all tenants have to agree.
+    /// The answer for clients that show no session: `Fail` if every tenant says so, since theirs is unknown.
     fn signed_out(&self) -> SignedOut {
         let fails = self.tenants.iter().all(|tenant| tenant.signed_out == SignedOut::Fail);
         if fails { SignedOut::Fail } else { SignedOut::Retry }
@@ -189,17 +189,17 @@ impl Issuer {
         contexts: SigningContexts<'_>,
     ) -> Result<IssuedToken, Refusal> {
         self.check_restrictions(caller, None, now)?;
-        // Only the user can use up their allowance, and nothing calls Clerk or Ably before it is counted.
+        // After verification, so that only the user can use up their allowance; before any call to Clerk or Ably.
         if let Some(limit) = &self.token_limit {
             let counted = limit.take(&caller.tenant.name, &caller.session.user_id);
             *allowance = Some(counted.unwrap_or_else(|exceeded| exceeded.0));
             counted?;
         }
         let issued = caller.sign(params, now, contexts).await?;
-        if caller.tenant.revocations.is_some() {
+        if caller.tenant.revocation_queue.is_some() {
             self.record_live_token(caller, &issued, now).await?;
         }
-        // Again, and last: a denial that came meanwhile counts, and a later one finds the live token recorded.
+        // Again, after the live token is recorded: a denial before this check refuses the token, a later one finds it.
         self.check_restrictions(caller, Some(issued.client_id.as_str()), now)?;
         Ok(issued)
     }
@@ -231,7 +231,7 @@ impl Issuer {
             until: revocation::ends_by(issued.token.format(), ttl, now),
         };
         match self.store.put_live_token(live_token, now).await {
-            // This replica has recorded it. `may_issue` knows whether that is enough.
+            // Without Redis only this replica has it. `may_issue` refuses if the operator chose that.
             Ok(()) | Err(StoreError::Unavailable) => Ok(()),
             Err(error @ StoreError::Full) => Err(error.into()),
         }
@@ -272,7 +272,8 @@ impl Caller<'_> {
     }
 }
 
-/// Decides who a session's user is on Ably and what the token grants. The client reads the first refusal in this order.
+/// Decides the client ID and the grant. The checks run in a fixed order, and the first refusal is returned: organization,
+/// client ID, policy. `client_id` and `grant` run only when it is their turn.
 async fn decide(
     session: &Session,
     params: &TokenParams,
@@ -287,7 +288,7 @@ async fn decide(
     Ok((client_id, grant()?))
 }
 
-/// Refuses a client that asks for a token in an organization in which its session is not active (yet).
+/// Refuses a client that names another organization than its session's active one.
 fn check_organization(session: &Session, params: &TokenParams) -> Result<(), Refusal> {
     let active = session.organization.as_ref();
     let is_active = match params.organization.as_deref() {
@@ -298,8 +299,8 @@ fn check_organization(session: &Session, params: &TokenParams) -> Result<(), Ref
     if is_active { Ok(()) } else { Err(Refusal::OtherOrganization) }
 }
 
-/// Signs a JWT, whose revocation key is the session. If it is too large, the refusal names what makes it so: the capability
-/// that the client asks for, or the policy.
+/// Signs a JWT. Its revocation key is the session ID. If it is too large, the refusal blames the capability that the client
+/// asks for if the whole grant would fit, and the policy otherwise.
 fn sign_jwt(
     api_key: &ApiKey,
     client_id: &ClientId,
@@ -324,7 +325,7 @@ fn sign_jwt(
     })
 }
 
-/// Logs why the client lacks a resource that a rule names, without the values.
+/// Logs each resource that dropped out of the grant, and why. The values come from the user and are not logged.
 fn log_dropped(session: &Session, dropped: &[Dropped]) {
     for Dropped { rule, resource, placeholder, why, loses } in dropped {
         let (session_id, rule, loses) = (&session.session_id, rule.as_str(), loses.in_words());

@@ -3,13 +3,14 @@
 //! A token request runs along one line. Each step hands its result to the next:
 //!
 //! ```text
-//! routes/token -> issuer: credential -> session -> identity -> grant -> signature -> answer
+//! connection -> routes/token -> issuer: credential -> session -> identity -> grant -> signature -> routes/token: answer
 //! ```
 //!
 //! A webhook or an operator request runs along another:
 //!
 //! ```text
-//! routes/webhooks -> revocation: event -> restrictions in the store -> revocations at Ably, now and as due tasks
+//! connection -> routes/webhooks -> clerk/event -> revocation: event -> restrictions in the store
+//!     -> revocations at Ably: now, and again later by tasks in the store
 //! ```
 //!
 //! | modules | what they do |
@@ -17,13 +18,16 @@
 //! | [`issuer`] | the first line, as code to read from top to bottom |
 //! | [`refusal`] | every refusal, a row each |
 //! | [`clerk`] | credentials, sessions, signing keys, users, webhooks |
-//! | [`identity`], [`policy`] | client IDs; rules that grant capabilities |
+//! | [`identity`], [`policy`], `placeholder` | client IDs; rules that grant capabilities; their templates |
 //! | [`ably`] | API keys, capabilities, tokens, the REST API, the queue of revocations |
 //! | [`tenant`] | a Clerk instance, an Ably app and their policy; all tenants |
 //! | [`revocation`], [`store`] | ending access; what replicas share |
-//! | [`routes`], `connection`, [`limits`] | HTTP, its connections, and their bounds |
+//! | `connection`, [`routes`], [`limits`] | HTTP/1.1 connections (hyper); routes and middleware (actix); limits on tokens, requests and connections |
 //! | [`config`], [`assembly`], [`server`], [`reload`], [`cli`] | from settings to a running service |
-//! | [`telemetry`], [`clock`], [`detached`], `outgoing`, [`trusted_proxies`] | what the others use |
+//! | [`telemetry`], [`clock`], [`detached`], `outgoing`, [`trusted_proxies`] | logs and metrics; time; work that outlives its request; calls to Clerk and Ably; client addresses |
+//!
+//! A change begins here: a refusal in [`refusal`], a setting in [`config::settings`], a condition in `policy/condition` and
+//! `config/policy`, an operation in `ably/capability`, a webhook event in `clerk/event` and `revocation/effect`.
 
 pub mod ably;
 pub mod assembly;

@@ -1,6 +1,7 @@
 //! Every refusal: one row each with the reason for logs and metrics, and the answer for the client.
 //!
-//! Handlers return a [`Refusal`] with `?`; actix turns it into the answer. `docs/errors.md` explains each reason.
+//! A handler returns a [`Refusal`] with `?`, and `routes::middleware` logs and counts it. Where the tenant is known, the handler
+//! logs and counts it itself and answers with [`ResponseError::error_response`]. `docs/errors.md` explains each reason.
 
 use std::{fmt, time::Duration};
 
@@ -25,9 +26,9 @@ use crate::{
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each row of the table says it")]
+#[expect(missing_docs, reason = "the messages of the table say it")]
 pub enum Refusal {
-    /// With the answer that `[token] signed_out` chooses for a user who is signed out.
+    /// The second value (`[token] signed_out`) chooses 401 or 403 for a signed-out user.
     NoCredential(NoCredential, SignedOut),
     Invalid(Invalid),
     KeysUnavailable,
@@ -91,7 +92,7 @@ pub enum InvalidBody {
 /// What a refusal says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// A short name for logs, metrics and the end of the message.
+    /// A short name: in logs, as a label of metrics, and in brackets behind the message.
     pub reason: &'static str,
     /// The HTTP status.
     pub status: u16,
@@ -99,11 +100,11 @@ pub struct Row {
     pub code: u32,
     /// A fixed ASCII sentence that says what to do: it travels in a header.
     pub message: &'static str,
-    /// When to ask again, for a refusal that passes by itself.
+    /// `Retry-After`, for a temporary refusal.
     pub retry_after: Option<Duration>,
 }
 
-/// A refusal that passes soon.
+/// The usual `Retry-After`, in seconds.
 const SOON: u64 = 5;
 
 macro_rules! rows {
@@ -243,9 +244,9 @@ rows! {
     R::Outdated => "session-token-outdated", 401, INVALID_CREDENTIALS,
         "The session token is older than a change of the user's rights or name. Use the next one, within a minute.";
     R::Store(StoreError::Full) => "store-full", 503, UNREACHABLE, after SOON,
-        "The service cannot tell now who is signed out. Try again soon.";
+        "The service cannot check now whether the session has ended. Try again soon.";
     R::Store(StoreError::Unavailable) => "store-unavailable", 503, UNREACHABLE, after SOON,
-        "The service cannot tell now who is signed out. Try again soon.";
+        "The service cannot check now whether the session has ended. Try again soon.";
 
     R::Policy(PolicyRefusal::Requirement) => "policy-requirement-unmet", 403, FORBIDDEN,
         "The session does not meet what the policy requires for any token: see [token] require.";
@@ -334,7 +335,7 @@ rows! {
 }
 
 impl Refusal {
-    /// The row of this refusal, with what only its value tells.
+    /// The row of this refusal. Two rows depend on the value.
     #[must_use]
     pub fn row(&self) -> Row {
         let row = self.fixed_row();
@@ -342,7 +343,7 @@ impl Refusal {
             Self::NoCredential(cause, SignedOut::Fail) if cause.is_signed_out() => {
                 Row { status: 403, code: code::FORBIDDEN, ..row }
             }
-            Self::NoToken(NoToken::Refused(refusal)) => of_ably(*refusal, row),
+            Self::NoToken(NoToken::Refused(refusal)) => ably_row(*refusal, row),
             _ => row,
         }
     }
@@ -353,7 +354,7 @@ impl Refusal {
         self.row().reason
     }
 
-    /// Whether an operator has to know of it: webhooks and operator requests come from known senders.
+    /// Whether the log warns of it: only known senders send webhooks and operator requests.
     #[must_use]
     pub fn concerns_operator(&self) -> bool {
         matches!(
@@ -373,24 +374,24 @@ impl Refusal {
     }
 }
 
-/// Passes Ably's own status and code on, unless an SDK would take them for a verdict on its user: a 401 is about this
-/// service's key or clock, 40102 and 40171 end a connection for good, and 40140 to 40149 are about tokens.
-fn of_ably(refusal: AblyRefusal, about_the_service: Row) -> Row {
+/// The answer for a refusal of Ably's: Ably's status and code, unless an SDK would misread them. It would take a 401 (this
+/// service's key or clock) and 40140 to 40149 for errors of its own token; 40102 and 40171 would end its connection for good.
+fn ably_row(refusal: AblyRefusal, about_the_service: Row) -> Row {
     const LONGEST: Duration = Duration::from_mins(1);
     let AblyRefusal { code, status, retry_after } = refusal;
     let row = if status == 401 || matches!(code, 40102 | 40140..=40149 | 40171) {
         about_the_service
     } else {
-        Row { code, status, message: sentence(code, status), ..about_the_service }
+        Row { code, status, message: ably_message(code, status), ..about_the_service }
     };
-    let passes = row.status == 429 || row.status >= 500;
+    let is_temporary = row.status == 429 || row.status >= 500;
     Row {
-        retry_after: row.retry_after.filter(|_| passes).map(|after| retry_after.unwrap_or(after).min(LONGEST)),
+        retry_after: row.retry_after.filter(|_| is_temporary).map(|after| retry_after.unwrap_or(after).min(LONGEST)),
         ..row
     }
 }
 
-fn sentence(code: u32, status: u16) -> &'static str {
+fn ably_message(code: u32, status: u16) -> &'static str {
     match (code, status) {
         (_, 429) | (42900..=42999, _) => "Ably limits the rate of token requests. Try again later.",
         (_, 500..) => "Ably failed to make a token. Try again soon.",
@@ -414,7 +415,7 @@ impl ResponseError for Refusal {
         StatusCode::from_u16(self.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// The answer in the shape that an Ably SDK reads. The content type has no charset: ably-js in Node parses nothing else
+    /// The answer in the shape that an Ably SDK reads. The content type has no charset: ably-js in Node parses no other
     /// as an error. A browser's SDK reads code and message from the headers, which CORS exposes.
     fn error_response(&self) -> HttpResponse {
         let Row { reason, status, code, message, retry_after } = self.row();

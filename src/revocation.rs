@@ -147,8 +147,8 @@ impl Revocation {
         now: UnixMillis,
     ) -> Option<(RevocationScope, UnixMillis)> {
         let scope = revoked_by(restriction).filter(|scope| matches!(scope, RevocationScope::FormerClientIds { .. }))?;
-        let is_refused =
-            tenant.revocations.is_some() && self.store.is_done(&task::refused_rename(&tenant.name, &scope), now).await;
+        let is_refused = tenant.revocation_queue.is_some()
+            && self.store.is_done(&task::refused_rename(&tenant.name, &scope), now).await;
         is_refused.then(|| (scope, before.map_or(restriction.at, |before| before.at.max(restriction.at))))
     }
 
@@ -184,7 +184,7 @@ impl Revocation {
     }
 
     async fn revoke_later(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
-        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.revocations.is_some());
+        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.revocation_queue.is_some());
         let (Some(tenant), Some(scope)) = (tenant, revoked_by(restriction)) else { return Ok(()) };
         let mut pending = self.pending(tenant, scope, restriction.at, now).await;
         if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
@@ -233,7 +233,7 @@ impl Revocation {
         at: UnixMillis,
         now: UnixMillis,
     ) -> Result<(), Incomplete> {
-        if tenant.revocations.is_none() {
+        if tenant.revocation_queue.is_none() {
             return Ok(());
         }
         let pending = self.pending(tenant, scope.clone(), at, now).await;
@@ -245,7 +245,7 @@ impl Revocation {
 
     /// Revokes tokens, unless an earlier delivery of the same event did.
     async fn revoke(&self, tenant: &Tenant, pending: PendingRevocation, now: UnixMillis) -> Result<(), Incomplete> {
-        let Some(queue) = &tenant.revocations else { return Ok(()) };
+        let Some(queue) = &tenant.revocation_queue else { return Ok(()) };
         let coverage = pending.coverage;
         let task = Task::new(tenant, pending, now);
         let effect = task.effect();

@@ -131,7 +131,7 @@ impl Server {
                         .app_data(in_flight.clone())
                         .app_data(trusted_proxies.clone())
                         .configure(routes::configure_public)
-                        .wrap(from_fn(routes::guard::around_every_request));
+                        .wrap(from_fn(routes::middleware::around_every_request));
                     over_connections(app, Arc::clone(&table), unparsed.clone(), stopping.clone())
                 }
             })
@@ -148,7 +148,7 @@ impl Server {
                         .app_data(operator.clone())
                         .app_data(access.clone())
                         .configure(routes::configure_admin)
-                        .wrap(from_fn(routes::guard::around_every_request));
+                        .wrap(from_fn(routes::middleware::around_every_request));
                     over_connections(app, Arc::clone(&table), UnparsedRequests::default(), stopping.clone())
                 })
                 .map_err(|error| StartError::BindAdmin { address, error })?;

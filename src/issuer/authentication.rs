@@ -40,8 +40,8 @@ fn check_site(tenant: &Tenant, request: IncomingRequest<'_>) -> Result<(), Refus
     if (request.accepts_cookies)(tenant) { Ok(()) } else { Err(Refusal::AnotherSite) }
 }
 
-/// Each tenant verifies its own cookies as if it were alone. If two accept, the request is refused; so it is while one lacks
-/// the keys to tell.
+/// Each tenant verifies its own cookies as if it were alone. If two accept, or one lacks its signing keys, the request is
+/// refused.
 async fn verify_cookies<'a>(
     tenants: &'a Tenants,
     request: IncomingRequest<'_>,

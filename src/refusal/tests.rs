@@ -137,7 +137,7 @@ fn the_contract_quotes_messages_as_they_are() {
         let Some((message, reason)) = message.trim_matches(['"', '\'']).rsplit_once(" (") else { continue };
         let reason = reason.trim_end_matches(')');
         let is_fixed = ROWS.iter().any(|row| row.0 == reason && row.3 == message);
-        assert!(is_fixed || reason == "ably-refused" && message == sentence(42910, 429), "{line}");
+        assert!(is_fixed || reason == "ably-refused" && message == ably_message(42910, 429), "{line}");
         quoted += 1;
     }
     assert!(quoted > 0);

@@ -154,7 +154,7 @@ impl Revocation {
 
     fn revoking(&self, tenant: &TenantName) -> Option<(&Tenant, &RevocationQueue)> {
         let tenant = self.tenants.named(tenant)?;
-        Some((tenant, tenant.revocations.as_ref()?))
+        Some((tenant, tenant.revocation_queue.as_ref()?))
     }
 
     /// Whether a ban was lifted since, or what an operator denied.

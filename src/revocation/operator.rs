@@ -427,7 +427,7 @@ impl Revocation {
         now: UnixMillis,
         report: &mut Report,
     ) {
-        let (is_revocable, is_any_denied) = (tenant.revocations.is_some(), !denied.is_empty());
+        let (is_revocable, is_any_denied) = (tenant.revocation_queue.is_some(), !denied.is_empty());
         // After the denial, so that no token is issued later.
         let mut pending = self.pending(tenant, request.target.scope(), now, now).await;
         report.check_coverage(pending.coverage);
@@ -443,7 +443,7 @@ impl Revocation {
             pending.targets.extend(tenant.target_of_remembered(user));
         }
         let (targets, margin) = (pending.targets.clone(), pending.margin);
-        let outcomes = match (&tenant.revocations, request.run) {
+        let outcomes = match (&tenant.revocation_queue, request.run) {
             (_, Run::Dry) => vec![None; targets.len()],
             (None, Run::Real) => vec![Some(TargetReportOutcome::NotCalled); targets.len()],
             (Some(queue), Run::Real) => {

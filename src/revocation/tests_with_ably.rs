@@ -41,7 +41,7 @@ struct Scene {
 fn tenant(template: &str, key: RevokingKey) -> Tenant {
     Tenant {
         denial: Duration::from_mins(2),
-        revocations: Some(RevocationQueue::new("default", key, RevocationCounts::default())),
+        revocation_queue: Some(RevocationQueue::new("default", key, RevocationCounts::default())),
         ..fixtures::tenant("default", TokenFormat::TokenRequest, template)
     }
 }
@@ -811,7 +811,7 @@ async fn what_is_heard_late_is_revoked_twice_and_waits_where_there_is_no_room_fo
 async fn without_revocable_tokens_nothing_is_left_of_what_is_heard_late() {
     let scene = Scene::start().await;
     let store = Failing::new(MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {})), 0);
-    let denies = Tenant { revocations: None, ..tenant("{username}", scene.key.clone()) };
+    let denies = Tenant { revocation_queue: None, ..tenant("{username}", scene.key.clone()) };
     let restriction = denies.restriction(
         Subject::User("user_1".into()),
         RestrictionKind::Denied(DenialSource::Clerk),

@@ -10,7 +10,7 @@ use actix_web::{
 };
 
 use super::{
-    guard,
+    middleware,
     request_id::{self, RequestId},
 };
 use crate::{
@@ -42,12 +42,12 @@ impl UnparsedRequests {
         let field = |name| HeaderValue::from_bytes(connection::field(head, name)?).ok();
         let id = RequestId::accept_or_make(field(request_id::HEADER).as_ref());
         let span = telemetry::request_span(id.as_str(), peer.map(|peer| peer.to_canonical()));
-        span.in_scope(|| guard::report(&refusal, self.metrics.as_ref()));
+        span.in_scope(|| middleware::report(&refusal, self.metrics.as_ref()));
         let (mut response, body) = refusal.error_response().into_parts();
         let body = body.try_into_bytes().unwrap_or_default();
         let origin = field("origin").and_then(|origin| origin.to_str().map(str::to_owned).ok());
         let headers = response.headers_mut();
-        guard::add_headers(headers, &id, self.tenants.as_ref(), origin.as_deref(), None);
+        middleware::add_headers(headers, &id, self.tenants.as_ref(), origin.as_deref(), None);
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         headers.insert(CONTENT_LENGTH, body.len().into());
         if let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(std::time::SystemTime::now())) {

@@ -86,5 +86,5 @@ async fn another_value_is_refused_at_the_start() {
     let output = run(&settings, &["serve"]);
     assert!(!output.status.success());
     let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("TOKEN_SIGNED_OUT ([token] signed_out): neither retry"), "{told}");
+    assert!(told.contains("TOKEN_SIGNED_OUT ([token] signed_out): unknown value; use one of: retry, fail"), "{told}");
 }

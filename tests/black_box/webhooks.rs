@@ -602,7 +602,7 @@ async fn a_sender_that_goes_away_before_the_answer_does_not_stop_what_it_began()
     }
     vendors.ably.set_revocation_outage(None);
     assert_eq!(service.logged("tokens revoked").await["target"], "clientId:alice");
-    assert_eq!(service.logged("webhook taken").await["outcome"], "applied");
+    assert_eq!(service.logged("webhook applied").await["outcome"], "applied");
     assert_eq!(refusal(service.token(&token).await).await, DENIED.0);
 }
 
@@ -834,9 +834,9 @@ async fn a_replica_on_its_own_that_is_stopped_says_how_much_is_lost_that_was_to_
         assert_eq!(code, Some(0));
         service.logged("stopping after the requests in flight").await;
         if lost > 0 {
-            assert_eq!(service.logged_where("pieces", ended).await["level"], "WARN");
+            assert_eq!(service.logged_where("tasks", ended).await["level"], "WARN");
         }
-        let told = service.log().into_iter().filter(|entry| !entry["pieces"].is_null());
+        let told = service.log().into_iter().filter(|entry| !entry["tasks"].is_null());
         assert_eq!(told.count(), lost, "{kept:?}, {ended} ended");
     }
 }
@@ -856,8 +856,8 @@ async fn a_replica_that_is_stopped_while_it_is_cut_off_says_what_redis_was_not_g
     service.signal("TERM");
     let (code, service) = tokio::task::spawn_blocking(move || (service.wait().code(), service)).await.unwrap();
     assert_eq!(code, Some(0));
-    let told = service.logged_where("facts", 1).await;
-    assert_eq!((&told["level"], &told["pieces"]), (&json!("WARN"), &json!(1)), "{told}");
+    let told = service.logged_where("restrictions", 1).await;
+    assert_eq!((&told["level"], &told["tasks"]), (&json!("WARN"), &json!(1)), "{told}");
 }
 
 async fn store_becomes(service: &Service, status: &str) {
