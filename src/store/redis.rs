@@ -1,8 +1,8 @@
 //! The store that replicas share through Redis or Valkey.
 //!
 //! Each replica keeps what it knows in memory, as with the memory store. Through Redis, replicas exchange it, and it
-//! outlives them. A [background task](sync) synchronizes the two. On each connection it subscribes to changes, reads the
-//! active restrictions, writes what Redis lacks, and then marks the store ready.
+//! outlives them. A [background task](sync) synchronizes the two. On each connection it subscribes to changes, reads
+//! the active restrictions, writes what Redis lacks, and then marks the store ready.
 
 mod address;
 mod link;
@@ -188,7 +188,7 @@ impl Store for RedisStore {
             Ok(()) => Ok(()),
             Err(StoreError::Full) => match in_memory {
                 Ok(PutOutcome::Extended) => {
-                    // Redis has an earlier end than it has now.
+                    // Redis knows an earlier end.
                     shared.redis_lacks_live_tokens.notify_one();
                     Ok(())
                 }
@@ -261,7 +261,7 @@ impl Store for RedisStore {
                 let own = shared.local.tasks.claim(max.saturating_sub(claimed.len()), now);
                 claimed.into_iter().chain(own).collect()
             }
-            // Rather twice than late: this replica claims its own tasks.
+            // Better twice than late: this replica claims its own tasks.
             Err(_) => shared.local.tasks.claim(max, now),
         }
     }
@@ -286,7 +286,7 @@ impl Store for RedisStore {
                 Err(error) => _ = shared.failed(&link, &error),
             }
         }
-        // Rather twice than never.
+        // Better twice than never.
         shared.local.idempotency_keys.claim_once(key, now)
     }
 

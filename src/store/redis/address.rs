@@ -114,8 +114,8 @@ impl RedisAddress {
         self.url.expose_secret() == other.url.expose_secret() && self.authorities == other.authorities
     }
 
-    /// Connects as a store with this prefix does, which gives the data an ID. Returns the eviction policy of Redis if it
-    /// evicts keys, or why it cannot be used.
+    /// Connects as a store with this prefix does, which gives the data an ID. Returns the eviction policy of Redis if
+    /// it evicts keys, or why it cannot be used.
     pub async fn probe(&self, prefix: &RedisKeyPrefix) -> Result<Option<String>, String> {
         let probed = match self.client() {
             Ok(client) => link::probe(&client, prefix).await,

@@ -28,7 +28,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RedisFailure {
-    /// Redis has no memory left.
+    /// The memory of Redis is full.
     Full,
     /// Redis cannot be used, for this reason. From an answer of Redis the reason has only the error code: a server that
     /// does not know a command repeats its arguments, and those of the first one are user and password.
@@ -73,8 +73,8 @@ fn is_out_of_memory(answer: &ServerError) -> bool {
     }
 }
 
-/// The names of keys and channels. All have the same hash tag, so that a script may use several keys in a cluster. The tag
-/// is the version of this format.
+/// The names of keys and channels. All have the same hash tag, so that a script may use several keys in a cluster. The
+/// tag is the version of this format.
 #[derive(Clone, Debug)]
 pub(super) struct Names(String);
 
@@ -102,7 +102,7 @@ impl Names {
         self.of("ends")
     }
 
-    /// The newest restriction with this key.
+    /// The newest restriction with this ID.
     fn newest(&self, id: &str) -> String {
         self.of(&format!("last:{id}"))
     }
@@ -175,7 +175,7 @@ static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scrip
 /// Connects as a store does, and disconnects. Returns the [eviction policy](Link::eviction_policy).
 pub(super) async fn probe(client: &Client, prefix: &RedisKeyPrefix) -> Result<Option<String>, RedisFailure> {
     let (pushed, _pushes) = mpsc::unbounded_channel();
-    let (broken, _breaks) = mpsc::channel(1);
+    let (broken, _failures) = mpsc::channel(1);
     let link = Link::open(client, Names::new(prefix), pushed, broken).await?;
     Ok(link.eviction_policy().await)
 }
@@ -350,7 +350,7 @@ impl Link {
             match (str::from_utf8(&id), serde_json::from_slice::<StoredTask>(&task)) {
                 (Ok(id), Ok(task)) => tasks.push(StoredTask { id: id.to_owned(), due, ..task }),
                 _ if due.after(StoredTask::UNREAD_FOR) < now => {
-                    tracing::error!("removing a task that no replica could read for a day from Redis");
+                    tracing::error!("removing a task from Redis that no replica could read for a day");
                     // If that fails, it is claimed again.
                     let _ = self.complete(&id).await;
                 }

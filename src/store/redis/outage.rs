@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::clock::UnixMillis;
 
-/// The last outage of Redis, if any. While tokens issued during an outage may live, the next outage extends it.
+/// The last outage of Redis, if any. An outage that begins while tokens from the last one may live extends it, the time
+/// between included.
 #[derive(Debug, Default)]
 pub(super) struct Outage(Option<Span>);
 
@@ -20,11 +21,11 @@ struct Span {
 impl Outage {
     /// For how long after an outage other replicas may still write what they learned during it. Also the tolerance
     /// between the clocks.
-    pub(super) const RECONNECT_MARGIN: Duration = Duration::from_secs(10);
+    const RECONNECT_MARGIN: Duration = Duration::from_secs(10);
     /// How long tokens issued during an outage can outlive it: an hour, after an exchange within two minutes.
     const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
     /// The shortest denial that an event can cause.
-    pub(super) const SHORTEST_DENIAL: Duration = Duration::from_mins(2);
+    const SHORTEST_DENIAL: Duration = Duration::from_mins(2);
 
     pub(super) fn begin(&mut self, now: UnixMillis) {
         let recent = self.0.filter(|span| span.to.is_some_and(|to| now < to.after(Self::TOKENS_OUTLIVE_BY)));

@@ -1,7 +1,7 @@
 -- Stores each restriction that is newer than the stored one with its ID, and sends it to every replica.
 -- KEYS: the active restrictions, their ends, and for each restriction the newest one with its ID.
--- ARGV: now, the channel, the length of a rank; then for each restriction: its ID, its rank and JSON, its end (0 if it is
--- not active), and for how many milliseconds it is remembered.
+-- ARGV: now, the channel, the length of a rank; then for each restriction: its ID, its rank and JSON, its end (0 if it
+-- is not active), and for how many milliseconds it is remembered.
 -- Returns for each restriction the one stored before, or an empty text.
 local active, ends = KEYS[1], KEYS[2]
 local now, channel, rank = ARGV[1], ARGV[2], tonumber(ARGV[3])

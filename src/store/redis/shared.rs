@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pub(super) unwritten: Mutex<HashMap<RestrictionKey, Restriction>>,
     /// The tasks in Redis at the last heartbeat. `None` during an outage.
     pub(super) backlog: Mutex<Option<TaskBacklog>>,
-    /// How many times the connection was lost, once in sync.
+    /// Outages since the start.
     pub(super) outages: AtomicU64,
     /// Redis has no memory for a denial or mark.
     pub(super) redis_is_full: AtomicBool,

@@ -26,8 +26,8 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// The pause before the first attempt to reconnect. Each next one is twice as long, up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(800);
-/// How long a connection must last for an outage to end. So a Redis that keeps failing is neither called nor logged more
-/// often than one that is down.
+/// How long a connection must last for an outage to end. So a Redis that keeps failing is neither called nor logged
+/// more often than one that is down.
 const STEADY_AFTER: Duration = Duration::from_secs(5);
 /// How many restrictions or live tokens are written at once: few enough for Redis to answer within its timeout.
 const BATCH: usize = 100;
@@ -36,7 +36,7 @@ const MAX_PAGES: usize = 20_000;
 /// How long after its due time the copy of a task is kept that Redis has too.
 const TASK_COPY_KEPT_FOR: Duration = Duration::from_mins(10);
 
-/// The retries of an outage. It lasts until a connection has lasted for [`STEADY_AFTER`], whatever attempts fail before.
+/// The retries of an outage, which ends once a connection has lasted for [`STEADY_AFTER`].
 struct Backoff {
     /// The pause before the next attempt.
     pause: Duration,
@@ -78,7 +78,7 @@ async fn run_connection(
     backoff: &mut Backoff,
 ) -> String {
     let (pushed, mut pushes) = mpsc::unbounded_channel();
-    let (broken, mut breaks) = mpsc::channel(1);
+    let (broken, mut failures) = mpsc::channel(1);
     let first = shared.phase() == Phase::Starting;
     let link = match catch_up(shared, client, names, pushed, broken, &mut pushes).await {
         Ok(link) => link,
@@ -104,7 +104,7 @@ async fn run_connection(
     tokio::select! {
         never = end_outage => match never {},
         reason = listen(shared, names, &mut pushes) => reason,
-        Some(reason) = breaks.recv() => reason,
+        Some(reason) = failures.recv() => reason,
         error = heartbeat(shared, &link) => error.reason(),
         error = write_live_tokens(shared, &link) => error.reason(),
         error = read_missed_restrictions(shared, &link) => error.reason(),
@@ -145,9 +145,9 @@ async fn read_all(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
     let now = shared.now();
     // A restriction missed from here on may not be part of this read.
     let missed = shared.missed_restrictions.load(Ordering::Relaxed);
-    let there = link.active().await?;
-    let mut known = HashMap::with_capacity(there.len());
-    for restriction in there {
+    let stored = link.active().await?;
+    let mut known = HashMap::with_capacity(stored.len());
+    for restriction in stored {
         // Without room it counts as missed, and is read again later.
         let _ = shared.apply_stored(&restriction, now);
         known.insert(restriction.key(), restriction);
@@ -234,8 +234,8 @@ async fn write_live_tokens(shared: &Shared, link: &Link) -> RedisFailure {
     }
 }
 
-/// After an outage longer than a denial, reads the restrictions that came and expired during it: tokens that violate them
-/// may live on. Returns only when the connection is lost.
+/// After an outage longer than a denial, reads the restrictions that came and expired during it: tokens that violate
+/// them may live on. Returns only when the connection is lost.
 async fn read_missed_restrictions(shared: &Shared, link: &Link) -> RedisFailure {
     if shared.last_outage().has_unread() {
         let (mut cursor, mut pages) = (0, 0);
@@ -255,8 +255,8 @@ async fn read_missed_restrictions(shared: &Shared, link: &Link) -> RedisFailure 
             }
             if pages == MAX_PAGES {
                 tracing::warn!(
-                    "Redis has too many keys to read all restrictions from the outage: tokens issued during it despite a \
-                     denial that has expired since may live until they expire"
+                    "Redis has too many keys to read all restrictions from the outage: tokens issued during it despite \
+                     a denial that has expired since may live until they expire"
                 );
                 break;
             }
