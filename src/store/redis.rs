@@ -159,7 +159,7 @@ impl Store for RedisStore {
                 Ok(recorded)
             }
             Err(error) => {
-                if shared.apply_unstored(&restriction, now)? == RecordOutcome::Outdated {
+                if shared.apply_local(&restriction, now)? == RecordOutcome::Outdated {
                     // No retry is needed: a newer restriction is known and will be written.
                     return Ok(RecordOutcome::Outdated);
                 }

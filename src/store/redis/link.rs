@@ -313,11 +313,10 @@ impl Link {
     /// As [`Self::put_live_token`], for several.
     pub(super) async fn put_live_tokens(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), RedisFailure> {
         let mut pipeline = pipe();
-        for live_token in live_tokens {
-            let keys: Vec<_> =
-                live_token.holders().map(|holder| self.names.live_tokens(&live_token.tenant, &holder)).collect();
+        for token in live_tokens {
+            let keys: Vec<_> = token.holders().map(|holder| self.names.live_tokens(&token.tenant, &holder)).collect();
             let command = pipeline.cmd("EVALSHA").arg(SCRIPTS.live_token.get_hash()).arg(keys.len()).arg(keys);
-            command.arg(now.0).arg(live_token.until.0).arg(member(live_token)).ignore();
+            command.arg(now.0).arg(token.until.0).arg(member(token)).ignore();
         }
         Ok(pipeline.query_async(&mut self.connection.clone()).await?)
     }

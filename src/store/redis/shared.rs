@@ -173,11 +173,7 @@ impl Shared {
     }
 
     /// Applies a restriction that could not be written to Redis, and writes the newest later.
-    pub(super) fn apply_unstored(
-        &self,
-        restriction: &Restriction,
-        now: UnixMillis,
-    ) -> Result<RecordOutcome, StoreError> {
+    pub(super) fn apply_local(&self, restriction: &Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
         self.apply_waiting(now);
         let recorded = self.local.restrictions.apply_or_wait(restriction, now)?;
         let newer = self.local.restrictions.newer_than(restriction);

@@ -57,7 +57,7 @@ impl Backoff {
 pub(super) async fn run(shared: Arc<Shared>, client: Client, names: Names, address: String) {
     let mut backoff = Backoff::NONE;
     loop {
-        let reason = run_connection(&shared, &client, &names, &address, &mut backoff).await;
+        let reason = connect(&shared, &client, &names, &address, &mut backoff).await;
         shared.link.store(None);
         shared.set_backlog(None);
         shared.mark_lost();
@@ -69,14 +69,8 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client, names: Names, addre
     }
 }
 
-/// One connection, from its start to its loss. Returns why it was lost.
-async fn run_connection(
-    shared: &Shared,
-    client: &Client,
-    names: &Names,
-    address: &str,
-    backoff: &mut Backoff,
-) -> String {
+/// Connects, and keeps in sync until the connection is lost. Returns why it was lost.
+async fn connect(shared: &Shared, client: &Client, names: &Names, address: &str, backoff: &mut Backoff) -> String {
     let (pushed, mut pushes) = mpsc::unbounded_channel();
     let (broken, mut failures) = mpsc::channel(1);
     let first = shared.phase() == Phase::Starting;
