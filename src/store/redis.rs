@@ -1,15 +1,15 @@
-//! The store that replicas share by way of Redis or Valkey.
+//! The store that replicas share through Redis or Valkey.
 //!
-//! Each replica keeps what it knows in memory, as with the memory store, and Redis is where replicas exchange it and
-//! where it outlives them. A task keeps both [in step](in_step): it subscribes to news, reads all that holds, writes back
-//! what Redis lacks, and only then calls the store ready; after every loss of the connection again.
+//! Each replica keeps what it knows in memory, as with the memory store. Through Redis, replicas exchange it, and it
+//! outlives them. A [background task](sync) synchronizes the two. On each connection it subscribes to changes, reads
+//! the active restrictions, writes what Redis lacks, and then marks the store ready.
 
-mod absence;
 mod address;
-mod in_step;
 mod link;
+mod outage;
 mod prefix;
 mod shared;
+mod sync;
 
 use std::{
     fmt, mem,
@@ -44,14 +44,14 @@ use crate::{
 /// The store that replicas share.
 pub struct RedisStore {
     shared: Arc<Shared>,
-    in_step: JoinHandle<()>,
+    sync_task: JoinHandle<()>,
 }
 
 impl RedisStore {
-    /// A store that connects in the background, on the current Tokio runtime, which must outlive it.
+    /// Starts a store, which connects in the background on the current Tokio runtime. The runtime must outlive it.
     ///
     /// # Errors
-    /// When the client cannot be set up; the server is not asked.
+    /// When the client cannot be set up. The server is not called.
     pub fn start(
         address: &RedisAddress,
         prefix: &RedisKeyPrefix,
@@ -63,7 +63,7 @@ impl RedisStore {
         let client = address.client().map_err(|_| InvalidRedisAddress::NotAUrl)?;
         let shared = Arc::new(Shared {
             on_failure,
-            most_unwritten: limits.restrictions.saturating_add(limits.remembered),
+            max_unwritten: limits.restrictions.saturating_add(limits.remembered),
             clock,
             local: MemoryStore::new(limits, on_forget),
             link: ArcSwapOption::empty(),
@@ -72,22 +72,22 @@ impl RedisStore {
             backlog: Mutex::default(),
             outages: AtomicU64::new(0),
             redis_is_full: AtomicBool::new(false),
-            work_refused: AtomicBool::new(false),
-            missed_facts: AtomicU64::new(0),
-            regained_facts: AtomicU64::new(0),
-            missed_a_drop: AtomicBool::new(false),
-            grant_refused: Notify::new(),
-            absence: Mutex::default(),
-            heard_late: Mutex::default(),
+            redis_lacks_tasks: AtomicBool::new(false),
+            missed_restrictions: AtomicU64::new(0),
+            recovered_restrictions: AtomicU64::new(0),
+            missed_forget: AtomicBool::new(false),
+            redis_lacks_live_tokens: Notify::new(),
+            last_outage: Mutex::default(),
+            late_restrictions: Mutex::default(),
         });
-        let in_step = in_step::keep(Arc::clone(&shared), client, Names::new(prefix), address.to_string());
-        Ok(Self { shared, in_step: tokio::spawn(in_step) })
+        let sync_task = sync::run(Arc::clone(&shared), client, Names::new(prefix), address.to_string());
+        Ok(Self { shared, sync_task: tokio::spawn(sync_task) })
     }
 }
 
 impl Drop for RedisStore {
     fn drop(&mut self) {
-        self.in_step.abort();
+        self.sync_task.abort();
     }
 }
 
@@ -120,7 +120,7 @@ impl Store for RedisStore {
             live_tokens: shared.local.live_tokens.count(now),
             tasks: in_redis.unwrap_or_else(|| shared.local.tasks.backlog()),
             unwritten_restrictions: shared.unwritten().len(),
-            unwritten_tasks: if shared.redis_has_all_work() { 0 } else { shared.local.tasks.backlog().count },
+            unwritten_tasks: if shared.redis_has_all_tasks() { 0 } else { shared.local.tasks.backlog().count },
             outages: shared.outages.load(Ordering::Relaxed),
         }
     }
@@ -138,14 +138,14 @@ impl Store for RedisStore {
         let newer_here = shared.local.restrictions.newer_than(&restriction);
         let stored = match shared.link() {
             Ok(link) => {
-                // What this replica knows, Redis may have lost.
+                // Redis may have lost a newer one that this replica knows.
                 let newest = newer_here.as_ref().unwrap_or(&restriction);
                 let stored = link.record(std::slice::from_ref(newest), now).await;
                 if stored == Err(RedisFailure::Full) && newest.terms().is_active(now) {
-                    // Others can refuse by it all the same. That they were told, does not make it stored.
-                    let _ = link.publish_fact(newest).await;
+                    // Other replicas can apply it anyway. Publishing does not store it.
+                    let _ = link.publish_restriction(newest).await;
                 }
-                stored.map_err(|trouble| shared.failed(&link, &trouble))
+                stored.map_err(|error| shared.failed(&link, &error))
             }
             Err(error) => Err(error),
         };
@@ -155,16 +155,16 @@ impl Store for RedisStore {
                 let newest_known = known.into_iter().flatten().max_by(|one, other| one.terms().compare(&other.terms()));
                 let recorded = RecordOutcome::of(newest_known.as_ref().map(Restriction::terms), restriction.terms());
                 let newer = newest_known.filter(|known| known.terms().compare(&restriction.terms()).is_gt());
-                shared.hear(&newer.unwrap_or(restriction), now)?;
+                shared.apply_stored(&newer.unwrap_or(restriction), now)?;
                 Ok(recorded)
             }
             Err(error) => {
-                if shared.learn_alone(&restriction, now)? == RecordOutcome::Outdated {
-                    // It need not come again: what it yields to is known, and Redis will be given that.
+                if shared.apply_local(&restriction, now)? == RecordOutcome::Outdated {
+                    // No retry is needed: a newer restriction is known and will be written.
                     return Ok(RecordOutcome::Outdated);
                 }
                 if error == StoreError::Full && restriction.terms().is_active(now) {
-                    // After the restriction is among the unwritten, so that this is not taken back before it is written.
+                    // Only after it is in `unwritten`: otherwise the flag could be reset before it is written.
                     shared.redis_is_full.store(true, Ordering::Relaxed);
                 }
                 Err(error)
@@ -173,23 +173,23 @@ impl Store for RedisStore {
     }
 
     fn take_late_restrictions(&self) -> Vec<Restriction> {
-        mem::take(&mut *self.shared.heard_late())
+        mem::take(&mut *self.shared.late_restrictions())
     }
 
     async fn put_live_token(&self, live_token: LiveToken, now: UnixMillis) -> Result<(), StoreError> {
         let shared = &self.shared;
-        // What this replica has no room for, it can still have Redis remember.
-        let here = shared.local.live_tokens.put(&live_token, now);
-        let there = match shared.link() {
-            Ok(link) => link.put_live_token(&live_token, now).await.map_err(|trouble| shared.failed(&link, &trouble)),
+        // Without room at this replica, Redis can still store it.
+        let in_memory = shared.local.live_tokens.put(&live_token, now);
+        let in_redis = match shared.link() {
+            Ok(link) => link.put_live_token(&live_token, now).await.map_err(|error| shared.failed(&link, &error)),
             Err(error) => Err(error),
         };
-        match there {
+        match in_redis {
             Ok(()) => Ok(()),
-            Err(StoreError::Full) => match here {
+            Err(StoreError::Full) => match in_memory {
                 Ok(PutOutcome::Extended) => {
-                    // Others know of a shorter life than it has now.
-                    shared.grant_refused.notify_one();
+                    // Redis knows an earlier end.
+                    shared.redis_lacks_live_tokens.notify_one();
                     Ok(())
                 }
                 Ok(PutOutcome::Added) => {
@@ -199,7 +199,7 @@ impl Store for RedisStore {
                 Err(error) => Err(error),
             },
             Err(StoreError::Unavailable) => match shared.on_failure {
-                OnFailure::Degrade => here.map(|_| ()),
+                OnFailure::Degrade => in_memory.map(|_| ()),
                 OnFailure::Refuse => Err(StoreError::Unavailable),
             },
         }
@@ -209,11 +209,11 @@ impl Store for RedisStore {
         let shared = &self.shared;
         let mut live_tokens = shared.local.live_tokens.find(tenant, holder, now);
         let others = match shared.link() {
-            Ok(link) => link.live_tokens(tenant, holder, now).await.map_err(|trouble| shared.failed(&link, &trouble)),
+            Ok(link) => link.live_tokens(tenant, holder, now).await.map_err(|error| shared.failed(&link, &error)),
             Err(error) => Err(error),
         };
         let Ok(others) = others else { return LiveTokens { live_tokens, coverage: Coverage::ThisReplica } };
-        // The same live_token may have been refreshed by another replica: the last of them, by its end, is the one.
+        // Another replica may have extended the same live token: the latest end counts.
         live_tokens.extend(others);
         live_tokens.sort_unstable_by(|a, b| b.cmp(a));
         live_tokens.dedup_by(|later, kept| LiveToken { until: kept.until, ..later.clone() } == *kept);
@@ -222,16 +222,16 @@ impl Store for RedisStore {
 
     async fn enqueue_task(&self, task: StoredTask, _now: UnixMillis) -> Result<(), StoreError> {
         let shared = &self.shared;
-        let there = match shared.link() {
+        let in_redis = match shared.link() {
             Ok(link) => {
                 let enqueued = link.enqueue(&QueuedTask { claimable: task.due, task: task.clone() }).await;
-                enqueued.map_err(|trouble| shared.failed(&link, &trouble))
+                enqueued.map_err(|error| shared.failed(&link, &error))
             }
             Err(error) => Err(error),
         };
-        match there {
+        match in_redis {
             Ok(()) => {
-                // A copy, should Redis lose its own. That there is room for it is not needed.
+                // A copy, in case Redis loses it. Without room for the copy the task is still stored.
                 let _ = shared.local.tasks.enqueue(&task);
                 Ok(())
             }
@@ -246,7 +246,7 @@ impl Store for RedisStore {
     async fn claim_tasks(&self, max: usize, now: UnixMillis) -> Vec<StoredTask> {
         let shared = &self.shared;
         let claimed = match shared.link() {
-            Ok(link) => link.claim(max, now).await.map_err(|trouble| shared.failed(&link, &trouble)),
+            Ok(link) => link.claim(max, now).await.map_err(|error| shared.failed(&link, &error)),
             Err(error) => Err(error),
         };
         match claimed {
@@ -254,14 +254,14 @@ impl Store for RedisStore {
                 for task in &claimed {
                     shared.local.tasks.postpone(&task.id, now.after(StoredTask::LEASE));
                 }
-                if shared.redis_has_all_work() {
+                if shared.redis_has_all_tasks() {
                     return claimed;
                 }
-                // What Redis has no memory for nobody else does.
+                // No other replica has the tasks that Redis had no memory for.
                 let own = shared.local.tasks.claim(max.saturating_sub(claimed.len()), now);
                 claimed.into_iter().chain(own).collect()
             }
-            // Better done twice than not in time: this replica does its own.
+            // Better twice than late: this replica claims its own tasks.
             Err(_) => shared.local.tasks.claim(max, now),
         }
     }
@@ -269,13 +269,13 @@ impl Store for RedisStore {
     async fn complete_task(&self, id: &str) -> Result<(), StoreError> {
         self.shared.local.tasks.complete(id);
         let link = self.shared.link()?;
-        link.complete(id.as_bytes()).await.map_err(|trouble| self.shared.failed(&link, &trouble))
+        link.complete(id.as_bytes()).await.map_err(|error| self.shared.failed(&link, &error))
     }
 
     async fn postpone_task(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
         self.shared.local.tasks.postpone(id, due);
         let link = self.shared.link()?;
-        link.postpone(id, due).await.map_err(|trouble| self.shared.failed(&link, &trouble))
+        link.postpone(id, due).await.map_err(|error| self.shared.failed(&link, &error))
     }
 
     async fn claim_once(&self, key: &str, now: UnixMillis) -> IdempotencyClaim {
@@ -283,10 +283,10 @@ impl Store for RedisStore {
         if let Ok(link) = shared.link() {
             match link.claim_once(key).await {
                 Ok(claim) => return claim,
-                Err(trouble) => _ = shared.failed(&link, &trouble),
+                Err(error) => _ = shared.failed(&link, &error),
             }
         }
-        // Better handled twice than not at all.
+        // Better twice than never.
         shared.local.idempotency_keys.claim_once(key, now)
     }
 
@@ -294,9 +294,9 @@ impl Store for RedisStore {
         let shared = &self.shared;
         shared.local.idempotency_keys.release(key);
         if let Ok(link) = shared.link()
-            && let Err(trouble) = link.mark_done(key, until, now).await
+            && let Err(error) = link.mark_done(key, until, now).await
         {
-            shared.failed(&link, &trouble);
+            shared.failed(&link, &error);
         }
     }
 
@@ -305,8 +305,8 @@ impl Store for RedisStore {
         let Ok(link) = shared.link() else { return false };
         match link.is_done(key).await {
             Ok(is_done) => is_done,
-            Err(trouble) => {
-                shared.failed(&link, &trouble);
+            Err(error) => {
+                shared.failed(&link, &error);
                 false
             }
         }
@@ -316,25 +316,25 @@ impl Store for RedisStore {
         let shared = &self.shared;
         shared.local.idempotency_keys.release(key);
         if let Ok(link) = shared.link()
-            && let Err(trouble) = link.release(key).await
+            && let Err(error) = link.release(key).await
         {
-            shared.failed(&link, &trouble);
+            shared.failed(&link, &error);
         }
     }
 
     async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
         let shared = &self.shared;
         (shared.local.on_forget)(Forgotten::User(tenant, user));
-        let told = match shared.link() {
+        let sent = match shared.link() {
             Ok(link) => {
-                let told = link.publish_drop(Some((tenant, user))).await;
-                told.map_err(|trouble| shared.failed(&link, &trouble))
+                let sent = link.publish_forget(Some((tenant, user))).await;
+                sent.map_err(|error| shared.failed(&link, &error))
             }
             Err(error) => Err(error),
         };
-        if told.is_err() {
-            shared.missed_a_drop.store(true, Ordering::Relaxed);
+        if sent.is_err() {
+            shared.missed_forget.store(true, Ordering::Relaxed);
         }
-        told
+        sent
     }
 }

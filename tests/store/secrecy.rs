@@ -57,7 +57,7 @@ async fn a_correct_password_is_not_logged() {
     let _listening = log.listen();
     let replica = Replica::of(&server).await;
     let text = log.text();
-    assert!(text.contains("in step with Redis") && !text.contains("PASSWORD"), "{text}");
+    assert!(text.contains("Redis connected; in sync") && !text.contains("PASSWORD"), "{text}");
     assert!(!format!("{:?} {:?}", server.address(), replica.store).contains("PASSWORD"));
 }
 
@@ -117,8 +117,8 @@ async fn an_outage_logs_one_line_and_its_end_another() {
     assert!(server.start_again());
     replica.becomes(Health::Ready).await;
     // The end is logged after some seconds without another loss.
-    assert_eq!(log.text().matches("in step with Redis").count(), 1);
-    eventually("the end is logged", || log.text().matches("in step with Redis").count() == 2).await;
+    assert_eq!(log.text().matches("Redis connected; in sync").count(), 1);
+    eventually("the end is logged", || log.text().matches("Redis connected; in sync").count() == 2).await;
 }
 
 #[tokio::test]
@@ -139,6 +139,6 @@ async fn repeated_losses_of_the_connection_are_one_outage_in_the_log() {
     reasons.sort_unstable();
     reasons.dedup();
     // A lost connection can have several reasons; each is logged once.
-    assert_eq!((logged, text.matches("in step with Redis").count()), (reasons.len(), 1), "{text}");
+    assert_eq!((logged, text.matches("Redis connected; in sync").count()), (reasons.len(), 1), "{text}");
     assert!((1..4).contains(&logged), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Where Redis is, and what its keys begin with.
+//! The address of Redis.
 
 use std::{fmt, net::IpAddr};
 
@@ -11,49 +11,48 @@ use super::{
     prefix::RedisKeyPrefix,
 };
 
-/// The URL of a Redis or Valkey server, `redis://` or, over TLS, `rediss://`. It may have a user and a password, and is
-/// printed without.
+/// The URL of a Redis or Valkey server: `redis://`, or `rediss://` for TLS. Printed without its user and password.
 #[derive(Clone)]
 pub struct RedisAddress {
     url: SecretString,
     printed: String,
-    way: Way,
-    /// A PEM bundle. None: those that the system trusts.
+    transport: Transport,
+    /// A PEM bundle. `None`: those that the system trusts.
     authorities: Option<Vec<u8>>,
 }
 
-/// How what is sent gets there.
+/// How the connection is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Encrypted,
-    ThisMachine,
-    InClear,
+enum Transport {
+    Tls,
+    Loopback,
+    Plaintext,
 }
 
-/// Why a text is not the URL of a server. It never repeats the text.
+/// Why a URL is invalid. Does not repeat the URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRedisAddress {
-    /// It is no URL with a host, of a scheme that Redis has.
+    /// Not a URL with a host and a scheme of Redis.
     #[error("not a URL like rediss://user:password@redis.example.com:6379/0")]
     NotAUrl,
     /// It has a query or a fragment. `#insecure` would accept any certificate.
-    #[error("a URL with a query or a fragment; write scheme, user, password, host, port and database only")]
+    #[error("the URL has a query or a fragment; write scheme, user, password, host, port and database only")]
     Options,
-    /// What follows the host is no number.
-    #[error("the path of the URL is not the number of a database, like /0")]
+    /// The path is not a number.
+    #[error("the path of the URL is not a database number; use for example /0")]
     Database,
 }
 
-/// Why a file cannot say who signs the server's certificate.
+/// Why a file of certificate authorities cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRedisAuthorities {
-    /// The connection would not use them.
+    /// The URL does not use TLS.
     #[error("the URL of Redis does not use TLS, so no certificate would be checked; write rediss://")]
     NotEncrypted,
-    /// There is no certificate in the file.
+    /// The file has no certificate.
     #[error("the file has no certificate; write PEM, which begins with -----BEGIN CERTIFICATE-----")]
     Empty,
-    /// One of the certificates cannot be read.
+    /// A certificate cannot be read.
     #[error("the file has a certificate that cannot be read; was it copied whole?")]
     Malformed,
 }
@@ -78,21 +77,21 @@ impl RedisAddress {
             return Err(InvalidRedisAddress::Database);
         }
         url.as_str().into_connection_info().map_err(|_| InvalidRedisAddress::NotAUrl)?;
-        let way = match encrypted {
-            true => Way::Encrypted,
-            false if is_loopback(&url) => Way::ThisMachine,
-            false => Way::InClear,
+        let transport = match encrypted {
+            true => Transport::Tls,
+            false if is_loopback(&url) => Transport::Loopback,
+            false => Transport::Plaintext,
         };
         let full = SecretString::from(url.as_str());
         // Neither fails for a URL that has a host.
         let _ = url.set_password(None);
         let _ = url.set_username("");
-        Ok(Self { url: full, printed: url.into(), way, authorities: None })
+        Ok(Self { url: full, printed: url.into(), transport, authorities: None })
     }
 
-    /// The same server, whose certificate must be signed by one of these authorities, a PEM bundle, and no other.
+    /// Trusts certificates signed by one of these authorities, a PEM bundle, and no others.
     pub fn trusting(self, authorities: Vec<u8>) -> Result<Self, InvalidRedisAuthorities> {
-        if self.way != Way::Encrypted {
+        if self.transport != Transport::Tls {
             return Err(InvalidRedisAuthorities::NotEncrypted);
         }
         if memchr::memmem::find(&authorities, b"-----BEGIN CERTIFICATE-----").is_none() {
@@ -103,20 +102,20 @@ impl RedisAddress {
         Ok(trusting)
     }
 
-    /// Whether the password, and what replicas tell each other, can be read on the way.
+    /// Whether the password and the messages of replicas can be read on the network.
     #[must_use]
     pub fn is_in_clear(&self) -> bool {
-        self.way == Way::InClear
+        self.transport == Transport::Plaintext
     }
 
-    /// Whether user, password and authorities are the same, too.
+    /// Whether both are equal, user, password and authorities included.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         self.url.expose_secret() == other.url.expose_secret() && self.authorities == other.authorities
     }
 
-    /// Whether a store with this prefix could use it now: the policy by which it drops keys, if it does and tells, or why not. It begins as a store
-    /// does, which gives the data there an id unless it has one.
+    /// Connects as a store with this prefix does, which gives the data an ID. Returns the eviction policy of Redis if
+    /// it evicts keys, or why it cannot be used.
     pub async fn probe(&self, prefix: &RedisKeyPrefix) -> Result<Option<String>, String> {
         let probed = match self.client() {
             Ok(client) => link::probe(&client, prefix).await,
@@ -125,7 +124,7 @@ impl RedisAddress {
         probed.map_err(RedisFailure::reason)
     }
 
-    /// A client that speaks RESP3, the protocol in which one connection takes commands and tells of news.
+    /// A client for RESP3, in which one connection carries commands and messages.
     pub(super) fn client(&self) -> ::redis::RedisResult<::redis::Client> {
         let info = self.url.expose_secret().into_connection_info()?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -157,7 +156,7 @@ impl fmt::Display for RedisAddress {
 
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
-        // Of schemes that are not the web's, the parser does not tell addresses from names.
+        // For schemes other than http(s), the parser does not distinguish addresses and names.
         Some(Host::Domain(name)) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_url_of_a_server_is_refused_and_not_repeated() {
+    fn an_invalid_url_is_refused_and_not_repeated() {
         for bad in [
             "",
             "hunter2",
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_leaves_this_machine_without_tls_is_in_clear() {
+    fn only_a_remote_server_without_tls_is_in_clear() {
         for (text, in_clear) in [
             ("redis://redis.example.com", true),
             ("redis://10.0.0.1", true),

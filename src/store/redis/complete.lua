@@ -1,6 +1,6 @@
--- Removes a piece of work, and tells every replica that it is done.
--- KEYS: the work, when it can be claimed, when it was to be done first.
--- ARGV: the channel, the id.
+-- Removes a task, and tells every replica that it is completed.
+-- KEYS: the tasks, from when they can be claimed, their first due times.
+-- ARGV: the channel, the ID.
 redis.call('HDEL', KEYS[1], ARGV[2])
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('ZREM', KEYS[3], ARGV[2])

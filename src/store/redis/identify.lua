@@ -1,6 +1,6 @@
--- Gives the data in this Redis an id, unless it has one, and returns its id. It writes in any case, so that a Redis that
--- takes no writes is found out.
--- KEYS: the id.  ARGV: an id to give.
+-- Returns the ID of the data in this Redis, which gets one if it has none. Always writes, so that a read-only Redis is
+-- detected.
+-- KEYS: the ID.  ARGV: an ID for data without one.
 local id = redis.call('GET', KEYS[1]) or ARGV[1]
 redis.call('SET', KEYS[1], id)
 return id

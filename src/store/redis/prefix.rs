@@ -1,11 +1,11 @@
 //! The prefix of the keys in Redis.
 
-/// What every key and channel begins with, so that others can use the same Redis.
+/// The start of every key and channel, so that other applications can use the same Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisKeyPrefix(String);
 
 impl RedisKeyPrefix {
-    /// Checks a prefix: 1 to 64 of `A-Z a-z 0-9 : . _ -`, so that it can stand in an ACL's pattern as it is.
+    /// Checks a prefix: 1 to 64 of `A-Z a-z 0-9 : . _ -`, so that no character is special in an ACL pattern.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b":._-".contains(&b);
         if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_stands_for_itself_in_a_pattern() {
+    fn a_prefix_has_no_characters_that_are_special_in_a_pattern() {
         assert!(RedisKeyPrefix::parse("aca:").is_ok());
         for bad in ["", "a b", "a*", "{a}", "[a]", "é", &"x".repeat(65)] {
             assert!(RedisKeyPrefix::parse(bad).is_err(), "{bad}");

@@ -1,4 +1,4 @@
-//! What the store and its connection to Redis share.
+//! The state that the store and its connection to Redis share.
 
 use std::{
     collections::HashMap,
@@ -13,15 +13,15 @@ use tokio::sync::Notify;
 
 use super::{
     super::{Health, MemoryStore, RecordOutcome, Restriction, StoreError, TaskBacklog, restriction::RestrictionKey},
-    absence::Absence,
     link::{Link, RedisFailure},
+    outage::Outage,
 };
 use crate::clock::{Clock, UnixMillis};
 
-/// What happens while Redis cannot be used.
+/// What happens during an outage of Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
-    /// The replica goes on with what it knows: it hears late of what others learn meanwhile.
+    /// The replica continues with what it knows, and learns late what others learn meanwhile.
     Degrade,
     /// No tokens are issued.
     Refuse,
@@ -29,44 +29,43 @@ pub enum OnFailure {
 
 pub(super) struct Shared {
     pub(super) on_failure: OnFailure,
-    pub(super) most_unwritten: usize,
+    pub(super) max_unwritten: usize,
     pub(super) clock: Clock,
-    /// What this replica knows; of live_tokens and work, what it put there itself.
+    /// What this replica knows. Of live tokens and tasks, only its own.
     pub(super) local: MemoryStore,
     pub(super) link: ArcSwapOption<Link>,
     pub(super) phase: Mutex<Phase>,
     /// Restrictions that Redis lacks.
     pub(super) unwritten: Mutex<HashMap<RestrictionKey, Restriction>>,
-    /// The work that Redis had at the last heartbeat; none while it cannot be used.
+    /// The tasks in Redis at the last heartbeat. `None` during an outage.
     pub(super) backlog: Mutex<Option<TaskBacklog>>,
-    /// How many times Redis was lost.
+    /// Outages since the start.
     pub(super) outages: AtomicU64,
     /// Redis has no memory for a denial or mark.
     pub(super) redis_is_full: AtomicBool,
-    /// Redis has no memory for work that is known here.
-    pub(super) work_refused: AtomicBool,
+    /// Redis has no memory for a task that is known here.
+    pub(super) redis_lacks_tasks: AtomicBool,
     /// How many times there was no room here for a restriction that Redis has.
-    pub(super) missed_facts: AtomicU64,
-    /// How many of those have been made up for, by reading all that holds.
-    pub(super) regained_facts: AtomicU64,
-    /// Others were not told of a user to be forgotten.
-    pub(super) missed_a_drop: AtomicBool,
-    /// Redis had no memory for a live_token that is known here.
-    pub(super) grant_refused: Notify,
-    /// When it was without Redis.
-    pub(super) absence: Mutex<Absence>,
-    /// What was news to this replica when it came back.
-    pub(super) heard_late: Mutex<Vec<Restriction>>,
+    pub(super) missed_restrictions: AtomicU64,
+    /// How many of those a later read has recovered.
+    pub(super) recovered_restrictions: AtomicU64,
+    /// A message to forget a user could not be sent.
+    pub(super) missed_forget: AtomicBool,
+    /// Notified when Redis has no memory for a live token that is known here.
+    pub(super) redis_lacks_live_tokens: Notify,
+    pub(super) last_outage: Mutex<Outage>,
+    /// Restrictions that this replica learned too late.
+    pub(super) late_restrictions: Mutex<Vec<Restriction>>,
 }
 
-/// How far the replica is in step with Redis.
+/// Whether the replica is in sync with Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It never was.
+    /// Not yet.
     Starting,
-    InStep,
-    /// It was.
-    Away,
+    Synced,
+    /// Not since the connection was lost.
+    Lost,
 }
 
 impl Shared {
@@ -78,12 +77,12 @@ impl Shared {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn heard_late(&self) -> MutexGuard<'_, Vec<Restriction>> {
-        self.heard_late.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn late_restrictions(&self) -> MutexGuard<'_, Vec<Restriction>> {
+        self.late_restrictions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn absence(&self) -> MutexGuard<'_, Absence> {
-        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn last_outage(&self) -> MutexGuard<'_, Outage> {
+        self.last_outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn now(&self) -> UnixMillis {
@@ -94,9 +93,9 @@ impl Shared {
         self.link.load_full().ok_or(StoreError::Unavailable)
     }
 
-    /// What a caller is told of `trouble`. A link that is lost is not used again.
-    pub(super) fn failed(&self, link: &Arc<Link>, trouble: &RedisFailure) -> StoreError {
-        match trouble {
+    /// The store's error for a failure of Redis. A lost link is not used again.
+    pub(super) fn failed(&self, link: &Arc<Link>, error: &RedisFailure) -> StoreError {
+        match error {
             RedisFailure::Full => StoreError::Full,
             RedisFailure::Lost(reason) => {
                 link.report(reason);
@@ -109,72 +108,72 @@ impl Shared {
     pub(super) fn health(&self, now: UnixMillis) -> Health {
         self.apply_waiting(now);
         let full = self.redis_is_full.load(Ordering::Relaxed)
-            || self.misses_facts()
+            || self.misses_restrictions()
             || !self.local.restrictions.has_room(now)
-            || self.unwritten().len() >= self.most_unwritten;
+            || self.unwritten().len() >= self.max_unwritten;
         match self.phase() {
             Phase::Starting => Health::Starting,
             _ if full => Health::Full,
-            Phase::InStep if self.link.load().is_some() => Health::Ready,
-            Phase::InStep | Phase::Away => Health::Degraded,
+            Phase::Synced if self.link.load().is_some() => Health::Ready,
+            Phase::Synced | Phase::Lost => Health::Degraded,
         }
     }
 
     /// Whether Redis has restrictions that this replica does not know.
-    pub(super) fn misses_facts(&self) -> bool {
-        // In this order: whoever sees what was regained sees what was missed again meanwhile.
-        let regained = self.regained_facts.load(Ordering::Acquire);
-        self.missed_facts.load(Ordering::Relaxed) != regained
+    pub(super) fn misses_restrictions(&self) -> bool {
+        // In this order: a reader that sees the recovered count also sees later misses.
+        let recovered = self.recovered_restrictions.load(Ordering::Acquire);
+        self.missed_restrictions.load(Ordering::Relaxed) != recovered
     }
 
-    pub(super) fn redis_has_all_work(&self) -> bool {
-        self.phase() == Phase::InStep && self.link.load().is_some() && !self.work_refused.load(Ordering::Relaxed)
+    pub(super) fn redis_has_all_tasks(&self) -> bool {
+        self.phase() == Phase::Synced && self.link.load().is_some() && !self.redis_lacks_tasks.load(Ordering::Relaxed)
     }
 
-    /// Takes a restriction that Redis has.
-    pub(super) fn hear(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
-        let heard = self.local.restrictions.apply(restriction, now);
-        if heard.is_err() {
-            self.missed_facts.fetch_add(1, Ordering::Relaxed);
-        } else if heard == Ok(RecordOutcome::New) {
-            let absence = self.absence();
+    /// Applies a restriction that Redis has.
+    pub(super) fn apply_stored(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
+        let applied = self.local.restrictions.apply(restriction, now);
+        if applied.is_err() {
+            self.missed_restrictions.fetch_add(1, Ordering::Relaxed);
+        } else if applied == Ok(RecordOutcome::New) {
+            let outage = self.last_outage();
             let is_late = match restriction.terms() {
-                terms if terms.is_active(now) => absence.makes_late(restriction.at, now),
-                // Of others that are over it may have known, and forgotten.
-                terms => terms.restricts() && absence.is_of_it(restriction.at, now),
+                terms if terms.is_active(now) => outage.is_late(restriction.at, now),
+                // It may have known other expired ones and forgotten them.
+                terms => terms.restricts() && outage.may_date_from(restriction.at, now),
             };
-            drop(absence);
+            drop(outage);
             if is_late {
-                self.heard_late().push(restriction.clone());
+                self.late_restrictions().push(restriction.clone());
             }
         } else if let Some(newer) = self.local.restrictions.newer_than(restriction) {
-            // Redis, or another replica, has lost what this one knows.
+            // Redis or another replica lost the newer one.
             let _ = self.write_later(&newer);
         }
-        heard.map(|_| ())
+        applied.map(|_| ())
     }
 
-    /// Has a restriction written to Redis when that is possible.
+    /// Marks a restriction to be written to Redis as soon as possible.
     pub(super) fn write_later(&self, restriction: &Restriction) -> Result<(), StoreError> {
         let mut unwritten = self.unwritten();
         let key = restriction.key();
-        if unwritten.len() >= self.most_unwritten && !unwritten.contains_key(&key) {
+        if unwritten.len() >= self.max_unwritten && !unwritten.contains_key(&key) {
             return Err(StoreError::Full);
         }
         unwritten.insert(key, restriction.clone());
         Ok(())
     }
 
-    /// Takes what there was no room for, as far as there is now.
+    /// Applies the restrictions that waited for room, as far as there is room now.
     pub(super) fn apply_waiting(&self, now: UnixMillis) {
         for restriction in self.local.restrictions.apply_waiting(now) {
-            // Without room to note it, there are no tokens until there is.
+            // If this fails, no tokens are issued until there is room.
             let _ = self.write_later(&restriction);
         }
     }
 
-    /// Has this replica act by a restriction that Redis could not be given, and give Redis the newest later.
-    pub(super) fn learn_alone(&self, restriction: &Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
+    /// Applies a restriction that could not be written to Redis, and writes the newest later.
+    pub(super) fn apply_local(&self, restriction: &Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
         self.apply_waiting(now);
         let recorded = self.local.restrictions.apply_or_wait(restriction, now)?;
         let newer = self.local.restrictions.newer_than(restriction);
@@ -182,21 +181,21 @@ impl Shared {
         Ok(recorded)
     }
 
-    pub(super) fn fall_in(&self) {
-        self.absence().end(self.now());
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::InStep;
+    pub(super) fn mark_synced(&self) {
+        self.last_outage().end(self.now());
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::Synced;
     }
 
-    pub(super) fn fall_out(&self) {
+    pub(super) fn mark_lost(&self) {
         let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        if *phase == Phase::InStep {
-            *phase = Phase::Away;
-            self.absence().begin(self.now());
+        if *phase == Phase::Synced {
+            *phase = Phase::Lost;
+            self.last_outage().begin(self.now());
             self.outages.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn hear_backlog(&self, backlog: Option<TaskBacklog>) {
+    pub(super) fn set_backlog(&self, backlog: Option<TaskBacklog>) {
         *self.backlog.lock().unwrap_or_else(PoisonError::into_inner) = backlog;
     }
 }
