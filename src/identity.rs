@@ -60,7 +60,7 @@ impl ClientIdTemplate {
 
     /// Whether a username, with the user's id, is enough to make the client ID.
     #[must_use]
-    pub fn is_told_by_username(&self) -> bool {
+    pub fn needs_only_username(&self) -> bool {
         let is_claim = |part: &Part| matches!(part, Part::Placeholder(Placeholder::Claim(_)));
         self.needs_username() && !self.parts.iter().any(is_claim)
     }
@@ -91,7 +91,7 @@ impl fmt::Display for ClientIdTemplate {
 #[expect(missing_docs, reason = "each message says it")]
 pub enum IdentityError {
     #[error("the session token has no username claim, and without a secret key the username cannot be looked up")]
-    UsernameOutOfReach,
+    UsernameUnavailable,
     #[error("the user has no username")]
     NoUsername,
     #[error("the user is banned")]
@@ -101,7 +101,7 @@ pub enum IdentityError {
     #[error("the session token lacks a claim of the client ID template")]
     ClaimMissing,
     #[error("the client ID is invalid: {0}")]
-    NotAClientId(InvalidClientId),
+    InvalidClientId(InvalidClientId),
     #[error("Clerk cannot be asked about the user now")]
     Unavailable(Duration),
 }
@@ -148,11 +148,11 @@ impl Identity {
                 },
             }
         }
-        ClientId::parse(client_id).map_err(IdentityError::NotAClientId)
+        ClientId::parse(client_id).map_err(IdentityError::InvalidClientId)
     }
 
     async fn look_up_username(&self, session: &Session) -> Result<String, IdentityError> {
-        let users = self.users.as_ref().ok_or(IdentityError::UsernameOutOfReach)?;
+        let users = self.users.as_ref().ok_or(IdentityError::UsernameUnavailable)?;
         let user = users.get(&session.user_id).await.map_err(|error| match error {
             LookupError::Deleted => IdentityError::Deleted,
             LookupError::Unavailable(retry_after) => IdentityError::Unavailable(retry_after),
@@ -209,7 +209,7 @@ mod tests {
         let identity = Identity::new("{username}".parse().unwrap(), None);
         for username in [json!(null), json!(""), json!(5), json!(["alice"])] {
             let client_id = identity.client_id(&session(&json!({ "username": username }))).await;
-            assert_eq!(client_id, Err(IdentityError::UsernameOutOfReach), "{username}");
+            assert_eq!(client_id, Err(IdentityError::UsernameUnavailable), "{username}");
         }
         for (username, error) in [
             ("*".to_owned(), InvalidClientId::Wildcard),
@@ -217,7 +217,7 @@ mod tests {
             ("alice\n".to_owned(), InvalidClientId::ControlCharacter),
         ] {
             let client_id = identity.client_id(&session(&json!({ "username": username }))).await;
-            assert_eq!(client_id, Err(IdentityError::NotAClientId(error)));
+            assert_eq!(client_id, Err(IdentityError::InvalidClientId(error)));
         }
     }
 

@@ -317,7 +317,7 @@ fn sign_jwt(
     sign(grant).map_err(|JwtTooLarge| {
         let whole_grant = || policy.decide(session, &TokenParams::default()).outcome;
         if params.capability.is_some() && whole_grant().is_ok_and(|grant| sign(&grant).is_ok()) {
-            PolicyRefusal::TooMuchAsked.into()
+            PolicyRefusal::RequestTooLarge.into()
         } else {
             Refusal::JwtTooLarge
         }

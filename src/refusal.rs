@@ -205,7 +205,7 @@ rows! {
     R::RateLimited(LimitExceeded(allowance)) => "rate-limited", 429, RATE_LIMITED, after allowance.lasts.into(),
         "The user has asked for too many tokens. Wait as many seconds as the Retry-After header says.";
 
-    R::Identity(IdentityError::UsernameOutOfReach) => "username-out-of-reach", 403, FORBIDDEN,
+    R::Identity(IdentityError::UsernameUnavailable) => "username-out-of-reach", 403, FORBIDDEN,
         "No username: add a username claim to Clerk's session token, or give this service CLERK_SECRET_KEY.";
     R::Identity(IdentityError::NoUsername) => "user-without-username", 403, FORBIDDEN,
         "The user has no username. Give them one in Clerk, or set TOKEN_CLIENT_ID to {user_id}.";
@@ -215,7 +215,7 @@ rows! {
         "The user does not exist any more at Clerk.";
     R::Identity(IdentityError::ClaimMissing) => "client-id-claim-missing", 403, FORBIDDEN,
         "The session token lacks a claim that TOKEN_CLIENT_ID names. Add it to Clerk's session token.";
-    R::Identity(IdentityError::NotAClientId(_)) => "client-id-impossible", 403, FORBIDDEN,
+    R::Identity(IdentityError::InvalidClientId(_)) => "client-id-impossible", 403, FORBIDDEN,
         "The user's name cannot be an Ably client ID: it is empty, *, over 256 bytes, or has control characters.";
     R::Identity(IdentityError::Unavailable(after)) => "user-lookup-unavailable", 503, UNREACHABLE, after after.as_secs(),
         "Clerk cannot be asked for the username now. Try again soon.";
@@ -257,9 +257,9 @@ rows! {
         "The session does not meet what the policy requires for any token: see [token] require.";
     R::Policy(PolicyRefusal::NothingGranted) => "policy-grants-nothing", 403, NOT_PERMITTED,
         "The policy grants this session nothing: no rule matches, or no placeholder of the matching rules can be filled.";
-    R::Policy(PolicyRefusal::NothingOfAsked) => "policy-grants-nothing-asked", 403, NOT_PERMITTED,
+    R::Policy(PolicyRefusal::NothingOfRequested) => "policy-grants-nothing-asked", 403, NOT_PERMITTED,
         "The policy grants nothing of the capability asked for. Ask for less, or leave the capability out.";
-    R::Policy(PolicyRefusal::TooMuchAsked) => "policy-asked-too-much", 400, BAD_REQUEST,
+    R::Policy(PolicyRefusal::RequestTooLarge) => "policy-asked-too-much", 400, BAD_REQUEST,
         "The capability asked for is too large. Ask for fewer resources, at most 512, and name channels rather than patterns.";
 
     R::Delivery(InvalidDelivery::Headers) => "webhook-headers-missing", 401, INVALID_CREDENTIALS,

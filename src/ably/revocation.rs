@@ -98,7 +98,7 @@ pub enum TargetError {
 impl TargetError {
     /// Whether a later retry may succeed.
     #[must_use]
-    pub fn passes_by_itself(&self) -> bool {
+    pub fn is_temporary(&self) -> bool {
         match self {
             Self::Refused { status, .. } => *status >= 500 || [408, 429].contains(status),
             Self::NoResult => true,
@@ -295,7 +295,7 @@ mod tests {
         ] {
             let error = refused(code, status);
             assert_eq!(error.code(), Some(code));
-            let found = (error.passes_by_itself(), error.is_rate_limit());
+            let found = (error.is_temporary(), error.is_rate_limit());
             assert_eq!(found, (passes, is_rate_limit), "{code} {status:?}");
         }
     }

@@ -140,7 +140,7 @@ impl RevocationQueue {
     fn answer_callers(&self, call: Call<Outcome>, answer: Result<Vec<TargetOutcome>, RestError>, now: UnixMillis) {
         let outcomes = match answer {
             Ok(outcomes) => outcomes,
-            Err(error) if error.passes_by_itself() => {
+            Err(error) if error.is_temporary() => {
                 self.0.counts.unavailable.inc();
                 let targets = call.targets.len();
                 let retry_at = self.pause(call, error.retry_after(), now);
@@ -148,7 +148,7 @@ impl RevocationQueue {
                 tracing::warn!(%tenant, %error, targets, retry_at = retry_at.0, "Ably did not revoke tokens; the service retries");
                 return;
             }
-            Err(error) if call.targets.len() > 1 && error.may_be_of_one_target() => {
+            Err(error) if call.targets.len() > 1 && error.may_concern_one_target() => {
                 let (tenant, targets) = (&self.0.tenant, call.targets.len());
                 tracing::warn!(%tenant, %error, targets, "Ably refuses a call; the service tries with fewer targets");
                 self.schedule().refused(call);
@@ -202,7 +202,7 @@ impl RevocationQueue {
                 tracing::info!(%tenant, %target, "tokens revoked");
                 RevokeOutcome::Accepted { applies_at: applied.applies_at }
             }
-            Err(error) if error.passes_by_itself() => {
+            Err(error) if error.is_temporary() => {
                 counts.unavailable.inc();
                 tracing::warn!(%tenant, %target, %error, "Ably did not revoke these tokens; the service retries");
                 RevokeOutcome::Unavailable { retry_at: None }

@@ -118,7 +118,7 @@ impl Users {
 
     /// The user in the cache. Does not call Clerk.
     #[must_use]
-    pub fn remembered(&self, id: &str) -> Option<Arc<User>> {
+    pub fn cached(&self, id: &str) -> Option<Arc<User>> {
         match self.0.cache.get(id)? {
             Existence::Exists(user) => Some(user),
             Existence::Deleted => None,
@@ -126,7 +126,7 @@ impl Users {
     }
 
     /// Caches a newer record of a user.
-    pub fn learn(&self, user: User) {
+    pub fn update(&self, user: User) {
         self.0.remember(user.id.clone(), Existence::Exists(Arc::new(user)));
     }
 

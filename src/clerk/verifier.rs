@@ -138,7 +138,7 @@ impl Verifier {
         let Claims(claims) = self.claims(credential.token()).await?;
         Ok(match self.rules.session(Claims(claims.clone()), credential.source(), now) {
             Ok(session) => Examined { session: Some(session), refused: None, filled_in: Vec::new() },
-            Err(refused) => Examined { refused: Some(refused), ..Examined::suppose(claims, now) },
+            Err(refused) => Examined { refused: Some(refused), ..Examined::from_claims(claims, now) },
         })
     }
 
@@ -167,7 +167,7 @@ impl Examined {
     /// Takes claims as verified, without a check of times, issuer, audience and authorized party. Fills in missing claims
     /// that every session token has: `sub`, `sid`, `iat`, `exp`, and `v`, which is 2 unless there is an `org_id`.
     #[must_use]
-    pub fn suppose(mut claims: Map<String, Value>, now: UnixMillis) -> Self {
+    pub fn from_claims(mut claims: Map<String, Value>, now: UnixMillis) -> Self {
         const LIFE_MS: i64 = 60_000;
         let issued_at = millis(claims.get("iat")).unwrap_or(now);
         let expires_at = millis(claims.get("exp")).unwrap_or(UnixMillis(issued_at.0.saturating_add(LIFE_MS)));

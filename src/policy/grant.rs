@@ -37,10 +37,10 @@ pub enum PolicyRefusal {
     NothingGranted,
     /// The requested and the granted capability have nothing in common.
     #[error("the policy grants nothing of the capability asked for")]
-    NothingOfAsked,
+    NothingOfRequested,
     /// The requested capability names too many resources, or its intersection with the granted one is too large.
     #[error("the capability asked for is too large")]
-    TooMuchAsked,
+    RequestTooLarge,
 }
 
 /// A decision, and the resources that dropped out.

@@ -112,7 +112,7 @@ pub(super) struct Paused<C> {
 
 impl<C> Default for Lane<C> {
     fn default() -> Self {
-        Self { most: RestClient::MOST_TARGETS, request: VecDeque::new(), callers: HashMap::new() }
+        Self { most: RestClient::MAX_TARGETS, request: VecDeque::new(), callers: HashMap::new() }
     }
 }
 
@@ -175,7 +175,7 @@ impl<C> Schedule<C> {
     pub(super) fn succeeded(&mut self, margin: ReauthMargin) {
         self.reset_backoff();
         let lane = self.lane(margin);
-        lane.most = (2 * lane.most).min(RestClient::MOST_TARGETS);
+        lane.most = (2 * lane.most).min(RestClient::MAX_TARGETS);
     }
 
     /// Ably answered. The next call follows at once.
