@@ -1,6 +1,6 @@
 //! The Ably client ID of a session's user, made from a template.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use crate::{
     ably::{ClientId, InvalidClientId},
@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// A client ID with the placeholders `{username}`, `{user_id}` and `{claim.NAME}`, and literal text around them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{text}")]
 pub struct ClientIdTemplate {
     text: String,
     parts: Vec<Part>,
@@ -77,12 +78,6 @@ impl ClientIdTemplate {
             Part::Placeholder(_) => None,
         };
         self.parts.iter().map(text_of).collect()
-    }
-}
-
-impl fmt::Display for ClientIdTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 

@@ -1,24 +1,26 @@
 //! Revocation of tokens: Ably's `revokeTokens`.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{checked_text::checked_text, client_id::ClientId};
 use crate::clock::UnixMillis;
 
 /// The tokens to revoke.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+///
+/// Prints the API's form: `clientId:alice`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, derive_more::Display)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// All tokens of a client ID, in every format.
+    #[display("clientId:{_0}")]
     ClientId(ClientId),
     /// The JWTs of a Clerk session.
+    #[display("revocationKey:{_0}")]
     RevocationKey(RevocationKey),
 }
 
 /// The ID of the Clerk session that JWTs were issued to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, derive_more::Display)]
 #[serde(try_from = "String")]
 pub struct RevocationKey(String);
 
@@ -43,16 +45,6 @@ impl RevocationKey {
             "" => Err(InvalidRevocationKey::Empty),
             odd if odd.contains(char::is_control) => Err(InvalidRevocationKey::ControlCharacter),
             _ => Ok(Self(text)),
-        }
-    }
-}
-
-/// In the API's form: `clientId:alice`.
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ClientId(client_id) => write!(f, "clientId:{client_id}"),
-            Self::RevocationKey(key) => write!(f, "revocationKey:{key}"),
         }
     }
 }

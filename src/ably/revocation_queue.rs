@@ -6,7 +6,6 @@
 mod schedule;
 
 use std::{
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -70,7 +69,8 @@ impl RevokeOutcome {
 }
 
 /// The queue of one app. Clones are the same queue.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("RevocationQueue {{ tenant: {:?}, .. }}", self.0.tenant)]
 pub struct RevocationQueue(Arc<Shared>);
 
 struct Shared {
@@ -236,11 +236,5 @@ impl RevocationQueue {
 
     fn schedule(&self) -> MutexGuard<'_, Schedule<Outcome>> {
         self.0.schedule.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for RevocationQueue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RevocationQueue").field("tenant", &self.0.tenant).finish_non_exhaustive()
     }
 }

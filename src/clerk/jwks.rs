@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,6 +31,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Jwks(Arc<Shared>);
 
+#[derive(derive_more::Debug)]
+#[debug("Jwks {{ url: {:?}, .. }}", source.url.as_str())]
 struct Shared {
     source: JwksSource,
     http: reqwest::Client,
@@ -95,12 +96,6 @@ pub enum KeysState {
     Unconfirmed(Duration),
     /// No keys are available, so no token can be verified.
     Missing,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Jwks").field("url", &self.source.url.as_str()).finish_non_exhaustive()
-    }
 }
 
 impl Jwks {

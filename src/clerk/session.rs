@@ -1,7 +1,5 @@
 //! Sessions: the content of verified session tokens.
 
-use std::fmt;
-
 use serde_json::{Map, Value};
 
 use super::jwt::is_javascript_space;
@@ -33,7 +31,8 @@ pub struct Session {
 }
 
 /// The dotted path of a claim, like `metadata.tier`. Split once, because every decision uses it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
+#[display("{text}")]
 pub struct ClaimPath {
     text: String,
     /// Empty if the path has no dot.
@@ -45,12 +44,6 @@ impl<T: Into<String>> From<T> for ClaimPath {
         let text = text.into();
         let steps = if text.contains('.') { text.split('.').map(str::to_owned).collect() } else { Vec::new() };
         Self { text, steps }
-    }
-}
-
-impl fmt::Display for ClaimPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 

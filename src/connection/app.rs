@@ -4,7 +4,6 @@
 use std::{
     cell::Cell,
     convert::Infallible,
-    fmt,
     future::pending,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -37,6 +36,8 @@ pub(crate) trait App:
 impl<A: Service<actix_http::Request, Response = ServiceResponse, Error = Error, Future: 'static> + 'static> App for A {}
 
 /// What the connections of a listener share.
+#[derive(derive_more::Debug)]
+#[debug("Listener {{ .. }}")]
 pub(crate) struct Listener<A> {
     /// The routes.
     pub(crate) app: A,
@@ -48,12 +49,6 @@ pub(crate) struct Listener<A> {
 
 /// Makes a whole answer, from the status line to the body, given its status, what was received of the head, and the peer.
 type Refuse = dyn Fn(u16, &[u8], Option<IpAddr>) -> Vec<u8>;
-
-impl<A> fmt::Debug for Listener<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").finish_non_exhaustive()
-    }
-}
 
 pub(super) struct AppService<A> {
     pub(super) listener: Rc<Listener<A>>,

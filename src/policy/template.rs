@@ -1,7 +1,7 @@
 //! Resources with placeholders. A value of a session becomes exactly one literal segment, or the resource drops out, so
 //! that a user's name never reaches other users' channels.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use serde::Serialize;
 
@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// A resource with placeholders, like `org:{org_id}:*`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
+#[display("{text}")]
 pub struct ResourceTemplate {
     text: String,
     parts: Vec<Part>,
@@ -68,25 +69,18 @@ pub enum InvalidResource {
 }
 
 /// Why a resource drops out of a grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unfit {
-    /// The session lacks the value, or it is neither a text nor a whole number.
+    /// Missing, or neither a text nor a whole number.
+    #[error("the session has no such value")]
     Missing,
-    /// The value is empty.
+    /// Empty.
+    #[error("the value is empty")]
     Empty,
-    /// The value has `:`, `*`, `[`, `]`, `,` or a control character.
+    /// It would be more than one segment, or a pattern.
+    #[error("the value has a character that is not allowed: one of : * [ ] , or a control character")]
     Forbidden,
-}
-
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Missing => "the session has no such value",
-            Self::Empty => "the value is empty",
-            Self::Forbidden => "the value has a character that is not allowed: one of : * [ ] , or a control character",
-        })
-    }
 }
 
 impl FromStr for ResourceTemplate {
@@ -223,12 +217,6 @@ fn check_segment(value: &str) -> Result<&str, Unfit> {
         return Err(Unfit::Forbidden);
     }
     Ok(value)
-}
-
-impl fmt::Display for ResourceTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
 }
 
 #[cfg(test)]

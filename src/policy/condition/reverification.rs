@@ -1,25 +1,29 @@
 //! Clerk's reverification: how recently a user has verified which factors.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use super::finding::Finding;
 use crate::clerk::FactorAge;
 
 /// The factors to verify, and how recently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{level} verified less than {within_minutes} min ago")]
 pub struct Reverification {
     level: Level,
     within_minutes: u64,
 }
 
 /// Clerk's levels of reverification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
 pub enum Level {
     /// The first factor.
+    #[display("first factor")]
     FirstFactor,
     /// The second factor; for a user with only one factor, that one.
+    #[display("second factor")]
     SecondFactor,
     /// Both factors; for a user without a second factor, the first.
+    #[display("both factors")]
     MultiFactor,
 }
 
@@ -66,16 +70,5 @@ impl Reverification {
             (Level::SecondFactor, _, Some(second)) => check_age(second),
             (Level::MultiFactor, Some(first), Some(second)) => check_age(first.max(second)),
         }
-    }
-}
-
-impl fmt::Display for Reverification {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.level {
-            Level::FirstFactor => "first factor",
-            Level::SecondFactor => "second factor",
-            Level::MultiFactor => "both factors",
-        };
-        write!(f, "{level} verified less than {} min ago", self.within_minutes)
     }
 }
