@@ -1,6 +1,6 @@
 //! The Ably client ID of a session's user, made from a template.
 
-use std::{str::FromStr, time::Duration};
+use std::str::FromStr;
 
 use crate::{
     ably::{ClientId, InvalidClientId},
@@ -91,14 +91,12 @@ pub enum IdentityError {
     NoUsername,
     #[error("the user is banned")]
     Banned,
-    #[error("the user was deleted")]
-    Deleted,
     #[error("the session token lacks a claim of the client ID template")]
     ClaimMissing,
     #[error("the client ID is invalid: {0}")]
-    InvalidClientId(InvalidClientId),
-    #[error("Clerk cannot be asked about the user now")]
-    Unavailable(Duration),
+    InvalidClientId(#[from] InvalidClientId),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
 }
 
 /// Makes client IDs.
@@ -143,15 +141,12 @@ impl Identity {
                 },
             }
         }
-        ClientId::parse(client_id).map_err(IdentityError::InvalidClientId)
+        Ok(ClientId::parse(client_id)?)
     }
 
     async fn look_up_username(&self, session: &Session) -> Result<String, IdentityError> {
         let users = self.users.as_ref().ok_or(IdentityError::UsernameUnavailable)?;
-        let user = users.get(&session.user_id).await.map_err(|error| match error {
-            LookupError::Deleted => IdentityError::Deleted,
-            LookupError::Unavailable(retry_after) => IdentityError::Unavailable(retry_after),
-        })?;
+        let user = users.get(&session.user_id).await?;
         if user.banned || user.deprovisioned {
             return Err(IdentityError::Banned);
         }

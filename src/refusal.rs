@@ -13,8 +13,8 @@ use actix_web::{
 };
 
 use crate::{
-    ably::{AblyRefusal, ErrorBody, InvalidTokenParams, JwtTooLarge, NoRandomness, NoToken, code},
-    clerk::{Invalid, InvalidDelivery, NoCredential, Unverified},
+    ably::{AblyRefusal, ErrorBody, ExchangeError, InvalidTokenParams, JwtTooLarge, NoRandomness, RestError, code},
+    clerk::{Invalid, InvalidDelivery, LookupError, NoCredential, Unverified},
     identity::IdentityError,
     limits::{LimitExceeded, NoPermit},
     policy::PolicyRefusal,
@@ -40,7 +40,8 @@ pub enum Refusal {
     OtherClientId,
     OtherOrganization,
     JwtTooLarge,
-    NoToken(NoToken),
+    AblyRefused(AblyRefusal),
+    AblyUnavailable,
     NoRandomness,
     Policy(PolicyRefusal),
     Denied,
@@ -211,13 +212,14 @@ rows! {
         "The user has no username. Give them one in Clerk, or set TOKEN_CLIENT_ID to {user_id}.";
     R::Identity(IdentityError::Banned) => "user-banned", 403, FORBIDDEN,
         "The user is banned. Lift the ban in Clerk to let them in.";
-    R::Identity(IdentityError::Deleted) => "user-deleted", 403, FORBIDDEN,
+    R::Identity(IdentityError::Lookup(LookupError::Deleted)) => "user-deleted", 403, FORBIDDEN,
         "The user does not exist any more at Clerk.";
     R::Identity(IdentityError::ClaimMissing) => "client-id-claim-missing", 403, FORBIDDEN,
         "The session token lacks a claim that TOKEN_CLIENT_ID names. Add it to Clerk's session token.";
     R::Identity(IdentityError::InvalidClientId(_)) => "client-id-impossible", 403, FORBIDDEN,
         "The user's name cannot be an Ably client ID: it is empty, *, over 256 bytes, or has control characters.";
-    R::Identity(IdentityError::Unavailable(after)) => "user-lookup-unavailable", 503, UNREACHABLE, after after.as_secs(),
+    R::Identity(IdentityError::Lookup(LookupError::Unavailable(after)))
+        => "user-lookup-unavailable", 503, UNREACHABLE, after after.as_secs(),
         "Clerk cannot be asked for the username now. Try again soon.";
 
     R::Params(InvalidTokenParams::Repeated) => "params-malformed", 400, BAD_REQUEST,
@@ -237,11 +239,11 @@ rows! {
 
     R::JwtTooLarge => "jwt-too-large", 500, INTERNAL,
         "This user's capability is too large for a JWT. Use token requests: TOKEN_FORMAT=token_request.";
-    R::NoToken(NoToken::Refused(_)) => "ably-refused", 503, UNREACHABLE, after SOON,
+    R::AblyRefused(_) => "ably-refused", 503, UNREACHABLE, after SOON,
         "Ably does not accept this service's token requests now. The service's log has Ably's code.";
-    R::NoToken(NoToken::Unavailable) => "ably-unavailable", 503, UNREACHABLE, after SOON,
+    R::AblyUnavailable => "ably-unavailable", 503, UNREACHABLE, after SOON,
         "Ably cannot be asked for a token now. Try again soon.";
-    R::NoRandomness | R::NoToken(NoToken::NoRandomness(_)) => "no-randomness", 500, INTERNAL,
+    R::NoRandomness => "no-randomness", 500, INTERNAL,
         "The token service failed. Its log says more.";
 
     R::Denied => "session-denied", 403, FORBIDDEN,
@@ -355,7 +357,7 @@ impl Refusal {
             Self::NoCredential(cause, SignedOut::Fail) if cause.is_signed_out() => {
                 Row { status: 403, code: code::FORBIDDEN, ..row }
             }
-            Self::NoToken(NoToken::Refused(refusal)) => of_ably(*refusal, row),
+            Self::AblyRefused(refusal) => of_ably(*refusal, row),
             _ => row,
         }
     }
@@ -468,7 +470,6 @@ from! {
     LimitExceeded => RateLimited;
     IdentityError => Identity;
     InvalidTokenParams => Params;
-    NoToken => NoToken;
     PolicyRefusal => Policy;
     StoreError => Store;
     InvalidDelivery => Delivery;
@@ -487,7 +488,17 @@ impl From<Unverified> for Refusal {
     fn from(error: Unverified) -> Self {
         match error {
             Unverified::Invalid(invalid) => Self::Invalid(invalid),
-            Unverified::KeysUnavailable(_) => Self::KeysUnavailable,
+            Unverified::KeysUnavailable => Self::KeysUnavailable,
+        }
+    }
+}
+
+impl From<ExchangeError> for Refusal {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Rest(RestError::Refused(refusal)) => Self::AblyRefused(refusal),
+            ExchangeError::Rest(_) => Self::AblyUnavailable,
+            ExchangeError::NoRandomness(error) => error.into(),
         }
     }
 }

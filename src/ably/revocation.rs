@@ -26,26 +26,17 @@ pub struct RevocationKey(String);
 
 checked_text!(RevocationKey, InvalidRevocationKey);
 
-/// Why a revocation key is invalid.
+/// A revocation key is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidRevocationKey {
-    /// A session ID is never empty.
-    #[error("the revocation key is empty")]
-    Empty,
-    /// A line break or another control character.
-    #[error("the revocation key has a control character")]
-    ControlCharacter,
-}
+#[error("the revocation key is empty or has a control character")]
+pub struct InvalidRevocationKey;
 
 impl RevocationKey {
     /// Checks a revocation key.
     pub fn parse(text: impl Into<String>) -> Result<Self, InvalidRevocationKey> {
         let text = text.into();
-        match text.as_str() {
-            "" => Err(InvalidRevocationKey::Empty),
-            odd if odd.contains(char::is_control) => Err(InvalidRevocationKey::ControlCharacter),
-            _ => Ok(Self(text)),
-        }
+        let is_valid = !text.is_empty() && !text.contains(char::is_control);
+        is_valid.then_some(Self(text)).ok_or(InvalidRevocationKey)
     }
 }
 

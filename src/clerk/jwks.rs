@@ -21,7 +21,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::jwk_set::{JwksError, JwksSource, Probe};
+use super::{
+    invalid::{Invalid, Unverified},
+    jwk_set::{JwksError, JwksSource, Probe},
+};
 use crate::{
     clock::{ClockWatch, UnixMillis},
     detached::Detached,
@@ -74,15 +77,6 @@ pub struct RefreshCounts {
     pub confirmed_at: Gauge,
     /// Observes Clerk's clock at each refresh.
     pub clock: ClockWatch,
-}
-
-/// Why a key was not found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeyError {
-    /// The instance does not have this key.
-    Unknown,
-    /// No keys are available.
-    Unavailable,
 }
 
 /// The state of signing keys, for readiness.
@@ -139,7 +133,7 @@ impl Jwks {
         self.0.source.fetch(&self.0.http).await
     }
 
-    pub(super) async fn find(&self, kid: &str) -> Result<Arc<DecodingKey>, KeyError> {
+    pub(super) async fn find(&self, kid: &str) -> Result<Arc<DecodingKey>, Unverified> {
         let key = |cached: &CachedKeys| cached.keys.get(kid).map(Arc::clone);
         let cause = match self.cached() {
             Some(cached) => match key(&cached) {
@@ -149,8 +143,8 @@ impl Jwks {
             None => FetchCause::NoKeys,
         };
         self.refresh(cause).await;
-        let cached = self.cached().ok_or(KeyError::Unavailable)?;
-        key(&cached).ok_or(KeyError::Unknown)
+        let cached = self.cached().ok_or(Unverified::KeysUnavailable)?;
+        key(&cached).ok_or(Invalid::UnknownKey.into())
     }
 
     /// The cached keys, unless they have been unconfirmed for too long.

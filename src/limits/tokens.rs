@@ -64,11 +64,8 @@ pub struct TokenLimit<C: Clock = MonotonicClock> {
     limiter: RateLimiter<UserKey, States, C, StateInformationMiddleware>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct UserKey {
-    tenant: TenantName,
-    id: Box<str>,
-}
+/// The ID of a user within its tenant.
+type UserKey = (TenantName, Box<str>);
 
 impl TokenLimit {
     /// The most users that are remembered.
@@ -94,8 +91,7 @@ impl<C: Clock> TokenLimit<C> {
 
     /// Counts one token for this user and returns what is left.
     pub fn take(&self, tenant: &TenantName, user_id: &str) -> Result<Allowance, LimitExceeded> {
-        let user = UserKey { tenant: tenant.clone(), id: user_id.into() };
-        match self.limiter.check_key(&user) {
+        match self.limiter.check_key(&(tenant.clone(), user_id.into())) {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
                 Ok(self.allowance(remaining, self.quota.interval() * remaining.max(1)))

@@ -43,16 +43,8 @@ pub(super) struct Schedule<C> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pause {
     until: UnixMillis,
-    reason: Reason,
-}
-
-/// Why no calls are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
-    /// Ably says when to retry.
-    RetryAfter,
-    /// The last call failed.
-    Backoff,
+    /// Ably chose its end.
+    is_of_ably: bool,
 }
 
 /// The targets of one margin, the oldest first. A target that two callers ask for is called once.
@@ -204,12 +196,11 @@ impl<C> Schedule<C> {
     ) -> Paused<C> {
         let doubled = SHORTEST_PAUSE.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
-        let (length, reason) = if let Some(asked) = retry_after {
-            (asked.clamp(SHORTEST_PAUSE, LONGEST_RETRY_AFTER), Reason::RetryAfter)
-        } else {
-            (doubled.min(LONGEST_PAUSE).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0), Reason::Backoff)
+        let length = match retry_after {
+            Some(asked) => asked.clamp(SHORTEST_PAUSE, LONGEST_RETRY_AFTER),
+            None => doubled.min(LONGEST_PAUSE).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0),
         };
-        let pause = Pause { until: now.after(length), reason };
+        let pause = Pause { until: now.after(length), is_of_ably: retry_after.is_some() };
         self.pause = Some(pause);
         self.lane(call.margin).put_back(call.targets, call.callers);
         Paused { retry_at: pause.until, left: self.leave(|caller| pause.is_worth_waiting(caller.until)) }
@@ -230,7 +221,7 @@ impl<C> Schedule<C> {
 
 impl Pause {
     fn is_worth_waiting(self, until: UnixMillis) -> bool {
-        self.reason == Reason::RetryAfter && self.until <= until
+        self.is_of_ably && self.until <= until
     }
 }
 
