@@ -27,7 +27,7 @@ pub use exchange::{Exchange, ExchangeCounts, ExchangeError};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{AblyRefusal, RestClient, RestError};
 pub use revocation::{
-    Applied, InvalidRevocationKey, ReauthMargin, RevocationKey, Target, TargetError, TargetOutcome, diagnosis,
+    InvalidRevocationKey, ReauthMargin, RevocationKey, Target, TargetError, TargetOutcome, diagnosis,
 };
 pub use revocation_queue::{RevocationCounts, RevocationQueue, RevokeOutcome, RevokingKey, retry_of_target};
 pub use token_details::TokenDetails;

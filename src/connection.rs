@@ -75,7 +75,7 @@ where
     clock.answer_sent();
     tokio::select! {
         () = linger(gate.stream(), &answer) => {}
-        () = poll_fn(|cx| clock.slot().poll_evicted(cx)) => {}
+        () = poll_fn(|cx| clock.slot.poll_evicted(cx)) => {}
     }
 }
 
@@ -149,13 +149,13 @@ async fn within_bounds(
             return Poll::Ready(Some(End::Closed));
         }
         let done = part(cx, is_stopping);
-        if let Some(status) = clock.refused() {
+        if let Some(status) = clock.refused.get() {
             return Poll::Ready(Some(End::Refused(status)));
         }
         if done.is_ready() {
             return done;
         }
-        if clock.slot().poll_evicted(cx).is_ready() {
+        if clock.slot.poll_evicted(cx).is_ready() {
             return Poll::Ready(Some(End::Closed));
         }
         loop {
@@ -178,7 +178,7 @@ fn time_out(clock: &RequestClock) -> End {
         Phase::Idle => End::Idle,
         Phase::Receiving | Phase::Parsing => End::Refused(408),
         Phase::Answering | Phase::Sending | Phase::Finished => {
-            clock.slot().count_timeout();
+            clock.slot.count_timeout();
             End::Closed
         }
     }

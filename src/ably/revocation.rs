@@ -50,17 +50,8 @@ pub enum ReauthMargin {
     Reauthentication,
 }
 
-/// The outcome for one target.
-pub type TargetOutcome = Result<Applied, TargetError>;
-
-/// A revocation that is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// Tokens issued before this are revoked.
-    pub issued_before: UnixMillis,
-    /// When they stop working.
-    pub applies_at: UnixMillis,
-}
+/// The outcome for one target: when its tokens stop working.
+pub type TargetOutcome = Result<UnixMillis, TargetError>;
 
 /// Why a target was not revoked, or may not have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -193,9 +184,7 @@ impl Response {
         })?;
         match (&result.error, result.issued_before, result.applies_at) {
             (Some(error), ..) => Some(Err(error.into())),
-            (None, Some(issued_before), Some(applies_at)) => {
-                Some(Ok(Applied { issued_before: UnixMillis(issued_before), applies_at: UnixMillis(applies_at) }))
-            }
+            (None, Some(_), Some(applies_at)) => Some(Ok(UnixMillis(applies_at))),
             _ => None,
         }
     }
@@ -246,7 +235,7 @@ mod tests {
     fn each_target_has_an_outcome_of_its_own() {
         let good = |target: &str| json!({ "target": target, "issuedBefore": 1, "appliesAt": 2 });
         let bad = json!({ "target": "clientId:b", "error": { "code": 40000, "statusCode": 400, "message": "m" } });
-        let applied = Ok(Applied { issued_before: UnixMillis(1), applies_at: UnixMillis(2) });
+        let applied = Ok(UnixMillis(2));
         assert_eq!(
             outcomes(&json!([bad, good("clientId:a")])),
             [applied, Err(TargetError::Refused { code: 40000, status: 400 })]

@@ -197,10 +197,10 @@ impl RevocationQueue {
     fn outcomes(&self, target: &Target, outcome: TargetOutcome) -> RevokeOutcome {
         let Shared { tenant, counts, .. } = &*self.0;
         match outcome {
-            Ok(applied) => {
+            Ok(applies_at) => {
                 counts.accepted.inc();
                 tracing::info!(%tenant, %target, "tokens revoked");
-                RevokeOutcome::Accepted { applies_at: applied.applies_at }
+                RevokeOutcome::Accepted { applies_at }
             }
             Err(error) if error.is_temporary() => {
                 counts.unavailable.inc();

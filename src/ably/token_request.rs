@@ -44,10 +44,7 @@ impl TryFrom<Duration> for Ttl {
     /// Accepts whole milliseconds above zero.
     fn try_from(duration: Duration) -> Result<Self, ()> {
         let millis = u64::try_from(duration.as_millis()).map_err(|_| ())?;
-        if Duration::from_millis(millis) != duration {
-            return Err(());
-        }
-        Self::from_millis(millis).ok_or(())
+        Self::from_millis(millis).filter(|_| Duration::from_millis(millis) == duration).ok_or(())
     }
 }
 

@@ -69,10 +69,10 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
         let is_read = Rc::new(Cell::new(length == Some(0)));
         // It is uncertain where such a request ends, so nothing after it counts as another request.
         if length.is_none() || head.method == Method::CONNECT || head.headers.contains_key(header::UPGRADE) {
-            clock.request_is_last();
+            clock.is_last.set(true);
         }
         let Some(mut request) = actix_request(&head, self.peer) else {
-            clock.refuse(400);
+            clock.refused.set(Some(400));
             return Box::pin(pending());
         };
         request.extensions_mut().insert(Rc::clone(&clock));
@@ -86,9 +86,9 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
                 Err(error) => error.error_response(),
             };
             if !is_read.get() {
-                clock.request_is_last();
+                clock.is_last.set(true);
             }
-            let is_last = clock.is_last();
+            let is_last = clock.is_last.get();
             let mut answer = hyper_response(response, clock).await;
             if is_last {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -23,13 +23,15 @@ pub(crate) struct RequestClock {
     phase: Cell<Phase>,
     /// When the phase `Idle` began, or the request.
     since: Cell<Instant>,
-    slot: ConnectionSlot,
+    pub(super) slot: ConnectionSlot,
     /// How many bytes of the body hyper has not read yet: `usize::MAX` for a body of unknown length.
     body_left: Cell<usize>,
-    is_last: Cell<bool>,
+    /// Whether the connection ends with the answer to this request.
+    pub(super) is_last: Cell<bool>,
     /// Whether hyper's buffers grew for the request.
     is_large: Cell<bool>,
-    refused: Cell<Option<u16>>,
+    /// The status with which the connection refuses what it received.
+    pub(super) refused: Cell<Option<u16>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +83,6 @@ impl RequestClock {
         self.phase.get()
     }
 
-    pub(super) fn slot(&self) -> &ConnectionSlot {
-        &self.slot
-    }
-
     /// Whether hyper has parsed the head of a request that is not answered yet.
     pub(super) fn is_parsed(&self) -> bool {
         matches!(self.phase(), Phase::Answering | Phase::Sending)
@@ -102,15 +100,6 @@ impl RequestClock {
     pub(super) fn head_read(&self, bytes: usize) {
         self.phase.set(Phase::Parsing);
         self.is_large.set(bytes > HYPER_INITIAL_BUFFER);
-    }
-
-    /// The status with which the connection refuses what it received.
-    pub(super) fn refused(&self) -> Option<u16> {
-        self.refused.get()
-    }
-
-    pub(super) fn refuse(&self, status: u16) {
-        self.refused.set(Some(status));
     }
 
     /// `body_length` is `None` if the length is unknown.
@@ -137,15 +126,6 @@ impl RequestClock {
         }
     }
 
-    /// Whether the connection ends with the answer to this request.
-    pub(super) fn is_last(&self) -> bool {
-        self.is_last.get()
-    }
-
-    pub(super) fn request_is_last(&self) {
-        self.is_last.set(true);
-    }
-
     pub(super) fn answer_complete(&self) {
         if self.phase() == Phase::Answering {
             self.phase.set(Phase::Sending);
@@ -154,7 +134,7 @@ impl RequestClock {
     }
 
     pub(super) fn answer_sent(&self) {
-        self.phase.set(if self.is_last() { Phase::Finished } else { Phase::Idle });
+        self.phase.set(if self.is_last.get() { Phase::Finished } else { Phase::Idle });
         self.since.set(Instant::now());
         self.slot.mark_idle(self.since.get());
     }

@@ -90,7 +90,7 @@ impl Condition {
                 Truth::all(in_order.map(|part| part.holds(session)))
             }
             Self::Not(part) => !part.holds(session),
-            leaf => leaf.find(session).truth(),
+            leaf => leaf.find(session).truth,
         }
     }
 
@@ -106,7 +106,7 @@ impl Condition {
             Self::Not(part) => vec![part.explain(session)],
             _ => Vec::new(),
         };
-        let because = parts.is_empty().then(|| self.find(session).reason());
+        let because = parts.is_empty().then(|| self.find(session).reason);
         Explained { condition: self.to_string(), truth: self.holds(session), because, parts }
     }
 
@@ -114,19 +114,19 @@ impl Condition {
     fn find(&self, session: &Session) -> Finding {
         let in_organization = |holds: &dyn Fn(&Organization) -> bool| match &session.organization {
             Some(organization) => Finding::of(holds(organization)),
-            None => Finding::NoOrganization,
+            None => Finding::NO_ORGANIZATION,
         };
         match self {
             Self::Plan(plans) => Finding::of(plans.iter().any(|plan| plan.is_in(&session.plans))),
             Self::Feature(features) => Finding::of(features.iter().any(|feature| feature.is_in(&session.features))),
             Self::Claim { path, alternatives } => match session.claim(path) {
-                None | Some(Value::Null) => Finding::ClaimMissing,
+                None | Some(Value::Null) => Finding::CLAIM_MISSING,
                 Some(Value::Array(values)) => {
                     Finding::of(values.iter().any(|value| alternatives.iter().any(|wanted| wanted.equals(value))))
                 }
                 Some(value) => Finding::of(alternatives.iter().any(|wanted| wanted.equals(value))),
             },
-            Self::Reverified(wanted) => session.factor_age.map_or(Finding::AgeMissing, |age| wanted.check(age)),
+            Self::Reverified(wanted) => session.factor_age.map_or(Finding::AGE_MISSING, |age| wanted.check(age)),
             Self::Impersonated(wanted) => {
                 // An unreadable `act` counts as impersonation, too.
                 let is_impersonated =

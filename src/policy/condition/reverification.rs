@@ -63,9 +63,10 @@ impl Reverification {
     /// Decides as Clerk does. An age equal to the limit is too old. A level that a user cannot reach falls back to the
     /// factor that they have, except that a second factor alone never counts as both.
     pub(super) fn check(self, age: FactorAge) -> Finding {
-        let check_age = |minutes: u64| if minutes < self.within_minutes { Finding::Holds } else { Finding::TooLongAgo };
+        let check_age =
+            |minutes: u64| if minutes < self.within_minutes { Finding::HOLDS } else { Finding::TOO_LONG_AGO };
         match (self.level, age.first_minutes, age.second_minutes) {
-            (_, None, None) | (Level::FirstFactor | Level::MultiFactor, None, _) => Finding::NeverVerified,
+            (_, None, None) | (Level::FirstFactor | Level::MultiFactor, None, _) => Finding::NEVER_VERIFIED,
             (Level::FirstFactor, Some(first), _) | (_, Some(first), None) => check_age(first),
             (Level::SecondFactor, _, Some(second)) => check_age(second),
             (Level::MultiFactor, Some(first), Some(second)) => check_age(first.max(second)),

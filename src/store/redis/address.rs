@@ -109,12 +109,6 @@ impl RedisAddress {
         self.way == Way::InClear
     }
 
-    /// Whether user, password and authorities are the same, too.
-    #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
-        self.url.expose_secret() == other.url.expose_secret() && self.authorities == other.authorities
-    }
-
     /// Whether a store with this prefix could use it now: the policy by which it drops keys, if it does and tells, or why not. It begins as a store
     /// does, which gives the data there an id unless it has one.
     pub async fn probe(&self, prefix: &RedisKeyPrefix) -> Result<Option<String>, String> {
