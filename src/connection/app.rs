@@ -35,7 +35,7 @@ pub(crate) trait App:
 
 impl<A: Service<actix_http::Request, Response = ServiceResponse, Error = Error, Future: 'static> + 'static> App for A {}
 
-/// What the connections of a listener share.
+/// The state that the connections of a listener share.
 #[derive(derive_more::Debug)]
 #[debug("Listener {{ .. }}")]
 pub(crate) struct Listener<A> {
@@ -47,7 +47,7 @@ pub(crate) struct Listener<A> {
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
-/// Makes a whole answer, from the status line to the body, given its status, what was received of the head, and the peer.
+/// Makes a whole answer, from the status line to the body, from its status, the received part of the head, and the peer.
 type Refuse = dyn Fn(u16, &[u8], Option<IpAddr>) -> Vec<u8>;
 
 pub(super) struct AppService<A> {

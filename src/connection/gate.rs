@@ -15,7 +15,7 @@ use super::{
     request_clock::{Phase, RequestClock},
 };
 
-/// How much room a connection has for what it receives, until a head needs more.
+/// The size of the buffer for received bytes, until a head needs more.
 pub(super) const MIN_BUFFER: usize = 2 * 1024;
 
 /// A socket that lets one request through at a time.
@@ -31,7 +31,7 @@ pub(super) struct Gate<S> {
     is_at_eof: bool,
 }
 
-/// What arrived of the next request.
+/// The state of the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Head {
     Complete,
@@ -39,12 +39,12 @@ pub(super) enum Head {
     Eof,
 }
 
-/// Bytes that were received and not yet consumed.
+/// Received bytes that are not consumed yet.
 #[derive(Default)]
 struct Received(Vec<u8>);
 
 impl Received {
-    /// Reads what has arrived, until `max` bytes are held or the buffer is full. Returns how many it read.
+    /// Reads available bytes until it holds `max` bytes or the buffer is full. Returns how many it read.
     fn poll_fill<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
@@ -97,7 +97,7 @@ impl<S> Gate<S> {
         &mut self.stream
     }
 
-    /// What was received of a request whose head is not parsed.
+    /// The received bytes of a request whose head is not parsed.
     pub(super) fn unparsed(&self) -> &[u8] {
         &self.received.0
     }

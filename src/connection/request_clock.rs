@@ -1,4 +1,4 @@
-//! How far a connection is with its current request, and until when.
+//! The progress of a connection's current request, and its deadline.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -10,8 +10,8 @@ use crate::limits::ConnectionSlot;
 /// How long a client may take to send a request, from its first byte to the last of its body.
 pub(super) const TIME_TO_SEND: Duration = Duration::from_secs(5);
 
-/// How long after its first byte a request must be answered and its answer sent: the time to send it, and 20 seconds, which
-/// is more than three calls to Clerk take.
+/// The time from a request's first byte to the last byte of its answer: the time to send it, and 20 seconds, which is more
+/// than three calls to Clerk take.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(25);
 
 /// The size of hyper's buffer for a head before it grows.
@@ -21,7 +21,7 @@ const HYPER_INITIAL_BUFFER: usize = 8 * 1024;
 #[derive(Debug)]
 pub(crate) struct RequestClock {
     phase: Cell<Phase>,
-    /// When the phase `Idle` began, or the request.
+    /// The start of the phase `Idle`, or of the request.
     since: Cell<Instant>,
     pub(super) slot: ConnectionSlot,
     /// How many bytes of the body hyper has not read yet: `usize::MAX` for a body of unknown length.
