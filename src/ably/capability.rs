@@ -11,7 +11,7 @@ use serde::{
 
 use super::resource::{Intersection, Pattern};
 
-/// Every operation. It stands alone (TK2b).
+/// Every operation. Cannot be combined with others (TK2b).
 const WILDCARD: &str = "*";
 
 /// Ably's operations, without the wildcard `*`.

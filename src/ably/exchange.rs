@@ -17,7 +17,7 @@ pub struct Exchange {
     counts: ExchangeCounts,
 }
 
-/// Counts of exchanges by outcome; a retry does not count apart. Clones share the counts.
+/// Counts of exchanges by outcome; a call and its retry count once. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct ExchangeCounts {
     /// Ably issued a token.
