@@ -126,12 +126,8 @@ impl Resource {
 
 impl Ord for Resource {
     fn cmp(&self, other: &Self) -> Ordering {
-        match (self.array_index(), other.array_index()) {
-            (Some(a), Some(b)) => a.cmp(&b),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => self.0.encode_utf16().cmp(other.0.encode_utf16()),
-        }
+        let index = |name: &Self| name.array_index().map_or((true, 0), |index| (false, index));
+        index(self).cmp(&index(other)).then_with(|| self.0.encode_utf16().cmp(other.0.encode_utf16()))
     }
 }
 
