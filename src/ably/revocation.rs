@@ -1,6 +1,7 @@
 //! Revocation of tokens: Ably's `revokeTokens`.
 
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{checked_text::checked_text, client_id::ClientId};
 use crate::clock::UnixMillis;
@@ -129,15 +130,7 @@ pub(super) struct Request {
 /// The response, in version 3 of the protocol.
 #[derive(Deserialize)]
 pub(super) struct Response {
-    results: Vec<Entry>,
-}
-
-/// A malformed entry does not affect the others.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Result(TargetResult),
-    Malformed(IgnoredAny),
+    results: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -174,18 +167,25 @@ impl Request {
 impl Response {
     /// The outcome for each target, in the order of the targets.
     pub(super) fn outcomes(&self, targets: &[Target]) -> Vec<TargetOutcome> {
-        targets.iter().map(|target| self.outcome(&target.to_string()).unwrap_or(Err(TargetError::NoResult))).collect()
+        // A malformed entry does not affect the others.
+        let results: Vec<_> = self.results.iter().filter_map(|entry| TargetResult::deserialize(entry).ok()).collect();
+        let outcome_of = |target: &Target| {
+            let name = target.to_string();
+            results
+                .iter()
+                .find(|result| result.target == name)
+                .map_or(Err(TargetError::NoResult), TargetResult::outcome)
+        };
+        targets.iter().map(outcome_of).collect()
     }
+}
 
-    fn outcome(&self, target: &str) -> Option<TargetOutcome> {
-        let result = self.results.iter().find_map(|entry| match entry {
-            Entry::Result(result) if result.target == target => Some(result),
-            Entry::Result(_) | Entry::Malformed(_) => None,
-        })?;
-        match (&result.error, result.issued_before, result.applies_at) {
-            (Some(error), ..) => Some(Err(error.into())),
-            (None, Some(_), Some(applies_at)) => Some(Ok(UnixMillis(applies_at))),
-            _ => None,
+impl TargetResult {
+    fn outcome(&self) -> TargetOutcome {
+        match (&self.error, self.issued_before, self.applies_at) {
+            (Some(error), ..) => Err(error.into()),
+            (None, Some(_), Some(applies_at)) => Ok(UnixMillis(applies_at)),
+            _ => Err(TargetError::NoResult),
         }
     }
 }
