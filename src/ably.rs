@@ -20,16 +20,14 @@ mod token_params;
 mod token_request;
 
 pub use api_key::{ApiKey, InvalidApiKey, KeyName};
-pub use capability::{
-    Capability, InvalidCapability, InvalidOperations, NoIntersection, OPERATIONS, OperationBits, Operations,
-};
+pub use capability::{Capability, InvalidCapability, InvalidOperations, NoIntersection, OPERATIONS, Operations};
 pub use client_id::{ClientId, InvalidClientId};
 pub use error_body::{ErrorBody, code};
-pub use exchange::{Exchange, ExchangeCounts, ExchangeError, NoToken};
+pub use exchange::{Exchange, ExchangeCounts, ExchangeError};
 pub use jwt::{AblyJwt, JwtExtras, JwtTooLarge};
 pub use rest::{AblyRefusal, RestClient, RestError};
 pub use revocation::{
-    Applied, InvalidRevocationKey, ReauthMargin, RevocationKey, Target, TargetError, TargetOutcome, diagnosis,
+    InvalidRevocationKey, ReauthMargin, RevocationKey, Target, TargetError, TargetOutcome, diagnosis,
 };
 pub use revocation_queue::{RevocationCounts, RevocationQueue, RevokeOutcome, RevokingKey, retry_of_target};
 pub use token_details::TokenDetails;

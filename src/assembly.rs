@@ -81,7 +81,7 @@ fn make_tenant(
 ) -> Result<Tenant, AssemblyError> {
     let clerk = &config.clerk;
     metrics.policy_in_force(config.policy.rules.len());
-    let rest = || RestClient::new(config.ably.rest_url.clone(), http.clone()).observed_by(metrics.ably_clock());
+    let rest = || RestClient::new(config.ably.rest_url.clone(), http.clone()).with_clock(metrics.ably_clock());
     let signing = match config.token.format {
         TokenFormat::TokenRequest => Signing::TokenRequest,
         TokenFormat::Jwt => Signing::Jwt,

@@ -1,8 +1,8 @@
 //! A client's connection: HTTP/1.1 by hyper, one request at a time, in front of an Actix app.
 //!
-//! Actix's own HTTP/1 dispatcher reads and parses as much as a client sends, and no deadline ends a connection whose client
-//! does not read. Here every request is answered, and its answer sent, within 25 seconds of its first byte; otherwise the
-//! connection is closed. A connection holds the bytes of one head, or of what a handler reads of one body.
+//! Actix's own HTTP/1 dispatcher reads and parses as much as a client sends, and has no deadline for a client that does not
+//! read. Here the whole answer must be sent within 25 seconds of the request's first byte, or the connection is closed. A
+//! connection holds the bytes of one head, or the part of one body that a handler reads.
 
 mod app;
 mod gate;
@@ -46,7 +46,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long after the last request hyper's buffers are kept.
 const KEEP_BUFFERS: Duration = Duration::from_secs(1);
 
-/// How a connection ends, or a part of its time.
+/// Why a connection, or a part of it, ends.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     /// The last answer is sent, or the client closed the connection.
@@ -55,7 +55,7 @@ enum End {
     Refused(u16),
     /// The idle timeout has passed.
     Idle,
-    /// At once: it broke, timed out or was evicted, or the service stops.
+    /// It must be closed at once: it broke, timed out or was evicted, or the service stops.
     Closed,
 }
 
@@ -75,7 +75,7 @@ where
     clock.answer_sent();
     tokio::select! {
         () = linger(gate.stream(), &answer) => {}
-        () = poll_fn(|cx| clock.slot().poll_evicted(cx)) => {}
+        () = poll_fn(|cx| clock.slot.poll_evicted(cx)) => {}
     }
 }
 
@@ -92,7 +92,7 @@ where
     A: App,
 {
     let mut stopping = listener.stopping.clone();
-    // Without its sender, the service stops too.
+    // A dropped sender also means that the service stops.
     let mut stop = pin!(async move { drop(stopping.wait_for(|stopping| *stopping).await) }.fuse());
     let mut alarm = pin!(sleep_until(clock.deadline(KEEP_ALIVE)));
     loop {
@@ -149,17 +149,17 @@ async fn within_bounds(
             return Poll::Ready(Some(End::Closed));
         }
         let done = part(cx, is_stopping);
-        if let Some(status) = clock.refused() {
+        if let Some(status) = clock.refused.get() {
             return Poll::Ready(Some(End::Refused(status)));
         }
         if done.is_ready() {
             return done;
         }
-        if clock.slot().poll_evicted(cx).is_ready() {
+        if clock.slot.poll_evicted(cx).is_ready() {
             return Poll::Ready(Some(End::Closed));
         }
         loop {
-            // Reset only if it would ring too late: the deadline moves with each request.
+            // Reset only if it would fire too late: the deadline moves with each request.
             if clock.deadline(idle_timeout) < alarm.deadline() {
                 alarm.as_mut().reset(clock.deadline(idle_timeout));
             }
@@ -178,7 +178,7 @@ fn time_out(clock: &RequestClock) -> End {
         Phase::Idle => End::Idle,
         Phase::Receiving | Phase::Parsing => End::Refused(408),
         Phase::Answering | Phase::Sending | Phase::Finished => {
-            clock.slot().count_timeout();
+            clock.slot.count_timeout();
             End::Closed
         }
     }

@@ -1,6 +1,6 @@
 //! The Ably client ID of a session's user, made from a template.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::str::FromStr;
 
 use crate::{
     ably::{ClientId, InvalidClientId},
@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// A client ID with the placeholders `{username}`, `{user_id}` and `{claim.NAME}`, and literal text around them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{text}")]
 pub struct ClientIdTemplate {
     text: String,
     parts: Vec<Part>,
@@ -60,7 +61,7 @@ impl ClientIdTemplate {
 
     /// Whether a username, with the user's id, is enough to make the client ID.
     #[must_use]
-    pub fn is_told_by_username(&self) -> bool {
+    pub fn needs_only_username(&self) -> bool {
         let is_claim = |part: &Part| matches!(part, Part::Placeholder(Placeholder::Claim(_)));
         self.needs_username() && !self.parts.iter().any(is_claim)
     }
@@ -80,30 +81,22 @@ impl ClientIdTemplate {
     }
 }
 
-impl fmt::Display for ClientIdTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
 /// Why a user gets no client ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each message says it")]
 pub enum IdentityError {
     #[error("the session token has no username claim, and without a secret key the username cannot be looked up")]
-    UsernameOutOfReach,
+    UsernameUnavailable,
     #[error("the user has no username")]
     NoUsername,
     #[error("the user is banned")]
     Banned,
-    #[error("the user was deleted")]
-    Deleted,
     #[error("the session token lacks a claim of the client ID template")]
     ClaimMissing,
     #[error("the client ID is invalid: {0}")]
-    NotAClientId(InvalidClientId),
-    #[error("Clerk cannot be asked about the user now")]
-    Unavailable(Duration),
+    InvalidClientId(#[from] InvalidClientId),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
 }
 
 /// Makes client IDs.
@@ -148,15 +141,12 @@ impl Identity {
                 },
             }
         }
-        ClientId::parse(client_id).map_err(IdentityError::NotAClientId)
+        Ok(ClientId::parse(client_id)?)
     }
 
     async fn look_up_username(&self, session: &Session) -> Result<String, IdentityError> {
-        let users = self.users.as_ref().ok_or(IdentityError::UsernameOutOfReach)?;
-        let user = users.get(&session.user_id).await.map_err(|error| match error {
-            LookupError::Deleted => IdentityError::Deleted,
-            LookupError::Unavailable(retry_after) => IdentityError::Unavailable(retry_after),
-        })?;
+        let users = self.users.as_ref().ok_or(IdentityError::UsernameUnavailable)?;
+        let user = users.get(&session.user_id).await?;
         if user.banned || user.deprovisioned {
             return Err(IdentityError::Banned);
         }
@@ -209,7 +199,7 @@ mod tests {
         let identity = Identity::new("{username}".parse().unwrap(), None);
         for username in [json!(null), json!(""), json!(5), json!(["alice"])] {
             let client_id = identity.client_id(&session(&json!({ "username": username }))).await;
-            assert_eq!(client_id, Err(IdentityError::UsernameOutOfReach), "{username}");
+            assert_eq!(client_id, Err(IdentityError::UsernameUnavailable), "{username}");
         }
         for (username, error) in [
             ("*".to_owned(), InvalidClientId::Wildcard),
@@ -217,7 +207,7 @@ mod tests {
             ("alice\n".to_owned(), InvalidClientId::ControlCharacter),
         ] {
             let client_id = identity.client_id(&session(&json!({ "username": username }))).await;
-            assert_eq!(client_id, Err(IdentityError::NotAClientId(error)));
+            assert_eq!(client_id, Err(IdentityError::InvalidClientId(error)));
         }
     }
 

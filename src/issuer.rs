@@ -12,8 +12,8 @@ pub use explanation::{Claims, Explainer, TokenExplanation};
 
 use crate::{
     ably::{
-        AblyJwt, ApiKey, ClientId, JwtExtras, JwtTooLarge, NoRandomness, NoToken, Nonce, TokenDetails, TokenFormat,
-        TokenParams, TokenRequest, Ttl,
+        AblyJwt, ApiKey, ClientId, JwtExtras, JwtTooLarge, NoRandomness, Nonce, TokenDetails, TokenFormat, TokenParams,
+        TokenRequest, Ttl,
     },
     clerk::Session,
     clock::UnixMillis,
@@ -265,7 +265,7 @@ impl Caller<'_> {
             Signing::TokenDetails(exchange) => Token::Details(exchange.token(sign).await.map_err(|error| {
                 let (tenant, session_id) = (tenant.name.as_str(), &session.session_id);
                 tracing::warn!(tenant, session_id, %error, "Ably did not make a token");
-                NoToken::from(error)
+                Refusal::from(error)
             })?),
         };
         Ok(IssuedToken { token, client_id, rules: grant.rules, ttl: grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT) })
@@ -318,7 +318,7 @@ fn sign_jwt(
     sign(grant).map_err(|JwtTooLarge| {
         let whole_grant = || policy.decide(session, &TokenParams::default()).outcome;
         if params.capability.is_some() && whole_grant().is_ok_and(|grant| sign(&grant).is_ok()) {
-            PolicyRefusal::TooMuchAsked.into()
+            PolicyRefusal::RequestTooLarge.into()
         } else {
             Refusal::JwtTooLarge
         }

@@ -1,6 +1,6 @@
 //! Placeholders in configured texts, like `{user_id}`. Client IDs and the resources of a policy share them.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, str::FromStr};
 
 use serde_json::Value;
 
@@ -14,7 +14,8 @@ pub(crate) enum Part {
 }
 
 /// A value of a session.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
+#[display(rename_all = "snake_case")]
 pub(crate) enum Placeholder {
     UserId,
     Username,
@@ -22,6 +23,7 @@ pub(crate) enum Placeholder {
     OrgId,
     OrgSlug,
     OrgRole,
+    #[display("claim.{_0}")]
     Claim(ClaimPath),
 }
 
@@ -61,18 +63,17 @@ impl FromStr for Placeholder {
     type Err = ();
 
     fn from_str(name: &str) -> Result<Self, ()> {
-        match name {
-            "user_id" => Ok(Self::UserId),
-            "username" => Ok(Self::Username),
-            "session_id" => Ok(Self::SessionId),
-            "org_id" => Ok(Self::OrgId),
-            "org_slug" => Ok(Self::OrgSlug),
-            "org_role" => Ok(Self::OrgRole),
-            _ => {
-                let path = name.strip_prefix("claim.").filter(|path| path.split('.').all(|step| !step.is_empty()));
-                path.map(|path| Self::Claim(path.into())).ok_or(())
-            }
-        }
+        const NAMED: [Placeholder; 6] = [
+            Placeholder::UserId,
+            Placeholder::Username,
+            Placeholder::SessionId,
+            Placeholder::OrgId,
+            Placeholder::OrgSlug,
+            Placeholder::OrgRole,
+        ];
+        let path = name.strip_prefix("claim.").filter(|path| path.split('.').all(|step| !step.is_empty()));
+        let named = || NAMED.into_iter().find(|placeholder| placeholder.to_string() == name);
+        path.map(|path| Self::Claim(path.into())).or_else(named).ok_or(())
     }
 }
 
@@ -95,20 +96,6 @@ impl Placeholder {
             },
         };
         Some(text.into())
-    }
-}
-
-impl fmt::Display for Placeholder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::UserId => "user_id",
-            Self::Username => "username",
-            Self::SessionId => "session_id",
-            Self::OrgId => "org_id",
-            Self::OrgSlug => "org_slug",
-            Self::OrgRole => "org_role",
-            Self::Claim(path) => return write!(f, "claim.{path}"),
-        })
     }
 }
 

@@ -14,8 +14,8 @@ use actix_web::{
 };
 
 use crate::{
-    ably::{AblyRefusal, ErrorBody, InvalidTokenParams, JwtTooLarge, NoRandomness, NoToken, code},
-    clerk::{Invalid, InvalidDelivery, NoCredential, Unverified},
+    ably::{AblyRefusal, ErrorBody, ExchangeError, InvalidTokenParams, JwtTooLarge, NoRandomness, RestError, code},
+    clerk::{Invalid, InvalidDelivery, LookupError, NoCredential, Unverified},
     identity::IdentityError,
     limits::{LimitExceeded, NoPermit},
     policy::PolicyRefusal,
@@ -41,7 +41,8 @@ pub enum Refusal {
     OtherClientId,
     OtherOrganization,
     JwtTooLarge,
-    NoToken(NoToken),
+    AblyRefused(AblyRefusal),
+    AblyUnavailable,
     NoRandomness,
     Policy(PolicyRefusal),
     Denied,
@@ -201,18 +202,20 @@ rows! {
     R::RateLimited(LimitExceeded(allowance)) => "rate-limited", 429, RATE_LIMITED, after allowance.lasts.into(),
         "The user has asked for too many tokens. Wait as many seconds as the Retry-After header says.";
 
-    R::Identity(IdentityError::UsernameOutOfReach) => "username-out-of-reach", 403, FORBIDDEN,
+    R::Identity(IdentityError::UsernameUnavailable) => "username-out-of-reach", 403, FORBIDDEN,
         "No username: add a username claim to Clerk's session token, or give this service CLERK_SECRET_KEY.";
     R::Identity(IdentityError::NoUsername) => "user-without-username", 403, FORBIDDEN,
         "The user has no username. Give them one in Clerk, or set TOKEN_CLIENT_ID to {user_id}.";
     R::Identity(IdentityError::Banned) => "user-banned", 403, FORBIDDEN,
         "The user is banned. Lift the ban in Clerk to let them in.";
-    R::Identity(IdentityError::Deleted) => "user-deleted", 403, FORBIDDEN, "The user does not exist any more at Clerk.";
+    R::Identity(IdentityError::Lookup(LookupError::Deleted)) => "user-deleted", 403, FORBIDDEN,
+        "The user does not exist any more at Clerk.";
     R::Identity(IdentityError::ClaimMissing) => "client-id-claim-missing", 403, FORBIDDEN,
         "The session token lacks a claim that TOKEN_CLIENT_ID names. Add it to Clerk's session token.";
-    R::Identity(IdentityError::NotAClientId(_)) => "client-id-impossible", 403, FORBIDDEN,
+    R::Identity(IdentityError::InvalidClientId(_)) => "client-id-impossible", 403, FORBIDDEN,
         "The user's name cannot be an Ably client ID: it is empty, *, over 256 bytes, or has control characters.";
-    R::Identity(IdentityError::Unavailable(after)) => "user-lookup-unavailable", 503, UNREACHABLE, after after.as_secs(),
+    R::Identity(IdentityError::Lookup(LookupError::Unavailable(after)))
+        => "user-lookup-unavailable", 503, UNREACHABLE, after after.as_secs(),
         "Clerk cannot be asked for the username now. Try again soon.";
 
     R::Params(InvalidTokenParams::Repeated) => "params-malformed", 400, BAD_REQUEST,
@@ -232,11 +235,11 @@ rows! {
 
     R::JwtTooLarge => "jwt-too-large", 500, INTERNAL,
         "This user's capability is too large for a JWT. Use token requests: TOKEN_FORMAT=token_request.";
-    R::NoToken(NoToken::Refused(_)) => "ably-refused", 503, UNREACHABLE, after SOON,
+    R::AblyRefused(_) => "ably-refused", 503, UNREACHABLE, after SOON,
         "Ably does not accept this service's token requests now. The service's log has Ably's code.";
-    R::NoToken(NoToken::Unavailable) => "ably-unavailable", 503, UNREACHABLE, after SOON,
+    R::AblyUnavailable => "ably-unavailable", 503, UNREACHABLE, after SOON,
         "Ably cannot be asked for a token now. Try again soon.";
-    R::NoRandomness | R::NoToken(NoToken::NoRandomness(_)) => "no-randomness", 500, INTERNAL,
+    R::NoRandomness => "no-randomness", 500, INTERNAL,
         "The token service failed. Its log says more.";
 
     R::Denied => "session-denied", 403, FORBIDDEN,
@@ -252,9 +255,9 @@ rows! {
         "The session does not meet what the policy requires for any token: see [token] require.";
     R::Policy(PolicyRefusal::NothingGranted) => "policy-grants-nothing", 403, NOT_PERMITTED,
         "The policy grants this session nothing: no rule matches, or no placeholder of the matching rules can be filled.";
-    R::Policy(PolicyRefusal::NothingOfAsked) => "policy-grants-nothing-asked", 403, NOT_PERMITTED,
+    R::Policy(PolicyRefusal::NothingOfRequested) => "policy-grants-nothing-asked", 403, NOT_PERMITTED,
         "The policy grants nothing of the capability asked for. Ask for less, or leave the capability out.";
-    R::Policy(PolicyRefusal::TooMuchAsked) => "policy-asked-too-much", 400, BAD_REQUEST,
+    R::Policy(PolicyRefusal::RequestTooLarge) => "policy-asked-too-much", 400, BAD_REQUEST,
         "The capability asked for is too large. Ask for fewer resources, at most 512, and name channels rather than patterns.";
 
     R::Delivery(InvalidDelivery::Headers) => "webhook-headers-missing", 401, INVALID_CREDENTIALS,
@@ -343,7 +346,7 @@ impl Refusal {
             Self::NoCredential(cause, SignedOut::Fail) if cause.is_signed_out() => {
                 Row { status: 403, code: code::FORBIDDEN, ..row }
             }
-            Self::NoToken(NoToken::Refused(refusal)) => ably_row(*refusal, row),
+            Self::AblyRefused(refusal) => ably_row(*refusal, row),
             _ => row,
         }
     }
@@ -456,7 +459,6 @@ from! {
     LimitExceeded => RateLimited;
     IdentityError => Identity;
     InvalidTokenParams => Params;
-    NoToken => NoToken;
     PolicyRefusal => Policy;
     StoreError => Store;
     InvalidDelivery => Delivery;
@@ -475,7 +477,17 @@ impl From<Unverified> for Refusal {
     fn from(error: Unverified) -> Self {
         match error {
             Unverified::Invalid(invalid) => Self::Invalid(invalid),
-            Unverified::KeysUnavailable(_) => Self::KeysUnavailable,
+            Unverified::KeysUnavailable => Self::KeysUnavailable,
+        }
+    }
+}
+
+impl From<ExchangeError> for Refusal {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Rest(RestError::Refused(refusal)) => Self::AblyRefused(refusal),
+            ExchangeError::Rest(_) => Self::AblyUnavailable,
+            ExchangeError::NoRandomness(error) => error.into(),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Revocation {
                     outcome = outcome.and(self.store.forget_user(&tenant.name, user).await.map_err(Incomplete::from));
                 }
                 if let (Some(user), Some(users)) = (effect.learn, tenant.users()) {
-                    users.learn(user);
+                    users.update(user);
                 }
             }
         }
@@ -346,7 +346,7 @@ impl Tenant {
     }
 
     fn target_of_remembered(&self, user_id: &str) -> Option<Target> {
-        let user = self.users().and_then(|users| users.remembered(user_id));
+        let user = self.users().and_then(|users| users.cached(user_id));
         self.target_of(user_id, user.as_ref().and_then(|user| user.username.as_deref()))
     }
 

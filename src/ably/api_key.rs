@@ -1,14 +1,12 @@
 //! Ably API keys: `appId.keyId:secret`. The key name, before the colon, is public; the secret signs.
 
-use std::fmt;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::Sha256;
 
 /// The public part of an API key: `appId.keyId`.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display, serde::Serialize)]
 #[serde(transparent)]
 pub struct KeyName(String);
 
@@ -26,14 +24,9 @@ impl KeyName {
     }
 }
 
-impl fmt::Display for KeyName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// An API key. Its secret is never printed, and is wiped on drop.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("ApiKey {{ name: {name:?}, .. }}")]
 pub struct ApiKey {
     name: KeyName,
     keyed: Hmac<Sha256>,
@@ -83,12 +76,6 @@ impl ApiKey {
         (&self.name, self.secret.expose_secret())
     }
 
-    /// Whether both keys have the same name and secret.
-    #[must_use]
-    pub fn signs_like(&self, other: &Self) -> bool {
-        self.name == other.name && self.mac("") == other.mac("")
-    }
-
     /// HMAC-SHA256 over `text` with the secret, in padded standard base64 (RSA9g).
     #[must_use]
     pub fn mac(&self, text: &str) -> String {
@@ -101,12 +88,6 @@ impl ApiKey {
         let mut mac = self.keyed.clone();
         mac.update(text.as_bytes());
         mac.finalize().into_bytes().into()
-    }
-}
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiKey").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

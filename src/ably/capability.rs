@@ -11,7 +11,7 @@ use serde::{
 
 use super::resource::{Intersection, Pattern};
 
-/// Every operation. It stands alone (TK2b).
+/// Every operation. Cannot be combined with others (TK2b).
 const WILDCARD: &str = "*";
 
 /// Ably's operations, without the wildcard `*`.
@@ -36,17 +36,10 @@ pub const OPERATIONS: [&str; 17] = [
 ];
 
 /// The operations allowed on one resource: at least one of [`OPERATIONS`], or `*` alone.
+///
+/// A bit for each of [`OPERATIONS`], in their order. `*` has all bits, also for future operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operations {
-    /// `*`: all operations, including future ones.
-    All,
-    /// Some operations.
-    Some(OperationBits),
-}
-
-/// A bit for each of [`OPERATIONS`], in their order. Never zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OperationBits(u32);
+pub struct Operations(u32);
 
 /// Why a list of operations is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +56,8 @@ pub enum InvalidOperations {
 }
 
 impl Operations {
+    const ALL: Self = Self(u32::MAX);
+
     /// Parses a list of names.
     pub fn parse<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self, InvalidOperations> {
         let (mut all, mut bits) = (false, 0);
@@ -75,41 +70,32 @@ impl Operations {
             }
         }
         match (all, bits) {
-            (true, 0) => Ok(Self::All),
+            (true, 0) => Ok(Self::ALL),
             (true, _) => Err(InvalidOperations::WildcardBesideOthers),
             (false, 0) => Err(InvalidOperations::Empty),
-            (false, bits) => Ok(Self::Some(OperationBits(bits))),
+            (false, bits) => Ok(Self(bits)),
         }
     }
 
     /// The names, sorted.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        let (all, bits) = match self {
-            Self::All => (true, 0),
-            Self::Some(OperationBits(bits)) => (false, bits),
-        };
-        let listed = OPERATIONS.into_iter().enumerate().filter(move |(position, _)| bits & (1 << position) != 0);
-        all.then_some(WILDCARD).into_iter().chain(listed.map(|(_, name)| name))
+        let is_all = self == Self::ALL;
+        let is_listed = move |(position, _): &(usize, _)| !is_all && self.0 & (1 << position) != 0;
+        let listed = OPERATIONS.into_iter().enumerate().filter(is_listed);
+        is_all.then_some(WILDCARD).into_iter().chain(listed.map(|(_, name)| name))
     }
 
     /// The operations that either allows. `*` absorbs the others.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Some(OperationBits(a)), Self::Some(OperationBits(b))) => Self::Some(OperationBits(a | b)),
-            _ => Self::All,
-        }
+        Self(self.0 | other.0)
     }
 
     /// The operations that both allow. `*` is the identity.
     #[must_use]
     pub fn intersect(self, other: Self) -> Option<Self> {
-        match (self, other) {
-            (Self::All, other) | (other, Self::All) => Some(other),
-            (Self::Some(OperationBits(a)), Self::Some(OperationBits(b))) => {
-                (a & b != 0).then_some(Self::Some(OperationBits(a & b)))
-            }
-        }
+        let both = self.0 & other.0;
+        (both != 0).then_some(Self(both))
     }
 }
 
@@ -140,12 +126,8 @@ impl Resource {
 
 impl Ord for Resource {
     fn cmp(&self, other: &Self) -> Ordering {
-        match (self.array_index(), other.array_index()) {
-            (Some(a), Some(b)) => a.cmp(&b),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => self.0.encode_utf16().cmp(other.0.encode_utf16()),
-        }
+        let index = |name: &Self| name.array_index().map_or((true, 0), |index| (false, index));
+        index(self).cmp(&index(other)).then_with(|| self.0.encode_utf16().cmp(other.0.encode_utf16()))
     }
 }
 
@@ -436,7 +418,7 @@ mod tests {
             ("a".to_owned(), operations(&["stats"])),
         ]);
         assert_eq!(union.unwrap().to_string(), r#"{"a":["*"],"b":["history","publish"]}"#);
-        assert_eq!(Capability::union([(String::new(), Operations::All)]), None);
+        assert_eq!(Capability::union([(String::new(), Operations::ALL)]), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What every text that is checked once has in common.
 
-/// Implements access, printing and deserialization for a newtype of `String` whose `parse` checks it.
+/// Implements access and deserialization for a newtype of `String` whose `parse` checks it.
 macro_rules! checked_text {
     ($name:ident, $error:ty) => {
         impl $name {
@@ -16,12 +16,6 @@ macro_rules! checked_text {
 
             fn try_from(text: String) -> Result<Self, $error> {
                 Self::parse(text)
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(&self.0)
             }
         }
     };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::checked_text::checked_text;
 
 /// An Ably client ID that a token may carry.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, derive_more::Display)]
 #[serde(try_from = "String")]
 pub struct ClientId(String);
 

@@ -3,7 +3,7 @@
 use prometheus_client::metrics::counter::Counter;
 
 use super::{
-    rest::{AblyRefusal, RestClient, RestError},
+    rest::{RestClient, RestError},
     token_details::TokenDetails,
     token_request::{NoRandomness, TokenRequest},
 };
@@ -17,7 +17,7 @@ pub struct Exchange {
     counts: ExchangeCounts,
 }
 
-/// Counts of exchanges by outcome; a retry does not count apart. Clones share the counts.
+/// Counts of exchanges by outcome; a call and its retry count once. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct ExchangeCounts {
     /// Ably issued a token.
@@ -28,27 +28,13 @@ pub struct ExchangeCounts {
     pub unavailable: Counter,
 }
 
-/// Why an exchange failed, for the log.
+/// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
     /// The call failed.
     #[error(transparent)]
     Rest(#[from] RestError),
     /// The token request could not be signed.
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
-}
-
-/// Why an exchange failed, for the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoToken {
-    /// Ably refused.
-    #[error("Ably refuses the token request with status {} and code {}", .0.status, .0.code)]
-    Refused(AblyRefusal),
-    /// Ably was unreachable, or its response malformed.
-    #[error("Ably cannot be asked for a token now")]
-    Unavailable,
-    /// No randomness for a nonce.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
 }
@@ -84,16 +70,6 @@ impl Exchange {
         let call = self.detached.run(async move { rest.request_token(&token_request).await });
         // The task ends early only when the service stops.
         call.await.unwrap_or(Err(RestError::Malformed))
-    }
-}
-
-impl From<ExchangeError> for NoToken {
-    fn from(error: ExchangeError) -> Self {
-        match error {
-            ExchangeError::Rest(RestError::Refused(refusal)) => Self::Refused(refusal),
-            ExchangeError::Rest(_) => Self::Unavailable,
-            ExchangeError::NoRandomness(error) => Self::NoRandomness(error),
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Unlike a token request, a JWT carries a revocation key, channel claims and publish rates. It is signed here rather than
 //! by a library, because the key's secret exists only as a keyed HMAC.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL};
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
@@ -30,7 +30,8 @@ pub struct JwtExtras {
 }
 
 /// An Ably JWT. It is a credential and is never printed.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, derive_more::Debug)]
+#[debug("AblyJwt(..)")]
 pub struct AblyJwt(String);
 
 /// The JWT is too large.
@@ -65,12 +66,6 @@ impl AblyJwt {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Debug for AblyJwt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AblyJwt(..)")
     }
 }
 

@@ -10,7 +10,8 @@ const WILDCARD: &str = "*";
 pub(super) struct Pattern<'a> {
     qualifier: Option<&'a str>,
     segments: Vec<&'a str>,
-    suffix: Suffix,
+    /// The pattern ends in `*`: any number of segments follows.
+    is_open: bool,
 }
 
 /// The intersection of two patterns.
@@ -55,15 +56,6 @@ fn compare(ours: Option<&str>, theirs: Option<&str>) -> Option<Narrower> {
     }
 }
 
-/// The end of a pattern, after its segments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Suffix {
-    /// The pattern ends with its segments.
-    Closed,
-    /// The pattern ends in `*`: any number of segments follows.
-    Open,
-}
-
 impl<'a> Pattern<'a> {
     /// Parses a name. `None` if its qualifier is empty or not closed, or nothing follows it.
     pub(super) fn parse(name: &'a str) -> Option<Self> {
@@ -78,18 +70,15 @@ impl<'a> Pattern<'a> {
             return None;
         }
         let mut segments: Vec<_> = path.split(':').collect();
-        let suffix = match segments.pop_if(|last| *last == WILDCARD) {
-            Some(_) => Suffix::Open,
-            None => Suffix::Closed,
-        };
-        Some(Self { qualifier, segments, suffix })
+        let is_open = segments.pop_if(|last| *last == WILDCARD).is_some();
+        Some(Self { qualifier, segments, is_open })
     }
 
     /// The pattern of the names that both match, or `None` if they exclude each other.
     pub(super) fn intersect(&self, other: &Self) -> Option<Intersection> {
-        let suffix = match (self.segments.len().cmp(&other.segments.len()), self.suffix, other.suffix) {
-            (Ordering::Less, Suffix::Open, _) | (Ordering::Equal, Suffix::Open, Suffix::Closed) => Narrower::Theirs,
-            (Ordering::Greater, _, Suffix::Open) | (Ordering::Equal, Suffix::Closed, Suffix::Open) => Narrower::Ours,
+        let suffix = match (self.segments.len().cmp(&other.segments.len()), self.is_open, other.is_open) {
+            (Ordering::Less, true, _) | (Ordering::Equal, true, false) => Narrower::Theirs,
+            (Ordering::Greater, _, true) | (Ordering::Equal, false, true) => Narrower::Ours,
             (Ordering::Equal, ..) => Narrower::Equal,
             (Ordering::Less | Ordering::Greater, ..) => return None,
         };
@@ -107,10 +96,6 @@ impl<'a> Pattern<'a> {
     /// The name of the intersection, for patterns that do not exclude each other.
     fn narrowest(&self, other: &Self) -> String {
         let (short, long) = if self.segments.len() <= other.segments.len() { (self, other) } else { (other, self) };
-        let suffix = match (short.suffix, long.suffix) {
-            (Suffix::Open, Suffix::Open) => Suffix::Open,
-            _ => Suffix::Closed,
-        };
         let segments = long.segments.iter().enumerate().map(|(position, segment)| match *segment {
             WILDCARD => short.segments.get(position).copied().unwrap_or(WILDCARD),
             literal => literal,
@@ -118,7 +103,7 @@ impl<'a> Pattern<'a> {
         let qualifier = match (short.qualifier, long.qualifier) {
             (Some(WILDCARD), narrower) | (narrower, _) => narrower,
         };
-        Pattern { qualifier, segments: segments.collect(), suffix }.to_string()
+        Pattern { qualifier, segments: segments.collect(), is_open: short.is_open && long.is_open }.to_string()
     }
 }
 
@@ -127,12 +112,8 @@ impl fmt::Display for Pattern<'_> {
         if let Some(qualifier) = self.qualifier {
             write!(f, "[{qualifier}]")?;
         }
-        f.write_str(&self.segments.join(":"))?;
-        match self.suffix {
-            Suffix::Closed => Ok(()),
-            Suffix::Open if self.segments.is_empty() => f.write_str(WILDCARD),
-            Suffix::Open => write!(f, ":{WILDCARD}"),
-        }
+        let segments: Vec<_> = self.segments.iter().copied().chain(self.is_open.then_some(WILDCARD)).collect();
+        f.write_str(&segments.join(":"))
     }
 }
 

@@ -70,7 +70,7 @@ impl RestError {
 
     /// Whether a later retry may succeed, without a change at Ably.
     #[must_use]
-    pub fn passes_by_itself(&self) -> bool {
+    pub fn is_temporary(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Malformed | Self::Status { .. } => true,
             Self::Refused(AblyRefusal { status, .. }) => *status >= 500 || [408, 429].contains(status),
@@ -79,9 +79,9 @@ impl RestError {
 
     /// Whether Ably may have refused a call because of only one of its targets, rather than the key or the app.
     #[must_use]
-    pub fn may_be_of_one_target(&self) -> bool {
+    pub fn may_concern_one_target(&self) -> bool {
         let Self::Refused(AblyRefusal { status, code, .. }) = self else { return false };
-        !self.passes_by_itself() && ![401, 403, 404].contains(status) && !(40_100..40_200).contains(code)
+        !self.is_temporary() && ![401, 403, 404].contains(status) && !(40_100..40_200).contains(code)
     }
 
     /// The value of `Retry-After`.
@@ -110,7 +110,7 @@ impl RestClient {
     const VERSION: &str = "3";
 
     /// The maximum number of targets of one `revokeTokens` call.
-    pub const MOST_TARGETS: usize = 100;
+    pub const MAX_TARGETS: usize = 100;
 
     /// A client for the API at `base`.
     #[must_use]
@@ -120,7 +120,7 @@ impl RestClient {
 
     /// The same client, which reports Ably's clock to `clock`.
     #[must_use]
-    pub fn observed_by(self, clock: ClockWatch) -> Self {
+    pub fn with_clock(self, clock: ClockWatch) -> Self {
         Self { clock, ..self }
     }
 
@@ -143,7 +143,7 @@ impl RestClient {
         if details.matches(token_request) { Ok(details) } else { Err(RestError::Malformed) }
     }
 
-    /// Revokes tokens that a key issued, at most [`RestClient::MOST_TARGETS`] targets at once. Returns the outcomes in the
+    /// Revokes tokens that a key issued, at most [`RestClient::MAX_TARGETS`] targets at once. Returns the outcomes in the
     /// order of the targets.
     pub async fn revoke_tokens(
         &self,

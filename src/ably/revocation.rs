@@ -1,59 +1,43 @@
 //! Revocation of tokens: Ably's `revokeTokens`.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{checked_text::checked_text, client_id::ClientId};
 use crate::clock::UnixMillis;
 
 /// The tokens to revoke.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+///
+/// Prints the API's form: `clientId:alice`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, derive_more::Display)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// All tokens of a client ID, in every format.
+    #[display("clientId:{_0}")]
     ClientId(ClientId),
     /// The JWTs of a Clerk session.
+    #[display("revocationKey:{_0}")]
     RevocationKey(RevocationKey),
 }
 
 /// The ID of the Clerk session that JWTs were issued to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, derive_more::Display)]
 #[serde(try_from = "String")]
 pub struct RevocationKey(String);
 
 checked_text!(RevocationKey, InvalidRevocationKey);
 
-/// Why a revocation key is invalid.
+/// A revocation key is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidRevocationKey {
-    /// A session ID is never empty.
-    #[error("the revocation key is empty")]
-    Empty,
-    /// A line break or another control character.
-    #[error("the revocation key has a control character")]
-    ControlCharacter,
-}
+#[error("the revocation key is empty or has a control character")]
+pub struct InvalidRevocationKey;
 
 impl RevocationKey {
     /// Checks a revocation key.
     pub fn parse(text: impl Into<String>) -> Result<Self, InvalidRevocationKey> {
         let text = text.into();
-        match text.as_str() {
-            "" => Err(InvalidRevocationKey::Empty),
-            odd if odd.contains(char::is_control) => Err(InvalidRevocationKey::ControlCharacter),
-            _ => Ok(Self(text)),
-        }
-    }
-}
-
-/// In the API's form: `clientId:alice`.
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ClientId(client_id) => write!(f, "clientId:{client_id}"),
-            Self::RevocationKey(key) => write!(f, "revocationKey:{key}"),
-        }
+        let is_valid = !text.is_empty() && !text.contains(char::is_control);
+        is_valid.then_some(Self(text)).ok_or(InvalidRevocationKey)
     }
 }
 
@@ -67,17 +51,8 @@ pub enum ReauthMargin {
     Reauthentication,
 }
 
-/// The outcome for one target.
-pub type TargetOutcome = Result<Applied, TargetError>;
-
-/// A revocation that is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// Tokens issued before this are revoked.
-    pub issued_before: UnixMillis,
-    /// When they stop working.
-    pub applies_at: UnixMillis,
-}
+/// The outcome for one target: when its tokens stop working.
+pub type TargetOutcome = Result<UnixMillis, TargetError>;
 
 /// Why a target was not revoked, or may not have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +73,7 @@ pub enum TargetError {
 impl TargetError {
     /// Whether a later retry may succeed.
     #[must_use]
-    pub fn passes_by_itself(&self) -> bool {
+    pub fn is_temporary(&self) -> bool {
         match self {
             Self::Refused { status, .. } => *status >= 500 || [408, 429].contains(status),
             Self::NoResult => true,
@@ -155,15 +130,7 @@ pub(super) struct Request {
 /// The response, in version 3 of the protocol.
 #[derive(Deserialize)]
 pub(super) struct Response {
-    results: Vec<Entry>,
-}
-
-/// A malformed entry does not affect the others.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Result(TargetResult),
-    Malformed(IgnoredAny),
+    results: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -200,20 +167,25 @@ impl Request {
 impl Response {
     /// The outcome for each target, in the order of the targets.
     pub(super) fn outcomes(&self, targets: &[Target]) -> Vec<TargetOutcome> {
-        targets.iter().map(|target| self.outcome(&target.to_string()).unwrap_or(Err(TargetError::NoResult))).collect()
+        // A malformed entry does not affect the others.
+        let results: Vec<_> = self.results.iter().filter_map(|entry| TargetResult::deserialize(entry).ok()).collect();
+        let outcome_of = |target: &Target| {
+            let name = target.to_string();
+            results
+                .iter()
+                .find(|result| result.target == name)
+                .map_or(Err(TargetError::NoResult), TargetResult::outcome)
+        };
+        targets.iter().map(outcome_of).collect()
     }
+}
 
-    fn outcome(&self, target: &str) -> Option<TargetOutcome> {
-        let result = self.results.iter().find_map(|entry| match entry {
-            Entry::Result(result) if result.target == target => Some(result),
-            Entry::Result(_) | Entry::Malformed(_) => None,
-        })?;
-        match (&result.error, result.issued_before, result.applies_at) {
-            (Some(error), ..) => Some(Err(error.into())),
-            (None, Some(issued_before), Some(applies_at)) => {
-                Some(Ok(Applied { issued_before: UnixMillis(issued_before), applies_at: UnixMillis(applies_at) }))
-            }
-            _ => None,
+impl TargetResult {
+    fn outcome(&self) -> TargetOutcome {
+        match (&self.error, self.issued_before, self.applies_at) {
+            (Some(error), ..) => Err(error.into()),
+            (None, Some(_), Some(applies_at)) => Ok(UnixMillis(applies_at)),
+            _ => Err(TargetError::NoResult),
         }
     }
 }
@@ -263,7 +235,7 @@ mod tests {
     fn each_target_has_an_outcome_of_its_own() {
         let good = |target: &str| json!({ "target": target, "issuedBefore": 1, "appliesAt": 2 });
         let bad = json!({ "target": "clientId:b", "error": { "code": 40000, "statusCode": 400, "message": "m" } });
-        let applied = Ok(Applied { issued_before: UnixMillis(1), applies_at: UnixMillis(2) });
+        let applied = Ok(UnixMillis(2));
         assert_eq!(
             outcomes(&json!([bad, good("clientId:a")])),
             [applied, Err(TargetError::Refused { code: 40000, status: 400 })]
@@ -295,7 +267,7 @@ mod tests {
         ] {
             let error = refused(code, status);
             assert_eq!(error.code(), Some(code));
-            let found = (error.passes_by_itself(), error.is_rate_limit());
+            let found = (error.is_temporary(), error.is_rate_limit());
             assert_eq!(found, (passes, is_rate_limit), "{code} {status:?}");
         }
     }

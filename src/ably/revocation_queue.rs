@@ -1,12 +1,11 @@
 //! The queue of one Ably app's revocations. Webhooks, operator requests and revocation tasks all go through it.
 //!
-//! Ably limits how often an app may call its revocation API. [`Schedule`] decides which call goes when, without I/O; this
+//! Ably limits how often an app may call its revocation API. [`Schedule`] decides when to make which call, without I/O; this
 //! module makes the calls, logs them and counts their outcomes.
 
 mod schedule;
 
 use std::{
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use tokio::{sync::oneshot, time::sleep};
 use tracing::field::display;
 
 pub use self::schedule::retry_of_target;
-use self::schedule::{Added, Call, Caller, Next, Paused, Schedule};
+use self::schedule::{Added, Call, Next, Paused, Schedule};
 use super::{ApiKey, ReauthMargin, RestClient, RestError, Target, TargetOutcome, diagnosis};
 use crate::clock::UnixMillis;
 
@@ -30,7 +29,7 @@ pub struct RevokingKey {
     pub api_key: ApiKey,
 }
 
-/// Revocations at Ably by outcome, a target each. Clones count together.
+/// Counts of revocation targets by outcome. Clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct RevocationCounts {
     /// Ably revoked the tokens.
@@ -70,23 +69,24 @@ impl RevokeOutcome {
 }
 
 /// The queue of one app. Clones are the same queue.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("RevocationQueue {{ tenant: {:?}, .. }}", self.0.tenant)]
 pub struct RevocationQueue(Arc<Shared>);
 
 struct Shared {
     tenant: String,
     key: RevokingKey,
     counts: RevocationCounts,
-    schedule: Mutex<Schedule<Outcome>>,
+    schedule: Mutex<Schedule<Waiting>>,
 }
 
-/// Where a caller waits for what became of a target.
-type Outcome = oneshot::Sender<RevokeOutcome>;
+/// A caller that waits for the outcome of a target.
+type Waiting = oneshot::Sender<RevokeOutcome>;
 
-fn send(callers: impl IntoIterator<Item = Caller<Outcome>>, outcomes: RevokeOutcome) {
-    for Caller { caller, .. } in callers {
-        // Whoever went away needs no answer.
-        let _ = caller.send(outcomes);
+fn answer(callers: impl IntoIterator<Item = Waiting>, outcome: RevokeOutcome) {
+    for caller in callers {
+        // It fails if the caller has stopped waiting.
+        let _ = caller.send(outcome);
     }
 }
 
@@ -109,8 +109,8 @@ impl RevocationQueue {
             }
         }
         let outcomes = future::join_all(answers).await.into_iter();
-        // A caller without an answer: the service is stopping.
-        outcomes.map(|outcomes| outcomes.unwrap_or(RevokeOutcome::Unavailable { retry_at: None })).collect()
+        // An answer is missing only when the service stops.
+        outcomes.map(|outcome| outcome.unwrap_or(RevokeOutcome::Unavailable { retry_at: None })).collect()
     }
 
     /// Makes one call after another until no target waits.
@@ -121,26 +121,21 @@ impl RevocationQueue {
             let next = self.schedule().next(time());
             match next {
                 Next::Call(call) => {
-                    let answer = self.call(call.targets.clone(), call.margin).await;
-                    self.answer_callers(call, answer, time());
+                    let result = self.call(call.targets.clone(), call.margin).await;
+                    self.finish(call, result, time());
                 }
-                Next::Leave(callers) => {
-                    for caller in callers {
-                        let _ = caller.send(RevokeOutcome::Unavailable { retry_at: None });
-                    }
-                }
+                Next::Leave(callers) => answer(callers, RevokeOutcome::Unavailable { retry_at: None }),
                 Next::Sleep(pause) => sleep(pause).await,
                 Next::Stop => return,
             }
         }
     }
 
-    /// Gives the callers of a call the outcomes of their targets; those of targets that Ably could not be outcomes, unless they
-    /// wait for the next call.
-    fn answer_callers(&self, call: Call<Outcome>, answer: Result<Vec<TargetOutcome>, RestError>, now: UnixMillis) {
-        let outcomes = match answer {
+    /// Answers the callers of a call, except those whose targets wait for the next call.
+    fn finish(&self, call: Call<Waiting>, result: Result<Vec<TargetOutcome>, RestError>, now: UnixMillis) {
+        let outcomes = match result {
             Ok(outcomes) => outcomes,
-            Err(error) if error.passes_by_itself() => {
+            Err(error) if error.is_temporary() => {
                 self.0.counts.unavailable.inc();
                 let targets = call.targets.len();
                 let retry_at = self.pause(call, error.retry_after(), now);
@@ -148,7 +143,7 @@ impl RevocationQueue {
                 tracing::warn!(%tenant, %error, targets, retry_at = retry_at.0, "Ably did not revoke tokens; the service retries");
                 return;
             }
-            Err(error) if call.targets.len() > 1 && error.may_be_of_one_target() => {
+            Err(error) if call.targets.len() > 1 && error.may_concern_one_target() => {
                 let (tenant, targets) = (&self.0.tenant, call.targets.len());
                 tracing::warn!(%tenant, %error, targets, "Ably refuses a call; the service tries with fewer targets");
                 self.schedule().refused(call);
@@ -156,19 +151,19 @@ impl RevocationQueue {
             }
             Err(error) => {
                 self.schedule().reset_backoff();
-                let outcomes = self.call_refused(&error, &call.targets);
-                send(call.callers.into_iter().flatten(), outcomes);
+                let outcome = self.call_refused(&error, &call.targets);
+                answer(call.callers.into_iter().flatten().map(|waiting| waiting.caller), outcome);
                 return;
             }
         };
         let mut limited = Call { targets: Vec::new(), callers: Vec::new(), margin: call.margin };
         for ((target, callers), outcome) in call.targets.into_iter().zip(call.callers).zip(outcomes) {
-            let outcomes = self.outcomes(&target, outcome);
+            let revoked = self.log_and_count(&target, outcome);
             if outcome.is_err_and(|error| error.is_rate_limit()) {
                 limited.targets.push(target);
                 limited.callers.push(callers);
             } else {
-                send(callers, outcomes);
+                answer(callers.into_iter().map(|waiting| waiting.caller), revoked);
             }
         }
         if limited.targets.is_empty() {
@@ -181,28 +176,26 @@ impl RevocationQueue {
     async fn call(&self, targets: Vec<Target>, margin: ReauthMargin) -> Result<Vec<TargetOutcome>, RestError> {
         let key = self.0.key.clone();
         let call = tokio::spawn(async move { key.rest.revoke_tokens(&key.api_key, &targets, margin).await });
-        // Whatever ends a call, the queue goes on.
+        // The queue goes on even if a call panics.
         call.await.unwrap_or(Err(RestError::Malformed))
     }
 
-    /// Makes no calls for a while, and tells those who do not wait that long. Returns when calls go on.
-    fn pause(&self, call: Call<Outcome>, retry_after: Option<Duration>, now: UnixMillis) -> UnixMillis {
+    /// Pauses the calls, and answers the callers that do not wait that long. Returns the end of the pause.
+    fn pause(&self, call: Call<Waiting>, retry_after: Option<Duration>, now: UnixMillis) -> UnixMillis {
         let Paused { retry_at, left } = self.schedule().failed(call, retry_after, now, rand::random());
-        for caller in left {
-            let _ = caller.send(RevokeOutcome::Unavailable { retry_at: Some(retry_at) });
-        }
+        answer(left, RevokeOutcome::Unavailable { retry_at: Some(retry_at) });
         retry_at
     }
 
-    fn outcomes(&self, target: &Target, outcome: TargetOutcome) -> RevokeOutcome {
+    fn log_and_count(&self, target: &Target, outcome: TargetOutcome) -> RevokeOutcome {
         let Shared { tenant, counts, .. } = &*self.0;
         match outcome {
-            Ok(applied) => {
+            Ok(applies_at) => {
                 counts.accepted.inc();
                 tracing::info!(%tenant, %target, "tokens revoked");
-                RevokeOutcome::Accepted { applies_at: applied.applies_at }
+                RevokeOutcome::Accepted { applies_at }
             }
-            Err(error) if error.passes_by_itself() => {
+            Err(error) if error.is_temporary() => {
                 counts.unavailable.inc();
                 tracing::warn!(%tenant, %target, %error, "Ably did not revoke these tokens; the service retries");
                 RevokeOutcome::Unavailable { retry_at: None }
@@ -220,8 +213,7 @@ impl RevocationQueue {
         let Shared { tenant, counts, .. } = &*self.0;
         counts.refused.inc_by(targets.len().try_into().unwrap_or(u64::MAX));
         let target = if let [target] = targets { Some(display(target)) } else { None };
-        let code = error.code();
-        let (cause, cure) = diagnosis(code);
+        let (cause, cure) = diagnosis(error.code());
         tracing::error!(
             %tenant,
             %error,
@@ -231,16 +223,10 @@ impl RevocationQueue {
             cure,
             "Ably refuses to revoke tokens: new tokens are refused here, and connections last until their token ends"
         );
-        RevokeOutcome::Refused { code }
+        RevokeOutcome::Refused { code: error.code() }
     }
 
-    fn schedule(&self) -> MutexGuard<'_, Schedule<Outcome>> {
+    fn schedule(&self) -> MutexGuard<'_, Schedule<Waiting>> {
         self.0.schedule.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for RevocationQueue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RevocationQueue").field("tenant", &self.0.tenant).finish_non_exhaustive()
     }
 }

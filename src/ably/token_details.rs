@@ -1,13 +1,12 @@
 //! TokenDetails (TD*): a token with its properties.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use super::token_request::TokenRequest;
 
 /// A token that Ably issued, serialized as Ably SDKs read it. The token is a credential and is never printed.
-#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize, derive_more::Debug)]
+#[debug("TokenDetails {{ client_id: {client_id:?}, .. }}")]
 #[serde(rename_all = "camelCase")]
 pub struct TokenDetails {
     token: String,
@@ -27,12 +26,6 @@ impl TokenDetails {
             && self.client_id == request.client_id().as_str()
             && (0..self.expires).contains(&self.issued)
             && serde_json::from_str::<serde_json::Map<_, _>>(&self.capability).is_ok()
-    }
-}
-
-impl fmt::Debug for TokenDetails {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenDetails").field("client_id", &self.client_id).finish_non_exhaustive()
     }
 }
 

@@ -1,11 +1,14 @@
 //! The formats that an Ably SDK accepts from an `authUrl` (RSA4, RSA8c).
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 /// The format of tokens. A service has one for all requests, as the formats differ in how they can be revoked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, derive_more::Display,
+)]
+#[display("{}", self.as_str())]
 #[serde(rename_all = "snake_case")]
 pub enum TokenFormat {
     /// A signed token request, which the client exchanges for a token at Ably.
@@ -28,12 +31,6 @@ impl TokenFormat {
             Self::Jwt => "jwt",
             Self::TokenDetails => "token_details",
         }
-    }
-}
-
-impl fmt::Display for TokenFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -1,10 +1,6 @@
 //! Token requests: signed with the API key, and exchanged for a token by an Ably SDK.
 
-use std::{
-    fmt::{self, Write as _},
-    num::NonZeroU64,
-    time::Duration,
-};
+use std::{fmt::Write as _, num::NonZeroU64, time::Duration};
 
 use rand::{TryRng as _, rngs::SysRng};
 use serde::Serialize;
@@ -48,10 +44,7 @@ impl TryFrom<Duration> for Ttl {
     /// Accepts whole milliseconds above zero.
     fn try_from(duration: Duration) -> Result<Self, ()> {
         let millis = u64::try_from(duration.as_millis()).map_err(|_| ())?;
-        if Duration::from_millis(millis) != duration {
-            return Err(());
-        }
-        Self::from_millis(millis).ok_or(())
+        Self::from_millis(millis).filter(|_| Duration::from_millis(millis) == duration).ok_or(())
     }
 }
 
@@ -82,7 +75,10 @@ impl From<u128> for Nonce {
 
 /// A signed token request (TE*), serialized as Ably SDKs read it. Without a ttl or a capability, the token has Ably's
 /// default ttl or the whole capability of the key (RSA5, RSA6).
-#[derive(Clone, PartialEq, Eq, Serialize)]
+///
+/// It is a credential and is never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, derive_more::Debug)]
+#[debug("TokenRequest {{ key_name: {key_name:?}, .. }}")]
 #[serde(rename_all = "camelCase")]
 pub struct TokenRequest {
     key_name: KeyName,
@@ -94,13 +90,6 @@ pub struct TokenRequest {
     timestamp: i64,
     nonce: Nonce,
     mac: String,
-}
-
-/// Prints only the key name: a token request is a credential.
-impl fmt::Debug for TokenRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenRequest").field("key_name", &self.key_name).finish_non_exhaustive()
-    }
 }
 
 impl TokenRequest {

@@ -1,6 +1,6 @@
 //! A client for the parts of Clerk's Backend API that the service needs.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use reqwest::{
     StatusCode,
@@ -13,6 +13,8 @@ use url::Url;
 use crate::outgoing::{causes, read_json, retry_after, send, url};
 
 /// The Backend API of one instance.
+#[derive(derive_more::Debug)]
+#[debug("BackendApi {{ base: {:?}, .. }}", base.as_str())]
 pub struct BackendApi {
     base: Url,
     secret_key: SecretString,
@@ -61,12 +63,6 @@ pub enum BackendApiError {
 impl BackendApiError {
     fn is_worth_a_retry(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Status(500..))
-    }
-}
-
-impl fmt::Debug for BackendApi {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BackendApi").field("base", &self.base.as_str()).finish_non_exhaustive()
     }
 }
 

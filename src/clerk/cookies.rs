@@ -19,25 +19,6 @@ const SESSION: &str = "__session";
 const CLIENT_UAT: &str = "__client_uat";
 const DEV_BROWSER: &str = "__clerk_db_jwt";
 
-/// The percent-decoded cookies of one request by name. The first of each name counts.
-struct Cookies<'a>(HashMap<&'a str, Cow<'a, str>>);
-
-impl<'a> Cookies<'a> {
-    fn parse(header: &'a str) -> Self {
-        let mut cookies = HashMap::new();
-        for (name, value) in header.split(';').filter_map(|pair| pair.split_once('=')) {
-            let [name, value] = [name, value].map(|text| text.trim_matches([' ', '\t']));
-            cookies.entry(name).or_insert_with(|| percent_decoded(value));
-        }
-        Self(cookies)
-    }
-
-    /// An empty cookie counts as missing.
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(AsRef::as_ref).filter(|value| !value.is_empty())
-    }
-}
-
 /// Decodes as `decodeURIComponent` does: a value with an invalid escape stays as it is.
 fn percent_decoded(value: &str) -> Cow<'_, str> {
     let is_hex = |b: Option<&u8>| b.is_some_and(u8::is_ascii_hexdigit);
@@ -49,7 +30,7 @@ fn percent_decoded(value: &str) -> Cow<'_, str> {
     percent_decode_str(value).decode_utf8().unwrap_or(Cow::Borrowed(value))
 }
 
-/// Clerk's cookies, all of one form.
+/// Clerk's cookies, all of one form. An empty cookie counts as missing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ClerkCookies {
     pub(super) session: Option<String>,
@@ -58,38 +39,28 @@ pub(super) struct ClerkCookies {
 }
 
 impl ClerkCookies {
-    /// Chooses the form and reads its cookies.
+    /// Chooses the form and reads its cookies. The first cookie of a name counts.
     pub(super) fn choose(header: &str, key: &PublishableKey, now: UnixMillis) -> Self {
-        let cookies = Cookies::parse(header);
-        let suffix = key.cookie_suffix();
-        let plain = |name: &str| cookies.get(name);
-        let suffixed = |name: &str| cookies.get(&format!("{name}_{suffix}"));
-        let use_suffixed = suffixed_form_counts(
-            &CookiePair { session: plain(SESSION), client_uat: plain(CLIENT_UAT) },
-            &CookiePair { session: suffixed(SESSION), client_uat: suffixed(CLIENT_UAT) },
-            key,
-            now,
-        );
-        let owned = |name: &str| if use_suffixed { suffixed(name) } else { plain(name) }.map(str::to_owned);
-        Self { session: owned(SESSION), client_uat: owned(CLIENT_UAT), dev_browser: owned(DEV_BROWSER) }
+        let mut cookies = HashMap::new();
+        for (name, value) in header.split(';').filter_map(|pair| pair.split_once('=')) {
+            let [name, value] = [name, value].map(|text| text.trim_matches([' ', '\t']));
+            cookies.entry(name).or_insert(value);
+        }
+        let form = |suffix: &str| {
+            let get = |name| cookies.get(&*format!("{name}{suffix}")).map(|value| percent_decoded(value).into_owned());
+            let cookie = |name| get(name).filter(|value| !value.is_empty());
+            Self { session: cookie(SESSION), client_uat: cookie(CLIENT_UAT), dev_browser: cookie(DEV_BROWSER) }
+        };
+        let (plain, suffixed) = (form(""), form(&format!("_{}", key.cookie_suffix())));
+        if suffixed_form_counts(&plain, &suffixed, key, now) { suffixed } else { plain }
     }
-}
-
-struct CookiePair<'a> {
-    session: Option<&'a str>,
-    client_uat: Option<&'a str>,
 }
 
 /// The rules of `@clerk/backend`, the first that applies. Tokens are only decoded here, not verified.
 ///
 /// If Clerk's SDK may parse a token that this service cannot, its form is chosen: verification then rejects the token.
-fn suffixed_form_counts(
-    plain: &CookiePair<'_>,
-    suffixed: &CookiePair<'_>,
-    key: &PublishableKey,
-    now: UnixMillis,
-) -> bool {
-    let plain_token = match plain.session.map(LooselyDecoded::new) {
+fn suffixed_form_counts(plain: &ClerkCookies, suffixed: &ClerkCookies, key: &PublishableKey, now: UnixMillis) -> bool {
+    let plain_token = match plain.session.as_deref().map(LooselyDecoded::new) {
         None => None,
         Some(LooselyDecoded::Undecodable | LooselyDecoded::Ambiguous) => return false,
         Some(LooselyDecoded::Payload(payload)) => Some(payload),
@@ -104,18 +75,19 @@ fn suffixed_form_counts(
     if suffixed.session.is_none() && suffixed.client_uat.is_none() {
         return false;
     }
-    let suffixed_token = match suffixed.session.map(LooselyDecoded::new) {
+    let suffixed_token = match suffixed.session.as_deref().map(LooselyDecoded::new) {
         None | Some(LooselyDecoded::Undecodable) => None,
         Some(LooselyDecoded::Ambiguous) => return true,
         Some(LooselyDecoded::Payload(payload)) => Some(payload),
     };
-    let is_signed_out = |form: &CookiePair<'_>| form.client_uat == Some("0");
+    let is_signed_out = |form: &ClerkCookies| form.client_uat.as_deref() == Some("0");
     if !is_signed_out(suffixed) && !is_signed_out(plain) {
-        match (issued_at(plain_token.as_ref()), issued_at(suffixed_token.as_ref())) {
-            (IssuedAt::NotANumber, _) => return false,
-            (_, IssuedAt::NotANumber) => return true,
-            (IssuedAt::Seconds(plain), IssuedAt::Seconds(suffixed)) if plain > suffixed => return false,
-            _ => {}
+        let (plain, suffixed) = (issued_at(plain_token.as_ref()), issued_at(suffixed_token.as_ref()));
+        if plain.is_nan() || plain > suffixed {
+            return false;
+        }
+        if suffixed.is_nan() {
+            return true;
         }
     }
     if is_signed_out(suffixed) && !is_signed_out(plain) {
@@ -132,36 +104,22 @@ fn suffixed_form_counts(
     !(suffixed.client_uat.is_none() && suffixed.session.is_some())
 }
 
-/// The unverified `iat` of a token.
-enum IssuedAt {
-    /// In seconds. 0 without a token or without the claim.
-    Seconds(f64),
-    /// A value of another type, which JavaScript compares by its own rules.
-    NotANumber,
-}
-
-fn issued_at(payload: Option<&Value>) -> IssuedAt {
-    match payload.and_then(|payload| payload.get("iat")) {
-        None => IssuedAt::Seconds(0.0),
-        Some(issued_at) => issued_at.as_f64().map_or(IssuedAt::NotANumber, IssuedAt::Seconds),
-    }
+/// The unverified `iat` of a token: 0 without a token or without the claim, NaN for a value of another type, which JavaScript
+/// compares by its own rules.
+fn issued_at(payload: Option<&Value>) -> f64 {
+    payload.and_then(|payload| payload.get("iat")).map_or(0.0, |issued_at| issued_at.as_f64().unwrap_or(f64::NAN))
 }
 
 /// Whether an issuer is the instance's Frontend API. Like Clerk's SDK, ignores schemes anywhere in the text.
 fn is_host_of(issuer: &str, key: &PublishableKey) -> bool {
-    let mut host = String::new();
-    let mut rest = issuer;
-    while let Some(c) = rest.chars().next() {
-        let starts_with = |scheme: &&str| rest.get(..scheme.len()).is_some_and(|r| r.eq_ignore_ascii_case(scheme));
-        let skipped = ["https://", "http://"].into_iter().find(starts_with).map_or_else(
-            || {
-                host.push(c);
-                c.len_utf8()
-            },
-            str::len,
-        );
-        rest = rest.get(skipped..).unwrap_or_default();
-    }
+    let without_scheme = |part| {
+        let without = |scheme: &str| {
+            let (rest, end) = str::split_at_checked(part, part.len().checked_sub(scheme.len())?)?;
+            end.eq_ignore_ascii_case(scheme).then_some(rest)
+        };
+        without("https://").or_else(|| without("http://")).unwrap_or(part)
+    };
+    let host: String = issuer.split_inclusive("://").map(without_scheme).collect();
     key.has_frontend_api_at(&host)
 }
 

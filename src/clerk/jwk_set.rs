@@ -68,9 +68,10 @@ impl JwksSource {
 }
 
 impl Probe {
-    /// A set with a single key.
-    pub(super) fn of_key(key: &Arc<DecodingKey>) -> Self {
-        Self { keys: HashMap::from([(String::new(), Arc::clone(key))]), clock_offset: None }
+    /// The key of a PEM, as if it were fetched.
+    #[must_use]
+    pub fn of_pem(key: Arc<DecodingKey>) -> Self {
+        Self { keys: HashMap::from([(String::new(), key)]), clock_offset: None }
     }
 
     /// The number of keys.

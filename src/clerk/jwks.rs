@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +21,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::jwk_set::{JwksError, JwksSource, Probe};
+use super::{
+    invalid::{Invalid, Unverified},
+    jwk_set::{JwksError, JwksSource, Probe},
+};
 use crate::{
     clock::{ClockWatch, UnixMillis},
     detached::Detached,
@@ -32,6 +34,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Jwks(Arc<Shared>);
 
+#[derive(derive_more::Debug)]
+#[debug("Jwks {{ url: {:?}, .. }}", source.url.as_str())]
 struct Shared {
     source: JwksSource,
     http: reqwest::Client,
@@ -75,15 +79,6 @@ pub struct RefreshCounts {
     pub clock: ClockWatch,
 }
 
-/// Why a key was not found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeyError {
-    /// The instance does not have this key.
-    Unknown,
-    /// No keys are available.
-    Unavailable,
-}
-
 /// The state of signing keys, for readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeysState {
@@ -95,12 +90,6 @@ pub enum KeysState {
     Unconfirmed(Duration),
     /// No keys are available, so no token can be verified.
     Missing,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Jwks").field("url", &self.source.url.as_str()).finish_non_exhaustive()
-    }
 }
 
 impl Jwks {
@@ -144,7 +133,7 @@ impl Jwks {
         self.0.source.fetch(&self.0.http).await
     }
 
-    pub(super) async fn find(&self, kid: &str) -> Result<Arc<DecodingKey>, KeyError> {
+    pub(super) async fn find(&self, kid: &str) -> Result<Arc<DecodingKey>, Unverified> {
         let key = |cached: &CachedKeys| cached.keys.get(kid).map(Arc::clone);
         let cause = match self.cached() {
             Some(cached) => match key(&cached) {
@@ -154,8 +143,8 @@ impl Jwks {
             None => FetchCause::NoKeys,
         };
         self.refresh(cause).await;
-        let cached = self.cached().ok_or(KeyError::Unavailable)?;
-        key(&cached).ok_or(KeyError::Unknown)
+        let cached = self.cached().ok_or(Unverified::KeysUnavailable)?;
+        key(&cached).ok_or(Invalid::UnknownKey.into())
     }
 
     /// The cached keys, unless they have been unconfirmed for too long.

@@ -1,7 +1,5 @@
 //! Clerk's publishable key: it contains an instance's Frontend API and kind.
 
-use std::fmt;
-
 use base64::{
     Engine as _,
     engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose::URL_SAFE},
@@ -16,25 +14,19 @@ const BASE64_ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The kind of an instance. The rules for cookies differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
 pub enum InstanceKind {
     /// `pk_test_…`
+    #[display("development")]
     Development,
     /// `pk_live_…`
+    #[display("production")]
     Production,
 }
 
-impl fmt::Display for InstanceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Development => "development",
-            Self::Production => "production",
-        })
-    }
-}
-
 /// A publishable key. It is not a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{text}")]
 pub struct PublishableKey {
     text: String,
     kind: InstanceKind,
@@ -110,12 +102,6 @@ impl PublishableKey {
     #[must_use]
     pub fn cookie_suffix(&self) -> &str {
         &self.cookie_suffix
-    }
-}
-
-impl fmt::Display for PublishableKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 

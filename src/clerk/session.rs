@@ -1,10 +1,8 @@
 //! Sessions: the content of verified session tokens.
 
-use std::fmt;
-
 use serde_json::{Map, Value};
 
-use super::jwt::is_javascript_space;
+use super::{invalid::Invalid, jwt::is_javascript_space};
 use crate::clock::UnixMillis;
 
 /// A verified Clerk session, the same for every version of claims.
@@ -33,7 +31,8 @@ pub struct Session {
 }
 
 /// The dotted path of a claim, like `metadata.tier`. Split once, because every decision uses it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
+#[display("{text}")]
 pub struct ClaimPath {
     text: String,
     /// Empty if the path has no dot.
@@ -45,12 +44,6 @@ impl<T: Into<String>> From<T> for ClaimPath {
         let text = text.into();
         let steps = if text.contains('.') { text.split('.').map(str::to_owned).collect() } else { Vec::new() };
         Self { text, steps }
-    }
-}
-
-impl fmt::Display for ClaimPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 
@@ -90,22 +83,9 @@ pub struct FactorAge {
 pub struct Actor {
     /// The impersonator's own `sub`.
     pub subject: String,
-    /// The kind of actor.
-    pub kind: ActorKind,
+    /// Whether it is an agent (`act.type` is `agent`), not a person.
+    pub is_agent: bool,
 }
-
-/// The kind of an actor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ActorKind {
-    /// A person, for example of the app's staff.
-    Person,
-    /// An agent (`act.type` is `agent`).
-    Agent,
-}
-
-/// A claim about features or permissions is malformed.
-#[derive(Debug)]
-pub(crate) struct InvalidClaim;
 
 impl Session {
     /// Parses verified claims. The verifier provides `issued_at` and `expires_at`.
@@ -115,13 +95,13 @@ impl Session {
         issued_at: UnixMillis,
         expires_at: UnixMillis,
         claims: Map<String, Value>,
-    ) -> Result<Self, InvalidClaim> {
+    ) -> Result<Self, Invalid> {
         let features = Scoped::parse(claims.get("fea"));
         let plans = Scoped::parse(claims.get("pla"));
         let is_v2 = claims.get("v").and_then(Value::as_f64) == Some(2.0);
         let organization = match claims.get("o") {
             Some(claim) if is_v2 && is_truthy(claim) => {
-                let features = features.as_ref().map_err(|_| InvalidClaim)?;
+                let features = features.as_ref().map_err(|invalid| *invalid)?;
                 Organization::from_v2(claim, permissions(&features.organization, claim)?)
             }
             _ if is_v2 => None,
@@ -150,7 +130,7 @@ impl Session {
     /// Whether an agent acts in the user's name.
     #[must_use]
     pub fn is_of_an_agent(&self) -> bool {
-        self.actor.as_ref().is_some_and(|actor| actor.kind == ActorKind::Agent)
+        self.actor.as_ref().is_some_and(|actor| actor.is_agent)
     }
 
     /// The value of a claim. A claim whose own name contains the dots takes precedence.
@@ -196,10 +176,10 @@ impl Organization {
 
 /// Decodes the permissions in `fpm`: its i-th integer belongs to the i-th feature of the organization, and that integer's
 /// j-th bit to the j-th name of `per`.
-fn permissions(features: &[String], organization: &Value) -> Result<Vec<String>, InvalidClaim> {
+fn permissions(features: &[String], organization: &Value) -> Result<Vec<String>, Invalid> {
     let claim = |name: &str| organization.get(name).filter(|claim| is_truthy(claim));
     let (Some(names), Some(masks)) = (claim("per"), claim("fpm")) else { return Ok(Vec::new()) };
-    let (names, masks) = (names.as_str().ok_or(InvalidClaim)?, masks.as_str().ok_or(InvalidClaim)?);
+    let (names, masks) = (names.as_str().ok_or(Invalid::Features)?, masks.as_str().ok_or(Invalid::Features)?);
     let names: Vec<&str> = names.split(',').map(trimmed).collect();
     let granted = features.iter().zip(masks.split(',')).flat_map(|(feature, mask)| {
         let bits = binary_digits(trimmed(mask), names.len()).into_iter().zip(&names);
@@ -227,15 +207,15 @@ fn binary_digits(decimal: &str, count: usize) -> Vec<bool> {
 
 impl Scoped {
     /// Parses `o:dashboard,u:beta,ou:both`. Skips other scopes.
-    fn parse(claim: Option<&Value>) -> Result<Self, InvalidClaim> {
+    fn parse(claim: Option<&Value>) -> Result<Self, Invalid> {
         let mut scoped = Self::default();
         let list = match claim {
             Some(Value::String(list)) if !list.is_empty() => list,
-            Some(claim) if is_truthy(claim) => return Err(InvalidClaim),
+            Some(claim) if is_truthy(claim) => return Err(Invalid::Features),
             _ => return Ok(scoped),
         };
         for element in list.split(',') {
-            let (scope, name) = trimmed(element).split_once(':').ok_or(InvalidClaim)?;
+            let (scope, name) = trimmed(element).split_once(':').ok_or(Invalid::Features)?;
             if matches!(scope, "o" | "ou" | "uo") {
                 scoped.organization.push(name.to_owned());
             }
@@ -260,9 +240,8 @@ impl FactorAge {
 
 impl Actor {
     fn parse(claim: &Value) -> Option<Self> {
-        let kind =
-            if claim.get("type").is_some_and(|kind| kind == "agent") { ActorKind::Agent } else { ActorKind::Person };
-        Some(Self { subject: non_empty(claim.get("sub"))?, kind })
+        let is_agent = claim.get("type").is_some_and(|kind| kind == "agent");
+        Some(Self { subject: non_empty(claim.get("sub"))?, is_agent })
     }
 }
 
@@ -292,7 +271,7 @@ mod tests {
 
     use super::*;
 
-    fn session(claims: Value) -> Result<Session, InvalidClaim> {
+    fn session(claims: Value) -> Result<Session, Invalid> {
         let Value::Object(claims) = claims else { panic!("claims are an object") };
         Session::from_claims("user_1".into(), "sess_1".into(), UnixMillis(0), UnixMillis(60_000), claims)
     }

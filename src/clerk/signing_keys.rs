@@ -1,41 +1,27 @@
 //! The public keys of one Clerk instance: from a PEM, or from its JWKS.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use jsonwebtoken::DecodingKey;
 
 use super::{
-    jwk_set::Probe,
-    jwks::{Jwks, KeyError, KeysState},
+    invalid::{Invalid, Unverified},
+    jwks::{Jwks, KeysState},
 };
 
 /// The keys that verify an instance's session tokens.
 #[derive(Debug)]
 pub enum SigningKeys {
     /// One configured key, for every `kid`.
-    Pem(PemKey),
+    Pem(Arc<DecodingKey>),
     /// The keys that Clerk publishes, by `kid`.
     Jwks(Jwks),
-}
-
-/// The key of a PEM.
-pub struct PemKey(Arc<DecodingKey>);
-
-impl fmt::Debug for PemKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PemKey")
-    }
 }
 
 /// The text is not the PEM of an RSA public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an RSA public key in PEM form (-----BEGIN PUBLIC KEY-----)")]
 pub struct InvalidPem;
-
-/// No signing keys are available.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Clerk's signing keys are not available")]
-pub struct KeysUnavailable;
 
 impl SigningKeys {
     /// Parses a PEM. A literal `\n` counts as a line break, as in environment files.
@@ -45,14 +31,14 @@ impl SigningKeys {
             return Err(InvalidPem);
         }
         let key = DecodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_| InvalidPem)?;
-        Ok(Self::Pem(PemKey(Arc::new(key))))
+        Ok(Self::Pem(Arc::new(key)))
     }
 
     /// The key with this `kid`.
-    pub(super) async fn find(&self, kid: Option<&str>) -> Result<Arc<DecodingKey>, KeyError> {
+    pub(super) async fn find(&self, kid: Option<&str>) -> Result<Arc<DecodingKey>, Unverified> {
         match self {
-            Self::Pem(PemKey(key)) => Ok(Arc::clone(key)),
-            Self::Jwks(jwks) => jwks.find(kid.ok_or(KeyError::Unknown)?).await,
+            Self::Pem(key) => Ok(Arc::clone(key)),
+            Self::Jwks(jwks) => jwks.find(kid.ok_or(Invalid::UnknownKey)?).await,
         }
     }
 
@@ -72,14 +58,6 @@ impl SigningKeys {
             Self::Pem(_) => KeysState::Configured,
             Self::Jwks(jwks) => jwks.state(),
         }
-    }
-}
-
-impl Probe {
-    /// The key of a PEM, as if it were fetched.
-    #[must_use]
-    pub fn of_pem(PemKey(key): &PemKey) -> Self {
-        Self::of_key(key)
     }
 }
 

@@ -24,23 +24,18 @@ pub struct Users(Arc<Shared>);
 struct Shared {
     api: BackendApi,
     detached: Detached,
-    cache: Cache<String, Existence>,
+    cache: Cache<String, Record>,
     /// Running calls. Each leaves when it ends, or when its user is forgotten.
     calls: Mutex<HashMap<String, Call>>,
     rate_limited_until: Mutex<Option<Instant>>,
     counts: LookupCounts,
 }
 
-/// A running call, and then its outcome, shared by all who wait for it.
-type Call = Arc<OnceCell<Outcome>>;
+/// A user at Clerk. `None`: deleted, permanently, as Clerk does not reuse ids.
+type Record = Option<Arc<User>>;
 
-/// The outcome of a call.
-#[derive(Clone, Debug)]
-enum Outcome {
-    Done(Result<Existence, LookupError>),
-    /// The user was forgotten during the call.
-    Outdated,
-}
+/// A running call, and then its outcome, shared by all who wait for it. `None`: the user was forgotten during the call.
+type Call = Arc<OnceCell<Option<Result<Record, LookupError>>>>;
 
 /// Counts of look-ups. Clones share the counts.
 #[derive(Clone, Debug, Default)]
@@ -53,19 +48,11 @@ pub struct LookupCounts {
     pub failed: Counter,
 }
 
-/// A cached fact about a user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Existence {
-    Exists(Arc<User>),
-    /// Permanently: Clerk does not reuse ids.
-    Deleted,
-}
-
 /// Why a look-up failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// The user does not exist at Clerk.
-    #[error("the user does not exist")]
+    #[error("the user was deleted")]
     Deleted,
     /// Clerk is unavailable; retry after this time.
     #[error("Clerk cannot be asked about the user now")]
@@ -102,32 +89,26 @@ impl Users {
     /// The user with this id, from the cache or from Clerk.
     pub async fn get(&self, id: &str) -> Result<Arc<User>, LookupError> {
         let counts = &self.0.counts;
-        let existence = if let Some(existence) = self.0.cache.get(id) {
+        let record = if let Some(record) = self.0.cache.get(id) {
             counts.remembered.inc();
-            existence
+            record
         } else {
             let result = self.look_up(id).await;
             if result.is_ok() { &counts.asked } else { &counts.failed }.inc();
             result?
         };
-        match existence {
-            Existence::Exists(user) => Ok(user),
-            Existence::Deleted => Err(LookupError::Deleted),
-        }
+        record.ok_or(LookupError::Deleted)
     }
 
     /// The user in the cache. Does not call Clerk.
     #[must_use]
-    pub fn remembered(&self, id: &str) -> Option<Arc<User>> {
-        match self.0.cache.get(id)? {
-            Existence::Exists(user) => Some(user),
-            Existence::Deleted => None,
-        }
+    pub fn cached(&self, id: &str) -> Option<Arc<User>> {
+        self.0.cache.get(id)?
     }
 
     /// Caches a newer record of a user.
-    pub fn learn(&self, user: User) {
-        self.0.remember(user.id.clone(), Existence::Exists(Arc::new(user)));
+    pub fn update(&self, user: User) {
+        self.0.remember(user.id.clone(), Some(Arc::new(user)));
     }
 
     /// Forgets a user, and the results of running calls.
@@ -144,13 +125,13 @@ impl Users {
         self.0.cache.invalidate_all();
     }
 
-    async fn look_up(&self, id: &str) -> Result<Existence, LookupError> {
+    async fn look_up(&self, id: &str) -> Result<Record, LookupError> {
         let shared = Arc::clone(&self.0);
         let id = id.to_owned();
         let result = self.0.detached.run(async move {
             for _ in 0..Self::MAX_CALLS {
                 let call = shared.join(&id);
-                if let Outcome::Done(result) = call.get_or_init(|| shared.run(&id, &call)).await {
+                if let Some(result) = call.get_or_init(|| shared.run(&id, &call)).await {
                     return result.clone();
                 }
             }
@@ -171,7 +152,7 @@ impl Shared {
         Arc::clone(self.calls().entry(id.to_owned()).or_default())
     }
 
-    async fn run(&self, id: &str, call: &Call) -> Outcome {
+    async fn run(&self, id: &str, call: &Call) -> Option<Result<Record, LookupError>> {
         let result = self.fetch(id).await;
         // Locked until the result is cached, so that the user is not forgotten in between.
         let mut calls = self.calls();
@@ -180,23 +161,22 @@ impl Shared {
             calls.remove(id);
         }
         match result {
-            Ok(existence) if is_current => Outcome::Done(Ok(self.remember(id.to_owned(), existence))),
-            Ok(_) => Outcome::Outdated,
-            Err(error) => Outcome::Done(Err(error)),
+            Ok(record) => is_current.then(|| Ok(self.remember(id.to_owned(), record))),
+            error => Some(error),
         }
     }
 
-    async fn fetch(&self, id: &str) -> Result<Existence, LookupError> {
+    async fn fetch(&self, id: &str) -> Result<Record, LookupError> {
         // Another call may have ended meanwhile.
-        if let Some(existence) = self.cache.get(id) {
-            return Ok(existence);
+        if let Some(record) = self.cache.get(id) {
+            return Ok(record);
         }
         if let Some(pause) = self.remaining_pause() {
             return Err(LookupError::Unavailable(pause));
         }
         match self.api.user(id).await {
-            Ok(user) => Ok(Existence::Exists(Arc::new(user))),
-            Err(BackendApiError::NotFound) => Ok(Existence::Deleted),
+            Ok(user) => Ok(Some(Arc::new(user))),
+            Err(BackendApiError::NotFound) => Ok(None),
             Err(error) => {
                 tracing::warn!(user_id = id, %error, "user look-up failed");
                 let pause = match error {
@@ -209,11 +189,13 @@ impl Shared {
     }
 
     /// Caches the newer of the cached record and `new`, and returns it.
-    fn remember(&self, id: String, new: Existence) -> Existence {
-        let newest = self.cache.entry(id).and_compute_with(|cached| match cached.map(moka::Entry::into_value) {
-            Some(cached) if cached.is_newer_than(&new) => Op::Nop,
-            _ => Op::Put(new.clone()),
-        });
+    fn remember(&self, id: String, new: Record) -> Record {
+        let newest =
+            self.cache.entry(id).and_compute_with(|cached| match (cached.map(moka::Entry::into_value), &new) {
+                (Some(None), _) => Op::Nop,
+                (Some(Some(cached)), Some(new)) if cached.updated_at > new.updated_at => Op::Nop,
+                _ => Op::Put(new.clone()),
+            });
         newest.into_entry().map_or(new, moka::Entry::into_value)
     }
 
@@ -227,16 +209,6 @@ impl Shared {
         let pause = after.unwrap_or(Users::RETRY_AFTER).clamp(Duration::from_secs(1), Users::MAX_PAUSE);
         *self.rate_limited_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + pause);
         pause
-    }
-}
-
-impl Existence {
-    fn is_newer_than(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Deleted, _) => true,
-            (Self::Exists(_), Self::Deleted) => false,
-            (Self::Exists(user), Self::Exists(other)) => user.updated_at > other.updated_at,
-        }
     }
 }
 

@@ -5,83 +5,12 @@ use serde_json::{Map, Value};
 
 use super::{
     credential::{Credential, CredentialSource},
-    jwks::KeyError,
+    invalid::{Invalid, Unverified},
     jwt::Decoded,
     session::{Session, is_truthy, non_empty},
-    signing_keys::{KeysUnavailable, SigningKeys},
+    signing_keys::SigningKeys,
 };
 use crate::clock::UnixMillis;
-
-/// Why a session token is invalid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "each message says it")]
-pub enum Invalid {
-    #[error("not a JWT of three parts")]
-    Malformed,
-    #[error("a machine token or a JWT template, not a session token")]
-    NotASession,
-    #[error("the header's typ is not JWT")]
-    Type,
-    #[error("the header's alg is not RS256")]
-    Algorithm,
-    #[error("the header has crit, and this service supports no extension (RFC 7515 section 4.1.11)")]
-    CriticalExtension,
-    #[error("the header's kid is not a string")]
-    KeyId,
-    #[error("no signing key of this instance has the token's kid")]
-    UnknownKey,
-    #[error("the signature was not made with the instance's key")]
-    Signature,
-    #[error("sub is not a non-empty string")]
-    Subject,
-    #[error("aud is not among the configured audiences")]
-    Audience,
-    #[error("azp is missing, and authorized parties are configured; native apps need CLERK_NATIVE_APPS=true")]
-    AuthorizedPartyMissing,
-    #[error("azp is not among the configured authorized parties")]
-    AuthorizedParty,
-    #[error("iss is not the instance's Frontend API")]
-    Issuer,
-    #[error("exp is not a number")]
-    ExpirationMissing,
-    #[error("expired")]
-    Expired,
-    #[error("nbf is not a number, or in the future")]
-    NotYetValid,
-    #[error("iat is not a number, or in the future")]
-    IssuedInTheFuture,
-    #[error("iat is missing, so a denial might end before the token")]
-    IssuedAtMissing,
-    #[error("the time from iat to exp is longer than a denial")]
-    LivesTooLong,
-    #[error("sid is missing, so a sign-out could not reach the token")]
-    SessionIdMissing,
-    #[error("act has no sub, so it is unknown who acts in the user's name")]
-    Actor,
-    #[error("sts is pending: the session still has tasks to complete")]
-    Pending,
-    #[error("fea, or the organization's per or fpm, is malformed")]
-    Features,
-}
-
-impl Invalid {
-    /// The error for a token that is not a JWT. Clerk's opaque tokens are for machines and agents.
-    pub(super) fn undecodable(token: &str) -> Self {
-        const OPAQUE: [&str; 3] = ["ak_", "mt_", "oat_"];
-        if OPAQUE.iter().any(|prefix| token.starts_with(prefix)) { Self::NotASession } else { Self::Malformed }
-    }
-}
-
-/// Why verification failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unverified {
-    /// The token is invalid.
-    #[error(transparent)]
-    Invalid(#[from] Invalid),
-    /// No signing key is available.
-    #[error(transparent)]
-    KeysUnavailable(#[from] KeysUnavailable),
-}
 
 /// The rules of an instance for the claims of a session token.
 #[derive(Clone, Debug)]
@@ -138,16 +67,13 @@ impl Verifier {
         let Claims(claims) = self.claims(credential.token()).await?;
         Ok(match self.rules.session(Claims(claims.clone()), credential.source(), now) {
             Ok(session) => Examined { session: Some(session), refused: None, filled_in: Vec::new() },
-            Err(refused) => Examined { refused: Some(refused), ..Examined::suppose(claims, now) },
+            Err(refused) => Examined { refused: Some(refused), ..Examined::from_claims(claims, now) },
         })
     }
 
     async fn claims(&self, token: &str) -> Result<Claims, Unverified> {
         let unverified = UnverifiedToken::decode(token)?;
-        let key = self.keys.find(unverified.kid()).await.map_err(|error| match error {
-            KeyError::Unknown => Unverified::Invalid(Invalid::UnknownKey),
-            KeyError::Unavailable => Unverified::KeysUnavailable(KeysUnavailable),
-        })?;
+        let key = self.keys.find(unverified.kid()).await?;
         Ok(unverified.verify_signature(&key)?)
     }
 }
@@ -167,7 +93,7 @@ impl Examined {
     /// Takes claims as verified, without a check of times, issuer, audience and authorized party. Fills in missing claims
     /// that every session token has: `sub`, `sid`, `iat`, `exp`, and `v`, which is 2 unless there is an `org_id`.
     #[must_use]
-    pub fn suppose(mut claims: Map<String, Value>, now: UnixMillis) -> Self {
+    pub fn from_claims(mut claims: Map<String, Value>, now: UnixMillis) -> Self {
         const LIFE_MS: i64 = 60_000;
         let issued_at = millis(claims.get("iat")).unwrap_or(now);
         let expires_at = millis(claims.get("exp")).unwrap_or(UnixMillis(issued_at.0.saturating_add(LIFE_MS)));
@@ -322,7 +248,7 @@ fn check_state(claims: &Map<String, Value>) -> Result<(), Invalid> {
 fn read(claims: Map<String, Value>, issued_at: UnixMillis, expires_at: UnixMillis) -> Result<Session, Invalid> {
     let user_id = non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
     let session_id = non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?;
-    Session::from_claims(user_id, session_id, issued_at, expires_at, claims).map_err(|_| Invalid::Features)
+    Session::from_claims(user_id, session_id, issued_at, expires_at, claims)
 }
 
 /// A claim in seconds as milliseconds, rounded down to whole seconds. Huge times are capped so that sums do not overflow.

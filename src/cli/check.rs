@@ -198,7 +198,7 @@ async fn try_signing_keys(tenant: &TenantConfig, http: &reqwest::Client, report:
         KeySource::BackendApi(url) | KeySource::FrontendApi(url) => url.to_string(),
     };
     let found = match crate::assembly::signing_keys(&tenant.clerk, http, RefreshCounts::default) {
-        Ok(SigningKeys::Pem(key)) => Ok(Probe::of_pem(&key)),
+        Ok(SigningKeys::Pem(key)) => Ok(Probe::of_pem(key)),
         Ok(SigningKeys::Jwks(jwks)) => jwks.probe().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };

@@ -136,7 +136,7 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
         Input { claims, .. } => {
             report.claims = Claims::Some;
             let claims = read_claims(&claims.unwrap_or_default())?;
-            (tenant_named(&config, tenant, &claims)?, Ok(Examined::suppose(claims, now)))
+            (tenant_named(&config, tenant, &claims)?, Ok(Examined::from_claims(claims, now)))
         }
     };
     report.tenant = Some(tenant.name());
@@ -296,7 +296,7 @@ impl Report {
     fn client_id(&self, explanation: &TokenExplanation) -> String {
         match &explanation.client_id {
             Ok(client_id) => client_id.to_string(),
-            Err(IdentityError::UsernameOutOfReach) if self.claims == Claims::Some => {
+            Err(IdentityError::UsernameUnavailable) if self.claims == Claims::Some => {
                 let why = if self.has_users {
                     "and no sub by which Clerk could be asked for it"
                 } else {

@@ -93,7 +93,7 @@ fn render(differences: &[Difference], report: &mut String) {
 /// How what a case gets differs from what it expects.
 async fn differences(PolicyUnderTest { policy, token, .. }: &PolicyUnderTest, case: &Case) -> Vec<Difference> {
     let now = UnixMillis::now();
-    let examined = Examined::suppose(case.claims.clone(), now);
+    let examined = Examined::from_claims(case.claims.clone(), now);
     let Some(session) = &examined.session else {
         let refusal = examined.refused.map(Refusal::from);
         return compare_refusals(&case.expected, refusal.as_ref());

@@ -68,20 +68,16 @@ impl fmt::Display for ClockOffset {
 }
 
 /// Watches our clock's offset from one vendor's. Clones share their state; the default ignores everything.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ClockWatch(Option<Arc<Watched>>);
 
+#[derive(derive_more::Debug)]
+#[debug("{vendor}")]
 struct Watched {
     tenant: String,
     vendor: &'static str,
     record: Box<dyn Fn(ClockOffset) + Send + Sync>,
     is_off: AtomicBool,
-}
-
-impl fmt::Debug for ClockWatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ClockWatch").field(&self.0.as_ref().map(|watched| watched.vendor)).finish()
-    }
 }
 
 impl ClockWatch {

@@ -4,7 +4,6 @@
 use std::{
     cell::Cell,
     convert::Infallible,
-    fmt,
     future::pending,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -36,7 +35,9 @@ pub(crate) trait App:
 
 impl<A: Service<actix_http::Request, Response = ServiceResponse, Error = Error, Future: 'static> + 'static> App for A {}
 
-/// What the connections of a listener share.
+/// The state that the connections of a listener share.
+#[derive(derive_more::Debug)]
+#[debug("Listener {{ .. }}")]
 pub(crate) struct Listener<A> {
     /// The routes.
     pub(crate) app: A,
@@ -46,14 +47,8 @@ pub(crate) struct Listener<A> {
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
-/// Makes a whole answer, from the status line to the body, given its status, what was received of the head, and the peer.
+/// Makes a whole answer, from the status line to the body, from its status, the received part of the head, and the peer.
 type Refuse = dyn Fn(u16, &[u8], Option<IpAddr>) -> Vec<u8>;
-
-impl<A> fmt::Debug for Listener<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").finish_non_exhaustive()
-    }
-}
 
 pub(super) struct AppService<A> {
     pub(super) listener: Rc<Listener<A>>,
@@ -74,10 +69,10 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
         let is_read = Rc::new(Cell::new(length == Some(0)));
         // It is uncertain where such a request ends, so nothing after it counts as another request.
         if length.is_none() || head.method == Method::CONNECT || head.headers.contains_key(header::UPGRADE) {
-            clock.request_is_last();
+            clock.is_last.set(true);
         }
         let Some(mut request) = actix_request(&head, self.peer) else {
-            clock.refuse(400);
+            clock.refused.set(Some(400));
             return Box::pin(pending());
         };
         request.extensions_mut().insert(Rc::clone(&clock));
@@ -91,9 +86,9 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
                 Err(error) => error.error_response(),
             };
             if !is_read.get() {
-                clock.request_is_last();
+                clock.is_last.set(true);
             }
-            let is_last = clock.is_last();
+            let is_last = clock.is_last.get();
             let mut answer = hyper_response(response, clock).await;
             if is_last {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

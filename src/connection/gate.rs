@@ -15,7 +15,7 @@ use super::{
     request_clock::{Phase, RequestClock},
 };
 
-/// How much room a connection has for what it receives, until a head needs more.
+/// The size of the buffer for received bytes, until a head needs more.
 pub(super) const MIN_BUFFER: usize = 2 * 1024;
 
 /// A socket that lets one request through at a time.
@@ -31,7 +31,7 @@ pub(super) struct Gate<S> {
     is_at_eof: bool,
 }
 
-/// What arrived of the next request.
+/// The state of the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Head {
     Complete,
@@ -39,12 +39,12 @@ pub(super) enum Head {
     Eof,
 }
 
-/// Bytes that were received and not yet consumed.
+/// Received bytes that are not consumed yet.
 #[derive(Default)]
 struct Received(Vec<u8>);
 
 impl Received {
-    /// Reads what has arrived, until `max` bytes are held or the buffer is full. Returns how many it read.
+    /// Reads available bytes until it holds `max` bytes or the buffer is full. Returns how many it read.
     fn poll_fill<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
@@ -97,7 +97,7 @@ impl<S> Gate<S> {
         &mut self.stream
     }
 
-    /// What was received of a request whose head is not parsed.
+    /// The received bytes of a request whose head is not parsed.
     pub(super) fn unparsed(&self) -> &[u8] {
         &self.received.0
     }
@@ -147,13 +147,13 @@ impl<S: AsyncRead + Unpin> Gate<S> {
                         continue;
                     }
                     refusal => {
-                        self.clock.refuse(refusal.err().unwrap_or(431));
+                        self.clock.refused.set(Some(refusal.err().unwrap_or(431)));
                         return Poll::Pending;
                     }
                 }
             }
             let grown = self.received.grow();
-            self.clock.slot().add_unverified_bytes(grown);
+            self.clock.slot.add_unverified_bytes(grown);
             if ready!(self.received.poll_fill(&mut self.stream, cx, MAX_HEAD_BYTES))? == 0 {
                 self.is_at_eof = true;
                 return Poll::Ready(Ok(Head::Eof));
@@ -165,14 +165,14 @@ impl<S: AsyncRead + Unpin> Gate<S> {
         let left = self.received.0.get(self.head_read..self.head.unwrap_or_default()).unwrap_or_default();
         if left.is_empty() {
             // hyper waits for more of a head that is complete.
-            self.clock.refuse(400);
+            self.clock.refused.set(Some(400));
             return Poll::Pending;
         }
         let copied = copy(left, room);
         self.head_read += copied;
         self.clock.head_read(self.head_read);
         // The gate keeps the head too, for a refusal.
-        self.clock.slot().add_unverified_bytes(copied);
+        self.clock.slot.add_unverified_bytes(copied);
         Poll::Ready(Ok(()))
     }
 
@@ -191,7 +191,7 @@ impl<S: AsyncRead + Unpin> Gate<S> {
         let copied = copy(part.get(..left).unwrap_or(part), room);
         self.received.consume(copied);
         // A handler's buffer doubles as it grows.
-        self.clock.slot().add_unverified_bytes(2 * copied);
+        self.clock.slot.add_unverified_bytes(2 * copied);
         self.clock.body_read(copied);
         Poll::Ready(Ok(()))
     }

@@ -1,14 +1,14 @@
-//! Where the head of a request ends, and whether it can become a request.
+//! Finds the end of a request's head, and rejects early what cannot become a request.
 
 use std::mem;
 
 use httparse::{EMPTY_HEADER, Header, Request, Status};
 use memchr::memchr;
 
-/// The largest request line and fields together.
+/// The maximum size of the request line and the fields together.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// The most fields of a head.
+/// The maximum number of fields of a head.
 pub(super) const MAX_FIELDS: usize = 96;
 
 /// Parses a head as it arrives.

@@ -1,4 +1,4 @@
-//! How far a connection is with its current request, and until when.
+//! The progress of a connection's current request, and its deadline.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -10,8 +10,8 @@ use crate::limits::ConnectionSlot;
 /// How long a client may take to send a request, from its first byte to the last of its body.
 pub(super) const TIME_TO_SEND: Duration = Duration::from_secs(5);
 
-/// How long after its first byte a request must be answered and its answer sent: the time to send it, and 20 seconds, which
-/// is more than three calls to Clerk take.
+/// The time from a request's first byte to the last byte of its answer: the time to send it, and 20 seconds, which is more
+/// than three calls to Clerk take.
 const TIME_TO_ANSWER: Duration = Duration::from_secs(25);
 
 /// The size of hyper's buffer for a head before it grows.
@@ -21,15 +21,17 @@ const HYPER_INITIAL_BUFFER: usize = 8 * 1024;
 #[derive(Debug)]
 pub(crate) struct RequestClock {
     phase: Cell<Phase>,
-    /// When the phase `Idle` began, or the request.
+    /// The start of the phase `Idle`, or of the request.
     since: Cell<Instant>,
-    slot: ConnectionSlot,
+    pub(super) slot: ConnectionSlot,
     /// How many bytes of the body hyper has not read yet: `usize::MAX` for a body of unknown length.
     body_left: Cell<usize>,
-    is_last: Cell<bool>,
+    /// Whether the connection ends with the answer to this request.
+    pub(super) is_last: Cell<bool>,
     /// Whether hyper's buffers grew for the request.
     is_large: Cell<bool>,
-    refused: Cell<Option<u16>>,
+    /// The status with which the connection refuses what it received.
+    pub(super) refused: Cell<Option<u16>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +83,6 @@ impl RequestClock {
         self.phase.get()
     }
 
-    pub(super) fn slot(&self) -> &ConnectionSlot {
-        &self.slot
-    }
-
     /// Whether hyper has parsed the head of a request that is not answered yet.
     pub(super) fn is_parsed(&self) -> bool {
         matches!(self.phase(), Phase::Answering | Phase::Sending)
@@ -102,15 +100,6 @@ impl RequestClock {
     pub(super) fn head_read(&self, bytes: usize) {
         self.phase.set(Phase::Parsing);
         self.is_large.set(bytes > HYPER_INITIAL_BUFFER);
-    }
-
-    /// The status with which the connection refuses what it received.
-    pub(super) fn refused(&self) -> Option<u16> {
-        self.refused.get()
-    }
-
-    pub(super) fn refuse(&self, status: u16) {
-        self.refused.set(Some(status));
     }
 
     /// `body_length` is `None` if the length is unknown.
@@ -137,15 +126,6 @@ impl RequestClock {
         }
     }
 
-    /// Whether the connection ends with the answer to this request.
-    pub(super) fn is_last(&self) -> bool {
-        self.is_last.get()
-    }
-
-    pub(super) fn request_is_last(&self) {
-        self.is_last.set(true);
-    }
-
     pub(super) fn answer_complete(&self) {
         if self.phase() == Phase::Answering {
             self.phase.set(Phase::Sending);
@@ -154,7 +134,7 @@ impl RequestClock {
     }
 
     pub(super) fn answer_sent(&self) {
-        self.phase.set(if self.is_last() { Phase::Finished } else { Phase::Idle });
+        self.phase.set(if self.is_last.get() { Phase::Finished } else { Phase::Idle });
         self.since.set(Instant::now());
         self.slot.mark_idle(self.since.get());
     }

@@ -61,11 +61,11 @@ impl Explainer<'_> {
                 return Err(invalid.into());
             }
             let params = parsed?;
-            let is_unknown = claims == Claims::Some && client_id == Err(IdentityError::UsernameOutOfReach);
+            let is_unknown = claims == Claims::Some && client_id == Err(IdentityError::UsernameUnavailable);
             let assumed = match &params.client_id {
                 _ if !is_unknown => client_id.clone(),
                 Some(asked) => Ok(asked.clone()),
-                None => ClientId::parse("unknown").map_err(IdentityError::NotAClientId),
+                None => ClientId::parse("unknown").map_err(IdentityError::InvalidClientId),
             };
             let grant = || policy.outcome.clone();
             let (client_id, grant) = decide(session, &params, async { assumed }, grant).await?;

@@ -35,7 +35,7 @@ pub struct ConnectionTable {
     permits: Arc<Semaphore>,
     /// New connections that wait for an eviction.
     queue: Semaphore,
-    /// Evictions at the same time. The other connections have their time to send a request meanwhile.
+    /// Concurrent evictions. The limit gives the other connections time to send a request.
     evictions: Semaphore,
     unverified_bytes: AtomicUsize,
     max_unverified_bytes: usize,
@@ -85,10 +85,10 @@ impl WarningInterval {
 }
 
 impl ConnectionTable {
-    /// The most bytes that all connections together hold for unverified requests.
+    /// The maximum of bytes that all connections together hold for unverified requests.
     pub const MAX_UNVERIFIED_BYTES: usize = 64 * 1024 * 1024;
 
-    /// Makes the table of the listener of this name.
+    /// The table of the listener with this name.
     #[must_use]
     pub fn new(listener: &'static str, room: Room, metrics: ConnectionMetrics) -> Arc<Self> {
         Self::with(listener, room, Self::MAX_UNVERIFIED_BYTES, metrics)

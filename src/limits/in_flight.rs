@@ -1,11 +1,11 @@
-//! A limit on concurrent requests, or on large bodies received at the same time. A request above it is rejected at once, which
-//! costs next to nothing, instead of slowing down all others.
+//! A limit on concurrent requests, or on large bodies received at the same time. A request above the limit is rejected at once
+//! instead of slowing down the others.
 
 use std::{future::poll_fn, num::NonZeroU32, pin::pin, task::Poll};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// A number of permits, shared by all workers, and as many for requests that wait without one.
+/// Permits that all workers share, and as many places for requests that wait without a permit.
 #[derive(Debug)]
 pub struct InFlightLimit {
     permits: Semaphore,
@@ -16,7 +16,7 @@ pub struct InFlightLimit {
 #[derive(Debug)]
 pub struct Permit<'a> {
     limit: &'a InFlightLimit,
-    /// `None` while its holder waits without it, and after it could not be taken again.
+    /// `None` while the holder waits, and if no permit is free afterwards.
     held: Option<SemaphorePermit<'a>>,
 }
 
@@ -26,7 +26,7 @@ pub struct Permit<'a> {
 pub struct NoPermit;
 
 impl InFlightLimit {
-    /// Makes this many permits.
+    /// A limit with this many permits.
     #[must_use]
     pub fn new(permits: NonZeroU32) -> Self {
         let permits = usize::try_from(permits.get()).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
@@ -41,8 +41,8 @@ impl InFlightLimit {
 }
 
 impl Permit<'_> {
-    /// Runs a future to its end. While the future waits, the permit is free for others. At most as many futures wait as there
-    /// are permits, and each needs a permit again when it is done.
+    /// Runs a future to its end. While the future waits, others can use the permit; afterwards it needs a free permit again.
+    /// At most as many futures wait as there are permits.
     pub async fn release_while_waiting<T>(&mut self, future: impl Future<Output = T>) -> Result<T, NoPermit> {
         let mut future = pin!(future);
         if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {

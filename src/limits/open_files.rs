@@ -1,4 +1,4 @@
-//! The limit on open files, sockets among them, and the connections that fit into it.
+//! The limit on open files, which include sockets, and the connections that it allows.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// connections.
 const OTHER_FILES: u64 = 512;
 
-/// The most new connections that wait for an eviction: as many as come in a moment.
+/// The maximum number of new connections that wait for an eviction: enough for a burst.
 const MAX_QUEUE: u64 = 2048;
 
 /// How many connections a listener can have.
@@ -18,7 +18,7 @@ pub struct Room {
     pub queue: u64,
 }
 
-/// Raises the limit on open files as far as the process may. Returns the room that it gives, up to this many connections.
+/// Raises the limit on open files to its maximum. Returns the room for at most `connections` connections.
 #[must_use]
 pub fn make_room(connections: u64) -> Room {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -27,7 +27,7 @@ pub fn make_room(connections: u64) -> Room {
     room(files.unwrap_or(u64::MAX), connections)
 }
 
-/// With few files, a third is for other files, and a quarter of the rest for connections that wait.
+/// With a low limit, a third is for other files, and a quarter of the rest for connections that wait.
 fn room(files: u64, connections: u64) -> Room {
     let files = files - OTHER_FILES.min(files / 3);
     let queue = MAX_QUEUE.min(files / 4);

@@ -1,8 +1,8 @@
 //! A limit on the tokens that one user gets from this replica: a burst at once, and then a number a minute (GCRA).
 //!
-//! The limit remembers one point in time for each user. A user who has asked for nothing until a whole burst grew back is
-//! forgotten, since a new user has the same allowance. So memory follows the users of the last moments. Above
-//! [`TokenLimit::MAX_USERS`], the user who has asked for nothing for longest is forgotten: one who asks without pause never.
+//! The limit stores one point in time for each user. It drops a user whose whole burst is refilled, since a new user has the
+//! same allowance. So memory use follows the recently active users. Above [`TokenLimit::MAX_USERS`], it drops the user whose
+//! last request is the oldest, and so never one who requests without pause.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -20,19 +20,19 @@ use crate::tenant::TenantName;
 /// How many tokens a user may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenQuota {
-    /// In the long run.
+    /// The sustained rate.
     pub per_minute: NonZeroU32,
-    /// At once, after a pause.
+    /// The maximum at once, after a pause.
     pub burst: NonZeroU32,
 }
 
 impl TokenQuota {
-    /// The time in which one token grows back.
+    /// The time that refills one token.
     fn interval(self) -> Duration {
         Duration::from_mins(1) / self.per_minute.get()
     }
 
-    /// The time in which the whole burst grows back.
+    /// The time that refills the whole burst.
     fn refill_time(self) -> Duration {
         self.interval() * self.burst.get()
     }
@@ -41,18 +41,18 @@ impl TokenQuota {
 /// The tokens that a user has left. Seconds are rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
-    /// The most tokens at once.
+    /// The maximum at once.
     pub burst: u32,
-    /// In how many seconds a whole burst grows back.
+    /// Seconds until a whole burst is refilled.
     pub whole_in: u32,
     /// How many tokens the user can get now.
     pub remaining: u32,
-    /// How many seconds `remaining` is to last: as much has grown back by then, so a user who keeps that pace is never
-    /// refused. With nothing left, the seconds until the next token.
+    /// How many seconds `remaining` has to last: by then as many tokens are refilled, so a user who keeps that pace is never
+    /// refused. With no token left, the seconds until the next one.
     pub lasts: u32,
 }
 
-/// The user has no token left now.
+/// The user has no tokens left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the user has asked for too many tokens")]
 pub struct LimitExceeded(pub Allowance);
@@ -64,17 +64,14 @@ pub struct TokenLimit<C: Clock = MonotonicClock> {
     limiter: RateLimiter<UserKey, States, C, StateInformationMiddleware>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct UserKey {
-    tenant: TenantName,
-    id: Box<str>,
-}
+/// The ID of a user within its tenant.
+type UserKey = (TenantName, Box<str>);
 
 impl TokenLimit {
-    /// The most users that are remembered.
+    /// The maximum number of stored users.
     pub const MAX_USERS: u64 = 100_000;
 
-    /// Makes a limit with this quota for each user.
+    /// A limit with this quota for each user.
     #[must_use]
     pub fn new(quota: TokenQuota) -> Self {
         Self::with(quota, Self::MAX_USERS, MonotonicClock)
@@ -94,8 +91,7 @@ impl<C: Clock> TokenLimit<C> {
 
     /// Counts one token for this user and returns what is left.
     pub fn take(&self, tenant: &TenantName, user_id: &str) -> Result<Allowance, LimitExceeded> {
-        let user = UserKey { tenant: tenant.clone(), id: user_id.into() };
-        match self.limiter.check_key(&user) {
+        match self.limiter.check_key(&(tenant.clone(), user_id.into())) {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();
                 Ok(self.allowance(remaining, self.quota.interval() * remaining.max(1)))
@@ -118,7 +114,7 @@ fn seconds(duration: Duration) -> u32 {
     whole.saturating_add(u32::from(duration.subsec_nanos() > 0)).max(1)
 }
 
-/// The states of the remembered users.
+/// The states of users.
 #[derive(Debug)]
 struct States(Cache<UserKey, Arc<InMemoryState>>);
 
@@ -169,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_who_waits_as_long_as_told_gets_a_token() {
+    fn a_user_who_waits_as_long_as_the_error_says_gets_a_token() {
         for (per_minute, burst) in [(1, 1), (7, 3), (60, 20), (61, 1), (6000, 2)] {
             let (limit, clock) = limit(per_minute, burst, 10);
             let take = || limit.take(&tenant("t"), "user");

@@ -4,8 +4,6 @@ mod finding;
 mod names;
 mod reverification;
 
-use std::fmt;
-
 use serde::Serialize;
 use serde_json::Value;
 
@@ -18,19 +16,27 @@ use super::truth::Truth;
 use crate::clerk::{ClaimPath, Organization, Session};
 
 /// A question about a session. Names have the form that Clerk's `has()` takes. A list holds alternatives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Prints in words, without the parts of `any`, `all` and `not`.
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
 pub enum Condition {
     /// The role in the active organization.
+    #[display("role is {}", or(_0))]
     Role(Vec<Role>),
     /// A permission in the active organization.
+    #[display("permission {}", or(_0))]
     Permission(Vec<Permission>),
     /// A plan.
+    #[display("plan {}", or(_0))]
     Plan(Vec<ScopedName>),
     /// A feature.
+    #[display("feature {}", or(_0))]
     Feature(Vec<ScopedName>),
     /// The active organization.
+    #[display("organization is {}", or(_0))]
     Organization(Vec<OrganizationName>),
     /// The value of a claim, or one of its values if it is an array.
+    #[display("claim {path} is or has {}", or(alternatives))]
     Claim {
         /// The claim.
         path: ClaimPath,
@@ -40,14 +46,19 @@ pub enum Condition {
     /// The user has verified their factors recently.
     Reverified(Reverification),
     /// Whether someone else acts in the user's name.
+    #[display("{}", if *_0 { "impersonated" } else { "not impersonated" })]
     Impersonated(bool),
     /// Whether an agent acts in the user's name.
+    #[display("{} agent acts for the user", if *_0 { "an" } else { "no" })]
     Agent(bool),
     /// At least one of these.
+    #[display("any of")]
     Any(Vec<Condition>),
     /// Every one of these.
+    #[display("all of")]
     All(Vec<Condition>),
     /// The opposite.
+    #[display("not")]
     Not(Box<Condition>),
 }
 
@@ -79,7 +90,7 @@ impl Condition {
                 Truth::all(in_order.map(|part| part.holds(session)))
             }
             Self::Not(part) => !part.holds(session),
-            leaf => leaf.find(session).truth(),
+            leaf => leaf.find(session).truth,
         }
     }
 
@@ -95,7 +106,7 @@ impl Condition {
             Self::Not(part) => vec![part.explain(session)],
             _ => Vec::new(),
         };
-        let because = parts.is_empty().then(|| self.find(session).reason());
+        let because = parts.is_empty().then(|| self.find(session).reason);
         Explained { condition: self.to_string(), truth: self.holds(session), because, parts }
     }
 
@@ -103,19 +114,19 @@ impl Condition {
     fn find(&self, session: &Session) -> Finding {
         let in_organization = |holds: &dyn Fn(&Organization) -> bool| match &session.organization {
             Some(organization) => Finding::of(holds(organization)),
-            None => Finding::NoOrganization,
+            None => Finding::NO_ORGANIZATION,
         };
         match self {
             Self::Plan(plans) => Finding::of(plans.iter().any(|plan| plan.is_in(&session.plans))),
             Self::Feature(features) => Finding::of(features.iter().any(|feature| feature.is_in(&session.features))),
             Self::Claim { path, alternatives } => match session.claim(path) {
-                None | Some(Value::Null) => Finding::ClaimMissing,
+                None | Some(Value::Null) => Finding::CLAIM_MISSING,
                 Some(Value::Array(values)) => {
                     Finding::of(values.iter().any(|value| alternatives.iter().any(|wanted| wanted.equals(value))))
                 }
                 Some(value) => Finding::of(alternatives.iter().any(|wanted| wanted.equals(value))),
             },
-            Self::Reverified(wanted) => session.factor_age.map_or(Finding::AgeMissing, |age| wanted.check(age)),
+            Self::Reverified(wanted) => session.factor_age.map_or(Finding::AGE_MISSING, |age| wanted.check(age)),
             Self::Impersonated(wanted) => {
                 // An unreadable `act` counts as impersonation, too.
                 let is_impersonated =
@@ -161,40 +172,8 @@ impl Condition {
     }
 }
 
-/// Alternatives, joined by "or".
-struct Or<'a, T>(&'a [T]);
-
-impl<T: fmt::Display> fmt::Display for Or<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for alternative in self.0 {
-            write!(f, "{separator}{alternative}")?;
-            separator = " or ";
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Condition {
-    /// In words, without the parts of `any`, `all` and `not`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Role(roles) => write!(f, "role is {}", Or(roles)),
-            Self::Permission(permissions) => write!(f, "permission {}", Or(permissions)),
-            Self::Plan(plans) => write!(f, "plan {}", Or(plans)),
-            Self::Feature(features) => write!(f, "feature {}", Or(features)),
-            Self::Organization(names) => write!(f, "organization is {}", Or(names)),
-            Self::Claim { path, alternatives } => write!(f, "claim {path} is or has {}", Or(alternatives)),
-            Self::Reverified(reverification) => reverification.fmt(f),
-            Self::Impersonated(true) => f.write_str("impersonated"),
-            Self::Impersonated(false) => f.write_str("not impersonated"),
-            Self::Agent(true) => f.write_str("an agent acts for the user"),
-            Self::Agent(false) => f.write_str("no agent acts for the user"),
-            Self::Any(_) => f.write_str("any of"),
-            Self::All(_) => f.write_str("all of"),
-            Self::Not(_) => f.write_str("not"),
-        }
-    }
+fn or(alternatives: &[impl ToString]) -> String {
+    alternatives.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
 }
 
 #[cfg(test)]

@@ -120,11 +120,11 @@ fn fill_all<T>(
 /// The intersection compares every resource with every other; the limit bounds the time.
 fn intersect(requested: &Capability, granted: &Capability) -> Result<Capability, PolicyRefusal> {
     if requested.len() > Policy::MAX_REQUESTED_RESOURCES {
-        return Err(PolicyRefusal::TooMuchAsked);
+        return Err(PolicyRefusal::RequestTooLarge);
     }
     requested.intersect(granted).map_err(|error| match error {
-        NoIntersection::Nothing => PolicyRefusal::NothingOfAsked,
-        NoIntersection::TooLarge => PolicyRefusal::TooMuchAsked,
+        NoIntersection::Nothing => PolicyRefusal::NothingOfRequested,
+        NoIntersection::TooLarge => PolicyRefusal::RequestTooLarge,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Explains a decision to people.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::{
     condition::Explained,
@@ -26,22 +26,18 @@ pub struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub granted: Option<Capability>,
     /// The decision.
-    #[serde(serialize_with = "granted_or_refused")]
+    #[serde(with = "Outcome")]
     pub outcome: Result<Grant, PolicyRefusal>,
 }
 
-fn granted_or_refused<S: Serializer>(outcome: &Result<Grant, PolicyRefusal>, serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "kebab-case")]
-    enum Outcome<'a> {
-        Granted(&'a Grant),
-        Refused(&'a PolicyRefusal),
-    }
-    match outcome {
-        Ok(grant) => Outcome::Granted(grant),
-        Err(refusal) => Outcome::Refused(refusal),
-    }
-    .serialize(serializer)
+/// The names of a `Result` in JSON.
+#[derive(Serialize)]
+#[serde(remote = "Result")]
+enum Outcome<T, E> {
+    #[serde(rename = "granted")]
+    Ok(T),
+    #[serde(rename = "refused")]
+    Err(E),
 }
 
 /// One rule and its result.

@@ -1,6 +1,6 @@
 //! The outcome of a decision.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Number;
@@ -37,10 +37,10 @@ pub enum PolicyRefusal {
     NothingGranted,
     /// The requested and the granted capability have nothing in common.
     #[error("the policy grants nothing of the capability asked for")]
-    NothingOfAsked,
+    NothingOfRequested,
     /// The requested capability names too many resources, or its intersection with the granted one is too large.
     #[error("the capability asked for is too large")]
-    TooMuchAsked,
+    RequestTooLarge,
 }
 
 /// A decision, and the resources that dropped out.
@@ -53,7 +53,8 @@ pub struct Decision {
 }
 
 /// A resource that dropped out of a grant, because a value cannot be part of a name. Does not hold the value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, derive_more::Display)]
+#[display("{resource} of the rule {:?} drops out: {placeholder}: {why}{}", rule.as_str(), loses.in_words())]
 pub struct Dropped {
     /// The rule.
     pub rule: RuleName,
@@ -85,12 +86,5 @@ impl Loss {
             Self::Resource => "",
             Self::Rule => "; without it the rule grants nothing",
         }
-    }
-}
-
-impl fmt::Display for Dropped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rule, resource, placeholder, why, loses } = self;
-        write!(f, "{resource} of the rule {:?} drops out: {placeholder}: {why}{}", rule.as_str(), loses.in_words())
     }
 }

@@ -1,6 +1,6 @@
 //! Rules: the `[[grants]]` tables.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Number;
@@ -9,7 +9,7 @@ use super::{condition::Condition, template::ResourceTemplate};
 use crate::ably::{Operations, Ttl};
 
 /// The name of a rule, for logs and explanations. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, derive_more::Display, Serialize)]
 pub struct RuleName(Arc<str>);
 
 impl RuleName {
@@ -23,18 +23,6 @@ impl RuleName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Display for RuleName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Serialize for RuleName {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Resources with placeholders. A value of a session becomes exactly one literal segment, or the resource drops out, so
 //! that a user's name never reaches other users' channels.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use serde::Serialize;
 
@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// A resource with placeholders, like `org:{org_id}:*`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
+#[display("{text}")]
 pub struct ResourceTemplate {
     text: String,
     parts: Vec<Part>,
@@ -68,25 +69,18 @@ pub enum InvalidResource {
 }
 
 /// Why a resource drops out of a grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unfit {
-    /// The session lacks the value, or it is neither a text nor a whole number.
+    /// Missing, or neither a text nor a whole number.
+    #[error("the session has no such value")]
     Missing,
-    /// The value is empty.
+    /// Empty.
+    #[error("the value is empty")]
     Empty,
-    /// The value has `:`, `*`, `[`, `]`, `,` or a control character.
+    /// It would be more than one segment, or a pattern.
+    #[error("the value has a character that is not allowed: one of : * [ ] , or a control character")]
     Forbidden,
-}
-
-impl fmt::Display for Unfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Missing => "the session has no such value",
-            Self::Empty => "the value is empty",
-            Self::Forbidden => "the value has a character that is not allowed: one of : * [ ] , or a control character",
-        })
-    }
 }
 
 impl FromStr for ResourceTemplate {
@@ -100,32 +94,18 @@ impl FromStr for ResourceTemplate {
             return Err(InvalidResource::ControlCharacter);
         }
         reject_what_grants_nothing(text)?;
-        let (qualifier, path) = split_qualifier(text)?;
-        let mut parts = Vec::new();
-        let mut literal = qualifier.to_owned();
         // Whether an earlier segment is fixed: neither a wildcard nor chosen by a user or an organization.
         let mut is_anchored = false;
-        for (position, segment) in path.split(':').enumerate() {
-            if position > 0 {
-                literal.push(':');
-            }
-            match placeholder(segment)? {
+        for segment in without_qualifier(text)?.split(':') {
+            is_anchored |= match placeholder(segment)? {
                 Some(chosen) if !is_anchored && !is_generated(&chosen) => {
                     return Err(InvalidResource::ChosenFirst(chosen.to_string()));
                 }
-                Some(placeholder) => {
-                    is_anchored = true;
-                    parts.push(Part::Literal(std::mem::take(&mut literal)));
-                    parts.push(Part::Placeholder(placeholder));
-                }
-                None => {
-                    is_anchored |= segment != "*";
-                    literal.push_str(segment);
-                }
-            }
+                Some(_) => true,
+                None => segment != "*",
+            };
         }
-        parts.push(Part::Literal(literal));
-        parts.retain(|part| !matches!(part, Part::Literal(literal) if literal.is_empty()));
+        let parts = Part::parse_all(text).map_err(|_| InvalidResource::PartialPlaceholder(text.to_owned()))?;
         Ok(Self { text: text.to_owned(), parts })
     }
 }
@@ -144,18 +124,13 @@ pub fn reject_what_grants_nothing(name: &str) -> Result<(), InvalidResource> {
     }
 }
 
-/// Splits off the qualifier, with its brackets.
-fn split_qualifier(text: &str) -> Result<(&'static str, &str), InvalidResource> {
-    let Some(rest) = text.strip_prefix('[') else { return Ok(("", text)) };
-    let (qualifier, path) = rest.split_once(']').ok_or(InvalidResource::Qualifier)?;
-    let known = match qualifier {
-        "meta" => "[meta]",
-        "queue" => "[queue]",
-        "*" => "[*]",
-        "" => return Err(InvalidResource::Qualifier),
-        other => return Err(InvalidResource::UnknownQualifier(other.to_owned())),
-    };
-    if path.is_empty() { Err(InvalidResource::Qualifier) } else { Ok((known, path)) }
+fn without_qualifier(text: &str) -> Result<&str, InvalidResource> {
+    let Some(rest) = text.strip_prefix('[') else { return Ok(text) };
+    match rest.split_once(']').ok_or(InvalidResource::Qualifier)? {
+        ("", _) | ("meta" | "queue" | "*", "") => Err(InvalidResource::Qualifier),
+        ("meta" | "queue" | "*", path) => Ok(path),
+        (other, _) => Err(InvalidResource::UnknownQualifier(other.to_owned())),
+    }
 }
 
 /// The placeholder that fills a segment, or `None` for a literal or `*`.
@@ -223,12 +198,6 @@ fn check_segment(value: &str) -> Result<&str, Unfit> {
         return Err(Unfit::Forbidden);
     }
     Ok(value)
-}
-
-impl fmt::Display for ResourceTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
 }
 
 #[cfg(test)]

@@ -130,8 +130,8 @@ fn a_client_gets_the_intersection_of_requested_and_granted() {
         (r#"{"lobby":["publish","subscribe"]}"#, Ok(r#"{"lobby":["subscribe"]}"#)),
         (r#"{"[*]*":["*"]}"#, Ok(r#"{"lobby":["subscribe"],"private:user_1:*":["*"]}"#)),
         (r#"{"private:*":["history"]}"#, Ok(r#"{"private:user_1:*":["history"]}"#)),
-        (r#"{"private:user_2:x":["*"]}"#, Err(PolicyRefusal::NothingOfAsked)),
-        (r#"{"lobby":["publish"]}"#, Err(PolicyRefusal::NothingOfAsked)),
+        (r#"{"private:user_2:x":["*"]}"#, Err(PolicyRefusal::NothingOfRequested)),
+        (r#"{"lobby":["publish"]}"#, Err(PolicyRefusal::NothingOfRequested)),
     ] {
         assert_eq!(
             capability(&policy(), &claims, &requesting(requested)).as_deref(),
@@ -150,7 +150,7 @@ fn a_client_may_request_512_resources_and_few_with_many_intersections() {
     let expected = Ok(r#"{"lobby":["subscribe"]}"#.to_owned());
     assert_eq!(capability(&policy(), &json!({}), &resources(Policy::MAX_REQUESTED_RESOURCES, lobby)), expected);
     let too_many = resources(Policy::MAX_REQUESTED_RESOURCES + 1, lobby);
-    assert_eq!(capability(&policy(), &json!({}), &too_many), Err(PolicyRefusal::TooMuchAsked));
+    assert_eq!(capability(&policy(), &json!({}), &too_many), Err(PolicyRefusal::RequestTooLarge));
     let unruled = Policy::default().decide(&session(&json!({})), &too_many).outcome.unwrap();
     assert_eq!(unruled.capability, too_many.capability);
     let names: Vec<_> = (0..100).map(|n| format!("room{n}:*")).collect();
@@ -158,7 +158,7 @@ fn a_client_may_request_512_resources_and_few_with_many_intersections() {
     let rooms = Policy { rules: vec![rule("rooms", None, &rooms)], ..Policy::default() };
     assert!(capability(&rooms, &json!({}), &resources(50, |n| format!("*:{n:09}"))).is_ok());
     let crossing = resources(500, |n| format!("*:{n:09}"));
-    assert_eq!(capability(&rooms, &json!({}), &crossing), Err(PolicyRefusal::TooMuchAsked));
+    assert_eq!(capability(&rooms, &json!({}), &crossing), Err(PolicyRefusal::RequestTooLarge));
 }
 
 #[test]

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 
 fn refused(status: u16, code: u32) -> Refusal {
-    NoToken::Refused(AblyRefusal { status, code, retry_after: None }).into()
+    Refusal::AblyRefused(AblyRefusal { status, code, retry_after: None })
 }
 
 #[test]
@@ -38,9 +38,8 @@ fn ablys_verdict_passes_unless_it_is_on_the_service_itself() {
 #[test]
 fn asking_again_is_advised_where_it_helps() {
     let (soon, wait) = (Some(Duration::from_secs(5)), Some(Duration::from_secs(9)));
-    let after = |status, code, retry_after| {
-        Refusal::from(NoToken::Refused(AblyRefusal { status, code, retry_after })).row().retry_after
-    };
+    let after =
+        |status, code, retry_after| Refusal::AblyRefused(AblyRefusal { status, code, retry_after }).row().retry_after;
     assert_eq!(after(429, 42910, wait), wait);
     assert_eq!(after(503, 50003, wait), wait);
     assert_eq!(after(429, 42910, None), soon);
@@ -50,7 +49,7 @@ fn asking_again_is_advised_where_it_helps() {
     for (status, code) in [(500, 50000), (401, 40101)] {
         assert_eq!(after(status, code, None), soon);
     }
-    assert_eq!(Refusal::from(NoToken::Unavailable).row().retry_after, soon);
+    assert_eq!(Refusal::AblyUnavailable.row().retry_after, soon);
 }
 
 /// What a client is told when its user is signed out.

@@ -33,7 +33,7 @@ impl Revocation {
     /// How often the store is asked for work that is due.
     const LOOK_EVERY: Duration = Duration::from_secs(1);
     /// How much is done at once: enough to fill calls to Ably, and little enough to be done within [`StoredTask::LEASE`].
-    const MOST_WORK_AT_ONCE: usize = 2 * RestClient::MOST_TARGETS;
+    const MOST_WORK_AT_ONCE: usize = 2 * RestClient::MAX_TARGETS;
     /// How long work that nobody here can read is left to others.
     const UNREAD_FOR: Duration = Duration::from_hours(24);
     const UNREAD_AGAIN_AFTER: Duration = Duration::from_mins(1);

@@ -98,7 +98,7 @@ impl Effect {
                     restrictions.push(restriction(subject, RestrictionKind::Denied(DenialSource::Clerk)));
                 } else {
                     restrictions.push(restriction(subject.clone(), RestrictionKind::Lifted(DenialSource::Clerk)));
-                    if tenant.identity.template().is_told_by_username() {
+                    if tenant.identity.template().needs_only_username() {
                         let client_id = tenant.identity.template().of_user(&user.id, user.username.as_deref());
                         restrictions.push(restriction(
                             subject,

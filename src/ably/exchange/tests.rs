@@ -13,7 +13,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    ably::{ApiKey, ClientId, Nonce},
+    ably::{AblyRefusal, ApiKey, ClientId, Nonce},
     clock::UnixMillis,
 };
 
@@ -106,8 +106,12 @@ fn error(status: u16, code: u32) -> (u16, String) {
     (status, json!({ "error": { "code": code, "statusCode": status, "message": "no" } }).to_string())
 }
 
+const UNAVAILABLE: Option<AblyRefusal> = None;
+
 /// Asks for a token with nonces 1, 2, … at times 1000, 2000, …
-async fn ask(exchange: &Exchange) -> Result<TokenDetails, NoToken> {
+///
+/// An error is Ably's refusal, or else Ably was unavailable.
+async fn ask(exchange: &Exchange) -> Result<TokenDetails, Option<AblyRefusal>> {
     let key = ApiKey::parse("app.key:secret").unwrap();
     let count = Cell::new(0_u8);
     let sign = || {
@@ -116,7 +120,11 @@ async fn ask(exchange: &Exchange) -> Result<TokenDetails, NoToken> {
         let timestamp = UnixMillis(i64::from(count.get()) * 1000);
         Ok(TokenRequest::sign(&key, alice, None, None, timestamp, Nonce::from(u128::from(count.get()))))
     };
-    Ok(exchange.token(sign).await?)
+    exchange.token(sign).await.map_err(|error| match error {
+        ExchangeError::Rest(RestError::Refused(refusal)) => Some(refusal),
+        ExchangeError::Rest(_) => None,
+        ExchangeError::NoRandomness(error) => panic!("{error}"),
+    })
 }
 
 #[tokio::test]
@@ -133,7 +141,7 @@ async fn a_retry_has_a_new_nonce_timestamp_and_signature() {
 #[tokio::test]
 async fn only_a_temporary_failure_is_retried_and_only_once() {
     let html = |status| (status, "<html>".to_owned());
-    let told = |status, code| NoToken::Refused(AblyRefusal { status, code, retry_after: Some(Duration::from_secs(7)) });
+    let told = |status, code| Some(AblyRefusal { status, code, retry_after: Some(Duration::from_secs(7)) });
     for (answer, outcome, calls) in [
         (error(500, 50000), told(500, 50000), 2),
         (error(503, 50320), told(503, 50320), 2),
@@ -142,15 +150,15 @@ async fn only_a_temporary_failure_is_retried_and_only_once() {
         (error(401, 40101), told(401, 40101), 1),
         (error(400, 103_009), told(400, 103_009), 1),
         (html(429), told(429, 42900), 1),
-        (html(502), NoToken::Unavailable, 2),
-        (html(403), NoToken::Unavailable, 1),
-        (error(302, 40000), NoToken::Unavailable, 1),
-        (error(400, 7), NoToken::Unavailable, 1),
-        (error(400, 1_000_000), NoToken::Unavailable, 1),
-        (html(200), NoToken::Unavailable, 1),
-        ((200, "{}".to_owned()), NoToken::Unavailable, 1),
-        ((200, token().1.replace("alice", "mallory")), NoToken::Unavailable, 1),
-        ((200, token().1.replace("{}", &"x".repeat(2 * 1024 * 1024))), NoToken::Unavailable, 1),
+        (html(502), UNAVAILABLE, 2),
+        (html(403), UNAVAILABLE, 1),
+        (error(302, 40000), UNAVAILABLE, 1),
+        (error(400, 7), UNAVAILABLE, 1),
+        (error(400, 1_000_000), UNAVAILABLE, 1),
+        (html(200), UNAVAILABLE, 1),
+        ((200, "{}".to_owned()), UNAVAILABLE, 1),
+        ((200, token().1.replace("alice", "mallory")), UNAVAILABLE, 1),
+        ((200, token().1.replace("{}", &"x".repeat(2 * 1024 * 1024))), UNAVAILABLE, 1),
     ] {
         let ably = Scripted::start(vec![answer.clone(); 2], Pace::AtOnce).await;
         assert_eq!(ask(&ably.exchange()).await, Err(outcome), "{} {:.100}", answer.0, answer.1);
@@ -169,7 +177,7 @@ async fn an_unreachable_ably_is_unavailable() {
         Detached::on_current_runtime(),
         ExchangeCounts::default(),
     );
-    assert_eq!(ask(&exchange).await, Err(NoToken::Unavailable));
+    assert_eq!(ask(&exchange).await, Err(UNAVAILABLE));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! When Ably is called, and with which targets. Pure: the time and the jitter are passed in.
+//! Decides when to call Ably, and with which targets. Pure: the time and the jitter are passed in.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,24 +15,23 @@ use crate::{
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause that the service chooses itself.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-/// The longest pause that Ably can ask for: no token that can be revoked lives longer.
+/// The longest pause that Ably can request: revocable tokens expire within it.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 
-/// How long callers wait until their targets' call begins. A webhook is answered well within the 15 seconds that its
-/// sender waits.
+/// How long callers wait until their targets' call begins. A webhook's sender waits 15 seconds for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The targets that wait, and when the next call goes. `C` stands for a caller that waits for a target's outcome.
+/// The waiting targets, and the time of the next call. `C` is a caller that waits for a target's outcome.
 ///
-/// The first call goes at once. While it is under way, and while Ably has the service wait, targets collect; then the next
-/// call takes as many as fit. Callers who have waited for [`PATIENCE`] leave before the next call, whatever kept them waiting.
-/// While Ably fails, callers do not wait at all: they keep their targets in the store, where they are due when the pause ends.
+/// The first call starts at once. During a call, and during a pause that Ably requested, new targets wait; the next call takes
+/// as many as fit. Callers that have waited for [`PATIENCE`] leave before the next call. While Ably fails, callers do not wait:
+/// they keep their targets in the store, where they are due when the pause ends.
 #[derive(Debug)]
 pub(super) struct Schedule<C> {
-    /// Whether somebody makes the calls.
+    /// Whether a task makes the calls.
     is_running: bool,
     pause: Option<Pause>,
-    /// Calls that failed since the last one that did not.
+    /// Failed calls since the last success.
     failures: u32,
     /// The margin of the next call, if targets wait with both.
     turn: ReauthMargin,
@@ -43,50 +42,42 @@ pub(super) struct Schedule<C> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pause {
     until: UnixMillis,
-    reason: Reason,
+    /// By Ably, rather than chosen by the service.
+    is_requested: bool,
 }
 
-/// Why no calls are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
-    /// Ably says when to retry.
-    RetryAfter,
-    /// The last call failed.
-    Backoff,
-}
-
-/// The targets of one margin, the oldest first. A target that two callers ask for is called once.
+/// The targets with one margin, the oldest first. A target of two callers is in one call only.
 #[derive(Debug)]
 struct Lane<C> {
-    /// The most targets of the next call.
-    most: usize,
+    /// The maximum number of targets of the next call.
+    max_targets: usize,
     request: VecDeque<Target>,
     callers: HashMap<Target, Vec<Caller<C>>>,
 }
 
-/// Somebody who waits for a target's outcome, until some time.
+/// A caller that waits for a target's outcome, until some time.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Caller<C> {
     pub(super) caller: C,
     until: UnixMillis,
 }
 
-/// What became of targets that were to be added.
+/// The result of adding targets.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Added {
-    /// Their outcome follows.
+    /// They wait for a call.
     Waits,
-    /// The same, and whoever added them makes the calls.
+    /// They wait, and the caller must start the task that makes the calls.
     First,
-    /// They were not added.
+    /// They were not added: the pause is too long.
     TooSoon { retry_at: UnixMillis },
 }
 
-/// What to do next.
+/// The next step of the task that makes the calls.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<C> {
     Call(Call<C>),
-    /// Tell these that their targets are left for later.
+    /// Tell these callers to retry later.
     Leave(Vec<C>),
     Sleep(Duration),
     /// No target waits.
@@ -97,7 +88,7 @@ pub(super) enum Next<C> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Call<C> {
     pub(super) targets: Vec<Target>,
-    /// Who waits for each target.
+    /// The callers of each target.
     pub(super) callers: Vec<Vec<Caller<C>>>,
     pub(super) margin: ReauthMargin,
 }
@@ -106,13 +97,13 @@ pub(super) struct Call<C> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Paused<C> {
     pub(super) retry_at: UnixMillis,
-    /// Those who do not wait for its end.
+    /// The callers that do not wait for its end.
     pub(super) left: Vec<C>,
 }
 
 impl<C> Default for Lane<C> {
     fn default() -> Self {
-        Self { most: RestClient::MOST_TARGETS, request: VecDeque::new(), callers: HashMap::new() }
+        Self { max_targets: RestClient::MAX_TARGETS, request: VecDeque::new(), callers: HashMap::new() }
     }
 }
 
@@ -150,7 +141,7 @@ impl<C> Schedule<C> {
         if mem::replace(&mut self.is_running, true) { Added::Waits } else { Added::First }
     }
 
-    /// What whoever makes the calls is to do now.
+    /// Chooses the next step.
     pub(super) fn next(&mut self, now: UnixMillis) -> Next<C> {
         let left = self.leave(|caller| now <= caller.until);
         if !left.is_empty() {
@@ -165,36 +156,36 @@ impl<C> Schedule<C> {
             return Next::Sleep(Duration::from_millis(pause.until.0.abs_diff(now.0)));
         }
         let lane = self.lane(margin);
-        let targets: Vec<_> = lane.request.drain(..lane.request.len().min(lane.most)).collect();
+        let targets: Vec<_> = lane.request.drain(..lane.request.len().min(lane.max_targets)).collect();
         let callers = targets.iter().map(|target| lane.callers.remove(target).unwrap_or_default()).collect();
         self.turn = other(margin);
         Next::Call(Call { targets, callers, margin })
     }
 
-    /// Ably took a call of this margin. The next one follows at once, and may be larger.
+    /// Ably accepted a call with this margin. The next call starts at once, and may be larger.
     pub(super) fn succeeded(&mut self, margin: ReauthMargin) {
         self.reset_backoff();
         let lane = self.lane(margin);
-        lane.most = (2 * lane.most).min(RestClient::MOST_TARGETS);
+        lane.max_targets = (2 * lane.max_targets).min(RestClient::MAX_TARGETS);
     }
 
-    /// Ably answered. The next call follows at once.
+    /// Ably answered. The next call starts at once.
     pub(super) fn reset_backoff(&mut self) {
         self.failures = 0;
         self.pause = None;
     }
 
-    /// Ably refused a call, maybe because of one of its targets. They go again at once in calls of half the size, so that
-    /// in the end only that target is refused.
+    /// Ably refused a call, maybe because of one target. Retries at once in calls of half the size, so that in the end Ably
+    /// refuses only that target.
     pub(super) fn refused(&mut self, call: Call<C>) {
         self.reset_backoff();
         let lane = self.lane(call.margin);
-        lane.most = (call.targets.len() / 2).max(1);
+        lane.max_targets = (call.targets.len() / 2).max(1);
         lane.put_back(call.targets, call.callers);
     }
 
-    /// A call failed, all of it or those of its targets that `call` has. The next one follows when Ably says, or else after
-    /// a pause that doubles with each failure, of which `jitter`, from 0 to 1, takes off up to a half.
+    /// The targets in `call` failed. The next call starts when Ably says, or else after a pause that doubles with each
+    /// failure. `jitter`, from 0 to 1, shortens that pause by up to a half.
     pub(super) fn failed(
         &mut self,
         call: Call<C>,
@@ -204,18 +195,17 @@ impl<C> Schedule<C> {
     ) -> Paused<C> {
         let doubled = SHORTEST_PAUSE.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
-        let (length, reason) = if let Some(asked) = retry_after {
-            (asked.clamp(SHORTEST_PAUSE, LONGEST_RETRY_AFTER), Reason::RetryAfter)
-        } else {
-            (doubled.min(LONGEST_PAUSE).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0), Reason::Backoff)
+        let length = match retry_after {
+            Some(asked) => asked.clamp(SHORTEST_PAUSE, LONGEST_RETRY_AFTER),
+            None => doubled.min(LONGEST_PAUSE).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0),
         };
-        let pause = Pause { until: now.after(length), reason };
+        let pause = Pause { until: now.after(length), is_requested: retry_after.is_some() };
         self.pause = Some(pause);
         self.lane(call.margin).put_back(call.targets, call.callers);
         Paused { retry_at: pause.until, left: self.leave(|caller| pause.is_worth_waiting(caller.until)) }
     }
 
-    /// Removes callers, but those who stay.
+    /// Removes and returns the callers that do not stay.
     fn leave(&mut self, stays: impl Fn(&Caller<C>) -> bool) -> Vec<C> {
         [&mut self.at_once, &mut self.with_margin].into_iter().flat_map(|lane| lane.leave(&stays)).collect()
     }
@@ -230,7 +220,7 @@ impl<C> Schedule<C> {
 
 impl Pause {
     fn is_worth_waiting(self, until: UnixMillis) -> bool {
-        self.reason == Reason::RetryAfter && self.until <= until
+        self.is_requested && self.until <= until
     }
 }
 
@@ -242,7 +232,7 @@ impl<C> Lane<C> {
         self.callers.entry(target).or_default().push(caller);
     }
 
-    /// Puts the targets of a call in front again.
+    /// Returns the targets of a call to the front.
     fn put_back(&mut self, targets: Vec<Target>, callers: Vec<Vec<Caller<C>>>) {
         for (target, callers) in targets.into_iter().zip(callers).rev() {
             if !self.callers.contains_key(&target) {
@@ -275,7 +265,7 @@ fn other(margin: ReauthMargin) -> ReauthMargin {
     }
 }
 
-/// When to retry a target that fails alone, while calls succeed: each pause is as long as all before it together.
+/// When to retry a target that fails while its call succeeds: after as long as it has waited so far.
 #[must_use]
 pub fn retry_of_target(first_due: UnixMillis, now: UnixMillis) -> UnixMillis {
     let waited = Duration::from_millis(u64::try_from(now.0.saturating_sub(first_due.0)).unwrap_or(0));
@@ -402,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_would_wait_too_long_is_told_when_to_retry() {
+    fn a_caller_that_would_wait_too_long_learns_when_to_retry() {
         let mut schedule = Schedule::default();
         add(&mut schedule, &["a"], ReauthMargin::None, NOW);
         add(&mut schedule, &["b"], ReauthMargin::Reauthentication, later(5000));
@@ -417,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_that_ably_says_nothing_of_nobody_waits_until_the_pause_ends() {
+    fn after_a_failure_without_retry_after_callers_do_not_wait() {
         let mut schedule = Schedule::default();
         add(&mut schedule, &["a"], ReauthMargin::None, NOW);
         let failed = next(&mut schedule, NOW).unwrap();
@@ -432,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_waited_too_long_for_slow_calls_leaves_before_the_next() {
+    fn a_caller_that_has_waited_too_long_for_slow_calls_leaves_before_the_next() {
         let mut schedule = Schedule::default();
         add(&mut schedule, &["a"], ReauthMargin::None, NOW);
         let _under_way = next(&mut schedule, NOW).unwrap();

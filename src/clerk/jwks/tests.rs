@@ -5,6 +5,8 @@ use url::Url;
 
 use super::*;
 
+const UNKNOWN: Unverified = Unverified::Invalid(Invalid::UnknownKey);
+
 async fn stand_in() -> Clerk {
     Clerk::start(Options::default()).await.unwrap()
 }
@@ -22,7 +24,7 @@ async fn pass(time: Duration) {
     tokio::time::resume();
 }
 
-async fn outcome(jwks: &Jwks, kid: &str) -> Result<(), KeyError> {
+async fn outcome(jwks: &Jwks, kid: &str) -> Result<(), Unverified> {
     jwks.find(kid).await.map(|_| ())
 }
 
@@ -44,11 +46,11 @@ async fn unknown_kids_cause_one_fetch_a_minute_however_many_there_are() {
     for _ in 0..2 {
         let kids: Vec<String> = (0..100).map(|kid| format!("ins_{kid}")).collect();
         let found = join_all(kids.iter().map(|kid| outcome(&jwks, kid))).await;
-        assert!(found.iter().all(|outcome| *outcome == Err(KeyError::Unknown)));
+        assert!(found.iter().all(|outcome| *outcome == Err(UNKNOWN)));
         assert_eq!(clerk.calls().frontend_jwks, 2);
     }
     pass(Jwks::UNKNOWN_KID_EVERY).await;
-    assert_eq!(outcome(&jwks, "ins_other").await, Err(KeyError::Unknown));
+    assert_eq!(outcome(&jwks, "ins_other").await, Err(UNKNOWN));
     assert_eq!(clerk.calls().frontend_jwks, 3);
 }
 
@@ -59,7 +61,7 @@ async fn a_rotated_key_is_found_and_the_old_one_is_gone() {
     assert_eq!(outcome(&jwks, &old).await, Ok(()));
     let new = clerk.rotate_key();
     assert_eq!(outcome(&jwks, &new).await, Ok(()));
-    assert_eq!(outcome(&jwks, &old).await, Err(KeyError::Unknown));
+    assert_eq!(outcome(&jwks, &old).await, Err(UNKNOWN));
 }
 
 #[tokio::test]
@@ -76,7 +78,7 @@ async fn keys_serve_for_an_hour_of_an_outage_and_no_longer() {
 
     pass(Duration::from_mins(1)).await;
     assert_eq!(jwks.state(), KeysState::Missing);
-    assert_eq!(outcome(&jwks, &kid).await, Err(KeyError::Unavailable));
+    assert_eq!(outcome(&jwks, &kid).await, Err(Unverified::KeysUnavailable));
 
     clerk.set_outage(None);
     pass(Jwks::NO_KEYS_EVERY).await;
@@ -90,7 +92,7 @@ async fn without_keys_clerk_is_called_at_most_once_a_second() {
     clerk.set_outage(Some(Outage::Status(503)));
     let jwks = jwks(&clerk);
     for _ in 0..100 {
-        assert_eq!(outcome(&jwks, "ins_1").await, Err(KeyError::Unavailable));
+        assert_eq!(outcome(&jwks, "ins_1").await, Err(Unverified::KeysUnavailable));
     }
     assert_eq!(clerk.calls().frontend_jwks, 1);
 }
@@ -107,7 +109,7 @@ async fn a_client_that_disconnects_does_not_cancel_the_fetch() {
         let _ = futures_util::poll!(&mut leaving);
     }
     assert_eq!(outcome(&jwks, &rotated).await, Ok(()));
-    assert_eq!(outcome(&jwks, &kid).await, Err(KeyError::Unknown));
+    assert_eq!(outcome(&jwks, &kid).await, Err(UNKNOWN));
 }
 
 #[tokio::test]
@@ -119,7 +121,7 @@ async fn any_failed_refresh_is_retried_soon() {
         tokio::task::yield_now().await;
     }
     clerk.set_outage(Some(Outage::Status(500)));
-    assert_eq!(outcome(&jwks, "ins_unknown").await, Err(KeyError::Unknown));
+    assert_eq!(outcome(&jwks, "ins_unknown").await, Err(UNKNOWN));
     assert!(matches!(jwks.state(), KeysState::Unconfirmed(_)));
     clerk.set_outage(None);
     // The background task must have seen the failure before time passes for it.

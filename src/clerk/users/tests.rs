@@ -52,11 +52,11 @@ async fn a_lookup_that_began_before_a_newer_record_does_not_overwrite_it() {
 
     let mut lookup = Box::pin(users.get(&id));
     assert!(futures_util::poll!(&mut lookup).is_pending());
-    users.learn(renamed(&id, "alicia", updated_at + 1));
+    users.update(renamed(&id, "alicia", updated_at + 1));
     assert_eq!(lookup.await.unwrap().username.as_deref(), Some("alicia"));
     assert_eq!(users.get(&id).await.unwrap().username.as_deref(), Some("alicia"));
 
-    users.learn(renamed(&id, "older", updated_at - 1));
+    users.update(renamed(&id, "older", updated_at - 1));
     assert_eq!(users.get(&id).await.unwrap().username.as_deref(), Some("alicia"));
 }
 
@@ -89,7 +89,7 @@ async fn a_user_that_clerk_does_not_know_is_deleted_and_stays_so() {
         assert_eq!(users.get("user_gone").await, Err(LookupError::Deleted));
     }
     assert_eq!(clerk.calls().users, 1);
-    users.learn(renamed("user_gone", "back", i64::MAX));
+    users.update(renamed("user_gone", "back", i64::MAX));
     assert_eq!(users.get("user_gone").await, Err(LookupError::Deleted));
 }
 
@@ -200,7 +200,7 @@ async fn a_record_learnt_during_a_call_after_its_user_was_forgotten_stays() {
         let waiting = looked_up(&users);
         let before = clerk.call().await;
         forget(&users);
-        users.learn(renamed(LATE, "learnt", 2));
+        users.update(renamed(LATE, "learnt", 2));
         before.respond("old", 1).await;
         // Another call would get no response.
         assert_eq!(waiting.await.unwrap().as_deref(), Ok("learnt"));

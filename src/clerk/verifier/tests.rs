@@ -82,7 +82,7 @@ fn an_audience_of_the_wrong_type_is_refused_where_one_is_configured() {
 }
 
 #[test]
-fn a_missing_authorized_party_is_told_from_a_wrong_one() {
+fn a_missing_authorized_party_and_a_wrong_one_have_different_reasons() {
     let rules = SessionRules { authorized_parties: vec!["https://app.example.com".into()], ..rules() };
     assert_eq!(rules.check_authorized_party(None, CredentialSource::Bearer), Err(Invalid::AuthorizedPartyMissing));
     assert_eq!(

@@ -4,38 +4,25 @@ use crate::policy::truth::Truth;
 
 /// The result of one condition, with its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
-    Holds,
-    Differs,
-    NoOrganization,
-    ClaimMissing,
-    AgeMissing,
-    NeverVerified,
-    TooLongAgo,
+pub(super) struct Finding {
+    pub(super) truth: Truth,
+    pub(super) reason: &'static str,
 }
 
 impl Finding {
+    pub(super) const HOLDS: Self = Self::new(Truth::True, "it is so");
+    pub(super) const DIFFERS: Self = Self::new(Truth::False, "it is not so");
+    pub(super) const NO_ORGANIZATION: Self = Self::new(Truth::False, "no organization is active");
+    pub(super) const CLAIM_MISSING: Self = Self::new(Truth::Unknown, "the session token has no such claim");
+    pub(super) const AGE_MISSING: Self = Self::new(Truth::Unknown, "the session token has no fva claim");
+    pub(super) const NEVER_VERIFIED: Self = Self::new(Truth::False, "the factor was never verified");
+    pub(super) const TOO_LONG_AGO: Self = Self::new(Truth::False, "the factor was verified too long ago");
+
+    const fn new(truth: Truth, reason: &'static str) -> Self {
+        Self { truth, reason }
+    }
+
     pub(super) fn of(holds: bool) -> Self {
-        if holds { Self::Holds } else { Self::Differs }
-    }
-
-    pub(super) fn truth(self) -> Truth {
-        match self {
-            Self::Holds => Truth::True,
-            Self::ClaimMissing | Self::AgeMissing => Truth::Unknown,
-            Self::Differs | Self::NoOrganization | Self::NeverVerified | Self::TooLongAgo => Truth::False,
-        }
-    }
-
-    pub(super) fn reason(self) -> &'static str {
-        match self {
-            Self::Holds => "it is so",
-            Self::Differs => "it is not so",
-            Self::NoOrganization => "no organization is active",
-            Self::ClaimMissing => "the session token has no such claim",
-            Self::AgeMissing => "the session token has no fva claim",
-            Self::NeverVerified => "the factor was never verified",
-            Self::TooLongAgo => "the factor was verified too long ago",
-        }
+        if holds { Self::HOLDS } else { Self::DIFFERS }
     }
 }

@@ -1,40 +1,46 @@
 //! Names and values that conditions compare a session with.
 
-use std::fmt;
-
+use derive_more::Display;
 use serde_json::{Number, Value};
 
 use crate::clerk::{Organization, Scoped};
 
 /// A role, without its prefix `org:`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
+#[display("org:{_0}")]
 pub struct Role(String);
 
 /// A permission, with its prefix `org:` and its feature: `org:<feature>:<permission>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub struct Permission(String);
 
 /// A plan or a feature, optionally restricted to the organization's or the user's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
+#[display("{owner}{name}")]
 pub struct ScopedName {
-    owner: Option<Owner>,
+    owner: Owner,
     name: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
 enum Owner {
+    #[display("")]
+    Either,
+    #[display("o:")]
     Organization,
+    #[display("u:")]
     User,
 }
 
 /// An organization by its id, which starts with `org_`, or its slug. A slug that looks like an id never matches.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub struct OrganizationName(String);
 
 /// A value that a claim is compared with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum ClaimValue {
+    #[display("{_0:?}")]
     Text(String),
     Integer(i64),
     Boolean(bool),
@@ -92,9 +98,9 @@ impl ScopedName {
     /// Parses `pro`, `o:pro`, `u:pro`, or the name with its scope spelled out.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let (owner, name) = match text.split_once(':') {
-            None => (None, text),
-            Some(("o" | "org" | "organization", name)) => (Some(Owner::Organization), name),
-            Some(("u" | "user", name)) => (Some(Owner::User), name),
+            None => (Owner::Either, text),
+            Some(("o" | "org" | "organization", name)) => (Owner::Organization, name),
+            Some(("u" | "user", name)) => (Owner::User, name),
             Some((scope, _)) => return Err(InvalidName::Scope(scope.to_owned())),
         };
         match name.split_once(':') {
@@ -105,8 +111,8 @@ impl ScopedName {
     }
 
     pub(super) fn is_in(&self, scoped: &Scoped) -> bool {
-        let has = |owner, names: &[String]| self.owner.is_none_or(|own| own == owner) && names.contains(&self.name);
-        has(Owner::Organization, &scoped.organization) || has(Owner::User, &scoped.user)
+        (self.owner != Owner::User && scoped.organization.contains(&self.name))
+            || (self.owner != Owner::Organization && scoped.user.contains(&self.name))
     }
 }
 
@@ -135,45 +141,6 @@ impl ClaimValue {
             (Self::Integer(ours), Value::Number(theirs)) => theirs.as_i64() == Some(*ours),
             (Self::Boolean(ours), Value::Bool(theirs)) => ours == theirs,
             _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "org:{}", self.0)
-    }
-}
-
-impl fmt::Display for Permission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for ScopedName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scope = match self.owner {
-            None => "",
-            Some(Owner::Organization) => "o:",
-            Some(Owner::User) => "u:",
-        };
-        write!(f, "{scope}{}", self.name)
-    }
-}
-
-impl fmt::Display for OrganizationName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for ClaimValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) => write!(f, "{text:?}"),
-            Self::Integer(number) => write!(f, "{number}"),
-            Self::Boolean(value) => write!(f, "{value}"),
         }
     }
 }

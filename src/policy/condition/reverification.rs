@@ -1,25 +1,29 @@
 //! Clerk's reverification: how recently a user has verified which factors.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use super::finding::Finding;
 use crate::clerk::FactorAge;
 
 /// The factors to verify, and how recently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
+#[display("{level} verified less than {within_minutes} min ago")]
 pub struct Reverification {
     level: Level,
     within_minutes: u64,
 }
 
 /// Clerk's levels of reverification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
 pub enum Level {
     /// The first factor.
+    #[display("first factor")]
     FirstFactor,
     /// The second factor; for a user with only one factor, that one.
+    #[display("second factor")]
     SecondFactor,
     /// Both factors; for a user without a second factor, the first.
+    #[display("both factors")]
     MultiFactor,
 }
 
@@ -59,23 +63,13 @@ impl Reverification {
     /// Decides as Clerk does. An age equal to the limit is too old. A level that a user cannot reach falls back to the
     /// factor that they have, except that a second factor alone never counts as both.
     pub(super) fn check(self, age: FactorAge) -> Finding {
-        let check_age = |minutes: u64| if minutes < self.within_minutes { Finding::Holds } else { Finding::TooLongAgo };
+        let check_age =
+            |minutes: u64| if minutes < self.within_minutes { Finding::HOLDS } else { Finding::TOO_LONG_AGO };
         match (self.level, age.first_minutes, age.second_minutes) {
-            (_, None, None) | (Level::FirstFactor | Level::MultiFactor, None, _) => Finding::NeverVerified,
+            (_, None, None) | (Level::FirstFactor | Level::MultiFactor, None, _) => Finding::NEVER_VERIFIED,
             (Level::FirstFactor, Some(first), _) | (_, Some(first), None) => check_age(first),
             (Level::SecondFactor, _, Some(second)) => check_age(second),
             (Level::MultiFactor, Some(first), Some(second)) => check_age(first.max(second)),
         }
-    }
-}
-
-impl fmt::Display for Reverification {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.level {
-            Level::FirstFactor => "first factor",
-            Level::SecondFactor => "second factor",
-            Level::MultiFactor => "both factors",
-        };
-        write!(f, "{level} verified less than {} min ago", self.within_minutes)
     }
 }

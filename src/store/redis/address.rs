@@ -108,12 +108,6 @@ impl RedisAddress {
         self.transport == Transport::Plaintext
     }
 
-    /// Whether both are equal, user, password and authorities included.
-    #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
-        self.url.expose_secret() == other.url.expose_secret() && self.authorities == other.authorities
-    }
-
     /// Connects as a store with this prefix does, which gives the data an ID. Returns the eviction policy of Redis if
     /// it evicts keys, or why it cannot be used.
     pub async fn probe(&self, prefix: &RedisKeyPrefix) -> Result<Option<String>, String> {
