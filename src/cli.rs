@@ -2,18 +2,24 @@
 
 mod check;
 mod explain;
+mod failure;
 mod healthcheck;
+mod listener;
+mod output;
 mod policy_cases;
 mod revoke;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
+use self::{failure::Failure, output::Output};
 use crate::{
-    assembly::AssemblyError,
-    config::{Config, InvalidPolicyTests, Problems, Sources, mount_warning, settings},
-    server::{Server, StartError},
+    config::{Config, Sources, mount_warning, settings},
+    server::Server,
     telemetry,
 };
 
@@ -71,49 +77,35 @@ Exit codes: 0 success; 1 failure (of explain: no token; of revoke: something is 
     )
 }
 
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("{0}Nothing was started. `ably-clerk-auth --help` lists all settings.")]
-    Config(#[from] Problems),
-    #[error(transparent)]
-    Start(#[from] StartError),
-    #[error(transparent)]
-    Assembly(#[from] AssemblyError),
-    #[error("the server stopped: {0}")]
-    Serve(std::io::Error),
-    #[error("{0}")]
-    Unhealthy(String),
-    #[error(transparent)]
-    PolicyTests(#[from] InvalidPolicyTests),
-    #[error("{0}")]
-    Input(String),
-}
-
 impl Cli {
-    /// Runs the command. Exit code 0 is success.
+    /// Runs the command.
+    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command reports on the terminal, not in the log")]
     pub async fn run(self) -> ExitCode {
         let config = self.config.as_deref();
         let outcome = match self.command.unwrap_or_default() {
             Command::Serve => serve(config).await,
-            Command::Check { policy_tests: Some(file) } => return policy_cases::run(config, &file).await,
-            Command::Check { policy_tests: None } => return check::run(config).await,
-            Command::Explain(arguments) => return explain::run(config, arguments).await,
-            Command::Revoke(arguments) => return revoke::run(config, arguments).await,
+            Command::Check { policy_tests: Some(file) } => policy_cases::run(config, &file).await,
+            Command::Check { policy_tests: None } => check::run(config).await,
+            Command::Explain(arguments) => explain::run(config, arguments).await,
+            Command::Revoke(arguments) => revoke::run(config, arguments).await,
             Command::Healthcheck => healthcheck::run(config).await,
         };
-        match outcome {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => {
-                complain(&failure);
-                ExitCode::FAILURE
+        let is_success = match outcome {
+            Ok(Output { text, is_success }) => {
+                print!("{text}");
+                is_success
             }
-        }
+            Err(failure) => {
+                eprintln!("ably-clerk-auth: {failure}");
+                false
+            }
+        };
+        if is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 
-async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
-    let path = config.map(std::path::Path::to_owned);
+async fn serve(config: Option<&Path>) -> Result<Output, Failure> {
+    let path = config.map(Path::to_owned);
     let file = Sources::toml_file(config);
     let mount_warning = mount_warning(Sources::toml_path(config));
     let (config, _) = Config::load(&Sources::with_file(config, &file))?;
@@ -130,10 +122,5 @@ async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     server.run_until_stopped().await.map_err(Failure::Serve)?;
     tracing::info!("stopped");
-    Ok(())
-}
-
-#[expect(clippy::print_stderr, reason = "a command reports its failure on the terminal, not in the log")]
-fn complain(failure: &Failure) {
-    eprintln!("ably-clerk-auth: {failure}");
+    Ok(Output::SILENCE)
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::jwt::is_javascript_space;
@@ -55,7 +56,7 @@ impl fmt::Display for ClaimPath {
 }
 
 /// An active organization, with the user's role and permissions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Organization {
     /// `org_…`
     pub id: String,
