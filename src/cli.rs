@@ -50,9 +50,9 @@ enum Command {
     },
     /// Show who a session is, which rules match and why, and what it gets. Exit code 0: a token
     Explain(explain::Arguments),
-    /// Tell the running service to end a user's access now. Exit code 0: all of it is done
+    /// Tell the running service to end a user's access now. Exit code 0: everything is done
     Revoke(revoke::Arguments),
-    /// Ask the running service whether it is alive. Exit code 0: it is. For a container's HEALTHCHECK
+    /// Ask the running service whether it is alive, for a container's HEALTHCHECK. Exit code 0: it is alive
     Healthcheck,
 }
 
@@ -73,7 +73,7 @@ Examples:
   ably-clerk-auth check --policy-tests policy-tests.toml      run policy tests, without network or keys
   ably-clerk-auth explain --help                              options of a command
 
-Exit codes: 0 success; 1 failure (of explain: no token; of revoke: something is not done); 2 unknown argument"
+Exit codes: 0 success; 1 failure (of explain: no token; of revoke: not everything is done); 2 unknown argument"
     )
 }
 
@@ -90,17 +90,16 @@ impl Cli {
             Command::Revoke(arguments) => revoke::run(config, arguments).await,
             Command::Healthcheck => healthcheck::run(config).await,
         };
-        let is_success = match outcome {
-            Ok(Output { text, is_success }) => {
+        match outcome {
+            Ok(Output { text, has_failed }) => {
                 print!("{text}");
-                is_success
+                ExitCode::from(u8::from(has_failed))
             }
             Err(failure) => {
                 eprintln!("ably-clerk-auth: {failure}");
-                false
+                ExitCode::FAILURE
             }
-        };
-        if is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
     }
 }
 
@@ -122,5 +121,5 @@ async fn serve(config: Option<&Path>) -> Result<Output, Failure> {
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     server.run_until_stopped().await.map_err(Failure::Serve)?;
     tracing::info!("stopped");
-    Ok(Output::SILENCE)
+    Ok(Output::default())
 }

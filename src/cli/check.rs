@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ably::{RestClient, TokenFormat},
-    assembly,
+    assembly::{self, AssemblyError},
     clerk::{BackendApiError, Jwks, JwksSource, Probe, RefreshCounts, SigningKeys, Users},
     clock::{ClockOffset, UnixMillis},
     config::{
@@ -26,14 +26,8 @@ use crate::{
 /// The clock difference beyond which Ably rejects a token request (40104), in milliseconds.
 const ABLY_TOLERANCE_MS: i64 = 120_000;
 
-/// The lines of the report, and whether the service would not work.
-#[derive(Default)]
-struct Report {
-    text: String,
-    has_failed: bool,
-}
-
-impl Report {
+/// The report of `check`. It has failed if the service would not work.
+impl Output {
     fn line(&mut self, mark: &str, label: &str, text: impl fmt::Display) {
         // Other servers wrote some of it.
         let text = printable(&text.to_string());
@@ -69,27 +63,28 @@ impl Report {
 
 pub(super) async fn run(file: Option<&Path>) -> Result<Output, Failure> {
     let (config, provenance) = Config::load(&Sources::read(file))?;
-    let mut report = Report::default();
+    let mut report = Output::default();
     report.warn(mount_warning(Sources::toml_path(file)));
-    describe_and_try(&config, &provenance, &mut report).await?;
-    let Report { text, has_failed } = report;
-    let verdict = if has_failed { "The service would not work as it is." } else { "The service would work." };
-    Ok(Output { text: format!("{text}{verdict}\n"), is_success: !has_failed })
-}
-
-async fn describe_and_try(config: &Config, provenance: &Provenance, report: &mut Report) -> Result<(), Failure> {
     report.setting("listens on", config.server.address());
     let admin = config.admin.address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     report.setting("admin listener", admin);
-    try_redis(config.redis.as_ref(), report).await;
+    try_redis(config.redis.as_ref(), &mut report).await;
     report.warn(config.warnings_beyond_tenants());
-    let http = match outgoing::client() {
-        Ok(http) => http,
-        Err(error) => {
-            report.tried("outgoing TLS", Err(outgoing::causes(&error)));
-            return Ok(());
-        }
-    };
+    match outgoing::client() {
+        Ok(http) => try_tenants(&config, &provenance, &http, &mut report).await?,
+        Err(error) => report.tried("outgoing TLS", Err(outgoing::causes(&error))),
+    }
+    report.text +=
+        if report.has_failed { "The service would not work as it is.\n" } else { "The service would work.\n" };
+    Ok(report)
+}
+
+async fn try_tenants(
+    config: &Config,
+    provenance: &Provenance,
+    http: &reqwest::Client,
+    report: &mut Output,
+) -> Result<(), AssemblyError> {
     let tenants = assembly::tenants(config, &Metrics::new(UnixMillis::now()))?;
     for tenant in tenants.iter() {
         let Some(config) = config.tenant(&tenant.name) else { continue };
@@ -97,7 +92,7 @@ async fn describe_and_try(config: &Config, provenance: &Provenance, report: &mut
             report.setting("tenant", name);
         }
         describe(config, provenance, report);
-        try_signing_keys(config, tenant.signing_keys(), &http, report).await;
+        try_signing_keys(config, tenant.signing_keys(), http, report).await;
         let lacks_usernames = try_secret_key(config, tenant.users(), report).await;
         try_ably(config, http.clone(), report).await;
         report.warn(config.warnings());
@@ -109,7 +104,7 @@ async fn describe_and_try(config: &Config, provenance: &Provenance, report: &mut
     Ok(())
 }
 
-fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Report) {
+fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Output) {
     let TenantConfig { ably, clerk, token, policy, .. } = tenant;
     let from = |setting: &Setting| provenance.get(&tenant.scope.variable(setting)).map_or("default", String::as_str);
     let listed = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
@@ -148,7 +143,7 @@ fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Report)
 }
 
 /// Tries Redis as the service does, with the same timeouts.
-async fn try_redis(redis: Option<&RedisConfig>, report: &mut Report) {
+async fn try_redis(redis: Option<&RedisConfig>, report: &mut Output) {
     let Some(RedisConfig { address, prefix, .. }) = redis else {
         return report.setting("Redis", "none: this replica keeps denials and live tokens in memory");
     };
@@ -178,7 +173,7 @@ async fn try_signing_keys(
     TenantConfig { clerk, scope, .. }: &TenantConfig,
     keys: &SigningKeys,
     http: &reqwest::Client,
-    report: &mut Report,
+    report: &mut Output,
 ) {
     let source = clerk.key_source();
     let name = match &source {
@@ -209,7 +204,7 @@ async fn compare_with_published(
     clerk: &ClerkConfig,
     http: &reqwest::Client,
     found: &Probe,
-    report: &mut Report,
+    report: &mut Output,
 ) -> Option<ClockOffset> {
     let url = clerk.frontend_api_jwks();
     let source = JwksSource { url: url.clone(), secret_key: None };
@@ -217,15 +212,9 @@ async fn compare_with_published(
     match jwks.probe().await {
         Ok(published) => {
             let host = clerk.publishable_key.frontend_api_host();
-            let is_same = published.shares_a_key_with(found);
-            report.tried(
-                "same instance",
-                if is_same {
-                    Ok(format!("the signing keys are those of {host}"))
-                } else {
-                    Err(format!("the signing keys are not those of {host}; use the keys of one Clerk instance"))
-                },
-            );
+            let same = format!("the signing keys are those of {host}");
+            let other = format!("the signing keys are not those of {host}; use the keys of one Clerk instance");
+            report.tried("same instance", if published.shares_a_key_with(found) { Ok(same) } else { Err(other) });
             published.clock_offset
         }
         Err(error) => {
@@ -237,7 +226,7 @@ async fn compare_with_published(
     }
 }
 
-async fn try_ably(TenantConfig { ably, .. }: &TenantConfig, http: reqwest::Client, report: &mut Report) {
+async fn try_ably(TenantConfig { ably, .. }: &TenantConfig, http: reqwest::Client, report: &mut Output) {
     let url = &ably.rest_url;
     let outcome = RestClient::new(url.clone(), http).clock_offset().await;
     if let Ok(offset) = outcome {
@@ -248,7 +237,7 @@ async fn try_ably(TenantConfig { ably, .. }: &TenantConfig, http: reqwest::Clien
 }
 
 /// Tries the secret key by asking for a few users. Returns whether all of them lack a username.
-async fn try_secret_key(TenantConfig { clerk, .. }: &TenantConfig, users: Option<&Users>, report: &mut Report) -> bool {
+async fn try_secret_key(TenantConfig { clerk, .. }: &TenantConfig, users: Option<&Users>, report: &mut Output) -> bool {
     const SAMPLE: u16 = 20;
     let Some(users) = users else { return false };
     let (found, outcome) = match users.api().newest_users(SAMPLE).await {
@@ -268,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_server_cannot_send_commands_to_the_terminal() {
-        let mut report = Report::default();
+        let mut report = Output::default();
         report.tried("Redis", Err("it answered \u{1b}[2J".into()));
         assert!(!report.text.contains('\u{1b}'), "{}", report.text);
     }

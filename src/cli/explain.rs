@@ -35,7 +35,7 @@ const STDIN: &str = "-";
 pub(super) struct Arguments {
     #[command(flatten)]
     input: Input,
-    /// With several tenants: whose claims they are, unless their iss says it
+    /// The tenant of the claims, if there are several and the claims have no iss
     #[arg(long, value_name = "NAME", conflicts_with = "session_token")]
     tenant: Option<String>,
     /// What the client would ask for: capability=JSON, ttl=MILLISECONDS, clientId=NAME or organization=ID. May be repeated
@@ -55,8 +55,8 @@ struct Input {
     /// A session token, which is verified; - reads it from the standard input, so that no shell remembers it
     #[arg(long, value_name = "JWT|-")]
     session_token: Option<SecretString>,
-    /// A JSON file of claims, which are taken as verified; - reads them from the standard input. What every session
-    /// token has may be left out
+    /// A JSON file of claims, which are taken as verified; - reads them from the standard input. Claims that
+    /// every session token has may be left out
     #[arg(long, value_name = "FILE|-")]
     claims: Option<PathBuf>,
 }
@@ -87,7 +87,7 @@ pub(super) async fn run(config: Option<&Path>, arguments: Arguments) -> Result<O
     let tenants = assembly::tenants(&config, &Metrics::new(UnixMillis::now()))?;
     let report = report(&tenants, arguments.input, arguments.tenant, &params).await.map_err(Failure::Other)?;
     let text = if as_json { format!("{:#}\n", report.as_json()) } else { printable(&report.as_text()) };
-    Ok(Output { text, is_success: report.refusal.is_none() })
+    Ok(Output { text, has_failed: report.refusal.is_some() })
 }
 
 async fn report<'a>(
@@ -117,30 +117,22 @@ async fn report<'a>(
     };
     let unverified = unverified.or(examined.refused.map(Unverified::Invalid));
     let explanation = match tenant {
-        Some(tenant) => explain(tenant, &examined, claims, params, now).await,
+        Some(tenant) => {
+            // Clerk does not know an example user.
+            let without_users = Identity::new(tenant.identity.template().clone(), None);
+            let is_example = examined.filled_in.contains(&"sub");
+            let explainer = Explainer {
+                identity: if is_example { &without_users } else { &tenant.identity },
+                policy: &tenant.policy.load(),
+                jwt_key: (tenant.format() == TokenFormat::Jwt).then_some(&tenant.api_key),
+            };
+            explainer.explain(&examined, claims, params, now).await
+        }
         None => None,
     };
     let refusal = explanation.as_ref().and_then(|explanation| explanation.refusal).or(unverified.map(Refusal::from));
     let has_siblings = tenants.only().is_none();
     Ok(Report { claims, tenant, has_siblings, examined, unverified, explanation, refusal, now })
-}
-
-async fn explain(
-    tenant: &Tenant,
-    examined: &Examined,
-    claims: Claims,
-    params: &[(String, String)],
-    now: UnixMillis,
-) -> Option<TokenExplanation> {
-    // Clerk does not know an example user.
-    let without_users = Identity::new(tenant.identity.template().clone(), None);
-    let is_example = examined.filled_in.contains(&"sub");
-    let explainer = Explainer {
-        identity: if is_example { &without_users } else { &tenant.identity },
-        policy: &tenant.policy.load(),
-        jwt_key: (tenant.format() == TokenFormat::Jwt).then_some(&tenant.api_key),
-    };
-    explainer.explain(examined, claims, params, now).await
 }
 
 /// The tenant that verifies a session token.
@@ -173,7 +165,7 @@ fn tenant_of_claims<'a>(
 fn parse_param(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name @ ("capability" | "ttl" | "clientId" | "organization"), value)) => Ok((name.into(), value.into())),
-        _ => Err("--param wants capability=…, ttl=…, clientId=… or organization=…".into()),
+        _ => Err("invalid --param; use capability=…, ttl=…, clientId=… or organization=…".into()),
     }
 }
 
@@ -244,9 +236,8 @@ impl Report<'_> {
         match &explanation.client_id {
             Ok(client_id) => client_id.to_string(),
             Err(IdentityError::UsernameOutOfReach) if self.claims == Claims::Some => {
-                let has_secret_key = tenant.users().is_some();
-                let missing = if has_secret_key { "sub to look it up" } else { "secret key to look it up" };
-                format!("unknown: the claims have no username, and there is no {missing}")
+                let missing = if tenant.users().is_some() { "sub" } else { "secret key" };
+                format!("unknown: the claims have no username, and looking it up needs a {missing}")
             }
             Err(error) => format!("none: {error}"),
         }
@@ -356,7 +347,7 @@ fn resources(capability: &Capability, text: &mut String) {
     }
 }
 
-/// A condition and its parts, each a line, indented by two more blanks.
+/// Writes a condition, and its parts indented below it.
 fn reasons(explained: &Explained, depth: usize, text: &mut String) {
     let Explained { condition, truth, because, parts } = explained;
     let because = because.map(|because| format!(": {because}")).unwrap_or_default();

@@ -13,7 +13,7 @@ pub(super) async fn run(config: Option<&Path>) -> Result<Output, Failure> {
     let url = listener::url(server.address(), "/healthz");
     let answer = async { listener::client(Duration::from_secs(2))?.get(&url).send().await };
     match answer.await.map(|response| response.status()) {
-        Ok(status) if status.is_success() => Ok(Output::SILENCE),
+        Ok(status) if status.is_success() => Ok(Output::default()),
         Ok(status) => Err(Failure::Other(format!("{url} answered with status {}", status.as_u16()))),
         Err(error) => Err(Failure::Other(format!("no answer from {url}: {}", causes(&error.without_url())))),
     }

@@ -4,16 +4,12 @@ use std::time::Duration;
 
 use crate::ably::Ttl;
 
-/// The output of a command, and whether its exit code is 0.
+/// The output of a command. The default: success, in silence.
 #[derive(Default)]
 pub(super) struct Output {
     pub(super) text: String,
-    pub(super) is_success: bool,
-}
-
-impl Output {
-    /// The output of a command that prints nothing if all is well.
-    pub(super) const SILENCE: Self = Self { text: String::new(), is_success: true };
+    /// Whether the exit code is 1.
+    pub(super) has_failed: bool,
 }
 
 /// The text without control characters, which could send commands to a terminal.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
+    fs,
     path::Path,
 };
 
@@ -24,7 +25,9 @@ use crate::{
 
 pub(super) async fn run(config: Option<&Path>, file: &Path) -> Result<Output, Failure> {
     let policies = Config::policies_only(&Sources::read(config))?;
-    let cases = Case::read_all(file, &policies)?;
+    let path = file.display().to_string();
+    let text = fs::read_to_string(file).map_err(|error| Failure::Other(format!("{path} cannot be read: {error}")))?;
+    let cases = Case::parse_all(&text, &path, &policies)?;
     let mut text = String::new();
     let mut failed = 0;
     for case in &cases {
@@ -34,7 +37,7 @@ pub(super) async fn run(config: Option<&Path>, file: &Path) -> Result<Output, Fa
         _ = write!(text, "{}  {}\n{differences}", if has_passed { "ok  " } else { "FAIL" }, case.name);
     }
     _ = writeln!(text, "{} passed, {failed} failed", cases.len() - failed);
-    Ok(Output { text, is_success: failed == 0 })
+    Ok(Output { text, has_failed: failed > 0 })
 }
 
 async fn differences(case: &Case<'_>) -> Differences {

@@ -7,7 +7,6 @@ use std::{
 };
 
 use clap::Args;
-use reqwest::StatusCode;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
@@ -45,43 +44,38 @@ pub(super) async fn run(config: Option<&Path>, Arguments { request, json }: Argu
     } else {
         printable(&as_text(&report))
     };
-    Ok(Output { text, is_success: report.complete })
+    Ok(Output { text, has_failed: !report.complete })
 }
 
 async fn send(admin: &AdminConfig, request: &RevocationRequestBody) -> Result<Report, String> {
     let address = admin.address.ok_or("the admin listener is off: ADMIN_PORT is 0. Nothing is revoked")?;
     let url = listener::url(address, "/revocations");
-    let (status, body) = post(&url, admin, request).await.map_err(|error| {
+    let post = async {
+        let mut post = listener::client(TIMEOUT)?.post(&url).json(request);
+        if let Some(token) = &admin.token {
+            post = post.bearer_auth(token.expose_secret());
+        }
+        let response = post.send().await?;
+        Ok((response.status(), response.bytes().await?))
+    };
+    let (status, body) = post.await.map_err(|error: reqwest::Error| {
         let hint = if error.is_connect() {
             "Nothing is revoked. Does the service run with this ADMIN_HOST and ADMIN_PORT?"
         } else {
-            "It is not known whether anything is revoked: send the request again"
+            "It is unknown whether anything is revoked: send the request again"
         };
         format!("no answer from {url}: {}. {hint}", causes(&error.without_url()))
     })?;
     if !status.is_success() {
-        let error = serde_json::from_slice::<Value>(body.as_ref()).unwrap_or_default();
+        let error = serde_json::from_slice::<Value>(&body).unwrap_or_default();
         let message = error.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
         return Err(format!(
             "{url} refused the request with status {}: {message} Nothing is revoked.",
             status.as_u16()
         ));
     }
-    serde_json::from_slice(body.as_ref())
+    serde_json::from_slice(&body)
         .map_err(|_| format!("{url} did not answer with a report: is it this service, in this version?"))
-}
-
-async fn post(
-    url: &str,
-    admin: &AdminConfig,
-    request: &RevocationRequestBody,
-) -> reqwest::Result<(StatusCode, impl AsRef<[u8]>)> {
-    let mut post = listener::client(TIMEOUT)?.post(url).json(request);
-    if let Some(token) = &admin.token {
-        post = post.bearer_auth(token.expose_secret());
-    }
-    let response = post.send().await?;
-    Ok((response.status(), response.bytes().await?))
 }
 
 fn as_text(report: &Report) -> String {
@@ -122,7 +116,7 @@ fn last_line(report: &Report) -> &'static str {
     let was_anything_denied = report.denials.iter().any(|denial| denial.outcome != DenialOutcome::NotDenied);
     match (report.dry_run, report.complete, report.live_tokens) {
         (true, ..) => "A dry run: nothing was changed.",
-        (false, false, _) => "Not all is done.",
+        (false, false, _) => "Not everything is done.",
         (false, true, Some(LiveTokenKnowledge::NoneKnown)) => "Denied. No live token was known.",
         (false, true, Some(LiveTokenKnowledge::NotNoted)) => "Denied. Live tokens are not recorded.",
         (false, true, None) if !was_anything_denied => "There was nothing to lift.",

@@ -1,6 +1,6 @@
 //! Policy tests: a TOML file of cases, each with claims and the expected outcome.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Number};
 use toml::de::{DeTable, DeValue};
@@ -79,15 +79,7 @@ pub struct ExpectedGrant {
 
 impl<'p> Case<'p> {
     /// Reads the cases of a file for these policies, or returns all its problems.
-    pub fn read_all(path: &Path, policies: &'p [PolicyUnderTest]) -> Result<Vec<Self>, InvalidPolicyTests> {
-        let name = path.display().to_string();
-        match fs::read_to_string(path) {
-            Ok(text) => Self::parse_all(&text, &name, policies),
-            Err(error) => Err(InvalidPolicyTests(vec![Problem(format!("{name} cannot be read: {error}"))])),
-        }
-    }
-
-    fn parse_all(text: &str, path: &str, policies: &'p [PolicyUnderTest]) -> Result<Vec<Self>, InvalidPolicyTests> {
+    pub fn parse_all(text: &str, path: &str, policies: &'p [PolicyUnderTest]) -> Result<Vec<Self>, InvalidPolicyTests> {
         let document = DeTable::parse(text).map_err(|error| {
             let position = position(text, offset(text, &error));
             InvalidPolicyTests(vec![Problem(format!("{path}, {position}: {}", error.message()))])

@@ -289,8 +289,8 @@ async fn claims_without_a_username_are_not_refused() {
     let vendors = Vendors::start().await;
     let settings = without_secret_key(&vendors);
     for (settings, claims, note) in [
-        (&settings, json!({}), "unknown: the claims have no username, and there is no secret key to look it up"),
-        (&vendors.settings(), json!({}), "unknown: the claims have no username, and there is no sub to look it up"),
+        (&settings, json!({}), "unknown: the claims have no username, and looking it up needs a secret key"),
+        (&vendors.settings(), json!({}), "unknown: the claims have no username, and looking it up needs a sub"),
     ] {
         let output = run(settings, POLICY, &claims.to_string(), &["explain", "--claims", "-"]);
         assert!(text(&output).contains(note), "{}", text(&output));
@@ -320,9 +320,9 @@ async fn what_is_not_explained_says_why_and_shows_no_token() {
         ("[]", &["explain", "--claims", INPUT], 1, "the claims are not a JSON object"),
         ("", &["explain", "--claims", &token], 1, "the file of --claims cannot be read"),
         ("", &["explain", "--claims", INPUT, &token], 1, "unexpected argument"),
-        ("", &["explain", "--claims", INPUT, "--param", &token], 1, "--param wants"),
+        ("", &["explain", "--claims", INPUT, "--param", &token], 1, "invalid --param"),
         ("{}", &["explain", "--claims", INPUT, "--param", "ttl=0"], 1, "No token: 400, code 40003"),
-        ("{}", &["explain", "--claims", INPUT, "--param", "role=admin"], 1, "--param wants"),
+        ("{}", &["explain", "--claims", INPUT, "--param", "role=admin"], 1, "invalid --param"),
     ] {
         let output = run(&vendors.settings(), POLICY, input, arguments);
         assert!(text(&output).contains(message), "{message} is not in {}", text(&output));
