@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Number};
+use serde_json::{Map, Number, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::{
@@ -46,7 +46,7 @@ pub struct Case<'p> {
     /// The policy that it tests.
     pub policy: &'p PolicyUnderTest,
     /// The claims of the session token.
-    pub claims: Map<String, serde_json::Value>,
+    pub claims: Map<String, Value>,
     /// The token params, as a client would send them.
     pub params: Vec<(String, String)>,
     /// The expected outcome.
@@ -101,10 +101,7 @@ impl Parser<'_> {
         let name = self.name(value, keys, "[[cases]]");
         self.reject_unknown(keys, "name, tenant, claims, params, expect", "key");
         let policy = self.policy_under_test(value, keys, policies);
-        let claims = self.required(value, keys, "claims").and_then(|claims| {
-            self.table(claims)?;
-            self.json(claims)
-        });
+        let claims = self.required(value, keys, "claims").and_then(|claims| self.object(claims));
         let params = keys.get("params").and_then(|params| self.params(params));
         let expected = self.required(value, keys, "expect").and_then(|expected| self.expectation(expected));
         let jwt_only = std::mem::take(&mut self.jwt_only);
@@ -114,7 +111,7 @@ impl Parser<'_> {
         Some(Case {
             name: name?,
             policy: policy?,
-            claims: claims?.as_object()?.clone(),
+            claims: claims?,
             params: params.unwrap_or_default(),
             expected: expected?,
         })
@@ -145,13 +142,8 @@ impl Parser<'_> {
     fn params(&mut self, value: &Node<'_>) -> Option<Vec<(String, String)>> {
         let keys = self.table(value)?;
         self.reject_unknown(keys, "capability, ttl, clientId, organization", "token param");
-        self.each(keys, |parser, (key, value)| {
-            let text = match parser.json(value)? {
-                serde_json::Value::String(text) => text,
-                other => other.to_string(),
-            };
-            Some((key.get_ref().to_string(), text))
-        })
+        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Some(self.object(value)?.into_iter().map(|(name, value)| (name, text(value))).collect())
     }
 
     fn expectation(&mut self, value: &Node<'_>) -> Option<Expected> {
@@ -205,17 +197,19 @@ impl Parser<'_> {
         capability
     }
 
+    fn object(&mut self, value: &Node<'_>) -> Option<Map<String, Value>> {
+        let table = self.table(value)?;
+        let pairs = self.each(table, |parser, (key, value)| Some((key.get_ref().to_string(), parser.json(value)?)))?;
+        Some(pairs.into_iter().collect())
+    }
+
     /// The value in JSON, which has no dates and only finite numbers.
-    fn json(&mut self, value: &Node<'_>) -> Option<serde_json::Value> {
+    fn json(&mut self, value: &Node<'_>) -> Option<Value> {
         let number = match value.get_ref() {
             DeValue::String(text) => return Some(text.to_string().into()),
             DeValue::Boolean(value) => return Some((*value).into()),
             DeValue::Array(values) => return self.each(values, Self::json).map(Into::into),
-            DeValue::Table(table) => {
-                let pairs =
-                    self.each(table, |parser, (key, value)| Some((key.get_ref().to_string(), parser.json(value)?)));
-                return Some(pairs?.into_iter().collect());
-            }
+            DeValue::Table(_) => return self.object(value).map(Into::into),
             DeValue::Integer(number) => integer(number).map(Number::from),
             DeValue::Float(number) => number.as_str().replace('_', "").parse().ok().and_then(Number::from_f64),
             DeValue::Datetime(_) => None,
@@ -291,6 +285,8 @@ claims = {}
 expect = { capability = "key" }
 "#;
         assert!(Case::parse_all(text, "FILE", &[policy(TokenFormat::Jwt)]).is_ok());
+        let without = &text[text.rfind("[[cases]]").unwrap()..];
+        assert!(Case::parse_all(without, "FILE", &[policy(TokenFormat::TokenRequest)]).is_ok());
         for format in [TokenFormat::TokenRequest, TokenFormat::TokenDetails] {
             insta::allow_duplicates! {
                 insta::assert_snapshot!(problems(text, format), @r##"
