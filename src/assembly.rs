@@ -55,22 +55,25 @@ pub enum AssemblyError {
 
 /// Makes all parts. Needs a Tokio runtime.
 pub fn assemble(config: &Config) -> Result<Parts, AssemblyError> {
-    let http = outgoing::client()?;
     let now = UnixMillis::now();
     let mut metrics = Metrics::new(now);
-    let denial_ttl = config.revocation.denial_ttl;
-    let make_tenant = |tenant: &TenantConfig| {
-        let metrics = metrics.tenant(tenant.name().as_str());
-        make_tenant(tenant, denial_ttl, &http, metrics)
-    };
-    let tenants = config.tenants.iter().map(make_tenant).collect::<Result<_, _>>()?;
-    let tenants = Arc::new(Tenants::new(tenants));
+    let tenants = Arc::new(tenants(config, &metrics)?);
     let store = make_store(config, Arc::clone(&tenants))?;
     metrics.register(Box::new(StoreCollector { store: Arc::clone(&store), clock: Arc::new(UnixMillis::now) }));
     let revocation = Arc::new(Revocation::new(Arc::clone(&store), Arc::clone(&tenants), now));
     let without_tenant = tenants.only().map_or_else(|| metrics.tenant(Metrics::NO_TENANT), |only| only.metrics.clone());
     let issuer = Issuer::new(Arc::clone(&tenants), store, config.limits.tokens.map(TokenLimit::new), without_tenant);
     Ok(Parts { tenants, issuer, revocation, metrics })
+}
+
+/// Makes the tenants. Needs a Tokio runtime.
+pub(crate) fn tenants(config: &Config, metrics: &Metrics) -> Result<Tenants, AssemblyError> {
+    let http = outgoing::client()?;
+    let make = |tenant: &TenantConfig| {
+        let metrics = metrics.tenant(tenant.name().as_str());
+        make_tenant(tenant, config.revocation.denial_ttl, &http, metrics)
+    };
+    Ok(Tenants::new(config.tenants.iter().map(make).collect::<Result<_, _>>()?))
 }
 
 fn make_tenant(
@@ -98,7 +101,10 @@ fn make_tenant(
     Ok(Tenant {
         name: config.name(),
         publishable_key: clerk.publishable_key_here(),
-        verifier: verifier(clerk, denial_ttl, http, || metrics.signing_key_refreshes())?,
+        verifier: Verifier::new(
+            signing_keys(clerk, http, || metrics.signing_key_refreshes())?,
+            clerk.session_rules(denial_ttl),
+        ),
         webhook_secrets: clerk.signing_secrets()?,
         identity: Identity::new(config.token.client_id.clone(), users(clerk, http, metrics.user_lookups())),
         policy: ArcSwap::from_pointee(config.policy.clone()),
@@ -127,16 +133,14 @@ fn make_store(config: &Config, tenants: Arc<Tenants>) -> Result<Arc<dyn Store>, 
     Ok(Arc::new(RedisStore::start(&redis.address, &redis.prefix, redis.on_failure, &bounds, clock, on_forget)?))
 }
 
-/// The signing keys of the configured source.
-pub(crate) fn signing_keys(
+/// The signing keys of the configured source. Calls `counts` only for a JWKS.
+fn signing_keys(
     config: &ClerkConfig,
     http: &reqwest::Client,
     counts: impl FnOnce() -> RefreshCounts,
 ) -> Result<SigningKeys, InvalidPem> {
     let (url, secret_key) = match config.key_source() {
-        KeySource::Pem => {
-            return SigningKeys::from_pem(config.jwt_key.as_deref().unwrap_or_default());
-        }
+        KeySource::Pem => return SigningKeys::from_pem(config.jwt_key.as_deref().unwrap_or_default()),
         KeySource::BackendApi(url) => (url, config.secret_key.clone()),
         KeySource::FrontendApi(url) => (url, None),
     };
@@ -144,18 +148,8 @@ pub(crate) fn signing_keys(
     Ok(SigningKeys::Jwks(jwks))
 }
 
-/// Verifies the session tokens of a Clerk instance. `counts` is called only where the keys come from a JWKS.
-pub(crate) fn verifier(
-    clerk: &ClerkConfig,
-    denial_ttl: Duration,
-    http: &reqwest::Client,
-    counts: impl FnOnce() -> RefreshCounts,
-) -> Result<Verifier, AssemblyError> {
-    Ok(Verifier::new(signing_keys(clerk, http, counts)?, clerk.session_rules(denial_ttl)))
-}
-
 /// The users of a Clerk instance. None without a secret key.
-pub(crate) fn users(clerk: &ClerkConfig, http: &reqwest::Client, counts: LookupCounts) -> Option<Users> {
+fn users(clerk: &ClerkConfig, http: &reqwest::Client, counts: LookupCounts) -> Option<Users> {
     let secret_key = clerk.secret_key.clone()?;
     let api = BackendApi::new(clerk.api_url.clone(), secret_key, http.clone());
     Some(Users::new(api, clerk.user_cache_ttl, Detached::on_current_runtime(), counts))

@@ -2,18 +2,24 @@
 
 mod check;
 mod explain;
+mod failure;
 mod healthcheck;
+mod listener;
+mod output;
 mod policy_cases;
 mod revoke;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
+use self::{failure::Failure, output::Output};
 use crate::{
-    assembly::AssemblyError,
-    config::{Config, InvalidPolicyTests, Problems, Sources, mount_warning, settings},
-    server::{Server, StartError},
+    config::{Config, Sources, mount_warning, settings},
+    server::Server,
     telemetry,
 };
 
@@ -44,9 +50,9 @@ enum Command {
     },
     /// Show who a session is, which rules match and why, and what it gets. Exit code 0: a token
     Explain(explain::Arguments),
-    /// Tell the running service to end a user's access now. Exit code 0: all of it is done
+    /// Tell the running service to end a user's access now. Exit code 0: everything is done
     Revoke(revoke::Arguments),
-    /// Ask the running service whether it is alive. Exit code 0: it is. For a container's HEALTHCHECK
+    /// Ask the running service whether it is alive, for a container's HEALTHCHECK. Exit code 0: it is alive
     Healthcheck,
 }
 
@@ -67,53 +73,38 @@ Examples:
   ably-clerk-auth check --policy-tests policy-tests.toml      run policy tests, without network or keys
   ably-clerk-auth explain --help                              options of a command
 
-Exit codes: 0 success; 1 failure (of explain: no token; of revoke: something is not done); 2 unknown argument"
+Exit codes: 0 success; 1 failure (of explain: no token; of revoke: not everything is done); 2 unknown argument"
     )
 }
 
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("{0}Nothing was started. `ably-clerk-auth --help` lists all settings.")]
-    Config(#[from] Problems),
-    #[error(transparent)]
-    Start(#[from] StartError),
-    #[error(transparent)]
-    Assembly(#[from] AssemblyError),
-    #[error("the server stopped: {0}")]
-    Serve(std::io::Error),
-    #[error("{0}")]
-    Unhealthy(String),
-    #[error(transparent)]
-    PolicyTests(#[from] InvalidPolicyTests),
-    #[error("{0}")]
-    Input(String),
-}
-
 impl Cli {
-    /// Runs the command. Exit code 0 is success.
+    /// Runs the command.
+    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command reports on the terminal, not in the log")]
     pub async fn run(self) -> ExitCode {
         let config = self.config.as_deref();
         let outcome = match self.command.unwrap_or_default() {
             Command::Serve => serve(config).await,
-            Command::Check { policy_tests: Some(file) } => return policy_cases::run(config, &file).await,
-            Command::Check { policy_tests: None } => return check::run(config).await,
-            Command::Explain(arguments) => return explain::run(config, arguments).await,
-            Command::Revoke(arguments) => return revoke::run(config, arguments).await,
+            Command::Check { policy_tests: Some(file) } => policy_cases::run(config, &file).await,
+            Command::Check { policy_tests: None } => check::run(config).await,
+            Command::Explain(arguments) => explain::run(config, arguments).await,
+            Command::Revoke(arguments) => revoke::run(config, arguments).await,
             Command::Healthcheck => healthcheck::run(config).await,
         };
         match outcome {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(Output { text, has_failed }) => {
+                print!("{text}");
+                ExitCode::from(u8::from(has_failed))
+            }
             Err(failure) => {
-                complain(&failure);
+                eprintln!("ably-clerk-auth: {failure}");
                 ExitCode::FAILURE
             }
         }
     }
 }
 
-async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
-    let path = config.map(std::path::Path::to_owned);
+async fn serve(config: Option<&Path>) -> Result<Output, Failure> {
+    let path = config.map(Path::to_owned);
     let file = Sources::toml_file(config);
     let mount_warning = mount_warning(Sources::toml_path(config));
     let (config, _) = Config::load(&Sources::with_file(config, &file))?;
@@ -130,10 +121,5 @@ async fn serve(config: Option<&std::path::Path>) -> Result<(), Failure> {
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     server.run_until_stopped().await.map_err(Failure::Serve)?;
     tracing::info!("stopped");
-    Ok(())
-}
-
-#[expect(clippy::print_stderr, reason = "a command reports its failure on the terminal, not in the log")]
-fn complain(failure: &Failure) {
-    eprintln!("ably-clerk-auth: {failure}");
+    Ok(Output::default())
 }

@@ -35,7 +35,7 @@ pub use cors::CorsConfig;
 pub use limits::LimitsConfig;
 pub use log::LogConfig;
 pub use mount::mount_warning;
-pub use policy_cases::{Case, Expected, PolicyTests};
+pub use policy_cases::{Case, Expected, ExpectedGrant, PolicyUnderTest};
 pub use problem::{InvalidPolicyTests, Problem, Problems};
 pub use reader::Provenance;
 pub use redis::RedisConfig;
@@ -48,7 +48,7 @@ pub use token::{TokenConfig, UnruledCapability};
 
 use reader::{RawValues, Reader};
 
-use crate::{policy::Policy, tenant::TenantName};
+use crate::tenant::TenantName;
 
 /// All settings, validated.
 #[derive(Clone, Debug)]
@@ -68,17 +68,6 @@ pub struct Config {
     /// `[log]`.
     pub log: LogConfig,
     values: RawValues,
-}
-
-/// What policy tests need of a tenant's settings. Keys are not among them, so that the tests run wherever the file is.
-#[derive(Clone, Debug)]
-pub struct PolicyUnderTest {
-    /// The tenant.
-    pub tenant: TenantName,
-    /// Its policy.
-    pub policy: Policy,
-    /// Its tokens.
-    pub token: TokenConfig,
 }
 
 impl Config {

@@ -1,5 +1,6 @@
 //! Sessions: the content of verified session tokens.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{invalid::Invalid, jwt::is_javascript_space};
@@ -48,7 +49,7 @@ impl<T: Into<String>> From<T> for ClaimPath {
 }
 
 /// An active organization, with the user's role and permissions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Organization {
     /// `org_…`
     pub id: String,

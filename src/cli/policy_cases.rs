@@ -1,187 +1,132 @@
-//! `check --policy-tests`: runs an operator's own tests of the policy. No network, no keys.
+//! `check --policy-tests`: runs an operator's own tests of the policy, without network or keys.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
+    fs,
     path::Path,
-    process::ExitCode,
-    time::Duration,
 };
 
 use serde_json::Number;
 
-use super::{Failure, complain};
+use super::{
+    failure::Failure,
+    output::{Output, in_words},
+};
 use crate::{
-    ably::{Capability, Ttl},
+    ably::{Capability, Operations, Ttl},
     clerk::Examined,
     clock::UnixMillis,
-    config::{Case, Config, Expected, PolicyTests, PolicyUnderTest, Sources},
+    config::{Case, Config, Expected, ExpectedGrant, PolicyUnderTest, Sources},
     identity::Identity,
-    issuer::{Claims, Explainer},
+    issuer::{Claims, Explainer, TokenExplanation},
     refusal::{Refusal, Row},
 };
 
-/// One line of a diff.
-struct Difference {
-    what: String,
-    expected: String,
-    got: String,
-}
-
-#[expect(clippy::print_stdout, reason = "the report is what the command is for")]
-pub(super) async fn run(config: Option<&Path>, file: &Path) -> ExitCode {
-    match report(config, file).await {
-        Ok((report, exit_code)) => {
-            print!("{report}");
-            exit_code
-        }
-        Err(failure) => {
-            complain(&failure);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn report(config: Option<&Path>, file: &Path) -> Result<(String, ExitCode), Failure> {
-    let PolicyTests(cases) = PolicyTests::read(file)?;
+pub(super) async fn run(config: Option<&Path>, file: &Path) -> Result<Output, Failure> {
     let policies = Config::policies_only(&Sources::read(config))?;
-    let cases = cases.iter().map(|case| Ok((case, under_test(&policies, case)?)));
-    let cases: Vec<(&Case, &PolicyUnderTest)> = cases.collect::<Result<_, Failure>>()?;
-    PolicyTests::fit(cases.iter().map(|(case, policy)| (*case, policy.token.format)))?;
-    let mut report = String::new();
+    let path = file.display().to_string();
+    let text = fs::read_to_string(file).map_err(|error| Failure::Other(format!("{path} cannot be read: {error}")))?;
+    let cases = Case::parse_all(&text, &path, &policies)?;
+    let mut text = String::new();
     let mut failed = 0;
-    for (case, policy) in &cases {
-        let differences = differences(policy, case).await;
-        if differences.is_empty() {
-            _ = writeln!(report, "ok    {}", case.name);
-        } else {
-            failed += 1;
-            _ = writeln!(report, "FAIL  {}", case.name);
-            render(&differences, &mut report);
-        }
+    for case in &cases {
+        let differences = differences(case).await;
+        let has_passed = differences.0.is_empty();
+        failed += usize::from(!has_passed);
+        _ = write!(text, "{}  {}\n{differences}", if has_passed { "ok  " } else { "FAIL" }, case.name);
     }
-    _ = writeln!(report, "{} passed, {failed} failed", cases.len() - failed);
-    Ok((report, if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+    _ = writeln!(text, "{} passed, {failed} failed", cases.len() - failed);
+    Ok(Output { text, has_failed: failed > 0 })
 }
 
-/// The policy that a case is for.
-fn under_test<'a>(policies: &'a [PolicyUnderTest], case: &Case) -> Result<&'a PolicyUnderTest, Failure> {
-    let names = || policies.iter().map(|policy| policy.tenant.as_str()).collect::<Vec<_>>().join(", ");
-    match (policies, &case.tenant) {
-        ([only], None) => Ok(only),
-        (_, None) => Err(Failure::Input(format!(
-            "[[cases]] {:?} does not say whose policy it is for; add tenant = one of: {}",
-            case.name,
-            names()
-        ))),
-        (_, Some(name)) => policies.iter().find(|policy| policy.tenant == *name).ok_or_else(|| {
-            Failure::Input(format!("[[cases]] {:?}: no tenant is called {name}; there are: {}", case.name, names()))
-        }),
-    }
-}
-
-fn render(differences: &[Difference], report: &mut String) {
-    let width = |text: fn(&Difference) -> &str| {
-        differences.iter().map(|difference| text(difference).chars().count()).max().unwrap_or_default()
-    };
-    let (what_width, expected_width) = (width(|difference| &difference.what), width(|difference| &difference.expected));
-    for Difference { what, expected, got } in differences {
-        _ = writeln!(report, "        {what:what_width$}  expected {expected:expected_width$}  got {got}");
-    }
-}
-
-/// How what a case gets differs from what it expects.
-async fn differences(PolicyUnderTest { policy, token, .. }: &PolicyUnderTest, case: &Case) -> Vec<Difference> {
+async fn differences(case: &Case<'_>) -> Differences {
+    let PolicyUnderTest { policy, token, .. } = case.policy;
     let now = UnixMillis::now();
     let examined = Examined::from_claims(case.claims.clone(), now);
-    let Some(session) = &examined.session else {
-        let refusal = examined.refused.map(Refusal::from);
-        return compare_refusals(&case.expected, refusal.as_ref());
-    };
     let identity = Identity::new(token.client_id.clone(), None);
-    let explainer = Explainer { identity: &identity, policy, format: token.format, api_key: None };
-    let explained = explainer.explain(&examined, session, Claims::Some, &case.params, now).await;
-    let (None, Ok(grant), Expected::Granted { capability, ttl, client_id, channel_claims, publish_rate }) =
-        (&explained.refusal, &explained.policy.outcome, &case.expected)
-    else {
-        return compare_refusals(&case.expected, explained.refusal.as_ref());
-    };
-    let mut differences = compare_capabilities(capability.as_ref(), grant.capability.as_ref());
-    let got = grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT);
-    if let Some(ttl) = ttl.filter(|ttl| *ttl != got) {
-        differences.push(Difference { what: "ttl".into(), expected: in_words(ttl), got: in_words(got) });
-    }
-    if let Some(expected) = client_id {
-        let got = explained.client_id.map_or_else(|error| format!("none: {error}"), |id| id.to_string());
-        if got != *expected {
-            differences.push(Difference { what: "client_id".into(), expected: expected.clone(), got });
+    let explainer = Explainer { identity: &identity, policy, jwt_key: None };
+    let explained = explainer.explain(&examined, Claims::Some, &case.params, now).await;
+    let refusal = explained.as_ref().map_or(examined.refused.map(Refusal::from), |explained| explained.refusal);
+    match (&case.expected, refusal.as_ref().map(Refusal::row), explained) {
+        (Expected::Granted(expected), None, Some(explained)) => compare_grants(expected, explained),
+        (Expected::Refused(code), Some(got), _) if got.code == *code => Differences::default(),
+        (expected, got, _) => {
+            let expected = match expected {
+                Expected::Refused(code) => format!("refused, {code}"),
+                Expected::Granted(_) => "a token".to_owned(),
+            };
+            let got = got.map(|Row { code, message, .. }| format!("refused, {code}: {message}"));
+            let mut differences = Differences::default();
+            differences.compare("outcome", Some(&expected), Some(got.as_deref().unwrap_or("a token")));
+            differences
         }
     }
-    if let Some(expected) = channel_claims {
-        let is_same = |expected: &String, got: &String| expected == got;
-        differences.extend(compare_by_resource("channel_claims", expected, &grant.channel_claims, is_same));
+}
+
+fn compare_grants(expected: &ExpectedGrant, got: TokenExplanation) -> Differences {
+    let ExpectedGrant { capability, ttl, client_id, channel_claims, publish_rate } = expected;
+    let grant = got.policy.outcome.unwrap_or_default();
+    let mut differences = Differences::default();
+    let kind = |capability: &Option<Capability>| if capability.is_some() { "resources" } else { "the key's own" };
+    differences.compare("capability", Some(kind(capability)), Some(kind(&grant.capability)));
+    differences.compare_tables("", &operations(capability.as_ref()), &operations(grant.capability.as_ref()));
+    if let Some(ttl) = ttl {
+        let got = grant.ttl.unwrap_or(Ttl::ABLY_DEFAULT);
+        differences.compare("ttl", Some(&in_words(*ttl)), Some(&in_words(got)));
     }
-    if let Some(expected) = publish_rate {
-        let is_same = |expected: &Number, got: &Number| expected.as_f64() == got.as_f64();
-        differences.extend(compare_by_resource("publish_rate", expected, &grant.publish_rate, is_same));
+    if let Some(client_id) = client_id {
+        let got = got.client_id.map_or_else(|error| format!("none: {error}"), |id| id.to_string());
+        differences.compare("client_id", Some(client_id), Some(&got));
+    }
+    if let Some(channel_claims) = channel_claims {
+        differences.compare_tables("channel_claims ", channel_claims, &grant.channel_claims);
+    }
+    if let Some(publish_rate) = publish_rate {
+        differences.compare_tables("publish_rate ", &rates(publish_rate), &rates(&grant.publish_rate));
     }
     differences
 }
 
-/// Where two tables of what only a JWT carries differ.
-fn compare_by_resource<T: fmt::Display>(
-    key: &str,
-    expected: &BTreeMap<String, T>,
-    got: &BTreeMap<String, T>,
-    is_same: impl Fn(&T, &T) -> bool,
-) -> Vec<Difference> {
-    let in_words = |value: Option<&T>| value.map_or_else(|| "nothing".to_owned(), T::to_string);
-    let resources: BTreeSet<_> = expected.keys().chain(got.keys()).collect();
-    let differ = resources.into_iter().filter_map(|resource| {
-        let (expected, got) = (expected.get(resource), got.get(resource));
-        let is_same = expected.zip(got).is_some_and(|(expected, got)| is_same(expected, got));
-        let what = format!("{key} {resource}");
-        (!is_same).then(|| Difference { what, expected: in_words(expected), got: in_words(got) })
-    });
-    differ.collect()
+/// The operations of each resource.
+fn operations(capability: Option<&Capability>) -> BTreeMap<String, String> {
+    let resources = capability.into_iter().flat_map(Capability::resources);
+    let in_words = |operations: Operations| operations.names().collect::<Vec<_>>().join(", ");
+    resources.map(|(resource, operations)| (resource.to_owned(), in_words(operations))).collect()
 }
 
-fn compare_refusals(expected: &Expected, got: Option<&Refusal>) -> Vec<Difference> {
-    let got = got.map(Refusal::row);
-    let expected = match expected {
-        Expected::Refused(code) if got.is_some_and(|got| got.code == *code) => return Vec::new(),
-        Expected::Refused(code) => format!("refused, {code}"),
-        Expected::Granted { .. } => "a token".to_owned(),
-    };
-    let got =
-        got.map_or_else(|| "a token".to_owned(), |Row { code, message, .. }| format!("refused, {code}: {message}"));
-    vec![Difference { what: "outcome".into(), expected, got }]
+/// The rates, of which 5 and 5.0 are the same.
+fn rates(rates: &BTreeMap<String, Number>) -> BTreeMap<String, String> {
+    let in_words = |rate: &Number| rate.as_f64().map_or_else(|| rate.to_string(), |rate| rate.to_string());
+    rates.iter().map(|(resource, rate)| (resource.clone(), in_words(rate))).collect()
 }
 
-fn compare_capabilities(expected: Option<&Capability>, got: Option<&Capability>) -> Vec<Difference> {
-    let mut resources: BTreeMap<&str, [String; 2]> = BTreeMap::new();
-    for (side, capability) in [expected, got].into_iter().enumerate() {
-        let Some(capability) = capability else { continue };
-        for (resource, operations) in capability.resources() {
-            resources.entry(resource).or_default()[side] = operations.names().collect::<Vec<_>>().join(", ");
+/// The parts of a token that differ from what a case expects: their names, what is expected, and what the session gets.
+#[derive(Default)]
+struct Differences(Vec<[String; 3]>);
+
+impl Differences {
+    fn compare(&mut self, what: &str, expected: Option<&str>, got: Option<&str>) {
+        if expected != got {
+            self.0.push([what, expected.unwrap_or("nothing"), got.unwrap_or("nothing")].map(str::to_owned));
         }
     }
-    let or_nothing = |text: String| if text.is_empty() { "nothing".to_owned() } else { text };
-    let differ = |(resource, [expected, got]): (&str, [String; 2])| {
-        let (expected, got) = (or_nothing(expected), or_nothing(got));
-        (expected != got).then(|| Difference { what: resource.to_owned(), expected, got })
-    };
-    let whole = |capability: Option<&Capability>| {
-        if capability.is_some() { "resources".to_owned() } else { "the key's own".to_owned() }
-    };
-    let mut differences = Vec::new();
-    if expected.is_none() != got.is_none() {
-        differences.push(Difference { what: "capability".into(), expected: whole(expected), got: whole(got) });
+
+    fn compare_tables(&mut self, prefix: &str, expected: &BTreeMap<String, String>, got: &BTreeMap<String, String>) {
+        for key in expected.keys().chain(got.keys()).collect::<BTreeSet<_>>() {
+            let [expected, got] = [expected, got].map(|table| table.get(key).map(String::as_str));
+            self.compare(&format!("{prefix}{key}"), expected, got);
+        }
     }
-    differences.extend(resources.into_iter().filter_map(differ));
-    differences
 }
 
-pub(super) fn in_words(ttl: Ttl) -> String {
-    humantime::format_duration(Duration::from_millis(ttl.as_millis())).to_string()
+impl fmt::Display for Differences {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = |column: usize| self.0.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+        let [what_width, expected_width] = [0, 1].map(width);
+        for [what, expected, got] in &self.0 {
+            writeln!(f, "        {what:what_width$}  expected {expected:expected_width$}  got {got}")?;
+        }
+        Ok(())
+    }
 }

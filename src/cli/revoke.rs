@@ -3,7 +3,6 @@
 use std::{
     fmt::Write as _,
     path::Path,
-    process::ExitCode,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -11,10 +10,14 @@ use clap::Args;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
 
-use super::{Failure, complain, explain::printable, healthcheck::reachable};
+use super::{
+    failure::Failure,
+    listener,
+    output::{Output, printable},
+};
 use crate::{
     clock::UnixMillis,
-    config::{Config, Sources},
+    config::{AdminConfig, Config, Sources},
     outgoing::causes,
     revocation::operator::{
         DenialOutcome, LiveTokenKnowledge, Report, RevocationRequestBody, TargetReport, TargetReportOutcome,
@@ -33,55 +36,46 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-#[expect(clippy::print_stdout, reason = "the report is what the command is for")]
-pub(super) async fn run(config: Option<&Path>, Arguments { request, json }: Arguments) -> ExitCode {
-    let report = match send(config, &request).await {
-        Ok(report) => report,
-        Err(failure) => {
-            complain(&failure);
-            return ExitCode::FAILURE;
-        }
-    };
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
+pub(super) async fn run(config: Option<&Path>, Arguments { request, json }: Arguments) -> Result<Output, Failure> {
+    let admin = Config::admin_only(&Sources::read(config))?;
+    let report = send(&admin, &request).await.map_err(|error| Failure::Other(printable(&error)))?;
+    let text = if json {
+        serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
     } else {
-        print!("{}", printable(&as_text(&report)));
-    }
-    if report.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        printable(&as_text(&report))
+    };
+    Ok(Output { text, has_failed: !report.complete })
 }
 
-async fn send(config: Option<&Path>, request: &RevocationRequestBody) -> Result<Report, Failure> {
-    let admin = Config::admin_only(&Sources::read(config))?;
-    let Some(address) = admin.address else {
-        return Err(Failure::Input("the admin listener is off: ADMIN_PORT is 0. Nothing is revoked".into()));
+async fn send(admin: &AdminConfig, request: &RevocationRequestBody) -> Result<Report, String> {
+    let address = admin.address.ok_or("the admin listener is off: ADMIN_PORT is 0. Nothing is revoked")?;
+    let url = listener::url(address, "/revocations");
+    let post = async {
+        let mut post = listener::client(TIMEOUT)?.post(&url).json(request);
+        if let Some(token) = &admin.token {
+            post = post.bearer_auth(token.expose_secret());
+        }
+        let response = post.send().await?;
+        Ok((response.status(), response.bytes().await?))
     };
-    let url = format!("http://{}/revocations", reachable(address));
-    let failed = |error: reqwest::Error| {
+    let (status, body) = post.await.map_err(|error: reqwest::Error| {
         let hint = if error.is_connect() {
             "Nothing is revoked. Does the service run with this ADMIN_HOST and ADMIN_PORT?"
         } else {
-            "It is not known whether anything is revoked: send the request again"
+            "It is unknown whether anything is revoked: send the request again"
         };
-        Failure::Input(format!("no answer from {url}: {}. {hint}", causes(&error.without_url())))
-    };
-    // No proxy and plain HTTP: the listener is on this machine or a private network.
-    let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().timeout(TIMEOUT).build().map_err(failed)?;
-    let mut post = client.post(&url).json(request);
-    if let Some(token) = &admin.token {
-        post = post.bearer_auth(token.expose_secret());
-    }
-    let response = post.send().await.map_err(failed)?;
-    let status = response.status();
-    let answer = response.bytes().await.map_err(failed)?;
+        format!("no answer from {url}: {}. {hint}", causes(&error.without_url()))
+    })?;
     if !status.is_success() {
-        let error = serde_json::from_slice::<Value>(&answer).unwrap_or_default();
+        let error = serde_json::from_slice::<Value>(&body).unwrap_or_default();
         let message = error.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
-        let text = format!("{url} refused the request with status {}: {message} Nothing is revoked.", status.as_u16());
-        return Err(Failure::Input(printable(&text)));
+        return Err(format!(
+            "{url} refused the request with status {}: {message} Nothing is revoked.",
+            status.as_u16()
+        ));
     }
-    serde_json::from_slice(&answer).map_err(|_| {
-        Failure::Input(format!("{url} did not answer with a report: is it this service, in this version?"))
-    })
+    serde_json::from_slice(&body)
+        .map_err(|_| format!("{url} did not answer with a report: is it this service, in this version?"))
 }
 
 fn as_text(report: &Report) -> String {
@@ -103,16 +97,16 @@ fn as_text(report: &Report) -> String {
             Some(false) => "FAIL",
             None => "    ",
         };
-        let _ = writeln!(text, "{mark}  {label:width$}  {outcome}");
+        _ = writeln!(text, "{mark}  {label:width$}  {outcome}");
     }
     if let Some(at) = report.repeated_at {
-        let _ = writeln!(text, "      Ably revokes once more at {}, unless the denial is lifted by then.", utc(at));
+        _ = writeln!(text, "      Ably revokes once more at {}, unless the denial is lifted by then.", utc(at));
     }
     for warning in &report.warnings {
-        let _ = writeln!(text, "warn  {warning}");
+        _ = writeln!(text, "warn  {warning}");
     }
     if let Some(reminder) = &report.reminder {
-        let _ = writeln!(text, "\n{reminder}");
+        _ = writeln!(text, "\n{reminder}");
     }
     text + last_line(report) + "\n"
 }
@@ -122,7 +116,7 @@ fn last_line(report: &Report) -> &'static str {
     let was_anything_denied = report.denials.iter().any(|denial| denial.outcome != DenialOutcome::NotDenied);
     match (report.dry_run, report.complete, report.live_tokens) {
         (true, ..) => "A dry run: nothing was changed.",
-        (false, false, _) => "Not all is done.",
+        (false, false, _) => "Not everything is done.",
         (false, true, Some(LiveTokenKnowledge::NoneKnown)) => "Denied. No live token was known.",
         (false, true, Some(LiveTokenKnowledge::NotNoted)) => "Denied. Live tokens are not recorded.",
         (false, true, None) if !was_anything_denied => "There was nothing to lift.",
@@ -134,9 +128,7 @@ fn denial_text(outcome: DenialOutcome) -> String {
     let later = "Redis cannot be used, and gets it later";
     match outcome {
         DenialOutcome::Denied { until } => format!("denied until {}", utc(until)),
-        DenialOutcome::DeniedHereOnly { until } => {
-            format!("denied until {} at this replica only: {later}", utc(until))
-        }
+        DenialOutcome::DeniedHereOnly { until } => format!("denied until {} at this replica only: {later}", utc(until)),
         DenialOutcome::Lifted => "no longer denied".into(),
         DenialOutcome::LiftedHereOnly => format!("no longer denied at this replica only: {later}"),
         DenialOutcome::NotDenied => "was not denied".into(),

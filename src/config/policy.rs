@@ -86,7 +86,7 @@ pub(super) struct Parser<'a> {
     names: BTreeSet<String>,
     revocable: bool,
     require: Option<Condition>,
-    problems: Vec<(usize, Problem)>,
+    pub(super) problems: Vec<(usize, Problem)>,
     /// The problems there are unless tokens are JWTs.
     pub(super) jwt_only: Vec<(usize, Problem)>,
 }
@@ -129,7 +129,12 @@ impl<'a> Parser<'a> {
     }
 
     /// What `read` makes of each table of a list, without those that are invalid.
-    pub(super) fn tables<T>(&mut self, value: &Node<'_>, list: &str, read: Read<'a, T>) -> Vec<T> {
+    pub(super) fn tables<T>(
+        &mut self,
+        value: &Node<'_>,
+        list: &str,
+        read: impl Fn(&mut Self, &Node<'_>) -> Option<T>,
+    ) -> Vec<T> {
         list.clone_into(&mut self.subject);
         let tables = self.list(value, &format!("tables, each below {list}")).unwrap_or_default();
         let read_at = |(index, table)| {

@@ -1,18 +1,19 @@
-//! Tests of a policy: a TOML file of its own, with claims and what they are expected to get.
+//! Policy tests: a TOML file of cases, each with claims and the expected outcome.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::collections::BTreeMap;
 
-use serde_json::{Map, Number};
+use serde_json::{Map, Number, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::{
     policy::{Node, Parser, integer},
     problem::{InvalidPolicyTests, Problem},
     sources::{offset, position},
+    token::TokenConfig,
 };
 use crate::{
     ably::{Capability, TokenFormat, Ttl, code},
-    policy::reject_what_grants_nothing,
+    policy::{Policy, reject_what_grants_nothing},
     tenant::TenantName,
 };
 
@@ -26,65 +27,59 @@ const REFUSALS: [u32; 6] = [
     code::FORBIDDEN,
 ];
 
-/// The cases of a file, in its order.
+/// The settings of a tenant that policy tests use. They have no keys, so the tests run anywhere.
 #[derive(Clone, Debug)]
-pub struct PolicyTests(pub Vec<Case>);
+pub struct PolicyUnderTest {
+    /// The tenant.
+    pub tenant: TenantName,
+    /// Its policy.
+    pub policy: Policy,
+    /// Its tokens.
+    pub token: TokenConfig,
+}
 
 /// One `[[cases]]` table.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub struct Case<'p> {
     /// Its unique name.
     pub name: String,
-    /// The tenant whose policy it tests, if it names one.
-    pub tenant: Option<TenantName>,
+    /// The policy that it tests.
+    pub policy: &'p PolicyUnderTest,
     /// The claims of the session token.
-    pub claims: Map<String, serde_json::Value>,
+    pub claims: Map<String, Value>,
     /// The token params, as a client would send them.
     pub params: Vec<(String, String)>,
     /// The expected outcome.
     pub expected: Expected,
-    /// The problems there are unless tokens are JWTs.
-    jwt_only: Vec<Problem>,
 }
 
-/// What a case is expected to get.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The expected outcome of a case.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
     /// A refusal with this code.
     Refused(u32),
     /// A token.
-    Granted {
-        /// Its capability. None: the API key's.
-        capability: Option<Capability>,
-        /// Its ttl, if the case names one.
-        ttl: Option<Ttl>,
-        /// Its client ID, if the case names one.
-        client_id: Option<String>,
-        /// Its channel claims, if the case names them.
-        channel_claims: Option<BTreeMap<String, String>>,
-        /// Its publish rates, if the case names them.
-        publish_rate: Option<BTreeMap<String, Number>>,
-    },
+    Granted(ExpectedGrant),
 }
 
-impl PolicyTests {
-    /// Reads a file, or returns all its problems.
-    pub fn read(path: &Path) -> Result<Self, InvalidPolicyTests> {
-        let name = path.display().to_string();
-        match fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &name),
-            Err(error) => Err(InvalidPolicyTests(vec![Problem(format!("{name} cannot be read: {error}"))])),
-        }
-    }
+/// The parts of a token that a case names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExpectedGrant {
+    /// Its capability. None: the API key's.
+    pub capability: Option<Capability>,
+    /// Its ttl.
+    pub ttl: Option<Ttl>,
+    /// Its client ID.
+    pub client_id: Option<String>,
+    /// All its channel claims.
+    pub channel_claims: Option<BTreeMap<String, String>>,
+    /// All its publish rates.
+    pub publish_rate: Option<BTreeMap<String, Number>>,
+}
 
-    /// Whether tokens of each case's format can carry what it expects.
-    pub fn fit<'a>(cases: impl IntoIterator<Item = (&'a Case, TokenFormat)>) -> Result<(), InvalidPolicyTests> {
-        let others = cases.into_iter().filter(|(_, format)| *format != TokenFormat::Jwt);
-        let problems: Vec<_> = others.flat_map(|(case, _)| &case.jwt_only).cloned().collect();
-        if problems.is_empty() { Ok(()) } else { Err(InvalidPolicyTests(problems)) }
-    }
-
-    fn parse(text: &str, path: &str) -> Result<Self, InvalidPolicyTests> {
+impl<'p> Case<'p> {
+    /// Reads the cases of a file for these policies, or returns all its problems.
+    pub fn parse_all(text: &str, path: &str, policies: &'p [PolicyUnderTest]) -> Result<Vec<Self>, InvalidPolicyTests> {
         let document = DeTable::parse(text).map_err(|error| {
             let position = position(text, offset(text, &error));
             InvalidPolicyTests(vec![Problem(format!("{path}, {position}: {}", error.message()))])
@@ -93,48 +88,62 @@ impl PolicyTests {
         "the file".clone_into(&mut parser.subject);
         parser.reject_unknown(document.get_ref(), "cases", "key");
         let cases = parser.required(&document, document.get_ref(), "cases");
-        let cases = cases.map(|cases| parser.tables(cases, "[[cases]]", Parser::case)).unwrap_or_default();
+        let read = |parser: &mut Parser<'_>, case: &Node<'_>| parser.case(case, policies);
+        let cases = cases.map(|cases| parser.tables(cases, "[[cases]]", read)).unwrap_or_default();
         let problems: Vec<_> = parser.finish().collect();
-        if problems.is_empty() { Ok(Self(cases)) } else { Err(InvalidPolicyTests(problems)) }
+        if problems.is_empty() { Ok(cases) } else { Err(InvalidPolicyTests(problems)) }
     }
 }
 
 impl Parser<'_> {
-    fn case(&mut self, value: &Node<'_>) -> Option<Case> {
+    fn case<'p>(&mut self, value: &Node<'_>, policies: &'p [PolicyUnderTest]) -> Option<Case<'p>> {
         let keys = self.table(value)?;
         let name = self.name(value, keys, "[[cases]]");
         self.reject_unknown(keys, "name, tenant, claims, params, expect", "key");
-        let tenant = keys.get("tenant");
-        let tenant = tenant.and_then(|tenant| self.parsed(tenant, "the name of a tenant", TenantName::parse));
-        let claims = self.required(value, keys, "claims").and_then(|claims| {
-            self.table(claims)?;
-            self.json(claims)
-        });
+        let policy = self.policy_under_test(value, keys, policies);
+        let claims = self.required(value, keys, "claims").and_then(|claims| self.object(claims));
         let params = keys.get("params").and_then(|params| self.params(params));
         let expected = self.required(value, keys, "expect").and_then(|expected| self.expectation(expected));
-        let mut jwt_only = std::mem::take(&mut self.jwt_only);
-        jwt_only.sort_by_key(|(offset, _)| *offset);
+        let jwt_only = std::mem::take(&mut self.jwt_only);
+        if policy.is_some_and(|policy| policy.token.format != TokenFormat::Jwt) {
+            self.problems.extend(jwt_only);
+        }
         Some(Case {
             name: name?,
-            tenant,
-            claims: claims?.as_object()?.clone(),
+            policy: policy?,
+            claims: claims?,
             params: params.unwrap_or_default(),
             expected: expected?,
-            jwt_only: jwt_only.into_iter().map(|(_, problem)| problem).collect(),
         })
+    }
+
+    /// The policy of the tenant that a case names. With several tenants, each case names one.
+    fn policy_under_test<'p>(
+        &mut self,
+        case: &Node<'_>,
+        keys: &DeTable<'_>,
+        policies: &'p [PolicyUnderTest],
+    ) -> Option<&'p PolicyUnderTest> {
+        let names = || policies.iter().map(|policy| policy.tenant.as_str()).collect::<Vec<_>>().join(", ");
+        match (keys.get("tenant"), policies) {
+            (Some(tenant), _) => self.parsed(tenant, "the name of a tenant", |name| {
+                let named = policies.iter().find(|policy| policy.tenant.as_str() == name);
+                named.ok_or_else(|| format!("unknown tenant {name:?}; use one of: {}", names()))
+            }),
+            (None, [only]) => Some(only),
+            (None, _) => {
+                self.problem(case, format_args!("tenant is missing; add one of: {}", names()));
+                None
+            }
+        }
     }
 
     /// A table stands for its JSON, and a number for its digits, as a client would send them.
     fn params(&mut self, value: &Node<'_>) -> Option<Vec<(String, String)>> {
         let keys = self.table(value)?;
         self.reject_unknown(keys, "capability, ttl, clientId, organization", "token param");
-        self.each(keys, |parser, (key, value)| {
-            let text = match parser.json(value)? {
-                serde_json::Value::String(text) => text,
-                other => other.to_string(),
-            };
-            Some((key.get_ref().to_string(), text))
-        })
+        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        Some(self.object(value)?.into_iter().map(|(name, value)| (name, text(value))).collect())
     }
 
     fn expectation(&mut self, value: &Node<'_>) -> Option<Expected> {
@@ -153,17 +162,18 @@ impl Parser<'_> {
             }
             (Some(capability), None) => {
                 let is_key = capability.get_ref().as_str() == Some("key");
-                Some(Expected::Granted {
+                let channel_claims = self.jwt_only(keys, "channel_claims", |parser, table| {
+                    parser.resources(table, resource, Self::channel_claim)
+                });
+                let publish_rate =
+                    self.jwt_only(keys, "publish_rate", |parser, table| parser.resources(table, resource, Self::rate));
+                Some(Expected::Granted(ExpectedGrant {
                     capability: if is_key { None } else { self.expected_capability(capability) },
                     ttl: keys.get("ttl").and_then(|ttl| self.expected_ttl(ttl)),
                     client_id: keys.get("client_id").and_then(|id| Some(self.text(id, "a client ID")?.to_owned())),
-                    channel_claims: self.jwt_only(keys, "channel_claims", |parser, claims| {
-                        Some(parser.resources(claims, resource, Self::channel_claim)?.into_iter().collect())
-                    }),
-                    publish_rate: self.jwt_only(keys, "publish_rate", |parser, rates| {
-                        Some(parser.resources(rates, resource, Self::rate)?.into_iter().collect())
-                    }),
-                })
+                    channel_claims: channel_claims.map(BTreeMap::from_iter),
+                    publish_rate: publish_rate.map(BTreeMap::from_iter),
+                }))
             }
             _ => {
                 let cure = "write either a capability, with ttl, client_id, channel_claims and publish_rate if they \
@@ -187,17 +197,19 @@ impl Parser<'_> {
         capability
     }
 
+    fn object(&mut self, value: &Node<'_>) -> Option<Map<String, Value>> {
+        let table = self.table(value)?;
+        let pairs = self.each(table, |parser, (key, value)| Some((key.get_ref().to_string(), parser.json(value)?)))?;
+        Some(pairs.into_iter().collect())
+    }
+
     /// The value in JSON, which has no dates and only finite numbers.
-    fn json(&mut self, value: &Node<'_>) -> Option<serde_json::Value> {
+    fn json(&mut self, value: &Node<'_>) -> Option<Value> {
         let number = match value.get_ref() {
             DeValue::String(text) => return Some(text.to_string().into()),
             DeValue::Boolean(value) => return Some((*value).into()),
             DeValue::Array(values) => return self.each(values, Self::json).map(Into::into),
-            DeValue::Table(table) => {
-                let pairs =
-                    self.each(table, |parser, (key, value)| Some((key.get_ref().to_string(), parser.json(value)?)));
-                return Some(pairs?.into_iter().collect());
-            }
+            DeValue::Table(_) => return self.object(value).map(Into::into),
             DeValue::Integer(number) => integer(number).map(Number::from),
             DeValue::Float(number) => number.as_str().replace('_', "").parse().ok().and_then(Number::from_f64),
             DeValue::Datetime(_) => None,
@@ -214,9 +226,16 @@ fn resource(name: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tenant::SignedOut;
 
-    fn problems(text: &str) -> String {
-        PolicyTests::parse(text, "FILE").unwrap_err().to_string()
+    fn policy(format: TokenFormat) -> PolicyUnderTest {
+        let (client_id, signed_out) = ("{username}".parse().unwrap(), SignedOut::Retry);
+        let token = TokenConfig { format, ttl: None, client_id, capability: None, signed_out };
+        PolicyUnderTest { tenant: TenantName::default(), policy: Policy::default(), token }
+    }
+
+    fn problems(text: &str, format: TokenFormat) -> String {
+        Case::parse_all(text, "FILE", &[policy(format)]).unwrap_err().to_string()
     }
 
     #[test]
@@ -236,20 +255,21 @@ mod tests {
             claims = {}
             expect = { capability = "key", channel_claims = { "chat:*" = "owner" }, publish_rate = {} }
         "#;
-        let PolicyTests(cases) = PolicyTests::parse(text, "FILE").unwrap();
+        let policies = [policy(TokenFormat::Jwt)];
+        let cases = Case::parse_all(text, "FILE", &policies).unwrap();
         let claims = r#"{"f":0.5,"list":[true],"n":5,"o":{"id":"org_1"}}"#;
         assert_eq!(serde_json::to_string(&cases[0].claims).unwrap(), claims);
         let params = [("capability", r#"{"a":["*"]}"#), ("ttl", "60000")];
         assert_eq!(cases[0].params, params.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let capability = r#"{"b":["publish"]}"#.parse().ok();
         let (ttl, client_id) = (Ttl::from_millis(600_000), Some("alice".to_owned()));
-        let granted = Expected::Granted { capability, ttl, client_id, channel_claims: None, publish_rate: None };
-        assert_eq!(cases[0].expected, granted);
+        let granted = ExpectedGrant { capability, ttl, client_id, ..ExpectedGrant::default() };
+        assert_eq!(cases[0].expected, Expected::Granted(granted));
         assert_eq!(cases[1].expected, Expected::Refused(40160));
         let channel_claims = Some([("chat:*".to_owned(), "owner".to_owned())].into());
         let publish_rate = Some(BTreeMap::new());
-        let granted = Expected::Granted { capability: None, ttl: None, client_id: None, channel_claims, publish_rate };
-        assert_eq!(cases[2].expected, granted);
+        let granted = ExpectedGrant { channel_claims, publish_rate, ..ExpectedGrant::default() };
+        assert_eq!(cases[2].expected, Expected::Granted(granted));
     }
 
     #[test]
@@ -264,13 +284,12 @@ name = "b"
 claims = {}
 expect = { capability = "key" }
 "#;
-        let PolicyTests(cases) = PolicyTests::parse(text, "FILE").unwrap();
-        let fit = |cases: &[Case], format| PolicyTests::fit(cases.iter().map(|case| (case, format)));
-        assert!(fit(&cases, TokenFormat::Jwt).is_ok());
-        assert!(fit(&cases[1..], TokenFormat::TokenRequest).is_ok());
+        assert!(Case::parse_all(text, "FILE", &[policy(TokenFormat::Jwt)]).is_ok());
+        let without = &text[text.rfind("[[cases]]").unwrap()..];
+        assert!(Case::parse_all(without, "FILE", &[policy(TokenFormat::TokenRequest)]).is_ok());
         for format in [TokenFormat::TokenRequest, TokenFormat::TokenDetails] {
             insta::allow_duplicates! {
-                insta::assert_snapshot!(fit(&cases, format).unwrap_err(), @r##"
+                insta::assert_snapshot!(problems(text, format), @r##"
                 the policy tests have 2 problems:
                   - FILE, line 5, column 32: [[cases]] "a": publish_rate: only JWTs can carry it; set [token] format to jwt, or remove it
                   - FILE, line 5, column 65: [[cases]] "a": channel_claims: only JWTs can carry it; set [token] format to jwt, or remove it
@@ -307,7 +326,7 @@ name = "e"
 claims = {}
 expect = { capability = { "[chat]lobby" = ["publish"] }, publish_rate = { "[chat]*" = 5 } }
 "#;
-        insta::assert_snapshot!(problems(text), @r##"
+        insta::assert_snapshot!(problems(text, TokenFormat::Jwt), @r##"
         the policy tests have 18 problems:
           - FILE, line 1, column 1: the file: unknown key "extra"; use one of: cases
           - FILE, line 2, column 1: [[cases]] "a": claims is missing; add it
@@ -328,7 +347,7 @@ expect = { capability = { "[chat]lobby" = ["publish"] }, publish_rate = { "[chat
           - FILE, line 25, column 27: [[cases]] "e": the resource "[chat]lobby": [chat] is obsolete: a Chat room is covered by its name, without a qualifier; write "lobby"
           - FILE, line 25, column 75: [[cases]] "e": the resource "[chat]*": [chat] is obsolete: a Chat room is covered by its name, without a qualifier; write "*"
         "##);
-        assert!(problems("").contains("FILE, line 1, column 1: the file: cases is missing"));
-        assert!(problems("[[cases]]\nname = ").contains("FILE, line 2, column 8"));
+        assert!(problems("", TokenFormat::Jwt).contains("FILE, line 1, column 1: the file: cases is missing"));
+        assert!(problems("[[cases]]\nname = ", TokenFormat::Jwt).contains("FILE, line 2, column 8"));
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{decide, sign_jwt};
 use crate::{
-    ably::{ApiKey, ClientId, TokenFormat, TokenParams},
-    clerk::{Examined, Session},
+    ably::{ApiKey, ClientId, TokenParams},
+    clerk::Examined,
     clock::UnixMillis,
     identity::{Identity, IdentityError},
     policy::{Explanation, Policy},
@@ -17,18 +17,16 @@ pub struct Explainer<'a> {
     pub identity: &'a Identity,
     /// Decides rights.
     pub policy: &'a Policy,
-    /// The format of tokens.
-    pub format: TokenFormat,
     /// Signs JWTs to measure them. None: the size of JWTs is not checked.
-    pub api_key: Option<&'a ApiKey>,
+    pub jwt_key: Option<&'a ApiKey>,
 }
 
-/// Where the claims of a session come from.
+/// The origin of a session's claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claims {
-    /// A session token: they are complete.
+    /// A session token, which has all claims.
     All,
-    /// A file: a missing username means nothing.
+    /// A file, which may leave out the username.
     Some,
 }
 
@@ -44,21 +42,21 @@ pub struct TokenExplanation {
 }
 
 impl Explainer<'_> {
-    /// Explains the decisions about an examined session and these token params.
+    /// Explains the decisions about a session and these token params. None if the session's claims are malformed.
     pub async fn explain(
         &self,
         examined: &Examined,
-        session: &Session,
         claims: Claims,
         params: &[(String, String)],
         now: UnixMillis,
-    ) -> TokenExplanation {
+    ) -> Option<TokenExplanation> {
+        let session = examined.session.as_ref()?;
         let parsed = TokenParams::parse(params.iter().map(|(name, value)| (name, value)));
         let client_id = self.identity.client_id(session).await;
         let policy = self.policy.explain(session, parsed.as_ref().unwrap_or(&TokenParams::default()));
         let decided = async {
             if let Some(invalid) = examined.refused {
-                return Err(invalid.into());
+                return Err(Refusal::from(invalid));
             }
             let params = parsed?;
             let is_unknown = claims == Claims::Some && client_id == Err(IdentityError::UsernameUnavailable);
@@ -67,14 +65,13 @@ impl Explainer<'_> {
                 Some(asked) => Ok(asked.clone()),
                 None => ClientId::parse("unknown").map_err(IdentityError::InvalidClientId),
             };
-            let grant = || policy.outcome.clone();
-            let (client_id, grant) = decide(session, &params, async { assumed }, grant).await?;
-            if let Some(api_key) = self.api_key.filter(|_| self.format == TokenFormat::Jwt && !is_unknown) {
+            let (client_id, grant) = decide(session, &params, async { assumed }, || policy.outcome.clone()).await?;
+            if let Some(api_key) = self.jwt_key.filter(|_| !is_unknown) {
                 sign_jwt(api_key, &client_id, &grant, session, self.policy, &params, now)?;
             }
             Ok(())
         };
-        let refusal: Option<Refusal> = decided.await.err();
-        TokenExplanation { client_id, policy, refusal }
+        let refusal = decided.await.err();
+        Some(TokenExplanation { client_id, policy, refusal })
     }
 }

@@ -282,7 +282,7 @@ async fn the_command_prints_what_was_done_and_what_is_left_to_do() {
           Ably revokes once more at <time>, unless the denial is lifted by then.
 
     Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
-    Not all is done.
+    Not everything is done.
     ");
     assert_eq!(output.status.code(), Some(1));
 }
@@ -308,11 +308,11 @@ async fn the_command_says_when_no_live_token_of_the_target_is_known() {
     warn  no live token with this client ID is known, so no user is denied: the user gets a new token at once. Deny the user too
 
     Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
-    Not all is done.
+    Not everything is done.
     ");
     assert_eq!(output.status.code(), Some(1));
     let output = revoke(&service, &[], &["--client-id", "unknown", "--lift"]);
-    assert!(text(&output).ends_with("Not all is done.\n"), "{}", text(&output));
+    assert!(text(&output).ends_with("Not everything is done.\n"), "{}", text(&output));
     assert_eq!(output.status.code(), Some(1));
 
     // A JWT is revoked by its session, whether it is known or not.
@@ -386,7 +386,7 @@ async fn during_an_outage_of_redis_the_command_says_what_only_one_replica_knows(
     warn  no live token with this client ID is known, so no user is denied: the user gets a new token at once. Deny the user too
 
     Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
-    Not all is done.
+    Not everything is done.
     ");
     assert_eq!(output.status.code(), Some(1));
 
@@ -399,7 +399,7 @@ async fn during_an_outage_of_redis_the_command_says_what_only_one_replica_knows(
     warn  Redis cannot be used now: a revocation task is known to one replica only
 
     Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
-    Not all is done.
+    Not everything is done.
     ");
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(refusal(service.token(&token).await).await, (403, 40300));
@@ -407,7 +407,7 @@ async fn during_an_outage_of_redis_the_command_says_what_only_one_replica_knows(
     let output = revoke(&service, &[], &["--user", &user, "--lift"]);
     insta::assert_snapshot!(stable(&output), @r"
     FAIL  user user_<alice>  no longer denied at this replica only: Redis cannot be used, and gets it later
-    Not all is done.
+    Not everything is done.
     ");
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(service.token(&token).await.status(), StatusCode::OK);

@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_service_has_this_hint() {
-        let source = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/cli.rs")).unwrap();
+        let source = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/cli/failure.rs")).unwrap();
         assert!(source.contains(TERMINAL_HINT.trim_start()));
     }
 }
