@@ -58,7 +58,7 @@ pub fn assemble(config: &Config) -> Result<Parts, AssemblyError> {
     let http = outgoing::client()?;
     let now = UnixMillis::now();
     let mut metrics = Metrics::new(now);
-    let denial_ttl = config.revocation.denial_ttl;
+    let denial_ttl = config.denial_ttl;
     let make_tenant = |tenant: &TenantConfig| {
         let metrics = metrics.tenant(tenant.name().as_str());
         make_tenant(tenant, denial_ttl, &http, metrics)
@@ -107,7 +107,7 @@ fn make_tenant(
         revocations: config.ably.revocable_tokens.then(queue),
         denial: revocation::denial(denial_ttl, clerk.clock_skew_ms),
         signed_out: config.token.signed_out,
-        allowed_origins: config.cors.allowed_origins.iter().cloned().collect(),
+        allowed_origins: config.allowed_origins.iter().cloned().collect(),
         metrics,
     })
 }

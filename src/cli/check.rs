@@ -180,7 +180,7 @@ fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Report)
             rules => format!("{rules} rules"),
         },
     );
-    report.setting("CORS origins", listed(&tenant.cors.allowed_origins));
+    report.setting("CORS origins", listed(&tenant.allowed_origins));
 }
 
 fn in_words(format: TokenFormat) -> &'static str {

@@ -129,8 +129,7 @@ async fn report(config: Option<&Path>, arguments: Arguments) -> Result<Report, F
                     return Ok(report);
                 }
             };
-            let verifier =
-                assembly::verifier(&tenant.clerk, config.revocation.denial_ttl, &http, RefreshCounts::default)?;
+            let verifier = assembly::verifier(&tenant.clerk, config.denial_ttl, &http, RefreshCounts::default)?;
             (tenant, verifier.examine(&token, now).await)
         }
         Input { claims, .. } => {

@@ -22,11 +22,7 @@ pub struct AblyConfig {
 
 impl AblyConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let api_key = reader.required(
-            &settings::ABLY_API_KEY,
-            "copy the API key from your app's page in Ably's dashboard: appId.keyId:secret",
-            ApiKey::parse,
-        );
+        let api_key = reader.value(&settings::ABLY_API_KEY, ApiKey::parse);
         let rest_url = reader.value(&settings::ABLY_REST_URL, base_url);
         let revocable_tokens = revocable_tokens(reader);
         Some(Self { api_key: api_key?, rest_url: rest_url?, revocable_tokens: revocable_tokens? })

@@ -59,11 +59,7 @@ pub enum KeySource {
 
 impl ClerkConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let publishable_key = reader.required(
-            &settings::CLERK_PUBLISHABLE_KEY,
-            "copy it from API keys in Clerk's dashboard: pk_test_… or pk_live_…",
-            PublishableKey::parse,
-        );
+        let publishable_key = reader.value(&settings::CLERK_PUBLISHABLE_KEY, PublishableKey::parse);
         let kind = publishable_key.as_ref().map(PublishableKey::kind);
         let api_url = reader.value(&settings::CLERK_API_URL, base_url);
         let satellites = reader.list(&settings::CLERK_DOMAIN, satellite).unwrap_or_default();

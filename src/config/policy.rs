@@ -49,7 +49,7 @@ pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocab
         .and_then(|section| section.get_ref().get(settings::TOKEN_REQUIRE.key));
     parser.require = require.and_then(|require| parser.require(require));
     let rules = table.get(GRANTS).map(|grants| parser.tables(grants, "[[grants]]", Parser::rule));
-    if rules.is_some() && token.is_some_and(|token| token.capability.is_some()) {
+    if rules.is_some() && token.is_some_and(|token| token.is_unruled) {
         reader.problem(
             &settings::TOKEN_CAPABILITY,
             "gives every token the API key's whole capability, and [[grants]] restrict it; remove one of the two",

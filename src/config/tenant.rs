@@ -3,13 +3,13 @@
 use super::{
     ably::AblyConfig,
     clerk::ClerkConfig,
-    cors::CorsConfig,
     policy,
     reader::Reader,
     scope::{Scope, tenant_name},
     settings::{self, TENANTS},
     token::TokenConfig,
     unknown,
+    value::origin,
 };
 use crate::{
     ably::{TokenFormat, Ttl},
@@ -30,8 +30,8 @@ pub struct TenantConfig {
     pub token: TokenConfig,
     /// `[[grants]]` and `[token] require`.
     pub policy: Policy,
-    /// `[cors]`.
-    pub cors: CorsConfig,
+    /// The origins whose pages may read answers. If unset, the authorized parties.
+    pub allowed_origins: Vec<String>,
 }
 
 impl TenantConfig {
@@ -42,9 +42,10 @@ impl TenantConfig {
         let revocable = ably.as_ref().is_some_and(|ably| ably.revocable_tokens);
         let token = TokenConfig::read(reader, revocable);
         let policy = policy::read(reader, token.as_ref(), revocable);
-        let authorized_parties = clerk.as_ref().map(|clerk| clerk.authorized_parties.clone());
-        let cors = CorsConfig::read(reader, authorized_parties.unwrap_or_default());
-        Some(Self { scope: reader.scope.clone(), ably: ably?, clerk: clerk?, token: token?, policy, cors })
+        let origins = reader.list(&settings::CORS_ALLOWED_ORIGINS, origin);
+        let clerk = clerk?;
+        let allowed_origins = origins.unwrap_or_else(|| clerk.authorized_parties.clone());
+        Some(Self { scope: reader.scope.clone(), ably: ably?, clerk, token: token?, policy, allowed_origins })
     }
 
     /// Whether tokens of these settings can carry what a policy grants, for as long as it grants it.
@@ -76,11 +77,11 @@ impl TenantConfig {
             ),
         );
         warn_if(
-            self.cors.allowed_origins.is_empty(),
+            self.allowed_origins.is_empty(),
             "no CORS origins: only pages on this service's own origin may read answers".to_owned(),
         );
         warn_if(
-            !self.policy.has_rules() && self.token.capability.is_none(),
+            !self.policy.has_rules() && !self.token.is_unruled,
             format!(
                 "no policy: every signed-in user gets the API key's whole capability; write [[grants]], or confirm it \
                  with {}=key",

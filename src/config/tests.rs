@@ -66,7 +66,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.clerk.api_url.as_str(), "https://api.clerk.com/");
     assert_eq!(config.clerk.clock_skew_ms, 5000);
     assert_eq!(config.clerk.user_cache_ttl.as_secs(), 300);
-    assert_eq!(whole.revocation.denial_ttl.as_secs(), 600);
+    assert_eq!(whole.denial_ttl.as_secs(), 600);
     assert_eq!(config.token.client_id.to_string(), "{username}");
     assert_eq!(config.token.format, TokenFormat::TokenRequest);
     assert_eq!(config.token.ttl, None);
@@ -409,11 +409,11 @@ fn the_key_source_is_the_pem_then_the_backend_api_then_the_frontend_api() {
 fn the_cors_origins_are_the_authorized_parties_unless_they_are_named() {
     let parties = ("CLERK_AUTHORIZED_PARTIES", "https://a.example.com, https://b.example.com");
     assert_eq!(
-        load(&[parties], "").unwrap().only().cors.allowed_origins,
+        load(&[parties], "").unwrap().only().allowed_origins,
         ["https://a.example.com", "https://b.example.com"]
     );
     let toml = "[cors]\nallowed_origins = [\"http://localhost:3000\"]";
-    assert_eq!(load(&[parties], toml).unwrap().only().cors.allowed_origins, ["http://localhost:3000"]);
+    assert_eq!(load(&[parties], toml).unwrap().only().allowed_origins, ["http://localhost:3000"]);
 }
 
 #[test]
@@ -707,7 +707,7 @@ fn each_tenant_has_sections_of_its_own_in_the_file_and_in_variables() {
     assert_eq!((acme.token.ttl.map(crate::ably::Ttl::as_millis), beta.token.ttl), (Some(300_000), None));
     assert!(acme.policy.require.is_some() && !acme.policy.has_rules());
     assert!(beta.policy.require.is_none() && beta.policy.has_rules());
-    assert_eq!(beta.cors.allowed_origins, ["https://beta.example"]);
+    assert_eq!(beta.allowed_origins, ["https://beta.example"]);
     assert_eq!(config.server.port, 1);
     assert_eq!(provenance["TENANTS_BETA_2_ABLY_API_KEY"], "TENANTS_BETA_2_ABLY_API_KEY");
     assert!(!provenance.contains_key("TENANTS_ACME_TOKEN_FORMAT"), "a default does not count as set");

@@ -6,6 +6,7 @@ use super::{
     reader::Reader,
     scope::Scope,
     settings::{self, GRANTS, Setting, TENANT_SECTIONS, TENANTS},
+    sources::FILE,
 };
 
 /// Rejects what no setting has.
@@ -77,10 +78,13 @@ fn unknown_tenant_variables(reader: &Reader<'_>) -> BTreeSet<String> {
     let sources = reader.sources;
     let prefix = format!("{}_", TENANTS.to_ascii_uppercase());
     let sections = TENANT_SECTIONS.map(|section| format!("_{}_", section.to_ascii_uppercase()));
-    let known: BTreeSet<String> =
-        sources.known_tenant_variables().flat_map(|name| [format!("{name}_FILE"), name]).collect();
-    let names = sources.tenant_variables.iter().chain(sources.dot_env.keys());
-    let looks_like_one =
-        |name: &str| name.starts_with(&prefix) && sections.iter().any(|section| name.contains(section));
-    names.filter(|name| looks_like_one(name) && !known.contains(*name)).cloned().collect()
+    let known: BTreeSet<_> = Scope::named(&sources.toml)
+        .flat_map(|scope| settings_in(&scope).map(move |setting| scope.variable(setting)))
+        .collect();
+    let is_unknown = |name: &&String| {
+        name.starts_with(&prefix)
+            && sections.iter().any(|section| name.contains(section))
+            && !known.contains(name.strip_suffix(FILE).unwrap_or(name))
+    };
+    sources.environment.keys().chain(sources.dot_env.keys()).filter(is_unknown).cloned().collect()
 }
