@@ -97,7 +97,7 @@ fn make_tenant(
     };
     Ok(Tenant {
         name: config.name(),
-        publishable_key: clerk.publishable_key_here(),
+        publishable_key: clerk.publishable_key.clone(),
         verifier: verifier(clerk, denial_ttl, http, || metrics.signing_key_refreshes())?,
         webhook_secrets: clerk.signing_secrets()?,
         identity: Identity::new(config.token.client_id.clone(), users(clerk, http, metrics.user_lookups())),

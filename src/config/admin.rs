@@ -4,12 +4,7 @@ use std::net::SocketAddr;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{
-    reader::Reader,
-    server::ServerConfig,
-    settings,
-    value::{ip_address, port},
-};
+use super::{reader::Reader, server::ServerConfig, settings, value};
 
 /// The minimum length of a token if other machines can reach the listener.
 const MIN_TOKEN_LENGTH: usize = 16;
@@ -26,8 +21,8 @@ pub struct AdminConfig {
 impl AdminConfig {
     /// `server` is the public listener: the two cannot share an address.
     pub(super) fn read(reader: &mut Reader<'_>, server: Option<&ServerConfig>) -> Option<Self> {
-        let host = reader.value(&settings::ADMIN_HOST, ip_address);
-        let port = reader.value(&settings::ADMIN_PORT, |text| port(text, "no admin listener"));
+        let host = reader.value(&settings::ADMIN_HOST, value::ip_address);
+        let port = reader.value(&settings::ADMIN_PORT, |text| value::port(text, "no admin listener"));
         let token = reader.value(&settings::ADMIN_TOKEN, token);
         let (host, port) = (host?, port?);
         if port == 0 {

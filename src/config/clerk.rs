@@ -5,22 +5,18 @@ use std::{iter, time::Duration};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{
-    reader::Reader,
-    settings,
-    value::{base_url, boolean, duration, origin},
-};
+use super::{reader::Reader, settings, value};
 use crate::{
     clerk::{
         InstanceKind, InvalidSigningSecret, PublishableKey, SessionRules, SigningKeys, SigningSecrets, frontend_api_at,
     },
-    clock,
+    clock, outgoing,
 };
 
 /// Clerk's settings.
 #[derive(Clone, Debug)]
 pub struct ClerkConfig {
-    /// Names the instance.
+    /// Names the instance, and the Frontend APIs that stand in for its own.
     pub publishable_key: PublishableKey,
     /// For the Backend API.
     pub secret_key: Option<SecretString>,
@@ -61,22 +57,23 @@ impl ClerkConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let publishable_key = reader.value(&settings::CLERK_PUBLISHABLE_KEY, PublishableKey::parse);
         let kind = publishable_key.as_ref().map(PublishableKey::kind);
-        let api_url = reader.value(&settings::CLERK_API_URL, base_url);
+        let api_url = reader.value(&settings::CLERK_API_URL, value::base_url);
         let satellites = reader.list(&settings::CLERK_DOMAIN, satellite).unwrap_or_default();
+        let satellites = if kind == Some(InstanceKind::Production) { satellites } else { Vec::new() };
         Some(Self {
             secret_key: reader.value(&settings::CLERK_SECRET_KEY, |text| secret_key(text, kind)),
             jwt_key: reader.value(&settings::CLERK_JWT_KEY, |pem| SigningKeys::from_pem(pem).map(|_| pem.to_owned())),
-            authorized_parties: reader.list(&settings::CLERK_AUTHORIZED_PARTIES, origin).unwrap_or_default(),
-            native_apps: reader.value(&settings::CLERK_NATIVE_APPS, boolean).unwrap_or_default(),
+            authorized_parties: reader.list(&settings::CLERK_AUTHORIZED_PARTIES, value::origin).unwrap_or_default(),
+            native_apps: reader.value(&settings::CLERK_NATIVE_APPS, value::boolean).unwrap_or_default(),
             audience: reader.list(&settings::CLERK_AUDIENCE, audience).unwrap_or_default(),
             clock_skew_ms: reader.value(&settings::CLERK_CLOCK_SKEW_MS, clock_skew_ms).unwrap_or_default(),
-            proxy_url: reader.value(&settings::CLERK_PROXY_URL, base_url),
-            satellites: if kind == Some(InstanceKind::Production) { satellites } else { Vec::new() },
-            user_cache_ttl: reader.value(&settings::CLERK_USER_CACHE_TTL, duration).unwrap_or_default(),
+            proxy_url: reader.value(&settings::CLERK_PROXY_URL, value::base_url),
+            user_cache_ttl: reader.value(&settings::CLERK_USER_CACHE_TTL, value::duration).unwrap_or_default(),
             webhook_signing_secrets: reader
                 .list(&settings::CLERK_WEBHOOK_SIGNING_SECRET, webhook_signing_secret)
                 .unwrap_or_default(),
-            publishable_key: publishable_key?,
+            publishable_key: publishable_key?.on_satellites(satellites.clone()),
+            satellites,
             api_url: api_url?,
         })
     }
@@ -118,37 +115,22 @@ impl ClerkConfig {
         }
     }
 
-    /// The publishable key, with the Frontend APIs of the satellites if there are any.
-    #[must_use]
-    pub fn publishable_key_here(&self) -> PublishableKey {
-        self.publishable_key.clone().on_satellites(self.satellites.clone())
-    }
-
     /// Where the signing keys come from: the PEM, else the Backend API, else the Frontend API.
     #[must_use]
     pub fn key_source(&self) -> KeySource {
-        if self.jwt_key.is_some() {
-            return KeySource::Pem;
+        match (&self.jwt_key, &self.secret_key) {
+            (Some(_), _) => KeySource::Pem,
+            (None, Some(_)) => KeySource::BackendApi(outgoing::url(&self.api_url, &["v1", "jwks"])),
+            (None, None) => KeySource::FrontendApi(self.frontend_api_jwks()),
         }
-        if self.secret_key.is_some() {
-            return KeySource::BackendApi(below(&self.api_url, "/v1/jwks"));
-        }
-        KeySource::FrontendApi(self.frontend_api_jwks())
     }
 
     /// The address of the Frontend API's JWKS: at the proxy, else on the first satellite, else the publishable key's.
     #[must_use]
     pub fn frontend_api_jwks(&self) -> Url {
         let base = self.proxy_url.as_ref().or(self.satellites.first()).unwrap_or(self.publishable_key.frontend_api());
-        below(base, "/.well-known/jwks.json")
+        outgoing::url(base, &[".well-known", "jwks.json"])
     }
-}
-
-/// A URL with `path` appended to its own.
-fn below(base: &Url, path: &str) -> Url {
-    let mut url = base.clone();
-    url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
-    url
 }
 
 fn secret_key(text: &str, kind: Option<InstanceKind>) -> Result<SecretString, &'static str> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{reader::Reader, settings, value::variant};
+use super::{reader::Reader, settings, value};
 use crate::store::{OnFailure, RedisAddress, RedisKeyPrefix};
 
 /// The settings of Redis.
@@ -29,7 +29,7 @@ impl RedisConfig {
             address = trusting.map_err(|error| reader.problem(&settings::REDIS_CA_FILE, error)).ok().flatten();
         }
         let prefix = reader.value(&settings::REDIS_PREFIX, RedisKeyPrefix::parse);
-        let on_failure = reader.choice(&settings::REDIS_ON_FAILURE, variant);
+        let on_failure = reader.choice(&settings::REDIS_ON_FAILURE, value::variant);
         Some(Self { address: address?, prefix: prefix?, on_failure: on_failure? })
     }
 }

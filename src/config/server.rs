@@ -2,11 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{
-    reader::Reader,
-    settings,
-    value::{ip_address, port},
-};
+use super::{reader::Reader, settings, value};
 use crate::trusted_proxies::{TrustedProxies, proxy_network};
 
 /// The settings of the public listener.
@@ -22,8 +18,8 @@ pub struct ServerConfig {
 
 impl ServerConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let host = reader.value(&settings::SERVER_HOST, ip_address);
-        let port = reader.value(&settings::SERVER_PORT, |text| port(text, "any free one"));
+        let host = reader.value(&settings::SERVER_HOST, value::ip_address);
+        let port = reader.value(&settings::SERVER_PORT, |text| value::port(text, "any free one"));
         let trusted_proxies = reader.list(&settings::SERVER_TRUSTED_PROXIES, proxy_network).unwrap_or_default();
         Some(Self { host: host?, port: port?, trusted_proxies: TrustedProxies::new(trusted_proxies) })
     }

@@ -8,8 +8,7 @@ use super::{
     scope::{Scope, tenant_name},
     settings::{self, TENANTS},
     token::TokenConfig,
-    unknown,
-    value::origin,
+    unknown, value,
 };
 use crate::{
     ably::{TokenFormat, Ttl},
@@ -42,7 +41,7 @@ impl TenantConfig {
         let revocable = ably.as_ref().is_some_and(|ably| ably.revocable_tokens);
         let token = TokenConfig::read(reader, revocable);
         let policy = policy::read(reader, token.as_ref(), revocable);
-        let origins = reader.list(&settings::CORS_ALLOWED_ORIGINS, origin);
+        let origins = reader.list(&settings::CORS_ALLOWED_ORIGINS, value::origin);
         let clerk = clerk?;
         let allowed_origins = origins.unwrap_or_else(|| clerk.authorized_parties.clone());
         Some(Self { scope: reader.scope.clone(), ably: ably?, clerk, token: token?, policy, allowed_origins })

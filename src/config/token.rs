@@ -1,10 +1,6 @@
 //! `[token]`: format, lifetime and client ID of tokens.
 
-use super::{
-    reader::Reader,
-    settings,
-    value::{duration, variant},
-};
+use super::{reader::Reader, settings, value};
 use crate::{
     ably::{TokenFormat, Ttl},
     identity::ClientIdTemplate,
@@ -28,18 +24,18 @@ pub struct TokenConfig {
 
 impl TokenConfig {
     pub(super) fn read(reader: &mut Reader<'_>, revocable: bool) -> Option<Self> {
-        let format = reader.choice(&settings::TOKEN_FORMAT, variant);
+        let format = reader.choice(&settings::TOKEN_FORMAT, value::variant);
         let ttl = reader.value(&settings::TOKEN_TTL, |text| ttl(text, revocable));
         let client_id = reader.value(&settings::TOKEN_CLIENT_ID, str::parse::<ClientIdTemplate>);
         let is_unruled = reader.choice(&settings::TOKEN_CAPABILITY, |_| Some(true)).unwrap_or_default();
-        let signed_out = reader.choice(&settings::TOKEN_SIGNED_OUT, variant);
+        let signed_out = reader.choice(&settings::TOKEN_SIGNED_OUT, value::variant);
         Some(Self { format: format?, ttl, client_id: client_id?, is_unruled, signed_out: signed_out? })
     }
 }
 
 pub(super) fn ttl(text: &str, revocable: bool) -> Result<Ttl, &'static str> {
-    let ttl =
-        Ttl::try_from(duration(text)?).map_err(|()| "zero, or a fraction of a millisecond; write for example 30m")?;
+    let ttl = Ttl::try_from(value::duration(text)?)
+        .map_err(|()| "zero, or a fraction of a millisecond; write for example 30m")?;
     if revocable && ttl > Ttl::MAX_REVOCABLE {
         return Err("longer than the hour that Ably allows for a key with revocable tokens; use 1h or less");
     }
