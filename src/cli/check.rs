@@ -98,7 +98,7 @@ pub(super) async fn run(config: Option<&Path>) -> ExitCode {
 }
 
 async fn describe_and_try(config: &Config, provenance: &Provenance, mut report: Report) -> Report {
-    report.setting("listens on", config.server.address());
+    report.setting("listens on", config.server.address);
     let admin = config.admin.address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     report.setting("admin listener", admin);
     redis::try_redis(config.redis.as_ref(), &mut report).await;

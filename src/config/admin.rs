@@ -29,7 +29,7 @@ impl AdminConfig {
             return Some(Self { address: None, token });
         }
         let address = SocketAddr::new(host, port);
-        if server.is_some_and(|server| overlap(server.address(), address)) {
+        if server.is_some_and(|server| overlap(server.address, address)) {
             reader.problem(
                 &settings::ADMIN_PORT,
                 "the public listener has this port; use another, or 0 for no admin listener",

@@ -70,7 +70,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.token.client_id.to_string(), "{username}");
     assert_eq!(config.token.format, TokenFormat::TokenRequest);
     assert_eq!(config.token.ttl, None);
-    assert_eq!(whole.server.address().to_string(), "127.0.0.1:8080");
+    assert_eq!(whole.server.address.to_string(), "127.0.0.1:8080");
     let quota = whole.limits.tokens.unwrap();
     assert_eq!((quota.per_minute.get(), quota.burst.get(), whole.limits.max_in_flight.get()), (60, 20, 1024));
     assert_eq!(whole.admin.address.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9464"));
@@ -186,8 +186,8 @@ fn the_vendors_own_names_work_and_must_not_contradict_each_other() {
         assert!(message.contains(&format!("CLERK_PUBLISHABLE_KEY and {name} have different values")), "{message}");
     }
     assert!(load(&[("NEXT_ABLY_API_KEY", "app.key:other")], "").is_err());
-    assert_eq!(load(&[("PORT", "1")], "").unwrap().server.port, 1);
-    assert_eq!(load(&[("HOST", "0.0.0.0")], "").unwrap().server.host.to_string(), "0.0.0.0");
+    assert_eq!(load(&[("PORT", "1")], "").unwrap().server.address.port(), 1);
+    assert_eq!(load(&[("HOST", "0.0.0.0")], "").unwrap().server.address.ip().to_string(), "0.0.0.0");
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn names_must_agree_across_sources_but_one_name_may_be_overridden() {
     let load = |environment: &[(&str, &str)], dot_env: &str| {
         let mut sources = Sources::for_test(&[&REQUIRED, environment].concat(), "");
         sources.dot_env = dot_env::parse(dot_env.as_bytes());
-        Config::load(&sources).map(|(config, _)| config.server.port).map_err(|problems| problems.to_string())
+        Config::load(&sources).map(|(config, _)| config.server.address.port()).map_err(|problems| problems.to_string())
     };
     assert_eq!(load(&[("SERVER_PORT", "1")], "SERVER_PORT=2"), Ok(1));
     assert_eq!(load(&[("SERVER_PORT", "1")], "PORT=1"), Ok(1));
@@ -708,7 +708,7 @@ fn each_tenant_has_sections_of_its_own_in_the_file_and_in_variables() {
     assert!(acme.policy.require.is_some() && !acme.policy.has_rules());
     assert!(beta.policy.require.is_none() && beta.policy.has_rules());
     assert_eq!(beta.allowed_origins, ["https://beta.example"]);
-    assert_eq!(config.server.port, 1);
+    assert_eq!(config.server.address.port(), 1);
     assert_eq!(provenance["TENANTS_BETA_2_ABLY_API_KEY"], "TENANTS_BETA_2_ABLY_API_KEY");
     assert!(!provenance.contains_key("TENANTS_ACME_TOKEN_FORMAT"), "a default does not count as set");
     assert!(config.warnings().iter().any(|warning| warning.starts_with("tenant acme: no authorized parties")));
