@@ -24,18 +24,15 @@ impl AdminConfig {
         let host = reader.value(&settings::ADMIN_HOST, value::ip_address);
         let port = reader.value(&settings::ADMIN_PORT, |text| value::port(text, "no admin listener"));
         let token = reader.value(&settings::ADMIN_TOKEN, token);
-        let (host, port) = (host?, port?);
-        if port == 0 {
-            return Some(Self { address: None, token });
-        }
-        let address = SocketAddr::new(host, port);
-        if server.is_some_and(|server| overlap(server.address, address)) {
+        let address = Some(SocketAddr::new(host?, port?)).filter(|address| address.port() != 0);
+        if address.zip(server).is_some_and(|(address, server)| overlap(server.address, address)) {
             reader.problem(
                 &settings::ADMIN_PORT,
                 "the public listener has this port; use another, or 0 for no admin listener",
             );
         }
-        if !address.ip().to_canonical().is_loopback() && token.as_ref().is_some_and(is_short) {
+        let is_beyond_loopback = address.is_some_and(|address| !address.ip().to_canonical().is_loopback());
+        if is_beyond_loopback && token.as_ref().is_some_and(is_short) {
             reader.problem(
                 &settings::ADMIN_TOKEN,
                 format_args!(
@@ -44,7 +41,7 @@ impl AdminConfig {
                 ),
             );
         }
-        Some(Self { address: Some(address), token })
+        Some(Self { address, token })
     }
 
     /// A valid setting that may surprise.

@@ -89,10 +89,8 @@ impl ClerkConfig {
 
     /// What webhooks are verified with. None if webhooks are off.
     pub fn signing_secrets(&self) -> Result<Option<SigningSecrets>, InvalidSigningSecret> {
-        if self.webhook_signing_secrets.is_empty() {
-            return Ok(None);
-        }
-        SigningSecrets::parse(self.webhook_secrets()).map(Some)
+        let are_on = !self.webhook_signing_secrets.is_empty();
+        are_on.then(|| SigningSecrets::parse(self.webhook_secrets())).transpose()
     }
 
     /// The allowed values of `iss`: the Frontend API, those of the satellites, and the proxy.
@@ -137,19 +135,13 @@ fn secret_key(text: &str, kind: Option<InstanceKind>) -> Result<SecretString, &'
     let of_kind = match text.get(..8) {
         Some("sk_test_") => InstanceKind::Development,
         Some("sk_live_") => InstanceKind::Production,
-        _ => {
-            return Err(
-                "not a secret key, which starts with sk_test_ or sk_live_; copy it from API keys in Clerk's dashboard",
-            );
-        }
+        _ => return Err("not a secret key; copy it from API keys in Clerk's dashboard: sk_test_… or sk_live_…"),
     };
     if text.len() == 8 || !text.bytes().all(|b| b.is_ascii_graphic()) {
         return Err("an incomplete secret key; copy it again from API keys in Clerk's dashboard");
     }
     if kind.is_some_and(|kind| kind != of_kind) {
-        return Err(
-            "of another kind of instance than the publishable key; use pk_test_ with sk_test_, pk_live_ with sk_live_",
-        );
+        return Err("of another kind of instance than the publishable key; use two test keys or two live keys");
     }
     Ok(SecretString::from(text))
 }

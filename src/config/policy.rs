@@ -67,6 +67,7 @@ type Read<'a, T> = fn(&mut Parser<'a>, &Node<'_>) -> Option<T>;
 
 /// Reads tables of a TOML file, and collects problems instead of stopping. With a problem, the whole file is invalid, so
 /// what stands in place of an invalid value does not matter.
+#[derive(Default)]
 pub(super) struct Parser<'a> {
     path: &'a str,
     text: &'a str,
@@ -84,8 +85,7 @@ pub(super) struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     pub(super) fn new(path: &'a str, text: &'a str, revocable: bool) -> Self {
-        let (prefix, subject, names, require) = (String::new(), String::new(), BTreeSet::new(), None);
-        Self { path, text, prefix, subject, names, revocable, require, problems: Vec::new(), jwt_only: Vec::new() }
+        Self { path, text, revocable, ..Self::default() }
     }
 
     /// The problems, in the order of the file.

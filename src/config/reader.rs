@@ -123,11 +123,9 @@ impl<'a> Reader<'a> {
     /// The value in the first source that has one which is not empty, or the default.
     fn find(&mut self, setting: &Setting) -> Option<toml::Value> {
         let problems = self.problems.len();
-        let found = match self.find_in_environment(setting) {
-            Some((text, origin)) => Some((text.into(), origin)),
-            None => self.find_in_toml(setting).map(|value| (value.clone(), self.sources.toml_path.clone())),
-        };
-        let value = match found {
+        let in_environment = self.find_in_environment(setting).map(|(text, origin)| (text.into(), origin));
+        let in_toml = || Some((self.find_in_toml(setting)?.clone(), self.sources.toml_path.clone()));
+        let value = match in_environment.or_else(in_toml) {
             Some((value, origin)) => {
                 self.provenance.insert(self.scope.variable(setting), origin);
                 value

@@ -1,19 +1,10 @@
 //! Where settings come from: the environment, files that it names, `.env`, and a TOML file.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    env, fs, io, iter,
-    path::Path,
-};
+use std::{collections::HashMap, env, fs, io, iter, path::Path};
 
 use toml::de::DeTable;
 
-use super::{
-    dot_env::{self, Entry},
-    problem::Problem,
-    scope::Scope,
-    settings::{self, TENANTS},
-};
+use super::{dot_env, dot_env::Entry, problem::Problem, scope::Scope, settings};
 
 /// The TOML file: its text, or why it cannot be read.
 pub type TomlFile = Result<String, io::ErrorKind>;
@@ -73,11 +64,11 @@ impl Sources {
 
     /// Leaves out the rest of the environment, which belongs to other programs.
     fn read_environment(&mut self) {
-        let names: BTreeSet<_> = settings::ALL.iter().flat_map(|setting| Scope::Flat.variables(setting)).collect();
+        let names: Vec<_> = settings::ALL.iter().flat_map(|setting| Scope::Flat.variables(setting)).collect();
         for (name, value) in env::vars_os() {
             let Ok(name) = name.into_string() else { continue };
-            let is_known = names.contains(&name) || names.contains(name.strip_suffix(FILE).unwrap_or_default());
-            if is_known || name.starts_with(&TENANTS.to_ascii_uppercase()) {
+            let is_known = names.iter().any(|known| matches!(name.strip_prefix(known.as_str()), Some("" | FILE)));
+            if is_known || name.starts_with(&settings::TENANTS.to_ascii_uppercase()) {
                 let defect = value.to_str().is_none().then_some("not UTF-8; set it again");
                 let value = value.to_string_lossy().into_owned();
                 self.environment.insert(name, Entry { value, line: None, defect });

@@ -1,13 +1,7 @@
 //! `[[tenants]]`, or the flat form, which is a list of one: the sections that each tenant has of its own.
 
 use super::{
-    ably::AblyConfig,
-    clerk::ClerkConfig,
-    policy,
-    reader::Reader,
-    scope::{Scope, tenant_name},
-    settings::{self, TENANTS},
-    token::TokenConfig,
+    ably::AblyConfig, clerk::ClerkConfig, policy, reader::Reader, scope, scope::Scope, settings, token::TokenConfig,
     unknown, value,
 };
 use crate::{
@@ -117,17 +111,12 @@ impl TenantConfig {
 
 /// Reads something of every tenant, and skips what is invalid.
 pub(super) fn each<T>(reader: &mut Reader<'_>, read: impl Fn(&mut Reader<'_>) -> Option<T>) -> Vec<T> {
-    let scopes = match reader.sources.toml.get(TENANTS) {
-        None => vec![Scope::Flat],
-        Some(value) => {
-            unknown::reject_flat_form(reader);
-            scopes(reader, value)
-        }
-    };
-    scopes.into_iter().filter_map(|scope| reader.within(scope, &read)).collect()
+    scopes(reader).into_iter().filter_map(|scope| reader.within(scope, &read)).collect()
 }
 
-fn scopes(reader: &mut Reader<'_>, value: &toml::Value) -> Vec<Scope> {
+fn scopes(reader: &mut Reader<'_>) -> Vec<Scope> {
+    let Some(value) = reader.sources.toml.get(settings::TENANTS) else { return vec![Scope::Flat] };
+    unknown::reject_flat_form(reader);
     let tables = value.as_array().filter(|tables| !tables.is_empty() && tables.iter().all(toml::Value::is_table));
     let Some(tables) = tables else {
         reader.problem_of("tenants", "not a list of tables; write [[tenants]] above each");
@@ -135,8 +124,8 @@ fn scopes(reader: &mut Reader<'_>, value: &toml::Value) -> Vec<Scope> {
     };
     let mut scopes: Vec<Scope> = Vec::new();
     for (index, table) in tables.iter().enumerate() {
-        let subject = format!("[[{TENANTS}]] number {}", index + 1);
-        match tenant_name(table) {
+        let subject = format!("[[tenants]] number {}", index + 1);
+        match scope::tenant_name(table) {
             Ok(name) if scopes.iter().any(|scope| scope.name() == name) => {
                 reader.problem_of(&subject, "another tenant has this name; use another");
             }

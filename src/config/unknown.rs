@@ -68,23 +68,22 @@ pub(super) fn reject_flat_form(reader: &mut Reader<'_>) {
         let what = "each of the [[tenants]] has its own; write [[tenants.grants]] below one of them";
         reader.problem_of("[[grants]]", what);
     }
-    for name in unknown_tenant_variables(reader) {
-        reader.problem_of(&name, "unknown variable of a tenant; check the tenant's name and the setting's");
-    }
+    reject_tenant_variables(reader);
 }
 
-/// Variables that look like a tenant's and are not.
-fn unknown_tenant_variables(reader: &Reader<'_>) -> BTreeSet<String> {
+/// Rejects variables that look like a tenant's and are not.
+fn reject_tenant_variables(reader: &mut Reader<'_>) {
     let sources = reader.sources;
     let prefix = format!("{}_", TENANTS.to_ascii_uppercase());
     let sections = TENANT_SECTIONS.map(|section| format!("_{}_", section.to_ascii_uppercase()));
     let known: BTreeSet<_> = Scope::named(&sources.toml)
         .flat_map(|scope| settings_in(&scope).map(move |setting| scope.variable(setting)))
         .collect();
-    let is_unknown = |name: &&String| {
-        name.starts_with(&prefix)
-            && sections.iter().any(|section| name.contains(section))
-            && !known.contains(name.strip_suffix(FILE).unwrap_or(name))
-    };
-    sources.environment.keys().chain(sources.dot_env.keys()).filter(is_unknown).cloned().collect()
+    let names: BTreeSet<_> = sources.environment.keys().chain(sources.dot_env.keys()).collect();
+    for name in names {
+        let looks_like_one = name.starts_with(&prefix) && sections.iter().any(|section| name.contains(section));
+        if looks_like_one && !known.contains(name.strip_suffix(FILE).unwrap_or(name)) {
+            reader.problem_of(name, "unknown variable of a tenant; check the tenant's name and the setting's");
+        }
+    }
 }

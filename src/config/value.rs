@@ -97,9 +97,7 @@ pub(super) fn origin(text: &str) -> Result<String, &'static str> {
         );
     }
     if text.contains([' ', '\t', '\n', '"', '\'', ';']) {
-        return Err(
-            "an origin has spaces or quotes in it; separate origins with commas, and write them without quotes",
-        );
+        return Err("an origin has spaces or quotes in it; separate origins with commas, without quotes");
     }
     let (scheme, rest) = text.split_once("://").ok_or(INCOMPLETE)?;
     let url = Url::parse(text).map_err(|_| INCOMPLETE)?;
@@ -109,9 +107,7 @@ pub(super) fn origin(text: &str) -> Result<String, &'static str> {
         return Err("an origin has a scheme that pages cannot have; use https, http, or that of your native app");
     }
     if rest.contains(['/', '?', '#', '\\']) {
-        return Err(
-            "an origin has a path, a slash at the end, a query or a fragment; end it after the host or the port",
-        );
+        return Err("an origin has a path, a slash at the end, a query or a fragment; end it after host or port");
     }
     if rest.contains('@') {
         return Err("an origin has a user or a password; remove both");
