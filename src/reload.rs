@@ -44,8 +44,7 @@ enum Rejection {
     RemovesPolicy,
     /// The tenant's rules need a token format or a ttl that takes effect with a restart.
     #[error(
-        "the new rules need a token format or a ttl that is not in effect yet; the old policy stays in force. Restart to \
-         apply both"
+        "the new rules need a token format or a ttl that needs a restart; the old policy stays in force until then"
     )]
     RulesNeedRestart,
 }

@@ -56,11 +56,10 @@ impl AdminConfig {
 
 /// It travels in a header.
 fn token(text: &str) -> Result<SecretString, &'static str> {
-    if text.bytes().all(|b| b.is_ascii_graphic()) {
-        Ok(text.into())
-    } else {
-        Err("has spaces, or characters beyond ASCII. Make a token with: openssl rand -hex 32")
-    }
+    let is_valid = text.bytes().all(|b| b.is_ascii_graphic());
+    is_valid
+        .then(|| text.into())
+        .ok_or("has spaces, or characters beyond ASCII. Make a token with: openssl rand -hex 32")
 }
 
 fn is_short(token: &SecretString) -> bool {

@@ -157,11 +157,8 @@ fn clock_skew_ms(text: &str) -> Result<i64, &'static str> {
 
 /// Clerk compares `aud` exactly, and so does this service.
 fn audience(text: &str) -> Result<String, &'static str> {
-    if text.contains('*') {
-        Err("a wildcard, which never matches: values are compared exactly. List the values")
-    } else {
-        Ok(text.into())
-    }
+    let is_exact = !text.contains('*');
+    is_exact.then(|| text.into()).ok_or("a wildcard, which never matches: values are compared exactly. List the values")
 }
 
 fn satellite(domain: &str) -> Result<Url, &'static str> {

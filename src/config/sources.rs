@@ -98,10 +98,9 @@ impl Sources {
             Err(io::ErrorKind::NotFound) if !must_exist => return,
             Err(kind) => return self.problem(format!("{path} cannot be read: {kind}")),
         };
-        match text.parse() {
+        match text.parse::<toml::Table>() {
             Ok(table) => (self.toml, self.toml_text) = (table, text.clone()),
             Err(error) => {
-                let error: toml::de::Error = error;
                 let position = position(text, offset(text, &error));
                 self.problem(format!("{path}, {position}: {}", error.message()));
             }
