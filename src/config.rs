@@ -68,7 +68,7 @@ pub struct Config {
     values: RawValues,
 }
 
-/// What policy tests need of a tenant's settings. Keys are not among them, so that the tests run wherever the file is.
+/// The settings of a tenant that policy tests need. They include no keys, so the tests run wherever the file is.
 #[derive(Clone, Debug)]
 pub struct PolicyUnderTest {
     /// The tenant.
@@ -102,7 +102,7 @@ impl Config {
         Some(Self { tenants, denial_ttl: denial_ttl?, redis, server, admin, limits, log: log?, values })
     }
 
-    /// The public listener, whatever else is wrong: for `healthcheck`.
+    /// The public listener, despite problems of other settings. For `healthcheck`.
     pub fn server_only(sources: &Sources) -> Result<ServerConfig, Problems> {
         let mut reader = Reader::new(sources);
         reader.problems.clear();
@@ -110,7 +110,7 @@ impl Config {
         reader.finish(server).map(|(server, _)| server)
     }
 
-    /// The admin listener, whatever is wrong with other settings: for `revoke`.
+    /// The admin listener, despite problems of other settings. For `revoke`.
     pub fn admin_only(sources: &Sources) -> Result<AdminConfig, Problems> {
         let mut reader = Reader::new(sources);
         let admin = AdminConfig::read(&mut reader, None);

@@ -43,15 +43,13 @@ enum Rejection {
     #[error("the new configuration takes the policy away; the old one stays in force. Restart if that is meant")]
     RemovesPolicy,
     /// The tenant's rules need a token format or a ttl that takes effect with a restart.
-    #[error(
-        "the new rules need a token format or a ttl that needs a restart; the old policy stays in force until then"
-    )]
+    #[error("the new rules need a token format or a ttl that needs a restart; the old policy stays in force")]
     RulesNeedRestart,
 }
 
 impl Reload {
-    /// Reloads the policy of `issuer`, which was built from `current`, which was loaded from `file`. From here on, SIGHUP
-    /// does not end the process.
+    /// Reloads the policy of `issuer`. It was built from `current`, and `current` was loaded from `file`. From here on,
+    /// SIGHUP does not end the process.
     pub fn new(
         config_path: Option<PathBuf>,
         file: TomlFile,
@@ -63,7 +61,7 @@ impl Reload {
         Ok(Self { config_path, current, issuer, metrics, sighup, loaded: file })
     }
 
-    /// Watches the file and SIGHUP, for ever.
+    /// Watches the file and SIGHUP until the process ends.
     pub async fn watch(mut self) {
         let mut ticks = interval(READ_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

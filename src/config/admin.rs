@@ -57,9 +57,7 @@ impl AdminConfig {
 /// It travels in a header.
 fn token(text: &str) -> Result<SecretString, &'static str> {
     let is_valid = text.bytes().all(|b| b.is_ascii_graphic());
-    is_valid
-        .then(|| text.into())
-        .ok_or("has spaces, or characters beyond ASCII. Make a token with: openssl rand -hex 32")
+    is_valid.then(|| text.into()).ok_or("has spaces, or characters beyond ASCII; make one with: openssl rand -hex 32")
 }
 
 fn is_short(token: &SecretString) -> bool {

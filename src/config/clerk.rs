@@ -16,7 +16,7 @@ use crate::{
 /// Clerk's settings.
 #[derive(Clone, Debug)]
 pub struct ClerkConfig {
-    /// Names the instance, and the Frontend APIs that stand in for its own.
+    /// Names the instance, and the Frontend APIs of the satellites.
     pub publishable_key: PublishableKey,
     /// For the Backend API.
     pub secret_key: Option<SecretString>,
@@ -158,7 +158,7 @@ fn clock_skew_ms(text: &str) -> Result<i64, &'static str> {
 /// Clerk compares `aud` exactly, and so does this service.
 fn audience(text: &str) -> Result<String, &'static str> {
     let is_exact = !text.contains('*');
-    is_exact.then(|| text.into()).ok_or("a wildcard, which never matches: values are compared exactly. List the values")
+    is_exact.then(|| text.into()).ok_or("a wildcard, which never matches; list the values")
 }
 
 fn satellite(domain: &str) -> Result<Url, &'static str> {

@@ -1,5 +1,5 @@
-//! `[[grants]]` and `[token] require`: the policy. It stands in the TOML file only, and each of its problems has a line
-//! and a column.
+//! `[[grants]]` and `[token] require`: the policy. Only the TOML file can hold it. Each of its problems has a line and a
+//! column.
 
 use std::{collections::BTreeSet, fmt, slice, time::Duration};
 
@@ -40,7 +40,7 @@ pub(super) fn read(reader: &mut Reader<'_>, token: Option<&token::TokenConfig>, 
     let require = table.get(section).and_then(|section| section.get_ref().get(key));
     parser.require = require.and_then(|require| parser.require(require));
     let rules = table.get(settings::GRANTS).map(|grants| parser.tables(grants, "[[grants]]", Parser::rule));
-    if rules.is_some() && token.is_some_and(|token| token.is_unruled) {
+    if rules.is_some() && token.is_some_and(|token| token.confirms_whole_capability) {
         reader.problem(
             &settings::TOKEN_CAPABILITY,
             "gives every token the API key's whole capability, and [[grants]] restrict it; remove one of the two",
@@ -65,8 +65,8 @@ fn table_of<'d, 'a>(scope: &Scope, root: &'d DeTable<'a>) -> Option<&'d DeTable<
 /// Reads a value.
 type Read<'a, T> = fn(&mut Parser<'a>, &Node<'_>) -> Option<T>;
 
-/// Reads tables of a TOML file, and collects problems instead of stopping. With a problem, the whole file is invalid, so
-/// what stands in place of an invalid value does not matter.
+/// Reads tables of a TOML file, and collects problems instead of stopping. A problem makes the whole file invalid, so the
+/// parser may skip an invalid value or replace it.
 #[derive(Default)]
 pub(super) struct Parser<'a> {
     path: &'a str,
@@ -79,7 +79,7 @@ pub(super) struct Parser<'a> {
     revocable: bool,
     require: Option<Condition>,
     problems: Vec<(usize, Problem)>,
-    /// The problems there are unless tokens are JWTs.
+    /// Problems unless tokens are JWTs.
     pub(super) jwt_only: Vec<(usize, Problem)>,
 }
 
@@ -119,7 +119,7 @@ impl<'a> Parser<'a> {
         Some(condition)
     }
 
-    /// What `read` makes of each table of a list, without those that are invalid.
+    /// Reads each table of a list, without those that are invalid.
     pub(super) fn tables<T>(&mut self, value: &Node<'_>, list: &str, read: Read<'a, T>) -> Vec<T> {
         list.clone_into(&mut self.subject);
         let tables = self.list(value, &format!("tables, each below {list}")).unwrap_or_default();
@@ -173,7 +173,7 @@ impl<'a> Parser<'a> {
         Some(condition)
     }
 
-    /// A table of resources, with what `read` makes of their values.
+    /// A table of resources and their values.
     pub(super) fn resources<K, E: fmt::Display, T>(
         &mut self,
         value: &Node<'_>,
@@ -187,7 +187,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// The same for a rule, where resources have placeholders and there is at least one.
+    /// The resources of a rule: their names have placeholders, and the table is not empty.
     fn templates<T>(&mut self, value: &Node<'_>, read: Read<'a, T>) -> Option<Vec<(ResourceTemplate, T)>> {
         let resources = self.resources(value, str::parse, read)?;
         if resources.is_empty() {
@@ -324,7 +324,7 @@ impl<'a> Parser<'a> {
         self.expected(value, value.get_ref().as_str(), expected)
     }
 
-    /// A string that `parse` takes.
+    /// A string, parsed.
     pub(super) fn parsed<T, E: fmt::Display>(
         &mut self,
         value: &Node<'_>,
@@ -348,7 +348,7 @@ impl<'a> Parser<'a> {
         self.expected(value, value.get_ref().as_table(), "a table")
     }
 
-    /// A value of the right kind. Any other is a problem.
+    /// The value, if it has the expected kind. Otherwise adds a problem.
     pub(super) fn expected<T>(&mut self, value: &Node<'_>, found: Option<T>, expected: &str) -> Option<T> {
         if found.is_none() {
             let kind = match value.get_ref() {
@@ -387,7 +387,7 @@ impl<'a> Parser<'a> {
         value
     }
 
-    /// What `read` makes of every item. Reads all of them even if one is invalid, to find every problem.
+    /// Reads every item, even if one is invalid, to find every problem.
     pub(super) fn each<I, T>(
         &mut self,
         items: impl IntoIterator<Item = I>,

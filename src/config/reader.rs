@@ -13,7 +13,7 @@ use super::{
 };
 use crate::tenant::TenantName;
 
-/// Where each setting was set, in words, by its variable.
+/// The origin of each setting that is set, by its variable.
 pub type Provenance = BTreeMap<String, String>;
 
 /// What was read for each setting, defaults included, by tenant, section and key.
@@ -42,7 +42,7 @@ impl<'a> Reader<'a> {
         read
     }
 
-    /// What was read, if it has no problem.
+    /// Returns what was read, or every problem.
     pub(super) fn finish<T>(self, read: Option<T>) -> Result<(T, Provenance), Problems> {
         match read {
             Some(read) if self.problems.is_empty() => Ok((read, self.provenance)),
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
         Some(values.collect())
     }
 
-    /// Keeps what was read for a setting, to notice when it changes.
+    /// Records the text of a setting, to detect changes.
     pub(super) fn keep(&mut self, setting: &Setting, text: String) {
         let tenant = setting.is_of_a_tenant().then(|| self.scope.name());
         self.values.insert((tenant, setting.section, setting.key), text.into());

@@ -19,7 +19,7 @@ pub struct Sources {
     pub(super) environment: HashMap<String, Entry>,
     pub(super) dot_env: HashMap<String, Entry>,
     pub(super) toml: toml::Table,
-    /// The text of `toml`, to tell lines and columns.
+    /// The text of `toml`, for lines and columns.
     pub(super) toml_text: String,
     /// Its path, as problems name it.
     pub(super) toml_path: String,
@@ -121,8 +121,8 @@ impl Sources {
     }
 }
 
-/// The byte at which the TOML parser found an error. It gives none for a key with too many dots: that is on the first line
-/// up to which it finds the same error.
+/// The byte at which the TOML parser found an error. For a key with too many dots the parser gives none: the key is on the
+/// first line up to which the text has the same error.
 pub(super) fn offset(text: &str, error: &toml::de::Error) -> usize {
     if let Some(span) = error.span() {
         return span.start;

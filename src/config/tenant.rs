@@ -13,7 +13,7 @@ use crate::{
 /// The settings of one tenant.
 #[derive(Clone, Debug)]
 pub struct TenantConfig {
-    /// Its name, and where its settings stand.
+    /// Its name, and the place of its settings.
     pub scope: Scope,
     /// `[ably]`.
     pub ably: AblyConfig,
@@ -74,7 +74,7 @@ impl TenantConfig {
             "no CORS origins: only pages on this service's own origin may read answers".to_owned(),
         );
         warn_if(
-            !self.policy.has_rules() && !self.token.is_unruled,
+            !self.policy.has_rules() && !self.token.confirms_whole_capability,
             format!(
                 "no policy: every signed-in user gets the API key's whole capability; write [[grants]], or confirm it \
                  with {}=key",

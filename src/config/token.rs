@@ -17,7 +17,7 @@ pub struct TokenConfig {
     /// The template of client IDs.
     pub client_id: ClientIdTemplate,
     /// Whether the operator confirms that, without rules, tokens have the API key's whole capability.
-    pub is_unruled: bool,
+    pub confirms_whole_capability: bool,
     /// What an SDK does when the user is signed out.
     pub signed_out: SignedOut,
 }
@@ -27,9 +27,9 @@ impl TokenConfig {
         let format = reader.choice(&settings::TOKEN_FORMAT, value::variant);
         let ttl = reader.value(&settings::TOKEN_TTL, |text| ttl(text, revocable));
         let client_id = reader.value(&settings::TOKEN_CLIENT_ID, str::parse::<ClientIdTemplate>);
-        let is_unruled = reader.choice(&settings::TOKEN_CAPABILITY, |_| Some(true)).unwrap_or_default();
+        let confirms_whole_capability = reader.choice(&settings::TOKEN_CAPABILITY, |_| Some(true)).unwrap_or_default();
         let signed_out = reader.choice(&settings::TOKEN_SIGNED_OUT, value::variant);
-        Some(Self { format: format?, ttl, client_id: client_id?, is_unruled, signed_out: signed_out? })
+        Some(Self { format: format?, ttl, client_id: client_id?, confirms_whole_capability, signed_out: signed_out? })
     }
 }
 
