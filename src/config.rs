@@ -1,7 +1,7 @@
 //! Settings: a TOML file and the environment in, one validated [`Config`] out, or every problem at once.
 //!
 //! Precedence: variable, `NAME_FILE`, `.env`, TOML file, default. [`settings`] lists the settings; the example file holds
-//! the defaults; each section has a file that reads and checks it.
+//! the defaults; each section with several settings has a file that reads and checks it.
 
 mod ably;
 mod admin;

@@ -208,12 +208,11 @@ impl<'a> Parser<'a> {
 
     pub(super) fn rate(&mut self, value: &Node<'_>) -> Option<Number> {
         let rate = match value.get_ref() {
-            DeValue::Integer(number) => integer(number).filter(|number| *number > 0).map(Number::from),
-            DeValue::Float(number) => {
-                number.as_str().parse().ok().filter(|number| *number > 0.0).and_then(Number::from_f64)
-            }
+            DeValue::Integer(number) => integer(number).map(Number::from),
+            DeValue::Float(number) => number.as_str().parse().ok().and_then(Number::from_f64),
             _ => None,
         };
+        let rate = rate.filter(|rate| rate.as_f64() > Some(0.0));
         self.checked(value, rate.ok_or("not a number of messages a second above zero; write for example 5"))
     }
 

@@ -60,50 +60,45 @@ impl TenantConfig {
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let variable = |setting| self.scope.variable(setting);
         let mut warnings = Vec::new();
-        let mut warn_if = |condition: bool, warning: String| warnings.extend(condition.then_some(warning));
-        warn_if(
-            self.clerk.authorized_parties.is_empty(),
-            format!(
+        if self.clerk.authorized_parties.is_empty() {
+            warnings.push(format!(
                 "no authorized parties: this accepts session tokens for any origin of the Clerk instance; set {} to your \
                  app's origins",
                 variable(&settings::CLERK_AUTHORIZED_PARTIES)
-            ),
-        );
-        warn_if(
-            self.allowed_origins.is_empty(),
-            "no CORS origins: only pages on this service's own origin may read answers".to_owned(),
-        );
-        warn_if(
-            !self.policy.has_rules() && !self.token.confirms_whole_capability,
-            format!(
+            ));
+        }
+        if self.allowed_origins.is_empty() {
+            warnings.push("no CORS origins: only pages on this service's own origin may read answers".to_owned());
+        }
+        if !self.policy.has_rules() && !self.token.confirms_whole_capability {
+            warnings.push(format!(
                 "no policy: every signed-in user gets the API key's whole capability; write [[grants]], or confirm it \
                  with {}=key",
                 variable(&settings::TOKEN_CAPABILITY)
-            ),
-        );
-        warn_if(
-            self.token.format == TokenFormat::TokenDetails,
-            "token_details: each token costs a call to Ably, and an outage of Ably stops all tokens; token_request and \
-             jwt need no call"
-                .to_owned(),
-        );
-        warn_if(
-            self.token.client_id.needs_username() && self.clerk.secret_key.is_none(),
-            format!(
+            ));
+        }
+        if self.token.format == TokenFormat::TokenDetails {
+            warnings.push(
+                "token_details: each token costs a call to Ably, and an outage of Ably stops all tokens; token_request \
+                 and jwt need no call"
+                    .to_owned(),
+            );
+        }
+        if self.token.client_id.needs_username() && self.clerk.secret_key.is_none() {
+            warnings.push(format!(
                 "no secret key: usernames must be in the session token; add a username claim in Clerk's dashboard, or set \
                  {}, or set {} to {{user_id}}",
                 variable(&settings::CLERK_SECRET_KEY),
                 variable(&settings::TOKEN_CLIENT_ID)
-            ),
-        );
-        warn_if(
-            !self.clerk.webhook_signing_secrets.is_empty() && !self.ably.revocable_tokens,
-            format!(
+            ));
+        }
+        if !self.clerk.webhook_signing_secrets.is_empty() && !self.ably.revocable_tokens {
+            warnings.push(format!(
                 "webhooks without revocable tokens: a signed-out user gets no new token, but a connection lasts until its \
                  token expires; turn on revocable tokens for the API key in Ably's dashboard, and set {} to true",
                 variable(&settings::ABLY_REVOCABLE_TOKENS)
-            ),
-        );
+            ));
+        }
         let prefix = self.scope.prefix();
         warnings.into_iter().map(move |warning| format!("{prefix}{warning}"))
     }

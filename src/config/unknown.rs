@@ -17,11 +17,8 @@ pub(super) fn reject(reader: &mut Reader<'_>) {
             if let Some(table) = reader.scope.table(file) {
                 reject_in_file(reader, table);
             }
-            for setting in settings_in(&reader.scope).filter(|setting| setting.file_only) {
-                if reader.find_in_environment(setting).is_some() {
-                    reader.problem(setting, "a variable cannot hold it; write it in the TOML file");
-                }
-            }
+            let file_only = settings_in(&reader.scope).filter(|setting| setting.file_only);
+            reject_variables(reader, file_only, "a variable cannot hold it; write it in the TOML file");
         });
     }
 }
@@ -29,6 +26,14 @@ pub(super) fn reject(reader: &mut Reader<'_>) {
 fn settings_in(scope: &Scope) -> impl Iterator<Item = &'static Setting> + use<> {
     let is_flat = *scope == Scope::Flat;
     settings::ALL.iter().filter(move |setting| is_flat || setting.is_of_a_tenant())
+}
+
+fn reject_variables(reader: &mut Reader<'_>, settings: impl Iterator<Item = &'static Setting>, what: &str) {
+    for setting in settings {
+        if reader.find_in_environment(setting).is_some() {
+            reader.problem(setting, what);
+        }
+    }
 }
 
 fn reject_in_file(reader: &mut Reader<'_>, table: &toml::Table) {
@@ -54,11 +59,8 @@ fn reject_in_file(reader: &mut Reader<'_>, table: &toml::Table) {
 
 /// Rejects settings of a tenant outside `[[tenants]]`: nothing says which tenant they belong to.
 pub(super) fn reject_flat_form(reader: &mut Reader<'_>) {
-    for setting in settings::ALL.iter().filter(|setting| setting.is_of_a_tenant()) {
-        if reader.find_in_environment(setting).is_some() {
-            reader.problem(setting, "each of the [[tenants]] has its own; set the variable of one of them");
-        }
-    }
+    let of_tenants = settings::ALL.iter().filter(|setting| setting.is_of_a_tenant());
+    reject_variables(reader, of_tenants, "each of the [[tenants]] has its own; set the variable of one of them");
     let file = &reader.sources.toml;
     for section in TENANT_SECTIONS.into_iter().filter(|section| file.contains_key(*section)) {
         let what = format_args!("each of the [[tenants]] has its own; write [tenants.{section}] below one of them");
