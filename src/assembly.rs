@@ -71,7 +71,7 @@ pub(crate) fn tenants(config: &Config, metrics: &Metrics) -> Result<Tenants, Ass
     let http = outgoing::client()?;
     let make = |tenant: &TenantConfig| {
         let metrics = metrics.tenant(tenant.name().as_str());
-        make_tenant(tenant, config.revocation.denial_ttl, &http, metrics)
+        make_tenant(tenant, config.denial_ttl, &http, metrics)
     };
     Ok(Tenants::new(config.tenants.iter().map(make).collect::<Result<_, _>>()?))
 }
@@ -100,7 +100,7 @@ fn make_tenant(
     };
     Ok(Tenant {
         name: config.name(),
-        publishable_key: clerk.publishable_key_here(),
+        publishable_key: clerk.publishable_key.clone(),
         verifier: Verifier::new(
             signing_keys(clerk, http, || metrics.signing_key_refreshes())?,
             clerk.session_rules(denial_ttl),
@@ -113,7 +113,7 @@ fn make_tenant(
         revocation_queue: config.ably.revocable_tokens.then(queue),
         denial: revocation::denial(denial_ttl, clerk.clock_skew_ms),
         signed_out: config.token.signed_out,
-        allowed_origins: config.cors.allowed_origins.iter().cloned().collect(),
+        allowed_origins: config.allowed_origins.iter().cloned().collect(),
         metrics,
     })
 }

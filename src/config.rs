@@ -1,12 +1,11 @@
 //! Settings: a TOML file and the environment in, one validated [`Config`] out, or every problem at once.
 //!
 //! Precedence: variable, `NAME_FILE`, `.env`, TOML file, default. [`settings`] lists the settings; the example file holds
-//! the defaults; each section has a file that reads and checks it.
+//! the defaults; each section with several settings has a file that reads and checks it.
 
 mod ably;
 mod admin;
 mod clerk;
-mod cors;
 mod dot_env;
 mod limits;
 mod log;
@@ -16,7 +15,6 @@ mod policy_cases;
 mod problem;
 mod reader;
 mod redis;
-mod revocation;
 mod scope;
 mod server;
 pub mod settings;
@@ -26,12 +24,13 @@ mod token;
 mod unknown;
 mod value;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
+
+use secrecy::ExposeSecret;
 
 pub use ably::AblyConfig;
 pub use admin::AdminConfig;
 pub use clerk::{ClerkConfig, KeySource};
-pub use cors::CorsConfig;
 pub use limits::LimitsConfig;
 pub use log::LogConfig;
 pub use mount::mount_warning;
@@ -39,12 +38,11 @@ pub use policy_cases::{Case, Expected, ExpectedGrant, PolicyUnderTest};
 pub use problem::{InvalidPolicyTests, Problem, Problems};
 pub use reader::Provenance;
 pub use redis::RedisConfig;
-pub use revocation::RevocationConfig;
 pub use scope::Scope;
 pub use server::ServerConfig;
 pub use sources::{Sources, TomlFile};
 pub use tenant::TenantConfig;
-pub use token::{TokenConfig, UnruledCapability};
+pub use token::TokenConfig;
 
 use reader::{RawValues, Reader};
 
@@ -55,8 +53,8 @@ use crate::tenant::TenantName;
 pub struct Config {
     /// The tenants: at least one, and no two that could be confused with one another.
     pub tenants: Vec<TenantConfig>,
-    /// `[revocation]`.
-    pub revocation: RevocationConfig,
+    /// How long a denial lasts. A session token that is valid for longer could outlive its denial, and is rejected.
+    pub denial_ttl: Duration,
     /// `[redis]`, if replicas share one.
     pub redis: Option<RedisConfig>,
     /// `[server]`.
@@ -82,7 +80,7 @@ impl Config {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let tenants = tenant::each(reader, TenantConfig::read);
         tenant::reject_overlaps(reader, &tenants);
-        let revocation = RevocationConfig::read(reader);
+        let denial_ttl = reader.value(&settings::REVOCATION_DENIAL_TTL, value::denial_ttl);
         let redis = RedisConfig::read(reader);
         let server = ServerConfig::read(reader);
         let admin = AdminConfig::read(reader, server.as_ref());
@@ -90,10 +88,10 @@ impl Config {
         let log = LogConfig::read(reader);
         let values = std::mem::take(&mut reader.values);
         let (server, admin, limits) = (server?, admin?, limits?);
-        Some(Self { tenants, revocation: revocation?, redis, server, admin, limits, log: log?, values })
+        Some(Self { tenants, denial_ttl: denial_ttl?, redis, server, admin, limits, log: log?, values })
     }
 
-    /// The public listener, whatever else is wrong: for `healthcheck`.
+    /// The public listener, despite problems of other settings. For `healthcheck`.
     pub fn server_only(sources: &Sources) -> Result<ServerConfig, Problems> {
         let mut reader = Reader::new(sources);
         reader.problems.clear();
@@ -101,7 +99,7 @@ impl Config {
         reader.finish(server).map(|(server, _)| server)
     }
 
-    /// The admin listener, whatever is wrong with other settings: for `revoke`.
+    /// The admin listener, despite problems of other settings. For `revoke`.
     pub fn admin_only(sources: &Sources) -> Result<AdminConfig, Problems> {
         let mut reader = Reader::new(sources);
         let admin = AdminConfig::read(&mut reader, None);
@@ -131,17 +129,19 @@ impl Config {
     #[must_use]
     pub fn differences_beyond_policy(&self, other: &Self) -> Vec<String> {
         let names = |config: &Self| config.tenants.iter().map(TenantConfig::name).collect::<BTreeSet<_>>();
-        let tenants = (names(self) != names(other)).then(|| settings::TENANTS.to_owned());
+        let mut sections = Vec::from_iter((names(self) != names(other)).then(|| settings::TENANTS.to_owned()));
         let in_both = self.tenants.iter().filter(|tenant| other.tenant(&tenant.name()).is_some());
         let scopes = in_both.map(|tenant| (Some(tenant.name()), tenant.scope.prefix())).chain([(None, String::new())]);
-        let mut sections: Vec<_> = settings::ALL.iter().map(|setting| setting.section).collect();
+        for (tenant, prefix) in scopes {
+            for setting in settings::ALL.iter().filter(|setting| **setting != settings::TOKEN_CAPABILITY) {
+                let key = (tenant.clone(), setting.section, setting.key);
+                let [ours, theirs] =
+                    [self, other].map(|config| config.values.get(&key).map(ExposeSecret::expose_secret));
+                sections.extend((ours != theirs).then(|| format!("{prefix}{}", setting.section)));
+            }
+        }
         sections.dedup();
-        let differing = scopes.flat_map(|(tenant, prefix)| {
-            let mut differing = sections.clone();
-            differing.retain(|section| self.values.differ(&other.values, tenant.as_ref(), section));
-            differing.into_iter().map(move |section| format!("{prefix}{section}"))
-        });
-        tenants.into_iter().chain(differing).collect()
+        sections
     }
 
     /// A sentence for each valid setting that may surprise.

@@ -36,28 +36,20 @@ pub struct Reload {
     loaded: TomlFile,
 }
 
-/// What the file held when it was last read.
-enum LastRead {
-    /// The loaded text.
-    Loaded,
-    /// Another text. It may be half written, so it is loaded once the next read finds it again.
-    Changed(TomlFile),
-}
-
-/// What happens to a new configuration.
-#[derive(Debug)]
-enum ReloadDecision {
-    /// Its policy takes effect. Changes in `needs_restart`, a list of sections, do not.
-    Apply { config: Box<Config>, needs_restart: Vec<String> },
-    /// It is rejected: it lacks the rules of this tenant, or its requirement.
-    RemovesPolicy(TenantName),
-    /// It is rejected: this tenant's rules need a token format or a ttl that takes effect with a restart.
-    RulesNeedRestart(TenantName),
+/// Why a new configuration is rejected for a tenant.
+#[derive(Debug, thiserror::Error)]
+enum Rejection {
+    /// It lacks the tenant's rules, or its requirement.
+    #[error("the new configuration takes the policy away; the old one stays in force. Restart if that is meant")]
+    RemovesPolicy,
+    /// The tenant's rules need a token format or a ttl that takes effect with a restart.
+    #[error("the new rules need a token format or a ttl that needs a restart; the old policy stays in force")]
+    RulesNeedRestart,
 }
 
 impl Reload {
-    /// Reloads the policy of `issuer`, which was built from `current`, which was loaded from `file`. From here on, SIGHUP
-    /// does not end the process.
+    /// Reloads the policy of `issuer`. It was built from `current`, and `current` was loaded from `file`. From here on,
+    /// SIGHUP does not end the process.
     pub fn new(
         config_path: Option<PathBuf>,
         file: TomlFile,
@@ -69,27 +61,28 @@ impl Reload {
         Ok(Self { config_path, current, issuer, metrics, sighup, loaded: file })
     }
 
-    /// Watches the file and SIGHUP, for ever.
+    /// Watches the file and SIGHUP until the process ends.
     pub async fn watch(mut self) {
         let mut ticks = interval(READ_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = LastRead::Loaded;
+        // A changed file may be half written, so it is loaded once the next read finds it again.
+        let mut changed = None;
         loop {
             tokio::select! {
                 received = self.sighup.recv() => match received {
                     // Even if it is the same: files that variables name may have changed.
-                    Some(()) => last = LastRead::Changed(self.file()),
+                    Some(()) => changed = Some(self.file()),
                     None => return,
                 },
                 _ = ticks.tick() => {
                     let file = self.file();
-                    last = match last {
-                        LastRead::Changed(seen) if seen == file => {
+                    changed = match changed {
+                        Some(seen) if seen == file => {
                             self.load(file);
-                            LastRead::Loaded
+                            None
                         }
-                        LastRead::Loaded if file == self.loaded => LastRead::Loaded,
-                        _ => LastRead::Changed(file),
+                        None if file == self.loaded => None,
+                        _ => Some(file),
                     };
                 }
             }
@@ -104,23 +97,11 @@ impl Reload {
         let sources = Sources::with_file(self.config_path.as_deref(), &file);
         self.loaded = file;
         match Config::load(&sources) {
-            Ok((config, _)) => match self.current.decide_reload(config) {
-                ReloadDecision::Apply { config, needs_restart } => self.apply(*config, &needs_restart),
-                ReloadDecision::RulesNeedRestart(tenant) => {
+            Ok((config, _)) => match self.current.check_reload(&config) {
+                Ok(()) => self.apply(config),
+                Err((tenant, rejection)) => {
                     self.metrics.refused();
-                    tracing::error!(
-                        %tenant,
-                        "the new rules need a token format or a ttl that is not in effect yet; the old policy stays in \
-                         force. Restart to apply both"
-                    );
-                }
-                ReloadDecision::RemovesPolicy(tenant) => {
-                    self.metrics.refused();
-                    tracing::error!(
-                        %tenant,
-                        "the new configuration takes the policy away; the old one stays in force. Restart if that is \
-                         meant"
-                    );
+                    tracing::error!(%tenant, "{rejection}");
                 }
             },
             Err(Problems(problems)) => {
@@ -132,8 +113,8 @@ impl Reload {
         }
     }
 
-    fn apply(&mut self, config: Config, needs_restart: &[String]) {
-        for section in needs_restart {
+    fn apply(&mut self, config: Config) {
+        for section in self.current.differences_beyond_policy(&config) {
             tracing::warn!(section, "changed settings of this section take effect with a restart");
         }
         for warning in config.warnings() {
@@ -149,7 +130,6 @@ impl Reload {
             }
             let rules = policy.rules.len();
             current.policy = policy.clone();
-            current.token.capability = new.token.capability;
             tenant.replace_policy(policy);
             tracing::info!(tenant = %name, rules, "the policy is reloaded");
         }
@@ -158,21 +138,21 @@ impl Reload {
 }
 
 impl Config {
-    fn decide_reload(&self, new: Self) -> ReloadDecision {
+    /// Whether the policy of `new` can take effect.
+    fn check_reload(&self, new: &Self) -> Result<(), (TenantName, Rejection)> {
         let in_both = self.tenants.iter().filter_map(|current| Some((current, new.tenant(&current.name())?)));
         for (current, new) in in_both {
             let (policy, new) = (&current.policy, &new.policy);
             let removes_rules = policy.has_rules() && !new.has_rules();
             let removes_requirement = policy.require.is_some() && new.require.is_none() && !new.has_rules();
             if removes_rules || removes_requirement {
-                return ReloadDecision::RemovesPolicy(current.name());
+                return Err((current.name(), Rejection::RemovesPolicy));
             }
             if !current.can_have(new) {
-                return ReloadDecision::RulesNeedRestart(current.name());
+                return Err((current.name(), Rejection::RulesNeedRestart));
             }
         }
-        let needs_restart = self.differences_beyond_policy(&new);
-        ReloadDecision::Apply { config: Box::new(new), needs_restart }
+        Ok(())
     }
 }
 
@@ -191,10 +171,9 @@ mod tests {
     }
 
     fn needs_restart(environment: &[(&str, &str)], toml: &str) -> Vec<String> {
-        match config(&[], RULE).decide_reload(config(environment, toml)) {
-            ReloadDecision::Apply { needs_restart, .. } => needs_restart,
-            decision => panic!("not applied: {decision:?}"),
-        }
+        let (current, new) = (config(&[], RULE), config(environment, toml));
+        current.check_reload(&new).unwrap();
+        current.differences_beyond_policy(&new)
     }
 
     #[test]
@@ -211,13 +190,13 @@ mod tests {
         let rated =
             "[[grants]]\nname = \"all\"\ncapability = { \"*\" = [\"publish\"] }\npublish_rate = { \"*\" = 1 }\n";
         let jwt = [("TOKEN_FORMAT", "jwt")];
-        let decision = config(&[], RULE).decide_reload(config(&jwt, rated));
-        assert!(matches!(decision, ReloadDecision::RulesNeedRestart(_)), "{decision:?}");
-        assert!(matches!(config(&jwt, RULE).decide_reload(config(&jwt, rated)), ReloadDecision::Apply { .. }));
+        let decision = config(&[], RULE).check_reload(&config(&jwt, rated));
+        assert!(matches!(decision, Err((_, Rejection::RulesNeedRestart))), "{decision:?}");
+        assert!(config(&jwt, RULE).check_reload(&config(&jwt, rated)).is_ok());
         let long = format!("{RULE}ttl = \"2h\"\n");
         let revocable = [("ABLY_REVOCABLE_TOKENS", "true")];
-        let decision = config(&revocable, RULE).decide_reload(config(&[], &long));
-        assert!(matches!(decision, ReloadDecision::RulesNeedRestart(_)), "{decision:?}");
+        let decision = config(&revocable, RULE).check_reload(&config(&[], &long));
+        assert!(matches!(decision, Err((_, Rejection::RulesNeedRestart))), "{decision:?}");
     }
 
     #[test]
@@ -229,12 +208,7 @@ mod tests {
         );
         let none = [("ABLY_API_KEY", ""), ("CLERK_PUBLISHABLE_KEY", "")];
         for (name, expected) in [("default", &[][..]), ("acme", &["tenants"])] {
-            let ReloadDecision::Apply { needs_restart, .. } =
-                config(&[], RULE).decide_reload(config(&none, &tenants.replace("NAME", name)))
-            else {
-                panic!("not applied")
-            };
-            assert_eq!(needs_restart, expected);
+            assert_eq!(needs_restart(&none, &tenants.replace("NAME", name)), expected);
         }
     }
 
@@ -249,8 +223,8 @@ mod tests {
             ("", RULE, false),
             ("", "", false),
         ] {
-            let decision = config(&[], old).decide_reload(config(&[], new));
-            assert_eq!(matches!(decision, ReloadDecision::RemovesPolicy(_)), is_removed, "{old:?} to {new:?}");
+            let decision = config(&[], old).check_reload(&config(&[], new));
+            assert_eq!(matches!(decision, Err((_, Rejection::RemovesPolicy))), is_removed, "{old:?} to {new:?}");
         }
     }
 }

@@ -99,7 +99,7 @@ impl Server {
         let in_flight = Data::new(InFlightLimit::new(config.limits.max_in_flight));
         let trusted_proxies = Data::new(config.server.trusted_proxies.clone());
 
-        let address = config.server.address();
+        let address = config.server.address;
         let listener = listen(address).map_err(|error| StartError::Bind { address, error })?;
         let address = listener.local_addr().unwrap_or(address);
         let admin = match config.admin.address {

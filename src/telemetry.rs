@@ -9,6 +9,7 @@ use std::{
     panic,
 };
 
+use serde::Deserialize;
 use tracing::{Level, Span, field::display};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -19,7 +20,8 @@ use tracing_subscriber::{
 use self::lines::{Lines, Style};
 
 /// How a line of the log looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     Pretty,

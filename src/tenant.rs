@@ -7,6 +7,7 @@ mod tenants;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use serde::Deserialize;
 
 pub use name::{InvalidTenantName, TenantName};
 pub use tenants::Tenants;
@@ -51,7 +52,8 @@ pub struct Tenant {
 }
 
 /// The answer for clients whose user is signed out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SignedOut {
     /// 401: the client asks again.
     Retry,

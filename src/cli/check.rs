@@ -66,7 +66,7 @@ pub(super) async fn run(file: Option<&Path>) -> Result<Output, Failure> {
     let (config, provenance) = Config::load(&Sources::read(file))?;
     let mut report = Output::default();
     report.warn(mount_warning(Sources::toml_path(file)));
-    report.setting("listens on", config.server.address());
+    report.setting("listens on", config.server.address);
     let admin = config.admin.address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     report.setting("admin listener", admin);
     try_redis(config.redis.as_ref(), &mut report).await;
@@ -140,7 +140,7 @@ fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Output)
         rules => counted(rules, "rule"),
     };
     report.setting("policy", policy);
-    report.setting("CORS origins", listed(&tenant.cors.allowed_origins));
+    report.setting("CORS origins", listed(&tenant.allowed_origins));
 }
 
 /// Tries Redis as the service does, with the same timeouts.

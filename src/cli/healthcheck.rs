@@ -10,7 +10,7 @@ use crate::{
 
 pub(super) async fn run(config: Option<&Path>) -> Result<Output, Failure> {
     let server = Config::server_only(&Sources::read(config))?;
-    let url = listener::url(server.address(), "/healthz");
+    let url = listener::url(server.address, "/healthz");
     let answer = async { listener::client(Duration::from_secs(2))?.get(&url).send().await };
     match answer.await.map(|response| response.status()) {
         Ok(status) if status.is_success() => Ok(Output::default()),

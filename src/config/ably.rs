@@ -2,11 +2,7 @@
 
 use url::Url;
 
-use super::{
-    reader::Reader,
-    settings,
-    value::{base_url, boolean},
-};
+use super::{reader::Reader, settings, value};
 use crate::ably::ApiKey;
 
 /// Ably's settings.
@@ -22,12 +18,8 @@ pub struct AblyConfig {
 
 impl AblyConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let api_key = reader.required(
-            &settings::ABLY_API_KEY,
-            "copy the API key from your app's page in Ably's dashboard: appId.keyId:secret",
-            ApiKey::parse,
-        );
-        let rest_url = reader.value(&settings::ABLY_REST_URL, base_url);
+        let api_key = reader.value(&settings::ABLY_API_KEY, ApiKey::parse);
+        let rest_url = reader.value(&settings::ABLY_REST_URL, value::base_url);
         let revocable_tokens = revocable_tokens(reader);
         Some(Self { api_key: api_key?, rest_url: rest_url?, revocable_tokens: revocable_tokens? })
     }
@@ -35,5 +27,5 @@ impl AblyConfig {
 
 /// Whether the key has revocable tokens on.
 pub(super) fn revocable_tokens(reader: &mut Reader<'_>) -> Option<bool> {
-    reader.value(&settings::ABLY_REVOCABLE_TOKENS, boolean)
+    reader.value(&settings::ABLY_REVOCABLE_TOKENS, value::boolean)
 }

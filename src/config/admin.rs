@@ -4,12 +4,7 @@ use std::net::SocketAddr;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{
-    reader::Reader,
-    server::ServerConfig,
-    settings,
-    value::{ip_address, port},
-};
+use super::{reader::Reader, server::ServerConfig, settings, value};
 
 /// The minimum length of a token if other machines can reach the listener.
 const MIN_TOKEN_LENGTH: usize = 16;
@@ -26,21 +21,18 @@ pub struct AdminConfig {
 impl AdminConfig {
     /// `server` is the public listener: the two cannot share an address.
     pub(super) fn read(reader: &mut Reader<'_>, server: Option<&ServerConfig>) -> Option<Self> {
-        let host = reader.value(&settings::ADMIN_HOST, ip_address);
-        let port = reader.value(&settings::ADMIN_PORT, |text| port(text, "no admin listener"));
+        let host = reader.value(&settings::ADMIN_HOST, value::ip_address);
+        let port = reader.value(&settings::ADMIN_PORT, |text| value::port(text, "no admin listener"));
         let token = reader.value(&settings::ADMIN_TOKEN, token);
-        let (host, port) = (host?, port?);
-        if port == 0 {
-            return Some(Self { address: None, token });
-        }
-        let address = SocketAddr::new(host, port);
-        if server.is_some_and(|server| overlap(server.address(), address)) {
+        let address = Some(SocketAddr::new(host?, port?)).filter(|address| address.port() != 0);
+        if address.zip(server).is_some_and(|(address, server)| overlap(server.address, address)) {
             reader.problem(
                 &settings::ADMIN_PORT,
                 "the public listener has this port; use another, or 0 for no admin listener",
             );
         }
-        if !address.ip().to_canonical().is_loopback() && token.as_ref().is_some_and(is_short) {
+        let is_beyond_loopback = address.is_some_and(|address| !address.ip().to_canonical().is_loopback());
+        if is_beyond_loopback && token.as_ref().is_some_and(is_short) {
             reader.problem(
                 &settings::ADMIN_TOKEN,
                 format_args!(
@@ -49,7 +41,7 @@ impl AdminConfig {
                 ),
             );
         }
-        Some(Self { address: Some(address), token })
+        Some(Self { address, token })
     }
 
     /// A valid setting that may surprise.
@@ -64,11 +56,8 @@ impl AdminConfig {
 
 /// It travels in a header.
 fn token(text: &str) -> Result<SecretString, &'static str> {
-    if text.bytes().all(|b| b.is_ascii_graphic()) {
-        Ok(text.into())
-    } else {
-        Err("has spaces, or characters beyond ASCII. Make a token with: openssl rand -hex 32")
-    }
+    let is_valid = text.bytes().all(|b| b.is_ascii_graphic());
+    is_valid.then(|| text.into()).ok_or("has spaces, or characters beyond ASCII; make one with: openssl rand -hex 32")
 }
 
 fn is_short(token: &SecretString) -> bool {

@@ -5,22 +5,18 @@ use std::{iter, time::Duration};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{
-    reader::Reader,
-    settings,
-    value::{base_url, boolean, duration, origin},
-};
+use super::{reader::Reader, settings, value};
 use crate::{
     clerk::{
         InstanceKind, InvalidSigningSecret, PublishableKey, SessionRules, SigningKeys, SigningSecrets, frontend_api_at,
     },
-    clock,
+    clock, outgoing,
 };
 
 /// Clerk's settings.
 #[derive(Clone, Debug)]
 pub struct ClerkConfig {
-    /// Names the instance.
+    /// Names the instance, and the Frontend APIs of the satellites.
     pub publishable_key: PublishableKey,
     /// For the Backend API.
     pub secret_key: Option<SecretString>,
@@ -59,28 +55,25 @@ pub enum KeySource {
 
 impl ClerkConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let publishable_key = reader.required(
-            &settings::CLERK_PUBLISHABLE_KEY,
-            "copy it from API keys in Clerk's dashboard: pk_test_… or pk_live_…",
-            PublishableKey::parse,
-        );
+        let publishable_key = reader.value(&settings::CLERK_PUBLISHABLE_KEY, PublishableKey::parse);
         let kind = publishable_key.as_ref().map(PublishableKey::kind);
-        let api_url = reader.value(&settings::CLERK_API_URL, base_url);
+        let api_url = reader.value(&settings::CLERK_API_URL, value::base_url);
         let satellites = reader.list(&settings::CLERK_DOMAIN, satellite).unwrap_or_default();
+        let satellites = if kind == Some(InstanceKind::Production) { satellites } else { Vec::new() };
         Some(Self {
             secret_key: reader.value(&settings::CLERK_SECRET_KEY, |text| secret_key(text, kind)),
             jwt_key: reader.value(&settings::CLERK_JWT_KEY, |pem| SigningKeys::from_pem(pem).map(|_| pem.to_owned())),
-            authorized_parties: reader.list(&settings::CLERK_AUTHORIZED_PARTIES, origin).unwrap_or_default(),
-            native_apps: reader.value(&settings::CLERK_NATIVE_APPS, boolean).unwrap_or_default(),
+            authorized_parties: reader.list(&settings::CLERK_AUTHORIZED_PARTIES, value::origin).unwrap_or_default(),
+            native_apps: reader.value(&settings::CLERK_NATIVE_APPS, value::boolean).unwrap_or_default(),
             audience: reader.list(&settings::CLERK_AUDIENCE, audience).unwrap_or_default(),
             clock_skew_ms: reader.value(&settings::CLERK_CLOCK_SKEW_MS, clock_skew_ms).unwrap_or_default(),
-            proxy_url: reader.value(&settings::CLERK_PROXY_URL, base_url),
-            satellites: if kind == Some(InstanceKind::Production) { satellites } else { Vec::new() },
-            user_cache_ttl: reader.value(&settings::CLERK_USER_CACHE_TTL, duration).unwrap_or_default(),
+            proxy_url: reader.value(&settings::CLERK_PROXY_URL, value::base_url),
+            user_cache_ttl: reader.value(&settings::CLERK_USER_CACHE_TTL, value::duration).unwrap_or_default(),
             webhook_signing_secrets: reader
                 .list(&settings::CLERK_WEBHOOK_SIGNING_SECRET, webhook_signing_secret)
                 .unwrap_or_default(),
-            publishable_key: publishable_key?,
+            publishable_key: publishable_key?.on_satellites(satellites.clone()),
+            satellites,
             api_url: api_url?,
         })
     }
@@ -96,10 +89,8 @@ impl ClerkConfig {
 
     /// What webhooks are verified with. None if webhooks are off.
     pub fn signing_secrets(&self) -> Result<Option<SigningSecrets>, InvalidSigningSecret> {
-        if self.webhook_signing_secrets.is_empty() {
-            return Ok(None);
-        }
-        SigningSecrets::parse(self.webhook_secrets()).map(Some)
+        let are_on = !self.webhook_signing_secrets.is_empty();
+        are_on.then(|| SigningSecrets::parse(self.webhook_secrets())).transpose()
     }
 
     /// The allowed values of `iss`: the Frontend API, those of the satellites, and the proxy.
@@ -122,56 +113,35 @@ impl ClerkConfig {
         }
     }
 
-    /// The publishable key, with the Frontend APIs of the satellites if there are any.
-    #[must_use]
-    pub fn publishable_key_here(&self) -> PublishableKey {
-        self.publishable_key.clone().on_satellites(self.satellites.clone())
-    }
-
     /// Where the signing keys come from: the PEM, else the Backend API, else the Frontend API.
     #[must_use]
     pub fn key_source(&self) -> KeySource {
-        if self.jwt_key.is_some() {
-            return KeySource::Pem;
+        match (&self.jwt_key, &self.secret_key) {
+            (Some(_), _) => KeySource::Pem,
+            (None, Some(_)) => KeySource::BackendApi(outgoing::url(&self.api_url, &["v1", "jwks"])),
+            (None, None) => KeySource::FrontendApi(self.frontend_api_jwks()),
         }
-        if self.secret_key.is_some() {
-            return KeySource::BackendApi(below(&self.api_url, "/v1/jwks"));
-        }
-        KeySource::FrontendApi(self.frontend_api_jwks())
     }
 
     /// The address of the Frontend API's JWKS: at the proxy, else on the first satellite, else the publishable key's.
     #[must_use]
     pub fn frontend_api_jwks(&self) -> Url {
         let base = self.proxy_url.as_ref().or(self.satellites.first()).unwrap_or(self.publishable_key.frontend_api());
-        below(base, "/.well-known/jwks.json")
+        outgoing::url(base, &[".well-known", "jwks.json"])
     }
-}
-
-/// A URL with `path` appended to its own.
-fn below(base: &Url, path: &str) -> Url {
-    let mut url = base.clone();
-    url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
-    url
 }
 
 fn secret_key(text: &str, kind: Option<InstanceKind>) -> Result<SecretString, &'static str> {
     let of_kind = match text.get(..8) {
         Some("sk_test_") => InstanceKind::Development,
         Some("sk_live_") => InstanceKind::Production,
-        _ => {
-            return Err(
-                "not a secret key, which starts with sk_test_ or sk_live_; copy it from API keys in Clerk's dashboard",
-            );
-        }
+        _ => return Err("not a secret key; copy it from API keys in Clerk's dashboard: sk_test_… or sk_live_…"),
     };
     if text.len() == 8 || !text.bytes().all(|b| b.is_ascii_graphic()) {
         return Err("an incomplete secret key; copy it again from API keys in Clerk's dashboard");
     }
     if kind.is_some_and(|kind| kind != of_kind) {
-        return Err(
-            "of another kind of instance than the publishable key; use pk_test_ with sk_test_, pk_live_ with sk_live_",
-        );
+        return Err("of another kind of instance than the publishable key; use two test keys or two live keys");
     }
     Ok(SecretString::from(text))
 }
@@ -187,11 +157,8 @@ fn clock_skew_ms(text: &str) -> Result<i64, &'static str> {
 
 /// Clerk compares `aud` exactly, and so does this service.
 fn audience(text: &str) -> Result<String, &'static str> {
-    if text.contains('*') {
-        Err("a wildcard, which never matches: values are compared exactly. List the values")
-    } else {
-        Ok(text.into())
-    }
+    let is_exact = !text.contains('*');
+    is_exact.then(|| text.into()).ok_or("a wildcard, which never matches; list the values")
 }
 
 fn satellite(domain: &str) -> Result<Url, &'static str> {

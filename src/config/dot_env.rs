@@ -8,13 +8,13 @@ use std::collections::HashMap;
 const BLANKS: [char; 2] = [' ', '\t'];
 const QUOTES: [char; 3] = ['"', '\'', '`'];
 
-/// A variable of the file.
+/// A variable of the file, or of the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     /// The value, as Node reads it.
     pub(super) value: String,
-    /// The line on which it starts, counted from 1.
-    pub(super) line: usize,
+    /// The line on which it starts, counted from 1. None in the environment.
+    pub(super) line: Option<usize>,
     /// Why the author must have meant another value.
     pub(super) defect: Option<&'static str>,
 }
@@ -51,7 +51,7 @@ pub(super) fn parse(file: &[u8]) -> HashMap<String, Entry> {
         let is_utf8 = !text.contains(char::REPLACEMENT_CHARACTER);
         let defect = defect.or_else(|| (!is_utf8).then_some("not UTF-8; save the file as UTF-8"));
         let value = if has_escapes { text.replace("\\n", "\n") } else { text.to_owned() };
-        entries.insert(name.to_owned(), Entry { value, line, defect });
+        entries.insert(name.to_owned(), Entry { value, line: Some(line), defect });
         line += text.matches('\n').count();
     }
     entries
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn a_variable_has_the_line_that_an_editor_shows() {
         let entries = parse(b"\xef\xbb\xbf# one\r\n\r\nA=\"1\r\n2\r\n3\"\r\nB=4\r\n");
-        assert_eq!((entries["A"].line, entries["B"].line), (3, 6));
+        assert_eq!((entries["A"].line, entries["B"].line), (Some(3), Some(6)));
     }
 
     #[test]

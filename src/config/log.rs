@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _};
 
 use tracing::Level;
 
-use super::{reader::Reader, settings};
+use super::{reader::Reader, settings, value};
 use crate::telemetry::LogFormat;
 
 /// The settings of the log.
@@ -19,11 +19,7 @@ pub struct LogConfig {
 impl LogConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let unset = if io::stdout().is_terminal() { LogFormat::Pretty } else { LogFormat::Json };
-        let format = reader.choice(&settings::LOG_FORMAT, |text| match text {
-            "pretty" => Some(LogFormat::Pretty),
-            "json" => Some(LogFormat::Json),
-            _ => None,
-        });
+        let format = reader.choice(&settings::LOG_FORMAT, value::variant);
         let level = reader.choice(&settings::LOG_LEVEL, |text| text.parse().ok());
         Some(Self { format: format.unwrap_or(unset), level: level? })
     }

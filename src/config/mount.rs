@@ -19,13 +19,11 @@ pub fn mount_warning(file: &Path) -> Option<String> {
 
 /// Whether the kernel's list of mounts (`proc_pid_mountinfo(5)`) has this path. It writes blanks and backslashes in octal.
 fn is_mount_point(path: &Path, mounts: &[u8]) -> bool {
-    let mut written = Vec::new();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => written.extend(format!("\\{byte:03o}").bytes()),
-            _ => written.push(*byte),
-        }
-    }
+    let written = path.as_os_str().as_bytes().iter().flat_map(|byte| match byte {
+        b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+        _ => vec![*byte],
+    });
+    let written: Vec<_> = written.collect();
     let mount_point = |line: &[u8]| line.split(|b| *b == b' ').nth(4).is_some_and(|field| field == written);
     mounts.split(|b| *b == b'\n').any(mount_point)
 }

@@ -1,5 +1,5 @@
-//! `[[grants]]` and `[token] require`: the policy. It stands in the TOML file only, and each of its problems has a line
-//! and a column.
+//! `[[grants]]` and `[token] require`: the policy. Only the TOML file can hold it. Each of its problems has a line and a
+//! column.
 
 use std::{collections::BTreeSet, fmt, slice, time::Duration};
 
@@ -9,15 +9,7 @@ use toml::{
     de::{DeInteger, DeTable, DeValue},
 };
 
-use super::{
-    problem::Problem,
-    reader::Reader,
-    scope::Scope,
-    settings::{self, GRANTS, TENANTS},
-    sources::{Sources, position},
-    token::{self, TokenConfig},
-    value::duration,
-};
+use super::{problem::Problem, reader::Reader, scope::Scope, settings, sources, token, value};
 use crate::{
     ably::{Operations, TokenFormat, Ttl},
     policy::{
@@ -37,19 +29,18 @@ pub(super) const CONDITIONS: &str =
 pub(super) type Node<'a> = Spanned<DeValue<'a>>;
 
 /// Reads the policy.
-pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocable: bool) -> Policy {
-    let Sources { toml_text, toml_path, .. } = reader.sources;
+pub(super) fn read(reader: &mut Reader<'_>, token: Option<&token::TokenConfig>, revocable: bool) -> Policy {
+    let sources::Sources { toml_text, toml_path, .. } = reader.sources;
     // A text that is not TOML is a problem already.
     let Ok(document) = DeTable::parse(toml_text) else { return Policy::default() };
     let Some(table) = table_of(&reader.scope, document.get_ref()) else { return Policy::default() };
     let mut parser = Parser::new(toml_path, toml_text, revocable);
     parser.prefix = reader.scope.prefix();
-    let require = table
-        .get(settings::TOKEN_REQUIRE.section)
-        .and_then(|section| section.get_ref().get(settings::TOKEN_REQUIRE.key));
+    let settings::Setting { section, key, .. } = settings::TOKEN_REQUIRE;
+    let require = table.get(section).and_then(|section| section.get_ref().get(key));
     parser.require = require.and_then(|require| parser.require(require));
-    let rules = table.get(GRANTS).map(|grants| parser.tables(grants, "[[grants]]", Parser::rule));
-    if rules.is_some() && token.is_some_and(|token| token.capability.is_some()) {
+    let rules = table.get(settings::GRANTS).map(|grants| parser.tables(grants, "[[grants]]", Parser::rule));
+    if rules.is_some() && token.is_some_and(|token| token.confirms_whole_capability) {
         reader.problem(
             &settings::TOKEN_CAPABILITY,
             "gives every token the API key's whole capability, and [[grants]] restrict it; remove one of the two",
@@ -67,15 +58,16 @@ pub(super) fn read(reader: &mut Reader<'_>, token: Option<&TokenConfig>, revocab
 fn table_of<'d, 'a>(scope: &Scope, root: &'d DeTable<'a>) -> Option<&'d DeTable<'a>> {
     match scope {
         Scope::Flat => Some(root),
-        Scope::Tenant(_, index) => root.get(TENANTS)?.get_ref().as_array()?.get(*index)?.get_ref().as_table(),
+        Scope::Tenant(_, index) => root.get(settings::TENANTS)?.get_ref().as_array()?.get(*index)?.get_ref().as_table(),
     }
 }
 
 /// Reads a value.
 type Read<'a, T> = fn(&mut Parser<'a>, &Node<'_>) -> Option<T>;
 
-/// Reads tables of a TOML file, and collects problems instead of stopping. With a problem, the whole file is invalid, so
-/// what stands in place of an invalid value does not matter.
+/// Reads tables of a TOML file, and collects problems instead of stopping. A problem makes the whole file invalid, so the
+/// parser may skip an invalid value or replace it.
+#[derive(Default)]
 pub(super) struct Parser<'a> {
     path: &'a str,
     text: &'a str,
@@ -87,14 +79,13 @@ pub(super) struct Parser<'a> {
     revocable: bool,
     require: Option<Condition>,
     pub(super) problems: Vec<(usize, Problem)>,
-    /// The problems there are unless tokens are JWTs.
+    /// Problems unless tokens are JWTs.
     pub(super) jwt_only: Vec<(usize, Problem)>,
 }
 
 impl<'a> Parser<'a> {
     pub(super) fn new(path: &'a str, text: &'a str, revocable: bool) -> Self {
-        let (prefix, subject, names, require) = (String::new(), String::new(), BTreeSet::new(), None);
-        Self { path, text, prefix, subject, names, revocable, require, problems: Vec::new(), jwt_only: Vec::new() }
+        Self { path, text, revocable, ..Self::default() }
     }
 
     /// The problems, in the order of the file.
@@ -105,7 +96,7 @@ impl<'a> Parser<'a> {
 
     fn problem_at(&self, offset: usize, what: impl fmt::Display) -> (usize, Problem) {
         let Self { path, text, prefix, subject, .. } = self;
-        let position = position(text, offset);
+        let position = sources::position(text, offset);
         (offset, Problem(format!("{path}, {position}: {prefix}{subject}: {what}")))
     }
 
@@ -128,7 +119,7 @@ impl<'a> Parser<'a> {
         Some(condition)
     }
 
-    /// What `read` makes of each table of a list, without those that are invalid.
+    /// Reads each table of a list, without those that are invalid.
     pub(super) fn tables<T>(
         &mut self,
         value: &Node<'_>,
@@ -148,20 +139,16 @@ impl<'a> Parser<'a> {
         let keys = self.table(value)?;
         let name = self.name(value, keys, "[[grants]]");
         self.reject_unknown(keys, RULE_KEYS, "key");
-        let when = keys.get("when").and_then(|value| self.when(value));
-        let ttl = keys.get("ttl").and_then(|value| self.ttl(value));
         let capability = self.required(value, keys, "capability");
-        let capability = capability.and_then(|value| self.templates(value, Self::operations));
-        let channel_claims =
-            self.jwt_only(keys, "channel_claims", |parser, value| parser.templates(value, Self::channel_claim));
-        let publish_rate = self.jwt_only(keys, "publish_rate", |parser, value| parser.templates(value, Self::rate));
+        let channel_claims: Read<'a, _> = |parser, value| parser.templates(value, Self::channel_claim);
+        let publish_rate: Read<'a, _> = |parser, value| parser.templates(value, Self::rate);
         Some(Rule {
-            name: RuleName::new(&name?),
-            when,
-            capability: capability?,
-            ttl,
-            channel_claims: channel_claims.unwrap_or_default(),
-            publish_rate: publish_rate.unwrap_or_default(),
+            name: RuleName::new(&name.unwrap_or_default()),
+            when: keys.get("when").and_then(|value| self.when(value)),
+            capability: capability.and_then(|value| self.templates(value, Self::operations)).unwrap_or_default(),
+            ttl: keys.get("ttl").and_then(|value| self.ttl(value)),
+            channel_claims: self.jwt_only(keys, "channel_claims", channel_claims).unwrap_or_default(),
+            publish_rate: self.jwt_only(keys, "publish_rate", publish_rate).unwrap_or_default(),
         })
     }
 
@@ -191,7 +178,7 @@ impl<'a> Parser<'a> {
         Some(condition)
     }
 
-    /// A table of resources, with what `read` makes of their values.
+    /// A table of resources and their values.
     pub(super) fn resources<K, E: fmt::Display, T>(
         &mut self,
         value: &Node<'_>,
@@ -205,13 +192,13 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// The same for a rule, where resources have placeholders and there is at least one.
+    /// The resources of a rule: their names have placeholders, and the table is not empty.
     fn templates<T>(&mut self, value: &Node<'_>, read: Read<'a, T>) -> Option<Vec<(ResourceTemplate, T)>> {
         let resources = self.resources(value, str::parse, read)?;
         if resources.is_empty() {
             self.problem(value, "an empty table; write a resource, like \"chat:*\"");
         }
-        Some(resources).filter(|resources| !resources.is_empty())
+        Some(resources)
     }
 
     pub(super) fn operations(&mut self, value: &Node<'_>) -> Option<Operations> {
@@ -226,12 +213,11 @@ impl<'a> Parser<'a> {
 
     pub(super) fn rate(&mut self, value: &Node<'_>) -> Option<Number> {
         let rate = match value.get_ref() {
-            DeValue::Integer(number) => integer(number).filter(|number| *number > 0).map(Number::from),
-            DeValue::Float(number) => {
-                number.as_str().parse().ok().filter(|number| *number > 0.0).and_then(Number::from_f64)
-            }
+            DeValue::Integer(number) => integer(number).map(Number::from),
+            DeValue::Float(number) => number.as_str().parse().ok().and_then(Number::from_f64),
             _ => None,
         };
+        let rate = rate.filter(|rate| rate.as_f64() > Some(0.0));
         self.checked(value, rate.ok_or("not a number of messages a second above zero; write for example 5"))
     }
 
@@ -250,7 +236,7 @@ impl<'a> Parser<'a> {
         self.reject_unknown(table, CONDITIONS, "condition");
         let mut parts = Vec::new();
         for (key, value) in table {
-            parts.push(match key.get_ref().as_ref() {
+            let part = match key.get_ref().as_ref() {
                 "role" => self.names(value, Role::parse).map(Condition::Role),
                 "permission" => self.names(value, Permission::parse).map(Condition::Permission),
                 "plan" => self.names(value, ScopedName::parse).map(Condition::Plan),
@@ -258,7 +244,7 @@ impl<'a> Parser<'a> {
                 "organization" => self.names(value, OrganizationName::parse).map(Condition::Organization),
                 "claim" => {
                     self.claims(value, "", &mut parts);
-                    continue;
+                    None
                 }
                 "reverified" => self.reverified(value).map(Condition::Reverified),
                 "impersonated" => self.boolean(value).map(Condition::Impersonated),
@@ -267,9 +253,9 @@ impl<'a> Parser<'a> {
                 "all" => self.conditions(value).map(Condition::All),
                 "not" => self.condition(value).map(|part| Condition::Not(Box::new(part))),
                 _ => None,
-            });
+            };
+            parts.extend(part);
         }
-        let mut parts: Vec<_> = parts.into_iter().collect::<Option<_>>()?;
         if parts.len() == 1 { parts.pop() } else { Some(Condition::All(parts)) }
     }
 
@@ -290,26 +276,22 @@ impl<'a> Parser<'a> {
     }
 
     /// Claims by dotted path. TOML reads a path without quotes as nested tables, which mean the same.
-    fn claims(&mut self, value: &Node<'_>, path: &str, parts: &mut Vec<Option<Condition>>) {
-        let Some(table) = self.table(value) else { return parts.push(None) };
+    fn claims(&mut self, value: &Node<'_>, path: &str, parts: &mut Vec<Condition>) {
+        let Some(table) = self.table(value) else { return };
         if table.is_empty() {
             self.problem(value, "claim is empty; write for example claim = { \"metadata.tier\" = \"pro\" }");
-            parts.push(None);
         }
         for (key, value) in table {
             let path = if path.is_empty() { key.get_ref().to_string() } else { format!("{path}.{}", key.get_ref()) };
             if key.get_ref().split('.').any(str::is_empty) {
-                self.problem(
-                    key,
-                    format_args!("the claim {:?} has an empty name; remove the extra dot", key.get_ref()),
-                );
-                parts.push(None);
+                let what = format_args!("the claim {:?} has an empty name; remove the extra dot", key.get_ref());
+                self.problem(key, what);
             } else if value.get_ref().is_table() {
                 self.claims(value, &path, parts);
             } else {
                 let values = self.alternatives(value).unwrap_or_default();
                 let alternatives = self.each(values, Self::claim_value);
-                parts.push(alternatives.map(|alternatives| Condition::Claim { path: path.into(), alternatives }));
+                parts.extend(alternatives.map(|alternatives| Condition::Claim { path: path.into(), alternatives }));
             }
         }
     }
@@ -335,7 +317,7 @@ impl<'a> Parser<'a> {
     }
 
     pub(super) fn duration(&mut self, value: &Node<'_>) -> Option<Duration> {
-        self.parsed(value, "a duration, like \"10m\"", duration)
+        self.parsed(value, "a duration, like \"10m\"", value::duration)
     }
 
     fn boolean(&mut self, value: &Node<'_>) -> Option<bool> {
@@ -346,7 +328,7 @@ impl<'a> Parser<'a> {
         self.expected(value, value.get_ref().as_str(), expected)
     }
 
-    /// A string that `parse` takes.
+    /// A string, parsed.
     pub(super) fn parsed<T, E: fmt::Display>(
         &mut self,
         value: &Node<'_>,
@@ -370,7 +352,7 @@ impl<'a> Parser<'a> {
         self.expected(value, value.get_ref().as_table(), "a table")
     }
 
-    /// A value of the right kind. Any other is a problem.
+    /// The value, if it has the expected kind. Otherwise adds a problem.
     pub(super) fn expected<T>(&mut self, value: &Node<'_>, found: Option<T>, expected: &str) -> Option<T> {
         if found.is_none() {
             let kind = match value.get_ref() {
@@ -409,7 +391,7 @@ impl<'a> Parser<'a> {
         value
     }
 
-    /// What `read` makes of every item. Reads all of them even if one is invalid, to find every problem.
+    /// Reads every item, even if one is invalid, to find every problem.
     pub(super) fn each<I, T>(
         &mut self,
         items: impl IntoIterator<Item = I>,

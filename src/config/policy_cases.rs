@@ -230,7 +230,7 @@ mod tests {
 
     fn policy(format: TokenFormat) -> PolicyUnderTest {
         let (client_id, signed_out) = ("{username}".parse().unwrap(), SignedOut::Retry);
-        let token = TokenConfig { format, ttl: None, client_id, capability: None, signed_out };
+        let token = TokenConfig { format, ttl: None, client_id, confirms_whole_capability: false, signed_out };
         PolicyUnderTest { tenant: TenantName::default(), policy: Policy::default(), token }
     }
 

@@ -2,39 +2,22 @@
 
 use std::{collections::BTreeMap, fmt, fs, mem};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::{
+    dot_env::Entry,
     problem::{Problem, Problems},
     scope::Scope,
-    settings::{self, Setting, TENANTS},
-    sources::{Sources, Variable},
+    settings::{Setting, TENANTS},
+    sources::{FILE, Sources},
 };
 use crate::tenant::TenantName;
 
-/// What a variable that holds a path ends with.
-const FILE: &str = "_FILE";
-
-/// Where each setting was set, in words, by its variable.
+/// The origin of each setting that is set, by its variable.
 pub type Provenance = BTreeMap<String, String>;
 
 /// What was read for each setting, defaults included, by tenant, section and key.
-#[derive(Clone, Debug, Default)]
-pub(super) struct RawValues(BTreeMap<(Option<TenantName>, &'static str, &'static str), SecretString>);
-
-impl RawValues {
-    /// Whether a setting of a section, the policy aside, has another value in `other`.
-    pub(super) fn differ(&self, other: &Self, tenant: Option<&TenantName>, section: &str) -> bool {
-        let mut keys = settings::ALL
-            .iter()
-            .filter(|setting| setting.section == section && **setting != settings::TOKEN_CAPABILITY);
-        keys.any(|setting| {
-            let key = (tenant.cloned(), setting.section, setting.key);
-            let [ours, theirs] = [self, other].map(|values| values.0.get(&key).map(ExposeSecret::expose_secret));
-            ours != theirs
-        })
-    }
-}
+pub(super) type RawValues = BTreeMap<(Option<TenantName>, &'static str, &'static str), SecretString>;
 
 pub(super) struct Reader<'a> {
     pub(super) sources: &'a Sources,
@@ -59,7 +42,7 @@ impl<'a> Reader<'a> {
         read
     }
 
-    /// What was read, if it has no problem.
+    /// Returns what was read, or every problem.
     pub(super) fn finish<T>(self, read: Option<T>) -> Result<(T, Provenance), Problems> {
         match read {
             Some(read) if self.problems.is_empty() => Ok((read, self.provenance)),
@@ -107,21 +90,6 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The value of a setting that must be set. `cure` says where to find it.
-    pub(super) fn required<T, E: fmt::Display>(
-        &mut self,
-        setting: &Setting,
-        cure: &str,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
-        let problems = self.problems.len();
-        let value = self.value(setting, parse);
-        if value.is_none() && self.problems.len() == problems {
-            self.problem(setting, format_args!("not set; {cure}"));
-        }
-        value
-    }
-
     /// A list: comma-separated in a variable, a TOML list in the file. None if it is unset.
     pub(super) fn list<T, E: fmt::Display>(
         &mut self,
@@ -146,25 +114,27 @@ impl<'a> Reader<'a> {
         Some(values.collect())
     }
 
-    /// Keeps what was read for a setting, to notice when it changes.
+    /// Records the text of a setting, to detect changes.
     pub(super) fn keep(&mut self, setting: &Setting, text: String) {
         let tenant = setting.is_of_a_tenant().then(|| self.scope.name());
-        self.values.0.insert((tenant, setting.section, setting.key), text.into());
+        self.values.insert((tenant, setting.section, setting.key), text.into());
     }
 
     /// The value in the first source that has one which is not empty, or the default.
     fn find(&mut self, setting: &Setting) -> Option<toml::Value> {
         let problems = self.problems.len();
-        let found = match self.find_in_environment(setting) {
-            Some((text, origin)) => Some((text.into(), origin)),
-            None => self.find_in_toml(setting).map(|value| (value.clone(), self.sources.toml_path.clone())),
-        };
-        let value = match found {
+        let in_environment = self.find_in_environment(setting).map(|(text, origin)| (text.into(), origin));
+        let in_toml = || Some((self.find_in_toml(setting)?.clone(), self.sources.toml_path.clone()));
+        let value = match in_environment.or_else(in_toml) {
             Some((value, origin)) => {
                 self.provenance.insert(self.scope.variable(setting), origin);
                 value
             }
             None if self.problems.len() > problems => return None,
+            None if !setting.cure.is_empty() => {
+                self.problem(setting, format_args!("not set; {}", setting.cure));
+                return None;
+            }
             None => setting.default_value()?.clone(),
         };
         self.keep(setting, value.to_string());
@@ -175,13 +145,14 @@ impl<'a> Reader<'a> {
     /// different values are a problem, whatever their sources.
     pub(super) fn find_in_environment(&mut self, setting: &Setting) -> Option<(String, String)> {
         let mut found: Vec<(String, String, String)> = Vec::new();
-        for source in [Sources::in_environment, Sources::in_dot_env] {
+        for variables in [&self.sources.environment, &self.sources.dot_env] {
             for suffix in ["", FILE] {
                 for name in self.scope.variables(setting) {
-                    let variable = source(self.sources, &format!("{name}{suffix}"));
-                    match variable.map_or(Ok(None), |variable| text_of(variable, suffix)) {
-                        Ok(text) => found.extend(text.map(|(text, origin)| (name, text, origin))),
-                        Err(problem) => self.problem(setting, problem),
+                    let variable = format!("{name}{suffix}");
+                    match variables.get(&variable).map(|entry| text_of(&variable, entry, suffix)) {
+                        Some(Ok((text, origin))) if !text.is_empty() => found.push((name, text, origin)),
+                        Some(Err(problem)) => self.problem(setting, problem),
+                        _ => {}
                     }
                 }
             }
@@ -201,12 +172,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The text of a variable, or of the file that it names, and where it stands. None if it is empty.
-fn text_of(variable: Variable<'_>, suffix: &str) -> Result<Option<(String, String)>, String> {
-    let Variable { text, origin, defect } = variable;
+/// The text of a variable, or of the file that it names, and its origin.
+fn text_of(name: &str, Entry { value, line, defect }: &Entry, suffix: &str) -> Result<(String, String), String> {
+    let origin = line.map_or_else(|| name.to_owned(), |line| format!("{name} (.env, line {line})"));
     if let Some(defect) = defect {
         return Err(format!("{origin}: {defect}"));
     }
+    let text = value.trim();
     let (text, origin) = if suffix == FILE && !text.is_empty() {
         let contents = fs::read_to_string(text)
             .map_err(|error| format!("the file that {origin} names cannot be read: {error}"))?;
@@ -218,7 +190,7 @@ fn text_of(variable: Variable<'_>, suffix: &str) -> Result<Option<(String, Strin
         let cure = "remove them (docker run --env-file keeps them)";
         return Err(format!("{origin} has quotes around the value; {cure}"));
     }
-    Ok((!text.is_empty()).then_some((text, origin)))
+    Ok((text, origin))
 }
 
 /// A value as a variable would hold it. None if it is not a single value.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{reader::Reader, settings};
+use super::{reader::Reader, settings, value};
 use crate::store::{OnFailure, RedisAddress, RedisKeyPrefix};
 
 /// The settings of Redis.
@@ -29,17 +29,15 @@ impl RedisConfig {
             address = trusting.map_err(|error| reader.problem(&settings::REDIS_CA_FILE, error)).ok().flatten();
         }
         let prefix = reader.value(&settings::REDIS_PREFIX, RedisKeyPrefix::parse);
-        let on_failure = reader.choice(&settings::REDIS_ON_FAILURE, |text| match text {
-            "degrade" => Some(OnFailure::Degrade),
-            "refuse" => Some(OnFailure::Refuse),
-            _ => None,
-        });
+        let on_failure = reader.choice(&settings::REDIS_ON_FAILURE, value::variant);
         Some(Self { address: address?, prefix: prefix?, on_failure: on_failure? })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
     use crate::config::sources::Sources;
 
@@ -56,9 +54,10 @@ mod tests {
             let sources = Sources::for_test(environment, "");
             let mut reader = Reader::new(&sources);
             RedisConfig::read(&mut reader);
-            reader.values
+            let values = reader.values.into_iter();
+            values.map(|(key, value)| (key, value.expose_secret().to_owned())).collect::<Vec<_>>()
         });
-        one.differ(&other, None, "redis")
+        one != other
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Where a tenant's settings stand: at the top of the file, or in its table of `[[tenants]]`.
+//! The place of a tenant's settings: the top of the file, or its table of `[[tenants]]`.
 
 use std::iter;
 
 use super::settings::{Setting, TENANTS};
 use crate::tenant::TenantName;
 
-/// Where a tenant's settings stand.
+/// The place of a tenant's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// At the top of the file, and in variables named for section and key.

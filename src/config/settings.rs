@@ -28,6 +28,8 @@ pub struct Setting {
     pub choices: &'static [&'static str],
     /// What applies when the setting is unset and the example file has no default.
     pub if_unset: &'static str,
+    /// Where to find the value, if the setting must be set.
+    pub cure: &'static str,
     /// Whether only the TOML file can hold it.
     pub file_only: bool,
     /// The meaning, in Markdown. The first line is a sentence for `--help`; docs/configuration.md has all lines.
@@ -87,8 +89,8 @@ macro_rules! settings {
     ($($(#[doc = $meaning:literal])+ $name:ident = $section:literal, $key:literal $(, $field:ident: $value:expr)*;)*) => {
         $($(#[doc = $meaning])+ pub const $name: Setting = {
             let (aliases, choices): (&[_], &[_]) = (&[], &[]);
-            let (if_unset, file_only, meaning) = ("", false, &[$($meaning),+]);
-            let setting = Setting { section: $section, key: $key, aliases, choices, if_unset, file_only, meaning };
+            let (if_unset, cure, file_only, meaning) = ("", "", false, &[$($meaning),+]);
+            let setting = Setting { section: $section, key: $key, aliases, choices, if_unset, cure, file_only, meaning };
             Setting { $($field: $value,)* ..setting }
         };)*
 
@@ -99,7 +101,8 @@ macro_rules! settings {
 
 settings! {
     /// The API key that signs tokens: `appId.keyId:secret`.
-    ABLY_API_KEY = "ably", "api_key", aliases: &["NEXT_ABLY_API_KEY"], if_unset: "required";
+    ABLY_API_KEY = "ably", "api_key", aliases: &["NEXT_ABLY_API_KEY"], if_unset: "required",
+        cure: "copy the API key from your app's page in Ably's dashboard: appId.keyId:secret";
     /// Ably's REST API.
     /// For `check`, revocation and the format `token_details`.
     ABLY_REST_URL = "ably", "rest_url";
@@ -108,7 +111,8 @@ settings! {
     ABLY_REVOCABLE_TOKENS = "ably", "revocable_tokens";
     /// Names the Clerk instance: `pk_test_…` or `pk_live_…`.
     CLERK_PUBLISHABLE_KEY = "clerk", "publishable_key",
-        aliases: &["NEXT_PUBLIC_CLERK_PUBLISHABLE_KEY", "VITE_CLERK_PUBLISHABLE_KEY"], if_unset: "required";
+        aliases: &["NEXT_PUBLIC_CLERK_PUBLISHABLE_KEY", "VITE_CLERK_PUBLISHABLE_KEY"], if_unset: "required",
+        cure: "copy it from API keys in Clerk's dashboard: pk_test_… or pk_live_…";
     /// For Clerk's Backend API: `sk_test_…` or `sk_live_…`.
     /// The service looks up usernames that are not in the session token, and fetches signing keys.
     CLERK_SECRET_KEY = "clerk", "secret_key";

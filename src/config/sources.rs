@@ -4,33 +4,22 @@ use std::{collections::HashMap, env, fs, io, iter, path::Path};
 
 use toml::de::DeTable;
 
-use super::{
-    dot_env::{self, Entry},
-    problem::Problem,
-    scope::Scope,
-    settings::{self, TENANTS},
-};
+use super::{dot_env, dot_env::Entry, problem::Problem, scope::Scope, settings};
 
 /// The TOML file: its text, or why it cannot be read.
 pub type TomlFile = Result<String, io::ErrorKind>;
 
-/// The text of a variable, and where it stands.
-pub(super) struct Variable<'a> {
-    pub(super) text: &'a str,
-    pub(super) origin: String,
-    /// Why the author of `.env` must have meant another text.
-    pub(super) defect: Option<&'static str>,
-}
+/// What a variable that holds a path ends with.
+pub(super) const FILE: &str = "_FILE";
 
 /// The contents of all sources.
 #[derive(Default)]
 pub struct Sources {
-    pub(super) environment: HashMap<String, String>,
-    /// The names, not the values, of variables that start like a tenant's.
-    pub(super) tenant_variables: Vec<String>,
+    /// The variables of settings, and all that start like a tenant's.
+    pub(super) environment: HashMap<String, Entry>,
     pub(super) dot_env: HashMap<String, Entry>,
     pub(super) toml: toml::Table,
-    /// The text of `toml`, to tell lines and columns.
+    /// The text of `toml`, for lines and columns.
     pub(super) toml_text: String,
     /// Its path, as problems name it.
     pub(super) toml_path: String,
@@ -69,46 +58,22 @@ impl Sources {
         fs::read_to_string(Self::toml_path(config)).map_err(|error| error.kind())
     }
 
-    /// A variable of the environment.
-    pub(super) fn in_environment(&self, name: &str) -> Option<Variable<'_>> {
-        let text = self.environment.get(name)?.trim();
-        Some(Variable { text, origin: name.to_owned(), defect: None })
-    }
-
-    /// A variable of `.env`.
-    pub(super) fn in_dot_env(&self, name: &str) -> Option<Variable<'_>> {
-        let Entry { value, line, defect } = self.dot_env.get(name)?;
-        Some(Variable { text: value.trim(), origin: format!("{name} (.env, line {line})"), defect: *defect })
-    }
-
-    /// The names of all variables of tenants that the file has.
-    pub(super) fn known_tenant_variables(&self) -> impl Iterator<Item = String> {
-        let settings = || settings::ALL.iter().filter(|setting| setting.is_of_a_tenant());
-        Scope::named(&self.toml).flat_map(move |scope| settings().map(move |setting| scope.variable(setting)))
-    }
-
     fn problem(&mut self, what: String) {
         self.problems.push(Problem(what));
     }
 
-    /// Reads the variables of settings only: the rest of the environment belongs to others.
+    /// Leaves out the rest of the environment, which belongs to other programs.
     fn read_environment(&mut self) {
-        let names = settings::ALL
-            .iter()
-            .flat_map(|setting| Scope::Flat.variables(setting))
-            .chain(self.known_tenant_variables());
-        let names: Vec<_> = names.flat_map(|name| [format!("{name}_FILE"), name]).collect();
-        for name in names {
-            match env::var(&name) {
-                Ok(value) => _ = self.environment.insert(name, value),
-                Err(env::VarError::NotPresent) => {}
-                Err(env::VarError::NotUnicode(_)) => {
-                    self.problem(format!("{name}: not UTF-8; set it again"));
-                }
+        let names: Vec<_> = settings::ALL.iter().flat_map(|setting| Scope::Flat.variables(setting)).collect();
+        for (name, value) in env::vars_os() {
+            let Ok(name) = name.into_string() else { continue };
+            let is_known = names.iter().any(|known| matches!(name.strip_prefix(known.as_str()), Some("" | FILE)));
+            if is_known || name.starts_with(&settings::TENANTS.to_ascii_uppercase()) {
+                let defect = value.to_str().is_none().then_some("not UTF-8; set it again");
+                let value = value.to_string_lossy().into_owned();
+                self.environment.insert(name, Entry { value, line: None, defect });
             }
         }
-        self.tenant_variables = env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
-        self.tenant_variables.retain(|name| name.starts_with(&TENANTS.to_ascii_uppercase()));
     }
 
     /// The lines of other programs may have any form: a defect counts once a setting is read from its line.
@@ -133,10 +98,9 @@ impl Sources {
             Err(io::ErrorKind::NotFound) if !must_exist => return,
             Err(kind) => return self.problem(format!("{path} cannot be read: {kind}")),
         };
-        match text.parse() {
+        match text.parse::<toml::Table>() {
             Ok(table) => (self.toml, self.toml_text) = (table, text.clone()),
             Err(error) => {
-                let error: toml::de::Error = error;
                 let position = position(text, offset(text, &error));
                 self.problem(format!("{path}, {position}: {}", error.message()));
             }
@@ -146,9 +110,9 @@ impl Sources {
     /// Sources for tests: an environment and the text of a TOML file.
     #[cfg(test)]
     pub(crate) fn for_test(environment: &[(&str, &str)], toml: &str) -> Self {
+        let entry = |value: &str| Entry { value: value.to_owned(), line: None, defect: None };
         Self {
-            environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-            tenant_variables: environment.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            environment: environment.iter().map(|(name, value)| ((*name).to_owned(), entry(value))).collect(),
             toml: toml.parse().unwrap(),
             toml_text: toml.to_owned(),
             toml_path: Self::DEFAULT_PATH.to_owned(),
@@ -157,8 +121,8 @@ impl Sources {
     }
 }
 
-/// The byte at which the TOML parser found an error. It gives none for a key with too many dots: that is on the first line
-/// up to which it finds the same error.
+/// The byte at which the TOML parser found an error. For a key with too many dots the parser gives none: the key is on the
+/// first line up to which the text has the same error.
 pub(super) fn offset(text: &str, error: &toml::de::Error) -> usize {
     if let Some(span) = error.span() {
         return span.start;

@@ -1,15 +1,8 @@
 //! `[[tenants]]`, or the flat form, which is a list of one: the sections that each tenant has of its own.
 
 use super::{
-    ably::AblyConfig,
-    clerk::ClerkConfig,
-    cors::CorsConfig,
-    policy,
-    reader::Reader,
-    scope::{Scope, tenant_name},
-    settings::{self, TENANTS},
-    token::TokenConfig,
-    unknown,
+    ably::AblyConfig, clerk::ClerkConfig, policy, reader::Reader, scope, scope::Scope, settings, token::TokenConfig,
+    unknown, value,
 };
 use crate::{
     ably::{TokenFormat, Ttl},
@@ -20,7 +13,7 @@ use crate::{
 /// The settings of one tenant.
 #[derive(Clone, Debug)]
 pub struct TenantConfig {
-    /// Its name, and where its settings stand.
+    /// Its name, and the place of its settings.
     pub scope: Scope,
     /// `[ably]`.
     pub ably: AblyConfig,
@@ -30,8 +23,8 @@ pub struct TenantConfig {
     pub token: TokenConfig,
     /// `[[grants]]` and `[token] require`.
     pub policy: Policy,
-    /// `[cors]`.
-    pub cors: CorsConfig,
+    /// The origins whose pages may read answers. If unset, the authorized parties.
+    pub allowed_origins: Vec<String>,
 }
 
 impl TenantConfig {
@@ -42,9 +35,10 @@ impl TenantConfig {
         let revocable = ably.as_ref().is_some_and(|ably| ably.revocable_tokens);
         let token = TokenConfig::read(reader, revocable);
         let policy = policy::read(reader, token.as_ref(), revocable);
-        let authorized_parties = clerk.as_ref().map(|clerk| clerk.authorized_parties.clone());
-        let cors = CorsConfig::read(reader, authorized_parties.unwrap_or_default());
-        Some(Self { scope: reader.scope.clone(), ably: ably?, clerk: clerk?, token: token?, policy, cors })
+        let origins = reader.list(&settings::CORS_ALLOWED_ORIGINS, value::origin);
+        let clerk = clerk?;
+        let allowed_origins = origins.unwrap_or_else(|| clerk.authorized_parties.clone());
+        Some(Self { scope: reader.scope.clone(), ably: ably?, clerk, token: token?, policy, allowed_origins })
     }
 
     /// Whether tokens of these settings can carry what a policy grants, for as long as it grants it.
@@ -66,50 +60,45 @@ impl TenantConfig {
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let variable = |setting| self.scope.variable(setting);
         let mut warnings = Vec::new();
-        let mut warn_if = |condition: bool, warning: String| warnings.extend(condition.then_some(warning));
-        warn_if(
-            self.clerk.authorized_parties.is_empty(),
-            format!(
+        if self.clerk.authorized_parties.is_empty() {
+            warnings.push(format!(
                 "no authorized parties: this accepts session tokens for any origin of the Clerk instance; set {} to your \
                  app's origins",
                 variable(&settings::CLERK_AUTHORIZED_PARTIES)
-            ),
-        );
-        warn_if(
-            self.cors.allowed_origins.is_empty(),
-            "no CORS origins: only pages on this service's own origin may read answers".to_owned(),
-        );
-        warn_if(
-            !self.policy.has_rules() && self.token.capability.is_none(),
-            format!(
+            ));
+        }
+        if self.allowed_origins.is_empty() {
+            warnings.push("no CORS origins: only pages on this service's own origin may read answers".to_owned());
+        }
+        if !self.policy.has_rules() && !self.token.confirms_whole_capability {
+            warnings.push(format!(
                 "no policy: every signed-in user gets the API key's whole capability; write [[grants]], or confirm it \
                  with {}=key",
                 variable(&settings::TOKEN_CAPABILITY)
-            ),
-        );
-        warn_if(
-            self.token.format == TokenFormat::TokenDetails,
-            "token_details: each token costs a call to Ably, and an outage of Ably stops all tokens; token_request and \
-             jwt need no call"
-                .to_owned(),
-        );
-        warn_if(
-            self.token.client_id.needs_username() && self.clerk.secret_key.is_none(),
-            format!(
+            ));
+        }
+        if self.token.format == TokenFormat::TokenDetails {
+            warnings.push(
+                "token_details: each token costs a call to Ably, and an outage of Ably stops all tokens; token_request \
+                 and jwt need no call"
+                    .to_owned(),
+            );
+        }
+        if self.token.client_id.needs_username() && self.clerk.secret_key.is_none() {
+            warnings.push(format!(
                 "no secret key: usernames must be in the session token; add a username claim in Clerk's dashboard, or set \
                  {}, or set {} to {{user_id}}",
                 variable(&settings::CLERK_SECRET_KEY),
                 variable(&settings::TOKEN_CLIENT_ID)
-            ),
-        );
-        warn_if(
-            !self.clerk.webhook_signing_secrets.is_empty() && !self.ably.revocable_tokens,
-            format!(
+            ));
+        }
+        if !self.clerk.webhook_signing_secrets.is_empty() && !self.ably.revocable_tokens {
+            warnings.push(format!(
                 "webhooks without revocable tokens: a signed-out user gets no new token, but a connection lasts until its \
                  token expires; turn on revocable tokens for the API key in Ably's dashboard, and set {} to true",
                 variable(&settings::ABLY_REVOCABLE_TOKENS)
-            ),
-        );
+            ));
+        }
         let prefix = self.scope.prefix();
         warnings.into_iter().map(move |warning| format!("{prefix}{warning}"))
     }
@@ -117,17 +106,12 @@ impl TenantConfig {
 
 /// Reads something of every tenant, and skips what is invalid.
 pub(super) fn each<T>(reader: &mut Reader<'_>, read: impl Fn(&mut Reader<'_>) -> Option<T>) -> Vec<T> {
-    let scopes = match reader.sources.toml.get(TENANTS) {
-        None => vec![Scope::Flat],
-        Some(value) => {
-            unknown::reject_flat_form(reader);
-            scopes(reader, value)
-        }
-    };
-    scopes.into_iter().filter_map(|scope| reader.within(scope, &read)).collect()
+    scopes(reader).into_iter().filter_map(|scope| reader.within(scope, &read)).collect()
 }
 
-fn scopes(reader: &mut Reader<'_>, value: &toml::Value) -> Vec<Scope> {
+fn scopes(reader: &mut Reader<'_>) -> Vec<Scope> {
+    let Some(value) = reader.sources.toml.get(settings::TENANTS) else { return vec![Scope::Flat] };
+    unknown::reject_flat_form(reader);
     let tables = value.as_array().filter(|tables| !tables.is_empty() && tables.iter().all(toml::Value::is_table));
     let Some(tables) = tables else {
         reader.problem_of("tenants", "not a list of tables; write [[tenants]] above each");
@@ -135,8 +119,8 @@ fn scopes(reader: &mut Reader<'_>, value: &toml::Value) -> Vec<Scope> {
     };
     let mut scopes: Vec<Scope> = Vec::new();
     for (index, table) in tables.iter().enumerate() {
-        let subject = format!("[[{TENANTS}]] number {}", index + 1);
-        match tenant_name(table) {
+        let subject = format!("[[tenants]] number {}", index + 1);
+        match scope::tenant_name(table) {
             Ok(name) if scopes.iter().any(|scope| scope.name() == name) => {
                 reader.problem_of(&subject, "another tenant has this name; use another");
             }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     ably::{TokenFormat, TokenParams},
-    clerk::Session,
+    clerk::{PublishableKey, Session},
     clock::UnixMillis,
 };
 
@@ -66,11 +66,11 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.clerk.api_url.as_str(), "https://api.clerk.com/");
     assert_eq!(config.clerk.clock_skew_ms, 5000);
     assert_eq!(config.clerk.user_cache_ttl.as_secs(), 300);
-    assert_eq!(whole.revocation.denial_ttl.as_secs(), 600);
+    assert_eq!(whole.denial_ttl.as_secs(), 600);
     assert_eq!(config.token.client_id.to_string(), "{username}");
     assert_eq!(config.token.format, TokenFormat::TokenRequest);
     assert_eq!(config.token.ttl, None);
-    assert_eq!(whole.server.address().to_string(), "127.0.0.1:8080");
+    assert_eq!(whole.server.address.to_string(), "127.0.0.1:8080");
     let quota = whole.limits.tokens.unwrap();
     assert_eq!((quota.per_minute.get(), quota.burst.get(), whole.limits.max_in_flight.get()), (60, 20, 1024));
     assert_eq!(whole.admin.address.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9464"));
@@ -186,8 +186,8 @@ fn the_vendors_own_names_work_and_must_not_contradict_each_other() {
         assert!(message.contains(&format!("CLERK_PUBLISHABLE_KEY and {name} have different values")), "{message}");
     }
     assert!(load(&[("NEXT_ABLY_API_KEY", "app.key:other")], "").is_err());
-    assert_eq!(load(&[("PORT", "1")], "").unwrap().server.port, 1);
-    assert_eq!(load(&[("HOST", "0.0.0.0")], "").unwrap().server.host.to_string(), "0.0.0.0");
+    assert_eq!(load(&[("PORT", "1")], "").unwrap().server.address.port(), 1);
+    assert_eq!(load(&[("HOST", "0.0.0.0")], "").unwrap().server.address.ip().to_string(), "0.0.0.0");
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn names_must_agree_across_sources_but_one_name_may_be_overridden() {
     let load = |environment: &[(&str, &str)], dot_env: &str| {
         let mut sources = Sources::for_test(&[&REQUIRED, environment].concat(), "");
         sources.dot_env = dot_env::parse(dot_env.as_bytes());
-        Config::load(&sources).map(|(config, _)| config.server.port).map_err(|problems| problems.to_string())
+        Config::load(&sources).map(|(config, _)| config.server.address.port()).map_err(|problems| problems.to_string())
     };
     assert_eq!(load(&[("SERVER_PORT", "1")], "SERVER_PORT=2"), Ok(1));
     assert_eq!(load(&[("SERVER_PORT", "1")], "PORT=1"), Ok(1));
@@ -223,13 +223,13 @@ fn on_a_satellite_the_frontend_api_is_the_satellites() {
         Config::load(&Sources::for_test(&environment, "")).unwrap().0.only().clerk
     };
     let clerk = satellite(&[live, ("CLERK_DOMAIN", "satellite.com")]);
-    assert!(clerk.publishable_key_here().has_frontend_api_at("clerk.satellite.com"));
-    assert!(!clerk.publishable_key_here().has_frontend_api_at("clerk.example.com"));
-    assert_eq!(clerk.publishable_key_here().cookie_suffix(), clerk.publishable_key.cookie_suffix());
+    assert!(clerk.publishable_key.has_frontend_api_at("clerk.satellite.com"));
+    assert!(!clerk.publishable_key.has_frontend_api_at("clerk.example.com"));
+    assert_eq!(clerk.publishable_key.cookie_suffix(), PublishableKey::parse(live.1).unwrap().cookie_suffix());
     assert_eq!(clerk.issuers(), ["https://clerk.example.com", "https://clerk.satellite.com"]);
     assert_eq!(clerk.frontend_api_jwks().as_str(), "https://clerk.satellite.com/.well-known/jwks.json");
     let development = satellite(&[REQUIRED[1], ("CLERK_DOMAIN", "satellite.com")]);
-    assert!(development.publishable_key_here().has_frontend_api_at("clerk.example.com"));
+    assert!(development.publishable_key.has_frontend_api_at("clerk.example.com"));
     assert_eq!(development.issuers(), ["https://clerk.example.com"]);
 }
 
@@ -242,7 +242,7 @@ fn each_of_several_satellites_is_an_issuer_and_keys_come_from_the_first() {
         assert_eq!(clerk.issuers(), ["https://clerk.example.com", "https://clerk.one.com", "https://clerk.two.com"]);
         assert_eq!(clerk.frontend_api_jwks().as_str(), "https://clerk.one.com/.well-known/jwks.json");
         for (host, is_here) in [("clerk.one.com", true), ("clerk.two.com", true), ("clerk.example.com", false)] {
-            assert_eq!(clerk.publishable_key_here().has_frontend_api_at(host), is_here, "{host}");
+            assert_eq!(clerk.publishable_key.has_frontend_api_at(host), is_here, "{host}");
         }
     }
 }
@@ -409,11 +409,11 @@ fn the_key_source_is_the_pem_then_the_backend_api_then_the_frontend_api() {
 fn the_cors_origins_are_the_authorized_parties_unless_they_are_named() {
     let parties = ("CLERK_AUTHORIZED_PARTIES", "https://a.example.com, https://b.example.com");
     assert_eq!(
-        load(&[parties], "").unwrap().only().cors.allowed_origins,
+        load(&[parties], "").unwrap().only().allowed_origins,
         ["https://a.example.com", "https://b.example.com"]
     );
     let toml = "[cors]\nallowed_origins = [\"http://localhost:3000\"]";
-    assert_eq!(load(&[parties], toml).unwrap().only().cors.allowed_origins, ["http://localhost:3000"]);
+    assert_eq!(load(&[parties], toml).unwrap().only().allowed_origins, ["http://localhost:3000"]);
 }
 
 #[test]
@@ -707,8 +707,8 @@ fn each_tenant_has_sections_of_its_own_in_the_file_and_in_variables() {
     assert_eq!((acme.token.ttl.map(crate::ably::Ttl::as_millis), beta.token.ttl), (Some(300_000), None));
     assert!(acme.policy.require.is_some() && !acme.policy.has_rules());
     assert!(beta.policy.require.is_none() && beta.policy.has_rules());
-    assert_eq!(beta.cors.allowed_origins, ["https://beta.example"]);
-    assert_eq!(config.server.port, 1);
+    assert_eq!(beta.allowed_origins, ["https://beta.example"]);
+    assert_eq!(config.server.address.port(), 1);
     assert_eq!(provenance["TENANTS_BETA_2_ABLY_API_KEY"], "TENANTS_BETA_2_ABLY_API_KEY");
     assert!(!provenance.contains_key("TENANTS_ACME_TOKEN_FORMAT"), "a default does not count as set");
     assert!(config.warnings().iter().any(|warning| warning.starts_with("tenant acme: no authorized parties")));

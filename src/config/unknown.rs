@@ -6,6 +6,7 @@ use super::{
     reader::Reader,
     scope::Scope,
     settings::{self, GRANTS, Setting, TENANT_SECTIONS, TENANTS},
+    sources::FILE,
 };
 
 /// Rejects what no setting has.
@@ -16,11 +17,8 @@ pub(super) fn reject(reader: &mut Reader<'_>) {
             if let Some(table) = reader.scope.table(file) {
                 reject_in_file(reader, table);
             }
-            for setting in settings_in(&reader.scope).filter(|setting| setting.file_only) {
-                if reader.find_in_environment(setting).is_some() {
-                    reader.problem(setting, "a variable cannot hold it; write it in the TOML file");
-                }
-            }
+            let file_only = settings_in(&reader.scope).filter(|setting| setting.file_only);
+            reject_variables(reader, file_only, "a variable cannot hold it; write it in the TOML file");
         });
     }
 }
@@ -28,6 +26,14 @@ pub(super) fn reject(reader: &mut Reader<'_>) {
 fn settings_in(scope: &Scope) -> impl Iterator<Item = &'static Setting> + use<> {
     let is_flat = *scope == Scope::Flat;
     settings::ALL.iter().filter(move |setting| is_flat || setting.is_of_a_tenant())
+}
+
+fn reject_variables(reader: &mut Reader<'_>, settings: impl Iterator<Item = &'static Setting>, what: &str) {
+    for setting in settings {
+        if reader.find_in_environment(setting).is_some() {
+            reader.problem(setting, what);
+        }
+    }
 }
 
 fn reject_in_file(reader: &mut Reader<'_>, table: &toml::Table) {
@@ -53,11 +59,8 @@ fn reject_in_file(reader: &mut Reader<'_>, table: &toml::Table) {
 
 /// Rejects settings of a tenant outside `[[tenants]]`: nothing says which tenant they belong to.
 pub(super) fn reject_flat_form(reader: &mut Reader<'_>) {
-    for setting in settings::ALL.iter().filter(|setting| setting.is_of_a_tenant()) {
-        if reader.find_in_environment(setting).is_some() {
-            reader.problem(setting, "each of the [[tenants]] has its own; set the variable of one of them");
-        }
-    }
+    let of_tenants = settings::ALL.iter().filter(|setting| setting.is_of_a_tenant());
+    reject_variables(reader, of_tenants, "each of the [[tenants]] has its own; set the variable of one of them");
     let file = &reader.sources.toml;
     for section in TENANT_SECTIONS.into_iter().filter(|section| file.contains_key(*section)) {
         let what = format_args!("each of the [[tenants]] has its own; write [tenants.{section}] below one of them");
@@ -67,20 +70,22 @@ pub(super) fn reject_flat_form(reader: &mut Reader<'_>) {
         let what = "each of the [[tenants]] has its own; write [[tenants.grants]] below one of them";
         reader.problem_of("[[grants]]", what);
     }
-    for name in unknown_tenant_variables(reader) {
-        reader.problem_of(&name, "unknown variable of a tenant; check the tenant's name and the setting's");
-    }
+    reject_tenant_variables(reader);
 }
 
-/// Variables that look like a tenant's and are not.
-fn unknown_tenant_variables(reader: &Reader<'_>) -> BTreeSet<String> {
+/// Rejects variables that look like a tenant's and are not.
+fn reject_tenant_variables(reader: &mut Reader<'_>) {
     let sources = reader.sources;
     let prefix = format!("{}_", TENANTS.to_ascii_uppercase());
     let sections = TENANT_SECTIONS.map(|section| format!("_{}_", section.to_ascii_uppercase()));
-    let known: BTreeSet<String> =
-        sources.known_tenant_variables().flat_map(|name| [format!("{name}_FILE"), name]).collect();
-    let names = sources.tenant_variables.iter().chain(sources.dot_env.keys());
-    let looks_like_one =
-        |name: &str| name.starts_with(&prefix) && sections.iter().any(|section| name.contains(section));
-    names.filter(|name| looks_like_one(name) && !known.contains(*name)).cloned().collect()
+    let known: BTreeSet<_> = Scope::named(&sources.toml)
+        .flat_map(|scope| settings_in(&scope).map(move |setting| scope.variable(setting)))
+        .collect();
+    let names: BTreeSet<_> = sources.environment.keys().chain(sources.dot_env.keys()).collect();
+    for name in names {
+        let looks_like_one = name.starts_with(&prefix) && sections.iter().any(|section| name.contains(section));
+        if looks_like_one && !known.contains(name.strip_suffix(FILE).unwrap_or(name)) {
+            reader.problem_of(name, "unknown variable of a tenant; check the tenant's name and the setting's");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use serde::de::DeserializeOwned;
 use url::Url;
 
 /// A duration with its unit.
@@ -14,6 +15,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     let duration =
         humantime::parse_duration(text).map_err(|_| "not a duration; write a number with a unit, like 30m")?;
     if duration > MAX { Err("longer than 30 days; write 30days or less") } else { Ok(duration) }
+}
+
+/// How long a denial lasts.
+pub(super) fn denial_ttl(text: &str) -> Result<Duration, &'static str> {
+    const SHORTEST: Duration = Duration::from_mins(2);
+    let ttl = duration(text)?;
+    if ttl < SHORTEST { Err("under 2m, so session tokens could outlive their denial; use 2m or more") } else { Ok(ttl) }
+}
+
+/// The variant of this name, if there is one.
+pub(super) fn variant<T: DeserializeOwned>(name: &str) -> Option<T> {
+    serde_json::from_value(name.into()).ok()
 }
 
 /// `true` or `false`.
@@ -84,9 +97,7 @@ pub(super) fn origin(text: &str) -> Result<String, &'static str> {
         );
     }
     if text.contains([' ', '\t', '\n', '"', '\'', ';']) {
-        return Err(
-            "an origin has spaces or quotes in it; separate origins with commas, and write them without quotes",
-        );
+        return Err("an origin has spaces or quotes in it; separate origins with commas, without quotes");
     }
     let (scheme, rest) = text.split_once("://").ok_or(INCOMPLETE)?;
     let url = Url::parse(text).map_err(|_| INCOMPLETE)?;
@@ -96,9 +107,7 @@ pub(super) fn origin(text: &str) -> Result<String, &'static str> {
         return Err("an origin has a scheme that pages cannot have; use https, http, or that of your native app");
     }
     if rest.contains(['/', '?', '#', '\\']) {
-        return Err(
-            "an origin has a path, a slash at the end, a query or a fragment; end it after the host or the port",
-        );
+        return Err("an origin has a path, a slash at the end, a query or a fragment; end it after host or port");
     }
     if rest.contains('@') {
         return Err("an origin has a user or a password; remove both");

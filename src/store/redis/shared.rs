@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use serde::Deserialize;
 use tokio::sync::Notify;
 
 use super::{
@@ -19,7 +20,8 @@ use super::{
 use crate::clock::{Clock, UnixMillis};
 
 /// What happens during an outage of Redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OnFailure {
     /// The replica continues with what it knows, and learns late what others learn meanwhile.
     Degrade,
