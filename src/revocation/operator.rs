@@ -7,11 +7,14 @@ use std::{collections::BTreeSet, time::Duration};
 use clap::{ArgGroup, Args};
 use serde::{Deserialize, Serialize};
 
-use super::{Revocation, RevocationScope, Task, task::retry_at};
+use super::{Revocation, RevocationScope, Task, retry_at};
 use crate::{
-    ably::{ClientId, ReauthMargin, RevokeOutcome, Target},
+    ably::{ClientId, ReauthMargin, RevocationQueue, RevokeOutcome},
     clock::UnixMillis,
-    store::{Coverage, DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject, TokenHolder},
+    store::{
+        Coverage, DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, StoredTask, Subject,
+        TokenHolder,
+    },
     tenant::{Tenant, TenantName},
 };
 
@@ -49,12 +52,12 @@ pub struct RevocationRequestBody {
 pub struct RevocationRequest {
     /// The tenant, if the request names one.
     pub tenant: Option<TenantName>,
-    /// Whose access it is about.
+    /// Whose access ends, or returns.
     pub target: RequestedTarget,
     /// What is to be done.
     pub action: Action,
-    /// Whether it is to be done.
-    pub run: Run,
+    /// Whether it only reports what would happen.
+    pub dry_run: bool,
 }
 
 /// The target of a revocation request.
@@ -75,15 +78,6 @@ pub enum Action {
     Deny(Duration),
     /// Ends the denial of an earlier request.
     Lift,
-}
-
-/// Whether a revocation request changes anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Run {
-    /// It does.
-    Real,
-    /// It only reports what would happen.
-    Dry,
 }
 
 /// Why a revocation request is invalid.
@@ -256,7 +250,7 @@ impl RevocationRequest {
                 Action::Deny(duration.ok_or(Invalid::Duration)?)
             }
         };
-        Ok(Self { tenant, target, action, run: if body.dry_run { Run::Dry } else { Run::Real } })
+        Ok(Self { tenant, target, action, dry_run: body.dry_run })
     }
 }
 
@@ -339,12 +333,8 @@ impl Revocation {
         now: UnixMillis,
     ) -> Result<Report, InvalidRevocationRequest> {
         let tenant = self.tenant_of(request)?;
-        let mut report = Report {
-            dry_run: request.run == Run::Dry,
-            complete: true,
-            tenant: tenant.name.clone(),
-            ..Report::default()
-        };
+        let (dry_run, tenant_name) = (request.dry_run, tenant.name.clone());
+        let mut report = Report { dry_run, complete: true, tenant: tenant_name, ..Report::default() };
         let subjects = match &request.target {
             RequestedTarget::Session(session) => vec![Subject::Session(session.clone())],
             RequestedTarget::User(user) => vec![Subject::User(user.clone())],
@@ -364,9 +354,9 @@ impl Revocation {
         report.complete &= !subjects.is_empty();
         match request.action {
             Action::Deny(duration) => {
-                let second = now.after(Self::AGAIN_AFTER);
-                let second = (subjects.is_empty() || now.after(duration) > second).then_some(second);
-                self.revoke_target(tenant, request, subjects, second, now, &mut report).await;
+                let repeat_at = now.after(Self::REPEAT_AFTER);
+                let repeat_at = (subjects.is_empty() || now.after(duration) > repeat_at).then_some(repeat_at);
+                self.revoke_target(tenant, request, subjects, repeat_at, now, &mut report).await;
                 report.reminder = Some(request.target.reminder().to_owned());
             }
             Action::Lift if subjects.is_empty() => {
@@ -397,13 +387,11 @@ impl Revocation {
             Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), now.after(duration)),
             Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
         };
-        let recorded = match request.run {
-            Run::Real => {
-                let restriction =
-                    Restriction { tenant: tenant.clone(), subject: subject.clone(), kind, at: now, until };
-                self.store.record(restriction, now).await
-            }
-            Run::Dry => Ok(RecordOutcome::New),
+        let recorded = if request.dry_run {
+            Ok(RecordOutcome::New)
+        } else {
+            let (tenant, subject) = (tenant.clone(), subject.clone());
+            self.store.record(Restriction { tenant, subject, kind, at: now, until }, now).await
         };
         match (request.action, recorded) {
             (_, Ok(RecordOutcome::Outdated)) => DenialOutcome::Superseded,
@@ -417,80 +405,61 @@ impl Revocation {
         }
     }
 
-    /// Revokes the live tokens of the request's target, now and at `second`.
+    /// Revokes the live tokens of the request's target, now and at `repeat_at`.
     async fn revoke_target(
         &self,
         tenant: &Tenant,
         request: &RevocationRequest,
         denied: Vec<Subject>,
-        second: Option<UnixMillis>,
+        repeat_at: Option<UnixMillis>,
         now: UnixMillis,
         report: &mut Report,
     ) {
-        let (is_revocable, is_any_denied) = (tenant.revocations.is_some(), !denied.is_empty());
-        // After the denial, so that no token is issued later.
-        let mut pending = self.pending(tenant, request.target.scope(), now, now).await;
-        report.check_coverage(pending.coverage);
+        let is_any_denied = !denied.is_empty();
+        // After the denial is recorded: from then on no token is issued.
+        let (mut task, live) = self.make_task(tenant, request.target.scope(), now, now).await;
+        task.denied = denied;
+        report.check_coverage(live.coverage);
         let is_by_client_id = matches!(request.target, RequestedTarget::ClientId(_));
-        report.live_tokens = Some(match pending.any_known || is_by_client_id && is_any_denied {
-            _ if !is_revocable => LiveTokenKnowledge::NotNoted,
-            true => LiveTokenKnowledge::Known,
-            false => LiveTokenKnowledge::NoneKnown,
+        let is_known = !live.live_tokens.is_empty() || is_by_client_id && is_any_denied;
+        report.live_tokens = Some(match (&tenant.revocations, is_known) {
+            (None, _) => LiveTokenKnowledge::NotNoted,
+            (Some(_), true) => LiveTokenKnowledge::Known,
+            (Some(_), false) => LiveTokenKnowledge::NoneKnown,
         });
-        if pending.targets.is_empty()
+        if task.targets.is_empty()
             && let RequestedTarget::User(user) = &request.target
         {
-            pending.targets.extend(tenant.target_of_remembered(user));
+            task.targets.extend(tenant.target_of_cached(user));
         }
-        let (targets, margin) = (pending.targets.clone(), pending.margin);
-        let outcomes = match (&tenant.revocations, request.run) {
-            (_, Run::Dry) => vec![None; targets.len()],
-            (None, Run::Real) => vec![Some(TargetReportOutcome::NotCalled); targets.len()],
-            (Some(queue), Run::Real) => {
-                pending.denied = denied;
-                let task = Task::new(tenant, pending, now);
-                if let Some(second) = second
-                    && self.enqueue_for(report, &task, "again", second, now).await
-                {
-                    report.repeated_at = Some(second);
-                }
-                let outcomes = queue.revoke(&task.targets, margin, now).await;
-                let is_retried = match task.rest(&outcomes) {
-                    Some(rest) => self.enqueue_for(report, &rest, "first", retry_at(&outcomes, now, now), now).await,
-                    None => false,
-                };
-                let reported = outcomes.into_iter().map(|outcome| match outcome {
-                    RevokeOutcome::Accepted { applies_at } => TargetReportOutcome::Accepted { applies_at },
-                    RevokeOutcome::Refused { code } => TargetReportOutcome::Refused { code },
-                    RevokeOutcome::Unavailable { .. } if is_retried => TargetReportOutcome::Unavailable,
-                    RevokeOutcome::Unavailable { .. } => TargetReportOutcome::GivenUp,
-                });
-                reported.map(Some).collect()
-            }
+        let outcomes = match &tenant.revocations {
+            _ if request.dry_run => vec![None; task.targets.len()],
+            None => vec![Some(TargetReportOutcome::NotCalled); task.targets.len()],
+            Some(queue) => self.revoke_and_report(queue, &task, repeat_at, now, report).await,
         };
         report.complete &= outcomes.iter().flatten().all(TargetReportOutcome::is_done);
-        let reported = |(target, outcome): (&Target, _)| TargetReport {
-            target: target.to_string(),
-            allow_reauth_margin: margin == ReauthMargin::Reauthentication,
-            outcome,
-        };
-        report.targets = targets.iter().zip(outcomes).map(reported).collect();
-        if !is_revocable {
+        let allow_reauth_margin = task.margin == ReauthMargin::Reauthentication;
+        let targets = task.targets.iter().map(ToString::to_string).zip(outcomes);
+        report.targets =
+            targets.map(|(target, outcome)| TargetReport { target, allow_reauth_margin, outcome }).collect();
+        if tenant.revocations.is_none() {
             report.warn(
                 "revocable_tokens is not true: the service does not call Ably or record live tokens, and connections last \
                  until their tokens end",
             );
-        } else if targets.is_empty() {
-            report.warn(
-                "no live token is known, so there is nothing to revoke at Ably. Tokens from before a restart without Redis \
-                 are not known: revoke them by client ID",
-            );
-        }
-        if is_revocable && second.is_none() {
-            report.warn(
-                "the denial ends before the second revocation, which is skipped: a token request that was signed before the \
-                 denial can outlast it",
-            );
+        } else {
+            if task.targets.is_empty() {
+                report.warn(
+                    "no live token is known, so there is nothing to revoke at Ably. Tokens from before a restart without \
+                     Redis are not known: revoke them by client ID",
+                );
+            }
+            if repeat_at.is_none() {
+                report.warn(
+                    "the denial ends before the second revocation, which is skipped: a token request that was signed before \
+                     the denial can outlast it",
+                );
+            }
         }
         if !is_any_denied {
             report.warn(
@@ -500,16 +469,41 @@ impl Revocation {
         }
     }
 
-    /// Stores a task, and returns whether it will be performed. Adds a warning if other replicas cannot.
-    async fn enqueue_for(
+    /// Revokes a task's targets at Ably now, and stores tasks for the repetition and for the targets that Ably did not
+    /// revoke.
+    async fn revoke_and_report(
         &self,
-        report: &mut Report,
+        queue: &RevocationQueue,
         task: &Task,
-        turn: &str,
-        due: UnixMillis,
+        repeat_at: Option<UnixMillis>,
         now: UnixMillis,
-    ) -> bool {
-        let enqueued = self.store.enqueue_task(task.as_work(turn, due), now).await;
+        report: &mut Report,
+    ) -> Vec<Option<TargetReportOutcome>> {
+        if let Some(repeat_at) = repeat_at
+            && self.enqueue_and_report(task.stored("again", repeat_at), now, report).await
+        {
+            report.repeated_at = Some(repeat_at);
+        }
+        let outcomes = queue.revoke(&task.targets, task.margin, now).await;
+        let is_retried = match task.remaining(&outcomes) {
+            Some(remaining) => {
+                let retry = remaining.stored("first", retry_at(&outcomes, now, now));
+                self.enqueue_and_report(retry, now, report).await
+            }
+            None => false,
+        };
+        let reported = outcomes.into_iter().map(|outcome| match outcome {
+            RevokeOutcome::Accepted { applies_at } => TargetReportOutcome::Accepted { applies_at },
+            RevokeOutcome::Refused { code } => TargetReportOutcome::Refused { code },
+            RevokeOutcome::Unavailable { .. } if is_retried => TargetReportOutcome::Unavailable,
+            RevokeOutcome::Unavailable { .. } => TargetReportOutcome::GivenUp,
+        });
+        reported.map(Some).collect()
+    }
+
+    /// Stores a task, with a warning unless all replicas get it. Returns whether it will be performed.
+    async fn enqueue_and_report(&self, task: StoredTask, now: UnixMillis, report: &mut Report) -> bool {
+        let enqueued = self.store.enqueue_task(task, now).await;
         match enqueued {
             Ok(()) => {}
             Err(StoreError::Unavailable) => {

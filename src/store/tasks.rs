@@ -26,7 +26,7 @@ impl StoredTask {
     /// How long a claim lasts. A replica that takes longer risks that another performs the task too.
     pub const LEASE: Duration = Duration::from_secs(30);
     /// How long a task that this replica cannot read is left to replicas of other versions.
-    pub(super) const UNREAD_FOR: Duration = Duration::from_hours(24);
+    pub const UNREAD_FOR: Duration = Duration::from_hours(24);
 }
 
 /// The tasks that wait, claimed ones included.

@@ -602,7 +602,7 @@ async fn a_sender_that_goes_away_before_the_answer_does_not_stop_what_it_began()
     }
     vendors.ably.set_revocation_outage(None);
     assert_eq!(service.logged("tokens revoked").await["target"], "clientId:alice");
-    assert_eq!(service.logged("webhook taken").await["outcome"], "applied");
+    assert_eq!(service.logged("webhook applied").await["outcome"], "applied");
     assert_eq!(refusal(service.token(&token).await).await, DENIED.0);
 }
 
