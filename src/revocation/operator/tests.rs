@@ -1,11 +1,11 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sandbox::ably::{Ably, Options, Outage, RevocationCall};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    ably::{ApiKey, RestClient, RevocationCounts, RevocationQueue, RevokingKey, TokenFormat},
+    ably::{ApiKey, ClientId, RestClient, RevocationCounts, RevokingKey, TokenFormat},
     clerk::{Change, Event, User},
     outgoing,
     store::{LiveToken, MemoryStore, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore, StoreLimits},
