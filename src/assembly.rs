@@ -104,7 +104,7 @@ fn make_tenant(
         policy: ArcSwap::from_pointee(config.policy.clone()),
         api_key: config.ably.api_key.clone(),
         signing,
-        revocations: config.ably.revocable_tokens.then(queue),
+        revocation_queue: config.ably.revocable_tokens.then(queue),
         denial: revocation::denial(denial_ttl, clerk.clock_skew_ms),
         signed_out: config.token.signed_out,
         allowed_origins: config.cors.allowed_origins.iter().cloned().collect(),

@@ -196,7 +196,7 @@ impl Issuer {
             counted?;
         }
         let issued = caller.sign(params, now, contexts).await?;
-        if caller.tenant.revocations.is_some() {
+        if caller.tenant.revocation_queue.is_some() {
             self.record_live_token(caller, &issued, now).await?;
         }
         // Again, and last: a denial that came meanwhile counts, and a later one finds the live token recorded.

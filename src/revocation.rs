@@ -134,7 +134,7 @@ impl Revocation {
             if let Some(newly_ended) = ended_by(restriction, known) {
                 ended.push(newly_ended);
             } else if let Some(scope) = RevocationScope::of(restriction).filter(RevocationScope::is_rename)
-                && tenant.revocations.is_some()
+                && tenant.revocation_queue.is_some()
                 && self.store.is_done(&refused_rename_key(&tenant.name, &scope), now).await
             {
                 // The client ID is known, but Ably refused to revoke the tokens with former ones.
@@ -213,7 +213,7 @@ impl Revocation {
         at: UnixMillis,
         now: UnixMillis,
     ) -> Result<(), Incomplete> {
-        if tenant.revocations.is_none() {
+        if tenant.revocation_queue.is_none() {
             return Ok(());
         }
         let (task, live) = self.make_task(tenant, scope, at, now).await;
@@ -229,7 +229,7 @@ impl Revocation {
         coverage: Coverage,
         now: UnixMillis,
     ) -> Result<(), Incomplete> {
-        let Some(queue) = &tenant.revocations else { return Ok(()) };
+        let Some(queue) = &tenant.revocation_queue else { return Ok(()) };
         let key = task.idempotency_key();
         match self.store.claim_once(&key, now).await {
             IdempotencyClaim::Granted => {}
@@ -308,7 +308,7 @@ impl Revocation {
     }
 
     async fn enqueue_late_restriction(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
-        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.revocations.is_some());
+        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.revocation_queue.is_some());
         let (Some(tenant), Some(scope)) = (tenant, RevocationScope::of(restriction)) else { return Ok(()) };
         let (mut task, _) = self.make_task(tenant, scope, restriction.at, now).await;
         if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {

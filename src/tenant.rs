@@ -39,7 +39,7 @@ pub struct Tenant {
     /// How tokens are made.
     pub signing: Signing,
     /// Revokes tokens at Ably. None unless the API key has revocable tokens; live tokens are not recorded then.
-    pub revocations: Option<RevocationQueue>,
+    pub revocation_queue: Option<RevocationQueue>,
     /// How long a denial lasts: longer than any session token lives.
     pub denial: Duration,
     /// The answer for clients whose user is signed out.

@@ -92,7 +92,7 @@ impl Revocation {
             return Remainder::Nothing;
         }
         let tenant = self.tenants.named(&task.tenant);
-        let Some((tenant, queue)) = tenant.and_then(|tenant| Some((tenant, tenant.revocations.as_ref()?))) else {
+        let Some((tenant, queue)) = tenant.and_then(|tenant| Some((tenant, tenant.revocation_queue.as_ref()?))) else {
             tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
             return Remainder::All(now.after(Self::UNKNOWN_TENANT_RETRY));
         };

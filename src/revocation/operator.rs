@@ -113,7 +113,7 @@ impl Revocation {
         report.check_coverage(live.coverage);
         let is_by_client_id = matches!(request.target, RequestedTarget::ClientId(_));
         let is_known = !live.live_tokens.is_empty() || is_by_client_id && is_any_denied;
-        report.live_tokens = Some(match (&tenant.revocations, is_known) {
+        report.live_tokens = Some(match (&tenant.revocation_queue, is_known) {
             (None, _) => LiveTokenKnowledge::NotNoted,
             (Some(_), true) => LiveTokenKnowledge::Known,
             (Some(_), false) => LiveTokenKnowledge::NoneKnown,
@@ -123,7 +123,7 @@ impl Revocation {
         {
             task.targets.extend(tenant.target_of_cached(user));
         }
-        let outcomes = match &tenant.revocations {
+        let outcomes = match &tenant.revocation_queue {
             _ if request.dry_run => vec![None; task.targets.len()],
             None => vec![Some(TargetReportOutcome::NotCalled); task.targets.len()],
             Some(queue) => self.revoke_and_report(queue, &task, repeat_at, now, report).await,
@@ -133,7 +133,7 @@ impl Revocation {
         let targets = task.targets.iter().map(ToString::to_string).zip(outcomes);
         report.targets =
             targets.map(|(target, outcome)| TargetReport { target, allow_reauth_margin, outcome }).collect();
-        if tenant.revocations.is_none() {
+        if tenant.revocation_queue.is_none() {
             report.warn(
                 "revocable_tokens is not true: the service does not call Ably or record live tokens, and connections last \
                  until their tokens end",

@@ -39,7 +39,7 @@ struct Scene {
 fn tenant(template: &str, key: RevokingKey) -> Tenant {
     Tenant {
         denial: Duration::from_mins(2),
-        revocations: Some(RevocationQueue::new("default", key, RevocationCounts::default())),
+        revocation_queue: Some(RevocationQueue::new("default", key, RevocationCounts::default())),
         ..fixtures::tenant("default", TokenFormat::TokenRequest, template)
     }
 }
@@ -804,7 +804,7 @@ async fn a_late_restriction_is_revoked_twice_and_waits_while_the_store_is_full()
 async fn without_revocable_tokens_a_late_restriction_leaves_no_tasks() {
     let scene = Scene::start().await;
     let store = Failing::new(MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {})), 0);
-    let not_revocable = Tenant { revocations: None, ..tenant("{username}", scene.key.clone()) };
+    let not_revocable = Tenant { revocation_queue: None, ..tenant("{username}", scene.key.clone()) };
     let restriction = not_revocable.restriction(
         Subject::User("user_1".into()),
         RestrictionKind::Denied(DenialSource::Clerk),

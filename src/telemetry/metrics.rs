@@ -1,7 +1,7 @@
 //! The service's metrics, in Prometheus' text format. `docs/metrics.md` explains each.
 //!
-//! A service has one [`Metrics`]. Its parts record through handles, which look their counters up once. No label holds a
-//! value that a request could choose: each combination of labels is a series that is kept forever.
+//! A service has one [`Metrics`]. Its parts count through handles. No label has a value that a request could choose: each
+//! combination of labels is a series that is kept forever.
 
 use std::{
     borrow::Cow,
@@ -46,7 +46,7 @@ impl Metrics {
     /// The label `tenant` of requests without a known tenant: empty, which Prometheus treats as an absent label.
     pub const NO_TENANT: &str = "";
 
-    /// The metrics of a process that starts now, with the policy of its start.
+    /// The metrics of a process that starts `now` and has read its policy.
     #[must_use]
     pub fn new(now: UnixMillis) -> Self {
         let mut registry = Registry::default();
@@ -62,7 +62,7 @@ impl Metrics {
         Self { registry, families: Arc::new(families) }
     }
 
-    /// Adds metrics that `collector` reads whenever they are asked for.
+    /// Adds the metrics of a collector, which is read at each exposition.
     pub fn register(&mut self, collector: Box<dyn Collector>) {
         self.registry.sub_registry_with_prefix(PREFIX).register_collector(collector);
     }
@@ -182,7 +182,7 @@ impl Families {
     }
 }
 
-/// Durations from a signature alone to a call with its retry.
+/// Its buckets range from a signature alone to a call to Ably with a retry.
 fn duration_histogram() -> Histogram {
     Histogram::new([
         0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exposition_is_prometheus_text_from_the_first_moment_on() {
+    fn the_exposition_is_prometheus_text_from_the_start() {
         let metrics = Metrics::new(UnixMillis(1_700_000_000_999));
         let exposition = metrics.exposition().unwrap().replace(env!("CARGO_PKG_VERSION"), "<version>");
         insta::assert_snapshot!(exposition, @r#"
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn tenants_have_series_of_their_own_and_handles_of_one_tenant_share_them() {
+    fn tenants_have_their_own_series_and_handles_of_one_tenant_share_them() {
         let metrics = Metrics::new(UnixMillis(0));
         let [one, again, other] = ["one", "one", "t\"wo"].map(|name| metrics.tenant(name));
         one.issued(TokenFormat::Jwt, Duration::from_millis(3));
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_has_no_offset_before_it_is_measured_and_then_one_for_each_tenant_and_vendor() {
+    fn a_clock_offset_exists_for_each_tenant_and_vendor_once_it_is_measured() {
         let metrics = Metrics::new(UnixMillis(0));
         let [one, other] = ["one", "other"].map(|name| metrics.tenant(name));
         let (clerk, ably) = (one.signing_key_refreshes().clock, other.ably_clock());

@@ -49,7 +49,7 @@ pub(crate) fn tenant(name: &str, format: TokenFormat, template: &str) -> Tenant 
                 Signing::TokenDetails(Exchange::new(rest, Detached::on_current_runtime(), ExchangeCounts::default()))
             }
         },
-        revocations: None,
+        revocation_queue: None,
         denial: Duration::from_mins(10),
         signed_out: SignedOut::Retry,
         allowed_origins: HashSet::new(),

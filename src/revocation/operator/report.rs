@@ -8,7 +8,7 @@ use crate::{
     tenant::TenantName,
 };
 
-/// What a revocation request did; in a dry run, what it would do.
+/// What a revocation request did. In a dry run, what it would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Whether nothing was changed.
@@ -17,7 +17,7 @@ pub struct Report {
     pub complete: bool,
     /// The tenant.
     pub tenant: TenantName,
-    /// The sessions and users that are denied, or no longer.
+    /// The denials that were made or lifted.
     pub denials: Vec<DenialReport>,
     /// Whether live tokens of the target are known. Absent if a denial is lifted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,18 +34,18 @@ pub struct Report {
     pub reminder: Option<String>,
 }
 
-/// A denial, and what became of it.
+/// A denial and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DenialReport {
     /// The session or user.
     #[serde(flatten)]
     pub subject: Subject,
-    /// What became of it.
+    /// The outcome.
     #[serde(flatten)]
     pub outcome: DenialOutcome,
 }
 
-/// What became of a denial; in a dry run, what would.
+/// The outcome of a denial. In a dry run, the outcome it would have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum DenialOutcome {
@@ -79,13 +79,13 @@ pub enum DenialOutcome {
 pub enum LiveTokenKnowledge {
     /// At least one.
     Known,
-    /// None: the ID may be wrong.
+    /// No live token is known: the ID may be wrong.
     NoneKnown,
     /// Live tokens are not recorded: the API key has no revocable tokens, by the settings.
     NotNoted,
 }
 
-/// What Ably revokes tokens by, and what became of that.
+/// A target of the revocation at Ably, and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetReport {
     /// As Ably writes it: `clientId:alice`.
@@ -97,7 +97,7 @@ pub struct TargetReport {
     pub outcome: Option<TargetReportOutcome>,
 }
 
-/// What became of a target.
+/// The outcome of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum TargetReportOutcome {

@@ -43,7 +43,7 @@ pub struct RevocationRequest {
     pub tenant: Option<TenantName>,
     /// Whose access ends, or returns.
     pub target: RequestedTarget,
-    /// What is to be done.
+    /// What it does.
     pub action: Action,
     /// Whether it only reports what would happen.
     pub dry_run: bool,
@@ -74,7 +74,7 @@ pub enum Action {
 pub enum InvalidRevocationRequest {
     /// It is not a JSON object, or has an unknown field or a value of the wrong type.
     Malformed,
-    /// It has no target, or several.
+    /// The target is missing, or there are several.
     NotOneSubject,
     /// `session` is not a Clerk session ID.
     NotASession,
@@ -86,7 +86,7 @@ pub enum InvalidRevocationRequest {
     Duration,
     /// It has both `for` and `lift`.
     LastsAndLifts,
-    /// There are several tenants, and it names none.
+    /// There are several tenants, and `tenant` is missing.
     WithoutTenant,
     /// `tenant` is unknown.
     NoSuchTenant,
@@ -101,7 +101,7 @@ impl RevocationRequest {
     pub fn parse(json: &[u8]) -> Result<Self, InvalidRevocationRequest> {
         use InvalidRevocationRequest as Invalid;
 
-        // Serde reads a list as an object, too.
+        // Serde would also read a list as an object.
         let object = json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(Invalid::Malformed)?;
         let body: RevocationRequestBody = serde_json::from_slice(object).map_err(|_| Invalid::Malformed)?;
         let tenant = body.tenant.map(TenantName::try_from).transpose().map_err(|_| Invalid::NoSuchTenant)?;
@@ -131,7 +131,7 @@ impl RevocationRequest {
     }
 }
 
-/// The ID, if it has the form of Clerk's: a misspelled one would be denied as well as a real one.
+/// The ID if it looks like Clerk's. The store would accept any text, so this finds misspelled IDs.
 fn clerk_id(prefix: &str, id: String) -> Option<String> {
     let rest = id.strip_prefix(prefix)?;
     (!rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(id)

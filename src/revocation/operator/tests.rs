@@ -28,7 +28,7 @@ fn tenant(name: &str, format: TokenFormat, ably: Option<&Ably>) -> Tenant {
         let key = RevokingKey { rest, api_key: ApiKey::parse(ably.api_key()).unwrap() };
         RevocationQueue::new(name, key, RevocationCounts::default())
     };
-    Tenant { revocations: ably.map(queue), ..fixtures::tenant(name, format, "{username}") }
+    Tenant { revocation_queue: ably.map(queue), ..fixtures::tenant(name, format, "{username}") }
 }
 
 fn revocation_with(limits: &StoreLimits, tenants: Vec<Tenant>) -> Revocation {
