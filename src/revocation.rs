@@ -82,7 +82,7 @@ impl Revocation {
     /// If one step fails, the others are still taken.
     pub async fn apply(&self, tenant: &TenantName, event: &Event, now: UnixMillis) -> Result<Applied, Incomplete> {
         let Some(tenant) = self.tenants.named(tenant) else { return Ok(Applied::InForce) };
-        // By now its tokens have expired, and the store may have forgotten a newer event that undid it.
+        // The tokens that it ends have expired, and the store may have forgotten a newer event that undid it.
         if event.at.after(tenant.tokens_end_within().max(Restriction::REMEMBERED_FOR)) < now {
             return Ok(Applied::Outdated);
         }
