@@ -1,22 +1,27 @@
-//! Access that ends: what an event at Clerk ends or changes is denied here and revoked at Ably.
+//! Revocation: access that ends at Clerk, or by an operator request, ends at Ably.
 //!
-//! A denial or a mark comes first: what is revoked asks for a token again at once. Then Ably is outcomes, and outcomes once more
-//! after [`Revocation::AGAIN_AFTER`]: a token request that was signed a moment before can still be exchanged for two
-//! minutes, and yields a token that the first revocation does not coverage.
+//! [`Revocation::apply`] takes an event from Clerk:
+//! 1. It records restrictions, so that no new tokens are issued. This comes first, because clients ask for a new token as
+//!    soon as theirs is revoked.
+//! 2. It revokes the live tokens at Ably.
+//! 3. It stores a task that revokes again after [`Revocation::REPEAT_AFTER`]: a client can exchange a token request for two
+//!    minutes after it was signed, and the first revocation does not cover that token.
+//!
+//! [`Revocation::perform_tasks`] performs the stored tasks: repetitions, and retries of what Ably could not do.
+//! [`operator`] has the same steps for operator requests.
 
 mod due;
-mod effect;
 pub mod operator;
+mod scope;
 mod task;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-pub use effect::RevocationScope;
-use effect::{Effect, ended_by, revoked_by, targets};
-use task::{PendingRevocation, Task};
+use tokio::sync::Mutex;
+
+pub use scope::RevocationScope;
+use scope::{ended_by, restrictions_of};
+use task::{Task, is_any_refused, refused_rename_key, retry_at};
 
 use crate::{
     ably::{ClientId, RevocationQueue, RevokeOutcome, Target, TokenFormat},
@@ -29,139 +34,153 @@ use crate::{
     tenant::{Tenant, TenantName, Tenants},
 };
 
-/// Ends access, of the users of all tenants.
+/// Ends access of the users of all tenants.
 #[derive(Debug)]
 pub struct Revocation {
     store: Arc<dyn Store>,
     tenants: Arc<Tenants>,
     started_at: UnixMillis,
-    /// What was heard late, and is not left as work yet.
-    unanswered: Mutex<Vec<Restriction>>,
+    /// Restrictions that this replica learned late, and whose tasks are not stored yet.
+    late_restrictions: Mutex<Vec<Restriction>>,
 }
 
-/// What became of an event.
+/// The outcome of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// It has taken effect, or what is left of it is stored as work to be done.
+    /// The event took effect, or what is left of it is stored as tasks.
     InForce,
-    /// A newer one had come before it.
+    /// A newer event came before it.
     Outdated,
 }
 
-/// Why an event is not safe to forget yet.
+/// Why Clerk has to deliver an event again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Incomplete {
-    /// The denial, or the work that is left, is not stored; or other replicas may have issued tokens that are not known.
+    /// A restriction or task is not stored, or other replicas may have issued tokens that this one does not know.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Ably has not taken the revocation, and only this process would try again.
-    #[error("Ably cannot be outcomes to revoke tokens now")]
+    /// Ably did not revoke the tokens yet, and the retry would be lost with this process.
+    #[error("Ably cannot revoke tokens now")]
     Ably,
-    /// Another delivery of the same event is being handled.
+    /// Another delivery of the same event is in progress.
     #[error("another delivery of this event is in progress")]
     InProgress,
 }
 
 impl Revocation {
-    /// How long after a revocation it is repeated. A token request is good for two minutes, and clocks differ.
-    pub const AGAIN_AFTER: Duration = Duration::from_secs(150);
+    /// How long after a revocation it is repeated. A token request can be exchanged for two minutes, and clocks differ.
+    pub const REPEAT_AFTER: Duration = Duration::from_secs(150);
 
-    /// Ends access by way of `store`, which begins now unless it is shared.
+    /// Ends access with the restrictions and tasks of `store`. The service starts `now`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, tenants: Arc<Tenants>, now: UnixMillis) -> Self {
-        Self { store, tenants, started_at: now, unanswered: Mutex::default() }
+        Self { store, tenants, started_at: now, late_restrictions: Mutex::default() }
     }
 
-    /// Lets an event take effect. It may be forgotten once this is `Ok`.
+    /// Applies an event. After `Ok`, Clerk need not deliver it again.
     ///
-    /// What fails keeps nothing else from being done: a denial that cannot be stored holds here, and Ably can be outcomes.
+    /// If one step fails, the others are still taken.
     pub async fn apply(&self, tenant: &TenantName, event: &Event, now: UnixMillis) -> Result<Applied, Incomplete> {
         let Some(tenant) = self.tenants.named(tenant) else { return Ok(Applied::InForce) };
-        // Every token that it could end has ended, and a newer event that undid it may be forgotten.
+        // The tokens that it ends have expired, and the store may have forgotten a newer event that undid it.
         if event.at.after(tenant.tokens_end_within().max(Restriction::REMEMBERED_FOR)) < now {
             return Ok(Applied::Outdated);
         }
-        let name_before =
-            event.change.user_id().and_then(|user| self.store.restrictions().client_id(&tenant.name, user));
-        let effect = Effect::of(event, tenant, now);
-        let mut ended = Vec::new();
-        for restriction in &effect.restrictions {
-            ended.extend(match ended_by(restriction, name_before) {
-                None => self.refused_before(tenant, restriction, name_before, now).await,
-                ended => ended,
-            });
-        }
-        let mut outcome = Ok(());
-        // Before a new name is stored: once it is known, it is not new any more.
-        let is_new_name = name_before.is_none_or(|before| before.at < event.at);
-        for (scope, at) in
-            ended.iter().filter(|(scope, _)| is_new_name && matches!(scope, RevocationScope::FormerClientIds { .. }))
-        {
-            outcome = outcome.and(self.revoke_again(tenant, scope, *at, now).await);
-        }
-        let mut applied = Applied::InForce;
-        for restriction in &effect.restrictions {
-            match self.store.record(restriction.clone(), now).await {
-                Ok(RecordOutcome::Outdated) => {
-                    applied = Applied::Outdated;
-                    break;
-                }
-                Ok(RecordOutcome::New | RecordOutcome::Repeated) => {}
-                Err(error) => outcome = Err(error.into()),
+        let restrictions = restrictions_of(event, tenant, now);
+        let known = event.change.user_id().and_then(|user| self.store.restrictions().client_id(&tenant.name, user));
+        let mut ended = self.ended_tokens(tenant, &restrictions, known, now).await;
+        let mut result = Ok(());
+        // Before the new client ID is recorded: a later delivery finds it known, and revokes nothing.
+        if known.is_none_or(|known| known.at < event.at) {
+            for (scope, at) in ended.iter().filter(|(scope, _)| scope.is_rename()) {
+                result = result.and(self.enqueue_repetition(tenant, scope.clone(), *at, now).await);
             }
         }
-        let presumed = tenant.presumed_target(&event.change);
+        let (applied, recorded) = self.record(restrictions, now).await;
+        result = result.and(recorded);
+        // Before the user is removed from the cache.
+        let expected = tenant.expected_target(&event.change);
         match applied {
+            // The newer event decides which tokens end.
             Applied::Outdated => ended.retain(|(_, at)| *at > event.at),
-            Applied::InForce => {
-                if let Some(user) = &effect.forget {
-                    outcome = outcome.and(self.store.forget_user(&tenant.name, user).await.map_err(Incomplete::from));
-                }
-                if let (Some(user), Some(users)) = (effect.learn, tenant.users()) {
-                    users.update(user);
-                }
-            }
+            Applied::InForce => result = result.and(self.update_caches(tenant, &event.change).await),
         }
         for (scope, at) in ended {
-            let mut pending = self.pending(tenant, scope, at, now).await;
-            if pending.targets.is_empty() && self.may_be_presumed(tenant, &pending, now) {
-                pending.targets = match (&presumed, event.change.user_id()) {
+            let (mut task, LiveTokens { coverage, .. }) = self.make_task(tenant, scope, at, now).await;
+            if task.targets.is_empty() && self.may_have_unknown_tokens(tenant, &task, now) {
+                task.targets = match (&expected, event.change.user_id()) {
                     (Some(target), _) => vec![target.clone()],
                     (None, Some(user)) => {
-                        self.pending(tenant, RevocationScope::User(user.to_owned()), at, now).await.targets
+                        self.make_task(tenant, RevocationScope::User(user.to_owned()), at, now).await.0.targets
                     }
                     (None, None) => Vec::new(),
                 };
             }
-            outcome = outcome.and(self.revoke(tenant, pending, now).await);
+            result = result.and(self.revoke_once(tenant, &task, coverage, now).await);
         }
-        outcome.map(|()| applied)
+        result.map(|()| applied)
     }
 
-    /// What an event ends that tells a name again, if Ably refused to revoke the tokens under former names when it was new.
-    async fn refused_before(
+    /// The tokens that an event ends, each with the timestamp of the event that ends them.
+    async fn ended_tokens(
         &self,
         tenant: &Tenant,
-        restriction: &Restriction,
-        before: Option<CurrentClientId>,
+        restrictions: &[Restriction],
+        known: Option<CurrentClientId>,
         now: UnixMillis,
-    ) -> Option<(RevocationScope, UnixMillis)> {
-        let scope = revoked_by(restriction).filter(|scope| matches!(scope, RevocationScope::FormerClientIds { .. }))?;
-        let is_refused = tenant.revocation_queue.is_some()
-            && self.store.is_done(&task::refused_rename(&tenant.name, &scope), now).await;
-        is_refused.then(|| (scope, before.map_or(restriction.at, |before| before.at.max(restriction.at))))
+    ) -> Vec<(RevocationScope, UnixMillis)> {
+        let mut ended = Vec::new();
+        for restriction in restrictions {
+            if let Some(newly_ended) = ended_by(restriction, known) {
+                ended.push(newly_ended);
+            } else if let Some(scope) = RevocationScope::of(restriction).filter(RevocationScope::is_rename)
+                && tenant.revocation_queue.is_some()
+                && self.store.is_done(&refused_rename_key(&tenant.name, &scope), now).await
+            {
+                // The client ID is known, but Ably refused to revoke the tokens with former ones.
+                ended.push((scope, known.map_or(restriction.at, |known| known.at.max(restriction.at))));
+            }
+        }
+        ended
     }
 
-    /// Whether the client ID that somebody should have is revoked where nothing is known to be out. Of a whole user
-    /// always; of a session only while tokens may be out that a store of this process cannot know, since the user's other
-    /// devices have to reconnect for it.
-    fn may_be_presumed(&self, tenant: &Tenant, pending: &PendingRevocation, now: UnixMillis) -> bool {
-        match pending.scope {
+    /// Records restrictions up to the first outdated one.
+    async fn record(&self, restrictions: Vec<Restriction>, now: UnixMillis) -> (Applied, Result<(), Incomplete>) {
+        let mut result = Ok(());
+        for restriction in restrictions {
+            match self.store.record(restriction, now).await {
+                Ok(RecordOutcome::Outdated) => return (Applied::Outdated, result),
+                Ok(RecordOutcome::New | RecordOutcome::Repeated) => {}
+                Err(error) => result = Err(error.into()),
+            }
+        }
+        (Applied::InForce, result)
+    }
+
+    /// Removes a changed user from the caches of all replicas, and puts the new state into this replica's.
+    async fn update_caches(&self, tenant: &Tenant, change: &Change) -> Result<(), Incomplete> {
+        let (user_id, updated) = match change {
+            Change::UserDeleted { user_id } => (user_id, None),
+            Change::UserUpdated(user) => (&user.id, Some(user)),
+            _ => return Ok(()),
+        };
+        let forgotten = self.store.forget_user(&tenant.name, user_id).await;
+        if let (Some(user), Some(users)) = (updated, tenant.users()) {
+            users.update(user.clone());
+        }
+        Ok(forgotten?)
+    }
+
+    /// Whether tokens may exist although no live token in the scope is known. Then the client ID that the user should have
+    /// is revoked: for a whole user always; for a session only while tokens from before a restart may live, since the
+    /// user's other devices have to reconnect.
+    fn may_have_unknown_tokens(&self, tenant: &Tenant, task: &Task, now: UnixMillis) -> bool {
+        match task.scope {
             RevocationScope::User(_) => true,
             RevocationScope::Session(_) => {
                 !self.store.is_shared()
-                    && now < self.started_at.after(Task::LONGEST_LIFE + Self::AGAIN_AFTER)
-                    && now < pending.at.after(tenant.tokens_end_within())
+                    && now < self.started_at.after(Task::LONGEST_TOKEN + Self::REPEAT_AFTER)
+                    && now < task.at.after(tenant.tokens_end_within())
             }
             RevocationScope::Member { .. }
             | RevocationScope::Organization(_)
@@ -170,187 +189,192 @@ impl Revocation {
         }
     }
 
-    /// Leaves as due work what this replica may have issued against denials and marks while it could not hear of them.
-    /// What there is no room for is tried again.
-    async fn catch_up_after_outage(&self, now: UnixMillis) {
-        self.unanswered().extend(self.store.take_late_restrictions());
-        loop {
-            let Some(restriction) = self.unanswered().pop() else { return };
-            if self.revoke_later(&restriction, now).await == Err(StoreError::Full) {
-                self.unanswered().push(restriction);
-                return;
-            }
-        }
-    }
-
-    async fn revoke_later(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
-        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.revocation_queue.is_some());
-        let (Some(tenant), Some(scope)) = (tenant, revoked_by(restriction)) else { return Ok(()) };
-        let mut pending = self.pending(tenant, scope, restriction.at, now).await;
-        if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
-            pending.denied.push(restriction.subject.clone());
-        }
-        let task = Task::new(tenant, pending, now);
-        // Each replica has issued tokens of its own.
-        let turn = format!("late/{}", self.started_at.0);
-        let again =
-            self.store.enqueue_task(task.as_work(&format!("{turn}/again"), now.after(Self::AGAIN_AFTER)), now).await;
-        again.and(self.store.enqueue_task(task.as_work(&turn, now), now).await)
-    }
-
-    fn unanswered(&self) -> MutexGuard<'_, Vec<Restriction>> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn pending(
+    /// A task that revokes the live tokens in a scope, and these tokens.
+    async fn make_task(
         &self,
         tenant: &Tenant,
         scope: RevocationScope,
         at: UnixMillis,
         now: UnixMillis,
-    ) -> PendingRevocation {
-        let LiveTokens { live_tokens, coverage } = match scope.holder() {
+    ) -> (Task, LiveTokens) {
+        let live = match scope.holder() {
             Some(holder) => self.store.live_tokens(&tenant.name, &holder, now).await,
             None => LiveTokens { live_tokens: Vec::new(), coverage: Coverage::AllReplicas },
         };
-        let (targets, margin) = (targets(&scope, tenant.format(), &live_tokens), scope.margin(tenant.format()));
-        PendingRevocation {
-            scope,
-            margin,
-            targets,
-            any_known: !live_tokens.is_empty(),
-            coverage,
-            at,
-            denied: Vec::new(),
-        }
+        let targets = scope.targets(tenant.format(), &live.live_tokens);
+        (Task::new(tenant, scope, targets, at, now), live)
     }
 
-    /// Has Ably outcomes of tokens later, and not now.
-    async fn revoke_again(
+    /// Stores the second revocation of a change of client ID before the first.
+    async fn enqueue_repetition(
         &self,
         tenant: &Tenant,
-        scope: &RevocationScope,
+        scope: RevocationScope,
         at: UnixMillis,
         now: UnixMillis,
     ) -> Result<(), Incomplete> {
         if tenant.revocation_queue.is_none() {
             return Ok(());
         }
-        let pending = self.pending(tenant, scope.clone(), at, now).await;
-        let coverage = pending.coverage;
-        let task = Task::new(tenant, pending, now);
-        self.store.enqueue_task(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await?;
-        if coverage == Coverage::ThisReplica { Err(StoreError::Unavailable.into()) } else { Ok(()) }
+        let (task, live) = self.make_task(tenant, scope, at, now).await;
+        self.store.enqueue_task(task.stored("again", now.after(Self::REPEAT_AFTER)), now).await?;
+        require_all_replicas(live.coverage)
     }
 
-    /// Revokes tokens, unless an earlier delivery of the same event did.
-    async fn revoke(&self, tenant: &Tenant, pending: PendingRevocation, now: UnixMillis) -> Result<(), Incomplete> {
+    /// Revokes tokens, unless an earlier delivery of the same event has done so.
+    async fn revoke_once(
+        &self,
+        tenant: &Tenant,
+        task: &Task,
+        coverage: Coverage,
+        now: UnixMillis,
+    ) -> Result<(), Incomplete> {
         let Some(queue) = &tenant.revocation_queue else { return Ok(()) };
-        let coverage = pending.coverage;
-        let task = Task::new(tenant, pending, now);
-        let effect = task.effect();
-        match self.store.claim_once(&effect, now).await {
+        let key = task.idempotency_key();
+        match self.store.claim_once(&key, now).await {
             IdempotencyClaim::Granted => {}
             IdempotencyClaim::InProgress => return Err(Incomplete::InProgress),
             IdempotencyClaim::Done => return Ok(()),
         }
-        let revoked = self.revoke_and_repeat(queue, &task, coverage, now).await;
-        if revoked == Ok(Completion::Whole) {
-            self.store.mark_done(&effect, task.remembered_until(now), now).await;
-            self.forget_refused(&task).await;
-        } else {
-            self.store.release(&effect).await;
+        let outcomes = self.revoke(queue, task, coverage, now).await;
+        match &outcomes {
+            Ok(outcomes) if !is_any_refused(outcomes) => {
+                self.store.mark_done(&key, task.remembered_until(now), now).await;
+                self.clear_refused_rename(task).await;
+            }
+            // A later delivery revokes again: the operator may have fixed the cause by then.
+            Ok(_) => {
+                self.store.release(&key).await;
+                self.mark_refused_rename(task, now).await;
+            }
+            Err(_) => self.store.release(&key).await,
         }
-        if revoked == Ok(Completion::NotAll) {
-            self.note_refused(&task, now).await;
-        }
-        revoked.map(|_| ())
+        outcomes.map(|_| ())
     }
 
-    /// Tells Ably, and has it outcomes again. What is to be outcomes again is stored first, as this replica may end any moment.
-    async fn revoke_and_repeat(
+    /// Revokes tokens at Ably now, and stores tasks for the repetition and for the targets that Ably did not revoke.
+    async fn revoke(
         &self,
         queue: &RevocationQueue,
         task: &Task,
         coverage: Coverage,
         now: UnixMillis,
-    ) -> Result<Completion, Incomplete> {
-        let again = self.store.enqueue_task(task.as_work("again", now.after(Self::AGAIN_AFTER)), now).await;
+    ) -> Result<Vec<RevokeOutcome>, Incomplete> {
+        // Before the call to Ably: the process may stop at any moment.
+        let repetition = self.store.enqueue_task(task.stored("again", now.after(Self::REPEAT_AFTER)), now).await;
         let outcomes = queue.revoke(&task.targets, task.margin, now).await;
-        again?;
-        if coverage == Coverage::ThisReplica {
-            return Err(StoreError::Unavailable.into());
-        }
-        let rest = task.rest(&outcomes).map(|rest| rest.as_work("first", task::retry_at(&outcomes, now, now)));
-        match (rest, self.store.is_shared()) {
-            (Some(rest), true) => self.store.enqueue_task(rest, now).await?,
-            (Some(rest), false) => {
-                self.store.enqueue_task(rest, now).await?;
-                return Err(Incomplete::Ably);
+        repetition?;
+        require_all_replicas(coverage)?;
+        match task.remaining(&outcomes) {
+            Some(remaining) => {
+                let retry = remaining.stored("first", retry_at(&outcomes, now, now));
+                self.store.enqueue_task(retry, now).await?;
+                if !self.store.is_shared() {
+                    return Err(Incomplete::Ably);
+                }
             }
-            (None, true) => {}
-            // With what an earlier delivery left.
-            (None, false) => self.store.complete_task(&task.as_work("first", now).id).await?,
+            // An earlier delivery may have left a retry.
+            None if !self.store.is_shared() => self.store.complete_task(&task.stored("first", now).id).await?,
+            None => {}
         }
-        Ok(if outcomes.iter().any(RevokeOutcome::is_refused) { Completion::NotAll } else { Completion::Whole })
+        Ok(outcomes)
+    }
+
+    /// Remembers that Ably refused the revocation after a change of client ID, so that the next event with this client ID
+    /// revokes again.
+    async fn mark_refused_rename(&self, task: &Task, now: UnixMillis) {
+        if let Some(key) = task.refused_rename_key() {
+            self.store.mark_done(&key, task.remembered_until(now), now).await;
+        }
+    }
+
+    async fn clear_refused_rename(&self, task: &Task) {
+        if let Some(key) = task.refused_rename_key() {
+            self.store.release(&key).await;
+        }
+    }
+
+    /// Stores tasks for the tokens that this replica may have issued before it learned, late, of their restrictions.
+    /// Restrictions whose tasks the store has no room for are kept for the next call.
+    async fn enqueue_late_restrictions(&self, now: UnixMillis) {
+        let mut late = self.late_restrictions.lock().await;
+        late.extend(self.store.take_late_restrictions());
+        while let Some(restriction) = late.pop() {
+            if self.enqueue_late_restriction(&restriction, now).await == Err(StoreError::Full) {
+                late.push(restriction);
+                return;
+            }
+        }
+    }
+
+    async fn enqueue_late_restriction(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
+        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.revocation_queue.is_some());
+        let (Some(tenant), Some(scope)) = (tenant, RevocationScope::of(restriction)) else { return Ok(()) };
+        let (mut task, _) = self.make_task(tenant, scope, restriction.at, now).await;
+        if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
+            task.denied.push(restriction.subject.clone());
+        }
+        // A name for each replica: each has issued tokens of its own.
+        let name = format!("late/{}", self.started_at.0);
+        let repetition = task.stored(&format!("{name}/again"), now.after(Self::REPEAT_AFTER));
+        let repetition = self.store.enqueue_task(repetition, now).await;
+        repetition.and(self.store.enqueue_task(task.stored(&name, now), now).await)
     }
 }
 
-/// What became of a revocation that needs no other delivery of its event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Completion {
-    /// Ably has taken it, or what is left is stored for all replicas.
-    Whole,
-    /// Ably refuses some of it: another delivery may have more luck, once the operator has mended the cause.
-    NotAll,
+/// An error if other replicas may have issued tokens that this one does not know.
+fn require_all_replicas(coverage: Coverage) -> Result<(), Incomplete> {
+    match coverage {
+        Coverage::AllReplicas => Ok(()),
+        Coverage::ThisReplica => Err(StoreError::Unavailable.into()),
+    }
 }
 
-/// How long somebody is denied whose session tokens live for `longest_life` at most, by clocks that differ by `skew_ms`.
+/// How long a denial lasts if session tokens live for at most `longest_life`, and clocks differ by `skew_ms`.
 #[must_use]
 pub fn denial(longest_life: Duration, skew_ms: i64) -> Duration {
     longest_life + 2 * Duration::from_millis(skew_ms.unsigned_abs())
 }
 
-/// When a token ends that is issued now, at the latest: a token request can be exchanged for two minutes, and Ably's
-/// clock is not ours.
+/// The latest time at which a token that is issued now expires: a token request can be exchanged for two minutes, and
+/// Ably's clock may differ.
 #[must_use]
 pub fn ends_by(format: TokenFormat, ttl: Duration, now: UnixMillis) -> UnixMillis {
-    const TO_BE_EXCHANGED: Duration = Duration::from_mins(2);
+    const EXCHANGE_WITHIN: Duration = Duration::from_mins(2);
     const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(30);
-    let to_be_exchanged = if format == TokenFormat::TokenRequest { TO_BE_EXCHANGED } else { Duration::ZERO };
-    UnixMillis(now.0.saturating_add(clock::millis(ttl + to_be_exchanged + CLOCKS_DIFFER_BY)))
+    let exchange = if format == TokenFormat::TokenRequest { EXCHANGE_WITHIN } else { Duration::ZERO };
+    UnixMillis(now.0.saturating_add(clock::millis(ttl + exchange + CLOCKS_DIFFER_BY)))
 }
 
 impl Tenant {
-    /// A restriction that counts for as long as a session token can live.
+    /// A restriction that lasts as long as a session token can live.
     fn restriction(&self, subject: Subject, kind: RestrictionKind, at: UnixMillis, now: UnixMillis) -> Restriction {
         Restriction { tenant: self.name.clone(), subject, kind, at, until: now.after(self.denial) }
     }
 
-    /// How long after an event every token that it is about has ended: a session token from before it is exchanged last
-    /// when a denial would end.
+    /// How long after an event the tokens that it ends have expired. The last of them is issued when the denial ends, for a
+    /// session token from before the event.
     fn tokens_end_within(&self) -> Duration {
-        self.denial + Task::LONGEST_LIFE + Revocation::AGAIN_AFTER
+        self.denial + Task::LONGEST_TOKEN + Revocation::REPEAT_AFTER
     }
 
-    /// What the user of an event would be revoked by if no tokens of theirs are known: those from before a start of a
-    /// service without Redis are not.
-    fn presumed_target(&self, change: &Change) -> Option<Target> {
+    /// The client ID that the user of an event should have, to revoke if no live token is known.
+    fn expected_target(&self, change: &Change) -> Option<Target> {
         match change {
             Change::UserUpdated(user) => self.target_of(&user.id, user.username.as_deref()),
             Change::SessionEnded { user_id: Some(user_id), username: Some(username), .. } => {
                 self.target_of(user_id, Some(username))
             }
-            _ => self.target_of_remembered(change.user_id()?),
+            _ => self.target_of_cached(change.user_id()?),
         }
     }
 
-    fn target_of_remembered(&self, user_id: &str) -> Option<Target> {
+    fn target_of_cached(&self, user_id: &str) -> Option<Target> {
         let user = self.users().and_then(|users| users.cached(user_id));
         self.target_of(user_id, user.as_ref().and_then(|user| user.username.as_deref()))
     }
 
-    /// None if it takes a session token, or a username that is not known, to know the client ID.
+    /// `None` if the client ID depends on a session token, or on an unknown username.
     fn target_of(&self, user_id: &str, username: Option<&str>) -> Option<Target> {
         ClientId::parse(self.identity.template().of_user(user_id, username)?).ok().map(Target::ClientId)
     }

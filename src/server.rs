@@ -154,7 +154,7 @@ impl Server {
                 .map_err(|error| StartError::BindAdmin { address, error })?;
         }
         let mut background: Vec<_> = jwks.into_iter().map(|jwks| tokio::spawn(jwks.keep_fresh())).collect();
-        background.push(tokio::spawn(revocation.work()));
+        background.push(tokio::spawn(revocation.perform_tasks()));
         Ok(Self { address, admin_address, http: http.run(), issuer, reload_metrics: metrics.reloads(), background })
     }
 

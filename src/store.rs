@@ -17,6 +17,7 @@ mod redis;
 mod restriction;
 mod restrictions;
 mod tasks;
+mod timed_map;
 
 pub use collector::StoreCollector;
 pub use idempotency::IdempotencyClaim;

@@ -1,4 +1,4 @@
-//! What the service tells its operator: logs, one line an event, to standard output; and [`metrics`].
+//! The log, one line per event on standard output, and the [`metrics`].
 
 mod lines;
 pub mod metrics;
@@ -19,19 +19,19 @@ use tracing_subscriber::{
 
 use self::lines::{Lines, Style};
 
-/// How a line of the log looks.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Pretty,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// Starts logging, once for the process.
 ///
-/// Libraries log warnings and errors only, whatever the level: at `trace` some would log headers.
+/// From libraries, it logs only warnings and errors at any level: at `trace` some log headers.
 pub fn init(format: LogFormat, level: Level) {
     let levels = Targets::new()
         .with_default(Level::WARN)
@@ -53,9 +53,9 @@ pub fn init(format: LogFormat, level: Level) {
     }));
 }
 
-/// The span around a request: every event in it has these fields.
+/// The span around a request. Every event in it has these fields.
 ///
-/// At the level `error`, so that the span exists at every log level.
+/// Its level is `error`, so that it exists at every log level.
 #[must_use]
 pub fn request_span(request_id: &str, client_address: Option<IpAddr>) -> Span {
     let client_address = client_address.map(display);

@@ -1,4 +1,4 @@
-//! Does the revocation tasks that are due.
+//! Performs the revocation tasks that are due.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -7,157 +7,135 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     Revocation, RevocationScope,
-    task::{LookUp, Task, retry_at},
+    task::{Task, is_any_refused, retry_at},
 };
 use crate::{
-    ably::{RestClient, RevocationQueue, RevokeOutcome, Target},
+    ably::{RestClient, Target},
     clock::UnixMillis,
     store::{Coverage, DenialSource, StoredTask, Subject},
-    tenant::{Tenant, TenantName},
 };
 
-/// The outcome of a task.
+/// What is left of a task.
 #[derive(Debug, PartialEq, Eq)]
-enum Performed {
-    /// All targets are done.
-    Whole,
-    /// Some targets remain, due at this time.
-    Partly(Task, UnixMillis),
-    /// All of it is due again at this time.
-    AgainAt(UnixMillis),
+enum Remainder {
+    Nothing,
+    /// Some of the targets, due at this time.
+    Some(Task, UnixMillis),
+    /// The whole task, due at this time.
+    All(UnixMillis),
 }
 
 impl Revocation {
-    /// When to look again for a replica that can revoke tokens of this tenant.
-    const OTHERS_AFTER: Duration = Duration::from_secs(5);
-    /// How often the store is asked for work that is due.
-    const LOOK_EVERY: Duration = Duration::from_secs(1);
-    /// How much is done at once: enough to fill calls to Ably, and little enough to be done within [`StoredTask::LEASE`].
-    const MOST_WORK_AT_ONCE: usize = 2 * RestClient::MAX_TARGETS;
-    /// How long work that nobody here can read is left to others.
-    const UNREAD_FOR: Duration = Duration::from_hours(24);
-    const UNREAD_AGAIN_AFTER: Duration = Duration::from_mins(1);
+    const POLL_INTERVAL: Duration = Duration::from_secs(1);
+    /// Enough tasks to fill calls to Ably, and few enough to finish within [`StoredTask::LEASE`].
+    const MAX_CLAIMED: usize = 2 * RestClient::MAX_TARGETS;
+    /// Another replica may have the task's tenant, or may be able to read the task.
+    const UNKNOWN_TENANT_RETRY: Duration = Duration::from_secs(5);
+    const UNREADABLE_RETRY: Duration = Duration::from_mins(1);
 
-    /// Does what is due, for ever.
-    pub async fn work(self: Arc<Self>) {
-        let mut look = interval(Self::LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Performs due tasks, forever.
+    pub async fn perform_tasks(self: Arc<Self>) {
+        let mut ticks = interval(Self::POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            look.tick().await;
+            ticks.tick().await;
             let this = Arc::clone(&self);
-            // By itself: whatever ends it ends no more than this turn. What it had claimed comes again after the lease.
-            let turn = tokio::spawn(async move { this.do_due_work(UnixMillis::now).await });
-            if turn.await.is_err() {
-                tracing::error!("due revocations were interrupted; they are tried again in half a minute");
+            // A panic ends only this spawned task. Claimed tasks become due again after the lease.
+            let performing = tokio::spawn(async move { this.perform_due_tasks(UnixMillis::now).await });
+            if performing.await.is_err() {
+                tracing::error!("revocation tasks interrupted; retrying in 30 seconds");
             }
         }
     }
 
-    /// Does all that is due. `now` is asked for each part, as the one before it may have waited for Ably.
-    pub(super) async fn do_due_work(&self, now: impl Fn() -> UnixMillis) {
+    /// Performs all due tasks. Reads the time for each batch, since the one before may have waited for Ably.
+    pub(super) async fn perform_due_tasks(&self, now: impl Fn() -> UnixMillis) {
         loop {
-            self.catch_up_after_outage(now()).await;
-            let claimed = self.store.claim_tasks(Self::MOST_WORK_AT_ONCE, now()).await;
+            self.enqueue_late_restrictions(now()).await;
+            let claimed = self.store.claim_tasks(Self::MAX_CLAIMED, now()).await;
             let count = claimed.len();
-            future::join_all(claimed.into_iter().map(|work| self.perform(work, now()))).await;
-            if count < Self::MOST_WORK_AT_ONCE {
+            future::join_all(claimed.into_iter().map(|stored| self.perform_stored(stored, now()))).await;
+            if count < Self::MAX_CLAIMED {
                 return;
             }
         }
     }
 
-    async fn perform(&self, work: StoredTask, now: UnixMillis) {
-        let performed = match serde_json::from_str::<Task>(&work.payload) {
-            Ok(task) => self.perform_task(task, work.due, now).await,
-            Err(_) if work.due.after(Self::UNREAD_FOR) < now => {
-                tracing::error!("giving up work in the store that no replica could read for a day");
-                Performed::Whole
+    async fn perform_stored(&self, stored: StoredTask, now: UnixMillis) {
+        let remainder = match serde_json::from_str::<Task>(&stored.payload) {
+            Ok(task) => self.perform(task, stored.due, now).await,
+            Err(_) if stored.due.after(StoredTask::UNREAD_FOR) < now => {
+                tracing::error!("unreadable revocation task dropped: no replica could read it for a day");
+                Remainder::Nothing
             }
             Err(_) => {
-                tracing::warn!("work in the store is unreadable; leaving it to a replica of another version");
-                Performed::AgainAt(now.after(Self::UNREAD_AGAIN_AFTER))
+                tracing::warn!("unreadable revocation task; leaving it to a replica of another version");
+                Remainder::All(now.after(Self::UNREADABLE_RETRY))
             }
         };
-        // Work that stays claimed comes again when the lease is over.
-        let _ = match performed {
-            Performed::Whole => self.store.complete_task(&work.id).await,
-            Performed::AgainAt(due) => self.store.postpone_task(&work.id, due).await,
-            Performed::Partly(rest, due) => {
-                // Under a name of its own, so that it can be stored before this is completed.
-                match self.store.enqueue_task(rest.as_rest_of(&work, due), now).await {
-                    Ok(()) => self.store.complete_task(&work.id).await,
-                    Err(_) => self.store.postpone_task(&work.id, due).await,
+        // If the store fails here, the task becomes due again after the lease.
+        let _ = match remainder {
+            Remainder::Nothing => self.store.complete_task(&stored.id).await,
+            Remainder::All(due) => self.store.postpone_task(&stored.id, due).await,
+            Remainder::Some(task, due) => {
+                match self.store.enqueue_task(task.stored_remainder(&stored, due), now).await {
+                    Ok(()) => self.store.complete_task(&stored.id).await,
+                    Err(_) => self.store.postpone_task(&stored.id, due).await,
                 }
             }
         };
     }
 
-    async fn perform_task(&self, mut task: Task, first_due: UnixMillis, now: UnixMillis) -> Performed {
-        if task.over < now || self.is_lifted(&task) {
-            tracing::info!(tenant = %task.tenant, "revocation task skipped: the tokens have ended, or the denial was lifted");
-            return Performed::Whole;
+    async fn perform(&self, mut task: Task, first_due: UnixMillis, now: UnixMillis) -> Remainder {
+        if task.until < now || self.is_lifted(&task) {
+            tracing::info!(tenant = %task.tenant, "revocation task skipped: the tokens have expired, or the denial was lifted");
+            return Remainder::Nothing;
         }
-        let Some((tenant, queue)) = self.revoking(&task.tenant) else {
+        let tenant = self.tenants.named(&task.tenant);
+        let Some((tenant, queue)) = tenant.and_then(|tenant| Some((tenant, tenant.revocation_queue.as_ref()?))) else {
             tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
-            return Performed::AgainAt(now.after(Self::OTHERS_AFTER));
+            return Remainder::All(now.after(Self::UNKNOWN_TENANT_RETRY));
         };
         let mut coverage = Coverage::AllReplicas;
-        if task.look_up == LookUp::Again {
-            let found = self.pending(tenant, task.scope.clone(), task.at, now).await;
-            coverage = found.coverage;
+        if task.looks_up {
+            let (found, live) = self.make_task(tenant, task.scope.clone(), task.at, now).await;
+            coverage = live.coverage;
             let new: Vec<_> = found.targets.into_iter().filter(|target| !task.targets.contains(target)).collect();
             task.targets.extend(new);
         }
         let targets = mem::take(&mut task.targets);
-        task.targets = targets.into_iter().filter(|target| !self.is_named_again(&task, target)).collect();
+        task.targets = targets.into_iter().filter(|target| !self.is_current_client_id(&task, target)).collect();
         let outcomes = queue.revoke(&task.targets, task.margin, now).await;
         let retry_at = retry_at(&outcomes, first_due, now);
-        let performed = match (task.rest(&outcomes), coverage) {
-            (None, Coverage::AllReplicas) => Performed::Whole,
-            (Some(rest), Coverage::AllReplicas) if rest.targets.len() < task.targets.len() => {
-                Performed::Partly(rest, retry_at)
+        let remainder = match (task.remaining(&outcomes), coverage) {
+            (None, Coverage::AllReplicas) => Remainder::Nothing,
+            // The known tokens are revoked, so looking for those of other replicas can wait.
+            (None, Coverage::ThisReplica) => Remainder::All(now.after(Self::REPEAT_AFTER)),
+            (Some(remaining), Coverage::AllReplicas) if remaining.targets.len() < task.targets.len() => {
+                Remainder::Some(remaining, retry_at)
             }
-            (Some(_), _) => Performed::AgainAt(retry_at),
-            // Not at once: what is known was revoked.
-            (None, Coverage::ThisReplica) => Performed::AgainAt(now.after(Self::AGAIN_AFTER)),
+            (Some(_), _) => Remainder::All(retry_at),
         };
-        if outcomes.iter().any(RevokeOutcome::is_refused) {
-            self.store.release(&task.effect()).await;
-            self.note_refused(&task, now).await;
-        } else if performed == Performed::Whole && task.is_rest_of_refused {
-            self.note_refused(&task, now).await;
-        } else if performed == Performed::Whole {
-            // In a shared store it was done when this task was stored.
+        let is_done = remainder == Remainder::Nothing;
+        if is_any_refused(&outcomes) {
+            self.store.release(&task.idempotency_key()).await;
+            self.mark_refused_rename(&task, now).await;
+        } else if is_done && task.is_partly_refused {
+            self.mark_refused_rename(&task, now).await;
+        } else if is_done {
+            // With a shared store, the event was done when this task was stored.
             if !self.store.is_shared() {
-                self.store.mark_done(&task.effect(), task.remembered_until(now), now).await;
+                self.store.mark_done(&task.idempotency_key(), task.remembered_until(now), now).await;
             }
-            // A rest may be of another event than the one that was refused.
-            if task.look_up == LookUp::Again {
-                self.forget_refused(&task).await;
+            // What remained of a revocation may be of another event than the refused one.
+            if task.looks_up {
+                self.clear_refused_rename(&task).await;
             }
         }
-        performed
+        remainder
     }
 
-    /// Notes that Ably refuses a rename, so that the next event that tells the same name revokes the tokens.
-    pub(super) async fn note_refused(&self, task: &Task, now: UnixMillis) {
-        if let Some(refused) = task.refused_rename() {
-            self.store.mark_done(&refused, task.remembered_until(now), now).await;
-        }
-    }
-
-    pub(super) async fn forget_refused(&self, task: &Task) {
-        if let Some(refused) = task.refused_rename() {
-            self.store.release(&refused).await;
-        }
-    }
-
-    fn revoking(&self, tenant: &TenantName) -> Option<(&Tenant, &RevocationQueue)> {
-        let tenant = self.tenants.named(tenant)?;
-        Some((tenant, tenant.revocation_queue.as_ref()?))
-    }
-
-    /// Whether a ban was lifted since, or what an operator denied.
+    /// Whether the ban, or all of the operator's denials, were lifted since the event.
     fn is_lifted(&self, task: &Task) -> bool {
         let is_lifted = |subject: &Subject, source| {
             self.store.restrictions().is_lifted_since(&task.tenant, subject, source, task.at)
@@ -171,14 +149,12 @@ impl Revocation {
         }
     }
 
-    /// Whether a target is a client ID that was to end with a change of name, and has become the user's again.
-    fn is_named_again(&self, task: &Task, target: &Target) -> bool {
+    /// Whether a user's former client ID has become the current one again since the event.
+    fn is_current_client_id(&self, task: &Task, target: &Target) -> bool {
         let (RevocationScope::FormerClientIds { user, .. }, Target::ClientId(client_id)) = (&task.scope, target) else {
             return false;
         };
-        self.store
-            .restrictions()
-            .client_id(&task.tenant, user)
-            .is_some_and(|name| name.at > task.at && name.is(client_id.as_str()))
+        let current = self.store.restrictions().client_id(&task.tenant, user);
+        current.is_some_and(|current| current.at > task.at && current.is(client_id.as_str()))
     }
 }

@@ -70,7 +70,7 @@ fn revocation_key(text: &str) -> Target {
     Target::RevocationKey(RevocationKey::parse(text).unwrap())
 }
 
-/// What can happen, among few enough that events meet. A user has one name at one time.
+/// An event of few users, sessions and organizations, so that events meet. At one time a user has one name.
 pub(super) fn event() -> impl Strategy<Value = Event> {
     let (id, other) = (0..2_u8, 0..2_u8);
     (id, other, 0..6_u8, 0..8_u8).prop_map(|(id, other, kind, seconds)| {
@@ -91,7 +91,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
     })
 }
 
-/// The names that plain updates outcomes of a user, the latest last.
+/// The names that updates without a ban give a user, the latest last.
 fn names(events: &[Event], user_id: &str) -> Vec<(UnixMillis, Option<String>)> {
     let plain = events.iter().filter_map(|event| match &event.change {
         Change::UserUpdated(user) if user.id == user_id && !user.banned => Some((event.at, user.username.clone())),
@@ -102,10 +102,10 @@ fn names(events: &[Event], user_id: &str) -> Vec<(UnixMillis, Option<String>)> {
     names
 }
 
-/// What a session is to be outcomes after these events, whatever their request: the latest says whether a user is barred, an
-/// end is an end, and marks count by their time.
+/// The verdict on a session after these events, in any order: the latest update decides whether the user is banned, nothing
+/// undoes an end or a deletion, and marks count by their timestamps.
 fn model(events: &[Event], session: &Session) -> Verdict {
-    let mut barred = BTreeMap::new();
+    let mut bans = BTreeMap::new();
     let (mut ended, mut outdated) = (false, false);
     for Event { at, change } in events {
         let organization = session.organization.as_ref().map(|organization| organization.id.as_str());
@@ -113,9 +113,9 @@ fn model(events: &[Event], session: &Session) -> Verdict {
             Change::SessionEnded { session_id, .. } => ended |= *session_id == session.session_id,
             Change::UserDeleted { user_id } => ended |= *user_id == session.user_id,
             Change::UserUpdated(user) if user.id == session.user_id => {
-                // Of two in the same millisecond the one that bars.
-                let barred = barred.entry(*at).or_insert(false);
-                *barred |= user.banned;
+                // Of two in the same millisecond, the ban counts.
+                let is_banned = bans.entry(*at).or_insert(false);
+                *is_banned |= user.banned;
             }
             Change::UserUpdated(_) => {}
             Change::MembershipChanged { user_id, organization_id } => {
@@ -127,7 +127,7 @@ fn model(events: &[Event], session: &Session) -> Verdict {
             }
         }
     }
-    if ended || barred.last_key_value().is_some_and(|(_, barred)| *barred) {
+    if ended || bans.last_key_value().is_some_and(|(_, is_banned)| *is_banned) {
         Verdict::Denied
     } else if outdated {
         Verdict::Outdated
@@ -138,22 +138,22 @@ fn model(events: &[Event], session: &Session) -> Verdict {
 
 proptest! {
     #[test]
-    fn deliveries_in_any_order_and_several_times_come_to_the_same(
+    fn the_order_and_number_of_deliveries_do_not_change_the_outcome(
         events in proptest::collection::vec(event(), 0..12),
         deliveries in proptest::collection::vec(any::<prop::sample::Index>(), 0..30),
         last in Just(()).prop_perturb(|(), mut random| random.random::<u64>()),
     ) {
-        let mut request: Vec<usize> = if events.is_empty() { Vec::new() } else {
+        let mut order: Vec<usize> = if events.is_empty() { Vec::new() } else {
             deliveries.iter().map(|index| index.index(events.len())).collect()
         };
-        // Each comes once at least.
+        // Each event is delivered at least once.
         let mut rest: Vec<usize> = (0..events.len()).collect();
-        let turns = usize::try_from(last % 13).unwrap() % rest.len().max(1);
-        rest.rotate_left(turns);
-        request.extend(rest);
+        let places = usize::try_from(last % 13).unwrap() % rest.len().max(1);
+        rest.rotate_left(places);
+        order.extend(rest);
         let revocation = revocation();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        for index in request {
+        for index in order {
             runtime.block_on(revocation.apply(&TenantName::default(), &events[index], NOW)).unwrap();
         }
         for (id, number, organization, issued) in (0..2).flat_map(|id| (0..2).flat_map(move |number| {
@@ -165,13 +165,13 @@ proptest! {
             let names = names(&events, &session.user_id);
             for client_id in ["alice", "bob"] {
                 let restrictions = revocation.store.restrictions();
-                let outcomes = restrictions.verdict(&TenantName::default(), &session, Some(client_id), NOW);
-                let of_the_past = |(at, name): &(UnixMillis, Option<String>)| {
+                let verdict = restrictions.verdict(&TenantName::default(), &session, Some(client_id), NOW);
+                let is_outdated = |(at, name): &(UnixMillis, Option<String>)| {
                     session.issued_at <= *at && name.as_deref() != Some(client_id)
                 };
                 match model(&events, &session) {
-                    Verdict::Clear if names.last().is_some_and(of_the_past) => prop_assert_eq!(outcomes, Verdict::Outdated),
-                                        expected => prop_assert_eq!(outcomes, expected, "{:?}", session),
+                    Verdict::Clear if names.last().is_some_and(is_outdated) => prop_assert_eq!(verdict, Verdict::Outdated),
+                    expected => prop_assert_eq!(verdict, expected, "{:?}", session),
                 }
             }
         }
@@ -179,22 +179,22 @@ proptest! {
 }
 
 #[tokio::test]
-async fn an_event_of_so_long_ago_that_a_newer_one_may_be_forgotten_changes_nothing() {
+async fn an_event_changes_nothing_if_it_is_so_old_that_a_newer_one_may_be_forgotten() {
     let revocation = revocation();
     let (day, session) = (Duration::from_hours(24), session(1, 1, None, NOW));
     let verdict = || revocation.store.restrictions().verdict(&TenantName::default(), &session, None, NOW);
-    for (age, applied, outcomes) in [
+    for (age, applied, expected) in [
         (2 * day + Duration::from_millis(1), Applied::Outdated, Verdict::Clear),
         (2 * day, Applied::InForce, Verdict::Denied),
     ] {
         let event = Event { at: UnixMillis(NOW.0 - clock::millis(age)), change: Change::UserUpdated(user(1, true)) };
         assert_eq!(revocation.apply(&TenantName::default(), &event, NOW).await, Ok(applied));
-        assert_eq!(verdict(), outcomes);
+        assert_eq!(verdict(), expected);
     }
 }
 
 #[test]
-fn a_jwt_is_revoked_by_its_session_and_all_else_by_client_id() {
+fn a_jwt_is_revoked_by_its_session_and_every_other_token_by_client_id() {
     let client_ids = |names: &[&str]| names.iter().map(|name| client_id(name)).collect::<Vec<_>>();
     let key = |session: &str| vec![revocation_key(session)];
     let session = RevocationScope::Session("sess_1".into());
@@ -215,43 +215,44 @@ fn a_jwt_is_revoked_by_its_session_and_all_else_by_client_id() {
             let live = of_session.map(|live_token| LiveToken { format, ..live_token });
             let live = if *scope == session { &live[..1] } else { &live };
             let expected = if format == TokenFormat::Jwt { &of_jwt } else { &of_others };
-            assert_eq!(targets(scope, format, live), *expected, "{scope:?} {format}");
+            assert_eq!(scope.targets(format, live), *expected, "{scope:?} {format}");
         }
     }
-    // A session whose tokens nobody remembers can still be outcomes to Ably where a JWT has its name.
-    assert_eq!(targets(&session, TokenFormat::Jwt, &[]), key("sess_1"));
-    assert_eq!(targets(&session, TokenFormat::TokenRequest, &[]), []);
+    // A JWT names its session, so it can be revoked although no live token is known.
+    assert_eq!(session.targets(TokenFormat::Jwt, &[]), key("sess_1"));
+    assert_eq!(session.targets(TokenFormat::TokenRequest, &[]), []);
 }
 
 #[test]
-fn what_the_store_names_and_no_token_can_have_is_not_revoked() {
+fn ids_from_the_store_that_no_token_can_have_are_not_revoked() {
     let forged = "alice\n2026-01-01 INFO token issued";
     let live = [live_token("user_1", forged, None, forged), live_token("user_1", "sess_1", None, "alice")];
-    assert_eq!(targets(&RevocationScope::User("user_1".into()), TokenFormat::Jwt, &live), [client_id("alice")]);
-    assert_eq!(targets(&RevocationScope::Session(forged.into()), TokenFormat::Jwt, &live), [revocation_key("sess_1")]);
+    let (user, session) = (RevocationScope::User("user_1".into()), RevocationScope::Session(forged.into()));
+    assert_eq!(user.targets(TokenFormat::Jwt, &live), [client_id("alice")]);
+    assert_eq!(session.targets(TokenFormat::Jwt, &live), [revocation_key("sess_1")]);
 }
 
 #[test]
-fn after_a_change_of_the_format_tokens_of_the_former_one_are_revoked_too() {
+fn after_a_change_of_format_tokens_of_the_former_format_are_revoked_too() {
     let of = |format| LiveToken { format, ..live_token("user_1", "sess_1", Some("org_1"), "alice") };
     let both = [client_id("alice"), revocation_key("sess_1")];
     for scope in [RevocationScope::Session("sess_1".into()), RevocationScope::Organization("org_1".into())] {
         let live = [of(TokenFormat::TokenRequest), of(TokenFormat::Jwt)];
         for format in [TokenFormat::TokenRequest, TokenFormat::Jwt] {
-            assert_eq!(targets(&scope, format, &live), both, "{scope:?} {format}");
+            assert_eq!(scope.targets(format, &live), both, "{scope:?} {format}");
         }
     }
     let live = [of(TokenFormat::TokenRequest)];
-    assert_eq!(targets(&RevocationScope::Session("sess_1".into()), TokenFormat::Jwt, &live), both);
+    assert_eq!(RevocationScope::Session("sess_1".into()).targets(TokenFormat::Jwt, &live), both);
 }
 
 #[test]
-fn a_plain_update_tells_a_name_where_the_client_id_goes_by_it_alone() {
+fn an_update_gives_the_client_id_if_it_depends_on_nothing_but_the_username() {
     let named = |template, username: Option<&str>| {
         let user = User { username: username.map(str::to_owned), ..user(1, false) };
         let event = Event { at: NOW, change: Change::UserUpdated(user) };
-        let effect = Effect::of(&event, &tenant(TokenFormat::Jwt, template), NOW);
-        effect.restrictions.iter().find_map(|restriction| {
+        let restrictions = restrictions_of(&event, &tenant(TokenFormat::Jwt, template), NOW);
+        restrictions.iter().find_map(|restriction| {
             if let RestrictionKind::ClientId(name) = restriction.kind { Some(name) } else { None }
         })
     };
@@ -266,12 +267,12 @@ fn a_plain_update_tells_a_name_where_the_client_id_goes_by_it_alone() {
 }
 
 #[test]
-fn a_name_ends_tokens_when_it_is_new_and_not_when_it_is_told_again() {
+fn a_client_id_ends_tokens_when_it_is_new_and_not_when_it_is_known() {
     let seconds = |seconds| NOW.after(Duration::from_secs(seconds));
     let named = |name, at| {
         let user = User { username: Some(str::to_owned(name)), ..user(1, false) };
         let event = Event { at: seconds(at), change: Change::UserUpdated(user) };
-        Effect::of(&event, &tenant(TokenFormat::Jwt, "{username}"), NOW).restrictions
+        restrictions_of(&event, &tenant(TokenFormat::Jwt, "{username}"), NOW)
     };
     let ended = |name, at, before: Option<(&'static str, u64)>| {
         let store = MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {}));
@@ -293,7 +294,7 @@ fn a_name_ends_tokens_when_it_is_new_and_not_when_it_is_told_again() {
         ("alice2", 1, None, all_but("alice2", 1)),
         ("alice2", 1, Some(("alice", 0)), all_but("alice2", 1)),
         ("alice2", 2, Some(("alice2", 1)), None),
-        // The same event, once more.
+        // The same event again.
         ("alice2", 1, Some(("alice2", 1)), all_but("alice2", 1)),
         // Late.
         ("alice2", 0, Some(("alice2", 1)), None),
@@ -304,13 +305,13 @@ fn a_name_ends_tokens_when_it_is_new_and_not_when_it_is_told_again() {
 }
 
 #[test]
-fn of_a_user_with_another_name_the_tokens_under_all_others_are_revoked() {
+fn after_a_change_of_client_id_the_tokens_with_all_others_are_revoked() {
     let live = [live_token("user_1", "sess_1", None, "alice"), live_token("user_1", "sess_2", None, "alice2")];
     let of = |client_id: Option<&str>| {
         let scope =
             RevocationScope::FormerClientIds { user: "user_1".into(), client_id: client_id.map(ClientIdDigest::of) };
         assert_eq!(scope.margin(TokenFormat::Jwt), ReauthMargin::Reauthentication);
-        targets(&scope, TokenFormat::Jwt, &live)
+        scope.targets(TokenFormat::Jwt, &live)
     };
     assert_eq!(of(Some("alice2")), [client_id("alice")]);
     assert_eq!(of(Some("alice3")), [client_id("alice"), client_id("alice2")]);
@@ -318,7 +319,7 @@ fn of_a_user_with_another_name_the_tokens_under_all_others_are_revoked() {
 }
 
 #[test]
-fn a_token_ends_no_later_than_it_is_remembered() {
+fn a_live_token_is_kept_until_the_token_has_expired() {
     let seconds = |format, ttl| (ends_by(format, Duration::from_mins(ttl), NOW).0 - NOW.0) / 1000;
     assert_eq!(seconds(TokenFormat::TokenRequest, 60), 62 * 60 + 30);
     assert_eq!(seconds(TokenFormat::Jwt, 60), 60 * 60 + 30);

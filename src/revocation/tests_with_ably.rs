@@ -19,9 +19,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::{
-    ably::{
-        ApiKey, ClientId, Nonce, ReauthMargin, RestClient, RevocationCounts, RevokingKey, TokenDetails, TokenRequest,
-    },
+    ably::{ApiKey, ClientId, Nonce, RestClient, RevocationCounts, RevokingKey, TokenDetails, TokenRequest},
     clerk::{Change, User},
     store::{
         Health, IdempotencyClaim, LiveToken, MemoryStore, Restrictions, StoreLimits, StoreStats, StoredTask,
@@ -30,7 +28,7 @@ use crate::{
     tenant::fixtures,
 };
 
-/// Ably, and a replica on its own that gave tokens to alice's session and to bob's, both active in one organization.
+/// Ably, and a single replica that has issued a token to alice's session and one to bob's, both in one organization.
 struct Scene {
     ably: Ably,
     revocation: Revocation,
@@ -60,7 +58,7 @@ impl Scene {
     }
 
     async fn of(template: &str, store: impl FnOnce(MemoryStore) -> Arc<dyn Store>) -> Self {
-        // RevocationScope Ably gives time for a new token would be a matter of waiting.
+        // Without a margin, so that the tests need not wait for it.
         let options = Options { revocable_tokens: true, reauth_margin: Duration::ZERO, ..Options::default() };
         let ably = Ably::start(options).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -91,7 +89,7 @@ impl Scene {
         TokenRequest::sign(&self.key.api_key, client_id, None, None, self.now, Nonce::random().unwrap())
     }
 
-    /// Returns in a later millisecond than that of the token's issue: a revocation of the same does not coverage it.
+    /// Returns in a later millisecond than the token's: a revocation in the same one would not cover the token.
     async fn exchange(&self, token_request: &TokenRequest) -> TokenDetails {
         let token = self.key.rest.request_token(token_request).await.unwrap();
         let issued = self.ably.issued_tokens().last().unwrap().issued;
@@ -101,7 +99,7 @@ impl Scene {
         token
     }
 
-    async fn happens(&self, change: Change, at: UnixMillis) {
+    async fn apply(&self, change: Change, at: UnixMillis) {
         let applied = self.revocation.apply(&TenantName::default(), &Event { at, change }, self.now).await;
         assert_eq!(applied, Ok(Applied::InForce));
     }
@@ -109,7 +107,7 @@ impl Scene {
     async fn sign_out(&self) {
         let change =
             Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
-        self.happens(change, self.now).await;
+        self.apply(change, self.now).await;
     }
 
     /// An update of alice, in the given second.
@@ -121,11 +119,11 @@ impl Scene {
 
     async fn is_named(&self, username: &str, seconds: u64) {
         let event = self.renamed(username, seconds);
-        self.happens(event.change, event.at).await;
+        self.apply(event.change, event.at).await;
     }
 
-    /// Notes that a token of alice's session is out under another name.
-    async fn holds_token_as(&self, client_id: &str) {
+    /// Records a live token of alice's session with another client ID.
+    async fn put_live_token_as(&self, client_id: &str) {
         let live = self
             .revocation
             .store
@@ -135,13 +133,13 @@ impl Scene {
         self.revocation.store.put_live_token(live_token, self.now).await.unwrap();
     }
 
-    /// The targets of all calls until now, each with whether it has a margin.
+    /// The targets of all calls so far, each with whether it has the margin.
     fn revoked(&self) -> Vec<(String, bool)> {
         let calls = self.ably.revocation_calls().into_iter();
         calls.flat_map(|call| call.targets.into_iter().map(move |target| (target, call.allow_reauth_margin))).collect()
     }
 
-    /// What Ably says of a token: 40141 if it is revoked.
+    /// Ably's error code for a token: 40141 if it is revoked.
     async fn code_of(&self, token: &TokenDetails) -> Option<u64> {
         let token = serde_json::to_value(token).unwrap()["token"].as_str().unwrap().to_owned();
         let url = format!("{}/channels/room/messages", self.ably.url());
@@ -153,15 +151,15 @@ impl Scene {
         answer.json::<serde_json::Value>().await.unwrap()["error"]["code"].as_u64()
     }
 
-    async fn do_what_is_due(&self, after: Duration) {
-        self.revocation.do_due_work(|| self.now.after(after)).await;
+    async fn perform_due_tasks(&self, after: Duration) {
+        self.revocation.perform_due_tasks(|| self.now.after(after)).await;
     }
 }
 
 const REVOKED: Option<u64> = Some(40141);
 
 #[tokio::test]
-async fn a_hoarded_token_request_gives_a_token_until_the_revocation_is_repeated() {
+async fn a_token_request_that_is_exchanged_late_gives_a_token_until_the_revocation_is_repeated() {
     let scene = Scene::start().await;
     let [used, hoarded] = [scene.token_request(), scene.token_request()];
     let used = scene.exchange(&used).await;
@@ -172,42 +170,42 @@ async fn a_hoarded_token_request_gives_a_token_until_the_revocation_is_repeated(
     let hoarded = scene.exchange(&hoarded).await;
     assert_eq!(scene.code_of(&hoarded).await, None);
 
-    scene.do_what_is_due(Revocation::AGAIN_AFTER.saturating_sub(Duration::from_millis(1))).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER.saturating_sub(Duration::from_millis(1))).await;
     assert_eq!(scene.code_of(&hoarded).await, None);
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.code_of(&hoarded).await, REVOKED);
 
-    // Twice is all: whoever signs in again as the same user is left alone.
+    // No third revocation: it would end the tokens of a new session.
     assert_eq!(scene.ably.calls().revoke_tokens, 2);
-    scene.do_what_is_due(2 * Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(2 * Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.ably.calls().revoke_tokens, 2);
 }
 
 #[tokio::test]
-async fn the_tokens_under_a_former_name_are_revoked_twice() {
+async fn tokens_with_a_former_client_id_are_revoked_twice() {
     let scene = Scene::start().await;
     let of_alice = ("clientId:alice".to_owned(), true);
     scene.is_named("alice2", 0).await;
     assert_eq!(scene.revoked(), slice::from_ref(&of_alice));
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.revoked(), [of_alice.clone(), of_alice]);
 }
 
 #[tokio::test]
-async fn an_update_that_changes_no_name_disturbs_nobody() {
+async fn an_update_without_a_new_name_revokes_nothing() {
     let scene = Scene::start().await;
     for seconds in 0..3 {
         scene.is_named("alice", seconds).await;
     }
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.revoked(), []);
 }
 
 #[tokio::test]
-async fn a_name_between_two_others_ends_though_it_is_told_of_last() {
+async fn a_name_between_two_others_is_revoked_although_its_event_comes_last() {
     let scene = Scene::start().await;
     scene.is_named("alice", 0).await;
-    scene.holds_token_as("mallory").await;
+    scene.put_live_token_as("mallory").await;
     scene.is_named("alice", 2).await;
     let late = scene.renamed("mallory", 1);
     let applied = scene.revocation.apply(&TenantName::default(), &late, scene.now).await;
@@ -216,7 +214,7 @@ async fn a_name_between_two_others_ends_though_it_is_told_of_last() {
 }
 
 #[tokio::test]
-async fn updates_after_a_rename_revoke_nothing_more_though_tokens_under_the_former_name_are_out() {
+async fn updates_after_a_rename_revoke_nothing_more_although_tokens_with_the_former_name_are_live() {
     let scene = Scene::start().await;
     for seconds in 0..5 {
         scene.is_named("alice2", seconds).await;
@@ -225,7 +223,7 @@ async fn updates_after_a_rename_revoke_nothing_more_though_tokens_under_the_form
 }
 
 #[tokio::test]
-async fn a_rename_that_is_cut_off_is_made_up_for_though_an_update_outdates_its_retry() {
+async fn an_interrupted_rename_is_revoked_although_an_update_makes_its_retry_outdated() {
     for next in [0, 1] {
         let (mut deaths, tenant) = (0, TenantName::default());
         for call in 1.. {
@@ -242,16 +240,19 @@ async fn a_rename_that_is_cut_off_is_made_up_for_though_an_update_outdates_its_r
             deaths += 1;
             let (next, later) = (scene.renamed("alice2", next), scene.now.after(IdempotencyClaim::LEASE));
             assert_eq!(scene.revocation.apply(&tenant, &next, later).await, Ok(Applied::InForce));
-            scene.do_what_is_due(IdempotencyClaim::LEASE + Revocation::AGAIN_AFTER).await;
-            assert!(scene.revoked().contains(&("clientId:alice".to_owned(), true)), "cut off by {call}, then {next:?}");
+            scene.perform_due_tasks(IdempotencyClaim::LEASE + Revocation::REPEAT_AFTER).await;
+            assert!(
+                scene.revoked().contains(&("clientId:alice".to_owned(), true)),
+                "interrupted in call {call}, then {next:?}"
+            );
         }
-        // The look at the tokens that are out, the work that is left, and the name.
+        // The look-up of live tokens, the task, and the restriction.
         assert!(deaths >= 3, "{deaths}");
     }
 }
 
 #[tokio::test]
-async fn while_ably_is_away_a_rename_waits_though_an_update_outdates_its_retry() {
+async fn a_rename_during_an_outage_of_ably_is_revoked_although_an_update_makes_its_retry_outdated() {
     let scene = Scene::start().await;
     scene.ably.set_revocation_outage(Some(Outage::Status(503)));
     let apply = async |event: &Event, seconds| {
@@ -264,22 +265,22 @@ async fn while_ably_is_away_a_rename_waits_though_an_update_outdates_its_retry()
     assert_eq!(apply(&rename, 0).await, Ok(Applied::Outdated));
     scene.ably.set_revocation_outage(None);
     let before = scene.revoked().len();
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.revoked()[before..], [("clientId:alice".to_owned(), true)]);
 }
 
-/// A sign-out of user_9, whose tokens the scene does not know.
-fn sign_out_of_a_stranger(session: &str, username: Option<&str>, at: UnixMillis) -> Event {
+/// A sign-out of user_9, who has no known live tokens.
+fn sign_out_of_an_unknown_user(session: &str, username: Option<&str>, at: UnixMillis) -> Event {
     let (session_id, user_id) = (session.to_owned(), Some("user_9".to_owned()));
     Event { at, change: Change::SessionEnded { session_id, user_id, username: username.map(str::to_owned) } }
 }
 
 #[tokio::test]
-async fn a_sign_out_of_a_session_of_before_the_start_is_revoked_by_the_name_it_should_have() {
+async fn a_session_from_before_the_start_is_revoked_by_the_client_id_that_it_should_have() {
     for (template, username, target) in [
         ("u-{user_id}", None, "clientId:u-user_9"),
         ("{username}", Some("nina"), "clientId:nina"),
-        // Who the user is on their other devices, where neither tells.
+        // The client ID on the user's other devices, if neither the event nor the cache gives it.
         ("{claim.handle}", Some("nina"), "clientId:other-device"),
     ] {
         let scene = Scene::start().await;
@@ -299,12 +300,12 @@ async fn a_sign_out_of_a_session_of_before_the_start_is_revoked_by_the_name_it_s
         let long_ago = UnixMillis(scene.now.0 - clock::millis(Duration::from_hours(2)));
         for (session, at, now) in [
             ("sess_8", scene.now, scene.now),
-            // By then no token of before the start is alive: nothing is out, and the other devices are left alone.
+            // By then the tokens from before the start have expired, and the other devices stay connected.
             ("sess_9", later, later),
-            // The session's tokens have ended since.
+            // The session's tokens have expired since.
             ("sess_10", long_ago, scene.now),
         ] {
-            let event = sign_out_of_a_stranger(session, username, at);
+            let event = sign_out_of_an_unknown_user(session, username, at);
             assert_eq!(revocation.apply(&TenantName::default(), &event, now).await, Ok(Applied::InForce));
             assert_eq!(scene.revoked(), [(target.to_owned(), true)], "{template} {session}");
         }
@@ -312,64 +313,63 @@ async fn a_sign_out_of_a_session_of_before_the_start_is_revoked_by_the_name_it_s
 }
 
 #[tokio::test]
-async fn a_sign_out_from_a_session_without_tokens_disturbs_nobody_where_the_store_knows_all() {
-    // The store is shared.
+async fn a_sign_out_from_a_session_without_tokens_revokes_nothing_if_the_store_is_shared() {
     let scene = Scene::with(|store| Arc::new(Failing::new(store, 0))).await;
     for name in ["nina", "alice"] {
-        let event = sign_out_of_a_stranger("sess_8", Some(name), scene.now);
+        let event = sign_out_of_an_unknown_user("sess_8", Some(name), scene.now);
         let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
         assert_eq!(applied, Ok(Applied::InForce));
     }
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.revoked(), []);
 }
 
 #[tokio::test]
-async fn a_name_that_is_the_users_again_is_left_alone() {
+async fn a_name_that_is_current_again_is_not_revoked_again() {
     let scene = Scene::start().await;
     scene.is_named("alice2", 0).await;
     scene.is_named("alice", 1).await;
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.revoked(), [("clientId:alice".to_owned(), true)]);
 }
 
 #[tokio::test]
-async fn what_ably_took_is_not_revoked_again_with_what_it_did_not_take() {
+async fn only_the_targets_that_ably_did_not_revoke_are_retried() {
     let scene = Scene::start().await;
-    scene.happens(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
+    scene.apply(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
     let both = [("clientId:alice".to_owned(), true), ("clientId:bob".to_owned(), true)];
     assert_eq!(scene.revoked(), both);
     scene.ably.set_target_failure("clientId:bob", Some(50003));
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.revoked()[2..], both);
     for (tries, seconds) in [(1, 1), (2, 2), (3, 3), (3, 4)] {
-        scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_secs(seconds)).await;
+        scene.perform_due_tasks(Revocation::REPEAT_AFTER + Duration::from_secs(seconds)).await;
         assert_eq!(scene.revoked().len(), 4 + tries, "after {seconds} s");
         assert_eq!(scene.revoked().last(), both.last());
     }
     scene.ably.set_target_failure("clientId:bob", None);
     for seconds in [5, 60] {
-        scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_secs(seconds)).await;
+        scene.perform_due_tasks(Revocation::REPEAT_AFTER + Duration::from_secs(seconds)).await;
         assert_eq!(scene.revoked().len(), 8, "after {seconds} s");
     }
 }
 
 #[tokio::test]
-async fn an_event_that_comes_twice_is_done_once() {
+async fn an_event_that_is_delivered_twice_is_applied_once() {
     let scene = Scene::start().await;
     let of_alice = ("clientId:alice".to_owned(), true);
     for _ in 0..2 {
         scene.sign_out().await;
         assert_eq!(scene.revoked(), slice::from_ref(&of_alice));
     }
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     scene.sign_out().await;
-    scene.do_what_is_due(2 * Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(2 * Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.revoked(), [of_alice.clone(), of_alice]);
 }
 
 #[tokio::test]
-async fn of_two_deliveries_at_once_one_is_done_and_the_other_comes_again() {
+async fn of_two_deliveries_at_once_one_is_applied_and_the_other_is_to_be_retried() {
     let scene = Scene::start().await;
     let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
     let event = Event { at: scene.now, change };
@@ -381,19 +381,12 @@ async fn of_two_deliveries_at_once_one_is_done_and_the_other_comes_again() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_died_is_taken_over_by_the_next() {
+async fn the_next_delivery_takes_over_from_a_replica_that_died() {
     let scene = Scene::start().await;
-    let pending = PendingRevocation {
-        scope: RevocationScope::Session("sess_1".into()),
-        margin: ReauthMargin::Reauthentication,
-        targets: Vec::new(),
-        any_known: true,
-        coverage: Coverage::AllReplicas,
-        at: scene.now,
-        denied: Vec::new(),
-    };
-    let effect = Task::new(scene.revocation.tenants.only().unwrap(), pending, scene.now).effect();
-    assert_eq!(scene.revocation.store.claim_once(&effect, scene.now).await, IdempotencyClaim::Granted);
+    let scope = RevocationScope::Session("sess_1".into());
+    let tenant = scene.revocation.tenants.only().unwrap();
+    let key = Task::new(tenant, scope, Vec::new(), scene.now, scene.now).idempotency_key();
+    assert_eq!(scene.revocation.store.claim_once(&key, scene.now).await, IdempotencyClaim::Granted);
     let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
     let event = Event { at: scene.now, change };
     let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
@@ -404,7 +397,7 @@ async fn a_delivery_that_died_is_taken_over_by_the_next() {
 }
 
 #[tokio::test]
-async fn what_ably_refused_is_not_done_so_that_it_can_be_sent_again_after_the_cure() {
+async fn a_refused_event_can_be_delivered_again_once_the_cause_is_fixed() {
     let scene = Scene::start().await;
     scene.ably.set_target_failure("clientId:alice", Some(40164));
     scene.sign_out().await;
@@ -413,16 +406,16 @@ async fn what_ably_refused_is_not_done_so_that_it_can_be_sent_again_after_the_cu
         scene.sign_out().await;
         assert_eq!(scene.revoked().len(), 2);
     }
-    // Nor is it any more when Ably refuses the repetition.
+    // The same if Ably refuses the repetition.
     scene.ably.set_target_failure("clientId:alice", Some(40164));
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     scene.ably.set_target_failure("clientId:alice", None);
     scene.sign_out().await;
     assert_eq!(scene.revoked().len(), 4);
 }
 
 #[tokio::test]
-async fn what_a_replica_on_its_own_retried_is_done_when_it_comes_again() {
+async fn an_event_that_a_single_replica_retried_is_done_at_the_next_delivery() {
     let scene = Scene::start().await;
     scene.ably.set_revocation_outage(Some(Outage::Status(503)));
     let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
@@ -430,13 +423,13 @@ async fn what_a_replica_on_its_own_retried_is_done_when_it_comes_again() {
     let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
     assert_eq!(apply(scene.now).await, Err(Incomplete::Ably));
     scene.ably.set_revocation_outage(None);
-    scene.do_what_is_due(Duration::from_secs(1)).await;
+    scene.perform_due_tasks(Duration::from_secs(1)).await;
     assert_eq!(apply(scene.now.after(Duration::from_secs(5))).await, Ok(Applied::InForce));
     assert_eq!(scene.revoked().len(), 2);
 }
 
 #[tokio::test]
-async fn what_the_next_delivery_did_is_not_retried_as_well() {
+async fn the_next_delivery_cancels_the_retry() {
     let scene = Scene::start().await;
     scene.ably.set_revocation_outage(Some(Outage::Status(503)));
     let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
@@ -445,7 +438,7 @@ async fn what_the_next_delivery_did_is_not_retried_as_well() {
     assert_eq!(apply(scene.now).await, Err(Incomplete::Ably));
     scene.ably.set_revocation_outage(None);
     assert_eq!(apply(scene.now.after(Duration::from_secs(5))).await, Ok(Applied::InForce));
-    scene.do_what_is_due(Duration::from_secs(6)).await;
+    scene.perform_due_tasks(Duration::from_secs(6)).await;
     assert_eq!(scene.revoked().len(), 2);
 }
 
@@ -453,31 +446,31 @@ async fn what_the_next_delivery_did_is_not_retried_as_well() {
 async fn many_due_tasks_share_few_calls() {
     let scene = Scene::start().await;
     for number in 0..250 {
-        scene.holds_token_as(&format!("alice-{number}")).await;
+        scene.put_live_token_as(&format!("alice-{number}")).await;
         let change = Change::SessionEnded { session_id: format!("sess-{number}"), user_id: None, username: None };
         let event = Event { at: scene.now, change };
         scene.revocation.apply(&TenantName::default(), &event, scene.now).await.unwrap();
     }
     let ban = Change::UserDeleted { user_id: "user_1".into() };
-    scene.happens(ban, scene.now).await;
+    scene.apply(ban, scene.now).await;
     let calls = scene.ably.calls().revoke_tokens;
     assert_eq!(calls, 3);
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.ably.calls().revoke_tokens, 2 * calls);
 }
 
 #[tokio::test]
-async fn a_target_that_ably_refuses_for_good_is_not_tried_again() {
+async fn a_refused_target_is_not_retried() {
     let scene = Scene::start().await;
     scene.ably.set_target_failure("clientId:alice", Some(40000));
     scene.sign_out().await;
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
-    scene.do_what_is_due(Revocation::AGAIN_AFTER + Duration::from_mins(2)).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER + Duration::from_mins(2)).await;
     assert_eq!(scene.revoked().len(), 2);
 }
 
 #[tokio::test]
-async fn a_target_without_a_result_is_retried_alone_and_keeps_no_other_from_being_revoked() {
+async fn a_target_without_a_result_is_retried_alone_and_does_not_delay_others() {
     let scene = Scene::start().await;
     scene.ably.set_target_poison("clientId:bob", Some(Poison::NoResult));
     let change = Change::OrganizationDeleted { organization_id: "org_1".into() };
@@ -486,9 +479,9 @@ async fn a_target_without_a_result_is_retried_alone_and_keeps_no_other_from_bein
     assert_eq!(applied, Err(Incomplete::Ably));
     let [alice, bob] = ["alice", "bob"].map(|name| (format!("clientId:{name}"), true));
     assert_eq!(scene.revoked(), [alice.clone(), bob.clone()]);
-    scene.do_what_is_due(Duration::from_secs(1)).await;
+    scene.perform_due_tasks(Duration::from_secs(1)).await;
     assert_eq!(scene.revoked()[2..], [bob]);
-    // At once, although the last call brought nothing.
+    // Without a pause, although the last call had no result.
     scene.sign_out().await;
     assert_eq!(scene.revoked()[3..], [alice]);
 }
@@ -499,7 +492,7 @@ async fn a_call_that_ably_refuses_because_of_one_target_is_made_again_without_it
     scene.ably.set_target_poison("clientId:bob", Some(Poison::CallRefused));
     let token = scene.token_request();
     let token = scene.exchange(&token).await;
-    scene.happens(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
+    scene.apply(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
     assert_eq!(scene.code_of(&token).await, REVOKED);
     assert_eq!(scene.ably.calls().revoke_tokens, 3);
 }
@@ -508,12 +501,12 @@ async fn a_call_that_ably_refuses_because_of_one_target_is_made_again_without_it
 async fn a_call_that_ably_refuses_because_of_the_key_is_not_split() {
     let scene = Scene::start().await;
     scene.ably.set_revocable_tokens(RevocableTokens::Off);
-    scene.happens(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
+    scene.apply(Change::OrganizationDeleted { organization_id: "org_1".into() }, scene.now).await;
     assert_eq!(scene.ably.calls().revoke_tokens, 1);
 }
 
 #[tokio::test]
-async fn what_ably_refused_is_not_done_by_the_rest_that_it_took_later() {
+async fn a_refused_event_is_not_done_when_ably_later_accepts_its_other_targets() {
     let scene = Scene::start().await;
     scene.ably.set_target_failure("clientId:alice", Some(40164));
     scene.ably.set_target_failure("clientId:bob", Some(50003));
@@ -521,10 +514,10 @@ async fn what_ably_refused_is_not_done_by_the_rest_that_it_took_later() {
     let event = Event { at: scene.now, change };
     let apply = async || scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
     assert_eq!(apply().await, Err(Incomplete::Ably));
-    // The rest of a rest too.
-    scene.do_what_is_due(Duration::from_secs(1)).await;
+    // Also after two retries.
+    scene.perform_due_tasks(Duration::from_secs(1)).await;
     scene.ably.set_target_failure("clientId:bob", None);
-    scene.do_what_is_due(Duration::from_secs(3)).await;
+    scene.perform_due_tasks(Duration::from_secs(3)).await;
     scene.ably.set_target_failure("clientId:alice", None);
     let before = scene.revoked().len();
     assert_eq!(before, 4);
@@ -533,7 +526,7 @@ async fn what_ably_refused_is_not_done_by_the_rest_that_it_took_later() {
 }
 
 #[tokio::test]
-async fn a_refused_rename_is_made_up_for_by_any_event_that_tells_the_name_after_the_cure() {
+async fn after_a_refused_rename_any_event_with_the_name_revokes_once_the_cause_is_fixed() {
     for is_shared in [false, true] {
         for replayed in [0, 1, 2, 3] {
             let scene = Scene::with(|store| {
@@ -552,7 +545,7 @@ async fn a_refused_rename_is_made_up_for_by_any_event_that_tells_the_name_after_
                 let revoked = scene.revoked().split_off(before);
                 assert_eq!(revoked, [("clientId:alice".to_owned(), true)], "{is_shared} {replayed}");
             }
-            // Nor is anything left to do at the next sign-in.
+            // The next sign-in revokes nothing.
             scene.is_named("alice2", 4).await;
             assert_eq!(scene.revoked().len(), before + 1, "{is_shared} {replayed}");
         }
@@ -560,9 +553,9 @@ async fn a_refused_rename_is_made_up_for_by_any_event_that_tells_the_name_after_
 }
 
 #[tokio::test]
-async fn a_rename_that_is_refused_in_part_is_made_up_for_though_ably_took_the_rest() {
+async fn after_a_partly_refused_rename_the_next_event_revokes_although_ably_accepted_the_rest() {
     let scene = Scene::start().await;
-    scene.holds_token_as("mallory").await;
+    scene.put_live_token_as("mallory").await;
     scene.ably.set_target_failure("clientId:alice", Some(40133));
     scene.ably.set_target_failure("clientId:mallory", Some(50003));
     let rename = scene.renamed("alice2", 0);
@@ -570,7 +563,7 @@ async fn a_rename_that_is_refused_in_part_is_made_up_for_though_ably_took_the_re
     assert_eq!(applied, Err(Incomplete::Ably));
     scene.is_named("alice2", 1).await;
     scene.ably.set_target_failure("clientId:mallory", None);
-    scene.do_what_is_due(Duration::from_secs(1)).await;
+    scene.perform_due_tasks(Duration::from_secs(1)).await;
     scene.ably.set_target_failure("clientId:alice", None);
     let before = scene.revoked().len();
     scene.is_named("alice2", 2).await;
@@ -578,11 +571,11 @@ async fn a_rename_that_is_refused_in_part_is_made_up_for_though_ably_took_the_re
 }
 
 #[tokio::test]
-async fn a_rename_whose_repetition_is_refused_is_made_up_for_too() {
+async fn after_a_refused_repetition_of_a_rename_the_next_event_revokes() {
     let scene = Scene::start().await;
     scene.is_named("alice2", 0).await;
     scene.ably.set_target_failure("clientId:alice", Some(40133));
-    scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     scene.ably.set_target_failure("clientId:alice", None);
     for seconds in [1, 2] {
         scene.is_named("alice2", seconds).await;
@@ -591,8 +584,8 @@ async fn a_rename_whose_repetition_is_refused_is_made_up_for_too() {
 }
 
 #[tokio::test]
-async fn a_long_outage_of_ably_ends_with_the_revocation_unless_the_tokens_have_ended_before() {
-    for (hours, is_made_up_for) in [(1, true), (2, false)] {
+async fn after_a_long_outage_of_ably_tokens_are_revoked_unless_they_have_expired() {
+    for (hours, is_revoked) in [(1, true), (2, false)] {
         let scene = Scene::start().await;
         scene.ably.set_revocation_outage(Some(Outage::Status(503)));
         let change =
@@ -601,46 +594,46 @@ async fn a_long_outage_of_ably_ends_with_the_revocation_unless_the_tokens_have_e
         let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
         assert_eq!(applied, Err(Incomplete::Ably));
         for minutes in [3, 10, 40] {
-            scene.do_what_is_due(Duration::from_mins(minutes)).await;
+            scene.perform_due_tasks(Duration::from_mins(minutes)).await;
         }
         assert_eq!(scene.ably.calls().revoke_tokens, 4);
         scene.ably.set_revocation_outage(None);
         for _ in 0..2 {
-            scene.do_what_is_due(Duration::from_hours(hours)).await;
-            assert_eq!(scene.ably.calls().revoke_tokens, 4 + u64::from(is_made_up_for));
+            scene.perform_due_tasks(Duration::from_hours(hours)).await;
+            assert_eq!(scene.ably.calls().revoke_tokens, 4 + u64::from(is_revoked));
         }
     }
 }
 
 #[tokio::test]
-async fn work_that_no_replica_can_read_is_left_for_a_day() {
+async fn an_unreadable_task_is_kept_for_a_day() {
     let scene = Scene::start().await;
     let store = &scene.revocation.store;
-    let work = StoredTask { id: "1".into(), due: scene.now, payload: "{\"of\":\"another version\"}".into() };
-    store.enqueue_task(work, scene.now).await.unwrap();
+    let task = StoredTask { id: "1".into(), due: scene.now, payload: "{\"of\":\"another version\"}".into() };
+    store.enqueue_task(task, scene.now).await.unwrap();
     let day = Duration::from_hours(24);
-    for (after, pieces) in [(Duration::ZERO, 1), (day, 1), (day + Duration::from_mins(2), 0)] {
-        scene.do_what_is_due(after).await;
-        assert_eq!(store.stats(scene.now).tasks.count, pieces);
+    for (after, tasks) in [(Duration::ZERO, 1), (day, 1), (day + Duration::from_mins(2), 0)] {
+        scene.perform_due_tasks(after).await;
+        assert_eq!(store.stats(scene.now).tasks.count, tasks);
     }
 }
 
-/// A store that others share, and of which one call fails as Redis does.
+/// A shared store in which one call fails as with Redis.
 #[derive(Debug)]
 struct Failing {
     store: MemoryStore,
     calls_until_failure: AtomicUsize,
-    heard_late: Mutex<Vec<Restriction>>,
-    /// RevokeOutcome when the failing call is the replica's last.
+    late_restrictions: Mutex<Vec<Restriction>>,
+    /// Notified when the replica dies in the failing call.
     death: Option<Arc<Notify>>,
 }
 
 impl Failing {
     fn new(store: MemoryStore, call: usize) -> Self {
-        Self { store, calls_until_failure: AtomicUsize::new(call), heard_late: Mutex::default(), death: None }
+        Self { store, calls_until_failure: AtomicUsize::new(call), late_restrictions: Mutex::default(), death: None }
     }
 
-    /// A store whose replica dies in a call, which does not return.
+    /// A store in which a call does not return, as if the replica died.
     fn dying(store: MemoryStore, call: usize, death: Arc<Notify>) -> Self {
         Self { death: Some(death), ..Self::new(store, call) }
     }
@@ -657,8 +650,8 @@ impl Failing {
         left == Ok(1)
     }
 
-    /// What a call comes to that has its effect here, and may not have it elsewhere.
-    async fn outcome<T>(&self, here: Result<T, StoreError>) -> Result<T, StoreError> {
+    /// The result of a write that took effect at this replica, and may fail in Redis.
+    async fn result<T>(&self, here: Result<T, StoreError>) -> Result<T, StoreError> {
         if self.fails().await { Err(StoreError::Unavailable) } else { here }
     }
 }
@@ -686,25 +679,25 @@ impl Store for Failing {
     }
 
     async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
-        self.outcome(self.store.record(restriction, now).await).await
+        self.result(self.store.record(restriction, now).await).await
     }
 
     fn take_late_restrictions(&self) -> Vec<Restriction> {
-        mem::take(&mut self.heard_late.lock().unwrap())
+        mem::take(&mut self.late_restrictions.lock().unwrap())
     }
 
     async fn put_live_token(&self, live_token: LiveToken, now: UnixMillis) -> Result<(), StoreError> {
         self.store.put_live_token(live_token, now).await
     }
 
-    async fn live_tokens(&self, tenant: &TenantName, to: &TokenHolder, now: UnixMillis) -> LiveTokens {
-        let live = self.store.live_tokens(tenant, to, now).await;
+    async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> LiveTokens {
+        let live = self.store.live_tokens(tenant, holder, now).await;
         if self.fails().await { LiveTokens { coverage: Coverage::ThisReplica, ..live } } else { live }
     }
 
-    async fn enqueue_task(&self, work: StoredTask, now: UnixMillis) -> Result<(), StoreError> {
-        // There may be no room for it here either.
-        if self.fails().await { Err(StoreError::Full) } else { self.store.enqueue_task(work, now).await }
+    async fn enqueue_task(&self, task: StoredTask, now: UnixMillis) -> Result<(), StoreError> {
+        // Not even this replica has room for the task.
+        if self.fails().await { Err(StoreError::Full) } else { self.store.enqueue_task(task, now).await }
     }
 
     async fn claim_tasks(&self, most: usize, now: UnixMillis) -> Vec<StoredTask> {
@@ -719,29 +712,29 @@ impl Store for Failing {
         self.store.postpone_task(id, due).await
     }
 
-    async fn claim_once(&self, effect: &str, now: UnixMillis) -> IdempotencyClaim {
-        self.store.claim_once(effect, now).await
+    async fn claim_once(&self, key: &str, now: UnixMillis) -> IdempotencyClaim {
+        self.store.claim_once(key, now).await
     }
 
-    async fn mark_done(&self, effect: &str, until: UnixMillis, now: UnixMillis) {
-        self.store.mark_done(effect, until, now).await;
+    async fn mark_done(&self, key: &str, until: UnixMillis, now: UnixMillis) {
+        self.store.mark_done(key, until, now).await;
     }
 
-    async fn is_done(&self, effect: &str, now: UnixMillis) -> bool {
-        self.store.is_done(effect, now).await
+    async fn is_done(&self, key: &str, now: UnixMillis) -> bool {
+        self.store.is_done(key, now).await
     }
 
-    async fn release(&self, effect: &str) {
-        self.store.release(effect).await;
+    async fn release(&self, key: &str) {
+        self.store.release(key).await;
     }
 
     async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
-        self.outcome(self.store.forget_user(tenant, user).await).await
+        self.result(self.store.forget_user(tenant, user).await).await
     }
 }
 
 #[tokio::test]
-async fn whichever_call_of_the_store_fails_the_event_takes_effect_and_comes_again() {
+async fn if_any_call_of_the_store_fails_the_event_takes_effect_and_is_to_be_delivered_again() {
     let user = |banned| User {
         id: "user_1".into(),
         username: Some(if banned { "alice" } else { "alice2" }.into()),
@@ -772,20 +765,20 @@ async fn whichever_call_of_the_store_fails_the_event_takes_effect_and_comes_agai
             failures += 1;
             assert_eq!(apply().await, Ok(Applied::InForce), "{change:?}, failing {call}");
             let before = scene.revoked().len();
-            scene.do_what_is_due(Revocation::AGAIN_AFTER).await;
+            scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
             assert!(scene.revoked().len() > before, "{change:?}, failing {call}");
         }
-        // A restriction, the look at the tokens that are out, and the work that is left.
+        // The restriction, the look-up of live tokens, and the task.
         assert!(failures >= 3, "{change:?}: {failures}");
     }
 }
 
 #[tokio::test]
-async fn what_is_heard_late_is_revoked_twice_and_waits_where_there_is_no_room_for_it() {
+async fn a_late_restriction_is_revoked_twice_and_waits_while_the_store_is_full() {
     for full_at in [0, 2, 3] {
         let scene = Scene::with(|store| {
             let store = Failing::new(store, full_at);
-            store.heard_late.lock().unwrap().push(Restriction {
+            store.late_restrictions.lock().unwrap().push(Restriction {
                 tenant: TenantName::default(),
                 subject: Subject::User("user_1".into()),
                 kind: RestrictionKind::Denied(DenialSource::Clerk),
@@ -796,60 +789,53 @@ async fn what_is_heard_late_is_revoked_twice_and_waits_where_there_is_no_room_fo
         })
         .await;
         for _ in 0..2 {
-            scene.do_what_is_due(Duration::from_secs(1)).await;
+            scene.perform_due_tasks(Duration::from_secs(1)).await;
         }
         let of_alice = ("clientId:alice".to_owned(), false);
         assert!(scene.revoked().contains(&of_alice), "no room for {full_at}");
         let before = scene.revoked().len();
-        scene.do_what_is_due(Duration::from_secs(1) + Revocation::AGAIN_AFTER).await;
+        scene.perform_due_tasks(Duration::from_secs(1) + Revocation::REPEAT_AFTER).await;
         assert_eq!(scene.revoked()[before..], [of_alice], "no room for {full_at}");
         assert_eq!(scene.revocation.store.stats(scene.now).tasks.count, 0);
     }
 }
 
 #[tokio::test]
-async fn without_revocable_tokens_nothing_is_left_of_what_is_heard_late() {
+async fn without_revocable_tokens_a_late_restriction_leaves_no_tasks() {
     let scene = Scene::start().await;
     let store = Failing::new(MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {})), 0);
-    let denies = Tenant { revocation_queue: None, ..tenant("{username}", scene.key.clone()) };
-    let restriction = denies.restriction(
+    let not_revocable = Tenant { revocation_queue: None, ..tenant("{username}", scene.key.clone()) };
+    let restriction = not_revocable.restriction(
         Subject::User("user_1".into()),
         RestrictionKind::Denied(DenialSource::Clerk),
         scene.now,
         scene.now,
     );
-    store.heard_late.lock().unwrap().push(restriction);
-    let revocation = Revocation::new(Arc::new(store), tenants(denies), scene.now);
-    revocation.do_due_work(|| scene.now).await;
+    store.late_restrictions.lock().unwrap().push(restriction);
+    let revocation = Revocation::new(Arc::new(store), tenants(not_revocable), scene.now);
+    revocation.perform_due_tasks(|| scene.now).await;
     assert_eq!(revocation.store.stats(scene.now).tasks.count, 0);
 }
 
 #[test]
-fn the_rests_of_two_turns_of_one_event_are_two_pieces_of_work() {
+fn the_remainders_of_a_revocation_and_its_repetition_are_two_tasks() {
     let key = RevokingKey {
         rest: RestClient::new("https://ably.example".parse().unwrap(), reqwest::Client::new()),
         api_key: ApiKey::parse("app.key:secret").unwrap(),
     };
     let now = UnixMillis::now();
-    let pending = PendingRevocation {
-        scope: RevocationScope::Organization("org_1".into()),
-        margin: ReauthMargin::Reauthentication,
-        targets: vec![Target::ClientId(ClientId::parse("alice").unwrap())],
-        any_known: true,
-        coverage: Coverage::AllReplicas,
-        at: now,
-        denied: Vec::new(),
-    };
-    let task = Task::new(&tenant("{username}", key), pending, now);
-    let [first, again] = ["first", "again"].map(|turn| task.as_rest_of(&task.as_work(turn, now), now));
+    let scope = RevocationScope::Organization("org_1".into());
+    let targets = vec![Target::ClientId(ClientId::parse("alice").unwrap())];
+    let task = Task::new(&tenant("{username}", key), scope, targets, now, now);
+    let [first, again] = ["first", "again"].map(|name| task.stored_remainder(&task.stored(name, now), now));
     assert_ne!(first.id, again.id);
-    // A rest of a rest has no longer a name.
-    assert_eq!(task.as_rest_of(&again, now).id, again.id);
+    // IDs do not grow with each retry.
+    assert_eq!(task.stored_remainder(&again, now).id, again.id);
 }
 
-/// The tokens that are out in the random trial: each user has one in each of two sessions, under another name and in
-/// another organization in each.
-fn random_grants(now: UnixMillis) -> Vec<LiveToken> {
+/// The live tokens of the random test: each user has one in each of two sessions, with another client ID and another
+/// organization in each.
+fn live_tokens(now: UnixMillis) -> Vec<LiveToken> {
     let of = |user: usize, number: usize| LiveToken {
         tenant: TenantName::default(),
         user: format!("user_{user}"),
@@ -862,8 +848,8 @@ fn random_grants(now: UnixMillis) -> Vec<LiveToken> {
     (0..2).flat_map(|user| (0..2).map(move |number| of(user, number))).collect()
 }
 
-/// Whether an event is against a token, whatever other events say.
-fn is_against(change: &Change, live_token: &LiveToken) -> bool {
+/// Whether an event alone ends a token.
+fn ends(change: &Change, live_token: &LiveToken) -> bool {
     match change {
         Change::SessionEnded { session_id, .. } => live_token.session == *session_id,
         Change::UserDeleted { user_id } => live_token.user == *user_id,
@@ -878,19 +864,18 @@ fn is_against(change: &Change, live_token: &LiveToken) -> bool {
     }
 }
 
-/// Whether a token has to end by these events: of updates of a user the latest counts, and of two in one millisecond the
-/// ban.
+/// Whether these events together end a token: of a user's updates the latest counts, and of two in one millisecond the ban.
 fn has_to_end(events: &[Event], live_token: &LiveToken) -> bool {
     let is_ban = |change: &Change| matches!(change, Change::UserUpdated(user) if user.banned);
     let updates =
         events.iter().filter(|event| matches!(&event.change, Change::UserUpdated(user) if user.id == live_token.user));
     let latest = updates.max_by_key(|event| (event.at, is_ban(&event.change)));
     let others = events.iter().filter(|event| !matches!(event.change, Change::UserUpdated(_)));
-    others.chain(latest).any(|event| is_against(&event.change, live_token))
+    others.chain(latest).any(|event| ends(&event.change, live_token))
 }
 
 #[test]
-fn in_whatever_order_events_come_what_has_to_end_is_revoked_and_what_no_event_is_against_is_not() {
+fn in_any_order_events_revoke_the_tokens_that_they_end_and_no_others() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let deliveries = proptest::collection::vec(tests::event(), 0..8).prop_flat_map(|events| {
         let twice: Vec<_> = events.iter().cloned().chain(events.iter().take(3).cloned()).collect();
@@ -903,22 +888,22 @@ fn in_whatever_order_events_come_what_has_to_end_is_revoked_and_what_no_event_is
                 Arc::new(MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {})))
             })
             .await;
-            // The events are of a time of their own, and so is the trial.
+            // The events have timestamps around this time.
             let now = tests::NOW.after(Duration::from_mins(1));
-            for live_token in random_grants(now) {
+            for live_token in live_tokens(now) {
                 scene.revocation.store.put_live_token(live_token, now).await.unwrap();
             }
             for event in &deliveries {
                 scene.revocation.apply(&TenantName::default(), event, now).await.unwrap();
             }
             let revoked = scene.revoked();
-            for live_token in random_grants(now) {
+            for live_token in live_tokens(now) {
                 let is_revoked =
                     revoked.iter().any(|(target, _)| *target == format!("clientId:{}", live_token.client_id));
                 let has_to_end = has_to_end(&events, &live_token);
-                let is_against = events.iter().any(|event| is_against(&event.change, &live_token));
+                let is_ended = events.iter().any(|event| ends(&event.change, &live_token));
                 prop_assert!(is_revoked || !has_to_end, "{live_token:?} lives on");
-                prop_assert!(is_against || !is_revoked, "{live_token:?} is revoked for nothing");
+                prop_assert!(is_ended || !is_revoked, "{live_token:?} is revoked for nothing");
             }
             Ok(())
         })

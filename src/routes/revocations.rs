@@ -16,7 +16,7 @@ use crate::{
     refusal::Refusal,
     revocation::{
         Revocation,
-        operator::{Action, InvalidRevocationRequest, Report, RevocationRequest, Run},
+        operator::{Action, InvalidRevocationRequest, Report, RevocationRequest},
     },
 };
 
@@ -60,10 +60,10 @@ async fn carry_out(
     now: UnixMillis,
 ) -> Result<Report, InvalidRevocationRequest> {
     let report = revocation.execute(&request, now).await?;
-    let action = match (request.run, request.action) {
-        (Run::Dry, _) => "dry run",
-        (Run::Real, Action::Deny(_)) => "deny",
-        (Run::Real, Action::Lift) => "lift",
+    let action = match request.action {
+        _ if request.dry_run => "dry run",
+        Action::Deny(_) => "deny",
+        Action::Lift => "lift",
     };
     let (tenant, target, complete) = (report.tenant.as_str(), request.target.id(), report.complete);
     tracing::info!(tenant, target, action, complete, "operator request carried out");

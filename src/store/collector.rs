@@ -1,4 +1,4 @@
-//! The store's metrics, read from it whenever the metrics are read.
+//! The metrics of the store, read at each exposition.
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +7,7 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metri
 use super::{Health, Store, StoreStats, TaskBacklog};
 use crate::clock::Clock;
 
-/// Reports the numbers of a store at the time of `clock`.
+/// Collects the metrics of a store.
 pub struct StoreCollector {
     /// The store.
     pub store: Arc<dyn Store>,
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_metrics_are_those_of_the_moment_at_which_they_are_read() {
+    async fn the_metrics_are_current_when_they_are_read() {
         let time = Arc::new(AtomicI64::new(START.0));
         let clock = {
             let time = Arc::clone(&time);

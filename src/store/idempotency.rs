@@ -1,12 +1,11 @@
 //! Idempotency keys that are claimed or done, in memory.
 
 use std::{
-    collections::{BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::StoreLimits;
+use super::{StoreLimits, timed_map::TimedMap};
 use crate::clock::UnixMillis;
 
 /// Whether the caller may handle the event of an idempotency key.
@@ -28,14 +27,8 @@ impl IdempotencyClaim {
 #[derive(Debug)]
 pub(super) struct IdempotencyKeys {
     max: usize,
-    keys: Mutex<Keys>,
-}
-
-#[derive(Debug, Default)]
-struct Keys {
-    /// What the next claim of each key gets, and until when.
-    claims: HashMap<String, (IdempotencyClaim, UnixMillis)>,
-    by_end: BTreeSet<(UnixMillis, String)>,
+    /// What the next claim of each key gets, until when.
+    keys: Mutex<TimedMap<String, IdempotencyClaim>>,
 }
 
 impl IdempotencyKeys {
@@ -45,52 +38,35 @@ impl IdempotencyKeys {
 
     pub(super) fn claim_once(&self, key: &str, now: UnixMillis) -> IdempotencyClaim {
         let mut keys = self.lock();
-        keys.remove_expired(now);
-        if let Some((claim, _)) = keys.claims.get(key) {
+        keys.remove_until(now);
+        if let Some((_, claim)) = keys.get(&key.to_owned()) {
             return *claim;
         }
-        keys.put(key, IdempotencyClaim::InProgress, now.after(IdempotencyClaim::LEASE), self.max);
+        self.put(&mut keys, key, IdempotencyClaim::InProgress, now.after(IdempotencyClaim::LEASE));
         IdempotencyClaim::Granted
     }
 
     pub(super) fn mark_done(&self, key: &str, until: UnixMillis) {
-        self.lock().put(key, IdempotencyClaim::Done, until, self.max);
+        self.put(&mut self.lock(), key, IdempotencyClaim::Done, until);
     }
 
     pub(super) fn is_done(&self, key: &str, now: UnixMillis) -> bool {
-        self.lock().claims.get(key).is_some_and(|(claim, until)| *claim == IdempotencyClaim::Done && now < *until)
+        let is_done = |(until, claim): &(UnixMillis, _)| *claim == IdempotencyClaim::Done && now < *until;
+        self.lock().get(&key.to_owned()).is_some_and(is_done)
     }
 
     pub(super) fn release(&self, key: &str) {
-        self.lock().remove(key);
+        self.lock().remove(&key.to_owned());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Keys> {
+    fn put(&self, keys: &mut TimedMap<String, IdempotencyClaim>, key: &str, next: IdempotencyClaim, until: UnixMillis) {
+        keys.insert(key.to_owned(), until, next);
+        if keys.len() > self.max {
+            keys.pop_first();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, TimedMap<String, IdempotencyClaim>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Keys {
-    fn put(&mut self, key: &str, claim: IdempotencyClaim, until: UnixMillis, max: usize) {
-        self.remove(key);
-        self.claims.insert(key.to_owned(), (claim, until));
-        self.by_end.insert((until, key.to_owned()));
-        while self.claims.len() > max
-            && let Some((_, first)) = self.by_end.pop_first()
-        {
-            self.claims.remove(&first);
-        }
-    }
-
-    fn remove(&mut self, key: &str) {
-        if let Some((_, until)) = self.claims.remove(key) {
-            self.by_end.remove(&(until, key.to_owned()));
-        }
-    }
-
-    fn remove_expired(&mut self, now: UnixMillis) {
-        while let Some((_, key)) = self.by_end.first().filter(|(until, _)| *until <= now).cloned() {
-            self.remove(&key);
-        }
     }
 }

@@ -1,11 +1,11 @@
 //! Live tokens, in memory.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{StoreError, StoreLimits};
+use super::{StoreError, StoreLimits, timed_map::TimedMap};
 use crate::{ably::TokenFormat, clock::UnixMillis, tenant::TenantName};
 
 /// A token that was issued and has not ended, or several that differ in their end only.
@@ -77,8 +77,7 @@ pub(super) struct LiveTokenIndex {
 
 #[derive(Debug, Default)]
 struct Index {
-    until: HashMap<Arc<TokenKey>, UnixMillis>,
-    by_end: BTreeSet<(UnixMillis, Arc<TokenKey>)>,
+    tokens: TimedMap<Arc<TokenKey>, ()>,
     by_holder: HashMap<(TenantName, TokenHolder), HashSet<Arc<TokenKey>>>,
 }
 
@@ -95,6 +94,10 @@ impl LiveToken {
 }
 
 impl TokenKey {
+    fn holders(&self) -> impl Iterator<Item = (TenantName, TokenHolder)> {
+        self.0.holders().map(|holder| (self.0.tenant.clone(), holder))
+    }
+
     fn ending_at(&self, until: UnixMillis) -> LiveToken {
         LiveToken { until, ..self.0.clone() }
     }
@@ -109,11 +112,16 @@ impl LiveTokenIndex {
         let key = Arc::new(live_token.key());
         let mut index = self.lock();
         index.remove_expired(now);
-        let known = index.until.get(&key).copied();
-        if known.is_none() && index.until.len() >= self.max {
-            return Err(StoreError::Full);
+        let known = index.end_of(&key);
+        if known.is_none() {
+            if index.tokens.len() >= self.max {
+                return Err(StoreError::Full);
+            }
+            for holder in key.holders() {
+                index.by_holder.entry(holder).or_default().insert(Arc::clone(&key));
+            }
         }
-        index.put(key, known, live_token.until);
+        index.tokens.insert(key, known.max(Some(live_token.until)).unwrap_or(live_token.until), ());
         Ok(if known.is_some() { PutOutcome::Extended } else { PutOutcome::Added })
     }
 
@@ -124,19 +132,20 @@ impl LiveTokenIndex {
     pub(super) fn find(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {
         let index = self.lock();
         let found = index.by_holder.get(&(tenant.clone(), holder.clone())).into_iter().flatten();
-        let live = found.filter_map(|key| Some(key.ending_at(*index.until.get(key)?)));
+        let live = found.filter_map(|key| Some(key.ending_at(index.end_of(key)?)));
         live.filter(|live_token| live_token.until > now).collect()
     }
 
     pub(super) fn all(&self, now: UnixMillis) -> Vec<LiveToken> {
-        let index = self.lock();
-        index.by_end.iter().filter(|(end, _)| *end > now).map(|(end, key)| key.ending_at(*end)).collect()
+        let mut index = self.lock();
+        index.remove_expired(now);
+        index.tokens.iter().map(|(key, (end, ()))| key.ending_at(*end)).collect()
     }
 
     pub(super) fn count(&self, now: UnixMillis) -> usize {
         let mut index = self.lock();
         index.remove_expired(now);
-        index.until.len()
+        index.tokens.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Index> {
@@ -145,38 +154,26 @@ impl LiveTokenIndex {
 }
 
 impl Index {
-    fn put(&mut self, key: Arc<TokenKey>, known: Option<UnixMillis>, until: UnixMillis) {
-        if known.is_some_and(|known| known >= until) {
-            return;
-        }
-        match known {
-            Some(known) => _ = self.by_end.remove(&(known, Arc::clone(&key))),
-            None => {
-                for holder in key.0.holders() {
-                    self.by_holder.entry((key.0.tenant.clone(), holder)).or_default().insert(Arc::clone(&key));
-                }
-            }
-        }
-        self.by_end.insert((until, Arc::clone(&key)));
-        self.until.insert(key, until);
+    fn end_of(&self, key: &Arc<TokenKey>) -> Option<UnixMillis> {
+        self.tokens.get(key).map(|(end, ())| *end)
     }
 
     fn remove(&mut self, key: &Arc<TokenKey>) {
-        let Some(until) = self.until.remove(key) else { return };
-        self.by_end.remove(&(until, Arc::clone(key)));
-        for holder in key.0.holders() {
-            let holder = (key.0.tenant.clone(), holder);
-            if let Some(keys) = self.by_holder.get_mut(&holder) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.by_holder.remove(&holder);
+        if self.tokens.remove(key).is_none() {
+            return;
+        }
+        for holder in key.holders() {
+            if let Entry::Occupied(mut keys) = self.by_holder.entry(holder) {
+                keys.get_mut().remove(key);
+                if keys.get().is_empty() {
+                    keys.remove();
                 }
             }
         }
     }
 
     fn remove_expired(&mut self, now: UnixMillis) {
-        while let Some((_, key)) = self.by_end.first().filter(|(end, _)| *end <= now).cloned() {
+        for key in self.tokens.keys_until(now, usize::MAX) {
             self.remove(&key);
         }
     }

@@ -149,22 +149,13 @@ impl Restrictions {
 
     /// Applies a restriction, unless it yields to a known one.
     pub(super) fn apply(&self, restriction: &Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
-        let key = Arc::new(restriction.key());
-        let new = restriction.terms();
+        let (key, new) = (Arc::new(restriction.key()), restriction.terms());
         let mut known = self.write();
         known.expire(now, &self.limits);
-        let old = known.terms.get(&key).copied();
-        let outcome = RecordOutcome::of(old, new);
-        if old.is_some_and(|old| old.compare(&new) != Ordering::Less) {
-            return Ok(outcome);
-        }
-        if !known.fits(old, new, now, &self.limits) {
-            return Err(StoreError::Full);
-        }
+        let outcome = known.apply(Arc::clone(&key), new, now, &self.limits)?;
         if known.waiting.get(&key).is_some_and(|waiting| waiting.compare(&new) != Ordering::Greater) {
             known.waiting.remove(&key);
         }
-        known.put(key, old, new, now);
         known.expire(now, &self.limits);
         Ok(outcome)
     }
@@ -192,15 +183,10 @@ impl Restrictions {
         known.expire(now, &self.limits);
         let mut applied = Vec::new();
         for (key, new) in mem::take(&mut known.waiting) {
-            let old = known.terms.get(&key).copied();
-            if old.is_some_and(|old| old.compare(&new) != Ordering::Less) {
-                continue;
-            }
-            if known.fits(old, new, now, &self.limits) {
-                applied.push(key.with(new));
-                known.put(key, old, new, now);
-            } else {
-                known.waiting.insert(key, new);
+            match known.apply(Arc::clone(&key), new, now, &self.limits) {
+                Ok(RecordOutcome::Outdated) => {}
+                Ok(RecordOutcome::New | RecordOutcome::Repeated) => applied.push(key.with(new)),
+                Err(_) => _ = known.waiting.insert(key, new),
             }
         }
         known.expire(now, &self.limits);
@@ -254,13 +240,23 @@ impl Known {
         self.terms.get(key).is_some_and(|mark| mark.is_active(now) && issued_at <= mark.at)
     }
 
-    /// Whether there is room for `new` in the place of `old`.
-    fn fits(&self, old: Option<Terms>, new: Terms, now: UnixMillis, limits: &StoreLimits) -> bool {
+    /// Applies a restriction, unless it yields to the known one with its key.
+    fn apply(
+        &mut self,
+        key: Arc<RestrictionKey>,
+        new: Terms,
+        now: UnixMillis,
+        limits: &StoreLimits,
+    ) -> Result<RecordOutcome, StoreError> {
+        let old = self.terms.get(&key).copied();
+        let outcome = RecordOutcome::of(old, new);
+        if old.is_some_and(|old| old.compare(&new) != Ordering::Less) {
+            return Ok(outcome);
+        }
         let takes_room = new.is_active(now) && !old.is_some_and(|old| old.is_active(now));
-        !takes_room || self.active.len() < limits.restrictions
-    }
-
-    fn put(&mut self, key: Arc<RestrictionKey>, old: Option<Terms>, new: Terms, now: UnixMillis) {
+        if takes_room && self.active.len() >= limits.restrictions {
+            return Err(StoreError::Full);
+        }
         if let Some(old) = old {
             self.active.remove(&(old.until, Arc::clone(&key)));
             self.inactive.remove(&(old.remembered_until(), Arc::clone(&key)));
@@ -271,6 +267,7 @@ impl Known {
             self.inactive.insert((new.remembered_until(), Arc::clone(&key)));
         }
         self.terms.insert(key, new);
+        Ok(outcome)
     }
 
     fn wait(&mut self, key: Arc<RestrictionKey>, new: Terms, max: usize) {

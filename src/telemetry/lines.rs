@@ -73,7 +73,7 @@ where
     }
 }
 
-/// Fields as they stand in a line. A name stands there once: the first value stays.
+/// Fields as text. Of several fields with one name, the first counts.
 struct Fields {
     style: Style,
     text: String,
@@ -85,7 +85,7 @@ impl Fields {
     fn begin(&mut self, level: Level) {
         let time = humantime::format_rfc3339_micros(SystemTime::now());
         self.ends.extend([("timestamp", 0), ("level", 0)]);
-        // A String takes everything, here and below.
+        // Writing to a String cannot fail, here and below.
         let _ = match self.style {
             Style::Json => write!(self.text, r#"{{"timestamp":"{time}","level":"{level}""#),
             Style::Plain => write!(self.text, "{time} {level:>5}"),
@@ -99,7 +99,7 @@ impl Fields {
         self.ends.iter().any(|(known, _)| *known == name)
     }
 
-    /// A text in quotes, or a number or boolean without.
+    /// Adds a text in quotes, or a number or boolean without.
     fn value(&mut self, field: &Field, value: impl Debug + Serialize) {
         let name = field.name();
         if self.has(name) {
@@ -116,7 +116,7 @@ impl Fields {
         self.ends.push((name, self.text.len()));
     }
 
-    /// Appends the fields of a span that are not there yet.
+    /// Appends the fields of a span whose names are new.
     fn append(&mut self, span: &Self) {
         let mut start = 0;
         for &(name, end) in &span.ends {
@@ -148,7 +148,7 @@ impl Visit for Fields {
         }
     }
 
-    /// Also for what is logged by its `Display`, which may hold anything.
+    /// Also for values that are logged by their `Display`, which may contain anything.
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.record_str(field, &format!("{value:?}"));
     }
@@ -175,7 +175,7 @@ fn misleads(c: char) -> bool {
     !matches!(c, ' '..='~') && c.escape_debug().len() > 1
 }
 
-/// A text with its misleading characters escaped.
+/// Displays a text with misleading characters escaped.
 struct Unquoted<'a>(&'a str);
 
 impl fmt::Display for Unquoted<'_> {

@@ -1,22 +1,20 @@
 //! The service's metrics, in Prometheus' text format. `docs/metrics.md` explains each.
 //!
-//! A service has one [`Metrics`]. Its parts record through handles, which look their counters up once. No label holds a
-//! value that a request could choose: each combination of labels is a series that is kept forever.
+//! A service has one [`Metrics`]. Its parts count through handles. No label has a value that a request could choose: each
+//! combination of labels is a series that is kept forever.
 
 use std::{
-    fmt::{self, Write as _},
+    borrow::Cow,
+    fmt, slice,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{
-        EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder,
-        prometheus_text::{CONTENT_TYPE, encode},
-    },
-    metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::Registry,
+    encoding::prometheus_text::{CONTENT_TYPE, encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Metric, Registry},
 };
 
 use crate::{
@@ -30,6 +28,10 @@ const PREFIX: &str = "ably_clerk_auth";
 /// The outcomes of a webhook.
 const WEBHOOK_OUTCOMES: [&str; 5] = ["applied", "outdated", "ignored", "postponed", "malformed"];
 
+/// The name of a label and its value.
+type Label = (&'static str, Cow<'static, str>);
+type Labels = Vec<Label>;
+
 /// All metrics of a service.
 #[derive(Debug)]
 pub struct Metrics {
@@ -37,141 +39,30 @@ pub struct Metrics {
     families: Arc<Families>,
 }
 
-#[derive(Debug, Default)]
-struct Families {
-    tokens_issued: Family<Format, Counter>,
-    token_refusals: Family<TokenRefusal, Counter>,
-    token_durations: Family<TenantOutcome, Durations>,
-    policy_rules: Family<TenantLabels, Gauge>,
-    signing_key_refreshes: Family<TenantOutcome, Counter>,
-    signing_keys_confirmed: Family<TenantLabels, Gauge>,
-    user_lookups: Family<TenantOutcome, Counter>,
-    ably_exchanges: Family<TenantOutcome, Counter>,
-    clock_offsets: Family<Vendor, Gauge<f64, AtomicU64>>,
-    webhooks: Family<TenantOutcome, Counter>,
-    revocations: Family<TenantOutcome, Counter>,
-    policy_reloads: Family<Outcome, Counter>,
-    policy_last_reload_successful: Gauge,
-    policy_last_taken: Gauge,
-    request_refusals: Family<RequestRefusal, Counter>,
-    requests_in_flight: Gauge,
-    connections: Gauge,
-    connections_closed: Family<Reason, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct TenantLabel(Arc<str>);
-
-impl EncodeLabelValue for TenantLabel {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        encoder.write_str(&self.0)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TenantLabels {
-    tenant: TenantLabel,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TenantOutcome {
-    tenant: TenantLabel,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Vendor {
-    tenant: TenantLabel,
-    vendor: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Format {
-    tenant: TenantLabel,
-    format: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TokenRefusal {
-    tenant: TenantLabel,
-    reason: &'static str,
-    status: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestRefusal {
-    reason: &'static str,
-    status: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Build {
-    version: &'static str,
-}
-
-/// A histogram of durations from a signature alone to a call with its retry.
-#[derive(Clone, Debug)]
-struct Durations(Histogram);
-
-impl Default for Durations {
-    fn default() -> Self {
-        Self(Histogram::new([
-            0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-        ]))
-    }
-}
-
-impl TypedMetric for Durations {
-    const TYPE: MetricType = MetricType::Histogram;
-}
-
-impl EncodeMetric for Durations {
-    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
-        self.0.encode(encoder)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        Self::TYPE
-    }
-}
-
 impl Metrics {
     /// The content type of [`exposition`](Self::exposition).
     pub const CONTENT_TYPE: &str = CONTENT_TYPE;
 
-    /// The label `tenant` of requests without a known tenant: empty, which Prometheus takes for no label.
+    /// The label `tenant` of requests without a known tenant: empty, which Prometheus treats as an absent label.
     pub const NO_TENANT: &str = "";
 
-    /// The metrics of a process that starts now, with the policy of its start.
+    /// The metrics of a process that starts `now` and has read its policy.
     #[must_use]
     pub fn new(now: UnixMillis) -> Self {
-        let build = Family::<Build, Gauge>::default();
-        build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
-        let started: Gauge = Gauge::default();
-        started.set(seconds(now));
-        let families = Families::default();
-        families.policy_last_reload_successful.set(1);
-        families.policy_last_taken.set(seconds(now));
         let mut registry = Registry::default();
         // The standard name, which dashboards and alerts know.
-        registry.register("process_start_time_seconds", "When the process started", started);
+        let started: Gauge = register(&mut registry, "process_start_time_seconds", "When the process started");
+        started.set(seconds(now));
         let ours = registry.sub_registry_with_prefix(PREFIX);
-        ours.register("build_info", "The version that runs; always 1", build);
-        families.register(ours);
+        let build: Family<Labels, Gauge> = register(ours, "build_info", "The version that runs; always 1");
+        build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").into())]).set(1);
+        let families = Families::register(ours);
+        families.policy_last_reload_successful.set(1);
+        families.policy_last_taken.set(seconds(now));
         Self { registry, families: Arc::new(families) }
     }
 
-    /// Adds metrics that `collector` reads whenever they are asked for.
+    /// Adds the metrics of a collector, which is read at each exposition.
     pub fn register(&mut self, collector: Box<dyn Collector>) {
         self.registry.sub_registry_with_prefix(PREFIX).register_collector(collector);
     }
@@ -186,48 +77,16 @@ impl Metrics {
     /// The metrics of a tenant.
     #[must_use]
     pub fn tenant(&self, name: &str) -> TenantMetrics {
-        let families = &self.families;
-        let tenant = TenantLabel(name.into());
-        let outcome = |outcome| TenantOutcome { tenant: tenant.clone(), outcome };
-        let format = |format: TokenFormat| {
-            let labels = Format { tenant: tenant.clone(), format: format.as_str() };
-            families.tokens_issued.get_or_create_owned(&labels)
-        };
-        for known in WEBHOOK_OUTCOMES {
-            drop(families.webhooks.get_or_create_owned(&outcome(known)));
-        }
-        let clock = |vendor| {
-            let (families, labels) = (Arc::clone(families), Vendor { tenant: tenant.clone(), vendor });
-            // No series before the first offset: 0 would mean that the clock is right.
-            ClockWatch::new(name, vendor, move |offset| {
-                families.clock_offsets.get_or_create(&labels).set(offset.seconds());
-            })
-        };
-        TenantMetrics(Arc::new(TenantSeries {
-            clerk_clock: clock("clerk"),
-            ably_clock: clock("ably"),
-            families: Arc::clone(families),
-            token_requests: format(TokenFormat::TokenRequest),
-            jwts: format(TokenFormat::Jwt),
-            token_details: format(TokenFormat::TokenDetails),
-            issued_in: families.token_durations.get_or_create_owned(&outcome("issued")).0,
-            refused_in: families.token_durations.get_or_create_owned(&outcome("refused")).0,
-            rules: families.policy_rules.get_or_create_owned(&TenantLabels { tenant: tenant.clone() }),
-            tenant,
-        }))
+        TenantMetrics::new(name, &self.families)
     }
 
     /// The metrics of reloads.
     #[must_use]
     pub fn reloads(&self) -> ReloadMetrics {
         let families = &self.families;
-        let counter = |outcome| families.policy_reloads.get_or_create_owned(&Outcome { outcome });
-        ReloadMetrics {
-            taken: counter("taken"),
-            refused: counter("refused"),
-            last_successful: families.policy_last_reload_successful.clone(),
-            last_taken: families.policy_last_taken.clone(),
-        }
+        let [taken, refused] = counters(&families.policy_reloads, &[], "outcome", ["taken", "refused"]);
+        let last_successful = families.policy_last_reload_successful.clone();
+        ReloadMetrics { taken, refused, last_successful, last_taken: families.policy_last_taken.clone() }
     }
 
     /// The metrics of the public listener's requests whose tenant is unknown.
@@ -236,113 +95,125 @@ impl Metrics {
         RequestMetrics(Arc::clone(&self.families))
     }
 
-    /// Metrics of the public listener's connections.
+    /// The metrics of the public listener's connections.
     #[must_use]
     pub fn connections(&self) -> ConnectionMetrics {
-        let families = &self.families;
-        let closed = |reason| families.connections_closed.get_or_create_owned(&Reason { reason });
-        ConnectionMetrics {
-            open: families.connections.clone(),
-            at_limit: closed("limit"),
-            over_bytes: closed("bytes"),
-            at_deadline: closed("deadline"),
-            not_admitted: closed("not-admitted"),
+        let Families { connections, connections_closed, .. } = &*self.families;
+        let reasons = ["limit", "bytes", "deadline", "not-admitted"];
+        let [at_limit, over_bytes, at_deadline, not_admitted] = counters(connections_closed, &[], "reason", reasons);
+        ConnectionMetrics { open: connections.clone(), at_limit, over_bytes, at_deadline, not_admitted }
+    }
+}
+
+/// Registers a new metric, and returns it.
+fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// The metrics that begin with [`PREFIX`], except the store's.
+#[derive(Debug)]
+struct Families {
+    tokens_issued: Family<Labels, Counter>,
+    token_refusals: Family<Labels, Counter>,
+    token_durations: Family<Labels, Histogram, fn() -> Histogram>,
+    policy_rules: Family<Labels, Gauge>,
+    signing_key_refreshes: Family<Labels, Counter>,
+    signing_keys_confirmed: Family<Labels, Gauge>,
+    user_lookups: Family<Labels, Counter>,
+    ably_exchanges: Family<Labels, Counter>,
+    clock_offsets: Family<Labels, Gauge<f64, AtomicU64>>,
+    webhooks: Family<Labels, Counter>,
+    revocations: Family<Labels, Counter>,
+    policy_reloads: Family<Labels, Counter>,
+    policy_last_reload_successful: Gauge,
+    policy_last_taken: Gauge,
+    request_refusals: Family<Labels, Counter>,
+    requests_in_flight: Gauge,
+    connections: Gauge,
+    connections_closed: Family<Labels, Counter>,
+}
+
+impl Families {
+    fn register(ours: &mut Registry) -> Self {
+        let token_durations = Family::new_with_constructor(duration_histogram as fn() -> _);
+        ours.register("token_duration_seconds", "Time to issue or refuse a token, in seconds", token_durations.clone());
+        Self {
+            token_durations,
+            tokens_issued: register(ours, "tokens_issued", "Issued tokens"),
+            token_refusals: register(ours, "token_refusals", "Requests for a token that were refused"),
+            policy_rules: register(ours, "policy_rules", "Rules of the policy in force"),
+            signing_key_refreshes: register(ours, "signing_key_refreshes", "Fetches of Clerk's signing keys"),
+            signing_keys_confirmed: register(
+                ours,
+                "signing_keys_confirmed_timestamp_seconds",
+                "When Clerk's signing keys were last fetched; 0 before the first time",
+            ),
+            user_lookups: register(ours, "user_lookups", "Requests that needed a user from Clerk"),
+            ably_exchanges: register(ours, "ably_exchanges", "Token requests exchanged at Ably"),
+            clock_offsets: register(
+                ours,
+                "clock_offset_seconds",
+                "How far this clock is ahead of the vendor's, in seconds",
+            ),
+            webhooks: register(ours, "webhooks", "Webhooks with a valid signature"),
+            revocations: register(ours, "revocations", "Revocations at Ably, by target"),
+            policy_reloads: register(ours, "policy_reloads", "New configurations read while the service runs"),
+            policy_last_reload_successful: register(
+                ours,
+                "policy_last_reload_successful",
+                "1 if the last new configuration was taken, or there was none; 0 if it was refused",
+            ),
+            policy_last_taken: register(
+                ours,
+                "policy_last_taken_timestamp_seconds",
+                "When the policy in force was taken, at the start or later",
+            ),
+            request_refusals: register(ours, "request_refusals", "Requests refused before the caller was known"),
+            requests_in_flight: register(
+                ours,
+                "requests_in_flight",
+                "Requests to the public listener that are being answered",
+            ),
+            connections: register(ours, "connections", "Open connections of the public listener"),
+            connections_closed: register(ours, "connections_closed", "Public connections closed to keep a limit"),
         }
     }
 }
 
-impl Families {
-    fn register(&self, ours: &mut Registry) {
-        ours.register("tokens_issued", "Tokens issued, by format", self.tokens_issued.clone());
-        ours.register(
-            "token_refusals",
-            "Requests for a token that were refused, by reason and status",
-            self.token_refusals.clone(),
-        );
-        ours.register(
-            "token_duration_seconds",
-            "How long it took to issue or refuse a token, in seconds",
-            self.token_durations.clone(),
-        );
-        ours.register("policy_rules", "Rules of the policy in force", self.policy_rules.clone());
-        ours.register(
-            "signing_key_refreshes",
-            "Attempts to fetch the signing keys from Clerk, by outcome",
-            self.signing_key_refreshes.clone(),
-        );
-        ours.register(
-            "signing_keys_confirmed_timestamp_seconds",
-            "When Clerk last confirmed the signing keys; 0 before the first time",
-            self.signing_keys_confirmed.clone(),
-        );
-        ours.register("user_lookups", "Users wanted, by how they were found", self.user_lookups.clone());
-        ours.register(
-            "ably_exchanges",
-            "Token requests that the service exchanged at Ably, by outcome",
-            self.ably_exchanges.clone(),
-        );
-        ours.register(
-            "clock_offset_seconds",
-            "How far this machine's clock is ahead of the vendor's, in seconds",
-            self.clock_offsets.clone(),
-        );
-        ours.register("webhooks", "Verified webhooks of Clerk's, by outcome", self.webhooks.clone());
-        ours.register("revocations", "Revocations that Ably was asked for, by outcome", self.revocations.clone());
-        ours.register(
-            "policy_reloads",
-            "New configurations that were read while the service runs, by outcome",
-            self.policy_reloads.clone(),
-        );
-        ours.register(
-            "policy_last_reload_successful",
-            "1 if the last new configuration was taken, or there was none; 0 if it was refused",
-            self.policy_last_reload_successful.clone(),
-        );
-        ours.register(
-            "policy_last_taken_timestamp_seconds",
-            "When the policy in force was taken, at the start or later",
-            self.policy_last_taken.clone(),
-        );
-        ours.register(
-            "request_refusals",
-            "Requests to the public listener that were refused before it was known whose they are",
-            self.request_refusals.clone(),
-        );
-        ours.register(
-            "requests_in_flight",
-            "Requests to the public listener that are being answered",
-            self.requests_in_flight.clone(),
-        );
-        ours.register("connections", "Open connections of the public listener", self.connections.clone());
-        ours.register(
-            "connections_closed",
-            "Connections of the public listener that were closed to keep a limit",
-            self.connections_closed.clone(),
-        );
-    }
+/// Its buckets range from a signature alone to a call to Ably with a retry.
+fn duration_histogram() -> Histogram {
+    Histogram::new([
+        0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    ])
+}
+
+/// The counters of a family for each value of a label, beside other labels.
+fn counters<const N: usize>(
+    family: &Family<Labels, Counter>,
+    others: &[Label],
+    label: &'static str,
+    values: [&'static str; N],
+) -> [Counter; N] {
+    values.map(|value| family.get_or_create_owned(&[others, &[(label, value.into())]].concat()))
 }
 
 /// The metrics of a tenant.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct TenantMetrics(Arc<TenantSeries>);
 
+#[derive(Debug)]
 struct TenantSeries {
     families: Arc<Families>,
-    tenant: TenantLabel,
+    tenant: Label,
     token_requests: Counter,
     jwts: Counter,
     token_details: Counter,
     issued_in: Histogram,
     refused_in: Histogram,
-    rules: Gauge,
     clerk_clock: ClockWatch,
     ably_clock: ClockWatch,
-}
-
-impl fmt::Debug for TenantMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TenantMetrics").field(&self.0.tenant.0).finish()
-    }
 }
 
 impl Default for TenantMetrics {
@@ -353,6 +224,38 @@ impl Default for TenantMetrics {
 }
 
 impl TenantMetrics {
+    fn new(name: &str, families: &Arc<Families>) -> Self {
+        let tenant: Label = ("tenant", name.to_owned().into());
+        let formats = [TokenFormat::TokenRequest, TokenFormat::Jwt, TokenFormat::TokenDetails].map(TokenFormat::as_str);
+        let [token_requests, jwts, token_details] =
+            counters(&families.tokens_issued, slice::from_ref(&tenant), "format", formats);
+        let [issued_in, refused_in] = ["issued", "refused"].map(|outcome| {
+            families.token_durations.get_or_create_owned(&vec![tenant.clone(), ("outcome", outcome.into())])
+        });
+        let [clerk_clock, ably_clock] = ["clerk", "ably"].map(|vendor| {
+            let (families, labels) = (Arc::clone(families), vec![tenant.clone(), ("vendor", vendor.into())]);
+            // No series before the first offset: 0 would mean that the clock is right.
+            ClockWatch::new(name, vendor, move |offset| {
+                families.clock_offsets.get_or_create(&labels).set(offset.seconds());
+            })
+        });
+        let families = Arc::clone(families);
+        let metrics = Self(Arc::new(TenantSeries {
+            families,
+            tenant,
+            token_requests,
+            jwts,
+            token_details,
+            issued_in,
+            refused_in,
+            clerk_clock,
+            ably_clock,
+        }));
+        metrics.policy_in_force(0);
+        let _ = metrics.by_outcome(&metrics.0.families.webhooks, WEBHOOK_OUTCOMES);
+        metrics
+    }
+
     /// A token was issued after this time.
     pub fn issued(&self, format: TokenFormat, after: Duration) {
         match format {
@@ -366,28 +269,24 @@ impl TenantMetrics {
 
     /// A token was refused after this time.
     pub fn refused(&self, reason: &'static str, status: u16, after: Duration) {
-        let labels = TokenRefusal { tenant: self.0.tenant.clone(), reason, status };
+        let labels = vec![self.0.tenant.clone(), ("reason", reason.into()), ("status", status.to_string().into())];
         self.0.families.token_refusals.get_or_create(&labels).inc();
         self.0.refused_in.observe(after.as_secs_f64());
     }
 
     /// A policy with this number of rules is in force.
     pub fn policy_in_force(&self, rules: usize) {
-        self.0.rules.set(i64::try_from(rules).unwrap_or(i64::MAX));
+        let gauge = self.0.families.policy_rules.get_or_create_owned(&vec![self.0.tenant.clone()]);
+        gauge.set(i64::try_from(rules).unwrap_or(i64::MAX));
     }
 
     /// For refreshes of the signing keys.
     #[must_use]
     pub fn signing_key_refreshes(&self) -> RefreshCounts {
-        let families = &self.0.families;
-        RefreshCounts {
-            confirmed: self.by_outcome(&families.signing_key_refreshes, "confirmed"),
-            failed: self.by_outcome(&families.signing_key_refreshes, "failed"),
-            confirmed_at: families
-                .signing_keys_confirmed
-                .get_or_create_owned(&TenantLabels { tenant: self.0.tenant.clone() }),
-            clock: self.0.clerk_clock.clone(),
-        }
+        let Families { signing_key_refreshes, signing_keys_confirmed, .. } = &*self.0.families;
+        let [confirmed, failed] = self.by_outcome(signing_key_refreshes, ["confirmed", "failed"]);
+        let confirmed_at = signing_keys_confirmed.get_or_create_owned(&vec![self.0.tenant.clone()]);
+        RefreshCounts { confirmed, failed, confirmed_at, clock: self.0.clerk_clock.clone() }
     }
 
     /// For all calls to Ably.
@@ -399,43 +298,39 @@ impl TenantMetrics {
     /// For lookups of users at Clerk.
     #[must_use]
     pub fn user_lookups(&self) -> LookupCounts {
-        let family = &self.0.families.user_lookups;
-        LookupCounts {
-            remembered: self.by_outcome(family, "remembered"),
-            asked: self.by_outcome(family, "asked"),
-            failed: self.by_outcome(family, "failed"),
-        }
+        let outcomes = ["remembered", "asked", "failed"];
+        let [remembered, asked, failed] = self.by_outcome(&self.0.families.user_lookups, outcomes);
+        LookupCounts { remembered, asked, failed }
     }
 
     /// For exchanges of token requests at Ably.
     #[must_use]
     pub fn ably_exchanges(&self) -> ExchangeCounts {
-        let family = &self.0.families.ably_exchanges;
-        ExchangeCounts {
-            given: self.by_outcome(family, "given"),
-            refused: self.by_outcome(family, "refused"),
-            unavailable: self.by_outcome(family, "unavailable"),
-        }
+        let outcomes = ["given", "refused", "unavailable"];
+        let [given, refused, unavailable] = self.by_outcome(&self.0.families.ably_exchanges, outcomes);
+        ExchangeCounts { given, refused, unavailable }
     }
 
     /// For revocations at Ably, a target each.
     #[must_use]
     pub fn revocations(&self) -> RevocationCounts {
-        let family = &self.0.families.revocations;
-        RevocationCounts {
-            accepted: self.by_outcome(family, "accepted"),
-            refused: self.by_outcome(family, "refused"),
-            unavailable: self.by_outcome(family, "unavailable"),
-        }
+        let outcomes = ["accepted", "refused", "unavailable"];
+        let [accepted, refused, unavailable] = self.by_outcome(&self.0.families.revocations, outcomes);
+        RevocationCounts { accepted, refused, unavailable }
     }
 
     /// A webhook was answered; `outcome` is one of `docs/metrics.md`.
     pub fn webhook(&self, outcome: &'static str) {
-        self.by_outcome(&self.0.families.webhooks, outcome).inc();
+        let [webhooks] = self.by_outcome(&self.0.families.webhooks, [outcome]);
+        webhooks.inc();
     }
 
-    fn by_outcome(&self, family: &Family<TenantOutcome, Counter>, outcome: &'static str) -> Counter {
-        family.get_or_create_owned(&TenantOutcome { tenant: self.0.tenant.clone(), outcome })
+    fn by_outcome<const N: usize>(
+        &self,
+        family: &Family<Labels, Counter>,
+        outcomes: [&'static str; N],
+    ) -> [Counter; N] {
+        counters(family, slice::from_ref(&self.0.tenant), "outcome", outcomes)
     }
 }
 
@@ -478,7 +373,8 @@ impl RequestMetrics {
 
     /// A request was refused.
     pub fn refused(&self, reason: &'static str, status: u16) {
-        self.0.request_refusals.get_or_create(&RequestRefusal { reason, status }).inc();
+        let labels = vec![("reason", reason.into()), ("status", status.to_string().into())];
+        self.0.request_refusals.get_or_create(&labels).inc();
     }
 }
 
@@ -516,10 +412,6 @@ mod tests {
     use super::*;
     use crate::clock::ClockOffset;
 
-    fn metrics_since(start: UnixMillis) -> Metrics {
-        Metrics::new(start)
-    }
-
     fn series<'a>(exposition: &'a str, name: &str) -> Vec<&'a str> {
         let mut series: Vec<_> = exposition.lines().filter(|line| line.starts_with(name)).collect();
         series.sort_unstable();
@@ -527,8 +419,8 @@ mod tests {
     }
 
     #[test]
-    fn an_exposition_is_prometheus_text_from_the_first_moment_on() {
-        let metrics = metrics_since(UnixMillis(1_700_000_000_999));
+    fn the_exposition_is_prometheus_text_from_the_start() {
+        let metrics = Metrics::new(UnixMillis(1_700_000_000_999));
         let exposition = metrics.exposition().unwrap().replace(env!("CARGO_PKG_VERSION"), "<version>");
         insta::assert_snapshot!(exposition, @r#"
         # HELP process_start_time_seconds When the process started.
@@ -554,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_counter_has_one_name_in_its_help_its_type_and_its_samples() {
-        let metrics = metrics_since(UnixMillis(0));
+        let metrics = Metrics::new(UnixMillis(0));
         let reloads = metrics.reloads();
         reloads.refused();
         reloads.taken(UnixMillis(5000));
@@ -574,8 +466,8 @@ mod tests {
     }
 
     #[test]
-    fn tenants_have_series_of_their_own_and_handles_of_one_tenant_share_them() {
-        let metrics = metrics_since(UnixMillis(0));
+    fn tenants_have_their_own_series_and_handles_of_one_tenant_share_them() {
+        let metrics = Metrics::new(UnixMillis(0));
         let [one, again, other] = ["one", "one", "t\"wo"].map(|name| metrics.tenant(name));
         one.issued(TokenFormat::Jwt, Duration::from_millis(3));
         again.issued(TokenFormat::Jwt, Duration::from_millis(30));
@@ -595,8 +487,8 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_has_no_offset_before_it_is_measured_and_then_one_for_each_tenant_and_vendor() {
-        let metrics = metrics_since(UnixMillis(0));
+    fn a_clock_offset_exists_for_each_tenant_and_vendor_once_it_is_measured() {
+        let metrics = Metrics::new(UnixMillis(0));
         let [one, other] = ["one", "other"].map(|name| metrics.tenant(name));
         let (clerk, ably) = (one.signing_key_refreshes().clock, other.ably_clock());
         let name = "ably_clerk_auth_clock_offset_seconds{";
@@ -609,7 +501,7 @@ mod tests {
 
     #[test]
     fn a_request_is_in_flight_as_long_as_it_is_held() {
-        let metrics = metrics_since(UnixMillis(0));
+        let metrics = Metrics::new(UnixMillis(0));
         let in_flight = |requests: i64| {
             let exposition = metrics.exposition().unwrap();
             assert!(exposition.contains(&format!("ably_clerk_auth_requests_in_flight {requests}\n")), "{exposition}");

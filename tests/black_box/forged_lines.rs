@@ -46,8 +46,8 @@ impl Redis {
 
     fn put_work(&mut self, id: &str, scope: &Value, targets: &Value) {
         let task = json!({
-            "tenant": "default", "scope": scope, "margin": "none", "targets": targets, "look_up": "again", "at": 1,
-            "over": 9_999_999_999_999_i64,
+            "tenant": "default", "scope": scope, "margin": "none", "targets": targets, "looks_up": true, "at": 1,
+            "until": 9_999_999_999_999_i64,
         });
         let work = json!({ "id": id, "due": 1, "payload": task.to_string() }).to_string();
         self.run(&["HSET", "aca:{v1}:work", id, &work]);

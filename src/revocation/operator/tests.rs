@@ -1,11 +1,11 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sandbox::ably::{Ably, Options, Outage, RevocationCall};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    ably::{ApiKey, RestClient, RevocationCounts, RevocationQueue, RevokingKey, TokenFormat},
+    ably::{ApiKey, ClientId, RestClient, RevocationCounts, RevokingKey, TokenFormat},
     clerk::{Change, Event, User},
     outgoing,
     store::{LiveToken, MemoryStore, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore, StoreLimits},
@@ -90,7 +90,7 @@ impl Revocation {
     /// Performs the due tasks, and returns the calls to Ably.
     async fn perform_at(&self, ably: &Ably, now: UnixMillis) -> Vec<RevocationCall> {
         let before = ably.revocation_calls().len();
-        self.do_due_work(|| now).await;
+        self.perform_due_tasks(|| now).await;
         ably.revocation_calls().split_off(before)
     }
 }
@@ -102,7 +102,7 @@ fn a_request_has_one_target_and_only_known_fields() {
         tenant: None,
         target: RequestedTarget::User("user_1".into()),
         action: Action::Deny(day),
-        run: Run::Real,
+        dry_run: false,
     };
     assert_eq!(request(&json!({ "user": "user_1" })), Ok(deny_a_user.clone()));
     let for_two_hours = RevocationRequest { action: Action::Deny(Duration::from_hours(2)), ..deny_a_user.clone() };
@@ -111,7 +111,7 @@ fn a_request_has_one_target_and_only_known_fields() {
         tenant: Some(TenantName::parse("acme").unwrap()),
         target: RequestedTarget::ClientId(ClientId::parse("al:ice").unwrap()),
         action: Action::Lift,
-        run: Run::Dry,
+        dry_run: true,
     };
     let written = json!({ "tenant": "acme", "client_id": "al:ice", "lift": true, "dry_run": true });
     assert_eq!(request(&written), Ok(lift_in_a_dry_run));
@@ -181,7 +181,7 @@ async fn an_operators_denial_ends_at_the_requested_time() {
     let report = revocation.execute_json(json!({ "user": "user_1", "for": "2h" }), NOW).await;
     assert_eq!(report["denials"], json!([{ "user": "user_1", "outcome": "denied", "until": later(7200) }]));
     assert!(revocation.denies_user("user_1", later(7199)) && !revocation.denies_user("user_1", later(7200)));
-    // The newer request counts, also when it is for less long.
+    // The newer request counts, even if its denial is shorter.
     revocation.execute_json(json!({ "user": "user_1", "for": "1m" }), later(1)).await;
     assert!(revocation.denies_user("user_1", later(60)) && !revocation.denies_user("user_1", later(61)));
     revocation.execute_json(json!({ "user": "user_1" }), later(100)).await;
@@ -238,8 +238,8 @@ async fn a_denial_without_room_is_reported() {
 
 #[tokio::test]
 async fn with_several_tenants_a_request_must_name_one() {
-    let authorities = ["acme", "beta"].map(|name| tenant(name, TokenFormat::Jwt, None));
-    let revocation = revocation_with(&StoreLimits::default(), authorities.into());
+    let tenants = ["acme", "beta"].map(|name| tenant(name, TokenFormat::Jwt, None));
+    let revocation = revocation_with(&StoreLimits::default(), tenants.into());
     let execute = async |fields: Value| revocation.execute(&request(&fields).unwrap(), NOW).await;
     assert_eq!(execute(json!({ "user": "user_1" })).await, Err(InvalidRevocationRequest::WithoutTenant));
     let other = json!({ "user": "user_1", "tenant": "gamma" });
@@ -335,23 +335,23 @@ async fn without_revocable_tokens_ably_is_not_called_and_the_report_says_so() {
     assert!(report["warnings"][0].as_str().unwrap().contains("revocable_tokens is not true"), "{report}");
     assert_eq!((&report["complete"], &report["repeated_at"]), (&json!(true), &Value::Null));
     assert_eq!(report["live_tokens"], "not_noted");
-    // No user is denied either: nothing is done.
+    // No user is found to deny: nothing is done.
     assert_eq!(revocation.execute_json(json!({ "client_id": "alice" }), NOW).await["complete"], false);
 }
 
 #[tokio::test]
-async fn a_revocation_is_repeated_unless_the_denial_is_lifted_or_over() {
+async fn a_revocation_is_repeated_unless_the_denial_is_lifted_or_expired() {
     for fields in [json!({ "user": "user_1" }), json!({ "session": "sess_1" }), json!({ "client_id": "alice" })] {
-        for (end, calls) in [("none", 1), ("lift", 0), ("over", 0)] {
+        for (end, calls) in [("none", 1), ("lift", 0), ("expired", 0)] {
             let ably = ably().await;
             let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
             revocation.put_live_token("user_1", "sess_1", "alice").await;
             let mut with = fields.clone();
-            if end == "over" {
+            if end == "expired" {
                 with["for"] = "150s".into();
             }
             let report = revocation.execute_json(with, NOW).await;
-            let repeated_at = if end == "over" { Value::Null } else { json!(later(150)) };
+            let repeated_at = if end == "expired" { Value::Null } else { json!(later(150)) };
             assert_eq!(report["repeated_at"], repeated_at);
             if end == "lift" {
                 let mut lift = fields.clone();
@@ -366,7 +366,7 @@ async fn a_revocation_is_repeated_unless_the_denial_is_lifted_or_over() {
 }
 
 #[tokio::test]
-async fn a_revocation_that_ably_is_unavailable_for_is_reported_and_retried() {
+async fn a_revocation_during_an_outage_of_ably_is_reported_and_retried() {
     let ably = ably().await;
     let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
     revocation.put_live_token("user_1", "sess_1", "alice").await;
@@ -378,7 +378,7 @@ async fn a_revocation_that_ably_is_unavailable_for_is_reported_and_retried() {
     assert_eq!(revocation.perform_at(&ably, later(1)).await.len(), 1);
     assert_eq!(revocation.perform_at(&ably, later(1)).await, []);
     ably.set_revocation_outage(None);
-    // The second pause has 1 to 2 seconds.
+    // The second pause is 1 to 2 seconds.
     assert_eq!(revocation.perform_at(&ably, later(4)).await.len(), 1);
     assert_eq!(revocation.perform_at(&ably, later(149)).await, []);
     assert_eq!(revocation.perform_at(&ably, later(150)).await.len(), 1);
@@ -456,6 +456,6 @@ async fn a_retry_without_room_is_reported_as_given_up() {
     let briefly = json!({ "session": "sess_1", "for": "1s" });
     assert_eq!(outcome(0, briefly.clone()).await, ("given_up".to_owned(), 0));
     assert_eq!(outcome(1, briefly).await, ("unavailable".to_owned(), 1));
-    // The second revocation has the only place.
+    // The second revocation takes the only place.
     assert_eq!(outcome(1, json!({ "session": "sess_1" })).await, ("given_up".to_owned(), 0));
 }

@@ -1,0 +1,170 @@
+//! An operator request, as the options of `revoke` and as JSON.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use clap::{ArgGroup, Args};
+use serde::{Deserialize, Serialize};
+
+use crate::{ably::ClientId, revocation::RevocationScope, tenant::TenantName};
+
+/// A revocation request as written: the options of `revoke`, which sends them as JSON. [`RevocationRequest::parse`] checks it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(group = ArgGroup::new("target").required(true))]
+#[serde(default, deny_unknown_fields)]
+pub struct RevocationRequestBody {
+    /// A Clerk session. The user's other sessions are not denied
+    #[arg(long, value_name = "sess_…", group = "target")]
+    pub session: Option<String>,
+    /// A Clerk user, in all sessions
+    #[arg(long, value_name = "user_…", group = "target")]
+    pub user: Option<String>,
+    /// A client ID on Ably. Denies the users who are known to have it
+    #[arg(long, value_name = "NAME", group = "target")]
+    pub client_id: Option<String>,
+    /// The tenant; required if there are several
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// How long the denial lasts, at most 30 days [24h]
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "lift")]
+    #[serde(rename = "for")]
+    pub duration: Option<String>,
+    /// End the denial of an earlier request
+    #[arg(long)]
+    pub lift: bool,
+    /// Change nothing; print what would happen
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// A valid revocation request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationRequest {
+    /// The tenant, if the request names one.
+    pub tenant: Option<TenantName>,
+    /// Whose access ends, or returns.
+    pub target: RequestedTarget,
+    /// What it does.
+    pub action: Action,
+    /// Whether it only reports what would happen.
+    pub dry_run: bool,
+}
+
+/// The target of a revocation request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestedTarget {
+    /// A Clerk session.
+    Session(String),
+    /// A Clerk user.
+    User(String),
+    /// A client ID on Ably.
+    ClientId(ClientId),
+}
+
+/// What a revocation request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Denies access for this long, and revokes tokens.
+    Deny(Duration),
+    /// Ends the denial of an earlier request.
+    Lift,
+}
+
+/// Why a revocation request is invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidRevocationRequest {
+    /// It is not a JSON object, or has an unknown field or a value of the wrong type.
+    Malformed,
+    /// The target is missing, or there are several.
+    NotOneSubject,
+    /// `session` is not a Clerk session ID.
+    NotASession,
+    /// `user` is not a Clerk user ID.
+    NotAUser,
+    /// No token can have `client_id`.
+    NotAClientId,
+    /// `for` is not a duration, or is out of range.
+    Duration,
+    /// It has both `for` and `lift`.
+    LastsAndLifts,
+    /// There are several tenants, and `tenant` is missing.
+    WithoutTenant,
+    /// `tenant` is unknown.
+    NoSuchTenant,
+}
+
+impl RevocationRequest {
+    /// How long a denial lasts by default.
+    pub const DEFAULT_DENIAL: Duration = Duration::from_hours(24);
+    const LONGEST_DENIAL: Duration = Duration::from_hours(30 * 24);
+
+    /// Reads a request from JSON.
+    pub fn parse(json: &[u8]) -> Result<Self, InvalidRevocationRequest> {
+        use InvalidRevocationRequest as Invalid;
+
+        // Serde would also read a list as an object.
+        let object = json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(Invalid::Malformed)?;
+        let body: RevocationRequestBody = serde_json::from_slice(object).map_err(|_| Invalid::Malformed)?;
+        let tenant = body.tenant.map(TenantName::try_from).transpose().map_err(|_| Invalid::NoSuchTenant)?;
+        let target = match (body.session, body.user, body.client_id) {
+            (Some(id), None, None) if !id.is_empty() => {
+                clerk_id("sess_", id).map(RequestedTarget::Session).ok_or(Invalid::NotASession)?
+            }
+            (None, Some(id), None) if !id.is_empty() => {
+                clerk_id("user_", id).map(RequestedTarget::User).ok_or(Invalid::NotAUser)?
+            }
+            (None, None, Some(id)) if !id.is_empty() => {
+                ClientId::parse(id).map(RequestedTarget::ClientId).map_err(|_| Invalid::NotAClientId)?
+            }
+            _ => return Err(Invalid::NotOneSubject),
+        };
+        let action = match (body.lift, body.duration) {
+            (true, None) => Action::Lift,
+            (true, Some(_)) => return Err(Invalid::LastsAndLifts),
+            (false, None) => Action::Deny(Self::DEFAULT_DENIAL),
+            (false, Some(text)) => {
+                let possible = Duration::from_millis(1)..=Self::LONGEST_DENIAL;
+                let duration = humantime::parse_duration(&text).ok().filter(|duration| possible.contains(duration));
+                Action::Deny(duration.ok_or(Invalid::Duration)?)
+            }
+        };
+        Ok(Self { tenant, target, action, dry_run: body.dry_run })
+    }
+}
+
+/// The ID if it looks like Clerk's. The store would accept any text, so this finds misspelled IDs.
+fn clerk_id(prefix: &str, id: String) -> Option<String> {
+    let rest = id.strip_prefix(prefix)?;
+    (!rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(id)
+}
+
+impl RequestedTarget {
+    /// The ID of the session or user, or the client ID.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Session(id) | Self::User(id) => id,
+            Self::ClientId(client_id) => client_id.as_str(),
+        }
+    }
+
+    pub(super) fn scope(&self) -> RevocationScope {
+        match self {
+            Self::Session(session) => RevocationScope::Session(session.clone()),
+            Self::User(user) => RevocationScope::User(user.clone()),
+            Self::ClientId(client_id) => RevocationScope::ClientIds(BTreeSet::from([client_id.clone()])),
+        }
+    }
+
+    pub(super) fn reminder(&self) -> &'static str {
+        match self {
+            Self::Session(_) => {
+                "Clerk goes on minting tokens for this session: revoke it in Clerk too, or access returns when the denial \
+                 ends."
+            }
+            Self::User(_) | Self::ClientId(_) => {
+                "Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or \
+                 access returns when the denial ends."
+            }
+        }
+    }
+}

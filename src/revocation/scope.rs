@@ -1,0 +1,174 @@
+//! What an event restricts, and whose tokens a restriction ends. Pure, so that a test covers each row of the table in
+//! `docs/revocation.md`.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ably::{ClientId, ReauthMargin, RevocationKey, Target, TokenFormat},
+    clerk::{Change, Event},
+    clock::UnixMillis,
+    store::{
+        ClientIdDigest, CurrentClientId, DenialSource, LiveToken, Restriction, RestrictionKind, Subject, TokenHolder,
+    },
+    tenant::Tenant,
+};
+
+/// The tokens to revoke.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationScope {
+    /// The tokens of a session.
+    Session(String),
+    /// All tokens of a user.
+    User(String),
+    /// The tokens of a user's sessions in which an organization is active.
+    Member {
+        /// The user.
+        user: String,
+        /// The organization.
+        organization: String,
+    },
+    /// The tokens of all sessions in which an organization is active.
+    Organization(String),
+    /// A user's tokens with other client IDs than the current one.
+    FormerClientIds {
+        /// The user.
+        user: String,
+        /// The user's current client ID. `None`: the user has none.
+        client_id: Option<ClientIdDigest>,
+    },
+    /// All tokens with these client IDs.
+    ClientIds(BTreeSet<ClientId>),
+}
+
+impl RevocationScope {
+    /// The tokens that a new restriction ends. `None` if it ends none.
+    pub(super) fn of(restriction: &Restriction) -> Option<Self> {
+        Some(match (restriction.subject.clone(), restriction.kind) {
+            (_, RestrictionKind::Lifted(_)) | (Subject::User(_), RestrictionKind::NotBefore) => return None,
+            (Subject::User(user), RestrictionKind::ClientId(client_id)) => Self::FormerClientIds { user, client_id },
+            (Subject::User(user), RestrictionKind::Denied(_) | RestrictionKind::Deleted) => Self::User(user),
+            (Subject::Session(session), _) => Self::Session(session),
+            (Subject::Member { user, organization }, _) => Self::Member { user, organization },
+            (Subject::Organization(organization), _) => Self::Organization(organization),
+        })
+    }
+
+    pub(super) fn is_rename(&self) -> bool {
+        matches!(self, Self::FormerClientIds { .. })
+    }
+
+    /// What the live tokens are looked up by. `None`: they need no look-up.
+    pub(super) fn holder(&self) -> Option<TokenHolder> {
+        match self {
+            Self::Session(session) => Some(TokenHolder::Session(session.clone())),
+            Self::User(user) | Self::Member { user, .. } | Self::FormerClientIds { user, .. } => {
+                Some(TokenHolder::User(user.clone()))
+            }
+            Self::Organization(organization) => Some(TokenHolder::Organization(organization.clone())),
+            Self::ClientIds(_) => None,
+        }
+    }
+
+    /// How soon the tokens end. With the margin, clients that may have a new token stay connected; so do the user's other
+    /// devices where a session cannot be revoked alone.
+    pub(super) fn margin(&self, format: TokenFormat) -> ReauthMargin {
+        match self {
+            Self::User(_) | Self::ClientIds(_) => ReauthMargin::None,
+            Self::Session(_) if format == TokenFormat::Jwt => ReauthMargin::None,
+            Self::Session(_) | Self::Member { .. } | Self::Organization(_) | Self::FormerClientIds { .. } => {
+                ReauthMargin::Reauthentication
+            }
+        }
+    }
+
+    /// The targets of a revocation at Ably. A session's JWTs are revoked by the session, all other tokens by client ID.
+    /// `format` is the current one: live tokens may be older than a change of it.
+    ///
+    /// Skips IDs that no token can have: someone else wrote them to the store.
+    pub(super) fn targets(&self, format: TokenFormat, live_tokens: &[LiveToken]) -> Vec<Target> {
+        let (mut sessions, mut client_ids) = (BTreeSet::new(), BTreeSet::new());
+        match self {
+            // Also without live tokens: the service may have forgotten them.
+            Self::Session(session) if format == TokenFormat::Jwt => _ = sessions.insert(session.as_str()),
+            Self::ClientIds(ids) => client_ids.extend(ids.iter().map(ClientId::as_str)),
+            _ => {}
+        }
+        for live_token in live_tokens.iter().filter(|live_token| self.includes(live_token)) {
+            let is_by_session = matches!(self, Self::Session(_) | Self::Member { .. } | Self::Organization(_));
+            if is_by_session && live_token.format == TokenFormat::Jwt {
+                sessions.insert(&live_token.session);
+            } else {
+                client_ids.insert(&live_token.client_id);
+            }
+        }
+        let client_ids = client_ids.into_iter().filter_map(|id| ClientId::parse(id).ok()).map(Target::ClientId);
+        let sessions = sessions.into_iter().filter_map(|id| RevocationKey::parse(id).ok());
+        client_ids.chain(sessions.map(Target::RevocationKey)).collect()
+    }
+
+    /// Whether a live token of this scope's holder is in the scope.
+    fn includes(&self, live_token: &LiveToken) -> bool {
+        match self {
+            Self::Session(_) | Self::User(_) | Self::Organization(_) => true,
+            Self::Member { organization, .. } => live_token.organization.as_ref() == Some(organization),
+            Self::FormerClientIds { client_id, .. } => *client_id != Some(ClientIdDigest::of(&live_token.client_id)),
+            Self::ClientIds(_) => false,
+        }
+    }
+}
+
+/// The restrictions that follow from an event.
+pub(super) fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restriction> {
+    let restriction = |subject, kind| tenant.restriction(subject, kind, event.at, now);
+    let user = |id: &String| Subject::User(id.clone());
+    match &event.change {
+        Change::SessionEnded { session_id, .. } => {
+            vec![restriction(Subject::Session(session_id.clone()), RestrictionKind::Denied(DenialSource::Clerk))]
+        }
+        Change::UserDeleted { user_id } => vec![restriction(user(user_id), RestrictionKind::Deleted)],
+        Change::UserUpdated(updated) if updated.banned || updated.deprovisioned => {
+            vec![restriction(user(&updated.id), RestrictionKind::Denied(DenialSource::Clerk))]
+        }
+        Change::UserUpdated(updated) => {
+            let template = tenant.identity.template();
+            let lifted = restriction(user(&updated.id), RestrictionKind::Lifted(DenialSource::Clerk));
+            let client_id = template.needs_only_username().then(|| {
+                let client_id = template.of_user(&updated.id, updated.username.as_deref());
+                let digest = client_id.as_deref().map(ClientIdDigest::of);
+                restriction(user(&updated.id), RestrictionKind::ClientId(digest))
+            });
+            [lifted].into_iter().chain(client_id).collect()
+        }
+        Change::MembershipChanged { user_id, organization_id } => {
+            let (user, organization) = (user_id.clone(), organization_id.clone());
+            vec![restriction(Subject::Member { user, organization }, RestrictionKind::NotBefore)]
+        }
+        Change::OrganizationDeleted { organization_id } => {
+            vec![restriction(Subject::Organization(organization_id.clone()), RestrictionKind::NotBefore)]
+        }
+    }
+}
+
+/// The tokens that a restriction of an event ends, and the timestamp of the event that ends them. `known` is the user's
+/// client ID by earlier deliveries.
+///
+/// A client ID that is known ends nothing: the event that first gave it has ended the tokens with others.
+pub(super) fn ended_by(
+    restriction: &Restriction,
+    known: Option<CurrentClientId>,
+) -> Option<(RevocationScope, UnixMillis)> {
+    let mut ending = restriction.clone();
+    if let (RestrictionKind::ClientId(client_id), Some(known)) = (restriction.kind, known) {
+        if known.at != restriction.at && known.client_id == client_id {
+            return None;
+        }
+        if known.at > restriction.at {
+            // The event is late: the newer event has not ended the tokens with this event's client ID.
+            (ending.kind, ending.at) = (RestrictionKind::ClientId(known.client_id), known.at);
+        }
+    }
+    Some((RevocationScope::of(&ending)?, ending.at))
+}
