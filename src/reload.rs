@@ -120,6 +120,7 @@ impl Reload {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
+        let mut reloaded = Vec::new();
         for new in config.tenants {
             let name = new.name();
             let current = self.current.tenants.iter_mut().find(|tenant| tenant.name() == name);
@@ -131,9 +132,13 @@ impl Reload {
             let rules = policy.rules.len();
             current.policy = policy.clone();
             tenant.replace_policy(policy);
-            tracing::info!(tenant = %name, rules, "the policy is reloaded");
+            reloaded.push((name, rules));
         }
+        // Before the log: whoever reads there of a reload finds it counted.
         self.metrics.taken(UnixMillis::now());
+        for (tenant, rules) in reloaded {
+            tracing::info!(%tenant, rules, "the policy is reloaded");
+        }
     }
 }
 
