@@ -49,9 +49,9 @@ enum Command {
         policy_tests: Option<PathBuf>,
     },
     /// Show who a session is, which rules match and why, and what it gets. Exit code 0: a token
-    Explain(explain::Arguments),
+    Explain(explain::ExplainArguments),
     /// Tell the running service to end a user's access now. Exit code 0: everything is done
-    Revoke(revoke::Arguments),
+    Revoke(revoke::RevokeArguments),
     /// Ask the running service whether it is alive, for a container's HEALTHCHECK. Exit code 0: it is alive
     Healthcheck,
 }

@@ -8,7 +8,7 @@ mod explanation;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-pub use explanation::{Claims, Explainer, TokenExplanation};
+pub use explanation::{ClaimsOrigin, Explainer, TokenExplanation};
 
 use crate::{
     ably::{

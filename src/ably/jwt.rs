@@ -56,7 +56,7 @@ impl AblyJwt {
         let iat = now.0.div_euclid(1000);
         let ttl = i64::try_from(ttl.unwrap_or(Ttl::ABLY_DEFAULT).as_millis() / 1000).unwrap_or(i64::MAX).max(1);
         let capability = capability.map_or_else(|| WHOLE_CAPABILITY.to_owned(), ToString::to_string);
-        let claims = Claims { iat, exp: iat.saturating_add(ttl), capability, client_id, revocation_key, extras };
+        let claims = JwtClaims { iat, exp: iat.saturating_add(ttl), capability, client_id, revocation_key, extras };
         let signed = format!("{}.{}", part(&Header { typ: "JWT", alg: "HS256", kid: key.name() }), part(&claims));
         let jwt = format!("{signed}.{}", BASE64_URL.encode(key.hmac(&signed)));
         if jwt.len() > Self::MAX_BYTES { Err(JwtTooLarge) } else { Ok(Self(jwt)) }
@@ -76,7 +76,7 @@ struct Header<'a> {
     kid: &'a KeyName,
 }
 
-struct Claims<'a> {
+struct JwtClaims<'a> {
     iat: i64,
     exp: i64,
     capability: String,
@@ -85,7 +85,7 @@ struct Claims<'a> {
     extras: &'a JwtExtras,
 }
 
-impl Serialize for Claims<'_> {
+impl Serialize for JwtClaims<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut claims = serializer.serialize_map(None)?;
         claims.serialize_entry("iat", &self.iat)?;

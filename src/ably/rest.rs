@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{
     api_key::{ApiKey, KeyName},
-    revocation::{ReauthMargin, Request, Response as RevocationResponse, Target, TargetOutcome},
+    revocation::{ReauthMargin, Request, RevocationResponse, Target, TargetOutcome},
     token_details::TokenDetails,
     token_request::TokenRequest,
 };
@@ -181,7 +181,7 @@ impl RestClient {
 /// Reads an error response. Without a code of Ably's it comes from something in front of Ably.
 async fn read_error(response: Response) -> RestError {
     #[derive(Deserialize)]
-    struct Body {
+    struct ErrorEnvelope {
         error: Error,
     }
     #[derive(Deserialize)]
@@ -190,7 +190,7 @@ async fn read_error(response: Response) -> RestError {
     }
     let (status, retry_after) = (response.status(), retry_after(&response));
     let is_error = status.is_client_error() || status.is_server_error();
-    let code = read_json(response, |_| (), ()).await.ok().map(|Body { error }| error.code);
+    let code = read_json(response, |_| (), ()).await.ok().map(|ErrorEnvelope { error }| error.code);
     // Ably's codes have five digits, or six (103009).
     let code = code.filter(|code| (10_000..1_000_000).contains(code));
     let status = status.as_u16();

@@ -129,7 +129,7 @@ pub(super) struct Request {
 
 /// The response, in version 3 of the protocol.
 #[derive(Deserialize)]
-pub(super) struct Response {
+pub(super) struct RevocationResponse {
     results: Vec<Value>,
 }
 
@@ -164,7 +164,7 @@ impl Request {
     }
 }
 
-impl Response {
+impl RevocationResponse {
     /// The outcome for each target, in the order of the targets.
     pub(super) fn outcomes(&self, targets: &[Target]) -> Vec<TargetOutcome> {
         // A malformed entry does not affect the others.
@@ -227,7 +227,7 @@ mod tests {
 
     fn outcomes(results: &Value) -> Vec<TargetOutcome> {
         let targets = ["a", "b"].map(client_id);
-        let response: Response = serde_json::from_value(json!({ "results": results })).unwrap();
+        let response: RevocationResponse = serde_json::from_value(json!({ "results": results })).unwrap();
         response.outcomes(&targets)
     }
 
@@ -252,7 +252,7 @@ mod tests {
         let refused = |code, status: Option<u16>| -> TargetError {
             let results =
                 json!({ "results": [{ "target": "clientId:a", "error": { "code": code, "statusCode": status } }] });
-            let response: Response = serde_json::from_value(results).unwrap();
+            let response: RevocationResponse = serde_json::from_value(results).unwrap();
             response.outcomes(&[client_id("a")]).remove(0).unwrap_err()
         };
         for (code, status, passes, is_rate_limit) in [

@@ -16,7 +16,7 @@ use tokio::{sync::oneshot, time::sleep};
 use tracing::field::display;
 
 pub use self::schedule::retry_of_target;
-use self::schedule::{Added, Call, Next, Paused, Schedule};
+use self::schedule::{Added, Next, Paused, RevokeCall, Schedule};
 use super::{ApiKey, ReauthMargin, RestClient, RestError, Target, TargetOutcome, diagnosis};
 use crate::clock::UnixMillis;
 
@@ -71,9 +71,9 @@ impl RevokeOutcome {
 /// The queue of one app. Clones are the same queue.
 #[derive(Clone, derive_more::Debug)]
 #[debug("RevocationQueue {{ tenant: {:?}, .. }}", self.0.tenant)]
-pub struct RevocationQueue(Arc<Shared>);
+pub struct RevocationQueue(Arc<QueueState>);
 
-struct Shared {
+struct QueueState {
     tenant: String,
     key: RevokingKey,
     counts: RevocationCounts,
@@ -94,7 +94,7 @@ impl RevocationQueue {
     /// An empty queue. `tenant` names it in the log.
     #[must_use]
     pub fn new(tenant: impl Into<String>, key: RevokingKey, counts: RevocationCounts) -> Self {
-        Self(Arc::new(Shared { tenant: tenant.into(), key, counts, schedule: Mutex::default() }))
+        Self(Arc::new(QueueState { tenant: tenant.into(), key, counts, schedule: Mutex::default() }))
     }
 
     /// Revokes tokens at Ably. Returns an outcome for each target.
@@ -120,7 +120,7 @@ impl RevocationQueue {
         loop {
             let next = self.schedule().next(time());
             match next {
-                Next::Call(call) => {
+                Next::RevokeCall(call) => {
                     let result = self.call(call.targets.clone(), call.margin).await;
                     self.finish(call, result, time());
                 }
@@ -132,7 +132,7 @@ impl RevocationQueue {
     }
 
     /// Answers the callers of a call, except those whose targets wait for the next call.
-    fn finish(&self, call: Call<Waiting>, result: Result<Vec<TargetOutcome>, RestError>, now: UnixMillis) {
+    fn finish(&self, call: RevokeCall<Waiting>, result: Result<Vec<TargetOutcome>, RestError>, now: UnixMillis) {
         let outcomes = match result {
             Ok(outcomes) => outcomes,
             Err(error) if error.is_temporary() => {
@@ -156,7 +156,7 @@ impl RevocationQueue {
                 return;
             }
         };
-        let mut limited = Call { targets: Vec::new(), callers: Vec::new(), margin: call.margin };
+        let mut limited = RevokeCall { targets: Vec::new(), callers: Vec::new(), margin: call.margin };
         for ((target, callers), outcome) in call.targets.into_iter().zip(call.callers).zip(outcomes) {
             let revoked = self.log_and_count(&target, outcome);
             if outcome.is_err_and(|error| error.is_rate_limit()) {
@@ -181,14 +181,14 @@ impl RevocationQueue {
     }
 
     /// Pauses the calls, and answers the callers that do not wait that long. Returns the end of the pause.
-    fn pause(&self, call: Call<Waiting>, retry_after: Option<Duration>, now: UnixMillis) -> UnixMillis {
+    fn pause(&self, call: RevokeCall<Waiting>, retry_after: Option<Duration>, now: UnixMillis) -> UnixMillis {
         let Paused { retry_at, left } = self.schedule().failed(call, retry_after, now, rand::random());
         answer(left, RevokeOutcome::Unavailable { retry_at: Some(retry_at) });
         retry_at
     }
 
     fn log_and_count(&self, target: &Target, outcome: TargetOutcome) -> RevokeOutcome {
-        let Shared { tenant, counts, .. } = &*self.0;
+        let QueueState { tenant, counts, .. } = &*self.0;
         match outcome {
             Ok(applies_at) => {
                 counts.accepted.inc();
@@ -210,7 +210,7 @@ impl RevocationQueue {
     }
 
     fn call_refused(&self, error: &RestError, targets: &[Target]) -> RevokeOutcome {
-        let Shared { tenant, counts, .. } = &*self.0;
+        let QueueState { tenant, counts, .. } = &*self.0;
         counts.refused.inc_by(targets.len().try_into().unwrap_or(u64::MAX));
         let target = if let [target] = targets { Some(display(target)) } else { None };
         let (cause, cure) = diagnosis(error.code());

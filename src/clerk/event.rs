@@ -103,7 +103,7 @@ impl Event {
 
     /// Parses the body of a verified delivery. `None` for an event without effect here.
     pub fn parse(body: &[u8], now: UnixMillis) -> Result<Option<Self>, MalformedEvent> {
-        let body = Body(serde_json::from_slice(body).map_err(|_| MalformedEvent::NotJson)?);
+        let body = EventBody(serde_json::from_slice(body).map_err(|_| MalformedEvent::NotJson)?);
         let change = match body.text("type")?.as_str() {
             "session.ended" | "session.removed" | "session.revoked" => Change::SessionEnded {
                 session_id: body.text("data.id")?,
@@ -143,9 +143,9 @@ impl Event {
 }
 
 /// The body of a delivery. A field that is null counts as missing.
-struct Body(Value);
+struct EventBody(Value);
 
-impl Body {
+impl EventBody {
     fn find(&self, path: &str) -> Option<&Value> {
         path.split('.').try_fold(&self.0, |value, name| value.get(name)).filter(|value| !value.is_null())
     }

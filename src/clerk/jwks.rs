@@ -32,11 +32,11 @@ use crate::{
 
 /// The published keys of an instance.
 #[derive(Clone, Debug)]
-pub struct Jwks(Arc<Shared>);
+pub struct Jwks(Arc<KeyCache>);
 
 #[derive(derive_more::Debug)]
 #[debug("Jwks {{ url: {:?}, .. }}", source.url.as_str())]
-struct Shared {
+struct KeyCache {
     source: JwksSource,
     http: reqwest::Client,
     detached: Detached,
@@ -105,7 +105,7 @@ impl Jwks {
     /// An empty key set. Fetches are counted in `counts`.
     #[must_use]
     pub fn new(source: JwksSource, http: reqwest::Client, detached: Detached, counts: RefreshCounts) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(KeyCache {
             source,
             http,
             detached,
@@ -187,7 +187,7 @@ impl Jwks {
     }
 }
 
-impl Shared {
+impl KeyCache {
     fn store(&self, fetched: Result<Probe, JwksError>) {
         let failed = match fetched {
             Ok(Probe { keys, clock_offset }) => {

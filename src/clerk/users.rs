@@ -18,15 +18,15 @@ use crate::detached::Detached;
 
 /// The users of one instance.
 #[derive(Clone, Debug)]
-pub struct Users(Arc<Shared>);
+pub struct Users(Arc<UserCache>);
 
 #[derive(Debug)]
-struct Shared {
+struct UserCache {
     api: BackendApi,
     detached: Detached,
     cache: Cache<String, Record>,
     /// Running calls. Each leaves when it ends, or when its user is forgotten.
-    calls: Mutex<HashMap<String, Call>>,
+    calls: Mutex<HashMap<String, Lookup>>,
     rate_limited_until: Mutex<Option<Instant>>,
     counts: LookupCounts,
 }
@@ -35,7 +35,7 @@ struct Shared {
 type Record = Option<Arc<User>>;
 
 /// A running call, and then its outcome, shared by all who wait for it. `None`: the user was forgotten during the call.
-type Call = Arc<OnceCell<Option<Result<Record, LookupError>>>>;
+type Lookup = Arc<OnceCell<Option<Result<Record, LookupError>>>>;
 
 /// Counts of look-ups. Clones share the counts.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +70,7 @@ impl Users {
     /// Looks up users by `api`, caches each for `ttl`, and counts in `counts`.
     #[must_use]
     pub fn new(api: BackendApi, ttl: Duration, detached: Detached, counts: LookupCounts) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(UserCache {
             api,
             detached,
             cache: Cache::builder().max_capacity(Self::MAX_CACHED).time_to_live(ttl).build(),
@@ -142,17 +142,17 @@ impl Users {
     }
 }
 
-impl Shared {
-    fn calls(&self) -> MutexGuard<'_, HashMap<String, Call>> {
+impl UserCache {
+    fn calls(&self) -> MutexGuard<'_, HashMap<String, Lookup>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The running call about a user, or a new one.
-    fn join(&self, id: &str) -> Call {
+    fn join(&self, id: &str) -> Lookup {
         Arc::clone(self.calls().entry(id.to_owned()).or_default())
     }
 
-    async fn run(&self, id: &str, call: &Call) -> Option<Result<Record, LookupError>> {
+    async fn run(&self, id: &str, call: &Lookup) -> Option<Result<Record, LookupError>> {
         let result = self.fetch(id).await;
         // Locked until the result is cached, so that the user is not forgotten in between.
         let mut calls = self.calls();

@@ -21,7 +21,7 @@ use crate::{
     clock::UnixMillis,
     config::{Config, Sources},
     identity::{Identity, IdentityError},
-    issuer::{Claims, Explainer, TokenExplanation},
+    issuer::{ClaimsOrigin, Explainer, TokenExplanation},
     policy::{Explained, Explanation},
     refusal::{Refusal, Row},
     telemetry::metrics::Metrics,
@@ -32,7 +32,7 @@ use crate::{
 const STDIN: &str = "-";
 
 #[derive(Clone, Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct ExplainArguments {
     #[command(flatten)]
     input: Input,
     /// The tenant of the claims, if there are several and the claims have no iss
@@ -62,8 +62,8 @@ struct Input {
 }
 
 /// A session and the decisions about it.
-struct Report<'a> {
-    claims: Claims,
+struct ExplainReport<'a> {
+    claims: ClaimsOrigin,
     /// None for a session token of an unknown issuer.
     tenant: Option<&'a Tenant>,
     has_siblings: bool,
@@ -76,7 +76,7 @@ struct Report<'a> {
     now: UnixMillis,
 }
 
-pub(super) async fn run(config: Option<&Path>, arguments: Arguments) -> Result<Output, Failure> {
+pub(super) async fn run(config: Option<&Path>, arguments: ExplainArguments) -> Result<Output, Failure> {
     let as_json = arguments.json;
     if !arguments.stray.is_empty() {
         return Err(Failure::Other("unexpected argument; write --session-token before a token".into()));
@@ -95,20 +95,20 @@ async fn report<'a>(
     input: Input,
     tenant: Option<String>,
     params: &[(String, String)],
-) -> Result<Report<'a>, String> {
+) -> Result<ExplainReport<'a>, String> {
     let now = UnixMillis::now();
     let (claims, tenant, examined) = match input {
         Input { session_token: Some(token), .. } => {
             let token = read_token(&token)?;
             match tenant_of_token(tenants, &token) {
-                Ok(tenant) => (Claims::All, Some(tenant), tenant.verifier.examine(&token, now).await),
-                Err(invalid) => (Claims::All, None, Err(invalid.into())),
+                Ok(tenant) => (ClaimsOrigin::SessionToken, Some(tenant), tenant.verifier.examine(&token, now).await),
+                Err(invalid) => (ClaimsOrigin::SessionToken, None, Err(invalid.into())),
             }
         }
         Input { claims, .. } => {
             let claims = read_claims(&claims.unwrap_or_default())?;
             let tenant = tenant_of_claims(tenants, tenant, &claims)?;
-            (Claims::Some, Some(tenant), Ok(Examined::from_claims(claims, now)))
+            (ClaimsOrigin::File, Some(tenant), Ok(Examined::from_claims(claims, now)))
         }
     };
     let (examined, unverified) = match examined {
@@ -132,7 +132,7 @@ async fn report<'a>(
     };
     let refusal = explanation.as_ref().and_then(|explanation| explanation.refusal).or(unverified.map(Refusal::from));
     let has_siblings = tenants.only().is_none();
-    Ok(Report { claims, tenant, has_siblings, examined, unverified, explanation, refusal, now })
+    Ok(ExplainReport { claims, tenant, has_siblings, examined, unverified, explanation, refusal, now })
 }
 
 /// The tenant that verifies a session token.
@@ -193,14 +193,14 @@ fn read_claims(path: &Path) -> Result<Map<String, Value>, String> {
     }
 }
 
-impl Report<'_> {
+impl ExplainReport<'_> {
     fn as_text(&self) -> String {
         let mut text = String::new();
         let mut line = |label: &str, value: &str| _ = writeln!(text, "{label:15}{value}");
         let session = self.examined.session.as_ref();
         let verified = match (self.unverified, self.claims, session) {
             (Some(refusal), ..) => format!("would be refused: {refusal}"),
-            (None, Claims::All, Some(session)) => {
+            (None, ClaimsOrigin::SessionToken, Some(session)) => {
                 format!("verified; ends in {} s", (session.expires_at.0 - self.now.0).max(0) / 1000)
             }
             (None, ..) => "none; the claims are taken as verified".to_owned(),
@@ -235,7 +235,7 @@ impl Report<'_> {
     fn client_id(&self, explanation: &TokenExplanation, tenant: &Tenant) -> String {
         match &explanation.client_id {
             Ok(client_id) => client_id.to_string(),
-            Err(IdentityError::UsernameUnavailable) if self.claims == Claims::Some => {
+            Err(IdentityError::UsernameUnavailable) if self.claims == ClaimsOrigin::File => {
                 let missing = if tenant.users().is_some() { "sub" } else { "secret key" };
                 format!("unknown: the claims have no username, and looking it up needs a {missing}")
             }
@@ -259,7 +259,7 @@ impl Report<'_> {
                 json!({ "reason": reason, "status_code": status, "code": code, "message": message })
             }),
             "session_token": {
-                "verified": self.claims == Claims::All && self.unverified.is_none(),
+                "verified": self.claims == ClaimsOrigin::SessionToken && self.unverified.is_none(),
                 "reason": self.unverified.map(|unverified| Refusal::from(unverified).reason()),
                 "filled_in": filled_in,
             },

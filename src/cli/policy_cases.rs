@@ -19,7 +19,7 @@ use crate::{
     clock::UnixMillis,
     config::{Case, Config, Expected, ExpectedGrant, PolicyUnderTest, Sources},
     identity::Identity,
-    issuer::{Claims, Explainer, TokenExplanation},
+    issuer::{ClaimsOrigin, Explainer, TokenExplanation},
     refusal::{Refusal, Row},
 };
 
@@ -46,7 +46,7 @@ async fn differences(case: &Case<'_>) -> Differences {
     let examined = Examined::from_claims(case.claims.clone(), now);
     let identity = Identity::new(token.client_id.clone(), None);
     let explainer = Explainer { identity: &identity, policy, jwt_key: None };
-    let explained = explainer.explain(&examined, Claims::Some, &case.params, now).await;
+    let explained = explainer.explain(&examined, ClaimsOrigin::File, &case.params, now).await;
     let refusal = explained.as_ref().map_or(examined.refused.map(Refusal::from), |explained| explained.refusal);
     match (&case.expected, refusal.as_ref().map(Refusal::row), explained) {
         (Expected::Granted(expected), None, Some(explained)) => compare_grants(expected, explained),

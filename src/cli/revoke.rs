@@ -20,7 +20,7 @@ use crate::{
     config::{AdminConfig, Config, Sources},
     outgoing::causes,
     revocation::operator::{
-        DenialOutcome, LiveTokenKnowledge, Report, RevocationRequestBody, TargetReport, TargetReportOutcome,
+        DenialOutcome, LiveTokenKnowledge, RevocationReport, RevocationRequestBody, TargetReport, TargetReportOutcome,
     },
 };
 
@@ -28,7 +28,7 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 #[derive(Clone, Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct RevokeArguments {
     #[command(flatten)]
     request: RevocationRequestBody,
     /// Print the report as JSON, for scripts
@@ -36,7 +36,10 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(config: Option<&Path>, Arguments { request, json }: Arguments) -> Result<Output, Failure> {
+pub(super) async fn run(
+    config: Option<&Path>,
+    RevokeArguments { request, json }: RevokeArguments,
+) -> Result<Output, Failure> {
     let admin = Config::admin_only(&Sources::read(config))?;
     let report = send(&admin, &request).await.map_err(|error| Failure::Other(printable(&error)))?;
     let text = if json {
@@ -47,7 +50,7 @@ pub(super) async fn run(config: Option<&Path>, Arguments { request, json }: Argu
     Ok(Output { text, has_failed: !report.complete })
 }
 
-async fn send(admin: &AdminConfig, request: &RevocationRequestBody) -> Result<Report, String> {
+async fn send(admin: &AdminConfig, request: &RevocationRequestBody) -> Result<RevocationReport, String> {
     let address = admin.address.ok_or("the admin listener is off: ADMIN_PORT is 0. Nothing is revoked")?;
     let url = listener::url(address, "/revocations");
     let post = async {
@@ -78,7 +81,7 @@ async fn send(admin: &AdminConfig, request: &RevocationRequestBody) -> Result<Re
         .map_err(|_| format!("{url} did not answer with a report: is it this service, in this version?"))
 }
 
-fn as_text(report: &Report) -> String {
+fn as_text(report: &RevocationReport) -> String {
     let denials = report
         .denials
         .iter()
@@ -112,7 +115,7 @@ fn as_text(report: &Report) -> String {
 }
 
 /// Shows an operator who mistyped an ID that no live token is known for it.
-fn last_line(report: &Report) -> &'static str {
+fn last_line(report: &RevocationReport) -> &'static str {
     let was_anything_denied = report.denials.iter().any(|denial| denial.outcome != DenialOutcome::NotDenied);
     match (report.dry_run, report.complete, report.live_tokens) {
         (true, ..) => "A dry run: nothing was changed.",

@@ -23,11 +23,11 @@ pub struct Explainer<'a> {
 
 /// The origin of a session's claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claims {
+pub enum ClaimsOrigin {
     /// A session token, which has all claims.
-    All,
+    SessionToken,
     /// A file, which may leave out the username.
-    Some,
+    File,
 }
 
 /// The decisions about a session, with their reasons.
@@ -46,7 +46,7 @@ impl Explainer<'_> {
     pub async fn explain(
         &self,
         examined: &Examined,
-        claims: Claims,
+        claims: ClaimsOrigin,
         params: &[(String, String)],
         now: UnixMillis,
     ) -> Option<TokenExplanation> {
@@ -59,7 +59,7 @@ impl Explainer<'_> {
                 return Err(Refusal::from(invalid));
             }
             let params = parsed?;
-            let is_unknown = claims == Claims::Some && client_id == Err(IdentityError::UsernameUnavailable);
+            let is_unknown = claims == ClaimsOrigin::File && client_id == Err(IdentityError::UsernameUnavailable);
             let assumed = match &params.client_id {
                 _ if !is_unknown => client_id.clone(),
                 Some(asked) => Ok(asked.clone()),

@@ -26,14 +26,14 @@ pub struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub granted: Option<Capability>,
     /// The decision.
-    #[serde(with = "Outcome")]
+    #[serde(with = "SerializedOutcome")]
     pub outcome: Result<Grant, PolicyRefusal>,
 }
 
 /// The names of a `Result` in JSON.
 #[derive(Serialize)]
 #[serde(remote = "Result")]
-enum Outcome<T, E> {
+enum SerializedOutcome<T, E> {
     #[serde(rename = "granted")]
     Ok(T),
     #[serde(rename = "refused")]

@@ -5,7 +5,9 @@ mod request;
 
 use std::collections::BTreeSet;
 
-pub use report::{DenialOutcome, DenialReport, LiveTokenKnowledge, Report, TargetReport, TargetReportOutcome};
+pub use report::{
+    DenialOutcome, DenialReport, LiveTokenKnowledge, RevocationReport, TargetReport, TargetReportOutcome,
+};
 pub use request::{Action, InvalidRevocationRequest, RequestedTarget, RevocationRequest, RevocationRequestBody};
 
 use super::{Revocation, Task, retry_at};
@@ -22,10 +24,11 @@ impl Revocation {
         &self,
         request: &RevocationRequest,
         now: UnixMillis,
-    ) -> Result<Report, InvalidRevocationRequest> {
+    ) -> Result<RevocationReport, InvalidRevocationRequest> {
         let tenant = self.tenant_of(request)?;
         let (dry_run, tenant_name) = (request.dry_run, tenant.name.clone());
-        let mut report = Report { dry_run, complete: true, tenant: tenant_name, ..Report::default() };
+        let mut report =
+            RevocationReport { dry_run, complete: true, tenant: tenant_name, ..RevocationReport::default() };
         let subjects = match &request.target {
             RequestedTarget::Session(session) => vec![Subject::Session(session.clone())],
             RequestedTarget::User(user) => vec![Subject::User(user.clone())],
@@ -104,7 +107,7 @@ impl Revocation {
         denied: Vec<Subject>,
         repeat_at: Option<UnixMillis>,
         now: UnixMillis,
-        report: &mut Report,
+        report: &mut RevocationReport,
     ) {
         let is_any_denied = !denied.is_empty();
         // After the denial is recorded: from then on no token is issued.
@@ -168,7 +171,7 @@ impl Revocation {
         task: &Task,
         repeat_at: Option<UnixMillis>,
         now: UnixMillis,
-        report: &mut Report,
+        report: &mut RevocationReport,
     ) -> Vec<Option<TargetReportOutcome>> {
         if let Some(repeat_at) = repeat_at
             && self.enqueue_and_report(task.stored("again", repeat_at), now, report).await
@@ -193,7 +196,7 @@ impl Revocation {
     }
 
     /// Stores a task, with a warning unless all replicas get it. Returns whether it will be performed.
-    async fn enqueue_and_report(&self, task: StoredTask, now: UnixMillis, report: &mut Report) -> bool {
+    async fn enqueue_and_report(&self, task: StoredTask, now: UnixMillis, report: &mut RevocationReport) -> bool {
         let enqueued = self.store.enqueue_task(task, now).await;
         match enqueued {
             Ok(()) => {}

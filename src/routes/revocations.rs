@@ -16,7 +16,7 @@ use crate::{
     refusal::Refusal,
     revocation::{
         Revocation,
-        operator::{Action, InvalidRevocationRequest, Report, RevocationRequest},
+        operator::{Action, InvalidRevocationRequest, RevocationReport, RevocationRequest},
     },
 };
 
@@ -58,7 +58,7 @@ async fn carry_out(
     revocation: Arc<Revocation>,
     request: RevocationRequest,
     now: UnixMillis,
-) -> Result<Report, InvalidRevocationRequest> {
+) -> Result<RevocationReport, InvalidRevocationRequest> {
     let report = revocation.execute(&request, now).await?;
     let action = match request.action {
         _ if request.dry_run => "dry run",

@@ -29,7 +29,7 @@ pub use shared::OnFailure;
 
 use self::{
     link::{Names, RedisFailure},
-    shared::{Phase, Shared},
+    shared::{SharedState, SyncPhase},
 };
 use super::{
     Coverage, Forgotten, Health, IdempotencyClaim, LiveToken, LiveTokens, MemoryStore, OnForget, RecordOutcome,
@@ -43,7 +43,7 @@ use crate::{
 
 /// The store that replicas share.
 pub struct RedisStore {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     sync_task: JoinHandle<()>,
 }
 
@@ -61,13 +61,13 @@ impl RedisStore {
         on_forget: OnForget,
     ) -> Result<Self, InvalidRedisAddress> {
         let client = address.client().map_err(|_| InvalidRedisAddress::NotAUrl)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedState {
             on_failure,
             max_unwritten: limits.restrictions.saturating_add(limits.remembered),
             clock,
             local: MemoryStore::new(limits, on_forget),
             link: ArcSwapOption::empty(),
-            phase: Mutex::new(Phase::Starting),
+            phase: Mutex::new(SyncPhase::Starting),
             unwritten: Mutex::default(),
             backlog: Mutex::default(),
             outages: AtomicU64::new(0),

@@ -52,12 +52,12 @@ struct Lane<C> {
     /// The maximum number of targets of the next call.
     max_targets: usize,
     request: VecDeque<Target>,
-    callers: HashMap<Target, Vec<Caller<C>>>,
+    callers: HashMap<Target, Vec<Waiter<C>>>,
 }
 
 /// A caller that waits for a target's outcome, until some time.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Caller<C> {
+pub(super) struct Waiter<C> {
     pub(super) caller: C,
     until: UnixMillis,
 }
@@ -76,7 +76,7 @@ pub(super) enum Added {
 /// The next step of the task that makes the calls.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<C> {
-    Call(Call<C>),
+    RevokeCall(RevokeCall<C>),
     /// Tell these callers to retry later.
     Leave(Vec<C>),
     Sleep(Duration),
@@ -86,10 +86,10 @@ pub(super) enum Next<C> {
 
 /// A call to make.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Call<C> {
+pub(super) struct RevokeCall<C> {
     pub(super) targets: Vec<Target>,
     /// The callers of each target.
-    pub(super) callers: Vec<Vec<Caller<C>>>,
+    pub(super) callers: Vec<Vec<Waiter<C>>>,
     pub(super) margin: ReauthMargin,
 }
 
@@ -136,7 +136,7 @@ impl<C> Schedule<C> {
             return Added::TooSoon { retry_at: pause.until };
         }
         for (target, caller) in targets {
-            self.lane(margin).push_back(target, Caller { caller, until });
+            self.lane(margin).push_back(target, Waiter { caller, until });
         }
         if mem::replace(&mut self.is_running, true) { Added::Waits } else { Added::First }
     }
@@ -159,7 +159,7 @@ impl<C> Schedule<C> {
         let targets: Vec<_> = lane.request.drain(..lane.request.len().min(lane.max_targets)).collect();
         let callers = targets.iter().map(|target| lane.callers.remove(target).unwrap_or_default()).collect();
         self.turn = other(margin);
-        Next::Call(Call { targets, callers, margin })
+        Next::RevokeCall(RevokeCall { targets, callers, margin })
     }
 
     /// Ably accepted a call with this margin. The next call starts at once, and may be larger.
@@ -177,7 +177,7 @@ impl<C> Schedule<C> {
 
     /// Ably refused a call, maybe because of one target. Retries at once in calls of half the size, so that in the end Ably
     /// refuses only that target.
-    pub(super) fn refused(&mut self, call: Call<C>) {
+    pub(super) fn refused(&mut self, call: RevokeCall<C>) {
         self.reset_backoff();
         let lane = self.lane(call.margin);
         lane.max_targets = (call.targets.len() / 2).max(1);
@@ -188,7 +188,7 @@ impl<C> Schedule<C> {
     /// failure. `jitter`, from 0 to 1, shortens that pause by up to a half.
     pub(super) fn failed(
         &mut self,
-        call: Call<C>,
+        call: RevokeCall<C>,
         retry_after: Option<Duration>,
         now: UnixMillis,
         jitter: f64,
@@ -206,7 +206,7 @@ impl<C> Schedule<C> {
     }
 
     /// Removes and returns the callers that do not stay.
-    fn leave(&mut self, stays: impl Fn(&Caller<C>) -> bool) -> Vec<C> {
+    fn leave(&mut self, stays: impl Fn(&Waiter<C>) -> bool) -> Vec<C> {
         [&mut self.at_once, &mut self.with_margin].into_iter().flat_map(|lane| lane.leave(&stays)).collect()
     }
 
@@ -225,7 +225,7 @@ impl Pause {
 }
 
 impl<C> Lane<C> {
-    fn push_back(&mut self, target: Target, caller: Caller<C>) {
+    fn push_back(&mut self, target: Target, caller: Waiter<C>) {
         if !self.callers.contains_key(&target) {
             self.request.push_back(target.clone());
         }
@@ -233,7 +233,7 @@ impl<C> Lane<C> {
     }
 
     /// Returns the targets of a call to the front.
-    fn put_back(&mut self, targets: Vec<Target>, callers: Vec<Vec<Caller<C>>>) {
+    fn put_back(&mut self, targets: Vec<Target>, callers: Vec<Vec<Waiter<C>>>) {
         for (target, callers) in targets.into_iter().zip(callers).rev() {
             if !self.callers.contains_key(&target) {
                 self.request.push_front(target.clone());
@@ -242,12 +242,12 @@ impl<C> Lane<C> {
         }
     }
 
-    fn leave(&mut self, stays: impl Fn(&Caller<C>) -> bool) -> Vec<C> {
+    fn leave(&mut self, stays: impl Fn(&Waiter<C>) -> bool) -> Vec<C> {
         let mut left = Vec::new();
         self.request.retain(|target| {
             let callers = self.callers.remove(target).unwrap_or_default();
             let (stay, leave): (Vec<_>, _) = callers.into_iter().partition(&stays);
-            left.extend(leave.into_iter().map(|Caller { caller, .. }| caller));
+            left.extend(leave.into_iter().map(|Waiter { caller, .. }| caller));
             let is_waited_for = !stay.is_empty();
             if is_waited_for {
                 self.callers.insert(target.clone(), stay);
@@ -292,16 +292,16 @@ mod tests {
         schedule.add(names.iter().map(|name| (target(name), (*name).to_owned())), margin, now)
     }
 
-    fn next(schedule: &mut Schedule<String>, now: UnixMillis) -> Option<Call<String>> {
+    fn next(schedule: &mut Schedule<String>, now: UnixMillis) -> Option<RevokeCall<String>> {
         match schedule.next(now) {
-            Next::Call(call) => Some(call),
+            Next::RevokeCall(call) => Some(call),
             Next::Leave(_) | Next::Sleep(_) | Next::Stop => None,
         }
     }
 
     /// The targets and the margin of the next call.
     fn call(schedule: &mut Schedule<String>, now: UnixMillis) -> Option<(Vec<String>, ReauthMargin)> {
-        let Call { targets, callers, margin } = next(schedule, now)?;
+        let RevokeCall { targets, callers, margin } = next(schedule, now)?;
         assert_eq!(targets.len(), callers.len());
         Some((targets.iter().map(|target| target.to_string().replace("clientId:", "")).collect(), margin))
     }
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn a_target_that_several_wait_for_is_called_once_and_all_get_its_outcome() {
         let mut schedule = Schedule::default();
-        let callers = |call: Call<String>| -> Vec<Vec<String>> {
+        let callers = |call: RevokeCall<String>| -> Vec<Vec<String>> {
             call.callers.into_iter().map(|all| all.into_iter().map(|one| one.caller).collect()).collect()
         };
         for caller in ["one", "two"] {
@@ -461,8 +461,8 @@ mod tests {
         }
     }
 
-    fn nothing() -> Call<String> {
-        Call { targets: vec![], callers: vec![], margin: ReauthMargin::None }
+    fn nothing() -> RevokeCall<String> {
+        RevokeCall { targets: vec![], callers: vec![], margin: ReauthMargin::None }
     }
 
     /// How long the pauses of calls are that fail one after the other.

@@ -10,7 +10,7 @@ use crate::{
 
 /// What a revocation request did. In a dry run, what it would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct RevocationReport {
     /// Whether nothing was changed.
     pub dry_run: bool,
     /// Whether everything is done.
@@ -134,7 +134,7 @@ impl TargetReportOutcome {
     }
 }
 
-impl Report {
+impl RevocationReport {
     pub(super) fn warn(&mut self, warning: &str) {
         if !self.warnings.iter().any(|known| known == warning) {
             self.warnings.push(warning.to_owned());

@@ -148,7 +148,7 @@ fn a_request_has_one_target_and_only_known_fields() {
 
 #[test]
 fn a_report_is_read_as_it_was_written() {
-    let report = Report {
+    let report = RevocationReport {
         denials: vec![DenialReport {
             subject: Subject::User("u".into()),
             outcome: DenialOutcome::Denied { until: NOW },
@@ -158,7 +158,7 @@ fn a_report_is_read_as_it_was_written() {
             allow_reauth_margin: false,
             outcome: Some(TargetReportOutcome::Refused { code: Some(40163) }),
         }],
-        ..Report::default()
+        ..RevocationReport::default()
     };
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["denials"][0], json!({ "user": "u", "outcome": "denied", "until": NOW }));
@@ -166,13 +166,13 @@ fn a_report_is_read_as_it_was_written() {
         "target": "clientId:alice", "allow_reauth_margin": false, "outcome": "refused", "code": 40163,
     });
     assert_eq!(json["targets"][0], refused);
-    assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+    assert_eq!(serde_json::from_value::<RevocationReport>(json).unwrap(), report);
 
-    let mut dry = Report { dry_run: true, ..report };
+    let mut dry = RevocationReport { dry_run: true, ..report };
     dry.targets[0].outcome = None;
     let json = serde_json::to_value(&dry).unwrap();
     assert_eq!(json["targets"][0], json!({ "target": "clientId:alice", "allow_reauth_margin": false }));
-    assert_eq!(serde_json::from_value::<Report>(json).unwrap(), dry);
+    assert_eq!(serde_json::from_value::<RevocationReport>(json).unwrap(), dry);
 }
 
 #[tokio::test]

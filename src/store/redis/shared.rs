@@ -29,14 +29,14 @@ pub enum OnFailure {
     Refuse,
 }
 
-pub(super) struct Shared {
+pub(super) struct SharedState {
     pub(super) on_failure: OnFailure,
     pub(super) max_unwritten: usize,
     pub(super) clock: Clock,
     /// What this replica knows. Of live tokens and tasks, only its own.
     pub(super) local: MemoryStore,
     pub(super) link: ArcSwapOption<Link>,
-    pub(super) phase: Mutex<Phase>,
+    pub(super) phase: Mutex<SyncPhase>,
     /// Restrictions that Redis lacks.
     pub(super) unwritten: Mutex<HashMap<RestrictionKey, Restriction>>,
     /// The tasks in Redis at the last heartbeat. `None` during an outage.
@@ -62,7 +62,7 @@ pub(super) struct Shared {
 
 /// Whether the replica is in sync with Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum SyncPhase {
     /// Not yet.
     Starting,
     Synced,
@@ -70,8 +70,8 @@ pub(super) enum Phase {
     Lost,
 }
 
-impl Shared {
-    pub(super) fn phase(&self) -> Phase {
+impl SharedState {
+    pub(super) fn phase(&self) -> SyncPhase {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -114,10 +114,10 @@ impl Shared {
             || !self.local.restrictions.has_room(now)
             || self.unwritten().len() >= self.max_unwritten;
         match self.phase() {
-            Phase::Starting => Health::Starting,
+            SyncPhase::Starting => Health::Starting,
             _ if full => Health::Full,
-            Phase::Synced if self.link.load().is_some() => Health::Ready,
-            Phase::Synced | Phase::Lost => Health::Degraded,
+            SyncPhase::Synced if self.link.load().is_some() => Health::Ready,
+            SyncPhase::Synced | SyncPhase::Lost => Health::Degraded,
         }
     }
 
@@ -129,7 +129,9 @@ impl Shared {
     }
 
     pub(super) fn redis_has_all_tasks(&self) -> bool {
-        self.phase() == Phase::Synced && self.link.load().is_some() && !self.redis_lacks_tasks.load(Ordering::Relaxed)
+        self.phase() == SyncPhase::Synced
+            && self.link.load().is_some()
+            && !self.redis_lacks_tasks.load(Ordering::Relaxed)
     }
 
     /// Applies a restriction that Redis has.
@@ -185,13 +187,13 @@ impl Shared {
 
     pub(super) fn mark_synced(&self) {
         self.last_outage().end(self.now());
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::Synced;
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = SyncPhase::Synced;
     }
 
     pub(super) fn mark_lost(&self) {
         let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        if *phase == Phase::Synced {
-            *phase = Phase::Lost;
+        if *phase == SyncPhase::Synced {
+            *phase = SyncPhase::Lost;
             self.last_outage().begin(self.now());
             self.outages.fetch_add(1, Ordering::Relaxed);
         }

@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     super::{Forgotten, Restriction, restriction::RestrictionKey},
     link::{Link, Names, RedisFailure, decode, decode_forget},
-    shared::{Phase, Shared},
+    shared::{SharedState, SyncPhase},
 };
 use crate::clock::{self, UnixMillis};
 
@@ -54,7 +54,7 @@ impl Backoff {
 }
 
 /// Connects, and reconnects forever.
-pub(super) async fn run(shared: Arc<Shared>, client: Client, names: Names, address: String) {
+pub(super) async fn run(shared: Arc<SharedState>, client: Client, names: Names, address: String) {
     let mut backoff = Backoff::NONE;
     loop {
         let reason = connect(&shared, &client, &names, &address, &mut backoff).await;
@@ -70,10 +70,10 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client, names: Names, addre
 }
 
 /// Connects, and keeps in sync until the connection is lost. Returns why it was lost.
-async fn connect(shared: &Shared, client: &Client, names: &Names, address: &str, backoff: &mut Backoff) -> String {
+async fn connect(shared: &SharedState, client: &Client, names: &Names, address: &str, backoff: &mut Backoff) -> String {
     let (pushed, mut pushes) = mpsc::unbounded_channel();
     let (broken, mut failures) = mpsc::channel(1);
-    let first = shared.phase() == Phase::Starting;
+    let first = shared.phase() == SyncPhase::Starting;
     let link = match catch_up(shared, client, names, pushed, broken, &mut pushes).await {
         Ok(link) => link,
         Err(error) => return error.reason(),
@@ -107,7 +107,7 @@ async fn connect(shared: &Shared, client: &Client, names: &Names, address: &str,
 
 /// Subscribes, reads the active restrictions, and writes what Redis lacks.
 async fn catch_up(
-    shared: &Shared,
+    shared: &SharedState,
     client: &Client,
     names: &Names,
     pushed: mpsc::UnboundedSender<PushInfo>,
@@ -124,7 +124,7 @@ async fn catch_up(
         link.publish_forget(None).await?;
         shared.missed_forget.store(false, Ordering::Relaxed);
     }
-    if shared.phase() == Phase::Lost {
+    if shared.phase() == SyncPhase::Lost {
         // Messages to forget users were missed during the outage.
         (shared.local.on_forget)(Forgotten::Everyone);
     }
@@ -135,7 +135,7 @@ async fn catch_up(
 }
 
 /// Reads the active restrictions, and notes which of them Redis lacks.
-async fn read_all(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
+async fn read_all(shared: &SharedState, link: &Link) -> Result<(), RedisFailure> {
     let now = shared.now();
     // A restriction missed from here on may not be part of this read.
     let missed = shared.missed_restrictions.load(Ordering::Relaxed);
@@ -158,7 +158,7 @@ async fn read_all(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
 }
 
 /// Writes the restrictions that Redis lacks.
-async fn write_restrictions(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
+async fn write_restrictions(shared: &SharedState, link: &Link) -> Result<(), RedisFailure> {
     loop {
         let now = shared.now();
         let batch: Vec<(RestrictionKey, Restriction)> = {
@@ -197,7 +197,7 @@ async fn write_restrictions(shared: &Shared, link: &Link) -> Result<(), RedisFai
 }
 
 /// Writes the tasks that this replica knows, in case Redis lacks them.
-async fn write_tasks(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
+async fn write_tasks(shared: &SharedState, link: &Link) -> Result<(), RedisFailure> {
     for task in shared.local.tasks.all() {
         match link.enqueue(&task).await {
             Err(RedisFailure::Full) => {
@@ -213,7 +213,7 @@ async fn write_tasks(shared: &Shared, link: &Link) -> Result<(), RedisFailure> {
 
 /// Writes the live tokens that this replica knows, in case Redis lost them; again whenever Redis had no memory for one.
 /// Returns only when the connection is lost.
-async fn write_live_tokens(shared: &Shared, link: &Link) -> RedisFailure {
+async fn write_live_tokens(shared: &SharedState, link: &Link) -> RedisFailure {
     loop {
         for batch in shared.local.live_tokens.all(shared.now()).chunks(BATCH) {
             loop {
@@ -230,7 +230,7 @@ async fn write_live_tokens(shared: &Shared, link: &Link) -> RedisFailure {
 
 /// After an outage longer than a denial, reads the restrictions that came and expired during it: tokens that violate
 /// them may live on. Returns only when the connection is lost.
-async fn read_missed_restrictions(shared: &Shared, link: &Link) -> RedisFailure {
+async fn read_missed_restrictions(shared: &SharedState, link: &Link) -> RedisFailure {
     if shared.last_outage().has_unread() {
         let (mut cursor, mut pages) = (0, 0);
         loop {
@@ -262,7 +262,7 @@ async fn read_missed_restrictions(shared: &Shared, link: &Link) -> RedisFailure 
 }
 
 /// The periodic work of a connection. Returns only when the connection is lost.
-async fn heartbeat(shared: &Shared, link: &Link) -> RedisFailure {
+async fn heartbeat(shared: &SharedState, link: &Link) -> RedisFailure {
     let mut ticks = time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -295,7 +295,7 @@ async fn heartbeat(shared: &Shared, link: &Link) -> RedisFailure {
 }
 
 /// Applies the messages of other replicas. Returns only when the connection is lost, and says why.
-async fn listen(shared: &Shared, names: &Names, pushes: &mut UnboundedReceiver<PushInfo>) -> String {
+async fn listen(shared: &SharedState, names: &Names, pushes: &mut UnboundedReceiver<PushInfo>) -> String {
     while let Some(push) = pushes.recv().await {
         if push.kind == PushKind::Disconnection {
             break;
@@ -305,7 +305,7 @@ async fn listen(shared: &Shared, names: &Names, pushes: &mut UnboundedReceiver<P
     "the connection was closed".to_owned()
 }
 
-fn apply_message(shared: &Shared, names: &Names, push: &PushInfo) {
+fn apply_message(shared: &SharedState, names: &Names, push: &PushInfo) {
     let (PushKind::Message, [channel, message]) = (&push.kind, push.data.as_slice()) else { return };
     let (Ok(channel), Ok(message)) = (text(channel), text(message)) else { return };
     if channel == names.restrictions_channel() {
