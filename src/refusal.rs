@@ -62,6 +62,7 @@ pub enum Refusal {
     AdminFromPage,
     AdminHost,
     Host,
+    AdminBody(InvalidBody),
     NotJson,
     RevocationRequest(InvalidRevocationRequest),
     RevocationRequestInterrupted,
@@ -319,12 +320,12 @@ rows! {
         "The service failed: its log says more. Send the request again.";
     R::MetricsNotWritten => "metrics-not-written", 500, INTERNAL, "The metrics cannot be written.";
 
-    R::Body(InvalidBody::TooLarge) => "body-refused", 413, BAD_REQUEST, "The body of the request is too large.";
-    R::Body(InvalidBody::TooSlow) => "body-refused", 408, BAD_REQUEST,
+    R::Body(InvalidBody::TooLarge) | R::AdminBody(InvalidBody::TooLarge) => "body-refused", 413, BAD_REQUEST, "The body of the request is too large.";
+    R::Body(InvalidBody::TooSlow) | R::AdminBody(InvalidBody::TooSlow) => "body-refused", 408, BAD_REQUEST,
         "The request did not arrive whole within 5 seconds.";
-    R::Body(InvalidBody::Interrupted) => "body-refused", 400, BAD_REQUEST,
+    R::Body(InvalidBody::Interrupted) | R::AdminBody(InvalidBody::Interrupted) => "body-refused", 400, BAD_REQUEST,
         "The body of the request did not arrive whole.";
-    R::Body(InvalidBody::NotForm) => "body-refused", 415, BAD_REQUEST,
+    R::Body(InvalidBody::NotForm) | R::AdminBody(InvalidBody::NotForm) => "body-refused", 415, BAD_REQUEST,
         "The body of a POST must be application/x-www-form-urlencoded, without content encoding.";
     R::HeadTooLarge => "head-too-large", 431, BAD_REQUEST,
         "The address and headers of the request are larger than 16 KiB, or it has more than 96 headers.";
@@ -371,6 +372,7 @@ impl Refusal {
                 | Self::AdminFromPage
                 | Self::AdminHost
                 | Self::Host
+                | Self::AdminBody(_)
                 | Self::NotJson
                 | Self::RevocationRequest(_)
         )

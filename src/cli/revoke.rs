@@ -71,11 +71,9 @@ async fn send(admin: &AdminConfig, request: &RevocationRequestBody) -> Result<Re
     })?;
     if !status.is_success() {
         let error = serde_json::from_slice::<Value>(&body).unwrap_or_default();
-        let message = error.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
-        return Err(format!(
-            "{url} refused the request with status {}: {message} Nothing is revoked.",
-            status.as_u16()
-        ));
+        let message = error.pointer("/error/message").and_then(Value::as_str);
+        let message = message.map(|message| format!(": {}", message.trim_end_matches('.'))).unwrap_or_default();
+        return Err(format!("{url} refused the request with status {}{message}. Nothing is revoked.", status.as_u16()));
     }
     serde_json::from_slice(&body)
         .map_err(|_| format!("{url} did not answer with a report: is it this service, in this version?"))

@@ -58,23 +58,26 @@ impl ClerkConfig {
         let publishable_key = reader.value(&settings::CLERK_PUBLISHABLE_KEY, PublishableKey::parse);
         let kind = publishable_key.as_ref().map(PublishableKey::kind);
         let api_url = reader.value(&settings::CLERK_API_URL, value::base_url);
+        let native_apps = reader.value(&settings::CLERK_NATIVE_APPS, value::boolean);
+        let clock_skew_ms = reader.value(&settings::CLERK_CLOCK_SKEW_MS, clock_skew_ms);
+        let user_cache_ttl = reader.value(&settings::CLERK_USER_CACHE_TTL, value::duration);
         let satellites = reader.list(&settings::CLERK_DOMAIN, satellite).unwrap_or_default();
         let satellites = if kind == Some(InstanceKind::Production) { satellites } else { Vec::new() };
         Some(Self {
             secret_key: reader.value(&settings::CLERK_SECRET_KEY, |text| secret_key(text, kind)),
             jwt_key: reader.value(&settings::CLERK_JWT_KEY, |pem| SigningKeys::from_pem(pem).map(|_| pem.to_owned())),
             authorized_parties: reader.list(&settings::CLERK_AUTHORIZED_PARTIES, value::origin).unwrap_or_default(),
-            native_apps: reader.value(&settings::CLERK_NATIVE_APPS, value::boolean).unwrap_or_default(),
             audience: reader.list(&settings::CLERK_AUDIENCE, audience).unwrap_or_default(),
-            clock_skew_ms: reader.value(&settings::CLERK_CLOCK_SKEW_MS, clock_skew_ms).unwrap_or_default(),
             proxy_url: reader.value(&settings::CLERK_PROXY_URL, value::base_url),
-            user_cache_ttl: reader.value(&settings::CLERK_USER_CACHE_TTL, value::duration).unwrap_or_default(),
             webhook_signing_secrets: reader
                 .list(&settings::CLERK_WEBHOOK_SIGNING_SECRET, webhook_signing_secret)
                 .unwrap_or_default(),
             publishable_key: publishable_key?.on_satellites(satellites.clone()),
             satellites,
             api_url: api_url?,
+            native_apps: native_apps?,
+            clock_skew_ms: clock_skew_ms?,
+            user_cache_ttl: user_cache_ttl?,
         })
     }
 

@@ -139,16 +139,18 @@ impl<'a> Parser<'a> {
         let keys = self.table(value)?;
         let name = self.name(value, keys, "[[grants]]");
         self.reject_unknown(keys, RULE_KEYS, "key");
+        let when = keys.get("when").map(|value| self.when(value));
         let capability = self.required(value, keys, "capability");
         let channel_claims: Read<'a, _> = |parser, value| parser.templates(value, Self::channel_claim);
         let publish_rate: Read<'a, _> = |parser, value| parser.templates(value, Self::rate);
         Some(Rule {
             name: RuleName::new(&name.unwrap_or_default()),
-            when: keys.get("when").and_then(|value| self.when(value)),
             capability: capability.and_then(|value| self.templates(value, Self::operations)).unwrap_or_default(),
             ttl: keys.get("ttl").and_then(|value| self.ttl(value)),
             channel_claims: self.jwt_only(keys, "channel_claims", channel_claims).unwrap_or_default(),
             publish_rate: self.jwt_only(keys, "publish_rate", publish_rate).unwrap_or_default(),
+            // A rule without its condition would match every session.
+            when: if let Some(when) = when { Some(when?) } else { None },
         })
     }
 
@@ -228,6 +230,7 @@ impl<'a> Parser<'a> {
     }
 
     fn condition(&mut self, value: &Node<'_>) -> Option<Condition> {
+        let problems = self.problems.len();
         let table = self.table(value)?;
         if table.is_empty() {
             self.problem(value, "an empty condition; leave it out if it always holds");
@@ -255,6 +258,9 @@ impl<'a> Parser<'a> {
                 _ => None,
             };
             parts.extend(part);
+        }
+        if self.problems.len() > problems {
+            return None;
         }
         if parts.len() == 1 { parts.pop() } else { Some(Condition::All(parts)) }
     }

@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
             }
             None => setting.default_value()?.clone(),
         };
-        self.keep(setting, value.to_string());
+        self.keep(setting, text_in_any_source(&value));
         Some(value)
     }
 
@@ -194,6 +194,15 @@ fn text_of(name: &str, Entry { value, line, defect }: &Entry, suffix: &str) -> R
 }
 
 /// A value as a variable would hold it. None if it is not a single value.
+/// A value as a variable would hold it, so that moving it to another source is not a change.
+fn text_in_any_source(value: &toml::Value) -> String {
+    match value {
+        toml::Value::Array(items) => items.iter().filter_map(scalar).collect::<Vec<_>>().join(","),
+        toml::Value::String(text) if text.contains(',') => text.split(',').map(str::trim).collect::<Vec<_>>().join(","),
+        value => scalar(value).unwrap_or_else(|| value.to_string()),
+    }
+}
+
 fn scalar(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.trim().to_owned()),

@@ -37,9 +37,11 @@ pub enum PolicyRefusal {
     NothingGranted,
     /// The requested and the granted capability have nothing in common.
     #[error("the policy grants nothing of the capability asked for")]
+    #[serde(rename = "nothing-of-asked")]
     NothingOfRequested,
     /// The requested capability names too many resources, or its intersection with the granted one is too large.
     #[error("the capability asked for is too large")]
+    #[serde(rename = "too-much-asked")]
     RequestTooLarge,
 }
 

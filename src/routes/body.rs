@@ -35,9 +35,8 @@ pub(super) struct PermittedBody<'p> {
 /// Reads a body of at most `most` bytes.
 pub(super) async fn read(request: &HttpRequest, payload: Payload, most: usize) -> Result<Bytes, InvalidBody> {
     let make_room = |length| if length > most { Err(InvalidBody::TooLarge) } else { Ok(()) };
-    timeout_at(RequestClock::receive_by(request), collect(payload, make_room))
-        .await
-        .unwrap_or(Err(InvalidBody::TooSlow))
+    let collected = timeout_at(RequestClock::receive_by(request), collect(payload, make_room, |invalid| invalid)).await;
+    collected.unwrap_or(Err(InvalidBody::TooSlow))
 }
 
 /// Reads a webhook's body. Never waits for a permit.
@@ -60,7 +59,8 @@ pub(super) async fn read_with_permit<'p>(
     if let Some(announced) = announced_length(request) {
         make_room(announced)?;
     }
-    let collected = timeout_at(RequestClock::receive_by(request), collect(payload, make_room)).await;
+    let collecting = collect(payload, make_room, Refusal::WebhookBody);
+    let collected = timeout_at(RequestClock::receive_by(request), collecting).await;
     let bytes = collected.unwrap_or(Err(Refusal::WebhookBody(InvalidBody::TooSlow)))?;
     Ok(PermittedBody { bytes, _permit: permit })
 }
@@ -69,16 +69,17 @@ fn announced_length(request: &HttpRequest) -> Option<usize> {
     request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Calls `make_room` with the new length before the body grows.
-async fn collect<E: From<InvalidBody>>(
+/// Calls `make_room` with the new length before the body grows. `refusal` is the error for an invalid body.
+async fn collect<E>(
     mut payload: Payload,
     mut make_room: impl FnMut(usize) -> Result<(), E>,
+    refusal: impl Fn(InvalidBody) -> E,
 ) -> Result<Bytes, E> {
     let mut body = BytesMut::new();
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|error| match error {
-            PayloadError::Overflow => InvalidBody::TooLarge,
-            _ => InvalidBody::Interrupted,
+            PayloadError::Overflow => refusal(InvalidBody::TooLarge),
+            _ => refusal(InvalidBody::Interrupted),
         })?;
         make_room(body.len() + chunk.len())?;
         body.extend_from_slice(&chunk);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actix_web::{
-    HttpMessage as _, HttpRequest, HttpResponse,
+    HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
     http::StatusCode,
     web::{Data, Payload},
 };
@@ -13,7 +13,7 @@ use crate::{
     clock::UnixMillis,
     connection::RequestClock,
     detached::{Detached, Interrupted},
-    refusal::Refusal,
+    refusal::{Refusal, Row},
     revocation::{
         Revocation,
         operator::{Action, InvalidRevocationRequest, RevocationReport, RevocationRequest},
@@ -44,14 +44,17 @@ pub(super) async fn post(
     if !request.content_type().eq_ignore_ascii_case("application/json") {
         return Err(Refusal::NotJson);
     }
-    let body = body::read(&request, payload, LARGEST_BODY).await?;
+    let body = body::read(&request, payload, LARGEST_BODY).await.map_err(Refusal::AdminBody)?;
     let revocation_request = RevocationRequest::parse(&body)?;
     let work = carry_out(Arc::clone(&operator.revocation), revocation_request, UnixMillis::now());
-    let report = operator.detached.run(work).await.map_err(|Interrupted| {
-        tracing::error!("operator request interrupted");
-        Refusal::RevocationRequestInterrupted
-    })??;
-    Ok(answer::json(StatusCode::OK, &report))
+    match operator.detached.run(work).await {
+        Ok(report) => Ok(answer::json(StatusCode::OK, &report?)),
+        Err(Interrupted) => {
+            let Row { reason, status, .. } = Refusal::RevocationRequestInterrupted.row();
+            tracing::error!(reason, status, "operator request interrupted");
+            Ok(Refusal::RevocationRequestInterrupted.error_response())
+        }
+    }
 }
 
 async fn carry_out(

@@ -144,8 +144,10 @@ fn report(issuer: &Issuer, outcome: &Outcome<'_>, begun_at: Instant) {
                 code,
                 "token refused"
             );
-            if status == 500 {
-                tracing::error!(tenant = tenant_name, reason, "{message}");
+            match refusal {
+                Refusal::JwtTooLarge => tracing::error!(tenant = tenant_name, reason, "{message}"),
+                Refusal::NoRandomness => tracing::error!(tenant = tenant_name, reason, "{NoRandomness}"),
+                _ => {}
             }
         }
     }

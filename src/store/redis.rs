@@ -5,7 +5,7 @@
 //! the active restrictions, writes what Redis lacks, and then marks the store ready.
 
 mod address;
-mod link;
+mod connection;
 mod outage;
 mod prefix;
 mod shared;
@@ -28,7 +28,7 @@ pub use prefix::RedisKeyPrefix;
 pub use shared::OnFailure;
 
 use self::{
-    link::{Names, RedisFailure},
+    connection::{Names, RedisFailure},
     shared::{SharedState, SyncPhase},
 };
 use super::{
@@ -66,7 +66,7 @@ impl RedisStore {
             max_unwritten: limits.restrictions.saturating_add(limits.remembered),
             clock,
             local: MemoryStore::new(limits, on_forget),
-            link: ArcSwapOption::empty(),
+            connection: ArcSwapOption::empty(),
             phase: Mutex::new(SyncPhase::Starting),
             unwritten: Mutex::default(),
             backlog: Mutex::default(),
@@ -136,16 +136,16 @@ impl Store for RedisStore {
     async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
         let shared = &self.shared;
         let newer_here = shared.local.restrictions.newer_than(&restriction);
-        let stored = match shared.link() {
-            Ok(link) => {
+        let stored = match shared.connection() {
+            Ok(connection) => {
                 // Redis may have lost a newer one that this replica knows.
                 let newest = newer_here.as_ref().unwrap_or(&restriction);
-                let stored = link.record(std::slice::from_ref(newest), now).await;
+                let stored = connection.record(std::slice::from_ref(newest), now).await;
                 if stored == Err(RedisFailure::Full) && newest.terms().is_active(now) {
                     // Other replicas can apply it anyway. Publishing does not store it.
-                    let _ = link.publish_restriction(newest).await;
+                    let _ = connection.publish_restriction(newest).await;
                 }
-                stored.map_err(|error| shared.failed(&link, &error))
+                stored.map_err(|error| shared.failed(&connection, &error))
             }
             Err(error) => Err(error),
         };
@@ -180,8 +180,10 @@ impl Store for RedisStore {
         let shared = &self.shared;
         // Without room at this replica, Redis can still store it.
         let in_memory = shared.local.live_tokens.put(&live_token, now);
-        let in_redis = match shared.link() {
-            Ok(link) => link.put_live_token(&live_token, now).await.map_err(|error| shared.failed(&link, &error)),
+        let in_redis = match shared.connection() {
+            Ok(connection) => {
+                connection.put_live_token(&live_token, now).await.map_err(|error| shared.failed(&connection, &error))
+            }
             Err(error) => Err(error),
         };
         match in_redis {
@@ -208,8 +210,10 @@ impl Store for RedisStore {
     async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> LiveTokens {
         let shared = &self.shared;
         let mut live_tokens = shared.local.live_tokens.find(tenant, holder, now);
-        let others = match shared.link() {
-            Ok(link) => link.live_tokens(tenant, holder, now).await.map_err(|error| shared.failed(&link, &error)),
+        let others = match shared.connection() {
+            Ok(connection) => {
+                connection.live_tokens(tenant, holder, now).await.map_err(|error| shared.failed(&connection, &error))
+            }
             Err(error) => Err(error),
         };
         let Ok(others) = others else { return LiveTokens { live_tokens, coverage: Coverage::ThisReplica } };
@@ -222,10 +226,10 @@ impl Store for RedisStore {
 
     async fn enqueue_task(&self, task: StoredTask, _now: UnixMillis) -> Result<(), StoreError> {
         let shared = &self.shared;
-        let in_redis = match shared.link() {
-            Ok(link) => {
-                let enqueued = link.enqueue(&QueuedTask { claimable: task.due, task: task.clone() }).await;
-                enqueued.map_err(|error| shared.failed(&link, &error))
+        let in_redis = match shared.connection() {
+            Ok(connection) => {
+                let enqueued = connection.enqueue(&QueuedTask { claimable: task.due, task: task.clone() }).await;
+                enqueued.map_err(|error| shared.failed(&connection, &error))
             }
             Err(error) => Err(error),
         };
@@ -245,8 +249,8 @@ impl Store for RedisStore {
 
     async fn claim_tasks(&self, max: usize, now: UnixMillis) -> Vec<StoredTask> {
         let shared = &self.shared;
-        let claimed = match shared.link() {
-            Ok(link) => link.claim(max, now).await.map_err(|error| shared.failed(&link, &error)),
+        let claimed = match shared.connection() {
+            Ok(connection) => connection.claim(max, now).await.map_err(|error| shared.failed(&connection, &error)),
             Err(error) => Err(error),
         };
         match claimed {
@@ -268,22 +272,22 @@ impl Store for RedisStore {
 
     async fn complete_task(&self, id: &str) -> Result<(), StoreError> {
         self.shared.local.tasks.complete(id);
-        let link = self.shared.link()?;
-        link.complete(id.as_bytes()).await.map_err(|error| self.shared.failed(&link, &error))
+        let connection = self.shared.connection()?;
+        connection.complete(id.as_bytes()).await.map_err(|error| self.shared.failed(&connection, &error))
     }
 
     async fn postpone_task(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
         self.shared.local.tasks.postpone(id, due);
-        let link = self.shared.link()?;
-        link.postpone(id, due).await.map_err(|error| self.shared.failed(&link, &error))
+        let connection = self.shared.connection()?;
+        connection.postpone(id, due).await.map_err(|error| self.shared.failed(&connection, &error))
     }
 
     async fn claim_once(&self, key: &str, now: UnixMillis) -> IdempotencyClaim {
         let shared = &self.shared;
-        if let Ok(link) = shared.link() {
-            match link.claim_once(key).await {
+        if let Ok(connection) = shared.connection() {
+            match connection.claim_once(key).await {
                 Ok(claim) => return claim,
-                Err(error) => _ = shared.failed(&link, &error),
+                Err(error) => _ = shared.failed(&connection, &error),
             }
         }
         // Better twice than never.
@@ -293,20 +297,20 @@ impl Store for RedisStore {
     async fn mark_done(&self, key: &str, until: UnixMillis, now: UnixMillis) {
         let shared = &self.shared;
         shared.local.idempotency_keys.release(key);
-        if let Ok(link) = shared.link()
-            && let Err(error) = link.mark_done(key, until, now).await
+        if let Ok(connection) = shared.connection()
+            && let Err(error) = connection.mark_done(key, until, now).await
         {
-            shared.failed(&link, &error);
+            shared.failed(&connection, &error);
         }
     }
 
     async fn is_done(&self, key: &str, _now: UnixMillis) -> bool {
         let shared = &self.shared;
-        let Ok(link) = shared.link() else { return false };
-        match link.is_done(key).await {
+        let Ok(connection) = shared.connection() else { return false };
+        match connection.is_done(key).await {
             Ok(is_done) => is_done,
             Err(error) => {
-                shared.failed(&link, &error);
+                shared.failed(&connection, &error);
                 false
             }
         }
@@ -315,20 +319,20 @@ impl Store for RedisStore {
     async fn release(&self, key: &str) {
         let shared = &self.shared;
         shared.local.idempotency_keys.release(key);
-        if let Ok(link) = shared.link()
-            && let Err(error) = link.release(key).await
+        if let Ok(connection) = shared.connection()
+            && let Err(error) = connection.release(key).await
         {
-            shared.failed(&link, &error);
+            shared.failed(&connection, &error);
         }
     }
 
     async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
         let shared = &self.shared;
         (shared.local.on_forget)(Forgotten::User(tenant, user));
-        let sent = match shared.link() {
-            Ok(link) => {
-                let sent = link.publish_forget(Some((tenant, user))).await;
-                sent.map_err(|error| shared.failed(&link, &error))
+        let sent = match shared.connection() {
+            Ok(connection) => {
+                let sent = connection.publish_forget(Some((tenant, user))).await;
+                sent.map_err(|error| shared.failed(&connection, &error))
             }
             Err(error) => Err(error),
         };

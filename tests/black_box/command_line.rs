@@ -5,7 +5,7 @@ use std::{fs, net::TcpListener, process::Output};
 use sandbox::clerk::Outage;
 
 use crate::{
-    proxy::{Condition, Line},
+    proxy::{Condition, Proxy},
     redis_server::RedisServer,
     service::{Vendors, command, run},
 };
@@ -193,7 +193,7 @@ async fn check_fails_when_redis_takes_no_writes() {
 async fn check_fails_in_time_when_redis_is_not_there() {
     let vendors = Vendors::start().await;
     let mut redis = RedisServer::start();
-    let silent = Line::to(redis.port()).await;
+    let silent = Proxy::to(redis.port()).await;
     silent.becomes(Condition::Silent);
     let silent = silent.url();
     let gone = redis.url();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use svix::webhooks::Webhook;
 
 use crate::{
-    proxy::{Condition, Line},
+    proxy::{Condition, Proxy},
     redis_server::RedisServer,
     service::{ORIGIN, Service, Vendors, refusal, request_id},
 };
@@ -237,6 +237,20 @@ async fn a_renamed_user_comes_back_under_the_new_name_only() {
             assert_eq!(crate::service::json(response, 200).await["clientId"], "alice2", "{kept:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_refused_and_logged_as_a_webhooks() {
+    let scene = Scene::start(Kept::InMemory, &[]).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let head = format!(
+        "POST /webhooks/clerk HTTP/1.1\r\nHost: x\r\nsvix-id: msg_1\r\nsvix-timestamp: {now}\r\nsvix-signature: v1,eA==\r\n\
+         X-Request-Id: broken-off\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let answer = scene.service.raw(format!("{head}5\r\nhello\r\nzz\r\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("(webhook-body-refused)"), "{answer}");
+    let line = scene.service.logged_of("broken-off").await;
+    assert_eq!((&line["reason"], &line["level"]), (&json!("webhook-body-refused"), &json!("WARN")), "{line}");
 }
 
 #[tokio::test]
@@ -869,7 +883,7 @@ async fn store_becomes(service: &Service, status: &str) {
 #[tokio::test]
 async fn what_a_replica_issued_while_it_was_cut_off_is_revoked_when_it_is_back() {
     let scene = Scene::start(Kept::InRedis, &[]).await;
-    let line = Line::to(scene.redis.as_ref().unwrap().port()).await;
+    let line = Proxy::to(scene.redis.as_ref().unwrap().port()).await;
     let other = Scene::service_at(&scene.vendors, &line.url(), &[]).await;
     line.becomes(Condition::Cut);
     store_becomes(&other, "degraded").await;
@@ -940,7 +954,7 @@ async fn while_a_denial_cannot_be_stored_nobody_gets_a_token() {
 /// Lets the time come for all work that is left in Redis.
 fn make_due(redis: &RedisServer) {
     let mut connection = redis.connection();
-    let key = "aca:{v1}:due";
+    let key = "aca:{v2}:due";
     let ids: Vec<String> = redis::cmd("ZRANGE").arg(&[key, "0", "-1"]).query(&mut connection).unwrap();
     assert!(!ids.is_empty());
     for id in ids {

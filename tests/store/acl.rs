@@ -9,7 +9,7 @@ use ably_clerk_auth::{
 
 use crate::{
     fixtures::{MINUTE, NOW, Replica, ago, eventually, live_token, of_user, restriction, retry},
-    proxy::{Condition, Line},
+    proxy::{Condition, Proxy},
     redis_server::{RedisServer, documented_rules},
 };
 
@@ -25,7 +25,7 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     let server = RedisServer::start();
     let mut admin = server.connection();
     let () = redis::cmd("CONFIG").arg("RESETSTAT").query(&mut admin).unwrap();
-    let line = Line::to(server.port()).await;
+    let line = Proxy::to(server.port()).await;
     let replica = Replica::over(&line).await;
 
     replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2))).await;
@@ -75,8 +75,8 @@ async fn the_documented_user_can_neither_empty_redis_nor_disconnect_others_nor_l
         "FLUSHDB",
         "KEYS *",
         "RANDOMKEY",
-        "DEL aca:{v1}:holding",
-        "RENAME aca:{v1}:holding aca:gone",
+        "DEL aca:{v2}:holding",
+        "RENAME aca:{v2}:holding aca:gone",
         "CLIENT KILL TYPE normal",
         "CLIENT LIST",
         "CONFIG GET requirepass",
@@ -90,10 +90,10 @@ async fn the_documented_user_can_neither_empty_redis_nor_disconnect_others_nor_l
         "REPLICAOF NO ONE",
         "SHUTDOWN",
         "PSUBSCRIBE aca:*",
-        "SUBSCRIBE other:{v1}:facts",
-        "PUBLISH other:{v1}:facts x",
-        "GET other:{v1}:data_id",
-        "HGET other:{v1}:holding x",
+        "SUBSCRIBE other:{v2}:facts",
+        "PUBLISH other:{v2}:facts x",
+        "GET other:{v2}:data_id",
+        "HGET other:{v2}:holding x",
     ] {
         let error = refusal(command);
         assert!(error.to_lowercase().contains("permission"), "{command}: {error}");

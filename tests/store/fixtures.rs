@@ -19,7 +19,7 @@ use ably_clerk_auth::{
     tenant::TenantName,
 };
 
-use crate::{proxy::Line, redis_server::RedisServer};
+use crate::{proxy::Proxy, redis_server::RedisServer};
 
 /// The start of each test.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -79,7 +79,7 @@ impl Replica {
     }
 
     /// As [`Self::of`], connected through a proxy.
-    pub(crate) async fn over(line: &Line) -> Self {
+    pub(crate) async fn over(line: &Proxy) -> Self {
         Self::ready_at(&line.address()).await
     }
 

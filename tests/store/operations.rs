@@ -515,7 +515,7 @@ async fn a_key_that_one_replica_marks_done_is_done_for_all_and_claims_expire() {
     assert_eq!(one.store.claim_once("effect", NOW).await, IdempotencyClaim::Granted);
     assert_eq!(other.store.claim_once("effect", NOW).await, IdempotencyClaim::InProgress);
     let mut connection = server.connection();
-    let mut ttl = || ::redis::cmd("PTTL").arg("aca:{v1}:effect:effect").query::<i64>(&mut connection).unwrap();
+    let mut ttl = || ::redis::cmd("PTTL").arg("aca:{v2}:effect:effect").query::<i64>(&mut connection).unwrap();
     assert!((1..=5000).contains(&ttl()));
     one.store.mark_done("effect", NOW.after(60 * MINUTE), NOW).await;
     assert_eq!(other.store.claim_once("effect", NOW).await, IdempotencyClaim::Done);

@@ -15,7 +15,7 @@ use ably_clerk_auth::{
 
 use crate::{
     fixtures::{MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry, session},
-    proxy::{Condition, Line},
+    proxy::{Condition, Proxy},
     redis_server::RedisServer,
 };
 
@@ -202,7 +202,7 @@ async fn a_replica_writes_back_what_redis_lost() {
 #[tokio::test]
 async fn after_an_outage_all_replicas_forget_all_users() {
     let server = RedisServer::start();
-    let line = Line::to(server.port()).await;
+    let line = Proxy::to(server.port()).await;
     let one = Replica::over(&line).await;
     let other = Replica::of(&server).await;
     assert_eq!(*one.forgotten.lock().unwrap(), [""; 0]);
@@ -221,7 +221,7 @@ async fn after_an_outage_all_replicas_forget_all_users() {
 #[tokio::test]
 async fn a_replica_reports_late_restrictions_once() {
     let server = RedisServer::start();
-    let line = Line::to(server.port()).await;
+    let line = Proxy::to(server.port()).await;
     let one = Replica::over(&line).await;
     let other = Replica::of(&server).await;
     let denied = |user| restriction(of_user(user), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
@@ -245,7 +245,7 @@ async fn a_replica_reports_late_restrictions_once() {
 #[tokio::test]
 async fn a_silent_connection_is_noticed_without_a_request() {
     let server = RedisServer::start();
-    let line = Line::to(server.port()).await;
+    let line = Proxy::to(server.port()).await;
     let one = Replica::over(&line).await;
     let other = Replica::of(&server).await;
     line.becomes(Condition::Silent);
@@ -640,7 +640,7 @@ async fn a_live_token_extended_while_redis_is_full_reaches_the_others_when_it_ha
 #[tokio::test]
 async fn a_restriction_from_a_replica_that_reconnects_later_is_late() {
     let server = RedisServer::start();
-    let lines = [Line::to(server.port()).await, Line::to(server.port()).await];
+    let lines = [Proxy::to(server.port()).await, Proxy::to(server.port()).await];
     let [one, other] =
         [0, 1].map(|n: usize| Replica::at(&lines[n].address(), &StoreLimits::default(), OnFailure::Degrade));
     for (replica, line) in [&one, &other].into_iter().zip(&lines) {
@@ -671,7 +671,7 @@ async fn a_restriction_from_a_replica_that_reconnects_later_is_late() {
 #[tokio::test]
 async fn a_replica_learns_of_a_denial_that_expired_during_its_outage() {
     let server = RedisServer::start();
-    let line = Line::to(server.port()).await;
+    let line = Proxy::to(server.port()).await;
     let one = Replica::over(&line).await;
     let other = Replica::of(&server).await;
     // More than one page.
@@ -689,7 +689,7 @@ async fn a_replica_learns_of_a_denial_that_expired_during_its_outage() {
     let missed = restriction(of_session("sess_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW);
     other.record(missed.clone()).await;
     // Redis may have removed it from what is in force; it still remembers the event.
-    command(&server, &["DEL", "aca:{v1}:holding"]);
+    command(&server, &["DEL", "aca:{v2}:holding"]);
     other.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     other.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), NOW.after(MINUTE))).await;
     // Not in the outage, and expired.

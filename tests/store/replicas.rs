@@ -210,11 +210,11 @@ async fn foreign_data_is_ignored() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
     let mut connection = server.connection();
-    let () = redis::cmd("HSET").arg(&["aca:{v1}:holding", "x", "rubbish"]).query(&mut connection).unwrap();
+    let () = redis::cmd("HSET").arg(&["aca:{v2}:holding", "x", "rubbish"]).query(&mut connection).unwrap();
     for message in ["rubbish", "", "ünïcode that ends amid a ränk"] {
-        let () = redis::cmd("PUBLISH").arg(&["aca:{v1}:facts", message]).query(&mut connection).unwrap();
+        let () = redis::cmd("PUBLISH").arg(&["aca:{v2}:facts", message]).query(&mut connection).unwrap();
     }
-    let () = redis::cmd("PUBLISH").arg(&["aca:{v1}:drops", "rubbish"]).query(&mut connection).unwrap();
+    let () = redis::cmd("PUBLISH").arg(&["aca:{v2}:drops", "rubbish"]).query(&mut connection).unwrap();
     eventually("all users are forgotten", || one.forgotten.lock().unwrap().contains(&"everyone".to_owned())).await;
     let other = Replica::of(&server).await;
     one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
@@ -227,16 +227,16 @@ async fn a_task_that_no_replica_can_read_for_a_day_is_removed() {
     let replica = Replica::of(&server).await;
     let mut connection = server.connection();
     for (id, due) in [(&b"old"[..], ago(1)), (b"new", NOW.after(MINUTE)), (b"\xff", ago(1))] {
-        let () = redis::cmd("HSET").arg("aca:{v1}:work").arg(id).arg(b"\xffrubbish").query(&mut connection).unwrap();
-        let () = redis::cmd("ZADD").arg("aca:{v1}:due").arg(due.0).arg(id).query(&mut connection).unwrap();
+        let () = redis::cmd("HSET").arg("aca:{v2}:work").arg(id).arg(b"\xffrubbish").query(&mut connection).unwrap();
+        let () = redis::cmd("ZADD").arg("aca:{v2}:due").arg(due.0).arg(id).query(&mut connection).unwrap();
     }
     for (id, due) in [("old", ago(1)), ("new", NOW.after(MINUTE))] {
-        let () = redis::cmd("ZADD").arg("aca:{v1}:since").arg(due.0).arg(id).query(&mut connection).unwrap();
+        let () = redis::cmd("ZADD").arg("aca:{v2}:since").arg(due.0).arg(id).query(&mut connection).unwrap();
     }
     let own = StoredTask { id: "own".into(), due: NOW, payload: String::new() };
     retry!(replica, replica.store.enqueue_task(own.clone(), NOW));
     let mut left = || -> Vec<Vec<u8>> {
-        let mut ids: Vec<_> = redis::cmd("HKEYS").arg("aca:{v1}:work").query(&mut connection).unwrap();
+        let mut ids: Vec<_> = redis::cmd("HKEYS").arg("aca:{v2}:work").query(&mut connection).unwrap();
         ids.sort();
         ids
     };

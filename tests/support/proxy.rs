@@ -18,12 +18,12 @@ pub(crate) enum Condition {
 }
 
 /// A line through which a replica reaches Redis.
-pub(crate) struct Line {
+pub(crate) struct Proxy {
     port: u16,
     condition: watch::Sender<Condition>,
 }
 
-impl Line {
+impl Proxy {
     pub(crate) async fn to(redis: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
 use super::{
-    link::{self, RedisFailure},
+    connection::{self, RedisFailure},
     prefix::RedisKeyPrefix,
 };
 
@@ -112,7 +112,7 @@ impl RedisAddress {
     /// it evicts keys, or why it cannot be used.
     pub async fn probe(&self, prefix: &RedisKeyPrefix) -> Result<Option<String>, String> {
         let probed = match self.client() {
-            Ok(client) => link::probe(&client, prefix).await,
+            Ok(client) => connection::probe(&client, prefix).await,
             Err(error) => Err(error.into()),
         };
         probed.map_err(RedisFailure::reason)

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::{
     super::{Health, MemoryStore, RecordOutcome, Restriction, StoreError, TaskBacklog, restriction::RestrictionKey},
-    link::{Link, RedisFailure},
+    connection::{Connection, RedisFailure},
     outage::Outage,
 };
 use crate::clock::{Clock, UnixMillis};
@@ -35,7 +35,7 @@ pub(super) struct SharedState {
     pub(super) clock: Clock,
     /// What this replica knows. Of live tokens and tasks, only its own.
     pub(super) local: MemoryStore,
-    pub(super) link: ArcSwapOption<Link>,
+    pub(super) connection: ArcSwapOption<Connection>,
     pub(super) phase: Mutex<SyncPhase>,
     /// Restrictions that Redis lacks.
     pub(super) unwritten: Mutex<HashMap<RestrictionKey, Restriction>>,
@@ -91,17 +91,17 @@ impl SharedState {
         (self.clock)()
     }
 
-    pub(super) fn link(&self) -> Result<Arc<Link>, StoreError> {
-        self.link.load_full().ok_or(StoreError::Unavailable)
+    pub(super) fn connection(&self) -> Result<Arc<Connection>, StoreError> {
+        self.connection.load_full().ok_or(StoreError::Unavailable)
     }
 
-    /// The store's error for a failure of Redis. A lost link is not used again.
-    pub(super) fn failed(&self, link: &Arc<Link>, error: &RedisFailure) -> StoreError {
+    /// The store's error for a failure of Redis. A lost connection is not used again.
+    pub(super) fn failed(&self, connection: &Arc<Connection>, error: &RedisFailure) -> StoreError {
         match error {
             RedisFailure::Full => StoreError::Full,
             RedisFailure::Lost(reason) => {
-                link.report(reason);
-                self.link.compare_and_swap(&Some(Arc::clone(link)), None);
+                connection.report(reason);
+                self.connection.compare_and_swap(&Some(Arc::clone(connection)), None);
                 StoreError::Unavailable
             }
         }
@@ -116,7 +116,7 @@ impl SharedState {
         match self.phase() {
             SyncPhase::Starting => Health::Starting,
             _ if full => Health::Full,
-            SyncPhase::Synced if self.link.load().is_some() => Health::Ready,
+            SyncPhase::Synced if self.connection.load().is_some() => Health::Ready,
             SyncPhase::Synced | SyncPhase::Lost => Health::Degraded,
         }
     }
@@ -130,7 +130,7 @@ impl SharedState {
 
     pub(super) fn redis_has_all_tasks(&self) -> bool {
         self.phase() == SyncPhase::Synced
-            && self.link.load().is_some()
+            && self.connection.load().is_some()
             && !self.redis_lacks_tasks.load(Ordering::Relaxed)
     }
 

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     super::{Forgotten, Restriction, restriction::RestrictionKey},
-    link::{Link, Names, RedisFailure, decode, decode_forget},
+    connection::{Connection, Names, RedisFailure, decode, decode_forget},
     shared::{SharedState, SyncPhase},
 };
 use crate::clock::{self, UnixMillis};
@@ -58,7 +58,7 @@ pub(super) async fn run(shared: Arc<SharedState>, client: Client, names: Names, 
     let mut backoff = Backoff::NONE;
     loop {
         let reason = connect(&shared, &client, &names, &address, &mut backoff).await;
-        shared.link.store(None);
+        shared.connection.store(None);
         shared.set_backlog(None);
         shared.mark_lost();
         if !backoff.logged.contains(&reason) {
@@ -74,12 +74,12 @@ async fn connect(shared: &SharedState, client: &Client, names: &Names, address: 
     let (pushed, mut pushes) = mpsc::unbounded_channel();
     let (broken, mut failures) = mpsc::channel(1);
     let first = shared.phase() == SyncPhase::Starting;
-    let link = match catch_up(shared, client, names, pushed, broken, &mut pushes).await {
-        Ok(link) => link,
+    let connection = match catch_up(shared, client, names, pushed, broken, &mut pushes).await {
+        Ok(connection) => connection,
         Err(error) => return error.reason(),
     };
     shared.mark_synced();
-    if first && let Some(policy) = link.eviction_policy().await {
+    if first && let Some(policy) = connection.eviction_policy().await {
         tracing::warn!(
             redis = address,
             policy,
@@ -99,9 +99,9 @@ async fn connect(shared: &SharedState, client: &Client, names: &Names, address: 
         never = end_outage => match never {},
         reason = listen(shared, names, &mut pushes) => reason,
         Some(reason) = failures.recv() => reason,
-        error = heartbeat(shared, &link) => error.reason(),
-        error = write_live_tokens(shared, &link) => error.reason(),
-        error = read_missed_restrictions(shared, &link) => error.reason(),
+        error = heartbeat(shared, &connection) => error.reason(),
+        error = write_live_tokens(shared, &connection) => error.reason(),
+        error = read_missed_restrictions(shared, &connection) => error.reason(),
     }
 }
 
@@ -113,15 +113,15 @@ async fn catch_up(
     pushed: mpsc::UnboundedSender<PushInfo>,
     broken: mpsc::Sender<String>,
     pushes: &mut UnboundedReceiver<PushInfo>,
-) -> Result<Arc<Link>, RedisFailure> {
-    let link = Arc::new(Link::open(client, names.clone(), pushed, broken).await?);
+) -> Result<Arc<Connection>, RedisFailure> {
+    let connection = Arc::new(Connection::open(client, names.clone(), pushed, broken).await?);
     // From here on new restrictions go to Redis directly, so none is missed between this and the writes below.
-    shared.link.store(Some(Arc::clone(&link)));
-    read_all(shared, &link).await?;
-    write_restrictions(shared, &link).await?;
-    write_tasks(shared, &link).await?;
+    shared.connection.store(Some(Arc::clone(&connection)));
+    read_all(shared, &connection).await?;
+    write_restrictions(shared, &connection).await?;
+    write_tasks(shared, &connection).await?;
     if shared.missed_forget.load(Ordering::Relaxed) {
-        link.publish_forget(None).await?;
+        connection.publish_forget(None).await?;
         shared.missed_forget.store(false, Ordering::Relaxed);
     }
     if shared.phase() == SyncPhase::Lost {
@@ -131,15 +131,15 @@ async fn catch_up(
     while let Ok(push) = pushes.try_recv() {
         apply_message(shared, names, &push);
     }
-    Ok(link)
+    Ok(connection)
 }
 
 /// Reads the active restrictions, and notes which of them Redis lacks.
-async fn read_all(shared: &SharedState, link: &Link) -> Result<(), RedisFailure> {
+async fn read_all(shared: &SharedState, connection: &Connection) -> Result<(), RedisFailure> {
     let now = shared.now();
     // A restriction missed from here on may not be part of this read.
     let missed = shared.missed_restrictions.load(Ordering::Relaxed);
-    let stored = link.active().await?;
+    let stored = connection.active().await?;
     let mut known = HashMap::with_capacity(stored.len());
     for restriction in stored {
         // Without room it counts as missed, and is read again later.
@@ -158,7 +158,7 @@ async fn read_all(shared: &SharedState, link: &Link) -> Result<(), RedisFailure>
 }
 
 /// Writes the restrictions that Redis lacks.
-async fn write_restrictions(shared: &SharedState, link: &Link) -> Result<(), RedisFailure> {
+async fn write_restrictions(shared: &SharedState, connection: &Connection) -> Result<(), RedisFailure> {
     loop {
         let now = shared.now();
         let batch: Vec<(RestrictionKey, Restriction)> = {
@@ -170,7 +170,7 @@ async fn write_restrictions(shared: &SharedState, link: &Link) -> Result<(), Red
             unwritten.iter().take(BATCH).map(|(key, restriction)| (key.clone(), restriction.clone())).collect()
         };
         let restrictions: Vec<_> = batch.iter().map(|(_, restriction)| restriction.clone()).collect();
-        let known = match link.record(&restrictions, now).await {
+        let known = match connection.record(&restrictions, now).await {
             Err(RedisFailure::Full) => {
                 // Liftings can wait: nobody gets a token for lack of them.
                 let unwritten = shared.unwritten();
@@ -197,9 +197,9 @@ async fn write_restrictions(shared: &SharedState, link: &Link) -> Result<(), Red
 }
 
 /// Writes the tasks that this replica knows, in case Redis lacks them.
-async fn write_tasks(shared: &SharedState, link: &Link) -> Result<(), RedisFailure> {
+async fn write_tasks(shared: &SharedState, connection: &Connection) -> Result<(), RedisFailure> {
     for task in shared.local.tasks.all() {
-        match link.enqueue(&task).await {
+        match connection.enqueue(&task).await {
             Err(RedisFailure::Full) => {
                 shared.redis_lacks_tasks.store(true, Ordering::Relaxed);
                 return Ok(());
@@ -213,11 +213,11 @@ async fn write_tasks(shared: &SharedState, link: &Link) -> Result<(), RedisFailu
 
 /// Writes the live tokens that this replica knows, in case Redis lost them; again whenever Redis had no memory for one.
 /// Returns only when the connection is lost.
-async fn write_live_tokens(shared: &SharedState, link: &Link) -> RedisFailure {
+async fn write_live_tokens(shared: &SharedState, connection: &Connection) -> RedisFailure {
     loop {
         for batch in shared.local.live_tokens.all(shared.now()).chunks(BATCH) {
             loop {
-                match link.put_live_tokens(batch, shared.now()).await {
+                match connection.put_live_tokens(batch, shared.now()).await {
                     Ok(()) => break,
                     Err(RedisFailure::Full) => time::sleep(HEARTBEAT).await,
                     Err(lost) => return lost,
@@ -230,11 +230,11 @@ async fn write_live_tokens(shared: &SharedState, link: &Link) -> RedisFailure {
 
 /// After an outage longer than a denial, reads the restrictions that came and expired during it: tokens that violate
 /// them may live on. Returns only when the connection is lost.
-async fn read_missed_restrictions(shared: &SharedState, link: &Link) -> RedisFailure {
+async fn read_missed_restrictions(shared: &SharedState, connection: &Connection) -> RedisFailure {
     if shared.last_outage().has_unread() {
         let (mut cursor, mut pages) = (0, 0);
         loop {
-            let (next, restrictions) = match link.scan_recent(cursor).await {
+            let (next, restrictions) = match connection.scan_recent(cursor).await {
                 Ok(page) => page,
                 Err(error) => return error,
             };
@@ -262,7 +262,7 @@ async fn read_missed_restrictions(shared: &SharedState, link: &Link) -> RedisFai
 }
 
 /// The periodic work of a connection. Returns only when the connection is lost.
-async fn heartbeat(shared: &SharedState, link: &Link) -> RedisFailure {
+async fn heartbeat(shared: &SharedState, connection: &Connection) -> RedisFailure {
     let mut ticks = time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -271,14 +271,14 @@ async fn heartbeat(shared: &SharedState, link: &Link) -> RedisFailure {
         shared.apply_waiting(now);
         if shared.misses_restrictions()
             && shared.local.restrictions.has_room(now)
-            && let Err(error) = read_all(shared, link).await
+            && let Err(error) = read_all(shared, connection).await
         {
             return error;
         }
-        let outcome = match link.backlog().await {
+        let outcome = match connection.backlog().await {
             Ok(backlog) => {
                 shared.set_backlog(Some(backlog));
-                write_restrictions(shared, link).await
+                write_restrictions(shared, connection).await
             }
             Err(error) => Err(error),
         };
@@ -286,7 +286,7 @@ async fn heartbeat(shared: &SharedState, link: &Link) -> RedisFailure {
             return error;
         }
         if shared.redis_lacks_tasks.load(Ordering::Relaxed)
-            && let Err(error) = write_tasks(shared, link).await
+            && let Err(error) = write_tasks(shared, connection).await
         {
             return error;
         }

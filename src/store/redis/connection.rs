@@ -80,7 +80,7 @@ pub(super) struct Names(String);
 
 impl Names {
     pub(super) fn new(prefix: &RedisKeyPrefix) -> Self {
-        Self(format!("{}{{v1}}:", prefix.as_str()))
+        Self(format!("{}{{v2}}:", prefix.as_str()))
     }
 
     fn of(&self, name: &str) -> String {
@@ -172,17 +172,17 @@ static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scrip
     postpone: Script::new(include_str!("postpone.lua")),
 });
 
-/// Connects as a store does, and disconnects. Returns the [eviction policy](Link::eviction_policy).
+/// Connects as a store does, and disconnects. Returns the [eviction policy](Connection::eviction_policy).
 pub(super) async fn probe(client: &Client, prefix: &RedisKeyPrefix) -> Result<Option<String>, RedisFailure> {
     let (pushed, _pushes) = mpsc::unbounded_channel();
     let (broken, _failures) = mpsc::channel(1);
-    let link = Link::open(client, Names::new(prefix), pushed, broken).await?;
-    Ok(link.eviction_policy().await)
+    let connection = Connection::open(client, Names::new(prefix), pushed, broken).await?;
+    Ok(connection.eviction_policy().await)
 }
 
 /// A connection, used until its first failure.
 #[derive(Clone)]
-pub(super) struct Link {
+pub(super) struct Connection {
     connection: MultiplexedConnection,
     names: Names,
     /// The ID of the data at the start. `None` if Redis had neither an ID nor memory for one.
@@ -191,7 +191,7 @@ pub(super) struct Link {
     broken: mpsc::Sender<String>,
 }
 
-impl Link {
+impl Connection {
     /// Connects, and subscribes to the messages of other replicas, which go to `pushes`. Fails if Redis rejects writes,
     /// unless for lack of memory.
     pub(super) async fn open(
@@ -208,9 +208,9 @@ impl Link {
         connection.subscribe(&[names.restrictions_channel(), names.forget_channel(), names.done_channel()]).await?;
         // Pipelines call it by its hash.
         SCRIPTS.live_token.load_async(&mut connection).await?;
-        let mut link = Self { connection, names, data_id: None, broken };
-        link.data_id = link.identify().await?;
-        Ok(link)
+        let mut connection = Self { connection, names, data_id: None, broken };
+        connection.data_id = connection.identify().await?;
+        Ok(connection)
     }
 
     /// Reports that the connection is broken.
