@@ -111,7 +111,10 @@ impl Revocation {
                 task.targets = match (&expected, event.change.user_id()) {
                     (Some(target), _) => vec![target.clone()],
                     (None, Some(user)) => {
-                        self.make_task(tenant, RevocationScope::User(user.to_owned()), at, now).await.0.targets
+                        self.make_task(tenant, RevocationScope::Of(Subject::User(user.to_owned())), at, now)
+                            .await
+                            .0
+                            .targets
                     }
                     (None, None) => Vec::new(),
                 };
@@ -176,14 +179,13 @@ impl Revocation {
     /// user's other devices have to reconnect.
     fn may_have_unknown_tokens(&self, tenant: &Tenant, task: &Task, now: UnixMillis) -> bool {
         match task.scope {
-            RevocationScope::User(_) => true,
-            RevocationScope::Session(_) => {
+            RevocationScope::Of(Subject::User(_)) => true,
+            RevocationScope::Of(Subject::Session(_)) => {
                 !self.store.is_shared()
                     && now < self.started_at.after(Task::LONGEST_TOKEN + Self::REPEAT_AFTER)
                     && now < task.at.after(tenant.tokens_end_within())
             }
-            RevocationScope::Member { .. }
-            | RevocationScope::Organization(_)
+            RevocationScope::Of(Subject::Member { .. } | Subject::Organization(_))
             | RevocationScope::FormerClientIds { .. }
             | RevocationScope::ClientIds(_) => false,
         }

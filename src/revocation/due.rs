@@ -144,7 +144,7 @@ impl Revocation {
             _ if !task.denied.is_empty() => {
                 task.denied.iter().all(|subject| is_lifted(subject, DenialSource::Operator))
             }
-            RevocationScope::User(user) => is_lifted(&Subject::User(user.clone()), DenialSource::Clerk),
+            RevocationScope::Of(Subject::User(user)) => is_lifted(&Subject::User(user.clone()), DenialSource::Clerk),
             _ => false,
         }
     }

@@ -19,19 +19,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RevocationScope {
-    /// The tokens of a session.
-    Session(String),
-    /// All tokens of a user.
-    User(String),
-    /// The tokens of a user's sessions in which an organization is active.
-    Member {
-        /// The user.
-        user: String,
-        /// The organization.
-        organization: String,
-    },
-    /// The tokens of all sessions in which an organization is active.
-    Organization(String),
+    /// The tokens of a restriction's subject.
+    Of(Subject),
     /// A user's tokens with other client IDs than the current one.
     FormerClientIds {
         /// The user.
@@ -49,10 +38,7 @@ impl RevocationScope {
         Some(match (restriction.subject.clone(), restriction.kind) {
             (_, RestrictionKind::Lifted(_)) | (Subject::User(_), RestrictionKind::NotBefore) => return None,
             (Subject::User(user), RestrictionKind::ClientId(client_id)) => Self::FormerClientIds { user, client_id },
-            (Subject::User(user), RestrictionKind::Denied(_) | RestrictionKind::Deleted) => Self::User(user),
-            (Subject::Session(session), _) => Self::Session(session),
-            (Subject::Member { user, organization }, _) => Self::Member { user, organization },
-            (Subject::Organization(organization), _) => Self::Organization(organization),
+            (subject, _) => Self::Of(subject),
         })
     }
 
@@ -63,11 +49,11 @@ impl RevocationScope {
     /// What the live tokens are looked up by. `None`: they need no look-up.
     pub(super) fn holder(&self) -> Option<TokenHolder> {
         match self {
-            Self::Session(session) => Some(TokenHolder::Session(session.clone())),
-            Self::User(user) | Self::Member { user, .. } | Self::FormerClientIds { user, .. } => {
+            Self::Of(Subject::Session(session)) => Some(TokenHolder::Session(session.clone())),
+            Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. } => {
                 Some(TokenHolder::User(user.clone()))
             }
-            Self::Organization(organization) => Some(TokenHolder::Organization(organization.clone())),
+            Self::Of(Subject::Organization(organization)) => Some(TokenHolder::Organization(organization.clone())),
             Self::ClientIds(_) => None,
         }
     }
@@ -76,11 +62,10 @@ impl RevocationScope {
     /// devices where a session cannot be revoked alone.
     pub(super) fn margin(&self, format: TokenFormat) -> ReauthMargin {
         match self {
-            Self::User(_) | Self::ClientIds(_) => ReauthMargin::None,
-            Self::Session(_) if format == TokenFormat::Jwt => ReauthMargin::None,
-            Self::Session(_) | Self::Member { .. } | Self::Organization(_) | Self::FormerClientIds { .. } => {
-                ReauthMargin::Reauthentication
-            }
+            Self::Of(Subject::User(_)) | Self::ClientIds(_) => ReauthMargin::None,
+            Self::Of(Subject::Session(_)) if format == TokenFormat::Jwt => ReauthMargin::None,
+            Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_))
+            | Self::FormerClientIds { .. } => ReauthMargin::Reauthentication,
         }
     }
 
@@ -92,12 +77,13 @@ impl RevocationScope {
         let (mut sessions, mut client_ids) = (BTreeSet::new(), BTreeSet::new());
         match self {
             // Also without live tokens: the service may have forgotten them.
-            Self::Session(session) if format == TokenFormat::Jwt => _ = sessions.insert(session.as_str()),
+            Self::Of(Subject::Session(session)) if format == TokenFormat::Jwt => _ = sessions.insert(session.as_str()),
             Self::ClientIds(ids) => client_ids.extend(ids.iter().map(ClientId::as_str)),
             _ => {}
         }
         for live_token in live_tokens.iter().filter(|live_token| self.includes(live_token)) {
-            let is_by_session = matches!(self, Self::Session(_) | Self::Member { .. } | Self::Organization(_));
+            let is_by_session =
+                matches!(self, Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_)));
             if is_by_session && live_token.format == TokenFormat::Jwt {
                 sessions.insert(&live_token.session);
             } else {
@@ -112,8 +98,8 @@ impl RevocationScope {
     /// Whether a live token of this scope's holder is in the scope.
     fn includes(&self, live_token: &LiveToken) -> bool {
         match self {
-            Self::Session(_) | Self::User(_) | Self::Organization(_) => true,
-            Self::Member { organization, .. } => live_token.organization.as_ref() == Some(organization),
+            Self::Of(Subject::Session(_) | Subject::User(_) | Subject::Organization(_)) => true,
+            Self::Of(Subject::Member { organization, .. }) => live_token.organization.as_ref() == Some(organization),
             Self::FormerClientIds { client_id, .. } => *client_id != Some(ClientIdDigest::of(&live_token.client_id)),
             Self::ClientIds(_) => false,
         }

@@ -197,13 +197,17 @@ async fn an_event_changes_nothing_if_it_is_so_old_that_a_newer_one_may_be_forgot
 fn a_jwt_is_revoked_by_its_session_and_every_other_token_by_client_id() {
     let client_ids = |names: &[&str]| names.iter().map(|name| client_id(name)).collect::<Vec<_>>();
     let key = |session: &str| vec![revocation_key(session)];
-    let session = RevocationScope::Session("sess_1".into());
-    let member = RevocationScope::Member { user: "user_1".into(), organization: "org_1".into() };
+    let session = RevocationScope::Of(Subject::Session("sess_1".into()));
+    let member = RevocationScope::Of(Subject::Member { user: "user_1".into(), organization: "org_1".into() });
     let names = RevocationScope::ClientIds(BTreeSet::from([ClientId::parse("old").unwrap()]));
     for (scope, of_jwt, of_others) in [
         (&session, key("sess_1"), client_ids(&["alice"])),
         (&member, key("sess_1"), client_ids(&["alice"])),
-        (&RevocationScope::User("user_1".into()), client_ids(&["alice", "alice-2"]), client_ids(&["alice", "alice-2"])),
+        (
+            &RevocationScope::Of(Subject::User("user_1".into())),
+            client_ids(&["alice", "alice-2"]),
+            client_ids(&["alice", "alice-2"]),
+        ),
         (&names, client_ids(&["old"]), client_ids(&["old"])),
     ] {
         for format in [TokenFormat::Jwt, TokenFormat::TokenRequest, TokenFormat::TokenDetails] {
@@ -227,7 +231,8 @@ fn a_jwt_is_revoked_by_its_session_and_every_other_token_by_client_id() {
 fn ids_from_the_store_that_no_token_can_have_are_not_revoked() {
     let forged = "alice\n2026-01-01 INFO token issued";
     let live = [live_token("user_1", forged, None, forged), live_token("user_1", "sess_1", None, "alice")];
-    let (user, session) = (RevocationScope::User("user_1".into()), RevocationScope::Session(forged.into()));
+    let (user, session) =
+        (RevocationScope::Of(Subject::User("user_1".into())), RevocationScope::Of(Subject::Session(forged.into())));
     assert_eq!(user.targets(TokenFormat::Jwt, &live), [client_id("alice")]);
     assert_eq!(session.targets(TokenFormat::Jwt, &live), [revocation_key("sess_1")]);
 }
@@ -236,14 +241,17 @@ fn ids_from_the_store_that_no_token_can_have_are_not_revoked() {
 fn after_a_change_of_format_tokens_of_the_former_format_are_revoked_too() {
     let of = |format| LiveToken { format, ..live_token("user_1", "sess_1", Some("org_1"), "alice") };
     let both = [client_id("alice"), revocation_key("sess_1")];
-    for scope in [RevocationScope::Session("sess_1".into()), RevocationScope::Organization("org_1".into())] {
+    for scope in [
+        RevocationScope::Of(Subject::Session("sess_1".into())),
+        RevocationScope::Of(Subject::Organization("org_1".into())),
+    ] {
         let live = [of(TokenFormat::TokenRequest), of(TokenFormat::Jwt)];
         for format in [TokenFormat::TokenRequest, TokenFormat::Jwt] {
             assert_eq!(scope.targets(format, &live), both, "{scope:?} {format}");
         }
     }
     let live = [of(TokenFormat::TokenRequest)];
-    assert_eq!(RevocationScope::Session("sess_1".into()).targets(TokenFormat::Jwt, &live), both);
+    assert_eq!(RevocationScope::Of(Subject::Session("sess_1".into())).targets(TokenFormat::Jwt, &live), both);
 }
 
 #[test]

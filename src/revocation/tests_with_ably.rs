@@ -383,7 +383,7 @@ async fn of_two_deliveries_at_once_one_is_applied_and_the_other_is_to_be_retried
 #[tokio::test]
 async fn the_next_delivery_takes_over_from_a_replica_that_died() {
     let scene = Scene::start().await;
-    let scope = RevocationScope::Session("sess_1".into());
+    let scope = RevocationScope::Of(Subject::Session("sess_1".into()));
     let tenant = scene.revocation.tenants.only().unwrap();
     let key = Task::new(tenant, scope, Vec::new(), scene.now, scene.now).idempotency_key();
     assert_eq!(scene.revocation.store.claim_once(&key, scene.now).await, IdempotencyClaim::Granted);
@@ -824,7 +824,7 @@ fn the_remainders_of_a_revocation_and_its_repetition_are_two_tasks() {
         api_key: ApiKey::parse("app.key:secret").unwrap(),
     };
     let now = UnixMillis::now();
-    let scope = RevocationScope::Organization("org_1".into());
+    let scope = RevocationScope::Of(Subject::Organization("org_1".into()));
     let targets = vec![Target::ClientId(ClientId::parse("alice").unwrap())];
     let task = Task::new(&tenant("{username}", key), scope, targets, now, now);
     let [first, again] = ["first", "again"].map(|name| task.stored_remainder(&task.stored(name, now), now));

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_orders_come_from_this_machine_only() {
+    fn without_a_token_requests_come_from_this_machine_only() {
         for loopback in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
             let access = listener(loopback, None);
             for host in ["127.0.0.1:9464", "[::1]:9464", "localhost", "LOCALHOST:1"] {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn no_page_gives_orders_not_even_with_the_token() {
+    fn no_page_sends_requests_not_even_with_the_token() {
         for origin in ["http://127.0.0.1:9464", "null", ""] {
             let headers = [(HOST, "127.0.0.1"), (ORIGIN, origin), (AUTHORIZATION, "Bearer t0k3n")];
             for token in [None, Some("t0k3n")] {

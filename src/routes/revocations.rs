@@ -12,7 +12,7 @@ use super::{access::Access, answer, body};
 use crate::{
     clock::UnixMillis,
     connection::RequestClock,
-    detached::{Detached, Interrupted},
+    detached::Detached,
     refusal::{Refusal, Row},
     revocation::{
         Revocation,
@@ -47,14 +47,12 @@ pub(super) async fn post(
     let body = body::read(&request, payload, LARGEST_BODY).await.map_err(Refusal::AdminBody)?;
     let revocation_request = RevocationRequest::parse(&body)?;
     let work = carry_out(Arc::clone(&operator.revocation), revocation_request, UnixMillis::now());
-    match operator.detached.run(work).await {
-        Ok(report) => Ok(answer::json(StatusCode::OK, &report?)),
-        Err(Interrupted) => {
-            let Row { reason, status, .. } = Refusal::RevocationRequestInterrupted.row();
-            tracing::error!(reason, status, "operator request interrupted");
-            Ok(Refusal::RevocationRequestInterrupted.error_response())
-        }
-    }
+    let Ok(report) = operator.detached.run(work).await else {
+        let Row { reason, status, .. } = Refusal::RevocationRequestInterrupted.row();
+        tracing::error!(reason, status, "operator request interrupted");
+        return Ok(Refusal::RevocationRequestInterrupted.error_response());
+    };
+    Ok(answer::json(StatusCode::OK, &report?))
 }
 
 async fn carry_out(

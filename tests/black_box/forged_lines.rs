@@ -106,14 +106,14 @@ async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
             written.put_live_token(user, session, client_id, format);
         }
         for (id, scope, targets) in [
-            ("1", json!({ "user": "user_2" }), json!([{ "client_id": FORGED }])),
-            ("2", json!({ "user": "user_2" }), json!([{ "revocation_key": FORGED }])),
+            ("1", json!({ "of": { "user": "user_2" } }), json!([{ "client_id": FORGED }])),
+            ("2", json!({ "of": { "user": "user_2" } }), json!([{ "revocation_key": FORGED }])),
             ("3", json!({ "client_ids": [FORGED] }), json!([])),
-            ("4", json!({ "session": FORGED }), json!([])),
-            ("5", json!({ "user": FORGED }), json!([])),
-            ("6", json!({ "user": "user_1" }), json!([])),
-            ("7", json!({ "organization": FORGED }), json!([{ "client_id": "carol" }])),
-            (FORGED, json!({ "user": "user_2" }), json!([{ "client_id": ODD }])),
+            ("4", json!({ "of": { "session": FORGED } }), json!([])),
+            ("5", json!({ "of": { "user": FORGED } }), json!([])),
+            ("6", json!({ "of": { "user": "user_1" } }), json!([])),
+            ("7", json!({ "of": { "organization": FORGED } }), json!([{ "client_id": "carol" }])),
+            (FORGED, json!({ "of": { "user": "user_2" } }), json!([{ "client_id": ODD }])),
         ] {
             written.put_work(id, &scope, &targets);
         }
@@ -139,7 +139,7 @@ async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
             );
         }
         // All work claimed earlier is done before this.
-        written.put_work("last", &json!({ "user": "user_9" }), &json!([{ "client_id": "dora" }]));
+        written.put_work("last", &json!({ "of": { "user": "user_9" } }), &json!([{ "client_id": "dora" }]));
         while !vendors.ably.revocation_calls().iter().any(|call| call.targets == ["clientId:dora"]) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

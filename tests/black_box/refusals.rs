@@ -1,4 +1,4 @@
-//! Whom the service refuses.
+//! Requests that the service refuses.
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! `TOKEN_SIGNED_OUT`: what a client is told whose user is signed out, and that nobody else is told so.
+//! `TOKEN_SIGNED_OUT`: the answer for a client whose user is signed out, and for no other client.
 
 use serde_json::{Value, json};
 

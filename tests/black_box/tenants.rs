@@ -205,7 +205,7 @@ async fn each_tenant_judges_its_own_cookies_and_two_that_accept_are_none() {
         (of_beta.clone(), &tenants.beta),
         (plain.clone(), &tenants.acme),
         (format!("{of_acme}; {}", suffixed(&tenants.beta, &ended)), &tenants.acme),
-        // What stands in the wrong place is nobody's.
+        // A key in the wrong place belongs to no tenant.
         (format!("{}; {of_beta}", suffixed(&tenants.acme, &beta)), &tenants.beta),
     ] {
         let token_request = json(service.token_by_cookies(&cookies).await, 200).await;
@@ -244,7 +244,7 @@ async fn a_tenant_whose_keys_cannot_be_had_takes_no_other_with_it() {
     let of_beta = suffixed(&tenants.beta, &tenants.beta_token());
     json(service.token_by_cookies(&of_acme).await, 200).await;
     assert_eq!(refusal(service.token(&tenants.beta_token()).await).await, (503, 50003));
-    // Nobody can say whether the other tenant would accept too.
+    // Without its keys, the other tenant could accept too.
     assert_eq!(refusal(service.token_by_cookies(&format!("{of_acme}; {of_beta}")).await).await, (503, 50003));
 }
 

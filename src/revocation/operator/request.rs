@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use clap::{ArgGroup, Args};
 use serde::{Deserialize, Serialize};
 
-use crate::{ably::ClientId, revocation::RevocationScope, tenant::TenantName};
+use crate::{ably::ClientId, revocation::RevocationScope, store::Subject, tenant::TenantName};
 
 /// A revocation request as written: the options of `revoke`, which sends them as JSON. [`RevocationRequest::parse`] checks it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -149,8 +149,8 @@ impl RequestedTarget {
 
     pub(super) fn scope(&self) -> RevocationScope {
         match self {
-            Self::Session(session) => RevocationScope::Session(session.clone()),
-            Self::User(user) => RevocationScope::User(user.clone()),
+            Self::Session(session) => RevocationScope::Of(Subject::Session(session.clone())),
+            Self::User(user) => RevocationScope::Of(Subject::User(user.clone())),
             Self::ClientId(client_id) => RevocationScope::ClientIds(BTreeSet::from([client_id.clone()])),
         }
     }

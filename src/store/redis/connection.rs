@@ -183,7 +183,7 @@ pub(super) async fn probe(client: &Client, prefix: &RedisKeyPrefix) -> Result<Op
 /// A connection, used until its first failure.
 #[derive(Clone)]
 pub(super) struct Connection {
-    connection: MultiplexedConnection,
+    commands: MultiplexedConnection,
     names: Names,
     /// The ID of the data at the start. `None` if Redis had neither an ID nor memory for one.
     data_id: Option<String>,
@@ -208,7 +208,7 @@ impl Connection {
         connection.subscribe(&[names.restrictions_channel(), names.forget_channel(), names.done_channel()]).await?;
         // Pipelines call it by its hash.
         SCRIPTS.live_token.load_async(&mut connection).await?;
-        let mut connection = Self { connection, names, data_id: None, broken };
+        let mut connection = Self { commands: connection, names, data_id: None, broken };
         connection.data_id = connection.identify().await?;
         Ok(connection)
     }
@@ -220,11 +220,11 @@ impl Connection {
     }
 
     async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisFailure> {
-        Ok(command.query_async(&mut self.connection.clone()).await?)
+        Ok(command.query_async(&mut self.commands.clone()).await?)
     }
 
     async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisFailure> {
-        Ok(script.invoke_async(&mut self.connection.clone()).await?)
+        Ok(script.invoke_async(&mut self.commands.clone()).await?)
     }
 
     /// The ID of the data, which gets one if it has none. `None` without memory for one.
@@ -245,7 +245,7 @@ impl Connection {
         pipeline.cmd("HLEN").arg(self.names.tasks());
         pipeline.cmd("ZRANGE").arg(self.names.since()).arg(0).arg(0).arg("WITHSCORES");
         let (data_id, count, oldest): (Option<String>, usize, Vec<(String, f64)>) =
-            pipeline.query_async(&mut self.connection.clone()).await?;
+            pipeline.query_async(&mut self.commands.clone()).await?;
         if data_id != self.data_id {
             return Err(RedisFailure::Lost("its data was lost or replaced".to_owned()));
         }
@@ -318,7 +318,7 @@ impl Connection {
             let command = pipeline.cmd("EVALSHA").arg(SCRIPTS.live_token.get_hash()).arg(keys.len()).arg(keys);
             command.arg(now.0).arg(token.until.0).arg(member(token)).ignore();
         }
-        Ok(pipeline.query_async(&mut self.connection.clone()).await?)
+        Ok(pipeline.query_async(&mut self.commands.clone()).await?)
     }
 
     pub(super) async fn live_tokens(
