@@ -31,6 +31,6 @@ pub use revocation::{
 };
 pub use revocation_queue::{RevocationCounts, RevocationQueue, RevokeOutcome, RevokingKey, retry_of_target};
 pub use token_details::TokenDetails;
-pub use token_format::{TokenFormat, UnknownFormat};
+pub use token_format::TokenFormat;
 pub use token_params::{InvalidTokenParams, TokenParams};
 pub use token_request::{NoRandomness, Nonce, TokenRequest, Ttl};

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     ably::{Capability, TokenFormat, Ttl},
     assembly,
-    clerk::{Credential, Examined, Invalid, Session, Unverified},
+    clerk::{Credential, Examined, Session, Unverified},
     clock::UnixMillis,
     config::{Config, Sources},
     identity::{Identity, IdentityError},
@@ -100,7 +100,7 @@ async fn report<'a>(
     let (claims, tenant, examined) = match input {
         Input { session_token: Some(token), .. } => {
             let token = read_token(&token)?;
-            match tenant_of_token(tenants, &token) {
+            match tenants.of_token(&token) {
                 Ok(tenant) => (ClaimsOrigin::SessionToken, Some(tenant), tenant.verifier.examine(&token, now).await),
                 Err(invalid) => (ClaimsOrigin::SessionToken, None, Err(invalid.into())),
             }
@@ -133,14 +133,6 @@ async fn report<'a>(
     let refusal = explanation.as_ref().and_then(|explanation| explanation.refusal).or(unverified.map(Refusal::from));
     let has_siblings = tenants.only().is_none();
     Ok(ExplainReport { claims, tenant, has_siblings, examined, unverified, explanation, refusal, now })
-}
-
-/// The tenant that verifies a session token.
-fn tenant_of_token<'a>(tenants: &'a Tenants, token: &Credential) -> Result<&'a Tenant, Invalid> {
-    match tenants.only() {
-        Some(only) => Ok(only),
-        None => tenants.of_issuer(&token.unverified_issuer()?).ok_or(Invalid::Issuer),
-    }
 }
 
 /// The tenant with this name, or with the issuer of these claims.

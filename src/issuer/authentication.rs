@@ -19,15 +19,11 @@ impl Issuer {
     ) -> Result<Caller<'_>, Refusal> {
         let in_header = Credential::in_header(request.authorization.iter().map(AsRef::as_ref))?;
         let (tenant, credential) = match (self.tenants.only(), in_header) {
-            (Some(only), Some(credential)) => (only, credential),
+            (_, Some(credential)) => (self.tenants.of_token(&credential)?, credential),
             (Some(only), None) => {
                 let credential = Credential::in_cookies(request.cookies, &only.publishable_key, now)?;
                 check_site(only, request)?;
                 (only, credential)
-            }
-            (None, Some(credential)) => {
-                let tenant = self.tenants.of_issuer(&credential.unverified_issuer()?).ok_or(Invalid::Issuer)?;
-                (tenant, credential)
             }
             (None, None) => return verify_cookies(&self.tenants, request, now).await,
         };

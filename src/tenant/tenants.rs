@@ -1,6 +1,7 @@
 //! All tenants of a service.
 
 use super::{Tenant, TenantName};
+use crate::clerk::{Credential, Invalid};
 
 /// All tenants of a service, at least one. No two share a name or an issuer of session tokens.
 #[derive(Debug)]
@@ -29,6 +30,14 @@ impl Tenants {
     #[must_use]
     pub fn of_issuer(&self, issuer: &str) -> Option<&Tenant> {
         self.iter().find(|tenant| tenant.verifier.is_for(issuer))
+    }
+
+    /// The tenant that must verify this session token. With several tenants, the token's issuer selects it.
+    pub fn of_token(&self, token: &Credential) -> Result<&Tenant, Invalid> {
+        match self.only() {
+            Some(only) => Ok(only),
+            None => self.of_issuer(&token.unverified_issuer()?).ok_or(Invalid::Issuer),
+        }
     }
 
     /// All of them, in the order of the configuration.
