@@ -15,7 +15,7 @@ use crate::{
         AblyJwt, ApiKey, ClientId, JwtExtras, JwtTooLarge, NoRandomness, Nonce, TokenDetails, TokenFormat, TokenParams,
         TokenRequest, Ttl,
     },
-    clerk::Session,
+    clerk::{Session, VerifiedTokens},
     clock::UnixMillis,
     identity::IdentityError,
     limits::{Allowance, Permit, TokenLimit},
@@ -31,6 +31,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Issuer {
     tenants: Arc<Tenants>,
+    verified_tokens: VerifiedTokens,
     /// Knows restrictions and live tokens.
     store: Arc<dyn Store>,
     token_limit: Option<TokenLimit>,
@@ -67,7 +68,7 @@ pub struct Caller<'a> {
     /// The tenant.
     pub tenant: &'a Tenant,
     /// The session.
-    pub session: Session,
+    pub session: Arc<Session>,
 }
 
 /// The result of a token request.
@@ -126,7 +127,7 @@ impl Issuer {
         token_limit: Option<TokenLimit>,
         without_tenant: TenantMetrics,
     ) -> Self {
-        Self { tenants, store, token_limit, without_tenant }
+        Self { tenants, verified_tokens: VerifiedTokens::default(), store, token_limit, without_tenant }
     }
 
     /// The store of restrictions and live tokens.

@@ -3,21 +3,19 @@
 //! An instance sets its cookies under plain names and under names with the instance's suffix, so that two instances on
 //! one host do not overwrite each other. All cookies of a request are taken from one of these two forms.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     jwt::LooselyDecoded,
     publishable_key::{InstanceKind, PublishableKey},
     session::is_truthy,
+    session_token::SessionToken,
+    verified_tokens::VerifiedTokens,
 };
 use crate::clock::UnixMillis;
-
-const SESSION: &str = "__session";
-const CLIENT_UAT: &str = "__client_uat";
-const DEV_BROWSER: &str = "__clerk_db_jwt";
 
 /// Decodes as `decodeURIComponent` does: a value with an invalid escape stays as it is.
 fn percent_decoded(value: &str) -> Cow<'_, str> {
@@ -31,27 +29,40 @@ fn percent_decoded(value: &str) -> Cow<'_, str> {
 }
 
 /// Clerk's cookies, all of one form. An empty cookie counts as missing.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct ClerkCookies {
-    pub(super) session: Option<String>,
+    pub(super) session: Option<SessionToken>,
     pub(super) client_uat: Option<String>,
     pub(super) dev_browser: Option<String>,
 }
 
 impl ClerkCookies {
     /// Chooses the form and reads its cookies. The first cookie of a name counts.
-    pub(super) fn choose(header: &str, key: &PublishableKey, now: UnixMillis) -> Self {
-        let mut cookies = HashMap::new();
+    pub(super) fn choose(header: &str, key: &PublishableKey, verified: &VerifiedTokens, now: UnixMillis) -> Self {
+        const NAMES: [&str; 3] = ["__session", "__client_uat", "__clerk_db_jwt"];
+        let (mut plain, mut suffixed) = ([None; 3], [None; 3]);
         for (name, value) in header.split(';').filter_map(|pair| pair.split_once('=')) {
             let [name, value] = [name, value].map(|text| text.trim_matches([' ', '\t']));
-            cookies.entry(name).or_insert(value);
+            for (position, base) in NAMES.iter().enumerate() {
+                match name.strip_prefix(base) {
+                    Some("") => _ = plain[position].get_or_insert(value),
+                    Some(rest) if rest.strip_prefix('_') == Some(key.cookie_suffix()) => {
+                        suffixed[position].get_or_insert(value);
+                    }
+                    _ => {}
+                }
+            }
         }
-        let form = |suffix: &str| {
-            let get = |name| cookies.get(&*format!("{name}{suffix}")).map(|value| percent_decoded(value).into_owned());
-            let cookie = |name| get(name).filter(|value| !value.is_empty());
-            Self { session: cookie(SESSION), client_uat: cookie(CLIENT_UAT), dev_browser: cookie(DEV_BROWSER) }
+        let value = |cookie: Option<&str>| cookie.map(|v| percent_decoded(v).into_owned()).filter(|v| !v.is_empty());
+        let read = |cookie| value(cookie).map(|token| SessionToken::read(token, verified));
+        let form = |[_, client_uat, dev_browser]: [_; 3], session| Self {
+            session,
+            client_uat: value(client_uat),
+            dev_browser: value(dev_browser),
         };
-        let (plain, suffixed) = (form(""), form(&format!("_{}", key.cookie_suffix())));
+        let token = read(plain[0]);
+        // Clerk writes the same session token under both names.
+        let suffixed_token = if suffixed[0] == plain[0] { token.clone() } else { read(suffixed[0]) };
+        let (plain, suffixed) = (form(plain, token), form(suffixed, suffixed_token));
         if suffixed_form_counts(&plain, &suffixed, key, now) { suffixed } else { plain }
     }
 }
@@ -60,7 +71,7 @@ impl ClerkCookies {
 ///
 /// If Clerk's SDK may parse a token that this service cannot, its form is chosen: verification then rejects the token.
 fn suffixed_form_counts(plain: &ClerkCookies, suffixed: &ClerkCookies, key: &PublishableKey, now: UnixMillis) -> bool {
-    let plain_token = match plain.session.as_deref().map(LooselyDecoded::new) {
+    let plain_token = match plain.session.as_ref().map(SessionToken::loosely_decoded) {
         None => None,
         Some(LooselyDecoded::Undecodable | LooselyDecoded::Ambiguous) => return false,
         Some(LooselyDecoded::Payload(payload)) => Some(payload),
@@ -75,14 +86,14 @@ fn suffixed_form_counts(plain: &ClerkCookies, suffixed: &ClerkCookies, key: &Pub
     if suffixed.session.is_none() && suffixed.client_uat.is_none() {
         return false;
     }
-    let suffixed_token = match suffixed.session.as_deref().map(LooselyDecoded::new) {
+    let suffixed_token = match suffixed.session.as_ref().map(SessionToken::loosely_decoded) {
         None | Some(LooselyDecoded::Undecodable) => None,
         Some(LooselyDecoded::Ambiguous) => return true,
         Some(LooselyDecoded::Payload(payload)) => Some(payload),
     };
     let is_signed_out = |form: &ClerkCookies| form.client_uat.as_deref() == Some("0");
     if !is_signed_out(suffixed) && !is_signed_out(plain) {
-        let (plain, suffixed) = (issued_at(plain_token.as_ref()), issued_at(suffixed_token.as_ref()));
+        let (plain, suffixed) = (issued_at(plain_token.as_deref()), issued_at(suffixed_token.as_deref()));
         if plain.is_nan() || plain > suffixed {
             return false;
         }
@@ -106,7 +117,7 @@ fn suffixed_form_counts(plain: &ClerkCookies, suffixed: &ClerkCookies, key: &Pub
 
 /// The unverified `iat` of a token: 0 without a token or without the claim, NaN for a value of another type, which JavaScript
 /// compares by its own rules.
-fn issued_at(payload: Option<&Value>) -> f64 {
+fn issued_at(payload: Option<&Map<String, Value>>) -> f64 {
     payload.and_then(|payload| payload.get("iat")).map_or(0.0, |issued_at| issued_at.as_f64().unwrap_or(f64::NAN))
 }
 
@@ -140,13 +151,13 @@ mod tests {
     fn chosen(header: &str, kind: &str) -> ClerkCookies {
         let key = PublishableKey::parse(&format!("pk_{kind}_Y2xlcmsuZXhhbXBsZS5jb20k")).unwrap();
         let header = header.replace("SUFFIX", key.cookie_suffix());
-        ClerkCookies::choose(&header, &key, NOW)
+        ClerkCookies::choose(&header, &key, &VerifiedTokens::default(), NOW)
     }
 
     #[test]
     fn the_first_cookie_of_a_name_counts_and_values_are_percent_decoded() {
         let cookies = chosen("a=b; __session = a%20b ;__session=c; __client_uat=;__client_uat=1", "live");
-        assert_eq!(cookies.session.as_deref(), Some("a b"));
+        assert_eq!(cookies.session.map(|token| token.text).as_deref(), Some("a b"));
         assert_eq!(cookies.client_uat, None);
     }
 
@@ -175,7 +186,7 @@ mod tests {
         let null = format!("{}.{}.c2ln", URL_SAFE_NO_PAD.encode("{}"), URL_SAFE_NO_PAD.encode("null"));
         for uat in ["", "; __client_uat_SUFFIX=0", "; __client_uat_SUFFIX=1"] {
             let header = format!("__session={plain}; __client_uat=1; __session_SUFFIX={null}{uat}");
-            assert_eq!(chosen(&header, "live").session.as_ref(), Some(&null), "{uat}");
+            assert_eq!(chosen(&header, "live").session.map(|token| token.text).as_ref(), Some(&null), "{uat}");
         }
     }
 
@@ -225,7 +236,7 @@ mod tests {
             (format!("__session={old}; __client_uat=0; __session_SUFFIX={new}"), "live", old),
             (format!("__session_SUFFIX={new}; __client_uat_SUFFIX=1"), "live", new),
         ] {
-            assert_eq!(chosen(&header, kind).session, Some(expected), "{header} ({kind})");
+            assert_eq!(chosen(&header, kind).session.map(|token| token.text), Some(expected), "{header} ({kind})");
         }
     }
 }

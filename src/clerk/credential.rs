@@ -1,17 +1,23 @@
 //! Finds the session token of a request.
 
+use serde_json::Value;
+
 use super::{
     cookies::ClerkCookies,
-    jwt::{Decoded, javascript_parse_int},
+    invalid::Invalid,
+    jwt::javascript_parse_int,
     publishable_key::{InstanceKind, PublishableKey},
+    session_token::SessionToken,
+    verified_tokens::VerifiedTokens,
 };
 use crate::clock::UnixMillis;
 
-/// An unverified session token.
-#[derive(Clone, PartialEq)]
+/// An unverified session token, and where the request had it. It is a secret and is never printed.
+#[derive(derive_more::Debug)]
+#[debug("Credential {{ .. }}")]
 pub struct Credential {
-    token: String,
-    source: CredentialSource,
+    pub(super) token: SessionToken,
+    pub(super) source: CredentialSource,
 }
 
 /// The source of a session token.
@@ -55,29 +61,37 @@ impl NoCredential {
 }
 
 impl Credential {
-    /// A session token on its own.
+    /// A session token on its own. `verified` are the tokens whose signature is known to be valid.
     #[must_use]
-    pub fn new(token: &str) -> Self {
-        Self { token: token.to_owned(), source: CredentialSource::Bearer }
+    pub fn new(token: &str, verified: &VerifiedTokens) -> Self {
+        Self { token: SessionToken::read(token.to_owned(), verified), source: CredentialSource::Bearer }
     }
 
     /// The session token in the `Authorization` headers. It takes precedence over cookies.
-    pub fn in_header<'a>(authorization: impl IntoIterator<Item = &'a str>) -> Result<Option<Self>, NoCredential> {
+    pub fn in_header<'a>(
+        authorization: impl IntoIterator<Item = &'a str>,
+        verified: &VerifiedTokens,
+    ) -> Result<Option<Self>, NoCredential> {
         let mut authorization = authorization.into_iter();
         let header = authorization.next();
         if authorization.next().is_some() {
             return Err(NoCredential::Ambiguous);
         }
-        Ok(header.and_then(token_in_header).map(Self::new))
+        Ok(header.and_then(token_in_header).map(|token| Self::new(token, verified)))
     }
 
     /// The session token in the cookies of the instance of `key`. `header` is the `Cookie` header; several are joined by
     /// `; `.
-    pub fn in_cookies(header: &str, key: &PublishableKey, now: UnixMillis) -> Result<Self, NoCredential> {
-        let cookies = ClerkCookies::choose(header, key, now);
+    pub fn in_cookies(
+        header: &str,
+        key: &PublishableKey,
+        verified: &VerifiedTokens,
+        now: UnixMillis,
+    ) -> Result<Self, NoCredential> {
+        let cookies = ClerkCookies::choose(header, key, verified, now);
         let client_uat = cookies.client_uat.as_deref().and_then(javascript_parse_int).unwrap_or(0.0);
         let missing = if client_uat == 0.0 { NoCredential::Missing } else { NoCredential::SessionCookieMissing };
-        let session = cookies.session.ok_or(missing)?;
+        let token = cookies.session.ok_or(missing)?;
         if key.kind() == InstanceKind::Development && cookies.dev_browser.is_none() {
             return Err(NoCredential::DevBrowserMissing);
         }
@@ -85,21 +99,17 @@ impl Credential {
             return Err(NoCredential::SignedOut);
         }
         // The verifier rejects an iat that is not a number.
-        let issued_at = Decoded::new(&session).and_then(|token| token.payload.get("iat")?.as_f64());
+        let issued_at = token.unverified_claims().ok().and_then(|claims| claims.get("iat")?.as_f64());
         if issued_at.is_some_and(|issued_at| issued_at < client_uat) {
             return Err(NoCredential::OlderThanClient);
         }
-        Ok(Self { token: session, source: CredentialSource::Cookie })
+        Ok(Self { token, source: CredentialSource::Cookie })
     }
 
-    /// The session token. It is a secret and must not be logged.
-    #[must_use]
-    pub fn token(&self) -> &str {
-        &self.token
-    }
-
-    pub(super) fn source(&self) -> CredentialSource {
-        self.source
+    /// The issuer that the token claims. Use it only to choose a verifier.
+    pub fn unverified_issuer(&self) -> Result<&str, Invalid> {
+        let issuer = self.token.unverified_claims()?.get("iss").and_then(Value::as_str);
+        issuer.filter(|issuer| !issuer.is_empty()).ok_or(Invalid::Issuer)
     }
 }
 
@@ -168,14 +178,14 @@ mod tests {
             ("__client_uat=1", false),
             ("__session=e30.eyJpYXQiOjF9.c2ln; __client_uat=2", false),
         ] {
-            let rejected = Credential::in_cookies(cookies, &key, UnixMillis(0)).err().unwrap();
+            let rejected = Credential::in_cookies(cookies, &key, &VerifiedTokens::default(), UnixMillis(0)).err().unwrap();
             assert_eq!(rejected.is_signed_out(), signed_out, "{cookies}: {rejected}");
         }
     }
 
     #[test]
     fn two_authorization_headers_are_rejected() {
-        let found = Credential::in_header(["Bearer a.b.c", "Bearer d.e.f"]);
+        let found = Credential::in_header(["Bearer a.b.c", "Bearer d.e.f"], &VerifiedTokens::default());
         assert_eq!(found.err(), Some(NoCredential::Ambiguous));
     }
 }

@@ -2,14 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use jsonwebtoken::{DecodingKey, DecodingKeyKind};
+use jsonwebtoken::DecodingKey;
 use reqwest::header::AUTHORIZATION;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use super::backend_api::bearer;
+use super::{backend_api::bearer, signing_key::SigningKey};
 use crate::{
     clock::ClockOffset,
     outgoing::{causes, read_json, send},
@@ -43,7 +43,7 @@ pub enum JwksError {
 
 /// A fetched key set.
 pub struct Probe {
-    pub(super) keys: HashMap<String, Arc<DecodingKey>>,
+    pub(super) keys: HashMap<String, Arc<SigningKey>>,
     /// The offset of our clock from Clerk's, if the response had a time.
     pub clock_offset: Option<ClockOffset>,
 }
@@ -70,7 +70,7 @@ impl JwksSource {
 impl Probe {
     /// The key of a PEM, as if it were fetched.
     #[must_use]
-    pub fn of_pem(key: Arc<DecodingKey>) -> Self {
+    pub fn of_pem(key: Arc<SigningKey>) -> Self {
         Self { keys: HashMap::from([(String::new(), key)]), clock_offset: None }
     }
 
@@ -83,19 +83,7 @@ impl Probe {
     /// Whether both sets share a key. If not, they belong to different instances.
     #[must_use]
     pub fn shares_a_key_with(&self, other: &Self) -> bool {
-        self.keys.values().any(|key| other.keys.values().any(|other| is_same_key(key, other)))
-    }
-}
-
-/// Compares keys. A key from a PEM is in DER, which contains the modulus; one from a JWKS is modulus and exponent.
-fn is_same_key(key: &DecodingKey, other: &DecodingKey) -> bool {
-    use DecodingKeyKind::{RsaModulusExponent, SecretOrDer};
-    match (key.kind(), other.kind()) {
-        (SecretOrDer(der), RsaModulusExponent { n, .. }) | (RsaModulusExponent { n, .. }, SecretOrDer(der)) => {
-            der.windows(n.len()).any(|window| window == n)
-        }
-        (RsaModulusExponent { n, .. }, RsaModulusExponent { n: other, .. }) => n == other,
-        (SecretOrDer(der), SecretOrDer(other)) => der == other,
+        self.keys.values().any(|key| other.keys.values().any(|other| key == other))
     }
 }
 
@@ -116,14 +104,14 @@ struct RsaJwk {
 }
 
 /// An RSA key for RS256 signatures, with its id. Other keys of a set are ignored.
-fn usable_key(jwk: Value) -> Option<(String, Arc<DecodingKey>)> {
+fn usable_key(jwk: Value) -> Option<(String, Arc<SigningKey>)> {
     let jwk: RsaJwk = serde_json::from_value(jwk).ok()?;
     let is_for_signatures = jwk.usage.is_none_or(|usage| usage == "sig");
     if jwk.kty != "RSA" || !is_for_signatures || jwk.alg.is_some_and(|alg| alg != "RS256") {
         return None;
     }
     let key = DecodingKey::from_rsa_components(&jwk.n, &jwk.e).ok()?;
-    Some((jwk.kid, Arc::new(key)))
+    Some((jwk.kid, Arc::new(SigningKey::new(&key)?)))
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use jsonwebtoken::DecodingKey;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::{
     sync::{Mutex, Notify},
@@ -24,6 +23,7 @@ use tokio::{
 use super::{
     invalid::{Invalid, Unverified},
     jwk_set::{JwksError, JwksSource, Probe},
+    signing_key::SigningKey,
 };
 use crate::{
     clock::{ClockWatch, UnixMillis},
@@ -48,7 +48,7 @@ struct KeyCache {
 }
 
 struct CachedKeys {
-    keys: HashMap<String, Arc<DecodingKey>>,
+    keys: HashMap<String, Arc<SigningKey>>,
     confirmed_at: Instant,
 }
 
@@ -133,7 +133,7 @@ impl Jwks {
         self.0.source.fetch(&self.0.http).await
     }
 
-    pub(super) async fn find(&self, kid: &str) -> Result<Arc<DecodingKey>, Unverified> {
+    pub(super) async fn find(&self, kid: &str) -> Result<Arc<SigningKey>, Unverified> {
         let key = |cached: &CachedKeys| cached.keys.get(kid).map(Arc::clone);
         let cause = match self.cached() {
             Some(cached) => match key(&cached) {

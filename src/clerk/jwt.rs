@@ -1,24 +1,25 @@
 //! Decodes JWTs without verifying them: strictly, and as JavaScript does, because Clerk's rules are written in it.
 
+use std::borrow::Cow;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 /// The decoded parts of a JWT. Untrusted until the signature is verified.
-pub(super) struct Decoded<'a> {
+#[derive(Clone)]
+pub(super) struct Decoded {
     pub(super) header: Map<String, Value>,
     pub(super) payload: Map<String, Value>,
-    /// The text that the signature covers: the first two parts.
-    pub(super) signed: &'a str,
-    pub(super) signature: &'a str,
+    pub(super) signature: Vec<u8>,
 }
 
-impl<'a> Decoded<'a> {
+impl Decoded {
     /// `None` unless the text is three parts of base64url, the first two of them JSON objects.
-    pub(super) fn new(token: &'a str) -> Option<Self> {
+    pub(super) fn new(token: &str) -> Option<Self> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, payload) = signed.split_once('.').filter(|(_, payload)| !payload.contains('.'))?;
-        URL_SAFE_NO_PAD.decode(signature).ok()?;
-        Some(Self { header: object(header)?, payload: object(payload)?, signed, signature })
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        Some(Self { header: object(header)?, payload: object(payload)?, signature })
     }
 }
 
@@ -28,16 +29,16 @@ fn object(part: &str) -> Option<Map<String, Value>> {
 
 /// A JWT as JavaScript decodes it, for rules that compare unverified tokens.
 #[derive(Debug)]
-pub(super) enum LooselyDecoded {
+pub(super) enum LooselyDecoded<'a> {
     /// Not three parts of base64url, with any padding.
     Undecodable,
     /// JavaScript may be able to parse it, and this parser cannot: it limits depth and size.
     Ambiguous,
-    /// The payload: JSON other than null.
-    Payload(Value),
+    /// The payload: JSON other than null. Empty unless it is an object.
+    Payload(Cow<'a, Map<String, Value>>),
 }
 
-impl LooselyDecoded {
+impl LooselyDecoded<'_> {
     pub(super) fn new(token: &str) -> Self {
         let without_padding = |part: &str| URL_SAFE_NO_PAD.decode(part.trim_end_matches('='));
         let parts: Vec<_> = token.split('.').map(without_padding).collect();
@@ -47,7 +48,8 @@ impl LooselyDecoded {
             serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text)).ok()
         };
         match (json(header), json(payload)) {
-            (Some(_), Some(payload)) if !payload.is_null() => Self::Payload(payload),
+            (Some(_), Some(Value::Object(payload))) => Self::Payload(Cow::Owned(payload)),
+            (Some(_), Some(payload)) if !payload.is_null() => Self::Payload(Cow::Owned(Map::new())),
             _ => Self::Ambiguous,
         }
     }

@@ -7,13 +7,14 @@ use jsonwebtoken::DecodingKey;
 use super::{
     invalid::{Invalid, Unverified},
     jwks::{Jwks, KeysState},
+    signing_key::SigningKey,
 };
 
 /// The keys that verify an instance's session tokens.
 #[derive(Debug)]
 pub enum SigningKeys {
     /// One configured key, for every `kid`.
-    Pem(Arc<DecodingKey>),
+    Pem(Arc<SigningKey>),
     /// The keys that Clerk publishes, by `kid`.
     Jwks(Jwks),
 }
@@ -31,11 +32,12 @@ impl SigningKeys {
             return Err(InvalidPem);
         }
         let key = DecodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_| InvalidPem)?;
+        let key = SigningKey::new(&key).ok_or(InvalidPem)?;
         Ok(Self::Pem(Arc::new(key)))
     }
 
     /// The key with this `kid`.
-    pub(super) async fn find(&self, kid: Option<&str>) -> Result<Arc<DecodingKey>, Unverified> {
+    pub(super) async fn find(&self, kid: Option<&str>) -> Result<Arc<SigningKey>, Unverified> {
         match self {
             Self::Pem(key) => Ok(Arc::clone(key)),
             Self::Jwks(jwks) => jwks.find(kid.ok_or(Invalid::UnknownKey)?).await,

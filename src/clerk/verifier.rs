@@ -1,6 +1,7 @@
 //! Verifies session tokens, in the order of `@clerk/backend`.
 
-use jsonwebtoken::{Algorithm, DecodingKey};
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -8,7 +9,10 @@ use super::{
     invalid::{Invalid, Unverified},
     jwt::Decoded,
     session::{Session, is_truthy, non_empty},
+    session_token::{Content, SessionToken},
+    signing_key::SigningKey,
     signing_keys::SigningKeys,
+    verified_tokens::{VerifiedToken, VerifiedTokens},
 };
 use crate::clock::UnixMillis;
 
@@ -55,27 +59,60 @@ impl Verifier {
         self.rules.issuers.iter().any(|own| own == issuer)
     }
 
-    /// Verifies a session token: header, key, signature, then claims.
-    pub async fn verify(&self, credential: &Credential, now: UnixMillis) -> Result<Session, Unverified> {
-        let claims = self.claims(credential.token()).await?;
-        Ok(self.rules.session(claims, credential.source(), now)?)
+    /// Verifies a session token: header, key, signature, then claims. A token in `verified` needs no second check of its
+    /// signature if the key that made it still counts.
+    pub async fn verify(
+        &self,
+        credential: Credential,
+        verified: &VerifiedTokens,
+        now: UnixMillis,
+    ) -> Result<Arc<Session>, Unverified> {
+        let Credential { token, source } = credential;
+        if let Content::Signed(known) = &token.content
+            && self.keys.find(known.kid.as_deref()).await? == known.key
+        {
+            self.rules.check(&known.session.claims, source, now)?;
+            return Ok(Arc::clone(&known.session));
+        }
+        let digest = token.digests.whole;
+        let SignedClaims { claims, kid, key } = self.signed_claims(token).await?;
+        let (issued_at, expires_at) = self.rules.check(&claims, source, now)?;
+        let session = Arc::new(read(claims, issued_at, expires_at)?);
+        verified.insert(digest, VerifiedToken { kid, key, session: Arc::clone(&session) });
+        Ok(session)
     }
 
     /// Verifies a session token as [`Verifier::verify`] does, and returns its session even if its claims are invalid. An
     /// error means that the signature is invalid, or cannot be verified.
-    pub async fn examine(&self, credential: &Credential, now: UnixMillis) -> Result<Examined, Unverified> {
-        let Claims(claims) = self.claims(credential.token()).await?;
-        Ok(match self.rules.session(Claims(claims.clone()), credential.source(), now) {
+    pub async fn examine(&self, credential: Credential, now: UnixMillis) -> Result<Examined, Unverified> {
+        let Credential { token, source } = credential;
+        let SignedClaims { claims, .. } = self.signed_claims(token).await?;
+        let checked = self.rules.check(&claims, source, now);
+        let read = checked.and_then(|(issued_at, expires_at)| read(claims.clone(), issued_at, expires_at));
+        Ok(match read {
             Ok(session) => Examined { session: Some(session), refused: None, filled_in: Vec::new() },
             Err(refused) => Examined { refused: Some(refused), ..Examined::from_claims(claims, now) },
         })
     }
 
-    async fn claims(&self, token: &str) -> Result<Claims, Unverified> {
-        let unverified = UnverifiedToken::decode(token)?;
-        let key = self.keys.find(unverified.kid()).await?;
-        Ok(unverified.verify_signature(&key)?)
+    async fn signed_claims(&self, token: SessionToken) -> Result<SignedClaims, Unverified> {
+        let digest = token.digests.signed;
+        let decoded = token.decoded()?;
+        let kid = check_header(&decoded)?;
+        let key = self.keys.find(kid).await?;
+        if !key.signed(&digest, &decoded.signature) {
+            return Err(Invalid::Signature.into());
+        }
+        let kid = kid.map(str::to_owned);
+        Ok(SignedClaims { claims: decoded.payload, kid, key })
     }
+}
+
+/// The claims of a token with a valid signature.
+struct SignedClaims {
+    claims: Map<String, Value>,
+    kid: Option<String>,
+    key: Arc<SigningKey>,
 }
 
 /// A session for an explanation or a policy test; it never gets a token.
@@ -119,66 +156,40 @@ impl Examined {
     }
 }
 
-impl Credential {
-    /// The issuer that the token claims. Use it only to choose a verifier.
-    pub fn unverified_issuer(&self) -> Result<String, Invalid> {
-        let token = Decoded::new(self.token()).ok_or_else(|| Invalid::undecodable(self.token()))?;
-        non_empty(token.payload.get("iss")).ok_or(Invalid::Issuer)
+/// Checks the header of a session token. Returns its key ID.
+fn check_header(Decoded { header, payload, .. }: &Decoded) -> Result<Option<&str>, Invalid> {
+    const SESSION_CATEGORIES: [&str; 2] = ["cl_B7d4PD111AAA", "cl_I7d4PD111III"];
+    let header = |name: &str| header.get(name);
+    let is_machine = payload.get("sub").and_then(Value::as_str).is_some_and(|sub| sub.starts_with("mch_"));
+    let is_oauth = header("typ").is_some_and(|typ| typ == "at+jwt" || typ == "application/at+jwt");
+    let is_session = header("cat").is_none_or(|cat| SESSION_CATEGORIES.iter().any(|category| cat == category));
+    if is_machine || is_oauth || !is_session {
+        return Err(Invalid::NotASession);
     }
-}
-
-/// A token with a valid header. Its claims are inaccessible until its signature is verified.
-struct UnverifiedToken<'a>(Decoded<'a>);
-
-/// Claims with a verified signature.
-struct Claims(Map<String, Value>);
-
-impl<'a> UnverifiedToken<'a> {
-    fn decode(token: &'a str) -> Result<Self, Invalid> {
-        const SESSION_CATEGORIES: [&str; 2] = ["cl_B7d4PD111AAA", "cl_I7d4PD111III"];
-        let token = Decoded::new(token).ok_or_else(|| Invalid::undecodable(token))?;
-        let header = |name: &str| token.header.get(name);
-        let is_machine = token.payload.get("sub").and_then(Value::as_str).is_some_and(|sub| sub.starts_with("mch_"));
-        let is_oauth = header("typ").is_some_and(|typ| typ == "at+jwt" || typ == "application/at+jwt");
-        let is_session = header("cat").is_none_or(|cat| SESSION_CATEGORIES.iter().any(|category| cat == category));
-        if is_machine || is_oauth || !is_session {
-            return Err(Invalid::NotASession);
-        }
-        if header("typ").is_some_and(|typ| typ != "JWT") {
-            return Err(Invalid::Type);
-        }
-        if header("alg").is_none_or(|alg| alg != "RS256") {
-            return Err(Invalid::Algorithm);
-        }
-        if header("crit").is_some() {
-            return Err(Invalid::CriticalExtension);
-        }
-        if header("kid").is_some_and(|kid| !kid.is_string()) {
-            return Err(Invalid::KeyId);
-        }
-        Ok(Self(token))
+    if header("typ").is_some_and(|typ| typ != "JWT") {
+        return Err(Invalid::Type);
     }
-
-    fn kid(&self) -> Option<&str> {
-        self.0.header.get("kid").and_then(Value::as_str)
+    if header("alg").is_none_or(|alg| alg != "RS256") {
+        return Err(Invalid::Algorithm);
     }
-
-    fn verify_signature(self, key: &DecodingKey) -> Result<Claims, Invalid> {
-        let Self(token) = self;
-        match jsonwebtoken::crypto::verify(token.signature, token.signed.as_bytes(), key, Algorithm::RS256) {
-            Ok(true) => Ok(Claims(token.payload)),
-            Ok(false) | Err(_) => Err(Invalid::Signature),
-        }
+    if header("crit").is_some() {
+        return Err(Invalid::CriticalExtension);
     }
+    header("kid").map(|kid| kid.as_str().ok_or(Invalid::KeyId)).transpose()
 }
 
 impl SessionRules {
-    fn session(&self, claims: Claims, source: CredentialSource, now: UnixMillis) -> Result<Session, Invalid> {
-        let Claims(claims) = claims;
+    /// Checks the claims of a token from this source. Returns its `iat` and `exp`.
+    fn check(
+        &self,
+        claims: &Map<String, Value>,
+        source: CredentialSource,
+        now: UnixMillis,
+    ) -> Result<(UnixMillis, UnixMillis), Invalid> {
         non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
         self.check_audience(claims.get("aud"))?;
         self.check_authorized_party(claims.get("azp"), source)?;
-        if !non_empty(claims.get("iss")).is_some_and(|iss| self.issuers.contains(&iss)) {
+        if !claims.get("iss").and_then(Value::as_str).is_some_and(|iss| self.issuers.iter().any(|own| own == iss)) {
             return Err(Invalid::Issuer);
         }
         let expires_at = millis(claims.get("exp")).ok_or(Invalid::ExpirationMissing)?;
@@ -197,8 +208,8 @@ impl SessionRules {
             return Err(Invalid::LivesTooLong);
         }
         non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?;
-        check_state(&claims)?;
-        read(claims, issued_at, expires_at)
+        check_state(claims)?;
+        Ok((issued_at, expires_at))
     }
 
     /// Checks an audience only if there is one: session tokens have none by default.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     ably::{Capability, TokenFormat, Ttl},
     assembly,
-    clerk::{Credential, Examined, Session, Unverified},
+    clerk::{Credential, Examined, Session, Unverified, VerifiedTokens},
     clock::UnixMillis,
     config::{Config, Sources},
     identity::{Identity, IdentityError},
@@ -101,7 +101,7 @@ async fn report<'a>(
         Input { session_token: Some(token), .. } => {
             let token = read_token(&token)?;
             match tenants.of_token(&token) {
-                Ok(tenant) => (ClaimsOrigin::SessionToken, Some(tenant), tenant.verifier.examine(&token, now).await),
+                Ok(tenant) => (ClaimsOrigin::SessionToken, Some(tenant), tenant.verifier.examine(token, now).await),
                 Err(invalid) => (ClaimsOrigin::SessionToken, None, Err(invalid.into())),
             }
         }
@@ -170,7 +170,7 @@ fn read_token(argument: &SecretString) -> Result<Credential, String> {
     };
     match text.trim() {
         "" => Err("no session token was given".into()),
-        token => Ok(Credential::new(token)),
+        token => Ok(Credential::new(token, &VerifiedTokens::default())),
     }
 }
 

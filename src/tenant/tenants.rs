@@ -36,7 +36,7 @@ impl Tenants {
     pub fn of_token(&self, token: &Credential) -> Result<&Tenant, Invalid> {
         match self.only() {
             Some(only) => Ok(only),
-            None => self.of_issuer(&token.unverified_issuer()?).ok_or(Invalid::Issuer),
+            None => self.of_issuer(token.unverified_issuer()?).ok_or(Invalid::Issuer),
         }
     }
 

@@ -1,0 +1,87 @@
+//! A session token as a client sends it: decoded once, unless its signature is already known to be valid.
+
+use std::{borrow::Cow, sync::Arc};
+
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    invalid::Invalid,
+    jwt::{Decoded, LooselyDecoded},
+    verified_tokens::{VerifiedToken, VerifiedTokens},
+};
+
+/// A session token. Untrusted until it is verified.
+#[derive(Clone)]
+pub(super) struct SessionToken {
+    pub(super) text: String,
+    pub(super) digests: Digests,
+    pub(super) content: Content,
+}
+
+#[derive(Clone)]
+pub(super) enum Content {
+    /// A key has made its signature. Whether that key still counts, and whether the claims are valid now, is unknown.
+    Signed(Arc<VerifiedToken>),
+    /// Its signature is unknown.
+    Decoded(Arc<Decoded>),
+    /// Not a JWT.
+    Undecodable,
+}
+
+/// SHA-256 digests of a token. Zero for a text that is not a JWT.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Digests {
+    /// Of the text that the signature covers: the first two parts.
+    pub(super) signed: [u8; 32],
+    /// Of the whole token.
+    pub(super) whole: [u8; 32],
+}
+
+impl Digests {
+    fn of(signed: &str, signature: &str) -> Self {
+        let hash = Sha256::new_with_prefix(signed);
+        let whole = hash.clone().chain_update(".").chain_update(signature).finalize();
+        Self { signed: hash.finalize().into(), whole: whole.into() }
+    }
+}
+
+impl SessionToken {
+    pub(super) fn read(text: String, verified: &VerifiedTokens) -> Self {
+        let Some((signed, signature)) = text.rsplit_once('.').filter(|(signed, _)| signed.contains('.')) else {
+            return Self { text, digests: Digests::default(), content: Content::Undecodable };
+        };
+        let digests = Digests::of(signed, signature);
+        let content = match verified.get(&digests.whole) {
+            Some(known) => Content::Signed(known),
+            None => Decoded::new(&text).map_or(Content::Undecodable, |decoded| Content::Decoded(Arc::new(decoded))),
+        };
+        Self { text, digests, content }
+    }
+
+    /// The claims, whose signature may be invalid.
+    pub(super) fn unverified_claims(&self) -> Result<&Map<String, Value>, Invalid> {
+        match &self.content {
+            Content::Signed(known) => Ok(&known.session.claims),
+            Content::Decoded(decoded) => Ok(&decoded.payload),
+            Content::Undecodable => Err(Invalid::undecodable(&self.text)),
+        }
+    }
+
+    /// The decoded token, whose signature may be invalid.
+    pub(super) fn decoded(self) -> Result<Decoded, Invalid> {
+        let decoded = match self.content {
+            Content::Decoded(decoded) => Some(Arc::unwrap_or_clone(decoded)),
+            Content::Signed(_) | Content::Undecodable => Decoded::new(&self.text),
+        };
+        decoded.ok_or_else(|| Invalid::undecodable(&self.text))
+    }
+
+    /// What JavaScript reads in it.
+    pub(super) fn loosely_decoded(&self) -> LooselyDecoded<'_> {
+        match self.unverified_claims() {
+            Ok(claims) => LooselyDecoded::Payload(Cow::Borrowed(claims)),
+            Err(_) => LooselyDecoded::new(&self.text),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Remembers the session tokens whose signature is valid, for clients that show one more than once: in several tabs, or when
+//! many connect again.
+//!
+//! A remembered token is found by the SHA-256 digest of its whole text. All that is remembered is that one key made its
+//! signature, and what its claims say: both never change. Everything else is checked at every request.
+
+use std::{iter, sync::Arc};
+
+use quick_cache::{Weighter, sync::Cache};
+use serde_json::{Map, Value};
+
+use super::{
+    session::{Organization, Session},
+    signing_key::SigningKey,
+};
+
+/// A session token with the signature of a key.
+#[derive(derive_more::Debug)]
+#[debug("VerifiedToken {{ .. }}")]
+pub(super) struct VerifiedToken {
+    /// The key ID in its header.
+    pub(super) kid: Option<String>,
+    /// The key that made its signature.
+    pub(super) key: Arc<SigningKey>,
+    /// Its claims. Times, issuer, audience and authorized party may be invalid now, or for another tenant.
+    pub(super) session: Arc<Session>,
+}
+
+/// Weighs a token by the memory that it takes.
+#[derive(Clone)]
+struct ByMemory;
+
+impl Weighter<[u8; 32], Remembered> for ByMemory {
+    fn weight(&self, _: &[u8; 32], token: &Remembered) -> u64 {
+        token.bytes
+    }
+}
+
+#[derive(Clone)]
+struct Remembered {
+    token: Arc<VerifiedToken>,
+    bytes: u64,
+}
+
+/// The session tokens with a valid signature that were used last.
+#[derive(derive_more::Debug)]
+#[debug("VerifiedTokens {{ .. }}")]
+pub struct VerifiedTokens(Cache<[u8; 32], Remembered, ByMemory>);
+
+impl VerifiedTokens {
+    /// How many bytes of memory they take at most.
+    pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+    /// What a session token with Clerk's default claims takes, and no less than any.
+    const USUAL_BYTES: u64 = 3 * 1024;
+
+    pub(super) fn get(&self, digest: &[u8; 32]) -> Option<Arc<VerifiedToken>> {
+        self.0.get(digest).map(|remembered| remembered.token)
+    }
+
+    pub(super) fn insert(&self, digest: [u8; 32], token: VerifiedToken) {
+        let bytes = u64::try_from(bytes_of(&token)).unwrap_or(u64::MAX).max(Self::USUAL_BYTES);
+        self.0.insert(digest, Remembered { token: Arc::new(token), bytes });
+    }
+}
+
+impl Default for VerifiedTokens {
+    /// None yet.
+    fn default() -> Self {
+        let tokens = usize::try_from(Self::MAX_BYTES / Self::USUAL_BYTES).unwrap_or_default();
+        Self(Cache::with_weighter(tokens, Self::MAX_BYTES, ByMemory))
+    }
+}
+
+/// What the allocator adds to an allocation.
+const ALLOCATION: usize = 16;
+
+/// A node of a BTreeMap: up to 11 entries. A map has at most one, and one more for every five entries.
+const NODE: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 12 * size_of::<usize>() + ALLOCATION;
+
+/// How much memory a token takes.
+fn bytes_of(VerifiedToken { kid, key: _, session }: &VerifiedToken) -> usize {
+    // The cache keeps the digest and a pointer twice.
+    let fixed = size_of::<VerifiedToken>() + size_of::<Session>() + 2 * size_of::<([u8; 32], Remembered)>();
+    let Session { user_id, session_id, organization, plans, features, actor, claims, .. } = &**session;
+    let organization = organization.iter().flat_map(|Organization { id, slug, role, permissions }| {
+        iter::once(id).chain(slug).chain(role).chain(permissions.iter().flatten())
+    });
+    let scoped = [plans, features].into_iter().flat_map(|scoped| scoped.organization.iter().chain(&scoped.user));
+    let actor = actor.iter().map(|actor| &actor.subject);
+    let texts = [user_id, session_id].into_iter().chain(kid).chain(organization).chain(scoped).chain(actor);
+    // A list may have room for twice its texts.
+    let text = |text: &String| 2 * size_of::<String>() + ALLOCATION + text.capacity();
+    fixed + texts.map(text).sum::<usize>() + bytes_of_object(claims)
+}
+
+fn bytes_of_object(object: &Map<String, Value>) -> usize {
+    let entry = |(name, value): (&String, &Value)| ALLOCATION + name.capacity() + bytes_of_value(value);
+    (1 + object.len() / 5) * NODE + object.iter().map(entry).sum::<usize>()
+}
+
+fn bytes_of_value(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => ALLOCATION + text.capacity(),
+        Value::Array(list) => {
+            ALLOCATION + list.capacity() * size_of::<Value>() + list.iter().map(bytes_of_value).sum::<usize>()
+        }
+        Value::Object(object) => bytes_of_object(object),
+    }
+}
