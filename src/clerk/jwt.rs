@@ -1,25 +1,38 @@
 //! Decodes JWTs without verifying them: strictly, and as JavaScript does, because Clerk's rules are written in it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
+use super::verified_tokens::{ValidHeader, VerifiedTokens};
+
 /// The decoded parts of a JWT. Untrusted until the signature is verified.
 #[derive(Clone)]
 pub(super) struct Decoded {
-    pub(super) header: Map<String, Value>,
+    pub(super) header: Header,
     pub(super) payload: Map<String, Value>,
     pub(super) signature: Vec<u8>,
 }
 
+#[derive(Clone)]
+pub(super) enum Header {
+    /// The same text as in a verified token.
+    Valid(Arc<ValidHeader>),
+    Unchecked { text: String, fields: Map<String, Value> },
+}
+
 impl Decoded {
     /// `None` unless the text is three parts of base64url, the first two of them JSON objects.
-    pub(super) fn new(token: &str) -> Option<Self> {
+    pub(super) fn new(token: &str, verified: &VerifiedTokens) -> Option<Self> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, payload) = signed.split_once('.').filter(|(_, payload)| !payload.contains('.'))?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        Some(Self { header: object(header)?, payload: object(payload)?, signature })
+        let header = match verified.header(header) {
+            Some(header) => Header::Valid(header),
+            None => Header::Unchecked { text: header.to_owned(), fields: object(header)? },
+        };
+        Some(Self { header, payload: object(payload)?, signature })
     }
 }
 
@@ -106,14 +119,14 @@ mod tests {
             ("e3=0.e30.c2ln", false, false),
         ] {
             assert_eq!(matches!(LooselyDecoded::new(token), LooselyDecoded::Payload(_)), loosely, "{token}");
-            assert_eq!(Decoded::new(token).is_some(), strictly, "{token}");
+            assert_eq!(Decoded::new(token, &VerifiedTokens::default()).is_some(), strictly, "{token}");
         }
     }
 
     proptest! {
         #[test]
         fn no_text_makes_the_decoder_panic(text in ".*") {
-            let _ = Decoded::new(&text);
+            let _ = Decoded::new(&text, &VerifiedTokens::default());
             let _ = LooselyDecoded::new(&text);
             let _ = javascript_parse_int(&text);
         }

@@ -54,7 +54,7 @@ impl SessionToken {
         let digests = Digests::of(signed, signature);
         let content = match verified.get(&digests.whole) {
             Some(known) => Content::Signed(known),
-            None => Decoded::new(&text).map_or(Content::Undecodable, |decoded| Content::Decoded(Arc::new(decoded))),
+            None => Decoded::new(&text, verified).map_or(Content::Undecodable, |decoded| Content::Decoded(Arc::new(decoded))),
         };
         Self { text, digests, content }
     }
@@ -69,10 +69,10 @@ impl SessionToken {
     }
 
     /// The decoded token, whose signature may be invalid.
-    pub(super) fn decoded(self) -> Result<Decoded, Invalid> {
+    pub(super) fn decoded(self, verified: &VerifiedTokens) -> Result<Decoded, Invalid> {
         let decoded = match self.content {
             Content::Decoded(decoded) => Some(Arc::unwrap_or_clone(decoded)),
-            Content::Signed(_) | Content::Undecodable => Decoded::new(&self.text),
+            Content::Signed(_) | Content::Undecodable => Decoded::new(&self.text, verified),
         };
         decoded.ok_or_else(|| Invalid::undecodable(&self.text))
     }

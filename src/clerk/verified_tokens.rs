@@ -6,6 +6,7 @@
 
 use std::{iter, sync::Arc};
 
+use arc_swap::ArcSwapOption;
 use quick_cache::{Weighter, sync::Cache};
 use serde_json::{Map, Value};
 
@@ -18,12 +19,21 @@ use super::{
 #[derive(derive_more::Debug)]
 #[debug("VerifiedToken {{ .. }}")]
 pub(super) struct VerifiedToken {
-    /// The key ID in its header.
-    pub(super) kid: Option<String>,
+    /// Its header.
+    pub(super) header: Arc<ValidHeader>,
     /// The key that made its signature.
     pub(super) key: Arc<SigningKey>,
     /// Its claims. Times, issuer, audience and authorized party may be invalid now, or for another tenant.
     pub(super) session: Arc<Session>,
+}
+
+/// A header that a session token of an instance may have.
+#[derive(Debug)]
+pub(super) struct ValidHeader {
+    /// As it stands in the token.
+    pub(super) text: String,
+    /// The key ID.
+    pub(super) kid: Option<String>,
 }
 
 /// Weighs a token by the memory that it takes.
@@ -45,7 +55,11 @@ struct Remembered {
 /// The session tokens with a valid signature that were used last.
 #[derive(derive_more::Debug)]
 #[debug("VerifiedTokens {{ .. }}")]
-pub struct VerifiedTokens(Cache<[u8; 32], Remembered, ByMemory>);
+pub struct VerifiedTokens {
+    tokens: Cache<[u8; 32], Remembered, ByMemory>,
+    /// The header of the token that was inserted last. All session tokens of one key have the same.
+    header: ArcSwapOption<ValidHeader>,
+}
 
 impl VerifiedTokens {
     /// How many bytes of memory they take at most.
@@ -55,12 +69,20 @@ impl VerifiedTokens {
     const USUAL_BYTES: u64 = 3 * 1024;
 
     pub(super) fn get(&self, digest: &[u8; 32]) -> Option<Arc<VerifiedToken>> {
-        self.0.get(digest).map(|remembered| remembered.token)
+        self.tokens.get(digest).map(|remembered| remembered.token)
+    }
+
+    /// The header with this text, if the token that was inserted last has it.
+    pub(super) fn header(&self, text: &str) -> Option<Arc<ValidHeader>> {
+        self.header.load_full().filter(|header| header.text == text)
     }
 
     pub(super) fn insert(&self, digest: [u8; 32], token: VerifiedToken) {
         let bytes = u64::try_from(bytes_of(&token)).unwrap_or(u64::MAX).max(Self::USUAL_BYTES);
-        self.0.insert(digest, Remembered { token: Arc::new(token), bytes });
+        if self.header.load().as_ref().is_none_or(|last| !Arc::ptr_eq(last, &token.header)) {
+            self.header.store(Some(Arc::clone(&token.header)));
+        }
+        self.tokens.insert(digest, Remembered { token: Arc::new(token), bytes });
     }
 }
 
@@ -68,7 +90,8 @@ impl Default for VerifiedTokens {
     /// None yet.
     fn default() -> Self {
         let tokens = usize::try_from(Self::MAX_BYTES / Self::USUAL_BYTES).unwrap_or_default();
-        Self(Cache::with_weighter(tokens, Self::MAX_BYTES, ByMemory))
+        let tokens = Cache::with_weighter(tokens, Self::MAX_BYTES, ByMemory);
+        Self { tokens, header: ArcSwapOption::empty() }
     }
 }
 
@@ -79,7 +102,7 @@ const ALLOCATION: usize = 16;
 const NODE: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 12 * size_of::<usize>() + ALLOCATION;
 
 /// How much memory a token takes.
-fn bytes_of(VerifiedToken { kid, key: _, session }: &VerifiedToken) -> usize {
+fn bytes_of(VerifiedToken { header, key: _, session }: &VerifiedToken) -> usize {
     // The cache keeps the digest and a pointer twice.
     let fixed = size_of::<VerifiedToken>() + size_of::<Session>() + 2 * size_of::<([u8; 32], Remembered)>();
     let Session { user_id, session_id, organization, plans, features, actor, claims, .. } = &**session;
@@ -88,7 +111,7 @@ fn bytes_of(VerifiedToken { kid, key: _, session }: &VerifiedToken) -> usize {
     });
     let scoped = [plans, features].into_iter().flat_map(|scoped| scoped.organization.iter().chain(&scoped.user));
     let actor = actor.iter().map(|actor| &actor.subject);
-    let texts = [user_id, session_id].into_iter().chain(kid).chain(organization).chain(scoped).chain(actor);
+    let texts = [user_id, session_id].into_iter().chain([&header.text]).chain(&header.kid).chain(organization).chain(scoped).chain(actor);
     // A list may have room for twice its texts.
     let text = |text: &String| 2 * size_of::<String>() + ALLOCATION + text.capacity();
     fixed + texts.map(text).sum::<usize>() + bytes_of_object(claims)

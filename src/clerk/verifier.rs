@@ -7,12 +7,12 @@ use serde_json::{Map, Value};
 use super::{
     credential::{Credential, CredentialSource},
     invalid::{Invalid, Unverified},
-    jwt::Decoded,
+    jwt::{Decoded, Header},
     session::{Session, is_truthy, non_empty},
     session_token::{Content, SessionToken},
     signing_key::SigningKey,
     signing_keys::SigningKeys,
-    verified_tokens::{VerifiedToken, VerifiedTokens},
+    verified_tokens::{ValidHeader, VerifiedToken, VerifiedTokens},
 };
 use crate::clock::UnixMillis;
 
@@ -69,16 +69,16 @@ impl Verifier {
     ) -> Result<Arc<Session>, Unverified> {
         let Credential { token, source } = credential;
         if let Content::Signed(known) = &token.content
-            && self.keys.find(known.kid.as_deref()).await? == known.key
+            && self.keys.find(known.header.kid.as_deref()).await? == known.key
         {
             self.rules.check(&known.session.claims, source, now)?;
             return Ok(Arc::clone(&known.session));
         }
         let digest = token.digests.whole;
-        let SignedClaims { claims, kid, key } = self.signed_claims(token).await?;
+        let SignedClaims { header, claims, key } = self.signed_claims(token, verified).await?;
         let (issued_at, expires_at) = self.rules.check(&claims, source, now)?;
         let session = Arc::new(read(claims, issued_at, expires_at)?);
-        verified.insert(digest, VerifiedToken { kid, key, session: Arc::clone(&session) });
+        verified.insert(digest, VerifiedToken { header, key, session: Arc::clone(&session) });
         Ok(session)
     }
 
@@ -86,7 +86,7 @@ impl Verifier {
     /// error means that the signature is invalid, or cannot be verified.
     pub async fn examine(&self, credential: Credential, now: UnixMillis) -> Result<Examined, Unverified> {
         let Credential { token, source } = credential;
-        let SignedClaims { claims, .. } = self.signed_claims(token).await?;
+        let SignedClaims { claims, .. } = self.signed_claims(token, &VerifiedTokens::default()).await?;
         let checked = self.rules.check(&claims, source, now);
         let read = checked.and_then(|(issued_at, expires_at)| read(claims.clone(), issued_at, expires_at));
         Ok(match read {
@@ -95,23 +95,27 @@ impl Verifier {
         })
     }
 
-    async fn signed_claims(&self, token: SessionToken) -> Result<SignedClaims, Unverified> {
+    async fn signed_claims(
+        &self,
+        token: SessionToken,
+        verified: &VerifiedTokens,
+    ) -> Result<SignedClaims, Unverified> {
         let digest = token.digests.signed;
-        let decoded = token.decoded()?;
-        let kid = check_header(&decoded)?;
-        let key = self.keys.find(kid).await?;
-        if !key.signed(&digest, &decoded.signature) {
-            return Err(Invalid::Signature.into());
+        let Decoded { header, payload: claims, signature } = token.decoded(verified)?;
+        let header = check_header(header, &claims)?;
+        let key = self.keys.find(header.kid.as_deref()).await?;
+        if key.signed(&digest, &signature) {
+            Ok(SignedClaims { header, claims, key })
+        } else {
+            Err(Invalid::Signature.into())
         }
-        let kid = kid.map(str::to_owned);
-        Ok(SignedClaims { claims: decoded.payload, kid, key })
     }
 }
 
 /// The claims of a token with a valid signature.
 struct SignedClaims {
+    header: Arc<ValidHeader>,
     claims: Map<String, Value>,
-    kid: Option<String>,
     key: Arc<SigningKey>,
 }
 
@@ -156,26 +160,32 @@ impl Examined {
     }
 }
 
-/// Checks the header of a session token. Returns its key ID.
-fn check_header(Decoded { header, payload, .. }: &Decoded) -> Result<Option<&str>, Invalid> {
+/// Checks the header of a session token.
+fn check_header(header: Header, claims: &Map<String, Value>) -> Result<Arc<ValidHeader>, Invalid> {
     const SESSION_CATEGORIES: [&str; 2] = ["cl_B7d4PD111AAA", "cl_I7d4PD111III"];
-    let header = |name: &str| header.get(name);
-    let is_machine = payload.get("sub").and_then(Value::as_str).is_some_and(|sub| sub.starts_with("mch_"));
-    let is_oauth = header("typ").is_some_and(|typ| typ == "at+jwt" || typ == "application/at+jwt");
-    let is_session = header("cat").is_none_or(|cat| SESSION_CATEGORIES.iter().any(|category| cat == category));
-    if is_machine || is_oauth || !is_session {
+    let is_machine = claims.get("sub").and_then(Value::as_str).is_some_and(|sub| sub.starts_with("mch_"));
+    let (text, fields) = match header {
+        _ if is_machine => return Err(Invalid::NotASession),
+        Header::Valid(header) => return Ok(header),
+        Header::Unchecked { text, fields } => (text, fields),
+    };
+    let field = |name: &str| fields.get(name);
+    let is_oauth = field("typ").is_some_and(|typ| typ == "at+jwt" || typ == "application/at+jwt");
+    let is_session = field("cat").is_none_or(|cat| SESSION_CATEGORIES.iter().any(|category| cat == category));
+    if is_oauth || !is_session {
         return Err(Invalid::NotASession);
     }
-    if header("typ").is_some_and(|typ| typ != "JWT") {
+    if field("typ").is_some_and(|typ| typ != "JWT") {
         return Err(Invalid::Type);
     }
-    if header("alg").is_none_or(|alg| alg != "RS256") {
+    if field("alg").is_none_or(|alg| alg != "RS256") {
         return Err(Invalid::Algorithm);
     }
-    if header("crit").is_some() {
+    if field("crit").is_some() {
         return Err(Invalid::CriticalExtension);
     }
-    header("kid").map(|kid| kid.as_str().ok_or(Invalid::KeyId)).transpose()
+    let kid = field("kid").map(|kid| kid.as_str().map(str::to_owned).ok_or(Invalid::KeyId)).transpose()?;
+    Ok(Arc::new(ValidHeader { text, kid }))
 }
 
 impl SessionRules {

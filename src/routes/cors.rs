@@ -28,10 +28,10 @@ fn allows(tenants: &Tenants, tenant: Option<&TenantName>, origin: &str) -> bool 
 /// Whether a tenant accepts the cookies of a request. A request that another site causes (Fetch Metadata) must come from a
 /// page of the tenant's origins: any other link, form or image would use up the user's allowance. Pages cannot write this
 /// header. One unknown value is enough to refuse.
-pub(super) fn accepts_cookies(headers: &HeaderMap) -> impl Fn(&Tenant) -> bool + Sync {
+pub(super) fn accepts_cookies(headers: &HeaderMap) -> impl Fn(&Tenant) -> bool + Sync + use<'_> {
     let is_own = |site: &HeaderValue| ["same-origin", "none"].iter().any(|own| site == own);
     let (is_own, origin) = (headers.get_all(FETCH_SITE).all(is_own), origin(headers));
-    move |tenant| is_own || origin.as_deref().is_some_and(|origin| tenant.allowed_origins.contains(origin))
+    move |tenant| is_own || origin.is_some_and(|origin| tenant.allowed_origins.contains(origin))
 }
 
 /// Adds what a browser needs to show an answer to the page that asked: to a page of the verified session's tenant, or
@@ -56,10 +56,10 @@ pub(super) fn add_headers(
 }
 
 /// The page's origin, if the request has exactly one.
-pub(super) fn origin(headers: &HeaderMap) -> Option<String> {
+pub(super) fn origin(headers: &HeaderMap) -> Option<&str> {
     let mut origins = headers.get_all(ORIGIN);
     match (origins.next(), origins.next()) {
-        (Some(origin), None) => origin.to_str().ok().map(str::to_owned),
+        (Some(origin), None) => origin.to_str().ok(),
         _ => None,
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn origin(headers: &HeaderMap) -> Option<String> {
 pub(super) async fn preflight(request: HttpRequest, tenants: Data<Tenants>) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     response.append_header((VARY, "Access-Control-Request-Method, Access-Control-Request-Headers"));
-    if origin(request.headers()).is_some_and(|origin| allows(&tenants, None, &origin)) {
+    if origin(request.headers()).is_some_and(|origin| allows(&tenants, None, origin)) {
         response.insert_header((ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"));
         response.insert_header((ACCESS_CONTROL_MAX_AGE, "7200"));
         // With credentials a wildcard has no meaning, and an app's authHeaders may have any name.

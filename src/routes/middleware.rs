@@ -35,10 +35,10 @@ pub async fn around_every_request<B: MessageBody + 'static>(
         if let Some(refusal) = response.response().error().and_then(Error::as_error::<Refusal>) {
             report(refusal, metrics.as_deref().map(AsRef::as_ref));
         }
-        let tenants = response.request().app_data::<Data<Tenants>>().cloned();
-        let origin = cors::origin(response.request().headers());
-        let tenant = response.request().extensions().get::<TenantName>().cloned();
-        add_headers(response.headers_mut(), &id, tenants.as_ref(), origin.as_deref(), tenant.as_ref());
+        let request = response.request().clone();
+        let tenants = request.app_data::<Data<Tenants>>();
+        let tenant = request.extensions().get::<TenantName>().cloned();
+        add_headers(response.headers_mut(), &id, tenants, cors::origin(request.headers()), tenant.as_ref());
         Ok(response)
     };
     answering.instrument(span).await
