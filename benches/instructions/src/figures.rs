@@ -15,11 +15,11 @@ pub(crate) struct Figures(BTreeMap<String, Counts>);
 /// Why the committed counts cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FiguresError {
-    #[error("{}: {0}", Figures::FILE)]
+    #[error("{file}: {0}", file = Figures::FILE)]
     Io(#[from] io::Error),
-    #[error("{}: {0}", Figures::FILE)]
+    #[error("{file}: {0}", file = Figures::FILE)]
     Malformed(#[from] toml::de::Error),
-    #[error("{}: {0}", Figures::FILE)]
+    #[error("{file}: {0}", file = Figures::FILE)]
     Unwritable(#[from] toml::ser::Error),
 }
 

@@ -73,7 +73,7 @@ fn count() -> Result<ExitCode, Box<dyn Error>> {
     for (name, place) in
         [("header", Instance::request_with_header as fn(&_) -> _), ("cookies", Instance::request_with_cookies)]
     {
-        let mut requests = |number: usize| (0..number).map(|_| place(&instance)).collect::<Vec<_>>();
+        let requests = |number: usize| (0..number).map(|_| place(&instance)).collect::<Vec<_>>();
         let first_use = Work::new(&instance, requests(200), requests(1000));
         let seen = requests(100);
         // Of each user fewer than a burst.
