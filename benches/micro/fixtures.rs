@@ -90,11 +90,9 @@ impl Service {
     /// A service with these settings. Variables of the environment take precedence, as in production.
     pub(crate) fn new(settings: &str) -> Result<Self, Box<dyn Error>> {
         let runtime = Runtime::new()?;
-        let _guard = runtime.enter();
         let config = load(settings)?;
         let in_flight = InFlightLimit::new(config.limits.max_in_flight);
-        let issuer = assembly::assemble(&config)?.issuer;
-        drop(_guard);
+        let issuer = runtime.block_on(async { assembly::assemble(&config) })?.issuer;
         Ok(Self { issuer, in_flight, runtime })
     }
 

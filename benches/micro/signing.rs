@@ -10,7 +10,7 @@ use criterion::Criterion;
 
 pub(crate) fn benches(criterion: &mut Criterion) {
     let key = ApiKey::parse("bench0.key000:0123456789abcdef0123456789abcdef").unwrap();
-    let client_id: ClientId = "alice".parse().unwrap();
+    let client_id = ClientId::parse("alice").unwrap();
     let capability: Capability =
         r#"{"chat:*":["publish","subscribe"],"inbox:user_2abc":["subscribe"]}"#.parse().unwrap();
     let (now, nonce) = (UnixMillis(1_700_000_000_000), Nonce::from(7));
