@@ -41,7 +41,7 @@ enum Change {
 impl Figures {
     pub(crate) const FILE: &str = "benches/instructions/figures.toml";
     const HEADING: &str = "# Instructions for one token, without HTTP and without what depends on the processor.\n\
-                           # `make instructions UPDATE=1` writes this file.\n\n";
+                           # `UPDATE=1 make instructions` writes this file.\n\n";
 
     pub(crate) fn read() -> Result<Self, FiguresError> {
         match fs::read_to_string(path()) {
@@ -102,7 +102,7 @@ impl Comparison<'_> {
 
 impl fmt::Display for Comparison<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UPDATE: &str = "run `make instructions UPDATE=1` and commit";
+        const UPDATE: &str = "run `UPDATE=1 make instructions` and commit";
         let file = Figures::FILE;
         writeln!(f, "Instructions for one token:")?;
         for (case, count, _) in self.changes() {
@@ -156,7 +156,7 @@ mod tests {
         let (passes, said) = compared(&committed, 1101);
         assert!(!passes);
         assert!(said.contains("case: 1101 instructions, more than 10 % above the committed 1000"), "{said}");
-        assert!(said.contains("`make instructions UPDATE=1`"), "{said}");
+        assert!(said.contains("`UPDATE=1 make instructions`"), "{said}");
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
         let (passes, said) = compared(&committed, 979);
         assert!(passes);
         assert!(said.contains("case: 979 instructions, fewer than the committed 1000"), "{said}");
-        assert!(said.contains("`make instructions UPDATE=1`"), "{said}");
+        assert!(said.contains("`UPDATE=1 make instructions`"), "{said}");
     }
 
     #[test]
