@@ -65,8 +65,8 @@ redis: # Debian's package, for its program only: each test starts a server of it
 		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends redis-server >/dev/null; \
 	fi
 
-valgrind: # Debian's package, with the names of the C library's functions
+valgrind: # Debian's package, which brings the names of the C library's functions
 	@if [ "$$(uname -s)" = Linux ] && ! command -v valgrind >/dev/null 2>&1; then \
 		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
-		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends valgrind libc6-dbg >/dev/null; \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends valgrind >/dev/null; \
 	fi
