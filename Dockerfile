@@ -10,11 +10,12 @@ ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /build
 
 # The dependencies, with empty sources: this layer is rebuilt only when a manifest or the lock file changes.
-# The sandbox is a workspace member, so Cargo needs its manifest. It is not built.
+# Cargo needs the manifests of all workspace members. Only the service is built.
 COPY Cargo.toml Cargo.lock ./
+COPY benches/instructions/Cargo.toml benches/instructions/
 COPY sandbox/Cargo.toml sandbox/
-RUN mkdir -p src benches sandbox/src \
-    && touch src/lib.rs benches/policy.rs sandbox/src/lib.rs \
+RUN mkdir -p src benches/micro benches/instructions/src sandbox/src \
+    && touch src/lib.rs benches/micro/main.rs benches/instructions/src/main.rs sandbox/src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked -p ably-clerk-auth
 

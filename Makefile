@@ -7,7 +7,7 @@ PAGE := sandbox/page
 SDK := tests/sdk
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
-.PHONY: dev test lint deny test-rust test-sdk test-python chromium redis
+.PHONY: dev test lint deny test-rust test-sdk test-python instructions chromium redis valgrind
 
 # Packages are installed anew when a lock file is newer than what was installed by it.
 define install_packages
@@ -22,7 +22,7 @@ dev: ## Start the service between stand-ins for Clerk and Ably, with a page to w
 	@cargo build --locked --workspace --bins
 	@exec "$(CARGO_TARGET_DIR)/debug/sandbox" dev $(ARGS)
 
-test: lint deny test-rust test-python test-sdk ## Everything that CI checks
+test: lint deny test-rust instructions test-python test-sdk ## Everything that CI checks
 
 lint: ## Formatting, lints, and no trace of a merge
 	@! git grep -nE '^(<<<<<<<|>>>>>>>) ' -- .
@@ -35,6 +35,13 @@ deny: ## The dependencies: advisories, licences, duplicates, sources; and this c
 
 test-rust: redis ## Unit, property and vector tests, the real binary over HTTP, and the stores with a real Redis
 	cargo test --locked --workspace --all-features
+
+instructions: valgrind ## Count the instructions for one token, and compare with the committed counts (UPDATE=1 replaces them)
+	@if [ "$$(uname -s)" = Linux ]; then \
+		cargo run --locked --quiet --profile instructions --package instructions; \
+	else \
+		echo "NOT CHECKED: the instruction count. It needs Linux, for valgrind." >&2; \
+	fi
 
 test-sdk: chromium redis ## The real ably-js, in Node and in Chromium, and with two replicas of one Redis
 	cargo build --locked --workspace --bins
@@ -56,4 +63,10 @@ redis: # Debian's package, for its program only: each test starts a server of it
 	@if ! command -v redis-server >/dev/null 2>&1; then \
 		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends redis-server >/dev/null; \
+	fi
+
+valgrind: # Debian's package, which brings the names of the C library's functions
+	@if [ "$$(uname -s)" = Linux ] && ! command -v valgrind >/dev/null 2>&1; then \
+		sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends valgrind >/dev/null; \
 	fi

@@ -10,8 +10,8 @@ fn the_first_layer_of_the_image_has_a_source_for_every_target() {
     let make_sources = dockerfile.split("\nRUN ").find(|step| step.contains("touch src/lib.rs")).unwrap();
     let (make_sources, _) = make_sources.split_once("&& cargo build").unwrap();
     let build = tempfile::tempdir().unwrap();
-    fs::create_dir(build.path().join("sandbox")).unwrap();
-    for copied in ["Cargo.toml", "Cargo.lock", "sandbox/Cargo.toml"] {
+    for copied in ["Cargo.toml", "Cargo.lock", "benches/instructions/Cargo.toml", "sandbox/Cargo.toml"] {
+        fs::create_dir_all(build.path().join(copied).parent().unwrap()).unwrap();
         fs::copy(project.join(copied), build.path().join(copied)).unwrap();
     }
     let script = format!("{make_sources} && cargo fetch --offline --locked");
