@@ -33,7 +33,7 @@ use self::{
 };
 use crate::limits::ConnectionSlot;
 
-pub(crate) use self::{app::Listener, head::field, request_clock::RequestClock};
+pub(crate) use self::{app::{Credentials, Listener}, head::field, request_clock::RequestClock};
 
 /// How long the connection reads and drops what the client still sends after the last answer. Closing earlier resets the
 /// connection, and the client may lose the answer.

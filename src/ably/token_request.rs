@@ -1,6 +1,6 @@
 //! Token requests: signed with the API key, and exchanged for a token by an Ably SDK.
 
-use std::{fmt::Write as _, num::NonZeroU64, time::Duration};
+use std::{cell::RefCell, fmt::Write as _, num::NonZeroU64, time::Duration};
 
 use rand::{TryRng as _, rngs::SysRng};
 use serde::Serialize;
@@ -59,11 +59,22 @@ pub struct Nonce(String);
 pub struct NoRandomness;
 
 impl Nonce {
+    /// How many nonces one call to the operating system provides.
+    const BATCH: usize = 32;
+
     /// A nonce from the operating system's generator.
     pub fn random() -> Result<Self, NoRandomness> {
-        let mut bits = [0_u8; 16];
-        SysRng.try_fill_bytes(&mut bits).map_err(|_| NoRandomness)?;
-        Ok(Self::from(u128::from_be_bytes(bits)))
+        thread_local! {
+            static UNUSED: RefCell<Vec<u128>> = const { RefCell::new(Vec::new()) };
+        }
+        UNUSED.with_borrow_mut(|unused| {
+            if unused.is_empty() {
+                let mut bytes = [[0; 16]; Self::BATCH];
+                SysRng.try_fill_bytes(bytes.as_flattened_mut()).map_err(|_| NoRandomness)?;
+                unused.extend(bytes.map(u128::from_be_bytes));
+            }
+            unused.pop().map(Self::from).ok_or(NoRandomness)
+        })
     }
 }
 
@@ -93,6 +104,9 @@ pub struct TokenRequest {
 }
 
 impl TokenRequest {
+    /// What the signed text usually takes without its capability.
+    const USUAL_BYTES: usize = 192;
+
     /// Signs a token request (RSA9g). The HMAC covers the six fields in this order, each followed by a line break.
     #[must_use]
     pub fn sign(
@@ -105,13 +119,18 @@ impl TokenRequest {
     ) -> Self {
         let UnixMillis(timestamp) = timestamp;
         let capability = capability.map(ToString::to_string);
-        let mut text = format!("{}\n", key.name());
+        let capability_text = capability.as_deref().unwrap_or_default();
+        let mut text = String::with_capacity(Self::USUAL_BYTES + capability_text.len());
+        text.push_str(key.name().as_str());
+        text.push('\n');
         if let Some(ttl) = ttl {
             // Writing to a String cannot fail.
             let _ = write!(text, "{}", ttl.as_millis());
         }
-        let _ =
-            write!(text, "\n{}\n{client_id}\n{timestamp}\n{}\n", capability.as_deref().unwrap_or_default(), nonce.0);
+        for field in ["\n", capability_text, "\n", client_id.as_str(), "\n"] {
+            text.push_str(field);
+        }
+        let _ = write!(text, "{timestamp}\n{}\n", nonce.0);
         let mac = key.mac(&text);
         Self { key_name: key.name().clone(), ttl, capability, client_id, timestamp, nonce, mac }
     }

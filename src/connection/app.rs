@@ -21,7 +21,11 @@ use actix_web::{
     web::Bytes,
 };
 use futures_util::{Stream, future::LocalBoxFuture, stream::poll_fn};
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
+    header::{self, Entry},
+    request,
+};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::watch;
 
@@ -62,7 +66,7 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
     type Future = LocalBoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let clock = Rc::clone(&self.clock);
         let length = body.size_hint().exact();
         clock.head_parsed(length.map(|length| usize::try_from(length).unwrap_or(usize::MAX)));
@@ -71,10 +75,12 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
         if length.is_none() || head.method == Method::CONNECT || head.headers.contains_key(header::UPGRADE) {
             clock.is_last.set(true);
         }
+        let credentials = Credentials::take_from(&mut head.headers);
         let Some(mut request) = actix_request(&head, self.peer) else {
             clock.refused.set(Some(400));
             return Box::pin(pending());
         };
+        request.extensions_mut().insert(credentials);
         request.extensions_mut().insert(Rc::clone(&clock));
         if !is_read.get() {
             *request.payload() = Payload::Stream { payload: Box::pin(payload(body, Rc::clone(&is_read))) };
@@ -95,6 +101,40 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
             }
             Ok(answer)
         })
+    }
+}
+
+/// The header fields of a request that hold credentials. They are moved here as they are, so they are not among the request's
+/// headers.
+#[derive(Clone, derive_more::Debug, Default)]
+#[debug("Credentials {{ .. }}")]
+pub(crate) struct Credentials {
+    authorization: Vec<HeaderValue>,
+    cookies: Vec<HeaderValue>,
+}
+
+impl Credentials {
+    #[cfg(test)]
+    pub(crate) fn of_authorization(values: impl IntoIterator<Item = &'static str>) -> Self {
+        Self { authorization: values.into_iter().map(HeaderValue::from_static).collect(), cookies: Vec::new() }
+    }
+
+    fn take_from(headers: &mut HeaderMap) -> Self {
+        let mut take = |name| match headers.entry(name) {
+            Entry::Occupied(fields) => fields.remove_entry_mult().1.collect(),
+            Entry::Vacant(_) => Vec::new(),
+        };
+        Self { authorization: take(header::AUTHORIZATION), cookies: take(header::COOKIE) }
+    }
+
+    /// The values of the `Authorization` fields of a request.
+    pub(crate) fn authorization(&self) -> impl Iterator<Item = &[u8]> {
+        self.authorization.iter().map(HeaderValue::as_bytes)
+    }
+
+    /// The values of the `Cookie` fields of a request.
+    pub(crate) fn cookies(&self) -> impl Iterator<Item = &[u8]> {
+        self.cookies.iter().map(HeaderValue::as_bytes)
     }
 }
 

@@ -6,7 +6,7 @@ use actix_web::{
     Error,
     body::{EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{AUTHORIZATION, HeaderMap, HeaderValue, ORIGIN},
+    http::header::{HeaderMap, ORIGIN},
     middleware::Next,
     web::Data,
 };
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::host;
-use crate::refusal::Refusal;
+use crate::{connection::Credentials, refusal::Refusal};
 
 /// Who may send operator requests: whoever shows the token; without a token, whoever is on this machine.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Access {
 
     /// Checks the headers of an operator request. A browser on the operator's machine can reach the listener too, so requests
     /// of web pages are refused: they have an `Origin`, or after DNS rebinding a foreign `Host`.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn admit(&self, headers: &HeaderMap, credentials: &Credentials) -> Result<(), Refusal> {
         if self.token.is_none() && self.exposure == Exposure::OtherMachines {
             return Err(Refusal::AdminTokenUnset);
         }
@@ -54,7 +54,7 @@ impl Access {
             None if host::is_of_this_machine(headers) => Ok(()),
             None => Err(Refusal::AdminHost),
             Some(token) => {
-                let mut given = headers.get_all(AUTHORIZATION);
+                let mut given = credentials.authorization();
                 match (given.next().and_then(bearer), given.next()) {
                     (Some(given), None) if is_same(given, token) => Ok(()),
                     (Some(_), None) => Err(Refusal::AdminTokenWrong),
@@ -65,8 +65,8 @@ impl Access {
     }
 }
 
-fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
-    let (scheme, token) = authorization.as_bytes().split_at_checked("Bearer ".len())?;
+fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = authorization.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
@@ -91,16 +91,18 @@ pub(super) async fn check_host<B: MessageBody + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::{HOST, HeaderName};
+    use actix_web::http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 
     use super::*;
 
     fn admit(access: &Access, headers: &[(HeaderName, &'static str)]) -> Result<(), Refusal> {
+        let (authorization, others): (Vec<_>, Vec<_>) = headers.iter().partition(|(name, _)| name == AUTHORIZATION);
         let mut map = HeaderMap::new();
-        for (name, value) in headers {
+        for (name, value) in others {
             map.append(name.clone(), HeaderValue::from_static(value));
         }
-        access.admit(&map)
+        let authorization = authorization.into_iter().map(|(_, value)| *value);
+        access.admit(&map, &Credentials::of_authorization(authorization))
     }
 
     fn listener(address: &str, token: Option<&str>) -> Access {

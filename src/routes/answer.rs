@@ -4,7 +4,7 @@ use actix_web::{
     HttpResponse,
     http::{
         StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE},
+        header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
     },
 };
 use serde::Serialize;
@@ -12,8 +12,8 @@ use serde::Serialize;
 /// JSON that must not be cached.
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
     HttpResponse::build(status)
-        .insert_header((CONTENT_TYPE, "application/json"))
-        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
+        .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
         // Only a map whose keys are not strings could fail to serialize, and no answer has one.
         .body(serde_json::to_vec(body).unwrap_or_default())
 }

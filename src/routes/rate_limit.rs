@@ -6,39 +6,24 @@
 //! at most `q` to `w` (section 8.5). There is no partition key: it is the user, whom both sides know.
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use sfv::{Integer, KeyRef, ListSerializer, StringRef, key_ref, string_ref};
 
 use crate::limits::Allowance;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-const POLICY: &StringRef = string_ref("tokens");
-const QUOTA: &KeyRef = key_ref("q");
-const WINDOW: &KeyRef = key_ref("w");
-const AVAILABLE: &KeyRef = key_ref("r");
-const EFFECTIVE_WINDOW: &KeyRef = key_ref("t");
-
-/// Adds both headers, if the request was counted.
+/// Adds both headers, if the request was counted. Each is a list with one item, whose parameters are numbers (RFC 9651).
 pub(super) fn add_headers(allowance: Option<&Allowance>, headers: &mut HeaderMap) {
     let Some(Allowance { burst, whole_in, remaining, lasts }) = allowance else { return };
     let fields = [
-        (RATE_LIMIT_POLICY, item([(QUOTA, *burst), (WINDOW, *whole_in)])),
-        (RATE_LIMIT, item([(AVAILABLE, *remaining), (EFFECTIVE_WINDOW, *lasts)])),
+        (RATE_LIMIT_POLICY, format!(r#""tokens";q={burst};w={whole_in}"#)),
+        (RATE_LIMIT, format!(r#""tokens";r={remaining};t={lasts}"#)),
     ];
     for (name, value) in fields {
-        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+        if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);
         }
     }
-}
-
-/// A list with one item.
-fn item(parameters: [(&KeyRef, u32); 2]) -> Option<String> {
-    let mut list = ListSerializer::new();
-    let parameters = parameters.map(|(key, value)| (key, Integer::from(value)));
-    let _ = list.bare_item(POLICY).parameters(parameters);
-    list.finish()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use actix_web::{
 use super::{access::Access, answer, body};
 use crate::{
     clock::UnixMillis,
-    connection::RequestClock,
+    connection::{Credentials, RequestClock},
     detached::Detached,
     refusal::{Refusal, Row},
     revocation::{
@@ -39,7 +39,8 @@ pub(super) async fn post(
     operator: Data<OperatorRequests>,
     access: Data<Access>,
 ) -> Result<HttpResponse, Refusal> {
-    access.admit(request.headers())?;
+    let credentials = request.extensions_mut().remove::<Credentials>().unwrap_or_default();
+    access.admit(request.headers(), &credentials)?;
     RequestClock::verified(&request);
     if !request.content_type().eq_ignore_ascii_case("application/json") {
         return Err(Refusal::NotJson);

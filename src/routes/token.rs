@@ -6,7 +6,7 @@ use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
     http::{
         StatusCode,
-        header::{AUTHORIZATION, CONTENT_ENCODING, COOKIE, HeaderName},
+        header::CONTENT_ENCODING,
     },
     web::{Bytes, Data, Payload},
 };
@@ -16,7 +16,7 @@ use super::{answer, body, cors, rate_limit};
 use crate::{
     ably::{NoRandomness, Nonce},
     clock::UnixMillis,
-    connection::RequestClock,
+    connection::{Credentials, RequestClock},
     issuer::{Caller, IncomingRequest, IssuedToken, Issuer, Outcome, SigningContext, Token},
     limits::InFlightLimit,
     policy::RuleName,
@@ -59,11 +59,12 @@ async fn answer(
     // The worker accepts all waiting requests before it goes on with this one. Otherwise they would wait in their sockets,
     // where they are not counted and cannot be refused.
     yield_now().await;
-    let authorization = texts(request, AUTHORIZATION);
-    let cookies = texts(request, COOKIE).join("; ");
+    let credentials = request.extensions_mut().remove::<Credentials>().unwrap_or_default();
+    let authorization: Vec<_> = credentials.authorization().map(characters).collect();
+    let cookies: Vec<_> = credentials.cookies().map(characters).collect();
     let accepts_cookies = cors::accepts_cookies(request.headers());
     let incoming =
-        IncomingRequest { authorization: &authorization, cookies: &cookies, accepts_cookies: &accepts_cookies };
+        IncomingRequest { authorization: &authorization, cookies: &cookies.join("; "), accepts_cookies: &accepts_cookies };
     let outcome = match issuer.verify(incoming, &mut permit, UnixMillis::now()).await {
         Ok(caller) => {
             RequestClock::verified(request);
@@ -90,12 +91,8 @@ fn signing_context() -> Result<SigningContext, NoRandomness> {
     Ok(SigningContext { timestamp: UnixMillis::now(), nonce: Nonce::random()? })
 }
 
-/// The values of a header, a character for each byte as JavaScript's `Headers` has them: Clerk's rules are written for
-/// those. Another app's cookie may hold bytes that are no text; they must not spoil ours.
-fn texts(request: &HttpRequest, name: HeaderName) -> Vec<Cow<'_, str>> {
-    request.headers().get_all(name).map(|value| characters(value.as_bytes())).collect()
-}
-
+/// The value of a header, a character for each byte as JavaScript's `Headers` has it: Clerk's rules are written for those.
+/// Another app's cookie may hold bytes that are no text; they must not spoil ours.
 fn characters(value: &[u8]) -> Cow<'_, str> {
     match str::from_utf8(value) {
         Ok(text) if text.is_ascii() => Cow::Borrowed(text),
