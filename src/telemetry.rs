@@ -2,12 +2,21 @@
 
 mod lines;
 pub mod metrics;
+mod writer;
 
 use std::{
+    fmt,
+    fs::File,
     io::{self, IsTerminal as _, Write as _},
     net::IpAddr,
+    os::fd::AsFd as _,
     panic,
+    sync::{OnceLock, mpsc},
+    thread,
+    time::Duration,
 };
+
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
 
 use serde::Deserialize;
 use tracing::{Level, Span, field::display};
@@ -17,7 +26,13 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use self::lines::{Lines, Style};
+use self::{
+    lines::{Lines, Style},
+    writer::{Lost, Writer},
+};
+
+/// Writes the log of this process.
+static WRITER: OnceLock<Writer> = OnceLock::new();
 
 /// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -29,10 +44,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging, once for the process.
+/// Starts logging, once for the process. Another thread writes the lines: call [`flush`] before the process ends.
 ///
 /// From libraries, it logs only warnings and errors at any level: at `trace` some log headers.
-pub fn init(format: LogFormat, level: Level) {
+pub fn init(format: LogFormat, level: Level) -> io::Result<()> {
     let levels = Targets::new()
         .with_default(Level::WARN)
         // A client's malformed request is not this service's error.
@@ -43,14 +58,63 @@ pub fn init(format: LogFormat, level: Level) {
         LogFormat::Pretty if io::stdout().is_terminal() => Style::Colored,
         LogFormat::Pretty => Style::Plain,
     };
-    // A line that cannot be written is lost.
-    let write = |line: &str| drop(io::stdout().write_all(line.as_bytes()));
+    // Not `Stdout`, which would split a batch at its last line break.
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let writer = Writer::start(output, move |dropped| lines::dropped_lines(style, dropped))?;
+    let writer = WRITER.get_or_init(|| writer);
+    let write = |level, line: &str| writer.append(level, line);
     tracing_subscriber::registry().with(levels).with(Lines { style, write }).init();
     panic::set_hook(Box::new(|panic| {
         // The message is left out: it may hold a value of the request.
         let location = panic.location().map(ToString::to_string);
         tracing::error!(location, "a bug made a task panic; please report it");
+        // The panic may end the process.
+        let _ = writer.flush();
     }));
+    Ok(())
+}
+
+/// Keeps the stop from waiting for an output that takes nothing: from now on, the log drops a warning that has no room.
+pub fn stop_waiting() {
+    if let Some(writer) = WRITER.get() {
+        writer.stop_waiting();
+    }
+}
+
+/// Waits until the log is written, for a few seconds at most. For the end of the process.
+pub fn flush() {
+    let Some(writer) = WRITER.get() else { return };
+    writer.stop_waiting();
+    if let Err(Lost { lines }) = writer.flush() {
+        report_on_stderr(format!(
+            "ably-clerk-auth: {lines} lines of the log are lost: standard output did not take them\n"
+        ));
+    }
+}
+
+/// Writes to standard error, which may be the same pipe: it may take nothing either.
+fn report_on_stderr(text: String) {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let (written, is_written) = mpsc::channel();
+    let write = move || {
+        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = written.send(());
+    };
+    let _ = thread::Builder::new().spawn(write);
+    let _ = is_written.recv_timeout(PATIENCE);
+}
+
+/// The metrics of the log.
+#[derive(Debug)]
+pub struct LogCollector;
+
+impl Collector for LogCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let dropped = WRITER.get().map_or(0, Writer::dropped);
+        let help = "Lines of the log that standard output did not take.";
+        // The text format writes the samples of gauges and counters alike.
+        encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?.encode_gauge(&dropped)
+    }
 }
 
 /// The span around a request. Every event in it has these fields.
@@ -72,7 +136,7 @@ mod tests {
     fn a_request_span_exists_at_every_level_and_has_an_address_only_if_known() {
         let written = Arc::new(Mutex::new(String::new()));
         let writer = Arc::clone(&written);
-        let write = move |line: &str| writer.lock().unwrap().push_str(line);
+        let write = move |_, line: &str| writer.lock().unwrap().push_str(line);
         let levels = Targets::new().with_default(Level::ERROR);
         let subscriber = tracing_subscriber::registry().with(levels).with(Lines { style: Style::Plain, write });
         tracing::subscriber::with_default(subscriber, || {

@@ -3,14 +3,15 @@
 //!
 //! The layer escapes every value, so no call site can forget to. It escapes what Rust's `Debug` escapes: control characters,
 //! line and paragraph separators, and invisible characters such as those that change the direction of text.
+//!
+//! A line is formatted once, into a buffer that each thread uses again.
 
 use std::{
-    borrow::Cow,
-    fmt::{self, Debug, Write as _},
-    time::SystemTime,
+    cell::Cell,
+    fmt::{self, Debug, Display, Write as _},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde::Serialize;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -32,20 +33,14 @@ pub(super) struct Lines<F> {
     pub(super) write: F,
 }
 
-impl<F> Lines<F> {
-    fn fields(&self) -> Fields {
-        Fields { style: self.style, text: String::new(), ends: Vec::new() }
-    }
-}
-
 impl<S, F> Layer<S> for Lines<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    F: Fn(&str) + 'static,
+    F: Fn(Level, &str) + 'static,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = self.fields();
-        attributes.record(&mut fields);
+        let mut fields = Fields::default();
+        attributes.record(&mut Formatter { style: self.style, fields: &mut fields });
         if let Some(span) = context.span(id) {
             span.extensions_mut().replace(fields);
         }
@@ -55,78 +50,246 @@ where
         if let Some(span) = context.span(id)
             && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
         {
-            values.record(fields);
+            values.record(&mut Formatter { style: self.style, fields });
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut line = self.fields();
-        line.begin(*event.metadata().level());
-        event.record(&mut line);
-        for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(fields) = span.extensions().get::<Fields>() {
-                line.append(fields);
-            }
-        }
-        line.text.push_str(if self.style == Style::Json { "}\n" } else { "\n" });
-        (self.write)(&line.text);
+        let level = *event.metadata().level();
+        line(
+            self.style,
+            level,
+            |line| {
+                event.record(line);
+                for span in context.event_scope(event).into_iter().flatten() {
+                    if let Some(fields) = span.extensions().get::<Fields>() {
+                        line.fields.append(fields);
+                    }
+                }
+            },
+            |text| (self.write)(level, text),
+        );
     }
+}
+
+/// Formats a line in this thread's buffer, and passes it to `write`.
+fn line(style: Style, level: Level, record: impl FnOnce(&mut Formatter<'_>), write: impl FnOnce(&str)) {
+    thread_local! {
+        static FIELDS: Cell<Fields> = const { Cell::new(Fields::EMPTY) };
+    }
+    const KEPT: usize = 16 * 1024;
+    // A value that is formatted may log a line itself: that one gets a buffer of its own.
+    let mut fields = FIELDS.take();
+    let mut line = Formatter { style, fields: &mut fields };
+    line.begin(level);
+    record(&mut line);
+    fields.text.push_str(if style == Style::Json { "}\n" } else { "\n" });
+    write(&fields.text);
+    if fields.text.capacity() <= KEPT {
+        fields.clear();
+        FIELDS.set(fields);
+    }
+}
+
+/// The line that says how many lines were dropped.
+pub(super) fn dropped_lines(style: Style, dropped: u64) -> String {
+    let mut text = String::new();
+    let message = "the output of the log took nothing for a while: lines were dropped";
+    let record = |line: &mut Formatter<'_>| {
+        line.text("message", |text| text.write_str(message));
+        line.value("dropped", dropped, dropped);
+    };
+    line(style, Level::WARN, record, |line| line.clone_into(&mut text));
+    text
 }
 
 /// Fields as text. Of several fields with one name, the first counts.
+#[derive(Default)]
 struct Fields {
-    style: Style,
     text: String,
     /// The name of each field, and where its text ends.
     ends: Vec<(&'static str, usize)>,
+    names: Names,
 }
 
 impl Fields {
-    fn begin(&mut self, level: Level) {
-        let time = humantime::format_rfc3339_micros(SystemTime::now());
-        self.ends.extend([("timestamp", 0), ("level", 0)]);
-        // Writing to a String cannot fail, here and below.
-        let _ = match self.style {
-            Style::Json => write!(self.text, r#"{{"timestamp":"{time}","level":"{level}""#),
-            Style::Plain => write!(self.text, "{time} {level:>5}"),
-            Style::Colored => {
-                write!(self.text, "\x1b[2m{time}\x1b[0m \x1b[{}m{level:>5}\x1b[0m", color(level))
-            }
-        };
+    const EMPTY: Self = Self { text: String::new(), ends: Vec::new(), names: Names(0) };
+
+    fn clear(&mut self) {
+        self.text.clear();
+        self.ends.clear();
+        self.names = Names::default();
     }
 
     fn has(&self, name: &str) -> bool {
-        self.ends.iter().any(|(known, _)| *known == name)
+        self.names.meets(Names::of(name)) && self.ends.iter().any(|(known, _)| *known == name)
     }
 
-    /// Adds a text in quotes, or a number or boolean without.
-    fn value(&mut self, field: &Field, value: impl Debug + Serialize) {
-        let name = field.name();
-        if self.has(name) {
-            return;
-        }
-        let _ = match self.style {
-            Style::Json => {
-                let json = serde_json::to_string(&value).unwrap_or_default();
-                write!(self.text, r#","{name}":{}"#, escape_in_json(&json))
-            }
-            Style::Plain => write!(self.text, " {name}={value:?}"),
-            Style::Colored => write!(self.text, " \x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{value:?}"),
-        };
+    fn end(&mut self, name: &'static str) {
+        self.names.add(Names::of(name));
         self.ends.push((name, self.text.len()));
     }
 
     /// Appends the fields of a span whose names are new.
     fn append(&mut self, span: &Self) {
+        if !self.names.meets(span.names) {
+            let start = self.text.len();
+            self.text.push_str(&span.text);
+            self.ends.extend(span.ends.iter().map(|(name, end)| (*name, start + end)));
+            self.names.add(span.names);
+            return;
+        }
         let mut start = 0;
         for &(name, end) in &span.ends {
             if !self.has(name) {
                 self.text.push_str(span.text.get(start..end).unwrap_or_default());
-                self.ends.push((name, self.text.len()));
+                self.end(name);
             }
             start = end;
         }
     }
+}
+
+/// A set that may hold a name: a bit for each, which names can share.
+#[derive(Clone, Copy, Default)]
+struct Names(u64);
+
+impl Names {
+    fn of(name: &str) -> Self {
+        let [first, .., last] = name.as_bytes() else { return Self(1) };
+        Self(1 << (usize::from(*first) * 7 + usize::from(*last) * 13 + name.len()) % 64)
+    }
+
+    fn meets(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+
+    fn add(&mut self, others: Self) {
+        self.0 |= others.0;
+    }
+}
+
+/// Adds fields as text.
+struct Formatter<'a> {
+    style: Style,
+    fields: &'a mut Fields,
+}
+
+// Writing to a String cannot fail.
+impl Formatter<'_> {
+    fn begin(&mut self, level: Level) {
+        let text = &mut self.fields.text;
+        match self.style {
+            Style::Json => {
+                text.push_str(r#"{"timestamp":""#);
+                push_now(text);
+                text.push_str(r#"","level":""#);
+                text.push_str(level.as_str());
+                text.push('"');
+            }
+            Style::Plain => {
+                push_now(text);
+                let _ = write!(text, " {level:>5}");
+            }
+            Style::Colored => {
+                text.push_str("\x1b[2m");
+                push_now(text);
+                let _ = write!(text, "\x1b[0m \x1b[{}m{level:>5}\x1b[0m", color(level));
+            }
+        }
+        self.fields.end("timestamp");
+        self.fields.end("level");
+    }
+
+    /// Adds a field, unless there is one of this name.
+    fn field(&mut self, name: &'static str, write: impl FnOnce(&mut String)) {
+        if self.fields.has(name) {
+            return;
+        }
+        let text = &mut self.fields.text;
+        let [before, after] = match self.style {
+            Style::Json => [",\"", "\":"],
+            Style::Plain => [" ", "="],
+            Style::Colored => [" \x1b[3m", "\x1b[0m\x1b[2m=\x1b[0m"],
+        };
+        for part in [before, name, after] {
+            text.push_str(part);
+        }
+        write(text);
+        self.fields.end(name);
+    }
+
+    /// Adds a text in quotes.
+    fn text(&mut self, name: &'static str, write: impl FnOnce(&mut Escaped<'_>) -> fmt::Result) {
+        let escape = if self.style == Style::Json { escape_for_json } else { escape_for_quotes };
+        if self.style != Style::Json && name == "message" {
+            self.fields.text.push(' ');
+            let _ = write(&mut Escaped { text: &mut self.fields.text, escape: escape_unquoted });
+            return;
+        }
+        self.field(name, |text| {
+            text.push('"');
+            let _ = write(&mut Escaped { text, escape });
+            text.push('"');
+        });
+    }
+
+    /// Adds a number or boolean.
+    fn value(&mut self, name: &'static str, json: impl Display, plain: impl Debug) {
+        let style = self.style;
+        self.field(name, |text| {
+            let _ = if style == Style::Json { write!(text, "{json}") } else { write!(text, "{plain:?}") };
+        });
+    }
+}
+
+impl Visit for Formatter<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.text(field.name(), |text| text.write_str(value));
+    }
+
+    /// Also for values that are logged by their `Display`, which may contain anything.
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.text(field.name(), |text| write!(text, "{value:?}"));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.value(field.name(), value, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.value(field.name(), value, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.value(field.name(), value, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.value(field.name(), serde_json::Value::from(value), value);
+    }
+}
+
+/// Adds the current time in UTC, with microseconds.
+fn push_now(text: &mut String) {
+    thread_local! {
+        /// The second that was last formatted on this thread, and its text.
+        static SECOND: Cell<(u64, String)> = const { Cell::new((0, String::new())) };
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (mut second, mut formatted) = SECOND.take();
+    if second != now.as_secs() || formatted.is_empty() {
+        second = now.as_secs();
+        formatted.clear();
+        let time = UNIX_EPOCH + Duration::from_secs(second);
+        let _ = write!(formatted, "{}", humantime::format_rfc3339_seconds(time));
+    }
+    text.push_str(formatted.trim_end_matches('Z'));
+    SECOND.set((second, formatted));
+    text.push('.');
+    let micros = now.subsec_micros();
+    text.extend([100_000, 10_000, 1000, 100, 10, 1].iter().filter_map(|unit| char::from_digit(micros / unit % 10, 10)));
+    text.push('Z');
 }
 
 fn color(level: Level) -> u8 {
@@ -139,35 +302,27 @@ fn color(level: Level) -> u8 {
     }
 }
 
-impl Visit for Fields {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if self.style != Style::Json && field.name() == "message" {
-            let _ = write!(self.text, " {}", Unquoted(value));
+/// Adds what is written to `text`, escaped.
+struct Escaped<'a> {
+    text: &'a mut String,
+    escape: fn(&str) -> String,
+}
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        // Without a branch for each byte.
+        if piece.bytes().fold(true, |all, byte| all & is_plain(byte)) {
+            self.text.push_str(piece);
         } else {
-            self.value(field, value);
+            self.text.push_str(&(self.escape)(piece));
         }
+        Ok(())
     }
+}
 
-    /// Also for values that are logged by their `Display`, which may contain anything.
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.record_str(field, &format!("{value:?}"));
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.value(field, value);
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.value(field, value);
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.value(field, value);
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.value(field, value);
-    }
+/// Whether a byte stands for itself in every style.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')
 }
 
 /// Whether a character could break or disguise a line.
@@ -175,22 +330,12 @@ fn misleads(c: char) -> bool {
     !matches!(c, ' '..='~') && c.escape_debug().len() > 1
 }
 
-/// Displays a text with misleading characters escaped.
-struct Unquoted<'a>(&'a str);
-
-impl fmt::Display for Unquoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| if misleads(c) { write!(f, "{}", c.escape_debug()) } else { f.write_char(c) })
-    }
-}
-
-/// JSON with the misleading characters in its texts as `\uXXXX`.
-fn escape_in_json(json: &str) -> Cow<'_, str> {
-    if !json.contains(misleads) {
-        return json.into();
-    }
-    let mut escaped = String::with_capacity(json.len());
-    for c in json.chars() {
+/// Text between quotes in JSON, with misleading characters as `\uXXXX`.
+fn escape_for_json(text: &str) -> String {
+    let json = serde_json::to_string(text).unwrap_or_default();
+    let text = without_quotes(&json);
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
         if misleads(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 let _ = write!(escaped, "\\u{unit:04x}");
@@ -199,7 +344,29 @@ fn escape_in_json(json: &str) -> Cow<'_, str> {
             escaped.push(c);
         }
     }
-    escaped.into()
+    escaped
+}
+
+/// Text between quotes, as Rust's `Debug` has it.
+fn escape_for_quotes(text: &str) -> String {
+    without_quotes(&format!("{text:?}")).to_owned()
+}
+
+fn without_quotes(text: &str) -> &str {
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default()
+}
+
+/// Text without quotes around it.
+fn escape_unquoted(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if misleads(c) {
+            escaped.extend(c.escape_debug());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
@@ -223,7 +390,7 @@ mod tests {
     fn logged(style: Style, log: impl Fn()) -> String {
         let written = Arc::new(Mutex::new(String::new()));
         let writer = Arc::clone(&written);
-        let write = move |line: &str| writer.lock().unwrap().push_str(line);
+        let write = move |_, line: &str| writer.lock().unwrap().push_str(line);
         let subscriber = tracing_subscriber::registry().with(Lines { style, write });
         tracing::subscriber::with_default(subscriber, log);
         written.lock().unwrap().clone()
@@ -277,7 +444,7 @@ mod tests {
         let log = logged(Style::Json, || tracing::info!(text = HOSTILE, display = %HOSTILE, "m"));
         let line: Value = serde_json::from_str(&log).unwrap();
         assert_eq!((&line["text"], &line["display"]), (&HOSTILE.into(), &HOSTILE.into()));
-        assert_eq!(escape_in_json("\"größer \u{1f600}\""), "\"größer \u{1f600}\"");
+        assert_eq!(escape_for_json("größer \u{1f600}"), "größer \u{1f600}");
     }
 
     #[test]
