@@ -2,6 +2,7 @@
 
 mod lines;
 pub mod metrics;
+mod spans;
 mod writer;
 
 use std::{
@@ -20,11 +21,7 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metri
 
 use serde::Deserialize;
 use tracing::{Level, Span, field::display};
-use tracing_subscriber::{
-    filter::{LevelFilter, Targets},
-    layer::SubscriberExt as _,
-    util::SubscriberInitExt as _,
-};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::{
     lines::{Lines, Style},
@@ -63,7 +60,7 @@ pub fn init(format: LogFormat, level: Level) -> io::Result<()> {
     let writer = Writer::start(output, move |dropped| lines::dropped_lines(style, dropped))?;
     let writer = WRITER.get_or_init(|| writer);
     let write = |level, line: &str| writer.append(level, line);
-    tracing_subscriber::registry().with(levels).with(Lines { style, write }).init();
+    tracing::subscriber::set_global_default(Lines::new(style, levels, write)).map_err(io::Error::other)?;
     panic::set_hook(Box::new(|panic| {
         // The message is left out: it may hold a value of the request.
         let location = panic.location().map(ToString::to_string);
@@ -138,7 +135,7 @@ mod tests {
         let writer = Arc::clone(&written);
         let write = move |_, line: &str| writer.lock().unwrap().push_str(line);
         let levels = Targets::new().with_default(Level::ERROR);
-        let subscriber = tracing_subscriber::registry().with(levels).with(Lines { style: Style::Plain, write });
+        let subscriber = Lines::new(Style::Plain, levels, write);
         tracing::subscriber::with_default(subscriber, || {
             for address in [None, Some([192, 0, 2, 7].into())] {
                 request_span("id", address).in_scope(|| tracing::error!("failed"));

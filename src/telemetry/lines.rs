@@ -1,7 +1,7 @@
 //! The lines of the log. One event is one line, whatever its values contain: they come from clients, Clerk, Ably, Redis and
 //! operators.
 //!
-//! The layer escapes every value, so no call site can forget to. It escapes what Rust's `Debug` escapes: control characters,
+//! [`Lines`] escapes every value, so no call site can forget to. It escapes what Rust's `Debug` escapes: control characters,
 //! line and paragraph separators, and invisible characters such as those that change the direction of text.
 //!
 //! A line is formatted once, into a buffer that each thread uses again.
@@ -13,11 +13,15 @@ use std::{
 };
 
 use tracing::{
-    Event, Level, Subscriber,
+    Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
+    subscriber::Interest,
 };
-use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
+use tracing_core::span::Current;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use super::spans::{self, Spans, innermost};
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,78 +33,111 @@ pub(super) enum Style {
 
 /// Passes each event to `write` as one line: the event's own fields, then those of the spans around it.
 pub(super) struct Lines<F> {
-    pub(super) style: Style,
-    pub(super) write: F,
+    style: Style,
+    levels: Targets,
+    spans: Spans<Fields>,
+    write: F,
 }
 
-impl<S, F> Layer<S> for Lines<F>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    F: Fn(Level, &str) + 'static,
-{
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = Fields::default();
-        attributes.record(&mut Formatter { style: self.style, fields: &mut fields });
-        if let Some(span) = context.span(id) {
-            span.extensions_mut().replace(fields);
-        }
+impl<F> Lines<F> {
+    /// Logs what `levels` lets through.
+    pub(super) fn new(style: Style, levels: Targets, write: F) -> Self {
+        Self { style, levels, spans: Spans::default(), write }
+    }
+}
+
+impl<F: Fn(Level, &str) + 'static> Subscriber for Lines<F> {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
     }
 
-    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
-            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
-        {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.levels.would_enable(metadata.target(), metadata.level())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        self.levels.iter().map(|(_, level)| level).chain(self.levels.default_level()).max()
+    }
+
+    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
+        let parent = if attributes.is_contextual() { innermost() } else { attributes.parent().cloned() };
+        with_fields(|fields| {
+            attributes.record(&mut Formatter { style: self.style, fields });
+            self.spans.open(attributes.metadata(), parent, |span| {
+                span.clear();
+                span.append(fields);
+            })
+        })
+    }
+
+    fn record(&self, id: &Id, values: &Record<'_>) {
+        with_fields(|fields| {
             values.record(&mut Formatter { style: self.style, fields });
-        }
+            self.spans.change(id, |span| span.append(fields));
+        });
     }
 
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+    fn record_follows_from(&self, _id: &Id, _follows: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
         let level = *event.metadata().level();
-        line(
-            self.style,
-            level,
-            |line| {
-                event.record(line);
-                for span in context.event_scope(event).into_iter().flatten() {
-                    if let Some(fields) = span.extensions().get::<Fields>() {
-                        line.fields.append(fields);
-                    }
-                }
-            },
-            |text| (self.write)(level, text),
-        );
+        let span = if event.is_contextual() { innermost() } else { event.parent().cloned() };
+        with_fields(|fields| {
+            let mut line = Formatter { style: self.style, fields };
+            line.begin(level);
+            event.record(&mut line);
+            self.spans.read_outwards(span, |fields| line.fields.append(fields));
+            (self.write)(level, line.end());
+        });
+    }
+
+    fn enter(&self, id: &Id) {
+        spans::enter(id);
+    }
+
+    fn exit(&self, id: &Id) {
+        spans::exit(id);
+    }
+
+    fn clone_span(&self, id: &Id) -> Id {
+        self.spans.add_handle(id);
+        id.clone()
+    }
+
+    fn try_close(&self, id: Id) -> bool {
+        self.spans.drop_handle(&id)
+    }
+
+    fn current_span(&self) -> Current {
+        self.spans.current()
     }
 }
 
-/// Formats a line in this thread's buffer, and passes it to `write`.
-fn line(style: Style, level: Level, record: impl FnOnce(&mut Formatter<'_>), write: impl FnOnce(&str)) {
+/// Lends this thread's buffer for fields, empty.
+fn with_fields<R>(format: impl FnOnce(&mut Fields) -> R) -> R {
+    const KEPT_CAPACITY: usize = 16 * 1024;
     thread_local! {
         static FIELDS: Cell<Fields> = const { Cell::new(Fields::EMPTY) };
     }
-    const KEPT: usize = 16 * 1024;
-    // A value that is formatted may log a line itself: that one gets a buffer of its own.
-    let mut fields = FIELDS.take();
-    let mut line = Formatter { style, fields: &mut fields };
-    line.begin(level);
-    record(&mut line);
-    fields.text.push_str(if style == Style::Json { "}\n" } else { "\n" });
-    write(&fields.text);
-    if fields.text.capacity() <= KEPT {
+    // A value that is formatted may log a line itself: that one gets a new buffer.
+    let mut fields = FIELDS.try_with(Cell::take).unwrap_or_default();
+    let result = format(&mut fields);
+    if fields.text.capacity() <= KEPT_CAPACITY {
         fields.clear();
-        FIELDS.set(fields);
+        let _ = FIELDS.try_with(|kept| kept.set(fields));
     }
+    result
 }
 
 /// The line that says how many lines were dropped.
 pub(super) fn dropped_lines(style: Style, dropped: u64) -> String {
-    let mut text = String::new();
-    let message = "the output of the log took nothing for a while: lines were dropped";
-    let record = |line: &mut Formatter<'_>| {
-        line.text("message", |text| text.write_str(message));
+    with_fields(|fields| {
+        let mut line = Formatter { style, fields };
+        line.begin(Level::WARN);
+        line.text("message", |text| text.write_str("lines of the log were dropped: the output did not take them"));
         line.value("dropped", dropped, dropped);
-    };
-    line(style, Level::WARN, record, |line| line.clone_into(&mut text));
-    text
+        line.end().to_owned()
+    })
 }
 
 /// Fields as text. Of several fields with one name, the first counts.
@@ -199,6 +236,12 @@ impl Formatter<'_> {
         }
         self.fields.end("timestamp");
         self.fields.end("level");
+    }
+
+    /// Ends the line, and returns it.
+    fn end(&mut self) -> &str {
+        self.fields.text.push_str(if self.style == Style::Json { "}\n" } else { "\n" });
+        &self.fields.text
     }
 
     /// Adds a field, unless there is one of this name.
@@ -378,7 +421,6 @@ mod tests {
     };
 
     use serde_json::Value;
-    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
 
@@ -391,8 +433,8 @@ mod tests {
         let written = Arc::new(Mutex::new(String::new()));
         let writer = Arc::clone(&written);
         let write = move |_, line: &str| writer.lock().unwrap().push_str(line);
-        let subscriber = tracing_subscriber::registry().with(Lines { style, write });
-        tracing::subscriber::with_default(subscriber, log);
+        let levels = Targets::new().with_default(Level::TRACE);
+        tracing::subscriber::with_default(Lines::new(style, levels, write), log);
         written.lock().unwrap().clone()
     }
 
