@@ -146,4 +146,24 @@ mod tests {
         let with_address = r#"ERROR failed request_id="id" client_address="192.0.2.7""#;
         assert_eq!(lines, [r#"ERROR failed request_id="id""#, with_address]);
     }
+
+    /// Ends as a process does whose main thread panics: the test runner calls `exit` after it.
+    #[test]
+    #[ignore = "`the_last_lines_before_a_panic_are_written` runs it in a process of its own"]
+    fn panics_after_a_line() {
+        init(LogFormat::Json, Level::INFO).unwrap();
+        tracing::info!("the last line");
+        panic!("as intended");
+    }
+
+    #[test]
+    fn the_last_lines_before_a_panic_are_written() {
+        let mut tests = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = tests.args(["panics_after_a_line", "--ignored", "--nocapture"]).output().unwrap();
+        let log = String::from_utf8(output.stdout).unwrap();
+        let [line, panic] =
+            ["the last line", "a bug made a task panic; please report it"].map(|message| log.find(message));
+        assert!(line.is_some() && line < panic, "{log}");
+        assert!(!log.contains("as intended"), "{log}");
+    }
 }

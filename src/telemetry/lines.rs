@@ -416,10 +416,12 @@ fn escape_unquoted(text: &str) -> String {
 mod tests {
     use std::{
         error::Error,
-        io,
+        io, panic,
         sync::{Arc, Mutex},
+        thread,
     };
 
+    use proptest::prelude::*;
     use serde_json::Value;
 
     use super::*;
@@ -516,6 +518,168 @@ mod tests {
             [
                 r#""INFO","message":"first","tenant":"t","request_id":"a\nb","client_address":"1.2.3.4","user":"outer"}"#,
                 r#""INFO","message":"second","request_id":"its own","user":7,"late":true,"client_address":"1.2.3.4"}"#,
+            ]
+        );
+    }
+
+    /// What the quoted and the unquoted text of each style must be, without shortcuts.
+    fn expected(style: Style, text: &str) -> [String; 2] {
+        if style == Style::Json {
+            let json = serde_json::to_string(text).unwrap();
+            let escape = |c: char| {
+                let units = |c: char| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect();
+                if misleads(c) { units(c) } else { c.to_string() }
+            };
+            let json: String = json.chars().map(escape).collect();
+            [json.clone(), json]
+        } else {
+            let escape = |c: char| if misleads(c) { c.escape_debug().to_string() } else { c.to_string() };
+            [format!("{text:?}"), text.chars().map(escape).collect()]
+        }
+    }
+
+    /// Displays its texts one after the other, as a `Display` with several pieces does.
+    struct Pieces<'a>(&'a [String]);
+
+    impl Debug for Pieces<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.iter().try_for_each(|piece| f.write_str(piece))
+        }
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
+        let hostile = proptest::sample::select(HOSTILE.chars().collect::<Vec<_>>());
+        let c = prop_oneof![any::<char>(), proptest::char::range('\0', '\u{ff}'), hostile];
+        prop_oneof!["[ -~]{0,40}", proptest::collection::vec(c, 0..40).prop_map(String::from_iter)]
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_in_any_pieces_is_escaped_as_it_is_without_the_shortcut_for_plain_text(
+            pieces in proptest::collection::vec(any_text(), 0..4),
+        ) {
+            let text = pieces.concat();
+            for style in [Style::Json, Style::Plain, Style::Colored] {
+                let [quoted, unquoted] = expected(style, &text);
+                let log = logged(style, || {
+                    tracing::info!(message = &*text, text = &*text);
+                    tracing::info!(message = ?Pieces(&pieces), text = ?Pieces(&pieces));
+                });
+                let fields = match style {
+                    Style::Json => format!(r#""message":{quoted},"text":{quoted}}}"#),
+                    Style::Plain => format!("INFO {unquoted} text={quoted}"),
+                    Style::Colored => format!("INFO\u{1b}[0m {unquoted} \u{1b}[3mtext\u{1b}[0m\u{1b}[2m=\u{1b}[0m{quoted}"),
+                };
+                prop_assert_eq!(log.lines().count(), 2);
+                for line in log.lines() {
+                    prop_assert!(line.ends_with(&fields), "{:?} {:?}", line, fields);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_time_is_now_in_utc_with_microseconds() {
+        let micros = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_micros();
+        for _ in 0..1000 {
+            let before = micros(SystemTime::now());
+            let log = logged(Style::Plain, || tracing::info!("now"));
+            let time = log.split(' ').next().unwrap();
+            let logged = micros(humantime::parse_rfc3339(time).unwrap());
+            assert_eq!(time.len(), "2026-01-01T00:00:00.000000Z".len(), "{time}");
+            assert!((before..=micros(SystemTime::now())).contains(&logged), "{time}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_before() {
+        let log =
+            || tracing::info!(a = i64::MIN, b = u64::MAX, c = 1.5, d = 1e300, e = f64::NAN, f = false, g = u128::MAX);
+        for (style, expected) in [
+            (
+                Style::Plain,
+                "a=-9223372036854775808 b=18446744073709551615 c=1.5 d=1e300 e=NaN f=false \
+                 g=\"340282366920938463463374607431768211455\"\n",
+            ),
+            (
+                Style::Json,
+                r#""a":-9223372036854775808,"b":18446744073709551615,"c":1.5,"d":1e+300,"e":null,"f":false,"#,
+            ),
+        ] {
+            let log = logged(style, log);
+            assert!(log.contains(expected), "{log} {expected}");
+        }
+    }
+
+    struct Unformattable;
+
+    impl Debug for Unformattable {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            panic!("a value that cannot be formatted");
+        }
+    }
+
+    #[test]
+    fn a_value_that_panics_leaves_nothing_in_later_lines() {
+        let log = logged(Style::Plain, || {
+            panic::catch_unwind(|| tracing::info!(text = "first", value = ?Unformattable)).unwrap_err();
+            tracing::info!("second");
+        });
+        assert_eq!(log.split_once("  ").unwrap().1, "INFO second\n");
+    }
+
+    #[test]
+    fn a_line_that_is_logged_within_another_has_a_buffer_of_its_own() {
+        with_fields(|outer| {
+            outer.text.push_str("outer");
+            with_fields(|inner| assert_eq!(inner.text, ""));
+            assert_eq!(outer.text, "outer");
+        });
+        with_fields(|later| assert_eq!(later.text, ""));
+    }
+
+    #[test]
+    fn the_notice_of_dropped_lines_has_the_form_of_the_others() {
+        let json: Value = serde_json::from_str(&dropped_lines(Style::Json, 7)).unwrap();
+        assert_eq!((&json["level"], &json["dropped"]), (&"WARN".into(), &7.into()));
+        let plain = dropped_lines(Style::Plain, 7);
+        let (_, text) = plain.split_once(' ').unwrap();
+        assert_eq!(text, " WARN lines of the log were dropped: the output did not take them dropped=7\n");
+    }
+
+    #[test]
+    fn a_span_outlives_its_scope_as_long_as_a_handle_or_a_child_needs_it() {
+        let log = logged(Style::Plain, || {
+            let outer = tracing::info_span!("outer", outer = 1);
+            let inner = outer.in_scope(|| tracing::info_span!("inner", inner = 2));
+            drop(outer);
+            // It takes the next place.
+            let _other = tracing::info_span!("other", other = 3);
+            inner.in_scope(|| tracing::info!("in both"));
+            let again = inner.in_scope(tracing::Span::current);
+            drop(inner);
+            thread::scope(|scope| {
+                let dispatch = tracing::dispatcher::get_default(Clone::clone);
+                scope.spawn(move || {
+                    tracing::dispatcher::with_default(&dispatch, || {
+                        tracing::info!("in none");
+                        again.in_scope(|| tracing::info!("on another thread"));
+                    });
+                });
+            });
+            let parent = tracing::info_span!("parent", parent = 4);
+            tracing::info!(parent: &parent, "of a parent");
+            parent.in_scope(|| tracing::info!(parent: None, "of no parent"));
+        });
+        let lines: Vec<_> = log.lines().map(|line| line.split_once("  INFO ").unwrap().1).collect();
+        assert_eq!(
+            lines,
+            [
+                "in both inner=2 outer=1",
+                "in none",
+                "on another thread inner=2 outer=1",
+                "of a parent parent=4",
+                "of no parent",
             ]
         );
     }
