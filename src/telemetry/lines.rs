@@ -194,7 +194,7 @@ struct Names(u64);
 impl Names {
     fn of(name: &str) -> Self {
         let [first, .., last] = name.as_bytes() else { return Self(1) };
-        Self(1 << (usize::from(*first) * 7 + usize::from(*last) * 13 + name.len()) % 64)
+        Self(1 << ((usize::from(*first) * 7 + usize::from(*last) * 13 + name.len()) % 64))
     }
 
     fn meets(self, others: Self) -> bool {
@@ -365,7 +365,7 @@ impl fmt::Write for Escaped<'_> {
 
 /// Whether a byte stands for itself in every style.
 fn is_plain(byte: u8) -> bool {
-    matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')
+    matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~')
 }
 
 /// Whether a character could break or disguise a line.
@@ -526,9 +526,11 @@ mod tests {
     fn expected(style: Style, text: &str) -> [String; 2] {
         if style == Style::Json {
             let json = serde_json::to_string(text).unwrap();
-            let escape = |c: char| {
-                let units = |c: char| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect();
-                if misleads(c) { units(c) } else { c.to_string() }
+            let units = |c: char| c.encode_utf16(&mut [0; 2]).to_vec();
+            let escape = |c: char| match units(c).as_slice() {
+                _ if !misleads(c) => c.to_string(),
+                [high, low] => format!("\\u{high:04x}\\u{low:04x}"),
+                units => format!("\\u{:04x}", units[0]),
             };
             let json: String = json.chars().map(escape).collect();
             [json.clone(), json]

@@ -405,19 +405,23 @@ mod tests {
     /// Appends lines until one is dropped. Returns how many are kept.
     fn fill(writer: &Writer) -> usize {
         let dropped = writer.dropped();
-        (0..)
-            .find(|number| {
-                writer.append(Level::INFO, &format!("{number:0>99}\n"));
-                writer.dropped() > dropped
-            })
-            .unwrap()
+        let mut kept = 0;
+        loop {
+            writer.append(Level::INFO, &format!("{kept:0>99}\n"));
+            if writer.dropped() > dropped {
+                return kept;
+            }
+            kept += 1;
+        }
     }
 
     #[test]
     fn lines_keep_their_order_and_many_share_a_write() {
         let (writer, output) = writer(Mood::Takes);
         let lines: Vec<_> = (0..1000).map(|number| format!("{number}\n")).collect();
-        lines.iter().for_each(|line| writer.append(Level::INFO, line));
+        for line in &lines {
+            writer.append(Level::INFO, line);
+        }
         assert_eq!(writer.flush(), Ok(()));
         assert_eq!(output.text(), lines.concat());
         assert!(output.writes() < 1000, "{}", output.writes());
@@ -553,7 +557,9 @@ mod tests {
         let (writer, output) = writer(Mood::WouldBlock);
         output.0.0.lock().unwrap().interrupts = 3;
         let lines: Vec<_> = (0..500).map(|number| format!("{number}\n")).collect();
-        lines.iter().for_each(|line| writer.append(Level::INFO, line));
+        for line in &lines {
+            writer.append(Level::INFO, line);
+        }
         output.wait_for_write();
         output.set(Mood::TakesAtMost(3));
         assert_eq!((writer.flush(), writer.dropped()), (Ok(()), 0));
