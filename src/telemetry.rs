@@ -20,7 +20,7 @@ use std::{
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
 
 use serde::Deserialize;
-use tracing::{Level, Span, field::display};
+use tracing::{Level, Span};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::{
@@ -119,8 +119,25 @@ impl Collector for LogCollector {
 /// Its level is `error`, so that it exists at every log level.
 #[must_use]
 pub fn request_span(request_id: &str, client_address: Option<IpAddr>) -> Span {
-    let client_address = client_address.map(display);
+    let client_address = client_address.map(address_text);
     tracing::error_span!("request", request_id, client_address)
+}
+
+/// An address as text, several times as fast as by the `Display` of an IPv4 address.
+fn address_text(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else { return address.to_string() };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for octet in address.octets() {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        for (unit, needed_from) in [(100, 100), (10, 10), (1, 0)] {
+            if octet >= needed_from {
+                text.push(char::from(b'0' + octet / unit % 10));
+            }
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -145,6 +162,16 @@ mod tests {
         let lines: Vec<_> = written.lines().filter_map(|line| line.split_once(' ')).map(|(_, rest)| rest).collect();
         let with_address = r#"ERROR failed request_id="id" client_address="192.0.2.7""#;
         assert_eq!(lines, [r#"ERROR failed request_id="id""#, with_address]);
+    }
+
+    #[test]
+    fn an_address_is_written_as_its_display() {
+        let v4 = (0..=255_u8).flat_map(|octet| [[octet, 0, 9, 255], [10, octet, 99, 100], [1, 2, 3, octet]]);
+        let v4 = v4.map(IpAddr::from);
+        let v6 = ["::1", "2001:db8::1", "::ffff:192.0.2.7"].map(|address| address.parse().unwrap());
+        for address in v4.chain(v6) {
+            assert_eq!(address_text(address), address.to_string());
+        }
     }
 
     /// Ends as a process does whose main thread panics: the test runner calls `exit` after it.
