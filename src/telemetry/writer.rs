@@ -1,8 +1,8 @@
 //! The thread that writes the log. Callers append lines to a buffer, and the thread writes the buffer whole: many lines with one
-//! system call, and no request waits for the output.
+//! system call, and no request waits for it.
 //!
-//! If the output takes nothing, lines wait; beyond [`ROOM`] bytes they are dropped and counted. Warnings and errors are not
-//! dropped: they have a [`RESERVE`], and beyond it the caller waits.
+//! If the output takes nothing, lines wait; beyond [`ROOM`] bytes they are dropped and counted. If it is only slow, callers wait.
+//! Warnings and errors are not dropped: they have a [`RESERVE`], and beyond it the caller waits.
 //!
 //! Not `tracing-appender`: it writes line by line, and drops warnings too.
 
@@ -28,6 +28,9 @@ const BATCH: usize = 1 << 16;
 
 /// How long the thread gathers lines before it writes them.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// An output that takes nothing for so long is stalled. Until then, a caller without room waits.
+const STALL: Duration = Duration::from_millis(100);
 
 /// How long a flush waits for the output.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -65,8 +68,10 @@ struct State {
     /// How many lines were dropped, and of how many the log has told.
     dropped: u64,
     told: u64,
-    /// Callers that wait for progress.
+    /// Callers that wait for progress, and how often there was some.
     callers: u64,
+    progress: u64,
+    is_stalled: bool,
     /// The process ends, so no caller waits for room.
     is_ending: bool,
 }
@@ -136,7 +141,9 @@ impl Shared {
         state
     }
 
-    fn announce_progress(&self, state: &State) {
+    fn announce_progress(&self, state: &mut State) {
+        state.progress += 1;
+        state.is_stalled = false;
         if state.callers > 0 {
             self.progress.notify_all();
         }
@@ -161,8 +168,10 @@ impl Writer {
         let is_kept = level <= Level::WARN;
         let room = if is_kept { ROOM + RESERVE } else { ROOM };
         let mut state = self.0.lock();
-        while is_kept && !state.is_ending && !state.has_room(line, room) {
-            state = self.0.wait_for_progress(state, PATIENCE);
+        while !state.has_room(line, room) && !state.is_ending && (is_kept || !state.is_stalled) {
+            let before = state.progress;
+            state = self.0.wait_for_progress(state, STALL);
+            state.is_stalled = state.progress == before;
         }
         if state.has_room(line, room) {
             state.waiting.text.extend_from_slice(line.as_bytes());
@@ -203,7 +212,7 @@ impl Writer {
     pub(super) fn stop_waiting(&self) {
         let mut state = self.0.lock();
         state.is_ending = true;
-        self.0.announce_progress(&state);
+        self.0.announce_progress(&mut state);
     }
 
     /// How many lines were dropped since the start.
@@ -290,7 +299,7 @@ impl<W: Write, N: Fn(u64) -> String> Thread<W, N> {
         let mut state = self.shared.lock();
         state.taken.bytes = state.taken.bytes.saturating_sub(written.len());
         state.taken.lines = state.taken.lines.saturating_sub(u64::try_from(lines).unwrap_or(u64::MAX));
-        self.shared.announce_progress(&state);
+        self.shared.announce_progress(&mut state);
     }
 
     /// What the output did not take is lost.
@@ -302,7 +311,7 @@ impl<W: Write, N: Fn(u64) -> String> Thread<W, N> {
         state.ended += 1;
         state.stage = Stage::Idle;
         state.advance();
-        self.shared.announce_progress(&state);
+        self.shared.announce_progress(&mut state);
     }
 }
 
@@ -564,6 +573,17 @@ mod tests {
         output.set(Mood::TakesAtMost(3));
         assert_eq!((writer.flush(), writer.dropped()), (Ok(()), 0));
         assert_eq!(output.text(), lines.concat());
+    }
+
+    #[test]
+    fn a_burst_costs_no_line_while_the_output_takes_lines() {
+        let (writer, output) = writer(Mood::Takes);
+        let line = format!("{:0>999}\n", "");
+        for _ in 0..10_000 {
+            writer.append(Level::INFO, &line);
+        }
+        assert_eq!((writer.flush(), writer.dropped()), (Ok(()), 0));
+        assert_eq!(output.text().len(), 10_000_000);
     }
 
     #[test]
