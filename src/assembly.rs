@@ -19,7 +19,10 @@ use crate::{
     outgoing, revocation,
     revocation::Revocation,
     store::{Forgotten, InvalidRedisAddress, MemoryStore, RedisStore, Store, StoreCollector, StoreLimits},
-    telemetry::metrics::{Metrics, TenantMetrics},
+    telemetry::{
+        LogCollector,
+        metrics::{Metrics, TenantMetrics},
+    },
     tenant::{Signing, Tenant, Tenants},
 };
 
@@ -60,6 +63,7 @@ pub fn assemble(config: &Config) -> Result<Parts, AssemblyError> {
     let tenants = Arc::new(tenants(config, &metrics)?);
     let store = make_store(config, Arc::clone(&tenants))?;
     metrics.register(Box::new(StoreCollector { store: Arc::clone(&store), clock: Arc::new(UnixMillis::now) }));
+    metrics.register(Box::new(LogCollector));
     let revocation = Arc::new(Revocation::new(Arc::clone(&store), Arc::clone(&tenants), now));
     let without_tenant = tenants.only().map_or_else(|| metrics.tenant(Metrics::NO_TENANT), |only| only.metrics.clone());
     let issuer = Issuer::new(Arc::clone(&tenants), store, config.limits.tokens.map(TokenLimit::new), without_tenant);

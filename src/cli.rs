@@ -108,7 +108,7 @@ async fn serve(config: Option<&Path>) -> Result<Output, Failure> {
     let file = Sources::toml_file(config);
     let mount_warning = mount_warning(Sources::toml_path(config));
     let (config, _) = Config::load(&Sources::with_file(config, &file))?;
-    telemetry::init(config.log.format, config.log.level);
+    telemetry::init(config.log.format, config.log.level).map_err(Failure::Log)?;
     for warning in config.warnings().into_iter().chain(mount_warning) {
         tracing::warn!("{warning}");
     }

@@ -2,14 +2,20 @@
 
 use std::process::ExitCode;
 
-use ably_clerk_auth::cli::Cli;
+use ably_clerk_auth::{cli::Cli, telemetry};
 use clap::Parser as _;
 use mimalloc::MiMalloc;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
+fn main() -> ExitCode {
+    let code = run();
+    telemetry::flush();
+    code
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn run() -> ExitCode {
     Cli::parse().run().await
 }

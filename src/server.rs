@@ -36,7 +36,10 @@ use crate::{
     reload::Reload,
     routes::{self, UnparsedRequests, access::Access, revocations::OperatorRequests, webhooks::Webhooks},
     store::{Store, StoreStats},
-    telemetry::metrics::{ConnectionMetrics, ReloadMetrics},
+    telemetry::{
+        self,
+        metrics::{ConnectionMetrics, ReloadMetrics},
+    },
     tenant::Tenant,
 };
 
@@ -284,6 +287,7 @@ fn stop_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()>
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
+        telemetry::stop_waiting();
         tracing::info!(signal = name, "stopping after the requests in flight");
         stop.send_replace(true);
         tokio::spawn(async move {
@@ -292,6 +296,7 @@ fn stop_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()>
                 _ = interrupt.recv() => {}
             }
             tracing::warn!("stopped at once by a second signal");
+            telemetry::flush();
             process::exit(1);
         });
     })

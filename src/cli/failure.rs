@@ -19,6 +19,8 @@ pub(super) enum Failure {
     Assembly(#[from] AssemblyError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error("cannot write the log: {0}")]
+    Log(io::Error),
     #[error("the server stopped: {0}")]
     Serve(io::Error),
     #[error("{0}")]

@@ -23,6 +23,7 @@ mod identity;
 mod image;
 mod impersonation;
 mod limits;
+mod log_output;
 mod metrics;
 mod native_apps;
 mod organizations;

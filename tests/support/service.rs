@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -153,6 +153,7 @@ pub(crate) struct Service {
     address: SocketAddr,
     admin: Option<SocketAddr>,
     log: Arc<Mutex<Vec<Value>>>,
+    log_pause: Arc<LogPause>,
     http: Client,
     directory: tempfile::TempDir,
 }
@@ -180,10 +181,12 @@ impl Service {
         let (listening, addresses) = mpsc::channel();
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let collected = Arc::clone(&log);
+        let log_pause = Arc::new(LogPause::default());
+        let (collected, pause) = (Arc::clone(&log), Arc::clone(&log_pause));
         thread::spawn(move || {
             let mut admin = None;
             for line in lines.map_while(Result::ok) {
+                pause.wait();
                 let entry: Value = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 match listener(&entry) {
                     Some(("admin listening", address)) => admin = Some(address),
@@ -200,7 +203,7 @@ impl Service {
         }
         let (address, admin) = addresses.expect("the service listens in time");
         let http = Client::builder().no_proxy().build().unwrap();
-        Some(Self { child, address, admin, log, http, directory })
+        Some(Self { child, address, admin, log, log_pause, http, directory })
     }
 
     pub(crate) async fn wait_until_ready(&self) {
@@ -291,6 +294,17 @@ impl Service {
         self.log.lock().unwrap().clone()
     }
 
+    /// Reads no more of the service's output.
+    pub(crate) fn pause_log(&self) {
+        *self.log_pause.is_paused.lock().unwrap() = true;
+    }
+
+    /// Reads the service's output again.
+    pub(crate) fn resume_log(&self) {
+        *self.log_pause.is_paused.lock().unwrap() = false;
+        self.log_pause.resumed.notify_all();
+    }
+
     /// Waits for a line of the log with this message and returns it.
     pub(crate) async fn logged(&self, message: &str) -> Value {
         self.logged_where("message", message).await
@@ -335,6 +349,19 @@ impl Service {
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
+    }
+}
+
+/// Whether the test reads what the service writes.
+#[derive(Default)]
+struct LogPause {
+    is_paused: Mutex<bool>,
+    resumed: Condvar,
+}
+
+impl LogPause {
+    fn wait(&self) {
+        drop(self.resumed.wait_while(self.is_paused.lock().unwrap(), |is_paused| *is_paused).unwrap());
     }
 }
 
