@@ -3,13 +3,16 @@
 use std::mem;
 
 use httparse::{EMPTY_HEADER, Header, Request, Status};
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 /// The maximum size of the request line and the fields together.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The maximum number of fields of a head.
 pub(super) const MAX_FIELDS: usize = 96;
+
+const CONTENT_LENGTH: &str = "content-length";
+const TRANSFER_ENCODING: &str = "transfer-encoding";
 
 /// Parses a head as it arrives.
 #[derive(Debug, Default)]
@@ -26,6 +29,9 @@ impl HeadParser {
         if seen > 0 && memchr(b'\n', bytes.get(seen..).unwrap_or_default()).is_none() {
             return Ok(None);
         }
+        if let Some(end) = end_without_body(bytes) {
+            return Ok(Some(end));
+        }
         let mut fields = [EMPTY_HEADER; MAX_FIELDS];
         match Request::new(&mut fields).parse(bytes) {
             Err(httparse::Error::TooManyHeaders) => Err(431),
@@ -37,14 +43,32 @@ impl HeadParser {
     }
 }
 
+/// The length of a complete head whose lines all end with CR LF, and of which none is about a body. hyper refuses what is not a
+/// request in it.
+fn end_without_body(bytes: &[u8]) -> Option<usize> {
+    let mut start = 0;
+    for end in memchr_iter(b'\n', bytes) {
+        let line = bytes.get(start..end)?.strip_suffix(b"\r")?;
+        if line.is_empty() {
+            return (start > 0).then_some(end + 1);
+        }
+        let begins_with = |name: &str| line.get(..name.len()).is_some_and(|b| b.eq_ignore_ascii_case(name.as_bytes()));
+        if begins_with(CONTENT_LENGTH) || begins_with(TRANSFER_ENCODING) {
+            return None;
+        }
+        start = end + 1;
+    }
+    None
+}
+
 /// Whether two fields give the length of the body, or a transfer coding is not `chunked` alone. A proxy before this service
 /// may believe another length (RFC 9112 section 11.2).
 fn is_body_length_ambiguous(fields: &[Header<'_>]) -> bool {
     let is = |field: &Header<'_>, name| field.name.eq_ignore_ascii_case(name);
-    let mut lengths = fields.iter().filter(|field| is(field, "content-length") || is(field, "transfer-encoding"));
+    let mut lengths = fields.iter().filter(|field| is(field, CONTENT_LENGTH) || is(field, TRANSFER_ENCODING));
     let first = lengths.next();
     let is_other_coding = first.is_some_and(|field| {
-        is(field, "transfer-encoding") && !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked")
+        is(field, TRANSFER_ENCODING) && !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked")
     });
     is_other_coding || lengths.next().is_some()
 }
