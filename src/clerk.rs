@@ -4,6 +4,7 @@
 //! `docs/clerk.md` lists the differences.
 
 mod backend_api;
+mod claims;
 mod cookies;
 mod credential;
 mod event;
@@ -22,6 +23,7 @@ mod verifier;
 mod webhook;
 
 pub use backend_api::{BackendApi, BackendApiError, User};
+pub use claims::Claims;
 pub use credential::{Credential, NoCredential};
 pub use event::{Change, Event, MalformedEvent};
 pub use invalid::{Invalid, Unverified};

@@ -172,7 +172,7 @@ mod tests {
             features: Scoped::default(),
             factor_age: None,
             actor: None,
-            claims: claims.as_object().unwrap().clone(),
+            claims: claims.as_object().unwrap().clone().into(),
         }
     }
 

@@ -28,7 +28,7 @@ fn session() -> Session {
         features: Scoped::default(),
         factor_age: None,
         actor: None,
-        claims: claims.as_object().cloned().unwrap_or_default(),
+        claims: claims.as_object().cloned().unwrap_or_default().into(),
     }
 }
 

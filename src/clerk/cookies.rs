@@ -5,10 +5,8 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode_str;
-use serde_json::{Map, Value};
-
 use super::{
+    claims::Claims,
     jwt::LooselyDecoded,
     publishable_key::{InstanceKind, PublishableKey},
     session::is_truthy,
@@ -16,6 +14,7 @@ use super::{
     verified_tokens::VerifiedTokens,
 };
 use crate::clock::UnixMillis;
+use percent_encoding::percent_decode_str;
 
 /// Decodes as `decodeURIComponent` does: a value with an invalid escape stays as it is.
 fn percent_decoded(value: &str) -> Cow<'_, str> {
@@ -117,7 +116,7 @@ fn suffixed_form_counts(plain: &ClerkCookies, suffixed: &ClerkCookies, key: &Pub
 
 /// The unverified `iat` of a token: 0 without a token or without the claim, NaN for a value of another type, which JavaScript
 /// compares by its own rules.
-fn issued_at(payload: Option<&Map<String, Value>>) -> f64 {
+fn issued_at(payload: Option<&Claims>) -> f64 {
     payload.and_then(|payload| payload.get("iat")).map_or(0.0, |issued_at| issued_at.as_f64().unwrap_or(f64::NAN))
 }
 
@@ -143,8 +142,8 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_795_290_000_000);
 
-    fn token(claims: &Value) -> String {
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    fn token(claims: &serde_json::Value) -> String {
+        let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
         format!("{}.{}.c2ln", part(&json!({})), part(claims))
     }
 

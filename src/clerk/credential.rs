@@ -178,7 +178,8 @@ mod tests {
             ("__client_uat=1", false),
             ("__session=e30.eyJpYXQiOjF9.c2ln; __client_uat=2", false),
         ] {
-            let rejected = Credential::in_cookies(cookies, &key, &VerifiedTokens::default(), UnixMillis(0)).err().unwrap();
+            let rejected =
+                Credential::in_cookies(cookies, &key, &VerifiedTokens::default(), UnixMillis(0)).err().unwrap();
             assert_eq!(rejected.is_signed_out(), signed_out, "{cookies}: {rejected}");
         }
     }

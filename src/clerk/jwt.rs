@@ -3,15 +3,17 @@
 use std::{borrow::Cow, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::claims::Claims;
 use super::verified_tokens::{ValidHeader, VerifiedTokens};
 
 /// The decoded parts of a JWT. Untrusted until the signature is verified.
 #[derive(Clone)]
 pub(super) struct Decoded {
     pub(super) header: Header,
-    pub(super) payload: Map<String, Value>,
+    pub(super) payload: Claims,
     pub(super) signature: Vec<u8>,
 }
 
@@ -19,7 +21,10 @@ pub(super) struct Decoded {
 pub(super) enum Header {
     /// The same text as in a verified token.
     Valid(Arc<ValidHeader>),
-    Unchecked { text: String, fields: Map<String, Value> },
+    Unchecked {
+        text: String,
+        fields: Map<String, Value>,
+    },
 }
 
 impl Decoded {
@@ -36,7 +41,7 @@ impl Decoded {
     }
 }
 
-fn object(part: &str) -> Option<Map<String, Value>> {
+fn object<T: DeserializeOwned>(part: &str) -> Option<T> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
@@ -48,7 +53,7 @@ pub(super) enum LooselyDecoded<'a> {
     /// JavaScript may be able to parse it, and this parser cannot: it limits depth and size.
     Ambiguous,
     /// The payload: JSON other than null. Empty unless it is an object.
-    Payload(Cow<'a, Map<String, Value>>),
+    Payload(Cow<'a, Claims>),
 }
 
 impl LooselyDecoded<'_> {
@@ -61,8 +66,8 @@ impl LooselyDecoded<'_> {
             serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text)).ok()
         };
         match (json(header), json(payload)) {
-            (Some(_), Some(Value::Object(payload))) => Self::Payload(Cow::Owned(payload)),
-            (Some(_), Some(payload)) if !payload.is_null() => Self::Payload(Cow::Owned(Map::new())),
+            (Some(_), Some(Value::Object(payload))) => Self::Payload(Cow::Owned(payload.into())),
+            (Some(_), Some(payload)) if !payload.is_null() => Self::Payload(Cow::default()),
             _ => Self::Ambiguous,
         }
     }

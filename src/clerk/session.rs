@@ -1,9 +1,9 @@
 //! Sessions: the content of verified session tokens.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{invalid::Invalid, jwt::is_javascript_space};
+use super::{claims::Claims, invalid::Invalid, jwt::is_javascript_space};
 use crate::clock::UnixMillis;
 
 /// A verified Clerk session, the same for every version of claims.
@@ -28,7 +28,7 @@ pub struct Session {
     /// The impersonator (`act`).
     pub actor: Option<Actor>,
     /// All claims, including custom ones.
-    pub claims: Map<String, Value>,
+    pub claims: Claims,
 }
 
 /// The dotted path of a claim, like `metadata.tier`. Split once, because every decision uses it.
@@ -95,7 +95,7 @@ impl Session {
         session_id: String,
         issued_at: UnixMillis,
         expires_at: UnixMillis,
-        claims: Map<String, Value>,
+        claims: Claims,
     ) -> Result<Self, Invalid> {
         let features = Scoped::parse(claims.get("fea"));
         let plans = Scoped::parse(claims.get("pla"));
@@ -155,21 +155,21 @@ impl Organization {
         Some(name)
     }
 
-    fn from_v1(claims: &Map<String, Value>) -> Option<Self> {
+    fn from_v1(claims: &Claims) -> Option<Self> {
         let permissions = claims.get("org_permissions").and_then(Value::as_array);
         Some(Self {
-            id: non_empty(claims.get("org_id"))?,
-            slug: non_empty(claims.get("org_slug")),
-            role: non_empty(claims.get("org_role")),
-            permissions: permissions.map(|list| list.iter().filter_map(|item| non_empty(Some(item))).collect()),
+            id: owned(claims.get("org_id"))?,
+            slug: owned(claims.get("org_slug")),
+            role: owned(claims.get("org_role")),
+            permissions: permissions.map(|list| list.iter().filter_map(|item| owned(Some(item))).collect()),
         })
     }
 
     fn from_v2(claim: &Value, permissions: Vec<String>) -> Option<Self> {
         Some(Self {
-            id: non_empty(claim.get("id"))?,
-            slug: non_empty(claim.get("slg")),
-            role: non_empty(claim.get("rol")).map(|role| format!("org:{role}")),
+            id: owned(claim.get("id"))?,
+            slug: owned(claim.get("slg")),
+            role: owned(claim.get("rol")).map(|role| format!("org:{role}")),
             permissions: Some(permissions),
         })
     }
@@ -242,13 +242,17 @@ impl FactorAge {
 impl Actor {
     fn parse(claim: &Value) -> Option<Self> {
         let is_agent = claim.get("type").is_some_and(|kind| kind == "agent");
-        Some(Self { subject: non_empty(claim.get("sub"))?, is_agent })
+        Some(Self { subject: owned(claim.get("sub"))?, is_agent })
     }
 }
 
 /// The text of a claim, unless it is empty or of another type.
-pub(super) fn non_empty(claim: Option<&Value>) -> Option<String> {
-    claim?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+pub(super) fn non_empty(claim: Option<&Value>) -> Option<&str> {
+    claim?.as_str().filter(|text| !text.is_empty())
+}
+
+fn owned(claim: Option<&Value>) -> Option<String> {
+    non_empty(claim).map(str::to_owned)
 }
 
 fn trimmed(text: &str) -> &str {
@@ -274,7 +278,7 @@ mod tests {
 
     fn session(claims: Value) -> Result<Session, Invalid> {
         let Value::Object(claims) = claims else { panic!("claims are an object") };
-        Session::from_claims("user_1".into(), "sess_1".into(), UnixMillis(0), UnixMillis(60_000), claims)
+        Session::from_claims("user_1".into(), "sess_1".into(), UnixMillis(0), UnixMillis(60_000), claims.into())
     }
 
     #[test]

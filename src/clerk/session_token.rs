@@ -2,10 +2,10 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    claims::Claims,
     invalid::Invalid,
     jwt::{Decoded, LooselyDecoded},
     verified_tokens::{VerifiedToken, VerifiedTokens},
@@ -54,13 +54,14 @@ impl SessionToken {
         let digests = Digests::of(signed, signature);
         let content = match verified.get(&digests.whole) {
             Some(known) => Content::Signed(known),
-            None => Decoded::new(&text, verified).map_or(Content::Undecodable, |decoded| Content::Decoded(Arc::new(decoded))),
+            None => Decoded::new(&text, verified)
+                .map_or(Content::Undecodable, |decoded| Content::Decoded(Arc::new(decoded))),
         };
         Self { text, digests, content }
     }
 
     /// The claims, whose signature may be invalid.
-    pub(super) fn unverified_claims(&self) -> Result<&Map<String, Value>, Invalid> {
+    pub(super) fn unverified_claims(&self) -> Result<&Claims, Invalid> {
         match &self.content {
             Content::Signed(known) => Ok(&known.session.claims),
             Content::Decoded(decoded) => Ok(&decoded.payload),

@@ -11,6 +11,7 @@ use quick_cache::{Weighter, sync::Cache};
 use serde_json::{Map, Value};
 
 use super::{
+    claims::Claims,
     session::{Organization, Session},
     signing_key::SigningKey,
 };
@@ -111,10 +112,24 @@ fn bytes_of(VerifiedToken { header, key: _, session }: &VerifiedToken) -> usize 
     });
     let scoped = [plans, features].into_iter().flat_map(|scoped| scoped.organization.iter().chain(&scoped.user));
     let actor = actor.iter().map(|actor| &actor.subject);
-    let texts = [user_id, session_id].into_iter().chain([&header.text]).chain(&header.kid).chain(organization).chain(scoped).chain(actor);
+    let texts = [user_id, session_id]
+        .into_iter()
+        .chain([&header.text])
+        .chain(&header.kid)
+        .chain(organization)
+        .chain(scoped)
+        .chain(actor);
     // A list may have room for twice its texts.
     let text = |text: &String| 2 * size_of::<String>() + ALLOCATION + text.capacity();
-    fixed + texts.map(text).sum::<usize>() + bytes_of_object(claims)
+    fixed + texts.map(text).sum::<usize>() + bytes_of_claims(claims)
+}
+
+fn bytes_of_claims(claims: &Claims) -> usize {
+    // A list may have room for twice its claims.
+    let claim = |(name, value): &(String, Value)| {
+        2 * size_of::<(String, Value)>() + ALLOCATION + name.capacity() + bytes_of_value(value)
+    };
+    claims.iter().map(claim).sum()
 }
 
 fn bytes_of_object(object: &Map<String, Value>) -> usize {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{
+    claims::Claims,
     credential::{Credential, CredentialSource},
     invalid::{Invalid, Unverified},
     jwt::{Decoded, Header},
@@ -56,7 +57,7 @@ impl Verifier {
     /// Whether this verifier is for session tokens of `issuer`.
     #[must_use]
     pub fn is_for(&self, issuer: &str) -> bool {
-        self.rules.issuers.iter().any(|own| own == issuer)
+        self.rules.is_for_issuer(issuer)
     }
 
     /// Verifies a session token: header, key, signature, then claims. A token in `verified` needs no second check of its
@@ -91,15 +92,11 @@ impl Verifier {
         let read = checked.and_then(|(issued_at, expires_at)| read(claims.clone(), issued_at, expires_at));
         Ok(match read {
             Ok(session) => Examined { session: Some(session), refused: None, filled_in: Vec::new() },
-            Err(refused) => Examined { refused: Some(refused), ..Examined::from_claims(claims, now) },
+            Err(refused) => Examined { refused: Some(refused), ..Examined::from_claims(claims.into(), now) },
         })
     }
 
-    async fn signed_claims(
-        &self,
-        token: SessionToken,
-        verified: &VerifiedTokens,
-    ) -> Result<SignedClaims, Unverified> {
+    async fn signed_claims(&self, token: SessionToken, verified: &VerifiedTokens) -> Result<SignedClaims, Unverified> {
         let digest = token.digests.signed;
         let Decoded { header, payload: claims, signature } = token.decoded(verified)?;
         let header = check_header(header, &claims)?;
@@ -115,7 +112,7 @@ impl Verifier {
 /// The claims of a token with a valid signature.
 struct SignedClaims {
     header: Arc<ValidHeader>,
-    claims: Map<String, Value>,
+    claims: Claims,
     key: Arc<SigningKey>,
 }
 
@@ -152,6 +149,7 @@ impl Examined {
                 filled_in.push(name);
             }
         }
+        let claims = Claims::from(claims);
         let refused = check_state(&claims).err();
         match read(claims, issued_at, expires_at) {
             Ok(session) => Self { session: Some(session), refused, filled_in },
@@ -161,7 +159,7 @@ impl Examined {
 }
 
 /// Checks the header of a session token.
-fn check_header(header: Header, claims: &Map<String, Value>) -> Result<Arc<ValidHeader>, Invalid> {
+fn check_header(header: Header, claims: &Claims) -> Result<Arc<ValidHeader>, Invalid> {
     const SESSION_CATEGORIES: [&str; 2] = ["cl_B7d4PD111AAA", "cl_I7d4PD111III"];
     let is_machine = claims.get("sub").and_then(Value::as_str).is_some_and(|sub| sub.starts_with("mch_"));
     let (text, fields) = match header {
@@ -192,14 +190,14 @@ impl SessionRules {
     /// Checks the claims of a token from this source. Returns its `iat` and `exp`.
     fn check(
         &self,
-        claims: &Map<String, Value>,
+        claims: &Claims,
         source: CredentialSource,
         now: UnixMillis,
     ) -> Result<(UnixMillis, UnixMillis), Invalid> {
         non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
         self.check_audience(claims.get("aud"))?;
         self.check_authorized_party(claims.get("azp"), source)?;
-        if !claims.get("iss").and_then(Value::as_str).is_some_and(|iss| self.issuers.iter().any(|own| own == iss)) {
+        if !non_empty(claims.get("iss")).is_some_and(|iss| self.is_for_issuer(iss)) {
             return Err(Invalid::Issuer);
         }
         let expires_at = millis(claims.get("exp")).ok_or(Invalid::ExpirationMissing)?;
@@ -207,19 +205,22 @@ impl SessionRules {
             return Err(Invalid::Expired);
         }
         let is_past = |time: UnixMillis| time.0 <= now.0 + self.clock_skew_ms;
-        if claims.contains_key("nbf") && !millis(claims.get("nbf")).is_some_and(is_past) {
+        let not_before = claims.get("nbf");
+        if not_before.is_some() && !millis(not_before).is_some_and(is_past) {
             return Err(Invalid::NotYetValid);
         }
-        if !claims.contains_key("iat") {
-            return Err(Invalid::IssuedAtMissing);
-        }
-        let issued_at = millis(claims.get("iat")).filter(|time| is_past(*time)).ok_or(Invalid::IssuedInTheFuture)?;
+        let issued_at = Some(claims.get("iat").ok_or(Invalid::IssuedAtMissing)?);
+        let issued_at = millis(issued_at).filter(|time| is_past(*time)).ok_or(Invalid::IssuedInTheFuture)?;
         if expires_at.0.saturating_sub(issued_at.0) > self.longest_life_ms {
             return Err(Invalid::LivesTooLong);
         }
         non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?;
         check_state(claims)?;
         Ok((issued_at, expires_at))
+    }
+
+    fn is_for_issuer(&self, issuer: &str) -> bool {
+        self.issuers.iter().any(|own| own == issuer)
     }
 
     /// Checks an audience only if there is one: session tokens have none by default.
@@ -256,7 +257,7 @@ impl SessionRules {
 }
 
 /// Checks what does not depend on the time and the place of the request.
-fn check_state(claims: &Map<String, Value>) -> Result<(), Invalid> {
+fn check_state(claims: &Claims) -> Result<(), Invalid> {
     if claims.get("act").is_some_and(|act| is_truthy(act) && non_empty(act.get("sub")).is_none()) {
         return Err(Invalid::Actor);
     }
@@ -266,9 +267,9 @@ fn check_state(claims: &Map<String, Value>) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn read(claims: Map<String, Value>, issued_at: UnixMillis, expires_at: UnixMillis) -> Result<Session, Invalid> {
-    let user_id = non_empty(claims.get("sub")).ok_or(Invalid::Subject)?;
-    let session_id = non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?;
+fn read(claims: Claims, issued_at: UnixMillis, expires_at: UnixMillis) -> Result<Session, Invalid> {
+    let user_id = non_empty(claims.get("sub")).ok_or(Invalid::Subject)?.to_owned();
+    let session_id = non_empty(claims.get("sid")).ok_or(Invalid::SessionIdMissing)?.to_owned();
     Session::from_claims(user_id, session_id, issued_at, expires_at, claims)
 }
 

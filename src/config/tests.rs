@@ -615,7 +615,7 @@ fn granted_by_example(heading: &str, claims: &Value) -> String {
     let policy = load(&[], toml_blocks(example)[0]).unwrap().only().policy;
     let claims = claims.as_object().unwrap().clone();
     let (since, until) = (UnixMillis(0), UnixMillis(60_000));
-    let session = Session::from_claims("user_1".into(), "sess_1".into(), since, until, claims).ok().unwrap();
+    let session = Session::from_claims("user_1".into(), "sess_1".into(), since, until, claims.into()).ok().unwrap();
     policy.decide(&session, &TokenParams::default()).outcome.unwrap().capability.unwrap().to_string()
 }
 

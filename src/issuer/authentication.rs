@@ -23,7 +23,8 @@ impl Issuer {
         let (tenant, credential) = match (self.tenants.only(), in_header) {
             (_, Some(credential)) => (self.tenants.of_token(&credential)?, credential),
             (Some(only), None) => {
-                let credential = Credential::in_cookies(request.cookies, &only.publishable_key, &self.verified_tokens, now)?;
+                let credential =
+                    Credential::in_cookies(request.cookies, &only.publishable_key, &self.verified_tokens, now)?;
                 check_site(only, request)?;
                 (only, credential)
             }
@@ -54,8 +55,7 @@ impl Issuer {
         request: IncomingRequest<'_>,
         now: UnixMillis,
     ) -> Result<Arc<Session>, Refusal> {
-        let credential =
-            Credential::in_cookies(request.cookies, &tenant.publishable_key, &self.verified_tokens, now)?;
+        let credential = Credential::in_cookies(request.cookies, &tenant.publishable_key, &self.verified_tokens, now)?;
         if !tenant.verifier.is_for(credential.unverified_issuer()?) {
             return Err(Invalid::Issuer.into());
         }

@@ -11,7 +11,7 @@ use crate::{
 
 /// A session with these claims.
 pub(super) fn session(claims: &Value) -> Session {
-    let claims = claims.as_object().unwrap().clone();
+    let claims = claims.as_object().unwrap().clone().into();
     Session::from_claims("user_1".into(), "sess_1".into(), UnixMillis(0), UnixMillis(60_000), claims).ok().unwrap()
 }
 

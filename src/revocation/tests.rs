@@ -1,12 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use serde_json::Map;
 
 use super::*;
 use crate::{
     ably::{ReauthMargin, RevocationKey},
-    clerk::{Change, Organization, Scoped, Session, User},
+    clerk::{Change, Claims, Organization, Scoped, Session, User},
     store::{ClientIdDigest, LiveToken, MemoryStore, StoreLimits, Verdict},
     tenant::fixtures,
 };
@@ -42,7 +41,7 @@ fn session(user: u8, session: u8, organization: Option<u8>, issued_at: UnixMilli
         features: Scoped::default(),
         factor_age: None,
         actor: None,
-        claims: Map::new(),
+        claims: Claims::default(),
     }
 }
 

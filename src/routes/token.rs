@@ -4,10 +4,7 @@ use std::borrow::Cow;
 
 use actix_web::{
     HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
-    http::{
-        StatusCode,
-        header::CONTENT_ENCODING,
-    },
+    http::{StatusCode, header::CONTENT_ENCODING},
     web::{Bytes, Data, Payload},
 };
 use tokio::{task::yield_now, time::Instant};
@@ -63,8 +60,11 @@ async fn answer(
     let authorization: Vec<_> = credentials.authorization().map(characters).collect();
     let cookies: Vec<_> = credentials.cookies().map(characters).collect();
     let accepts_cookies = cors::accepts_cookies(request.headers());
-    let incoming =
-        IncomingRequest { authorization: &authorization, cookies: &cookies.join("; "), accepts_cookies: &accepts_cookies };
+    let incoming = IncomingRequest {
+        authorization: &authorization,
+        cookies: &cookies.join("; "),
+        accepts_cookies: &accepts_cookies,
+    };
     let outcome = match issuer.verify(incoming, &mut permit, UnixMillis::now()).await {
         Ok(caller) => {
             RequestClock::verified(request);

@@ -10,7 +10,7 @@ use std::{
 
 use ably_clerk_auth::{
     ably::TokenFormat,
-    clerk::{Organization, Scoped, Session},
+    clerk::{Claims, Organization, Scoped, Session},
     clock::{Clock, UnixMillis},
     store::{
         Forgotten, Health, LiveToken, MemoryStore, OnFailure, OnForget, RecordOutcome, RedisAddress, RedisKeyPrefix,
@@ -177,7 +177,7 @@ pub(crate) fn session(id: &str, user: &str, organization: Option<&str>) -> Sessi
         features: Scoped::default(),
         factor_age: None,
         actor: None,
-        claims: serde_json::Map::new(),
+        claims: Claims::default(),
     }
 }
 

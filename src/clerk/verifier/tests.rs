@@ -23,6 +23,7 @@ fn judged(change: impl FnOnce(&mut Value)) -> Result<Session, Invalid> {
     });
     change(&mut claims);
     let Value::Object(claims) = claims else { panic!("claims are an object") };
+    let claims = claims.into();
     let (issued_at, expires_at) = rules().check(&claims, CredentialSource::Cookie, NOW)?;
     read(claims, issued_at, expires_at)
 }
