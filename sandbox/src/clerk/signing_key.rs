@@ -22,6 +22,11 @@ impl SigningKey {
         Self { pair, kid }
     }
 
+    /// Reads an RSA key (PKCS#8 DER); `None` if it is not one.
+    pub(super) fn from_pkcs8(kid: String, der: &[u8]) -> Option<Self> {
+        Some(Self { pair: KeyPair::from_pkcs8(der).ok()?, kid })
+    }
+
     pub(super) fn kid(&self) -> &str {
         &self.kid
     }

@@ -1,0 +1,82 @@
+//! The stand-ins for Clerk and Ably, and what is signed for them.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Result;
+use sandbox::{
+    ably::{self, Ably},
+    clerk::{self, Clerk, User},
+};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::tokens::{Contents, Expiry, KID, Pool, Signer, Username, user_id};
+
+/// How many users the stand-in for Clerk has: as many as have tokens without a username.
+pub(crate) const LOOKED_UP_USERS: usize = 1000;
+
+/// Both stand-ins and the pools of session tokens.
+pub(crate) struct StandIns {
+    pub(crate) clerk: Clerk,
+    pub(crate) ably: Ably,
+    pub(crate) signer: Signer,
+    /// How many tokens a pool has.
+    tokens: usize,
+    claims: Value,
+    _runtime: Runtime,
+}
+
+impl StandIns {
+    /// Starts both on free ports. The signing key and the pools, each of so many tokens, are kept in `directory`.
+    pub(crate) fn start(directory: &Path, tokens: usize) -> Result<Self> {
+        let runtime = Runtime::new()?;
+        let signer = Signer::in_directory(directory)?;
+        let options = clerk::Options {
+            kid: KID.to_owned(),
+            signing_key: Some(signer.pkcs8().to_vec()),
+            ..clerk::Options::default()
+        };
+        let (clerk, ably) = runtime.block_on(async {
+            Ok::<_, anyhow::Error>((Clerk::start(options).await?, Ably::start(ably::Options::default()).await?))
+        })?;
+        for user in 0..LOOKED_UP_USERS {
+            clerk.set_user(User {
+                username: Some(format!("user{user:06}")),
+                plan: Some("pro".to_owned()),
+                ..User::new(user_id(user))
+            });
+        }
+        let claims = clerk.session_claims(&user_id(0));
+        Ok(Self { clerk, ably, signer, tokens, claims, _runtime: runtime })
+    }
+
+    /// Session tokens with a username, each of another user.
+    pub(crate) fn unique(&self) -> Result<Arc<Pool>> {
+        self.pool("unique", self.tokens, Username::Claim, Expiry::Ahead)
+    }
+
+    /// Session tokens without a username, of users that the stand-in for Clerk has.
+    pub(crate) fn without_username(&self) -> Result<Arc<Pool>> {
+        self.pool("without-username", LOOKED_UP_USERS, Username::Missing, Expiry::Ahead)
+    }
+
+    /// Session tokens of ten users.
+    pub(crate) fn of_ten_users(&self) -> Result<Arc<Pool>> {
+        self.pool("of-ten-users", 10, Username::Claim, Expiry::Ahead)
+    }
+
+    /// Session tokens that have expired.
+    pub(crate) fn expired(&self) -> Result<Arc<Pool>> {
+        self.pool("expired", self.tokens, Username::Claim, Expiry::Past)
+    }
+
+    fn pool(
+        &self,
+        name: &'static str,
+        users: usize,
+        username: Username,
+        expiry: Expiry,
+    ) -> Result<Arc<Pool>> {
+        self.signer.pool(&Contents { name, tokens: self.tokens, users, username, expiry }, &self.claims)
+    }
+}
