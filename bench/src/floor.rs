@@ -11,11 +11,7 @@ use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{
-    load::to_f64,
-    machine::Cores,
-    tokens::Pool,
-};
+use crate::{load::to_f64, machine::Cores, tokens::Pool};
 
 /// Tokens, split into what is signed and the signature, with the key.
 pub(crate) struct Verification {

@@ -119,8 +119,16 @@ impl<'a> Load<'a> {
         expected: Expected,
     ) -> Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let mut load =
-            Self { requests, expected, address, epoll, connections: Vec::new(), idle: Vec::new(), next: 0, check_whole: true };
+        let mut load = Self {
+            requests,
+            expected,
+            address,
+            epoll,
+            connections: Vec::new(),
+            idle: Vec::new(),
+            next: 0,
+            check_whole: true,
+        };
         for position in 0..connections {
             let connection = load.connect(position)?;
             load.connections.push(connection);
@@ -134,11 +142,6 @@ impl<'a> Load<'a> {
         self.next = position;
     }
 
-    /// The request that comes next.
-    pub(crate) fn position(&self) -> usize {
-        self.next
-    }
-
     fn connect(&self, position: usize) -> Result<Connection> {
         let connection = Connection::open(self.address)?;
         let data = EventData::new_u64(u64::try_from(position)?);
@@ -148,59 +151,82 @@ impl<'a> Load<'a> {
 
     /// Sends requests until the end, and waits for their answers. Ends early if the requests run out.
     pub(crate) fn run(&mut self, pace: Pace, end: End) -> Result<Slice> {
-        const LONGEST_WAIT: Duration = Duration::from_secs(30);
-        let mut slice = Slice::new()?;
-        let mut events = [MaybeUninit::<Event>::uninit(); 64];
-        let start = Instant::now();
-        let first = self.next;
-        let mut sent = 0_usize;
-        loop {
-            let now = Instant::now();
-            let is_over = match end {
-                End::After(duration) => now >= start + duration,
-                End::AfterRequests(requests) => sent >= requests,
-            } || !self.requests.has(self.next);
-            if is_over && self.idle.len() == self.connections.len() {
-                break;
-            }
-            if now > start + LONGEST_WAIT && is_over {
-                bail!("{} requests have no answer", self.connections.len() - self.idle.len());
-            }
-            if !is_over {
-                sent += self.send_due(pace, end, start, first)?;
-            }
-            let timeout = match pace {
-                Pace::Closed => Timespec { tv_sec: 0, tv_nsec: 10_000_000 },
-                // The next request may be due in a few microseconds.
-                Pace::Open(_) => Timespec { tv_sec: 0, tv_nsec: 0 },
-            };
-            let (ready, _) = epoll::wait(&self.epoll, &mut events, Some(&timeout))?;
-            if ready.is_empty() {
-                sched_yield();
-            }
-            for event in ready {
-                self.receive(usize::try_from(event.data.u64())?, &mut slice)?;
-            }
-        }
-        slice.elapsed = start.elapsed();
-        if let (Pace::Open(rate), End::After(duration)) = (pace, end) {
-            self.count_unsent(rate, start + duration, start, sent, &mut slice);
-        }
-        Ok(slice)
+        let wait = match pace {
+            Pace::Closed => Duration::from_millis(10),
+            // The next request may be due in a few microseconds.
+            Pace::Open(_) => Duration::ZERO,
+        };
+        let mut run = Run::begin(pace, end)?;
+        while self.step(&mut run, wait)? == Progress::Going {}
+        Ok(self.finish(run))
     }
 
-    /// Sends what is due on idle connections, and returns how many requests that were.
-    fn send_due(&mut self, pace: Pace, end: End, start: Instant, first: usize) -> Result<usize> {
-        let mut sent = 0;
-        while self.requests.has(self.next) && !self.idle.is_empty() {
-            let number = self.next - first;
-            if matches!(end, End::AfterRequests(requests) if number >= requests) {
-                break;
+    /// Sends requests as [`Load::run`] does, while `other` sends its own. Returns what both measured.
+    pub(crate) fn run_beside(
+        &mut self,
+        pace: Pace,
+        duration: Duration,
+        other: &mut Load<'_>,
+        other_pace: Pace,
+    ) -> Result<(Slice, Slice)> {
+        let end = End::After(duration);
+        let mut run = Run::begin(pace, end)?;
+        let mut other_run = Run::begin(other_pace, end)?;
+        loop {
+            let progress = self.step(&mut run, Duration::ZERO)?;
+            let other_progress = other.step(&mut other_run, Duration::ZERO)?;
+            if [progress, other_progress] == [Progress::Over; 2] {
+                return Ok((self.finish(run), other.finish(other_run)));
             }
+        }
+    }
+
+    /// Sends what is due, and receives what is there or comes within `wait`.
+    fn step(&mut self, run: &mut Run, wait: Duration) -> Result<Progress> {
+        const LONGEST_WAIT: Duration = Duration::from_secs(30);
+        let now = Instant::now();
+        let is_complete = match run.end {
+            End::After(duration) => now >= run.start + duration,
+            End::AfterRequests(requests) => run.sent >= requests,
+        };
+        if is_complete || !self.requests.has(self.next) {
+            if self.idle.len() == self.connections.len() {
+                run.slice.elapsed = run.finished.get_or_insert(now).duration_since(run.start);
+                return Ok(Progress::Over);
+            }
+            if now > run.start + LONGEST_WAIT {
+                bail!("{} requests have no answer", self.connections.len() - self.idle.len());
+            }
+        } else {
+            self.send_due(run)?;
+        }
+        let mut events = [MaybeUninit::<Event>::uninit(); 64];
+        let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+        let (ready, _) = epoll::wait(&self.epoll, &mut events, Some(&timeout))?;
+        if ready.is_empty() {
+            // Redis and the stand-ins may share this core.
+            sched_yield();
+        }
+        for event in ready {
+            self.receive(usize::try_from(event.data.u64())?, &mut run.slice)?;
+        }
+        Ok(Progress::Going)
+    }
+
+    fn finish(&self, mut run: Run) -> Slice {
+        if let (Pace::Open(rate), End::After(duration)) = (run.pace, run.end) {
+            self.count_unsent(rate, duration, &mut run);
+        }
+        run.slice
+    }
+
+    /// Sends what is due on idle connections.
+    fn send_due(&mut self, run: &mut Run) -> Result<()> {
+        while self.requests.has(self.next) && !matches!(run.end, End::AfterRequests(requests) if run.sent >= requests) {
             let now = Instant::now();
-            let due = match pace {
+            let due = match run.pace {
                 Pace::Closed => now,
-                Pace::Open(rate) => due(start, number, rate),
+                Pace::Open(rate) => due(run.start, run.sent, rate),
             };
             if due > now {
                 break;
@@ -210,9 +236,9 @@ impl<'a> Load<'a> {
                 connection.send(due, |out| self.requests.write(self.next, out))?;
             }
             self.next += 1;
-            sent += 1;
+            run.sent += 1;
         }
-        Ok(sent)
+        Ok(())
     }
 
     fn receive(&mut self, position: usize, slice: &mut Slice) -> Result<()> {
@@ -257,17 +283,40 @@ impl<'a> Load<'a> {
     }
 
     /// Requests that were due before the end, but found no free connection, waited at least until the end.
-    fn count_unsent(&mut self, rate: f64, end: Instant, start: Instant, sent: usize, slice: &mut Slice) {
-        let mut number = sent;
-        while self.requests.has(self.next + number - sent) {
-            let due = due(start, number, rate);
+    fn count_unsent(&self, rate: f64, duration: Duration, run: &mut Run) {
+        let end = run.start + duration;
+        let mut number = run.sent;
+        while self.requests.has(self.next + number - run.sent) {
+            let due = due(run.start, number, rate);
             if due >= end {
                 break;
             }
-            slice.record(end - due);
+            run.slice.record(end - due);
             number += 1;
         }
     }
+}
+
+/// A run that goes on.
+struct Run {
+    pace: Pace,
+    end: End,
+    start: Instant,
+    finished: Option<Instant>,
+    sent: usize,
+    slice: Slice,
+}
+
+impl Run {
+    fn begin(pace: Pace, end: End) -> Result<Self> {
+        Ok(Self { pace, end, start: Instant::now(), finished: None, sent: 0, slice: Slice::new()? })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Going,
+    Over,
 }
 
 /// When a request is due at this rate.

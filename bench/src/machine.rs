@@ -16,6 +16,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// Before any pinning, which hides cores.
     pub(crate) fn this() -> Self {
         let field = |path: &str, name: &str| {
             let text = fs::read_to_string(path).unwrap_or_default();

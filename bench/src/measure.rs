@@ -1,13 +1,13 @@
 //! The measurement: rounds over all targets, each for a short time, so that a slow moment of the machine meets all of them.
 
-use std::{collections::HashMap, thread, time::Duration};
+use std::{collections::HashMap, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
     floor::Verification,
-    load::{End, Expected, Load, Order, Pace, Requests, Slice, to_f64},
+    load::{End, Load, Order, Pace, Requests, Slice, to_f64},
     machine::Cores,
     process::{Process, Program},
     redis::Redis,
@@ -18,7 +18,11 @@ use crate::{
 /// Connections that are open at once.
 pub(crate) const CONNECTIONS: usize = 32;
 
+/// What most measurements begin with.
+pub(crate) const WARM_UP: WarmUp = WarmUp::For(Duration::from_millis(300));
+
 /// Latencies in microseconds.
+#[expect(clippy::struct_field_names, reason = "the unit is part of the name in JSON")]
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Latencies {
     pub(crate) p50_us: f64,
@@ -69,11 +73,11 @@ pub(crate) struct Measurement<'a> {
 }
 
 impl<'a> Measurement<'a> {
-    pub(crate) fn new(cores: &'a Cores, duration: Duration, unique: &std::sync::Arc<Pool>) -> Self {
+    pub(crate) fn new(cores: &'a Cores, duration: Duration, unique: &Arc<Pool>) -> Self {
         let mut first_request = Vec::new();
         // The last token: no load gets that far.
         let last = unique.len().saturating_sub(1);
-        Requests::with_tokens(std::sync::Arc::clone(unique), Order::Once).write(last, &mut first_request);
+        Requests::with_tokens(Arc::clone(unique), Order::Once).write(last, &mut first_request);
         Self { cores, duration, first_request, kept: HashMap::new() }
     }
 
@@ -190,6 +194,3 @@ impl Measurement<'_> {
         Ok(Start { first_token_ms: first_token.as_secs_f64() * 1000.0, idle_bytes: process.resident_bytes()? })
     }
 }
-
-/// What a load of valid tokens is answered with.
-pub(crate) const TOKENS: Expected = Expected::TokenRequest;

@@ -7,13 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{
-    args::Service,
-    load::ORIGIN,
-    process::Program,
-    stand_ins::StandIns,
-    tokens::DENIAL_TTL,
-};
+use crate::{args::Service, load::ORIGIN, process::Program, stand_ins::StandIns, tokens::DENIAL_TTL};
 
 /// As many tokens as the load takes, with the default time until a whole burst is refilled: 20 seconds.
 const TOKEN_LIMIT: [(&str, &str); 2] = [("LIMITS_TOKENS_PER_MINUTE", "999999"), ("LIMITS_TOKENS_BURST", "333333")];
@@ -23,7 +17,8 @@ const TOKEN_LIMIT: [(&str, &str); 2] = [("LIMITS_TOKENS_PER_MINUTE", "999999"), 
 pub(crate) fn service(service: &Service, stand_ins: &StandIns, changes: &[(&str, &str)], toml: &str) -> Program {
     let mut environment = keys(stand_ins);
     environment.push(("REVOCATION_DENIAL_TTL".to_owned(), DENIAL_TTL.to_owned()));
-    environment.extend(TOKEN_LIMIT.iter().chain(changes).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    environment
+        .extend(TOKEN_LIMIT.iter().chain(changes).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     Program {
         path: service.path.clone(),
         arguments: Vec::new(),

@@ -23,6 +23,7 @@ use crate::{
 
 /// What every run begins with.
 struct Preparation {
+    machine: Machine,
     cores: Cores,
     stand_ins: StandIns,
     services: Vec<Service>,
@@ -38,6 +39,7 @@ impl Preparation {
         raise_open_files()?;
         let services =
             if options.services.is_empty() { vec![programs::default_service()?] } else { options.services.clone() };
+        let machine = Machine::this();
         let cores = Cores::of_this_process()?;
         // The stand-ins' threads stay off the server's core.
         cores.use_others()?;
@@ -45,13 +47,13 @@ impl Preparation {
         let tokens = ((options.seconds * 1.5 + 0.5) * FASTEST_RATE) as usize;
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tokens");
         let stand_ins = StandIns::start(&directory, tokens.max(cases::USERS))?;
-        Ok(Self { cores, stand_ins, services, duration: Duration::from_secs_f64(options.seconds) })
+        Ok(Self { machine, cores, stand_ins, services, duration: Duration::from_secs_f64(options.seconds) })
     }
 }
 
 /// Measures every target, and reports.
 pub(crate) fn targets(options: &Options) -> Result<()> {
-    let Preparation { cores, stand_ins, services, duration } = Preparation::of(options)?;
+    let Preparation { machine, cores, stand_ins, services, duration } = Preparation::of(options)?;
     let progress = Progress::start();
     progress.say("signing session tokens");
     let only: Vec<String> = options.only.iter().filter(|name| !name.is_empty()).cloned().collect();
@@ -72,12 +74,13 @@ pub(crate) fn targets(options: &Options) -> Result<()> {
     }
     let mut rounds = Vec::new();
     for number in 1..=options.rounds {
-        let say = |target: &targets::Target| progress.say(&format!("round {number}/{}: {}", options.rounds, target.name));
+        let say =
+            |target: &targets::Target| progress.say(&format!("round {number}/{}: {}", options.rounds, target.name));
         rounds.push(measurement.round(&targets, verification.as_ref(), say)?);
     }
     progress.end();
     let report = Report::new(&report::Measured {
-        machine: Machine::this(),
+        machine,
         are_cores_separate: cores.are_separate(),
         date: today(),
         seconds: options.seconds,
@@ -85,7 +88,7 @@ pub(crate) fn targets(options: &Options) -> Result<()> {
         rounds: &rounds,
         starting: &starting,
         starts: &starts,
-    })?;
+    });
     report.print()?;
     if let Some(directory) = &options.results {
         report.write(directory)?;
@@ -95,13 +98,13 @@ pub(crate) fn targets(options: &Options) -> Result<()> {
 
 /// Measures the cold and hostile cases, and reports.
 pub(crate) fn cases(options: &Options) -> Result<()> {
-    let Preparation { cores, stand_ins, services, duration } = Preparation::of(options)?;
+    let Preparation { machine, cores, stand_ins, services, duration } = Preparation::of(options)?;
     let progress = Progress::start();
     progress.say("signing session tokens");
     let run = cases::Run { cores: &cores, stand_ins: &stand_ins, duration, rounds: options.rounds };
     let cases = run.all(&options.only, &services, |name| progress.say(name))?;
     progress.end();
-    let report = report::Cases { machine: Machine::this(), date: today(), cases };
+    let report = report::CasesReport { machine, date: today(), cases };
     report.print()?;
     if let Some(directory) = &options.results {
         report.write(directory)?;

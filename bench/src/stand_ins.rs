@@ -52,31 +52,44 @@ impl StandIns {
 
     /// Session tokens with a username, each of another user.
     pub(crate) fn unique(&self) -> Result<Arc<Pool>> {
-        self.pool("unique", self.tokens, Username::Claim, Expiry::Ahead)
+        self.pool(Contents { users: self.tokens, ..self.contents("unique") })
     }
 
     /// Session tokens without a username, of users that the stand-in for Clerk has.
     pub(crate) fn without_username(&self) -> Result<Arc<Pool>> {
-        self.pool("without-username", LOOKED_UP_USERS, Username::Missing, Expiry::Ahead)
+        self.pool(Contents { username: Username::Missing, ..self.contents("without-username") })
+    }
+
+    /// Session tokens without a username, of other users that the stand-in for Clerk does not have.
+    pub(crate) fn of_unknown_users(&self) -> Result<Arc<Pool>> {
+        const TOKENS: usize = 5000;
+        let contents = self.contents("of-unknown-users");
+        let username = Username::Missing;
+        self.pool(Contents { tokens: TOKENS, users: TOKENS, first_user: LOOKED_UP_USERS, username, ..contents })
     }
 
     /// Session tokens of ten users.
     pub(crate) fn of_ten_users(&self) -> Result<Arc<Pool>> {
-        self.pool("of-ten-users", 10, Username::Claim, Expiry::Ahead)
+        self.pool(Contents { users: 10, ..self.contents("of-ten-users") })
     }
 
     /// Session tokens that have expired.
     pub(crate) fn expired(&self) -> Result<Arc<Pool>> {
-        self.pool("expired", self.tokens, Username::Claim, Expiry::Past)
+        self.pool(Contents { users: self.tokens, expiry: Expiry::Past, ..self.contents("expired") })
     }
 
-    fn pool(
-        &self,
-        name: &'static str,
-        users: usize,
-        username: Username,
-        expiry: Expiry,
-    ) -> Result<Arc<Pool>> {
-        self.signer.pool(&Contents { name, tokens: self.tokens, users, username, expiry }, &self.claims)
+    fn contents(&self, name: &'static str) -> Contents {
+        Contents {
+            name,
+            tokens: self.tokens,
+            users: LOOKED_UP_USERS,
+            first_user: 0,
+            username: Username::Claim,
+            expiry: Expiry::Ahead,
+        }
+    }
+
+    fn pool(&self, contents: Contents) -> Result<Arc<Pool>> {
+        self.signer.pool(&contents, &self.claims)
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     args::Service,
     load::{Expected, Order, Requests},
+    measure::WARM_UP,
     process::Program,
     programs,
     stand_ins::{LOOKED_UP_USERS, StandIns},
@@ -117,7 +118,9 @@ pub(crate) fn targets(only: &[String], services: &[Service], stand_ins: &StandIn
         bail!("there is no target {unknown}; there are {}", names().collect::<Vec<_>>().join(", "));
     }
     let mut targets = Vec::new();
-    for (kind, name, group, label) in ALL.iter().filter(|(_, name, ..)| only.is_empty() || only.iter().any(|one| one == name)) {
+    for (kind, name, group, label) in
+        ALL.iter().filter(|(_, name, ..)| only.is_empty() || only.iter().any(|one| one == name))
+    {
         let made = |service: Option<&Service>| target(*kind, name, *group, label, service, stand_ins);
         match group {
             Group::Service | Group::Refusal => {
@@ -168,7 +171,7 @@ fn target(
         companion: if matches!(kind, Kind::Redis | Kind::RevocableRedis) { Companion::Redis } else { Companion::None },
         warm_up: match kind {
             Kind::LookedUp => WarmUp::Users(LOOKED_UP_USERS),
-            _ => WarmUp::For(Duration::from_millis(300)),
+            _ => WARM_UP,
         },
         requests: requests(kind, stand_ins)?,
         expected: match kind {

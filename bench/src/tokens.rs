@@ -82,6 +82,8 @@ pub(crate) struct Contents {
     pub(crate) name: &'static str,
     pub(crate) tokens: usize,
     pub(crate) users: usize,
+    /// The number of the first of them.
+    pub(crate) first_user: usize,
     pub(crate) username: Username,
     pub(crate) expiry: Expiry,
 }
@@ -121,6 +123,9 @@ impl Signer {
             Ok(pkcs8) => pkcs8,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let pkcs8: Pkcs8V1Der<'_> = KeyPair::generate(KeySize::Rsa2048)?.as_der()?;
+                // Tokens of another key are of no use.
+                fs::remove_dir_all(directory)?;
+                fs::create_dir_all(directory)?;
                 fs::write(&path, pkcs8.as_ref())?;
                 pkcs8.as_ref().to_vec()
             }
@@ -139,12 +144,15 @@ impl Signer {
         self.key.public_key().as_ref()
     }
 
-    /// The tokens with these contents: of a file that is recent enough, or signed now. `claims` are those of any session.
+    /// The tokens with these contents, or more: of a file that is recent enough, or signed now. `claims` are those of any session.
     pub(crate) fn pool(&self, contents: &Contents, claims: &Value) -> Result<Arc<Pool>> {
-        let path = self.directory.join(format!("{}-{}", contents.name, contents.tokens));
+        let path = self.directory.join(contents.name);
         let age = fs::metadata(&path).and_then(|file| file.modified()).ok().and_then(|time| time.elapsed().ok());
         if age.is_some_and(|age| age < FILES_LAST) {
-            return Ok(Arc::new(Pool::of_text(fs::read_to_string(&path)?)));
+            let pool = Pool::of_text(fs::read_to_string(&path)?);
+            if pool.len() >= contents.tokens {
+                return Ok(Arc::new(pool));
+            }
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let threads = thread::available_parallelism().map_or(1, Into::into);
@@ -153,7 +161,9 @@ impl Signer {
             let parts: Vec<_> = (0..threads)
                 .map(|part| {
                     let range = part * share..contents.tokens.min((part + 1) * share);
-                    scope.spawn(move || range.map(|token| self.sign(contents, token, claims, now)).collect::<Result<String>>())
+                    scope.spawn(move || {
+                        range.map(|token| self.sign(contents, token, claims, now)).collect::<Result<String>>()
+                    })
                 })
                 .collect();
             let joined = parts.into_iter().map(|part| part.join().map_err(|_| anyhow!("a signing thread panicked"))?);
@@ -165,7 +175,7 @@ impl Signer {
 
     /// A token and a line break.
     fn sign(&self, contents: &Contents, token: usize, claims: &Value, now: u64) -> Result<String> {
-        let user = token % contents.users;
+        let user = contents.first_user + token % contents.users;
         let issued_at = if contents.expiry == Expiry::Past { now - 3600 } else { now };
         let expires_at = if contents.expiry == Expiry::Past { now - 600 } else { now + LIFE.as_secs() };
         let mut claims = claims.clone();
@@ -173,7 +183,7 @@ impl Signer {
         claims["nbf"] = json!(issued_at - 10);
         claims["exp"] = json!(expires_at);
         claims["jti"] = json!(format!("{token:020x}"));
-        claims["sid"] = json!(format!("sess_2bench{token:022}"));
+        claims["sid"] = json!(format!("sess_2bench{:022}", contents.first_user + token));
         claims["sub"] = json!(user_id(user));
         if contents.username == Username::Claim {
             claims["username"] = json!(format!("user{user:06}"));

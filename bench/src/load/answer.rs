@@ -28,7 +28,9 @@ impl Expected {
         self.check_status(head).map_err(|problem| format!("{problem}: {text}"))?;
         let json: Value = serde_json::from_slice(body).unwrap_or_default();
         let is_right = match self {
-            Self::TokenRequest => ["keyName", "clientId", "timestamp", "nonce", "mac"].iter().all(|name| !json[name].is_null()),
+            Self::TokenRequest => {
+                ["keyName", "clientId", "timestamp", "nonce", "mac"].iter().all(|name| !json[name].is_null())
+            }
             Self::Jwt => text.split('.').count() == 3,
             Self::Unauthorized => json["error"]["code"].is_number(),
         };

@@ -43,7 +43,9 @@ impl Requests {
 
     /// Writes the request at this position.
     pub(crate) fn write(&self, position: usize, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"GET /api/ably HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: bench\r\nAccept: */*\r\nOrigin: ");
+        out.extend_from_slice(
+            b"GET /api/ably HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: bench\r\nAccept: */*\r\nOrigin: ",
+        );
         out.extend_from_slice(ORIGIN.as_bytes());
         if let Some(tokens) = &self.tokens {
             let position = match self.order {

@@ -30,13 +30,13 @@ pub(crate) struct Figure {
 
 /// All cases of a run.
 #[derive(Debug, Serialize)]
-pub(crate) struct Cases {
+pub(crate) struct CasesReport {
     pub(crate) date: String,
     pub(crate) machine: Machine,
     pub(crate) cases: Vec<Case>,
 }
 
-impl Cases {
+impl CasesReport {
     pub(crate) fn print(&self) -> Result<()> {
         Ok(writeln!(io::stdout(), "{}", self.table().as_text())?)
     }

@@ -40,8 +40,7 @@ async fn token(jwt: ReqData<ClerkJwt>, key: Data<ApiKey>) -> actix_web::Result<i
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_err(error::ErrorInternalServerError)?.as_millis();
     let nonce = format!("{:032x}", rand::random::<u128>());
     let text = format!("{}\n\n\n{client_id}\n{timestamp}\n{nonce}\n", key.name);
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(key.secret.as_bytes()).map_err(error::ErrorInternalServerError)?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.secret.as_bytes()).map_err(error::ErrorInternalServerError)?;
     mac.update(text.as_bytes());
     let mac = BASE64_STANDARD.encode(mac.finalize().into_bytes());
     Ok(HttpResponse::Ok().json(TokenRequest {
