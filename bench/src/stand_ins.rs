@@ -1,6 +1,6 @@
 //! The stand-ins for Clerk and Ably, and what is signed for them.
 
-use std::{path::Path, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, path::Path, sync::Arc};
 
 use anyhow::Result;
 use sandbox::{
@@ -23,6 +23,7 @@ pub(crate) struct StandIns {
     /// How many tokens a pool has.
     tokens: usize,
     claims: Value,
+    pools: RefCell<HashMap<&'static str, Arc<Pool>>>,
     _runtime: Runtime,
 }
 
@@ -47,7 +48,7 @@ impl StandIns {
             });
         }
         let claims = clerk.session_claims(&user_id(0));
-        Ok(Self { clerk, ably, signer, tokens, claims, _runtime: runtime })
+        Ok(Self { clerk, ably, signer, tokens, claims, pools: RefCell::default(), _runtime: runtime })
     }
 
     /// Session tokens with a username, each of another user.
@@ -90,6 +91,11 @@ impl StandIns {
     }
 
     fn pool(&self, contents: Contents) -> Result<Arc<Pool>> {
-        self.signer.pool(&contents, &self.claims)
+        if let Some(pool) = self.pools.borrow().get(contents.name) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = self.signer.pool(&contents, &self.claims)?;
+        self.pools.borrow_mut().insert(contents.name, Arc::clone(&pool));
+        Ok(pool)
     }
 }

@@ -182,6 +182,9 @@ fn target(
     })
 }
 
+/// How many tokens are changed, for refusals.
+const CHANGED: usize = 10_000;
+
 /// A token whose verification may be remembered is sent once. Others are sent again when all have been sent.
 fn requests(kind: Kind, stand_ins: &StandIns) -> Result<Requests> {
     let once = |pool: Arc<Pool>| Requests::with_tokens(pool, Order::Once);
@@ -189,7 +192,8 @@ fn requests(kind: Kind, stand_ins: &StandIns) -> Result<Requests> {
         let tokens = pool.len();
         Requests::with_tokens(pool, Order::Cycle(tokens))
     };
-    let changed = |change: fn(usize, &str) -> String| Ok::<_, anyhow::Error>(Arc::new(stand_ins.unique()?.map(change)));
+    let changed =
+        |change: fn(usize, &str) -> String| Ok::<_, anyhow::Error>(Arc::new(stand_ins.unique()?.map(CHANGED, change)));
     Ok(match kind {
         Kind::Repeated => Requests::with_tokens(stand_ins.unique()?, Order::Cycle(10)),
         Kind::LookedUp => once(stand_ins.without_username()?),

@@ -55,24 +55,10 @@ impl Pool {
         Self { text, ends }
     }
 
-    /// Makes something else of each token.
-    pub(crate) fn map(&self, change: impl Fn(usize, &str) -> String) -> Self {
-        let mut text = String::with_capacity(self.text.len());
-        for position in 0..self.len() {
-            text.push_str(&change(position, self.get(position)));
-            text.push('\n');
-        }
-        Self::of_text(text)
-    }
-}
-
-impl FromIterator<String> for Pool {
-    fn from_iter<I: IntoIterator<Item = String>>(tokens: I) -> Self {
-        Self::of_text(tokens.into_iter().fold(String::new(), |mut text, token| {
-            text.push_str(&token);
-            text.push('\n');
-            text
-        }))
+    /// Makes something else of each of the first tokens.
+    pub(crate) fn map(&self, tokens: usize, change: impl Fn(usize, &str) -> String) -> Self {
+        let changed = (0..tokens.min(self.len())).map(|position| change(position, self.get(position)) + "\n");
+        Self::of_text(changed.collect())
     }
 }
 

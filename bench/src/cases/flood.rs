@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn measure(bench: &Bench<'_>) -> Result<Values> {
     let running = bench.start(&[], "")?;
     let normal = bench.normal_requests()?;
-    let forged = Arc::new(bench.stand_ins.unique()?.map(with_unknown_kid));
+    let forged = Arc::new(bench.stand_ins.unique()?.map(10_000, with_unknown_kid));
     let tokens = forged.len();
     let flood = Requests::with_tokens(forged, Order::Cycle(tokens));
     let mut users = open(&running.process, &normal, WARM_UP)?;
