@@ -38,9 +38,21 @@ pub(crate) struct Options {
     /// --release`.
     #[arg(long = "service", global = true, value_name = "[NAME=]PATH")]
     pub(crate) services: Vec<Service>,
-    /// Where to write JSON, table and chart. Without it, nothing is written.
+    /// Where to write JSON, table and chart. Without it, or with --only, nothing is written.
     #[arg(long, global = true)]
     pub(crate) results: Option<PathBuf>,
+}
+
+impl Options {
+    /// Whether a target or case with this name is to be measured.
+    pub(crate) fn selects(&self, name: &str) -> bool {
+        self.is_whole() || self.only.iter().any(|one| one == name)
+    }
+
+    /// Whether all targets and cases are to be measured.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.only.iter().all(String::is_empty)
+    }
 }
 
 /// A binary of the service.

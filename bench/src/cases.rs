@@ -10,10 +10,10 @@ mod users;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{
-    args::Service,
+    args::{Options, Service},
     load::{End, Expected, Load, Order, Pace, Requests, Slice, to_f64},
     machine::Cores,
     measure::{CONNECTIONS, Measurement, Running, warm_up},
@@ -35,7 +35,7 @@ type Values = Vec<(&'static str, &'static str, f64)>;
 type Measure = fn(&Bench<'_>) -> Result<Values>;
 
 const ALL: [(&str, &str, Measure); 6] = [
-    ("flood", "a flood of unknown kids, as fast as half the normal load", flood::measure),
+    ("flood", "a flood of unknown kids", flood::measure),
     ("idle", "10,000 idle connections", idle::measure),
     ("slow-clerk", "Clerk's Backend API answers after 2 s", slow_clerk::measure),
     ("reconnect", "1,000 clients connect at once after a restart", reconnect::measure),
@@ -53,25 +53,19 @@ pub(crate) struct Run<'a> {
     pub(crate) cores: &'a Cores,
     pub(crate) stand_ins: &'a StandIns,
     pub(crate) duration: Duration,
-    pub(crate) rounds: usize,
 }
 
 impl Run<'_> {
-    /// Measures the cases with these names, or all of them, for each binary of the service.
-    pub(crate) fn all(&self, only: &[String], services: &[Service], progress: impl Fn(&str)) -> Result<Vec<Case>> {
-        if let Some(unknown) = only.iter().find(|name| !names().any(|known| known == name.as_str())) {
-            bail!("there is no case {unknown}; there are {}", names().collect::<Vec<_>>().join(", "));
-        }
+    /// Measures the cases that the options select, for each binary of the service.
+    pub(crate) fn all(&self, options: &Options, services: &[Service], progress: impl Fn(&str)) -> Result<Vec<Case>> {
         let unique = self.stand_ins.unique()?;
         self.cores.use_loads()?;
         let mut cases = Vec::new();
-        for (name, label, measure) in
-            ALL.iter().filter(|(name, ..)| only.is_empty() || only.iter().any(|one| one == name))
-        {
+        for (name, label, measure) in ALL.iter().filter(|(name, ..)| options.selects(name)) {
             let mut rounds = vec![Vec::new(); services.len()];
-            for round in 1..=self.rounds {
+            for round in 1..=options.rounds {
                 for (service, rounds) in services.iter().zip(&mut rounds) {
-                    progress(&format!("{name} {round}/{} {}", self.rounds, service.name));
+                    progress(&format!("{name} {round}/{} {}", options.rounds, service.name));
                     let measurement = Measurement::new(self.cores, self.duration, &unique);
                     let bench = Bench { service, stand_ins: self.stand_ins, duration: self.duration, measurement };
                     rounds.push(measure(&bench).with_context(|| (*name).to_owned())?);

@@ -161,7 +161,8 @@ impl<'a> Load<'a> {
         Ok(self.finish(run))
     }
 
-    /// Sends requests as [`Load::run`] does, while `other` sends its own. Returns what both measured.
+    /// Sends requests as [`Load::run`] does, while `other` sends its own. Returns what both measured. Requests of `other`
+    /// may still have no answer.
     pub(crate) fn run_beside(
         &mut self,
         pace: Pace,
@@ -173,11 +174,10 @@ impl<'a> Load<'a> {
         let mut run = Run::begin(pace, end)?;
         let mut other_run = Run::begin(other_pace, end)?;
         loop {
-            let progress = self.step(&mut run, Duration::ZERO)?;
-            let other_progress = other.step(&mut other_run, Duration::ZERO)?;
-            if [progress, other_progress] == [Progress::Over; 2] {
+            if self.step(&mut run, Duration::ZERO)? == Progress::Over {
                 return Ok((self.finish(run), other.finish(other_run)));
             }
+            other.step(&mut other_run, Duration::ZERO)?;
         }
     }
 
@@ -191,7 +191,6 @@ impl<'a> Load<'a> {
         };
         if is_complete || !self.requests.has(self.next) {
             if self.idle.len() == self.connections.len() {
-                run.slice.elapsed = run.finished.get_or_insert(now).duration_since(run.start);
                 return Ok(Progress::Over);
             }
             if now > run.start + LONGEST_WAIT {
@@ -214,6 +213,7 @@ impl<'a> Load<'a> {
     }
 
     fn finish(&self, mut run: Run) -> Slice {
+        run.slice.elapsed = run.start.elapsed();
         if let (Pace::Open(rate), End::After(duration)) = (run.pace, run.end) {
             self.count_unsent(rate, duration, &mut run);
         }
@@ -302,14 +302,13 @@ struct Run {
     pace: Pace,
     end: End,
     start: Instant,
-    finished: Option<Instant>,
     sent: usize,
     slice: Slice,
 }
 
 impl Run {
     fn begin(pace: Pace, end: End) -> Result<Self> {
-        Ok(Self { pace, end, start: Instant::now(), finished: None, sent: 0, slice: Slice::new()? })
+        Ok(Self { pace, end, start: Instant::now(), sent: 0, slice: Slice::new()? })
     }
 }
 

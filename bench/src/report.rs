@@ -159,21 +159,24 @@ impl Report {
     }
 
     fn target_table(&self) -> Table {
-        let mut table = Table::new(&[
-            "target",
-            "requests/s",
-            "CPU us",
-            "min-max",
-            "x bare",
-            "x floor",
-            "p50",
-            "p99",
-            "p99.9 us",
-            "half p50",
-            "p99",
-            "p99.9 us",
-            "MB",
-        ]);
+        let mut table = Table::new(
+            1,
+            &[
+                "target",
+                "requests/s",
+                "CPU us",
+                "min-max",
+                "x bare",
+                "x floor",
+                "p50",
+                "p99",
+                "p99.9 us",
+                "half p50",
+                "p99",
+                "p99.9 us",
+                "MB",
+            ],
+        );
         if let (Some(verification), Some(floor)) = (&self.verification_us, &self.floor_us) {
             for (label, summary) in
                 [("one RS256 verification", verification), ("floor: bare and a verification", floor)]
@@ -204,7 +207,7 @@ impl Report {
     }
 
     fn start_table(&self) -> Table {
-        let mut table = Table::new(&["program", "first token ms", "min-max", "idle MB", "binary MB"]);
+        let mut table = Table::new(1, &["program", "first token ms", "min-max", "idle MB", "binary MB"]);
         for row in &self.starts {
             #[expect(clippy::cast_precision_loss, reason = "a size of some megabytes")]
             let binary = row.binary_bytes.map_or(String::new(), |bytes| megabytes(bytes as f64));

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
@@ -34,6 +34,10 @@ impl Preparation {
     fn of(options: &Options) -> Result<Self> {
         /// More than any server here answers on one core with a token that it has not seen.
         const FASTEST_RATE: f64 = 32_000.0;
+        let is_known = |name: &str| targets::names().chain(cases::names()).any(|known| known == name);
+        if let Some(unknown) = options.only.iter().find(|name| !name.is_empty() && !is_known(name)) {
+            bail!("there is no target and no case {unknown}; `bench list` prints all");
+        }
         ensure!(options.rounds > 0, "--rounds must be at least 1");
         ensure!((0.1..=60.0).contains(&options.seconds), "--seconds must be from 0.1 to 60");
         raise_open_files()?;
@@ -53,15 +57,19 @@ impl Preparation {
 
 /// Measures every target, and reports.
 pub(crate) fn targets(options: &Options) -> Result<()> {
+    if !targets::names().any(|name| options.selects(name)) {
+        return Ok(());
+    }
     let Preparation { machine, cores, stand_ins, services, duration } = Preparation::of(options)?;
     let progress = Progress::start();
     progress.say("signing session tokens");
-    let only: Vec<String> = options.only.iter().filter(|name| !name.is_empty()).cloned().collect();
-    let targets = targets::targets(&only, &services, &stand_ins)?;
+    let targets = targets::targets(options, &services, &stand_ins)?;
     let unique = stand_ins.unique()?;
-    let is_floor_wanted = only.is_empty() || only.iter().any(|name| name == targets::FLOOR);
-    let verification =
-        if is_floor_wanted { Some(Verification::of(&unique, stand_ins.signer.public_key())?) } else { None };
+    let verification = if options.selects(targets::FLOOR) {
+        Some(Verification::of(&unique, stand_ins.signer.public_key())?)
+    } else {
+        None
+    };
     cores.use_loads()?;
     let mut measurement = Measurement::new(&cores, duration, &unique);
     let starting = targets::starting(&targets, &services, &stand_ins);
@@ -90,7 +98,7 @@ pub(crate) fn targets(options: &Options) -> Result<()> {
         starts: &starts,
     });
     report.print()?;
-    if let Some(directory) = &options.results {
+    if let Some(directory) = options.results.as_ref().filter(|_| options.is_whole()) {
         report.write(directory)?;
     }
     Ok(())
@@ -98,15 +106,18 @@ pub(crate) fn targets(options: &Options) -> Result<()> {
 
 /// Measures the cold and hostile cases, and reports.
 pub(crate) fn cases(options: &Options) -> Result<()> {
+    if !cases::names().any(|name| options.selects(name)) {
+        return Ok(());
+    }
     let Preparation { machine, cores, stand_ins, services, duration } = Preparation::of(options)?;
     let progress = Progress::start();
     progress.say("signing session tokens");
-    let run = cases::Run { cores: &cores, stand_ins: &stand_ins, duration, rounds: options.rounds };
-    let cases = run.all(&options.only, &services, |name| progress.say(name))?;
+    let run = cases::Run { cores: &cores, stand_ins: &stand_ins, duration };
+    let cases = run.all(options, &services, |name| progress.say(name))?;
     progress.end();
     let report = report::CasesReport { machine, date: today(), cases };
     report.print()?;
-    if let Some(directory) = &options.results {
+    if let Some(directory) = options.results.as_ref().filter(|_| options.is_whole()) {
         report.write(directory)?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::{
-    args::Service,
+    args::{Options, Service},
     load::{Expected, Order, Requests},
     measure::WARM_UP,
     process::Program,
@@ -112,15 +112,10 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     ALL.iter().map(|(_, name, ..)| *name).chain([FLOOR])
 }
 
-/// The targets with these names, or all of them.
-pub(crate) fn targets(only: &[String], services: &[Service], stand_ins: &StandIns) -> Result<Vec<Target>> {
-    if let Some(unknown) = only.iter().find(|name| !names().any(|known| known == name.as_str())) {
-        bail!("there is no target {unknown}; there are {}", names().collect::<Vec<_>>().join(", "));
-    }
+/// The targets that the options select.
+pub(crate) fn targets(options: &Options, services: &[Service], stand_ins: &StandIns) -> Result<Vec<Target>> {
     let mut targets = Vec::new();
-    for (kind, name, group, label) in
-        ALL.iter().filter(|(_, name, ..)| only.is_empty() || only.iter().any(|one| one == name))
-    {
+    for (kind, name, group, label) in ALL.iter().filter(|(_, name, ..)| options.selects(name)) {
         let made = |service: Option<&Service>| target(*kind, name, *group, label, service, stand_ins);
         match group {
             Group::Service | Group::Refusal => {

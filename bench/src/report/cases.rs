@@ -53,7 +53,7 @@ impl CasesReport {
     }
 
     fn table(&self) -> Table {
-        let mut table = Table::new(&["case", "figure", "median", "min-max", "unit"]);
+        let mut table = Table::new(2, &["case", "figure", "median", "min-max", "unit"]);
         for case in &self.cases {
             for (position, figure) in case.figures.iter().enumerate() {
                 let digits = if figure.value.median.abs() < 100.0 { 2 } else { 0 };

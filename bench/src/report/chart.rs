@@ -6,7 +6,7 @@ use super::{Report, Row};
 use crate::targets::Group;
 
 const WIDTH: f64 = 820.0;
-const BARS_FROM: f64 = 270.0;
+const BARS_FROM: f64 = 290.0;
 const BARS_TO: f64 = 740.0;
 const ROW: f64 = 24.0;
 const TOP: f64 = 64.0;
@@ -29,7 +29,10 @@ pub(super) fn of(report: &Report) -> String {
          <rect width=\"{WIDTH}\" height=\"{height}\" rx=\"6\" fill=\"#ffffff\"/>\n\
          <text x=\"16\" y=\"26\" font-size=\"16\" font-weight=\"600\" fill=\"#1f2328\">CPU time for each request, in microseconds</text>\n\
          <text x=\"16\" y=\"46\" fill=\"#59636e\">{}</text>\n",
-        escaped(&format!("{}, {}, {} cores", report.date, report.machine.processor, report.machine.cores)),
+        escaped(&format!(
+            "Blue: this service. {}, {}, {} cores",
+            report.date, report.machine.processor, report.machine.cores
+        )),
         height = bottom + 40.0,
     );
     let mut y = TOP;

@@ -73,3 +73,19 @@ impl SigningKey {
         pem
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::encoding::Pkcs8V1Der;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_read_is_the_key_that_was_written() {
+        let generated = SigningKey::generate("ins_1".to_owned());
+        let pkcs8: Pkcs8V1Der<'_> = generated.pair.as_der().unwrap();
+        let read = SigningKey::from_pkcs8("ins_1".to_owned(), pkcs8.as_ref()).unwrap();
+        assert_eq!(read.jwk(), generated.jwk());
+        assert!(SigningKey::from_pkcs8("ins_1".to_owned(), b"not a key").is_none());
+    }
+}
