@@ -157,8 +157,14 @@ impl<'a> Load<'a> {
             Pace::Open(_) => Duration::ZERO,
         };
         let mut run = Run::begin(pace, end)?;
-        while self.step(&mut run, wait)? == Progress::Going {}
-        Ok(self.finish(run))
+        loop {
+            match self.step(&mut run, wait)? {
+                Progress::Received => {}
+                // Redis and the stand-ins may share this core.
+                Progress::Quiet => sched_yield(),
+                Progress::Over => return Ok(self.finish(run)),
+            }
+        }
     }
 
     /// Sends requests as [`Load::run`] does, while `other` sends its own. Returns what both measured. Requests of `other`
@@ -174,10 +180,13 @@ impl<'a> Load<'a> {
         let mut run = Run::begin(pace, end)?;
         let mut other_run = Run::begin(other_pace, end)?;
         loop {
-            if self.step(&mut run, Duration::ZERO)? == Progress::Over {
+            let progress = self.step(&mut run, Duration::ZERO)?;
+            if progress == Progress::Over {
                 return Ok((self.finish(run), other.finish(other_run)));
             }
-            other.step(&mut other_run, Duration::ZERO)?;
+            if [progress, other.step(&mut other_run, Duration::ZERO)?] == [Progress::Quiet; 2] {
+                sched_yield();
+            }
         }
     }
 
@@ -202,14 +211,11 @@ impl<'a> Load<'a> {
         let mut events = [MaybeUninit::<Event>::uninit(); 64];
         let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
         let (ready, _) = epoll::wait(&self.epoll, &mut events, Some(&timeout))?;
-        if ready.is_empty() {
-            // Redis and the stand-ins may share this core.
-            sched_yield();
-        }
+        let progress = if ready.is_empty() { Progress::Quiet } else { Progress::Received };
         for event in ready {
             self.receive(usize::try_from(event.data.u64())?, &mut run.slice)?;
         }
-        Ok(Progress::Going)
+        Ok(progress)
     }
 
     fn finish(&self, mut run: Run) -> Slice {
@@ -312,9 +318,11 @@ impl Run {
     }
 }
 
+/// What a step of a run did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    Going,
+    Received,
+    Quiet,
     Over,
 }
 

@@ -70,6 +70,9 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     to_floor: Option<Summary>,
     at_saturation: LatencyRow,
+    /// p99 at half load in relation to that of bare, in the same round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    half_load_p99_to_bare: Option<Summary>,
     at_half_load: LatencyRow,
     resident_bytes: Summary,
 }
@@ -101,12 +104,13 @@ impl Report {
             .iter()
             .map(|round| Summary::of(round.verification_us.iter().copied()).map(|summary| summary.median))
             .collect();
-        let bares: Vec<Option<f64>> = rounds
+        let bares: Vec<Option<&Sample>> =
+            rounds.iter().map(|round| bare.and_then(|bare| round.samples.get(bare))).collect();
+        let floors: Vec<Option<f64>> = verifications
             .iter()
-            .map(|round| bare.and_then(|bare| round.samples.get(bare)).map(|sample| sample.cpu_us))
+            .zip(&bares)
+            .map(|(verification, bare)| Some((*verification)? + (*bare)?.cpu_us))
             .collect();
-        let floors: Vec<Option<f64>> =
-            verifications.iter().zip(&bares).map(|(verification, bare)| Some((*verification)? + (*bare)?)).collect();
         let rows = targets.iter().enumerate().filter_map(|(position, target)| {
             let samples: Vec<&Sample> = rounds.iter().filter_map(|round| round.samples.get(position)).collect();
             row(target, &samples, &bares, &floors)
@@ -168,12 +172,13 @@ impl Report {
                 "min-max",
                 "x bare",
                 "x floor",
-                "p50",
-                "p99",
+                "p50 us",
+                "p99 us",
                 "p99.9 us",
-                "half p50",
-                "p99",
-                "p99.9 us",
+                "half: p50 us",
+                "half: p99 us",
+                "half: p99.9 us",
+                "half: p99 x bare",
                 "MB",
             ],
         );
@@ -182,7 +187,7 @@ impl Report {
                 [("one RS256 verification", verification), ("floor: bare and a verification", floor)]
             {
                 let mut cells = vec![label.to_owned(), String::new(), format!("{:.1}", summary.median), range(summary)];
-                cells.resize(13, String::new());
+                cells.resize(14, String::new());
                 table.push(cells);
             }
         }
@@ -200,6 +205,7 @@ impl Report {
             for LatencyRow { p50_us, p99_us, p999_us } in [&row.at_saturation, &row.at_half_load] {
                 cells.extend([p50_us, p99_us, p999_us].map(|summary| format!("{:.0}", summary.median)));
             }
+            cells.push(ratio(&row.half_load_p99_to_bare));
             cells.push(megabytes(row.resident_bytes.median));
             table.push(cells);
         }
@@ -232,11 +238,12 @@ fn megabytes(bytes: f64) -> String {
     format!("{:.1}", bytes / 1e6)
 }
 
-fn row(target: &Target, samples: &[&Sample], bares: &[Option<f64>], floors: &[Option<f64>]) -> Option<Row> {
+fn row(target: &Target, samples: &[&Sample], bares: &[Option<&Sample>], floors: &[Option<f64>]) -> Option<Row> {
     let summary = |value: fn(&Sample) -> f64| Summary::of(samples.iter().map(|sample| value(sample)));
-    let ratio = |others: &[Option<f64>]| {
-        Summary::of(samples.iter().zip(others).filter_map(|(sample, other)| Some(sample.cpu_us / (*other)?)))
+    let to_bare = |value: fn(&Sample) -> f64| {
+        Summary::of(samples.iter().zip(bares).filter_map(|(sample, bare)| Some(value(sample) / value((*bare)?))))
     };
+    let to_floor = samples.iter().zip(floors).filter_map(|(sample, floor)| Some(sample.cpu_us / (*floor)?));
     #[expect(clippy::cast_precision_loss, reason = "a size of some megabytes")]
     let resident_bytes = summary(|sample| sample.resident_bytes as f64)?;
     Some(Row {
@@ -245,8 +252,9 @@ fn row(target: &Target, samples: &[&Sample], bares: &[Option<f64>], floors: &[Op
         group: target.group,
         requests_per_second: summary(|sample| sample.requests_per_second)?,
         cpu_us: summary(|sample| sample.cpu_us)?,
-        to_bare: ratio(bares),
-        to_floor: ratio(floors),
+        to_bare: to_bare(|sample| sample.cpu_us),
+        half_load_p99_to_bare: to_bare(|sample| sample.at_half_load.p99_us),
+        to_floor: Summary::of(to_floor),
         at_saturation: LatencyRow {
             p50_us: summary(|sample| sample.at_saturation.p50_us)?,
             p99_us: summary(|sample| sample.at_saturation.p99_us)?,
