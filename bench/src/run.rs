@@ -34,10 +34,6 @@ impl Preparation {
     fn of(options: &Options) -> Result<Self> {
         /// More than any server here answers on one core with a token that it has not seen.
         const FASTEST_RATE: f64 = 32_000.0;
-        let is_known = |name: &str| targets::names().chain(cases::names()).any(|known| known == name);
-        if let Some(unknown) = options.only.iter().find(|name| !name.is_empty() && !is_known(name)) {
-            bail!("there is no target and no case {unknown}; `bench list` prints all");
-        }
         ensure!(options.rounds > 0, "--rounds must be at least 1");
         ensure!((0.1..=60.0).contains(&options.seconds), "--seconds must be from 0.1 to 60");
         raise_open_files()?;
@@ -57,6 +53,7 @@ impl Preparation {
 
 /// Measures every target, and reports.
 pub(crate) fn targets(options: &Options) -> Result<()> {
+    require_known_names(options)?;
     if !targets::names().any(|name| options.selects(name)) {
         return Ok(());
     }
@@ -106,6 +103,7 @@ pub(crate) fn targets(options: &Options) -> Result<()> {
 
 /// Measures the cold and hostile cases, and reports.
 pub(crate) fn cases(options: &Options) -> Result<()> {
+    require_known_names(options)?;
     if !cases::names().any(|name| options.selects(name)) {
         return Ok(());
     }
@@ -121,6 +119,15 @@ pub(crate) fn cases(options: &Options) -> Result<()> {
         report.write(directory)?;
     }
     Ok(())
+}
+
+/// Fails if a selected name is neither a target's nor a case's.
+fn require_known_names(options: &Options) -> Result<()> {
+    let is_known = |name: &str| targets::names().chain(cases::names()).any(|known| known == name);
+    match options.only.iter().find(|name| !name.is_empty() && !is_known(name)) {
+        Some(unknown) => bail!("there is no target and no case {unknown}; `bench list` prints all"),
+        None => Ok(()),
+    }
 }
 
 /// The date in UTC, as `2026-01-31`.
