@@ -1,13 +1,15 @@
-# Two commands: `make dev` shows the service at work, `make test` is everything that CI checks. Each installs what it
-# needs; Rust is all that must be there (make dev), Node for what runs the real ably-js,
+# `make dev` shows the service at work, `make test` is everything that CI checks, `make bench` measures. Each installs what it
+# needs; Rust is all that must be there (make dev), Node for what runs the real ably-js or a peer of the benchmark,
 # Python 3.11 or later for what runs Ably's Python SDK and for cargo-deny, which also needs Git.
 
 CARGO_TARGET_DIR ?= target
 PAGE := sandbox/page
 SDK := tests/sdk
+PEERS := bench/peers/node
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
-.PHONY: dev test lint deny test-rust test-sdk test-python instructions chromium redis valgrind
+.PHONY: dev test lint deny test-rust test-sdk test-python instructions bench bench-targets bench-cases bench-build \
+	chromium redis valgrind
 
 # Packages are installed anew when a lock file is newer than what was installed by it.
 define install_packages
@@ -52,6 +54,19 @@ test-sdk: chromium redis ## The real ably-js, in Node and in Chromium, and with 
 test-python: ## The real Python SDK of Ably, with each token format, and the metrics with Prometheus' own parser
 	cargo build --locked --workspace --bins
 	@tests/python/run
+
+bench: bench-targets bench-cases ## The service side by side with its peers: docs/performance.md (about 10 minutes)
+
+bench-targets: bench-build ## Only the targets
+	bench/target/release/bench targets --service "$(CARGO_TARGET_DIR)/release/ably-clerk-auth" --results bench/results
+
+bench-cases: bench-build ## Only the cold and hostile cases
+	bench/target/release/bench cases --service "$(CARGO_TARGET_DIR)/release/ably-clerk-auth" --results bench/results
+
+bench-build: redis
+	cargo build --locked --release -p ably-clerk-auth
+	cargo build --locked --release --workspace --manifest-path bench/Cargo.toml --target-dir bench/target
+	@$(call install_packages,$(PEERS))
 
 chromium: # Debian's package, unless CHROMIUM names a browser that is there
 	@if [ ! -x "$${CHROMIUM:-/usr/bin/chromium}" ]; then \

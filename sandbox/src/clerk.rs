@@ -50,13 +50,14 @@ impl Clerk {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::AddrInUse`] if the port is taken, or another error of the system.
+    /// [`io::ErrorKind::AddrInUse`] if the port is taken, [`io::ErrorKind::InvalidInput`] if the signing key is not an RSA
+    /// key, or another error of the system.
     pub async fn start(mut options: Options) -> io::Result<Self> {
         let listeners = loopback::listen(options.port)?;
         let clock = Arc::new(Clock::ahead_by(options.clock_offset_ms));
         let (outbox, dispatcher) =
             webhooks::start(mem::take(&mut options.webhooks), options.kid.clone(), Arc::clone(&clock))?;
-        let instance = Arc::new(Instance::new(options, listeners.port(), clock, outbox));
+        let instance = Arc::new(Instance::new(options, listeners.port(), clock, outbox)?);
         let server = Server::start(listeners, routes::table(Arc::clone(&instance))).await?;
         Ok(Self { instance, server, _dispatcher: dispatcher })
     }

@@ -1,6 +1,7 @@
 //! The state of an instance: keys, users, sessions, call counts and outages.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -86,8 +87,13 @@ struct InstanceState {
 }
 
 impl Instance {
-    pub(super) fn new(options: Options, port: u16, clock: Arc<Clock>, outbox: Arc<Outbox>) -> Self {
-        let key = SigningKey::generate(options.kid);
+    /// Fails if the options have a signing key that is not an RSA key.
+    pub(super) fn new(options: Options, port: u16, clock: Arc<Clock>, outbox: Arc<Outbox>) -> io::Result<Self> {
+        let key = match &options.signing_key {
+            Some(der) => SigningKey::from_pkcs8(options.kid, der)
+                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the signing key is not an RSA key"))?,
+            None => SigningKey::generate(options.kid),
+        };
         let mut instance = Self {
             port,
             publishable_key: publishable_key(&options.frontend_api),
@@ -110,7 +116,7 @@ impl Instance {
         };
         let users = user::demo_users(instance.now_ms());
         instance.state.get_mut().unwrap_or_else(PoisonError::into_inner).users = users;
-        instance
+        Ok(instance)
     }
 
     fn state(&self) -> MutexGuard<'_, InstanceState> {

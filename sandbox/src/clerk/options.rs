@@ -16,6 +16,8 @@ pub struct Options {
     pub frontend_api: String,
     /// The id of the first signing key, `ins_…`.
     pub kid: String,
+    /// The first signing key (PKCS#8 DER), for callers that sign session tokens themselves; `None` generates one.
+    pub signing_key: Option<Vec<u8>>,
     /// The stand-in's clock minus this machine's. It affects claims, `Date` and `updated_at`.
     pub clock_offset_ms: i64,
     /// The `azp` of tokens that are minted without an `Origin`.
@@ -33,6 +35,7 @@ impl Default for Options {
             session_token_ttl: Duration::from_mins(1),
             frontend_api: "clerk.sandbox.example".to_owned(),
             kid: ids::new("ins"),
+            signing_key: None,
             clock_offset_ms: 0,
             authorized_party: "http://localhost:3000".to_owned(),
             issuer: Issuer::FrontendApi,

@@ -22,6 +22,11 @@ impl SigningKey {
         Self { pair, kid }
     }
 
+    /// Reads an RSA key (PKCS#8 DER); `None` if it is not one.
+    pub(super) fn from_pkcs8(kid: String, der: &[u8]) -> Option<Self> {
+        Some(Self { pair: KeyPair::from_pkcs8(der).ok()?, kid })
+    }
+
     pub(super) fn kid(&self) -> &str {
         &self.kid
     }
@@ -66,5 +71,21 @@ impl SigningKey {
         }
         pem.push_str("-----END PUBLIC KEY-----\n");
         pem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::encoding::Pkcs8V1Der;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_read_is_the_key_that_was_written() {
+        let generated = SigningKey::generate("ins_1".to_owned());
+        let pkcs8: Pkcs8V1Der<'_> = generated.pair.as_der().unwrap();
+        let read = SigningKey::from_pkcs8("ins_1".to_owned(), pkcs8.as_ref()).unwrap();
+        assert_eq!(read.jwk(), generated.jwk());
+        assert!(SigningKey::from_pkcs8("ins_1".to_owned(), b"not a key").is_none());
     }
 }
