@@ -34,7 +34,7 @@ use self::{
 use crate::limits::ConnectionSlot;
 
 pub(crate) use self::{
-    app::{Credentials, Listener},
+    app::{AnswerHeaders, Credentials, Listener},
     head::field,
     request_clock::RequestClock,
 };

@@ -3,7 +3,7 @@
 //! A handler returns a [`Refusal`] with `?`, and `routes::middleware` logs and counts it. Where the tenant is known, the handler
 //! logs and counts it itself and answers with [`ResponseError::error_response`]. `docs/errors.md` explains each reason.
 
-use std::{fmt, time::Duration};
+use std::{cell::RefCell, collections::HashMap, fmt, time::Duration};
 
 use actix_web::{
     HttpResponse, ResponseError,
@@ -11,6 +11,7 @@ use actix_web::{
         StatusCode,
         header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
     },
+    web::Bytes,
 };
 
 use crate::{
@@ -92,7 +93,7 @@ pub enum InvalidBody {
 }
 
 /// What a refusal says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Row {
     /// A short name: in logs, as a label of metrics, and in brackets behind the message.
     pub reason: &'static str,
@@ -415,6 +416,46 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// The parts of an answer that depend on the row alone.
+#[derive(Clone)]
+struct Answer {
+    code: HeaderValue,
+    message: HeaderValue,
+    body: Bytes,
+}
+
+impl Answer {
+    /// The number of answers that a thread keeps: more than there are rows of this service's own.
+    const MAX_KEPT: usize = 128;
+
+    /// Made once for each row and thread: whoever shows no session costs little.
+    fn of(row: Row) -> Self {
+        thread_local! {
+            static KEPT: RefCell<HashMap<Row, Answer>> = RefCell::default();
+        }
+        KEPT.with_borrow_mut(|kept| {
+            if let Some(answer) = kept.get(&row) {
+                return answer.clone();
+            }
+            let answer = Self::new(row);
+            if kept.len() < Self::MAX_KEPT {
+                kept.insert(row, answer.clone());
+            }
+            answer
+        })
+    }
+
+    fn new(Row { reason, status, code, message, .. }: Row) -> Self {
+        let body = ErrorBody::new(code, status, message, reason);
+        Self {
+            code: code.into(),
+            // Messages are ASCII.
+            message: HeaderValue::from_str(body.message()).unwrap_or(HeaderValue::from_static(reason)),
+            body: serde_json::to_vec(&body).unwrap_or_default().into(),
+        }
+    }
+}
+
 impl ResponseError for Refusal {
     fn status_code(&self) -> StatusCode {
         StatusCode::from_u16(self.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -423,16 +464,16 @@ impl ResponseError for Refusal {
     /// The answer in the shape that an Ably SDK reads. The content type has no charset: ably-js in Node parses no other
     /// as an error. A browser's SDK reads code and message from the headers, which CORS exposes.
     fn error_response(&self) -> HttpResponse {
-        let Row { reason, status, code, message, retry_after } = self.row();
-        let body = ErrorBody::new(code, status, message, reason);
+        let row = self.row();
+        let Answer { code, message, body } = Answer::of(row);
         let mut response = HttpResponse::build(self.status_code())
-            .insert_header((CONTENT_TYPE, "application/json"))
-            .insert_header((CACHE_CONTROL, "no-store"))
+            .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
+            .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
             .insert_header((HeaderName::from_static("x-ably-errorcode"), code))
-            .insert_header((HeaderName::from_static("x-ably-errormessage"), body.message()))
-            .body(serde_json::to_vec(&body).unwrap_or_default());
+            .insert_header((HeaderName::from_static("x-ably-errormessage"), message))
+            .body(body);
         let headers = response.headers_mut();
-        if let Some(after) = retry_after {
+        if let Some(after) = row.retry_after {
             headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
         }
         match self {

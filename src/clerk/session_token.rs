@@ -16,17 +16,10 @@ use super::{
 pub(super) struct SessionToken {
     pub(super) text: String,
     pub(super) digests: Digests,
-    pub(super) content: Content,
-}
-
-#[derive(Clone)]
-pub(super) enum Content {
     /// A key has made its signature. Whether that key still counts, and whether the claims are valid now, is unknown.
-    Signed(Arc<VerifiedToken>),
-    /// Its signature is unknown.
-    Decoded(Arc<Decoded>),
-    /// Not a JWT.
-    Undecodable,
+    pub(super) known: Option<VerifiedToken>,
+    /// None if the text is not a JWT, or `known` has its claims.
+    decoded: Option<Arc<Decoded>>,
 }
 
 /// SHA-256 digests of a token. Zero for a text that is not a JWT.
@@ -49,33 +42,29 @@ impl Digests {
 impl SessionToken {
     pub(super) fn read(text: String, verified: &VerifiedTokens) -> Self {
         let Some((signed, signature)) = text.rsplit_once('.').filter(|(signed, _)| signed.contains('.')) else {
-            return Self { text, digests: Digests::default(), content: Content::Undecodable };
+            return Self { text, digests: Digests::default(), known: None, decoded: None };
         };
         let digests = Digests::of(signed, signature);
-        let content = match verified.get(&digests.whole) {
-            Some(known) => Content::Signed(known),
-            None => Decoded::new(&text, verified)
-                .map_or(Content::Undecodable, |decoded| Content::Decoded(Arc::new(decoded))),
-        };
-        Self { text, digests, content }
+        let known = verified.get(&digests.whole);
+        let has_claims = known.as_ref().is_some_and(|known| known.session.is_some());
+        let decoded = if has_claims { None } else { Decoded::new(&text, verified).map(Arc::new) };
+        Self { text, digests, known, decoded }
     }
 
     /// The claims, whose signature may be invalid.
     pub(super) fn unverified_claims(&self) -> Result<&Claims, Invalid> {
-        match &self.content {
-            Content::Signed(known) => Ok(&known.session.claims),
-            Content::Decoded(decoded) => Ok(&decoded.payload),
-            Content::Undecodable => Err(Invalid::undecodable(&self.text)),
-        }
+        let known = self.known.as_ref().and_then(|known| known.session.as_deref()).map(|session| &session.claims);
+        known
+            .or_else(|| self.decoded.as_deref().map(|decoded| &decoded.payload))
+            .ok_or_else(|| Invalid::undecodable(&self.text))
     }
 
     /// The decoded token, whose signature may be invalid.
     pub(super) fn decoded(self, verified: &VerifiedTokens) -> Result<Decoded, Invalid> {
-        let decoded = match self.content {
-            Content::Decoded(decoded) => Some(Arc::unwrap_or_clone(decoded)),
-            Content::Signed(_) | Content::Undecodable => Decoded::new(&self.text, verified),
-        };
-        decoded.ok_or_else(|| Invalid::undecodable(&self.text))
+        self.decoded
+            .map(Arc::unwrap_or_clone)
+            .or_else(|| Decoded::new(&self.text, verified))
+            .ok_or_else(|| Invalid::undecodable(&self.text))
     }
 
     /// What JavaScript reads in it.

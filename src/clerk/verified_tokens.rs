@@ -17,15 +17,16 @@ use super::{
 };
 
 /// A session token with the signature of a key.
-#[derive(derive_more::Debug)]
+#[derive(Clone, derive_more::Debug)]
 #[debug("VerifiedToken {{ .. }}")]
 pub(super) struct VerifiedToken {
     /// Its header.
     pub(super) header: Arc<ValidHeader>,
     /// The key that made its signature.
     pub(super) key: Arc<SigningKey>,
-    /// Its claims. Times, issuer, audience and authorized party may be invalid now, or for another tenant.
-    pub(super) session: Arc<Session>,
+    /// What its claims say. None until its second use: most session tokens are used once, and never need the memory. Times,
+    /// issuer, audience and authorized party may be invalid now, or for another tenant.
+    pub(super) session: Option<Arc<Session>>,
 }
 
 /// A header that a session token of an instance may have.
@@ -42,14 +43,14 @@ pub(super) struct ValidHeader {
 struct ByMemory;
 
 impl Weighter<[u8; 32], Remembered> for ByMemory {
-    fn weight(&self, _: &[u8; 32], token: &Remembered) -> u64 {
-        token.bytes
+    fn weight(&self, _: &[u8; 32], remembered: &Remembered) -> u64 {
+        remembered.bytes
     }
 }
 
 #[derive(Clone)]
 struct Remembered {
-    token: Arc<VerifiedToken>,
+    token: VerifiedToken,
     bytes: u64,
 }
 
@@ -66,10 +67,11 @@ impl VerifiedTokens {
     /// How many bytes of memory they take at most.
     pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-    /// What a session token with Clerk's default claims takes, and no less than any.
-    const USUAL_BYTES: u64 = 3 * 1024;
+    /// What a token takes without its claims: a place in the cache's list and one in its table, each of which may have twice
+    /// as much room.
+    const BYTES_WITHOUT_CLAIMS: usize = 2 * (size_of::<([u8; 32], Remembered)>() + 32);
 
-    pub(super) fn get(&self, digest: &[u8; 32]) -> Option<Arc<VerifiedToken>> {
+    pub(super) fn get(&self, digest: &[u8; 32]) -> Option<VerifiedToken> {
         self.tokens.get(digest).map(|remembered| remembered.token)
     }
 
@@ -79,20 +81,20 @@ impl VerifiedTokens {
     }
 
     pub(super) fn insert(&self, digest: [u8; 32], token: VerifiedToken) {
-        let bytes = u64::try_from(bytes_of(&token)).unwrap_or(u64::MAX).max(Self::USUAL_BYTES);
         if self.header.load().as_ref().is_none_or(|last| !Arc::ptr_eq(last, &token.header)) {
             self.header.store(Some(Arc::clone(&token.header)));
         }
-        self.tokens.insert(digest, Remembered { token: Arc::new(token), bytes });
+        let bytes = Self::BYTES_WITHOUT_CLAIMS + token.session.as_deref().map_or(0, bytes_of);
+        self.tokens.insert(digest, Remembered { token, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) });
     }
 }
 
 impl Default for VerifiedTokens {
     /// None yet.
     fn default() -> Self {
-        let tokens = usize::try_from(Self::MAX_BYTES / Self::USUAL_BYTES).unwrap_or_default();
-        let tokens = Cache::with_weighter(tokens, Self::MAX_BYTES, ByMemory);
-        Self { tokens, header: ArcSwapOption::empty() }
+        let least_bytes = u64::try_from(Self::BYTES_WITHOUT_CLAIMS).unwrap_or(u64::MAX);
+        let tokens = usize::try_from(Self::MAX_BYTES / least_bytes).unwrap_or_default();
+        Self { tokens: Cache::with_weighter(tokens, Self::MAX_BYTES, ByMemory), header: ArcSwapOption::empty() }
     }
 }
 
@@ -102,26 +104,18 @@ const ALLOCATION: usize = 16;
 /// A node of a BTreeMap: up to 11 entries. A map has at most one, and one more for every five entries.
 const NODE: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 12 * size_of::<usize>() + ALLOCATION;
 
-/// How much memory a token takes.
-fn bytes_of(VerifiedToken { header, key: _, session }: &VerifiedToken) -> usize {
-    // The cache keeps the digest and a pointer twice.
-    let fixed = size_of::<VerifiedToken>() + size_of::<Session>() + 2 * size_of::<([u8; 32], Remembered)>();
-    let Session { user_id, session_id, organization, plans, features, actor, claims, .. } = &**session;
+/// How much memory a session takes.
+fn bytes_of(session: &Session) -> usize {
+    let Session { user_id, session_id, organization, plans, features, actor, claims, .. } = session;
     let organization = organization.iter().flat_map(|Organization { id, slug, role, permissions }| {
         iter::once(id).chain(slug).chain(role).chain(permissions.iter().flatten())
     });
     let scoped = [plans, features].into_iter().flat_map(|scoped| scoped.organization.iter().chain(&scoped.user));
     let actor = actor.iter().map(|actor| &actor.subject);
-    let texts = [user_id, session_id]
-        .into_iter()
-        .chain([&header.text])
-        .chain(&header.kid)
-        .chain(organization)
-        .chain(scoped)
-        .chain(actor);
+    let texts = [user_id, session_id].into_iter().chain(organization).chain(scoped).chain(actor);
     // A list may have room for twice its texts.
     let text = |text: &String| 2 * size_of::<String>() + ALLOCATION + text.capacity();
-    fixed + texts.map(text).sum::<usize>() + bytes_of_claims(claims)
+    ALLOCATION + size_of::<Session>() + texts.map(text).sum::<usize>() + bytes_of_claims(claims)
 }
 
 fn bytes_of_claims(claims: &Claims) -> usize {

@@ -10,7 +10,7 @@ use super::{
     invalid::{Invalid, Unverified},
     jwt::{Decoded, Header},
     session::{Session, is_truthy, non_empty},
-    session_token::{Content, SessionToken},
+    session_token::SessionToken,
     signing_key::SigningKey,
     signing_keys::SigningKeys,
     verified_tokens::{ValidHeader, VerifiedToken, VerifiedTokens},
@@ -69,17 +69,18 @@ impl Verifier {
         now: UnixMillis,
     ) -> Result<Arc<Session>, Unverified> {
         let Credential { token, source } = credential;
-        if let Content::Signed(known) = &token.content
-            && self.keys.find(known.header.kid.as_deref()).await? == known.key
+        if let Some(VerifiedToken { header, key, session: Some(session) }) = &token.known
+            && self.keys.find(header.kid.as_deref()).await? == *key
         {
-            self.rules.check(&known.session.claims, source, now)?;
-            return Ok(Arc::clone(&known.session));
+            self.rules.check(&session.claims, source, now)?;
+            return Ok(Arc::clone(session));
         }
-        let digest = token.digests.whole;
+        let (digest, is_used_again) = (token.digests.whole, token.known.is_some());
         let SignedClaims { header, claims, key } = self.signed_claims(token, verified).await?;
         let (issued_at, expires_at) = self.rules.check(&claims, source, now)?;
         let session = Arc::new(read(claims, issued_at, expires_at)?);
-        verified.insert(digest, VerifiedToken { header, key, session: Arc::clone(&session) });
+        let remembered = is_used_again.then(|| Arc::clone(&session));
+        verified.insert(digest, VerifiedToken { header, key, session: remembered });
         Ok(session)
     }
 
@@ -97,11 +98,11 @@ impl Verifier {
     }
 
     async fn signed_claims(&self, token: SessionToken, verified: &VerifiedTokens) -> Result<SignedClaims, Unverified> {
-        let digest = token.digests.signed;
+        let (digest, signed_by) = (token.digests.signed, token.known.as_ref().map(|known| Arc::clone(&known.key)));
         let Decoded { header, payload: claims, signature } = token.decoded(verified)?;
         let header = check_header(header, &claims)?;
         let key = self.keys.find(header.kid.as_deref()).await?;
-        if key.signed(&digest, &signature) {
+        if signed_by.as_ref() == Some(&key) || key.signed(&digest, &signature) {
             Ok(SignedClaims { header, claims, key })
         } else {
             Err(Invalid::Signature.into())

@@ -162,8 +162,14 @@ fn actix_request(head: &request::Parts, peer: Option<SocketAddr>) -> Option<acti
     Some(request)
 }
 
+/// Headers of an answer in hyper's types, which cost nothing to convert. They are among the extensions of an Actix response,
+/// beside its own headers.
+#[derive(Debug, Default)]
+pub(crate) struct AnswerHeaders(pub(crate) HeaderMap);
+
 async fn hyper_response(response: HttpResponse, clock: Rc<RequestClock>) -> hyper::Response<AnswerBody> {
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
+    let AnswerHeaders(headers) = head.extensions_mut().remove().unwrap_or_default();
     let bytes = match body.try_into_bytes() {
         Ok(bytes) => bytes,
         // The service's answers are in memory, so reading one cannot fail.
@@ -172,6 +178,7 @@ async fn hyper_response(response: HttpResponse, clock: Rc<RequestClock>) -> hype
     let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
     let mut answer = hyper::Response::new(AnswerBody { bytes, clock });
     *answer.status_mut() = StatusCode::from_u16(head.status().as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *answer.headers_mut() = headers;
     answer.headers_mut().reserve(head.headers().len() + 3);
     for (name, value) in head.headers() {
         // hyper accepts every header that Actix accepts.

@@ -5,16 +5,16 @@
 use actix_web::{
     HttpRequest, HttpResponse,
     http::header::{
-        ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
         ACCESS_CONTROL_REQUEST_HEADERS, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
     },
     web::Data,
 };
+use http::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS};
 
 use crate::tenant::{Tenant, TenantName, Tenants};
 
-const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+const RESOURCE_POLICY: http::HeaderName = http::HeaderName::from_static("cross-origin-resource-policy");
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Whether a page of this origin may read answers: of the tenant's, or without a tenant of any tenant's.
@@ -40,18 +40,18 @@ pub(super) fn add_headers(
     tenants: &Tenants,
     tenant: Option<&TenantName>,
     origin: Option<&str>,
-    headers: &mut HeaderMap,
+    headers: &mut http::HeaderMap,
 ) {
     const EXPOSED: &str = "X-Ably-Errorcode, X-Ably-Errormessage, X-Request-Id, Retry-After, RateLimit, \
          RateLimit-Policy";
-    headers.append(VARY, HeaderValue::from_static("Origin"));
+    headers.append(http::header::VARY, http::HeaderValue::from_static("Origin"));
     let allowed = origin.filter(|origin| allows(tenants, tenant, origin));
-    if let Some(origin) = allowed.and_then(|origin| HeaderValue::from_str(origin).ok()) {
+    if let Some(origin) = allowed.and_then(|origin| http::HeaderValue::from_str(origin).ok()) {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, http::HeaderValue::from_static("true"));
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, http::HeaderValue::from_static(EXPOSED));
     } else {
-        headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+        headers.insert(RESOURCE_POLICY, http::HeaderValue::from_static("same-origin"));
     }
 }
 

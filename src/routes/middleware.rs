@@ -5,17 +5,18 @@ use actix_web::{
     Error, HttpMessage as _,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
     middleware::Next,
     web::Data,
 };
+use http::{HeaderMap, HeaderName, HeaderValue, header::X_CONTENT_TYPE_OPTIONS};
 use tracing::Instrument as _;
 
 use super::{
-    client_address, cors,
+    client_address, cors, rate_limit,
     request_id::{self, RequestId},
 };
 use crate::{
+    connection::AnswerHeaders,
     refusal::{Refusal, Row},
     telemetry::{self, metrics::RequestMetrics},
     tenant::{TenantName, Tenants},
@@ -28,7 +29,7 @@ pub async fn around_every_request<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<B>, Error> {
     let metrics = request.app_data::<Data<RequestMetrics>>().cloned();
     let _in_flight = metrics.as_ref().map(|metrics| metrics.begin());
-    let id = RequestId::accept_or_make(request.headers().get(request_id::HEADER));
+    let id = RequestId::accept_or_make(request.headers().get(request_id::HEADER).map(AsRef::as_ref));
     let span = telemetry::request_span(id.as_str(), client_address::of(request.request()));
     let answering = async {
         let mut response = next.call(request).await?;
@@ -38,7 +39,10 @@ pub async fn around_every_request<B: MessageBody + 'static>(
         let request = response.request().clone();
         let tenants = request.app_data::<Data<Tenants>>();
         let tenant = request.extensions().get::<TenantName>().cloned();
-        add_headers(response.headers_mut(), &id, tenants, cors::origin(request.headers()), tenant.as_ref());
+        let mut headers = HeaderMap::new();
+        add_headers(&mut headers, &id, tenants, cors::origin(request.headers()), tenant.as_ref());
+        rate_limit::add_headers(request.extensions().get(), &mut headers);
+        response.response_mut().extensions_mut().insert(AnswerHeaders(headers));
         Ok(response)
     };
     answering.instrument(span).await

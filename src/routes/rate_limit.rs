@@ -5,7 +5,7 @@
 //! most `r` in `t` seconds, the effective window (section 4.1.2), and goes on at that rate, is never refused; `r` to `t` is
 //! at most `q` to `w` (section 8.5). There is no partition key: it is the user, whom both sides know.
 
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::limits::Allowance;
 

@@ -9,7 +9,7 @@ use actix_web::{
 };
 use tokio::{task::yield_now, time::Instant};
 
-use super::{answer, body, cors, rate_limit};
+use super::{answer, body, cors};
 use crate::{
     ably::{NoRandomness, Nonce},
     clock::UnixMillis,
@@ -77,14 +77,15 @@ async fn answer(
         request.extensions_mut().insert(caller.tenant.name.clone());
     }
     report(issuer, &outcome, begun_at);
-    let mut response = match outcome.result {
+    if let Some(allowance) = outcome.allowance {
+        request.extensions_mut().insert(allowance);
+    }
+    Ok(match outcome.result {
         Ok(IssuedToken { token: Token::Request(token_request), .. }) => answer::json(StatusCode::OK, &token_request),
         Ok(IssuedToken { token: Token::Jwt(jwt), .. }) => answer::jwt(jwt.expose().to_owned()),
         Ok(IssuedToken { token: Token::Details(details), .. }) => answer::json(StatusCode::OK, &details),
         Err(refusal) => refusal.error_response(),
-    };
-    rate_limit::add_headers(outcome.allowance.as_ref(), response.headers_mut());
-    Ok(response)
+    })
 }
 
 fn signing_context() -> Result<SigningContext, NoRandomness> {

@@ -2,11 +2,10 @@
 
 use std::net::IpAddr;
 
-use actix_web::{
-    ResponseError as _,
-    body::MessageBody as _,
-    http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue},
-    web::Data,
+use actix_web::{ResponseError as _, body::MessageBody as _, web::Data};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{CONNECTION, CONTENT_LENGTH, DATE},
 };
 
 use super::{
@@ -39,23 +38,24 @@ impl UnparsedRequests {
             431 => Refusal::HeadTooLarge,
             _ => Refusal::NotHttp,
         };
-        let field = |name| HeaderValue::from_bytes(connection::field(head, name)?).ok();
-        let id = RequestId::accept_or_make(field(request_id::HEADER).as_ref());
+        let id = RequestId::accept_or_make(connection::field(head, request_id::HEADER));
         let span = telemetry::request_span(id.as_str(), peer.map(|peer| peer.to_canonical()));
         span.in_scope(|| middleware::report(&refusal, self.metrics.as_ref()));
-        let (mut response, body) = refusal.error_response().into_parts();
+        let (response, body) = refusal.error_response().into_parts();
         let body = body.try_into_bytes().unwrap_or_default();
-        let origin = field("origin").and_then(|origin| origin.to_str().map(str::to_owned).ok());
-        let headers = response.headers_mut();
-        middleware::add_headers(headers, &id, self.tenants.as_ref(), origin.as_deref(), None);
+        let origin = connection::field(head, "origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
+        let origin = origin.as_ref().and_then(|origin| origin.to_str().ok());
+        let mut headers = HeaderMap::new();
+        middleware::add_headers(&mut headers, &id, self.tenants.as_ref(), origin, None);
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         headers.insert(CONTENT_LENGTH, body.len().into());
         if let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(std::time::SystemTime::now())) {
             headers.insert(DATE, now);
         }
         let mut answer = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
-        for (name, value) in response.headers() {
-            answer.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        let own = response.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        for (name, value) in own.chain(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))) {
+            answer.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
         }
         answer.extend(b"\r\n");
         answer.extend(body);
