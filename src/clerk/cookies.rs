@@ -7,9 +7,9 @@ use std::borrow::Cow;
 
 use super::{
     claims::Claims,
+    javascript::is_truthy,
     jwt::LooselyDecoded,
     publishable_key::{InstanceKind, PublishableKey},
-    session::is_truthy,
     session_token::SessionToken,
     verified_tokens::VerifiedTokens,
 };

@@ -3,7 +3,11 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{claims::Claims, invalid::Invalid, jwt::is_javascript_space};
+use super::{
+    claims::Claims,
+    invalid::Invalid,
+    javascript::{self, is_truthy},
+};
 use crate::clock::UnixMillis;
 
 /// A verified Clerk session, the same for every version of claims.
@@ -256,18 +260,7 @@ fn owned(claim: Option<&Value>) -> Option<String> {
 }
 
 fn trimmed(text: &str) -> &str {
-    text.trim_matches(is_javascript_space)
-}
-
-/// Whether JavaScript treats a value as true.
-pub(super) fn is_truthy(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(value) => *value,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(_) | Value::Object(_) => true,
-    }
+    text.trim_matches(javascript::is_space)
 }
 
 #[cfg(test)]
