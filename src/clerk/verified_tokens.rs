@@ -78,6 +78,12 @@ impl VerifiedTokens {
         self.header.load_full().filter(|header| header.text == text)
     }
 
+    /// How many bytes of memory they take, as estimated.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.tokens.weight()
+    }
+
     pub(super) fn insert(&self, digest: [u8; 32], token: VerifiedToken) {
         let bytes = u64::try_from(bytes_of(&token)).unwrap_or(u64::MAX).max(Self::USUAL_BYTES);
         if self.header.load().as_ref().is_none_or(|last| !Arc::ptr_eq(last, &token.header)) {
