@@ -131,11 +131,8 @@ fn bytes_of(VerifiedToken { header, key: _, session }: &VerifiedToken) -> usize 
 }
 
 fn bytes_of_claims(claims: &Claims) -> usize {
-    // A list may have room for twice its claims.
-    let claim = |(name, value): &(String, Value)| {
-        2 * size_of::<(String, Value)>() + ALLOCATION + name.capacity() + bytes_of_value(value)
-    };
-    claims.iter().map(claim).sum()
+    let claim = |(name, value): &(String, Value)| ALLOCATION + name.capacity() + bytes_of_value(value);
+    ALLOCATION + claims.capacity() * size_of::<(String, Value)>() + claims.iter().map(claim).sum::<usize>()
 }
 
 fn bytes_of_object(object: &Map<String, Value>) -> usize {
