@@ -9,6 +9,7 @@ mod cookies;
 mod credential;
 mod event;
 mod invalid;
+mod javascript;
 mod jwk_set;
 mod jwks;
 mod jwt;

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{
     cookies::ClerkCookies,
     invalid::Invalid,
-    jwt::javascript_parse_int,
+    javascript,
     publishable_key::{InstanceKind, PublishableKey},
     session_token::SessionToken,
     verified_tokens::VerifiedTokens,
@@ -89,7 +89,7 @@ impl Credential {
         now: UnixMillis,
     ) -> Result<Self, NoCredential> {
         let cookies = ClerkCookies::choose(header, key, verified, now);
-        let client_uat = cookies.client_uat.as_deref().and_then(javascript_parse_int).unwrap_or(0.0);
+        let client_uat = cookies.client_uat.as_deref().and_then(javascript::parse_int).unwrap_or(0.0);
         let missing = if client_uat == 0.0 { NoCredential::Missing } else { NoCredential::SessionCookieMissing };
         let token = cookies.session.ok_or(missing)?;
         if key.kind() == InstanceKind::Development && cookies.dev_browser.is_none() {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{claims::Claims, invalid::Invalid, jwt::is_javascript_space};
+use super::{claims::Claims, invalid::Invalid, javascript};
 use crate::clock::UnixMillis;
 
 /// A verified Clerk session, the same for every version of claims.
@@ -256,7 +256,7 @@ fn owned(claim: Option<&Value>) -> Option<String> {
 }
 
 fn trimmed(text: &str) -> &str {
-    text.trim_matches(is_javascript_space)
+    text.trim_matches(javascript::is_space)
 }
 
 /// Whether JavaScript treats a value as true.
