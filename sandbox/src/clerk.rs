@@ -128,6 +128,11 @@ impl Clerk {
         self.instance.rotate_key()
     }
 
+    /// Replaces the signing key with another that has the same id.
+    pub fn replace_key(&self) {
+        self.instance.replace_key();
+    }
+
     /// Signs these claims, with the header of a session token.
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "callers build claims in place, with `json!`")]

@@ -24,6 +24,11 @@ impl Claims {
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &(String, Value)> {
         self.0.iter()
     }
+
+    /// For how many there is room.
+    pub(super) fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
 }
 
 impl From<Map<String, Value>> for Claims {

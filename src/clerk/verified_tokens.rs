@@ -38,6 +38,14 @@ pub(super) struct ValidHeader {
     pub(super) kid: Option<String>,
 }
 
+impl ValidHeader {
+    /// How much memory it takes.
+    fn bytes(&self) -> usize {
+        let text = |text: &String| ALLOCATION + text.capacity();
+        ALLOCATION + size_of::<Self>() + text(&self.text) + self.kid.as_ref().map_or(0, text)
+    }
+}
+
 /// Weighs a token by the memory that it takes.
 #[derive(Clone)]
 struct ByMemory;
@@ -80,11 +88,18 @@ impl VerifiedTokens {
         self.header.load_full().filter(|header| header.text == text)
     }
 
+    /// How many bytes of memory they take, as estimated.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.tokens.weight()
+    }
+
     pub(super) fn insert(&self, digest: [u8; 32], token: VerifiedToken) {
         if self.header.load().as_ref().is_none_or(|last| !Arc::ptr_eq(last, &token.header)) {
             self.header.store(Some(Arc::clone(&token.header)));
         }
-        let bytes = Self::BYTES_WITHOUT_CLAIMS + token.session.as_deref().map_or(0, bytes_of);
+        // Tokens of several keys, one after the other, have a header each.
+        let bytes = Self::BYTES_WITHOUT_CLAIMS + token.header.bytes() + token.session.as_deref().map_or(0, bytes_of);
         self.tokens.insert(digest, Remembered { token, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) });
     }
 }
@@ -119,11 +134,8 @@ fn bytes_of(session: &Session) -> usize {
 }
 
 fn bytes_of_claims(claims: &Claims) -> usize {
-    // A list may have room for twice its claims.
-    let claim = |(name, value): &(String, Value)| {
-        2 * size_of::<(String, Value)>() + ALLOCATION + name.capacity() + bytes_of_value(value)
-    };
-    claims.iter().map(claim).sum()
+    let claim = |(name, value): &(String, Value)| ALLOCATION + name.capacity() + bytes_of_value(value);
+    ALLOCATION + claims.capacity() * size_of::<(String, Value)>() + claims.iter().map(claim).sum::<usize>()
 }
 
 fn bytes_of_object(object: &Map<String, Value>) -> usize {

@@ -31,6 +31,7 @@ mod outages;
 mod policy;
 mod refusals;
 mod reload;
+mod remembered_tokens;
 mod revoke;
 mod secrecy;
 mod settings;

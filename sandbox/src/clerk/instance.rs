@@ -155,6 +155,11 @@ impl Instance {
         kid
     }
 
+    pub(super) fn replace_key(&self) {
+        let key = SigningKey::generate(self.kid());
+        self.state().key = key;
+    }
+
     pub(super) fn jwks(&self) -> Value {
         json!({"keys": [self.state().key.jwk()]})
     }
