@@ -14,14 +14,15 @@ use super::{
     verified_tokens::VerifiedTokens,
 };
 use crate::clock::UnixMillis;
+use memchr::memchr_iter;
 use percent_encoding::percent_decode_str;
 
 /// Decodes as `decodeURIComponent` does: a value with an invalid escape stays as it is.
 fn percent_decoded(value: &str) -> Cow<'_, str> {
     let is_hex = |b: Option<&u8>| b.is_some_and(u8::is_ascii_hexdigit);
     let bytes = value.as_bytes();
-    let mut escapes = bytes.iter().enumerate().filter(|(_, b)| **b == b'%');
-    if !escapes.all(|(at, _)| is_hex(bytes.get(at + 1)) && is_hex(bytes.get(at + 2))) {
+    let mut escapes = memchr_iter(b'%', bytes).peekable();
+    if escapes.peek().is_none() || !escapes.all(|at| is_hex(bytes.get(at + 1)) && is_hex(bytes.get(at + 2))) {
         return Cow::Borrowed(value);
     }
     percent_decode_str(value).decode_utf8().unwrap_or(Cow::Borrowed(value))
