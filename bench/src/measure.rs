@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, thread, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use crate::{
@@ -40,6 +40,8 @@ impl Latencies {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Sample {
     pub(crate) requests_per_second: f64,
+    /// The part of the time in which the server used its core, at saturation.
+    pub(crate) busy: f64,
     /// CPU time of the server's process for each request, at saturation.
     pub(crate) cpu_us: f64,
     pub(crate) at_saturation: Latencies,
@@ -145,9 +147,16 @@ impl<'a> Measurement<'a> {
         let before = process.cpu_ns()?;
         let saturated = load.run(Pace::Closed, End::After(self.duration))?.without_failures()?;
         let cpu_ns = process.cpu_ns()? - before;
+        // A server that is not busy all the time is not at saturation: then the load is the limit.
+        let busy = to_f64(cpu_ns) / 1e9 / saturated.elapsed.as_secs_f64();
+        ensure!(
+            saturated.elapsed >= self.duration,
+            "the session tokens were used up before the end; give FASTEST_RATE (run.rs) a higher value"
+        );
         let half = load.run(Pace::Open(saturated.rate() / 2.0), End::After(self.duration))?.without_failures()?;
         Ok(Sample {
             requests_per_second: saturated.rate(),
+            busy,
             cpu_us: to_f64(cpu_ns) / to_f64(saturated.answers) / 1000.0,
             at_saturation: Latencies::of(&saturated),
             at_half_load: Latencies::of(&half),

@@ -62,6 +62,8 @@ struct Row {
     label: String,
     group: Group,
     requests_per_second: Summary,
+    /// The part of the time in which the server used its core, at saturation.
+    busy: Summary,
     cpu_us: Summary,
     /// CPU time in relation to bare, in the same round.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,6 +170,7 @@ impl Report {
             &[
                 "target",
                 "requests/s",
+                "busy %",
                 "CPU us",
                 "min-max",
                 "x bare",
@@ -186,8 +189,10 @@ impl Report {
             for (label, summary) in
                 [("one RS256 verification", verification), ("floor: bare and a verification", floor)]
             {
-                let mut cells = vec![label.to_owned(), String::new(), format!("{:.1}", summary.median), range(summary)];
-                cells.resize(14, String::new());
+                let none = String::new();
+                let mut cells =
+                    vec![label.to_owned(), none.clone(), none, format!("{:.1}", summary.median), range(summary)];
+                cells.resize(15, String::new());
                 table.push(cells);
             }
         }
@@ -197,6 +202,7 @@ impl Report {
             let mut cells = vec![
                 row.label.clone(),
                 format!("{:.0}", row.requests_per_second.median),
+                format!("{:.0}", 100.0 * row.busy.median),
                 format!("{:.1}", row.cpu_us.median),
                 range(&row.cpu_us),
                 ratio(&row.to_bare),
@@ -251,6 +257,7 @@ fn row(target: &Target, samples: &[&Sample], bares: &[Option<&Sample>], floors: 
         label: target.label.clone(),
         group: target.group,
         requests_per_second: summary(|sample| sample.requests_per_second)?,
+        busy: summary(|sample| sample.busy)?,
         cpu_us: summary(|sample| sample.cpu_us)?,
         to_bare: to_bare(|sample| sample.cpu_us),
         half_load_p99_to_bare: to_bare(|sample| sample.at_half_load.p99_us),

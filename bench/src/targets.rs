@@ -70,6 +70,7 @@ pub(crate) struct Target {
 enum Kind {
     Bare,
     Unique,
+    Cookies,
     Repeated,
     LookedUp,
     TwentyRules,
@@ -87,9 +88,10 @@ enum Kind {
     Express,
 }
 
-const ALL: [(Kind, &str, Group, &str); 17] = [
+const ALL: [(Kind, &str, Group, &str); 18] = [
     (Kind::Bare, "bare", Group::Reference, "actix-web alone, static JSON"),
     (Kind::Unique, "unique", Group::Service, "unique session tokens"),
+    (Kind::Cookies, "cookies", Group::Service, "unique session tokens in cookies"),
     (Kind::Repeated, "repeated", Group::Service, "the same ten session tokens again"),
     (Kind::LookedUp, "looked-up", Group::Service, "username by cached look-up"),
     (Kind::TwentyRules, "rules", Group::Service, "policy with 20 rules"),
@@ -191,6 +193,7 @@ fn requests(kind: Kind, stand_ins: &StandIns) -> Result<Requests> {
         |change: fn(usize, &str) -> String| Ok::<_, anyhow::Error>(Arc::new(stand_ins.unique()?.map(CHANGED, change)));
     Ok(match kind {
         Kind::Repeated => Requests::with_tokens(stand_ins.unique()?, Order::Cycle(10)),
+        Kind::Cookies => once(stand_ins.unique()?).in_cookies(stand_ins.clerk.cookie_suffix()),
         Kind::LookedUp => once(stand_ins.without_username()?),
         Kind::SignedOut => Requests::signed_out(),
         Kind::Garbage => again(changed(garbage)?),

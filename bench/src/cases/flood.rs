@@ -24,8 +24,9 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Values> {
     let rate = Pace::Open(fastest.rate() / 3.0);
     let alone = users.run(rate, End::After(bench.duration))?.without_failures()?;
     let (beside, refused) = users.run_beside(rate, bench.duration, &mut strangers, rate)?;
-    let (flooded, _) = users.run_beside(Pace::Closed, bench.duration, &mut strangers, rate)?;
+    let (flooded, refused_too) = users.run_beside(Pace::Closed, bench.duration, &mut strangers, rate)?;
     refused.without_failures()?;
+    refused_too.without_failures()?;
     Ok(vec![
         ("users alone, at saturation", "requests/s", fastest.rate()),
         ("users with the flood, at saturation", "requests/s", flooded.without_failures()?.rate()),

@@ -21,16 +21,24 @@ pub(crate) enum Order {
 pub(crate) struct Requests {
     tokens: Option<Arc<Pool>>,
     order: Order,
+    /// The suffix of the cookies' names. None: the token is in the `Authorization` header.
+    cookie_suffix: Option<String>,
 }
 
 impl Requests {
     pub(crate) fn with_tokens(tokens: Arc<Pool>, order: Order) -> Self {
-        Self { tokens: Some(tokens), order }
+        Self { tokens: Some(tokens), order, cookie_suffix: None }
+    }
+
+    /// The same requests with Clerk's cookies, as clerk-js writes them: under plain names and with this suffix.
+    #[must_use]
+    pub(crate) fn in_cookies(self, suffix: String) -> Self {
+        Self { cookie_suffix: Some(suffix), ..self }
     }
 
     /// Requests without a session token.
     pub(crate) fn signed_out() -> Self {
-        Self { tokens: None, order: Order::Cycle(1) }
+        Self { tokens: None, order: Order::Cycle(1), cookie_suffix: None }
     }
 
     /// Whether there is a request at this position.
@@ -52,8 +60,15 @@ impl Requests {
                 Order::Once => position,
                 Order::Cycle(length) => position % length,
             };
-            out.extend_from_slice(b"\r\nAuthorization: Bearer ");
-            out.extend_from_slice(tokens.get(position).as_bytes());
+            let token = tokens.get(position);
+            let field = match &self.cookie_suffix {
+                None => format!("\r\nAuthorization: Bearer {token}"),
+                Some(suffix) => format!(
+                    "\r\nCookie: __client_uat=1; __client_uat_{suffix}=1; __clerk_db_jwt=dvb_1; \
+                     __clerk_db_jwt_{suffix}=dvb_1; __session={token}; __session_{suffix}={token}"
+                ),
+            };
+            out.extend_from_slice(field.as_bytes());
         }
         out.extend_from_slice(b"\r\n\r\n");
     }
