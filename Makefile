@@ -8,7 +8,7 @@ SDK := tests/sdk
 PEERS := bench/peers/node
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
-.PHONY: dev test lint deny test-rust test-sdk test-python instructions bench bench-targets bench-cases bench-build \
+.PHONY: dev test test-all lint deny test-rust test-sdk test-python instructions bench bench-targets bench-cases bench-build \
 	chromium redis valgrind
 
 # Packages are installed anew when a lock file is newer than what was installed by it.
@@ -29,6 +29,7 @@ test: lint deny test-rust instructions test-python test-sdk ## Everything that C
 lint: ## Formatting, lints, and no trace of a merge
 	@! git grep -nE '^(<<<<<<<|>>>>>>>) ' -- .
 	cargo fmt --all --check
+	cargo fmt --all --check --manifest-path bench/Cargo.toml
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 
 deny: ## The dependencies: advisories, licences, duplicates, sources; and this check without an advisory database
@@ -55,7 +56,11 @@ test-python: ## The real Python SDK of Ably, with each token format, and the met
 	cargo build --locked --workspace --bins
 	@tests/python/run
 
-bench: bench-targets bench-cases ## The service side by side with its peers: docs/performance.md (about 10 minutes)
+bench: bench-targets bench-cases ## The service side by side with its peers: docs/performance.md (about a quarter of an hour)
+
+test-all: test ## The same, and the benchmark's own lints and tests
+	cargo clippy --locked --workspace --all-targets --manifest-path bench/Cargo.toml --target-dir bench/target -- -D warnings
+	cargo test --locked --workspace --manifest-path bench/Cargo.toml --target-dir bench/target
 
 bench-targets: bench-build ## Only the targets
 	bench/target/release/bench targets --service "$(CARGO_TARGET_DIR)/release/ably-clerk-auth" --results bench/results

@@ -425,10 +425,10 @@ struct Answer {
 }
 
 impl Answer {
-    /// The number of answers that a thread keeps: more than there are rows of this service's own.
+    /// The number of answers that a thread keeps. This service's own rows are fewer; Ably's codes are many.
     const MAX_KEPT: usize = 128;
 
-    /// Made once for each row and thread: whoever shows no session costs little.
+    /// Cached per row and thread, so that refusing strangers is cheap.
     fn of(row: Row) -> Self {
         thread_local! {
             static KEPT: RefCell<HashMap<Row, Answer>> = RefCell::default();
@@ -465,7 +465,7 @@ impl ResponseError for Refusal {
     /// as an error. A browser's SDK reads code and message from the headers, which CORS exposes.
     fn error_response(&self) -> HttpResponse {
         let row = self.row();
-        let Answer { code, message, body } = Answer::of(row);
+        let Answer { code, message, body } = Answer::of(Row { retry_after: None, ..row });
         let mut response = HttpResponse::build(self.status_code())
             .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
             .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))

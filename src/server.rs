@@ -8,6 +8,7 @@ use std::{
     process,
     rc::Rc,
     sync::Arc,
+    thread,
 };
 
 use actix_service::{ServiceFactory, fn_factory, fn_service, map_config};
@@ -19,6 +20,7 @@ use actix_web::{
 };
 use tokio::{
     net::{TcpSocket, TcpStream},
+    runtime,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
@@ -278,8 +280,28 @@ fn public_room(configured: NonZeroU32) -> Room {
     room
 }
 
+/// Keeps a stop from waiting for an output that takes nothing. On a thread of its own: all others may wait for the log.
+fn stop_waiting_at_signal() -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        telemetry::stop_waiting();
+    })?;
+    Ok(())
+}
+
 /// A future that ends with the first SIGTERM or SIGINT, which it reports to `stop`. A second signal ends the process at once.
 fn stop_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    stop_waiting_at_signal()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -287,7 +309,6 @@ fn stop_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()>
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        telemetry::stop_waiting();
         tracing::info!(signal = name, "stopping after the requests in flight");
         stop.send_replace(true);
         tokio::spawn(async move {

@@ -18,7 +18,6 @@ use std::{
 };
 
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
-
 use serde::Deserialize;
 use tracing::{Level, Span};
 use tracing_subscriber::filter::{LevelFilter, Targets};

@@ -20,7 +20,7 @@ pub(crate) struct Verification {
 }
 
 impl Verification {
-    /// So many tokens that each verification reads memory that is not in the nearest cache.
+    /// More tokens than fit into the L1 cache.
     const TOKENS: usize = 1000;
 
     pub(crate) fn of(pool: &Pool, public_key: &[u8]) -> Result<Self> {
@@ -67,7 +67,7 @@ impl Verification {
 
     fn verify_all(&self) -> Result<()> {
         for (signed, signature) in &self.tokens {
-            self.key.verify_sig(signed, signature).map_err(|_| anyhow!("a signature does not hold"))?;
+            self.key.verify_sig(signed, signature).map_err(|_| anyhow!("invalid signature"))?;
         }
         Ok(())
     }

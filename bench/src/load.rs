@@ -185,8 +185,8 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Sends what is due, and receives what is there. Never sleeps: a server would pay for waking this thread, the more the
-    /// slower it is.
+    /// Sends what is due, and receives what is there. Never sleeps: waking this thread costs a server, and a slow
+    /// server would pay that more often.
     fn step(&mut self, run: &mut Run) -> Result<Progress> {
         const LONGEST_WAIT: Duration = Duration::from_secs(30);
         let now = Instant::now();

@@ -43,7 +43,7 @@ impl Pool {
         self.ends.len()
     }
 
-    /// The token at this position, counted around from the end to the beginning.
+    /// The token at this position. Positions wrap around.
     pub(crate) fn get(&self, position: usize) -> &str {
         let position = position % self.ends.len().max(1);
         let start = position.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |end| end + 1);
@@ -194,7 +194,7 @@ pub(crate) fn with_unknown_kid(position: usize, token: &str) -> String {
     format!("{}.{rest}", header(&format!("ins_2unknown{position:021}")))
 }
 
-/// The token with a signature of the right length that does not hold.
+/// The token with an invalid signature of the right length.
 pub(crate) fn with_forged_signature(_: usize, token: &str) -> String {
     let (signed, signature) = token.rsplit_once('.').unwrap_or((token, ""));
     let reversed: String = signature.chars().rev().collect();

@@ -59,7 +59,8 @@ pub struct Nonce(String);
 pub struct NoRandomness;
 
 impl Nonce {
-    /// How many nonces one call to the operating system provides.
+    /// How many nonces one call to the operating system provides. Two copies of a virtual machine could repeat that many;
+    /// their token requests would still differ by the time.
     const BATCH: usize = 32;
 
     /// A nonce from the operating system's generator.

@@ -5,6 +5,9 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr_iter;
+use percent_encoding::percent_decode_str;
+
 use super::{
     claims::Claims,
     javascript::is_truthy,
@@ -14,8 +17,6 @@ use super::{
     verified_tokens::VerifiedTokens,
 };
 use crate::clock::UnixMillis;
-use memchr::memchr_iter;
-use percent_encoding::percent_decode_str;
 
 /// Decodes as `decodeURIComponent` does: a value with an invalid escape stays as it is.
 fn percent_decoded(value: &str) -> Cow<'_, str> {

@@ -6,8 +6,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::claims::Claims;
-use super::verified_tokens::{ValidHeader, VerifiedTokens};
+use super::{
+    claims::Claims,
+    verified_tokens::{ValidHeader, VerifiedTokens},
+};
 
 /// The decoded parts of a JWT. Untrusted until the signature is verified.
 #[derive(Clone)]

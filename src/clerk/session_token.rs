@@ -17,8 +17,8 @@ pub(super) struct SessionToken {
     pub(super) text: String,
     pub(super) digests: Digests,
     /// A key has made its signature. Whether that key still counts, and whether the claims are valid now, is unknown.
-    pub(super) known: Option<VerifiedToken>,
-    /// None if the text is not a JWT, or `known` has its claims.
+    pub(super) remembered: Option<VerifiedToken>,
+    /// None if the text is not a JWT, or `remembered` has its claims.
     decoded: Option<Arc<Decoded>>,
 }
 
@@ -42,19 +42,20 @@ impl Digests {
 impl SessionToken {
     pub(super) fn read(text: String, verified: &VerifiedTokens) -> Self {
         let Some((signed, signature)) = text.rsplit_once('.').filter(|(signed, _)| signed.contains('.')) else {
-            return Self { text, digests: Digests::default(), known: None, decoded: None };
+            return Self { text, digests: Digests::default(), remembered: None, decoded: None };
         };
         let digests = Digests::of(signed, signature);
-        let known = verified.get(&digests.whole);
-        let has_claims = known.as_ref().is_some_and(|known| known.session.is_some());
+        let remembered = verified.get(&digests.whole);
+        let has_claims = remembered.as_ref().is_some_and(|token| token.session.is_some());
         let decoded = if has_claims { None } else { Decoded::new(&text, verified).map(Arc::new) };
-        Self { text, digests, known, decoded }
+        Self { text, digests, remembered, decoded }
     }
 
     /// The claims, whose signature may be invalid.
     pub(super) fn unverified_claims(&self) -> Result<&Claims, Invalid> {
-        let known = self.known.as_ref().and_then(|known| known.session.as_deref()).map(|session| &session.claims);
-        known
+        let remembered = self.remembered.as_ref().and_then(|token| token.session.as_deref());
+        remembered
+            .map(|session| &session.claims)
             .or_else(|| self.decoded.as_deref().map(|decoded| &decoded.payload))
             .ok_or_else(|| Invalid::undecodable(&self.text))
     }

@@ -72,7 +72,7 @@ pub struct VerifiedTokens {
 }
 
 impl VerifiedTokens {
-    /// How many bytes of memory they take at most.
+    /// Maximum memory, in bytes.
     pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
     /// What a token takes without its claims: a place in the cache's list and one in its table, each of which may have twice

@@ -70,18 +70,18 @@ impl Verifier {
         now: UnixMillis,
     ) -> Result<Arc<Session>, Unverified> {
         let Credential { token, source } = credential;
-        if let Some(VerifiedToken { header, key, session: Some(session) }) = &token.known
+        if let Some(VerifiedToken { header, key, session: Some(session) }) = &token.remembered
             && self.keys.find(header.kid.as_deref()).await? == *key
         {
             self.rules.check(&session.claims, source, now)?;
             return Ok(Arc::clone(session));
         }
-        let (digest, is_used_again) = (token.digests.whole, token.known.is_some());
+        let (digest, is_used_again) = (token.digests.whole, token.remembered.is_some());
         let SignedClaims { header, claims, key } = self.signed_claims(token, verified).await?;
         let (issued_at, expires_at) = self.rules.check(&claims, source, now)?;
         let session = Arc::new(read(claims, issued_at, expires_at)?);
-        let remembered = is_used_again.then(|| Arc::clone(&session));
-        verified.insert(digest, VerifiedToken { header, key, session: remembered });
+        let kept = is_used_again.then(|| Arc::clone(&session));
+        verified.insert(digest, VerifiedToken { header, key, session: kept });
         Ok(session)
     }
 
@@ -99,7 +99,7 @@ impl Verifier {
     }
 
     async fn signed_claims(&self, token: SessionToken, verified: &VerifiedTokens) -> Result<SignedClaims, Unverified> {
-        let (digest, signed_by) = (token.digests.signed, token.known.as_ref().map(|known| Arc::clone(&known.key)));
+        let (digest, signed_by) = (token.digests.signed, token.remembered.as_ref().map(|token| Arc::clone(&token.key)));
         let Decoded { header, payload: claims, signature } = token.decoded(verified)?;
         let header = check_header(header, &claims)?;
         let key = self.keys.find(header.kid.as_deref()).await?;

@@ -106,7 +106,7 @@ impl<A: App> hyper::service::Service<hyper::Request<Incoming>> for AppService<A>
 
 /// The header fields of a request that hold credentials. They are moved here as they are, so they are not among the request's
 /// headers.
-#[derive(Clone, derive_more::Debug, Default)]
+#[derive(derive_more::Debug, Default)]
 #[debug("Credentials {{ .. }}")]
 pub(crate) struct Credentials {
     authorization: Vec<HeaderValue>,

@@ -136,14 +136,29 @@ mod tests {
         assert_eq!(field(b"Origin: x", "Origin"), None);
     }
 
+    const PARTS: [&str; 12] = [
+        "\r\n",
+        "\r\n\r\n",
+        "\n",
+        "\r",
+        " ",
+        "a",
+        "A",
+        ":",
+        ";",
+        "/",
+        "\r\nContent-Length: 1",
+        "\r\ntransfer-encoding:x",
+    ];
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
         fn the_end_is_the_same_however_the_bytes_arrive(
-            bytes in prop::collection::vec(prop::sample::select(b"\r\n\r\n\n aA:;/".to_vec()), 0..40),
-            cut in 0..40usize,
+            parts in prop::collection::vec(prop::sample::select(&PARTS[..]), 0..40),
+            cut in 0..400usize,
         ) {
-            let bytes = [&b"GET / HTTP/1.1\r\nA: b"[..], &bytes].concat();
+            let bytes = [b"GET / HTTP/1.1\r\nA: b", parts.concat().as_bytes()].concat();
             let mut parser = HeadParser::default();
             let found = match parser.end_in(&bytes[..cut.min(bytes.len())]) {
                 Ok(None) => parser.end_in(&bytes),
@@ -151,9 +166,10 @@ mod tests {
             };
             let mut fields = [EMPTY_HEADER; 64];
             match Request::new(&mut fields).parse(&bytes) {
+                Err(_) => {}
+                Ok(_) if is_body_length_ambiguous(&fields) => prop_assert_eq!(found, Err(400)),
                 Ok(Status::Complete(length)) => prop_assert_eq!(found, Ok(Some(length))),
                 Ok(Status::Partial) => prop_assert_eq!(found, Ok(None)),
-                Err(_) => {}
             }
         }
     }

@@ -320,7 +320,7 @@ fn push_now(text: &mut String) {
         static SECOND: Cell<(u64, String)> = const { Cell::new((0, String::new())) };
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (mut second, mut formatted) = SECOND.take();
+    let (mut second, mut formatted) = SECOND.try_with(Cell::take).unwrap_or_default();
     if second != now.as_secs() || formatted.is_empty() {
         second = now.as_secs();
         formatted.clear();
@@ -328,7 +328,7 @@ fn push_now(text: &mut String) {
         let _ = write!(formatted, "{}", humantime::format_rfc3339_seconds(time));
     }
     text.push_str(formatted.trim_end_matches('Z'));
-    SECOND.set((second, formatted));
+    let _ = SECOND.try_with(|kept| kept.set((second, formatted)));
     text.push('.');
     let micros = now.subsec_micros();
     text.extend([100_000, 10_000, 1000, 100, 10, 1].iter().filter_map(|unit| char::from_digit(micros / unit % 10, 10)));

@@ -115,9 +115,14 @@ impl<T: Default> Spans<T> {
         let parent = {
             let shard = &mut *self.shard(number);
             let Some(place) = shard.places.get_mut(index) else { return false };
-            place.handles = place.handles.saturating_sub(1);
-            if place.handles > 0 {
-                return false;
+            match place.handles {
+                // Closed already: another span may have this place soon.
+                0 => return false,
+                1 => place.handles = 0,
+                handles => {
+                    place.handles = handles - 1;
+                    return false;
+                }
             }
             shard.free.push(index);
             place.parent.take()

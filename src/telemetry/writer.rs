@@ -1,8 +1,9 @@
 //! The thread that writes the log. Callers append lines to a buffer, and the thread writes the buffer whole: many lines with one
-//! system call, and no request waits for it.
+//! system call. Callers do not wait for the output unless [`ROOM`] bytes of lines already wait.
 //!
-//! If the output takes nothing, lines wait; beyond [`ROOM`] bytes they are dropped and counted. If it is only slow, callers wait.
-//! Warnings and errors are not dropped: they have a [`RESERVE`], and beyond it the caller waits.
+//! Then a slow output makes them wait for room. An output that takes nothing makes them drop lines, which are counted.
+//! Warnings and errors are not dropped: they have a [`RESERVE`], and beyond it the caller waits. When the process ends, an
+//! output that takes nothing costs warnings too.
 //!
 //! Not `tracing-appender`: it writes line by line, and drops warnings too.
 
@@ -23,7 +24,7 @@ const ROOM: usize = 1 << 20;
 /// How many bytes of warnings and errors may wait beyond [`ROOM`].
 const RESERVE: usize = 1 << 18;
 
-/// So many bytes are written without a pause, and at most so many with one system call: a pipe's usual size.
+/// The batch size in bytes: written without a pause, and the maximum of a system call. A pipe's usual size.
 const BATCH: usize = 1 << 16;
 
 /// How long the thread gathers lines before it writes them.
@@ -39,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(super) struct Writer(Arc<Shared>);
 
-/// The log does not have these lines, and does not say so.
+/// Lines that were lost without a notice in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lost {
     pub(super) lines: u64,
@@ -72,7 +73,7 @@ struct State {
     callers: u64,
     progress: u64,
     is_stalled: bool,
-    /// The process ends, so no caller waits for room.
+    /// The process ends, so no caller waits for a stalled output.
     is_ending: bool,
 }
 
@@ -134,11 +135,18 @@ impl Shared {
         }
     }
 
-    fn wait_for_progress<'a>(&self, mut state: MutexGuard<'a, State>, at_most: Duration) -> MutexGuard<'a, State> {
+    /// Waits for progress. Returns whether there was none in all that time.
+    fn wait_for_progress<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        at_most: Duration,
+    ) -> (MutexGuard<'a, State>, bool) {
+        let before = state.progress;
         state.callers += 1;
-        let (mut state, _) = self.progress.wait_timeout(state, at_most).unwrap_or_else(PoisonError::into_inner);
+        let (mut state, wait) = self.progress.wait_timeout(state, at_most).unwrap_or_else(PoisonError::into_inner);
         state.callers -= 1;
-        state
+        let is_stalled = wait.timed_out() && state.progress == before;
+        (state, is_stalled)
     }
 
     fn announce_progress(&self, state: &mut State) {
@@ -168,10 +176,10 @@ impl Writer {
         let is_kept = level <= Level::WARN;
         let room = if is_kept { ROOM + RESERVE } else { ROOM };
         let mut state = self.0.lock();
-        while !state.has_room(line, room) && !state.is_ending && (is_kept || !state.is_stalled) {
-            let before = state.progress;
-            state = self.0.wait_for_progress(state, STALL);
-            state.is_stalled = state.progress == before;
+        while !state.has_room(line, room) && ((is_kept && !state.is_ending) || !state.is_stalled) {
+            let (waited, is_stalled) = self.0.wait_for_progress(state, STALL);
+            state = waited;
+            state.is_stalled |= is_stalled;
         }
         if state.has_room(line, room) {
             state.waiting.text.extend_from_slice(line.as_bytes());
@@ -199,7 +207,7 @@ impl Writer {
             if left.is_zero() {
                 break;
             }
-            state = self.0.wait_for_progress(state, left);
+            (state, _) = self.0.wait_for_progress(state, left);
         }
         let unwritten = if state.ended < due { state.taken.lines + state.waiting.count } else { 0 };
         match unwritten + state.dropped - state.told {
@@ -208,7 +216,7 @@ impl Writer {
         }
     }
 
-    /// Lets no caller wait for room any longer: a process that ends must not hang on its output.
+    /// Lets no caller wait for an output that takes nothing: a process that ends must not hang on it.
     pub(super) fn stop_waiting(&self) {
         let mut state = self.0.lock();
         state.is_ending = true;
@@ -269,12 +277,15 @@ impl<W: Write, N: Fn(u64) -> String> Thread<W, N> {
         state.dropped - state.told
     }
 
-    /// Writes all. Returns whether the output took it.
+    /// Writes all, after the end of a line that was cut. Returns whether the output took it.
     fn write(&mut self, text: &[u8]) -> bool {
-        let mut rest = text;
-        if self.is_line_cut && !text.is_empty() {
-            self.is_line_cut = !matches!(self.output.write(b"\n"), Ok(1));
-        }
+        let is_line_ended = text.is_empty() || !self.is_line_cut || self.write_part(b"\n", |_, _| {});
+        is_line_ended && self.write_part(text, Self::report)
+    }
+
+    /// Writes a part, and reports what the output took of it.
+    fn write_part(&mut self, part: &[u8], report: impl Fn(&Self, &[u8])) -> bool {
+        let mut rest = part;
         while !rest.is_empty() {
             let (next, _) = rest.split_at(rest.len().min(BATCH));
             match self.output.write(next) {
@@ -282,7 +293,7 @@ impl<W: Write, N: Fn(u64) -> String> Thread<W, N> {
                 Ok(length) => {
                     let (written, left) = rest.split_at(length.min(rest.len()));
                     self.is_line_cut = !written.ends_with(b"\n");
-                    self.report(written);
+                    report(self, written);
                     rest = left;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -535,6 +546,18 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_ends_loses_no_line_to_a_slow_output() {
+        let (writer, output) = writer(Mood::TakesAtMost(777));
+        writer.stop_waiting();
+        let line = format!("{:0>999}\n", "");
+        for level in [Level::INFO, Level::WARN].into_iter().cycle().take(4000) {
+            writer.append(level, &line);
+        }
+        while writer.flush().is_err() {}
+        assert_eq!((writer.dropped(), output.text()), (0, line.repeat(4000)));
+    }
+
+    #[test]
     fn an_output_that_fails_costs_its_lines_and_later_ones_are_written() {
         let (writer, output) = writer(Mood::Fails);
         writer.append(Level::WARN, "lost\n");
@@ -555,8 +578,11 @@ mod tests {
             state.waiting = Lines { text: b"whole\ncut\nlost\n".to_vec(), count: 3 };
         }
         assert_eq!(writer.flush(), Err(Lost { lines: 2 }));
+        output.set(Mood::WouldBlock);
+        output.0.0.lock().unwrap().writes = 0;
+        writer.append(Level::WARN, "next\n");
+        output.wait_for_write();
         output.set(Mood::Takes);
-        writer.append(Level::INFO, "next\n");
         assert_eq!(writer.flush(), Ok(()));
         assert_eq!(output.text(), "whole\ncu\nnext\ndropped 2\n");
     }

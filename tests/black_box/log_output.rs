@@ -87,6 +87,26 @@ async fn the_service_stops_although_nobody_reads_its_output() {
 }
 
 #[tokio::test]
+async fn the_service_stops_although_its_workers_wait_to_log_warnings_that_nobody_reads() {
+    let vendors = Vendors::start().await;
+    let mut service = vendors.service_with_admin("", &UNLIMITED).await;
+    service.pause_log();
+    fill_the_log(&vendors, &service).await;
+    let warn = |_| {
+        let request = service.admin(Method::GET, "/healthz").header("Host", "rebound.example");
+        request.timeout(Duration::from_secs(2)).send()
+    };
+    let mut rounds = 0;
+    while join_all((0..50).map(warn)).await.iter().all(Result::is_ok) {
+        rounds += 1;
+        assert!(rounds < 200, "no warning waits");
+    }
+    service.signal("TERM");
+    let status = tokio::task::spawn_blocking(move || service.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_reader_that_goes_away_does_not_stop_the_service() {
     let vendors = Vendors::start().await;
     let (mut command, _directory) = command(&vendors.settings());

@@ -281,7 +281,7 @@ static REMEMBERED: LazyLock<Remembered> = LazyLock::new(|| {
 
 proptest! {
     #[test]
-    fn whatever_is_changed_in_a_token_that_is_remembered_it_is_judged_as_if_nothing_were(
+    fn a_changed_token_is_judged_alike_with_and_without_remembered_tokens(
         start in any::<Index>(), mutations in mutations(), client_uat in 0..2,
     ) {
         let Remembered { verifier, publishable_key, tokens, verified, now } = &*REMEMBERED;
