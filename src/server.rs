@@ -21,7 +21,7 @@ use actix_web::{
 use tokio::{
     net::{TcpSocket, TcpStream},
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinHandle,
 };
@@ -280,42 +280,51 @@ fn public_room(configured: NonZeroU32) -> Room {
     room
 }
 
+/// The signals that stop the service: SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// Listens on the current runtime.
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
 /// Keeps a stop from waiting for an output that takes nothing. On a thread of its own: all others may wait for the log.
 fn stop_waiting_at_signal() -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-    let (mut terminate, mut interrupt) = {
+    let mut signals = {
         let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        StopSignals::listen()?
     };
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        });
+        runtime.block_on(signals.next());
         telemetry::stop_waiting();
     })?;
     Ok(())
 }
 
-/// A future that ends with the first SIGTERM or SIGINT, which it reports to `stop`. A second signal ends the process at once.
+/// A future that ends with the first signal, which it reports to `stop`. A second signal ends the process at once.
 fn stop_signal(stop: watch::Sender<bool>) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     stop_waiting_at_signal()?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = StopSignals::listen()?;
     Ok(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
+        let name = signals.next().await;
         tracing::info!(signal = name, "stopping after the requests in flight");
         stop.send_replace(true);
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            signals.next().await;
             tracing::warn!("stopped at once by a second signal");
             telemetry::flush();
             process::exit(1);
