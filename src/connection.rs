@@ -1,13 +1,13 @@
-//! A client's connection: HTTP/1.1 by hyper, one request at a time, in front of an Actix app.
+//! A client's connection: HTTP/1.1 by hyper, one request at a time, in front of a listener's handler.
 //!
 //! Actix's own HTTP/1 dispatcher reads and parses as much as a client sends, and has no deadline for a client that does not
 //! read. Here the whole answer must be sent within 25 seconds of the request's first byte, or the connection is closed. A
 //! connection holds the bytes of one head, or the part of one body that a handler reads.
 
-mod app;
 mod gate;
 mod head;
 mod request_clock;
+mod service;
 
 use std::{
     future::poll_fn,
@@ -26,17 +26,17 @@ use tokio::{
 };
 
 use self::{
-    app::{App, AppService},
     gate::{Gate, Head, MIN_BUFFER},
     head::{MAX_FIELDS, MAX_HEAD_BYTES},
     request_clock::Phase,
+    service::HandlerService,
 };
 use crate::limits::ConnectionSlot;
 
 pub(crate) use self::{
-    app::{AnswerHeaders, Credentials, Listener},
     head::field,
     request_clock::RequestClock,
+    service::{Handler, Listener, Request},
 };
 
 /// How long the connection reads and drops what the client still sends after the last answer. Closing earlier resets the
@@ -64,15 +64,15 @@ enum End {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<S, A>(stream: S, peer: Option<SocketAddr>, slot: ConnectionSlot, listener: Rc<Listener<A>>)
+pub(crate) async fn serve<S, H>(stream: S, peer: Option<SocketAddr>, slot: ConnectionSlot, listener: Rc<Listener<H>>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    A: App,
+    H: Handler,
 {
     let clock = Rc::new(RequestClock::new(slot));
     let mut gate = Gate::new(stream, Rc::clone(&clock));
     let answer = match serve_requests(&mut gate, &clock, peer, &listener).await {
-        End::Refused(status) => (listener.refuse)(status, gate.unparsed(), peer.map(|peer| peer.ip())),
+        End::Refused(status) => listener.handler.refuse(status, gate.unparsed(), peer.map(|peer| peer.ip())),
         End::Served if !gate.is_at_eof() => Vec::new(),
         End::Served | End::Idle | End::Closed => return,
     };
@@ -85,15 +85,15 @@ where
 
 /// Waits for a head and lets hyper serve it and the requests that follow without a pause; then starts again. hyper's buffers are
 /// freed in between: a slow or idle connection costs little memory.
-async fn serve_requests<S, A>(
+async fn serve_requests<S, H>(
     gate: &mut Gate<S>,
     clock: &Rc<RequestClock>,
     peer: Option<SocketAddr>,
-    listener: &Rc<Listener<A>>,
+    listener: &Rc<Listener<H>>,
 ) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    A: App,
+    H: Handler,
 {
     let mut stopping = listener.stopping.clone();
     // A dropped sender also means that the service stops.
@@ -110,7 +110,7 @@ where
         if let Some(end) = head.await {
             return end;
         }
-        let service = AppService { listener: Rc::clone(listener), clock: Rc::clone(clock), peer };
+        let service = HandlerService { listener: Rc::clone(listener), clock: Rc::clone(clock), peer };
         let mut http = http1::Builder::new()
             .half_close(true)
             .keep_alive(!stop.is_terminated())

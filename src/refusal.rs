@@ -1,18 +1,16 @@
 //! Every refusal: one row each with the reason for logs and metrics, and the answer for the client.
 //!
-//! A handler returns a [`Refusal`] with `?`, and `routes::middleware` logs and counts it. Where the tenant is known, the handler
-//! logs and counts it itself and answers with [`ResponseError::error_response`]. `docs/errors.md` explains each reason.
+//! A handler returns a [`Refusal`] with `?`, and `routes::middleware` logs, counts and answers it. Where the tenant is known, the
+//! handler logs and counts it itself, and returns a [`ReportedRefusal`]. `docs/errors.md` explains each reason.
 
 use std::{cell::RefCell, collections::HashMap, fmt, time::Duration};
 
-use actix_web::{
-    HttpResponse, ResponseError,
-    http::{
-        StatusCode,
-        header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
-    },
-    web::Bytes,
+use actix_web::{HttpResponse, ResponseError};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
+use hyper::body::Bytes;
 
 use crate::{
     ably::{AblyRefusal, ErrorBody, ExchangeError, InvalidTokenParams, JwtTooLarge, NoRandomness, RestError, code},
@@ -106,6 +104,9 @@ pub struct Row {
     /// `Retry-After`, for a temporary refusal.
     pub retry_after: Option<Duration>,
 }
+
+/// How many headers an answer has at most, with those of the middleware.
+pub(crate) const MAX_HEADERS: usize = 14;
 
 /// The usual `Retry-After`, in seconds.
 const SOON: u64 = 5;
@@ -456,23 +457,21 @@ impl Answer {
     }
 }
 
-impl ResponseError for Refusal {
-    fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-    }
-
+impl Refusal {
     /// The answer in the shape that an Ably SDK reads. The content type has no charset: ably-js in Node parses no other
     /// as an error. A browser's SDK reads code and message from the headers, which CORS exposes.
-    fn error_response(&self) -> HttpResponse {
+    #[must_use]
+    pub fn answer(&self) -> Response<Bytes> {
         let row = self.row();
         let Answer { code, message, body } = Answer::of(Row { retry_after: None, ..row });
-        let mut response = HttpResponse::build(self.status_code())
-            .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
-            .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
-            .insert_header((HeaderName::from_static("x-ably-errorcode"), code))
-            .insert_header((HeaderName::from_static("x-ably-errormessage"), message))
-            .body(body);
-        let headers = response.headers_mut();
+        let mut answer = Response::new(body);
+        *answer.status_mut() = StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *answer.headers_mut() = HeaderMap::with_capacity(MAX_HEADERS);
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(HeaderName::from_static("x-ably-errorcode"), code);
+        headers.insert(HeaderName::from_static("x-ably-errormessage"), message);
         if let Some(after) = row.retry_after {
             headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
         }
@@ -483,7 +482,25 @@ impl ResponseError for Refusal {
             }
             _ => {}
         }
-        response
+        answer
+    }
+}
+
+/// The middleware makes the answer.
+impl ResponseError for Refusal {
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::InternalServerError().finish()
+    }
+}
+
+/// A refusal that is logged and counted.
+#[derive(Clone, Copy, Debug, derive_more::Display)]
+pub struct ReportedRefusal(pub Refusal);
+
+/// The middleware makes the answer.
+impl ResponseError for ReportedRefusal {
+    fn error_response(&self) -> HttpResponse {
+        self.0.error_response()
     }
 }
 

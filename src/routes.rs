@@ -1,14 +1,16 @@
 //! The HTTP surface: this is its table of contents.
 
 pub mod access;
+mod actix;
 mod answer;
 mod body;
 mod client_address;
-pub mod cors;
+mod context;
+mod cors;
 mod health;
 mod host;
 mod metrics;
-pub mod middleware;
+mod middleware;
 mod openapi;
 mod rate_limit;
 mod request_id;
@@ -24,7 +26,8 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 
-pub use unparsed::UnparsedRequests;
+pub(crate) use actix::ActixHandler;
+pub use middleware::Middleware;
 
 use crate::refusal::Refusal;
 

@@ -15,7 +15,6 @@ use actix_service::{ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::{
     App, Error,
     dev::{AppConfig, ServiceRequest, ServiceResponse},
-    middleware::from_fn,
     web::Data,
 };
 use tokio::{
@@ -36,7 +35,7 @@ use crate::{
     issuer::Issuer,
     limits::{self, ConnectionTable, InFlightLimit, Room},
     reload::Reload,
-    routes::{self, UnparsedRequests, access::Access, revocations::OperatorRequests, webhooks::Webhooks},
+    routes::{self, ActixHandler, Middleware, access::Access, revocations::OperatorRequests, webhooks::Webhooks},
     store::{Store, StoreStats},
     telemetry::{
         self,
@@ -102,7 +101,6 @@ impl Server {
         let operator = Data::new(OperatorRequests { revocation: Arc::clone(&revocation), detached });
         let (issuer, metrics, tenants) = (Data::new(issuer), Data::new(metrics), Data::from(tenants));
         let in_flight = Data::new(InFlightLimit::new(config.limits.max_in_flight));
-        let trusted_proxies = Data::new(config.server.trusted_proxies.clone());
 
         let address = config.server.address;
         let listener = listen(address).map_err(|error| StartError::Bind { address, error })?;
@@ -122,22 +120,23 @@ impl Server {
             .max_concurrent_connections(usize::MAX)
             .shutdown_signal(stop_signal)
             .listen("public", listener, {
-                let (issuer, requests, stopping) = (issuer.clone(), Data::new(metrics.requests()), stopping.clone());
+                let (issuer, stopping) = (issuer.clone(), stopping.clone());
                 let webhooks = webhooks.clone();
                 let table =
                     ConnectionTable::new("public", public_room(config.limits.connections), metrics.connections());
-                let unparsed = UnparsedRequests { metrics: Some(metrics.requests()), tenants: Some(tenants.clone()) };
+                let middleware = Middleware {
+                    metrics: Some(metrics.requests()),
+                    tenants: Some(tenants.clone()),
+                    trusted_proxies: Some(Arc::new(config.server.trusted_proxies.clone())),
+                };
                 move || {
                     let app = App::new()
                         .app_data(issuer.clone())
-                        .app_data(requests.clone())
                         .app_data(webhooks.clone())
                         .app_data(tenants.clone())
                         .app_data(in_flight.clone())
-                        .app_data(trusted_proxies.clone())
-                        .configure(routes::configure_public)
-                        .wrap(from_fn(routes::middleware::around_every_request));
-                    over_connections(app, Arc::clone(&table), unparsed.clone(), stopping.clone())
+                        .configure(routes::configure_public);
+                    over_connections(app, middleware.clone(), Arc::clone(&table), stopping.clone())
                 }
             })
             .map_err(|error| StartError::Bind { address, error })?;
@@ -152,9 +151,8 @@ impl Server {
                         .app_data(metrics.clone())
                         .app_data(operator.clone())
                         .app_data(access.clone())
-                        .configure(routes::configure_admin)
-                        .wrap(from_fn(routes::middleware::around_every_request));
-                    over_connections(app, Arc::clone(&table), UnparsedRequests::default(), stopping.clone())
+                        .configure(routes::configure_admin);
+                    over_connections(app, Middleware::default(), Arc::clone(&table), stopping.clone())
                 })
                 .map_err(|error| StartError::BindAdmin { address, error })?;
         }
@@ -224,17 +222,17 @@ fn over_connections(
         impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse, Error = Error, InitError = ()>
         + 'static,
     >,
+    middleware: Middleware,
     table: Arc<ConnectionTable>,
-    unparsed: UnparsedRequests,
     stopping: watch::Receiver<bool>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()> {
     let app = map_config(app, |()| AppConfig::default());
     fn_factory(move || {
-        let (table, unparsed, stopping) = (Arc::clone(&table), unparsed.clone(), stopping.clone());
+        let (middleware, table, stopping) = (middleware.clone(), Arc::clone(&table), stopping.clone());
         let app = app.new_service(());
         async move {
-            let refuse = move |status, head: &[u8], peer| unparsed.refuse(status, head, peer);
-            let listener = Rc::new(Listener { app: app.await?, refuse: Box::new(refuse), stopping });
+            let handler = Rc::new(ActixHandler::new(app.await?, middleware));
+            let listener = Rc::new(Listener { handler, stopping });
             Ok(fn_service(move |stream: TcpStream| {
                 let (table, listener) = (Arc::clone(&table), Rc::clone(&listener));
                 async move {

@@ -34,12 +34,11 @@ impl Decoded {
     pub(super) fn new(token: &str, verified: &VerifiedTokens) -> Option<Self> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, payload) = signed.split_once('.').filter(|(_, payload)| !payload.contains('.'))?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         let header = match verified.header(header) {
             Some(header) => Header::Valid(header),
             None => Header::Unchecked { text: header.to_owned(), fields: object(header)? },
         };
-        Some(Self { header, payload: object(payload)?, signature })
+        Some(Self { header, payload: object(payload)?, signature: URL_SAFE_NO_PAD.decode(signature).ok()? })
     }
 }
 

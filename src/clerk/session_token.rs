@@ -15,15 +15,16 @@ use super::{
 #[derive(Clone)]
 pub(super) struct SessionToken {
     pub(super) text: String,
-    pub(super) digests: Digests,
+    /// None if no remembered token has its header, so that it cannot be one.
+    digests: Option<Digests>,
     /// A key has made its signature. Whether that key still counts, and whether the claims are valid now, is unknown.
     pub(super) remembered: Option<VerifiedToken>,
     /// None if the text is not a JWT, or `remembered` has its claims.
     decoded: Option<Arc<Decoded>>,
 }
 
-/// SHA-256 digests of a token. Zero for a text that is not a JWT.
-#[derive(Clone, Copy, Default)]
+/// SHA-256 digests of a token.
+#[derive(Clone, Copy)]
 pub(super) struct Digests {
     /// Of the text that the signature covers: the first two parts.
     pub(super) signed: [u8; 32],
@@ -32,7 +33,8 @@ pub(super) struct Digests {
 }
 
 impl Digests {
-    fn of(signed: &str, signature: &str) -> Self {
+    fn of(text: &str) -> Self {
+        let (signed, signature) = text.rsplit_once('.').unwrap_or((text, ""));
         let hash = Sha256::new_with_prefix(signed);
         let whole = hash.clone().chain_update(".").chain_update(signature).finalize();
         Self { signed: hash.finalize().into(), whole: whole.into() }
@@ -41,11 +43,9 @@ impl Digests {
 
 impl SessionToken {
     pub(super) fn read(text: String, verified: &VerifiedTokens) -> Self {
-        let Some((signed, signature)) = text.rsplit_once('.').filter(|(signed, _)| signed.contains('.')) else {
-            return Self { text, digests: Digests::default(), remembered: None, decoded: None };
-        };
-        let digests = Digests::of(signed, signature);
-        let remembered = verified.get(&digests.whole);
+        let has_known_header = text.split_once('.').is_some_and(|(header, _)| verified.header(header).is_some());
+        let digests = has_known_header.then(|| Digests::of(&text));
+        let remembered = digests.and_then(|digests| verified.get(&digests.whole));
         let has_claims = remembered.as_ref().is_some_and(|token| token.session.is_some());
         let decoded = if has_claims { None } else { Decoded::new(&text, verified).map(Arc::new) };
         Self { text, digests, remembered, decoded }
@@ -60,9 +60,14 @@ impl SessionToken {
             .ok_or_else(|| Invalid::undecodable(&self.text))
     }
 
+    pub(super) fn digests(&self) -> Digests {
+        self.digests.unwrap_or_else(|| Digests::of(&self.text))
+    }
+
     /// The decoded token, whose signature may be invalid.
-    pub(super) fn decoded(self, verified: &VerifiedTokens) -> Result<Decoded, Invalid> {
-        self.decoded
+    pub(super) fn decoded(&mut self, verified: &VerifiedTokens) -> Result<Decoded, Invalid> {
+        let decoded = self.decoded.take();
+        decoded
             .map(Arc::unwrap_or_clone)
             .or_else(|| Decoded::new(&self.text, verified))
             .ok_or_else(|| Invalid::undecodable(&self.text))

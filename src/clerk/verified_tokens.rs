@@ -6,7 +6,7 @@
 
 use std::{iter, sync::Arc};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use quick_cache::{Weighter, sync::Cache};
 use serde_json::{Map, Value};
 
@@ -67,13 +67,16 @@ struct Remembered {
 #[debug("VerifiedTokens {{ .. }}")]
 pub struct VerifiedTokens {
     tokens: Cache<[u8; 32], Remembered, ByMemory>,
-    /// The header of the token that was inserted last. All session tokens of one key have the same.
-    header: ArcSwapOption<ValidHeader>,
+    /// The headers of the tokens, each once. All session tokens of one key have the same.
+    headers: ArcSwap<Vec<Arc<ValidHeader>>>,
 }
 
 impl VerifiedTokens {
     /// Maximum memory, in bytes.
     pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+    /// The number of headers that are kept, the newest ones: enough for some keys of each of many tenants.
+    const MAX_HEADERS: usize = 64;
 
     /// What a token takes without its claims: a place in the cache's list and one in its table, each of which may have twice
     /// as much room.
@@ -83,9 +86,9 @@ impl VerifiedTokens {
         self.tokens.get(digest).map(|remembered| remembered.token)
     }
 
-    /// The header with this text, if the token that was inserted last has it.
+    /// The header with this text, if a token has it.
     pub(super) fn header(&self, text: &str) -> Option<Arc<ValidHeader>> {
-        self.header.load_full().filter(|header| header.text == text)
+        self.headers.load().iter().find(|header| header.text == text).cloned()
     }
 
     /// How many bytes of memory they take, as estimated.
@@ -95,10 +98,13 @@ impl VerifiedTokens {
     }
 
     pub(super) fn insert(&self, digest: [u8; 32], token: VerifiedToken) {
-        if self.header.load().as_ref().is_none_or(|last| !Arc::ptr_eq(last, &token.header)) {
-            self.header.store(Some(Arc::clone(&token.header)));
+        if self.header(&token.header.text).is_none() {
+            self.headers.rcu(|headers| {
+                let kept = headers.iter().filter(|header| header.text != token.header.text);
+                iter::once(&token.header).chain(kept).take(Self::MAX_HEADERS).cloned().collect::<Vec<_>>()
+            });
         }
-        // Tokens of several keys, one after the other, have a header each.
+        // Beyond the maximum, tokens have a header each.
         let bytes = Self::BYTES_WITHOUT_CLAIMS + token.header.bytes() + token.session.as_deref().map_or(0, bytes_of);
         self.tokens.insert(digest, Remembered { token, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) });
     }
@@ -109,7 +115,7 @@ impl Default for VerifiedTokens {
     fn default() -> Self {
         let least_bytes = u64::try_from(Self::BYTES_WITHOUT_CLAIMS).unwrap_or(u64::MAX);
         let tokens = usize::try_from(Self::MAX_BYTES / least_bytes).unwrap_or_default();
-        Self { tokens: Cache::with_weighter(tokens, Self::MAX_BYTES, ByMemory), header: ArcSwapOption::empty() }
+        Self { tokens: Cache::with_weighter(tokens, Self::MAX_BYTES, ByMemory), headers: ArcSwap::default() }
     }
 }
 

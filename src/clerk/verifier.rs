@@ -11,7 +11,7 @@ use super::{
     javascript::is_truthy,
     jwt::{Decoded, Header},
     session::{Session, non_empty},
-    session_token::SessionToken,
+    session_token::{Digests, SessionToken},
     signing_key::SigningKey,
     signing_keys::SigningKeys,
     verified_tokens::{ValidHeader, VerifiedToken, VerifiedTokens},
@@ -76,8 +76,8 @@ impl Verifier {
             self.rules.check(&session.claims, source, now)?;
             return Ok(Arc::clone(session));
         }
-        let (digest, is_used_again) = (token.digests.whole, token.remembered.is_some());
-        let SignedClaims { header, claims, key } = self.signed_claims(token, verified).await?;
+        let is_used_again = token.remembered.is_some();
+        let SignedClaims { header, claims, key, digest } = self.signed_claims(token, verified).await?;
         let (issued_at, expires_at) = self.rules.check(&claims, source, now)?;
         let session = Arc::new(read(claims, issued_at, expires_at)?);
         let kept = is_used_again.then(|| Arc::clone(&session));
@@ -98,13 +98,18 @@ impl Verifier {
         })
     }
 
-    async fn signed_claims(&self, token: SessionToken, verified: &VerifiedTokens) -> Result<SignedClaims, Unverified> {
-        let (digest, signed_by) = (token.digests.signed, token.remembered.as_ref().map(|token| Arc::clone(&token.key)));
+    async fn signed_claims(
+        &self,
+        mut token: SessionToken,
+        verified: &VerifiedTokens,
+    ) -> Result<SignedClaims, Unverified> {
         let Decoded { header, payload: claims, signature } = token.decoded(verified)?;
         let header = check_header(header, &claims)?;
         let key = self.keys.find(header.kid.as_deref()).await?;
-        if signed_by.as_ref() == Some(&key) || key.signed(&digest, &signature) {
-            Ok(SignedClaims { header, claims, key })
+        let Digests { signed, whole } = token.digests();
+        let is_remembered = token.remembered.is_some_and(|token| token.key == key);
+        if is_remembered || key.signed(&signed, &signature) {
+            Ok(SignedClaims { header, claims, key, digest: whole })
         } else {
             Err(Invalid::Signature.into())
         }
@@ -116,6 +121,8 @@ struct SignedClaims {
     header: Arc<ValidHeader>,
     claims: Claims,
     key: Arc<SigningKey>,
+    /// Of the whole token.
+    digest: [u8; 32],
 }
 
 /// A session for an explanation or a policy test; it never gets a token.

@@ -1,8 +1,7 @@
 //! The progress of a connection's current request, and its deadline.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{cell::Cell, future::pending, time::Duration};
 
-use actix_web::HttpMessage;
 use tokio::time::Instant;
 
 use crate::limits::ConnectionSlot;
@@ -64,19 +63,21 @@ impl RequestClock {
     }
 
     /// When the whole request must have been received.
-    pub(crate) fn receive_by(request: &impl HttpMessage) -> Instant {
-        Self::of(request).map_or_else(Instant::now, |clock| clock.since.get()) + TIME_TO_SEND
+    pub(crate) fn receive_by(&self) -> Instant {
+        self.since.get() + TIME_TO_SEND
     }
 
     /// Protects the connection from eviction until the answer: the sender of its request is known.
-    pub(crate) fn verified(request: &impl HttpMessage) {
-        if let Some(clock) = Self::of(request).filter(|clock| clock.phase() == Phase::Answering) {
-            clock.slot.mark_verified();
+    pub(crate) fn verified(&self) {
+        if self.phase() == Phase::Answering {
+            self.slot.mark_verified();
         }
     }
 
-    fn of(request: &impl HttpMessage) -> Option<Rc<Self>> {
-        request.extensions().get::<Rc<Self>>().cloned()
+    /// Has the connection refuse what it received with this status, and never ends.
+    pub(crate) async fn refuse<T>(&self, status: u16) -> T {
+        self.refused.set(Some(status));
+        pending().await
     }
 
     pub(super) fn phase(&self) -> Phase {

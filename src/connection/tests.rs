@@ -2,15 +2,14 @@ use std::{
     cell::{Cell, RefCell},
     future::pending,
     io,
+    net::IpAddr,
     sync::Arc,
     task::Context,
 };
 
-use actix_web::{
-    HttpResponse, test,
-    web::{self, Payload},
-};
-use futures_util::StreamExt as _;
+use futures_util::TryStreamExt as _;
+use http::Response;
+use hyper::body::Bytes;
 use tokio::{
     io::{DuplexStream, ReadBuf, duplex},
     sync::watch,
@@ -71,25 +70,12 @@ struct Served {
 }
 
 impl Served {
-    /// `/` answers at once, `/large` at length, `/never` never, `/body` with the length of the body.
     async fn start() -> Self {
-        let app = actix_web::App::new()
-            .route("/", web::to(async || HttpResponse::Ok().body("root")))
-            .route("/large", web::to(async || HttpResponse::Ok().body("x".repeat(LARGE_ANSWER))))
-            .route("/never", web::to(async || pending::<HttpResponse>().await))
-            .route("/body", web::to(body_length));
-        let app = test::init_service(app).await;
         let (client, server) = duplex(4096);
         let (stop, stopping) = watch::channel(false);
         let refused = Rc::new(RefCell::new(Vec::new()));
-        let refuse = {
-            let refused = Rc::clone(&refused);
-            move |status, head: &[u8], _| {
-                refused.borrow_mut().push((status, String::from_utf8_lossy(head).into_owned()));
-                format!("refused {status}").into_bytes()
-            }
-        };
-        let listener = Rc::new(Listener { app, refuse: Box::new(refuse), stopping });
+        let handler = Rc::new(TestHandler { refused: Rc::clone(&refused) });
+        let listener = Rc::new(Listener { handler, stopping });
         let metrics = ConnectionMetrics::default();
         let table = ConnectionTable::new("test", Room { connections: 1, queue: 1 }, metrics.clone());
         let slot = table.admit().await.unwrap();
@@ -125,15 +111,29 @@ impl Served {
     }
 }
 
-async fn body_length(mut body: Payload) -> HttpResponse {
-    let mut length = 0;
-    while let Some(chunk) = body.next().await {
-        match chunk {
-            Ok(chunk) => length += chunk.len(),
-            Err(_) => return HttpResponse::BadRequest().body("broken."),
-        }
+/// `/` answers at once, `/large` at length, `/never` never, `/body` with the length of the body.
+struct TestHandler {
+    refused: Rc<RefCell<Vec<(u16, String)>>>,
+}
+
+impl Handler for TestHandler {
+    async fn answer(self: Rc<Self>, Request { head, body, .. }: Request) -> Response<Bytes> {
+        Response::new(match head.uri.path() {
+            "/" => "root".into(),
+            "/large" => "x".repeat(LARGE_ANSWER).into(),
+            "/body" => {
+                let parts: Result<Vec<_>, _> = body.unwrap().try_collect().await;
+                parts.map_or_else(|_| "broken.".into(), |parts| format!("{}.", parts.concat().len()).into())
+            }
+            "/never" => pending().await,
+            _ => Bytes::new(),
+        })
     }
-    HttpResponse::Ok().body(format!("{length}."))
+
+    fn refuse(&self, status: u16, head: &[u8], _: Option<IpAddr>) -> Vec<u8> {
+        self.refused.borrow_mut().push((status, String::from_utf8_lossy(head).into_owned()));
+        format!("refused {status}").into_bytes()
+    }
 }
 
 fn run(test: impl Future<Output = ()>) {

@@ -1,21 +1,24 @@
 //! Who may use the admin listener.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, rc::Rc};
 
 use actix_web::{
-    Error,
+    Error, HttpMessage as _,
     body::{EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{HeaderMap, ORIGIN},
     middleware::Next,
     web::Data,
+};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{AUTHORIZATION, ORIGIN},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::host;
-use crate::{connection::Credentials, refusal::Refusal};
+use super::{context::RequestContext, host};
+use crate::refusal::Refusal;
 
 /// Who may send operator requests: whoever shows the token; without a token, whoever is on this machine.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ impl Access {
 
     /// Checks the headers of an operator request. A browser on the operator's machine can reach the listener too, so requests
     /// of web pages are refused: they have an `Origin`, or after DNS rebinding a foreign `Host`.
-    pub(super) fn admit(&self, headers: &HeaderMap, credentials: &Credentials) -> Result<(), Refusal> {
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         if self.token.is_none() && self.exposure == Exposure::OtherMachines {
             return Err(Refusal::AdminTokenUnset);
         }
@@ -54,7 +57,7 @@ impl Access {
             None if host::is_of_this_machine(headers) => Ok(()),
             None => Err(Refusal::AdminHost),
             Some(token) => {
-                let mut given = credentials.authorization();
+                let mut given = headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
                 match (given.next().and_then(bearer), given.next()) {
                     (Some(given), None) if is_same(given, token) => Ok(()),
                     (Some(_), None) => Err(Refusal::AdminTokenWrong),
@@ -82,7 +85,8 @@ pub(super) async fn check_host<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let access = request.app_data::<Data<Access>>();
     let is_exposed = access.is_some_and(|access| access.exposure == Exposure::OtherMachines);
-    if is_exposed || host::is_of_this_machine(request.headers()) {
+    let is_local = |context: &Rc<RequestContext>| host::is_of_this_machine(&context.headers);
+    if is_exposed || request.extensions().get().is_some_and(is_local) {
         Ok(next.call(request).await?.map_into_left_body())
     } else {
         Ok(request.error_response(Refusal::Host).map_into_right_body())
@@ -91,18 +95,16 @@ pub(super) async fn check_host<B: MessageBody + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
+    use http::{HeaderName, header::HOST};
 
     use super::*;
 
     fn admit(access: &Access, headers: &[(HeaderName, &'static str)]) -> Result<(), Refusal> {
-        let (authorization, others): (Vec<_>, Vec<_>) = headers.iter().partition(|(name, _)| name == AUTHORIZATION);
         let mut map = HeaderMap::new();
-        for (name, value) in others {
+        for (name, value) in headers {
             map.append(name.clone(), HeaderValue::from_static(value));
         }
-        let authorization = authorization.into_iter().map(|(_, value)| *value);
-        access.admit(&map, &Credentials::of_authorization(authorization))
+        access.admit(&map)
     }
 
     fn listener(address: &str, token: Option<&str>) -> Access {

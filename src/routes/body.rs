@@ -2,16 +2,18 @@
 //! received at once.
 
 use actix_web::{
-    HttpRequest,
     error::PayloadError,
-    http::header::CONTENT_LENGTH,
     web::{Bytes, BytesMut, Payload},
 };
 use futures_util::StreamExt as _;
+use http::{
+    HeaderMap,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
 use tokio::time::timeout_at;
 
+use super::context::RequestContext;
 use crate::{
-    connection::RequestClock,
     limits::{InFlightLimit, Permit},
     refusal::{InvalidBody, Refusal},
 };
@@ -33,15 +35,15 @@ pub(super) struct PermittedBody<'p> {
 }
 
 /// Reads a body of at most `most` bytes.
-pub(super) async fn read(request: &HttpRequest, payload: Payload, most: usize) -> Result<Bytes, InvalidBody> {
+pub(super) async fn read(request: &RequestContext, payload: Payload, most: usize) -> Result<Bytes, InvalidBody> {
     let make_room = |length| if length > most { Err(InvalidBody::TooLarge) } else { Ok(()) };
-    let collected = timeout_at(RequestClock::receive_by(request), collect(payload, make_room, |invalid| invalid)).await;
+    let collected = timeout_at(request.clock.receive_by(), collect(payload, make_room, |invalid| invalid)).await;
     collected.unwrap_or(Err(InvalidBody::TooSlow))
 }
 
 /// Reads a webhook's body. Never waits for a permit.
 pub(super) async fn read_with_permit<'p>(
-    request: &HttpRequest,
+    request: &RequestContext,
     payload: Payload,
     Sizes { small, most }: Sizes,
     permits: &'p InFlightLimit,
@@ -60,13 +62,19 @@ pub(super) async fn read_with_permit<'p>(
         make_room(announced)?;
     }
     let collecting = collect(payload, make_room, Refusal::WebhookBody);
-    let collected = timeout_at(RequestClock::receive_by(request), collecting).await;
+    let collected = timeout_at(request.clock.receive_by(), collecting).await;
     let bytes = collected.unwrap_or(Err(Refusal::WebhookBody(InvalidBody::TooSlow)))?;
     Ok(PermittedBody { bytes, _permit: permit })
 }
 
-fn announced_length(request: &HttpRequest) -> Option<usize> {
-    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+/// Whether the headers say that the body is of this media type.
+pub(super) fn is_of_type(headers: &HeaderMap, media_type: &str) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(media_type))
+}
+
+fn announced_length(request: &RequestContext) -> Option<usize> {
+    request.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Calls `make_room` with the new length before the body grows. `refusal` is the error for an invalid body.

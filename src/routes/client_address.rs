@@ -2,18 +2,15 @@
 
 use std::net::IpAddr;
 
-use actix_web::{
-    HttpRequest,
-    http::header::{FORWARDED, HeaderName, HeaderValue, X_FORWARDED_FOR},
-    web::Data,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 
 use crate::trusted_proxies::TrustedProxies;
 
-/// The peer of the connection or, if it is a trusted proxy, the address in its headers.
-pub(super) fn of(request: &HttpRequest) -> Option<IpAddr> {
-    let peer = request.peer_addr()?.ip();
-    let Some(proxies) = request.app_data::<Data<TrustedProxies>>() else { return Some(peer.to_canonical()) };
-    let values = |name: HeaderName| request.headers().get_all(name).map(HeaderValue::as_bytes).collect::<Vec<_>>();
-    Some(proxies.client_address(peer, &values(FORWARDED), &values(X_FORWARDED_FOR)))
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The peer of the connection or, if it is a trusted proxy, the address in the request's headers.
+pub(super) fn of(peer: IpAddr, headers: &HeaderMap, proxies: Option<&TrustedProxies>) -> IpAddr {
+    let Some(proxies) = proxies else { return peer.to_canonical() };
+    let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    proxies.client_address(peer, &values(FORWARDED), &values(X_FORWARDED_FOR))
 }

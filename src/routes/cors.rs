@@ -2,16 +2,20 @@
 //!
 //! Not actix-cors: it refuses preflights in plain text; this service's refusals have one shape.
 
-use actix_web::{HttpRequest, HttpResponse, http::header as actix, web::Data};
+use actix_web::{HttpResponse, http::header as actix, web::Data};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, VARY},
+    header::{
+        ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+        ACCESS_CONTROL_REQUEST_HEADERS, ORIGIN, VARY,
+    },
 };
 
+use super::context::Context;
 use crate::tenant::{Tenant, TenantName, Tenants};
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-const FETCH_SITE: actix::HeaderName = actix::HeaderName::from_static("sec-fetch-site");
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Whether a page of this origin may read answers: of the tenant's, or without a tenant of any tenant's.
 fn allows(tenants: &Tenants, tenant: Option<&TenantName>, origin: &str) -> bool {
@@ -24,9 +28,9 @@ fn allows(tenants: &Tenants, tenant: Option<&TenantName>, origin: &str) -> bool 
 /// Whether a tenant accepts the cookies of a request. A request that another site causes (Fetch Metadata) must come from a
 /// page of the tenant's origins: any other link, form or image would use up the user's allowance. Pages cannot write this
 /// header. One unknown value is enough to refuse.
-pub(super) fn accepts_cookies(headers: &actix::HeaderMap) -> impl Fn(&Tenant) -> bool + Sync + use<'_> {
-    let is_own = |site: &actix::HeaderValue| ["same-origin", "none"].iter().any(|own| site == own);
-    let (is_own, origin) = (headers.get_all(FETCH_SITE).all(is_own), origin(headers));
+pub(super) fn accepts_cookies(headers: &HeaderMap) -> impl Fn(&Tenant) -> bool + Sync + use<'_> {
+    let is_own = |site: &HeaderValue| ["same-origin", "none"].iter().any(|own| site == own);
+    let (is_own, origin) = (headers.get_all(FETCH_SITE).iter().all(is_own), origin(headers));
     move |tenant| is_own || origin.is_some_and(|origin| tenant.allowed_origins.contains(origin))
 }
 
@@ -52,8 +56,8 @@ pub(super) fn add_headers(
 }
 
 /// The page's origin, if the request has exactly one.
-pub(super) fn origin(headers: &actix::HeaderMap) -> Option<&str> {
-    let mut origins = headers.get_all(actix::ORIGIN);
+pub(super) fn origin(headers: &HeaderMap) -> Option<&str> {
+    let mut origins = headers.get_all(ORIGIN).iter();
     match (origins.next(), origins.next()) {
         (Some(origin), None) => origin.to_str().ok(),
         _ => None,
@@ -61,15 +65,15 @@ pub(super) fn origin(headers: &actix::HeaderMap) -> Option<&str> {
 }
 
 /// Answers a preflight for pages of any tenant: a preflight carries no session. Without the CORS headers the browser stops.
-pub(super) async fn preflight(request: HttpRequest, tenants: Data<Tenants>) -> HttpResponse {
+pub(super) async fn preflight(request: Context, tenants: Data<Tenants>) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     response.append_header((actix::VARY, "Access-Control-Request-Method, Access-Control-Request-Headers"));
-    if origin(request.headers()).is_some_and(|origin| allows(&tenants, None, origin)) {
+    if origin(&request.headers).is_some_and(|origin| allows(&tenants, None, origin)) {
         response.insert_header((actix::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"));
         response.insert_header((actix::ACCESS_CONTROL_MAX_AGE, "7200"));
         // With credentials a wildcard has no meaning, and an app's authHeaders may have any name.
-        if let Some(wanted) = request.headers().get(actix::ACCESS_CONTROL_REQUEST_HEADERS) {
-            response.insert_header((actix::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone()));
+        if let Some(wanted) = request.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+            response.insert_header((actix::ACCESS_CONTROL_ALLOW_HEADERS, wanted.as_bytes()));
         }
     }
     response.finish()

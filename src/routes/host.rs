@@ -3,14 +3,11 @@
 
 use std::net::IpAddr;
 
-use actix_web::http::{
-    header::{HOST, HeaderMap, HeaderValue},
-    uri::Authority,
-};
+use http::{HeaderMap, HeaderValue, header::HOST, uri::Authority};
 
 /// Whether the `Host` header is an IP address or `localhost`, which no name server resolves.
 pub(super) fn is_of_this_machine(headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(HOST);
+    let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => is_address_or_localhost(host),
         _ => false,

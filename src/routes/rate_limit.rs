@@ -13,17 +13,20 @@ const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Adds both headers, if the request was counted. Each is a list with one item, whose parameters are numbers (RFC 9651).
-pub(super) fn add_headers(allowance: Option<&Allowance>, headers: &mut HeaderMap) {
+pub(super) fn add_headers(allowance: Option<Allowance>, headers: &mut HeaderMap) {
     let Some(Allowance { burst, whole_in, remaining, lasts }) = allowance else { return };
-    let fields = [
-        (RATE_LIMIT_POLICY, format!(r#""tokens";q={burst};w={whole_in}"#)),
-        (RATE_LIMIT, format!(r#""tokens";r={remaining};t={lasts}"#)),
-    ];
+    let fields =
+        [(RATE_LIMIT_POLICY, item(";q=", burst, ";w=", whole_in)), (RATE_LIMIT, item(";r=", remaining, ";t=", lasts))];
     for (name, value) in fields {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);
         }
     }
+}
+
+fn item(tokens_name: &str, tokens: u32, seconds_name: &str, seconds: u32) -> String {
+    let (mut tokens_text, mut seconds_text) = (itoa::Buffer::new(), itoa::Buffer::new());
+    [r#""tokens""#, tokens_name, tokens_text.format(tokens), seconds_name, seconds_text.format(seconds)].concat()
 }
 
 #[cfg(test)]
@@ -36,7 +39,7 @@ mod tests {
         add_headers(None, &mut headers);
         assert!(headers.is_empty());
         let allowance = Allowance { burst: 20, whole_in: 20, remaining: 7, lasts: 7 };
-        add_headers(Some(&allowance), &mut headers);
+        add_headers(Some(allowance), &mut headers);
         assert_eq!(headers.get("RateLimit-Policy").unwrap(), "\"tokens\";q=20;w=20");
         assert_eq!(headers.get("RateLimit").unwrap(), "\"tokens\";r=7;t=7");
     }

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use actix_web::{
-    HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
+    Error, HttpResponse,
     http::StatusCode,
     web::{Data, Payload},
 };
 
-use super::{access::Access, answer, body};
+use super::{access::Access, answer, body, context::Context};
 use crate::{
     clock::UnixMillis,
-    connection::{Credentials, RequestClock},
     detached::Detached,
-    refusal::{Refusal, Row},
+    refusal::{Refusal, ReportedRefusal, Row},
     revocation::{
         Revocation,
         operator::{Action, InvalidRevocationRequest, RevocationReport, RevocationRequest},
@@ -34,26 +33,25 @@ pub struct OperatorRequests {
 
 /// Carries out an operator request. The answer is 200 with a report, whatever the outcome of its parts.
 pub(super) async fn post(
-    request: HttpRequest,
+    request: Context,
     payload: Payload,
     operator: Data<OperatorRequests>,
     access: Data<Access>,
-) -> Result<HttpResponse, Refusal> {
-    let credentials = request.extensions_mut().remove::<Credentials>().unwrap_or_default();
-    access.admit(request.headers(), &credentials)?;
-    RequestClock::verified(&request);
-    if !request.content_type().eq_ignore_ascii_case("application/json") {
-        return Err(Refusal::NotJson);
+) -> Result<HttpResponse, Error> {
+    access.admit(&request.headers)?;
+    request.clock.verified();
+    if !body::is_of_type(&request.headers, "application/json") {
+        return Err(Refusal::NotJson.into());
     }
     let body = body::read(&request, payload, LARGEST_BODY).await.map_err(Refusal::AdminBody)?;
-    let revocation_request = RevocationRequest::parse(&body)?;
+    let revocation_request = RevocationRequest::parse(&body).map_err(Refusal::from)?;
     let work = carry_out(Arc::clone(&operator.revocation), revocation_request, UnixMillis::now());
     let Ok(report) = operator.detached.run(work).await else {
         let Row { reason, status, .. } = Refusal::RevocationRequestInterrupted.row();
         tracing::error!(reason, status, "operator request interrupted");
-        return Ok(Refusal::RevocationRequestInterrupted.error_response());
+        return Err(ReportedRefusal(Refusal::RevocationRequestInterrupted).into());
     };
-    Ok(answer::json(StatusCode::OK, &report?))
+    Ok(answer::json(StatusCode::OK, &report.map_err(Refusal::from)?))
 }
 
 async fn carry_out(

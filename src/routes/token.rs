@@ -3,21 +3,28 @@
 use std::borrow::Cow;
 
 use actix_web::{
-    HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _,
-    http::{StatusCode, header::CONTENT_ENCODING},
+    Error, HttpRequest, HttpResponse,
+    http::StatusCode,
     web::{Bytes, Data, Payload},
+};
+use http::{
+    HeaderValue,
+    header::{AUTHORIZATION, CONTENT_ENCODING, COOKIE},
 };
 use tokio::{task::yield_now, time::Instant};
 
-use super::{answer, body, cors};
+use super::{
+    answer, body,
+    context::{Context, RequestContext},
+    cors,
+};
 use crate::{
     ably::{NoRandomness, Nonce},
     clock::UnixMillis,
-    connection::{Credentials, RequestClock},
     issuer::{Caller, IncomingRequest, IssuedToken, Issuer, Outcome, SigningContext, Token},
     limits::InFlightLimit,
     policy::RuleName,
-    refusal::{InvalidBody, Refusal, Row},
+    refusal::{InvalidBody, Refusal, ReportedRefusal, Row},
 };
 
 /// The most bytes of a form.
@@ -26,40 +33,40 @@ const LARGEST_BODY: usize = 16 * 1024;
 /// Token params in the query string.
 pub(super) async fn get(
     request: HttpRequest,
+    context: Context,
     issuer: Data<Issuer>,
     in_flight: Data<InFlightLimit>,
-) -> Result<HttpResponse, Refusal> {
-    answer(&request, &issuer, &in_flight, request.query_string().as_bytes(), Instant::now()).await
+) -> Result<HttpResponse, Error> {
+    answer(&context, &issuer, &in_flight, request.query_string().as_bytes(), Instant::now()).await
 }
 
 /// Token params in a form. Those in the query string do not count.
 pub(super) async fn post(
-    request: HttpRequest,
+    context: Context,
     body: Payload,
     issuer: Data<Issuer>,
     in_flight: Data<InFlightLimit>,
-) -> Result<HttpResponse, Refusal> {
+) -> Result<HttpResponse, Error> {
     let begun_at = Instant::now();
     // Before the permit: a slow sender would hold it.
-    let form = read_form(&request, body).await?;
-    answer(&request, &issuer, &in_flight, &form, begun_at).await
+    let form = read_form(&context, body).await.map_err(Refusal::from)?;
+    answer(&context, &issuer, &in_flight, &form, begun_at).await
 }
 
 async fn answer(
-    request: &HttpRequest,
+    request: &RequestContext,
     issuer: &Issuer,
     in_flight: &InFlightLimit,
     params: &[u8],
     begun_at: Instant,
-) -> Result<HttpResponse, Refusal> {
+) -> Result<HttpResponse, Error> {
     let mut permit = in_flight.acquire().ok_or(Refusal::Overloaded)?;
     // The worker accepts all waiting requests before it goes on with this one. Otherwise they would wait in their sockets,
     // where they are not counted and cannot be refused.
     yield_now().await;
-    let credentials = request.extensions_mut().remove::<Credentials>().unwrap_or_default();
-    let authorization: Vec<_> = credentials.authorization().map(characters).collect();
-    let cookies: Vec<_> = credentials.cookies().map(characters).collect();
-    let accepts_cookies = cors::accepts_cookies(request.headers());
+    let values = |name| request.headers.get_all(name).iter().map(characters).collect::<Vec<_>>();
+    let (authorization, cookies) = (values(AUTHORIZATION), values(COOKIE));
+    let accepts_cookies = cors::accepts_cookies(&request.headers);
     let incoming = IncomingRequest {
         authorization: &authorization,
         cookies: &cookies.join("; "),
@@ -67,25 +74,25 @@ async fn answer(
     };
     let outcome = match issuer.verify(incoming, &mut permit, UnixMillis::now()).await {
         Ok(caller) => {
-            RequestClock::verified(request);
+            request.clock.verified();
             issuer.issue(caller, params, UnixMillis::now(), &signing_context).await
         }
-        Err(Refusal::Overloaded) => return Err(Refusal::Overloaded),
+        Err(Refusal::Overloaded) => return Err(Refusal::Overloaded.into()),
         Err(refusal) => Outcome { caller: None, allowance: None, result: Err(refusal) },
     };
     if let Some(caller) = &outcome.caller {
-        request.extensions_mut().insert(caller.tenant.name.clone());
+        _ = request.tenant.set(caller.tenant.name.clone());
     }
     report(issuer, &outcome, begun_at);
-    if let Some(allowance) = outcome.allowance {
-        request.extensions_mut().insert(allowance);
+    request.allowance.set(outcome.allowance);
+    match outcome.result {
+        Ok(IssuedToken { token: Token::Request(token_request), .. }) => {
+            Ok(answer::json(StatusCode::OK, &token_request))
+        }
+        Ok(IssuedToken { token: Token::Jwt(jwt), .. }) => Ok(answer::jwt(jwt.expose().to_owned())),
+        Ok(IssuedToken { token: Token::Details(details), .. }) => Ok(answer::json(StatusCode::OK, &details)),
+        Err(refusal) => Err(ReportedRefusal(refusal).into()),
     }
-    Ok(match outcome.result {
-        Ok(IssuedToken { token: Token::Request(token_request), .. }) => answer::json(StatusCode::OK, &token_request),
-        Ok(IssuedToken { token: Token::Jwt(jwt), .. }) => answer::jwt(jwt.expose().to_owned()),
-        Ok(IssuedToken { token: Token::Details(details), .. }) => answer::json(StatusCode::OK, &details),
-        Err(refusal) => refusal.error_response(),
-    })
 }
 
 fn signing_context() -> Result<SigningContext, NoRandomness> {
@@ -94,7 +101,8 @@ fn signing_context() -> Result<SigningContext, NoRandomness> {
 
 /// The value of a header, a character for each byte as JavaScript's `Headers` has it: Clerk's rules are written for those.
 /// Another app's cookie may hold bytes that are no text; they must not spoil ours.
-fn characters(value: &[u8]) -> Cow<'_, str> {
+fn characters(value: &HeaderValue) -> Cow<'_, str> {
+    let value = value.as_bytes();
     match str::from_utf8(value) {
         Ok(text) if text.is_ascii() => Cow::Borrowed(text),
         _ => Cow::Owned(value.iter().map(|byte| char::from(*byte)).collect()),
@@ -151,12 +159,11 @@ fn report(issuer: &Issuer, outcome: &Outcome<'_>, begun_at: Instant) {
     }
 }
 
-async fn read_form(request: &HttpRequest, payload: Payload) -> Result<Bytes, InvalidBody> {
+async fn read_form(request: &RequestContext, payload: Payload) -> Result<Bytes, InvalidBody> {
     let body = body::read(request, payload, LARGEST_BODY).await?;
     if body.is_empty() || is_form(request) { Ok(body) } else { Err(InvalidBody::NotForm) }
 }
 
-fn is_form(request: &HttpRequest) -> bool {
-    request.content_type().eq_ignore_ascii_case("application/x-www-form-urlencoded")
-        && !request.headers().contains_key(CONTENT_ENCODING)
+fn is_form(RequestContext { headers, .. }: &RequestContext) -> bool {
+    body::is_of_type(headers, "application/x-www-form-urlencoded") && !headers.contains_key(CONTENT_ENCODING)
 }

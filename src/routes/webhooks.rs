@@ -3,18 +3,20 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use actix_web::{
-    HttpRequest, HttpResponse, ResponseError as _,
+    Error, HttpResponse,
     web::{Data, Payload},
 };
 
-use super::body::{self, Sizes};
+use super::{
+    body::{self, Sizes},
+    context::Context,
+};
 use crate::{
     clerk::{Event, InvalidDelivery, UnverifiedHeaders},
     clock::UnixMillis,
-    connection::RequestClock,
     detached::{Detached, Interrupted},
     limits::InFlightLimit,
-    refusal::{Refusal, Row},
+    refusal::{Refusal, ReportedRefusal, Row},
     revocation::{Applied, Incomplete, Revocation},
     telemetry::metrics::TenantMetrics,
     tenant::{Tenant, TenantName, Tenants},
@@ -36,21 +38,17 @@ pub struct Webhooks {
 }
 
 /// Takes an event: 204. With another status Clerk sends it again.
-pub(super) async fn post(
-    request: HttpRequest,
-    payload: Payload,
-    webhooks: Data<Webhooks>,
-) -> Result<HttpResponse, Refusal> {
+pub(super) async fn post(request: Context, payload: Payload, webhooks: Data<Webhooks>) -> Result<HttpResponse, Error> {
     if !webhooks.are_on() {
-        return Err(Refusal::NoRoute);
+        return Err(Refusal::NoRoute.into());
     }
-    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let headers = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     // Before the body: only a sender with the headers of a delivery may send a large one.
-    let headers = UnverifiedHeaders::read(headers, UnixMillis::now())?;
+    let headers = UnverifiedHeaders::read(headers, UnixMillis::now()).map_err(Refusal::from)?;
     let body = body::read_with_permit(&request, payload, BODY_SIZES, &webhooks.large_bodies).await?;
     let now = UnixMillis::now();
-    let tenant = webhooks.tenant_of(&headers, &body.bytes)?;
-    RequestClock::verified(&request);
+    let tenant = webhooks.tenant_of(&headers, &body.bytes).map_err(Refusal::from)?;
+    request.clock.verified();
     let event = match Event::parse(&body.bytes, now) {
         Ok(Some(event)) => event,
         Ok(None) => {
@@ -62,7 +60,7 @@ pub(super) async fn post(
             let Row { reason, status, .. } = Refusal::WebhookMalformed.row();
             let tenant = tenant.name.as_str();
             tracing::error!(tenant, reason, status, %error, "webhook rejected: it is signed, but not an event as Clerk documents it");
-            return Ok(Refusal::WebhookMalformed.error_response());
+            return Err(ReportedRefusal(Refusal::WebhookMalformed).into());
         }
     };
     drop(body);
@@ -77,7 +75,7 @@ pub(super) async fn post(
             Refusal::WebhookInterrupted
         }
     };
-    Ok(refusal.error_response())
+    Err(ReportedRefusal(refusal).into())
 }
 
 /// Applies an event; logs and counts the outcome.
