@@ -11,6 +11,7 @@ use crate::{
     machine::Cores,
     process::{Process, Program},
     redis::Redis,
+    summary::Summary,
     targets::{Companion, Lifetime, Target, WarmUp},
     tokens::Pool,
 };
@@ -33,6 +34,16 @@ pub(crate) struct Latencies {
 impl Latencies {
     pub(crate) fn of(slice: &Slice) -> Self {
         Self { p50_us: slice.latency_us(0.5), p99_us: slice.latency_us(0.99), p999_us: slice.latency_us(0.999) }
+    }
+
+    /// The median of each figure.
+    fn median(parts: &[Self]) -> Option<Self> {
+        let median = |figure: fn(&Self) -> f64| Summary::of(parts.iter().map(figure)).map(|summary| summary.median);
+        Some(Self {
+            p50_us: median(|part| part.p50_us)?,
+            p99_us: median(|part| part.p99_us)?,
+            p999_us: median(|part| part.p999_us)?,
+        })
     }
 }
 
@@ -153,15 +164,25 @@ impl<'a> Measurement<'a> {
             saturated.elapsed >= self.duration,
             "the session tokens were used up before the end; give FASTEST_RATE (run.rs) a higher value"
         );
-        let half = load.run(Pace::Open(saturated.rate() / 2.0), End::After(self.duration))?.without_failures()?;
+        let half = self.half_load(&mut load, saturated.rate() / 2.0)?;
         Ok(Sample {
             requests_per_second: saturated.rate(),
             busy,
             cpu_us: to_f64(cpu_ns) / to_f64(saturated.answers) / 1000.0,
             at_saturation: Latencies::of(&saturated),
-            at_half_load: Latencies::of(&half),
+            at_half_load: half,
             resident_bytes: process.resident_bytes()?,
         })
+    }
+
+    /// In parts, so that a stall of the machine spoils one part and not the figures.
+    fn half_load(&self, load: &mut Load<'_>, rate: f64) -> Result<Latencies> {
+        const PARTS: u32 = 10;
+        let parts = (0..PARTS).map(|_| {
+            let part = load.run(Pace::Open(rate), End::After(self.duration / PARTS))?.without_failures()?;
+            Ok(Latencies::of(&part))
+        });
+        Latencies::median(&parts.collect::<Result<Vec<_>>>()?).context("no part")
     }
 }
 
