@@ -22,12 +22,12 @@
 //! | [`ably`] | API keys, capabilities, tokens, the REST API, the queue of revocations |
 //! | [`tenant`] | a Clerk instance, an Ably app and their policy; all tenants |
 //! | [`revocation`], [`store`] | ending access; what replicas share |
-//! | `connection`, [`routes`], [`limits`] | HTTP/1.1 connections (hyper); routes and middleware (actix); limits on tokens, requests and connections |
+//! | `connection`, [`routes`], [`limits`] | HTTP/1.1 connections (hyper); middleware, and routes (Actix); limits on tokens, requests and connections |
 //! | [`config`], [`assembly`], [`server`], [`reload`], [`cli`] | from settings to a running service |
 //! | [`telemetry`], [`clock`], [`detached`], `outgoing`, [`trusted_proxies`] | logs and metrics; time; work that outlives its request; calls to Clerk and Ably; client addresses |
 //!
 //! A change begins here: a refusal in [`refusal`], a setting in [`config::settings`], a condition in `policy/condition` and
-//! `config/policy`, an operation in `ably/capability`, a webhook event in `clerk/event` and `revocation/effect`.
+//! `config/policy`, an operation in `ably/capability`, a webhook event in `clerk/event` and `revocation`.
 
 pub mod ably;
 pub mod assembly;

@@ -1,6 +1,6 @@
 //! Every refusal: one row each with the reason for logs and metrics, and the answer for the client.
 //!
-//! A handler returns a [`Refusal`] with `?`, and `routes::middleware` logs, counts and answers it. Where the tenant is known, the
+//! A handler returns a [`Refusal`] with `?`, and `routes::actix` logs, counts and answers it. Where the tenant is known, the
 //! handler logs and counts it itself, and returns a [`ReportedRefusal`]. `docs/errors.md` explains each reason.
 
 use std::{cell::RefCell, collections::HashMap, fmt, time::Duration};
@@ -105,8 +105,8 @@ pub struct Row {
     pub retry_after: Option<Duration>,
 }
 
-/// How many headers an answer has at most, with those of the middleware.
-pub(crate) const MAX_HEADERS: usize = 14;
+/// How many headers an answer usually has, with those of the middleware.
+pub(crate) const USUAL_HEADERS: usize = 12;
 
 /// The usual `Retry-After`, in seconds.
 const SOON: u64 = 5;
@@ -466,7 +466,7 @@ impl Refusal {
         let Answer { code, message, body } = Answer::of(Row { retry_after: None, ..row });
         let mut answer = Response::new(body);
         *answer.status_mut() = StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        *answer.headers_mut() = HeaderMap::with_capacity(MAX_HEADERS);
+        *answer.headers_mut() = HeaderMap::with_capacity(USUAL_HEADERS);
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -486,7 +486,7 @@ impl Refusal {
     }
 }
 
-/// The middleware makes the answer.
+/// Never sent: `routes::actix` answers with [`Refusal::answer`].
 impl ResponseError for Refusal {
     fn error_response(&self) -> HttpResponse {
         HttpResponse::InternalServerError().finish()
@@ -497,7 +497,7 @@ impl ResponseError for Refusal {
 #[derive(Clone, Copy, Debug, derive_more::Display)]
 pub struct ReportedRefusal(pub Refusal);
 
-/// The middleware makes the answer.
+/// Never sent either.
 impl ResponseError for ReportedRefusal {
     fn error_response(&self) -> HttpResponse {
         self.0.error_response()

@@ -27,7 +27,7 @@ use actix_web::{
 };
 
 pub(crate) use actix::ActixHandler;
-pub use middleware::Middleware;
+pub(crate) use middleware::Middleware;
 
 use crate::refusal::Refusal;
 

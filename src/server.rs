@@ -126,7 +126,7 @@ impl Server {
                     ConnectionTable::new("public", public_room(config.limits.connections), metrics.connections());
                 let middleware = Middleware {
                     metrics: Some(metrics.requests()),
-                    tenants: Some(tenants.clone()),
+                    tenants: Some(Arc::clone(&tenants)),
                     trusted_proxies: Some(Arc::new(config.server.trusted_proxies.clone())),
                 };
                 move || {

@@ -57,7 +57,7 @@ pub(crate) struct Slice {
 }
 
 impl Slice {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         // 1 us to 120 s, with three digits.
         let latencies = Histogram::new_with_bounds(1_000, 120_000_000_000, 3)?;
         Ok(Self { answers: 0, elapsed: Duration::ZERO, latencies, failures: 0, first_failure: None })
@@ -79,6 +79,15 @@ impl Slice {
             None if self.answers == 0 => bail!("no answer in {:?}", self.elapsed),
             None => Ok(self),
         }
+    }
+
+    /// Adds what another slice of the same load measured.
+    pub(crate) fn add(&mut self, other: &Self) -> Result<()> {
+        self.answers += other.answers;
+        self.elapsed += other.elapsed;
+        self.failures += other.failures;
+        self.latencies.add(&other.latencies)?;
+        Ok(())
     }
 
     fn record(&mut self, latency: Duration) {

@@ -8,14 +8,16 @@ use super::{
     claims::Claims,
     invalid::Invalid,
     jwt::{Decoded, LooselyDecoded},
-    verified_tokens::{VerifiedToken, VerifiedTokens},
+    verified_tokens::{ValidHeader, VerifiedToken, VerifiedTokens},
 };
 
 /// A session token. Untrusted until it is verified.
 #[derive(Clone)]
 pub(super) struct SessionToken {
     pub(super) text: String,
-    /// None if no remembered token has its header, so that it cannot be one.
+    /// None if the token's header is not kept: then it is verified like a new one.
+    header: Option<Arc<ValidHeader>>,
+    /// None without that header.
     digests: Option<Digests>,
     /// A key has made its signature. Whether that key still counts, and whether the claims are valid now, is unknown.
     pub(super) remembered: Option<VerifiedToken>,
@@ -43,12 +45,12 @@ impl Digests {
 
 impl SessionToken {
     pub(super) fn read(text: String, verified: &VerifiedTokens) -> Self {
-        let has_known_header = text.split_once('.').is_some_and(|(header, _)| verified.header(header).is_some());
-        let digests = has_known_header.then(|| Digests::of(&text));
+        let header = text.split_once('.').and_then(|(header, _)| verified.header(header));
+        let digests = header.is_some().then(|| Digests::of(&text));
         let remembered = digests.and_then(|digests| verified.get(&digests.whole));
         let has_claims = remembered.as_ref().is_some_and(|token| token.session.is_some());
-        let decoded = if has_claims { None } else { Decoded::new(&text, verified).map(Arc::new) };
-        Self { text, digests, remembered, decoded }
+        let decoded = if has_claims { None } else { Decoded::new(&text, header.clone()).map(Arc::new) };
+        Self { text, header, digests, remembered, decoded }
     }
 
     /// The claims, whose signature may be invalid.
@@ -60,16 +62,17 @@ impl SessionToken {
             .ok_or_else(|| Invalid::undecodable(&self.text))
     }
 
+    /// Hashes the token, unless that is done.
     pub(super) fn digests(&self) -> Digests {
         self.digests.unwrap_or_else(|| Digests::of(&self.text))
     }
 
     /// The decoded token, whose signature may be invalid.
-    pub(super) fn decoded(&mut self, verified: &VerifiedTokens) -> Result<Decoded, Invalid> {
+    pub(super) fn take_decoded(&mut self) -> Result<Decoded, Invalid> {
         let decoded = self.decoded.take();
         decoded
             .map(Arc::unwrap_or_clone)
-            .or_else(|| Decoded::new(&self.text, verified))
+            .or_else(|| Decoded::new(&self.text, self.header.clone()))
             .ok_or_else(|| Invalid::undecodable(&self.text))
     }
 

@@ -29,7 +29,7 @@ impl SigningKey {
         Self::from_components(modulus, exponent).ok()
     }
 
-    fn from_components(modulus: Vec<u8>, exponent: Vec<u8>) -> Result<Self, KeyRejected> {
+    pub(super) fn from_components(modulus: Vec<u8>, exponent: Vec<u8>) -> Result<Self, KeyRejected> {
         let components = PublicKeyComponents { n: &modulus, e: &exponent };
         let parsed = components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)?;
         Ok(Self { modulus, exponent, parsed })

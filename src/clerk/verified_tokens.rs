@@ -67,7 +67,7 @@ struct Remembered {
 #[debug("VerifiedTokens {{ .. }}")]
 pub struct VerifiedTokens {
     tokens: Cache<[u8; 32], Remembered, ByMemory>,
-    /// The headers of the tokens, each once. All session tokens of one key have the same.
+    /// The newest headers of valid tokens, each once. All session tokens of one key have the same.
     headers: ArcSwap<Vec<Arc<ValidHeader>>>,
 }
 
@@ -75,8 +75,11 @@ impl VerifiedTokens {
     /// Maximum memory, in bytes.
     pub const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-    /// The number of headers that are kept, the newest ones: enough for some keys of each of many tenants.
+    /// The number of headers that are kept, besides the tokens: enough for some keys of each of many tenants.
     const MAX_HEADERS: usize = 64;
+
+    /// Clerk's headers have some 100 bytes. A longer one is parsed each time, and its token verified.
+    const MAX_HEADER_BYTES: usize = 1024;
 
     /// What a token takes without its claims: a place in the cache's list and one in its table, each of which may have twice
     /// as much room.
@@ -86,7 +89,7 @@ impl VerifiedTokens {
         self.tokens.get(digest).map(|remembered| remembered.token)
     }
 
-    /// The header with this text, if a token has it.
+    /// The header with this text, if it is kept.
     pub(super) fn header(&self, text: &str) -> Option<Arc<ValidHeader>> {
         self.headers.load().iter().find(|header| header.text == text).cloned()
     }
@@ -98,13 +101,14 @@ impl VerifiedTokens {
     }
 
     pub(super) fn insert(&self, digest: [u8; 32], token: VerifiedToken) {
-        if self.header(&token.header.text).is_none() {
+        let is_kept = || self.headers.load().iter().any(|header| Arc::ptr_eq(header, &token.header));
+        if token.header.text.len() <= Self::MAX_HEADER_BYTES && !is_kept() {
             self.headers.rcu(|headers| {
                 let kept = headers.iter().filter(|header| header.text != token.header.text);
                 iter::once(&token.header).chain(kept).take(Self::MAX_HEADERS).cloned().collect::<Vec<_>>()
             });
         }
-        // Beyond the maximum, tokens have a header each.
+        // A header that is not kept is in memory once for each token.
         let bytes = Self::BYTES_WITHOUT_CLAIMS + token.header.bytes() + token.session.as_deref().map_or(0, bytes_of);
         self.tokens.insert(digest, Remembered { token, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) });
     }
@@ -157,5 +161,27 @@ fn bytes_of_value(value: &Value) -> usize {
             ALLOCATION + list.capacity() * size_of::<Value>() + list.iter().map(bytes_of_value).sum::<usize>()
         }
         Value::Object(object) => bytes_of_object(object),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_headers_of_the_newest_tokens_are_kept_each_once() {
+        let key = Arc::new(SigningKey::from_components(vec![255; 256], vec![1, 0, 1]).unwrap());
+        let verified = VerifiedTokens::default();
+        let insert = |number: usize| {
+            let header = Arc::new(ValidHeader { text: number.to_string(), kid: None });
+            verified.insert([0; 32], VerifiedToken { header, key: Arc::clone(&key), session: None });
+        };
+        for number in [0, 1, 0, 1] {
+            insert(number);
+        }
+        assert_eq!(verified.headers.load().len(), 2);
+        (2..=VerifiedTokens::MAX_HEADERS).for_each(insert);
+        let is_kept = |number: usize| verified.header(&number.to_string()).is_some();
+        assert!(!is_kept(0) && (1..=VerifiedTokens::MAX_HEADERS).all(is_kept));
     }
 }

@@ -77,7 +77,7 @@ impl Verifier {
             return Ok(Arc::clone(session));
         }
         let is_used_again = token.remembered.is_some();
-        let SignedClaims { header, claims, key, digest } = self.signed_claims(token, verified).await?;
+        let SignedClaims { header, claims, key, digest } = self.signed_claims(token).await?;
         let (issued_at, expires_at) = self.rules.check(&claims, source, now)?;
         let session = Arc::new(read(claims, issued_at, expires_at)?);
         let kept = is_used_again.then(|| Arc::clone(&session));
@@ -89,7 +89,7 @@ impl Verifier {
     /// error means that the signature is invalid, or cannot be verified.
     pub async fn examine(&self, credential: Credential, now: UnixMillis) -> Result<Examined, Unverified> {
         let Credential { token, source } = credential;
-        let SignedClaims { claims, .. } = self.signed_claims(token, &VerifiedTokens::default()).await?;
+        let SignedClaims { claims, .. } = self.signed_claims(token).await?;
         let checked = self.rules.check(&claims, source, now);
         let read = checked.and_then(|(issued_at, expires_at)| read(claims.clone(), issued_at, expires_at));
         Ok(match read {
@@ -98,12 +98,8 @@ impl Verifier {
         })
     }
 
-    async fn signed_claims(
-        &self,
-        mut token: SessionToken,
-        verified: &VerifiedTokens,
-    ) -> Result<SignedClaims, Unverified> {
-        let Decoded { header, payload: claims, signature } = token.decoded(verified)?;
+    async fn signed_claims(&self, mut token: SessionToken) -> Result<SignedClaims, Unverified> {
+        let Decoded { header, payload: claims, signature } = token.take_decoded()?;
         let header = check_header(header, &claims)?;
         let key = self.keys.find(header.kid.as_deref()).await?;
         let Digests { signed, whole } = token.digests();

@@ -1,7 +1,7 @@
 //! A limit on the tokens that one user gets from this replica: a burst at once, and then a number a minute (GCRA).
 //!
-//! The limit stores one point in time for each user, of up to [`TokenLimit::MAX_USERS`]. Beyond, it drops users, and keeps
-//! those longest who ask again and again. A dropped user has a whole burst again.
+//! The limit stores one point in time for each of about the last [`TokenLimit::MAX_USERS`] users who asked. A forgotten user has
+//! a whole burst again.
 
 use std::{
     convert::Infallible,
@@ -18,7 +18,10 @@ use governor::{
     nanos::Nanos,
     state::{InMemoryState, NotKeyed, StateStore},
 };
-use quick_cache::sync::Cache;
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, UnitWeighter,
+    sync::{Cache, DefaultLifecycle},
+};
 
 use crate::tenant::TenantName;
 
@@ -86,9 +89,9 @@ impl TokenLimit {
 
 impl<C: Clock> TokenLimit<C> {
     fn with(quota: TokenQuota, max_users: u64, clock: C) -> Self {
-        let states = Cache::new(usize::try_from(max_users).unwrap_or(usize::MAX));
         let rate = Quota::per_minute(quota.per_minute).allow_burst(quota.burst);
-        Self { quota, hashes: Default::default(), limiter: RateLimiter::new(rate, States(states), clock) }
+        let states = States::of_at_most(max_users);
+        Self { quota, hashes: Default::default(), limiter: RateLimiter::new(rate, states, clock) }
     }
 
     /// Counts one token for this user and returns what is left.
@@ -119,6 +122,25 @@ fn seconds(duration: Duration) -> u32 {
 /// The states of users.
 #[derive(Debug)]
 struct States(Cache<UserKey, Arc<InMemoryState>>);
+
+impl States {
+    fn of_at_most(max_users: u64) -> Self {
+        let users = usize::try_from(max_users).unwrap_or(usize::MAX);
+        // No user keeps a place by having asked often in the past: new users would soon be forgotten.
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(users)
+            .weight_capacity(max_users)
+            .hot_allocation(0.0)
+            .ghost_allocation(0.0)
+            .build();
+        Self(options.map_or_else(
+            |_| Cache::new(users),
+            |options| {
+                Cache::with_options(options, UnitWeighter, DefaultHashBuilder::default(), DefaultLifecycle::default())
+            },
+        ))
+    }
+}
 
 impl StateStore for States {
     type Key = UserKey;
@@ -203,6 +225,23 @@ mod tests {
         for other in 0..20_000 {
             assert!(limit.take(&tenant("t"), &format!("user {other}")).is_ok());
             assert!(!greedy(), "forgotten after {other} others");
+        }
+    }
+
+    #[test]
+    fn a_user_is_remembered_until_many_others_have_asked() {
+        for tokens in [1, 2, 5] {
+            let (limit, _clock) = limit(1, tokens, 10_000);
+            let take = |user: &str| limit.take(&tenant("t"), user).is_ok();
+            // Those of former days, who asked often, need not be remembered longer.
+            for former in 0..20_000 {
+                (0..3).for_each(|_| _ = take(&format!("former {former}")));
+            }
+            assert!((0..tokens).all(|_| take("user")));
+            for other in 0..5_000 {
+                take(&format!("other {other}"));
+            }
+            assert!(!take("user"), "forgotten after {tokens} tokens and 5,000 others");
         }
     }
 

@@ -20,7 +20,7 @@ use hyper::body::Bytes;
 use super::{context::RequestContext, middleware::Middleware};
 use crate::{
     connection::{Handler, Request},
-    refusal::{MAX_HEADERS, Refusal, ReportedRefusal},
+    refusal::{Refusal, ReportedRefusal, USUAL_HEADERS},
 };
 
 /// An Actix app and its middleware.
@@ -100,7 +100,7 @@ async fn hyper_response(response: HttpResponse) -> Response<Bytes> {
     };
     let mut answer = Response::new(bytes);
     *answer.status_mut() = StatusCode::from_u16(head.status().as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    *answer.headers_mut() = HeaderMap::with_capacity(MAX_HEADERS);
+    *answer.headers_mut() = HeaderMap::with_capacity(USUAL_HEADERS);
     for (name, value) in head.headers() {
         // hyper accepts every header that Actix accepts.
         if let (Ok(name), Ok(value)) =

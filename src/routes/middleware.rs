@@ -1,9 +1,8 @@
-//! The middleware around every request of a listener: its span, the count of requests in flight, reports of refusals, and the
-//! headers of every answer.
+//! The middleware around every request of a listener: its span, the count of requests in flight, the headers of every answer,
+//! and how a refusal is reported.
 
 use std::sync::Arc;
 
-use actix_web::web::Data;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header::X_CONTENT_TYPE_OPTIONS};
 use hyper::body::Bytes;
 use tracing::Instrument as _;
@@ -23,13 +22,13 @@ use crate::{
 
 /// The middleware of a listener. That of the admin listener has no parts.
 #[derive(Clone, Debug, Default)]
-pub struct Middleware {
+pub(crate) struct Middleware {
     /// Counts requests.
-    pub metrics: Option<RequestMetrics>,
+    pub(crate) metrics: Option<RequestMetrics>,
     /// Whose pages may read answers.
-    pub tenants: Option<Data<Tenants>>,
+    pub(crate) tenants: Option<Arc<Tenants>>,
     /// Whose headers name the client address.
-    pub trusted_proxies: Option<Arc<TrustedProxies>>,
+    pub(crate) trusted_proxies: Option<Arc<TrustedProxies>>,
 }
 
 impl Middleware {

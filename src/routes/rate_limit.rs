@@ -15,8 +15,10 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 /// Adds both headers, if the request was counted. Each is a list with one item, whose parameters are numbers (RFC 9651).
 pub(super) fn add_headers(allowance: Option<Allowance>, headers: &mut HeaderMap) {
     let Some(Allowance { burst, whole_in, remaining, lasts }) = allowance else { return };
-    let fields =
-        [(RATE_LIMIT_POLICY, item(";q=", burst, ";w=", whole_in)), (RATE_LIMIT, item(";r=", remaining, ";t=", lasts))];
+    let fields = [
+        (RATE_LIMIT_POLICY, item([";q=", ";w="], [burst, whole_in])),
+        (RATE_LIMIT, item([";r=", ";t="], [remaining, lasts])),
+    ];
     for (name, value) in fields {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);
@@ -24,9 +26,9 @@ pub(super) fn add_headers(allowance: Option<Allowance>, headers: &mut HeaderMap)
     }
 }
 
-fn item(tokens_name: &str, tokens: u32, seconds_name: &str, seconds: u32) -> String {
-    let (mut tokens_text, mut seconds_text) = (itoa::Buffer::new(), itoa::Buffer::new());
-    [r#""tokens""#, tokens_name, tokens_text.format(tokens), seconds_name, seconds_text.format(seconds)].concat()
+fn item([first, second]: [&str; 2], [number, seconds]: [u32; 2]) -> String {
+    let (mut number_text, mut seconds_text) = (itoa::Buffer::new(), itoa::Buffer::new());
+    [r#""tokens""#, first, number_text.format(number), second, seconds_text.format(seconds)].concat()
 }
 
 #[cfg(test)]

@@ -312,6 +312,6 @@ proptest! {
 
     #[test]
     fn no_token_makes_the_verifier_panic(token in "[A-Za-z0-9_.-]{0,200}") {
-        let _ = Decoded::new(&token, &VerifiedTokens::default()).map(|token| check_header(token.header, &token.payload).is_ok());
+        let _ = Decoded::new(&token, None).map(|token| check_header(token.header, &token.payload).is_ok());
     }
 }
