@@ -2,10 +2,14 @@
 
 export const byId = (id) => document.getElementById(id);
 
-export function element(name, attributes = {}, ...children) {
+/** `element("p.hint", { id: "x" }, …children)`: attributes are optional, and those without a value are left out. */
+export function element(tag, ...children) {
+  const [name, ...classes] = tag.split(".");
   const made = document.createElement(name);
+  if (classes.length) made.className = classes.join(" ");
+  const attributes = children[0]?.constructor === Object ? children.shift() : {};
   for (const [key, value] of Object.entries(attributes)) {
-    if (value !== false && value != null) made.setAttribute(key, value === true ? "" : value);
+    if (value != null) made.setAttribute(key, value);
   }
   made.append(...children.filter((child) => child != null));
   return made;
@@ -15,19 +19,29 @@ export function element(name, attributes = {}, ...children) {
 export function field(name, value, gloss) {
   const isProse = value instanceof Node;
   const text = isProse || typeof value === "string" ? value : JSON.stringify(value);
-  const shown = value === undefined
-    ? element("dd", { class: "absent" }, "absent")
-    : element("dd", { class: isProse ? false : "value", "data-field": name }, text);
-  return element("div", {}, element("dt", {}, name), shown, gloss ? element("dd", { class: "gloss" }, gloss) : null);
+  const shown = value === undefined ? element("dd.absent", "absent")
+    : element(isProse ? "dd" : "dd.value", { "data-field": name }, text);
+  return element("div", element("dt", name), shown, gloss ? element("dd.gloss", gloss) : null);
 }
 
-/** Marks a step and its station as idle, active, done or failed. */
+export const pill = (mood, text) => element("span.pill", { "data-mood": mood }, text);
+
+/** Sets a text that screen readers announce only if it changes. Without a text, hides its element. */
+export function say(id, text = "", mood = "") {
+  const shown = byId(id);
+  if (shown.textContent !== text) shown.textContent = text;
+  shown.dataset.mood = mood;
+  shown.hidden = !text;
+}
+
+/** Runs `act` unless the button is busy with it. */
+export async function whileBusy(button, act) {
+  if (button.getAttribute("aria-busy")) return;
+  button.setAttribute("aria-busy", "true");
+  await act().finally(() => button.removeAttribute("aria-busy"));
+}
+
+/** Marks a step as idle, active, done or failed. */
 export function mark(step, state) {
-  const section = byId(`step-${step}`);
-  section.dataset.state = state;
-  const station = section.closest(".station");
-  const states = [...station.querySelectorAll(".step")].map((each) => each.dataset.state);
-  station.dataset.state = states.includes("failed") ? "failed"
-    : states.every((each) => each === "done") ? "done"
-    : states.some((each) => each === "active" || each === "done") ? "active" : "idle";
+  byId(`step-${step}`).dataset.state = state;
 }

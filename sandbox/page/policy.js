@@ -1,38 +1,38 @@
 // The policy editor: explains its policy for the current session as you type, and puts it in force.
 
-import { byId, element } from "/dom.js";
+import { byId, element, pill, say, whileBusy } from "/dom.js";
 import { explanation, verdict } from "/explanation.js";
+import { ask } from "/requests.js";
 
 const PAUSE_MS = 250;
 const PARAMS = { capability: "param-capability", ttl: "param-ttl", clientId: "param-client-id" };
 
 const editor = byId("policy");
-let token = async () => null;
+let token;
 let inForce = "";
 let timer;
 let asked = null;
 let isReady = false;
 
-/** Starts the editor with the policy in force. `freshToken()` resolves to the session token, or null without a session. */
-export async function start(freshToken) {
-  token = freshToken;
+/** Starts the editor with the policy in force. `sessionToken()` resolves to the session token, or null without a session. */
+export async function start(sessionToken) {
+  token = sessionToken;
   editor.addEventListener("input", () => {
-    byId("policy-state").textContent = stateOf(editor.value);
-    byId("policy-state").dataset.mood = "";
+    sayState();
     soon();
   });
   for (const id of Object.values(PARAMS)) byId(id).addEventListener("input", soon);
-  byId("put-in-force").addEventListener("click", putInForce);
+  byId("put-in-force").addEventListener("click", ({ target }) => whileBusy(target, putInForce));
   byId("restore").addEventListener("click", restore);
   try {
     inForce = (await ask("GET", "/policy")).policy;
   } catch (error) {
-    showState(error.message, "bad");
+    say("policy-state", error.message, "bad");
     return;
   }
   editor.value = inForce;
   editor.disabled = false;
-  byId("policy-state").textContent = stateOf(inForce);
+  sayState();
   isReady = true;
   await explain();
 }
@@ -68,7 +68,7 @@ async function explain() {
   } catch (error) {
     if (turn === asked) {
       showVerdict([]);
-      byId("explanation").replaceChildren(element("p", { class: "trouble" }, error.message));
+      byId("explanation").replaceChildren(element("p.trouble", error.message));
     }
   } finally {
     if (turn === asked) byId("explanation").removeAttribute("aria-busy");
@@ -81,31 +81,24 @@ function show({ explanation: report, problems = [] }, isSignedIn) {
     : isSignedIn ? "The service gives no explanation for this session."
     : "Not signed in. Pick a user above to see what this policy gives them.";
   const count = problems.length === 1 ? "1 problem" : `${problems.length} problems`;
-  showVerdict(report ? verdict(report) : problems.length ? [element("span", { class: "pill", "data-mood": "bad" }, count)] : []);
-  byId("explanation").replaceChildren(...(report ? explanation(report) : [element("p", { class: "hint" }, hint)]));
+  showVerdict(report ? verdict(report) : problems.length ? [pill("bad", count)] : []);
+  byId("explanation").replaceChildren(...(report ? explanation(report) : [element("p.hint", hint)]));
 }
 
 /** Replaces the verdict only if it changed, because screen readers announce it. */
 function showVerdict(nodes) {
-  const shown = byId("verdict");
-  const isNew = nodes.map((node) => node.textContent).join("") !== shown.textContent;
-  if (isNew) shown.replaceChildren(...nodes);
+  const isNew = nodes.map((node) => node.textContent).join("") !== byId("verdict").textContent;
+  if (isNew) byId("verdict").replaceChildren(...nodes);
 }
 
 function showProblems(problems) {
-  editor.setAttribute("aria-invalid", String(problems.length > 0));
-  byId("problems").replaceChildren(...problems.map(({ at, message }) => element(
-    "li",
-    {},
-    at ? place(at) : null,
-    at ? " " : null,
-    message,
-  )));
+  editor.setAttribute("aria-invalid", problems.length > 0);
+  byId("problems").replaceChildren(...problems.map(({ at, message }) => element("li", at && place(at), at && " ", message)));
   byId("problems").hidden = problems.length === 0;
 }
 
 function place({ line, column }) {
-  const button = element("button", { type: "button", class: "place" }, `Line ${line}, column ${column}`);
+  const button = element("button.place", `Line ${line}, column ${column}`);
   button.addEventListener("click", () => goTo(line, column));
   return button;
 }
@@ -123,20 +116,15 @@ function goTo(line, column) {
 }
 
 async function putInForce() {
-  const button = byId("put-in-force");
-  if (button.getAttribute("aria-busy")) return;
   const policy = editor.value;
-  button.setAttribute("aria-busy", "true");
-  showState("Waiting for the service, which checks its file every second…", "");
+  say("policy-state", "Waiting for the service, which checks its file every second…");
   try {
     const verdict = await ask("PUT", "/policy", { policy });
     if (["in-force", "unknown"].includes(verdict.state)) inForce = policy;
     if (verdict.problems && editor.value === policy) showProblems(verdict.problems);
-    showState(...verdictInWords(verdict));
+    say("policy-state", ...verdictInWords(verdict));
   } catch (error) {
-    showState(error.message, "bad");
-  } finally {
-    button.removeAttribute("aria-busy");
+    say("policy-state", error.message, "bad");
   }
 }
 
@@ -160,27 +148,11 @@ function verdictInWords({ state, waiting = [] }) {
 
 function restore() {
   editor.value = inForce;
-  showState(stateOf(inForce), "");
+  sayState();
   editor.focus();
   explain();
 }
 
-const stateOf = (policy) => (policy === inForce ? "This is the policy in force." : "Edited; another policy is in force.");
-
-function showState(text, mood) {
-  byId("policy-state").textContent = text;
-  byId("policy-state").dataset.mood = mood;
-}
-
-async function ask(method, path, body, signal) {
-  const options = body && { headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  let response;
-  try {
-    response = await fetch(path, { method, signal, ...options });
-  } catch (error) {
-    throw signal?.aborted ? error : new Error("The sandbox does not answer. Is it still running?");
-  }
-  const answer = await response.json();
-  if (response.ok) return answer;
-  throw new Error(answer.error ?? `The sandbox answered ${response.status}.`);
+function sayState() {
+  say("policy-state", editor.value === inForce ? "This is the policy in force." : "Edited; another policy is in force.");
 }

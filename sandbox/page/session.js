@@ -2,6 +2,7 @@
 // expires.
 
 import { decode } from "/jwt.js";
+import { ask } from "/requests.js";
 
 const RENEW_BEFORE_S = 12;
 const RETRY_MS = 3000;
@@ -38,10 +39,9 @@ export class Session {
 
   /** Restores the session of the cookies, if it is active. */
   async restore() {
-    const claims = decode(readCookie(`__session_${this.#suffix}`) ?? "")?.claims;
-    const signedInAt = readCookie(`__client_uat_${this.#suffix}`);
-    if (!claims?.sid || !signedInAt || signedInAt === "0") return;
-    this.id = claims.sid;
+    const id = this.#sessionInCookie();
+    if (!id || ["", "0"].includes(this.#read("__client_uat"))) return;
+    this.id = id;
     await this.#renew().catch(() => {
       this.#leave("over");
       this.eraseCookies();
@@ -51,9 +51,9 @@ export class Session {
   async signIn(user) {
     const turn = ++this.#turn;
     const before = this.id;
-    const answer = await this.#post("/v1/client/sign_ins", { user });
+    const answer = await this.#post("sign_ins", { user });
     if (turn !== this.#turn) return;
-    if (before) this.#post(`/v1/client/sessions/${before}/end`).catch(() => {});
+    if (before) this.end(before).catch(() => {});
     this.id = answer.created_session_id;
     this.#write("__client_uat", answer.cookies.__client_uat);
     this.#write("__clerk_db_jwt", answer.cookies.__clerk_db_jwt);
@@ -69,7 +69,7 @@ export class Session {
 
   /** Ends any session at Clerk. A page with that session learns of it through `update`. */
   async end(id) {
-    await this.#post(`/v1/client/sessions/${id}/end`);
+    await this.#post(`sessions/${id}/end`);
   }
 
   /** Applies the sessions of Clerk: this one may have ended elsewhere. */
@@ -82,9 +82,9 @@ export class Session {
   eraseCookies() {
     const left = this.#left;
     this.#left = null;
-    if (!left || decode(readCookie(`__session_${this.#suffix}`) ?? "")?.claims?.sid !== left) return;
+    if (!left || this.#sessionInCookie() !== left) return;
     this.#write("__client_uat", "0");
-    this.#erase("__session");
+    this.#write("__session", "", 0);
   }
 
   /** Renews the token if it expires too soon for a request. */
@@ -110,7 +110,7 @@ export class Session {
 
   async #renew() {
     const turn = this.#turn;
-    const { jwt } = await this.#post(`/v1/client/sessions/${this.id}/tokens`);
+    const { jwt } = await this.#post(`sessions/${this.id}/tokens`);
     if (turn === this.#turn) this.#take(jwt);
   }
 
@@ -130,30 +130,22 @@ export class Session {
     }, ms);
   }
 
-  async #post(path, body = {}) {
-    const response = await fetch(this.#clerk + path, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(body),
-    });
-    const answer = await response.json();
-    if (response.ok) return answer;
-    throw Object.assign(new Error(answer.errors?.[0]?.long_message ?? response.statusText), { status: response.status });
+  #post(path, body = {}) {
+    return ask("POST", `${this.#clerk}/v1/client/${path}`, body);
   }
 
-  #write(name, value) {
+  #write(name, value, maxAge = YEAR_S) {
     for (const each of [name, `${name}_${this.#suffix}`]) {
-      document.cookie = `${each}=${value}; Path=/; Max-Age=${YEAR_S}; SameSite=Lax`;
+      document.cookie = `${each}=${value}; Path=/; Max-Age=${maxAge}; SameSite=Lax`;
     }
   }
 
-  #erase(name) {
-    for (const each of [name, `${name}_${this.#suffix}`]) {
-      document.cookie = `${each}=; Path=/; Max-Age=0; SameSite=Lax`;
-    }
+  #sessionInCookie() {
+    return decode(this.#read("__session"))?.claims.sid;
   }
-}
 
-function readCookie(name) {
-  return document.cookie.split("; ").find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1);
+  #read(name) {
+    const start = `${name}_${this.#suffix}=`;
+    return document.cookie.split("; ").find((each) => each.startsWith(start))?.slice(start.length) ?? "";
+  }
 }

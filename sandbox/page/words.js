@@ -1,14 +1,16 @@
 // The meaning of the fields of each protocol.
 
+const DAY_MS = 24 * 3600 * 1000;
+
 export const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
 const seconds = (s) => (typeof s === "number" ? clock(s * 1000) : undefined);
-const day = 24 * 3600 * 1000;
+
+export const nameOf = (user) => [user.first_name, user.last_name].filter(Boolean).join(" ") || user.id;
 
 /** A note on a user. */
-export function noteOn(user) {
-  if (user.banned) return "Banned: the service refuses this user";
-  if (!user.username) return "Has no username to use as a client ID";
-  const { organization } = user;
+export function noteOn({ banned, username, organization }) {
+  if (banned) return "Banned: the service refuses this user";
+  if (!username) return "Has no username to use as a client ID";
   if (!organization) return "A user without special properties";
   return `${organization.role} of ${organization.slug}, plan ${organization.plan ?? "none"}`;
 }
@@ -30,9 +32,12 @@ export const claims = {
   v: () => "Version of the claims",
 };
 
+const signingKey = () => "The API key that signs; its secret stays in the service";
+const clientId = () => "The client ID of the connection; the browser cannot change it";
+
 export const tokenRequest = {
-  keyName: () => "The API key that signs; its secret stays in the service",
-  clientId: () => "The client ID of the connection; the browser cannot change it",
+  keyName: signingKey,
+  clientId,
   timestamp: (ms) => `${clock(ms)}; Ably accepts it for two minutes`,
   nonce: () => "Limits the request to one exchange",
   ttl: (ms) => (ms === undefined ? "Absent: Ably’s default, a token of 60 minutes" : `The token expires after ${span(ms)}`),
@@ -44,25 +49,25 @@ export const tokenRequest = {
 export const jwt = {
   typ: () => "Header: token type",
   alg: () => "Header: HMAC-SHA256, with the secret of the API key",
-  kid: () => "Header: the API key that signs; its secret stays in the service",
+  kid: () => `Header: ${signingKey()}`,
   iat: (s) => `Issued at ${seconds(s)}`,
-  exp: (s, all) => `Expires at ${seconds(s)}, after ${span((s - all.iat) * 1000)}`,
-  "x-ably-clientId": () => "The client ID of the connection; the browser cannot change it",
+  exp: (s, { iat }) => `Expires at ${seconds(s)}, after ${span((s - iat) * 1000)}`,
+  "x-ably-clientId": clientId,
   "x-ably-capability": () => "The operations allowed on each channel, within the capability of the key",
   "x-ably-revocation-key": () => "The Clerk session, with which the token can be revoked",
 };
 
 export const tokenDetails = {
   token: () => "Opens a connection; only Ably can read it",
-  keyName: () => "The key that signed the request",
-  clientId: () => "The client ID of every connection with this token",
-  issued: (ms) => clock(ms),
-  expires: (ms, all) => `${clock(ms)}, after ${span(ms - all.issued)}`,
+  keyName: signingKey,
+  clientId,
+  issued: clock,
+  expires: (ms, { issued }) => `${clock(ms)}, after ${span(ms - issued)}`,
   capability: () => "What both the request and the key allow",
 };
 
 /** Why the session of this page ended. */
-export function onEnd({ how, user }) {
+export function onEnd(how, user) {
   if (user?.banned && how !== "signed-out") return `Clerk ended the session: ${user.username ?? user.id} is banned.`;
   return {
     "signed-out": "You signed out.",
@@ -91,14 +96,12 @@ export const unfit = {
 
 /** How an Ably SDK reacts to a refusal. */
 export function sdkReaction(status, code) {
-  if (status === 403 || code === 40102 || code === 40171) {
-    return "Gives up: the connection state is failed.";
-  }
+  if (status === 403 || code === 40102 || code === 40171) return "Gives up: the connection state is failed.";
   return "Stays disconnected and retries: first after 12 to 15 seconds, later after 24 to 30.";
 }
 
 export function span(ms) {
-  if (ms % day === 0) return `${ms / day} d`;
+  if (ms % DAY_MS === 0) return `${ms / DAY_MS} d`;
   return ms % 60_000 === 0 ? `${ms / 60_000} min` : `${ms / 1000} s`;
 }
 

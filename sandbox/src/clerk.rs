@@ -7,12 +7,16 @@
 
 mod api_error;
 mod claims;
+mod client;
 mod cors;
+mod environment;
 mod events;
+mod handshake;
 mod ids;
 mod instance;
 mod options;
 mod publishable_key;
+mod resources;
 mod routes;
 mod session;
 mod signing_key;

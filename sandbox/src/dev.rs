@@ -2,11 +2,13 @@
 //!
 //! All servers listen on loopback, all keys are generated, and the service ends with this process.
 
+mod app;
 mod explain;
 mod live_keys;
 mod log;
 mod page;
 mod policy;
+mod port;
 mod ready;
 mod service;
 
@@ -25,14 +27,20 @@ use sandbox::loopback;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use app::AppSettings;
 use explain::Explainer;
 use log::Output;
 use page::{Editor, Page};
 use policy::PolicyFile;
+use port::ReservedPort;
 use ready::Ready;
 use service::{Exit, Program, Service};
 
 pub(crate) use service::TiedToParent;
+
+/// The host name in the publishable key. Nothing is there: pages need the proxy URL. clerk-js treats an instance as one
+/// for development only below `.accounts.dev`.
+const FRONTEND_API: &str = "the-sandbox.clerk.accounts.dev";
 
 #[derive(Args)]
 pub(crate) struct DevOptions {
@@ -58,7 +66,11 @@ pub(crate) struct DevOptions {
     /// Print one line of JSON when ready instead of text, and stop when standard input closes
     #[arg(long)]
     json: bool,
-    /// An additional origin whose pages may use the service
+    /// The origin of your own app, such as `http://localhost:5173`: its pages may use the service and Clerk's stand-in,
+    /// and the sandbox prints the app's settings
+    #[arg(long, value_name = "ORIGIN", value_parser = app::origin)]
+    app: Option<String>,
+    /// An additional origin whose pages may use the service and Clerk's stand-in
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
     /// An additional environment variable for the service
@@ -122,8 +134,14 @@ async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
     let page_port = page_listeners.port();
     let page_origin = format!("http://localhost:{page_port}");
 
-    let clerk_options =
-        clerk::Options { port: options.clerk_port, authorized_party: page_origin.clone(), ..clerk::Options::default() };
+    let clerk_options = clerk::Options {
+        port: options.clerk_port,
+        authorized_party: page_origin.clone(),
+        frontend_api: FRONTEND_API.to_owned(),
+        secret_key: Some(format!("sk_test_{}", "0".repeat(42))),
+        allowed_origins: options.allow_origin.iter().chain(&options.app).cloned().collect(),
+        ..clerk::Options::default()
+    };
     let clerk = Clerk::start(clerk_options)
         .await
         .map_err(|error| not_started(error, "the Clerk stand-in", options.clerk_port, "--clerk-port"))?;
@@ -132,22 +150,24 @@ async fn run_until_stopped(options: DevOptions) -> Result<(), DevError> {
         .await
         .map_err(|error| not_started(error, "the Ably stand-in", options.ably_port, "--ably-port"))?;
 
-    let service_port = service::free_port(options.service_port)
+    let reserved_service_port = ReservedPort::new(options.service_port)
         .map_err(|error| not_started(error, "the service", options.service_port, "--service-port"))?;
     let mut parties = vec![page_origin, format!("http://127.0.0.1:{page_port}")];
-    parties.extend(options.allow_origin);
+    parties.extend(options.allow_origin.into_iter().chain(options.app.clone()));
     // With --json, standard output is for the sandbox itself.
     let output = if options.json { Output::Stderr } else { Output::Stdout };
-    let admin_port = service::free_admin_port(service_port)
-        .map_err(|error| DevError::Start { what: "the service's admin listener", error })?;
-    let ports = (service_port, admin_port);
+    let reserved_admin_port =
+        ReservedPort::new(0).map_err(|error| DevError::Start { what: "the service's admin listener", error })?;
+    let service_port = reserved_service_port.number();
+    let ports = (service_port, reserved_admin_port.number());
     let environment = service::environment(&clerk, &ably, &parties, ports, output, options.set);
     // The settings that an operator makes in the dashboards of Clerk and Ably.
     clerk.set_endpoints(service::webhook_endpoint(&environment, service_port).into_iter().collect());
     ably.set_revocable_tokens(service::revocable_tokens(&environment));
     let admin_port = service::admin_port(&environment);
     let program = Program::find(options.service, environment)?;
-    let ready = Ready::new(&clerk, &ably, page_port, service_port, admin_port, program.path());
+    let app = options.app.map(|origin| AppSettings::new(origin, &clerk, &ably, service_port));
+    let ready = Ready::new(&clerk, &ably, page_port, service_port, admin_port, program.path(), app);
     let directory = program.directory(&policy)?;
     let (reload_sender, reload_receiver) = mpsc::unbounded_channel();
     let editor = Editor {

@@ -141,3 +141,40 @@ pub fn hang_up(request: &HttpRequest) {
         let _ = stream.shutdown(Shutdown::Both);
     }
 }
+
+/// Whether a page of this origin was served by this machine.
+#[must_use]
+pub fn is_local_origin(origin: &str) -> bool {
+    let Some(authority) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else {
+        return false;
+    };
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    matches!(host, "localhost" | "127.0.0.1" | "[::1]") || host.ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pages_of_this_machine_are_local() {
+        for (origin, expected) in [
+            ("http://localhost:3000", true),
+            ("http://127.0.0.1:3000", true),
+            ("https://[::1]:3000", true),
+            ("http://[::1]", true),
+            ("http://app.localhost:5173", true),
+            ("http://localhost", true),
+            ("http://localhost.evil.example", false),
+            ("http://evil.example:3000", false),
+            ("http://127.0.0.1.evil.example", false),
+            ("http://evillocalhost", false),
+            ("null", false),
+        ] {
+            assert_eq!(is_local_origin(origin), expected, "{origin}");
+        }
+    }
+}

@@ -23,10 +23,10 @@ async function device(t, sandbox, user) {
   return page;
 }
 
-const sessionOf = (page) => page.getByTestId("claims").locator("[data-field=sid]").textContent();
+const sessionOf = (page) => page.locator("#claims").locator("[data-field=sid]").textContent();
 const entries = (page, list, attributes) => {
   const wanted = Object.entries(attributes).map(([name, value]) => `[data-${name}="${value}"]`);
-  return page.getByTestId(list).locator(`> li${wanted.join("")}`);
+  return page.locator(`#${list}`).locator(`> li${wanted.join("")}`);
 };
 
 /** Waits until the page says that the service refused its connection a new token. */
@@ -59,7 +59,7 @@ for (const format of ["jwt", "token_request"]) {
       const before = await live(sandbox);
       assert.deepEqual([before.size, another.size], [3, 2]);
 
-      const took = await untilCut(phone, phone.getByTestId("sign-out"));
+      const took = await untilCut(phone, phone.locator("#sign-out"));
       t.diagnostic(`${format}: ${took.toFixed(0)} ms from the click on “Sign out” to the end of the connection`);
       await isRefused(phone);
       await shows(phone, "sign-in-state", "Not signed in.");
@@ -84,7 +84,7 @@ for (const format of ["jwt", "token_request"]) {
     test("a page signs another one's session out, and that one says why it dropped", async (t) => {
       const sandbox = await startSandbox(t, { settings });
       const [here, there] = [await device(t, sandbox, BOB), await device(t, sandbox, ALICE)];
-      const button = here.getByTestId("sessions").locator(`[data-session="${await sessionOf(there)}"]`);
+      const button = here.locator("#sessions").locator(`#end-${await sessionOf(there)}`);
       await button.waitFor();
       const took = await untilCut(there, button);
       t.diagnostic(`${format}: ${took.toFixed(0)} ms from the click in one window to the end of the other's connection`);
@@ -102,7 +102,7 @@ for (const format of ["jwt", "token_request"]) {
       const [bob, phone] = [await device(t, sandbox, BOB), await device(t, sandbox, ALICE)];
       const laptop = await device(t, sandbox, ALICE);
       const states = await statesFromNowOn(bob);
-      await bob.getByTestId("ban-alice").click();
+      await bob.locator("#ban-alice").click();
       for (const page of [phone, laptop]) {
         await isRefused(page);
         await shows(page, "session-hint", "alice is banned");
@@ -113,11 +113,11 @@ for (const format of ["jwt", "token_request"]) {
       assert.equal(left.clientId, "bob");
 
       await signIn(laptop, ALICE);
-      await laptop.getByTestId("get-token").click();
+      await laptop.locator("#get-token").click();
       for (const text of [DENIED, "40300"]) await shows(laptop, "refusal", text);
       await isRefused(laptop);
 
-      await bob.getByTestId("lift-alice").click();
+      await bob.locator("#lift-alice").click();
       const newest = bob.locator("#webhooks > li:first-child");
       await newest.and(entries(bob, "webhooks", { type: "user.updated", about: "alice", state: "delivered" })).waitFor();
       await nextSecond();
@@ -133,7 +133,7 @@ test("a webhook that the service cannot take yet comes again until the access ha
   await sandbox.changeWebhooks({ retry_schedule_ms: Array(200).fill(300) });
   const page = await device(t, sandbox, ALICE);
   await sandbox.setAblyOutage({ kind: "status", status: 503, route: "revokeTokens" });
-  await page.getByTestId("sign-out").click();
+  await page.locator("#sign-out").click();
   await entries(page, "webhooks", { type: "session.ended", state: "failed" }).filter({ hasText: "503, retry in" }).waitFor();
   await sandbox.setAblyOutage({ kind: "none", route: "revokeTokens" });
   const delivered = entries(page, "webhooks", { type: "session.ended", state: "delivered" });
@@ -146,7 +146,7 @@ test("the signing secret and revocable tokens can be set otherwise, or off", asy
   const without = await startSandbox(t, { settings: off });
   const page = await device(t, without, ALICE);
   await shows(page, "webhooks-hint", "without CLERK_WEBHOOK_SIGNING_SECRET");
-  await page.getByTestId("sign-out").click();
+  await page.locator("#sign-out").click();
   await entries(page, "webhooks", { type: "session.ended", state: "unsent" }).waitFor();
   const { endpoints, attempts } = await without.webhooks();
   assert.deepEqual([endpoints, attempts], [[], []]);
@@ -155,7 +155,7 @@ test("the signing secret and revocable tokens can be set otherwise, or off", asy
   const secrets = ["first", "second"].map((key) => `whsec_${Buffer.from(`the ${key} signing secret`).toString("base64")}`);
   const rotating = await startSandbox(t, { settings: { CLERK_WEBHOOK_SIGNING_SECRET: secrets.join(",") } });
   const other = await device(t, rotating, ALICE);
-  await other.getByTestId("sign-out").click();
+  await other.locator("#sign-out").click();
   await entries(other, "webhooks", { type: "session.ended", state: "delivered" }).waitFor();
   await isRefused(other);
 });
@@ -163,18 +163,18 @@ test("the signing secret and revocable tokens can be set otherwise, or off", asy
 test("the keyboard bans and lifts the ban without losing its place", async (t) => {
   const sandbox = await startSandbox(t);
   const page = await device(t, sandbox, ALICE);
-  const [lift, ban] = ["lift-mallory", "ban-alice"].map((id) => page.getByTestId(id));
+  const [lift, ban] = ["lift-mallory", "ban-alice"].map((id) => page.locator(`#${id}`));
   await ban.focus();
   await page.keyboard.press("Enter");
   await isRefused(page);
   const hasFocus = (button) => button.evaluate((element) => element === document.activeElement);
   await page.getByRole("button", { name: `Lift the ban: ${ALICE}` }).waitFor();
-  assert.ok(await hasFocus(page.getByTestId("lift-alice")));
+  assert.ok(await hasFocus(page.locator("#lift-alice")));
   await page.keyboard.press("Tab");
   assert.ok(await hasFocus(lift));
   await page.keyboard.press("Shift+Tab");
   await page.keyboard.press("Space");
   await ban.waitFor({ state: "detached" });
-  await page.getByTestId("sessions").filter({ hasNotText: ALICE }).waitFor();
+  await page.locator("#sessions").filter({ hasNotText: ALICE }).waitFor();
   assert.equal(await page.evaluate(() => document.activeElement.id), "sessions-title");
 });

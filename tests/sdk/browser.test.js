@@ -30,30 +30,30 @@ test("the dev page leads from signing in to a connection under the username, and
   const window = await openWindow(t, chromium);
   const page = await openDevPage(window, sandbox);
   await signIn(page, "Alice Moreau");
-  await page.getByTestId("get-token").click();
+  await page.locator("#get-token").click();
   await shows(page, "connection-state", "connected");
-  assert.equal(await page.getByTestId("client-id").textContent(), "alice");
-  const field = (part, name) => page.getByTestId(part).locator(`[data-field=${name}]`).textContent();
+  assert.equal(await page.locator("#client-id").textContent(), "alice");
+  const field = (part, name) => page.locator(`#${part}`).locator(`[data-field=${name}]`).textContent();
   assert.equal(await field("token-request", "clientId"), "alice");
   assert.equal(await field("token-request", "keyName"), sandbox.api_key.split(":")[0]);
   assert.equal(await field("token-details", "clientId"), "alice");
   assert.ok((await sandbox.connections()).some(({ clientId }) => clientId === "alice"));
 
-  await page.getByTestId("message-input").fill("hello from Chromium");
-  await page.getByTestId("message-send").click();
+  await page.locator("#message-input").fill("hello from Chromium");
+  await page.locator("#message-send").click();
   await shows(page, "messages", "hello from Chromium");
   await shows(page, "messages", "alice");
 
-  await page.getByTestId("sign-out").click();
+  await page.locator("#sign-out").click();
   await shows(page, "sign-in-state", "Not signed in.");
-  await page.getByTestId("get-token").click();
+  await page.locator("#get-token").click();
   await shows(page, "refusal", "40101");
 });
 
 test("the dev page shows why a user without a username is refused", async (t) => {
   const page = await openDevPage(await openWindow(t, chromium), sandbox);
   await signIn(page, "Noor Haddad");
-  await page.getByTestId("get-token").click();
+  await page.locator("#get-token").click();
   for (const text of ["no username", "403", "40300"]) await shows(page, "refusal", text);
   await shows(page, "connection-state", "failed");
   await shows(page, "connection-reason", "no username");

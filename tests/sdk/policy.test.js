@@ -37,11 +37,11 @@ async function openEditor(t, sandbox, user) {
   return page;
 }
 
-const write = (page, policy) => page.getByTestId("policy").fill(policy);
-const rule = (page, name) => page.getByTestId("rules").locator(`[data-rule="${name}"]`);
+const write = (page, policy) => page.locator("#policy").fill(policy);
+const rule = (page, name) => page.locator("#rules").locator(`[data-rule="${name}"]`);
 
 async function getToken(page) {
-  await page.getByTestId("get-token").click();
+  await page.locator("#get-token").click();
   await page.locator("#step-request:is([data-state=done], [data-state=failed])").waitFor();
   await page.locator("#step-token:is([data-state=done], [data-state=failed]), #refusal:not([hidden])").first().waitFor();
 }
@@ -77,7 +77,7 @@ test("the page's server has the service explain a policy for a session, and say 
 test("the policy is explained as one writes: who it is, which rules match and why, and what comes of it", async (t) => {
   const page = await openEditor(t, await startSandbox(t, { policy: null }), "Carol Lindqvist");
   await shows(page, "verdict", "A token");
-  assert.match(await page.getByTestId("policy").inputValue(), /own inbox/);
+  assert.match(await page.locator("#policy").inputValue(), /own inbox/);
   await rule(page, "own inbox").waitFor();
 
   await write(page, ADMINS);
@@ -96,7 +96,7 @@ test("the policy is explained as one writes: who it is, which rules match and wh
   await rule(page, "admins").and(page.locator("[data-verdict=unknown]")).waitFor();
   assert.equal(await fieldOf(page, "explanation", "capability"), "news subscribe");
 
-  await page.getByTestId("param-capability").fill('{"elsewhere":["publish"]}');
+  await page.locator("#param-capability").fill('{"elsewhere":["publish"]}');
   await shows(page, "verdict", "No token");
   await shows(page, "explanation", "40160");
 });
@@ -109,7 +109,7 @@ test("another user is explained at once, and nobody is told that nobody is signe
   await signIn(page, "Bob Okafor");
   await rule(page, "admins").and(page.locator("[data-verdict=unknown]")).waitFor();
   assert.match(await fieldOf(page, "explanation", "caller"), /user_2sandbox\w+Bob/);
-  await page.getByTestId("sign-out").click();
+  await page.locator("#sign-out").click();
   await shows(page, "explanation", "Not signed in");
 });
 
@@ -122,7 +122,7 @@ test("a policy that is put in force decides the next token, and none before", as
   await getToken(page);
   assert.equal(await fieldOf(page, "token-request", "capability"), '{"news":["subscribe"]}');
 
-  await page.getByTestId("put-in-force").click();
+  await page.locator("#put-in-force").click();
   await shows(page, "policy-state", "In force. The next token follows it.");
   await getToken(page);
   const capability = '{"news":["subscribe"],"org:org_2sandbox000000000000000Acme:*":["*"]}';
@@ -134,14 +134,14 @@ test("a policy that is put in force decides the next token, and none before", as
 
   await page.reload();
   await page.locator("html[data-ready]").waitFor();
-  assert.equal(await page.getByTestId("policy").inputValue(), ADMINS);
+  assert.equal(await page.locator("#policy").inputValue(), ADMINS);
 });
 
 test("what the client asks for counts in the explanation and in the token", async (t) => {
   const page = await openEditor(t, await startSandbox(t, { policy: ADMINS }), "Carol Lindqvist");
-  await page.getByTestId("param-capability").fill('{"news":["*"]}');
-  await page.getByTestId("param-ttl").fill("60000");
-  await page.getByTestId("explanation").locator("[data-field=ttl]", { hasText: "1 min" }).waitFor();
+  await page.locator("#param-capability").fill('{"news":["*"]}');
+  await page.locator("#param-ttl").fill("60000");
+  await page.locator("#explanation").locator("[data-field=ttl]", { hasText: "1 min" }).waitFor();
   assert.equal(await fieldOf(page, "explanation", "capability"), "news subscribe");
   await getToken(page);
   assert.equal(await fieldOf(page, "token-request", "capability"), '{"news":["subscribe"]}');
@@ -151,24 +151,24 @@ test("what the client asks for counts in the explanation and in the token", asyn
 test("a mistake is shown with its place, leads there, and cannot be put in force", async (t) => {
   const sandbox = await startSandbox(t, { policy: RULE });
   const page = await openEditor(t, sandbox, "Carol Lindqvist");
-  const editor = page.getByTestId("policy");
+  const editor = page.locator("#policy");
   await write(page, ADMINS.replace("role", "rol"));
   await shows(page, "problems", 'unknown condition "rol"');
   assert.equal(await editor.getAttribute("aria-invalid"), "true");
-  assert.doesNotMatch(await page.getByTestId("problems").innerText(), /\/|tmp/);
+  assert.doesNotMatch(await page.locator("#problems").innerText(), /\/|tmp/);
   await page.getByRole("button", { name: "Line 7, column 19" }).click();
   const selected = await editor.evaluate((area) => area.value.slice(area.selectionStart, area.selectionEnd));
   assert.match(selected, /^rol = "admin"/);
   assert.ok(await editor.evaluate((area) => area === document.activeElement));
 
-  await page.getByTestId("put-in-force").click();
+  await page.locator("#put-in-force").click();
   await shows(page, "policy-state", "Not in force");
   await getToken(page);
   assert.equal(await fieldOf(page, "token-request", "capability"), '{"news":["subscribe"]}');
 
-  await page.getByTestId("restore").click();
+  await page.locator("#restore").click();
   await shows(page, "policy-state", "This is the policy in force");
-  await page.getByTestId("problems").waitFor({ state: "hidden" });
+  await page.locator("#problems").waitFor({ state: "hidden" });
   await rule(page, "all read").waitFor();
 });
 
@@ -176,12 +176,12 @@ test("what the service does not take, or not before a restart, is said", async (
   const page = await openEditor(t, await startSandbox(t, { policy: RULE }), "Carol Lindqvist");
   const put = async (policy) => {
     await write(page, policy);
-    await page.getByTestId("put-in-force").click();
+    await page.locator("#put-in-force").click();
   };
   await put('[token]\ncapability = "key"\n');
   await shows(page, "policy-state", "Not in force: it has no rules");
   // Once more: the file is the same, and the service does not look again.
-  await page.getByTestId("put-in-force").click();
+  await page.locator("#put-in-force").click();
   await shows(page, "policy-state", "Not in force: it has no rules");
   await put(`${RULE}[token]\nttl = "5m"\n`);
   await shows(page, "policy-state", "Other changes in [token] need a restart");
@@ -193,7 +193,7 @@ test("a service that keeps silent about its policy is not said to have taken it"
   const sandbox = await startSandbox(t, { policy: RULE, settings: { LOG_LEVEL: "error" } });
   const page = await openEditor(t, sandbox, "Carol Lindqvist");
   await write(page, ADMINS);
-  await page.getByTestId("put-in-force").click();
+  await page.locator("#put-in-force").click();
   await shows(page, "policy-state", "log level hides the result");
 });
 
@@ -236,7 +236,7 @@ test("the editor has a name, and the keyboard leads in and out of it", async (t)
 
 test("the page's channel is closed to a token that the policy does not give it, and the page says so", async (t) => {
   const page = await openEditor(t, await startSandbox(t, { policy: RULE }), "Carol Lindqvist");
-  await page.getByTestId("get-token").click();
+  await page.locator("#get-token").click();
   await shows(page, "connection-state", "connected");
   await shows(page, "connection-reason", "chat:lobby");
 });
@@ -247,10 +247,10 @@ test("with JWTs the page shows header and claims, not the signature, and connect
   await shows(page, "verdict", "A token");
   assert.equal(await fieldOf(page, "explanation", "format"), "jwt");
   const answer = page.waitForResponse((response) => response.url().startsWith(sandbox.authUrl.replace("127.0.0.1", "localhost")));
-  await page.getByTestId("get-token").click();
+  await page.locator("#get-token").click();
   const jwt = await (await answer).text();
   await shows(page, "connection-state", "connected");
-  assert.equal(await page.getByTestId("client-id").textContent(), "alice");
+  assert.equal(await page.locator("#client-id").textContent(), "alice");
   const field = (name) => fieldOf(page, "jwt", name);
   assert.equal(await field("alg"), "HS256");
   assert.equal(await field("kid"), sandbox.api_key.split(":")[0]);
@@ -266,11 +266,11 @@ test("with JWTs the page shows header and claims, not the signature, and connect
 test("with token details the page shows the token, when it was issued and when it expires, and connects", async (t) => {
   const sandbox = await startSandbox(t, { policy: null, settings: { TOKEN_FORMAT: "token_details" } });
   const page = await openEditor(t, sandbox, "Alice Moreau");
-  await page.getByTestId("get-token").click();
+  await page.locator("#get-token").click();
   await shows(page, "connection-state", "connected");
   const [issued, expires] = await Promise.all(["issued", "expires"].map((name) => fieldOf(page, "token-details", name)));
   assert.equal(Number(expires) - Number(issued), 60 * 60_000);
   assert.equal(await fieldOf(page, "token-details", "clientId"), "alice");
-  assert.equal(await page.getByTestId("token-request").isVisible(), false);
-  assert.equal(await page.getByTestId("refusal").isVisible(), false);
+  assert.equal(await page.locator("#token-request").isVisible(), false);
+  assert.equal(await page.locator("#refusal").isVisible(), false);
 });

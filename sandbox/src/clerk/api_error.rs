@@ -12,6 +12,11 @@ use super::ids;
 /// The result of a route.
 pub(super) type ApiResult = Result<HttpResponse, ApiError>;
 
+/// The answer to a request for anything else.
+pub(super) async fn unknown_route() -> ApiResult {
+    Err(ApiError::not_found("Route"))
+}
+
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
@@ -36,8 +41,13 @@ impl ApiError {
     }
 
     pub(super) fn unknown_identifier() -> Self {
-        let detail = "No user of the sandbox has this id or username.";
+        let detail = "No user of the sandbox has this name. Try alice, bob or carol.";
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "form_identifier_not_found", "Unknown user", detail)
+    }
+
+    pub(super) fn user_banned() -> Self {
+        let detail = "This user is banned or deprovisioned.";
+        Self::new(StatusCode::FORBIDDEN, "user_banned", "User banned", detail)
     }
 
     pub(super) fn identifier_exists() -> Self {

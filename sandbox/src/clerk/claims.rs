@@ -36,38 +36,37 @@ pub(super) fn of(session: &Session, user: Option<&User>, params: MintParams) -> 
         claims["azp"] = json!(origin);
     }
     let Some(user) = user else { return claims };
-    let features = features(user);
+    let organization = session.active_organization(user);
+    let features = features(user, organization);
     if !features.is_empty() {
         claims["fea"] = json!(features);
     }
-    let plans = plans(user);
+    let plans = plans(user, organization);
     if !plans.is_empty() {
         claims["pla"] = json!(plans);
     }
-    if let Some(organization) = &user.organization {
+    if let Some(organization) = organization {
         claims["o"] = organization_claim(organization);
     }
     claims
 }
 
 /// The features: `o:` of the organization's plan, `u:` of the user's plan, `ou:` of both.
-fn features(user: &User) -> String {
-    let of_organization = user.organization.iter().flat_map(|organization| &organization.features);
-    let mut entries: Vec<String> = of_organization
+fn features(user: &User, organization: Option<&Organization>) -> String {
+    let of_organization = || organization.into_iter().flat_map(|organization| &organization.features);
+    let mut entries: Vec<String> = of_organization()
         .map(|feature| {
             let scope = if user.features.contains(&feature.name) { "ou" } else { "o" };
             format!("{scope}:{}", feature.name)
         })
         .collect();
-    let own_only = user.features.iter().filter(|name| {
-        !user.organization.iter().flat_map(|organization| &organization.features).any(|feature| feature.name == **name)
-    });
+    let own_only = user.features.iter().filter(|name| !of_organization().any(|feature| feature.name == **name));
     entries.extend(own_only.map(|name| format!("u:{name}")));
     entries.join(",")
 }
 
-fn plans(user: &User) -> String {
-    let organization = user.organization.as_ref().and_then(|organization| organization.plan.as_ref());
+fn plans(user: &User, organization: Option<&Organization>) -> String {
+    let organization = organization.and_then(|organization| organization.plan.as_ref());
     let mut entries: Vec<String> = organization.iter().map(|plan| format!("o:{plan}")).collect();
     entries.extend(user.plan.iter().map(|plan| format!("u:{plan}")));
     entries.join(",")
@@ -101,7 +100,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::clerk::session::SessionStatus;
+    use crate::clerk::session::{ActiveOrganization, SessionStatus};
     use crate::clerk::user::demo_users;
 
     fn claims_of(user: &User, authorized_party: Option<&str>) -> Value {
@@ -112,6 +111,7 @@ mod tests {
             signed_in_at: 1_000,
             updated_at: 1_000_000,
             status: SessionStatus::Active,
+            organization: ActiveOrganization::Default,
         };
         let params = MintParams {
             now: 1_125,

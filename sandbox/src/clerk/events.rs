@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::session::Session;
+use super::session::{ActiveOrganization, Session};
 use super::user::{Organization, User};
 
 const WEEK_MS: i64 = 7 * 86_400_000;
@@ -17,7 +17,10 @@ pub(super) fn session(session: &Session) -> Value {
         "user_id": session.user_id,
         "actor": null,
         "status": session.status.name(),
-        "last_active_organization_id": null,
+        "last_active_organization_id": match &session.organization {
+            ActiveOrganization::Chosen(id) => Some(id),
+            ActiveOrganization::Default | ActiveOrganization::Personal => None,
+        },
         "last_active_at": created_at,
         "created_at": created_at,
         "updated_at": session.updated_at,
@@ -43,7 +46,7 @@ pub(super) fn membership(user: &User, organization: &Organization) -> Value {
     let tail = user.id.trim_start_matches("user_");
     json!({
         "object": "organization_membership",
-        "id": format!("orgmem_{tail}"),
+        "id": format!("orgmem_{tail}{}", organization.id.trim_start_matches("org_")),
         "role": format!("org:{}", organization.role),
         "public_metadata": {},
         "organization": {
@@ -82,17 +85,15 @@ pub(super) fn of_change(before: Option<&User>, after: &User) -> Vec<(&'static st
         Some(before) if user_changed(before, after) => events.push(("user.updated", after.backend_json())),
         Some(_) => {}
     }
-    let old = before.and_then(|user| Some((user, user.organization.as_ref()?)));
-    let new = after.organization.as_ref();
-    if let Some((before, old)) = old
-        && new.is_none_or(|new| new.id != old.id)
-    {
-        events.push(("organizationMembership.deleted", membership(before, old)));
+    for (before, old) in before.into_iter().flat_map(|user| user.organizations().map(move |old| (user, old))) {
+        if after.member_of(&old.id).is_none() {
+            events.push(("organizationMembership.deleted", membership(before, old)));
+        }
     }
-    if let Some(new) = new {
-        match old.filter(|(_, old)| old.id == new.id) {
+    for new in after.organizations() {
+        match before.and_then(|before| before.member_of(&new.id)) {
             None => events.push(("organizationMembership.created", membership(after, new))),
-            Some((_, old)) if old.role != new.role => {
+            Some(old) if old.role != new.role => {
                 events.push(("organizationMembership.updated", membership(after, new)));
             }
             Some(_) => {}
@@ -135,6 +136,7 @@ mod tests {
             (changed(|user| user.username = None), &["user.updated"]),
             (changed(|user| user.plan = None), &[]),
             (changed(|user| user.organization = None), &["organizationMembership.deleted"]),
+            (changed(|user| user.other_organizations.clear()), &["organizationMembership.deleted"]),
             (
                 changed(|user| user.organization.as_mut().unwrap().role = "member".to_owned()),
                 &["organizationMembership.updated"],
@@ -146,7 +148,8 @@ mod tests {
         ] {
             assert_eq!(types(Some(carol), &after), expected, "{after:?}");
         }
-        assert_eq!(types(None, carol), ["user.created", "organizationMembership.created"]);
+        let created = "organizationMembership.created";
+        assert_eq!(types(None, carol), ["user.created", created, created]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! The state of an instance: keys, users, sessions, call counts and outages.
+//! The state of an instance: keys, users, clients, sessions, call counts and outages.
 
-use std::collections::HashMap;
+mod clients;
+
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -10,14 +12,20 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::claims::{self, MintParams};
+use super::client::Client;
+use super::handshake::Handshake;
 use super::options::{Issuer, Options};
 use super::publishable_key::publishable_key;
-use super::session::{Session, SessionEnd, SessionStatus};
+use super::session::{ActiveOrganization, Session, SessionEnd, SessionStatus};
 use super::signing_key::SigningKey;
 use super::user::{self, User};
 use super::webhooks::Outbox;
 use super::{events, ids};
 use crate::clock::Clock;
+use crate::loopback;
+
+/// The path of the Frontend API as behind a proxy.
+pub(super) const PROXY_PATH: &str = "/__clerk";
 
 /// The `cat` header of a session token.
 const SESSION_TOKEN_CATEGORY: &str = "cl_B7d4PD111AAA";
@@ -71,6 +79,7 @@ pub(super) struct Instance {
     frontend_api: String,
     issuer: Issuer,
     authorized_party: String,
+    allowed_origins: Vec<String>,
     clock: Arc<Clock>,
     pub(super) outbox: Arc<Outbox>,
     outage: watch::Sender<Option<Outage>>,
@@ -81,6 +90,10 @@ pub(super) struct Instance {
 struct InstanceState {
     key: SigningKey,
     users: Vec<User>,
+    /// By dev browser token.
+    clients: HashMap<String, Client>,
+    /// The last ones, oldest first.
+    handshakes: VecDeque<Handshake>,
     sessions: HashMap<String, Session>,
     calls: Calls,
     delay: Duration,
@@ -97,18 +110,21 @@ impl Instance {
         let mut instance = Self {
             port,
             publishable_key: publishable_key(&options.frontend_api),
-            secret_key: format!("sk_test_{}", ids::random(42)),
+            secret_key: options.secret_key.unwrap_or_else(|| format!("sk_test_{}", ids::random(42))),
             jwt_key: key.pem(),
             session_token_ttl: options.session_token_ttl,
             frontend_api: options.frontend_api,
             issuer: options.issuer,
             authorized_party: options.authorized_party,
+            allowed_origins: options.allowed_origins,
             clock,
             outbox,
             outage: watch::Sender::new(None),
             state: Mutex::new(InstanceState {
                 key,
                 users: Vec::new(),
+                clients: HashMap::new(),
+                handshakes: VecDeque::new(),
                 sessions: HashMap::new(),
                 calls: Calls::default(),
                 delay: Duration::ZERO,
@@ -134,7 +150,12 @@ impl Instance {
     }
 
     pub(super) fn proxy_url(&self) -> String {
-        format!("http://127.0.0.1:{}/__clerk", self.port)
+        format!("http://127.0.0.1:{}{PROXY_PATH}", self.port)
+    }
+
+    /// The address for people and their browsers.
+    pub(super) fn home(&self) -> String {
+        format!("http://localhost:{}", self.port)
     }
 
     pub(super) fn issuer(&self) -> String {
@@ -197,17 +218,21 @@ impl Instance {
         claims::of(session, user, params)
     }
 
-    /// Starts a session, without a password.
+    /// Starts a session without a client.
     pub(super) fn sign_in(&self, user_id: &str) -> Session {
-        let mut state = self.state();
+        self.start_session(&mut self.state(), user_id, ids::new("client"))
+    }
+
+    fn start_session(&self, state: &mut InstanceState, user_id: &str, client_id: String) -> Session {
         let now_ms = self.now_ms();
         let session = Session {
             id: ids::new("sess"),
-            client_id: ids::new("client"),
+            client_id,
             user_id: user_id.to_owned(),
             signed_in_at: now_ms.div_euclid(1000),
             updated_at: now_ms,
             status: SessionStatus::Active,
+            organization: ActiveOrganization::Default,
         };
         state.sessions.insert(session.id.clone(), session.clone());
         let user = state.users.iter().find(|user| user.id == user_id);
@@ -252,11 +277,24 @@ impl Instance {
 
     /// The user with this id or username.
     pub(super) fn user(&self, id_or_username: &str) -> Option<User> {
-        self.state()
-            .users
-            .iter()
-            .find(|user| user.id == id_or_username || user.username.as_deref() == Some(id_or_username))
-            .cloned()
+        let is_named = |user: &&User| user.id == id_or_username || user.username.as_deref() == Some(id_or_username);
+        self.state().users.iter().find(is_named).cloned()
+    }
+
+    /// The user who signs in with this username or email address.
+    pub(super) fn user_of_identifier(&self, identifier: &str) -> Option<User> {
+        let is_of = |text: &Option<String>| text.as_deref().is_some_and(|text| text.eq_ignore_ascii_case(identifier));
+        self.state().users.iter().find(|user| is_of(&user.username) || is_of(&user.email_address)).cloned()
+    }
+
+    /// The origins of the options.
+    pub(super) fn allowed_origins(&self) -> &[String] {
+        &self.allowed_origins
+    }
+
+    /// Whether pages of this origin may use the Frontend API: pages of this machine, and those of the options.
+    pub(super) fn allows_origin(&self, origin: &str) -> bool {
+        loopback::is_local_origin(origin) || self.allowed_origins.iter().any(|allowed| allowed == origin)
     }
 
     /// Adds or replaces a user. Blocking a user revokes all sessions, as at Clerk.
@@ -316,7 +354,7 @@ impl Instance {
         let mut state = self.state();
         let mut had_members = false;
         for user in &mut state.users {
-            had_members |= user.organization.take_if(|organization| organization.id == id).is_some();
+            had_members |= user.leave(id);
         }
         if had_members {
             self.outbox.emit("organization.deleted", events::deleted("organization", id));

@@ -22,6 +22,10 @@ pub struct Options {
     pub clock_offset_ms: i64,
     /// The `azp` of tokens that are minted without an `Origin`.
     pub authorized_party: String,
+    /// The secret key, `sk_test_…`; `None` generates one.
+    pub secret_key: Option<String>,
+    /// Origins whose pages may use the Frontend API, besides those of this machine.
+    pub allowed_origins: Vec<String>,
     /// The kind of `iss`.
     pub issuer: Issuer,
     /// The webhook settings.
@@ -38,6 +42,8 @@ impl Default for Options {
             signing_key: None,
             clock_offset_ms: 0,
             authorized_party: "http://localhost:3000".to_owned(),
+            secret_key: None,
+            allowed_origins: Vec::new(),
             issuer: Issuer::FrontendApi,
             webhooks: WebhookOptions::default(),
         }

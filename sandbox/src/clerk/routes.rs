@@ -2,9 +2,11 @@
 
 mod availability;
 mod backend;
+mod bundles;
 mod frontend;
 mod input;
 mod sandbox_api;
+mod sign_in_page;
 mod webhooks;
 
 use std::sync::Arc;
@@ -16,29 +18,31 @@ use actix_web::http::header::{DATE, HttpDate, TryIntoHeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Data, ServiceConfig};
 
-use super::api_error::{ApiError, ApiResult};
+use super::api_error::unknown_route;
 use super::cors;
-use super::instance::Instance;
+use super::instance::{Instance, PROXY_PATH};
 
 pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
     move |config: &mut ServiceConfig| {
         let routes = web::scope("")
             .wrap(from_fn(date))
-            .route("/.well-known/jwks.json", web::get().to(frontend::jwks))
-            .route("/__clerk/.well-known/jwks.json", web::get().to(frontend::jwks))
+            .configure(frontend::routes)
+            .configure(bundles::routes)
+            .service(web::scope(PROXY_PATH).configure(frontend::routes).configure(bundles::routes))
             .service(
-                web::scope("/v1/client")
-                    .wrap(from_fn(cors::for_local_pages))
-                    .route("/sign_ins", web::post().to(frontend::sign_in))
-                    .route("/sessions/{sid}/tokens", web::post().to(frontend::token))
-                    .route("/sessions/{sid}/end", web::post().to(frontend::sign_out))
-                    .route("/sessions/{sid}/remove", web::post().to(frontend::remove))
-                    .default_service(web::to(unknown_route)),
+                web::scope("/sign-in")
+                    .wrap(from_fn(cors::for_allowed_pages))
+                    .route("", web::get().to(sign_in_page::page)),
             )
             .route("/v1/jwks", web::get().to(backend::jwks))
+            .route("/v1/clients/handshake_payload", web::get().to(backend::handshake_payload))
+            .route("/v1/sessions", web::post().to(backend::create_session))
+            .route("/v1/sessions/{id}", web::get().to(backend::session))
+            .route("/v1/sessions/{id}/tokens", web::post().to(backend::session_token))
             .route("/v1/sessions/{id}/revoke", web::post().to(backend::revoke_session))
             .route("/v1/users", web::get().to(backend::users))
             .route("/v1/users", web::post().to(backend::create_user))
+            .route("/v1/users/count", web::get().to(backend::count_users))
             .route("/v1/users/{id}", web::get().to(backend::user))
             .route("/v1/users/{id}", web::patch().to(backend::update_user))
             .route("/v1/users/{id}", web::delete().to(backend::delete_user))
@@ -49,7 +53,7 @@ pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Cl
             .route("/v1/organizations/{id}", web::delete().to(backend::delete_organization))
             .service(
                 web::scope("/sandbox")
-                    .wrap(from_fn(cors::for_local_pages))
+                    .wrap(from_fn(cors::for_allowed_pages))
                     .route("/session-tokens", web::post().to(sandbox_api::session_token))
                     .route("/calls", web::get().to(sandbox_api::calls))
                     .route("/outage", web::post().to(sandbox_api::outage))
@@ -69,10 +73,6 @@ pub(super) fn table(instance: Arc<Instance>) -> impl Fn(&mut ServiceConfig) + Cl
             .default_service(web::to(unknown_route));
         config.app_data(Data::from(Arc::clone(&instance))).service(routes);
     }
-}
-
-async fn unknown_route() -> ApiResult {
-    Err(ApiError::not_found("Route"))
 }
 
 async fn date(

@@ -30,8 +30,11 @@ pub struct User {
     pub private_metadata: Value,
     /// Writable by the user.
     pub unsafe_metadata: Value,
-    /// The active organization of the user's sessions.
+    /// The organization that is active in the user's sessions until a page chooses another.
     pub organization: Option<Organization>,
+    /// The other organizations of the user.
+    #[serde(default)]
+    pub other_organizations: Vec<Organization>,
     /// The user's own billing plan.
     pub plan: Option<String>,
     /// Features of the user's own plan.
@@ -86,12 +89,36 @@ impl User {
             private_metadata: json!({}),
             unsafe_metadata: json!({}),
             organization: None,
+            other_organizations: Vec::new(),
             plan: None,
             features: Vec::new(),
             created_at: 0,
             updated_at: 0,
             last_sign_in_at: None,
         }
+    }
+
+    /// All organizations, the default one first.
+    pub(super) fn organizations(&self) -> impl Iterator<Item = &Organization> {
+        self.organization.iter().chain(&self.other_organizations)
+    }
+
+    /// The organization with this id, if the user is a member.
+    pub(super) fn member_of(&self, id: &str) -> Option<&Organization> {
+        self.organizations().find(|organization| organization.id == id)
+    }
+
+    /// The same, to change it.
+    pub(super) fn member_of_mut(&mut self, id: &str) -> Option<&mut Organization> {
+        self.organization.iter_mut().chain(&mut self.other_organizations).find(|organization| organization.id == id)
+    }
+
+    /// Removes the user from an organization. Returns whether the user was a member.
+    pub(super) fn leave(&mut self, id: &str) -> bool {
+        let was_member = self.member_of(id).is_some();
+        self.organization.take_if(|organization| organization.id == id);
+        self.other_organizations.retain(|organization| organization.id != id);
+        was_member
     }
 
     /// Whether the user may not have sessions.
@@ -213,6 +240,13 @@ pub(super) fn demo_users(now_ms: i64) -> Vec<User> {
                     Feature { name: "reports".to_owned(), permissions: vec!["read".to_owned()] },
                 ],
             }),
+            other_organizations: vec![Organization {
+                id: "org_2sandbox00000000000000Globex".to_owned(),
+                slug: "globex".to_owned(),
+                role: "member".to_owned(),
+                plan: None,
+                features: Vec::new(),
+            }],
             plan: Some("personal".to_owned()),
             features: vec!["rooms".to_owned(), "beta".to_owned()],
             ..person("user_2sandbox00000000000000Carol", Some("carol"), "Carol", "Lindqvist", 200)

@@ -27,7 +27,7 @@ const FILES: [(&str, &str, &str); 13] = [
     ("/page.js", JAVASCRIPT, include_str!("../../page/page.js")),
     ("/dom.js", JAVASCRIPT, include_str!("../../page/dom.js")),
     ("/session.js", JAVASCRIPT, include_str!("../../page/session.js")),
-    ("/token.js", JAVASCRIPT, include_str!("../../page/token.js")),
+    ("/requests.js", JAVASCRIPT, include_str!("../../page/requests.js")),
     ("/connection.js", JAVASCRIPT, include_str!("../../page/connection.js")),
     ("/access.js", JAVASCRIPT, include_str!("../../page/access.js")),
     ("/policy.js", JAVASCRIPT, include_str!("../../page/policy.js")),

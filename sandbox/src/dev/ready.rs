@@ -9,6 +9,8 @@ use sandbox::ably::Ably;
 use sandbox::clerk::Clerk;
 use serde::Serialize;
 
+use super::app::{self, AppSettings};
+
 /// Addresses and keys.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Ready {
@@ -20,6 +22,8 @@ pub(super) struct Ready {
     /// The admin listener; `None` if it is off.
     pub(super) admin: Option<String>,
     pub(super) clerk: String,
+    /// The address of the Frontend API for clerk-js.
+    pub(super) clerk_proxy_url: String,
     pub(super) ably: String,
     pub(super) api_key: String,
     pub(super) publishable_key: String,
@@ -28,6 +32,8 @@ pub(super) struct Ready {
     pub(super) cookie_suffix: String,
     /// A command that revokes a user's access, for the directory where the sandbox was started.
     pub(super) revoke: Option<String>,
+    /// The settings of the user's own app, if there is one.
+    pub(super) app: Option<AppSettings>,
     #[serde(skip)]
     pub(super) service_port: u16,
     #[serde(skip)]
@@ -56,6 +62,7 @@ impl Ready {
         service_port: u16,
         admin_port: Option<u16>,
         program: &Path,
+        app: Option<AppSettings>,
     ) -> Self {
         let user = clerk.users().into_iter().find(|user| user.username.as_deref() == Some(USER));
         Self {
@@ -67,12 +74,14 @@ impl Ready {
             service: format!("http://127.0.0.1:{service_port}"),
             auth_url: format!("http://localhost:{service_port}/api/ably"),
             clerk: clerk.url(),
+            clerk_proxy_url: format!("http://localhost:{}/__clerk", clerk.port()),
             ably: ably.url(),
             api_key: ably.api_key().to_owned(),
             publishable_key: clerk.publishable_key().to_owned(),
             secret_key: clerk.secret_key().to_owned(),
             jwt_key: clerk.jwt_key().to_owned(),
             cookie_suffix: clerk.cookie_suffix(),
+            app,
             service_port,
             ably_port: ably.port(),
         }
@@ -114,7 +123,7 @@ struct Text<'a> {
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ready { page, auth_url, clerk, ably, revoke, .. } = self.ready;
+        let Ready { page, auth_url, clerk, ably, revoke, app, .. } = self.ready;
         let title = |text| self.style.of(text);
         writeln!(f, "\n  {} in {:.2} s\n", title("The sandbox is ready"), self.after.as_secs_f64())?;
         writeln!(f, "  page      {}", title(page))?;
@@ -129,6 +138,15 @@ impl fmt::Display for Text<'_> {
         if let Some(revoke) = revoke {
             writeln!(f, "  {revoke}")?;
         }
+        if let Some(app) = app {
+            writeln!(f, "\n  {}", title("Your app on Vite: .env.local, and server.proxy in vite.config"))?;
+            write_app(f, &app.vite)?;
+            writeln!(f, "{}", app.vite_proxy())?;
+            writeln!(f, "\n  {}", title("Your app on Next.js: .env.local, and rewrites() in next.config"))?;
+            write_app(f, &app.next)?;
+            writeln!(f, "{}", app::NEXT_REWRITES)?;
+            writeln!(f, "\n  Users of {} sign in as {USER} with any password. More: docs/sandbox.md", app.origin)?;
+        }
         writeln!(f, "\n  {}", title("With your own keys"))?;
         writeln!(f, "  export ABLY_API_KEY=…             from Ably's dashboard")?;
         writeln!(f, "  export CLERK_PUBLISHABLE_KEY=…    from Clerk's dashboard")?;
@@ -136,6 +154,11 @@ impl fmt::Display for Text<'_> {
         writeln!(f, "  cargo run\n")?;
         write!(f, "  Ctrl-C stops everything.")
     }
+}
+
+/// One variable a line, without indentation, ready to be copied.
+fn write_app(f: &mut fmt::Formatter<'_>, settings: &[(&'static str, String)]) -> fmt::Result {
+    settings.iter().try_for_each(|setting| writeln!(f, "{}", app::line(setting)))
 }
 
 #[cfg(test)]

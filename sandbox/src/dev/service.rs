@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -67,19 +67,6 @@ impl fmt::Display for Exit {
             Err(error) => write!(f, "{error}"),
         }
     }
-}
-
-/// The given port if it is free, or any free port for 0.
-pub(super) fn free_port(port: u16) -> io::Result<u16> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr().map(|address| address.port())
-}
-
-/// Any free port except the service's, for the admin listener, which 0 would turn off.
-pub(super) fn free_admin_port(service_port: u16) -> io::Result<u16> {
-    let held = TcpListener::bind((Ipv4Addr::LOCALHOST, service_port));
-    let port = free_port(0);
-    drop(held);
-    port
 }
 
 /// The complete environment of the service.
@@ -359,15 +346,6 @@ mod tests {
         assert_eq!(admin_port(&environment(&[(ADMIN_PORT, "41001")])), Some(41001));
         for none in ["0", "", "none"] {
             assert_eq!(admin_port(&environment(&[(ADMIN_PORT, none)])), None, "{none}");
-        }
-    }
-
-    #[test]
-    fn the_admin_listener_has_a_port_of_its_own() {
-        let service = free_port(0).unwrap();
-        for _ in 0..100 {
-            let admin = free_admin_port(service).unwrap();
-            assert!(admin != 0 && admin != service);
         }
     }
 }

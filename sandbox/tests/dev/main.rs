@@ -35,8 +35,10 @@ fn stub_service() {
         .block_on(async move {
             HttpServer::new(move || {
                 let admin_port = std::env::var("ADMIN_PORT").ok();
+                let authorized_parties = std::env::var("CLERK_AUTHORIZED_PARTIES").ok();
                 let seen = json!({
                     "environment": environment, "files": files, "policy": policy, "admin_port": admin_port,
+                    "authorized_parties": authorized_parties,
                 });
                 App::new()
                     .route("/readyz", web::get().to(HttpResponse::Ok))
@@ -184,7 +186,7 @@ async fn it_starts_everything_and_stops_everything_when_its_input_ends() {
     let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(policy.starts_with("default-src 'none'"), "{policy}");
     assert_eq!(page.headers()["x-content-type-options"], "nosniff");
-    assert!(page.text().await.unwrap().contains("data-testid=\"get-token\""));
+    assert!(page.text().await.unwrap().contains("id=\"get-token\""));
     let config = client.get(format!("{}/config.json", text(&ready, "page"))).send().await.unwrap();
     let config: Value = config.json().await.unwrap();
     assert_eq!(config["publishable_key"], ready["publishable_key"]);
@@ -255,6 +257,40 @@ fn it_prints_commands_to_get_and_to_revoke_a_token() {
     let curl = printed.iter().position(|line| line.starts_with("  curl -sH")).unwrap();
     assert!(printed[curl + 1].starts_with("  ADMIN_PORT="), "{printed:?}");
     assert!(printed[curl + 1].contains(" revoke --user user_"), "{printed:?}");
+}
+
+#[tokio::test]
+async fn an_app_gets_its_settings_and_may_use_the_stand_ins() {
+    const APP: &str = "https://app.test:5173";
+    let stub = StubService::new("app");
+    let (_sandbox, ready) = start(dev(&stub).arg("--app").arg(format!("{APP}/")));
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let app = &ready["app"];
+    assert_eq!(app["origin"], APP);
+    for (of, name, field) in [
+        ("vite", "VITE_CLERK_PUBLISHABLE_KEY", "publishable_key"),
+        ("next", "NEXT_PUBLIC_CLERK_PUBLISHABLE_KEY", "publishable_key"),
+        ("next", "CLERK_SECRET_KEY", "secret_key"),
+        ("next", "NEXT_PUBLIC_CLERK_PROXY_URL", "clerk_proxy_url"),
+    ] {
+        assert_eq!(app[of][name], ready[field], "{name}");
+    }
+    let ably: Value = serde_json::from_str(text(&app["vite"], "VITE_ABLY_OPTIONS")).unwrap();
+    assert!(text(&ready, "ably").ends_with(&format!(":{}", ably["port"])), "{ably}");
+    for (origin, is_allowed) in [(APP, true), ("https://app.test:5174", false)] {
+        let url = format!("{}/v1/client", text(&ready, "clerk_proxy_url"));
+        let answer = client.get(url).header("origin", origin).send().await.unwrap();
+        assert_eq!(answer.headers().contains_key("access-control-allow-origin"), is_allowed, "{origin}");
+    }
+    let seen = client.get(format!("{}/seen", text(&ready, "service"))).send().await.unwrap();
+    let seen: Value = seen.json().await.unwrap();
+    assert!(text(&seen, "authorized_parties").split(',').any(|party| party == APP), "{seen}");
+
+    let (_sandbox, ready) = start(&mut dev(&stub));
+    assert_eq!(ready["app"], Value::Null);
+    let (status, errors) = run(dev(&stub).arg("--app=localhost:5173"));
+    assert_eq!(status.code(), Some(2));
+    assert!(errors.contains("such as http://localhost:5173"), "{errors}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The stand-in for Clerk, as a service, a page and a script use it.
 
+mod frontend;
+
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};

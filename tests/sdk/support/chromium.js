@@ -31,9 +31,9 @@ export async function startChromium(context) {
   return browser;
 }
 
-/** A window with cookies of its own. Whatever its pages throw, and wherever else they turn, is the test's failure. */
-export async function openWindow(t, browser) {
-  const window = await browser.newContext();
+/** A window with cookies of its own, and Playwright's `options`. Whatever its pages throw, and wherever else they turn, is the test's failure. */
+export async function openWindow(t, browser, options) {
+  const window = await browser.newContext(options);
   window.setDefaultTimeout(PATIENCE_MS);
   const troubles = [];
   window.on("weberror", (error) => troubles.push(error.error()));

@@ -10,19 +10,44 @@ export async function openDevPage(window, sandbox) {
 
 /** Picks the user on the dev page, and waits until it says that they are signed in. */
 export async function signIn(page, name) {
-  await page.locator("[data-testid^=user-]", { hasText: name }).click();
+  await page.locator("label.user", { hasText: name }).click();
   await shows(page, "sign-in-state", `Signed in as ${name}`);
 }
 
-/** Waits until the part of the page with this test id says `text` and is visible. */
-export async function shows(page, testId, text) {
-  await page.getByTestId(testId).filter({ hasText: text, visible: true }).waitFor();
+/** Waits until the part of the page with this id says `text` and is visible. */
+export async function shows(page, id, text) {
+  await page.locator(`#${id}`).filter({ hasText: text, visible: true }).waitFor();
 }
 
 /** Gets a token on the dev page for who is signed in, and waits for the connection. */
 export async function connect(page) {
-  await page.getByTestId("get-token").click();
+  await page.locator("#get-token").click();
   await shows(page, "connection-state", /^connected$/);
+}
+
+/** Unfolds the part of the page under this heading. */
+export async function unfold(page, heading) {
+  const part = page.locator("details", { has: page.getByRole("heading", { name: heading }) });
+  if ((await part.getAttribute("open")) === null) await part.locator("> summary").click();
+}
+
+/** Takes the page through its main states, and calls `look(state)` in each. */
+export async function throughStates(page, look) {
+  await look("signed-out");
+  await signIn(page, "Alice Moreau");
+  await connect(page);
+  await page.locator("#message-input").fill("hello");
+  await page.locator("#message-send").click();
+  await shows(page, "messages", "hello");
+  await look("connected");
+  await unfold(page, "The policy");
+  await shows(page, "verdict", "A token");
+  await look("explained");
+  await signIn(page, "Noor Haddad");
+  await page.locator("#get-token").click();
+  await shows(page, "connection-state", /^failed$/);
+  await shows(page, "verdict", "No token");
+  await look("refused");
 }
 
 /**
@@ -62,5 +87,5 @@ export async function statesFromNowOn(page) {
 
 /** The text of one field in a list of fields. */
 export function fieldOf(page, part, name) {
-  return page.getByTestId(part).locator(`[data-field="${name}"]`).textContent();
+  return page.locator(`#${part}`).locator(`[data-field="${name}"]`).textContent();
 }

@@ -93,7 +93,7 @@ async function temporaryDirectory(t, prefix) {
   return directory;
 }
 
-async function freePort() {
+export async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address();

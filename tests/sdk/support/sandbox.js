@@ -12,7 +12,8 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
-const TARGET = resolve(ROOT, process.env.CARGO_TARGET_DIR || "target");
+/** Cargo's target directory. */
+export const TARGET = resolve(ROOT, process.env.CARGO_TARGET_DIR || "target");
 /** The sandbox's executable. */
 export const SANDBOX = resolve(process.env.SANDBOX || `${TARGET}/debug/sandbox`);
 /** The service's, which is beside it. */
@@ -23,10 +24,10 @@ export const WITHOUT_RULES = '[token]\ncapability = "key"\n';
 /**
  * Starts a sandbox for a test, or for a whole file: `context` is the test's, or the module `node:test` itself. It is
  * stopped when the test or the file ends, however it ends; were this process killed, the end of its standard input
- * would stop it. `settings` are variables of the service, `origins` further origins whose pages may use it, `policy` its
- * TOML file (null: the one that `make dev` starts with).
+ * would stop it. `settings` are variables of the service, `origins` further origins whose pages may use it, `app` the
+ * origin of an app that gets settings, `policy` the service's TOML file (null: the one that `make dev` starts with).
  */
-export async function startSandbox(context, { settings = {}, origins = [], policy = WITHOUT_RULES } = {}) {
+export async function startSandbox(context, { settings = {}, origins = [], app, policy = WITHOUT_RULES } = {}) {
   if (!existsSync(SANDBOX)) {
     throw new Error(`There is no sandbox at ${SANDBOX}: cargo build -p ably-clerk-auth -p sandbox, or set SANDBOX.`);
   }
@@ -37,6 +38,7 @@ export async function startSandbox(context, { settings = {}, origins = [], polic
   if (policy !== null) await writeFile(policyFile, policy);
   const more = [
     ...(policy === null ? [] : ["--policy", policyFile]),
+    ...(app ? ["--app", app] : []),
     ...origins.flatMap((origin) => ["--allow-origin", origin]),
     ...Object.entries(settings).flatMap(([name, value]) => ["--set", `${name}=${value}`]),
   ];
@@ -77,9 +79,9 @@ class Sandbox {
     return response.text();
   }
 
-  /** Signs in as a browser does on the dev page: the values of Clerk's cookies by name. */
-  async signIn(user) {
-    const response = await this.#post(this.clerk, "/v1/client/sign_ins", { user }, { origin: this.page });
+  /** Signs in as a browser does on the dev page, or a page of `origin`: the values of Clerk's cookies by name. */
+  async signIn(user, origin = this.page) {
+    const response = await this.#post(this.clerk, "/v1/client/sign_ins", { user }, { origin });
     const { cookies } = await response.json();
     const { suffix, ...values } = cookies;
     return values;
@@ -109,6 +111,11 @@ class Sandbox {
   /** Ends a session, as its user does by signing out. */
   async signOut(sessionId) {
     await this.#post(this.clerk, `/v1/client/sessions/${sessionId}/end`, {});
+  }
+
+  /** All sessions, newest first. */
+  sessions() {
+    return json(`${this.clerk}/sandbox/sessions`);
   }
 
   /** Has Clerk send its webhooks there, signed with this secret. */

@@ -60,6 +60,12 @@ pub(super) async fn users(
     Ok(HttpResponse::Ok().json(shown))
 }
 
+pub(super) async fn count_users(instance: Data<Instance>, request: HttpRequest) -> ApiResult {
+    availability::check_backend(&instance, &request).await?;
+    require_secret_key(&instance, &request)?;
+    Ok(HttpResponse::Ok().json(json!({"object": "total_count", "total_count": instance.users().len()})))
+}
+
 /// Sorts by a field; a leading `-` reverses the order.
 fn sort(users: &mut [User], order_by: &str) -> Result<(), ApiError> {
     let (name, descending) = match order_by.strip_prefix('-') {
@@ -96,6 +102,48 @@ pub(super) async fn revoke_session(instance: Data<Instance>, request: HttpReques
         .or_else(|| instance.sessions().into_iter().find(|session| session.id == *id))
         .ok_or_else(|| ApiError::not_found("Session"))?;
     Ok(HttpResponse::Ok().json(events::session(&session)))
+}
+
+/// Starts a session of `user_id` without a browser.
+pub(super) async fn create_session(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
+    authorize_change(&instance, &request).await?;
+    let id = input::text(&input::params(&request, &body)?, "user_id")?;
+    let user = id.and_then(|id| instance.users().into_iter().find(|user| user.id == id)).ok_or_else(user_not_found)?;
+    let session = instance.sign_in(&user.id);
+    Ok(HttpResponse::Ok().json(events::session(&session)))
+}
+
+pub(super) async fn session(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
+    availability::check_backend(&instance, &request).await?;
+    require_secret_key(&instance, &request)?;
+    let session = instance.sessions().into_iter().find(|session| session.id == *id);
+    Ok(HttpResponse::Ok().json(events::session(&session.ok_or_else(|| ApiError::not_found("Session"))?)))
+}
+
+/// The next token of an active session. As at Clerk, it has no `azp`.
+pub(super) async fn session_token(instance: Data<Instance>, request: HttpRequest, id: Path<String>) -> ApiResult {
+    authorize_change(&instance, &request).await?;
+    let session = instance.active_session(&id).ok_or_else(|| ApiError::not_found("Active session"))?;
+    let jwt = instance.mint(&instance.session_claims(&session, None));
+    Ok(HttpResponse::Ok().json(json!({"object": "token", "jwt": jwt})))
+}
+
+#[derive(Deserialize)]
+pub(super) struct HandshakeQuery {
+    nonce: String,
+}
+
+/// The cookies of a handshake, for the server of an app.
+pub(super) async fn handshake_payload(
+    instance: Data<Instance>,
+    request: HttpRequest,
+    query: Result<Query<HandshakeQuery>, actix_web::Error>,
+) -> ApiResult {
+    availability::check_backend(&instance, &request).await?;
+    require_secret_key(&instance, &request)?;
+    let query = query.map_err(|_| ApiError::bad_param("nonce is missing."))?;
+    let directives = instance.handshake(&query.nonce).ok_or_else(|| ApiError::not_found("Handshake"))?;
+    Ok(HttpResponse::Ok().json(json!({"nonce": query.nonce, "directives": directives})))
 }
 
 pub(super) async fn create_user(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
@@ -180,11 +228,11 @@ pub(super) async fn update_membership(
     let role = role.strip_prefix("org:").unwrap_or(&role).to_owned();
     require_member(&instance, &path)?;
     let user = instance.change_user(&path.1, |user| {
-        if let Some(organization) = &mut user.organization {
+        if let Some(organization) = user.member_of_mut(&path.0) {
             organization.role = role;
         }
     });
-    let shown = user.and_then(|user| Some(events::membership(&user, user.organization.as_ref()?)));
+    let shown = user.and_then(|user| Some(events::membership(&user, user.member_of(&path.0)?)));
     Ok(HttpResponse::Ok().json(shown.ok_or_else(membership_not_found)?))
 }
 
@@ -195,7 +243,10 @@ pub(super) async fn delete_membership(
 ) -> ApiResult {
     authorize_change(&instance, &request).await?;
     let shown = require_member(&instance, &path)?;
-    instance.change_user(&path.1, |user| user.organization = None).ok_or_else(membership_not_found)?;
+    let left = instance.change_user(&path.1, |user| {
+        user.leave(&path.0);
+    });
+    left.ok_or_else(membership_not_found)?;
     Ok(HttpResponse::Ok().json(shown))
 }
 
@@ -203,11 +254,7 @@ pub(super) async fn delete_membership(
 fn require_member(instance: &Instance, path: &(String, String)) -> Result<Value, ApiError> {
     let (organization_id, user_id) = path;
     let user = instance.users().into_iter().find(|user| user.id == *user_id).ok_or_else(membership_not_found)?;
-    let organization = user
-        .organization
-        .as_ref()
-        .filter(|organization| organization.id == *organization_id)
-        .ok_or_else(membership_not_found)?;
+    let organization = user.member_of(organization_id).ok_or_else(membership_not_found)?;
     Ok(events::membership(&user, organization))
 }
 

@@ -1,70 +1,64 @@
-//! The routes of the Frontend API that a page needs: public keys, sign-in, tokens, sign-out.
+//! The Frontend API: what clerk-js, the servers of an app and the sandbox page ask. It is at the root and behind the
+//! proxy path.
 
-use actix_web::http::header::{HeaderMap, ORIGIN};
-use actix_web::web::{Bytes, Data, Path};
+mod clients;
+mod handshake;
+mod page;
+mod sessions;
+mod sign_ins;
+mod users;
+
+use actix_web::http::header::CACHE_CONTROL;
+use actix_web::middleware::{DefaultHeaders, from_fn};
+use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::json;
 
-use super::{availability, input};
-use crate::clerk::api_error::{ApiError, ApiResult};
+use super::availability;
+use crate::clerk::api_error::{ApiResult, unknown_route};
+use crate::clerk::cors;
 use crate::clerk::instance::Instance;
-use crate::clerk::session::SessionEnd;
-use crate::clerk::{events, ids, publishable_key};
 
-pub(super) async fn jwks(instance: Data<Instance>, request: HttpRequest) -> ApiResult {
+pub(super) fn routes(app: &mut ServiceConfig) {
+    let scope = |path| web::scope(path).wrap(from_fn(cors::for_allowed_pages)).wrap(no_store());
+    app.route("/.well-known/jwks.json", web::get().to(jwks))
+        .service(
+            scope("/v1/environment")
+                .route("", web::get().to(clients::environment))
+                .route("", web::post().to(clients::environment)),
+        )
+        .service(scope("/v1/dev_browser").route("", web::post().to(clients::dev_browser)))
+        .service(
+            scope("/v1/client")
+                .route("", web::get().to(clients::client))
+                .route("", web::post().to(clients::change_client))
+                .route("/handshake", web::get().to(handshake::handshake))
+                .route("/sign_ins", web::post().to(sign_ins::begin))
+                .route("/sign_ins/{id}", web::get().to(sign_ins::show))
+                .route("/sign_ins/{id}/attempt_first_factor", web::post().to(sign_ins::attempt_first_factor))
+                .route("/sessions", web::post().to(sessions::remove_all))
+                .route("/sessions", web::delete().to(sessions::remove_all))
+                .route("/sessions/{sid}/touch", web::post().to(sessions::touch))
+                .route("/sessions/{sid}/tokens", web::post().to(sessions::token))
+                .route("/sessions/{sid}/end", web::post().to(sessions::sign_out))
+                .route("/sessions/{sid}/remove", web::post().to(sessions::remove))
+                .default_service(web::to(unknown_route)),
+        )
+        .service(
+            scope("/v1/me")
+                .route("", web::get().to(users::me))
+                .route("/organization_memberships", web::get().to(users::memberships))
+                .route("/organization_invitations", web::get().to(users::nothing))
+                .route("/organization_suggestions", web::get().to(users::nothing))
+                .default_service(web::to(unknown_route)),
+        );
+}
+
+fn no_store() -> DefaultHeaders {
+    DefaultHeaders::new().add((CACHE_CONTROL, "no-store"))
+}
+
+async fn jwks(instance: Data<Instance>, request: HttpRequest) -> ApiResult {
     instance.count(|calls| &mut calls.frontend_jwks);
     availability::check(&instance, &request).await?;
     Ok(HttpResponse::Ok().insert_header(("Access-Control-Allow-Origin", "*")).json(instance.jwks()))
-}
-
-/// Starts a session of `user` (an id or a username), and returns the values of the page's cookies. Unlike Clerk, it
-/// signs in a banned user, for one token, to show the service's answer.
-pub(super) async fn sign_in(instance: Data<Instance>, request: HttpRequest, body: Bytes) -> ApiResult {
-    instance.count(|calls| &mut calls.sign_ins);
-    let params = input::params(&request, &body)?;
-    let name = input::text(&params, "user")?.ok_or_else(|| ApiError::bad_param("user is missing."))?;
-    let user = instance.user(&name).ok_or_else(ApiError::unknown_identifier)?;
-    let session = instance.sign_in(&user.id);
-    let now_ms = instance.now_ms();
-    let user = instance.change_user(&user.id, |user| user.last_sign_in_at = Some(now_ms)).unwrap_or(user);
-    let jwt = instance.mint(&instance.session_claims(&session, origin(request.headers())));
-    Ok(HttpResponse::Ok().json(json!({
-        "object": "sign_in_attempt",
-        "status": "complete",
-        "created_session_id": session.id,
-        "session": {"id": session.id, "object": "session", "status": "active", "user": user.backend_json()},
-        "cookies": {
-            "suffix": publishable_key::cookie_suffix(&instance.publishable_key),
-            "__session": jwt,
-            "__client_uat": session.signed_in_at.to_string(),
-            "__clerk_db_jwt": ids::new("dvb"),
-        },
-    })))
-}
-
-/// The next token of an active session.
-pub(super) async fn token(instance: Data<Instance>, request: HttpRequest, sid: Path<String>) -> ApiResult {
-    instance.count(|calls| &mut calls.tokens);
-    let session = instance.active_session(&sid).ok_or_else(|| ApiError::not_found("Active session"))?;
-    let jwt = instance.mint(&instance.session_claims(&session, origin(request.headers())));
-    Ok(HttpResponse::Ok().json(json!({"object": "token", "jwt": jwt})))
-}
-
-pub(super) async fn sign_out(instance: Data<Instance>, sid: Path<String>) -> ApiResult {
-    end(&instance, &sid, SessionEnd::Ended)
-}
-
-pub(super) async fn remove(instance: Data<Instance>, sid: Path<String>) -> ApiResult {
-    end(&instance, &sid, SessionEnd::Removed)
-}
-
-fn end(instance: &Instance, sid: &str, how: SessionEnd) -> ApiResult {
-    instance.count(|calls| &mut calls.sign_outs);
-    let session = instance.end_session(sid, how).ok_or_else(|| ApiError::not_found("Active session"))?;
-    Ok(HttpResponse::Ok().json(events::session(&session)))
-}
-
-/// The `azp` of the token. Without `Origin`, the token has no `azp`.
-fn origin(headers: &HeaderMap) -> Option<String> {
-    headers.get(ORIGIN)?.to_str().ok().map(str::to_owned)
 }
