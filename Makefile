@@ -5,11 +5,13 @@
 CARGO_TARGET_DIR ?= target
 PAGE := sandbox/page
 SDK := tests/sdk
+CLIENT := clients/js
+EXAMPLE ?= react-vite
 PEERS := bench/peers/node
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
-.PHONY: dev test test-all lint deny test-rust test-sdk test-python instructions bench bench-targets bench-cases bench-build \
-	chromium redis valgrind
+.PHONY: dev test test-all lint deny test-rust client example test-client test-examples test-sdk test-python instructions bench \
+	bench-targets bench-cases bench-build chromium clerk-js packed-client redis valgrind
 
 # Packages are installed anew when a lock file is newer than what was installed by it.
 define install_packages
@@ -18,13 +20,18 @@ if [ ! -d $(1)/node_modules ] || [ $(1)/package-lock.json -nt $(1)/node_modules 
 fi
 endef
 
-dev: ## Start the service between stand-ins for Clerk and Ably, with a page to watch (ARGS="--page-port 4000 …")
+dev: ## Start the service between stand-ins for Clerk and Ably, with a page to watch (APP=http://localhost:5173 ARGS="…")
 	@if command -v npm >/dev/null 2>&1; then $(call install_packages,$(PAGE)) \
 		|| echo "npm could not fetch ably-js: the page will do without the live connection." >&2; fi
 	@cargo build --locked --workspace --bins
-	@exec "$(CARGO_TARGET_DIR)/debug/sandbox" dev $(ARGS)
+	@$(MAKE) --no-print-directory clerk-js || echo "npm could not fetch clerk-js: your own app cannot sign in." >&2
+	@exec "$(CARGO_TARGET_DIR)/debug/sandbox" dev $(if $(APP),--app $(APP)) $(ARGS)
 
-test: lint deny test-rust instructions test-python test-sdk ## Everything that CI checks
+example: packed-client ## Serve an example against `make dev APP=http://localhost:5173` (EXAMPLE=nextjs with port 4000)
+	@$(call install_packages,examples/$(EXAMPLE))
+	@cd examples/$(EXAMPLE) && NEXT_TELEMETRY_DISABLED=1 npm run --silent dev
+
+test: lint deny test-rust instructions test-python test-client test-examples test-sdk ## Everything that CI checks
 
 lint: ## Formatting, lints, and no trace of a merge
 	@! git grep -nE '^(<<<<<<<|>>>>>>>) ' -- .
@@ -46,11 +53,29 @@ instructions: valgrind ## Count the instructions for one token, and compare with
 		echo "NOT CHECKED: the instruction count. It needs Linux, for valgrind." >&2; \
 	fi
 
-test-sdk: chromium redis ## The real ably-js, in Node and in Chromium, and with two replicas of one Redis
+test-sdk: chromium redis clerk-js ## The real ably-js, in Node and in Chromium, with two replicas of one Redis; the sandbox's page
 	cargo build --locked --workspace --bins
 	@$(call install_packages,$(PAGE))
 	@$(call install_packages,$(SDK))
 	cd $(SDK) && npm test
+
+client: ## Pack the npm package, and install the packed file where its tests are
+	@$(call install_packages,$(CLIENT))
+	cd $(CLIENT) && npm run --silent install-packed
+
+test-client: client chromium ## The packed npm package: types, lints, size, the documented code, and real ably-js in Node and Chromium
+	cargo build --locked --workspace --bins
+	@$(call install_packages,$(SDK))
+	@$(call install_packages,$(CLIENT)/test/react-18)
+	cd $(CLIENT) && npm run --silent typecheck && npm run --silent lint && npm test
+
+test-examples: packed-client chromium clerk-js ## The examples: types, lints, builds, and in Chromium with Clerk's own components
+	cargo build --locked --workspace --bins
+	@$(call install_packages,$(SDK))
+	@$(call install_packages,examples/react-vite)
+	@$(call install_packages,examples/nextjs)
+	@$(call install_packages,examples/test)
+	cd examples/test && npm test
 
 test-python: ## The real Python SDK of Ably, with each token format, and the metrics with Prometheus' own parser
 	cargo build --locked --workspace --bins
@@ -58,7 +83,8 @@ test-python: ## The real Python SDK of Ably, with each token format, and the met
 
 bench: bench-targets bench-cases ## The service side by side with its peers: docs/performance.md (about a quarter of an hour)
 
-test-all: test ## The same, and the benchmark's own lints and tests
+test-all: test ## The same, and what is slow: long browser cases, every screenshot, the benchmark's own lints and tests
+	cd $(SDK) && npm run test:long
 	cargo clippy --locked --workspace --all-targets --manifest-path bench/Cargo.toml --target-dir bench/target -- -D warnings
 	cargo test --locked --workspace --manifest-path bench/Cargo.toml --target-dir bench/target
 
@@ -72,6 +98,13 @@ bench-build: redis
 	cargo build --locked --release -p ably-clerk-auth
 	cargo build --locked --release --workspace --manifest-path bench/Cargo.toml --target-dir bench/target
 	@$(call install_packages,$(PEERS))
+
+packed-client: client # The packed npm package, where the examples install it from
+	@cmp -s $(CLIENT)/ably-clerk-auth-*.tgz examples/ably-clerk-auth.tgz \
+		|| { cp $(CLIENT)/ably-clerk-auth-*.tgz examples/ably-clerk-auth.tgz && touch examples/*/package-lock.json; }
+
+clerk-js: # The bundles of clerk-js, without the packages that they were built from
+	@if command -v npm >/dev/null 2>&1; then node sandbox/clerk-js/fetch.js; fi
 
 chromium: # Debian's package, unless CHROMIUM names a browser that is there
 	@if [ ! -x "$${CHROMIUM:-/usr/bin/chromium}" ]; then \

@@ -1,0 +1,8 @@
+import { clerkMiddleware } from "@clerk/nextjs/server";
+
+export default clerkMiddleware({ signInUrl: "/sign-in" });
+
+export const config = {
+  // Without /api/ably: the service verifies the session itself, and ably-js needs its answer, not a redirect to the sign-in page.
+  matcher: ["/((?!api/ably$|_next/|.*\\.\\w+$).*)"],
+};
