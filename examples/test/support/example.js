@@ -89,7 +89,8 @@ class Example {
 export async function serve(context, { directory, environment = process.env, port, command, args }) {
   const server = spawn(join(directory, command), args, {
     cwd: directory,
-    env: environment,
+    // Colours, which Vite also has in CI, would cut the address that the server prints.
+    env: { ...environment, NO_COLOR: "1" },
     stdio: ["ignore", "pipe", "pipe"],
   });
   const ended = once(server, "close");
