@@ -115,9 +115,7 @@ test("a refused user sees why, and connects with a retry when the reason is gone
 
 test("the dev server passes tokens on too", async (t) => {
   const devOrigin = await example.serve(t, devPort, "vite", ["--port", devPort]);
-  const alice = await visit(t, browser, devOrigin);
-  await alice.signInAs("alice");
-  await alice.isConnectedAs("alice");
+  const alice = await connected(t, browser, devOrigin, "alice");
   await alice.say("hello from the dev server");
   await alice.hears("hello from the dev server");
 });

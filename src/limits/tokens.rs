@@ -73,7 +73,7 @@ pub struct TokenLimit<C: Clock = MonotonicClock> {
     limiter: RateLimiter<UserKey, States, C, StateInformationMiddleware>,
 }
 
-/// A keyed hash of a user's ID and its tenant: nobody can find two users with the same.
+/// A keyed hash of a user's ID and tenant. Without the key, a collision cannot be found.
 type UserKey = [u64; 2];
 
 impl TokenLimit {
