@@ -11,7 +11,7 @@ PEERS := bench/peers/node
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
 .PHONY: dev test test-all lint deny test-rust client example test-client test-examples test-sdk test-python instructions bench \
-	bench-targets bench-cases bench-build chromium clerk-js packed-client redis valgrind
+	bench-targets bench-cases bench-build chromium clerk-js packed-client programs redis valgrind
 
 # Packages are installed anew when a lock file is newer than what was installed by it.
 define install_packages
@@ -53,8 +53,7 @@ instructions: valgrind ## Count the instructions for one token, and compare with
 		echo "NOT CHECKED: the instruction count. It needs Linux, for valgrind." >&2; \
 	fi
 
-test-sdk: chromium redis clerk-js ## The real ably-js, in Node and in Chromium, with two replicas of one Redis; the sandbox's page
-	cargo build --locked --workspace --bins
+test-sdk: programs chromium redis clerk-js ## The real ably-js, in Node and in Chromium, with two replicas of one Redis; the sandbox's page
 	@$(call install_packages,$(PAGE))
 	@$(call install_packages,$(SDK))
 	cd $(SDK) && npm test
@@ -63,22 +62,19 @@ client: ## Pack the npm package, and install the packed file where its tests are
 	@$(call install_packages,$(CLIENT))
 	cd $(CLIENT) && npm run --silent install-packed
 
-test-client: client chromium ## The packed npm package: types, lints, size, the documented code, and real ably-js in Node and Chromium
-	cargo build --locked --workspace --bins
+test-client: programs client chromium ## The packed npm package: types, lints, size, the documented code, and real ably-js in Node and Chromium
 	@$(call install_packages,$(SDK))
 	@$(call install_packages,$(CLIENT)/test/react-18)
 	cd $(CLIENT) && npm run --silent typecheck && npm run --silent lint && npm test
 
-test-examples: packed-client chromium clerk-js ## The examples: types, lints, builds, and in Chromium with Clerk's own components
-	cargo build --locked --workspace --bins
+test-examples: programs packed-client chromium clerk-js ## The examples: types, lints, builds, and in Chromium with Clerk's own components
 	@$(call install_packages,$(SDK))
 	@$(call install_packages,examples/react-vite)
 	@$(call install_packages,examples/nextjs)
 	@$(call install_packages,examples/test)
 	cd examples/test && npm test
 
-test-python: ## The real Python SDK of Ably, with each token format, and the metrics with Prometheus' own parser
-	cargo build --locked --workspace --bins
+test-python: programs ## The real Python SDK of Ably, with each token format, and the metrics with Prometheus' own parser
 	@tests/python/run
 
 bench: bench-targets bench-cases ## The service side by side with its peers: docs/performance.md (about a quarter of an hour)
@@ -98,6 +94,9 @@ bench-build: redis
 	cargo build --locked --release -p ably-clerk-auth
 	cargo build --locked --release --workspace --manifest-path bench/Cargo.toml --target-dir bench/target
 	@$(call install_packages,$(PEERS))
+
+programs: # As `make test-rust` builds them: with fewer targets the crates have other features, and are compiled a second time
+	cargo build --locked --workspace --all-features --bins --tests
 
 packed-client: client # The packed npm package, where the examples install it from
 	@cmp -s $(CLIENT)/ably-clerk-auth-*.tgz examples/ably-clerk-auth.tgz \
