@@ -8,10 +8,12 @@
 //! To add a store, implement [`Store`]; `tests/store/operations.rs` tests what all of them do.
 
 mod collector;
+mod connection;
 mod idempotency;
 mod interface;
 mod limits;
 mod live_tokens;
+mod log;
 mod memory;
 mod redis;
 mod restriction;
@@ -20,13 +22,15 @@ mod tasks;
 mod timed_map;
 
 pub use collector::StoreCollector;
+pub use connection::{Commands, Connect, Connected, ConnectionLost, ReadLog, SharedState, Wait};
 pub use idempotency::IdempotencyClaim;
 pub use interface::{Forgotten, Health, OnForget, Store, StoreStats};
 pub use limits::{StoreError, StoreLimits};
 pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
+pub use log::{InvalidLogPosition, LogEntry, LogPage, LogPosition};
 pub use memory::MemoryStore;
 pub use redis::{InvalidRedisAddress, InvalidRedisAuthorities, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore};
 pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject};
 pub(crate) use restrictions::CurrentClientId;
 pub use restrictions::{Restrictions, Verdict};
-pub use tasks::{StoredTask, TaskBacklog};
+pub use tasks::{QueuedTask, StoredTask, TaskBacklog};

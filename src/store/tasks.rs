@@ -44,11 +44,13 @@ pub(super) struct TaskQueue {
     queue: Mutex<TimedMap<String, StoredTask>>,
 }
 
+/// A task in its queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct QueuedTask {
-    pub(super) task: StoredTask,
+pub struct QueuedTask {
+    /// The task.
+    pub task: StoredTask,
     /// From when on it can be claimed.
-    pub(super) claimable: UnixMillis,
+    pub claimable: UnixMillis,
 }
 
 impl TaskQueue {

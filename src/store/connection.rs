@@ -1,0 +1,123 @@
+//! What a store needs of a Redis: two connections to the same data.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use super::{
+    IdempotencyClaim, LiveToken, LogEntry, LogPage, LogPosition, QueuedTask, Restriction, StoredTask, TaskBacklog,
+    TokenHolder,
+};
+use crate::{clock::UnixMillis, tenant::TenantName};
+
+/// Why a connection cannot be used any more, for the log. Of an answer of Redis it has only the error code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConnectionLost(pub String);
+
+/// Connects to the Redis that replicas share.
+#[async_trait]
+pub trait Connect: fmt::Debug + Send + Sync {
+    /// Connects once for commands, and once to read the log. Fails if Redis takes no writes.
+    async fn connect(&self) -> Result<Connected, ConnectionLost>;
+
+    /// Where it connects to, without secrets.
+    fn address(&self) -> String;
+}
+
+/// Two connections.
+#[derive(derive_more::Debug)]
+pub struct Connected {
+    /// For commands.
+    #[debug(skip)]
+    pub commands: Box<dyn Commands>,
+    /// For the log. It waits for entries, so it has a connection of its own.
+    #[debug(skip)]
+    pub log: Box<dyn ReadLog>,
+}
+
+/// Reads the log.
+#[async_trait]
+pub trait ReadLog: Send {
+    /// The next entries after a position, at most 1,000. If there are none and `wait` says so, waits for the first one, for half
+    /// a second at most.
+    async fn read(&mut self, after: LogPosition, wait: Wait) -> Result<LogPage, ConnectionLost>;
+}
+
+/// Whether a reader waits for entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It returns at once.
+    No,
+    /// It waits for the first one.
+    ForEntries,
+}
+
+/// The state of the shared data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedState {
+    /// Identifies the data: after a loss it is another.
+    pub data_id: String,
+    /// The last entry of the log.
+    pub last: LogPosition,
+    /// The tasks.
+    pub backlog: TaskBacklog,
+}
+
+/// Commands to Redis. After an error the connection is not used again.
+#[async_trait]
+pub trait Commands: Send + Sync {
+    /// The state of the shared data. Writes, so that a Redis that takes no writes is found: gives the data an ID if it has
+    /// none, and the log a first entry if it is empty.
+    async fn state(&self) -> Result<SharedState, ConnectionLost>;
+
+    /// A page of the recorded restrictions, ended ones included, and the next cursor. Cursors start and end with 0. What
+    /// stays recorded during the whole scan is in one of its pages.
+    async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost>;
+
+    /// Records the restrictions that are newer than the recorded ones, and appends them to the log. Returns for each the one
+    /// recorded before.
+    async fn record(
+        &self,
+        restrictions: &[Restriction],
+        now: UnixMillis,
+    ) -> Result<Vec<Option<Restriction>>, ConnectionLost>;
+
+    /// Appends an entry to the log.
+    async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost>;
+
+    /// Registers live tokens. A known later end stays.
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost>;
+
+    /// The registered live tokens of a holder.
+    async fn live_tokens(
+        &self,
+        tenant: &TenantName,
+        holder: &TokenHolder,
+        now: UnixMillis,
+    ) -> Result<Vec<LiveToken>, ConnectionLost>;
+
+    /// Stores tasks. Of a known task only the times change, and only to later ones.
+    async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost>;
+
+    /// Claims up to `max` due tasks for [`StoredTask::LEASE`]. Their due times are the first ones.
+    async fn claim(&self, max: usize, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost>;
+
+    /// Removes a task that was due at `due`, unless it has become due later meanwhile. Appends [`LogEntry::TaskDone`].
+    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost>;
+
+    /// Lets a task be claimed again at `due`, if it still exists.
+    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost>;
+
+    /// Claims an idempotency key for [`IdempotencyClaim::LEASE`].
+    async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost>;
+
+    /// Whether an idempotency key is marked as done.
+    async fn is_done(&self, key: &str) -> Result<bool, ConnectionLost>;
+
+    /// Marks an idempotency key as done until `until`.
+    async fn mark_done(&self, key: &str, until: UnixMillis, now: UnixMillis) -> Result<(), ConnectionLost>;
+
+    /// Releases an idempotency key.
+    async fn release(&self, key: &str) -> Result<(), ConnectionLost>;
+}

@@ -1,0 +1,79 @@
+//! The log that replicas follow.
+
+use std::{fmt, str::FromStr};
+
+use super::Restriction;
+use crate::{clock::UnixMillis, tenant::TenantName};
+
+/// The position of an entry in the log. Later entries have greater positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogPosition {
+    /// When the entry was written, by the clock of Redis, in milliseconds; at least that of the entry before.
+    pub millis: u64,
+    /// The number of the entry within that millisecond.
+    pub number: u64,
+}
+
+/// Not a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a position in a stream, like 1700000000000-0")]
+pub struct InvalidLogPosition;
+
+impl FromStr for LogPosition {
+    type Err = InvalidLogPosition;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (millis, number) = text.split_once('-').ok_or(InvalidLogPosition)?;
+        let parse = |digits: &str| digits.parse().map_err(|_| InvalidLogPosition);
+        Ok(Self { millis: parse(millis)?, number: parse(number)? })
+    }
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.millis, self.number)
+    }
+}
+
+/// What replicas must hear soon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogEntry {
+    /// A restriction was recorded.
+    Recorded(Restriction),
+    /// A user changed: caches must not keep the user.
+    UserChanged(TenantName, String),
+    /// A task was performed.
+    TaskDone {
+        /// Its ID.
+        id: String,
+        /// When it was due. A copy that is due later is another task.
+        due: UnixMillis,
+    },
+}
+
+/// What a replica reads from the log at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogPage {
+    /// The entries after the position that was asked for, the earliest first. `None`: an entry that this version cannot read.
+    pub entries: Vec<(LogPosition, Option<LogEntry>)>,
+    /// The first entry of the log, read after `entries`. `None`: the log is empty.
+    pub first: Option<LogPosition>,
+    /// The last entry of the log, read after `entries`.
+    pub last: Option<LogPosition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_ordered_as_in_redis_and_printed_as_redis_prints_them() {
+        let position = |text: &str| text.parse::<LogPosition>();
+        assert!(position("9-10").unwrap() < position("10-9").unwrap());
+        assert!(position("9-9").unwrap() < position("9-10").unwrap());
+        assert_eq!(position("1700000000000-3").unwrap().to_string(), "1700000000000-3");
+        for bad in ["", "1", "-", "1-", "a-1", "1-2-3"] {
+            assert_eq!(position(bad), Err(InvalidLogPosition), "{bad}");
+        }
+    }
+}
