@@ -18,7 +18,7 @@ use crate::{
     limits::TokenLimit,
     outgoing, revocation,
     revocation::Revocation,
-    store::{Forgotten, InvalidRedisAddress, MemoryStore, RedisStore, Store, StoreCollector, StoreLimits},
+    store::{Forgotten, InvalidRedisAddress, Store, StoreCollector, StoreLimits},
     telemetry::{
         LogCollector,
         metrics::{Metrics, TenantMetrics},
@@ -122,7 +122,7 @@ fn make_tenant(
     })
 }
 
-fn make_store(config: &Config, tenants: Arc<Tenants>) -> Result<Arc<dyn Store>, AssemblyError> {
+fn make_store(config: &Config, tenants: Arc<Tenants>) -> Result<Arc<Store>, AssemblyError> {
     let on_forget = Arc::new(move |forgotten: Forgotten<'_>| match forgotten {
         Forgotten::User(tenant, user) => {
             if let Some(users) = tenants.named(tenant).and_then(Tenant::users) {
@@ -132,9 +132,10 @@ fn make_store(config: &Config, tenants: Arc<Tenants>) -> Result<Arc<dyn Store>, 
         Forgotten::Everyone => tenants.iter().filter_map(Tenant::users).for_each(Users::forget_all),
     });
     let bounds = StoreLimits::default();
-    let Some(redis) = &config.redis else { return Ok(Arc::new(MemoryStore::new(&bounds, on_forget))) };
+    let Some(redis) = &config.redis else { return Ok(Arc::new(Store::in_memory(&bounds, on_forget))) };
     let clock = Arc::new(UnixMillis::now);
-    Ok(Arc::new(RedisStore::start(&redis.address, &redis.prefix, redis.on_failure, &bounds, clock, on_forget)?))
+    let connector = Arc::new(crate::store::RedisConnector::new(&redis.address, &redis.prefix)?);
+    Ok(Arc::new(Store::shared(connector, redis.on_failure, &bounds, clock, on_forget)))
 }
 
 /// The signing keys of the configured source. Calls `counts` only for a JWKS.

@@ -33,7 +33,7 @@ pub struct Issuer {
     tenants: Arc<Tenants>,
     verified_tokens: VerifiedTokens,
     /// Knows restrictions and live tokens.
-    store: Arc<dyn Store>,
+    store: Arc<Store>,
     token_limit: Option<TokenLimit>,
     /// Metrics for requests whose tenant is unknown. With a single tenant, its own.
     without_tenant: TenantMetrics,
@@ -123,7 +123,7 @@ impl Issuer {
     #[must_use]
     pub fn new(
         tenants: Arc<Tenants>,
-        store: Arc<dyn Store>,
+        store: Arc<Store>,
         token_limit: Option<TokenLimit>,
         without_tenant: TenantMetrics,
     ) -> Self {
@@ -132,7 +132,7 @@ impl Issuer {
 
     /// The store of restrictions and live tokens.
     #[must_use]
-    pub fn store(&self) -> &dyn Store {
+    pub fn store(&self) -> &Store {
         &*self.store
     }
 
@@ -206,7 +206,7 @@ impl Issuer {
     }
 
     fn check_restrictions(&self, caller: &Caller<'_>, client_id: Option<&str>, now: UnixMillis) -> Result<(), Refusal> {
-        self.store.may_issue(now)?;
+        self.store.may_issue()?;
         match self.store.restrictions().verdict(&caller.tenant.name, &caller.session, client_id, now) {
             Verdict::Clear => Ok(()),
             Verdict::Denied => Err(Refusal::Denied),

@@ -18,7 +18,10 @@ use crate::{
     identity::IdentityError,
     limits::{LimitExceeded, NoPermit},
     policy::PolicyRefusal,
-    revocation::{Incomplete, operator::InvalidRevocationRequest},
+    revocation::{
+        Incomplete,
+        operator::{InvalidRevocationRequest, RequestFailed},
+    },
     store::StoreError,
     tenant::SignedOut,
 };
@@ -64,6 +67,7 @@ pub enum Refusal {
     AdminBody(InvalidBody),
     NotJson,
     RevocationRequest(InvalidRevocationRequest),
+    RevocationRequestNotStored,
     RevocationRequestInterrupted,
     MetricsNotWritten,
 
@@ -318,6 +322,8 @@ rows! {
         "There are several tenants: name one.";
     R::RevocationRequest(InvalidRevocationRequest::NoSuchTenant) => "revocation-request-invalid", 400, BAD_REQUEST,
         "The tenant is unknown.";
+    R::RevocationRequestNotStored => "revocation-request-not-stored", 503, UNREACHABLE, after SOON,
+        "Redis cannot be used now, so only one replica knows of the request so far. Send it again.";
     R::RevocationRequestInterrupted => "revocation-request-broken-off", 500, INTERNAL,
         "The service failed: its log says more. Send the request again.";
     R::MetricsNotWritten => "metrics-not-written", 500, INTERNAL, "The metrics cannot be written.";
@@ -525,6 +531,15 @@ from! {
     Incomplete => WebhookIncomplete;
     InvalidRevocationRequest => RevocationRequest;
     InvalidBody => Body;
+}
+
+impl From<RequestFailed> for Refusal {
+    fn from(failed: RequestFailed) -> Self {
+        match failed {
+            RequestFailed::Invalid(invalid) => Self::RevocationRequest(invalid),
+            RequestFailed::Store(_) => Self::RevocationRequestNotStored,
+        }
+    }
 }
 
 impl From<NoCredential> for Refusal {

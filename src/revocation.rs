@@ -37,7 +37,7 @@ use crate::{
 /// Ends access of the users of all tenants.
 #[derive(Debug)]
 pub struct Revocation {
-    store: Arc<dyn Store>,
+    store: Arc<Store>,
     tenants: Arc<Tenants>,
     started_at: UnixMillis,
     /// Restrictions that this replica learned late, and whose tasks are not stored yet.
@@ -73,7 +73,7 @@ impl Revocation {
 
     /// Ends access with the restrictions and tasks of `store`. The service starts `now`.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, tenants: Arc<Tenants>, now: UnixMillis) -> Self {
+    pub fn new(store: Arc<Store>, tenants: Arc<Tenants>, now: UnixMillis) -> Self {
         Self { store, tenants, started_at: now, late_restrictions: Mutex::default() }
     }
 
@@ -219,8 +219,8 @@ impl Revocation {
             return Ok(());
         }
         let (task, live) = self.make_task(tenant, scope, at, now).await;
-        self.store.enqueue_task(task.stored("again", now.after(Self::REPEAT_AFTER)), now).await?;
-        require_all_replicas(live.coverage)
+        self.store.enqueue_task(task.stored("again", now.after(Self::REPEAT_AFTER))).await?;
+        Ok(require_all_replicas(live.coverage)?)
     }
 
     /// Revokes tokens, unless an earlier delivery of the same event has done so.
@@ -263,20 +263,22 @@ impl Revocation {
         now: UnixMillis,
     ) -> Result<Vec<RevokeOutcome>, Incomplete> {
         // Before the call to Ably: the process may stop at any moment.
-        let repetition = self.store.enqueue_task(task.stored("again", now.after(Self::REPEAT_AFTER)), now).await;
+        let repetition = self.store.enqueue_task(task.stored("again", now.after(Self::REPEAT_AFTER))).await;
         let outcomes = queue.revoke(&task.targets, task.margin, now).await;
         repetition?;
         require_all_replicas(coverage)?;
         match task.remaining(&outcomes) {
             Some(remaining) => {
                 let retry = remaining.stored("first", retry_at(&outcomes, now, now));
-                self.store.enqueue_task(retry, now).await?;
+                self.store.enqueue_task(retry).await?;
                 if !self.store.is_shared() {
                     return Err(Incomplete::Ably);
                 }
             }
             // An earlier delivery may have left a retry.
-            None if !self.store.is_shared() => self.store.complete_task(&task.stored("first", now).id).await?,
+            None if !self.store.is_shared() => {
+                self.store.complete_task(&task.stored("first", now).id, UnixMillis(i64::MAX)).await?
+            }
             None => {}
         }
         Ok(outcomes)
@@ -319,16 +321,16 @@ impl Revocation {
         // A name for each replica: each has issued tokens of its own.
         let name = format!("late/{}", self.started_at.0);
         let repetition = task.stored(&format!("{name}/again"), now.after(Self::REPEAT_AFTER));
-        let repetition = self.store.enqueue_task(repetition, now).await;
-        repetition.and(self.store.enqueue_task(task.stored(&name, now), now).await)
+        let repetition = self.store.enqueue_task(repetition).await;
+        repetition.and(self.store.enqueue_task(task.stored(&name, now)).await)
     }
 }
 
 /// An error if other replicas may have issued tokens that this one does not know.
-fn require_all_replicas(coverage: Coverage) -> Result<(), Incomplete> {
+fn require_all_replicas(coverage: Coverage) -> Result<(), StoreError> {
     match coverage {
         Coverage::AllReplicas => Ok(()),
-        Coverage::ThisReplica => Err(StoreError::Unavailable.into()),
+        Coverage::ThisReplica => Err(StoreError::Unavailable),
     }
 }
 

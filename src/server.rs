@@ -197,13 +197,12 @@ impl Server {
 }
 
 /// Warns of work that ends with this process because no other replica has it.
-fn warn_of_lost_work(store: &dyn Store) {
-    let StoreStats { tasks, unwritten_restrictions, unwritten_tasks, .. } = store.stats(UnixMillis::now());
+fn warn_of_lost_work(store: &Store) {
+    let StoreStats { tasks, unrecorded, .. } = store.stats(UnixMillis::now());
     if store.is_shared() {
-        if unwritten_restrictions > 0 || unwritten_tasks > 0 {
+        if unrecorded > 0 {
             tracing::warn!(
-                restrictions = unwritten_restrictions,
-                tasks = unwritten_tasks,
+                lost = unrecorded,
                 "restrictions and revocation tasks that are not in Redis are lost with this process"
             );
         }

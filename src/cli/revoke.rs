@@ -73,7 +73,9 @@ async fn send(admin: &AdminConfig, request: &RevocationRequestBody) -> Result<Re
         let error = serde_json::from_slice::<Value>(&body).unwrap_or_default();
         let message = error.pointer("/error/message").and_then(Value::as_str);
         let message = message.map(|message| format!(": {}", message.trim_end_matches('.'))).unwrap_or_default();
-        return Err(format!("{url} refused the request with status {}{message}. Nothing is revoked.", status.as_u16()));
+        let status = status.as_u16();
+        let effect = if status < 500 { " Nothing is revoked." } else { "" };
+        return Err(format!("{url} refused the request with status {status}{message}.{effect}"));
     }
     serde_json::from_slice(&body)
         .map_err(|_| format!("{url} did not answer with a report: is it this service, in this version?"))
@@ -126,18 +128,12 @@ fn last_line(report: &RevocationReport) -> &'static str {
 }
 
 fn denial_text(outcome: DenialOutcome) -> String {
-    let later = "Redis cannot be used, and gets it later";
     match outcome {
         DenialOutcome::Denied { until } => format!("denied until {}", utc(until)),
-        DenialOutcome::DeniedHereOnly { until } => format!("denied until {} at this replica only: {later}", utc(until)),
         DenialOutcome::Lifted => "no longer denied".into(),
-        DenialOutcome::LiftedHereOnly => format!("no longer denied at this replica only: {later}"),
         DenialOutcome::NotDenied => "was not denied".into(),
         DenialOutcome::DeniedByClerk => "still denied, by an event from Clerk".into(),
         DenialOutcome::Superseded => "unchanged: another request is newer".into(),
-        DenialOutcome::StoreFull => {
-            "not stored: the store is full, and no tokens are issued until it has room. Send the request again".into()
-        }
     }
 }
 

@@ -75,14 +75,12 @@ impl Revocation {
         };
         // If the store fails here, the task becomes due again after the lease.
         let _ = match remainder {
-            Remainder::Nothing => self.store.complete_task(&stored.id).await,
+            Remainder::Nothing => self.store.complete_task(&stored.id, stored.due).await,
             Remainder::All(due) => self.store.postpone_task(&stored.id, due).await,
-            Remainder::Some(task, due) => {
-                match self.store.enqueue_task(task.stored_remainder(&stored, due), now).await {
-                    Ok(()) => self.store.complete_task(&stored.id).await,
-                    Err(_) => self.store.postpone_task(&stored.id, due).await,
-                }
-            }
+            Remainder::Some(task, due) => match self.store.enqueue_task(task.stored_remainder(&stored, due)).await {
+                Ok(()) => self.store.complete_task(&stored.id, stored.due).await,
+                Err(_) => self.store.postpone_task(&stored.id, due).await,
+            },
         };
     }
 

@@ -10,47 +10,75 @@ pub use report::{
 };
 pub use request::{Action, InvalidRevocationRequest, RequestedTarget, RevocationRequest, RevocationRequestBody};
 
-use super::{Revocation, Task, retry_at};
+use super::{Revocation, Task, require_all_replicas, retry_at};
 use crate::{
     ably::{ReauthMargin, RevocationQueue, RevokeOutcome},
     clock::UnixMillis,
-    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, StoredTask, Subject, TokenHolder},
+    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject, TokenHolder},
     tenant::{Tenant, TenantName},
 };
 
+/// Why an operator request has no report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestFailed {
+    /// Nothing is done.
+    Invalid(InvalidRevocationRequest),
+    /// It took effect at this replica only. This replica stores it when Redis can be used again.
+    Store(StoreError),
+}
+
+impl From<InvalidRevocationRequest> for RequestFailed {
+    fn from(invalid: InvalidRevocationRequest) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl From<StoreError> for RequestFailed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl Revocation {
-    /// Carries out an operator request as far as possible now.
+    /// Carries out an operator request as far as possible now. During an outage of Redis, this replica acts by it and records
+    /// it later, but other replicas do not know of it yet: an error.
     pub async fn execute(
         &self,
         request: &RevocationRequest,
         now: UnixMillis,
-    ) -> Result<RevocationReport, InvalidRevocationRequest> {
+    ) -> Result<RevocationReport, RequestFailed> {
         let tenant = self.tenant_of(request)?;
         let (dry_run, tenant_name) = (request.dry_run, tenant.name.clone());
         let mut report =
             RevocationReport { dry_run, complete: true, tenant: tenant_name, ..RevocationReport::default() };
+        let mut shared = Ok(());
         let subjects = match &request.target {
             RequestedTarget::Session(session) => vec![Subject::Session(session.clone())],
             RequestedTarget::User(user) => vec![Subject::User(user.clone())],
             RequestedTarget::ClientId(client_id) => {
                 let holder = TokenHolder::ClientId(client_id.as_str().to_owned());
                 let found = self.store.live_tokens(&tenant.name, &holder, now).await;
-                report.check_coverage(found.coverage);
+                shared = shared.and(require_all_replicas(found.coverage));
                 let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
                 users.into_iter().map(Subject::User).collect()
             }
         };
         for subject in &subjects {
-            let outcome = self.record_denial(&tenant.name, subject, request, now).await;
-            report.complete &= outcome.is_done();
-            report.denials.push(DenialReport { subject: subject.clone(), outcome });
+            match self.record_denial(&tenant.name, subject, request, now).await {
+                Ok(outcome) => {
+                    report.complete &= outcome.is_done();
+                    report.denials.push(DenialReport { subject: subject.clone(), outcome });
+                }
+                Err(error) => shared = Err(error),
+            }
         }
         report.complete &= !subjects.is_empty();
         match request.action {
             Action::Deny(duration) => {
                 let repeat_at = now.after(Self::REPEAT_AFTER);
                 let repeat_at = (subjects.is_empty() || now.after(duration) > repeat_at).then_some(repeat_at);
-                self.revoke_target(tenant, request, subjects, repeat_at, now, &mut report).await;
+                let revoked = self.revoke_target(tenant, request, subjects, repeat_at, now, &mut report).await;
+                shared = shared.and(revoked);
                 report.reminder = Some(request.target.reminder().to_owned());
             }
             Action::Lift if subjects.is_empty() => {
@@ -58,7 +86,7 @@ impl Revocation {
             }
             Action::Lift => {}
         }
-        Ok(report)
+        Ok(shared.map(|()| report)?)
     }
 
     fn tenant_of(&self, request: &RevocationRequest) -> Result<&Tenant, InvalidRevocationRequest> {
@@ -74,7 +102,7 @@ impl Revocation {
         subject: &Subject,
         request: &RevocationRequest,
         now: UnixMillis,
-    ) -> DenialOutcome {
+    ) -> Result<DenialOutcome, StoreError> {
         let denies = |source| self.store.restrictions().denies(tenant, subject, source, now);
         let was_denied = denies(DenialSource::Operator);
         let (kind, until) = match request.action {
@@ -82,21 +110,18 @@ impl Revocation {
             Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
         };
         let recorded = if request.dry_run {
-            Ok(RecordOutcome::New)
+            RecordOutcome::New
         } else {
             let (tenant, subject) = (tenant.clone(), subject.clone());
-            self.store.record(Restriction { tenant, subject, kind, at: now, until }, now).await
+            self.store.record(Restriction { tenant, subject, kind, at: now, until }, now).await?
         };
-        match (request.action, recorded) {
-            (_, Ok(RecordOutcome::Outdated)) => DenialOutcome::Superseded,
-            (_, Err(StoreError::Full)) => DenialOutcome::StoreFull,
-            (Action::Deny(_), Ok(_)) => DenialOutcome::Denied { until },
-            (Action::Deny(_), Err(StoreError::Unavailable)) => DenialOutcome::DeniedHereOnly { until },
-            (Action::Lift, Err(StoreError::Unavailable)) => DenialOutcome::LiftedHereOnly,
-            (Action::Lift, Ok(_)) if denies(DenialSource::Clerk) => DenialOutcome::DeniedByClerk,
-            (Action::Lift, Ok(_)) if was_denied => DenialOutcome::Lifted,
-            (Action::Lift, Ok(_)) => DenialOutcome::NotDenied,
-        }
+        Ok(match request.action {
+            _ if recorded == RecordOutcome::Outdated => DenialOutcome::Superseded,
+            Action::Deny(_) => DenialOutcome::Denied { until },
+            Action::Lift if denies(DenialSource::Clerk) => DenialOutcome::DeniedByClerk,
+            Action::Lift if was_denied => DenialOutcome::Lifted,
+            Action::Lift => DenialOutcome::NotDenied,
+        })
     }
 
     /// Revokes the live tokens of the request's target, now and at `repeat_at`.
@@ -108,12 +133,12 @@ impl Revocation {
         repeat_at: Option<UnixMillis>,
         now: UnixMillis,
         report: &mut RevocationReport,
-    ) {
+    ) -> Result<(), StoreError> {
         let is_any_denied = !denied.is_empty();
         // After the denial is recorded: from then on no token is issued.
         let (mut task, live) = self.make_task(tenant, request.target.scope(), now, now).await;
         task.denied = denied;
-        report.check_coverage(live.coverage);
+        let mut shared = require_all_replicas(live.coverage);
         let is_by_client_id = matches!(request.target, RequestedTarget::ClientId(_));
         let is_known = !live.live_tokens.is_empty() || is_by_client_id && is_any_denied;
         report.live_tokens = Some(match (&tenant.revocation_queue, is_known) {
@@ -129,7 +154,11 @@ impl Revocation {
         let outcomes = match &tenant.revocation_queue {
             _ if request.dry_run => vec![None; task.targets.len()],
             None => vec![Some(TargetReportOutcome::NotCalled); task.targets.len()],
-            Some(queue) => self.revoke_and_report(queue, &task, repeat_at, now, report).await,
+            Some(queue) => {
+                let (outcomes, stored) = self.revoke_and_report(queue, &task, repeat_at, now, report).await;
+                shared = shared.and(stored);
+                outcomes
+            }
         };
         report.complete &= outcomes.iter().flatten().all(TargetReportOutcome::is_done);
         let allow_reauth_margin = task.margin == ReauthMargin::Reauthentication;
@@ -161,6 +190,7 @@ impl Revocation {
                  Deny the user too",
             );
         }
+        shared
     }
 
     /// Revokes a task's targets at Ably now, and stores tasks for the repetition and for the targets that Ably did not
@@ -172,42 +202,31 @@ impl Revocation {
         repeat_at: Option<UnixMillis>,
         now: UnixMillis,
         report: &mut RevocationReport,
-    ) -> Vec<Option<TargetReportOutcome>> {
-        if let Some(repeat_at) = repeat_at
-            && self.enqueue_and_report(task.stored("again", repeat_at), now, report).await
-        {
-            report.repeated_at = Some(repeat_at);
+    ) -> (Vec<Option<TargetReportOutcome>>, Result<(), StoreError>) {
+        let mut stored = Ok(());
+        if let Some(repeat_at) = repeat_at {
+            stored = self.store.enqueue_task(task.stored("again", repeat_at)).await;
+            report.repeated_at = stored.is_ok().then_some(repeat_at);
         }
         let outcomes = queue.revoke(&task.targets, task.margin, now).await;
-        let is_retried = match task.remaining(&outcomes) {
-            Some(remaining) => {
-                let retry = remaining.stored("first", retry_at(&outcomes, now, now));
-                self.enqueue_and_report(retry, now, report).await
-            }
-            None => false,
-        };
+        let mut is_retried = false;
+        if let Some(remaining) = task.remaining(&outcomes) {
+            let retry = remaining.stored("first", retry_at(&outcomes, now, now));
+            let enqueued = self.store.enqueue_task(retry).await;
+            is_retried = enqueued.is_ok();
+            stored = stored.and(enqueued);
+        }
+        if stored == Err(StoreError::Full) {
+            report.warn_incomplete("the store is full: a revocation task is not stored. Send the request again");
+            stored = Ok(());
+        }
         let reported = outcomes.into_iter().map(|outcome| match outcome {
             RevokeOutcome::Accepted { applies_at } => TargetReportOutcome::Accepted { applies_at },
             RevokeOutcome::Refused { code } => TargetReportOutcome::Refused { code },
             RevokeOutcome::Unavailable { .. } if is_retried => TargetReportOutcome::Unavailable,
             RevokeOutcome::Unavailable { .. } => TargetReportOutcome::GivenUp,
         });
-        reported.map(Some).collect()
-    }
-
-    /// Stores a task, with a warning unless all replicas get it. Returns whether it will be performed.
-    async fn enqueue_and_report(&self, task: StoredTask, now: UnixMillis, report: &mut RevocationReport) -> bool {
-        let enqueued = self.store.enqueue_task(task, now).await;
-        match enqueued {
-            Ok(()) => {}
-            Err(StoreError::Unavailable) => {
-                report.warn_incomplete("Redis cannot be used now: a revocation task is known to one replica only");
-            }
-            Err(StoreError::Full) => {
-                report.warn_incomplete("the store is full: a revocation task is not stored. Send the request again");
-            }
-        }
-        enqueued != Err(StoreError::Full)
+        (reported.map(Some).collect(), stored)
     }
 }
 

@@ -53,11 +53,11 @@ impl Scene {
         Self::with(|store| Arc::new(store)).await
     }
 
-    async fn with(store: impl FnOnce(MemoryStore) -> Arc<dyn Store>) -> Self {
+    async fn with(store: impl FnOnce(MemoryStore) -> Arc<Store>) -> Self {
         Self::of("{username}", store).await
     }
 
-    async fn of(template: &str, store: impl FnOnce(MemoryStore) -> Arc<dyn Store>) -> Self {
+    async fn of(template: &str, store: impl FnOnce(MemoryStore) -> Arc<Store>) -> Self {
         // Without a margin, so that the tests need not wait for it.
         let options = Options { revocable_tokens: true, reauth_margin: Duration::ZERO, ..Options::default() };
         let ably = Ably::start(options).await.unwrap();
@@ -529,10 +529,13 @@ async fn a_refused_event_is_not_done_when_ably_later_accepts_its_other_targets()
 async fn after_a_refused_rename_any_event_with_the_name_revokes_once_the_cause_is_fixed() {
     for is_shared in [false, true] {
         for replayed in [0, 1, 2, 3] {
-            let scene = Scene::with(|store| {
-                if is_shared { Arc::new(Failing::new(store, 0)) as Arc<dyn Store> } else { Arc::new(store) }
-            })
-            .await;
+            let scene =
+                Scene::with(
+                    |store| {
+                        if is_shared { Arc::new(Failing::new(store, 0)) as Arc<Store> } else { Arc::new(store) }
+                    },
+                )
+                .await;
             scene.ably.set_target_failure("clientId:alice", Some(40133));
             for seconds in 0..3 {
                 scene.is_named("alice2", seconds).await;

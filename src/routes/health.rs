@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, http::StatusCode, web::Data};
 use serde_json::json;
 
 use super::answer;
-use crate::{clerk::KeysState, clock::UnixMillis, issuer::Issuer, store::Health};
+use crate::{clerk::KeysState, issuer::Issuer, store::Health};
 
 /// Liveness: the process runs.
 pub(super) async fn live() -> HttpResponse {
@@ -30,9 +30,9 @@ pub(super) async fn ready(issuer: Data<Issuer>) -> HttpResponse {
         KeysState::Unconfirmed(age) => ("unconfirmed", Some(age)),
         KeysState::Missing => ("missing", None),
     };
-    let (now, store) = (UnixMillis::now(), issuer.store());
-    let health = store.health(now);
-    let (status_code, status) = match store.may_issue(now) {
+    let store = issuer.store();
+    let health = store.health();
+    let (status_code, status) = match store.may_issue() {
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         Ok(()) if health == Health::Degraded && status_code == StatusCode::OK => (StatusCode::OK, "degraded"),
         Ok(()) => (status_code, status),

@@ -15,7 +15,7 @@ use crate::{
     refusal::{Refusal, ReportedRefusal, Row},
     revocation::{
         Revocation,
-        operator::{Action, InvalidRevocationRequest, RevocationReport, RevocationRequest},
+        operator::{Action, RequestFailed, RevocationReport, RevocationRequest},
     },
 };
 
@@ -58,7 +58,7 @@ async fn carry_out(
     revocation: Arc<Revocation>,
     request: RevocationRequest,
     now: UnixMillis,
-) -> Result<RevocationReport, InvalidRevocationRequest> {
+) -> Result<RevocationReport, RequestFailed> {
     let report = revocation.execute(&request, now).await?;
     let action = match request.action {
         _ if request.dry_run => "dry run",

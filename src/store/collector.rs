@@ -10,7 +10,7 @@ use crate::clock::Clock;
 /// Collects the metrics of a store.
 pub struct StoreCollector {
     /// The store.
-    pub store: Arc<dyn Store>,
+    pub store: Arc<Store>,
     /// The current time.
     pub clock: Clock,
 }
@@ -24,8 +24,7 @@ impl fmt::Debug for StoreCollector {
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let now = (self.clock)();
-        let StoreStats { health, restrictions, live_tokens, tasks, unwritten_restrictions, unwritten_tasks, outages } =
-            self.store.stats(now);
+        let StoreStats { health, restrictions, live_tokens, tasks, outages, .. } = self.store.stats(now);
         let TaskBacklog { count: waiting, oldest_due } = tasks;
         let overdue = oldest_due.map_or(0, |due| now.0.saturating_sub(due.0).max(0) / 1000);
 
@@ -43,12 +42,6 @@ impl Collector for StoreCollector {
                 "How long the oldest revocation task has been due; 0 if none is due.",
                 overdue.unsigned_abs(),
             ),
-            (
-                "store_unwritten_restrictions",
-                "Restrictions that this replica knows and Redis lacks.",
-                count(unwritten_restrictions),
-            ),
-            ("store_unwritten_work", "Revocation tasks that this replica has and Redis lacks.", count(unwritten_tasks)),
         ] {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
@@ -82,7 +75,7 @@ mod tests {
 
     fn registry(store: &Arc<MemoryStore>, clock: Clock) -> Registry {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(StoreCollector { store: Arc::clone(store) as Arc<dyn Store>, clock }));
+        registry.register_collector(Box::new(StoreCollector { store: Arc::clone(store) as Arc<Store>, clock }));
         registry
     }
 

@@ -33,7 +33,7 @@ pub(super) struct IdempotencyKeys {
 
 impl IdempotencyKeys {
     pub(super) fn new(limits: &StoreLimits) -> Self {
-        Self { max: limits.remembered, keys: Mutex::default() }
+        Self { max: limits.idempotency_keys, keys: Mutex::default() }
     }
 
     pub(super) fn claim_once(&self, key: &str, now: UnixMillis) -> IdempotencyClaim {

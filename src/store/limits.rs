@@ -3,15 +3,11 @@
 /// The most that a replica keeps in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
-    /// Denials and marks in force. Each takes about 300 bytes.
-    pub restrictions: usize,
-    /// Restrictions that are over and kept for their timestamps, and idempotency keys. Beyond the limit, those that end
-    /// first are forgotten: then an old event that arrives late can deny a user for a while, and a repeated event is
-    /// handled again.
-    pub remembered: usize,
-    /// Denials and marks that wait for room. While one waits, no tokens are issued. Beyond the limit, only the latest
-    /// expiry is kept, and no tokens are issued until it passes.
-    pub waiting: usize,
+    /// Restrictions that have ended and are kept for their timestamps. Beyond the limit, those that end first are forgotten:
+    /// then an old event that arrives late can deny a user for a while. Those in force have no limit.
+    pub ended_restrictions: usize,
+    /// Idempotency keys. Beyond the limit, those that end first are forgotten: then a repeated event is handled again.
+    pub idempotency_keys: usize,
     /// Live tokens, one for each user, session, organization and client ID. Each takes about 1,000 bytes.
     pub live_tokens: usize,
     /// Revocation tasks.
@@ -20,14 +16,14 @@ pub struct StoreLimits {
 
 impl Default for StoreLimits {
     fn default() -> Self {
-        Self { restrictions: 200_000, remembered: 200_000, waiting: 1_000, live_tokens: 500_000, tasks: 100_000 }
+        Self { ended_restrictions: 200_000, idempotency_keys: 200_000, live_tokens: 500_000, tasks: 100_000 }
     }
 }
 
 /// Why the store did not take something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// A limit is reached, here or in Redis.
+    /// A limit of live tokens or tasks is reached.
     #[error("the store is full")]
     Full,
     /// Redis cannot be used now.

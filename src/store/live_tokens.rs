@@ -58,17 +58,11 @@ pub enum Coverage {
     ThisReplica,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PutOutcome {
-    Added,
-    /// It was known already.
-    Extended,
-}
-
 /// A live token without its end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct TokenKey(LiveToken);
 
+/// The live tokens that this replica issued.
 #[derive(Debug)]
 pub(super) struct LiveTokenIndex {
     max: usize,
@@ -77,8 +71,19 @@ pub(super) struct LiveTokenIndex {
 
 #[derive(Debug, Default)]
 struct Index {
-    tokens: TimedMap<Arc<TokenKey>, ()>,
+    tokens: TimedMap<Arc<TokenKey>, Issue>,
     by_holder: HashMap<(TenantName, TokenHolder), HashSet<Arc<TokenKey>>>,
+    /// Starts with 0, and grows with each loss of Redis.
+    losses: u64,
+}
+
+/// What is known of the issue of a live token.
+#[derive(Clone, Copy, Debug)]
+struct Issue {
+    /// When; of several live tokens that differ in their end only, the first.
+    at: UnixMillis,
+    /// After how many losses Redis acknowledged it, and no restriction concerned it. `None`: it is unchecked.
+    checked_after: Option<u64>,
 }
 
 impl LiveToken {
@@ -108,25 +113,46 @@ impl LiveTokenIndex {
         Self { max: limits.live_tokens, index: Mutex::default() }
     }
 
-    pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<PutOutcome, StoreError> {
+    /// Adds or extends a live token that was issued now. It is unchecked.
+    pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<(), StoreError> {
         let key = Arc::new(live_token.key());
         let mut index = self.lock();
         index.remove_expired(now);
-        let known = index.end_of(&key);
-        if known.is_none() {
-            if index.tokens.len() >= self.max {
-                return Err(StoreError::Full);
+        let known = index.tokens.get(&key).map(|(until, issue)| (*until, *issue));
+        let (until, at) = match known {
+            Some((until, issue)) => (until.max(live_token.until), issue.at),
+            None if index.tokens.len() >= self.max => return Err(StoreError::Full),
+            None => {
+                for holder in key.holders() {
+                    index.by_holder.entry(holder).or_default().insert(Arc::clone(&key));
+                }
+                (live_token.until, now)
             }
-            for holder in key.holders() {
-                index.by_holder.entry(holder).or_default().insert(Arc::clone(&key));
-            }
-        }
-        index.tokens.insert(key, known.max(Some(live_token.until)).unwrap_or(live_token.until), ());
-        Ok(if known.is_some() { PutOutcome::Extended } else { PutOutcome::Added })
+        };
+        index.tokens.insert(key, until, Issue { at, checked_after: None });
+        Ok(())
     }
 
-    pub(super) fn remove(&self, live_token: &LiveToken) {
-        self.lock().remove(&Arc::new(live_token.key()));
+    /// Notes that Redis has a live token, and that its holder is not restricted.
+    pub(super) fn mark_checked(&self, live_token: &LiveToken) {
+        let mut index = self.lock();
+        let losses = index.losses;
+        if let Some(issue) = index.tokens.get_mut(&Arc::new(live_token.key())) {
+            issue.checked_after = Some(losses);
+        }
+    }
+
+    /// All live tokens are unchecked from now on.
+    pub(super) fn mark_all_unchecked(&self) {
+        self.lock().losses += 1;
+    }
+
+    /// The unchecked live tokens, and when each was issued.
+    pub(super) fn unchecked(&self, now: UnixMillis) -> Vec<(LiveToken, UnixMillis)> {
+        let mut index = self.lock();
+        index.remove_expired(now);
+        let unchecked = index.tokens.iter().filter(|(_, (_, issue))| issue.checked_after != Some(index.losses));
+        unchecked.map(|(key, (until, issue))| (key.ending_at(*until), issue.at)).collect()
     }
 
     pub(super) fn find(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {
@@ -134,12 +160,6 @@ impl LiveTokenIndex {
         let found = index.by_holder.get(&(tenant.clone(), holder.clone())).into_iter().flatten();
         let live = found.filter_map(|key| Some(key.ending_at(index.end_of(key)?)));
         live.filter(|live_token| live_token.until > now).collect()
-    }
-
-    pub(super) fn all(&self, now: UnixMillis) -> Vec<LiveToken> {
-        let mut index = self.lock();
-        index.remove_expired(now);
-        index.tokens.iter().map(|(key, (end, ()))| key.ending_at(*end)).collect()
     }
 
     pub(super) fn count(&self, now: UnixMillis) -> usize {
@@ -155,7 +175,7 @@ impl LiveTokenIndex {
 
 impl Index {
     fn end_of(&self, key: &Arc<TokenKey>) -> Option<UnixMillis> {
-        self.tokens.get(key).map(|(end, ())| *end)
+        self.tokens.get(key).map(|(until, _)| *until)
     }
 
     fn remove(&mut self, key: &Arc<TokenKey>) {

@@ -1,14 +1,12 @@
 //! The restrictions that a replica knows, in memory. Issuing a token reads them without waiting.
 
 use std::{
-    cmp::Ordering,
-    collections::{BTreeSet, HashMap, hash_map::Entry},
-    mem,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use super::{
-    ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, StoreLimits, Subject,
+    ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoreLimits, Subject,
     restriction::{RestrictionKey, Terms, Topic},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
@@ -16,7 +14,7 @@ use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
 /// The restrictions that a replica knows.
 #[derive(Debug)]
 pub struct Restrictions {
-    limits: StoreLimits,
+    max_ended: usize,
     known: RwLock<Known>,
 }
 
@@ -25,12 +23,10 @@ struct Known {
     terms: HashMap<Arc<RestrictionKey>, Terms>,
     /// By their expiry.
     active: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
-    /// Not active, remembered for their timestamps; by when they are forgotten.
-    inactive: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
-    /// Not applied for lack of room, and stored nowhere else.
-    waiting: HashMap<Arc<RestrictionKey>, Terms>,
-    /// The latest expiry of those that could not even wait.
-    dropped_until: Option<UnixMillis>,
+    /// Ended or lifted, remembered for their timestamps; by when they are forgotten.
+    ended: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
+    /// Those that Redis may lack.
+    unrecorded: BTreeSet<Arc<RestrictionKey>>,
 }
 
 /// What the restrictions say of a session.
@@ -63,7 +59,7 @@ impl CurrentClientId {
 
 impl Restrictions {
     pub(super) fn new(limits: &StoreLimits) -> Self {
-        Self { limits: *limits, known: RwLock::default() }
+        Self { max_ended: limits.ended_restrictions, known: RwLock::default() }
     }
 
     /// The verdict on a tenant's session, and on the client ID that its session token gives, once that is known.
@@ -126,15 +122,6 @@ impl Restrictions {
         self.read().terms.get(&key).copied()
     }
 
-    /// Whether there is room for another denial or mark, and no denial or mark waits for room.
-    #[must_use]
-    pub fn has_room(&self, now: UnixMillis) -> bool {
-        let known = self.read();
-        (known.active.len() < self.limits.restrictions || known.active.first().is_some_and(|(end, _)| *end <= now))
-            && !known.waiting.values().any(|waiting| waiting.is_active(now))
-            && known.dropped_until.is_none_or(|until| until <= now)
-    }
-
     /// How many denials and marks are active, or were until lately.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -147,67 +134,74 @@ impl Restrictions {
         known.active.len() - known.active.iter().take_while(|(end, _)| *end <= now).count()
     }
 
-    /// Applies a restriction, unless it yields to a known one.
-    pub(super) fn apply(&self, restriction: &Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
-        let (key, new) = (Arc::new(restriction.key()), restriction.terms());
+    /// Applies a restriction, unless it yields to a known one. Returns the one that was known.
+    pub(super) fn apply(&self, restriction: &Restriction, now: UnixMillis) -> Option<Restriction> {
+        let key = Arc::new(restriction.key());
+        let known = self.write().apply(&key, restriction.terms(), now, self.max_ended)?;
+        Some(key.with(known))
+    }
+
+    /// Applies a restriction that Redis has. If a newer one is known, Redis lacks that.
+    pub(super) fn hear(&self, restriction: &Restriction, now: UnixMillis) {
+        let (key, heard) = (Arc::new(restriction.key()), restriction.terms());
         let mut known = self.write();
-        known.expire(now, &self.limits);
-        let outcome = known.apply(Arc::clone(&key), new, now, &self.limits)?;
-        if known.waiting.get(&key).is_some_and(|waiting| waiting.compare(&new) != Ordering::Greater) {
-            known.waiting.remove(&key);
+        if known.apply(&key, heard, now, self.max_ended).is_some_and(|known| known.compare(&heard).is_gt()) {
+            known.unrecorded.insert(key);
+        } else {
+            known.unrecorded.remove(&key);
         }
-        known.expire(now, &self.limits);
-        Ok(outcome)
     }
 
-    /// As [`Self::apply`], for a restriction that is stored nowhere else: without room it waits, and until it is applied
-    /// there is no room for others. If it cannot even wait, its expiry is kept.
-    pub(super) fn apply_or_wait(
-        &self,
-        restriction: &Restriction,
-        now: UnixMillis,
-    ) -> Result<RecordOutcome, StoreError> {
-        let applied = self.apply(restriction, now);
-        if applied.is_err() {
-            self.write().wait(Arc::new(restriction.key()), restriction.terms(), self.limits.waiting);
-        }
-        applied
-    }
-
-    /// Applies the waiting restrictions that there is room for now, and returns them.
-    pub(super) fn apply_waiting(&self, now: UnixMillis) -> Vec<Restriction> {
-        if self.read().waiting.is_empty() {
-            return Vec::new();
-        }
-        let mut known = self.write();
-        known.expire(now, &self.limits);
-        let mut applied = Vec::new();
-        for (key, new) in mem::take(&mut known.waiting) {
-            match known.apply(Arc::clone(&key), new, now, &self.limits) {
-                Ok(RecordOutcome::Outdated) => {}
-                Ok(RecordOutcome::New | RecordOutcome::Repeated) => applied.push(key.with(new)),
-                Err(_) => _ = known.waiting.insert(key, new),
-            }
-        }
-        known.expire(now, &self.limits);
-        applied
-    }
-
-    pub(super) fn waiting(&self) -> Vec<Restriction> {
-        self.read().waiting.iter().map(|(key, terms)| key.with(*terms)).collect()
-    }
-
-    /// The known restriction that `restriction` yields to.
-    pub(super) fn newer_than(&self, restriction: &Restriction) -> Option<Restriction> {
+    /// The newest known restriction with the key of this one.
+    pub(super) fn newest(&self, restriction: &Restriction) -> Restriction {
         let key = restriction.key();
-        let known = *self.read().terms.get(&key)?;
-        (known.compare(&restriction.terms()) == Ordering::Greater).then(|| key.with(known))
+        let known = self.read().terms.get(&key).copied();
+        key.with(known.unwrap_or_else(|| restriction.terms()))
     }
 
-    pub(super) fn active(&self, now: UnixMillis) -> Vec<Restriction> {
+    /// Notes that Redis may lack the newest restriction with the key of this one.
+    pub(super) fn mark_unrecorded(&self, restriction: &Restriction) {
+        self.write().unrecorded.insert(Arc::new(restriction.key()));
+    }
+
+    /// Notes that Redis may lack all of them.
+    pub(super) fn mark_all_unrecorded(&self) {
+        let mut known = self.write();
+        known.unrecorded = known.terms.keys().cloned().collect();
+    }
+
+    /// Some of those that Redis may lack.
+    pub(super) fn unrecorded(&self, max: usize) -> Vec<Restriction> {
         let known = self.read();
-        let active = known.active.iter().filter(|(end, _)| *end > now);
-        active.filter_map(|(_, key)| known.terms.get(key).map(|terms| key.with(*terms))).collect()
+        let keys = known.unrecorded.iter().take(max);
+        keys.filter_map(|key| Some(key.with(*known.terms.get(key)?))).collect()
+    }
+
+    /// How many Redis may lack.
+    pub(super) fn count_unrecorded(&self) -> usize {
+        self.read().unrecorded.len()
+    }
+
+    /// The restrictions that concern a token and had not ended when it was issued. Ended ones are included.
+    pub(super) fn against(&self, live_token: &LiveToken, issued_at: UnixMillis) -> Vec<Restriction> {
+        let LiveToken { tenant, user, session, organization, client_id, .. } = live_token;
+        let of_user = Subject::User(user.clone());
+        let denials = [DenialSource::Clerk, DenialSource::Operator].map(Topic::Denial);
+        let mut topics: Vec<_> = denials.map(|denial| (Subject::Session(session.clone()), denial)).into();
+        topics.extend(denials.map(|denial| (of_user.clone(), denial)));
+        topics.push((of_user, Topic::ClientId));
+        if let Some(organization) = organization {
+            let member = Subject::Member { user: user.clone(), organization: organization.clone() };
+            topics.extend([(member, Topic::Rights), (Subject::Organization(organization.clone()), Topic::Rights)]);
+        }
+        let known = self.read();
+        let keys = topics.into_iter().map(|(subject, topic)| RestrictionKey { tenant: tenant.clone(), subject, topic });
+        let found = keys.filter_map(|key| Some(key.with(*known.terms.get(&key)?)));
+        let concerns = |restriction: &Restriction| match restriction.kind {
+            RestrictionKind::ClientId(current) => current != Some(ClientIdDigest::of(client_id)),
+            _ => restriction.terms().restricts(),
+        };
+        found.filter(|restriction| concerns(restriction) && issued_at < restriction.until).collect()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -240,63 +234,38 @@ impl Known {
         self.terms.get(key).is_some_and(|mark| mark.is_active(now) && issued_at <= mark.at)
     }
 
-    /// Applies a restriction, unless it yields to the known one with its key.
-    fn apply(
-        &mut self,
-        key: Arc<RestrictionKey>,
-        new: Terms,
-        now: UnixMillis,
-        limits: &StoreLimits,
-    ) -> Result<RecordOutcome, StoreError> {
-        let old = self.terms.get(&key).copied();
-        let outcome = RecordOutcome::of(old, new);
-        if old.is_some_and(|old| old.compare(&new) != Ordering::Less) {
-            return Ok(outcome);
-        }
-        let takes_room = new.is_active(now) && !old.is_some_and(|old| old.is_active(now));
-        if takes_room && self.active.len() >= limits.restrictions {
-            return Err(StoreError::Full);
-        }
-        if let Some(old) = old {
-            self.active.remove(&(old.until, Arc::clone(&key)));
-            self.inactive.remove(&(old.remembered_until(), Arc::clone(&key)));
-        }
-        if new.is_active(now) {
-            self.active.insert((new.until, Arc::clone(&key)));
-        } else {
-            self.inactive.insert((new.remembered_until(), Arc::clone(&key)));
-        }
-        self.terms.insert(key, new);
-        Ok(outcome)
-    }
-
-    fn wait(&mut self, key: Arc<RestrictionKey>, new: Terms, max: usize) {
-        let waiting = self.waiting.len();
-        match self.waiting.entry(key) {
-            Entry::Occupied(mut old) if old.get().compare(&new) == Ordering::Less => _ = old.insert(new),
-            Entry::Occupied(_) => {}
-            Entry::Vacant(entry) if waiting < max => _ = entry.insert(new),
-            Entry::Vacant(_) => self.dropped_until = self.dropped_until.max(Some(new.until)),
-        }
-    }
-
-    /// Makes expired restrictions inactive, and forgets inactive ones when their time or the room for them is over.
-    fn expire(&mut self, now: UnixMillis, limits: &StoreLimits) {
-        while let Some((end, key)) = self.active.pop_first() {
-            if end > now {
-                self.active.insert((end, key));
-                break;
+    /// Applies a restriction, unless it yields to the known one with its key. Returns the one that was known.
+    fn apply(&mut self, key: &Arc<RestrictionKey>, new: Terms, now: UnixMillis, max_ended: usize) -> Option<Terms> {
+        let old = self.terms.get(key).copied();
+        if old.is_none_or(|old| old.compare(&new).is_lt()) {
+            if let Some(old) = old {
+                self.active.remove(&(old.until, Arc::clone(key)));
+                self.ended.remove(&(old.remembered_until(), Arc::clone(key)));
             }
+            if new.is_active(now) {
+                self.active.insert((new.until, Arc::clone(key)));
+            } else {
+                self.ended.insert((new.remembered_until(), Arc::clone(key)));
+            }
+            self.terms.insert(Arc::clone(key), new);
+        }
+        self.expire(now, max_ended);
+        old
+    }
+
+    /// Moves expired restrictions to the ended ones, and forgets ended ones when their time or the room for them is over.
+    fn expire(&mut self, now: UnixMillis, max_ended: usize) {
+        while let Some((_, key)) = self.active.first().filter(|(end, _)| *end <= now).cloned() {
+            self.active.pop_first();
             if let Some(terms) = self.terms.get(&key) {
-                self.inactive.insert((terms.remembered_until(), key));
+                self.ended.insert((terms.remembered_until(), key));
             }
         }
-        while let Some((end, key)) = self.inactive.pop_first() {
-            if end > now && self.inactive.len() < limits.remembered {
-                self.inactive.insert((end, key));
-                break;
+        while self.ended.first().is_some_and(|(end, _)| *end <= now) || self.ended.len() > max_ended {
+            if let Some((_, key)) = self.ended.pop_first() {
+                self.terms.remove(&key);
+                self.unrecorded.remove(&key);
             }
-            self.terms.remove(&key);
         }
     }
 }

@@ -78,8 +78,12 @@ impl TaskQueue {
         ids.iter().filter_map(|id| postpone(&mut queue, id, now.after(StoredTask::LEASE))).collect()
     }
 
-    pub(super) fn complete(&self, id: &str) {
-        self.lock().remove(&id.to_owned());
+    /// Removes a task that was due at `due`, unless it has become due later meanwhile.
+    pub(super) fn complete(&self, id: &str, due: UnixMillis) {
+        let mut queue = self.lock();
+        if queue.get(&id.to_owned()).is_some_and(|(_, task)| task.due <= due) {
+            queue.remove(&id.to_owned());
+        }
     }
 
     pub(super) fn postpone(&self, id: &str, due: UnixMillis) {

@@ -29,6 +29,10 @@ impl<K: Clone + Eq + Hash + Ord, V> TimedMap<K, V> {
         self.entries.get(key)
     }
 
+    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key).map(|(_, value)| value)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &(UnixMillis, V))> {
         self.entries.iter()
     }

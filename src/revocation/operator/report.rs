@@ -2,11 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    clock::UnixMillis,
-    store::{Coverage, Subject},
-    tenant::TenantName,
-};
+use crate::{clock::UnixMillis, store::Subject, tenant::TenantName};
 
 /// What a revocation request did. In a dry run, what it would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,23 +50,14 @@ pub enum DenialOutcome {
         /// When the denial ends.
         until: UnixMillis,
     },
-    /// As `Denied`, at this replica only: Redis gets it later.
-    DeniedHereOnly {
-        /// When the denial ends.
-        until: UnixMillis,
-    },
     /// The subject is no longer denied.
     Lifted,
-    /// As `Lifted`, at this replica only: Redis gets it later.
-    LiftedHereOnly,
     /// The subject was not denied.
     NotDenied,
     /// The operator's denial is lifted, but one from Clerk holds.
     DeniedByClerk,
     /// A newer request exists, by the clock of the replica that took it.
     Superseded,
-    /// The store is full.
-    StoreFull,
 }
 
 /// Whether live tokens of a target are known.
@@ -144,11 +131,5 @@ impl RevocationReport {
     pub(super) fn warn_incomplete(&mut self, warning: &str) {
         self.complete = false;
         self.warn(warning);
-    }
-
-    pub(super) fn check_coverage(&mut self, coverage: Coverage) {
-        if coverage == Coverage::ThisReplica {
-            self.warn_incomplete("Redis cannot be used now: tokens that other replicas issued are not known");
-        }
     }
 }

@@ -1,0 +1,250 @@
+//! What one replica knows, and where it is in the log. No I/O: [`Store`](super::Store) tells it what it learns, and what
+//! becomes of Redis; it says what to write, and what to revoke.
+
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    Forgotten, LiveToken, LogEntry, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction,
+    Restrictions, SharedState, StoreLimits, StoredTask, TaskBacklog, idempotency::IdempotencyKeys,
+    live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
+};
+use crate::clock::{self, UnixMillis};
+
+/// The state of a replica.
+pub(super) struct Replica {
+    pub(super) restrictions: Restrictions,
+    pub(super) live_tokens: LiveTokenIndex,
+    /// Without Redis all tasks; else copies of those that this replica stored, in case Redis loses them.
+    pub(super) tasks: TaskQueue,
+    pub(super) idempotency_keys: IdempotencyKeys,
+    pub(super) on_forget: OnForget,
+    progress: Mutex<Progress>,
+    /// Restrictions whose tokens may have been missed.
+    late: Mutex<BTreeMap<RestrictionKey, Restriction>>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    phase: Phase,
+    /// The last entry of the log that was applied.
+    position: LogPosition,
+    data_id: String,
+    /// The tasks in Redis.
+    backlog: TaskBacklog,
+    /// An entry that the commands' connection saw and the log's did not yet, and since when.
+    awaited: Option<(LogPosition, UnixMillis)>,
+    outages: u64,
+}
+
+/// Whether a replica is up to date with Redis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Not yet.
+    #[default]
+    Starting,
+    Following,
+    /// Not since Redis was lost.
+    Away,
+}
+
+/// Why Redis counts as lost although it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Loss {
+    #[error("its data was lost or replaced")]
+    OtherData,
+    #[error("its log is older than before")]
+    OlderLog,
+    #[error("this replica fell behind the log")]
+    Behind,
+    #[error("its two connections see different data")]
+    DifferentData,
+}
+
+impl Replica {
+    /// Within this time the log's connection sees what the commands' connection saw.
+    const LOG_LAG: Duration = Duration::from_secs(2);
+    /// How long tokens can outlive the restriction despite which they were issued: an hour, after an exchange within two
+    /// minutes, and clocks differ.
+    const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
+    /// How long after its due time the copy of a task is kept that Redis has too.
+    const TASK_COPY_KEPT_FOR: Duration = Duration::from_mins(10);
+
+    pub(super) fn new(limits: &StoreLimits, on_forget: OnForget) -> Self {
+        Self {
+            restrictions: Restrictions::new(limits),
+            live_tokens: LiveTokenIndex::new(limits),
+            tasks: TaskQueue::new(limits),
+            idempotency_keys: IdempotencyKeys::new(limits),
+            on_forget,
+            progress: Mutex::default(),
+            late: Mutex::default(),
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.progress().phase
+    }
+
+    pub(super) fn outages(&self) -> u64 {
+        self.progress().outages
+    }
+
+    pub(super) fn backlog(&self) -> TaskBacklog {
+        let progress = self.progress();
+        if progress.phase == Phase::Following { progress.backlog } else { self.tasks.backlog() }
+    }
+
+    /// Redis is connected: from its state on the replica follows the log. Until it has read the recorded restrictions,
+    /// Redis may lack all that it knows.
+    pub(super) fn begin(&self, state: SharedState) {
+        let SharedState { data_id, last, backlog } = state;
+        let mut progress = self.progress();
+        *progress = Progress { position: last, data_id, backlog, awaited: None, ..mem::take(&mut *progress) };
+        drop(progress);
+        self.restrictions.mark_all_unrecorded();
+    }
+
+    /// Redis answered to a record: `recorded` are the restrictions that were sent, `before` what Redis had.
+    pub(super) fn recorded(&self, recorded: &[Restriction], before: &[Option<Restriction>], now: UnixMillis) {
+        for (restriction, before) in recorded.iter().zip(before) {
+            self.restrictions.hear(restriction, now);
+            if let Some(before) = before {
+                self.restrictions.hear(before, now);
+            }
+        }
+    }
+
+    /// The same, for restrictions that this replica learned earlier: if Redis lacked one, nobody has looked for the tokens
+    /// that it ends.
+    pub(super) fn recorded_late(&self, recorded: &[Restriction], before: &[Option<Restriction>], now: UnixMillis) {
+        self.recorded(recorded, before, now);
+        for (restriction, before) in recorded.iter().zip(before) {
+            let before = before.as_ref().map(Restriction::terms);
+            if RecordOutcome::of(before, restriction.terms()) == RecordOutcome::New {
+                self.revoke_late(restriction.clone(), now);
+            }
+        }
+    }
+
+    /// Applies what was read from the log.
+    pub(super) fn hear(&self, page: LogPage, now: UnixMillis) -> Result<(), Loss> {
+        let mut progress = self.progress();
+        if page.last.is_none_or(|last| last < progress.position) {
+            return Err(Loss::OlderLog);
+        }
+        if page.first.is_none_or(|first| first > progress.position) {
+            return Err(Loss::Behind);
+        }
+        for (position, entry) in page.entries {
+            match entry {
+                Some(LogEntry::Recorded(restriction)) => self.restrictions.hear(&restriction, now),
+                Some(LogEntry::UserChanged(tenant, user)) => (self.on_forget)(Forgotten::User(&tenant, &user)),
+                Some(LogEntry::TaskDone { id, due }) => self.tasks.complete(&id, due),
+                None => {}
+            }
+            progress.position = progress.position.max(position);
+        }
+        if progress.awaited.is_some_and(|(awaited, _)| awaited <= progress.position) {
+            progress.awaited = None;
+        }
+        Ok(())
+    }
+
+    /// The position from which the log is to be read on.
+    pub(super) fn position(&self) -> LogPosition {
+        self.progress().position
+    }
+
+    /// The state that the commands' connection saw. The log's connection has to see the same soon.
+    pub(super) fn check(&self, state: SharedState, now: UnixMillis) -> Result<(), Loss> {
+        let mut progress = self.progress();
+        if state.data_id != progress.data_id {
+            return Err(Loss::OtherData);
+        }
+        if state.last < progress.position {
+            return Err(Loss::OlderLog);
+        }
+        progress.backlog = state.backlog;
+        match progress.awaited {
+            Some((_, since)) if since.after(Self::LOG_LAG) < now => return Err(Loss::DifferentData),
+            Some(_) => {}
+            None if state.last > progress.position => progress.awaited = Some((state.last, now)),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Everything up to the end of the log is applied, and Redis has everything that this replica knows. Finds the tokens
+    /// that were issued despite a restriction. After an absence, users may have changed unheard.
+    pub(super) fn follow(&self, now: UnixMillis) {
+        let was = mem::replace(&mut self.progress().phase, Phase::Following);
+        if was == Phase::Away {
+            (self.on_forget)(Forgotten::Everyone);
+        }
+        for (live_token, issued_at) in self.live_tokens.unchecked(now) {
+            for restriction in self.restrictions.against(&live_token, issued_at) {
+                self.revoke_late(restriction, now);
+            }
+            self.live_tokens.mark_checked(&live_token);
+        }
+    }
+
+    /// Redis has a live token that was put before.
+    pub(super) fn registered(&self, live_token: &LiveToken) {
+        // Else it is checked once the log is followed.
+        if self.phase() == Phase::Following {
+            self.live_tokens.mark_checked(live_token);
+        }
+    }
+
+    /// Redis is lost.
+    pub(super) fn lose(&self) {
+        let mut progress = self.progress();
+        if progress.phase == Phase::Following {
+            progress.phase = Phase::Away;
+            progress.outages += 1;
+        }
+        drop(progress);
+        self.live_tokens.mark_all_unchecked();
+    }
+
+    fn revoke_late(&self, restriction: Restriction, now: UnixMillis) {
+        if restriction.terms().restricts() && now < restriction.until.after(Self::TOKENS_OUTLIVE_BY) {
+            self.late().insert(restriction.key(), restriction);
+        }
+    }
+
+    /// Removes and returns the restrictions whose tokens may have been missed, ended ones included.
+    pub(super) fn take_late(&self) -> Vec<Restriction> {
+        mem::take(&mut *self.late()).into_values().collect()
+    }
+
+    /// The tasks that Redis may lack.
+    pub(super) fn task_copies(&self) -> Vec<QueuedTask> {
+        self.tasks.all()
+    }
+
+    pub(super) fn forget_old_task_copies(&self, now: UnixMillis) {
+        self.tasks.remove_claimable_before(UnixMillis(now.0.saturating_sub(clock::millis(Self::TASK_COPY_KEPT_FOR))));
+    }
+
+    /// Another replica does not get these for a while.
+    pub(super) fn claimed(&self, tasks: &[StoredTask], now: UnixMillis) {
+        for task in tasks {
+            self.tasks.postpone(&task.id, now.after(StoredTask::LEASE));
+        }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn late(&self) -> MutexGuard<'_, BTreeMap<RestrictionKey, Restriction>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,73 @@
+//! The state of a store, and what its user is told.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::TaskBacklog;
+use crate::tenant::TenantName;
+
+/// What happens during an outage of Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// The replica continues with what it knows, and learns late what others learn meanwhile.
+    Degrade,
+    /// No tokens are issued.
+    Refuse,
+}
+
+/// The state of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// The recorded restrictions are not all loaded yet.
+    Starting,
+    /// The store works.
+    Ready,
+    /// An outage of Redis: this replica goes on with what it knows.
+    Degraded,
+}
+
+impl Health {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Starting, Self::Ready, Self::Degraded];
+
+    /// The name in `/readyz` and the metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+        }
+    }
+}
+
+/// What a store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreStats {
+    /// The state of the store.
+    pub health: Health,
+    /// Denials and marks in force, as this replica knows.
+    pub restrictions: usize,
+    /// Live tokens that this replica issued, one for each user, session, organization and client ID.
+    pub live_tokens: usize,
+    /// Waiting tasks: those in Redis a moment ago; without Redis, those of this replica.
+    pub tasks: TaskBacklog,
+    /// Restrictions and tasks that are lost if this replica stops now.
+    pub unrecorded: usize,
+    /// Outages of Redis since the start.
+    pub outages: u64,
+}
+
+/// Users to remove from a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten<'a> {
+    /// One user of a tenant.
+    User(&'a TenantName, &'a str),
+    /// All users of all tenants, after an outage in which messages may have been missed.
+    Everyone,
+}
+
+/// Removes users from the caches of this replica. It must not block.
+pub type OnForget = Arc<dyn Fn(Forgotten<'_>) + Send + Sync>;

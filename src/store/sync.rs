@@ -1,0 +1,203 @@
+//! Connects a replica to Redis, and keeps the two in sync.
+
+use std::{convert::Infallible, future, mem, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{self, MissedTickBehavior},
+};
+
+use super::{
+    Commands, Connect, Connected, ConnectionLost, ReadLog, Wait,
+    line::{Connection, Line},
+    replica::{Loss, Phase, Replica},
+};
+use crate::clock::Clock;
+
+/// How often the state of Redis is read, and Redis gets what it lacks.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// The pause before the first attempt to reconnect. Each next one is twice as long, up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_millis(800);
+/// How long a connection must last for an outage to end. So a Redis that keeps failing is neither called nor logged
+/// more often than one that is down.
+const STEADY_AFTER: Duration = Duration::from_secs(5);
+/// How many restrictions, tasks or live tokens are written at once: few enough for Redis to answer within its timeout.
+const BATCH: usize = 100;
+
+impl From<Loss> for ConnectionLost {
+    fn from(loss: Loss) -> Self {
+        Self(loss.to_string())
+    }
+}
+
+/// The retries of an outage, which ends once a connection has lasted for [`STEADY_AFTER`].
+struct Backoff {
+    /// The pause before the next attempt.
+    pause: Duration,
+    /// The reasons that were logged: each is logged once.
+    logged: Vec<ConnectionLost>,
+}
+
+impl Backoff {
+    const NONE: Self = Self { pause: MIN_PAUSE, logged: Vec::new() };
+
+    fn next_pause(&mut self) -> Duration {
+        let next = MAX_PAUSE.min(self.pause * 2);
+        mem::replace(&mut self.pause, next)
+    }
+}
+
+/// Connects, and reconnects forever.
+pub(super) async fn run(replica: Arc<Replica>, line: Arc<Line>, redis: Arc<dyn Connect>, clock: Clock) {
+    let mut sync = Sync { replica, line, clock, address: redis.address(), backoff: Backoff::NONE };
+    loop {
+        let lost = match redis.connect().await {
+            Ok(connected) => sync.keep(connected).await,
+            Err(lost) => lost,
+        };
+        if !sync.backoff.logged.contains(&lost) {
+            tracing::warn!(redis = sync.address, reason = %lost, "Redis cannot be used");
+            sync.backoff.logged.push(lost);
+        }
+        time::sleep(sync.backoff.next_pause()).await;
+    }
+}
+
+struct Sync {
+    replica: Arc<Replica>,
+    line: Arc<Line>,
+    clock: Clock,
+    address: String,
+    backoff: Backoff,
+}
+
+impl Sync {
+    /// Keeps in sync until the connection is lost. Returns why.
+    async fn keep(&mut self, connected: Connected) -> ConnectionLost {
+        let Connected { commands, mut log } = connected;
+        let (connection, mut lost) = Connection::new(commands);
+        let is_first = self.replica.phase() == Phase::Starting;
+        let reason = tokio::select! {
+            biased;
+            Some(reason) = lost.recv() => reason,
+            caught_up = self.catch_up(&connection, &mut *log) => match caught_up {
+                Err(reason) => reason,
+                Ok(()) => self.stay(&connection, &mut *log, &mut lost, is_first).await,
+            },
+        };
+        self.line.lose(&self.replica, &connection, reason.clone());
+        reason
+    }
+
+    /// Follows the log until the connection is lost. Returns why.
+    async fn stay(
+        &mut self,
+        connection: &Connection,
+        log: &mut dyn ReadLog,
+        lost: &mut mpsc::Receiver<ConnectionLost>,
+        is_first: bool,
+    ) -> ConnectionLost {
+        let (replica, clock) = (Arc::clone(&self.replica), Arc::clone(&self.clock));
+        tokio::select! {
+            biased;
+            Some(reason) = lost.recv() => reason,
+            reason = follow(&replica, &clock, log) => reason,
+            reason = heartbeat(&replica, &clock, &*connection.commands) => reason,
+            never = self.end_outage(is_first) => match never {},
+        }
+    }
+
+    async fn end_outage(&mut self, is_first: bool) -> Infallible {
+        if !is_first {
+            time::sleep(STEADY_AFTER).await;
+        }
+        tracing::info!(redis = self.address, "Redis connected; in sync");
+        self.backoff = Backoff::NONE;
+        future::pending().await
+    }
+
+    /// Reads what Redis knows, writes what it lacks, and reads the log to its end.
+    async fn catch_up(&self, connection: &Arc<Connection>, log: &mut dyn ReadLog) -> Result<(), ConnectionLost> {
+        let (replica, commands) = (&*self.replica, &*connection.commands);
+        let now = || (self.clock)();
+        replica.begin(commands.state().await?);
+        // From here on what this replica learns goes to Redis directly, so nothing is missed before the writes below.
+        self.line.connect(connection);
+        let mut cursor = 0;
+        loop {
+            let (next, page) = commands.restrictions(cursor).await?;
+            page.iter().for_each(|restriction| replica.restrictions.hear(restriction, now()));
+            if next == 0 {
+                break;
+            }
+            cursor = next;
+        }
+        write_restrictions(replica, &self.clock, commands).await?;
+        for tasks in replica.task_copies().chunks(BATCH) {
+            commands.enqueue(tasks).await?;
+        }
+        let unchecked: Vec<_> = replica.live_tokens.unchecked(now()).into_iter().map(|(token, _)| token).collect();
+        for live_tokens in unchecked.chunks(BATCH) {
+            commands.register(live_tokens, now()).await?;
+        }
+        let end = commands.state().await?.last;
+        while replica.position() < end {
+            let page = log.read(replica.position(), Wait::No).await?;
+            if page.entries.is_empty() && page.last.is_none_or(|last| last < end) {
+                return Err(Loss::DifferentData.into());
+            }
+            replica.hear(page, now())?;
+        }
+        replica.follow(now());
+        Ok(())
+    }
+}
+
+/// Records what Redis lacks.
+async fn write_restrictions(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Result<(), ConnectionLost> {
+    loop {
+        let batch = replica.restrictions.unrecorded(BATCH);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let now = clock();
+        let before = commands.record(&batch, now).await?;
+        replica.recorded_late(&batch, &before, now);
+    }
+}
+
+/// Applies the entries of the log as they come. Returns only when the connection is lost.
+async fn follow(replica: &Replica, clock: &Clock, log: &mut dyn ReadLog) -> ConnectionLost {
+    loop {
+        match log.read(replica.position(), Wait::ForEntries).await {
+            Ok(page) => {
+                if let Err(loss) = replica.hear(page, clock()) {
+                    return loss.into();
+                }
+            }
+            Err(lost) => return lost,
+        }
+    }
+}
+
+/// Reads the state of Redis, and writes what it lacks, from time to time. Returns only when the connection is lost.
+async fn heartbeat(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> ConnectionLost {
+    let mut ticks = time::interval(HEARTBEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let checked = match commands.state().await {
+            Ok(state) => replica.check(state, clock()).map_err(ConnectionLost::from),
+            Err(lost) => Err(lost),
+        };
+        let written = match checked {
+            Ok(()) => write_restrictions(replica, clock, commands).await,
+            Err(lost) => Err(lost),
+        };
+        if let Err(lost) = written {
+            return lost;
+        }
+        replica.forget_old_task_copies(clock());
+    }
+}
