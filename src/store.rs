@@ -9,6 +9,8 @@
 
 mod collector;
 mod connection;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod idempotency;
 mod limits;
 mod line;

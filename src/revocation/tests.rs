@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     ably::{ReauthMargin, RevocationKey},
     clerk::{Change, Claims, Organization, Scoped, Session, User},
-    store::{ClientIdDigest, LiveToken, MemoryStore, StoreLimits, Verdict},
+    store::{ClientIdDigest, LiveToken, StoreLimits, Verdict},
     tenant::fixtures,
 };
 
@@ -21,7 +21,7 @@ fn tenants(tenants: Vec<Tenant>) -> Arc<Tenants> {
 }
 
 fn revocation() -> Revocation {
-    let store = MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {}));
+    let store = Store::in_memory(&StoreLimits::default(), Arc::new(|_| {}));
     Revocation::new(Arc::new(store), tenants(vec![tenant(TokenFormat::Jwt, "{username}")]), NOW)
 }
 
@@ -282,7 +282,7 @@ fn a_client_id_ends_tokens_when_it_is_new_and_not_when_it_is_known() {
         restrictions_of(&event, &tenant(TokenFormat::Jwt, "{username}"), NOW)
     };
     let ended = |name, at, before: Option<(&'static str, u64)>| {
-        let store = MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {}));
+        let store = Store::in_memory(&StoreLimits::default(), Arc::new(|_| {}));
         for restriction in before.map(|(name, at)| named(name, at)).unwrap_or_default() {
             tokio::runtime::Builder::new_current_thread()
                 .build()

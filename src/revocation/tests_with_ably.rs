@@ -1,12 +1,5 @@
-use std::{
-    mem, slice,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{slice, sync::atomic::Ordering};
 
-use async_trait::async_trait;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use futures_util::future;
 use proptest::{
@@ -22,8 +15,8 @@ use crate::{
     ably::{ApiKey, ClientId, Nonce, RestClient, RevocationCounts, RevokingKey, TokenDetails, TokenRequest},
     clerk::{Change, User},
     store::{
-        Health, IdempotencyClaim, LiveToken, MemoryStore, Restrictions, StoreLimits, StoreStats, StoredTask,
-        TokenHolder,
+        Commands as _, IdempotencyClaim, LiveToken, StoreLimits, StoredTask, TokenHolder,
+        fixtures::{Failure, MemoryRedis},
     },
     tenant::fixtures,
 };
@@ -44,30 +37,26 @@ fn tenant(template: &str, key: RevokingKey) -> Tenant {
     }
 }
 
+fn in_memory() -> Store {
+    Store::in_memory(&StoreLimits::default(), Arc::new(|_| {}))
+}
+
 fn tenants(tenant: Tenant) -> Arc<Tenants> {
     Arc::new(Tenants::new(vec![tenant]))
 }
 
 impl Scene {
     async fn start() -> Self {
-        Self::with(|store| Arc::new(store)).await
+        Self::with(in_memory()).await
     }
 
-    async fn with(store: impl FnOnce(MemoryStore) -> Arc<Store>) -> Self {
-        Self::of("{username}", store).await
+    /// The same, with a replica of this Redis.
+    async fn sharing(redis: Arc<MemoryRedis>) -> Self {
+        Self::with(redis.replica().await).await
     }
 
-    async fn of(template: &str, store: impl FnOnce(MemoryStore) -> Arc<Store>) -> Self {
-        // Without a margin, so that the tests need not wait for it.
-        let options = Options { revocable_tokens: true, reauth_margin: Duration::ZERO, ..Options::default() };
-        let ably = Ably::start(options).await.unwrap();
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let key = RevokingKey {
-            rest: RestClient::new(ably.url().parse().unwrap(), http),
-            api_key: ApiKey::parse(ably.api_key()).unwrap(),
-        };
-        let in_memory = MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {}));
-        let now = UnixMillis::now();
+    async fn with(store: Store) -> Self {
+        let scene = Self::without_tokens("{username}", store).await;
         for (number, client_id) in [(1, "alice"), (2, "bob")] {
             let live_token = LiveToken {
                 tenant: TenantName::default(),
@@ -76,11 +65,24 @@ impl Scene {
                 organization: Some("org_1".into()),
                 client_id: client_id.into(),
                 format: TokenFormat::TokenRequest,
-                until: now.after(Duration::from_hours(1)),
+                until: scene.now.after(Duration::from_hours(1)),
             };
-            in_memory.put_live_token(live_token, now).await.unwrap();
+            scene.revocation.store.put_live_token(live_token, scene.now).await.unwrap();
         }
-        let store = store(in_memory);
+        scene
+    }
+
+    async fn without_tokens(template: &str, store: Store) -> Self {
+        // Without a margin, so that the tests need not wait for it.
+        let options = Options { revocable_tokens: true, reauth_margin: Duration::ZERO, ..Options::default() };
+        let ably = Ably::start(options).await.unwrap();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let key = RevokingKey {
+            rest: RestClient::new(ably.url().parse().unwrap(), http),
+            api_key: ApiKey::parse(ably.api_key()).unwrap(),
+        };
+        let now = UnixMillis::now();
+        let store = Arc::new(store);
         Self { ably, revocation: Revocation::new(store, tenants(tenant(template, key.clone())), now), key, now }
     }
 
@@ -228,7 +230,10 @@ async fn an_interrupted_rename_is_revoked_although_an_update_makes_its_retry_out
         let (mut deaths, tenant) = (0, TenantName::default());
         for call in 1.. {
             let died = Arc::new(Notify::new());
-            let scene = Scene::with(|store| Arc::new(Failing::dying(store, call, Arc::clone(&died)))).await;
+            let redis = MemoryRedis::new(UnixMillis::now()).failing_with(Failure::Death(Arc::clone(&died)));
+            let redis = Arc::new(redis);
+            let scene = Scene::sharing(Arc::clone(&redis)).await;
+            redis.fail_at(call);
             let rename = scene.renamed("alice2", 0);
             let is_whole = tokio::select! {
                 applied = scene.revocation.apply(&tenant, &rename, scene.now) => applied.is_ok(),
@@ -239,6 +244,7 @@ async fn an_interrupted_rename_is_revoked_although_an_update_makes_its_retry_out
             }
             deaths += 1;
             let (next, later) = (scene.renamed("alice2", next), scene.now.after(IdempotencyClaim::LEASE));
+            redis.time.store(later.0, Ordering::Relaxed);
             assert_eq!(scene.revocation.apply(&tenant, &next, later).await, Ok(Applied::InForce));
             scene.perform_due_tasks(IdempotencyClaim::LEASE + Revocation::REPEAT_AFTER).await;
             assert!(
@@ -284,7 +290,7 @@ async fn a_session_from_before_the_start_is_revoked_by_the_client_id_that_it_sho
         ("{claim.handle}", Some("nina"), "clientId:other-device"),
     ] {
         let scene = Scene::start().await;
-        let store = Arc::new(MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {})));
+        let store = Arc::new(in_memory());
         let other_device = LiveToken {
             tenant: TenantName::default(),
             user: "user_9".into(),
@@ -314,7 +320,7 @@ async fn a_session_from_before_the_start_is_revoked_by_the_client_id_that_it_sho
 
 #[tokio::test]
 async fn a_sign_out_from_a_session_without_tokens_revokes_nothing_if_the_store_is_shared() {
-    let scene = Scene::with(|store| Arc::new(Failing::new(store, 0))).await;
+    let scene = Scene::sharing(Arc::new(MemoryRedis::new(UnixMillis::now()))).await;
     for name in ["nina", "alice"] {
         let event = sign_out_of_an_unknown_user("sess_8", Some(name), scene.now);
         let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
@@ -529,13 +535,11 @@ async fn a_refused_event_is_not_done_when_ably_later_accepts_its_other_targets()
 async fn after_a_refused_rename_any_event_with_the_name_revokes_once_the_cause_is_fixed() {
     for is_shared in [false, true] {
         for replayed in [0, 1, 2, 3] {
-            let scene =
-                Scene::with(
-                    |store| {
-                        if is_shared { Arc::new(Failing::new(store, 0)) as Arc<Store> } else { Arc::new(store) }
-                    },
-                )
-                .await;
+            let scene = if is_shared {
+                Scene::sharing(Arc::new(MemoryRedis::new(UnixMillis::now()))).await
+            } else {
+                Scene::start().await
+            };
             scene.ably.set_target_failure("clientId:alice", Some(40133));
             for seconds in 0..3 {
                 scene.is_named("alice2", seconds).await;
@@ -613,126 +617,11 @@ async fn an_unreadable_task_is_kept_for_a_day() {
     let scene = Scene::start().await;
     let store = &scene.revocation.store;
     let task = StoredTask { id: "1".into(), due: scene.now, payload: "{\"of\":\"another version\"}".into() };
-    store.enqueue_task(task, scene.now).await.unwrap();
+    store.enqueue_task(task).await.unwrap();
     let day = Duration::from_hours(24);
     for (after, tasks) in [(Duration::ZERO, 1), (day, 1), (day + Duration::from_mins(2), 0)] {
         scene.perform_due_tasks(after).await;
         assert_eq!(store.stats(scene.now).tasks.count, tasks);
-    }
-}
-
-/// A shared store in which one call fails as with Redis.
-#[derive(Debug)]
-struct Failing {
-    store: MemoryStore,
-    calls_until_failure: AtomicUsize,
-    late_restrictions: Mutex<Vec<Restriction>>,
-    /// Notified when the replica dies in the failing call.
-    death: Option<Arc<Notify>>,
-}
-
-impl Failing {
-    fn new(store: MemoryStore, call: usize) -> Self {
-        Self { store, calls_until_failure: AtomicUsize::new(call), late_restrictions: Mutex::default(), death: None }
-    }
-
-    /// A store in which a call does not return, as if the replica died.
-    fn dying(store: MemoryStore, call: usize, death: Arc<Notify>) -> Self {
-        Self { death: Some(death), ..Self::new(store, call) }
-    }
-
-    async fn fails(&self) -> bool {
-        let left =
-            self.calls_until_failure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if left == Ok(1)
-            && let Some(death) = &self.death
-        {
-            death.notify_one();
-            future::pending::<()>().await;
-        }
-        left == Ok(1)
-    }
-
-    /// The result of a write that took effect at this replica, and may fail in Redis.
-    async fn result<T>(&self, here: Result<T, StoreError>) -> Result<T, StoreError> {
-        if self.fails().await { Err(StoreError::Unavailable) } else { here }
-    }
-}
-
-#[async_trait]
-impl Store for Failing {
-    fn restrictions(&self) -> &Restrictions {
-        self.store.restrictions()
-    }
-
-    fn is_shared(&self) -> bool {
-        true
-    }
-
-    fn health(&self, now: UnixMillis) -> Health {
-        self.store.health(now)
-    }
-
-    fn stats(&self, now: UnixMillis) -> StoreStats {
-        self.store.stats(now)
-    }
-
-    fn may_issue(&self, now: UnixMillis) -> Result<(), StoreError> {
-        self.store.may_issue(now)
-    }
-
-    async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
-        self.result(self.store.record(restriction, now).await).await
-    }
-
-    fn take_late_restrictions(&self) -> Vec<Restriction> {
-        mem::take(&mut self.late_restrictions.lock().unwrap())
-    }
-
-    async fn put_live_token(&self, live_token: LiveToken, now: UnixMillis) -> Result<(), StoreError> {
-        self.store.put_live_token(live_token, now).await
-    }
-
-    async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> LiveTokens {
-        let live = self.store.live_tokens(tenant, holder, now).await;
-        if self.fails().await { LiveTokens { coverage: Coverage::ThisReplica, ..live } } else { live }
-    }
-
-    async fn enqueue_task(&self, task: StoredTask, now: UnixMillis) -> Result<(), StoreError> {
-        // Not even this replica has room for the task.
-        if self.fails().await { Err(StoreError::Full) } else { self.store.enqueue_task(task, now).await }
-    }
-
-    async fn claim_tasks(&self, most: usize, now: UnixMillis) -> Vec<StoredTask> {
-        self.store.claim_tasks(most, now).await
-    }
-
-    async fn complete_task(&self, id: &str) -> Result<(), StoreError> {
-        self.store.complete_task(id).await
-    }
-
-    async fn postpone_task(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
-        self.store.postpone_task(id, due).await
-    }
-
-    async fn claim_once(&self, key: &str, now: UnixMillis) -> IdempotencyClaim {
-        self.store.claim_once(key, now).await
-    }
-
-    async fn mark_done(&self, key: &str, until: UnixMillis, now: UnixMillis) {
-        self.store.mark_done(key, until, now).await;
-    }
-
-    async fn is_done(&self, key: &str, now: UnixMillis) -> bool {
-        self.store.is_done(key, now).await
-    }
-
-    async fn release(&self, key: &str) {
-        self.store.release(key).await;
-    }
-
-    async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
-        self.result(self.store.forget_user(tenant, user).await).await
     }
 }
 
@@ -755,7 +644,9 @@ async fn if_any_call_of_the_store_fails_the_event_takes_effect_and_is_to_be_deli
     ] {
         let mut failures = 0;
         for call in 1.. {
-            let scene = Scene::with(|store| Arc::new(Failing::new(store, call))).await;
+            let redis = Arc::new(MemoryRedis::new(UnixMillis::now()));
+            let scene = Scene::sharing(Arc::clone(&redis)).await;
+            redis.fail_at(call);
             let event = Event { at: scene.now, change: change.clone() };
             let apply = async || scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
             let first = apply().await;
@@ -766,6 +657,8 @@ async fn if_any_call_of_the_store_fails_the_event_takes_effect_and_is_to_be_deli
             }
             assert!(matches!(first, Err(Incomplete::Store(_))), "{change:?}, failing {call}");
             failures += 1;
+            scene.revocation.store.becomes_ready().await;
+            redis.time.fetch_add(clock::millis(IdempotencyClaim::LEASE), Ordering::Relaxed);
             assert_eq!(apply().await, Ok(Applied::InForce), "{change:?}, failing {call}");
             let before = scene.revoked().len();
             scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
@@ -777,47 +670,37 @@ async fn if_any_call_of_the_store_fails_the_event_takes_effect_and_is_to_be_deli
 }
 
 #[tokio::test]
-async fn a_late_restriction_is_revoked_twice_and_waits_while_the_store_is_full() {
-    for full_at in [0, 2, 3] {
-        let scene = Scene::with(|store| {
-            let store = Failing::new(store, full_at);
-            store.late_restrictions.lock().unwrap().push(Restriction {
-                tenant: TenantName::default(),
-                subject: Subject::User("user_1".into()),
-                kind: RestrictionKind::Denied(DenialSource::Clerk),
-                at: UnixMillis::now(),
-                until: UnixMillis::now(),
-            });
-            Arc::new(store)
-        })
-        .await;
-        for _ in 0..2 {
-            scene.perform_due_tasks(Duration::from_secs(1)).await;
+async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice() {
+    let alice = LiveToken {
+        until: UnixMillis::now().after(Duration::from_hours(1)),
+        ..live_tokens(UnixMillis::now()).remove(0)
+    };
+    for (is_revocable, is_denied) in [(true, true), (true, false), (false, true)] {
+        let redis = Arc::new(MemoryRedis::new(UnixMillis::now()));
+        let scene = Scene::sharing(Arc::clone(&redis)).await;
+        let revocable = tenant("{username}", scene.key.clone());
+        let queue = if is_revocable { revocable.revocation_queue.clone() } else { None };
+        let tenant = Tenant { revocation_queue: queue, ..revocable };
+        let denied = Subject::User("user_0".into());
+        let denial = tenant.restriction(denied, RestrictionKind::Denied(DenialSource::Clerk), scene.now, scene.now);
+        let store = Arc::new(redis.replica().await);
+        let revocation = Revocation::new(Arc::clone(&store), tenants(tenant), scene.now);
+        redis.fail_at(1);
+        assert_eq!(store.put_live_token(alice.clone(), scene.now).await, Err(StoreError::Unavailable));
+        if is_denied {
+            // By another replica, which does not know of the token.
+            redis.record(&[denial], scene.now).await.unwrap();
         }
-        let of_alice = ("clientId:alice".to_owned(), false);
-        assert!(scene.revoked().contains(&of_alice), "no room for {full_at}");
-        let before = scene.revoked().len();
-        scene.perform_due_tasks(Duration::from_secs(1) + Revocation::REPEAT_AFTER).await;
-        assert_eq!(scene.revoked()[before..], [of_alice], "no room for {full_at}");
-        assert_eq!(scene.revocation.store.stats(scene.now).tasks.count, 0);
+        store.becomes_ready().await;
+        let revoked =
+            if is_revocable && is_denied { vec![(format!("clientId:{}", alice.client_id), false)] } else { vec![] };
+        for after in [Duration::ZERO, Revocation::REPEAT_AFTER] {
+            let before = scene.revoked().len();
+            revocation.perform_due_tasks(|| scene.now.after(after)).await;
+            assert_eq!(scene.revoked()[before..], revoked, "{is_revocable} {is_denied} {after:?}");
+        }
+        assert_eq!(store.stats(scene.now).tasks.count, 0);
     }
-}
-
-#[tokio::test]
-async fn without_revocable_tokens_a_late_restriction_leaves_no_tasks() {
-    let scene = Scene::start().await;
-    let store = Failing::new(MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {})), 0);
-    let not_revocable = Tenant { revocation_queue: None, ..tenant("{username}", scene.key.clone()) };
-    let restriction = not_revocable.restriction(
-        Subject::User("user_1".into()),
-        RestrictionKind::Denied(DenialSource::Clerk),
-        scene.now,
-        scene.now,
-    );
-    store.late_restrictions.lock().unwrap().push(restriction);
-    let revocation = Revocation::new(Arc::new(store), tenants(not_revocable), scene.now);
-    revocation.perform_due_tasks(|| scene.now).await;
-    assert_eq!(revocation.store.stats(scene.now).tasks.count, 0);
 }
 
 #[test]
@@ -887,10 +770,7 @@ fn in_any_order_events_revoke_the_tokens_that_they_end_and_no_others() {
     let mut runner = TestRunner::new(Config::with_cases(100));
     let outcome = runner.run(&deliveries, |(events, deliveries)| {
         runtime.block_on(async {
-            let scene = Scene::of("{username}/{user_id}", |_| {
-                Arc::new(MemoryStore::new(&StoreLimits::default(), Arc::new(|_| {})))
-            })
-            .await;
+            let scene = Scene::without_tokens("{username}/{user_id}", in_memory()).await;
             // The events have timestamps around this time.
             let now = tests::NOW.after(Duration::from_mins(1));
             for live_token in live_tokens(now) {

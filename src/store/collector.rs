@@ -67,15 +67,15 @@ mod tests {
     use super::*;
     use crate::{
         clock::UnixMillis,
-        store::{DenialSource, MemoryStore, Restriction, RestrictionKind, StoreLimits, StoredTask, Subject},
+        store::{DenialSource, Restriction, RestrictionKind, StoreLimits, StoredTask, Subject},
         tenant::TenantName,
     };
 
     const START: UnixMillis = UnixMillis(1_700_000_000_000);
 
-    fn registry(store: &Arc<MemoryStore>, clock: Clock) -> Registry {
+    fn registry(store: &Arc<Store>, clock: Clock) -> Registry {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(StoreCollector { store: Arc::clone(store) as Arc<Store>, clock }));
+        registry.register_collector(Box::new(StoreCollector { store: Arc::clone(store), clock }));
         registry
     }
 
@@ -85,20 +85,19 @@ mod tests {
         text
     }
 
-    fn store(limits: &StoreLimits) -> Arc<MemoryStore> {
-        Arc::new(MemoryStore::new(limits, Arc::new(|_| {})))
+    fn store() -> Arc<Store> {
+        Arc::new(Store::in_memory(&StoreLimits::default(), Arc::new(|_| {})))
     }
 
     #[test]
     fn all_metrics_of_the_store_exist_from_the_start() {
-        let registry = registry(&store(&StoreLimits::default()), Arc::new(|| START));
+        let registry = registry(&store(), Arc::new(|| START));
         insta::assert_snapshot!(exposition(&registry), @r#"
         # HELP store_state 1 for the current state of the store, 0 for the others.
         # TYPE store_state gauge
         store_state{state="starting"} 0
         store_state{state="ready"} 1
         store_state{state="degraded"} 0
-        store_state{state="full"} 0
         # HELP store_restrictions Denials and marks in force.
         # TYPE store_restrictions gauge
         store_restrictions 0
@@ -111,12 +110,6 @@ mod tests {
         # HELP store_work_overdue_seconds How long the oldest revocation task has been due; 0 if none is due.
         # TYPE store_work_overdue_seconds gauge
         store_work_overdue_seconds 0
-        # HELP store_unwritten_restrictions Restrictions that this replica knows and Redis lacks.
-        # TYPE store_unwritten_restrictions gauge
-        store_unwritten_restrictions 0
-        # HELP store_unwritten_work Revocation tasks that this replica has and Redis lacks.
-        # TYPE store_unwritten_work gauge
-        store_unwritten_work 0
         # HELP store_outages_total Outages of Redis since the start.
         # TYPE store_outages_total counter
         store_outages_total 0
@@ -130,7 +123,7 @@ mod tests {
             let time = Arc::clone(&time);
             Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
         };
-        let store = store(&StoreLimits { restrictions: 1, ..StoreLimits::default() });
+        let store = store();
         let registry = registry(&store, clock);
         let nonzero = || {
             let exposition = exposition(&registry);
@@ -151,11 +144,11 @@ mod tests {
         store.record(restriction, START).await.unwrap();
         for due in [Duration::from_mins(1), Duration::from_mins(2)] {
             let task = StoredTask { id: format!("{due:?}"), due: START.after(due), payload: String::new() };
-            store.enqueue_task(task, START).await.unwrap();
+            store.enqueue_task(task).await.unwrap();
         }
-        assert_eq!(nonzero(), ["restrictions 1", "state{state=\"full\"} 1", "work 2"]);
+        assert_eq!(nonzero(), ["restrictions 1", "state{state=\"ready\"} 1", "work 2"]);
         time.store(START.after(Duration::from_mins(3)).0, Ordering::Relaxed);
-        let late = ["restrictions 1", "state{state=\"full\"} 1", "work 2", "work_overdue_seconds 120"];
+        let late = ["restrictions 1", "state{state=\"ready\"} 1", "work 2", "work_overdue_seconds 120"];
         assert_eq!(nonzero(), late);
         time.store(START.after(Duration::from_mins(5)).0, Ordering::Relaxed);
         assert_eq!(nonzero(), ["state{state=\"ready\"} 1", "work 2", "work_overdue_seconds 240"]);

@@ -8,7 +8,7 @@ use crate::{
     ably::{ApiKey, ClientId, RestClient, RevocationCounts, RevokingKey, TokenFormat},
     clerk::{Change, Event, User},
     outgoing,
-    store::{LiveToken, MemoryStore, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore, StoreLimits},
+    store::{LiveToken, Store, StoreLimits, fixtures::MemoryRedis},
     tenant::{Tenants, fixtures},
 };
 
@@ -32,30 +32,11 @@ fn tenant(name: &str, format: TokenFormat, ably: Option<&Ably>) -> Tenant {
 }
 
 fn revocation_with(limits: &StoreLimits, tenants: Vec<Tenant>) -> Revocation {
-    Revocation::new(Arc::new(MemoryStore::new(limits, Arc::new(|_| {}))), Arc::new(Tenants::new(tenants)), NOW)
+    Revocation::new(Arc::new(Store::in_memory(limits, Arc::new(|_| {}))), Arc::new(Tenants::new(tenants)), NOW)
 }
 
 fn revocation(format: TokenFormat, ably: Option<&Ably>) -> Revocation {
     revocation_with(&StoreLimits::default(), vec![tenant("default", format, ably)])
-}
-
-/// A replica in an outage of Redis.
-fn revocation_in_an_outage(ably: Option<&Ably>) -> Revocation {
-    let unreachable = RedisAddress::parse("redis://127.0.0.1:1").unwrap();
-    let prefix = RedisKeyPrefix::parse("aca:").unwrap();
-    let store = RedisStore::start(
-        &unreachable,
-        &prefix,
-        OnFailure::Degrade,
-        &StoreLimits::default(),
-        Arc::new(|| NOW),
-        Arc::new(|_| {}),
-    );
-    Revocation::new(
-        Arc::new(store.unwrap()),
-        Arc::new(Tenants::new(vec![tenant("default", TokenFormat::Jwt, ably)])),
-        NOW,
-    )
 }
 
 async fn ably() -> Ably {
@@ -228,22 +209,13 @@ async fn a_request_that_is_older_than_another_changes_nothing_and_is_reported_as
 }
 
 #[tokio::test]
-async fn a_denial_without_room_is_reported() {
-    let limits = StoreLimits { restrictions: 1, ..StoreLimits::default() };
-    let revocation = revocation_with(&limits, vec![tenant("default", TokenFormat::Jwt, None)]);
-    revocation.execute_json(json!({ "user": "user_1" }), NOW).await;
-    let report = revocation.execute_json(json!({ "user": "user_2" }), NOW).await;
-    assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("store_full"), &json!(false)));
-}
-
-#[tokio::test]
 async fn with_several_tenants_a_request_must_name_one() {
     let tenants = ["acme", "beta"].map(|name| tenant(name, TokenFormat::Jwt, None));
     let revocation = revocation_with(&StoreLimits::default(), tenants.into());
     let execute = async |fields: Value| revocation.execute(&request(&fields).unwrap(), NOW).await;
-    assert_eq!(execute(json!({ "user": "user_1" })).await, Err(InvalidRevocationRequest::WithoutTenant));
+    assert_eq!(execute(json!({ "user": "user_1" })).await, Err(InvalidRevocationRequest::WithoutTenant.into()));
     let other = json!({ "user": "user_1", "tenant": "gamma" });
-    assert_eq!(execute(other).await, Err(InvalidRevocationRequest::NoSuchTenant));
+    assert_eq!(execute(other).await, Err(InvalidRevocationRequest::NoSuchTenant.into()));
     let report = execute(json!({ "user": "user_1", "tenant": "beta" })).await.unwrap();
     assert_eq!(report.tenant.as_str(), "beta");
     let denies = |tenant: &Tenant| {
@@ -396,37 +368,29 @@ async fn a_refused_revocation_is_reported_with_its_code_and_not_retried_soon() {
 }
 
 #[tokio::test]
-async fn a_request_is_incomplete_while_the_live_tokens_of_other_replicas_are_unknown() {
+async fn a_request_during_an_outage_takes_effect_at_this_replica_and_is_refused() {
     let ably = ably().await;
-    let revocation = revocation_in_an_outage(Some(&ably));
-    let warning = "Redis cannot be used now: tokens that other replicas issued are not known";
-    for fields in [
-        json!({ "client_id": "alice" }),
-        json!({ "client_id": "alice", "lift": true }),
-        json!({ "client_id": "alice", "dry_run": true }),
-        json!({ "user": "user_1", "dry_run": true }),
-        json!({ "session": "sess_1", "dry_run": true }),
+    for (fields, is_changed) in [
+        (json!({ "user": "user_1" }), true),
+        (json!({ "client_id": "alice" }), true),
+        (json!({ "client_id": "alice", "lift": true }), false),
+        (json!({ "user": "user_1", "dry_run": true }), false),
+        (json!({ "client_id": "alice", "dry_run": true }), false),
     ] {
-        let report = revocation.execute_json(fields, NOW).await;
-        assert!(report["warnings"].as_array().unwrap().contains(&json!(warning)), "{report}");
-        assert_eq!(report["complete"], false, "{report}");
+        let redis = Arc::new(MemoryRedis::new(NOW));
+        let tenant = tenant("default", TokenFormat::Jwt, Some(&ably));
+        let revocation = Revocation::new(Arc::new(redis.replica().await), Arc::new(Tenants::new(vec![tenant])), NOW);
+        revocation.put_live_token("user_1", "sess_1", "alice").await;
+        let calls_before = ably.revocation_calls().len();
+        redis.fail_at(1);
+        let refused = revocation.execute(&request(&fields).unwrap(), NOW).await;
+        assert_eq!(refused, Err(RequestFailed::Store(StoreError::Unavailable)), "{fields}");
+        assert_eq!(revocation.denies_user("user_1", later(1)), is_changed, "{fields}");
+        let calls = ably.revocation_calls().len();
+        assert_eq!(calls > calls_before, is_changed, "{fields}");
+        revocation.store.becomes_ready().await;
+        assert_eq!(revocation.perform_at(&ably, later(150)).await.len() == 1, is_changed, "{fields}");
     }
-    // This replica finds one user to deny; there may be others.
-    revocation.put_live_token("user_1", "sess_1", "alice").await;
-    for fields in [json!({ "client_id": "alice", "dry_run": true }), json!({ "user": "user_1", "dry_run": true })] {
-        let report = revocation.execute_json(fields, NOW).await;
-        assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("denied"), &json!(false)));
-    }
-}
-
-#[tokio::test]
-async fn a_second_revocation_that_only_one_replica_knows_is_reported_as_incomplete() {
-    let ably = ably().await;
-    let revocation = revocation_in_an_outage(Some(&ably));
-    let report = revocation.execute_json(json!({ "client_id": "alice" }), NOW).await;
-    assert_eq!((&report["repeated_at"], &report["complete"]), (&json!(later(150)), &json!(false)));
-    assert!(report["warnings"].to_string().contains("known to one replica only"), "{report}");
-    assert_eq!(revocation.perform_at(&ably, later(150)).await.len(), 1);
 }
 
 #[tokio::test]

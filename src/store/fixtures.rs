@@ -1,0 +1,218 @@
+//! A Redis in memory, for tests.
+
+use std::{
+    collections::BTreeMap,
+    future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::{
+    Commands, Connect, Connected, ConnectionLost, Health, IdempotencyClaim, LiveToken, LogEntry, LogPage, LogPosition,
+    OnFailure, QueuedTask, ReadLog, Restriction, SharedState, Store, StoreLimits, StoredTask, TokenHolder, Wait,
+    idempotency::IdempotencyKeys, live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
+};
+use crate::{clock::UnixMillis, tenant::TenantName};
+
+/// What a call does whose turn it is to fail.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// The connection is lost after the call took effect.
+    Lost,
+    /// The replica dies: the call does not return, and this is notified.
+    Death(Arc<Notify>),
+}
+
+/// A Redis. One call of one connection can fail.
+#[derive(derive_more::Debug)]
+#[debug("MemoryRedis")]
+pub(crate) struct MemoryRedis {
+    restrictions: Mutex<BTreeMap<RestrictionKey, Restriction>>,
+    log: Mutex<Vec<LogEntry>>,
+    live_tokens: LiveTokenIndex,
+    tasks: TaskQueue,
+    idempotency_keys: IdempotencyKeys,
+    /// Its time, in milliseconds.
+    pub(crate) time: AtomicI64,
+    calls_until_failure: AtomicUsize,
+    failure: Failure,
+}
+
+impl MemoryRedis {
+    pub(crate) fn new(now: UnixMillis) -> Self {
+        let limits = StoreLimits::default();
+        Self {
+            restrictions: Mutex::default(),
+            log: Mutex::default(),
+            live_tokens: LiveTokenIndex::new(&limits),
+            tasks: TaskQueue::new(&limits),
+            idempotency_keys: IdempotencyKeys::new(&limits),
+            time: AtomicI64::new(now.0),
+            calls_until_failure: AtomicUsize::new(0),
+            failure: Failure::Lost,
+        }
+    }
+
+    pub(crate) fn failing_with(self, failure: Failure) -> Self {
+        Self { failure, ..self }
+    }
+
+    /// The call fails that comes after so many others; with 0, none.
+    pub(crate) fn fail_at(&self, call: usize) {
+        self.calls_until_failure.store(call, Ordering::Relaxed);
+    }
+
+    /// A replica that is ready.
+    pub(crate) async fn replica(self: &Arc<Self>) -> Store {
+        let (clock, redis) = (Arc::clone(self), Arc::new(Arc::clone(self)));
+        let clock = Arc::new(move || clock.now());
+        let store = Store::shared(redis, OnFailure::Degrade, &StoreLimits::default(), clock, Arc::new(|_| {}));
+        store.becomes_ready().await;
+        store
+    }
+
+    fn now(&self) -> UnixMillis {
+        UnixMillis(self.time.load(Ordering::Relaxed))
+    }
+
+    fn last(&self) -> LogPosition {
+        LogPosition { millis: 1, number: self.log.lock().unwrap().len() as u64 }
+    }
+
+    async fn answer<T>(&self, answer: T) -> Result<T, ConnectionLost> {
+        let left =
+            self.calls_until_failure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        match &self.failure {
+            _ if left != Ok(1) => Ok(answer),
+            Failure::Lost => Err(ConnectionLost("a test".to_owned())),
+            Failure::Death(death) => {
+                death.notify_one();
+                future::pending().await
+            }
+        }
+    }
+}
+
+impl Store {
+    pub(crate) async fn becomes_ready(&self) {
+        while self.health() != Health::Ready {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Connect for Arc<MemoryRedis> {
+    async fn connect(&self) -> Result<Connected, ConnectionLost> {
+        Ok(Connected { commands: Box::new(Arc::clone(self)), log: Box::new(Arc::clone(self)) })
+    }
+
+    fn address(&self) -> String {
+        "memory".to_owned()
+    }
+}
+
+#[async_trait]
+impl ReadLog for Arc<MemoryRedis> {
+    async fn read(&mut self, after: LogPosition, wait: Wait) -> Result<LogPage, ConnectionLost> {
+        if wait == Wait::ForEntries {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let log = self.log.lock().unwrap();
+        let numbered = (1..).zip(log.iter()).filter(|(number, _)| *number > after.number);
+        let entries = numbered.map(|(number, entry)| (LogPosition { millis: 1, number }, Some(entry.clone())));
+        let last = LogPosition { millis: 1, number: log.len() as u64 };
+        Ok(LogPage { entries: entries.collect(), first: Some(LogPosition { millis: 1, number: 0 }), last: Some(last) })
+    }
+}
+
+#[async_trait]
+impl Commands for Arc<MemoryRedis> {
+    async fn state(&self) -> Result<SharedState, ConnectionLost> {
+        Ok(SharedState { data_id: "1".to_owned(), last: self.last(), backlog: self.tasks.backlog() })
+    }
+
+    async fn restrictions(&self, _cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
+        Ok((0, self.restrictions.lock().unwrap().values().cloned().collect()))
+    }
+
+    async fn record(
+        &self,
+        restrictions: &[Restriction],
+        _now: UnixMillis,
+    ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+        let mut before = Vec::new();
+        for restriction in restrictions {
+            let known = self.restrictions.lock().unwrap().get(&restriction.key()).cloned();
+            if known.as_ref().is_none_or(|known| known.terms().compare(&restriction.terms()).is_lt()) {
+                self.restrictions.lock().unwrap().insert(restriction.key(), restriction.clone());
+                self.log.lock().unwrap().push(LogEntry::Recorded(restriction.clone()));
+            }
+            before.push(known);
+        }
+        self.answer(before).await
+    }
+
+    async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
+        self.log.lock().unwrap().push(entry.clone());
+        self.answer(()).await
+    }
+
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
+        live_tokens.iter().for_each(|live_token| self.live_tokens.put(live_token, now).unwrap());
+        self.answer(()).await
+    }
+
+    async fn live_tokens(
+        &self,
+        tenant: &TenantName,
+        holder: &TokenHolder,
+        now: UnixMillis,
+    ) -> Result<Vec<LiveToken>, ConnectionLost> {
+        self.answer(self.live_tokens.find(tenant, holder, now)).await
+    }
+
+    async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {
+        tasks.iter().for_each(|QueuedTask { task, .. }| self.tasks.enqueue(task).unwrap());
+        self.answer(()).await
+    }
+
+    async fn claim(&self, max: usize, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+        self.answer(self.tasks.claim(max, now)).await
+    }
+
+    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+        self.tasks.complete(id, due);
+        self.log.lock().unwrap().push(LogEntry::TaskDone { id: id.to_owned(), due });
+        self.answer(()).await
+    }
+
+    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+        self.tasks.postpone(id, due);
+        self.answer(()).await
+    }
+
+    async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost> {
+        self.answer(self.idempotency_keys.claim_once(key, self.now())).await
+    }
+
+    async fn is_done(&self, key: &str) -> Result<bool, ConnectionLost> {
+        self.answer(self.idempotency_keys.is_done(key, self.now())).await
+    }
+
+    async fn mark_done(&self, key: &str, until: UnixMillis, _now: UnixMillis) -> Result<(), ConnectionLost> {
+        self.idempotency_keys.mark_done(key, until);
+        self.answer(()).await
+    }
+
+    async fn release(&self, key: &str) -> Result<(), ConnectionLost> {
+        self.idempotency_keys.release(key);
+        self.answer(()).await
+    }
+}
