@@ -42,7 +42,7 @@ pub(super) async fn ready(issuer: Data<Issuer>) -> HttpResponse {
         "status": status,
         "signing_keys": { "status": keys, "confirmed_seconds_ago": confirmed_seconds_ago },
     });
-    if store.is_shared() || health != Health::Ready {
+    if store.is_shared() {
         answer["store"] = json!({ "status": health.as_str() });
     }
     if states.len() > 1 {
