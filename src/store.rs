@@ -29,7 +29,9 @@ pub use limits::{StoreError, StoreLimits};
 pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
 pub use log::{InvalidLogPosition, LogEntry, LogPage, LogPosition};
 pub use memory::MemoryStore;
-pub use redis::{InvalidRedisAddress, InvalidRedisAuthorities, OnFailure, RedisAddress, RedisKeyPrefix, RedisStore};
+pub use redis::{
+    InvalidRedisAddress, InvalidRedisAuthorities, OnFailure, RedisAddress, RedisConnector, RedisKeyPrefix, RedisStore,
+};
 pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject};
 pub(crate) use restrictions::CurrentClientId;
 pub use restrictions::{Restrictions, Verdict};

@@ -5,9 +5,15 @@
 //! the active restrictions, writes what Redis lacks, and then marks the store ready.
 
 mod address;
+mod commands;
 mod connection;
+mod connector;
+mod encoding;
+mod failure;
+mod keys;
 mod outage;
 mod prefix;
+mod reader;
 mod shared;
 mod sync;
 
@@ -19,11 +25,13 @@ use std::{
     },
 };
 
+use ::redis::ProtocolVersion;
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use tokio::{sync::Notify, task::JoinHandle};
 
 pub use address::{InvalidRedisAddress, InvalidRedisAuthorities, RedisAddress};
+pub use connector::RedisConnector;
 pub use prefix::RedisKeyPrefix;
 pub use shared::OnFailure;
 
@@ -60,7 +68,7 @@ impl RedisStore {
         clock: Clock,
         on_forget: OnForget,
     ) -> Result<Self, InvalidRedisAddress> {
-        let client = address.client().map_err(|_| InvalidRedisAddress::NotAUrl)?;
+        let client = address.client(ProtocolVersion::RESP3).map_err(|_| InvalidRedisAddress::NotAUrl)?;
         let shared = Arc::new(SharedState {
             on_failure,
             max_unwritten: limits.restrictions.saturating_add(limits.remembered),

@@ -98,7 +98,7 @@ impl RedisAddress {
             return Err(InvalidRedisAuthorities::Empty);
         }
         let trusting = Self { authorities: Some(authorities), ..self };
-        trusting.client().map_err(|_| InvalidRedisAuthorities::Malformed)?;
+        trusting.client(ProtocolVersion::RESP2).map_err(|_| InvalidRedisAuthorities::Malformed)?;
         Ok(trusting)
     }
 
@@ -111,17 +111,17 @@ impl RedisAddress {
     /// Connects as a store with this prefix does, which gives the data an ID. Returns the eviction policy of Redis if
     /// it evicts keys, or why it cannot be used.
     pub async fn probe(&self, prefix: &RedisKeyPrefix) -> Result<Option<String>, String> {
-        let probed = match self.client() {
+        let probed = match self.client(ProtocolVersion::RESP3) {
             Ok(client) => connection::probe(&client, prefix).await,
             Err(error) => Err(error.into()),
         };
         probed.map_err(RedisFailure::reason)
     }
 
-    /// A client for RESP3, in which one connection carries commands and messages.
-    pub(super) fn client(&self) -> ::redis::RedisResult<::redis::Client> {
+    /// A client that speaks this version of the protocol.
+    pub(super) fn client(&self, protocol: ProtocolVersion) -> ::redis::RedisResult<::redis::Client> {
         let info = self.url.expose_secret().into_connection_info()?;
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let settings = info.redis_settings().clone().set_protocol(protocol);
         // `CLIENT SETINFO` would need a permission that an ACL of Redis before 7.2 cannot name.
         let settings = settings.set_skip_set_lib_name();
         let tcp = info.tcp_settings().clone().set_nodelay(true);

@@ -167,9 +167,9 @@ static SCRIPTS: std::sync::LazyLock<Scripts> = std::sync::LazyLock::new(|| Scrip
     record: Script::new(include_str!("record.lua")),
     live_token: Script::new(include_str!("live_token.lua")),
     enqueue: Script::new(include_str!("enqueue.lua")),
-    claim: Script::new(include_str!("claim.lua")),
+    claim: Script::new(include_str!("scripts/claim.lua")),
     complete: Script::new(include_str!("complete.lua")),
-    postpone: Script::new(include_str!("postpone.lua")),
+    postpone: Script::new(include_str!("scripts/postpone.lua")),
 });
 
 /// Connects as a store does, and disconnects. Returns the [eviction policy](Connection::eviction_policy).
