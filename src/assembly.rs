@@ -18,7 +18,7 @@ use crate::{
     limits::TokenLimit,
     outgoing, revocation,
     revocation::Revocation,
-    store::{Forgotten, InvalidRedisAddress, Store, StoreCollector, StoreLimits},
+    store::{Forgotten, InvalidRedisAddress, RedisConnector, Store, StoreCollector, StoreLimits},
     telemetry::{
         LogCollector,
         metrics::{Metrics, TenantMetrics},
@@ -134,7 +134,7 @@ fn make_store(config: &Config, tenants: Arc<Tenants>) -> Result<Arc<Store>, Asse
     let bounds = StoreLimits::default();
     let Some(redis) = &config.redis else { return Ok(Arc::new(Store::in_memory(&bounds, on_forget))) };
     let clock = Arc::new(UnixMillis::now);
-    let connector = Arc::new(crate::store::RedisConnector::new(&redis.address, &redis.prefix)?);
+    let connector = Arc::new(RedisConnector::new(&redis.address, &redis.prefix)?);
     Ok(Arc::new(Store::shared(connector, redis.on_failure, &bounds, clock, on_forget)))
 }
 

@@ -133,7 +133,7 @@ impl Issuer {
     /// The store of restrictions and live tokens.
     #[must_use]
     pub fn store(&self) -> &Store {
-        &*self.store
+        &self.store
     }
 
     /// Its tenants.

@@ -277,7 +277,7 @@ impl Revocation {
             }
             // An earlier delivery may have left a retry.
             None if !self.store.is_shared() => {
-                self.store.complete_task(&task.stored("first", now).id, UnixMillis(i64::MAX)).await?
+                self.store.complete_task(&task.stored("first", now).id, UnixMillis(i64::MAX)).await?;
             }
             None => {}
         }

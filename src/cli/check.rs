@@ -21,6 +21,7 @@ use crate::{
     },
     detached::Detached,
     outgoing,
+    store::RedisConnector,
     telemetry::metrics::Metrics,
 };
 
@@ -148,7 +149,11 @@ async fn try_redis(redis: Option<&RedisConfig>, report: &mut Output) {
     let Some(RedisConfig { address, prefix, .. }) = redis else {
         return report.setting("Redis", "none: this replica keeps denials and live tokens in memory");
     };
-    match address.probe(prefix).await {
+    let probed = match RedisConnector::new(address, prefix) {
+        Ok(connector) => connector.probe().await.map_err(|lost| lost.to_string()),
+        Err(invalid) => Err(invalid.to_string()),
+    };
+    match probed {
         Ok(policy) => {
             report.tried("Redis", Ok(format!("answers at {address}")));
             report.warn(policy.map(|policy| {

@@ -1,27 +1,14 @@
-//! Redis or Valkey, as replicas share it.
+//! Redis or Valkey, as replicas share it: a connection for commands, and one that reads the log.
 
 mod address;
-mod connection;
+mod commands;
+mod connector;
+mod encoding;
+mod failure;
+mod keys;
 mod prefix;
+mod reader;
 
 pub use address::{InvalidRedisAddress, InvalidRedisAuthorities, RedisAddress};
+pub use connector::RedisConnector;
 pub use prefix::RedisKeyPrefix;
-
-/// Stand-in until the connector is merged.
-#[derive(Debug)]
-pub struct RedisConnector;
-impl RedisConnector {
-    /// None.
-    pub fn new(_: &RedisAddress, _: &RedisKeyPrefix) -> Result<Self, InvalidRedisAddress> {
-        Err(InvalidRedisAddress::NotAUrl)
-    }
-}
-#[async_trait::async_trait]
-impl super::Connect for RedisConnector {
-    async fn connect(&self) -> Result<super::Connected, super::ConnectionLost> {
-        Err(super::ConnectionLost(String::new()))
-    }
-    fn address(&self) -> String {
-        String::new()
-    }
-}

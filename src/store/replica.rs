@@ -161,7 +161,7 @@ impl Replica {
     }
 
     /// The state that the commands' connection saw. The log's connection has to see the same soon.
-    pub(super) fn check(&self, state: SharedState, now: UnixMillis) -> Result<(), Loss> {
+    pub(super) fn check(&self, state: &SharedState, now: UnixMillis) -> Result<(), Loss> {
         let mut progress = self.progress();
         if state.data_id != progress.data_id {
             return Err(Loss::OtherData);
@@ -172,9 +172,8 @@ impl Replica {
         progress.backlog = state.backlog;
         match progress.awaited {
             Some((_, since)) if since.after(Self::LOG_LAG) < now => return Err(Loss::DifferentData),
-            Some(_) => {}
             None if state.last > progress.position => progress.awaited = Some((state.last, now)),
-            None => {}
+            _ => {}
         }
         Ok(())
     }

@@ -127,7 +127,9 @@ impl Sync {
         let mut cursor = 0;
         loop {
             let (next, page) = commands.restrictions(cursor).await?;
-            page.iter().for_each(|restriction| replica.restrictions.hear(restriction, now()));
+            for restriction in &page {
+                replica.restrictions.hear(restriction, now());
+            }
             if next == 0 {
                 break;
             }
@@ -188,7 +190,7 @@ async fn heartbeat(replica: &Replica, clock: &Clock, commands: &dyn Commands) ->
     loop {
         ticks.tick().await;
         let checked = match commands.state().await {
-            Ok(state) => replica.check(state, clock()).map_err(ConnectionLost::from),
+            Ok(state) => replica.check(&state, clock()).map_err(ConnectionLost::from),
             Err(lost) => Err(lost),
         };
         let written = match checked {

@@ -9,6 +9,7 @@ mod redis_server;
 
 mod acl;
 mod any_order;
+mod connector;
 mod fixtures;
 mod operations;
 mod outages;

@@ -6,11 +6,6 @@ use ::redis::{IntoConnectionInfo as _, ProtocolVersion, TlsCertificates};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
-use super::{
-    connection::{self, RedisFailure},
-    prefix::RedisKeyPrefix,
-};
-
 /// The URL of a Redis or Valkey server: `redis://`, or `rediss://` for TLS. Printed without its user and password.
 #[derive(Clone)]
 pub struct RedisAddress {
@@ -108,20 +103,10 @@ impl RedisAddress {
         self.transport == Transport::Plaintext
     }
 
-    /// Connects as a store with this prefix does, which gives the data an ID. Returns the eviction policy of Redis if
-    /// it evicts keys, or why it cannot be used.
-    pub async fn probe(&self, prefix: &RedisKeyPrefix) -> Result<Option<String>, String> {
-        let probed = match self.client() {
-            Ok(client) => connection::probe(&client, prefix).await,
-            Err(error) => Err(error.into()),
-        };
-        probed.map_err(RedisFailure::reason)
-    }
-
-    /// A client for RESP3, in which one connection carries commands and messages.
+    /// A client. RESP2 suffices: nothing is pushed.
     pub(super) fn client(&self) -> ::redis::RedisResult<::redis::Client> {
         let info = self.url.expose_secret().into_connection_info()?;
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
         // `CLIENT SETINFO` would need a permission that an ACL of Redis before 7.2 cannot name.
         let settings = settings.set_skip_set_lib_name();
         let tcp = info.tcp_settings().clone().set_nodelay(true);

@@ -1,0 +1,203 @@
+//! The connection for commands.
+
+use std::sync::{Arc, LazyLock};
+
+use ::redis::{Cmd, FromRedisValue, Script, ScriptInvocation, aio::MultiplexedConnection, cmd, pipe};
+use async_trait::async_trait;
+
+use super::{
+    super::{
+        Commands, ConnectionLost, IdempotencyClaim, LiveToken, LogEntry, LogPosition, QueuedTask, Restriction,
+        SharedState, StoredTask, TaskBacklog, TokenHolder,
+    },
+    encoding::{self, json, time_of},
+    keys::Keys,
+};
+use crate::{
+    clock::{self, UnixMillis},
+    tenant::TenantName,
+};
+
+/// The most ended restrictions that are remembered for their timestamps.
+const MAX_ENDED: usize = 200_000;
+/// The elements that a scan looks at in one step.
+const SCAN_COUNT: usize = 500;
+/// The values of an idempotency key.
+const CLAIMED: &str = "claimed";
+const DONE: &str = "done";
+/// Far longer than any TTL in use, and valid in Redis.
+const MAX_TTL_MS: i64 = 1 << 42;
+
+static STATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/state.lua")));
+static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/record.lua")));
+static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/register.lua")));
+static ENQUEUE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/enqueue.lua")));
+static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/claim.lua")));
+static COMPLETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/complete.lua")));
+static POSTPONE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/postpone.lua")));
+
+/// Sends commands.
+pub(super) struct RedisCommands {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) keys: Arc<Keys>,
+}
+
+impl RedisCommands {
+    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, ConnectionLost> {
+        Ok(command.query_async(&mut self.connection.clone()).await?)
+    }
+
+    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, ConnectionLost> {
+        Ok(script.invoke_async(&mut self.connection.clone()).await?)
+    }
+
+    /// The eviction policy of Redis. `None` if Redis evicts no keys, or does not say.
+    pub(super) async fn eviction_policy(&self) -> Option<String> {
+        let info: String = self.run(cmd("INFO").arg("memory")).await.ok()?;
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))?.trim();
+        (policy != "noeviction").then(|| policy.to_owned())
+    }
+
+    async fn remove_task(&self, id: &[u8], due: UnixMillis) -> Result<(), ConnectionLost> {
+        let entry = LogEntry::TaskDone { id: String::from_utf8_lossy(id).into_owned(), due };
+        let mut script = COMPLETE.key(&self.keys.tasks);
+        script.key(&self.keys.claimable).key(&self.keys.due).key(&self.keys.log);
+        self.invoke(script.arg(id).arg(due.0).arg(&encoding::append_arguments(&entry))).await
+    }
+}
+
+#[async_trait]
+impl Commands for RedisCommands {
+    async fn state(&self) -> Result<SharedState, ConnectionLost> {
+        let mut script = STATE.key(&self.keys.data_id);
+        script.key(&self.keys.log).key(&self.keys.tasks).key(&self.keys.due);
+        let (data_id, last, count, oldest_due): (String, LogPosition, usize, Option<f64>) =
+            self.invoke(script.arg(format!("{:032x}", rand::random::<u128>()))).await?;
+        Ok(SharedState { data_id, last, backlog: TaskBacklog { count, oldest_due: oldest_due.map(time_of) } })
+    }
+
+    async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
+        let (next, rows): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
+            self.run(cmd("HSCAN").arg(&self.keys.restrictions).arg(cursor).arg("COUNT").arg(SCAN_COUNT)).await?;
+        Ok((next, rows.iter().filter_map(|(_, row)| encoding::restriction_of(row)).collect()))
+    }
+
+    async fn record(
+        &self,
+        restrictions: &[Restriction],
+        now: UnixMillis,
+    ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+        let mut script = RECORD.key(&self.keys.restrictions);
+        script.key(&self.keys.active).key(&self.keys.ended).key(&self.keys.log);
+        script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR)).arg(MAX_ENDED).arg(encoding::LOG_LENGTH);
+        for restriction in restrictions {
+            script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
+        }
+        let before: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
+        Ok(before.iter().map(|row| encoding::restriction_of(row.as_ref()?)).collect())
+    }
+
+    async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
+        self.run(cmd("XADD").arg(&self.keys.log).arg(&encoding::append_arguments(entry))).await
+    }
+
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
+        let mut script = REGISTER.arg(now.0);
+        for live_token in live_tokens {
+            let mut holders = 0;
+            for holder in live_token.holders() {
+                script.key(self.keys.live_tokens(&live_token.tenant, &holder));
+                holders += 1;
+            }
+            script.arg(holders).arg(live_token.until.0).arg(encoding::member_of(live_token));
+        }
+        self.invoke(&script).await
+    }
+
+    async fn live_tokens(
+        &self,
+        tenant: &TenantName,
+        holder: &TokenHolder,
+        now: UnixMillis,
+    ) -> Result<Vec<LiveToken>, ConnectionLost> {
+        let key = self.keys.live_tokens(tenant, holder);
+        let (mut live_tokens, mut cursor) = (Vec::new(), 0_u64);
+        loop {
+            let (next, page): (u64, Vec<(Vec<u8>, f64)>) =
+                self.run(cmd("ZSCAN").arg(&key).arg(cursor).arg("COUNT").arg(SCAN_COUNT)).await?;
+            let page = page.iter().filter_map(|(member, until)| encoding::live_token_of(tenant, member, *until));
+            live_tokens.extend(page.filter(|live_token| live_token.until > now));
+            if next == 0 {
+                return Ok(live_tokens);
+            }
+            cursor = next;
+        }
+    }
+
+    async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {
+        let mut script = ENQUEUE.key(&self.keys.tasks);
+        script.key(&self.keys.claimable).key(&self.keys.due);
+        for QueuedTask { task, claimable } in tasks {
+            script.arg(&task.id).arg(json(task)).arg(claimable.0).arg(task.due.0);
+        }
+        self.invoke(&script).await
+    }
+
+    async fn claim(&self, max: usize, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+        let mut script = CLAIM.key(&self.keys.tasks);
+        script.key(&self.keys.claimable).key(&self.keys.due);
+        script.arg(now.0).arg(now.after(StoredTask::LEASE).0).arg(max);
+        let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
+        let mut tasks = Vec::with_capacity(claimed.len());
+        for (id, task, due) in claimed {
+            let due = time_of(due);
+            match (str::from_utf8(&id), serde_json::from_slice::<StoredTask>(&task)) {
+                (Ok(id), Ok(task)) => tasks.push(StoredTask { id: id.to_owned(), due, ..task }),
+                _ if due.after(StoredTask::UNREAD_FOR) < now => {
+                    tracing::error!("removing a task from Redis that no replica could read for a day");
+                    self.remove_task(&id, due).await?;
+                }
+                _ => tracing::warn!("cannot read a task in Redis; leaving it to a replica that can"),
+            }
+        }
+        Ok(tasks)
+    }
+
+    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+        self.remove_task(id.as_bytes(), due).await
+    }
+
+    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+        let mut script = POSTPONE.key(&self.keys.tasks);
+        self.invoke(script.key(&self.keys.claimable).arg(id).arg(due.0)).await
+    }
+
+    async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost> {
+        let key = self.keys.idempotency(key);
+        let mut pipeline = pipe();
+        let lease = clock::millis(IdempotencyClaim::LEASE);
+        pipeline.cmd("SET").arg(&key).arg(CLAIMED).arg("NX").arg("PX").arg(lease);
+        pipeline.cmd("GET").arg(&key);
+        let (claimed, value): (Option<String>, Option<String>) =
+            pipeline.query_async(&mut self.connection.clone()).await?;
+        Ok(match (claimed, value.as_deref()) {
+            (Some(_), _) => IdempotencyClaim::Granted,
+            (None, Some(DONE)) => IdempotencyClaim::Done,
+            (None, _) => IdempotencyClaim::InProgress,
+        })
+    }
+
+    async fn is_done(&self, key: &str) -> Result<bool, ConnectionLost> {
+        let value: Option<String> = self.run(cmd("GET").arg(self.keys.idempotency(key))).await?;
+        Ok(value.as_deref() == Some(DONE))
+    }
+
+    async fn mark_done(&self, key: &str, until: UnixMillis, now: UnixMillis) -> Result<(), ConnectionLost> {
+        let remembered = until.0.saturating_sub(now.0).clamp(1, MAX_TTL_MS);
+        self.run(cmd("SET").arg(self.keys.idempotency(key)).arg(DONE).arg("PX").arg(remembered)).await
+    }
+
+    async fn release(&self, key: &str) -> Result<(), ConnectionLost> {
+        self.run(cmd("PEXPIRE").arg(self.keys.idempotency(key)).arg(0)).await
+    }
+}

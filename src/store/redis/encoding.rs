@@ -1,0 +1,94 @@
+//! How restrictions, log entries and live tokens are written in Redis.
+
+use super::super::{LiveToken, LogEntry, Restriction};
+use crate::{ably::ClientId, clock::UnixMillis, tenant::TenantName};
+
+/// How many entries the log keeps, or some more.
+pub(super) const LOG_LENGTH: usize = 100_000;
+/// The digits of a rank.
+const RANK_BYTES: usize = 32;
+
+/// The ID of a restriction: of all with the same, one counts.
+pub(super) fn id_of(restriction: &Restriction) -> String {
+    json(&restriction.key())
+}
+
+/// The row of a restriction: its rank, by which scripts compare it, then JSON.
+pub(super) fn row_of(restriction: &Restriction) -> String {
+    restriction.terms().rank() + &json(restriction)
+}
+
+pub(super) fn restriction_of(row: &[u8]) -> Option<Restriction> {
+    read(row.get(RANK_BYTES..).unwrap_or_default())
+}
+
+/// The arguments of `XADD` after the key.
+pub(super) fn append_arguments(entry: &LogEntry) -> [String; 8] {
+    let (kind, value) = match entry {
+        LogEntry::Recorded(restriction) => ("restriction", row_of(restriction)),
+        LogEntry::UserChanged(tenant, user) => ("user", json(&(tenant, user))),
+        LogEntry::TaskDone { id, due } => ("done", json(&(id, due))),
+    };
+    ["MAXLEN", "~", &LOG_LENGTH.to_string(), "*", "t", kind, "v", &value].map(str::to_owned)
+}
+
+/// The entry with these fields. `None`: the first entry of a log, or one that this version cannot read.
+pub(super) fn entry_of(fields: &[Vec<u8>]) -> Option<LogEntry> {
+    match fields.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
+        [b"t", b"restriction", b"v", row] => restriction_of(row).map(LogEntry::Recorded),
+        [b"t", b"user", b"v", user] => read(user).map(|(tenant, user)| LogEntry::UserChanged(tenant, user)),
+        [b"t", b"done", b"v", task] => read(task).map(|(id, due)| LogEntry::TaskDone { id, due }),
+        [b"t", b"start"] => None,
+        _ => {
+            warn_of_foreign_data();
+            None
+        }
+    }
+}
+
+/// A live token without its tenant and its end.
+pub(super) fn member_of(live_token: &LiveToken) -> String {
+    json(&(&live_token.user, &live_token.session, &live_token.organization, &live_token.client_id, live_token.format))
+}
+
+pub(super) fn live_token_of(tenant: &TenantName, member: &[u8], until: f64) -> Option<LiveToken> {
+    let (user, session, organization, client_id, format) = read(member)?;
+    let until = time_of(until);
+    let live_token = LiveToken { tenant: tenant.clone(), user, session, organization, client_id, format, until };
+    if is_possible(&live_token) {
+        Some(live_token)
+    } else {
+        warn_of_foreign_data();
+        None
+    }
+}
+
+/// Whether the service can have issued such a token. Its IDs are passed to Ably, to restrictions and to reports.
+fn is_possible(live_token: &LiveToken) -> bool {
+    let ids = [Some(&live_token.user), Some(&live_token.session), live_token.organization.as_ref()];
+    ClientId::parse(live_token.client_id.as_str()).is_ok()
+        && !ids.into_iter().flatten().any(|id| id.contains(char::is_control))
+}
+
+/// The time in a score of a sorted set.
+#[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 are far below 2^53")]
+pub(super) fn time_of(score: f64) -> UnixMillis {
+    UnixMillis(score as i64)
+}
+
+/// Never fails: the values are strings, numbers, and lists and enums of them.
+pub(super) fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn read<T: serde::de::DeserializeOwned>(json: &[u8]) -> Option<T> {
+    let read = serde_json::from_slice(json);
+    if read.is_err() {
+        warn_of_foreign_data();
+    }
+    read.ok()
+}
+
+fn warn_of_foreign_data() {
+    tracing::warn!("ignoring data in Redis under this service's prefix that this service did not write");
+}

@@ -1,0 +1,58 @@
+//! Why Redis cannot be used.
+
+use ::redis::{RedisError, ServerError};
+
+use super::super::ConnectionLost;
+
+/// From an answer of Redis the reason has only the error code: a server that does not know a command repeats its
+/// arguments, and those of the first one are user and password.
+impl From<RedisError> for ConnectionLost {
+    fn from(error: RedisError) -> Self {
+        let unanswered = if error.is_timeout() {
+            "it did not answer in time".to_owned()
+        } else if error.is_io_error() {
+            error.to_string()
+        } else {
+            error.category().to_owned()
+        };
+        // A pipeline has an answer for each command; its error as a whole has no code.
+        let answers = error.into_server_errors().unwrap_or_default();
+        Self(answers.first().map_or(unanswered, |(_, answer)| format!("it answered {}", code_of(answer))))
+    }
+}
+
+/// The error code of an answer. Redis 6.2 puts the code of a script's error into the text.
+fn code_of(answer: &ServerError) -> &str {
+    let in_a_script = |code: &&str| answer.details().is_some_and(|text| text.contains(&format!(" -{code} ")));
+    ["OOM", "READONLY", "NOREPLICAS", "MISCONF"].into_iter().find(in_a_script).unwrap_or(answer.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_has_the_error_code_of_an_answer_and_nothing_else() {
+        for (answer, reason) in [
+            ("OOM command not allowed when used memory > 'maxmemory'.", "it answered OOM"),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'. script: 2f, on @user_script:18.",
+                "it answered OOM",
+            ),
+            // Redis 6.2.
+            (
+                "ERR Error running script (call to f_2f): @user_script:18: @user_script: 18: -OOM command not allowed \
+                 when used memory > 'maxmemory'. ",
+                "it answered OOM",
+            ),
+            ("READONLY You can't write against a read only replica.", "it answered READONLY"),
+            ("ERR Error running script (call to f_2f): @user_script:1: hunter2", "it answered ERR"),
+            ("ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `hunter2`", "it answered ERR"),
+            ("NOAUTH Authentication required.", "it answered NOAUTH"),
+            ("LOADING Redis is loading the dataset in memory", "it answered LOADING"),
+        ] {
+            let parsed = ::redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()).unwrap();
+            assert_eq!(ConnectionLost::from(parsed.extract_error().unwrap_err()).0, reason, "{answer}");
+        }
+    }
+}

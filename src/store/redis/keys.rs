@@ -1,0 +1,61 @@
+//! The names of keys in Redis.
+
+use super::{super::TokenHolder, encoding::json, prefix::RedisKeyPrefix};
+use crate::tenant::TenantName;
+
+/// The names of keys. All have the same hash tag, so that a script may use several keys in a cluster. The tag is the
+/// version of this format.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: String,
+    /// Identifies the data: after a loss it is another.
+    pub(super) data_id: String,
+    /// The rows of the restrictions, ended ones included, by ID.
+    pub(super) restrictions: String,
+    /// The IDs of the active restrictions, by their end.
+    pub(super) active: String,
+    /// The IDs of the ended restrictions, by when they are forgotten.
+    pub(super) ended: String,
+    /// The stream that replicas follow.
+    pub(super) log: String,
+    /// The tasks, by ID.
+    pub(super) tasks: String,
+    /// The IDs of the tasks, by the time from which they can be claimed.
+    pub(super) claimable: String,
+    /// The IDs of the tasks, by first due time.
+    pub(super) due: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &RedisKeyPrefix) -> Self {
+        let prefix = format!("{}{{v3}}:", prefix.as_str());
+        let named = |name: &str| format!("{prefix}{name}");
+        Self {
+            data_id: named("data_id"),
+            restrictions: named("restrictions"),
+            active: named("active"),
+            ended: named("ended"),
+            log: named("log"),
+            tasks: named("tasks"),
+            claimable: named("claimable"),
+            due: named("due"),
+            prefix,
+        }
+    }
+
+    /// The live tokens of a holder, by their end.
+    pub(super) fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder) -> String {
+        let (kind, id) = match holder {
+            TokenHolder::User(id) => ("user", id),
+            TokenHolder::Session(id) => ("session", id),
+            TokenHolder::Organization(id) => ("organization", id),
+            TokenHolder::ClientId(id) => ("client_id", id),
+        };
+        format!("{}live_tokens:{}", self.prefix, json(&(tenant, kind, id)))
+    }
+
+    /// The state of an idempotency key.
+    pub(super) fn idempotency(&self, key: &str) -> String {
+        format!("{}idempotency:{key}", self.prefix)
+    }
+}

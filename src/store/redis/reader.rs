@@ -1,0 +1,59 @@
+//! The connection that reads the log.
+
+use std::{sync::Arc, time::Duration};
+
+use ::redis::{FromRedisValue, ParsingError, Value, aio::MultiplexedConnection, pipe};
+use async_trait::async_trait;
+
+use super::{
+    super::{ConnectionLost, LogPage, LogPosition, ReadLog, Wait},
+    encoding,
+    keys::Keys,
+};
+use crate::clock;
+
+/// Reads the log.
+pub(super) struct LogReader {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) keys: Arc<Keys>,
+}
+
+impl LogReader {
+    /// How long a reader waits for entries.
+    pub(super) const WAIT: Duration = Duration::from_millis(500);
+    /// The most entries of a page.
+    const PAGE: usize = 1_000;
+}
+
+/// Entries with their fields.
+type Entries = Vec<(LogPosition, Vec<Vec<u8>>)>;
+
+#[async_trait]
+impl ReadLog for LogReader {
+    async fn read(&mut self, after: LogPosition, wait: Wait) -> Result<LogPage, ConnectionLost> {
+        let log = &self.keys.log;
+        let mut pipeline = pipe();
+        let read = pipeline.cmd("XREAD").arg("COUNT").arg(Self::PAGE);
+        if wait == Wait::ForEntries {
+            read.arg("BLOCK").arg(clock::millis(Self::WAIT));
+        }
+        read.arg("STREAMS").arg(log).arg(after.to_string());
+        pipeline.cmd("XRANGE").arg(log).arg("-").arg("+").arg("COUNT").arg(1);
+        pipeline.cmd("XREVRANGE").arg(log).arg("+").arg("-").arg("COUNT").arg(1);
+        let (read, first, last): (Option<Vec<(String, Entries)>>, Entries, Entries) =
+            pipeline.query_async(&mut self.connection).await?;
+        let entries = read.into_iter().flatten().flat_map(|(_, entries)| entries);
+        let position = |entries: Entries| entries.first().map(|(position, _)| *position);
+        Ok(LogPage {
+            entries: entries.map(|(position, fields)| (position, encoding::entry_of(&fields))).collect(),
+            first: position(first),
+            last: position(last),
+        })
+    }
+}
+
+impl FromRedisValue for LogPosition {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        String::from_redis_value(value)?.parse().map_err(|_| "not a position in a stream".into())
+    }
+}

@@ -1,0 +1,46 @@
+-- Records each restriction that is newer than the recorded one with its ID, and appends it to the log.
+-- KEYS: the restrictions, the active ones by their end, the ended ones by when they are forgotten, the log.
+-- ARGV: now, for how long a timestamp is remembered, the maximum number of ended ones, the length of the log; then for
+-- each restriction its ID and its row. A row starts with its rank: 1 digit, 15 digits for the timestamp of the event,
+-- 1 for a restriction that restricts and 0 for another, 15 digits for its end.
+-- Returns for each restriction the row before.
+local restrictions, active, ended, log = unpack(KEYS)
+local now, remembered_for, max_ended = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local RANK, AT_ONCE = 32, 100
+
+local function sort_in(id, row)
+  -- Foreign data counts as forgotten.
+  local at, ending = tonumber(string.sub(row, 2, 16)) or 0, tonumber(string.sub(row, 18, RANK)) or 0
+  if string.sub(row, 17, 17) == '1' and ending > now then
+    redis.call('ZREM', ended, id)
+    redis.call('ZADD', active, ending, id)
+  else
+    redis.call('ZREM', active, id)
+    redis.call('ZADD', ended, math.max(ending, at + remembered_for), id)
+  end
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', active, '-inf', now, 'LIMIT', 0, AT_ONCE)) do
+  sort_in(id, redis.call('HGET', restrictions, id) or '')
+end
+
+local surplus = redis.call('ZCARD', ended) - max_ended
+local forgotten = redis.call('ZCOUNT', ended, '-inf', now)
+local removed = math.min(AT_ONCE, math.max(surplus, forgotten))
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', ended, '-inf', '+inf', 'LIMIT', 0, removed)) do
+  redis.call('HDEL', restrictions, id)
+  redis.call('ZREM', ended, id)
+end
+
+local before = {}
+for i = 5, #ARGV, 2 do
+  local id, row = ARGV[i], ARGV[i + 1]
+  local old = redis.call('HGET', restrictions, id)
+  if not old or string.sub(old, 1, RANK) < string.sub(row, 1, RANK) then
+    redis.call('HSET', restrictions, id, row)
+    sort_in(id, row)
+    redis.call('XADD', log, 'MAXLEN', '~', ARGV[4], '*', 't', 'restriction', 'v', row)
+  end
+  before[#before + 1] = old
+end
+return before
