@@ -1,6 +1,6 @@
 //! The connector: each command, and the log, with a real Redis.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::TcpListener, time::Duration};
 
 use ably_clerk_auth::{
     clock::UnixMillis,
@@ -446,12 +446,20 @@ async fn a_connection_is_lost_with_its_server() {
 }
 
 #[tokio::test]
-async fn a_reason_has_only_the_error_code_of_an_answer() {
+async fn a_server_that_never_answers_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = RedisAddress::parse(&format!("redis://:PASSWORD@{}", silent.local_addr().unwrap())).unwrap();
+    assert_eq!(connector(&address).connect().await.unwrap_err().0, "it did not answer in time");
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_not_printed() {
     let server = RedisServer::start();
     let address = RedisAddress::parse(&format!("redis://connector:hunter2@127.0.0.1:{}", server.port())).unwrap();
     let connector = connector(&address);
     let reason = answered!(connector.connect()).unwrap_err().0;
-    assert!(!format!("{reason} {connector:?} {}", connector.address()).contains("hunter2"), "{reason} {connector:?}");
+    assert_eq!(reason, "authentication failed");
+    assert!(!format!("{connector:?} {}", connector.address()).contains("hunter2"), "{connector:?}");
 }
 
 #[tokio::test]
@@ -488,7 +496,10 @@ async fn the_user_needs_these_commands_and_no_others() {
     answered!(redis.log.read(LogPosition::default(), Wait::ForEntries)).unwrap();
 
     let stats: String = admin(&server, "INFO commandstats");
-    let run = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
-    let run: BTreeSet<_> = run.filter(|name| !["auth", "config|resetstat"].contains(name)).map(str::to_owned).collect();
-    assert_eq!(run, COMMANDS.split_whitespace().map(str::to_owned).collect());
+    // Redis 6.2 does not name what follows the bar.
+    let base = |name: &str| name.split('|').next().unwrap_or_default().to_owned();
+    let run = stats.lines().filter_map(|line| Some(base(line.strip_prefix("cmdstat_")?.split(':').next()?)));
+    // Logging in needs no permission, and the administrator does the rest.
+    let run: BTreeSet<_> = run.filter(|name| !["auth", "client", "config"].contains(&name.as_str())).collect();
+    assert_eq!(run, COMMANDS.split_whitespace().map(base).collect());
 }
