@@ -17,6 +17,7 @@ mod line;
 mod live_tokens;
 mod log;
 mod redis;
+mod registrations;
 mod replica;
 mod restriction;
 mod restrictions;
@@ -27,7 +28,7 @@ mod timed_map;
 
 use std::{slice, sync::Arc};
 
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 pub use collector::StoreCollector;
 pub use connection::{Commands, Connect, Connected, ConnectionLost, ReadLog, SharedState, Wait};
@@ -43,7 +44,8 @@ pub use state::{Forgotten, Health, OnFailure, OnForget, StoreStats};
 pub use tasks::{QueuedTask, StoredTask, TaskBacklog};
 
 use self::{
-    line::{Connection, Line},
+    line::Line,
+    registrations::Registrations,
     replica::{Phase, Replica},
 };
 use crate::{
@@ -70,13 +72,9 @@ struct Shared {
     on_failure: OnFailure,
     #[debug(skip)]
     line: Arc<Line>,
-    sync_task: JoinHandle<()>,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.sync_task.abort();
-    }
+    registrations: Registrations,
+    /// Ends with the store.
+    _background: JoinSet<()>,
 }
 
 /// Calls a command of Redis, if Redis can be used.
@@ -84,7 +82,7 @@ macro_rules! command {
     ($store:expr, $shared:expr, $($call:tt)*) => {
         match $shared.line.in_use() {
             None => Err(StoreError::Unavailable),
-            Some(connection) => $store.answered($shared, &connection, connection.commands.$($call)*.await),
+            Some(connection) => $shared.line.answered(&$store.replica, &connection, connection.commands.$($call)*.await),
         }
     };
 }
@@ -107,21 +105,11 @@ impl Store {
     ) -> Self {
         let replica = Arc::new(Replica::new(limits, on_forget));
         let line = Arc::new(Line::default());
-        let sync_task = tokio::spawn(sync::run(Arc::clone(&replica), Arc::clone(&line), redis, clock));
-        Self { replica, shared: Some(Shared { on_failure, line, sync_task }) }
-    }
-
-    /// A connection whose command fails is not used again.
-    fn answered<T>(
-        &self,
-        shared: &Shared,
-        connection: &Arc<Connection>,
-        answer: Result<T, ConnectionLost>,
-    ) -> Result<T, StoreError> {
-        answer.map_err(|lost| {
-            shared.line.lose(&self.replica, connection, lost);
-            StoreError::Unavailable
-        })
+        let (registrations, waiting) = Registrations::new();
+        let mut background = JoinSet::new();
+        background.spawn(waiting.serve(Arc::clone(&replica), Arc::clone(&line), Arc::clone(&clock)));
+        background.spawn(sync::run(Arc::clone(&replica), Arc::clone(&line), redis, clock));
+        Self { replica, shared: Some(Shared { on_failure, line, registrations, _background: background }) }
     }
 
     /// The restrictions that this replica knows.
@@ -206,9 +194,7 @@ impl Store {
     pub async fn put_live_token(&self, live_token: LiveToken, now: UnixMillis) -> Result<(), StoreError> {
         self.replica.live_tokens.put(&live_token, now)?;
         let Some(shared) = &self.shared else { return Ok(()) };
-        command!(self, shared, register(slice::from_ref(&live_token), now))?;
-        self.replica.registered(&live_token);
-        Ok(())
+        shared.registrations.register(live_token).await
     }
 
     /// The live tokens of a holder.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use tokio::sync::mpsc;
 
-use super::{Commands, ConnectionLost, replica::Replica};
+use super::{Commands, ConnectionLost, StoreError, replica::Replica};
 
 /// A connection, used until its first failure.
 pub(super) struct Connection {
@@ -32,6 +32,19 @@ impl Line {
 
     pub(super) fn connect(&self, connection: &Arc<Connection>) {
         self.0.store(Some(Arc::clone(connection)));
+    }
+
+    /// What a connection answered. One whose command fails is not used again.
+    pub(super) fn answered<T>(
+        &self,
+        replica: &Replica,
+        connection: &Arc<Connection>,
+        answer: Result<T, ConnectionLost>,
+    ) -> Result<T, StoreError> {
+        answer.map_err(|lost| {
+            self.lose(replica, connection, lost);
+            StoreError::Unavailable
+        })
     }
 
     /// Stops using a connection.

@@ -6,6 +6,7 @@ mod connector;
 mod encoding;
 mod failure;
 mod keys;
+mod live_tokens;
 mod prefix;
 mod reader;
 

@@ -185,19 +185,21 @@ impl Replica {
         if was == Phase::Away {
             (self.on_forget)(Forgotten::Everyone);
         }
-        for (live_token, issued_at) in self.live_tokens.unchecked(now) {
-            for restriction in self.restrictions.against(&live_token, issued_at) {
+        let unchecked = self.live_tokens.unchecked(now);
+        for (live_token, issued_at) in &unchecked {
+            for restriction in self.restrictions.against(live_token, *issued_at) {
                 self.revoke_late(restriction, now);
             }
-            self.live_tokens.mark_checked(&live_token);
         }
+        let checked: Vec<_> = unchecked.into_iter().map(|(live_token, _)| live_token).collect();
+        self.live_tokens.mark_checked(&checked);
     }
 
-    /// Redis has a live token that was put before.
-    pub(super) fn registered(&self, live_token: &LiveToken) {
-        // Else it is checked once the log is followed.
+    /// Redis has live tokens that were put before.
+    pub(super) fn registered(&self, live_tokens: &[LiveToken]) {
+        // Else they are checked once the log is followed.
         if self.phase() == Phase::Following {
-            self.live_tokens.mark_checked(live_token);
+            self.live_tokens.mark_checked(live_tokens);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What the user of the connector may run.
-const COMMANDS: &str = "evalsha script|load info get set pexpire pttl hget hset hsetnx hdel hexists hlen hscan zadd zrem \
+const COMMANDS: &str = "evalsha script|load info get set pexpire pttl hget hgetall hset hsetnx hdel hexists hlen hscan zadd zrem \
                         zcard zcount zscore zrange zrangebyscore zremrangebyscore zscan xadd xread xrange xrevrange";
 const DENIED: RestrictionKind = RestrictionKind::Denied(DenialSource::Clerk);
 const LIFTED: RestrictionKind = RestrictionKind::Lifted(DenialSource::Clerk);
@@ -292,7 +292,7 @@ async fn live_tokens_are_found_by_each_holder_with_their_last_end() {
     let later = NOW.after(MINUTE);
     let ended = answered!(redis.commands.live_tokens(&tenant, &TokenHolder::User("user_2".into()), later)).unwrap();
     assert_eq!(ended, []);
-    let left: i64 = admin(&server, r#"PTTL aca:{v3}:live_tokens:["default","session","sess_2"]"#);
+    let left: i64 = admin(&server, "PTTL aca:{v3}:tokens:default:user_2");
     assert!((1..=60_000).contains(&left), "{left}");
 }
 
@@ -365,13 +365,21 @@ async fn foreign_data_is_ignored() {
         foreign.cmd("ZADD").arg("aca:{v3}:active").arg(1).arg(row);
         foreign.cmd("XADD").arg(&["aca:{v3}:log", "*", "t", "restriction", "v"]).arg(row);
         foreign.cmd("XADD").arg(&["aca:{v3}:log", "*", "of a later version"]).arg(row);
-        foreign.cmd("ZADD").arg(r#"aca:{v3}:live_tokens:["default","user","user_1"]"#).arg(NOW.0 + 1).arg(row);
+        foreign.cmd("HSET").arg("aca:{v3}:tokens:default:user_1").arg(row).arg(row);
         foreign.cmd("HSET").arg("aca:{v3}:tasks").arg(row).arg(row);
         foreign.cmd("ZADD").arg("aca:{v3}:claimable").arg(1).arg(row);
     }
-    // A line break in a user ID.
-    let member = r#"["user_1\n","sess_1",null,"alice","token_request"]"#;
-    foreign.cmd("ZADD").arg(r#"aca:{v3}:live_tokens:["default","user","user_1"]"#).arg(NOW.0 + 1).arg(member);
+    let end = (NOW.0 + 1).to_string();
+    for (field, value) in [
+        ("sess_1\nr\n\nali\nce", end.clone()),
+        ("sess\t_1\nr\n\nalice", end.clone()),
+        ("sess_1\nr\n\nalice", end.clone() + "org\n_1"),
+        ("sess_1\nx\n\nalice", end.clone()),
+        ("sess_1\nr\nalice", end.clone()),
+        ("sess_1\nr\n\nalice", "ünïcode".to_owned()),
+    ] {
+        foreign.cmd("HSET").arg("aca:{v3}:tokens:default:user_1").arg(field).arg(value);
+    }
     let () = foreign.query(&mut server.connection()).unwrap();
 
     assert_eq!(recorded(&redis).await, []);
@@ -485,7 +493,7 @@ async fn the_user_needs_these_commands_and_no_others() {
     }
     recorded(&redis).await;
     answered!(commands.register(&[live_token("user_1", "sess_1", None, "alice", MINUTE)], NOW)).unwrap();
-    answered!(commands.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW)).unwrap();
+    answered!(commands.live_tokens(&TenantName::default(), &TokenHolder::Session("sess_1".into()), NOW)).unwrap();
     enqueue(&redis, &[task("1", NOW)]).await;
     answered!(commands.claim(1, NOW)).unwrap();
     answered!(commands.postpone("1", NOW)).unwrap();

@@ -11,6 +11,7 @@ mod acl;
 mod any_order;
 mod connector;
 mod fixtures;
+mod memory;
 mod operations;
 mod outages;
 mod replicas;

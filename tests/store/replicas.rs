@@ -188,7 +188,7 @@ async fn expired_data_leaves_redis() {
     replica.record(restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), NOW)).await;
     replica.put_live_token(live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE)).await;
     replica.store.mark_done("event", NOW.after(MINUTE), NOW).await;
-    for (pattern, count) in [("*:live_tokens:*", 4), ("*:idempotency:*", 1)] {
+    for (pattern, count) in [("*:tokens:*", 1), ("*:holders:*", 3), ("*:idempotency:*", 1)] {
         let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut connection).unwrap();
         assert_eq!(keys.len(), count);
         for key in keys {
