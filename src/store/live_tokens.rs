@@ -233,15 +233,12 @@ impl LiveTokenIndex {
         self.subtract(shard.sweep(now));
         let known = shard.batches.get(&hash).map(|batch| decoded(batch)).unwrap_or_default();
         let (mut records, ended) = live_and_ended(known, now);
-        match records.iter_mut().find(|record| record.is_for(live_token)) {
-            Some(record) => {
-                record.until = record.until.max(live_token.until);
-                record.checked_after = None;
-            }
-            None => {
-                self.add_one()?;
-                records.push(Record::new(live_token, now));
-            }
+        if let Some(record) = records.iter_mut().find(|record| record.is_for(live_token)) {
+            record.until = record.until.max(live_token.until);
+            record.checked_after = None;
+        } else {
+            self.add_one()?;
+            records.push(Record::new(live_token, now));
         }
         if let Some(batch) = encoded(records) {
             shard.batches.insert(hash, batch);
