@@ -42,9 +42,9 @@ fn a_live_token_takes_at_most_200_bytes_however_often_it_is_extended() {
     let store = Store::in_memory(&StoreLimits::default(), Arc::new(|_| {}));
     let start = UnixMillis(1_800_000_000_000);
     let before = allocated();
-    for hours in 0..3 {
+    for round in 0..3 {
         for number in 0..TOKENS {
-            let now = start.after(Duration::from_mins(50 * hours));
+            let now = start.after(Duration::from_mins(50 * round));
             store.put_live_token(live_token(number, now), now).now_or_never().unwrap().unwrap();
         }
         let taken = (allocated() - before) / TOKENS;

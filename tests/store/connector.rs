@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, net::TcpListener, time::Duration};
 
 use ably_clerk_auth::{
+    ably::TokenFormat,
     clock::UnixMillis,
     store::{
         Connect as _, Connected, ConnectionLost, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPosition,
@@ -13,7 +14,7 @@ use ably_clerk_auth::{
 };
 
 use crate::{
-    fixtures::{MINUTE, NOW, ago, live_token, of_session, of_user, restriction},
+    fixtures::{MINUTE, NOW, ago, clerk_id, live_token, of_session, of_user, restriction},
     redis_server::RedisServer,
 };
 
@@ -294,6 +295,65 @@ async fn live_tokens_are_found_by_each_holder_with_their_last_end() {
     assert_eq!(ended, []);
     let left: i64 = admin(&server, "PTTL aca:{v3}:tokens:default:user_2");
     assert!((1..=60_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn live_tokens_that_differ_in_session_organization_client_id_or_format_are_kept_apart() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let one = live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE);
+    let mut registered = vec![
+        LiveToken { session: "sess_2".into(), ..one.clone() },
+        LiveToken { organization: Some("org_2".into()), ..one.clone() },
+        LiveToken { organization: None, ..one.clone() },
+        LiveToken { client_id: "bob".into(), ..one.clone() },
+        LiveToken { format: TokenFormat::Jwt, ..one.clone() },
+        LiveToken { format: TokenFormat::TokenDetails, ..one.clone() },
+        one,
+    ];
+    answered!(redis.commands.register(&registered, NOW)).unwrap();
+    let user = TokenHolder::User("user_1".into());
+    let mut found = answered!(redis.commands.live_tokens(&TenantName::default(), &user, NOW)).unwrap();
+    found.sort();
+    registered.sort();
+    assert_eq!(found, registered);
+}
+
+#[tokio::test]
+async fn the_many_users_of_an_organization_are_all_found_in_small_collections() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let ids = |kind: &'static str| (0..3000).map(move |number| clerk_id(kind, number));
+    let member = |(user, session): (String, String)| live_token(&user, &session, Some("org_1"), "everyone", MINUTE);
+    let registered: Vec<_> = ids("user").zip(ids("sess")).map(member).collect();
+    for batch in registered.chunks(100) {
+        answered!(redis.commands.register(batch, NOW)).unwrap();
+    }
+    for holder in [TokenHolder::Organization("org_1".into()), TokenHolder::ClientId("everyone".into())] {
+        let mut found = answered!(redis.commands.live_tokens(&TenantName::default(), &holder, NOW)).unwrap();
+        found.sort();
+        assert!(found == registered, "{holder:?}: {} of {}", found.len(), registered.len());
+    }
+    let keys: Vec<String> = admin(&server, "KEYS *:holders:*");
+    for key in keys {
+        let encoding: String = admin(&server, &format!("OBJECT ENCODING {key}"));
+        assert!(["listpack", "ziplist"].contains(&encoding.as_str()), "{key}: {encoding}");
+    }
+}
+
+#[tokio::test]
+async fn ended_live_tokens_are_removed() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let sessions = |life: Duration| (0..7).map(move |n| live_token("user_1", &format!("{n}"), None, "alice", life));
+    answered!(redis.commands.register(&sessions(MINUTE).collect::<Vec<_>>(), NOW)).unwrap();
+    let long = live_token("user_1", "sess_1", None, "alice", 60 * MINUTE);
+    let ended = live_token("user_2", "sess_2", None, "bob", MINUTE);
+    let registered = [long, ended];
+    answered!(redis.commands.register(&registered, NOW.after(MINUTE))).unwrap();
+    assert_eq!(admin::<usize>(&server, "HLEN aca:{v3}:tokens:default:user_1"), 1);
+    let left: i64 = admin(&server, "PTTL aca:{v3}:tokens:default:user_2");
+    assert!([-2, 0, 1].contains(&left), "{left}");
 }
 
 #[tokio::test]

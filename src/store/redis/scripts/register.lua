@@ -4,12 +4,13 @@
 -- for what the first has no room for.
 -- ARGV: now; then for each live token its end, the number of its holders, its field and its value, which starts with the
 -- end; then for each holder the user as its member.
-local MOST, END, SOME = 128, 13, 32
+local MOST, END, SOME = 128, 13, 8
 local now = tonumber(ARGV[1])
 
 local function keep(key, ending)
-  if redis.call('PTTL', key) < ending - now then
-    redis.call('PEXPIRE', key, ending - now)
+  local left = math.max(ending - now, 1)
+  if redis.call('PTTL', key) < left then
+    redis.call('PEXPIRE', key, left)
   end
 end
 
