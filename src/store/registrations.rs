@@ -1,14 +1,20 @@
 //! Registers live tokens in Redis, in one call those that are issued at the same time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{self, Instant},
+};
 
 use super::{LiveToken, StoreError, line::Line, replica::Replica};
 use crate::clock::Clock;
 
 /// The most live tokens of a call: few enough for Redis to answer within its timeout.
 const MOST_AT_ONCE: usize = 100;
+/// From the start of a call to that of the next. Each call costs several switches between threads, so a busy replica makes
+/// fewer and larger ones.
+const INTERVAL: Duration = Duration::from_millis(1);
 
 /// Live tokens that wait to be registered.
 #[derive(Clone, Debug)]
@@ -29,7 +35,7 @@ impl Registrations {
         (Self(sender), Waiting(receiver))
     }
 
-    /// Registers a live token. While a call is under way it waits for the next one.
+    /// Registers a live token: at once, or with the next call if there was one within [`INTERVAL`].
     pub(super) async fn register(&self, live_token: LiveToken) -> Result<(), StoreError> {
         let (outcome, answer) = oneshot::channel();
         self.0.send(Registration { live_token, outcome }).await.map_err(|_| StoreError::Unavailable)?;
@@ -42,6 +48,7 @@ impl Waiting {
     pub(super) async fn serve(mut self, replica: Arc<Replica>, line: Arc<Line>, clock: Clock) {
         let mut waiting = Vec::new();
         while self.0.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
+            let next = Instant::now() + INTERVAL;
             let (live_tokens, outcomes): (Vec<_>, Vec<_>) =
                 waiting.drain(..).map(|Registration { live_token, outcome }| (live_token, outcome)).unzip();
             let registered = match line.in_use() {
@@ -58,6 +65,7 @@ impl Waiting {
                 // The request may have ended.
                 let _ = outcome.send(registered);
             }
+            time::sleep_until(next).await;
         }
     }
 }

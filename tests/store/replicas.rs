@@ -17,6 +17,8 @@ use ably_clerk_auth::{
     tenant::TenantName,
 };
 
+use futures_util::future;
+
 use crate::{
     fixtures::{MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry, session},
     redis_server::RedisServer,
@@ -251,4 +253,21 @@ async fn a_task_that_no_replica_can_read_for_a_day_is_removed() {
     replica.pass(2 * MINUTE);
     assert_eq!(replica.store.claim_tasks(9, replica.now()).await, [own]);
     assert_eq!(left(), [b"own"]);
+}
+
+#[tokio::test]
+async fn live_tokens_that_are_issued_at_the_same_time_are_registered_together() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    let scripts = || {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connection()).unwrap();
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+        calls.unwrap().parse::<usize>().unwrap()
+    };
+    let before = scripts();
+    let put = |n| replica.put_live_token(live_token(&format!("user_{n}"), "sess_1", None, "alice", MINUTE));
+    future::join_all((0..50).map(put)).await;
+    // Others read the state.
+    let calls = scripts() - before;
+    assert!(calls < 25, "{calls} calls");
 }
