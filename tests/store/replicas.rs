@@ -16,7 +16,6 @@ use ably_clerk_auth::{
     },
     tenant::TenantName,
 };
-
 use futures_util::future;
 
 use crate::{
