@@ -14,27 +14,30 @@ const SCREENSHOTS = join(import.meta.dirname, "../../../target/screenshots");
 const OF_CLERK = /^label-content-name-mismatch: <button class="cl-/;
 const SIZES = { desktop: { width: 1280, height: 800 }, phone: { width: 390, height: 844 } };
 
-/** Opens the app in a browser profile of its own. */
-export async function visit(t, browser, origin) {
+/** Chromium's report of a refused request. */
+const REFUSED = /status of 403/;
+
+/** Opens the app in a browser profile of its own. `tolerated` may stand in the console. */
+export async function visit(t, browser, origin, tolerated = REFUSED) {
   const window = await openWindow(t, browser);
   await window.addInitScript({ path: AXE });
-  return new Visitor(window, await openTab(t, window, origin), () => openTab(t, window, origin));
+  return new Visitor(window, await openTab(t, window, origin, tolerated), () => openTab(t, window, origin, tolerated));
 }
 
 /** The same, with this user signed in and connected. */
-export async function connected(t, browser, origin, user) {
-  const visitor = await visit(t, browser, origin);
+export async function connected(t, browser, origin, user, tolerated) {
+  const visitor = await visit(t, browser, origin, tolerated);
   await visitor.signInAs(user);
   await visitor.isConnectedAs(user);
   return visitor;
 }
 
-/** What the console calls an error is the test's failure, unless it is Chromium's report of a refused request. */
-async function openTab(t, window, origin) {
+/** What the console calls an error is the test's failure, unless it is tolerated. */
+async function openTab(t, window, origin, tolerated) {
   const page = await window.newPage();
   const errors = [];
   page.on("console", (message) => {
-    if (message.type() !== "error" || message.text().includes("status of 403")) return;
+    if (message.type() !== "error" || tolerated.test(message.text())) return;
     errors.push(`${message.text()} (${message.location().url})`);
   });
   t.after(() => assert.deepEqual(errors, [], "the console shows errors"));
@@ -95,6 +98,24 @@ class Visitor {
 
   async hears(text) {
     await this.page.getByRole("log").getByText(text).waitFor();
+  }
+
+  /** The log has these texts, each once and in this order. */
+  async hasHeard(texts) {
+    const entries = await this.page.getByRole("log").getByRole("listitem").allTextContents();
+    const heard = entries.flatMap((entry) => texts.filter((text) => entry.endsWith(text)));
+    assert.deepEqual(heard, texts);
+  }
+
+  /** Records the states of the connection. Returns what gives them. */
+  async recordStates() {
+    const states = await this.page.evaluateHandle(() => {
+      const seen = [];
+      const note = () => seen.push(document.querySelector("[data-state]")?.dataset.state ?? "none");
+      new MutationObserver(note).observe(document.body, { subtree: true, childList: true, attributeFilter: ["data-state"] });
+      return seen;
+    });
+    return () => states.jsonValue();
   }
 
   async seesMembers(...names) {

@@ -21,12 +21,12 @@ const ARGUMENTS = [
   "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 ];
 
-/** Starts Chromium; it ends with `context`, a test or the module `node:test` for a whole file. */
-export async function startChromium(context) {
+/** Starts Chromium, with further `flags`; it ends with `context`, a test or the module `node:test` for a whole file. */
+export async function startChromium(context, flags = []) {
   if (!existsSync(EXECUTABLE)) {
     throw new Error(`There is no Chromium at ${EXECUTABLE}: apt-get install chromium, or set CHROMIUM to its path.`);
   }
-  const browser = await chromium.launch({ executablePath: EXECUTABLE, args: ARGUMENTS });
+  const browser = await chromium.launch({ executablePath: EXECUTABLE, args: [...ARGUMENTS, ...flags] });
   context.after(() => browser.close());
   return browser;
 }
