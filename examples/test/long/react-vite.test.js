@@ -1,20 +1,23 @@
-// What takes long, or seldom happens: outages, renewals in a flow of messages, tabs that differ, and what browsers block.
+// What takes long, or seldom happens: outages, frozen pages, renewals in a flow of messages, tabs that differ, and what
+// browsers block.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import { createServer as createHttpServer } from "node:http";
 import { connect, createServer } from "node:net";
 import * as nodeTest from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 
 import { startChromium } from "../../../tests/sdk/support/chromium.js";
 import { freePort } from "../../../tests/sdk/support/processes.js";
-import { prepareExample } from "../support/example.js";
+import { connectionsOf, prepareExample } from "../support/example.js";
 import { connected, visit } from "../support/visitor.js";
 
 const { test } = nodeTest;
+const BLOCK_THIRD_PARTY_COOKIES = ["--test-third-party-cookie-phaseout"];
 const example = await prepareExample(nodeTest, "react-vite", "vite");
 const { sandbox, port, devPort } = example;
-const browser = await startChromium(nodeTest, ["--test-third-party-cookie-phaseout"]);
+const browser = await startChromium(nodeTest);
 await example.run("build");
 const origin = await example.serve(nodeTest, port, "vite", ["preview", "--port", port]);
 
@@ -33,6 +36,7 @@ test("messages flow while tokens of 5 seconds are renewed: none is lost, none co
   await carol.hasHeard(sent);
   await carol.fact("Tokens", /^([5-9]|\d\d), last at/);
   assert.deepEqual([...new Set(await states())], ["connected"]);
+  await carol.seesNoGap();
 });
 
 test("a switch of the organization in one of two tabs changes nothing in the other", async (t) => {
@@ -69,6 +73,53 @@ test("while the service is down for 20 seconds the app says so, and then goes on
   await carol.hears("during the outage");
   await bob.say("after the outage");
   await carol.hears("after the outage");
+  await carol.seesNoGap();
+});
+
+test("a page that is frozen for longer than its connection lives connects again, and says that messages may be missing", async (t) => {
+  await sandbox.setConnectionStateTtl(5_000);
+  t.after(() => sandbox.setConnectionStateTtl(120_000));
+  const bob = await connected(t, browser, origin, "bob");
+  const carol = await connected(t, browser, origin, "carol");
+  await bob.seesMembers("bob", "carol");
+  const [{ connectionId }] = await connectionsOf(sandbox, "carol");
+
+  const resume = await carol.freeze();
+  await sandbox.dropConnection(connectionId);
+  await bob.say("while carol is away");
+  await bob.seesMembers("bob");
+  await resume();
+  await carol.seesGap();
+  await carol.isConnectedAs("carol");
+  await bob.seesMembers("bob", "carol");
+  await bob.say("carol is back");
+  await carol.hears("carol is back");
+  await carol.hasHeard(["carol is back"]);
+  await carol.inspect(example.name, "gap");
+  const [after] = await connectionsOf(sandbox, "carol");
+  assert.notEqual(after.connectionId, connectionId);
+});
+
+test("with third-party cookies blocked, a user of a Clerk on another site signs in, reloads, and hears messages", async (t) => {
+  const blocking = await startChromium(t, BLOCK_THIRD_PARTY_COOKIES);
+  assert.deepEqual(await keepsThirdPartyCookies(t, browser), "kept");
+  assert.deepEqual(await keepsThirdPartyCookies(t, blocking), "blocked");
+
+  const { origin: clerk } = new URL(sandbox.clerk);
+  assert.equal(new URL(clerk).hostname, "127.0.0.1");
+  const at = await example.serve(t, devPort, "vite", ["--port", devPort], { VITE_CLERK_PROXY_URL: `${clerk}/__clerk` });
+  const alice = await visit(t, blocking, "about:blank");
+  // Clerk's packages load scripts of a proxy on another origin by https, which the stand-in does not have.
+  await alice.window.route(/^https:.*\/npm\/@clerk\//, async (route) => {
+    await route.fulfill({ response: await route.fetch({ url: route.request().url().replace("https:", "http:") }) });
+  });
+  await alice.page.goto(at);
+  await alice.signInAs("alice");
+  await alice.isConnectedAs("alice");
+  await alice.page.reload();
+  await alice.isConnectedAs("alice");
+  await alice.say("no cookie of another site");
+  await alice.hears("no cookie of another site");
 });
 
 test("an app at an origin that the service does not know learns why it gets no token", async (t) => {
@@ -78,6 +129,22 @@ test("an app at an origin that the service does not know learns why it gets no t
   await alice.signInAs("alice");
   await alice.page.getByRole("alert").filter({ hasText: "(token-invalid-authorized-party)" }).waitFor();
 });
+
+/** Whether a page keeps the cookie of another site: "kept" or "blocked". */
+async function keepsThirdPartyCookies(t, browser) {
+  const server = createHttpServer(({ headers }, response) => {
+    const allowed = { "access-control-allow-origin": origin, "access-control-allow-credentials": "true" };
+    response.writeHead(200, { ...allowed, "set-cookie": "probe=1; SameSite=None; Secure" });
+    response.end(headers.cookie === "probe=1" ? "kept" : "blocked");
+  });
+  t.after(() => server.close());
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const { page } = await visit(t, browser, origin);
+  return page.evaluate(async (url) => {
+    await fetch(url, { credentials: "include" });
+    return (await fetch(url, { credentials: "include" })).text();
+  }, `http://127.0.0.1:${server.address().port}/`);
+}
 
 /** Passes connections on to a port of this machine until it is stopped. */
 async function startRelay(t, target) {

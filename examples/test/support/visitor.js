@@ -7,6 +7,7 @@ import { join } from "node:path";
 
 import { openWindow } from "../../../tests/sdk/support/chromium.js";
 import { signIn } from "../../../tests/sdk/support/clerk_app.js";
+import { NOOR } from "../../../tests/sdk/support/sandbox.js";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core");
 const SCREENSHOTS = join(import.meta.dirname, "../../../target/screenshots");
@@ -30,6 +31,18 @@ export async function connected(t, browser, origin, user, tolerated) {
   await visitor.signInAs(user);
   await visitor.isConnectedAs(user);
   return visitor;
+}
+
+/** A user without a username sees why the service refuses a token, and connects with a retry after getting one. */
+export async function connectsOnceNamed(t, browser, origin, { name, sandbox }) {
+  const noor = await visit(t, browser, origin);
+  await noor.signInAs("noor@sandbox.example");
+  await noor.page.getByRole("alert").filter({ hasText: "(user-without-username)" }).waitFor();
+  await noor.inspect(name, "refused");
+  await sandbox.changeUser(NOOR, { username: "noor" });
+  t.after(() => sandbox.changeUser(NOOR, { username: null }));
+  await noor.page.getByRole("button", { name: "Try again" }).click();
+  await noor.isConnectedAs("noor");
 }
 
 /** What the console calls an error is the test's failure, unless it is tolerated. */
@@ -116,6 +129,34 @@ class Visitor {
       return seen;
     });
     return () => states.jsonValue();
+  }
+
+  /** The app says that messages may be missing. */
+  async seesGap() {
+    await this.#gaps().waitFor();
+  }
+
+  async seesNoGap() {
+    assert.equal(await this.#gaps().count(), 0);
+  }
+
+  #gaps() {
+    return this.page.getByRole("log").getByText("Messages may be missing here.");
+  }
+
+  /** Has the browser freeze the page, as it does with tabs in the background. Returns what resumes it. */
+  async freeze() {
+    const events = await this.page.evaluateHandle(() => {
+      const seen = [];
+      for (const type of ["freeze", "resume"]) document.addEventListener(type, () => seen.push(type));
+      return seen;
+    });
+    const session = await this.window.newCDPSession(this.page);
+    await session.send("Page.setWebLifecycleState", { state: "frozen" });
+    return async () => {
+      await session.send("Page.setWebLifecycleState", { state: "active" });
+      assert.deepEqual(await events.jsonValue(), ["freeze", "resume"]);
+    };
   }
 
   async seesMembers(...names) {
