@@ -1,6 +1,8 @@
 // examples/nextjs as `next start` shows it.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import * as nodeTest from "node:test";
 
 import { startChromium } from "../../tests/sdk/support/chromium.js";
@@ -9,6 +11,7 @@ import { connectionsOf, prepareExample, testSource } from "./support/example.js"
 import { connected, connectsOnceNamed, visit } from "./support/visitor.js";
 
 const { test } = nodeTest;
+const MATCHER = /"\/\(\(\?!.*?"/g;
 const example = await prepareExample(nodeTest, "nextjs", "next");
 const { sandbox, port } = example;
 const browser = await startChromium(nodeTest);
@@ -26,6 +29,15 @@ test("signed-out visitors get the sign-in page, but from the token route the ser
   const response = await fetch(`${origin}/api/ably`, { redirect: "manual" });
   assert.equal(response.status, 401);
   assert.match((await response.json()).error.message, /\(session-token-missing\)$/);
+});
+
+test("the documented matchers are the one of this example", async () => {
+  const read = (path) => readFile(join(import.meta.dirname, "../..", path), "utf8");
+  const [ours] = (await read("examples/nextjs/proxy.ts")).match(MATCHER);
+  for (const path of ["docs/connect.md", "docs/sandbox.md", "examples/nextjs/README.md"]) {
+    const documented = (await read(path)).match(MATCHER);
+    assert.equal(documented.at(-1), ours, path);
+  }
 });
 
 test("messages arrive, a sign-out ends the access of both tabs, and the next user has another client ID", async (t) => {
