@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use reqwest::{Client, StatusCode};
 use sandbox::ably::{Options, Outage, RevocableTokens};
 use serde_json::{Value, json};
