@@ -108,4 +108,5 @@ test("the dev server passes tokens on too", async (t) => {
   const alice = await connected(t, browser, devOrigin, "alice");
   await alice.say("hello from the dev server");
   await alice.hears("hello from the dev server");
+  await alice.leave();
 });

@@ -54,6 +54,7 @@ async function connectsAsAlice(t, example, files, command, args) {
   const alice = await visit(t, browser, origin);
   await alice.signInAs("alice");
   await alice.page.getByText("Connected to Ably as alice", { exact: true }).waitFor();
+  await alice.leave();
 }
 
 function variables(pattern) {

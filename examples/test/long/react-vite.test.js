@@ -8,12 +8,14 @@ import { connect, createServer } from "node:net";
 import * as nodeTest from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 
-import { startChromium } from "../../../tests/sdk/support/chromium.js";
+import { startChromium, startFreezableChromium } from "../../../tests/sdk/support/chromium.js";
 import { freePort } from "../../../tests/sdk/support/processes.js";
 import { connectionsOf, prepareExample } from "../support/example.js";
 import { connected, visit } from "../support/visitor.js";
 
 const { test } = nodeTest;
+/** Chromium's reports of a WebSocket that it closed when it froze the page. */
+const SOCKET_OF_FROZEN_PAGE = /entered Back-Forward Cache|already in CLOSING or CLOSED state/;
 const example = await prepareExample(nodeTest, "react-vite", "vite");
 const { sandbox, port, devPort } = example;
 // Debian's Chromium blocks third-party cookies in any case.
@@ -74,13 +76,14 @@ test("while the service is down for 20 seconds the app says so, and then goes on
   await bob.say("after the outage");
   await carol.hears("after the outage");
   await carol.seesNoGap();
+  await carol.leave();
 });
 
 test("a page that is frozen for longer than its connection lives connects again, and says that messages may be missing", async (t) => {
   await sandbox.setConnectionStateTtl(5_000);
   t.after(() => sandbox.setConnectionStateTtl(120_000));
   const bob = await connected(t, browser, origin, "bob");
-  const carol = await connected(t, browser, origin, "carol");
+  const carol = await connected(t, await startFreezableChromium(t), origin, "carol", SOCKET_OF_FROZEN_PAGE);
   await bob.seesMembers("bob", "carol");
   const [{ connectionId }] = await connectionsOf(sandbox, "carol");
 
@@ -120,6 +123,7 @@ test("with third-party cookies blocked, a user of a Clerk on another site signs 
   await alice.isConnectedAs("alice");
   await alice.say("no cookie of another site");
   await alice.hears("no cookie of another site");
+  await alice.leave();
 });
 
 test("an app at an origin that the service does not know learns why it gets no token", async (t) => {
@@ -128,6 +132,7 @@ test("an app at an origin that the service does not know learns why it gets no t
   const alice = await visit(t, browser, at, /status of 40[13]/);
   await alice.signInAs("alice");
   await alice.page.getByRole("alert").filter({ hasText: "(token-invalid-authorized-party)" }).waitFor();
+  await alice.leave();
 });
 
 /** Starts a server on another site than localhost. Returns its URL, which answers whether the browser sent its cookie. */

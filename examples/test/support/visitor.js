@@ -71,6 +71,11 @@ class Visitor {
     return new Visitor(this.window, await this.#newTab(), this.#newTab);
   }
 
+  /** Closes the window. A page whose server ends before it reports errors. */
+  async leave() {
+    await this.window.close();
+  }
+
   async signInAs(identifier) {
     await signIn(this.page, identifier);
   }
@@ -144,7 +149,7 @@ class Visitor {
     return this.page.getByRole("log").getByText("Messages may be missing here.");
   }
 
-  /** Has the browser freeze the page, as it does with tabs in the background. Returns what resumes it. */
+  /** Has a freezable Chromium freeze the page, as it does with tabs in the background. Returns what resumes it. */
   async freeze() {
     const events = await this.page.evaluateHandle(() => {
       const seen = [];
@@ -155,6 +160,7 @@ class Visitor {
     await session.send("Page.setWebLifecycleState", { state: "frozen" });
     return async () => {
       await session.send("Page.setWebLifecycleState", { state: "active" });
+      await this.page.bringToFront();
       assert.deepEqual(await events.jsonValue(), ["freeze", "resume"]);
     };
   }
