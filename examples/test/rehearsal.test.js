@@ -37,7 +37,7 @@ test("a new Next.js app with the documented code connects as the user who signs 
     ...(await documentedFiles("### Next.js")),
     ".env.local": variables(/^(NEXT_PUBLIC_\w+|CLERK_\w+|ABLY_CLERK_AUTH_URL)=.*$/gm),
     "next.config.ts": `export default { ${rewrites} };\n`,
-    "app/icon.svg": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>',
+    "app/favicon.ico": await readFile(join(ROOT, "examples/nextjs/app/favicon.ico")),
   };
   await connectsAsAlice(t, "nextjs", files, "next", ["dev", "--port", port]);
 });

@@ -6,7 +6,6 @@ import "./styles.css";
 
 export const metadata: Metadata = {
   title: "Messages with Ably, Clerk and Next.js",
-  icons: { icon: "data:," },
 };
 
 /** Clerk's components in the colours of `styles.css`. */
