@@ -77,8 +77,13 @@ test("a refused user sees why, and connects with a retry when the reason is gone
 
 test("a page that is reopened without a valid session token connects with its first request", async (t) => {
   const alice = await connected(t, browser, origin, "alice");
-  // Clerk's server-side SDK now gets a token without `azp`, which the service refuses in a cookie.
   await alice.window.clearCookies({ name: /^__session/ });
+  // Clerk's server-side SDK now gets a token without `azp`, and the service refuses the cookie.
+  const document = { accept: "text/html", "sec-fetch-dest": "document" };
+  assert.equal((await alice.window.request.get(origin, { headers: document })).status(), 200);
+  const byCookie = await alice.window.request.get(`${origin}/api/ably`);
+  assert.match((await byCookie.json()).error.message, /\(token-missing-authorized-party\)$/);
+
   const reopened = await alice.otherTab();
   await reopened.isConnectedAs("alice");
   await reopened.fact("Tokens", "1");

@@ -37,7 +37,7 @@ test("a new Next.js app with the documented code connects as the user who signs 
     ...(await documentedFiles("### Next.js")),
     ".env.local": variables(/^(NEXT_PUBLIC_\w+|CLERK_\w+|ABLY_CLERK_AUTH_URL)=.*$/gm),
     "next.config.ts": `export default { ${rewrites} };\n`,
-    "app/favicon.ico": await readFile(join(ROOT, "examples/nextjs/app/favicon.ico")),
+    "public/favicon.ico": await readFile(join(ROOT, "examples/nextjs/public/favicon.ico")),
   };
   await connectsAsAlice(t, "nextjs", files, "next", ["dev", "--port", port]);
 });
