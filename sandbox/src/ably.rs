@@ -226,10 +226,10 @@ impl Ably {
         self.shared.app().state_ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
     }
 
-    /// Drops a connection as a broken network does, so its client may resume it. Returns whether it was live.
-    pub fn drop_connection(&self, connection_id: &str) -> bool {
+    /// Drops a connection as a broken network does, so its client may resume it. No effect if it has ended.
+    pub fn drop_connection(&self, connection_id: &str) {
         let now_ms = self.shared.now_ms();
-        self.shared.app().drop_connection(connection_id, now_ms)
+        self.shared.app().drop_connection(connection_id, now_ms);
     }
 
     /// Sets the stand-in's clock minus this machine's, in milliseconds.

@@ -64,11 +64,13 @@ async fn a_connection_can_be_dropped_and_its_state_be_short_lived() {
     assert_eq!(drop().await, 204);
     assert!(matches!(socket.0.next().await, Some(Ok(Message::Close(_))) | None));
     assert_eq!(drop().await, 404);
-    assert!(!ably.drop_connection(id));
 
-    ably.set_connection_state_ttl(Duration::from_secs(120));
+    ably.set_connection_state_ttl(Duration::from_mins(2));
     let mut socket = Socket::open(&ably, &token).await;
-    assert_eq!(socket.next().await["connectionDetails"]["connectionStateTtl"], 120_000);
+    let connected = socket.next().await;
+    assert_eq!(connected["connectionDetails"]["connectionStateTtl"], 120_000);
+    ably.drop_connection(connected["connectionId"].as_str().unwrap());
+    assert!(matches!(socket.0.next().await, Some(Ok(Message::Close(_))) | None));
     for wrong in [json!({}), json!({ "stateTtlMs": -1 }), json!({ "stateTtl": 2 })] {
         assert_eq!(set(wrong.clone()).await, 400, "{wrong}");
     }
