@@ -9,9 +9,8 @@ import * as nodeTest from "node:test";
 
 import { startChromium } from "../../tests/sdk/support/chromium.js";
 import { until } from "../../tests/sdk/support/clients.js";
-import { NOOR } from "../../tests/sdk/support/sandbox.js";
 import { connectionsOf, prepareExample, testSource } from "./support/example.js";
-import { connected, visit } from "./support/visitor.js";
+import { connected, connectsOnceNamed, visit } from "./support/visitor.js";
 
 const { test } = nodeTest;
 const ROOT = join(import.meta.dirname, "../..");
@@ -84,16 +83,7 @@ test("a switch of the organization gets a token for it, on the same connection",
   assert.deepEqual((await connectionsOf(sandbox, "carol")).map((connection) => connection.connectionId), [connectionId]);
 });
 
-test("a refused user sees why, and connects with a retry when the reason is gone", async (t) => {
-  const noor = await visit(t, browser, origin);
-  await noor.signInAs("noor@sandbox.example");
-  await noor.page.getByRole("alert").filter({ hasText: "(user-without-username)" }).waitFor();
-  await noor.inspect(example.name, "refused");
-  await sandbox.changeUser(NOOR, { username: "noor" });
-  t.after(() => sandbox.changeUser(NOOR, { username: null }));
-  await noor.page.getByRole("button", { name: "Try again" }).click();
-  await noor.isConnectedAs("noor");
-});
+test("a refused user sees why, and connects with a retry when the reason is gone", (t) => connectsOnceNamed(t, browser, origin, example));
 
 test("a page that is opened again after its session token has expired connects at once", async (t) => {
   const alice = await connected(t, browser, origin, "alice");
@@ -124,8 +114,7 @@ test("the dev server passes tokens on too", async (t) => {
   const alice = await connected(t, browser, devOrigin, "alice");
   await alice.say("hello from the dev server");
   await alice.hears("hello from the dev server");
-  // Otherwise the page notices that the server ends.
-  await alice.page.close();
+  await alice.leave();
 });
 
 /** The matcher that a file recommends. In a diff, the new one. */

@@ -43,7 +43,7 @@ test("a new Next.js app with the documented code connects as the user who signs 
   const settings = {
     ".env.local": variables(/^(NEXT_PUBLIC_\w+|CLERK_\w+|ABLY_CLERK_AUTH_URL)=.*$/gm),
     "next.config.ts": `export default { ${rewrites} };\n`,
-    "public/favicon.ico": "",
+    "public/favicon.ico": await readFile(join(ROOT, "examples/nextjs/public/favicon.ico")),
   };
   await connectsAsAlice(t, "nextjs", { documented, settings, command: "next", args: ["dev", "--port", port] });
 });
@@ -66,8 +66,7 @@ async function connectsAsAlice(t, example, { documented, settings, command, args
   const alice = await visit(t, browser, origin);
   await alice.signInAs("alice");
   await alice.page.getByText("Connected to Ably as alice", { exact: true }).waitFor();
-  // Otherwise the page notices that the server ends.
-  await alice.page.close();
+  await alice.leave();
 }
 
 /** Gives a project the packages of an example, in the same versions, except for `ably-clerk-auth`; and its linters. */
