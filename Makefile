@@ -81,6 +81,7 @@ bench: bench-targets bench-cases ## The service side by side with its peers: doc
 
 test-all: test ## The same, and what is slow: long browser cases, every screenshot, the benchmark's own lints and tests
 	cd $(SDK) && npm run test:long
+	cd examples/test && npm run test:long
 	cargo clippy --locked --workspace --all-targets --manifest-path bench/Cargo.toml --target-dir bench/target -- -D warnings
 	cargo test --locked --workspace --manifest-path bench/Cargo.toml --target-dir bench/target
 
