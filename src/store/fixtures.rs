@@ -165,7 +165,9 @@ impl Commands for Arc<MemoryRedis> {
     }
 
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
-        live_tokens.iter().for_each(|live_token| self.live_tokens.put(live_token, now).unwrap());
+        for live_token in live_tokens {
+            self.live_tokens.put(live_token, now).unwrap();
+        }
         self.answer(()).await
     }
 
@@ -179,7 +181,9 @@ impl Commands for Arc<MemoryRedis> {
     }
 
     async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {
-        tasks.iter().for_each(|QueuedTask { task, .. }| self.tasks.enqueue(task).unwrap());
+        for QueuedTask { task, .. } in tasks {
+            self.tasks.enqueue(task).unwrap();
+        }
         self.answer(()).await
     }
 
