@@ -49,6 +49,8 @@ export async function startFreezableChromium(context) {
 export async function openWindow(t, browser, options) {
   const window = await browser.newContext(options);
   window.setDefaultTimeout(PATIENCE_MS);
+  // A dev server builds a page when it is first asked for it.
+  window.setDefaultNavigationTimeout(4 * PATIENCE_MS);
   const troubles = [];
   window.on("weberror", (error) => troubles.push(error.error()));
   window.on("request", (request) => {
