@@ -304,7 +304,11 @@ impl Checker {
         }
         statement.accepted.get_or_insert(now);
         let is_known = redis.nodes.iter().any(|node| node.is_alive && node.data.knows(&statement.facts[0]));
-        if !is_known && self.last_loss.is_none_or(|loss| loss < statement.told_at) {
+        // An outdated statement needs no record: the newer one is recorded, or told again.
+        let fact = &self.statements[number].facts[0];
+        let is_outdated = self.said(&row_key(fact)).iter().any(|said| rank_of(said.fact) > rank_of(fact));
+        let statement = &self.statements[number];
+        if !is_known && !is_outdated && self.last_loss.is_none_or(|loss| loss < statement.told_at) {
             self.violations.push(format!("4: statement {number} was accepted, but Redis does not have it"));
         }
     }
@@ -430,7 +434,12 @@ impl Checker {
         let candidates = self.candidates(&key, run, request.asked_at, faults);
         let used = request.client_id.as_ref().map(|id| ClientIdDigest::of(id));
         let is_former = |said: &Said<'_>| matches!(said.fact.kind, RestrictionKind::ClientId(digest) if digest != used);
-        candidates.is_surely_any && candidates.facts.iter().all(is_former)
+        // A look-up may find a name that no replica was told yet.
+        let is_ahead = self.statements.iter().filter(|statement| statement.ends.is_none()).any(|statement| {
+            let facts = statement.facts.iter().filter(|fact| row_key(fact) == key);
+            facts.into_iter().any(|fact| matches!(fact.kind, RestrictionKind::ClientId(digest) if digest == used))
+        });
+        candidates.is_surely_any && candidates.facts.iter().all(is_former) && !is_ahead
     }
 
     fn said(&self, key: &RowKey) -> Vec<Said<'_>> {

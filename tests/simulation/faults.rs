@@ -24,6 +24,7 @@ pub(crate) enum Fault {
     OldMasterGoesOn,
     RestartEmpty,
     RestartWithOlderData,
+    LogTrimmed,
     OutOfMemory,
     ReadOnly,
     AblyUnreachable,
@@ -36,7 +37,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::CommandsCut,
         Self::ReaderCut,
         Self::BothCut,
@@ -47,6 +48,7 @@ impl Fault {
         Self::OldMasterGoesOn,
         Self::RestartEmpty,
         Self::RestartWithOlderData,
+        Self::LogTrimmed,
         Self::OutOfMemory,
         Self::ReadOnly,
         Self::AblyUnreachable,
@@ -59,7 +61,7 @@ impl Fault {
     ];
 
     /// Those that happen at a time of their own.
-    const TIMED: [Self; 16] = [
+    const TIMED: [Self; 17] = [
         Self::CommandsCut,
         Self::ReaderCut,
         Self::BothCut,
@@ -70,6 +72,7 @@ impl Fault {
         Self::OldMasterGoesOn,
         Self::RestartEmpty,
         Self::RestartWithOlderData,
+        Self::LogTrimmed,
         Self::OutOfMemory,
         Self::ReadOnly,
         Self::AblyUnreachable,
@@ -197,6 +200,7 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
             lock(&world.redis).restart_with_older_data();
             sweep(&world);
         }
+        Fault::LogTrimmed => lock(&world.redis).trim(),
         Fault::OutOfMemory => take_no_writes(&world, NoWrites::OutOfMemory, lasts).await,
         Fault::ReadOnly => take_no_writes(&world, NoWrites::ReadOnly, lasts).await,
         Fault::AblyUnreachable => lock(&world.ably).fail(AblyFault::Unreachable, end),

@@ -187,7 +187,7 @@ pub(crate) struct Redis {
 
 impl Redis {
     pub(crate) fn new(random: &mut Random) -> Self {
-        let max_log = random.pick(&[6, 12, 40]);
+        let max_log = random.pick(&[150, 400]);
         let nodes = vec![Node::new(Data::default(), max_log)];
         Self { nodes, master: 0, takes_no_writes: None, snapshot: Data::default(), max_log }
     }
@@ -219,6 +219,12 @@ impl Redis {
 
     pub(crate) fn restart_with_older_data(&mut self) {
         self.replace_master(self.snapshot.clone());
+    }
+
+    /// Removes all but the last entry of the log.
+    pub(crate) fn trim(&mut self) {
+        let log = &mut self.nodes[self.master].data.log;
+        log.drain(..log.len().saturating_sub(1));
     }
 
     pub(crate) fn stop(&mut self, node: usize) {
@@ -487,6 +493,8 @@ impl Commands for Connection {
             let mut checker = lock(&self.world.checker);
             tasks.iter().for_each(|queued| checker.task_is_kept(self.run, &queued.task));
         }
+        let described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
+        self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
         self.call(Access::Write, |node, now| {
             for queued in tasks {
                 let mut queued = queued.clone();
@@ -516,6 +524,7 @@ impl Commands for Connection {
     }
 
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+        self.world.trace(|| format!("replica {} completes task {id}, due {}", self.replica, due.0));
         self.call(Access::Write, |node, now| {
             if node.data.tasks.get(id).is_some_and(|queued| queued.task.due > due) {
                 return;
