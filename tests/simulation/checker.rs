@@ -99,17 +99,16 @@ impl IssuedToken {
     fn is_revoked(&self, ably: &[Revoked]) -> bool {
         let Some((dated, _)) = self.at_ably else { return true };
         ably.iter().any(|revoked| {
-            revoked.tenant == self.live_token.tenant && dated < revoked.at && self.is_target(&revoked.target)
+            revoked.tenant == self.live_token.tenant && dated < revoked.at && is_target(&self.live_token, &revoked.target)
         })
     }
 
-    fn is_target(&self, target: &Target) -> bool {
-        match target {
-            Target::ClientId(client_id) => self.live_token.client_id == client_id.as_str(),
-            Target::RevocationKey(key) => {
-                self.live_token.format == TokenFormat::Jwt && self.live_token.session == key.as_str()
-            }
-        }
+}
+
+fn is_target(live_token: &LiveToken, target: &Target) -> bool {
+    match target {
+        Target::ClientId(client_id) => live_token.client_id == client_id.as_str(),
+        Target::RevocationKey(key) => live_token.format == TokenFormat::Jwt && live_token.session == key.as_str(),
     }
 }
 
@@ -125,6 +124,8 @@ struct KeptTask {
 pub(crate) struct Checker {
     statements: Vec<Statement>,
     tokens: Vec<IssuedToken>,
+    /// What was registered as a live token, even if the token was refused then.
+    registered: BTreeSet<LiveToken>,
     tasks: BTreeMap<String, KeptTask>,
     names: BTreeSet<(TenantName, String, String)>,
     last_loss: Option<UnixMillis>,
@@ -368,6 +369,10 @@ impl Checker {
         }
     }
 
+    pub(crate) fn registers(&mut self, live_token: &LiveToken) {
+        self.registered.insert(LiveToken { until: UnixMillis(0), ..live_token.clone() });
+    }
+
     pub(crate) fn issued(&mut self, token: IssuedToken) -> usize {
         let LiveToken { tenant, user, client_id, .. } = token.live_token.clone();
         self.names.insert((tenant, user, client_id));
@@ -559,8 +564,8 @@ impl Checker {
     /// Whether a fact ends tokens of a target.
     fn ends(&self, fact: &Restriction, Revoked { tenant, target, .. }: &Revoked) -> bool {
         let has_token = |is_of: &dyn Fn(&LiveToken) -> bool| {
-            let mut tokens = self.tokens.iter().filter(|token| token.live_token.tenant == *tenant);
-            tokens.any(|token| token.is_target(target) && is_of(&token.live_token))
+            let mut tokens = self.registered.iter().filter(|live_token| live_token.tenant == *tenant);
+            tokens.any(|live_token| is_target(live_token, target) && is_of(live_token))
         };
         let is_name_of = |user: &String| {
             let Target::ClientId(client_id) = target else { return false };

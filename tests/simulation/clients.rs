@@ -83,6 +83,7 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
         format,
         until: revocation::ends_by(format, ttl, now),
     };
+    lock(&world.checker).registers(&live_token);
     match replica.store.put_live_token(live_token.clone(), now).await {
         Ok(()) | Err(StoreError::Unavailable) => {}
         Err(StoreError::Full) => return refused(Some(client_id), Decision::Full),

@@ -1,6 +1,11 @@
 //! One schedule, from its seed to its report.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use ably_clerk_auth::store::Health;
 use tokio::runtime::Builder;
@@ -20,6 +25,20 @@ pub(crate) struct Report {
     pub(crate) trace: Vec<String>,
 }
 
+/// Writes the log of the service into the trace.
+struct LogWriter(Arc<World>);
+
+impl io::Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.trace(|| format!("log: {}", String::from_utf8_lossy(line).trim_end()));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Runs a schedule on a runtime of its own, whose time is virtual.
 pub(crate) fn run(seed: u64, tracing: Tracing) -> Report {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -36,6 +55,11 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     /// From then on until the second revocation, with what may have delayed it.
     const SETTLING: Duration = Duration::from_secs(240);
     let world = World::new(seed, tracing);
+    let _logging = (tracing == Tracing::On).then(|| {
+        let writer = LogWriter(Arc::clone(&world));
+        let subscriber = tracing_subscriber::fmt().without_time().with_target(false).with_ansi(false);
+        tracing::subscriber::set_default(subscriber.with_writer(Mutex::new(writer)).finish())
+    });
     let start = world.now();
     lock(&world.faults).disturb(start, start);
     if lock(&world.replicas).are_clocks_skewed() {
