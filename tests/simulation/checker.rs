@@ -370,12 +370,12 @@ impl Checker {
     }
 
     pub(crate) fn registers(&mut self, live_token: &LiveToken) {
+        let LiveToken { tenant, user, client_id, .. } = live_token.clone();
+        self.names.insert((tenant, user, client_id));
         self.registered.insert(LiveToken { until: UnixMillis(0), ..live_token.clone() });
     }
 
     pub(crate) fn issued(&mut self, token: IssuedToken) -> usize {
-        let LiveToken { tenant, user, client_id, .. } = token.live_token.clone();
-        self.names.insert((tenant, user, client_id));
         self.tokens.push(token);
         self.tokens.len() - 1
     }
