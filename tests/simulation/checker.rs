@@ -11,9 +11,7 @@ use ably_clerk_auth::{
     clerk::{Change, Event},
     clock::UnixMillis,
     revocation::operator::Action,
-    store::{
-        ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoredTask, Subject,
-    },
+    store::{ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoredTask, Subject},
     tenant::TenantName,
 };
 
@@ -44,6 +42,8 @@ struct Statement {
     known_by: BTreeSet<usize>,
     /// When the service took it over.
     accepted: Option<UnixMillis>,
+    /// When the first telling began.
+    first_told_at: Option<UnixMillis>,
     /// When the last telling began.
     told_at: UnixMillis,
     /// It was accepted, and then lost in a failover together with every replica that knew.
@@ -99,10 +99,11 @@ impl IssuedToken {
     fn is_revoked(&self, ably: &[Revoked]) -> bool {
         let Some((dated, _)) = self.at_ably else { return true };
         ably.iter().any(|revoked| {
-            revoked.tenant == self.live_token.tenant && dated < revoked.at && is_target(&self.live_token, &revoked.target)
+            revoked.tenant == self.live_token.tenant
+                && dated < revoked.at
+                && is_target(&self.live_token, &revoked.target)
         })
     }
-
 }
 
 fn is_target(live_token: &LiveToken, target: &Target) -> bool {
@@ -260,13 +261,7 @@ impl Checker {
         self.state(tenant.clone(), vec![fact], lasts, now)
     }
 
-    fn state(
-        &mut self,
-        tenant: TenantName,
-        facts: Vec<Restriction>,
-        lasts: Duration,
-        said_at: UnixMillis,
-    ) -> usize {
+    fn state(&mut self, tenant: TenantName, facts: Vec<Restriction>, lasts: Duration, said_at: UnixMillis) -> usize {
         self.statements.push(Statement {
             tenant,
             facts,
@@ -276,6 +271,7 @@ impl Checker {
             told: BTreeMap::new(),
             known_by: BTreeSet::new(),
             accepted: None,
+            first_told_at: None,
             told_at: said_at,
             is_lost: false,
             is_work_lost: false,
@@ -290,6 +286,7 @@ impl Checker {
         let (first, last) = statement.ends.unwrap_or((end, end));
         statement.ends = Some((first.min(end), last.max(end)));
         statement.told_at = now;
+        statement.first_told_at.get_or_insert(now);
         statement.known_by.insert(run);
     }
 
@@ -317,9 +314,8 @@ impl Checker {
     /// A replica reads a restriction from Redis.
     pub(crate) fn hears(&mut self, run: usize, heard: &Restriction) {
         for statement in &mut self.statements {
-            let is_it = |fact: &Restriction| {
-                fact.at == heard.at && fact.kind == heard.kind && row_key(fact) == row_key(heard)
-            };
+            let is_it =
+                |fact: &Restriction| fact.at == heard.at && fact.kind == heard.kind && row_key(fact) == row_key(heard);
             if statement.facts.iter().any(is_it) {
                 statement.known_by.insert(run);
             }
@@ -487,7 +483,7 @@ impl Checker {
                 violations.push(format!("5: statement {number} was never accepted"));
             }
         }
-        violations.extend(self.tokens.iter().filter_map(|token| self.find_unrevoked(token, ably, now)));
+        violations.extend(self.tokens.iter().filter_map(|token| self.find_unrevoked(token, ably, now, |_| true)));
         violations.extend(ably.iter().filter_map(|revoked| self.find_unjustified(revoked, faults)));
         let data = &redis.master().data;
         for (number, statement) in self.statements.iter().enumerate() {
@@ -502,8 +498,39 @@ impl Checker {
         self.violations.extend(violations);
     }
 
+    /// Checks that what the first revocation can reach does not wait for the second: tokens from before their statement, and
+    /// those that a replica issued long after it, during an outage.
+    pub(crate) fn check_first_revocations(&mut self, ably: &[Revoked], faults_until: UnixMillis, now: UnixMillis) {
+        const HEARD_WITHIN: Duration = Duration::from_secs(4);
+        let find = |token: &IssuedToken| {
+            let (dated, _) = token.at_ably?;
+            if dated >= faults_until {
+                return None;
+            }
+            let is_reached = |statement: &Statement| {
+                let is_before = statement.first_told_at.is_some_and(|told| dated < told && token.signed_at < told);
+                let is_long_after =
+                    statement.accepted.is_some_and(|accepted| accepted.after(HEARD_WITHIN) < token.signed_at);
+                // An update may repeat a name, which ends nothing anew.
+                let is_update = statement.facts.len() > 1;
+                !is_update
+                    && (is_before
+                        || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
+            };
+            self.find_unrevoked(token, ably, now, is_reached)
+        };
+        let violations: Vec<_> = self.tokens.iter().filter_map(find).collect();
+        self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, at once")));
+    }
+
     /// Why a token should have been revoked and was not.
-    fn find_unrevoked(&self, token: &IssuedToken, ably: &[Revoked], now: UnixMillis) -> Option<String> {
+    fn find_unrevoked(
+        &self,
+        token: &IssuedToken,
+        ably: &[Revoked],
+        now: UnixMillis,
+        is_reached_by: impl Fn(&Statement) -> bool,
+    ) -> Option<String> {
         const TASKS_REPEAT_AFTER: Duration = Duration::from_secs(150);
         let (dated, ends) = token.at_ably?;
         if token.is_lost || ends < now || token.is_revoked(ably) {
@@ -516,6 +543,7 @@ impl Checker {
             let said = self.said(&key);
             let Some(top) = said.iter().max_by_key(|said| rank_of(said.fact)) else { continue };
             let is_uncertain = top.statement.accepted.is_none()
+                || !is_reached_by(top.statement)
                 || said.iter().any(|said| said.statement.is_lost || said.statement.is_work_lost)
                 || self.may_be_without_name(top);
             if is_uncertain {
@@ -532,9 +560,10 @@ impl Checker {
                 RestrictionKind::NotBefore => token.minted <= top.fact.at && is_signed_before(end),
                 RestrictionKind::ClientId(digest) => {
                     // The name was this from an earlier statement on, maybe.
-                    let first = said.iter().filter(|said| said.fact.kind == top.fact.kind).map(|said| {
-                        said.statement.ends.map_or(UnixMillis(0), |(first, _)| first)
-                    });
+                    let first = said
+                        .iter()
+                        .filter(|said| said.fact.kind == top.fact.kind)
+                        .map(|said| said.statement.ends.map_or(UnixMillis(0), |(first, _)| first));
                     digest != Some(ClientIdDigest::of(client_id)) && is_signed_before(first.min().unwrap_or(end))
                 }
             };
@@ -554,9 +583,7 @@ impl Checker {
         let is_justified = self.statements.iter().any(|statement| {
             statement.tenant == revoked.tenant
                 && statement.said_at <= revoked.at
-                && statement.facts.iter().any(|fact| {
-                    self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults)
-                })
+                && statement.facts.iter().any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
         });
         (!is_justified).then(|| format!("3: revoked without a reason: {revoked:?}"))
     }
@@ -574,7 +601,8 @@ impl Checker {
         match (&fact.subject, fact.kind) {
             (_, RestrictionKind::Lifted(_)) => false,
             (Subject::User(user), RestrictionKind::ClientId(digest)) => {
-                let is_other = matches!(target, Target::ClientId(id) if digest != Some(ClientIdDigest::of(id.as_str())));
+                let is_other =
+                    matches!(target, Target::ClientId(id) if digest != Some(ClientIdDigest::of(id.as_str())));
                 is_other && is_name_of(user)
             }
             (Subject::User(user), _) => is_name_of(user),

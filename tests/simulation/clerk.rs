@@ -163,10 +163,10 @@ impl Clerk {
         let clock = self.clock(now);
         let Instance { users, sessions } = &mut self.tenants[tenant];
         let user = &mut users[user_number];
-        if user.is_deleted {
-            return None;
-        }
         let change = match happening {
+            // A late update, with a later timestamp.
+            H::Unban if user.is_deleted => Change::UserUpdated(user.record(clock)),
+            _ if user.is_deleted => return None,
             H::SessionEnds => {
                 let session = &mut sessions[session_number];
                 session.has_ended = true;

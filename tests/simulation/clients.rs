@@ -6,7 +6,7 @@ use ably_clerk_auth::{
     ably::TokenFormat,
     clock::UnixMillis,
     revocation,
-    store::{LiveToken, StoreError, Verdict},
+    store::{LiveToken, OnFailure, StoreError, Verdict},
     tenant::TenantName,
 };
 
@@ -56,10 +56,16 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
     let format = lock(&world.replicas).formats[tenant_number];
     let user = token.session.user_id.clone();
     let source = if tenant_number == 0 { NameSource::Claim } else { NameSource::Users };
-    let request =
-        |client_id: Option<String>| Request { tenant: tenant.clone(), token: token.clone(), client_id, source, asked_at };
+    let request = |client_id: Option<String>| Request {
+        tenant: tenant.clone(),
+        token: token.clone(),
+        client_id,
+        source,
+        asked_at,
+    };
     let refused = |client_id: Option<String>, decision| {
-        world.trace(|| format!("replica {}: {decision:?} for {} of {tenant}", replica.number, token.session.session_id));
+        world
+            .trace(|| format!("replica {}: {decision:?} for {} of {tenant}", replica.number, token.session.session_id));
         let end = world.now();
         lock(&world.checker).decided(&request(client_id), replica.run, decision, &lock(&world.faults), end);
     };
@@ -92,6 +98,13 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
         return refused(Some(client_id), decision);
     }
     let signed_at = world.now();
+    let refuses = lock(&world.replicas).on_failure == OnFailure::Refuse;
+    if refuses && lock(&world.faults).is_without_redis(replica.number, replica.started_at, asked_at) {
+        lock(&world.checker).violations.push(format!("1: replica {} issues without Redis", replica.number));
+    }
+    if lock(&world.faults).is_starting_without_redis(replica.number, replica.started_at, asked_at) {
+        lock(&world.checker).violations.push(format!("1: replica {} issues before it is ready", replica.number));
+    }
     world.trace(|| format!("replica {} (run {}) issues {live_token:?}", replica.number, replica.run));
     let issued = IssuedToken::new(live_token, token.session.issued_at, replica.run, signed_at);
     let number = {

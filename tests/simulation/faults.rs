@@ -87,6 +87,8 @@ pub(crate) struct FaultLog {
     pub(crate) happened: BTreeSet<Fault>,
     /// When replicas could not rely on Redis or on each other.
     spans: Vec<(UnixMillis, UnixMillis)>,
+    /// When a replica, or every replica, could not use Redis at all.
+    outages: Vec<(Option<usize>, UnixMillis, UnixMillis)>,
 }
 
 impl FaultLog {
@@ -109,6 +111,21 @@ impl FaultLog {
         let last = before.map(|(_, to)| *to).max().unwrap_or(UnixMillis(0));
         let calm = last.after(Self::RECOVERY);
         (calm <= time).then_some(calm)
+    }
+
+    /// Whether a replica has surely been without Redis since `since`, and has had the time to find out.
+    pub(crate) fn is_without_redis(&self, replica: usize, since: UnixMillis, time: UnixMillis) -> bool {
+        const NOTICED_WITHIN: Duration = Duration::from_secs(2);
+        self.outages.iter().any(|(whose, from, to)| {
+            whose.is_none_or(|number| number == replica) && since.max(*from).after(NOTICED_WITHIN) <= time && time < *to
+        })
+    }
+
+    /// Whether a replica that started at `started` has had no Redis until `time`.
+    pub(crate) fn is_starting_without_redis(&self, replica: usize, started: UnixMillis, time: UnixMillis) -> bool {
+        self.outages
+            .iter()
+            .any(|(whose, from, to)| whose.is_none_or(|number| number == replica) && *from <= started && time < *to)
     }
 
     /// Whether every replica works at `time`.
@@ -149,17 +166,21 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
     let end = now.after(Duration::from_millis(lasts));
     lock(&world.faults).note(fault);
     world.trace(|| format!("fault: {fault:?} for {lasts} ms (replica {number})"));
-    if !matches!(
-        fault,
-        Fault::AblyUnreachable | Fault::AblySlow | Fault::AblyAnswersLost | Fault::AblyRateLimited
-    ) {
+    if !matches!(fault, Fault::AblyUnreachable | Fault::AblySlow | Fault::AblyAnswersLost | Fault::AblyRateLimited) {
         lock(&world.faults).disturb(now, end);
+    }
+    match fault {
+        Fault::CommandsCut | Fault::BothCut => lock(&world.faults).outages.push((Some(number), now, end)),
+        Fault::OutOfMemory | Fault::ReadOnly => lock(&world.faults).outages.push((None, now, end)),
+        _ => {}
     }
     match fault {
         Fault::CommandsCut => lock(&world.network).cut(number, Line::Commands, end),
         Fault::ReaderCut => lock(&world.network).cut(number, Line::Reader, end),
         Fault::BothCut => Line::ALL.into_iter().for_each(|line| lock(&world.network).cut(number, line, end)),
-        Fault::LostPackets => Line::ALL.into_iter().for_each(|line| lock(&world.network).lose_packets(number, line, end)),
+        Fault::LostPackets => {
+            Line::ALL.into_iter().for_each(|line| lock(&world.network).lose_packets(number, line, end))
+        }
         Fault::SlowRedis => lock(&world.network).slow_down(end),
         Fault::ReplicaCrash => {
             let crashed = lock(&world.replicas).crash(number);
@@ -201,8 +222,8 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
             sweep(&world);
         }
         Fault::LogTrimmed => lock(&world.redis).trim(),
-        Fault::OutOfMemory => take_no_writes(&world, NoWrites::OutOfMemory, lasts).await,
-        Fault::ReadOnly => take_no_writes(&world, NoWrites::ReadOnly, lasts).await,
+        Fault::OutOfMemory => lock(&world.redis).refuse_writes(NoWrites::OutOfMemory, end),
+        Fault::ReadOnly => lock(&world.redis).refuse_writes(NoWrites::ReadOnly, end),
         Fault::AblyUnreachable => lock(&world.ably).fail(AblyFault::Unreachable, end),
         Fault::AblySlow => lock(&world.ably).fail(AblyFault::Slow, end),
         Fault::AblyAnswersLost => lock(&world.ably).fail(AblyFault::AnswersLost, end),
@@ -213,12 +234,6 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
 
 fn lag(world: &World) -> Duration {
     Duration::from_millis(world.random(|random| random.pick(&[0, 10, 500, 5000])))
-}
-
-async fn take_no_writes(world: &World, reason: NoWrites, lasts: u64) {
-    lock(&world.redis).takes_no_writes = Some(reason);
-    world.pause(lasts).await;
-    lock(&world.redis).takes_no_writes = None;
 }
 
 /// What was lost for good, the checker must know.

@@ -37,6 +37,8 @@ use crate::{
 };
 
 const FIRST_SEED: u64 = 1;
+/// A soak begins beyond the seeds of the default run.
+const FIRST_SEED_OF_SOAK: u64 = 1_000_000;
 const SCHEDULES: u64 = 10_000;
 
 fn number(variable: &str) -> Option<u64> {
@@ -69,9 +71,10 @@ impl Coverage {
     }
 
     fn missing(&self) -> Vec<(Fault, Fault)> {
-        let pairs = Fault::ALL.iter().enumerate().flat_map(|(number, one)| {
-            Fault::ALL[number..].iter().map(move |other| (*one, *other))
-        });
+        let pairs = Fault::ALL
+            .iter()
+            .enumerate()
+            .flat_map(|(number, one)| Fault::ALL[number..].iter().map(move |other| (*one, *other)));
         pairs.filter(|(one, other)| self.count(*one, *other) == 0).collect()
     }
 }
@@ -96,7 +99,7 @@ fn every_promise_holds_in_every_schedule() {
                     if number >= count || is_time_over || lock(&failed).len() >= 5 {
                         return;
                     }
-                    let seed = FIRST_SEED + number;
+                    let seed = if until.is_some() { FIRST_SEED_OF_SOAK } else { FIRST_SEED } + number;
                     let Report { happened, violations, .. } = run(seed, Tracing::Off);
                     lock(&coverage).add(&happened);
                     if !violations.is_empty() {

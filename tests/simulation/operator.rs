@@ -34,8 +34,11 @@ pub(crate) async fn work(world: Arc<World>, until: UnixMillis) {
                 Duration::from_secs(duration),
             )
         });
-        let subject =
-            if is_for_user { Subject::User(format!("user_{user}")) } else { Subject::Session(format!("sess_{session}")) };
+        let subject = if is_for_user {
+            Subject::User(format!("user_{user}"))
+        } else {
+            Subject::Session(format!("sess_{session}"))
+        };
         let action = if is_lift { Action::Lift } else { Action::Deny(duration) };
         let tenant = TenantName::parse(TENANTS[tenant]).unwrap();
         while request(&world, &tenant, &subject, action).await != Answer::Accepted {

@@ -180,7 +180,7 @@ pub(crate) enum NoWrites {
 pub(crate) struct Redis {
     pub(crate) nodes: Vec<Node>,
     pub(crate) master: usize,
-    pub(crate) takes_no_writes: Option<NoWrites>,
+    no_writes: Vec<(NoWrites, UnixMillis)>,
     snapshot: Data,
     max_log: usize,
 }
@@ -189,7 +189,7 @@ impl Redis {
     pub(crate) fn new(random: &mut Random) -> Self {
         let max_log = random.pick(&[150, 400]);
         let nodes = vec![Node::new(Data::default(), max_log)];
-        Self { nodes, master: 0, takes_no_writes: None, snapshot: Data::default(), max_log }
+        Self { nodes, master: 0, no_writes: Vec::new(), snapshot: Data::default(), max_log }
     }
 
     pub(crate) fn master(&self) -> &Node {
@@ -198,6 +198,15 @@ impl Redis {
 
     pub(crate) fn max_log(&self) -> usize {
         self.max_log
+    }
+
+    /// Takes no writes until `until`.
+    pub(crate) fn refuse_writes(&mut self, reason: NoWrites, until: UnixMillis) {
+        self.no_writes.push((reason, until));
+    }
+
+    fn refuses_writes(&self, now: UnixMillis) -> Option<NoWrites> {
+        self.no_writes.iter().find(|(_, until)| now < *until).map(|(reason, _)| *reason)
     }
 
     /// Saves the data for [`Self::restart_with_older_data`].
@@ -338,8 +347,8 @@ impl Connection {
         }
         let result = {
             let mut redis = lock(&self.world.redis);
-            let refuses = redis.takes_no_writes.filter(|_| access == Access::Write);
             let now = self.world.now();
+            let refuses = redis.refuses_writes(now).filter(|_| access == Access::Write);
             let node = &mut redis.nodes[self.node];
             match refuses {
                 _ if !node.is_alive => Err("connection reset"),

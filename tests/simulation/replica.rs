@@ -61,6 +61,7 @@ pub(crate) struct Run {
     pub(crate) run: usize,
     pub(crate) number: usize,
     skew: i64,
+    pub(crate) started_at: UnixMillis,
     pub(crate) store: Arc<Store>,
     pub(crate) revocation: Arc<Revocation>,
     pub(crate) users: UserCache,
@@ -168,7 +169,7 @@ pub(crate) fn start(world: &Arc<World>, number: usize) {
     let revocation = Arc::new(Revocation::new(Arc::clone(&store), tenants, clock()));
     let tasks = tokio::spawn(Arc::clone(&revocation).perform_tasks(clock));
     let jobs = Arc::new(Mutex::new(vec![tasks.abort_handle()]));
-    replicas.running[number] = Some(Run { run, number, skew, store, revocation, users, jobs });
+    replicas.running[number] = Some(Run { run, number, skew, started_at: world.now(), store, revocation, users, jobs });
     drop(replicas);
     world.trace(|| format!("replica {number} starts (run {run})"));
 }

@@ -52,6 +52,8 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     const START: Duration = Duration::from_secs(3);
     /// From the end of the faults until every replica has recovered and every webhook got through.
     const RECOVERY: Duration = Duration::from_secs(20);
+    /// From then on until all first revocations are made: the queue pauses for a minute at most.
+    const FIRST_REVOCATIONS: Duration = Duration::from_secs(70);
     /// From then on until the second revocation, with what may have delayed it.
     const SETTLING: Duration = Duration::from_secs(240);
     let world = World::new(seed, tracing);
@@ -77,6 +79,9 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     world.trace(|| "all faults have ended".into());
     lock(&world.network).calm_down();
     clients::probe(&world);
+    world.sleep_until(end.after(RECOVERY + FIRST_REVOCATIONS)).await;
+    let revoked = lock(&world.ably).revoked.clone();
+    lock(&world.checker).check_first_revocations(&revoked, end, world.now());
     world.sleep_until(end.after(RECOVERY + SETTLING)).await;
     clients::probe(&world);
     check(&world);
