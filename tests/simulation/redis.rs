@@ -506,7 +506,9 @@ impl Commands for Connection {
                 checker.task_is_kept(self.run, &queued.task);
             }
         }
-        let described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
+        // The service keeps copies in no order.
+        let mut described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
+        described.sort();
         self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
         self.call(Access::Write, |node, now| {
             for queued in tasks {
