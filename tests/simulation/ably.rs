@@ -9,7 +9,10 @@ use ably_clerk_auth::{
 };
 use async_trait::async_trait;
 
-use crate::world::{World, lock};
+use crate::{
+    random::Random,
+    world::{World, lock},
+};
 
 /// A revocation that Ably accepted. It covers the tokens of its target that were issued before `at`.
 #[derive(Clone, Debug)]
@@ -110,6 +113,6 @@ impl RevokeTokens for SimulatedAbly {
     }
 
     fn jitter(&self) -> f64 {
-        self.world.random(|random| random.fraction())
+        self.world.random(Random::fraction)
     }
 }

@@ -433,7 +433,7 @@ impl Checker {
     fn uses_former_name(&self, request: &Request, run: usize, faults: &FaultLog) -> bool {
         let key = client_id_key(&request.tenant, &request.token.session.user_id);
         let candidates = self.candidates(&key, run, request.asked_at, faults);
-        let used = request.client_id.as_ref().map(|id| ClientIdDigest::of(id));
+        let used = request.client_id.as_deref().map(ClientIdDigest::of);
         let is_former = |said: &Said<'_>| matches!(said.fact.kind, RestrictionKind::ClientId(digest) if digest != used);
         // A look-up may find a name that no replica was told yet.
         let is_ahead = self.statements.iter().filter(|statement| statement.ends.is_none()).any(|statement| {
@@ -457,7 +457,7 @@ impl Checker {
             let statement = said.statement;
             let is_told = statement.told.get(&run).is_some_and(|told| *told <= time);
             let is_heard = statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time));
-            (is_told || is_heard && !statement.is_lost) && !self.may_be_without_name(*said)
+            (is_told || is_heard && !statement.is_lost) && !self.may_be_without_name(said)
         };
         let surely = said.iter().filter(is_surely_known).map(|said| rank_of(said.fact)).max();
         let facts = said.into_iter().filter(|said| surely.is_none_or(|surely| rank_of(said.fact) >= surely)).collect();

@@ -95,7 +95,7 @@ impl Clerk {
 
     /// The number of sessions of each tenant.
     pub(crate) fn session_count(&self) -> usize {
-        USERS * SESSIONS
+        self.tenants[0].sessions.len()
     }
 
     fn clock(&self, now: UnixMillis) -> UnixMillis {
@@ -122,13 +122,13 @@ impl Clerk {
         if state.has_ended || user.is_banned || user.is_deleted {
             return None;
         }
-        let organization = |id: &String| Organization { id: id.clone(), slug: None, role: None, permissions: None };
+        let organization_of = |id: &String| Organization { id: id.clone(), slug: None, role: None, permissions: None };
         let session = Session {
             user_id: user.id.clone(),
             session_id: state.id.clone(),
             issued_at,
             expires_at: issued_at.after(SESSION_TOKEN_LIFE),
-            organization: state.organization.as_ref().map(organization),
+            organization: state.organization.as_ref().map(organization_of),
             plans: Scoped::default(),
             features: Scoped::default(),
             factor_age: None,
@@ -234,7 +234,7 @@ pub(crate) async fn live(world: Arc<World>, until: UnixMillis) {
         let happened = world.random(|random| lock(&world.clerk).happen(random, now));
         if let Some((tenant, event)) = happened {
             world.trace(|| format!("Clerk: {:?} of {} at {}", event.change, TENANTS[tenant], event.at.0));
-            let statement = lock(&world.checker).clerk_says(&TENANTS[tenant], &event, now);
+            let statement = lock(&world.checker).clerk_says(TENANTS[tenant], &event, now);
             tokio::spawn(deliver(Arc::clone(&world), tenant, event, statement, until));
         }
     }

@@ -140,10 +140,10 @@ impl FaultLog {
 }
 
 /// Causes faults until `until`. All have ended then.
-pub(crate) async fn cause(world: Arc<World>, until: UnixMillis) {
+pub(crate) fn cause(world: &Arc<World>, until: UnixMillis) {
     let count = world.random(|random| random.within(1..6));
     for _ in 0..count {
-        tokio::spawn(cause_one(Arc::clone(&world), until));
+        tokio::spawn(cause_one(Arc::clone(world), until));
     }
 }
 
@@ -179,7 +179,9 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
         Fault::ReaderCut => lock(&world.network).cut(number, Line::Reader, end),
         Fault::BothCut => Line::ALL.into_iter().for_each(|line| lock(&world.network).cut(number, line, end)),
         Fault::LostPackets => {
-            Line::ALL.into_iter().for_each(|line| lock(&world.network).lose_packets(number, line, end))
+            for line in Line::ALL {
+                lock(&world.network).lose_packets(number, line, end);
+            }
         }
         Fault::SlowRedis => lock(&world.network).slow_down(end),
         Fault::ReplicaCrash => {

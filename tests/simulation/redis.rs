@@ -435,7 +435,9 @@ impl Commands for Connection {
             })
             .await?;
         let mut checker = lock(&self.world.checker);
-        page.iter().for_each(|restriction| checker.hears(self.run, restriction));
+        for restriction in &page {
+            checker.hears(self.run, restriction);
+        }
         drop(checker);
         Ok((next, page))
     }
@@ -500,9 +502,13 @@ impl Commands for Connection {
     async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {
         {
             let mut checker = lock(&self.world.checker);
-            tasks.iter().for_each(|queued| checker.task_is_kept(self.run, &queued.task));
+            for queued in tasks {
+                checker.task_is_kept(self.run, &queued.task);
+            }
         }
-        let described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
+        // The service keeps copies in no order.
+        let mut described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
+        described.sort();
         self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
         self.call(Access::Write, |node, now| {
             for queued in tasks {

@@ -55,6 +55,7 @@ pub(crate) fn denial() -> Duration {
 pub(crate) type UserCache = Arc<Mutex<BTreeMap<(String, String), String>>>;
 
 /// One run of a replica, from its start to its crash.
+#[expect(clippy::struct_field_names, reason = "the number of a run is its run everywhere")]
 #[derive(Clone)]
 pub(crate) struct Run {
     /// Unique among all runs of all replicas.

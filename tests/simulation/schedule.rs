@@ -55,7 +55,7 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     /// From then on until all first revocations are made: the queue pauses for a minute at most.
     const FIRST_REVOCATIONS: Duration = Duration::from_secs(70);
     /// From then on until the second revocation, with what may have delayed it.
-    const SETTLING: Duration = Duration::from_secs(240);
+    const SETTLING: Duration = Duration::from_mins(4);
     let world = World::new(seed, tracing);
     let _logging = (tracing == Tracing::On).then(|| {
         let writer = LogWriter(Arc::clone(&world));
@@ -74,7 +74,7 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     tokio::spawn(clerk::live(Arc::clone(&world), end));
     tokio::spawn(operator::work(Arc::clone(&world), end));
     tokio::spawn(clients::ask(Arc::clone(&world), end.after(RECOVERY)));
-    faults::cause(Arc::clone(&world), end).await;
+    faults::cause(&world, end);
     world.sleep_until(end.after(RECOVERY)).await;
     world.trace(|| "all faults have ended".into());
     lock(&world.network).calm_down();
