@@ -160,13 +160,14 @@ impl Replica {
         self.progress().position
     }
 
-    /// The state that the commands' connection saw. The log's connection has to see the same soon.
-    pub(super) fn check(&self, state: &SharedState, now: UnixMillis) -> Result<(), Loss> {
+    /// The state that the commands' connection saw, asked when this replica was at `position`. The log's connection has to
+    /// see the same soon.
+    pub(super) fn check(&self, state: &SharedState, position: LogPosition, now: UnixMillis) -> Result<(), Loss> {
         let mut progress = self.progress();
         if state.data_id != progress.data_id {
             return Err(Loss::OtherData);
         }
-        if state.last < progress.position {
+        if state.last < position {
             return Err(Loss::OlderLog);
         }
         progress.backlog = state.backlog;

@@ -189,8 +189,9 @@ async fn heartbeat(replica: &Replica, clock: &Clock, commands: &dyn Commands) ->
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        let position = replica.position();
         let checked = match commands.state().await {
-            Ok(state) => replica.check(&state, clock()).map_err(ConnectionLost::from),
+            Ok(state) => replica.check(&state, position, clock()).map_err(ConnectionLost::from),
             Err(lost) => Err(lost),
         };
         let written = match checked {

@@ -33,8 +33,9 @@ impl<K: Clone + Eq + Hash + Ord, V> TimedMap<K, V> {
         self.entries.get_mut(key).map(|(_, value)| value)
     }
 
+    /// By time, then by key.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &(UnixMillis, V))> {
-        self.entries.iter()
+        self.by_time.iter().filter_map(|(_, key)| self.entries.get_key_value(key))
     }
 
     /// At most `max` keys up to a time, the earliest first.
