@@ -198,11 +198,12 @@ impl Server {
 
 /// Warns of work that ends with this process because no other replica has it.
 fn warn_of_lost_work(store: &Store) {
-    let StoreStats { tasks, unrecorded, .. } = store.stats(UnixMillis::now());
+    let StoreStats { tasks, unrecorded_restrictions, unrecorded_tasks, .. } = store.stats(UnixMillis::now());
     if store.is_shared() {
-        if unrecorded > 0 {
+        if unrecorded_restrictions > 0 || unrecorded_tasks > 0 {
             tracing::warn!(
-                lost = unrecorded,
+                restrictions = unrecorded_restrictions,
+                tasks = unrecorded_tasks,
                 "restrictions and revocation tasks that are not in Redis are lost with this process"
             );
         }

@@ -153,16 +153,14 @@ impl Store {
     #[must_use]
     pub fn stats(&self, now: UnixMillis) -> StoreStats {
         let replica = &self.replica;
-        let is_following = replica.phase() == Phase::Following;
+        let may_be_lost = self.is_shared() && replica.phase() != Phase::Following;
         StoreStats {
             health: self.health(),
             restrictions: replica.restrictions.count_active(now),
             live_tokens: replica.live_tokens.count(now),
             tasks: replica.backlog(),
-            unrecorded: match &self.shared {
-                Some(_) if !is_following => replica.restrictions.count_unrecorded() + replica.tasks.backlog().count,
-                _ => 0,
-            },
+            unrecorded_restrictions: if may_be_lost { replica.restrictions.count_unrecorded() } else { 0 },
+            unrecorded_tasks: if may_be_lost { replica.tasks.backlog().count } else { 0 },
             outages: replica.outages(),
         }
     }

@@ -54,8 +54,10 @@ pub struct StoreStats {
     pub live_tokens: usize,
     /// Waiting tasks: those in Redis a moment ago; without Redis, those of this replica.
     pub tasks: TaskBacklog,
-    /// Restrictions and tasks that are lost if this replica stops now.
-    pub unrecorded: usize,
+    /// During an outage, restrictions that Redis may lack.
+    pub unrecorded_restrictions: usize,
+    /// During an outage, tasks that Redis may lack.
+    pub unrecorded_tasks: usize,
     /// Outages of Redis since the start.
     pub outages: u64,
 }

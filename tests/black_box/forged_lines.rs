@@ -39,7 +39,7 @@ impl Redis {
     fn put_live_token(&mut self, user: &str, session: &str, client_id: &str, format: &str) {
         let member = json!([user, session, null, client_id, format]).to_string();
         for (kind, id) in [("user", user), ("session", session), ("client_id", client_id)] {
-            let key = format!("aca:{{v2}}:grants:{}", json!(["default", kind, id]));
+            let key = format!("aca:{{v3}}:live_tokens:{}", json!(["default", kind, id]));
             self.run(&["ZADD", &key, "9999999999999", &member]);
         }
     }
@@ -50,15 +50,19 @@ impl Redis {
             "until": 9_999_999_999_999_i64,
         });
         let work = json!({ "id": id, "due": 1, "payload": task.to_string() }).to_string();
-        self.run(&["HSET", "aca:{v2}:work", id, &work]);
-        self.run(&["ZADD", "aca:{v2}:since", "1", id]);
-        self.run(&["ZADD", "aca:{v2}:due", "1", id]);
+        self.run(&["HSET", "aca:{v3}:tasks", id, &work]);
+        self.run(&["ZADD", "aca:{v3}:due", "1", id]);
+        self.run(&["ZADD", "aca:{v3}:claimable", "1", id]);
+    }
+
+    fn append(&mut self, kind: &str, value: &str) {
+        self.run(&["XADD", "aca:{v3}:log", "*", "t", kind, "v", value]);
     }
 
     /// Waits until no work is due.
     async fn settles(&mut self) {
         for _ in 0..3000 {
-            let due: u64 = redis::cmd("ZCOUNT").arg(&["aca:{v2}:due", "0", "1"]).query(&mut self.0).unwrap();
+            let due: u64 = redis::cmd("ZCOUNT").arg(&["aca:{v3}:claimable", "0", "1"]).query(&mut self.0).unwrap();
             if due == 0 {
                 return;
             }
@@ -122,12 +126,14 @@ async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
             "at": 9_999_999_999_998_i64, "until": 9_999_999_999_999_i64,
         });
         for message in [&format!("{:032}{restriction}", 0), FORGED] {
-            written.run(&["PUBLISH", "aca:{v2}:facts", message]);
-            written.run(&["HSET", "aca:{v2}:holding", message, message]);
+            written.append("restriction", message);
+            written.run(&["HSET", "aca:{v3}:restrictions", message, message]);
         }
-        written.run(&["PUBLISH", "aca:{v2}:drops", &json!(["default", FORGED]).to_string()]);
-        written.run(&["PUBLISH", "aca:{v2}:drops", FORGED]);
-        written.run(&["PUBLISH", "aca:{v2}:done", FORGED]);
+        written.append("user", &json!(["default", FORGED]).to_string());
+        written.append("done", &json!([FORGED, 1]).to_string());
+        for kind in ["user", "done", FORGED] {
+            written.append(kind, FORGED);
+        }
         written.settles().await;
         let report = service.admin(Method::POST, "/revocations").json(&json!({ "user": "user_1" }));
         let report = body(report.send().await.unwrap(), 200).await;

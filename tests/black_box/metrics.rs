@@ -316,8 +316,7 @@ async fn a_redis_that_is_lost_shows_and_so_does_that_it_is_back() {
     let mut redis = RedisServer::start();
     let service = vendors.service_with_admin("", &[("REDIS_URL", &redis.url())]).await;
     let becomes = async |state: &str, outages: i64| {
-        let series =
-            ["starting", "ready", "degraded", "full"].map(|state| format!(r#"store_state{{state="{state}"}}"#));
+        let series = ["starting", "ready", "degraded"].map(|state| format!(r#"store_state{{state="{state}"}}"#));
         for _ in 0..3000 {
             let samples = Samples::of(&service).await;
             let states = samples.all(series.each_ref().map(String::as_str));

@@ -930,7 +930,7 @@ async fn a_denial_that_comes_while_a_token_is_made_counts() {
 }
 
 #[tokio::test]
-async fn while_a_denial_cannot_be_stored_nobody_gets_a_token() {
+async fn a_denial_that_redis_has_no_memory_for_holds_and_is_stored_later() {
     let scene = Scene::start(Kept::InRedis, &[]).await;
     let (claims, token) = scene.session("alice");
     let (_, bobs) = scene.session("bob");
@@ -942,7 +942,8 @@ async fn while_a_denial_cannot_be_stored_nobody_gets_a_token() {
     scene.vendors.clerk.send_event("session.ended", json!({ "id": claims["sid"], "user_id": claims["sub"] }), None);
     let is_refused = |attempt: &Attempt| attempt.event_type == "session.ended" && attempt.answer == Answer::Status(503);
     scene.vendors.clerk.attempts_once(|attempts| attempts.iter().any(is_refused)).await;
-    scene.is_refused(&bobs, (503, 50003), "store-full").await;
+    scene.is_refused(&token, DENIED.0, DENIED.1).await;
+    scene.is_served(&bobs).await;
     redis.set_memory(0);
     scene.settled().await;
     assert_eq!(scene.last_answer("session.ended"), Answer::Status(204));
@@ -954,7 +955,7 @@ async fn while_a_denial_cannot_be_stored_nobody_gets_a_token() {
 /// Lets the time come for all work that is left in Redis.
 fn make_due(redis: &RedisServer) {
     let mut connection = redis.connection();
-    let key = "aca:{v2}:due";
+    let key = "aca:{v3}:claimable";
     let ids: Vec<String> = redis::cmd("ZRANGE").arg(&[key, "0", "-1"]).query(&mut connection).unwrap();
     assert!(!ids.is_empty());
     for id in ids {

@@ -43,7 +43,7 @@ class Metrics(SandboxTest):
         [misled] = families["ably_clerk_auth_request_refusals"].samples
         self.assertEqual(misled.labels, {"reason": "no-such-route", "status": "404"})
         states = {sample.labels["state"]: sample.value for sample in families["ably_clerk_auth_store_state"].samples}
-        self.assertEqual(states, {"starting": 0, "ready": 1, "degraded": 0, "full": 0})
+        self.assertEqual(states, {"starting": 0, "ready": 1, "degraded": 0})
         outages = families["ably_clerk_auth_store_outages"]
         self.assertEqual((outages.type, [sample.value for sample in outages.samples]), ("counter", [0]))
         counts = [sample.value for sample in families["ably_clerk_auth_token_duration_seconds"].samples

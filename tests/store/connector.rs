@@ -232,7 +232,7 @@ async fn a_page_of_the_log_has_its_first_and_last_position() {
     assert_eq!(page.entries[0].1, Some(changed(0)));
     let (position, _) = page.entries[999];
     let rest = answered!(redis.log.read(position, Wait::ForEntries)).unwrap();
-    assert_eq!(rest.entries, [(end, Some(changed(1_000)))]);
+    assert_eq!(rest.entries.last(), Some(&(end, Some(changed(1_000)))));
     assert_eq!(answered!(redis.log.read(end, Wait::ForEntries)).unwrap().entries, []);
 }
 

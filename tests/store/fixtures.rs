@@ -13,8 +13,8 @@ use ably_clerk_auth::{
     clerk::{Claims, Organization, Scoped, Session},
     clock::{Clock, UnixMillis},
     store::{
-        Forgotten, Health, LiveToken, MemoryStore, OnFailure, OnForget, RecordOutcome, RedisAddress, RedisKeyPrefix,
-        RedisStore, Restriction, RestrictionKind, Store, StoreError, StoreLimits, Subject, Verdict,
+        Forgotten, Health, LiveToken, OnFailure, OnForget, RecordOutcome, RedisAddress, RedisConnector, RedisKeyPrefix,
+        Restriction, RestrictionKind, Store, StoreError, StoreLimits, Subject, Verdict,
     },
     tenant::TenantName,
 };
@@ -27,7 +27,7 @@ pub(crate) const MINUTE: Duration = Duration::from_mins(1);
 
 /// A store, its clock, and the users that it removed from caches.
 pub(crate) struct Replica {
-    pub(crate) store: Box<dyn Store>,
+    pub(crate) store: Store,
     pub(crate) forgotten: ForgottenUsers,
     time: Arc<AtomicI64>,
 }
@@ -47,7 +47,7 @@ fn on_forget(forgotten: &ForgottenUsers) -> OnForget {
 impl Replica {
     pub(crate) fn in_memory(limits: &StoreLimits) -> Self {
         let forgotten = ForgottenUsers::default();
-        let store = Box::new(MemoryStore::new(limits, on_forget(&forgotten)));
+        let store = Store::in_memory(limits, on_forget(&forgotten));
         Self { store, forgotten, time: Arc::new(AtomicI64::new(NOW.0)) }
     }
 
@@ -69,8 +69,9 @@ impl Replica {
             Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
         };
         let prefix = RedisKeyPrefix::parse(prefix).unwrap();
-        let store = RedisStore::start(address, &prefix, on_failure, limits, clock, on_forget(&forgotten)).unwrap();
-        Self { store: Box::new(store), forgotten, time }
+        let redis = Arc::new(RedisConnector::new(address, &prefix).unwrap());
+        let store = Store::shared(redis, on_failure, limits, clock, on_forget(&forgotten));
+        Self { store, forgotten, time }
     }
 
     /// A ready replica with `on_failure = degrade`.
@@ -104,7 +105,7 @@ impl Replica {
     }
 
     pub(crate) fn health(&self) -> Health {
-        self.store.health(self.now())
+        self.store.health()
     }
 
     pub(crate) async fn becomes(&self, health: Health) {

@@ -45,7 +45,7 @@ macro_rules! with_both_stores {
 fn limits(max: usize) -> StoreLimits {
     match max {
         0 => StoreLimits::default(),
-        _ => StoreLimits { restrictions: max, remembered: max, waiting: max, live_tokens: max, tasks: max },
+        _ => StoreLimits { ended_restrictions: max, idempotency_keys: max, live_tokens: max, tasks: max },
     }
 }
 
@@ -234,21 +234,21 @@ with_both_stores! {
         replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 2 * MINUTE)).await;
         replica.put_live_token(live_token("user_1", "sess_2", None, "alice", MINUTE)).await;
         for (id, due) in [("late", NOW.after(2 * MINUTE)), ("early", NOW.after(MINUTE))] {
-            retry!(replica, replica.store.enqueue_task(task(id, due), NOW));
+            retry!(replica, replica.store.enqueue_task(task(id, due)));
         }
         let waits = |count, due| TaskBacklog { count, oldest_due: Some(due) };
         eventually("the tasks are counted", || stats(&replica).tasks == waits(2, NOW.after(MINUTE))).await;
-        let StoreStats { health, restrictions, live_tokens, unwritten_restrictions, outages, .. } = stats(&replica);
-        assert_eq!((health, restrictions, live_tokens, unwritten_restrictions, outages), (Health::Ready, 2, 2, 0, 0));
+        let StoreStats { health, restrictions, live_tokens, unrecorded_restrictions, outages, .. } = stats(&replica);
+        assert_eq!((health, restrictions, live_tokens, unrecorded_restrictions, outages), (Health::Ready, 2, 2, 0, 0));
 
         replica.pass(MINUTE);
         assert_eq!(stats(&replica).live_tokens, 1);
         assert_eq!(claimed(&replica, 1).await, ["early"]);
         // A postponed task still waits.
         retry!(replica, replica.store.postpone_task("early", NOW.after(9 * MINUTE)));
-        retry!(replica, replica.store.enqueue_task(task("last", NOW.after(9 * MINUTE)), NOW));
+        retry!(replica, replica.store.enqueue_task(task("last", NOW.after(9 * MINUTE))));
         eventually("the tasks are counted", || stats(&replica).tasks == waits(3, NOW.after(MINUTE))).await;
-        retry!(replica, replica.store.complete_task("early"));
+        retry!(replica, replica.store.complete_task("early", NOW.after(MINUTE)));
         eventually("the tasks are counted", || stats(&replica).tasks == waits(2, NOW.after(2 * MINUTE))).await;
         replica.pass(9 * MINUTE);
         assert_eq!(stats(&replica).restrictions, 0);
@@ -301,7 +301,7 @@ with_both_stores! {
 
     async fn tasks_are_claimed_when_they_are_due_the_earliest_first(replica, 0) {
         for (id, due) in [("later", NOW.after(MINUTE)), ("second", ago(1)), ("first", ago(2))] {
-            retry!(replica, replica.store.enqueue_task(task(id, due), NOW));
+            retry!(replica, replica.store.enqueue_task(task(id, due)));
         }
         let claimed = replica.store.claim_tasks(1, NOW).await;
         assert_eq!(claimed, [task("first", ago(2))]);
@@ -311,10 +311,10 @@ with_both_stores! {
 
     async fn a_claimed_task_can_be_claimed_again_after_the_lease_unless_it_is_completed(replica, 0) {
         for id in ["done", "left", "postponed"] {
-            retry!(replica, replica.store.enqueue_task(task(id, NOW), NOW));
+            retry!(replica, replica.store.enqueue_task(task(id, NOW)));
         }
         assert_eq!(claimed(&replica, 9).await, ["done", "left", "postponed"]);
-        retry!(replica, replica.store.complete_task("done"));
+        retry!(replica, replica.store.complete_task("done", NOW));
         retry!(replica, replica.store.postpone_task("postponed", NOW.after(5 * MINUTE)));
         retry!(replica, replica.store.postpone_task("done", NOW));
         replica.pass_short_of(StoredTask::LEASE);
@@ -328,7 +328,7 @@ with_both_stores! {
     async fn a_task_that_is_enqueued_again_waits_for_the_later_time(replica, 0) {
         let later = NOW.after(MINUTE);
         for due in [NOW, later, NOW] {
-            retry!(replica, replica.store.enqueue_task(task("one", due), NOW));
+            retry!(replica, replica.store.enqueue_task(task("one", due)));
         }
         eventually("the tasks are counted", || replica.store.stats(NOW).tasks.oldest_due == Some(later)).await;
         replica.pass_short_of(MINUTE);
@@ -336,18 +336,18 @@ with_both_stores! {
         replica.pass(Duration::from_millis(1));
         assert_eq!(replica.store.claim_tasks(9, replica.now()).await, [task("one", later)]);
         // A claim stays in force.
-        retry!(replica, replica.store.enqueue_task(task("one", later.after(StoredTask::LEASE / 2)), NOW));
+        retry!(replica, replica.store.enqueue_task(task("one", later.after(StoredTask::LEASE / 2))));
         replica.pass_short_of(StoredTask::LEASE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
-        retry!(replica, replica.store.complete_task("one"));
+        retry!(replica, replica.store.complete_task("one", later.after(StoredTask::LEASE / 2)));
         replica.pass(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
     }
 
     async fn a_task_that_is_enqueued_again_keeps_its_payload(replica, 0) {
-        retry!(replica, replica.store.enqueue_task(task("one", NOW), NOW));
+        retry!(replica, replica.store.enqueue_task(task("one", NOW)));
         let other = StoredTask { payload: "another".into(), ..task("one", NOW) };
-        retry!(replica, replica.store.enqueue_task(other.clone(), NOW));
+        retry!(replica, replica.store.enqueue_task(other.clone()));
         assert_eq!(replica.store.claim_tasks(9, NOW).await, [task("one", NOW)]);
     }
 
@@ -371,30 +371,6 @@ with_both_stores! {
         assert_eq!(replica.forgotten.lock().unwrap()[0], "user_1 of default");
     }
 
-    async fn a_denial_without_room_stops_all_tokens_until_there_is_room(replica, 2) {
-        let denied = |n, minutes| Restriction {
-            until: NOW.after(minutes * MINUTE),
-            ..restriction(of_user(&format!("user_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(1))
-        };
-        replica.record(denied(1, 1)).await;
-        assert_eq!(replica.store.may_issue(replica.now()), Ok(()));
-        replica.record(denied(2, 2)).await;
-        assert_eq!(replica.store.record(denied(3, 3), NOW).await, Err(StoreError::Full));
-        assert_eq!(replica.store.may_issue(NOW), Err(StoreError::Full));
-        assert_eq!(replica.health(), Health::Full);
-        // A known denial can arrive again, and be lifted.
-        assert_eq!(replica.record(denied(2, 2)).await, RecordOutcome::Repeated);
-        replica.pass(MINUTE);
-        replica.record(denied(3, 3)).await;
-        for (user, verdict) in [("user_1", Verdict::Clear), ("user_2", Verdict::Denied), ("user_3", Verdict::Denied)] {
-            assert_eq!(replica.verdict(&session("sess_1", user, None)), verdict);
-        }
-        let lifted = restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), NOW);
-        replica.record(lifted).await;
-        // With Redis, only after the replica has read again what it had no room for.
-        eventually("tokens are issued", || replica.store.may_issue(replica.now()) == Ok(())).await;
-    }
-
     async fn timestamps_are_forgotten_before_denials(replica, 2) {
         let denied = restriction(of_user("user_0"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
         replica.record(denied).await;
@@ -402,7 +378,7 @@ with_both_stores! {
             replica.record(restriction(of_user(&format!("user_{n}")), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
         }
         assert_eq!(replica.verdict(&session("sess_1", "user_0", None)), Verdict::Denied);
-        assert_eq!(replica.store.may_issue(NOW), Ok(()));
+        assert_eq!(replica.store.may_issue(), Ok(()));
     }
 }
 
@@ -415,7 +391,7 @@ async fn a_full_index_in_memory_refuses_only_the_new_live_token() {
     let third = live_token("user_3", "sess_1", None, "alice", 2 * MINUTE);
     assert_eq!(replica.store.put_live_token(third.clone(), NOW).await, Err(StoreError::Full));
     replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 2 * MINUTE)).await;
-    assert_eq!(replica.store.may_issue(NOW), Ok(()));
+    assert_eq!(replica.store.may_issue(), Ok(()));
     replica.pass(MINUTE);
     replica.put_live_token(third).await;
 }
@@ -423,72 +399,10 @@ async fn a_full_index_in_memory_refuses_only_the_new_live_token() {
 #[tokio::test]
 async fn a_full_queue_in_memory_refuses_a_new_task() {
     let replica = Replica::in_memory(&limits(1));
-    replica.store.enqueue_task(task("one", NOW), NOW).await.unwrap();
-    assert_eq!(replica.store.enqueue_task(task("two", NOW), NOW).await, Err(StoreError::Full));
-    replica.store.complete_task("one").await.unwrap();
-    replica.store.enqueue_task(task("two", NOW), NOW).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_denial_without_room_in_memory_waits_and_stops_all_tokens() {
-    let replica = Replica::in_memory(&limits(2));
-    let denied = |n, minutes| Restriction {
-        until: NOW.after(minutes * MINUTE),
-        ..restriction(of_user(&format!("user_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(5))
-    };
-    let verdicts = |replica: &Replica| {
-        [1, 2, 3, 4, 5].map(|n| replica.verdict(&session("sess_1", &format!("user_{n}"), None)) == Verdict::Denied)
-    };
-    for (n, minutes) in [(1, 1), (2, 2)] {
-        replica.record(denied(n, minutes)).await;
-    }
-    // Two can wait; of the third only the expiry is kept.
-    for (n, minutes) in [(3, 9), (4, 9), (5, 5)] {
-        assert_eq!(replica.store.record(denied(n, minutes), NOW).await, Err(StoreError::Full));
-    }
-    // A newer event about a waiting denial.
-    assert_eq!(replica.store.record(Restriction { at: NOW, ..denied(4, 3) }, NOW).await, Err(StoreError::Full));
-    replica.record(restriction(of_user("user_3"), RestrictionKind::Lifted(DenialSource::Clerk), ago(6))).await;
-    assert_eq!(verdicts(&replica), [true, true, false, false, false]);
-
-    replica.pass(MINUTE);
-    assert_eq!(replica.store.may_issue(replica.now()), Err(StoreError::Full));
-    let [_, _, three, four, five] = verdicts(&replica);
-    assert!(three != four && !five, "one of the waiting denials is applied");
-
-    replica.pass(MINUTE);
-    assert_eq!(replica.store.may_issue(replica.now()), Err(StoreError::Full));
-    assert_eq!(verdicts(&replica), [false, false, true, true, false]);
-
-    replica.pass(MINUTE);
-    assert_eq!(verdicts(&replica), [false, false, true, false, false]);
-    // There is room, but the user of the dropped denial is unknown.
-    assert_eq!(replica.store.may_issue(replica.now()), Err(StoreError::Full));
-    replica.pass_short_of(2 * MINUTE);
-    assert_eq!(replica.health(), Health::Full);
-    replica.pass(Duration::from_millis(1));
-    assert_eq!(replica.store.may_issue(replica.now()), Ok(()));
-    assert_eq!(verdicts(&replica), [false, false, true, false, false]);
-}
-
-#[tokio::test]
-async fn a_waiting_denial_that_is_lifted_or_expired_stops_no_tokens() {
-    let replica = Replica::in_memory(&StoreLimits { restrictions: 1, ..StoreLimits::default() });
-    let denied = |n, until| Restriction {
-        until,
-        ..restriction(of_user(&format!("user_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(5))
-    };
-    let end = NOW.after(MINUTE);
-    replica.record(denied(1, end)).await;
-    for (n, until) in [(2, end), (3, end.after(MINUTE))] {
-        assert_eq!(replica.store.record(denied(n, until), NOW).await, Err(StoreError::Full));
-    }
-    replica.record(restriction(of_user("user_3"), RestrictionKind::Lifted(DenialSource::Clerk), ago(4))).await;
-    replica.pass(MINUTE);
-    assert_eq!(replica.store.may_issue(replica.now()), Ok(()));
-    for user in ["user_1", "user_2", "user_3"] {
-        assert_eq!(replica.verdict(&session("sess_1", user, None)), Verdict::Clear);
-    }
+    replica.store.enqueue_task(task("one", NOW)).await.unwrap();
+    assert_eq!(replica.store.enqueue_task(task("two", NOW)).await, Err(StoreError::Full));
+    replica.store.complete_task("one", NOW).await.unwrap();
+    replica.store.enqueue_task(task("two", NOW)).await.unwrap();
 }
 
 #[tokio::test]
@@ -515,7 +429,7 @@ async fn a_key_that_one_replica_marks_done_is_done_for_all_and_claims_expire() {
     assert_eq!(one.store.claim_once("effect", NOW).await, IdempotencyClaim::Granted);
     assert_eq!(other.store.claim_once("effect", NOW).await, IdempotencyClaim::InProgress);
     let mut connection = server.connection();
-    let mut ttl = || ::redis::cmd("PTTL").arg("aca:{v2}:effect:effect").query::<i64>(&mut connection).unwrap();
+    let mut ttl = || ::redis::cmd("PTTL").arg("aca:{v3}:idempotency:effect").query::<i64>(&mut connection).unwrap();
     assert!((1..=5000).contains(&ttl()));
     one.store.mark_done("effect", NOW.after(60 * MINUTE), NOW).await;
     assert_eq!(other.store.claim_once("effect", NOW).await, IdempotencyClaim::Done);

@@ -11,8 +11,8 @@ use std::{
 use ably_clerk_auth::{
     clock::millis,
     store::{
-        Coverage, DenialSource, Health, OnFailure, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
-        TokenHolder, Verdict,
+        Coverage, DenialSource, Health, OnFailure, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask,
+        Subject, TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
@@ -56,12 +56,12 @@ async fn a_replica_knows_all_restrictions_once_it_is_ready() {
     }
     let other = Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Degrade);
     assert_eq!(other.health(), Health::Starting);
-    assert_eq!(other.store.may_issue(NOW), Err(StoreError::Unavailable));
+    assert_eq!(other.store.may_issue(), Err(StoreError::Unavailable));
     other.becomes(Health::Ready).await;
     for n in 0..1200 {
         assert_eq!(other.verdict(&session(&format!("sess_{n}"), "user_1", None)), Verdict::Denied);
     }
-    assert_eq!(other.store.may_issue(NOW), Ok(()));
+    assert_eq!(other.store.may_issue(), Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +117,7 @@ async fn a_task_is_claimed_once_however_many_claim_at_once() {
     let replicas = [Arc::new(Replica::of(&server).await), Arc::new(Replica::of(&server).await)];
     for n in 0..200 {
         let task = StoredTask { id: n.to_string(), due: NOW, payload: String::new() };
-        retry!(replicas[0], replicas[0].store.enqueue_task(task.clone(), NOW));
+        retry!(replicas[0], replicas[0].store.enqueue_task(task.clone()));
     }
     let claimed = Arc::new(Mutex::new(Vec::new()));
     let claimants: Vec<_> = (0..16)
@@ -148,7 +148,7 @@ async fn the_task_of_a_dead_replica_is_claimed_by_another() {
     {
         let dead = Replica::of(&server).await;
         let task = StoredTask { id: "one".into(), due: NOW, payload: "payload".into() };
-        retry!(dead, dead.store.enqueue_task(task.clone(), NOW));
+        retry!(dead, dead.store.enqueue_task(task.clone()));
         assert_eq!(dead.store.claim_tasks(1, NOW).await.len(), 1);
     }
     assert_eq!(other.store.claim_tasks(1, NOW).await, []);
@@ -166,7 +166,7 @@ async fn services_with_different_prefixes_share_nothing() {
     other.becomes(Health::Ready).await;
     one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     one.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
-    retry!(one, one.store.enqueue_task(StoredTask { id: "1".into(), due: NOW, payload: String::new() }, NOW));
+    retry!(one, one.store.enqueue_task(StoredTask { id: "1".into(), due: NOW, payload: String::new() }));
     // Messages arrive in order.
     other.record(restriction(of_user("user_2"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     assert_eq!(other.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
@@ -183,26 +183,25 @@ async fn services_with_different_prefixes_share_nothing() {
 async fn expired_data_leaves_redis() {
     let server = RedisServer::start();
     let replica = Replica::of(&server).await;
+    let mut connection = server.connection();
     replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     replica.record(restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), NOW)).await;
     replica.put_live_token(live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE)).await;
-    let mut connection = server.connection();
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*:last:*").query(&mut connection).unwrap();
-    assert_eq!(keys.len(), 2);
-    let minute = millis(MINUTE);
-    for (pattern, count, longest) in [("*:last:*", 2, 48 * 60 * minute), ("*:grants:*", 4, minute)] {
+    replica.store.mark_done("event", NOW.after(MINUTE), NOW).await;
+    for (pattern, count) in [("*:live_tokens:*", 4), ("*:idempotency:*", 1)] {
         let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut connection).unwrap();
         assert_eq!(keys.len(), count);
         for key in keys {
             let left: i64 = redis::cmd("PTTL").arg(&key).query(&mut connection).unwrap();
-            assert!((1..=longest).contains(&left), "{key}: {left}");
+            assert!((1..=millis(MINUTE)).contains(&left), "{key}: {left}");
         }
     }
-    // Restrictions in force have no TTL, so that Redis does not evict them: the next restriction removes expired ones.
-    replica.pass(10 * MINUTE);
-    replica.record(restriction(of_user("user_3"), RestrictionKind::Lifted(DenialSource::Clerk), NOW)).await;
-    let left: Vec<String> = redis::cmd("KEYS").arg("*:holding").query(&mut connection).unwrap();
-    assert_eq!(left, [""; 0]);
+    // Restrictions have no TTL, so that Redis does not evict them: the next restriction removes those that are forgotten.
+    replica.pass(Restriction::REMEMBERED_FOR);
+    replica.record(restriction(of_user("user_3"), RestrictionKind::Lifted(DenialSource::Clerk), replica.now())).await;
+    replica.record(restriction(of_user("user_4"), RestrictionKind::Lifted(DenialSource::Clerk), replica.now())).await;
+    let left: usize = redis::cmd("HLEN").arg("aca:{v3}:restrictions").query(&mut connection).unwrap();
+    assert_eq!(left, 2);
 }
 
 #[tokio::test]
@@ -210,12 +209,13 @@ async fn foreign_data_is_ignored() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
     let mut connection = server.connection();
-    let () = redis::cmd("HSET").arg(&["aca:{v2}:holding", "x", "rubbish"]).query(&mut connection).unwrap();
-    for message in ["rubbish", "", "ünïcode that ends amid a ränk"] {
-        let () = redis::cmd("PUBLISH").arg(&["aca:{v2}:facts", message]).query(&mut connection).unwrap();
+    let () = redis::cmd("HSET").arg(&["aca:{v3}:restrictions", "x", "rubbish"]).query(&mut connection).unwrap();
+    for value in ["rubbish", "", "ünïcode that ends amid a ränk"] {
+        for kind in ["restriction", "user", "done", "rubbish"] {
+            let entry = ["aca:{v3}:log", "*", "t", kind, "v", value];
+            let _: String = redis::cmd("XADD").arg(&entry).query(&mut connection).unwrap();
+        }
     }
-    let () = redis::cmd("PUBLISH").arg(&["aca:{v2}:drops", "rubbish"]).query(&mut connection).unwrap();
-    eventually("all users are forgotten", || one.forgotten.lock().unwrap().contains(&"everyone".to_owned())).await;
     let other = Replica::of(&server).await;
     one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
     eventually("the replicas go on", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
@@ -227,16 +227,16 @@ async fn a_task_that_no_replica_can_read_for_a_day_is_removed() {
     let replica = Replica::of(&server).await;
     let mut connection = server.connection();
     for (id, due) in [(&b"old"[..], ago(1)), (b"new", NOW.after(MINUTE)), (b"\xff", ago(1))] {
-        let () = redis::cmd("HSET").arg("aca:{v2}:work").arg(id).arg(b"\xffrubbish").query(&mut connection).unwrap();
-        let () = redis::cmd("ZADD").arg("aca:{v2}:due").arg(due.0).arg(id).query(&mut connection).unwrap();
+        let () = redis::cmd("HSET").arg("aca:{v3}:tasks").arg(id).arg(b"\xffrubbish").query(&mut connection).unwrap();
+        let () = redis::cmd("ZADD").arg("aca:{v3}:claimable").arg(due.0).arg(id).query(&mut connection).unwrap();
     }
     for (id, due) in [("old", ago(1)), ("new", NOW.after(MINUTE))] {
-        let () = redis::cmd("ZADD").arg("aca:{v2}:since").arg(due.0).arg(id).query(&mut connection).unwrap();
+        let () = redis::cmd("ZADD").arg("aca:{v3}:due").arg(due.0).arg(id).query(&mut connection).unwrap();
     }
     let own = StoredTask { id: "own".into(), due: NOW, payload: String::new() };
-    retry!(replica, replica.store.enqueue_task(own.clone(), NOW));
+    retry!(replica, replica.store.enqueue_task(own.clone()));
     let mut left = || -> Vec<Vec<u8>> {
-        let mut ids: Vec<_> = redis::cmd("HKEYS").arg("aca:{v2}:work").query(&mut connection).unwrap();
+        let mut ids: Vec<_> = redis::cmd("HKEYS").arg("aca:{v3}:tasks").query(&mut connection).unwrap();
         ids.sort();
         ids
     };
@@ -251,14 +251,4 @@ async fn a_task_that_no_replica_can_read_for_a_day_is_removed() {
     replica.pass(2 * MINUTE);
     assert_eq!(replica.store.claim_tasks(9, replica.now()).await, [own]);
     assert_eq!(left(), [b"own"]);
-}
-
-#[tokio::test]
-async fn a_denial_that_redis_has_no_memory_for_reaches_the_other_replicas() {
-    let server = RedisServer::start();
-    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
-    server.set_memory(1);
-    let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
-    assert_eq!(one.store.record(denied, NOW).await, Err(StoreError::Full));
-    eventually("the denial arrives", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
 }

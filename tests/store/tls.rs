@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use ably_clerk_auth::store::{Health, OnFailure, RedisAddress, RedisKeyPrefix, StoreLimits};
+use ably_clerk_auth::store::{Health, OnFailure, RedisAddress, RedisConnector, RedisKeyPrefix, StoreLimits};
 
 use crate::{fixtures::Replica, redis_server::RedisServer};
 
@@ -53,7 +53,7 @@ async fn a_server_with_a_certificate_of_the_configured_authority_is_used() {
     let certificate = fs::read(directory.path().join("cert.pem")).unwrap();
     let address = RedisAddress::parse(&server.tls_url()).unwrap();
     let prefix = RedisKeyPrefix::parse("aca:").unwrap();
-    let error = address.probe(&prefix).await.unwrap_err();
+    let error = RedisConnector::new(&address, &prefix).unwrap().probe().await.unwrap_err().to_string();
     assert!(error.contains("UnknownIssuer"), "{error}");
     let replica = Replica::at(&address.trusting(certificate).unwrap(), &StoreLimits::default(), OnFailure::Degrade);
     replica.becomes(Health::Ready).await;
@@ -64,7 +64,12 @@ async fn a_server_with_a_certificate_of_another_authority_is_not_used() {
     let (server, _certificate) = RedisServer::start_with_tls();
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
     let address = RedisAddress::parse(&server.tls_url()).unwrap().trusting(other.into()).unwrap();
-    let error = address.probe(&RedisKeyPrefix::parse("aca:").unwrap()).await.unwrap_err();
+    let error = RedisConnector::new(&address, &RedisKeyPrefix::parse("aca:").unwrap())
+        .unwrap()
+        .probe()
+        .await
+        .unwrap_err()
+        .to_string();
     // Both authorities have the same name, so the signature is invalid.
     assert!(error.contains("certificate"), "{error}");
 }

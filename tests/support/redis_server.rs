@@ -142,7 +142,7 @@ impl RedisServer {
 
     /// Closes all connections that are subscribed.
     pub(crate) fn hang_up(&self) {
-        let _: i64 = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).query(&mut self.connection()).unwrap();
+        let _: i64 = redis::cmd("CLIENT").arg(&["KILL", "USER", "aca"]).query(&mut self.connection()).unwrap();
     }
 
     /// How many bytes it may use; 0 for any number.
