@@ -208,9 +208,12 @@ async fn any_node_leads_to_the_one_that_has_the_data_also_over_tls() {
         assert_eq!((found.mode, found.node), (RedisMode::Cluster, format!("127.0.0.1:{}", cluster.tls_ports[owner])));
         ready(&address).await;
     }
-    let database = RedisAddress::parse(&format!("{}/3", urls("redis", [cluster.nodes[owner].port()]))).unwrap();
-    let reason = connector(&database).connect().await.unwrap_err().0;
-    assert!(reason.contains("remove the database from REDIS_URL"), "{reason}");
+    let address = urls("redis", [cluster.nodes[owner].port()]);
+    for (user, cure) in [("aca:PASSWORD", "add +select"), ("admin:admin", "remove the database from REDIS_URL")] {
+        let address = RedisAddress::parse(&format!("{}/3", address.replace("aca:PASSWORD", user))).unwrap();
+        let reason = connector(&address).connect().await.unwrap_err().0;
+        assert!(reason.contains(cure), "{reason}");
+    }
 }
 
 #[tokio::test]

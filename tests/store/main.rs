@@ -12,6 +12,7 @@ mod any_order;
 mod cluster;
 mod connector;
 mod fixtures;
+mod lines;
 mod operations;
 mod outages;
 mod replicas;

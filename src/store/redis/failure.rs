@@ -1,6 +1,6 @@
 //! Why Redis cannot be used.
 
-use ::redis::{RedisError, ServerError};
+use ::redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
 
 use super::super::ConnectionLost;
 
@@ -12,6 +12,8 @@ impl From<RedisError> for ConnectionLost {
             "it did not answer in time".to_owned()
         } else if error.is_io_error() {
             error.to_string()
+        } else if error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) {
+            format!("it refused the database of the URL{}", why_no_database(error.detail().unwrap_or_default()))
         } else {
             error.category().to_owned()
         };
@@ -30,14 +32,22 @@ fn code_of(answer: &ServerError) -> &str {
     ["OOM", "READONLY", "NOREPLICAS", "MISCONF"].into_iter().find(in_a_script).unwrap_or(answer.code())
 }
 
+/// Why a new connection cannot use the database. The client keeps only the text of the answer.
+fn why_no_database(details: &str) -> &'static str {
+    if details.contains("cluster mode") {
+        ": it is a cluster, which has no database but 0; remove the database from REDIS_URL"
+    } else if details.contains("no permissions") {
+        ": the user may not run SELECT; add +select"
+    } else {
+        ""
+    }
+}
+
 /// What an answer means that depends on how Redis is set up.
 fn meaning_of(code: &str, details: &str) -> &'static str {
     match code {
         "ERR" if details.contains("unknown command") => {
             "it does not know a command of Redis 6.2; if it is a sentinel, set REDIS_SENTINEL_MASTER"
-        }
-        "ERR" if details.contains("SELECT is not allowed in cluster mode") => {
-            "it is a cluster, which has no database but 0; remove the database from REDIS_URL"
         }
         "MOVED" => "another node of the cluster has the data now",
         "ASK" | "TRYAGAIN" => "the data is moving to another node of the cluster",
@@ -71,10 +81,6 @@ mod tests {
                 "ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `hunter2`",
                 "it answered ERR: it does not know a command of Redis 6.2; if it is a sentinel, set \
                  REDIS_SENTINEL_MASTER",
-            ),
-            (
-                "ERR SELECT is not allowed in cluster mode",
-                "it answered ERR: it is a cluster, which has no database but 0; remove the database from REDIS_URL",
             ),
             ("MOVED 1234 127.0.0.1:7001", "it answered MOVED: another node of the cluster has the data now"),
             ("NOAUTH Authentication required.", "it answered NOAUTH"),
