@@ -171,8 +171,8 @@ fn report_redis(address: &RedisAddress, prefix: &RedisKeyPrefix, found: &RedisFi
     let RedisFindings { mode, node, server, eviction_policy, persistence, refused, refused_extras, round_trip } = found;
     let server = server.as_deref().unwrap_or("version unknown");
     let round_trip = round_trip.as_secs_f64() * 1_000.0;
-    report.tried("Redis", Ok(format!("answers at {address}: {mode}, {server}, {round_trip:.1} ms a round trip")));
-    report.setting("Redis data", format_args!("at {node}"));
+    let data = if *mode == RedisMode::Single { String::new() } else { format!(", data at {node}") };
+    report.tried("Redis", Ok(format!("answers at {address}: {mode}{data}, {server}, {round_trip:.1} ms a round trip")));
     let unknown = || "unknown: the user may not run INFO, or Redis does not tell".to_owned();
     report
         .setting("Redis memory", eviction_policy.as_ref().map_or_else(unknown, |it| format!("maxmemory-policy {it}")));

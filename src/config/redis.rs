@@ -56,8 +56,8 @@ fn read_sentinels(reader: &mut Reader<'_>) -> Option<RedisSentinels> {
     const WITHOUT_MASTER: &str = "only sentinels have it; set REDIS_SENTINEL_MASTER too, to the name of the master";
     let problems = reader.problems.len();
     let master = reader.value(&settings::REDIS_SENTINEL_MASTER, master_name);
-    let user = reader.value(&settings::REDIS_SENTINEL_USERNAME, any_text);
-    let password = reader.value(&settings::REDIS_SENTINEL_PASSWORD, any_text);
+    let user = reader.value(&settings::REDIS_SENTINEL_USERNAME, |text| Ok::<_, Infallible>(text.to_owned()));
+    let password = reader.value(&settings::REDIS_SENTINEL_PASSWORD, |text| Ok::<_, Infallible>(text.into()));
     if user.is_some() && password.is_none() {
         reader.problem(&settings::REDIS_SENTINEL_USERNAME, "a user needs a password; set REDIS_SENTINEL_PASSWORD too");
     }
@@ -69,7 +69,7 @@ fn read_sentinels(reader: &mut Reader<'_>) -> Option<RedisSentinels> {
     };
     let sentinels = RedisSentinels::new(master);
     Some(match password {
-        Some(password) => sentinels.with_login(user, password.into()),
+        Some(password) => sentinels.with_login(user, password),
         None => sentinels,
     })
 }
@@ -83,10 +83,6 @@ fn master_name(text: &str) -> Result<String, &'static str> {
         Err("not the name of a master, which has only the characters A-Z a-z 0-9 . _ -; Sentinel's command SENTINEL \
              MASTERS shows it")
     }
-}
-
-fn any_text(text: &str) -> Result<String, Infallible> {
-    Ok(text.to_owned())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection, cmd};
+use ::redis::{Client, ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection, cmd};
 use futures_util::future::join_all;
 use tokio::{sync::Mutex, time};
 
@@ -17,8 +17,8 @@ use super::{super::ConnectionLost, address::RedisAddress, node::Node};
 const ASK_AFTER: Duration = Duration::from_secs(2);
 /// For how long a master is used that they do not confirm.
 const UNCONFIRMED_FOR: Duration = Duration::from_secs(6);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Includes a new connection.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The sentinels of a master.
 pub(super) struct Sentinels {
@@ -54,7 +54,7 @@ impl Sentinels {
     /// The master, if more than half of the sentinels answer: those that are cut off from the others may not know of a
     /// failover.
     pub(super) async fn master(&self) -> Result<Node, ConnectionLost> {
-        let answers = join_all(self.sentinels.iter().map(|sentinel| sentinel.ask(&self.master))).await;
+        let answers = join_all(self.sentinels.iter().map(|sentinel| sentinel.ask_in_time(&self.master))).await;
         let total = answers.len();
         let (mut newest, mut count): (Option<Answer>, usize) = (None, 0);
         let mut reasons = String::new();
@@ -91,6 +91,11 @@ impl Sentinels {
 }
 
 impl Sentinel {
+    async fn ask_in_time(&self, master: &str) -> Result<Answer, ConnectionLost> {
+        let late = |_| Err(ConnectionLost("it did not answer in time".to_owned()));
+        time::timeout(ANSWER_TIMEOUT, self.ask(master)).await.unwrap_or_else(late)
+    }
+
     async fn ask(&self, master: &str) -> Result<Answer, ConnectionLost> {
         let mut kept = self.connection.lock().await;
         let mut connection = match kept.take() {
@@ -115,12 +120,9 @@ impl Sentinel {
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT));
         let mut refused = None;
         for client in &self.clients {
-            match client.get_multiplexed_async_connection_with_config(&config).await {
+            match client.get_multiplexed_async_connection().await {
                 Err(error) if error.kind() == ErrorKind::AuthenticationFailed => refused = Some(error),
                 outcome => return outcome,
             }
