@@ -1,6 +1,6 @@
 //! Redis Cluster.
 
-use std::{cell::Cell, fmt::Write as _, time::Duration};
+use std::{cell::Cell, time::Duration};
 
 use ably_clerk_auth::store::{Connect as _, RedisAddress, RedisConnector, RedisKeyPrefix, RedisMode};
 
@@ -31,23 +31,19 @@ impl Cluster {
     async fn start_nodes(masters: usize, replicas: usize, certificate: Option<&Certificate>) -> Self {
         let (bus_port, tls_port) = (Cell::default(), Cell::default());
         let (mut nodes, mut bus_ports, mut tls_ports) = (Vec::new(), Vec::new(), Vec::new());
+        let tls = if certificate.is_some() { "yes" } else { "no" };
         for _ in 0..masters + replicas {
             let arguments = |port: u16| {
                 bus_port.set(free_port());
                 tls_port.set(free_port());
-                let mut arguments = format!(
+                let arguments = format!(
                     "--port {port} --cluster-enabled yes --cluster-port {} --cluster-announce-ip 127.0.0.1 \
                      --cluster-node-timeout 1500 --cluster-replica-validity-factor 0 --repl-diskless-sync-delay 0 \
-                     --masteruser admin --masterauth admin",
+                     --masteruser admin --masterauth admin --tls-cluster {tls} --tls-replication {tls}",
                     bus_port.get()
                 );
-                if let Some(certificate) = certificate {
-                    for (name, value) in certificate.settings(tls_port.get()) {
-                        write!(arguments, " --{name} {value}").unwrap();
-                    }
-                    arguments += " --tls-cluster yes --tls-replication yes";
-                }
-                arguments.split(' ').map(str::to_owned).collect()
+                let arguments = arguments.split(' ').map(str::to_owned);
+                arguments.chain(certificate.iter().flat_map(|it| it.arguments(tls_port.get()))).collect()
             };
             nodes.push(RedisServer::start_on(arguments, &[]));
             bus_ports.push(bus_port.get());
@@ -64,9 +60,9 @@ impl Cluster {
             }
         }
         let mut first = cluster.nodes[0].connection();
-        for n in 1..cluster.nodes.len() {
+        for (n, bus_port) in bus_ports.iter().enumerate().skip(1) {
             let port = if certificate.is_some() { cluster.tls_ports[n] } else { cluster.nodes[n].port() };
-            let () = command(&mut first, &format!("CLUSTER MEET 127.0.0.1 {port} {}", bus_ports[n])).unwrap();
+            let () = command(&mut first, &format!("CLUSTER MEET 127.0.0.1 {port} {bus_port}")).unwrap();
         }
         let known = format!("cluster_known_nodes:{}\r", cluster.nodes.len());
         cluster.each_says(&known).await;

@@ -100,22 +100,18 @@ struct Watched {
 impl Watched {
     async fn start(users: &'static str, certificate: Option<&Certificate>) -> Self {
         let tls_ports = [free_port(), free_port()];
-        let arguments = |tls_port: u16, more: &str| {
-            let mut arguments = "--user sentinel on >sentinel ~* &* +@all --masteruser admin --masterauth admin \
-                                 --repl-diskless-sync-delay 0"
-                .to_owned();
-            if let Some(certificate) = certificate {
-                for (name, value) in certificate.settings(tls_port) {
-                    arguments += &format!(" --{name} {value}");
-                }
-                arguments += " --tls-replication yes";
-            }
-            arguments + more
+        let start = |tls_port: u16, more: &str| {
+            let arguments = format!(
+                "--user sentinel on >sentinel ~* &* +@all --masteruser admin --masterauth admin --repl-diskless-sync-delay \
+                 0 --tls-replication {}{more}",
+                if certificate.is_some() { "yes" } else { "no" },
+            );
+            let tls = certificate.map(|certificate| certificate.arguments(tls_port)).unwrap_or_default();
+            RedisServer::start_with(&arguments.split(' ').chain(tls.iter().map(String::as_str)).collect::<Vec<_>>())
         };
-        let start = |arguments: String| RedisServer::start_with(&arguments.split(' ').collect::<Vec<_>>());
-        let master = start(arguments(tls_ports[0], ""));
+        let master = start(tls_ports[0], "");
         let master_port = if certificate.is_some() { tls_ports[0] } else { master.port() };
-        let replica = start(arguments(tls_ports[1], &format!(" --replicaof 127.0.0.1 {master_port}")));
+        let replica = start(tls_ports[1], &format!(" --replicaof 127.0.0.1 {master_port}"));
         let replica_port = if certificate.is_some() { tls_ports[1] } else { replica.port() };
         let mut admin = replica.connection();
         let is_in_sync = || info(&mut admin, "replication").contains("master_link_status:up");
@@ -209,7 +205,9 @@ async fn a_replica_that_reaches_too_few_sentinels_does_not_use_their_master() {
     replica.becomes(Health::Degraded).await;
     let reason = connector(&watched.address()).connect().await.unwrap_err().0;
     assert!(reason.starts_with("1 of 3 sentinels name the master; "), "{reason}");
-    paused.iter().for_each(|process| resume(process));
+    for process in &paused {
+        resume(process);
+    }
     replica.becomes(Health::Ready).await;
 }
 

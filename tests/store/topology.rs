@@ -70,6 +70,11 @@ impl Certificate {
         Self { directory, pem: own.cert.pem().into() }
     }
 
+    /// The arguments of a server that has it.
+    pub(crate) fn arguments(&self, port: u16) -> Vec<String> {
+        self.settings(port).into_iter().flat_map(|(name, value)| [format!("--{name}"), value]).collect()
+    }
+
     /// The settings of a server that has it, by name.
     pub(crate) fn settings(&self, port: u16) -> [(&'static str, String); 5] {
         let path = |name: &str| self.directory.path().join(name).to_str().unwrap().to_owned();
