@@ -35,7 +35,10 @@ pub use idempotency::IdempotencyClaim;
 pub use limits::{StoreError, StoreLimits};
 pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
 pub use log::{InvalidLogPosition, LogEntry, LogPage, LogPosition};
-pub use redis::{InvalidRedisAddress, InvalidRedisAuthorities, RedisAddress, RedisConnector, RedisKeyPrefix};
+pub use redis::{
+    InvalidRedisAddress, InvalidRedisAuthorities, Persistence, RedisAddress, RedisConnector, RedisFindings,
+    RedisKeyPrefix, RedisMode, RedisSentinels,
+};
 pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject};
 pub(crate) use restrictions::CurrentClientId;
 pub use restrictions::{Restrictions, Verdict};

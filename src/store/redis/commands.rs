@@ -51,13 +51,6 @@ impl RedisCommands {
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// The eviction policy of Redis. `None` if Redis evicts no keys, or does not say.
-    pub(super) async fn eviction_policy(&self) -> Option<String> {
-        let info: String = self.run(cmd("INFO").arg("memory")).await.ok()?;
-        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))?.trim();
-        (policy != "noeviction").then(|| policy.to_owned())
-    }
-
     async fn remove_task(&self, id: &[u8], due: UnixMillis) -> Result<(), ConnectionLost> {
         let entry = LogEntry::TaskDone { id: String::from_utf8_lossy(id).into_owned(), due };
         let mut script = COMPLETE.key(&self.keys.tasks);
