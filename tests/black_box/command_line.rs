@@ -169,7 +169,7 @@ async fn check_uses_redis_as_the_service_would() {
 
     for (url, reason) in [
         (address(""), "it answered NOAUTH"),
-        (address("aca:PASSWORDS@"), "it answered WRONGPASS"),
+        (address("aca:PASSWORDS@"), "authentication failed"),
         // It speaks no TLS.
         (redis.url().replace("redis:", "rediss:"), "it "),
     ] {
