@@ -150,7 +150,7 @@ async fn a_failover_in_the_middle_of_load_loses_nothing() {
         returns(replica, 2).await;
     }
     load.goes_on().await;
-    resume(&paused);
+    resume(paused);
     load.goes_on().await;
     load.ends(&[&other], &cluster.address()).await;
 }

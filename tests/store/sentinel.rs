@@ -205,7 +205,7 @@ async fn a_replica_that_reaches_too_few_sentinels_does_not_use_their_master() {
     replica.becomes(Health::Degraded).await;
     let reason = connector(&watched.address()).connect().await.unwrap_err().0;
     assert!(reason.starts_with("1 of 3 sentinels name the master; "), "{reason}");
-    for process in &paused {
+    for process in paused {
         resume(process);
     }
     replica.becomes(Health::Ready).await;

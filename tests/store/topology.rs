@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,6 +17,7 @@ use ably_clerk_auth::{
     tenant::TenantName,
 };
 use redis::{Connection, FromRedisValue};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -40,19 +40,16 @@ pub(crate) fn info(connection: &mut Connection, section: &str) -> String {
 }
 
 /// Stops a server's process as a machine does that hangs. Returns its ID.
-pub(crate) fn pause(connection: &mut Connection) -> String {
+pub(crate) fn pause(connection: &mut Connection) -> Pid {
     let information = info(connection, "server");
-    let id = information.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap().trim().to_owned();
-    signal("-STOP", &id);
-    id
+    let id = information.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
+    let process = Pid::from_raw(id.trim().parse().unwrap()).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    process
 }
 
-pub(crate) fn resume(process: &str) {
-    signal("-CONT", process);
-}
-
-fn signal(signal: &str, process: &str) {
-    assert!(Command::new("kill").args([signal, process]).status().unwrap().success());
+pub(crate) fn resume(process: Pid) {
+    kill_process(process, Signal::CONT).unwrap();
 }
 
 /// A certificate for 127.0.0.1, and its key.

@@ -51,28 +51,10 @@ impl Sentinels {
         Ok(Some(Arc::new(Self { master: sentinels.master().to_owned(), sentinels: of_master })))
     }
 
-    /// The master, if more than half of the sentinels answer: those that are cut off from the others may not know of a
-    /// failover.
+    /// The master that they name.
     pub(super) async fn master(&self) -> Result<Node, ConnectionLost> {
         let answers = join_all(self.sentinels.iter().map(|sentinel| sentinel.ask_in_time(&self.master))).await;
-        let total = answers.len();
-        let (mut newest, mut count): (Option<Answer>, usize) = (None, 0);
-        let mut reasons = String::new();
-        for (answer, sentinel) in answers.into_iter().zip(&self.sentinels) {
-            match answer {
-                Ok(answer) => {
-                    count += 1;
-                    if newest.as_ref().is_none_or(|newest| newest.epoch < answer.epoch) {
-                        newest = Some(answer);
-                    }
-                }
-                Err(lost) => _ = write!(reasons, "; {}: {lost}", sentinel.node),
-            }
-        }
-        match newest {
-            Some(newest) if 2 * count > total => Ok(newest.master),
-            _ => Err(ConnectionLost(format!("{count} of {total} sentinels name the master{reasons}"))),
-        }
+        decide(self.sentinels.iter().map(|sentinel| &sentinel.node).zip(answers))
     }
 
     /// Waits until the sentinels name another master, or no more than half of them answer for a while. Returns which.
@@ -131,10 +113,55 @@ impl Sentinel {
     }
 }
 
+/// The master, if more than half of the sentinels name one: those that are cut off from the others may not know of a failover.
+fn decide<'a>(
+    answers: impl ExactSizeIterator<Item = (&'a Node, Result<Answer, ConnectionLost>)>,
+) -> Result<Node, ConnectionLost> {
+    let total = answers.len();
+    let (mut named, mut reasons) = (Vec::with_capacity(total), String::new());
+    for (sentinel, answer) in answers {
+        match answer {
+            Ok(answer) => named.push(answer),
+            Err(lost) => _ = write!(reasons, "; {sentinel}: {lost}"),
+        }
+    }
+    let count = named.len();
+    match named.into_iter().max_by_key(|answer| answer.epoch) {
+        Some(newest) if 2 * count > total => Ok(newest.master),
+        _ => Err(ConnectionLost(format!("{count} of {total} sentinels name the master{reasons}"))),
+    }
+}
+
 /// Only a sentinel knows the command.
 fn explain(error: RedisError) -> ConnectionLost {
     match error.detail() {
         Some(detail) if detail.contains("unknown command") => ConnectionLost("it is not a sentinel".to_owned()),
         _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_failover_that_most_sentinels_may_know_of_counts() {
+        let node = |host: &str| Node { host: host.to_owned(), port: 1 };
+        let sentinels = ["s1", "s2", "s3", "s4"].map(node);
+        let lost = || Err(ConnectionLost("gone".to_owned()));
+        let says = |epoch, master| Ok(Answer { epoch, master: node(master) });
+        let decide = |answers: Vec<Result<Answer, ConnectionLost>>| {
+            let total = answers.len();
+            decide(sentinels[..total].iter().zip(answers)).map(|master| master.host).map_err(|lost| lost.0)
+        };
+        assert_eq!(decide(vec![says(0, "old")]).as_deref(), Ok("old"));
+        assert_eq!(decide(vec![says(1, "old"), says(2, "new"), says(1, "old")]).as_deref(), Ok("new"));
+        assert_eq!(decide(vec![lost(), says(1, "old"), says(2, "new")]).as_deref(), Ok("new"));
+        for answers in
+            [vec![lost()], vec![lost(), says(1, "old"), lost()], vec![says(1, "old"), lost(), says(1, "old"), lost()]]
+        {
+            let reason = decide(answers).unwrap_err();
+            assert!(reason.contains(" sentinels name the master; ") && reason.contains(":1: gone"), "{reason}");
+        }
     }
 }
