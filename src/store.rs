@@ -114,17 +114,22 @@ impl Store {
         Self { replica, shared: Some(Shared { on_failure, line, sync_task }) }
     }
 
-    /// A connection whose command fails is not used again.
+    /// A connection whose command fails is not used again. What one answers that is not used any more does not count: another
+    /// Redis may have the data by then.
     fn answered<T>(
         &self,
         shared: &Shared,
         connection: &Arc<Connection>,
         answer: Result<T, ConnectionLost>,
     ) -> Result<T, StoreError> {
-        answer.map_err(|lost| {
-            shared.line.lose(&self.replica, connection, lost);
-            StoreError::Unavailable
-        })
+        match answer {
+            Ok(answer) if shared.line.uses(connection) => Ok(answer),
+            Ok(_) => Err(StoreError::Unavailable),
+            Err(lost) => {
+                shared.line.lose(&self.replica, connection, lost);
+                Err(StoreError::Unavailable)
+            }
+        }
     }
 
     /// The restrictions that this replica knows.
@@ -185,9 +190,23 @@ impl Store {
         // Redis may have lost a newer one that this replica knows.
         let newest = [self.replica.restrictions.newest(&restriction)];
         self.replica.restrictions.mark_unrecorded(&restriction);
-        match command!(self, shared, record(&newest, now)) {
+        let recorded = match shared.line.in_use() {
+            None => Err(StoreError::Unavailable),
+            Some(connection) => {
+                let answer = self.answered(shared, &connection, connection.commands.record(&newest, now).await);
+                answer.and_then(|before| {
+                    self.replica.recorded(&newest, &before, now);
+                    if shared.line.uses(&connection) {
+                        return Ok(before);
+                    }
+                    // A return that has begun meanwhile may have counted on it.
+                    self.replica.restrictions.mark_unrecorded(&restriction);
+                    Err(StoreError::Unavailable)
+                })
+            }
+        };
+        match recorded {
             Ok(before) => {
-                self.replica.recorded(&newest, &before, now);
                 let known = known.into_iter().chain(before.into_iter().flatten());
                 Ok(outcome(known.max_by(|one, other| one.terms().compare(&other.terms())).as_ref()))
             }
@@ -207,10 +226,10 @@ impl Store {
     ///
     /// A live token that is already known is extended even if the store is full.
     pub async fn put_live_token(&self, live_token: LiveToken, now: UnixMillis) -> Result<(), StoreError> {
-        self.replica.live_tokens.put(&live_token, now)?;
+        let losses = self.replica.live_tokens.put(&live_token, now)?;
         let Some(shared) = &self.shared else { return Ok(()) };
         command!(self, shared, register(slice::from_ref(&live_token), now))?;
-        self.replica.registered(&live_token);
+        self.replica.registered(&live_token, losses);
         Ok(())
     }
 
@@ -233,10 +252,10 @@ impl Store {
     /// due time changes, and only to a later one.
     pub async fn enqueue_task(&self, task: StoredTask) -> Result<(), StoreError> {
         let Some(shared) = &self.shared else { return self.replica.tasks.enqueue(&task) };
+        // First, so that a return that begins meanwhile finds it. Without room for the copy the task can still be stored.
+        let copied = self.replica.tasks.enqueue(&task);
         let queued = QueuedTask { claimable: task.due, task };
         let stored = command!(self, shared, enqueue(slice::from_ref(&queued)));
-        // Without room for the copy the task is still stored.
-        let copied = self.replica.tasks.enqueue(&queued.task);
         if stored.is_err() { copied.and(stored) } else { Ok(()) }
     }
 
@@ -314,3 +333,6 @@ impl Store {
         command!(self, shared, append(&LogEntry::UserChanged(tenant.clone(), user.to_owned())))
     }
 }
+
+#[cfg(test)]
+mod tests;

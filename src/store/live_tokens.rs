@@ -80,10 +80,18 @@ struct Index {
 /// What is known of the issue of a live token.
 #[derive(Clone, Copy, Debug)]
 struct Issue {
-    /// When; of several live tokens that differ in their end only, the first.
+    /// When; of several live tokens that differ in their end only, the first that was never checked.
     at: UnixMillis,
-    /// After how many losses Redis acknowledged it, and no restriction concerned it. `None`: it is unchecked.
+    /// After how many losses of Redis it was last checked. `None`: never.
     checked_after: Option<u64>,
+}
+
+/// A live token that was not checked since Redis was lost.
+pub(super) struct Unchecked {
+    pub(super) live_token: LiveToken,
+    pub(super) issued_at: UnixMillis,
+    /// Whether it was checked before that.
+    pub(super) was_checked: bool,
 }
 
 impl LiveToken {
@@ -113,13 +121,14 @@ impl LiveTokenIndex {
         Self { max: limits.live_tokens, index: Mutex::default() }
     }
 
-    /// Adds or extends a live token that was issued now. It is unchecked.
-    pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<(), StoreError> {
+    /// Adds or extends a live token that was issued now. It is unchecked. Returns the number of losses until now.
+    pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<u64, StoreError> {
         let key = Arc::new(live_token.key());
         let mut index = self.lock();
         index.remove_expired(now);
         let known = index.tokens.get(&key).map(|(until, issue)| (*until, *issue));
         let (until, at) = match known {
+            Some((until, issue)) if issue.checked_after == Some(index.losses) => (until.max(live_token.until), now),
             Some((until, issue)) => (until.max(live_token.until), issue.at),
             None if index.tokens.len() >= self.max => return Err(StoreError::Full),
             None => {
@@ -130,13 +139,15 @@ impl LiveTokenIndex {
             }
         };
         index.tokens.insert(key, until, Issue { at, checked_after: None });
-        Ok(())
+        Ok(index.losses)
     }
 
-    /// Notes that Redis has a live token, and that its holder is not restricted.
-    pub(super) fn mark_checked(&self, live_token: &LiveToken) {
+    /// Notes that Redis has a live token, and that its holder is not restricted, unless Redis was lost since.
+    pub(super) fn mark_checked(&self, live_token: &LiveToken, losses: u64) {
         let mut index = self.lock();
-        let losses = index.losses;
+        if losses != index.losses {
+            return;
+        }
         if let Some(issue) = index.tokens.get_mut(&Arc::new(live_token.key())) {
             issue.checked_after = Some(losses);
         }
@@ -147,12 +158,17 @@ impl LiveTokenIndex {
         self.lock().losses += 1;
     }
 
-    /// The unchecked live tokens, and when each was issued.
-    pub(super) fn unchecked(&self, now: UnixMillis) -> Vec<(LiveToken, UnixMillis)> {
+    /// The unchecked live tokens, and the number of losses until now.
+    pub(super) fn unchecked(&self, now: UnixMillis) -> (Vec<Unchecked>, u64) {
         let mut index = self.lock();
         index.remove_expired(now);
         let unchecked = index.tokens.iter().filter(|(_, (_, issue))| issue.checked_after != Some(index.losses));
-        unchecked.map(|(key, (until, issue))| (key.ending_at(*until), issue.at)).collect()
+        let unchecked = unchecked.map(|(key, (until, issue))| Unchecked {
+            live_token: key.ending_at(*until),
+            issued_at: issue.at,
+            was_checked: issue.checked_after.is_some(),
+        });
+        (unchecked.collect(), index.losses)
     }
 
     pub(super) fn find(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {
