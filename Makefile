@@ -10,7 +10,7 @@ EXAMPLE ?= react-vite
 PEERS := bench/peers/node
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
-.PHONY: dev test test-all lint deny test-rust client example test-client test-examples test-sdk test-python instructions bench \
+.PHONY: dev test test-all lint deny test-rust client example test-client test-examples test-sdk test-python instructions soak bench \
 	bench-targets bench-cases bench-build chromium clerk-js packed-client programs redis valgrind
 
 # Packages are installed anew when a lock file is newer than what was installed by it.
@@ -45,6 +45,9 @@ deny: ## The dependencies: advisories, licences, duplicates, sources; and this c
 
 test-rust: redis ## Unit, property and vector tests, the real binary over HTTP, and the stores with a real Redis
 	cargo test --locked --workspace --all-features
+
+soak: ## Run the simulation until it fails or is stopped, or for SECONDS=…
+	SIMULATION_SECONDS=$(or $(SECONDS),1000000000) cargo test --locked --test simulation every_promise -- --nocapture
 
 instructions: valgrind ## Count the instructions for one token, and compare with the committed counts (UPDATE=1 replaces them)
 	@if [ "$$(uname -s)" = Linux ]; then \
@@ -81,6 +84,7 @@ bench: bench-targets bench-cases ## The service side by side with its peers: doc
 
 test-all: test ## The same, and what is slow: long browser cases, every screenshot, the benchmark's own lints and tests
 	cd $(SDK) && npm run test:long
+	cd examples/test && npm run test:long
 	cargo clippy --locked --workspace --all-targets --manifest-path bench/Cargo.toml --target-dir bench/target -- -D warnings
 	cargo test --locked --workspace --manifest-path bench/Cargo.toml --target-dir bench/target
 

@@ -29,7 +29,9 @@ pub use rest::{AblyRefusal, RestClient, RestError};
 pub use revocation::{
     InvalidRevocationKey, ReauthMargin, RevocationKey, Target, TargetError, TargetOutcome, diagnosis,
 };
-pub use revocation_queue::{RevocationCounts, RevocationQueue, RevokeOutcome, RevokingKey, retry_of_target};
+pub use revocation_queue::{
+    RevocationCounts, RevocationQueue, RevokeOutcome, RevokeTokens, RevokingKey, retry_of_target,
+};
 pub use token_details::TokenDetails;
 pub use token_format::TokenFormat;
 pub use token_params::{InvalidTokenParams, TokenParams};

@@ -157,7 +157,7 @@ impl Server {
                 .map_err(|error| StartError::BindAdmin { address, error })?;
         }
         let mut background: Vec<_> = jwks.into_iter().map(|jwks| tokio::spawn(jwks.keep_fresh())).collect();
-        background.push(tokio::spawn(revocation.perform_tasks()));
+        background.push(tokio::spawn(revocation.perform_tasks(Arc::new(UnixMillis::now))));
         Ok(Self { address, admin_address, http: http.run(), issuer, reload_metrics: metrics.reloads(), background })
     }
 

@@ -36,7 +36,10 @@ pub use idempotency::IdempotencyClaim;
 pub use limits::{StoreError, StoreLimits};
 pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
 pub use log::{InvalidLogPosition, LogEntry, LogPage, LogPosition};
-pub use redis::{InvalidRedisAddress, InvalidRedisAuthorities, RedisAddress, RedisConnector, RedisKeyPrefix};
+pub use redis::{
+    InvalidRedisAddress, InvalidRedisAuthorities, Persistence, RedisAddress, RedisConnector, RedisFindings,
+    RedisKeyPrefix, RedisMode, RedisSentinels,
+};
 pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject};
 pub(crate) use restrictions::CurrentClientId;
 pub use restrictions::{Restrictions, Verdict};
@@ -170,9 +173,24 @@ impl Store {
         // Redis may have lost a newer one that this replica knows.
         let newest = [self.replica.restrictions.newest(&restriction)];
         self.replica.restrictions.mark_unrecorded(&restriction);
-        match command!(self, shared, record(&newest, now)) {
+        let recorded = match shared.line.in_use() {
+            None => Err(StoreError::Unavailable),
+            Some(connection) => {
+                let answer = connection.commands.record(&newest, now).await;
+                let answer = shared.line.answered(&self.replica, &connection, answer);
+                answer.and_then(|before| {
+                    self.replica.recorded(&newest, &before, now);
+                    if shared.line.uses(&connection) {
+                        return Ok(before);
+                    }
+                    // A return that has begun meanwhile may have counted on it.
+                    self.replica.restrictions.mark_unrecorded(&restriction);
+                    Err(StoreError::Unavailable)
+                })
+            }
+        };
+        match recorded {
             Ok(before) => {
-                self.replica.recorded(&newest, &before, now);
                 let known = known.into_iter().chain(before.into_iter().flatten());
                 Ok(outcome(known.max_by(|one, other| one.terms().compare(&other.terms())).as_ref()))
             }
@@ -216,10 +234,10 @@ impl Store {
     /// due time changes, and only to a later one.
     pub async fn enqueue_task(&self, task: StoredTask) -> Result<(), StoreError> {
         let Some(shared) = &self.shared else { return self.replica.tasks.enqueue(&task) };
+        // First, so that a return that begins meanwhile finds it. Without room for the copy the task can still be stored.
+        let copied = self.replica.tasks.enqueue(&task);
         let queued = QueuedTask { claimable: task.due, task };
         let stored = command!(self, shared, enqueue(slice::from_ref(&queued)));
-        // Without room for the copy the task is still stored.
-        let copied = self.replica.tasks.enqueue(&queued.task);
         if stored.is_err() { copied.and(stored) } else { Ok(()) }
     }
 
@@ -297,3 +315,6 @@ impl Store {
         command!(self, shared, append(&LogEntry::UserChanged(tenant.clone(), user.to_owned())))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,8 @@ import * as nodeTest from "node:test";
 
 import { startChromium } from "../../tests/sdk/support/chromium.js";
 import { until } from "../../tests/sdk/support/clients.js";
-import { NOOR } from "../../tests/sdk/support/sandbox.js";
 import { connectionsOf, prepareExample, testSource } from "./support/example.js";
-import { connected, visit } from "./support/visitor.js";
+import { connected, connectsOnceNamed } from "./support/visitor.js";
 
 const { test } = nodeTest;
 const example = await prepareExample(nodeTest, "react-vite", "vite");
@@ -102,20 +101,12 @@ test("a renewal shows, and messages go on", async (t) => {
   await carol.hears("before");
 });
 
-test("a refused user sees why, and connects with a retry when the reason is gone", async (t) => {
-  const noor = await visit(t, browser, origin);
-  await noor.signInAs("noor@sandbox.example");
-  await noor.page.getByRole("alert").filter({ hasText: "(user-without-username)" }).waitFor();
-  await noor.inspect(example.name, "refused");
-  await sandbox.changeUser(NOOR, { username: "noor" });
-  t.after(() => sandbox.changeUser(NOOR, { username: null }));
-  await noor.page.getByRole("button", { name: "Try again" }).click();
-  await noor.isConnectedAs("noor");
-});
+test("a refused user sees why, and connects with a retry when the reason is gone", (t) => connectsOnceNamed(t, browser, origin, example));
 
 test("the dev server passes tokens on too", async (t) => {
   const devOrigin = await example.serve(t, devPort, "vite", ["--port", devPort]);
   const alice = await connected(t, browser, devOrigin, "alice");
   await alice.say("hello from the dev server");
   await alice.hears("hello from the dev server");
+  await alice.leave();
 });

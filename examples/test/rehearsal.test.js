@@ -1,10 +1,12 @@
-// A new user's first minutes: an empty project, the packed package, what `make dev APP=…` prints, and the documented code.
+// A new user's first minutes: a new project, the packed package, what `make dev APP=…` prints, and the documented code.
 
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import * as nodeTest from "node:test";
+import { promisify } from "node:util";
 
 import { startChromium } from "../../tests/sdk/support/chromium.js";
 import { freePort } from "../../tests/sdk/support/processes.js";
@@ -14,6 +16,10 @@ import { visit } from "./support/visitor.js";
 
 const { test } = nodeTest;
 const ROOT = join(import.meta.dirname, "../..");
+const execute = promisify(execFile);
+const environment = { ...process.env, NEXT_TELEMETRY_DISABLED: "1" };
+const projects = await mkdtemp(join(tmpdir(), "rehearsal-"));
+nodeTest.after(() => rm(projects, { recursive: true }));
 const port = await freePort();
 // It ends with the file, so that no page sees it stop.
 const printed = await makeDev(nodeTest, `http://localhost:${port}`);
@@ -21,39 +27,73 @@ const browser = await startChromium(nodeTest);
 
 test("a new Vite app with the documented code connects as the user who signs in", async (t) => {
   const [server] = printed.match(/^server: .*$/m);
-  const files = {
-    ...(await documentedFiles("### Vite")),
+  const documented = await documentedFiles("### Vite");
+  const settings = {
     ".env.local": variables(/^VITE_\w+=.*$/gm),
     "vite.config.ts": `import { defineConfig } from "vite";\nexport default defineConfig({ ${server} });\n`,
     "index.html":
       '<!doctype html><link rel="icon" href="data:," /><div id="root"></div><script type="module" src="/src/main.tsx"></script>',
   };
-  await connectsAsAlice(t, "react-vite", files, "vite", ["--port", port]);
+  await connectsAsAlice(t, "react-vite", { documented, settings, command: "vite", args: ["--port", port] });
 });
 
 test("a new Next.js app with the documented code connects as the user who signs in", async (t) => {
   const [rewrites] = printed.match(/^async rewrites\(\) \{.*?^\},$/ms);
-  const files = {
-    ...(await documentedFiles("### Next.js")),
+  const documented = await documentedFiles("### Next.js");
+  const settings = {
     ".env.local": variables(/^(NEXT_PUBLIC_\w+|CLERK_\w+|ABLY_CLERK_AUTH_URL)=.*$/gm),
     "next.config.ts": `export default { ${rewrites} };\n`,
-    "app/icon.svg": '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>',
+    "public/favicon.ico": await readFile(join(ROOT, "examples/nextjs/public/favicon.ico")),
   };
-  await connectsAsAlice(t, "nextjs", files, "next", ["dev", "--port", port]);
+  await connectsAsAlice(t, "nextjs", { documented, settings, command: "next", args: ["dev", "--port", port] });
 });
 
-/** Serves a project with these files in the directory of an example, whose packages it uses, among them the packed one. */
-async function connectsAsAlice(t, example, files, command, args) {
-  const directory = await mkdtemp(join(ROOT, "examples", example, ".rehearsal-"));
-  for (const [path, content] of Object.entries({ "package.json": '{ "private": true, "type": "module" }', ...files })) {
+/** Installs, checks and serves a project with these files. Its directory is outside the repository. */
+async function connectsAsAlice(t, example, { documented, settings, command, args }) {
+  const directory = join(projects, example);
+  await mkdir(directory);
+  await pinVersions(directory, example);
+  for (const [path, content] of Object.entries({ ...documented, ...settings })) {
     await mkdir(dirname(join(directory, path)), { recursive: true });
     await writeFile(join(directory, path), content);
   }
-  const origin = await serve(t, { directory, port, command: `../node_modules/.bin/${command}`, args });
-  t.after(() => rm(directory, { recursive: true }));
+  const npm = (...args) => run("npm", args, directory);
+  await npm("install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--loglevel=error", await packedFile());
+  await npm("run", "--silent", "typecheck");
+  await npm("exec", "--", "eslint", "--max-warnings=0", ...Object.keys(documented));
+
+  const origin = await serve(t, { directory, environment, port, command: `node_modules/.bin/${command}`, args });
   const alice = await visit(t, browser, origin);
   await alice.signInAs("alice");
   await alice.page.getByText("Connected to Ably as alice", { exact: true }).waitFor();
+  await alice.leave();
+}
+
+/** Gives a project the packages of an example, in the same versions, except for `ably-clerk-auth`; and its linters. */
+async function pinVersions(directory, example) {
+  for (const name of ["package.json", "package-lock.json"]) {
+    const content = JSON.parse(await readFile(join(ROOT, "examples", example, name), "utf8"));
+    delete (content.packages?.[""] ?? content).dependencies["ably-clerk-auth"];
+    delete content.packages?.["node_modules/ably-clerk-auth"];
+    await writeFile(join(directory, name), JSON.stringify(content));
+  }
+  for (const name of ["tsconfig.json", "eslint.config.js"]) {
+    await copyFile(join(ROOT, "examples", example, name), join(directory, name));
+  }
+}
+
+/** The file that README says to install. */
+async function packedFile() {
+  const [, path] = (await readFile(join(ROOT, "README.md"), "utf8")).match(/`npm install ably <checkout>\/(\S+)`/);
+  return join(ROOT, path);
+}
+
+async function run(command, args, directory) {
+  try {
+    await execute(command, args, { cwd: directory, env: environment });
+  } catch ({ stdout, stderr }) {
+    throw new Error(`${command} ${args.join(" ")} failed:\n${stdout}${stderr}`);
+  }
 }
 
 function variables(pattern) {

@@ -221,6 +221,17 @@ impl Ably {
         self.shared.set_revocable_tokens(setting);
     }
 
+    /// Sets how long clients can resume a dropped connection, at Ably two minutes.
+    pub fn set_connection_state_ttl(&self, ttl: Duration) {
+        self.shared.app().state_ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+    }
+
+    /// Drops a connection as a broken network does, so its client may resume it. No effect if it has ended.
+    pub fn drop_connection(&self, connection_id: &str) {
+        let now_ms = self.shared.now_ms();
+        self.shared.app().drop_connection(connection_id, now_ms);
+    }
+
     /// Sets the stand-in's clock minus this machine's, in milliseconds.
     pub fn set_clock_offset_ms(&self, offset_ms: i64) {
         self.shared.clock.set_offset_ms(offset_ms);

@@ -6,19 +6,36 @@
 mod schedule;
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_util::future;
 use prometheus_client::metrics::counter::Counter;
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 use tracing::field::display;
 
 pub use self::schedule::retry_of_target;
 use self::schedule::{Added, Next, Paused, RevokeCall, Schedule};
 use super::{ApiKey, ReauthMargin, RestClient, RestError, Target, TargetOutcome, diagnosis};
 use crate::clock::UnixMillis;
+
+/// Revokes the tokens of one Ably app.
+#[async_trait]
+pub trait RevokeTokens: fmt::Debug + Send + Sync {
+    /// Revokes tokens, at most [`RestClient::MAX_TARGETS`] targets at once. Returns the outcomes in the order of the targets.
+    async fn revoke_tokens(&self, targets: &[Target], margin: ReauthMargin) -> Result<Vec<TargetOutcome>, RestError>;
+
+    /// How much shorter the next pause after a failed call is: from 0, not at all, to 1, by half.
+    fn jitter(&self) -> f64 {
+        rand::random()
+    }
+}
 
 /// An API key that revokes the tokens issued with it.
 #[derive(Clone, Debug)]
@@ -27,6 +44,13 @@ pub struct RevokingKey {
     pub rest: RestClient,
     /// The key.
     pub api_key: ApiKey,
+}
+
+#[async_trait]
+impl RevokeTokens for RevokingKey {
+    async fn revoke_tokens(&self, targets: &[Target], margin: ReauthMargin) -> Result<Vec<TargetOutcome>, RestError> {
+        self.rest.revoke_tokens(&self.api_key, targets, margin).await
+    }
 }
 
 /// Counts of revocation targets by outcome. Clones share the counts.
@@ -75,7 +99,7 @@ pub struct RevocationQueue(Arc<QueueState>);
 
 struct QueueState {
     tenant: String,
-    key: RevokingKey,
+    ably: Arc<dyn RevokeTokens>,
     counts: RevocationCounts,
     schedule: Mutex<Schedule<Waiting>>,
 }
@@ -93,8 +117,9 @@ fn answer(callers: impl IntoIterator<Item = Waiting>, outcome: RevokeOutcome) {
 impl RevocationQueue {
     /// An empty queue. `tenant` names it in the log.
     #[must_use]
-    pub fn new(tenant: impl Into<String>, key: RevokingKey, counts: RevocationCounts) -> Self {
-        Self(Arc::new(QueueState { tenant: tenant.into(), key, counts, schedule: Mutex::default() }))
+    pub fn new(tenant: impl Into<String>, ably: impl RevokeTokens + 'static, counts: RevocationCounts) -> Self {
+        let ably = Arc::new(ably);
+        Self(Arc::new(QueueState { tenant: tenant.into(), ably, counts, schedule: Mutex::default() }))
     }
 
     /// Revokes tokens at Ably. Returns an outcome for each target.
@@ -174,15 +199,15 @@ impl RevocationQueue {
     }
 
     async fn call(&self, targets: Vec<Target>, margin: ReauthMargin) -> Result<Vec<TargetOutcome>, RestError> {
-        let key = self.0.key.clone();
-        let call = tokio::spawn(async move { key.rest.revoke_tokens(&key.api_key, &targets, margin).await });
+        let ably = Arc::clone(&self.0.ably);
+        let call = tokio::spawn(async move { ably.revoke_tokens(&targets, margin).await });
         // The queue goes on even if a call panics.
         call.await.unwrap_or(Err(RestError::Malformed))
     }
 
     /// Pauses the calls, and answers the callers that do not wait that long. Returns the end of the pause.
     fn pause(&self, call: RevokeCall<Waiting>, retry_after: Option<Duration>, now: UnixMillis) -> UnixMillis {
-        let Paused { retry_at, left } = self.schedule().failed(call, retry_after, now, rand::random());
+        let Paused { retry_at, left } = self.schedule().failed(call, retry_after, now, self.0.ably.jitter());
         answer(left, RevokeOutcome::Unavailable { retry_at: Some(retry_at) });
         retry_at
     }

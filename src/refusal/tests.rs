@@ -140,6 +140,7 @@ const WITHOUT_EXAMPLE: &[&str] = &[
     "not-json",
     "revocation-request-broken-off",
     "revocation-request-invalid",
+    "revocation-request-not-stored",
     "store-full",
     "token-invalid-actor",
     "token-invalid-algorithm",

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ably::{RestClient, Target},
-    clock::UnixMillis,
+    clock::{Clock, UnixMillis},
     store::{Coverage, DenialSource, StoredTask, Subject},
 };
 
@@ -33,15 +33,15 @@ impl Revocation {
     const UNKNOWN_TENANT_RETRY: Duration = Duration::from_secs(5);
     const UNREADABLE_RETRY: Duration = Duration::from_mins(1);
 
-    /// Performs due tasks, forever.
-    pub async fn perform_tasks(self: Arc<Self>) {
+    /// Performs due tasks by a clock, forever.
+    pub async fn perform_tasks(self: Arc<Self>, clock: Clock) {
         let mut ticks = interval(Self::POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let this = Arc::clone(&self);
+            let (this, clock) = (Arc::clone(&self), Arc::clone(&clock));
             // A panic ends only this spawned task. Claimed tasks become due again after the lease.
-            let performing = tokio::spawn(async move { this.perform_due_tasks(UnixMillis::now).await });
+            let performing = tokio::spawn(async move { this.perform_due_tasks(|| clock()).await });
             if performing.await.is_err() {
                 tracing::error!("revocation tasks interrupted; retrying in 30 seconds");
             }

@@ -30,6 +30,10 @@ impl Line {
         self.0.load_full()
     }
 
+    pub(super) fn uses(&self, connection: &Arc<Connection>) -> bool {
+        self.0.load().as_ref().is_some_and(|used| Arc::ptr_eq(used, connection))
+    }
+
     pub(super) fn connect(&self, connection: &Arc<Connection>) {
         self.0.store(Some(Arc::clone(connection)));
     }
@@ -41,16 +45,20 @@ impl Line {
         connection: &Arc<Connection>,
         answer: Result<T, ConnectionLost>,
     ) -> Result<T, StoreError> {
-        answer.map_err(|lost| {
-            self.lose(replica, connection, lost);
-            StoreError::Unavailable
-        })
+        match answer {
+            Ok(answer) if self.uses(connection) => Ok(answer),
+            Ok(_) => Err(StoreError::Unavailable),
+            Err(lost) => {
+                self.lose(replica, connection, lost);
+                Err(StoreError::Unavailable)
+            }
+        }
     }
 
     /// Stops using a connection.
     pub(super) fn lose(&self, replica: &Replica, connection: &Arc<Connection>, reason: ConnectionLost) {
-        let used = self.0.compare_and_swap(&Some(Arc::clone(connection)), None);
-        if used.as_ref().is_some_and(|used| Arc::ptr_eq(used, connection)) {
+        if self.uses(connection) {
+            self.0.compare_and_swap(&Some(Arc::clone(connection)), None);
             replica.lose();
         }
         // Full: already reported. Closed: nobody waits for it.

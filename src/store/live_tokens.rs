@@ -107,6 +107,14 @@ struct Shard {
     swept: i64,
 }
 
+/// A live token that was not checked since Redis was lost.
+pub(super) struct Unchecked {
+    pub(super) live_token: LiveToken,
+    pub(super) issued_at: UnixMillis,
+    /// Whether it was checked before that.
+    pub(super) was_checked: bool,
+}
+
 /// The encoded records of one hash.
 #[derive(Serialize, Deserialize)]
 struct Batch<'a> {
@@ -126,9 +134,9 @@ struct Record<'a> {
     client_id: &'a str,
     format: TokenFormat,
     until: UnixMillis,
-    /// When it was issued; of several tokens that differ in their end only, the first.
+    /// When it was issued; of several tokens that differ in their end only, the first that was never checked.
     issued_at: UnixMillis,
-    /// After how many losses Redis acknowledged it, and no restriction concerned it. `None`: it is unchecked.
+    /// After how many losses of Redis it was last checked. `None`: never.
     checked_after: Option<u64>,
 }
 
@@ -235,6 +243,9 @@ impl LiveTokenIndex {
         let (mut records, ended) = live_and_ended(known, now);
         if let Some(record) = records.iter_mut().find(|record| record.is_for(live_token)) {
             record.until = record.until.max(live_token.until);
+            if record.checked_after == Some(self.losses()) {
+                record.issued_at = now;
+            }
             record.checked_after = None;
         } else {
             self.add_one()?;
@@ -247,11 +258,18 @@ impl LiveTokenIndex {
         Ok(())
     }
 
-    /// Notes that Redis has these live tokens, and that no restriction concerns them.
-    pub(super) fn mark_checked(&self, live_tokens: &[LiveToken]) {
-        let losses = self.losses.load(Ordering::Relaxed);
+    /// How often Redis was lost.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
+    /// Notes that Redis has these live tokens, and that their holders are not restricted, unless Redis was lost since.
+    pub(super) fn mark_checked<'a>(&self, live_tokens: impl IntoIterator<Item = &'a LiveToken>, losses: u64) {
+        if losses != self.losses() {
+            return;
+        }
         let mut hashed: Vec<_> =
-            live_tokens.iter().map(|checked| (self.hash(&checked.tenant, &checked.user), checked)).collect();
+            live_tokens.into_iter().map(|checked| (self.hash(&checked.tenant, &checked.user), checked)).collect();
         hashed.sort_unstable_by_key(|(hash, _)| *hash);
         for of_one_hash in hashed.chunk_by(|(one, _), (other, _)| one == other) {
             let [(hash, _), ..] = of_one_hash else { continue };
@@ -274,17 +292,21 @@ impl LiveTokenIndex {
         self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The unchecked live tokens, and when each was issued.
-    pub(super) fn unchecked(&self, now: UnixMillis) -> Vec<(LiveToken, UnixMillis)> {
-        let losses = self.losses.load(Ordering::Relaxed);
+    /// The unchecked live tokens, and how often Redis was lost until now.
+    pub(super) fn unchecked(&self, now: UnixMillis) -> (Vec<Unchecked>, u64) {
+        let losses = self.losses();
         let mut unchecked = Vec::new();
         for shard in &self.shards {
             let shard = lock(shard);
             let records = shard.batches.values().flat_map(|batch| decoded(batch));
             let records = records.filter(|record| record.until > now && record.checked_after != Some(losses));
-            unchecked.extend(records.filter_map(|record| Some((record.live_token()?, record.issued_at))));
+            unchecked.extend(records.filter_map(|record| {
+                let was_checked = record.checked_after.is_some();
+                Some(Unchecked { live_token: record.live_token()?, issued_at: record.issued_at, was_checked })
+            }));
         }
-        unchecked
+        unchecked.sort_unstable_by(|one, other| one.live_token.cmp(&other.live_token));
+        (unchecked, losses)
     }
 
     pub(super) fn find(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {

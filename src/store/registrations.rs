@@ -51,6 +51,7 @@ impl Waiting {
             let next = Instant::now() + INTERVAL;
             let (live_tokens, outcomes): (Vec<_>, Vec<_>) =
                 waiting.drain(..).map(|Registration { live_token, outcome }| (live_token, outcome)).unzip();
+            let losses = replica.live_tokens.losses();
             let registered = match line.in_use() {
                 None => Err(StoreError::Unavailable),
                 Some(connection) => {
@@ -59,7 +60,7 @@ impl Waiting {
                 }
             };
             if registered.is_ok() {
-                replica.registered(&live_tokens);
+                replica.registered(&live_tokens, losses);
             }
             for outcome in outcomes {
                 // The request may have ended.

@@ -29,8 +29,9 @@ impl<K: Clone + Eq + Hash + Ord, V> TimedMap<K, V> {
         self.entries.get(key)
     }
 
+    /// By time, then by key.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &(UnixMillis, V))> {
-        self.entries.iter()
+        self.by_time.iter().filter_map(|(_, key)| self.entries.get_key_value(key))
     }
 
     /// At most `max` keys up to a time, the earliest first.

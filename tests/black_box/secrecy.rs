@@ -18,7 +18,8 @@ async fn no_token_key_or_cookie_reaches_the_log_at_any_level() {
         .await;
     vendors.clerk.set_outage(Some(Outage::Status(401)));
     refusal(service.token(&vendors.token("bob")).await).await;
-    service.get(&format!("/api/ably?token={token}")).send().await.unwrap();
+    let last = service.get(&format!("/api/ably?token={token}")).send().await.unwrap();
+    service.logged_of(&request_id(&last)).await;
 
     let signature = token.rsplit('.').next().unwrap();
     let api_secret = vendors.ably.api_key().split_once(':').unwrap().1;

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import * as nodeTest from "node:test";
 
-import { nextMessage, reaches, realtime, rest } from "./support/clients.js";
+import { keyHolder, nextMessage, reaches, realtime, rest } from "./support/clients.js";
 import { bearer, startSandbox } from "./support/sandbox.js";
 
 const { test } = nodeTest;
@@ -67,6 +67,15 @@ test("two users hear each other, each under their own name", async (t) => {
   await bob.channels.get("between users").presence.enter("here");
   const members = await alice.channels.get("between users").presence.get();
   assert.deepEqual(members.map(({ clientId, data }) => ({ clientId, data })), [{ clientId: "bob", data: "here" }]);
+});
+
+test("a back end with the API key reaches the users without a token of the service", async (t) => {
+  const alice = realtime(t, sandbox, { authHeaders: bearer(await sandbox.sessionToken("alice")) });
+  await reaches(alice, "connected");
+  const { message } = await nextMessage(alice.channels.get("from the back end"));
+  await keyHolder(sandbox).channels.get("from the back end").publish("news", "for all");
+  const { clientId, data } = await message;
+  assert.deepEqual({ clientId, data }, { clientId: undefined, data: "for all" });
 });
 
 test("nobody publishes under another's name", async (t) => {

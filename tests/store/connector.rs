@@ -7,8 +7,8 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
         Connect as _, Connected, ConnectionLost, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPosition,
-        QueuedTask, RedisAddress, RedisConnector, RedisKeyPrefix, Restriction, RestrictionKind, StoredTask,
-        TaskBacklog, TokenHolder, Wait,
+        Persistence, QueuedTask, RedisAddress, RedisConnector, RedisKeyPrefix, RedisMode, Restriction, RestrictionKind,
+        StoredTask, TaskBacklog, TokenHolder, Wait,
     },
     tenant::TenantName,
 };
@@ -531,12 +531,38 @@ async fn a_wrong_password_is_not_printed() {
 }
 
 #[tokio::test]
-async fn a_probe_tells_the_eviction_policy() {
+async fn a_probe_tells_what_it_found() {
     let server = RedisServer::start();
     let connector = connector(&address(&server));
-    assert_eq!(answered!(connector.probe()), Ok(None));
+    let found = answered!(connector.probe()).unwrap();
+    assert_eq!((found.mode, found.node), (RedisMode::Single, format!("127.0.0.1:{}", server.port())));
+    assert_eq!(found.eviction_policy.as_deref(), Some("noeviction"));
+    assert_eq!(found.persistence, Some(Persistence::AppendOnlyFile));
+    assert_eq!((found.refused, found.refused_extras), (vec![], vec![]));
+    assert!(found.server.is_some_and(|server| server.contains(' ')));
     let () = admin(&server, "CONFIG SET maxmemory-policy allkeys-lru");
-    assert_eq!(answered!(connector.probe()), Ok(Some("allkeys-lru".to_owned())));
+    let () = admin(&server, "CONFIG SET appendonly no");
+    let found = answered!(connector.probe()).unwrap();
+    assert_eq!(found.evicts(), Some("allkeys-lru"));
+    assert!(matches!(found.persistence, Some(Persistence::Snapshots { .. })), "{:?}", found.persistence);
+}
+
+#[tokio::test]
+async fn a_probe_names_each_command_that_the_user_may_not_run() {
+    let server = RedisServer::start();
+    let connector = connector(&address(&server));
+    for command in COMMANDS.split_whitespace() {
+        let () = admin(&server, &format!("ACL SETUSER connector -{command}"));
+        let found = answered!(connector.probe()).unwrap();
+        let refused = [found.refused, found.refused_extras].concat();
+        let is_named = refused.iter().any(|name| *name == command);
+        assert!(is_named && refused.len() == 1, "{command}: {refused:?}");
+        let () = admin(&server, &format!("ACL SETUSER connector +{command}"));
+    }
+    let () = admin(&server, "ACL SETUSER connector resetkeys");
+    let found = answered!(connector.probe()).unwrap();
+    assert_eq!(found.refused.len() + ["info", "script|load"].len(), COMMANDS.split_whitespace().count());
+    assert_eq!(admin::<usize>(&server, "DBSIZE"), 2, "the ID of the data and the log");
 }
 
 #[tokio::test]

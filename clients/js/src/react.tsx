@@ -32,13 +32,13 @@ export interface AblyClerkProviderProps {
   auth: ClerkAuth;
   /** The service's token endpoint. It may be relative, such as `/api/ably`. */
   url: string;
-  /** Options of ably-js. They count for the next client. */
+  /** Options of ably-js. They apply from the next client on. */
   options?: AblyOptions | undefined;
   /** How long a token may take, in milliseconds. Default: 8000. */
   timeoutMs?: number | undefined;
   /** Called with each error. */
   onError?: ((error: ErrorInfo) => void) | undefined;
-  /** Shown until Clerk has loaded and the first token has come. */
+  /** Shown until Clerk has loaded and the first token has come. By default the error's message, if there is an error. */
   loading?: ReactNode;
   /** Shown while the user is signed out. */
   signedOut?: ReactNode;
@@ -76,7 +76,7 @@ export function useAblyAuth(): AblyAuth {
 }
 
 function SessionProvider(props: AblyClerkProviderProps) {
-  const { auth, url, options, timeoutMs, onError, loading, refused = showMessage, children } = props;
+  const { auth, url, options, timeoutMs, onError, refused = showMessage, children } = props;
   const settings = { auth, url, options, timeoutMs, onError };
   const [session] = useState(() => new AblySession(settings));
   const [, rerender] = useReducer((count: number) => count + 1, 0);
@@ -91,7 +91,8 @@ function SessionProvider(props: AblyClerkProviderProps) {
   const status = auth.isLoaded ? state.status : "loading";
   const value = useMemo(() => ({ status, error, retry }), [status, error, retry]);
 
-  let shown = loading;
+  const { loading = error && showMessage({ error }) } = props;
+  let shown: ReactNode = loading;
   if (auth.isLoaded && state.status === "refused") shown = refused({ error: state.error, retry });
   if (auth.isLoaded && state.status === "ready") {
     shown = (

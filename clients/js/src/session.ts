@@ -29,10 +29,15 @@ export type SessionState =
   | { status: "ready"; client: Realtime; key: number; error: ErrorInfo | null }
   | { status: "refused"; client: null; error: ErrorInfo };
 
+/** What decides the rights of a token. The plan is undefined before Clerk has read a session token. */
+interface Rights extends Pick<ClerkAuth, "orgId" | "orgRole"> {
+  plan: string | undefined;
+}
+
 const LOADING: SessionState = { status: "loading", client: null, error: null };
 const FORBIDDEN = 403;
 /** The client asks for the client ID that its user had before a rename. */
-const CLIENT_ID_OF_ANOTHER = 40012;
+const CLIENT_ID_MISMATCH = 40012;
 const AUTHENTICATION_FAILED = 80019;
 const RETRY_MS = 15_000;
 const FAREWELL_MS = 1000;
@@ -43,9 +48,11 @@ const FAREWELL_MS = 1000;
  */
 export class AblySession {
   #settings: Settings;
+  #rights: Rights;
   #state = LOADING;
   #client: Realtime | null = null;
   #clients = 0;
+  #requests = 0;
   #skipCache = false;
   #closing: ReturnType<typeof setTimeout> | undefined;
   #reauthorizing: ReturnType<typeof setTimeout> | undefined;
@@ -53,6 +60,7 @@ export class AblySession {
 
   constructor(settings: Settings) {
     this.#settings = settings;
+    this.#rights = rightsOf(settings.auth);
   }
 
   readonly subscribe = (listener: () => void) => {
@@ -80,26 +88,36 @@ export class AblySession {
     };
   }
 
-  /** Takes the newest settings. If the session's rights changed, gets a token for them, without a new connection. */
+  /** Takes the newest settings. If the session's rights changed, gets a token for them: while connected, on the same connection. */
   configure(settings: Settings) {
-    const before = this.#settings.auth;
+    const before = this.#rights;
+    const now = rightsOf(settings.auth);
+    const isSameOrganization = before.orgId === now.orgId;
+    // Clerk can be without claims for a moment.
+    if (isSameOrganization) now.plan ??= before.plan;
     this.#settings = settings;
-    if (!hasOtherRights(before, settings.auth)) return;
+    this.#rights = now;
+    const isSamePlan = !before.plan || before.plan === now.plan;
+    if (isSameOrganization && before.orgRole === now.orgRole && isSamePlan) return;
     // Clerk caches a session token for each organization: in the same one, it may still have the former role or plan.
-    this.#skipCache ||= before.orgId === settings.auth.orgId;
-    this.#authorize();
+    this.#skipCache ||= isSameOrganization;
+    this.#renew();
   }
 
   /** Tries again now, with a fresh session token. */
   readonly retry = () => {
     this.#skipCache = true;
+    this.#renew();
+  };
+
+  #renew() {
     if (this.#client) {
-      this.#authorize();
+      this.#authorize(this.#client);
     } else if (this.#state.status === "refused") {
       this.#set(LOADING);
       this.#start();
     }
-  };
+  }
 
   #set(state: SessionState) {
     this.#state = state;
@@ -131,10 +149,11 @@ export class AblySession {
   }
 
   async #token(client: Realtime, params: TokenParams): Promise<Token> {
-    const isCurrent = () => this.#client === client;
+    // ably-js drops the answer to an earlier request.
+    const request = ++this.#requests;
+    const isCurrent = () => this.#client === client && this.#requests === request;
     const { auth, url, timeoutMs } = this.#settings;
     const skipCache = this.#skipCache;
-    this.#skipCache = false;
     try {
       const token = await requestToken(
         {
@@ -144,12 +163,15 @@ export class AblySession {
           getToken: async (options) => {
             const sessionToken = await auth.getToken(skipCache ? { skipCache } : options);
             // By now it may be the token of the next session.
-            return isCurrent() && sessionToken ? sessionToken : null;
+            return this.#client === client && sessionToken ? sessionToken : null;
           },
         },
         params,
       );
-      if (isCurrent()) this.#set({ status: "ready", client, key: this.#clients, error: null });
+      if (isCurrent()) {
+        if (skipCache) this.#skipCache = false;
+        this.#set({ status: "ready", client, key: this.#clients, error: null });
+      }
       return token;
     } catch (thrown) {
       const error = thrown as ErrorInfo;
@@ -163,7 +185,7 @@ export class AblySession {
     if (error.statusCode !== FORBIDDEN) {
       this.#set({ ...this.#state, error });
       this.#report(error);
-    } else if (error.code === CLIENT_ID_OF_ANOTHER && this.#state.status === "ready") {
+    } else if (error.code === CLIENT_ID_MISMATCH && this.#state.status === "ready") {
       const ended = this.#stop();
       this.#set(LOADING);
       this.#start();
@@ -181,20 +203,19 @@ export class AblySession {
     return ended;
   }
 
-  /** Whatever the app's function throws is the app's, as an uncaught error. */
+  /** An exception in `onError` becomes an uncaught error. */
   #report(error: ErrorInfo) {
     queueMicrotask(() => this.#settings.onError?.(error));
   }
 
-  #authorize() {
-    const client = this.#client;
-    if (!client) return;
+  #authorize(client: Realtime) {
     clearTimeout(this.#reauthorizing);
     client.auth.authorize().catch(() => {
       // While connected, ably-js keeps the former token and does not ask again.
       if (this.#client !== client || client.connection.state !== "connected") return;
       const pause = this.#settings.options?.disconnectedRetryTimeout ?? RETRY_MS;
-      this.#reauthorizing = setTimeout(() => this.#authorize(), pause);
+      clearTimeout(this.#reauthorizing);
+      this.#reauthorizing = setTimeout(() => this.#authorize(client), pause);
     });
   }
 }
@@ -218,13 +239,7 @@ function pause(ms: number) {
   });
 }
 
-function hasOtherRights(before: ClerkAuth, now: ClerkAuth) {
-  if (before.orgId !== now.orgId || before.orgRole !== now.orgRole) return true;
-  // Before Clerk has read a session token there are no claims, which is no change.
-  if (!before.sessionClaims || !now.sessionClaims) return false;
-  return planOf(before.sessionClaims) !== planOf(now.sessionClaims);
-}
-
-function planOf({ pla, fea }: { pla?: unknown; fea?: unknown }) {
-  return JSON.stringify([pla, fea]);
+function rightsOf({ orgId, orgRole, sessionClaims }: ClerkAuth): Rights {
+  const { pla, fea }: { pla?: unknown; fea?: unknown } = sessionClaims ?? {};
+  return { orgId, orgRole, plan: sessionClaims ? JSON.stringify([pla, fea]) : undefined };
 }

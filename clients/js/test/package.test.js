@@ -15,6 +15,7 @@ const ROOT = join(import.meta.dirname, "../../..");
 const PACKAGE = join(import.meta.dirname, "..");
 const INSTALLED = join(import.meta.dirname, "node_modules/ably-clerk-auth");
 const DOCUMENTED = join(import.meta.dirname, "documented");
+// Those of docs/sandbox.md are checked in examples/test/rehearsal.test.js, with the types of Vite and Next.js.
 const DOCS = ["README.md", "docs/connect.md", "clients/js/README.md"];
 
 /** Bundles a program that imports the package: what an app's bundler makes of it, without the peers. */

@@ -217,6 +217,44 @@ test("a change of the plan gets a new token, and the first claims do not", async
   assert.deepEqual(await app.call("tokenRequests"), [false, true], "the cached session token may have the former plan");
 });
 
+test("a plan that changes while Clerk has no claims gets a new token", async (t) => {
+  const app = await open(t);
+  for (const sessionClaims of [{ pla: "u:free" }, null, { pla: "u:pro" }]) {
+    await app.setClerk({ user: "alice", sessionClaims });
+    await app.connectedAs("alice");
+  }
+  await until("another token", () => app.gateway.requests.length === 2);
+});
+
+test("claims that come after a switch of the organization are no change of the plan", async (t) => {
+  const app = await open(t);
+  await app.setClerk({ user: "alice", orgId: "org_acme", sessionClaims: { pla: "o:free" } });
+  await app.connectedAs("alice");
+  for (const sessionClaims of [null, { pla: "o:pro" }]) {
+    await app.setClerk({ user: "alice", orgId: "org_beta", sessionClaims });
+    await until("the token of the other organization", () => app.gateway.requests.length === 2);
+  }
+  await app.call("publish", "one token");
+  await app.shows("messages", "one token");
+  assert.equal(app.gateway.requests.length, 2);
+});
+
+test("a fresh session token is asked for until an Ably token comes", async (t) => {
+  const app = await open(t);
+  await app.setClerk({ user: "alice", sessionClaims: { pla: "u:free" } });
+  await app.connectedAs("alice");
+  app.gateway.answer = html(502);
+  await app.setClerk({ user: "alice", sessionClaims: { pla: "u:pro" } });
+  await until("two attempts", () => app.gateway.requests.length >= 3);
+  app.gateway.answer = undefined;
+  await app.showsNoError();
+  const [first, ...more] = await app.call("tokenRequests");
+  assert.deepEqual([first, more.includes(false)], [false, false]);
+  await app.setClerk({ user: "alice", orgId: "org_acme", sessionClaims: { pla: "u:pro" } });
+  await until("the next token", async () => (await app.call("tokenRequests")).length > more.length + 1);
+  assert.equal((await app.call("tokenRequests")).at(-1), false);
+});
+
 test("a token for the new organization is asked for until it comes", async (t) => {
   const app = await open(t);
   await app.setClerk({ user: "alice", orgId: "org_acme" });
@@ -262,11 +300,71 @@ test("a refused user sees why, nothing is thrown, and a retry with a fresh sessi
   assert.equal((await app.connections("alice")).length, 1);
 });
 
-test("without `refused` the message of a 403 is shown", async (t) => {
-  const app = await open(t, { query: { "default-refused": "" } });
-  app.gateway.answer = REFUSED;
-  await app.setClerk({ user: "alice" });
-  await app.page.getByRole("alert").filter({ hasText: "This user is banned. (user-banned)" }).waitFor();
+for (const [what, changed, skipsCache] of [
+  ["organization", { orgId: "org_beta" }, false],
+  ["role", { orgRole: "org:admin" }, true],
+  ["plan", { sessionClaims: { pla: "u:pro" } }, true],
+]) {
+  test(`a refused user connects after a change of the ${what}`, async (t) => {
+    const app = await open(t);
+    const user = { user: "alice", orgId: "org_acme", orgRole: "org:member", sessionClaims: { pla: "u:free" } };
+    app.gateway.answer = REFUSED;
+    await app.setClerk(user);
+    await app.shows("refused");
+    app.gateway.answer = undefined;
+    await app.setClerk({ ...user });
+    await app.setClerk({ ...user, ...changed });
+    await app.connectedAs("alice");
+    assert.deepEqual(await app.call("tokenRequests"), [false, skipsCache]);
+    assert.equal((await app.connections("alice")).length, 1);
+  });
+}
+
+for (const [what, late] of [["403", REFUSED], ["502", html(502)]]) {
+  test(`a late ${what} for an organization that the user has left again changes nothing`, async (t) => {
+    const app = await open(t);
+    await app.setClerk({ user: "alice", orgId: "org_acme" });
+    await app.connectedAs("alice");
+    const mounted = await app.call("mounted");
+    let letGo;
+    const held = new Promise((resolve) => {
+      letGo = () => resolve(late);
+    });
+    const answerFor = async (organization) => {
+      const response = await app.page.waitForResponse((response) => response.url().endsWith(`organization=${organization}`));
+      await response.finished();
+    };
+    app.gateway.answer = ({ params }) => (params.organization === "org_beta" ? held : undefined);
+    await app.setClerk({ user: "alice", orgId: "org_beta" });
+    await until("the request for the other organization", () => app.gateway.requests.length === 2);
+    const newest = answerFor("org_acme");
+    await app.setClerk({ user: "alice", orgId: "org_acme" });
+    await newest;
+    const superseded = answerFor("org_beta");
+    letGo();
+    await superseded;
+
+    await app.call("publish", "still here");
+    await app.shows("messages", "still here");
+    await app.shows("status", /^ready$/);
+    await app.showsNoError();
+    assert.equal(await app.call("mounted"), mounted);
+    assert.deepEqual(await app.call("errors"), []);
+    assert.equal(app.gateway.requests.length, 3);
+  });
+}
+
+test("without `refused` and `loading` the error's message is shown", async (t) => {
+  const app = await open(t, { query: { defaults: "" } });
+  for (const [answer, message] of [
+    [html(404), "/api/ably answered 404 without an Ably error."],
+    [html(200), "/api/ably answered 200 without an Ably token."],
+    [REFUSED, "This user is banned. (user-banned)"],
+  ]) {
+    app.gateway.answer = answer;
+    await app.setClerk({ user: "alice" });
+    await app.page.getByRole("alert").filter({ hasText: message }).waitFor();
+  }
 });
 
 test("a user who is refused while connected leaves presence, sees why, and nothing is thrown", async (t) => {

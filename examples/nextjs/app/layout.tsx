@@ -4,10 +4,7 @@ import type { ReactNode } from "react";
 
 import "./styles.css";
 
-export const metadata: Metadata = {
-  title: "Messages with Ably, Clerk and Next.js",
-  icons: { icon: "data:," },
-};
+export const metadata: Metadata = { title: "Messages with Ably, Clerk and Next.js" };
 
 /** Clerk's components in the colours of `styles.css`. */
 const appearance = {
@@ -27,6 +24,10 @@ const appearance = {
 export default function Layout({ children }: { children: ReactNode }) {
   return (
     <html lang="en">
+      <head>
+        {/* Next.js may send its metadata after the page has loaded. */}
+        <link rel="icon" href="data:," />
+      </head>
       <body>
         <ClerkProvider signInUrl="/sign-in" afterSignOutUrl="/sign-in" appearance={appearance}>
           {children}

@@ -1,12 +1,19 @@
-import { useChannel, usePresence, usePresenceListener } from "ably/react";
+import { useChannel, useChannelStateListener, usePresence, usePresenceListener } from "ably/react";
 import type { Message } from "ably";
 import { useState, type SyntheticEvent } from "react";
 
+/** Stands among the messages where others may be missing. */
+const GAP = "gap";
+
 /** The messages and the members of the nearest channel. */
 export function Chat() {
-  const [messages, setMessages] = useState<Message[]>([]);
+  const [entries, setEntries] = useState<(Message | typeof GAP)[]>([]);
   const { publish } = useChannel((message) => {
-    setMessages((before) => [...before, message]);
+    setEntries((before) => [...before, message]);
+  });
+  // After a long break, Ably attaches the channel anew and does not send what it missed.
+  useChannelStateListener(({ current, resumed }) => {
+    if (current === "attached" && !resumed) setEntries((before) => [...before, GAP]);
   });
   usePresence();
   const { presenceData } = usePresenceListener();
@@ -37,11 +44,17 @@ export function Chat() {
       </ul>
       <div className="messages" role="log" aria-label="Messages" tabIndex={0}>
         <ol>
-          {messages.map(({ id, clientId, data }) => (
-            <li key={id}>
-              <b>{clientId}</b> {String(data)}
-            </li>
-          ))}
+          {entries.map((entry, index) =>
+            entry === GAP ? (
+              <li key={index} className="muted">
+                You were disconnected. Messages may be missing here.
+              </li>
+            ) : (
+              <li key={index}>
+                <b>{entry.clientId}</b> {String(entry.data)}
+              </li>
+            ),
+          )}
         </ol>
       </div>
       <form className="row" onSubmit={(event) => void send(event)}>

@@ -79,9 +79,9 @@ class Example {
   }
 
   /** Starts a server of the example: `command` is that of a package in its `node_modules`. Returns its origin. */
-  serve(context, port, command, args) {
+  serve(context, port, command, args, settings = {}) {
     const path = join("node_modules/.bin", command);
-    return serve(context, { directory: this.#directory, environment: this.#environment, port, command: path, args });
+    return serve(context, { directory: this.#directory, environment: { ...this.#environment, ...settings }, port, command: path, args });
   }
 }
 

@@ -7,6 +7,7 @@ import { join } from "node:path";
 
 import { openWindow } from "../../../tests/sdk/support/chromium.js";
 import { signIn } from "../../../tests/sdk/support/clerk_app.js";
+import { NOOR } from "../../../tests/sdk/support/sandbox.js";
 
 const AXE = createRequire(import.meta.url).resolve("axe-core");
 const SCREENSHOTS = join(import.meta.dirname, "../../../target/screenshots");
@@ -14,27 +15,42 @@ const SCREENSHOTS = join(import.meta.dirname, "../../../target/screenshots");
 const OF_CLERK = /^label-content-name-mismatch: <button class="cl-/;
 const SIZES = { desktop: { width: 1280, height: 800 }, phone: { width: 390, height: 844 } };
 
-/** Opens the app in a browser profile of its own. */
-export async function visit(t, browser, origin) {
+/** Chromium's report of a refused request. */
+const REFUSED = /status of 403/;
+
+/** Opens the app in a browser profile of its own. `tolerated` may stand in the console. */
+export async function visit(t, browser, origin, tolerated = REFUSED) {
   const window = await openWindow(t, browser);
   await window.addInitScript({ path: AXE });
-  return new Visitor(window, await openTab(t, window, origin), () => openTab(t, window, origin));
+  return new Visitor(window, await openTab(t, window, origin, tolerated), () => openTab(t, window, origin, tolerated));
 }
 
 /** The same, with this user signed in and connected. */
-export async function connected(t, browser, origin, user) {
-  const visitor = await visit(t, browser, origin);
+export async function connected(t, browser, origin, user, tolerated) {
+  const visitor = await visit(t, browser, origin, tolerated);
   await visitor.signInAs(user);
   await visitor.isConnectedAs(user);
   return visitor;
 }
 
-/** What the console calls an error is the test's failure, unless it is Chromium's report of a refused request. */
-async function openTab(t, window, origin) {
+/** A user without a username sees why the service refuses a token, and connects with a retry after getting one. */
+export async function connectsOnceNamed(t, browser, origin, { name, sandbox }) {
+  const noor = await visit(t, browser, origin);
+  await noor.signInAs("noor@sandbox.example");
+  await noor.page.getByRole("alert").filter({ hasText: "(user-without-username)" }).waitFor();
+  await noor.inspect(name, "refused");
+  await sandbox.changeUser(NOOR, { username: "noor" });
+  t.after(() => sandbox.changeUser(NOOR, { username: null }));
+  await noor.page.getByRole("button", { name: "Try again" }).click();
+  await noor.isConnectedAs("noor");
+}
+
+/** What the console calls an error is the test's failure, unless it is tolerated. */
+async function openTab(t, window, origin, tolerated) {
   const page = await window.newPage();
   const errors = [];
   page.on("console", (message) => {
-    if (message.type() !== "error" || message.text().includes("status of 403")) return;
+    if (message.type() !== "error" || tolerated.test(message.text())) return;
     errors.push(`${message.text()} (${message.location().url})`);
   });
   t.after(() => assert.deepEqual(errors, [], "the console shows errors"));
@@ -53,6 +69,11 @@ class Visitor {
   /** The same person in another tab. */
   async otherTab() {
     return new Visitor(this.window, await this.#newTab(), this.#newTab);
+  }
+
+  /** Closes the window. A page whose server ends before it reports errors. */
+  async leave() {
+    await this.window.close();
   }
 
   async signInAs(identifier) {
@@ -95,6 +116,53 @@ class Visitor {
 
   async hears(text) {
     await this.page.getByRole("log").getByText(text).waitFor();
+  }
+
+  /** The log has these texts, each once and in this order. */
+  async hasHeard(texts) {
+    const entries = await this.page.getByRole("log").getByRole("listitem").allTextContents();
+    const heard = entries.flatMap((entry) => texts.filter((text) => entry.endsWith(text)));
+    assert.deepEqual(heard, texts);
+  }
+
+  /** Records the states of the connection. Returns what gives them. */
+  async recordStates() {
+    const states = await this.page.evaluateHandle(() => {
+      const seen = [];
+      const note = () => seen.push(document.querySelector("[data-state]")?.dataset.state ?? "none");
+      new MutationObserver(note).observe(document.body, { subtree: true, childList: true, attributeFilter: ["data-state"] });
+      return seen;
+    });
+    return () => states.jsonValue();
+  }
+
+  /** The app says that messages may be missing. */
+  async seesGap() {
+    await this.#gaps().waitFor();
+  }
+
+  async seesNoGap() {
+    assert.equal(await this.#gaps().count(), 0);
+  }
+
+  #gaps() {
+    return this.page.getByRole("log").getByText("Messages may be missing here.");
+  }
+
+  /** Has a freezable Chromium freeze the page, as it does with tabs in the background. Returns what resumes it. */
+  async freeze() {
+    const events = await this.page.evaluateHandle(() => {
+      const seen = [];
+      for (const type of ["freeze", "resume"]) document.addEventListener(type, () => seen.push(type));
+      return seen;
+    });
+    const session = await this.window.newCDPSession(this.page);
+    await session.send("Page.setWebLifecycleState", { state: "frozen" });
+    return async () => {
+      await session.send("Page.setWebLifecycleState", { state: "active" });
+      await this.page.bringToFront();
+      assert.deepEqual(await events.jsonValue(), ["freeze", "resume"]);
+    };
   }
 
   async seesMembers(...names) {

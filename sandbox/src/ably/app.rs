@@ -9,7 +9,7 @@ use super::{
     api_key::ApiKey,
     capability::Capability,
     channel::Channel,
-    connection::{Connection, DroppedConnection},
+    connection::{Connection, DroppedConnection, STATE_TTL_MS},
     error::ErrorInfo,
     issued_tokens::IssuedTokens,
     outage::Outage,
@@ -41,6 +41,8 @@ pub(crate) struct AblyApp {
     pub(super) channels: BTreeMap<String, Channel>,
     pub(super) connections: BTreeMap<u64, Connection>,
     pub(super) dropped: HashMap<String, DroppedConnection>,
+    /// How long a dropped connection can be resumed.
+    pub(crate) state_ttl_ms: i64,
     pub(super) last_socket: u64,
     pub(super) endings: VecDeque<Ending>,
     /// Notified of every change of the live connections.
@@ -76,6 +78,7 @@ impl AblyApp {
             channels: BTreeMap::new(),
             connections: BTreeMap::new(),
             dropped: HashMap::new(),
+            state_ttl_ms: STATE_TTL_MS,
             last_socket: 0,
             endings: VecDeque::new(),
             connections_changed: watch::Sender::new(()),

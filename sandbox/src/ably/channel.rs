@@ -32,6 +32,7 @@ pub(crate) struct Channel {
 #[derive(Debug)]
 struct Published {
     sequence: u64,
+    at_ms: i64,
     frame: Arc<Value>,
     bytes: usize,
 }
@@ -110,7 +111,12 @@ impl Channel {
         let frame = Arc::new(frame);
         let bytes = frame.to_string().len();
         self.bytes += bytes;
-        self.published.push_back(Published { sequence: self.sequence, frame: Arc::clone(&frame), bytes });
+        self.published.push_back(Published {
+            sequence: self.sequence,
+            at_ms: now_ms,
+            frame: Arc::clone(&frame),
+            bytes,
+        });
         while self.published.len() > MOST_PUBLISHED || self.bytes > MOST_BYTES {
             let Some(oldest) = self.published.pop_front() else {
                 break;
@@ -121,20 +127,16 @@ impl Channel {
         (frame, serials)
     }
 
-    /// The frames published after a serial; `None` if the serial is of another epoch or too old.
-    pub(crate) fn published_since(&self, serial: &str) -> Option<Vec<Arc<Value>>> {
+    /// The frames published after a serial; `None` if the serial is of another epoch, or if one of them is forgotten or
+    /// from before `oldest_ms`.
+    pub(crate) fn published_since(&self, serial: &str, oldest_ms: i64) -> Option<Vec<Arc<Value>>> {
         let (epoch, sequence) = serial.rsplit_once('-')?;
         let sequence: u64 = sequence.parse().ok()?;
         if epoch != &*self.epoch || sequence < self.forgotten_through || sequence > self.sequence {
             return None;
         }
-        Some(
-            self.published
-                .iter()
-                .filter(|published| published.sequence > sequence)
-                .map(|published| Arc::clone(&published.frame))
-                .collect(),
-        )
+        let missed = self.published.iter().filter(|published| published.sequence > sequence);
+        missed.map(|published| (published.at_ms >= oldest_ms).then(|| Arc::clone(&published.frame))).collect()
     }
 
     /// A page of history (`RSL2`).
@@ -257,16 +259,17 @@ mod tests {
         let mut channel = Channel::new("e".into());
         channel.publish("chat", "a", None, message("a"), 1);
         let serial = channel.serial();
-        assert_eq!(channel.published_since(&serial).unwrap().len(), 0);
+        assert_eq!(channel.published_since(&serial, 1).unwrap().len(), 0);
         channel.publish("chat", "b", None, message("b"), 1);
-        assert_eq!(channel.published_since(&serial).unwrap().len(), 1);
+        assert_eq!(channel.published_since(&serial, 1).unwrap().len(), 1);
+        assert!(channel.published_since(&serial, 2).is_none());
         for unknown in ["", "x", "f-000000000001", "e-x", "e-000000000009"] {
-            assert!(channel.published_since(unknown).is_none(), "{unknown}");
+            assert!(channel.published_since(unknown, 1).is_none(), "{unknown}");
         }
         for _ in 0..MOST_PUBLISHED {
             channel.publish("chat", "c", None, message("c"), 1);
         }
-        assert!(channel.published_since(&serial).is_none());
+        assert!(channel.published_since(&serial, 1).is_none());
     }
 
     #[test]

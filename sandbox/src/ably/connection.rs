@@ -15,7 +15,7 @@ use super::{
 /// the token's lifetime.
 const RENEWAL_LEAD_MS: i64 = 30_000;
 
-/// How long a dropped connection can be resumed, in milliseconds (`CD2f`).
+/// How long a dropped connection can be resumed at Ably, in milliseconds (`CD2f`).
 pub(crate) const STATE_TTL_MS: i64 = 120_000;
 
 /// A live connection.
@@ -95,11 +95,12 @@ pub(crate) enum Disconnection {
 }
 
 impl Connection {
-    /// The CONNECTED message, sent at the start and after each renewal (`RTN21`).
-    pub(crate) fn connected(&self) -> Value {
+    /// The CONNECTED message, sent at the start and after each renewal (`RTN21`). `state_ttl_ms` is how long the client
+    /// may resume.
+    pub(crate) fn connected(&self, state_ttl_ms: i64) -> Value {
         let mut details = json!({
             "connectionKey": self.key, "maxMessageSize": LARGEST_PUBLISH, "maxFrameSize": LARGEST_FRAME,
-            "connectionStateTtl": STATE_TTL_MS, "maxIdleInterval": MAX_IDLE_MS, "serverId": "sandbox"
+            "connectionStateTtl": state_ttl_ms, "maxIdleInterval": MAX_IDLE_MS, "serverId": "sandbox"
         });
         if let Some(client_id) = &self.client_id {
             details["clientId"] = json!(client_id);

@@ -2,7 +2,7 @@
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    web::{Data, Payload, ServiceConfig},
+    web::{Data, Path, Payload, ServiceConfig},
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -19,8 +19,9 @@ use crate::event_stream::stream_changes;
 
 pub(crate) fn routes(config: &mut ServiceConfig) {
     config
-        .service(resource("/sandbox/connections").get(live_connections))
+        .service(resource("/sandbox/connections").get(live_connections).post(change_connections))
         .service(resource("/sandbox/connections/stream").get(connection_stream))
+        .service(resource("/sandbox/connections/{id}").delete(drop_connection))
         .service(resource("/sandbox/revocations").get(revocations))
         .service(resource("/sandbox/calls").get(calls))
         .service(resource("/sandbox/key").post(change_key))
@@ -31,6 +32,29 @@ pub(crate) fn routes(config: &mut ServiceConfig) {
 async fn live_connections(shared: Data<SharedApp>) -> HttpResponse {
     let connections = shared.app().connections();
     write(200, &json!(connections), Format::Json)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ConnectionSettings {
+    state_ttl_ms: u32,
+}
+
+/// Sets how long dropped connections can be resumed: `{"stateTtlMs":2000}`.
+async fn change_connections(request: HttpRequest, payload: Payload, shared: Data<SharedApp>) -> RestResult {
+    let expected = "stateTtlMs must be a whole number of milliseconds";
+    let ConnectionSettings { state_ttl_ms } = RestCall::of(&request).params(payload, expected).await?;
+    shared.app().state_ttl_ms = i64::from(state_ttl_ms);
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn drop_connection(request: HttpRequest, id: Path<String>, shared: Data<SharedApp>) -> RestResult {
+    let now_ms = shared.now_ms();
+    if shared.app().drop_connection(&id, now_ms) {
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    let unknown = ErrorInfo::new(404, 40400, "no live connection has this ID");
+    Err(RestCall::of(&request).error(unknown))
 }
 
 async fn connection_stream(shared: Data<SharedApp>) -> HttpResponse {

@@ -58,13 +58,6 @@ impl RedisCommands {
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// The eviction policy of Redis. `None` if Redis evicts no keys, or does not say.
-    pub(super) async fn eviction_policy(&self) -> Option<String> {
-        let info: String = self.run(cmd("INFO").arg("memory")).await.ok()?;
-        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))?.trim();
-        (policy != "noeviction").then(|| policy.to_owned())
-    }
-
     /// The users that may have live tokens of a holder.
     async fn users_of(&self, tenant: &TenantName, holder: &TokenHolder) -> Result<Vec<String>, ConnectionLost> {
         let indexed = match holder {

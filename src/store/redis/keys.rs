@@ -24,6 +24,8 @@ pub(super) struct Keys {
     pub(super) claimable: String,
     /// The IDs of the tasks, by first due time.
     pub(super) due: String,
+    /// No key has this name for long: it is for finding out what Redis accepts.
+    pub(super) probe: String,
 }
 
 impl Keys {
@@ -39,6 +41,7 @@ impl Keys {
             tasks: named("tasks"),
             claimable: named("claimable"),
             due: named("due"),
+            probe: named("probe"),
             prefix,
         }
     }

@@ -5,6 +5,9 @@ import "./loopback_only.js";
 import { existsSync } from "node:fs";
 import { chromium } from "playwright-core";
 
+import { until } from "./clients.js";
+import { freePort } from "./processes.js";
+
 const EXECUTABLE = process.env.CHROMIUM || "/usr/bin/chromium";
 const PATIENCE_MS = 30_000;
 
@@ -21,20 +24,33 @@ const ARGUMENTS = [
   "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 ];
 
-/** Starts Chromium; it ends with `context`, a test or the module `node:test` for a whole file. */
-export async function startChromium(context) {
+/** Starts Chromium, with further `flags`; it ends with `context`, a test or the module `node:test` for a whole file. */
+export async function startChromium(context, flags = []) {
   if (!existsSync(EXECUTABLE)) {
     throw new Error(`There is no Chromium at ${EXECUTABLE}: apt-get install chromium, or set CHROMIUM to its path.`);
   }
-  const browser = await chromium.launch({ executablePath: EXECUTABLE, args: ARGUMENTS });
+  const browser = await chromium.launch({ executablePath: EXECUTABLE, args: [...ARGUMENTS, ...flags] });
   context.after(() => browser.close());
   return browser;
+}
+
+/** Starts Chromium with one window, whose pages can be frozen. Playwright keeps the pages of its own windows from it. */
+export async function startFreezableChromium(context) {
+  const port = await freePort();
+  await startChromium(context, [`--remote-debugging-port=${port}`]);
+  const url = `http://127.0.0.1:${port}`;
+  await until("Chromium to listen", () => fetch(`${url}/json/version`).then(({ ok }) => ok, () => false));
+  const browser = await chromium.connectOverCDP(url, { noDefaults: true });
+  const [window] = browser.contexts();
+  return { newContext: async () => window };
 }
 
 /** A window with cookies of its own, and Playwright's `options`. Whatever its pages throw, and wherever else they turn, is the test's failure. */
 export async function openWindow(t, browser, options) {
   const window = await browser.newContext(options);
   window.setDefaultTimeout(PATIENCE_MS);
+  // A dev server builds a page when it is first asked for it.
+  window.setDefaultNavigationTimeout(4 * PATIENCE_MS);
   const troubles = [];
   window.on("weberror", (error) => troubles.push(error.error()));
   window.on("request", (request) => {

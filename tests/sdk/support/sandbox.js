@@ -148,6 +148,18 @@ class Sandbox {
     return json(`${this.ably}/sandbox/connections`);
   }
 
+  /** Sets how long a dropped connection to Ably can be resumed. */
+  async setConnectionStateTtl(stateTtlMs) {
+    await this.#post(this.ably, "/sandbox/connections", { stateTtlMs });
+  }
+
+  /** Drops a connection to Ably, as a broken network does, unless it has ended. */
+  async dropConnection(connectionId) {
+    const path = `/sandbox/connections/${connectionId}`;
+    const { ok, status } = await fetch(this.ably + path, { method: "DELETE" });
+    if (!ok && status !== 404) throw new Error(`${path} answered ${status}`);
+  }
+
   /** One request to the service without any SDK. */
   ask(request) {
     return ask(this.authUrl, request);

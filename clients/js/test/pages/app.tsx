@@ -115,11 +115,11 @@ function app(version: number) {
             errors.push(error);
             if (query.has("broken-on-error")) throw new Error("onError is broken");
           }}
-          loading={<div data-testid="loading"><AuthState /></div>}
           signedOut={<div data-testid="signed-out"><AuthState /></div>}
-          {...(query.has("default-refused")
+          {...(query.has("defaults")
             ? {}
             : {
+                loading: <div data-testid="loading"><AuthState /></div>,
                 refused: ({ error, retry }) => (
                   <div role="alert">
                     <p data-testid="refused">{error.message}</p>

@@ -7,6 +7,7 @@ interface Session {
   user: string;
   sessionId: string;
   orgId: string | null;
+  orgRole: string | null;
   sessionClaims: { pla?: string };
 }
 
@@ -36,13 +37,13 @@ function authOf(now: typeof state): ClerkAuth {
     return { isLoaded: false, isSignedIn: undefined, ...nothing, getToken };
   }
   if (now === null) return { isLoaded: true, isSignedIn: false, sessionId: null, orgId: null, sessionClaims: null, getToken };
-  const { sessionId, orgId, sessionClaims } = now;
-  return { isLoaded: true, isSignedIn: true, sessionId, orgId, sessionClaims, getToken };
+  const { sessionId, orgId, orgRole, sessionClaims } = now;
+  return { isLoaded: true, isSignedIn: true, sessionId, orgId, orgRole, sessionClaims, getToken };
 }
 
 export function setClerk(now: "loading" | (Partial<Session> & { user: string }) | null) {
   const isSession = now !== null && now !== "loading";
-  state = isSession ? { sessionId: `sess_${now.user}`, orgId: null, sessionClaims: {}, ...now } : now;
+  state = isSession ? { sessionId: `sess_${now.user}`, orgId: null, orgRole: null, sessionClaims: {}, ...now } : now;
   auth = authOf(state);
   for (const listener of listeners) listener();
 }

@@ -39,9 +39,10 @@ impl AblyApp {
             return Err(ErrorInfo::new(400, 90010, "too many channels on one connection"));
         }
         let (connection_id, echo) = (connection.id.clone(), connection.echo);
+        let oldest_ms = now_ms.saturating_sub(self.state_ttl_ms);
         let channel = self.channel(name)?;
         let missed = match &message.channel_serial {
-            Some(serial) if !was_attached => channel.published_since(serial),
+            Some(serial) if !was_attached => channel.published_since(serial, oldest_ms),
             _ => None,
         };
         let has_presence = channel.has_members();

@@ -9,7 +9,7 @@ use crate::ably::{
     app::AblyApp,
     connection::{
         ConnectRequest, Connection, Disconnection, DroppedConnection, MemberState, Outgoing, RenewalState,
-        STATE_TTL_MS, connection_client_id,
+        connection_client_id,
     },
     error::ErrorInfo,
     records::{ConnectionInfo, Ending},
@@ -54,7 +54,7 @@ impl AblyApp {
             last_serial,
             queue,
         };
-        let mut connected = connection.connected();
+        let mut connected = connection.connected(self.state_ttl_ms);
         if let Some(Err(error)) = resumed {
             connected["error"] = error.to_json();
         }
@@ -74,13 +74,15 @@ impl AblyApp {
         }
         match self.dropped.remove(key) {
             Some(dropped)
-                if now_ms.saturating_sub(dropped.since_ms) <= STATE_TTL_MS
+                if now_ms.saturating_sub(dropped.since_ms) <= self.state_ttl_ms
                     && dropped.client_id.as_deref() == client_id =>
             {
-                Ok((dropped.id, dropped.last_serial))
+                return Ok((dropped.id, dropped.last_serial));
             }
-            _ => Err(ErrorInfo::new(400, 80018, "the connection cannot be resumed; this is a new one")),
+            Some(dropped) => self.leave_all(&dropped.id, now_ms),
+            None => {}
         }
+        Err(ErrorInfo::new(400, 80018, "the connection cannot be resumed; this is a new one"))
     }
 
     /// Removes a connection. Its socket closes once its queue is empty.
@@ -127,6 +129,15 @@ impl AblyApp {
         );
     }
 
+    /// Drops a connection as a broken network does, so its client may resume it. Returns whether it was live.
+    pub(crate) fn drop_connection(&mut self, id: &str, now_ms: i64) -> bool {
+        let live = self.connections.iter().find(|(_, connection)| connection.id == id).map(|(socket, _)| *socket);
+        if let Some(socket) = live {
+            self.disconnect(socket, Disconnection::Resumable, now_ms);
+        }
+        live.is_some()
+    }
+
     /// Ends every connection.
     pub(crate) fn disconnect_all(&mut self) {
         self.connections.clear();
@@ -136,14 +147,14 @@ impl AblyApp {
     /// Removes members whose connection has been dropped for too long, and forgets connections that can no longer be
     /// resumed.
     pub(in crate::ably) fn forget_dropped(&mut self, now_ms: i64) {
-        let mut left = Vec::new();
+        let (state_ttl_ms, mut left) = (self.state_ttl_ms, Vec::new());
         self.dropped.retain(|_, dropped| {
             let dropped_ms = now_ms.saturating_sub(dropped.since_ms);
-            if dropped_ms > PRESENCE_GRACE_MS && dropped.members == MemberState::Present {
+            if dropped_ms > PRESENCE_GRACE_MS.min(state_ttl_ms) && dropped.members == MemberState::Present {
                 dropped.members = MemberState::Left;
                 left.push(dropped.id.clone());
             }
-            dropped_ms <= STATE_TTL_MS
+            dropped_ms <= state_ttl_ms
         });
         for id in left {
             self.leave_all(&id, now_ms);

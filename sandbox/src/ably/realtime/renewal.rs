@@ -29,13 +29,14 @@ impl AblyApp {
                 return self.send_last(socket, refusal, Disconnection::Resumable, now_ms);
             }
         };
+        let state_ttl_ms = self.state_ttl_ms;
         let Some(connection) = self.connections.get_mut(&socket) else {
             return;
         };
         connection.access = access;
         connection.authenticated_at_ms = now_ms;
         connection.renewal = RenewalState::NotRequested;
-        let connected = connection.connected();
+        let connected = connection.connected(state_ttl_ms);
         self.send(socket, connected, now_ms);
         self.apply_capability(socket, now_ms);
         self.connections_changed.send_replace(());

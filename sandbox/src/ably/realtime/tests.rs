@@ -292,6 +292,47 @@ fn a_resumed_connection_gets_what_it_missed_and_publishes_nothing_twice() {
 }
 
 #[test]
+fn a_connection_that_is_dropped_for_longer_than_its_state_lives_is_not_resumed() {
+    for swept in [true, false] {
+        let mut app = app();
+        app.state_ttl_ms = 2_000;
+        let mut bob = Client::as_client(&mut app, "bob");
+        bob.attach(&mut app, "chat");
+        let token = token(&mut app, &json!({ "clientId": "carol" }), NOW_MS);
+        let (mut carol, connected) = Client::connect(&mut app, &connect_request(token.clone()), NOW_MS);
+        assert_eq!(connected["connectionDetails"]["connectionStateTtl"], 2_000);
+        let serial = carol.attach(&mut app, "chat")["channelSerial"].clone();
+        carol.send(
+            &mut app,
+            json!({ "action": action::PRESENCE, "channel": "chat", "msgSerial": 0, "presence": [{ "action": 2 }] }),
+            NOW_MS,
+        );
+        assert_eq!(bob.next()["presence"][0]["action"], 2);
+        assert!(app.drop_connection(connected["connectionId"].as_str().unwrap(), NOW_MS));
+        bob.send(
+            &mut app,
+            json!({ "action": action::MESSAGE, "channel": "chat", "msgSerial": 0, "messages": [{ "data": "hi" }] }),
+            NOW_MS,
+        );
+        assert_eq!((bob.next()["action"].clone(), bob.next()["action"].clone()), (json!(15), json!(1)));
+
+        let now_ms = NOW_MS + 2_001;
+        if swept {
+            app.sweep(now_ms);
+        }
+        let mut again = connect_request(token);
+        again.resume = connected["connectionDetails"]["connectionKey"].as_str().map(str::to_owned);
+        let (mut carol, connected) = Client::connect(&mut app, &again, now_ms);
+        assert_eq!(connected["error"]["code"], 80018);
+        assert_eq!(bob.next()["presence"][0]["action"], 3, "swept: {swept}");
+        let attach = json!({ "action": action::ATTACH, "channel": "chat", "channelSerial": serial });
+        carol.send(&mut app, attach, now_ms);
+        assert_eq!(carol.next()["flags"], flag::DEFAULT_MODES);
+        assert!(carol.is_quiet());
+    }
+}
+
+#[test]
 fn members_leave_when_their_connection_closes_or_stays_dropped() {
     for (disconnection, away_ms) in [(Disconnection::Final, 0), (Disconnection::Resumable, 15_001)] {
         let mut app = app();

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use reqwest::{Client, StatusCode};
 use sandbox::ably::{Options, Outage, RevocableTokens};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::{Socket, now_ms, revocable, revoke, started, token};
 use crate::event_stream::EventStream;
@@ -42,6 +44,35 @@ async fn the_key_and_outages_can_be_changed_over_http() {
         ("/sandbox/outage", json!({ "kind": "hang", "route": "time" })),
     ] {
         assert_eq!(post(path, wrong.clone()).await, 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_can_be_dropped_and_its_state_be_short_lived() {
+    let ably = started(Options::default()).await;
+    let client = Client::new();
+    let connections = format!("{}/sandbox/connections", ably.url());
+    let set = async |body: Value| client.post(&connections).json(&body).send().await.unwrap().status().as_u16();
+    assert_eq!(set(json!({ "stateTtlMs": 2000 })).await, 204);
+    let token = token(&ably, json!({ "clientId": "alice" })).await;
+    let mut socket = Socket::open(&ably, &token).await;
+    let connected = socket.next().await;
+    assert_eq!(connected["connectionDetails"]["connectionStateTtl"], 2000);
+
+    let id = connected["connectionId"].as_str().unwrap();
+    let drop = async || client.delete(format!("{connections}/{id}")).send().await.unwrap().status().as_u16();
+    assert_eq!(drop().await, 204);
+    assert!(matches!(socket.0.next().await, Some(Ok(Message::Close(_))) | None));
+    assert_eq!(drop().await, 404);
+
+    ably.set_connection_state_ttl(Duration::from_mins(2));
+    let mut socket = Socket::open(&ably, &token).await;
+    let connected = socket.next().await;
+    assert_eq!(connected["connectionDetails"]["connectionStateTtl"], 120_000);
+    ably.drop_connection(connected["connectionId"].as_str().unwrap());
+    assert!(matches!(socket.0.next().await, Some(Ok(Message::Close(_))) | None));
+    for wrong in [json!({}), json!({ "stateTtlMs": -1 }), json!({ "stateTtl": 2 })] {
+        assert_eq!(set(wrong.clone()).await, 400, "{wrong}");
     }
 }
 

@@ -1,0 +1,118 @@
+//! A simulated Ably: what it has revoked, and when it cannot be used.
+
+use std::{sync::Arc, time::Duration};
+
+use ably_clerk_auth::{
+    ably::{AblyRefusal, ReauthMargin, RestError, RevokeTokens, Target, TargetOutcome},
+    clock::UnixMillis,
+    tenant::TenantName,
+};
+use async_trait::async_trait;
+
+use crate::{
+    random::Random,
+    world::{World, lock},
+};
+
+/// A revocation that Ably accepted. It covers the tokens of its target that were issued before `at`.
+#[derive(Clone, Debug)]
+pub(crate) struct Revoked {
+    pub(crate) tenant: TenantName,
+    pub(crate) target: Target,
+    pub(crate) at: UnixMillis,
+}
+
+/// How Ably fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AblyFault {
+    Unreachable,
+    Slow,
+    AnswersLost,
+    RateLimited,
+}
+
+#[derive(Default)]
+pub(crate) struct Ably {
+    pub(crate) revoked: Vec<Revoked>,
+    pub(crate) calls: usize,
+    faults: Vec<(AblyFault, UnixMillis)>,
+}
+
+impl Ably {
+    pub(crate) fn fail(&mut self, fault: AblyFault, until: UnixMillis) {
+        self.faults.push((fault, until));
+    }
+
+    fn fails(&self, fault: AblyFault, now: UnixMillis) -> bool {
+        self.faults.iter().any(|(known, until)| *known == fault && now < *until)
+    }
+}
+
+/// Ably as one run of a replica sees it, for one tenant.
+pub(crate) struct SimulatedAbly {
+    pub(crate) world: Arc<World>,
+    pub(crate) run: usize,
+    pub(crate) tenant: TenantName,
+}
+
+impl std::fmt::Debug for SimulatedAbly {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ably for {}", self.tenant)
+    }
+}
+
+impl SimulatedAbly {
+    async fn stop_if_crashed(&self) {
+        if !lock(&self.world.replicas).is_running(self.run) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn fails(&self, fault: AblyFault) -> bool {
+        lock(&self.world.ably).fails(fault, self.world.now())
+    }
+}
+
+#[async_trait]
+impl RevokeTokens for SimulatedAbly {
+    async fn revoke_tokens(&self, targets: &[Target], margin: ReauthMargin) -> Result<Vec<TargetOutcome>, RestError> {
+        const TIMEOUT_MILLIS: u64 = 2000;
+        let world = &self.world;
+        let unavailable = RestError::Status { status: 503, retry_after: None };
+        self.stop_if_crashed().await;
+        lock(&world.ably).calls += 1;
+        let delay = if self.fails(AblyFault::Slow) { 0..2500 } else { 0..60 };
+        let (there, back) = world.random(|random| (random.within(delay.clone()), random.within(delay)));
+        world.pause(there).await;
+        self.stop_if_crashed().await;
+        if self.fails(AblyFault::Unreachable) || there >= TIMEOUT_MILLIS {
+            world.pause(TIMEOUT_MILLIS.saturating_sub(there)).await;
+            return Err(unavailable);
+        }
+        if self.fails(AblyFault::RateLimited) && world.random(|random| random.percent(70)) {
+            let seconds = world.random(|random| random.within(1..20));
+            let retry_after = (seconds < 15).then(|| Duration::from_secs(seconds));
+            return Err(RestError::Refused(AblyRefusal { status: 429, code: 42910, retry_after }));
+        }
+        let at = world.now();
+        for target in targets {
+            world.trace(|| format!("Ably revokes {target} of {} ({margin:?}), for run {}", self.tenant, self.run));
+            lock(&world.ably).revoked.push(Revoked { tenant: self.tenant.clone(), target: target.clone(), at });
+        }
+        let is_lost = self.fails(AblyFault::AnswersLost) && world.random(|random| random.percent(50));
+        if is_lost || there + back >= TIMEOUT_MILLIS {
+            world.pause(TIMEOUT_MILLIS.saturating_sub(there)).await;
+            return Err(unavailable);
+        }
+        world.pause(back).await;
+        let applies_at = match margin {
+            ReauthMargin::None => at,
+            ReauthMargin::Reauthentication => at.after(Duration::from_secs(30)),
+        };
+        Ok(vec![Ok(applies_at); targets.len()])
+    }
+
+    fn jitter(&self) -> f64 {
+        self.world.random(Random::fraction)
+    }
+}

@@ -1,0 +1,646 @@
+//! Checks what the service promises, by a history of its own: what Clerk and the operator said, which tokens were issued,
+//! and what Ably revoked. It reads nothing that a replica thinks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use ably_clerk_auth::{
+    ably::{Target, TokenFormat},
+    clerk::{Change, Event},
+    clock::UnixMillis,
+    revocation::operator::Action,
+    store::{ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoredTask, Subject},
+    tenant::TenantName,
+};
+
+use crate::{
+    ably::Revoked,
+    clerk::SessionToken,
+    clients::NameSource,
+    faults::FaultLog,
+    redis::{Redis, RowKey, rank, row_key},
+    replica::denial,
+};
+
+/// The most by which two replicas' clocks differ, and what a request may take.
+const SLACK: Duration = Duration::from_millis(4500);
+
+/// What Clerk or the operator said.
+struct Statement {
+    tenant: TenantName,
+    /// What it says, as restrictions. Their `until` means nothing.
+    facts: Vec<Restriction>,
+    said_at: UnixMillis,
+    lasts: Duration,
+    /// When it ends, by the clocks of the replicas that were told.
+    ends: Option<(UnixMillis, UnixMillis)>,
+    /// Since when the runs know that were told.
+    told: BTreeMap<usize, UnixMillis>,
+    /// The runs that know.
+    known_by: BTreeSet<usize>,
+    /// When the service took it over.
+    accepted: Option<UnixMillis>,
+    /// When the first telling began.
+    first_told_at: Option<UnixMillis>,
+    /// When the last telling began.
+    told_at: UnixMillis,
+    /// It was accepted, and then lost in a failover together with every replica that knew.
+    is_lost: bool,
+    /// The same, for a task.
+    is_work_lost: bool,
+}
+
+/// What became of a telling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Accepted,
+    Refused,
+    /// No replica answered.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Clear,
+    Denied,
+    Outdated,
+    Unavailable,
+    Full,
+}
+
+/// A request for a token.
+pub(crate) struct Request {
+    pub(crate) tenant: TenantName,
+    pub(crate) token: SessionToken,
+    pub(crate) client_id: Option<String>,
+    pub(crate) source: NameSource,
+    pub(crate) asked_at: UnixMillis,
+}
+
+pub(crate) struct IssuedToken {
+    live_token: LiveToken,
+    /// When the session token was minted.
+    minted: UnixMillis,
+    run: usize,
+    signed_at: UnixMillis,
+    /// When it was issued by its own words, and when it ends.
+    at_ably: Option<(UnixMillis, UnixMillis)>,
+    /// The replica that issued it crashed before Redis knew it, or Redis lost it with that replica.
+    is_lost: bool,
+}
+
+impl IssuedToken {
+    pub(crate) fn new(live_token: LiveToken, minted: UnixMillis, run: usize, signed_at: UnixMillis) -> Self {
+        Self { live_token, minted, run, signed_at, at_ably: None, is_lost: false }
+    }
+
+    fn is_revoked(&self, ably: &[Revoked]) -> bool {
+        let Some((dated, _)) = self.at_ably else { return true };
+        ably.iter().any(|revoked| {
+            revoked.tenant == self.live_token.tenant
+                && dated < revoked.at
+                && is_target(&self.live_token, &revoked.target)
+        })
+    }
+}
+
+fn is_target(live_token: &LiveToken, target: &Target) -> bool {
+    match target {
+        Target::ClientId(client_id) => live_token.client_id == client_id.as_str(),
+        Target::RevocationKey(key) => live_token.format == TokenFormat::Jwt && live_token.session == key.as_str(),
+    }
+}
+
+/// A stored task, from when the service was told to keep it until it is done.
+struct KeptTask {
+    tenant: String,
+    at: i64,
+    known_by: BTreeSet<usize>,
+    is_done: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Checker {
+    statements: Vec<Statement>,
+    tokens: Vec<IssuedToken>,
+    /// What was registered as a live token, even if the token was refused then.
+    registered: BTreeSet<LiveToken>,
+    tasks: BTreeMap<String, KeptTask>,
+    names: BTreeSet<(TenantName, String, String)>,
+    last_loss: Option<UnixMillis>,
+    pub(crate) violations: Vec<String>,
+}
+
+/// What two restrictions with the same key are compared by.
+type Rank = (bool, UnixMillis, bool);
+
+fn rank_of(fact: &Restriction) -> Rank {
+    let (is_deletion, at, restricts, _) = rank(fact);
+    (is_deletion, at, restricts)
+}
+
+/// A fact, and the statement that it is part of.
+#[derive(Clone, Copy)]
+struct Said<'a> {
+    fact: &'a Restriction,
+    statement: &'a Statement,
+}
+
+/// What may decide at a replica: one of these facts, but not which.
+struct Candidates<'a> {
+    is_surely_any: bool,
+    facts: Vec<Said<'a>>,
+}
+
+impl Said<'_> {
+    fn is_surely_active(self, now: UnixMillis) -> bool {
+        self.statement.ends.is_some_and(|(first, _)| now.after(SLACK) < first)
+    }
+
+    fn is_possibly_active(self, now: UnixMillis) -> bool {
+        self.statement.ends.is_some_and(|(_, last)| now < last.after(SLACK))
+    }
+
+    /// Whether it refuses a session token while it is active.
+    fn refuses(self, request: &Request) -> bool {
+        let minted_before = request.token.session.issued_at <= self.fact.at;
+        match self.fact.kind {
+            RestrictionKind::Denied(_) | RestrictionKind::Deleted => true,
+            RestrictionKind::Lifted(_) => false,
+            RestrictionKind::NotBefore => minted_before,
+            RestrictionKind::ClientId(digest) => {
+                minted_before && request.client_id.as_ref().is_some_and(|id| digest != Some(ClientIdDigest::of(id)))
+            }
+        }
+    }
+}
+
+impl Candidates<'_> {
+    fn must_refuse(&self, request: &Request, now: UnixMillis) -> bool {
+        self.is_surely_any && self.facts.iter().all(|said| said.refuses(request) && said.is_surely_active(now))
+    }
+
+    fn may_refuse(&self, request: &Request, now: UnixMillis) -> bool {
+        self.facts.iter().any(|said| said.refuses(request) && said.is_possibly_active(now))
+    }
+}
+
+fn key(tenant: &TenantName, subject: Subject, kind: RestrictionKind) -> RowKey {
+    let (at, until) = (UnixMillis(0), UnixMillis(0));
+    row_key(&Restriction { tenant: tenant.clone(), subject, kind, at, until })
+}
+
+fn denial_keys(tenant: &TenantName, session: &str, user: &str) -> Vec<RowKey> {
+    let subjects = [Subject::Session(session.to_owned()), Subject::User(user.to_owned())];
+    let sources = [DenialSource::Clerk, DenialSource::Operator];
+    let keys = |subject: Subject| sources.map(|source| key(tenant, subject.clone(), RestrictionKind::Denied(source)));
+    subjects.into_iter().flat_map(keys).collect()
+}
+
+fn mark_keys(tenant: &TenantName, user: &str, organization: Option<&String>) -> Vec<RowKey> {
+    let mut keys = vec![client_id_key(tenant, user)];
+    if let Some(organization) = organization {
+        let member = Subject::Member { user: user.to_owned(), organization: organization.clone() };
+        for subject in [member, Subject::Organization(organization.clone())] {
+            keys.push(key(tenant, subject, RestrictionKind::NotBefore));
+        }
+    }
+    keys
+}
+
+fn client_id_key(tenant: &TenantName, user: &str) -> RowKey {
+    key(tenant, Subject::User(user.to_owned()), RestrictionKind::ClientId(None))
+}
+
+impl Checker {
+    pub(crate) fn clerk_says(&mut self, tenant: &str, event: &Event, now: UnixMillis) -> usize {
+        let tenant = TenantName::parse(tenant).unwrap();
+        let fact = |subject, kind| Restriction { tenant: tenant.clone(), subject, kind, at: event.at, until: event.at };
+        let user = |id: &String| Subject::User(id.clone());
+        let denied = RestrictionKind::Denied(DenialSource::Clerk);
+        let facts = match &event.change {
+            Change::SessionEnded { session_id, .. } => vec![fact(Subject::Session(session_id.clone()), denied)],
+            Change::UserDeleted { user_id } => vec![fact(user(user_id), RestrictionKind::Deleted)],
+            Change::UserUpdated(updated) => {
+                let username = updated.username.clone().unwrap();
+                self.names.insert((tenant.clone(), updated.id.clone(), username.clone()));
+                if updated.banned {
+                    vec![fact(user(&updated.id), denied)]
+                } else {
+                    let digest = ClientIdDigest::of(&username);
+                    let lifted = fact(user(&updated.id), RestrictionKind::Lifted(DenialSource::Clerk));
+                    vec![lifted, fact(user(&updated.id), RestrictionKind::ClientId(Some(digest)))]
+                }
+            }
+            Change::MembershipChanged { user_id, organization_id } => {
+                let (user, organization) = (user_id.clone(), organization_id.clone());
+                vec![fact(Subject::Member { user, organization }, RestrictionKind::NotBefore)]
+            }
+            Change::OrganizationDeleted { organization_id } => {
+                vec![fact(Subject::Organization(organization_id.clone()), RestrictionKind::NotBefore)]
+            }
+        };
+        self.state(tenant, facts, denial(), now)
+    }
+
+    pub(crate) fn operator_says(
+        &mut self,
+        tenant: &TenantName,
+        subject: &Subject,
+        action: Action,
+        at: UnixMillis,
+        now: UnixMillis,
+    ) -> usize {
+        let (kind, lasts) = match action {
+            Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), duration),
+            Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), Duration::ZERO),
+        };
+        let fact = Restriction { tenant: tenant.clone(), subject: subject.clone(), kind, at, until: at };
+        self.state(tenant.clone(), vec![fact], lasts, now)
+    }
+
+    fn state(&mut self, tenant: TenantName, facts: Vec<Restriction>, lasts: Duration, said_at: UnixMillis) -> usize {
+        self.statements.push(Statement {
+            tenant,
+            facts,
+            said_at,
+            lasts,
+            ends: None,
+            told: BTreeMap::new(),
+            known_by: BTreeSet::new(),
+            accepted: None,
+            first_told_at: None,
+            told_at: said_at,
+            is_lost: false,
+            is_work_lost: false,
+        });
+        self.statements.len() - 1
+    }
+
+    /// A replica is being told a statement.
+    pub(crate) fn told(&mut self, statement: usize, run: usize, by_clock: UnixMillis, now: UnixMillis) {
+        let statement = &mut self.statements[statement];
+        let end = by_clock.after(statement.lasts);
+        let (first, last) = statement.ends.unwrap_or((end, end));
+        statement.ends = Some((first.min(end), last.max(end)));
+        statement.told_at = now;
+        statement.first_told_at.get_or_insert(now);
+        statement.known_by.insert(run);
+    }
+
+    /// The replica has answered, or crashed.
+    pub(crate) fn answered(&mut self, number: usize, run: usize, answer: Answer, redis: &Redis, now: UnixMillis) {
+        let statement = &mut self.statements[number];
+        if answer == Answer::None {
+            return;
+        }
+        statement.told.entry(run).or_insert(now);
+        if answer == Answer::Refused {
+            return;
+        }
+        statement.accepted.get_or_insert(now);
+        let is_known = redis.nodes.iter().any(|node| node.is_alive && node.data.knows(&statement.facts[0]));
+        // An outdated statement needs no record: the newer one is recorded, or told again.
+        let fact = &self.statements[number].facts[0];
+        let is_outdated = self.said(&row_key(fact)).iter().any(|said| rank_of(said.fact) > rank_of(fact));
+        let statement = &self.statements[number];
+        if !is_known && !is_outdated && self.last_loss.is_none_or(|loss| loss < statement.told_at) {
+            self.violations.push(format!("4: statement {number} was accepted, but Redis does not have it"));
+        }
+    }
+
+    /// A replica reads a restriction from Redis.
+    pub(crate) fn hears(&mut self, run: usize, heard: &Restriction) {
+        for statement in &mut self.statements {
+            let is_it =
+                |fact: &Restriction| fact.at == heard.at && fact.kind == heard.kind && row_key(fact) == row_key(heard);
+            if statement.facts.iter().any(is_it) {
+                statement.known_by.insert(run);
+            }
+        }
+    }
+
+    pub(crate) fn task_is_kept(&mut self, run: usize, task: &StoredTask) {
+        let payload: serde_json::Value = serde_json::from_str(&task.payload).unwrap();
+        let (tenant, at) = (payload["tenant"].as_str().unwrap().to_owned(), payload["at"].as_i64().unwrap());
+        let kept = || KeptTask { tenant, at, known_by: BTreeSet::new(), is_done: false };
+        let kept = self.tasks.entry(task.id.clone()).or_insert_with(kept);
+        kept.known_by.insert(run);
+    }
+
+    pub(crate) fn task_is_done(&mut self, id: &str) {
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.is_done = true;
+        }
+    }
+
+    pub(crate) fn crashed(&mut self, run: usize) {
+        self.statements.iter_mut().for_each(|statement| _ = statement.known_by.remove(&run));
+        self.tasks.values_mut().for_each(|task| _ = task.known_by.remove(&run));
+    }
+
+    /// Finds what neither Redis nor a replica has any more.
+    pub(crate) fn sweep(&mut self, redis: &Redis, running: &BTreeSet<usize>, now: UnixMillis) {
+        self.last_loss = Some(now);
+        let nodes: Vec<_> = redis.nodes.iter().filter(|node| node.is_alive).collect();
+        for statement in self.statements.iter_mut().filter(|statement| statement.accepted.is_some()) {
+            let is_in_redis = statement.facts.iter().all(|fact| nodes.iter().any(|node| node.data.knows(fact)));
+            statement.is_lost |= !is_in_redis && statement.known_by.is_disjoint(running);
+        }
+        for token in self.tokens.iter_mut().filter(|token| !running.contains(&token.run)) {
+            token.is_lost |= !nodes.iter().any(|node| node.data.has_live_token(&token.live_token));
+        }
+        for (id, task) in self.tasks.iter_mut().filter(|(_, task)| !task.is_done) {
+            if task.known_by.is_disjoint(running) && !nodes.iter().any(|node| node.data.tasks.contains_key(id)) {
+                task.is_done = true;
+                for statement in &mut self.statements {
+                    let is_of_task = statement.tenant.as_str() == task.tenant
+                        && statement.accepted.is_some()
+                        && statement.facts.iter().any(|fact| fact.at.0 == task.at);
+                    statement.is_work_lost |= is_of_task;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn registers(&mut self, live_token: &LiveToken) {
+        let LiveToken { tenant, user, client_id, .. } = live_token.clone();
+        self.names.insert((tenant, user, client_id));
+        self.registered.insert(LiveToken { until: UnixMillis(0), ..live_token.clone() });
+    }
+
+    pub(crate) fn issued(&mut self, token: IssuedToken) -> usize {
+        self.tokens.push(token);
+        self.tokens.len() - 1
+    }
+
+    pub(crate) fn at_ably(&mut self, token: usize, dated: UnixMillis, ends: UnixMillis) {
+        self.tokens[token].at_ably = Some((dated, ends));
+    }
+
+    /// Checks what a replica decided.
+    pub(crate) fn decided(
+        &mut self,
+        request: &Request,
+        run: usize,
+        decision: Decision,
+        faults: &FaultLog,
+        end: UnixMillis,
+    ) {
+        let Request { tenant, token, asked_at, .. } = request;
+        let session = &token.session;
+        let organization = session.organization.as_ref().map(|organization| &organization.id);
+        let denials = denial_keys(tenant, &session.session_id, &session.user_id);
+        let marks = mark_keys(tenant, &session.user_id, organization);
+        let candidates = |keys: &[RowKey]| -> Vec<Candidates<'_>> {
+            keys.iter().map(|key| self.candidates(key, run, *asked_at, faults)).collect()
+        };
+        let violation = match decision {
+            Decision::Clear => {
+                let all = candidates(&[denials, marks].concat());
+                let former = request.source == NameSource::Users && self.uses_former_name(request, run, faults);
+                if all.iter().any(|candidates| candidates.must_refuse(request, end)) {
+                    Some("1: a token was issued despite a restriction")
+                } else {
+                    former.then_some("3: a former name is used")
+                }
+            }
+            Decision::Denied => {
+                let is_justified = candidates(&denials).iter().any(|known| known.may_refuse(request, *asked_at));
+                (!is_justified).then_some("3: somebody is denied whom nobody denies")
+            }
+            Decision::Outdated => {
+                let is_justified = candidates(&marks).iter().any(|known| known.may_refuse(request, *asked_at));
+                (!is_justified).then_some("3: a session token is refused as outdated that is not")
+            }
+            Decision::Unavailable => {
+                let is_calm = faults.is_calm(*asked_at) && faults.is_calm(end);
+                is_calm.then_some("5: a replica refuses without an outage")
+            }
+            Decision::Full => None,
+        };
+        if let Some(violation) = violation {
+            let (session, minted, name) = (&session.session_id, session.issued_at.0, &request.client_id);
+            self.violations.push(format!(
+                "{violation}: run {run}, {session} of {tenant}, token minted at {minted}, client ID {name:?}, at {}",
+                asked_at.0
+            ));
+        }
+    }
+
+    fn uses_former_name(&self, request: &Request, run: usize, faults: &FaultLog) -> bool {
+        let key = client_id_key(&request.tenant, &request.token.session.user_id);
+        let candidates = self.candidates(&key, run, request.asked_at, faults);
+        let used = request.client_id.as_deref().map(ClientIdDigest::of);
+        let is_former = |said: &Said<'_>| matches!(said.fact.kind, RestrictionKind::ClientId(digest) if digest != used);
+        // A look-up may find a name that no replica was told yet.
+        let is_ahead = self.statements.iter().filter(|statement| statement.ends.is_none()).any(|statement| {
+            let facts = statement.facts.iter().filter(|fact| row_key(fact) == key);
+            facts.into_iter().any(|fact| matches!(fact.kind, RestrictionKind::ClientId(digest) if digest == used))
+        });
+        candidates.is_surely_any && candidates.facts.iter().all(is_former) && !is_ahead
+    }
+
+    fn said(&self, key: &RowKey) -> Vec<Said<'_>> {
+        let facts = self.statements.iter().flat_map(|statement| {
+            statement.facts.iter().filter(|fact| row_key(fact) == *key).map(move |fact| Said { fact, statement })
+        });
+        facts.filter(|said| said.statement.ends.is_some()).collect()
+    }
+
+    /// Which facts may decide for a run at a time. It surely knows what it was told, and what was accepted long enough ago.
+    fn candidates(&self, key: &RowKey, run: usize, time: UnixMillis, faults: &FaultLog) -> Candidates<'_> {
+        let said = self.said(key);
+        let is_surely_known = |said: &&Said<'_>| {
+            let statement = said.statement;
+            let is_told = statement.told.get(&run).is_some_and(|told| *told <= time);
+            let is_heard = statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time));
+            (is_told || is_heard && !statement.is_lost) && !self.may_be_without_name(said)
+        };
+        let surely = said.iter().filter(is_surely_known).map(|said| rank_of(said.fact)).max();
+        let facts = said.into_iter().filter(|said| surely.is_none_or(|surely| rank_of(said.fact) >= surely)).collect();
+        Candidates { is_surely_any: surely.is_some(), facts }
+    }
+
+    /// Of an update that a newer ban outdates, the name is not recorded.
+    fn may_be_without_name(&self, said: &Said<'_>) -> bool {
+        if !matches!(said.fact.kind, RestrictionKind::ClientId(_)) {
+            return false;
+        }
+        let lifted = &said.statement.facts[0];
+        self.said(&row_key(lifted)).iter().any(|other| rank_of(other.fact) > rank_of(lifted) && rank_of(other.fact).2)
+    }
+
+    /// Checks everything when all faults have ended and everything had its time.
+    pub(crate) fn finish(&mut self, redis: &Redis, ably: &[Revoked], faults: &FaultLog, now: UnixMillis) {
+        let mut violations = Vec::new();
+        for (number, statement) in self.statements.iter().enumerate() {
+            let is_of_operator = statement.facts[0].kind == RestrictionKind::Denied(DenialSource::Operator)
+                || statement.facts[0].kind == RestrictionKind::Lifted(DenialSource::Operator);
+            if statement.accepted.is_none() && !is_of_operator {
+                violations.push(format!("5: statement {number} was never accepted"));
+            }
+        }
+        violations.extend(self.tokens.iter().filter_map(|token| self.find_unrevoked(token, ably, now, |_| true)));
+        violations.extend(ably.iter().filter_map(|revoked| self.find_unjustified(revoked, faults)));
+        let data = &redis.master().data;
+        for (number, statement) in self.statements.iter().enumerate() {
+            let must_be_known = statement.accepted.is_some() && !statement.is_lost;
+            if must_be_known && !data.knows(&statement.facts[0]) {
+                violations.push(format!("5: Redis lacks statement {number}"));
+            }
+        }
+        if data.log.len() > redis.max_log() {
+            violations.push("5: the log is too long".into());
+        }
+        self.violations.extend(violations);
+    }
+
+    /// Checks that what the first revocation can reach does not wait for the second: tokens from before their statement, and
+    /// those that a replica issued long after it, during an outage.
+    pub(crate) fn check_first_revocations(&mut self, ably: &[Revoked], faults_until: UnixMillis, now: UnixMillis) {
+        const HEARD_WITHIN: Duration = Duration::from_secs(4);
+        let find = |token: &IssuedToken| {
+            let (dated, _) = token.at_ably?;
+            if dated >= faults_until {
+                return None;
+            }
+            let is_reached = |statement: &Statement| {
+                let is_before = statement.first_told_at.is_some_and(|told| dated < told && token.signed_at < told);
+                let is_long_after =
+                    statement.accepted.is_some_and(|accepted| accepted.after(HEARD_WITHIN) < token.signed_at);
+                // An update may repeat a name, which ends nothing anew.
+                let is_update = statement.facts.len() > 1;
+                !is_update
+                    && (is_before
+                        || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
+            };
+            self.find_unrevoked(token, ably, now, is_reached)
+        };
+        let violations: Vec<_> = self.tokens.iter().filter_map(find).collect();
+        self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, at once")));
+    }
+
+    /// Why a token should have been revoked and was not.
+    fn find_unrevoked(
+        &self,
+        token: &IssuedToken,
+        ably: &[Revoked],
+        now: UnixMillis,
+        is_reached_by: impl Fn(&Statement) -> bool,
+    ) -> Option<String> {
+        const TASKS_REPEAT_AFTER: Duration = Duration::from_secs(150);
+        let (dated, ends) = token.at_ably?;
+        if token.is_lost || ends < now || token.is_revoked(ably) {
+            return None;
+        }
+        let LiveToken { tenant, user, session, organization, client_id, .. } = &token.live_token;
+        let mut keys = denial_keys(tenant, session, user);
+        keys.extend(mark_keys(tenant, user, organization.as_ref()));
+        for key in keys {
+            let said = self.said(&key);
+            let Some(top) = said.iter().max_by_key(|said| rank_of(said.fact)) else { continue };
+            let is_uncertain = top.statement.accepted.is_none()
+                || !is_reached_by(top.statement)
+                || said.iter().any(|said| said.statement.is_lost || said.statement.is_work_lost)
+                || self.may_be_without_name(top);
+            if is_uncertain {
+                continue;
+            }
+            let is_signed_before = |end: UnixMillis| token.signed_at.after(SLACK) < end;
+            let end = top.statement.ends.map_or(UnixMillis(0), |(first, _)| first);
+            let is_against = match top.fact.kind {
+                RestrictionKind::Lifted(_) => false,
+                RestrictionKind::Denied(DenialSource::Operator) if top.statement.lasts <= TASKS_REPEAT_AFTER => {
+                    dated.after(Duration::from_millis(2100)) < top.statement.said_at
+                }
+                RestrictionKind::Denied(_) | RestrictionKind::Deleted => is_signed_before(end),
+                RestrictionKind::NotBefore => token.minted <= top.fact.at && is_signed_before(end),
+                RestrictionKind::ClientId(digest) => {
+                    // The name was this from an earlier statement on, maybe.
+                    let first = said
+                        .iter()
+                        .filter(|said| said.fact.kind == top.fact.kind)
+                        .map(|said| said.statement.ends.map_or(UnixMillis(0), |(first, _)| first));
+                    digest != Some(ClientIdDigest::of(client_id)) && is_signed_before(first.min().unwrap_or(end))
+                }
+            };
+            if is_against {
+                let by = self.statements.iter().position(|statement| std::ptr::eq(statement, top.statement));
+                return Some(format!(
+                    "2: not revoked: {:?} of run {}, signed at {}, dated {}, despite statement {by:?} {:?}",
+                    token.live_token, token.run, token.signed_at.0, dated.0, top.fact
+                ));
+            }
+        }
+        None
+    }
+
+    /// Why Ably should not have revoked a target.
+    fn find_unjustified(&self, revoked: &Revoked, faults: &FaultLog) -> Option<String> {
+        let is_justified = self.statements.iter().any(|statement| {
+            statement.tenant == revoked.tenant
+                && statement.said_at <= revoked.at
+                && statement.facts.iter().any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
+        });
+        (!is_justified).then(|| format!("3: revoked without a reason: {revoked:?}"))
+    }
+
+    /// Whether a fact ends tokens of a target.
+    fn ends(&self, fact: &Restriction, Revoked { tenant, target, .. }: &Revoked) -> bool {
+        let has_token = |is_of: &dyn Fn(&LiveToken) -> bool| {
+            let mut tokens = self.registered.iter().filter(|live_token| live_token.tenant == *tenant);
+            tokens.any(|live_token| is_target(live_token, target) && is_of(live_token))
+        };
+        let is_name_of = |user: &String| {
+            let Target::ClientId(client_id) = target else { return false };
+            self.names.contains(&(tenant.clone(), user.clone(), client_id.as_str().to_owned()))
+        };
+        match (&fact.subject, fact.kind) {
+            (_, RestrictionKind::Lifted(_)) => false,
+            (Subject::User(user), RestrictionKind::ClientId(digest)) => {
+                let is_other =
+                    matches!(target, Target::ClientId(id) if digest != Some(ClientIdDigest::of(id.as_str())));
+                is_other && is_name_of(user)
+            }
+            (Subject::User(user), _) => is_name_of(user),
+            (Subject::Session(session), _) => {
+                let is_it = matches!(target, Target::RevocationKey(key) if key.as_str() == session);
+                is_it || has_token(&|token| token.session == *session)
+            }
+            (Subject::Member { user, organization }, _) => {
+                has_token(&|token| token.user == *user && token.organization.as_ref() == Some(organization))
+            }
+            (Subject::Organization(organization), _) => {
+                has_token(&|token| token.organization.as_ref() == Some(organization))
+            }
+        }
+    }
+
+    /// Whether every replica knew for a while that a newer statement undoes this fact for the target.
+    fn is_undone(&self, fact: &Restriction, revoked: &Revoked, faults: &FaultLog) -> bool {
+        // How long a call may wait in a queue, and take.
+        const CALL: i64 = 15_000;
+        let time = UnixMillis(revoked.at.0 - CALL);
+        self.said(&row_key(fact)).iter().any(|newer| {
+            let undoes = match (newer.fact.kind, &revoked.target) {
+                (RestrictionKind::Lifted(_), _) => true,
+                (RestrictionKind::ClientId(digest), Target::ClientId(client_id)) => {
+                    digest == Some(ClientIdDigest::of(client_id.as_str()))
+                }
+                _ => false,
+            };
+            undoes
+                && rank_of(newer.fact) > rank_of(fact)
+                && !newer.statement.is_lost
+                && !self.may_be_without_name(newer)
+                && newer.statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time))
+        })
+    }
+
+    pub(crate) fn statement_count(&self) -> usize {
+        self.statements.len()
+    }
+}

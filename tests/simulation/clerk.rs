@@ -1,0 +1,283 @@
+//! A simulated Clerk: users and sessions of two tenants, and what it tells the service of them by webhooks. Both tenants
+//! have users, sessions and organizations with the same IDs.
+
+use std::{sync::Arc, time::Duration};
+
+use ably_clerk_auth::{
+    clerk::{Change, Claims, Event, Organization, Scoped, Session, User},
+    clock::UnixMillis,
+    tenant::TenantName,
+};
+
+use crate::{
+    checker::Answer,
+    random::Random,
+    replica::TENANTS,
+    world::{World, lock},
+};
+
+/// How long a session token lives.
+pub(crate) const SESSION_TOKEN_LIFE: Duration = Duration::from_secs(40);
+const USERS: usize = 3;
+const SESSIONS: usize = 2;
+
+pub(crate) struct Clerk {
+    tenants: Vec<Instance>,
+    clock_skew: i64,
+    last_event_at: UnixMillis,
+}
+
+struct Instance {
+    users: Vec<UserState>,
+    sessions: Vec<SessionState>,
+}
+
+struct UserState {
+    id: String,
+    name: String,
+    names: u32,
+    is_banned: bool,
+    is_deleted: bool,
+}
+
+struct SessionState {
+    id: String,
+    user: usize,
+    organization: Option<String>,
+    has_ended: bool,
+    /// The last session token.
+    token: Option<SessionToken>,
+}
+
+/// A session token, as a replica knows it when it has verified it.
+#[derive(Clone)]
+pub(crate) struct SessionToken {
+    pub(crate) session: Session,
+    /// The username in the token.
+    pub(crate) name: String,
+}
+
+/// What happens at Clerk.
+#[derive(Clone, Copy)]
+enum Happening {
+    SessionEnds,
+    Ban,
+    Unban,
+    Rename,
+    Delete,
+    MembershipChanges,
+    OrganizationDeleted,
+}
+
+impl Clerk {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        let instance = |number: usize| {
+            let user = |user: usize| UserState {
+                id: format!("user_{user}"),
+                name: format!("name{user}"),
+                names: 0,
+                is_banned: false,
+                is_deleted: false,
+            };
+            let session = |session: usize| SessionState {
+                id: format!("sess_{session}"),
+                user: session / SESSIONS,
+                organization: (session % SESSIONS == number % 2).then(|| "org_1".to_owned()),
+                has_ended: false,
+                token: None,
+            };
+            let sessions = (0..USERS * SESSIONS).map(session).collect();
+            Instance { users: (0..USERS).map(user).collect(), sessions }
+        };
+        let clock_skew = i64::try_from(random.within(0..2000)).unwrap() - 1000;
+        Self { tenants: (0..TENANTS.len()).map(instance).collect(), clock_skew, last_event_at: UnixMillis(0) }
+    }
+
+    /// The number of sessions of each tenant.
+    pub(crate) fn session_count(&self) -> usize {
+        self.tenants[0].sessions.len()
+    }
+
+    fn clock(&self, now: UnixMillis) -> UnixMillis {
+        UnixMillis(now.0 + self.clock_skew)
+    }
+
+    pub(crate) fn name_of(&self, tenant: usize, user: &str) -> String {
+        self.tenants[tenant].users.iter().find(|known| known.id == user).unwrap().name.clone()
+    }
+
+    /// The last session token, if it is valid by a replica's clock.
+    pub(crate) fn last_token(&self, tenant: usize, session: usize, by_clock: UnixMillis) -> Option<SessionToken> {
+        const TOLERANCE: Duration = Duration::from_secs(5);
+        let token = self.tenants[tenant].sessions[session].token.clone()?;
+        (by_clock < token.session.expires_at.after(TOLERANCE)).then_some(token)
+    }
+
+    /// A new session token, if Clerk mints one.
+    pub(crate) fn mint(&mut self, tenant: usize, session: usize, now: UnixMillis) -> Option<SessionToken> {
+        let issued_at = self.clock(now);
+        let Instance { users, sessions } = &mut self.tenants[tenant];
+        let state = &mut sessions[session];
+        let user = &users[state.user];
+        if state.has_ended || user.is_banned || user.is_deleted {
+            return None;
+        }
+        let organization_of = |id: &String| Organization { id: id.clone(), slug: None, role: None, permissions: None };
+        let session = Session {
+            user_id: user.id.clone(),
+            session_id: state.id.clone(),
+            issued_at,
+            expires_at: issued_at.after(SESSION_TOKEN_LIFE),
+            organization: state.organization.as_ref().map(organization_of),
+            plans: Scoped::default(),
+            features: Scoped::default(),
+            factor_age: None,
+            actor: None,
+            claims: Claims::default(),
+        };
+        let token = SessionToken { session, name: user.name.clone() };
+        state.token = Some(token.clone());
+        Some(token)
+    }
+
+    /// Something happens. Returns the event that Clerk will tell.
+    fn happen(&mut self, random: &mut Random, now: UnixMillis) -> Option<(usize, Event)> {
+        use Happening as H;
+        let happening = random.pick(&[
+            H::SessionEnds,
+            H::SessionEnds,
+            H::Ban,
+            H::Ban,
+            H::Unban,
+            H::Unban,
+            H::Unban,
+            H::Rename,
+            H::Rename,
+            H::Delete,
+            H::MembershipChanges,
+            H::MembershipChanges,
+            H::OrganizationDeleted,
+        ]);
+        let tenant = random.index(self.tenants.len());
+        let (user_number, session_number) = (random.index(USERS), random.index(USERS * SESSIONS));
+        let clock = self.clock(now);
+        let Instance { users, sessions } = &mut self.tenants[tenant];
+        let user = &mut users[user_number];
+        let change = match happening {
+            // A late update, with a later timestamp.
+            H::Unban if user.is_deleted => Change::UserUpdated(user.record(clock)),
+            _ if user.is_deleted => return None,
+            H::SessionEnds => {
+                let session = &mut sessions[session_number];
+                session.has_ended = true;
+                let user = &users[session.user];
+                let is_told = random.percent(70).then_some(user);
+                Change::SessionEnded {
+                    session_id: session.id.clone(),
+                    user_id: is_told.map(|user| user.id.clone()),
+                    username: is_told.map(|user| user.name.clone()),
+                }
+            }
+            H::Ban => {
+                user.is_banned = true;
+                Change::UserUpdated(user.record(clock))
+            }
+            H::Unban => {
+                user.is_banned = false;
+                Change::UserUpdated(user.record(clock))
+            }
+            H::Rename if user.is_banned => return None,
+            H::Rename => {
+                user.names += 1;
+                // Sometimes back to the first name.
+                let suffix = if user.names % 3 == 0 { String::new() } else { format!("v{}", user.names) };
+                user.name = format!("name{user_number}{suffix}");
+                Change::UserUpdated(user.record(clock))
+            }
+            H::Delete => {
+                user.is_deleted = true;
+                Change::UserDeleted { user_id: user.id.clone() }
+            }
+            H::MembershipChanges => {
+                Change::MembershipChanged { user_id: user.id.clone(), organization_id: "org_1".into() }
+            }
+            H::OrganizationDeleted => Change::OrganizationDeleted { organization_id: "org_1".into() },
+        };
+        // Two events of one user are never in the same millisecond: Clerk orders them.
+        let at = clock.max(self.last_event_at.after(Duration::from_millis(1)));
+        self.last_event_at = at;
+        Some((tenant, Event { at, change }))
+    }
+}
+
+impl UserState {
+    fn record(&self, now: UnixMillis) -> User {
+        User {
+            id: self.id.clone(),
+            username: Some(self.name.clone()),
+            banned: self.is_banned,
+            deprovisioned: false,
+            updated_at: now.0,
+        }
+    }
+}
+
+/// Things happen at Clerk until `until`. From then on every webhook gets through.
+pub(crate) async fn live(world: Arc<World>, until: UnixMillis) {
+    let pauses = world.random(|random| random.pick(&[1500, 4000, 9000]));
+    loop {
+        world.pause(world.random(|random| random.within(50..pauses))).await;
+        if world.now() >= until {
+            return;
+        }
+        let now = world.now();
+        let happened = world.random(|random| lock(&world.clerk).happen(random, now));
+        if let Some((tenant, event)) = happened {
+            world.trace(|| format!("Clerk: {:?} of {} at {}", event.change, TENANTS[tenant], event.at.0));
+            let statement = lock(&world.checker).clerk_says(TENANTS[tenant], &event, now);
+            tokio::spawn(deliver(Arc::clone(&world), tenant, event, statement, until));
+        }
+    }
+}
+
+/// Delivers an event to replicas until one takes it, and sometimes again.
+async fn deliver(world: Arc<World>, tenant: usize, event: Event, statement: usize, faults_until: UnixMillis) {
+    let tenant = TenantName::parse(TENANTS[tenant]).unwrap();
+    let slowness = world.random(|random| random.pick(&[0, 0, 200, 8000]));
+    let copies = if world.random(|random| random.percent(25)) { 2 } else { 1 };
+    if slowness > 1000 {
+        lock(&world.faults).note(crate::faults::Fault::LateWebhook);
+    }
+    if copies > 1 {
+        lock(&world.faults).note(crate::faults::Fault::RepeatedWebhook);
+    }
+    for _ in 0..copies {
+        world.pause(world.random(|random| random.within(0..slowness + 20))).await;
+        loop {
+            match tell(&world, &tenant, &event, statement).await {
+                Answer::Accepted => break,
+                Answer::None | Answer::Refused => {}
+            }
+            let longest = if world.now() < faults_until { 5000 } else { 1000 };
+            world.pause(world.random(|random| random.within(300..longest))).await;
+        }
+    }
+}
+
+async fn tell(world: &Arc<World>, tenant: &TenantName, event: &Event, statement: usize) -> Answer {
+    let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) else { return Answer::None };
+    let now = world.now();
+    lock(&world.checker).told(statement, replica.run, replica.clock(now), now);
+    let (by_clock, revocation) = (replica.clock(now), Arc::clone(&replica.revocation));
+    let (tenant, event) = (tenant.clone(), event.clone());
+    let applied = replica.run_until_crash(async move { revocation.apply(&tenant, &event, by_clock).await }).await;
+    let answer = match &applied {
+        None => Answer::None,
+        Some(Ok(_)) => Answer::Accepted,
+        Some(Err(_)) => Answer::Refused,
+    };
+    world.trace(|| format!("replica {} (run {}) about event {statement}: {applied:?}", replica.number, replica.run));
+    let redis = lock(&world.redis);
+    lock(&world.checker).answered(statement, replica.run, answer, &redis, world.now());
+    answer
+}

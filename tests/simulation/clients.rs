@@ -1,0 +1,166 @@
+//! Simulated clients, which ask replicas for tokens. A token is issued by the steps of `issuer.rs`.
+
+use std::{sync::Arc, time::Duration};
+
+use ably_clerk_auth::{
+    ably::TokenFormat,
+    clock::UnixMillis,
+    revocation,
+    store::{LiveToken, OnFailure, StoreError, Verdict},
+    tenant::TenantName,
+};
+
+use crate::{
+    checker::{Decision, IssuedToken, Request},
+    clerk::SessionToken,
+    replica::{Run, TENANTS},
+    world::{World, lock},
+};
+
+/// Clients ask until `until`.
+pub(crate) async fn ask(world: Arc<World>, until: UnixMillis) {
+    let pauses = world.random(|random| random.pick(&[150, 600]));
+    while world.now() < until {
+        world.pause(world.random(|random| random.within(1..pauses))).await;
+        let (tenant, session, is_fresh) = world.random(|random| {
+            let sessions = lock(&world.clerk).session_count();
+            (random.index(TENANTS.len()), random.index(sessions), random.percent(35))
+        });
+        let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) else { continue };
+        tokio::spawn(ask_for(Arc::clone(&world), replica, tenant, session, is_fresh));
+    }
+}
+
+async fn ask_for(world: Arc<World>, replica: Run, tenant: usize, session: usize, is_fresh: bool) {
+    let now = world.now();
+    let by_clock = replica.clock(now);
+    let known = lock(&world.clerk).last_token(tenant, session, by_clock).filter(|_| !is_fresh);
+    let Some(token) = known.or_else(|| lock(&world.clerk).mint(tenant, session, now)) else { return };
+    let issuing = issue(Arc::clone(&world), replica.clone(), tenant, token);
+    replica.run_until_crash(issuing).await;
+}
+
+/// Where a client ID comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NameSource {
+    /// The session token.
+    Claim,
+    /// A look-up, or the cache of an earlier one.
+    Users,
+}
+
+async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: SessionToken) {
+    let asked_at = world.now();
+    let now = replica.clock(asked_at);
+    let tenant = TenantName::parse(TENANTS[tenant_number]).unwrap();
+    let format = lock(&world.replicas).formats[tenant_number];
+    let user = token.session.user_id.clone();
+    let source = if tenant_number == 0 { NameSource::Claim } else { NameSource::Users };
+    let request = |client_id: Option<String>| Request {
+        tenant: tenant.clone(),
+        token: token.clone(),
+        client_id,
+        source,
+        asked_at,
+    };
+    let refused = |client_id: Option<String>, decision| {
+        world
+            .trace(|| format!("replica {}: {decision:?} for {} of {tenant}", replica.number, token.session.session_id));
+        let end = world.now();
+        lock(&world.checker).decided(&request(client_id), replica.run, decision, &lock(&world.faults), end);
+    };
+    if let Err(decision) = check(&replica, &tenant, &token, None, now) {
+        return refused(None, decision);
+    }
+    let client_id = match source {
+        NameSource::Claim => token.name.clone(),
+        NameSource::Users => {
+            let name = lock(&world.clerk).name_of(tenant_number, &user);
+            lock(&replica.users).entry((tenant.to_string(), user.clone())).or_insert(name).clone()
+        }
+    };
+    let ttl = Duration::from_secs(world.random(|random| random.pick(&[100, 3600, 3600])));
+    let live_token = LiveToken {
+        tenant: tenant.clone(),
+        user,
+        session: token.session.session_id.clone(),
+        organization: token.session.organization.as_ref().map(|organization| organization.id.clone()),
+        client_id: client_id.clone(),
+        format,
+        until: revocation::ends_by(format, ttl, now),
+    };
+    lock(&world.checker).registers(&live_token);
+    match replica.store.put_live_token(live_token.clone(), now).await {
+        Ok(()) | Err(StoreError::Unavailable) => {}
+        Err(StoreError::Full) => return refused(Some(client_id), Decision::Full),
+    }
+    if let Err(decision) = check(&replica, &tenant, &token, Some(&client_id), now) {
+        return refused(Some(client_id), decision);
+    }
+    let signed_at = world.now();
+    let refuses = lock(&world.replicas).on_failure == OnFailure::Refuse;
+    if refuses && lock(&world.faults).is_without_redis(replica.number, replica.started_at, asked_at) {
+        lock(&world.checker).violations.push(format!("1: replica {} issues without Redis", replica.number));
+    }
+    if lock(&world.faults).is_starting_without_redis(replica.number, replica.started_at, asked_at) {
+        lock(&world.checker).violations.push(format!("1: replica {} issues before it is ready", replica.number));
+    }
+    world.trace(|| format!("replica {} (run {}) issues {live_token:?}", replica.number, replica.run));
+    let issued = IssuedToken::new(live_token, token.session.issued_at, replica.run, signed_at);
+    let number = {
+        let mut checker = lock(&world.checker);
+        checker.decided(&request(Some(client_id)), replica.run, Decision::Clear, &lock(&world.faults), signed_at);
+        checker.issued(issued)
+    };
+    tokio::spawn(exchange(Arc::clone(&world), number, format, replica.clock(signed_at), ttl));
+}
+
+fn check(
+    replica: &Run,
+    tenant: &TenantName,
+    token: &SessionToken,
+    client_id: Option<&str>,
+    now: UnixMillis,
+) -> Result<(), Decision> {
+    replica.store.may_issue().map_err(|_| Decision::Unavailable)?;
+    match replica.store.restrictions().verdict(tenant, &token.session, client_id, now) {
+        Verdict::Clear => Ok(()),
+        Verdict::Denied => Err(Decision::Denied),
+        Verdict::Outdated => Err(Decision::Outdated),
+    }
+}
+
+/// The client uses its token. A token request becomes a token when it is exchanged; a JWT is dated in whole seconds.
+async fn exchange(world: Arc<World>, number: usize, format: TokenFormat, signed_at: UnixMillis, ttl: Duration) {
+    let dated = if format == TokenFormat::Jwt {
+        UnixMillis(signed_at.0 - signed_at.0 % 1000)
+    } else {
+        world.pause(world.random(|random| random.pick(&[0, 0, 40, 1000, 60_000, 118_000]))).await;
+        world.now()
+    };
+    lock(&world.checker).at_ably(number, dated, dated.after(ttl));
+}
+
+/// Asks every replica for its verdict on every session.
+pub(crate) fn probe(world: &Arc<World>) {
+    let now = world.now();
+    let replicas: Vec<Run> = lock(&world.replicas).running().cloned().collect();
+    let sessions = lock(&world.clerk).session_count();
+    for replica in replicas {
+        for (number, name) in TENANTS.iter().enumerate() {
+            let tenant = TenantName::parse(name).unwrap();
+            for session in 0..sessions {
+                let by_clock = replica.clock(now);
+                let last = lock(&world.clerk).last_token(number, session, by_clock);
+                for token in last.into_iter().chain(lock(&world.clerk).mint(number, session, now)) {
+                    let client_id = Some(token.name.clone());
+                    let decision = check(&replica, &tenant, &token, client_id.as_deref(), by_clock);
+                    let request =
+                        Request { tenant: tenant.clone(), token, client_id, source: NameSource::Claim, asked_at: now };
+                    let decision = decision.err().unwrap_or(Decision::Clear);
+                    lock(&world.checker).decided(&request, replica.run, decision, &lock(&world.faults), now);
+                }
+            }
+        }
+    }
+}

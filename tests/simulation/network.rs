@@ -1,0 +1,100 @@
+//! The links between replicas and Redis, for commands and for the reader of the log apart.
+
+use std::{ops::Range, time::Duration};
+
+use ably_clerk_auth::clock::UnixMillis;
+
+use crate::{random::Random, replica::REPLICAS};
+
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// One of a replica's two links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    Commands,
+    Reader,
+}
+
+impl Line {
+    pub(crate) const ALL: [Self; 2] = [Self::Commands, Self::Reader];
+}
+
+/// What becomes of one command.
+pub(crate) struct Fate {
+    /// Milliseconds to Redis.
+    pub(crate) there: u64,
+    /// Milliseconds back.
+    pub(crate) back: u64,
+    pub(crate) is_request_lost: bool,
+    pub(crate) is_answer_lost: bool,
+    pub(crate) is_reset: bool,
+}
+
+#[derive(Clone)]
+struct Link {
+    down_until: UnixMillis,
+    lossy_until: UnixMillis,
+    /// The node that new connections lead to instead of the master, and until when.
+    old_master: Option<(usize, UnixMillis)>,
+}
+
+pub(crate) struct Network {
+    links: Vec<[Link; 2]>,
+    delays: Range<u64>,
+    slow_until: UnixMillis,
+    is_calm: bool,
+}
+
+impl Network {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        let link = Link { down_until: UnixMillis(0), lossy_until: UnixMillis(0), old_master: None };
+        let longest = random.pick(&[1, 3, 20]);
+        let links = vec![[link.clone(), link]; REPLICAS];
+        Self { links, delays: 0..longest, slow_until: UnixMillis(0), is_calm: false }
+    }
+
+    fn link(&mut self, replica: usize, line: Line) -> &mut Link {
+        &mut self.links[replica][usize::from(line == Line::Reader)]
+    }
+
+    pub(crate) fn fate(&mut self, replica: usize, line: Line, now: UnixMillis, random: &mut Random) -> Fate {
+        let is_lossy = now < self.link(replica, line).lossy_until;
+        let delays = if now < self.slow_until { 0..70 } else { self.delays.clone() };
+        let mut is_lost = || is_lossy && random.percent(15);
+        let [is_request_lost, is_answer_lost, is_reset] = [is_lost(), is_lost(), is_lost()];
+        let mut delay = || if self.is_calm { 0 } else { random.within(delays.clone()) };
+        Fate { there: delay(), back: delay(), is_request_lost, is_answer_lost, is_reset }
+    }
+
+    pub(crate) fn is_up(&mut self, replica: usize, line: Line, now: UnixMillis) -> bool {
+        self.link(replica, line).down_until <= now
+    }
+
+    pub(crate) fn cut(&mut self, replica: usize, line: Line, until: UnixMillis) {
+        let link = self.link(replica, line);
+        link.down_until = link.down_until.max(until);
+    }
+
+    pub(crate) fn lose_packets(&mut self, replica: usize, line: Line, until: UnixMillis) {
+        let link = self.link(replica, line);
+        link.lossy_until = link.lossy_until.max(until);
+    }
+
+    pub(crate) fn slow_down(&mut self, until: UnixMillis) {
+        self.slow_until = self.slow_until.max(until);
+    }
+
+    pub(crate) fn lead_to_old_master(&mut self, replica: usize, line: Line, node: usize, until: UnixMillis) {
+        self.link(replica, line).old_master = Some((node, until));
+    }
+
+    /// The node that a new connection leads to, if it is not the master.
+    pub(crate) fn node_of(&mut self, replica: usize, line: Line, now: UnixMillis) -> Option<usize> {
+        self.link(replica, line).old_master.filter(|(_, until)| now < *until).map(|(node, _)| node)
+    }
+
+    /// From now on nothing takes time. Without it a schedule would take longer to run.
+    pub(crate) fn calm_down(&mut self) {
+        self.is_calm = true;
+    }
+}

@@ -1,0 +1,74 @@
+//! A simulated operator, who denies users and sessions, and lifts denials.
+
+use std::{sync::Arc, time::Duration};
+
+use ably_clerk_auth::{
+    clock::UnixMillis,
+    revocation::operator::{Action, RequestedTarget, RevocationRequest},
+    store::Subject,
+    tenant::TenantName,
+};
+
+use crate::{
+    checker::Answer,
+    replica::TENANTS,
+    world::{World, lock},
+};
+
+/// The operator works until `until`, and sends a request again until it is complete.
+pub(crate) async fn work(world: Arc<World>, until: UnixMillis) {
+    let pauses = world.random(|random| random.pick(&[6000, 25_000]));
+    loop {
+        world.pause(world.random(|random| random.within(1000..pauses))).await;
+        if world.now() >= until {
+            return;
+        }
+        let (tenant, user, session, is_for_user, is_lift, duration) = world.random(|random| {
+            let duration = random.pick(&[10, 30, 200, 3600]);
+            (
+                random.index(2),
+                random.index(3),
+                random.index(6),
+                random.percent(60),
+                random.percent(40),
+                Duration::from_secs(duration),
+            )
+        });
+        let subject = if is_for_user {
+            Subject::User(format!("user_{user}"))
+        } else {
+            Subject::Session(format!("sess_{session}"))
+        };
+        let action = if is_lift { Action::Lift } else { Action::Deny(duration) };
+        let tenant = TenantName::parse(TENANTS[tenant]).unwrap();
+        while request(&world, &tenant, &subject, action).await != Answer::Accepted {
+            world.pause(world.random(|random| random.within(1000..3000))).await;
+        }
+    }
+}
+
+async fn request(world: &Arc<World>, tenant: &TenantName, subject: &Subject, action: Action) -> Answer {
+    let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) else { return Answer::None };
+    let now = world.now();
+    let by_clock = replica.clock(now);
+    let statement = lock(&world.checker).operator_says(tenant, subject, action, by_clock, now);
+    lock(&world.checker).told(statement, replica.run, by_clock, now);
+    let target = match subject.clone() {
+        Subject::User(user) => RequestedTarget::User(user),
+        Subject::Session(session) => RequestedTarget::Session(session),
+        other => unreachable!("{other}"),
+    };
+    let request = RevocationRequest { tenant: Some(tenant.clone()), target, action, dry_run: false };
+    let revocation = Arc::clone(&replica.revocation);
+    world.trace(|| format!("operator: {action:?} {subject} of {tenant}, statement {statement}"));
+    let report = replica.run_until_crash(async move { revocation.execute(&request, by_clock).await }).await;
+    let answer = match &report {
+        None => Answer::None,
+        Some(report) if report.as_ref().is_ok_and(|report| report.complete) => Answer::Accepted,
+        Some(_) => Answer::Refused,
+    };
+    world.trace(|| format!("replica {} (run {}) about statement {statement}: {answer:?}", replica.number, replica.run));
+    let redis = lock(&world.redis);
+    lock(&world.checker).answered(statement, replica.run, answer, &redis, world.now());
+    answer
+}

@@ -1,0 +1,593 @@
+//! A simulated Redis: a master whose writes reach its replica late, so that a failover loses the last ones.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ably_clerk_auth::{
+    clock::UnixMillis,
+    store::{
+        Commands, Connect, Connected, ConnectionLost, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPage,
+        LogPosition, QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog,
+        TokenHolder, Wait,
+    },
+    tenant::TenantName,
+};
+use async_trait::async_trait;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    network::{Fate, Line, RESPONSE_TIMEOUT},
+    random::Random,
+    world::{World, lock},
+};
+
+/// What two restrictions must share for one to replace the other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RowKey(TenantName, Subject, u8);
+
+pub(crate) fn row_key(restriction: &Restriction) -> RowKey {
+    let topic = match restriction.kind {
+        RestrictionKind::Lifted(DenialSource::Clerk)
+        | RestrictionKind::Denied(DenialSource::Clerk)
+        | RestrictionKind::Deleted => 0,
+        RestrictionKind::Lifted(DenialSource::Operator) | RestrictionKind::Denied(DenialSource::Operator) => 1,
+        RestrictionKind::NotBefore => 2,
+        RestrictionKind::ClientId(_) => 3,
+    };
+    RowKey(restriction.tenant.clone(), restriction.subject.clone(), topic)
+}
+
+/// Of two restrictions with the same key, that of the higher rank counts.
+pub(crate) fn rank(restriction: &Restriction) -> (bool, UnixMillis, bool, UnixMillis) {
+    let restricts = !matches!(restriction.kind, RestrictionKind::Lifted(_));
+    (restriction.kind == RestrictionKind::Deleted, restriction.at, restricts, restriction.until)
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Data {
+    id: Option<u64>,
+    pub(crate) rows: BTreeMap<RowKey, Restriction>,
+    /// The keys of `rows` in the order in which they came: a scan goes along it.
+    scan: Vec<RowKey>,
+    pub(crate) log: VecDeque<(LogPosition, Option<LogEntry>)>,
+    last: LogPosition,
+    live_tokens: BTreeMap<LiveToken, UnixMillis>,
+    pub(crate) tasks: BTreeMap<String, QueuedTask>,
+    /// Until when each idempotency key is claimed, or done.
+    keys: BTreeMap<String, (UnixMillis, IdempotencyClaim)>,
+}
+
+#[derive(Clone)]
+enum Write {
+    Identify(u64),
+    Row(Restriction),
+    Append(LogPosition, Option<LogEntry>),
+    LiveToken(LiveToken),
+    Task(QueuedTask),
+    RemoveTask(String),
+    Key(String, UnixMillis, IdempotencyClaim),
+    RemoveKey(String),
+}
+
+fn without_end(live_token: &LiveToken) -> LiveToken {
+    LiveToken { until: UnixMillis(0), ..live_token.clone() }
+}
+
+impl Data {
+    fn apply(&mut self, write: Write, max_log: usize) {
+        match write {
+            Write::Identify(id) => self.id = Some(id),
+            Write::Row(restriction) => {
+                let key = row_key(&restriction);
+                if self.rows.insert(key.clone(), restriction).is_none() {
+                    self.scan.push(key);
+                }
+            }
+            Write::Append(position, entry) => {
+                self.last = position;
+                self.log.push_back((position, entry));
+                while self.log.len() > max_log {
+                    self.log.pop_front();
+                }
+            }
+            Write::LiveToken(live_token) => _ = self.live_tokens.insert(without_end(&live_token), live_token.until),
+            Write::Task(task) => _ = self.tasks.insert(task.task.id.clone(), task),
+            Write::RemoveTask(id) => _ = self.tasks.remove(&id),
+            Write::Key(key, until, claim) => _ = self.keys.insert(key, (until, claim)),
+            Write::RemoveKey(key) => _ = self.keys.remove(&key),
+        }
+    }
+
+    pub(crate) fn has_live_token(&self, live_token: &LiveToken) -> bool {
+        self.live_tokens.get(&without_end(live_token)).is_some_and(|until| *until >= live_token.until)
+    }
+
+    /// Whether it has this restriction or one that counts instead.
+    pub(crate) fn knows(&self, restriction: &Restriction) -> bool {
+        let known = self.rows.get(&row_key(restriction)).map(rank);
+        let (deleted, at, restricts, _) = rank(restriction);
+        known.is_some_and(|known| (known.0, known.1, known.2) >= (deleted, at, restricts))
+    }
+}
+
+/// A server, and what its replica will have.
+pub(crate) struct Node {
+    pub(crate) data: Data,
+    copied: Data,
+    uncopied: VecDeque<(UnixMillis, Write)>,
+    pub(crate) is_alive: bool,
+    changed: Arc<Notify>,
+    max_log: usize,
+}
+
+impl Node {
+    fn new(data: Data, max_log: usize) -> Self {
+        let copied = data.clone();
+        let uncopied = VecDeque::new();
+        Self { data, copied, uncopied, is_alive: true, changed: Arc::default(), max_log }
+    }
+
+    fn write(&mut self, write: Write, now: UnixMillis) {
+        if matches!(write, Write::Append(..)) {
+            self.changed.notify_waiters();
+        }
+        self.uncopied.push_back((now, write.clone()));
+        self.data.apply(write, self.max_log);
+    }
+
+    fn append(&mut self, entry: Option<LogEntry>, now: UnixMillis) {
+        let millis = u64::try_from(now.0).unwrap();
+        let last = self.data.last;
+        let position = if millis > last.millis {
+            LogPosition { millis, number: 0 }
+        } else {
+            LogPosition { millis: last.millis, number: last.number + 1 }
+        };
+        self.write(Write::Append(position, entry), now);
+    }
+
+    /// The data as it was `lag` ago.
+    fn copy(&mut self, lag: Duration, now: UnixMillis) -> Data {
+        while self.uncopied.front().is_some_and(|(at, _)| at.after(lag) <= now) {
+            let (_, write) = self.uncopied.pop_front().unwrap();
+            self.copied.apply(write, self.max_log);
+        }
+        self.copied.clone()
+    }
+
+    fn backlog(&self) -> TaskBacklog {
+        let tasks = &self.data.tasks;
+        TaskBacklog { count: tasks.len(), oldest_due: tasks.values().map(|queued| queued.task.due).min() }
+    }
+}
+
+/// Why Redis takes no writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoWrites {
+    OutOfMemory,
+    ReadOnly,
+}
+
+pub(crate) struct Redis {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) master: usize,
+    no_writes: Vec<(NoWrites, UnixMillis)>,
+    snapshot: Data,
+    max_log: usize,
+}
+
+impl Redis {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        let max_log = random.pick(&[150, 400]);
+        let nodes = vec![Node::new(Data::default(), max_log)];
+        Self { nodes, master: 0, no_writes: Vec::new(), snapshot: Data::default(), max_log }
+    }
+
+    pub(crate) fn master(&self) -> &Node {
+        &self.nodes[self.master]
+    }
+
+    pub(crate) fn max_log(&self) -> usize {
+        self.max_log
+    }
+
+    /// Takes no writes until `until`.
+    pub(crate) fn refuse_writes(&mut self, reason: NoWrites, until: UnixMillis) {
+        self.no_writes.push((reason, until));
+    }
+
+    fn refuses_writes(&self, now: UnixMillis) -> Option<NoWrites> {
+        self.no_writes.iter().find(|(_, until)| now < *until).map(|(reason, _)| *reason)
+    }
+
+    /// Saves the data for [`Self::restart_with_older_data`].
+    pub(crate) fn save(&mut self) {
+        self.snapshot = self.master().data.clone();
+    }
+
+    /// Promotes the replica. It lacks the writes of the last `lag`. The old master goes on until [`Self::stop`].
+    pub(crate) fn fail_over(&mut self, lag: Duration, now: UnixMillis) -> usize {
+        let old = self.master;
+        let data = self.nodes[old].copy(lag, now);
+        self.promote(data);
+        old
+    }
+
+    pub(crate) fn restart_empty(&mut self) {
+        self.replace_master(Data::default());
+    }
+
+    pub(crate) fn restart_with_older_data(&mut self) {
+        self.replace_master(self.snapshot.clone());
+    }
+
+    /// Removes all but the last entry of the log.
+    pub(crate) fn trim(&mut self) {
+        let log = &mut self.nodes[self.master].data.log;
+        log.drain(..log.len().saturating_sub(1));
+    }
+
+    pub(crate) fn stop(&mut self, node: usize) {
+        self.nodes[node].is_alive = false;
+        self.nodes[node].changed.notify_waiters();
+    }
+
+    fn replace_master(&mut self, data: Data) {
+        self.stop(self.master);
+        self.promote(data);
+    }
+
+    fn promote(&mut self, data: Data) {
+        self.nodes.push(Node::new(data, self.max_log));
+        self.master = self.nodes.len() - 1;
+    }
+}
+
+/// Connects one run of a replica.
+pub(crate) struct SimulatedConnect {
+    pub(crate) world: Arc<World>,
+    pub(crate) run: usize,
+    pub(crate) replica: usize,
+}
+
+impl std::fmt::Debug for SimulatedConnect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "run {} of replica {}", self.run, self.replica)
+    }
+}
+
+/// A connection to a node.
+struct Connection {
+    world: Arc<World>,
+    run: usize,
+    replica: usize,
+    line: Line,
+    node: usize,
+    is_broken: AtomicBool,
+}
+
+/// What a command needs of Redis.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+#[async_trait]
+impl Connect for SimulatedConnect {
+    async fn connect(&self) -> Result<Connected, ConnectionLost> {
+        let connection = |line| {
+            let node = {
+                let master = lock(&self.world.redis).master;
+                lock(&self.world.network).node_of(self.replica, line, self.world.now()).unwrap_or(master)
+            };
+            let (world, is_broken) = (Arc::clone(&self.world), AtomicBool::new(false));
+            Connection { world, run: self.run, replica: self.replica, line, node, is_broken }
+        };
+        let (commands, log) = (connection(Line::Commands), connection(Line::Reader));
+        commands.call(Access::Write, |_, _| ()).await?;
+        log.call(Access::Read, |_, _| ()).await?;
+        Ok(Connected { commands: Box::new(commands), log: Box::new(log) })
+    }
+
+    fn address(&self) -> String {
+        "simulated".into()
+    }
+}
+
+impl Connection {
+    fn lost(&self, reason: &str) -> ConnectionLost {
+        self.is_broken.store(true, Ordering::Relaxed);
+        self.world.trace(|| format!("replica {} lost {:?}: {reason}", self.replica, self.line));
+        ConnectionLost(reason.into())
+    }
+
+    async fn stop_if_crashed(&self) {
+        if !lock(&self.world.replicas).is_running(self.run) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn fate(&self) -> Fate {
+        let now = self.world.now();
+        self.world.random(|random| lock(&self.world.network).fate(self.replica, self.line, now, random))
+    }
+
+    fn is_up(&self) -> bool {
+        lock(&self.world.network).is_up(self.replica, self.line, self.world.now())
+    }
+
+    /// Runs a command, unless the network or the node prevents it.
+    async fn call<T: Send>(
+        &self,
+        access: Access,
+        run: impl FnOnce(&mut Node, UnixMillis) -> T + Send,
+    ) -> Result<T, ConnectionLost> {
+        if self.is_broken.load(Ordering::Relaxed) {
+            return Err(ConnectionLost("used after it was lost".into()));
+        }
+        self.stop_if_crashed().await;
+        let sent = Instant::now();
+        let Fate { there, back, is_request_lost, is_answer_lost, is_reset } = self.fate();
+        self.world.pause(there).await;
+        self.stop_if_crashed().await;
+        if is_request_lost || !self.is_up() {
+            sleep(RESPONSE_TIMEOUT.saturating_sub(sent.elapsed())).await;
+            self.stop_if_crashed().await;
+            return Err(self.lost("timed out"));
+        }
+        let result = {
+            let mut redis = lock(&self.world.redis);
+            let now = self.world.now();
+            let refuses = redis.refuses_writes(now).filter(|_| access == Access::Write);
+            let node = &mut redis.nodes[self.node];
+            match refuses {
+                _ if !node.is_alive => Err("connection reset"),
+                Some(NoWrites::OutOfMemory) => Err("OOM"),
+                Some(NoWrites::ReadOnly) => Err("READONLY"),
+                None => Ok(run(node, now)),
+            }
+        };
+        if is_reset {
+            return Err(self.lost("connection reset"));
+        }
+        self.world.pause(back).await;
+        self.stop_if_crashed().await;
+        if is_answer_lost || !self.is_up() || sent.elapsed() > RESPONSE_TIMEOUT {
+            sleep(RESPONSE_TIMEOUT.saturating_sub(sent.elapsed())).await;
+            self.stop_if_crashed().await;
+            return Err(self.lost("answer timed out"));
+        }
+        result.map_err(|reason| self.lost(reason))
+    }
+}
+
+#[async_trait]
+impl ReadLog for Connection {
+    async fn read(&mut self, after: LogPosition, wait: Wait) -> Result<LogPage, ConnectionLost> {
+        const LONGEST_WAIT: Duration = Duration::from_millis(500);
+        const MAX_ENTRIES: usize = 1000;
+        self.stop_if_crashed().await;
+        let changed = {
+            let redis = lock(&self.world.redis);
+            let node = &redis.nodes[self.node];
+            let has_none = node.data.log.back().is_none_or(|(last, _)| *last <= after);
+            (has_none && node.is_alive && wait == Wait::ForEntries).then(|| Arc::clone(&node.changed))
+        };
+        if let Some(changed) = changed {
+            _ = timeout(LONGEST_WAIT, changed.notified()).await;
+        }
+        let page = self
+            .call(Access::Read, |node, _| {
+                let entries = node.data.log.iter().filter(|(position, _)| *position > after).take(MAX_ENTRIES);
+                LogPage {
+                    entries: entries.cloned().collect(),
+                    first: node.data.log.front().map(|(position, _)| *position),
+                    last: node.data.log.back().map(|(position, _)| *position),
+                }
+            })
+            .await?;
+        let mut checker = lock(&self.world.checker);
+        for (_, entry) in &page.entries {
+            if let Some(LogEntry::Recorded(restriction)) = entry {
+                checker.hears(self.run, restriction);
+            }
+        }
+        Ok(page)
+    }
+}
+
+#[async_trait]
+impl Commands for Connection {
+    async fn state(&self) -> Result<SharedState, ConnectionLost> {
+        let new_id = self.world.random(Random::next);
+        self.call(Access::Write, |node, now| {
+            if node.data.id.is_none() {
+                node.write(Write::Identify(new_id), now);
+            }
+            if node.data.log.is_empty() {
+                node.append(None, now);
+            }
+            let data_id = node.data.id.unwrap_or_default().to_string();
+            SharedState { data_id, last: node.data.last, backlog: node.backlog() }
+        })
+        .await
+    }
+
+    async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
+        const PAGE: usize = 5;
+        let cursor = usize::try_from(cursor).unwrap();
+        let (next, page) = self
+            .call(Access::Read, |node, _| {
+                let keys = node.data.scan.iter().skip(cursor).take(PAGE);
+                let page: Vec<_> = keys.map(|key| node.data.rows[key].clone()).collect();
+                let next = if cursor + PAGE < node.data.scan.len() { cursor + PAGE } else { 0 };
+                (u64::try_from(next).unwrap(), page)
+            })
+            .await?;
+        let mut checker = lock(&self.world.checker);
+        for restriction in &page {
+            checker.hears(self.run, restriction);
+        }
+        drop(checker);
+        Ok((next, page))
+    }
+
+    async fn record(
+        &self,
+        restrictions: &[Restriction],
+        _now: UnixMillis,
+    ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+        self.call(Access::Write, |node, now| {
+            let mut before = Vec::new();
+            for restriction in restrictions {
+                let known = node.data.rows.get(&row_key(restriction)).cloned();
+                if known.as_ref().is_none_or(|known| rank(known) < rank(restriction)) {
+                    node.write(Write::Row(restriction.clone()), now);
+                    node.append(Some(LogEntry::Recorded(restriction.clone())), now);
+                }
+                before.push(known);
+            }
+            before
+        })
+        .await
+    }
+
+    async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
+        self.call(Access::Write, |node, now| node.append(Some(entry.clone()), now)).await
+    }
+
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
+        self.call(Access::Write, |node, at| {
+            for live_token in live_tokens.iter().filter(|live_token| live_token.until > now) {
+                if !node.data.has_live_token(live_token) {
+                    node.write(Write::LiveToken(live_token.clone()), at);
+                }
+            }
+        })
+        .await
+    }
+
+    async fn live_tokens(
+        &self,
+        tenant: &TenantName,
+        holder: &TokenHolder,
+        now: UnixMillis,
+    ) -> Result<Vec<LiveToken>, ConnectionLost> {
+        let is_held = |live_token: &LiveToken| {
+            live_token.tenant == *tenant
+                && match holder {
+                    TokenHolder::User(user) => live_token.user == *user,
+                    TokenHolder::Session(session) => live_token.session == *session,
+                    TokenHolder::Organization(organization) => live_token.organization.as_ref() == Some(organization),
+                    TokenHolder::ClientId(client_id) => live_token.client_id == *client_id,
+                }
+        };
+        self.call(Access::Read, |node, _| {
+            let held = node.data.live_tokens.iter().filter(|(live_token, until)| is_held(live_token) && **until > now);
+            held.map(|(live_token, until)| LiveToken { until: *until, ..live_token.clone() }).collect()
+        })
+        .await
+    }
+
+    async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {
+        {
+            let mut checker = lock(&self.world.checker);
+            for queued in tasks {
+                checker.task_is_kept(self.run, &queued.task);
+            }
+        }
+        // The service keeps copies in no order.
+        let mut described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
+        described.sort();
+        self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
+        self.call(Access::Write, |node, now| {
+            for queued in tasks {
+                let mut queued = queued.clone();
+                if let Some(known) = node.data.tasks.get(&queued.task.id) {
+                    let due = known.task.due.max(queued.task.due);
+                    let claimable = known.claimable.max(queued.claimable);
+                    queued = QueuedTask { task: StoredTask { due, ..known.task.clone() }, claimable };
+                }
+                node.write(Write::Task(queued), now);
+            }
+        })
+        .await
+    }
+
+    async fn claim(&self, max: usize, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+        self.call(Access::Write, |node, at| {
+            let mut due: Vec<_> = node.data.tasks.values().filter(|queued| queued.claimable <= now).cloned().collect();
+            due.sort_by_key(|queued| queued.claimable);
+            due.truncate(max);
+            for queued in &due {
+                let claimable = now.after(StoredTask::LEASE);
+                node.write(Write::Task(QueuedTask { claimable, ..queued.clone() }), at);
+            }
+            due.into_iter().map(|queued| queued.task).collect()
+        })
+        .await
+    }
+
+    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+        self.world.trace(|| format!("replica {} completes task {id}, due {}", self.replica, due.0));
+        self.call(Access::Write, |node, now| {
+            if node.data.tasks.get(id).is_some_and(|queued| queued.task.due > due) {
+                return;
+            }
+            node.write(Write::RemoveTask(id.to_owned()), now);
+            node.append(Some(LogEntry::TaskDone { id: id.to_owned(), due }), now);
+            lock(&self.world.checker).task_is_done(id);
+        })
+        .await
+    }
+
+    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+        self.call(Access::Write, |node, now| {
+            if let Some(queued) = node.data.tasks.get(id).cloned() {
+                node.write(Write::Task(QueuedTask { claimable: due, ..queued }), now);
+            }
+        })
+        .await
+    }
+
+    async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost> {
+        self.call(Access::Write, |node, now| match node.data.keys.get(key) {
+            Some((until, claim)) if *until > now => *claim,
+            _ => {
+                let until = now.after(IdempotencyClaim::LEASE);
+                node.write(Write::Key(key.to_owned(), until, IdempotencyClaim::InProgress), now);
+                IdempotencyClaim::Granted
+            }
+        })
+        .await
+    }
+
+    async fn is_done(&self, key: &str) -> Result<bool, ConnectionLost> {
+        self.call(Access::Read, |node, now| {
+            let known = node.data.keys.get(key);
+            known.is_some_and(|(until, claim)| *until > now && *claim == IdempotencyClaim::Done)
+        })
+        .await
+    }
+
+    async fn mark_done(&self, key: &str, until: UnixMillis, _now: UnixMillis) -> Result<(), ConnectionLost> {
+        self.call(Access::Write, |node, now| {
+            node.write(Write::Key(key.to_owned(), until, IdempotencyClaim::Done), now);
+        })
+        .await
+    }
+
+    async fn release(&self, key: &str) -> Result<(), ConnectionLost> {
+        self.call(Access::Write, |node, now| node.write(Write::RemoveKey(key.to_owned()), now)).await
+    }
+}

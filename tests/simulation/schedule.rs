@@ -1,0 +1,121 @@
+//! One schedule, from its seed to its report.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ably_clerk_auth::store::Health;
+use tokio::runtime::Builder;
+
+use crate::{
+    clerk, clients,
+    faults::{self, Fault},
+    operator,
+    replica::{self, REPLICAS},
+    world::{Tracing, World, lock},
+};
+
+pub(crate) struct Report {
+    pub(crate) happened: BTreeSet<Fault>,
+    /// The broken promises.
+    pub(crate) violations: Vec<String>,
+    pub(crate) trace: Vec<String>,
+}
+
+/// Writes the log of the service into the trace.
+struct LogWriter(Arc<World>);
+
+impl io::Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.trace(|| format!("log: {}", String::from_utf8_lossy(line).trim_end()));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs a schedule on a runtime of its own, whose time is virtual.
+pub(crate) fn run(seed: u64, tracing: Tracing) -> Report {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let report = runtime.block_on(run_schedule(seed, tracing));
+    runtime.shutdown_background();
+    report
+}
+
+async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
+    /// From the start of the replicas until they are ready.
+    const START: Duration = Duration::from_secs(3);
+    /// From the end of the faults until every replica has recovered and every webhook got through.
+    const RECOVERY: Duration = Duration::from_secs(20);
+    /// From then on until all first revocations are made: the queue pauses for a minute at most.
+    const FIRST_REVOCATIONS: Duration = Duration::from_secs(70);
+    /// From then on until the second revocation, with what may have delayed it.
+    const SETTLING: Duration = Duration::from_mins(4);
+    let world = World::new(seed, tracing);
+    let _logging = (tracing == Tracing::On).then(|| {
+        let writer = LogWriter(Arc::clone(&world));
+        let subscriber = tracing_subscriber::fmt().without_time().with_target(false).with_ansi(false);
+        tracing::subscriber::set_default(subscriber.with_writer(Mutex::new(writer)).finish())
+    });
+    let start = world.now();
+    lock(&world.faults).disturb(start, start);
+    if lock(&world.replicas).are_clocks_skewed() {
+        lock(&world.faults).note(Fault::ClockSkew);
+    }
+    (0..REPLICAS).for_each(|number| replica::start(&world, number));
+    world.sleep_until(start.after(START)).await;
+    let length = Duration::from_secs(world.random(|random| random.pick(&[10, 30, 80])));
+    let end = world.now().after(length);
+    tokio::spawn(clerk::live(Arc::clone(&world), end));
+    tokio::spawn(operator::work(Arc::clone(&world), end));
+    tokio::spawn(clients::ask(Arc::clone(&world), end.after(RECOVERY)));
+    faults::cause(&world, end);
+    world.sleep_until(end.after(RECOVERY)).await;
+    world.trace(|| "all faults have ended".into());
+    lock(&world.network).calm_down();
+    clients::probe(&world);
+    world.sleep_until(end.after(RECOVERY + FIRST_REVOCATIONS)).await;
+    let revoked = lock(&world.ably).revoked.clone();
+    lock(&world.checker).check_first_revocations(&revoked, end, world.now());
+    world.sleep_until(end.after(RECOVERY + SETTLING)).await;
+    clients::probe(&world);
+    check(&world);
+    let happened = lock(&world.faults).happened.clone();
+    let violations = lock(&world.checker).violations.clone();
+    // They own the world that owns them.
+    (0..REPLICAS).for_each(|number| _ = lock(&world.replicas).crash(number));
+    Report { happened, violations, trace: world.take_trace() }
+}
+
+/// Checks what must be true at the end.
+fn check(world: &World) {
+    let now = world.now();
+    let redis = lock(&world.redis);
+    let ably = lock(&world.ably);
+    let mut checker = lock(&world.checker);
+    checker.finish(&redis, &ably.revoked, &lock(&world.faults), now);
+    let replicas = lock(&world.replicas);
+    for replica in replicas.running() {
+        let stats = replica.store.stats(replica.clock(now));
+        let is_at_rest = stats.health == Health::Ready
+            && stats.unrecorded_restrictions == 0
+            && stats.unrecorded_tasks == 0
+            && stats.tasks.count == 0
+            && stats.live_tokens <= replicas.limits.live_tokens;
+        if !is_at_rest {
+            checker.violations.push(format!("5: replica {} is not at rest: {stats:?}", replica.number));
+        }
+    }
+    if replicas.running().count() < REPLICAS {
+        checker.violations.push("5: a replica is not running".into());
+    }
+    let most = 40 + 20 * checker.statement_count();
+    if ably.calls > most {
+        checker.violations.push(format!("4: {} calls to Ably, more than {most}", ably.calls));
+    }
+}
