@@ -321,8 +321,8 @@ impl Revocation {
         if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
             task.denied.push(restriction.subject.clone());
         }
-        // A name for each replica: each has issued tokens of its own.
-        let name = format!("late/{}", self.started_at.0);
+        // A name for each replica, which has issued tokens of its own, and for each time: an earlier task may be postponed.
+        let name = format!("late/{}/{}", self.started_at.0, now.0);
         let repetition = task.stored(&format!("{name}/again"), now.after(Self::REPEAT_AFTER));
         let repetition = self.store.enqueue_task(repetition).await;
         repetition.and(self.store.enqueue_task(task.stored(&name, now)).await)

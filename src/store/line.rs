@@ -57,8 +57,8 @@ impl Line {
 
     /// Stops using a connection.
     pub(super) fn lose(&self, replica: &Replica, connection: &Arc<Connection>, reason: ConnectionLost) {
-        if self.uses(connection) {
-            self.0.compare_and_swap(&Some(Arc::clone(connection)), None);
+        let used = self.0.compare_and_swap(&Some(Arc::clone(connection)), None);
+        if used.as_ref().is_some_and(|used| Arc::ptr_eq(used, connection)) {
             replica.lose();
         }
         // Full: already reported. Closed: nobody waits for it.

@@ -39,7 +39,7 @@ use crate::{
 const FIRST_SEED: u64 = 1;
 /// A soak begins beyond the seeds of the default run.
 const FIRST_SEED_OF_SOAK: u64 = 1_000_000;
-const SCHEDULES: u64 = 10_000;
+const SCHEDULES: u64 = 4_000;
 
 fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap())
