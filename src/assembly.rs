@@ -16,9 +16,11 @@ use crate::{
     identity::Identity,
     issuer::Issuer,
     limits::TokenLimit,
-    outgoing, revocation,
+    outgoing,
+    redis::InvalidRedisAddress,
+    revocation,
     revocation::Revocation,
-    store::{Forgotten, InvalidRedisAddress, RedisConnector, Store, StoreCollector, StoreLimits},
+    store::{Forgotten, RedisConnector, Store, StoreCollector, StoreLimits},
     telemetry::{
         LogCollector,
         metrics::{Metrics, TenantMetrics},

@@ -22,6 +22,7 @@
 //! | [`ably`] | API keys, capabilities, tokens, the REST API, the queue of revocations |
 //! | [`tenant`] | a Clerk instance, an Ably app and their policy; all tenants |
 //! | [`revocation`], [`store`] | ending access; what replicas share |
+//! | [`redis`] | where Redis is, and which of its servers has the data |
 //! | `connection`, [`routes`], [`limits`] | HTTP/1.1 connections (hyper); middleware, and routes (Actix); limits on tokens, requests and connections |
 //! | [`config`], [`assembly`], [`server`], [`reload`], [`cli`] | from settings to a running service |
 //! | [`telemetry`], [`clock`], [`detached`], `outgoing`, [`trusted_proxies`] | logs and metrics; time; work that outlives its request; calls to Clerk and Ably; client addresses |
@@ -43,6 +44,7 @@ pub mod limits;
 mod outgoing;
 mod placeholder;
 pub mod policy;
+pub mod redis;
 pub mod refusal;
 pub mod reload;
 pub mod revocation;

@@ -31,20 +31,19 @@ use std::{slice, sync::Arc};
 use tokio::task::JoinSet;
 
 pub use collector::StoreCollector;
-pub use connection::{Commands, Connect, Connected, ConnectionLost, ReadLog, SharedState, Wait};
+pub use connection::{Commands, Connect, Connected, ReadLog, SharedState, Wait};
 pub use idempotency::IdempotencyClaim;
 pub use limits::{StoreError, StoreLimits};
 pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
 pub use log::{InvalidLogPosition, LogEntry, LogPage, LogPosition};
-pub use redis::{
-    InvalidRedisAddress, InvalidRedisAuthorities, Persistence, RedisAddress, RedisConnector, RedisFindings,
-    RedisKeyPrefix, RedisMode, RedisSentinels,
-};
+pub use redis::{RedisConnector, RedisKeyPrefix};
 pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject};
 pub(crate) use restrictions::CurrentClientId;
 pub use restrictions::{Restrictions, Verdict};
 pub use state::{Forgotten, Health, OnFailure, OnForget, StoreStats};
 pub use tasks::{QueuedTask, StoredTask, TaskBacklog};
+
+pub use crate::redis::ConnectionLost;
 
 use self::{
     line::Line,

@@ -21,7 +21,8 @@ use crate::{
     },
     detached::Detached,
     outgoing,
-    store::{Persistence, RedisAddress, RedisConnector, RedisFindings, RedisKeyPrefix, RedisMode},
+    redis::{Persistence, RedisAddress, RedisFindings, RedisMode},
+    store::{RedisConnector, RedisKeyPrefix},
     telemetry::metrics::Metrics,
 };
 
@@ -168,15 +169,15 @@ async fn try_redis(redis: Option<&RedisConfig>, report: &mut Output) {
 }
 
 fn report_redis(address: &RedisAddress, prefix: &RedisKeyPrefix, found: &RedisFindings, report: &mut Output) {
-    let RedisFindings { mode, node, server, eviction_policy, persistence, refused, refused_extras, round_trip } = found;
-    let server = server.as_deref().unwrap_or("version unknown");
+    let RedisFindings { mode, node, info, refused, refused_extras, round_trip } = found;
+    let server = info.server().unwrap_or_else(|| "version unknown".to_owned());
     let round_trip = round_trip.as_secs_f64() * 1_000.0;
     let data = if *mode == RedisMode::Single { String::new() } else { format!(", data at {node}") };
     report.tried("Redis", Ok(format!("answers at {address}: {mode}{data}, {server}, {round_trip:.1} ms a round trip")));
     let unknown = || "unknown: the user may not run INFO, or Redis does not tell".to_owned();
-    report
-        .setting("Redis memory", eviction_policy.as_ref().map_or_else(unknown, |it| format!("maxmemory-policy {it}")));
-    let persistence = persistence.map(|persistence| match persistence {
+    let memory = info.eviction_policy().map(|policy| format!("maxmemory-policy {policy}"));
+    report.setting("Redis memory", memory.unwrap_or_else(unknown));
+    let persistence = info.persistence().map(|persistence| match persistence {
         Persistence::AppendOnlyFile => "append-only file".to_owned(),
         Persistence::Snapshots { changes_since } => {
             format!("no append-only file; {changes_since} changes since the last snapshot")
@@ -190,7 +191,7 @@ fn report_redis(address: &RedisAddress, prefix: &RedisKeyPrefix, found: &RedisFi
         Err(format!("may not run {commands}, or not with keys that start with {prefix}; see docs/revocation.md"))
     };
     report.tried("Redis user", user);
-    report.warn(found.evicts().map(|policy| {
+    report.warn(info.evicts().map(|policy| {
         format!(
             "Redis drops keys when its memory is full, so denials or live tokens can get lost; set its maxmemory-policy \
              to noeviction, from {policy}"

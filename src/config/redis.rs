@@ -3,7 +3,10 @@
 use std::{convert::Infallible, fs};
 
 use super::{reader::Reader, settings, value};
-use crate::store::{OnFailure, RedisAddress, RedisKeyPrefix, RedisSentinels};
+use crate::{
+    redis::{RedisAddress, RedisSentinels},
+    store::{OnFailure, RedisKeyPrefix},
+};
 
 /// The settings of Redis.
 #[derive(Clone, Debug)]
@@ -69,7 +72,7 @@ fn read_sentinels(reader: &mut Reader<'_>) -> Option<RedisSentinels> {
     };
     let sentinels = RedisSentinels::new(master);
     Some(match password {
-        Some(password) => sentinels.with_login(user, password),
+        Some(password) => sentinels.with_login(user.as_deref(), &password),
         None => sentinels,
     })
 }

@@ -8,12 +8,7 @@ use super::{
     IdempotencyClaim, LiveToken, LogEntry, LogPage, LogPosition, QueuedTask, Restriction, StoredTask, TaskBacklog,
     TokenHolder,
 };
-use crate::{clock::UnixMillis, tenant::TenantName};
-
-/// Why a connection cannot be used any more, for the log. Of an answer of Redis it has only the error code.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConnectionLost(pub String);
+use crate::{clock::UnixMillis, redis::ConnectionLost, tenant::TenantName};
 
 /// Connects to the Redis that replicas share.
 #[async_trait]

@@ -14,9 +14,19 @@ pub struct StoreLimits {
     pub tasks: usize,
 }
 
+impl StoreLimits {
+    /// How many ended restrictions a replica keeps by default, and Redis always.
+    pub(super) const ENDED_RESTRICTIONS: usize = 200_000;
+}
+
 impl Default for StoreLimits {
     fn default() -> Self {
-        Self { ended_restrictions: 200_000, idempotency_keys: 200_000, live_tokens: 500_000, tasks: 100_000 }
+        Self {
+            ended_restrictions: Self::ENDED_RESTRICTIONS,
+            idempotency_keys: 200_000,
+            live_tokens: 500_000,
+            tasks: 100_000,
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{cell::Cell, time::Duration};
 
-use ably_clerk_auth::store::{Connect as _, RedisAddress, RedisConnector, RedisKeyPrefix, RedisMode};
+use ably_clerk_auth::{
+    redis::{RedisAddress, RedisMode},
+    store::{Connect as _, RedisConnector, RedisKeyPrefix},
+};
 
 use crate::{
     fixtures::{Replica, eventually},

@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, net::TcpListener, time::Duration};
 use ably_clerk_auth::{
     ably::TokenFormat,
     clock::UnixMillis,
+    redis::{ConnectionLost, Persistence, RedisAddress, RedisMode},
     store::{
-        Connect as _, Connected, ConnectionLost, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPosition,
-        Persistence, QueuedTask, RedisAddress, RedisConnector, RedisKeyPrefix, RedisMode, Restriction, RestrictionKind,
-        StoredTask, TaskBacklog, TokenHolder, Wait,
+        Connect as _, Connected, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPosition, QueuedTask,
+        RedisConnector, RedisKeyPrefix, Restriction, RestrictionKind, StoredTask, TaskBacklog, TokenHolder, Wait,
     },
     tenant::TenantName,
 };
@@ -536,15 +536,15 @@ async fn a_probe_tells_what_it_found() {
     let connector = connector(&address(&server));
     let found = answered!(connector.probe()).unwrap();
     assert_eq!((found.mode, found.node), (RedisMode::Single, format!("127.0.0.1:{}", server.port())));
-    assert_eq!(found.eviction_policy.as_deref(), Some("noeviction"));
-    assert_eq!(found.persistence, Some(Persistence::AppendOnlyFile));
+    assert_eq!(found.info.eviction_policy().as_deref(), Some("noeviction"));
+    assert_eq!(found.info.persistence(), Some(Persistence::AppendOnlyFile));
     assert_eq!((found.refused, found.refused_extras), (vec![], vec![]));
-    assert!(found.server.is_some_and(|server| server.contains(' ')));
+    assert!(found.info.server().is_some_and(|server| server.contains(' ')));
     let () = admin(&server, "CONFIG SET maxmemory-policy allkeys-lru");
     let () = admin(&server, "CONFIG SET appendonly no");
     let found = answered!(connector.probe()).unwrap();
-    assert_eq!(found.evicts(), Some("allkeys-lru"));
-    assert!(matches!(found.persistence, Some(Persistence::Snapshots { .. })), "{:?}", found.persistence);
+    assert_eq!(found.info.evicts().as_deref(), Some("allkeys-lru"));
+    assert!(matches!(found.info.persistence(), Some(Persistence::Snapshots { .. })), "{:?}", found.info.persistence());
 }
 
 #[tokio::test]

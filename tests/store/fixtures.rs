@@ -12,9 +12,10 @@ use ably_clerk_auth::{
     ably::TokenFormat,
     clerk::{Claims, Organization, Scoped, Session},
     clock::{Clock, UnixMillis},
+    redis::RedisAddress,
     store::{
-        Forgotten, Health, LiveToken, OnFailure, OnForget, RecordOutcome, RedisAddress, RedisConnector, RedisKeyPrefix,
-        Restriction, RestrictionKind, Store, StoreError, StoreLimits, Subject, Verdict,
+        Forgotten, Health, LiveToken, OnFailure, OnForget, RecordOutcome, RedisConnector, RedisKeyPrefix, Restriction,
+        RestrictionKind, Store, StoreError, StoreLimits, Subject, Verdict,
     },
     tenant::TenantName,
 };

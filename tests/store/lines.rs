@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use ably_clerk_auth::store::{
-    DenialSource, Health, OnFailure, RedisAddress, RestrictionKind, StoreError, StoreLimits, Verdict,
+use ably_clerk_auth::{
+    redis::RedisAddress,
+    store::{DenialSource, Health, OnFailure, RestrictionKind, StoreError, StoreLimits, Verdict},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

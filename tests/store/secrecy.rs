@@ -7,7 +7,10 @@ use std::{
     thread,
 };
 
-use ably_clerk_auth::store::{Health, OnFailure, RedisAddress, StoreLimits};
+use ably_clerk_auth::{
+    redis::RedisAddress,
+    store::{Health, OnFailure, StoreLimits},
+};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{

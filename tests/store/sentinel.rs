@@ -6,8 +6,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use ably_clerk_auth::store::{
-    Connect as _, Health, RedisAddress, RedisConnector, RedisKeyPrefix, RedisMode, RedisSentinels,
+use ably_clerk_auth::{
+    redis::{RedisAddress, RedisMode, RedisSentinels},
+    store::{Connect as _, Health, RedisConnector, RedisKeyPrefix},
 };
 use redis::Connection;
 use tempfile::TempDir;
@@ -135,7 +136,7 @@ impl Watched {
     }
 
     fn address(&self) -> RedisAddress {
-        let sentinels = RedisSentinels::new("main".to_owned()).with_login(Some("watcher".to_owned()), "WATCHER".into());
+        let sentinels = RedisSentinels::new("main".to_owned()).with_login(Some("watcher"), &"WATCHER".into());
         RedisAddress::parse_sentinels(&self.urls("redis"), sentinels).unwrap()
     }
 

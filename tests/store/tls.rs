@@ -2,7 +2,10 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use ably_clerk_auth::store::{Health, OnFailure, RedisAddress, RedisConnector, RedisKeyPrefix, StoreLimits};
+use ably_clerk_auth::{
+    redis::RedisAddress,
+    store::{Health, OnFailure, RedisConnector, RedisKeyPrefix, StoreLimits},
+};
 
 use crate::{fixtures::Replica, redis_server::RedisServer};
 

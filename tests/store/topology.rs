@@ -11,9 +11,8 @@ use std::{
 };
 
 use ably_clerk_auth::{
-    store::{
-        Coverage, DenialSource, Health, OnFailure, RedisAddress, RestrictionKind, StoreLimits, TokenHolder, Verdict,
-    },
+    redis::RedisAddress,
+    store::{Coverage, DenialSource, Health, OnFailure, RestrictionKind, StoreLimits, TokenHolder, Verdict},
     tenant::TenantName,
 };
 use redis::{Connection, FromRedisValue};

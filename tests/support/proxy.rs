@@ -1,6 +1,6 @@
 //! A line to Redis for one replica alone, which can be cut, or go silent as a network does that loses everything.
 
-use ably_clerk_auth::store::RedisAddress;
+use ably_clerk_auth::redis::RedisAddress;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},

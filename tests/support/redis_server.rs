@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ably_clerk_auth::store::RedisAddress;
+use ably_clerk_auth::redis::RedisAddress;
 use tempfile::TempDir;
 
 /// Debian's `redis-server`, with a directory and a port of its own. It keeps its data when it is killed.

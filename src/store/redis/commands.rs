@@ -11,8 +11,8 @@ use futures_util::future;
 
 use super::{
     super::{
-        Commands, ConnectionLost, IdempotencyClaim, LiveToken, LogEntry, LogPosition, QueuedTask, Restriction,
-        SharedState, StoredTask, TaskBacklog, TokenHolder,
+        Commands, IdempotencyClaim, LiveToken, LogEntry, LogPosition, QueuedTask, Restriction, SharedState,
+        StoreLimits, StoredTask, TaskBacklog, TokenHolder,
     },
     encoding::{self, json, time_of},
     keys::Keys,
@@ -20,11 +20,12 @@ use super::{
 };
 use crate::{
     clock::{self, UnixMillis},
+    redis::ConnectionLost,
     tenant::TenantName,
 };
 
 /// The most ended restrictions that are remembered for their timestamps.
-const MAX_ENDED: usize = 200_000;
+const MAX_ENDED: usize = StoreLimits::ENDED_RESTRICTIONS;
 /// The elements that a scan looks at in one step.
 const SCAN_COUNT: usize = 500;
 /// The users whose live tokens are read at once.

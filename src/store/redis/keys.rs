@@ -1,7 +1,22 @@
 //! The names of keys in Redis.
 
-use super::prefix::RedisKeyPrefix;
 use crate::tenant::TenantName;
+
+/// The start of every key, so that other applications can use the same Redis.
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
+pub struct RedisKeyPrefix(String);
+
+impl RedisKeyPrefix {
+    /// Checks a prefix: 1 to 64 of `A-Z a-z 0-9 : . _ -`, so that no character is special in an ACL pattern.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b":._-".contains(&b);
+        if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("not 1 to 64 of the characters A-Z a-z 0-9 : . _ -")
+        }
+    }
+}
 
 /// The names of keys. All have the same hash tag, so that a script may use several keys in a cluster. The tag is the
 /// version of this format.
@@ -30,7 +45,7 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new(prefix: &RedisKeyPrefix) -> Self {
-        let prefix = format!("{}{{v3}}:", prefix.as_str());
+        let prefix = format!("{prefix}{{v3}}:");
         let named = |name: &str| format!("{prefix}{name}");
         Self {
             data_id: named("data_id"),
@@ -60,5 +75,18 @@ impl Keys {
     /// The state of an idempotency key.
     pub(super) fn idempotency(&self, key: &str) -> String {
         format!("{}idempotency:{key}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_has_no_characters_that_are_special_in_a_pattern() {
+        assert!(RedisKeyPrefix::parse("aca:").is_ok());
+        for bad in ["", "a b", "a*", "{a}", "[a]", "é", &"x".repeat(65)] {
+            assert!(RedisKeyPrefix::parse(bad).is_err(), "{bad}");
+        }
     }
 }

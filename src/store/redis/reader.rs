@@ -1,25 +1,24 @@
 //! The connection that reads the log.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ::redis::{FromRedisValue, ParsingError, Value, aio::MultiplexedConnection, pipe};
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::{
-    super::{ConnectionLost, LogPage, LogPosition, ReadLog, Wait},
+    super::{LogPage, LogPosition, ReadLog, Wait},
     encoding,
     keys::Keys,
 };
-use crate::clock;
-
-/// Ends with the reason if the server is no longer to be used although it answers.
-pub(super) type Loss = Pin<Box<dyn Future<Output = ConnectionLost> + Send>>;
+use crate::{clock, redis::ConnectionLost};
 
 /// Reads the log.
 pub(super) struct LogReader {
     pub(super) connection: MultiplexedConnection,
     pub(super) keys: Arc<Keys>,
-    pub(super) loss: Loss,
+    /// Ends when the server is not the master any more, although it answers.
+    pub(super) loss: BoxFuture<'static, ConnectionLost>,
 }
 
 impl LogReader {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +10,7 @@ use ::redis::{Client, ErrorKind, RedisError, RedisResult, aio::MultiplexedConnec
 use futures_util::future::join_all;
 use tokio::{sync::Mutex, time};
 
-use super::{super::ConnectionLost, address::RedisAddress, node::Node};
+use super::{address::RedisAddress, failure::ConnectionLost, node::Node};
 
 /// How long after an answer the sentinels are asked again.
 const ASK_AFTER: Duration = Duration::from_secs(2);
@@ -42,19 +41,18 @@ struct Answer {
 impl Sentinels {
     /// Those of an address. Does not call them.
     pub(super) fn of(address: &RedisAddress) -> RedisResult<Option<Arc<Self>>> {
-        let Some(sentinels) = address.sentinels() else { return Ok(None) };
+        let Some(sentinels) = &address.sentinels else { return Ok(None) };
         let sentinel = |node: &Node| {
             let clients = address.sentinel_clients(node)?;
             Ok(Sentinel { node: node.clone(), clients, connection: Mutex::default() })
         };
-        let of_master = address.nodes().iter().map(sentinel).collect::<RedisResult<_>>()?;
-        Ok(Some(Arc::new(Self { master: sentinels.master().to_owned(), sentinels: of_master })))
+        let of_master = address.nodes.iter().map(sentinel).collect::<RedisResult<_>>()?;
+        Ok(Some(Arc::new(Self { master: sentinels.master.clone(), sentinels: of_master })))
     }
 
     /// The master that they name.
     pub(super) async fn master(&self) -> Result<Node, ConnectionLost> {
-        let answers = join_all(self.sentinels.iter().map(|sentinel| sentinel.ask_in_time(&self.master))).await;
-        decide(self.sentinels.iter().map(|sentinel| &sentinel.node).zip(answers))
+        decide(join_all(self.sentinels.iter().map(|sentinel| sentinel.ask_in_time(&self.master))).await)
     }
 
     /// Waits until the sentinels name another master, or no more than half of them answer for a while. Returns which.
@@ -75,7 +73,8 @@ impl Sentinels {
 impl Sentinel {
     async fn ask_in_time(&self, master: &str) -> Result<Answer, ConnectionLost> {
         let late = |_| Err(ConnectionLost("it did not answer in time".to_owned()));
-        time::timeout(ANSWER_TIMEOUT, self.ask(master)).await.unwrap_or_else(late)
+        let answer = time::timeout(ANSWER_TIMEOUT, self.ask(master)).await.unwrap_or_else(late);
+        answer.map_err(|lost| lost.at(&self.node))
     }
 
     async fn ask(&self, master: &str) -> Result<Answer, ConnectionLost> {
@@ -114,21 +113,19 @@ impl Sentinel {
 }
 
 /// The master, if more than half of the sentinels name one: those that are cut off from the others may not know of a failover.
-fn decide<'a>(
-    answers: impl ExactSizeIterator<Item = (&'a Node, Result<Answer, ConnectionLost>)>,
-) -> Result<Node, ConnectionLost> {
+fn decide(answers: Vec<Result<Answer, ConnectionLost>>) -> Result<Node, ConnectionLost> {
     let total = answers.len();
-    let (mut named, mut reasons) = (Vec::with_capacity(total), String::new());
-    for (sentinel, answer) in answers {
+    let (mut named, mut reasons) = (Vec::new(), Vec::new());
+    for answer in answers {
         match answer {
             Ok(answer) => named.push(answer),
-            Err(lost) => _ = write!(reasons, "; {sentinel}: {lost}"),
+            Err(lost) => reasons.push(lost.0),
         }
     }
     let count = named.len();
     match named.into_iter().max_by_key(|answer| answer.epoch) {
         Some(newest) if 2 * count > total => Ok(newest.master),
-        _ => Err(ConnectionLost(format!("{count} of {total} sentinels name the master{reasons}"))),
+        _ => Err(ConnectionLost(format!("{count} of {total} sentinels name the master; {}", reasons.join("; ")))),
     }
 }
 
@@ -147,13 +144,9 @@ mod tests {
     #[test]
     fn the_latest_failover_that_most_sentinels_may_know_of_counts() {
         let node = |host: &str| Node { host: host.to_owned(), port: 1 };
-        let sentinels = ["s1", "s2", "s3", "s4"].map(node);
         let lost = || Err(ConnectionLost("gone".to_owned()));
         let says = |epoch, master| Ok(Answer { epoch, master: node(master) });
-        let decide = |answers: Vec<Result<Answer, ConnectionLost>>| {
-            let total = answers.len();
-            decide(sentinels[..total].iter().zip(answers)).map(|master| master.host).map_err(|lost| lost.0)
-        };
+        let decide = |answers| decide(answers).map(|master| master.host).map_err(|lost| lost.0);
         assert_eq!(decide(vec![says(0, "old")]).as_deref(), Ok("old"));
         assert_eq!(decide(vec![says(1, "old"), says(2, "new"), says(1, "old")]).as_deref(), Ok("new"));
         assert_eq!(decide(vec![lost(), says(1, "old"), says(2, "new")]).as_deref(), Ok("new"));
@@ -161,7 +154,7 @@ mod tests {
             [vec![lost()], vec![lost(), says(1, "old"), lost()], vec![says(1, "old"), lost(), says(1, "old"), lost()]]
         {
             let reason = decide(answers).unwrap_err();
-            assert!(reason.contains(" sentinels name the master; ") && reason.contains(":1: gone"), "{reason}");
+            assert!(reason.contains(" sentinels name the master; gone"), "{reason}");
         }
     }
 }

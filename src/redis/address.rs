@@ -1,29 +1,27 @@
 //! The address of Redis.
 
-use std::{fmt, net::IpAddr};
-
 use ::redis::{
-    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo, RedisResult,
-    TlsCertificates,
+    Client, ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo, RedisResult, TlsCertificates,
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use url::{Host, Url};
+use url::Url;
 
 use super::node::Node;
 
 /// Where Redis or Valkey is: a single server, a cluster, or the master that sentinels watch. Printed without users and
 /// passwords.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug, derive_more::Display)]
+#[debug("{printed}")]
+#[display("{printed}")]
 pub struct RedisAddress {
     /// The server, nodes of the cluster, or the sentinels.
-    nodes: Vec<Node>,
-    /// For the servers with the data.
-    login: Login,
-    database: i64,
-    transport: Transport,
+    pub(super) nodes: Vec<Node>,
+    /// User, password and database of the servers with the data.
+    login: RedisConnectionInfo,
+    encryption: Encryption,
     /// A PEM bundle. `None`: those that the system trusts.
     authorities: Option<Vec<u8>>,
-    sentinels: Option<RedisSentinels>,
+    pub(super) sentinels: Option<RedisSentinels>,
     printed: String,
 }
 
@@ -31,24 +29,16 @@ pub struct RedisAddress {
 #[derive(Clone, Debug)]
 pub struct RedisSentinels {
     /// The name of the master.
-    master: String,
+    pub(super) master: String,
     /// `None`: the user of the servers with the data if the sentinels know it, else nobody.
-    login: Option<Login>,
+    login: Option<RedisConnectionInfo>,
 }
 
-/// A user and its password.
-#[derive(Clone, Debug, Default)]
-struct Login {
-    user: Option<String>,
-    password: Option<SecretString>,
-}
-
-/// How the connection is protected.
+/// Whether connections use TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transport {
+enum Encryption {
     Tls,
-    Loopback,
-    Plaintext,
+    None,
 }
 
 /// Why a URL is invalid. Does not repeat the URL.
@@ -107,12 +97,10 @@ impl RedisSentinels {
 
     /// Logs in at sentinels as this user. Without a name it is Redis's default user.
     #[must_use]
-    pub fn with_login(self, user: Option<String>, password: SecretString) -> Self {
-        Self { login: Some(Login { user, password: Some(password) }), ..self }
-    }
-
-    pub(super) fn master(&self) -> &str {
-        &self.master
+    pub fn with_login(self, user: Option<&str>, password: &SecretString) -> Self {
+        let login = RedisConnectionInfo::default().set_password(password.expose_secret());
+        let login = user.iter().fold(login, RedisConnectionInfo::set_username);
+        Self { login: Some(login), ..self }
     }
 }
 
@@ -120,7 +108,7 @@ impl RedisAddress {
     /// The address of a single server, or of a cluster: the URLs of one or more nodes, comma-separated.
     pub fn parse(urls: &str) -> Result<Self, InvalidRedisAddress> {
         let address = Self::read(urls, PORT)?;
-        if address.nodes.len() > 1 && address.database != 0 {
+        if address.nodes.len() > 1 && address.login.db() != 0 {
             return Err(InvalidRedisAddress::DatabaseOfCluster);
         }
         Ok(address)
@@ -139,30 +127,17 @@ impl RedisAddress {
         let mut address = urls.next().ok_or(InvalidRedisAddress::NotAUrl)??;
         for other in urls {
             let other = other?;
-            let is_tls = |address: &Self| address.transport == Transport::Tls;
-            if !address.login.equals(&other.login)
-                || address.database != other.database
-                || is_tls(&address) != is_tls(&other)
-            {
+            if address.common() != other.common() {
                 return Err(InvalidRedisAddress::Different);
             }
-            if other.transport == Transport::Plaintext {
-                address.transport = Transport::Plaintext;
-            }
             address.nodes.extend(other.nodes);
-            address.printed += ",";
-            address.printed += &other.printed;
+            address.printed = format!("{},{}", address.printed, other.printed);
         }
         Ok(address)
     }
 
     fn read_one(text: &str, port: u16) -> Result<Self, InvalidRedisAddress> {
         let mut url = Url::parse(text).map_err(|_| InvalidRedisAddress::NotAUrl)?;
-        let encrypted = match url.scheme() {
-            "redis" | "valkey" => false,
-            "rediss" | "valkeys" => true,
-            _ => return Err(InvalidRedisAddress::NotAUrl),
-        };
         if url.host_str().is_none_or(str::is_empty) {
             return Err(InvalidRedisAddress::NotAUrl);
         }
@@ -174,36 +149,33 @@ impl RedisAddress {
             return Err(InvalidRedisAddress::Database);
         }
         let info = url.as_str().into_connection_info().map_err(|_| InvalidRedisAddress::NotAUrl)?;
-        let (ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. }) = info.addr() else {
-            return Err(InvalidRedisAddress::NotAUrl);
+        let (host, encryption) = match info.addr() {
+            ConnectionAddr::Tcp(host, _) => (host, Encryption::None),
+            ConnectionAddr::TcpTls { host, .. } => (host, Encryption::Tls),
+            _ => return Err(InvalidRedisAddress::NotAUrl),
         };
-        let transport = match encrypted {
-            true => Transport::Tls,
-            false if is_loopback(&url) => Transport::Loopback,
-            false => Transport::Plaintext,
-        };
-        let settings = info.redis_settings();
         let node = Node { host: host.clone(), port: url.port().unwrap_or(port) };
         // Neither fails for a URL that has a host.
         let _ = url.set_password(None);
         let _ = url.set_username("");
         Ok(Self {
             nodes: vec![node],
-            login: Login {
-                user: settings.username().map(str::to_owned),
-                password: settings.password().map(SecretString::from),
-            },
-            database: settings.db(),
-            transport,
+            login: info.redis_settings().clone(),
+            encryption,
             authorities: None,
             sentinels: None,
             printed: url.into(),
         })
     }
 
+    /// What the URLs of one address have in common.
+    fn common(&self) -> (Encryption, Option<&str>, Option<&str>, i64) {
+        (self.encryption, self.login.username(), self.login.password(), self.login.db())
+    }
+
     /// Trusts certificates signed by one of these authorities, a PEM bundle, and no others.
     pub fn trusting(self, authorities: Vec<u8>) -> Result<Self, InvalidRedisAuthorities> {
-        if self.transport != Transport::Tls {
+        if self.encryption != Encryption::Tls {
             return Err(InvalidRedisAuthorities::NotEncrypted);
         }
         if memchr::memmem::find(&authorities, b"-----BEGIN CERTIFICATE-----").is_none() {
@@ -219,96 +191,41 @@ impl RedisAddress {
     /// Whether the password and the messages of replicas can be read on the network.
     #[must_use]
     pub fn is_in_clear(&self) -> bool {
-        self.transport == Transport::Plaintext
-    }
-
-    pub(super) fn nodes(&self) -> &[Node] {
-        &self.nodes
-    }
-
-    pub(super) fn sentinels(&self) -> Option<&RedisSentinels> {
-        self.sentinels.as_ref()
+        self.encryption == Encryption::None && !self.nodes.iter().all(Node::is_on_this_machine)
     }
 
     /// A client of a server with the data.
     pub(super) fn client(&self, node: &Node) -> RedisResult<Client> {
-        self.client_as(&self.login, self.database, node)
+        self.client_as(&self.login, node)
     }
 
     /// Clients of a sentinel, to be tried in this order: a sentinel may not know the user of the data.
     pub(super) fn sentinel_clients(&self, sentinel: &Node) -> RedisResult<Vec<Client>> {
-        let own = self.sentinels.as_ref().and_then(|sentinels| sentinels.login.as_ref());
-        let nobody = Login::default();
-        let logins = match own {
-            Some(own) => vec![own],
-            None if self.login.password.is_some() => vec![&self.login, &nobody],
-            None => vec![&nobody],
+        let nobody = RedisConnectionInfo::default();
+        let logins = match &self.sentinels {
+            Some(RedisSentinels { login: Some(own), .. }) => vec![own.clone()],
+            _ if self.login.password().is_some() => vec![self.login.clone().set_db(0), nobody],
+            _ => vec![nobody],
         };
-        logins.into_iter().map(|login| self.client_as(login, 0, sentinel)).collect()
+        logins.iter().map(|login| self.client_as(login, sentinel)).collect()
     }
 
-    /// RESP2 suffices: nothing is pushed.
-    fn client_as(&self, login: &Login, database: i64, node: &Node) -> RedisResult<Client> {
+    fn client_as(&self, login: &RedisConnectionInfo, node: &Node) -> RedisResult<Client> {
         let Node { host, port } = node.clone();
-        let address = match self.transport {
-            Transport::Tls => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
-            Transport::Loopback | Transport::Plaintext => ConnectionAddr::Tcp(host, port),
+        let address = match self.encryption {
+            Encryption::Tls => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+            Encryption::None => ConnectionAddr::Tcp(host, port),
         };
+        // RESP2 suffices: nothing is pushed. `CLIENT SETINFO` would need a permission that an ACL of Redis before 7.2 cannot
+        // name.
+        let login = login.clone().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         let info = address.into_connection_info()?;
         let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let info: ConnectionInfo = info.set_redis_settings(login.settings(database)).set_tcp_settings(tcp);
-        match &self.authorities {
+        let info = info.set_redis_settings(login).set_tcp_settings(tcp);
+        match self.authorities.clone() {
             None => Client::open(info),
-            Some(pem) => {
-                let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) };
-                Client::build_with_tls(info, certificates)
-            }
+            authorities => Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: authorities }),
         }
-    }
-}
-
-impl Login {
-    fn settings(&self, database: i64) -> RedisConnectionInfo {
-        // `CLIENT SETINFO` would need a permission that an ACL of Redis before 7.2 cannot name.
-        let settings = RedisConnectionInfo::default()
-            .set_db(database)
-            .set_protocol(ProtocolVersion::RESP2)
-            .set_skip_set_lib_name();
-        let settings = match &self.user {
-            Some(user) => settings.set_username(user),
-            None => settings,
-        };
-        match &self.password {
-            Some(password) => settings.set_password(password.expose_secret()),
-            None => settings,
-        }
-    }
-
-    fn equals(&self, other: &Self) -> bool {
-        let password = |login: &Self| login.password.as_ref().map(|password| password.expose_secret().to_owned());
-        self.user == other.user && password(self) == password(other)
-    }
-}
-
-impl fmt::Debug for RedisAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.printed)
-    }
-}
-
-impl fmt::Display for RedisAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.printed)
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        // For schemes other than http(s), the parser does not distinguish addresses and names.
-        Some(Host::Domain(name)) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 
@@ -327,7 +244,7 @@ mod tests {
             let address = RedisAddress::parse(text).unwrap();
             assert_eq!(format!("{address} {address:?}"), format!("{printed} {printed}"));
         }
-        let sentinels = RedisSentinels::new("main".to_owned()).with_login(None, "hunter3".into());
+        let sentinels = RedisSentinels::new("main".to_owned()).with_login(None, &"hunter3".into());
         let address = RedisAddress::parse_sentinels("redis://:hunter2@a,redis://:hunter2@b", sentinels).unwrap();
         assert_eq!(format!("{address:?}"), "main, the master that redis://a,redis://b names");
     }
@@ -360,8 +277,7 @@ mod tests {
         let first = "rediss://user:pass%2Cword@a";
         let address = RedisAddress::parse(&format!("{first}:1,{}", first.replace("@a", "@b"))).unwrap();
         assert_eq!(address.nodes, [("a", 1), ("b", 6379)].map(|(host, port)| Node { host: host.to_owned(), port }));
-        let settings = address.login.settings(0);
-        assert_eq!((settings.username(), settings.password()), (Some("user"), Some("pass,word")));
+        assert_eq!((address.login.username(), address.login.password()), (Some("user"), Some("pass,word")));
         for other in
             ["redis://user:pass%2Cword@b", "rediss://user:word@b", "rediss://other:pass%2Cword@b", "rediss://b"]
         {
@@ -378,7 +294,7 @@ mod tests {
         assert_eq!(RedisAddress::parse("redis://a/3,redis://b").unwrap_err(), InvalidRedisAddress::Different);
         let address =
             RedisAddress::parse_sentinels("redis://a/3,redis://b/3", RedisSentinels::new("main".to_owned())).unwrap();
-        assert_eq!((address.database, address.nodes[0].port), (3, 26_379));
+        assert_eq!((address.login.db(), address.nodes[0].port), (3, 26_379));
     }
 
     #[test]
@@ -393,7 +309,7 @@ mod tests {
         let user = |name: &str| (Some(name.to_owned()), 0);
         assert_eq!(users(parse("redis://a/3", &sentinels)), [(None, 0)]);
         assert_eq!(users(parse("redis://user:password@a/3", &sentinels)), [user("user"), (None, 0)]);
-        let sentinels = sentinels.with_login(Some("other".to_owned()), "password".into());
+        let sentinels = sentinels.with_login(Some("other"), &"password".into());
         assert_eq!(users(parse("redis://user:password@a/3", &sentinels)), [user("other")]);
     }
 

@@ -2,7 +2,19 @@
 
 use ::redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
 
-use super::super::ConnectionLost;
+use super::node::Node;
+
+/// Why a connection cannot be made, or cannot be used any more, for the log. Of an answer of Redis it has only the error code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConnectionLost(pub String);
+
+impl ConnectionLost {
+    /// Names the server.
+    pub(super) fn at(&self, node: &Node) -> Self {
+        Self(format!("{node}: {self}"))
+    }
+}
 
 /// From an answer of Redis the reason has only the error code: a server that does not know a command repeats its
 /// arguments, and those of the first one are user and password.

@@ -1,10 +1,10 @@
 //! Servers by host and port.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 /// A server: a single Redis, a node of a cluster, or a sentinel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Node {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Node {
     /// A name, or an IP address without brackets.
     pub(super) host: String,
     pub(super) port: u16,
@@ -21,6 +21,10 @@ impl Node {
     pub(super) fn at(host: &str, port: u16, by: &Self) -> Option<Self> {
         let host = if host.is_empty() || host == "?" { &by.host } else { host };
         (port != 0).then(|| Self { host: host.to_owned(), port })
+    }
+
+    pub(super) fn is_on_this_machine(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
 
