@@ -29,7 +29,7 @@ pub struct RedisConnector {
 }
 
 /// The commands that the user needs, in a form that changes nothing that lasts. `KEY` is a key that does not exist.
-const NEEDED: [&str; 26] = [
+const NEEDED: [&str; 27] = [
     "EVALSHA 0000000000000000000000000000000000000000 1 KEY",
     "SCRIPT LOAD return",
     "GET KEY",
@@ -38,6 +38,7 @@ const NEEDED: [&str; 26] = [
     "HSET KEY field value",
     "HSETNX KEY field value",
     "HGET KEY field",
+    "HGETALL KEY",
     "HEXISTS KEY field",
     "HLEN KEY",
     "HSCAN KEY 0",
