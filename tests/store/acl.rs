@@ -12,11 +12,20 @@ use crate::{
     redis_server::{RedisServer, documented_rules},
 };
 
+/// The commands of the documented user, as an ACL names them.
+pub(crate) fn documented_commands() -> Vec<String> {
+    documented_rules("aca:").iter().filter_map(|rule| rule.strip_prefix('+')).map(str::to_owned).collect()
+}
+
+/// A command without its subcommand, which Redis 6.2 does not tell.
+pub(crate) fn base(command: &str) -> &str {
+    command.split('|').next().unwrap_or_default()
+}
+
 /// Commands that were run on a server since its statistics were reset.
 fn commands_run(admin: &mut redis::Connection) -> BTreeSet<String> {
     let stats: String = redis::cmd("INFO").arg("commandstats").query(admin).unwrap();
-    let names = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
-    names.map(str::to_owned).collect()
+    stats.lines().filter_map(|line| Some(base(line.strip_prefix("cmdstat_")?.split(':').next()?).to_owned())).collect()
 }
 
 #[tokio::test]
@@ -39,11 +48,10 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     replica.store.mark_done("effect", NOW.after(MINUTE), NOW).await;
     replica.store.release("effect").await;
     retry!(replica, replica.store.forget_user(&TenantName::default(), "user_1"));
-    let documented: BTreeSet<_> =
-        documented_rules("aca:").iter().filter_map(|rule| rule.strip_prefix('+')).map(str::to_owned).collect();
+    let documented: BTreeSet<_> = documented_commands().iter().map(|command| base(command).to_owned()).collect();
     let mut run = commands_run(&mut admin);
     // AUTH needs no permission.
-    assert!(run.remove("auth") && run.remove("config|resetstat"), "{run:?}");
+    assert!(run.remove("auth") && run.remove("config"), "{run:?}");
     assert_eq!(run, documented);
     let refused: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query(&mut admin).unwrap();
     assert_eq!(refused, []);
@@ -86,12 +94,14 @@ async fn the_documented_user_can_neither_empty_redis_nor_disconnect_others_nor_l
         "HGET other:{v3}:restrictions x",
     ] {
         let error = refusal(command);
-        assert!(error.to_lowercase().contains("permission"), "{command}: {error}");
+        // Redis 6.2 has no functions.
+        assert!(error.to_lowercase().contains("permission") || error.contains("unknown command"), "{command}: {error}");
     }
     let flush = redis::cmd("SCRIPT")
         .arg(&["LOAD", "return redis.call('FLUSHALL')"])
         .query::<String>(&mut server.connection())
         .unwrap();
-    assert!(refusal(&format!("EVALSHA {flush} 0")).contains("can't run this command"), "in a script");
+    let error = refusal(&format!("EVALSHA {flush} 0"));
+    assert!(error.contains("can't run this command") || error.contains("no permissions"), "in a script: {error}");
     assert_eq!(replica.health(), Health::Ready);
 }

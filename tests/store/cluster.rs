@@ -34,7 +34,6 @@ impl Cluster {
     async fn start_nodes(masters: usize, replicas: usize, certificate: Option<&Certificate>) -> Self {
         let (bus_port, tls_port) = (Cell::default(), Cell::default());
         let (mut nodes, mut bus_ports, mut tls_ports) = (Vec::new(), Vec::new(), Vec::new());
-        let tls = if certificate.is_some() { "yes" } else { "no" };
         for _ in 0..masters + replicas {
             let arguments = |port: u16| {
                 bus_port.set(free_port());
@@ -42,7 +41,7 @@ impl Cluster {
                 let arguments = format!(
                     "--port {port} --cluster-enabled yes --cluster-port {} --cluster-announce-ip 127.0.0.1 \
                      --cluster-node-timeout 1500 --cluster-replica-validity-factor 0 --repl-diskless-sync-delay 0 \
-                     --masteruser admin --masterauth admin --tls-cluster {tls} --tls-replication {tls}",
+                     --masteruser admin --masterauth admin",
                     bus_port.get()
                 );
                 let arguments = arguments.split(' ').map(str::to_owned);

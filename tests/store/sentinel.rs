@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use ably_clerk_auth::{
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     fixtures::eventually,
-    redis_server::RedisServer,
+    redis_server::{self, RedisServer},
     topology::{Certificate, Load, command, free_port, info, pause, ready, resume, returns, urls},
 };
 
@@ -55,18 +55,17 @@ impl Sentinel {
         ];
         if let Some(certificate) = certificate {
             lines.extend(certificate.settings(tls_port).map(|(name, value)| format!("{name} {value}")));
-            lines.push("tls-replication yes".to_owned());
         }
         let file = directory.path().join("sentinel.conf");
         fs::write(&file, lines.join("\n")).unwrap();
-        let process = Command::new("redis-server")
+        let process = redis_server::program()
             .arg(&file)
             .arg("--sentinel")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("redis-server; `make redis` installs it");
+            .expect(redis_server::HOW_TO_INSTALL);
         let service_port = if certificate.is_some() { tls_port } else { port };
         let login = if users.is_empty() { "" } else { "admin:admin@" };
         Self { port, service_port, login, _directory: directory, process }
@@ -104,8 +103,7 @@ impl Watched {
         let start = |tls_port: u16, more: &str| {
             let arguments = format!(
                 "--user sentinel on >sentinel ~* &* +@all --masteruser admin --masterauth admin --repl-diskless-sync-delay \
-                 0 --tls-replication {}{more}",
-                if certificate.is_some() { "yes" } else { "no" },
+                 0{more}"
             );
             let tls = certificate.map(|certificate| certificate.arguments(tls_port)).unwrap_or_default();
             RedisServer::start_with(&arguments.split(' ').chain(tls.iter().map(String::as_str)).collect::<Vec<_>>())

@@ -72,7 +72,7 @@ impl Certificate {
     }
 
     /// The settings of a server that has it, by name.
-    pub(crate) fn settings(&self, port: u16) -> [(&'static str, String); 5] {
+    pub(crate) fn settings(&self, port: u16) -> [(&'static str, String); 7] {
         let path = |name: &str| self.directory.path().join(name).to_str().unwrap().to_owned();
         [
             ("tls-port", port.to_string()),
@@ -80,6 +80,8 @@ impl Certificate {
             ("tls-key-file", path("key.pem")),
             ("tls-ca-cert-file", path("cert.pem")),
             ("tls-auth-clients", "no".to_owned()),
+            ("tls-replication", "yes".to_owned()),
+            ("tls-cluster", "yes".to_owned()),
         ]
     }
 }

@@ -1,7 +1,7 @@
 //! A real Redis on a free port, which can be killed and started again.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
@@ -12,7 +12,14 @@ use std::{
 use ably_clerk_auth::redis::RedisAddress;
 use tempfile::TempDir;
 
-/// Debian's `redis-server`, with a directory and a port of its own. It keeps its data when it is killed.
+pub(crate) const HOW_TO_INSTALL: &str = "redis-server; `make redis` installs it";
+
+/// The program of Redis or Valkey: the one that `REDIS_SERVER` names, or Debian's `redis-server`.
+pub(crate) fn program() -> Command {
+    Command::new(env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
+}
+
+/// A `redis-server` with a directory and a port of its own. It keeps its data when it is killed.
 pub(crate) struct RedisServer {
     port: u16,
     arguments: Vec<String>,
@@ -91,7 +98,7 @@ impl RedisServer {
 
     /// Whether it is there, with the data that it had.
     pub(crate) fn start_again(&mut self) -> bool {
-        let process = Command::new("redis-server")
+        let process = program()
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "no"])
             .args(&self.arguments)
             .current_dir(self.directory.path())
@@ -99,7 +106,7 @@ impl RedisServer {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("redis-server; `make redis` installs it");
+            .expect(HOW_TO_INSTALL);
         // From here on it ends with this.
         let process = self.process.insert(process);
         let deadline = Instant::now() + Duration::from_secs(20);
