@@ -31,7 +31,7 @@ const MAX_REDIRECTIONS: usize = 3;
 
 /// A single server, a cluster, or a master with sentinels.
 pub(crate) struct Deployment {
-    address: RedisAddress,
+    pub(crate) address: RedisAddress,
     sentinels: Option<Arc<Sentinels>>,
     /// A key that does not exist. In a cluster, its master is the one that has the data.
     probe_key: String,
@@ -54,10 +54,6 @@ impl Deployment {
     pub(crate) fn new(address: &RedisAddress, probe_key: String) -> Result<Self, InvalidRedisAddress> {
         let sentinels = Sentinels::of(address).map_err(|_| InvalidRedisAddress::NotAUrl)?;
         Ok(Self { address: address.clone(), sentinels, probe_key, cluster_nodes: Mutex::default() })
-    }
-
-    pub(crate) fn address(&self) -> &RedisAddress {
-        &self.address
     }
 
     /// Finds the server that has the data and takes writes.

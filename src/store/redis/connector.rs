@@ -21,7 +21,7 @@ const READ_TIMEOUT: Duration = LogReader::WAIT.saturating_add(Duration::from_sec
 /// Connects to the server that has the data. All keys have one hash tag, so one master of a cluster has all of them. When
 /// another server takes over, the connection is lost, and the next one goes to that.
 #[derive(derive_more::Debug)]
-#[debug("RedisConnector({})", deployment.address())]
+#[debug("RedisConnector({})", deployment.address)]
 pub struct RedisConnector {
     deployment: Deployment,
     keys: Arc<Keys>,
@@ -113,6 +113,6 @@ impl Connect for RedisConnector {
     }
 
     fn address(&self) -> String {
-        self.deployment.address().to_string()
+        self.deployment.address.to_string()
     }
 }
