@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    redis_server::RedisServer,
+    redis_server::{Certificate, RedisServer},
     service::{Vendors, command, run},
 };
 
@@ -128,8 +128,9 @@ async fn both_listeners_on_all_addresses_are_reached_by_ipv4_and_ipv6() {
 #[tokio::test]
 async fn check_trusts_redis_by_its_own_authority_and_says_what_is_missing_without_it() {
     let vendors = Vendors::start().await;
-    let (redis, directory) = RedisServer::start_with_tls();
-    let authority = directory.path().join("cert.pem").to_str().unwrap().to_owned();
+    let certificate = Certificate::new();
+    let redis = RedisServer::start_with_tls(&certificate);
+    let authority = certificate.path().to_str().unwrap().to_owned();
     let check = |changes: &[(&str, &str)]| {
         let mut settings = vendors.settings();
         settings.push(("CLERK_PROXY_URL".to_owned(), vendors.clerk.proxy_url()));

@@ -14,7 +14,7 @@ use proptest::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    fixtures::{NOW, Replica, ago, eventually, session},
+    fixtures::{DENIED, LIFTED, NOW, Replica, ago, eventually, session},
     redis_server::RedisServer,
 };
 
@@ -26,8 +26,8 @@ fn a_restriction() -> impl Strategy<Value = Restriction> {
         Subject::Organization("org_1".into()),
     ];
     let kinds = vec![
-        RestrictionKind::Lifted(DenialSource::Clerk),
-        RestrictionKind::Denied(DenialSource::Clerk),
+        LIFTED,
+        DENIED,
         RestrictionKind::Lifted(DenialSource::Operator),
         RestrictionKind::Denied(DenialSource::Operator),
         RestrictionKind::Deleted,
@@ -167,7 +167,7 @@ fn in_redis() {
     let mut runner = TestRunner::new(Config::with_cases(100));
     let outcome = runner.run(&deliveries(), |restrictions| {
         runtime.block_on(async {
-            let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
+            let () = server.run("FLUSHALL");
             let replica = || Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Degrade);
             let replicas = [replica(), replica()];
             for replica in &replicas {

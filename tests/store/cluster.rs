@@ -4,13 +4,13 @@ use std::{cell::Cell, time::Duration};
 
 use ably_clerk_auth::{
     redis::{RedisAddress, RedisMode},
-    store::{Connect as _, RedisConnector, RedisKeyPrefix},
+    store::Connect as _,
 };
 
 use crate::{
-    fixtures::{Replica, eventually},
-    redis_server::RedisServer,
-    topology::{Certificate, Load, command, free_port, info, pause, ready, resume, returns, urls},
+    fixtures::{Replica, connector, eventually},
+    redis_server::{Certificate, RedisServer, run},
+    topology::{Load, free_port, info, pause, resume, returns, urls},
 };
 
 const SLOTS: usize = 16_384;
@@ -54,24 +54,24 @@ impl Cluster {
         let cluster = Self { nodes, tls_ports };
         for (n, node) in cluster.nodes.iter().enumerate() {
             let mut admin = node.connection();
-            let () = command(&mut admin, "ACL SETUSER aca +cluster|slots").unwrap();
-            let () = command(&mut admin, &format!("CLUSTER SET-CONFIG-EPOCH {}", n + 1)).unwrap();
+            let () = run(&mut admin, "ACL SETUSER aca +cluster|slots").unwrap();
+            let () = run(&mut admin, &format!("CLUSTER SET-CONFIG-EPOCH {}", n + 1)).unwrap();
             if n < masters {
                 let (first, last) = (SLOTS * n / masters, SLOTS * (n + 1) / masters - 1);
-                let () = command(&mut admin, &format!("CLUSTER ADDSLOTSRANGE {first} {last}")).unwrap();
+                let () = run(&mut admin, &format!("CLUSTER ADDSLOTSRANGE {first} {last}")).unwrap();
             }
         }
         let mut first = cluster.nodes[0].connection();
         for (n, bus_port) in bus_ports.iter().enumerate().skip(1) {
             let port = if certificate.is_some() { cluster.tls_ports[n] } else { cluster.nodes[n].port() };
-            let () = command(&mut first, &format!("CLUSTER MEET 127.0.0.1 {port} {bus_port}")).unwrap();
+            let () = run(&mut first, &format!("CLUSTER MEET 127.0.0.1 {port} {bus_port}")).unwrap();
         }
         let known = format!("cluster_known_nodes:{}\r", cluster.nodes.len());
         cluster.each_says(&known).await;
         for n in 0..replicas {
-            let id: String = command(&mut cluster.nodes[n].connection(), "CLUSTER MYID").unwrap();
+            let id: String = run(&mut cluster.nodes[n].connection(), "CLUSTER MYID").unwrap();
             let mut replica = cluster.nodes[masters + n].connection();
-            let () = command(&mut replica, &format!("CLUSTER REPLICATE {id}")).unwrap();
+            let () = run(&mut replica, &format!("CLUSTER REPLICATE {id}")).unwrap();
         }
         cluster.each_says("cluster_state:ok").await;
         for replica in &cluster.nodes[masters..] {
@@ -83,7 +83,7 @@ impl Cluster {
     async fn each_says(&self, line: &str) {
         for node in &self.nodes {
             let mut admin = node.connection();
-            let says = || command::<String>(&mut admin, "CLUSTER INFO").unwrap().contains(line);
+            let says = || run::<String>(&mut admin, "CLUSTER INFO").unwrap().contains(line);
             eventually("the nodes form a cluster", says).await;
         }
     }
@@ -93,7 +93,7 @@ impl Cluster {
         (0..self.nodes.len()).filter(|n| Some(*n) != out).find(|n| {
             let mut admin = self.nodes[*n].connection();
             // A replica names its master.
-            command::<Option<String>>(&mut admin, "GET aca:{v3}:data_id").is_ok()
+            run::<Option<String>>(&mut admin, "GET aca:{v3}:data_id").is_ok()
         })
     }
 
@@ -122,17 +122,13 @@ async fn is_in_sync(replica: &RedisServer) {
     eventually("the replica is in sync", is_up).await;
 }
 
-fn connector(address: &RedisAddress) -> RedisConnector {
-    RedisConnector::new(address, &RedisKeyPrefix::parse("aca:").unwrap()).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_in_the_middle_of_load_loses_nothing() {
     let mut cluster = Cluster::start(3, 3).await;
     let first = cluster.owner();
-    let load = Load::on(ready(&cluster.address()).await);
+    let load = Load::of("user_1", Replica::ready_at(&cluster.address()).await);
     // It has to find the others when the only node that it was told is gone.
-    let other = ready(&cluster.nodes[first].address()).await;
+    let other = Replica::ready_at(&cluster.nodes[first].address()).await;
 
     load.goes_on().await;
     cluster.nodes[first].kill();
@@ -143,7 +139,7 @@ async fn a_failover_in_the_middle_of_load_loses_nothing() {
     load.goes_on().await;
 
     assert!(cluster.nodes[first].start_again());
-    let () = command(&mut cluster.nodes[first].connection(), "ACL SETUSER aca +cluster|slots").unwrap();
+    let () = run(&mut cluster.nodes[first].connection(), "ACL SETUSER aca +cluster|slots").unwrap();
     is_in_sync(&cluster.nodes[first]).await;
     // This one will come back as if nothing had happened.
     let paused = pause(&mut cluster.nodes[second].connection());
@@ -161,18 +157,18 @@ async fn a_failover_in_the_middle_of_load_loses_nothing() {
 async fn data_that_moves_to_another_node_in_the_middle_of_load_is_followed() {
     let cluster = Cluster::start(2, 0).await;
     let (from, to) = (cluster.owner(), 1 - cluster.owner());
-    let load = Load::on(ready(&cluster.address()).await);
-    let other = ready(&cluster.nodes[from].address()).await;
+    let load = Load::of("user_1", Replica::ready_at(&cluster.address()).await);
+    let other = Replica::ready_at(&cluster.nodes[from].address()).await;
     load.goes_on().await;
 
     let [mut from_admin, mut to_admin] = [from, to].map(|node| cluster.nodes[node].connection());
-    let id_of = |admin: &mut redis::Connection| command::<String>(admin, "CLUSTER MYID").unwrap();
+    let id_of = |admin: &mut redis::Connection| run::<String>(admin, "CLUSTER MYID").unwrap();
     let (from_id, to_id) = (id_of(&mut from_admin), id_of(&mut to_admin));
-    let slot: usize = command(&mut from_admin, "CLUSTER KEYSLOT {v3}").unwrap();
-    let () = command(&mut to_admin, &format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}")).unwrap();
-    let () = command(&mut from_admin, &format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}")).unwrap();
+    let slot: usize = run(&mut from_admin, "CLUSTER KEYSLOT {v3}").unwrap();
+    let () = run(&mut to_admin, &format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}")).unwrap();
+    let () = run(&mut from_admin, &format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}")).unwrap();
     loop {
-        let keys: Vec<String> = command(&mut from_admin, &format!("CLUSTER GETKEYSINSLOT {slot} 100")).unwrap();
+        let keys: Vec<String> = run(&mut from_admin, &format!("CLUSTER GETKEYSINSLOT {slot} 100")).unwrap();
         if keys.is_empty() {
             break;
         }
@@ -181,7 +177,7 @@ async fn data_that_moves_to_another_node_in_the_middle_of_load_is_followed() {
         let () = migrate.arg(&["AUTH2", "admin", "admin", "KEYS"]).arg(keys).query(&mut from_admin).unwrap();
     }
     for admin in [&mut to_admin, &mut from_admin] {
-        let () = command(admin, &format!("CLUSTER SETSLOT {slot} NODE {to_id}")).unwrap();
+        let () = run(admin, &format!("CLUSTER SETSLOT {slot} NODE {to_id}")).unwrap();
     }
     for replica in [&*load.replica, &other] {
         returns(replica, 1).await;
@@ -201,10 +197,10 @@ async fn any_node_leads_to_the_one_that_has_the_data_also_over_tls() {
         assert_eq!((found.mode, found.node), (RedisMode::Cluster, cluster.name(owner)));
         assert_eq!((found.refused, found.refused_extras), (vec![], vec![]));
         let address = RedisAddress::parse(&urls("rediss", [cluster.tls_ports[node]])).unwrap();
-        let address = address.trusting(certificate.pem.clone()).unwrap();
+        let address = address.trusting(certificate.pem()).unwrap();
         let found = connector(&address).probe().await.unwrap();
         assert_eq!((found.mode, found.node), (RedisMode::Cluster, format!("127.0.0.1:{}", cluster.tls_ports[owner])));
-        ready(&address).await;
+        Replica::ready_at(&address).await;
     }
     let address = urls("redis", [cluster.nodes[owner].port()]);
     for (user, cure) in [("aca:PASSWORD", "add +select"), ("admin:admin", "remove the database from REDIS_URL")] {
@@ -225,5 +221,5 @@ async fn nodes_that_are_gone_are_each_named_in_the_reason() {
     // A node that is gone does not keep a replica from the others.
     let server = RedisServer::start();
     let address = RedisAddress::parse(&urls("redis", [one, server.port()])).unwrap();
-    let _: Replica = tokio::time::timeout(Duration::from_secs(20), ready(&address)).await.unwrap();
+    let _: Replica = tokio::time::timeout(Duration::from_secs(20), Replica::ready_at(&address)).await.unwrap();
 }

@@ -8,24 +8,18 @@ use ably_clerk_auth::{
     redis::{ConnectionLost, Persistence, RedisAddress, RedisMode},
     store::{
         Connect as _, Connected, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPosition, QueuedTask,
-        RedisConnector, RedisKeyPrefix, Restriction, RestrictionKind, StoredTask, TaskBacklog, TokenHolder, Wait,
+        Restriction, RestrictionKind, StoredTask, TaskBacklog, TokenHolder, Wait,
     },
     tenant::TenantName,
 };
 
 use crate::{
     acl::{base, documented_commands},
-    fixtures::{MINUTE, NOW, ago, clerk_id, live_token, of_user, restriction},
+    fixtures::{DENIED, LIFTED, MINUTE, NOW, ago, clerk_id, connector, live_token, of_user, restriction},
     redis_server::RedisServer,
 };
 
-const DENIED: RestrictionKind = RestrictionKind::Denied(DenialSource::Clerk);
-const LIFTED: RestrictionKind = RestrictionKind::Lifted(DenialSource::Clerk);
 const REMEMBERED_FOR: Duration = Restriction::REMEMBERED_FOR;
-
-fn connector(address: &RedisAddress) -> RedisConnector {
-    RedisConnector::new(address, &RedisKeyPrefix::parse("aca:").unwrap()).unwrap()
-}
 
 /// Repeats an operation that Redis did not answer within 100 ms, as happens on a busy machine.
 macro_rules! answered {
@@ -86,11 +80,6 @@ async fn enqueue(redis: &Connected, tasks: &[StoredTask]) {
     answered!(redis.commands.enqueue(&tasks)).unwrap();
 }
 
-fn admin<T: redis::FromRedisValue>(server: &RedisServer, command: &str) -> T {
-    let words: Vec<_> = command.split(' ').collect();
-    redis::cmd(words[0]).arg(&words[1..]).query(&mut server.connection()).unwrap()
-}
-
 #[tokio::test]
 async fn data_without_an_id_and_a_log_gets_both_once() {
     let server = RedisServer::start();
@@ -103,7 +92,7 @@ async fn data_without_an_id_and_a_log_gets_both_once() {
     assert_eq!(page.entries, [(state.last, None)]);
     assert_eq!((page.first, page.last), (Some(state.last), Some(state.last)));
 
-    let () = admin(&server, "FLUSHALL");
+    let () = server.run("FLUSHALL");
     let replaced = answered!(redis.commands.state()).unwrap();
     assert!(replaced.data_id != state.data_id && replaced.last > state.last);
 }
@@ -142,7 +131,7 @@ async fn in_whatever_order_restrictions_are_recorded_the_same_ones_count() {
             if backwards {
                 order.reverse();
             }
-            let () = admin(&server, "FLUSHALL");
+            let () = server.run("FLUSHALL");
             record(&redis, &order, NOW).await;
             record(&redis, std::slice::from_ref(&operators), NOW).await;
             let mut rows = recorded(&redis).await;
@@ -159,7 +148,7 @@ async fn an_ended_restriction_stays_until_its_timestamp_is_forgotten() {
     let denial_1 = denial("user_1", NOW);
     let far = Restriction { until: NOW.after(2 * REMEMBERED_FOR), ..denial("user_2", NOW) };
     record(&redis, &[denial_1.clone(), far.clone()], NOW).await;
-    let scores = |key: &str| admin::<Vec<(String, i64)>>(&server, &format!("ZRANGE aca:{{v3}}:{key} 0 -1 WITHSCORES"));
+    let scores = |key: &str| server.run::<Vec<(String, i64)>>(&format!("ZRANGE aca:{{v3}}:{key} 0 -1 WITHSCORES"));
     let times = |key: &str| scores(key).into_iter().map(|(_, time)| UnixMillis(time)).collect::<Vec<_>>();
     assert_eq!((times("active"), times("ended")), (vec![denial_1.until, far.until], vec![]));
 
@@ -179,7 +168,7 @@ async fn an_ended_restriction_stays_until_its_timestamp_is_forgotten() {
 async fn a_denial_is_active_again_after_a_lift() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
-    let count = |key: &str| admin::<usize>(&server, &format!("ZCARD aca:{{v3}}:{key}"));
+    let count = |key: &str| server.run::<usize>(&format!("ZCARD aca:{{v3}}:{key}"));
     for (kind, at, counts) in [(DENIED, 3, (1, 0)), (LIFTED, 2, (0, 1)), (DENIED, 1, (1, 0))] {
         record(&redis, &[restriction(of_user("user_1"), kind, ago(at))], NOW).await;
         assert_eq!((count("active"), count("ended")), counts, "{kind:?}");
@@ -198,12 +187,12 @@ async fn at_the_bound_of_ended_restrictions_those_forgotten_first_go_first() {
     let mut counts = Vec::new();
     for at in 1..=3 {
         record(&redis, &[restriction(of_user("user_1"), LIFTED, UnixMillis(NOW.0 + at))], NOW).await;
-        counts.push(admin::<usize>(&server, "ZCARD aca:{v3}:ended"));
+        counts.push(server.run::<usize>("ZCARD aca:{v3}:ended"));
     }
     // A call removes 100 at most.
     assert_eq!(counts, [200_051, 200_000, 200_000]);
-    assert_eq!(admin::<usize>(&server, "HLEN aca:{v3}:restrictions"), 200_000);
-    let first: Vec<String> = admin(&server, "ZRANGE aca:{v3}:ended 0 0");
+    assert_eq!(server.run::<usize>("HLEN aca:{v3}:restrictions"), 200_000);
+    let first: Vec<String> = server.run("ZRANGE aca:{v3}:ended 0 0");
     assert_eq!(first, ["152"]);
 }
 
@@ -246,13 +235,13 @@ async fn the_first_position_of_a_trimmed_log_is_that_of_its_first_entry() {
     let mut redis = connect(&server).await;
     let start = last(&redis).await;
     record(&redis, &[denial("user_1", NOW), denial("user_2", NOW), denial("user_3", NOW)], NOW).await;
-    let _: usize = admin(&server, "XTRIM aca:{v3}:log MAXLEN 2");
+    let _: usize = server.run("XTRIM aca:{v3}:log MAXLEN 2");
     let page = answered!(redis.log.read(start, Wait::No)).unwrap();
     let [(first, _), (end, _)] = page.entries[..] else { panic!("{page:?}") };
     assert_eq!((page.first, page.last), (Some(first), Some(end)));
     assert!(first > start);
 
-    let _: usize = admin(&server, "XTRIM aca:{v3}:log MAXLEN 0");
+    let _: usize = server.run("XTRIM aca:{v3}:log MAXLEN 0");
     let page = answered!(redis.log.read(start, Wait::No)).unwrap();
     assert_eq!((page.first, page.last), (None, None));
     // An empty log gets an entry again, with a greater position.
@@ -282,7 +271,7 @@ async fn live_tokens_are_found_by_each_holder_with_their_last_end() {
     let later = NOW.after(MINUTE);
     let ended = answered!(redis.commands.live_tokens(&tenant, &TokenHolder::User("user_2".into()), later)).unwrap();
     assert_eq!(ended, []);
-    let left: i64 = admin(&server, "PTTL aca:{v3}:tokens:default:user_2");
+    let left: i64 = server.run("PTTL aca:{v3}:tokens:default:user_2");
     assert!((1..=60_000).contains(&left), "{left}");
 }
 
@@ -323,9 +312,9 @@ async fn the_many_users_of_an_organization_are_all_found_in_small_collections() 
         found.sort();
         assert!(found == registered, "{holder:?}: {} of {}", found.len(), registered.len());
     }
-    let keys: Vec<String> = admin(&server, "KEYS *:holders:*");
+    let keys: Vec<String> = server.run("KEYS *:holders:*");
     for key in keys {
-        let encoding: String = admin(&server, &format!("OBJECT ENCODING {key}"));
+        let encoding: String = server.run(&format!("OBJECT ENCODING {key}"));
         assert!(["listpack", "ziplist"].contains(&encoding.as_str()), "{key}: {encoding}");
     }
 }
@@ -340,8 +329,8 @@ async fn ended_live_tokens_are_removed() {
     let ended = live_token("user_2", "sess_2", None, "bob", MINUTE);
     let registered = [long, ended];
     answered!(redis.commands.register(&registered, NOW.after(MINUTE))).unwrap();
-    assert_eq!(admin::<usize>(&server, "HLEN aca:{v3}:tokens:default:user_1"), 1);
-    let left: i64 = admin(&server, "PTTL aca:{v3}:tokens:default:user_2");
+    assert_eq!(server.run::<usize>("HLEN aca:{v3}:tokens:default:user_1"), 1);
+    let left: i64 = server.run("PTTL aca:{v3}:tokens:default:user_2");
     assert!([-2, 0, 1].contains(&left), "{left}");
 }
 
@@ -398,7 +387,7 @@ async fn an_idempotency_key_is_claimed_once_until_it_is_released() {
     answered!(redis.commands.mark_done("event", NOW.after(MINUTE), NOW)).unwrap();
     assert_eq!(claim().await, IdempotencyClaim::Done);
     assert!(answered!(redis.commands.is_done("event")).unwrap());
-    let left: i64 = admin(&server, "PTTL aca:{v3}:idempotency:event");
+    let left: i64 = server.run("PTTL aca:{v3}:idempotency:event");
     assert!((1..=60_000).contains(&left), "{left}");
 }
 
@@ -441,7 +430,7 @@ async fn foreign_data_is_ignored() {
     assert_eq!(answered!(redis.commands.state()).unwrap().backlog.count, 0);
     // These at once.
     record(&redis, &[], NOW).await;
-    assert_eq!(admin::<usize>(&server, "HLEN aca:{v3}:restrictions"), 0);
+    assert_eq!(server.run::<usize>("HLEN aca:{v3}:restrictions"), 0);
 }
 
 #[tokio::test]
@@ -449,7 +438,7 @@ async fn scripts_that_redis_does_not_know_any_more_are_sent_again() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
     let commands = &redis.commands;
-    let forget_scripts = || admin::<()>(&server, "SCRIPT FLUSH");
+    let forget_scripts = || server.run::<()>("SCRIPT FLUSH");
     forget_scripts();
     answered!(commands.state()).unwrap();
     forget_scripts();
@@ -479,12 +468,12 @@ async fn a_redis_that_takes_no_writes_cannot_be_used() {
         ("CONFIG SET min-replicas-to-write 1", "NOREPLICAS", "CONFIG SET min-replicas-to-write 0"),
     ] {
         let lost = ConnectionLost(format!("it answered {code}"));
-        let () = admin(&server, forbid);
+        let () = server.run(forbid);
         assert_eq!(answered!(redis.commands.state()).unwrap_err(), lost);
         assert_eq!(answered!(redis.commands.record(&[denial("user_1", NOW)], NOW)).unwrap_err(), lost);
         assert_eq!(answered!(redis.commands.claim_once("event")).unwrap_err(), lost);
         assert_eq!(answered!(connector.connect()).unwrap_err(), lost);
-        let () = admin(&server, allow);
+        let () = server.run(allow);
         answered!(redis.commands.state()).unwrap();
     }
 }
@@ -529,8 +518,8 @@ async fn a_probe_tells_what_it_found() {
     assert_eq!(found.info.persistence(), Some(Persistence::AppendOnlyFile));
     assert_eq!((found.refused, found.refused_extras), (vec![], vec![]));
     assert!(found.info.server().is_some_and(|server| server.contains(' ')));
-    let () = admin(&server, "CONFIG SET maxmemory-policy allkeys-lru");
-    let () = admin(&server, "CONFIG SET appendonly no");
+    let () = server.run("CONFIG SET maxmemory-policy allkeys-lru");
+    let () = server.run("CONFIG SET appendonly no");
     let found = answered!(connector.probe()).unwrap();
     assert_eq!(found.info.evicts().as_deref(), Some("allkeys-lru"));
     assert!(matches!(found.info.persistence(), Some(Persistence::Snapshots { .. })), "{:?}", found.info.persistence());
@@ -543,13 +532,13 @@ async fn a_probe_names_each_command_that_the_user_may_not_run() {
     let allowed = documented_commands();
     for command in &allowed {
         // Redis 6.2 cannot take away a subcommand.
-        let () = admin(&server, &format!("ACL SETUSER aca -{}", base(command)));
+        let () = server.run(&format!("ACL SETUSER aca -{}", base(command)));
         let found = answered!(connector.probe()).unwrap();
         assert_eq!([found.refused, found.refused_extras].concat().join(" "), *command);
-        let () = admin(&server, &format!("ACL SETUSER aca +{command}"));
+        let () = server.run(&format!("ACL SETUSER aca +{command}"));
     }
-    let () = admin(&server, "ACL SETUSER aca resetkeys");
+    let () = server.run("ACL SETUSER aca resetkeys");
     let found = answered!(connector.probe()).unwrap();
     assert_eq!(found.refused.len() + ["info", "script|load"].len(), allowed.len());
-    assert_eq!(admin::<usize>(&server, "DBSIZE"), 2, "the ID of the data and the log");
+    assert_eq!(server.run::<usize>("DBSIZE"), 2, "the ID of the data and the log");
 }

@@ -14,8 +14,8 @@ use ably_clerk_auth::{
     clock::{Clock, UnixMillis},
     redis::RedisAddress,
     store::{
-        Forgotten, Health, LiveToken, OnFailure, OnForget, RecordOutcome, RedisConnector, RedisKeyPrefix, Restriction,
-        RestrictionKind, Store, StoreError, StoreLimits, Subject, Verdict,
+        DenialSource, Forgotten, Health, LiveToken, OnFailure, OnForget, RecordOutcome, RedisConnector, RedisKeyPrefix,
+        Restriction, RestrictionKind, Store, StoreError, StoreLimits, Subject, Verdict,
     },
     tenant::TenantName,
 };
@@ -25,6 +25,8 @@ use crate::{proxy::Proxy, redis_server::RedisServer};
 /// The start of each test.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);
+pub(crate) const DENIED: RestrictionKind = RestrictionKind::Denied(DenialSource::Clerk);
+pub(crate) const LIFTED: RestrictionKind = RestrictionKind::Lifted(DenialSource::Clerk);
 
 /// A store, its clock, and the users that it removed from caches.
 pub(crate) struct Replica {
@@ -69,9 +71,8 @@ impl Replica {
             let time = Arc::clone(&time);
             Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
         };
-        let prefix = RedisKeyPrefix::parse(prefix).unwrap();
-        let redis = Arc::new(RedisConnector::new(address, &prefix).unwrap());
-        let store = Store::shared(redis, on_failure, limits, clock, on_forget(&forgotten));
+        let store =
+            Store::shared(Arc::new(connector_for(address, prefix)), on_failure, limits, clock, on_forget(&forgotten));
         Self { store, forgotten, time }
     }
 
@@ -85,7 +86,7 @@ impl Replica {
         Self::ready_at(&line.address()).await
     }
 
-    async fn ready_at(address: &RedisAddress) -> Self {
+    pub(crate) async fn ready_at(address: &RedisAddress) -> Self {
         let replica = Self::at(address, &StoreLimits::default(), OnFailure::Degrade);
         replica.becomes(Health::Ready).await;
         replica
@@ -134,6 +135,14 @@ impl Replica {
     pub(crate) async fn put_live_token(&self, live_token: LiveToken) {
         retry!(self, self.store.put_live_token(live_token.clone(), self.now()));
     }
+}
+
+pub(crate) fn connector(address: &RedisAddress) -> RedisConnector {
+    connector_for(address, "aca:")
+}
+
+fn connector_for(address: &RedisAddress, prefix: &str) -> RedisConnector {
+    RedisConnector::new(address, &RedisKeyPrefix::parse(prefix).unwrap()).unwrap()
 }
 
 /// Retries an operation that Redis did not answer within 100 ms, as happens on a busy machine.

@@ -1,9 +1,9 @@
 //! The memory that live tokens take in Redis.
 
-use ably_clerk_auth::store::{Connect as _, LiveToken, RedisConnector, RedisKeyPrefix};
+use ably_clerk_auth::store::{Connect as _, LiveToken};
 
 use crate::{
-    fixtures::{MINUTE, NOW, clerk_id, live_token},
+    fixtures::{MINUTE, NOW, clerk_id, connector, live_token},
     redis_server::RedisServer,
 };
 
@@ -11,7 +11,7 @@ const TOKENS: usize = 10_000;
 const MOST_BYTES_PER_TOKEN: usize = 500;
 
 fn used_memory(server: &RedisServer) -> usize {
-    let info: String = redis::cmd("INFO").arg("memory").query(&mut server.connection()).unwrap();
+    let info: String = server.run("INFO memory");
     info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().parse().unwrap()
 }
 
@@ -34,7 +34,7 @@ async fn a_live_token_takes_at_most_500_bytes_of_redis_however_often_it_is_exten
     ];
     for (case, organization) in cases {
         let server = RedisServer::start();
-        let redis = RedisConnector::new(&server.address(), &RedisKeyPrefix::parse("aca:").unwrap()).unwrap();
+        let redis = connector(&server.address());
         let redis = redis.connect().await.unwrap();
         let live_tokens: Vec<_> = (0..TOKENS).map(|number| live_token_of(number, organization(number))).collect();
         let before = used_memory(&server);

@@ -12,7 +12,10 @@ use ably_clerk_auth::{
 };
 
 use crate::{
-    fixtures::{MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry, session},
+    fixtures::{
+        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry,
+        session,
+    },
     redis_server::RedisServer,
 };
 
@@ -66,7 +69,7 @@ async fn claimed(replica: &Replica, max: usize) -> Vec<String> {
 
 with_both_stores! {
     async fn a_denied_session_is_refused_and_no_other(replica, 0) {
-        let denied = restriction(of_session("sess_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
+        let denied = restriction(of_session("sess_1"), DENIED, ago(1));
         assert_eq!(replica.record(denied).await, RecordOutcome::New);
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
         assert_eq!(replica.verdict(&session("sess_2", "user_1", None)), Verdict::Clear);
@@ -74,7 +77,7 @@ with_both_stores! {
     }
 
     async fn a_denied_user_is_refused_in_every_session(replica, 0) {
-        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
+        replica.record(restriction(of_user("user_1"), DENIED, ago(1))).await;
         assert_eq!(replica.verdict(&session("sess_1", "user_1", Some("org_1"))), Verdict::Denied);
         assert_eq!(replica.verdict(&session("sess_2", "user_1", None)), Verdict::Denied);
         assert_eq!(replica.verdict(&session("sess_3", "user_2", None)), Verdict::Clear);
@@ -94,7 +97,7 @@ with_both_stores! {
         }
         // A late event or a lifted ban does not change the client ID; a newer event does.
         assert_eq!(replica.record(restriction(of_user("user_1"), named(Some("alice")), ago(6))).await, RecordOutcome::Outdated);
-        replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(3))).await;
+        replica.record(restriction(of_user("user_1"), LIFTED, ago(3))).await;
         is("alice", ago(5), Verdict::Outdated);
         replica.record(restriction(of_user("user_1"), named(None), ago(2))).await;
         for client_id in ["alice", "bob"] {
@@ -106,7 +109,7 @@ with_both_stores! {
     }
 
     async fn a_denial_expires(replica, 0) {
-        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
+        replica.record(restriction(of_user("user_1"), DENIED, ago(1))).await;
         replica.pass_short_of(10 * MINUTE);
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
         replica.pass(Duration::from_millis(1));
@@ -115,27 +118,27 @@ with_both_stores! {
 
     async fn only_a_newer_event_lifts_a_denial(replica, 0) {
         let is = |verdict| assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), verdict);
-        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(20))).await;
-        let late = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(30));
+        replica.record(restriction(of_user("user_1"), DENIED, ago(20))).await;
+        let late = restriction(of_user("user_1"), LIFTED, ago(30));
         assert_eq!(replica.record(late).await, RecordOutcome::Outdated);
         is(Verdict::Denied);
-        let newer = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(10));
+        let newer = restriction(of_user("user_1"), LIFTED, ago(10));
         assert_eq!(replica.record(newer).await, RecordOutcome::New);
         is(Verdict::Clear);
-        let late = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(15));
+        let late = restriction(of_user("user_1"), DENIED, ago(15));
         assert_eq!(replica.record(late).await, RecordOutcome::Outdated);
         is(Verdict::Clear);
     }
 
     async fn of_two_events_in_one_millisecond_the_one_that_denies_counts(replica, 0) {
-        replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(20))).await;
-        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(20))).await;
-        replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(20))).await;
+        replica.record(restriction(of_user("user_1"), LIFTED, ago(20))).await;
+        replica.record(restriction(of_user("user_1"), DENIED, ago(20))).await;
+        replica.record(restriction(of_user("user_1"), LIFTED, ago(20))).await;
         assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
     }
 
     async fn a_repeated_event_is_distinguished_from_an_older_one(replica, 0) {
-        let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(20));
+        let denied = restriction(of_user("user_1"), DENIED, ago(20));
         assert_eq!(replica.record(denied.clone()).await, RecordOutcome::New);
         assert_eq!(replica.record(denied.clone()).await, RecordOutcome::Repeated);
         let again = Restriction { until: denied.until.after(MINUTE), ..denied.clone() };
@@ -147,17 +150,17 @@ with_both_stores! {
 
     async fn no_event_undoes_a_deletion(replica, 0) {
         replica.record(restriction(of_user("user_1"), RestrictionKind::Deleted, ago(20))).await;
-        for kind in [RestrictionKind::Lifted(DenialSource::Clerk), RestrictionKind::Denied(DenialSource::Clerk), RestrictionKind::Lifted(DenialSource::Operator)] {
+        for kind in [LIFTED, DENIED, RestrictionKind::Lifted(DenialSource::Operator)] {
             replica.record(restriction(of_user("user_1"), kind, ago(10))).await;
             assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
         }
     }
 
     async fn a_timestamp_is_remembered_for_48_hours(replica, 0) {
-        let lifted = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), NOW);
+        let lifted = restriction(of_user("user_1"), LIFTED, NOW);
         let denied = |replica: &Replica| Restriction {
             until: replica.now().after(MINUTE),
-            ..restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))
+            ..restriction(of_user("user_1"), DENIED, ago(1))
         };
         replica.record(lifted).await;
         replica.pass_short_of(Restriction::REMEMBERED_FOR);
@@ -168,11 +171,11 @@ with_both_stores! {
     async fn only_an_operator_lifts_an_operators_denial(replica, 0) {
         let is = |verdict| assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), verdict);
         replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Operator), ago(20))).await;
-        replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(10))).await;
+        replica.record(restriction(of_user("user_1"), LIFTED, ago(10))).await;
         is(Verdict::Denied);
         replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Operator), ago(5))).await;
         is(Verdict::Clear);
-        replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(4))).await;
+        replica.record(restriction(of_user("user_1"), DENIED, ago(4))).await;
         replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Operator), ago(3))).await;
         is(Verdict::Denied);
     }
@@ -203,13 +206,13 @@ with_both_stores! {
     async fn a_denial_has_priority_over_a_mark(replica, 0) {
         replica.record(restriction(Subject::Organization("org_1".into()), RestrictionKind::NotBefore, NOW)).await;
         assert_eq!(replica.verdict(&session("sess_1", "user_1", Some("org_1"))), Verdict::Outdated);
-        replica.record(restriction(of_session("sess_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
+        replica.record(restriction(of_session("sess_1"), DENIED, NOW)).await;
         assert_eq!(replica.verdict(&session("sess_1", "user_1", Some("org_1"))), Verdict::Denied);
     }
 
     async fn tenants_do_not_share_restrictions_or_live_tokens(replica, 0) {
         let [one, other] = ["a", "b-2"].map(|name| TenantName::parse(name).unwrap());
-        let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
+        let denied = restriction(of_user("user_1"), DENIED, ago(1));
         replica.record(Restriction { tenant: one.clone(), ..denied }).await;
         assert_eq!(replica.verdict_of(&one, &session("sess_1", "user_1", None)), Verdict::Denied);
         assert_eq!(replica.verdict_of(&other, &session("sess_1", "user_1", None)), Verdict::Clear);
@@ -227,7 +230,7 @@ with_both_stores! {
         let StoreStats { restrictions, live_tokens, tasks, .. } = stats(&replica);
         assert_eq!((restrictions, live_tokens, tasks), (0, 0, TaskBacklog::default()));
 
-        for (kind, at) in [(RestrictionKind::Denied(DenialSource::Clerk), 2), (RestrictionKind::NotBefore, 2), (RestrictionKind::Lifted(DenialSource::Operator), 2)] {
+        for (kind, at) in [(DENIED, 2), (RestrictionKind::NotBefore, 2), (RestrictionKind::Lifted(DenialSource::Operator), 2)] {
             replica.record(restriction(of_user("user_1"), kind, ago(at))).await;
         }
         replica.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
@@ -372,10 +375,10 @@ with_both_stores! {
     }
 
     async fn timestamps_are_forgotten_before_denials(replica, 2) {
-        let denied = restriction(of_user("user_0"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
+        let denied = restriction(of_user("user_0"), DENIED, ago(1));
         replica.record(denied).await;
         for n in 1..9 {
-            replica.record(restriction(of_user(&format!("user_{n}")), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
+            replica.record(restriction(of_user(&format!("user_{n}")), LIFTED, ago(1))).await;
         }
         assert_eq!(replica.verdict(&session("sess_1", "user_0", None)), Verdict::Denied);
         assert_eq!(replica.store.may_issue(), Ok(()));
@@ -428,8 +431,7 @@ async fn a_key_that_one_replica_marks_done_is_done_for_all_and_claims_expire() {
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     assert_eq!(one.store.claim_once("effect", NOW).await, IdempotencyClaim::Granted);
     assert_eq!(other.store.claim_once("effect", NOW).await, IdempotencyClaim::InProgress);
-    let mut connection = server.connection();
-    let mut ttl = || ::redis::cmd("PTTL").arg("aca:{v3}:idempotency:effect").query::<i64>(&mut connection).unwrap();
+    let ttl = || server.run::<i64>("PTTL aca:{v3}:idempotency:effect");
     assert!((1..=5000).contains(&ttl()));
     one.store.mark_done("effect", NOW.after(60 * MINUTE), NOW).await;
     assert_eq!(other.store.claim_once("effect", NOW).await, IdempotencyClaim::Done);

@@ -1,22 +1,23 @@
 //! Outages of Redis: under load, without notice, with and without loss of data.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use ably_clerk_auth::{
     store::{
-        Coverage, DenialSource, Health, OnFailure, RecordOutcome, RestrictionKind, StoreError, StoreLimits, StoredTask,
-        TokenHolder, Verdict,
+        Coverage, Health, OnFailure, RecordOutcome, RestrictionKind, StoreError, StoreLimits, StoredTask, TokenHolder,
+        Verdict,
     },
     tenant::TenantName,
 };
 
 use crate::{
-    fixtures::{MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry, session},
+    fixtures::{
+        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry,
+        session,
+    },
     proxy::{Condition, Proxy},
     redis_server::RedisServer,
+    topology::Load,
 };
 
 /// Whether Redis keeps its data.
@@ -39,87 +40,40 @@ async fn redis_dies_under_load_and_comes_back_empty() {
 /// Two replicas keep storing restrictions and live tokens while Redis is killed and restarted three times.
 async fn under_load(data: Data) {
     let mut server = RedisServer::start();
-    let replicas = [Arc::new(Replica::of(&server).await), Arc::new(Replica::of(&server).await)];
-    let stop = Arc::new(AtomicBool::new(false));
-    let stored = Arc::new(Mutex::new(Vec::new()));
-    let load: Vec<_> = (0..2)
-        .map(|writer: usize| {
-            let (replica, stop, stored) = (Arc::clone(&replicas[writer]), Arc::clone(&stop), Arc::clone(&stored));
-            tokio::spawn(async move {
-                let (mut answers, mut n) = ([0, 0], 0);
-                while !stop.load(Ordering::Relaxed) {
-                    n += 1;
-                    let id = format!("sess_{writer}_{n}");
-                    let denied = restriction(of_session(&id), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
-                    match replica.store.record(denied, NOW).await {
-                        Ok(_) => answers[0] += 1,
-                        Err(StoreError::Unavailable) => answers[1] += 1,
-                        Err(StoreError::Full) => panic!("restrictions have no limit"),
-                    }
-                    assert_eq!(replica.verdict(&session(&id, "user_1", None)), Verdict::Denied);
-                    // A degraded replica still issues tokens.
-                    let put = replica.store.put_live_token(live_token("user_1", &id, None, "alice", MINUTE), NOW).await;
-                    assert_ne!(put, Err(StoreError::Full));
-                    stored.lock().unwrap().push(id);
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
-                answers
-            })
-        })
-        .collect();
-
-    let more = async || {
-        let before = stored.lock().unwrap().len();
-        eventually("the load goes on", || stored.lock().unwrap().len() > before + 50).await;
+    let loads = [Load::of("user_1", Replica::of(&server).await), Load::of("user_2", Replica::of(&server).await)];
+    let all_become = async |health| {
+        for load in &loads {
+            load.replica.becomes(health).await;
+        }
+    };
+    let all_go_on = async || {
+        for load in &loads {
+            load.goes_on().await;
+        }
     };
     for _ in 0..3 {
-        more().await;
+        all_go_on().await;
         server.kill();
-        for replica in &replicas {
-            replica.becomes(Health::Degraded).await;
-        }
-        more().await;
+        all_become(Health::Degraded).await;
+        all_go_on().await;
         if data == Data::Lost {
             server.forget_everything();
         }
         assert!(server.start_again());
-        for replica in &replicas {
-            replica.becomes(Health::Ready).await;
-        }
+        all_become(Health::Ready).await;
     }
-    more().await;
-    stop.store(true, Ordering::Relaxed);
-    for writer in load {
-        let [stored, alone] = writer.await.unwrap();
-        assert!(stored > 50 && alone > 50, "{stored} stored, {alone} learned without Redis: too little load");
-    }
-
-    let stored = stored.lock().unwrap().clone();
-    let knows_all =
-        |replica: &Replica| stored.iter().all(|id| replica.verdict(&session(id, "user_1", None)) == Verdict::Denied);
-    for replica in &replicas {
-        eventually("each replica knows what any learned", || knows_all(replica)).await;
-    }
-    let (tenant, user) = (TenantName::default(), TokenHolder::User("user_1".into()));
-    let fresh = Replica::of(&server).await;
-    eventually("Redis has all restrictions", || knows_all(&fresh)).await;
-    let all_are_written = async {
-        loop {
-            let live = fresh.store.live_tokens(&tenant, &user, NOW).await;
-            if live.coverage == Coverage::AllReplicas && live.live_tokens.len() == stored.len() {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(MINUTE / 3, all_are_written).await.expect("Redis has all live tokens");
+    all_go_on().await;
+    let [one, other] = loads;
+    let replica = Arc::clone(&other.replica);
+    other.ends(&[&*one.replica], &server.address()).await;
+    one.ends(&[&*replica], &server.address()).await;
 }
 
 #[tokio::test]
 async fn without_redis_a_replica_goes_on_with_what_it_knows() {
     let mut server = RedisServer::start();
     let replica = Replica::of(&server).await;
-    replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
+    replica.record(restriction(of_user("user_1"), DENIED, ago(1))).await;
     replica.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
     server.kill();
     replica.becomes(Health::Degraded).await;
@@ -127,7 +81,7 @@ async fn without_redis_a_replica_goes_on_with_what_it_knows() {
     assert_eq!(replica.store.may_issue(), Ok(()));
     assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
     // What it learns now, it tells the others later.
-    let lifted = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), NOW);
+    let lifted = restriction(of_user("user_1"), LIFTED, NOW);
     assert_eq!(replica.store.record(lifted, NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
     let live = replica.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
@@ -159,7 +113,7 @@ async fn a_replica_that_never_reached_redis_issues_no_tokens() {
     let mut server = RedisServer::start();
     server.kill();
     let replica = Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Degrade);
-    let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW);
+    let denied = restriction(of_user("user_1"), DENIED, NOW);
     assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.health(), Health::Starting);
     assert_eq!(replica.store.may_issue(), Err(StoreError::Unavailable));
@@ -174,12 +128,12 @@ async fn a_replica_learns_of_a_missed_lift_after_the_outage() {
     let mut server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     let subject = session("sess_1", "user_1", None);
-    one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2))).await;
+    one.record(restriction(of_user("user_1"), DENIED, ago(2))).await;
     eventually("the denial arrives", || other.verdict(&subject) == Verdict::Denied).await;
     server.kill();
     one.becomes(Health::Degraded).await;
     other.becomes(Health::Degraded).await;
-    let lifted = restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1));
+    let lifted = restriction(of_user("user_1"), LIFTED, ago(1));
     assert_eq!(one.store.record(lifted, NOW).await, Err(StoreError::Unavailable));
     // The denial must not win by being written back last.
     server.forget_everything();
@@ -193,11 +147,11 @@ async fn a_replica_learns_of_a_missed_lift_after_the_outage() {
 async fn a_replica_writes_back_what_redis_lost() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
-    one.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
-    let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
+    one.record(restriction(of_user("user_1"), LIFTED, ago(1))).await;
+    let () = server.run("FLUSHALL");
     // Only the first replica knows that this event is outdated.
     let other = Replica::of(&server).await;
-    other.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2))).await;
+    other.record(restriction(of_user("user_1"), DENIED, ago(2))).await;
     let subject = session("sess_1", "user_1", None);
     eventually("the newer event arrives", || other.verdict(&subject) == Verdict::Clear).await;
     assert_eq!(one.verdict(&subject), Verdict::Clear);
@@ -225,7 +179,7 @@ async fn a_denial_is_late_for_the_tokens_that_were_issued_while_it_was_unknown()
     let line = Proxy::to(server.port()).await;
     let one = Replica::over(&line).await;
     let other = Replica::of(&server).await;
-    let denied = |user| restriction(of_user(user), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
+    let denied = |user| restriction(of_user(user), DENIED, ago(1));
     line.becomes(Condition::Cut);
     one.becomes(Health::Degraded).await;
     for user in ["late", "lifted", "free"] {
@@ -234,7 +188,7 @@ async fn a_denial_is_late_for_the_tokens_that_were_issued_while_it_was_unknown()
     for user in ["late", "lifted", "without_tokens"] {
         other.record(denied(user)).await;
     }
-    other.record(restriction(of_user("lifted"), RestrictionKind::Lifted(DenialSource::Clerk), NOW)).await;
+    other.record(restriction(of_user("lifted"), LIFTED, NOW)).await;
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
     assert_eq!(one.store.take_late_restrictions(), [denied("late")]);
@@ -252,8 +206,8 @@ async fn a_silent_connection_is_noticed_without_a_request() {
     let other = Replica::of(&server).await;
     line.becomes(Condition::Silent);
     one.becomes(Health::Degraded).await;
-    other.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
-    let denied = restriction(of_user("user_2"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
+    other.record(restriction(of_user("user_1"), DENIED, ago(1))).await;
+    let denied = restriction(of_user("user_2"), DENIED, ago(1));
     assert_eq!(one.store.record(denied, NOW).await, Err(StoreError::Unavailable));
     line.becomes(Condition::Whole);
     for replica in [&one, &other] {
@@ -299,11 +253,11 @@ async fn a_restriction_yields_to_a_newer_one_that_redis_lost() {
     let mut server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     let subject = session("sess_1", "user_1", None);
-    let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2));
-    one.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
-    let again = restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1));
+    let denied = restriction(of_user("user_1"), DENIED, ago(2));
+    one.record(restriction(of_user("user_1"), LIFTED, ago(1))).await;
+    let again = restriction(of_user("user_2"), LIFTED, ago(1));
     one.record(again.clone()).await;
-    let () = redis::cmd("FLUSHALL").query(&mut server.connection()).unwrap();
+    let () = server.run("FLUSHALL");
     assert_eq!(one.record(denied.clone()).await, RecordOutcome::Outdated);
     // Redis has the newer one instead.
     let fresh = Replica::of(&server).await;
@@ -342,8 +296,7 @@ async fn stats_count_outages_and_what_redis_lacks() {
         server.kill();
         eventually("the outage is counted", || stats().outages == outage).await;
         assert_eq!(stats().health, Health::Degraded);
-        let denied =
-            restriction(of_user(&format!("user_{outage}")), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
+        let denied = restriction(of_user(&format!("user_{outage}")), DENIED, ago(1));
         assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
         assert_eq!((stats().unrecorded_restrictions, stats().restrictions), (1, usize::try_from(outage).unwrap()));
         // During the outage it counts its own tasks.
@@ -359,24 +312,19 @@ async fn stats_count_outages_and_what_redis_lacks() {
 }
 
 /// Commands that make Redis refuse all writes, and accept them again.
-const REFUSALS: [[&[&str]; 2]; 4] = [
-    [&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]],
-    [&["CONFIG", "SET", "min-replicas-to-write", "1"], &["CONFIG", "SET", "min-replicas-to-write", "0"]],
-    [&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"]],
-    [&["ACL", "SETUSER", "aca", "-set", "-zadd"], &["ACL", "SETUSER", "aca", "+set", "+zadd"]],
+const REFUSALS: [[&str; 2]; 4] = [
+    ["CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"],
+    ["CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"],
+    ["REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"],
+    ["ACL SETUSER aca -set -zadd", "ACL SETUSER aca +set +zadd"],
 ];
-
-fn command(server: &RedisServer, words: &[&str]) {
-    let (name, arguments) = words.split_first().unwrap();
-    let () = redis::cmd(name).arg(arguments).query(&mut server.connection()).unwrap();
-}
 
 #[tokio::test]
 async fn a_redis_that_refuses_writes_is_one_outage() {
     for [refuse, take] in REFUSALS {
         let server = RedisServer::start();
         let replica = Replica::of(&server).await;
-        command(&server, refuse);
+        let () = server.run(refuse);
         for n in 0..40 {
             // A degraded replica still issues tokens.
             let put =
@@ -386,7 +334,7 @@ async fn a_redis_that_refuses_writes_is_one_outage() {
         }
         assert_eq!((replica.health(), replica.store.stats(NOW).outages), (Health::Degraded, 1), "{refuse:?}");
         assert_eq!(*replica.forgotten.lock().unwrap(), [""; 0]);
-        command(&server, take);
+        let () = server.run(take);
         replica.becomes(Health::Ready).await;
         assert_eq!(*replica.forgotten.lock().unwrap(), ["everyone"]);
     }
@@ -396,12 +344,12 @@ async fn a_redis_that_refuses_writes_is_one_outage() {
 async fn what_an_emptied_redis_lost_is_written_back_without_a_lost_connection() {
     let server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
-    one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
+    one.record(restriction(of_user("user_1"), DENIED, ago(1))).await;
     let given = live_token("user_1", "sess_1", None, "alice", MINUTE);
     one.put_live_token(given.clone()).await;
     let task = StoredTask { id: "1".into(), due: NOW, payload: String::new() };
     retry!(one, one.store.enqueue_task(task.clone()));
-    command(&server, &["FLUSHALL"]);
+    let () = server.run("FLUSHALL");
     for replica in [&one, &other] {
         eventually("the loss is noticed", || replica.store.stats(NOW).outages > 0).await;
         replica.becomes(Health::Ready).await;
@@ -427,9 +375,9 @@ async fn what_an_emptied_redis_lost_is_written_back_without_a_lost_connection() 
 async fn what_an_emptied_redis_lost_is_written_back_when_it_has_memory() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
-    one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
+    one.record(restriction(of_user("user_1"), DENIED, ago(1))).await;
     server.set_memory(1);
-    command(&server, &["FLUSHALL"]);
+    let () = server.run("FLUSHALL");
     one.becomes(Health::Degraded).await;
     let asked = commands(&server);
     eventually("it tries again", || commands(&server) > asked + 20).await;
@@ -442,7 +390,7 @@ async fn what_an_emptied_redis_lost_is_written_back_when_it_has_memory() {
 
 /// Commands that Redis has processed.
 fn commands(server: &RedisServer) -> u64 {
-    let stats: String = redis::cmd("INFO").arg("stats").query(&mut server.connection()).unwrap();
+    let stats: String = server.run("INFO stats");
     let count = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:")).unwrap();
     count.trim().parse().unwrap()
 }
@@ -455,7 +403,7 @@ async fn what_redis_has_no_memory_for_is_written_when_it_has() {
     server.set_memory(1);
     let extended = live_token("user_1", "sess_1", None, "alice", 60 * MINUTE);
     assert_eq!(one.store.put_live_token(extended.clone(), NOW).await, Err(StoreError::Unavailable));
-    let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
+    let denied = restriction(of_user("user_1"), DENIED, ago(1));
     assert_eq!(one.store.record(denied, NOW).await, Err(StoreError::Unavailable));
     let task = StoredTask { id: "1".into(), due: NOW, payload: String::new() };
     assert_eq!(one.store.enqueue_task(task.clone()).await, Err(StoreError::Unavailable));
@@ -480,9 +428,9 @@ async fn a_restriction_that_is_recorded_late_is_followed_by_a_look_up_of_live_to
     let other = Replica::of(&server).await;
     line.becomes(Condition::Cut);
     one.becomes(Health::Degraded).await;
-    let denied = restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
+    let denied = restriction(of_user("user_1"), DENIED, ago(1));
     assert_eq!(one.store.record(denied.clone(), NOW).await, Err(StoreError::Unavailable));
-    let lifted = restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1));
+    let lifted = restriction(of_user("user_2"), LIFTED, ago(1));
     assert_eq!(one.store.record(lifted, NOW).await, Err(StoreError::Unavailable));
     other.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
     line.becomes(Condition::Whole);
@@ -501,21 +449,19 @@ async fn a_replica_learns_of_a_denial_that_expired_during_its_outage() {
     let other = Replica::of(&server).await;
     // More than one page.
     for n in 0..600 {
-        other
-            .record(restriction(of_user(&format!("user_{n}")), RestrictionKind::Lifted(DenialSource::Clerk), ago(1)))
-            .await;
+        other.record(restriction(of_user(&format!("user_{n}")), LIFTED, ago(1))).await;
     }
     line.becomes(Condition::Cut);
     one.becomes(Health::Degraded).await;
     let _ = one.store.put_live_token(live_token("user_1", "sess_1", None, "alice", 60 * MINUTE), NOW).await;
-    let missed = restriction(of_session("sess_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW);
+    let missed = restriction(of_session("sess_1"), DENIED, NOW);
     other.record(missed.clone()).await;
     for replica in [&one, &other] {
         replica.pass(11 * MINUTE);
     }
     // Issued after the denial had ended.
     let _ = one.store.put_live_token(live_token("user_2", "sess_2", None, "bob", 60 * MINUTE), one.now()).await;
-    other.record(restriction(of_session("sess_2"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
+    other.record(restriction(of_session("sess_2"), DENIED, NOW)).await;
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
     assert_eq!(one.store.take_late_restrictions(), [missed]);

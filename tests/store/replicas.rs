@@ -11,15 +11,18 @@ use std::{
 use ably_clerk_auth::{
     clock::millis,
     store::{
-        Coverage, DenialSource, Health, OnFailure, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask,
-        Subject, TokenHolder, Verdict,
+        Coverage, Health, OnFailure, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
+        TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
 use futures_util::future;
 
 use crate::{
-    fixtures::{MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry, session},
+    fixtures::{
+        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry,
+        session,
+    },
     redis_server::RedisServer,
 };
 
@@ -31,9 +34,9 @@ async fn what_one_replica_learns_reaches_the_other() {
 
     one.record(restriction(Subject::Organization("org_1".into()), RestrictionKind::NotBefore, NOW)).await;
     eventually("the mark arrives", || other.verdict(&subject) == Verdict::Outdated).await;
-    other.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2))).await;
+    other.record(restriction(of_user("user_1"), DENIED, ago(2))).await;
     eventually("the denial arrives", || one.verdict(&subject) == Verdict::Denied).await;
-    one.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
+    one.record(restriction(of_user("user_1"), LIFTED, ago(1))).await;
     eventually("the lift arrives", || other.verdict(&subject) == Verdict::Outdated).await;
 
     let given = live_token("user_1", "sess_1", None, "alice", MINUTE);
@@ -52,8 +55,7 @@ async fn a_replica_knows_all_restrictions_once_it_is_ready() {
     let one = Replica::of(&server).await;
     // More than one page.
     for n in 0..1200 {
-        one.record(restriction(of_session(&format!("sess_{n}")), RestrictionKind::Denied(DenialSource::Clerk), ago(1)))
-            .await;
+        one.record(restriction(of_session(&format!("sess_{n}")), DENIED, ago(1))).await;
     }
     let other = Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Degrade);
     assert_eq!(other.health(), Health::Starting);
@@ -75,7 +77,7 @@ async fn a_replica_misses_nothing_that_is_stored_while_it_starts_or_reconnects()
         tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 let id = format!("sess_{}", stored.load(Ordering::Relaxed));
-                one.record(restriction(of_session(&id), RestrictionKind::Denied(DenialSource::Clerk), ago(1))).await;
+                one.record(restriction(of_session(&id), DENIED, ago(1))).await;
                 stored.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
             }
@@ -165,18 +167,18 @@ async fn services_with_different_prefixes_share_nothing() {
     let other = replica(server.address_for("other:"), "other:");
     one.becomes(Health::Ready).await;
     other.becomes(Health::Ready).await;
-    one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
+    one.record(restriction(of_user("user_1"), DENIED, NOW)).await;
     one.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
     retry!(one, one.store.enqueue_task(StoredTask { id: "1".into(), due: NOW, payload: String::new() }));
     // Messages arrive in order.
-    other.record(restriction(of_user("user_2"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
+    other.record(restriction(of_user("user_2"), DENIED, NOW)).await;
     assert_eq!(other.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
     assert_eq!(
         other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await.live_tokens,
         []
     );
     assert_eq!(other.store.claim_tasks(1, NOW).await, []);
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
+    let keys: Vec<String> = server.run("KEYS *");
     assert!(keys.iter().all(|key| key.starts_with("aca:") || key.starts_with("other:")), "{keys:?}");
 }
 
@@ -184,24 +186,23 @@ async fn services_with_different_prefixes_share_nothing() {
 async fn expired_data_leaves_redis() {
     let server = RedisServer::start();
     let replica = Replica::of(&server).await;
-    let mut connection = server.connection();
-    replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
-    replica.record(restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), NOW)).await;
+    replica.record(restriction(of_user("user_1"), DENIED, NOW)).await;
+    replica.record(restriction(of_user("user_2"), LIFTED, NOW)).await;
     replica.put_live_token(live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE)).await;
     replica.store.mark_done("event", NOW.after(MINUTE), NOW).await;
     for (pattern, count) in [("*:tokens:*", 1), ("*:holders:*", 3), ("*:idempotency:*", 1)] {
-        let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut connection).unwrap();
+        let keys: Vec<String> = server.run(&format!("KEYS {pattern}"));
         assert_eq!(keys.len(), count);
         for key in keys {
-            let left: i64 = redis::cmd("PTTL").arg(&key).query(&mut connection).unwrap();
+            let left: i64 = server.run(&format!("PTTL {key}"));
             assert!((1..=millis(MINUTE)).contains(&left), "{key}: {left}");
         }
     }
     // Restrictions have no TTL, so that Redis does not evict them: the next restriction removes those that are forgotten.
     replica.pass(Restriction::REMEMBERED_FOR);
-    replica.record(restriction(of_user("user_3"), RestrictionKind::Lifted(DenialSource::Clerk), replica.now())).await;
-    replica.record(restriction(of_user("user_4"), RestrictionKind::Lifted(DenialSource::Clerk), replica.now())).await;
-    let left: usize = redis::cmd("HLEN").arg("aca:{v3}:restrictions").query(&mut connection).unwrap();
+    replica.record(restriction(of_user("user_3"), LIFTED, replica.now())).await;
+    replica.record(restriction(of_user("user_4"), LIFTED, replica.now())).await;
+    let left: usize = server.run("HLEN aca:{v3}:restrictions");
     assert_eq!(left, 2);
 }
 
@@ -210,7 +211,7 @@ async fn foreign_data_is_ignored() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
     let mut connection = server.connection();
-    let () = redis::cmd("HSET").arg(&["aca:{v3}:restrictions", "x", "rubbish"]).query(&mut connection).unwrap();
+    let () = server.run("HSET aca:{v3}:restrictions x rubbish");
     for value in ["rubbish", "", "ünïcode that ends amid a ränk"] {
         for kind in ["restriction", "user", "done", "rubbish"] {
             let entry = ["aca:{v3}:log", "*", "t", kind, "v", value];
@@ -218,7 +219,7 @@ async fn foreign_data_is_ignored() {
         }
     }
     let other = Replica::of(&server).await;
-    one.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), NOW)).await;
+    one.record(restriction(of_user("user_1"), DENIED, NOW)).await;
     eventually("the replicas go on", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
 }
 
@@ -259,7 +260,7 @@ async fn live_tokens_that_are_issued_at_the_same_time_are_registered_together() 
     let server = RedisServer::start();
     let replica = Replica::of(&server).await;
     let scripts = || {
-        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connection()).unwrap();
+        let stats: String = server.run("INFO commandstats");
         let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
         calls.unwrap().parse::<usize>().unwrap()
     };

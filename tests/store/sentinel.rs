@@ -8,15 +8,15 @@ use std::{
 
 use ably_clerk_auth::{
     redis::{RedisAddress, RedisMode, RedisSentinels},
-    store::{Connect as _, Health, RedisConnector, RedisKeyPrefix},
+    store::{Connect as _, Health},
 };
 use redis::Connection;
 use tempfile::TempDir;
 
 use crate::{
-    fixtures::eventually,
-    redis_server::{self, RedisServer},
-    topology::{Certificate, Load, command, free_port, info, pause, ready, resume, returns, urls},
+    fixtures::{Replica, connector, eventually},
+    redis_server::{self, Certificate, RedisServer, run},
+    topology::{Load, free_port, info, pause, resume, returns, urls},
 };
 
 /// The sentinels' users: the administrator, as whom they know each other, and the service's.
@@ -121,7 +121,7 @@ impl Watched {
             eventually("the sentinel answers", || sentinel.try_connection().is_some()).await;
             let mut admin = sentinel.connection();
             let knows_all = || {
-                let known: HashMap<String, String> = command(&mut admin, "SENTINEL MASTER main").unwrap();
+                let known: HashMap<String, String> = run(&mut admin, "SENTINEL MASTER main").unwrap();
                 ["flags", "num-slaves", "num-other-sentinels"].map(|name| known[name].as_str()) == ["master", "1", "2"]
             };
             eventually("the sentinels know all", knows_all).await;
@@ -143,7 +143,7 @@ impl Watched {
         for sentinel in &self.sentinels {
             let mut admin = sentinel.connection();
             let names = || {
-                let named: (String, u16) = command(&mut admin, "SENTINEL GET-MASTER-ADDR-BY-NAME main").unwrap();
+                let named: (String, u16) = run(&mut admin, "SENTINEL GET-MASTER-ADDR-BY-NAME main").unwrap();
                 named.1 == self.ports[1]
             };
             eventually("the sentinels name another master", names).await;
@@ -151,17 +151,13 @@ impl Watched {
     }
 }
 
-fn connector(address: &RedisAddress) -> RedisConnector {
-    RedisConnector::new(address, &RedisKeyPrefix::parse("aca:").unwrap()).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_in_the_middle_of_load_loses_nothing() {
     let mut watched = Watched::start(USERS, None).await;
     let found = connector(&watched.address()).probe().await.unwrap();
     assert_eq!((found.mode, found.node), (RedisMode::Sentinel, format!("127.0.0.1:{}", watched.ports[0])));
-    let load = Load::on(ready(&watched.address()).await);
-    let other = ready(&watched.address()).await;
+    let load = Load::of("user_1", Replica::ready_at(&watched.address()).await);
+    let other = Replica::ready_at(&watched.address()).await;
 
     load.goes_on().await;
     watched.master.kill();
@@ -179,18 +175,18 @@ async fn a_failover_in_the_middle_of_load_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_master_left_alone_after_a_failover_is_not_used_any_more() {
     let watched = Watched::start(USERS, None).await;
-    let load = Load::on(ready(&watched.address()).await);
-    let other = ready(&watched.address()).await;
+    let load = Load::of("user_1", Replica::ready_at(&watched.address()).await);
+    let other = Replica::ready_at(&watched.address()).await;
     load.goes_on().await;
     // From now on the sentinels cannot reach it. It goes on as a master, and its clients stay.
     let mut admin = watched.master.connection();
-    let () = command(&mut admin, "ACL SETUSER sentinel off").unwrap();
-    let _: i64 = command(&mut admin, "CLIENT KILL USER sentinel").unwrap();
+    let () = run(&mut admin, "ACL SETUSER sentinel off").unwrap();
+    let _: i64 = run(&mut admin, "CLIENT KILL USER sentinel").unwrap();
     watched.fails_over().await;
     for replica in [&*load.replica, &other] {
         returns(replica, 1).await;
     }
-    assert!(!command::<String>(&mut admin, "CLIENT LIST").unwrap().contains("user=aca"));
+    assert!(!run::<String>(&mut admin, "CLIENT LIST").unwrap().contains("user=aca"));
     assert!(info(&mut watched.master.connection(), "replication").contains("role:master"));
     load.goes_on().await;
     load.ends(&[&other], &watched.address()).await;
@@ -199,7 +195,7 @@ async fn an_old_master_left_alone_after_a_failover_is_not_used_any_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_reaches_too_few_sentinels_does_not_use_their_master() {
     let watched = Watched::start(USERS, None).await;
-    let replica = ready(&watched.address()).await;
+    let replica = Replica::ready_at(&watched.address()).await;
     let paused = [0, 1].map(|n| pause(&mut watched.sentinels[n].connection()));
     replica.becomes(Health::Degraded).await;
     let reason = connector(&watched.address()).connect().await.unwrap_err().0;
@@ -215,10 +211,10 @@ async fn the_master_is_found_over_tls_and_by_sentinels_that_do_not_know_its_user
     let certificate = Certificate::new();
     let watched = Watched::start("", Some(&certificate)).await;
     let address = RedisAddress::parse_sentinels(&watched.urls("rediss"), RedisSentinels::new("main".to_owned()));
-    let address = address.unwrap().trusting(certificate.pem.clone()).unwrap();
+    let address = address.unwrap().trusting(certificate.pem()).unwrap();
     let found = connector(&address).probe().await.unwrap();
     assert_eq!((found.mode, found.node), (RedisMode::Sentinel, format!("127.0.0.1:{}", watched.ports[0])));
-    ready(&address).await;
+    Replica::ready_at(&address).await;
 }
 
 #[tokio::test]

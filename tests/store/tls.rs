@@ -1,13 +1,16 @@
 //! Redis over TLS.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{env, path::Path, process::Command};
 
 use ably_clerk_auth::{
     redis::RedisAddress,
-    store::{Health, OnFailure, RedisConnector, RedisKeyPrefix, StoreLimits},
+    store::{Health, OnFailure, StoreLimits},
 };
 
-use crate::{fixtures::Replica, redis_server::RedisServer};
+use crate::{
+    fixtures::{Replica, connector},
+    redis_server::{Certificate, RedisServer},
+};
 
 /// Whether a new process that trusts the certificates in this file becomes ready.
 fn becomes_ready_with(server: &RedisServer, authorities: &Path) -> bool {
@@ -36,43 +39,32 @@ async fn becomes_ready() {
 
 #[test]
 fn a_server_with_a_trusted_certificate_is_used() {
-    let (server, directory) = RedisServer::start_with_tls();
-    assert!(becomes_ready_with(&server, &directory.path().join("cert.pem")));
+    let certificate = Certificate::new();
+    let server = RedisServer::start_with_tls(&certificate);
+    assert!(becomes_ready_with(&server, &certificate.path()));
 }
 
 #[test]
 fn a_server_with_an_untrusted_certificate_is_not_used() {
-    let (server, _certificate) = RedisServer::start_with_tls();
-    let directory = tempfile::tempdir().unwrap();
-    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let authorities = directory.path().join("other.pem");
-    fs::write(&authorities, other.cert.pem()).unwrap();
-    assert!(!becomes_ready_with(&server, &authorities));
+    let server = RedisServer::start_with_tls(&Certificate::new());
+    assert!(!becomes_ready_with(&server, &Certificate::new().path()));
 }
 
 #[tokio::test]
 async fn a_server_with_a_certificate_of_the_configured_authority_is_used() {
-    let (server, directory) = RedisServer::start_with_tls();
-    let certificate = fs::read(directory.path().join("cert.pem")).unwrap();
+    let certificate = Certificate::new();
+    let server = RedisServer::start_with_tls(&certificate);
     let address = RedisAddress::parse(&server.tls_url()).unwrap();
-    let prefix = RedisKeyPrefix::parse("aca:").unwrap();
-    let error = RedisConnector::new(&address, &prefix).unwrap().probe().await.unwrap_err().to_string();
+    let error = connector(&address).probe().await.unwrap_err().to_string();
     assert!(error.contains("UnknownIssuer"), "{error}");
-    let replica = Replica::at(&address.trusting(certificate).unwrap(), &StoreLimits::default(), OnFailure::Degrade);
-    replica.becomes(Health::Ready).await;
+    Replica::ready_at(&address.trusting(certificate.pem()).unwrap()).await;
 }
 
 #[tokio::test]
 async fn a_server_with_a_certificate_of_another_authority_is_not_used() {
-    let (server, _certificate) = RedisServer::start_with_tls();
-    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
-    let address = RedisAddress::parse(&server.tls_url()).unwrap().trusting(other.into()).unwrap();
-    let error = RedisConnector::new(&address, &RedisKeyPrefix::parse("aca:").unwrap())
-        .unwrap()
-        .probe()
-        .await
-        .unwrap_err()
-        .to_string();
+    let server = RedisServer::start_with_tls(&Certificate::new());
+    let address = RedisAddress::parse(&server.tls_url()).unwrap().trusting(Certificate::new().pem()).unwrap();
+    let error = connector(&address).probe().await.unwrap_err().to_string();
     // Both authorities have the same name, so the signature is invalid.
     assert!(error.contains("certificate"), "{error}");
 }

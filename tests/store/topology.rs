@@ -1,7 +1,6 @@
 //! What tests of clusters and of sentinels have in common: servers that replicate each other, and load.
 
 use std::{
-    fs,
     net::{Ipv4Addr, TcpListener},
     sync::{
         Arc,
@@ -12,30 +11,26 @@ use std::{
 
 use ably_clerk_auth::{
     redis::RedisAddress,
-    store::{Coverage, DenialSource, Health, OnFailure, RestrictionKind, StoreLimits, TokenHolder, Verdict},
+    store::{Coverage, Health, StoreError, TokenHolder, Verdict},
     tenant::TenantName,
 };
-use redis::{Connection, FromRedisValue};
+use redis::Connection;
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use crate::fixtures::{MINUTE, NOW, Replica, ago, eventually, live_token, of_session, restriction, session};
+use crate::{
+    fixtures::{DENIED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, restriction, session},
+    redis_server::run,
+};
 
 /// A port that is free for a moment.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// Runs a command of words.
-pub(crate) fn command<T: FromRedisValue>(connection: &mut Connection, words: &str) -> redis::RedisResult<T> {
-    let mut words = words.split(' ');
-    redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).query(connection)
-}
-
 /// The lines of `INFO`.
 pub(crate) fn info(connection: &mut Connection, section: &str) -> String {
-    command(connection, &format!("INFO {section}")).unwrap()
+    run(connection, &format!("INFO {section}")).unwrap()
 }
 
 /// Stops a server's process as a machine does that hangs. Returns its ID.
@@ -51,52 +46,10 @@ pub(crate) fn resume(process: Pid) {
     kill_process(process, Signal::CONT).unwrap();
 }
 
-/// A certificate for 127.0.0.1, and its key.
-pub(crate) struct Certificate {
-    directory: TempDir,
-    pub(crate) pem: Vec<u8>,
-}
-
-impl Certificate {
-    pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        fs::write(directory.path().join("cert.pem"), own.cert.pem()).unwrap();
-        fs::write(directory.path().join("key.pem"), own.signing_key.serialize_pem()).unwrap();
-        Self { directory, pem: own.cert.pem().into() }
-    }
-
-    /// The arguments of a server that has it.
-    pub(crate) fn arguments(&self, port: u16) -> Vec<String> {
-        self.settings(port).into_iter().flat_map(|(name, value)| [format!("--{name}"), value]).collect()
-    }
-
-    /// The settings of a server that has it, by name.
-    pub(crate) fn settings(&self, port: u16) -> [(&'static str, String); 7] {
-        let path = |name: &str| self.directory.path().join(name).to_str().unwrap().to_owned();
-        [
-            ("tls-port", port.to_string()),
-            ("tls-cert-file", path("cert.pem")),
-            ("tls-key-file", path("key.pem")),
-            ("tls-ca-cert-file", path("cert.pem")),
-            ("tls-auth-clients", "no".to_owned()),
-            ("tls-replication", "yes".to_owned()),
-            ("tls-cluster", "yes".to_owned()),
-        ]
-    }
-}
-
 /// The URLs of nodes on these ports, for the documented user.
 pub(crate) fn urls(scheme: &str, ports: impl IntoIterator<Item = u16>) -> String {
     let urls = ports.into_iter().map(|port| format!("{scheme}://aca:PASSWORD@127.0.0.1:{port}"));
     urls.collect::<Vec<_>>().join(",")
-}
-
-/// A replica that is ready.
-pub(crate) async fn ready(address: &RedisAddress) -> Replica {
-    let replica = Replica::at(address, &StoreLimits::default(), OnFailure::Degrade);
-    replica.becomes(Health::Ready).await;
-    replica
 }
 
 /// Waits until a replica had this many outages, and is ready again.
@@ -105,32 +58,34 @@ pub(crate) async fn returns(replica: &Replica, outages: u64) {
     eventually("the replica is ready again", is_back).await;
 }
 
-/// A replica that denies one session after the other, and registers a live token for each.
+/// A replica that denies one session of a user after the other, and registers a live token for each.
 pub(crate) struct Load {
     pub(crate) replica: Arc<Replica>,
+    user: &'static str,
     denied: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
 impl Load {
-    pub(crate) fn on(replica: Replica) -> Self {
+    pub(crate) fn of(user: &'static str, replica: Replica) -> Self {
         let (replica, denied, stop) = (Arc::new(replica), Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
         let task = {
             let (replica, denied, stop) = (Arc::clone(&replica), Arc::clone(&denied), Arc::clone(&stop));
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
-                    let id = format!("sess_{}", denied.load(Ordering::Relaxed));
-                    let denial = restriction(of_session(&id), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
+                    let id = session_id(user, denied.load(Ordering::Relaxed));
                     // Both are kept if Redis cannot be used.
-                    let _ = replica.store.record(denial, NOW).await;
-                    let _ = replica.store.put_live_token(live_token("user_1", &id, None, "alice", MINUTE), NOW).await;
+                    let _ = replica.store.record(restriction(of_session(&id), DENIED, ago(1)), NOW).await;
+                    assert_eq!(replica.verdict(&session(&id, user, None)), Verdict::Denied);
+                    let put = replica.store.put_live_token(live_token(user, &id, None, "alice", MINUTE), NOW).await;
+                    assert_ne!(put, Err(StoreError::Full));
                     denied.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             })
         };
-        Self { replica, denied, stop, task }
+        Self { replica, user, denied, stop, task }
     }
 
     /// Waits until it has gone on for a while.
@@ -145,14 +100,14 @@ impl Load {
         self.task.await.unwrap();
         let denied = self.denied.load(Ordering::Relaxed);
         let is_denied = |replica: &Replica, n: usize| {
-            replica.verdict(&session(&format!("sess_{n}"), "user_1", None)) == Verdict::Denied
+            replica.verdict(&session(&session_id(self.user, n), self.user, None)) == Verdict::Denied
         };
         self.replica.becomes(Health::Ready).await;
-        let fresh = ready(address).await;
+        let fresh = Replica::ready_at(address).await;
         for replica in others.iter().copied().chain([&*self.replica, &fresh]) {
             eventually("every denial is known", || (0..denied).all(|n| is_denied(replica, n))).await;
         }
-        let holder = TokenHolder::User("user_1".into());
+        let holder = TokenHolder::User(self.user.into());
         let all_are_registered = async {
             loop {
                 let live = fresh.store.live_tokens(&TenantName::default(), &holder, NOW).await;
@@ -164,4 +119,8 @@ impl Load {
         };
         tokio::time::timeout(MINUTE / 3, all_are_registered).await.expect("Redis has all live tokens");
     }
+}
+
+fn session_id(user: &str, number: usize) -> String {
+    format!("sess_{number}_of_{user}")
 }

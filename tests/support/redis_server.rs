@@ -4,12 +4,14 @@ use std::{
     env, fs,
     io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use ably_clerk_auth::redis::RedisAddress;
+use redis::{Connection, FromRedisValue, RedisResult};
 use tempfile::TempDir;
 
 pub(crate) const HOW_TO_INSTALL: &str = "redis-server; `make redis` installs it";
@@ -56,19 +58,9 @@ impl RedisServer {
         panic!("redis-server does not start");
     }
 
-    /// Over TLS only. The directory has its certificate, for `localhost`, as `cert.pem`.
-    pub(crate) fn start_with_tls() -> (Self, TempDir) {
-        let directory = tempfile::tempdir().unwrap();
-        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-        let [certificate, key] = [path("cert.pem"), path("key.pem")];
-        fs::write(&certificate, own.cert.pem()).unwrap();
-        fs::write(&key, own.signing_key.serialize_pem()).unwrap();
-        let server = Self::start_on(
-            |port| ["--port", "0", "--tls-port", &port.to_string()].map(str::to_owned).to_vec(),
-            &["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-auth-clients", "no"],
-        );
-        (server, directory)
+    /// Over TLS only.
+    pub(crate) fn start_with_tls(certificate: &Certificate) -> Self {
+        Self::start_on(|port| certificate.arguments(port), &["--port", "0"])
     }
 
     /// For the documented user, over TLS.
@@ -92,7 +84,7 @@ impl RedisServer {
     /// For a user as documented for another prefix.
     pub(crate) fn address_for(&self, prefix: &str) -> RedisAddress {
         let rules = documented_rules(prefix);
-        let () = redis::cmd("ACL").arg(&["SETUSER", "other"]).arg(rules).query(&mut self.connection()).unwrap();
+        let () = self.run(&format!("ACL SETUSER other {}", rules.join(" ")));
         RedisAddress::parse(&self.url().replace("aca:", "other:")).unwrap()
     }
 
@@ -138,24 +130,28 @@ impl RedisServer {
     }
 
     /// The administrator's connection, for what the store has no command for.
-    pub(crate) fn connection(&self) -> redis::Connection {
+    pub(crate) fn connection(&self) -> Connection {
         self.connection_as("admin:admin")
     }
 
-    pub(crate) fn connection_as(&self, user_and_password: &str) -> redis::Connection {
+    pub(crate) fn connection_as(&self, user_and_password: &str) -> Connection {
         let url = format!("redis://{user_and_password}@127.0.0.1:{}", self.port);
         redis::Client::open(url).unwrap().get_connection().unwrap()
     }
 
-    /// Closes all connections that are subscribed.
+    /// Runs a command as the administrator.
+    pub(crate) fn run<T: FromRedisValue>(&self, command: &str) -> T {
+        run(&mut self.connection(), command).unwrap()
+    }
+
+    /// Closes all connections of the documented user.
     pub(crate) fn hang_up(&self) {
-        let _: i64 = redis::cmd("CLIENT").arg(&["KILL", "USER", "aca"]).query(&mut self.connection()).unwrap();
+        let _: i64 = self.run("CLIENT KILL USER aca");
     }
 
     /// How many bytes it may use; 0 for any number.
     pub(crate) fn set_memory(&self, bytes: u64) {
-        let () =
-            redis::cmd("CONFIG").arg(&["SET", "maxmemory", &bytes.to_string()]).query(&mut self.connection()).unwrap();
+        let () = self.run(&format!("CONFIG SET maxmemory {bytes}"));
     }
 }
 
@@ -163,6 +159,55 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A certificate for `localhost` and 127.0.0.1 that signs itself, and its key.
+pub(crate) struct Certificate {
+    directory: TempDir,
+}
+
+impl Certificate {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let own = rcgen::generate_simple_self_signed(["localhost", "127.0.0.1"].map(str::to_owned)).unwrap();
+        fs::write(directory.path().join("cert.pem"), own.cert.pem()).unwrap();
+        fs::write(directory.path().join("key.pem"), own.signing_key.serialize_pem()).unwrap();
+        Self { directory }
+    }
+
+    /// The file of the certificate.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join("cert.pem")
+    }
+
+    pub(crate) fn pem(&self) -> Vec<u8> {
+        fs::read(self.path()).unwrap()
+    }
+
+    /// The arguments of a server that has it.
+    pub(crate) fn arguments(&self, port: u16) -> Vec<String> {
+        self.settings(port).into_iter().flat_map(|(name, value)| [format!("--{name}"), value]).collect()
+    }
+
+    /// The settings of a server that has it, by name.
+    pub(crate) fn settings(&self, port: u16) -> [(&'static str, String); 7] {
+        let path = |name: &str| self.directory.path().join(name).to_str().unwrap().to_owned();
+        [
+            ("tls-port", port.to_string()),
+            ("tls-cert-file", path("cert.pem")),
+            ("tls-key-file", path("key.pem")),
+            ("tls-ca-cert-file", path("cert.pem")),
+            ("tls-auth-clients", "no".to_owned()),
+            ("tls-replication", "yes".to_owned()),
+            ("tls-cluster", "yes".to_owned()),
+        ]
+    }
+}
+
+/// Runs a command: words with spaces between them.
+pub(crate) fn run<T: FromRedisValue>(connection: &mut Connection, command: &str) -> RedisResult<T> {
+    let mut words = command.split(' ');
+    redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).query(connection)
 }
 
 /// What `docs/revocation.md` lets the service's user do, with keys of this prefix.
