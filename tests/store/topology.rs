@@ -122,7 +122,7 @@ impl Load {
                     let id = format!("sess_{}", denied.load(Ordering::Relaxed));
                     let denial = restriction(of_session(&id), RestrictionKind::Denied(DenialSource::Clerk), ago(1));
                     // Both are kept if Redis cannot be used.
-                    let _ = replica.store.record(denial, NOW).await;
+                    let _ = replica.store.record(&[denial], &[], NOW).await;
                     let _ = replica.store.put_live_token(live_token("user_1", &id, None, "alice", MINUTE), NOW).await;
                     denied.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(2)).await;
