@@ -240,6 +240,7 @@ async fn a_denial_is_late_for_the_tokens_that_were_issued_while_it_was_unknown()
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
     assert_eq!(one.store.late_restrictions(), [denied("late")]);
+    one.store.settle_late_restriction(&denied("late"));
     // In time.
     other.record(denied("free")).await;
     eventually("the denial arrives", || one.verdict(&session("sess_1", "free", None)) == Verdict::Denied).await;

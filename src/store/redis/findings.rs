@@ -61,12 +61,13 @@ pub(super) struct ServerInfo(String);
 const NO_EVICTION: &str = "noeviction";
 
 /// The commands that the user needs, in a form that changes nothing that lasts. `KEY` is a key that does not exist.
-const NEEDED: [&str; 26] = [
+const NEEDED: [&str; 27] = [
     "EVALSHA 0000000000000000000000000000000000000000 1 KEY",
     "SCRIPT LOAD return",
     "GET KEY",
     "SET KEY value XX",
     "PTTL KEY",
+    "HGETALL KEY",
     "HSET KEY field value",
     "HSETNX KEY field value",
     "HGET KEY field",
