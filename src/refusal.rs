@@ -287,8 +287,6 @@ rows! {
         "The event cannot be stored now. Send it again.";
     R::WebhookIncomplete(Incomplete::Ably) => "webhook-not-revoked", 503, UNREACHABLE, after SOON,
         "Ably cannot revoke tokens now. Send the event again.";
-    R::WebhookIncomplete(Incomplete::InProgress) => "webhook-in-progress", 503, UNREACHABLE, after SOON,
-        "Another delivery of this event is in progress. Send the event again.";
     R::WebhookInterrupted => "webhook-broken-off", 503, INTERNAL, after SOON,
         "The service failed: its log says more. Send the event again.";
 

@@ -11,7 +11,6 @@ mod collector;
 mod connection;
 #[cfg(test)]
 pub(crate) mod fixtures;
-mod idempotency;
 mod limits;
 mod line;
 mod live_tokens;
@@ -24,15 +23,13 @@ mod restrictions;
 mod state;
 mod sync;
 mod tasks;
-mod timed_map;
 
-use std::{slice, sync::Arc};
+use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
 pub use collector::StoreCollector;
 pub use connection::{Commands, Connect, Connected, ReadLog, SharedState, Wait};
-pub use idempotency::IdempotencyClaim;
 pub use limits::{StoreError, StoreLimits};
 pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
 pub use log::{InvalidLogPosition, LogEntry, LogPage, LogPosition};
@@ -41,7 +38,7 @@ pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, 
 pub(crate) use restrictions::CurrentClientId;
 pub use restrictions::{Restrictions, Verdict};
 pub use state::{Forgotten, Health, OnFailure, OnForget, StoreStats};
-pub use tasks::{QueuedTask, StoredTask, TaskBacklog};
+pub use tasks::{Claim, QueuedTask, StoredTask, TaskBacklog};
 
 pub use crate::redis::ConnectionLost;
 
@@ -147,7 +144,7 @@ impl Store {
             live_tokens: replica.live_tokens.count(now),
             tasks: replica.backlog(),
             unrecorded_restrictions: if may_be_lost { replica.restrictions.count_unrecorded() } else { 0 },
-            unrecorded_tasks: if may_be_lost { replica.tasks.backlog().count } else { 0 },
+            unrecorded_tasks: if may_be_lost { replica.tasks.count_unstored() } else { 0 },
             outages: replica.outages(),
         }
     }
@@ -163,46 +160,75 @@ impl Store {
         }
     }
 
-    /// Applies a restriction, unless it yields to a known one, and records it.
-    pub async fn record(&self, restriction: Restriction, now: UnixMillis) -> Result<RecordOutcome, StoreError> {
-        let known = self.replica.restrictions.apply(&restriction, now);
-        let outcome =
-            |known: Option<&Restriction>| RecordOutcome::of(known.map(Restriction::terms), restriction.terms());
-        let Some(shared) = &self.shared else { return Ok(outcome(known.as_ref())) };
+    /// Applies restrictions, unless they yield to known ones, and records them together with the tasks that follow from them.
+    ///
+    /// The tasks are stored if a restriction is new, or if there is none. Otherwise they were stored when it was recorded
+    /// first, and those that are left can be claimed by their IDs.
+    pub async fn record(
+        &self,
+        restrictions: &[Restriction],
+        tasks: &[QueuedTask],
+        now: UnixMillis,
+    ) -> Result<Vec<RecordOutcome>, StoreError> {
+        let replica = &self.replica;
+        let known: Vec<_> = restrictions.iter().map(|each| replica.restrictions.apply(each, now)).collect();
+        let known_outcomes = outcomes(restrictions, &known);
+        let is_outdated =
+            !restrictions.is_empty() && known_outcomes.iter().all(|outcome| *outcome == RecordOutcome::Outdated);
+        let tasks = if is_outdated { &[] } else { tasks };
+        let is_new = follow_from_new(restrictions, &known);
+        // First, so that a return that begins meanwhile finds them. Without room for the copies, Redis can still store them.
+        let copied = if is_new { replica.tasks.add(tasks) } else { Ok(()) };
+        let Some(shared) = &self.shared else { return copied.map(|()| known_outcomes) };
         // Redis may have lost a newer one that this replica knows.
-        let newest = [self.replica.restrictions.newest(&restriction)];
-        self.replica.restrictions.mark_unrecorded(&restriction);
+        let newest: Vec<_> = restrictions.iter().map(|each| replica.restrictions.newest(each)).collect();
+        replica.restrictions.mark_unrecorded(restrictions);
         let recorded = match shared.line.in_use() {
             None => Err(StoreError::Unavailable),
             Some(connection) => {
-                let answer = connection.commands.record(&newest, now).await;
-                let answer = shared.line.answered(&self.replica, &connection, answer);
+                let answer = connection.commands.record(&newest, tasks, now).await;
+                let answer = shared.line.answered(replica, &connection, answer);
                 answer.and_then(|before| {
-                    self.replica.recorded(&newest, &before, now);
+                    replica.recorded(&newest, &before, now);
                     if shared.line.uses(&connection) {
                         return Ok(before);
                     }
                     // A return that has begun meanwhile may have counted on it.
-                    self.replica.restrictions.mark_unrecorded(&restriction);
+                    replica.restrictions.mark_unrecorded(restrictions);
                     Err(StoreError::Unavailable)
                 })
             }
         };
         match recorded {
             Ok(before) => {
-                let known = known.into_iter().chain(before.into_iter().flatten());
-                Ok(outcome(known.max_by(|one, other| one.terms().compare(&other.terms())).as_ref()))
+                if follow_from_new(&newest, &before) {
+                    // Redis has them, also if there is no room for the copies.
+                    let _ = replica.tasks.add(tasks);
+                    replica.tasks.mark_stored(tasks);
+                } else if is_new {
+                    // They were stored when another replica recorded the restrictions.
+                    tasks.iter().for_each(|QueuedTask { task, .. }| replica.tasks.complete(&task.id, task.due));
+                }
+                let known = known.into_iter().zip(before).map(|(known, before)| {
+                    known.into_iter().chain(before).max_by(|one, other| one.terms().compare(&other.terms()))
+                });
+                Ok(outcomes(restrictions, &known.collect::<Vec<_>>()))
             }
-            // No retry is needed: a newer restriction is known, and will be recorded.
-            Err(_) if outcome(known.as_ref()) == RecordOutcome::Outdated => Ok(RecordOutcome::Outdated),
+            // No retry is needed: newer restrictions are known, and will be recorded.
+            Err(_) if is_outdated => Ok(known_outcomes),
             Err(error) => Err(error),
         }
     }
 
-    /// Removes and returns the restrictions whose tokens may have been missed because of an outage, ended ones included.
+    /// The restrictions whose tokens may have been missed because of an outage, ended ones included.
     #[must_use]
-    pub fn take_late_restrictions(&self) -> Vec<Restriction> {
-        self.replica.take_late()
+    pub fn late_restrictions(&self) -> Vec<Restriction> {
+        self.replica.late()
+    }
+
+    /// Notes that the tokens of a late restriction are revoked, or that tasks are stored for it.
+    pub fn settle_late_restriction(&self, restriction: &Restriction) {
+        self.replica.settle_late(restriction);
     }
 
     /// Registers a token that lives until `live_token.until`. Call it before the token is sent.
@@ -229,33 +255,20 @@ impl Store {
         LiveTokens { live_tokens, coverage: Coverage::AllReplicas }
     }
 
-    /// Stores a task for the first replica that claims it once it is due. If the store has a task with this ID, only its
-    /// due time changes, and only to a later one.
-    pub async fn enqueue_task(&self, task: StoredTask) -> Result<(), StoreError> {
-        let Some(shared) = &self.shared else { return self.replica.tasks.enqueue(&task) };
-        // First, so that a return that begins meanwhile finds it. Without room for the copy the task can still be stored.
-        let copied = self.replica.tasks.enqueue(&task);
-        let queued = QueuedTask { claimable: task.due, task };
-        let stored = command!(self, shared, enqueue(slice::from_ref(&queued)));
-        if stored.is_err() { copied.and(stored) } else { Ok(()) }
-    }
-
-    /// Claims up to `max` due tasks, the longest due first. Other replicas do not get them for [`StoredTask::LEASE`]; then
-    /// they do, unless the tasks were completed or postponed.
+    /// Claims tasks. Other replicas do not get them for [`StoredTask::LEASE`]; then they do, unless the tasks were completed or
+    /// put back.
     ///
     /// During an outage, each replica claims the tasks that it stored itself, so a task may be performed twice.
-    pub async fn claim_tasks(&self, max: usize, now: UnixMillis) -> Vec<StoredTask> {
+    pub async fn claim_tasks(&self, claim: Claim<'_>, now: UnixMillis) -> Vec<StoredTask> {
         let claimed = match &self.shared {
             None => Err(StoreError::Unavailable),
-            Some(shared) => command!(self, shared, claim(max, now)),
+            Some(shared) => command!(self, shared, claim(claim, now)),
         };
-        match claimed {
-            Ok(claimed) => {
-                self.replica.claimed(&claimed, now);
-                claimed
-            }
-            Err(_) => self.replica.tasks.claim(max, now),
+        let Ok(claimed) = claimed else { return self.replica.tasks.claim(claim, now) };
+        for task in &claimed {
+            self.replica.tasks.claim(Claim::Named(&task.id), now);
         }
+        claimed
     }
 
     /// Removes a task that was performed, unless it has become due later meanwhile.
@@ -265,46 +278,11 @@ impl Store {
         command!(self, shared, complete(id, due))
     }
 
-    /// Gives a claimed task back, to be claimed again at `due`. Without effect if the task was completed.
-    pub async fn postpone_task(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
-        self.replica.tasks.postpone(id, due);
+    /// Gives back what is left of a claimed task. Without effect if the task was completed.
+    pub async fn put_task_back(&self, left: &QueuedTask) -> Result<(), StoreError> {
+        self.replica.tasks.put_back(left);
         let Some(shared) = &self.shared else { return Ok(()) };
-        command!(self, shared, postpone(id, due))
-    }
-
-    /// Claims an idempotency key, so that an event is handled once however often it is delivered. The claim expires after
-    /// [`IdempotencyClaim::LEASE`]; during an outage it counts at this replica only.
-    pub async fn claim_once(&self, key: &str, now: UnixMillis) -> IdempotencyClaim {
-        if let Some(shared) = &self.shared
-            && let Ok(claim) = command!(self, shared, claim_once(key))
-        {
-            return claim;
-        }
-        // Better twice than never.
-        self.replica.idempotency_keys.claim_once(key, now)
-    }
-
-    /// Marks an idempotency key as done until `until`. If that fails, the event may be handled again.
-    pub async fn mark_done(&self, key: &str, until: UnixMillis, now: UnixMillis) {
-        let Some(shared) = &self.shared else { return self.replica.idempotency_keys.mark_done(key, until) };
-        self.replica.idempotency_keys.release(key);
-        let _ = command!(self, shared, mark_done(key, until, now));
-    }
-
-    /// Whether an idempotency key is marked as done; `false` during an outage.
-    pub async fn is_done(&self, key: &str, now: UnixMillis) -> bool {
-        match &self.shared {
-            None => self.replica.idempotency_keys.is_done(key, now),
-            Some(shared) => command!(self, shared, is_done(key)).unwrap_or(false),
-        }
-    }
-
-    /// Releases an idempotency key, whether it is claimed or done.
-    pub async fn release(&self, key: &str) {
-        self.replica.idempotency_keys.release(key);
-        if let Some(shared) = &self.shared {
-            let _ = command!(self, shared, release(key));
-        }
+        command!(self, shared, put_back(left))
     }
 
     /// Removes a user from the caches of all replicas: each calls its [`OnForget`].
@@ -313,6 +291,17 @@ impl Store {
         let Some(shared) = &self.shared else { return Ok(()) };
         command!(self, shared, append(&LogEntry::UserChanged(tenant.clone(), user.to_owned())))
     }
+}
+
+/// What became of restrictions where others were known.
+fn outcomes(restrictions: &[Restriction], known: &[Option<Restriction>]) -> Vec<RecordOutcome> {
+    let pairs = restrictions.iter().zip(known);
+    pairs.map(|(new, known)| RecordOutcome::of(known.as_ref().map(Restriction::terms), new.terms())).collect()
+}
+
+/// Whether the tasks of these restrictions are to be stored where others were known.
+fn follow_from_new(restrictions: &[Restriction], known: &[Option<Restriction>]) -> bool {
+    restrictions.is_empty() || outcomes(restrictions, known).contains(&RecordOutcome::New)
 }
 
 #[cfg(test)]

@@ -85,10 +85,10 @@ pub enum RevokeOutcome {
 }
 
 impl RevokeOutcome {
-    /// Whether Ably refused.
+    /// Whether Ably revokes the target's tokens.
     #[must_use]
-    pub fn is_refused(&self) -> bool {
-        matches!(self, Self::Refused { .. })
+    pub fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accepted { .. })
     }
 }
 

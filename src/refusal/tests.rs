@@ -154,7 +154,6 @@ const WITHOUT_EXAMPLE: &[&str] = &[
     "webhook-body-refused",
     "webhook-broken-off",
     "webhook-headers-missing",
-    "webhook-in-progress",
     "webhook-invalid-timestamp",
     "webhook-not-stored",
 ];

@@ -3,19 +3,22 @@
 mod report;
 mod request;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, iter};
 
 pub use report::{
     DenialOutcome, DenialReport, LiveTokenKnowledge, RevocationReport, TargetReport, TargetReportOutcome,
 };
 pub use request::{Action, InvalidRevocationRequest, RequestedTarget, RevocationRequest, RevocationRequestBody};
 
-use super::{Revocation, Task, require_all_replicas, retry_at};
+use super::{Performed, Revocation, RevocationScope, Task, require_all_replicas};
 use crate::{
-    ably::{ReauthMargin, RevocationQueue, RevokeOutcome},
+    ably::{ReauthMargin, Target},
     clock::UnixMillis,
-    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject, TokenHolder},
-    tenant::{Tenant, TenantName},
+    store::{
+        DenialSource, LiveTokens, QueuedTask, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject,
+        TokenHolder,
+    },
+    tenant::Tenant,
 };
 
 /// Why an operator request has no report.
@@ -48,40 +51,49 @@ impl Revocation {
         now: UnixMillis,
     ) -> Result<RevocationReport, RequestFailed> {
         let tenant = self.tenant_of(request)?;
-        let (dry_run, tenant_name) = (request.dry_run, tenant.name.clone());
-        let mut report =
-            RevocationReport { dry_run, complete: true, tenant: tenant_name, ..RevocationReport::default() };
-        let mut shared = Ok(());
-        let subjects = match &request.target {
-            RequestedTarget::Session(session) => vec![Subject::Session(session.clone())],
-            RequestedTarget::User(user) => vec![Subject::User(user.clone())],
-            RequestedTarget::ClientId(client_id) => {
-                let holder = TokenHolder::ClientId(client_id.as_str().to_owned());
-                let found = self.store.live_tokens(&tenant.name, &holder, now).await;
-                shared = shared.and(require_all_replicas(found.coverage));
-                let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
-                users.into_iter().map(Subject::User).collect()
-            }
+        let (subjects, mut shared) = self.subjects_of(tenant, request, now).await;
+        let mut report = RevocationReport {
+            dry_run: request.dry_run,
+            complete: !subjects.is_empty(),
+            tenant: tenant.name.clone(),
+            ..RevocationReport::default()
         };
-        for subject in &subjects {
-            match self.record_denial(&tenant.name, subject, request, now).await {
-                Ok(outcome) => {
-                    report.complete &= outcome.is_done();
-                    report.denials.push(DenialReport { subject: subject.clone(), outcome });
-                }
-                Err(error) => shared = Err(error),
-            }
+        let mut task = Task { denied: subjects, ..Task::new(tenant, request.target.scope(), now, now) };
+        if let RequestedTarget::User(user) = &request.target {
+            task.expected = tenant.target_of_cached(user);
         }
-        report.complete &= !subjects.is_empty();
+        let mut tasks = Vec::new();
+        if let (Action::Deny(duration), Some(_)) = (request.action, &tenant.revocation_queue) {
+            tasks.push(task.first(now));
+            tasks.extend((task.denied.is_empty() || duration > Self::REPEAT_AFTER).then(|| task.again(now)));
+        }
+        let stored = self.record_denials(request, &task, &tasks, now, &mut report).await;
+        if stored == Err(StoreError::Full) {
+            report.warn_incomplete("the store is full: a revocation task is not stored. Send the request again");
+        } else {
+            shared = shared.and(stored);
+        }
         match request.action {
-            Action::Deny(duration) => {
-                let repeat_at = now.after(Self::REPEAT_AFTER);
-                let repeat_at = (subjects.is_empty() || now.after(duration) > repeat_at).then_some(repeat_at);
-                let revoked = self.revoke_target(tenant, request, subjects, repeat_at, now, &mut report).await;
-                shared = shared.and(revoked);
+            Action::Deny(_) => {
+                let (targets, live) = match tasks.first().filter(|_| !request.dry_run) {
+                    Some(first) => {
+                        let Performed { outcomes, live, .. } = self.perform(first.task.clone(), now).await;
+                        let reported = |outcome| Some(TargetReportOutcome::of(outcome, stored.is_ok()));
+                        (outcomes.into_iter().map(|(target, outcome)| (target, reported(outcome))).collect(), live)
+                    }
+                    None => {
+                        let (targets, live) = self.look_up(tenant, &task, now).await;
+                        let not_called = (!request.dry_run).then_some(TargetReportOutcome::NotCalled);
+                        (targets.into_iter().map(|target| (target, not_called)).collect(), live)
+                    }
+                };
+                shared = shared.and(require_all_replicas(live.coverage));
+                let repeat_at = tasks.get(1).map(|again| again.claimable);
+                report.repeated_at = repeat_at.filter(|_| !request.dry_run && stored.is_ok());
                 report.reminder = Some(request.target.reminder().to_owned());
+                report_targets(tenant, &task, targets, &live, repeat_at, &mut report);
             }
-            Action::Lift if subjects.is_empty() => {
+            Action::Lift if task.denied.is_empty() => {
                 report.warn("no live token with this client ID is known, so no user is found: lift the denial by user");
             }
             Action::Lift => {}
@@ -96,137 +108,112 @@ impl Revocation {
         }
     }
 
-    async fn record_denial(
+    /// Whom a request denies, or whose denial it lifts.
+    async fn subjects_of(
         &self,
-        tenant: &TenantName,
-        subject: &Subject,
+        tenant: &Tenant,
         request: &RevocationRequest,
         now: UnixMillis,
-    ) -> Result<DenialOutcome, StoreError> {
-        let denies = |source| self.store.restrictions().denies(tenant, subject, source, now);
-        let was_denied = denies(DenialSource::Operator);
+    ) -> (Vec<Subject>, Result<(), StoreError>) {
+        match &request.target {
+            RequestedTarget::Session(session) => (vec![Subject::Session(session.clone())], Ok(())),
+            RequestedTarget::User(user) => (vec![Subject::User(user.clone())], Ok(())),
+            RequestedTarget::ClientId(client_id) => {
+                let holder = TokenHolder::ClientId(client_id.as_str().to_owned());
+                let found = self.store.live_tokens(&tenant.name, &holder, now).await;
+                let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
+                (users.into_iter().map(Subject::User).collect(), require_all_replicas(found.coverage))
+            }
+        }
+    }
+
+    /// Records the denials of a request or their end, together with the tasks that follow, and reports them.
+    async fn record_denials(
+        &self,
+        request: &RevocationRequest,
+        task: &Task,
+        tasks: &[QueuedTask],
+        now: UnixMillis,
+        report: &mut RevocationReport,
+    ) -> Result<(), StoreError> {
         let (kind, until) = match request.action {
             Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), now.after(duration)),
             Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
         };
-        let recorded = if request.dry_run {
-            RecordOutcome::New
-        } else {
-            let (tenant, subject) = (tenant.clone(), subject.clone());
-            self.store.record(Restriction { tenant, subject, kind, at: now, until }, now).await?
+        let of = |subject: &Subject| Restriction {
+            tenant: task.tenant.clone(),
+            subject: subject.clone(),
+            kind,
+            at: now,
+            until,
         };
-        Ok(match request.action {
-            _ if recorded == RecordOutcome::Outdated => DenialOutcome::Superseded,
-            Action::Deny(_) => DenialOutcome::Denied { until },
-            Action::Lift if denies(DenialSource::Clerk) => DenialOutcome::DeniedByClerk,
-            Action::Lift if was_denied => DenialOutcome::Lifted,
-            Action::Lift => DenialOutcome::NotDenied,
-        })
+        let denials: Vec<_> = task.denied.iter().map(of).collect();
+        let denies = |subject, source| self.store.restrictions().denies(&task.tenant, subject, source, now);
+        let were_denied = task.denied.iter().map(|subject| denies(subject, DenialSource::Operator)).collect::<Vec<_>>();
+        let recorded = if request.dry_run { Ok(Vec::new()) } else { self.store.record(&denials, tasks, now).await };
+        let (outcomes, stored) = recorded.map_or_else(|error| (Vec::new(), Err(error)), |outcomes| (outcomes, Ok(())));
+        let outcomes = outcomes.into_iter().chain(iter::repeat(RecordOutcome::New));
+        for ((subject, was_denied), recorded) in task.denied.iter().zip(were_denied).zip(outcomes) {
+            let outcome = match request.action {
+                _ if recorded == RecordOutcome::Outdated => DenialOutcome::Superseded,
+                Action::Deny(_) => DenialOutcome::Denied { until },
+                Action::Lift if denies(subject, DenialSource::Clerk) => DenialOutcome::DeniedByClerk,
+                Action::Lift if was_denied => DenialOutcome::Lifted,
+                Action::Lift => DenialOutcome::NotDenied,
+            };
+            report.complete &= outcome.is_done();
+            report.denials.push(DenialReport { subject: subject.clone(), outcome });
+        }
+        stored
     }
+}
 
-    /// Revokes the live tokens of the request's target, now and at `repeat_at`.
-    async fn revoke_target(
-        &self,
-        tenant: &Tenant,
-        request: &RevocationRequest,
-        denied: Vec<Subject>,
-        repeat_at: Option<UnixMillis>,
-        now: UnixMillis,
-        report: &mut RevocationReport,
-    ) -> Result<(), StoreError> {
-        let is_any_denied = !denied.is_empty();
-        // After the denial is recorded: from then on no token is issued.
-        let (mut task, live) = self.make_task(tenant, request.target.scope(), None, now, now).await;
-        task.denied = denied;
-        let mut shared = require_all_replicas(live.coverage);
-        let is_by_client_id = matches!(request.target, RequestedTarget::ClientId(_));
-        let is_known = !live.live_tokens.is_empty() || is_by_client_id && is_any_denied;
-        report.live_tokens = Some(match (&tenant.revocation_queue, is_known) {
-            (None, _) => LiveTokenKnowledge::NotNoted,
-            (Some(_), true) => LiveTokenKnowledge::Known,
-            (Some(_), false) => LiveTokenKnowledge::NoneKnown,
-        });
-        if task.targets.is_empty()
-            && let RequestedTarget::User(user) = &request.target
-        {
-            task.targets.extend(tenant.target_of_cached(user));
-        }
-        let outcomes = match &tenant.revocation_queue {
-            _ if request.dry_run => vec![None; task.targets.len()],
-            None => vec![Some(TargetReportOutcome::NotCalled); task.targets.len()],
-            Some(queue) => {
-                let (outcomes, stored) = self.revoke_and_report(queue, &task, repeat_at, now, report).await;
-                shared = shared.and(stored);
-                outcomes
-            }
-        };
-        report.complete &= outcomes.iter().flatten().all(TargetReportOutcome::is_done);
-        let allow_reauth_margin = task.margin == ReauthMargin::Reauthentication;
-        let targets = task.targets.iter().map(ToString::to_string).zip(outcomes);
-        report.targets =
-            targets.map(|(target, outcome)| TargetReport { target, allow_reauth_margin, outcome }).collect();
-        if tenant.revocation_queue.is_none() {
+/// Reports what Ably revokes, and what the operator has to know of it.
+fn report_targets(
+    tenant: &Tenant,
+    task: &Task,
+    targets: Vec<(Target, Option<TargetReportOutcome>)>,
+    live: &LiveTokens,
+    repeat_at: Option<UnixMillis>,
+    report: &mut RevocationReport,
+) {
+    let is_any_denied = !task.denied.is_empty();
+    let is_by_client_id = matches!(task.scope, RevocationScope::ClientIds(_));
+    let is_known = !live.live_tokens.is_empty() || is_by_client_id && is_any_denied;
+    report.live_tokens = Some(match (&tenant.revocation_queue, is_known) {
+        (None, _) => LiveTokenKnowledge::NotNoted,
+        (Some(_), true) => LiveTokenKnowledge::Known,
+        (Some(_), false) => LiveTokenKnowledge::NoneKnown,
+    });
+    let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
+    for (target, outcome) in targets {
+        report.complete &= outcome.is_none_or(|outcome| outcome.is_done());
+        report.targets.push(TargetReport { target: target.to_string(), allow_reauth_margin, outcome });
+    }
+    if tenant.revocation_queue.is_none() {
+        report.warn(
+            "revocable_tokens is not true: the service does not call Ably or record live tokens, and connections last \
+             until their tokens end",
+        );
+    } else {
+        if report.targets.is_empty() {
             report.warn(
-                "revocable_tokens is not true: the service does not call Ably or record live tokens, and connections last \
-                 until their tokens end",
-            );
-        } else {
-            if task.targets.is_empty() {
-                report.warn(
-                    "no live token is known, so there is nothing to revoke at Ably. Tokens from before a restart without \
-                     Redis are not known: revoke them by client ID",
-                );
-            }
-            if repeat_at.is_none() {
-                report.warn(
-                    "the denial ends before the second revocation, which is skipped: a token request that was signed before \
-                     the denial can outlast it",
-                );
-            }
-        }
-        if !is_any_denied {
-            report.warn(
-                "no live token with this client ID is known, so no user is denied: the user gets a new token at once. \
-                 Deny the user too",
+                "no live token is known, so there is nothing to revoke at Ably. Tokens from before a restart without \
+                 Redis are not known: revoke them by client ID",
             );
         }
-        shared
+        if repeat_at.is_none() {
+            report.warn(
+                "the denial ends before the second revocation, which is skipped: a token request that was signed before \
+                 the denial can outlast it",
+            );
+        }
     }
-
-    /// Revokes a task's targets at Ably now, and stores tasks for the repetition and for the targets that Ably did not
-    /// revoke.
-    async fn revoke_and_report(
-        &self,
-        queue: &RevocationQueue,
-        task: &Task,
-        repeat_at: Option<UnixMillis>,
-        now: UnixMillis,
-        report: &mut RevocationReport,
-    ) -> (Vec<Option<TargetReportOutcome>>, Result<(), StoreError>) {
-        let mut stored = Ok(());
-        if let Some(repeat_at) = repeat_at {
-            stored = self.store.enqueue_task(task.stored("again", repeat_at)).await;
-            report.repeated_at = stored.is_ok().then_some(repeat_at);
-        }
-        let outcomes = queue.revoke(&task.targets, task.margin, now).await;
-        let mut is_retried = false;
-        if let Some(remaining) = task.remaining(&outcomes) {
-            let retry = remaining.stored("first", retry_at(&outcomes, now, now));
-            let enqueued = self.store.enqueue_task(retry).await;
-            is_retried = enqueued.is_ok();
-            stored = stored.and(enqueued);
-        }
-        if stored == Err(StoreError::Full) {
-            report.warn_incomplete("the store is full: a revocation task is not stored. Send the request again");
-            stored = Ok(());
-        }
-        let reported = outcomes.into_iter().map(|outcome| match outcome {
-            RevokeOutcome::Accepted { applies_at } => TargetReportOutcome::Accepted { applies_at },
-            RevokeOutcome::Refused { code } => TargetReportOutcome::Refused { code },
-            RevokeOutcome::Unavailable { .. } if is_retried => TargetReportOutcome::Unavailable,
-            RevokeOutcome::Unavailable { .. } => TargetReportOutcome::GivenUp,
-        });
-        (reported.map(Some).collect(), stored)
+    if !is_any_denied {
+        report.warn(
+            "no live token with this client ID is known, so no user is denied: the user gets a new token at once. \
+             Deny the user too",
+        );
     }
 }
 

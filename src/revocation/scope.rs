@@ -42,10 +42,6 @@ impl RevocationScope {
         })
     }
 
-    pub(super) fn is_rename(&self) -> bool {
-        matches!(self, Self::FormerClientIds { .. })
-    }
-
     /// What the live tokens are looked up by: if possible by their user, which costs least. `session_user` is the user of a
     /// session, if known. `None`: they need no look-up.
     pub(super) fn holder(&self, session_user: Option<&str>) -> Option<TokenHolder> {

@@ -284,13 +284,9 @@ fn a_client_id_ends_tokens_when_it_is_new_and_not_when_it_is_known() {
     };
     let ended = |name, at, before: Option<(&'static str, u64)>| {
         let store = Store::in_memory(&StoreLimits::default(), Arc::new(|_| {}));
-        for restriction in before.map(|(name, at)| named(name, at)).unwrap_or_default() {
-            tokio::runtime::Builder::new_current_thread()
-                .build()
-                .unwrap()
-                .block_on(store.record(restriction, NOW))
-                .unwrap();
-        }
+        let before = before.map(|(name, at)| named(name, at)).unwrap_or_default();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(store.record(&before, &[], NOW)).unwrap();
         let before = store.restrictions().client_id(&TenantName::default(), "user_1");
         named(name, at).iter().find_map(|restriction| ended_by(restriction, before))
     };

@@ -1,4 +1,4 @@
-use std::{slice, sync::atomic::Ordering};
+use std::slice;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use futures_util::future;
@@ -12,10 +12,12 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::{
-    ably::{ApiKey, ClientId, Nonce, RestClient, RevocationCounts, RevokingKey, TokenDetails, TokenRequest},
+    ably::{
+        ApiKey, ClientId, Nonce, RestClient, RevocationCounts, RevocationQueue, RevokingKey, TokenDetails, TokenRequest,
+    },
     clerk::{Change, User},
     store::{
-        Commands as _, IdempotencyClaim, LiveToken, StoreLimits, StoredTask, TokenHolder,
+        Commands as _, LiveToken, StoreLimits, StoredTask, TokenHolder,
         fixtures::{Failure, MemoryRedis},
     },
     tenant::fixtures,
@@ -243,17 +245,16 @@ async fn an_interrupted_rename_is_revoked_although_an_update_makes_its_retry_out
                 break;
             }
             deaths += 1;
-            let (next, later) = (scene.renamed("alice2", next), scene.now.after(IdempotencyClaim::LEASE));
-            redis.time.store(later.0, Ordering::Relaxed);
-            assert_eq!(scene.revocation.apply(&tenant, &next, later).await, Ok(Applied::InForce));
-            scene.perform_due_tasks(IdempotencyClaim::LEASE + Revocation::REPEAT_AFTER).await;
+            let next = scene.renamed("alice2", next);
+            assert_eq!(scene.revocation.apply(&tenant, &next, scene.now).await, Ok(Applied::InForce));
+            scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
             assert!(
                 scene.revoked().contains(&("clientId:alice".to_owned(), true)),
                 "interrupted in call {call}, then {next:?}"
             );
         }
-        // The look-up of live tokens, the task, and the restriction.
-        assert!(deaths >= 3, "{deaths}");
+        // The restriction with its tasks, the user, the look-up of live tokens, and the end of the task.
+        assert!(deaths >= 4, "{deaths}");
     }
 }
 
@@ -348,13 +349,13 @@ async fn only_the_targets_that_ably_did_not_revoke_are_retried() {
     scene.ably.set_target_failure("clientId:bob", Some(50003));
     scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     assert_eq!(scene.revoked()[2..], both);
-    for (tries, seconds) in [(1, 1), (2, 2), (3, 3), (3, 4)] {
+    for (tries, seconds) in [(1, 1), (2, 2), (2, 3), (3, 4)] {
         scene.perform_due_tasks(Revocation::REPEAT_AFTER + Duration::from_secs(seconds)).await;
         assert_eq!(scene.revoked().len(), 4 + tries, "after {seconds} s");
         assert_eq!(scene.revoked().last(), both.last());
     }
     scene.ably.set_target_failure("clientId:bob", None);
-    for seconds in [5, 60] {
+    for seconds in [8, 60] {
         scene.perform_due_tasks(Revocation::REPEAT_AFTER + Duration::from_secs(seconds)).await;
         assert_eq!(scene.revoked().len(), 8, "after {seconds} s");
     }
@@ -375,31 +376,31 @@ async fn an_event_that_is_delivered_twice_is_applied_once() {
 }
 
 #[tokio::test]
-async fn of_two_deliveries_at_once_one_is_applied_and_the_other_is_to_be_retried() {
+async fn two_deliveries_at_once_both_end_the_tokens() {
     let scene = Scene::start().await;
-    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
-    let event = Event { at: scene.now, change };
-    let apply = || async { scene.revocation.apply(&TenantName::default(), &event, scene.now).await };
-    let (one, other) = future::join(apply(), apply()).await;
-    assert_eq!((one, other), (Ok(Applied::InForce), Err(Incomplete::InProgress)));
-    assert_eq!(apply().await, Ok(Applied::InForce));
-    assert_eq!(scene.revoked().len(), 1);
+    future::join(scene.sign_out(), scene.sign_out()).await;
+    let revoked = scene.revoked();
+    assert!(!revoked.is_empty() && revoked.iter().all(|(target, _)| target == "clientId:alice"), "{revoked:?}");
+    scene.sign_out().await;
+    assert_eq!(scene.revoked(), revoked);
 }
 
 #[tokio::test]
 async fn the_next_delivery_takes_over_from_a_replica_that_died() {
     let scene = Scene::start().await;
-    let scope = RevocationScope::Of(Subject::Session("sess_1".into()));
-    let tenant = scene.revocation.tenants.only().unwrap();
-    let key = Task::new(tenant, scope, Vec::new(), scene.now, scene.now).idempotency_key();
-    assert_eq!(scene.revocation.store.claim_once(&key, scene.now).await, IdempotencyClaim::Granted);
     let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
     let event = Event { at: scene.now, change };
-    let apply = async |now| scene.revocation.apply(&TenantName::default(), &event, now).await;
-    assert_eq!(apply(scene.now).await, Err(Incomplete::InProgress));
-    // Clerk's first retry comes after 5 seconds, by a clock that may differ.
-    assert_eq!(apply(scene.now.after(Duration::from_millis(4500))).await, Ok(Applied::InForce));
-    assert_eq!(scene.revoked().len(), 1);
+    let tenant = scene.revocation.tenants.only().unwrap();
+    let restrictions = restrictions_of(&event, tenant, scene.now);
+    let tasks = scene.revocation.tasks_of(&event, tenant, &restrictions, scene.now);
+    let tasks = [tasks[0].first(scene.now), tasks[0].again(scene.now)];
+    scene.revocation.store.record(&restrictions, &tasks, scene.now).await.unwrap();
+    for _ in 0..2 {
+        scene.sign_out().await;
+        assert_eq!(scene.revoked().len(), 1);
+    }
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
+    assert_eq!(scene.revoked().len(), 2);
 }
 
 #[tokio::test]
@@ -412,12 +413,14 @@ async fn a_refused_event_can_be_delivered_again_once_the_cause_is_fixed() {
         scene.sign_out().await;
         assert_eq!(scene.revoked().len(), 2);
     }
-    // The same if Ably refuses the repetition.
+    // The second revocation is tried again without a delivery.
     scene.ably.set_target_failure("clientId:alice", Some(40164));
     scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
     scene.ably.set_target_failure("clientId:alice", None);
-    scene.sign_out().await;
-    assert_eq!(scene.revoked().len(), 4);
+    for _ in 0..2 {
+        scene.perform_due_tasks(Revocation::REPEAT_AFTER + Revocation::REFUSED_RETRY).await;
+        assert_eq!(scene.revoked().len(), 4);
+    }
 }
 
 #[tokio::test]
@@ -512,81 +515,49 @@ async fn a_call_that_ably_refuses_because_of_the_key_is_not_split() {
 }
 
 #[tokio::test]
-async fn a_refused_event_is_not_done_when_ably_later_accepts_its_other_targets() {
+async fn what_ably_refuses_is_tried_again_also_if_it_accepts_the_other_targets() {
     let scene = Scene::start().await;
     scene.ably.set_target_failure("clientId:alice", Some(40164));
     scene.ably.set_target_failure("clientId:bob", Some(50003));
     let change = Change::OrganizationDeleted { organization_id: "org_1".into() };
     let event = Event { at: scene.now, change };
-    let apply = async || scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
-    assert_eq!(apply().await, Err(Incomplete::Ably));
-    // Also after two retries.
-    scene.perform_due_tasks(Duration::from_secs(1)).await;
+    let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+    assert_eq!(applied, Err(Incomplete::Ably));
     scene.ably.set_target_failure("clientId:bob", None);
-    scene.perform_due_tasks(Duration::from_secs(3)).await;
+    scene.perform_due_tasks(Duration::from_secs(1)).await;
     scene.ably.set_target_failure("clientId:alice", None);
     let before = scene.revoked().len();
     assert_eq!(before, 4);
-    assert_eq!(apply().await, Ok(Applied::InForce));
-    assert!(scene.revoked()[before..].contains(&("clientId:alice".to_owned(), true)));
+    scene.perform_due_tasks(Duration::from_mins(2)).await;
+    assert_eq!(scene.revoked().len(), before);
+    scene.perform_due_tasks(Revocation::REFUSED_RETRY + Duration::from_secs(1)).await;
+    let of_alice = ("clientId:alice".to_owned(), true);
+    assert!(scene.revoked()[before..].contains(&of_alice));
 }
 
 #[tokio::test]
-async fn after_a_refused_rename_any_event_with_the_name_revokes_once_the_cause_is_fixed() {
+async fn a_refused_rename_is_tried_again_until_the_cause_is_fixed() {
     for is_shared in [false, true] {
-        for replayed in [0, 1, 2, 3] {
-            let scene = if is_shared {
-                Scene::sharing(Arc::new(MemoryRedis::new(UnixMillis::now()))).await
-            } else {
-                Scene::start().await
-            };
-            scene.ably.set_target_failure("clientId:alice", Some(40133));
-            for seconds in 0..3 {
-                scene.is_named("alice2", seconds).await;
-            }
-            scene.ably.set_target_failure("clientId:alice", None);
-            let before = scene.revoked().len();
-            for _ in 0..2 {
-                let event = scene.renamed("alice2", replayed);
-                scene.revocation.apply(&TenantName::default(), &event, scene.now).await.unwrap();
-                let revoked = scene.revoked().split_off(before);
-                assert_eq!(revoked, [("clientId:alice".to_owned(), true)], "{is_shared} {replayed}");
-            }
-            // The next sign-in revokes nothing.
-            scene.is_named("alice2", 4).await;
-            assert_eq!(scene.revoked().len(), before + 1, "{is_shared} {replayed}");
+        let scene = if is_shared {
+            Scene::sharing(Arc::new(MemoryRedis::new(UnixMillis::now()))).await
+        } else {
+            Scene::start().await
+        };
+        scene.ably.set_target_failure("clientId:alice", Some(40133));
+        for seconds in 0..3 {
+            scene.is_named("alice2", seconds).await;
         }
-    }
-}
-
-#[tokio::test]
-async fn after_a_partly_refused_rename_the_next_event_revokes_although_ably_accepted_the_rest() {
-    let scene = Scene::start().await;
-    scene.put_live_token_as("mallory").await;
-    scene.ably.set_target_failure("clientId:alice", Some(40133));
-    scene.ably.set_target_failure("clientId:mallory", Some(50003));
-    let rename = scene.renamed("alice2", 0);
-    let applied = scene.revocation.apply(&TenantName::default(), &rename, scene.now).await;
-    assert_eq!(applied, Err(Incomplete::Ably));
-    scene.is_named("alice2", 1).await;
-    scene.ably.set_target_failure("clientId:mallory", None);
-    scene.perform_due_tasks(Duration::from_secs(1)).await;
-    scene.ably.set_target_failure("clientId:alice", None);
-    let before = scene.revoked().len();
-    scene.is_named("alice2", 2).await;
-    assert!(scene.revoked()[before..].contains(&("clientId:alice".to_owned(), true)));
-}
-
-#[tokio::test]
-async fn after_a_refused_repetition_of_a_rename_the_next_event_revokes() {
-    let scene = Scene::start().await;
-    scene.is_named("alice2", 0).await;
-    scene.ably.set_target_failure("clientId:alice", Some(40133));
-    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
-    scene.ably.set_target_failure("clientId:alice", None);
-    for seconds in [1, 2] {
-        scene.is_named("alice2", seconds).await;
-        assert_eq!(scene.revoked().len(), 3);
+        // The first revocation and the second, which later meet in one call.
+        for (minutes, calls) in [(0, 1), (3, 2), (13, 3), (23, 4)] {
+            scene.perform_due_tasks(Duration::from_mins(minutes)).await;
+            assert_eq!(scene.revoked().len(), calls, "{is_shared} {minutes}");
+        }
+        scene.ably.set_target_failure("clientId:alice", None);
+        for _ in 0..2 {
+            scene.perform_due_tasks(Duration::from_mins(33)).await;
+            assert_eq!(scene.revoked().len(), 5, "{is_shared}");
+        }
+        assert!(scene.revoked().iter().all(|revoked| *revoked == ("clientId:alice".to_owned(), true)));
     }
 }
 
@@ -617,7 +588,7 @@ async fn an_unreadable_task_is_kept_for_a_day() {
     let scene = Scene::start().await;
     let store = &scene.revocation.store;
     let task = StoredTask { id: "1".into(), due: scene.now, payload: "{\"of\":\"another version\"}".into() };
-    store.enqueue_task(task).await.unwrap();
+    store.record(&[], &[QueuedTask { claimable: task.due, task }], scene.now).await.unwrap();
     let day = Duration::from_hours(24);
     for (after, tasks) in [(Duration::ZERO, 1), (day, 1), (day + Duration::from_mins(2), 0)] {
         scene.perform_due_tasks(after).await;
@@ -658,14 +629,13 @@ async fn if_any_call_of_the_store_fails_the_event_takes_effect_and_is_to_be_deli
             assert!(matches!(first, Err(Incomplete::Store(_))), "{change:?}, failing {call}");
             failures += 1;
             scene.revocation.store.becomes_ready().await;
-            redis.time.fetch_add(clock::millis(IdempotencyClaim::LEASE), Ordering::Relaxed);
             assert_eq!(apply().await, Ok(Applied::InForce), "{change:?}, failing {call}");
             let before = scene.revoked().len();
             scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
             assert!(scene.revoked().len() > before, "{change:?}, failing {call}");
         }
-        // The restriction, the look-up of live tokens, and the task.
-        assert!(failures >= 3, "{change:?}: {failures}");
+        // The restriction with its tasks, and the look-up of live tokens.
+        assert!(failures >= 2, "{change:?}: {failures}");
     }
 }
 
@@ -689,7 +659,7 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
         assert_eq!(store.put_live_token(alice.clone(), scene.now).await, Err(StoreError::Unavailable));
         if is_denied {
             // By another replica, which does not know of the token.
-            redis.record(&[denial], scene.now).await.unwrap();
+            redis.record(&[denial], &[], scene.now).await.unwrap();
         }
         store.becomes_ready().await;
         let revoked =
@@ -700,22 +670,6 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
             assert_eq!(scene.revoked()[before..], *revoked, "{is_revocable} {is_denied} {times}");
         }
     }
-}
-
-#[test]
-fn the_remainders_of_a_revocation_and_its_repetition_are_two_tasks() {
-    let key = RevokingKey {
-        rest: RestClient::new("https://ably.example".parse().unwrap(), reqwest::Client::new()),
-        api_key: ApiKey::parse("app.key:secret").unwrap(),
-    };
-    let now = UnixMillis::now();
-    let scope = RevocationScope::Of(Subject::Organization("org_1".into()));
-    let targets = vec![Target::ClientId(ClientId::parse("alice").unwrap())];
-    let task = Task::new(&tenant("{username}", key), scope, targets, now, now);
-    let [first, again] = ["first", "again"].map(|name| task.stored_remainder(&task.stored(name, now), now));
-    assert_ne!(first.id, again.id);
-    // IDs do not grow with each retry.
-    assert_eq!(task.stored_remainder(&again, now).id, again.id);
 }
 
 /// The live tokens of the random test: each user has one in each of two sessions, with another client ID and another

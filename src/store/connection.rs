@@ -5,8 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    IdempotencyClaim, LiveToken, LogEntry, LogPage, LogPosition, QueuedTask, Restriction, StoredTask, TaskBacklog,
-    TokenHolder,
+    Claim, LiveToken, LogEntry, LogPage, LogPosition, QueuedTask, Restriction, StoredTask, TaskBacklog, TokenHolder,
 };
 use crate::{clock::UnixMillis, redis::ConnectionLost, tenant::TenantName};
 
@@ -71,10 +70,12 @@ pub trait Commands: Send + Sync {
     async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost>;
 
     /// Records the restrictions that are newer than the recorded ones, and appends them to the log. Returns for each the one
-    /// recorded before.
+    /// recorded before. If a restriction is newer, or if there is none, stores the tasks: of a known task only the times
+    /// change, and only to later ones.
     async fn record(
         &self,
         restrictions: &[Restriction],
+        tasks: &[QueuedTask],
         now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost>;
 
@@ -92,27 +93,12 @@ pub trait Commands: Send + Sync {
         now: UnixMillis,
     ) -> Result<Vec<LiveToken>, ConnectionLost>;
 
-    /// Stores tasks. Of a known task only the times change, and only to later ones.
-    async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost>;
-
-    /// Claims up to `max` due tasks for [`StoredTask::LEASE`]. Their due times are the first ones.
-    async fn claim(&self, max: usize, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost>;
+    /// Claims tasks for [`StoredTask::LEASE`]. Their due times are the first ones.
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost>;
 
     /// Removes a task that was due at `due`, unless it has become due later meanwhile. Appends [`LogEntry::TaskDone`].
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost>;
 
-    /// Lets a task be claimed again at `due`, if it still exists.
-    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost>;
-
-    /// Claims an idempotency key for [`IdempotencyClaim::LEASE`].
-    async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost>;
-
-    /// Whether an idempotency key is marked as done.
-    async fn is_done(&self, key: &str) -> Result<bool, ConnectionLost>;
-
-    /// Marks an idempotency key as done until `until`.
-    async fn mark_done(&self, key: &str, until: UnixMillis, now: UnixMillis) -> Result<(), ConnectionLost>;
-
-    /// Releases an idempotency key.
-    async fn release(&self, key: &str) -> Result<(), ConnectionLost>;
+    /// Replaces what is left of a task, unless it was completed. It cannot be claimed before it is due.
+    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost>;
 }

@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::{
-    Commands, Connect, Connected, ConnectionLost, Health, IdempotencyClaim, LiveToken, LogEntry, LogPage, LogPosition,
-    OnFailure, QueuedTask, ReadLog, Restriction, SharedState, Store, StoreLimits, StoredTask, TokenHolder, Wait,
-    idempotency::IdempotencyKeys, live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
+    Claim, Commands, Connect, Connected, ConnectionLost, Health, LiveToken, LogEntry, LogPage, LogPosition, OnFailure,
+    QueuedTask, ReadLog, RecordOutcome, Restriction, SharedState, Store, StoreLimits, StoredTask, TokenHolder, Wait,
+    live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -37,7 +37,6 @@ pub(crate) struct MemoryRedis {
     log: Mutex<Vec<LogEntry>>,
     live_tokens: LiveTokenIndex,
     tasks: TaskQueue,
-    idempotency_keys: IdempotencyKeys,
     /// Its time, in milliseconds.
     pub(crate) time: AtomicI64,
     calls_until_failure: AtomicUsize,
@@ -52,7 +51,6 @@ impl MemoryRedis {
             log: Mutex::default(),
             live_tokens: LiveTokenIndex::new(&limits),
             tasks: TaskQueue::new(&limits),
-            idempotency_keys: IdempotencyKeys::new(&limits),
             time: AtomicI64::new(now.0),
             calls_until_failure: AtomicUsize::new(0),
             failure: Failure::Lost,
@@ -145,16 +143,22 @@ impl Commands for Arc<MemoryRedis> {
     async fn record(
         &self,
         restrictions: &[Restriction],
+        tasks: &[QueuedTask],
         _now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
-        let mut before = Vec::new();
+        let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
         for restriction in restrictions {
             let known = self.restrictions.lock().unwrap().get(&restriction.key()).cloned();
-            if known.as_ref().is_none_or(|known| known.terms().compare(&restriction.terms()).is_lt()) {
+            let terms = known.as_ref().map(Restriction::terms);
+            is_any_new |= RecordOutcome::of(terms, restriction.terms()) == RecordOutcome::New;
+            if terms.is_none_or(|known| known.compare(&restriction.terms()).is_lt()) {
                 self.restrictions.lock().unwrap().insert(restriction.key(), restriction.clone());
                 self.log.lock().unwrap().push(LogEntry::Recorded(restriction.clone()));
             }
             before.push(known);
+        }
+        if is_any_new {
+            self.tasks.add(tasks).unwrap();
         }
         self.answer(before).await
     }
@@ -180,15 +184,8 @@ impl Commands for Arc<MemoryRedis> {
         self.answer(self.live_tokens.find(tenant, holder, now)).await
     }
 
-    async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {
-        for QueuedTask { task, .. } in tasks {
-            self.tasks.enqueue(task).unwrap();
-        }
-        self.answer(()).await
-    }
-
-    async fn claim(&self, max: usize, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
-        self.answer(self.tasks.claim(max, now)).await
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+        self.answer(self.tasks.claim(claim, now)).await
     }
 
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
@@ -197,26 +194,8 @@ impl Commands for Arc<MemoryRedis> {
         self.answer(()).await
     }
 
-    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
-        self.tasks.postpone(id, due);
-        self.answer(()).await
-    }
-
-    async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost> {
-        self.answer(self.idempotency_keys.claim_once(key, self.now())).await
-    }
-
-    async fn is_done(&self, key: &str) -> Result<bool, ConnectionLost> {
-        self.answer(self.idempotency_keys.is_done(key, self.now())).await
-    }
-
-    async fn mark_done(&self, key: &str, until: UnixMillis, _now: UnixMillis) -> Result<(), ConnectionLost> {
-        self.idempotency_keys.mark_done(key, until);
-        self.answer(()).await
-    }
-
-    async fn release(&self, key: &str) -> Result<(), ConnectionLost> {
-        self.idempotency_keys.release(key);
+    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
+        self.tasks.put_back(left);
         self.answer(()).await
     }
 }

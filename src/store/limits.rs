@@ -6,8 +6,6 @@ pub struct StoreLimits {
     /// Restrictions that have ended and are kept for their timestamps. Beyond the limit, those that end first are forgotten:
     /// then an old event that arrives late can deny a user for a while. Those in force have no limit.
     pub ended_restrictions: usize,
-    /// Idempotency keys. Beyond the limit, those that end first are forgotten: then a repeated event is handled again.
-    pub idempotency_keys: usize,
     /// Live tokens, one for each user, session, organization and client ID. Each takes about 200 bytes.
     pub live_tokens: usize,
     /// Revocation tasks.
@@ -21,12 +19,7 @@ impl StoreLimits {
 
 impl Default for StoreLimits {
     fn default() -> Self {
-        Self {
-            ended_restrictions: Self::ENDED_RESTRICTIONS,
-            idempotency_keys: 200_000,
-            live_tokens: 500_000,
-            tasks: 100_000,
-        }
+        Self { ended_restrictions: Self::ENDED_RESTRICTIONS, live_tokens: 500_000, tasks: 100_000 }
     }
 }
 

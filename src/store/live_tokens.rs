@@ -58,6 +58,11 @@ pub struct LiveTokens {
     pub coverage: Coverage,
 }
 
+impl LiveTokens {
+    /// No live tokens, at any replica.
+    pub const NONE: Self = Self { live_tokens: Vec::new(), coverage: Coverage::AllReplicas };
+}
+
 /// Whose live tokens a replica can find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coverage {

@@ -9,9 +9,8 @@ use std::{
 };
 
 use super::{
-    Forgotten, LiveToken, LogEntry, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction,
-    Restrictions, SharedState, StoreLimits, StoredTask, TaskBacklog,
-    idempotency::IdempotencyKeys,
+    Forgotten, LiveToken, LogEntry, LogPage, LogPosition, OnForget, RecordOutcome, Restriction, Restrictions,
+    SharedState, StoreLimits, TaskBacklog,
     live_tokens::{LiveTokenIndex, Unchecked},
     restriction::RestrictionKey,
     tasks::TaskQueue,
@@ -24,7 +23,6 @@ pub(super) struct Replica {
     pub(super) live_tokens: LiveTokenIndex,
     /// Without Redis all tasks; else copies of those that this replica stored, in case Redis loses them.
     pub(super) tasks: TaskQueue,
-    pub(super) idempotency_keys: IdempotencyKeys,
     pub(super) on_forget: OnForget,
     progress: Mutex<Progress>,
     /// Restrictions whose tokens may have been missed.
@@ -83,7 +81,6 @@ impl Replica {
             restrictions: Restrictions::new(limits),
             live_tokens: LiveTokenIndex::new(limits),
             tasks: TaskQueue::new(limits),
-            idempotency_keys: IdempotencyKeys::new(limits),
             on_forget,
             progress: Mutex::default(),
             late: Mutex::default(),
@@ -103,14 +100,14 @@ impl Replica {
         if progress.phase == Phase::Following { progress.backlog } else { self.tasks.backlog() }
     }
 
-    /// Redis is connected: from its state on the replica follows the log. Until it has read the recorded restrictions,
-    /// Redis may lack all that it knows.
+    /// Redis is connected: from its state on the replica follows the log. Redis may lack all that the replica knows.
     pub(super) fn begin(&self, state: SharedState) {
         let SharedState { data_id, last, backlog } = state;
         let mut progress = self.progress();
         *progress = Progress { position: last, data_id, backlog, awaited: None, ..mem::take(&mut *progress) };
         drop(progress);
         self.restrictions.mark_all_unrecorded();
+        self.tasks.mark_all_unstored();
     }
 
     /// Redis answered to a record: `recorded` are the restrictions that were sent, `before` what Redis had.
@@ -224,36 +221,32 @@ impl Replica {
 
     fn revoke_late(&self, restriction: Restriction, now: UnixMillis) {
         if restriction.terms().restricts() && now < restriction.until.after(Self::TOKENS_OUTLIVE_BY) {
-            self.late().insert(restriction.key(), restriction);
+            self.lock_late().insert(restriction.key(), restriction);
         }
     }
 
-    /// Removes and returns the restrictions whose tokens may have been missed, ended ones included.
-    pub(super) fn take_late(&self) -> Vec<Restriction> {
-        mem::take(&mut *self.late()).into_values().collect()
+    /// The restrictions whose tokens may have been missed, ended ones included.
+    pub(super) fn late(&self) -> Vec<Restriction> {
+        self.lock_late().values().cloned().collect()
     }
 
-    /// The tasks that Redis may lack.
-    pub(super) fn task_copies(&self) -> Vec<QueuedTask> {
-        self.tasks.all()
+    /// Forgets a restriction whose tokens may have been missed, unless a newer one has taken its place.
+    pub(super) fn settle_late(&self, restriction: &Restriction) {
+        let (mut late, key) = (self.lock_late(), restriction.key());
+        if late.get(&key) == Some(restriction) {
+            late.remove(&key);
+        }
     }
 
     pub(super) fn forget_old_task_copies(&self, now: UnixMillis) {
         self.tasks.remove_claimable_before(UnixMillis(now.0.saturating_sub(clock::millis(Self::TASK_COPY_KEPT_FOR))));
     }
 
-    /// Another replica does not get these for a while.
-    pub(super) fn claimed(&self, tasks: &[StoredTask], now: UnixMillis) {
-        for task in tasks {
-            self.tasks.postpone(&task.id, now.after(StoredTask::LEASE));
-        }
-    }
-
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn late(&self) -> MutexGuard<'_, BTreeMap<RestrictionKey, Restriction>> {
+    fn lock_late(&self) -> MutexGuard<'_, BTreeMap<RestrictionKey, Restriction>> {
         self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -161,9 +161,9 @@ impl Restrictions {
         key.with(known.unwrap_or_else(|| restriction.terms()))
     }
 
-    /// Notes that Redis may lack the newest restriction with the key of this one.
-    pub(super) fn mark_unrecorded(&self, restriction: &Restriction) {
-        self.write().unrecorded.insert(Arc::new(restriction.key()));
+    /// Notes that Redis may lack the newest restrictions with the keys of these.
+    pub(super) fn mark_unrecorded(&self, restrictions: &[Restriction]) {
+        self.write().unrecorded.extend(restrictions.iter().map(|each| Arc::new(each.key())));
     }
 
     /// Notes that Redis may lack all of them.

@@ -137,10 +137,7 @@ impl Sync {
             }
             cursor = next;
         }
-        write_restrictions(replica, &self.clock, commands).await?;
-        for tasks in replica.task_copies().chunks(BATCH) {
-            commands.enqueue(tasks).await?;
-        }
+        write_missing(replica, &self.clock, commands).await?;
         let (unchecked, _) = replica.live_tokens.unchecked(now());
         let unchecked: Vec<_> = unchecked.into_iter().map(|unchecked| unchecked.live_token).collect();
         for live_tokens in unchecked.chunks(BATCH) {
@@ -159,16 +156,25 @@ impl Sync {
     }
 }
 
-/// Records what Redis lacks.
-async fn write_restrictions(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Result<(), ConnectionLost> {
+/// Writes the tasks and restrictions that Redis may lack.
+async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Result<(), ConnectionLost> {
+    // First: a restriction that Redis has has its tasks there.
     loop {
-        let batch = replica.restrictions.unrecorded(BATCH);
-        if batch.is_empty() {
+        let tasks = replica.tasks.unstored(BATCH);
+        if tasks.is_empty() {
+            break;
+        }
+        commands.record(&[], &tasks, clock()).await?;
+        replica.tasks.mark_stored(&tasks);
+    }
+    loop {
+        let restrictions = replica.restrictions.unrecorded(BATCH);
+        if restrictions.is_empty() {
             return Ok(());
         }
         let now = clock();
-        let before = commands.record(&batch, now).await?;
-        replica.recorded_late(&batch, &before, now);
+        let before = commands.record(&restrictions, &[], now).await?;
+        replica.recorded_late(&restrictions, &before, now);
     }
 }
 
@@ -198,7 +204,7 @@ async fn heartbeat(replica: &Replica, clock: &Clock, commands: &dyn Commands) ->
             Err(lost) => Err(lost),
         };
         let written = match checked {
-            Ok(()) => write_restrictions(replica, clock, commands).await,
+            Ok(()) => write_missing(replica, clock, commands).await,
             Err(lost) => Err(lost),
         };
         if let Err(lost) = written {

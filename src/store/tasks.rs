@@ -1,13 +1,14 @@
 //! Revocation tasks that wait for their time, in memory.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, StoreLimits, timed_map::TimedMap};
+use super::{StoreError, StoreLimits};
 use crate::clock::UnixMillis;
 
 /// A revocation task as it waits in the store, for any replica to perform.
@@ -28,29 +29,63 @@ impl StoredTask {
     pub const UNREAD_FOR: Duration = Duration::from_hours(24);
 }
 
+/// A task in its queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedTask {
+    /// The task.
+    pub task: StoredTask,
+    /// From when on it can be claimed: its due time, or later if it was claimed or put back.
+    pub claimable: UnixMillis,
+}
+
+/// Which tasks to claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim<'a> {
+    /// At most so many that can be claimed, the longest waiting first.
+    Due(usize),
+    /// The one with this ID, even before its time, or while another replica performs it.
+    Named(&'a str),
+}
+
 /// The tasks that wait, claimed ones included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TaskBacklog {
     /// How many, due or not.
     pub count: usize,
-    /// The earliest due time. Claiming or postponing a task does not change it.
+    /// The earliest due time. Claiming a task or putting it back does not change it.
     pub oldest_due: Option<UnixMillis>,
 }
 
 #[derive(Debug)]
 pub(super) struct TaskQueue {
     max: usize,
-    /// By the time from which on each can be claimed: its due time, or later if it was claimed or postponed.
-    queue: Mutex<TimedMap<String, StoredTask>>,
+    queue: Mutex<Queue>,
 }
 
-/// A task in its queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueuedTask {
-    /// The task.
-    pub task: StoredTask,
-    /// From when on it can be claimed.
-    pub claimable: UnixMillis,
+#[derive(Debug, Default)]
+struct Queue {
+    tasks: HashMap<String, QueuedTask>,
+    by_claimable: BTreeSet<(UnixMillis, String)>,
+    /// Those that Redis may lack.
+    unstored: BTreeSet<String>,
+}
+
+impl Queue {
+    fn remove(&mut self, id: &str) {
+        if let Some((id, queued)) = self.tasks.remove_entry(id) {
+            self.unstored.remove(&id);
+            self.by_claimable.remove(&(queued.claimable, id));
+        }
+    }
+
+    /// Changes from when on a task can be claimed, if it is known.
+    fn set_claimable(&mut self, id: &str, claimable: UnixMillis) -> Option<&mut StoredTask> {
+        let queued = self.tasks.get_mut(id)?;
+        self.by_claimable.remove(&(queued.claimable, id.to_owned()));
+        self.by_claimable.insert((claimable, id.to_owned()));
+        queued.claimable = claimable;
+        Some(&mut queued.task)
+    }
 }
 
 impl TaskQueue {
@@ -58,61 +93,95 @@ impl TaskQueue {
         Self { max: limits.tasks, queue: Mutex::default() }
     }
 
-    pub(super) fn enqueue(&self, task: &StoredTask) -> Result<(), StoreError> {
+    /// Adds all of these tasks, or none. Of a known one only the times change, and only to later ones.
+    pub(super) fn add(&self, tasks: &[QueuedTask]) -> Result<(), StoreError> {
         let mut queue = self.lock();
-        match queue.get(&task.id) {
-            Some((claimable, known)) if known.due < task.due => {
-                let (claimable, known) = (task.due.max(*claimable), StoredTask { due: task.due, ..known.clone() });
-                queue.insert(known.id.clone(), claimable, known);
-            }
-            Some(_) => {}
-            None if queue.len() >= self.max => return Err(StoreError::Full),
-            None => queue.insert(task.id.clone(), task.due, task.clone()),
+        let new = tasks.iter().filter(|new| !queue.tasks.contains_key(&new.task.id)).count();
+        if queue.tasks.len() + new > self.max {
+            return Err(StoreError::Full);
+        }
+        for QueuedTask { task, claimable } in tasks {
+            let new = || QueuedTask { task: task.clone(), claimable: *claimable };
+            let known = queue.tasks.entry(task.id.clone()).or_insert_with(new);
+            known.task.due = known.task.due.max(task.due);
+            let claimable = known.claimable.max(*claimable);
+            queue.set_claimable(&task.id, claimable);
+            queue.unstored.insert(task.id.clone());
         }
         Ok(())
     }
 
-    pub(super) fn claim(&self, max: usize, now: UnixMillis) -> Vec<StoredTask> {
+    /// Claims tasks for [`StoredTask::LEASE`].
+    pub(super) fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Vec<StoredTask> {
         let mut queue = self.lock();
-        let ids = queue.keys_until(now, max);
-        ids.iter().filter_map(|id| postpone(&mut queue, id, now.after(StoredTask::LEASE))).collect()
+        let ids: Vec<_> = match claim {
+            Claim::Named(id) => vec![id.to_owned()],
+            Claim::Due(max) => {
+                let due = queue.by_claimable.iter().take_while(|(claimable, _)| *claimable <= now);
+                due.take(max).map(|(_, id)| id.clone()).collect()
+            }
+        };
+        ids.iter().filter_map(|id| queue.set_claimable(id, now.after(StoredTask::LEASE)).cloned()).collect()
+    }
+
+    /// Replaces what is left of a task, unless it was completed. It cannot be claimed before it is due.
+    pub(super) fn put_back(&self, left: &QueuedTask) {
+        let mut queue = self.lock();
+        let id = &left.task.id;
+        if let Some(due) = queue.tasks.get(id).map(|known| known.task.due)
+            && let Some(task) = queue.set_claimable(id, left.claimable.max(due))
+        {
+            task.payload.clone_from(&left.task.payload);
+        }
     }
 
     /// Removes a task that was due at `due`, unless it has become due later meanwhile.
     pub(super) fn complete(&self, id: &str, due: UnixMillis) {
         let mut queue = self.lock();
-        if queue.get(&id.to_owned()).is_some_and(|(_, task)| task.due <= due) {
-            queue.remove(&id.to_owned());
+        if queue.tasks.get(id).is_some_and(|queued| queued.task.due <= due) {
+            queue.remove(id);
         }
-    }
-
-    pub(super) fn postpone(&self, id: &str, due: UnixMillis) {
-        postpone(&mut self.lock(), &id.to_owned(), due);
-    }
-
-    pub(super) fn all(&self) -> Vec<QueuedTask> {
-        self.lock()
-            .iter()
-            .map(|(_, (claimable, task))| QueuedTask { task: task.clone(), claimable: *claimable })
-            .collect()
     }
 
     pub(super) fn backlog(&self) -> TaskBacklog {
         let queue = self.lock();
-        TaskBacklog { count: queue.len(), oldest_due: queue.iter().map(|(_, (_, task))| task.due).min() }
+        let oldest_due = queue.tasks.values().map(|queued| queued.task.due).min();
+        TaskBacklog { count: queue.tasks.len(), oldest_due }
     }
 
     pub(super) fn remove_claimable_before(&self, time: UnixMillis) {
-        self.lock().remove_until(UnixMillis(time.0.saturating_sub(1)));
+        let mut queue = self.lock();
+        while let Some((_, id)) = queue.by_claimable.first().filter(|(claimable, _)| *claimable < time).cloned() {
+            queue.remove(&id);
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, TimedMap<String, StoredTask>> {
+    /// Some of those that Redis may lack.
+    pub(super) fn unstored(&self, max: usize) -> Vec<QueuedTask> {
+        let queue = self.lock();
+        queue.unstored.iter().take(max).filter_map(|id| queue.tasks.get(id).cloned()).collect()
+    }
+
+    pub(super) fn count_unstored(&self) -> usize {
+        self.lock().unstored.len()
+    }
+
+    pub(super) fn mark_all_unstored(&self) {
+        let mut queue = self.lock();
+        queue.unstored = queue.tasks.keys().cloned().collect();
+    }
+
+    /// Notes that Redis has these tasks, unless they have changed since.
+    pub(super) fn mark_stored(&self, stored: &[QueuedTask]) {
+        let mut queue = self.lock();
+        for stored in stored {
+            if queue.tasks.get(&stored.task.id).is_none_or(|queued| queued.task == stored.task) {
+                queue.unstored.remove(&stored.task.id);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn postpone(queue: &mut TimedMap<String, StoredTask>, id: &String, claimable: UnixMillis) -> Option<StoredTask> {
-    let (_, task) = queue.remove(id)?;
-    queue.insert(task.id.clone(), claimable, task.clone());
-    Some(task)
 }

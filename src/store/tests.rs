@@ -66,14 +66,6 @@ impl Connect for Scripted {
     }
 }
 
-impl One {
-    async fn hold(&self) {
-        if self.number == 1 && self.script.holds.load(Ordering::SeqCst) {
-            self.script.release.notified().await;
-        }
-    }
-}
-
 #[async_trait]
 impl Commands for One {
     async fn state(&self) -> Result<SharedState, ConnectionLost> {
@@ -86,7 +78,7 @@ impl Commands for One {
             let store = self.script.store.get().unwrap().upgrade().unwrap();
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(store.release("x"));
+                let _ = runtime.block_on(store.complete_task("x", START));
             })
             .join()
             .unwrap();
@@ -100,9 +92,20 @@ impl Commands for One {
         }
         Commands::restrictions(&self.redis, cursor).await
     }
-    async fn record(&self, r: &[Restriction], now: UnixMillis) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
-        self.hold().await;
-        Commands::record(&self.redis, r, now).await
+    async fn record(
+        &self,
+        restrictions: &[Restriction],
+        tasks: &[QueuedTask],
+        now: UnixMillis,
+    ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+        if self.number == 1 && self.script.holds.load(Ordering::SeqCst) {
+            self.script.release.notified().await;
+            if !tasks.is_empty() {
+                // Answers after the new connection has caught up; within 100 ms.
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Commands::record(&self.redis, restrictions, tasks, now).await
     }
     async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
         self.redis.append(entry).await
@@ -118,37 +121,17 @@ impl Commands for One {
     ) -> Result<Vec<LiveToken>, ConnectionLost> {
         Commands::live_tokens(&self.redis, t, h, now).await
     }
-    async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {
-        if self.number == 1 && self.script.holds.load(Ordering::SeqCst) {
-            // Answers after the new connection has caught up; within 100 ms.
-            self.script.release.notified().await;
-            sleep(Duration::from_millis(20)).await;
-        }
-        self.redis.enqueue(tasks).await
-    }
-    async fn claim(&self, max: usize, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
-        self.redis.claim(max, now).await
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+        self.redis.claim(claim, now).await
     }
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
-        self.redis.complete(id, due).await
-    }
-    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
-        self.redis.postpone(id, due).await
-    }
-    async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost> {
-        self.redis.claim_once(key).await
-    }
-    async fn is_done(&self, key: &str) -> Result<bool, ConnectionLost> {
-        self.redis.is_done(key).await
-    }
-    async fn mark_done(&self, key: &str, until: UnixMillis, now: UnixMillis) -> Result<(), ConnectionLost> {
-        self.redis.mark_done(key, until, now).await
-    }
-    async fn release(&self, key: &str) -> Result<(), ConnectionLost> {
         if self.number == 2 && self.script.races.load(Ordering::SeqCst) {
             return Err(ConnectionLost("timed out".into()));
         }
-        self.redis.release(key).await
+        self.redis.complete(id, due).await
+    }
+    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
+        self.redis.put_back(left).await
     }
 }
 
@@ -188,7 +171,7 @@ async fn a_restriction_acknowledged_by_an_abandoned_master_reaches_the_new_one()
     let (store, script, new) = scene(OnFailure::Degrade).await;
     script.holds.store(true, Ordering::SeqCst);
     script.lose_first.store(true, Ordering::SeqCst);
-    let recorded = store.record(denial(), START).await;
+    let recorded = store.record(&[denial()], &[], START).await;
     assert_eq!(recorded, Err(StoreError::Unavailable));
     eventually(async || Commands::restrictions(&new, 0).await.unwrap().1 == [denial()]).await;
 }
@@ -198,7 +181,8 @@ async fn a_task_acknowledged_by_an_abandoned_master_reaches_the_new_one() {
     let (store, script, new) = scene(OnFailure::Degrade).await;
     script.holds.store(true, Ordering::SeqCst);
     script.lose_first.store(true, Ordering::SeqCst);
-    let stored = store.enqueue_task(StoredTask { id: "1".into(), due: START, payload: String::new() }).await;
+    let task = StoredTask { id: "1".into(), due: START, payload: String::new() };
+    let stored = store.record(&[], &[QueuedTask { task, claimable: START }], START).await;
     assert_eq!(stored, Err(StoreError::Unavailable));
     eventually(async || new.state().await.unwrap().backlog.count == 1).await;
 }
@@ -221,8 +205,8 @@ async fn a_loss_makes_late_only_what_was_learned_meanwhile() {
         kind: RestrictionKind::NotBefore,
         ..denial()
     };
-    store.record(mark("org_1"), START).await.unwrap();
-    Commands::record(&new, &[mark("org_1"), mark("org_2")], START).await.unwrap();
+    store.record(&[mark("org_1")], &[], START).await.unwrap();
+    Commands::record(&new, &[mark("org_1"), mark("org_2")], &[], START).await.unwrap();
     for organization in ["org_1", "org_2"] {
         let live_token = LiveToken {
             tenant: TenantName::default(),
@@ -238,5 +222,5 @@ async fn a_loss_makes_late_only_what_was_learned_meanwhile() {
     script.lose_first.store(true, Ordering::SeqCst);
     eventually(async || script.connects.load(Ordering::SeqCst) > 1).await;
     store.becomes_ready().await;
-    assert_eq!(store.take_late_restrictions(), [mark("org_2")]);
+    assert_eq!(store.late_restrictions(), [mark("org_2")]);
 }

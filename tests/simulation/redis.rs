@@ -12,9 +12,9 @@ use std::{
 use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
-        Commands, Connect, Connected, ConnectionLost, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPage,
-        LogPosition, QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog,
-        TokenHolder, Wait,
+        Claim, Commands, Connect, Connected, ConnectionLost, DenialSource, LiveToken, LogEntry, LogPage, LogPosition,
+        QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog, TokenHolder,
+        Wait,
     },
     tenant::TenantName,
 };
@@ -62,8 +62,6 @@ pub(crate) struct Data {
     last: LogPosition,
     live_tokens: BTreeMap<LiveToken, UnixMillis>,
     pub(crate) tasks: BTreeMap<String, QueuedTask>,
-    /// Until when each idempotency key is claimed, or done.
-    keys: BTreeMap<String, (UnixMillis, IdempotencyClaim)>,
 }
 
 #[derive(Clone)]
@@ -74,8 +72,6 @@ enum Write {
     LiveToken(LiveToken),
     Task(QueuedTask),
     RemoveTask(String),
-    Key(String, UnixMillis, IdempotencyClaim),
-    RemoveKey(String),
 }
 
 fn without_end(live_token: &LiveToken) -> LiveToken {
@@ -102,8 +98,6 @@ impl Data {
             Write::LiveToken(live_token) => _ = self.live_tokens.insert(without_end(&live_token), live_token.until),
             Write::Task(task) => _ = self.tasks.insert(task.task.id.clone(), task),
             Write::RemoveTask(id) => _ = self.tasks.remove(&id),
-            Write::Key(key, until, claim) => _ = self.keys.insert(key, (until, claim)),
-            Write::RemoveKey(key) => _ = self.keys.remove(&key),
         }
     }
 
@@ -445,17 +439,38 @@ impl Commands for Connection {
     async fn record(
         &self,
         restrictions: &[Restriction],
+        tasks: &[QueuedTask],
         _now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+        {
+            let mut checker = lock(&self.world.checker);
+            for queued in tasks {
+                checker.task_is_kept(self.run, &queued.task);
+            }
+        }
+        // The service keeps copies in no order.
+        let mut described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
+        described.sort();
+        self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
         self.call(Access::Write, |node, now| {
-            let mut before = Vec::new();
+            let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
             for restriction in restrictions {
+                is_any_new |= !node.data.knows(restriction);
                 let known = node.data.rows.get(&row_key(restriction)).cloned();
                 if known.as_ref().is_none_or(|known| rank(known) < rank(restriction)) {
                     node.write(Write::Row(restriction.clone()), now);
                     node.append(Some(LogEntry::Recorded(restriction.clone())), now);
                 }
                 before.push(known);
+            }
+            for queued in tasks.iter().filter(|_| is_any_new) {
+                let mut queued = queued.clone();
+                if let Some(known) = node.data.tasks.get(&queued.task.id) {
+                    let due = known.task.due.max(queued.task.due);
+                    let claimable = known.claimable.max(queued.claimable);
+                    queued = QueuedTask { task: StoredTask { due, ..known.task.clone() }, claimable };
+                }
+                node.write(Write::Task(queued), now);
             }
             before
         })
@@ -499,41 +514,23 @@ impl Commands for Connection {
         .await
     }
 
-    async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {
-        {
-            let mut checker = lock(&self.world.checker);
-            for queued in tasks {
-                checker.task_is_kept(self.run, &queued.task);
-            }
-        }
-        // The service keeps copies in no order.
-        let mut described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
-        described.sort();
-        self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
-        self.call(Access::Write, |node, now| {
-            for queued in tasks {
-                let mut queued = queued.clone();
-                if let Some(known) = node.data.tasks.get(&queued.task.id) {
-                    let due = known.task.due.max(queued.task.due);
-                    let claimable = known.claimable.max(queued.claimable);
-                    queued = QueuedTask { task: StoredTask { due, ..known.task.clone() }, claimable };
-                }
-                node.write(Write::Task(queued), now);
-            }
-        })
-        .await
-    }
-
-    async fn claim(&self, max: usize, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
         self.call(Access::Write, |node, at| {
-            let mut due: Vec<_> = node.data.tasks.values().filter(|queued| queued.claimable <= now).cloned().collect();
-            due.sort_by_key(|queued| queued.claimable);
-            due.truncate(max);
-            for queued in &due {
+            let tasks = node.data.tasks.values().cloned();
+            let claimed: Vec<_> = match claim {
+                Claim::Named(id) => tasks.filter(|queued| queued.task.id == id).collect(),
+                Claim::Due(max) => {
+                    let mut due: Vec<_> = tasks.filter(|queued| queued.claimable <= now).collect();
+                    due.sort_by_key(|queued| queued.claimable);
+                    due.truncate(max);
+                    due
+                }
+            };
+            for queued in &claimed {
                 let claimable = now.after(StoredTask::LEASE);
                 node.write(Write::Task(QueuedTask { claimable, ..queued.clone() }), at);
             }
-            due.into_iter().map(|queued| queued.task).collect()
+            claimed.into_iter().map(|queued| queued.task).collect()
         })
         .await
     }
@@ -551,43 +548,15 @@ impl Commands for Connection {
         .await
     }
 
-    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
         self.call(Access::Write, |node, now| {
-            if let Some(queued) = node.data.tasks.get(id).cloned() {
-                node.write(Write::Task(QueuedTask { claimable: due, ..queued }), now);
+            if let Some(known) = node.data.tasks.get(&left.task.id) {
+                let due = known.task.due;
+                let task = StoredTask { due, ..left.task.clone() };
+                let claimable = left.claimable.max(due);
+                node.write(Write::Task(QueuedTask { task, claimable }), now);
             }
         })
         .await
-    }
-
-    async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost> {
-        self.call(Access::Write, |node, now| match node.data.keys.get(key) {
-            Some((until, claim)) if *until > now => *claim,
-            _ => {
-                let until = now.after(IdempotencyClaim::LEASE);
-                node.write(Write::Key(key.to_owned(), until, IdempotencyClaim::InProgress), now);
-                IdempotencyClaim::Granted
-            }
-        })
-        .await
-    }
-
-    async fn is_done(&self, key: &str) -> Result<bool, ConnectionLost> {
-        self.call(Access::Read, |node, now| {
-            let known = node.data.keys.get(key);
-            known.is_some_and(|(until, claim)| *until > now && *claim == IdempotencyClaim::Done)
-        })
-        .await
-    }
-
-    async fn mark_done(&self, key: &str, until: UnixMillis, _now: UnixMillis) -> Result<(), ConnectionLost> {
-        self.call(Access::Write, |node, now| {
-            node.write(Write::Key(key.to_owned(), until, IdempotencyClaim::Done), now);
-        })
-        .await
-    }
-
-    async fn release(&self, key: &str) -> Result<(), ConnectionLost> {
-        self.call(Access::Write, |node, now| node.write(Write::RemoveKey(key.to_owned()), now)).await
     }
 }

@@ -7,15 +7,15 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     redis::{ConnectionLost, Persistence, RedisAddress, RedisMode},
     store::{
-        Connect as _, Connected, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPosition, QueuedTask,
-        Restriction, RestrictionKind, StoredTask, TaskBacklog, TokenHolder, Wait,
+        Claim, Connect as _, Connected, DenialSource, LiveToken, LogEntry, LogPosition, QueuedTask, Restriction,
+        RestrictionKind, StoredTask, TaskBacklog, TokenHolder, Wait,
     },
     tenant::TenantName,
 };
 
 use crate::{
     acl::{base, documented_commands},
-    fixtures::{DENIED, LIFTED, MINUTE, NOW, ago, clerk_id, connector, live_token, of_user, restriction},
+    fixtures::{DENIED, LIFTED, MINUTE, NOW, ago, clerk_id, connector, live_token, of_user, queued, restriction},
     redis_server::RedisServer,
 };
 
@@ -40,7 +40,7 @@ async fn connect(server: &RedisServer) -> Connected {
 }
 
 async fn record(redis: &Connected, restrictions: &[Restriction], now: UnixMillis) -> Vec<Option<Restriction>> {
-    answered!(redis.commands.record(restrictions, now)).unwrap()
+    answered!(redis.commands.record(restrictions, &[], now)).unwrap()
 }
 
 /// All recorded restrictions, ordered by subject.
@@ -76,8 +76,8 @@ fn task(id: &str, due: UnixMillis) -> StoredTask {
 }
 
 async fn enqueue(redis: &Connected, tasks: &[StoredTask]) {
-    let tasks: Vec<_> = tasks.iter().map(|task| QueuedTask { claimable: task.due, task: task.clone() }).collect();
-    answered!(redis.commands.enqueue(&tasks)).unwrap();
+    let tasks: Vec<_> = tasks.iter().cloned().map(queued).collect();
+    answered!(redis.commands.record(&[], &tasks, NOW)).unwrap();
 }
 
 #[tokio::test]
@@ -344,14 +344,14 @@ async fn a_task_is_claimed_once_a_lease_and_keeps_its_first_due_time() {
     assert_eq!(backlog, TaskBacklog { count: 3, oldest_due: Some(NOW) });
 
     let now = NOW.after(MINUTE);
-    let claim = async |max, now| answered!(redis.commands.claim(max, now)).unwrap();
+    let claim = async |max, now| answered!(redis.commands.claim(Claim::Due(max), now)).unwrap();
     assert_eq!(claim(1, now).await, tasks[..1]);
     assert_eq!(claim(9, now).await, tasks[1..2]);
     assert_eq!(claim(9, now).await, []);
     let now = now.after(StoredTask::LEASE);
     assert_eq!(claim(9, now).await, tasks[..2]);
-    answered!(redis.commands.postpone("1", now.after(MINUTE))).unwrap();
-    answered!(redis.commands.postpone("unknown", now)).unwrap();
+    answered!(redis.commands.put_back(&QueuedTask { claimable: now.after(MINUTE), ..queued(task("1", NOW)) })).unwrap();
+    answered!(redis.commands.put_back(&QueuedTask { claimable: now, ..queued(task("unknown", NOW)) })).unwrap();
     let now = now.after(MINUTE);
     assert_eq!(claim(9, now).await.len(), 3);
 }
@@ -366,7 +366,10 @@ async fn a_task_that_is_due_later_now_is_not_completed() {
     for (id, due) in [("1", NOW), ("2", NOW), ("unknown", NOW)] {
         answered!(redis.commands.complete(id, due)).unwrap();
     }
-    assert_eq!(answered!(redis.commands.claim(9, later)).unwrap(), [StoredTask { due: later, ..task("1", NOW) }]);
+    assert_eq!(
+        answered!(redis.commands.claim(Claim::Due(9), later)).unwrap(),
+        [StoredTask { due: later, ..task("1", NOW) }]
+    );
     answered!(redis.commands.complete("1", later)).unwrap();
     assert_eq!(answered!(redis.commands.state()).unwrap().backlog, TaskBacklog::default());
     let done = [("2", NOW), ("unknown", NOW), ("1", later)];
@@ -375,20 +378,34 @@ async fn a_task_that_is_due_later_now_is_not_completed() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_is_claimed_once_until_it_is_released() {
+async fn tasks_are_stored_with_a_restriction_only_if_it_is_new() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
-    let claim = async || answered!(redis.commands.claim_once("event")).unwrap();
-    assert_eq!(claim().await, IdempotencyClaim::Granted);
-    assert_eq!(claim().await, IdempotencyClaim::InProgress);
-    assert!(!answered!(redis.commands.is_done("event")).unwrap());
-    answered!(redis.commands.release("event")).unwrap();
-    assert_eq!(claim().await, IdempotencyClaim::Granted);
-    answered!(redis.commands.mark_done("event", NOW.after(MINUTE), NOW)).unwrap();
-    assert_eq!(claim().await, IdempotencyClaim::Done);
-    assert!(answered!(redis.commands.is_done("event")).unwrap());
-    let left: i64 = server.run("PTTL aca:{v3}:idempotency:event");
-    assert!((1..=60_000).contains(&left), "{left}");
+    let record = async |restrictions: &[Restriction], id| {
+        answered!(redis.commands.record(restrictions, &[queued(task(id, NOW))], NOW)).unwrap();
+        let claimed = answered!(redis.commands.claim(Claim::Named(id), NOW)).unwrap();
+        claimed.len() == 1
+    };
+    let (first, second) = (denial("user_1", NOW), denial("user_1", NOW.after(MINUTE)));
+    let later_end = Restriction { until: first.until.after(MINUTE), ..first.clone() };
+    assert!(record(&[], "without a restriction").await);
+    assert!(record(&[first.clone()], "new").await);
+    assert!(!record(&[first.clone()], "again").await);
+    assert!(!record(&[later_end], "again, with another end").await);
+    assert!(record(&[first.clone(), second], "one of them is new").await);
+    assert!(!record(&[first], "outdated").await);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_task_replaces_it_and_waits_until_the_task_is_due() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let (later, claim) = (NOW.after(MINUTE), async |now| answered!(redis.commands.claim(Claim::Due(9), now)).unwrap());
+    enqueue(&redis, &[task("1", NOW), task("1", later)]).await;
+    let left = StoredTask { payload: "the rest".to_owned(), ..task("1", NOW) };
+    answered!(redis.commands.put_back(&queued(left.clone()))).unwrap();
+    assert_eq!(claim(NOW).await, []);
+    assert_eq!(claim(later).await, [StoredTask { due: later, ..left }]);
 }
 
 #[tokio::test]
@@ -423,10 +440,10 @@ async fn foreign_data_is_ignored() {
     assert_eq!(recorded(&redis).await, []);
     assert_eq!(entries(&mut redis, start).await, [const { None }; 8]);
     assert_eq!(answered!(redis.commands.live_tokens(&TenantName::default(), &holder, NOW)).unwrap(), []);
-    assert_eq!(answered!(redis.commands.claim(9, NOW)).unwrap(), []);
+    assert_eq!(answered!(redis.commands.claim(Claim::Due(9), NOW)).unwrap(), []);
     // They are removed after a day.
     let later = NOW.after(StoredTask::UNREAD_FOR).after(MINUTE);
-    assert_eq!(answered!(redis.commands.claim(9, later)).unwrap(), []);
+    assert_eq!(answered!(redis.commands.claim(Claim::Due(9), later)).unwrap(), []);
     assert_eq!(answered!(redis.commands.state()).unwrap().backlog.count, 0);
     // These at once.
     record(&redis, &[], NOW).await;
@@ -448,9 +465,9 @@ async fn scripts_that_redis_does_not_know_any_more_are_sent_again() {
     forget_scripts();
     enqueue(&redis, &[task("1", NOW)]).await;
     forget_scripts();
-    answered!(commands.claim(1, NOW)).unwrap();
+    answered!(commands.claim(Claim::Due(1), NOW)).unwrap();
     forget_scripts();
-    answered!(commands.postpone("1", NOW)).unwrap();
+    answered!(commands.put_back(&queued(task("1", NOW)))).unwrap();
     forget_scripts();
     answered!(commands.complete("1", NOW)).unwrap();
     assert_eq!(answered!(commands.state()).unwrap().backlog.count, 0);
@@ -470,8 +487,8 @@ async fn a_redis_that_takes_no_writes_cannot_be_used() {
         let lost = ConnectionLost(format!("it answered {code}"));
         let () = server.run(forbid);
         assert_eq!(answered!(redis.commands.state()).unwrap_err(), lost);
-        assert_eq!(answered!(redis.commands.record(&[denial("user_1", NOW)], NOW)).unwrap_err(), lost);
-        assert_eq!(answered!(redis.commands.claim_once("event")).unwrap_err(), lost);
+        assert_eq!(answered!(redis.commands.record(&[denial("user_1", NOW)], &[], NOW)).unwrap_err(), lost);
+        assert_eq!(answered!(redis.commands.complete("1", NOW)).unwrap_err(), lost);
         assert_eq!(answered!(connector.connect()).unwrap_err(), lost);
         let () = server.run(allow);
         answered!(redis.commands.state()).unwrap();

@@ -1,6 +1,7 @@
 //! Replicas with a clock that the test moves, and restrictions and live tokens to store.
 
 use std::{
+    slice,
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, Ordering},
@@ -14,8 +15,8 @@ use ably_clerk_auth::{
     clock::{Clock, UnixMillis},
     redis::RedisAddress,
     store::{
-        DenialSource, Forgotten, Health, LiveToken, OnFailure, OnForget, RecordOutcome, RedisConnector, RedisKeyPrefix,
-        Restriction, RestrictionKind, Store, StoreError, StoreLimits, Subject, Verdict,
+        DenialSource, Forgotten, Health, LiveToken, OnFailure, OnForget, QueuedTask, RecordOutcome, RedisConnector,
+        RedisKeyPrefix, Restriction, RestrictionKind, Store, StoreError, StoreLimits, StoredTask, Subject, Verdict,
     },
     tenant::TenantName,
 };
@@ -129,7 +130,7 @@ impl Replica {
 
     /// Stores a restriction. Retries if Redis is slow.
     pub(crate) async fn record(&self, restriction: Restriction) -> RecordOutcome {
-        retry!(self, self.store.record(restriction.clone(), self.now()))
+        retry!(self, self.store.record(slice::from_ref(&restriction), &[], self.now()))[0]
     }
 
     pub(crate) async fn put_live_token(&self, live_token: LiveToken) {
@@ -143,6 +144,11 @@ pub(crate) fn connector(address: &RedisAddress) -> RedisConnector {
 
 fn connector_for(address: &RedisAddress, prefix: &str) -> RedisConnector {
     RedisConnector::new(address, &RedisKeyPrefix::parse(prefix).unwrap()).unwrap()
+}
+
+/// A task that can be claimed once it is due.
+pub(crate) fn queued(task: StoredTask) -> QueuedTask {
+    QueuedTask { claimable: task.due, task }
 }
 
 /// Retries an operation that Redis did not answer within 100 ms, as happens on a busy machine.

@@ -110,7 +110,7 @@ async fn a_redis_that_takes_a_second_for_each_command_is_not_waited_for() {
     line.set(Answers::Slowly);
     replica.becomes(Health::Degraded).await;
     let denial = restriction(of_user("user_1"), DENIED, ago(1));
-    assert_eq!(replica.store.record(denial, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(replica.store.record(&[denial], &[], NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.store.may_issue(), Ok(()));
     assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
     line.set(Answers::AtOnce);
@@ -123,7 +123,7 @@ async fn with_a_redis_that_never_answers_a_new_replica_issues_no_tokens() {
     let line = Line::to(server.port(), Answers::Never).await;
     let replica = Replica::at(&line.address(), &StoreLimits::default(), OnFailure::Degrade);
     let denial = restriction(of_user("user_1"), DENIED, ago(1));
-    assert_eq!(replica.store.record(denial, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(replica.store.record(&[denial], &[], NOW).await, Err(StoreError::Unavailable));
     assert_eq!((replica.health(), replica.store.may_issue()), (Health::Starting, Err(StoreError::Unavailable)));
     line.set(Answers::AtOnce);
     let other = Replica::ready_at(&server.address()).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ably_clerk_auth::{
     store::{
-        ClientIdDigest, Coverage, DenialSource, Health, IdempotencyClaim, LiveToken, OnFailure, RecordOutcome,
+        Claim, ClientIdDigest, Coverage, DenialSource, Health, LiveToken, OnFailure, QueuedTask, RecordOutcome,
         Restriction, RestrictionKind, StoreError, StoreLimits, StoreStats, StoredTask, Subject, TaskBacklog,
         TokenHolder, Verdict,
     },
@@ -13,8 +13,8 @@ use ably_clerk_auth::{
 
 use crate::{
     fixtures::{
-        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry,
-        session,
+        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, queued, restriction,
+        retry, session,
     },
     redis_server::RedisServer,
 };
@@ -48,7 +48,7 @@ macro_rules! with_both_stores {
 fn limits(max: usize) -> StoreLimits {
     match max {
         0 => StoreLimits::default(),
-        _ => StoreLimits { ended_restrictions: max, idempotency_keys: max, live_tokens: max, tasks: max },
+        _ => StoreLimits { ended_restrictions: max, live_tokens: max, tasks: max },
     }
 }
 
@@ -62,7 +62,8 @@ fn task(id: &str, due: ably_clerk_auth::clock::UnixMillis) -> StoredTask {
 }
 
 async fn claimed(replica: &Replica, max: usize) -> Vec<String> {
-    let mut ids: Vec<_> = replica.store.claim_tasks(max, replica.now()).await.into_iter().map(|task| task.id).collect();
+    let mut ids: Vec<_> =
+        replica.store.claim_tasks(Claim::Due(max), replica.now()).await.into_iter().map(|task| task.id).collect();
     ids.sort();
     ids
 }
@@ -237,7 +238,7 @@ with_both_stores! {
         replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 2 * MINUTE)).await;
         replica.put_live_token(live_token("user_1", "sess_2", None, "alice", MINUTE)).await;
         for (id, due) in [("late", NOW.after(2 * MINUTE)), ("early", NOW.after(MINUTE))] {
-            retry!(replica, replica.store.enqueue_task(task(id, due)));
+            retry!(replica, replica.store.record(&[], &[queued(task(id, due))], NOW));
         }
         let waits = |count, due| TaskBacklog { count, oldest_due: Some(due) };
         eventually("the tasks are counted", || stats(&replica).tasks == waits(2, NOW.after(MINUTE))).await;
@@ -248,8 +249,8 @@ with_both_stores! {
         assert_eq!(stats(&replica).live_tokens, 1);
         assert_eq!(claimed(&replica, 1).await, ["early"]);
         // A postponed task still waits.
-        retry!(replica, replica.store.postpone_task("early", NOW.after(9 * MINUTE)));
-        retry!(replica, replica.store.enqueue_task(task("last", NOW.after(9 * MINUTE))));
+        retry!(replica, replica.store.put_task_back(&QueuedTask { claimable: NOW.after(9 * MINUTE), ..queued(task("early", NOW)) }));
+        retry!(replica, replica.store.record(&[], &[queued(task("last", NOW.after(9 * MINUTE)))], NOW));
         eventually("the tasks are counted", || stats(&replica).tasks == waits(3, NOW.after(MINUTE))).await;
         retry!(replica, replica.store.complete_task("early", NOW.after(MINUTE)));
         eventually("the tasks are counted", || stats(&replica).tasks == waits(2, NOW.after(2 * MINUTE))).await;
@@ -304,22 +305,22 @@ with_both_stores! {
 
     async fn tasks_are_claimed_when_they_are_due_the_earliest_first(replica, 0) {
         for (id, due) in [("later", NOW.after(MINUTE)), ("second", ago(1)), ("first", ago(2))] {
-            retry!(replica, replica.store.enqueue_task(task(id, due)));
+            retry!(replica, replica.store.record(&[], &[queued(task(id, due))], NOW));
         }
-        let claimed = replica.store.claim_tasks(1, NOW).await;
+        let claimed = replica.store.claim_tasks(Claim::Due(1), NOW).await;
         assert_eq!(claimed, [task("first", ago(2))]);
-        assert_eq!(replica.store.claim_tasks(9, NOW).await, [task("second", ago(1))]);
-        assert_eq!(replica.store.claim_tasks(9, NOW).await, []);
+        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, [task("second", ago(1))]);
+        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, []);
     }
 
     async fn a_claimed_task_can_be_claimed_again_after_the_lease_unless_it_is_completed(replica, 0) {
         for id in ["done", "left", "postponed"] {
-            retry!(replica, replica.store.enqueue_task(task(id, NOW)));
+            retry!(replica, replica.store.record(&[], &[queued(task(id, NOW))], NOW));
         }
         assert_eq!(claimed(&replica, 9).await, ["done", "left", "postponed"]);
         retry!(replica, replica.store.complete_task("done", NOW));
-        retry!(replica, replica.store.postpone_task("postponed", NOW.after(5 * MINUTE)));
-        retry!(replica, replica.store.postpone_task("done", NOW));
+        retry!(replica, replica.store.put_task_back(&QueuedTask { claimable: NOW.after(5 * MINUTE), ..queued(task("postponed", NOW)) }));
+        retry!(replica, replica.store.put_task_back(&QueuedTask { claimable: NOW, ..queued(task("done", NOW)) }));
         replica.pass_short_of(StoredTask::LEASE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
         replica.pass(Duration::from_millis(1));
@@ -331,15 +332,15 @@ with_both_stores! {
     async fn a_task_that_is_enqueued_again_waits_for_the_later_time(replica, 0) {
         let later = NOW.after(MINUTE);
         for due in [NOW, later, NOW] {
-            retry!(replica, replica.store.enqueue_task(task("one", due)));
+            retry!(replica, replica.store.record(&[], &[queued(task("one", due))], NOW));
         }
         eventually("the tasks are counted", || replica.store.stats(NOW).tasks.oldest_due == Some(later)).await;
         replica.pass_short_of(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
         replica.pass(Duration::from_millis(1));
-        assert_eq!(replica.store.claim_tasks(9, replica.now()).await, [task("one", later)]);
+        assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, [task("one", later)]);
         // A claim stays in force.
-        retry!(replica, replica.store.enqueue_task(task("one", later.after(StoredTask::LEASE / 2))));
+        retry!(replica, replica.store.record(&[], &[queued(task("one", later.after(StoredTask::LEASE / 2)))], NOW));
         replica.pass_short_of(StoredTask::LEASE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
         retry!(replica, replica.store.complete_task("one", later.after(StoredTask::LEASE / 2)));
@@ -348,24 +349,39 @@ with_both_stores! {
     }
 
     async fn a_task_that_is_enqueued_again_keeps_its_payload(replica, 0) {
-        retry!(replica, replica.store.enqueue_task(task("one", NOW)));
+        retry!(replica, replica.store.record(&[], &[queued(task("one", NOW))], NOW));
         let other = StoredTask { payload: "another".into(), ..task("one", NOW) };
-        retry!(replica, replica.store.enqueue_task(other.clone()));
-        assert_eq!(replica.store.claim_tasks(9, NOW).await, [task("one", NOW)]);
+        retry!(replica, replica.store.record(&[], &[queued(other.clone())], NOW));
+        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, [task("one", NOW)]);
     }
 
-    async fn an_idempotency_key_is_claimed_once_and_done_until_it_is_released(replica, 0) {
-        let (store, until) = (&replica.store, NOW.after(MINUTE));
-        assert_eq!(store.claim_once("one", NOW).await, IdempotencyClaim::Granted);
-        assert_eq!(store.claim_once("one", NOW).await, IdempotencyClaim::InProgress);
-        assert_eq!(store.claim_once("other", NOW).await, IdempotencyClaim::Granted);
-        store.mark_done("one", until, NOW).await;
-        assert_eq!(store.claim_once("one", NOW).await, IdempotencyClaim::Done);
-        let done = [store.is_done("one", NOW).await, store.is_done("other", NOW).await, store.is_done("none", NOW).await];
-        assert_eq!(done, [true, false, false]);
-        for key in ["one", "other"] {
-            store.release(key).await;
-            assert_eq!(store.claim_once(key, NOW).await, IdempotencyClaim::Granted);
+    async fn a_named_task_is_claimed_whatever_its_time_and_others_do_not_get_it_meanwhile(replica, 0) {
+        retry!(replica, replica.store.record(&[], &[queued(task("one", NOW.after(MINUTE)))], NOW));
+        for _ in 0..2 {
+            let claimed = replica.store.claim_tasks(Claim::Named("one"), NOW.after(MINUTE)).await;
+            assert_eq!(claimed, [task("one", NOW.after(MINUTE))]);
+        }
+        replica.pass(MINUTE);
+        assert_eq!(claimed(&replica, 9).await, [""; 0]);
+        retry!(replica, replica.store.complete_task("one", NOW.after(MINUTE)));
+        assert_eq!(replica.store.claim_tasks(Claim::Named("one"), replica.now()).await, []);
+    }
+
+    async fn tasks_are_stored_once_with_the_restriction_that_they_follow_from(replica, 0) {
+        let denied = restriction(of_user("user_1"), DENIED, ago(2));
+        let lifted = restriction(of_user("user_1"), LIFTED, ago(1));
+        for (restriction, outcome, is_stored) in [
+            (&denied, RecordOutcome::New, true),
+            (&denied, RecordOutcome::Repeated, false),
+            (&lifted, RecordOutcome::New, true),
+            (&denied, RecordOutcome::Outdated, false),
+        ] {
+            let (restrictions, tasks) = (std::slice::from_ref(restriction), [queued(task("one", NOW))]);
+            let recorded = retry!(replica, replica.store.record(restrictions, &tasks, NOW));
+            assert_eq!(recorded, [outcome]);
+            let stored = replica.store.claim_tasks(Claim::Named("one"), NOW).await;
+            assert_eq!(stored.len(), usize::from(is_stored), "{restriction:?} {outcome:?}");
+            retry!(replica, replica.store.complete_task("one", NOW));
         }
     }
 
@@ -402,38 +418,8 @@ async fn a_full_index_in_memory_refuses_only_the_new_live_token() {
 #[tokio::test]
 async fn a_full_queue_in_memory_refuses_a_new_task() {
     let replica = Replica::in_memory(&limits(1));
-    replica.store.enqueue_task(task("one", NOW)).await.unwrap();
-    assert_eq!(replica.store.enqueue_task(task("two", NOW)).await, Err(StoreError::Full));
+    replica.store.record(&[], &[queued(task("one", NOW))], NOW).await.unwrap();
+    assert_eq!(replica.store.record(&[], &[queued(task("two", NOW))], NOW).await, Err(StoreError::Full));
     replica.store.complete_task("one", NOW).await.unwrap();
-    replica.store.enqueue_task(task("two", NOW)).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_claim_expires_and_beyond_the_limit_the_keys_that_end_first_are_forgotten() {
-    let replica = Replica::in_memory(&limits(2));
-    let store = &replica.store;
-    assert_eq!(store.claim_once("one", NOW).await, IdempotencyClaim::Granted);
-    assert_eq!(store.claim_once("one", NOW.after(IdempotencyClaim::LEASE)).await, IdempotencyClaim::Granted);
-    for (key, minutes) in [("one", 3), ("two", 1), ("three", 2)] {
-        store.mark_done(key, NOW.after(minutes * MINUTE), NOW).await;
-    }
-    let later = NOW.after(MINUTE / 2);
-    for (key, claim) in
-        [("one", IdempotencyClaim::Done), ("three", IdempotencyClaim::Done), ("two", IdempotencyClaim::Granted)]
-    {
-        assert_eq!(store.claim_once(key, later).await, claim, "{key}");
-    }
-}
-
-#[tokio::test]
-async fn a_key_that_one_replica_marks_done_is_done_for_all_and_claims_expire() {
-    let server = RedisServer::start();
-    let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
-    assert_eq!(one.store.claim_once("effect", NOW).await, IdempotencyClaim::Granted);
-    assert_eq!(other.store.claim_once("effect", NOW).await, IdempotencyClaim::InProgress);
-    let ttl = || server.run::<i64>("PTTL aca:{v3}:idempotency:effect");
-    assert!((1..=5000).contains(&ttl()));
-    one.store.mark_done("effect", NOW.after(60 * MINUTE), NOW).await;
-    assert_eq!(other.store.claim_once("effect", NOW).await, IdempotencyClaim::Done);
-    assert!((3_500_000..=3_600_000).contains(&ttl()));
+    replica.store.record(&[], &[queued(task("two", NOW))], NOW).await.unwrap();
 }

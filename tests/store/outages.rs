@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use ably_clerk_auth::{
     store::{
-        Coverage, Health, OnFailure, RecordOutcome, RestrictionKind, StoreError, StoreLimits, StoredTask, TokenHolder,
-        Verdict,
+        Claim, Coverage, Health, OnFailure, RecordOutcome, RestrictionKind, StoreError, StoreLimits, StoredTask,
+        TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
 
 use crate::{
     fixtures::{
-        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry,
-        session,
+        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, queued, restriction,
+        retry, session,
     },
     proxy::{Condition, Proxy},
     redis_server::RedisServer,
@@ -82,7 +82,7 @@ async fn without_redis_a_replica_goes_on_with_what_it_knows() {
     assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
     // What it learns now, it tells the others later.
     let lifted = restriction(of_user("user_1"), LIFTED, NOW);
-    assert_eq!(replica.store.record(lifted, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(replica.store.record(&[lifted], &[], NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
     let live = replica.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
     assert_eq!((live.live_tokens.len(), live.coverage), (1, Coverage::ThisReplica));
@@ -114,7 +114,7 @@ async fn a_replica_that_never_reached_redis_issues_no_tokens() {
     server.kill();
     let replica = Replica::at(&server.address(), &StoreLimits::default(), OnFailure::Degrade);
     let denied = restriction(of_user("user_1"), DENIED, NOW);
-    assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(replica.store.record(&[denied], &[], NOW).await, Err(StoreError::Unavailable));
     assert_eq!(replica.health(), Health::Starting);
     assert_eq!(replica.store.may_issue(), Err(StoreError::Unavailable));
     assert!(server.start_again());
@@ -134,7 +134,7 @@ async fn a_replica_learns_of_a_missed_lift_after_the_outage() {
     one.becomes(Health::Degraded).await;
     other.becomes(Health::Degraded).await;
     let lifted = restriction(of_user("user_1"), LIFTED, ago(1));
-    assert_eq!(one.store.record(lifted, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.record(&[lifted], &[], NOW).await, Err(StoreError::Unavailable));
     // The denial must not win by being written back last.
     server.forget_everything();
     assert!(server.start_again());
@@ -191,11 +191,12 @@ async fn a_denial_is_late_for_the_tokens_that_were_issued_while_it_was_unknown()
     other.record(restriction(of_user("lifted"), LIFTED, NOW)).await;
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
-    assert_eq!(one.store.take_late_restrictions(), [denied("late")]);
+    assert_eq!(one.store.late_restrictions(), [denied("late")]);
+    one.store.settle_late_restriction(&denied("late"));
     // In time.
     other.record(denied("free")).await;
     eventually("the denial arrives", || one.verdict(&session("sess_1", "free", None)) == Verdict::Denied).await;
-    assert_eq!(one.store.take_late_restrictions(), []);
+    assert_eq!(one.store.late_restrictions(), []);
 }
 
 #[tokio::test]
@@ -208,7 +209,7 @@ async fn a_silent_connection_is_noticed_without_a_request() {
     one.becomes(Health::Degraded).await;
     other.record(restriction(of_user("user_1"), DENIED, ago(1))).await;
     let denied = restriction(of_user("user_2"), DENIED, ago(1));
-    assert_eq!(one.store.record(denied, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.record(&[denied], &[], NOW).await, Err(StoreError::Unavailable));
     line.becomes(Condition::Whole);
     for replica in [&one, &other] {
         for user in ["user_1", "user_2"] {
@@ -223,9 +224,9 @@ async fn tasks_survive_an_outage_and_are_performed_during_it() {
     let mut server = RedisServer::start();
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     let task = |id: &str, due| StoredTask { id: id.to_owned(), due, payload: String::new() };
-    retry!(one, one.store.enqueue_task(task("before", NOW.after(MINUTE))));
-    retry!(one, one.store.enqueue_task(task("done", NOW)));
-    assert_eq!(other.store.claim_tasks(9, NOW).await.len(), 1);
+    retry!(one, one.store.record(&[], &[queued(task("before", NOW.after(MINUTE)))], NOW));
+    retry!(one, one.store.record(&[], &[queued(task("done", NOW))], NOW));
+    assert_eq!(other.store.claim_tasks(Claim::Due(9), NOW).await.len(), 1);
     retry!(other, other.store.complete_task("done", NOW));
     // Messages arrive in order: once this one does, the other replica knows that the task is done.
     one.record(restriction(of_user("user_1"), RestrictionKind::NotBefore, NOW)).await;
@@ -233,9 +234,12 @@ async fn tasks_survive_an_outage_and_are_performed_during_it() {
     one.becomes(Health::Degraded).await;
     other.becomes(Health::Degraded).await;
 
-    assert_eq!(one.store.enqueue_task(task("urgent", NOW)).await, Err(StoreError::Unavailable));
-    assert_eq!(one.store.enqueue_task(task("meanwhile", NOW.after(MINUTE))).await, Err(StoreError::Unavailable));
-    assert_eq!(one.store.claim_tasks(9, NOW).await, [task("urgent", NOW)]);
+    assert_eq!(one.store.record(&[], &[queued(task("urgent", NOW))], NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(
+        one.store.record(&[], &[queued(task("meanwhile", NOW.after(MINUTE)))], NOW).await,
+        Err(StoreError::Unavailable)
+    );
+    assert_eq!(one.store.claim_tasks(Claim::Due(9), NOW).await, [task("urgent", NOW)]);
     assert_eq!(one.store.complete_task("urgent", NOW).await, Err(StoreError::Unavailable));
 
     server.forget_everything();
@@ -243,7 +247,7 @@ async fn tasks_survive_an_outage_and_are_performed_during_it() {
     one.becomes(Health::Ready).await;
     other.becomes(Health::Ready).await;
     let mut left: Vec<_> =
-        other.store.claim_tasks(9, NOW.after(MINUTE)).await.into_iter().map(|task| task.id).collect();
+        other.store.claim_tasks(Claim::Due(9), NOW.after(MINUTE)).await.into_iter().map(|task| task.id).collect();
     left.sort();
     assert_eq!(left, ["before", "meanwhile"]);
 }
@@ -268,10 +272,10 @@ async fn a_restriction_yields_to_a_newer_one_that_redis_lost() {
 
     server.kill();
     one.becomes(Health::Degraded).await;
-    assert_eq!(one.store.record(denied.clone(), NOW).await, Ok(RecordOutcome::Outdated));
+    assert_eq!(one.store.record(&[denied.clone()], &[], NOW).await, Ok(vec![RecordOutcome::Outdated]));
     assert_eq!(one.verdict(&subject), Verdict::Clear);
     // A repeated event is not outdated.
-    assert_eq!(one.store.record(again, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.record(&[again], &[], NOW).await, Err(StoreError::Unavailable));
     drop((other, fresh));
     server.forget_everything();
     assert!(server.start_again());
@@ -288,7 +292,7 @@ async fn stats_count_outages_and_what_redis_lacks() {
     let task = |id: &str| StoredTask { id: id.to_owned(), due: NOW.after(MINUTE), payload: String::new() };
     assert_eq!((stats().health, stats().outages, stats().unrecorded_restrictions), (Health::Ready, 0, 0));
     let other = Replica::of(&server).await;
-    retry!(other, other.store.enqueue_task(task("of the other replica")));
+    retry!(other, other.store.record(&[], &[queued(task("of the other replica"))], NOW));
     eventually("the task of the other replica is counted", || stats().tasks.count == 1).await;
     drop(other);
 
@@ -297,10 +301,13 @@ async fn stats_count_outages_and_what_redis_lacks() {
         eventually("the outage is counted", || stats().outages == outage).await;
         assert_eq!(stats().health, Health::Degraded);
         let denied = restriction(of_user(&format!("user_{outage}")), DENIED, ago(1));
-        assert_eq!(replica.store.record(denied, NOW).await, Err(StoreError::Unavailable));
+        assert_eq!(replica.store.record(&[denied], &[], NOW).await, Err(StoreError::Unavailable));
         assert_eq!((stats().unrecorded_restrictions, stats().restrictions), (1, usize::try_from(outage).unwrap()));
         // During the outage it counts its own tasks.
-        assert_eq!(replica.store.enqueue_task(task(&outage.to_string())).await, Err(StoreError::Unavailable));
+        assert_eq!(
+            replica.store.record(&[], &[queued(task(&outage.to_string()))], NOW).await,
+            Err(StoreError::Unavailable)
+        );
         assert_eq!(stats().tasks.count, usize::try_from(outage).unwrap());
 
         assert!(server.start_again());
@@ -348,7 +355,7 @@ async fn what_an_emptied_redis_lost_is_written_back_without_a_lost_connection() 
     let given = live_token("user_1", "sess_1", None, "alice", MINUTE);
     one.put_live_token(given.clone()).await;
     let task = StoredTask { id: "1".into(), due: NOW, payload: String::new() };
-    retry!(one, one.store.enqueue_task(task.clone()));
+    retry!(one, one.store.record(&[], &[queued(task.clone())], NOW));
     let () = server.run("FLUSHALL");
     for replica in [&one, &other] {
         eventually("the loss is noticed", || replica.store.stats(NOW).outages > 0).await;
@@ -363,7 +370,7 @@ async fn what_an_emptied_redis_lost_is_written_back_without_a_lost_connection() 
         }
     };
     tokio::time::timeout(MINUTE / 3, written_back).await.expect("Redis has the live token");
-    assert_eq!(fresh.store.claim_tasks(9, NOW).await, [task]);
+    assert_eq!(fresh.store.claim_tasks(Claim::Due(9), NOW).await, [task]);
     // There is no further outage.
     let outages = one.store.stats(NOW).outages;
     let asked = commands(&server);
@@ -404,9 +411,9 @@ async fn what_redis_has_no_memory_for_is_written_when_it_has() {
     let extended = live_token("user_1", "sess_1", None, "alice", 60 * MINUTE);
     assert_eq!(one.store.put_live_token(extended.clone(), NOW).await, Err(StoreError::Unavailable));
     let denied = restriction(of_user("user_1"), DENIED, ago(1));
-    assert_eq!(one.store.record(denied, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.record(&[denied], &[], NOW).await, Err(StoreError::Unavailable));
     let task = StoredTask { id: "1".into(), due: NOW, payload: String::new() };
-    assert_eq!(one.store.enqueue_task(task.clone()).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.record(&[], &[queued(task.clone())], NOW).await, Err(StoreError::Unavailable));
     assert_eq!((one.health(), one.store.may_issue()), (Health::Degraded, Ok(())));
     assert_eq!(one.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
 
@@ -417,7 +424,7 @@ async fn what_redis_has_no_memory_for_is_written_when_it_has() {
     assert_eq!(other.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
     let user = TokenHolder::User("user_1".into());
     assert_eq!(other.store.live_tokens(&TenantName::default(), &user, NOW).await.live_tokens, [extended]);
-    assert_eq!(other.store.claim_tasks(9, NOW).await, [task]);
+    assert_eq!(other.store.claim_tasks(Claim::Due(9), NOW).await, [task]);
 }
 
 #[tokio::test]
@@ -429,13 +436,13 @@ async fn a_restriction_that_is_recorded_late_is_followed_by_a_look_up_of_live_to
     line.becomes(Condition::Cut);
     one.becomes(Health::Degraded).await;
     let denied = restriction(of_user("user_1"), DENIED, ago(1));
-    assert_eq!(one.store.record(denied.clone(), NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.record(&[denied.clone()], &[], NOW).await, Err(StoreError::Unavailable));
     let lifted = restriction(of_user("user_2"), LIFTED, ago(1));
-    assert_eq!(one.store.record(lifted, NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.record(&[lifted], &[], NOW).await, Err(StoreError::Unavailable));
     other.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
-    assert_eq!(one.store.take_late_restrictions(), [denied]);
+    assert_eq!(one.store.late_restrictions(), [denied]);
     let user = TokenHolder::User("user_1".into());
     assert_eq!(one.store.live_tokens(&TenantName::default(), &user, NOW).await.live_tokens.len(), 1);
     eventually("the denial arrives", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
@@ -464,6 +471,6 @@ async fn a_replica_learns_of_a_denial_that_expired_during_its_outage() {
     other.record(restriction(of_session("sess_2"), DENIED, NOW)).await;
     line.becomes(Condition::Whole);
     one.becomes(Health::Ready).await;
-    assert_eq!(one.store.take_late_restrictions(), [missed]);
+    assert_eq!(one.store.late_restrictions(), [missed]);
     assert_eq!(one.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
 }

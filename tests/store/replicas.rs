@@ -11,7 +11,7 @@ use std::{
 use ably_clerk_auth::{
     clock::millis,
     store::{
-        Coverage, Health, OnFailure, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
+        Claim, Coverage, Health, OnFailure, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
         TokenHolder, Verdict,
     },
     tenant::TenantName,
@@ -20,8 +20,8 @@ use futures_util::future;
 
 use crate::{
     fixtures::{
-        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry,
-        session,
+        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, queued, restriction,
+        retry, session,
     },
     redis_server::RedisServer,
 };
@@ -120,7 +120,7 @@ async fn a_task_is_claimed_once_however_many_claim_at_once() {
     let replicas = [Arc::new(Replica::of(&server).await), Arc::new(Replica::of(&server).await)];
     for n in 0..200 {
         let task = StoredTask { id: n.to_string(), due: NOW, payload: String::new() };
-        retry!(replicas[0], replicas[0].store.enqueue_task(task.clone()));
+        retry!(replicas[0], replicas[0].store.record(&[], &[queued(task.clone())], NOW));
     }
     let claimed = Arc::new(Mutex::new(Vec::new()));
     let claimants: Vec<_> = (0..16)
@@ -128,7 +128,7 @@ async fn a_task_is_claimed_once_however_many_claim_at_once() {
             let (replica, claimed) = (Arc::clone(&replicas[n % 2]), Arc::clone(&claimed));
             tokio::spawn(async move {
                 loop {
-                    let tasks = replica.store.claim_tasks(3, NOW).await;
+                    let tasks = replica.store.claim_tasks(Claim::Due(3), NOW).await;
                     if tasks.is_empty() {
                         break;
                     }
@@ -151,11 +151,11 @@ async fn the_task_of_a_dead_replica_is_claimed_by_another() {
     {
         let dead = Replica::of(&server).await;
         let task = StoredTask { id: "one".into(), due: NOW, payload: "payload".into() };
-        retry!(dead, dead.store.enqueue_task(task.clone()));
-        assert_eq!(dead.store.claim_tasks(1, NOW).await.len(), 1);
+        retry!(dead, dead.store.record(&[], &[queued(task.clone())], NOW));
+        assert_eq!(dead.store.claim_tasks(Claim::Due(1), NOW).await.len(), 1);
     }
-    assert_eq!(other.store.claim_tasks(1, NOW).await, []);
-    let claimed = other.store.claim_tasks(1, NOW.after(StoredTask::LEASE)).await;
+    assert_eq!(other.store.claim_tasks(Claim::Due(1), NOW).await, []);
+    let claimed = other.store.claim_tasks(Claim::Due(1), NOW.after(StoredTask::LEASE)).await;
     assert_eq!(claimed.into_iter().map(|task| task.payload).collect::<Vec<_>>(), ["payload"]);
 }
 
@@ -169,7 +169,7 @@ async fn services_with_different_prefixes_share_nothing() {
     other.becomes(Health::Ready).await;
     one.record(restriction(of_user("user_1"), DENIED, NOW)).await;
     one.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
-    retry!(one, one.store.enqueue_task(StoredTask { id: "1".into(), due: NOW, payload: String::new() }));
+    retry!(one, one.store.record(&[], &[queued(StoredTask { id: "1".into(), due: NOW, payload: String::new() })], NOW));
     // Messages arrive in order.
     other.record(restriction(of_user("user_2"), DENIED, NOW)).await;
     assert_eq!(other.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
@@ -177,7 +177,7 @@ async fn services_with_different_prefixes_share_nothing() {
         other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await.live_tokens,
         []
     );
-    assert_eq!(other.store.claim_tasks(1, NOW).await, []);
+    assert_eq!(other.store.claim_tasks(Claim::Due(1), NOW).await, []);
     let keys: Vec<String> = server.run("KEYS *");
     assert!(keys.iter().all(|key| key.starts_with("aca:") || key.starts_with("other:")), "{keys:?}");
 }
@@ -189,8 +189,7 @@ async fn expired_data_leaves_redis() {
     replica.record(restriction(of_user("user_1"), DENIED, NOW)).await;
     replica.record(restriction(of_user("user_2"), LIFTED, NOW)).await;
     replica.put_live_token(live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE)).await;
-    replica.store.mark_done("event", NOW.after(MINUTE), NOW).await;
-    for (pattern, count) in [("*:tokens:*", 1), ("*:holders:*", 3), ("*:idempotency:*", 1)] {
+    for (pattern, count) in [("*:tokens:*", 1), ("*:holders:*", 3)] {
         let keys: Vec<String> = server.run(&format!("KEYS {pattern}"));
         assert_eq!(keys.len(), count);
         for key in keys {
@@ -236,22 +235,22 @@ async fn a_task_that_no_replica_can_read_for_a_day_is_removed() {
         let () = redis::cmd("ZADD").arg("aca:{v3}:due").arg(due.0).arg(id).query(&mut connection).unwrap();
     }
     let own = StoredTask { id: "own".into(), due: NOW, payload: String::new() };
-    retry!(replica, replica.store.enqueue_task(own.clone()));
+    retry!(replica, replica.store.record(&[], &[queued(own.clone())], NOW));
     let mut left = || -> Vec<Vec<u8>> {
         let mut ids: Vec<_> = redis::cmd("HKEYS").arg("aca:{v3}:tasks").query(&mut connection).unwrap();
         ids.sort();
         ids
     };
-    assert_eq!(replica.store.claim_tasks(9, NOW).await, std::slice::from_ref(&own));
+    assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, std::slice::from_ref(&own));
     replica.pass(MINUTE);
-    assert_eq!(replica.store.claim_tasks(9, replica.now()).await, std::slice::from_ref(&own));
+    assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, std::slice::from_ref(&own));
     assert_eq!(left().len(), 4);
     replica.pass((24 * 60 - 1) * MINUTE);
-    assert_eq!(replica.store.claim_tasks(9, replica.now()).await, std::slice::from_ref(&own));
+    assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, std::slice::from_ref(&own));
     // Without a due time, the day starts at the first claim.
     assert_eq!(left(), [&b"new"[..], b"own", b"\xff"]);
     replica.pass(2 * MINUTE);
-    assert_eq!(replica.store.claim_tasks(9, replica.now()).await, [own]);
+    assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, [own]);
     assert_eq!(left(), [b"own"]);
 }
 

@@ -76,7 +76,8 @@ impl Load {
                 while !stop.load(Ordering::Relaxed) {
                     let id = session_id(user, denied.load(Ordering::Relaxed));
                     // Both are kept if Redis cannot be used.
-                    let _ = replica.store.record(restriction(of_session(&id), DENIED, ago(1)), NOW).await;
+                    let denial = restriction(of_session(&id), DENIED, ago(1));
+                    let _ = replica.store.record(&[denial], &[], NOW).await;
                     assert_eq!(replica.verdict(&session(&id, user, None)), Verdict::Denied);
                     let put = replica.store.put_live_token(live_token(user, &id, None, "alice", MINUTE), NOW).await;
                     assert_ne!(put, Err(StoreError::Full));

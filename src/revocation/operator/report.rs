@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::UnixMillis, store::Subject, tenant::TenantName};
+use crate::{ably::RevokeOutcome, clock::UnixMillis, store::Subject, tenant::TenantName};
 
 /// What a revocation request did. In a dry run, what it would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +93,7 @@ pub enum TargetReportOutcome {
         /// From when on.
         applies_at: UnixMillis,
     },
-    /// Ably refuses. A retry would not help.
+    /// Ably refuses. A retry helps only once the cause is mended.
     Refused {
         /// Ably's error code, if it sent one.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,6 +115,16 @@ impl DenialOutcome {
 }
 
 impl TargetReportOutcome {
+    /// `is_stored` says whether a retry is stored.
+    pub(super) fn of(outcome: RevokeOutcome, is_stored: bool) -> Self {
+        match outcome {
+            RevokeOutcome::Accepted { applies_at } => Self::Accepted { applies_at },
+            RevokeOutcome::Refused { code } => Self::Refused { code },
+            RevokeOutcome::Unavailable { .. } if is_stored => Self::Unavailable,
+            RevokeOutcome::Unavailable { .. } => Self::GivenUp,
+        }
+    }
+
     /// Whether nothing is left to do.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self, Self::Accepted { .. } | Self::NotCalled)

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    ably::{ApiKey, ClientId, RestClient, RevocationCounts, RevokingKey, TokenFormat},
+    ably::{ApiKey, ClientId, RestClient, RevocationCounts, RevocationQueue, RevokingKey, TokenFormat},
     clerk::{Change, Event, User},
     outgoing,
-    store::{LiveToken, Store, StoreLimits, fixtures::MemoryRedis},
-    tenant::{Tenants, fixtures},
+    store::{Claim, LiveToken, Store, StoreLimits, fixtures::MemoryRedis},
+    tenant::{TenantName, Tenants, fixtures},
 };
 
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -267,7 +267,7 @@ async fn each_kind_of_request_has_its_targets_and_its_margin() {
             if is_dry_run {
                 assert_eq!(ably.revocation_calls().len(), calls);
                 assert_eq!(revocation.store.restrictions().count(), 0);
-                assert!(revocation.store.claim_tasks(10, later(1000)).await.is_empty());
+                assert!(revocation.store.claim_tasks(Claim::Due(10), later(1000)).await.is_empty());
             }
         }
         let calls: Vec<_> = ably.revocation_calls().split_off(calls);
@@ -420,6 +420,6 @@ async fn a_retry_without_room_is_reported_as_given_up() {
     let briefly = json!({ "session": "sess_1", "for": "1s" });
     assert_eq!(outcome(0, briefly.clone()).await, ("given_up".to_owned(), 0));
     assert_eq!(outcome(1, briefly).await, ("unavailable".to_owned(), 1));
-    // The second revocation takes the only place.
+    // There is no room for the second revocation.
     assert_eq!(outcome(1, json!({ "session": "sess_1" })).await, ("given_up".to_owned(), 0));
 }

@@ -11,8 +11,8 @@ use futures_util::future;
 
 use super::{
     super::{
-        Commands, IdempotencyClaim, LiveToken, LogEntry, LogPosition, QueuedTask, Restriction, SharedState,
-        StoreLimits, StoredTask, TaskBacklog, TokenHolder,
+        Claim, Commands, LiveToken, LogEntry, LogPosition, QueuedTask, Restriction, SharedState, StoreLimits,
+        StoredTask, TaskBacklog, TokenHolder,
     },
     encoding::{self, json, time_of},
     keys::Keys,
@@ -30,19 +30,13 @@ const MAX_ENDED: usize = StoreLimits::ENDED_RESTRICTIONS;
 const SCAN_COUNT: usize = 500;
 /// The users whose live tokens are read at once.
 const USERS_AT_ONCE: usize = 100;
-/// The values of an idempotency key.
-const CLAIMED: &str = "claimed";
-const DONE: &str = "done";
-/// Far longer than any TTL in use, and valid in Redis.
-const MAX_TTL_MS: i64 = 1 << 42;
 
 static STATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/state.lua")));
 static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/record.lua")));
 static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/register.lua")));
-static ENQUEUE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/enqueue.lua")));
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/claim.lua")));
 static COMPLETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/complete.lua")));
-static POSTPONE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/postpone.lua")));
+static PUT_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
 
 /// Sends commands.
 pub(super) struct RedisCommands {
@@ -115,13 +109,19 @@ impl Commands for RedisCommands {
     async fn record(
         &self,
         restrictions: &[Restriction],
+        tasks: &[QueuedTask],
         now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
         let mut script = RECORD.key(&self.keys.restrictions);
         script.key(&self.keys.active).key(&self.keys.ended).key(&self.keys.log);
+        script.key(&self.keys.tasks).key(&self.keys.claimable).key(&self.keys.due);
         script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR)).arg(MAX_ENDED).arg(encoding::LOG_LENGTH);
+        script.arg(restrictions.len());
         for restriction in restrictions {
             script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
+        }
+        for QueuedTask { task, claimable } in tasks {
+            script.arg(&task.id).arg(json(task)).arg(claimable.0).arg(task.due.0);
         }
         let before: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
         Ok(before.iter().map(|row| encoding::restriction_of(row.as_ref()?)).collect())
@@ -171,19 +171,14 @@ impl Commands for RedisCommands {
         Ok(found)
     }
 
-    async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {
-        let mut script = ENQUEUE.key(&self.keys.tasks);
-        script.key(&self.keys.claimable).key(&self.keys.due);
-        for QueuedTask { task, claimable } in tasks {
-            script.arg(&task.id).arg(json(task)).arg(claimable.0).arg(task.due.0);
-        }
-        self.invoke(&script).await
-    }
-
-    async fn claim(&self, max: usize, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
         let mut script = CLAIM.key(&self.keys.tasks);
         script.key(&self.keys.claimable).key(&self.keys.due);
-        script.arg(now.0).arg(now.after(StoredTask::LEASE).0).arg(max);
+        script.arg(now.0).arg(now.after(StoredTask::LEASE).0);
+        match claim {
+            Claim::Due(max) => script.arg(max),
+            Claim::Named(id) => script.arg(1).arg(id),
+        };
         let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
         let mut tasks = Vec::with_capacity(claimed.len());
         for (id, task, due) in claimed {
@@ -204,37 +199,10 @@ impl Commands for RedisCommands {
         self.remove_task(id.as_bytes(), due).await
     }
 
-    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
-        let mut script = POSTPONE.key(&self.keys.tasks);
-        self.invoke(script.key(&self.keys.claimable).arg(id).arg(due.0)).await
-    }
-
-    async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost> {
-        let key = self.keys.idempotency(key);
-        let mut pipeline = pipe();
-        let lease = clock::millis(IdempotencyClaim::LEASE);
-        pipeline.cmd("SET").arg(&key).arg(CLAIMED).arg("NX").arg("PX").arg(lease);
-        pipeline.cmd("GET").arg(&key);
-        let (claimed, value): (Option<String>, Option<String>) =
-            pipeline.query_async(&mut self.connection.clone()).await?;
-        Ok(match (claimed, value.as_deref()) {
-            (Some(_), _) => IdempotencyClaim::Granted,
-            (None, Some(DONE)) => IdempotencyClaim::Done,
-            (None, _) => IdempotencyClaim::InProgress,
-        })
-    }
-
-    async fn is_done(&self, key: &str) -> Result<bool, ConnectionLost> {
-        let value: Option<String> = self.run(cmd("GET").arg(self.keys.idempotency(key))).await?;
-        Ok(value.as_deref() == Some(DONE))
-    }
-
-    async fn mark_done(&self, key: &str, until: UnixMillis, now: UnixMillis) -> Result<(), ConnectionLost> {
-        let remembered = until.0.saturating_sub(now.0).clamp(1, MAX_TTL_MS);
-        self.run(cmd("SET").arg(self.keys.idempotency(key)).arg(DONE).arg("PX").arg(remembered)).await
-    }
-
-    async fn release(&self, key: &str) -> Result<(), ConnectionLost> {
-        self.run(cmd("PEXPIRE").arg(self.keys.idempotency(key)).arg(0)).await
+    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
+        let QueuedTask { task, claimable } = left;
+        let mut script = PUT_BACK.key(&self.keys.tasks);
+        script.key(&self.keys.claimable).key(&self.keys.due);
+        self.invoke(script.arg(&task.id).arg(json(task)).arg(claimable.0)).await
     }
 }

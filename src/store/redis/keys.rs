@@ -71,11 +71,6 @@ impl Keys {
     pub(super) fn holders(&self, slot: u16, digits: usize) -> String {
         format!("{}holders:{slot:0digits$x}", self.prefix)
     }
-
-    /// The state of an idempotency key.
-    pub(super) fn idempotency(&self, key: &str) -> String {
-        format!("{}idempotency:{key}", self.prefix)
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
--- Records each restriction that is newer than the recorded one with its ID, and appends it to the log.
--- KEYS: the restrictions, the active ones by their end, the ended ones by when they are forgotten, the log.
--- ARGV: now, for how long a timestamp is remembered, the maximum number of ended ones, the length of the log; then for
--- each restriction its ID and its row. A row starts with its rank: 1 digit, 15 digits for the timestamp of the event,
--- 1 for a restriction that restricts and 0 for another, 15 digits for its end.
+-- Records each restriction that is newer than the recorded one with its ID, and appends it to the log. If one is new, or
+-- if there is none, stores the tasks: of a task that exists only the times change, and only to later ones.
+-- KEYS: the restrictions, the active ones by their end, the ended ones by when they are forgotten, the log, the tasks, from
+-- when they can be claimed, their first due times.
+-- ARGV: now, for how long a timestamp is remembered, the maximum number of ended ones, the length of the log, the number of
+-- restrictions; then for each restriction its ID and its row; then for each task its ID, the task, from when it can be
+-- claimed, its due time. A row starts with its rank: 1 digit, 15 digits for the timestamp of the event, 1 for a restriction
+-- that restricts and 0 for another, 15 digits for its end. The same restriction with another end is not new.
 -- Returns for each restriction the row before.
-local restrictions, active, ended, log = unpack(KEYS)
+local restrictions, active, ended, log, tasks, claimable, due = unpack(KEYS)
 local now, remembered_for, max_ended = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local RANK, AT_ONCE = 32, 100
+local RANK, PRECEDENCE, AT_ONCE = 32, 17, 100
 
 local function sort_in(id, row)
   -- Foreign data counts as forgotten.
@@ -32,15 +35,24 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', ended, '-inf', '+inf', 'LIMIT', 
   redis.call('ZREM', ended, id)
 end
 
-local before = {}
-for i = 5, #ARGV, 2 do
+local before, first_task = {}, 6 + 2 * tonumber(ARGV[5])
+local is_any_new = first_task == 6
+for i = 6, first_task - 1, 2 do
   local id, row = ARGV[i], ARGV[i + 1]
   local old = redis.call('HGET', restrictions, id)
+  is_any_new = is_any_new or not old or string.sub(old, 1, PRECEDENCE) < string.sub(row, 1, PRECEDENCE)
   if not old or string.sub(old, 1, RANK) < string.sub(row, 1, RANK) then
     redis.call('HSET', restrictions, id, row)
     sort_in(id, row)
     redis.call('XADD', log, 'MAXLEN', '~', ARGV[4], '*', 't', 'restriction', 'v', row)
   end
   before[#before + 1] = old
+end
+if is_any_new then
+  for i = first_task, #ARGV, 4 do
+    redis.call('HSETNX', tasks, ARGV[i], ARGV[i + 1])
+    redis.call('ZADD', claimable, 'GT', ARGV[i + 2], ARGV[i])
+    redis.call('ZADD', due, 'GT', ARGV[i + 3], ARGV[i])
+  end
 end
 return before

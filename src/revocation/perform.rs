@@ -1,0 +1,192 @@
+//! Performs revocation tasks: at once, and when they are due.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{Revocation, RevocationScope, task::Task};
+use crate::{
+    ably::{RestClient, RevokeOutcome, Target, retry_of_target},
+    clock::{Clock, UnixMillis},
+    store::{Claim, Coverage, DenialSource, LiveTokens, QueuedTask, StoredTask, Subject},
+    tenant::Tenant,
+};
+
+/// What came of a task.
+pub(super) struct Performed {
+    pub(super) outcomes: Vec<(Target, RevokeOutcome)>,
+    pub(super) live: LiveTokens,
+    /// What is left of it, and when to go on.
+    left: Option<(String, UnixMillis)>,
+}
+
+impl Performed {
+    fn nothing(left: Option<(String, UnixMillis)>) -> Self {
+        Self { outcomes: Vec::new(), live: LiveTokens::NONE, left }
+    }
+}
+
+impl Revocation {
+    const POLL_INTERVAL: Duration = Duration::from_secs(1);
+    /// Enough tasks to fill calls to Ably, and few enough to finish within [`StoredTask::LEASE`].
+    const MAX_CLAIMED: usize = 2 * RestClient::MAX_TARGETS;
+    /// Another replica may have the task's tenant, or may be able to read the task.
+    const UNKNOWN_TENANT_RETRY: Duration = Duration::from_secs(5);
+    const UNREADABLE_RETRY: Duration = Duration::from_mins(1);
+    /// By then somebody may have mended why Ably refuses.
+    pub const REFUSED_RETRY: Duration = Duration::from_mins(10);
+
+    /// Performs due tasks by a clock, forever.
+    pub async fn perform_tasks(self: Arc<Self>, clock: Clock) {
+        let mut ticks = interval(Self::POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let (this, clock) = (Arc::clone(&self), Arc::clone(&clock));
+            // A panic ends only this spawned task. Claimed tasks become due again after the lease.
+            let performing = tokio::spawn(async move { this.perform_due_tasks(|| clock()).await });
+            if performing.await.is_err() {
+                tracing::error!("revocation tasks interrupted; retrying in 30 seconds");
+            }
+        }
+    }
+
+    /// Performs all due tasks. Reads the time for each batch, since the one before may have waited for Ably.
+    pub(super) async fn perform_due_tasks(&self, now: impl Fn() -> UnixMillis) {
+        loop {
+            self.store_tasks_of_late_restrictions(now()).await;
+            let claimed = self.store.claim_tasks(Claim::Due(Self::MAX_CLAIMED), now()).await;
+            let is_last = claimed.len() < Self::MAX_CLAIMED;
+            future::join_all(claimed.into_iter().map(|stored| self.perform(stored, now()))).await;
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    /// Performs a claimed task, and removes it or puts back what is left of it.
+    pub(super) async fn perform(&self, stored: StoredTask, now: UnixMillis) -> Performed {
+        let performed = match serde_json::from_str::<Task>(&stored.payload) {
+            Ok(task) => self.revoke(task, stored.due, now).await,
+            Err(_) if stored.due.after(StoredTask::UNREAD_FOR) < now => {
+                tracing::error!("unreadable revocation task dropped: no replica could read it for a day");
+                Performed::nothing(None)
+            }
+            Err(_) => {
+                tracing::warn!("unreadable revocation task; leaving it to a replica of another version");
+                Performed::nothing(Some((stored.payload.clone(), now.after(Self::UNREADABLE_RETRY))))
+            }
+        };
+        // If the store fails here, the task becomes due again after the lease.
+        let _ = match performed.left.clone() {
+            None => self.store.complete_task(&stored.id, stored.due).await,
+            Some((payload, claimable)) => {
+                self.store.put_task_back(&QueuedTask { task: StoredTask { payload, ..stored }, claimable }).await
+            }
+        };
+        performed
+    }
+
+    async fn revoke(&self, task: Task, first_due: UnixMillis, now: UnixMillis) -> Performed {
+        if task.until < now || self.is_lifted(&task) {
+            tracing::info!(tenant = %task.tenant, "revocation task skipped: the tokens have expired, or the denial was lifted");
+            return Performed::nothing(None);
+        }
+        let tenant = self.tenants.named(&task.tenant);
+        let Some((tenant, queue)) = tenant.and_then(|tenant| Some((tenant, tenant.revocation_queue.as_ref()?))) else {
+            tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
+            return Performed::nothing(Some((task.payload(), now.after(Self::UNKNOWN_TENANT_RETRY))));
+        };
+        let (mut targets, live) = match &task.left {
+            Some(left) => (left.clone(), LiveTokens::NONE),
+            None => self.look_up(tenant, &task, now).await,
+        };
+        targets.retain(|target| !self.is_current_client_id(&task, target));
+        let outcomes = queue.revoke(&targets, task.scope.margin(tenant.format()), now).await;
+        let outcomes: Vec<_> = targets.into_iter().zip(outcomes).collect();
+        let left = match (retry_at(&outcomes, first_due, now), live.coverage) {
+            (None, Coverage::AllReplicas) => None,
+            // The known tokens are revoked, so looking for those of other replicas can wait.
+            (None, Coverage::ThisReplica) => Some((task, now.after(Self::REPEAT_AFTER))),
+            (Some(retry_at), Coverage::ThisReplica) => Some((task, retry_at)),
+            (Some(retry_at), Coverage::AllReplicas) => {
+                let left = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
+                let left = Some(left.map(|(target, _)| target.clone()).collect());
+                Some((Task { left, ..task }, retry_at))
+            }
+        };
+        Performed { outcomes, live, left: left.map(|(task, claimable)| (task.payload(), claimable)) }
+    }
+
+    /// The targets of a task, and the live tokens that were found.
+    pub(super) async fn look_up(&self, tenant: &Tenant, task: &Task, now: UnixMillis) -> (Vec<Target>, LiveTokens) {
+        let find = async |scope: &RevocationScope| {
+            let live = match scope.holder(task.session_user.as_deref()) {
+                Some(holder) => self.store.live_tokens(&tenant.name, &holder, now).await,
+                None => LiveTokens::NONE,
+            };
+            (scope.targets(tenant.format(), &live.live_tokens), live)
+        };
+        let (mut targets, mut live) = find(&task.scope).await;
+        if targets.is_empty() && self.may_have_unknown_tokens(tenant, task, now) {
+            targets.extend(task.expected.clone());
+            if let (None, Some(user)) = (&task.expected, &task.session_user) {
+                let of_user;
+                (targets, of_user) = find(&RevocationScope::Of(Subject::User(user.clone()))).await;
+                live.coverage = of_user.coverage;
+            }
+        }
+        (targets, live)
+    }
+
+    /// Whether tokens may exist although no live token in the scope is known. Then the client ID that the user should have
+    /// is revoked: for a whole user always; for a session only while tokens from before a restart may live, since the
+    /// user's other devices have to reconnect.
+    fn may_have_unknown_tokens(&self, tenant: &Tenant, task: &Task, now: UnixMillis) -> bool {
+        match task.scope {
+            RevocationScope::Of(Subject::User(_)) => true,
+            RevocationScope::Of(Subject::Session(_)) => {
+                !self.store.is_shared()
+                    && now < self.started_at.after(Task::LONGEST_TOKEN + Self::REPEAT_AFTER)
+                    && now < task.at.after(tenant.tokens_end_within())
+            }
+            RevocationScope::Of(Subject::Member { .. } | Subject::Organization(_))
+            | RevocationScope::FormerClientIds { .. }
+            | RevocationScope::ClientIds(_) => false,
+        }
+    }
+
+    /// Whether the ban, or all of the operator's denials, were lifted since the event.
+    fn is_lifted(&self, task: &Task) -> bool {
+        let is_lifted = |subject: &Subject, source| {
+            self.store.restrictions().is_lifted_since(&task.tenant, subject, source, task.at)
+        };
+        match &task.scope {
+            _ if !task.denied.is_empty() => {
+                task.denied.iter().all(|subject| is_lifted(subject, DenialSource::Operator))
+            }
+            RevocationScope::Of(Subject::User(user)) => is_lifted(&Subject::User(user.clone()), DenialSource::Clerk),
+            _ => false,
+        }
+    }
+
+    /// Whether a user's former client ID has become the current one again since the event.
+    fn is_current_client_id(&self, task: &Task, target: &Target) -> bool {
+        let (RevocationScope::FormerClientIds { user, .. }, Target::ClientId(client_id)) = (&task.scope, target) else {
+            return false;
+        };
+        let current = self.store.restrictions().client_id(&task.tenant, user);
+        current.is_some_and(|current| current.at > task.at && current.is(client_id.as_str()))
+    }
+}
+
+/// When to try again what Ably did not revoke of a task that was first due at `first_due`. `None`: it revoked everything.
+fn retry_at(outcomes: &[(Target, RevokeOutcome)], first_due: UnixMillis, now: UnixMillis) -> Option<UnixMillis> {
+    let unavailable = outcomes.iter().filter_map(|(_, outcome)| match outcome {
+        RevokeOutcome::Unavailable { retry_at } => Some(retry_at.unwrap_or_else(|| retry_of_target(first_due, now))),
+        RevokeOutcome::Accepted { .. } | RevokeOutcome::Refused { .. } => None,
+    });
+    let is_any_refused = outcomes.iter().any(|(_, outcome)| matches!(outcome, RevokeOutcome::Refused { .. }));
+    unavailable.max().or_else(|| is_any_refused.then(|| now.after(Revocation::REFUSED_RETRY)))
+}
