@@ -171,8 +171,11 @@ impl Restrictions {
     pub(super) fn mark_all_unrecorded(&self) {
         let keys: Vec<_> = self.read().terms.keys().cloned().collect();
         // Sorted without the lock, since there may be hundreds of thousands.
-        let mut unrecorded = BTreeSet::from_iter(keys);
-        self.write().unrecorded.append(&mut unrecorded);
+        let mut all = BTreeSet::from_iter(keys);
+        let Known { terms, unrecorded, .. } = &mut *self.write();
+        unrecorded.append(&mut all);
+        // Some may have been forgotten meanwhile.
+        unrecorded.retain(|key| terms.contains_key(key));
     }
 
     /// Some of those that Redis may lack.
