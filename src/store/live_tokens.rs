@@ -116,8 +116,8 @@ struct Shard {
 pub(super) struct Unchecked {
     pub(super) live_token: LiveToken,
     pub(super) issued_at: UnixMillis,
-    /// Whether it was checked before that.
-    pub(super) was_checked: bool,
+    /// After how many losses of Redis it was last checked. `None`: never.
+    pub(super) checked_after: Option<u64>,
 }
 
 /// The encoded records of one hash.
@@ -292,8 +292,8 @@ impl LiveTokenIndex {
         }
     }
 
-    /// All live tokens are unchecked from now on.
-    pub(super) fn mark_all_unchecked(&self) {
+    /// Counts a loss of Redis: all live tokens are unchecked from now on.
+    pub(super) fn lose(&self) {
         self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -306,8 +306,8 @@ impl LiveTokenIndex {
             let records = shard.batches.values().flat_map(|batch| decoded(batch));
             let records = records.filter(|record| record.until > now && record.checked_after != Some(losses));
             unchecked.extend(records.filter_map(|record| {
-                let was_checked = record.checked_after.is_some();
-                Some(Unchecked { live_token: record.live_token()?, issued_at: record.issued_at, was_checked })
+                let Record { issued_at, checked_after, .. } = record;
+                Some(Unchecked { live_token: record.live_token()?, issued_at, checked_after })
             }));
         }
         unchecked.sort_unstable_by(|one, other| one.live_token.cmp(&other.live_token));

@@ -10,10 +10,7 @@ use std::{
 
 use super::{
     Forgotten, LiveToken, LogEntry, LogPage, LogPosition, OnForget, RecordOutcome, Restriction, Restrictions,
-    SharedState, StoreLimits, TaskBacklog,
-    live_tokens::{LiveTokenIndex, Unchecked},
-    restriction::RestrictionKey,
-    tasks::TaskQueue,
+    SharedState, StoreLimits, TaskBacklog, live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
 };
 use crate::clock::{self, UnixMillis};
 
@@ -134,11 +131,11 @@ impl Replica {
 
     /// Applies what was read from the log.
     pub(super) fn hear(&self, page: LogPage, now: UnixMillis) -> Result<(), Loss> {
-        let mut progress = self.progress();
-        if page.last.is_none_or(|last| last < progress.position) {
+        let mut reached = self.position();
+        if page.last.is_none_or(|last| last < reached) {
             return Err(Loss::OlderLog);
         }
-        if page.first.is_none_or(|first| first > progress.position) {
+        if page.first.is_none_or(|first| first > reached) {
             return Err(Loss::Behind);
         }
         for (position, entry) in page.entries {
@@ -148,8 +145,10 @@ impl Replica {
                 Some(LogEntry::TaskDone { id, due }) => self.tasks.complete(&id, due),
                 None => {}
             }
-            progress.position = progress.position.max(position);
+            reached = reached.max(position);
         }
+        let mut progress = self.progress();
+        progress.position = reached;
         if progress.awaited.is_some_and(|(awaited, _)| awaited <= progress.position) {
             progress.awaited = None;
         }
@@ -188,13 +187,8 @@ impl Replica {
             (self.on_forget)(Forgotten::Everyone);
         }
         let (unchecked, losses) = self.live_tokens.unchecked(now);
-        let learned = self.restrictions.take_learned_while_lost();
-        for Unchecked { live_token, issued_at, was_checked } in &unchecked {
-            for restriction in self.restrictions.against(live_token, *issued_at) {
-                if !was_checked || learned.contains(&restriction.key()) {
-                    self.revoke_late(restriction, now);
-                }
-            }
+        for restriction in unchecked.iter().flat_map(|unchecked| self.restrictions.against(unchecked)) {
+            self.revoke_late(restriction, now);
         }
         self.live_tokens.mark_checked(unchecked.iter().map(|unchecked| &unchecked.live_token), losses);
     }
@@ -215,8 +209,9 @@ impl Replica {
             progress.outages += 1;
         }
         drop(progress);
-        self.restrictions.note_what_is_learned();
-        self.live_tokens.mark_all_unchecked();
+        // First: what is learned in between counts as learned since the loss.
+        self.restrictions.lose();
+        self.live_tokens.lose();
     }
 
     fn revoke_late(&self, restriction: Restriction, now: UnixMillis) {

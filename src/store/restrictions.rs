@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoreLimits, Subject,
+    live_tokens::Unchecked,
     restriction::{RestrictionKey, Terms, Topic},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
@@ -20,15 +21,15 @@ pub struct Restrictions {
 
 #[derive(Debug, Default)]
 struct Known {
-    terms: HashMap<Arc<RestrictionKey>, Terms>,
+    /// Each with the number of losses of Redis before this replica learned it.
+    terms: HashMap<Arc<RestrictionKey>, (Terms, u64)>,
     /// By their expiry.
     active: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
     /// Ended or lifted, remembered for their timestamps; by when they are forgotten.
     ended: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
     /// Those that Redis may lack.
     unrecorded: BTreeSet<Arc<RestrictionKey>>,
-    /// Those that this replica learned since Redis was lost. `None`: it is not lost.
-    learned_while_lost: Option<BTreeSet<RestrictionKey>>,
+    losses: u64,
 }
 
 /// What the restrictions say of a session.
@@ -121,7 +122,7 @@ impl Restrictions {
     fn denial(&self, tenant: &TenantName, subject: &Subject, source: DenialSource) -> Option<Terms> {
         let topic = Topic::Denial(source);
         let key = RestrictionKey { tenant: tenant.clone(), subject: subject.clone(), topic };
-        self.read().terms.get(&key).copied()
+        self.read().terms(&key)
     }
 
     /// How many denials and marks are active, or were until lately.
@@ -157,7 +158,7 @@ impl Restrictions {
     /// The newest known restriction with the key of this one.
     pub(super) fn newest(&self, restriction: &Restriction) -> Restriction {
         let key = restriction.key();
-        let known = self.read().terms.get(&key).copied();
+        let known = self.read().terms(&key);
         key.with(known.unwrap_or_else(|| restriction.terms()))
     }
 
@@ -168,25 +169,25 @@ impl Restrictions {
 
     /// Notes that Redis may lack all of them.
     pub(super) fn mark_all_unrecorded(&self) {
-        let mut known = self.write();
-        known.unrecorded = known.terms.keys().cloned().collect();
+        let keys: Vec<_> = self.read().terms.keys().cloned().collect();
+        // Sorted without the lock, since there may be hundreds of thousands.
+        let mut all = BTreeSet::from_iter(keys);
+        let Known { terms, unrecorded, .. } = &mut *self.write();
+        unrecorded.append(&mut all);
+        // Some may have been forgotten meanwhile.
+        unrecorded.retain(|key| terms.contains_key(key));
     }
 
     /// Some of those that Redis may lack.
     pub(super) fn unrecorded(&self, max: usize) -> Vec<Restriction> {
         let known = self.read();
-        let unrecorded = known.unrecorded.iter().filter_map(|key| Some(key.with(*known.terms.get(key)?)));
+        let unrecorded = known.unrecorded.iter().filter_map(|key| Some(key.with(known.terms(key)?)));
         unrecorded.take(max).collect()
     }
 
-    /// Redis is lost: from now on it notes what it learns.
-    pub(super) fn note_what_is_learned(&self) {
-        self.write().learned_while_lost.get_or_insert_default();
-    }
-
-    /// Redis is back. Returns what this replica learned since it was lost.
-    pub(super) fn take_learned_while_lost(&self) -> BTreeSet<RestrictionKey> {
-        self.write().learned_while_lost.take().unwrap_or_default()
+    /// Counts a loss of Redis.
+    pub(super) fn lose(&self) {
+        self.write().losses += 1;
     }
 
     /// How many Redis may lack.
@@ -194,8 +195,10 @@ impl Restrictions {
         self.read().unrecorded.len()
     }
 
-    /// The restrictions that concern a token and had not ended when it was issued. Ended ones are included.
-    pub(super) fn against(&self, live_token: &LiveToken, issued_at: UnixMillis) -> Vec<Restriction> {
+    /// The restrictions that concern a token, had not ended when it was issued, and were learned since it was checked. Ended
+    /// ones are included.
+    pub(super) fn against(&self, unchecked: &Unchecked) -> Vec<Restriction> {
+        let Unchecked { live_token, issued_at, checked_after } = unchecked;
         let LiveToken { tenant, user, session, organization, client_id, .. } = live_token;
         let of_user = Subject::User(user.clone());
         let denials = [DenialSource::Clerk, DenialSource::Operator].map(Topic::Denial);
@@ -208,12 +211,15 @@ impl Restrictions {
         }
         let known = self.read();
         let keys = topics.into_iter().map(|(subject, topic)| RestrictionKey { tenant: tenant.clone(), subject, topic });
-        let found = keys.filter_map(|key| Some(key.with(*known.terms.get(&key)?)));
+        let is_later = |learned_after: u64| checked_after.is_none_or(|checked| checked < learned_after);
+        let learned =
+            keys.filter_map(|key| Some((known.terms.get(&key).filter(|(_, after)| is_later(*after))?.0, key)));
+        let found = learned.map(|(terms, key)| key.with(terms));
         let concerns = |restriction: &Restriction| match restriction.kind {
             RestrictionKind::ClientId(current) => current != Some(ClientIdDigest::of(client_id)),
             _ => restriction.terms().restricts(),
         };
-        found.filter(|restriction| concerns(restriction) && issued_at < restriction.until).collect()
+        found.filter(|restriction| concerns(restriction) && *issued_at < restriction.until).collect()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -226,15 +232,19 @@ impl Restrictions {
 }
 
 impl Known {
+    fn terms(&self, key: &RestrictionKey) -> Option<Terms> {
+        self.terms.get(key).map(|(terms, _)| *terms)
+    }
+
     fn is_denied(&self, key: &mut RestrictionKey, now: UnixMillis) -> bool {
         [DenialSource::Clerk, DenialSource::Operator].into_iter().any(|source| {
             key.topic = Topic::Denial(source);
-            self.terms.get(&*key).is_some_and(|terms| terms.is_active(now))
+            self.terms(key).is_some_and(|terms| terms.is_active(now))
         })
     }
 
     fn client_id(&self, key: &RestrictionKey) -> Option<CurrentClientId> {
-        let Terms { kind, at, until } = *self.terms.get(key)?;
+        let Terms { kind, at, until } = self.terms(key)?;
         if let RestrictionKind::ClientId(client_id) = kind {
             Some(CurrentClientId { client_id, at, until })
         } else {
@@ -243,12 +253,12 @@ impl Known {
     }
 
     fn is_marked(&self, key: &RestrictionKey, issued_at: UnixMillis, now: UnixMillis) -> bool {
-        self.terms.get(key).is_some_and(|mark| mark.is_active(now) && issued_at <= mark.at)
+        self.terms(key).is_some_and(|mark| mark.is_active(now) && issued_at <= mark.at)
     }
 
     /// Applies a restriction, unless it yields to the known one with its key. Returns the one that was known.
     fn apply(&mut self, key: &Arc<RestrictionKey>, new: Terms, now: UnixMillis, max_ended: usize) -> Option<Terms> {
-        let old = self.terms.get(key).copied();
+        let old = self.terms(key);
         if old.is_none_or(|old| old.compare(&new).is_lt()) {
             if let Some(old) = old {
                 self.active.remove(&(old.until, Arc::clone(key)));
@@ -259,10 +269,7 @@ impl Known {
             } else {
                 self.ended.insert((new.remembered_until(), Arc::clone(key)));
             }
-            self.terms.insert(Arc::clone(key), new);
-            if let Some(learned) = &mut self.learned_while_lost {
-                learned.insert((**key).clone());
-            }
+            self.terms.insert(Arc::clone(key), (new, self.losses));
         }
         self.expire(now, max_ended);
         old
@@ -272,7 +279,7 @@ impl Known {
     fn expire(&mut self, now: UnixMillis, max_ended: usize) {
         while let Some((_, key)) = self.active.first().filter(|(end, _)| *end <= now).cloned() {
             self.active.pop_first();
-            if let Some(terms) = self.terms.get(&key) {
+            if let Some(terms) = self.terms(&key) {
                 self.ended.insert((terms.remembered_until(), key));
             }
         }
