@@ -488,7 +488,8 @@ async fn a_redis_that_takes_no_writes_cannot_be_used() {
         let () = server.run(forbid);
         assert_eq!(answered!(redis.commands.state()).unwrap_err(), lost);
         assert_eq!(answered!(redis.commands.record(&[denial("user_1", NOW)], &[], NOW)).unwrap_err(), lost);
-        assert_eq!(answered!(redis.commands.append(&changed("user_1"))).unwrap_err(), lost);
+        let entry = LogEntry::UserChanged(TenantName::default(), "user_1".to_owned());
+        assert_eq!(answered!(redis.commands.append(&entry)).unwrap_err(), lost);
         assert_eq!(answered!(connector.connect()).unwrap_err(), lost);
         let () = server.run(allow);
         answered!(redis.commands.state()).unwrap();
