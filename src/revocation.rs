@@ -17,10 +17,9 @@ mod task;
 
 use std::{sync::Arc, time::Duration};
 
-use perform::Performed;
 pub use scope::RevocationScope;
 use scope::{ended_by, restrictions_of};
-use task::Task;
+use task::{Performed, Task};
 
 use crate::{
     ably::{ClientId, RevokeOutcome, Target, TokenFormat},

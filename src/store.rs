@@ -207,7 +207,9 @@ impl Store {
                     replica.tasks.mark_stored(tasks);
                 } else if is_new {
                     // They were stored when another replica recorded the restrictions.
-                    tasks.iter().for_each(|QueuedTask { task, .. }| replica.tasks.complete(&task.id, task.due));
+                    for QueuedTask { task, .. } in tasks {
+                        replica.tasks.complete(&task.id, task.due);
+                    }
                 }
                 let known = known.into_iter().zip(before).map(|(known, before)| {
                     known.into_iter().chain(before).max_by(|one, other| one.terms().compare(&other.terms()))

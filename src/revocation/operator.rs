@@ -75,17 +75,15 @@ impl Revocation {
         }
         match request.action {
             Action::Deny(_) => {
-                let (targets, live) = match tasks.first().filter(|_| !request.dry_run) {
-                    Some(first) => {
-                        let Performed { outcomes, live, .. } = self.perform(first.task.clone(), now).await;
-                        let reported = |outcome| Some(TargetReportOutcome::of(outcome, stored.is_ok()));
-                        (outcomes.into_iter().map(|(target, outcome)| (target, reported(outcome))).collect(), live)
-                    }
-                    None => {
-                        let (targets, live) = self.look_up(tenant, &task, now).await;
-                        let not_called = (!request.dry_run).then_some(TargetReportOutcome::NotCalled);
-                        (targets.into_iter().map(|target| (target, not_called)).collect(), live)
-                    }
+                let to_perform = tasks.first().filter(|_| !request.dry_run);
+                let (targets, live): (Vec<_>, _) = if let Some(first) = to_perform {
+                    let Performed { outcomes, live, .. } = self.perform(first.task.clone(), now).await;
+                    let reported = |outcome| Some(TargetReportOutcome::of(outcome, stored.is_ok()));
+                    (outcomes.into_iter().map(|(target, outcome)| (target, reported(outcome))).collect(), live)
+                } else {
+                    let (targets, live) = self.look_up(tenant, &task, now).await;
+                    let not_called = (!request.dry_run).then_some(TargetReportOutcome::NotCalled);
+                    (targets.into_iter().map(|target| (target, not_called)).collect(), live)
                 };
                 shared = shared.and(require_all_replicas(live.coverage));
                 let repeat_at = tasks.get(1).map(|again| again.claimable);

@@ -5,27 +5,16 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Revocation, RevocationScope, task::Task};
+use super::{
+    Revocation, RevocationScope,
+    task::{Performed, Task},
+};
 use crate::{
     ably::{RestClient, RevokeOutcome, Target, retry_of_target},
     clock::{Clock, UnixMillis},
     store::{Claim, Coverage, DenialSource, LiveTokens, QueuedTask, StoredTask, Subject},
     tenant::Tenant,
 };
-
-/// What came of a task.
-pub(super) struct Performed {
-    pub(super) outcomes: Vec<(Target, RevokeOutcome)>,
-    pub(super) live: LiveTokens,
-    /// What is left of it, and when to go on.
-    left: Option<(String, UnixMillis)>,
-}
-
-impl Performed {
-    fn nothing(left: Option<(String, UnixMillis)>) -> Self {
-        Self { outcomes: Vec::new(), live: LiveTokens::NONE, left }
-    }
-}
 
 impl Revocation {
     const POLL_INTERVAL: Duration = Duration::from_secs(1);

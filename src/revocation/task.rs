@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Revocation, RevocationScope};
 use crate::{
-    ably::Target,
+    ably::{RevokeOutcome, Target},
     clock::UnixMillis,
-    store::{QueuedTask, StoredTask, Subject},
+    store::{LiveTokens, QueuedTask, StoredTask, Subject},
     tenant::{Tenant, TenantName},
 };
 
@@ -67,5 +67,19 @@ impl Task {
 
     pub(super) fn payload(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// What came of a task.
+pub(super) struct Performed {
+    pub(super) outcomes: Vec<(Target, RevokeOutcome)>,
+    pub(super) live: LiveTokens,
+    /// What is left of it, and when to go on.
+    pub(super) left: Option<(String, UnixMillis)>,
+}
+
+impl Performed {
+    pub(super) fn nothing(left: Option<(String, UnixMillis)>) -> Self {
+        Self { outcomes: Vec::new(), live: LiveTokens::NONE, left }
     }
 }

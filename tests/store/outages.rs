@@ -1,6 +1,6 @@
 //! Outages of Redis: under load, without notice, with and without loss of data.
 
-use std::sync::Arc;
+use std::{slice, sync::Arc};
 
 use ably_clerk_auth::{
     store::{
@@ -272,7 +272,7 @@ async fn a_restriction_yields_to_a_newer_one_that_redis_lost() {
 
     server.kill();
     one.becomes(Health::Degraded).await;
-    assert_eq!(one.store.record(&[denied.clone()], &[], NOW).await, Ok(vec![RecordOutcome::Outdated]));
+    assert_eq!(one.store.record(slice::from_ref(&denied), &[], NOW).await, Ok(vec![RecordOutcome::Outdated]));
     assert_eq!(one.verdict(&subject), Verdict::Clear);
     // A repeated event is not outdated.
     assert_eq!(one.store.record(&[again], &[], NOW).await, Err(StoreError::Unavailable));
@@ -436,7 +436,7 @@ async fn a_restriction_that_is_recorded_late_is_followed_by_a_look_up_of_live_to
     line.becomes(Condition::Cut);
     one.becomes(Health::Degraded).await;
     let denied = restriction(of_user("user_1"), DENIED, ago(1));
-    assert_eq!(one.store.record(&[denied.clone()], &[], NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.record(slice::from_ref(&denied), &[], NOW).await, Err(StoreError::Unavailable));
     let lifted = restriction(of_user("user_2"), LIFTED, ago(1));
     assert_eq!(one.store.record(&[lifted], &[], NOW).await, Err(StoreError::Unavailable));
     other.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
