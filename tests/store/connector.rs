@@ -133,7 +133,7 @@ async fn in_whatever_order_restrictions_are_recorded_the_same_ones_count() {
             }
             let () = server.run("FLUSHALL");
             record(&redis, &order, NOW).await;
-            record(&redis, std::slice::from_ref(&operators), NOW).await;
+            record(&redis, slice::from_ref(&operators), NOW).await;
             let mut rows = recorded(&redis).await;
             rows.sort_unstable_by_key(|row| row.at);
             assert_eq!(rows, [operators.clone(), of_a_user[4].clone()], "{order:?}");
@@ -157,7 +157,7 @@ async fn an_ended_restriction_stays_until_its_timestamp_is_forgotten() {
     assert_eq!(recorded(&redis).await, [denial_1, far.clone()]);
 
     record(&redis, &[], NOW.after(REMEMBERED_FOR)).await;
-    assert_eq!(recorded(&redis).await, std::slice::from_ref(&far));
+    assert_eq!(recorded(&redis).await, slice::from_ref(&far));
     // Active for longer than its timestamp is remembered: it is forgotten as soon as it ends.
     record(&redis, &[], far.until).await;
     assert_eq!(recorded(&redis).await, []);
