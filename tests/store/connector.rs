@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::TcpListener, time::Duration};
 
 use ably_clerk_auth::{
-    ably::TokenFormat,
+    ably::{KeyName, TokenFormat},
     clock::UnixMillis,
     store::{
         Connect as _, Connected, ConnectionLost, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPosition,
@@ -298,7 +298,7 @@ async fn live_tokens_are_found_by_each_holder_with_their_last_end() {
 }
 
 #[tokio::test]
-async fn live_tokens_that_differ_in_session_organization_client_id_or_format_are_kept_apart() {
+async fn live_tokens_that_differ_in_session_organization_client_id_format_or_key_are_kept_apart() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
     let one = live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE);
@@ -309,6 +309,8 @@ async fn live_tokens_that_differ_in_session_organization_client_id_or_format_are
         LiveToken { client_id: "bob".into(), ..one.clone() },
         LiveToken { format: TokenFormat::Jwt, ..one.clone() },
         LiveToken { format: TokenFormat::TokenDetails, ..one.clone() },
+        LiveToken { key: KeyName::parse("xVLyHw.other0").unwrap(), ..one.clone() },
+        LiveToken { key: KeyName::parse("xVLyHw.other0").unwrap(), organization: None, ..one.clone() },
         one,
     ];
     answered!(redis.commands.register(&registered, NOW)).unwrap();

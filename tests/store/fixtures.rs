@@ -9,7 +9,7 @@ use std::{
 };
 
 use ably_clerk_auth::{
-    ably::TokenFormat,
+    ably::{KeyName, TokenFormat},
     clerk::{Claims, Organization, Scoped, Session},
     clock::{Clock, UnixMillis},
     store::{
@@ -215,6 +215,7 @@ pub(crate) fn live_token(
         organization: organization.map(str::to_owned),
         client_id: client_id.to_owned(),
         format: TokenFormat::default(),
+        key: KeyName::parse("xVLyHw.s5VHkA").unwrap(),
         until: NOW.after(life),
     }
 }
