@@ -17,6 +17,7 @@ mod task;
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future;
 use tokio::sync::Mutex;
 
 pub use scope::RevocationScope;
@@ -24,7 +25,7 @@ use scope::{ended_by, restrictions_of};
 use task::{Task, is_any_refused, refused_rename_key, retry_at};
 
 use crate::{
-    ably::{ClientId, RevocationQueue, RevokeOutcome, Target, TokenFormat},
+    ably::{ClientId, KeyName, RevokeOutcome, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     store::{
@@ -93,7 +94,7 @@ impl Revocation {
         // Before the new client ID is recorded: a later delivery finds it known, and revokes nothing.
         if known.is_none_or(|known| known.at < event.at) {
             for (scope, at) in ended.iter().filter(|(scope, _)| scope.is_rename()) {
-                result = result.and(self.enqueue_repetition(tenant, scope.clone(), *at, now).await);
+                result = result.and(self.enqueue_repetition(tenant, scope, *at, now).await);
             }
         }
         let (applied, recorded) = self.record(restrictions, now).await;
@@ -106,21 +107,24 @@ impl Revocation {
             Applied::InForce => result = result.and(self.update_caches(tenant, &event.change).await),
         }
         for (scope, at) in ended {
-            let (mut task, LiveTokens { coverage, .. }) =
-                self.make_task(tenant, scope, event.change.user_id(), at, now).await;
-            if task.targets.is_empty() && self.may_have_unknown_tokens(tenant, &task, now) {
-                task.targets = match (&expected, event.change.user_id()) {
-                    (Some(target), _) => vec![target.clone()],
+            let (mut tasks, LiveTokens { coverage, .. }) =
+                self.make_tasks(tenant, &scope, event.change.user_id(), at, now).await;
+            if tasks.iter().all(|task| task.targets.is_empty()) && self.may_have_unknown_tokens(tenant, &scope, at, now)
+            {
+                let of_user = match (&expected, event.change.user_id()) {
                     (None, Some(user)) => {
-                        self.make_task(tenant, RevocationScope::Of(Subject::User(user.to_owned())), None, at, now)
-                            .await
-                            .0
-                            .targets
+                        let all = RevocationScope::Of(Subject::User(user.to_owned()));
+                        self.make_tasks(tenant, &all, None, at, now).await.0
                     }
-                    (None, None) => Vec::new(),
+                    _ => Vec::new(),
                 };
+                for task in &mut tasks {
+                    let of_user = of_user.iter().filter(|of_user| of_user.key == task.key);
+                    task.targets.extend(of_user.flat_map(|of_user| &of_user.targets).chain(&expected).cloned());
+                }
             }
-            result = result.and(self.revoke_once(tenant, &task, coverage, now).await);
+            let revocations = tasks.iter().map(|task| self.revoke_once(tenant, task, coverage, now));
+            result = future::join_all(revocations).await.into_iter().fold(result, Result::and);
         }
         result.map(|()| applied)
     }
@@ -138,14 +142,24 @@ impl Revocation {
             if let Some(newly_ended) = ended_by(restriction, known) {
                 ended.push(newly_ended);
             } else if let Some(scope) = RevocationScope::of(restriction).filter(RevocationScope::is_rename)
-                && tenant.revocation_queue.is_some()
-                && self.store.is_done(&refused_rename_key(&tenant.name, &scope), now).await
+                && tenant.is_revocable()
+                && self.is_any_rename_refused(tenant, &scope, now).await
             {
                 // The client ID is known, but Ably refused to revoke the tokens with former ones.
                 ended.push((scope, known.map_or(restriction.at, |known| known.at.max(restriction.at))));
             }
         }
         ended
+    }
+
+    /// Whether Ably refused to revoke the tokens with former client IDs for a key.
+    async fn is_any_rename_refused(&self, tenant: &Tenant, scope: &RevocationScope, now: UnixMillis) -> bool {
+        for key in tenant.key_names() {
+            if self.store.is_done(&refused_rename_key(&tenant.name, key, scope), now).await {
+                return true;
+            }
+        }
+        false
     }
 
     /// Records restrictions up to the first outdated one.
@@ -178,13 +192,19 @@ impl Revocation {
     /// Whether tokens may exist although no live token in the scope is known. Then the client ID that the user should have
     /// is revoked: for a whole user always; for a session only while tokens from before a restart may live, since the
     /// user's other devices have to reconnect.
-    fn may_have_unknown_tokens(&self, tenant: &Tenant, task: &Task, now: UnixMillis) -> bool {
-        match task.scope {
+    fn may_have_unknown_tokens(
+        &self,
+        tenant: &Tenant,
+        scope: &RevocationScope,
+        at: UnixMillis,
+        now: UnixMillis,
+    ) -> bool {
+        match scope {
             RevocationScope::Of(Subject::User(_)) => true,
             RevocationScope::Of(Subject::Session(_)) => {
                 !self.store.is_shared()
                     && now < self.started_at.after(Task::LONGEST_TOKEN + Self::REPEAT_AFTER)
-                    && now < task.at.after(tenant.tokens_end_within())
+                    && now < at.after(tenant.tokens_end_within())
             }
             RevocationScope::Of(Subject::Member { .. } | Subject::Organization(_))
             | RevocationScope::FormerClientIds { .. }
@@ -192,37 +212,46 @@ impl Revocation {
         }
     }
 
-    /// A task that revokes the live tokens in a scope, and these tokens.
-    async fn make_task(
+    /// The tasks that revoke the live tokens in a scope, and the live tokens of the scope's holder. There is a task for
+    /// each API key of the tenant, and for each other that signed one of the tokens.
+    async fn make_tasks(
         &self,
         tenant: &Tenant,
-        scope: RevocationScope,
+        scope: &RevocationScope,
         session_user: Option<&str>,
         at: UnixMillis,
         now: UnixMillis,
-    ) -> (Task, LiveTokens) {
+    ) -> (Vec<Task>, LiveTokens) {
         let live = match scope.holder(session_user) {
             Some(holder) => self.store.live_tokens(&tenant.name, &holder, now).await,
             None => LiveTokens { live_tokens: Vec::new(), coverage: Coverage::AllReplicas },
         };
-        let targets = scope.targets(tenant.format(), &live.live_tokens);
-        let session_user = session_user.map(str::to_owned);
-        (Task { session_user, ..Task::new(tenant, scope, targets, at, now) }, live)
+        let mut keys = tenant.key_names();
+        keys.extend(live.live_tokens.iter().filter(|token| scope.includes(token)).map(|token| &token.key));
+        let make_task = |key: &KeyName| {
+            let of_key = live.live_tokens.iter().filter(|token| token.key == *key);
+            let targets = scope.targets(tenant.format(), of_key);
+            let session_user = session_user.map(str::to_owned);
+            Task { session_user, ..Task::new(tenant, key, scope.clone(), targets, at, now) }
+        };
+        (keys.into_iter().map(make_task).collect(), live)
     }
 
     /// Stores the second revocation of a change of client ID before the first.
     async fn enqueue_repetition(
         &self,
         tenant: &Tenant,
-        scope: RevocationScope,
+        scope: &RevocationScope,
         at: UnixMillis,
         now: UnixMillis,
     ) -> Result<(), Incomplete> {
-        if tenant.revocation_queue.is_none() {
+        if !tenant.is_revocable() {
             return Ok(());
         }
-        let (task, live) = self.make_task(tenant, scope, None, at, now).await;
-        self.store.enqueue_task(task.stored("again", now.after(Self::REPEAT_AFTER))).await?;
+        let (tasks, live) = self.make_tasks(tenant, scope, None, at, now).await;
+        for task in tasks {
+            self.store.enqueue_task(task.stored("again", now.after(Self::REPEAT_AFTER))).await?;
+        }
         Ok(require_all_replicas(live.coverage)?)
     }
 
@@ -234,14 +263,16 @@ impl Revocation {
         coverage: Coverage,
         now: UnixMillis,
     ) -> Result<(), Incomplete> {
-        let Some(queue) = &tenant.revocation_queue else { return Ok(()) };
+        if !tenant.is_revocable() {
+            return Ok(());
+        }
         let key = task.idempotency_key();
         match self.store.claim_once(&key, now).await {
             IdempotencyClaim::Granted => {}
             IdempotencyClaim::InProgress => return Err(Incomplete::InProgress),
             IdempotencyClaim::Done => return Ok(()),
         }
-        let outcomes = self.revoke(queue, task, coverage, now).await;
+        let outcomes = self.revoke(tenant, task, coverage, now).await;
         match &outcomes {
             Ok(outcomes) if !is_any_refused(outcomes) => {
                 self.store.mark_done(&key, task.remembered_until(now), now).await;
@@ -260,14 +291,14 @@ impl Revocation {
     /// Revokes tokens at Ably now, and stores tasks for the repetition and for the targets that Ably did not revoke.
     async fn revoke(
         &self,
-        queue: &RevocationQueue,
+        tenant: &Tenant,
         task: &Task,
         coverage: Coverage,
         now: UnixMillis,
     ) -> Result<Vec<RevokeOutcome>, Incomplete> {
         // Before the call to Ably: the process may stop at any moment.
         let repetition = self.store.enqueue_task(task.stored("again", now.after(Self::REPEAT_AFTER))).await;
-        let outcomes = queue.revoke(&task.targets, task.margin, now).await;
+        let outcomes = tenant.revoke(task, now).await;
         repetition?;
         require_all_replicas(coverage)?;
         match task.remaining(&outcomes) {
@@ -315,17 +346,21 @@ impl Revocation {
     }
 
     async fn enqueue_late_restriction(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
-        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.revocation_queue.is_some());
+        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.is_revocable());
         let (Some(tenant), Some(scope)) = (tenant, RevocationScope::of(restriction)) else { return Ok(()) };
-        let (mut task, _) = self.make_task(tenant, scope, None, restriction.at, now).await;
-        if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
-            task.denied.push(restriction.subject.clone());
-        }
+        let (tasks, _) = self.make_tasks(tenant, &scope, None, restriction.at, now).await;
         // A name for each replica, which has issued tokens of its own, and for each time: an earlier task may be postponed.
         let name = format!("late/{}/{}", self.started_at.0, now.0);
-        let repetition = task.stored(&format!("{name}/again"), now.after(Self::REPEAT_AFTER));
-        let repetition = self.store.enqueue_task(repetition).await;
-        repetition.and(self.store.enqueue_task(task.stored(&name, now)).await)
+        let mut result = Ok(());
+        for mut task in tasks {
+            if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
+                task.denied.push(restriction.subject.clone());
+            }
+            let repetition = task.stored(&format!("{name}/again"), now.after(Self::REPEAT_AFTER));
+            result = result.and(self.store.enqueue_task(repetition).await);
+            result = result.and(self.store.enqueue_task(task.stored(&name, now)).await);
+        }
+        result
     }
 }
 
@@ -363,6 +398,14 @@ impl Tenant {
     /// session token from before the event.
     fn tokens_end_within(&self) -> Duration {
         self.denial + Task::LONGEST_TOKEN + Revocation::REPEAT_AFTER
+    }
+
+    /// Revokes a task's targets at Ably. A key that the tenant lacks here may be at another replica.
+    async fn revoke(&self, task: &Task, now: UnixMillis) -> Vec<RevokeOutcome> {
+        match self.revocation_queue(&task.key) {
+            Some(queue) => queue.revoke(&task.targets, task.margin, now).await,
+            None => vec![RevokeOutcome::Unavailable { retry_at: Some(now) }; task.targets.len()],
+        }
     }
 
     /// The client ID that the user of an event should have, to revoke if no live token is known.

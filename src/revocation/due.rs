@@ -20,7 +20,7 @@ use crate::{
 enum Remainder {
     Nothing,
     /// Some of the targets, due at this time.
-    Some(Task, UnixMillis),
+    Some(Box<Task>, UnixMillis),
     /// The whole task, due at this time.
     All(UnixMillis),
 }
@@ -29,7 +29,7 @@ impl Revocation {
     const POLL_INTERVAL: Duration = Duration::from_secs(1);
     /// Enough tasks to fill calls to Ably, and few enough to finish within [`StoredTask::LEASE`].
     const MAX_CLAIMED: usize = 2 * RestClient::MAX_TARGETS;
-    /// Another replica may have the task's tenant, or may be able to read the task.
+    /// Another replica may have the task's tenant and key, or may be able to read the task.
     const UNKNOWN_TENANT_RETRY: Duration = Duration::from_secs(5);
     const UNREADABLE_RETRY: Duration = Duration::from_mins(1);
 
@@ -90,16 +90,17 @@ impl Revocation {
             return Remainder::Nothing;
         }
         let tenant = self.tenants.named(&task.tenant);
-        let Some((tenant, queue)) = tenant.and_then(|tenant| Some((tenant, tenant.revocation_queue.as_ref()?))) else {
-            tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
+        let Some((tenant, queue)) = tenant.and_then(|tenant| Some((tenant, tenant.revocation_queue(&task.key)?)))
+        else {
+            tracing::warn!(tenant = %task.tenant, key = %task.key, "no tenant here can revoke these tokens; leaving the task to another replica");
             return Remainder::All(now.after(Self::UNKNOWN_TENANT_RETRY));
         };
         let mut coverage = Coverage::AllReplicas;
         if task.looks_up {
-            let (found, live) =
-                self.make_task(tenant, task.scope.clone(), task.session_user.as_deref(), task.at, now).await;
+            let (found, live) = self.make_tasks(tenant, &task.scope, task.session_user.as_deref(), task.at, now).await;
             coverage = live.coverage;
-            let new: Vec<_> = found.targets.into_iter().filter(|target| !task.targets.contains(target)).collect();
+            let found = found.into_iter().filter(|found| found.key == task.key).flat_map(|found| found.targets);
+            let new: Vec<_> = found.filter(|target| !task.targets.contains(target)).collect();
             task.targets.extend(new);
         }
         let targets = mem::take(&mut task.targets);
@@ -111,7 +112,7 @@ impl Revocation {
             // The known tokens are revoked, so looking for those of other replicas can wait.
             (None, Coverage::ThisReplica) => Remainder::All(now.after(Self::REPEAT_AFTER)),
             (Some(remaining), Coverage::AllReplicas) if remaining.targets.len() < task.targets.len() => {
-                Remainder::Some(remaining, retry_at)
+                Remainder::Some(Box::new(remaining), retry_at)
             }
             (Some(_), _) => Remainder::All(retry_at),
         };

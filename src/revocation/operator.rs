@@ -12,7 +12,7 @@ pub use request::{Action, InvalidRevocationRequest, RequestedTarget, RevocationR
 
 use super::{Revocation, Task, require_all_replicas, retry_at};
 use crate::{
-    ably::{ReauthMargin, RevocationQueue, RevokeOutcome},
+    ably::{KeyName, ReauthMargin, RevokeOutcome},
     clock::UnixMillis,
     store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject, TokenHolder},
     tenant::{Tenant, TenantName},
@@ -52,6 +52,7 @@ impl Revocation {
         let mut report =
             RevocationReport { dry_run, complete: true, tenant: tenant_name, ..RevocationReport::default() };
         let mut shared = Ok(());
+        let mut signed_by = BTreeSet::new();
         let subjects = match &request.target {
             RequestedTarget::Session(session) => vec![Subject::Session(session.clone())],
             RequestedTarget::User(user) => vec![Subject::User(user.clone())],
@@ -59,7 +60,8 @@ impl Revocation {
                 let holder = TokenHolder::ClientId(client_id.as_str().to_owned());
                 let found = self.store.live_tokens(&tenant.name, &holder, now).await;
                 shared = shared.and(require_all_replicas(found.coverage));
-                let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
+                let users: BTreeSet<_>;
+                (users, signed_by) = found.live_tokens.into_iter().map(|token| (token.user, token.key)).unzip();
                 users.into_iter().map(Subject::User).collect()
             }
         };
@@ -74,10 +76,8 @@ impl Revocation {
         }
         report.complete &= !subjects.is_empty();
         match request.action {
-            Action::Deny(duration) => {
-                let repeat_at = now.after(Self::REPEAT_AFTER);
-                let repeat_at = (subjects.is_empty() || now.after(duration) > repeat_at).then_some(repeat_at);
-                let revoked = self.revoke_target(tenant, request, subjects, repeat_at, now, &mut report).await;
+            Action::Deny(_) => {
+                let revoked = self.revoke_target(tenant, request, subjects, signed_by, now, &mut report).await;
                 shared = shared.and(revoked);
                 report.reminder = Some(request.target.reminder().to_owned());
             }
@@ -124,54 +124,62 @@ impl Revocation {
         })
     }
 
-    /// Revokes the live tokens of the request's target, now and at `repeat_at`.
+    /// Revokes the live tokens of the request's target, now and once more. `signed_by` are the keys of the live tokens with
+    /// a client ID.
     async fn revoke_target(
         &self,
         tenant: &Tenant,
         request: &RevocationRequest,
         denied: Vec<Subject>,
-        repeat_at: Option<UnixMillis>,
+        signed_by: BTreeSet<KeyName>,
         now: UnixMillis,
         report: &mut RevocationReport,
     ) -> Result<(), StoreError> {
+        let Action::Deny(duration) = request.action else { return Ok(()) };
         let is_any_denied = !denied.is_empty();
+        let repeat_at = now.after(Self::REPEAT_AFTER);
+        let repeat_at = (!is_any_denied || now.after(duration) > repeat_at).then_some(repeat_at);
         // After the denial is recorded: from then on no token is issued.
-        let (mut task, live) = self.make_task(tenant, request.target.scope(), None, now, now).await;
-        task.denied = denied;
+        let (mut tasks, live) = self.make_tasks(tenant, &request.target.scope(), None, now, now).await;
+        for key in signed_by {
+            let task = tasks.first().filter(|_| tasks.iter().all(|task| task.key != key));
+            tasks.extend(task.map(|task| Task { key, ..task.clone() }));
+        }
         let mut shared = require_all_replicas(live.coverage);
         let is_by_client_id = matches!(request.target, RequestedTarget::ClientId(_));
         let is_known = !live.live_tokens.is_empty() || is_by_client_id && is_any_denied;
-        report.live_tokens = Some(match (&tenant.revocation_queue, is_known) {
-            (None, _) => LiveTokenKnowledge::NotNoted,
-            (Some(_), true) => LiveTokenKnowledge::Known,
-            (Some(_), false) => LiveTokenKnowledge::NoneKnown,
+        report.live_tokens = Some(match (tenant.is_revocable(), is_known) {
+            (false, _) => LiveTokenKnowledge::NotNoted,
+            (true, true) => LiveTokenKnowledge::Known,
+            (true, false) => LiveTokenKnowledge::NoneKnown,
         });
-        if task.targets.is_empty()
+        if tasks.iter().all(|task| task.targets.is_empty())
             && let RequestedTarget::User(user) = &request.target
         {
-            task.targets.extend(tenant.target_of_cached(user));
+            for task in &mut tasks {
+                task.targets.extend(tenant.target_of_cached(user));
+            }
         }
-        let outcomes = match &tenant.revocation_queue {
-            _ if request.dry_run => vec![None; task.targets.len()],
-            None => vec![Some(TargetReportOutcome::NotCalled); task.targets.len()],
-            Some(queue) => {
-                let (outcomes, stored) = self.revoke_and_report(queue, &task, repeat_at, now, report).await;
+        for task in &mut tasks {
+            task.denied.clone_from(&denied);
+            let outcomes = if request.dry_run {
+                vec![None; task.targets.len()]
+            } else if tenant.is_revocable() {
+                let (outcomes, stored) = self.revoke_and_report(tenant, task, repeat_at, now, report).await;
                 shared = shared.and(stored);
                 outcomes
-            }
-        };
-        report.complete &= outcomes.iter().flatten().all(TargetReportOutcome::is_done);
-        let allow_reauth_margin = task.margin == ReauthMargin::Reauthentication;
-        let targets = task.targets.iter().map(ToString::to_string).zip(outcomes);
-        report.targets =
-            targets.map(|(target, outcome)| TargetReport { target, allow_reauth_margin, outcome }).collect();
-        if tenant.revocation_queue.is_none() {
-            report.warn(
-                "revocable_tokens is not true: the service does not call Ably or record live tokens, and connections last \
-                 until their tokens end",
-            );
-        } else {
-            if task.targets.is_empty() {
+            } else {
+                vec![Some(TargetReportOutcome::NotCalled); task.targets.len()]
+            };
+            report.complete &= outcomes.iter().flatten().all(TargetReportOutcome::is_done);
+            let allow_reauth_margin = task.margin == ReauthMargin::Reauthentication;
+            report.targets.extend(task.targets.iter().zip(outcomes).map(|(target, outcome)| {
+                let (target, key_name) = (target.to_string(), task.key.clone());
+                TargetReport { target, key_name, allow_reauth_margin, outcome }
+            }));
+        }
+        if tenant.is_revocable() {
+            if report.targets.is_empty() {
                 report.warn(
                     "no live token is known, so there is nothing to revoke at Ably. Tokens from before a restart without \
                      Redis are not known: revoke them by client ID",
@@ -183,6 +191,11 @@ impl Revocation {
                      the denial can outlast it",
                 );
             }
+        } else {
+            report.warn(
+                "revocable_tokens is not true: the service does not call Ably or record live tokens, and connections last \
+                 until their tokens end",
+            );
         }
         if !is_any_denied {
             report.warn(
@@ -197,7 +210,7 @@ impl Revocation {
     /// revoke.
     async fn revoke_and_report(
         &self,
-        queue: &RevocationQueue,
+        tenant: &Tenant,
         task: &Task,
         repeat_at: Option<UnixMillis>,
         now: UnixMillis,
@@ -208,7 +221,10 @@ impl Revocation {
             stored = self.store.enqueue_task(task.stored("again", repeat_at)).await;
             report.repeated_at = stored.is_ok().then_some(repeat_at);
         }
-        let outcomes = queue.revoke(&task.targets, task.margin, now).await;
+        let outcomes = tenant.revoke(task, now).await;
+        if tenant.revocation_queue(&task.key).is_none() {
+            report.warn("this replica lacks the API key of some tokens: a replica that has it revokes them");
+        }
         let mut is_retried = false;
         if let Some(remaining) = task.remaining(&outcomes) {
             let retry = remaining.stored("first", retry_at(&outcomes, now, now));

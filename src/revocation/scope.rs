@@ -77,7 +77,11 @@ impl RevocationScope {
     /// `format` is the current one: live tokens may be older than a change of it.
     ///
     /// Skips IDs that no token can have: someone else wrote them to the store.
-    pub(super) fn targets(&self, format: TokenFormat, live_tokens: &[LiveToken]) -> Vec<Target> {
+    pub(super) fn targets<'a>(
+        &'a self,
+        format: TokenFormat,
+        live_tokens: impl IntoIterator<Item = &'a LiveToken>,
+    ) -> Vec<Target> {
         let (mut sessions, mut client_ids) = (BTreeSet::new(), BTreeSet::new());
         match self {
             // Also without live tokens: the service may have forgotten them.
@@ -85,7 +89,7 @@ impl RevocationScope {
             Self::ClientIds(ids) => client_ids.extend(ids.iter().map(ClientId::as_str)),
             _ => {}
         }
-        for live_token in live_tokens.iter().filter(|live_token| self.includes(live_token)) {
+        for live_token in live_tokens.into_iter().filter(|live_token| self.includes(live_token)) {
             let is_by_session =
                 matches!(self, Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_)));
             if is_by_session && live_token.format == TokenFormat::Jwt {
@@ -100,7 +104,7 @@ impl RevocationScope {
     }
 
     /// Whether a live token of this scope's holder is in the scope.
-    fn includes(&self, live_token: &LiveToken) -> bool {
+    pub(super) fn includes(&self, live_token: &LiveToken) -> bool {
         match self {
             Self::Of(Subject::User(_) | Subject::Organization(_)) => true,
             Self::Of(Subject::Session(session)) => live_token.session == *session,

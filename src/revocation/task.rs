@@ -6,16 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::RevocationScope;
 use crate::{
-    ably::{ReauthMargin, RevokeOutcome, Target, retry_of_target},
+    ably::{KeyName, ReauthMargin, RevokeOutcome, Target, retry_of_target},
     clock::UnixMillis,
     store::{Restriction, StoredTask, Subject},
     tenant::{Tenant, TenantName},
 };
 
-/// A revocation at Ably.
+/// A revocation at Ably, of tokens that one API key signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Task {
     pub(super) tenant: TenantName,
+    /// Ably revokes per key.
+    pub(super) key: KeyName,
     pub(super) scope: RevocationScope,
     /// The user of the session in the scope, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,6 +44,7 @@ impl Task {
 
     pub(super) fn new(
         tenant: &Tenant,
+        key: &KeyName,
         scope: RevocationScope,
         targets: Vec<Target>,
         at: UnixMillis,
@@ -50,9 +53,9 @@ impl Task {
         let margin = scope.margin(tenant.format());
         // A replica that does not know of the denial may issue tokens until the denial ends.
         let until = now.after(tenant.tokens_end_within());
-        let (tenant, denied) = (tenant.name.clone(), Vec::new());
+        let (tenant, key, denied) = (tenant.name.clone(), key.clone(), Vec::new());
         let (session_user, looks_up, is_partly_refused) = (None, true, false);
-        Self { tenant, scope, session_user, margin, targets, looks_up, at, until, is_partly_refused, denied }
+        Self { tenant, key, scope, session_user, margin, targets, looks_up, at, until, is_partly_refused, denied }
     }
 
     /// The task without the targets that Ably has revoked or refused. `None` if no target is left.
@@ -78,12 +81,12 @@ impl Task {
 
     /// The same for every delivery of the event.
     pub(super) fn idempotency_key(&self) -> String {
-        format!("{}/{}/{}", self.tenant, json(&self.scope), self.at.0)
+        format!("{}/{}/{}/{}", self.tenant, self.key, json(&self.scope), self.at.0)
     }
 
     /// See [`refused_rename_key`]. `None` if the task is not for a change of client ID.
     pub(super) fn refused_rename_key(&self) -> Option<String> {
-        self.scope.is_rename().then(|| refused_rename_key(&self.tenant, &self.scope))
+        self.scope.is_rename().then(|| refused_rename_key(&self.tenant, &self.key, &self.scope))
     }
 
     /// How long the store remembers that the revocation is done: as long as it remembers the event.
@@ -93,8 +96,8 @@ impl Task {
 }
 
 /// The key that marks a change of client ID whose revocation Ably refused: the same for every event with this client ID.
-pub(super) fn refused_rename_key(tenant: &TenantName, scope: &RevocationScope) -> String {
-    format!("{tenant}/refused/{}", json(scope))
+pub(super) fn refused_rename_key(tenant: &TenantName, key: &KeyName, scope: &RevocationScope) -> String {
+    format!("{tenant}/{key}/refused/{}", json(scope))
 }
 
 fn json(scope: &RevocationScope) -> String {

@@ -57,6 +57,7 @@ fn live_token(user: &str, session: &str, organization: Option<&str>, client_id: 
         organization: organization.map(str::to_owned),
         client_id: client_id.into(),
         format: TokenFormat::Jwt,
+        key: fixtures::key_name(),
         until: NOW.after(Duration::from_hours(1)),
     }
 }
