@@ -432,12 +432,15 @@ async fn foreign_data_is_ignored() {
         foreign.cmd("ZADD").arg("aca:{v3}:claimable").arg(1).arg(row);
     }
     let end = (NOW.0 + 1).to_string();
+    let value = format!("{end}app.key\n");
     for (field, value) in [
-        ("sess_1\nr\n\nali\nce", end.clone()),
-        ("sess\t_1\nr\n\nalice", end.clone()),
-        ("sess_1\nr\n\nalice", end.clone() + "org\n_1"),
-        ("sess_1\nx\n\nalice", end.clone()),
-        ("sess_1\nr\nalice", end.clone()),
+        ("sess_1\nr\n\nali\nce", value.clone()),
+        ("sess\t_1\nr\n\nalice", value.clone()),
+        ("sess_2\nr\n\nalice", value.clone() + "org\n_1"),
+        ("sess_1\nx\n\nalice", value.clone()),
+        ("sess_1\nr\nalice", value),
+        ("sess_3\nr\n\nalice", end.clone()),
+        ("sess_4\nr\n\nalice", format!("{end}app\n")),
         ("sess_1\nr\n\nalice", "ünïcode".to_owned()),
     ] {
         foreign.cmd("HSET").arg("aca:{v3}:tokens:default:user_1").arg(field).arg(value);
