@@ -19,7 +19,7 @@ mod token_format;
 mod token_params;
 mod token_request;
 
-pub use api_key::{ApiKey, InvalidApiKey, KeyName};
+pub use api_key::{ApiKey, InvalidApiKey, InvalidKeyName, KeyName};
 pub use capability::{Capability, InvalidCapability, InvalidOperations, NoIntersection, OPERATIONS, Operations};
 pub use client_id::{ClientId, InvalidClientId};
 pub use error_body::{ErrorBody, code};

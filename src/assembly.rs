@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 
 use crate::{
-    ably::{Exchange, RestClient, RevocationQueue, RevokingKey, TokenFormat},
+    ably::{ApiKey, Exchange, RestClient, RevocationQueue, RevokingKey, TokenFormat},
     clerk::{
         BackendApi, InvalidPem, InvalidSigningSecret, Jwks, JwksSource, LookupCounts, RefreshCounts, SigningKeys,
         Users, Verifier,
@@ -100,9 +100,9 @@ fn make_tenant(
     };
     // Outside the closure: these series exist whether or not tokens are revocable.
     let revocations = metrics.revocations();
-    let queue = || {
-        let key = RevokingKey { rest: rest(), api_key: config.ably.api_key.clone() };
-        RevocationQueue::new(config.name(), key, revocations)
+    let queue = |api_key: &ApiKey| {
+        let key = RevokingKey { rest: rest(), api_key: api_key.clone() };
+        RevocationQueue::new(config.name(), api_key.name().clone(), key, revocations.clone())
     };
     Ok(Tenant {
         name: config.name(),
@@ -116,7 +116,7 @@ fn make_tenant(
         policy: ArcSwap::from_pointee(config.policy.clone()),
         api_key: config.ably.api_key.clone(),
         signing,
-        revocation_queue: config.ably.revocable_tokens.then(queue),
+        revocation_queues: config.ably.revoking_keys().map(queue).collect(),
         denial: revocation::denial(denial_ttl, clerk.clock_skew_ms),
         signed_out: config.token.signed_out,
         allowed_origins: config.allowed_origins.iter().cloned().collect(),

@@ -197,7 +197,7 @@ impl Issuer {
             counted?;
         }
         let issued = caller.sign(params, now, contexts).await?;
-        if caller.tenant.revocation_queue.is_some() {
+        if caller.tenant.is_revocable() {
             self.record_live_token(caller, &issued, now).await?;
         }
         // Again, after the live token is recorded: a denial before this check refuses the token, a later one finds it.
@@ -229,6 +229,7 @@ impl Issuer {
             organization: session.organization.as_ref().map(|organization| organization.id.clone()),
             client_id: issued.client_id.as_str().to_owned(),
             format: issued.token.format(),
+            key: tenant.api_key.name().clone(),
             until: revocation::ends_by(issued.token.format(), ttl, now),
         };
         match self.store.put_live_token(live_token, now).await {

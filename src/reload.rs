@@ -187,6 +187,7 @@ mod tests {
         assert_eq!(needs_restart(&[("TOKEN_TTL", "5m"), ("SERVER_PORT", "1")], RULE), ["token", "server"]);
         assert_eq!(needs_restart(&[("ADMIN_PORT", "0")], RULE), ["admin"]);
         assert_eq!(needs_restart(&[("ABLY_API_KEY", "app.key:other")], RULE), ["ably"]);
+        assert_eq!(needs_restart(&[("ABLY_API_KEY", "app.new:secret,app.key:secret")], RULE), ["ably"]);
         assert_eq!(needs_restart(&[("CLERK_SECRET_KEY", "sk_test_new")], RULE), ["clerk"]);
     }
 

@@ -111,7 +111,7 @@ impl Revocation {
 
     /// The revocations that follow from an event, if the tenant's tokens can be revoked.
     fn tasks_of(&self, event: &Event, tenant: &Tenant, restrictions: &[Restriction], now: UnixMillis) -> Vec<Task> {
-        if tenant.revocation_queue.is_none() {
+        if !tenant.is_revocable() {
             return Vec::new();
         }
         let user = event.change.user_id();
@@ -167,7 +167,7 @@ impl Revocation {
     }
 
     fn tasks_of_late(&self, restriction: &Restriction, now: UnixMillis) -> Vec<QueuedTask> {
-        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.revocation_queue.is_some());
+        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.is_revocable());
         let (Some(tenant), Some(scope)) = (tenant, RevocationScope::of(restriction)) else { return Vec::new() };
         let mut task = Task::new(tenant, scope, restriction.at, now);
         if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {

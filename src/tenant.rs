@@ -4,7 +4,12 @@
 mod name;
 mod tenants;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    iter,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use serde::Deserialize;
@@ -13,7 +18,7 @@ pub use name::{InvalidTenantName, TenantName};
 pub use tenants::Tenants;
 
 use crate::{
-    ably::{ApiKey, Exchange, RevocationQueue, TokenFormat},
+    ably::{ApiKey, Exchange, KeyName, RevocationQueue, TokenFormat},
     clerk::{PublishableKey, SigningKeys, SigningSecrets, Users, Verifier},
     identity::Identity,
     policy::Policy,
@@ -39,8 +44,9 @@ pub struct Tenant {
     pub api_key: ApiKey,
     /// How tokens are made.
     pub signing: Signing,
-    /// Revokes tokens at Ably. None unless the API key has revocable tokens; live tokens are not recorded then.
-    pub revocation_queue: Option<RevocationQueue>,
+    /// Revoke tokens at Ably, each those that its API key signed. Empty unless the API keys have revocable tokens; live
+    /// tokens are not recorded then.
+    pub revocation_queues: Vec<RevocationQueue>,
     /// How long a denial lasts: longer than any session token lives.
     pub denial: Duration,
     /// The answer for clients whose user is signed out.
@@ -89,6 +95,24 @@ impl Tenant {
     #[must_use]
     pub fn users(&self) -> Option<&Users> {
         self.identity.users()
+    }
+
+    /// Whether its tokens can be revoked.
+    #[must_use]
+    pub fn is_revocable(&self) -> bool {
+        !self.revocation_queues.is_empty()
+    }
+
+    /// The queue that revokes the tokens that a key signed.
+    #[must_use]
+    pub fn revocation_queue(&self, key: &KeyName) -> Option<&RevocationQueue> {
+        self.revocation_queues.iter().find(|queue| queue.key() == key)
+    }
+
+    /// The names of its API keys.
+    #[must_use]
+    pub fn key_names(&self) -> BTreeSet<&KeyName> {
+        iter::once(self.api_key.name()).chain(self.revocation_queues.iter().map(RevocationQueue::key)).collect()
     }
 
     /// The format of its tokens.

@@ -5,7 +5,7 @@
 use std::{alloc::System, sync::Arc, time::Duration};
 
 use ably_clerk_auth::{
-    ably::TokenFormat,
+    ably::{KeyName, TokenFormat},
     clock::UnixMillis,
     store::{LiveToken, Store, StoreLimits},
     tenant::TenantName,
@@ -25,7 +25,7 @@ fn allocated() -> usize {
 }
 
 /// One for each user, with IDs as long as Clerk's. Half of the users have an active organization.
-fn live_token(number: usize, issued_at: UnixMillis) -> LiveToken {
+fn live_token(number: usize, key: &KeyName, issued_at: UnixMillis) -> LiveToken {
     LiveToken {
         tenant: TenantName::default(),
         user: format!("user_{number:027}"),
@@ -33,6 +33,7 @@ fn live_token(number: usize, issued_at: UnixMillis) -> LiveToken {
         organization: number.is_multiple_of(2).then(|| format!("org_{number:027}")),
         client_id: format!("{number:0digits$}", digits = 5 + number % 16),
         format: TokenFormat::default(),
+        key: key.clone(),
         until: issued_at.after(Duration::from_hours(1)),
     }
 }
@@ -40,12 +41,13 @@ fn live_token(number: usize, issued_at: UnixMillis) -> LiveToken {
 #[test]
 fn a_live_token_takes_at_most_200_bytes_however_often_it_is_extended() {
     let store = Store::in_memory(&StoreLimits::default(), Arc::new(|_| {}));
+    let key = KeyName::parse("xVLyHw.s5VHkA").unwrap();
     let start = UnixMillis(1_800_000_000_000);
     let before = allocated();
     for round in 0..3 {
         for number in 0..TOKENS {
             let now = start.after(Duration::from_mins(50 * round));
-            store.put_live_token(live_token(number, now), now).now_or_never().unwrap().unwrap();
+            store.put_live_token(live_token(number, &key, now), now).now_or_never().unwrap().unwrap();
         }
         let taken = (allocated() - before) / TOKENS;
         println!("{taken} bytes for each live token");

@@ -134,7 +134,7 @@ impl Ably {
     /// Fails if the port is taken, or if the key or the capability is malformed.
     pub async fn start(options: Options) -> io::Result<Self> {
         let invalid = |problem: &'static str| io::Error::new(io::ErrorKind::InvalidInput, problem);
-        let key = ApiKey::parse(&options.api_key.unwrap_or_else(generated_key))
+        let key = ApiKey::parse(&options.api_key.unwrap_or_else(|| generated_key(&random_text::<4>())))
             .ok_or_else(|| invalid("the API key is not of the form appId.keyId:secret"))?;
         let capability = Capability::from_json(&options.capability).map_err(|error| invalid(error.message))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
@@ -179,6 +179,14 @@ impl Ably {
     #[must_use]
     pub fn key_name(&self) -> &str {
         self.key.name()
+    }
+
+    /// Makes another API key of the app, with the same capability, as in Ably's dashboard: `appId.keyId:secret`.
+    #[must_use]
+    pub fn add_key(&self) -> String {
+        let text = generated_key(self.key.app_id());
+        self.shared.app().keys.extend(ApiKey::parse(&text));
+        text
     }
 
     /// How often each route was called.
@@ -291,14 +299,15 @@ impl Drop for Ably {
     }
 }
 
-fn generated_key() -> String {
-    let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes).replace(['-', '_'], "x");
-    format!(
-        "{}.{}:{}",
-        text(&rand::random::<[u8; 4]>()),
-        text(&rand::random::<[u8; 4]>()),
-        text(&rand::random::<[u8; 32]>())
-    )
+fn generated_key(app_id: &str) -> String {
+    format!("{app_id}.{}:{}", random_text::<4>(), random_text::<32>())
+}
+
+/// Letters and digits of this many random bytes.
+fn random_text<const BYTES: usize>() -> String {
+    let mut bytes = [0; BYTES];
+    rand::fill(&mut bytes);
+    BASE64_URL_SAFE_NO_PAD.encode(bytes).replace(['-', '_'], "x")
 }
 
 async fn serve(listener: TcpListener, shared: Arc<SharedApp>, ready: oneshot::Sender<ServerHandle>) -> io::Result<()> {

@@ -3,18 +3,31 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use super::checked_text::checked_text;
+
 /// The public part of an API key: `appId.keyId`.
-#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display, serde::Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, derive_more::Display)]
+#[serde(try_from = "String")]
 pub struct KeyName(String);
 
+checked_text!(KeyName, InvalidKeyName);
+
+/// A key name is invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a key name has the form appId.keyId")]
+pub struct InvalidKeyName;
+
 impl KeyName {
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// Parses `appId.keyId`.
+    pub fn parse(text: impl Into<String>) -> Result<Self, InvalidKeyName> {
+        let text = text.into();
+        let is_id =
+            |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let is_name = text.split_once('.').is_some_and(|(app_id, key_id)| is_id(app_id) && is_id(key_id));
+        is_name.then_some(Self(text)).ok_or(InvalidKeyName)
     }
 
     /// The key's Ably app.
@@ -52,17 +65,12 @@ impl ApiKey {
     /// Parses `appId.keyId:secret`.
     pub fn parse(text: &str) -> Result<Self, InvalidApiKey> {
         let (name, secret) = text.split_once(':').ok_or(InvalidApiKey::NoColon)?;
-        let (app_id, key_id) = name.split_once('.').ok_or(InvalidApiKey::KeyName)?;
-        let is_id =
-            |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        if !is_id(app_id) || !is_id(key_id) {
-            return Err(InvalidApiKey::KeyName);
-        }
+        let name = KeyName::parse(name).map_err(|InvalidKeyName| InvalidApiKey::KeyName)?;
         if secret.is_empty() || !secret.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(InvalidApiKey::Secret);
         }
         let keyed = Hmac::new_from_slice(secret.as_bytes()).map_err(|_| InvalidApiKey::Secret)?;
-        Ok(Self { name: KeyName(name.to_owned()), keyed, secret: SecretString::from(secret) })
+        Ok(Self { name, keyed, secret: SecretString::from(secret) })
     }
 
     /// The public part, `appId.keyId`.

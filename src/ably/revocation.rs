@@ -9,7 +9,7 @@ use crate::clock::UnixMillis;
 /// The tokens to revoke.
 ///
 /// Prints the API's form: `clientId:alice`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, derive_more::Display)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, derive_more::Display)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// All tokens of a client ID, in every format.
@@ -106,7 +106,7 @@ pub fn diagnosis(code: Option<u32>) -> (&'static str, &'static str) {
         ),
         Some(40133) => (
             "another API key issued these tokens, and only that key can revoke them",
-            "set ABLY_API_KEY to the key that issues the tokens, or let tokens of a former key expire",
+            "list the key that issued the tokens second in ABLY_API_KEY, or let the tokens expire",
         ),
         Some(40163 | 40164) => (
             "the API key does not have revocable tokens on",

@@ -1,6 +1,6 @@
-//! The queue of one Ably app's revocations. Webhooks, operator requests and revocation tasks all go through it.
+//! The queue of one API key's revocations. Webhooks, operator requests and revocation tasks all go through it.
 //!
-//! Ably limits how often an app may call its revocation API. [`Schedule`] decides when to make which call, without I/O; this
+//! Ably revokes per key, and limits how often its revocation API may be called. [`Schedule`] decides when to make which call, without I/O; this
 //! module makes the calls, logs them and counts their outcomes.
 
 mod schedule;
@@ -22,10 +22,10 @@ use tracing::field::display;
 
 pub use self::schedule::retry_of_target;
 use self::schedule::{Added, Next, Paused, RevokeCall, Schedule};
-use super::{ApiKey, ReauthMargin, RestClient, RestError, Target, TargetOutcome, diagnosis};
+use super::{ApiKey, KeyName, ReauthMargin, RestClient, RestError, Target, TargetOutcome, diagnosis};
 use crate::clock::UnixMillis;
 
-/// Revokes the tokens of one Ably app.
+/// Revokes the tokens that one API key signed.
 #[async_trait]
 pub trait RevokeTokens: fmt::Debug + Send + Sync {
     /// Revokes tokens, at most [`RestClient::MAX_TARGETS`] targets at once. Returns the outcomes in the order of the targets.
@@ -37,7 +37,7 @@ pub trait RevokeTokens: fmt::Debug + Send + Sync {
     }
 }
 
-/// An API key that revokes the tokens issued with it.
+/// An API key that revokes the tokens that it signed.
 #[derive(Clone, Debug)]
 pub struct RevokingKey {
     /// Ably's REST API.
@@ -92,13 +92,14 @@ impl RevokeOutcome {
     }
 }
 
-/// The queue of one app. Clones are the same queue.
+/// The queue of one API key. Clones are the same queue.
 #[derive(Clone, derive_more::Debug)]
-#[debug("RevocationQueue {{ tenant: {:?}, .. }}", self.0.tenant)]
+#[debug("RevocationQueue {{ tenant: {:?}, key: {:?}, .. }}", self.0.tenant, self.0.key)]
 pub struct RevocationQueue(Arc<QueueState>);
 
 struct QueueState {
     tenant: String,
+    key: KeyName,
     ably: Arc<dyn RevokeTokens>,
     counts: RevocationCounts,
     schedule: Mutex<Schedule<Waiting>>,
@@ -115,11 +116,22 @@ fn answer(callers: impl IntoIterator<Item = Waiting>, outcome: RevokeOutcome) {
 }
 
 impl RevocationQueue {
-    /// An empty queue. `tenant` names it in the log.
+    /// An empty queue of a key. `tenant` names it in the log.
     #[must_use]
-    pub fn new(tenant: impl Into<String>, ably: impl RevokeTokens + 'static, counts: RevocationCounts) -> Self {
-        let ably = Arc::new(ably);
-        Self(Arc::new(QueueState { tenant: tenant.into(), ably, counts, schedule: Mutex::default() }))
+    pub fn new(
+        tenant: impl Into<String>,
+        key: KeyName,
+        ably: impl RevokeTokens + 'static,
+        counts: RevocationCounts,
+    ) -> Self {
+        let (tenant, ably) = (tenant.into(), Arc::new(ably));
+        Self(Arc::new(QueueState { tenant, key, ably, counts, schedule: Mutex::default() }))
+    }
+
+    /// The name of its key.
+    #[must_use]
+    pub fn key(&self) -> &KeyName {
+        &self.0.key
     }
 
     /// Revokes tokens at Ably. Returns an outcome for each target.
@@ -164,13 +176,14 @@ impl RevocationQueue {
                 self.0.counts.unavailable.inc();
                 let targets = call.targets.len();
                 let retry_at = self.pause(call, error.retry_after(), now);
-                let tenant = &self.0.tenant;
-                tracing::warn!(%tenant, %error, targets, retry_at = retry_at.0, "Ably did not revoke tokens; the service retries");
+                let QueueState { tenant, key, .. } = &*self.0;
+                tracing::warn!(%tenant, %key, %error, targets, retry_at = retry_at.0, "Ably did not revoke tokens; the service retries");
                 return;
             }
             Err(error) if call.targets.len() > 1 && error.may_concern_one_target() => {
-                let (tenant, targets) = (&self.0.tenant, call.targets.len());
-                tracing::warn!(%tenant, %error, targets, "Ably refuses a call; the service tries with fewer targets");
+                let QueueState { tenant, key, .. } = &*self.0;
+                let targets = call.targets.len();
+                tracing::warn!(%tenant, %key, %error, targets, "Ably refuses a call; the service tries with fewer targets");
                 self.schedule().refused(call);
                 return;
             }
@@ -213,34 +226,35 @@ impl RevocationQueue {
     }
 
     fn log_and_count(&self, target: &Target, outcome: TargetOutcome) -> RevokeOutcome {
-        let QueueState { tenant, counts, .. } = &*self.0;
+        let QueueState { tenant, key, counts, .. } = &*self.0;
         match outcome {
             Ok(applies_at) => {
                 counts.accepted.inc();
-                tracing::info!(%tenant, %target, "tokens revoked");
+                tracing::info!(%tenant, %key, %target, "tokens revoked");
                 RevokeOutcome::Accepted { applies_at }
             }
             Err(error) if error.is_temporary() => {
                 counts.unavailable.inc();
-                tracing::warn!(%tenant, %target, %error, "Ably did not revoke these tokens; the service retries");
+                tracing::warn!(%tenant, %key, %target, %error, "Ably did not revoke these tokens; the service retries");
                 RevokeOutcome::Unavailable { retry_at: None }
             }
             Err(error) => {
                 counts.refused.inc();
                 let (cause, cure) = diagnosis(error.code());
-                tracing::error!(%tenant, %target, %error, cause, cure, "Ably refuses to revoke these tokens");
+                tracing::error!(%tenant, %key, %target, %error, cause, cure, "Ably refuses to revoke these tokens");
                 RevokeOutcome::Refused { code: error.code() }
             }
         }
     }
 
     fn call_refused(&self, error: &RestError, targets: &[Target]) -> RevokeOutcome {
-        let QueueState { tenant, counts, .. } = &*self.0;
+        let QueueState { tenant, key, counts, .. } = &*self.0;
         counts.refused.inc_by(targets.len().try_into().unwrap_or(u64::MAX));
         let target = if let [target] = targets { Some(display(target)) } else { None };
         let (cause, cure) = diagnosis(error.code());
         tracing::error!(
             %tenant,
+            %key,
             %error,
             target,
             targets = targets.len(),

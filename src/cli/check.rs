@@ -121,8 +121,11 @@ fn describe(tenant: &TenantConfig, provenance: &Provenance, report: &mut Output)
     if !clerk.audience.is_empty() {
         report.setting("audience", listed(&clerk.audience));
     }
-    let key_name = ably.api_key.name().as_str();
-    report.setting("Ably API key", format_args!("{key_name}, from {}", from(&settings::ABLY_API_KEY)));
+    let origin = from(&settings::ABLY_API_KEY);
+    report.setting("Ably API key", format_args!("{}, from {origin}", ably.api_key.name()));
+    if let Some(second) = &ably.second_api_key {
+        report.setting("second API key", format_args!("{}, from {origin}; it only revokes", second.name()));
+    }
     report.setting("revocable tokens", if ably.revocable_tokens { "on" } else { "off" });
     let webhooks = match clerk.webhook_signing_secrets.len() {
         0 => "off: no signing secret".to_owned(),
@@ -268,7 +271,8 @@ async fn try_ably(TenantConfig { ably, .. }: &TenantConfig, http: reqwest::Clien
     if let Ok(offset) = outcome {
         report.compare_clocks("Ably's clock", offset, ABLY_TOLERANCE_MS);
     }
-    let outcome = outcome.map(|_| format!("answers at {url}; the API key is not tried"));
+    let keys = if ably.second_api_key.is_some() { "API keys are" } else { "API key is" };
+    let outcome = outcome.map(|_| format!("answers at {url}; the {keys} not tried"));
     report.tried("Ably", outcome.map_err(|error| format!("{url}: {error}")));
 }
 

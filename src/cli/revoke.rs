@@ -86,9 +86,12 @@ fn as_text(report: &RevocationReport) -> String {
         .denials
         .iter()
         .map(|denial| (Some(denial.outcome.is_done()), denial.subject.to_string(), denial_text(denial.outcome)));
+    let has_several_keys = report.targets.windows(2).any(|two| two[0].key_name != two[1].key_name);
     let targets = report.targets.iter().map(|target| {
         let called = target.outcome.filter(|outcome| *outcome != TargetReportOutcome::NotCalled);
-        (called.map(|outcome| outcome.is_done()), target.target.clone(), target_text(target, report.live_tokens))
+        let TargetReport { target: label, key_name, .. } = target;
+        let label = if has_several_keys { format!("{label} by {key_name}") } else { label.clone() };
+        (called.map(|outcome| outcome.is_done()), label, target_text(target, report.live_tokens))
     });
     let lines: Vec<_> = denials.chain(targets).collect();
     let width = lines.iter().map(|(_, label, _)| label.chars().count()).max().unwrap_or(0);

@@ -101,6 +101,7 @@ macro_rules! settings {
 
 settings! {
     /// The API key that signs tokens: `appId.keyId:secret`.
+    /// A list of two while one [replaces the other](deploy.md#rotate-the-ably-api-key): the first signs, both revoke.
     ABLY_API_KEY = "ably", "api_key", aliases: &["NEXT_ABLY_API_KEY"], if_unset: "required",
         cure: "copy the API key from your app's page in Ably's dashboard: appId.keyId:secret";
     /// Ably's REST API.

@@ -99,6 +99,12 @@ impl TenantConfig {
                 variable(&settings::ABLY_REVOCABLE_TOKENS)
             ));
         }
+        if self.ably.second_api_key.is_some() && !self.ably.revocable_tokens {
+            warnings.push(format!(
+                "two API keys without revocable tokens: the second would only revoke, so it has no effect; list one key in {}",
+                variable(&settings::ABLY_API_KEY)
+            ));
+        }
         let prefix = self.scope.prefix();
         warnings.into_iter().map(move |warning| format!("{prefix}{warning}"))
     }

@@ -716,6 +716,54 @@ fn each_tenant_has_sections_of_its_own_in_the_file_and_in_variables() {
 }
 
 #[test]
+fn two_api_keys_of_one_app_are_listed_in_a_variable_or_in_the_file() {
+    let names = |sources: &Sources| -> Vec<Vec<String>> {
+        let (config, _) = Config::load(sources).unwrap_or_else(|problems| panic!("{problems}"));
+        config.tenants.iter().map(|tenant| tenant.ably.api_keys().map(|key| key.name().to_string()).collect()).collect()
+    };
+    let clerk = "[clerk]\npublishable_key = \"pk_test_Y2xlcmsuZXhhbXBsZS5jb20k\"\n";
+    let in_file = |keys: &str| Sources::for_test(&[], &format!("{clerk}[ably]\napi_key = {keys}"));
+    let both = [vec!["app.new".to_owned(), "app.old".to_owned()]];
+    for sources in [
+        Sources::for_test(&[("ABLY_API_KEY", "app.new:secret, app.old:other,")], clerk),
+        Sources::for_test(&[("NEXT_ABLY_API_KEY", "app.new:secret,app.old:other")], clerk),
+        in_file("[\"app.new:secret\", \"app.old:other\"]"),
+        in_file("\"app.new:secret,app.old:other\""),
+    ] {
+        assert_eq!(names(&sources), both);
+    }
+    assert_eq!(names(&in_file("[\"app.new:secret\"]")), [vec!["app.new".to_owned()]]);
+    for (revocable, is_warned_of) in [("true", false), ("false", true)] {
+        let environment = [("ABLY_API_KEY", "app.new:secret,app.old:other"), ("ABLY_REVOCABLE_TOKENS", revocable)];
+        let config = load(&environment, "").unwrap();
+        let warnings = config.warnings();
+        assert_eq!(warnings.iter().any(|warning| warning.starts_with("two API keys without")), is_warned_of);
+    }
+    let keys = ("TENANTS_BETA_2_ABLY_API_KEY", "beta.new:secret,beta.old:secret");
+    assert_eq!(names(&Sources::for_test(&[keys], TWO_TENANTS)), [vec!["acme.key"], vec!["beta.new", "beta.old"]]);
+}
+
+#[test]
+fn api_keys_that_cannot_replace_one_another_are_rejected_without_their_secrets() {
+    for (keys, expected) in [
+        (",", "a list without a single entry"),
+        ("app.new:hush,app.new:hush", "the same key twice; list the new key, then the key that it replaces"),
+        ("app.new:hush,app.new:other", "the same key twice"),
+        ("app.new:hush,other.old:hush", "keys of two Ably apps; list two keys of the same app"),
+        ("app.new:hush,app.old:hush,app.older:hush", "more than two keys; list the new key, then the key that it"),
+        ("app.new:hush,app.old", "an Ably API key has the form appId.keyId:secret, but the colon is missing"),
+    ] {
+        let problem = problem(&[("ABLY_API_KEY", keys)], "");
+        assert!(problem.starts_with("the configuration has 1 problem"), "{problem}");
+        assert!(problem.contains(&format!("ABLY_API_KEY ([ably] api_key): {expected}")), "{problem}");
+        assert!(!problem.contains("hush"), "{problem}");
+    }
+    let none =
+        tenants_problem(&[("CLERK_PUBLISHABLE_KEY", "pk_test_Y2xlcmsuZXhhbXBsZS5jb20k")], "[ably]\napi_key = []");
+    assert!(none.contains("ABLY_API_KEY ([ably] api_key): not set; copy the API key"), "{none}");
+}
+
+#[test]
 fn tenants_that_could_be_confused_are_rejected() {
     let problem = tenants_problem(&[("TENANTS_BETA_2_ABLY_API_KEY", "acme.other:secret")], TWO_TENANTS);
     insta::assert_snapshot!(problem, @"

@@ -10,9 +10,9 @@ pub use report::{
 };
 pub use request::{Action, InvalidRevocationRequest, RequestedTarget, RevocationRequest, RevocationRequestBody};
 
-use super::{Performed, Revocation, RevocationScope, Task, require_all_replicas};
+use super::{Performed, Revocation, Task, require_all_replicas, scope::SignedTarget};
 use crate::{
-    ably::{ReauthMargin, Target},
+    ably::ReauthMargin,
     clock::UnixMillis,
     store::{
         DenialSource, LiveTokens, QueuedTask, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject,
@@ -63,7 +63,7 @@ impl Revocation {
             task.expected = tenant.target_of_cached(user);
         }
         let mut tasks = Vec::new();
-        if let (Action::Deny(duration), Some(_)) = (request.action, &tenant.revocation_queue) {
+        if let (Action::Deny(duration), true) = (request.action, tenant.is_revocable()) {
             tasks.push(task.first(now));
             tasks.extend((task.denied.is_empty() || duration > Self::REPEAT_AFTER).then(|| task.again(now)));
         }
@@ -170,30 +170,25 @@ impl Revocation {
 fn report_targets(
     tenant: &Tenant,
     task: &Task,
-    targets: Vec<(Target, Option<TargetReportOutcome>)>,
+    targets: Vec<(SignedTarget, Option<TargetReportOutcome>)>,
     live: &LiveTokens,
     repeat_at: Option<UnixMillis>,
     report: &mut RevocationReport,
 ) {
-    let is_any_denied = !task.denied.is_empty();
-    let is_by_client_id = matches!(task.scope, RevocationScope::ClientIds(_));
-    let is_known = !live.live_tokens.is_empty() || is_by_client_id && is_any_denied;
-    report.live_tokens = Some(match (&tenant.revocation_queue, is_known) {
-        (None, _) => LiveTokenKnowledge::NotNoted,
-        (Some(_), true) => LiveTokenKnowledge::Known,
-        (Some(_), false) => LiveTokenKnowledge::NoneKnown,
+    report.live_tokens = Some(match (tenant.is_revocable(), live.live_tokens.is_empty()) {
+        (false, _) => LiveTokenKnowledge::NotNoted,
+        (true, true) => LiveTokenKnowledge::NoneKnown,
+        (true, false) => LiveTokenKnowledge::Known,
     });
     let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
-    for (target, outcome) in targets {
+    for (SignedTarget { key: key_name, target }, outcome) in targets {
+        if tenant.is_revocable() && tenant.revocation_queue(&key_name).is_none() {
+            report.warn("this replica lacks the API key of some tokens: a replica that has it revokes them");
+        }
         report.complete &= outcome.is_none_or(|outcome| outcome.is_done());
-        report.targets.push(TargetReport { target: target.to_string(), allow_reauth_margin, outcome });
+        report.targets.push(TargetReport { target: target.to_string(), key_name, allow_reauth_margin, outcome });
     }
-    if tenant.revocation_queue.is_none() {
-        report.warn(
-            "revocable_tokens is not true: the service does not call Ably or record live tokens, and connections last \
-             until their tokens end",
-        );
-    } else {
+    if tenant.is_revocable() {
         if report.targets.is_empty() {
             report.warn(
                 "no live token is known, so there is nothing to revoke at Ably. Tokens from before a restart without \
@@ -206,8 +201,13 @@ fn report_targets(
                  the denial can outlast it",
             );
         }
+    } else {
+        report.warn(
+            "revocable_tokens is not true: the service does not call Ably or record live tokens, and connections last \
+             until their tokens end",
+        );
     }
-    if !is_any_denied {
+    if task.denied.is_empty() {
         report.warn(
             "no live token with this client ID is known, so no user is denied: the user gets a new token at once. \
              Deny the user too",

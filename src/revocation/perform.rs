@@ -1,16 +1,17 @@
 //! Performs revocation tasks: at once, and when they are due.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     Revocation, RevocationScope,
+    scope::SignedTarget,
     task::{Performed, Task},
 };
 use crate::{
-    ably::{RestClient, RevokeOutcome, Target, retry_of_target},
+    ably::{ReauthMargin, RestClient, RevokeOutcome, Target, retry_of_target},
     clock::{Clock, UnixMillis},
     store::{Claim, Coverage, DenialSource, LiveTokens, QueuedTask, StoredTask, Subject},
     tenant::Tenant,
@@ -20,8 +21,8 @@ impl Revocation {
     const POLL_INTERVAL: Duration = Duration::from_secs(1);
     /// Enough tasks to fill calls to Ably, and few enough to finish within [`StoredTask::LEASE`].
     const MAX_CLAIMED: usize = 2 * RestClient::MAX_TARGETS;
-    /// Another replica may have the task's tenant, or may be able to read the task.
-    const UNKNOWN_TENANT_RETRY: Duration = Duration::from_secs(5);
+    /// Another replica may have the task's tenant or API key, or may be able to read the task.
+    const ELSEWHERE_RETRY: Duration = Duration::from_secs(5);
     const UNREADABLE_RETRY: Duration = Duration::from_mins(1);
     /// By then somebody may have mended why Ably refuses.
     pub const REFUSED_RETRY: Duration = Duration::from_mins(10);
@@ -82,18 +83,17 @@ impl Revocation {
             tracing::info!(tenant = %task.tenant, "revocation task skipped: the tokens have expired, or the denial was lifted");
             return Performed::nothing(None);
         }
-        let tenant = self.tenants.named(&task.tenant);
-        let Some((tenant, queue)) = tenant.and_then(|tenant| Some((tenant, tenant.revocation_queue.as_ref()?))) else {
+        let tenant = self.tenants.named(&task.tenant).filter(|tenant| tenant.is_revocable());
+        let Some(tenant) = tenant else {
             tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
-            return Performed::nothing(Some((task.payload(), now.after(Self::UNKNOWN_TENANT_RETRY))));
+            return Performed::nothing(Some((task.payload(), now.after(Self::ELSEWHERE_RETRY))));
         };
         let (mut targets, live) = match &task.left {
             Some(left) => (left.clone(), LiveTokens::NONE),
             None => self.look_up(tenant, &task, now).await,
         };
-        targets.retain(|target| !self.is_current_client_id(&task, target));
-        let outcomes = queue.revoke(&targets, task.scope.margin(tenant.format()), now).await;
-        let outcomes: Vec<_> = targets.into_iter().zip(outcomes).collect();
+        targets.retain(|signed| !self.is_current_client_id(&task, &signed.target));
+        let outcomes = call_ably(tenant, task.scope.margin(tenant.format()), targets, now).await;
         let left = match (retry_at(&outcomes, first_due, now), live.coverage) {
             (None, Coverage::AllReplicas) => None,
             // The known tokens are revoked, so looking for those of other replicas can wait.
@@ -109,17 +109,21 @@ impl Revocation {
     }
 
     /// The targets of a task, and the live tokens that were found.
-    pub(super) async fn look_up(&self, tenant: &Tenant, task: &Task, now: UnixMillis) -> (Vec<Target>, LiveTokens) {
+    pub(super) async fn look_up(
+        &self,
+        tenant: &Tenant,
+        task: &Task,
+        now: UnixMillis,
+    ) -> (BTreeSet<SignedTarget>, LiveTokens) {
+        let keys = tenant.key_names();
         let find = async |scope: &RevocationScope| {
-            let live = match scope.holder(task.session_user.as_deref()) {
-                Some(holder) => self.store.live_tokens(&tenant.name, &holder, now).await,
-                None => LiveTokens::NONE,
-            };
-            (scope.targets(tenant.format(), &live.live_tokens), live)
+            let holder = scope.holder(task.session_user.as_deref());
+            let live = self.store.live_tokens(&tenant.name, &holder, now).await;
+            (scope.targets(tenant.format(), &live.live_tokens, &keys), live)
         };
         let (mut targets, mut live) = find(&task.scope).await;
         if targets.is_empty() && self.may_have_unknown_tokens(tenant, task, now) {
-            targets.extend(task.expected.clone());
+            targets = SignedTarget::by_all(&keys, task.expected.as_ref());
             if let (None, Some(user)) = (&task.expected, &task.session_user) {
                 let of_user;
                 (targets, of_user) = find(&RevocationScope::Of(Subject::User(user.clone()))).await;
@@ -142,7 +146,7 @@ impl Revocation {
             }
             RevocationScope::Of(Subject::Member { .. } | Subject::Organization(_))
             | RevocationScope::FormerClientIds { .. }
-            | RevocationScope::ClientIds(_) => false,
+            | RevocationScope::ClientId(_) => false,
         }
     }
 
@@ -170,8 +174,31 @@ impl Revocation {
     }
 }
 
+/// Revokes targets at Ably, those of each key with that key.
+async fn call_ably(
+    tenant: &Tenant,
+    margin: ReauthMargin,
+    targets: BTreeSet<SignedTarget>,
+    now: UnixMillis,
+) -> Vec<(SignedTarget, RevokeOutcome)> {
+    let signed: Vec<_> = targets.into_iter().collect();
+    let calls = signed.chunk_by(|one, other| one.key == other.key).map(async |of_one_key| {
+        let targets: Vec<_> = of_one_key.iter().map(|signed| signed.target.clone()).collect();
+        match of_one_key.first().and_then(|signed| tenant.revocation_queue(&signed.key)) {
+            Some(queue) => queue.revoke(&targets, margin, now).await,
+            None => {
+                tracing::warn!(tenant = %tenant.name, "no API key here signed some tokens; leaving them to another replica");
+                let retry_at = Some(now.after(Revocation::ELSEWHERE_RETRY));
+                vec![RevokeOutcome::Unavailable { retry_at }; targets.len()]
+            }
+        }
+    });
+    let outcomes = future::join_all(calls).await.concat();
+    signed.into_iter().zip(outcomes).collect()
+}
+
 /// When to try again what Ably did not revoke of a task that was first due at `first_due`. `None`: it revoked everything.
-fn retry_at(outcomes: &[(Target, RevokeOutcome)], first_due: UnixMillis, now: UnixMillis) -> Option<UnixMillis> {
+fn retry_at(outcomes: &[(SignedTarget, RevokeOutcome)], first_due: UnixMillis, now: UnixMillis) -> Option<UnixMillis> {
     let unavailable = outcomes.iter().filter_map(|(_, outcome)| match outcome {
         RevokeOutcome::Unavailable { retry_at } => Some(retry_at.unwrap_or_else(|| retry_of_target(first_due, now))),
         RevokeOutcome::Accepted { .. } | RevokeOutcome::Refused { .. } => None,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ably::{ClientId, ReauthMargin, RevocationKey, Target, TokenFormat},
+    ably::{ClientId, KeyName, ReauthMargin, RevocationKey, Target, TokenFormat},
     clerk::{Change, Event},
     clock::UnixMillis,
     store::{
@@ -28,8 +28,8 @@ pub enum RevocationScope {
         /// The user's current client ID. `None`: the user has none.
         client_id: Option<ClientIdDigest>,
     },
-    /// All tokens with these client IDs.
-    ClientIds(BTreeSet<ClientId>),
+    /// All tokens with this client ID.
+    ClientId(ClientId),
 }
 
 impl RevocationScope {
@@ -43,18 +43,18 @@ impl RevocationScope {
     }
 
     /// What the live tokens are looked up by: if possible by their user, which costs least. `session_user` is the user of a
-    /// session, if known. `None`: they need no look-up.
-    pub(super) fn holder(&self, session_user: Option<&str>) -> Option<TokenHolder> {
+    /// session, if known.
+    pub(super) fn holder(&self, session_user: Option<&str>) -> TokenHolder {
         match self {
-            Self::Of(Subject::Session(session)) => Some(match session_user {
+            Self::Of(Subject::Session(session)) => match session_user {
                 Some(user) => TokenHolder::User(user.to_owned()),
                 None => TokenHolder::Session(session.clone()),
-            }),
+            },
             Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. } => {
-                Some(TokenHolder::User(user.clone()))
+                TokenHolder::User(user.clone())
             }
-            Self::Of(Subject::Organization(organization)) => Some(TokenHolder::Organization(organization.clone())),
-            Self::ClientIds(_) => None,
+            Self::Of(Subject::Organization(organization)) => TokenHolder::Organization(organization.clone()),
+            Self::ClientId(client_id) => TokenHolder::ClientId(client_id.as_str().to_owned()),
         }
     }
 
@@ -62,7 +62,7 @@ impl RevocationScope {
     /// devices where a session cannot be revoked alone.
     pub(super) fn margin(&self, format: TokenFormat) -> ReauthMargin {
         match self {
-            Self::Of(Subject::User(_)) | Self::ClientIds(_) => ReauthMargin::None,
+            Self::Of(Subject::User(_)) | Self::ClientId(_) => ReauthMargin::None,
             Self::Of(Subject::Session(_)) if format == TokenFormat::Jwt => ReauthMargin::None,
             Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_))
             | Self::FormerClientIds { .. } => ReauthMargin::Reauthentication,
@@ -70,29 +70,33 @@ impl RevocationScope {
     }
 
     /// The targets of a revocation at Ably. A session's JWTs are revoked by the session, all other tokens by client ID.
-    /// `format` is the current one: live tokens may be older than a change of it.
+    /// `format` is the current one: live tokens may be older than a change of it. `keys` may have signed tokens that are not known.
     ///
     /// Skips IDs that no token can have: someone else wrote them to the store.
-    pub(super) fn targets(&self, format: TokenFormat, live_tokens: &[LiveToken]) -> Vec<Target> {
-        let (mut sessions, mut client_ids) = (BTreeSet::new(), BTreeSet::new());
-        match self {
-            // Also without live tokens: the service may have forgotten them.
-            Self::Of(Subject::Session(session)) if format == TokenFormat::Jwt => _ = sessions.insert(session.as_str()),
-            Self::ClientIds(ids) => client_ids.extend(ids.iter().map(ClientId::as_str)),
-            _ => {}
-        }
+    pub(super) fn targets(
+        &self,
+        format: TokenFormat,
+        live_tokens: &[LiveToken],
+        keys: &BTreeSet<&KeyName>,
+    ) -> BTreeSet<SignedTarget> {
+        let by_session = |id: &str| RevocationKey::parse(id).ok().map(Target::RevocationKey);
+        let unknown = match self {
+            Self::Of(Subject::Session(session)) if format == TokenFormat::Jwt => by_session(session),
+            Self::ClientId(client_id) => Some(Target::ClientId(client_id.clone())),
+            _ => None,
+        };
+        let mut targets = SignedTarget::by_all(keys, unknown.as_ref());
+        let has_sessions =
+            matches!(self, Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_)));
         for live_token in live_tokens.iter().filter(|live_token| self.includes(live_token)) {
-            let is_by_session =
-                matches!(self, Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_)));
-            if is_by_session && live_token.format == TokenFormat::Jwt {
-                sessions.insert(&live_token.session);
+            let target = if has_sessions && live_token.format == TokenFormat::Jwt {
+                by_session(&live_token.session)
             } else {
-                client_ids.insert(&live_token.client_id);
-            }
+                ClientId::parse(live_token.client_id.as_str()).ok().map(Target::ClientId)
+            };
+            targets.extend(target.map(|target| SignedTarget { key: live_token.key.clone(), target }));
         }
-        let client_ids = client_ids.into_iter().filter_map(|id| ClientId::parse(id).ok()).map(Target::ClientId);
-        let sessions = sessions.into_iter().filter_map(|id| RevocationKey::parse(id).ok());
-        client_ids.chain(sessions.map(Target::RevocationKey)).collect()
+        targets
     }
 
     /// Whether a live token of this scope's holder is in the scope.
@@ -102,8 +106,23 @@ impl RevocationScope {
             Self::Of(Subject::Session(session)) => live_token.session == *session,
             Self::Of(Subject::Member { organization, .. }) => live_token.organization.as_ref() == Some(organization),
             Self::FormerClientIds { client_id, .. } => *client_id != Some(ClientIdDigest::of(&live_token.client_id)),
-            Self::ClientIds(_) => false,
+            Self::ClientId(client_id) => live_token.client_id == client_id.as_str(),
         }
+    }
+}
+
+/// A target, and the API key that signed its tokens: Ably revokes by key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct SignedTarget {
+    pub(super) key: KeyName,
+    pub(super) target: Target,
+}
+
+impl SignedTarget {
+    pub(super) fn by_all(keys: &BTreeSet<&KeyName>, target: Option<&Target>) -> BTreeSet<Self> {
+        let of =
+            |target: &Target| keys.iter().map(|key| Self { key: (*key).clone(), target: target.clone() }).collect();
+        target.map(of).unwrap_or_default()
     }
 }
 

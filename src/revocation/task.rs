@@ -1,10 +1,10 @@
 //! A revocation task: a revocation at Ably that waits in the store.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Revocation, RevocationScope};
+use super::{Revocation, RevocationScope, scope::SignedTarget};
 use crate::{
     ably::{RevokeOutcome, Target},
     clock::UnixMillis,
@@ -25,7 +25,7 @@ pub(super) struct Task {
     pub(super) expected: Option<Target>,
     /// What Ably has not revoked yet. `None`: what a look-up finds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) left: Option<Vec<Target>>,
+    pub(super) left: Option<BTreeSet<SignedTarget>>,
     /// The event's timestamp.
     pub(super) at: UnixMillis,
     /// When the last token in the scope has expired.
@@ -72,7 +72,7 @@ impl Task {
 
 /// What came of a task.
 pub(super) struct Performed {
-    pub(super) outcomes: Vec<(Target, RevokeOutcome)>,
+    pub(super) outcomes: Vec<(SignedTarget, RevokeOutcome)>,
     pub(super) live: LiveTokens,
     /// What is left of it, and when to go on.
     pub(super) left: Option<(String, UnixMillis)>,

@@ -1,4 +1,4 @@
-use std::slice;
+use std::{collections::BTreeSet, slice};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use futures_util::future;
@@ -31,10 +31,14 @@ struct Scene {
     now: UnixMillis,
 }
 
+fn queue(key: RevokingKey) -> RevocationQueue {
+    RevocationQueue::new("default", key.api_key.name().clone(), key, RevocationCounts::default())
+}
+
 fn tenant(template: &str, key: RevokingKey) -> Tenant {
     Tenant {
         denial: Duration::from_mins(2),
-        revocation_queue: Some(RevocationQueue::new("default", key, RevocationCounts::default())),
+        revocation_queues: vec![queue(key)],
         ..fixtures::tenant("default", TokenFormat::TokenRequest, template)
     }
 }
@@ -67,6 +71,7 @@ impl Scene {
                 organization: Some("org_1".into()),
                 client_id: client_id.into(),
                 format: TokenFormat::TokenRequest,
+                key: fixtures::key_name(),
                 until: scene.now.after(Duration::from_hours(1)),
             };
             scene.revocation.store.put_live_token(live_token, scene.now).await.unwrap();
@@ -76,7 +81,12 @@ impl Scene {
 
     async fn without_tokens(template: &str, store: Store) -> Self {
         // Without a margin, so that the tests need not wait for it.
-        let options = Options { revocable_tokens: true, reauth_margin: Duration::ZERO, ..Options::default() };
+        let options = Options {
+            api_key: Some(fixtures::API_KEY.to_owned()),
+            revocable_tokens: true,
+            reauth_margin: Duration::ZERO,
+            ..Options::default()
+        };
         let ably = Ably::start(options).await.unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let key = RevokingKey {
@@ -135,6 +145,17 @@ impl Scene {
             .await;
         let live_token = LiveToken { client_id: client_id.into(), ..live.live_tokens[0].clone() };
         self.revocation.store.put_live_token(live_token, self.now).await.unwrap();
+    }
+
+    /// Another API key of the same Ably app.
+    fn other_key(&self) -> RevokingKey {
+        RevokingKey { api_key: ApiKey::parse(&self.ably.add_key()).unwrap(), rest: self.key.rest.clone() }
+    }
+
+    /// The key and the target of all calls so far.
+    fn revoked_by_key(&self) -> BTreeSet<(String, String)> {
+        let calls = self.ably.revocation_calls().into_iter();
+        calls.flat_map(|call| call.targets.into_iter().map(move |target| (call.key_name.clone(), target))).collect()
     }
 
     /// The targets of all calls so far, each with whether it has the margin.
@@ -299,6 +320,7 @@ async fn a_session_from_before_the_start_is_revoked_by_the_client_id_that_it_sho
             organization: None,
             client_id: "other-device".into(),
             format: TokenFormat::TokenRequest,
+            key: fixtures::key_name(),
             until: scene.now.after(Duration::from_hours(3)),
         };
         store.put_live_token(other_device, scene.now).await.unwrap();
@@ -649,8 +671,8 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
         let redis = Arc::new(MemoryRedis::new(UnixMillis::now()));
         let scene = Scene::sharing(Arc::clone(&redis)).await;
         let revocable = tenant("{username}", scene.key.clone());
-        let queue = if is_revocable { revocable.revocation_queue.clone() } else { None };
-        let tenant = Tenant { revocation_queue: queue, ..revocable };
+        let queues = if is_revocable { revocable.revocation_queues.clone() } else { Vec::new() };
+        let tenant = Tenant { revocation_queues: queues, ..revocable };
         let denied = Subject::User("user_0".into());
         let denial = tenant.restriction(denied, RestrictionKind::Denied(DenialSource::Clerk), scene.now, scene.now);
         let store = Arc::new(redis.replica().await);
@@ -672,6 +694,80 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
     }
 }
 
+/// A tenant that is replacing an API key: the new one signs.
+fn rotating_tenant(new: &RevokingKey, old: &RevokingKey) -> Tenant {
+    Tenant {
+        api_key: new.api_key.clone(),
+        revocation_queues: vec![queue(new.clone()), queue(old.clone())],
+        ..tenant("{username}", new.clone())
+    }
+}
+
+fn by_keys(revoked: &[(&RevokingKey, &str)]) -> BTreeSet<(String, String)> {
+    revoked.iter().map(|(key, target)| (key.api_key.name().to_string(), (*target).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn each_key_revokes_the_tokens_that_it_signed_and_any_key_may_have_signed_unknown_ones() {
+    let scene = Scene::start().await;
+    let new = scene.other_key();
+    let tenants = tenants(rotating_tenant(&new, &scene.key));
+    let revocation = Revocation::new(Arc::clone(&scene.revocation.store), tenants, scene.now);
+    let bob = LiveToken {
+        user: "user_2".into(),
+        client_id: "bob".into(),
+        key: new.api_key.name().clone(),
+        ..live_tokens(scene.now).remove(0)
+    };
+    scene.revocation.store.put_live_token(bob, scene.now).await.unwrap();
+    let banned = |user: &str, username: &str| {
+        let user = User {
+            id: user.into(),
+            username: Some(username.into()),
+            banned: true,
+            deprovisioned: false,
+            updated_at: 0,
+        };
+        Event { at: scene.now, change: Change::UserUpdated(user) }
+    };
+    let mut expected = vec![(&scene.key, "clientId:alice")];
+    for (event, more) in [
+        (banned("user_1", "alice"), vec![]),
+        // Bob has a token of each key.
+        (banned("user_2", "bob"), vec![(&scene.key, "clientId:bob"), (&new, "clientId:bob")]),
+        (banned("user_3", "carol"), vec![(&scene.key, "clientId:carol"), (&new, "clientId:carol")]),
+    ] {
+        assert_eq!(revocation.apply(&TenantName::default(), &event, scene.now).await, Ok(Applied::InForce));
+        expected.extend(more);
+        assert_eq!(scene.revoked_by_key(), by_keys(&expected));
+    }
+    let calls = scene.ably.revocation_calls().len();
+    revocation.perform_due_tasks(|| scene.now.after(Revocation::REPEAT_AFTER)).await;
+    assert!(scene.ably.revocation_calls().len() > calls);
+    assert_eq!(scene.revoked_by_key(), by_keys(&expected));
+}
+
+#[tokio::test]
+async fn a_replica_that_lacks_a_key_leaves_its_tokens_to_one_that_has_it() {
+    let redis = Arc::new(MemoryRedis::new(UnixMillis::now()));
+    let scene = Scene::sharing(Arc::clone(&redis)).await;
+    let new = scene.other_key();
+    let updated =
+        Revocation::new(Arc::new(redis.replica().await), tenants(rotating_tenant(&new, &scene.key)), scene.now);
+    let alice = LiveToken { key: new.api_key.name().clone(), ..live_tokens(scene.now).remove(0) };
+    let target = format!("clientId:{}", alice.client_id);
+    updated.store.put_live_token(alice, scene.now).await.unwrap();
+    scene.apply(Change::UserDeleted { user_id: "user_0".into() }, scene.now).await;
+    scene.revocation.perform_due_tasks(|| scene.now).await;
+    assert_eq!(scene.revoked_by_key(), by_keys(&[]));
+    for after in [Duration::from_secs(6), Revocation::REPEAT_AFTER] {
+        let calls = scene.ably.revocation_calls().len();
+        updated.perform_due_tasks(|| scene.now.after(after)).await;
+        assert_eq!(scene.ably.revocation_calls().len(), calls + 1, "{after:?}");
+    }
+    assert_eq!(scene.revoked_by_key(), by_keys(&[(&new, &target)]));
+}
+
 /// The live tokens of the random test: each user has one in each of two sessions, with another client ID and another
 /// organization in each.
 fn live_tokens(now: UnixMillis) -> Vec<LiveToken> {
@@ -682,6 +778,7 @@ fn live_tokens(now: UnixMillis) -> Vec<LiveToken> {
         organization: Some(format!("org_{number}")),
         client_id: format!("{}/user_{user}", ["alice", "bob"][number]),
         format: TokenFormat::TokenRequest,
+        key: fixtures::key_name(),
         until: now.after(Duration::from_hours(1)),
     };
     (0..2).flat_map(|user| (0..2).map(move |number| of(user, number))).collect()

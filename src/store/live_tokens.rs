@@ -15,7 +15,11 @@ use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, StoreLimits};
-use crate::{ably::TokenFormat, clock::UnixMillis, tenant::TenantName};
+use crate::{
+    ably::{KeyName, TokenFormat},
+    clock::UnixMillis,
+    tenant::TenantName,
+};
 
 /// A token that was issued and has not ended, or several that differ in their end only.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +36,8 @@ pub struct LiveToken {
     pub client_id: String,
     /// The format it was issued in.
     pub format: TokenFormat,
+    /// The API key that signed it.
+    pub key: KeyName,
     /// When it ends; of several, the last.
     pub until: UnixMillis,
 }
@@ -138,6 +144,7 @@ struct Record<'a> {
     organization: Option<&'a str>,
     client_id: &'a str,
     format: TokenFormat,
+    key: &'a str,
     until: UnixMillis,
     /// When it was issued; of several tokens that differ in their end only, the first that was never checked.
     issued_at: UnixMillis,
@@ -154,6 +161,7 @@ impl<'a> Record<'a> {
             organization: live_token.organization.as_deref(),
             client_id: &live_token.client_id,
             format: live_token.format,
+            key: live_token.key.as_str(),
             until: live_token.until,
             issued_at: now,
             checked_after: None,
@@ -166,6 +174,7 @@ impl<'a> Record<'a> {
             && self.client_id == live_token.client_id
             && self.organization == live_token.organization.as_deref()
             && self.format == live_token.format
+            && self.key == live_token.key.as_str()
             && self.user == live_token.user
             && self.tenant == live_token.tenant.as_str()
     }
@@ -178,6 +187,7 @@ impl<'a> Record<'a> {
             organization: self.organization.map(str::to_owned),
             client_id: self.client_id.to_owned(),
             format: self.format,
+            key: KeyName::parse(self.key).ok()?,
             until: self.until,
         })
     }

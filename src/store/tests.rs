@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{fixtures::MemoryRedis, *};
-use crate::ably::TokenFormat;
+use crate::ably::{KeyName, TokenFormat};
 
 const START: UnixMillis = UnixMillis(1_700_000_000_000);
 
@@ -215,6 +215,7 @@ async fn a_loss_makes_late_only_what_was_learned_meanwhile() {
             organization: Some(organization.into()),
             client_id: "user_1".into(),
             format: TokenFormat::Jwt,
+            key: KeyName::parse("app.key").unwrap(),
             until: START.after(Duration::from_hours(1)),
         };
         store.put_live_token(live_token, START).await.unwrap();

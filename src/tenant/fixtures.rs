@@ -6,13 +6,16 @@ use arc_swap::ArcSwap;
 
 use super::{SignedOut, Signing, Tenant, TenantName};
 use crate::{
-    ably::{ApiKey, Exchange, ExchangeCounts, RestClient, TokenFormat},
+    ably::{ApiKey, Exchange, ExchangeCounts, KeyName, RestClient, TokenFormat},
     clerk::{PublishableKey, SessionRules, SigningKeys, Verifier},
     detached::Detached,
     identity::Identity,
     policy::Policy,
     telemetry::metrics::TenantMetrics,
 };
+
+/// The API key of every tenant.
+pub(crate) const API_KEY: &str = "app.key:secret";
 
 const PEM: &str = "-----BEGIN PUBLIC KEY-----\n\
 MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEArj21vypqCbVum2sKRqCC\n\
@@ -22,6 +25,11 @@ Jdnjkc0AEnRJcgzPIIcmoKYLIYdvoPIVYDpB59zgD4yJDOAv7YO3hmzWxRsgT2uB\n\
 1wIjjao+9xoKQ3r9aOuQ2tOsjo4FU2EKtzQ3xseUgzvyMdnMKgqaoilS/nwJLBHt\n\
 qgDJGgIUoi5rLbrScXbLglsSf2wLl4ucWuUSaVUeGgKB4Y70qk5pZ9a/OLuj1eWl\n\
 GQIDAQAB\n-----END PUBLIC KEY-----\n";
+
+/// The name of [`API_KEY`].
+pub(crate) fn key_name() -> KeyName {
+    ApiKey::parse(API_KEY).unwrap().name().clone()
+}
 
 /// A tenant without webhooks, revocable tokens or rules, whose client IDs are made from `template`.
 pub(crate) fn tenant(name: &str, format: TokenFormat, template: &str) -> Tenant {
@@ -40,7 +48,7 @@ pub(crate) fn tenant(name: &str, format: TokenFormat, template: &str) -> Tenant 
         webhook_secrets: None,
         identity: Identity::new(template.parse().unwrap(), None),
         policy: ArcSwap::from_pointee(Policy::default()),
-        api_key: ApiKey::parse("app.key:secret").unwrap(),
+        api_key: ApiKey::parse(API_KEY).unwrap(),
         signing: match format {
             TokenFormat::TokenRequest => Signing::TokenRequest,
             TokenFormat::Jwt => Signing::Jwt,
@@ -49,7 +57,7 @@ pub(crate) fn tenant(name: &str, format: TokenFormat, template: &str) -> Tenant 
                 Signing::TokenDetails(Exchange::new(rest, Detached::on_current_runtime(), ExchangeCounts::default()))
             }
         },
-        revocation_queue: None,
+        revocation_queues: Vec::new(),
         denial: Duration::from_mins(10),
         signed_out: SignedOut::Retry,
         allowed_origins: HashSet::new(),

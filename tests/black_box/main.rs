@@ -22,6 +22,7 @@ mod hostile_requests;
 mod identity;
 mod image;
 mod impersonation;
+mod key_rotation;
 mod limits;
 mod log_output;
 mod metrics;

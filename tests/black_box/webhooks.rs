@@ -638,7 +638,7 @@ async fn the_log_tells_the_cause_and_the_cure_of_what_ably_refuses() {
     let scene = Scene::start(Kept::InMemory, &[("TOKEN_FORMAT", "jwt")]).await;
     for (code, cause, cure) in [
         (40121, "not enabled for the Ably app", "enable token revocation for the app"),
-        (40133, "another API key issued these tokens", "set ABLY_API_KEY to the key that issues the tokens"),
+        (40133, "another API key issued these tokens", "list the key that issued the tokens second in ABLY_API_KEY"),
         (40163, "does not have revocable tokens on", "turn on revocable tokens for the key of ABLY_API_KEY"),
         (40164, "does not have revocable tokens on", "turn on revocable tokens for the key of ABLY_API_KEY"),
         (103_009, "see the error", "https://help.ably.io/error/"),

@@ -13,7 +13,7 @@ use ably_clerk_auth::{
 use crate::{
     checker::{Decision, IssuedToken, Request},
     clerk::SessionToken,
-    replica::{Run, TENANTS},
+    replica::{Run, TENANTS, key_name},
     world::{World, lock},
 };
 
@@ -87,6 +87,7 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
         organization: token.session.organization.as_ref().map(|organization| organization.id.clone()),
         client_id: client_id.clone(),
         format,
+        key: key_name(),
         until: revocation::ends_by(format, ttl, now),
     };
     lock(&world.checker).registers(&live_token);

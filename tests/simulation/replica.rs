@@ -7,7 +7,7 @@ use std::{
 };
 
 use ably_clerk_auth::{
-    ably::{ApiKey, RevocationCounts, RevocationQueue, TokenFormat},
+    ably::{ApiKey, KeyName, RevocationCounts, RevocationQueue, TokenFormat},
     clerk::{PublishableKey, SessionRules, SigningKey, SigningKeys, Verifier},
     clock::UnixMillis,
     identity::Identity,
@@ -175,6 +175,11 @@ pub(crate) fn start(world: &Arc<World>, number: usize) {
     world.trace(|| format!("replica {number} starts (run {run})"));
 }
 
+/// The only API key.
+pub(crate) fn key_name() -> KeyName {
+    KeyName::parse("app.key").unwrap()
+}
+
 fn tenant(world: &Arc<World>, run: usize, name: &str, format: TokenFormat) -> Tenant {
     let name = TenantName::parse(name).unwrap();
     let rules = SessionRules {
@@ -194,7 +199,7 @@ fn tenant(world: &Arc<World>, run: usize, name: &str, format: TokenFormat) -> Te
         policy: arc_swap::ArcSwap::from_pointee(Policy::default()),
         api_key: ApiKey::parse("app.key:secret").unwrap(),
         signing: if format == TokenFormat::Jwt { Signing::Jwt } else { Signing::TokenRequest },
-        revocation_queue: Some(RevocationQueue::new(name.as_str(), ably, RevocationCounts::default())),
+        revocation_queues: vec![RevocationQueue::new(name.as_str(), key_name(), ably, RevocationCounts::default())],
         denial: denial(),
         signed_out: SignedOut::Retry,
         allowed_origins: HashSet::new(),

@@ -3,7 +3,7 @@
 use std::{net::TcpListener, slice, time::Duration};
 
 use ably_clerk_auth::{
-    ably::TokenFormat,
+    ably::{KeyName, TokenFormat},
     clock::UnixMillis,
     redis::{ConnectionLost, Persistence, RedisAddress, RedisMode},
     store::{
@@ -276,7 +276,7 @@ async fn live_tokens_are_found_by_each_holder_with_their_last_end() {
 }
 
 #[tokio::test]
-async fn live_tokens_that_differ_in_session_organization_client_id_or_format_are_kept_apart() {
+async fn live_tokens_that_differ_in_session_organization_client_id_format_or_key_are_kept_apart() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
     let one = live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE);
@@ -287,6 +287,8 @@ async fn live_tokens_that_differ_in_session_organization_client_id_or_format_are
         LiveToken { client_id: "bob".into(), ..one.clone() },
         LiveToken { format: TokenFormat::Jwt, ..one.clone() },
         LiveToken { format: TokenFormat::TokenDetails, ..one.clone() },
+        LiveToken { key: KeyName::parse("xVLyHw.other0").unwrap(), ..one.clone() },
+        LiveToken { key: KeyName::parse("xVLyHw.other0").unwrap(), organization: None, ..one.clone() },
         one,
     ];
     answered!(redis.commands.register(&registered, NOW)).unwrap();
@@ -425,12 +427,15 @@ async fn foreign_data_is_ignored() {
         foreign.cmd("ZADD").arg("aca:{v3}:claimable").arg(1).arg(row);
     }
     let end = (NOW.0 + 1).to_string();
+    let value = format!("{end}app.key\n");
     for (field, value) in [
-        ("sess_1\nr\n\nali\nce", end.clone()),
-        ("sess\t_1\nr\n\nalice", end.clone()),
-        ("sess_1\nr\n\nalice", end.clone() + "org\n_1"),
-        ("sess_1\nx\n\nalice", end.clone()),
-        ("sess_1\nr\nalice", end.clone()),
+        ("sess_1\nr\n\nali\nce", value.clone()),
+        ("sess\t_1\nr\n\nalice", value.clone()),
+        ("sess_2\nr\n\nalice", value.clone() + "org\n_1"),
+        ("sess_1\nx\n\nalice", value.clone()),
+        ("sess_1\nr\nalice", value),
+        ("sess_3\nr\n\nalice", end.clone()),
+        ("sess_4\nr\n\nalice", format!("{end}app\n")),
         ("sess_1\nr\n\nalice", "ünïcode".to_owned()),
     ] {
         foreign.cmd("HSET").arg("aca:{v3}:tokens:default:user_1").arg(field).arg(value);

@@ -32,6 +32,8 @@ pub(crate) enum Credential {
 pub(crate) struct Access {
     /// A digest of the token, to identify it in views; empty for the API key.
     pub(crate) id: String,
+    /// The API key, or the key that issued the token.
+    pub(crate) key_name: String,
     /// `*` allows any client ID; `None` is an anonymous client.
     pub(crate) client_id: Option<String>,
     pub(crate) capability: Capability,
@@ -51,9 +53,10 @@ pub(crate) struct Lifetime {
 
 impl Access {
     /// Access by the API key: its capability, with any client ID.
-    pub(crate) fn of_key(capability: Capability) -> Self {
+    pub(crate) fn of_key(key: &ApiKey, capability: Capability) -> Self {
         Self {
             id: String::new(),
+            key_name: key.name().to_owned(),
             client_id: Some(WILDCARD_CLIENT_ID.to_owned()),
             capability,
             lifetime: None,
@@ -62,10 +65,17 @@ impl Access {
         }
     }
 
-    /// Access by an issued token.
-    pub(crate) fn of_token(token: &str, client_id: Option<String>, capability: Capability, lifetime: Lifetime) -> Self {
+    /// Access by a token that a key issued.
+    pub(crate) fn of_token(
+        token: &str,
+        key: &ApiKey,
+        client_id: Option<String>,
+        capability: Capability,
+        lifetime: Lifetime,
+    ) -> Self {
         Self {
             id: digest(token),
+            key_name: key.name().to_owned(),
             client_id,
             capability,
             lifetime: Some(lifetime),
@@ -74,16 +84,16 @@ impl Access {
         }
     }
 
-    /// Access by an Ably JWT. The key must have signed it with HS256, its `kid` must name the key, and its lifetime
+    /// Access by an Ably JWT. The key that its `kid` names must have signed it with HS256, and its lifetime
     /// must be within the limit. The key's capability bounds the JWT's.
     pub(crate) fn of_jwt(
         jwt: &str,
-        key: &ApiKey,
+        keys: &[ApiKey],
         key_capability: &Capability,
         longest_ttl_ms: i64,
         now_ms: i64,
     ) -> Result<Self, ErrorInfo> {
-        let claims = verified_claims(jwt, key)?;
+        let (key, claims) = verified_claims(jwt, keys)?;
         let lifetime = Lifetime { issued_ms: seconds(&claims, "iat")?, expires_ms: seconds(&claims, "exp")? };
         if lifetime.issued_ms.saturating_sub(now_ms) > ISSUED_AHEAD_MS {
             return Err(invalid_jwt("iat of the JWT is in the future"));
@@ -108,6 +118,7 @@ impl Access {
         }
         Ok(Self {
             id: digest(jwt),
+            key_name: key.name().to_owned(),
             client_id,
             capability,
             lifetime: Some(lifetime),
@@ -153,8 +164,8 @@ fn digest(token: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(token.as_bytes())[..12])
 }
 
-/// The claims of a JWT, once its signature is verified.
-fn verified_claims(jwt: &str, key: &ApiKey) -> Result<Map<String, Value>, ErrorInfo> {
+/// The claims of a JWT, once its signature is verified, and the key that signed it.
+fn verified_claims<'a>(jwt: &str, keys: &'a [ApiKey]) -> Result<(&'a ApiKey, Map<String, Value>), ErrorInfo> {
     let malformed = invalid_jwt("the JWT is malformed");
     let (signed, signature) = jwt.rsplit_once('.').ok_or(malformed)?;
     let (header, claims) = signed.split_once('.').ok_or(malformed)?;
@@ -165,14 +176,14 @@ fn verified_claims(jwt: &str, key: &ApiKey) -> Result<Map<String, Value>, ErrorI
     if header.get("typ").and_then(Value::as_str) != Some("JWT") {
         return Err(invalid_jwt("typ is missing in the header of the JWT"));
     }
-    if header.get("kid").and_then(Value::as_str) != Some(key.name()) {
-        return Err(ErrorInfo::invalid_credentials("the kid of the JWT names another key"));
-    }
+    let kid = header.get("kid").and_then(Value::as_str);
+    let key = keys.iter().find(|key| kid == Some(key.name()));
+    let key = key.ok_or(ErrorInfo::invalid_credentials("the kid of the JWT names no key of the app"))?;
     let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed)?;
     if !key.verifies(signed.as_bytes(), &signature) {
         return Err(invalid_jwt("the signature of the JWT is invalid"));
     }
-    json_part(claims).ok_or(malformed)
+    Ok((key, json_part(claims).ok_or(malformed)?))
 }
 
 fn json_part(encoded: &str) -> Option<Map<String, Value>> {
@@ -250,7 +261,7 @@ pub(crate) mod tests {
 
     fn verify(jwt: &str) -> Result<Access, ErrorInfo> {
         let key_capability = Capability::parse(r#"{"chat:*":["*"]}"#).unwrap();
-        Access::of_jwt(jwt, &key(), &key_capability, 3_600_000, NOW_MS)
+        Access::of_jwt(jwt, &[key()], &key_capability, 3_600_000, NOW_MS)
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The stand-in's state: one Ably app with one API key. It does no I/O and reads no clock; callers pass the time in
+//! The stand-in's state: one Ably app with its API keys. It does no I/O and reads no clock; callers pass the time in
 //! milliseconds since the epoch.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -28,7 +28,8 @@ const MOST_CHANNELS: usize = 200;
 
 /// An Ably app.
 pub(crate) struct AblyApp {
-    pub(super) key: ApiKey,
+    /// All have the same capability.
+    pub(super) keys: Vec<ApiKey>,
     pub(super) key_capability: Capability,
     fresh_id: Box<dyn FnMut() -> String + Send>,
     pub(super) nonces: Nonces,
@@ -65,7 +66,7 @@ impl AblyApp {
         revocations.set_revocable(revocable);
         let epoch = fresh_id().chars().filter(char::is_ascii_alphanumeric).take(8).collect();
         Self {
-            key,
+            keys: vec![key],
             key_capability,
             fresh_id,
             nonces: Nonces::default(),
@@ -87,6 +88,12 @@ impl AblyApp {
             revocation_outage: None,
             revocation_limiter: None,
         }
+    }
+
+    /// The API key of this name.
+    pub(super) fn key(&self, name: &str) -> Result<&ApiKey, ErrorInfo> {
+        let key = self.keys.iter().find(|key| key.name() == name);
+        key.ok_or(ErrorInfo::invalid_credentials("the key is unknown"))
     }
 
     pub(super) fn fresh_id(&mut self) -> String {

@@ -21,6 +21,8 @@ pub struct Calls {
 pub struct RevocationCall {
     /// The time of the call, in milliseconds since the epoch.
     pub at: i64,
+    /// The key whose tokens it revokes.
+    pub key_name: String,
     /// Such as `clientId:alice`.
     pub targets: Vec<String>,
     /// In milliseconds since the epoch.

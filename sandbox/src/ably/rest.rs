@@ -71,7 +71,7 @@ async fn revoke_tokens(
         }
     };
     let rate_limit = shared.app().revocation_limiter.as_mut().map_or(Ok(()), |limiter| limiter.admit(now_ms));
-    let log = |outcome| shared.app().log_revocation_call(revocation_call(&body, outcome, now_ms));
+    let log = |outcome| shared.app().log_revocation_call(revocation_call(&key, &body, outcome, now_ms));
     match outage {
         None => {}
         Some(Outage::LoseOneAnswer) => {
@@ -113,10 +113,11 @@ fn revoke(call: &RestCall<'_>, key_name: &str, body: &Value, shared: &SharedApp,
     Ok(answer)
 }
 
-fn revocation_call(body: &Value, outcome: RevocationOutcome, now_ms: i64) -> RevocationCall {
+fn revocation_call(key_name: &str, body: &Value, outcome: RevocationOutcome, now_ms: i64) -> RevocationCall {
     let targets = body["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
     RevocationCall {
         at: now_ms,
+        key_name: key_name.to_owned(),
         targets: targets.iter().filter_map(|target| target.as_str().map(str::to_owned)).collect(),
         issued_before: body["issuedBefore"].as_i64(),
         allow_reauth_margin: body["allowReauthMargin"].as_bool().unwrap_or(false),

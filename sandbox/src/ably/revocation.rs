@@ -98,9 +98,16 @@ pub(crate) enum RevocationStatus {
 
 #[derive(Debug)]
 struct Revocation {
+    key_name: String,
     target: Target,
     issued_before_ms: i64,
     applies_at_ms: i64,
+}
+
+impl Revocation {
+    fn matches(&self, access: &Access) -> bool {
+        self.key_name == access.key_name && self.target.matches(access)
+    }
 }
 
 /// The active revocations. Each is kept while a token that it reaches may be valid.
@@ -180,9 +187,10 @@ impl Revocations {
     }
 
     /// Records the revocations and returns a result per target, in order. Without `issuedBefore`, they reach every
-    /// token issued so far, the last one at `last_issued_ms`, even in this millisecond.
+    /// token that the key issued so far, the last one at `last_issued_ms`, even in this millisecond.
     pub(crate) fn revoke(
         &mut self,
+        key_name: &str,
         request: &RevocationRequest,
         last_issued_ms: i64,
         now_ms: i64,
@@ -205,7 +213,8 @@ impl Revocations {
                     return Err((text.clone(), full));
                 }
                 self.latest_ms = self.latest_ms.max(issued_before_ms);
-                self.in_force.push(Revocation { target, issued_before_ms, applies_at_ms });
+                let key_name = key_name.to_owned();
+                self.in_force.push(Revocation { key_name, target, issued_before_ms, applies_at_ms });
                 Ok(json!({ "target": text, "issuedBefore": issued_before_ms, "appliesAt": applies_at_ms }))
             })
             .collect()
@@ -226,7 +235,7 @@ impl Revocations {
         let applies_at_ms = self
             .in_force
             .iter()
-            .filter(|revocation| lifetime.issued_ms < revocation.issued_before_ms && revocation.target.matches(access))
+            .filter(|revocation| lifetime.issued_ms < revocation.issued_before_ms && revocation.matches(access))
             .map(|revocation| revocation.applies_at_ms)
             .min();
         match applies_at_ms {
@@ -289,6 +298,7 @@ mod tests {
     use super::{AnswerShape, Revocable, RevocationRequest, RevocationStatus, Revocations};
     use crate::ably::{
         access::{Access, Lifetime},
+        api_key::ApiKey,
         capability::Capability,
     };
 
@@ -302,6 +312,7 @@ mod tests {
     fn access(issued_ms: i64) -> Access {
         let mut access = Access::of_token(
             "token",
+            &ApiKey::parse("app.key:secret").unwrap(),
             Some("alice".to_owned()),
             Capability::parse(r#"{"chat:a":["*"],"room:*":["*"]}"#).unwrap(),
             Lifetime { issued_ms, expires_ms: issued_ms + 3_600_000 },
@@ -312,7 +323,7 @@ mod tests {
 
     fn revoke(revocations: &mut Revocations, body: &Value) -> (u16, Value) {
         let request = RevocationRequest::read(body, MARGIN_MS, NOW_MS).unwrap();
-        AnswerShape::Counted.answer(revocations.revoke(&request, 0, NOW_MS))
+        AnswerShape::Counted.answer(revocations.revoke("app.key", &request, 0, NOW_MS))
     }
 
     #[test]
@@ -340,7 +351,7 @@ mod tests {
         let mut revocations = revocations();
         let request = RevocationRequest::read(&json!({ "targets": ["clientId:alice"] }), MARGIN_MS, NOW_MS).unwrap();
         let before = revocations.issue_time_ms(NOW_MS);
-        let _ = revocations.revoke(&request, before, NOW_MS);
+        let _ = revocations.revoke("app.key", &request, before, NOW_MS);
         let after = revocations.issue_time_ms(NOW_MS);
         assert_eq!(revocations.status_of(&access(before), NOW_MS), RevocationStatus::Revoked);
         assert_eq!(revocations.status_of(&access(after), NOW_MS), RevocationStatus::NotRevoked);
@@ -409,7 +420,7 @@ mod tests {
         let body = json!({ "targets": ["clientId:alice", "user:alice", "clientId:"] });
         let request = RevocationRequest::read(&body, MARGIN_MS, NOW_MS).unwrap();
         let mut revocations = revocations();
-        let results = revocations.revoke(&request, 0, NOW_MS);
+        let results = revocations.revoke("app.key", &request, 0, NOW_MS);
         let (status, answer) = AnswerShape::of_version(Some("3")).answer(results.clone());
         assert_eq!(status, 200);
         assert_eq!((&answer["successCount"], &answer["failureCount"]), (&json!(1), &json!(2)));

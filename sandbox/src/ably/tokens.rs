@@ -17,17 +17,16 @@ impl AblyApp {
             Credential::Missing => {
                 return Err(ErrorInfo::invalid_credentials("the credentials are missing"));
             }
-            Credential::Key(key) if self.key.equals(key) => {
-                return Ok(Access::of_key(self.key_capability.clone()));
-            }
-            Credential::Key(_) => {
-                return Err(ErrorInfo::invalid_credentials("the API key is invalid"));
+            Credential::Key(presented) => {
+                let key = self.keys.iter().find(|key| key.equals(presented));
+                let key = key.ok_or(ErrorInfo::invalid_credentials("the API key is invalid"))?;
+                return Ok(Access::of_key(key, self.key_capability.clone()));
             }
             Credential::Token(token) => match self.issued.find(token) {
                 Some(access) => access.clone(),
                 None if token.split('.').count() == 3 => Access::of_jwt(
                     token,
-                    &self.key,
+                    &self.keys,
                     &self.key_capability,
                     longest_ttl_ms(self.revocable() != Revocable::None),
                     now_ms,
@@ -53,9 +52,7 @@ impl AblyApp {
         body: &Value,
         now_ms: i64,
     ) -> Result<Value, ErrorInfo> {
-        if key_name != self.key.name() {
-            return Err(ErrorInfo::invalid_credentials("the key is unknown"));
-        }
+        let key = self.key(key_name)?.clone();
         let proof = match credential {
             Credential::Key(_) => {
                 self.authenticate(credential, now_ms)?;
@@ -70,7 +67,7 @@ impl AblyApp {
         };
         let checked = TokenRequest::read(body)?.check(
             proof,
-            &self.key,
+            &key,
             &self.key_capability,
             longest_ttl_ms(self.revocable() != Revocable::None),
             &mut self.nonces,
@@ -79,10 +76,10 @@ impl AblyApp {
         let issued_ms = self.revocations.issue_time_ms(now_ms);
         let lifetime = Lifetime { issued_ms, expires_ms: issued_ms.saturating_add(checked.ttl_ms) };
         let secret = self.fresh_id();
-        let token = format!("{}.{secret}", self.key.app_id());
-        let access = Access::of_token(&token, checked.client_id, checked.capability, lifetime);
+        let token = format!("{}.{secret}", key.app_id());
+        let access = Access::of_token(&token, &key, checked.client_id, checked.capability, lifetime);
         let mut details = json!({
-            "token": token, "keyName": self.key.name(), "issued": lifetime.issued_ms, "expires": lifetime.expires_ms,
+            "token": token, "keyName": key.name(), "issued": lifetime.issued_ms, "expires": lifetime.expires_ms,
             "capability": access.capability.to_string()
         });
         if let Some(client_id) = &access.client_id {
@@ -104,9 +101,9 @@ impl AblyApp {
         if matches!(credential, Credential::Token(_)) {
             return Err(ErrorInfo::new(401, 40162, "revokeTokens requires the API key, not a token"));
         }
-        self.authenticate(credential, now_ms)?;
-        if key_name != self.key.name() {
-            return Err(ErrorInfo::invalid_credentials("the key is unknown"));
+        let access = self.authenticate(credential, now_ms)?;
+        if self.key(key_name)?.name() != access.key_name {
+            return Err(ErrorInfo::new(401, 40133, "a key can revoke only the tokens that it issued"));
         }
         if self.revocable() == Revocable::None {
             return Err(ErrorInfo::new(401, 40163, "token revocation is not enabled for the key"));
@@ -116,7 +113,7 @@ impl AblyApp {
             return Err(ErrorInfo::bad_request("a target makes the call fail, as requested"));
         }
         let before = self.revocation_statuses(now_ms);
-        let results = self.revocations.revoke(&request, self.issued.last_issued_ms(), now_ms);
+        let results = self.revocations.revoke(key_name, &request, self.issued.last_issued_ms(), now_ms);
         self.enforce_revocations(&before, now_ms);
         Ok(shape.answer(results))
     }

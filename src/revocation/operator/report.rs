@@ -2,7 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ably::RevokeOutcome, clock::UnixMillis, store::Subject, tenant::TenantName};
+use crate::{
+    ably::{KeyName, RevokeOutcome},
+    clock::UnixMillis,
+    store::Subject,
+    tenant::TenantName,
+};
 
 /// What a revocation request did. In a dry run, what it would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +82,8 @@ pub enum LiveTokenKnowledge {
 pub struct TargetReport {
     /// As Ably writes it: `clientId:alice`.
     pub target: String,
+    /// The API key that revokes: Ably revokes the tokens that it signed.
+    pub key_name: KeyName,
     /// Whether clients have 30 seconds to fetch a new token. Ably's name for it.
     pub allow_reauth_margin: bool,
     /// `None` in a dry run.
@@ -99,7 +106,7 @@ pub enum TargetReportOutcome {
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<u32>,
     },
-    /// Ably could not be reached. The service retries.
+    /// Ably could not be reached, or only other replicas have the API key. The service retries.
     Unavailable,
     /// Ably could not be reached, and the store has no room for a retry.
     GivenUp,

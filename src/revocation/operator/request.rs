@@ -1,6 +1,6 @@
 //! An operator request, as the options of `revoke` and as JSON.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use serde::{Deserialize, Serialize};
@@ -151,7 +151,7 @@ impl RequestedTarget {
         match self {
             Self::Session(session) => RevocationScope::Of(Subject::Session(session.clone())),
             Self::User(user) => RevocationScope::Of(Subject::User(user.clone())),
-            Self::ClientId(client_id) => RevocationScope::ClientIds(BTreeSet::from([client_id.clone()])),
+            Self::ClientId(client_id) => RevocationScope::ClientId(client_id.clone()),
         }
     }
 

@@ -1,11 +1,11 @@
 use std::{sync::Arc, time::Duration};
 
-use sandbox::ably::{Ably, Options, Outage, RevocationCall};
+use sandbox::ably::{Ably, Options, Outage, RevocableTokens, RevocationCall};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    ably::{ApiKey, ClientId, RestClient, RevocationCounts, RevocationQueue, RevokingKey, TokenFormat},
+    ably::{ApiKey, ClientId, KeyName, RestClient, RevocationCounts, RevocationQueue, RevokingKey, TokenFormat},
     clerk::{Change, Event, User},
     outgoing,
     store::{Claim, LiveToken, Store, StoreLimits, fixtures::MemoryRedis},
@@ -26,9 +26,9 @@ fn tenant(name: &str, format: TokenFormat, ably: Option<&Ably>) -> Tenant {
     let queue = |ably: &Ably| {
         let rest = RestClient::new(ably.url().parse().unwrap(), outgoing::client().unwrap());
         let key = RevokingKey { rest, api_key: ApiKey::parse(ably.api_key()).unwrap() };
-        RevocationQueue::new(name, key, RevocationCounts::default())
+        RevocationQueue::new(name, key.api_key.name().clone(), key, RevocationCounts::default())
     };
-    Tenant { revocation_queue: ably.map(queue), ..fixtures::tenant(name, format, "{username}") }
+    Tenant { revocation_queues: ably.map(queue).into_iter().collect(), ..fixtures::tenant(name, format, "{username}") }
 }
 
 fn revocation_with(limits: &StoreLimits, tenants: Vec<Tenant>) -> Revocation {
@@ -40,7 +40,13 @@ fn revocation(format: TokenFormat, ably: Option<&Ably>) -> Revocation {
 }
 
 async fn ably() -> Ably {
-    Ably::start(Options { revocable_tokens: true, ..Options::default() }).await.unwrap()
+    ably_with(RevocableTokens::On).await
+}
+
+async fn ably_with(revocable_tokens: RevocableTokens) -> Ably {
+    let api_key = Some(fixtures::API_KEY.to_owned());
+    let revocable_tokens = revocable_tokens == RevocableTokens::On;
+    Ably::start(Options { api_key, revocable_tokens, ..Options::default() }).await.unwrap()
 }
 
 impl Revocation {
@@ -52,6 +58,7 @@ impl Revocation {
             organization: None,
             client_id: client_id.into(),
             format: self.tenants.only().unwrap().format(),
+            key: fixtures::key_name(),
             until: later(3600),
         };
         self.store.put_live_token(live_token, NOW).await.unwrap();
@@ -136,6 +143,7 @@ fn a_report_is_read_as_it_was_written() {
         }],
         targets: vec![TargetReport {
             target: "clientId:alice".into(),
+            key_name: fixtures::key_name(),
             allow_reauth_margin: false,
             outcome: Some(TargetReportOutcome::Refused { code: Some(40163) }),
         }],
@@ -143,16 +151,16 @@ fn a_report_is_read_as_it_was_written() {
     };
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["denials"][0], json!({ "user": "u", "outcome": "denied", "until": NOW }));
-    let refused = json!({
-        "target": "clientId:alice", "allow_reauth_margin": false, "outcome": "refused", "code": 40163,
-    });
+    let not_called = json!({ "target": "clientId:alice", "key_name": "app.key", "allow_reauth_margin": false });
+    let mut refused = not_called.clone();
+    (refused["outcome"], refused["code"]) = (json!("refused"), json!(40163));
     assert_eq!(json["targets"][0], refused);
     assert_eq!(serde_json::from_value::<RevocationReport>(json).unwrap(), report);
 
     let mut dry = RevocationReport { dry_run: true, ..report };
     dry.targets[0].outcome = None;
     let json = serde_json::to_value(&dry).unwrap();
-    assert_eq!(json["targets"][0], json!({ "target": "clientId:alice", "allow_reauth_margin": false }));
+    assert_eq!(json["targets"][0], not_called);
     assert_eq!(serde_json::from_value::<RevocationReport>(json).unwrap(), dry);
 }
 
@@ -359,7 +367,7 @@ async fn a_revocation_during_an_outage_of_ably_is_reported_and_retried() {
 
 #[tokio::test]
 async fn a_refused_revocation_is_reported_with_its_code_and_not_retried_soon() {
-    let ably = Ably::start(Options::default()).await.unwrap();
+    let ably = ably_with(RevocableTokens::Off).await;
     let revocation = revocation(TokenFormat::Jwt, Some(&ably));
     let report = revocation.execute_json(json!({ "session": "sess_1" }), NOW).await;
     assert_eq!((&report["targets"][0]["outcome"], &report["complete"]), (&json!("refused"), &json!(false)));
@@ -422,4 +430,65 @@ async fn a_retry_without_room_is_reported_as_given_up() {
     assert_eq!(outcome(1, briefly).await, ("unavailable".to_owned(), 1));
     // There is no room for the second revocation.
     assert_eq!(outcome(1, json!({ "session": "sess_1" })).await, ("given_up".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn each_key_revokes_the_tokens_that_it_signed_and_a_client_id_is_revoked_by_all() {
+    let ably = ably().await;
+    let other = ApiKey::parse(&ably.add_key()).unwrap();
+    let queue = |api_key: ApiKey| {
+        let rest = RestClient::new(ably.url().parse().unwrap(), outgoing::client().unwrap());
+        let (name, key) = (api_key.name().clone(), RevokingKey { rest, api_key });
+        RevocationQueue::new("default", name, key, RevocationCounts::default())
+    };
+    let first = ApiKey::parse(fixtures::API_KEY).unwrap();
+    let [first_name, other_name] = [&first, &other].map(|key| key.name().to_string());
+    let tenant = Tenant {
+        revocation_queues: vec![queue(first), queue(other.clone())],
+        ..fixtures::tenant("default", TokenFormat::TokenRequest, "{username}")
+    };
+    let revocation = revocation_with(&StoreLimits::default(), vec![tenant]);
+    revocation.put_live_token("user_1", "sess_1", "alice").await;
+    let users = TokenHolder::User("user_1".into());
+    let [known] =
+        revocation.store.live_tokens(&TenantName::default(), &users, NOW).await.live_tokens.try_into().unwrap();
+    let by_other = LiveToken { key: other.name().clone(), client_id: "alicia".into(), ..known };
+    revocation.store.put_live_token(by_other, NOW).await.unwrap();
+    let foreign = KeyName::parse("app.foreign").unwrap();
+    let by_foreign = LiveToken {
+        key: foreign.clone(),
+        tenant: TenantName::default(),
+        user: "user_2".into(),
+        session: "sess_2".into(),
+        organization: None,
+        client_id: "carol".into(),
+        format: TokenFormat::TokenRequest,
+        until: later(3600),
+    };
+    revocation.store.put_live_token(by_foreign, NOW).await.unwrap();
+    let targets = |report: &Value| -> BTreeSet<(String, String, String)> {
+        let targets = report["targets"].as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        targets.map(|one| (text(&one["target"]), text(&one["key_name"]), text(&one["outcome"]))).collect()
+    };
+    let expected = |all: &[(&str, &str, &str)]| -> BTreeSet<_> {
+        all.iter().map(|(target, key, outcome)| [target, key, outcome].map(|text| (*text).to_owned()).into()).collect()
+    };
+
+    let report = revocation.execute_json(json!({ "user": "user_1" }), NOW).await;
+    let by_their_key = [("clientId:alice", &*first_name, "accepted"), ("clientId:alicia", &*other_name, "accepted")];
+    assert_eq!(targets(&report), expected(&by_their_key), "{report}");
+    // As long as no live token is known, any key may have signed one.
+    let report = revocation.execute_json(json!({ "client_id": "bob" }), NOW).await;
+    let by_all = [("clientId:bob", &*first_name, "accepted"), ("clientId:bob", &*other_name, "accepted")];
+    assert_eq!(targets(&report), expected(&by_all), "{report}");
+    // Another replica may have the key.
+    for request in [json!({ "client_id": "carol" }), json!({ "user": "user_2" })] {
+        let report = revocation.execute_json(request, NOW).await;
+        assert!(targets(&report).contains(&("clientId:carol".into(), foreign.to_string(), "unavailable".into())));
+        assert!(
+            report["complete"] == false && report["warnings"].to_string().contains("lacks the API key"),
+            "{report}"
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! How live tokens are laid out in Redis.
 //!
-//! A hash for each user has the user's live tokens: the field tells them apart, the value has the end and the organization.
+//! A hash for each user has the user's live tokens: the field tells them apart, the value has the end, the key that signed
+//! and the organization.
 //! The index finds the users by session, client ID and organization. Its sorted sets hold users of many holders, each with
 //! the second in which the user's token ends.
 //!
@@ -14,29 +15,29 @@ use super::{
     keys::Keys,
 };
 use crate::{
-    ably::{ClientId, TokenFormat},
+    ably::{ClientId, KeyName, TokenFormat},
     clock::UnixMillis,
     tenant::TenantName,
 };
 
 /// The digits of an end.
 const END_BYTES: usize = 13;
-/// The characters that tell organizations of a session apart.
+/// The characters that tell holders in a set of the index apart.
 const TAG_BYTES: usize = 4;
-/// Between parts of a field. No ID has one.
+/// Between parts of a field or a value. No ID has one.
 const SEPARATOR: char = '\n';
 
 /// What tells a live token apart from others of its user.
 pub(super) fn field_of(live_token: &LiveToken) -> String {
-    let LiveToken { session, organization, client_id, format, .. } = live_token;
-    let organization = organization.as_deref().map(|id| hex(&digest(&[id]), 8)).unwrap_or_default();
-    [session, code_of(*format), &organization, client_id].join("\n")
+    let LiveToken { session, organization, client_id, format, key, .. } = live_token;
+    let rest = hex(&digest(&[key.as_str(), organization.as_deref().unwrap_or_default()]), 8);
+    [session, code_of(*format), &rest, client_id].join("\n")
 }
 
-/// The end, and the organization if there is one.
+/// The end, the key, and the organization if there is one.
 pub(super) fn value_of(live_token: &LiveToken) -> String {
-    let end = live_token.until.0;
-    format!("{end:0END_BYTES$}{}", live_token.organization.as_deref().unwrap_or_default())
+    let LiveToken { key, organization, until, .. } = live_token;
+    format!("{:0END_BYTES$}{key}{SEPARATOR}{}", until.0, organization.as_deref().unwrap_or_default())
 }
 
 /// The live token of a field and its value.
@@ -51,7 +52,8 @@ pub(super) fn live_token_of(tenant: &TenantName, user: &str, field: &[u8], value
 fn parse(tenant: &TenantName, user: &str, field: &[u8], value: &[u8]) -> Option<LiveToken> {
     let mut parts = str::from_utf8(field).ok()?.splitn(4, SEPARATOR);
     let (session, format, _, client_id) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let (end, organization) = str::from_utf8(value).ok()?.split_at_checked(END_BYTES)?;
+    let (end, value) = str::from_utf8(value).ok()?.split_at_checked(END_BYTES)?;
+    let (key, organization) = value.split_once(SEPARATOR)?;
     Some(LiveToken {
         tenant: tenant.clone(),
         user: user.to_owned(),
@@ -59,6 +61,7 @@ fn parse(tenant: &TenantName, user: &str, field: &[u8], value: &[u8]) -> Option<
         organization: (!organization.is_empty()).then(|| organization.to_owned()),
         client_id: client_id.to_owned(),
         format: FORMATS.into_iter().find(|known| code_of(*known) == format)?,
+        key: KeyName::parse(key).ok()?,
         until: UnixMillis(end.parse().ok()?),
     })
 }

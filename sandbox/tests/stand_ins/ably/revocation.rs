@@ -8,7 +8,7 @@ use sandbox::ably::{Options, Outage, RevocationOutcome};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Socket, call, revocable, revoke, signed_token_request, started, token};
+use super::{Socket, call, now_ms, revocable, revoke, signed_token_request, started, token};
 
 #[tokio::test]
 async fn revocation_is_refused_until_it_is_enabled() {
@@ -37,6 +37,36 @@ async fn revocation_requires_the_api_key() {
         assert_eq!(refused.status(), 401);
         assert_eq!(refused.headers()["x-ably-errorcode"], code);
     }
+}
+
+#[tokio::test]
+async fn a_key_revokes_only_the_tokens_that_it_issued() {
+    let ably = started(revocable()).await;
+    let other = ably.add_key();
+    let (other_name, other_secret) = other.split_once(':').unwrap();
+    let by_other = |key_name: &str, path: &str, body: Value| {
+        let url = format!("{}/keys/{key_name}/{path}", ably.url());
+        let post = Client::new().post(url).basic_auth(other_name, Some(other_secret)).json(&body);
+        async move { post.send().await.unwrap() }
+    };
+    let first = token(&ably, json!({ "clientId": "alice" })).await;
+    let request = json!({ "clientId": "alice", "timestamp": now_ms(&ably).await });
+    let second: Value = by_other(other_name, "requestToken", request).await.json().await.unwrap();
+    assert_eq!(second["keyName"], other_name);
+    let (mut of_first, mut of_second) =
+        (Socket::open(&ably, &first).await, Socket::open(&ably, second["token"].as_str().unwrap()).await);
+    assert_eq!((&of_first.next().await["action"], &of_second.next().await["action"]), (&json!(4), &json!(4)));
+
+    let targets = json!({ "targets": ["clientId:alice"] });
+    let refused = by_other(ably.key_name(), "revokeTokens", targets.clone()).await;
+    assert_eq!((refused.status().as_u16(), &refused.headers()["x-ably-errorcode"].to_str().unwrap()), (401, &"40133"));
+    assert_eq!(by_other(other_name, "revokeTokens", targets).await.status(), 200);
+    assert_eq!(of_second.next().await["error"]["code"], 40141);
+    let keys: Vec<_> = ably.revocation_calls().into_iter().map(|call| call.key_name).collect();
+    assert_eq!(keys, [ably.key_name(), other_name]);
+    assert_eq!(ably.connections_once(|live| live.len() == 1).await[0].client_id.as_deref(), Some("alice"));
+    revoke(&ably, json!({ "targets": ["clientId:alice"] })).await;
+    assert_eq!(of_first.next().await["error"]["code"], 40141);
 }
 
 #[tokio::test]
