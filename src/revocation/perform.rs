@@ -184,14 +184,12 @@ async fn call_ably(
     let signed: Vec<_> = targets.into_iter().collect();
     let calls = signed.chunk_by(|one, other| one.key == other.key).map(async |of_one_key| {
         let targets: Vec<_> = of_one_key.iter().map(|signed| signed.target.clone()).collect();
-        match of_one_key.first().and_then(|signed| tenant.revocation_queue(&signed.key)) {
-            Some(queue) => queue.revoke(&targets, margin, now).await,
-            None => {
-                tracing::warn!(tenant = %tenant.name, "no API key here signed some tokens; leaving them to another replica");
-                let retry_at = Some(now.after(Revocation::ELSEWHERE_RETRY));
-                vec![RevokeOutcome::Unavailable { retry_at }; targets.len()]
-            }
+        if let Some(queue) = of_one_key.first().and_then(|signed| tenant.revocation_queue(&signed.key)) {
+            return queue.revoke(&targets, margin, now).await;
         }
+        tracing::warn!(tenant = %tenant.name, "no API key here signed these tokens; leaving them to another replica");
+        let retry_at = Some(now.after(Revocation::ELSEWHERE_RETRY));
+        vec![RevokeOutcome::Unavailable { retry_at }; targets.len()]
     });
     let outcomes = future::join_all(calls).await.concat();
     signed.into_iter().zip(outcomes).collect()
