@@ -226,7 +226,7 @@ fn a_jwt_is_revoked_by_its_session_and_every_other_token_by_client_id() {
             let live = of_session.map(|live_token| LiveToken { format, ..live_token });
             let live = if *scope == session { &live[..1] } else { &live };
             let expected = if format == TokenFormat::Jwt { &of_jwt } else { &of_others };
-            assert_eq!(targets(&scope, format, live), *expected, "{scope:?} {format}");
+            assert_eq!(targets(scope, format, live), *expected, "{scope:?} {format}");
         }
     }
     // A JWT names its session, so it can be revoked although no live token is known.
