@@ -101,7 +101,8 @@ fn check(world: &World) {
     for replica in replicas.running() {
         let stats = replica.store.stats(replica.clock(now));
         let is_at_rest = stats.health == Health::Ready
-            && stats.unrecorded == 0
+            && stats.unrecorded_restrictions == 0
+            && stats.unrecorded_tasks == 0
             && stats.tasks.count == 0
             && stats.live_tokens <= replicas.limits.live_tokens;
         if !is_at_rest {
