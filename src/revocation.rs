@@ -322,7 +322,10 @@ impl Revocation {
         let name = format!("late/{}", self.started_at.0);
         let repetition = task.stored(&format!("{name}/again"), now.after(Self::REPEAT_AFTER));
         let repetition = self.store.enqueue_task(repetition).await;
-        repetition.and(self.store.enqueue_task(task.stored(&name, now)).await)
+        let first = task.stored(&name, now);
+        let stored = repetition.and(self.store.enqueue_task(first.clone()).await);
+        // The same restriction may have been late before, and its task postponed for longer.
+        stored.and(self.store.postpone_task(&first.id, now).await)
     }
 }
 

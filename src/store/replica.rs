@@ -148,9 +148,12 @@ impl Replica {
                 None => {}
             }
             progress.position = progress.position.max(position);
+            if progress.awaited.is_some_and(|(awaited, _)| awaited == position) {
+                progress.awaited = None;
+            }
         }
-        if progress.awaited.is_some_and(|(awaited, _)| awaited <= progress.position) {
-            progress.awaited = None;
+        if progress.awaited.is_some_and(|(awaited, _)| awaited < progress.position) {
+            return Err(Loss::DifferentData);
         }
         Ok(())
     }
