@@ -9,7 +9,7 @@ use std::{
 use ably_clerk_auth::{
     ably::{Target, TokenFormat},
     clerk::{Change, Event},
-    clock::UnixMillis,
+    clock::{self, UnixMillis},
     revocation::operator::Action,
     store::{ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoredTask, Subject},
     tenant::TenantName,
@@ -20,8 +20,9 @@ use crate::{
     clerk::SessionToken,
     clients::NameSource,
     faults::FaultLog,
-    redis::{Redis, RowKey, rank, row_key},
+    redis::{Node, Redis, RowKey, rank, row_key},
     replica::denial,
+    work,
 };
 
 /// The most by which two replicas' clocks differ, and what a request may take.
@@ -40,6 +41,8 @@ struct Statement {
     told: BTreeMap<usize, UnixMillis>,
     /// The runs that know.
     known_by: BTreeSet<usize>,
+    /// Whether Redis had it then.
+    is_recorded: bool,
     /// When the service took it over.
     accepted: Option<UnixMillis>,
     /// When the first telling began.
@@ -91,6 +94,22 @@ pub(crate) struct IssuedToken {
     is_lost: bool,
 }
 
+impl Work {
+    /// Why it is not done.
+    fn find_undone(&self, ably: &[Revoked]) -> Option<String> {
+        let from = self.given_at.max(UnixMillis(self.due.0 - clock::millis(SLACK)));
+        let is_it =
+            |target: &Target| matches!(target, Target::ClientId(id) if *id.as_str() == work::client_id(self.number));
+        let is_done = ably.iter().any(|revoked| is_it(&revoked.target) && from <= revoked.at);
+        let (number, run, due) = (self.number, self.run, self.due.0);
+        (!is_done && !self.is_lost).then(|| format!("4: task {number} of run {run}, due {due}, was not performed"))
+    }
+}
+
+fn is_work(revoked: &Revoked) -> bool {
+    matches!(&revoked.target, Target::ClientId(id) if work::is_client_id(id.as_str()))
+}
+
 impl IssuedToken {
     pub(crate) fn new(live_token: LiveToken, minted: UnixMillis, run: usize, signed_at: UnixMillis) -> Self {
         Self { live_token, minted, run, signed_at, at_ably: None, is_lost: false }
@@ -121,6 +140,15 @@ struct KeptTask {
     is_done: bool,
 }
 
+/// A task that the schedule stored.
+struct Work {
+    number: usize,
+    run: usize,
+    due: UnixMillis,
+    given_at: UnixMillis,
+    is_lost: bool,
+}
+
 #[derive(Default)]
 pub(crate) struct Checker {
     statements: Vec<Statement>,
@@ -129,7 +157,13 @@ pub(crate) struct Checker {
     registered: BTreeSet<LiveToken>,
     tasks: BTreeMap<String, KeptTask>,
     names: BTreeSet<(TenantName, String, String)>,
+    /// When each run started.
+    started: BTreeMap<usize, UnixMillis>,
+    works: Vec<Work>,
+    /// When Redis lost data.
     last_loss: Option<UnixMillis>,
+    /// How many old masters go on.
+    splits: usize,
     pub(crate) violations: Vec<String>,
 }
 
@@ -270,6 +304,7 @@ impl Checker {
             ends: None,
             told: BTreeMap::new(),
             known_by: BTreeSet::new(),
+            is_recorded: false,
             accepted: None,
             first_told_at: None,
             told_at: said_at,
@@ -300,8 +335,9 @@ impl Checker {
         if answer == Answer::Refused {
             return;
         }
-        statement.accepted.get_or_insert(now);
         let is_known = redis.nodes.iter().any(|node| node.is_alive && node.data.knows(&statement.facts[0]));
+        statement.is_recorded |= is_known && statement.accepted.is_none();
+        statement.accepted.get_or_insert(now);
         // An outdated statement needs no record: the newer one is recorded, or told again.
         let fact = &self.statements[number].facts[0];
         let is_outdated = self.said(&row_key(fact)).iter().any(|said| rank_of(said.fact) > rank_of(fact));
@@ -341,9 +377,39 @@ impl Checker {
         self.tasks.values_mut().for_each(|task| _ = task.known_by.remove(&run));
     }
 
-    /// Finds what neither Redis nor a replica has any more.
-    pub(crate) fn sweep(&mut self, redis: &Redis, running: &BTreeSet<usize>, now: UnixMillis) {
+    pub(crate) fn starts(&mut self, run: usize, now: UnixMillis) {
+        self.started.insert(run, now);
+    }
+
+    pub(crate) fn loses_data(&mut self, now: UnixMillis) {
         self.last_loss = Some(now);
+    }
+
+    /// A failover leaves an old master that goes on.
+    pub(crate) fn splits(&mut self, now: UnixMillis) {
+        self.splits += 1;
+        self.loses_data(now);
+    }
+
+    pub(crate) fn is_united(&mut self) {
+        self.splits -= 1;
+    }
+
+    /// A run has stored a task of the schedule.
+    pub(crate) fn work_is_given(&mut self, number: usize, run: usize, due: UnixMillis, given_at: UnixMillis) {
+        self.works.push(Work { number, run, due, given_at, is_lost: false });
+    }
+
+    pub(crate) fn keeper_of_work(&self, number: usize) -> Option<usize> {
+        self.works.iter().rfind(|work| work.number == number).map(|work| work.run)
+    }
+
+    pub(crate) fn work_count(&self) -> usize {
+        self.works.len()
+    }
+
+    /// Finds what neither Redis nor a replica has any more.
+    pub(crate) fn find_lost(&mut self, redis: &Redis, running: &BTreeSet<usize>) {
         let nodes: Vec<_> = redis.nodes.iter().filter(|node| node.is_alive).collect();
         for statement in self.statements.iter_mut().filter(|statement| statement.accepted.is_some()) {
             let is_in_redis = statement.facts.iter().all(|fact| nodes.iter().any(|node| node.data.knows(fact)));
@@ -352,6 +418,12 @@ impl Checker {
         for token in self.tokens.iter_mut().filter(|token| !running.contains(&token.run)) {
             token.is_lost |= !nodes.iter().any(|node| node.data.has_live_token(&token.live_token));
         }
+        for lost in self.works.iter_mut().filter(|given| !running.contains(&given.run)) {
+            let has = |node: &&Node| {
+                node.data.tasks.get(&work::client_id(lost.number)).is_some_and(|queued| queued.task.due >= lost.due)
+            };
+            lost.is_lost |= !nodes.iter().any(has);
+        }
         for (id, task) in self.tasks.iter_mut().filter(|(_, task)| !task.is_done) {
             if task.known_by.is_disjoint(running) && !nodes.iter().any(|node| node.data.tasks.contains_key(id)) {
                 task.is_done = true;
@@ -359,7 +431,9 @@ impl Checker {
                     let is_of_task = statement.tenant.as_str() == task.tenant
                         && statement.accepted.is_some()
                         && statement.facts.iter().any(|fact| fact.at.0 == task.at);
-                    statement.is_work_lost |= is_of_task;
+                    // What Redis lost as well is recorded late, and its tokens are looked up.
+                    let is_in_redis = statement.facts.iter().any(|fact| nodes.iter().any(|node| node.data.knows(fact)));
+                    statement.is_work_lost |= is_of_task && is_in_redis;
                 }
             }
         }
@@ -453,11 +527,17 @@ impl Checker {
     /// Which facts may decide for a run at a time. It surely knows what it was told, and what was accepted long enough ago.
     fn candidates(&self, key: &RowKey, run: usize, time: UnixMillis, faults: &FaultLog) -> Candidates<'_> {
         let said = self.said(key);
+        // A run reads what was recorded before it started.
+        let is_read = |statement: &Statement| {
+            let is_before = statement.accepted.is_some_and(|accepted| accepted <= self.started[&run]);
+            let is_kept = statement.first_told_at.is_some_and(|told| self.last_loss.is_none_or(|loss| loss < told));
+            statement.is_recorded && is_before && is_kept && self.splits == 0
+        };
         let is_surely_known = |said: &&Said<'_>| {
             let statement = said.statement;
             let is_told = statement.told.get(&run).is_some_and(|told| *told <= time);
             let is_heard = statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time));
-            (is_told || is_heard && !statement.is_lost) && !self.may_be_without_name(said)
+            (is_told || (is_heard || is_read(statement)) && !statement.is_lost) && !self.may_be_without_name(said)
         };
         let surely = said.iter().filter(is_surely_known).map(|said| rank_of(said.fact)).max();
         let facts = said.into_iter().filter(|said| surely.is_none_or(|surely| rank_of(said.fact) >= surely)).collect();
@@ -474,8 +554,21 @@ impl Checker {
     }
 
     /// Checks everything when all faults have ended and everything had its time.
-    pub(crate) fn finish(&mut self, redis: &Redis, ably: &[Revoked], faults: &FaultLog, now: UnixMillis) {
+    pub(crate) fn finish(
+        &mut self,
+        redis: &Redis,
+        ably: &[Revoked],
+        faults: &FaultLog,
+        running: &BTreeSet<usize>,
+        now: UnixMillis,
+    ) {
         let mut violations = Vec::new();
+        // What a replica was told and refused, it keeps and records.
+        for statement in self.statements.iter_mut().filter(|statement| statement.accepted.is_none()) {
+            let is_kept = statement.told.keys().any(|run| running.contains(run));
+            statement.accepted = is_kept.then_some(now);
+        }
+        violations.extend(self.works.iter().filter_map(|work| work.find_undone(ably)));
         for (number, statement) in self.statements.iter().enumerate() {
             let is_of_operator = statement.facts[0].kind == RestrictionKind::Denied(DenialSource::Operator)
                 || statement.facts[0].kind == RestrictionKind::Lifted(DenialSource::Operator);
@@ -581,9 +674,13 @@ impl Checker {
     /// Why Ably should not have revoked a target.
     fn find_unjustified(&self, revoked: &Revoked, faults: &FaultLog) -> Option<String> {
         let is_justified = self.statements.iter().any(|statement| {
-            statement.tenant == revoked.tenant
-                && statement.said_at <= revoked.at
-                && statement.facts.iter().any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
+            is_work(revoked)
+                || statement.tenant == revoked.tenant
+                    && statement.said_at <= revoked.at
+                    && statement
+                        .facts
+                        .iter()
+                        .any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
         });
         (!is_justified).then(|| format!("3: revoked without a reason: {revoked:?}"))
     }

@@ -19,7 +19,7 @@ use crate::{
 /// How long a session token lives.
 pub(crate) const SESSION_TOKEN_LIFE: Duration = Duration::from_secs(40);
 const USERS: usize = 3;
-const SESSIONS: usize = 2;
+const SESSIONS: usize = 4;
 
 pub(crate) struct Clerk {
     tenants: Vec<Instance>,
@@ -82,7 +82,7 @@ impl Clerk {
             let session = |session: usize| SessionState {
                 id: format!("sess_{session}"),
                 user: session / SESSIONS,
-                organization: (session % SESSIONS == number % 2).then(|| "org_1".to_owned()),
+                organization: (session % 2 == number % 2).then(|| "org_1".to_owned()),
                 has_ended: false,
                 token: None,
             };
@@ -230,20 +230,31 @@ pub(crate) async fn live(world: Arc<World>, until: UnixMillis) {
         if world.now() >= until {
             return;
         }
-        let now = world.now();
-        let happened = world.random(|random| lock(&world.clerk).happen(random, now));
-        if let Some((tenant, event)) = happened {
-            world.trace(|| format!("Clerk: {:?} of {} at {}", event.change, TENANTS[tenant], event.at.0));
-            let statement = lock(&world.checker).clerk_says(TENANTS[tenant], &event, now);
-            tokio::spawn(deliver(Arc::clone(&world), tenant, event, statement, until));
+        if let Some((tenant, event, statement)) = happen(&world) {
+            let slowness = world.random(|random| random.pick(&[0, 0, 200, 8000]));
+            tokio::spawn(deliver(Arc::clone(&world), tenant, event, statement, slowness));
         }
     }
 }
 
+/// Something happens, and a replica is told at once.
+pub(crate) async fn happens(world: Arc<World>) {
+    if let Some((tenant, event, statement)) = happen(&world) {
+        deliver(world, tenant, event, statement, 0).await;
+    }
+}
+
+fn happen(world: &World) -> Option<(usize, Event, usize)> {
+    let now = world.now();
+    let (tenant, event) = world.random(|random| lock(&world.clerk).happen(random, now))?;
+    world.trace(|| format!("Clerk: {:?} of {} at {}", event.change, TENANTS[tenant], event.at.0));
+    let statement = lock(&world.checker).clerk_says(TENANTS[tenant], &event, now);
+    Some((tenant, event, statement))
+}
+
 /// Delivers an event to replicas until one takes it, and sometimes again.
-async fn deliver(world: Arc<World>, tenant: usize, event: Event, statement: usize, faults_until: UnixMillis) {
+async fn deliver(world: Arc<World>, tenant: usize, event: Event, statement: usize, slowness: u64) {
     let tenant = TenantName::parse(TENANTS[tenant]).unwrap();
-    let slowness = world.random(|random| random.pick(&[0, 0, 200, 8000]));
     let copies = if world.random(|random| random.percent(25)) { 2 } else { 1 };
     if slowness > 1000 {
         lock(&world.faults).note(crate::faults::Fault::LateWebhook);
@@ -252,13 +263,13 @@ async fn deliver(world: Arc<World>, tenant: usize, event: Event, statement: usiz
         lock(&world.faults).note(crate::faults::Fault::RepeatedWebhook);
     }
     for _ in 0..copies {
-        world.pause(world.random(|random| random.within(0..slowness + 20))).await;
+        world.pause(world.random(|random| random.within(0..slowness + 10))).await;
         loop {
             match tell(&world, &tenant, &event, statement).await {
                 Answer::Accepted => break,
                 Answer::None | Answer::Refused => {}
             }
-            let longest = if world.now() < faults_until { 5000 } else { 1000 };
+            let longest = if lock(&world.faults).are_over(world.now()) { 1000 } else { 5000 };
             world.pause(world.random(|random| random.within(300..longest))).await;
         }
     }
@@ -279,5 +290,7 @@ async fn tell(world: &Arc<World>, tenant: &TenantName, event: &Event, statement:
     world.trace(|| format!("replica {} (run {}) about event {statement}: {applied:?}", replica.number, replica.run));
     let redis = lock(&world.redis);
     lock(&world.checker).answered(statement, replica.run, answer, &redis, world.now());
+    drop(redis);
+    replica.check_kept(world, now, answer);
     answer
 }

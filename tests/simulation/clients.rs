@@ -17,18 +17,26 @@ use crate::{
     world::{World, lock},
 };
 
-/// Clients ask until `until`.
-pub(crate) async fn ask(world: Arc<World>, until: UnixMillis) {
-    let pauses = world.random(|random| random.pick(&[150, 600]));
+/// Clients ask until `until`, in a schedule of a length.
+pub(crate) async fn ask(world: Arc<World>, until: UnixMillis, length: Duration) {
+    let pauses = world.random(|random| match length.as_secs() {
+        0..100 => random.pick(&[150, 600, 4000]),
+        _ => 4000,
+    });
     while world.now() < until {
         world.pause(world.random(|random| random.within(1..pauses))).await;
-        let (tenant, session, is_fresh) = world.random(|random| {
-            let sessions = lock(&world.clerk).session_count();
-            (random.index(TENANTS.len()), random.index(sessions), random.percent(35))
-        });
         let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) else { continue };
-        tokio::spawn(ask_for(Arc::clone(&world), replica, tenant, session, is_fresh));
+        ask_for_any(&world, replica, None);
     }
+}
+
+/// A client of this tenant, or of any, asks a replica.
+pub(crate) fn ask_for_any(world: &Arc<World>, replica: Run, tenant: Option<usize>) {
+    let (any_tenant, session, is_fresh) = world.random(|random| {
+        let sessions = lock(&world.clerk).session_count();
+        (random.index(TENANTS.len()), random.index(sessions), random.percent(35))
+    });
+    tokio::spawn(ask_for(Arc::clone(world), replica, tenant.unwrap_or(any_tenant), session, is_fresh));
 }
 
 async fn ask_for(world: Arc<World>, replica: Run, tenant: usize, session: usize, is_fresh: bool) {

@@ -11,12 +11,14 @@ mod checker;
 mod clerk;
 mod clients;
 mod faults;
+mod moments;
 mod network;
 mod operator;
 mod random;
 mod redis;
 mod replica;
 mod schedule;
+mod work;
 mod world;
 
 use std::{

@@ -25,8 +25,10 @@ use tokio::{
 };
 
 use crate::{
+    moments,
     network::{Fate, Line, RESPONSE_TIMEOUT},
     random::Random,
+    work,
     world::{World, lock},
 };
 
@@ -127,13 +129,15 @@ pub(crate) struct Node {
     pub(crate) is_alive: bool,
     changed: Arc<Notify>,
     max_log: usize,
+    /// Until when what would append to the log waits.
+    is_held_until: UnixMillis,
 }
 
 impl Node {
     fn new(data: Data, max_log: usize) -> Self {
         let copied = data.clone();
         let uncopied = VecDeque::new();
-        Self { data, copied, uncopied, is_alive: true, changed: Arc::default(), max_log }
+        Self { data, copied, uncopied, is_alive: true, changed: Arc::default(), max_log, is_held_until: UnixMillis(0) }
     }
 
     fn write(&mut self, write: Write, now: UnixMillis) {
@@ -183,13 +187,25 @@ pub(crate) struct Redis {
     no_writes: Vec<(NoWrites, UnixMillis)>,
     snapshot: Data,
     max_log: usize,
+    /// Until when new entries are trimmed off the log at once.
+    trims_until: UnixMillis,
+    /// How many commands it was sent.
+    pub(crate) commands: usize,
 }
 
 impl Redis {
     pub(crate) fn new(random: &mut Random) -> Self {
         let max_log = random.pick(&[150, 400]);
         let nodes = vec![Node::new(Data::default(), max_log)];
-        Self { nodes, master: 0, no_writes: Vec::new(), snapshot: Data::default(), max_log }
+        Self {
+            nodes,
+            master: 0,
+            no_writes: Vec::new(),
+            snapshot: Data::default(),
+            max_log,
+            trims_until: UnixMillis(0),
+            commands: 0,
+        }
     }
 
     pub(crate) fn master(&self) -> &Node {
@@ -230,10 +246,41 @@ impl Redis {
         self.replace_master(self.snapshot.clone());
     }
 
-    /// Removes all but the last entry of the log.
-    pub(crate) fn trim(&mut self) {
-        let log = &mut self.nodes[self.master].data.log;
-        log.drain(..log.len().saturating_sub(1));
+    /// Appends an entry that means nothing.
+    pub(crate) fn append_any(&mut self, now: UnixMillis) {
+        self.nodes[self.master].append(None, now);
+    }
+
+    /// The same behind a proxy that keeps the connections. At first it holds back what appends to the log: whoever reads the
+    /// log until then finds that it is older.
+    pub(crate) fn fail_over_behind_proxy(&mut self, lag: Duration, now: UnixMillis) {
+        const HELD_BACK: Duration = Duration::from_millis(1200);
+        let node = &mut self.nodes[self.master];
+        node.data = node.copy(lag, now);
+        node.uncopied.clear();
+        node.is_held_until = now.after(HELD_BACK);
+    }
+
+    /// The same, but the data is another, and its log goes on.
+    pub(crate) fn replace_behind_proxy(&mut self, lag: Duration, id: u64, now: UnixMillis) {
+        let node = &mut self.nodes[self.master];
+        node.data = Data { id: Some(id), ..node.copy(lag, now) };
+        node.uncopied.clear();
+        node.append(None, now);
+        node.copied = node.data.clone();
+    }
+
+    /// Until `until`, trims the log now and then before anybody can read its new entries.
+    pub(crate) fn trim(&mut self, until: UnixMillis) {
+        self.trims_until = self.trims_until.max(until);
+    }
+
+    /// Whether the log of a node has entries, from before `time`, that the log of another has not.
+    pub(crate) fn has_more(&self, node: usize, other: usize, time: UnixMillis) -> bool {
+        let is_before = |position: &LogPosition| i64::try_from(position.millis).unwrap() < time.0;
+        let [log, others] = [node, other].map(|node| &self.nodes[node].data.log);
+        let mut positions = log.iter().map(|(position, _)| position).filter(|position| is_before(position));
+        positions.any(|position| others.iter().all(|(other, _)| other != position))
     }
 
     pub(crate) fn stop(&mut self, node: usize) {
@@ -272,6 +319,7 @@ struct Connection {
     replica: usize,
     line: Line,
     node: usize,
+    connected_at: UnixMillis,
     is_broken: AtomicBool,
 }
 
@@ -280,6 +328,8 @@ struct Connection {
 enum Access {
     Read,
     Write,
+    /// A write that appends to the log.
+    Append,
 }
 
 #[async_trait]
@@ -291,11 +341,13 @@ impl Connect for SimulatedConnect {
                 lock(&self.world.network).node_of(self.replica, line, self.world.now()).unwrap_or(master)
             };
             let (world, is_broken) = (Arc::clone(&self.world), AtomicBool::new(false));
-            Connection { world, run: self.run, replica: self.replica, line, node, is_broken }
+            let connected_at = world.now();
+            Connection { world, run: self.run, replica: self.replica, line, node, connected_at, is_broken }
         };
         let (commands, log) = (connection(Line::Commands), connection(Line::Reader));
         commands.call(Access::Write, |_, _| ()).await?;
         log.call(Access::Read, |_, _| ()).await?;
+        moments::connects(&self.world, self.replica);
         Ok(Connected { commands: Box::new(commands), log: Box::new(log) })
     }
 
@@ -322,8 +374,30 @@ impl Connection {
         self.world.random(|random| lock(&self.world.network).fate(self.replica, self.line, now, random))
     }
 
+    /// Whether the log is trimmed as soon as something is recorded.
+    fn is_trimmed(&self) -> bool {
+        let may_be = self.world.now() < lock(&self.world.redis).trims_until;
+        may_be && self.world.random(|random| random.percent(30))
+    }
+
     fn is_up(&self) -> bool {
         lock(&self.world.network).is_up(self.replica, self.line, self.world.now())
+    }
+
+    /// Counts a command. More than any schedule needs are a loop without an end.
+    async fn count(&self) {
+        const MOST: usize = 200_000;
+        let count = {
+            let mut redis = lock(&self.world.redis);
+            redis.commands += 1;
+            redis.commands
+        };
+        if count == MOST {
+            lock(&self.world.checker).violations.push("5: the calls to Redis do not end".into());
+        }
+        if count >= MOST {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Runs a command, unless the network or the node prevents it.
@@ -336,22 +410,26 @@ impl Connection {
             return Err(ConnectionLost("used after it was lost".into()));
         }
         self.stop_if_crashed().await;
+        self.count().await;
         let sent = Instant::now();
         let Fate { there, back, is_request_lost, is_answer_lost, is_reset } = self.fate();
         self.world.pause(there).await;
         self.stop_if_crashed().await;
-        if is_request_lost || !self.is_up() {
+        let is_held =
+            access == Access::Append && self.world.now() < lock(&self.world.redis).nodes[self.node].is_held_until;
+        if is_request_lost || is_held || !self.is_up() {
             sleep(RESPONSE_TIMEOUT.saturating_sub(sent.elapsed())).await;
             self.stop_if_crashed().await;
             return Err(self.lost("timed out"));
         }
+        let is_closed = lock(&self.world.network).is_closed(self.replica, self.line, self.connected_at);
         let result = {
             let mut redis = lock(&self.world.redis);
             let now = self.world.now();
-            let refuses = redis.refuses_writes(now).filter(|_| access == Access::Write);
+            let refuses = redis.refuses_writes(now).filter(|_| access != Access::Read);
             let node = &mut redis.nodes[self.node];
             match refuses {
-                _ if !node.is_alive => Err("connection reset"),
+                _ if !node.is_alive || is_closed => Err("connection reset"),
                 Some(NoWrites::OutOfMemory) => Err("OOM"),
                 Some(NoWrites::ReadOnly) => Err("READONLY"),
                 None => Ok(run(node, now)),
@@ -426,6 +504,7 @@ impl Commands for Connection {
     async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
         const PAGE: usize = 5;
         let cursor = usize::try_from(cursor).unwrap();
+        moments::scans(&self.world);
         let (next, page) = self
             .call(Access::Read, |node, _| {
                 let keys = node.data.scan.iter().skip(cursor).take(PAGE);
@@ -447,15 +526,21 @@ impl Commands for Connection {
         restrictions: &[Restriction],
         _now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
-        self.call(Access::Write, |node, now| {
+        let is_trimmed = self.is_trimmed();
+        self.call(Access::Append, |node, now| {
             let mut before = Vec::new();
             for restriction in restrictions {
                 let known = node.data.rows.get(&row_key(restriction)).cloned();
                 if known.as_ref().is_none_or(|known| rank(known) < rank(restriction)) {
                     node.write(Write::Row(restriction.clone()), now);
                     node.append(Some(LogEntry::Recorded(restriction.clone())), now);
+                    moments::is_recorded(&self.world, restriction.tenant.as_str());
                 }
                 before.push(known);
+            }
+            if is_trimmed {
+                node.append(None, now);
+                node.data.log.drain(..node.data.log.len() - 1);
             }
             before
         })
@@ -463,7 +548,7 @@ impl Commands for Connection {
     }
 
     async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
-        self.call(Access::Write, |node, now| node.append(Some(entry.clone()), now)).await
+        self.call(Access::Append, |node, now| node.append(Some(entry.clone()), now)).await
     }
 
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
@@ -540,13 +625,14 @@ impl Commands for Connection {
 
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
         self.world.trace(|| format!("replica {} completes task {id}, due {}", self.replica, due.0));
-        self.call(Access::Write, |node, now| {
+        self.call(Access::Append, |node, now| {
             if node.data.tasks.get(id).is_some_and(|queued| queued.task.due > due) {
                 return;
             }
             node.write(Write::RemoveTask(id.to_owned()), now);
             node.append(Some(LogEntry::TaskDone { id: id.to_owned(), due }), now);
             lock(&self.world.checker).task_is_done(id);
+            work::is_done(&self.world, id, due);
         })
         .await
     }

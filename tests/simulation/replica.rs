@@ -21,7 +21,10 @@ use tokio::task::JoinHandle;
 
 use crate::{
     ably::SimulatedAbly,
+    checker::Answer,
     clerk::SESSION_TOKEN_LIFE,
+    faults::FaultLog,
+    moments,
     random::Random,
     redis::SimulatedConnect,
     world::{World, lock},
@@ -127,6 +130,17 @@ impl Run {
         UnixMillis(now.0 + self.skew)
     }
 
+    /// Checks that a replica that has no Redis counts what it was told at `told_at`, and refused, as unrecorded.
+    pub(crate) fn check_kept(&self, world: &World, told_at: UnixMillis, answer: Answer) {
+        let now = world.now();
+        let has_none = |faults: &FaultLog, time| faults.is_without_redis(self.number, self.started_at, time);
+        let was_away = [told_at, now].into_iter().all(|time| has_none(&lock(&world.faults), time));
+        let is_counted = self.store.stats(self.clock(now)).unrecorded_restrictions > 0;
+        if answer == Answer::Refused && was_away && !is_counted {
+            lock(&world.checker).violations.push(format!("5: replica {} does not count what it keeps", self.number));
+        }
+    }
+
     /// `None` if the replica crashes meanwhile.
     pub(crate) async fn run_until_crash<T: Send + 'static>(
         &self,
@@ -172,6 +186,8 @@ pub(crate) fn start(world: &Arc<World>, number: usize) {
     let jobs = Arc::new(Mutex::new(vec![tasks.abort_handle()]));
     replicas.running[number] = Some(Run { run, number, skew, started_at: world.now(), store, revocation, users, jobs });
     drop(replicas);
+    lock(&world.checker).starts(run, world.now());
+    moments::connects(world, number);
     world.trace(|| format!("replica {number} starts (run {run})"));
 }
 

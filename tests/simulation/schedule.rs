@@ -15,6 +15,7 @@ use crate::{
     faults::{self, Fault},
     operator,
     replica::{self, REPLICAS},
+    work,
     world::{Tracing, World, lock},
 };
 
@@ -69,11 +70,16 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     }
     (0..REPLICAS).for_each(|number| replica::start(&world, number));
     world.sleep_until(start.after(START)).await;
-    let length = Duration::from_secs(world.random(|random| random.pick(&[10, 30, 80])));
+    let length = Duration::from_secs(world.random(|random| match random.within(0..12) {
+        // Longer than the pause before the second revocation.
+        0 => 300,
+        _ => random.pick(&[10, 30, 80]),
+    }));
     let end = world.now().after(length);
     tokio::spawn(clerk::live(Arc::clone(&world), end));
     tokio::spawn(operator::work(Arc::clone(&world), end));
-    tokio::spawn(clients::ask(Arc::clone(&world), end.after(RECOVERY)));
+    tokio::spawn(work::give(Arc::clone(&world), end));
+    tokio::spawn(clients::ask(Arc::clone(&world), end.after(RECOVERY), length));
     faults::cause(&world, end);
     world.sleep_until(end.after(RECOVERY)).await;
     world.trace(|| "all faults have ended".into());
@@ -96,8 +102,9 @@ fn check(world: &World) {
     let redis = lock(&world.redis);
     let ably = lock(&world.ably);
     let mut checker = lock(&world.checker);
-    checker.finish(&redis, &ably.revoked, &lock(&world.faults), now);
     let replicas = lock(&world.replicas);
+    let running = replicas.running().map(|run| run.run).collect();
+    checker.finish(&redis, &ably.revoked, &lock(&world.faults), &running, now);
     for replica in replicas.running() {
         let stats = replica.store.stats(replica.clock(now));
         let is_at_rest = stats.health == Health::Ready
@@ -112,7 +119,7 @@ fn check(world: &World) {
     if replicas.running().count() < REPLICAS {
         checker.violations.push("5: a replica is not running".into());
     }
-    let most = 40 + 20 * checker.statement_count();
+    let most = 40 + 20 * (checker.statement_count() + checker.work_count());
     if ably.calls > most {
         checker.violations.push(format!("4: {} calls to Ably, more than {most}", ably.calls));
     }

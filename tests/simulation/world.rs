@@ -52,7 +52,7 @@ impl World {
             clerk: Mutex::new(Clerk::new(&mut random)),
             replicas: Mutex::new(Replicas::new(&mut random)),
             checker: Mutex::default(),
-            faults: Mutex::default(),
+            faults: Mutex::new(FaultLog::new()),
             random: Mutex::new(random),
         })
     }

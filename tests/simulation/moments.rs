@@ -1,0 +1,48 @@
+//! What happens at the very moment at which it can do harm: clients ask a replica that has just connected, or as soon as
+//! something is recorded; something is recorded while a replica scans what is recorded.
+
+use std::sync::Arc;
+
+use crate::{
+    clerk, clients,
+    replica::{Run, TENANTS},
+    world::{World, lock},
+};
+
+/// A replica starts, or connects.
+pub(crate) fn connects(world: &Arc<World>, number: usize) {
+    let is_likely = world.random(|random| random.percent(25));
+    if is_likely && !lock(&world.faults).are_over(world.now()) {
+        tokio::spawn(ask(Arc::clone(world), number, None));
+    }
+}
+
+/// A restriction of a tenant is recorded.
+pub(crate) fn is_recorded(world: &Arc<World>, tenant: &str) {
+    let is_likely = world.random(|random| random.percent(15));
+    if is_likely && !lock(&world.faults).are_over(world.now()) {
+        let tenant = TENANTS.iter().position(|name| *name == tenant);
+        let number = world.random(|random| random.index(crate::replica::REPLICAS));
+        tokio::spawn(ask(Arc::clone(world), number, tenant));
+    }
+}
+
+/// A replica scans the recorded restrictions.
+pub(crate) fn scans(world: &Arc<World>) {
+    let is_likely = world.random(|random| random.percent(3));
+    if is_likely && !lock(&world.faults).are_over(world.now()) {
+        tokio::spawn(clerk::happens(Arc::clone(world)));
+    }
+}
+
+/// Clients ask a replica for some tokens.
+async fn ask(world: Arc<World>, number: usize, tenant: Option<usize>) {
+    let spread = world.random(|random| random.pick(&[4, 30, 300]));
+    for _ in 0..4 {
+        world.pause(world.random(|random| random.within(0..spread))).await;
+        let run = lock(&world.replicas).running().find(|run: &&Run| run.number == number).cloned();
+        if let Some(run) = run {
+            clients::ask_for_any(&world, run, tenant);
+        }
+    }
+}
