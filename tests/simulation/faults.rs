@@ -206,7 +206,7 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
     }
     match fault {
         Fault::CommandsCut | Fault::BothCut | Fault::PowerCut => {
-            lock(&world.faults).outages.push((Some(number), now, end))
+            lock(&world.faults).outages.push((Some(number), now, end));
         }
         Fault::OutOfMemory | Fault::ReadOnly => lock(&world.faults).outages.push((None, now, end)),
         _ => {}
@@ -228,17 +228,7 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
                 start_maybe_without_redis(&world, number, until);
             }
         }
-        Fault::PowerCut => {
-            for line in Line::ALL {
-                lock(&world.network).cut(number, line, end);
-            }
-            lock(&world.redis).restart_empty();
-            let others = (0..REPLICAS).filter(|other| *other != number);
-            let crashed: Vec<_> = others.filter(|other| crash(&world, *other)).collect();
-            lose_data(&world);
-            world.pause(100.min(lasts)).await;
-            crashed.into_iter().for_each(|other| replica::start(&world, other));
-        }
+        Fault::PowerCut => cut_power(&world, number, lasts, end).await,
         Fault::Failover => {
             let lag = lag(&world);
             let mut redis = lock(&world.redis);
@@ -247,43 +237,13 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
             drop(redis);
             lose_data(&world);
         }
-        Fault::FailoverBehindProxy => {
-            // Replicas see by the log that it happened: the last entry that they have read is lost.
-            const READ_WITHIN: Duration = Duration::from_secs(1);
-            let lag = lag(&world) + READ_WITHIN + Duration::from_millis(1);
-            lock(&world.faults).disturb(now, now.after(3 * READ_WITHIN));
-            lock(&world.redis).append_any(now);
-            sleep(READ_WITHIN).await;
-            lock(&world.redis).fail_over_behind_proxy(lag, world.now());
-            lose_data(&world);
-        }
+        Fault::FailoverBehindProxy => fail_over_behind_proxy(&world, now).await,
         Fault::OtherDataBehindProxy => {
             let (lag, id) = (lag(&world), world.random(Random::next));
             lock(&world.redis).replace_behind_proxy(lag, id, now);
             lose_data(&world);
         }
-        Fault::OldMasterGoesOn => {
-            let lag = if world.random(|random| random.percent(50)) { Duration::ZERO } else { lag(&world) };
-            let old = lock(&world.redis).fail_over(lag, now);
-            let new = lock(&world.redis).master;
-            lock(&world.checker).splits(now);
-            for number in 0..REPLICAS {
-                for line in Line::ALL {
-                    if world.random(|random| random.percent(50)) {
-                        lock(&world.network).lead_to_old_master(number, line, old, now, end);
-                    }
-                }
-                if world.random(|random| random.percent(75)) {
-                    lock(&world.network).reset(number, now);
-                }
-            }
-            world.pause(lasts - 1).await;
-            check_splits(&world, [old, new]);
-            world.pause(1).await;
-            lock(&world.redis).stop(old);
-            lock(&world.checker).is_united();
-            lose_data(&world);
-        }
+        Fault::OldMasterGoesOn => fail_over_and_leave_master(&world, now, lasts, end).await,
         Fault::RestartEmpty => {
             lock(&world.redis).restart_empty();
             lose_data(&world);
@@ -302,6 +262,56 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
         Fault::AblyRevokesSome => lock(&world.ably).fail(AblyFault::RevokesSome, end),
         Fault::ClockSkew | Fault::LateWebhook | Fault::RepeatedWebhook => unreachable!("not timed"),
     }
+}
+
+/// Redis loses its data, and all replicas restart but one, which is cut off.
+async fn cut_power(world: &Arc<World>, number: usize, lasts: u64, end: UnixMillis) {
+    for line in Line::ALL {
+        lock(&world.network).cut(number, line, end);
+    }
+    lock(&world.redis).restart_empty();
+    let others = (0..REPLICAS).filter(|other| *other != number);
+    let crashed: Vec<_> = others.filter(|other| crash(world, *other)).collect();
+    lose_data(world);
+    world.pause(100.min(lasts)).await;
+    for other in crashed {
+        replica::start(world, other);
+    }
+}
+
+async fn fail_over_behind_proxy(world: &World, now: UnixMillis) {
+    /// Replicas see by the log that it happened: the last entry that they have read is lost.
+    const READ_WITHIN: Duration = Duration::from_secs(1);
+    let lag = lag(world) + READ_WITHIN + Duration::from_millis(1);
+    lock(&world.faults).disturb(now, now.after(3 * READ_WITHIN));
+    lock(&world.redis).append_any(now);
+    sleep(READ_WITHIN).await;
+    lock(&world.redis).fail_over_behind_proxy(lag, world.now());
+    lose_data(world);
+}
+
+/// Some connections lead to the old master, some to the new one.
+async fn fail_over_and_leave_master(world: &World, now: UnixMillis, lasts: u64, end: UnixMillis) {
+    let lag = if world.random(|random| random.percent(50)) { Duration::ZERO } else { lag(world) };
+    let old = lock(&world.redis).fail_over(lag, now);
+    let new = lock(&world.redis).master;
+    lock(&world.checker).splits(now);
+    for number in 0..REPLICAS {
+        for line in Line::ALL {
+            if world.random(|random| random.percent(50)) {
+                lock(&world.network).lead_to_old_master(number, line, old, now, end);
+            }
+        }
+        if world.random(|random| random.percent(75)) {
+            lock(&world.network).reset(number, now);
+        }
+    }
+    world.pause(lasts - 1).await;
+    check_splits(world, [old, new]);
+    world.pause(1).await;
+    lock(&world.redis).stop(old);
+    lock(&world.checker).is_united();
+    lose_data(world);
 }
 
 fn lag(world: &World) -> Duration {
@@ -323,7 +333,9 @@ fn start_maybe_without_redis(world: &Arc<World>, number: usize, until: UnixMilli
     let lasts = world.random(|random| random.pick(&[0, 0, 400, 4000]));
     let end = until.min(now.after(Duration::from_millis(lasts)));
     if now < end {
-        Line::ALL.into_iter().for_each(|line| lock(&world.network).cut(number, line, end));
+        for line in Line::ALL {
+            lock(&world.network).cut(number, line, end);
+        }
         let mut faults = lock(&world.faults);
         faults.disturb(now, end);
         faults.outages.push((Some(number), now, end));

@@ -86,7 +86,9 @@ impl Network {
 
     /// Closes both connections of a replica.
     pub(crate) fn reset(&mut self, replica: usize, now: UnixMillis) {
-        Line::ALL.into_iter().for_each(|line| self.link(replica, line).reset_at = now);
+        for line in Line::ALL {
+            self.link(replica, line).reset_at = now;
+        }
     }
 
     /// Whether both connections of a replica were made by `time`, and since its lines lead to where they do.
@@ -99,6 +101,10 @@ impl Network {
     pub(crate) fn cut(&mut self, replica: usize, line: Line, until: UnixMillis) {
         let link = self.link(replica, line);
         link.down_until = link.down_until.max(until);
+    }
+
+    pub(crate) fn is_lossy(&mut self, replica: usize, now: UnixMillis) -> bool {
+        now < self.link(replica, Line::Commands).lossy_until
     }
 
     pub(crate) fn lose_packets(&mut self, replica: usize, line: Line, until: UnixMillis) {

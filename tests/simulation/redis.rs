@@ -504,7 +504,6 @@ impl Commands for Connection {
     async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
         const PAGE: usize = 5;
         let cursor = usize::try_from(cursor).unwrap();
-        moments::scans(&self.world);
         let (next, page) = self
             .call(Access::Read, |node, _| {
                 let keys = node.data.scan.iter().skip(cursor).take(PAGE);
@@ -513,6 +512,9 @@ impl Commands for Connection {
                 (u64::try_from(next).unwrap(), page)
             })
             .await?;
+        if next == 0 {
+            moments::has_scanned(&self.world);
+        }
         let mut checker = lock(&self.world.checker);
         for restriction in &page {
             checker.hears(self.run, restriction);
@@ -568,6 +570,11 @@ impl Commands for Connection {
         holder: &TokenHolder,
         now: UnixMillis,
     ) -> Result<Vec<LiveToken>, ConnectionLost> {
+        if moments::look_up_hangs(&self.world, self.replica) {
+            sleep(RESPONSE_TIMEOUT).await;
+            self.stop_if_crashed().await;
+            return Err(self.lost("timed out"));
+        }
         let is_held = |live_token: &LiveToken| {
             live_token.tenant == *tenant
                 && match holder {

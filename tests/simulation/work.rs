@@ -25,7 +25,10 @@ pub(crate) fn is_client_id(client_id: &str) -> bool {
 pub(crate) async fn give(world: Arc<World>, until: UnixMillis) {
     let (has_any, pauses) = world.random(|random| (random.percent(40), random.pick(&[1000, 3000])));
     let mut number = 0;
-    while has_any {
+    if !has_any {
+        return;
+    }
+    loop {
         world.pause(world.random(|random| random.within(100..pauses))).await;
         if world.now() >= until {
             return;
