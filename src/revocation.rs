@@ -106,12 +106,13 @@ impl Revocation {
             Applied::InForce => result = result.and(self.update_caches(tenant, &event.change).await),
         }
         for (scope, at) in ended {
-            let (mut task, LiveTokens { coverage, .. }) = self.make_task(tenant, scope, at, now).await;
+            let (mut task, LiveTokens { coverage, .. }) =
+                self.make_task(tenant, scope, event.change.user_id(), at, now).await;
             if task.targets.is_empty() && self.may_have_unknown_tokens(tenant, &task, now) {
                 task.targets = match (&expected, event.change.user_id()) {
                     (Some(target), _) => vec![target.clone()],
                     (None, Some(user)) => {
-                        self.make_task(tenant, RevocationScope::Of(Subject::User(user.to_owned())), at, now)
+                        self.make_task(tenant, RevocationScope::Of(Subject::User(user.to_owned())), None, at, now)
                             .await
                             .0
                             .targets
@@ -196,15 +197,17 @@ impl Revocation {
         &self,
         tenant: &Tenant,
         scope: RevocationScope,
+        session_user: Option<&str>,
         at: UnixMillis,
         now: UnixMillis,
     ) -> (Task, LiveTokens) {
-        let live = match scope.holder() {
+        let live = match scope.holder(session_user) {
             Some(holder) => self.store.live_tokens(&tenant.name, &holder, now).await,
             None => LiveTokens { live_tokens: Vec::new(), coverage: Coverage::AllReplicas },
         };
         let targets = scope.targets(tenant.format(), &live.live_tokens);
-        (Task::new(tenant, scope, targets, at, now), live)
+        let session_user = session_user.map(str::to_owned);
+        (Task { session_user, ..Task::new(tenant, scope, targets, at, now) }, live)
     }
 
     /// Stores the second revocation of a change of client ID before the first.
@@ -218,7 +221,7 @@ impl Revocation {
         if tenant.revocation_queue.is_none() {
             return Ok(());
         }
-        let (task, live) = self.make_task(tenant, scope, at, now).await;
+        let (task, live) = self.make_task(tenant, scope, None, at, now).await;
         self.store.enqueue_task(task.stored("again", now.after(Self::REPEAT_AFTER))).await?;
         Ok(require_all_replicas(live.coverage)?)
     }
@@ -314,18 +317,15 @@ impl Revocation {
     async fn enqueue_late_restriction(&self, restriction: &Restriction, now: UnixMillis) -> Result<(), StoreError> {
         let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.revocation_queue.is_some());
         let (Some(tenant), Some(scope)) = (tenant, RevocationScope::of(restriction)) else { return Ok(()) };
-        let (mut task, _) = self.make_task(tenant, scope, restriction.at, now).await;
+        let (mut task, _) = self.make_task(tenant, scope, None, restriction.at, now).await;
         if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
             task.denied.push(restriction.subject.clone());
         }
-        // A name for each replica: each has issued tokens of its own.
-        let name = format!("late/{}", self.started_at.0);
+        // A name for each replica, which has issued tokens of its own, and for each time: an earlier task may be postponed.
+        let name = format!("late/{}/{}", self.started_at.0, now.0);
         let repetition = task.stored(&format!("{name}/again"), now.after(Self::REPEAT_AFTER));
         let repetition = self.store.enqueue_task(repetition).await;
-        let first = task.stored(&name, now);
-        let stored = repetition.and(self.store.enqueue_task(first.clone()).await);
-        // The same restriction may have been late before, and its task postponed for longer.
-        stored.and(self.store.postpone_task(&first.id, now).await)
+        repetition.and(self.store.enqueue_task(task.stored(&name, now)).await)
     }
 }
 

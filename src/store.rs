@@ -17,6 +17,7 @@ mod line;
 mod live_tokens;
 mod log;
 mod redis;
+mod registrations;
 mod replica;
 mod restriction;
 mod restrictions;
@@ -27,7 +28,7 @@ mod timed_map;
 
 use std::{slice, sync::Arc};
 
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 pub use collector::StoreCollector;
 pub use connection::{Commands, Connect, Connected, ConnectionLost, ReadLog, SharedState, Wait};
@@ -35,7 +36,10 @@ pub use idempotency::IdempotencyClaim;
 pub use limits::{StoreError, StoreLimits};
 pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
 pub use log::{InvalidLogPosition, LogEntry, LogPage, LogPosition};
-pub use redis::{InvalidRedisAddress, InvalidRedisAuthorities, RedisAddress, RedisConnector, RedisKeyPrefix};
+pub use redis::{
+    InvalidRedisAddress, InvalidRedisAuthorities, Persistence, RedisAddress, RedisConnector, RedisFindings,
+    RedisKeyPrefix, RedisMode, RedisSentinels,
+};
 pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject};
 pub(crate) use restrictions::CurrentClientId;
 pub use restrictions::{Restrictions, Verdict};
@@ -43,7 +47,8 @@ pub use state::{Forgotten, Health, OnFailure, OnForget, StoreStats};
 pub use tasks::{QueuedTask, StoredTask, TaskBacklog};
 
 use self::{
-    line::{Connection, Line},
+    line::Line,
+    registrations::Registrations,
     replica::{Phase, Replica},
 };
 use crate::{
@@ -70,13 +75,9 @@ struct Shared {
     on_failure: OnFailure,
     #[debug(skip)]
     line: Arc<Line>,
-    sync_task: JoinHandle<()>,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.sync_task.abort();
-    }
+    registrations: Registrations,
+    /// Ends with the store.
+    _background: JoinSet<()>,
 }
 
 /// Calls a command of Redis, if Redis can be used.
@@ -84,7 +85,7 @@ macro_rules! command {
     ($store:expr, $shared:expr, $($call:tt)*) => {
         match $shared.line.in_use() {
             None => Err(StoreError::Unavailable),
-            Some(connection) => $store.answered($shared, &connection, connection.commands.$($call)*.await),
+            Some(connection) => $shared.line.answered(&$store.replica, &connection, connection.commands.$($call)*.await),
         }
     };
 }
@@ -107,21 +108,11 @@ impl Store {
     ) -> Self {
         let replica = Arc::new(Replica::new(limits, on_forget));
         let line = Arc::new(Line::default());
-        let sync_task = tokio::spawn(sync::run(Arc::clone(&replica), Arc::clone(&line), redis, clock));
-        Self { replica, shared: Some(Shared { on_failure, line, sync_task }) }
-    }
-
-    /// A connection whose command fails is not used again.
-    fn answered<T>(
-        &self,
-        shared: &Shared,
-        connection: &Arc<Connection>,
-        answer: Result<T, ConnectionLost>,
-    ) -> Result<T, StoreError> {
-        answer.map_err(|lost| {
-            shared.line.lose(&self.replica, connection, lost);
-            StoreError::Unavailable
-        })
+        let (registrations, waiting) = Registrations::new();
+        let mut background = JoinSet::new();
+        background.spawn(waiting.serve(Arc::clone(&replica), Arc::clone(&line), Arc::clone(&clock)));
+        background.spawn(sync::run(Arc::clone(&replica), Arc::clone(&line), redis, clock));
+        Self { replica, shared: Some(Shared { on_failure, line, registrations, _background: background }) }
     }
 
     /// The restrictions that this replica knows.
@@ -182,9 +173,24 @@ impl Store {
         // Redis may have lost a newer one that this replica knows.
         let newest = [self.replica.restrictions.newest(&restriction)];
         self.replica.restrictions.mark_unrecorded(&restriction);
-        match command!(self, shared, record(&newest, now)) {
+        let recorded = match shared.line.in_use() {
+            None => Err(StoreError::Unavailable),
+            Some(connection) => {
+                let answer = connection.commands.record(&newest, now).await;
+                let answer = shared.line.answered(&self.replica, &connection, answer);
+                answer.and_then(|before| {
+                    self.replica.recorded(&newest, &before, now);
+                    if shared.line.uses(&connection) {
+                        return Ok(before);
+                    }
+                    // A return that has begun meanwhile may have counted on it.
+                    self.replica.restrictions.mark_unrecorded(&restriction);
+                    Err(StoreError::Unavailable)
+                })
+            }
+        };
+        match recorded {
             Ok(before) => {
-                self.replica.recorded(&newest, &before, now);
                 let known = known.into_iter().chain(before.into_iter().flatten());
                 Ok(outcome(known.max_by(|one, other| one.terms().compare(&other.terms())).as_ref()))
             }
@@ -206,9 +212,7 @@ impl Store {
     pub async fn put_live_token(&self, live_token: LiveToken, now: UnixMillis) -> Result<(), StoreError> {
         self.replica.live_tokens.put(&live_token, now)?;
         let Some(shared) = &self.shared else { return Ok(()) };
-        command!(self, shared, register(slice::from_ref(&live_token), now))?;
-        self.replica.registered(&live_token);
-        Ok(())
+        shared.registrations.register(live_token).await
     }
 
     /// The live tokens of a holder.
@@ -230,10 +234,10 @@ impl Store {
     /// due time changes, and only to a later one.
     pub async fn enqueue_task(&self, task: StoredTask) -> Result<(), StoreError> {
         let Some(shared) = &self.shared else { return self.replica.tasks.enqueue(&task) };
+        // First, so that a return that begins meanwhile finds it. Without room for the copy the task can still be stored.
+        let copied = self.replica.tasks.enqueue(&task);
         let queued = QueuedTask { claimable: task.due, task };
         let stored = command!(self, shared, enqueue(slice::from_ref(&queued)));
-        // Without room for the copy the task is still stored.
-        let copied = self.replica.tasks.enqueue(&queued.task);
         if stored.is_err() { copied.and(stored) } else { Ok(()) }
     }
 
@@ -311,3 +315,6 @@ impl Store {
         command!(self, shared, append(&LogEntry::UserChanged(tenant.clone(), user.to_owned())))
     }
 }
+
+#[cfg(test)]
+mod tests;

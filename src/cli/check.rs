@@ -21,7 +21,7 @@ use crate::{
     },
     detached::Detached,
     outgoing,
-    store::RedisConnector,
+    store::{Persistence, RedisAddress, RedisConnector, RedisFindings, RedisKeyPrefix, RedisMode},
     telemetry::metrics::Metrics,
 };
 
@@ -154,15 +154,7 @@ async fn try_redis(redis: Option<&RedisConfig>, report: &mut Output) {
         Err(invalid) => Err(invalid.to_string()),
     };
     match probed {
-        Ok(policy) => {
-            report.tried("Redis", Ok(format!("answers at {address}")));
-            report.warn(policy.map(|policy| {
-                format!(
-                    "Redis drops keys when its memory is full, so denials or live tokens can get lost; set its \
-                     maxmemory-policy to noeviction, from {policy}"
-                )
-            }));
-        }
+        Ok(findings) => report_redis(address, prefix, &findings, report),
         Err(reason) => {
             let is_private = reason.contains("UnknownIssuer");
             let cure =
@@ -173,6 +165,43 @@ async fn try_redis(redis: Option<&RedisConfig>, report: &mut Output) {
             );
         }
     }
+}
+
+fn report_redis(address: &RedisAddress, prefix: &RedisKeyPrefix, found: &RedisFindings, report: &mut Output) {
+    let RedisFindings { mode, node, server, eviction_policy, persistence, refused, refused_extras, round_trip } = found;
+    let server = server.as_deref().unwrap_or("version unknown");
+    let round_trip = round_trip.as_secs_f64() * 1_000.0;
+    let data = if *mode == RedisMode::Single { String::new() } else { format!(", data at {node}") };
+    report.tried("Redis", Ok(format!("answers at {address}: {mode}{data}, {server}, {round_trip:.1} ms a round trip")));
+    let unknown = || "unknown: the user may not run INFO, or Redis does not tell".to_owned();
+    report
+        .setting("Redis memory", eviction_policy.as_ref().map_or_else(unknown, |it| format!("maxmemory-policy {it}")));
+    let persistence = persistence.map(|persistence| match persistence {
+        Persistence::AppendOnlyFile => "append-only file".to_owned(),
+        Persistence::Snapshots { changes_since } => {
+            format!("no append-only file; {changes_since} changes since the last snapshot")
+        }
+    });
+    report.setting("Redis persistence", persistence.unwrap_or_else(unknown));
+    let user = if refused.is_empty() {
+        Ok("may run what the service needs".to_owned())
+    } else {
+        let [commands, prefix] = [refused.join(", "), prefix.to_string()];
+        Err(format!("may not run {commands}, or not with keys that start with {prefix}; see docs/revocation.md"))
+    };
+    report.tried("Redis user", user);
+    report.warn(found.evicts().map(|policy| {
+        format!(
+            "Redis drops keys when its memory is full, so denials or live tokens can get lost; set its maxmemory-policy \
+             to noeviction, from {policy}"
+        )
+    }));
+    report
+        .warn((*mode == RedisMode::Cluster && refused_extras.iter().any(|name| name.starts_with("cluster"))).then(|| {
+        "the user of Redis may not run CLUSTER SLOTS: the service finds only those nodes of the cluster that REDIS_URL \
+         names"
+            .to_owned()
+    }));
 }
 
 async fn try_signing_keys(

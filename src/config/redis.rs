@@ -1,9 +1,9 @@
 //! `[redis]`: the Redis that replicas share.
 
-use std::fs;
+use std::{convert::Infallible, fs};
 
 use super::{reader::Reader, settings, value};
-use crate::store::{OnFailure, RedisAddress, RedisKeyPrefix};
+use crate::store::{OnFailure, RedisAddress, RedisKeyPrefix, RedisSentinels};
 
 /// The settings of Redis.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct RedisConfig {
 impl RedisConfig {
     /// None without a URL: the replica then keeps its state in memory.
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let mut address = reader.value(&settings::REDIS_URL, RedisAddress::parse);
+        let mut address = read_address(reader);
         let authorities = reader.value(&settings::REDIS_CA_FILE, |path| {
             fs::read(path).map_err(|error| format!("the file cannot be read: {error}"))
         });
@@ -31,6 +31,57 @@ impl RedisConfig {
         let prefix = reader.value(&settings::REDIS_PREFIX, RedisKeyPrefix::parse);
         let on_failure = reader.choice(&settings::REDIS_ON_FAILURE, value::variant);
         Some(Self { address: address?, prefix: prefix?, on_failure: on_failure? })
+    }
+}
+
+fn read_address(reader: &mut Reader<'_>) -> Option<RedisAddress> {
+    let problems = reader.problems.len();
+    let sentinels = read_sentinels(reader);
+    let is_of_sentinels = sentinels.is_some();
+    let unsure = sentinels.is_none() && reader.problems.len() > problems;
+    let problems = reader.problems.len();
+    let address = reader.value(&settings::REDIS_URL, |urls| match sentinels {
+        Some(sentinels) => RedisAddress::parse_sentinels(urls, sentinels),
+        // A database goes with sentinels, so their settings come first.
+        None if unsure => RedisAddress::parse_sentinels(urls, RedisSentinels::new(String::new())),
+        None => RedisAddress::parse(urls),
+    });
+    if is_of_sentinels && address.is_none() && reader.problems.len() == problems {
+        reader.problem(&settings::REDIS_SENTINEL_MASTER, "set without the sentinels' URLs; set REDIS_URL too");
+    }
+    address
+}
+
+fn read_sentinels(reader: &mut Reader<'_>) -> Option<RedisSentinels> {
+    const WITHOUT_MASTER: &str = "only sentinels have it; set REDIS_SENTINEL_MASTER too, to the name of the master";
+    let problems = reader.problems.len();
+    let master = reader.value(&settings::REDIS_SENTINEL_MASTER, master_name);
+    let user = reader.value(&settings::REDIS_SENTINEL_USERNAME, |text| Ok::<_, Infallible>(text.to_owned()));
+    let password = reader.value(&settings::REDIS_SENTINEL_PASSWORD, |text| Ok::<_, Infallible>(text.into()));
+    if user.is_some() && password.is_none() {
+        reader.problem(&settings::REDIS_SENTINEL_USERNAME, "a user needs a password; set REDIS_SENTINEL_PASSWORD too");
+    }
+    let Some(master) = master else {
+        if reader.problems.len() == problems && password.is_some() {
+            reader.problem(&settings::REDIS_SENTINEL_PASSWORD, WITHOUT_MASTER);
+        }
+        return None;
+    };
+    let sentinels = RedisSentinels::new(master);
+    Some(match password {
+        Some(password) => sentinels.with_login(user, password),
+        None => sentinels,
+    })
+}
+
+/// A name that Sentinel accepts.
+fn master_name(text: &str) -> Result<String, &'static str> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if is_plain {
+        Ok(text.to_owned())
+    } else {
+        Err("not the name of a master, which has only the characters A-Z a-z 0-9 . _ -; Sentinel's command SENTINEL \
+             MASTERS shows it")
     }
 }
 
@@ -82,6 +133,45 @@ mod tests {
         let problems = read(&[], toml).unwrap_err();
         assert!(problems.starts_with("the configuration has 3 problems"), "{problems}");
         assert!(!problems.contains("hunter2"), "{problems}");
+    }
+
+    #[test]
+    fn several_urls_are_a_cluster_or_sentinels() {
+        let cluster = read(&[("REDIS_URL", "redis://10.0.0.1:7001, redis://10.0.0.2:7001")], "").unwrap().unwrap();
+        assert_eq!(cluster.address.to_string(), "redis://10.0.0.1:7001,redis://10.0.0.2:7001");
+        let toml = "[redis]\nurl = \"redis://10.0.0.1/2,redis://10.0.0.2/2\"\nsentinel_master = \"main\"";
+        let sentinels = read(&[("REDIS_SENTINEL_PASSWORD", "hunter2")], toml).unwrap().unwrap();
+        assert_eq!(sentinels.address.to_string(), "main, the master that redis://10.0.0.1/2,redis://10.0.0.2/2 names");
+        assert!(!format!("{sentinels:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn settings_that_do_not_go_together_are_reported() {
+        let url = ("REDIS_URL", "redis://a");
+        let master = ("REDIS_SENTINEL_MASTER", "main");
+        let password = ("REDIS_SENTINEL_PASSWORD", "hunter2");
+        let user = ("REDIS_SENTINEL_USERNAME", "user");
+        for (environment, problem) in [
+            (&[("REDIS_URL", "redis://a/1,redis://b/1")][..], "REDIS_URL ([redis] url): several URLs are a cluster"),
+            (&[("REDIS_URL", "redis://a,rediss://b")], "REDIS_URL ([redis] url): the URLs differ"),
+            (&[("REDIS_URL", "redis://:hunter2@a,redis://b"), master], "REDIS_URL ([redis] url): the URLs differ"),
+            (&[master], "REDIS_SENTINEL_MASTER ([redis] sentinel_master): set without the sentinels' URLs"),
+            (&[url, password], "REDIS_SENTINEL_PASSWORD ([redis] sentinel_password): only sentinels have it"),
+            (&[url, user, password], "REDIS_SENTINEL_PASSWORD ([redis] sentinel_password): only sentinels have it"),
+            (&[url, master, user], "REDIS_SENTINEL_USERNAME ([redis] sentinel_username): a user needs a password"),
+            (
+                &[url, ("REDIS_SENTINEL_MASTER", "my master")],
+                "REDIS_SENTINEL_MASTER ([redis] sentinel_master): not the",
+            ),
+            // Whether a database is a mistake, the master's name decides.
+            (&[("REDIS_URL", "redis://a/1,redis://b/1"), password], "REDIS_SENTINEL_PASSWORD"),
+        ] {
+            let problems = read(environment, "").unwrap_err();
+            assert!(problems.starts_with("the configuration has 1 problem"), "{problems}");
+            assert!(problems.contains(problem) && !problems.contains("hunter2"), "{problems}");
+        }
+        let both = read(&[("REDIS_URL", "redis://a?b"), ("REDIS_SENTINEL_MASTER", "my master")], "").unwrap_err();
+        assert!(both.starts_with("the configuration has 2 problems"), "{both}");
     }
 
     #[test]

@@ -192,8 +192,17 @@ settings! {
     /// At the limit, a new connection replaces the one that has been idle longest.
     LIMITS_CONNECTIONS = "limits", "connections";
     /// The Redis that replicas share: `rediss://user:password@host:port`.
-    /// [More than one replica](revocation.md#more-than-one-replica).
+    /// Several, comma-separated, are nodes of a cluster, or sentinels. [Which Redis](revocation.md#which-redis).
     REDIS_URL = "redis", "url";
+    /// The name of the master, if the URLs are those of sentinels.
+    /// User, password and database of the URLs are the master's.
+    REDIS_SENTINEL_MASTER = "redis", "sentinel_master";
+    /// The sentinels' user, if it is not the master's.
+    /// With `REDIS_SENTINEL_PASSWORD`.
+    REDIS_SENTINEL_USERNAME = "redis", "sentinel_username";
+    /// The sentinels' password, if it is not the master's.
+    /// Unset: the user and password of the URLs, or none if the sentinels refuse them.
+    REDIS_SENTINEL_PASSWORD = "redis", "sentinel_password";
     /// A file with the CA certificates (PEM) for Redis's certificate.
     /// Other CAs then do not count.
     REDIS_CA_FILE = "redis", "ca_file", if_unset: "the system's CAs";

@@ -96,7 +96,8 @@ impl Revocation {
         };
         let mut coverage = Coverage::AllReplicas;
         if task.looks_up {
-            let (found, live) = self.make_task(tenant, task.scope.clone(), task.at, now).await;
+            let (found, live) =
+                self.make_task(tenant, task.scope.clone(), task.session_user.as_deref(), task.at, now).await;
             coverage = live.coverage;
             let new: Vec<_> = found.targets.into_iter().filter(|target| !task.targets.contains(target)).collect();
             task.targets.extend(new);

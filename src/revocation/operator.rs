@@ -136,7 +136,7 @@ impl Revocation {
     ) -> Result<(), StoreError> {
         let is_any_denied = !denied.is_empty();
         // After the denial is recorded: from then on no token is issued.
-        let (mut task, live) = self.make_task(tenant, request.target.scope(), now, now).await;
+        let (mut task, live) = self.make_task(tenant, request.target.scope(), None, now, now).await;
         task.denied = denied;
         let mut shared = require_all_replicas(live.coverage);
         let is_by_client_id = matches!(request.target, RequestedTarget::ClientId(_));

@@ -46,10 +46,14 @@ impl RevocationScope {
         matches!(self, Self::FormerClientIds { .. })
     }
 
-    /// What the live tokens are looked up by. `None`: they need no look-up.
-    pub(super) fn holder(&self) -> Option<TokenHolder> {
+    /// What the live tokens are looked up by: if possible by their user, which costs least. `session_user` is the user of a
+    /// session, if known. `None`: they need no look-up.
+    pub(super) fn holder(&self, session_user: Option<&str>) -> Option<TokenHolder> {
         match self {
-            Self::Of(Subject::Session(session)) => Some(TokenHolder::Session(session.clone())),
+            Self::Of(Subject::Session(session)) => Some(match session_user {
+                Some(user) => TokenHolder::User(user.to_owned()),
+                None => TokenHolder::Session(session.clone()),
+            }),
             Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. } => {
                 Some(TokenHolder::User(user.clone()))
             }
@@ -98,7 +102,8 @@ impl RevocationScope {
     /// Whether a live token of this scope's holder is in the scope.
     fn includes(&self, live_token: &LiveToken) -> bool {
         match self {
-            Self::Of(Subject::Session(_) | Subject::User(_) | Subject::Organization(_)) => true,
+            Self::Of(Subject::User(_) | Subject::Organization(_)) => true,
+            Self::Of(Subject::Session(session)) => live_token.session == *session,
             Self::Of(Subject::Member { organization, .. }) => live_token.organization.as_ref() == Some(organization),
             Self::FormerClientIds { client_id, .. } => *client_id != Some(ClientIdDigest::of(&live_token.client_id)),
             Self::ClientIds(_) => false,

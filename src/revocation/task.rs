@@ -17,6 +17,9 @@ use crate::{
 pub(super) struct Task {
     pub(super) tenant: TenantName,
     pub(super) scope: RevocationScope,
+    /// The user of the session in the scope, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) session_user: Option<String>,
     pub(super) margin: ReauthMargin,
     pub(super) targets: Vec<Target>,
     /// Whether live tokens are looked up again when the task is performed, for further targets.
@@ -48,7 +51,8 @@ impl Task {
         // A replica that does not know of the denial may issue tokens until the denial ends.
         let until = now.after(tenant.tokens_end_within());
         let (tenant, denied) = (tenant.name.clone(), Vec::new());
-        Self { tenant, scope, margin, targets, looks_up: true, at, until, is_partly_refused: false, denied }
+        let (session_user, looks_up, is_partly_refused) = (None, true, false);
+        Self { tenant, scope, session_user, margin, targets, looks_up, at, until, is_partly_refused, denied }
     }
 
     /// The task without the targets that Ably has revoked or refused. `None` if no target is left.

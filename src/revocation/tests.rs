@@ -79,7 +79,8 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
             User { username, ..user(id, banned) }
         };
         let change = match kind {
-            0 => Change::SessionEnded { session_id: format!("sess_{other}"), user_id: Some(user_id), username: None },
+            // A session has one user.
+            0 => Change::SessionEnded { session_id: format!("sess_{id}"), user_id: Some(user_id), username: None },
             1 => Change::UserUpdated(user(id, true)),
             2 => Change::UserUpdated(user(id, false)),
             3 => Change::UserDeleted { user_id },
@@ -233,7 +234,7 @@ fn ids_from_the_store_that_no_token_can_have_are_not_revoked() {
     let (user, session) =
         (RevocationScope::Of(Subject::User("user_1".into())), RevocationScope::Of(Subject::Session(forged.into())));
     assert_eq!(user.targets(TokenFormat::Jwt, &live), [client_id("alice")]);
-    assert_eq!(session.targets(TokenFormat::Jwt, &live), [revocation_key("sess_1")]);
+    assert_eq!(session.targets(TokenFormat::Jwt, &live), []);
 }
 
 #[test]

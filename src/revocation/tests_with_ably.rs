@@ -724,7 +724,7 @@ fn live_tokens(now: UnixMillis) -> Vec<LiveToken> {
     let of = |user: usize, number: usize| LiveToken {
         tenant: TenantName::default(),
         user: format!("user_{user}"),
-        session: format!("sess_{number}"),
+        session: [format!("sess_{user}"), format!("sess_of_{user}")][number].clone(),
         organization: Some(format!("org_{number}")),
         client_id: format!("{}/user_{user}", ["alice", "bob"][number]),
         format: TokenFormat::TokenRequest,

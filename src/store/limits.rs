@@ -8,7 +8,7 @@ pub struct StoreLimits {
     pub ended_restrictions: usize,
     /// Idempotency keys. Beyond the limit, those that end first are forgotten: then a repeated event is handled again.
     pub idempotency_keys: usize,
-    /// Live tokens, one for each user, session, organization and client ID. Each takes about 1,000 bytes.
+    /// Live tokens, one for each user, session, organization and client ID. Each takes about 200 bytes.
     pub live_tokens: usize,
     /// Revocation tasks.
     pub tasks: usize,

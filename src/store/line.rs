@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use tokio::sync::mpsc;
 
-use super::{Commands, ConnectionLost, replica::Replica};
+use super::{Commands, ConnectionLost, StoreError, replica::Replica};
 
 /// A connection, used until its first failure.
 pub(super) struct Connection {
@@ -30,8 +30,29 @@ impl Line {
         self.0.load_full()
     }
 
+    pub(super) fn uses(&self, connection: &Arc<Connection>) -> bool {
+        self.0.load().as_ref().is_some_and(|used| Arc::ptr_eq(used, connection))
+    }
+
     pub(super) fn connect(&self, connection: &Arc<Connection>) {
         self.0.store(Some(Arc::clone(connection)));
+    }
+
+    /// What a connection answered. One whose command fails is not used again.
+    pub(super) fn answered<T>(
+        &self,
+        replica: &Replica,
+        connection: &Arc<Connection>,
+        answer: Result<T, ConnectionLost>,
+    ) -> Result<T, StoreError> {
+        match answer {
+            Ok(answer) if self.uses(connection) => Ok(answer),
+            Ok(_) => Err(StoreError::Unavailable),
+            Err(lost) => {
+                self.lose(replica, connection, lost);
+                Err(StoreError::Unavailable)
+            }
+        }
     }
 
     /// Stops using a connection.

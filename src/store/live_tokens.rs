@@ -1,11 +1,20 @@
 //! Live tokens, in memory.
+//!
+//! There can be hundreds of thousands, so they are kept encoded: those of a user together, under a hash of the user.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
-use super::{StoreError, StoreLimits, timed_map::TimedMap};
+use memchr::memmem;
+use serde::{Deserialize, Serialize};
+
+use super::{StoreError, StoreLimits};
 use crate::{ably::TokenFormat, clock::UnixMillis, tenant::TenantName};
 
 /// A token that was issued and has not ended, or several that differ in their end only.
@@ -32,11 +41,11 @@ pub struct LiveToken {
 pub enum TokenHolder {
     /// A user.
     User(String),
-    /// A session.
+    /// A session. Without Redis, all live tokens are searched.
     Session(String),
-    /// All sessions in which an organization is active.
+    /// All sessions in which an organization is active. Without Redis, all live tokens are searched.
     Organization(String),
-    /// A client ID.
+    /// A client ID. Without Redis, all live tokens are searched.
     ClientId(String),
 }
 
@@ -58,143 +67,302 @@ pub enum Coverage {
     ThisReplica,
 }
 
-/// A live token without its end.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct TokenKey(LiveToken);
-
-/// The live tokens that this replica issued.
-#[derive(Debug)]
-pub(super) struct LiveTokenIndex {
-    max: usize,
-    index: Mutex<Index>,
-}
-
-#[derive(Debug, Default)]
-struct Index {
-    tokens: TimedMap<Arc<TokenKey>, Issue>,
-    by_holder: HashMap<(TenantName, TokenHolder), HashSet<Arc<TokenKey>>>,
-    /// Starts with 0, and grows with each loss of Redis.
-    losses: u64,
-}
-
-/// What is known of the issue of a live token.
-#[derive(Clone, Copy, Debug)]
-struct Issue {
-    /// When; of several live tokens that differ in their end only, the first.
-    at: UnixMillis,
-    /// After how many losses Redis acknowledged it, and no restriction concerned it. `None`: it is unchecked.
-    checked_after: Option<u64>,
+impl TokenHolder {
+    fn id(&self) -> &str {
+        match self {
+            Self::User(id) | Self::Session(id) | Self::Organization(id) | Self::ClientId(id) => id,
+        }
+    }
 }
 
 impl LiveToken {
-    pub(super) fn holders(&self) -> impl Iterator<Item = TokenHolder> {
-        let Self { user, session, organization, client_id, .. } = self.clone();
-        let always = [TokenHolder::User(user), TokenHolder::Session(session), TokenHolder::ClientId(client_id)];
-        always.into_iter().chain(organization.map(TokenHolder::Organization))
-    }
-
-    fn key(&self) -> TokenKey {
-        TokenKey(Self { until: UnixMillis(0), ..self.clone() })
+    /// Whether a holder has this token.
+    pub(super) fn is_of(&self, holder: &TokenHolder) -> bool {
+        match holder {
+            TokenHolder::User(user) => self.user == *user,
+            TokenHolder::Session(session) => self.session == *session,
+            TokenHolder::Organization(organization) => self.organization.as_ref() == Some(organization),
+            TokenHolder::ClientId(client_id) => self.client_id == *client_id,
+        }
     }
 }
 
-impl TokenKey {
-    fn holders(&self) -> impl Iterator<Item = (TenantName, TokenHolder)> {
-        self.0.holders().map(|holder| (self.0.tenant.clone(), holder))
+/// The live tokens that this replica issued. Ended ones are removed within a minute.
+#[derive(Debug)]
+pub(super) struct LiveTokenIndex {
+    max: usize,
+    count: AtomicUsize,
+    /// Starts with 0, and grows with each loss of Redis.
+    losses: AtomicU64,
+    hasher: RandomState,
+    /// Each has the users of some hashes. Only one is locked at a time.
+    shards: [Mutex<Shard>; 16],
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    /// By hash of tenant and user. Users with the same hash share a batch.
+    batches: HashMap<u64, Box<[u8]>>,
+    /// The minute in which ended records were last removed.
+    swept: i64,
+}
+
+/// A live token that was not checked since Redis was lost.
+pub(super) struct Unchecked {
+    pub(super) live_token: LiveToken,
+    pub(super) issued_at: UnixMillis,
+    /// Whether it was checked before that.
+    pub(super) was_checked: bool,
+}
+
+/// The encoded records of one hash.
+#[derive(Serialize, Deserialize)]
+struct Batch<'a> {
+    /// The earliest end. It comes first, so that it can be decoded alone.
+    earliest: UnixMillis,
+    #[serde(borrow)]
+    records: Vec<Record<'a>>,
+}
+
+/// A live token, and what is known of its issue.
+#[derive(Serialize, Deserialize)]
+struct Record<'a> {
+    tenant: &'a str,
+    user: &'a str,
+    session: &'a str,
+    organization: Option<&'a str>,
+    client_id: &'a str,
+    format: TokenFormat,
+    until: UnixMillis,
+    /// When it was issued; of several tokens that differ in their end only, the first that was never checked.
+    issued_at: UnixMillis,
+    /// After how many losses of Redis it was last checked. `None`: never.
+    checked_after: Option<u64>,
+}
+
+impl<'a> Record<'a> {
+    fn new(live_token: &'a LiveToken, now: UnixMillis) -> Self {
+        Self {
+            tenant: live_token.tenant.as_str(),
+            user: &live_token.user,
+            session: &live_token.session,
+            organization: live_token.organization.as_deref(),
+            client_id: &live_token.client_id,
+            format: live_token.format,
+            until: live_token.until,
+            issued_at: now,
+            checked_after: None,
+        }
     }
 
-    fn ending_at(&self, until: UnixMillis) -> LiveToken {
-        LiveToken { until, ..self.0.clone() }
+    /// Whether it differs from a live token in its end only.
+    fn is_for(&self, live_token: &LiveToken) -> bool {
+        self.session == live_token.session
+            && self.client_id == live_token.client_id
+            && self.organization == live_token.organization.as_deref()
+            && self.format == live_token.format
+            && self.user == live_token.user
+            && self.tenant == live_token.tenant.as_str()
     }
+
+    fn live_token(&self) -> Option<LiveToken> {
+        Some(LiveToken {
+            tenant: TenantName::parse(self.tenant).ok()?,
+            user: self.user.to_owned(),
+            session: self.session.to_owned(),
+            organization: self.organization.map(str::to_owned),
+            client_id: self.client_id.to_owned(),
+            format: self.format,
+            until: self.until,
+        })
+    }
+}
+
+/// Never fails: this process wrote the bytes.
+fn decoded(bytes: &[u8]) -> Vec<Record<'_>> {
+    postcard::from_bytes::<Batch<'_>>(bytes).map(|batch| batch.records).unwrap_or_default()
+}
+
+/// `None` without records.
+fn encoded(records: Vec<Record<'_>>) -> Option<Box<[u8]>> {
+    let earliest = records.iter().map(|record| record.until).min()?;
+    postcard::to_allocvec(&Batch { earliest, records }).ok().map(Vec::into_boxed_slice)
+}
+
+impl Shard {
+    /// Removes ended records, once a minute. Returns how many.
+    fn sweep(&mut self, now: UnixMillis) -> usize {
+        const MINUTE: i64 = 60_000;
+        let minute = now.0.div_euclid(MINUTE);
+        if minute <= self.swept {
+            return 0;
+        }
+        self.swept = minute;
+        let mut removed = 0;
+        self.batches.retain(|_, batch| {
+            if postcard::take_from_bytes::<UnixMillis>(batch).is_ok_and(|(earliest, _)| earliest > now) {
+                return true;
+            }
+            let (live, ended) = live_and_ended(decoded(batch), now);
+            removed += ended;
+            let rest = encoded(live);
+            rest.map(|rest| *batch = rest).is_some()
+        });
+        removed
+    }
+}
+
+/// The records that have not ended, and how many have.
+fn live_and_ended(records: Vec<Record<'_>>, now: UnixMillis) -> (Vec<Record<'_>>, usize) {
+    let all = records.len();
+    let live: Vec<_> = records.into_iter().filter(|record| record.until > now).collect();
+    let ended = all - live.len();
+    (live, ended)
 }
 
 impl LiveTokenIndex {
     pub(super) fn new(limits: &StoreLimits) -> Self {
-        Self { max: limits.live_tokens, index: Mutex::default() }
+        Self {
+            max: limits.live_tokens,
+            count: AtomicUsize::new(0),
+            losses: AtomicU64::new(0),
+            hasher: RandomState::new(),
+            shards: Default::default(),
+        }
     }
 
     /// Adds or extends a live token that was issued now. It is unchecked.
     pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<(), StoreError> {
-        let key = Arc::new(live_token.key());
-        let mut index = self.lock();
-        index.remove_expired(now);
-        let known = index.tokens.get(&key).map(|(until, issue)| (*until, *issue));
-        let (until, at) = match known {
-            Some((until, issue)) => (until.max(live_token.until), issue.at),
-            None if index.tokens.len() >= self.max => return Err(StoreError::Full),
-            None => {
-                for holder in key.holders() {
-                    index.by_holder.entry(holder).or_default().insert(Arc::clone(&key));
-                }
-                (live_token.until, now)
+        if self.count.load(Ordering::Relaxed) >= self.max {
+            self.sweep(now);
+        }
+        let hash = self.hash(&live_token.tenant, &live_token.user);
+        let mut shard = self.shard(hash);
+        self.subtract(shard.sweep(now));
+        let known = shard.batches.get(&hash).map(|batch| decoded(batch)).unwrap_or_default();
+        let (mut records, ended) = live_and_ended(known, now);
+        if let Some(record) = records.iter_mut().find(|record| record.is_for(live_token)) {
+            record.until = record.until.max(live_token.until);
+            if record.checked_after == Some(self.losses()) {
+                record.issued_at = now;
             }
-        };
-        index.tokens.insert(key, until, Issue { at, checked_after: None });
+            record.checked_after = None;
+        } else {
+            self.add_one()?;
+            records.push(Record::new(live_token, now));
+        }
+        if let Some(batch) = encoded(records) {
+            shard.batches.insert(hash, batch);
+        }
+        self.subtract(ended);
         Ok(())
     }
 
-    /// Notes that Redis has a live token, and that its holder is not restricted.
-    pub(super) fn mark_checked(&self, live_token: &LiveToken) {
-        let mut index = self.lock();
-        let losses = index.losses;
-        if let Some(issue) = index.tokens.get_mut(&Arc::new(live_token.key())) {
-            issue.checked_after = Some(losses);
+    /// How often Redis was lost.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
+    /// Notes that Redis has these live tokens, and that their holders are not restricted, unless Redis was lost since.
+    pub(super) fn mark_checked<'a>(&self, live_tokens: impl IntoIterator<Item = &'a LiveToken>, losses: u64) {
+        if losses != self.losses() {
+            return;
+        }
+        let mut hashed: Vec<_> =
+            live_tokens.into_iter().map(|checked| (self.hash(&checked.tenant, &checked.user), checked)).collect();
+        hashed.sort_unstable_by_key(|(hash, _)| *hash);
+        for of_one_hash in hashed.chunk_by(|(one, _), (other, _)| one == other) {
+            let [(hash, _), ..] = of_one_hash else { continue };
+            let mut shard = self.shard(*hash);
+            let Some(batch) = shard.batches.get_mut(hash) else { continue };
+            let mut records = decoded(batch);
+            for (_, checked) in of_one_hash {
+                if let Some(record) = records.iter_mut().find(|record| record.is_for(checked)) {
+                    record.checked_after = Some(losses);
+                }
+            }
+            if let Some(checked) = encoded(records) {
+                *batch = checked;
+            }
         }
     }
 
     /// All live tokens are unchecked from now on.
     pub(super) fn mark_all_unchecked(&self) {
-        self.lock().losses += 1;
+        self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The unchecked live tokens, and when each was issued.
-    pub(super) fn unchecked(&self, now: UnixMillis) -> Vec<(LiveToken, UnixMillis)> {
-        let mut index = self.lock();
-        index.remove_expired(now);
-        let unchecked = index.tokens.iter().filter(|(_, (_, issue))| issue.checked_after != Some(index.losses));
-        unchecked.map(|(key, (until, issue))| (key.ending_at(*until), issue.at)).collect()
+    /// The unchecked live tokens, and how often Redis was lost until now.
+    pub(super) fn unchecked(&self, now: UnixMillis) -> (Vec<Unchecked>, u64) {
+        let losses = self.losses();
+        let mut unchecked = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let records = shard.batches.values().flat_map(|batch| decoded(batch));
+            let records = records.filter(|record| record.until > now && record.checked_after != Some(losses));
+            unchecked.extend(records.filter_map(|record| {
+                let was_checked = record.checked_after.is_some();
+                Some(Unchecked { live_token: record.live_token()?, issued_at: record.issued_at, was_checked })
+            }));
+        }
+        unchecked.sort_unstable_by(|one, other| one.live_token.cmp(&other.live_token));
+        (unchecked, losses)
     }
 
     pub(super) fn find(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {
-        let index = self.lock();
-        let found = index.by_holder.get(&(tenant.clone(), holder.clone())).into_iter().flatten();
-        let live = found.filter_map(|key| Some(key.ending_at(index.end_of(key)?)));
-        live.filter(|live_token| live_token.until > now).collect()
+        let of_holder = |batch: &[u8]| -> Vec<LiveToken> {
+            let live_tokens = decoded(batch).into_iter().filter_map(|record| record.live_token());
+            live_tokens.filter(|found| found.tenant == *tenant && found.is_of(holder) && found.until > now).collect()
+        };
+        if let TokenHolder::User(user) = holder {
+            let hash = self.hash(tenant, user);
+            return self.shard(hash).batches.get(&hash).map(|batch| of_holder(batch)).unwrap_or_default();
+        }
+        let id = memmem::Finder::new(holder.id());
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let candidates = shard.batches.values().filter(|batch| id.find(batch).is_some());
+            found.extend(candidates.flat_map(|batch| of_holder(batch)));
+        }
+        found
     }
 
     pub(super) fn count(&self, now: UnixMillis) -> usize {
-        let mut index = self.lock();
-        index.remove_expired(now);
-        index.tokens.len()
+        self.sweep(now);
+        self.count.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sweep(&self, now: UnixMillis) {
+        for shard in &self.shards {
+            let removed = lock(shard).sweep(now);
+            self.subtract(removed);
+        }
+    }
+
+    /// Counts one more live token, unless there are too many.
+    fn add_one(&self) -> Result<(), StoreError> {
+        let one_more = |count| (count < self.max).then_some(count + 1);
+        let added = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        added.map(|_| ()).map_err(|_| StoreError::Full)
+    }
+
+    fn subtract(&self, removed: usize) {
+        if removed > 0 {
+            self.count.fetch_sub(removed, Ordering::Relaxed);
+        }
+    }
+
+    fn hash(&self, tenant: &TenantName, user: &str) -> u64 {
+        self.hasher.hash_one((tenant.as_str(), user))
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        let [first, ..] = hash.to_ne_bytes();
+        lock(&self.shards[usize::from(first) % self.shards.len()])
     }
 }
 
-impl Index {
-    fn end_of(&self, key: &Arc<TokenKey>) -> Option<UnixMillis> {
-        self.tokens.get(key).map(|(until, _)| *until)
-    }
-
-    fn remove(&mut self, key: &Arc<TokenKey>) {
-        if self.tokens.remove(key).is_none() {
-            return;
-        }
-        for holder in key.holders() {
-            if let Entry::Occupied(mut keys) = self.by_holder.entry(holder) {
-                keys.get_mut().remove(key);
-                if keys.get().is_empty() {
-                    keys.remove();
-                }
-            }
-        }
-    }
-
-    fn remove_expired(&mut self, now: UnixMillis) {
-        for key in self.tokens.keys_until(now, usize::MAX) {
-            self.remove(&key);
-        }
-    }
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

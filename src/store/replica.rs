@@ -10,8 +10,11 @@ use std::{
 
 use super::{
     Forgotten, LiveToken, LogEntry, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction,
-    Restrictions, SharedState, StoreLimits, StoredTask, TaskBacklog, idempotency::IdempotencyKeys,
-    live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
+    Restrictions, SharedState, StoreLimits, StoredTask, TaskBacklog,
+    idempotency::IdempotencyKeys,
+    live_tokens::{LiveTokenIndex, Unchecked},
+    restriction::RestrictionKey,
+    tasks::TaskQueue,
 };
 use crate::clock::{self, UnixMillis};
 
@@ -71,8 +74,9 @@ impl Replica {
     /// How long tokens can outlive the restriction despite which they were issued: an hour, after an exchange within two
     /// minutes, and clocks differ.
     const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
-    /// How long after its due time the copy of a task is kept that Redis has too.
-    const TASK_COPY_KEPT_FOR: Duration = Duration::from_mins(10);
+    /// How long after its due time the copy of a task is kept that Redis has too: longer than Ably can make another replica
+    /// wait, and than tokens live.
+    const TASK_COPY_KEPT_FOR: Duration = Duration::from_mins(130);
 
     pub(super) fn new(limits: &StoreLimits, on_forget: OnForget) -> Self {
         Self {
@@ -112,10 +116,10 @@ impl Replica {
     /// Redis answered to a record: `recorded` are the restrictions that were sent, `before` what Redis had.
     pub(super) fn recorded(&self, recorded: &[Restriction], before: &[Option<Restriction>], now: UnixMillis) {
         for (restriction, before) in recorded.iter().zip(before) {
-            self.restrictions.hear(restriction, now);
             if let Some(before) = before {
                 self.restrictions.hear(before, now);
             }
+            self.restrictions.hear(restriction, now);
         }
     }
 
@@ -189,19 +193,23 @@ impl Replica {
         if was == Phase::Away {
             (self.on_forget)(Forgotten::Everyone);
         }
-        for (live_token, issued_at) in self.live_tokens.unchecked(now) {
-            for restriction in self.restrictions.against(&live_token, issued_at) {
-                self.revoke_late(restriction, now);
+        let (unchecked, losses) = self.live_tokens.unchecked(now);
+        let learned = self.restrictions.take_learned_while_lost();
+        for Unchecked { live_token, issued_at, was_checked } in &unchecked {
+            for restriction in self.restrictions.against(live_token, *issued_at) {
+                if !was_checked || learned.contains(&restriction.key()) {
+                    self.revoke_late(restriction, now);
+                }
             }
-            self.live_tokens.mark_checked(&live_token);
         }
+        self.live_tokens.mark_checked(unchecked.iter().map(|unchecked| &unchecked.live_token), losses);
     }
 
-    /// Redis has a live token that was put before.
-    pub(super) fn registered(&self, live_token: &LiveToken) {
-        // Else it is checked once the log is followed.
+    /// Redis has live tokens that were put before, after so many losses.
+    pub(super) fn registered(&self, live_tokens: &[LiveToken], losses: u64) {
+        // Else they are checked once the log is followed.
         if self.phase() == Phase::Following {
-            self.live_tokens.mark_checked(live_token);
+            self.live_tokens.mark_checked(live_tokens, losses);
         }
     }
 
@@ -213,6 +221,7 @@ impl Replica {
             progress.outages += 1;
         }
         drop(progress);
+        self.restrictions.note_what_is_learned();
         self.live_tokens.mark_all_unchecked();
     }
 

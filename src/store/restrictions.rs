@@ -27,6 +27,8 @@ struct Known {
     ended: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
     /// Those that Redis may lack.
     unrecorded: BTreeSet<Arc<RestrictionKey>>,
+    /// Those that this replica learned since Redis was lost. `None`: it is not lost.
+    learned_while_lost: Option<BTreeSet<RestrictionKey>>,
 }
 
 /// What the restrictions say of a session.
@@ -173,8 +175,18 @@ impl Restrictions {
     /// Some of those that Redis may lack.
     pub(super) fn unrecorded(&self, max: usize) -> Vec<Restriction> {
         let known = self.read();
-        let keys = known.unrecorded.iter().take(max);
-        keys.filter_map(|key| Some(key.with(*known.terms.get(key)?))).collect()
+        let unrecorded = known.unrecorded.iter().filter_map(|key| Some(key.with(*known.terms.get(key)?)));
+        unrecorded.take(max).collect()
+    }
+
+    /// Redis is lost: from now on it notes what it learns.
+    pub(super) fn note_what_is_learned(&self) {
+        self.write().learned_while_lost.get_or_insert_default();
+    }
+
+    /// Redis is back. Returns what this replica learned since it was lost.
+    pub(super) fn take_learned_while_lost(&self) -> BTreeSet<RestrictionKey> {
+        self.write().learned_while_lost.take().unwrap_or_default()
     }
 
     /// How many Redis may lack.
@@ -248,6 +260,9 @@ impl Known {
                 self.ended.insert((new.remembered_until(), Arc::clone(key)));
             }
             self.terms.insert(Arc::clone(key), new);
+            if let Some(learned) = &mut self.learned_while_lost {
+                learned.insert((**key).clone());
+            }
         }
         self.expire(now, max_ended);
         old

@@ -87,6 +87,8 @@ impl Sync {
             },
         };
         self.line.lose(&self.replica, &connection, reason.clone());
+        // Also if a command had lost the connection before the replica followed the log.
+        self.replica.lose();
         reason
     }
 
@@ -139,7 +141,8 @@ impl Sync {
         for tasks in replica.task_copies().chunks(BATCH) {
             commands.enqueue(tasks).await?;
         }
-        let unchecked: Vec<_> = replica.live_tokens.unchecked(now()).into_iter().map(|(token, _)| token).collect();
+        let (unchecked, _) = replica.live_tokens.unchecked(now());
+        let unchecked: Vec<_> = unchecked.into_iter().map(|unchecked| unchecked.live_token).collect();
         for live_tokens in unchecked.chunks(BATCH) {
             commands.register(live_tokens, now()).await?;
         }

@@ -29,10 +29,6 @@ impl<K: Clone + Eq + Hash + Ord, V> TimedMap<K, V> {
         self.entries.get(key)
     }
 
-    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.entries.get_mut(key).map(|(_, value)| value)
-    }
-
     /// By time, then by key.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &(UnixMillis, V))> {
         self.by_time.iter().filter_map(|(_, key)| self.entries.get_key_value(key))

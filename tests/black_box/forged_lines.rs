@@ -37,11 +37,9 @@ impl Redis {
     }
 
     fn put_live_token(&mut self, user: &str, session: &str, client_id: &str, format: &str) {
-        let member = json!([user, session, null, client_id, format]).to_string();
-        for (kind, id) in [("user", user), ("session", session), ("client_id", client_id)] {
-            let key = format!("aca:{{v3}}:live_tokens:{}", json!(["default", kind, id]));
-            self.run(&["ZADD", &key, "9999999999999", &member]);
-        }
+        let format = if format == "jwt" { "j" } else { "r" };
+        let field = [session, format, "", client_id].join("\n");
+        self.run(&["HSET", &format!("aca:{{v3}}:tokens:default:{user}"), &field, "9999999999999"]);
     }
 
     fn put_work(&mut self, id: &str, scope: &Value, targets: &Value) {

@@ -473,7 +473,9 @@ async fn what_becomes_of_webhooks_and_of_revocations_is_counted() {
     vendors.clerk.attempts_once(|attempts| attempts.iter().any(is_refused)).await;
     vendors.ably.set_revocation_outage(None);
     vendors.clerk.webhooks_settled().await;
-    assert_eq!(counted().await, [3, 2, 1]);
+    // The retry and the next delivery may both revoke.
+    let [applied, accepted, refused] = counted().await;
+    assert!((applied, refused) == (3, 1) && (2..=3).contains(&accepted), "{applied} {accepted} {refused}");
     let [postponed, unavailable] = Samples::of(&service).await.all([
         r#"webhooks_total{tenant="default",outcome="postponed"}"#,
         r#"revocations_total{tenant="default",outcome="unavailable"}"#,

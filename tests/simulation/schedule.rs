@@ -93,6 +93,8 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     check(&world);
     let happened = lock(&world.faults).happened.clone();
     let violations = lock(&world.checker).violations.clone();
+    // They own the world that owns them.
+    (0..REPLICAS).for_each(|number| _ = lock(&world.replicas).crash(number));
     Report { happened, violations, trace: world.take_trace() }
 }
 

@@ -29,7 +29,7 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     replica.record(restriction(of_user("user_1"), RestrictionKind::Denied(DenialSource::Clerk), ago(2))).await;
     replica.record(restriction(of_user("user_1"), RestrictionKind::Lifted(DenialSource::Clerk), ago(1))).await;
     replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 60 * MINUTE)).await;
-    replica.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
+    replica.store.live_tokens(&TenantName::default(), &TokenHolder::Session("sess_1".into()), NOW).await;
     let task = StoredTask { id: "1".into(), due: NOW, payload: String::new() };
     retry!(replica, replica.store.enqueue_task(task.clone()));
     replica.store.claim_tasks(1, NOW).await;

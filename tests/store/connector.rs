@@ -3,22 +3,23 @@
 use std::{collections::BTreeSet, net::TcpListener, time::Duration};
 
 use ably_clerk_auth::{
+    ably::TokenFormat,
     clock::UnixMillis,
     store::{
         Connect as _, Connected, ConnectionLost, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPosition,
-        QueuedTask, RedisAddress, RedisConnector, RedisKeyPrefix, Restriction, RestrictionKind, StoredTask,
-        TaskBacklog, TokenHolder, Wait,
+        Persistence, QueuedTask, RedisAddress, RedisConnector, RedisKeyPrefix, RedisMode, Restriction, RestrictionKind,
+        StoredTask, TaskBacklog, TokenHolder, Wait,
     },
     tenant::TenantName,
 };
 
 use crate::{
-    fixtures::{MINUTE, NOW, ago, live_token, of_session, of_user, restriction},
+    fixtures::{MINUTE, NOW, ago, clerk_id, live_token, of_session, of_user, restriction},
     redis_server::RedisServer,
 };
 
 /// What the user of the connector may run.
-const COMMANDS: &str = "evalsha script|load info get set pexpire pttl hget hset hsetnx hdel hexists hlen hscan zadd zrem \
+const COMMANDS: &str = "evalsha script|load info get set pexpire pttl hget hgetall hset hsetnx hdel hexists hlen hscan zadd zrem \
                         zcard zcount zscore zrange zrangebyscore zremrangebyscore zscan xadd xread xrange xrevrange";
 const DENIED: RestrictionKind = RestrictionKind::Denied(DenialSource::Clerk);
 const LIFTED: RestrictionKind = RestrictionKind::Lifted(DenialSource::Clerk);
@@ -292,8 +293,67 @@ async fn live_tokens_are_found_by_each_holder_with_their_last_end() {
     let later = NOW.after(MINUTE);
     let ended = answered!(redis.commands.live_tokens(&tenant, &TokenHolder::User("user_2".into()), later)).unwrap();
     assert_eq!(ended, []);
-    let left: i64 = admin(&server, r#"PTTL aca:{v3}:live_tokens:["default","session","sess_2"]"#);
+    let left: i64 = admin(&server, "PTTL aca:{v3}:tokens:default:user_2");
     assert!((1..=60_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn live_tokens_that_differ_in_session_organization_client_id_or_format_are_kept_apart() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let one = live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE);
+    let mut registered = vec![
+        LiveToken { session: "sess_2".into(), ..one.clone() },
+        LiveToken { organization: Some("org_2".into()), ..one.clone() },
+        LiveToken { organization: None, ..one.clone() },
+        LiveToken { client_id: "bob".into(), ..one.clone() },
+        LiveToken { format: TokenFormat::Jwt, ..one.clone() },
+        LiveToken { format: TokenFormat::TokenDetails, ..one.clone() },
+        one,
+    ];
+    answered!(redis.commands.register(&registered, NOW)).unwrap();
+    let user = TokenHolder::User("user_1".into());
+    let mut found = answered!(redis.commands.live_tokens(&TenantName::default(), &user, NOW)).unwrap();
+    found.sort();
+    registered.sort();
+    assert_eq!(found, registered);
+}
+
+#[tokio::test]
+async fn the_many_users_of_an_organization_are_all_found_in_small_collections() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let ids = |kind: &'static str| (0..3000).map(move |number| clerk_id(kind, number));
+    let member = |(user, session): (String, String)| live_token(&user, &session, Some("org_1"), "everyone", MINUTE);
+    let registered: Vec<_> = ids("user").zip(ids("sess")).map(member).collect();
+    for batch in registered.chunks(100) {
+        answered!(redis.commands.register(batch, NOW)).unwrap();
+    }
+    for holder in [TokenHolder::Organization("org_1".into()), TokenHolder::ClientId("everyone".into())] {
+        let mut found = answered!(redis.commands.live_tokens(&TenantName::default(), &holder, NOW)).unwrap();
+        found.sort();
+        assert!(found == registered, "{holder:?}: {} of {}", found.len(), registered.len());
+    }
+    let keys: Vec<String> = admin(&server, "KEYS *:holders:*");
+    for key in keys {
+        let encoding: String = admin(&server, &format!("OBJECT ENCODING {key}"));
+        assert!(["listpack", "ziplist"].contains(&encoding.as_str()), "{key}: {encoding}");
+    }
+}
+
+#[tokio::test]
+async fn ended_live_tokens_are_removed() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let sessions = |life: Duration| (0..7).map(move |n| live_token("user_1", &format!("{n}"), None, "alice", life));
+    answered!(redis.commands.register(&sessions(MINUTE).collect::<Vec<_>>(), NOW)).unwrap();
+    let long = live_token("user_1", "sess_1", None, "alice", 60 * MINUTE);
+    let ended = live_token("user_2", "sess_2", None, "bob", MINUTE);
+    let registered = [long, ended];
+    answered!(redis.commands.register(&registered, NOW.after(MINUTE))).unwrap();
+    assert_eq!(admin::<usize>(&server, "HLEN aca:{v3}:tokens:default:user_1"), 1);
+    let left: i64 = admin(&server, "PTTL aca:{v3}:tokens:default:user_2");
+    assert!([-2, 0, 1].contains(&left), "{left}");
 }
 
 #[tokio::test]
@@ -365,13 +425,21 @@ async fn foreign_data_is_ignored() {
         foreign.cmd("ZADD").arg("aca:{v3}:active").arg(1).arg(row);
         foreign.cmd("XADD").arg(&["aca:{v3}:log", "*", "t", "restriction", "v"]).arg(row);
         foreign.cmd("XADD").arg(&["aca:{v3}:log", "*", "of a later version"]).arg(row);
-        foreign.cmd("ZADD").arg(r#"aca:{v3}:live_tokens:["default","user","user_1"]"#).arg(NOW.0 + 1).arg(row);
+        foreign.cmd("HSET").arg("aca:{v3}:tokens:default:user_1").arg(row).arg(row);
         foreign.cmd("HSET").arg("aca:{v3}:tasks").arg(row).arg(row);
         foreign.cmd("ZADD").arg("aca:{v3}:claimable").arg(1).arg(row);
     }
-    // A line break in a user ID.
-    let member = r#"["user_1\n","sess_1",null,"alice","token_request"]"#;
-    foreign.cmd("ZADD").arg(r#"aca:{v3}:live_tokens:["default","user","user_1"]"#).arg(NOW.0 + 1).arg(member);
+    let end = (NOW.0 + 1).to_string();
+    for (field, value) in [
+        ("sess_1\nr\n\nali\nce", end.clone()),
+        ("sess\t_1\nr\n\nalice", end.clone()),
+        ("sess_1\nr\n\nalice", end.clone() + "org\n_1"),
+        ("sess_1\nx\n\nalice", end.clone()),
+        ("sess_1\nr\nalice", end.clone()),
+        ("sess_1\nr\n\nalice", "ünïcode".to_owned()),
+    ] {
+        foreign.cmd("HSET").arg("aca:{v3}:tokens:default:user_1").arg(field).arg(value);
+    }
     let () = foreign.query(&mut server.connection()).unwrap();
 
     assert_eq!(recorded(&redis).await, []);
@@ -463,12 +531,38 @@ async fn a_wrong_password_is_not_printed() {
 }
 
 #[tokio::test]
-async fn a_probe_tells_the_eviction_policy() {
+async fn a_probe_tells_what_it_found() {
     let server = RedisServer::start();
     let connector = connector(&address(&server));
-    assert_eq!(answered!(connector.probe()), Ok(None));
+    let found = answered!(connector.probe()).unwrap();
+    assert_eq!((found.mode, found.node), (RedisMode::Single, format!("127.0.0.1:{}", server.port())));
+    assert_eq!(found.eviction_policy.as_deref(), Some("noeviction"));
+    assert_eq!(found.persistence, Some(Persistence::AppendOnlyFile));
+    assert_eq!((found.refused, found.refused_extras), (vec![], vec![]));
+    assert!(found.server.is_some_and(|server| server.contains(' ')));
     let () = admin(&server, "CONFIG SET maxmemory-policy allkeys-lru");
-    assert_eq!(answered!(connector.probe()), Ok(Some("allkeys-lru".to_owned())));
+    let () = admin(&server, "CONFIG SET appendonly no");
+    let found = answered!(connector.probe()).unwrap();
+    assert_eq!(found.evicts(), Some("allkeys-lru"));
+    assert!(matches!(found.persistence, Some(Persistence::Snapshots { .. })), "{:?}", found.persistence);
+}
+
+#[tokio::test]
+async fn a_probe_names_each_command_that_the_user_may_not_run() {
+    let server = RedisServer::start();
+    let connector = connector(&address(&server));
+    for command in COMMANDS.split_whitespace() {
+        let () = admin(&server, &format!("ACL SETUSER connector -{command}"));
+        let found = answered!(connector.probe()).unwrap();
+        let refused = [found.refused, found.refused_extras].concat();
+        let is_named = refused.iter().any(|name| *name == command);
+        assert!(is_named && refused.len() == 1, "{command}: {refused:?}");
+        let () = admin(&server, &format!("ACL SETUSER connector +{command}"));
+    }
+    let () = admin(&server, "ACL SETUSER connector resetkeys");
+    let found = answered!(connector.probe()).unwrap();
+    assert_eq!(found.refused.len() + ["info", "script|load"].len(), COMMANDS.split_whitespace().count());
+    assert_eq!(admin::<usize>(&server, "DBSIZE"), 2, "the ID of the data and the log");
 }
 
 #[tokio::test]
@@ -485,7 +579,7 @@ async fn the_user_needs_these_commands_and_no_others() {
     }
     recorded(&redis).await;
     answered!(commands.register(&[live_token("user_1", "sess_1", None, "alice", MINUTE)], NOW)).unwrap();
-    answered!(commands.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW)).unwrap();
+    answered!(commands.live_tokens(&TenantName::default(), &TokenHolder::Session("sess_1".into()), NOW)).unwrap();
     enqueue(&redis, &[task("1", NOW)]).await;
     answered!(commands.claim(1, NOW)).unwrap();
     answered!(commands.postpone("1", NOW)).unwrap();

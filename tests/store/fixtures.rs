@@ -218,3 +218,8 @@ pub(crate) fn live_token(
         until: NOW.after(life),
     }
 }
+
+/// An ID as long as Clerk's.
+pub(crate) fn clerk_id(kind: &str, number: usize) -> String {
+    format!("{kind}_{number:027}")
+}

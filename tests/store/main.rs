@@ -9,10 +9,15 @@ mod redis_server;
 
 mod acl;
 mod any_order;
+mod cluster;
 mod connector;
 mod fixtures;
+mod lines;
+mod memory;
 mod operations;
 mod outages;
 mod replicas;
 mod secrecy;
+mod sentinel;
 mod tls;
+mod topology;

@@ -16,6 +16,7 @@ use ably_clerk_auth::{
     },
     tenant::TenantName,
 };
+use futures_util::future;
 
 use crate::{
     fixtures::{MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, retry, session},
@@ -188,7 +189,7 @@ async fn expired_data_leaves_redis() {
     replica.record(restriction(of_user("user_2"), RestrictionKind::Lifted(DenialSource::Clerk), NOW)).await;
     replica.put_live_token(live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE)).await;
     replica.store.mark_done("event", NOW.after(MINUTE), NOW).await;
-    for (pattern, count) in [("*:live_tokens:*", 4), ("*:idempotency:*", 1)] {
+    for (pattern, count) in [("*:tokens:*", 1), ("*:holders:*", 3), ("*:idempotency:*", 1)] {
         let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut connection).unwrap();
         assert_eq!(keys.len(), count);
         for key in keys {
@@ -251,4 +252,21 @@ async fn a_task_that_no_replica_can_read_for_a_day_is_removed() {
     replica.pass(2 * MINUTE);
     assert_eq!(replica.store.claim_tasks(9, replica.now()).await, [own]);
     assert_eq!(left(), [b"own"]);
+}
+
+#[tokio::test]
+async fn live_tokens_that_are_issued_at_the_same_time_are_registered_together() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    let scripts = || {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connection()).unwrap();
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+        calls.unwrap().parse::<usize>().unwrap()
+    };
+    let before = scripts();
+    let put = |n| replica.put_live_token(live_token(&format!("user_{n}"), "sess_1", None, "alice", MINUTE));
+    future::join_all((0..50).map(put)).await;
+    // Others read the state.
+    let calls = scripts() - before;
+    assert!(calls < 25, "{calls} calls");
 }

@@ -2,18 +2,45 @@
 
 use std::{fmt, net::IpAddr};
 
-use ::redis::{IntoConnectionInfo as _, ProtocolVersion, TlsCertificates};
+use ::redis::{
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo, RedisResult,
+    TlsCertificates,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
-/// The URL of a Redis or Valkey server: `redis://`, or `rediss://` for TLS. Printed without its user and password.
+use super::node::Node;
+
+/// Where Redis or Valkey is: a single server, a cluster, or the master that sentinels watch. Printed without users and
+/// passwords.
 #[derive(Clone)]
 pub struct RedisAddress {
-    url: SecretString,
-    printed: String,
+    /// The server, nodes of the cluster, or the sentinels.
+    nodes: Vec<Node>,
+    /// For the servers with the data.
+    login: Login,
+    database: i64,
     transport: Transport,
     /// A PEM bundle. `None`: those that the system trusts.
     authorities: Option<Vec<u8>>,
+    sentinels: Option<RedisSentinels>,
+    printed: String,
+}
+
+/// What to ask the sentinels, and as whom.
+#[derive(Clone, Debug)]
+pub struct RedisSentinels {
+    /// The name of the master.
+    master: String,
+    /// `None`: the user of the servers with the data if the sentinels know it, else nobody.
+    login: Option<Login>,
+}
+
+/// A user and its password.
+#[derive(Clone, Debug, Default)]
+struct Login {
+    user: Option<String>,
+    password: Option<SecretString>,
 }
 
 /// How the connection is protected.
@@ -28,7 +55,10 @@ enum Transport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRedisAddress {
     /// Not a URL with a host and a scheme of Redis.
-    #[error("not a URL like rediss://user:password@redis.example.com:6379/0")]
+    #[error(
+        "not a URL like rediss://user:password@redis.example.com:6379/0; separate several with commas, and write a comma \
+         in a password as %2C"
+    )]
     NotAUrl,
     /// It has a query or a fragment. `#insecure` would accept any certificate.
     #[error("the URL has a query or a fragment; write scheme, user, password, host, port and database only")]
@@ -36,6 +66,18 @@ pub enum InvalidRedisAddress {
     /// The path is not a number.
     #[error("the path of the URL is not a database number; use for example /0")]
     Database,
+    /// They are not those of one cluster or one master.
+    #[error(
+        "the URLs differ in more than host and port; they are nodes of one cluster, or sentinels of one master, so give all \
+         of them the same scheme, user, password and database"
+    )]
+    Different,
+    /// Several URLs without a master for sentinels.
+    #[error(
+        "several URLs are a cluster, and a cluster has no database but 0; remove the database from them. If they are \
+         sentinels, set REDIS_SENTINEL_MASTER"
+    )]
+    DatabaseOfCluster,
 }
 
 /// Why a file of certificate authorities cannot be used.
@@ -52,9 +94,69 @@ pub enum InvalidRedisAuthorities {
     Malformed,
 }
 
+/// The port of a URL without one.
+const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26_379;
+
+impl RedisSentinels {
+    /// Sentinels that watch the master of this name.
+    #[must_use]
+    pub fn new(master: String) -> Self {
+        Self { master, login: None }
+    }
+
+    /// Logs in at sentinels as this user. Without a name it is Redis's default user.
+    #[must_use]
+    pub fn with_login(self, user: Option<String>, password: SecretString) -> Self {
+        Self { login: Some(Login { user, password: Some(password) }), ..self }
+    }
+
+    pub(super) fn master(&self) -> &str {
+        &self.master
+    }
+}
+
 impl RedisAddress {
-    /// Checks a URL.
-    pub fn parse(text: &str) -> Result<Self, InvalidRedisAddress> {
+    /// The address of a single server, or of a cluster: the URLs of one or more nodes, comma-separated.
+    pub fn parse(urls: &str) -> Result<Self, InvalidRedisAddress> {
+        let address = Self::read(urls, PORT)?;
+        if address.nodes.len() > 1 && address.database != 0 {
+            return Err(InvalidRedisAddress::DatabaseOfCluster);
+        }
+        Ok(address)
+    }
+
+    /// The address of a master that sentinels watch: the sentinels' URLs, comma-separated, with the user, the password and
+    /// the database of the master.
+    pub fn parse_sentinels(urls: &str, sentinels: RedisSentinels) -> Result<Self, InvalidRedisAddress> {
+        let address = Self::read(urls, SENTINEL_PORT)?;
+        let printed = format!("{}, the master that {} names", sentinels.master, address.printed);
+        Ok(Self { printed, sentinels: Some(sentinels), ..address })
+    }
+
+    fn read(urls: &str, port: u16) -> Result<Self, InvalidRedisAddress> {
+        let mut urls = urls.split(',').map(|url| Self::read_one(url.trim(), port));
+        let mut address = urls.next().ok_or(InvalidRedisAddress::NotAUrl)??;
+        for other in urls {
+            let other = other?;
+            let is_tls = |address: &Self| address.transport == Transport::Tls;
+            if !address.login.equals(&other.login)
+                || address.database != other.database
+                || is_tls(&address) != is_tls(&other)
+            {
+                return Err(InvalidRedisAddress::Different);
+            }
+            if other.transport == Transport::Plaintext {
+                address.transport = Transport::Plaintext;
+            }
+            address.nodes.extend(other.nodes);
+            address.printed += ",";
+            address.printed += &other.printed;
+        }
+        Ok(address)
+    }
+
+    fn read_one(text: &str, port: u16) -> Result<Self, InvalidRedisAddress> {
         let mut url = Url::parse(text).map_err(|_| InvalidRedisAddress::NotAUrl)?;
         let encrypted = match url.scheme() {
             "redis" | "valkey" => false,
@@ -71,17 +173,32 @@ impl RedisAddress {
         if !database.is_empty() && database.parse::<u16>().is_err() {
             return Err(InvalidRedisAddress::Database);
         }
-        url.as_str().into_connection_info().map_err(|_| InvalidRedisAddress::NotAUrl)?;
+        let info = url.as_str().into_connection_info().map_err(|_| InvalidRedisAddress::NotAUrl)?;
+        let (ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. }) = info.addr() else {
+            return Err(InvalidRedisAddress::NotAUrl);
+        };
         let transport = match encrypted {
             true => Transport::Tls,
             false if is_loopback(&url) => Transport::Loopback,
             false => Transport::Plaintext,
         };
-        let full = SecretString::from(url.as_str());
+        let settings = info.redis_settings();
+        let node = Node { host: host.clone(), port: url.port().unwrap_or(port) };
         // Neither fails for a URL that has a host.
         let _ = url.set_password(None);
         let _ = url.set_username("");
-        Ok(Self { url: full, printed: url.into(), transport, authorities: None })
+        Ok(Self {
+            nodes: vec![node],
+            login: Login {
+                user: settings.username().map(str::to_owned),
+                password: settings.password().map(SecretString::from),
+            },
+            database: settings.db(),
+            transport,
+            authorities: None,
+            sentinels: None,
+            printed: url.into(),
+        })
     }
 
     /// Trusts certificates signed by one of these authorities, a PEM bundle, and no others.
@@ -93,7 +210,9 @@ impl RedisAddress {
             return Err(InvalidRedisAuthorities::Empty);
         }
         let trusting = Self { authorities: Some(authorities), ..self };
-        trusting.client().map_err(|_| InvalidRedisAuthorities::Malformed)?;
+        for node in &trusting.nodes {
+            trusting.client(node).map_err(|_| InvalidRedisAuthorities::Malformed)?;
+        }
         Ok(trusting)
     }
 
@@ -103,21 +222,71 @@ impl RedisAddress {
         self.transport == Transport::Plaintext
     }
 
-    /// A client. RESP2 suffices: nothing is pushed.
-    pub(super) fn client(&self) -> ::redis::RedisResult<::redis::Client> {
-        let info = self.url.expose_secret().into_connection_info()?;
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
-        // `CLIENT SETINFO` would need a permission that an ACL of Redis before 7.2 cannot name.
-        let settings = settings.set_skip_set_lib_name();
+    pub(super) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub(super) fn sentinels(&self) -> Option<&RedisSentinels> {
+        self.sentinels.as_ref()
+    }
+
+    /// A client of a server with the data.
+    pub(super) fn client(&self, node: &Node) -> RedisResult<Client> {
+        self.client_as(&self.login, self.database, node)
+    }
+
+    /// Clients of a sentinel, to be tried in this order: a sentinel may not know the user of the data.
+    pub(super) fn sentinel_clients(&self, sentinel: &Node) -> RedisResult<Vec<Client>> {
+        let own = self.sentinels.as_ref().and_then(|sentinels| sentinels.login.as_ref());
+        let nobody = Login::default();
+        let logins = match own {
+            Some(own) => vec![own],
+            None if self.login.password.is_some() => vec![&self.login, &nobody],
+            None => vec![&nobody],
+        };
+        logins.into_iter().map(|login| self.client_as(login, 0, sentinel)).collect()
+    }
+
+    /// RESP2 suffices: nothing is pushed.
+    fn client_as(&self, login: &Login, database: i64, node: &Node) -> RedisResult<Client> {
+        let Node { host, port } = node.clone();
+        let address = match self.transport {
+            Transport::Tls => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+            Transport::Loopback | Transport::Plaintext => ConnectionAddr::Tcp(host, port),
+        };
+        let info = address.into_connection_info()?;
         let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        let info: ConnectionInfo = info.set_redis_settings(login.settings(database)).set_tcp_settings(tcp);
         match &self.authorities {
-            None => ::redis::Client::open(info),
+            None => Client::open(info),
             Some(pem) => {
                 let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) };
-                ::redis::Client::build_with_tls(info, certificates)
+                Client::build_with_tls(info, certificates)
             }
         }
+    }
+}
+
+impl Login {
+    fn settings(&self, database: i64) -> RedisConnectionInfo {
+        // `CLIENT SETINFO` would need a permission that an ACL of Redis before 7.2 cannot name.
+        let settings = RedisConnectionInfo::default()
+            .set_db(database)
+            .set_protocol(ProtocolVersion::RESP2)
+            .set_skip_set_lib_name();
+        let settings = match &self.user {
+            Some(user) => settings.set_username(user),
+            None => settings,
+        };
+        match &self.password {
+            Some(password) => settings.set_password(password.expose_secret()),
+            None => settings,
+        }
+    }
+
+    fn equals(&self, other: &Self) -> bool {
+        let password = |login: &Self| login.password.as_ref().map(|password| password.expose_secret().to_owned());
+        self.user == other.user && password(self) == password(other)
     }
 }
 
@@ -153,10 +322,14 @@ mod tests {
             ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
             ("rediss://user:hunter2@redis.example.com:6380/3", "rediss://redis.example.com:6380/3"),
             ("valkey://:hunter2@[::1]", "valkey://[::1]"),
+            ("redis://:hunter2@a:7000, redis://:hunter2@b:7000", "redis://a:7000,redis://b:7000"),
         ] {
             let address = RedisAddress::parse(text).unwrap();
             assert_eq!(format!("{address} {address:?}"), format!("{printed} {printed}"));
         }
+        let sentinels = RedisSentinels::new("main".to_owned()).with_login(None, "hunter3".into());
+        let address = RedisAddress::parse_sentinels("redis://:hunter2@a,redis://:hunter2@b", sentinels).unwrap();
+        assert_eq!(format!("{address:?}"), "main, the master that redis://a,redis://b names");
     }
 
     #[test]
@@ -172,10 +345,56 @@ mod tests {
             "redis://:hunter2@redis.example.com/?protocol=resp2",
             "redis://:hunter2@redis.example.com/name",
             "redis://:hunter2@redis.example.com:port",
+            "redis://:hunter2@a,",
+            "redis://:hunter2@a,b",
+            "redis://:hunter,2@a",
+            "redis://:hunter2@a,redis://a",
         ] {
             let error = RedisAddress::parse(bad).unwrap_err();
-            assert!(!format!("{error} {error:?}").contains("hunter2"), "{bad}");
+            assert!(!format!("{error} {error:?}").contains("hunter"), "{bad}");
         }
+    }
+
+    #[test]
+    fn urls_differ_in_host_and_port_only() {
+        let first = "rediss://user:pass%2Cword@a";
+        let address = RedisAddress::parse(&format!("{first}:1,{}", first.replace("@a", "@b"))).unwrap();
+        assert_eq!(address.nodes, [("a", 1), ("b", 6379)].map(|(host, port)| Node { host: host.to_owned(), port }));
+        let settings = address.login.settings(0);
+        assert_eq!((settings.username(), settings.password()), (Some("user"), Some("pass,word")));
+        for other in
+            ["redis://user:pass%2Cword@b", "rediss://user:word@b", "rediss://other:pass%2Cword@b", "rediss://b"]
+        {
+            let error = RedisAddress::parse(&format!("{first},{other}")).unwrap_err();
+            assert_eq!(error, InvalidRedisAddress::Different, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_sentinels_and_a_single_server_go_with_a_database() {
+        assert!(RedisAddress::parse("redis://a/3").is_ok());
+        assert!(RedisAddress::parse("redis://a/0,redis://b").is_ok());
+        assert_eq!(RedisAddress::parse("redis://a/3,redis://b/3").unwrap_err(), InvalidRedisAddress::DatabaseOfCluster);
+        assert_eq!(RedisAddress::parse("redis://a/3,redis://b").unwrap_err(), InvalidRedisAddress::Different);
+        let address =
+            RedisAddress::parse_sentinels("redis://a/3,redis://b/3", RedisSentinels::new("main".to_owned())).unwrap();
+        assert_eq!((address.database, address.nodes[0].port), (3, 26_379));
+    }
+
+    #[test]
+    fn a_sentinel_may_know_the_user_of_the_data_another_one_or_none() {
+        let users = |address: RedisAddress| {
+            let clients = address.sentinel_clients(&address.nodes[0]).unwrap();
+            let settings = clients.iter().map(|client| client.get_connection_info().redis_settings().clone());
+            settings.map(|settings| (settings.username().map(str::to_owned), settings.db())).collect::<Vec<_>>()
+        };
+        let sentinels = RedisSentinels::new("main".to_owned());
+        let parse = |url, sentinels: &RedisSentinels| RedisAddress::parse_sentinels(url, sentinels.clone()).unwrap();
+        let user = |name: &str| (Some(name.to_owned()), 0);
+        assert_eq!(users(parse("redis://a/3", &sentinels)), [(None, 0)]);
+        assert_eq!(users(parse("redis://user:password@a/3", &sentinels)), [user("user"), (None, 0)]);
+        let sentinels = sentinels.with_login(Some("other".to_owned()), "password".into());
+        assert_eq!(users(parse("redis://user:password@a/3", &sentinels)), [user("other")]);
     }
 
     #[test]
@@ -183,6 +402,7 @@ mod tests {
         for (text, in_clear) in [
             ("redis://redis.example.com", true),
             ("redis://10.0.0.1", true),
+            ("redis://localhost,redis://10.0.0.1", true),
             ("rediss://redis.example.com", false),
             ("redis://localhost", false),
             ("redis://127.0.0.1", false),

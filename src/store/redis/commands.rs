@@ -1,9 +1,13 @@
 //! The connection for commands.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 
 use ::redis::{Cmd, FromRedisValue, Script, ScriptInvocation, aio::MultiplexedConnection, cmd, pipe};
 use async_trait::async_trait;
+use futures_util::future;
 
 use super::{
     super::{
@@ -12,6 +16,7 @@ use super::{
     },
     encoding::{self, json, time_of},
     keys::Keys,
+    live_tokens::{self, Indexed},
 };
 use crate::{
     clock::{self, UnixMillis},
@@ -22,6 +27,8 @@ use crate::{
 const MAX_ENDED: usize = 200_000;
 /// The elements that a scan looks at in one step.
 const SCAN_COUNT: usize = 500;
+/// The users whose live tokens are read at once.
+const USERS_AT_ONCE: usize = 100;
 /// The values of an idempotency key.
 const CLAIMED: &str = "claimed";
 const DONE: &str = "done";
@@ -51,11 +58,33 @@ impl RedisCommands {
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
 
-    /// The eviction policy of Redis. `None` if Redis evicts no keys, or does not say.
-    pub(super) async fn eviction_policy(&self) -> Option<String> {
-        let info: String = self.run(cmd("INFO").arg("memory")).await.ok()?;
-        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))?.trim();
-        (policy != "noeviction").then(|| policy.to_owned())
+    /// The users that may have live tokens of a holder.
+    async fn users_of(&self, tenant: &TenantName, holder: &TokenHolder) -> Result<Vec<String>, ConnectionLost> {
+        let indexed = match holder {
+            TokenHolder::User(user) => return Ok(vec![user.clone()]),
+            TokenHolder::Session(id) => Indexed::session(tenant, id),
+            TokenHolder::Organization(id) => Indexed::organization(tenant, id),
+            TokenHolder::ClientId(id) => Indexed::client_id(tenant, id),
+        };
+        let pages = indexed.keys(&self.keys).map(|key| self.members(key, indexed.pattern()));
+        let members = future::try_join_all(pages).await?.concat();
+        let users: BTreeSet<_> = members.iter().filter_map(|member| indexed.user_of(member)).collect();
+        Ok(users.into_iter().collect())
+    }
+
+    /// The members of a sorted set that match a pattern.
+    async fn members(&self, key: String, pattern: String) -> Result<Vec<Vec<u8>>, ConnectionLost> {
+        let (mut members, mut cursor) = (Vec::new(), 0_u64);
+        loop {
+            let mut scan = cmd("ZSCAN");
+            scan.arg(&key).arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
+            let (next, page): (u64, Vec<(Vec<u8>, f64)>) = self.run(&scan).await?;
+            members.extend(page.into_iter().map(|(member, _)| member));
+            if next == 0 {
+                return Ok(members);
+            }
+            cursor = next;
+        }
     }
 
     async fn remove_task(&self, id: &[u8], due: UnixMillis) -> Result<(), ConnectionLost> {
@@ -104,12 +133,17 @@ impl Commands for RedisCommands {
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
         let mut script = REGISTER.arg(now.0);
         for live_token in live_tokens {
-            let mut holders = 0;
-            for holder in live_token.holders() {
-                script.key(self.keys.live_tokens(&live_token.tenant, &holder));
-                holders += 1;
+            let user = live_token.user.as_str();
+            let holders: Vec<_> = Indexed::of(live_token).collect();
+            script.key(self.keys.live_tokens(&live_token.tenant, user));
+            script.arg(live_token.until.0).arg(holders.len());
+            script.arg(live_tokens::field_of(live_token)).arg(live_tokens::value_of(live_token));
+            for holder in holders {
+                for key in holder.keys_for(&self.keys, user) {
+                    script.key(key);
+                }
+                script.arg(holder.member(user));
             }
-            script.arg(holders).arg(live_token.until.0).arg(encoding::member_of(live_token));
         }
         self.invoke(&script).await
     }
@@ -120,18 +154,20 @@ impl Commands for RedisCommands {
         holder: &TokenHolder,
         now: UnixMillis,
     ) -> Result<Vec<LiveToken>, ConnectionLost> {
-        let key = self.keys.live_tokens(tenant, holder);
-        let (mut live_tokens, mut cursor) = (Vec::new(), 0_u64);
-        loop {
-            let (next, page): (u64, Vec<(Vec<u8>, f64)>) =
-                self.run(cmd("ZSCAN").arg(&key).arg(cursor).arg("COUNT").arg(SCAN_COUNT)).await?;
-            let page = page.iter().filter_map(|(member, until)| encoding::live_token_of(tenant, member, *until));
-            live_tokens.extend(page.filter(|live_token| live_token.until > now));
-            if next == 0 {
-                return Ok(live_tokens);
+        let mut found = Vec::new();
+        for users in self.users_of(tenant, holder).await?.chunks(USERS_AT_ONCE) {
+            let mut pipeline = pipe();
+            for user in users {
+                pipeline.cmd("HGETALL").arg(self.keys.live_tokens(tenant, user));
             }
-            cursor = next;
+            let hashes: Vec<Vec<(Vec<u8>, Vec<u8>)>> = pipeline.query_async(&mut self.connection.clone()).await?;
+            for (user, hash) in users.iter().zip(hashes) {
+                let fields = hash.iter();
+                let live = fields.filter_map(|(field, value)| live_tokens::live_token_of(tenant, user, field, value));
+                found.extend(live.filter(|live_token| live_token.until > now && live_token.is_of(holder)));
+            }
         }
+        Ok(found)
     }
 
     async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {

@@ -1,7 +1,7 @@
-//! How restrictions, log entries and live tokens are written in Redis.
+//! How restrictions and log entries are written in Redis.
 
-use super::super::{LiveToken, LogEntry, Restriction};
-use crate::{ably::ClientId, clock::UnixMillis, tenant::TenantName};
+use super::super::{LogEntry, Restriction};
+use crate::clock::UnixMillis;
 
 /// How many entries the log keeps, or some more.
 pub(super) const LOG_LENGTH: usize = 100_000;
@@ -46,28 +46,9 @@ pub(super) fn entry_of(fields: &[Vec<u8>]) -> Option<LogEntry> {
     }
 }
 
-/// A live token without its tenant and its end.
-pub(super) fn member_of(live_token: &LiveToken) -> String {
-    json(&(&live_token.user, &live_token.session, &live_token.organization, &live_token.client_id, live_token.format))
-}
-
-pub(super) fn live_token_of(tenant: &TenantName, member: &[u8], until: f64) -> Option<LiveToken> {
-    let (user, session, organization, client_id, format) = read(member)?;
-    let until = time_of(until);
-    let live_token = LiveToken { tenant: tenant.clone(), user, session, organization, client_id, format, until };
-    if is_possible(&live_token) {
-        Some(live_token)
-    } else {
-        warn_of_foreign_data();
-        None
-    }
-}
-
-/// Whether the service can have issued such a token. Its IDs are passed to Ably, to restrictions and to reports.
-fn is_possible(live_token: &LiveToken) -> bool {
-    let ids = [Some(&live_token.user), Some(&live_token.session), live_token.organization.as_ref()];
-    ClientId::parse(live_token.client_id.as_str()).is_ok()
-        && !ids.into_iter().flatten().any(|id| id.contains(char::is_control))
+/// Whether an ID has no control characters. Clerk's have none.
+pub(super) fn is_printable(id: &str) -> bool {
+    !id.contains(char::is_control)
 }
 
 /// The time in a score of a sorted set.
@@ -89,6 +70,6 @@ fn read<T: serde::de::DeserializeOwned>(json: &[u8]) -> Option<T> {
     read.ok()
 }
 
-fn warn_of_foreign_data() {
+pub(super) fn warn_of_foreign_data() {
     tracing::warn!("ignoring data in Redis under this service's prefix that this service did not write");
 }

@@ -1,6 +1,6 @@
 //! The names of keys in Redis.
 
-use super::{super::TokenHolder, encoding::json, prefix::RedisKeyPrefix};
+use super::prefix::RedisKeyPrefix;
 use crate::tenant::TenantName;
 
 /// The names of keys. All have the same hash tag, so that a script may use several keys in a cluster. The tag is the
@@ -24,6 +24,8 @@ pub(super) struct Keys {
     pub(super) claimable: String,
     /// The IDs of the tasks, by first due time.
     pub(super) due: String,
+    /// No key has this name for long: it is for finding out what Redis accepts.
+    pub(super) probe: String,
 }
 
 impl Keys {
@@ -39,19 +41,20 @@ impl Keys {
             tasks: named("tasks"),
             claimable: named("claimable"),
             due: named("due"),
+            probe: named("probe"),
             prefix,
         }
     }
 
-    /// The live tokens of a holder, by their end.
-    pub(super) fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder) -> String {
-        let (kind, id) = match holder {
-            TokenHolder::User(id) => ("user", id),
-            TokenHolder::Session(id) => ("session", id),
-            TokenHolder::Organization(id) => ("organization", id),
-            TokenHolder::ClientId(id) => ("client_id", id),
-        };
-        format!("{}live_tokens:{}", self.prefix, json(&(tenant, kind, id)))
+    /// The live tokens of a user.
+    pub(super) fn live_tokens(&self, tenant: &TenantName, user: &str) -> String {
+        format!("{}tokens:{tenant}:{user}", self.prefix)
+    }
+
+    /// A part of the index of users by the holders of their live tokens. Redis has at most one with this slot and number of
+    /// digits.
+    pub(super) fn holders(&self, slot: u16, digits: usize) -> String {
+        format!("{}holders:{slot:0digits$x}", self.prefix)
     }
 
     /// The state of an idempotency key.

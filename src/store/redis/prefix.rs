@@ -1,7 +1,7 @@
 //! The prefix of the keys in Redis.
 
-/// The start of every key and channel, so that other applications can use the same Redis.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The start of every key, so that other applications can use the same Redis.
+#[derive(Clone, Debug, PartialEq, Eq, derive_more::Display)]
 pub struct RedisKeyPrefix(String);
 
 impl RedisKeyPrefix {

@@ -1,6 +1,6 @@
 //! The connection that reads the log.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use ::redis::{FromRedisValue, ParsingError, Value, aio::MultiplexedConnection, pipe};
 use async_trait::async_trait;
@@ -12,10 +12,14 @@ use super::{
 };
 use crate::clock;
 
+/// Ends with the reason if the server is no longer to be used although it answers.
+pub(super) type Loss = Pin<Box<dyn Future<Output = ConnectionLost> + Send>>;
+
 /// Reads the log.
 pub(super) struct LogReader {
     pub(super) connection: MultiplexedConnection,
     pub(super) keys: Arc<Keys>,
+    pub(super) loss: Loss,
 }
 
 impl LogReader {
@@ -40,8 +44,11 @@ impl ReadLog for LogReader {
         read.arg("STREAMS").arg(log).arg(after.to_string());
         pipeline.cmd("XRANGE").arg(log).arg("-").arg("+").arg("COUNT").arg(1);
         pipeline.cmd("XREVRANGE").arg(log).arg("+").arg("-").arg("COUNT").arg(1);
-        let (read, first, last): (Option<Vec<(String, Entries)>>, Entries, Entries) =
-            pipeline.query_async(&mut self.connection).await?;
+        let (read, first, last): (Option<Vec<(String, Entries)>>, Entries, Entries) = tokio::select! {
+            biased;
+            lost = &mut self.loss => return Err(lost),
+            answers = pipeline.query_async(&mut self.connection) => answers?,
+        };
         let entries = read.into_iter().flatten().flat_map(|(_, entries)| entries);
         let position = |entries: Entries| entries.first().map(|(position, _)| *position);
         Ok(LogPage {

@@ -1,0 +1,72 @@
+//! Registers live tokens in Redis, in one call those that are issued at the same time.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{self, Instant},
+};
+
+use super::{LiveToken, StoreError, line::Line, replica::Replica};
+use crate::clock::Clock;
+
+/// The most live tokens of a call: few enough for Redis to answer within its timeout.
+const MOST_AT_ONCE: usize = 100;
+/// From the start of a call to that of the next. Each call costs several switches between threads, so a busy replica makes
+/// fewer and larger ones.
+const INTERVAL: Duration = Duration::from_millis(1);
+
+/// Live tokens that wait to be registered.
+#[derive(Clone, Debug)]
+pub(super) struct Registrations(mpsc::Sender<Registration>);
+
+#[derive(Debug)]
+struct Registration {
+    live_token: LiveToken,
+    outcome: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// Receives the live tokens that wait.
+pub(super) struct Waiting(mpsc::Receiver<Registration>);
+
+impl Registrations {
+    pub(super) fn new() -> (Self, Waiting) {
+        let (sender, receiver) = mpsc::channel(MOST_AT_ONCE);
+        (Self(sender), Waiting(receiver))
+    }
+
+    /// Registers a live token: at once, or with the next call if there was one within [`INTERVAL`].
+    pub(super) async fn register(&self, live_token: LiveToken) -> Result<(), StoreError> {
+        let (outcome, answer) = oneshot::channel();
+        self.0.send(Registration { live_token, outcome }).await.map_err(|_| StoreError::Unavailable)?;
+        answer.await.unwrap_or(Err(StoreError::Unavailable))
+    }
+}
+
+impl Waiting {
+    /// Registers what waits, forever.
+    pub(super) async fn serve(mut self, replica: Arc<Replica>, line: Arc<Line>, clock: Clock) {
+        let mut waiting = Vec::new();
+        while self.0.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
+            let next = Instant::now() + INTERVAL;
+            let (live_tokens, outcomes): (Vec<_>, Vec<_>) =
+                waiting.drain(..).map(|Registration { live_token, outcome }| (live_token, outcome)).unzip();
+            let losses = replica.live_tokens.losses();
+            let registered = match line.in_use() {
+                None => Err(StoreError::Unavailable),
+                Some(connection) => {
+                    let answer = connection.commands.register(&live_tokens, clock()).await;
+                    line.answered(&replica, &connection, answer)
+                }
+            };
+            if registered.is_ok() {
+                replica.registered(&live_tokens, losses);
+            }
+            for outcome in outcomes {
+                // The request may have ended.
+                let _ = outcome.send(registered);
+            }
+            time::sleep_until(next).await;
+        }
+    }
+}

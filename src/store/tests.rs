@@ -1,0 +1,242 @@
+//! Losses of Redis at the worst moments: while a call is under way, and at the end of a start.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use super::{fixtures::MemoryRedis, *};
+use crate::ably::TokenFormat;
+
+const START: UnixMillis = UnixMillis(1_700_000_000_000);
+
+/// What happens in the calls of the connections. The first one is to a master that another one replaces.
+#[derive(Debug, Default)]
+struct Script {
+    connects: AtomicUsize,
+    /// The heartbeat of the first connection fails.
+    lose_first: AtomicBool,
+    /// No more connections.
+    is_down: AtomicBool,
+    /// The first connection answers only once the second one is read.
+    holds: AtomicBool,
+    release: Notify,
+    /// A command of the second connection fails on another thread, at the end of its start.
+    races: AtomicBool,
+    store: OnceLock<std::sync::Weak<Store>>,
+}
+
+#[derive(Debug)]
+struct Scripted {
+    new: Arc<MemoryRedis>,
+    old: Arc<MemoryRedis>,
+    script: Arc<Script>,
+}
+
+struct One {
+    redis: Arc<MemoryRedis>,
+    script: Arc<Script>,
+    number: usize,
+    states: AtomicUsize,
+}
+
+#[async_trait]
+impl Connect for Scripted {
+    async fn connect(&self) -> Result<Connected, ConnectionLost> {
+        if self.script.is_down.load(Ordering::SeqCst) {
+            return Err(ConnectionLost("down".into()));
+        }
+        let number = 1 + self.script.connects.fetch_add(1, Ordering::SeqCst);
+        let redis = if number == 1 { &self.old } else { &self.new };
+        let one =
+            One { redis: Arc::clone(redis), script: Arc::clone(&self.script), number, states: AtomicUsize::new(0) };
+        Ok(Connected { commands: Box::new(one), log: Box::new(Arc::clone(redis)) })
+    }
+    fn address(&self) -> String {
+        "scripted".into()
+    }
+}
+
+impl One {
+    async fn hold(&self) {
+        if self.number == 1 && self.script.holds.load(Ordering::SeqCst) {
+            self.script.release.notified().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Commands for One {
+    async fn state(&self) -> Result<SharedState, ConnectionLost> {
+        if self.number == 1 && self.script.lose_first.load(Ordering::SeqCst) {
+            return Err(ConnectionLost("not the master any more".into()));
+        }
+        let nth = self.states.fetch_add(1, Ordering::SeqCst);
+        if self.number == 2 && nth == 1 && self.script.races.load(Ordering::SeqCst) {
+            self.script.is_down.store(true, Ordering::SeqCst);
+            let store = self.script.store.get().unwrap().upgrade().unwrap();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(store.release("x"));
+            })
+            .join()
+            .unwrap();
+        }
+        self.redis.state().await
+    }
+    async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
+        if self.number == 2 && self.script.holds.load(Ordering::SeqCst) {
+            self.script.release.notify_waiters();
+            sleep(Duration::from_millis(5)).await;
+        }
+        Commands::restrictions(&self.redis, cursor).await
+    }
+    async fn record(&self, r: &[Restriction], now: UnixMillis) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+        self.hold().await;
+        Commands::record(&self.redis, r, now).await
+    }
+    async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
+        self.redis.append(entry).await
+    }
+    async fn register(&self, t: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
+        self.redis.register(t, now).await
+    }
+    async fn live_tokens(
+        &self,
+        t: &TenantName,
+        h: &TokenHolder,
+        now: UnixMillis,
+    ) -> Result<Vec<LiveToken>, ConnectionLost> {
+        Commands::live_tokens(&self.redis, t, h, now).await
+    }
+    async fn enqueue(&self, tasks: &[QueuedTask]) -> Result<(), ConnectionLost> {
+        if self.number == 1 && self.script.holds.load(Ordering::SeqCst) {
+            // Answers after the new connection has caught up; within 100 ms.
+            self.script.release.notified().await;
+            sleep(Duration::from_millis(20)).await;
+        }
+        self.redis.enqueue(tasks).await
+    }
+    async fn claim(&self, max: usize, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+        self.redis.claim(max, now).await
+    }
+    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+        self.redis.complete(id, due).await
+    }
+    async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+        self.redis.postpone(id, due).await
+    }
+    async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost> {
+        self.redis.claim_once(key).await
+    }
+    async fn is_done(&self, key: &str) -> Result<bool, ConnectionLost> {
+        self.redis.is_done(key).await
+    }
+    async fn mark_done(&self, key: &str, until: UnixMillis, now: UnixMillis) -> Result<(), ConnectionLost> {
+        self.redis.mark_done(key, until, now).await
+    }
+    async fn release(&self, key: &str) -> Result<(), ConnectionLost> {
+        if self.number == 2 && self.script.races.load(Ordering::SeqCst) {
+            return Err(ConnectionLost("timed out".into()));
+        }
+        self.redis.release(key).await
+    }
+}
+
+async fn scene(on_failure: OnFailure) -> (Arc<Store>, Arc<Script>, Arc<MemoryRedis>) {
+    let (old, new) = (Arc::new(MemoryRedis::new(START)), Arc::new(MemoryRedis::new(START)));
+    let script = Arc::new(Script::default());
+    let redis = Arc::new(Scripted { new: Arc::clone(&new), old, script: Arc::clone(&script) });
+    let store = Store::shared(redis, on_failure, &StoreLimits::default(), Arc::new(|| START), Arc::new(|_| {}));
+    let store = Arc::new(store);
+    script.store.set(Arc::downgrade(&store)).unwrap();
+    store.becomes_ready().await;
+    (store, script, new)
+}
+
+fn denial() -> Restriction {
+    Restriction {
+        tenant: TenantName::default(),
+        subject: Subject::User("user_1".to_owned()),
+        kind: RestrictionKind::Denied(DenialSource::Clerk),
+        at: START,
+        until: START.after(Duration::from_mins(5)),
+    }
+}
+
+/// Waits for a condition, at most 20 seconds.
+async fn eventually(is_true: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !is_true().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), waiting).await.expect("within 20 seconds");
+}
+
+#[tokio::test]
+async fn a_restriction_acknowledged_by_an_abandoned_master_reaches_the_new_one() {
+    let (store, script, new) = scene(OnFailure::Degrade).await;
+    script.holds.store(true, Ordering::SeqCst);
+    script.lose_first.store(true, Ordering::SeqCst);
+    let recorded = store.record(denial(), START).await;
+    assert_eq!(recorded, Err(StoreError::Unavailable));
+    eventually(async || Commands::restrictions(&new, 0).await.unwrap().1 == [denial()]).await;
+}
+
+#[tokio::test]
+async fn a_task_acknowledged_by_an_abandoned_master_reaches_the_new_one() {
+    let (store, script, new) = scene(OnFailure::Degrade).await;
+    script.holds.store(true, Ordering::SeqCst);
+    script.lose_first.store(true, Ordering::SeqCst);
+    let stored = store.enqueue_task(StoredTask { id: "1".into(), due: START, payload: String::new() }).await;
+    assert_eq!(stored, Err(StoreError::Unavailable));
+    eventually(async || new.state().await.unwrap().backlog.count == 1).await;
+}
+
+#[tokio::test]
+async fn a_loss_at_the_end_of_a_start_is_an_outage() {
+    let (store, script, _) = scene(OnFailure::Refuse).await;
+    script.races.store(true, Ordering::SeqCst);
+    script.lose_first.store(true, Ordering::SeqCst);
+    eventually(async || script.is_down.load(Ordering::SeqCst)).await;
+    eventually(async || store.health() == Health::Degraded).await;
+    assert_eq!(store.may_issue(), Err(StoreError::Unavailable));
+}
+
+#[tokio::test]
+async fn a_loss_makes_late_only_what_was_learned_meanwhile() {
+    let (store, script, new) = scene(OnFailure::Degrade).await;
+    let mark = |organization: &str| Restriction {
+        subject: Subject::Organization(organization.to_owned()),
+        kind: RestrictionKind::NotBefore,
+        ..denial()
+    };
+    store.record(mark("org_1"), START).await.unwrap();
+    Commands::record(&new, &[mark("org_1"), mark("org_2")], START).await.unwrap();
+    for organization in ["org_1", "org_2"] {
+        let live_token = LiveToken {
+            tenant: TenantName::default(),
+            user: "user_1".into(),
+            session: "sess_1".into(),
+            organization: Some(organization.into()),
+            client_id: "user_1".into(),
+            format: TokenFormat::Jwt,
+            until: START.after(Duration::from_hours(1)),
+        };
+        store.put_live_token(live_token, START).await.unwrap();
+    }
+    script.lose_first.store(true, Ordering::SeqCst);
+    eventually(async || script.connects.load(Ordering::SeqCst) > 1).await;
+    store.becomes_ready().await;
+    assert_eq!(store.take_late_restrictions(), [mark("org_2")]);
+}

@@ -1,0 +1,56 @@
+//! The memory that live tokens take in Redis.
+
+use ably_clerk_auth::store::{Connect as _, LiveToken, RedisConnector, RedisKeyPrefix};
+
+use crate::{
+    fixtures::{MINUTE, NOW, clerk_id, live_token},
+    redis_server::RedisServer,
+};
+
+const TOKENS: usize = 10_000;
+const MOST_BYTES_PER_TOKEN: usize = 500;
+
+fn used_memory(server: &RedisServer) -> usize {
+    let info: String = redis::cmd("INFO").arg("memory").query(&mut server.connection()).unwrap();
+    info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().parse().unwrap()
+}
+
+/// One for each user, with IDs as long as Clerk's, and client IDs of 5 to 20 bytes.
+fn live_token_of(number: usize, organization: Option<usize>) -> LiveToken {
+    let client_id = format!("{number:0digits$}", digits = 5 + number % 16);
+    let organization = organization.map(|number| clerk_id("org", number));
+    let [user, session] = ["user", "sess"].map(|kind| clerk_id(kind, number));
+    live_token(&user, &session, organization.as_deref(), &client_id, 60 * MINUTE)
+}
+
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "the figure is printed")]
+async fn a_live_token_takes_at_most_500_bytes_of_redis_however_often_it_is_extended() {
+    type Organizations = fn(usize) -> Option<usize>;
+    let cases: [(&str, Organizations); 3] = [
+        ("without organizations", |_| None),
+        ("100 members in each organization", |number| Some(number / 100)),
+        ("one organization", |_| Some(0)),
+    ];
+    for (case, organization) in cases {
+        let server = RedisServer::start();
+        let redis = RedisConnector::new(&server.address(), &RedisKeyPrefix::parse("aca:").unwrap()).unwrap();
+        let redis = redis.connect().await.unwrap();
+        let live_tokens: Vec<_> = (0..TOKENS).map(|number| live_token_of(number, organization(number))).collect();
+        let before = used_memory(&server);
+        for round in 0..3 {
+            let extend = |live_token: &LiveToken| LiveToken {
+                until: live_token.until.after(50 * round * MINUTE),
+                ..live_token.clone()
+            };
+            let extended: Vec<_> = live_tokens.iter().map(extend).collect();
+            for batch in extended.chunks(100) {
+                // Repeated if Redis did not answer within 100 ms, as happens on a busy machine.
+                while redis.commands.register(batch, NOW.after(50 * round * MINUTE)).await.is_err() {}
+            }
+        }
+        let taken = (used_memory(&server) - before) / TOKENS;
+        println!("{case}: {taken} bytes of Redis for each live token");
+        assert!(taken <= MOST_BYTES_PER_TOKEN, "{case}: {taken} bytes");
+    }
+}

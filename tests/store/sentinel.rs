@@ -1,0 +1,244 @@
+//! A master that sentinels watch.
+
+use std::{
+    collections::HashMap,
+    fs,
+    process::{Child, Command, Stdio},
+};
+
+use ably_clerk_auth::store::{
+    Connect as _, Health, RedisAddress, RedisConnector, RedisKeyPrefix, RedisMode, RedisSentinels,
+};
+use redis::Connection;
+use tempfile::TempDir;
+
+use crate::{
+    fixtures::eventually,
+    redis_server::RedisServer,
+    topology::{Certificate, Load, command, free_port, info, pause, ready, resume, returns, urls},
+};
+
+/// The sentinels' users: the administrator, as whom they know each other, and the service's.
+const USERS: &str = "\
+user default off
+user admin on >admin ~* &* +@all
+user watcher on >WATCHER resetchannels +sentinel|get-master-addr-by-name +sentinel|master
+sentinel sentinel-user admin
+sentinel sentinel-pass admin";
+
+/// A sentinel, with a directory and a port of its own.
+struct Sentinel {
+    port: u16,
+    /// Where the service connects to.
+    service_port: u16,
+    /// For the administrator.
+    login: &'static str,
+    _directory: TempDir,
+    process: Child,
+}
+
+impl Sentinel {
+    /// Watches the master on a port.
+    fn start(master: u16, users: &'static str, certificate: Option<&Certificate>) -> Self {
+        let (port, tls_port) = (free_port(), free_port());
+        let directory = tempfile::tempdir().unwrap();
+        let mut lines = vec![
+            format!("port {port}"),
+            "bind 127.0.0.1".to_owned(),
+            format!("sentinel monitor main 127.0.0.1 {master} 2"),
+            "sentinel auth-user main sentinel".to_owned(),
+            "sentinel auth-pass main sentinel".to_owned(),
+            "sentinel down-after-milliseconds main 1000".to_owned(),
+            "sentinel failover-timeout main 5000".to_owned(),
+            users.to_owned(),
+        ];
+        if let Some(certificate) = certificate {
+            lines.extend(certificate.settings(tls_port).map(|(name, value)| format!("{name} {value}")));
+            lines.push("tls-replication yes".to_owned());
+        }
+        let file = directory.path().join("sentinel.conf");
+        fs::write(&file, lines.join("\n")).unwrap();
+        let process = Command::new("redis-server")
+            .arg(&file)
+            .arg("--sentinel")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server; `make redis` installs it");
+        let service_port = if certificate.is_some() { tls_port } else { port };
+        let login = if users.is_empty() { "" } else { "admin:admin@" };
+        Self { port, service_port, login, _directory: directory, process }
+    }
+
+    fn try_connection(&self) -> Option<Connection> {
+        redis::Client::open(format!("redis://{}127.0.0.1:{}", self.login, self.port)).unwrap().get_connection().ok()
+    }
+
+    fn connection(&self) -> Connection {
+        self.try_connection().unwrap()
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A master, its replica, and three sentinels.
+struct Watched {
+    master: RedisServer,
+    _replica: RedisServer,
+    /// The ports under which the sentinels know them.
+    ports: [u16; 2],
+    sentinels: Vec<Sentinel>,
+}
+
+impl Watched {
+    async fn start(users: &'static str, certificate: Option<&Certificate>) -> Self {
+        let tls_ports = [free_port(), free_port()];
+        let start = |tls_port: u16, more: &str| {
+            let arguments = format!(
+                "--user sentinel on >sentinel ~* &* +@all --masteruser admin --masterauth admin --repl-diskless-sync-delay \
+                 0 --tls-replication {}{more}",
+                if certificate.is_some() { "yes" } else { "no" },
+            );
+            let tls = certificate.map(|certificate| certificate.arguments(tls_port)).unwrap_or_default();
+            RedisServer::start_with(&arguments.split(' ').chain(tls.iter().map(String::as_str)).collect::<Vec<_>>())
+        };
+        let master = start(tls_ports[0], "");
+        let master_port = if certificate.is_some() { tls_ports[0] } else { master.port() };
+        let replica = start(tls_ports[1], &format!(" --replicaof 127.0.0.1 {master_port}"));
+        let replica_port = if certificate.is_some() { tls_ports[1] } else { replica.port() };
+        let mut admin = replica.connection();
+        let is_in_sync = || info(&mut admin, "replication").contains("master_link_status:up");
+        eventually("the replica is in sync", is_in_sync).await;
+        let sentinels = (0..3).map(|_| Sentinel::start(master_port, users, certificate)).collect();
+        let watched = Self { master, _replica: replica, ports: [master_port, replica_port], sentinels };
+        for sentinel in &watched.sentinels {
+            eventually("the sentinel answers", || sentinel.try_connection().is_some()).await;
+            let mut admin = sentinel.connection();
+            let knows_all = || {
+                let known: HashMap<String, String> = command(&mut admin, "SENTINEL MASTER main").unwrap();
+                ["flags", "num-slaves", "num-other-sentinels"].map(|name| known[name].as_str()) == ["master", "1", "2"]
+            };
+            eventually("the sentinels know all", knows_all).await;
+        }
+        watched
+    }
+
+    fn urls(&self, scheme: &str) -> String {
+        urls(scheme, self.sentinels.iter().map(|sentinel| sentinel.service_port))
+    }
+
+    fn address(&self) -> RedisAddress {
+        let sentinels = RedisSentinels::new("main".to_owned()).with_login(Some("watcher".to_owned()), "WATCHER".into());
+        RedisAddress::parse_sentinels(&self.urls("redis"), sentinels).unwrap()
+    }
+
+    /// Waits until all sentinels name the former replica.
+    async fn fails_over(&self) {
+        for sentinel in &self.sentinels {
+            let mut admin = sentinel.connection();
+            let names = || {
+                let named: (String, u16) = command(&mut admin, "SENTINEL GET-MASTER-ADDR-BY-NAME main").unwrap();
+                named.1 == self.ports[1]
+            };
+            eventually("the sentinels name another master", names).await;
+        }
+    }
+}
+
+fn connector(address: &RedisAddress) -> RedisConnector {
+    RedisConnector::new(address, &RedisKeyPrefix::parse("aca:").unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_in_the_middle_of_load_loses_nothing() {
+    let mut watched = Watched::start(USERS, None).await;
+    let found = connector(&watched.address()).probe().await.unwrap();
+    assert_eq!((found.mode, found.node), (RedisMode::Sentinel, format!("127.0.0.1:{}", watched.ports[0])));
+    let load = Load::on(ready(&watched.address()).await);
+    let other = ready(&watched.address()).await;
+
+    load.goes_on().await;
+    watched.master.kill();
+    watched.fails_over().await;
+    for replica in [&*load.replica, &other] {
+        returns(replica, 1).await;
+    }
+    load.goes_on().await;
+    // With its old data, and as a master until a sentinel tells it otherwise.
+    assert!(watched.master.start_again());
+    load.goes_on().await;
+    load.ends(&[&other], &watched.address()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_master_left_alone_after_a_failover_is_not_used_any_more() {
+    let watched = Watched::start(USERS, None).await;
+    let load = Load::on(ready(&watched.address()).await);
+    let other = ready(&watched.address()).await;
+    load.goes_on().await;
+    // From now on the sentinels cannot reach it. It goes on as a master, and its clients stay.
+    let mut admin = watched.master.connection();
+    let () = command(&mut admin, "ACL SETUSER sentinel off").unwrap();
+    let _: i64 = command(&mut admin, "CLIENT KILL USER sentinel").unwrap();
+    watched.fails_over().await;
+    for replica in [&*load.replica, &other] {
+        returns(replica, 1).await;
+    }
+    assert!(!command::<String>(&mut admin, "CLIENT LIST").unwrap().contains("user=aca"));
+    assert!(info(&mut watched.master.connection(), "replication").contains("role:master"));
+    load.goes_on().await;
+    load.ends(&[&other], &watched.address()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_reaches_too_few_sentinels_does_not_use_their_master() {
+    let watched = Watched::start(USERS, None).await;
+    let replica = ready(&watched.address()).await;
+    let paused = [0, 1].map(|n| pause(&mut watched.sentinels[n].connection()));
+    replica.becomes(Health::Degraded).await;
+    let reason = connector(&watched.address()).connect().await.unwrap_err().0;
+    assert!(reason.starts_with("1 of 3 sentinels name the master; "), "{reason}");
+    for process in paused {
+        resume(process);
+    }
+    replica.becomes(Health::Ready).await;
+}
+
+#[tokio::test]
+async fn the_master_is_found_over_tls_and_by_sentinels_that_do_not_know_its_user() {
+    let certificate = Certificate::new();
+    let watched = Watched::start("", Some(&certificate)).await;
+    let address = RedisAddress::parse_sentinels(&watched.urls("rediss"), RedisSentinels::new("main".to_owned()));
+    let address = address.unwrap().trusting(certificate.pem.clone()).unwrap();
+    let found = connector(&address).probe().await.unwrap();
+    assert_eq!((found.mode, found.node), (RedisMode::Sentinel, format!("127.0.0.1:{}", watched.ports[0])));
+    ready(&address).await;
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_settings_is_named() {
+    let server = RedisServer::start();
+    let sentinel = Sentinel::start(server.port(), "", None);
+    eventually("the sentinel answers", || sentinel.try_connection().is_some()).await;
+    let reason = async |address: &RedisAddress| connector(address).connect().await.unwrap_err().0;
+    let of = |port: u16, name: &str| {
+        let url = format!("redis://127.0.0.1:{port}");
+        RedisAddress::parse_sentinels(&url, RedisSentinels::new(name.to_owned())).unwrap()
+    };
+    let expected =
+        format!("0 of 1 sentinels name the master; 127.0.0.1:{}: it knows no master of this name", sentinel.port);
+    assert_eq!(reason(&of(sentinel.port, "other")).await, expected);
+    let as_sentinels = RedisAddress::parse_sentinels(&server.url(), RedisSentinels::new("main".to_owned())).unwrap();
+    let not_one = reason(&as_sentinels).await;
+    assert!(not_one.ends_with(": it is not a sentinel"), "{not_one}");
+    let forgotten = RedisAddress::parse(&format!("redis://127.0.0.1:{}", sentinel.port)).unwrap();
+    let forgotten = reason(&forgotten).await;
+    assert!(forgotten.contains("if it is a sentinel, set REDIS_SENTINEL_MASTER"), "{forgotten}");
+}
