@@ -113,6 +113,7 @@ impl TaskQueue {
 
 fn postpone(queue: &mut TimedMap<String, StoredTask>, id: &String, claimable: UnixMillis) -> Option<StoredTask> {
     let (_, task) = queue.remove(id)?;
-    queue.insert(task.id.clone(), claimable, task.clone());
+    // It may have become due later meanwhile.
+    queue.insert(task.id.clone(), claimable.max(task.due), task.clone());
     Some(task)
 }

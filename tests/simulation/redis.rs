@@ -647,7 +647,8 @@ impl Commands for Connection {
     async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
         self.call(Access::Write, |node, now| {
             if let Some(queued) = node.data.tasks.get(id).cloned() {
-                node.write(Write::Task(QueuedTask { claimable: due, ..queued }), now);
+                let claimable = due.max(queued.task.due);
+                node.write(Write::Task(QueuedTask { claimable, ..queued }), now);
             }
         })
         .await

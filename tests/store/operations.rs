@@ -331,6 +331,8 @@ with_both_stores! {
             retry!(replica, replica.store.enqueue_task(task("one", due)));
         }
         eventually("the tasks are counted", || replica.store.stats(NOW).tasks.oldest_due == Some(later)).await;
+        // By a replica that claimed it before.
+        retry!(replica, replica.store.postpone_task("one", NOW));
         replica.pass_short_of(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
         replica.pass(Duration::from_millis(1));

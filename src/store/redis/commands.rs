@@ -205,7 +205,7 @@ impl Commands for RedisCommands {
 
     async fn postpone(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
         let mut script = POSTPONE.key(&self.keys.tasks);
-        self.invoke(script.key(&self.keys.claimable).arg(id).arg(due.0)).await
+        self.invoke(script.key(&self.keys.claimable).key(&self.keys.due).arg(id).arg(due.0)).await
     }
 
     async fn claim_once(&self, key: &str) -> Result<IdempotencyClaim, ConnectionLost> {
