@@ -29,6 +29,8 @@ pub(super) struct Replica {
     progress: Mutex<Progress>,
     /// Restrictions whose tokens may have been missed.
     late: Mutex<BTreeMap<RestrictionKey, Restriction>>,
+    /// Restrictions that were sent to Redis late, and whose answer has not come.
+    unanswered: Mutex<BTreeMap<RestrictionKey, Restriction>>,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +89,7 @@ impl Replica {
             on_forget,
             progress: Mutex::default(),
             late: Mutex::default(),
+            unanswered: Mutex::default(),
         }
     }
 
@@ -123,11 +126,16 @@ impl Replica {
         }
     }
 
-    /// The same, for restrictions that this replica learned earlier: if Redis lacked one, nobody has looked for the tokens
-    /// that it ends.
+    /// Restrictions that this replica learned earlier are sent to Redis.
+    pub(super) fn sent_late(&self, restrictions: &[Restriction]) {
+        self.unanswered().extend(restrictions.iter().map(|restriction| (restriction.key(), restriction.clone())));
+    }
+
+    /// Redis answered to [`Self::sent_late`]: if Redis lacked one, nobody has looked for the tokens that it ends.
     pub(super) fn recorded_late(&self, recorded: &[Restriction], before: &[Option<Restriction>], now: UnixMillis) {
         self.recorded(recorded, before, now);
         for (restriction, before) in recorded.iter().zip(before) {
+            self.unanswered().remove(&restriction.key());
             let before = before.as_ref().map(Restriction::terms);
             if RecordOutcome::of(before, restriction.terms()) == RecordOutcome::New {
                 self.revoke_late(restriction.clone(), now);
@@ -203,6 +211,10 @@ impl Replica {
             }
         }
         self.live_tokens.mark_checked(unchecked.iter().map(|unchecked| &unchecked.live_token), losses);
+        // Redis may have recorded them.
+        for restriction in mem::take(&mut *self.unanswered()).into_values() {
+            self.revoke_late(restriction, now);
+        }
     }
 
     /// Redis has live tokens that were put before, after so many losses.
@@ -258,5 +270,9 @@ impl Replica {
 
     fn late(&self) -> MutexGuard<'_, BTreeMap<RestrictionKey, Restriction>> {
         self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, BTreeMap<RestrictionKey, Restriction>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -171,6 +171,7 @@ async fn write_restrictions(replica: &Replica, clock: &Clock, commands: &dyn Com
             return Ok(());
         }
         let now = clock();
+        replica.sent_late(&batch);
         let before = commands.record(&batch, now).await?;
         replica.recorded_late(&batch, &before, now);
     }

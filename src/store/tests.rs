@@ -32,6 +32,8 @@ struct Script {
     release: Notify,
     /// A command of the second connection fails on another thread, at the end of its start.
     races: AtomicBool,
+    /// The second connection records, and is lost before it answers.
+    loses_answer: AtomicBool,
     store: OnceLock<std::sync::Weak<Store>>,
 }
 
@@ -102,7 +104,11 @@ impl Commands for One {
     }
     async fn record(&self, r: &[Restriction], now: UnixMillis) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
         self.hold().await;
-        Commands::record(&self.redis, r, now).await
+        let before = Commands::record(&self.redis, r, now).await;
+        if self.number == 2 && self.script.loses_answer.load(Ordering::SeqCst) {
+            return Err(ConnectionLost("timed out".into()));
+        }
+        before
     }
     async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
         self.redis.append(entry).await
@@ -239,4 +245,15 @@ async fn a_loss_makes_late_only_what_was_learned_meanwhile() {
     eventually(async || script.connects.load(Ordering::SeqCst) > 1).await;
     store.becomes_ready().await;
     assert_eq!(store.take_late_restrictions(), [mark("org_2")]);
+}
+
+#[tokio::test]
+async fn a_restriction_is_late_if_the_answer_to_its_late_record_was_lost() {
+    let (store, script, _) = scene(OnFailure::Degrade).await;
+    store.record(denial(), START).await.unwrap();
+    script.loses_answer.store(true, Ordering::SeqCst);
+    script.lose_first.store(true, Ordering::SeqCst);
+    eventually(async || script.connects.load(Ordering::SeqCst) > 2).await;
+    store.becomes_ready().await;
+    assert_eq!(store.take_late_restrictions(), [denial()]);
 }
