@@ -38,6 +38,8 @@ struct Link {
     led_since: UnixMillis,
     /// Connections from before are closed.
     reset_at: UnixMillis,
+    /// When the last connection was made.
+    connected_at: UnixMillis,
     /// The node that new connections lead to instead of the master, and until when.
     old_master: Option<(usize, UnixMillis)>,
 }
@@ -56,6 +58,7 @@ impl Network {
             lossy_until: UnixMillis(0),
             led_since: UnixMillis(0),
             reset_at: UnixMillis(0),
+            connected_at: UnixMillis(0),
             old_master: None,
         };
         let longest = random.pick(&[1, 3, 20]);
@@ -91,11 +94,18 @@ impl Network {
         }
     }
 
+    /// A replica connects.
+    pub(crate) fn connects(&mut self, replica: usize, now: UnixMillis) {
+        for line in Line::ALL {
+            self.link(replica, line).connected_at = now;
+        }
+    }
+
     /// Whether both connections of a replica were made by `time`, and since its lines lead to where they do.
     pub(crate) fn is_split_since(&mut self, replica: usize, time: UnixMillis) -> bool {
         let [commands, reader] = Line::ALL.map(|line| self.link(replica, line).led_since);
-        let reset_at = self.link(replica, Line::Commands).reset_at;
-        commands.max(reader) <= reset_at && reset_at <= time
+        let connected_at = self.link(replica, Line::Commands).connected_at;
+        commands.max(reader) < connected_at && connected_at <= time
     }
 
     pub(crate) fn cut(&mut self, replica: usize, line: Line, until: UnixMillis) {

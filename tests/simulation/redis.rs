@@ -344,6 +344,7 @@ impl Connect for SimulatedConnect {
             let connected_at = world.now();
             Connection { world, run: self.run, replica: self.replica, line, node, connected_at, is_broken }
         };
+        lock(&self.world.network).connects(self.replica, self.world.now());
         let (commands, log) = (connection(Line::Commands), connection(Line::Reader));
         commands.call(Access::Write, |_, _| ()).await?;
         log.call(Access::Read, |_, _| ()).await?;
