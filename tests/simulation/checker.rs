@@ -49,6 +49,8 @@ struct Statement {
     first_told_at: Option<UnixMillis>,
     /// When the last telling began.
     told_at: UnixMillis,
+    /// It was told while an old master went on: whoever was told may not have seen the live tokens of others.
+    is_told_in_split: bool,
     /// It was accepted, and then lost in a failover together with every replica that knew.
     is_lost: bool,
     /// The same, for a task.
@@ -308,6 +310,7 @@ impl Checker {
             accepted: None,
             first_told_at: None,
             told_at: said_at,
+            is_told_in_split: false,
             is_lost: false,
             is_work_lost: false,
         });
@@ -321,6 +324,7 @@ impl Checker {
         let (first, last) = statement.ends.unwrap_or((end, end));
         statement.ends = Some((first.min(end), last.max(end)));
         statement.told_at = now;
+        statement.is_told_in_split |= self.splits > 0;
         statement.first_told_at.get_or_insert(now);
         statement.known_by.insert(run);
     }
@@ -607,6 +611,7 @@ impl Checker {
                 // An update may repeat a name, which ends nothing anew.
                 let is_update = statement.facts.len() > 1;
                 !is_update
+                    && !statement.is_told_in_split
                     && (is_before
                         || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
             };
