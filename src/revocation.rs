@@ -100,10 +100,10 @@ impl Revocation {
         result = result.and(recorded);
         // Before the user is removed from the cache.
         let expected = tenant.expected_target(&event.change);
-        result = result.and(self.update_caches(tenant, &event.change, applied).await);
-        if applied == Applied::Outdated {
+        match applied {
             // The newer event decides which tokens end.
-            ended.retain(|(_, at)| *at > event.at);
+            Applied::Outdated => ended.retain(|(_, at)| *at > event.at),
+            Applied::InForce => result = result.and(self.update_caches(tenant, &event.change).await),
         }
         for (scope, at) in ended {
             let (mut task, LiveTokens { coverage, .. }) =
@@ -161,16 +161,15 @@ impl Revocation {
         (Applied::InForce, result)
     }
 
-    /// Removes a changed user from the caches of all replicas, and puts the new state into this replica's. After an outdated
-    /// event the user is removed too: the newer event may have to be delivered again.
-    async fn update_caches(&self, tenant: &Tenant, change: &Change, applied: Applied) -> Result<(), Incomplete> {
+    /// Removes a changed user from the caches of all replicas, and puts the new state into this replica's.
+    async fn update_caches(&self, tenant: &Tenant, change: &Change) -> Result<(), Incomplete> {
         let (user_id, updated) = match change {
             Change::UserDeleted { user_id } => (user_id, None),
             Change::UserUpdated(user) => (&user.id, Some(user)),
             _ => return Ok(()),
         };
         let forgotten = self.store.forget_user(&tenant.name, user_id).await;
-        if let (Some(user), Some(users), Applied::InForce) = (updated, tenant.users(), applied) {
+        if let (Some(user), Some(users)) = (updated, tenant.users()) {
             users.update(user.clone());
         }
         Ok(forgotten?)

@@ -1,7 +1,4 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -9,7 +6,7 @@ use super::*;
 use crate::{
     ably::{ReauthMargin, RevocationKey},
     clerk::{Change, Claims, Organization, Scoped, Session, User},
-    store::{ClientIdDigest, Forgotten, LiveToken, StoreLimits, Verdict},
+    store::{ClientIdDigest, LiveToken, StoreLimits, Verdict},
     tenant::fixtures,
 };
 
@@ -194,22 +191,6 @@ async fn an_event_changes_nothing_if_it_is_so_old_that_a_newer_one_may_be_forgot
         assert_eq!(revocation.apply(&TenantName::default(), &event, NOW).await, Ok(applied));
         assert_eq!(verdict(), expected);
     }
-}
-
-#[tokio::test]
-async fn after_an_outdated_event_too_the_user_is_removed_from_the_caches() {
-    let forgotten = Arc::new(AtomicUsize::new(0));
-    let on_forget = {
-        let forgotten = Arc::clone(&forgotten);
-        Arc::new(move |_: Forgotten<'_>| _ = forgotten.fetch_add(1, Ordering::Relaxed))
-    };
-    let store = Arc::new(Store::in_memory(&StoreLimits::default(), on_forget));
-    let revocation = Revocation::new(store, tenants(vec![tenant(TokenFormat::Jwt, "{username}")]), NOW);
-    for (seconds, applied) in [(1, Applied::InForce), (0, Applied::Outdated)] {
-        let event = Event { at: NOW.after(Duration::from_secs(seconds)), change: Change::UserUpdated(user(1, false)) };
-        assert_eq!(revocation.apply(&TenantName::default(), &event, NOW).await, Ok(applied));
-    }
-    assert_eq!(forgotten.load(Ordering::Relaxed), 2);
 }
 
 #[test]

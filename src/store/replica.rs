@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Forgotten, LiveToken, LogEntry, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction,
-    Restrictions, SharedState, StoreLimits, StoredTask, TaskBacklog,
+    Restrictions, SharedState, StoreLimits, StoredTask, Subject, TaskBacklog,
     idempotency::IdempotencyKeys,
     live_tokens::{LiveTokenIndex, Unchecked},
     restriction::RestrictionKey,
@@ -116,11 +116,19 @@ impl Replica {
         self.restrictions.mark_all_unrecorded();
     }
 
+    /// Applies a restriction that Redis has. Its user may have changed, and whoever recorded it may be unable to say so.
+    fn learn(&self, restriction: &Restriction, now: UnixMillis) {
+        if let Subject::User(user) = &restriction.subject {
+            (self.on_forget)(Forgotten::User(&restriction.tenant, user));
+        }
+        self.restrictions.hear(restriction, now);
+    }
+
     /// Redis answered to a record: `recorded` are the restrictions that were sent, `before` what Redis had.
     pub(super) fn recorded(&self, recorded: &[Restriction], before: &[Option<Restriction>], now: UnixMillis) {
         for (restriction, before) in recorded.iter().zip(before) {
             if let Some(before) = before {
-                self.restrictions.hear(before, now);
+                self.learn(before, now);
             }
             self.restrictions.hear(restriction, now);
         }
@@ -154,7 +162,7 @@ impl Replica {
         }
         for (position, entry) in page.entries {
             match entry {
-                Some(LogEntry::Recorded(restriction)) => self.restrictions.hear(&restriction, now),
+                Some(LogEntry::Recorded(restriction)) => self.learn(&restriction, now),
                 Some(LogEntry::UserChanged(tenant, user)) => (self.on_forget)(Forgotten::User(&tenant, &user)),
                 Some(LogEntry::TaskDone { id, due }) => self.tasks.complete(&id, due),
                 None => {}

@@ -159,10 +159,14 @@ impl Commands for One {
 }
 
 async fn scene(on_failure: OnFailure) -> (Arc<Store>, Arc<Script>, Arc<MemoryRedis>) {
+    scene_that_forgets(on_failure, Arc::new(|_| {})).await
+}
+
+async fn scene_that_forgets(on_failure: OnFailure, on_forget: OnForget) -> (Arc<Store>, Arc<Script>, Arc<MemoryRedis>) {
     let (old, new) = (Arc::new(MemoryRedis::new(START)), Arc::new(MemoryRedis::new(START)));
     let script = Arc::new(Script::default());
     let redis = Arc::new(Scripted { new: Arc::clone(&new), old, script: Arc::clone(&script) });
-    let store = Store::shared(redis, on_failure, &StoreLimits::default(), Arc::new(|| START), Arc::new(|_| {}));
+    let store = Store::shared(redis, on_failure, &StoreLimits::default(), Arc::new(|| START), on_forget);
     let store = Arc::new(store);
     script.store.set(Arc::downgrade(&store)).unwrap();
     store.becomes_ready().await;
@@ -256,4 +260,18 @@ async fn a_restriction_is_late_if_the_answer_to_its_late_record_was_lost() {
     eventually(async || script.connects.load(Ordering::SeqCst) > 2).await;
     store.becomes_ready().await;
     assert_eq!(store.take_late_restrictions(), [denial()]);
+}
+
+#[tokio::test]
+async fn a_user_is_forgotten_when_another_replica_records_a_restriction_late() {
+    let forgotten = Arc::new(AtomicUsize::new(0));
+    let on_forget = {
+        let forgotten = Arc::clone(&forgotten);
+        Arc::new(move |_: Forgotten<'_>| _ = forgotten.fetch_add(1, Ordering::SeqCst))
+    };
+    let (_store, script, new) = scene_that_forgets(OnFailure::Degrade, on_forget).await;
+    script.lose_first.store(true, Ordering::SeqCst);
+    eventually(async || forgotten.load(Ordering::SeqCst) == 1).await;
+    Commands::record(&new, &[denial()], START).await.unwrap();
+    eventually(async || forgotten.load(Ordering::SeqCst) == 2).await;
 }
