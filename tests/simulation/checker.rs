@@ -28,6 +28,9 @@ use crate::{
 /// The most by which two replicas' clocks differ, and what a request may take.
 const SLACK: Duration = Duration::from_millis(4500);
 
+/// Within this time every replica notices that Redis has lost data.
+const LOSS_IS_NOTICED_WITHIN: Duration = Duration::from_secs(2);
+
 /// What Clerk or the operator said.
 struct Statement {
     tenant: TenantName,
@@ -39,8 +42,8 @@ struct Statement {
     ends: Option<(UnixMillis, UnixMillis)>,
     /// Since when the runs know that were told.
     told: BTreeMap<usize, UnixMillis>,
-    /// The runs that know.
-    known_by: BTreeSet<usize>,
+    /// For each fact the runs that know it.
+    known_by: Vec<BTreeSet<usize>>,
     /// Whether Redis had it then.
     is_recorded: bool,
     /// When the service took it over.
@@ -49,8 +52,9 @@ struct Statement {
     first_told_at: Option<UnixMillis>,
     /// When the last telling began.
     told_at: UnixMillis,
-    /// It was told while an old master went on: whoever was told may not have seen the live tokens of others.
-    is_told_in_split: bool,
+    /// It was told while an old master went on, or when Redis had just lost data: whoever was told may not have seen the live
+    /// tokens of others.
+    is_told_in_confusion: bool,
     /// It was accepted, and then lost in a failover together with every replica that knew.
     is_lost: bool,
     /// The same, for a task.
@@ -153,7 +157,12 @@ struct Work {
 
 #[derive(Default)]
 pub(crate) struct Checker {
+    /// The limit of ended restrictions is so low that some are forgotten. Then somebody may be refused for a while, and a
+    /// late event may undo a revocation; nobody is admitted whose denial is in force.
+    is_forgetful: bool,
     statements: Vec<Statement>,
+    /// The numbers of the statements, and of their facts, with this key.
+    facts: BTreeMap<RowKey, Vec<(usize, usize)>>,
     tokens: Vec<IssuedToken>,
     /// What was registered as a live token, even if the token was refused then.
     registered: BTreeSet<LiveToken>,
@@ -223,7 +232,7 @@ impl Candidates<'_> {
     }
 }
 
-fn key(tenant: &TenantName, subject: Subject, kind: RestrictionKind) -> RowKey {
+pub(crate) fn key(tenant: &TenantName, subject: Subject, kind: RestrictionKind) -> RowKey {
     let (at, until) = (UnixMillis(0), UnixMillis(0));
     row_key(&Restriction { tenant: tenant.clone(), subject, kind, at, until })
 }
@@ -251,6 +260,11 @@ fn client_id_key(tenant: &TenantName, user: &str) -> RowKey {
 }
 
 impl Checker {
+    pub(crate) fn new(max_ended: usize) -> Self {
+        const MOST_IN_A_SCHEDULE: usize = 100;
+        Self { is_forgetful: max_ended < MOST_IN_A_SCHEDULE, ..Self::default() }
+    }
+
     pub(crate) fn clerk_says(&mut self, tenant: &str, event: &Event, now: UnixMillis) -> usize {
         let tenant = TenantName::parse(tenant).unwrap();
         let fact = |subject, kind| Restriction { tenant: tenant.clone(), subject, kind, at: event.at, until: event.at };
@@ -298,6 +312,10 @@ impl Checker {
     }
 
     fn state(&mut self, tenant: TenantName, facts: Vec<Restriction>, lasts: Duration, said_at: UnixMillis) -> usize {
+        for (number, fact) in facts.iter().enumerate() {
+            self.facts.entry(row_key(fact)).or_default().push((self.statements.len(), number));
+        }
+        let known_by = vec![BTreeSet::new(); facts.len()];
         self.statements.push(Statement {
             tenant,
             facts,
@@ -305,12 +323,12 @@ impl Checker {
             lasts,
             ends: None,
             told: BTreeMap::new(),
-            known_by: BTreeSet::new(),
+            known_by,
             is_recorded: false,
             accepted: None,
             first_told_at: None,
             told_at: said_at,
-            is_told_in_split: false,
+            is_told_in_confusion: false,
             is_lost: false,
             is_work_lost: false,
         });
@@ -324,9 +342,9 @@ impl Checker {
         let (first, last) = statement.ends.unwrap_or((end, end));
         statement.ends = Some((first.min(end), last.max(end)));
         statement.told_at = now;
-        statement.is_told_in_split |= self.splits > 0;
+        statement.is_told_in_confusion |= self.splits > 0;
         statement.first_told_at.get_or_insert(now);
-        statement.known_by.insert(run);
+        statement.known_by.iter_mut().for_each(|runs| _ = runs.insert(run));
     }
 
     /// The replica has answered, or crashed.
@@ -339,14 +357,19 @@ impl Checker {
         if answer == Answer::Refused {
             return;
         }
-        let is_known = redis.nodes.iter().any(|node| node.is_alive && node.data.knows(&statement.facts[0]));
-        statement.is_recorded |= is_known && statement.accepted.is_none();
+        let is_in_redis = |fact: &Restriction| redis.nodes.iter().any(|node| node.is_alive && node.data.knows(fact));
+        statement.is_recorded |= statement.facts.iter().all(is_in_redis) && statement.accepted.is_none();
         statement.accepted.get_or_insert(now);
-        // An outdated statement needs no record: the newer one is recorded, or told again.
-        let fact = &self.statements[number].facts[0];
-        let is_outdated = self.said(&row_key(fact)).iter().any(|said| rank_of(said.fact) > rank_of(fact));
+        let is_after_loss = self.last_loss.is_some_and(|loss| statement.told_at < loss.after(LOSS_IS_NOTICED_WITHIN));
+        statement.is_told_in_confusion |= is_after_loss;
         let statement = &self.statements[number];
-        if !is_known && !is_outdated && self.last_loss.is_none_or(|loss| loss < statement.told_at) {
+        // An outdated fact needs no record: the newer one is recorded, or told again.
+        let is_outdated = |fact: &Restriction| {
+            self.may_be_without_name(&Said { fact, statement })
+                || self.said(&row_key(fact)).iter().any(|said| rank_of(said.fact) > rank_of(fact))
+        };
+        let is_known = statement.facts.iter().all(|fact| is_in_redis(fact) || is_outdated(fact));
+        if !is_known && !self.is_forgetful && self.last_loss.is_none_or(|loss| loss < statement.told_at) {
             self.violations.push(format!("4: statement {number} was accepted, but Redis does not have it"));
         }
     }
@@ -356,8 +379,10 @@ impl Checker {
         for statement in &mut self.statements {
             let is_it =
                 |fact: &Restriction| fact.at == heard.at && fact.kind == heard.kind && row_key(fact) == row_key(heard);
-            if statement.facts.iter().any(is_it) {
-                statement.known_by.insert(run);
+            for (fact, known_by) in statement.facts.iter().zip(&mut statement.known_by) {
+                if is_it(fact) {
+                    known_by.insert(run);
+                }
             }
         }
     }
@@ -377,7 +402,8 @@ impl Checker {
     }
 
     pub(crate) fn crashed(&mut self, run: usize) {
-        self.statements.iter_mut().for_each(|statement| _ = statement.known_by.remove(&run));
+        let known_by = self.statements.iter_mut().flat_map(|statement| &mut statement.known_by);
+        known_by.for_each(|runs| _ = runs.remove(&run));
         self.tasks.values_mut().for_each(|task| _ = task.known_by.remove(&run));
     }
 
@@ -416,8 +442,11 @@ impl Checker {
     pub(crate) fn find_lost(&mut self, redis: &Redis, running: &BTreeSet<usize>) {
         let nodes: Vec<_> = redis.nodes.iter().filter(|node| node.is_alive).collect();
         for statement in self.statements.iter_mut().filter(|statement| statement.accepted.is_some()) {
-            let is_in_redis = statement.facts.iter().all(|fact| nodes.iter().any(|node| node.data.knows(fact)));
-            statement.is_lost |= !is_in_redis && statement.known_by.is_disjoint(running);
+            let mut facts = statement.facts.iter().zip(&statement.known_by);
+            let is_lost = facts.any(|(fact, known_by)| {
+                nodes.iter().all(|node| !node.data.knows(fact)) && known_by.is_disjoint(running)
+            });
+            statement.is_lost |= is_lost;
         }
         for token in self.tokens.iter_mut().filter(|token| !running.contains(&token.run)) {
             token.is_lost |= !nodes.iter().any(|node| node.data.has_live_token(&token.live_token));
@@ -454,6 +483,10 @@ impl Checker {
         self.tokens.len() - 1
     }
 
+    pub(crate) fn last_token_of(&self, run: usize) -> Option<LiveToken> {
+        self.tokens.iter().rfind(|token| token.run == run).map(|token| token.live_token.clone())
+    }
+
     pub(crate) fn at_ably(&mut self, token: usize, dated: UnixMillis, ends: UnixMillis) {
         self.tokens[token].at_ably = Some((dated, ends));
     }
@@ -487,11 +520,11 @@ impl Checker {
             }
             Decision::Denied => {
                 let is_justified = candidates(&denials).iter().any(|known| known.may_refuse(request, *asked_at));
-                (!is_justified).then_some("3: somebody is denied whom nobody denies")
+                (!is_justified && !self.is_forgetful).then_some("3: somebody is denied whom nobody denies")
             }
             Decision::Outdated => {
                 let is_justified = candidates(&marks).iter().any(|known| known.may_refuse(request, *asked_at));
-                (!is_justified).then_some("3: a session token is refused as outdated that is not")
+                (!is_justified && !self.is_forgetful).then_some("3: a session token is refused as outdated that is not")
             }
             Decision::Unavailable => {
                 let is_calm = faults.is_calm(*asked_at) && faults.is_calm(end);
@@ -514,18 +547,22 @@ impl Checker {
         let used = request.client_id.as_deref().map(ClientIdDigest::of);
         let is_former = |said: &Said<'_>| matches!(said.fact.kind, RestrictionKind::ClientId(digest) if digest != used);
         // A look-up may find a name that no replica was told yet.
-        let is_ahead = self.statements.iter().filter(|statement| statement.ends.is_none()).any(|statement| {
-            let facts = statement.facts.iter().filter(|fact| row_key(fact) == key);
-            facts.into_iter().any(|fact| matches!(fact.kind, RestrictionKind::ClientId(digest) if digest == used))
-        });
+        let is_ahead = self
+            .facts_with(&key)
+            .filter(|said| said.statement.ends.is_none())
+            .any(|Said { fact, .. }| matches!(fact.kind, RestrictionKind::ClientId(digest) if digest == used));
         candidates.is_surely_any && candidates.facts.iter().all(is_former) && !is_ahead
     }
 
     fn said(&self, key: &RowKey) -> Vec<Said<'_>> {
-        let facts = self.statements.iter().flat_map(|statement| {
-            statement.facts.iter().filter(|fact| row_key(fact) == *key).map(move |fact| Said { fact, statement })
-        });
-        facts.filter(|said| said.statement.ends.is_some()).collect()
+        self.facts_with(key).filter(|said| said.statement.ends.is_some()).collect()
+    }
+
+    fn facts_with(&self, key: &RowKey) -> impl Iterator<Item = Said<'_>> {
+        self.facts.get(key).into_iter().flatten().map(|(statement, fact)| {
+            let statement = &self.statements[*statement];
+            Said { fact: &statement.facts[*fact], statement }
+        })
     }
 
     /// Which facts may decide for a run at a time. It surely knows what it was told, and what was accepted long enough ago.
@@ -580,12 +617,15 @@ impl Checker {
                 violations.push(format!("5: statement {number} was never accepted"));
             }
         }
-        violations.extend(self.tokens.iter().filter_map(|token| self.find_unrevoked(token, ably, now, |_| true)));
-        violations.extend(ably.iter().filter_map(|revoked| self.find_unjustified(revoked, faults)));
+        if !self.is_forgetful {
+            violations.extend(self.tokens.iter().filter_map(|token| self.find_unrevoked(token, ably, now, |_| true)));
+            violations.extend(ably.iter().filter_map(|revoked| self.find_unjustified(revoked, faults)));
+        }
         let data = &redis.master().data;
         for (number, statement) in self.statements.iter().enumerate() {
-            let must_be_known = statement.accepted.is_some() && !statement.is_lost;
-            if must_be_known && !data.knows(&statement.facts[0]) {
+            let must_be_known = statement.accepted.is_some() && !statement.is_lost && !self.is_forgetful;
+            let is_known = |fact| data.knows(fact) || self.may_be_without_name(&Said { fact, statement });
+            if must_be_known && !statement.facts.iter().all(is_known) {
                 violations.push(format!("5: Redis lacks statement {number}"));
             }
         }
@@ -598,6 +638,9 @@ impl Checker {
     /// Checks that what the first revocation can reach does not wait for the second: tokens from before their statement, and
     /// those that a replica issued long after it, during an outage.
     pub(crate) fn check_first_revocations(&mut self, ably: &[Revoked], faults_until: UnixMillis, now: UnixMillis) {
+        if self.is_forgetful {
+            return;
+        }
         const HEARD_WITHIN: Duration = Duration::from_secs(4);
         let find = |token: &IssuedToken| {
             let (dated, _) = token.at_ably?;
@@ -611,7 +654,7 @@ impl Checker {
                 // An update may repeat a name, which ends nothing anew.
                 let is_update = statement.facts.len() > 1;
                 !is_update
-                    && !statement.is_told_in_split
+                    && !statement.is_told_in_confusion
                     && (is_before
                         || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
             };
@@ -740,6 +783,16 @@ impl Checker {
                 && !self.may_be_without_name(newer)
                 && newer.statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time))
         })
+    }
+
+    pub(crate) fn is_forgetful(&self) -> bool {
+        self.is_forgetful
+    }
+
+    /// The names that a user has or had.
+    pub(crate) fn names_of(&self, tenant: &TenantName, user: &str) -> Vec<String> {
+        let names = self.names.iter().filter(|(known, id, _)| known == tenant && id == user);
+        names.map(|(_, _, name)| name.clone()).collect()
     }
 
     pub(crate) fn statement_count(&self) -> usize {

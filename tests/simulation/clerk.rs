@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use ably_clerk_auth::{
     clerk::{Change, Claims, Event, Organization, Scoped, Session, User},
     clock::UnixMillis,
+    store::Subject,
     tenant::TenantName,
 };
 
@@ -98,6 +99,20 @@ impl Clerk {
         self.tenants[0].sessions.len()
     }
 
+    /// The sessions that a restriction of a subject concerns.
+    pub(crate) fn sessions_of(&self, tenant: usize, subject: &Subject) -> Vec<usize> {
+        let Instance { users, sessions } = &self.tenants[tenant];
+        let is_of = |session: &SessionState| match subject {
+            Subject::Session(id) => session.id == *id,
+            Subject::User(id) => users[session.user].id == *id,
+            Subject::Member { user, organization } => {
+                users[session.user].id == *user && session.organization.as_ref() == Some(organization)
+            }
+            Subject::Organization(organization) => session.organization.as_ref() == Some(organization),
+        };
+        (0..sessions.len()).filter(|number| is_of(&sessions[*number])).collect()
+    }
+
     fn clock(&self, now: UnixMillis) -> UnixMillis {
         UnixMillis(now.0 + self.clock_skew)
     }
@@ -140,8 +155,14 @@ impl Clerk {
         Some(token)
     }
 
-    /// Something happens. Returns the event that Clerk will tell.
-    fn happen(&mut self, random: &mut Random, now: UnixMillis) -> Option<(usize, Event)> {
+    /// Something happens to a session of a tenant, or to its user. Returns the event that Clerk will tell.
+    fn happen(
+        &mut self,
+        random: &mut Random,
+        tenant: usize,
+        session_number: usize,
+        now: UnixMillis,
+    ) -> Option<(usize, Event)> {
         use Happening as H;
         let happening = random.pick(&[
             H::SessionEnds,
@@ -158,10 +179,9 @@ impl Clerk {
             H::MembershipChanges,
             H::OrganizationDeleted,
         ]);
-        let tenant = random.index(self.tenants.len());
-        let (user_number, session_number) = (random.index(USERS), random.index(USERS * SESSIONS));
         let clock = self.clock(now);
         let Instance { users, sessions } = &mut self.tenants[tenant];
+        let user_number = sessions[session_number].user;
         let user = &mut users[user_number];
         let change = match happening {
             // A late update, with a later timestamp.
@@ -230,23 +250,25 @@ pub(crate) async fn live(world: Arc<World>, until: UnixMillis) {
         if world.now() >= until {
             return;
         }
-        if let Some((tenant, event, statement)) = happen(&world) {
+        let (tenant, session) =
+            world.random(|random| (random.index(TENANTS.len()), random.index(lock(&world.clerk).session_count())));
+        if let Some((tenant, event, statement)) = happen(&world, tenant, session) {
             let slowness = world.random(|random| random.pick(&[0, 0, 200, 8000]));
             tokio::spawn(deliver(Arc::clone(&world), tenant, event, statement, slowness));
         }
     }
 }
 
-/// Something happens, and a replica is told at once.
-pub(crate) async fn happens(world: Arc<World>) {
-    if let Some((tenant, event, statement)) = happen(&world) {
+/// Something happens to a session or its user, and a replica is told at once.
+pub(crate) async fn happens(world: Arc<World>, tenant: usize, session: usize) {
+    if let Some((tenant, event, statement)) = happen(&world, tenant, session) {
         deliver(world, tenant, event, statement, 0).await;
     }
 }
 
-fn happen(world: &World) -> Option<(usize, Event, usize)> {
+fn happen(world: &World, tenant: usize, session: usize) -> Option<(usize, Event, usize)> {
     let now = world.now();
-    let (tenant, event) = world.random(|random| lock(&world.clerk).happen(random, now))?;
+    let (tenant, event) = world.random(|random| lock(&world.clerk).happen(random, tenant, session, now))?;
     world.trace(|| format!("Clerk: {:?} of {} at {}", event.change, TENANTS[tenant], event.at.0));
     let statement = lock(&world.checker).clerk_says(TENANTS[tenant], &event, now);
     Some((tenant, event, statement))

@@ -20,6 +20,7 @@ pub(crate) enum Fault {
     ReaderCut,
     BothCut,
     LostPackets,
+    LookUpsHang,
     SlowRedis,
     ReplicaCrash,
     Failover,
@@ -43,11 +44,12 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::CommandsCut,
         Self::ReaderCut,
         Self::BothCut,
         Self::LostPackets,
+        Self::LookUpsHang,
         Self::SlowRedis,
         Self::ReplicaCrash,
         Self::Failover,
@@ -71,11 +73,12 @@ impl Fault {
     ];
 
     /// Those that happen at a time of their own.
-    const TIMED: [Self; 21] = [
+    const TIMED: [Self; 22] = [
         Self::CommandsCut,
         Self::ReaderCut,
         Self::BothCut,
         Self::LostPackets,
+        Self::LookUpsHang,
         Self::SlowRedis,
         Self::ReplicaCrash,
         Self::Failover,
@@ -220,6 +223,7 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
                 lock(&world.network).lose_packets(number, line, end);
             }
         }
+        Fault::LookUpsHang => lock(&world.network).hang_look_ups(number, end),
         Fault::SlowRedis => lock(&world.network).slow_down(end),
         Fault::ReplicaCrash => {
             if crash(&world, number) {

@@ -34,6 +34,8 @@ pub(crate) struct Fate {
 struct Link {
     down_until: UnixMillis,
     lossy_until: UnixMillis,
+    /// Until when look-ups of live tokens may hang.
+    look_ups_hang_until: UnixMillis,
     /// Since when new connections lead where they do.
     led_since: UnixMillis,
     /// Connections from before are closed.
@@ -56,6 +58,7 @@ impl Network {
         let link = Link {
             down_until: UnixMillis(0),
             lossy_until: UnixMillis(0),
+            look_ups_hang_until: UnixMillis(0),
             led_since: UnixMillis(0),
             reset_at: UnixMillis(0),
             connected_at: UnixMillis(0),
@@ -113,8 +116,13 @@ impl Network {
         link.down_until = link.down_until.max(until);
     }
 
-    pub(crate) fn is_lossy(&mut self, replica: usize, now: UnixMillis) -> bool {
-        now < self.link(replica, Line::Commands).lossy_until
+    pub(crate) fn look_ups_hang(&mut self, replica: usize, now: UnixMillis) -> bool {
+        now < self.link(replica, Line::Commands).look_ups_hang_until
+    }
+
+    pub(crate) fn hang_look_ups(&mut self, replica: usize, until: UnixMillis) {
+        let link = self.link(replica, Line::Commands);
+        link.look_ups_hang_until = link.look_ups_hang_until.max(until);
     }
 
     pub(crate) fn lose_packets(&mut self, replica: usize, line: Line, until: UnixMillis) {

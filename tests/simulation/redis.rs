@@ -12,9 +12,9 @@ use std::{
 use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
-        Commands, Connect, Connected, ConnectionLost, DenialSource, IdempotencyClaim, LiveToken, LogEntry, LogPage,
-        LogPosition, QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog,
-        TokenHolder, Wait,
+        Commands, Connect, Connected, ConnectionLost, DenialSource, Health, IdempotencyClaim, LiveToken, LogEntry,
+        LogPage, LogPosition, QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject,
+        TaskBacklog, TokenHolder, Wait,
     },
     tenant::TenantName,
 };
@@ -54,11 +54,15 @@ pub(crate) fn rank(restriction: &Restriction) -> (bool, UnixMillis, bool, UnixMi
     (restriction.kind == RestrictionKind::Deleted, restriction.at, restricts, restriction.until)
 }
 
+pub(crate) fn is_active(restriction: &Restriction, now: UnixMillis) -> bool {
+    !matches!(restriction.kind, RestrictionKind::Lifted(_)) && now < restriction.until
+}
+
 #[derive(Clone, Default)]
 pub(crate) struct Data {
     id: Option<u64>,
     pub(crate) rows: BTreeMap<RowKey, Restriction>,
-    /// The keys of `rows` in the order in which they came: a scan goes along it.
+    /// The keys of `rows` in the order in which they came: a scan goes along it. Removed ones stay.
     scan: Vec<RowKey>,
     pub(crate) log: VecDeque<(LogPosition, Option<LogEntry>)>,
     last: LogPosition,
@@ -72,6 +76,7 @@ pub(crate) struct Data {
 enum Write {
     Identify(u64),
     Row(Restriction),
+    RemoveRow(RowKey),
     Append(LogPosition, Option<LogEntry>),
     LiveToken(LiveToken),
     Task(QueuedTask),
@@ -94,6 +99,7 @@ impl Data {
                     self.scan.push(key);
                 }
             }
+            Write::RemoveRow(key) => _ = self.rows.remove(&key),
             Write::Append(position, entry) => {
                 self.last = position;
                 self.log.push_back((position, entry));
@@ -129,15 +135,23 @@ pub(crate) struct Node {
     pub(crate) is_alive: bool,
     changed: Arc<Notify>,
     max_log: usize,
+    max_ended: usize,
     /// Until when what would append to the log waits.
     is_held_until: UnixMillis,
 }
 
 impl Node {
-    fn new(data: Data, max_log: usize) -> Self {
-        let copied = data.clone();
-        let uncopied = VecDeque::new();
-        Self { data, copied, uncopied, is_alive: true, changed: Arc::default(), max_log, is_held_until: UnixMillis(0) }
+    fn new(data: Data, max_log: usize, max_ended: usize) -> Self {
+        Self {
+            copied: data.clone(),
+            data,
+            uncopied: VecDeque::new(),
+            is_alive: true,
+            changed: Arc::default(),
+            max_log,
+            max_ended,
+            is_held_until: UnixMillis(0),
+        }
     }
 
     fn write(&mut self, write: Write, now: UnixMillis) {
@@ -146,6 +160,21 @@ impl Node {
         }
         self.uncopied.push_back((now, write.clone()));
         self.data.apply(write, self.max_log);
+    }
+
+    /// Forgets ended rows that it has no room for.
+    fn forget_ended(&mut self, by_clock: UnixMillis, now: UnixMillis) {
+        if self.data.rows.len() <= self.max_ended {
+            return;
+        }
+        let ended = self.data.rows.iter().filter(|(_, restriction)| !is_active(restriction, by_clock));
+        let forgotten_at = |it: &Restriction| it.until.max(it.at.after(Restriction::REMEMBERED_FOR));
+        let mut ended: Vec<_> = ended.map(|(key, restriction)| (forgotten_at(restriction), key.clone())).collect();
+        ended.sort();
+        let surplus = ended.len().saturating_sub(self.max_ended);
+        for (_, key) in ended.into_iter().take(surplus) {
+            self.write(Write::RemoveRow(key), now);
+        }
     }
 
     fn append(&mut self, entry: Option<LogEntry>, now: UnixMillis) {
@@ -187,6 +216,7 @@ pub(crate) struct Redis {
     no_writes: Vec<(NoWrites, UnixMillis)>,
     snapshot: Data,
     max_log: usize,
+    max_ended: usize,
     /// Until when new entries are trimmed off the log at once.
     trims_until: UnixMillis,
     /// How many commands it was sent.
@@ -194,15 +224,16 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    pub(crate) fn new(random: &mut Random) -> Self {
+    pub(crate) fn new(random: &mut Random, max_ended: usize) -> Self {
         let max_log = random.pick(&[150, 400]);
-        let nodes = vec![Node::new(Data::default(), max_log)];
+        let nodes = vec![Node::new(Data::default(), max_log, max_ended)];
         Self {
             nodes,
             master: 0,
             no_writes: Vec::new(),
             snapshot: Data::default(),
             max_log,
+            max_ended,
             trims_until: UnixMillis(0),
             commands: 0,
         }
@@ -294,7 +325,7 @@ impl Redis {
     }
 
     fn promote(&mut self, data: Data) {
-        self.nodes.push(Node::new(data, self.max_log));
+        self.nodes.push(Node::new(data, self.max_log, self.max_ended));
         self.master = self.nodes.len() - 1;
     }
 }
@@ -381,6 +412,11 @@ impl Connection {
         may_be && self.world.random(|random| random.percent(30))
     }
 
+    fn is_ready(&self) -> bool {
+        let replicas = lock(&self.world.replicas);
+        replicas.running().any(|run| run.run == self.run && run.store.health() == Health::Ready)
+    }
+
     fn is_up(&self) -> bool {
         lock(&self.world.network).is_up(self.replica, self.line, self.world.now())
     }
@@ -456,6 +492,10 @@ impl ReadLog for Connection {
         const LONGEST_WAIT: Duration = Duration::from_millis(500);
         const MAX_ENTRIES: usize = 1000;
         self.stop_if_crashed().await;
+        if wait == Wait::No && self.is_ready() {
+            let violation = format!("5: replica {} is ready before it has read the log", self.replica);
+            lock(&self.world.checker).violations.push(violation);
+        }
         let changed = {
             let redis = lock(&self.world.redis);
             let node = &redis.nodes[self.node];
@@ -512,13 +552,13 @@ impl Commands for Connection {
         let (next, page) = self
             .call(Access::Read, |node, _| {
                 let keys = node.data.scan.iter().skip(cursor).take(PAGE);
-                let page: Vec<_> = keys.map(|key| node.data.rows[key].clone()).collect();
+                let page: Vec<_> = keys.filter_map(|key| node.data.rows.get(key).cloned()).collect();
                 let next = if cursor + PAGE < node.data.scan.len() { cursor + PAGE } else { 0 };
                 (u64::try_from(next).unwrap(), page)
             })
             .await?;
         if next == 0 {
-            moments::has_scanned(&self.world);
+            moments::has_scanned(&self.world, self.run);
         }
         let mut checker = lock(&self.world.checker);
         for restriction in &page {
@@ -531,17 +571,18 @@ impl Commands for Connection {
     async fn record(
         &self,
         restrictions: &[Restriction],
-        _now: UnixMillis,
+        by_clock: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
         let is_trimmed = self.is_trimmed();
         self.call(Access::Append, |node, now| {
+            node.forget_ended(by_clock, now);
             let mut before = Vec::new();
             for restriction in restrictions {
                 let known = node.data.rows.get(&row_key(restriction)).cloned();
                 if known.as_ref().is_none_or(|known| rank(known) < rank(restriction)) {
                     node.write(Write::Row(restriction.clone()), now);
                     node.append(Some(LogEntry::Recorded(restriction.clone())), now);
-                    moments::is_recorded(&self.world, restriction.tenant.as_str());
+                    moments::is_recorded(&self.world, restriction);
                 }
                 before.push(known);
             }
@@ -576,7 +617,8 @@ impl Commands for Connection {
         now: UnixMillis,
     ) -> Result<Vec<LiveToken>, ConnectionLost> {
         if moments::look_up_hangs(&self.world, self.replica) {
-            sleep(RESPONSE_TIMEOUT).await;
+            // Long enough for the replica to connect again meanwhile.
+            sleep(4 * RESPONSE_TIMEOUT).await;
             self.stop_if_crashed().await;
             return Err(self.lost("timed out"));
         }
