@@ -52,9 +52,9 @@ struct Statement {
     first_told_at: Option<UnixMillis>,
     /// When the last telling began.
     told_at: UnixMillis,
-    /// It was told while an old master went on, or when Redis had just lost data: whoever was told may not have seen the live
+    /// When it was told while an old master went on, or Redis had just lost data: whoever was told may not have seen the live
     /// tokens of others.
-    is_told_in_confusion: bool,
+    told_in_confusion_at: Option<UnixMillis>,
     /// It was accepted, and then lost in a failover together with every replica that knew.
     is_lost: bool,
     /// The same, for a task.
@@ -328,7 +328,7 @@ impl Checker {
             accepted: None,
             first_told_at: None,
             told_at: said_at,
-            is_told_in_confusion: false,
+            told_in_confusion_at: None,
             is_lost: false,
             is_work_lost: false,
         });
@@ -342,7 +342,9 @@ impl Checker {
         let (first, last) = statement.ends.unwrap_or((end, end));
         statement.ends = Some((first.min(end), last.max(end)));
         statement.told_at = now;
-        statement.is_told_in_confusion |= self.splits > 0;
+        if self.splits > 0 {
+            statement.told_in_confusion_at = Some(now);
+        }
         statement.first_told_at.get_or_insert(now);
         statement.known_by.iter_mut().for_each(|runs| _ = runs.insert(run));
     }
@@ -360,8 +362,9 @@ impl Checker {
         let is_in_redis = |fact: &Restriction| redis.nodes.iter().any(|node| node.is_alive && node.data.knows(fact));
         statement.is_recorded |= statement.facts.iter().all(is_in_redis) && statement.accepted.is_none();
         statement.accepted.get_or_insert(now);
-        let is_after_loss = self.last_loss.is_some_and(|loss| statement.told_at < loss.after(LOSS_IS_NOTICED_WITHIN));
-        statement.is_told_in_confusion |= is_after_loss;
+        if self.last_loss.is_some_and(|loss| statement.told_at < loss.after(LOSS_IS_NOTICED_WITHIN)) {
+            statement.told_in_confusion_at = Some(statement.told_at);
+        }
         let statement = &self.statements[number];
         // An outdated fact needs no record: the newer one is recorded, or told again.
         let is_outdated = |fact: &Restriction| {
@@ -638,10 +641,10 @@ impl Checker {
     /// Checks that what the first revocation can reach does not wait for the second: tokens from before their statement, and
     /// those that a replica issued long after it, during an outage.
     pub(crate) fn check_first_revocations(&mut self, ably: &[Revoked], faults_until: UnixMillis, now: UnixMillis) {
+        const HEARD_WITHIN: Duration = Duration::from_secs(4);
         if self.is_forgetful {
             return;
         }
-        const HEARD_WITHIN: Duration = Duration::from_secs(4);
         let find = |token: &IssuedToken| {
             let (dated, _) = token.at_ably?;
             if dated >= faults_until {
@@ -654,7 +657,7 @@ impl Checker {
                 // An update may repeat a name, which ends nothing anew.
                 let is_update = statement.facts.len() > 1;
                 !is_update
-                    && !statement.is_told_in_confusion
+                    && statement.told_in_confusion_at.is_none()
                     && (is_before
                         || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
             };
