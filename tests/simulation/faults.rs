@@ -288,8 +288,12 @@ async fn fail_over_behind_proxy(world: &World, now: UnixMillis) {
     const READ_WITHIN: Duration = Duration::from_secs(1);
     let lag = lag(world) + READ_WITHIN + Duration::from_millis(1);
     lock(&world.faults).disturb(now, now.after(3 * READ_WITHIN));
-    lock(&world.redis).append_any(now);
+    let read = lock(&world.redis).append_any(now);
     sleep(READ_WITHIN).await;
+    if !lock(&world.redis).has_entry(read) {
+        // Another fault was faster.
+        return;
+    }
     lock(&world.redis).fail_over_behind_proxy(lag, world.now());
     lose_data(world);
 }

@@ -278,8 +278,14 @@ impl Redis {
     }
 
     /// Appends an entry that means nothing.
-    pub(crate) fn append_any(&mut self, now: UnixMillis) {
+    pub(crate) fn append_any(&mut self, now: UnixMillis) -> LogPosition {
         self.nodes[self.master].append(None, now);
+        self.master().data.last
+    }
+
+    /// Whether the log has an entry.
+    pub(crate) fn has_entry(&self, position: LogPosition) -> bool {
+        self.master().data.log.iter().any(|(known, _)| *known == position)
     }
 
     /// The same behind a proxy that keeps the connections. At first it holds back what appends to the log: whoever reads the
