@@ -86,8 +86,8 @@ impl Revocation {
         let has = |outcome| recorded.as_ref().is_ok_and(|recorded| recorded.contains(&outcome));
         let (is_outdated, is_repeated) = (has(RecordOutcome::Outdated), recorded.is_ok() && !has(RecordOutcome::New));
         let mut result = recorded.map(|_| ()).map_err(Incomplete::from);
-        if !is_outdated {
-            result = result.and(self.update_caches(tenant, &event.change).await);
+        if let (false, Change::UserUpdated(user), Some(users)) = (is_outdated, &event.change, tenant.users()) {
+            users.update(user.clone());
         }
         for task in tasks {
             let (first, again) = (task.first(now), task.again(now));
@@ -138,20 +138,6 @@ impl Revocation {
             return Err(Incomplete::Ably);
         }
         Ok(())
-    }
-
-    /// Removes a changed user from the caches of all replicas, and puts the new state into this replica's.
-    async fn update_caches(&self, tenant: &Tenant, change: &Change) -> Result<(), Incomplete> {
-        let (user_id, updated) = match change {
-            Change::UserDeleted { user_id } => (user_id, None),
-            Change::UserUpdated(user) => (&user.id, Some(user)),
-            _ => return Ok(()),
-        };
-        let forgotten = self.store.forget_user(&tenant.name, user_id).await;
-        if let (Some(user), Some(users)) = (updated, tenant.users()) {
-            users.update(user.clone());
-        }
-        Ok(forgotten?)
     }
 
     /// Stores tasks for the tokens that this replica may have issued before it learned, late, of their restrictions. Those whose

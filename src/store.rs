@@ -162,6 +162,8 @@ impl Store {
 
     /// Applies restrictions, unless they yield to known ones, and records them together with the tasks that follow from them.
     ///
+    /// Each replica that learns of a restriction of a user removes the user from its cache.
+    ///
     /// The tasks are stored if a restriction is new, or if there is none. Otherwise they were stored when it was recorded
     /// first, and those that are left can be claimed by their IDs.
     pub async fn record(
@@ -171,7 +173,7 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Vec<RecordOutcome>, StoreError> {
         let replica = &self.replica;
-        let known: Vec<_> = restrictions.iter().map(|each| replica.restrictions.apply(each, now)).collect();
+        let known: Vec<_> = restrictions.iter().map(|each| replica.apply(each, now)).collect();
         let known_outcomes = outcomes(restrictions, &known);
         let is_outdated =
             !restrictions.is_empty() && known_outcomes.iter().all(|outcome| *outcome == RecordOutcome::Outdated);
@@ -285,13 +287,6 @@ impl Store {
         self.replica.tasks.put_back(left);
         let Some(shared) = &self.shared else { return Ok(()) };
         command!(self, shared, put_back(left))
-    }
-
-    /// Removes a user from the caches of all replicas: each calls its [`OnForget`].
-    pub async fn forget_user(&self, tenant: &TenantName, user: &str) -> Result<(), StoreError> {
-        (self.replica.on_forget)(Forgotten::User(tenant, user));
-        let Some(shared) = &self.shared else { return Ok(()) };
-        command!(self, shared, append(&LogEntry::UserChanged(tenant.clone(), user.to_owned())))
     }
 }
 

@@ -4,9 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use super::{
-    Claim, LiveToken, LogEntry, LogPage, LogPosition, QueuedTask, Restriction, StoredTask, TaskBacklog, TokenHolder,
-};
+use super::{Claim, LiveToken, LogPage, LogPosition, QueuedTask, Restriction, StoredTask, TaskBacklog, TokenHolder};
 use crate::{clock::UnixMillis, redis::ConnectionLost, tenant::TenantName};
 
 /// Connects to the Redis that replicas share.
@@ -79,9 +77,6 @@ pub trait Commands: Send + Sync {
         now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost>;
 
-    /// Appends an entry to the log.
-    async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost>;
-
     /// Registers live tokens. A known later end stays.
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost>;
 
@@ -96,7 +91,7 @@ pub trait Commands: Send + Sync {
     /// Claims tasks for [`StoredTask::LEASE`]. Their due times are the first ones.
     async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost>;
 
-    /// Removes a task that was due at `due`, unless it has become due later meanwhile. Appends [`LogEntry::TaskDone`].
+    /// Removes a task that was due at `due`, unless it has become due later meanwhile. Appends [`LogEntry::TaskDone`](super::LogEntry::TaskDone).
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost>;
 
     /// Replaces what is left of a task, unless it was completed. It cannot be claimed before it is due.

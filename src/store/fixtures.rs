@@ -163,11 +163,6 @@ impl Commands for Arc<MemoryRedis> {
         self.answer(before).await
     }
 
-    async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
-        self.log.lock().unwrap().push(entry.clone());
-        self.answer(()).await
-    }
-
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
         for live_token in live_tokens {
             self.live_tokens.put(live_token, now).unwrap();

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::Restriction;
-use crate::{clock::UnixMillis, tenant::TenantName};
+use crate::clock::UnixMillis;
 
 /// The position of an entry in the log. Later entries have greater positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,8 +40,6 @@ impl fmt::Display for LogPosition {
 pub enum LogEntry {
     /// A restriction was recorded.
     Recorded(Restriction),
-    /// A user changed: caches must not keep the user.
-    UserChanged(TenantName, String),
     /// A task was performed.
     TaskDone {
         /// Its ID.

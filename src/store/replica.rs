@@ -10,7 +10,8 @@ use std::{
 
 use super::{
     Forgotten, LiveToken, LogEntry, LogPage, LogPosition, OnForget, RecordOutcome, Restriction, Restrictions,
-    SharedState, StoreLimits, TaskBacklog, live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
+    SharedState, StoreLimits, Subject, TaskBacklog, live_tokens::LiveTokenIndex, restriction::RestrictionKey,
+    tasks::TaskQueue,
 };
 use crate::clock::{self, UnixMillis};
 
@@ -24,6 +25,8 @@ pub(super) struct Replica {
     progress: Mutex<Progress>,
     /// Restrictions whose tokens may have been missed.
     late: Mutex<BTreeMap<RestrictionKey, Restriction>>,
+    /// Restrictions that were sent to Redis late, and whose answer has not come.
+    unanswered: Mutex<BTreeMap<RestrictionKey, Restriction>>,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +84,7 @@ impl Replica {
             on_forget,
             progress: Mutex::default(),
             late: Mutex::default(),
+            unanswered: Mutex::default(),
         }
     }
 
@@ -107,21 +111,45 @@ impl Replica {
         self.tasks.mark_all_unstored();
     }
 
+    /// Applies a restriction that this replica is told first. Returns the one that was known.
+    pub(super) fn apply(&self, restriction: &Restriction, now: UnixMillis) -> Option<Restriction> {
+        self.forget_user_of(restriction);
+        self.restrictions.apply(restriction, now)
+    }
+
+    /// Applies a restriction that Redis has.
+    fn learn(&self, restriction: &Restriction, now: UnixMillis) {
+        self.forget_user_of(restriction);
+        self.restrictions.hear(restriction, now);
+    }
+
+    /// The user may have changed.
+    fn forget_user_of(&self, restriction: &Restriction) {
+        if let Subject::User(user) = &restriction.subject {
+            (self.on_forget)(Forgotten::User(&restriction.tenant, user));
+        }
+    }
+
     /// Redis answered to a record: `recorded` are the restrictions that were sent, `before` what Redis had.
     pub(super) fn recorded(&self, recorded: &[Restriction], before: &[Option<Restriction>], now: UnixMillis) {
         for (restriction, before) in recorded.iter().zip(before) {
             if let Some(before) = before {
-                self.restrictions.hear(before, now);
+                self.learn(before, now);
             }
             self.restrictions.hear(restriction, now);
         }
     }
 
-    /// The same, for restrictions that this replica learned earlier: if Redis lacked one, nobody has looked for the tokens
-    /// that it ends.
+    /// Restrictions that this replica learned earlier are sent to Redis.
+    pub(super) fn sent_late(&self, restrictions: &[Restriction]) {
+        self.unanswered().extend(restrictions.iter().map(|restriction| (restriction.key(), restriction.clone())));
+    }
+
+    /// Redis answered to [`Self::sent_late`]: if Redis lacked one, nobody has looked for the tokens that it ends.
     pub(super) fn recorded_late(&self, recorded: &[Restriction], before: &[Option<Restriction>], now: UnixMillis) {
         self.recorded(recorded, before, now);
         for (restriction, before) in recorded.iter().zip(before) {
+            self.unanswered().remove(&restriction.key());
             let before = before.as_ref().map(Restriction::terms);
             if RecordOutcome::of(before, restriction.terms()) == RecordOutcome::New {
                 self.revoke_late(restriction.clone(), now);
@@ -131,25 +159,27 @@ impl Replica {
 
     /// Applies what was read from the log.
     pub(super) fn hear(&self, page: LogPage, now: UnixMillis) -> Result<(), Loss> {
-        let mut reached = self.position();
-        if page.last.is_none_or(|last| last < reached) {
+        let position = self.position();
+        if page.last.is_none_or(|last| last < position) {
             return Err(Loss::OlderLog);
         }
-        if page.first.is_none_or(|first| first > reached) {
+        if page.first.is_none_or(|first| first > position) {
             return Err(Loss::Behind);
         }
-        for (position, entry) in page.entries {
+        let (positions, entries): (Vec<_>, Vec<_>) = page.entries.into_iter().unzip();
+        for entry in entries {
             match entry {
-                Some(LogEntry::Recorded(restriction)) => self.restrictions.hear(&restriction, now),
-                Some(LogEntry::UserChanged(tenant, user)) => (self.on_forget)(Forgotten::User(&tenant, &user)),
+                Some(LogEntry::Recorded(restriction)) => self.learn(&restriction, now),
                 Some(LogEntry::TaskDone { id, due }) => self.tasks.complete(&id, due),
                 None => {}
             }
-            reached = reached.max(position);
         }
         let mut progress = self.progress();
-        progress.position = reached;
-        if progress.awaited.is_some_and(|(awaited, _)| awaited <= progress.position) {
+        progress.position = progress.position.max(positions.last().copied().unwrap_or_default());
+        if let Some((awaited, _)) = progress.awaited.filter(|(awaited, _)| *awaited <= progress.position) {
+            if !positions.contains(&awaited) {
+                return Err(Loss::DifferentData);
+            }
             progress.awaited = None;
         }
         Ok(())
@@ -191,6 +221,10 @@ impl Replica {
             self.revoke_late(restriction, now);
         }
         self.live_tokens.mark_checked(unchecked.iter().map(|unchecked| &unchecked.live_token), losses);
+        // Redis may have recorded them.
+        for restriction in mem::take(&mut *self.unanswered()).into_values() {
+            self.revoke_late(restriction, now);
+        }
     }
 
     /// Redis has live tokens that were put before, after so many losses.
@@ -243,5 +277,9 @@ impl Replica {
 
     fn lock_late(&self) -> MutexGuard<'_, BTreeMap<RestrictionKey, Restriction>> {
         self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, BTreeMap<RestrictionKey, Restriction>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -144,12 +144,16 @@ impl Sync {
             commands.register(live_tokens, now()).await?;
         }
         let end = commands.state().await?.last;
-        while replica.position() < end {
+        // Once at least: the log's connection has to see the end.
+        loop {
             let page = log.read(replica.position(), Wait::No).await?;
             if page.entries.is_empty() && page.last.is_none_or(|last| last < end) {
                 return Err(Loss::DifferentData.into());
             }
             replica.hear(page, now())?;
+            if replica.position() >= end {
+                break;
+            }
         }
         replica.follow(now());
         Ok(())
@@ -173,6 +177,7 @@ async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands
             return Ok(());
         }
         let now = clock();
+        replica.sent_late(&restrictions);
         let before = commands.record(&restrictions, &[], now).await?;
         replica.recorded_late(&restrictions, &before, now);
     }

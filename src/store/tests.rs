@@ -32,6 +32,8 @@ struct Script {
     release: Notify,
     /// A command of the second connection fails on another thread, at the end of its start.
     races: AtomicBool,
+    /// The second connection records, and is lost before it answers.
+    loses_answer: AtomicBool,
     store: OnceLock<std::sync::Weak<Store>>,
 }
 
@@ -105,10 +107,11 @@ impl Commands for One {
                 sleep(Duration::from_millis(20)).await;
             }
         }
-        Commands::record(&self.redis, restrictions, tasks, now).await
-    }
-    async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
-        self.redis.append(entry).await
+        let before = Commands::record(&self.redis, restrictions, tasks, now).await;
+        if self.number == 2 && self.script.loses_answer.load(Ordering::SeqCst) {
+            return Err(ConnectionLost("timed out".into()));
+        }
+        before
     }
     async fn register(&self, t: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
         self.redis.register(t, now).await
@@ -136,10 +139,14 @@ impl Commands for One {
 }
 
 async fn scene(on_failure: OnFailure) -> (Arc<Store>, Arc<Script>, Arc<MemoryRedis>) {
+    scene_that_forgets(on_failure, Arc::new(|_| {})).await
+}
+
+async fn scene_that_forgets(on_failure: OnFailure, on_forget: OnForget) -> (Arc<Store>, Arc<Script>, Arc<MemoryRedis>) {
     let (old, new) = (Arc::new(MemoryRedis::new(START)), Arc::new(MemoryRedis::new(START)));
     let script = Arc::new(Script::default());
     let redis = Arc::new(Scripted { new: Arc::clone(&new), old, script: Arc::clone(&script) });
-    let store = Store::shared(redis, on_failure, &StoreLimits::default(), Arc::new(|| START), Arc::new(|_| {}));
+    let store = Store::shared(redis, on_failure, &StoreLimits::default(), Arc::new(|| START), on_forget);
     let store = Arc::new(store);
     script.store.set(Arc::downgrade(&store)).unwrap();
     store.becomes_ready().await;
@@ -224,4 +231,29 @@ async fn a_loss_makes_late_only_what_was_learned_meanwhile() {
     eventually(async || script.connects.load(Ordering::SeqCst) > 1).await;
     store.becomes_ready().await;
     assert_eq!(store.late_restrictions(), [mark("org_2")]);
+}
+
+#[tokio::test]
+async fn a_restriction_is_late_if_the_answer_to_its_late_record_was_lost() {
+    let (store, script, _) = scene(OnFailure::Degrade).await;
+    store.record(&[denial()], &[], START).await.unwrap();
+    script.loses_answer.store(true, Ordering::SeqCst);
+    script.lose_first.store(true, Ordering::SeqCst);
+    eventually(async || script.connects.load(Ordering::SeqCst) > 2).await;
+    store.becomes_ready().await;
+    assert_eq!(store.late_restrictions(), [denial()]);
+}
+
+#[tokio::test]
+async fn a_user_is_forgotten_when_another_replica_records_a_restriction_late() {
+    let forgotten = Arc::new(AtomicUsize::new(0));
+    let on_forget = {
+        let forgotten = Arc::clone(&forgotten);
+        Arc::new(move |_: Forgotten<'_>| _ = forgotten.fetch_add(1, Ordering::SeqCst))
+    };
+    let (_store, script, new) = scene_that_forgets(OnFailure::Degrade, on_forget).await;
+    script.lose_first.store(true, Ordering::SeqCst);
+    eventually(async || forgotten.load(Ordering::SeqCst) == 1).await;
+    Commands::record(&new, &[denial()], &[], START).await.unwrap();
+    eventually(async || forgotten.load(Ordering::SeqCst) == 2).await;
 }

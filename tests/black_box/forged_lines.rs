@@ -134,9 +134,8 @@ async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
             written.append("restriction", message);
             written.run(&["HSET", "aca:{v3}:restrictions", message, message]);
         }
-        written.append("user", &json!(["default", FORGED]).to_string());
         written.append("done", &json!([FORGED, 1]).to_string());
-        for kind in ["user", "done", FORGED] {
+        for kind in ["done", FORGED] {
             written.append(kind, FORGED);
         }
         written.settles().await;

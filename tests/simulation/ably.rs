@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ably_clerk_auth::{
-    ably::{AblyRefusal, ReauthMargin, RestError, RevokeTokens, Target, TargetOutcome},
+    ably::{AblyRefusal, ReauthMargin, RestError, RevokeTokens, Target, TargetError, TargetOutcome},
     clock::UnixMillis,
     tenant::TenantName,
 };
@@ -29,6 +29,8 @@ pub(crate) enum AblyFault {
     Slow,
     AnswersLost,
     RateLimited,
+    /// It revokes some targets of a call.
+    RevokesSome,
 }
 
 #[derive(Default)]
@@ -95,7 +97,9 @@ impl RevokeTokens for SimulatedAbly {
             return Err(RestError::Refused(AblyRefusal { status: 429, code: 42910, retry_after }));
         }
         let at = world.now();
-        for target in targets {
+        let some = self.fails(AblyFault::RevokesSome);
+        let is_revoked: Vec<_> = targets.iter().map(|_| !some || world.random(|random| random.percent(50))).collect();
+        for (target, _) in targets.iter().zip(&is_revoked).filter(|(_, is_revoked)| **is_revoked) {
             world.trace(|| format!("Ably revokes {target} of {} ({margin:?}), for run {}", self.tenant, self.run));
             lock(&world.ably).revoked.push(Revoked { tenant: self.tenant.clone(), target: target.clone(), at });
         }
@@ -109,7 +113,10 @@ impl RevokeTokens for SimulatedAbly {
             ReauthMargin::None => at,
             ReauthMargin::Reauthentication => at.after(Duration::from_secs(30)),
         };
-        Ok(vec![Ok(applies_at); targets.len()])
+        Ok(is_revoked
+            .into_iter()
+            .map(|is_revoked| is_revoked.then_some(applies_at).ok_or(TargetError::NoResult))
+            .collect())
     }
 
     fn jitter(&self) -> f64 {

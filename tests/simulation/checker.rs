@@ -9,7 +9,7 @@ use std::{
 use ably_clerk_auth::{
     ably::{Target, TokenFormat},
     clerk::{Change, Event},
-    clock::UnixMillis,
+    clock::{self, UnixMillis},
     revocation::operator::Action,
     store::{ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoredTask, Subject},
     tenant::TenantName,
@@ -20,12 +20,16 @@ use crate::{
     clerk::SessionToken,
     clients::NameSource,
     faults::FaultLog,
-    redis::{Redis, RowKey, rank, row_key},
+    redis::{Node, Redis, RowKey, rank, row_key},
     replica::denial,
+    work,
 };
 
 /// The most by which two replicas' clocks differ, and what a request may take.
 const SLACK: Duration = Duration::from_millis(4500);
+
+/// Within this time every replica notices that Redis has lost data.
+const LOSS_IS_NOTICED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What Clerk or the operator said.
 struct Statement {
@@ -38,14 +42,19 @@ struct Statement {
     ends: Option<(UnixMillis, UnixMillis)>,
     /// Since when the runs know that were told.
     told: BTreeMap<usize, UnixMillis>,
-    /// The runs that know.
-    known_by: BTreeSet<usize>,
+    /// For each fact the runs that know it.
+    known_by: Vec<BTreeSet<usize>>,
+    /// Whether Redis had it then.
+    is_recorded: bool,
     /// When the service took it over.
     accepted: Option<UnixMillis>,
     /// When the first telling began.
     first_told_at: Option<UnixMillis>,
     /// When the last telling began.
     told_at: UnixMillis,
+    /// When it was told while an old master went on, or Redis had just lost data: whoever was told may not have seen the live
+    /// tokens of others.
+    told_in_confusion_at: Option<UnixMillis>,
     /// It was accepted, and then lost in a failover together with every replica that knew.
     is_lost: bool,
     /// The same, for a task.
@@ -91,6 +100,22 @@ pub(crate) struct IssuedToken {
     is_lost: bool,
 }
 
+impl Work {
+    /// Why it is not done.
+    fn find_undone(&self, ably: &[Revoked]) -> Option<String> {
+        let from = self.given_at.max(UnixMillis(self.due.0 - clock::millis(SLACK)));
+        let is_it =
+            |target: &Target| matches!(target, Target::ClientId(id) if *id.as_str() == work::client_id(self.number));
+        let is_done = ably.iter().any(|revoked| is_it(&revoked.target) && from <= revoked.at);
+        let (number, run, due) = (self.number, self.run, self.due.0);
+        (!is_done && !self.is_lost).then(|| format!("4: task {number} of run {run}, due {due}, was not performed"))
+    }
+}
+
+fn is_work(revoked: &Revoked) -> bool {
+    matches!(&revoked.target, Target::ClientId(id) if work::is_client_id(id.as_str()))
+}
+
 impl IssuedToken {
     pub(crate) fn new(live_token: LiveToken, minted: UnixMillis, run: usize, signed_at: UnixMillis) -> Self {
         Self { live_token, minted, run, signed_at, at_ably: None, is_lost: false }
@@ -121,15 +146,35 @@ struct KeptTask {
     is_done: bool,
 }
 
+/// A task that the schedule stored.
+struct Work {
+    number: usize,
+    run: usize,
+    due: UnixMillis,
+    given_at: UnixMillis,
+    is_lost: bool,
+}
+
 #[derive(Default)]
 pub(crate) struct Checker {
+    /// The limit of ended restrictions is so low that some are forgotten. Then somebody may be refused for a while, and a
+    /// late event may undo a revocation; nobody is admitted whose denial is in force.
+    is_forgetful: bool,
     statements: Vec<Statement>,
+    /// The numbers of the statements, and of their facts, with this key.
+    facts: BTreeMap<RowKey, Vec<(usize, usize)>>,
     tokens: Vec<IssuedToken>,
     /// What was registered as a live token, even if the token was refused then.
     registered: BTreeSet<LiveToken>,
     tasks: BTreeMap<String, KeptTask>,
     names: BTreeSet<(TenantName, String, String)>,
+    /// When each run started.
+    started: BTreeMap<usize, UnixMillis>,
+    works: Vec<Work>,
+    /// When Redis lost data.
     last_loss: Option<UnixMillis>,
+    /// How many old masters go on.
+    splits: usize,
     pub(crate) violations: Vec<String>,
 }
 
@@ -187,7 +232,7 @@ impl Candidates<'_> {
     }
 }
 
-fn key(tenant: &TenantName, subject: Subject, kind: RestrictionKind) -> RowKey {
+pub(crate) fn key(tenant: &TenantName, subject: Subject, kind: RestrictionKind) -> RowKey {
     let (at, until) = (UnixMillis(0), UnixMillis(0));
     row_key(&Restriction { tenant: tenant.clone(), subject, kind, at, until })
 }
@@ -215,6 +260,11 @@ fn client_id_key(tenant: &TenantName, user: &str) -> RowKey {
 }
 
 impl Checker {
+    pub(crate) fn new(max_ended: usize) -> Self {
+        const MOST_IN_A_SCHEDULE: usize = 100;
+        Self { is_forgetful: max_ended < MOST_IN_A_SCHEDULE, ..Self::default() }
+    }
+
     pub(crate) fn clerk_says(&mut self, tenant: &str, event: &Event, now: UnixMillis) -> usize {
         let tenant = TenantName::parse(tenant).unwrap();
         let fact = |subject, kind| Restriction { tenant: tenant.clone(), subject, kind, at: event.at, until: event.at };
@@ -262,6 +312,10 @@ impl Checker {
     }
 
     fn state(&mut self, tenant: TenantName, facts: Vec<Restriction>, lasts: Duration, said_at: UnixMillis) -> usize {
+        for (number, fact) in facts.iter().enumerate() {
+            self.facts.entry(row_key(fact)).or_default().push((self.statements.len(), number));
+        }
+        let known_by = vec![BTreeSet::new(); facts.len()];
         self.statements.push(Statement {
             tenant,
             facts,
@@ -269,10 +323,12 @@ impl Checker {
             lasts,
             ends: None,
             told: BTreeMap::new(),
-            known_by: BTreeSet::new(),
+            known_by,
+            is_recorded: false,
             accepted: None,
             first_told_at: None,
             told_at: said_at,
+            told_in_confusion_at: None,
             is_lost: false,
             is_work_lost: false,
         });
@@ -286,8 +342,11 @@ impl Checker {
         let (first, last) = statement.ends.unwrap_or((end, end));
         statement.ends = Some((first.min(end), last.max(end)));
         statement.told_at = now;
+        if self.splits > 0 {
+            statement.told_in_confusion_at = Some(now);
+        }
         statement.first_told_at.get_or_insert(now);
-        statement.known_by.insert(run);
+        statement.known_by.iter_mut().for_each(|runs| _ = runs.insert(run));
     }
 
     /// The replica has answered, or crashed.
@@ -300,13 +359,20 @@ impl Checker {
         if answer == Answer::Refused {
             return;
         }
+        let is_in_redis = |fact: &Restriction| redis.nodes.iter().any(|node| node.is_alive && node.data.knows(fact));
+        statement.is_recorded |= statement.facts.iter().all(is_in_redis) && statement.accepted.is_none();
         statement.accepted.get_or_insert(now);
-        let is_known = redis.nodes.iter().any(|node| node.is_alive && node.data.knows(&statement.facts[0]));
-        // An outdated statement needs no record: the newer one is recorded, or told again.
-        let fact = &self.statements[number].facts[0];
-        let is_outdated = self.said(&row_key(fact)).iter().any(|said| rank_of(said.fact) > rank_of(fact));
+        if self.last_loss.is_some_and(|loss| statement.told_at < loss.after(LOSS_IS_NOTICED_WITHIN)) {
+            statement.told_in_confusion_at = Some(statement.told_at);
+        }
         let statement = &self.statements[number];
-        if !is_known && !is_outdated && self.last_loss.is_none_or(|loss| loss < statement.told_at) {
+        // An outdated fact needs no record: the newer one is recorded, or told again.
+        let is_outdated = |fact: &Restriction| {
+            self.may_be_without_name(&Said { fact, statement })
+                || self.said(&row_key(fact)).iter().any(|said| rank_of(said.fact) > rank_of(fact))
+        };
+        let is_known = statement.facts.iter().all(|fact| is_in_redis(fact) || is_outdated(fact));
+        if !is_known && !self.is_forgetful && self.last_loss.is_none_or(|loss| loss < statement.told_at) {
             self.violations.push(format!("4: statement {number} was accepted, but Redis does not have it"));
         }
     }
@@ -316,8 +382,10 @@ impl Checker {
         for statement in &mut self.statements {
             let is_it =
                 |fact: &Restriction| fact.at == heard.at && fact.kind == heard.kind && row_key(fact) == row_key(heard);
-            if statement.facts.iter().any(is_it) {
-                statement.known_by.insert(run);
+            for (fact, known_by) in statement.facts.iter().zip(&mut statement.known_by) {
+                if is_it(fact) {
+                    known_by.insert(run);
+                }
             }
         }
     }
@@ -337,20 +405,60 @@ impl Checker {
     }
 
     pub(crate) fn crashed(&mut self, run: usize) {
-        self.statements.iter_mut().for_each(|statement| _ = statement.known_by.remove(&run));
+        let known_by = self.statements.iter_mut().flat_map(|statement| &mut statement.known_by);
+        known_by.for_each(|runs| _ = runs.remove(&run));
         self.tasks.values_mut().for_each(|task| _ = task.known_by.remove(&run));
     }
 
-    /// Finds what neither Redis nor a replica has any more.
-    pub(crate) fn sweep(&mut self, redis: &Redis, running: &BTreeSet<usize>, now: UnixMillis) {
+    pub(crate) fn starts(&mut self, run: usize, now: UnixMillis) {
+        self.started.insert(run, now);
+    }
+
+    pub(crate) fn loses_data(&mut self, now: UnixMillis) {
         self.last_loss = Some(now);
+    }
+
+    /// A failover leaves an old master that goes on.
+    pub(crate) fn splits(&mut self, now: UnixMillis) {
+        self.splits += 1;
+        self.loses_data(now);
+    }
+
+    pub(crate) fn is_united(&mut self) {
+        self.splits -= 1;
+    }
+
+    /// A run has stored a task of the schedule.
+    pub(crate) fn work_is_given(&mut self, number: usize, run: usize, due: UnixMillis, given_at: UnixMillis) {
+        self.works.push(Work { number, run, due, given_at, is_lost: false });
+    }
+
+    pub(crate) fn keeper_of_work(&self, number: usize) -> Option<usize> {
+        self.works.iter().rfind(|work| work.number == number).map(|work| work.run)
+    }
+
+    pub(crate) fn work_count(&self) -> usize {
+        self.works.len()
+    }
+
+    /// Finds what neither Redis nor a replica has any more.
+    pub(crate) fn find_lost(&mut self, redis: &Redis, running: &BTreeSet<usize>) {
         let nodes: Vec<_> = redis.nodes.iter().filter(|node| node.is_alive).collect();
         for statement in self.statements.iter_mut().filter(|statement| statement.accepted.is_some()) {
-            let is_in_redis = statement.facts.iter().all(|fact| nodes.iter().any(|node| node.data.knows(fact)));
-            statement.is_lost |= !is_in_redis && statement.known_by.is_disjoint(running);
+            let mut facts = statement.facts.iter().zip(&statement.known_by);
+            let is_lost = facts.any(|(fact, known_by)| {
+                nodes.iter().all(|node| !node.data.knows(fact)) && known_by.is_disjoint(running)
+            });
+            statement.is_lost |= is_lost;
         }
         for token in self.tokens.iter_mut().filter(|token| !running.contains(&token.run)) {
             token.is_lost |= !nodes.iter().any(|node| node.data.has_live_token(&token.live_token));
+        }
+        for lost in self.works.iter_mut().filter(|given| !running.contains(&given.run)) {
+            let has = |node: &&Node| {
+                node.data.tasks.get(&work::client_id(lost.number)).is_some_and(|queued| queued.task.due >= lost.due)
+            };
+            lost.is_lost |= !nodes.iter().any(has);
         }
         for (id, task) in self.tasks.iter_mut().filter(|(_, task)| !task.is_done) {
             if task.known_by.is_disjoint(running) && !nodes.iter().any(|node| node.data.tasks.contains_key(id)) {
@@ -359,7 +467,9 @@ impl Checker {
                     let is_of_task = statement.tenant.as_str() == task.tenant
                         && statement.accepted.is_some()
                         && statement.facts.iter().any(|fact| fact.at.0 == task.at);
-                    statement.is_work_lost |= is_of_task;
+                    // What Redis lost as well is recorded late, and its tokens are looked up.
+                    let is_in_redis = statement.facts.iter().any(|fact| nodes.iter().any(|node| node.data.knows(fact)));
+                    statement.is_work_lost |= is_of_task && is_in_redis;
                 }
             }
         }
@@ -374,6 +484,10 @@ impl Checker {
     pub(crate) fn issued(&mut self, token: IssuedToken) -> usize {
         self.tokens.push(token);
         self.tokens.len() - 1
+    }
+
+    pub(crate) fn last_token_of(&self, run: usize) -> Option<LiveToken> {
+        self.tokens.iter().rfind(|token| token.run == run).map(|token| token.live_token.clone())
     }
 
     pub(crate) fn at_ably(&mut self, token: usize, dated: UnixMillis, ends: UnixMillis) {
@@ -409,11 +523,11 @@ impl Checker {
             }
             Decision::Denied => {
                 let is_justified = candidates(&denials).iter().any(|known| known.may_refuse(request, *asked_at));
-                (!is_justified).then_some("3: somebody is denied whom nobody denies")
+                (!is_justified && !self.is_forgetful).then_some("3: somebody is denied whom nobody denies")
             }
             Decision::Outdated => {
                 let is_justified = candidates(&marks).iter().any(|known| known.may_refuse(request, *asked_at));
-                (!is_justified).then_some("3: a session token is refused as outdated that is not")
+                (!is_justified && !self.is_forgetful).then_some("3: a session token is refused as outdated that is not")
             }
             Decision::Unavailable => {
                 let is_calm = faults.is_calm(*asked_at) && faults.is_calm(end);
@@ -436,28 +550,38 @@ impl Checker {
         let used = request.client_id.as_deref().map(ClientIdDigest::of);
         let is_former = |said: &Said<'_>| matches!(said.fact.kind, RestrictionKind::ClientId(digest) if digest != used);
         // A look-up may find a name that no replica was told yet.
-        let is_ahead = self.statements.iter().filter(|statement| statement.ends.is_none()).any(|statement| {
-            let facts = statement.facts.iter().filter(|fact| row_key(fact) == key);
-            facts.into_iter().any(|fact| matches!(fact.kind, RestrictionKind::ClientId(digest) if digest == used))
-        });
+        let is_ahead = self
+            .facts_with(&key)
+            .filter(|said| said.statement.ends.is_none())
+            .any(|Said { fact, .. }| matches!(fact.kind, RestrictionKind::ClientId(digest) if digest == used));
         candidates.is_surely_any && candidates.facts.iter().all(is_former) && !is_ahead
     }
 
     fn said(&self, key: &RowKey) -> Vec<Said<'_>> {
-        let facts = self.statements.iter().flat_map(|statement| {
-            statement.facts.iter().filter(|fact| row_key(fact) == *key).map(move |fact| Said { fact, statement })
-        });
-        facts.filter(|said| said.statement.ends.is_some()).collect()
+        self.facts_with(key).filter(|said| said.statement.ends.is_some()).collect()
+    }
+
+    fn facts_with(&self, key: &RowKey) -> impl Iterator<Item = Said<'_>> {
+        self.facts.get(key).into_iter().flatten().map(|(statement, fact)| {
+            let statement = &self.statements[*statement];
+            Said { fact: &statement.facts[*fact], statement }
+        })
     }
 
     /// Which facts may decide for a run at a time. It surely knows what it was told, and what was accepted long enough ago.
     fn candidates(&self, key: &RowKey, run: usize, time: UnixMillis, faults: &FaultLog) -> Candidates<'_> {
         let said = self.said(key);
+        // A run reads what was recorded before it started.
+        let is_read = |statement: &Statement| {
+            let is_before = statement.accepted.is_some_and(|accepted| accepted <= self.started[&run]);
+            let is_kept = statement.first_told_at.is_some_and(|told| self.last_loss.is_none_or(|loss| loss < told));
+            statement.is_recorded && is_before && is_kept && self.splits == 0
+        };
         let is_surely_known = |said: &&Said<'_>| {
             let statement = said.statement;
             let is_told = statement.told.get(&run).is_some_and(|told| *told <= time);
             let is_heard = statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time));
-            (is_told || is_heard && !statement.is_lost) && !self.may_be_without_name(said)
+            (is_told || (is_heard || is_read(statement)) && !statement.is_lost) && !self.may_be_without_name(said)
         };
         let surely = said.iter().filter(is_surely_known).map(|said| rank_of(said.fact)).max();
         let facts = said.into_iter().filter(|said| surely.is_none_or(|surely| rank_of(said.fact) >= surely)).collect();
@@ -474,8 +598,21 @@ impl Checker {
     }
 
     /// Checks everything when all faults have ended and everything had its time.
-    pub(crate) fn finish(&mut self, redis: &Redis, ably: &[Revoked], faults: &FaultLog, now: UnixMillis) {
+    pub(crate) fn finish(
+        &mut self,
+        redis: &Redis,
+        ably: &[Revoked],
+        faults: &FaultLog,
+        running: &BTreeSet<usize>,
+        now: UnixMillis,
+    ) {
         let mut violations = Vec::new();
+        // What a replica was told and refused, it keeps and records.
+        for statement in self.statements.iter_mut().filter(|statement| statement.accepted.is_none()) {
+            let is_kept = statement.told.keys().any(|run| running.contains(run));
+            statement.accepted = is_kept.then_some(now);
+        }
+        violations.extend(self.works.iter().filter_map(|work| work.find_undone(ably)));
         for (number, statement) in self.statements.iter().enumerate() {
             let is_of_operator = statement.facts[0].kind == RestrictionKind::Denied(DenialSource::Operator)
                 || statement.facts[0].kind == RestrictionKind::Lifted(DenialSource::Operator);
@@ -483,12 +620,15 @@ impl Checker {
                 violations.push(format!("5: statement {number} was never accepted"));
             }
         }
-        violations.extend(self.tokens.iter().filter_map(|token| self.find_unrevoked(token, ably, now, |_| true)));
-        violations.extend(ably.iter().filter_map(|revoked| self.find_unjustified(revoked, faults)));
+        if !self.is_forgetful {
+            violations.extend(self.tokens.iter().filter_map(|token| self.find_unrevoked(token, ably, now, |_| true)));
+            violations.extend(ably.iter().filter_map(|revoked| self.find_unjustified(revoked, faults)));
+        }
         let data = &redis.master().data;
         for (number, statement) in self.statements.iter().enumerate() {
-            let must_be_known = statement.accepted.is_some() && !statement.is_lost;
-            if must_be_known && !data.knows(&statement.facts[0]) {
+            let must_be_known = statement.accepted.is_some() && !statement.is_lost && !self.is_forgetful;
+            let is_known = |fact| data.knows(fact) || self.may_be_without_name(&Said { fact, statement });
+            if must_be_known && !statement.facts.iter().all(is_known) {
                 violations.push(format!("5: Redis lacks statement {number}"));
             }
         }
@@ -502,6 +642,9 @@ impl Checker {
     /// those that a replica issued long after it, during an outage.
     pub(crate) fn check_first_revocations(&mut self, ably: &[Revoked], faults_until: UnixMillis, now: UnixMillis) {
         const HEARD_WITHIN: Duration = Duration::from_secs(4);
+        if self.is_forgetful {
+            return;
+        }
         let find = |token: &IssuedToken| {
             let (dated, _) = token.at_ably?;
             if dated >= faults_until {
@@ -514,6 +657,7 @@ impl Checker {
                 // An update may repeat a name, which ends nothing anew.
                 let is_update = statement.facts.len() > 1;
                 !is_update
+                    && statement.told_in_confusion_at.is_none()
                     && (is_before
                         || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
             };
@@ -581,9 +725,13 @@ impl Checker {
     /// Why Ably should not have revoked a target.
     fn find_unjustified(&self, revoked: &Revoked, faults: &FaultLog) -> Option<String> {
         let is_justified = self.statements.iter().any(|statement| {
-            statement.tenant == revoked.tenant
-                && statement.said_at <= revoked.at
-                && statement.facts.iter().any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
+            is_work(revoked)
+                || statement.tenant == revoked.tenant
+                    && statement.said_at <= revoked.at
+                    && statement
+                        .facts
+                        .iter()
+                        .any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
         });
         (!is_justified).then(|| format!("3: revoked without a reason: {revoked:?}"))
     }
@@ -638,6 +786,16 @@ impl Checker {
                 && !self.may_be_without_name(newer)
                 && newer.statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time))
         })
+    }
+
+    pub(crate) fn is_forgetful(&self) -> bool {
+        self.is_forgetful
+    }
+
+    /// The names that a user has or had.
+    pub(crate) fn names_of(&self, tenant: &TenantName, user: &str) -> Vec<String> {
+        let names = self.names.iter().filter(|(known, id, _)| known == tenant && id == user);
+        names.map(|(_, _, name)| name.clone()).collect()
     }
 
     pub(crate) fn statement_count(&self) -> usize {

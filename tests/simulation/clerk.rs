@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use ably_clerk_auth::{
     clerk::{Change, Claims, Event, Organization, Scoped, Session, User},
     clock::UnixMillis,
+    store::Subject,
     tenant::TenantName,
 };
 
@@ -19,7 +20,7 @@ use crate::{
 /// How long a session token lives.
 pub(crate) const SESSION_TOKEN_LIFE: Duration = Duration::from_secs(40);
 const USERS: usize = 3;
-const SESSIONS: usize = 2;
+const SESSIONS: usize = 4;
 
 pub(crate) struct Clerk {
     tenants: Vec<Instance>,
@@ -82,7 +83,7 @@ impl Clerk {
             let session = |session: usize| SessionState {
                 id: format!("sess_{session}"),
                 user: session / SESSIONS,
-                organization: (session % SESSIONS == number % 2).then(|| "org_1".to_owned()),
+                organization: (session % 2 == number % 2).then(|| "org_1".to_owned()),
                 has_ended: false,
                 token: None,
             };
@@ -96,6 +97,20 @@ impl Clerk {
     /// The number of sessions of each tenant.
     pub(crate) fn session_count(&self) -> usize {
         self.tenants[0].sessions.len()
+    }
+
+    /// The sessions that a restriction of a subject concerns.
+    pub(crate) fn sessions_of(&self, tenant: usize, subject: &Subject) -> Vec<usize> {
+        let Instance { users, sessions } = &self.tenants[tenant];
+        let is_of = |session: &SessionState| match subject {
+            Subject::Session(id) => session.id == *id,
+            Subject::User(id) => users[session.user].id == *id,
+            Subject::Member { user, organization } => {
+                users[session.user].id == *user && session.organization.as_ref() == Some(organization)
+            }
+            Subject::Organization(organization) => session.organization.as_ref() == Some(organization),
+        };
+        (0..sessions.len()).filter(|number| is_of(&sessions[*number])).collect()
     }
 
     fn clock(&self, now: UnixMillis) -> UnixMillis {
@@ -140,8 +155,14 @@ impl Clerk {
         Some(token)
     }
 
-    /// Something happens. Returns the event that Clerk will tell.
-    fn happen(&mut self, random: &mut Random, now: UnixMillis) -> Option<(usize, Event)> {
+    /// Something happens to a session of a tenant, or to its user. Returns the event that Clerk will tell.
+    fn happen(
+        &mut self,
+        random: &mut Random,
+        tenant: usize,
+        session_number: usize,
+        now: UnixMillis,
+    ) -> Option<(usize, Event)> {
         use Happening as H;
         let happening = random.pick(&[
             H::SessionEnds,
@@ -158,10 +179,9 @@ impl Clerk {
             H::MembershipChanges,
             H::OrganizationDeleted,
         ]);
-        let tenant = random.index(self.tenants.len());
-        let (user_number, session_number) = (random.index(USERS), random.index(USERS * SESSIONS));
         let clock = self.clock(now);
         let Instance { users, sessions } = &mut self.tenants[tenant];
+        let user_number = sessions[session_number].user;
         let user = &mut users[user_number];
         let change = match happening {
             // A late update, with a later timestamp.
@@ -230,20 +250,33 @@ pub(crate) async fn live(world: Arc<World>, until: UnixMillis) {
         if world.now() >= until {
             return;
         }
-        let now = world.now();
-        let happened = world.random(|random| lock(&world.clerk).happen(random, now));
-        if let Some((tenant, event)) = happened {
-            world.trace(|| format!("Clerk: {:?} of {} at {}", event.change, TENANTS[tenant], event.at.0));
-            let statement = lock(&world.checker).clerk_says(TENANTS[tenant], &event, now);
-            tokio::spawn(deliver(Arc::clone(&world), tenant, event, statement, until));
+        let (tenant, session) =
+            world.random(|random| (random.index(TENANTS.len()), random.index(lock(&world.clerk).session_count())));
+        if let Some((tenant, event, statement)) = happen(&world, tenant, session) {
+            let slowness = world.random(|random| random.pick(&[0, 0, 200, 8000]));
+            tokio::spawn(deliver(Arc::clone(&world), tenant, event, statement, slowness));
         }
     }
 }
 
+/// Something happens to a session or its user, and a replica is told at once.
+pub(crate) async fn happens(world: Arc<World>, tenant: usize, session: usize) {
+    if let Some((tenant, event, statement)) = happen(&world, tenant, session) {
+        deliver(world, tenant, event, statement, 0).await;
+    }
+}
+
+fn happen(world: &World, tenant: usize, session: usize) -> Option<(usize, Event, usize)> {
+    let now = world.now();
+    let (tenant, event) = world.random(|random| lock(&world.clerk).happen(random, tenant, session, now))?;
+    world.trace(|| format!("Clerk: {:?} of {} at {}", event.change, TENANTS[tenant], event.at.0));
+    let statement = lock(&world.checker).clerk_says(TENANTS[tenant], &event, now);
+    Some((tenant, event, statement))
+}
+
 /// Delivers an event to replicas until one takes it, and sometimes again.
-async fn deliver(world: Arc<World>, tenant: usize, event: Event, statement: usize, faults_until: UnixMillis) {
+async fn deliver(world: Arc<World>, tenant: usize, event: Event, statement: usize, slowness: u64) {
     let tenant = TenantName::parse(TENANTS[tenant]).unwrap();
-    let slowness = world.random(|random| random.pick(&[0, 0, 200, 8000]));
     let copies = if world.random(|random| random.percent(25)) { 2 } else { 1 };
     if slowness > 1000 {
         lock(&world.faults).note(crate::faults::Fault::LateWebhook);
@@ -252,13 +285,13 @@ async fn deliver(world: Arc<World>, tenant: usize, event: Event, statement: usiz
         lock(&world.faults).note(crate::faults::Fault::RepeatedWebhook);
     }
     for _ in 0..copies {
-        world.pause(world.random(|random| random.within(0..slowness + 20))).await;
+        world.pause(world.random(|random| random.within(0..slowness + 10))).await;
         loop {
             match tell(&world, &tenant, &event, statement).await {
                 Answer::Accepted => break,
                 Answer::None | Answer::Refused => {}
             }
-            let longest = if world.now() < faults_until { 5000 } else { 1000 };
+            let longest = if lock(&world.faults).are_over(world.now()) { 1000 } else { 5000 };
             world.pause(world.random(|random| random.within(300..longest))).await;
         }
     }
@@ -279,5 +312,7 @@ async fn tell(world: &Arc<World>, tenant: &TenantName, event: &Event, statement:
     world.trace(|| format!("replica {} (run {}) about event {statement}: {applied:?}", replica.number, replica.run));
     let redis = lock(&world.redis);
     lock(&world.checker).answered(statement, replica.run, answer, &redis, world.now());
+    drop(redis);
+    replica.check_kept(world, now, answer);
     answer
 }

@@ -17,27 +17,54 @@ use crate::{
     world::{World, lock},
 };
 
-/// Clients ask until `until`.
-pub(crate) async fn ask(world: Arc<World>, until: UnixMillis) {
-    let pauses = world.random(|random| random.pick(&[150, 600]));
+/// Clients ask until `until`, in a schedule of a length.
+pub(crate) async fn ask(world: Arc<World>, until: UnixMillis, length: Duration) {
+    let pauses = world.random(|random| match length.as_secs() {
+        0..100 => random.pick(&[150, 600, 4000, 20_000]),
+        _ => 4000,
+    });
     while world.now() < until {
         world.pause(world.random(|random| random.within(1..pauses))).await;
-        let (tenant, session, is_fresh) = world.random(|random| {
-            let sessions = lock(&world.clerk).session_count();
-            (random.index(TENANTS.len()), random.index(sessions), random.percent(35))
-        });
         let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) else { continue };
-        tokio::spawn(ask_for(Arc::clone(&world), replica, tenant, session, is_fresh));
+        ask_for_any(&world, replica);
     }
 }
 
-async fn ask_for(world: Arc<World>, replica: Run, tenant: usize, session: usize, is_fresh: bool) {
+/// Clients get session tokens until `until`, whether or not they ask for tokens of Ably.
+pub(crate) async fn refresh(world: Arc<World>, until: UnixMillis) {
+    while world.now() < until {
+        world.pause(world.random(|random| random.within(1..3000))).await;
+        let (tenant, session) = any_session(&world);
+        let now = world.now();
+        lock(&world.clerk).mint(tenant, session, now);
+    }
+}
+
+fn any_session(world: &World) -> (usize, usize) {
+    world.random(|random| (random.index(TENANTS.len()), random.index(lock(&world.clerk).session_count())))
+}
+
+/// A client asks a replica, with the session token that it has or with a new one.
+pub(crate) fn ask_for_any(world: &Arc<World>, replica: Run) {
+    let ((tenant, session), is_fresh) = (any_session(world), world.random(|random| random.percent(35)));
     let now = world.now();
-    let by_clock = replica.clock(now);
-    let known = lock(&world.clerk).last_token(tenant, session, by_clock).filter(|_| !is_fresh);
-    let Some(token) = known.or_else(|| lock(&world.clerk).mint(tenant, session, now)) else { return };
-    let issuing = issue(Arc::clone(&world), replica.clone(), tenant, token);
-    replica.run_until_crash(issuing).await;
+    let known = lock(&world.clerk).last_token(tenant, session, replica.clock(now)).filter(|_| !is_fresh);
+    if let Some(token) = known.or_else(|| lock(&world.clerk).mint(tenant, session, now)) {
+        ask_with(world, replica, tenant, token);
+    }
+}
+
+/// The client of a session asks a replica with the session token that it has.
+pub(crate) fn ask_again(world: &Arc<World>, replica: Run, tenant: usize, session: usize) {
+    let by_clock = replica.clock(world.now());
+    if let Some(token) = lock(&world.clerk).last_token(tenant, session, by_clock) {
+        ask_with(world, replica, tenant, token);
+    }
+}
+
+fn ask_with(world: &Arc<World>, replica: Run, tenant: usize, token: SessionToken) {
+    let issuing = issue(Arc::clone(world), replica.clone(), tenant, token);
+    tokio::spawn(async move { replica.run_until_crash(issuing).await });
 }
 
 /// Where a client ID comes from.

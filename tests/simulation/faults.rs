@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use ably_clerk_auth::clock::UnixMillis;
+use ably_clerk_auth::{clock::UnixMillis, store::Health};
+use tokio::time::sleep;
 
 use crate::{
     ably::AblyFault,
     network::Line,
+    random::Random,
     redis::NoWrites,
     replica::{self, REPLICAS},
     world::{World, lock},
@@ -18,12 +20,16 @@ pub(crate) enum Fault {
     ReaderCut,
     BothCut,
     LostPackets,
+    LookUpsHang,
     SlowRedis,
     ReplicaCrash,
     Failover,
     OldMasterGoesOn,
+    FailoverBehindProxy,
     RestartEmpty,
     RestartWithOlderData,
+    OtherDataBehindProxy,
+    PowerCut,
     LogTrimmed,
     OutOfMemory,
     ReadOnly,
@@ -31,23 +37,28 @@ pub(crate) enum Fault {
     AblySlow,
     AblyAnswersLost,
     AblyRateLimited,
+    AblyRevokesSome,
     ClockSkew,
     LateWebhook,
     RepeatedWebhook,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::CommandsCut,
         Self::ReaderCut,
         Self::BothCut,
         Self::LostPackets,
+        Self::LookUpsHang,
         Self::SlowRedis,
         Self::ReplicaCrash,
         Self::Failover,
         Self::OldMasterGoesOn,
+        Self::FailoverBehindProxy,
         Self::RestartEmpty,
         Self::RestartWithOlderData,
+        Self::OtherDataBehindProxy,
+        Self::PowerCut,
         Self::LogTrimmed,
         Self::OutOfMemory,
         Self::ReadOnly,
@@ -55,23 +66,28 @@ impl Fault {
         Self::AblySlow,
         Self::AblyAnswersLost,
         Self::AblyRateLimited,
+        Self::AblyRevokesSome,
         Self::ClockSkew,
         Self::LateWebhook,
         Self::RepeatedWebhook,
     ];
 
     /// Those that happen at a time of their own.
-    const TIMED: [Self; 17] = [
+    const TIMED: [Self; 22] = [
         Self::CommandsCut,
         Self::ReaderCut,
         Self::BothCut,
         Self::LostPackets,
+        Self::LookUpsHang,
         Self::SlowRedis,
         Self::ReplicaCrash,
         Self::Failover,
         Self::OldMasterGoesOn,
+        Self::FailoverBehindProxy,
         Self::RestartEmpty,
         Self::RestartWithOlderData,
+        Self::OtherDataBehindProxy,
+        Self::PowerCut,
         Self::LogTrimmed,
         Self::OutOfMemory,
         Self::ReadOnly,
@@ -79,16 +95,17 @@ impl Fault {
         Self::AblySlow,
         Self::AblyAnswersLost,
         Self::AblyRateLimited,
+        Self::AblyRevokesSome,
     ];
 }
 
-#[derive(Default)]
 pub(crate) struct FaultLog {
     pub(crate) happened: BTreeSet<Fault>,
     /// When replicas could not rely on Redis or on each other.
     spans: Vec<(UnixMillis, UnixMillis)>,
     /// When a replica, or every replica, could not use Redis at all.
     outages: Vec<(Option<usize>, UnixMillis, UnixMillis)>,
+    until: UnixMillis,
 }
 
 impl FaultLog {
@@ -96,6 +113,15 @@ impl FaultLog {
     const RECOVERY: Duration = Duration::from_secs(5);
     /// How long what one replica was told takes to the others.
     const SPREAD: Duration = Duration::from_secs(1);
+
+    pub(crate) fn new() -> Self {
+        Self { happened: BTreeSet::new(), spans: Vec::new(), outages: Vec::new(), until: UnixMillis(0) }
+    }
+
+    /// Whether all faults have ended.
+    pub(crate) fn are_over(&self, now: UnixMillis) -> bool {
+        self.until <= now
+    }
 
     pub(crate) fn note(&mut self, fault: Fault) {
         self.happened.insert(fault);
@@ -141,6 +167,7 @@ impl FaultLog {
 
 /// Causes faults until `until`. All have ended then.
 pub(crate) fn cause(world: &Arc<World>, until: UnixMillis) {
+    lock(&world.faults).until = until;
     let count = world.random(|random| random.within(1..6));
     for _ in 0..count {
         tokio::spawn(cause_one(Arc::clone(world), until));
@@ -148,11 +175,15 @@ pub(crate) fn cause(world: &Arc<World>, until: UnixMillis) {
 }
 
 async fn cause_one(world: Arc<World>, until: UnixMillis) {
+    /// Schedules from this length on have faults that last longer than the pause before the second revocation.
+    const LONG: u64 = 200_000;
     let length = u64::try_from(until.0 - world.now().0).unwrap();
     let (fault, start, lasts, number) = world.random(|random| {
-        let start = random.within(0..length * 9 / 10);
+        let is_long = length >= LONG && random.percent(50);
+        let start = random.within(0..if is_long { length / 6 } else { length * 9 / 10 });
         let longest = random.pick(&[700, 3000, 15_000, 70_000]);
-        let lasts = random.within(50..longest).min(length - start);
+        let lasts = if is_long { random.within(150_000..length) } else { random.within(50..longest) };
+        let lasts = lasts.min(length - start);
         (random.pick(&Fault::TIMED), start, lasts, random.index(REPLICAS))
     });
     if fault == Fault::RestartWithOlderData {
@@ -166,11 +197,20 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
     let end = now.after(Duration::from_millis(lasts));
     lock(&world.faults).note(fault);
     world.trace(|| format!("fault: {fault:?} for {lasts} ms (replica {number})"));
-    if !matches!(fault, Fault::AblyUnreachable | Fault::AblySlow | Fault::AblyAnswersLost | Fault::AblyRateLimited) {
+    if !matches!(
+        fault,
+        Fault::AblyUnreachable
+            | Fault::AblySlow
+            | Fault::AblyAnswersLost
+            | Fault::AblyRateLimited
+            | Fault::AblyRevokesSome
+    ) {
         lock(&world.faults).disturb(now, end);
     }
     match fault {
-        Fault::CommandsCut | Fault::BothCut => lock(&world.faults).outages.push((Some(number), now, end)),
+        Fault::CommandsCut | Fault::BothCut | Fault::PowerCut => {
+            lock(&world.faults).outages.push((Some(number), now, end));
+        }
         Fault::OutOfMemory | Fault::ReadOnly => lock(&world.faults).outages.push((None, now, end)),
         _ => {}
     }
@@ -183,64 +223,164 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
                 lock(&world.network).lose_packets(number, line, end);
             }
         }
+        Fault::LookUpsHang => lock(&world.network).hang_look_ups(number, end),
         Fault::SlowRedis => lock(&world.network).slow_down(end),
         Fault::ReplicaCrash => {
-            let crashed = lock(&world.replicas).crash(number);
-            if let Some(run) = crashed {
-                lock(&world.checker).crashed(run);
-                sweep(&world);
+            if crash(&world, number) {
+                find_lost(&world);
                 world.pause(lasts).await;
-                replica::start(&world, number);
+                start_maybe_without_redis(&world, number, until);
             }
         }
+        Fault::PowerCut => cut_power(&world, number, lasts, end).await,
         Fault::Failover => {
             let lag = lag(&world);
             let mut redis = lock(&world.redis);
             let old = redis.fail_over(lag, now);
             redis.stop(old);
             drop(redis);
-            sweep(&world);
+            lose_data(&world);
         }
-        Fault::OldMasterGoesOn => {
-            let lag = lag(&world);
-            let old = lock(&world.redis).fail_over(lag, now);
-            for number in 0..REPLICAS {
-                for line in Line::ALL {
-                    if world.random(|random| random.percent(50)) {
-                        lock(&world.network).lead_to_old_master(number, line, old, end);
-                    }
-                }
-            }
-            world.pause(lasts).await;
-            lock(&world.redis).stop(old);
-            sweep(&world);
+        Fault::FailoverBehindProxy => fail_over_behind_proxy(&world, now).await,
+        Fault::OtherDataBehindProxy => {
+            let (lag, id) = (lag(&world), world.random(Random::next));
+            lock(&world.redis).replace_behind_proxy(lag, id, now);
+            lose_data(&world);
         }
+        Fault::OldMasterGoesOn => fail_over_and_leave_master(&world, now, lasts, end).await,
         Fault::RestartEmpty => {
             lock(&world.redis).restart_empty();
-            sweep(&world);
+            lose_data(&world);
         }
         Fault::RestartWithOlderData => {
             lock(&world.redis).restart_with_older_data();
-            sweep(&world);
+            lose_data(&world);
         }
-        Fault::LogTrimmed => lock(&world.redis).trim(),
+        Fault::LogTrimmed => lock(&world.redis).trim(end),
         Fault::OutOfMemory => lock(&world.redis).refuse_writes(NoWrites::OutOfMemory, end),
         Fault::ReadOnly => lock(&world.redis).refuse_writes(NoWrites::ReadOnly, end),
         Fault::AblyUnreachable => lock(&world.ably).fail(AblyFault::Unreachable, end),
         Fault::AblySlow => lock(&world.ably).fail(AblyFault::Slow, end),
         Fault::AblyAnswersLost => lock(&world.ably).fail(AblyFault::AnswersLost, end),
         Fault::AblyRateLimited => lock(&world.ably).fail(AblyFault::RateLimited, end),
+        Fault::AblyRevokesSome => lock(&world.ably).fail(AblyFault::RevokesSome, end),
         Fault::ClockSkew | Fault::LateWebhook | Fault::RepeatedWebhook => unreachable!("not timed"),
     }
+}
+
+/// Redis loses its data, and all replicas restart but one, which is cut off.
+async fn cut_power(world: &Arc<World>, number: usize, lasts: u64, end: UnixMillis) {
+    for line in Line::ALL {
+        lock(&world.network).cut(number, line, end);
+    }
+    lock(&world.redis).restart_empty();
+    let others = (0..REPLICAS).filter(|other| *other != number);
+    let crashed: Vec<_> = others.filter(|other| crash(world, *other)).collect();
+    lose_data(world);
+    world.pause(100.min(lasts)).await;
+    for other in crashed {
+        replica::start(world, other);
+    }
+}
+
+async fn fail_over_behind_proxy(world: &World, now: UnixMillis) {
+    /// Replicas see by the log that it happened: the last entry that they have read is lost.
+    const READ_WITHIN: Duration = Duration::from_secs(1);
+    let lag = lag(world) + READ_WITHIN + Duration::from_millis(1);
+    lock(&world.faults).disturb(now, now.after(3 * READ_WITHIN));
+    let read = lock(&world.redis).append_any(now);
+    sleep(READ_WITHIN).await;
+    if !lock(&world.redis).has_entry(read) {
+        // Another fault was faster.
+        return;
+    }
+    lock(&world.redis).fail_over_behind_proxy(lag, world.now());
+    lose_data(world);
+}
+
+/// Some connections lead to the old master, some to the new one.
+async fn fail_over_and_leave_master(world: &World, now: UnixMillis, lasts: u64, end: UnixMillis) {
+    let lag = if world.random(|random| random.percent(50)) { Duration::ZERO } else { lag(world) };
+    let old = lock(&world.redis).fail_over(lag, now);
+    let new = lock(&world.redis).master;
+    lock(&world.checker).splits(now);
+    for number in 0..REPLICAS {
+        for line in Line::ALL {
+            if world.random(|random| random.percent(50)) {
+                lock(&world.network).lead_to_old_master(number, line, old, now, end);
+            }
+        }
+        if world.random(|random| random.percent(75)) {
+            lock(&world.network).reset(number, now);
+        }
+    }
+    world.pause(lasts - 1).await;
+    check_splits(world, [old, new]);
+    world.pause(1).await;
+    lock(&world.redis).stop(old);
+    lock(&world.checker).is_united();
+    lose_data(world);
 }
 
 fn lag(world: &World) -> Duration {
     Duration::from_millis(world.random(|random| random.pick(&[0, 10, 500, 5000])))
 }
 
+/// Whether the replica was running.
+fn crash(world: &World, number: usize) -> bool {
+    let crashed = lock(&world.replicas).crash(number);
+    if let Some(run) = crashed {
+        lock(&world.checker).crashed(run);
+    }
+    crashed.is_some()
+}
+
+/// Starts a replica, which sometimes cannot reach Redis at first.
+fn start_maybe_without_redis(world: &Arc<World>, number: usize, until: UnixMillis) {
+    let now = world.now();
+    let lasts = world.random(|random| random.pick(&[0, 0, 400, 4000]));
+    let end = until.min(now.after(Duration::from_millis(lasts)));
+    if now < end {
+        for line in Line::ALL {
+            lock(&world.network).cut(number, line, end);
+        }
+        let mut faults = lock(&world.faults);
+        faults.disturb(now, end);
+        faults.outages.push((Some(number), now, end));
+    }
+    replica::start(world, number);
+}
+
+/// A replica whose two connections lead to different data must know.
+fn check_splits(world: &World, nodes: [usize; 2]) {
+    const NOTICED_WITHIN_MS: i64 = 4000;
+    let now = world.now();
+    let redis = lock(&world.redis);
+    for replica in lock(&world.replicas).running() {
+        let split = lock(&world.network).split(replica.number, redis.master, now);
+        let [commands, reader] =
+            split.filter(|split| nodes.iter().all(|node| split.contains(node))).unwrap_or_default();
+        let is_other = redis.has_more(commands, reader, UnixMillis(now.0 - NOTICED_WITHIN_MS));
+        if is_other
+            && lock(&world.network).is_split_since(replica.number, UnixMillis(now.0 - NOTICED_WITHIN_MS))
+            && replica.store.health() == Health::Ready
+        {
+            let violation =
+                format!("5: replica {} does not see that its connections have different data", replica.number);
+            lock(&world.checker).violations.push(violation);
+        }
+    }
+}
+
+/// Redis has lost data.
+fn lose_data(world: &World) {
+    lock(&world.checker).loses_data(world.now());
+    find_lost(world);
+}
+
 /// What was lost for good, the checker must know.
-fn sweep(world: &World) {
+fn find_lost(world: &World) {
     let redis = lock(&world.redis);
     let running: BTreeSet<usize> = lock(&world.replicas).running().map(|run| run.run).collect();
-    lock(&world.checker).sweep(&redis, &running, world.now());
+    lock(&world.checker).find_lost(&redis, &running);
 }

@@ -7,16 +7,19 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints what happened")]
 
 mod ably;
+mod agreement;
 mod checker;
 mod clerk;
 mod clients;
 mod faults;
+mod moments;
 mod network;
 mod operator;
 mod random;
 mod redis;
 mod replica;
 mod schedule;
+mod work;
 mod world;
 
 use std::{
@@ -39,7 +42,7 @@ use crate::{
 const FIRST_SEED: u64 = 1;
 /// A soak begins beyond the seeds of the default run.
 const FIRST_SEED_OF_SOAK: u64 = 1_000_000;
-const SCHEDULES: u64 = 4_000;
+const SCHEDULES: u64 = 10_000;
 
 fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap())

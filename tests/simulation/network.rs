@@ -34,6 +34,14 @@ pub(crate) struct Fate {
 struct Link {
     down_until: UnixMillis,
     lossy_until: UnixMillis,
+    /// Until when look-ups of live tokens may hang.
+    look_ups_hang_until: UnixMillis,
+    /// Since when new connections lead where they do.
+    led_since: UnixMillis,
+    /// Connections from before are closed.
+    reset_at: UnixMillis,
+    /// When the last connection was made.
+    connected_at: UnixMillis,
     /// The node that new connections lead to instead of the master, and until when.
     old_master: Option<(usize, UnixMillis)>,
 }
@@ -47,7 +55,15 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn new(random: &mut Random) -> Self {
-        let link = Link { down_until: UnixMillis(0), lossy_until: UnixMillis(0), old_master: None };
+        let link = Link {
+            down_until: UnixMillis(0),
+            lossy_until: UnixMillis(0),
+            look_ups_hang_until: UnixMillis(0),
+            led_since: UnixMillis(0),
+            reset_at: UnixMillis(0),
+            connected_at: UnixMillis(0),
+            old_master: None,
+        };
         let longest = random.pick(&[1, 3, 20]);
         let links = vec![[link.clone(), link]; REPLICAS];
         Self { links, delays: 0..longest, slow_until: UnixMillis(0), is_calm: false }
@@ -70,9 +86,43 @@ impl Network {
         self.link(replica, line).down_until <= now
     }
 
+    pub(crate) fn is_closed(&mut self, replica: usize, line: Line, connected_at: UnixMillis) -> bool {
+        connected_at < self.link(replica, line).reset_at
+    }
+
+    /// Closes both connections of a replica.
+    pub(crate) fn reset(&mut self, replica: usize, now: UnixMillis) {
+        for line in Line::ALL {
+            self.link(replica, line).reset_at = now;
+        }
+    }
+
+    /// A replica connects.
+    pub(crate) fn connects(&mut self, replica: usize, now: UnixMillis) {
+        for line in Line::ALL {
+            self.link(replica, line).connected_at = now;
+        }
+    }
+
+    /// Whether both connections of a replica were made by `time`, and since its lines lead to where they do.
+    pub(crate) fn is_split_since(&mut self, replica: usize, time: UnixMillis) -> bool {
+        let [commands, reader] = Line::ALL.map(|line| self.link(replica, line).led_since);
+        let connected_at = self.link(replica, Line::Commands).connected_at;
+        commands.max(reader) < connected_at && connected_at <= time
+    }
+
     pub(crate) fn cut(&mut self, replica: usize, line: Line, until: UnixMillis) {
         let link = self.link(replica, line);
         link.down_until = link.down_until.max(until);
+    }
+
+    pub(crate) fn look_ups_hang(&mut self, replica: usize, now: UnixMillis) -> bool {
+        now < self.link(replica, Line::Commands).look_ups_hang_until
+    }
+
+    pub(crate) fn hang_look_ups(&mut self, replica: usize, until: UnixMillis) {
+        let link = self.link(replica, Line::Commands);
+        link.look_ups_hang_until = link.look_ups_hang_until.max(until);
     }
 
     pub(crate) fn lose_packets(&mut self, replica: usize, line: Line, until: UnixMillis) {
@@ -84,13 +134,27 @@ impl Network {
         self.slow_until = self.slow_until.max(until);
     }
 
-    pub(crate) fn lead_to_old_master(&mut self, replica: usize, line: Line, node: usize, until: UnixMillis) {
-        self.link(replica, line).old_master = Some((node, until));
+    pub(crate) fn lead_to_old_master(
+        &mut self,
+        replica: usize,
+        line: Line,
+        node: usize,
+        now: UnixMillis,
+        until: UnixMillis,
+    ) {
+        let link = self.link(replica, line);
+        (link.old_master, link.led_since) = (Some((node, until)), now);
     }
 
     /// The node that a new connection leads to, if it is not the master.
     pub(crate) fn node_of(&mut self, replica: usize, line: Line, now: UnixMillis) -> Option<usize> {
         self.link(replica, line).old_master.filter(|(_, until)| now < *until).map(|(node, _)| node)
+    }
+
+    /// The nodes that both lines lead to, if they differ.
+    pub(crate) fn split(&mut self, replica: usize, master: usize, now: UnixMillis) -> Option<[usize; 2]> {
+        let nodes = Line::ALL.map(|line| self.node_of(replica, line, now).unwrap_or(master));
+        (nodes[0] != nodes[1]).then_some(nodes)
     }
 
     /// From now on nothing takes time. Without it a schedule would take longer to run.

@@ -15,7 +15,7 @@ use crate::{
     world::{World, lock},
 };
 
-/// The operator works until `until`, and sends a request again until it is complete.
+/// The operator works until `until`, and often sends a request again until it is complete.
 pub(crate) async fn work(world: Arc<World>, until: UnixMillis) {
     let pauses = world.random(|random| random.pick(&[6000, 25_000]));
     loop {
@@ -41,7 +41,8 @@ pub(crate) async fn work(world: Arc<World>, until: UnixMillis) {
         };
         let action = if is_lift { Action::Lift } else { Action::Deny(duration) };
         let tenant = TenantName::parse(TENANTS[tenant]).unwrap();
-        while request(&world, &tenant, &subject, action).await != Answer::Accepted {
+        let gives_up = world.random(|random| random.percent(50));
+        while request(&world, &tenant, &subject, action).await != Answer::Accepted && !gives_up {
             world.pause(world.random(|random| random.within(1000..3000))).await;
         }
     }
@@ -70,5 +71,7 @@ async fn request(world: &Arc<World>, tenant: &TenantName, subject: &Subject, act
     world.trace(|| format!("replica {} (run {}) about statement {statement}: {answer:?}", replica.number, replica.run));
     let redis = lock(&world.redis);
     lock(&world.checker).answered(statement, replica.run, answer, &redis, world.now());
+    drop(redis);
+    replica.check_kept(world, now, answer);
     answer
 }

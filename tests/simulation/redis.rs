@@ -12,9 +12,9 @@ use std::{
 use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
-        Claim, Commands, Connect, Connected, ConnectionLost, DenialSource, LiveToken, LogEntry, LogPage, LogPosition,
-        QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog, TokenHolder,
-        Wait,
+        Claim, Commands, Connect, Connected, ConnectionLost, DenialSource, Health, LiveToken, LogEntry, LogPage,
+        LogPosition, QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog,
+        TokenHolder, Wait,
     },
     tenant::TenantName,
 };
@@ -25,8 +25,10 @@ use tokio::{
 };
 
 use crate::{
+    moments,
     network::{Fate, Line, RESPONSE_TIMEOUT},
     random::Random,
+    work,
     world::{World, lock},
 };
 
@@ -52,11 +54,15 @@ pub(crate) fn rank(restriction: &Restriction) -> (bool, UnixMillis, bool, UnixMi
     (restriction.kind == RestrictionKind::Deleted, restriction.at, restricts, restriction.until)
 }
 
+pub(crate) fn is_active(restriction: &Restriction, now: UnixMillis) -> bool {
+    !matches!(restriction.kind, RestrictionKind::Lifted(_)) && now < restriction.until
+}
+
 #[derive(Clone, Default)]
 pub(crate) struct Data {
     id: Option<u64>,
     pub(crate) rows: BTreeMap<RowKey, Restriction>,
-    /// The keys of `rows` in the order in which they came: a scan goes along it.
+    /// The keys of `rows` in the order in which they came: a scan goes along it. Removed ones stay.
     scan: Vec<RowKey>,
     pub(crate) log: VecDeque<(LogPosition, Option<LogEntry>)>,
     last: LogPosition,
@@ -68,6 +74,7 @@ pub(crate) struct Data {
 enum Write {
     Identify(u64),
     Row(Restriction),
+    RemoveRow(RowKey),
     Append(LogPosition, Option<LogEntry>),
     LiveToken(LiveToken),
     Task(QueuedTask),
@@ -88,6 +95,7 @@ impl Data {
                     self.scan.push(key);
                 }
             }
+            Write::RemoveRow(key) => _ = self.rows.remove(&key),
             Write::Append(position, entry) => {
                 self.last = position;
                 self.log.push_back((position, entry));
@@ -121,13 +129,23 @@ pub(crate) struct Node {
     pub(crate) is_alive: bool,
     changed: Arc<Notify>,
     max_log: usize,
+    max_ended: usize,
+    /// Until when what would append to the log waits.
+    is_held_until: UnixMillis,
 }
 
 impl Node {
-    fn new(data: Data, max_log: usize) -> Self {
-        let copied = data.clone();
-        let uncopied = VecDeque::new();
-        Self { data, copied, uncopied, is_alive: true, changed: Arc::default(), max_log }
+    fn new(data: Data, max_log: usize, max_ended: usize) -> Self {
+        Self {
+            copied: data.clone(),
+            data,
+            uncopied: VecDeque::new(),
+            is_alive: true,
+            changed: Arc::default(),
+            max_log,
+            max_ended,
+            is_held_until: UnixMillis(0),
+        }
     }
 
     fn write(&mut self, write: Write, now: UnixMillis) {
@@ -136,6 +154,21 @@ impl Node {
         }
         self.uncopied.push_back((now, write.clone()));
         self.data.apply(write, self.max_log);
+    }
+
+    /// Forgets ended rows that it has no room for.
+    fn forget_ended(&mut self, by_clock: UnixMillis, now: UnixMillis) {
+        if self.data.rows.len() <= self.max_ended {
+            return;
+        }
+        let ended = self.data.rows.iter().filter(|(_, restriction)| !is_active(restriction, by_clock));
+        let forgotten_at = |it: &Restriction| it.until.max(it.at.after(Restriction::REMEMBERED_FOR));
+        let mut ended: Vec<_> = ended.map(|(key, restriction)| (forgotten_at(restriction), key.clone())).collect();
+        ended.sort();
+        let surplus = ended.len().saturating_sub(self.max_ended);
+        for (_, key) in ended.into_iter().take(surplus) {
+            self.write(Write::RemoveRow(key), now);
+        }
     }
 
     fn append(&mut self, entry: Option<LogEntry>, now: UnixMillis) {
@@ -177,13 +210,27 @@ pub(crate) struct Redis {
     no_writes: Vec<(NoWrites, UnixMillis)>,
     snapshot: Data,
     max_log: usize,
+    max_ended: usize,
+    /// Until when new entries are trimmed off the log at once.
+    trims_until: UnixMillis,
+    /// How many commands it was sent.
+    pub(crate) commands: usize,
 }
 
 impl Redis {
-    pub(crate) fn new(random: &mut Random) -> Self {
+    pub(crate) fn new(random: &mut Random, max_ended: usize) -> Self {
         let max_log = random.pick(&[150, 400]);
-        let nodes = vec![Node::new(Data::default(), max_log)];
-        Self { nodes, master: 0, no_writes: Vec::new(), snapshot: Data::default(), max_log }
+        let nodes = vec![Node::new(Data::default(), max_log, max_ended)];
+        Self {
+            nodes,
+            master: 0,
+            no_writes: Vec::new(),
+            snapshot: Data::default(),
+            max_log,
+            max_ended,
+            trims_until: UnixMillis(0),
+            commands: 0,
+        }
     }
 
     pub(crate) fn master(&self) -> &Node {
@@ -224,10 +271,47 @@ impl Redis {
         self.replace_master(self.snapshot.clone());
     }
 
-    /// Removes all but the last entry of the log.
-    pub(crate) fn trim(&mut self) {
-        let log = &mut self.nodes[self.master].data.log;
-        log.drain(..log.len().saturating_sub(1));
+    /// Appends an entry that means nothing.
+    pub(crate) fn append_any(&mut self, now: UnixMillis) -> LogPosition {
+        self.nodes[self.master].append(None, now);
+        self.master().data.last
+    }
+
+    /// Whether the log has an entry.
+    pub(crate) fn has_entry(&self, position: LogPosition) -> bool {
+        self.master().data.log.iter().any(|(known, _)| *known == position)
+    }
+
+    /// The same behind a proxy that keeps the connections. At first it holds back what appends to the log: whoever reads the
+    /// log until then finds that it is older.
+    pub(crate) fn fail_over_behind_proxy(&mut self, lag: Duration, now: UnixMillis) {
+        const HELD_BACK: Duration = Duration::from_millis(1200);
+        let node = &mut self.nodes[self.master];
+        node.data = node.copy(lag, now);
+        node.uncopied.clear();
+        node.is_held_until = now.after(HELD_BACK);
+    }
+
+    /// The same, but the data is another, and its log goes on.
+    pub(crate) fn replace_behind_proxy(&mut self, lag: Duration, id: u64, now: UnixMillis) {
+        let node = &mut self.nodes[self.master];
+        node.data = Data { id: Some(id), ..node.copy(lag, now) };
+        node.uncopied.clear();
+        node.append(None, now);
+        node.copied = node.data.clone();
+    }
+
+    /// Until `until`, trims the log now and then before anybody can read its new entries.
+    pub(crate) fn trim(&mut self, until: UnixMillis) {
+        self.trims_until = self.trims_until.max(until);
+    }
+
+    /// Whether the log of a node has entries, from before `time`, that the log of another has not.
+    pub(crate) fn has_more(&self, node: usize, other: usize, time: UnixMillis) -> bool {
+        let is_before = |position: &LogPosition| i64::try_from(position.millis).unwrap() < time.0;
+        let [log, others] = [node, other].map(|node| &self.nodes[node].data.log);
+        let mut positions = log.iter().map(|(position, _)| position).filter(|position| is_before(position));
+        positions.any(|position| others.iter().all(|(other, _)| other != position))
     }
 
     pub(crate) fn stop(&mut self, node: usize) {
@@ -241,7 +325,7 @@ impl Redis {
     }
 
     fn promote(&mut self, data: Data) {
-        self.nodes.push(Node::new(data, self.max_log));
+        self.nodes.push(Node::new(data, self.max_log, self.max_ended));
         self.master = self.nodes.len() - 1;
     }
 }
@@ -266,6 +350,7 @@ struct Connection {
     replica: usize,
     line: Line,
     node: usize,
+    connected_at: UnixMillis,
     is_broken: AtomicBool,
 }
 
@@ -274,6 +359,8 @@ struct Connection {
 enum Access {
     Read,
     Write,
+    /// A write that appends to the log.
+    Append,
 }
 
 #[async_trait]
@@ -285,11 +372,14 @@ impl Connect for SimulatedConnect {
                 lock(&self.world.network).node_of(self.replica, line, self.world.now()).unwrap_or(master)
             };
             let (world, is_broken) = (Arc::clone(&self.world), AtomicBool::new(false));
-            Connection { world, run: self.run, replica: self.replica, line, node, is_broken }
+            let connected_at = world.now();
+            Connection { world, run: self.run, replica: self.replica, line, node, connected_at, is_broken }
         };
+        lock(&self.world.network).connects(self.replica, self.world.now());
         let (commands, log) = (connection(Line::Commands), connection(Line::Reader));
         commands.call(Access::Write, |_, _| ()).await?;
         log.call(Access::Read, |_, _| ()).await?;
+        moments::connects(&self.world, self.replica);
         Ok(Connected { commands: Box::new(commands), log: Box::new(log) })
     }
 
@@ -316,8 +406,35 @@ impl Connection {
         self.world.random(|random| lock(&self.world.network).fate(self.replica, self.line, now, random))
     }
 
+    /// Whether the log is trimmed as soon as something is recorded.
+    fn is_trimmed(&self) -> bool {
+        let may_be = self.world.now() < lock(&self.world.redis).trims_until;
+        may_be && self.world.random(|random| random.percent(30))
+    }
+
+    fn is_ready(&self) -> bool {
+        let replicas = lock(&self.world.replicas);
+        replicas.running().any(|run| run.run == self.run && run.store.health() == Health::Ready)
+    }
+
     fn is_up(&self) -> bool {
         lock(&self.world.network).is_up(self.replica, self.line, self.world.now())
+    }
+
+    /// Counts a command. More than any schedule needs are a loop without an end.
+    async fn count(&self) {
+        const MOST: usize = 200_000;
+        let count = {
+            let mut redis = lock(&self.world.redis);
+            redis.commands += 1;
+            redis.commands
+        };
+        if count == MOST {
+            lock(&self.world.checker).violations.push("5: the calls to Redis do not end".into());
+        }
+        if count >= MOST {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Runs a command, unless the network or the node prevents it.
@@ -330,22 +447,26 @@ impl Connection {
             return Err(ConnectionLost("used after it was lost".into()));
         }
         self.stop_if_crashed().await;
+        self.count().await;
         let sent = Instant::now();
         let Fate { there, back, is_request_lost, is_answer_lost, is_reset } = self.fate();
         self.world.pause(there).await;
         self.stop_if_crashed().await;
-        if is_request_lost || !self.is_up() {
+        let is_held =
+            access == Access::Append && self.world.now() < lock(&self.world.redis).nodes[self.node].is_held_until;
+        if is_request_lost || is_held || !self.is_up() {
             sleep(RESPONSE_TIMEOUT.saturating_sub(sent.elapsed())).await;
             self.stop_if_crashed().await;
             return Err(self.lost("timed out"));
         }
+        let is_closed = lock(&self.world.network).is_closed(self.replica, self.line, self.connected_at);
         let result = {
             let mut redis = lock(&self.world.redis);
             let now = self.world.now();
-            let refuses = redis.refuses_writes(now).filter(|_| access == Access::Write);
+            let refuses = redis.refuses_writes(now).filter(|_| access != Access::Read);
             let node = &mut redis.nodes[self.node];
             match refuses {
-                _ if !node.is_alive => Err("connection reset"),
+                _ if !node.is_alive || is_closed => Err("connection reset"),
                 Some(NoWrites::OutOfMemory) => Err("OOM"),
                 Some(NoWrites::ReadOnly) => Err("READONLY"),
                 None => Ok(run(node, now)),
@@ -371,6 +492,10 @@ impl ReadLog for Connection {
         const LONGEST_WAIT: Duration = Duration::from_millis(500);
         const MAX_ENTRIES: usize = 1000;
         self.stop_if_crashed().await;
+        if wait == Wait::No && self.is_ready() {
+            let violation = format!("5: replica {} is ready before it has read the log", self.replica);
+            lock(&self.world.checker).violations.push(violation);
+        }
         let changed = {
             let redis = lock(&self.world.redis);
             let node = &redis.nodes[self.node];
@@ -390,6 +515,10 @@ impl ReadLog for Connection {
                 }
             })
             .await?;
+        if page.first.is_some_and(|first| first > after) {
+            // The log is much shorter than a real one, so a busy moment can outrun its readers.
+            lock(&self.world.faults).disturb(self.world.now(), self.world.now());
+        }
         let mut checker = lock(&self.world.checker);
         for (_, entry) in &page.entries {
             if let Some(LogEntry::Recorded(restriction)) = entry {
@@ -423,11 +552,14 @@ impl Commands for Connection {
         let (next, page) = self
             .call(Access::Read, |node, _| {
                 let keys = node.data.scan.iter().skip(cursor).take(PAGE);
-                let page: Vec<_> = keys.map(|key| node.data.rows[key].clone()).collect();
+                let page: Vec<_> = keys.filter_map(|key| node.data.rows.get(key).cloned()).collect();
                 let next = if cursor + PAGE < node.data.scan.len() { cursor + PAGE } else { 0 };
                 (u64::try_from(next).unwrap(), page)
             })
             .await?;
+        if next == 0 {
+            moments::has_scanned(&self.world, self.run);
+        }
         let mut checker = lock(&self.world.checker);
         for restriction in &page {
             checker.hears(self.run, restriction);
@@ -440,7 +572,7 @@ impl Commands for Connection {
         &self,
         restrictions: &[Restriction],
         tasks: &[QueuedTask],
-        _now: UnixMillis,
+        by_clock: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
         {
             let mut checker = lock(&self.world.checker);
@@ -452,7 +584,9 @@ impl Commands for Connection {
         let mut described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
         described.sort();
         self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
-        self.call(Access::Write, |node, now| {
+        let is_trimmed = self.is_trimmed();
+        self.call(Access::Append, |node, now| {
+            node.forget_ended(by_clock, now);
             let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
             for restriction in restrictions {
                 is_any_new |= !node.data.knows(restriction);
@@ -460,6 +594,7 @@ impl Commands for Connection {
                 if known.as_ref().is_none_or(|known| rank(known) < rank(restriction)) {
                     node.write(Write::Row(restriction.clone()), now);
                     node.append(Some(LogEntry::Recorded(restriction.clone())), now);
+                    moments::is_recorded(&self.world, restriction);
                 }
                 before.push(known);
             }
@@ -472,13 +607,13 @@ impl Commands for Connection {
                 }
                 node.write(Write::Task(queued), now);
             }
+            if is_trimmed {
+                node.append(None, now);
+                node.data.log.drain(..node.data.log.len() - 1);
+            }
             before
         })
         .await
-    }
-
-    async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
-        self.call(Access::Write, |node, now| node.append(Some(entry.clone()), now)).await
     }
 
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
@@ -498,6 +633,12 @@ impl Commands for Connection {
         holder: &TokenHolder,
         now: UnixMillis,
     ) -> Result<Vec<LiveToken>, ConnectionLost> {
+        if moments::look_up_hangs(&self.world, self.replica) {
+            // Long enough for the replica to connect again meanwhile.
+            sleep(4 * RESPONSE_TIMEOUT).await;
+            self.stop_if_crashed().await;
+            return Err(self.lost("timed out"));
+        }
         let is_held = |live_token: &LiveToken| {
             live_token.tenant == *tenant
                 && match holder {
@@ -537,13 +678,14 @@ impl Commands for Connection {
 
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
         self.world.trace(|| format!("replica {} completes task {id}, due {}", self.replica, due.0));
-        self.call(Access::Write, |node, now| {
+        self.call(Access::Append, |node, now| {
             if node.data.tasks.get(id).is_some_and(|queued| queued.task.due > due) {
                 return;
             }
             node.write(Write::RemoveTask(id.to_owned()), now);
             node.append(Some(LogEntry::TaskDone { id: id.to_owned(), due }), now);
             lock(&self.world.checker).task_is_done(id);
+            work::is_done(&self.world, id, due);
         })
         .await
     }

@@ -21,7 +21,10 @@ use tokio::task::JoinHandle;
 
 use crate::{
     ably::SimulatedAbly,
+    checker::Answer,
     clerk::SESSION_TOKEN_LIFE,
+    faults::FaultLog,
+    moments,
     random::Random,
     redis::SimulatedConnect,
     world::{World, lock},
@@ -88,13 +91,14 @@ impl Replicas {
         };
         let skews = (0..REPLICAS).map(skew).collect();
         let live_tokens = if random.percent(10) { 12 } else { 500 };
+        let ended_restrictions = if random.percent(10) { 4 } else { 1000 };
         Self {
             skews,
             running: vec![None; REPLICAS],
             runs: 0,
             formats: [format(random), format(random)],
             on_failure: random.pick(&[OnFailure::Degrade, OnFailure::Degrade, OnFailure::Refuse]),
-            limits: StoreLimits { live_tokens, ..StoreLimits::default() },
+            limits: StoreLimits { live_tokens, ended_restrictions, ..StoreLimits::default() },
         }
     }
 
@@ -125,6 +129,17 @@ impl Replicas {
 impl Run {
     pub(crate) fn clock(&self, now: UnixMillis) -> UnixMillis {
         UnixMillis(now.0 + self.skew)
+    }
+
+    /// Checks that a replica that has no Redis counts what it was told at `told_at`, and refused, as unrecorded.
+    pub(crate) fn check_kept(&self, world: &World, told_at: UnixMillis, answer: Answer) {
+        let now = world.now();
+        let has_none = |faults: &FaultLog, time| faults.is_without_redis(self.number, self.started_at, time);
+        let was_away = [told_at, now].into_iter().all(|time| has_none(&lock(&world.faults), time));
+        let is_counted = self.store.stats(self.clock(now)).unrecorded_restrictions > 0;
+        if answer == Answer::Refused && was_away && !is_counted {
+            lock(&world.checker).violations.push(format!("5: replica {} does not count what it keeps", self.number));
+        }
     }
 
     /// `None` if the replica crashes meanwhile.
@@ -172,6 +187,8 @@ pub(crate) fn start(world: &Arc<World>, number: usize) {
     let jobs = Arc::new(Mutex::new(vec![tasks.abort_handle()]));
     replicas.running[number] = Some(Run { run, number, skew, started_at: world.now(), store, revocation, users, jobs });
     drop(replicas);
+    lock(&world.checker).starts(run, world.now());
+    moments::connects(world, number);
     world.trace(|| format!("replica {number} starts (run {run})"));
 }
 

@@ -45,7 +45,6 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     replica.store.claim_tasks(Claim::Due(1), NOW).await;
     retry!(replica, replica.store.put_task_back(&QueuedTask { claimable: NOW, ..queued(task.clone()) }));
     retry!(replica, replica.store.complete_task("1", NOW));
-    retry!(replica, replica.store.forget_user(&TenantName::default(), "user_1"));
     let documented: BTreeSet<_> = documented_commands().iter().map(|command| base(command).to_owned()).collect();
     assert_eq!(commands_run(&server), documented);
     let refused: Vec<redis::Value> = server.run("ACL LOG");

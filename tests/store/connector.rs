@@ -201,17 +201,17 @@ async fn a_page_of_the_log_has_its_first_and_last_position() {
     let server = RedisServer::start();
     let mut redis = connect(&server).await;
     let start = last(&redis).await;
-    let changed = |user: usize| LogEntry::UserChanged(TenantName::default(), user.to_string());
-    for user in 0..1_001 {
-        answered!(redis.commands.append(&changed(user))).unwrap();
+    let done = |id: usize| LogEntry::TaskDone { id: id.to_string(), due: NOW };
+    for id in 0..1_001 {
+        answered!(redis.commands.complete(&id.to_string(), NOW)).unwrap();
     }
     let end = last(&redis).await;
     let page = answered!(redis.log.read(start, Wait::ForEntries)).unwrap();
     assert_eq!((page.entries.len(), page.first, page.last), (1_000, Some(start), Some(end)));
-    assert_eq!(page.entries[0].1, Some(changed(0)));
+    assert_eq!(page.entries[0].1, Some(done(0)));
     let (position, _) = page.entries[999];
     let rest = answered!(redis.log.read(position, Wait::ForEntries)).unwrap();
-    assert_eq!(rest.entries.last(), Some(&(end, Some(changed(1_000)))));
+    assert_eq!(rest.entries.last(), Some(&(end, Some(done(1_000)))));
     assert_eq!(answered!(redis.log.read(end, Wait::ForEntries)).unwrap().entries, []);
 }
 
@@ -220,9 +220,9 @@ async fn a_reader_that_waits_gets_an_entry_as_soon_as_it_is_appended() {
     let server = RedisServer::start();
     let mut redis = connect(&server).await;
     let start = last(&redis).await;
-    let entry = LogEntry::UserChanged(TenantName::default(), "user_1".to_owned());
+    let entry = LogEntry::TaskDone { id: "1".to_owned(), due: NOW };
     // The log and the commands have connections of their own.
-    let (page, appended) = tokio::join!(redis.log.read(start, Wait::ForEntries), redis.commands.append(&entry));
+    let (page, appended) = tokio::join!(redis.log.read(start, Wait::ForEntries), redis.commands.complete("1", NOW));
     appended.unwrap();
     let page = page.unwrap();
     assert_eq!(page.entries, [(last(&redis).await, Some(entry))]);
@@ -493,8 +493,6 @@ async fn a_redis_that_takes_no_writes_cannot_be_used() {
         let () = server.run(forbid);
         assert_eq!(answered!(redis.commands.state()).unwrap_err(), lost);
         assert_eq!(answered!(redis.commands.record(&[denial("user_1", NOW)], &[], NOW)).unwrap_err(), lost);
-        let entry = LogEntry::UserChanged(TenantName::default(), "user_1".to_owned());
-        assert_eq!(answered!(redis.commands.append(&entry)).unwrap_err(), lost);
         assert_eq!(answered!(connector.connect()).unwrap_err(), lost);
         let () = server.run(allow);
         answered!(redis.commands.state()).unwrap();

@@ -335,6 +335,8 @@ with_both_stores! {
             retry!(replica, replica.store.record(&[], &[queued(task("one", due))], NOW));
         }
         eventually("the tasks are counted", || replica.store.stats(NOW).tasks.oldest_due == Some(later)).await;
+        // By a replica that claimed it before.
+        retry!(replica, replica.store.put_task_back(&queued(task("one", NOW))));
         replica.pass_short_of(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
         replica.pass(Duration::from_millis(1));
@@ -385,8 +387,8 @@ with_both_stores! {
         }
     }
 
-    async fn a_forgotten_user_is_removed_from_the_cache(replica, 0) {
-        retry!(replica, replica.store.forget_user(&TenantName::default(), "user_1"));
+    async fn the_user_of_a_restriction_is_removed_from_the_cache(replica, 0) {
+        replica.record(restriction(of_user("user_1"), LIFTED, ago(1))).await;
         assert_eq!(replica.forgotten.lock().unwrap()[0], "user_1 of default");
     }
 

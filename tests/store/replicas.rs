@@ -44,7 +44,6 @@ async fn what_one_replica_learns_reaches_the_other() {
     let live = other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
     assert_eq!((live.live_tokens, live.coverage), (vec![given], Coverage::AllReplicas));
 
-    retry!(one, one.store.forget_user(&TenantName::default(), "user_1"));
     eventually("the user is forgotten", || other.forgotten.lock().unwrap().contains(&"user_1 of default".to_owned()))
         .await;
 }

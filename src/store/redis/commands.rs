@@ -11,8 +11,8 @@ use futures_util::future;
 
 use super::{
     super::{
-        Claim, Commands, LiveToken, LogEntry, LogPosition, QueuedTask, Restriction, SharedState, StoreLimits,
-        StoredTask, TaskBacklog, TokenHolder,
+        Claim, Commands, LiveToken, LogPosition, QueuedTask, Restriction, SharedState, StoreLimits, StoredTask,
+        TaskBacklog, TokenHolder,
     },
     encoding::{self, json, time_of},
     keys::Keys,
@@ -83,10 +83,10 @@ impl RedisCommands {
     }
 
     async fn remove_task(&self, id: &[u8], due: UnixMillis) -> Result<(), ConnectionLost> {
-        let entry = LogEntry::TaskDone { id: String::from_utf8_lossy(id).into_owned(), due };
         let mut script = COMPLETE.key(&self.keys.tasks);
         script.key(&self.keys.claimable).key(&self.keys.due).key(&self.keys.log);
-        self.invoke(script.arg(id).arg(due.0).arg(&encoding::append_arguments(&entry))).await
+        script.arg(id).arg(due.0).arg(encoding::LOG_LENGTH).arg(json(&(String::from_utf8_lossy(id), due)));
+        self.invoke(&script).await
     }
 }
 
@@ -125,10 +125,6 @@ impl Commands for RedisCommands {
         }
         let before: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
         Ok(before.iter().map(|row| encoding::restriction_of(row.as_ref()?)).collect())
-    }
-
-    async fn append(&self, entry: &LogEntry) -> Result<(), ConnectionLost> {
-        self.run(cmd("XADD").arg(&self.keys.log).arg(&encoding::append_arguments(entry))).await
     }
 
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {

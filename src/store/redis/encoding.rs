@@ -22,21 +22,10 @@ pub(super) fn restriction_of(row: &[u8]) -> Option<Restriction> {
     read(row.get(RANK_BYTES..).unwrap_or_default())
 }
 
-/// The arguments of `XADD` after the key.
-pub(super) fn append_arguments(entry: &LogEntry) -> [String; 8] {
-    let (kind, value) = match entry {
-        LogEntry::Recorded(restriction) => ("restriction", row_of(restriction)),
-        LogEntry::UserChanged(tenant, user) => ("user", json(&(tenant, user))),
-        LogEntry::TaskDone { id, due } => ("done", json(&(id, due))),
-    };
-    ["MAXLEN", "~", &LOG_LENGTH.to_string(), "*", "t", kind, "v", &value].map(str::to_owned)
-}
-
 /// The entry with these fields. `None`: the first entry of a log, or one that this version cannot read.
 pub(super) fn entry_of(fields: &[Vec<u8>]) -> Option<LogEntry> {
     match fields.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
         [b"t", b"restriction", b"v", row] => restriction_of(row).map(LogEntry::Recorded),
-        [b"t", b"user", b"v", user] => read(user).map(|(tenant, user)| LogEntry::UserChanged(tenant, user)),
         [b"t", b"done", b"v", task] => read(task).map(|(id, due)| LogEntry::TaskDone { id, due }),
         [b"t", b"start"] => None,
         _ => {

@@ -1,0 +1,95 @@
+//! What happens at the very moment at which it can do harm: clients that a restriction concerns ask a replica that has just
+//! connected, or as soon as it is recorded; something happens to the holder of a token just after the replica that issued it
+//! has scanned what is recorded; a look-up hangs.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use ably_clerk_auth::store::{Restriction, Subject};
+
+use crate::{
+    clerk, clients,
+    redis::is_active,
+    replica::{REPLICAS, Run, TENANTS},
+    world::{World, lock},
+};
+
+/// Whether it happens, in so many of 100 cases.
+fn happens(world: &World, percent: u64) -> bool {
+    world.random(|random| random.percent(percent)) && !lock(&world.faults).are_over(world.now())
+}
+
+/// A replica starts, or connects.
+pub(crate) fn connects(world: &Arc<World>, number: usize) {
+    if happens(world, 25) {
+        let world = Arc::clone(world);
+        tokio::spawn(async move {
+            let restriction = if world.random(|random| random.percent(60)) { any_in_force(&world) } else { None };
+            ask(world, number, restriction).await;
+        });
+    }
+}
+
+/// One of the newest restrictions that are recorded and in force.
+fn any_in_force(world: &World) -> Option<Restriction> {
+    const NEWEST: usize = 4;
+    let now = world.now();
+    let redis = lock(&world.redis);
+    let mut in_force: Vec<_> = redis.master().data.rows.values().filter(|row| is_active(row, now)).collect();
+    in_force.sort_by_key(|row| Reverse(row.at));
+    in_force.truncate(NEWEST);
+    (!in_force.is_empty()).then(|| world.random(|random| random.pick(&in_force)).clone())
+}
+
+/// A restriction is recorded.
+pub(crate) fn is_recorded(world: &Arc<World>, restriction: &Restriction) {
+    if happens(world, 20) {
+        let number = world.random(|random| random.index(REPLICAS));
+        tokio::spawn(ask(Arc::clone(world), number, Some(restriction.clone())));
+    }
+}
+
+/// A replica looks up live tokens. Whether the answer never comes, while other commands find that the connection is closed.
+pub(crate) fn look_up_hangs(world: &Arc<World>, number: usize) -> bool {
+    let now = world.now();
+    let hangs = lock(&world.network).look_ups_hang(number, now) && world.random(|random| random.percent(60));
+    if hangs {
+        lock(&world.network).reset(number, now);
+        tokio::spawn(ask(Arc::clone(world), number, None));
+    }
+    hangs
+}
+
+/// A run has scanned the recorded restrictions.
+pub(crate) fn has_scanned(world: &Arc<World>, run: usize) {
+    let Some(last) = lock(&world.checker).last_token_of(run) else { return };
+    if happens(world, 25) {
+        let (tenant, session) = (tenant_number(last.tenant.as_str()), Subject::Session(last.session));
+        let sessions = lock(&world.clerk).sessions_of(tenant, &session);
+        for session in sessions {
+            tokio::spawn(clerk::happens(Arc::clone(world), tenant, session));
+        }
+    }
+}
+
+fn tenant_number(name: &str) -> usize {
+    TENANTS.iter().position(|known| *known == name).unwrap()
+}
+
+/// Clients ask a replica for some tokens: any clients, or those that a restriction concerns.
+async fn ask(world: Arc<World>, number: usize, restriction: Option<Restriction>) {
+    let spread = world.random(|random| random.pick(&[4, 4, 30, 300]));
+    for _ in 0..4 {
+        world.pause(world.random(|random| random.within(0..spread))).await;
+        let run = lock(&world.replicas).running().find(|run: &&Run| run.number == number).cloned();
+        let Some(run) = run else { continue };
+        let Some(Restriction { tenant, subject, .. }) = &restriction else {
+            clients::ask_for_any(&world, run);
+            continue;
+        };
+        let tenant = tenant_number(tenant.as_str());
+        let sessions = lock(&world.clerk).sessions_of(tenant, subject);
+        if !sessions.is_empty() {
+            clients::ask_again(&world, run, tenant, world.random(|random| random.pick(&sessions)));
+        }
+    }
+}

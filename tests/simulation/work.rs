@@ -1,0 +1,81 @@
+//! Tasks that the schedule itself stores, to see that each is performed: each revokes a client ID that nobody has. As soon
+//! as one is done, it is often stored again, with a later due time.
+
+use std::{sync::Arc, time::Duration};
+
+use ably_clerk_auth::{
+    clock::UnixMillis,
+    store::{QueuedTask, StoredTask},
+};
+
+use crate::{
+    replica::{Run, TENANTS, key_name},
+    world::{World, lock},
+};
+
+const PREFIX: &str = "work-";
+
+/// The client ID that a task revokes.
+pub(crate) fn client_id(number: usize) -> String {
+    format!("{PREFIX}{number}")
+}
+
+pub(crate) fn is_client_id(client_id: &str) -> bool {
+    client_id.starts_with(PREFIX)
+}
+
+/// Stores tasks until `until`, in some schedules.
+pub(crate) async fn give(world: Arc<World>, until: UnixMillis) {
+    let (has_any, pauses) = world.random(|random| (random.percent(40), random.pick(&[1000, 3000])));
+    let mut number = 0;
+    if !has_any {
+        return;
+    }
+    loop {
+        world.pause(world.random(|random| random.within(100..pauses))).await;
+        if world.now() >= until {
+            return;
+        }
+        if let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) {
+            let due = replica.clock(world.now()).after(later(&world));
+            store(&world, &replica, number, due).await;
+            number += 1;
+        }
+    }
+}
+
+fn later(world: &World) -> Duration {
+    Duration::from_millis(world.random(|random| random.pick(&[500, 2000, 8000])))
+}
+
+/// A task is done. The replica that stored it may store it again.
+pub(crate) fn is_done(world: &Arc<World>, id: &str, due: UnixMillis) {
+    let Some(number) = id.strip_prefix(PREFIX).and_then(|number| number.parse().ok()) else { return };
+    let keeper = lock(&world.checker).keeper_of_work(number);
+    let keeper = lock(&world.replicas).running().find(|run| Some(run.run) == keeper).cloned();
+    let is_again = world.random(|random| random.percent(60));
+    if let Some(replica) = keeper.filter(|_| is_again && !lock(&world.faults).are_over(world.now())) {
+        let world = Arc::clone(world);
+        tokio::spawn(async move {
+            let due = due.max(replica.clock(world.now())).after(later(&world));
+            store(&world, &replica, number, due).await;
+        });
+    }
+}
+
+async fn store(world: &Arc<World>, replica: &Run, number: usize, due: UnixMillis) {
+    let from = world.now();
+    let payload = serde_json::json!({
+        "tenant": TENANTS[0],
+        "scope": { "client_id": client_id(number) },
+        "left": [{ "key": key_name(), "target": { "client_id": client_id(number) } }],
+        "at": 0,
+        "until": due.after(Duration::from_hours(1)).0,
+    });
+    let task = StoredTask { id: client_id(number), due, payload: payload.to_string() };
+    let queued = QueuedTask { claimable: due, task };
+    let keeper = Arc::clone(&replica.store);
+    if replica.run_until_crash(async move { keeper.record(&[], &[queued], from).await }).await.is_some() {
+        lock(&world.checker).work_is_given(number, replica.run, due, from);
+    }
+}
