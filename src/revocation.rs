@@ -81,7 +81,8 @@ impl Revocation {
         }
         let restrictions = restrictions_of(event, tenant, now);
         let tasks = self.tasks_of(event, tenant, &restrictions, now);
-        let queued: Vec<_> = tasks.iter().flat_map(|task| [task.first(now), task.again(now)]).collect();
+        let queued: Vec<_> =
+            tasks.iter().flat_map(|task| [task.first(now), task.again(now.after(Self::REPEAT_AFTER))]).collect();
         let recorded = self.store.record(&restrictions, &queued, now).await;
         let has = |outcome| recorded.as_ref().is_ok_and(|recorded| recorded.contains(&outcome));
         let (is_outdated, is_repeated) = (has(RecordOutcome::Outdated), recorded.is_ok() && !has(RecordOutcome::New));
@@ -90,7 +91,7 @@ impl Revocation {
             users.update(user.clone());
         }
         for task in tasks {
-            let (first, again) = (task.first(now), task.again(now));
+            let (first, again) = (task.first(now), task.again(now.after(Self::REPEAT_AFTER)));
             let claimed = if is_outdated && task.at > event.at {
                 // The newer event has not ended the tokens with the client ID of this one.
                 result = result.and(self.store_tasks(&[first.clone(), again], now).await.map_err(Incomplete::from));

@@ -65,7 +65,10 @@ impl Revocation {
         let mut tasks = Vec::new();
         if let (Action::Deny(duration), true) = (request.action, tenant.is_revocable()) {
             tasks.push(task.first(now));
-            tasks.extend((task.denied.is_empty() || duration > Self::REPEAT_AFTER).then(|| task.again(now)));
+            tasks.extend(
+                (task.denied.is_empty() || duration > Self::REPEAT_AFTER)
+                    .then(|| task.again(now.after(Self::REPEAT_AFTER))),
+            );
         }
         let stored = self.record_denials(request, &task, &tasks, now, &mut report).await;
         if stored == Err(StoreError::Full) {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Revocation, RevocationScope, scope::SignedTarget};
+use super::scope::{RevocationScope, SignedTarget};
 use crate::{
     ably::{RevokeOutcome, Target},
     clock::UnixMillis,
@@ -52,8 +52,7 @@ impl Task {
     }
 
     /// The second revocation.
-    pub(super) fn again(&self, now: UnixMillis) -> QueuedTask {
-        let due = now.after(Revocation::REPEAT_AFTER);
+    pub(super) fn again(&self, due: UnixMillis) -> QueuedTask {
         self.queued("again", due, due)
     }
 
