@@ -80,7 +80,7 @@ impl Revocation {
             return Ok(Applied::Outdated);
         }
         let restrictions = restrictions_of(event, tenant, now);
-        let tasks = self.tasks_of(event, tenant, &restrictions, now);
+        let mut tasks = self.tasks_of(event, tenant, &restrictions, now);
         let queued: Vec<_> =
             tasks.iter().flat_map(|task| [task.first(now), task.again(now.after(Self::REPEAT_AFTER))]).collect();
         let recorded = self.store.record(&restrictions, &queued, now).await;
@@ -89,6 +89,10 @@ impl Revocation {
         let mut result = recorded.map(|_| ()).map_err(Incomplete::from);
         if let (false, Change::UserUpdated(user), Some(users)) = (is_outdated, &event.change, tenant.users()) {
             users.update(user.clone());
+        }
+        if is_outdated {
+            // Recording has told the newer client ID.
+            tasks = self.tasks_of(event, tenant, &restrictions, now);
         }
         for task in tasks {
             let (first, again) = (task.first(now), task.again(now.after(Self::REPEAT_AFTER)));

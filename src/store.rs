@@ -45,7 +45,7 @@ pub use crate::redis::ConnectionLost;
 use self::{
     line::Line,
     registrations::Registrations,
-    replica::{Phase, Replica},
+    replica::{Phase, Replica, follow_from_new},
 };
 use crate::{
     clock::{Clock, UnixMillis},
@@ -173,55 +173,41 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Vec<RecordOutcome>, StoreError> {
         let replica = &self.replica;
-        let known: Vec<_> = restrictions.iter().map(|each| replica.apply(each, now)).collect();
-        let known_outcomes = outcomes(restrictions, &known);
-        let is_outdated =
-            !restrictions.is_empty() && known_outcomes.iter().all(|outcome| *outcome == RecordOutcome::Outdated);
-        let tasks = if is_outdated { &[] } else { tasks };
-        let is_new = follow_from_new(restrictions, &known);
-        // First, so that a return that begins meanwhile finds them. Without room for the copies, Redis can still store them.
-        let copied = if is_new { replica.tasks.add(tasks) } else { Ok(()) };
-        let Some(shared) = &self.shared else { return copied.map(|()| known_outcomes) };
-        // Redis may have lost a newer one that this replica knows.
-        let newest: Vec<_> = restrictions.iter().map(|each| replica.restrictions.newest(each)).collect();
-        replica.restrictions.mark_unrecorded(restrictions);
-        let recorded = match shared.line.in_use() {
-            None => Err(StoreError::Unavailable),
-            Some(connection) => {
-                let answer = connection.commands.record(&newest, tasks, now).await;
-                let answer = shared.line.answered(replica, &connection, answer);
-                answer.and_then(|before| {
-                    replica.recorded(&newest, &before, now);
-                    if shared.line.uses(&connection) {
-                        return Ok(before);
-                    }
-                    // A return that has begun meanwhile may have counted on it.
-                    replica.restrictions.mark_unrecorded(restrictions);
-                    Err(StoreError::Unavailable)
-                })
-            }
-        };
-        match recorded {
-            Ok(before) => {
-                if follow_from_new(&newest, &before) {
-                    // Redis has them, also if there is no room for the copies.
-                    let _ = replica.tasks.add(tasks);
-                    replica.tasks.mark_stored(tasks);
-                } else if is_new {
-                    // They were stored when another replica recorded the restrictions.
-                    for QueuedTask { task, .. } in tasks {
-                        replica.tasks.complete(&task.id, task.due);
-                    }
-                }
-                let known = known.into_iter().zip(before).map(|(known, before)| {
-                    known.into_iter().chain(before).max_by(|one, other| one.terms().compare(&other.terms()))
-                });
-                Ok(outcomes(restrictions, &known.collect::<Vec<_>>()))
-            }
-            // No retry is needed: newer restrictions are known, and will be recorded.
-            Err(_) if is_outdated => Ok(known_outcomes),
-            Err(error) => Err(error),
+        let (known, copied) = replica.tell(restrictions, tasks, now);
+        let mut outcomes = RecordOutcome::of_all(restrictions, &known);
+        let Some(shared) = &self.shared else { return copied.map(|()| outcomes) };
+        // What yields here is not sent: what it yields to is recorded, or will be, together with its own tasks.
+        let told = restrictions.iter().zip(&outcomes);
+        let sent: Vec<_> = told.filter(|(_, outcome)| outcome.counts()).map(|(told, _)| told.clone()).collect();
+        if sent.is_empty() && !restrictions.is_empty() {
+            return Ok(outcomes);
         }
+        let unavailable = Err(copied.err().unwrap_or(StoreError::Unavailable));
+        let Some(connection) = shared.line.in_use() else { return unavailable };
+        let answer = connection.commands.record(&sent, tasks, now).await;
+        let Ok(before) = shared.line.answered(replica, &connection, answer) else { return unavailable };
+        replica.recorded(&sent, &before, now);
+        if !shared.line.uses(&connection) {
+            // A return that has begun meanwhile may have counted on it.
+            replica.restrictions.mark_unrecorded(&sent);
+            return unavailable;
+        }
+        if follow_from_new(&sent, &before) {
+            // Redis has them, also if there is no room for the copies.
+            let _ = replica.tasks.add(tasks);
+            replica.tasks.mark_stored(tasks);
+        } else if follow_from_new(restrictions, &known) {
+            // They were stored when another replica recorded the restrictions.
+            for QueuedTask { task, .. } in tasks {
+                replica.tasks.complete(&task.id, task.due);
+            }
+        }
+        for (outcome, in_redis) in
+            outcomes.iter_mut().filter(|outcome| outcome.counts()).zip(RecordOutcome::of_all(&sent, &before))
+        {
+            *outcome = in_redis.max(*outcome);
+        }
+        Ok(outcomes)
     }
 
     /// The restrictions whose tokens may have been missed because of an outage, ended ones included.
@@ -282,23 +268,12 @@ impl Store {
         command!(self, shared, complete(id, due))
     }
 
-    /// Gives back what is left of a claimed task. Without effect if the task was completed.
+    /// Gives back what is left of a claimed task. Without effect if it was completed, or has become due later meanwhile.
     pub async fn put_task_back(&self, left: &QueuedTask) -> Result<(), StoreError> {
         self.replica.tasks.put_back(left);
         let Some(shared) = &self.shared else { return Ok(()) };
         command!(self, shared, put_back(left))
     }
-}
-
-/// What became of restrictions where others were known.
-fn outcomes(restrictions: &[Restriction], known: &[Option<Restriction>]) -> Vec<RecordOutcome> {
-    let pairs = restrictions.iter().zip(known);
-    pairs.map(|(new, known)| RecordOutcome::of(known.as_ref().map(Restriction::terms), new.terms())).collect()
-}
-
-/// Whether the tasks of these restrictions are to be stored where others were known.
-fn follow_from_new(restrictions: &[Restriction], known: &[Option<Restriction>]) -> bool {
-    restrictions.is_empty() || outcomes(restrictions, known).contains(&RecordOutcome::New)
 }
 
 #[cfg(test)]

@@ -21,8 +21,7 @@ impl Revocation {
     const POLL_INTERVAL: Duration = Duration::from_secs(1);
     /// Enough tasks to fill calls to Ably, and few enough to finish within [`StoredTask::LEASE`].
     const MAX_CLAIMED: usize = 2 * RestClient::MAX_TARGETS;
-    /// Another replica may have the task's tenant or API key, or may be able to read the task.
-    const ELSEWHERE_RETRY: Duration = Duration::from_secs(5);
+    /// Another replica may be able to read the task.
     const UNREADABLE_RETRY: Duration = Duration::from_mins(1);
     /// By then somebody may have mended why Ably refuses.
     pub const REFUSED_RETRY: Duration = Duration::from_mins(10);
@@ -86,7 +85,7 @@ impl Revocation {
         let tenant = self.tenants.named(&task.tenant).filter(|tenant| tenant.is_revocable());
         let Some(tenant) = tenant else {
             tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
-            return Performed::nothing(Some((task.payload(), now.after(Self::ELSEWHERE_RETRY))));
+            return Performed::nothing(Some((task.payload(), retry_of_target(first_due, now))));
         };
         let (mut targets, live) = match &task.left {
             Some(left) => (left.clone(), LiveTokens::NONE),
@@ -188,8 +187,7 @@ async fn call_ably(
             return queue.revoke(&targets, margin, now).await;
         }
         tracing::warn!(tenant = %tenant.name, "no API key here signed these tokens; leaving them to another replica");
-        let retry_at = Some(now.after(Revocation::ELSEWHERE_RETRY));
-        vec![RevokeOutcome::Unavailable { retry_at }; targets.len()]
+        vec![RevokeOutcome::Unavailable { retry_at: None }; targets.len()]
     });
     let outcomes = future::join_all(calls).await.concat();
     signed.into_iter().zip(outcomes).collect()

@@ -47,7 +47,7 @@ impl RevocationScope {
     pub(super) fn holder(&self, session_user: Option<&str>) -> TokenHolder {
         match self {
             Self::Of(Subject::Session(session)) => match session_user {
-                Some(user) => TokenHolder::User(user.to_owned()),
+                Some(user) => TokenHolder::UserSession { user: user.to_owned(), session: session.clone() },
                 None => TokenHolder::Session(session.clone()),
             },
             Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. } => {

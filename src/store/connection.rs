@@ -94,6 +94,6 @@ pub trait Commands: Send + Sync {
     /// Removes a task that was due at `due`, unless it has become due later meanwhile. Appends [`LogEntry::TaskDone`](super::LogEntry::TaskDone).
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost>;
 
-    /// Replaces what is left of a task, unless it was completed. It cannot be claimed before it is due.
+    /// Replaces what is left of a task, unless it was completed or has become due later meanwhile.
     async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost>;
 }

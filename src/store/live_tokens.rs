@@ -47,6 +47,13 @@ pub struct LiveToken {
 pub enum TokenHolder {
     /// A user.
     User(String),
+    /// A session of a user. Costs less than a session alone.
+    UserSession {
+        /// The user.
+        user: String,
+        /// The session.
+        session: String,
+    },
     /// A session. Without Redis, all live tokens are searched.
     Session(String),
     /// All sessions in which an organization is active. Without Redis, all live tokens are searched.
@@ -81,7 +88,11 @@ pub enum Coverage {
 impl TokenHolder {
     fn id(&self) -> &str {
         match self {
-            Self::User(id) | Self::Session(id) | Self::Organization(id) | Self::ClientId(id) => id,
+            Self::User(id)
+            | Self::UserSession { session: id, .. }
+            | Self::Session(id)
+            | Self::Organization(id)
+            | Self::ClientId(id) => id,
         }
     }
 }
@@ -91,6 +102,7 @@ impl LiveToken {
     pub(super) fn is_of(&self, holder: &TokenHolder) -> bool {
         match holder {
             TokenHolder::User(user) => self.user == *user,
+            TokenHolder::UserSession { user, session } => self.user == *user && self.session == *session,
             TokenHolder::Session(session) => self.session == *session,
             TokenHolder::Organization(organization) => self.organization.as_ref() == Some(organization),
             TokenHolder::ClientId(client_id) => self.client_id == *client_id,
@@ -329,7 +341,7 @@ impl LiveTokenIndex {
             let live_tokens = decoded(batch).into_iter().filter_map(|record| record.live_token());
             live_tokens.filter(|found| found.tenant == *tenant && found.is_of(holder) && found.until > now).collect()
         };
-        if let TokenHolder::User(user) = holder {
+        if let TokenHolder::User(user) | TokenHolder::UserSession { user, .. } = holder {
             let hash = self.hash(tenant, user);
             return self.shard(hash).batches.get(&hash).map(|batch| of_holder(batch)).unwrap_or_default();
         }

@@ -3,15 +3,15 @@
 
 use std::{
     collections::BTreeMap,
-    mem,
+    mem, slice,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use super::{
-    Forgotten, LiveToken, LogEntry, LogPage, LogPosition, OnForget, RecordOutcome, Restriction, Restrictions,
-    SharedState, StoreLimits, Subject, TaskBacklog, live_tokens::LiveTokenIndex, restriction::RestrictionKey,
-    tasks::TaskQueue,
+    Forgotten, LiveToken, LogEntry, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction,
+    Restrictions, SharedState, StoreError, StoreLimits, Subject, TaskBacklog, live_tokens::LiveTokenIndex,
+    restriction::RestrictionKey, tasks::TaskQueue,
 };
 use crate::clock::{self, UnixMillis};
 
@@ -23,6 +23,7 @@ pub(super) struct Replica {
     pub(super) tasks: TaskQueue,
     pub(super) on_forget: OnForget,
     progress: Mutex<Progress>,
+    telling: Mutex<()>,
     /// Restrictions whose tokens may have been missed.
     late: Mutex<BTreeMap<RestrictionKey, Restriction>>,
     /// Restrictions that were sent to Redis late, and whose answer has not come.
@@ -83,6 +84,7 @@ impl Replica {
             tasks: TaskQueue::new(limits),
             on_forget,
             progress: Mutex::default(),
+            telling: Mutex::default(),
             late: Mutex::default(),
             unanswered: Mutex::default(),
         }
@@ -111,10 +113,35 @@ impl Replica {
         self.tasks.mark_all_unstored();
     }
 
-    /// Applies a restriction that this replica is told first. Returns the one that was known.
-    pub(super) fn apply(&self, restriction: &Restriction, now: UnixMillis) -> Option<Restriction> {
-        self.forget_user_of(restriction);
-        self.restrictions.apply(restriction, now)
+    /// Applies restrictions that this replica is told first, and keeps copies of the tasks that follow if one is new. Returns
+    /// the restrictions that were known, and whether there was room for the copies.
+    pub(super) fn tell(
+        &self,
+        restrictions: &[Restriction],
+        tasks: &[QueuedTask],
+        now: UnixMillis,
+    ) -> (Vec<Option<Restriction>>, Result<(), StoreError>) {
+        let _not_halfway = self.telling();
+        let known: Vec<_> = restrictions.iter().map(|told| self.restrictions.apply(told, now)).collect();
+        let copied = if follow_from_new(restrictions, &known) { self.tasks.add(tasks) } else { Ok(()) };
+        for (told, outcome) in restrictions.iter().zip(RecordOutcome::of_all(restrictions, &known)) {
+            self.forget_user_of(told);
+            if outcome.counts() {
+                self.restrictions.mark_unrecorded(slice::from_ref(told));
+            }
+            if copied.is_err() && outcome == RecordOutcome::New {
+                self.revoke_late(told.clone(), now);
+            }
+        }
+        (known, copied)
+    }
+
+    /// Some of what Redis may lack: tasks, and restrictions once it has all tasks that follow from them.
+    pub(super) fn missing(&self, max: usize) -> (Vec<Restriction>, Vec<QueuedTask>) {
+        let _not_halfway = self.telling();
+        let tasks = self.tasks.unstored(max);
+        let restrictions = if tasks.is_empty() { self.restrictions.unrecorded(max) } else { Vec::new() };
+        (restrictions, tasks)
     }
 
     /// Applies a restriction that Redis has.
@@ -222,7 +249,8 @@ impl Replica {
         }
         self.live_tokens.mark_checked(unchecked.iter().map(|unchecked| &unchecked.live_token), losses);
         // Redis may have recorded them.
-        for restriction in mem::take(&mut *self.unanswered()).into_values() {
+        let unanswered = mem::take(&mut *self.unanswered());
+        for restriction in unanswered.into_values() {
             self.revoke_late(restriction, now);
         }
     }
@@ -271,6 +299,11 @@ impl Replica {
         self.tasks.remove_claimable_before(UnixMillis(now.0.saturating_sub(clock::millis(Self::TASK_COPY_KEPT_FOR))));
     }
 
+    /// Held while restrictions are applied and their tasks are not kept yet.
+    fn telling(&self) -> MutexGuard<'_, ()> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -282,4 +315,9 @@ impl Replica {
     fn unanswered(&self) -> MutexGuard<'_, BTreeMap<RestrictionKey, Restriction>> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the tasks of these restrictions are to be stored where others are known.
+pub(super) fn follow_from_new(restrictions: &[Restriction], known: &[Option<Restriction>]) -> bool {
+    restrictions.is_empty() || RecordOutcome::of_all(restrictions, known).contains(&RecordOutcome::New)
 }

@@ -121,7 +121,7 @@ pub(super) struct Terms {
 }
 
 /// What became of a restriction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordOutcome {
     /// It is the newest.
     New,
@@ -132,6 +132,17 @@ pub enum RecordOutcome {
 }
 
 impl RecordOutcome {
+    /// What becomes of restrictions where others are known.
+    pub(super) fn of_all(new: &[Restriction], known: &[Option<Restriction>]) -> Vec<Self> {
+        let pairs = new.iter().zip(known);
+        pairs.map(|(new, known)| Self::of(known.as_ref().map(Restriction::terms), new.terms())).collect()
+    }
+
+    /// Whether nothing newer is known.
+    pub(super) fn counts(self) -> bool {
+        self != Self::Outdated
+    }
+
     pub(super) fn of(known: Option<Terms>, new: Terms) -> Self {
         match known {
             Some(known) if known.precedence() == new.precedence() => Self::Repeated,

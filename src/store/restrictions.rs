@@ -155,13 +155,6 @@ impl Restrictions {
         }
     }
 
-    /// The newest known restriction with the key of this one.
-    pub(super) fn newest(&self, restriction: &Restriction) -> Restriction {
-        let key = restriction.key();
-        let known = self.read().terms(&key);
-        key.with(known.unwrap_or_else(|| restriction.terms()))
-    }
-
     /// Notes that Redis may lack the newest restrictions with the keys of these.
     pub(super) fn mark_unrecorded(&self, restrictions: &[Restriction]) {
         self.write().unrecorded.extend(restrictions.iter().map(|each| Arc::new(each.key())));

@@ -124,6 +124,15 @@ impl Sync {
         let (replica, commands) = (&*self.replica, &*connection.commands);
         let now = || (self.clock)();
         replica.begin(commands.state().await?);
+        // Before anything else is recorded: what a late event finds known must have its tasks.
+        loop {
+            let tasks = replica.tasks.unstored(BATCH);
+            if tasks.is_empty() {
+                break;
+            }
+            commands.record(&[], &tasks, now()).await?;
+            replica.tasks.mark_stored(&tasks);
+        }
         // From here on what this replica learns goes to Redis directly, so nothing is missed before the writes below.
         self.line.connect(connection);
         let mut cursor = 0;
@@ -138,10 +147,12 @@ impl Sync {
             cursor = next;
         }
         write_missing(replica, &self.clock, commands).await?;
-        let (unchecked, _) = replica.live_tokens.unchecked(now());
-        let unchecked: Vec<_> = unchecked.into_iter().map(|unchecked| unchecked.live_token).collect();
-        for live_tokens in unchecked.chunks(BATCH) {
-            commands.register(live_tokens, now()).await?;
+        {
+            let (unchecked, _) = replica.live_tokens.unchecked(now());
+            let unchecked: Vec<_> = unchecked.into_iter().map(|unchecked| unchecked.live_token).collect();
+            for live_tokens in unchecked.chunks(BATCH) {
+                commands.register(live_tokens, now()).await?;
+            }
         }
         let end = commands.state().await?.last;
         // Once at least: the log's connection has to see the end.
@@ -162,23 +173,15 @@ impl Sync {
 
 /// Writes the tasks and restrictions that Redis may lack.
 async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Result<(), ConnectionLost> {
-    // First: a restriction that Redis has has its tasks there.
     loop {
-        let tasks = replica.tasks.unstored(BATCH);
-        if tasks.is_empty() {
-            break;
-        }
-        commands.record(&[], &tasks, clock()).await?;
-        replica.tasks.mark_stored(&tasks);
-    }
-    loop {
-        let restrictions = replica.restrictions.unrecorded(BATCH);
-        if restrictions.is_empty() {
+        let (restrictions, tasks) = replica.missing(BATCH);
+        if restrictions.is_empty() && tasks.is_empty() {
             return Ok(());
         }
         let now = clock();
         replica.sent_late(&restrictions);
-        let before = commands.record(&restrictions, &[], now).await?;
+        let before = commands.record(&restrictions, &tasks, now).await?;
+        replica.tasks.mark_stored(&tasks);
         replica.recorded_late(&restrictions, &before, now);
     }
 }

@@ -124,14 +124,14 @@ impl TaskQueue {
         ids.iter().filter_map(|id| queue.set_claimable(id, now.after(StoredTask::LEASE)).cloned()).collect()
     }
 
-    /// Replaces what is left of a task, unless it was completed. It cannot be claimed before it is due.
+    /// Replaces what is left of a task, unless it was completed or has become due later meanwhile.
     pub(super) fn put_back(&self, left: &QueuedTask) {
         let mut queue = self.lock();
-        let id = &left.task.id;
-        if let Some(due) = queue.tasks.get(id).map(|known| known.task.due)
-            && let Some(task) = queue.set_claimable(id, left.claimable.max(due))
+        let QueuedTask { task: StoredTask { id, due, payload }, claimable } = left;
+        if queue.tasks.get(id).is_some_and(|known| known.task.due <= *due)
+            && let Some(task) = queue.set_claimable(id, *claimable)
         {
-            task.payload.clone_from(&left.task.payload);
+            task.payload.clone_from(payload);
         }
     }
 

@@ -643,6 +643,9 @@ impl Commands for Connection {
             live_token.tenant == *tenant
                 && match holder {
                     TokenHolder::User(user) => live_token.user == *user,
+                    TokenHolder::UserSession { user, session } => {
+                        live_token.user == *user && live_token.session == *session
+                    }
                     TokenHolder::Session(session) => live_token.session == *session,
                     TokenHolder::Organization(organization) => live_token.organization.as_ref() == Some(organization),
                     TokenHolder::ClientId(client_id) => live_token.client_id == *client_id,
@@ -692,11 +695,8 @@ impl Commands for Connection {
 
     async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
         self.call(Access::Write, |node, now| {
-            if let Some(known) = node.data.tasks.get(&left.task.id) {
-                let due = known.task.due;
-                let task = StoredTask { due, ..left.task.clone() };
-                let claimable = left.claimable.max(due);
-                node.write(Write::Task(QueuedTask { task, claimable }), now);
+            if node.data.tasks.get(&left.task.id).is_some_and(|known| known.task.due <= left.task.due) {
+                node.write(Write::Task(left.clone()), now);
             }
         })
         .await

@@ -38,6 +38,9 @@ static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scri
 static COMPLETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/complete.lua")));
 static PUT_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
 
+/// Fields and values, or members and scores.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Sends commands.
 pub(super) struct RedisCommands {
     pub(super) connection: MultiplexedConnection,
@@ -56,27 +59,45 @@ impl RedisCommands {
     /// The users that may have live tokens of a holder.
     async fn users_of(&self, tenant: &TenantName, holder: &TokenHolder) -> Result<Vec<String>, ConnectionLost> {
         let indexed = match holder {
-            TokenHolder::User(user) => return Ok(vec![user.clone()]),
+            TokenHolder::User(user) | TokenHolder::UserSession { user, .. } => return Ok(vec![user.clone()]),
             TokenHolder::Session(id) => Indexed::session(tenant, id),
             TokenHolder::Organization(id) => Indexed::organization(tenant, id),
             TokenHolder::ClientId(id) => Indexed::client_id(tenant, id),
         };
-        let pages = indexed.keys(&self.keys).map(|key| self.members(key, indexed.pattern()));
+        let pages = indexed.keys(&self.keys).map(async |key| self.scan("ZSCAN", &key, &indexed.pattern()).await);
         let members = future::try_join_all(pages).await?.concat();
-        let users: BTreeSet<_> = members.iter().filter_map(|member| indexed.user_of(member)).collect();
+        let users: BTreeSet<_> = members.iter().filter_map(|(member, _)| indexed.user_of(member)).collect();
         Ok(users.into_iter().collect())
     }
 
-    /// The members of a sorted set that match a pattern.
-    async fn members(&self, key: String, pattern: String) -> Result<Vec<Vec<u8>>, ConnectionLost> {
-        let (mut members, mut cursor) = (Vec::new(), 0_u64);
+    /// The live tokens of users, as fields and values; of a session only, if its user is known.
+    async fn fields_of(
+        &self,
+        tenant: &TenantName,
+        users: &[String],
+        holder: &TokenHolder,
+    ) -> Result<Vec<Pairs>, ConnectionLost> {
+        if let TokenHolder::UserSession { user, session } = holder {
+            let key = self.keys.live_tokens(tenant, user);
+            return Ok(vec![self.scan("HSCAN", &key, &live_tokens::pattern_of(session)).await?]);
+        }
+        let mut pipeline = pipe();
+        for user in users {
+            pipeline.cmd("HGETALL").arg(self.keys.live_tokens(tenant, user));
+        }
+        Ok(pipeline.query_async(&mut self.connection.clone()).await?)
+    }
+
+    /// The members with their scores, or fields with their values, that match a pattern.
+    async fn scan(&self, command: &str, key: &str, pattern: &str) -> Result<Pairs, ConnectionLost> {
+        let (mut pairs, mut cursor) = (Pairs::new(), 0_u64);
         loop {
-            let mut scan = cmd("ZSCAN");
-            scan.arg(&key).arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
-            let (next, page): (u64, Vec<(Vec<u8>, f64)>) = self.run(&scan).await?;
-            members.extend(page.into_iter().map(|(member, _)| member));
+            let mut scan = cmd(command);
+            scan.arg(key).arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
+            let (next, page): (u64, Pairs) = self.run(&scan).await?;
+            pairs.extend(page);
             if next == 0 {
-                return Ok(members);
+                return Ok(pairs);
             }
             cursor = next;
         }
@@ -153,12 +174,7 @@ impl Commands for RedisCommands {
     ) -> Result<Vec<LiveToken>, ConnectionLost> {
         let mut found = Vec::new();
         for users in self.users_of(tenant, holder).await?.chunks(USERS_AT_ONCE) {
-            let mut pipeline = pipe();
-            for user in users {
-                pipeline.cmd("HGETALL").arg(self.keys.live_tokens(tenant, user));
-            }
-            let hashes: Vec<Vec<(Vec<u8>, Vec<u8>)>> = pipeline.query_async(&mut self.connection.clone()).await?;
-            for (user, hash) in users.iter().zip(hashes) {
+            for (user, hash) in users.iter().zip(self.fields_of(tenant, users, holder).await?) {
                 let fields = hash.iter();
                 let live = fields.filter_map(|(field, value)| live_tokens::live_token_of(tenant, user, field, value));
                 found.extend(live.filter(|live_token| live_token.until > now && live_token.is_of(holder)));
@@ -199,6 +215,6 @@ impl Commands for RedisCommands {
         let QueuedTask { task, claimable } = left;
         let mut script = PUT_BACK.key(&self.keys.tasks);
         script.key(&self.keys.claimable).key(&self.keys.due);
-        self.invoke(script.arg(&task.id).arg(json(task)).arg(claimable.0)).await
+        self.invoke(script.arg(&task.id).arg(json(task)).arg(claimable.0).arg(task.due.0)).await
     }
 }

@@ -40,6 +40,13 @@ pub(super) fn value_of(live_token: &LiveToken) -> String {
     format!("{:0END_BYTES$}{key}{SEPARATOR}{}", until.0, organization.as_deref().unwrap_or_default())
 }
 
+/// Matches the fields of a session.
+pub(super) fn pattern_of(session: &str) -> String {
+    let special = |c: &char| "*?[]\\".contains(*c);
+    let escaped = session.chars().flat_map(|c| [Some('\\').filter(|_| special(&c)), Some(c)]).flatten();
+    escaped.chain([SEPARATOR, '*']).collect()
+}
+
 /// The live token of a field and its value.
 pub(super) fn live_token_of(tenant: &TenantName, user: &str, field: &[u8], value: &[u8]) -> Option<LiveToken> {
     let live_token = parse(tenant, user, field, value).filter(is_possible);

@@ -1,8 +1,8 @@
--- Replaces what is left of a task, if it still exists. It cannot be claimed before it is due.
+-- Replaces what is left of a task, unless it was completed or has become due later.
 -- KEYS: the tasks, from when they can be claimed, their first due times.
--- ARGV: the ID, what is left of the task, from when it can be claimed.
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then
-  local due = tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1])) or 0
+-- ARGV: the ID, what is left of the task, from when it can be claimed, when it was due.
+local due = redis.call('ZSCORE', KEYS[3], ARGV[1])
+if due and tonumber(due) <= tonumber(ARGV[4]) and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-  redis.call('ZADD', KEYS[2], math.max(due, tonumber(ARGV[3])), ARGV[1])
+  redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
 end
