@@ -58,7 +58,7 @@ impl RevokeTokens for RevokingKey {
 pub struct RevocationCounts {
     /// Ably revoked the tokens.
     pub accepted: Counter,
-    /// Ably refused, and a retry would not help.
+    /// Ably refused. A retry helps once the cause is fixed.
     pub refused: Counter,
     /// Ably did not revoke them yet; the service retries.
     pub unavailable: Counter,
@@ -72,7 +72,7 @@ pub enum RevokeOutcome {
         /// When the revocation takes effect.
         applies_at: UnixMillis,
     },
-    /// Ably refuses, and a retry would not help.
+    /// Ably refuses. A retry helps once the cause is fixed.
     Refused {
         /// Ably's code, if it gave one.
         code: Option<u32>,

@@ -152,7 +152,7 @@ fn target_text(target: &TargetReport, live_tokens: Option<LiveTokenKnowledge>) -
             format!("Ably refuses to revoke, with code {code}: https://help.ably.io/error/{code}")
         }
         Some(TargetReportOutcome::Refused { code: None }) => "Ably refuses to revoke; the log has the cause".into(),
-        Some(TargetReportOutcome::Unavailable) => "Ably cannot be reached now; the service retries".into(),
+        Some(TargetReportOutcome::Unavailable) => "not revoked yet; the service retries".into(),
         Some(TargetReportOutcome::GivenUp) => {
             "Ably cannot be reached now, and the store has no room for a retry. Send the request again".into()
         }

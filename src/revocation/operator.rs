@@ -43,6 +43,9 @@ impl From<StoreError> for RequestFailed {
 }
 
 impl Revocation {
+    /// Few enough for Redis to answer within its timeout.
+    const DENIALS_AT_ONCE: usize = 100;
+
     /// Carries out an operator request as far as possible now. During an outage of Redis, this replica acts by it and records
     /// it later, but other replicas do not know of it yet: an error.
     pub async fn execute(
@@ -151,8 +154,14 @@ impl Revocation {
         let denials: Vec<_> = task.denied.iter().map(of).collect();
         let denies = |subject, source| self.store.restrictions().denies(&task.tenant, subject, source, now);
         let were_denied = task.denied.iter().map(|subject| denies(subject, DenialSource::Operator)).collect::<Vec<_>>();
-        let recorded = if request.dry_run { Ok(Vec::new()) } else { self.store.record(&denials, tasks, now).await };
-        let (outcomes, stored) = recorded.map_or_else(|error| (Vec::new(), Err(error)), |outcomes| (outcomes, Ok(())));
+        let (mut outcomes, mut stored) = (Vec::new(), Ok(()));
+        let mut parts = denials.chunks(Self::DENIALS_AT_ONCE);
+        let first = (parts.next().unwrap_or_default(), tasks);
+        for (denials, tasks) in iter::once(first).chain(parts.map(|part| (part, &[][..]))) {
+            let recorded = if request.dry_run { Ok(Vec::new()) } else { self.store.record(denials, tasks, now).await };
+            stored = stored.and(recorded.as_ref().map(|_| ()).map_err(|error| *error));
+            outcomes.extend(recorded.unwrap_or_else(|_| vec![RecordOutcome::New; denials.len()]));
+        }
         let outcomes = outcomes.into_iter().chain(iter::repeat(RecordOutcome::New));
         for ((subject, was_denied), recorded) in task.denied.iter().zip(were_denied).zip(outcomes) {
             let outcome = match request.action {

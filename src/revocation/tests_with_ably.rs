@@ -606,6 +606,28 @@ async fn after_a_long_outage_of_ably_tokens_are_revoked_unless_they_have_expired
 }
 
 #[tokio::test]
+async fn without_room_for_its_tasks_an_event_is_to_be_delivered_again_and_is_revoked_once_there_is_room() {
+    let limits = StoreLimits { tasks: 2, ..StoreLimits::default() };
+    let scene = Scene::with(Store::in_memory(&limits, Arc::new(|_| {}))).await;
+    let other = StoredTask { id: "1".into(), due: scene.now.after(Duration::from_hours(1)), payload: String::new() };
+    let other = QueuedTask { claimable: other.due, task: other };
+    scene.revocation.store.record(&[], slice::from_ref(&other), scene.now).await.unwrap();
+    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
+    let event = Event { at: scene.now, change };
+    let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+    assert_eq!(applied, Err(Incomplete::Store(StoreError::Full)));
+    scene.sign_out().await;
+    let before = scene.revoked().len();
+    scene.perform_due_tasks(Duration::ZERO).await;
+    assert_eq!(scene.revoked().len(), before);
+    scene.revocation.store.complete_task("1", other.task.due).await.unwrap();
+    scene.perform_due_tasks(Duration::ZERO).await;
+    assert_eq!(scene.revoked().len(), before + 1);
+    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
+    assert_eq!(scene.revoked().len(), before + 2);
+}
+
+#[tokio::test]
 async fn an_unreadable_task_is_kept_for_a_day() {
     let scene = Scene::start().await;
     let store = &scene.revocation.store;

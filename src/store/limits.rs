@@ -6,7 +6,7 @@ pub struct StoreLimits {
     /// Restrictions that have ended and are kept for their timestamps. Beyond the limit, those that end first are forgotten:
     /// then an old event that arrives late can deny a user for a while. Those in force have no limit.
     pub ended_restrictions: usize,
-    /// Live tokens, one for each user, session, organization and client ID. Each takes about 200 bytes.
+    /// Live tokens, one for each user, session, organization, client ID, format and API key. Each takes about 200 bytes.
     pub live_tokens: usize,
     /// Revocation tasks.
     pub tasks: usize,

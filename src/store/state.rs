@@ -50,7 +50,7 @@ pub struct StoreStats {
     pub health: Health,
     /// Denials and marks in force, as this replica knows.
     pub restrictions: usize,
-    /// Live tokens that this replica issued, one for each user, session, organization and client ID.
+    /// Live tokens that this replica issued, one for each user, session, organization, client ID, format and API key.
     pub live_tokens: usize,
     /// Waiting tasks: those in Redis a moment ago; without Redis, those of this replica.
     pub tasks: TaskBacklog,

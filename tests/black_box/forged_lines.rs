@@ -46,11 +46,12 @@ impl Redis<'_> {
         self.run(&["HSET", &format!("aca:{{v3}}:tokens:default:{user}"), &field, &value]);
     }
 
-    fn put_work(&mut self, id: &str, scope: &Value, targets: &Value) {
-        let task = json!({
-            "tenant": "default", "key": self.key_name, "scope": scope, "margin": "none", "targets": targets,
-            "looks_up": true, "at": 1, "until": 9_999_999_999_999_i64,
-        });
+    /// `left` are the targets that are left; of none, a look-up finds them.
+    fn put_work(&mut self, id: &str, scope: &Value, left: &[Value]) {
+        let signed: Vec<_> = left.iter().map(|target| json!({ "key": self.key_name, "target": target })).collect();
+        let left = if signed.is_empty() { Value::Null } else { signed.into() };
+        let task =
+            json!({ "tenant": "default", "scope": scope, "left": left, "at": 1, "until": 9_999_999_999_999_i64 });
         let work = json!({ "id": id, "due": 1, "payload": task.to_string() }).to_string();
         self.run(&["HSET", "aca:{v3}:tasks", id, &work]);
         self.run(&["ZADD", "aca:{v3}:due", "1", id]);
@@ -115,14 +116,14 @@ async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
         let by_forged_key = format!("9999999999999{FORGED}\n");
         written.run(&["HSET", "aca:{v3}:tokens:default:user_1", "sess_6\nr\n\nalice", &by_forged_key]);
         for (id, scope, targets) in [
-            ("1", json!({ "of": { "user": "user_2" } }), json!([{ "client_id": FORGED }])),
-            ("2", json!({ "of": { "user": "user_2" } }), json!([{ "revocation_key": FORGED }])),
-            ("3", json!({ "client_ids": [FORGED] }), json!([])),
-            ("4", json!({ "of": { "session": FORGED } }), json!([])),
-            ("5", json!({ "of": { "user": FORGED } }), json!([])),
-            ("6", json!({ "of": { "user": "user_1" } }), json!([])),
-            ("7", json!({ "of": { "organization": FORGED } }), json!([{ "client_id": "carol" }])),
-            (FORGED, json!({ "of": { "user": "user_2" } }), json!([{ "client_id": ODD }])),
+            ("1", json!({ "of": { "user": "user_2" } }), vec![json!({ "client_id": FORGED })]),
+            ("2", json!({ "of": { "user": "user_2" } }), vec![json!({ "revocation_key": FORGED })]),
+            ("3", json!({ "client_id": FORGED }), vec![]),
+            ("4", json!({ "of": { "session": FORGED } }), vec![]),
+            ("5", json!({ "of": { "user": FORGED } }), vec![]),
+            ("6", json!({ "of": { "user": "user_1" } }), vec![]),
+            ("7", json!({ "of": { "organization": FORGED } }), vec![json!({ "client_id": "carol" })]),
+            (FORGED, json!({ "of": { "user": "user_2" } }), vec![json!({ "client_id": ODD })]),
         ] {
             written.put_work(id, &scope, &targets);
         }
@@ -149,7 +150,7 @@ async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
             );
         }
         // All work claimed earlier is done before this.
-        written.put_work("last", &json!({ "of": { "user": "user_9" } }), &json!([{ "client_id": "dora" }]));
+        written.put_work("last", &json!({ "of": { "user": "user_9" } }), &[json!({ "client_id": "dora" })]);
         let is_revoked = |target: &str| {
             vendors.ably.revocation_calls().iter().any(|call| call.targets.iter().any(|revoked| revoked == target))
         };
