@@ -68,8 +68,8 @@ pub trait Commands: Send + Sync {
     async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost>;
 
     /// Records the restrictions that are newer than the recorded ones, and appends them to the log. Returns for each the one
-    /// recorded before. If a restriction is newer, or if there is none, stores the tasks: of a known task only the times
-    /// change, and only to later ones.
+    /// recorded before. If a restriction is newer, or if there is none, stores the tasks. A known one keeps its content: it
+    /// is due at the later time, and can be claimed from the earlier one on, but not before it is due.
     async fn record(
         &self,
         restrictions: &[Restriction],

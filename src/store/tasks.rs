@@ -93,7 +93,8 @@ impl TaskQueue {
         Self { max: limits.tasks, queue: Mutex::default() }
     }
 
-    /// Adds all of these tasks, or none. Of a known one only the times change, and only to later ones.
+    /// Adds all of these tasks, or none. A known one keeps its content: it is due at the later time, and can be claimed from the
+    /// earlier one on, but not before it is due.
     pub(super) fn add(&self, tasks: &[QueuedTask]) -> Result<(), StoreError> {
         let mut queue = self.lock();
         let new = tasks.iter().filter(|new| !queue.tasks.contains_key(&new.task.id)).count();
@@ -104,7 +105,7 @@ impl TaskQueue {
             let new = || QueuedTask { task: task.clone(), claimable: *claimable };
             let known = queue.tasks.entry(task.id.clone()).or_insert_with(new);
             known.task.due = known.task.due.max(task.due);
-            let claimable = known.claimable.max(*claimable);
+            let claimable = known.task.due.max(known.claimable.min(*claimable));
             queue.set_claimable(&task.id, claimable);
             queue.unstored.insert(task.id.clone());
         }

@@ -602,7 +602,7 @@ impl Commands for Connection {
                 let mut queued = queued.clone();
                 if let Some(known) = node.data.tasks.get(&queued.task.id) {
                     let due = known.task.due.max(queued.task.due);
-                    let claimable = known.claimable.max(queued.claimable);
+                    let claimable = due.max(known.claimable.min(queued.claimable));
                     queued = QueuedTask { task: StoredTask { due, ..known.task.clone() }, claimable };
                 }
                 node.write(Write::Task(queued), now);

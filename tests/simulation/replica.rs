@@ -136,7 +136,8 @@ impl Run {
         let now = world.now();
         let has_none = |faults: &FaultLog, time| faults.is_without_redis(self.number, self.started_at, time);
         let was_away = [told_at, now].into_iter().all(|time| has_none(&lock(&world.faults), time));
-        let is_counted = self.store.stats(self.clock(now)).unrecorded_restrictions > 0;
+        let stats = self.store.stats(self.clock(now));
+        let is_counted = stats.unrecorded_restrictions > 0 || stats.unrecorded_tasks > 0;
         if answer == Answer::Refused && was_away && !is_counted {
             lock(&world.checker).violations.push(format!("5: replica {} does not count what it keeps", self.number));
         }

@@ -344,10 +344,12 @@ with_both_stores! {
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
         replica.pass(Duration::from_millis(1));
         assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, [task("one", later)]);
-        // A claim stays in force.
+        // A claim ends when the task is due again.
         retry!(replica, replica.store.record(&[], &[queued(task("one", later.after(StoredTask::LEASE / 2)))], NOW));
-        replica.pass_short_of(StoredTask::LEASE);
+        replica.pass_short_of(StoredTask::LEASE / 2);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
+        replica.pass(Duration::from_millis(1));
+        assert_eq!(claimed(&replica, 9).await, ["one"]);
         retry!(replica, replica.store.complete_task("one", later.after(StoredTask::LEASE / 2)));
         replica.pass(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);

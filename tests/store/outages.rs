@@ -263,7 +263,9 @@ async fn a_restriction_yields_to_a_newer_one_that_redis_lost() {
     one.record(again.clone()).await;
     let () = server.run("FLUSHALL");
     assert_eq!(one.record(denied.clone()).await, RecordOutcome::Outdated);
-    // Redis has the newer one instead.
+    // The replicas write the newer one back.
+    eventually("the loss is noticed", || one.store.stats(NOW).outages == 1).await;
+    one.becomes(Health::Ready).await;
     let fresh = Replica::of(&server).await;
     assert_eq!(fresh.record(denied.clone()).await, RecordOutcome::Outdated);
     for replica in [&one, &other, &fresh] {
