@@ -61,8 +61,8 @@ pub enum Incomplete {
 }
 
 impl Revocation {
-    /// How long after a revocation it is repeated. A token request can be exchanged for two minutes, and clocks differ.
-    pub const REPEAT_AFTER: Duration = Duration::from_secs(150);
+    /// How long after a revocation it is repeated.
+    pub const REPEAT_AFTER: Duration = Task::REPEAT_AFTER;
 
     /// Ends access with the restrictions and tasks of `store`. The service starts `now`.
     #[must_use]
@@ -81,8 +81,7 @@ impl Revocation {
         }
         let restrictions = restrictions_of(event, tenant, now);
         let mut tasks = self.tasks_of(event, tenant, &restrictions, now);
-        let queued: Vec<_> =
-            tasks.iter().flat_map(|task| [task.first(now), task.again(now.after(Self::REPEAT_AFTER))]).collect();
+        let queued: Vec<_> = tasks.iter().flat_map(|task| [task.first(now), task.again(now)]).collect();
         let recorded = self.store.record(&restrictions, &queued, now).await;
         let has = |outcome| recorded.as_ref().is_ok_and(|recorded| recorded.contains(&outcome));
         let (is_outdated, is_repeated) = (has(RecordOutcome::Outdated), recorded.is_ok() && !has(RecordOutcome::New));
@@ -95,7 +94,7 @@ impl Revocation {
             tasks = self.tasks_of(event, tenant, &restrictions, now);
         }
         for task in tasks {
-            let (first, again) = (task.first(now), task.again(now.after(Self::REPEAT_AFTER)));
+            let (first, again) = (task.first(now), task.again(now));
             let claimed = if is_outdated && task.at > event.at {
                 // The newer event has not ended the tokens with the client ID of this one.
                 result = result.and(self.store_tasks(&[first.clone(), again], now).await.map_err(Incomplete::from));
@@ -123,7 +122,7 @@ impl Revocation {
         let known = user.and_then(|user| self.store.restrictions().client_id(&tenant.name, user));
         let ended = restrictions.iter().filter_map(|restriction| ended_by(restriction, known));
         let tasks = ended.map(|(scope, at)| Task {
-            session_user: user.map(str::to_owned),
+            session_user: user.filter(|_| matches!(scope, RevocationScope::Of(Subject::Session(_)))).map(str::to_owned),
             expected: tenant.expected_target(&event.change),
             ..Task::new(tenant, scope, at, now)
         });

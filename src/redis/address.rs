@@ -25,12 +25,12 @@ pub struct RedisAddress {
     printed: String,
 }
 
-/// What to ask the sentinels, and as whom.
+/// The master that the sentinels watch, and how to log in to them.
 #[derive(Clone, Debug)]
 pub struct RedisSentinels {
     /// The name of the master.
     pub(super) master: String,
-    /// `None`: the user of the servers with the data if the sentinels know it, else nobody.
+    /// `None`: as the user of the servers with the data if the sentinels know that user, else without a login.
     login: Option<RedisConnectionInfo>,
 }
 

@@ -68,10 +68,7 @@ impl Revocation {
         let mut tasks = Vec::new();
         if let (Action::Deny(duration), true) = (request.action, tenant.is_revocable()) {
             tasks.push(task.first(now));
-            tasks.extend(
-                (task.denied.is_empty() || duration > Self::REPEAT_AFTER)
-                    .then(|| task.again(now.after(Self::REPEAT_AFTER))),
-            );
+            tasks.extend((task.denied.is_empty() || duration > Self::REPEAT_AFTER).then(|| task.again(now)));
         }
         let stored = self.record_denials(request, &task, &tasks, now, &mut report).await;
         if stored == Err(StoreError::Full) {
@@ -112,7 +109,7 @@ impl Revocation {
         }
     }
 
-    /// Whom a request denies, or whose denial it lifts.
+    /// The sessions and users that a request denies, or whose denial it lifts.
     async fn subjects_of(
         &self,
         tenant: &Tenant,

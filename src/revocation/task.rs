@@ -36,6 +36,8 @@ pub(super) struct Task {
 }
 
 impl Task {
+    /// How long after a revocation it is repeated. A token request can be exchanged for two minutes, and clocks differ.
+    pub(super) const REPEAT_AFTER: Duration = Duration::from_secs(150);
     /// A revocable token lives for an hour at most: Ably refuses a longer one with 40003.
     pub(super) const LONGEST_TOKEN: Duration = Duration::from_hours(1);
 
@@ -52,7 +54,8 @@ impl Task {
     }
 
     /// The second revocation.
-    pub(super) fn again(&self, due: UnixMillis) -> QueuedTask {
+    pub(super) fn again(&self, now: UnixMillis) -> QueuedTask {
+        let due = now.after(Self::REPEAT_AFTER);
         self.queued("again", due, due)
     }
 
