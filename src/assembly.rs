@@ -63,7 +63,7 @@ pub fn assemble(config: &Config) -> Result<Parts, AssemblyError> {
     let now = UnixMillis::now();
     let mut metrics = Metrics::new(now);
     let tenants = Arc::new(tenants(config, &metrics)?);
-    let store = make_store(config, Arc::clone(&tenants))?;
+    let store = make_store(config, &tenants, now)?;
     metrics.register(Box::new(StoreCollector { store: Arc::clone(&store), clock: Arc::new(UnixMillis::now) }));
     metrics.register(Box::new(LogCollector));
     let revocation = Arc::new(Revocation::new(Arc::clone(&store), Arc::clone(&tenants), now));
@@ -124,20 +124,22 @@ fn make_tenant(
     })
 }
 
-fn make_store(config: &Config, tenants: Arc<Tenants>) -> Result<Arc<Store>, AssemblyError> {
+fn make_store(config: &Config, tenants: &Arc<Tenants>, now: UnixMillis) -> Result<Arc<Store>, AssemblyError> {
+    let caching = Arc::clone(tenants);
     let on_forget = Arc::new(move |forgotten: Forgotten<'_>| match forgotten {
         Forgotten::User(tenant, user) => {
-            if let Some(users) = tenants.named(tenant).and_then(Tenant::users) {
+            if let Some(users) = caching.named(tenant).and_then(Tenant::users) {
                 users.forget(user);
             }
         }
-        Forgotten::Everyone => tenants.iter().filter_map(Tenant::users).for_each(Users::forget_all),
+        Forgotten::Everyone => caching.iter().filter_map(Tenant::users).for_each(Users::forget_all),
     });
     let bounds = StoreLimits::default();
     let Some(redis) = &config.redis else { return Ok(Arc::new(Store::in_memory(&bounds, on_forget))) };
     let clock = Arc::new(UnixMillis::now);
     let connector = Arc::new(RedisConnector::new(&redis.address, &redis.prefix)?);
-    Ok(Arc::new(Store::shared(connector, redis.on_failure, &bounds, clock, on_forget)))
+    let tasks_of = revocation::tasks_of_restriction(Arc::clone(tenants), now);
+    Ok(Arc::new(Store::shared(connector, redis.on_failure, &bounds, clock, on_forget, tasks_of)))
 }
 
 /// The signing keys of the configured source. Calls `counts` only for a JWKS.

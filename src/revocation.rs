@@ -27,7 +27,7 @@ use crate::{
     clock::{self, UnixMillis},
     store::{
         Claim, Coverage, DenialSource, QueuedTask, RecordOutcome, Restriction, RestrictionKind, Store, StoreError,
-        Subject,
+        Subject, TasksOf,
     },
     tenant::{Tenant, TenantName, Tenants},
 };
@@ -143,31 +143,23 @@ impl Revocation {
         }
         Ok(())
     }
+}
 
-    /// Stores tasks for the tokens that this replica may have issued before it learned, late, of their restrictions. Those whose
-    /// tasks the store has no room for are kept for the next call.
-    async fn store_tasks_of_late_restrictions(&self, now: UnixMillis) {
-        for restriction in self.store.late_restrictions() {
-            let tasks = self.tasks_of_late(&restriction, now);
-            if !tasks.is_empty() && self.store_tasks(&tasks, now).await == Err(StoreError::Full) {
-                return;
-            }
-            self.store.settle_late_restriction(&restriction);
-        }
-    }
-
-    fn tasks_of_late(&self, restriction: &Restriction, now: UnixMillis) -> Vec<QueuedTask> {
-        let tenant = self.tenants.named(&restriction.tenant).filter(|tenant| tenant.is_revocable());
+/// The revocations that follow from a restriction whose event is not at hand: a Redis that lost it, or a replica that learned of
+/// it late. The names of its tasks are unique to this process, which starts `now`, and to each time.
+#[must_use]
+pub fn tasks_of_restriction(tenants: Arc<Tenants>, started_at: UnixMillis) -> TasksOf {
+    Arc::new(move |restriction, now| {
+        let tenant = tenants.named(&restriction.tenant).filter(|tenant| tenant.is_revocable());
         let (Some(tenant), Some(scope)) = (tenant, RevocationScope::of(restriction)) else { return Vec::new() };
         let mut task = Task::new(tenant, scope, restriction.at, now);
         if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
             task.denied.push(restriction.subject.clone());
         }
-        // Names for each replica, which has issued tokens of its own, and for each time: an earlier task may be put back.
-        let name = format!("late/{}/{}", self.started_at.0, now.0);
-        let repeat_at = now.after(Self::REPEAT_AFTER);
+        let name = format!("late/{}/{}", started_at.0, now.0);
+        let repeat_at = now.after(Revocation::REPEAT_AFTER);
         vec![task.queued(&name, now, now), task.queued(&format!("{name}/again"), repeat_at, repeat_at)]
-    }
+    })
 }
 
 /// An error if other replicas may have issued tokens that this one does not know.

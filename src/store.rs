@@ -32,12 +32,12 @@ pub use collector::StoreCollector;
 pub use connection::{Commands, Connect, Connected, ReadLog, SharedState, Wait};
 pub use limits::{StoreError, StoreLimits};
 pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
-pub use log::{InvalidLogPosition, LogEntry, LogPage, LogPosition};
+pub use log::{InvalidLogPosition, LogPage, LogPosition};
 pub use redis::{RedisConnector, RedisKeyPrefix};
 pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject};
 pub(crate) use restrictions::CurrentClientId;
 pub use restrictions::{Restrictions, Verdict};
-pub use state::{Forgotten, Health, OnFailure, OnForget, StoreStats};
+pub use state::{Forgotten, Health, OnFailure, OnForget, StoreStats, TasksOf};
 pub use tasks::{Claim, QueuedTask, StoredTask, TaskBacklog};
 
 pub use crate::redis::ConnectionLost;
@@ -45,7 +45,8 @@ pub use crate::redis::ConnectionLost;
 use self::{
     line::Line,
     registrations::Registrations,
-    replica::{Phase, Replica, follow_from_new},
+    replica::{Phase, Replica},
+    restrictions::Source,
 };
 use crate::{
     clock::{Clock, UnixMillis},
@@ -76,21 +77,11 @@ struct Shared {
     _background: JoinSet<()>,
 }
 
-/// Calls a command of Redis, if Redis can be used.
-macro_rules! command {
-    ($store:expr, $shared:expr, $($call:tt)*) => {
-        match $shared.line.in_use() {
-            None => Err(StoreError::Unavailable),
-            Some(connection) => $shared.line.answered(&$store.replica, &connection, connection.commands.$($call)*.await),
-        }
-    };
-}
-
 impl Store {
     /// The store of a single replica.
     #[must_use]
     pub fn in_memory(limits: &StoreLimits, on_forget: OnForget) -> Self {
-        Self { replica: Arc::new(Replica::new(limits, on_forget)), shared: None }
+        Self { replica: Arc::new(Replica::new(limits, on_forget, Arc::new(|_, _| Vec::new()))), shared: None }
     }
 
     /// A store that connects in the background, on the current Tokio runtime. The runtime must outlive it.
@@ -101,12 +92,13 @@ impl Store {
         limits: &StoreLimits,
         clock: Clock,
         on_forget: OnForget,
+        tasks_of: TasksOf,
     ) -> Self {
-        let replica = Arc::new(Replica::new(limits, on_forget));
-        let line = Arc::new(Line::default());
+        let replica = Arc::new(Replica::new(limits, on_forget, tasks_of));
+        let line = Arc::new(Line::new(Arc::clone(&replica)));
         let (registrations, waiting) = Registrations::new();
         let mut background = JoinSet::new();
-        background.spawn(waiting.serve(Arc::clone(&replica), Arc::clone(&line), Arc::clone(&clock)));
+        background.spawn(waiting.serve(Arc::clone(&line), Arc::clone(&clock)));
         background.spawn(sync::run(Arc::clone(&replica), Arc::clone(&line), redis, clock));
         Self { replica, shared: Some(Shared { on_failure, line, registrations, _background: background }) }
     }
@@ -144,7 +136,7 @@ impl Store {
             live_tokens: replica.live_tokens.count(now),
             tasks: replica.backlog(),
             unrecorded_restrictions: if may_be_lost { replica.restrictions.count_unrecorded() } else { 0 },
-            unrecorded_tasks: if may_be_lost { replica.tasks.count_unstored() } else { 0 },
+            unrecorded_tasks: if may_be_lost { replica.tasks.backlog().count } else { 0 },
             outages: replica.outages(),
         }
     }
@@ -173,52 +165,25 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Vec<RecordOutcome>, StoreError> {
         let replica = &self.replica;
-        let (known, copied) = replica.tell(restrictions, tasks, now);
-        let mut outcomes = RecordOutcome::of_all(restrictions, &known);
-        let Some(shared) = &self.shared else { return copied.map(|()| outcomes) };
-        // What yields here is not sent: what it yields to is recorded, or will be, together with its own tasks.
-        let told = restrictions.iter().zip(&outcomes);
-        let sent: Vec<_> = told.filter(|(_, outcome)| outcome.counts()).map(|(told, _)| told.clone()).collect();
-        if sent.is_empty() && !restrictions.is_empty() {
-            return Ok(outcomes);
+        let mut outcomes: Vec<_> = restrictions.iter().map(|told| replica.learn(told, Source::Told, now)).collect();
+        let recorded = match &self.shared {
+            None => Ok(None),
+            Some(shared) => {
+                shared.line.call(|on| async move { on.commands.record(restrictions, tasks, now).await }).await.map(Some)
+            }
+        };
+        // Whoever knows a restriction writes it to a Redis that lost it, with tasks. Those of none are kept here.
+        let is_kept_elsewhere = matches!(recorded, Ok(Some(_))) && !restrictions.is_empty();
+        if !is_kept_elsewhere && RecordOutcome::need_tasks(&outcomes) {
+            replica.tasks.add(tasks);
         }
-        let unavailable = Err(copied.err().unwrap_or(StoreError::Unavailable));
-        let Some(connection) = shared.line.in_use() else { return unavailable };
-        let answer = connection.commands.record(&sent, tasks, now).await;
-        let Ok(before) = shared.line.answered(replica, &connection, answer) else { return unavailable };
-        replica.recorded(&sent, &before, now);
-        if !shared.line.uses(&connection) {
-            // A return that has begun meanwhile may have counted on it.
-            replica.restrictions.mark_unrecorded(&sent);
-            return unavailable;
-        }
-        if follow_from_new(&sent, &before) {
-            // Redis has them, also if there is no room for the copies.
-            let _ = replica.tasks.add(tasks);
-            replica.tasks.mark_stored(tasks);
-        } else if follow_from_new(restrictions, &known) {
-            // They were stored when another replica recorded the restrictions.
-            for QueuedTask { task, .. } in tasks {
-                replica.tasks.complete(&task.id, task.due);
+        for ((outcome, told), before) in outcomes.iter_mut().zip(restrictions).zip(recorded?.into_iter().flatten()) {
+            if let Some(before) = before {
+                replica.learn(&before, Source::Told, now);
+                *outcome = RecordOutcome::of(Some(before.terms()), told.terms()).max(*outcome);
             }
         }
-        for (outcome, in_redis) in
-            outcomes.iter_mut().filter(|outcome| outcome.counts()).zip(RecordOutcome::of_all(&sent, &before))
-        {
-            *outcome = in_redis.max(*outcome);
-        }
         Ok(outcomes)
-    }
-
-    /// The restrictions whose tokens may have been missed because of an outage, ended ones included.
-    #[must_use]
-    pub fn late_restrictions(&self) -> Vec<Restriction> {
-        self.replica.late()
-    }
-
-    /// Notes that the tokens of a late restriction are revoked, or that tasks are stored for it.
-    pub fn settle_late_restriction(&self, restriction: &Restriction) {
-        self.replica.settle_late(restriction);
     }
 
     /// Registers a token that lives until `live_token.until`. Call it before the token is sent.
@@ -235,7 +200,9 @@ impl Store {
         let mut live_tokens = self.replica.live_tokens.find(tenant, holder, now);
         let others = match &self.shared {
             None => Ok(Vec::new()),
-            Some(shared) => command!(self, shared, live_tokens(tenant, holder, now)),
+            Some(shared) => {
+                shared.line.call(|on| async move { on.commands.live_tokens(tenant, holder, now).await }).await
+            }
         };
         let Ok(others) = others else { return LiveTokens { live_tokens, coverage: Coverage::ThisReplica } };
         // Another replica may have extended the same live token: the latest end counts.
@@ -248,15 +215,12 @@ impl Store {
     /// Claims tasks. Other replicas do not get them for [`StoredTask::LEASE`]; then they do, unless the tasks were completed or
     /// put back.
     ///
-    /// During an outage, each replica claims the tasks that it stored itself, so a task may be performed twice.
+    /// A replica also has tasks of its own, from an outage: a task may be performed twice.
     pub async fn claim_tasks(&self, claim: Claim<'_>, now: UnixMillis) -> Vec<StoredTask> {
-        let claimed = match &self.shared {
-            None => Err(StoreError::Unavailable),
-            Some(shared) => command!(self, shared, claim(claim, now)),
-        };
-        let Ok(claimed) = claimed else { return self.replica.tasks.claim(claim, now) };
-        for task in &claimed {
-            self.replica.tasks.claim(Claim::Named(&task.id), now);
+        let mut claimed = self.replica.tasks.claim(claim, now);
+        if let Some(shared) = &self.shared {
+            let shared = shared.line.call(|on| async move { on.commands.claim(claim, now).await }).await;
+            claimed.extend(shared.unwrap_or_default());
         }
         claimed
     }
@@ -265,14 +229,14 @@ impl Store {
     pub async fn complete_task(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
         self.replica.tasks.complete(id, due);
         let Some(shared) = &self.shared else { return Ok(()) };
-        command!(self, shared, complete(id, due))
+        shared.line.call(|on| async move { on.commands.complete(id, due).await }).await
     }
 
     /// Gives back what is left of a claimed task. Without effect if it was completed, or has become due later meanwhile.
     pub async fn put_task_back(&self, left: &QueuedTask) -> Result<(), StoreError> {
         self.replica.tasks.put_back(left);
         let Some(shared) = &self.shared else { return Ok(()) };
-        command!(self, shared, put_back(left))
+        shared.line.call(|on| async move { on.commands.put_back(left).await }).await
     }
 }
 

@@ -44,7 +44,6 @@ impl Revocation {
     /// Performs all due tasks. Reads the time for each batch, since the one before may have waited for Ably.
     pub(super) async fn perform_due_tasks(&self, now: impl Fn() -> UnixMillis) {
         loop {
-            self.store_tasks_of_late_restrictions(now()).await;
             let claimed = self.store.claim_tasks(Claim::Due(Self::MAX_CLAIMED), now()).await;
             let is_last = claimed.len() < Self::MAX_CLAIMED;
             future::join_all(claimed.into_iter().map(|stored| self.perform(stored, now()))).await;

@@ -68,8 +68,7 @@ pub trait Commands: Send + Sync {
     async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost>;
 
     /// Records the restrictions that are newer than the recorded ones, and appends them to the log. Returns for each the one
-    /// recorded before. If a restriction is newer, or if there is none, stores the tasks. A known one keeps its content: it
-    /// is due at the later time, and can be claimed from the earlier one on, but not before it is due.
+    /// recorded before. If a restriction is newer, or if there is none, stores the tasks whose IDs are not known.
     async fn record(
         &self,
         restrictions: &[Restriction],
@@ -91,7 +90,7 @@ pub trait Commands: Send + Sync {
     /// Claims tasks for [`StoredTask::LEASE`]. Their due times are the first ones.
     async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost>;
 
-    /// Removes a task that was due at `due`, unless it has become due later meanwhile. Appends [`LogEntry::TaskDone`](super::LogEntry::TaskDone).
+    /// Removes a task that was due at `due`, unless it has become due later meanwhile.
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost>;
 
     /// Replaces what is left of a task, unless it was completed or has become due later meanwhile.

@@ -1,15 +1,14 @@
 //! How much a store keeps, and why it cannot keep something.
 
-/// The most that a replica keeps in memory.
+/// The most that a replica keeps in memory. Restrictions in force and their revocation tasks have no limit: they come only
+/// from signed events and operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
     /// Restrictions that have ended and are kept for their timestamps. Beyond the limit, those that end first are forgotten:
-    /// then an old event that arrives late can deny a user for a while. Those in force have no limit.
+    /// then an old event that arrives late can deny a user for a while.
     pub ended_restrictions: usize,
     /// Live tokens, one for each user, session, organization, client ID, format and API key. Each takes about 200 bytes.
     pub live_tokens: usize,
-    /// Revocation tasks.
-    pub tasks: usize,
 }
 
 impl StoreLimits {
@@ -19,14 +18,14 @@ impl StoreLimits {
 
 impl Default for StoreLimits {
     fn default() -> Self {
-        Self { ended_restrictions: Self::ENDED_RESTRICTIONS, live_tokens: 500_000, tasks: 100_000 }
+        Self { ended_restrictions: Self::ENDED_RESTRICTIONS, live_tokens: 500_000 }
     }
 }
 
 /// Why the store did not take something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// A limit of live tokens or tasks is reached.
+    /// The limit of live tokens is reached.
     #[error("the store is full")]
     Full,
     /// Redis cannot be used now.

@@ -14,8 +14,10 @@ pub(super) struct Connection {
 }
 
 /// The connection in use, if Redis can be used.
-#[derive(Default)]
-pub(super) struct Line(ArcSwapOption<Connection>);
+pub(super) struct Line {
+    replica: Arc<Replica>,
+    used: ArcSwapOption<Connection>,
+}
 
 impl Connection {
     /// A connection, and what receives why it was lost.
@@ -26,40 +28,40 @@ impl Connection {
 }
 
 impl Line {
-    pub(super) fn in_use(&self) -> Option<Arc<Connection>> {
-        self.0.load_full()
-    }
-
-    pub(super) fn uses(&self, connection: &Arc<Connection>) -> bool {
-        self.0.load().as_ref().is_some_and(|used| Arc::ptr_eq(used, connection))
+    pub(super) fn new(replica: Arc<Replica>) -> Self {
+        Self { replica, used: ArcSwapOption::empty() }
     }
 
     pub(super) fn connect(&self, connection: &Arc<Connection>) {
-        self.0.store(Some(Arc::clone(connection)));
+        self.used.store(Some(Arc::clone(connection)));
     }
 
-    /// What a connection answered. One whose command fails is not used again.
-    pub(super) fn answered<T>(
+    /// Sends a command. A connection whose command fails is not used again.
+    pub(super) async fn call<T, F: Future<Output = Result<T, ConnectionLost>>>(
         &self,
-        replica: &Replica,
-        connection: &Arc<Connection>,
-        answer: Result<T, ConnectionLost>,
+        command: impl FnOnce(Arc<Connection>) -> F,
     ) -> Result<T, StoreError> {
-        match answer {
-            Ok(answer) if self.uses(connection) => Ok(answer),
+        let connection = self.used.load_full().ok_or(StoreError::Unavailable)?;
+        match command(Arc::clone(&connection)).await {
+            // Else the answer is that of a Redis that was given up meanwhile.
+            Ok(answer) if self.uses(&connection) => Ok(answer),
             Ok(_) => Err(StoreError::Unavailable),
             Err(lost) => {
-                self.lose(replica, connection, lost);
+                self.lose(&connection, lost);
                 Err(StoreError::Unavailable)
             }
         }
     }
 
+    fn uses(&self, connection: &Arc<Connection>) -> bool {
+        self.used.load().as_ref().is_some_and(|used| Arc::ptr_eq(used, connection))
+    }
+
     /// Stops using a connection.
-    pub(super) fn lose(&self, replica: &Replica, connection: &Arc<Connection>, reason: ConnectionLost) {
-        let used = self.0.compare_and_swap(&Some(Arc::clone(connection)), None);
+    pub(super) fn lose(&self, connection: &Arc<Connection>, reason: ConnectionLost) {
+        let used = self.used.compare_and_swap(&Some(Arc::clone(connection)), None);
         if used.as_ref().is_some_and(|used| Arc::ptr_eq(used, connection)) {
-            replica.lose();
+            self.replica.lose();
         }
         // Full: already reported. Closed: nobody waits for it.
         let _ = connection.lost.try_send(reason);

@@ -7,14 +7,14 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, StoreLimits};
+use super::{StoreError, StoreLimits, Subject};
 use crate::{
     ably::{KeyName, TokenFormat},
     clock::UnixMillis,
@@ -98,6 +98,15 @@ impl TokenHolder {
 }
 
 impl LiveToken {
+    /// Whom restrictions can concern that end this token.
+    pub(super) fn subjects(&self) -> impl Iterator<Item = Subject> {
+        let of_organization = self.organization.iter().flat_map(|organization| {
+            let member = Subject::Member { user: self.user.clone(), organization: organization.clone() };
+            [member, Subject::Organization(organization.clone())]
+        });
+        [Subject::Session(self.session.clone()), Subject::User(self.user.clone())].into_iter().chain(of_organization)
+    }
+
     /// Whether a holder has this token.
     pub(super) fn is_of(&self, holder: &TokenHolder) -> bool {
         match holder {
@@ -115,8 +124,6 @@ impl LiveToken {
 pub(super) struct LiveTokenIndex {
     max: usize,
     count: AtomicUsize,
-    /// Starts with 0, and grows with each loss of Redis.
-    losses: AtomicU64,
     hasher: RandomState,
     /// Each has the users of some hashes. Only one is locked at a time.
     shards: [Mutex<Shard>; 16],
@@ -130,14 +137,6 @@ struct Shard {
     swept: i64,
 }
 
-/// A live token that was not checked since Redis was lost.
-pub(super) struct Unchecked {
-    pub(super) live_token: LiveToken,
-    pub(super) issued_at: UnixMillis,
-    /// After how many losses of Redis it was last checked. `None`: never.
-    pub(super) checked_after: Option<u64>,
-}
-
 /// The encoded records of one hash.
 #[derive(Serialize, Deserialize)]
 struct Batch<'a> {
@@ -147,7 +146,7 @@ struct Batch<'a> {
     records: Vec<Record<'a>>,
 }
 
-/// A live token, and what is known of its issue.
+/// A live token.
 #[derive(Serialize, Deserialize)]
 struct Record<'a> {
     tenant: &'a str,
@@ -158,14 +157,10 @@ struct Record<'a> {
     format: TokenFormat,
     key: &'a str,
     until: UnixMillis,
-    /// When it was issued; of several tokens that differ in their end only, the first that was never checked.
-    issued_at: UnixMillis,
-    /// After how many losses of Redis it was last checked. `None`: never.
-    checked_after: Option<u64>,
 }
 
 impl<'a> Record<'a> {
-    fn new(live_token: &'a LiveToken, now: UnixMillis) -> Self {
+    fn new(live_token: &'a LiveToken) -> Self {
         Self {
             tenant: live_token.tenant.as_str(),
             user: &live_token.user,
@@ -175,8 +170,6 @@ impl<'a> Record<'a> {
             format: live_token.format,
             key: live_token.key.as_str(),
             until: live_token.until,
-            issued_at: now,
-            checked_after: None,
         }
     }
 
@@ -252,13 +245,12 @@ impl LiveTokenIndex {
         Self {
             max: limits.live_tokens,
             count: AtomicUsize::new(0),
-            losses: AtomicU64::new(0),
             hasher: RandomState::new(),
             shards: Default::default(),
         }
     }
 
-    /// Adds or extends a live token that was issued now. It is unchecked.
+    /// Adds or extends a live token.
     pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<(), StoreError> {
         if self.count.load(Ordering::Relaxed) >= self.max {
             self.sweep(now);
@@ -270,13 +262,9 @@ impl LiveTokenIndex {
         let (mut records, ended) = live_and_ended(known, now);
         if let Some(record) = records.iter_mut().find(|record| record.is_for(live_token)) {
             record.until = record.until.max(live_token.until);
-            if record.checked_after == Some(self.losses()) {
-                record.issued_at = now;
-            }
-            record.checked_after = None;
         } else {
             self.add_one()?;
-            records.push(Record::new(live_token, now));
+            records.push(Record::new(live_token));
         }
         if let Some(batch) = encoded(records) {
             shard.batches.insert(hash, batch);
@@ -285,55 +273,13 @@ impl LiveTokenIndex {
         Ok(())
     }
 
-    /// How often Redis was lost.
-    pub(super) fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Relaxed)
-    }
-
-    /// Notes that Redis has these live tokens, and that their holders are not restricted, unless Redis was lost since.
-    pub(super) fn mark_checked<'a>(&self, live_tokens: impl IntoIterator<Item = &'a LiveToken>, losses: u64) {
-        if losses != self.losses() {
-            return;
-        }
-        let mut hashed: Vec<_> =
-            live_tokens.into_iter().map(|checked| (self.hash(&checked.tenant, &checked.user), checked)).collect();
-        hashed.sort_unstable_by_key(|(hash, _)| *hash);
-        for of_one_hash in hashed.chunk_by(|(one, _), (other, _)| one == other) {
-            let [(hash, _), ..] = of_one_hash else { continue };
-            let mut shard = self.shard(*hash);
-            let Some(batch) = shard.batches.get_mut(hash) else { continue };
-            let mut records = decoded(batch);
-            for (_, checked) in of_one_hash {
-                if let Some(record) = records.iter_mut().find(|record| record.is_for(checked)) {
-                    record.checked_after = Some(losses);
-                }
-            }
-            if let Some(checked) = encoded(records) {
-                *batch = checked;
-            }
-        }
-    }
-
-    /// Counts a loss of Redis: all live tokens are unchecked from now on.
-    pub(super) fn lose(&self) {
-        self.losses.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The unchecked live tokens, and how often Redis was lost until now.
-    pub(super) fn unchecked(&self, now: UnixMillis) -> (Vec<Unchecked>, u64) {
-        let losses = self.losses();
-        let mut unchecked = Vec::new();
-        for shard in &self.shards {
+    /// All live tokens, in parts: each part is decoded when it is asked for.
+    pub(super) fn parts(&self, now: UnixMillis) -> impl Iterator<Item = Vec<LiveToken>> {
+        self.shards.iter().map(move |shard| {
             let shard = lock(shard);
-            let records = shard.batches.values().flat_map(|batch| decoded(batch));
-            let records = records.filter(|record| record.until > now && record.checked_after != Some(losses));
-            unchecked.extend(records.filter_map(|record| {
-                let Record { issued_at, checked_after, .. } = record;
-                Some(Unchecked { live_token: record.live_token()?, issued_at, checked_after })
-            }));
-        }
-        unchecked.sort_unstable_by(|one, other| one.live_token.cmp(&other.live_token));
-        (unchecked, losses)
+            let live_tokens = shard.batches.values().flat_map(|batch| decoded(batch)).filter_map(|it| it.live_token());
+            live_tokens.filter(|live_token| live_token.until > now).collect()
+        })
     }
 
     pub(super) fn find(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {

@@ -1,9 +1,8 @@
-//! The log that replicas follow.
+//! The log of restrictions that replicas follow.
 
 use std::{fmt, str::FromStr};
 
 use super::Restriction;
-use crate::clock::UnixMillis;
 
 /// The position of an entry in the log. Later entries have greater positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,25 +34,12 @@ impl fmt::Display for LogPosition {
     }
 }
 
-/// What replicas must hear soon.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogEntry {
-    /// A restriction was recorded.
-    Recorded(Restriction),
-    /// A task was performed.
-    TaskDone {
-        /// Its ID.
-        id: String,
-        /// When it was due. A copy that is due later is another task.
-        due: UnixMillis,
-    },
-}
-
 /// What a replica reads from the log at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogPage {
-    /// The entries after the position that was asked for, the earliest first. `None`: an entry that this version cannot read.
-    pub entries: Vec<(LogPosition, Option<LogEntry>)>,
+    /// The restrictions after the position that was asked for, the earliest first. `None`: an entry that this version cannot
+    /// read.
+    pub entries: Vec<(LogPosition, Option<Restriction>)>,
     /// The first entry of the log, read after `entries`. `None`: the log is empty.
     pub first: Option<LogPosition>,
     /// The last entry of the log, read after `entries`.

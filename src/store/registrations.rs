@@ -7,7 +7,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{LiveToken, StoreError, line::Line, replica::Replica};
+use super::{LiveToken, StoreError, line::Line};
 use crate::clock::Clock;
 
 /// The most live tokens of a call: few enough for Redis to answer within its timeout.
@@ -45,23 +45,14 @@ impl Registrations {
 
 impl Waiting {
     /// Registers what waits, forever.
-    pub(super) async fn serve(mut self, replica: Arc<Replica>, line: Arc<Line>, clock: Clock) {
+    pub(super) async fn serve(mut self, line: Arc<Line>, clock: Clock) {
         let mut waiting = Vec::new();
         while self.0.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
             let next = Instant::now() + INTERVAL;
             let (live_tokens, outcomes): (Vec<_>, Vec<_>) =
                 waiting.drain(..).map(|Registration { live_token, outcome }| (live_token, outcome)).unzip();
-            let losses = replica.live_tokens.losses();
-            let registered = match line.in_use() {
-                None => Err(StoreError::Unavailable),
-                Some(connection) => {
-                    let answer = connection.commands.register(&live_tokens, clock()).await;
-                    line.answered(&replica, &connection, answer)
-                }
-            };
-            if registered.is_ok() {
-                replica.registered(&live_tokens, losses);
-            }
+            let (live_tokens, now) = (&live_tokens[..], clock());
+            let registered = line.call(|on| async move { on.commands.register(live_tokens, now).await }).await;
             for outcome in outcomes {
                 // The request may have ended.
                 let _ = outcome.send(registered);

@@ -2,32 +2,27 @@
 //! becomes of Redis; it says what to write, and what to revoke.
 
 use std::{
-    collections::BTreeMap,
-    mem, slice,
+    collections::HashSet,
+    mem,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use super::{
-    Forgotten, LiveToken, LogEntry, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction,
-    Restrictions, SharedState, StoreError, StoreLimits, Subject, TaskBacklog, live_tokens::LiveTokenIndex,
-    restriction::RestrictionKey, tasks::TaskQueue,
+    Forgotten, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction, Restrictions, SharedState,
+    StoreLimits, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex, restrictions::Source, tasks::TaskQueue,
 };
-use crate::clock::{self, UnixMillis};
+use crate::clock::UnixMillis;
 
 /// The state of a replica.
 pub(super) struct Replica {
     pub(super) restrictions: Restrictions,
     pub(super) live_tokens: LiveTokenIndex,
-    /// Without Redis all tasks; else copies of those that this replica stored, in case Redis loses them.
+    /// Without Redis all tasks; else those that this replica has to perform because no restriction in Redis stands for them.
     pub(super) tasks: TaskQueue,
-    pub(super) on_forget: OnForget,
+    on_forget: OnForget,
+    tasks_of: TasksOf,
     progress: Mutex<Progress>,
-    telling: Mutex<()>,
-    /// Restrictions whose tokens may have been missed.
-    late: Mutex<BTreeMap<RestrictionKey, Restriction>>,
-    /// Restrictions that were sent to Redis late, and whose answer has not come.
-    unanswered: Mutex<BTreeMap<RestrictionKey, Restriction>>,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +35,8 @@ struct Progress {
     backlog: TaskBacklog,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
+    /// Restrictions that this replica learned since Redis was lost. It may have issued tokens despite them that nobody found.
+    late: Vec<Restriction>,
     outages: u64,
 }
 
@@ -73,20 +70,15 @@ impl Replica {
     /// How long tokens can outlive the restriction despite which they were issued: an hour, after an exchange within two
     /// minutes, and clocks differ.
     const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
-    /// How long after its due time the copy of a task is kept that Redis has too: longer than Ably can make another replica
-    /// wait, and than tokens live.
-    const TASK_COPY_KEPT_FOR: Duration = Duration::from_mins(130);
 
-    pub(super) fn new(limits: &StoreLimits, on_forget: OnForget) -> Self {
+    pub(super) fn new(limits: &StoreLimits, on_forget: OnForget, tasks_of: TasksOf) -> Self {
         Self {
             restrictions: Restrictions::new(limits),
             live_tokens: LiveTokenIndex::new(limits),
-            tasks: TaskQueue::new(limits),
+            tasks: TaskQueue::default(),
             on_forget,
+            tasks_of,
             progress: Mutex::default(),
-            telling: Mutex::default(),
-            late: Mutex::default(),
-            unanswered: Mutex::default(),
         }
     }
 
@@ -99,8 +91,12 @@ impl Replica {
     }
 
     pub(super) fn backlog(&self) -> TaskBacklog {
-        let progress = self.progress();
-        if progress.phase == Phase::Following { progress.backlog } else { self.tasks.backlog() }
+        let (progress, own) = (self.progress(), self.tasks.backlog());
+        if progress.phase != Phase::Following {
+            return own;
+        }
+        let TaskBacklog { count, oldest_due } = progress.backlog;
+        TaskBacklog { count: count + own.count, oldest_due: oldest_due.into_iter().chain(own.oldest_due).min() }
     }
 
     /// Redis is connected: from its state on the replica follows the log. Redis may lack all that the replica knows.
@@ -110,78 +106,49 @@ impl Replica {
         *progress = Progress { position: last, data_id, backlog, awaited: None, ..mem::take(&mut *progress) };
         drop(progress);
         self.restrictions.mark_all_unrecorded();
-        self.tasks.mark_all_unstored();
     }
 
-    /// Applies restrictions that this replica is told first, and keeps copies of the tasks that follow if one is new. Returns
-    /// the restrictions that were known, and whether there was room for the copies.
-    pub(super) fn tell(
-        &self,
-        restrictions: &[Restriction],
-        tasks: &[QueuedTask],
-        now: UnixMillis,
-    ) -> (Vec<Option<Restriction>>, Result<(), StoreError>) {
-        let _not_halfway = self.telling();
-        let known: Vec<_> = restrictions.iter().map(|told| self.restrictions.apply(told, now)).collect();
-        let copied = if follow_from_new(restrictions, &known) { self.tasks.add(tasks) } else { Ok(()) };
-        for (told, outcome) in restrictions.iter().zip(RecordOutcome::of_all(restrictions, &known)) {
-            self.forget_user_of(told);
-            if outcome.counts() {
-                self.restrictions.mark_unrecorded(slice::from_ref(told));
-            }
-            if copied.is_err() && outcome == RecordOutcome::New {
-                self.revoke_late(told.clone(), now);
-            }
-        }
-        (known, copied)
-    }
-
-    /// Some of what Redis may lack: tasks, and restrictions once it has all tasks that follow from them.
-    pub(super) fn missing(&self, max: usize) -> (Vec<Restriction>, Vec<QueuedTask>) {
-        let _not_halfway = self.telling();
-        let tasks = self.tasks.unstored(max);
-        let restrictions = if tasks.is_empty() { self.restrictions.unrecorded(max) } else { Vec::new() };
-        (restrictions, tasks)
-    }
-
-    /// Applies a restriction that Redis has.
-    fn learn(&self, restriction: &Restriction, now: UnixMillis) {
-        self.forget_user_of(restriction);
-        self.restrictions.hear(restriction, now);
-    }
-
-    /// The user may have changed.
-    fn forget_user_of(&self, restriction: &Restriction) {
+    /// Applies a restriction. If it concerns a user, the user may have changed.
+    pub(super) fn learn(&self, restriction: &Restriction, source: Source, now: UnixMillis) -> RecordOutcome {
         if let Subject::User(user) = &restriction.subject {
             (self.on_forget)(Forgotten::User(&restriction.tenant, user));
         }
-    }
-
-    /// Redis answered to a record: `recorded` are the restrictions that were sent, `before` what Redis had.
-    pub(super) fn recorded(&self, recorded: &[Restriction], before: &[Option<Restriction>], now: UnixMillis) {
-        for (restriction, before) in recorded.iter().zip(before) {
-            if let Some(before) = before {
-                self.learn(before, now);
-            }
-            self.restrictions.hear(restriction, now);
+        let outcome = self.restrictions.apply(restriction, source, now);
+        // After it is applied: tokens that were issued before and not registered have lost Redis by now.
+        let mut progress = self.progress();
+        if outcome == RecordOutcome::New && progress.phase == Phase::Away {
+            progress.late.push(restriction.clone());
         }
+        outcome
     }
 
-    /// Restrictions that this replica learned earlier are sent to Redis.
-    pub(super) fn sent_late(&self, restrictions: &[Restriction]) {
-        self.unanswered().extend(restrictions.iter().map(|restriction| (restriction.key(), restriction.clone())));
+    /// Some of the restrictions that Redis may lack, with tasks: if Redis lacks one, nobody has looked for the tokens that it
+    /// ends.
+    pub(super) fn missing(&self, max: usize, now: UnixMillis) -> (Vec<Restriction>, Vec<QueuedTask>) {
+        let missing = self.restrictions.unrecorded(max);
+        let tasks = missing.iter().flat_map(|restriction| self.tasks_of(restriction, now)).collect();
+        (missing, tasks)
     }
 
-    /// Redis answered to [`Self::sent_late`]: if Redis lacked one, nobody has looked for the tokens that it ends.
-    pub(super) fn recorded_late(&self, recorded: &[Restriction], before: &[Option<Restriction>], now: UnixMillis) {
-        self.recorded(recorded, before, now);
-        for (restriction, before) in recorded.iter().zip(before) {
-            self.unanswered().remove(&restriction.key());
-            let before = before.as_ref().map(Restriction::terms);
-            if RecordOutcome::of(before, restriction.terms()) == RecordOutcome::New {
-                self.revoke_late(restriction.clone(), now);
-            }
+    /// Tasks that find the tokens that this replica issued despite late restrictions, and the number of the late restrictions.
+    /// Leaves out the first ones, whose tasks are stored.
+    pub(super) fn late_tasks(&self, stored: usize, now: UnixMillis) -> (Vec<QueuedTask>, usize) {
+        let late = self.progress().late.clone();
+        let new = late.get(stored..).unwrap_or_default();
+        let subjects: HashSet<_> = new.iter().map(|restriction| (&restriction.tenant, &restriction.subject)).collect();
+        let mut of_live_tokens = HashSet::new();
+        for live_token in self.live_tokens.parts(now).flatten() {
+            let concerned = live_token.subjects().filter(|subject| subjects.contains(&(&live_token.tenant, subject)));
+            of_live_tokens.extend(concerned.map(|subject| (live_token.tenant.clone(), subject)));
         }
+        let concerns = |it: &&Restriction| of_live_tokens.contains(&(it.tenant.clone(), it.subject.clone()));
+        (new.iter().filter(concerns).flat_map(|late| self.tasks_of(late, now)).collect(), late.len())
+    }
+
+    /// The tasks that follow from a restriction, while tokens can live that were issued despite it.
+    fn tasks_of(&self, restriction: &Restriction, now: UnixMillis) -> Vec<QueuedTask> {
+        let may_concern = now < restriction.until.after(Self::TOKENS_OUTLIVE_BY);
+        if may_concern { (self.tasks_of)(restriction, now) } else { Vec::new() }
     }
 
     /// Applies what was read from the log.
@@ -194,12 +161,8 @@ impl Replica {
             return Err(Loss::Behind);
         }
         let (positions, entries): (Vec<_>, Vec<_>) = page.entries.into_iter().unzip();
-        for entry in entries {
-            match entry {
-                Some(LogEntry::Recorded(restriction)) => self.learn(&restriction, now),
-                Some(LogEntry::TaskDone { id, due }) => self.tasks.complete(&id, due),
-                None => {}
-            }
+        for restriction in entries.iter().flatten() {
+            self.learn(restriction, Source::Redis, now);
         }
         let mut progress = self.progress();
         progress.position = progress.position.max(positions.last().copied().unwrap_or_default());
@@ -236,31 +199,19 @@ impl Replica {
         Ok(())
     }
 
-    /// Everything up to the end of the log is applied, and Redis has everything that this replica knows. Finds the tokens
-    /// that were issued despite a restriction. After an absence, users may have changed unheard.
-    pub(super) fn follow(&self, now: UnixMillis) {
-        let was = mem::replace(&mut self.progress().phase, Phase::Following);
-        if was == Phase::Away {
+    /// Everything up to the end of the log is applied, and Redis has everything that this replica knows; of the late
+    /// restrictions, it has the tasks of so many. If there are more, changes nothing. After an absence, users may have changed
+    /// unheard.
+    pub(super) fn follow(&self, stored: usize) -> bool {
+        let mut progress = self.progress();
+        if progress.late.len() > stored {
+            return false;
+        }
+        progress.late = Vec::new();
+        if mem::replace(&mut progress.phase, Phase::Following) == Phase::Away {
             (self.on_forget)(Forgotten::Everyone);
         }
-        let (unchecked, losses) = self.live_tokens.unchecked(now);
-        for restriction in unchecked.iter().flat_map(|unchecked| self.restrictions.against(unchecked)) {
-            self.revoke_late(restriction, now);
-        }
-        self.live_tokens.mark_checked(unchecked.iter().map(|unchecked| &unchecked.live_token), losses);
-        // Redis may have recorded them.
-        let unanswered = mem::take(&mut *self.unanswered());
-        for restriction in unanswered.into_values() {
-            self.revoke_late(restriction, now);
-        }
-    }
-
-    /// Redis has live tokens that were put before, after so many losses.
-    pub(super) fn registered(&self, live_tokens: &[LiveToken], losses: u64) {
-        // Else they are checked once the log is followed.
-        if self.phase() == Phase::Following {
-            self.live_tokens.mark_checked(live_tokens, losses);
-        }
+        true
     }
 
     /// Redis is lost.
@@ -270,54 +221,9 @@ impl Replica {
             progress.phase = Phase::Away;
             progress.outages += 1;
         }
-        drop(progress);
-        // First: what is learned in between counts as learned since the loss.
-        self.restrictions.lose();
-        self.live_tokens.lose();
-    }
-
-    fn revoke_late(&self, restriction: Restriction, now: UnixMillis) {
-        if restriction.terms().restricts() && now < restriction.until.after(Self::TOKENS_OUTLIVE_BY) {
-            self.lock_late().insert(restriction.key(), restriction);
-        }
-    }
-
-    /// The restrictions whose tokens may have been missed, ended ones included.
-    pub(super) fn late(&self) -> Vec<Restriction> {
-        self.lock_late().values().cloned().collect()
-    }
-
-    /// Forgets a restriction whose tokens may have been missed, unless a newer one has taken its place.
-    pub(super) fn settle_late(&self, restriction: &Restriction) {
-        let (mut late, key) = (self.lock_late(), restriction.key());
-        if late.get(&key) == Some(restriction) {
-            late.remove(&key);
-        }
-    }
-
-    pub(super) fn forget_old_task_copies(&self, now: UnixMillis) {
-        self.tasks.remove_claimable_before(UnixMillis(now.0.saturating_sub(clock::millis(Self::TASK_COPY_KEPT_FOR))));
-    }
-
-    /// Held while restrictions are applied and their tasks are not kept yet.
-    fn telling(&self) -> MutexGuard<'_, ()> {
-        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn lock_late(&self) -> MutexGuard<'_, BTreeMap<RestrictionKey, Restriction>> {
-        self.late.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unanswered(&self) -> MutexGuard<'_, BTreeMap<RestrictionKey, Restriction>> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether the tasks of these restrictions are to be stored where others are known.
-pub(super) fn follow_from_new(restrictions: &[Restriction], known: &[Option<Restriction>]) -> bool {
-    restrictions.is_empty() || RecordOutcome::of_all(restrictions, known).contains(&RecordOutcome::New)
 }

@@ -132,15 +132,9 @@ pub enum RecordOutcome {
 }
 
 impl RecordOutcome {
-    /// What becomes of restrictions where others are known.
-    pub(super) fn of_all(new: &[Restriction], known: &[Option<Restriction>]) -> Vec<Self> {
-        let pairs = new.iter().zip(known);
-        pairs.map(|(new, known)| Self::of(known.as_ref().map(Restriction::terms), new.terms())).collect()
-    }
-
-    /// Whether nothing newer is known.
-    pub(super) fn counts(self) -> bool {
-        self != Self::Outdated
+    /// Whether tasks are to be stored with restrictions that came to this.
+    pub(super) fn need_tasks(outcomes: &[Self]) -> bool {
+        outcomes.is_empty() || outcomes.contains(&Self::New)
     }
 
     pub(super) fn of(known: Option<Terms>, new: Terms) -> Self {

@@ -6,8 +6,7 @@ use std::{
 };
 
 use super::{
-    ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoreLimits, Subject,
-    live_tokens::Unchecked,
+    ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject,
     restriction::{RestrictionKey, Terms, Topic},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
@@ -21,15 +20,22 @@ pub struct Restrictions {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Each with the number of losses of Redis before this replica learned it.
-    terms: HashMap<Arc<RestrictionKey>, (Terms, u64)>,
+    terms: HashMap<Arc<RestrictionKey>, Terms>,
     /// By their expiry.
     active: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
     /// Ended or lifted, remembered for their timestamps; by when they are forgotten.
     ended: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
     /// Those that Redis may lack.
     unrecorded: BTreeSet<Arc<RestrictionKey>>,
-    losses: u64,
+}
+
+/// Who says that there is a restriction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// An event, an operator, or an answer of a Redis that may not be used any more: Redis may lack it.
+    Told,
+    /// The Redis that this replica follows.
+    Redis,
 }
 
 /// What the restrictions say of a session.
@@ -137,27 +143,17 @@ impl Restrictions {
         known.active.len() - known.active.iter().take_while(|(end, _)| *end <= now).count()
     }
 
-    /// Applies a restriction, unless it yields to a known one. Returns the one that was known.
-    pub(super) fn apply(&self, restriction: &Restriction, now: UnixMillis) -> Option<Restriction> {
-        let key = Arc::new(restriction.key());
-        let known = self.write().apply(&key, restriction.terms(), now, self.max_ended)?;
-        Some(key.with(known))
-    }
-
-    /// Applies a restriction that Redis has. If a newer one is known, Redis lacks that.
-    pub(super) fn hear(&self, restriction: &Restriction, now: UnixMillis) {
-        let (key, heard) = (Arc::new(restriction.key()), restriction.terms());
+    /// Applies a restriction, unless it yields to a known one.
+    pub(super) fn apply(&self, restriction: &Restriction, source: Source, now: UnixMillis) -> RecordOutcome {
+        let (key, new) = (Arc::new(restriction.key()), restriction.terms());
         let mut known = self.write();
-        if known.apply(&key, heard, now, self.max_ended).is_some_and(|known| known.compare(&heard).is_gt()) {
-            known.unrecorded.insert(key);
-        } else {
+        let old = known.apply(&key, new, now, self.max_ended);
+        if source == Source::Redis && old.is_none_or(|old| old.compare(&new).is_le()) {
             known.unrecorded.remove(&key);
+        } else {
+            known.unrecorded.insert(key);
         }
-    }
-
-    /// Notes that Redis may lack the newest restrictions with the keys of these.
-    pub(super) fn mark_unrecorded(&self, restrictions: &[Restriction]) {
-        self.write().unrecorded.extend(restrictions.iter().map(|each| Arc::new(each.key())));
+        RecordOutcome::of(old, new)
     }
 
     /// Notes that Redis may lack all of them.
@@ -178,41 +174,9 @@ impl Restrictions {
         unrecorded.take(max).collect()
     }
 
-    /// Counts a loss of Redis.
-    pub(super) fn lose(&self) {
-        self.write().losses += 1;
-    }
-
     /// How many Redis may lack.
     pub(super) fn count_unrecorded(&self) -> usize {
         self.read().unrecorded.len()
-    }
-
-    /// The restrictions that concern a token, had not ended when it was issued, and were learned since it was checked. Ended
-    /// ones are included.
-    pub(super) fn against(&self, unchecked: &Unchecked) -> Vec<Restriction> {
-        let Unchecked { live_token, issued_at, checked_after } = unchecked;
-        let LiveToken { tenant, user, session, organization, client_id, .. } = live_token;
-        let of_user = Subject::User(user.clone());
-        let denials = [DenialSource::Clerk, DenialSource::Operator].map(Topic::Denial);
-        let mut topics: Vec<_> = denials.map(|denial| (Subject::Session(session.clone()), denial)).into();
-        topics.extend(denials.map(|denial| (of_user.clone(), denial)));
-        topics.push((of_user, Topic::ClientId));
-        if let Some(organization) = organization {
-            let member = Subject::Member { user: user.clone(), organization: organization.clone() };
-            topics.extend([(member, Topic::Rights), (Subject::Organization(organization.clone()), Topic::Rights)]);
-        }
-        let known = self.read();
-        let keys = topics.into_iter().map(|(subject, topic)| RestrictionKey { tenant: tenant.clone(), subject, topic });
-        let is_later = |learned_after: u64| checked_after.is_none_or(|checked| checked < learned_after);
-        let learned =
-            keys.filter_map(|key| Some((known.terms.get(&key).filter(|(_, after)| is_later(*after))?.0, key)));
-        let found = learned.map(|(terms, key)| key.with(terms));
-        let concerns = |restriction: &Restriction| match restriction.kind {
-            RestrictionKind::ClientId(current) => current != Some(ClientIdDigest::of(client_id)),
-            _ => restriction.terms().restricts(),
-        };
-        found.filter(|restriction| concerns(restriction) && *issued_at < restriction.until).collect()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -226,7 +190,7 @@ impl Restrictions {
 
 impl Known {
     fn terms(&self, key: &RestrictionKey) -> Option<Terms> {
-        self.terms.get(key).map(|(terms, _)| *terms)
+        self.terms.get(key).copied()
     }
 
     fn is_denied(&self, key: &mut RestrictionKey, now: UnixMillis) -> bool {
@@ -262,7 +226,7 @@ impl Known {
             } else {
                 self.ended.insert((new.remembered_until(), Arc::clone(key)));
             }
-            self.terms.insert(Arc::clone(key), (new, self.losses));
+            self.terms.insert(Arc::clone(key), new);
         }
         self.expire(now, max_ended);
         old

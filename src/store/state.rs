@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::TaskBacklog;
-use crate::tenant::TenantName;
+use super::{QueuedTask, Restriction, TaskBacklog};
+use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// What happens during an outage of Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -73,3 +73,6 @@ pub enum Forgotten<'a> {
 
 /// Removes users from the caches of this replica. It must not block.
 pub type OnForget = Arc<dyn Fn(Forgotten<'_>) + Send + Sync>;
+
+/// The tasks that find and revoke all tokens that a restriction ends, each time with other IDs.
+pub type TasksOf = Arc<dyn Fn(&Restriction, UnixMillis) -> Vec<QueuedTask> + Send + Sync>;

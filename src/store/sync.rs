@@ -11,6 +11,7 @@ use super::{
     Commands, Connect, Connected, ConnectionLost, ReadLog, Wait,
     line::{Connection, Line},
     replica::{Loss, Phase, Replica},
+    restrictions::Source,
 };
 use crate::clock::Clock;
 
@@ -86,7 +87,7 @@ impl Sync {
                 Ok(()) => self.stay(&connection, &mut *log, &mut lost, is_first).await,
             },
         };
-        self.line.lose(&self.replica, &connection, reason.clone());
+        self.line.lose(&connection, reason.clone());
         // Also if a command had lost the connection before the replica followed the log.
         self.replica.lose();
         reason
@@ -104,8 +105,8 @@ impl Sync {
         tokio::select! {
             biased;
             Some(reason) = lost.recv() => reason,
-            reason = follow(&replica, &clock, log) => reason,
-            reason = heartbeat(&replica, &clock, &*connection.commands) => reason,
+            Err(reason) = follow(&replica, &clock, log) => reason,
+            Err(reason) = heartbeat(&replica, &clock, &*connection.commands) => reason,
             never = self.end_outage(is_first) => match never {},
         }
     }
@@ -124,22 +125,18 @@ impl Sync {
         let (replica, commands) = (&*self.replica, &*connection.commands);
         let now = || (self.clock)();
         replica.begin(commands.state().await?);
-        // Before anything else is recorded: what a late event finds known must have its tasks.
-        loop {
-            let tasks = replica.tasks.unstored(BATCH);
-            if tasks.is_empty() {
-                break;
-            }
-            commands.record(&[], &tasks, now()).await?;
-            replica.tasks.mark_stored(&tasks);
-        }
-        // From here on what this replica learns goes to Redis directly, so nothing is missed before the writes below.
+        // From here on what this replica learns and issues goes to Redis directly, so nothing is missed before the writes below.
         self.line.connect(connection);
+        for part in replica.live_tokens.parts(now()) {
+            for live_tokens in part.chunks(BATCH) {
+                commands.register(live_tokens, now()).await?;
+            }
+        }
         let mut cursor = 0;
         loop {
             let (next, page) = commands.restrictions(cursor).await?;
             for restriction in &page {
-                replica.restrictions.hear(restriction, now());
+                replica.learn(restriction, Source::Redis, now());
             }
             if next == 0 {
                 break;
@@ -147,13 +144,6 @@ impl Sync {
             cursor = next;
         }
         write_missing(replica, &self.clock, commands).await?;
-        {
-            let (unchecked, _) = replica.live_tokens.unchecked(now());
-            let unchecked: Vec<_> = unchecked.into_iter().map(|unchecked| unchecked.live_token).collect();
-            for live_tokens in unchecked.chunks(BATCH) {
-                commands.register(live_tokens, now()).await?;
-            }
-        }
         let end = commands.state().await?.last;
         // Once at least: the log's connection has to see the end.
         loop {
@@ -166,58 +156,50 @@ impl Sync {
                 break;
             }
         }
-        replica.follow(now());
+        let mut stored = 0;
+        while !replica.follow(stored) {
+            let (tasks, late) = replica.late_tasks(stored, now());
+            replica.tasks.add(&tasks);
+            for tasks in tasks.chunks(BATCH) {
+                commands.record(&[], tasks, now()).await?;
+            }
+            stored = late;
+        }
         Ok(())
     }
 }
 
-/// Writes the tasks and restrictions that Redis may lack.
+/// Writes the restrictions that Redis may lack.
 async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Result<(), ConnectionLost> {
     loop {
-        let (restrictions, tasks) = replica.missing(BATCH);
-        if restrictions.is_empty() && tasks.is_empty() {
+        let now = clock();
+        let (missing, tasks) = replica.missing(BATCH, now);
+        if missing.is_empty() {
             return Ok(());
         }
-        let now = clock();
-        replica.sent_late(&restrictions);
-        let before = commands.record(&restrictions, &tasks, now).await?;
-        replica.tasks.mark_stored(&tasks);
-        replica.recorded_late(&restrictions, &before, now);
+        let before = commands.record(&missing, &tasks, now).await?;
+        for recorded in before.iter().flatten().chain(&missing) {
+            replica.learn(recorded, Source::Redis, now);
+        }
     }
 }
 
 /// Applies the entries of the log as they come. Returns only when the connection is lost.
-async fn follow(replica: &Replica, clock: &Clock, log: &mut dyn ReadLog) -> ConnectionLost {
+async fn follow(replica: &Replica, clock: &Clock, log: &mut dyn ReadLog) -> Result<Infallible, ConnectionLost> {
     loop {
-        match log.read(replica.position(), Wait::ForEntries).await {
-            Ok(page) => {
-                if let Err(loss) = replica.hear(page, clock()) {
-                    return loss.into();
-                }
-            }
-            Err(lost) => return lost,
-        }
+        let page = log.read(replica.position(), Wait::ForEntries).await?;
+        replica.hear(page, clock())?;
     }
 }
 
 /// Reads the state of Redis, and writes what it lacks, from time to time. Returns only when the connection is lost.
-async fn heartbeat(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> ConnectionLost {
+async fn heartbeat(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Result<Infallible, ConnectionLost> {
     let mut ticks = time::interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let position = replica.position();
-        let checked = match commands.state().await {
-            Ok(state) => replica.check(&state, position, clock()).map_err(ConnectionLost::from),
-            Err(lost) => Err(lost),
-        };
-        let written = match checked {
-            Ok(()) => write_missing(replica, clock, commands).await,
-            Err(lost) => Err(lost),
-        };
-        if let Err(lost) = written {
-            return lost;
-        }
-        replica.forget_old_task_copies(clock());
+        replica.check(&commands.state().await?, position, clock())?;
+        write_missing(replica, clock, commands).await?;
     }
 }

@@ -8,7 +8,6 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, StoreLimits};
 use crate::clock::UnixMillis;
 
 /// A revocation task as it waits in the store, for any replica to perform.
@@ -56,28 +55,17 @@ pub struct TaskBacklog {
     pub oldest_due: Option<UnixMillis>,
 }
 
-#[derive(Debug)]
-pub(super) struct TaskQueue {
-    max: usize,
-    queue: Mutex<Queue>,
-}
+/// The tasks of one replica.
+#[derive(Debug, Default)]
+pub(super) struct TaskQueue(Mutex<Queue>);
 
 #[derive(Debug, Default)]
 struct Queue {
     tasks: HashMap<String, QueuedTask>,
     by_claimable: BTreeSet<(UnixMillis, String)>,
-    /// Those that Redis may lack.
-    unstored: BTreeSet<String>,
 }
 
 impl Queue {
-    fn remove(&mut self, id: &str) {
-        if let Some((id, queued)) = self.tasks.remove_entry(id) {
-            self.unstored.remove(&id);
-            self.by_claimable.remove(&(queued.claimable, id));
-        }
-    }
-
     /// Changes from when on a task can be claimed, if it is known.
     fn set_claimable(&mut self, id: &str, claimable: UnixMillis) -> Option<&mut StoredTask> {
         let queued = self.tasks.get_mut(id)?;
@@ -89,27 +77,15 @@ impl Queue {
 }
 
 impl TaskQueue {
-    pub(super) fn new(limits: &StoreLimits) -> Self {
-        Self { max: limits.tasks, queue: Mutex::default() }
-    }
-
-    /// Adds all of these tasks, or none. A known one keeps its content: it is due at the later time, and can be claimed from the
-    /// earlier one on, but not before it is due.
-    pub(super) fn add(&self, tasks: &[QueuedTask]) -> Result<(), StoreError> {
+    /// Adds the tasks whose IDs are not known.
+    pub(super) fn add(&self, tasks: &[QueuedTask]) {
         let mut queue = self.lock();
-        let new = tasks.iter().filter(|new| !queue.tasks.contains_key(&new.task.id)).count();
-        if queue.tasks.len() + new > self.max {
-            return Err(StoreError::Full);
+        for queued in tasks {
+            if !queue.tasks.contains_key(&queued.task.id) {
+                queue.by_claimable.insert((queued.claimable, queued.task.id.clone()));
+                queue.tasks.insert(queued.task.id.clone(), queued.clone());
+            }
         }
-        for QueuedTask { task, claimable } in tasks {
-            let new = || QueuedTask { task: task.clone(), claimable: *claimable };
-            let known = queue.tasks.entry(task.id.clone()).or_insert_with(new);
-            known.task.due = known.task.due.max(task.due);
-            let claimable = known.task.due.max(known.claimable.min(*claimable));
-            queue.set_claimable(&task.id, claimable);
-            queue.unstored.insert(task.id.clone());
-        }
-        Ok(())
     }
 
     /// Claims tasks for [`StoredTask::LEASE`].
@@ -139,8 +115,10 @@ impl TaskQueue {
     /// Removes a task that was due at `due`, unless it has become due later meanwhile.
     pub(super) fn complete(&self, id: &str, due: UnixMillis) {
         let mut queue = self.lock();
-        if queue.tasks.get(id).is_some_and(|queued| queued.task.due <= due) {
-            queue.remove(id);
+        if queue.tasks.get(id).is_some_and(|queued| queued.task.due <= due)
+            && let Some((id, queued)) = queue.tasks.remove_entry(id)
+        {
+            queue.by_claimable.remove(&(queued.claimable, id));
         }
     }
 
@@ -150,39 +128,7 @@ impl TaskQueue {
         TaskBacklog { count: queue.tasks.len(), oldest_due }
     }
 
-    pub(super) fn remove_claimable_before(&self, time: UnixMillis) {
-        let mut queue = self.lock();
-        while let Some((_, id)) = queue.by_claimable.first().filter(|(claimable, _)| *claimable < time).cloned() {
-            queue.remove(&id);
-        }
-    }
-
-    /// Some of those that Redis may lack.
-    pub(super) fn unstored(&self, max: usize) -> Vec<QueuedTask> {
-        let queue = self.lock();
-        queue.unstored.iter().take(max).filter_map(|id| queue.tasks.get(id).cloned()).collect()
-    }
-
-    pub(super) fn count_unstored(&self) -> usize {
-        self.lock().unstored.len()
-    }
-
-    pub(super) fn mark_all_unstored(&self) {
-        let mut queue = self.lock();
-        queue.unstored = queue.tasks.keys().cloned().collect();
-    }
-
-    /// Notes that Redis has these tasks, unless they have changed since.
-    pub(super) fn mark_stored(&self, stored: &[QueuedTask]) {
-        let mut queue = self.lock();
-        for stored in stored {
-            if queue.tasks.get(&stored.task.id).is_none_or(|queued| queued.task == stored.task) {
-                queue.unstored.remove(&stored.task.id);
-            }
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -105,9 +105,8 @@ impl RedisCommands {
 
     async fn remove_task(&self, id: &[u8], due: UnixMillis) -> Result<(), ConnectionLost> {
         let mut script = COMPLETE.key(&self.keys.tasks);
-        script.key(&self.keys.claimable).key(&self.keys.due).key(&self.keys.log);
-        script.arg(id).arg(due.0).arg(encoding::LOG_LENGTH).arg(json(&(String::from_utf8_lossy(id), due)));
-        self.invoke(&script).await
+        script.key(&self.keys.claimable).key(&self.keys.due);
+        self.invoke(script.arg(id).arg(due.0)).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! How restrictions and log entries are written in Redis.
 
-use super::super::{LogEntry, Restriction};
+use super::super::Restriction;
 use crate::clock::UnixMillis;
 
 /// How many entries the log keeps, or some more.
@@ -22,11 +22,10 @@ pub(super) fn restriction_of(row: &[u8]) -> Option<Restriction> {
     read(row.get(RANK_BYTES..).unwrap_or_default())
 }
 
-/// The entry with these fields. `None`: the first entry of a log, or one that this version cannot read.
-pub(super) fn entry_of(fields: &[Vec<u8>]) -> Option<LogEntry> {
+/// The restriction of an entry with these fields. `None`: the first entry of a log, or one that this version cannot read.
+pub(super) fn entry_of(fields: &[Vec<u8>]) -> Option<Restriction> {
     match fields.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
-        [b"t", b"restriction", b"v", row] => restriction_of(row).map(LogEntry::Recorded),
-        [b"t", b"done", b"v", task] => read(task).map(|(id, due)| LogEntry::TaskDone { id, due }),
+        [b"t", b"restriction", b"v", row] => restriction_of(row),
         [b"t", b"start"] => None,
         _ => {
             warn_of_foreign_data();

@@ -1,6 +1,5 @@
--- Removes a task and appends that to the log, unless it has become due later.
--- KEYS: the tasks, from when they can be claimed, their first due times, the log.
--- ARGV: the ID, when the task was due, the length of the log, the ID and the due time as JSON.
+-- Removes a task, unless it has become due later.
+-- KEYS: the tasks, from when they can be claimed, their first due times.  ARGV: the ID, when the task was due.
 local due = redis.call('ZSCORE', KEYS[3], ARGV[1])
 if due and tonumber(due) > tonumber(ARGV[2]) then
   return
@@ -8,4 +7,3 @@ end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 't', 'done', 'v', ARGV[4])

@@ -1,6 +1,5 @@
 -- Records each restriction that is newer than the recorded one with its ID, and appends it to the log. If one is new, or
--- if there is none, stores the tasks. One that exists keeps its content; it is due at the later time, and can be claimed from
--- the earlier one on, but not before it is due.
+-- if there is none, stores the tasks that do not exist.
 -- KEYS: the restrictions, the active ones by their end, the ended ones by when they are forgotten, the log, the tasks, from
 -- when they can be claimed, their first due times.
 -- ARGV: now, for how long a timestamp is remembered, the maximum number of ended ones, the length of the log, the number of
@@ -51,15 +50,10 @@ for i = 6, first_task - 1, 2 do
 end
 if is_any_new then
   for i = first_task, #ARGV, 4 do
-    local id, from, due_at = ARGV[i], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-    local known_from, known_due = redis.call('ZSCORE', claimable, id), redis.call('ZSCORE', due, id)
-    if known_from and known_due then
-      due_at = math.max(due_at, tonumber(known_due))
-      from = math.max(due_at, math.min(from, tonumber(known_from)))
+    if redis.call('HSETNX', tasks, ARGV[i], ARGV[i + 1]) == 1 then
+      redis.call('ZADD', claimable, ARGV[i + 2], ARGV[i])
+      redis.call('ZADD', due, ARGV[i + 3], ARGV[i])
     end
-    redis.call('HSETNX', tasks, id, ARGV[i + 1])
-    redis.call('ZADD', claimable, from, id)
-    redis.call('ZADD', due, due_at, id)
   end
 end
 return before
