@@ -60,6 +60,6 @@ impl ReadLog for LogReader {
 
 impl FromRedisValue for LogPosition {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        String::from_redis_value(value)?.parse().map_err(|_| "not a position in a stream".into())
+        Self::parse(&String::from_redis_value(value)?).ok_or_else(|| "not a position in a stream".into())
     }
 }
