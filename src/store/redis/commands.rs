@@ -14,7 +14,7 @@ use super::{
         Claim, Commands, LiveToken, LogPosition, QueuedTask, Restriction, SharedState, StoreLimits, StoredTask,
         TaskBacklog, TokenHolder,
     },
-    encoding::{self, json, time_of},
+    encoding::{self, time_of, warn_of_foreign_data},
     keys::Keys,
     live_tokens::{self, Indexed},
 };
@@ -141,7 +141,7 @@ impl Commands for RedisCommands {
             script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
         }
         for QueuedTask { task, claimable } in tasks {
-            script.arg(&task.id).arg(json(task)).arg(claimable.0).arg(task.due.0);
+            script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0);
         }
         let before: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
         Ok(before.iter().map(|row| encoding::restriction_of(row.as_ref()?)).collect())
@@ -192,15 +192,14 @@ impl Commands for RedisCommands {
         };
         let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
         let mut tasks = Vec::with_capacity(claimed.len());
-        for (id, task, due) in claimed {
-            let due = time_of(due);
-            match (str::from_utf8(&id), serde_json::from_slice::<StoredTask>(&task)) {
-                (Ok(id), Ok(task)) => tasks.push(StoredTask { id: id.to_owned(), due, ..task }),
-                _ if due.after(StoredTask::UNREAD_FOR) < now => {
-                    tracing::error!("removing a task from Redis that no replica could read for a day");
-                    self.remove_task(&id, due).await?;
+        for (id, payload, due) in claimed {
+            let (payload, due) = (String::from_utf8_lossy(&payload).into_owned(), time_of(due));
+            match String::from_utf8(id) {
+                Ok(id) => tasks.push(StoredTask { id, due, payload }),
+                Err(foreign) => {
+                    warn_of_foreign_data();
+                    self.remove_task(foreign.as_bytes(), due).await?;
                 }
-                _ => tracing::warn!("cannot read a task in Redis; leaving it to a replica that can"),
             }
         }
         Ok(tasks)
@@ -214,6 +213,6 @@ impl Commands for RedisCommands {
         let QueuedTask { task, claimable } = left;
         let mut script = PUT_BACK.key(&self.keys.tasks);
         script.key(&self.keys.claimable).key(&self.keys.due);
-        self.invoke(script.arg(&task.id).arg(json(task)).arg(claimable.0).arg(task.due.0)).await
+        self.invoke(script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0)).await
     }
 }
