@@ -52,8 +52,7 @@ impl Redis<'_> {
         let left = if signed.is_empty() { Value::Null } else { signed.into() };
         let task =
             json!({ "tenant": "default", "scope": scope, "left": left, "at": 1, "until": 9_999_999_999_999_i64 });
-        let work = json!({ "id": id, "due": 1, "payload": task.to_string() }).to_string();
-        self.run(&["HSET", "aca:{v3}:tasks", id, &work]);
+        self.run(&["HSET", "aca:{v3}:tasks", id, &task.to_string()]);
         self.run(&["ZADD", "aca:{v3}:due", "1", id]);
         self.run(&["ZADD", "aca:{v3}:claimable", "1", id]);
     }
