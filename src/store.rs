@@ -57,8 +57,8 @@ use crate::{
 ///
 /// - Each method may be called on any runtime. `now` is the current time.
 /// - Replicas that know the same restrictions agree, in whatever order they learned them: see [`Restriction`].
-/// - What fails with [`StoreError::Unavailable`] took effect at this replica only. Restrictions, live tokens and tasks are
-///   written to Redis on its return; if the replica stops before, they are lost.
+/// - What fails with [`StoreError::Unavailable`] took effect at this replica only. It performs the tasks itself, and writes
+///   restrictions and live tokens to Redis on its return; if it stops before, they are lost.
 #[derive(derive_more::Debug)]
 pub struct Store {
     #[debug(skip)]
@@ -208,7 +208,11 @@ impl Store {
     pub async fn claim_tasks(&self, claim: Claim<'_>, now: UnixMillis) -> Vec<StoredTask> {
         let mut claimed = self.replica.tasks.claim(claim, now);
         let shared = self.in_redis(|on| async move { on.commands.claim(claim, now).await }).await;
-        claimed.extend(shared.and_then(Result::ok).unwrap_or_default());
+        for task in shared.and_then(Result::ok).unwrap_or_default() {
+            if claimed.iter().all(|own| own.id != task.id) {
+                claimed.push(task);
+            }
+        }
         claimed
     }
 
