@@ -5,7 +5,13 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use serde::{Deserialize, Serialize};
 
-use crate::{ably::ClientId, revocation::RevocationScope, store::Subject, tenant::TenantName};
+use crate::{
+    ably::ClientId,
+    clock::UnixMillis,
+    revocation::RevocationScope,
+    store::{DenialSource, Restriction, RestrictionKind, Subject},
+    tenant::{Tenant, TenantName},
+};
 
 /// A revocation request as written: the options of `revoke`, which sends them as JSON. [`RevocationRequest::parse`] checks it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -129,6 +135,15 @@ impl RevocationRequest {
         };
         Ok(Self { tenant, target, action, dry_run: body.dry_run })
     }
+
+    /// What it says of a session or user.
+    pub(super) fn restriction(&self, tenant: &Tenant, subject: &Subject, now: UnixMillis) -> Restriction {
+        let (kind, until) = match self.action {
+            Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), now.after(duration)),
+            Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
+        };
+        Restriction { tenant: tenant.name.clone(), subject: subject.clone(), kind, at: now, until }
+    }
 }
 
 /// The ID if it looks like Clerk's. The store would accept any text, so this finds misspelled IDs.
@@ -145,6 +160,10 @@ impl RequestedTarget {
             Self::Session(id) | Self::User(id) => id,
             Self::ClientId(client_id) => client_id.as_str(),
         }
+    }
+
+    pub(super) fn user(&self) -> Option<&str> {
+        if let Self::User(user) = self { Some(user) } else { None }
     }
 
     pub(super) fn scope(&self) -> RevocationScope {
