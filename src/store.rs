@@ -32,7 +32,7 @@ pub use collector::StoreCollector;
 pub use connection::{Commands, Connect, Connected, ReadLog, SharedState, Wait};
 pub use limits::{StoreError, StoreLimits};
 pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
-pub use log::{InvalidLogPosition, LogPage, LogPosition};
+pub use log::{LogPage, LogPosition};
 pub use redis::{RedisConnector, RedisKeyPrefix};
 pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject};
 pub(crate) use restrictions::CurrentClientId;
@@ -43,9 +43,9 @@ pub use tasks::{Claim, QueuedTask, StoredTask, TaskBacklog};
 pub use crate::redis::ConnectionLost;
 
 use self::{
-    line::Line,
+    line::{Connection, Line},
     registrations::Registrations,
-    replica::{Phase, Replica},
+    replica::Replica,
     restrictions::Source,
 };
 use crate::{
@@ -57,8 +57,8 @@ use crate::{
 ///
 /// - Each method may be called on any runtime. `now` is the current time.
 /// - Replicas that know the same restrictions agree, in whatever order they learned them: see [`Restriction`].
-/// - What fails with [`StoreError::Unavailable`] took effect at this replica only. Restrictions, live tokens and tasks are
-///   written to Redis on its return; if the replica stops before, they are lost.
+/// - What fails with [`StoreError::Unavailable`] took effect at this replica only. It performs the tasks itself, and writes
+///   restrictions and live tokens to Redis on its return; if it stops before, they are lost.
 #[derive(derive_more::Debug)]
 pub struct Store {
     #[debug(skip)]
@@ -81,7 +81,8 @@ impl Store {
     /// The store of a single replica.
     #[must_use]
     pub fn in_memory(limits: &StoreLimits, on_forget: OnForget) -> Self {
-        Self { replica: Arc::new(Replica::new(limits, on_forget, Arc::new(|_, _| Vec::new()))), shared: None }
+        let replica = Replica::new(Health::Ready, limits, on_forget, Arc::new(|_, _| Vec::new()));
+        Self { replica: Arc::new(replica), shared: None }
     }
 
     /// A store that connects in the background, on the current Tokio runtime. The runtime must outlive it.
@@ -94,7 +95,7 @@ impl Store {
         on_forget: OnForget,
         tasks_of: TasksOf,
     ) -> Self {
-        let replica = Arc::new(Replica::new(limits, on_forget, tasks_of));
+        let replica = Arc::new(Replica::new(Health::Starting, limits, on_forget, tasks_of));
         let line = Arc::new(Line::new(Arc::clone(&replica)));
         let (registrations, waiting) = Registrations::new();
         let mut background = JoinSet::new();
@@ -118,18 +119,14 @@ impl Store {
     /// The state of this store.
     #[must_use]
     pub fn health(&self) -> Health {
-        match (&self.shared, self.replica.phase()) {
-            (None, _) | (Some(_), Phase::Following) => Health::Ready,
-            (Some(_), Phase::Starting) => Health::Starting,
-            (Some(_), Phase::Away) => Health::Degraded,
-        }
+        self.replica.health()
     }
 
     /// The numbers for the metrics. Does not wait: numbers of Redis may be a moment old.
     #[must_use]
     pub fn stats(&self, now: UnixMillis) -> StoreStats {
         let replica = &self.replica;
-        let may_be_lost = self.is_shared() && replica.phase() != Phase::Following;
+        let may_be_lost = self.health() != Health::Ready;
         StoreStats {
             health: self.health(),
             restrictions: replica.restrictions.count_active(now),
@@ -144,11 +141,11 @@ impl Store {
     /// Whether tokens may be issued. Not before the recorded restrictions are known, and not during an outage if the
     /// operator chose to refuse then.
     pub fn may_issue(&self) -> Result<(), StoreError> {
-        match (&self.shared, self.replica.phase()) {
-            (None, _)
-            | (Some(_), Phase::Following)
-            | (Some(Shared { on_failure: OnFailure::Degrade, .. }), Phase::Away) => Ok(()),
-            (Some(_), Phase::Starting | Phase::Away) => Err(StoreError::Unavailable),
+        let may_degrade = self.shared.as_ref().is_some_and(|shared| shared.on_failure == OnFailure::Degrade);
+        match self.health() {
+            Health::Ready => Ok(()),
+            Health::Degraded if may_degrade => Ok(()),
+            Health::Starting | Health::Degraded => Err(StoreError::Unavailable),
         }
     }
 
@@ -166,18 +163,14 @@ impl Store {
     ) -> Result<Vec<RecordOutcome>, StoreError> {
         let replica = &self.replica;
         let mut outcomes: Vec<_> = restrictions.iter().map(|told| replica.learn(told, Source::Told, now)).collect();
-        let recorded = match &self.shared {
-            None => Ok(None),
-            Some(shared) => {
-                shared.line.call(|on| async move { on.commands.record(restrictions, tasks, now).await }).await.map(Some)
-            }
-        };
+        let recorded = self.in_redis(|on| async move { on.commands.record(restrictions, tasks, now).await }).await;
         // Whoever knows a restriction writes it to a Redis that lost it, with tasks. Those of none are kept here.
-        let is_kept_elsewhere = matches!(recorded, Ok(Some(_))) && !restrictions.is_empty();
+        let is_kept_elsewhere = matches!(recorded, Some(Ok(_))) && !restrictions.is_empty();
         if !is_kept_elsewhere && RecordOutcome::need_tasks(&outcomes) {
             replica.tasks.add(tasks);
         }
-        for ((outcome, told), before) in outcomes.iter_mut().zip(restrictions).zip(recorded?.into_iter().flatten()) {
+        let before = recorded.transpose()?.into_iter().flatten();
+        for ((outcome, told), before) in outcomes.iter_mut().zip(restrictions).zip(before) {
             if let Some(before) = before {
                 replica.learn(&before, Source::Told, now);
                 *outcome = RecordOutcome::of(Some(before.terms()), told.terms()).max(*outcome);
@@ -198,17 +191,13 @@ impl Store {
     /// The live tokens of a holder.
     pub async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> LiveTokens {
         let mut live_tokens = self.replica.live_tokens.find(tenant, holder, now);
-        let others = match &self.shared {
-            None => Ok(Vec::new()),
-            Some(shared) => {
-                shared.line.call(|on| async move { on.commands.live_tokens(tenant, holder, now).await }).await
-            }
-        };
+        let others = self.in_redis(|on| async move { on.commands.live_tokens(tenant, holder, now).await }).await;
+        let others = others.unwrap_or(Ok(Vec::new()));
         let Ok(others) = others else { return LiveTokens { live_tokens, coverage: Coverage::ThisReplica } };
         // Another replica may have extended the same live token: the latest end counts.
         live_tokens.extend(others);
         live_tokens.sort_unstable_by(|a, b| b.cmp(a));
-        live_tokens.dedup_by(|later, kept| LiveToken { until: kept.until, ..later.clone() } == *kept);
+        live_tokens.dedup_by(|earlier, kept| kept.is_same_but_for_end(earlier));
         LiveTokens { live_tokens, coverage: Coverage::AllReplicas }
     }
 
@@ -218,9 +207,11 @@ impl Store {
     /// A replica also has tasks of its own, from an outage: a task may be performed twice.
     pub async fn claim_tasks(&self, claim: Claim<'_>, now: UnixMillis) -> Vec<StoredTask> {
         let mut claimed = self.replica.tasks.claim(claim, now);
-        if let Some(shared) = &self.shared {
-            let shared = shared.line.call(|on| async move { on.commands.claim(claim, now).await }).await;
-            claimed.extend(shared.unwrap_or_default());
+        let shared = self.in_redis(|on| async move { on.commands.claim(claim, now).await }).await;
+        for task in shared.and_then(Result::ok).unwrap_or_default() {
+            if claimed.iter().all(|own| own.id != task.id) {
+                claimed.push(task);
+            }
         }
         claimed
     }
@@ -228,15 +219,21 @@ impl Store {
     /// Removes a task that was performed, unless it has become due later meanwhile.
     pub async fn complete_task(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
         self.replica.tasks.complete(id, due);
-        let Some(shared) = &self.shared else { return Ok(()) };
-        shared.line.call(|on| async move { on.commands.complete(id, due).await }).await
+        self.in_redis(|on| async move { on.commands.complete(id, due).await }).await.unwrap_or(Ok(()))
     }
 
     /// Gives back what is left of a claimed task. Without effect if it was completed, or has become due later meanwhile.
     pub async fn put_task_back(&self, left: &QueuedTask) -> Result<(), StoreError> {
         self.replica.tasks.put_back(left);
-        let Some(shared) = &self.shared else { return Ok(()) };
-        shared.line.call(|on| async move { on.commands.put_back(left).await }).await
+        self.in_redis(|on| async move { on.commands.put_back(left).await }).await.unwrap_or(Ok(()))
+    }
+
+    /// Sends a command to Redis, if the store is shared.
+    async fn in_redis<T, F: Future<Output = Result<T, ConnectionLost>>>(
+        &self,
+        command: impl FnOnce(Arc<Connection>) -> F,
+    ) -> Option<Result<T, StoreError>> {
+        Some(self.shared.as_ref()?.line.call(command).await)
     }
 }
 

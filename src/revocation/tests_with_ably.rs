@@ -606,28 +606,6 @@ async fn after_a_long_outage_of_ably_tokens_are_revoked_unless_they_have_expired
 }
 
 #[tokio::test]
-async fn without_room_for_its_tasks_an_event_is_to_be_delivered_again_and_is_revoked_once_there_is_room() {
-    let limits = StoreLimits { tasks: 2, ..StoreLimits::default() };
-    let scene = Scene::with(Store::in_memory(&limits, Arc::new(|_| {}))).await;
-    let other = StoredTask { id: "1".into(), due: scene.now.after(Duration::from_hours(1)), payload: String::new() };
-    let other = QueuedTask { claimable: other.due, task: other };
-    scene.revocation.store.record(&[], slice::from_ref(&other), scene.now).await.unwrap();
-    let change = Change::SessionEnded { session_id: "sess_1".into(), user_id: Some("user_1".into()), username: None };
-    let event = Event { at: scene.now, change };
-    let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
-    assert_eq!(applied, Err(Incomplete::Store(StoreError::Full)));
-    scene.sign_out().await;
-    let before = scene.revoked().len();
-    scene.perform_due_tasks(Duration::ZERO).await;
-    assert_eq!(scene.revoked().len(), before);
-    scene.revocation.store.complete_task("1", other.task.due).await.unwrap();
-    scene.perform_due_tasks(Duration::ZERO).await;
-    assert_eq!(scene.revoked().len(), before + 1);
-    scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;
-    assert_eq!(scene.revoked().len(), before + 2);
-}
-
-#[tokio::test]
 async fn an_unreadable_task_is_kept_for_a_day() {
     let scene = Scene::start().await;
     let store = &scene.revocation.store;
@@ -697,8 +675,9 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
         let tenant = Tenant { revocation_queues: queues, ..revocable };
         let denied = Subject::User("user_0".into());
         let denial = tenant.restriction(denied, RestrictionKind::Denied(DenialSource::Clerk), scene.now, scene.now);
-        let store = Arc::new(redis.replica().await);
-        let revocation = Revocation::new(Arc::clone(&store), tenants(tenant), scene.now);
+        let tenants = tenants(tenant);
+        let store = Arc::new(redis.replica_with(tasks_of_restriction(Arc::clone(&tenants), scene.now)).await);
+        let revocation = Revocation::new(Arc::clone(&store), tenants, scene.now);
         redis.fail_at(1);
         assert_eq!(store.put_live_token(alice.clone(), scene.now).await, Err(StoreError::Unavailable));
         if is_denied {

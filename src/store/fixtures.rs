@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::{
-    Claim, Commands, Connect, Connected, ConnectionLost, Health, LiveToken, LogEntry, LogPage, LogPosition, OnFailure,
-    QueuedTask, ReadLog, RecordOutcome, Restriction, SharedState, Store, StoreLimits, StoredTask, TokenHolder, Wait,
-    live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
+    Claim, Commands, Connect, Connected, ConnectionLost, Health, LiveToken, LogPage, LogPosition, OnFailure,
+    QueuedTask, ReadLog, RecordOutcome, Restriction, SharedState, Store, StoreLimits, StoredTask, TasksOf, TokenHolder,
+    Wait, live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -34,7 +34,7 @@ pub(crate) enum Failure {
 #[debug("MemoryRedis")]
 pub(crate) struct MemoryRedis {
     restrictions: Mutex<BTreeMap<RestrictionKey, Restriction>>,
-    log: Mutex<Vec<LogEntry>>,
+    log: Mutex<Vec<Restriction>>,
     live_tokens: LiveTokenIndex,
     tasks: TaskQueue,
     /// Its time, in milliseconds.
@@ -45,12 +45,11 @@ pub(crate) struct MemoryRedis {
 
 impl MemoryRedis {
     pub(crate) fn new(now: UnixMillis) -> Self {
-        let limits = StoreLimits::default();
         Self {
             restrictions: Mutex::default(),
             log: Mutex::default(),
-            live_tokens: LiveTokenIndex::new(&limits),
-            tasks: TaskQueue::new(&limits),
+            live_tokens: LiveTokenIndex::new(&StoreLimits::default()),
+            tasks: TaskQueue::default(),
             time: AtomicI64::new(now.0),
             calls_until_failure: AtomicUsize::new(0),
             failure: Failure::Lost,
@@ -66,11 +65,17 @@ impl MemoryRedis {
         self.calls_until_failure.store(call, Ordering::Relaxed);
     }
 
-    /// A replica that is ready.
+    /// A ready replica that stores no tasks of its own.
     pub(crate) async fn replica(self: &Arc<Self>) -> Store {
+        self.replica_with(Arc::new(|_, _| Vec::new())).await
+    }
+
+    /// A ready replica.
+    pub(crate) async fn replica_with(self: &Arc<Self>, tasks_of: TasksOf) -> Store {
         let (clock, redis) = (Arc::clone(self), Arc::new(Arc::clone(self)));
         let clock = Arc::new(move || clock.now());
-        let store = Store::shared(redis, OnFailure::Degrade, &StoreLimits::default(), clock, Arc::new(|_| {}));
+        let limits = StoreLimits::default();
+        let store = Store::shared(redis, OnFailure::Degrade, &limits, clock, Arc::new(|_| {}), tasks_of);
         store.becomes_ready().await;
         store
     }
@@ -153,12 +158,12 @@ impl Commands for Arc<MemoryRedis> {
             is_any_new |= RecordOutcome::of(terms, restriction.terms()) == RecordOutcome::New;
             if terms.is_none_or(|known| known.compare(&restriction.terms()).is_lt()) {
                 self.restrictions.lock().unwrap().insert(restriction.key(), restriction.clone());
-                self.log.lock().unwrap().push(LogEntry::Recorded(restriction.clone()));
+                self.log.lock().unwrap().push(restriction.clone());
             }
             before.push(known);
         }
         if is_any_new {
-            self.tasks.add(tasks).unwrap();
+            self.tasks.add(tasks);
         }
         self.answer(before).await
     }
@@ -185,7 +190,6 @@ impl Commands for Arc<MemoryRedis> {
 
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
         self.tasks.complete(id, due);
-        self.log.lock().unwrap().push(LogEntry::TaskDone { id: id.to_owned(), due });
         self.answer(()).await
     }
 

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A token that was issued and has not ended, or several that differ in their end only.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LiveToken {
     /// The tenant that issued it.
     pub tenant: TenantName,
@@ -85,18 +85,6 @@ pub enum Coverage {
     ThisReplica,
 }
 
-impl TokenHolder {
-    fn id(&self) -> &str {
-        match self {
-            Self::User(id)
-            | Self::UserSession { session: id, .. }
-            | Self::Session(id)
-            | Self::Organization(id)
-            | Self::ClientId(id) => id,
-        }
-    }
-}
-
 impl LiveToken {
     /// Whom restrictions can concern that end this token.
     pub(super) fn subjects(&self) -> impl Iterator<Item = Subject> {
@@ -105,6 +93,11 @@ impl LiveToken {
             [member, Subject::Organization(organization.clone())]
         });
         [Subject::Session(self.session.clone()), Subject::User(self.user.clone())].into_iter().chain(of_organization)
+    }
+
+    /// Whether another one differs in its end at most.
+    pub(super) fn is_same_but_for_end(&self, other: &Self) -> bool {
+        Self { until: self.until, ..other.clone() } == *self
     }
 
     /// Whether a holder has this token.
@@ -137,107 +130,20 @@ struct Shard {
     swept: i64,
 }
 
-/// The encoded records of one hash.
-#[derive(Serialize, Deserialize)]
-struct Batch<'a> {
-    /// The earliest end. It comes first, so that it can be decoded alone.
-    earliest: UnixMillis,
-    #[serde(borrow)]
-    records: Vec<Record<'a>>,
-}
-
-/// A live token.
-#[derive(Serialize, Deserialize)]
-struct Record<'a> {
-    tenant: &'a str,
-    user: &'a str,
-    session: &'a str,
-    organization: Option<&'a str>,
-    client_id: &'a str,
-    format: TokenFormat,
-    key: &'a str,
-    until: UnixMillis,
-}
-
-impl<'a> Record<'a> {
-    fn new(live_token: &'a LiveToken) -> Self {
-        Self {
-            tenant: live_token.tenant.as_str(),
-            user: &live_token.user,
-            session: &live_token.session,
-            organization: live_token.organization.as_deref(),
-            client_id: &live_token.client_id,
-            format: live_token.format,
-            key: live_token.key.as_str(),
-            until: live_token.until,
-        }
-    }
-
-    /// Whether it differs from a live token in its end only.
-    fn is_for(&self, live_token: &LiveToken) -> bool {
-        self.session == live_token.session
-            && self.client_id == live_token.client_id
-            && self.organization == live_token.organization.as_deref()
-            && self.format == live_token.format
-            && self.key == live_token.key.as_str()
-            && self.user == live_token.user
-            && self.tenant == live_token.tenant.as_str()
-    }
-
-    fn live_token(&self) -> Option<LiveToken> {
-        Some(LiveToken {
-            tenant: TenantName::parse(self.tenant).ok()?,
-            user: self.user.to_owned(),
-            session: self.session.to_owned(),
-            organization: self.organization.map(str::to_owned),
-            client_id: self.client_id.to_owned(),
-            format: self.format,
-            key: KeyName::parse(self.key).ok()?,
-            until: self.until,
-        })
-    }
-}
-
 /// Never fails: this process wrote the bytes.
-fn decoded(bytes: &[u8]) -> Vec<Record<'_>> {
-    postcard::from_bytes::<Batch<'_>>(bytes).map(|batch| batch.records).unwrap_or_default()
-}
-
-/// `None` without records.
-fn encoded(records: Vec<Record<'_>>) -> Option<Box<[u8]>> {
-    let earliest = records.iter().map(|record| record.until).min()?;
-    postcard::to_allocvec(&Batch { earliest, records }).ok().map(Vec::into_boxed_slice)
+fn decoded(batch: &[u8]) -> Vec<LiveToken> {
+    postcard::from_bytes::<(UnixMillis, Vec<LiveToken>)>(batch).map(|(_, live_tokens)| live_tokens).unwrap_or_default()
 }
 
 impl Shard {
-    /// Removes ended records, once a minute. Returns how many.
-    fn sweep(&mut self, now: UnixMillis) -> usize {
-        const MINUTE: i64 = 60_000;
-        let minute = now.0.div_euclid(MINUTE);
-        if minute <= self.swept {
-            return 0;
-        }
-        self.swept = minute;
-        let mut removed = 0;
-        self.batches.retain(|_, batch| {
-            if postcard::take_from_bytes::<UnixMillis>(batch).is_ok_and(|(earliest, _)| earliest > now) {
-                return true;
-            }
-            let (live, ended) = live_and_ended(decoded(batch), now);
-            removed += ended;
-            let rest = encoded(live);
-            rest.map(|rest| *batch = rest).is_some()
-        });
-        removed
+    /// Replaces a batch. Its earliest end comes first, so that it can be decoded alone.
+    fn set(&mut self, hash: u64, live_tokens: &[LiveToken]) {
+        let earliest = live_tokens.iter().map(|live_token| live_token.until).min();
+        match earliest.and_then(|earliest| postcard::to_allocvec(&(earliest, live_tokens)).ok()) {
+            Some(batch) => self.batches.insert(hash, batch.into_boxed_slice()),
+            None => self.batches.remove(&hash),
+        };
     }
-}
-
-/// The records that have not ended, and how many have.
-fn live_and_ended(records: Vec<Record<'_>>, now: UnixMillis) -> (Vec<Record<'_>>, usize) {
-    let all = records.len();
-    let live: Vec<_> = records.into_iter().filter(|record| record.until > now).collect();
-    let ended = all - live.len();
-    (live, ended)
 }
 
 impl LiveTokenIndex {
@@ -253,77 +159,89 @@ impl LiveTokenIndex {
     /// Adds or extends a live token.
     pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<(), StoreError> {
         if self.count.load(Ordering::Relaxed) >= self.max {
-            self.sweep(now);
+            self.shards.iter().for_each(|shard| self.sweep(&mut lock(shard), now));
         }
         let hash = self.hash(&live_token.tenant, &live_token.user);
         let mut shard = self.shard(hash);
-        self.subtract(shard.sweep(now));
-        let known = shard.batches.get(&hash).map(|batch| decoded(batch)).unwrap_or_default();
-        let (mut records, ended) = live_and_ended(known, now);
-        if let Some(record) = records.iter_mut().find(|record| record.is_for(live_token)) {
-            record.until = record.until.max(live_token.until);
+        self.sweep(&mut shard, now);
+        let mut live_tokens = self.live(shard.batches.get(&hash).map(|batch| decoded(batch)).unwrap_or_default(), now);
+        let mut put = Ok(());
+        if let Some(known) = live_tokens.iter_mut().find(|known| known.is_same_but_for_end(live_token)) {
+            known.until = known.until.max(live_token.until);
         } else {
-            self.add_one()?;
-            records.push(Record::new(live_token));
+            put = self.count_one_more().map(|()| live_tokens.push(live_token.clone()));
         }
-        if let Some(batch) = encoded(records) {
-            shard.batches.insert(hash, batch);
-        }
-        self.subtract(ended);
-        Ok(())
+        shard.set(hash, &live_tokens);
+        put
     }
 
     /// All live tokens, in parts: each part is decoded when it is asked for.
     pub(super) fn parts(&self, now: UnixMillis) -> impl Iterator<Item = Vec<LiveToken>> {
         self.shards.iter().map(move |shard| {
             let shard = lock(shard);
-            let live_tokens = shard.batches.values().flat_map(|batch| decoded(batch)).filter_map(|it| it.live_token());
+            let live_tokens = shard.batches.values().flat_map(|batch| decoded(batch));
             live_tokens.filter(|live_token| live_token.until > now).collect()
         })
     }
 
     pub(super) fn find(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {
-        let of_holder = |batch: &[u8]| -> Vec<LiveToken> {
-            let live_tokens = decoded(batch).into_iter().filter_map(|record| record.live_token());
-            live_tokens.filter(|found| found.tenant == *tenant && found.is_of(holder) && found.until > now).collect()
+        let is_sought = |found: &LiveToken| found.tenant == *tenant && found.is_of(holder) && found.until > now;
+        let id = match holder {
+            TokenHolder::User(user) | TokenHolder::UserSession { user, .. } => {
+                let hash = self.hash(tenant, user);
+                let batch = self.shard(hash).batches.get(&hash).map(|batch| decoded(batch));
+                return batch.unwrap_or_default().into_iter().filter(is_sought).collect();
+            }
+            TokenHolder::Session(id) | TokenHolder::Organization(id) | TokenHolder::ClientId(id) => id,
         };
-        if let TokenHolder::User(user) | TokenHolder::UserSession { user, .. } = holder {
-            let hash = self.hash(tenant, user);
-            return self.shard(hash).batches.get(&hash).map(|batch| of_holder(batch)).unwrap_or_default();
-        }
-        let id = memmem::Finder::new(holder.id());
+        let id = memmem::Finder::new(id);
         let mut found = Vec::new();
         for shard in &self.shards {
             let shard = lock(shard);
             let candidates = shard.batches.values().filter(|batch| id.find(batch).is_some());
-            found.extend(candidates.flat_map(|batch| of_holder(batch)));
+            found.extend(candidates.flat_map(|batch| decoded(batch)).filter(is_sought));
         }
         found
     }
 
     pub(super) fn count(&self, now: UnixMillis) -> usize {
-        self.sweep(now);
+        self.shards.iter().for_each(|shard| self.sweep(&mut lock(shard), now));
         self.count.load(Ordering::Relaxed)
     }
 
-    fn sweep(&self, now: UnixMillis) {
-        for shard in &self.shards {
-            let removed = lock(shard).sweep(now);
-            self.subtract(removed);
+    /// Removes ended live tokens, once a minute.
+    fn sweep(&self, shard: &mut Shard, now: UnixMillis) {
+        const MINUTE: i64 = 60_000;
+        let minute = now.0.div_euclid(MINUTE);
+        if minute <= shard.swept {
+            return;
         }
+        shard.swept = minute;
+        let has_ended = |batch: &[u8]| postcard::take_from_bytes(batch).is_ok_and(|(earliest, _)| now >= earliest);
+        let due: Vec<_> = shard
+            .batches
+            .iter()
+            .filter(|(_, batch)| has_ended(batch))
+            .map(|(hash, batch)| (*hash, decoded(batch)))
+            .collect();
+        for (hash, live_tokens) in due {
+            shard.set(hash, &self.live(live_tokens, now));
+        }
+    }
+
+    /// Leaves out the ones that have ended, and counts them no more.
+    fn live(&self, mut live_tokens: Vec<LiveToken>, now: UnixMillis) -> Vec<LiveToken> {
+        let all = live_tokens.len();
+        live_tokens.retain(|live_token| live_token.until > now);
+        self.count.fetch_sub(all - live_tokens.len(), Ordering::Relaxed);
+        live_tokens
     }
 
     /// Counts one more live token, unless there are too many.
-    fn add_one(&self) -> Result<(), StoreError> {
+    fn count_one_more(&self) -> Result<(), StoreError> {
         let one_more = |count| (count < self.max).then_some(count + 1);
         let added = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         added.map(|_| ()).map_err(|_| StoreError::Full)
-    }
-
-    fn subtract(&self, removed: usize) {
-        if removed > 0 {
-            self.count.fetch_sub(removed, Ordering::Relaxed);
-        }
     }
 
     fn hash(&self, tenant: &TenantName, user: &str) -> u64 {

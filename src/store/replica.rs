@@ -9,8 +9,9 @@ use std::{
 };
 
 use super::{
-    Forgotten, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction, Restrictions, SharedState,
-    StoreLimits, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex, restrictions::Source, tasks::TaskQueue,
+    Forgotten, Health, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction, Restrictions,
+    SharedState, StoreLimits, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex, restrictions::Source,
+    tasks::TaskQueue,
 };
 use crate::clock::UnixMillis;
 
@@ -25,9 +26,9 @@ pub(super) struct Replica {
     progress: Mutex<Progress>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Progress {
-    phase: Phase,
+    health: Health,
     /// The last entry of the log that was applied.
     position: LogPosition,
     data_id: String,
@@ -38,17 +39,6 @@ struct Progress {
     /// Restrictions that this replica learned since Redis was lost. It may have issued tokens despite them that nobody found.
     late: Vec<Restriction>,
     outages: u64,
-}
-
-/// Whether a replica is up to date with Redis.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Not yet.
-    #[default]
-    Starting,
-    Following,
-    /// Not since Redis was lost.
-    Away,
 }
 
 /// Why Redis counts as lost although it answers.
@@ -71,19 +61,28 @@ impl Replica {
     /// minutes, and clocks differ.
     const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
 
-    pub(super) fn new(limits: &StoreLimits, on_forget: OnForget, tasks_of: TasksOf) -> Self {
+    pub(super) fn new(health: Health, limits: &StoreLimits, on_forget: OnForget, tasks_of: TasksOf) -> Self {
+        let progress = Progress {
+            health,
+            position: LogPosition::default(),
+            data_id: String::new(),
+            backlog: TaskBacklog::default(),
+            awaited: None,
+            late: Vec::new(),
+            outages: 0,
+        };
         Self {
             restrictions: Restrictions::new(limits),
             live_tokens: LiveTokenIndex::new(limits),
             tasks: TaskQueue::default(),
             on_forget,
             tasks_of,
-            progress: Mutex::default(),
+            progress: Mutex::new(progress),
         }
     }
 
-    pub(super) fn phase(&self) -> Phase {
-        self.progress().phase
+    pub(super) fn health(&self) -> Health {
+        self.progress().health
     }
 
     pub(super) fn outages(&self) -> u64 {
@@ -92,7 +91,7 @@ impl Replica {
 
     pub(super) fn backlog(&self) -> TaskBacklog {
         let (progress, own) = (self.progress(), self.tasks.backlog());
-        if progress.phase != Phase::Following {
+        if progress.health != Health::Ready {
             return own;
         }
         let TaskBacklog { count, oldest_due } = progress.backlog;
@@ -102,9 +101,10 @@ impl Replica {
     /// Redis is connected: from its state on the replica follows the log. Redis may lack all that the replica knows.
     pub(super) fn begin(&self, state: SharedState) {
         let SharedState { data_id, last, backlog } = state;
-        let mut progress = self.progress();
-        *progress = Progress { position: last, data_id, backlog, awaited: None, ..mem::take(&mut *progress) };
-        drop(progress);
+        {
+            let mut progress = self.progress();
+            (progress.position, progress.data_id, progress.backlog, progress.awaited) = (last, data_id, backlog, None);
+        }
         self.restrictions.mark_all_unrecorded();
     }
 
@@ -116,7 +116,7 @@ impl Replica {
         let outcome = self.restrictions.apply(restriction, source, now);
         // After it is applied: tokens that were issued before and not registered have lost Redis by now.
         let mut progress = self.progress();
-        if outcome == RecordOutcome::New && progress.phase == Phase::Away {
+        if outcome == RecordOutcome::New && progress.health == Health::Degraded {
             progress.late.push(restriction.clone());
         }
         outcome
@@ -208,7 +208,7 @@ impl Replica {
             return false;
         }
         progress.late = Vec::new();
-        if mem::replace(&mut progress.phase, Phase::Following) == Phase::Away {
+        if mem::replace(&mut progress.health, Health::Ready) == Health::Degraded {
             (self.on_forget)(Forgotten::Everyone);
         }
         true
@@ -217,8 +217,8 @@ impl Replica {
     /// Redis is lost.
     pub(super) fn lose(&self) {
         let mut progress = self.progress();
-        if progress.phase == Phase::Following {
-            progress.phase = Phase::Away;
+        if progress.health == Health::Ready {
+            progress.health = Health::Degraded;
             progress.outages += 1;
         }
     }

@@ -1,16 +1,13 @@
 //! Connects a replica to Redis, and keeps the two in sync.
 
-use std::{convert::Infallible, future, mem, sync::Arc, time::Duration};
+use std::{convert::Infallible, future, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    time::{self, MissedTickBehavior},
-};
+use tokio::time::{self, MissedTickBehavior};
 
 use super::{
-    Commands, Connect, Connected, ConnectionLost, ReadLog, Wait,
+    Commands, Connect, Connected, ConnectionLost, Health, ReadLog, Wait,
     line::{Connection, Line},
-    replica::{Loss, Phase, Replica},
+    replica::{Loss, Replica},
     restrictions::Source,
 };
 use crate::clock::Clock;
@@ -32,36 +29,20 @@ impl From<Loss> for ConnectionLost {
     }
 }
 
-/// The retries of an outage, which ends once a connection has lasted for [`STEADY_AFTER`].
-struct Backoff {
-    /// The pause before the next attempt.
-    pause: Duration,
-    /// The reasons that were logged: each is logged once.
-    logged: Vec<ConnectionLost>,
-}
-
-impl Backoff {
-    const NONE: Self = Self { pause: MIN_PAUSE, logged: Vec::new() };
-
-    fn next_pause(&mut self) -> Duration {
-        let next = MAX_PAUSE.min(self.pause * 2);
-        mem::replace(&mut self.pause, next)
-    }
-}
-
 /// Connects, and reconnects forever.
 pub(super) async fn run(replica: Arc<Replica>, line: Arc<Line>, redis: Arc<dyn Connect>, clock: Clock) {
-    let mut sync = Sync { replica, line, clock, address: redis.address(), backoff: Backoff::NONE };
+    let mut sync = Sync { replica, line, clock, address: redis.address(), pause: MIN_PAUSE, logged: Vec::new() };
     loop {
         let lost = match redis.connect().await {
             Ok(connected) => sync.keep(connected).await,
             Err(lost) => lost,
         };
-        if !sync.backoff.logged.contains(&lost) {
+        if !sync.logged.contains(&lost) {
             tracing::warn!(redis = sync.address, reason = %lost, "Redis cannot be used");
-            sync.backoff.logged.push(lost);
+            sync.logged.push(lost);
         }
-        time::sleep(sync.backoff.next_pause()).await;
+        time::sleep(sync.pause).await;
+        sync.pause = MAX_PAUSE.min(sync.pause * 2);
     }
 }
 
@@ -70,22 +51,20 @@ struct Sync {
     line: Arc<Line>,
     clock: Clock,
     address: String,
-    backoff: Backoff,
+    /// The pause before the next attempt.
+    pause: Duration,
+    /// The reasons of this outage that were logged: each is logged once.
+    logged: Vec<ConnectionLost>,
 }
 
 impl Sync {
     /// Keeps in sync until the connection is lost. Returns why.
-    async fn keep(&mut self, connected: Connected) -> ConnectionLost {
-        let Connected { commands, mut log } = connected;
+    async fn keep(&mut self, Connected { commands, mut log }: Connected) -> ConnectionLost {
         let (connection, mut lost) = Connection::new(commands);
-        let is_first = self.replica.phase() == Phase::Starting;
         let reason = tokio::select! {
             biased;
             Some(reason) = lost.recv() => reason,
-            caught_up = self.catch_up(&connection, &mut *log) => match caught_up {
-                Err(reason) => reason,
-                Ok(()) => self.stay(&connection, &mut *log, &mut lost, is_first).await,
-            },
+            Err(reason) = self.stay(&connection, &mut *log) => reason,
         };
         self.line.lose(&connection, reason.clone());
         // Also if a command had lost the connection before the replica followed the log.
@@ -93,30 +72,30 @@ impl Sync {
         reason
     }
 
-    /// Follows the log until the connection is lost. Returns why.
+    /// Catches up and follows the log. Returns only when the connection is lost.
     async fn stay(
         &mut self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         log: &mut dyn ReadLog,
-        lost: &mut mpsc::Receiver<ConnectionLost>,
-        is_first: bool,
-    ) -> ConnectionLost {
+    ) -> Result<Infallible, ConnectionLost> {
+        let is_first = self.replica.health() == Health::Starting;
+        self.catch_up(connection, log).await?;
         let (replica, clock) = (Arc::clone(&self.replica), Arc::clone(&self.clock));
-        tokio::select! {
+        let (never, ..) = tokio::try_join!(
             biased;
-            Some(reason) = lost.recv() => reason,
-            Err(reason) = follow(&replica, &clock, log) => reason,
-            Err(reason) = heartbeat(&replica, &clock, &*connection.commands) => reason,
-            never = self.end_outage(is_first) => match never {},
-        }
+            follow(&replica, &clock, log),
+            heartbeat(&replica, &clock, &*connection.commands),
+            self.end_outage(is_first),
+        )?;
+        Ok(never)
     }
 
-    async fn end_outage(&mut self, is_first: bool) -> Infallible {
+    async fn end_outage(&mut self, is_first: bool) -> Result<Infallible, ConnectionLost> {
         if !is_first {
             time::sleep(STEADY_AFTER).await;
         }
         tracing::info!(redis = self.address, "Redis connected; in sync");
-        self.backoff = Backoff::NONE;
+        (self.pause, self.logged) = (MIN_PAUSE, Vec::new());
         future::pending().await
     }
 

@@ -6,12 +6,10 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::clock::UnixMillis;
 
 /// A revocation task as it waits in the store, for any replica to perform.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTask {
     /// Unique among the tasks of all tenants. A task that is stored twice is performed once.
     pub id: String,

@@ -146,11 +146,27 @@ async fn scene_that_forgets(on_failure: OnFailure, on_forget: OnForget) -> (Arc<
     let (old, new) = (Arc::new(MemoryRedis::new(START)), Arc::new(MemoryRedis::new(START)));
     let script = Arc::new(Script::default());
     let redis = Arc::new(Scripted { new: Arc::clone(&new), old, script: Arc::clone(&script) });
-    let store = Store::shared(redis, on_failure, &StoreLimits::default(), Arc::new(|| START), on_forget);
+    let clock = Arc::new(|| START);
+    let store = Store::shared(redis, on_failure, &StoreLimits::default(), clock, on_forget, tasks_of());
     let store = Arc::new(store);
     script.store.set(Arc::downgrade(&store)).unwrap();
     store.becomes_ready().await;
     (store, script, new)
+}
+
+/// Makes one task for each restriction, which names the subject.
+fn tasks_of() -> TasksOf {
+    let made = AtomicUsize::new(0);
+    Arc::new(move |restriction, now| {
+        let id = made.fetch_add(1, Ordering::SeqCst).to_string();
+        let task = StoredTask { id, due: now, payload: restriction.subject.to_string() };
+        vec![QueuedTask { task, claimable: now }]
+    })
+}
+
+/// What the tasks in a Redis name.
+async fn tasks_in(redis: &Arc<MemoryRedis>) -> Vec<String> {
+    redis.claim(Claim::Due(9), START).await.unwrap().into_iter().map(|task| task.payload).collect()
 }
 
 fn denial() -> Restriction {
@@ -174,24 +190,25 @@ async fn eventually(is_true: impl AsyncFn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_restriction_acknowledged_by_an_abandoned_master_reaches_the_new_one() {
+async fn a_restriction_acknowledged_by_an_abandoned_master_reaches_the_new_one_with_tasks() {
     let (store, script, new) = scene(OnFailure::Degrade).await;
     script.holds.store(true, Ordering::SeqCst);
     script.lose_first.store(true, Ordering::SeqCst);
     let recorded = store.record(&[denial()], &[], START).await;
     assert_eq!(recorded, Err(StoreError::Unavailable));
     eventually(async || Commands::restrictions(&new, 0).await.unwrap().1 == [denial()]).await;
+    assert_eq!(tasks_in(&new).await, ["user user_1"]);
 }
 
 #[tokio::test]
-async fn a_task_acknowledged_by_an_abandoned_master_reaches_the_new_one() {
-    let (store, script, new) = scene(OnFailure::Degrade).await;
+async fn a_task_acknowledged_by_an_abandoned_master_is_performed_by_the_replica_that_was_told() {
+    let (store, script, _) = scene(OnFailure::Degrade).await;
     script.holds.store(true, Ordering::SeqCst);
     script.lose_first.store(true, Ordering::SeqCst);
     let task = StoredTask { id: "1".into(), due: START, payload: String::new() };
-    let stored = store.record(&[], &[QueuedTask { task, claimable: START }], START).await;
-    assert_eq!(stored, Err(StoreError::Unavailable));
-    eventually(async || new.state().await.unwrap().backlog.count == 1).await;
+    let queued = QueuedTask { task: task.clone(), claimable: START };
+    assert_eq!(store.record(&[], &[queued], START).await, Err(StoreError::Unavailable));
+    assert_eq!(store.claim_tasks(Claim::Due(9), START).await, [task]);
 }
 
 #[tokio::test]
@@ -205,7 +222,7 @@ async fn a_loss_at_the_end_of_a_start_is_an_outage() {
 }
 
 #[tokio::test]
-async fn a_loss_makes_late_only_what_was_learned_meanwhile() {
+async fn only_a_restriction_that_was_learned_during_an_outage_gets_tasks_at_its_end() {
     let (store, script, new) = scene(OnFailure::Degrade).await;
     let mark = |organization: &str| Restriction {
         subject: Subject::Organization(organization.to_owned()),
@@ -230,18 +247,18 @@ async fn a_loss_makes_late_only_what_was_learned_meanwhile() {
     script.lose_first.store(true, Ordering::SeqCst);
     eventually(async || script.connects.load(Ordering::SeqCst) > 1).await;
     store.becomes_ready().await;
-    assert_eq!(store.late_restrictions(), [mark("org_2")]);
+    assert_eq!(tasks_in(&new).await, ["organization org_2"]);
 }
 
 #[tokio::test]
-async fn a_restriction_is_late_if_the_answer_to_its_late_record_was_lost() {
-    let (store, script, _) = scene(OnFailure::Degrade).await;
+async fn a_restriction_that_is_recorded_late_gets_its_tasks_once_even_if_the_answer_is_lost() {
+    let (store, script, new) = scene(OnFailure::Degrade).await;
     store.record(&[denial()], &[], START).await.unwrap();
     script.loses_answer.store(true, Ordering::SeqCst);
     script.lose_first.store(true, Ordering::SeqCst);
     eventually(async || script.connects.load(Ordering::SeqCst) > 2).await;
     store.becomes_ready().await;
-    assert_eq!(store.late_restrictions(), [denial()]);
+    assert_eq!(tasks_in(&new).await, ["user user_1"]);
 }
 
 #[tokio::test]

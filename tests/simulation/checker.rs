@@ -171,6 +171,8 @@ pub(crate) struct Checker {
     /// When each run started.
     started: BTreeMap<usize, UnixMillis>,
     works: Vec<Work>,
+    /// Which runs store or have stored which tasks of the schedule.
+    storing: BTreeSet<(usize, usize)>,
     /// When Redis lost data.
     last_loss: Option<UnixMillis>,
     /// How many old masters go on.
@@ -433,8 +435,9 @@ impl Checker {
         self.works.push(Work { number, run, due, given_at, is_lost: false });
     }
 
-    pub(crate) fn keeper_of_work(&self, number: usize) -> Option<usize> {
-        self.works.iter().rfind(|work| work.number == number).map(|work| work.run)
+    /// A run is about to store a task of the schedule. Whether it is the first time.
+    pub(crate) fn stores(&mut self, run: usize, work: usize) -> bool {
+        self.storing.insert((run, work))
     }
 
     pub(crate) fn work_count(&self) -> usize {

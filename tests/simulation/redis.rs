@@ -12,9 +12,9 @@ use std::{
 use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
-        Claim, Commands, Connect, Connected, ConnectionLost, DenialSource, Health, LiveToken, LogEntry, LogPage,
-        LogPosition, QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog,
-        TokenHolder, Wait,
+        Claim, Commands, Connect, Connected, ConnectionLost, DenialSource, Health, LiveToken, LogPage, LogPosition,
+        QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog, TokenHolder,
+        Wait,
     },
     tenant::TenantName,
 };
@@ -64,7 +64,7 @@ pub(crate) struct Data {
     pub(crate) rows: BTreeMap<RowKey, Restriction>,
     /// The keys of `rows` in the order in which they came: a scan goes along it. Removed ones stay.
     scan: Vec<RowKey>,
-    pub(crate) log: VecDeque<(LogPosition, Option<LogEntry>)>,
+    pub(crate) log: VecDeque<(LogPosition, Option<Restriction>)>,
     last: LogPosition,
     live_tokens: BTreeMap<LiveToken, UnixMillis>,
     pub(crate) tasks: BTreeMap<String, QueuedTask>,
@@ -75,7 +75,7 @@ enum Write {
     Identify(u64),
     Row(Restriction),
     RemoveRow(RowKey),
-    Append(LogPosition, Option<LogEntry>),
+    Append(LogPosition, Option<Restriction>),
     LiveToken(LiveToken),
     Task(QueuedTask),
     RemoveTask(String),
@@ -171,7 +171,7 @@ impl Node {
         }
     }
 
-    fn append(&mut self, entry: Option<LogEntry>, now: UnixMillis) {
+    fn append(&mut self, entry: Option<Restriction>, now: UnixMillis) {
         let millis = u64::try_from(now.0).unwrap();
         let last = self.data.last;
         let position = if millis > last.millis {
@@ -520,10 +520,8 @@ impl ReadLog for Connection {
             lock(&self.world.faults).disturb(self.world.now(), self.world.now());
         }
         let mut checker = lock(&self.world.checker);
-        for (_, entry) in &page.entries {
-            if let Some(LogEntry::Recorded(restriction)) = entry {
-                checker.hears(self.run, restriction);
-            }
+        for restriction in page.entries.iter().filter_map(|(_, entry)| entry.as_ref()) {
+            checker.hears(self.run, restriction);
         }
         Ok(page)
     }
@@ -574,15 +572,11 @@ impl Commands for Connection {
         tasks: &[QueuedTask],
         by_clock: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
-        {
+        if restrictions.is_empty() {
             let mut checker = lock(&self.world.checker);
-            for queued in tasks {
-                checker.task_is_kept(self.run, &queued.task);
-            }
+            tasks.iter().for_each(|queued| checker.task_is_kept(self.run, &queued.task));
         }
-        // The service keeps copies in no order.
-        let mut described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
-        described.sort();
+        let described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
         self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
         let is_trimmed = self.is_trimmed();
         self.call(Access::Append, |node, now| {
@@ -593,19 +587,15 @@ impl Commands for Connection {
                 let known = node.data.rows.get(&row_key(restriction)).cloned();
                 if known.as_ref().is_none_or(|known| rank(known) < rank(restriction)) {
                     node.write(Write::Row(restriction.clone()), now);
-                    node.append(Some(LogEntry::Recorded(restriction.clone())), now);
+                    node.append(Some(restriction.clone()), now);
                     moments::is_recorded(&self.world, restriction);
                 }
                 before.push(known);
             }
             for queued in tasks.iter().filter(|_| is_any_new) {
-                let mut queued = queued.clone();
-                if let Some(known) = node.data.tasks.get(&queued.task.id) {
-                    let due = known.task.due.max(queued.task.due);
-                    let claimable = due.max(known.claimable.min(queued.claimable));
-                    queued = QueuedTask { task: StoredTask { due, ..known.task.clone() }, claimable };
+                if !node.data.tasks.contains_key(&queued.task.id) {
+                    node.write(Write::Task(queued.clone()), now);
                 }
-                node.write(Write::Task(queued), now);
             }
             if is_trimmed {
                 node.append(None, now);
@@ -681,12 +671,11 @@ impl Commands for Connection {
 
     async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
         self.world.trace(|| format!("replica {} completes task {id}, due {}", self.replica, due.0));
-        self.call(Access::Append, |node, now| {
+        self.call(Access::Write, |node, now| {
             if node.data.tasks.get(id).is_some_and(|queued| queued.task.due > due) {
                 return;
             }
             node.write(Write::RemoveTask(id.to_owned()), now);
-            node.append(Some(LogEntry::TaskDone { id: id.to_owned(), due }), now);
             lock(&self.world.checker).task_is_done(id);
             work::is_done(&self.world, id, due);
         })

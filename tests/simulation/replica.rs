@@ -179,10 +179,12 @@ pub(crate) fn start(world: &Arc<World>, number: usize) {
         })
     };
     let connect = Arc::new(SimulatedConnect { world: Arc::clone(world), run, replica: number });
-    let store = Store::shared(connect, replicas.on_failure, &replicas.limits, Arc::clone(&clock) as _, on_forget);
-    let store = Arc::new(store);
     let tenants = TENANTS.iter().zip(replicas.formats).map(|(name, format)| tenant(world, run, name, format));
     let tenants = Arc::new(Tenants::new(tenants.collect()));
+    let tasks_of = revocation::tasks_of_restriction(Arc::clone(&tenants), clock());
+    let (on_failure, limits) = (replicas.on_failure, &replicas.limits);
+    let store = Store::shared(connect, on_failure, limits, Arc::clone(&clock) as _, on_forget, tasks_of);
+    let store = Arc::new(store);
     let revocation = Arc::new(Revocation::new(Arc::clone(&store), tenants, clock()));
     let tasks = tokio::spawn(Arc::clone(&revocation).perform_tasks(clock));
     let jobs = Arc::new(Mutex::new(vec![tasks.abort_handle()]));

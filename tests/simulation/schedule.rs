@@ -14,7 +14,7 @@ use crate::{
     agreement, clerk, clients,
     faults::{self, Fault},
     operator,
-    replica::{self, REPLICAS},
+    replica::{self, REPLICAS, Run},
     work,
     world::{Tracing, World, lock},
 };
@@ -90,7 +90,7 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     world.sleep_until(end.after(RECOVERY + FIRST_REVOCATIONS)).await;
     let revoked = lock(&world.ably).revoked.clone();
     lock(&world.checker).check_first_revocations(&revoked, end, world.now());
-    while world.now() < end.after(RECOVERY + SETTLING) && !lock(&world.redis).master().data.tasks.is_empty() {
+    while world.now() < end.after(RECOVERY + SETTLING) && has_tasks(&world) {
         world.pause(5000).await;
     }
     world.pause(2000).await;
@@ -102,6 +102,13 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     // They own the world that owns them.
     (0..REPLICAS).for_each(|number| _ = lock(&world.replicas).crash(number));
     Report { happened, violations, trace: world.take_trace() }
+}
+
+/// Whether Redis or a replica has tasks.
+fn has_tasks(world: &World) -> bool {
+    let now = world.now();
+    let has_own = |run: &Run| run.store.stats(run.clock(now)).tasks.count > 0;
+    !lock(&world.redis).master().data.tasks.is_empty() || lock(&world.replicas).running().any(has_own)
 }
 
 /// Checks what must be true at the end.

@@ -9,20 +9,23 @@ use crate::{
 };
 
 pub(super) fn measure(bench: &Bench<'_>) -> Result<Values> {
-    let (few, few_bytes) = cost(bench, &once(bench.stand_ins.of_ten_users()?))?;
-    let (many, many_bytes) = cost(bench, &once(bench.stand_ins.unique()?))?;
+    let (few, few_bytes) = cost(bench, &[], &once(bench.stand_ins.of_ten_users()?))?;
+    let many_users = once(bench.stand_ins.unique()?);
+    let (many, many_bytes) = cost(bench, &[], &many_users)?;
+    let (_, revocable_bytes) = cost(bench, &[("ABLY_REVOCABLE_TOKENS", "true")], &many_users)?;
     Ok(vec![
         ("CPU for each request, 10 users", "us", few),
         ("CPU for each request, 100,000 users", "us", many),
         ("ratio", "", many / few),
         ("resident memory, 10 users", "MB", megabytes(few_bytes)),
         ("resident memory, 100,000 users", "MB", megabytes(many_bytes)),
+        ("resident memory, 100,000 users with live tokens", "MB", megabytes(revocable_bytes)),
     ])
 }
 
 /// The CPU time for each request, in microseconds, and the resident memory after that.
-fn cost(bench: &Bench<'_>, requests: &Requests) -> Result<(f64, u64)> {
-    let running = bench.start(&[], "")?;
+fn cost(bench: &Bench<'_>, changes: &[(&str, &str)], requests: &Requests) -> Result<(f64, u64)> {
+    let running = bench.start(changes, "")?;
     let mut load = Load::open(running.process.address(), CONNECTIONS, requests, Expected::TokenRequest)?;
     let cpu_us = cpu_us(&running.process, &mut load, End::AfterRequests(USERS))?;
     Ok((cpu_us, running.process.resident_bytes()?))

@@ -402,37 +402,6 @@ async fn a_request_during_an_outage_takes_effect_at_this_replica_and_is_refused(
 }
 
 #[tokio::test]
-async fn a_second_revocation_without_room_is_not_reported_as_stored() {
-    let ably = ably().await;
-    let limits = StoreLimits { tasks: 0, ..StoreLimits::default() };
-    let revocation = revocation_with(&limits, vec![tenant("default", TokenFormat::Jwt, Some(&ably))]);
-    let report = revocation.execute_json(json!({ "session": "sess_1" }), NOW).await;
-    assert_eq!((&report["targets"][0]["outcome"], &report["repeated_at"]), (&json!("accepted"), &Value::Null));
-    assert!(report["warnings"].to_string().contains("the store is full"), "{report}");
-    assert_eq!(report["complete"], false, "{report}");
-    assert_eq!(revocation.perform_at(&ably, later(150)).await, []);
-}
-
-#[tokio::test]
-async fn a_retry_without_room_is_reported_as_given_up() {
-    let ably = ably().await;
-    ably.set_revocation_outage(Some(Outage::Status(503)));
-    let outcome = async |tasks, fields| {
-        let limits = StoreLimits { tasks, ..StoreLimits::default() };
-        let revocation = revocation_with(&limits, vec![tenant("default", TokenFormat::Jwt, Some(&ably))]);
-        let report = revocation.execute_json(fields, NOW).await;
-        assert_eq!(report["complete"], false, "{report}");
-        let calls = revocation.perform_at(&ably, later(5)).await.len();
-        (report["targets"][0]["outcome"].as_str().unwrap().to_owned(), calls)
-    };
-    let briefly = json!({ "session": "sess_1", "for": "1s" });
-    assert_eq!(outcome(0, briefly.clone()).await, ("given_up".to_owned(), 0));
-    assert_eq!(outcome(1, briefly).await, ("unavailable".to_owned(), 1));
-    // There is no room for the second revocation.
-    assert_eq!(outcome(1, json!({ "session": "sess_1" })).await, ("given_up".to_owned(), 0));
-}
-
-#[tokio::test]
 async fn each_key_revokes_the_tokens_that_it_signed_and_a_client_id_is_revoked_by_all() {
     let ably = ably().await;
     let other = ApiKey::parse(&ably.add_key()).unwrap();

@@ -1,11 +1,8 @@
 //! The connection for commands.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, LazyLock},
-};
+use std::{collections::BTreeSet, sync::LazyLock};
 
-use ::redis::{Cmd, FromRedisValue, Script, ScriptInvocation, aio::MultiplexedConnection, cmd, pipe};
+use ::redis::{Cmd, FromRedisValue, Script, ScriptInvocation, aio::MultiplexedConnection, cmd};
 use async_trait::async_trait;
 use futures_util::future;
 
@@ -14,8 +11,8 @@ use super::{
         Claim, Commands, LiveToken, LogPosition, QueuedTask, Restriction, SharedState, StoreLimits, StoredTask,
         TaskBacklog, TokenHolder,
     },
-    encoding::{self, json, time_of},
-    keys::Keys,
+    encoding::{self, time_of, warn_of_foreign_data},
+    keys::{ACTIVE, CLAIMABLE, DATA_ID, DUE, ENDED, Keys, LOG, RESTRICTIONS, TASKS},
     live_tokens::{self, Indexed},
 };
 use crate::{
@@ -44,12 +41,20 @@ type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 /// Sends commands.
 pub(super) struct RedisCommands {
     pub(super) connection: MultiplexedConnection,
-    pub(super) keys: Arc<Keys>,
+    pub(super) keys: Keys,
 }
 
 impl RedisCommands {
     async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, ConnectionLost> {
         Ok(command.query_async(&mut self.connection.clone()).await?)
+    }
+
+    fn script<'a>(&self, script: &'a Script, keys: &[&str]) -> ScriptInvocation<'a> {
+        let mut script = script.prepare_invoke();
+        for key in keys {
+            script.key(self.keys.named(key));
+        }
+        script
     }
 
     async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, ConnectionLost> {
@@ -70,22 +75,15 @@ impl RedisCommands {
         Ok(users.into_iter().collect())
     }
 
-    /// The live tokens of users, as fields and values; of a session only, if its user is known.
-    async fn fields_of(
-        &self,
-        tenant: &TenantName,
-        users: &[String],
-        holder: &TokenHolder,
-    ) -> Result<Vec<Pairs>, ConnectionLost> {
-        if let TokenHolder::UserSession { user, session } = holder {
-            let key = self.keys.live_tokens(tenant, user);
-            return Ok(vec![self.scan("HSCAN", &key, &live_tokens::pattern_of(session)).await?]);
+    /// The live tokens of a user, as fields and values; of a session only, if the holder is one.
+    async fn fields_of(&self, tenant: &TenantName, user: &str, holder: &TokenHolder) -> Result<Pairs, ConnectionLost> {
+        let key = self.keys.live_tokens(tenant, user);
+        match holder {
+            TokenHolder::UserSession { session, .. } => {
+                self.scan("HSCAN", &key, &live_tokens::pattern_of(session)).await
+            }
+            _ => self.run(cmd("HGETALL").arg(key)).await,
         }
-        let mut pipeline = pipe();
-        for user in users {
-            pipeline.cmd("HGETALL").arg(self.keys.live_tokens(tenant, user));
-        }
-        Ok(pipeline.query_async(&mut self.connection.clone()).await?)
     }
 
     /// The members with their scores, or fields with their values, that match a pattern.
@@ -104,8 +102,7 @@ impl RedisCommands {
     }
 
     async fn remove_task(&self, id: &[u8], due: UnixMillis) -> Result<(), ConnectionLost> {
-        let mut script = COMPLETE.key(&self.keys.tasks);
-        script.key(&self.keys.claimable).key(&self.keys.due);
+        let mut script = self.script(&COMPLETE, &[TASKS, CLAIMABLE, DUE]);
         self.invoke(script.arg(id).arg(due.0)).await
     }
 }
@@ -113,8 +110,7 @@ impl RedisCommands {
 #[async_trait]
 impl Commands for RedisCommands {
     async fn state(&self) -> Result<SharedState, ConnectionLost> {
-        let mut script = STATE.key(&self.keys.data_id);
-        script.key(&self.keys.log).key(&self.keys.tasks).key(&self.keys.due);
+        let mut script = self.script(&STATE, &[DATA_ID, LOG, TASKS, DUE]);
         let (data_id, last, count, oldest_due): (String, LogPosition, usize, Option<f64>) =
             self.invoke(script.arg(format!("{:032x}", rand::random::<u128>()))).await?;
         Ok(SharedState { data_id, last, backlog: TaskBacklog { count, oldest_due: oldest_due.map(time_of) } })
@@ -122,7 +118,7 @@ impl Commands for RedisCommands {
 
     async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
         let (next, rows): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
-            self.run(cmd("HSCAN").arg(&self.keys.restrictions).arg(cursor).arg("COUNT").arg(SCAN_COUNT)).await?;
+            self.run(cmd("HSCAN").arg(self.keys.named(RESTRICTIONS)).arg(cursor).arg("COUNT").arg(SCAN_COUNT)).await?;
         Ok((next, rows.iter().filter_map(|(_, row)| encoding::restriction_of(row)).collect()))
     }
 
@@ -132,16 +128,14 @@ impl Commands for RedisCommands {
         tasks: &[QueuedTask],
         now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
-        let mut script = RECORD.key(&self.keys.restrictions);
-        script.key(&self.keys.active).key(&self.keys.ended).key(&self.keys.log);
-        script.key(&self.keys.tasks).key(&self.keys.claimable).key(&self.keys.due);
+        let mut script = self.script(&RECORD, &[RESTRICTIONS, ACTIVE, ENDED, LOG, TASKS, CLAIMABLE, DUE]);
         script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR)).arg(MAX_ENDED).arg(encoding::LOG_LENGTH);
         script.arg(restrictions.len());
         for restriction in restrictions {
             script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
         }
         for QueuedTask { task, claimable } in tasks {
-            script.arg(&task.id).arg(json(task)).arg(claimable.0).arg(task.due.0);
+            script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0);
         }
         let before: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
         Ok(before.iter().map(|row| encoding::restriction_of(row.as_ref()?)).collect())
@@ -173,7 +167,8 @@ impl Commands for RedisCommands {
     ) -> Result<Vec<LiveToken>, ConnectionLost> {
         let mut found = Vec::new();
         for users in self.users_of(tenant, holder).await?.chunks(USERS_AT_ONCE) {
-            for (user, hash) in users.iter().zip(self.fields_of(tenant, users, holder).await?) {
+            let hashes = users.iter().map(|user| self.fields_of(tenant, user, holder));
+            for (user, hash) in users.iter().zip(future::try_join_all(hashes).await?) {
                 let fields = hash.iter();
                 let live = fields.filter_map(|(field, value)| live_tokens::live_token_of(tenant, user, field, value));
                 found.extend(live.filter(|live_token| live_token.until > now && live_token.is_of(holder)));
@@ -183,8 +178,7 @@ impl Commands for RedisCommands {
     }
 
     async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
-        let mut script = CLAIM.key(&self.keys.tasks);
-        script.key(&self.keys.claimable).key(&self.keys.due);
+        let mut script = self.script(&CLAIM, &[TASKS, CLAIMABLE, DUE]);
         script.arg(now.0).arg(now.after(StoredTask::LEASE).0);
         match claim {
             Claim::Due(max) => script.arg(max),
@@ -192,15 +186,14 @@ impl Commands for RedisCommands {
         };
         let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
         let mut tasks = Vec::with_capacity(claimed.len());
-        for (id, task, due) in claimed {
-            let due = time_of(due);
-            match (str::from_utf8(&id), serde_json::from_slice::<StoredTask>(&task)) {
-                (Ok(id), Ok(task)) => tasks.push(StoredTask { id: id.to_owned(), due, ..task }),
-                _ if due.after(StoredTask::UNREAD_FOR) < now => {
-                    tracing::error!("removing a task from Redis that no replica could read for a day");
-                    self.remove_task(&id, due).await?;
+        for (id, payload, due) in claimed {
+            let (payload, due) = (String::from_utf8_lossy(&payload).into_owned(), time_of(due));
+            match String::from_utf8(id) {
+                Ok(id) => tasks.push(StoredTask { id, due, payload }),
+                Err(foreign) => {
+                    warn_of_foreign_data();
+                    self.remove_task(foreign.as_bytes(), due).await?;
                 }
-                _ => tracing::warn!("cannot read a task in Redis; leaving it to a replica that can"),
             }
         }
         Ok(tasks)
@@ -212,8 +205,7 @@ impl Commands for RedisCommands {
 
     async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
         let QueuedTask { task, claimable } = left;
-        let mut script = PUT_BACK.key(&self.keys.tasks);
-        script.key(&self.keys.claimable).key(&self.keys.due);
-        self.invoke(script.arg(&task.id).arg(json(task)).arg(claimable.0).arg(task.due.0)).await
+        let mut script = self.script(&PUT_BACK, &[TASKS, CLAIMABLE, DUE]);
+        self.invoke(script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0)).await
     }
 }

@@ -1,16 +1,13 @@
 //! Connects the store to Redis or Valkey.
 
-use std::{
-    sync::{Arc, Once},
-    time::Duration,
-};
+use std::{sync::Once, time::Duration};
 
 use async_trait::async_trait;
 
 use super::{
     super::{Commands as _, Connect, Connected, ReadLog as _, Wait},
     commands::RedisCommands,
-    keys::{Keys, RedisKeyPrefix},
+    keys::{Keys, LOG, PROBE, RedisKeyPrefix},
     reader::LogReader,
 };
 use crate::redis::{ConnectionLost, Deployment, InvalidRedisAddress, Master, RedisAddress, RedisFindings};
@@ -24,7 +21,7 @@ const READ_TIMEOUT: Duration = LogReader::WAIT.saturating_add(Duration::from_sec
 #[debug("RedisConnector({})", deployment.address)]
 pub struct RedisConnector {
     deployment: Deployment,
-    keys: Arc<Keys>,
+    keys: Keys,
     eviction_warning: Once,
 }
 
@@ -66,14 +63,14 @@ impl RedisConnector {
     /// # Errors
     /// When the client cannot be set up.
     pub fn new(address: &RedisAddress, prefix: &RedisKeyPrefix) -> Result<Self, InvalidRedisAddress> {
-        let keys = Arc::new(Keys::new(prefix));
-        Ok(Self { deployment: Deployment::new(address, keys.probe.clone())?, keys, eviction_warning: Once::new() })
+        let keys = Keys::new(prefix);
+        Ok(Self { deployment: Deployment::new(address, keys.named(PROBE))?, keys, eviction_warning: Once::new() })
     }
 
     /// Connects as a store does, and looks around. Fails if the store could not connect.
     pub async fn probe(&self) -> Result<RedisFindings, ConnectionLost> {
         let master = self.deployment.master().await?;
-        let needed = NEEDED.map(|command| command.replace("KEY", &self.keys.probe));
+        let needed = NEEDED.map(|command| command.replace("KEY", &self.keys.named(PROBE)));
         let findings = RedisFindings::of(&master, &needed).await?;
         if findings.refused.is_empty() {
             self.connect_to(master).await?;
@@ -83,10 +80,9 @@ impl RedisConnector {
 
     async fn connect_to(&self, master: Master) -> Result<Connected, ConnectionLost> {
         let Master { node, connection, loss, .. } = master;
-        let keys = || Arc::clone(&self.keys);
         let reading = self.deployment.open(&node, READ_TIMEOUT).await?;
-        let mut log = LogReader { connection: reading, keys: keys(), loss };
-        let commands = RedisCommands { connection, keys: keys() };
+        let mut log = LogReader { connection: reading, log: self.keys.named(LOG), loss };
+        let commands = RedisCommands { connection, keys: self.keys.clone() };
         let state = commands.state().await?;
         log.read(state.last, Wait::No).await?;
         Ok(Connected { commands: Box::new(commands), log: Box::new(log) })

@@ -18,47 +18,40 @@ impl RedisKeyPrefix {
     }
 }
 
+/// Identifies the data: after a loss it is another.
+pub(super) const DATA_ID: &str = "data_id";
+/// The rows of the restrictions, ended ones included, by ID.
+pub(super) const RESTRICTIONS: &str = "restrictions";
+/// The IDs of the active restrictions, by their end.
+pub(super) const ACTIVE: &str = "active";
+/// The IDs of the ended restrictions, by when they are forgotten.
+pub(super) const ENDED: &str = "ended";
+/// The stream that replicas follow.
+pub(super) const LOG: &str = "log";
+/// The payloads of the tasks, by ID.
+pub(super) const TASKS: &str = "tasks";
+/// The IDs of the tasks, by the time from which they can be claimed.
+pub(super) const CLAIMABLE: &str = "claimable";
+/// The IDs of the tasks, by first due time.
+pub(super) const DUE: &str = "due";
+/// No key has this name for long: it is for finding out what Redis accepts.
+pub(super) const PROBE: &str = "probe";
+
 /// The names of keys. All have the same hash tag, so that a script may use several keys in a cluster. The tag is the
 /// version of this format.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: String,
-    /// Identifies the data: after a loss it is another.
-    pub(super) data_id: String,
-    /// The rows of the restrictions, ended ones included, by ID.
-    pub(super) restrictions: String,
-    /// The IDs of the active restrictions, by their end.
-    pub(super) active: String,
-    /// The IDs of the ended restrictions, by when they are forgotten.
-    pub(super) ended: String,
-    /// The stream that replicas follow.
-    pub(super) log: String,
-    /// The tasks, by ID.
-    pub(super) tasks: String,
-    /// The IDs of the tasks, by the time from which they can be claimed.
-    pub(super) claimable: String,
-    /// The IDs of the tasks, by first due time.
-    pub(super) due: String,
-    /// No key has this name for long: it is for finding out what Redis accepts.
-    pub(super) probe: String,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &RedisKeyPrefix) -> Self {
-        let prefix = format!("{prefix}{{v3}}:");
-        let named = |name: &str| format!("{prefix}{name}");
-        Self {
-            data_id: named("data_id"),
-            restrictions: named("restrictions"),
-            active: named("active"),
-            ended: named("ended"),
-            log: named("log"),
-            tasks: named("tasks"),
-            claimable: named("claimable"),
-            due: named("due"),
-            probe: named("probe"),
-            prefix,
-        }
+        Self { prefix: format!("{prefix}{{v3}}:") }
+    }
+
+    /// A key that there is once.
+    pub(super) fn named(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// The live tokens of a user.

@@ -1,6 +1,6 @@
 //! The connection that reads the log.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use ::redis::{FromRedisValue, ParsingError, Value, aio::MultiplexedConnection, pipe};
 use async_trait::async_trait;
@@ -9,14 +9,14 @@ use futures_util::future::BoxFuture;
 use super::{
     super::{LogPage, LogPosition, ReadLog, Wait},
     encoding,
-    keys::Keys,
 };
 use crate::{clock, redis::ConnectionLost};
 
 /// Reads the log.
 pub(super) struct LogReader {
     pub(super) connection: MultiplexedConnection,
-    pub(super) keys: Arc<Keys>,
+    /// The key of the log.
+    pub(super) log: String,
     /// Ends when the server is not the master any more, although it answers.
     pub(super) loss: BoxFuture<'static, ConnectionLost>,
 }
@@ -34,7 +34,7 @@ type Entries = Vec<(LogPosition, Vec<Vec<u8>>)>;
 #[async_trait]
 impl ReadLog for LogReader {
     async fn read(&mut self, after: LogPosition, wait: Wait) -> Result<LogPage, ConnectionLost> {
-        let log = &self.keys.log;
+        let log = &self.log;
         let mut pipeline = pipe();
         let read = pipeline.cmd("XREAD").arg("COUNT").arg(Self::PAGE);
         if wait == Wait::ForEntries {
@@ -60,6 +60,6 @@ impl ReadLog for LogReader {
 
 impl FromRedisValue for LogPosition {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        String::from_redis_value(value)?.parse().map_err(|_| "not a position in a stream".into())
+        Self::parse(&String::from_redis_value(value)?).ok_or_else(|| "not a position in a stream".into())
     }
 }

@@ -1,7 +1,7 @@
 -- Claims due tasks, or a certain one, and hides them from other replicas.
 -- KEYS: the tasks, from when they can be claimed, their first due times.
 -- ARGV: now, the end of the lease, the maximum number of tasks; or an ID after them.
--- Returns for each task its ID, the task, and its first due time.
+-- Returns for each task its ID, its payload, and its first due time.
 local ids = ARGV[4] and {ARGV[4]} or redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
 local claimed = {}
 for _, id in ipairs(ids) do
