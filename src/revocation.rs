@@ -25,7 +25,7 @@ use crate::{
     ably::{ClientId, RevokeOutcome, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
-    store::{Claim, Coverage, RecordOutcome, Restriction, Store, StoreError, Subject, TasksOf},
+    store::{Claim, RecordOutcome, Restriction, Store, StoreError, Subject, TasksOf},
     tenant::{Tenant, TenantName, Tenants},
 };
 
@@ -91,13 +91,12 @@ impl Revocation {
         }
         for task in tasks {
             let [first, again] = task.claimed(now);
-            let is_late = task.at > event.at;
-            if is_late {
+            if task.at > event.at {
                 // The newer event has not ended the tokens with the client ID of this one.
                 let recorded = self.store.record(&[], &[first.clone(), again], now).await;
                 result = result.and(recorded.map(|_| ()).map_err(Incomplete::from));
             }
-            let to_perform = if is_new || is_late {
+            let to_perform = if is_new {
                 vec![first.task]
             } else {
                 // What an earlier delivery has performed is gone.
@@ -127,7 +126,7 @@ impl Revocation {
 
     /// An error if Clerk has to deliver the event again.
     fn require_revoked(&self, performed: &Performed) -> Result<(), Incomplete> {
-        require_all_replicas(performed.live.coverage)?;
+        performed.live.of_others?;
         let is_unavailable = |(_, outcome): &(_, _)| matches!(outcome, RevokeOutcome::Unavailable { .. });
         // With a shared store, any replica can go on with the task.
         if !self.store.is_shared() && performed.outcomes.iter().any(is_unavailable) {
@@ -147,14 +146,6 @@ pub fn tasks_of_restriction(tenants: Arc<Tenants>, started_at: UnixMillis) -> Ta
         let name = format!("late/{}/{}", started_at.0, now.0);
         task.map(|task| task.queued(&name, now)).into_iter().flatten().collect()
     })
-}
-
-/// An error if other replicas may have issued tokens that this one does not know.
-fn require_all_replicas(coverage: Coverage) -> Result<(), StoreError> {
-    match coverage {
-        Coverage::AllReplicas => Ok(()),
-        Coverage::ThisReplica => Err(StoreError::Unavailable),
-    }
 }
 
 /// How long a denial lasts if session tokens live for at most `longest_life`, and clocks differ by `skew_ms`.

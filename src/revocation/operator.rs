@@ -10,7 +10,7 @@ pub use report::{
 };
 pub use request::{Action, InvalidRevocationRequest, RequestedTarget, RevocationRequest, RevocationRequestBody};
 
-use super::{Performed, Revocation, Task, require_all_replicas, scope::SignedTarget};
+use super::{Performed, Revocation, Task, scope::SignedTarget};
 use crate::{
     ably::ReauthMargin,
     clock::UnixMillis,
@@ -58,8 +58,9 @@ impl Revocation {
             Action::Deny(_) => 2,
             Action::Lift => 0,
         };
-        let tasks: Vec<_> = task.claimed(now).into_iter().take(revocations).collect();
+        let mut tasks = Vec::new();
         if !request.dry_run {
+            tasks.extend(task.claimed(now).into_iter().take(revocations));
             let recorded = self.store.record(&restrictions, &tasks, now).await;
             for (denial, recorded) in report.denials.iter_mut().zip(recorded.iter().flatten()) {
                 if *recorded == RecordOutcome::Outdated {
@@ -72,14 +73,14 @@ impl Revocation {
             report.warn_of([(report.denials.is_empty(), report::NOBODY_TO_LIFT)]);
         } else if !report.is_superseded() {
             let live;
-            (report.targets, live) = self.report_targets(request, tenant, &task, &tasks, now).await;
-            result = result.and(require_all_replicas(live.coverage));
+            (report.targets, live) = self.report_targets(request, tenant, &task, tasks.first(), now).await;
+            result = result.and(live.of_others);
             report.live_tokens = Some(match (tenant.is_revocable(), live.live_tokens.is_empty()) {
                 (false, _) => LiveTokenKnowledge::NotNoted,
                 (true, true) => LiveTokenKnowledge::NoneKnown,
                 (true, false) => LiveTokenKnowledge::Known,
             });
-            report.repeated_at = tasks.get(1).map(|again| again.claimable).filter(|_| !request.dry_run);
+            report.repeated_at = tasks.get(1).map(|again| again.claimable);
             report.reminder = Some(request.target.reminder().to_owned());
             let lacks_key = |target: &TargetReport| tenant.revocation_queue(&target.key_name).is_none();
             report.warn_of([
@@ -115,7 +116,7 @@ impl Revocation {
                 let holder = TokenHolder::ClientId(client_id.as_str().to_owned());
                 let found = self.store.live_tokens(&tenant.name, &holder, now).await;
                 let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
-                (users.into_iter().map(Subject::User).collect(), require_all_replicas(found.coverage))
+                (users.into_iter().map(Subject::User).collect(), found.of_others)
             }
         }
     }
@@ -133,13 +134,13 @@ impl Revocation {
         DenialReport { subject: subject.clone(), outcome }
     }
 
-    /// Performs the first task, if it is stored. Reports the targets, and returns the live tokens that were found.
+    /// Reports what the first task revokes, or else what a task would revoke. Returns also the live tokens that were found.
     async fn report_targets(
         &self,
         request: &RevocationRequest,
         tenant: &Tenant,
         task: &Task,
-        tasks: &[QueuedTask],
+        first: Option<&QueuedTask>,
         now: UnixMillis,
     ) -> (Vec<TargetReport>, LiveTokens) {
         let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
@@ -149,7 +150,7 @@ impl Revocation {
             allow_reauth_margin,
             outcome,
         };
-        if let Some(first) = tasks.first().filter(|_| !request.dry_run) {
+        if let Some(first) = first {
             let Performed { outcomes, live, .. } = self.perform(first.task.clone(), now).await;
             let reports = outcomes.into_iter().map(|(target, outcome)| report(target, Some(outcome.into())));
             return (reports.collect(), live);

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     ably::{ReauthMargin, RestClient, RevokeOutcome, Target, retry_of_target},
     clock::{Clock, UnixMillis},
-    store::{Claim, Coverage, DenialSource, LiveTokens, QueuedTask, StoredTask, Subject},
+    store::{Claim, DenialSource, LiveTokens, QueuedTask, StoredTask, Subject},
     tenant::Tenant,
 };
 
@@ -80,9 +80,10 @@ impl Revocation {
             tracing::info!(tenant = %task.tenant, "revocation task skipped: the tokens have expired, or the denial was lifted");
             return Performed::NOTHING;
         }
+        let soon = retry_of_target(first_due, now);
         let Some(tenant) = self.tenants.named(&task.tenant).filter(|tenant| tenant.is_revocable()) else {
             tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
-            return Performed { retry_at: Some(retry_of_target(first_due, now)), ..Performed::NOTHING };
+            return Performed { retry_at: Some(soon), ..Performed::NOTHING };
         };
         let (mut targets, live) = match &task.unrevoked {
             Some(unrevoked) => (unrevoked.clone(), LiveTokens::NONE),
@@ -93,18 +94,15 @@ impl Revocation {
         let retries = outcomes.iter().filter_map(|(_, outcome)| match outcome {
             RevokeOutcome::Accepted { .. } => None,
             RevokeOutcome::Refused { .. } => Some(now.after(Self::REFUSED_RETRY)),
-            RevokeOutcome::Unavailable { retry_at } => {
-                Some(retry_at.unwrap_or_else(|| retry_of_target(first_due, now)))
-            }
+            RevokeOutcome::Unavailable { retry_at } => Some(retry_at.unwrap_or(soon)),
         });
         let mut retry_at = retries.min();
-        match live.coverage {
-            Coverage::AllReplicas => {
-                let unrevoked = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
-                task.unrevoked = Some(unrevoked.map(|(target, _)| target.clone()).collect());
-            }
+        if live.of_others.is_ok() {
+            let unrevoked = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
+            task.unrevoked = Some(unrevoked.map(|(target, _)| target.clone()).collect());
+        } else {
             // The known tokens are revoked, so looking for those of other replicas can wait.
-            Coverage::ThisReplica => retry_at = retry_at.or(Some(now.after(Self::REPEAT_AFTER))),
+            retry_at = retry_at.or(Some(now.after(Self::REPEAT_AFTER)));
         }
         Performed { outcomes, live, retry_at }
     }

@@ -45,16 +45,16 @@ impl RevocationScope {
     /// What the live tokens are looked up by: if possible by their user, which costs least. `session_user` is the user of a
     /// session, if known.
     pub(super) fn holder(&self, session_user: Option<&str>) -> TokenHolder {
-        match self {
-            Self::Of(Subject::Session(session)) => match session_user {
-                Some(user) => TokenHolder::UserSession { user: user.to_owned(), session: session.clone() },
-                None => TokenHolder::Session(session.clone()),
-            },
-            Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. } => {
+        match (self, session_user) {
+            (Self::Of(Subject::Session(session)), Some(user)) => {
+                TokenHolder::UserSession { user: user.to_owned(), session: session.clone() }
+            }
+            (Self::Of(Subject::Session(session)), None) => TokenHolder::Session(session.clone()),
+            (Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. }, _) => {
                 TokenHolder::User(user.clone())
             }
-            Self::Of(Subject::Organization(organization)) => TokenHolder::Organization(organization.clone()),
-            Self::ClientId(client_id) => TokenHolder::ClientId(client_id.as_str().to_owned()),
+            (Self::Of(Subject::Organization(organization)), _) => TokenHolder::Organization(organization.clone()),
+            (Self::ClientId(client_id), _) => TokenHolder::ClientId(client_id.as_str().to_owned()),
         }
     }
 
@@ -119,29 +119,26 @@ impl SignedTarget {
 
 /// The restrictions that follow from an event.
 pub(super) fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restriction> {
-    let denied = RestrictionKind::Denied(DenialSource::Clerk);
+    let user = |id: &str| Subject::User(id.to_owned());
+    let denied = vec![RestrictionKind::Denied(DenialSource::Clerk)];
+    let marked = vec![RestrictionKind::NotBefore];
     let (subject, kinds) = match &event.change {
-        Change::SessionEnded { session_id, .. } => (Subject::Session(session_id.clone()), vec![denied]),
-        Change::UserDeleted { user_id } => (Subject::User(user_id.clone()), vec![RestrictionKind::Deleted]),
-        Change::UserUpdated(user) if user.banned || user.deprovisioned => {
-            (Subject::User(user.id.clone()), vec![denied])
-        }
-        Change::UserUpdated(user) => {
+        Change::SessionEnded { session_id, .. } => (Subject::Session(session_id.clone()), denied),
+        Change::UserDeleted { user_id } => (user(user_id), vec![RestrictionKind::Deleted]),
+        Change::UserUpdated(updated) if updated.banned || updated.deprovisioned => (user(&updated.id), denied),
+        Change::UserUpdated(updated) => {
             let template = tenant.identity.template();
             let client_id = template.needs_only_username().then(|| {
-                let client_id = template.of_user(&user.id, user.username.as_deref());
+                let client_id = template.of_user(&updated.id, updated.username.as_deref());
                 RestrictionKind::ClientId(client_id.as_deref().map(ClientIdDigest::of))
             });
             let lifted = RestrictionKind::Lifted(DenialSource::Clerk);
-            (Subject::User(user.id.clone()), iter::once(lifted).chain(client_id).collect())
+            (user(&updated.id), iter::once(lifted).chain(client_id).collect())
         }
         Change::MembershipChanged { user_id, organization_id } => {
-            let (user, organization) = (user_id.clone(), organization_id.clone());
-            (Subject::Member { user, organization }, vec![RestrictionKind::NotBefore])
+            (Subject::Member { user: user_id.clone(), organization: organization_id.clone() }, marked)
         }
-        Change::OrganizationDeleted { organization_id } => {
-            (Subject::Organization(organization_id.clone()), vec![RestrictionKind::NotBefore])
-        }
+        Change::OrganizationDeleted { organization_id } => (Subject::Organization(organization_id.clone()), marked),
     };
     let of = |kind| {
         let (tenant, until) = (tenant.name.clone(), now.after(tenant.denial));

@@ -112,15 +112,9 @@ impl RevocationRequest {
         let body: RevocationRequestBody = serde_json::from_slice(object).map_err(|_| Invalid::Malformed)?;
         let tenant = body.tenant.map(TenantName::try_from).transpose().map_err(|_| Invalid::NoSuchTenant)?;
         let target = match (body.session, body.user, body.client_id) {
-            (Some(id), None, None) if !id.is_empty() => {
-                clerk_id("sess_", id).map(RequestedTarget::Session).ok_or(Invalid::NotASession)?
-            }
-            (None, Some(id), None) if !id.is_empty() => {
-                clerk_id("user_", id).map(RequestedTarget::User).ok_or(Invalid::NotAUser)?
-            }
-            (None, None, Some(id)) if !id.is_empty() => {
-                ClientId::parse(id).map(RequestedTarget::ClientId).map_err(|_| Invalid::NotAClientId)?
-            }
+            (Some(id), None, None) => RequestedTarget::Session(clerk_id("sess_", id).ok_or(Invalid::NotASession)?),
+            (None, Some(id), None) => RequestedTarget::User(clerk_id("user_", id).ok_or(Invalid::NotAUser)?),
+            (None, None, Some(id)) => RequestedTarget::ClientId(ClientId::parse(id).or(Err(Invalid::NotAClientId))?),
             _ => return Err(Invalid::NotOneSubject),
         };
         let action = match (body.lift, body.duration) {
