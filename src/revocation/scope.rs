@@ -1,7 +1,7 @@
 //! What an event restricts, and whose tokens a restriction ends. Pure, so that a test covers each row of the table in
 //! `docs/revocation.md`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, iter};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,16 +45,16 @@ impl RevocationScope {
     /// What the live tokens are looked up by: if possible by their user, which costs least. `session_user` is the user of a
     /// session, if known.
     pub(super) fn holder(&self, session_user: Option<&str>) -> TokenHolder {
-        match self {
-            Self::Of(Subject::Session(session)) => match session_user {
-                Some(user) => TokenHolder::UserSession { user: user.to_owned(), session: session.clone() },
-                None => TokenHolder::Session(session.clone()),
-            },
-            Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. } => {
+        match (self, session_user) {
+            (Self::Of(Subject::Session(session)), Some(user)) => {
+                TokenHolder::UserSession { user: user.to_owned(), session: session.clone() }
+            }
+            (Self::Of(Subject::Session(session)), None) => TokenHolder::Session(session.clone()),
+            (Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. }, _) => {
                 TokenHolder::User(user.clone())
             }
-            Self::Of(Subject::Organization(organization)) => TokenHolder::Organization(organization.clone()),
-            Self::ClientId(client_id) => TokenHolder::ClientId(client_id.as_str().to_owned()),
+            (Self::Of(Subject::Organization(organization)), _) => TokenHolder::Organization(organization.clone()),
+            (Self::ClientId(client_id), _) => TokenHolder::ClientId(client_id.as_str().to_owned()),
         }
     }
 
@@ -64,49 +64,40 @@ impl RevocationScope {
         match self {
             Self::Of(Subject::User(_)) | Self::ClientId(_) => ReauthMargin::None,
             Self::Of(Subject::Session(_)) if format == TokenFormat::Jwt => ReauthMargin::None,
-            Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_))
-            | Self::FormerClientIds { .. } => ReauthMargin::Reauthentication,
+            Self::Of(_) | Self::FormerClientIds { .. } => ReauthMargin::Reauthentication,
         }
     }
 
-    /// The targets of a revocation at Ably. A session's JWTs are revoked by the session, all other tokens by client ID.
-    /// `format` is the current one: live tokens may be older than a change of it. `keys` may have signed tokens that are not known.
+    /// The targets of a revocation at Ably. A session's JWTs are revoked by the session, all other tokens by client ID. Live
+    /// tokens may be older than a change of the tenant's format.
     ///
     /// Skips IDs that no token can have: someone else wrote them to the store.
-    pub(super) fn targets(
-        &self,
-        format: TokenFormat,
-        live_tokens: &[LiveToken],
-        keys: &BTreeSet<&KeyName>,
-    ) -> BTreeSet<SignedTarget> {
+    pub(super) fn targets(&self, tenant: &Tenant, live_tokens: &[LiveToken]) -> BTreeSet<SignedTarget> {
         let by_session = |id: &str| RevocationKey::parse(id).ok().map(Target::RevocationKey);
-        let unknown = match self {
-            Self::Of(Subject::Session(session)) if format == TokenFormat::Jwt => by_session(session),
+        let by_client_id = |id: &str| ClientId::parse(id).ok().map(Target::ClientId);
+        let even_if_unknown = match self {
+            Self::Of(Subject::Session(session)) if tenant.format() == TokenFormat::Jwt => by_session(session),
             Self::ClientId(client_id) => Some(Target::ClientId(client_id.clone())),
             _ => None,
         };
-        let mut targets = SignedTarget::by_all(keys, unknown.as_ref());
-        let has_sessions =
+        let is_of_sessions =
             matches!(self, Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_)));
-        for live_token in live_tokens.iter().filter(|live_token| self.includes(live_token)) {
-            let target = if has_sessions && live_token.format == TokenFormat::Jwt {
-                by_session(&live_token.session)
-            } else {
-                ClientId::parse(live_token.client_id.as_str()).ok().map(Target::ClientId)
-            };
-            targets.extend(target.map(|target| SignedTarget { key: live_token.key.clone(), target }));
-        }
-        targets
+        let of_live_tokens =
+            live_tokens.iter().filter(|live_token| self.includes(live_token)).filter_map(|live_token| {
+                let LiveToken { session, client_id, format, key, .. } = live_token;
+                let is_jwt = *format == TokenFormat::Jwt;
+                let target = if is_of_sessions && is_jwt { by_session(session) } else { by_client_id(client_id) };
+                Some(SignedTarget { key: key.clone(), target: target? })
+            });
+        SignedTarget::by_all_keys(tenant, even_if_unknown.as_ref()).into_iter().chain(of_live_tokens).collect()
     }
 
     /// Whether a live token of this scope's holder is in the scope.
     fn includes(&self, live_token: &LiveToken) -> bool {
         match self {
-            Self::Of(Subject::User(_) | Subject::Organization(_)) => true,
-            Self::Of(Subject::Session(session)) => live_token.session == *session,
             Self::Of(Subject::Member { organization, .. }) => live_token.organization.as_ref() == Some(organization),
             Self::FormerClientIds { client_id, .. } => *client_id != Some(ClientIdDigest::of(&live_token.client_id)),
-            Self::ClientId(client_id) => live_token.client_id == client_id.as_str(),
+            Self::Of(_) | Self::ClientId(_) => true,
         }
     }
 }
@@ -119,53 +110,47 @@ pub(super) struct SignedTarget {
 }
 
 impl SignedTarget {
-    pub(super) fn by_all(keys: &BTreeSet<&KeyName>, target: Option<&Target>) -> BTreeSet<Self> {
-        let of =
-            |target: &Target| keys.iter().map(|key| Self { key: (*key).clone(), target: target.clone() }).collect();
-        target.map(of).unwrap_or_default()
+    /// Any key may have signed tokens that are not known.
+    pub(super) fn by_all_keys(tenant: &Tenant, target: Option<&Target>) -> BTreeSet<Self> {
+        let keys = tenant.key_names().into_iter();
+        keys.filter_map(|key| Some(Self { key: key.clone(), target: target?.clone() })).collect()
     }
 }
 
 /// The restrictions that follow from an event.
 pub(super) fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restriction> {
-    let restriction = |subject, kind| tenant.restriction(subject, kind, event.at, now);
-    let user = |id: &String| Subject::User(id.clone());
-    match &event.change {
-        Change::SessionEnded { session_id, .. } => {
-            vec![restriction(Subject::Session(session_id.clone()), RestrictionKind::Denied(DenialSource::Clerk))]
-        }
-        Change::UserDeleted { user_id } => vec![restriction(user(user_id), RestrictionKind::Deleted)],
-        Change::UserUpdated(updated) if updated.banned || updated.deprovisioned => {
-            vec![restriction(user(&updated.id), RestrictionKind::Denied(DenialSource::Clerk))]
-        }
+    let user = |id: &str| Subject::User(id.to_owned());
+    let denied = vec![RestrictionKind::Denied(DenialSource::Clerk)];
+    let marked = vec![RestrictionKind::NotBefore];
+    let (subject, kinds) = match &event.change {
+        Change::SessionEnded { session_id, .. } => (Subject::Session(session_id.clone()), denied),
+        Change::UserDeleted { user_id } => (user(user_id), vec![RestrictionKind::Deleted]),
+        Change::UserUpdated(updated) if updated.banned || updated.deprovisioned => (user(&updated.id), denied),
         Change::UserUpdated(updated) => {
             let template = tenant.identity.template();
-            let lifted = restriction(user(&updated.id), RestrictionKind::Lifted(DenialSource::Clerk));
             let client_id = template.needs_only_username().then(|| {
                 let client_id = template.of_user(&updated.id, updated.username.as_deref());
-                let digest = client_id.as_deref().map(ClientIdDigest::of);
-                restriction(user(&updated.id), RestrictionKind::ClientId(digest))
+                RestrictionKind::ClientId(client_id.as_deref().map(ClientIdDigest::of))
             });
-            [lifted].into_iter().chain(client_id).collect()
+            let lifted = RestrictionKind::Lifted(DenialSource::Clerk);
+            (user(&updated.id), iter::once(lifted).chain(client_id).collect())
         }
         Change::MembershipChanged { user_id, organization_id } => {
-            let (user, organization) = (user_id.clone(), organization_id.clone());
-            vec![restriction(Subject::Member { user, organization }, RestrictionKind::NotBefore)]
+            (Subject::Member { user: user_id.clone(), organization: organization_id.clone() }, marked)
         }
-        Change::OrganizationDeleted { organization_id } => {
-            vec![restriction(Subject::Organization(organization_id.clone()), RestrictionKind::NotBefore)]
-        }
-    }
+        Change::OrganizationDeleted { organization_id } => (Subject::Organization(organization_id.clone()), marked),
+    };
+    let of = |kind| {
+        let (tenant, until) = (tenant.name.clone(), now.after(tenant.denial));
+        Restriction { tenant, subject: subject.clone(), kind, at: event.at, until }
+    };
+    kinds.into_iter().map(of).collect()
 }
 
-/// The tokens that a restriction of an event ends, and the timestamp of the event that ends them. `known` is the user's
-/// client ID by earlier deliveries.
+/// The restriction that ends tokens after an event has made this one. `known` is the user's client ID by earlier deliveries.
 ///
 /// A client ID that is known ends nothing: the event that first gave it has ended the tokens with others.
-pub(super) fn ended_by(
-    restriction: &Restriction,
-    known: Option<CurrentClientId>,
-) -> Option<(RevocationScope, UnixMillis)> {
+pub(super) fn ending(restriction: &Restriction, known: Option<CurrentClientId>) -> Option<Restriction> {
     let mut ending = restriction.clone();
     if let (RestrictionKind::ClientId(client_id), Some(known)) = (restriction.kind, known) {
         if known.at != restriction.at && known.client_id == client_id {
@@ -176,5 +161,5 @@ pub(super) fn ended_by(
             (ending.kind, ending.at) = (RestrictionKind::ClientId(known.client_id), known.at);
         }
     }
-    Some((RevocationScope::of(&ending)?, ending.at))
+    Some(ending)
 }

@@ -8,7 +8,7 @@ use super::scope::{RevocationScope, SignedTarget};
 use crate::{
     ably::{RevokeOutcome, Target},
     clock::UnixMillis,
-    store::{LiveTokens, QueuedTask, StoredTask, Subject},
+    store::{DenialSource, LiveTokens, QueuedTask, Restriction, RestrictionKind, StoredTask, Subject},
     tenant::{Tenant, TenantName},
 };
 
@@ -18,21 +18,17 @@ pub(super) struct Task {
     pub(super) tenant: TenantName,
     pub(super) scope: RevocationScope,
     /// The user of the session in the scope, if known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) session_user: Option<String>,
     /// What to revoke if no live token is known although there may be some.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) expected: Option<Target>,
     /// What Ably has not revoked yet. `None`: what a look-up finds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) left: Option<BTreeSet<SignedTarget>>,
+    pub(super) unrevoked: Option<BTreeSet<SignedTarget>>,
     /// The event's timestamp.
     pub(super) at: UnixMillis,
     /// When the last token in the scope has expired.
     pub(super) until: UnixMillis,
-    /// The subjects that an operator denied. Once all these denials are lifted, the task is skipped.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) denied: Vec<Subject>,
+    /// The denials that it follows from. Once all of them are lifted, the task is skipped.
+    pub(super) denials: Vec<(Subject, DenialSource)>,
 }
 
 impl Task {
@@ -41,30 +37,36 @@ impl Task {
     /// A revocable token lives for an hour at most: Ably refuses a longer one with 40003.
     pub(super) const LONGEST_TOKEN: Duration = Duration::from_hours(1);
 
+    /// The revocation that follows from a restriction, if it ends tokens and the tenant's can be revoked.
+    pub(super) fn of(restriction: &Restriction, tenant: &Tenant, now: UnixMillis) -> Option<Self> {
+        let scope = RevocationScope::of(restriction).filter(|_| tenant.is_revocable())?;
+        let denials = match restriction.kind {
+            RestrictionKind::Denied(source) => vec![(restriction.subject.clone(), source)],
+            _ => Vec::new(),
+        };
+        Some(Self { denials, ..Self::new(tenant, scope, restriction.at, now) })
+    }
+
     pub(super) fn new(tenant: &Tenant, scope: RevocationScope, at: UnixMillis, now: UnixMillis) -> Self {
         // A replica that does not know of the denial may issue tokens until the denial ends.
         let until = now.after(tenant.tokens_end_within());
-        let (tenant, denied) = (tenant.name.clone(), Vec::new());
-        Self { tenant, scope, session_user: None, expected: None, left: None, at, until, denied }
+        let (tenant, denials) = (tenant.name.clone(), Vec::new());
+        Self { tenant, scope, session_user: None, expected: None, unrevoked: None, at, until, denials }
     }
 
-    /// The first revocation, claimed by the replica that stores it.
-    pub(super) fn first(&self, now: UnixMillis) -> QueuedTask {
-        self.queued("first", now, now.after(StoredTask::LEASE))
-    }
-
-    /// The second revocation.
-    pub(super) fn again(&self, now: UnixMillis) -> QueuedTask {
-        let due = now.after(Self::REPEAT_AFTER);
-        self.queued("again", due, due)
-    }
-
-    /// The task as it waits in the store. Its ID is the same for every delivery of the event; `name` tells it apart from other
-    /// tasks of the same revocation.
-    pub(super) fn queued(&self, name: &str, due: UnixMillis, claimable: UnixMillis) -> QueuedTask {
+    /// The first revocation and the second, for any replica to perform. `name` is part of their IDs.
+    pub(super) fn queued(&self, name: &str, now: UnixMillis) -> [QueuedTask; 2] {
         let scope = serde_json::to_string(&self.scope).unwrap_or_default();
-        let id = format!("{}/{scope}/{}/{name}", self.tenant, self.at.0);
-        QueuedTask { task: StoredTask { id, due, payload: self.payload() }, claimable }
+        [("first", now), ("again", now.after(Self::REPEAT_AFTER))].map(|(turn, due)| {
+            let id = format!("{}/{scope}/{}/{name}/{turn}", self.tenant, self.at.0);
+            QueuedTask { task: StoredTask { id, due, payload: self.payload() }, claimable: due }
+        })
+    }
+
+    /// The same, but this replica has claimed the first. Their IDs are the same for every delivery of an event.
+    pub(super) fn claimed(&self, now: UnixMillis) -> [QueuedTask; 2] {
+        let [first, again] = self.queued("event", now);
+        [QueuedTask { claimable: now.after(StoredTask::LEASE), ..first }, again]
     }
 
     pub(super) fn payload(&self) -> String {
@@ -76,12 +78,10 @@ impl Task {
 pub(super) struct Performed {
     pub(super) outcomes: Vec<(SignedTarget, RevokeOutcome)>,
     pub(super) live: LiveTokens,
-    /// What is left of it, and when to go on.
-    pub(super) left: Option<(String, UnixMillis)>,
+    /// When to go on. `None`: everything is done.
+    pub(super) retry_at: Option<UnixMillis>,
 }
 
 impl Performed {
-    pub(super) fn nothing(left: Option<(String, UnixMillis)>) -> Self {
-        Self { outcomes: Vec::new(), live: LiveTokens::NONE, left }
-    }
+    pub(super) const NOTHING: Self = Self { outcomes: Vec::new(), live: LiveTokens::NONE, retry_at: None };
 }

@@ -5,7 +5,13 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use serde::{Deserialize, Serialize};
 
-use crate::{ably::ClientId, revocation::RevocationScope, store::Subject, tenant::TenantName};
+use crate::{
+    ably::ClientId,
+    clock::UnixMillis,
+    revocation::RevocationScope,
+    store::{DenialSource, Restriction, RestrictionKind, Subject},
+    tenant::{Tenant, TenantName},
+};
 
 /// A revocation request as written: the options of `revoke`, which sends them as JSON. [`RevocationRequest::parse`] checks it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -106,15 +112,9 @@ impl RevocationRequest {
         let body: RevocationRequestBody = serde_json::from_slice(object).map_err(|_| Invalid::Malformed)?;
         let tenant = body.tenant.map(TenantName::try_from).transpose().map_err(|_| Invalid::NoSuchTenant)?;
         let target = match (body.session, body.user, body.client_id) {
-            (Some(id), None, None) if !id.is_empty() => {
-                clerk_id("sess_", id).map(RequestedTarget::Session).ok_or(Invalid::NotASession)?
-            }
-            (None, Some(id), None) if !id.is_empty() => {
-                clerk_id("user_", id).map(RequestedTarget::User).ok_or(Invalid::NotAUser)?
-            }
-            (None, None, Some(id)) if !id.is_empty() => {
-                ClientId::parse(id).map(RequestedTarget::ClientId).map_err(|_| Invalid::NotAClientId)?
-            }
+            (Some(id), None, None) => RequestedTarget::Session(clerk_id("sess_", id).ok_or(Invalid::NotASession)?),
+            (None, Some(id), None) => RequestedTarget::User(clerk_id("user_", id).ok_or(Invalid::NotAUser)?),
+            (None, None, Some(id)) => RequestedTarget::ClientId(ClientId::parse(id).or(Err(Invalid::NotAClientId))?),
             _ => return Err(Invalid::NotOneSubject),
         };
         let action = match (body.lift, body.duration) {
@@ -128,6 +128,15 @@ impl RevocationRequest {
             }
         };
         Ok(Self { tenant, target, action, dry_run: body.dry_run })
+    }
+
+    /// What it says of a session or user.
+    pub(super) fn restriction(&self, tenant: &Tenant, subject: &Subject, now: UnixMillis) -> Restriction {
+        let (kind, until) = match self.action {
+            Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), now.after(duration)),
+            Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
+        };
+        Restriction { tenant: tenant.name.clone(), subject: subject.clone(), kind, at: now, until }
     }
 }
 
@@ -145,6 +154,10 @@ impl RequestedTarget {
             Self::Session(id) | Self::User(id) => id,
             Self::ClientId(client_id) => client_id.as_str(),
         }
+    }
+
+    pub(super) fn user(&self) -> Option<&str> {
+        if let Self::User(user) = self { Some(user) } else { None }
     }
 
     pub(super) fn scope(&self) -> RevocationScope {
