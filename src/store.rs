@@ -169,17 +169,18 @@ impl Store {
         if !is_kept_elsewhere && RecordOutcome::need_tasks(&outcomes) {
             replica.tasks.add(tasks);
         }
-        let recorded = recorded.transpose();
-        let before = recorded.iter().flatten().flatten();
+        if let Some(Err(_)) = recorded {
+            // Not earlier: the heartbeat would write them before this call does, and with other tasks.
+            replica.restrictions.mark_unrecorded(restrictions);
+        }
+        let before = recorded.transpose()?.into_iter().flatten();
         for ((outcome, told), before) in outcomes.iter_mut().zip(restrictions).zip(before) {
             if let Some(before) = before {
-                replica.learn(before, Source::Told, now);
+                replica.learn(&before, Source::Told, now);
                 *outcome = RecordOutcome::of(Some(before.terms()), told.terms()).max(*outcome);
             }
         }
-        // Not earlier: the heartbeat would write them before this call does, and with other tasks.
-        replica.restrictions.mark_unrecorded(restrictions);
-        recorded.map(|_| outcomes)
+        Ok(outcomes)
     }
 
     /// Registers a token that lives until `live_token.until`. Call it before the token is sent.

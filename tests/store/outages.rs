@@ -5,8 +5,8 @@ use std::{slice, sync::Arc};
 use ably_clerk_auth::{
     clock::{UnixMillis, millis},
     store::{
-        Claim, Health, OnFailure, RecordOutcome, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask,
-        Subject, TokenHolder, Verdict,
+        Health, OnFailure, RecordOutcome, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
+        TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
