@@ -300,8 +300,8 @@ fn lag(world: &World) -> Duration {
 /// Whether the replica was running.
 fn crash(world: &World, number: usize) -> bool {
     let crashed = lock(&world.replicas).crash(number);
-    if let Some(run) = crashed {
-        lock(&world.checker).crashed(run);
+    if let Some(run) = &crashed {
+        lock(&world.checker).crashed(run.run, run.store.health());
     }
     crashed.is_some()
 }

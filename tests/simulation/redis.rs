@@ -533,6 +533,9 @@ impl ReadLog for Connection {
 impl Commands for Connection {
     async fn state(&self) -> Result<SharedState, ConnectionLost> {
         let new_id = self.world.random(Random::next);
+        if self.is_ready() {
+            lock(&self.world.checker).is_in_sync(self.run, self.world.now());
+        }
         self.call(Access::Write, |node, now| {
             if node.data.id.is_none() {
                 node.write(Write::Identify(new_id), now);
