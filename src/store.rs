@@ -169,6 +169,10 @@ impl Store {
         if !is_kept_elsewhere && RecordOutcome::need_tasks(&outcomes) {
             replica.tasks.add(tasks);
         }
+        if let Some(Err(_)) = recorded {
+            // Not earlier: the heartbeat would write them before this call does, and with other tasks.
+            replica.restrictions.mark_unrecorded(restrictions);
+        }
         let before = recorded.transpose()?.into_iter().flatten();
         for ((outcome, told), before) in outcomes.iter_mut().zip(restrictions).zip(before) {
             if let Some(before) = before {

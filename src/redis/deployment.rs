@@ -37,6 +37,8 @@ pub(crate) struct Deployment {
     probe_key: String,
     /// The nodes that the cluster had when it was connected last: those of the address may be gone.
     cluster_nodes: Mutex<BTreeSet<Node>>,
+    /// The shortest timeout.
+    patience: Duration,
 }
 
 /// A server that has the data and takes writes.
@@ -50,10 +52,14 @@ pub(crate) struct Master {
 }
 
 impl Deployment {
-    /// Does not call a server.
-    pub(crate) fn new(address: &RedisAddress, probe_key: String) -> Result<Self, InvalidRedisAddress> {
+    /// Does not call a server. No timeout of a connection to one is shorter than `patience`.
+    pub(crate) fn new(
+        address: &RedisAddress,
+        probe_key: String,
+        patience: Duration,
+    ) -> Result<Self, InvalidRedisAddress> {
         let sentinels = Sentinels::of(address).map_err(|_| InvalidRedisAddress::NotAUrl)?;
-        Ok(Self { address: address.clone(), sentinels, probe_key, cluster_nodes: Mutex::default() })
+        Ok(Self { address: address.clone(), sentinels, probe_key, cluster_nodes: Mutex::default(), patience })
     }
 
     /// Finds the server that has the data and takes writes.
@@ -116,8 +122,8 @@ impl Deployment {
         response_timeout: Duration,
     ) -> Result<MultiplexedConnection, ConnectionLost> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(response_timeout));
+            .set_connection_timeout(Some(CONNECT_TIMEOUT.max(self.patience)))
+            .set_response_timeout(Some(response_timeout.max(self.patience)));
         Ok(self.address.client(node)?.get_multiplexed_async_connection_with_config(&config).await?)
     }
 

@@ -32,7 +32,7 @@ struct Known {
 /// Who says that there is a restriction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// An event, an operator, or an answer of a Redis that may not be used any more: Redis may lack it.
+    /// An event, an operator, or an answer of a Redis that may not be used any more.
     Told,
     /// The Redis that this replica follows.
     Redis,
@@ -148,12 +148,21 @@ impl Restrictions {
         let (key, new) = (Arc::new(restriction.key()), restriction.terms());
         let mut known = self.write();
         let old = known.apply(&key, new, now, self.max_ended);
-        if source == Source::Redis && old.is_none_or(|old| old.compare(&new).is_le()) {
-            known.unrecorded.remove(&key);
-        } else {
-            known.unrecorded.insert(key);
+        if source == Source::Redis {
+            if old.is_none_or(|old| old.compare(&new).is_le()) {
+                known.unrecorded.remove(&key);
+            } else {
+                known.unrecorded.insert(key);
+            }
         }
         RecordOutcome::of(old, new)
+    }
+
+    /// Notes that Redis may lack the newest ones with the keys of these.
+    pub(super) fn mark_unrecorded(&self, restrictions: &[Restriction]) {
+        let Known { terms, unrecorded, .. } = &mut *self.write();
+        let keys = restrictions.iter().map(Restriction::key).filter(|key| terms.contains_key(key));
+        unrecorded.extend(keys.map(Arc::new));
     }
 
     /// Notes that Redis may lack all of them.

@@ -4,7 +4,7 @@ use std::{
     slice,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,8 +15,8 @@ use ably_clerk_auth::{
     clock::{Clock, UnixMillis},
     redis::RedisAddress,
     store::{
-        DenialSource, Forgotten, Health, LiveToken, OnFailure, OnForget, QueuedTask, RecordOutcome, RedisConnector,
-        RedisKeyPrefix, Restriction, RestrictionKind, Store, StoreError, StoreLimits, StoredTask, Subject, Verdict,
+        Claim, DenialSource, Forgotten, Health, LiveToken, OnFailure, OnForget, QueuedTask, RecordOutcome,
+        RedisConnector, RedisKeyPrefix, Restriction, RestrictionKind, Store, StoreLimits, StoredTask, Subject, Verdict,
     },
     tenant::TenantName,
 };
@@ -26,6 +26,8 @@ use crate::{proxy::Proxy, redis_server::RedisServer};
 /// The start of each test.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 pub(crate) const MINUTE: Duration = Duration::from_mins(1);
+/// How long a test waits for what must happen, also on a busy machine.
+pub(crate) const PATIENCE: Duration = MINUTE;
 pub(crate) const DENIED: RestrictionKind = RestrictionKind::Denied(DenialSource::Clerk);
 pub(crate) const LIFTED: RestrictionKind = RestrictionKind::Lifted(DenialSource::Clerk);
 
@@ -66,6 +68,15 @@ impl Replica {
         limits: &StoreLimits,
         on_failure: OnFailure,
     ) -> Self {
+        Self::connected_by(connector_for(address, prefix), limits, on_failure)
+    }
+
+    /// A replica that does not wait for a slow Redis, as the service does not. It may not be ready yet.
+    pub(crate) fn impatient_at(address: &RedisAddress) -> Self {
+        Self::connected_by(impatient_connector(address), &StoreLimits::default(), OnFailure::Degrade)
+    }
+
+    fn connected_by(connector: RedisConnector, limits: &StoreLimits, on_failure: OnFailure) -> Self {
         let forgotten = ForgottenUsers::default();
         let time = Arc::new(AtomicI64::new(NOW.0));
         let clock: Clock = {
@@ -73,7 +84,7 @@ impl Replica {
             Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
         };
         let store =
-            Store::shared(Arc::new(connector_for(address, prefix)), on_failure, limits, clock, on_forget(&forgotten));
+            Store::shared(Arc::new(connector), on_failure, limits, clock, on_forget(&forgotten), Arc::new(tasks_of));
         Self { store, forgotten, time }
     }
 
@@ -111,6 +122,11 @@ impl Replica {
         self.store.health()
     }
 
+    /// Since its start.
+    pub(crate) fn outages(&self) -> u64 {
+        self.store.stats(self.now()).outages
+    }
+
     pub(crate) async fn becomes(&self, health: Health) {
         eventually(&format!("becomes {health:?}"), || self.health() == health).await;
     }
@@ -128,22 +144,72 @@ impl Replica {
         self.store.restrictions().verdict(tenant, session, Some(client_id), self.now())
     }
 
-    /// Stores a restriction. Retries if Redis is slow.
     pub(crate) async fn record(&self, restriction: Restriction) -> RecordOutcome {
-        retry!(self, self.store.record(slice::from_ref(&restriction), &[], self.now()))[0]
+        self.store.record(slice::from_ref(&restriction), &[], self.now()).await.unwrap()[0]
+    }
+
+    /// Is told of a restriction until Redis has it, as Clerk delivers an event again.
+    pub(crate) async fn record_at_last(&self, restriction: Restriction) -> RecordOutcome {
+        loop {
+            match self.store.record(slice::from_ref(&restriction), &[], self.now()).await {
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Ok(outcomes) => return outcomes[0],
+            }
+        }
     }
 
     pub(crate) async fn put_live_token(&self, live_token: LiveToken) {
-        retry!(self, self.store.put_live_token(live_token.clone(), self.now()));
+        self.store.put_live_token(live_token, self.now()).await.unwrap();
+    }
+
+    /// Stores a task that follows from a new restriction.
+    pub(crate) async fn store_task(&self, task: StoredTask) {
+        let lifted = restriction(of_user(&clerk_id("user", unique_number())), LIFTED, ago(1));
+        self.store.record(&[lifted], &[queued(task)], self.now()).await.unwrap();
+    }
+
+    /// Claims the tasks that are due now. Returns what they do.
+    pub(crate) async fn claims(&self) -> Vec<String> {
+        let claimed = self.store.claim_tasks(Claim::Due(99), self.now()).await;
+        let mut payloads: Vec<_> = claimed.into_iter().map(|task| task.payload).collect();
+        payloads.sort();
+        payloads
     }
 }
 
+/// A task that finds the tokens that a restriction ends. A lift ends none.
+fn tasks_of(restriction: &Restriction, now: UnixMillis) -> Vec<QueuedTask> {
+    if let RestrictionKind::Lifted(_) = restriction.kind {
+        return Vec::new();
+    }
+    let (id, payload) = (unique_number().to_string(), format!("revoke {}", restriction.subject));
+    vec![queued(StoredTask { id, due: now, payload })]
+}
+
+/// What the tasks in Redis do, claimed ones included.
+pub(crate) fn tasks_in(server: &RedisServer) -> Vec<String> {
+    let mut payloads: Vec<String> = server.run("HVALS aca:{v3}:tasks");
+    payloads.sort();
+    payloads
+}
+
+fn unique_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Waits for a slow Redis.
 pub(crate) fn connector(address: &RedisAddress) -> RedisConnector {
     connector_for(address, "aca:")
 }
 
 fn connector_for(address: &RedisAddress, prefix: &str) -> RedisConnector {
-    RedisConnector::new(address, &RedisKeyPrefix::parse(prefix).unwrap()).unwrap()
+    RedisConnector::patient(address, &RedisKeyPrefix::parse(prefix).unwrap(), PATIENCE).unwrap()
+}
+
+/// Does not wait for a slow Redis, as the service does not.
+pub(crate) fn impatient_connector(address: &RedisAddress) -> RedisConnector {
+    RedisConnector::new(address, &RedisKeyPrefix::parse("aca:").unwrap()).unwrap()
 }
 
 /// A task that can be claimed once it is due.
@@ -151,28 +217,11 @@ pub(crate) fn queued(task: StoredTask) -> QueuedTask {
     QueuedTask { claimable: task.due, task }
 }
 
-/// Retries an operation that Redis did not answer within 100 ms, as happens on a busy machine.
-macro_rules! retry {
-    ($replica:expr, $operation:expr) => {{
-        let mut tries = 0;
-        loop {
-            match $operation.await {
-                Err(StoreError::Unavailable) if tries < 20 => {
-                    tries += 1;
-                    $replica.becomes(Health::Ready).await;
-                }
-                outcome => break outcome.unwrap(),
-            }
-        }
-    }};
-}
-pub(crate) use retry;
-
-/// Waits until a condition is true, at most 20 seconds.
+/// Waits until a condition is true.
 pub(crate) async fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !is_true() {
-        assert!(Instant::now() < deadline, "not within 20 seconds: {what}");
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

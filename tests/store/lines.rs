@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ably_clerk_auth::{
     redis::RedisAddress,
-    store::{Health, OnFailure, StoreError, StoreLimits, Verdict},
+    store::{Health, StoreError, Verdict},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -106,7 +106,8 @@ async fn both_learn(replicas: [&Replica; 2], user: &str) {
 async fn a_redis_that_takes_a_second_for_each_command_is_not_waited_for() {
     let server = RedisServer::start();
     let line = Line::to(server.port(), Answers::AtOnce).await;
-    let (replica, other) = (Replica::ready_at(&line.address()).await, Replica::ready_at(&server.address()).await);
+    let (replica, other) = (Replica::impatient_at(&line.address()), Replica::of(&server).await);
+    replica.becomes(Health::Ready).await;
     line.set(Answers::Slowly);
     replica.becomes(Health::Degraded).await;
     let denial = restriction(of_user("user_1"), DENIED, ago(1));
@@ -121,12 +122,12 @@ async fn a_redis_that_takes_a_second_for_each_command_is_not_waited_for() {
 async fn with_a_redis_that_never_answers_a_new_replica_issues_no_tokens() {
     let server = RedisServer::start();
     let line = Line::to(server.port(), Answers::Never).await;
-    let replica = Replica::at(&line.address(), &StoreLimits::default(), OnFailure::Degrade);
+    let replica = Replica::impatient_at(&line.address());
     let denial = restriction(of_user("user_1"), DENIED, ago(1));
     assert_eq!(replica.store.record(&[denial], &[], NOW).await, Err(StoreError::Unavailable));
     assert_eq!((replica.health(), replica.store.may_issue()), (Health::Starting, Err(StoreError::Unavailable)));
     line.set(Answers::AtOnce);
-    let other = Replica::ready_at(&server.address()).await;
+    let other = Replica::of(&server).await;
     both_learn([&replica, &other], "user_1").await;
     replica.becomes(Health::Ready).await;
 }
@@ -135,9 +136,11 @@ async fn with_a_redis_that_never_answers_a_new_replica_issues_no_tokens() {
 async fn a_connection_whose_far_end_is_gone_is_replaced() {
     let server = RedisServer::start();
     let line = Line::to(server.port(), Answers::AtOnce).await;
-    let (replica, other) = (Replica::ready_at(&line.address()).await, Replica::ready_at(&server.address()).await);
+    let (replica, other) = (Replica::impatient_at(&line.address()), Replica::of(&server).await);
+    replica.becomes(Health::Ready).await;
+    let outages = replica.outages();
     line.lose_far_ends();
-    returns(&replica, 1).await;
+    returns(&replica, outages + 1).await;
     other.record(restriction(of_user("user_1"), DENIED, ago(1))).await;
     both_learn([&replica, &other], "user_1").await;
 }

@@ -13,7 +13,7 @@ use ably_clerk_auth::{
 use crate::{
     fixtures::{
         DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, queued, restriction,
-        retry, session,
+        session,
     },
     redis_server::RedisServer,
 };
@@ -47,7 +47,7 @@ macro_rules! with_both_stores {
 fn limits(max: usize) -> StoreLimits {
     match max {
         0 => StoreLimits::default(),
-        _ => StoreLimits { ended_restrictions: max, live_tokens: max, tasks: max },
+        _ => StoreLimits { ended_restrictions: max, live_tokens: max },
     }
 }
 
@@ -237,7 +237,7 @@ with_both_stores! {
         replica.put_live_token(live_token("user_1", "sess_1", None, "alice", 2 * MINUTE)).await;
         replica.put_live_token(live_token("user_1", "sess_2", None, "alice", MINUTE)).await;
         for (id, due) in [("late", NOW.after(2 * MINUTE)), ("early", NOW.after(MINUTE))] {
-            retry!(replica, replica.store.record(&[], &[queued(task(id, due))], NOW));
+            replica.store_task(task(id, due)).await;
         }
         let waits = |count, due| TaskBacklog { count, oldest_due: Some(due) };
         eventually("the tasks are counted", || stats(&replica).tasks == waits(2, NOW.after(MINUTE))).await;
@@ -248,10 +248,10 @@ with_both_stores! {
         assert_eq!(stats(&replica).live_tokens, 1);
         assert_eq!(claimed(&replica, 1).await, ["early"]);
         // A postponed task still waits.
-        retry!(replica, replica.store.put_task_back(&QueuedTask { claimable: NOW.after(9 * MINUTE), ..queued(task("early", NOW)) }));
-        retry!(replica, replica.store.record(&[], &[queued(task("last", NOW.after(9 * MINUTE)))], NOW));
+        replica.store.put_task_back(&QueuedTask { claimable: NOW.after(9 * MINUTE), ..queued(task("early", NOW)) }).await.unwrap();
+        replica.store_task(task("last", NOW.after(9 * MINUTE))).await;
         eventually("the tasks are counted", || stats(&replica).tasks == waits(3, NOW.after(MINUTE))).await;
-        retry!(replica, replica.store.complete_task("early", NOW.after(MINUTE)));
+        replica.store.complete_task("early", NOW.after(MINUTE)).await.unwrap();
         eventually("the tasks are counted", || stats(&replica).tasks == waits(2, NOW.after(2 * MINUTE))).await;
         replica.pass(9 * MINUTE);
         assert_eq!(stats(&replica).restrictions, 0);
@@ -307,7 +307,7 @@ with_both_stores! {
 
     async fn tasks_are_claimed_when_they_are_due_the_earliest_first(replica, 0) {
         for (id, due) in [("later", NOW.after(MINUTE)), ("second", ago(1)), ("first", ago(2))] {
-            retry!(replica, replica.store.record(&[], &[queued(task(id, due))], NOW));
+            replica.store_task(task(id, due)).await;
         }
         let claimed = replica.store.claim_tasks(Claim::Due(1), NOW).await;
         assert_eq!(claimed, [task("first", ago(2))]);
@@ -317,12 +317,12 @@ with_both_stores! {
 
     async fn a_claimed_task_can_be_claimed_again_after_the_lease_unless_it_is_completed(replica, 0) {
         for id in ["done", "left", "postponed"] {
-            retry!(replica, replica.store.record(&[], &[queued(task(id, NOW))], NOW));
+            replica.store_task(task(id, NOW)).await;
         }
         assert_eq!(claimed(&replica, 9).await, ["done", "left", "postponed"]);
-        retry!(replica, replica.store.complete_task("done", NOW));
-        retry!(replica, replica.store.put_task_back(&QueuedTask { claimable: NOW.after(5 * MINUTE), ..queued(task("postponed", NOW)) }));
-        retry!(replica, replica.store.put_task_back(&QueuedTask { claimable: NOW, ..queued(task("done", NOW)) }));
+        replica.store.complete_task("done", NOW).await.unwrap();
+        replica.store.put_task_back(&QueuedTask { claimable: NOW.after(5 * MINUTE), ..queued(task("postponed", NOW)) }).await.unwrap();
+        replica.store.put_task_back(&QueuedTask { claimable: NOW, ..queued(task("done", NOW)) }).await.unwrap();
         replica.pass_short_of(StoredTask::LEASE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
         replica.pass(Duration::from_millis(1));
@@ -331,45 +331,26 @@ with_both_stores! {
         assert_eq!(claimed(&replica, 9).await, ["left", "postponed"]);
     }
 
-    async fn a_task_that_is_enqueued_again_waits_for_the_later_time(replica, 0) {
-        let later = NOW.after(MINUTE);
-        for due in [NOW, later, NOW] {
-            retry!(replica, replica.store.record(&[], &[queued(task("one", due))], NOW));
-        }
-        eventually("the tasks are counted", || replica.store.stats(NOW).tasks.oldest_due == Some(later)).await;
-        // By a replica that claimed it before.
-        retry!(replica, replica.store.put_task_back(&queued(task("one", NOW))));
-        replica.pass_short_of(MINUTE);
-        assert_eq!(claimed(&replica, 9).await, [""; 0]);
-        replica.pass(Duration::from_millis(1));
-        assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, [task("one", later)]);
-        // A claim ends when the task is due again.
-        retry!(replica, replica.store.record(&[], &[queued(task("one", later.after(StoredTask::LEASE / 2)))], NOW));
-        replica.pass_short_of(StoredTask::LEASE / 2);
-        assert_eq!(claimed(&replica, 9).await, [""; 0]);
-        replica.pass(Duration::from_millis(1));
-        assert_eq!(claimed(&replica, 9).await, ["one"]);
-        retry!(replica, replica.store.complete_task("one", later.after(StoredTask::LEASE / 2)));
+    async fn a_task_whose_id_is_known_is_not_stored_again(replica, 0) {
+        let first = task("one", NOW);
+        replica.store_task(first.clone()).await;
+        let other = StoredTask { due: NOW.after(MINUTE), payload: "another".into(), ..first.clone() };
+        replica.store_task(other).await;
+        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, [first]);
+        replica.store.complete_task("one", NOW).await.unwrap();
         replica.pass(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
     }
 
-    async fn a_task_that_is_enqueued_again_keeps_its_payload(replica, 0) {
-        retry!(replica, replica.store.record(&[], &[queued(task("one", NOW))], NOW));
-        let other = StoredTask { payload: "another".into(), ..task("one", NOW) };
-        retry!(replica, replica.store.record(&[], &[queued(other.clone())], NOW));
-        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, [task("one", NOW)]);
-    }
-
     async fn a_named_task_is_claimed_whatever_its_time_and_others_do_not_get_it_meanwhile(replica, 0) {
-        retry!(replica, replica.store.record(&[], &[queued(task("one", NOW.after(MINUTE)))], NOW));
+        replica.store_task(task("one", NOW.after(MINUTE))).await;
         for _ in 0..2 {
             let claimed = replica.store.claim_tasks(Claim::Named("one"), NOW.after(MINUTE)).await;
             assert_eq!(claimed, [task("one", NOW.after(MINUTE))]);
         }
         replica.pass(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
-        retry!(replica, replica.store.complete_task("one", NOW.after(MINUTE)));
+        replica.store.complete_task("one", NOW.after(MINUTE)).await.unwrap();
         assert_eq!(replica.store.claim_tasks(Claim::Named("one"), replica.now()).await, []);
     }
 
@@ -383,11 +364,11 @@ with_both_stores! {
             (&denied, RecordOutcome::Outdated, false),
         ] {
             let (restrictions, tasks) = (std::slice::from_ref(restriction), [queued(task("one", NOW))]);
-            let recorded = retry!(replica, replica.store.record(restrictions, &tasks, NOW));
+            let recorded = replica.store.record(restrictions, &tasks, NOW).await.unwrap();
             assert_eq!(recorded, [outcome]);
             let stored = replica.store.claim_tasks(Claim::Named("one"), NOW).await;
             assert_eq!(stored.len(), usize::from(is_stored), "{restriction:?} {outcome:?}");
-            retry!(replica, replica.store.complete_task("one", NOW));
+            replica.store.complete_task("one", NOW).await.unwrap();
         }
     }
 
@@ -419,13 +400,4 @@ async fn a_full_index_in_memory_refuses_only_the_new_live_token() {
     assert_eq!(replica.store.may_issue(), Ok(()));
     replica.pass(MINUTE);
     replica.put_live_token(third).await;
-}
-
-#[tokio::test]
-async fn a_full_queue_in_memory_refuses_a_new_task() {
-    let replica = Replica::in_memory(&limits(1));
-    replica.store.record(&[], &[queued(task("one", NOW))], NOW).await.unwrap();
-    assert_eq!(replica.store.record(&[], &[queued(task("two", NOW))], NOW).await, Err(StoreError::Full));
-    replica.store.complete_task("one", NOW).await.unwrap();
-    replica.store.record(&[], &[queued(task("two", NOW))], NOW).await.unwrap();
 }

@@ -20,8 +20,7 @@ use futures_util::future;
 
 use crate::{
     fixtures::{
-        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, queued, restriction,
-        retry, session,
+        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, session,
     },
     redis_server::RedisServer,
 };
@@ -76,7 +75,8 @@ async fn a_replica_misses_nothing_that_is_stored_while_it_starts_or_reconnects()
         tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 let id = format!("sess_{}", stored.load(Ordering::Relaxed));
-                one.record(restriction(of_session(&id), DENIED, ago(1))).await;
+                // It reconnects too.
+                one.record_at_last(restriction(of_session(&id), DENIED, ago(1))).await;
                 stored.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
             }
@@ -119,7 +119,7 @@ async fn a_task_is_claimed_once_however_many_claim_at_once() {
     let replicas = [Arc::new(Replica::of(&server).await), Arc::new(Replica::of(&server).await)];
     for n in 0..200 {
         let task = StoredTask { id: n.to_string(), due: NOW, payload: String::new() };
-        retry!(replicas[0], replicas[0].store.record(&[], &[queued(task.clone())], NOW));
+        replicas[0].store_task(task.clone()).await;
     }
     let claimed = Arc::new(Mutex::new(Vec::new()));
     let claimants: Vec<_> = (0..16)
@@ -150,7 +150,7 @@ async fn the_task_of_a_dead_replica_is_claimed_by_another() {
     {
         let dead = Replica::of(&server).await;
         let task = StoredTask { id: "one".into(), due: NOW, payload: "payload".into() };
-        retry!(dead, dead.store.record(&[], &[queued(task.clone())], NOW));
+        dead.store_task(task.clone()).await;
         assert_eq!(dead.store.claim_tasks(Claim::Due(1), NOW).await.len(), 1);
     }
     assert_eq!(other.store.claim_tasks(Claim::Due(1), NOW).await, []);
@@ -168,7 +168,7 @@ async fn services_with_different_prefixes_share_nothing() {
     other.becomes(Health::Ready).await;
     one.record(restriction(of_user("user_1"), DENIED, NOW)).await;
     one.put_live_token(live_token("user_1", "sess_1", None, "alice", MINUTE)).await;
-    retry!(one, one.store.record(&[], &[queued(StoredTask { id: "1".into(), due: NOW, payload: String::new() })], NOW));
+    one.store_task(StoredTask { id: "1".into(), due: NOW, payload: String::new() }).await;
     // Messages arrive in order.
     other.record(restriction(of_user("user_2"), DENIED, NOW)).await;
     assert_eq!(other.verdict(&session("sess_1", "user_1", None)), Verdict::Clear);
@@ -219,38 +219,6 @@ async fn foreign_data_is_ignored() {
     let other = Replica::of(&server).await;
     one.record(restriction(of_user("user_1"), DENIED, NOW)).await;
     eventually("the replicas go on", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
-}
-
-#[tokio::test]
-async fn a_task_that_no_replica_can_read_for_a_day_is_removed() {
-    let server = RedisServer::start();
-    let replica = Replica::of(&server).await;
-    let mut connection = server.connection();
-    for (id, due) in [(&b"old"[..], ago(1)), (b"new", NOW.after(MINUTE)), (b"\xff", ago(1))] {
-        let () = redis::cmd("HSET").arg("aca:{v3}:tasks").arg(id).arg(b"\xffrubbish").query(&mut connection).unwrap();
-        let () = redis::cmd("ZADD").arg("aca:{v3}:claimable").arg(due.0).arg(id).query(&mut connection).unwrap();
-    }
-    for (id, due) in [("old", ago(1)), ("new", NOW.after(MINUTE))] {
-        let () = redis::cmd("ZADD").arg("aca:{v3}:due").arg(due.0).arg(id).query(&mut connection).unwrap();
-    }
-    let own = StoredTask { id: "own".into(), due: NOW, payload: String::new() };
-    retry!(replica, replica.store.record(&[], &[queued(own.clone())], NOW));
-    let mut left = || -> Vec<Vec<u8>> {
-        let mut ids: Vec<_> = redis::cmd("HKEYS").arg("aca:{v3}:tasks").query(&mut connection).unwrap();
-        ids.sort();
-        ids
-    };
-    assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, std::slice::from_ref(&own));
-    replica.pass(MINUTE);
-    assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, std::slice::from_ref(&own));
-    assert_eq!(left().len(), 4);
-    replica.pass((24 * 60 - 1) * MINUTE);
-    assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, std::slice::from_ref(&own));
-    // Without a due time, the day starts at the first claim.
-    assert_eq!(left(), [&b"new"[..], b"own", b"\xff"]);
-    replica.pass(2 * MINUTE);
-    assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, [own]);
-    assert_eq!(left(), [b"own"]);
 }
 
 #[tokio::test]

@@ -2,52 +2,48 @@
 
 use std::{env, path::Path, process::Command};
 
-use ably_clerk_auth::{
-    redis::RedisAddress,
-    store::{Health, OnFailure, StoreLimits},
-};
+use ably_clerk_auth::redis::RedisAddress;
 
 use crate::{
     fixtures::{Replica, connector},
     redis_server::{Certificate, RedisServer},
 };
 
-/// Whether a new process that trusts the certificates in this file becomes ready.
-fn becomes_ready_with(server: &RedisServer, authorities: &Path) -> bool {
-    let outcome = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "tls::becomes_ready", "--ignored"])
+/// What a new process that trusts the certificates in this file says of a server.
+fn probed_with(server: &RedisServer, authorities: &Path) -> String {
+    let output = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "tls::probes", "--ignored", "--nocapture"])
         .env("SSL_CERT_FILE", authorities)
-        .env("REDIS_TO_TRY", server.tls_url())
+        .env("REDIS_TO_PROBE", server.tls_url())
         .output()
         .unwrap();
-    outcome.status.success()
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[tokio::test]
 #[ignore = "the other tests run it in a new process"]
-async fn becomes_ready() {
-    let address = RedisAddress::parse(&env::var("REDIS_TO_TRY").unwrap()).unwrap();
-    let replica = Replica::at(&address, &StoreLimits::default(), OnFailure::Degrade);
-    for _ in 0..300 {
-        if replica.health() == Health::Ready {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+#[expect(clippy::print_stdout, reason = "the other process reads it")]
+async fn probes() {
+    let address = RedisAddress::parse(&env::var("REDIS_TO_PROBE").unwrap()).unwrap();
+    match connector(&address).probe().await {
+        Ok(found) => println!("answers at {}", found.node),
+        Err(lost) => println!("{lost}"),
     }
-    panic!("not ready");
 }
 
 #[test]
 fn a_server_with_a_trusted_certificate_is_used() {
     let certificate = Certificate::new();
     let server = RedisServer::start_with_tls(&certificate);
-    assert!(becomes_ready_with(&server, &certificate.path()));
+    let output = probed_with(&server, &certificate.path());
+    assert!(output.contains(&format!("answers at localhost:{}", server.port())), "{output}");
 }
 
 #[test]
 fn a_server_with_an_untrusted_certificate_is_not_used() {
     let server = RedisServer::start_with_tls(&Certificate::new());
-    assert!(!becomes_ready_with(&server, &Certificate::new().path()));
+    let output = probed_with(&server, &Certificate::new().path());
+    assert!(output.contains("certificate"), "{output}");
 }
 
 #[tokio::test]

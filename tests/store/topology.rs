@@ -1,7 +1,6 @@
 //! What tests of clusters and of sentinels have in common: servers that replicate each other, and load.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -19,14 +18,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinHandle;
 
 use crate::{
-    fixtures::{DENIED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, restriction, session},
+    fixtures::{DENIED, MINUTE, NOW, PATIENCE, Replica, ago, eventually, live_token, of_session, restriction, session},
     redis_server::run,
 };
-
-/// A port that is free for a moment.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
 
 /// The lines of `INFO`.
 pub(crate) fn info(connection: &mut Connection, section: &str) -> String {
@@ -54,7 +48,7 @@ pub(crate) fn urls(scheme: &str, ports: impl IntoIterator<Item = u16>) -> String
 
 /// Waits until a replica had this many outages, and is ready again.
 pub(crate) async fn returns(replica: &Replica, outages: u64) {
-    let is_back = || replica.store.stats(NOW).outages >= outages && replica.health() == Health::Ready;
+    let is_back = || replica.outages() >= outages && replica.health() == Health::Ready;
     eventually("the replica is ready again", is_back).await;
 }
 
@@ -118,7 +112,7 @@ impl Load {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(MINUTE / 3, all_are_registered).await.expect("Redis has all live tokens");
+        tokio::time::timeout(PATIENCE, all_are_registered).await.expect("Redis has all live tokens");
     }
 }
 

@@ -43,7 +43,7 @@ impl RedisServer {
     pub(crate) fn start_on(port_arguments: impl Fn(u16) -> Vec<String>, arguments: &[&str]) -> Self {
         // Another may take a free port before Redis does.
         for _ in 0..5 {
-            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+            let port = free_port();
             // Without its permissions the user that is off, Redis would not load what scripts wrote from its file.
             let users = ["--user default off ~* &* +@all", "--user admin reset on >admin ~* &* +@all", "--user aca"];
             let users = users.iter().flat_map(|user| user.split(' ')).map(str::to_owned).collect();
@@ -201,6 +201,16 @@ impl Certificate {
             ("tls-replication", "yes".to_owned()),
             ("tls-cluster", "yes".to_owned()),
         ]
+    }
+}
+
+/// A free port. It stays free while its server is down: the system gives ports from 32,768 on to those that ask for any.
+pub(crate) fn free_port() -> u16 {
+    loop {
+        let port = 10_000 + rand::random::<u16>() % 20_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
     }
 }
 

@@ -63,8 +63,22 @@ impl RedisConnector {
     /// # Errors
     /// When the client cannot be set up.
     pub fn new(address: &RedisAddress, prefix: &RedisKeyPrefix) -> Result<Self, InvalidRedisAddress> {
+        Self::patient(address, prefix, Duration::ZERO)
+    }
+
+    /// As [`Self::new`], but waits for each answer at least so long: for tests that are not about a slow Redis, on a busy
+    /// machine.
+    ///
+    /// # Errors
+    /// When the client cannot be set up.
+    pub fn patient(
+        address: &RedisAddress,
+        prefix: &RedisKeyPrefix,
+        patience: Duration,
+    ) -> Result<Self, InvalidRedisAddress> {
         let keys = Keys::new(prefix);
-        Ok(Self { deployment: Deployment::new(address, keys.named(PROBE))?, keys, eviction_warning: Once::new() })
+        let deployment = Deployment::new(address, keys.named(PROBE), patience)?;
+        Ok(Self { deployment, keys, eviction_warning: Once::new() })
     }
 
     /// Connects as a store does, and looks around. Fails if the store could not connect.
