@@ -12,20 +12,21 @@
 
 pub mod operator;
 mod perform;
-mod scope;
 mod task;
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
-pub use scope::RevocationScope;
-use scope::{ending, restrictions_of};
+pub use task::RevocationScope;
 use task::{Performed, Task};
 
 use crate::{
     ably::{ClientId, RevokeOutcome, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
-    store::{Claim, RecordOutcome, Restriction, Store, StoreError, Subject, TasksOf},
+    store::{
+        Claim, ClientIdDigest, CurrentClientId, DenialSource, RecordOutcome, Restriction, RestrictionKind, Store,
+        StoreError, Subject, TasksOf,
+    },
     tenant::{Tenant, TenantName, Tenants},
 };
 
@@ -113,11 +114,10 @@ impl Revocation {
     fn tasks_of(&self, event: &Event, tenant: &Tenant, restrictions: &[Restriction], now: UnixMillis) -> Vec<Task> {
         let user = event.change.user_id();
         let known = user.and_then(|user| self.store.restrictions().client_id(&tenant.name, user));
+        let session_user = user.filter(|_| matches!(event.change, Change::SessionEnded { .. }));
         let ending = restrictions.iter().filter_map(|restriction| ending(restriction, known));
         let tasks = ending.filter_map(|restriction| Task::of(&restriction, tenant, now)).map(|task| Task {
-            session_user: user
-                .filter(|_| matches!(task.scope, RevocationScope::Of(Subject::Session(_))))
-                .map(str::to_owned),
+            session_user: session_user.map(str::to_owned),
             expected: tenant.expected_target(&event.change),
             ..task
         });
@@ -134,6 +134,53 @@ impl Revocation {
         }
         Ok(())
     }
+}
+
+/// The restrictions that follow from an event.
+fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restriction> {
+    let user = |id: &str| Subject::User(id.to_owned());
+    let denied = vec![RestrictionKind::Denied(DenialSource::Clerk)];
+    let marked = vec![RestrictionKind::NotBefore];
+    let (subject, kinds) = match &event.change {
+        Change::SessionEnded { session_id, .. } => (Subject::Session(session_id.clone()), denied),
+        Change::UserDeleted { user_id } => (user(user_id), vec![RestrictionKind::Deleted]),
+        Change::UserUpdated(updated) if updated.banned || updated.deprovisioned => (user(&updated.id), denied),
+        Change::UserUpdated(updated) => {
+            let template = tenant.identity.template();
+            let client_id = template.needs_only_username().then(|| {
+                let client_id = template.of_user(&updated.id, updated.username.as_deref());
+                RestrictionKind::ClientId(client_id.as_deref().map(ClientIdDigest::of))
+            });
+            let lifted = RestrictionKind::Lifted(DenialSource::Clerk);
+            (user(&updated.id), iter::once(lifted).chain(client_id).collect())
+        }
+        Change::MembershipChanged { user_id, organization_id } => {
+            (Subject::Member { user: user_id.clone(), organization: organization_id.clone() }, marked)
+        }
+        Change::OrganizationDeleted { organization_id } => (Subject::Organization(organization_id.clone()), marked),
+    };
+    let of = |kind| {
+        let (tenant, until) = (tenant.name.clone(), now.after(tenant.denial));
+        Restriction { tenant, subject: subject.clone(), kind, at: event.at, until }
+    };
+    kinds.into_iter().map(of).collect()
+}
+
+/// The restriction that ends tokens after an event has made this one. `known` is the user's client ID by earlier deliveries.
+///
+/// A client ID that is known ends nothing: the event that first gave it has ended the tokens with others.
+fn ending(restriction: &Restriction, known: Option<CurrentClientId>) -> Option<Restriction> {
+    let mut ending = restriction.clone();
+    if let (RestrictionKind::ClientId(client_id), Some(known)) = (restriction.kind, known) {
+        if known.at != restriction.at && known.client_id == client_id {
+            return None;
+        }
+        if known.at > restriction.at {
+            // The event is late: the newer event has not ended the tokens with this event's client ID.
+            (ending.kind, ending.at) = (RestrictionKind::ClientId(known.client_id), known.at);
+        }
+    }
+    Some(ending)
 }
 
 /// The revocations that follow from a restriction whose event is not at hand: a Redis that lost it, or a replica that learned of

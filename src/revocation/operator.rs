@@ -8,9 +8,12 @@ use std::collections::BTreeSet;
 pub use report::{
     DenialOutcome, DenialReport, LiveTokenKnowledge, RevocationReport, TargetReport, TargetReportOutcome,
 };
-pub use request::{Action, InvalidRevocationRequest, RequestedTarget, RevocationRequest, RevocationRequestBody};
+pub use request::{Action, InvalidRevocationRequest, RevocationRequest, RevocationRequestBody};
 
-use super::{Performed, Revocation, Task, scope::SignedTarget};
+use super::{
+    Revocation,
+    task::{Performed, RevocationScope, SignedTarget, Task},
+};
 use crate::{
     ably::ReauthMargin,
     clock::UnixMillis,
@@ -47,11 +50,13 @@ impl Revocation {
             denials: restrictions.iter().map(|restriction| self.expected_report(restriction, now)).collect(),
             ..RevocationReport::default()
         };
-        let task = Task {
+        let mut task = Task {
             denials: subjects.into_iter().map(|subject| (subject, DenialSource::Operator)).collect(),
-            expected: request.target.user().and_then(|user| tenant.target_of_cached(user)),
-            ..Task::new(tenant, request.target.scope(), now, now)
+            ..Task::new(tenant, request.target.clone(), now, now)
         };
+        if let RevocationScope::Of(Subject::User(user)) = &request.target {
+            task.expected = tenant.target_of_cached(user);
+        }
         let revocations = match request.action {
             Action::Deny(_) if !tenant.is_revocable() => 0,
             Action::Deny(duration) if duration <= Self::REPEAT_AFTER && !task.denials.is_empty() => 1,
@@ -81,7 +86,7 @@ impl Revocation {
                 (true, false) => LiveTokenKnowledge::Known,
             });
             report.repeated_at = tasks.get(1).map(|again| again.claimable);
-            report.reminder = Some(request.target.reminder().to_owned());
+            report.reminder = Some(request.reminder().to_owned());
             let lacks_key = |target: &TargetReport| tenant.revocation_queue(&target.key_name).is_none();
             report.warn_of([
                 (revocations == 0, report::NOT_REVOCABLE),
@@ -106,13 +111,13 @@ impl Revocation {
     async fn subjects_of(
         &self,
         tenant: &Tenant,
-        target: &RequestedTarget,
+        target: &RevocationScope,
         now: UnixMillis,
     ) -> (Vec<Subject>, Result<(), StoreError>) {
         match target {
-            RequestedTarget::Session(session) => (vec![Subject::Session(session.clone())], Ok(())),
-            RequestedTarget::User(user) => (vec![Subject::User(user.clone())], Ok(())),
-            RequestedTarget::ClientId(client_id) => {
+            RevocationScope::Of(subject) => (vec![subject.clone()], Ok(())),
+            RevocationScope::FormerClientIds { user, .. } => (vec![Subject::User(user.clone())], Ok(())),
+            RevocationScope::ClientId(client_id) => {
                 let holder = TokenHolder::ClientId(client_id.as_str().to_owned());
                 let found = self.store.live_tokens(&tenant.name, &holder, now).await;
                 let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();

@@ -6,9 +6,8 @@ use futures_util::future;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    Revocation, RevocationScope,
-    scope::SignedTarget,
-    task::{Performed, Task},
+    Revocation,
+    task::{Performed, RevocationScope, SignedTarget, Task},
 };
 use crate::{
     ably::{ReauthMargin, RestClient, RevokeOutcome, Target, retry_of_target},

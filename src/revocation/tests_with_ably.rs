@@ -17,7 +17,7 @@ use crate::{
     },
     clerk::{Change, User},
     store::{
-        Commands as _, DenialSource, LiveToken, QueuedTask, RestrictionKind, StoreLimits, StoredTask, TokenHolder,
+        Commands as _, LiveToken, QueuedTask, StoreLimits, StoredTask, TokenHolder,
         fixtures::{Failure, MemoryRedis},
     },
     tenant::fixtures,

@@ -92,7 +92,7 @@ fn a_request_has_one_target_and_only_known_fields() {
     let day = Duration::from_hours(24);
     let deny_a_user = RevocationRequest {
         tenant: None,
-        target: RequestedTarget::User("user_1".into()),
+        target: RevocationScope::Of(Subject::User("user_1".into())),
         action: Action::Deny(day),
         dry_run: false,
     };
@@ -101,7 +101,7 @@ fn a_request_has_one_target_and_only_known_fields() {
     assert_eq!(request(&json!({ "user": "user_1", "for": "2h", "lift": false })), Ok(for_two_hours));
     let lift_in_a_dry_run = RevocationRequest {
         tenant: Some(TenantName::parse("acme").unwrap()),
-        target: RequestedTarget::ClientId(ClientId::parse("al:ice").unwrap()),
+        target: RevocationScope::ClientId(ClientId::parse("al:ice").unwrap()),
         action: Action::Lift,
         dry_run: true,
     };
