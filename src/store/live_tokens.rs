@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -67,22 +67,13 @@ pub enum TokenHolder {
 pub struct LiveTokens {
     /// In no particular order.
     pub live_tokens: Vec<LiveToken>,
-    /// Whose tokens were searched.
-    pub coverage: Coverage,
+    /// An error during an outage: other replicas may have issued more.
+    pub of_others: Result<(), StoreError>,
 }
 
 impl LiveTokens {
     /// No live tokens, at any replica.
-    pub const NONE: Self = Self { live_tokens: Vec::new(), coverage: Coverage::AllReplicas };
-}
-
-/// Whose live tokens a replica can find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coverage {
-    /// Those of all replicas.
-    AllReplicas,
-    /// Its own: during an outage, other replicas may have issued more.
-    ThisReplica,
+    pub const NONE: Self = Self { live_tokens: Vec::new(), of_others: Ok(()) };
 }
 
 impl LiveToken {
@@ -117,7 +108,6 @@ impl LiveToken {
 pub(super) struct LiveTokenIndex {
     max: usize,
     count: AtomicUsize,
-    hasher: RandomState,
     /// Each has the users of some hashes. Only one is locked at a time.
     shards: [Mutex<Shard>; 16],
 }
@@ -148,12 +138,7 @@ impl Shard {
 
 impl LiveTokenIndex {
     pub(super) fn new(limits: &StoreLimits) -> Self {
-        Self {
-            max: limits.live_tokens,
-            count: AtomicUsize::new(0),
-            hasher: RandomState::new(),
-            shards: Default::default(),
-        }
+        Self { max: limits.live_tokens, count: AtomicUsize::new(0), shards: Default::default() }
     }
 
     /// Adds or extends a live token.
@@ -161,7 +146,7 @@ impl LiveTokenIndex {
         if self.count.load(Ordering::Relaxed) >= self.max {
             self.shards.iter().for_each(|shard| self.sweep(&mut lock(shard), now));
         }
-        let hash = self.hash(&live_token.tenant, &live_token.user);
+        let hash = hash_of(&live_token.tenant, &live_token.user);
         let mut shard = self.shard(hash);
         self.sweep(&mut shard, now);
         let mut live_tokens = self.live(shard.batches.get(&hash).map(|batch| decoded(batch)).unwrap_or_default(), now);
@@ -188,7 +173,7 @@ impl LiveTokenIndex {
         let is_sought = |found: &LiveToken| found.tenant == *tenant && found.is_of(holder) && found.until > now;
         let id = match holder {
             TokenHolder::User(user) | TokenHolder::UserSession { user, .. } => {
-                let hash = self.hash(tenant, user);
+                let hash = hash_of(tenant, user);
                 let batch = self.shard(hash).batches.get(&hash).map(|batch| decoded(batch));
                 return batch.unwrap_or_default().into_iter().filter(is_sought).collect();
             }
@@ -244,14 +229,15 @@ impl LiveTokenIndex {
         added.map(|_| ()).map_err(|_| StoreError::Full)
     }
 
-    fn hash(&self, tenant: &TenantName, user: &str) -> u64 {
-        self.hasher.hash_one((tenant.as_str(), user))
-    }
-
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
         let [first, ..] = hash.to_ne_bytes();
         lock(&self.shards[usize::from(first) % self.shards.len()])
     }
+}
+
+/// No client chooses the IDs, so the hash needs no secret.
+fn hash_of(tenant: &TenantName, user: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((tenant.as_str(), user))
 }
 
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {

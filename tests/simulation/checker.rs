@@ -11,7 +11,7 @@ use ably_clerk_auth::{
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     revocation::operator::Action,
-    store::{ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoredTask, Subject},
+    store::{ClientIdDigest, DenialSource, Health, LiveToken, Restriction, RestrictionKind, StoredTask, Subject},
     tenant::TenantName,
 };
 
@@ -96,7 +96,8 @@ pub(crate) struct IssuedToken {
     signed_at: UnixMillis,
     /// When it was issued by its own words, and when it ends.
     at_ably: Option<(UnixMillis, UnixMillis)>,
-    /// The replica that issued it crashed before Redis knew it, or Redis lost it with that replica.
+    /// The replica that issued it crashed before Redis knew it, or Redis lost it with that replica. Or Redis got it back from
+    /// a replica that crashed before it had caught up, and so had not looked for the restrictions that it missed.
     is_lost: bool,
 }
 
@@ -170,6 +171,8 @@ pub(crate) struct Checker {
     names: BTreeSet<(TenantName, String, String)>,
     /// When each run started.
     started: BTreeMap<usize, UnixMillis>,
+    /// When each run was last in sync with Redis.
+    in_sync_at: BTreeMap<usize, UnixMillis>,
     works: Vec<Work>,
     /// Which runs store or have stored which tasks of the schedule.
     storing: BTreeSet<(usize, usize)>,
@@ -406,7 +409,15 @@ impl Checker {
         }
     }
 
-    pub(crate) fn crashed(&mut self, run: usize) {
+    pub(crate) fn is_in_sync(&mut self, run: usize, now: UnixMillis) {
+        self.in_sync_at.insert(run, now);
+    }
+
+    pub(crate) fn crashed(&mut self, run: usize, health: Health) {
+        let in_sync_at = self.in_sync_at.get(&run).copied().unwrap_or(UnixMillis(0));
+        for token in self.tokens.iter_mut().filter(|token| token.run == run && health != Health::Ready) {
+            token.is_lost |= in_sync_at <= token.signed_at.max(self.last_loss.unwrap_or(token.signed_at));
+        }
         let known_by = self.statements.iter_mut().flat_map(|statement| &mut statement.known_by);
         known_by.for_each(|runs| _ = runs.remove(&run));
         self.tasks.values_mut().for_each(|task| _ = task.known_by.remove(&run));

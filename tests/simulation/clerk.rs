@@ -6,14 +6,16 @@ use std::{sync::Arc, time::Duration};
 use ably_clerk_auth::{
     clerk::{Change, Claims, Event, Organization, Scoped, Session, User},
     clock::UnixMillis,
-    store::Subject,
+    store::{Restriction, Subject},
     tenant::TenantName,
 };
+
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     checker::Answer,
     random::Random,
-    replica::TENANTS,
+    replica::{Run, TENANTS},
     world::{World, lock},
 };
 
@@ -26,6 +28,15 @@ pub(crate) struct Clerk {
     tenants: Vec<Instance>,
     clock_skew: i64,
     last_event_at: UnixMillis,
+    /// Who waits until the restrictions of an event are recorded, by its timestamp.
+    waiting: Vec<(UnixMillis, oneshot::Sender<Run>)>,
+}
+
+/// What Clerk tells the service.
+struct Webhook {
+    tenant: usize,
+    event: Event,
+    statement: usize,
 }
 
 struct Instance {
@@ -70,6 +81,25 @@ enum Happening {
     OrganizationDeleted,
 }
 
+impl Happening {
+    const ANY: [Self; 13] = [
+        Self::SessionEnds,
+        Self::SessionEnds,
+        Self::Ban,
+        Self::Ban,
+        Self::Unban,
+        Self::Unban,
+        Self::Unban,
+        Self::Rename,
+        Self::Rename,
+        Self::Delete,
+        Self::MembershipChanges,
+        Self::MembershipChanges,
+        Self::OrganizationDeleted,
+    ];
+    const OF_USER: [Self; 3] = [Self::Ban, Self::Unban, Self::Rename];
+}
+
 impl Clerk {
     pub(crate) fn new(random: &mut Random) -> Self {
         let instance = |number: usize| {
@@ -91,7 +121,17 @@ impl Clerk {
             Instance { users: (0..USERS).map(user).collect(), sessions }
         };
         let clock_skew = i64::try_from(random.within(0..2000)).unwrap() - 1000;
-        Self { tenants: (0..TENANTS.len()).map(instance).collect(), clock_skew, last_event_at: UnixMillis(0) }
+        let tenants = (0..TENANTS.len()).map(instance).collect();
+        Self { tenants, clock_skew, last_event_at: UnixMillis(0), waiting: Vec::new() }
+    }
+
+    /// A run begins to record restrictions.
+    pub(crate) fn is_recording(&mut self, restrictions: &[Restriction], run: &Run) {
+        let is_of = |at| restrictions.iter().any(|restriction| restriction.at == at);
+        for (_, waiting) in self.waiting.extract_if(.., |(at, _)| is_of(*at)) {
+            // It may have lost patience.
+            let _ = waiting.send(run.clone());
+        }
     }
 
     /// The number of sessions of each tenant.
@@ -161,24 +201,10 @@ impl Clerk {
         random: &mut Random,
         tenant: usize,
         session_number: usize,
+        happening: Happening,
         now: UnixMillis,
-    ) -> Option<(usize, Event)> {
+    ) -> Option<Event> {
         use Happening as H;
-        let happening = random.pick(&[
-            H::SessionEnds,
-            H::SessionEnds,
-            H::Ban,
-            H::Ban,
-            H::Unban,
-            H::Unban,
-            H::Unban,
-            H::Rename,
-            H::Rename,
-            H::Delete,
-            H::MembershipChanges,
-            H::MembershipChanges,
-            H::OrganizationDeleted,
-        ]);
         let clock = self.clock(now);
         let Instance { users, sessions } = &mut self.tenants[tenant];
         let user_number = sessions[session_number].user;
@@ -226,7 +252,7 @@ impl Clerk {
         // Two events of one user are never in the same millisecond: Clerk orders them.
         let at = clock.max(self.last_event_at.after(Duration::from_millis(1)));
         self.last_event_at = at;
-        Some((tenant, Event { at, change }))
+        Some(Event { at, change })
     }
 }
 
@@ -252,31 +278,49 @@ pub(crate) async fn live(world: Arc<World>, until: UnixMillis) {
         }
         let (tenant, session) =
             world.random(|random| (random.index(TENANTS.len()), random.index(lock(&world.clerk).session_count())));
-        if let Some((tenant, event, statement)) = happen(&world, tenant, session) {
+        if world.random(|random| random.percent(10)) {
+            let Some(older) = happen(&world, tenant, session, &Happening::OF_USER) else { continue };
+            let newer = happen(&world, tenant, session, &Happening::OF_USER);
+            tokio::spawn(deliver_at_once(Arc::clone(&world), older, newer));
+        } else if let Some(webhook) = happen(&world, tenant, session, &Happening::ANY) {
             let slowness = world.random(|random| random.pick(&[0, 0, 200, 8000]));
-            tokio::spawn(deliver(Arc::clone(&world), tenant, event, statement, slowness));
+            tokio::spawn(deliver(Arc::clone(&world), webhook, slowness, None));
         }
     }
 }
 
 /// Something happens to a session or its user, and a replica is told at once.
 pub(crate) async fn happens(world: Arc<World>, tenant: usize, session: usize) {
-    if let Some((tenant, event, statement)) = happen(&world, tenant, session) {
-        deliver(world, tenant, event, statement, 0).await;
+    if let Some(webhook) = happen(&world, tenant, session, &Happening::ANY) {
+        deliver(world, webhook, 0, None).await;
     }
 }
 
-fn happen(world: &World, tenant: usize, session: usize) -> Option<(usize, Event, usize)> {
+fn happen(world: &World, tenant: usize, session: usize, any_of: &[Happening]) -> Option<Webhook> {
     let now = world.now();
-    let (tenant, event) = world.random(|random| lock(&world.clerk).happen(random, tenant, session, now))?;
+    let event = world.random(|random| {
+        let happening = random.pick(any_of);
+        lock(&world.clerk).happen(random, tenant, session, happening, now)
+    })?;
     world.trace(|| format!("Clerk: {:?} of {} at {}", event.change, TENANTS[tenant], event.at.0));
     let statement = lock(&world.checker).clerk_says(TENANTS[tenant], &event, now);
-    Some((tenant, event, statement))
+    Some(Webhook { tenant, event, statement })
 }
 
-/// Delivers an event to replicas until one takes it, and sometimes again.
-async fn deliver(world: Arc<World>, tenant: usize, event: Event, statement: usize, slowness: u64) {
-    let tenant = TenantName::parse(TENANTS[tenant]).unwrap();
+/// Delivers two events of one user, if there is a second: the older one to a replica that is recording the newer one.
+async fn deliver_at_once(world: Arc<World>, older: Webhook, newer: Option<Webhook>) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let (sender, recording) = oneshot::channel();
+    if let Some(newer) = newer {
+        lock(&world.clerk).waiting.push((newer.event.at, sender));
+        tokio::spawn(deliver(Arc::clone(&world), newer, 0, None));
+    }
+    let run = timeout(PATIENCE, recording).await.ok().and_then(Result::ok);
+    deliver(world, older, 0, run).await;
+}
+
+/// Delivers an event to replicas until one takes it, and sometimes again. The first one may be given.
+async fn deliver(world: Arc<World>, webhook: Webhook, slowness: u64, mut first: Option<Run>) {
     let copies = if world.random(|random| random.percent(25)) { 2 } else { 1 };
     if slowness > 1000 {
         lock(&world.faults).note(crate::faults::Fault::LateWebhook);
@@ -285,9 +329,11 @@ async fn deliver(world: Arc<World>, tenant: usize, event: Event, statement: usiz
         lock(&world.faults).note(crate::faults::Fault::RepeatedWebhook);
     }
     for _ in 0..copies {
-        world.pause(world.random(|random| random.within(0..slowness + 10))).await;
+        if first.is_none() {
+            world.pause(world.random(|random| random.within(0..slowness + 10))).await;
+        }
         loop {
-            match tell(&world, &tenant, &event, statement).await {
+            match tell(&world, &webhook, first.take()).await {
                 Answer::Accepted => break,
                 Answer::None | Answer::Refused => {}
             }
@@ -297,12 +343,15 @@ async fn deliver(world: Arc<World>, tenant: usize, event: Event, statement: usiz
     }
 }
 
-async fn tell(world: &Arc<World>, tenant: &TenantName, event: &Event, statement: usize) -> Answer {
-    let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) else { return Answer::None };
+async fn tell(world: &Arc<World>, webhook: &Webhook, replica: Option<Run>) -> Answer {
+    let replica = replica.filter(|run| lock(&world.replicas).is_running(run.run));
+    let replica = replica.or_else(|| world.random(|random| lock(&world.replicas).any(random)));
+    let Some(replica) = replica else { return Answer::None };
+    let Webhook { statement, event, .. } = webhook;
     let now = world.now();
-    lock(&world.checker).told(statement, replica.run, replica.clock(now), now);
+    lock(&world.checker).told(*statement, replica.run, replica.clock(now), now);
     let (by_clock, revocation) = (replica.clock(now), Arc::clone(&replica.revocation));
-    let (tenant, event) = (tenant.clone(), event.clone());
+    let (tenant, event) = (TenantName::parse(TENANTS[webhook.tenant]).unwrap(), event.clone());
     let applied = replica.run_until_crash(async move { revocation.apply(&tenant, &event, by_clock).await }).await;
     let answer = match &applied {
         None => Answer::None,
@@ -311,7 +360,7 @@ async fn tell(world: &Arc<World>, tenant: &TenantName, event: &Event, statement:
     };
     world.trace(|| format!("replica {} (run {}) about event {statement}: {applied:?}", replica.number, replica.run));
     let redis = lock(&world.redis);
-    lock(&world.checker).answered(statement, replica.run, answer, &redis, world.now());
+    lock(&world.checker).answered(*statement, replica.run, answer, &redis, world.now());
     drop(redis);
     replica.check_kept(world, now, answer);
     answer

@@ -202,13 +202,7 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
         }
         Fault::LookUpsHang => lock(&world.network).hang_look_ups(number, end),
         Fault::SlowRedis => lock(&world.network).slow_down(end),
-        Fault::ReplicaCrash => {
-            if crash(&world, number) {
-                find_lost(&world);
-                world.pause(lasts).await;
-                start_maybe_without_redis(&world, number, until);
-            }
-        }
+        Fault::ReplicaCrash => crash_and_start(&world, number, lasts, until),
         Fault::PowerCut => cut_power(&world, number, lasts, end).await,
         Fault::Failover => {
             let lag = lag(&world);
@@ -306,10 +300,34 @@ fn lag(world: &World) -> Duration {
 /// Whether the replica was running.
 fn crash(world: &World, number: usize) -> bool {
     let crashed = lock(&world.replicas).crash(number);
-    if let Some(run) = crashed {
-        lock(&world.checker).crashed(run);
+    if let Some(run) = &crashed {
+        lock(&world.checker).crashed(run.run, run.store.health());
     }
     crashed.is_some()
+}
+
+fn crash_and_start(world: &Arc<World>, number: usize, lasts: u64, until: UnixMillis) {
+    if crash(world, number) {
+        find_lost(world);
+        let world = Arc::clone(world);
+        tokio::spawn(async move {
+            world.pause(lasts).await;
+            start_maybe_without_redis(&world, number, until);
+        });
+    }
+}
+
+/// A replica crashes at a certain moment.
+pub(crate) fn crash_now(world: &Arc<World>, number: usize) {
+    let (now, lasts) = (world.now(), world.random(|random| random.within(50..3000)));
+    let until = {
+        let mut faults = lock(&world.faults);
+        faults.note(Fault::ReplicaCrash);
+        faults.disturb(now, now.after(Duration::from_millis(lasts)));
+        faults.until
+    };
+    world.trace(|| format!("fault: replica {number} crashes for {lasts} ms"));
+    crash_and_start(world, number, lasts, until);
 }
 
 /// Starts a replica, which sometimes cannot reach Redis at first.

@@ -1,13 +1,14 @@
 //! What happens at the very moment at which it can do harm: clients that a restriction concerns ask a replica that has just
-//! connected, or as soon as it is recorded; something happens to the holder of a token just after the replica that issued it
-//! has scanned what is recorded; a look-up hangs.
+//! connected, or as soon as it is recorded; something happens to the holder of a token while the replica that issued it scans
+//! what is recorded; a look-up hangs; a replica crashes as soon as Redis has what it kept; an older event arrives while a newer
+//! one of its user is being recorded.
 
 use std::{cmp::Reverse, sync::Arc};
 
 use ably_clerk_auth::store::{Restriction, Subject};
 
 use crate::{
-    clerk, clients,
+    clerk, clients, faults,
     redis::is_active,
     replica::{REPLICAS, Run, TENANTS},
     world::{World, lock},
@@ -59,7 +60,7 @@ pub(crate) fn look_up_hangs(world: &Arc<World>, number: usize) -> bool {
     hangs
 }
 
-/// A run has scanned the recorded restrictions.
+/// A run scans the recorded restrictions: it has read another page.
 pub(crate) fn has_scanned(world: &Arc<World>, run: usize) {
     let Some(last) = lock(&world.checker).last_token_of(run) else { return };
     if happens(world, 25) {
@@ -68,6 +69,21 @@ pub(crate) fn has_scanned(world: &Arc<World>, run: usize) {
         for session in sessions {
             tokio::spawn(clerk::happens(Arc::clone(world), tenant, session));
         }
+    }
+}
+
+/// Redis has what a replica wrote that is not ready yet, most likely what it learned in an outage.
+pub(crate) fn is_recorded_late(world: &Arc<World>, number: usize) {
+    if happens(world, 10) {
+        faults::crash_now(world, number);
+    }
+}
+
+/// A run begins to record restrictions. It is told an older event that waited for this.
+pub(crate) fn records(world: &World, run: usize, restrictions: &[Restriction]) {
+    let run = lock(&world.replicas).running().find(|running| running.run == run).cloned();
+    if let Some(run) = run {
+        lock(&world.clerk).is_recording(restrictions, &run);
     }
 }
 

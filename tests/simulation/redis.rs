@@ -62,7 +62,7 @@ pub(crate) fn is_active(restriction: &Restriction, now: UnixMillis) -> bool {
 pub(crate) struct Data {
     id: Option<u64>,
     pub(crate) rows: BTreeMap<RowKey, Restriction>,
-    /// The keys of `rows` in the order in which they came: a scan goes along it. Removed ones stay.
+    /// The keys of `rows`: a scan goes along them. A new one is the first or the last. Removed ones stay.
     scan: Vec<RowKey>,
     pub(crate) log: VecDeque<(LogPosition, Option<Restriction>)>,
     last: LogPosition,
@@ -92,7 +92,9 @@ impl Data {
             Write::Row(restriction) => {
                 let key = row_key(&restriction);
                 if self.rows.insert(key.clone(), restriction).is_none() {
-                    self.scan.push(key);
+                    // Before or behind a scan that is under way.
+                    let place = if self.scan.len().is_multiple_of(2) { 0 } else { self.scan.len() };
+                    self.scan.insert(place, key);
                 }
             }
             Write::RemoveRow(key) => _ = self.rows.remove(&key),
@@ -531,6 +533,9 @@ impl ReadLog for Connection {
 impl Commands for Connection {
     async fn state(&self) -> Result<SharedState, ConnectionLost> {
         let new_id = self.world.random(Random::next);
+        if self.is_ready() {
+            lock(&self.world.checker).is_in_sync(self.run, self.world.now());
+        }
         self.call(Access::Write, |node, now| {
             if node.data.id.is_none() {
                 node.write(Write::Identify(new_id), now);
@@ -555,9 +560,7 @@ impl Commands for Connection {
                 (u64::try_from(next).unwrap(), page)
             })
             .await?;
-        if next == 0 {
-            moments::has_scanned(&self.world, self.run);
-        }
+        moments::has_scanned(&self.world, self.run);
         let mut checker = lock(&self.world.checker);
         for restriction in &page {
             checker.hears(self.run, restriction);
@@ -574,10 +577,13 @@ impl Commands for Connection {
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
         if restrictions.is_empty() {
             let mut checker = lock(&self.world.checker);
-            tasks.iter().for_each(|queued| checker.task_is_kept(self.run, &queued.task));
+            for queued in tasks {
+                checker.task_is_kept(self.run, &queued.task);
+            }
         }
         let described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
         self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
+        moments::records(&self.world, self.run, restrictions);
         let is_trimmed = self.is_trimmed();
         self.call(Access::Append, |node, now| {
             node.forget_ended(by_clock, now);
@@ -604,6 +610,11 @@ impl Commands for Connection {
             before
         })
         .await
+        .inspect(|_| {
+            if !restrictions.is_empty() && !self.is_ready() {
+                moments::is_recorded_late(&self.world, self.replica);
+            }
+        })
     }
 
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {

@@ -98,7 +98,7 @@ impl Replicas {
             runs: 0,
             formats: [format(random), format(random)],
             on_failure: random.pick(&[OnFailure::Degrade, OnFailure::Degrade, OnFailure::Refuse]),
-            limits: StoreLimits { live_tokens, ended_restrictions, ..StoreLimits::default() },
+            limits: StoreLimits { live_tokens, ended_restrictions },
         }
     }
 
@@ -118,11 +118,11 @@ impl Replicas {
         self.running[random.index(REPLICAS)].clone()
     }
 
-    /// Ends the run of a replica. Returns its number.
-    pub(crate) fn crash(&mut self, number: usize) -> Option<usize> {
+    /// Ends the run of a replica.
+    pub(crate) fn crash(&mut self, number: usize) -> Option<Run> {
         let run = self.running[number].take()?;
         lock(&run.jobs).drain(..).for_each(|job| job.abort());
-        Some(run.run)
+        Some(run)
     }
 }
 

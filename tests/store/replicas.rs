@@ -11,7 +11,7 @@ use std::{
 use ably_clerk_auth::{
     clock::millis,
     store::{
-        Claim, Coverage, Health, OnFailure, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
+        Claim, Health, OnFailure, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
         TokenHolder, Verdict,
     },
     tenant::TenantName,
@@ -41,7 +41,7 @@ async fn what_one_replica_learns_reaches_the_other() {
     let given = live_token("user_1", "sess_1", None, "alice", MINUTE);
     one.put_live_token(given.clone()).await;
     let live = other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
-    assert_eq!((live.live_tokens, live.coverage), (vec![given], Coverage::AllReplicas));
+    assert_eq!((live.live_tokens, live.of_others), (vec![given], Ok(())));
 
     eventually("the user is forgotten", || other.forgotten.lock().unwrap().contains(&"user_1 of default".to_owned()))
         .await;
