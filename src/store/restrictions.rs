@@ -131,12 +131,6 @@ impl Restrictions {
         self.read().terms(&key)
     }
 
-    /// How many denials and marks are active, or were until lately.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.read().active.len()
-    }
-
     pub(super) fn count_active(&self, now: UnixMillis) -> usize {
         let known = self.read();
         // Expired ones are few: the next restriction removes them.
