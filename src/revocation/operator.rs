@@ -75,7 +75,7 @@ impl Revocation {
             result = result.and(recorded.map(|_| ()));
         }
         if request.action == Action::Lift {
-            report.warn_of([(report.denials.is_empty(), report::NOBODY_TO_LIFT)]);
+            report.warn([(report.denials.is_empty(), report::NOBODY_TO_LIFT)]);
         } else if !report.is_superseded() {
             let live;
             (report.targets, live) = self.report_targets(request, tenant, &task, tasks.first(), now).await;
@@ -88,7 +88,7 @@ impl Revocation {
             report.repeated_at = tasks.get(1).map(|again| again.claimable);
             report.reminder = Some(request.reminder().to_owned());
             let lacks_key = |target: &TargetReport| tenant.revocation_queue(&target.key_name).is_none();
-            report.warn_of([
+            report.warn([
                 (revocations == 0, report::NOT_REVOCABLE),
                 (revocations > 0 && report.targets.iter().any(lacks_key), report::KEY_MISSING),
                 (revocations > 0 && report.targets.is_empty(), report::NOTHING_TO_REVOKE),

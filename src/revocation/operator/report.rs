@@ -162,7 +162,7 @@ impl RevocationReport {
     }
 
     /// Adds the warnings that apply.
-    pub(super) fn warn_of<const N: usize>(&mut self, warnings: [(bool, &str); N]) {
+    pub(super) fn warn<const N: usize>(&mut self, warnings: [(bool, &str); N]) {
         let applying = warnings.into_iter().filter(|(applies, _)| *applies);
         self.warnings.extend(applying.map(|(_, warning)| warning.to_owned()));
     }
