@@ -45,6 +45,10 @@ impl Ably {
         self.faults.push((fault, until));
     }
 
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
     fn fails(&self, fault: AblyFault, now: UnixMillis) -> bool {
         self.faults.iter().any(|(known, until)| *known == fault && now < *until)
     }

@@ -635,7 +635,9 @@ impl Checker {
             }
         }
         if !self.is_forgetful {
-            violations.extend(self.tokens.iter().filter_map(|token| self.find_unrevoked(token, ably, now, |_| true)));
+            let is_accepted = |statement: &Statement| statement.accepted.is_some();
+            let unrevoked = |token| self.find_unrevoked(token, ably, now, is_accepted);
+            violations.extend(self.tokens.iter().filter_map(unrevoked));
             violations.extend(ably.iter().filter_map(|revoked| self.find_unjustified(revoked, faults)));
         }
         let data = &redis.master().data;
@@ -671,6 +673,7 @@ impl Checker {
                 // An update may repeat a name, which ends nothing anew.
                 let is_update = statement.facts.len() > 1;
                 !is_update
+                    && statement.accepted.is_some()
                     && statement.told_in_confusion_at.is_none()
                     && (is_before
                         || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
@@ -679,6 +682,29 @@ impl Checker {
         };
         let violations: Vec<_> = self.tokens.iter().filter_map(find).collect();
         self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, at once")));
+    }
+
+    /// Checks that a run that has had no Redis since `since` has revoked its own tokens twice despite what it was told.
+    pub(crate) fn check_own_revocations(&mut self, ably: &[Revoked], run: usize, since: UnixMillis, now: UnixMillis) {
+        const SECOND_AFTER: Duration = Duration::from_secs(150);
+        const DONE_WITHIN: Duration = Duration::from_secs(15);
+        if self.is_forgetful {
+            return;
+        }
+        let find = |token: &IssuedToken| {
+            let (dated, _) = token.at_ably?;
+            let is_told = |statement: &Statement| {
+                let told = statement.told.get(&run).filter(|told| since <= **told);
+                let is_update = statement.facts.len() > 1;
+                !is_update
+                    && told.is_some_and(|told| {
+                        dated < told.after(SECOND_AFTER) && told.after(SECOND_AFTER + DONE_WITHIN) < now
+                    })
+            };
+            self.find_unrevoked(token, ably, now, is_told)
+        };
+        let violations: Vec<_> = self.tokens.iter().filter(|token| token.run == run).filter_map(find).collect();
+        self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, by its own replica")));
     }
 
     /// Why a token should have been revoked and was not.
@@ -700,8 +726,7 @@ impl Checker {
         for key in keys {
             let said = self.said(&key);
             let Some(top) = said.iter().max_by_key(|said| rank_of(said.fact)) else { continue };
-            let is_uncertain = top.statement.accepted.is_none()
-                || !is_reached_by(top.statement)
+            let is_uncertain = !is_reached_by(top.statement)
                 || said.iter().any(|said| said.statement.is_lost || said.statement.is_work_lost)
                 || self.may_be_without_name(top);
             if is_uncertain {

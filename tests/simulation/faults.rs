@@ -192,7 +192,11 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
         _ => {}
     }
     match fault {
-        Fault::CommandsCut => lock(&world.network).cut(number, Line::Commands, end),
+        Fault::CommandsCut => {
+            lock(&world.network).cut(number, Line::Commands, end);
+            world.sleep_until(UnixMillis(end.0 - 1)).await;
+            check_own_revocations(&world, number, now);
+        }
         Fault::ReaderCut => lock(&world.network).cut(number, Line::Reader, end),
         Fault::BothCut => Line::ALL.into_iter().for_each(|line| lock(&world.network).cut(number, line, end)),
         Fault::LostPackets => {
@@ -204,14 +208,7 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
         Fault::SlowRedis => lock(&world.network).slow_down(end),
         Fault::ReplicaCrash => crash_and_start(&world, number, lasts, until),
         Fault::PowerCut => cut_power(&world, number, lasts, end).await,
-        Fault::Failover => {
-            let lag = lag(&world);
-            let mut redis = lock(&world.redis);
-            let old = redis.fail_over(lag, now);
-            redis.stop(old);
-            drop(redis);
-            lose_data(&world);
-        }
+        Fault::Failover => fail_over(&world, lag(&world)),
         Fault::FailoverBehindProxy => fail_over_behind_proxy(&world, now).await,
         Fault::OtherDataBehindProxy => {
             let (lag, id) = (lag(&world), world.random(Random::next));
@@ -330,6 +327,25 @@ pub(crate) fn crash_now(world: &Arc<World>, number: usize) {
     crash_and_start(world, number, lasts, until);
 }
 
+fn fail_over(world: &World, lag: Duration) {
+    let mut redis = lock(&world.redis);
+    let old = redis.fail_over(lag, world.now());
+    redis.stop(old);
+    drop(redis);
+    lose_data(world);
+}
+
+/// A failover at a certain moment. It loses the last writes.
+pub(crate) fn fail_over_now(world: &World) {
+    let (now, lag) = (world.now(), Duration::from_millis(world.random(|random| random.within(1..500))));
+    let mut faults = lock(&world.faults);
+    faults.note(Fault::Failover);
+    faults.disturb(now, now);
+    drop(faults);
+    world.trace(|| format!("fault: failover that loses {lag:?}"));
+    fail_over(world, lag);
+}
+
 /// Starts a replica, which sometimes cannot reach Redis at first.
 fn start_maybe_without_redis(world: &Arc<World>, number: usize, until: UnixMillis) {
     let now = world.now();
@@ -364,6 +380,17 @@ fn check_splits(world: &World, nodes: [usize; 2]) {
                 format!("5: replica {} does not see that its connections have different data", replica.number);
             lock(&world.checker).violations.push(violation);
         }
+    }
+}
+
+/// A replica that has had no Redis since `since` must have performed its tasks, unless Ably failed.
+fn check_own_revocations(world: &World, number: usize, since: UnixMillis) {
+    let ably = lock(&world.ably);
+    let run = lock(&world.replicas).running().find(|run| run.number == number).map(|run| run.run);
+    if let Some(run) = run.filter(|_| !ably.has_failed()) {
+        const NOTICED_WITHIN: Duration = Duration::from_secs(2);
+        let since = since.after(NOTICED_WITHIN);
+        lock(&world.checker).check_own_revocations(&ably.revoked, run, since, world.now());
     }
 }
 

@@ -1,6 +1,6 @@
 //! What happens at the very moment at which it can do harm: clients that a restriction concerns ask a replica that has just
 //! connected, or as soon as it is recorded; something happens to the holder of a token while the replica that issued it scans
-//! what is recorded; a look-up hangs; a replica crashes as soon as Redis has what it kept; an older event arrives while a newer
+//! what is recorded; a look-up hangs; a replica crashes, or a failover loses what it wrote, as soon as Redis has it; an older event arrives while a newer
 //! one of its user is being recorded.
 
 use std::{cmp::Reverse, sync::Arc};
@@ -76,6 +76,21 @@ pub(crate) fn has_scanned(world: &Arc<World>, run: usize) {
 pub(crate) fn is_recorded_late(world: &Arc<World>, number: usize) {
     if happens(world, 10) {
         faults::crash_now(world, number);
+    }
+}
+
+/// Redis has tasks that a replica stored at the end of its return. Soon the replica crashes, or a failover loses them.
+pub(crate) fn are_late_tasks_stored(world: &Arc<World>, number: usize) {
+    if happens(world, 20) {
+        let world = Arc::clone(world);
+        tokio::spawn(async move {
+            world.pause(world.random(|random| random.within(1..300))).await;
+            if world.random(|random| random.percent(50)) {
+                faults::crash_now(&world, number);
+            } else {
+                faults::fail_over_now(&world);
+            }
+        });
     }
 }
 

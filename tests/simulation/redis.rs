@@ -610,10 +610,11 @@ impl Commands for Connection {
             before
         })
         .await
-        .inspect(|_| {
-            if !restrictions.is_empty() && !self.is_ready() {
-                moments::is_recorded_late(&self.world, self.replica);
-            }
+        .inspect(|_| match (restrictions, tasks) {
+            _ if self.is_ready() => {}
+            ([], []) => {}
+            ([], _) => moments::are_late_tasks_stored(&self.world, self.replica),
+            _ => moments::is_recorded_late(&self.world, self.replica),
         })
     }
 
