@@ -24,8 +24,8 @@ use crate::{
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     store::{
-        Claim, ClientIdDigest, CurrentClientId, DenialSource, RecordOutcome, Restriction, RestrictionKind, Store,
-        StoreError, Subject, TasksOf,
+        Claim, ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Store, StoreError, Subject,
+        TasksOf, Topic,
     },
     tenant::{Tenant, TenantName, Tenants},
 };
@@ -113,10 +113,12 @@ impl Revocation {
     /// The revocations that follow from an event.
     fn tasks_of(&self, event: &Event, tenant: &Tenant, restrictions: &[Restriction], now: UnixMillis) -> Vec<Task> {
         let user = event.change.user_id();
-        let known = user.and_then(|user| self.store.restrictions().client_id(&tenant.name, user));
+        let known = user.and_then(|user| {
+            self.store.restrictions().latest(&tenant.name, &Subject::User(user.to_owned()), Topic::ClientId)
+        });
         let session_user = user.filter(|_| matches!(event.change, Change::SessionEnded { .. }));
-        let ending = restrictions.iter().filter_map(|restriction| ending(restriction, known));
-        let tasks = ending.filter_map(|restriction| Task::of(&restriction, tenant, now)).map(|task| Task {
+        let ending = restrictions.iter().filter_map(|restriction| ending(restriction, known.as_ref()));
+        let tasks = ending.filter_map(|restriction| Task::of(restriction, tenant, now)).map(|task| Task {
             session_user: session_user.map(str::to_owned),
             expected: tenant.expected_target(&event.change),
             ..task
@@ -166,21 +168,18 @@ fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restr
     kinds.into_iter().map(of).collect()
 }
 
-/// The restriction that ends tokens after an event has made this one. `known` is the user's client ID by earlier deliveries.
+/// The restriction that ends tokens after an event has made this one. `known` has the user's client ID by earlier deliveries.
 ///
 /// A client ID that is known ends nothing: the event that first gave it has ended the tokens with others.
-fn ending(restriction: &Restriction, known: Option<CurrentClientId>) -> Option<Restriction> {
-    let mut ending = restriction.clone();
-    if let (RestrictionKind::ClientId(client_id), Some(known)) = (restriction.kind, known) {
-        if known.at != restriction.at && known.client_id == client_id {
-            return None;
+fn ending<'a>(restriction: &'a Restriction, known: Option<&'a Restriction>) -> Option<&'a Restriction> {
+    match (restriction.kind, known) {
+        (RestrictionKind::ClientId(_), Some(known)) if known.at != restriction.at && known.kind == restriction.kind => {
+            None
         }
-        if known.at > restriction.at {
-            // The event is late: the newer event has not ended the tokens with this event's client ID.
-            (ending.kind, ending.at) = (RestrictionKind::ClientId(known.client_id), known.at);
-        }
+        // The event is late: the newer event has not ended the tokens with this event's client ID.
+        (RestrictionKind::ClientId(_), Some(known)) if known.at > restriction.at => Some(known),
+        _ => Some(restriction),
     }
-    Some(ending)
 }
 
 /// The revocations that follow from a restriction whose event is not at hand: a Redis that lost it, or a replica that learned of

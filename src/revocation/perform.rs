@@ -12,7 +12,7 @@ use super::{
 use crate::{
     ably::{ReauthMargin, RestClient, RevokeOutcome, Target, retry_of_target},
     clock::{Clock, UnixMillis},
-    store::{Claim, DenialSource, LiveTokens, QueuedTask, StoredTask, Subject},
+    store::{Claim, DenialSource, LiveTokens, QueuedTask, RestrictionKind, StoredTask, Subject, Topic},
     tenant::Tenant,
 };
 
@@ -147,7 +147,8 @@ impl Revocation {
     fn is_lifted(&self, task: &Task) -> bool {
         let restrictions = self.store.restrictions();
         let is_lifted = |(subject, source): &(Subject, DenialSource)| {
-            restrictions.is_lifted_since(&task.tenant, subject, *source, task.at)
+            let latest = restrictions.latest(&task.tenant, subject, Topic::Denial(*source));
+            latest.is_some_and(|latest| latest.kind == RestrictionKind::Lifted(*source) && latest.at > task.at)
         };
         !task.denials.is_empty() && task.denials.iter().all(is_lifted)
     }
@@ -157,8 +158,10 @@ impl Revocation {
         let (RevocationScope::FormerClientIds { user, .. }, Target::ClientId(client_id)) = (&task.scope, target) else {
             return false;
         };
-        let current = self.store.restrictions().client_id(&task.tenant, user);
-        current.is_some_and(|current| current.at > task.at && current.is(client_id.as_str()))
+        let subject = Subject::User(user.clone());
+        let latest = self.store.restrictions().latest(&task.tenant, &subject, Topic::ClientId);
+        let current = RestrictionKind::client_id(client_id.as_str());
+        latest.is_some_and(|latest| latest.at > task.at && latest.kind == current)
     }
 }
 

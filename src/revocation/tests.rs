@@ -297,10 +297,11 @@ fn a_client_id_ends_tokens_when_it_is_new_and_not_when_it_is_known() {
         let before = before.map(|(name, at)| named(name, at)).unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(store.record(&before, &[], NOW)).unwrap();
-        let before = store.restrictions().client_id(&TenantName::default(), "user_1");
+        let user = Subject::User("user_1".to_owned());
+        let before = store.restrictions().latest(&TenantName::default(), &user, Topic::ClientId);
         named(name, at).iter().find_map(|restriction| {
-            let ending = ending(restriction, before)?;
-            Some((RevocationScope::of(&ending)?, ending.at))
+            let ending = ending(restriction, before.as_ref())?;
+            Some((RevocationScope::of(ending)?, ending.at))
         })
     };
     let all_but = |name, at| {

@@ -64,6 +64,14 @@ pub enum RestrictionKind {
     ClientId(Option<ClientIdDigest>),
 }
 
+impl RestrictionKind {
+    /// The user has this client ID.
+    #[must_use]
+    pub fn client_id(client_id: &str) -> Self {
+        Self::ClientId(Some(ClientIdDigest::of(client_id)))
+    }
+}
+
 /// A digest of a client ID: short, and without personal data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClientIdDigest(u128);
@@ -80,9 +88,12 @@ impl ClientIdDigest {
 /// What a restriction is about. Only restrictions about the same topic replace each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Topic {
+pub enum Topic {
+    /// Whether a session or a user is denied.
     Denial(DenialSource),
+    /// From when on rights count.
     Rights,
+    /// A user's client ID.
     ClientId,
 }
 

@@ -204,7 +204,7 @@ pub(crate) fn connector(address: &RedisAddress) -> RedisConnector {
 }
 
 fn connector_for(address: &RedisAddress, prefix: &str) -> RedisConnector {
-    RedisConnector::patient(address, &RedisKeyPrefix::parse(prefix).unwrap(), PATIENCE).unwrap()
+    RedisConnector::new(address, &RedisKeyPrefix::parse(prefix).unwrap()).unwrap().patient(PATIENCE)
 }
 
 /// Does not wait for a slow Redis, as the service does not.

@@ -372,6 +372,16 @@ with_both_stores! {
         }
     }
 
+    async fn tasks_are_stored_if_any_of_many_restrictions_is_new(replica, 0) {
+        let denied: Vec<_> =
+            (0..251).map(|n| restriction(of_user(&format!("user_{n}")), DENIED, ago(1))).collect();
+        replica.store.record(&denied[..250], &[], NOW).await.unwrap();
+        let recorded = replica.store.record(&denied, &[queued(task("one", NOW))], NOW).await.unwrap();
+        assert_eq!(recorded[..250], [RecordOutcome::Repeated; 250]);
+        assert_eq!(recorded[250..], [RecordOutcome::New]);
+        assert_eq!(replica.store.claim_tasks(Claim::Named("one"), NOW).await, [task("one", NOW)]);
+    }
+
     async fn the_user_of_a_restriction_is_removed_from_the_cache(replica, 0) {
         replica.record(restriction(of_user("user_1"), LIFTED, ago(1))).await;
         assert_eq!(replica.forgotten.lock().unwrap()[0], "user_1 of default");

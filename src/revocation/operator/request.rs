@@ -100,6 +100,9 @@ impl RevocationRequest {
         let object = json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(Invalid::Malformed)?;
         let body: RevocationRequestBody = serde_json::from_slice(object).map_err(|_| Invalid::Malformed)?;
         let tenant = body.tenant.map(TenantName::try_from).transpose().map_err(|_| Invalid::NoSuchTenant)?;
+        if [&body.session, &body.user, &body.client_id].into_iter().flatten().any(String::is_empty) {
+            return Err(Invalid::NotOneSubject);
+        }
         let target = match (body.session, body.user, body.client_id) {
             (Some(id), None, None) => clerk_scope(Subject::Session, "sess_", id).ok_or(Invalid::NotASession)?,
             (None, Some(id), None) => clerk_scope(Subject::User, "user_", id).ok_or(Invalid::NotAUser)?,

@@ -63,22 +63,15 @@ impl RedisConnector {
     /// # Errors
     /// When the client cannot be set up.
     pub fn new(address: &RedisAddress, prefix: &RedisKeyPrefix) -> Result<Self, InvalidRedisAddress> {
-        Self::patient(address, prefix, Duration::ZERO)
+        let keys = Keys::new(prefix);
+        Ok(Self { deployment: Deployment::new(address, keys.named(PROBE))?, keys, eviction_warning: Once::new() })
     }
 
-    /// As [`Self::new`], but waits for each answer at least so long: for tests that are not about a slow Redis, on a busy
-    /// machine.
-    ///
-    /// # Errors
-    /// When the client cannot be set up.
-    pub fn patient(
-        address: &RedisAddress,
-        prefix: &RedisKeyPrefix,
-        patience: Duration,
-    ) -> Result<Self, InvalidRedisAddress> {
-        let keys = Keys::new(prefix);
-        let deployment = Deployment::new(address, keys.named(PROBE), patience)?;
-        Ok(Self { deployment, keys, eviction_warning: Once::new() })
+    /// Waits for each answer at least so long: for tests that are not about a slow Redis, on a busy machine.
+    #[must_use]
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.deployment.patience = patience;
+        self
     }
 
     /// Connects as a store does, and looks around. Fails if the store could not connect.
