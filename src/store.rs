@@ -96,9 +96,9 @@ impl Store {
     ) -> Self {
         let replica = Arc::new(Replica::new(Health::Starting, limits, on_forget, tasks_of));
         let line = Arc::new(Line::new(Arc::clone(&replica)));
-        let (registrations, waiting) = Registrations::new();
+        let (registrations, serve) = Registrations::new(Arc::clone(&line), Arc::clone(&clock));
         let mut background = JoinSet::new();
-        background.spawn(waiting.serve(Arc::clone(&line), Arc::clone(&clock)));
+        background.spawn(serve);
         background.spawn(sync::run(Arc::clone(&replica), Arc::clone(&line), redis, clock));
         Self { replica, shared: Some(Shared { on_failure, line, registrations, _background: background }) }
     }
