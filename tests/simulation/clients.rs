@@ -6,13 +6,14 @@ use ably_clerk_auth::{
     ably::TokenFormat,
     clock::UnixMillis,
     revocation,
-    store::{LiveToken, OnFailure, StoreError, Verdict},
+    store::{Health, LiveToken, OnFailure, StoreError, Verdict},
     tenant::TenantName,
 };
 
 use crate::{
     checker::{Decision, IssuedToken, Request},
     clerk::SessionToken,
+    moments,
     replica::{Run, TENANTS, key_name},
     world::{World, lock},
 };
@@ -134,6 +135,9 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
         lock(&world.checker).violations.push(format!("1: replica {} issues before it is ready", replica.number));
     }
     world.trace(|| format!("replica {} (run {}) issues {live_token:?}", replica.number, replica.run));
+    if replica.store.health() != Health::Ready {
+        moments::issues_alone(&world, tenant_number, &live_token.session);
+    }
     let issued = IssuedToken::new(live_token, token.session.issued_at, replica.run, signed_at);
     let number = {
         let mut checker = lock(&world.checker);

@@ -64,11 +64,7 @@ pub(crate) fn look_up_hangs(world: &Arc<World>, number: usize) -> bool {
 pub(crate) fn has_scanned(world: &Arc<World>, run: usize) {
     let Some(last) = lock(&world.checker).last_token_of(run) else { return };
     if happens(world, 25) {
-        let (tenant, session) = (tenant_number(last.tenant.as_str()), Subject::Session(last.session));
-        let sessions = lock(&world.clerk).sessions_of(tenant, &session);
-        for session in sessions {
-            tokio::spawn(clerk::happens(Arc::clone(world), tenant, session));
-        }
+        happens_to(world, tenant_number(last.tenant.as_str()), last.session);
     }
 }
 
@@ -94,11 +90,33 @@ pub(crate) fn are_late_tasks_stored(world: &Arc<World>, number: usize) {
     }
 }
 
+/// A replica has stored a task of the schedule that others may be performing. It may crash.
+pub(crate) fn is_stored_again(world: &Arc<World>, number: usize) {
+    if happens(world, 10) {
+        faults::crash_now(world, number);
+    }
+}
+
+/// A replica issues a token for a session while it has no Redis. Something may happen to the session or its user.
+pub(crate) fn issues_alone(world: &Arc<World>, tenant: usize, session: &str) {
+    if happens(world, 10) {
+        happens_to(world, tenant, session.to_owned());
+    }
+}
+
 /// A run begins to record restrictions. It is told an older event that waited for this.
 pub(crate) fn records(world: &World, run: usize, restrictions: &[Restriction]) {
     let run = lock(&world.replicas).running().find(|running| running.run == run).cloned();
     if let Some(run) = run {
         lock(&world.clerk).is_recording(restrictions, &run);
+    }
+}
+
+/// Something happens to a session or its user.
+fn happens_to(world: &Arc<World>, tenant: usize, session: String) {
+    let sessions = lock(&world.clerk).sessions_of(tenant, &Subject::Session(session));
+    for session in sessions {
+        tokio::spawn(clerk::happens(Arc::clone(world), tenant, session));
     }
 }
 

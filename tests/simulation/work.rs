@@ -9,6 +9,7 @@ use ably_clerk_auth::{
 };
 
 use crate::{
+    moments,
     replica::{Run, TENANTS, key_name},
     world::{World, lock},
 };
@@ -60,6 +61,7 @@ pub(crate) fn is_done(world: &Arc<World>, id: &str, due: UnixMillis) {
         tokio::spawn(async move {
             let due = due.max(replica.clock(world.now())).after(later(&world));
             store(&world, &replica, number, due).await;
+            moments::is_stored_again(&world, replica.number);
         });
     }
 }
@@ -77,7 +79,8 @@ async fn store(world: &Arc<World>, replica: &Run, number: usize, due: UnixMillis
     let task = StoredTask { id: client_id(number), due, payload: payload.to_string() };
     let queued = QueuedTask { claimable: due, task };
     let keeper = Arc::clone(&replica.store);
-    if replica.run_until_crash(async move { keeper.record(&[], &[queued], from).await }).await.is_some() {
+    let stored = replica.run_until_crash(async move { keeper.record(&[], &[queued], from).await }).await;
+    if stored.is_some() && lock(&world.replicas).is_running(replica.run) {
         lock(&world.checker).work_is_given(number, replica.run, due, from);
     }
 }
