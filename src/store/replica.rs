@@ -26,7 +26,7 @@ pub(super) struct Replica {
     progress: Mutex<Progress>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Progress {
     health: Health,
     /// The last entry of the log that was applied.
@@ -65,22 +65,13 @@ impl Replica {
     const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
 
     pub(super) fn new(health: Health, limits: &StoreLimits, on_forget: OnForget, tasks_of: TasksOf) -> Self {
-        let progress = Progress {
-            health,
-            position: LogPosition::default(),
-            data_id: String::new(),
-            backlog: TaskBacklog::default(),
-            awaited: None,
-            late: Vec::new(),
-            outages: 0,
-        };
         Self {
             restrictions: Restrictions::new(limits),
             live_tokens: LiveTokenIndex::new(limits),
             tasks: TaskQueue::default(),
             on_forget,
             tasks_of,
-            progress: Mutex::new(progress),
+            progress: Mutex::new(Progress { health, ..Progress::default() }),
         }
     }
 
