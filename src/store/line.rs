@@ -10,21 +10,14 @@ use super::{Commands, ConnectionLost, StoreError, replica::Replica};
 /// A connection, used until its first failure.
 pub(super) struct Connection {
     pub(super) commands: Box<dyn Commands>,
-    lost: mpsc::Sender<ConnectionLost>,
+    /// For why it was lost.
+    pub(super) lost: mpsc::Sender<ConnectionLost>,
 }
 
 /// The connection in use, if Redis can be used.
 pub(super) struct Line {
     replica: Arc<Replica>,
     used: ArcSwapOption<Connection>,
-}
-
-impl Connection {
-    /// A connection, and what receives why it was lost.
-    pub(super) fn new(commands: Box<dyn Commands>) -> (Arc<Self>, mpsc::Receiver<ConnectionLost>) {
-        let (lost, reasons) = mpsc::channel(1);
-        (Arc::new(Self { commands, lost }), reasons)
-    }
 }
 
 impl Line {
@@ -42,19 +35,13 @@ impl Line {
         command: impl FnOnce(Arc<Connection>) -> F,
     ) -> Result<T, StoreError> {
         let connection = self.used.load_full().ok_or(StoreError::Unavailable)?;
-        match command(Arc::clone(&connection)).await {
-            // Else the answer is that of a Redis that was given up meanwhile.
-            Ok(answer) if self.uses(&connection) => Ok(answer),
-            Ok(_) => Err(StoreError::Unavailable),
-            Err(lost) => {
-                self.lose(&connection, lost);
-                Err(StoreError::Unavailable)
-            }
+        let answer = command(Arc::clone(&connection)).await;
+        if let Err(lost) = &answer {
+            self.lose(&connection, lost.clone());
         }
-    }
-
-    fn uses(&self, connection: &Arc<Connection>) -> bool {
-        self.used.load().as_ref().is_some_and(|used| Arc::ptr_eq(used, connection))
+        // Else the answer is that of a Redis that was given up meanwhile.
+        let is_used = self.used.load().as_ref().is_some_and(|used| Arc::ptr_eq(used, &connection));
+        answer.ok().filter(|_| is_used).ok_or(StoreError::Unavailable)
     }
 
     /// Stops using a connection.

@@ -2,7 +2,10 @@
 
 use std::{convert::Infallible, future, sync::Arc, time::Duration};
 
-use tokio::time::{self, MissedTickBehavior};
+use tokio::{
+    sync::mpsc,
+    time::{self, MissedTickBehavior},
+};
 
 use super::{
     Commands, Connect, Connected, ConnectionLost, Health, ReadLog, Wait,
@@ -60,10 +63,11 @@ struct Sync {
 impl Sync {
     /// Keeps in sync until the connection is lost. Returns why.
     async fn keep(&mut self, Connected { commands, mut log }: Connected) -> ConnectionLost {
-        let (connection, mut lost) = Connection::new(commands);
+        let (lost, mut reasons) = mpsc::channel(1);
+        let connection = Arc::new(Connection { commands, lost });
         let reason = tokio::select! {
             biased;
-            Some(reason) = lost.recv() => reason,
+            Some(reason) = reasons.recv() => reason,
             Err(reason) = self.stay(&connection, &mut *log) => reason,
         };
         self.line.lose(&connection, reason.clone());
