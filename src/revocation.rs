@@ -12,13 +12,11 @@
 
 pub mod operator;
 mod perform;
-mod scope;
 mod task;
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
-pub use scope::RevocationScope;
-use scope::{ended_by, restrictions_of};
+pub use task::RevocationScope;
 use task::{Performed, Task};
 
 use crate::{
@@ -26,8 +24,8 @@ use crate::{
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     store::{
-        Claim, Coverage, DenialSource, QueuedTask, RecordOutcome, Restriction, RestrictionKind, Store, StoreError,
-        Subject, TasksOf,
+        Claim, ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Store, StoreError, Subject,
+        TasksOf, Topic,
     },
     tenant::{Tenant, TenantName, Tenants},
 };
@@ -81,67 +79,106 @@ impl Revocation {
         }
         let restrictions = restrictions_of(event, tenant, now);
         let mut tasks = self.tasks_of(event, tenant, &restrictions, now);
-        let queued: Vec<_> = tasks.iter().flat_map(|task| [task.first(now), task.again(now)]).collect();
-        let recorded = self.store.record(&restrictions, &queued, now).await;
+        let claimed: Vec<_> = tasks.iter().flat_map(|task| task.claimed(now)).collect();
+        let recorded = self.store.record(&restrictions, &claimed, now).await;
         let has = |outcome| recorded.as_ref().is_ok_and(|recorded| recorded.contains(&outcome));
-        let (is_outdated, is_repeated) = (has(RecordOutcome::Outdated), recorded.is_ok() && !has(RecordOutcome::New));
+        let (is_outdated, is_new) = (has(RecordOutcome::Outdated), recorded.is_err() || has(RecordOutcome::New));
         let mut result = recorded.map(|_| ()).map_err(Incomplete::from);
-        if let (false, Change::UserUpdated(user), Some(users)) = (is_outdated, &event.change, tenant.users()) {
-            users.update(user.clone());
-        }
         if is_outdated {
             // Recording has told the newer client ID.
             tasks = self.tasks_of(event, tenant, &restrictions, now);
+        } else if let (Change::UserUpdated(user), Some(users)) = (&event.change, tenant.users()) {
+            users.update(user.clone());
         }
         for task in tasks {
-            let (first, again) = (task.first(now), task.again(now));
-            let claimed = if is_outdated && task.at > event.at {
+            let [first, again] = task.claimed(now);
+            if task.at > event.at {
                 // The newer event has not ended the tokens with the client ID of this one.
-                result = result.and(self.store_tasks(&[first.clone(), again], now).await.map_err(Incomplete::from));
+                let recorded = self.store.record(&[], &[first.clone(), again], now).await;
+                result = result.and(recorded.map(|_| ()).map_err(Incomplete::from));
+            }
+            let to_perform = if is_new {
                 vec![first.task]
-            } else if is_outdated || is_repeated {
+            } else {
                 // What an earlier delivery has performed is gone.
                 self.store.claim_tasks(Claim::Named(&first.task.id), now).await
-            } else {
-                vec![first.task]
             };
-            for claimed in claimed {
-                let performed = self.perform(claimed, now).await;
-                result = result.and(self.require_revoked(&performed));
+            for stored in to_perform {
+                result = result.and(self.require_revoked(&self.perform(stored, now).await));
             }
         }
         result.map(|()| if is_outdated { Applied::Outdated } else { Applied::InForce })
     }
 
-    /// The revocations that follow from an event, if the tenant's tokens can be revoked.
+    /// The revocations that follow from an event.
     fn tasks_of(&self, event: &Event, tenant: &Tenant, restrictions: &[Restriction], now: UnixMillis) -> Vec<Task> {
-        if !tenant.is_revocable() {
-            return Vec::new();
-        }
         let user = event.change.user_id();
-        let known = user.and_then(|user| self.store.restrictions().client_id(&tenant.name, user));
-        let ended = restrictions.iter().filter_map(|restriction| ended_by(restriction, known));
-        let tasks = ended.map(|(scope, at)| Task {
-            session_user: user.filter(|_| matches!(scope, RevocationScope::Of(Subject::Session(_)))).map(str::to_owned),
+        let known = user.and_then(|user| {
+            self.store.restrictions().latest(&tenant.name, &Subject::User(user.to_owned()), Topic::ClientId)
+        });
+        let session_user = user.filter(|_| matches!(event.change, Change::SessionEnded { .. }));
+        let ending = restrictions.iter().filter_map(|restriction| ending(restriction, known.as_ref()));
+        let tasks = ending.filter_map(|restriction| Task::of(restriction, tenant, now)).map(|task| Task {
+            session_user: session_user.map(str::to_owned),
             expected: tenant.expected_target(&event.change),
-            ..Task::new(tenant, scope, at, now)
+            ..task
         });
         tasks.collect()
     }
 
-    async fn store_tasks(&self, tasks: &[QueuedTask], now: UnixMillis) -> Result<(), StoreError> {
-        self.store.record(&[], tasks, now).await.map(|_| ())
-    }
-
     /// An error if Clerk has to deliver the event again.
     fn require_revoked(&self, performed: &Performed) -> Result<(), Incomplete> {
-        require_all_replicas(performed.live.coverage)?;
-        // With a shared store, any replica can go on with what is left.
+        performed.live.of_others?;
         let is_unavailable = |(_, outcome): &(_, _)| matches!(outcome, RevokeOutcome::Unavailable { .. });
+        // With a shared store, any replica can go on with the task.
         if !self.store.is_shared() && performed.outcomes.iter().any(is_unavailable) {
             return Err(Incomplete::Ably);
         }
         Ok(())
+    }
+}
+
+/// The restrictions that follow from an event.
+fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restriction> {
+    let user = |id: &str| Subject::User(id.to_owned());
+    let denied = vec![RestrictionKind::Denied(DenialSource::Clerk)];
+    let marked = vec![RestrictionKind::NotBefore];
+    let (subject, kinds) = match &event.change {
+        Change::SessionEnded { session_id, .. } => (Subject::Session(session_id.clone()), denied),
+        Change::UserDeleted { user_id } => (user(user_id), vec![RestrictionKind::Deleted]),
+        Change::UserUpdated(updated) if updated.banned || updated.deprovisioned => (user(&updated.id), denied),
+        Change::UserUpdated(updated) => {
+            let template = tenant.identity.template();
+            let client_id = template.needs_only_username().then(|| {
+                let client_id = template.of_user(&updated.id, updated.username.as_deref());
+                RestrictionKind::ClientId(client_id.as_deref().map(ClientIdDigest::of))
+            });
+            let lifted = RestrictionKind::Lifted(DenialSource::Clerk);
+            (user(&updated.id), iter::once(lifted).chain(client_id).collect())
+        }
+        Change::MembershipChanged { user_id, organization_id } => {
+            (Subject::Member { user: user_id.clone(), organization: organization_id.clone() }, marked)
+        }
+        Change::OrganizationDeleted { organization_id } => (Subject::Organization(organization_id.clone()), marked),
+    };
+    let of = |kind| {
+        let (tenant, until) = (tenant.name.clone(), now.after(tenant.denial));
+        Restriction { tenant, subject: subject.clone(), kind, at: event.at, until }
+    };
+    kinds.into_iter().map(of).collect()
+}
+
+/// The restriction that ends tokens after an event has made this one. `known` has the user's client ID by earlier deliveries.
+///
+/// A client ID that is known ends nothing: the event that first gave it has ended the tokens with others.
+fn ending<'a>(restriction: &'a Restriction, known: Option<&'a Restriction>) -> Option<&'a Restriction> {
+    match (restriction.kind, known) {
+        (RestrictionKind::ClientId(_), Some(known)) if known.at != restriction.at && known.kind == restriction.kind => {
+            None
+        }
+        // The event is late: the newer event has not ended the tokens with this event's client ID.
+        (RestrictionKind::ClientId(_), Some(known)) if known.at > restriction.at => Some(known),
+        _ => Some(restriction),
     }
 }
 
@@ -150,24 +187,11 @@ impl Revocation {
 #[must_use]
 pub fn tasks_of_restriction(tenants: Arc<Tenants>, started_at: UnixMillis) -> TasksOf {
     Arc::new(move |restriction, now| {
-        let tenant = tenants.named(&restriction.tenant).filter(|tenant| tenant.is_revocable());
-        let (Some(tenant), Some(scope)) = (tenant, RevocationScope::of(restriction)) else { return Vec::new() };
-        let mut task = Task::new(tenant, scope, restriction.at, now);
-        if restriction.kind == RestrictionKind::Denied(DenialSource::Operator) {
-            task.denied.push(restriction.subject.clone());
-        }
+        let tenant = tenants.named(&restriction.tenant);
+        let task = tenant.and_then(|tenant| Task::of(restriction, tenant, now));
         let name = format!("late/{}/{}", started_at.0, now.0);
-        let repeat_at = now.after(Revocation::REPEAT_AFTER);
-        vec![task.queued(&name, now, now), task.queued(&format!("{name}/again"), repeat_at, repeat_at)]
+        task.map(|task| task.queued(&name, now)).into_iter().flatten().collect()
     })
-}
-
-/// An error if other replicas may have issued tokens that this one does not know.
-fn require_all_replicas(coverage: Coverage) -> Result<(), StoreError> {
-    match coverage {
-        Coverage::AllReplicas => Ok(()),
-        Coverage::ThisReplica => Err(StoreError::Unavailable),
-    }
 }
 
 /// How long a denial lasts if session tokens live for at most `longest_life`, and clocks differ by `skew_ms`.
@@ -187,11 +211,6 @@ pub fn ends_by(format: TokenFormat, ttl: Duration, now: UnixMillis) -> UnixMilli
 }
 
 impl Tenant {
-    /// A restriction that lasts as long as a session token can live.
-    fn restriction(&self, subject: Subject, kind: RestrictionKind, at: UnixMillis, now: UnixMillis) -> Restriction {
-        Restriction { tenant: self.name.clone(), subject, kind, at, until: now.after(self.denial) }
-    }
-
     /// How long after an event the tokens that it ends have expired. The last of them is issued when the denial ends, for a
     /// session token from before the event.
     fn tokens_end_within(&self) -> Duration {
@@ -202,9 +221,7 @@ impl Tenant {
     fn expected_target(&self, change: &Change) -> Option<Target> {
         match change {
             Change::UserUpdated(user) => self.target_of(&user.id, user.username.as_deref()),
-            Change::SessionEnded { user_id: Some(user_id), username: Some(username), .. } => {
-                self.target_of(user_id, Some(username))
-            }
+            Change::SessionEnded { user_id: Some(id), username: Some(name), .. } => self.target_of(id, Some(name)),
             _ => self.target_of_cached(change.user_id()?),
         }
     }

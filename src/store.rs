@@ -31,11 +31,10 @@ use tokio::task::JoinSet;
 pub use collector::StoreCollector;
 pub use connection::{Commands, Connect, Connected, ReadLog, SharedState, Wait};
 pub use limits::{StoreError, StoreLimits};
-pub use live_tokens::{Coverage, LiveToken, LiveTokens, TokenHolder};
+pub use live_tokens::{LiveToken, LiveTokens, TokenHolder};
 pub use log::{LogPage, LogPosition};
 pub use redis::{RedisConnector, RedisKeyPrefix};
-pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject};
-pub(crate) use restrictions::CurrentClientId;
+pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject, Topic};
 pub use restrictions::{Restrictions, Verdict};
 pub use state::{Forgotten, Health, OnFailure, OnForget, StoreStats, TasksOf};
 pub use tasks::{Claim, QueuedTask, StoredTask, TaskBacklog};
@@ -97,9 +96,9 @@ impl Store {
     ) -> Self {
         let replica = Arc::new(Replica::new(Health::Starting, limits, on_forget, tasks_of));
         let line = Arc::new(Line::new(Arc::clone(&replica)));
-        let (registrations, waiting) = Registrations::new();
+        let (registrations, serve) = Registrations::new(Arc::clone(&line), Arc::clone(&clock));
         let mut background = JoinSet::new();
-        background.spawn(waiting.serve(Arc::clone(&line), Arc::clone(&clock)));
+        background.spawn(serve);
         background.spawn(sync::run(Arc::clone(&replica), Arc::clone(&line), redis, clock));
         Self { replica, shared: Some(Shared { on_failure, line, registrations, _background: background }) }
     }
@@ -169,6 +168,10 @@ impl Store {
         if !is_kept_elsewhere && RecordOutcome::need_tasks(&outcomes) {
             replica.tasks.add(tasks);
         }
+        if let Some(Err(_)) = recorded {
+            // Not earlier: the heartbeat would write them before this call does, and with other tasks.
+            replica.restrictions.mark_unrecorded(restrictions);
+        }
         let before = recorded.transpose()?.into_iter().flatten();
         for ((outcome, told), before) in outcomes.iter_mut().zip(restrictions).zip(before) {
             if let Some(before) = before {
@@ -192,13 +195,15 @@ impl Store {
     pub async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> LiveTokens {
         let mut live_tokens = self.replica.live_tokens.find(tenant, holder, now);
         let others = self.in_redis(|on| async move { on.commands.live_tokens(tenant, holder, now).await }).await;
-        let others = others.unwrap_or(Ok(Vec::new()));
-        let Ok(others) = others else { return LiveTokens { live_tokens, coverage: Coverage::ThisReplica } };
+        let (others, of_others) = match others.unwrap_or(Ok(Vec::new())) {
+            Ok(others) => (others, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
         // Another replica may have extended the same live token: the latest end counts.
         live_tokens.extend(others);
         live_tokens.sort_unstable_by(|a, b| b.cmp(a));
         live_tokens.dedup_by(|earlier, kept| kept.is_same_but_for_end(earlier));
-        LiveTokens { live_tokens, coverage: Coverage::AllReplicas }
+        LiveTokens { live_tokens, of_others }
     }
 
     /// Claims tasks. Other replicas do not get them for [`StoredTask::LEASE`]; then they do, unless the tasks were completed or

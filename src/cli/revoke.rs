@@ -153,9 +153,6 @@ fn target_text(target: &TargetReport, live_tokens: Option<LiveTokenKnowledge>) -
         }
         Some(TargetReportOutcome::Refused { code: None }) => "Ably refuses to revoke; the log has the cause".into(),
         Some(TargetReportOutcome::Unavailable) => "not revoked yet; the service retries".into(),
-        Some(TargetReportOutcome::GivenUp) => {
-            "Ably cannot be reached now, and the store has no room for a retry. Send the request again".into()
-        }
         None if live_tokens != Some(LiveTokenKnowledge::NotNoted) => format!("revoked; {clients}"),
         Some(TargetReportOutcome::NotCalled) | None => "Ably is not called".into(),
     }

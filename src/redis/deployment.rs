@@ -38,7 +38,7 @@ pub(crate) struct Deployment {
     /// The nodes that the cluster had when it was connected last: those of the address may be gone.
     cluster_nodes: Mutex<BTreeSet<Node>>,
     /// The shortest timeout.
-    patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// A server that has the data and takes writes.
@@ -52,14 +52,11 @@ pub(crate) struct Master {
 }
 
 impl Deployment {
-    /// Does not call a server. No timeout of a connection to one is shorter than `patience`.
-    pub(crate) fn new(
-        address: &RedisAddress,
-        probe_key: String,
-        patience: Duration,
-    ) -> Result<Self, InvalidRedisAddress> {
+    /// Does not call a server.
+    pub(crate) fn new(address: &RedisAddress, probe_key: String) -> Result<Self, InvalidRedisAddress> {
         let sentinels = Sentinels::of(address).map_err(|_| InvalidRedisAddress::NotAUrl)?;
-        Ok(Self { address: address.clone(), sentinels, probe_key, cluster_nodes: Mutex::default(), patience })
+        let (address, patience) = (address.clone(), Duration::ZERO);
+        Ok(Self { address, sentinels, probe_key, cluster_nodes: Mutex::default(), patience })
     }
 
     /// Finds the server that has the data and takes writes.

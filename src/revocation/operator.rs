@@ -3,14 +3,17 @@
 mod report;
 mod request;
 
-use std::{collections::BTreeSet, iter};
+use std::collections::BTreeSet;
 
 pub use report::{
     DenialOutcome, DenialReport, LiveTokenKnowledge, RevocationReport, TargetReport, TargetReportOutcome,
 };
-pub use request::{Action, InvalidRevocationRequest, RequestedTarget, RevocationRequest, RevocationRequestBody};
+pub use request::{Action, InvalidRevocationRequest, RevocationRequest, RevocationRequestBody};
 
-use super::{Performed, Revocation, Task, require_all_replicas, scope::SignedTarget};
+use super::{
+    Revocation,
+    task::{Performed, RevocationScope, SignedTarget, Task},
+};
 use crate::{
     ably::ReauthMargin,
     clock::UnixMillis,
@@ -30,22 +33,7 @@ pub enum RequestFailed {
     Store(StoreError),
 }
 
-impl From<InvalidRevocationRequest> for RequestFailed {
-    fn from(invalid: InvalidRevocationRequest) -> Self {
-        Self::Invalid(invalid)
-    }
-}
-
-impl From<StoreError> for RequestFailed {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
 impl Revocation {
-    /// Few enough for Redis to answer within its timeout.
-    const DENIALS_AT_ONCE: usize = 100;
-
     /// Carries out an operator request as far as possible now. During an outage of Redis, this replica acts by it and records
     /// it later, but other replicas do not know of it yet: an error.
     pub async fn execute(
@@ -53,53 +41,63 @@ impl Revocation {
         request: &RevocationRequest,
         now: UnixMillis,
     ) -> Result<RevocationReport, RequestFailed> {
-        let tenant = self.tenant_of(request)?;
-        let (subjects, mut shared) = self.subjects_of(tenant, request, now).await;
+        let tenant = self.tenant_of(request).map_err(RequestFailed::Invalid)?;
+        let (subjects, mut result) = self.subjects_of(tenant, &request.target, now).await;
+        let restrictions: Vec<_> = subjects.iter().map(|subject| request.restriction(tenant, subject, now)).collect();
         let mut report = RevocationReport {
             dry_run: request.dry_run,
-            complete: !subjects.is_empty(),
             tenant: tenant.name.clone(),
+            denials: restrictions.iter().map(|restriction| self.expected_report(restriction, now)).collect(),
             ..RevocationReport::default()
         };
-        let mut task = Task { denied: subjects, ..Task::new(tenant, request.target.scope(), now, now) };
-        if let RequestedTarget::User(user) = &request.target {
+        let mut task = Task {
+            denials: subjects.into_iter().map(|subject| (subject, DenialSource::Operator)).collect(),
+            ..Task::new(tenant, request.target.clone(), now, now)
+        };
+        if let RevocationScope::Of(Subject::User(user)) = &request.target {
             task.expected = tenant.target_of_cached(user);
         }
+        let revocations = match request.action {
+            Action::Deny(_) if !tenant.is_revocable() => 0,
+            Action::Deny(duration) if duration <= Self::REPEAT_AFTER && !task.denials.is_empty() => 1,
+            Action::Deny(_) => 2,
+            Action::Lift => 0,
+        };
         let mut tasks = Vec::new();
-        if let (Action::Deny(duration), true) = (request.action, tenant.is_revocable()) {
-            tasks.push(task.first(now));
-            tasks.extend((task.denied.is_empty() || duration > Self::REPEAT_AFTER).then(|| task.again(now)));
-        }
-        let stored = self.record_denials(request, &task, &tasks, now, &mut report).await;
-        if stored == Err(StoreError::Full) {
-            report.warn_incomplete("the store is full: a revocation task is not stored. Send the request again");
-        } else {
-            shared = shared.and(stored);
-        }
-        match request.action {
-            Action::Deny(_) => {
-                let to_perform = tasks.first().filter(|_| !request.dry_run);
-                let (targets, live): (Vec<_>, _) = if let Some(first) = to_perform {
-                    let Performed { outcomes, live, .. } = self.perform(first.task.clone(), now).await;
-                    let reported = |outcome| Some(TargetReportOutcome::of(outcome, stored.is_ok()));
-                    (outcomes.into_iter().map(|(target, outcome)| (target, reported(outcome))).collect(), live)
-                } else {
-                    let (targets, live) = self.look_up(tenant, &task, now).await;
-                    let not_called = (!request.dry_run).then_some(TargetReportOutcome::NotCalled);
-                    (targets.into_iter().map(|target| (target, not_called)).collect(), live)
-                };
-                shared = shared.and(require_all_replicas(live.coverage));
-                let repeat_at = tasks.get(1).map(|again| again.claimable);
-                report.repeated_at = repeat_at.filter(|_| !request.dry_run && stored.is_ok());
-                report.reminder = Some(request.target.reminder().to_owned());
-                report_targets(tenant, &task, targets, &live, repeat_at, &mut report);
+        if !request.dry_run {
+            tasks.extend(task.claimed(now).into_iter().take(revocations));
+            let recorded = self.store.record(&restrictions, &tasks, now).await;
+            for (denial, recorded) in report.denials.iter_mut().zip(recorded.iter().flatten()) {
+                if *recorded == RecordOutcome::Outdated {
+                    denial.outcome = DenialOutcome::Superseded;
+                }
             }
-            Action::Lift if task.denied.is_empty() => {
-                report.warn("no live token with this client ID is known, so no user is found: lift the denial by user");
-            }
-            Action::Lift => {}
+            result = result.and(recorded.map(|_| ()));
         }
-        Ok(shared.map(|()| report)?)
+        if request.action == Action::Lift {
+            report.warn([(report.denials.is_empty(), report::NOBODY_TO_LIFT)]);
+        } else if !report.is_superseded() {
+            let live;
+            (report.targets, live) = self.report_targets(request, tenant, &task, tasks.first(), now).await;
+            result = result.and(live.of_others);
+            report.live_tokens = Some(match (tenant.is_revocable(), live.live_tokens.is_empty()) {
+                (false, _) => LiveTokenKnowledge::NotNoted,
+                (true, true) => LiveTokenKnowledge::NoneKnown,
+                (true, false) => LiveTokenKnowledge::Known,
+            });
+            report.repeated_at = tasks.get(1).map(|again| again.claimable);
+            report.reminder = Some(request.reminder().to_owned());
+            let lacks_key = |target: &TargetReport| tenant.revocation_queue(&target.key_name).is_none();
+            report.warn([
+                (revocations == 0, report::NOT_REVOCABLE),
+                (revocations > 0 && report.targets.iter().any(lacks_key), report::KEY_MISSING),
+                (revocations > 0 && report.targets.is_empty(), report::NOTHING_TO_REVOKE),
+                (revocations == 1, report::NOT_REPEATED),
+                (report.denials.is_empty(), report::NOBODY_TO_DENY),
+            ]);
+        }
+        report.complete = report.is_complete();
+        result.map(|()| report).map_err(RequestFailed::Store)
     }
 
     fn tenant_of(&self, request: &RevocationRequest) -> Result<&Tenant, InvalidRevocationRequest> {
@@ -113,114 +111,58 @@ impl Revocation {
     async fn subjects_of(
         &self,
         tenant: &Tenant,
-        request: &RevocationRequest,
+        target: &RevocationScope,
         now: UnixMillis,
     ) -> (Vec<Subject>, Result<(), StoreError>) {
-        match &request.target {
-            RequestedTarget::Session(session) => (vec![Subject::Session(session.clone())], Ok(())),
-            RequestedTarget::User(user) => (vec![Subject::User(user.clone())], Ok(())),
-            RequestedTarget::ClientId(client_id) => {
+        match target {
+            RevocationScope::Of(subject) => (vec![subject.clone()], Ok(())),
+            RevocationScope::FormerClientIds { user, .. } => (vec![Subject::User(user.clone())], Ok(())),
+            RevocationScope::ClientId(client_id) => {
                 let holder = TokenHolder::ClientId(client_id.as_str().to_owned());
                 let found = self.store.live_tokens(&tenant.name, &holder, now).await;
                 let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
-                (users.into_iter().map(Subject::User).collect(), require_all_replicas(found.coverage))
+                (users.into_iter().map(Subject::User).collect(), found.of_others)
             }
         }
     }
 
-    /// Records the denials of a request or their end, together with the tasks that follow, and reports them.
-    async fn record_denials(
+    /// The report on a restriction, unless a newer request exists.
+    fn expected_report(&self, restriction: &Restriction, now: UnixMillis) -> DenialReport {
+        let Restriction { tenant, subject, kind, until, .. } = restriction;
+        let denies = |source| self.store.restrictions().denies(tenant, subject, source, now);
+        let outcome = match kind {
+            RestrictionKind::Lifted(_) if denies(DenialSource::Clerk) => DenialOutcome::DeniedByClerk,
+            RestrictionKind::Lifted(_) if denies(DenialSource::Operator) => DenialOutcome::Lifted,
+            RestrictionKind::Lifted(_) => DenialOutcome::NotDenied,
+            _ => DenialOutcome::Denied { until: *until },
+        };
+        DenialReport { subject: subject.clone(), outcome }
+    }
+
+    /// Reports what the first task revokes, or else what a task would revoke. Returns also the live tokens that were found.
+    async fn report_targets(
         &self,
         request: &RevocationRequest,
+        tenant: &Tenant,
         task: &Task,
-        tasks: &[QueuedTask],
+        first: Option<&QueuedTask>,
         now: UnixMillis,
-        report: &mut RevocationReport,
-    ) -> Result<(), StoreError> {
-        let (kind, until) = match request.action {
-            Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), now.after(duration)),
-            Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
+    ) -> (Vec<TargetReport>, LiveTokens) {
+        let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
+        let report = |SignedTarget { key: key_name, target }, outcome| TargetReport {
+            target: target.to_string(),
+            key_name,
+            allow_reauth_margin,
+            outcome,
         };
-        let of = |subject: &Subject| Restriction {
-            tenant: task.tenant.clone(),
-            subject: subject.clone(),
-            kind,
-            at: now,
-            until,
-        };
-        let denials: Vec<_> = task.denied.iter().map(of).collect();
-        let denies = |subject, source| self.store.restrictions().denies(&task.tenant, subject, source, now);
-        let were_denied = task.denied.iter().map(|subject| denies(subject, DenialSource::Operator)).collect::<Vec<_>>();
-        let (mut outcomes, mut stored) = (Vec::new(), Ok(()));
-        let mut parts = denials.chunks(Self::DENIALS_AT_ONCE);
-        let first = (parts.next().unwrap_or_default(), tasks);
-        for (denials, tasks) in iter::once(first).chain(parts.map(|part| (part, &[][..]))) {
-            let recorded = if request.dry_run { Ok(Vec::new()) } else { self.store.record(denials, tasks, now).await };
-            stored = stored.and(recorded.as_ref().map(|_| ()).map_err(|error| *error));
-            outcomes.extend(recorded.unwrap_or_else(|_| vec![RecordOutcome::New; denials.len()]));
+        if let Some(first) = first {
+            let Performed { outcomes, live, .. } = self.perform(first.task.clone(), now).await;
+            let reports = outcomes.into_iter().map(|(target, outcome)| report(target, Some(outcome.into())));
+            return (reports.collect(), live);
         }
-        let outcomes = outcomes.into_iter().chain(iter::repeat(RecordOutcome::New));
-        for ((subject, was_denied), recorded) in task.denied.iter().zip(were_denied).zip(outcomes) {
-            let outcome = match request.action {
-                _ if recorded == RecordOutcome::Outdated => DenialOutcome::Superseded,
-                Action::Deny(_) => DenialOutcome::Denied { until },
-                Action::Lift if denies(subject, DenialSource::Clerk) => DenialOutcome::DeniedByClerk,
-                Action::Lift if was_denied => DenialOutcome::Lifted,
-                Action::Lift => DenialOutcome::NotDenied,
-            };
-            report.complete &= outcome.is_done();
-            report.denials.push(DenialReport { subject: subject.clone(), outcome });
-        }
-        stored
-    }
-}
-
-/// Reports what Ably revokes, and what the operator has to know of it.
-fn report_targets(
-    tenant: &Tenant,
-    task: &Task,
-    targets: Vec<(SignedTarget, Option<TargetReportOutcome>)>,
-    live: &LiveTokens,
-    repeat_at: Option<UnixMillis>,
-    report: &mut RevocationReport,
-) {
-    report.live_tokens = Some(match (tenant.is_revocable(), live.live_tokens.is_empty()) {
-        (false, _) => LiveTokenKnowledge::NotNoted,
-        (true, true) => LiveTokenKnowledge::NoneKnown,
-        (true, false) => LiveTokenKnowledge::Known,
-    });
-    let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
-    for (SignedTarget { key: key_name, target }, outcome) in targets {
-        if tenant.is_revocable() && tenant.revocation_queue(&key_name).is_none() {
-            report.warn("this replica lacks the API key of some tokens: a replica that has it revokes them");
-        }
-        report.complete &= outcome.is_none_or(|outcome| outcome.is_done());
-        report.targets.push(TargetReport { target: target.to_string(), key_name, allow_reauth_margin, outcome });
-    }
-    if tenant.is_revocable() {
-        if report.targets.is_empty() {
-            report.warn(
-                "no live token is known, so there is nothing to revoke at Ably. Tokens from before a restart without \
-                 Redis are not known: revoke them by client ID",
-            );
-        }
-        if repeat_at.is_none() {
-            report.warn(
-                "the denial ends before the second revocation, which is skipped: a token request that was signed before \
-                 the denial can outlast it",
-            );
-        }
-    } else {
-        report.warn(
-            "revocable_tokens is not true: the service does not call Ably or record live tokens, and connections last \
-             until their tokens end",
-        );
-    }
-    if task.denied.is_empty() {
-        report.warn(
-            "no live token with this client ID is known, so no user is denied: the user gets a new token at once. \
-             Deny the user too",
-        );
+        let (targets, live) = self.look_up(tenant, task, now).await;
+        let not_called = (!request.dry_run).then_some(TargetReportOutcome::NotCalled);
+        (targets.into_iter().map(|target| report(target, not_called)).collect(), live)
     }
 }
 

@@ -6,14 +6,13 @@ use futures_util::future;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    Revocation, RevocationScope,
-    scope::SignedTarget,
-    task::{Performed, Task},
+    Revocation,
+    task::{Performed, RevocationScope, SignedTarget, Task},
 };
 use crate::{
     ably::{ReauthMargin, RestClient, RevokeOutcome, Target, retry_of_target},
     clock::{Clock, UnixMillis},
-    store::{Claim, Coverage, DenialSource, LiveTokens, QueuedTask, StoredTask, Subject},
+    store::{Claim, DenialSource, LiveTokens, QueuedTask, RestrictionKind, StoredTask, Subject, Topic},
     tenant::Tenant,
 };
 
@@ -21,8 +20,6 @@ impl Revocation {
     const POLL_INTERVAL: Duration = Duration::from_secs(1);
     /// Enough tasks to fill calls to Ably, and few enough to finish within [`StoredTask::LEASE`].
     const MAX_CLAIMED: usize = 2 * RestClient::MAX_TARGETS;
-    /// Another replica may be able to read the task.
-    const UNREADABLE_RETRY: Duration = Duration::from_mins(1);
     /// By then somebody may have mended why Ably refuses.
     pub const REFUSED_RETRY: Duration = Duration::from_mins(10);
 
@@ -53,57 +50,60 @@ impl Revocation {
         }
     }
 
-    /// Performs a claimed task, and removes it or puts back what is left of it.
+    /// Performs a claimed task, and removes it or puts it back.
     pub(super) async fn perform(&self, stored: StoredTask, now: UnixMillis) -> Performed {
-        let performed = match serde_json::from_str::<Task>(&stored.payload) {
-            Ok(task) => self.revoke(task, stored.due, now).await,
-            Err(_) if stored.due.after(StoredTask::UNREAD_FOR) < now => {
+        let Ok(mut task) = serde_json::from_str::<Task>(&stored.payload) else {
+            if stored.due.after(StoredTask::UNREAD_FOR) < now {
                 tracing::error!("unreadable revocation task dropped: no replica could read it for a day");
-                Performed::nothing(None)
-            }
-            Err(_) => {
+                let _ = self.store.complete_task(&stored.id, stored.due).await;
+            } else {
                 tracing::warn!("unreadable revocation task; leaving it to a replica of another version");
-                Performed::nothing(Some((stored.payload.clone(), now.after(Self::UNREADABLE_RETRY))))
             }
+            return Performed::NOTHING;
         };
+        let performed = self.revoke(&mut task, stored.due, now).await;
         // If the store fails here, the task becomes due again after the lease.
-        let _ = match performed.left.clone() {
+        let _ = match performed.retry_at {
             None => self.store.complete_task(&stored.id, stored.due).await,
-            Some((payload, claimable)) => {
-                self.store.put_task_back(&QueuedTask { task: StoredTask { payload, ..stored }, claimable }).await
+            Some(claimable) => {
+                let task = StoredTask { payload: task.payload(), ..stored };
+                self.store.put_task_back(&QueuedTask { task, claimable }).await
             }
         };
         performed
     }
 
-    async fn revoke(&self, task: Task, first_due: UnixMillis, now: UnixMillis) -> Performed {
-        if task.until < now || self.is_lifted(&task) {
+    /// Revokes the targets of a task, and notes those that Ably has not revoked.
+    async fn revoke(&self, task: &mut Task, first_due: UnixMillis, now: UnixMillis) -> Performed {
+        if task.until < now || self.is_lifted(task) {
             tracing::info!(tenant = %task.tenant, "revocation task skipped: the tokens have expired, or the denial was lifted");
-            return Performed::nothing(None);
+            return Performed::NOTHING;
         }
-        let tenant = self.tenants.named(&task.tenant).filter(|tenant| tenant.is_revocable());
-        let Some(tenant) = tenant else {
+        let soon = retry_of_target(first_due, now);
+        let Some(tenant) = self.tenants.named(&task.tenant).filter(|tenant| tenant.is_revocable()) else {
             tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
-            return Performed::nothing(Some((task.payload(), retry_of_target(first_due, now))));
+            return Performed { retry_at: Some(soon), ..Performed::NOTHING };
         };
-        let (mut targets, live) = match &task.left {
-            Some(left) => (left.clone(), LiveTokens::NONE),
-            None => self.look_up(tenant, &task, now).await,
+        let (mut targets, live) = match &task.unrevoked {
+            Some(unrevoked) => (unrevoked.clone(), LiveTokens::NONE),
+            None => self.look_up(tenant, task, now).await,
         };
-        targets.retain(|signed| !self.is_current_client_id(&task, &signed.target));
+        targets.retain(|signed| !self.is_current_client_id(task, &signed.target));
         let outcomes = call_ably(tenant, task.scope.margin(tenant.format()), targets, now).await;
-        let left = match (retry_at(&outcomes, first_due, now), live.coverage) {
-            (None, Coverage::AllReplicas) => None,
+        let retries = outcomes.iter().filter_map(|(_, outcome)| match outcome {
+            RevokeOutcome::Accepted { .. } => None,
+            RevokeOutcome::Refused { .. } => Some(now.after(Self::REFUSED_RETRY)),
+            RevokeOutcome::Unavailable { retry_at } => Some(retry_at.unwrap_or(soon)),
+        });
+        let mut retry_at = retries.min();
+        if live.of_others.is_ok() {
+            let unrevoked = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
+            task.unrevoked = Some(unrevoked.map(|(target, _)| target.clone()).collect());
+        } else {
             // The known tokens are revoked, so looking for those of other replicas can wait.
-            (None, Coverage::ThisReplica) => Some((task, now.after(Self::REPEAT_AFTER))),
-            (Some(retry_at), Coverage::ThisReplica) => Some((task, retry_at)),
-            (Some(retry_at), Coverage::AllReplicas) => {
-                let left = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
-                let left = Some(left.map(|(target, _)| target.clone()).collect());
-                Some((Task { left, ..task }, retry_at))
-            }
-        };
-        Performed { outcomes, live, left: left.map(|(task, claimable)| (task.payload(), claimable)) }
+            retry_at = retry_at.or(Some(now.after(Self::REPEAT_AFTER)));
+        }
+        Performed { outcomes, live, retry_at }
     }
 
     /// The targets of a task, and the live tokens that were found.
@@ -113,22 +113,19 @@ impl Revocation {
         task: &Task,
         now: UnixMillis,
     ) -> (BTreeSet<SignedTarget>, LiveTokens) {
-        let keys = tenant.key_names();
         let find = async |scope: &RevocationScope| {
             let holder = scope.holder(task.session_user.as_deref());
             let live = self.store.live_tokens(&tenant.name, &holder, now).await;
-            (scope.targets(tenant.format(), &live.live_tokens, &keys), live)
+            (scope.targets(tenant, &live.live_tokens), live)
         };
-        let (mut targets, mut live) = find(&task.scope).await;
-        if targets.is_empty() && self.may_have_unknown_tokens(tenant, task, now) {
-            targets = SignedTarget::by_all(&keys, task.expected.as_ref());
-            if let (None, Some(user)) = (&task.expected, &task.session_user) {
-                let of_user;
-                (targets, of_user) = find(&RevocationScope::Of(Subject::User(user.clone()))).await;
-                live.coverage = of_user.coverage;
-            }
+        let found = find(&task.scope).await;
+        if !found.0.is_empty() || !self.may_have_unknown_tokens(tenant, task, now) {
+            return found;
         }
-        (targets, live)
+        match (&task.expected, &task.session_user) {
+            (None, Some(user)) => find(&RevocationScope::Of(Subject::User(user.clone()))).await,
+            (expected, _) => (SignedTarget::by_all_keys(tenant, expected.as_ref()), found.1),
+        }
     }
 
     /// Whether tokens may exist although no live token in the scope is known. Then the client ID that the user should have
@@ -142,24 +139,18 @@ impl Revocation {
                     && now < self.started_at.after(Task::LONGEST_TOKEN + Self::REPEAT_AFTER)
                     && now < task.at.after(tenant.tokens_end_within())
             }
-            RevocationScope::Of(Subject::Member { .. } | Subject::Organization(_))
-            | RevocationScope::FormerClientIds { .. }
-            | RevocationScope::ClientId(_) => false,
+            RevocationScope::Of(_) | RevocationScope::FormerClientIds { .. } | RevocationScope::ClientId(_) => false,
         }
     }
 
-    /// Whether the ban, or all of the operator's denials, were lifted since the event.
+    /// Whether all denials were lifted since the event.
     fn is_lifted(&self, task: &Task) -> bool {
-        let is_lifted = |subject: &Subject, source| {
-            self.store.restrictions().is_lifted_since(&task.tenant, subject, source, task.at)
+        let restrictions = self.store.restrictions();
+        let is_lifted = |(subject, source): &(Subject, DenialSource)| {
+            let latest = restrictions.latest(&task.tenant, subject, Topic::Denial(*source));
+            latest.is_some_and(|latest| latest.kind == RestrictionKind::Lifted(*source) && latest.at > task.at)
         };
-        match &task.scope {
-            _ if !task.denied.is_empty() => {
-                task.denied.iter().all(|subject| is_lifted(subject, DenialSource::Operator))
-            }
-            RevocationScope::Of(Subject::User(user)) => is_lifted(&Subject::User(user.clone()), DenialSource::Clerk),
-            _ => false,
-        }
+        !task.denials.is_empty() && task.denials.iter().all(is_lifted)
     }
 
     /// Whether a user's former client ID has become the current one again since the event.
@@ -167,8 +158,10 @@ impl Revocation {
         let (RevocationScope::FormerClientIds { user, .. }, Target::ClientId(client_id)) = (&task.scope, target) else {
             return false;
         };
-        let current = self.store.restrictions().client_id(&task.tenant, user);
-        current.is_some_and(|current| current.at > task.at && current.is(client_id.as_str()))
+        let subject = Subject::User(user.clone());
+        let latest = self.store.restrictions().latest(&task.tenant, &subject, Topic::ClientId);
+        let current = RestrictionKind::client_id(client_id.as_str());
+        latest.is_some_and(|latest| latest.at > task.at && latest.kind == current)
     }
 }
 
@@ -190,14 +183,4 @@ async fn call_ably(
     });
     let outcomes = future::join_all(calls).await.concat();
     signed.into_iter().zip(outcomes).collect()
-}
-
-/// When to try again what Ably did not revoke of a task that was first due at `first_due`. `None`: it revoked everything.
-fn retry_at(outcomes: &[(SignedTarget, RevokeOutcome)], first_due: UnixMillis, now: UnixMillis) -> Option<UnixMillis> {
-    let unavailable = outcomes.iter().filter_map(|(_, outcome)| match outcome {
-        RevokeOutcome::Unavailable { retry_at } => Some(retry_at.unwrap_or_else(|| retry_of_target(first_due, now))),
-        RevokeOutcome::Accepted { .. } | RevokeOutcome::Refused { .. } => None,
-    });
-    let is_any_refused = outcomes.iter().any(|(_, outcome)| matches!(outcome, RevokeOutcome::Refused { .. }));
-    unavailable.max().or_else(|| is_any_refused.then(|| now.after(Revocation::REFUSED_RETRY)))
 }

@@ -1,14 +1,16 @@
-//! A revocation task: a revocation at Ably that waits in the store.
+//! A revocation task: a revocation at Ably that waits in the store, and the tokens that it ends.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::scope::{RevocationScope, SignedTarget};
 use crate::{
-    ably::{RevokeOutcome, Target},
+    ably::{ClientId, KeyName, ReauthMargin, RevocationKey, RevokeOutcome, Target, TokenFormat},
     clock::UnixMillis,
-    store::{LiveTokens, QueuedTask, StoredTask, Subject},
+    store::{
+        ClientIdDigest, DenialSource, LiveToken, LiveTokens, QueuedTask, Restriction, RestrictionKind, StoredTask,
+        Subject, TokenHolder,
+    },
     tenant::{Tenant, TenantName},
 };
 
@@ -18,21 +20,17 @@ pub(super) struct Task {
     pub(super) tenant: TenantName,
     pub(super) scope: RevocationScope,
     /// The user of the session in the scope, if known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) session_user: Option<String>,
     /// What to revoke if no live token is known although there may be some.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) expected: Option<Target>,
     /// What Ably has not revoked yet. `None`: what a look-up finds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) left: Option<BTreeSet<SignedTarget>>,
+    pub(super) unrevoked: Option<BTreeSet<SignedTarget>>,
     /// The event's timestamp.
     pub(super) at: UnixMillis,
     /// When the last token in the scope has expired.
     pub(super) until: UnixMillis,
-    /// The subjects that an operator denied. Once all these denials are lifted, the task is skipped.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) denied: Vec<Subject>,
+    /// The denials that it follows from. Once all of them are lifted, the task is skipped.
+    pub(super) denials: Vec<(Subject, DenialSource)>,
 }
 
 impl Task {
@@ -41,30 +39,36 @@ impl Task {
     /// A revocable token lives for an hour at most: Ably refuses a longer one with 40003.
     pub(super) const LONGEST_TOKEN: Duration = Duration::from_hours(1);
 
+    /// The revocation that follows from a restriction, if it ends tokens and the tenant's can be revoked.
+    pub(super) fn of(restriction: &Restriction, tenant: &Tenant, now: UnixMillis) -> Option<Self> {
+        let scope = RevocationScope::of(restriction).filter(|_| tenant.is_revocable())?;
+        let denials = match restriction.kind {
+            RestrictionKind::Denied(source) => vec![(restriction.subject.clone(), source)],
+            _ => Vec::new(),
+        };
+        Some(Self { denials, ..Self::new(tenant, scope, restriction.at, now) })
+    }
+
     pub(super) fn new(tenant: &Tenant, scope: RevocationScope, at: UnixMillis, now: UnixMillis) -> Self {
         // A replica that does not know of the denial may issue tokens until the denial ends.
         let until = now.after(tenant.tokens_end_within());
-        let (tenant, denied) = (tenant.name.clone(), Vec::new());
-        Self { tenant, scope, session_user: None, expected: None, left: None, at, until, denied }
+        let (tenant, denials) = (tenant.name.clone(), Vec::new());
+        Self { tenant, scope, session_user: None, expected: None, unrevoked: None, at, until, denials }
     }
 
-    /// The first revocation, claimed by the replica that stores it.
-    pub(super) fn first(&self, now: UnixMillis) -> QueuedTask {
-        self.queued("first", now, now.after(StoredTask::LEASE))
-    }
-
-    /// The second revocation.
-    pub(super) fn again(&self, now: UnixMillis) -> QueuedTask {
-        let due = now.after(Self::REPEAT_AFTER);
-        self.queued("again", due, due)
-    }
-
-    /// The task as it waits in the store. Its ID is the same for every delivery of the event; `name` tells it apart from other
-    /// tasks of the same revocation.
-    pub(super) fn queued(&self, name: &str, due: UnixMillis, claimable: UnixMillis) -> QueuedTask {
+    /// The first revocation and the second, for any replica to perform. `name` is part of their IDs.
+    pub(super) fn queued(&self, name: &str, now: UnixMillis) -> [QueuedTask; 2] {
         let scope = serde_json::to_string(&self.scope).unwrap_or_default();
-        let id = format!("{}/{scope}/{}/{name}", self.tenant, self.at.0);
-        QueuedTask { task: StoredTask { id, due, payload: self.payload() }, claimable }
+        [("first", now), ("again", now.after(Self::REPEAT_AFTER))].map(|(turn, due)| {
+            let id = format!("{}/{scope}/{}/{name}/{turn}", self.tenant, self.at.0);
+            QueuedTask { task: StoredTask { id, due, payload: self.payload() }, claimable: due }
+        })
+    }
+
+    /// The same, but this replica has claimed the first. Their IDs are the same for every delivery of an event.
+    pub(super) fn claimed(&self, now: UnixMillis) -> [QueuedTask; 2] {
+        let [first, again] = self.queued("event", now);
+        [QueuedTask { claimable: now.after(StoredTask::LEASE), ..first }, again]
     }
 
     pub(super) fn payload(&self) -> String {
@@ -72,16 +76,126 @@ impl Task {
     }
 }
 
+/// The tokens to revoke.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevocationScope {
+    /// The tokens of a restriction's subject.
+    Of(Subject),
+    /// A user's tokens with other client IDs than the current one.
+    FormerClientIds {
+        /// The user.
+        user: String,
+        /// The user's current client ID. `None`: the user has none.
+        client_id: Option<ClientIdDigest>,
+    },
+    /// All tokens with this client ID.
+    ClientId(ClientId),
+}
+
+impl RevocationScope {
+    /// The tokens that a new restriction ends. `None` if it ends none.
+    pub(super) fn of(restriction: &Restriction) -> Option<Self> {
+        Some(match (restriction.subject.clone(), restriction.kind) {
+            (_, RestrictionKind::Lifted(_)) | (Subject::User(_), RestrictionKind::NotBefore) => return None,
+            (Subject::User(user), RestrictionKind::ClientId(client_id)) => Self::FormerClientIds { user, client_id },
+            (subject, _) => Self::Of(subject),
+        })
+    }
+
+    /// The ID of the session, user or organization, or the client ID.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Of(Subject::Session(id) | Subject::Organization(id)) => id,
+            Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. } => user,
+            Self::ClientId(client_id) => client_id.as_str(),
+        }
+    }
+
+    /// What the live tokens are looked up by: if possible by their user, which costs least. `session_user` is the user of a
+    /// session, if known.
+    pub(super) fn holder(&self, session_user: Option<&str>) -> TokenHolder {
+        match (self, session_user) {
+            (Self::Of(Subject::Session(session)), Some(user)) => {
+                TokenHolder::UserSession { user: user.to_owned(), session: session.clone() }
+            }
+            (Self::Of(Subject::Session(session)), None) => TokenHolder::Session(session.clone()),
+            (Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. }, _) => {
+                TokenHolder::User(user.clone())
+            }
+            (Self::Of(Subject::Organization(organization)), _) => TokenHolder::Organization(organization.clone()),
+            (Self::ClientId(client_id), _) => TokenHolder::ClientId(client_id.as_str().to_owned()),
+        }
+    }
+
+    /// How soon the tokens end. With the margin, clients that may have a new token stay connected; so do the user's other
+    /// devices where a session cannot be revoked alone.
+    pub(super) fn margin(&self, format: TokenFormat) -> ReauthMargin {
+        match self {
+            Self::Of(Subject::User(_)) | Self::ClientId(_) => ReauthMargin::None,
+            Self::Of(Subject::Session(_)) if format == TokenFormat::Jwt => ReauthMargin::None,
+            Self::Of(_) | Self::FormerClientIds { .. } => ReauthMargin::Reauthentication,
+        }
+    }
+
+    /// The targets of a revocation at Ably. A session's JWTs are revoked by the session, all other tokens by client ID. Live
+    /// tokens may be older than a change of the tenant's format.
+    ///
+    /// Skips IDs that no token can have: someone else wrote them to the store.
+    pub(super) fn targets(&self, tenant: &Tenant, live_tokens: &[LiveToken]) -> BTreeSet<SignedTarget> {
+        let by_session = |id: &str| RevocationKey::parse(id).ok().map(Target::RevocationKey);
+        let by_client_id = |id: &str| ClientId::parse(id).ok().map(Target::ClientId);
+        let even_if_unknown = match self {
+            Self::Of(Subject::Session(session)) if tenant.format() == TokenFormat::Jwt => by_session(session),
+            Self::ClientId(client_id) => Some(Target::ClientId(client_id.clone())),
+            _ => None,
+        };
+        let is_of_sessions =
+            matches!(self, Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_)));
+        let of_live_tokens =
+            live_tokens.iter().filter(|live_token| self.includes(live_token)).filter_map(|live_token| {
+                let LiveToken { session, client_id, format, key, .. } = live_token;
+                let is_jwt = *format == TokenFormat::Jwt;
+                let target = if is_of_sessions && is_jwt { by_session(session) } else { by_client_id(client_id) };
+                Some(SignedTarget { key: key.clone(), target: target? })
+            });
+        SignedTarget::by_all_keys(tenant, even_if_unknown.as_ref()).into_iter().chain(of_live_tokens).collect()
+    }
+
+    /// Whether a live token of this scope's holder is in the scope.
+    fn includes(&self, live_token: &LiveToken) -> bool {
+        match self {
+            Self::Of(Subject::Member { organization, .. }) => live_token.organization.as_ref() == Some(organization),
+            Self::FormerClientIds { client_id, .. } => *client_id != Some(ClientIdDigest::of(&live_token.client_id)),
+            Self::Of(_) | Self::ClientId(_) => true,
+        }
+    }
+}
+
+/// A target, and the API key that signed its tokens: Ably revokes by key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct SignedTarget {
+    pub(super) key: KeyName,
+    pub(super) target: Target,
+}
+
+impl SignedTarget {
+    /// Any key may have signed tokens that are not known.
+    pub(super) fn by_all_keys(tenant: &Tenant, target: Option<&Target>) -> BTreeSet<Self> {
+        let keys = tenant.key_names().into_iter();
+        keys.filter_map(|key| Some(Self { key: key.clone(), target: target?.clone() })).collect()
+    }
+}
+
 /// What came of a task.
 pub(super) struct Performed {
     pub(super) outcomes: Vec<(SignedTarget, RevokeOutcome)>,
     pub(super) live: LiveTokens,
-    /// What is left of it, and when to go on.
-    pub(super) left: Option<(String, UnixMillis)>,
+    /// When to go on. `None`: everything is done.
+    pub(super) retry_at: Option<UnixMillis>,
 }
 
 impl Performed {
-    pub(super) fn nothing(left: Option<(String, UnixMillis)>) -> Self {
-        Self { outcomes: Vec::new(), live: LiveTokens::NONE, left }
-    }
+    pub(super) const NOTHING: Self = Self { outcomes: Vec::new(), live: LiveTokens::NONE, retry_at: None };
 }

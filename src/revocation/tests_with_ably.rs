@@ -17,7 +17,7 @@ use crate::{
     },
     clerk::{Change, User},
     store::{
-        Commands as _, LiveToken, StoreLimits, StoredTask, TokenHolder,
+        Commands as _, LiveToken, QueuedTask, StoreLimits, StoredTask, TokenHolder,
         fixtures::{Failure, MemoryRedis},
     },
     tenant::fixtures,
@@ -415,8 +415,7 @@ async fn the_next_delivery_takes_over_from_a_replica_that_died() {
     let tenant = scene.revocation.tenants.only().unwrap();
     let restrictions = restrictions_of(&event, tenant, scene.now);
     let tasks = scene.revocation.tasks_of(&event, tenant, &restrictions, scene.now);
-    let tasks = [tasks[0].first(scene.now), tasks[0].again(scene.now)];
-    scene.revocation.store.record(&restrictions, &tasks, scene.now).await.unwrap();
+    scene.revocation.store.record(&restrictions, &tasks[0].claimed(scene.now), scene.now).await.unwrap();
     for _ in 0..2 {
         scene.sign_out().await;
         assert_eq!(scene.revoked().len(), 1);
@@ -673,8 +672,13 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
         let revocable = tenant("{username}", scene.key.clone());
         let queues = if is_revocable { revocable.revocation_queues.clone() } else { Vec::new() };
         let tenant = Tenant { revocation_queues: queues, ..revocable };
-        let denied = Subject::User("user_0".into());
-        let denial = tenant.restriction(denied, RestrictionKind::Denied(DenialSource::Clerk), scene.now, scene.now);
+        let denial = Restriction {
+            tenant: tenant.name.clone(),
+            subject: Subject::User("user_0".into()),
+            kind: RestrictionKind::Denied(DenialSource::Clerk),
+            at: scene.now,
+            until: scene.now.after(tenant.denial),
+        };
         let tenants = tenants(tenant);
         let store = Arc::new(redis.replica_with(tasks_of_restriction(Arc::clone(&tenants), scene.now)).await);
         let revocation = Revocation::new(Arc::clone(&store), tenants, scene.now);

@@ -8,17 +8,13 @@ use super::{Health, Store, StoreStats, TaskBacklog};
 use crate::clock::Clock;
 
 /// Collects the metrics of a store.
+#[derive(derive_more::Debug)]
 pub struct StoreCollector {
     /// The store.
     pub store: Arc<Store>,
     /// The current time.
+    #[debug(skip)]
     pub clock: Clock,
-}
-
-impl fmt::Debug for StoreCollector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreCollector").field("store", &self.store).finish_non_exhaustive()
-    }
 }
 
 impl Collector for StoreCollector {

@@ -67,22 +67,13 @@ pub enum TokenHolder {
 pub struct LiveTokens {
     /// In no particular order.
     pub live_tokens: Vec<LiveToken>,
-    /// Whose tokens were searched.
-    pub coverage: Coverage,
+    /// An error during an outage: other replicas may have issued more.
+    pub of_others: Result<(), StoreError>,
 }
 
 impl LiveTokens {
     /// No live tokens, at any replica.
-    pub const NONE: Self = Self { live_tokens: Vec::new(), coverage: Coverage::AllReplicas };
-}
-
-/// Whose live tokens a replica can find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coverage {
-    /// Those of all replicas.
-    AllReplicas,
-    /// Its own: during an outage, other replicas may have issued more.
-    ThisReplica,
+    pub const NONE: Self = Self { live_tokens: Vec::new(), of_others: Ok(()) };
 }
 
 impl LiveToken {

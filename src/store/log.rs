@@ -1,11 +1,10 @@
 //! The log of restrictions that replicas follow.
 
-use std::fmt;
-
 use super::Restriction;
 
 /// The position of an entry in the log. Later entries have greater positions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
+#[display("{millis}-{number}")]
 pub struct LogPosition {
     /// When the entry was written, by the clock of Redis, in milliseconds; at least that of the entry before.
     pub millis: u64,
@@ -19,12 +18,6 @@ impl LogPosition {
     pub fn parse(text: &str) -> Option<Self> {
         let (millis, number) = text.split_once('-')?;
         Some(Self { millis: millis.parse().ok()?, number: number.parse().ok()? })
-    }
-}
-
-impl fmt::Display for LogPosition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.millis, self.number)
     }
 }
 

@@ -16,48 +16,38 @@ const MOST_AT_ONCE: usize = 100;
 /// fewer and larger ones.
 const INTERVAL: Duration = Duration::from_millis(1);
 
+/// A live token, and who waits for the outcome.
+type Registration = (LiveToken, oneshot::Sender<Result<(), StoreError>>);
+
 /// Live tokens that wait to be registered.
 #[derive(Clone, Debug)]
 pub(super) struct Registrations(mpsc::Sender<Registration>);
 
-#[derive(Debug)]
-struct Registration {
-    live_token: LiveToken,
-    outcome: oneshot::Sender<Result<(), StoreError>>,
-}
-
-/// Receives the live tokens that wait.
-pub(super) struct Waiting(mpsc::Receiver<Registration>);
-
 impl Registrations {
-    pub(super) fn new() -> (Self, Waiting) {
-        let (sender, receiver) = mpsc::channel(MOST_AT_ONCE);
-        (Self(sender), Waiting(receiver))
+    /// Also what registers them, forever.
+    pub(super) fn new(line: Arc<Line>, clock: Clock) -> (Self, impl Future<Output = ()>) {
+        let (sender, mut receiver) = mpsc::channel::<Registration>(MOST_AT_ONCE);
+        let serve = async move {
+            let mut waiting = Vec::new();
+            while receiver.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
+                let next = Instant::now() + INTERVAL;
+                let (live_tokens, outcomes): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
+                let (live_tokens, now) = (&live_tokens[..], clock());
+                let registered = line.call(|on| async move { on.commands.register(live_tokens, now).await }).await;
+                for outcome in outcomes {
+                    // The request may have ended.
+                    let _ = outcome.send(registered);
+                }
+                time::sleep_until(next).await;
+            }
+        };
+        (Self(sender), serve)
     }
 
     /// Registers a live token: at once, or with the next call if there was one within [`INTERVAL`].
     pub(super) async fn register(&self, live_token: LiveToken) -> Result<(), StoreError> {
         let (outcome, answer) = oneshot::channel();
-        self.0.send(Registration { live_token, outcome }).await.map_err(|_| StoreError::Unavailable)?;
+        self.0.send((live_token, outcome)).await.map_err(|_| StoreError::Unavailable)?;
         answer.await.unwrap_or(Err(StoreError::Unavailable))
-    }
-}
-
-impl Waiting {
-    /// Registers what waits, forever.
-    pub(super) async fn serve(mut self, line: Arc<Line>, clock: Clock) {
-        let mut waiting = Vec::new();
-        while self.0.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
-            let next = Instant::now() + INTERVAL;
-            let (live_tokens, outcomes): (Vec<_>, Vec<_>) =
-                waiting.drain(..).map(|Registration { live_token, outcome }| (live_token, outcome)).unzip();
-            let (live_tokens, now) = (&live_tokens[..], clock());
-            let registered = line.call(|on| async move { on.commands.register(live_tokens, now).await }).await;
-            for outcome in outcomes {
-                // The request may have ended.
-                let _ = outcome.send(registered);
-            }
-            time::sleep_until(next).await;
-        }
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Replica {
     progress: Mutex<Progress>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Progress {
     health: Health,
     /// The last entry of the log that was applied.
@@ -36,8 +36,9 @@ struct Progress {
     backlog: TaskBacklog,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
-    /// Restrictions that this replica learned since Redis was lost. It may have issued tokens despite them that nobody found.
-    late: Vec<Restriction>,
+    /// Restrictions that this replica learned while Redis was lost, and when. It may have issued tokens despite them that nobody
+    /// found.
+    late: Vec<(UnixMillis, Restriction)>,
     outages: u64,
 }
 
@@ -57,27 +58,20 @@ pub(super) enum Loss {
 impl Replica {
     /// Within this time the log's connection sees what the commands' connection saw.
     const LOG_LAG: Duration = Duration::from_secs(2);
+    /// A failover loses less than what was written in this time: tasks of late restrictions too.
+    const FAILOVERS_LOSE: Duration = Duration::from_mins(1);
     /// How long tokens can outlive the restriction despite which they were issued: an hour, after an exchange within two
     /// minutes, and clocks differ.
     const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
 
     pub(super) fn new(health: Health, limits: &StoreLimits, on_forget: OnForget, tasks_of: TasksOf) -> Self {
-        let progress = Progress {
-            health,
-            position: LogPosition::default(),
-            data_id: String::new(),
-            backlog: TaskBacklog::default(),
-            awaited: None,
-            late: Vec::new(),
-            outages: 0,
-        };
         Self {
             restrictions: Restrictions::new(limits),
             live_tokens: LiveTokenIndex::new(limits),
             tasks: TaskQueue::default(),
             on_forget,
             tasks_of,
-            progress: Mutex::new(progress),
+            progress: Mutex::new(Progress { health, ..Progress::default() }),
         }
     }
 
@@ -117,7 +111,7 @@ impl Replica {
         // After it is applied: tokens that were issued before and not registered have lost Redis by now.
         let mut progress = self.progress();
         if outcome == RecordOutcome::New && progress.health == Health::Degraded {
-            progress.late.push(restriction.clone());
+            progress.late.push((now, restriction.clone()));
         }
         outcome
     }
@@ -134,7 +128,7 @@ impl Replica {
     /// Leaves out the first ones, whose tasks are stored.
     pub(super) fn late_tasks(&self, stored: usize, now: UnixMillis) -> (Vec<QueuedTask>, usize) {
         let late = self.progress().late.clone();
-        let new = late.get(stored..).unwrap_or_default();
+        let new: Vec<_> = late.iter().skip(stored).map(|(_, restriction)| restriction).collect();
         let subjects: HashSet<_> = new.iter().map(|restriction| (&restriction.tenant, &restriction.subject)).collect();
         let mut of_live_tokens = HashSet::new();
         for live_token in self.live_tokens.parts(now).flatten() {
@@ -142,7 +136,7 @@ impl Replica {
             of_live_tokens.extend(concerned.map(|subject| (live_token.tenant.clone(), subject)));
         }
         let concerns = |it: &&Restriction| of_live_tokens.contains(&(it.tenant.clone(), it.subject.clone()));
-        (new.iter().filter(concerns).flat_map(|late| self.tasks_of(late, now)).collect(), late.len())
+        (new.into_iter().filter(concerns).flat_map(|late| self.tasks_of(late, now)).collect(), late.len())
     }
 
     /// The tasks that follow from a restriction, while tokens can live that were issued despite it.
@@ -191,6 +185,7 @@ impl Replica {
             return Err(Loss::OlderLog);
         }
         progress.backlog = state.backlog;
+        progress.late.retain(|(learned_at, _)| now < learned_at.after(Self::FAILOVERS_LOSE));
         match progress.awaited {
             Some((_, since)) if since.after(Self::LOG_LAG) < now => return Err(Loss::DifferentData),
             None if state.last > progress.position => progress.awaited = Some((state.last, now)),
@@ -207,7 +202,6 @@ impl Replica {
         if progress.late.len() > stored {
             return false;
         }
-        progress.late = Vec::new();
         if mem::replace(&mut progress.health, Health::Ready) == Health::Degraded {
             (self.on_forget)(Forgotten::Everyone);
         }

@@ -1,6 +1,6 @@
 //! One restriction: what an event or an operator says about a subject, and which of two restrictions counts.
 
-use std::{cmp::Ordering, fmt, time::Duration};
+use std::{cmp::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -8,14 +8,17 @@ use sha2::{Digest as _, Sha256};
 use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// The subject of a restriction, by Clerk's IDs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, derive_more::Display)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
     /// A session.
+    #[display("session {_0}")]
     Session(String),
     /// A user, in every session.
+    #[display("user {_0}")]
     User(String),
     /// A user, in sessions in which an organization is active.
+    #[display("user {user} in organization {organization}")]
     Member {
         /// The user.
         user: String,
@@ -23,18 +26,8 @@ pub enum Subject {
         organization: String,
     },
     /// All sessions in which an organization is active.
+    #[display("organization {_0}")]
     Organization(String),
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Session(id) => write!(f, "session {id}"),
-            Self::User(id) => write!(f, "user {id}"),
-            Self::Member { user, organization } => write!(f, "user {user} in organization {organization}"),
-            Self::Organization(id) => write!(f, "organization {id}"),
-        }
-    }
 }
 
 /// The source of a denial. Neither source lifts the denials of the other.
@@ -64,6 +57,14 @@ pub enum RestrictionKind {
     ClientId(Option<ClientIdDigest>),
 }
 
+impl RestrictionKind {
+    /// The user has this client ID.
+    #[must_use]
+    pub fn client_id(client_id: &str) -> Self {
+        Self::ClientId(Some(ClientIdDigest::of(client_id)))
+    }
+}
+
 /// A digest of a client ID: short, and without personal data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClientIdDigest(u128);
@@ -80,9 +81,12 @@ impl ClientIdDigest {
 /// What a restriction is about. Only restrictions about the same topic replace each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Topic {
+pub enum Topic {
+    /// Whether a session or a user is denied.
     Denial(DenialSource),
+    /// From when on rights count.
     Rights,
+    /// A user's client ID.
     ClientId,
 }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject,
-    restriction::{RestrictionKey, Terms, Topic},
+    DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
+    restriction::{RestrictionKey, Terms},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
 
@@ -32,7 +32,7 @@ struct Known {
 /// Who says that there is a restriction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// An event, an operator, or an answer of a Redis that may not be used any more: Redis may lack it.
+    /// An event, an operator, or an answer of a Redis that may not be used any more.
     Told,
     /// The Redis that this replica follows.
     Redis,
@@ -47,23 +47,6 @@ pub enum Verdict {
     Denied,
     /// The session token has rights or a client ID from before a change: a newer one is needed.
     Outdated,
-}
-
-/// A user's client ID by the last event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CurrentClientId {
-    /// `None`: the user has none.
-    pub(crate) client_id: Option<ClientIdDigest>,
-    /// The event's timestamp.
-    pub(crate) at: UnixMillis,
-    until: UnixMillis,
-}
-
-impl CurrentClientId {
-    /// Whether it is this client ID.
-    pub(crate) fn is(&self, client_id: &str) -> bool {
-        self.client_id == Some(ClientIdDigest::of(client_id))
-    }
 }
 
 impl Restrictions {
@@ -87,54 +70,34 @@ impl Restrictions {
         if known.is_denied(&mut key, now) {
             return Verdict::Denied;
         }
+        let outdating = |key: &RestrictionKey| {
+            known.terms(key).filter(|latest| latest.is_active(now) && session.issued_at <= latest.at)
+        };
         key.topic = Topic::ClientId;
-        let current = known.client_id(&key).filter(|current| current.until > now && session.issued_at <= current.at);
-        let mut outdated = current.zip(client_id).is_some_and(|(current, client_id)| !current.is(client_id));
+        let current = outdating(&key).zip(client_id);
+        let mut outdated = current.is_some_and(|(current, given)| current.kind != RestrictionKind::client_id(given));
         if let Some(organization) = &session.organization {
             key.topic = Topic::Rights;
             key.subject = Subject::Member { user: session.user_id.clone(), organization: organization.id.clone() };
-            outdated |= known.is_marked(&key, session.issued_at, now);
+            outdated |= outdating(&key).is_some();
             key.subject = Subject::Organization(organization.id.clone());
-            outdated |= known.is_marked(&key, session.issued_at, now);
+            outdated |= outdating(&key).is_some();
         }
         if outdated { Verdict::Outdated } else { Verdict::Clear }
     }
 
-    /// A user's client ID by the last event, expired or not.
-    pub(crate) fn client_id(&self, tenant: &TenantName, user: &str) -> Option<CurrentClientId> {
-        let subject = Subject::User(user.to_owned());
-        self.read().client_id(&RestrictionKey { tenant: tenant.clone(), subject, topic: Topic::ClientId })
+    /// The restriction that counts, ended or not.
+    #[must_use]
+    pub fn latest(&self, tenant: &TenantName, subject: &Subject, topic: Topic) -> Option<Restriction> {
+        let key = RestrictionKey { tenant: tenant.clone(), subject: subject.clone(), topic };
+        let terms = self.read().terms(&key)?;
+        Some(key.with(terms))
     }
 
     /// Whether a source denies a session or a user.
     #[must_use]
     pub fn denies(&self, tenant: &TenantName, subject: &Subject, source: DenialSource, now: UnixMillis) -> bool {
-        self.denial(tenant, subject, source).is_some_and(|denial| denial.is_active(now))
-    }
-
-    /// Whether a source lifted its denial of a session or a user after `at`, even if the denial has expired since.
-    #[must_use]
-    pub fn is_lifted_since(
-        &self,
-        tenant: &TenantName,
-        subject: &Subject,
-        source: DenialSource,
-        at: UnixMillis,
-    ) -> bool {
-        self.denial(tenant, subject, source)
-            .is_some_and(|denial| denial.kind == RestrictionKind::Lifted(source) && denial.at > at)
-    }
-
-    fn denial(&self, tenant: &TenantName, subject: &Subject, source: DenialSource) -> Option<Terms> {
-        let topic = Topic::Denial(source);
-        let key = RestrictionKey { tenant: tenant.clone(), subject: subject.clone(), topic };
-        self.read().terms(&key)
-    }
-
-    /// How many denials and marks are active, or were until lately.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.read().active.len()
+        self.latest(tenant, subject, Topic::Denial(source)).is_some_and(|denial| denial.terms().is_active(now))
     }
 
     pub(super) fn count_active(&self, now: UnixMillis) -> usize {
@@ -148,12 +111,21 @@ impl Restrictions {
         let (key, new) = (Arc::new(restriction.key()), restriction.terms());
         let mut known = self.write();
         let old = known.apply(&key, new, now, self.max_ended);
-        if source == Source::Redis && old.is_none_or(|old| old.compare(&new).is_le()) {
-            known.unrecorded.remove(&key);
-        } else {
-            known.unrecorded.insert(key);
+        if source == Source::Redis {
+            if old.is_none_or(|old| old.compare(&new).is_le()) {
+                known.unrecorded.remove(&key);
+            } else {
+                known.unrecorded.insert(key);
+            }
         }
         RecordOutcome::of(old, new)
+    }
+
+    /// Notes that Redis may lack the newest ones with the keys of these.
+    pub(super) fn mark_unrecorded(&self, restrictions: &[Restriction]) {
+        let Known { terms, unrecorded, .. } = &mut *self.write();
+        let keys = restrictions.iter().map(Restriction::key).filter(|key| terms.contains_key(key));
+        unrecorded.extend(keys.map(Arc::new));
     }
 
     /// Notes that Redis may lack all of them.
@@ -198,19 +170,6 @@ impl Known {
             key.topic = Topic::Denial(source);
             self.terms(key).is_some_and(|terms| terms.is_active(now))
         })
-    }
-
-    fn client_id(&self, key: &RestrictionKey) -> Option<CurrentClientId> {
-        let Terms { kind, at, until } = self.terms(key)?;
-        if let RestrictionKind::ClientId(client_id) = kind {
-            Some(CurrentClientId { client_id, at, until })
-        } else {
-            None
-        }
-    }
-
-    fn is_marked(&self, key: &RestrictionKey, issued_at: UnixMillis, now: UnixMillis) -> bool {
-        self.terms(key).is_some_and(|mark| mark.is_active(now) && issued_at <= mark.at)
     }
 
     /// Applies a restriction, unless it yields to the known one with its key. Returns the one that was known.

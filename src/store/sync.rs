@@ -138,7 +138,6 @@ impl Sync {
         let mut stored = 0;
         while !replica.follow(stored) {
             let (tasks, late) = replica.late_tasks(stored, now());
-            replica.tasks.add(&tasks);
             for tasks in tasks.chunks(BATCH) {
                 commands.record(&[], tasks, now()).await?;
             }

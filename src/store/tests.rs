@@ -32,6 +32,8 @@ struct Script {
     release: Notify,
     /// A command of the second connection fails on another thread, at the end of its start.
     races: AtomicBool,
+    /// The first connection records no sooner than some heartbeats have passed.
+    is_slow: AtomicBool,
     /// The second connection records, and is lost before it answers.
     loses_answer: AtomicBool,
     store: OnceLock<std::sync::Weak<Store>>,
@@ -106,6 +108,9 @@ impl Commands for One {
                 // Answers after the new connection has caught up; within 100 ms.
                 sleep(Duration::from_millis(20)).await;
             }
+        }
+        if self.number == 1 && self.script.is_slow.swap(false, Ordering::SeqCst) {
+            sleep(Duration::from_secs(2)).await;
         }
         let before = Commands::record(&self.redis, restrictions, tasks, now).await;
         if self.number == 2 && self.script.loses_answer.load(Ordering::SeqCst) {
@@ -208,6 +213,16 @@ async fn a_task_acknowledged_by_an_abandoned_master_is_performed_by_the_replica_
     let task = StoredTask { id: "1".into(), due: START, payload: String::new() };
     let queued = QueuedTask { task: task.clone(), claimable: START };
     assert_eq!(store.record(&[], &[queued], START).await, Err(StoreError::Unavailable));
+    assert_eq!(store.claim_tasks(Claim::Due(9), START).await, [task]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_recorded_with_tasks_is_not_written_with_others_meanwhile() {
+    let (store, script, _) = scene(OnFailure::Degrade).await;
+    script.is_slow.store(true, Ordering::SeqCst);
+    let task = StoredTask { id: "told".into(), due: START, payload: String::new() };
+    let queued = QueuedTask { task: task.clone(), claimable: START };
+    assert_eq!(store.record(&[denial()], &[queued], START).await, Ok(vec![RecordOutcome::New]));
     assert_eq!(store.claim_tasks(Claim::Due(9), START).await, [task]);
 }
 

@@ -130,18 +130,28 @@ async fn check_fails_when_the_clock_is_too_far_off_for_ably() {
     assert_eq!(output.status.code(), Some(1));
 }
 
+/// A check with a Redis that answers. It is repeated if Redis did not answer in time, as on a busy machine.
+fn checked(settings: &[(String, String)]) -> Output {
+    loop {
+        let output = run(settings, &["check"]);
+        if !text(&output).contains("it did not answer in time") {
+            return output;
+        }
+    }
+}
+
 #[tokio::test]
 async fn check_uses_redis_as_the_service_would() {
     let vendors = Vendors::start().await;
     let redis = RedisServer::start();
     let address = |user: &str| format!("redis://{user}127.0.0.1:{}", redis.port());
     let mut admin = redis.connection();
-    let check = |url: &str| {
-        let output = run(&settings(&vendors, &[("REDIS_URL", url)]), &["check"]);
+    let read = |output: Output| {
         let report = text(&output);
         assert!(!report.contains("PASSWORD"), "{report}");
         (report, output.status.code())
     };
+    let check = |url: &str| read(checked(&settings(&vendors, &[("REDIS_URL", url)])));
     let printed = address("");
 
     let (report, code) = check(&redis.url());
@@ -173,7 +183,8 @@ async fn check_uses_redis_as_the_service_would() {
         // It speaks no TLS.
         (redis.url().replace("redis:", "rediss:"), "it "),
     ] {
-        let (report, code) = check(&url);
+        let check = if url.starts_with("rediss:") { |settings: &[_]| run(settings, &["check"]) } else { checked };
+        let (report, code) = read(check(&settings(&vendors, &[("REDIS_URL", &url)])));
         let printed = printed.replace("redis:", url.split_once("//").unwrap().0);
         assert!(report.contains(&format!("FAIL  Redis               {printed}: {reason}")), "{report}");
         assert!(report.ends_with("The service would not work as it is.\n"), "{report}");
@@ -189,7 +200,7 @@ async fn check_uses_redis_as_the_service_would() {
 async fn check_fails_when_redis_takes_no_writes() {
     let vendors = Vendors::start().await;
     let redis = RedisServer::start_with(&["--min-replicas-to-write", "1"]);
-    let output = run(&settings(&vendors, &[("REDIS_URL", &redis.url())]), &["check"]);
+    let output = checked(&settings(&vendors, &[("REDIS_URL", &redis.url())]));
     let report = text(&output);
     let line = format!("FAIL  Redis               redis://127.0.0.1:{}: it answered NOREPLICAS", redis.port());
     assert!(report.contains(&line), "{report}");

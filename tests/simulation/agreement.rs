@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use ably_clerk_auth::{
     clerk::{Claims, Organization, Scoped, Session},
     clock::UnixMillis,
-    store::{ClientIdDigest, DenialSource, Restriction, RestrictionKind, Subject, Verdict},
+    store::{ClientIdDigest, DenialSource, Restriction, RestrictionKind, Subject, Topic, Verdict},
     tenant::TenantName,
 };
 
@@ -107,8 +107,11 @@ fn is_same_lift(replica: &Run, row: &Restriction) -> bool {
         RestrictionKind::Deleted => DenialSource::Clerk,
         RestrictionKind::NotBefore | RestrictionKind::ClientId(_) => return true,
     };
-    let is_lift = matches!(row.kind, RestrictionKind::Lifted(_));
-    let is_lifted_since =
-        |at| replica.store.restrictions().is_lifted_since(&row.tenant, &row.subject, source, UnixMillis(at));
-    is_lifted_since(row.at.0 - 1) == is_lift && !is_lifted_since(row.at.0)
+    let latest = replica.store.restrictions().latest(&row.tenant, &row.subject, Topic::Denial(source));
+    let lifted_at = latest.filter(|latest| latest.kind == RestrictionKind::Lifted(source)).map(|latest| latest.at);
+    if row.kind == RestrictionKind::Lifted(source) {
+        lifted_at == Some(row.at)
+    } else {
+        lifted_at.is_none_or(|lifted_at| lifted_at < row.at)
+    }
 }

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use ably_clerk_auth::{
     clock::UnixMillis,
-    revocation::operator::{Action, RequestedTarget, RevocationRequest},
+    revocation::{
+        RevocationScope,
+        operator::{Action, RevocationRequest},
+    },
     store::Subject,
     tenant::TenantName,
 };
@@ -54,11 +57,7 @@ async fn request(world: &Arc<World>, tenant: &TenantName, subject: &Subject, act
     let by_clock = replica.clock(now);
     let statement = lock(&world.checker).operator_says(tenant, subject, action, by_clock, now);
     lock(&world.checker).told(statement, replica.run, by_clock, now);
-    let target = match subject.clone() {
-        Subject::User(user) => RequestedTarget::User(user),
-        Subject::Session(session) => RequestedTarget::Session(session),
-        other => unreachable!("{other}"),
-    };
+    let target = RevocationScope::Of(subject.clone());
     let request = RevocationRequest { tenant: Some(tenant.clone()), target, action, dry_run: false };
     let revocation = Arc::clone(&replica.revocation);
     world.trace(|| format!("operator: {action:?} {subject} of {tenant}, statement {statement}"));

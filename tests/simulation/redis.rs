@@ -577,7 +577,9 @@ impl Commands for Connection {
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
         if restrictions.is_empty() {
             let mut checker = lock(&self.world.checker);
-            tasks.iter().for_each(|queued| checker.task_is_kept(self.run, &queued.task));
+            for queued in tasks {
+                checker.task_is_kept(self.run, &queued.task);
+            }
         }
         let described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
         self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));

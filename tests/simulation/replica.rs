@@ -98,7 +98,7 @@ impl Replicas {
             runs: 0,
             formats: [format(random), format(random)],
             on_failure: random.pick(&[OnFailure::Degrade, OnFailure::Degrade, OnFailure::Refuse]),
-            limits: StoreLimits { live_tokens, ended_restrictions, ..StoreLimits::default() },
+            limits: StoreLimits { live_tokens, ended_restrictions },
         }
     }
 

@@ -71,8 +71,9 @@ async fn store(world: &Arc<World>, replica: &Run, number: usize, due: UnixMillis
     let payload = serde_json::json!({
         "tenant": TENANTS[0],
         "scope": { "client_id": client_id(number) },
-        "left": [{ "key": key_name(), "target": { "client_id": client_id(number) } }],
+        "unrevoked": [{ "key": key_name(), "target": { "client_id": client_id(number) } }],
         "at": 0,
+        "denials": [],
         "until": due.after(Duration::from_hours(1)).0,
     });
     let task = StoredTask { id: client_id(number), due, payload: payload.to_string() };

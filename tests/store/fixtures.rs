@@ -170,7 +170,10 @@ impl Replica {
 
     /// Claims the tasks that are due now. Returns what they do.
     pub(crate) async fn claims(&self) -> Vec<String> {
-        payloads(self.store.claim_tasks(Claim::Due(99), self.now()).await)
+        let claimed = self.store.claim_tasks(Claim::Due(99), self.now()).await;
+        let mut payloads: Vec<_> = claimed.into_iter().map(|task| task.payload).collect();
+        payloads.sort();
+        payloads
     }
 }
 
@@ -185,12 +188,7 @@ fn tasks_of(restriction: &Restriction, now: UnixMillis) -> Vec<QueuedTask> {
 
 /// What the tasks in Redis do, claimed ones included.
 pub(crate) fn tasks_in(server: &RedisServer) -> Vec<String> {
-    let tasks: Vec<String> = server.run("HVALS aca:{v3}:tasks");
-    payloads(tasks.iter().map(|task| serde_json::from_str(task).unwrap()))
-}
-
-fn payloads(tasks: impl IntoIterator<Item = StoredTask>) -> Vec<String> {
-    let mut payloads: Vec<_> = tasks.into_iter().map(|task| task.payload).collect();
+    let mut payloads: Vec<String> = server.run("HVALS aca:{v3}:tasks");
     payloads.sort();
     payloads
 }
@@ -206,7 +204,7 @@ pub(crate) fn connector(address: &RedisAddress) -> RedisConnector {
 }
 
 fn connector_for(address: &RedisAddress, prefix: &str) -> RedisConnector {
-    RedisConnector::patient(address, &RedisKeyPrefix::parse(prefix).unwrap(), PATIENCE).unwrap()
+    RedisConnector::new(address, &RedisKeyPrefix::parse(prefix).unwrap()).unwrap().patient(PATIENCE)
 }
 
 /// Does not wait for a slow Redis, as the service does not.

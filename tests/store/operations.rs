@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use ably_clerk_auth::{
     store::{
-        Claim, ClientIdDigest, Coverage, DenialSource, Health, LiveToken, OnFailure, QueuedTask, RecordOutcome,
-        Restriction, RestrictionKind, StoreError, StoreLimits, StoreStats, StoredTask, Subject, TaskBacklog,
-        TokenHolder, Verdict,
+        Claim, ClientIdDigest, DenialSource, Health, LiveToken, OnFailure, QueuedTask, RecordOutcome, Restriction,
+        RestrictionKind, StoreError, StoreLimits, StoreStats, StoredTask, Subject, TaskBacklog, TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
@@ -277,7 +276,7 @@ with_both_stores! {
             (TokenHolder::User("alice".into()), vec![]),
         ] {
             let live = replica.store.live_tokens(&tenant, &to, NOW).await;
-            assert_eq!((sorted(live.live_tokens), live.coverage), (sorted(found), Coverage::AllReplicas), "{to:?}");
+            assert_eq!((sorted(live.live_tokens), live.of_others), (sorted(found), Ok(())), "{to:?}");
         }
     }
 
@@ -371,6 +370,16 @@ with_both_stores! {
             assert_eq!(stored.len(), usize::from(is_stored), "{restriction:?} {outcome:?}");
             replica.store.complete_task("one", NOW).await.unwrap();
         }
+    }
+
+    async fn tasks_are_stored_if_any_of_many_restrictions_is_new(replica, 0) {
+        let denied: Vec<_> =
+            (0..251).map(|n| restriction(of_user(&format!("user_{n}")), DENIED, ago(1))).collect();
+        replica.store.record(&denied[..250], &[], NOW).await.unwrap();
+        let recorded = replica.store.record(&denied, &[queued(task("one", NOW))], NOW).await.unwrap();
+        assert_eq!(recorded[..250], [RecordOutcome::Repeated; 250]);
+        assert_eq!(recorded[250..], [RecordOutcome::New]);
+        assert_eq!(replica.store.claim_tasks(Claim::Named("one"), NOW).await, [task("one", NOW)]);
     }
 
     async fn the_user_of_a_restriction_is_removed_from_the_cache(replica, 0) {

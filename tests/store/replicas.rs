@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    slice,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -12,7 +11,7 @@ use std::{
 use ably_clerk_auth::{
     clock::millis,
     store::{
-        Claim, Coverage, Health, OnFailure, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
+        Claim, Health, OnFailure, Restriction, RestrictionKind, StoreError, StoreLimits, StoredTask, Subject,
         TokenHolder, Verdict,
     },
     tenant::TenantName,
@@ -42,7 +41,7 @@ async fn what_one_replica_learns_reaches_the_other() {
     let given = live_token("user_1", "sess_1", None, "alice", MINUTE);
     one.put_live_token(given.clone()).await;
     let live = other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
-    assert_eq!((live.live_tokens, live.coverage), (vec![given], Coverage::AllReplicas));
+    assert_eq!((live.live_tokens, live.of_others), (vec![given], Ok(())));
 
     eventually("the user is forgotten", || other.forgotten.lock().unwrap().contains(&"user_1 of default".to_owned()))
         .await;
@@ -220,38 +219,6 @@ async fn foreign_data_is_ignored() {
     let other = Replica::of(&server).await;
     one.record(restriction(of_user("user_1"), DENIED, NOW)).await;
     eventually("the replicas go on", || other.verdict(&session("sess_1", "user_1", None)) == Verdict::Denied).await;
-}
-
-#[tokio::test]
-async fn a_task_that_no_replica_can_read_for_a_day_is_removed() {
-    let server = RedisServer::start();
-    let replica = Replica::of(&server).await;
-    let mut connection = server.connection();
-    for (id, due) in [(&b"old"[..], ago(1)), (b"new", NOW.after(MINUTE)), (b"\xff", ago(1))] {
-        let () = redis::cmd("HSET").arg("aca:{v3}:tasks").arg(id).arg(b"\xffrubbish").query(&mut connection).unwrap();
-        let () = redis::cmd("ZADD").arg("aca:{v3}:claimable").arg(due.0).arg(id).query(&mut connection).unwrap();
-    }
-    for (id, due) in [("old", ago(1)), ("new", NOW.after(MINUTE))] {
-        let () = redis::cmd("ZADD").arg("aca:{v3}:due").arg(due.0).arg(id).query(&mut connection).unwrap();
-    }
-    let own = StoredTask { id: "own".into(), due: NOW, payload: String::new() };
-    replica.store_task(own.clone()).await;
-    let mut left = || -> Vec<Vec<u8>> {
-        let mut ids: Vec<_> = redis::cmd("HKEYS").arg("aca:{v3}:tasks").query(&mut connection).unwrap();
-        ids.sort();
-        ids
-    };
-    assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, slice::from_ref(&own));
-    replica.pass(MINUTE);
-    assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, slice::from_ref(&own));
-    assert_eq!(left().len(), 4);
-    replica.pass((24 * 60 - 1) * MINUTE);
-    assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, slice::from_ref(&own));
-    // Without a due time, the day starts at the first claim.
-    assert_eq!(left(), [&b"new"[..], b"own", b"\xff"]);
-    replica.pass(2 * MINUTE);
-    assert_eq!(replica.store.claim_tasks(Claim::Due(9), replica.now()).await, [own]);
-    assert_eq!(left(), [b"own"]);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 
 use ably_clerk_auth::{
     redis::RedisAddress,
-    store::{Coverage, Health, StoreError, TokenHolder, Verdict},
+    store::{Health, StoreError, TokenHolder, Verdict},
     tenant::TenantName,
 };
 use redis::Connection;
@@ -106,7 +106,7 @@ impl Load {
         let all_are_registered = async {
             loop {
                 let live = fresh.store.live_tokens(&TenantName::default(), &holder, NOW).await;
-                if live.coverage == Coverage::AllReplicas && live.live_tokens.len() == denied {
+                if live.of_others.is_ok() && live.live_tokens.len() == denied {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

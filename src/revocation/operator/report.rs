@@ -108,30 +108,41 @@ pub enum TargetReportOutcome {
     },
     /// Ably could not be reached, or only other replicas have the API key. The service retries.
     Unavailable,
-    /// Ably could not be reached, and the store has no room for a retry.
-    GivenUp,
     /// The API key has no revocable tokens, by the settings.
     NotCalled,
 }
 
+pub(super) const NOBODY_TO_DENY: &str = "no live token with this client ID is known, so no user is denied: the user gets a \
+    new token at once. Deny the user too";
+pub(super) const NOBODY_TO_LIFT: &str =
+    "no live token with this client ID is known, so no user is found: lift the denial by user";
+pub(super) const KEY_MISSING: &str =
+    "this replica lacks the API key of some tokens: a replica that has it revokes them";
+pub(super) const NOTHING_TO_REVOKE: &str = "no live token is known, so there is nothing to revoke at Ably. Tokens from \
+    before a restart without Redis are not known: revoke them by client ID";
+pub(super) const NOT_REPEATED: &str = "the denial ends before the second revocation, which is skipped: a token request that \
+    was signed before the denial can outlast it";
+pub(super) const NOT_REVOCABLE: &str = "revocable_tokens is not true: the service does not call Ably or record live tokens, \
+    and connections last until their tokens end";
+
 impl DenialOutcome {
     /// Whether nothing is left to do.
     pub(crate) fn is_done(&self) -> bool {
-        matches!(self, Self::Denied { .. } | Self::Lifted | Self::NotDenied | Self::DeniedByClerk)
+        !matches!(self, Self::Superseded)
+    }
+}
+
+impl From<RevokeOutcome> for TargetReportOutcome {
+    fn from(outcome: RevokeOutcome) -> Self {
+        match outcome {
+            RevokeOutcome::Accepted { applies_at } => Self::Accepted { applies_at },
+            RevokeOutcome::Refused { code } => Self::Refused { code },
+            RevokeOutcome::Unavailable { .. } => Self::Unavailable,
+        }
     }
 }
 
 impl TargetReportOutcome {
-    /// `is_stored` says whether a retry is stored.
-    pub(super) fn of(outcome: RevokeOutcome, is_stored: bool) -> Self {
-        match outcome {
-            RevokeOutcome::Accepted { applies_at } => Self::Accepted { applies_at },
-            RevokeOutcome::Refused { code } => Self::Refused { code },
-            RevokeOutcome::Unavailable { .. } if is_stored => Self::Unavailable,
-            RevokeOutcome::Unavailable { .. } => Self::GivenUp,
-        }
-    }
-
     /// Whether nothing is left to do.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self, Self::Accepted { .. } | Self::NotCalled)
@@ -139,14 +150,20 @@ impl TargetReportOutcome {
 }
 
 impl RevocationReport {
-    pub(super) fn warn(&mut self, warning: &str) {
-        if !self.warnings.iter().any(|known| known == warning) {
-            self.warnings.push(warning.to_owned());
-        }
+    /// Whether newer requests exist for all subjects.
+    pub(super) fn is_superseded(&self) -> bool {
+        !self.denials.is_empty() && self.denials.iter().all(|denial| denial.outcome == DenialOutcome::Superseded)
     }
 
-    pub(super) fn warn_incomplete(&mut self, warning: &str) {
-        self.complete = false;
-        self.warn(warning);
+    pub(super) fn is_complete(&self) -> bool {
+        !self.denials.is_empty()
+            && self.denials.iter().all(|denial| denial.outcome.is_done())
+            && self.targets.iter().all(|target| target.outcome.is_none_or(|outcome| outcome.is_done()))
+    }
+
+    /// Adds the warnings that apply.
+    pub(super) fn warn<const N: usize>(&mut self, warnings: [(bool, &str); N]) {
+        let applying = warnings.into_iter().filter(|(applies, _)| *applies);
+        self.warnings.extend(applying.map(|(_, warning)| warning.to_owned()));
     }
 }

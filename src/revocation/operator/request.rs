@@ -5,7 +5,13 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use serde::{Deserialize, Serialize};
 
-use crate::{ably::ClientId, revocation::RevocationScope, store::Subject, tenant::TenantName};
+use crate::{
+    ably::ClientId,
+    clock::UnixMillis,
+    revocation::RevocationScope,
+    store::{DenialSource, Restriction, RestrictionKind, Subject},
+    tenant::{Tenant, TenantName},
+};
 
 /// A revocation request as written: the options of `revoke`, which sends them as JSON. [`RevocationRequest::parse`] checks it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -41,23 +47,12 @@ pub struct RevocationRequestBody {
 pub struct RevocationRequest {
     /// The tenant, if the request names one.
     pub tenant: Option<TenantName>,
-    /// Whose access ends, or returns.
-    pub target: RequestedTarget,
+    /// Whose access ends, or returns: a session, a user, or the users with a client ID.
+    pub target: RevocationScope,
     /// What it does.
     pub action: Action,
     /// Whether it only reports what would happen.
     pub dry_run: bool,
-}
-
-/// The target of a revocation request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RequestedTarget {
-    /// A Clerk session.
-    Session(String),
-    /// A Clerk user.
-    User(String),
-    /// A client ID on Ably.
-    ClientId(ClientId),
 }
 
 /// What a revocation request does.
@@ -105,16 +100,13 @@ impl RevocationRequest {
         let object = json.trim_ascii_start().starts_with(b"{").then_some(json).ok_or(Invalid::Malformed)?;
         let body: RevocationRequestBody = serde_json::from_slice(object).map_err(|_| Invalid::Malformed)?;
         let tenant = body.tenant.map(TenantName::try_from).transpose().map_err(|_| Invalid::NoSuchTenant)?;
+        if [&body.session, &body.user, &body.client_id].into_iter().flatten().any(String::is_empty) {
+            return Err(Invalid::NotOneSubject);
+        }
         let target = match (body.session, body.user, body.client_id) {
-            (Some(id), None, None) if !id.is_empty() => {
-                clerk_id("sess_", id).map(RequestedTarget::Session).ok_or(Invalid::NotASession)?
-            }
-            (None, Some(id), None) if !id.is_empty() => {
-                clerk_id("user_", id).map(RequestedTarget::User).ok_or(Invalid::NotAUser)?
-            }
-            (None, None, Some(id)) if !id.is_empty() => {
-                ClientId::parse(id).map(RequestedTarget::ClientId).map_err(|_| Invalid::NotAClientId)?
-            }
+            (Some(id), None, None) => clerk_scope(Subject::Session, "sess_", id).ok_or(Invalid::NotASession)?,
+            (None, Some(id), None) => clerk_scope(Subject::User, "user_", id).ok_or(Invalid::NotAUser)?,
+            (None, None, Some(id)) => RevocationScope::ClientId(ClientId::parse(id).or(Err(Invalid::NotAClientId))?),
             _ => return Err(Invalid::NotOneSubject),
         };
         let action = match (body.lift, body.duration) {
@@ -129,42 +121,30 @@ impl RevocationRequest {
         };
         Ok(Self { tenant, target, action, dry_run: body.dry_run })
     }
-}
 
-/// The ID if it looks like Clerk's. The store would accept any text, so this finds misspelled IDs.
-fn clerk_id(prefix: &str, id: String) -> Option<String> {
-    let rest = id.strip_prefix(prefix)?;
-    (!rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(id)
-}
-
-impl RequestedTarget {
-    /// The ID of the session or user, or the client ID.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        match self {
-            Self::Session(id) | Self::User(id) => id,
-            Self::ClientId(client_id) => client_id.as_str(),
-        }
-    }
-
-    pub(super) fn scope(&self) -> RevocationScope {
-        match self {
-            Self::Session(session) => RevocationScope::Of(Subject::Session(session.clone())),
-            Self::User(user) => RevocationScope::Of(Subject::User(user.clone())),
-            Self::ClientId(client_id) => RevocationScope::ClientId(client_id.clone()),
-        }
-    }
-
+    /// What the operator still has to do in Clerk.
     pub(super) fn reminder(&self) -> &'static str {
-        match self {
-            Self::Session(_) => {
-                "Clerk goes on minting tokens for this session: revoke it in Clerk too, or access returns when the denial \
-                 ends."
-            }
-            Self::User(_) | Self::ClientId(_) => {
-                "Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or \
-                 access returns when the denial ends."
-            }
+        if matches!(self.target, RevocationScope::Of(Subject::Session(_))) {
+            "Clerk goes on minting tokens for this session: revoke it in Clerk too, or access returns when the denial ends."
+        } else {
+            "Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or \
+             access returns when the denial ends."
         }
     }
+
+    /// What it says of a session or user.
+    pub(super) fn restriction(&self, tenant: &Tenant, subject: &Subject, now: UnixMillis) -> Restriction {
+        let (kind, until) = match self.action {
+            Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), now.after(duration)),
+            Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
+        };
+        Restriction { tenant: tenant.name.clone(), subject: subject.clone(), kind, at: now, until }
+    }
+}
+
+/// The scope of a subject if its ID looks like Clerk's. The store would accept any text, so this finds misspelled IDs.
+fn clerk_scope(subject: fn(String) -> Subject, prefix: &str, id: String) -> Option<RevocationScope> {
+    let rest = id.strip_prefix(prefix)?;
+    let is_valid = !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_valid.then(|| RevocationScope::Of(subject(id)))
 }

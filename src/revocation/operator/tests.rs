@@ -31,12 +31,16 @@ fn tenant(name: &str, format: TokenFormat, ably: Option<&Ably>) -> Tenant {
     Tenant { revocation_queues: ably.map(queue).into_iter().collect(), ..fixtures::tenant(name, format, "{username}") }
 }
 
-fn revocation_with(limits: &StoreLimits, tenants: Vec<Tenant>) -> Revocation {
-    Revocation::new(Arc::new(Store::in_memory(limits, Arc::new(|_| {}))), Arc::new(Tenants::new(tenants)), NOW)
+fn revocation_of(tenants: Vec<Tenant>) -> Revocation {
+    Revocation::new(
+        Arc::new(Store::in_memory(&StoreLimits::default(), Arc::new(|_| {}))),
+        Arc::new(Tenants::new(tenants)),
+        NOW,
+    )
 }
 
 fn revocation(format: TokenFormat, ably: Option<&Ably>) -> Revocation {
-    revocation_with(&StoreLimits::default(), vec![tenant("default", format, ably)])
+    revocation_of(vec![tenant("default", format, ably)])
 }
 
 async fn ably() -> Ably {
@@ -88,7 +92,7 @@ fn a_request_has_one_target_and_only_known_fields() {
     let day = Duration::from_hours(24);
     let deny_a_user = RevocationRequest {
         tenant: None,
-        target: RequestedTarget::User("user_1".into()),
+        target: RevocationScope::Of(Subject::User("user_1".into())),
         action: Action::Deny(day),
         dry_run: false,
     };
@@ -97,7 +101,7 @@ fn a_request_has_one_target_and_only_known_fields() {
     assert_eq!(request(&json!({ "user": "user_1", "for": "2h", "lift": false })), Ok(for_two_hours));
     let lift_in_a_dry_run = RevocationRequest {
         tenant: Some(TenantName::parse("acme").unwrap()),
-        target: RequestedTarget::ClientId(ClientId::parse("al:ice").unwrap()),
+        target: RevocationScope::ClientId(ClientId::parse("al:ice").unwrap()),
         action: Action::Lift,
         dry_run: true,
     };
@@ -209,21 +213,50 @@ async fn clerk_and_the_operator_do_not_lift_each_others_denials() {
 
 #[tokio::test]
 async fn a_request_that_is_older_than_another_changes_nothing_and_is_reported_as_superseded() {
-    let revocation = revocation(TokenFormat::Jwt, None);
+    let ably = ably().await;
+    let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
+    revocation.put_live_token("user_1", "sess_1", "alice").await;
+    let superseded = async |fields| {
+        let report = revocation.execute_json(fields, NOW).await;
+        assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("superseded"), &json!(false)));
+        assert_eq!((&report["targets"], &report["repeated_at"]), (&json!([]), &Value::Null));
+    };
     revocation.execute_json(json!({ "user": "user_1" }), later(1)).await;
-    let report = revocation.execute_json(json!({ "user": "user_1", "lift": true }), NOW).await;
-    assert_eq!((&report["denials"][0]["outcome"], &report["complete"]), (&json!("superseded"), &json!(false)));
+    superseded(json!({ "user": "user_1", "lift": true })).await;
     assert!(revocation.denies_user("user_1", later(1)));
+    revocation.execute_json(json!({ "user": "user_1", "lift": true }), later(2)).await;
+    let calls = ably.revocation_calls().len();
+    superseded(json!({ "user": "user_1" })).await;
+    assert!(!revocation.denies_user("user_1", later(2)));
+    revocation.perform_at(&ably, later(152)).await;
+    assert_eq!(ably.revocation_calls().len(), calls);
+}
+
+#[tokio::test]
+async fn a_request_that_is_superseded_for_some_users_revokes() {
+    let ably = ably().await;
+    let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
+    revocation.put_live_token("user_1", "sess_1", "team").await;
+    revocation.put_live_token("user_2", "sess_2", "team").await;
+    revocation.execute_json(json!({ "user": "user_1", "lift": true }), later(1)).await;
+    let report = revocation.execute_json(json!({ "client_id": "team" }), NOW).await;
+    let outcomes = [&report["denials"][0]["outcome"], &report["denials"][1]["outcome"]];
+    assert_eq!(outcomes, ["superseded", "denied"]);
+    assert_eq!((&report["targets"][0]["outcome"], &report["complete"]), (&json!("accepted"), &json!(false)));
+    assert_eq!(revocation.perform_at(&ably, later(150)).await.len(), 1);
 }
 
 #[tokio::test]
 async fn with_several_tenants_a_request_must_name_one() {
     let tenants = ["acme", "beta"].map(|name| tenant(name, TokenFormat::Jwt, None));
-    let revocation = revocation_with(&StoreLimits::default(), tenants.into());
+    let revocation = revocation_of(tenants.into());
     let execute = async |fields: Value| revocation.execute(&request(&fields).unwrap(), NOW).await;
-    assert_eq!(execute(json!({ "user": "user_1" })).await, Err(InvalidRevocationRequest::WithoutTenant.into()));
+    assert_eq!(
+        execute(json!({ "user": "user_1" })).await,
+        Err(RequestFailed::Invalid(InvalidRevocationRequest::WithoutTenant))
+    );
     let other = json!({ "user": "user_1", "tenant": "gamma" });
-    assert_eq!(execute(other).await, Err(InvalidRevocationRequest::NoSuchTenant.into()));
+    assert_eq!(execute(other).await, Err(RequestFailed::Invalid(InvalidRevocationRequest::NoSuchTenant)));
     let report = execute(json!({ "user": "user_1", "tenant": "beta" })).await.unwrap();
     assert_eq!(report.tenant.as_str(), "beta");
     let denies = |tenant: &Tenant| {
@@ -274,7 +307,7 @@ async fn each_kind_of_request_has_its_targets_and_its_margin() {
             assert_eq!(report["live_tokens"], if is_known { "known" } else { "none_known" }, "{report}");
             if is_dry_run {
                 assert_eq!(ably.revocation_calls().len(), calls);
-                assert_eq!(revocation.store.restrictions().count(), 0);
+                assert_eq!(revocation.store.stats(NOW).restrictions, 0);
                 assert!(revocation.store.claim_tasks(Claim::Due(10), later(1000)).await.is_empty());
             }
         }
@@ -416,7 +449,7 @@ async fn each_key_revokes_the_tokens_that_it_signed_and_a_client_id_is_revoked_b
         revocation_queues: vec![queue(first), queue(other.clone())],
         ..fixtures::tenant("default", TokenFormat::TokenRequest, "{username}")
     };
-    let revocation = revocation_with(&StoreLimits::default(), vec![tenant]);
+    let revocation = revocation_of(vec![tenant]);
     revocation.put_live_token("user_1", "sess_1", "alice").await;
     let users = TokenHolder::User("user_1".into());
     let [known] =

@@ -25,6 +25,8 @@ use crate::{
 const MAX_ENDED: usize = StoreLimits::ENDED_RESTRICTIONS;
 /// The elements that a scan looks at in one step.
 const SCAN_COUNT: usize = 500;
+/// The restrictions that are recorded at once: few enough for Redis to answer within its timeout.
+const RESTRICTIONS_AT_ONCE: usize = 100;
 /// The users whose live tokens are read at once.
 const USERS_AT_ONCE: usize = 100;
 
@@ -128,17 +130,26 @@ impl Commands for RedisCommands {
         tasks: &[QueuedTask],
         now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
-        let mut script = self.script(&RECORD, &[RESTRICTIONS, ACTIVE, ENDED, LOG, TASKS, CLAIMABLE, DUE]);
-        script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR)).arg(MAX_ENDED).arg(encoding::LOG_LENGTH);
-        script.arg(restrictions.len());
-        for restriction in restrictions {
-            script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
+        let (mut rest, mut before) = (restrictions, Vec::with_capacity(restrictions.len()));
+        // Once at least: there may be tasks only. The first part with a new restriction stores them.
+        loop {
+            let (part, others) = rest.split_at(rest.len().min(RESTRICTIONS_AT_ONCE));
+            let mut script = self.script(&RECORD, &[RESTRICTIONS, ACTIVE, ENDED, LOG, TASKS, CLAIMABLE, DUE]);
+            script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR)).arg(MAX_ENDED).arg(encoding::LOG_LENGTH);
+            script.arg(part.len());
+            for restriction in part {
+                script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
+            }
+            for QueuedTask { task, claimable } in tasks {
+                script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0);
+            }
+            let rows: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
+            before.extend(rows.iter().map(|row| encoding::restriction_of(row.as_ref()?)));
+            rest = others;
+            if rest.is_empty() {
+                return Ok(before);
+            }
         }
-        for QueuedTask { task, claimable } in tasks {
-            script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0);
-        }
-        let before: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
-        Ok(before.iter().map(|row| encoding::restriction_of(row.as_ref()?)).collect())
     }
 
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {

@@ -25,37 +25,16 @@ pub struct RedisConnector {
     eviction_warning: Once,
 }
 
-/// The commands that the user needs, in a form that changes nothing that lasts. `KEY` is a key that does not exist.
-const NEEDED: [&str; 27] = [
-    "EVALSHA 0000000000000000000000000000000000000000 1 KEY",
-    "SCRIPT LOAD return",
-    "GET KEY",
-    "SET KEY value XX",
-    "PTTL KEY",
-    "HSET KEY field value",
-    "HSETNX KEY field value",
-    "HGET KEY field",
-    "HGETALL KEY",
-    "HEXISTS KEY field",
-    "HLEN KEY",
-    "HSCAN KEY 0",
-    "HDEL KEY field",
-    "ZADD KEY XX 0 member",
-    "ZREM KEY member",
-    "ZCARD KEY",
-    "ZCOUNT KEY 0 0",
-    "ZSCORE KEY member",
-    "ZRANGE KEY 0 0",
-    "ZRANGEBYSCORE KEY 0 0",
-    "ZREMRANGEBYSCORE KEY 0 0",
-    "ZSCAN KEY 0",
-    "XADD KEY NOMKSTREAM * field value",
-    "XREAD STREAMS KEY 0",
-    "XRANGE KEY - +",
-    "XREVRANGE KEY + -",
-    // Removes what `HSET` left if `HDEL` is refused.
-    "PEXPIRE KEY 0",
-];
+/// The commands that the user needs, in a form that changes nothing that lasts. `KEY` is a key that does not exist. The last
+/// one removes what `HSET` left if `HDEL` is refused.
+const NEEDED: &str = "EVALSHA 0000000000000000000000000000000000000000 1 KEY, SCRIPT LOAD return, \
+    GET KEY, SET KEY value XX, PTTL KEY, \
+    HSET KEY field value, HSETNX KEY field value, HGET KEY field, HGETALL KEY, HEXISTS KEY field, HLEN KEY, HSCAN KEY 0, \
+    HDEL KEY field, \
+    ZADD KEY XX 0 member, ZREM KEY member, ZCARD KEY, ZCOUNT KEY 0 0, ZSCORE KEY member, ZRANGE KEY 0 0, \
+    ZRANGEBYSCORE KEY 0 0, ZREMRANGEBYSCORE KEY 0 0, ZSCAN KEY 0, \
+    XADD KEY NOMKSTREAM * field value, XREAD STREAMS KEY 0, XRANGE KEY - +, XREVRANGE KEY + -, \
+    PEXPIRE KEY 0";
 
 impl RedisConnector {
     /// Does not call the server.
@@ -63,28 +42,22 @@ impl RedisConnector {
     /// # Errors
     /// When the client cannot be set up.
     pub fn new(address: &RedisAddress, prefix: &RedisKeyPrefix) -> Result<Self, InvalidRedisAddress> {
-        Self::patient(address, prefix, Duration::ZERO)
+        let keys = Keys::new(prefix);
+        Ok(Self { deployment: Deployment::new(address, keys.named(PROBE))?, keys, eviction_warning: Once::new() })
     }
 
-    /// As [`Self::new`], but waits for each answer at least so long: for tests that are not about a slow Redis, on a busy
-    /// machine.
-    ///
-    /// # Errors
-    /// When the client cannot be set up.
-    pub fn patient(
-        address: &RedisAddress,
-        prefix: &RedisKeyPrefix,
-        patience: Duration,
-    ) -> Result<Self, InvalidRedisAddress> {
-        let keys = Keys::new(prefix);
-        let deployment = Deployment::new(address, keys.named(PROBE), patience)?;
-        Ok(Self { deployment, keys, eviction_warning: Once::new() })
+    /// Waits for each answer at least so long: for tests that are not about a slow Redis, on a busy machine.
+    #[must_use]
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.deployment.patience = patience;
+        self
     }
 
     /// Connects as a store does, and looks around. Fails if the store could not connect.
     pub async fn probe(&self) -> Result<RedisFindings, ConnectionLost> {
         let master = self.deployment.master().await?;
-        let needed = NEEDED.map(|command| command.replace("KEY", &self.keys.named(PROBE)));
+        let needed = NEEDED.replace("KEY", &self.keys.named(PROBE));
+        let needed: Vec<_> = needed.split(", ").map(str::to_owned).collect();
         let findings = RedisFindings::of(&master, &needed).await?;
         if findings.refused.is_empty() {
             self.connect_to(master).await?;

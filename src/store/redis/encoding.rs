@@ -19,7 +19,8 @@ pub(super) fn row_of(restriction: &Restriction) -> String {
 }
 
 pub(super) fn restriction_of(row: &[u8]) -> Option<Restriction> {
-    read(row.get(RANK_BYTES..).unwrap_or_default())
+    let read = serde_json::from_slice(row.get(RANK_BYTES..).unwrap_or_default());
+    read.inspect_err(|_| warn_of_foreign_data()).ok()
 }
 
 /// The restriction of an entry with these fields. `None`: the first entry of a log, or one that this version cannot read.
@@ -45,17 +46,9 @@ pub(super) fn time_of(score: f64) -> UnixMillis {
     UnixMillis(score as i64)
 }
 
-/// Never fails: the values are strings, numbers, and lists and enums of them.
-pub(super) fn json(value: &impl serde::Serialize) -> String {
+/// Never fails: the values are strings, numbers, and enums of them.
+fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
-}
-
-fn read<T: serde::de::DeserializeOwned>(json: &[u8]) -> Option<T> {
-    let read = serde_json::from_slice(json);
-    if read.is_err() {
-        warn_of_foreign_data();
-    }
-    read.ok()
 }
 
 pub(super) fn warn_of_foreign_data() {
