@@ -307,7 +307,8 @@ fn happen(world: &World, tenant: usize, session: usize, any_of: &[Happening]) ->
     Some(Webhook { tenant, event, statement })
 }
 
-/// Delivers two events of one user, if there is a second: the older one to a replica that is recording the newer one.
+/// Delivers two events of one user, if there is a second: the older one while a replica records the newer one, to this
+/// replica or to any.
 async fn deliver_at_once(world: Arc<World>, older: Webhook, newer: Option<Webhook>) {
     const PATIENCE: Duration = Duration::from_secs(1);
     let (sender, recording) = oneshot::channel();
@@ -315,7 +316,9 @@ async fn deliver_at_once(world: Arc<World>, older: Webhook, newer: Option<Webhoo
         lock(&world.clerk).waiting.push((newer.event.at, sender));
         tokio::spawn(deliver(Arc::clone(&world), newer, 0, None));
     }
-    let run = timeout(PATIENCE, recording).await.ok().and_then(Result::ok);
+    let recording = timeout(PATIENCE, recording).await.ok().and_then(Result::ok);
+    let any = world.random(|random| if random.percent(50) { lock(&world.replicas).any(random) } else { None });
+    let run = any.or(recording);
     deliver(world, older, 0, run).await;
 }
 

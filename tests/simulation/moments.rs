@@ -1,7 +1,10 @@
-//! What happens at the very moment at which it can do harm: clients that a restriction concerns ask a replica that has just
-//! connected, or as soon as it is recorded; something happens to the holder of a token while the replica that issued it scans
-//! what is recorded; a look-up hangs; a replica crashes, or a failover loses what it wrote, as soon as Redis has it; an older event arrives while a newer
-//! one of its user is being recorded.
+//! What happens at the very moment at which it can do harm:
+//! - Clients that a restriction concerns ask a replica that has just connected, or as soon as it is recorded.
+//! - While a replica scans what is recorded, something happens to the holder of a token of its own, or its connections close.
+//! - Something happens to whoever gets a token from a replica without Redis.
+//! - A replica crashes, or a failover loses what it wrote, as soon as Redis has it.
+//! - An older event arrives while a newer one of its user is being recorded.
+//! - A look-up hangs.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -61,7 +64,12 @@ pub(crate) fn look_up_hangs(world: &Arc<World>, number: usize) -> bool {
 }
 
 /// A run scans the recorded restrictions: it has read another page.
-pub(crate) fn has_scanned(world: &Arc<World>, run: usize) {
+pub(crate) fn has_scanned(world: &Arc<World>, number: usize, run: usize) {
+    if happens(world, 5) {
+        let now = world.now();
+        lock(&world.faults).disturb(now, now);
+        lock(&world.network).reset(number, now);
+    }
     let Some(last) = lock(&world.checker).last_token_of(run) else { return };
     if happens(world, 25) {
         happens_to(world, tenant_number(last.tenant.as_str()), last.session);

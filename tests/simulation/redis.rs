@@ -560,7 +560,7 @@ impl Commands for Connection {
                 (u64::try_from(next).unwrap(), page)
             })
             .await?;
-        moments::has_scanned(&self.world, self.run);
+        moments::has_scanned(&self.world, self.replica, self.run);
         let mut checker = lock(&self.world.checker);
         for restriction in &page {
             checker.hears(self.run, restriction);
