@@ -124,19 +124,17 @@ impl Replica {
         (missing, tasks)
     }
 
-    /// Tasks that find the tokens that this replica issued despite late restrictions, and the number of the late restrictions.
-    /// Leaves out the first ones, whose tasks are stored.
-    pub(super) fn late_tasks(&self, stored: usize, now: UnixMillis) -> (Vec<QueuedTask>, usize) {
-        let late = self.progress().late.clone();
-        let new: Vec<_> = late.iter().skip(stored).map(|(_, restriction)| restriction).collect();
-        let subjects: HashSet<_> = new.iter().map(|restriction| (&restriction.tenant, &restriction.subject)).collect();
+    /// Tasks that find the tokens that this replica issued despite late restrictions.
+    pub(super) fn late_tasks(&self, now: UnixMillis) -> Vec<QueuedTask> {
+        let late: Vec<_> = self.progress().late.iter().map(|(_, restriction)| restriction.clone()).collect();
+        let subjects: HashSet<_> = late.iter().map(|restriction| (&restriction.tenant, &restriction.subject)).collect();
         let mut of_live_tokens = HashSet::new();
         for live_token in self.live_tokens.parts(now).flatten() {
             let concerned = live_token.subjects().filter(|subject| subjects.contains(&(&live_token.tenant, subject)));
             of_live_tokens.extend(concerned.map(|subject| (live_token.tenant.clone(), subject)));
         }
         let concerns = |it: &&Restriction| of_live_tokens.contains(&(it.tenant.clone(), it.subject.clone()));
-        (new.into_iter().filter(concerns).flat_map(|late| self.tasks_of(late, now)).collect(), late.len())
+        late.iter().filter(concerns).flat_map(|restriction| self.tasks_of(restriction, now)).collect()
     }
 
     /// The tasks that follow from a restriction, while tokens can live that were issued despite it.
@@ -194,18 +192,12 @@ impl Replica {
         Ok(())
     }
 
-    /// Everything up to the end of the log is applied, and Redis has everything that this replica knows; of the late
-    /// restrictions, it has the tasks of so many. If there are more, changes nothing. After an absence, users may have changed
-    /// unheard.
-    pub(super) fn follow(&self, stored: usize) -> bool {
-        let mut progress = self.progress();
-        if progress.late.len() > stored {
-            return false;
-        }
-        if mem::replace(&mut progress.health, Health::Ready) == Health::Degraded {
+    /// Everything up to the end of the log is applied, and Redis has everything that this replica knows. After an absence, users
+    /// may have changed unheard.
+    pub(super) fn follow(&self) {
+        if mem::replace(&mut self.progress().health, Health::Ready) == Health::Degraded {
             (self.on_forget)(Forgotten::Everyone);
         }
-        true
     }
 
     /// Redis is lost.

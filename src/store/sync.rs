@@ -139,14 +139,11 @@ impl Sync {
                 break;
             }
         }
-        let mut stored = 0;
-        while !replica.follow(stored) {
-            let (tasks, late) = replica.late_tasks(stored, now());
-            for tasks in tasks.chunks(BATCH) {
-                commands.record(&[], tasks, now()).await?;
-            }
-            stored = late;
+        // What this replica is told meanwhile, it records itself, and other replicas find the tokens that are registered by now.
+        for tasks in replica.late_tasks(now()).chunks(BATCH) {
+            commands.record(&[], tasks, now()).await?;
         }
+        replica.follow();
         Ok(())
     }
 }
@@ -159,8 +156,8 @@ async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands
         if missing.is_empty() {
             return Ok(());
         }
-        let before = commands.record(&missing, &tasks, now).await?;
-        for recorded in before.iter().flatten().chain(&missing) {
+        commands.record(&missing, &tasks, now).await?;
+        for recorded in &missing {
             replica.learn(recorded, Source::Redis, now);
         }
     }
