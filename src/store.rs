@@ -96,7 +96,7 @@ impl Store {
     ) -> Self {
         let replica = Arc::new(Replica::new(Health::Starting, limits, on_forget, tasks_of));
         let line = Arc::new(Line::new(Arc::clone(&replica)));
-        let (registrations, serve) = Registrations::new(Arc::clone(&line), Arc::clone(&clock));
+        let (registrations, serve) = Registrations::new(Arc::clone(&replica), Arc::clone(&line), Arc::clone(&clock));
         let mut background = JoinSet::new();
         background.spawn(serve);
         background.spawn(sync::run(Arc::clone(&replica), Arc::clone(&line), redis, clock));

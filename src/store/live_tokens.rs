@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -77,13 +77,14 @@ impl LiveTokens {
 }
 
 impl LiveToken {
-    /// Whom restrictions can concern that end this token.
-    pub(super) fn subjects(&self) -> impl Iterator<Item = Subject> {
+    /// Hashes of whom restrictions can concern that end this token.
+    pub(super) fn subject_hashes(&self) -> impl Iterator<Item = u64> {
+        let (user, session) = (Subject::User(self.user.clone()), Subject::Session(self.session.clone()));
         let of_organization = self.organization.iter().flat_map(|organization| {
             let member = Subject::Member { user: self.user.clone(), organization: organization.clone() };
             [member, Subject::Organization(organization.clone())]
         });
-        [Subject::Session(self.session.clone()), Subject::User(self.user.clone())].into_iter().chain(of_organization)
+        [user, session].into_iter().chain(of_organization).map(|subject| hash_of(&(&self.tenant, &subject)))
     }
 
     /// Whether another one differs in its end at most.
@@ -146,7 +147,7 @@ impl LiveTokenIndex {
         if self.count.load(Ordering::Relaxed) >= self.max {
             self.shards.iter().for_each(|shard| self.sweep(&mut lock(shard), now));
         }
-        let hash = hash_of(&live_token.tenant, &live_token.user);
+        let hash = hash_of(&(&live_token.tenant, &live_token.user));
         let mut shard = self.shard(hash);
         self.sweep(&mut shard, now);
         let mut live_tokens = self.live(shard.batches.get(&hash).map(|batch| decoded(batch)).unwrap_or_default(), now);
@@ -173,7 +174,7 @@ impl LiveTokenIndex {
         let is_sought = |found: &LiveToken| found.tenant == *tenant && found.is_of(holder) && found.until > now;
         let id = match holder {
             TokenHolder::User(user) | TokenHolder::UserSession { user, .. } => {
-                let hash = hash_of(tenant, user);
+                let hash = hash_of(&(tenant, user));
                 let batch = self.shard(hash).batches.get(&hash).map(|batch| decoded(batch));
                 return batch.unwrap_or_default().into_iter().filter(is_sought).collect();
             }
@@ -236,8 +237,8 @@ impl LiveTokenIndex {
 }
 
 /// No client chooses the IDs, so the hash needs no secret.
-fn hash_of(tenant: &TenantName, user: &str) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one((tenant.as_str(), user))
+pub(super) fn hash_of(ids: &impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(ids)
 }
 
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {

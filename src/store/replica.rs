@@ -9,8 +9,10 @@ use std::{
 };
 
 use super::{
-    Forgotten, Health, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction, Restrictions,
-    SharedState, StoreLimits, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex, restrictions::Source,
+    Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction, Restrictions,
+    SharedState, StoreLimits, Subject, TaskBacklog, TasksOf,
+    live_tokens::{LiveTokenIndex, hash_of},
+    restrictions::Source,
     tasks::TaskQueue,
 };
 use crate::clock::UnixMillis;
@@ -36,8 +38,9 @@ struct Progress {
     backlog: TaskBacklog,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
-    /// Restrictions that this replica learned while Redis was lost, and when. It may have issued tokens despite them that nobody
-    /// found.
+    /// Hashes of the subjects of live tokens of this replica that Redis lacked: nobody could find these tokens.
+    unfound: HashSet<u64>,
+    /// Restrictions that concern them and that others recorded, and when this replica heard so.
     late: Vec<(UnixMillis, Restriction)>,
     outages: u64,
 }
@@ -107,13 +110,18 @@ impl Replica {
         if let Subject::User(user) = &restriction.subject {
             (self.on_forget)(Forgotten::User(&restriction.tenant, user));
         }
-        let outcome = self.restrictions.apply(restriction, source, now);
-        // After it is applied: tokens that were issued before and not registered have lost Redis by now.
         let mut progress = self.progress();
-        if outcome == RecordOutcome::New && progress.health == Health::Degraded {
+        if source == Source::Redis && progress.unfound.contains(&hash_of(&(&restriction.tenant, &restriction.subject)))
+        {
             progress.late.push((now, restriction.clone()));
         }
-        outcome
+        drop(progress);
+        self.restrictions.apply(restriction, source, now)
+    }
+
+    /// Redis lacks these live tokens, or lacked them until now.
+    pub(super) fn lacks<'a>(&self, live_tokens: impl IntoIterator<Item = &'a LiveToken>) {
+        self.progress().unfound.extend(live_tokens.into_iter().flat_map(LiveToken::subject_hashes));
     }
 
     /// Some of the restrictions that Redis may lack, with tasks: if Redis lacks one, nobody has looked for the tokens that it
@@ -124,17 +132,17 @@ impl Replica {
         (missing, tasks)
     }
 
-    /// Tasks that find the tokens that this replica issued despite late restrictions.
+    /// Tasks that find the tokens of this replica that nobody could find when the late restrictions were recorded.
     pub(super) fn late_tasks(&self, now: UnixMillis) -> Vec<QueuedTask> {
-        let late: Vec<_> = self.progress().late.iter().map(|(_, restriction)| restriction.clone()).collect();
-        let subjects: HashSet<_> = late.iter().map(|restriction| (&restriction.tenant, &restriction.subject)).collect();
-        let mut of_live_tokens = HashSet::new();
-        for live_token in self.live_tokens.parts(now).flatten() {
-            let concerned = live_token.subjects().filter(|subject| subjects.contains(&(&live_token.tenant, subject)));
-            of_live_tokens.extend(concerned.map(|subject| (live_token.tenant.clone(), subject)));
+        let late = self.progress().late.clone();
+        late.iter().flat_map(|(_, restriction)| self.tasks_of(restriction, now)).collect()
+    }
+
+    /// Redis has these restrictions, with tasks if it lacked them.
+    pub(super) fn recorded(&self, restrictions: &[Restriction], now: UnixMillis) {
+        for restriction in restrictions {
+            self.restrictions.apply(restriction, Source::Redis, now);
         }
-        let concerns = |it: &&Restriction| of_live_tokens.contains(&(it.tenant.clone(), it.subject.clone()));
-        late.iter().filter(concerns).flat_map(|restriction| self.tasks_of(restriction, now)).collect()
     }
 
     /// The tasks that follow from a restriction, while tokens can live that were issued despite it.
@@ -195,7 +203,9 @@ impl Replica {
     /// Everything up to the end of the log is applied, and Redis has everything that this replica knows. After an absence, users
     /// may have changed unheard.
     pub(super) fn follow(&self) {
-        if mem::replace(&mut self.progress().health, Health::Ready) == Health::Degraded {
+        let mut progress = self.progress();
+        progress.unfound = HashSet::new();
+        if mem::replace(&mut progress.health, Health::Ready) == Health::Degraded {
             (self.on_forget)(Forgotten::Everyone);
         }
     }

@@ -112,7 +112,8 @@ impl Sync {
         self.line.connect(connection);
         for part in replica.live_tokens.parts(now()) {
             for live_tokens in part.chunks(BATCH) {
-                commands.register(live_tokens, now()).await?;
+                let lacked = commands.register(live_tokens, now()).await?;
+                replica.lacks(lacked.into_iter().filter_map(|position| live_tokens.get(position)));
             }
         }
         let mut cursor = 0;
@@ -157,9 +158,7 @@ async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands
             return Ok(());
         }
         commands.record(&missing, &tasks, now).await?;
-        for recorded in &missing {
-            replica.learn(recorded, Source::Redis, now);
-        }
+        replica.recorded(&missing, now);
     }
 }
 

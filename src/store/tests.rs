@@ -118,7 +118,7 @@ impl Commands for One {
         }
         before
     }
-    async fn register(&self, t: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
+    async fn register(&self, t: &[LiveToken], now: UnixMillis) -> Result<Vec<usize>, ConnectionLost> {
         self.redis.register(t, now).await
     }
     async fn live_tokens(

@@ -618,13 +618,16 @@ impl Commands for Connection {
         })
     }
 
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<usize>, ConnectionLost> {
         self.call(Access::Write, |node, at| {
-            for live_token in live_tokens.iter().filter(|live_token| live_token.until > now) {
+            let mut lacked = Vec::new();
+            for (position, live_token) in live_tokens.iter().enumerate().filter(|(_, it)| it.until > now) {
                 if !node.data.has_live_token(live_token) {
                     node.write(Write::LiveToken(live_token.clone()), at);
+                    lacked.push(position);
                 }
             }
+            lacked
         })
         .await
     }

@@ -152,7 +152,7 @@ impl Commands for RedisCommands {
         }
     }
 
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<(), ConnectionLost> {
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<usize>, ConnectionLost> {
         let mut script = REGISTER.arg(now.0);
         for live_token in live_tokens {
             let user = live_token.user.as_str();
