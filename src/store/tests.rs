@@ -237,7 +237,7 @@ async fn a_loss_at_the_end_of_a_start_is_an_outage() {
 }
 
 #[tokio::test]
-async fn only_a_restriction_that_was_learned_during_an_outage_gets_tasks_at_its_end() {
+async fn only_restrictions_of_live_tokens_that_redis_lacked_get_tasks_at_the_end_of_an_outage() {
     let (store, script, new) = scene(OnFailure::Degrade).await;
     let mark = |organization: &str| Restriction {
         subject: Subject::Organization(organization.to_owned()),
@@ -257,6 +257,9 @@ async fn only_a_restriction_that_was_learned_during_an_outage_gets_tasks_at_its_
             key: KeyName::parse("app.key").unwrap(),
             until: START.after(Duration::from_hours(1)),
         };
+        if organization == "org_1" {
+            new.register(std::slice::from_ref(&live_token), START).await.unwrap();
+        }
         store.put_live_token(live_token, START).await.unwrap();
     }
     script.lose_first.store(true, Ordering::SeqCst);
