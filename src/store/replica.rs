@@ -42,6 +42,8 @@ struct Progress {
     unfound: HashSet<u64>,
     /// Restrictions that concern them and that others recorded, and when this replica heard so.
     late: Vec<(UnixMillis, Restriction)>,
+    /// When Redis was last known to work.
+    checked_at: Option<UnixMillis>,
     outages: u64,
 }
 
@@ -61,8 +63,8 @@ pub(super) enum Loss {
 impl Replica {
     /// Within this time the log's connection sees what the commands' connection saw.
     const LOG_LAG: Duration = Duration::from_secs(2);
-    /// A failover loses less than what was written in this time: tasks of late restrictions too.
-    const FAILOVERS_LOSE: Duration = Duration::from_mins(1);
+    /// Clocks differ by less, and a failover loses less.
+    const SLACK: Duration = Duration::from_mins(1);
     /// How long tokens can outlive the restriction despite which they were issued: an hour, after an exchange within two
     /// minutes, and clocks differ.
     const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
@@ -111,8 +113,10 @@ impl Replica {
             (self.on_forget)(Forgotten::User(&restriction.tenant, user));
         }
         let mut progress = self.progress();
-        if source == Source::Redis && progress.unfound.contains(&hash_of(&(&restriction.tenant, &restriction.subject)))
-        {
+        // What had ended before the outage concerns no token of the outage, and was heeded before.
+        let had_ended = Some(restriction.until.after(Self::SLACK)) <= progress.checked_at;
+        let subject = hash_of(&(&restriction.tenant, &restriction.subject));
+        if source == Source::Redis && !had_ended && progress.unfound.contains(&subject) {
             progress.late.push((now, restriction.clone()));
         }
         drop(progress);
@@ -134,15 +138,7 @@ impl Replica {
 
     /// Tasks that find the tokens of this replica that nobody could find when the late restrictions were recorded.
     pub(super) fn late_tasks(&self, now: UnixMillis) -> Vec<QueuedTask> {
-        let late = self.progress().late.clone();
-        late.iter().flat_map(|(_, restriction)| self.tasks_of(restriction, now)).collect()
-    }
-
-    /// Redis has these restrictions, with tasks if it lacked them.
-    pub(super) fn recorded(&self, restrictions: &[Restriction], now: UnixMillis) {
-        for restriction in restrictions {
-            self.restrictions.apply(restriction, Source::Redis, now);
-        }
+        self.progress().late.iter().flat_map(|(_, restriction)| self.tasks_of(restriction, now)).collect()
     }
 
     /// The tasks that follow from a restriction, while tokens can live that were issued despite it.
@@ -191,7 +187,9 @@ impl Replica {
             return Err(Loss::OlderLog);
         }
         progress.backlog = state.backlog;
-        progress.late.retain(|(learned_at, _)| now < learned_at.after(Self::FAILOVERS_LOSE));
+        progress.checked_at = Some(now);
+        // Until then a failover can lose their tasks.
+        progress.late.retain(|(heard_at, _)| now < heard_at.after(Self::SLACK));
         match progress.awaited {
             Some((_, since)) if since.after(Self::LOG_LAG) < now => return Err(Loss::DifferentData),
             None if state.last > progress.position => progress.awaited = Some((state.last, now)),

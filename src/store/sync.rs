@@ -158,7 +158,9 @@ async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands
             return Ok(());
         }
         commands.record(&missing, &tasks, now).await?;
-        replica.recorded(&missing, now);
+        for recorded in &missing {
+            replica.restrictions.apply(recorded, Source::Redis, now);
+        }
     }
 }
 
