@@ -79,7 +79,7 @@ impl Revocation {
         }
         let restrictions = restrictions_of(event, tenant, now);
         let mut tasks = self.tasks_of(event, tenant, &restrictions, now);
-        let claimed: Vec<_> = tasks.iter().flat_map(|task| task.claimed(now)).collect();
+        let claimed: Vec<_> = tasks.iter().flat_map(|task| task.claimed("event", now)).collect();
         let recorded = self.store.record(&restrictions, &claimed, now).await;
         let has = |outcome| recorded.as_ref().is_ok_and(|recorded| recorded.contains(&outcome));
         let (is_outdated, is_new) = (has(RecordOutcome::Outdated), recorded.is_err() || has(RecordOutcome::New));
@@ -91,7 +91,7 @@ impl Revocation {
             users.update(user.clone());
         }
         for task in tasks {
-            let [first, again] = task.claimed(now);
+            let [first, again] = task.claimed("event", now);
             if task.at > event.at {
                 // The newer event has not ended the tokens with the client ID of this one.
                 let recorded = self.store.record(&[], &[first.clone(), again], now).await;

@@ -163,13 +163,13 @@ impl Store {
         let replica = &self.replica;
         let mut outcomes: Vec<_> = restrictions.iter().map(|told| replica.learn(told, Source::Told, now)).collect();
         let recorded = self.in_redis(|on| async move { on.commands.record(restrictions, tasks, now).await }).await;
-        // Whoever knows a restriction writes it to a Redis that lost it, with tasks. Those of none are kept here.
-        let is_kept_elsewhere = matches!(recorded, Some(Ok(_))) && !restrictions.is_empty();
-        if !is_kept_elsewhere && RecordOutcome::need_tasks(&outcomes) {
+        // A replica that knows a restriction writes it to a Redis that lost it, with new tasks. So this replica keeps tasks only if
+        // they have no restriction, or if Redis has not recorded it.
+        if restrictions.is_empty() || (outcomes.contains(&RecordOutcome::New) && !matches!(recorded, Some(Ok(_)))) {
             replica.tasks.add(tasks);
         }
         if let Some(Err(_)) = recorded {
-            // Not earlier: the heartbeat would write them before this call does, and with other tasks.
+            // Only now: else the heartbeat could have written them first, with other tasks.
             replica.restrictions.mark_unrecorded(restrictions);
         }
         let before = recorded.transpose()?.into_iter().flatten();
@@ -195,15 +195,12 @@ impl Store {
     pub async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> LiveTokens {
         let mut live_tokens = self.replica.live_tokens.find(tenant, holder, now);
         let others = self.in_redis(|on| async move { on.commands.live_tokens(tenant, holder, now).await }).await;
-        let (others, of_others) = match others.unwrap_or(Ok(Vec::new())) {
-            Ok(others) => (others, Ok(())),
-            Err(error) => (Vec::new(), Err(error)),
-        };
+        let others = others.unwrap_or(Ok(Vec::new()));
         // Another replica may have extended the same live token: the latest end counts.
-        live_tokens.extend(others);
+        live_tokens.extend(others.iter().flatten().cloned());
         live_tokens.sort_unstable_by(|a, b| b.cmp(a));
         live_tokens.dedup_by(|earlier, kept| kept.is_same_but_for_end(earlier));
-        LiveTokens { live_tokens, of_others }
+        LiveTokens { live_tokens, of_others: others.map(|_| ()) }
     }
 
     /// Claims tasks. Other replicas do not get them for [`StoredTask::LEASE`]; then they do, unless the tasks were completed or

@@ -50,13 +50,10 @@ impl Revocation {
             denials: restrictions.iter().map(|restriction| self.expected_report(restriction, now)).collect(),
             ..RevocationReport::default()
         };
-        let mut task = Task {
+        let task = Task {
             denials: subjects.into_iter().map(|subject| (subject, DenialSource::Operator)).collect(),
             ..Task::new(tenant, request.target.clone(), now, now)
         };
-        if let RevocationScope::Of(Subject::User(user)) = &request.target {
-            task.expected = tenant.target_of_cached(user);
-        }
         let revocations = match request.action {
             Action::Deny(_) if !tenant.is_revocable() => 0,
             Action::Deny(duration) if duration <= Self::REPEAT_AFTER && !task.denials.is_empty() => 1,
@@ -65,7 +62,7 @@ impl Revocation {
         };
         let mut tasks = Vec::new();
         if !request.dry_run {
-            tasks.extend(task.claimed(now).into_iter().take(revocations));
+            tasks.extend(task.claimed("request", now).into_iter().take(revocations));
             let recorded = self.store.record(&restrictions, &tasks, now).await;
             for (denial, recorded) in report.denials.iter_mut().zip(recorded.iter().flatten()) {
                 if *recorded == RecordOutcome::Outdated {

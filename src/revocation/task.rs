@@ -52,8 +52,12 @@ impl Task {
     pub(super) fn new(tenant: &Tenant, scope: RevocationScope, at: UnixMillis, now: UnixMillis) -> Self {
         // A replica that does not know of the denial may issue tokens until the denial ends.
         let until = now.after(tenant.tokens_end_within());
+        let expected = match &scope {
+            RevocationScope::Of(Subject::User(user)) => tenant.target_of_cached(user),
+            _ => None,
+        };
         let (tenant, denials) = (tenant.name.clone(), Vec::new());
-        Self { tenant, scope, session_user: None, expected: None, unrevoked: None, at, until, denials }
+        Self { tenant, scope, session_user: None, expected, unrevoked: None, at, until, denials }
     }
 
     /// The first revocation and the second, for any replica to perform. `name` is part of their IDs.
@@ -65,9 +69,9 @@ impl Task {
         })
     }
 
-    /// The same, but this replica has claimed the first. Their IDs are the same for every delivery of an event.
-    pub(super) fn claimed(&self, now: UnixMillis) -> [QueuedTask; 2] {
-        let [first, again] = self.queued("event", now);
+    /// The same, but this replica has claimed the first. An event has the same `name` at every delivery.
+    pub(super) fn claimed(&self, name: &str, now: UnixMillis) -> [QueuedTask; 2] {
+        let [first, again] = self.queued(name, now);
         [QueuedTask { claimable: now.after(StoredTask::LEASE), ..first }, again]
     }
 

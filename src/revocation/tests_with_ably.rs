@@ -415,7 +415,7 @@ async fn the_next_delivery_takes_over_from_a_replica_that_died() {
     let tenant = scene.revocation.tenants.only().unwrap();
     let restrictions = restrictions_of(&event, tenant, scene.now);
     let tasks = scene.revocation.tasks_of(&event, tenant, &restrictions, scene.now);
-    scene.revocation.store.record(&restrictions, &tasks[0].claimed(scene.now), scene.now).await.unwrap();
+    scene.revocation.store.record(&restrictions, &tasks[0].claimed("event", scene.now), scene.now).await.unwrap();
     for _ in 0..2 {
         scene.sign_out().await;
         assert_eq!(scene.revoked().len(), 1);

@@ -76,9 +76,9 @@ pub trait Commands: Send + Sync {
         now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost>;
 
-    /// Registers live tokens. A known later end stays. Returns the positions of those that were not registered before, or with
-    /// an earlier end.
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<usize>, ConnectionLost>;
+    /// Registers live tokens. A known later end stays. Returns for each whether it was not registered before, or with an
+    /// earlier end.
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost>;
 
     /// The registered live tokens of a holder.
     async fn live_tokens(

@@ -168,13 +168,13 @@ impl Commands for Arc<MemoryRedis> {
         self.answer(before).await
     }
 
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<usize>, ConnectionLost> {
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
         let mut lacked = Vec::new();
-        for (position, live_token) in live_tokens.iter().enumerate() {
+        for live_token in live_tokens {
             let holder = TokenHolder::User(live_token.user.clone());
             let known = self.live_tokens.find(&live_token.tenant, &holder, now);
             let has = |known: &LiveToken| known.is_same_but_for_end(live_token) && known.until >= live_token.until;
-            lacked.extend((!known.iter().any(has)).then_some(position));
+            lacked.push(!known.iter().any(has));
             self.live_tokens.put(live_token, now).unwrap();
         }
         self.answer(lacked).await

@@ -1,8 +1,7 @@
 //! The connection to Redis that a replica uses for commands.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwapOption;
 use tokio::sync::mpsc;
 
 use super::{Commands, ConnectionLost, StoreError, replica::Replica};
@@ -17,16 +16,16 @@ pub(super) struct Connection {
 /// The connection in use, if Redis can be used.
 pub(super) struct Line {
     replica: Arc<Replica>,
-    used: ArcSwapOption<Connection>,
+    used: Mutex<Option<Arc<Connection>>>,
 }
 
 impl Line {
     pub(super) fn new(replica: Arc<Replica>) -> Self {
-        Self { replica, used: ArcSwapOption::empty() }
+        Self { replica, used: Mutex::default() }
     }
 
     pub(super) fn connect(&self, connection: &Arc<Connection>) {
-        self.used.store(Some(Arc::clone(connection)));
+        *self.used() = Some(Arc::clone(connection));
     }
 
     /// Sends a command. A connection whose command fails is not used again.
@@ -34,23 +33,29 @@ impl Line {
         &self,
         command: impl FnOnce(Arc<Connection>) -> F,
     ) -> Result<T, StoreError> {
-        let connection = self.used.load_full().ok_or(StoreError::Unavailable)?;
+        let connection = self.used().clone().ok_or(StoreError::Unavailable)?;
         let answer = command(Arc::clone(&connection)).await;
         if let Err(lost) = &answer {
             self.lose(&connection, lost.clone());
         }
         // Else the answer is that of a Redis that was given up meanwhile.
-        let is_used = self.used.load().as_ref().is_some_and(|used| Arc::ptr_eq(used, &connection));
+        let is_used = self.used().as_ref().is_some_and(|used| Arc::ptr_eq(used, &connection));
         answer.ok().filter(|_| is_used).ok_or(StoreError::Unavailable)
     }
 
     /// Stops using a connection.
     pub(super) fn lose(&self, connection: &Arc<Connection>, reason: ConnectionLost) {
-        let used = self.used.compare_and_swap(&Some(Arc::clone(connection)), None);
-        if used.as_ref().is_some_and(|used| Arc::ptr_eq(used, connection)) {
+        let mut used = self.used();
+        if used.take_if(|used| Arc::ptr_eq(used, connection)).is_some() {
+            // While the line is locked: later, the replica may be ready again.
             self.replica.lose();
         }
-        // Full: already reported. Closed: nobody waits for it.
+        drop(used);
+        // Full: already reported. Closed: the loss was noticed.
         let _ = connection.lost.try_send(reason);
+    }
+
+    fn used(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

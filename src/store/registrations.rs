@@ -7,7 +7,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{LiveToken, StoreError, line::Line, replica::Replica};
+use super::{Health, LiveToken, StoreError, line::Line, replica::Replica};
 use crate::clock::Clock;
 
 /// The most live tokens of a call: few enough for Redis to answer within its timeout.
@@ -24,7 +24,7 @@ type Registration = (LiveToken, oneshot::Sender<Result<(), StoreError>>);
 pub(super) struct Registrations(mpsc::Sender<Registration>);
 
 impl Registrations {
-    /// Also what registers them, forever.
+    /// The second is to be polled: it registers them, forever.
     pub(super) fn new(replica: Arc<Replica>, line: Arc<Line>, clock: Clock) -> (Self, impl Future<Output = ()>) {
         let (sender, mut receiver) = mpsc::channel::<Registration>(MOST_AT_ONCE);
         let serve = async move {
@@ -34,7 +34,11 @@ impl Registrations {
                 let (live_tokens, outcomes): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
                 let (live_tokens, now) = (&live_tokens[..], clock());
                 let registered = line.call(|on| async move { on.commands.register(live_tokens, now).await }).await;
-                let registered = registered.map(|_| ()).inspect_err(|_| replica.lacks(live_tokens));
+                if registered.is_err() || replica.health() != Health::Ready {
+                    // Look-ups for restrictions that this replica does not know yet may have come before.
+                    replica.were_unfound(live_tokens);
+                }
+                let registered = registered.map(|_| ());
                 for outcome in outcomes {
                     // The request may have ended.
                     let _ = outcome.send(registered);

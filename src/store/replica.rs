@@ -10,9 +10,7 @@ use std::{
 
 use super::{
     Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction, Restrictions,
-    SharedState, StoreLimits, Subject, TaskBacklog, TasksOf,
-    live_tokens::{LiveTokenIndex, hash_of},
-    restrictions::Source,
+    SharedState, StoreLimits, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex, restrictions::Source,
     tasks::TaskQueue,
 };
 use crate::clock::UnixMillis;
@@ -38,12 +36,10 @@ struct Progress {
     backlog: TaskBacklog,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
-    /// Hashes of the subjects of live tokens of this replica that Redis lacked: nobody could find these tokens.
+    /// Hashes of the subjects of live tokens of this replica that look-ups in Redis may not have found.
     unfound: HashSet<u64>,
-    /// Restrictions that concern them and that others recorded, and when this replica heard so.
-    late: Vec<(UnixMillis, Restriction)>,
-    /// When Redis was last known to work.
-    checked_at: Option<UnixMillis>,
+    /// When it became ready.
+    ready_at: Option<UnixMillis>,
     outages: u64,
 }
 
@@ -63,8 +59,8 @@ pub(super) enum Loss {
 impl Replica {
     /// Within this time the log's connection sees what the commands' connection saw.
     const LOG_LAG: Duration = Duration::from_secs(2);
-    /// Clocks differ by less, and a failover loses less.
-    const SLACK: Duration = Duration::from_mins(1);
+    /// A failover loses less than what was written in this time.
+    const FAILOVERS_LOSE: Duration = Duration::from_mins(1);
     /// How long tokens can outlive the restriction despite which they were issued: an hour, after an exchange within two
     /// minutes, and clocks differ.
     const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
@@ -112,19 +108,11 @@ impl Replica {
         if let Subject::User(user) = &restriction.subject {
             (self.on_forget)(Forgotten::User(&restriction.tenant, user));
         }
-        let mut progress = self.progress();
-        // What had ended before the outage concerns no token of the outage, and was heeded before.
-        let had_ended = Some(restriction.until.after(Self::SLACK)) <= progress.checked_at;
-        let subject = hash_of(&(&restriction.tenant, &restriction.subject));
-        if source == Source::Redis && !had_ended && progress.unfound.contains(&subject) {
-            progress.late.push((now, restriction.clone()));
-        }
-        drop(progress);
         self.restrictions.apply(restriction, source, now)
     }
 
-    /// Redis lacks these live tokens, or lacked them until now.
-    pub(super) fn lacks<'a>(&self, live_tokens: impl IntoIterator<Item = &'a LiveToken>) {
+    /// Redis lacked these live tokens, or may have lacked them.
+    pub(super) fn were_unfound<'a>(&self, live_tokens: impl IntoIterator<Item = &'a LiveToken>) {
         self.progress().unfound.extend(live_tokens.into_iter().flat_map(LiveToken::subject_hashes));
     }
 
@@ -136,9 +124,10 @@ impl Replica {
         (missing, tasks)
     }
 
-    /// Tasks that find the tokens of this replica that nobody could find when the late restrictions were recorded.
+    /// Tasks of the restrictions that concern tokens which look-ups may not have found.
     pub(super) fn late_tasks(&self, now: UnixMillis) -> Vec<QueuedTask> {
-        self.progress().late.iter().flat_map(|(_, restriction)| self.tasks_of(restriction, now)).collect()
+        let unfound = self.progress().unfound.clone();
+        self.restrictions.about(&unfound).iter().flat_map(|late| self.tasks_of(late, now)).collect()
     }
 
     /// The tasks that follow from a restriction, while tokens can live that were issued despite it.
@@ -187,9 +176,10 @@ impl Replica {
             return Err(Loss::OlderLog);
         }
         progress.backlog = state.backlog;
-        progress.checked_at = Some(now);
-        // Until then a failover can lose their tasks.
-        progress.late.retain(|(heard_at, _)| now < heard_at.after(Self::SLACK));
+        if progress.ready_at.is_some_and(|ready_at| ready_at.after(Self::FAILOVERS_LOSE) < now) {
+            // No failover loses their late tasks any more.
+            progress.unfound = HashSet::new();
+        }
         match progress.awaited {
             Some((_, since)) if since.after(Self::LOG_LAG) < now => return Err(Loss::DifferentData),
             None if state.last > progress.position => progress.awaited = Some((state.last, now)),
@@ -199,11 +189,13 @@ impl Replica {
     }
 
     /// Everything up to the end of the log is applied, and Redis has everything that this replica knows. After an absence, users
-    /// may have changed unheard.
-    pub(super) fn follow(&self) {
+    /// may have changed without notice.
+    pub(super) fn follow(&self, now: UnixMillis) {
         let mut progress = self.progress();
-        progress.unfound = HashSet::new();
-        if mem::replace(&mut progress.health, Health::Ready) == Health::Degraded {
+        progress.ready_at = Some(now);
+        let was = mem::replace(&mut progress.health, Health::Ready);
+        drop(progress);
+        if was == Health::Degraded {
             (self.on_forget)(Forgotten::Everyone);
         }
     }
@@ -213,6 +205,7 @@ impl Replica {
         let mut progress = self.progress();
         if progress.health == Health::Ready {
             progress.health = Health::Degraded;
+            progress.ready_at = None;
             progress.outages += 1;
         }
     }

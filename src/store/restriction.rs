@@ -136,11 +136,6 @@ pub enum RecordOutcome {
 }
 
 impl RecordOutcome {
-    /// Whether tasks are to be stored with restrictions that came to this.
-    pub(super) fn need_tasks(outcomes: &[Self]) -> bool {
-        outcomes.is_empty() || outcomes.contains(&Self::New)
-    }
-
     pub(super) fn of(known: Option<Terms>, new: Terms) -> Self {
         match known {
             Some(known) if known.precedence() == new.precedence() => Self::Repeated,

@@ -1,12 +1,13 @@
 //! The restrictions that a replica knows, in memory. Issuing a token reads them without waiting.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use super::{
     DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
+    live_tokens::hash_of,
     restriction::{RestrictionKey, Terms},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
@@ -144,6 +145,15 @@ impl Restrictions {
         let known = self.read();
         let unrecorded = known.unrecorded.iter().filter_map(|key| Some(key.with(known.terms(key)?)));
         unrecorded.take(max).collect()
+    }
+
+    /// Those about subjects with these hashes.
+    pub(super) fn about(&self, subjects: &HashSet<u64>) -> Vec<Restriction> {
+        let known = self.read();
+        let about = known.terms.iter().filter(|(key, _)| subjects.contains(&hash_of(&(&key.tenant, &key.subject))));
+        let mut about: Vec<_> = about.map(|(key, terms)| key.with(*terms)).collect();
+        about.sort_unstable_by_key(Restriction::key);
+        about
     }
 
     /// How many Redis may lack.

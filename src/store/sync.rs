@@ -110,12 +110,6 @@ impl Sync {
         replica.begin(commands.state().await?);
         // From here on what this replica learns and issues goes to Redis directly, so nothing is missed before the writes below.
         self.line.connect(connection);
-        for part in replica.live_tokens.parts(now()) {
-            for live_tokens in part.chunks(BATCH) {
-                let lacked = commands.register(live_tokens, now()).await?;
-                replica.lacks(lacked.into_iter().filter_map(|position| live_tokens.get(position)));
-            }
-        }
         let mut cursor = 0;
         loop {
             let (next, page) = commands.restrictions(cursor).await?;
@@ -126,6 +120,14 @@ impl Sync {
                 break;
             }
             cursor = next;
+        }
+        for part in replica.live_tokens.parts(now()) {
+            for live_tokens in part.chunks(BATCH) {
+                let lacked = commands.register(live_tokens, now()).await?;
+                let lacked =
+                    live_tokens.iter().zip(lacked).filter_map(|(live_token, lacked)| lacked.then_some(live_token));
+                replica.were_unfound(lacked);
+            }
         }
         write_missing(replica, &self.clock, commands).await?;
         let end = commands.state().await?.last;
@@ -144,7 +146,7 @@ impl Sync {
         for tasks in replica.late_tasks(now()).chunks(BATCH) {
             commands.record(&[], tasks, now()).await?;
         }
-        replica.follow();
+        replica.follow(now());
         Ok(())
     }
 }

@@ -34,6 +34,8 @@ struct Script {
     races: AtomicBool,
     /// The first connection records no sooner than some heartbeats have passed.
     is_slow: AtomicBool,
+    /// A token is issued while the second connection reads the restrictions.
+    issues: AtomicBool,
     /// The second connection records, and is lost before it answers.
     loses_answer: AtomicBool,
     store: OnceLock<std::sync::Weak<Store>>,
@@ -94,6 +96,10 @@ impl Commands for One {
             self.script.release.notify_waiters();
             sleep(Duration::from_millis(5)).await;
         }
+        if self.number == 2 && self.script.issues.load(Ordering::SeqCst) {
+            let store = self.script.store.get().unwrap().upgrade().unwrap();
+            store.put_live_token(live_token("org_1"), START).await.unwrap();
+        }
         Commands::restrictions(&self.redis, cursor).await
     }
     async fn record(
@@ -118,7 +124,7 @@ impl Commands for One {
         }
         before
     }
-    async fn register(&self, t: &[LiveToken], now: UnixMillis) -> Result<Vec<usize>, ConnectionLost> {
+    async fn register(&self, t: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
         self.redis.register(t, now).await
     }
     async fn live_tokens(
@@ -181,6 +187,19 @@ fn denial() -> Restriction {
         kind: RestrictionKind::Denied(DenialSource::Clerk),
         at: START,
         until: START.after(Duration::from_mins(5)),
+    }
+}
+
+fn live_token(organization: &str) -> LiveToken {
+    LiveToken {
+        tenant: TenantName::default(),
+        user: "user_1".into(),
+        session: "sess_1".into(),
+        organization: Some(organization.into()),
+        client_id: "user_1".into(),
+        format: TokenFormat::Jwt,
+        key: KeyName::parse("app.key").unwrap(),
+        until: START.after(Duration::from_hours(1)),
     }
 }
 
@@ -247,16 +266,7 @@ async fn only_restrictions_of_live_tokens_that_redis_lacked_get_tasks_at_the_end
     store.record(&[mark("org_1")], &[], START).await.unwrap();
     Commands::record(&new, &[mark("org_1"), mark("org_2")], &[], START).await.unwrap();
     for organization in ["org_1", "org_2"] {
-        let live_token = LiveToken {
-            tenant: TenantName::default(),
-            user: "user_1".into(),
-            session: "sess_1".into(),
-            organization: Some(organization.into()),
-            client_id: "user_1".into(),
-            format: TokenFormat::Jwt,
-            key: KeyName::parse("app.key").unwrap(),
-            until: START.after(Duration::from_hours(1)),
-        };
+        let live_token = live_token(organization);
         if organization == "org_1" {
             new.register(std::slice::from_ref(&live_token), START).await.unwrap();
         }
@@ -266,6 +276,17 @@ async fn only_restrictions_of_live_tokens_that_redis_lacked_get_tasks_at_the_end
     eventually(async || script.connects.load(Ordering::SeqCst) > 1).await;
     store.becomes_ready().await;
     assert_eq!(tasks_in(&new).await, ["organization org_2"]);
+}
+
+#[tokio::test]
+async fn a_restriction_gets_tasks_if_a_token_is_issued_before_a_returning_replica_knows_it() {
+    let (store, script, new) = scene(OnFailure::Degrade).await;
+    Commands::record(&new, &[denial()], &[], START).await.unwrap();
+    script.issues.store(true, Ordering::SeqCst);
+    script.lose_first.store(true, Ordering::SeqCst);
+    eventually(async || script.connects.load(Ordering::SeqCst) > 1).await;
+    store.becomes_ready().await;
+    assert_eq!(tasks_in(&new).await, ["user user_1"]);
 }
 
 #[tokio::test]

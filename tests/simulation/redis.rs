@@ -618,16 +618,16 @@ impl Commands for Connection {
         })
     }
 
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<usize>, ConnectionLost> {
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
         self.call(Access::Write, |node, at| {
-            let mut lacked = Vec::new();
-            for (position, live_token) in live_tokens.iter().enumerate().filter(|(_, it)| it.until > now) {
-                if !node.data.has_live_token(live_token) {
+            let register = |live_token: &LiveToken| {
+                let lacked = live_token.until > now && !node.data.has_live_token(live_token);
+                if lacked {
                     node.write(Write::LiveToken(live_token.clone()), at);
-                    lacked.push(position);
                 }
-            }
-            lacked
+                lacked
+            };
+            live_tokens.iter().map(register).collect()
         })
         .await
     }

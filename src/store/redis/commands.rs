@@ -1,6 +1,6 @@
 //! The connection for commands.
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::{collections::BTreeSet, iter, sync::LazyLock};
 
 use ::redis::{Cmd, FromRedisValue, Script, ScriptInvocation, aio::MultiplexedConnection, cmd};
 use async_trait::async_trait;
@@ -130,10 +130,10 @@ impl Commands for RedisCommands {
         tasks: &[QueuedTask],
         now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
-        let (mut rest, mut before) = (restrictions, Vec::with_capacity(restrictions.len()));
-        // Once at least: there may be tasks only. The first part with a new restriction stores them.
-        loop {
-            let (part, others) = rest.split_at(rest.len().min(RESTRICTIONS_AT_ONCE));
+        let mut before = Vec::with_capacity(restrictions.len());
+        // There may be tasks only. The first part with a new restriction stores them.
+        let tasks_only = iter::once(restrictions).filter(|restrictions| restrictions.is_empty());
+        for part in tasks_only.chain(restrictions.chunks(RESTRICTIONS_AT_ONCE)) {
             let mut script = self.script(&RECORD, &[RESTRICTIONS, ACTIVE, ENDED, LOG, TASKS, CLAIMABLE, DUE]);
             script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR)).arg(MAX_ENDED).arg(encoding::LOG_LENGTH);
             script.arg(part.len());
@@ -145,14 +145,11 @@ impl Commands for RedisCommands {
             }
             let rows: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
             before.extend(rows.iter().map(|row| encoding::restriction_of(row.as_ref()?)));
-            rest = others;
-            if rest.is_empty() {
-                return Ok(before);
-            }
         }
+        Ok(before)
     }
 
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<usize>, ConnectionLost> {
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
         let mut script = REGISTER.arg(now.0);
         for live_token in live_tokens {
             let user = live_token.user.as_str();

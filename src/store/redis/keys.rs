@@ -40,29 +40,27 @@ pub(super) const PROBE: &str = "probe";
 /// The names of keys. All have the same hash tag, so that a script may use several keys in a cluster. The tag is the
 /// version of this format.
 #[derive(Clone, Debug)]
-pub(super) struct Keys {
-    prefix: String,
-}
+pub(super) struct Keys(String);
 
 impl Keys {
     pub(super) fn new(prefix: &RedisKeyPrefix) -> Self {
-        Self { prefix: format!("{prefix}{{v3}}:") }
+        Self(format!("{prefix}{{v3}}:"))
     }
 
     /// A key that there is once.
     pub(super) fn named(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
+        format!("{}{name}", self.0)
     }
 
     /// The live tokens of a user.
     pub(super) fn live_tokens(&self, tenant: &TenantName, user: &str) -> String {
-        format!("{}tokens:{tenant}:{user}", self.prefix)
+        format!("{}tokens:{tenant}:{user}", self.0)
     }
 
     /// A part of the index of users by the holders of their live tokens. Redis has at most one with this slot and number of
     /// digits.
     pub(super) fn holders(&self, slot: u16, digits: usize) -> String {
-        format!("{}holders:{slot:0digits$x}", self.prefix)
+        format!("{}holders:{slot:0digits$x}", self.0)
     }
 }
 

@@ -1,5 +1,5 @@
 -- Registers live tokens: each in the hash of its user, by its end, and the user with each holder of the token in the
--- index. A known later end stays. Returns the positions, from 0, of the tokens that were not known, or with an earlier end.
+-- index. A known later end stays. Returns 1 for a token that was not known, or with an earlier end, and 0 for others.
 -- KEYS: for each live token the hash of its user, and for each of its holders two sorted sets of the index. The second is
 -- for what the first has no room for.
 -- ARGV: now; then for each live token its end, the number of its holders, its field and its value, which starts with the
@@ -38,17 +38,17 @@ local function index(first, second, ending, member)
   keep(key, ending)
 end
 
-local key, argument, position, lacked = 1, 2, 0, {}
+local key, argument, lacked = 1, 2, {}
 while argument <= #ARGV do
   local user, ending, holders = KEYS[key], tonumber(ARGV[argument]), tonumber(ARGV[argument + 1])
   local field, value = ARGV[argument + 2], ARGV[argument + 3]
   key, argument = key + 1, argument + 4
   local known = redis.call('HGET', user, field)
+  lacked[#lacked + 1] = 0
   if not known or end_of(known) < ending then
     redis.call('HSET', user, field, value)
-    lacked[#lacked + 1] = position
+    lacked[#lacked] = 1
   end
-  position = position + 1
   -- Now and then: most users have one or two live tokens.
   if not known and redis.call('HLEN', user) % SOME == 0 then
     remove_ended(user)
