@@ -20,7 +20,7 @@ impl Revocation {
     const POLL_INTERVAL: Duration = Duration::from_secs(1);
     /// Enough tasks to fill calls to Ably, and few enough to finish within [`StoredTask::LEASE`].
     const MAX_CLAIMED: usize = 2 * RestClient::MAX_TARGETS;
-    /// By then somebody may have mended why Ably refuses.
+    /// By then somebody may have fixed the cause.
     pub const REFUSED_RETRY: Duration = Duration::from_mins(10);
 
     /// Performs due tasks by a clock, forever.

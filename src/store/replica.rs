@@ -36,7 +36,7 @@ struct Progress {
     backlog: TaskBacklog,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
-    /// Hashes of the subjects of live tokens of this replica that look-ups in Redis may not have found.
+    /// Hashes of the subjects of this replica's live tokens that look-ups in Redis may not have found.
     unfound: HashSet<u64>,
     /// When it became ready.
     ready_at: Option<UnixMillis>,

@@ -53,11 +53,11 @@ pub struct StoreStats {
     pub restrictions: usize,
     /// Live tokens that this replica issued, one for each user, session, organization, client ID, format and API key.
     pub live_tokens: usize,
-    /// Waiting tasks: those in Redis a moment ago; without Redis, those of this replica.
+    /// Waiting tasks: those in Redis a moment ago, and those that this replica keeps itself.
     pub tasks: TaskBacklog,
     /// During an outage, restrictions that Redis may lack.
     pub unrecorded_restrictions: usize,
-    /// During an outage, tasks that Redis may lack.
+    /// During an outage, tasks that this replica keeps itself.
     pub unrecorded_tasks: usize,
     /// Outages of Redis since the start.
     pub outages: u64,

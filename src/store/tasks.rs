@@ -11,7 +11,7 @@ use crate::clock::UnixMillis;
 /// A revocation task as it waits in the store, for any replica to perform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTask {
-    /// Unique among the tasks of all tenants. A task that is stored twice is performed once.
+    /// Unique among the tasks of all tenants. A task whose ID is known is not stored again.
     pub id: String,
     /// When it is to be performed.
     pub due: UnixMillis,

@@ -100,7 +100,7 @@ pub enum TargetReportOutcome {
         /// From when on.
         applies_at: UnixMillis,
     },
-    /// Ably refuses. A retry helps only once the cause is mended.
+    /// Ably refuses. A retry helps only once the cause is fixed.
     Refused {
         /// Ably's error code, if it sent one.
         #[serde(skip_serializing_if = "Option::is_none")]
