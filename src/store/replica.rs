@@ -38,7 +38,7 @@ struct Progress {
     awaited: Option<(LogPosition, UnixMillis)>,
     /// Hashes of the subjects of this replica's live tokens that look-ups in Redis may not have found.
     unfound: HashSet<u64>,
-    /// When it became ready.
+    /// When this replica became ready. `None`: it is not.
     ready_at: Option<UnixMillis>,
     outages: u64,
 }
@@ -116,8 +116,7 @@ impl Replica {
         self.progress().unfound.extend(live_tokens.into_iter().flat_map(LiveToken::subject_hashes));
     }
 
-    /// Some of the restrictions that Redis may lack, with tasks: if Redis lacks one, nobody has looked for the tokens that it
-    /// ends.
+    /// Some of the restrictions that Redis may lack, with tasks. If Redis lacks one, it lacks the tasks that followed from it too.
     pub(super) fn missing(&self, max: usize, now: UnixMillis) -> (Vec<Restriction>, Vec<QueuedTask>) {
         let missing = self.restrictions.unrecorded(max);
         let tasks = missing.iter().flat_map(|restriction| self.tasks_of(restriction, now)).collect();
@@ -137,7 +136,7 @@ impl Replica {
     }
 
     /// Applies what was read from the log.
-    pub(super) fn hear(&self, page: LogPage, now: UnixMillis) -> Result<(), Loss> {
+    pub(super) fn apply_log(&self, page: LogPage, now: UnixMillis) -> Result<(), Loss> {
         let position = self.position();
         if page.last.is_none_or(|last| last < position) {
             return Err(Loss::OlderLog);

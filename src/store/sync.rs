@@ -137,7 +137,7 @@ impl Sync {
             if page.entries.is_empty() && page.last.is_none_or(|last| last < end) {
                 return Err(Loss::DifferentData.into());
             }
-            replica.hear(page, now())?;
+            replica.apply_log(page, now())?;
             if replica.position() >= end {
                 break;
             }
@@ -170,7 +170,7 @@ async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands
 async fn follow(replica: &Replica, clock: &Clock, log: &mut dyn ReadLog) -> Result<Infallible, ConnectionLost> {
     loop {
         let page = log.read(replica.position(), Wait::ForEntries).await?;
-        replica.hear(page, clock())?;
+        replica.apply_log(page, clock())?;
     }
 }
 
