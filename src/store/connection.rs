@@ -68,7 +68,7 @@ pub trait Commands: Send + Sync {
     async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost>;
 
     /// Records the restrictions that are newer than the recorded ones, and appends them to the log. Returns for each the one
-    /// recorded before. If a restriction is newer, or if there is none, stores the tasks whose IDs are not known.
+    /// recorded before. If a restriction is newer, or if there is none, stores the tasks with new IDs.
     async fn record(
         &self,
         restrictions: &[Restriction],

@@ -77,7 +77,7 @@ impl LiveTokens {
 }
 
 impl LiveToken {
-    /// Hashes of whom restrictions can concern that end this token.
+    /// Hashes of the subjects whose restrictions can end this token.
     pub(super) fn subject_hashes(&self) -> impl Iterator<Item = u64> {
         let (user, session) = (Subject::User(self.user.clone()), Subject::Session(self.session.clone()));
         let of_organization = self.organization.iter().flat_map(|organization| {
@@ -89,7 +89,9 @@ impl LiveToken {
 
     /// Whether another one differs in its end at most.
     pub(super) fn is_same_but_for_end(&self, other: &Self) -> bool {
-        Self { until: self.until, ..other.clone() } == *self
+        let Self { tenant, user, session, organization, client_id, format, key, until: _ } = self;
+        (session, client_id, organization) == (&other.session, &other.client_id, &other.organization)
+            && (format, key, user, tenant) == (&other.format, &other.key, &other.user, &other.tenant)
     }
 
     /// Whether a holder has this token.

@@ -24,7 +24,7 @@ type Registration = (LiveToken, oneshot::Sender<Result<(), StoreError>>);
 pub(super) struct Registrations(mpsc::Sender<Registration>);
 
 impl Registrations {
-    /// The second is to be polled: it registers them, forever.
+    /// Returns also a future that registers them, forever.
     pub(super) fn new(replica: Arc<Replica>, line: Arc<Line>, clock: Clock) -> (Self, impl Future<Output = ()>) {
         let (sender, mut receiver) = mpsc::channel::<Registration>(MOST_AT_ONCE);
         let serve = async move {

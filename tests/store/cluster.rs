@@ -126,7 +126,7 @@ async fn is_in_sync(replica: &RedisServer) {
 async fn a_failover_in_the_middle_of_load_loses_nothing() {
     let mut cluster = Cluster::start(3, 3).await;
     let first = cluster.owner();
-    // A node that hangs is to be given up.
+    // A node hangs. The replica gives it up.
     let load = Load::of("user_1", Replica::impatient_at(&cluster.address()));
     // It has to find the others when the only node that it was told is gone.
     let other = Replica::impatient_at(&cluster.nodes[first].address());

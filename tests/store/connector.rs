@@ -445,7 +445,7 @@ async fn foreign_data_is_ignored() {
     assert_eq!(recorded(&redis).await, []);
     assert_eq!(entries(&mut redis, start).await, [const { None }; 8]);
     assert_eq!(redis.commands.live_tokens(&TenantName::default(), &holder, NOW).await.unwrap(), []);
-    // What a task does, the store does not read; one whose ID is no text is removed.
+    // The store does not read payloads. It removes a task whose ID is not text.
     let claimed = redis.commands.claim(Claim::Due(9), NOW).await.unwrap();
     assert!(claimed.iter().all(|task| task.payload == task.id && task.due == NOW), "{claimed:?}");
     assert_eq!((claimed.len(), redis.commands.state().await.unwrap().backlog.count), (3, 3));
