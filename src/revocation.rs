@@ -116,13 +116,10 @@ impl Revocation {
         let known = user.and_then(|user| {
             self.store.restrictions().latest(&tenant.name, &Subject::User(user.to_owned()), Topic::ClientId)
         });
-        let session_user = user.filter(|_| matches!(event.change, Change::SessionEnded { .. }));
         let ending = restrictions.iter().filter_map(|restriction| ending(restriction, known.as_ref()));
-        let tasks = ending.filter_map(|restriction| Task::of(restriction, tenant, now)).map(|task| Task {
-            session_user: session_user.map(str::to_owned),
-            expected: tenant.expected_target(&event.change),
-            ..task
-        });
+        let tasks = ending
+            .filter_map(|restriction| Task::of(restriction, tenant, now))
+            .map(|task| Task { expected: tenant.expected_target(&event.change), ..task });
         tasks.collect()
     }
 
@@ -161,9 +158,13 @@ fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restr
         }
         Change::OrganizationDeleted { organization_id } => (Subject::Organization(organization_id.clone()), marked),
     };
+    let session_user = match &event.change {
+        Change::SessionEnded { user_id, .. } => user_id.clone(),
+        _ => None,
+    };
     let of = |kind| {
         let (tenant, until) = (tenant.name.clone(), now.after(tenant.denial));
-        Restriction { tenant, subject: subject.clone(), kind, at: event.at, until }
+        Restriction { tenant, subject: subject.clone(), kind, at: event.at, until, session_user: session_user.clone() }
     };
     kinds.into_iter().map(of).collect()
 }

@@ -46,7 +46,8 @@ impl Task {
             RestrictionKind::Denied(source) => vec![(restriction.subject.clone(), source)],
             _ => Vec::new(),
         };
-        Some(Self { denials, ..Self::new(tenant, scope, restriction.at, now) })
+        let session_user = restriction.session_user.clone();
+        Some(Self { session_user, denials, ..Self::new(tenant, scope, restriction.at, now) })
     }
 
     pub(super) fn new(tenant: &Tenant, scope: RevocationScope, at: UnixMillis, now: UnixMillis) -> Self {
