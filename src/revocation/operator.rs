@@ -18,7 +18,7 @@ use crate::{
     ably::ReauthMargin,
     clock::UnixMillis,
     store::{
-        DenialSource, LiveTokens, QueuedTask, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject,
+        DenialSource, LiveTokens, RecordOutcome, Restriction, RestrictionKind, StoreError, StoredTask, Subject,
         TokenHolder,
     },
     tenant::Tenant,
@@ -54,18 +54,18 @@ impl Revocation {
             denials: subjects.into_iter().map(|subject| (subject, DenialSource::Operator)).collect(),
             ..Task::new(tenant, request.target.clone(), now, now)
         };
-        let revocations = match request.action {
+        let mut tasks = Vec::from(task.stored("request", now));
+        tasks.truncate(match request.action {
             Action::Deny(_) if !tenant.is_revocable() => 0,
             Action::Deny(duration) if duration <= Self::REPEAT_AFTER && !task.denials.is_empty() => 1,
             Action::Deny(_) => 2,
             Action::Lift => 0,
-        };
-        let mut tasks = Vec::new();
+        });
         if !request.dry_run {
-            tasks.extend(task.claimed("request", now).into_iter().take(revocations));
             let recorded = self.store.record(&restrictions, &tasks, now).await;
             for (denial, recorded) in report.denials.iter_mut().zip(recorded.iter().flatten()) {
-                if *recorded == RecordOutcome::Outdated {
+                // Of two requests in the same millisecond, the first counts.
+                if *recorded != RecordOutcome::New {
                     denial.outcome = DenialOutcome::Superseded;
                 }
             }
@@ -82,14 +82,14 @@ impl Revocation {
                 (true, true) => LiveTokenKnowledge::NoneKnown,
                 (true, false) => LiveTokenKnowledge::Known,
             });
-            report.repeated_at = tasks.get(1).map(|again| again.claimable);
+            report.repeated_at = tasks.get(1).filter(|_| !request.dry_run).map(|again| again.due);
             report.reminder = Some(request.reminder().to_owned());
             let lacks_key = |target: &TargetReport| tenant.revocation_queue(&target.key_name).is_none();
             report.warn([
-                (revocations == 0, report::NOT_REVOCABLE),
-                (revocations > 0 && report.targets.iter().any(lacks_key), report::KEY_MISSING),
-                (revocations > 0 && report.targets.is_empty(), report::NOTHING_TO_REVOKE),
-                (revocations == 1, report::NOT_REPEATED),
+                (tasks.is_empty(), report::NOT_REVOCABLE),
+                (!tasks.is_empty() && report.targets.iter().any(lacks_key), report::KEY_MISSING),
+                (!tasks.is_empty() && report.targets.is_empty(), report::NOTHING_TO_REVOKE),
+                (tasks.len() == 1, report::NOT_REPEATED),
                 (report.denials.is_empty(), report::NOBODY_TO_DENY),
             ]);
         }
@@ -136,13 +136,13 @@ impl Revocation {
         DenialReport { subject: subject.clone(), outcome }
     }
 
-    /// Reports what the first task revokes, or else what a task would revoke. Returns also the live tokens that were found.
+    /// Performs the first task, except in a dry run, and reports its targets. Returns also the live tokens that were found.
     async fn report_targets(
         &self,
         request: &RevocationRequest,
         tenant: &Tenant,
         task: &Task,
-        first: Option<&QueuedTask>,
+        first: Option<&StoredTask>,
         now: UnixMillis,
     ) -> (Vec<TargetReport>, LiveTokens) {
         let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
@@ -152,8 +152,8 @@ impl Revocation {
             allow_reauth_margin,
             outcome,
         };
-        if let Some(first) = first {
-            let Performed { outcomes, live, .. } = self.perform(first.task.clone(), now).await;
+        if let Some(first) = first.filter(|_| !request.dry_run) {
+            let Performed { outcomes, live, .. } = self.perform_first(first.clone(), now).await;
             let reports = outcomes.into_iter().map(|(target, outcome)| report(target, Some(outcome.into())));
             return (reports.collect(), live);
         }

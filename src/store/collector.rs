@@ -63,7 +63,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::UnixMillis,
-        store::{DenialSource, QueuedTask, Restriction, RestrictionKind, StoreLimits, StoredTask, Subject},
+        store::{DenialSource, Restriction, RestrictionKind, StoreLimits, StoredTask, Subject},
         tenant::TenantName,
     };
 
@@ -140,7 +140,7 @@ mod tests {
         store.record(&[restriction], &[], START).await.unwrap();
         for due in [Duration::from_mins(1), Duration::from_mins(2)] {
             let task = StoredTask { id: format!("{due:?}"), due: START.after(due), payload: String::new() };
-            store.record(&[], &[QueuedTask { claimable: task.due, task }], START).await.unwrap();
+            store.record(&[], &[task], START).await.unwrap();
         }
         assert_eq!(nonzero(), ["restrictions 1", "state{state=\"ready\"} 1", "work 2"]);
         time.store(START.after(Duration::from_mins(3)).0, Ordering::Relaxed);
