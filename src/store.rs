@@ -203,20 +203,16 @@ impl Store {
         LiveTokens { live_tokens, of_others: others.map(|_| ()) }
     }
 
-    /// Claims tasks. Other replicas do not get them for [`StoredTask::LEASE`]; then they do, unless the claim ended. An error
-    /// if Redis cannot be used, and this replica has no such tasks of its own.
+    /// Claims tasks: of those that this replica has itself, from an outage, and only if there are none, of those in Redis. Other
+    /// replicas do not get the latter for [`StoredTask::LEASE`]; then they do, unless the claim ended.
     ///
-    /// A replica has tasks of its own from an outage: a task may be performed twice.
+    /// The same task may also be in Redis: it may be performed twice.
     pub async fn claim_tasks(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, StoreError> {
         let own = self.replica.tasks.claim(claim, now);
-        let shared =
-            self.in_redis(|on| async move { on.commands.claim(claim, now).await }).await.unwrap_or(Ok(Vec::new()));
-        if own.is_empty() {
-            return shared;
+        if !own.is_empty() {
+            return Ok(own);
         }
-        let is_other = |task: &StoredTask| own.iter().all(|own| own.id != task.id);
-        let others: Vec<_> = shared.into_iter().flatten().filter(is_other).collect();
-        Ok([own, others].concat())
+        self.in_redis(|on| async move { on.commands.claim(claim, now).await }).await.unwrap_or(Ok(Vec::new()))
     }
 
     /// Ends the claim of a task: removes it, or puts back what is left of it, to be claimed from `retry_at` on. Without effect if

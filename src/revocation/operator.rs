@@ -17,10 +17,7 @@ use super::{
 use crate::{
     ably::ReauthMargin,
     clock::UnixMillis,
-    store::{
-        DenialSource, LiveTokens, RecordOutcome, Restriction, RestrictionKind, StoreError, StoredTask, Subject,
-        TokenHolder,
-    },
+    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject, TokenHolder},
     tenant::Tenant,
 };
 
@@ -72,10 +69,24 @@ impl Revocation {
             result = result.and(recorded.map(|_| ()));
         }
         if request.action == Action::Lift {
-            report.warn([(report.denials.is_empty(), report::NOBODY_TO_LIFT)]);
+            report.warnings.extend(report.denials.is_empty().then(|| report::NOBODY_TO_LIFT.to_owned()));
         } else if !report.is_superseded() {
-            let live;
-            (report.targets, live) = self.report_targets(request, tenant, &task, tasks.first(), now).await;
+            let (outcomes, live): (Vec<_>, _) = if let Some(first) = tasks.first().filter(|_| !request.dry_run) {
+                let Performed { outcomes, live, .. } = self.perform_first(first.clone(), now).await;
+                (outcomes.into_iter().map(|(target, outcome)| (target, Some(outcome.into()))).collect(), live)
+            } else {
+                let (targets, live) = self.look_up(tenant, &task, now).await;
+                let not_called = (!request.dry_run).then_some(TargetReportOutcome::NotCalled);
+                (targets.into_iter().map(|target| (target, not_called)).collect(), live)
+            };
+            let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
+            let report_of = |(SignedTarget { key: key_name, target }, outcome)| TargetReport {
+                target: target.to_string(),
+                key_name,
+                allow_reauth_margin,
+                outcome,
+            };
+            report.targets = outcomes.into_iter().map(report_of).collect();
             result = result.and(live.of_others);
             report.live_tokens = Some(match (tenant.is_revocable(), live.live_tokens.is_empty()) {
                 (false, _) => LiveTokenKnowledge::NotNoted,
@@ -85,13 +96,15 @@ impl Revocation {
             report.repeated_at = tasks.get(1).filter(|_| !request.dry_run).map(|again| again.due);
             report.reminder = Some(request.reminder().to_owned());
             let lacks_key = |target: &TargetReport| tenant.revocation_queue(&target.key_name).is_none();
-            report.warn([
+            let warnings = [
                 (tasks.is_empty(), report::NOT_REVOCABLE),
                 (!tasks.is_empty() && report.targets.iter().any(lacks_key), report::KEY_MISSING),
                 (!tasks.is_empty() && report.targets.is_empty(), report::NOTHING_TO_REVOKE),
                 (tasks.len() == 1, report::NOT_REPEATED),
                 (report.denials.is_empty(), report::NOBODY_TO_DENY),
-            ]);
+            ];
+            report.warnings =
+                warnings.into_iter().filter(|(applies, _)| *applies).map(|(_, warning)| warning.to_owned()).collect();
         }
         report.complete = report.is_complete();
         result.map(|()| report).map_err(RequestFailed::Store)
@@ -134,32 +147,6 @@ impl Revocation {
             _ => DenialOutcome::Denied { until: *until },
         };
         DenialReport { subject: subject.clone(), outcome }
-    }
-
-    /// Performs the first task, except in a dry run, and reports its targets. Returns also the live tokens that were found.
-    async fn report_targets(
-        &self,
-        request: &RevocationRequest,
-        tenant: &Tenant,
-        task: &Task,
-        first: Option<&StoredTask>,
-        now: UnixMillis,
-    ) -> (Vec<TargetReport>, LiveTokens) {
-        let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
-        let report = |SignedTarget { key: key_name, target }, outcome| TargetReport {
-            target: target.to_string(),
-            key_name,
-            allow_reauth_margin,
-            outcome,
-        };
-        if let Some(first) = first.filter(|_| !request.dry_run) {
-            let Performed { outcomes, live, .. } = self.perform_first(first.clone(), now).await;
-            let reports = outcomes.into_iter().map(|(target, outcome)| report(target, Some(outcome.into())));
-            return (reports.collect(), live);
-        }
-        let (targets, live) = self.look_up(tenant, task, now).await;
-        let not_called = (!request.dry_run).then_some(TargetReportOutcome::NotCalled);
-        (targets.into_iter().map(|target| report(target, not_called)).collect(), live)
     }
 }
 

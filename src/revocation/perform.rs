@@ -42,11 +42,10 @@ impl Revocation {
     pub(super) async fn perform_due_tasks(&self, now: impl Fn() -> UnixMillis) {
         loop {
             let claimed = self.store.claim_tasks(Claim::Due(Self::MAX_CLAIMED), now()).await.unwrap_or_default();
-            let is_last = claimed.len() < Self::MAX_CLAIMED;
-            future::join_all(claimed.into_iter().map(|stored| self.perform(stored, now()))).await;
-            if is_last {
+            if claimed.is_empty() {
                 return;
             }
+            future::join_all(claimed.into_iter().map(|claimed| self.perform(claimed, now()))).await;
         }
     }
 
@@ -96,11 +95,10 @@ impl Revocation {
         if let RevocationScope::FormerClientIds { user, .. } = &task.scope {
             // A former client ID may have become the current one again.
             let current = self.newer(task, &Subject::User(user.clone()), Topic::ClientId);
-            let is_current = |target: &Target| match target {
-                Target::ClientId(client_id) => current == Some(RestrictionKind::client_id(client_id.as_str())),
-                Target::RevocationKey(_) => false,
-            };
-            targets.retain(|signed| !is_current(&signed.target));
+            targets.retain(|signed| match &signed.target {
+                Target::ClientId(client_id) => current != Some(RestrictionKind::client_id(client_id.as_str())),
+                Target::RevocationKey(_) => true,
+            });
         }
         let outcomes = call_ably(tenant, task.scope.margin(tenant.format()), targets, now).await;
         let retries = outcomes.iter().filter_map(|(_, outcome)| match outcome {
@@ -108,13 +106,12 @@ impl Revocation {
             RevokeOutcome::Refused { .. } => Some(now.after(Self::REFUSED_RETRY)),
             RevokeOutcome::Unavailable { retry_at } => Some(retry_at.unwrap_or(soon)),
         });
-        let mut retry_at = retries.min();
-        if live.of_others.is_ok() {
+        // The known tokens are revoked, so looking for those of other replicas can wait.
+        let look_up_at = live.of_others.is_err().then(|| now.after(Self::REPEAT_AFTER));
+        let retry_at = retries.min().or(look_up_at);
+        if look_up_at.is_none() {
             let unrevoked = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
             task.unrevoked = Some(unrevoked.map(|(target, _)| target.clone()).collect());
-        } else {
-            // The known tokens are revoked, so looking for those of other replicas can wait.
-            retry_at = retry_at.or(Some(now.after(Self::REPEAT_AFTER)));
         }
         Performed { outcomes, live, retry_at }
     }

@@ -170,8 +170,14 @@ impl Replica {
 
     /// Claims the tasks that are due now. Returns what they do.
     pub(crate) async fn claims(&self) -> Vec<String> {
-        let claimed = self.store.claim_tasks(Claim::Due(99), self.now()).await.unwrap();
-        let mut payloads: Vec<_> = claimed.into_iter().map(|task| task.payload).collect();
+        let mut payloads = Vec::new();
+        loop {
+            let claimed = self.store.claim_tasks(Claim::Due(99), self.now()).await.unwrap_or_default();
+            if claimed.is_empty() {
+                break;
+            }
+            payloads.extend(claimed.into_iter().map(|task| task.payload));
+        }
         payloads.sort();
         payloads
     }
