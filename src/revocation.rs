@@ -151,24 +151,23 @@ fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restr
         }
         Change::OrganizationDeleted { organization_id } => (Subject::Organization(organization_id.clone()), marked),
     };
+    let session_user = event.change.user_id().filter(|_| matches!(subject, Subject::Session(_))).map(str::to_owned);
     let of = |kind| {
         let (tenant, until) = (tenant.name.clone(), now.after(tenant.denial));
-        Restriction { tenant, subject: subject.clone(), kind, at: event.at, until }
+        Restriction { tenant, subject: subject.clone(), kind, at: event.at, until, session_user: session_user.clone() }
     };
     kinds.into_iter().map(of).collect()
 }
 
 /// The revocations that follow from a restriction of an event.
 fn tasks_of(event: &Event, tenant: &Tenant, restriction: &Restriction, now: UnixMillis) -> Option<[StoredTask; 2]> {
-    let user = event.change.user_id();
-    let session_user = user.filter(|_| matches!(event.change, Change::SessionEnded { .. })).map(str::to_owned);
     let username = match &event.change {
         Change::UserUpdated(user) => user.username.as_deref(),
         Change::SessionEnded { username, .. } => username.as_deref(),
         _ => None,
     };
-    let expected = user.and_then(|user| tenant.expected_target(user, username));
-    let task = Task { session_user, expected, ..Task::of(restriction, tenant, now)? };
+    let expected = event.change.user_id().and_then(|user| tenant.expected_target(user, username));
+    let task = Task { expected, ..Task::of(restriction, tenant, now)? };
     Some(task.stored("event", now))
 }
 

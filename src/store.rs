@@ -176,7 +176,7 @@ impl Store {
         for ((outcome, told), before) in outcomes.iter_mut().zip(restrictions).zip(before) {
             if let Some(before) = before {
                 replica.learn(&before, Source::Told, now);
-                *outcome = RecordOutcome::of(Some(before.terms()), told.terms()).max(*outcome);
+                *outcome = RecordOutcome::of(Some(&before.terms()), &told.terms()).max(*outcome);
             }
         }
         Ok(outcomes)

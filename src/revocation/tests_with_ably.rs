@@ -673,6 +673,7 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
         let queues = if is_revocable { revocable.revocation_queues.clone() } else { Vec::new() };
         let tenant = Tenant { revocation_queues: queues, ..revocable };
         let denial = Restriction {
+            session_user: None,
             tenant: tenant.name.clone(),
             subject: Subject::User("user_0".into()),
             kind: RestrictionKind::Denied(DenialSource::Clerk),

@@ -131,6 +131,7 @@ mod tests {
         assert_eq!(nonzero(), ["state{state=\"ready\"} 1"]);
 
         let restriction = Restriction {
+            session_user: None,
             tenant: TenantName::default(),
             subject: Subject::User("user_1".to_owned()),
             kind: RestrictionKind::Denied(DenialSource::Clerk),

@@ -155,7 +155,7 @@ impl Commands for Arc<MemoryRedis> {
         for restriction in restrictions {
             let known = self.restrictions.lock().unwrap().get(&restriction.key()).cloned();
             let terms = known.as_ref().map(Restriction::terms);
-            is_any_new |= RecordOutcome::of(terms, restriction.terms()) == RecordOutcome::New;
+            is_any_new |= RecordOutcome::of(terms.as_ref(), &restriction.terms()) == RecordOutcome::New;
             if terms.is_none_or(|known| known.compare(&restriction.terms()).is_lt()) {
                 self.restrictions.lock().unwrap().insert(restriction.key(), restriction.clone());
                 self.log.lock().unwrap().push(restriction.clone());

@@ -183,6 +183,7 @@ async fn tasks_in(redis: &Arc<MemoryRedis>) -> Vec<String> {
 
 fn denial() -> Restriction {
     Restriction {
+        session_user: None,
         tenant: TenantName::default(),
         subject: Subject::User("user_1".to_owned()),
         kind: RestrictionKind::Denied(DenialSource::Clerk),

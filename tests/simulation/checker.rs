@@ -239,7 +239,7 @@ impl Candidates<'_> {
 
 pub(crate) fn key(tenant: &TenantName, subject: Subject, kind: RestrictionKind) -> RowKey {
     let (at, until) = (UnixMillis(0), UnixMillis(0));
-    row_key(&Restriction { tenant: tenant.clone(), subject, kind, at, until })
+    row_key(&Restriction { tenant: tenant.clone(), subject, kind, at, until, session_user: None })
 }
 
 fn denial_keys(tenant: &TenantName, session: &str, user: &str) -> Vec<RowKey> {
@@ -272,7 +272,14 @@ impl Checker {
 
     pub(crate) fn clerk_says(&mut self, tenant: &str, event: &Event, now: UnixMillis) -> usize {
         let tenant = TenantName::parse(tenant).unwrap();
-        let fact = |subject, kind| Restriction { tenant: tenant.clone(), subject, kind, at: event.at, until: event.at };
+        let fact = |subject, kind| Restriction {
+            tenant: tenant.clone(),
+            subject,
+            kind,
+            at: event.at,
+            until: event.at,
+            session_user: None,
+        };
         let user = |id: &String| Subject::User(id.clone());
         let denied = RestrictionKind::Denied(DenialSource::Clerk);
         let facts = match &event.change {
@@ -312,7 +319,8 @@ impl Checker {
             Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), duration),
             Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), Duration::ZERO),
         };
-        let fact = Restriction { tenant: tenant.clone(), subject: subject.clone(), kind, at, until: at };
+        let fact =
+            Restriction { tenant: tenant.clone(), subject: subject.clone(), kind, at, until: at, session_user: None };
         self.state(tenant.clone(), vec![fact], lasts, now)
     }
 

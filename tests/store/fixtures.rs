@@ -250,7 +250,7 @@ pub(crate) fn session(id: &str, user: &str, organization: Option<&str>) -> Sessi
 
 /// A restriction that expires in ten minutes.
 pub(crate) fn restriction(subject: Subject, kind: RestrictionKind, at: UnixMillis) -> Restriction {
-    Restriction { tenant: TenantName::default(), subject, kind, at, until: NOW.after(10 * MINUTE) }
+    Restriction { tenant: TenantName::default(), subject, kind, at, until: NOW.after(10 * MINUTE), session_user: None }
 }
 
 pub(crate) fn of_user(id: &str) -> Subject {
