@@ -17,7 +17,7 @@ use super::{
 use crate::{
     ably::ReauthMargin,
     clock::UnixMillis,
-    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject, TokenHolder},
+    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject},
     tenant::Tenant,
 };
 
@@ -80,11 +80,9 @@ impl Revocation {
                 (targets.into_iter().map(|target| (target, not_called)).collect(), live)
             };
             let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
-            let report_of = |(SignedTarget { key: key_name, target }, outcome)| TargetReport {
-                target: target.to_string(),
-                key_name,
-                allow_reauth_margin,
-                outcome,
+            let report_of = |(SignedTarget { key: key_name, target }, outcome)| {
+                let target = target.to_string();
+                TargetReport { target, key_name, allow_reauth_margin, outcome }
             };
             report.targets = outcomes.into_iter().map(report_of).collect();
             result = result.and(live.of_others);
@@ -127,9 +125,8 @@ impl Revocation {
         match target {
             RevocationScope::Of(subject) => (vec![subject.clone()], Ok(())),
             RevocationScope::FormerClientIds { user, .. } => (vec![Subject::User(user.clone())], Ok(())),
-            RevocationScope::ClientId(client_id) => {
-                let holder = TokenHolder::ClientId(client_id.as_str().to_owned());
-                let found = self.store.live_tokens(&tenant.name, &holder, now).await;
+            RevocationScope::ClientId(_) => {
+                let found = self.store.live_tokens(&tenant.name, &target.holder(None), now).await;
                 let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
                 (users.into_iter().map(Subject::User).collect(), found.of_others)
             }

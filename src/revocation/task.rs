@@ -115,14 +115,13 @@ impl RevocationScope {
     /// What the live tokens are looked up by: if possible by their user, which costs least. `session_user` is the user of a
     /// session, if known.
     pub(super) fn holder(&self, session_user: Option<&str>) -> TokenHolder {
+        let id = self.id().to_owned();
         match (self, session_user) {
             (Self::Of(Subject::Session(_)), Some(user)) => TokenHolder::User(user.to_owned()),
-            (Self::Of(Subject::Session(session)), None) => TokenHolder::Session(session.clone()),
-            (Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. }, _) => {
-                TokenHolder::User(user.clone())
-            }
-            (Self::Of(Subject::Organization(organization)), _) => TokenHolder::Organization(organization.clone()),
-            (Self::ClientId(client_id), _) => TokenHolder::ClientId(client_id.as_str().to_owned()),
+            (Self::Of(Subject::Session(_)), None) => TokenHolder::Session(id),
+            (Self::Of(Subject::Organization(_)), _) => TokenHolder::Organization(id),
+            (Self::ClientId(_), _) => TokenHolder::ClientId(id),
+            _ => TokenHolder::User(id),
         }
     }
 

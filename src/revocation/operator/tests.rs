@@ -8,7 +8,7 @@ use crate::{
     ably::{ApiKey, ClientId, KeyName, RestClient, RevocationCounts, RevocationQueue, RevokingKey, TokenFormat},
     clerk::{Change, Event, User},
     outgoing,
-    store::{Claim, LiveToken, Store, StoreLimits, fixtures::MemoryRedis},
+    store::{Claim, LiveToken, Store, StoreLimits, TokenHolder, fixtures::MemoryRedis},
     tenant::{TenantName, Tenants, fixtures},
 };
 
