@@ -11,14 +11,9 @@ pub struct StoreLimits {
     pub live_tokens: usize,
 }
 
-impl StoreLimits {
-    /// How many ended restrictions a replica keeps by default, and Redis always.
-    pub(super) const ENDED_RESTRICTIONS: usize = 200_000;
-}
-
 impl Default for StoreLimits {
     fn default() -> Self {
-        Self { ended_restrictions: Self::ENDED_RESTRICTIONS, live_tokens: 500_000 }
+        Self { ended_restrictions: 200_000, live_tokens: 500_000 }
     }
 }
 

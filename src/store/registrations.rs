@@ -34,7 +34,7 @@ impl Registrations {
                 let (live_tokens, outcomes): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
                 let (live_tokens, now) = (&live_tokens[..], clock());
                 let registered = line.call(|on| async move { on.commands.register(live_tokens, now).await }).await;
-                if registered.is_err() || replica.health() != Health::Ready {
+                if replica.health() != Health::Ready {
                     // Look-ups for restrictions that this replica does not know yet may have come before.
                     replica.were_unfound(live_tokens);
                 }

@@ -3,15 +3,14 @@
 
 use std::{
     collections::HashSet,
-    mem,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use super::{
-    Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction, Restrictions,
-    SharedState, StoreLimits, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex, restrictions::Source,
-    tasks::TaskQueue,
+    ConnectionLost, Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Reply,
+    Restriction, Restrictions, SharedState, StoreLimits, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex,
+    restrictions::Source, tasks::TaskQueue,
 };
 use crate::clock::UnixMillis;
 
@@ -28,7 +27,6 @@ pub(super) struct Replica {
 
 #[derive(Debug, Default)]
 struct Progress {
-    health: Health,
     /// The last entry of the log that was applied.
     position: LogPosition,
     data_id: String,
@@ -43,18 +41,13 @@ struct Progress {
     outages: u64,
 }
 
-/// Why Redis counts as lost although it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Loss {
-    #[error("its data was lost or replaced")]
-    OtherData,
-    #[error("its log is older than before")]
-    OlderLog,
-    #[error("this replica fell behind the log")]
-    Behind,
-    #[error("its two connections see different data")]
-    DifferentData,
+/// The loss of a Redis that answers.
+pub(super) fn lost<T>(reason: &str) -> Reply<T> {
+    Err(ConnectionLost(reason.to_owned()))
 }
+
+const OLDER_LOG: &str = "its log is older than before";
+pub(super) const DIFFERENT_DATA: &str = "its two connections see different data";
 
 impl Replica {
     /// Within this time the log's connection sees what the commands' connection saw.
@@ -65,19 +58,24 @@ impl Replica {
     /// minutes, and clocks differ.
     const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
 
-    pub(super) fn new(health: Health, limits: &StoreLimits, on_forget: OnForget, tasks_of: TasksOf) -> Self {
+    pub(super) fn new(limits: &StoreLimits, on_forget: OnForget, tasks_of: TasksOf) -> Self {
         Self {
             restrictions: Restrictions::new(limits),
             live_tokens: LiveTokenIndex::new(limits),
             tasks: TaskQueue::default(),
             on_forget,
             tasks_of,
-            progress: Mutex::new(Progress { health, ..Progress::default() }),
+            progress: Mutex::default(),
         }
     }
 
     pub(super) fn health(&self) -> Health {
-        self.progress().health
+        let progress = self.progress();
+        match (progress.ready_at, progress.outages) {
+            (Some(_), _) => Health::Ready,
+            (None, 0) => Health::Starting,
+            (None, _) => Health::Degraded,
+        }
     }
 
     pub(super) fn outages(&self) -> u64 {
@@ -86,7 +84,7 @@ impl Replica {
 
     pub(super) fn backlog(&self) -> TaskBacklog {
         let (progress, own) = (self.progress(), self.tasks.backlog());
-        if progress.health != Health::Ready {
+        if progress.ready_at.is_none() {
             return own;
         }
         let TaskBacklog { count, oldest_due } = progress.backlog;
@@ -136,13 +134,13 @@ impl Replica {
     }
 
     /// Applies what was read from the log.
-    pub(super) fn apply_log(&self, page: LogPage, now: UnixMillis) -> Result<(), Loss> {
+    pub(super) fn apply_log(&self, page: LogPage, now: UnixMillis) -> Reply<()> {
         let position = self.position();
         if page.last.is_none_or(|last| last < position) {
-            return Err(Loss::OlderLog);
+            return lost(OLDER_LOG);
         }
         if page.first.is_none_or(|first| first > position) {
-            return Err(Loss::Behind);
+            return lost("this replica fell behind the log");
         }
         let (positions, entries): (Vec<_>, Vec<_>) = page.entries.into_iter().unzip();
         for restriction in entries.iter().flatten() {
@@ -152,7 +150,7 @@ impl Replica {
         progress.position = progress.position.max(positions.last().copied().unwrap_or_default());
         if let Some((awaited, _)) = progress.awaited.filter(|(awaited, _)| *awaited <= progress.position) {
             if !positions.contains(&awaited) {
-                return Err(Loss::DifferentData);
+                return lost(DIFFERENT_DATA);
             }
             progress.awaited = None;
         }
@@ -166,13 +164,13 @@ impl Replica {
 
     /// The state that the commands' connection saw, asked when this replica was at `position`. The log's connection has to
     /// see the same soon.
-    pub(super) fn check(&self, state: &SharedState, position: LogPosition, now: UnixMillis) -> Result<(), Loss> {
+    pub(super) fn check(&self, state: &SharedState, position: LogPosition, now: UnixMillis) -> Reply<()> {
         let mut progress = self.progress();
         if state.data_id != progress.data_id {
-            return Err(Loss::OtherData);
+            return lost("its data was lost or replaced");
         }
         if state.last < position {
-            return Err(Loss::OlderLog);
+            return lost(OLDER_LOG);
         }
         progress.backlog = state.backlog;
         if progress.ready_at.is_some_and(|ready_at| ready_at.after(Self::FAILOVERS_LOSE) < now) {
@@ -180,7 +178,7 @@ impl Replica {
             progress.unfound = HashSet::new();
         }
         match progress.awaited {
-            Some((_, since)) if since.after(Self::LOG_LAG) < now => return Err(Loss::DifferentData),
+            Some((_, since)) if since.after(Self::LOG_LAG) < now => return lost(DIFFERENT_DATA),
             None if state.last > progress.position => progress.awaited = Some((state.last, now)),
             _ => {}
         }
@@ -189,12 +187,10 @@ impl Replica {
 
     /// Everything up to the end of the log is applied, and Redis has everything that this replica knows. After an absence, users
     /// may have changed without notice.
-    pub(super) fn follow(&self, now: UnixMillis) {
-        let mut progress = self.progress();
-        progress.ready_at = Some(now);
-        let was = mem::replace(&mut progress.health, Health::Ready);
-        drop(progress);
-        if was == Health::Degraded {
+    pub(super) fn is_ready(&self, now: UnixMillis) {
+        let is_return = self.outages() > 0;
+        self.progress().ready_at = Some(now);
+        if is_return {
             (self.on_forget)(Forgotten::Everyone);
         }
     }
@@ -202,9 +198,7 @@ impl Replica {
     /// Redis is lost.
     pub(super) fn lose(&self) {
         let mut progress = self.progress();
-        if progress.health == Health::Ready {
-            progress.health = Health::Degraded;
-            progress.ready_at = None;
+        if progress.ready_at.take().is_some() {
             progress.outages += 1;
         }
     }

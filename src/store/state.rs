@@ -18,10 +18,9 @@ pub enum OnFailure {
 }
 
 /// The state of a store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     /// The recorded restrictions are not all loaded yet.
-    #[default]
     Starting,
     /// The store works.
     Ready,

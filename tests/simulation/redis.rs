@@ -13,8 +13,8 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
         Claim, Commands, Connect, Connected, ConnectionLost, DenialSource, Health, LiveToken, LogPage, LogPosition,
-        QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog, TokenHolder,
-        Wait,
+        QueuedTask, ReadLog, Reply, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog,
+        TokenHolder,
     },
     tenant::TenantName,
 };
@@ -367,7 +367,7 @@ enum Access {
 
 #[async_trait]
 impl Connect for SimulatedConnect {
-    async fn connect(&self) -> Result<Connected, ConnectionLost> {
+    async fn connect(&self) -> Reply<Connected> {
         let connection = |line| {
             let node = {
                 let master = lock(&self.world.redis).master;
@@ -440,11 +440,7 @@ impl Connection {
     }
 
     /// Runs a command, unless the network or the node prevents it.
-    async fn call<T: Send>(
-        &self,
-        access: Access,
-        run: impl FnOnce(&mut Node, UnixMillis) -> T + Send,
-    ) -> Result<T, ConnectionLost> {
+    async fn call<T: Send>(&self, access: Access, run: impl FnOnce(&mut Node, UnixMillis) -> T + Send) -> Reply<T> {
         if self.is_broken.load(Ordering::Relaxed) {
             return Err(ConnectionLost("used after it was lost".into()));
         }
@@ -490,11 +486,10 @@ impl Connection {
 
 #[async_trait]
 impl ReadLog for Connection {
-    async fn read(&mut self, after: LogPosition, wait: Wait) -> Result<LogPage, ConnectionLost> {
-        const LONGEST_WAIT: Duration = Duration::from_millis(500);
+    async fn read(&mut self, after: LogPosition, wait: Duration) -> Reply<LogPage> {
         const MAX_ENTRIES: usize = 1000;
         self.stop_if_crashed().await;
-        if wait == Wait::No && self.is_ready() {
+        if wait.is_zero() && self.is_ready() {
             let violation = format!("5: replica {} is ready before it has read the log", self.replica);
             lock(&self.world.checker).violations.push(violation);
         }
@@ -502,10 +497,10 @@ impl ReadLog for Connection {
             let redis = lock(&self.world.redis);
             let node = &redis.nodes[self.node];
             let has_none = node.data.log.back().is_none_or(|(last, _)| *last <= after);
-            (has_none && node.is_alive && wait == Wait::ForEntries).then(|| Arc::clone(&node.changed))
+            (has_none && node.is_alive).then(|| Arc::clone(&node.changed))
         };
         if let Some(changed) = changed {
-            _ = timeout(LONGEST_WAIT, changed.notified()).await;
+            _ = timeout(wait, changed.notified()).await;
         }
         let page = self
             .call(Access::Read, |node, _| {
@@ -531,7 +526,7 @@ impl ReadLog for Connection {
 
 #[async_trait]
 impl Commands for Connection {
-    async fn state(&self) -> Result<SharedState, ConnectionLost> {
+    async fn state(&self) -> Reply<SharedState> {
         let new_id = self.world.random(Random::next);
         if self.is_ready() {
             lock(&self.world.checker).is_in_sync(self.run, self.world.now());
@@ -549,15 +544,15 @@ impl Commands for Connection {
         .await
     }
 
-    async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
+    async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)> {
         const PAGE: usize = 5;
         let cursor = usize::try_from(cursor).unwrap();
         let (next, page) = self
             .call(Access::Read, |node, _| {
                 let keys = node.data.scan.iter().skip(cursor).take(PAGE);
                 let page: Vec<_> = keys.filter_map(|key| node.data.rows.get(key).cloned()).collect();
-                let next = if cursor + PAGE < node.data.scan.len() { cursor + PAGE } else { 0 };
-                (u64::try_from(next).unwrap(), page)
+                let next = Some(cursor + PAGE).filter(|next| *next < node.data.scan.len());
+                (next.map(|next| u64::try_from(next).unwrap()), page)
             })
             .await?;
         moments::has_scanned(&self.world, self.replica, self.run);
@@ -574,7 +569,7 @@ impl Commands for Connection {
         restrictions: &[Restriction],
         tasks: &[QueuedTask],
         by_clock: UnixMillis,
-    ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+    ) -> Reply<Vec<Option<Restriction>>> {
         if restrictions.is_empty() {
             let mut checker = lock(&self.world.checker);
             for queued in tasks {
@@ -618,7 +613,7 @@ impl Commands for Connection {
         })
     }
 
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
         self.call(Access::Write, |node, at| {
             let register = |live_token: &LiveToken| {
                 let lacked = live_token.until > now && !node.data.has_live_token(live_token);
@@ -632,12 +627,7 @@ impl Commands for Connection {
         .await
     }
 
-    async fn live_tokens(
-        &self,
-        tenant: &TenantName,
-        holder: &TokenHolder,
-        now: UnixMillis,
-    ) -> Result<Vec<LiveToken>, ConnectionLost> {
+    async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {
         if moments::look_up_hangs(&self.world, self.replica) {
             // Long enough for the replica to connect again meanwhile.
             sleep(4 * RESPONSE_TIMEOUT).await;
@@ -663,7 +653,7 @@ impl Commands for Connection {
         .await
     }
 
-    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>> {
         self.call(Access::Write, |node, at| {
             let tasks = node.data.tasks.values().cloned();
             let claimed: Vec<_> = match claim {
@@ -684,7 +674,7 @@ impl Commands for Connection {
         .await
     }
 
-    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+    async fn complete(&self, id: &str, due: UnixMillis) -> Reply<()> {
         self.world.trace(|| format!("replica {} completes task {id}, due {}", self.replica, due.0));
         self.call(Access::Write, |node, now| {
             if node.data.tasks.get(id).is_some_and(|queued| queued.task.due > due) {
@@ -697,7 +687,7 @@ impl Commands for Connection {
         .await
     }
 
-    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
+    async fn put_back(&self, left: &QueuedTask) -> Reply<()> {
         self.call(Access::Write, |node, now| {
             if node.data.tasks.get(&left.task.id).is_some_and(|known| known.task.due <= left.task.due) {
                 node.write(Write::Task(left.clone()), now);

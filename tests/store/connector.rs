@@ -7,8 +7,8 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     redis::{ConnectionLost, Persistence, RedisAddress, RedisMode},
     store::{
-        Claim, Connect as _, Connected, DenialSource, LiveToken, LogPosition, QueuedTask, Restriction, RestrictionKind,
-        StoredTask, TaskBacklog, TokenHolder, Wait,
+        Claim, Connect as _, Connected, DenialSource, LONGEST_WAIT, LiveToken, LogPosition, QueuedTask, Restriction,
+        RestrictionKind, StoredTask, TaskBacklog, TokenHolder,
     },
     tenant::TenantName,
 };
@@ -35,16 +35,14 @@ async fn record(redis: &Connected, restrictions: &[Restriction], now: UnixMillis
 
 /// All recorded restrictions, ordered by subject.
 async fn recorded(redis: &Connected) -> Vec<Restriction> {
-    let (mut all, mut cursor) = (Vec::new(), 0);
-    loop {
-        let (next, page) = redis.commands.restrictions(cursor).await.unwrap();
+    let (mut all, mut cursor) = (Vec::new(), Some(0));
+    while let Some(at) = cursor {
+        let (next, page) = redis.commands.restrictions(at).await.unwrap();
         all.extend(page);
-        if next == 0 {
-            all.sort_unstable_by(|one, other| one.subject.cmp(&other.subject));
-            return all;
-        }
         cursor = next;
     }
+    all.sort_unstable_by(|one, other| one.subject.cmp(&other.subject));
+    all
 }
 
 async fn last(redis: &Connected) -> LogPosition {
@@ -53,7 +51,7 @@ async fn last(redis: &Connected) -> LogPosition {
 
 /// The entries after a position.
 async fn entries(redis: &mut Connected, after: LogPosition) -> Vec<Option<Restriction>> {
-    let page = redis.log.read(after, Wait::No).await.unwrap();
+    let page = redis.log.read(after, Duration::ZERO).await.unwrap();
     page.entries.into_iter().map(|(_, entry)| entry).collect()
 }
 
@@ -78,7 +76,7 @@ async fn data_without_an_id_and_a_log_gets_both_once() {
     assert_eq!(state.data_id.len(), 32);
     assert_eq!(state.backlog, TaskBacklog::default());
     assert_eq!(connect(&server).await.commands.state().await.unwrap(), state);
-    let page = redis.log.read(LogPosition::default(), Wait::No).await.unwrap();
+    let page = redis.log.read(LogPosition::default(), Duration::ZERO).await.unwrap();
     assert_eq!(page.entries, [(state.last, None)]);
     assert_eq!((page.first, page.last), (Some(state.last), Some(state.last)));
 
@@ -194,13 +192,13 @@ async fn a_page_of_the_log_has_its_first_and_last_position() {
     let denials: Vec<_> = (0..1_001).map(|number| denial(&clerk_id("user", number), NOW)).collect();
     record(&redis, &denials, NOW).await;
     let end = last(&redis).await;
-    let page = redis.log.read(start, Wait::ForEntries).await.unwrap();
+    let page = redis.log.read(start, LONGEST_WAIT).await.unwrap();
     assert_eq!((page.entries.len(), page.first, page.last), (1_000, Some(start), Some(end)));
     assert_eq!(page.entries[0].1.as_ref(), Some(&denials[0]));
     let (position, _) = page.entries[999];
-    let rest = redis.log.read(position, Wait::ForEntries).await.unwrap();
+    let rest = redis.log.read(position, LONGEST_WAIT).await.unwrap();
     assert_eq!(rest.entries.last(), Some(&(end, Some(denials[1_000].clone()))));
-    assert_eq!(redis.log.read(end, Wait::ForEntries).await.unwrap().entries, []);
+    assert_eq!(redis.log.read(end, LONGEST_WAIT).await.unwrap().entries, []);
 }
 
 #[tokio::test]
@@ -211,7 +209,7 @@ async fn a_reader_that_waits_gets_an_entry_as_soon_as_it_is_appended() {
     let denial = denial("user_1", NOW);
     // The log and the commands have connections of their own.
     let recording = redis.commands.record(slice::from_ref(&denial), &[], NOW);
-    let (page, recorded) = tokio::join!(redis.log.read(start, Wait::ForEntries), recording);
+    let (page, recorded) = tokio::join!(redis.log.read(start, LONGEST_WAIT), recording);
     recorded.unwrap();
     let page = page.unwrap();
     assert_eq!(page.entries, [(last(&redis).await, Some(denial))]);
@@ -225,13 +223,13 @@ async fn the_first_position_of_a_trimmed_log_is_that_of_its_first_entry() {
     let start = last(&redis).await;
     record(&redis, &[denial("user_1", NOW), denial("user_2", NOW), denial("user_3", NOW)], NOW).await;
     let _: usize = server.run("XTRIM aca:{v3}:log MAXLEN 2");
-    let page = redis.log.read(start, Wait::No).await.unwrap();
+    let page = redis.log.read(start, Duration::ZERO).await.unwrap();
     let [(first, _), (end, _)] = page.entries[..] else { panic!("{page:?}") };
     assert_eq!((page.first, page.last), (Some(first), Some(end)));
     assert!(first > start);
 
     let _: usize = server.run("XTRIM aca:{v3}:log MAXLEN 0");
-    let page = redis.log.read(start, Wait::No).await.unwrap();
+    let page = redis.log.read(start, Duration::ZERO).await.unwrap();
     assert_eq!((page.first, page.last), (None, None));
     // An empty log gets an entry again, with a greater position.
     assert!(last(&redis).await > end);
@@ -506,7 +504,7 @@ async fn a_connection_is_lost_with_its_server() {
     let position = last(&redis).await;
     server.kill();
     assert!(redis.commands.state().await.is_err());
-    assert!(redis.log.read(position, Wait::ForEntries).await.is_err());
+    assert!(redis.log.read(position, LONGEST_WAIT).await.is_err());
     let reason = connector.connect().await.unwrap_err().0;
     assert!(reason.contains("refused"), "{reason}");
 }

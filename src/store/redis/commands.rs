@@ -8,7 +8,7 @@ use futures_util::future;
 
 use super::{
     super::{
-        Claim, Commands, LiveToken, LogPosition, QueuedTask, Restriction, SharedState, StoreLimits, StoredTask,
+        Claim, Commands, LiveToken, LogPosition, QueuedTask, Reply, Restriction, SharedState, StoreLimits, StoredTask,
         TaskBacklog, TokenHolder,
     },
     encoding::{self, time_of, warn_of_foreign_data},
@@ -17,12 +17,9 @@ use super::{
 };
 use crate::{
     clock::{self, UnixMillis},
-    redis::ConnectionLost,
     tenant::TenantName,
 };
 
-/// The most ended restrictions that are remembered for their timestamps.
-const MAX_ENDED: usize = StoreLimits::ENDED_RESTRICTIONS;
 /// The elements that a scan looks at in one step.
 const SCAN_COUNT: usize = 500;
 /// The restrictions that are recorded at once: few enough for Redis to answer within its timeout.
@@ -47,7 +44,7 @@ pub(super) struct RedisCommands {
 }
 
 impl RedisCommands {
-    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, ConnectionLost> {
+    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Reply<T> {
         Ok(command.query_async(&mut self.connection.clone()).await?)
     }
 
@@ -59,12 +56,12 @@ impl RedisCommands {
         script
     }
 
-    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, ConnectionLost> {
+    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Reply<T> {
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
 
     /// The users that may have live tokens of a holder.
-    async fn users_of(&self, tenant: &TenantName, holder: &TokenHolder) -> Result<Vec<String>, ConnectionLost> {
+    async fn users_of(&self, tenant: &TenantName, holder: &TokenHolder) -> Reply<Vec<String>> {
         let indexed = match holder {
             TokenHolder::User(user) | TokenHolder::UserSession { user, .. } => return Ok(vec![user.clone()]),
             TokenHolder::Session(id) => Indexed::session(tenant, id),
@@ -78,7 +75,7 @@ impl RedisCommands {
     }
 
     /// The live tokens of a user, as fields and values; of a session only, if the holder is one.
-    async fn fields_of(&self, tenant: &TenantName, user: &str, holder: &TokenHolder) -> Result<Pairs, ConnectionLost> {
+    async fn fields_of(&self, tenant: &TenantName, user: &str, holder: &TokenHolder) -> Reply<Pairs> {
         let key = self.keys.live_tokens(tenant, user);
         match holder {
             TokenHolder::UserSession { session, .. } => {
@@ -89,7 +86,7 @@ impl RedisCommands {
     }
 
     /// The members with their scores, or fields with their values, that match a pattern.
-    async fn scan(&self, command: &str, key: &str, pattern: &str) -> Result<Pairs, ConnectionLost> {
+    async fn scan(&self, command: &str, key: &str, pattern: &str) -> Reply<Pairs> {
         let (mut pairs, mut cursor) = (Pairs::new(), 0_u64);
         loop {
             let mut scan = cmd(command);
@@ -103,7 +100,7 @@ impl RedisCommands {
         }
     }
 
-    async fn remove_task(&self, id: &[u8], due: UnixMillis) -> Result<(), ConnectionLost> {
+    async fn remove_task(&self, id: &[u8], due: UnixMillis) -> Reply<()> {
         let mut script = self.script(&COMPLETE, &[TASKS, CLAIMABLE, DUE]);
         self.invoke(script.arg(id).arg(due.0)).await
     }
@@ -111,17 +108,17 @@ impl RedisCommands {
 
 #[async_trait]
 impl Commands for RedisCommands {
-    async fn state(&self) -> Result<SharedState, ConnectionLost> {
+    async fn state(&self) -> Reply<SharedState> {
         let mut script = self.script(&STATE, &[DATA_ID, LOG, TASKS, DUE]);
         let (data_id, last, count, oldest_due): (String, LogPosition, usize, Option<f64>) =
             self.invoke(script.arg(format!("{:032x}", rand::random::<u128>()))).await?;
         Ok(SharedState { data_id, last, backlog: TaskBacklog { count, oldest_due: oldest_due.map(time_of) } })
     }
 
-    async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
-        let (next, rows): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
+    async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)> {
+        let (next, rows): (u64, Pairs) =
             self.run(cmd("HSCAN").arg(self.keys.named(RESTRICTIONS)).arg(cursor).arg("COUNT").arg(SCAN_COUNT)).await?;
-        Ok((next, rows.iter().filter_map(|(_, row)| encoding::restriction_of(row)).collect()))
+        Ok(((next > 0).then_some(next), rows.iter().filter_map(|(_, row)| encoding::restriction_of(row)).collect()))
     }
 
     async fn record(
@@ -129,14 +126,14 @@ impl Commands for RedisCommands {
         restrictions: &[Restriction],
         tasks: &[QueuedTask],
         now: UnixMillis,
-    ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+    ) -> Reply<Vec<Option<Restriction>>> {
         let mut before = Vec::with_capacity(restrictions.len());
         // There may be tasks only. The first part with a new restriction stores them.
         let tasks_only = iter::once(restrictions).filter(|restrictions| restrictions.is_empty());
         for part in tasks_only.chain(restrictions.chunks(RESTRICTIONS_AT_ONCE)) {
             let mut script = self.script(&RECORD, &[RESTRICTIONS, ACTIVE, ENDED, LOG, TASKS, CLAIMABLE, DUE]);
-            script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR)).arg(MAX_ENDED).arg(encoding::LOG_LENGTH);
-            script.arg(part.len());
+            script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR));
+            script.arg(StoreLimits::default().ended_restrictions).arg(encoding::LOG_LENGTH).arg(part.len());
             for restriction in part {
                 script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
             }
@@ -149,7 +146,7 @@ impl Commands for RedisCommands {
         Ok(before)
     }
 
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
         let mut script = REGISTER.arg(now.0);
         for live_token in live_tokens {
             let user = live_token.user.as_str();
@@ -167,12 +164,7 @@ impl Commands for RedisCommands {
         self.invoke(&script).await
     }
 
-    async fn live_tokens(
-        &self,
-        tenant: &TenantName,
-        holder: &TokenHolder,
-        now: UnixMillis,
-    ) -> Result<Vec<LiveToken>, ConnectionLost> {
+    async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {
         let mut found = Vec::new();
         for users in self.users_of(tenant, holder).await?.chunks(USERS_AT_ONCE) {
             let hashes = users.iter().map(|user| self.fields_of(tenant, user, holder));
@@ -185,7 +177,7 @@ impl Commands for RedisCommands {
         Ok(found)
     }
 
-    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>> {
         let mut script = self.script(&CLAIM, &[TASKS, CLAIMABLE, DUE]);
         script.arg(now.0).arg(now.after(StoredTask::LEASE).0);
         match claim {
@@ -207,11 +199,11 @@ impl Commands for RedisCommands {
         Ok(tasks)
     }
 
-    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+    async fn complete(&self, id: &str, due: UnixMillis) -> Reply<()> {
         self.remove_task(id.as_bytes(), due).await
     }
 
-    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
+    async fn put_back(&self, left: &QueuedTask) -> Reply<()> {
         let QueuedTask { task, claimable } = left;
         let mut script = self.script(&PUT_BACK, &[TASKS, CLAIMABLE, DUE]);
         self.invoke(script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0)).await
