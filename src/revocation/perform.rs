@@ -115,7 +115,8 @@ impl Revocation {
     ) -> (BTreeSet<SignedTarget>, LiveTokens) {
         let find = async |scope: &RevocationScope| {
             let holder = scope.holder(task.session_user.as_deref());
-            let live = self.store.live_tokens(&tenant.name, &holder, now).await;
+            let mut live = self.store.live_tokens(&tenant.name, &holder, now).await;
+            live.live_tokens.retain(|live_token| scope.includes(live_token));
             (scope.targets(tenant, &live.live_tokens), live)
         };
         let found = find(&task.scope).await;

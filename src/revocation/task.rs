@@ -122,9 +122,7 @@ impl RevocationScope {
     /// session, if known.
     pub(super) fn holder(&self, session_user: Option<&str>) -> TokenHolder {
         match (self, session_user) {
-            (Self::Of(Subject::Session(session)), Some(user)) => {
-                TokenHolder::UserSession { user: user.to_owned(), session: session.clone() }
-            }
+            (Self::Of(Subject::Session(_)), Some(user)) => TokenHolder::User(user.to_owned()),
             (Self::Of(Subject::Session(session)), None) => TokenHolder::Session(session.clone()),
             (Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. }, _) => {
                 TokenHolder::User(user.clone())
@@ -158,19 +156,18 @@ impl RevocationScope {
         };
         let is_of_sessions =
             matches!(self, Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_)));
-        let of_live_tokens =
-            live_tokens.iter().filter(|live_token| self.includes(live_token)).filter_map(|live_token| {
-                let LiveToken { session, client_id, format, key, .. } = live_token;
-                let is_jwt = *format == TokenFormat::Jwt;
-                let target = if is_of_sessions && is_jwt { by_session(session) } else { by_client_id(client_id) };
-                Some(SignedTarget { key: key.clone(), target: target? })
-            });
+        let of_live_tokens = live_tokens.iter().filter_map(|LiveToken { session, client_id, format, key, .. }| {
+            let is_jwt = *format == TokenFormat::Jwt;
+            let target = if is_of_sessions && is_jwt { by_session(session) } else { by_client_id(client_id) };
+            Some(SignedTarget { key: key.clone(), target: target? })
+        });
         SignedTarget::by_all_keys(tenant, even_if_unknown.as_ref()).into_iter().chain(of_live_tokens).collect()
     }
 
     /// Whether a live token of this scope's holder is in the scope.
-    fn includes(&self, live_token: &LiveToken) -> bool {
+    pub(super) fn includes(&self, live_token: &LiveToken) -> bool {
         match self {
+            Self::Of(Subject::Session(session)) => live_token.session == *session,
             Self::Of(Subject::Member { organization, .. }) => live_token.organization.as_ref() == Some(organization),
             Self::FormerClientIds { client_id, .. } => *client_id != Some(ClientIdDigest::of(&live_token.client_id)),
             Self::Of(_) | Self::ClientId(_) => true,

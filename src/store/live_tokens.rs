@@ -47,18 +47,11 @@ pub struct LiveToken {
 pub enum TokenHolder {
     /// A user.
     User(String),
-    /// A session of a user. Costs less than a session alone.
-    UserSession {
-        /// The user.
-        user: String,
-        /// The session.
-        session: String,
-    },
-    /// A session. Without Redis, all live tokens are searched.
-    Session(String),
     /// All sessions in which an organization is active. Without Redis, all live tokens are searched.
     Organization(String),
-    /// A client ID. Without Redis, all live tokens are searched.
+    /// A session whose user is not known. All live tokens are searched.
+    Session(String),
+    /// A client ID. All live tokens are searched.
     ClientId(String),
 }
 
@@ -95,12 +88,12 @@ impl LiveToken {
     }
 
     /// Whether a holder has this token.
-    pub(super) fn is_of(&self, holder: &TokenHolder) -> bool {
+    #[must_use]
+    pub fn is_of(&self, holder: &TokenHolder) -> bool {
         match holder {
             TokenHolder::User(user) => self.user == *user,
-            TokenHolder::UserSession { user, session } => self.user == *user && self.session == *session,
-            TokenHolder::Session(session) => self.session == *session,
             TokenHolder::Organization(organization) => self.organization.as_ref() == Some(organization),
+            TokenHolder::Session(session) => self.session == *session,
             TokenHolder::ClientId(client_id) => self.client_id == *client_id,
         }
     }
@@ -175,12 +168,12 @@ impl LiveTokenIndex {
     pub(super) fn find(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {
         let is_sought = |found: &LiveToken| found.tenant == *tenant && found.is_of(holder) && found.until > now;
         let id = match holder {
-            TokenHolder::User(user) | TokenHolder::UserSession { user, .. } => {
+            TokenHolder::User(user) => {
                 let hash = hash_of(&(tenant, user));
                 let batch = self.shard(hash).batches.get(&hash).map(|batch| decoded(batch));
                 return batch.unwrap_or_default().into_iter().filter(is_sought).collect();
             }
-            TokenHolder::Session(id) | TokenHolder::Organization(id) | TokenHolder::ClientId(id) => id,
+            TokenHolder::Organization(id) | TokenHolder::Session(id) | TokenHolder::ClientId(id) => id,
         };
         let id = memmem::Finder::new(id);
         let mut found = Vec::new();

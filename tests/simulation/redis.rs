@@ -634,18 +634,7 @@ impl Commands for Connection {
             self.stop_if_crashed().await;
             return Err(self.lost("timed out"));
         }
-        let is_held = |live_token: &LiveToken| {
-            live_token.tenant == *tenant
-                && match holder {
-                    TokenHolder::User(user) => live_token.user == *user,
-                    TokenHolder::UserSession { user, session } => {
-                        live_token.user == *user && live_token.session == *session
-                    }
-                    TokenHolder::Session(session) => live_token.session == *session,
-                    TokenHolder::Organization(organization) => live_token.organization.as_ref() == Some(organization),
-                    TokenHolder::ClientId(client_id) => live_token.client_id == *client_id,
-                }
-        };
+        let is_held = |live_token: &LiveToken| live_token.tenant == *tenant && live_token.is_of(holder);
         self.call(Access::Read, |node, _| {
             let held = node.data.live_tokens.iter().filter(|(live_token, until)| is_held(live_token) && **until > now);
             held.map(|(live_token, until)| LiveToken { until: *until, ..live_token.clone() }).collect()

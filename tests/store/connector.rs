@@ -287,7 +287,7 @@ async fn live_tokens_that_differ_in_session_organization_client_id_format_or_key
 }
 
 #[tokio::test]
-async fn the_many_users_of_an_organization_are_all_found_in_small_collections() {
+async fn the_many_users_of_an_organization_or_a_client_id_are_all_found() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
     let ids = |kind: &'static str| (0..3000).map(move |number| clerk_id(kind, number));
@@ -300,11 +300,6 @@ async fn the_many_users_of_an_organization_are_all_found_in_small_collections() 
         let mut found = redis.commands.live_tokens(&TenantName::default(), &holder, NOW).await.unwrap();
         found.sort();
         assert!(found == registered, "{holder:?}: {} of {}", found.len(), registered.len());
-    }
-    let keys: Vec<String> = server.run("KEYS *:holders:*");
-    for key in keys {
-        let encoding: String = server.run(&format!("OBJECT ENCODING {key}"));
-        assert!(["listpack", "ziplist"].contains(&encoding.as_str()), "{key}: {encoding}");
     }
 }
 

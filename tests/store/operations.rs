@@ -268,9 +268,6 @@ with_both_stores! {
         for (to, found) in [
             (TokenHolder::User("user_1".into()), vec![one.clone(), two.clone()]),
             (TokenHolder::Session("sess_2".into()), vec![two.clone()]),
-            (TokenHolder::UserSession { user: "user_1".into(), session: "sess_2".into() }, vec![two.clone()]),
-            (TokenHolder::UserSession { user: "user_2".into(), session: "sess_2".into() }, vec![]),
-            (TokenHolder::UserSession { user: "user_1".into(), session: "sess_*".into() }, vec![]),
             (TokenHolder::Organization("org_1".into()), vec![one.clone(), three.clone()]),
             (TokenHolder::ClientId("alice".into()), vec![one.clone(), two.clone()]),
             (TokenHolder::User("alice".into()), vec![]),

@@ -188,7 +188,7 @@ async fn expired_data_leaves_redis() {
     replica.record(restriction(of_user("user_1"), DENIED, NOW)).await;
     replica.record(restriction(of_user("user_2"), LIFTED, NOW)).await;
     replica.put_live_token(live_token("user_1", "sess_1", Some("org_1"), "alice", MINUTE)).await;
-    for (pattern, count) in [("*:tokens:*", 1), ("*:holders:*", 3)] {
+    for (pattern, count) in [("*:tokens:*", 1), ("*:users:*", 1)] {
         let keys: Vec<String> = server.run(&format!("KEYS {pattern}"));
         assert_eq!(keys.len(), count);
         for key in keys {
