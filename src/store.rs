@@ -97,10 +97,10 @@ impl Store {
     ) -> Self {
         let replica = Arc::new(Replica::new(limits, on_forget, tasks_of));
         let line = Arc::new(Line::new(Arc::clone(&replica)));
-        let (registrations, serve) = Registrations::new(Arc::clone(&replica), Arc::clone(&line), Arc::clone(&clock));
+        let (registrations, serve) = Registrations::new(Arc::clone(&line), Arc::clone(&clock));
         let mut background = JoinSet::new();
         background.spawn(serve);
-        background.spawn(sync::run(Arc::clone(&replica), Arc::clone(&line), redis, clock));
+        background.spawn(sync::run(Arc::clone(&line), redis, clock));
         Self { replica, shared: Some(Shared { on_failure, line, registrations, _background: background }) }
     }
 
@@ -177,7 +177,7 @@ impl Store {
         for ((outcome, told), before) in outcomes.iter_mut().zip(restrictions).zip(before) {
             if let Some(before) = before {
                 replica.learn(&before, Source::Told, now);
-                *outcome = RecordOutcome::of(Some(&before.terms()), &told.terms()).max(*outcome);
+                *outcome = RecordOutcome::of(Some(&before), told).max(*outcome);
             }
         }
         Ok(outcomes)

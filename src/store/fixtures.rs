@@ -152,9 +152,8 @@ impl Commands for Arc<MemoryRedis> {
         let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
         for restriction in restrictions {
             let known = self.restrictions.lock().unwrap().get(&restriction.key()).cloned();
-            let terms = known.as_ref().map(Restriction::terms);
-            is_any_new |= RecordOutcome::of(terms.as_ref(), &restriction.terms()) == RecordOutcome::New;
-            if terms.is_none_or(|known| known.compare(&restriction.terms()).is_lt()) {
+            is_any_new |= RecordOutcome::of(known.as_ref(), restriction) == RecordOutcome::New;
+            if known.as_ref().is_none_or(|known| known.compare(restriction).is_lt()) {
                 self.restrictions.lock().unwrap().insert(restriction.key(), restriction.clone());
                 self.log.lock().unwrap().push(restriction.clone());
             }

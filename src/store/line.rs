@@ -15,7 +15,7 @@ pub(super) struct Connection {
 
 /// The connection in use, if Redis can be used.
 pub(super) struct Line {
-    replica: Arc<Replica>,
+    pub(super) replica: Arc<Replica>,
     used: Mutex<Option<Arc<Connection>>>,
 }
 

@@ -30,7 +30,7 @@ struct Progress {
     /// The last entry of the log that was applied.
     position: LogPosition,
     data_id: String,
-    /// The tasks in Redis.
+    /// The tasks in Redis, if this replica is ready.
     backlog: TaskBacklog,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
@@ -83,22 +83,16 @@ impl Replica {
     }
 
     pub(super) fn backlog(&self) -> TaskBacklog {
-        let (progress, own) = (self.progress(), self.tasks.backlog());
-        if progress.ready_at.is_none() {
-            return own;
-        }
-        let TaskBacklog { count, oldest_due } = progress.backlog;
+        let own = self.tasks.backlog();
+        let TaskBacklog { count, oldest_due } = self.progress().backlog;
         TaskBacklog { count: count + own.count, oldest_due: oldest_due.into_iter().chain(own.oldest_due).min() }
     }
 
     /// Redis is connected: from its state on the replica follows the log. Redis may lack all that the replica knows.
     pub(super) fn begin(&self, state: SharedState) {
-        let SharedState { data_id, last, backlog } = state;
-        {
-            let mut progress = self.progress();
-            (progress.position, progress.data_id, progress.backlog, progress.awaited) = (last, data_id, backlog, None);
-        }
         self.restrictions.mark_all_unrecorded();
+        let mut progress = self.progress();
+        (progress.position, progress.data_id, progress.awaited) = (state.last, state.data_id, None);
     }
 
     /// Applies a restriction. If it concerns a user, the user may have changed.
@@ -114,32 +108,25 @@ impl Replica {
         self.progress().unfound.extend(live_tokens.into_iter().flat_map(LiveToken::subject_hashes));
     }
 
-    /// Some of the restrictions that Redis may lack, with tasks. If Redis lacks one, it lacks the tasks that followed from it too.
-    pub(super) fn missing(&self, max: usize, now: UnixMillis) -> (Vec<Restriction>, Vec<QueuedTask>) {
-        let missing = self.restrictions.unrecorded(max);
-        let tasks = missing.iter().flat_map(|restriction| self.tasks_of(restriction, now)).collect();
-        (missing, tasks)
-    }
-
-    /// Tasks of the restrictions that concern tokens which look-ups may not have found.
-    pub(super) fn late_tasks(&self, now: UnixMillis) -> Vec<QueuedTask> {
+    /// The restrictions that concern tokens which look-ups may not have found.
+    pub(super) fn late(&self) -> Vec<Restriction> {
         let unfound = self.progress().unfound.clone();
-        self.restrictions.about(&unfound).iter().flat_map(|late| self.tasks_of(late, now)).collect()
+        self.restrictions.about(&unfound)
     }
 
-    /// The tasks that follow from a restriction, while tokens can live that were issued despite it.
-    fn tasks_of(&self, restriction: &Restriction, now: UnixMillis) -> Vec<QueuedTask> {
-        let may_concern = now < restriction.until.after(Self::TOKENS_OUTLIVE_BY);
-        if may_concern { (self.tasks_of)(restriction, now) } else { Vec::new() }
+    /// The tasks that follow from restrictions, while tokens can live that were issued despite them.
+    pub(super) fn tasks_of(&self, restrictions: &[Restriction], now: UnixMillis) -> Vec<QueuedTask> {
+        let may_concern = |restriction: &&Restriction| now < restriction.until.after(Self::TOKENS_OUTLIVE_BY);
+        restrictions.iter().filter(may_concern).flat_map(|restriction| (self.tasks_of)(restriction, now)).collect()
     }
 
     /// Applies what was read from the log.
     pub(super) fn apply_log(&self, page: LogPage, now: UnixMillis) -> Reply<()> {
         let position = self.position();
-        if page.last.is_none_or(|last| last < position) {
+        if page.last < Some(position) {
             return lost(OLDER_LOG);
         }
-        if page.first.is_none_or(|first| first > position) {
+        if page.first > Some(position) {
             return lost("this replica fell behind the log");
         }
         let (positions, entries): (Vec<_>, Vec<_>) = page.entries.into_iter().unzip();
@@ -148,11 +135,9 @@ impl Replica {
         }
         let mut progress = self.progress();
         progress.position = progress.position.max(positions.last().copied().unwrap_or_default());
-        if let Some((awaited, _)) = progress.awaited.filter(|(awaited, _)| *awaited <= progress.position) {
-            if !positions.contains(&awaited) {
-                return lost(DIFFERENT_DATA);
-            }
-            progress.awaited = None;
+        progress.awaited.take_if(|(awaited, _)| positions.contains(awaited));
+        if progress.awaited.is_some_and(|(awaited, _)| awaited <= progress.position) {
+            return lost(DIFFERENT_DATA);
         }
         Ok(())
     }
@@ -198,9 +183,8 @@ impl Replica {
     /// Redis is lost.
     pub(super) fn lose(&self) {
         let mut progress = self.progress();
-        if progress.ready_at.take().is_some() {
-            progress.outages += 1;
-        }
+        progress.outages += u64::from(progress.ready_at.take().is_some());
+        progress.backlog = TaskBacklog::default();
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

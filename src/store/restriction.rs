@@ -119,15 +119,6 @@ pub struct Restriction {
     pub session_user: Option<String>,
 }
 
-/// A restriction without its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Terms {
-    pub(super) kind: RestrictionKind,
-    pub(super) at: UnixMillis,
-    pub(super) until: UnixMillis,
-    session_user: Option<String>,
-}
-
 /// What became of a restriction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordOutcome {
@@ -140,7 +131,7 @@ pub enum RecordOutcome {
 }
 
 impl RecordOutcome {
-    pub(super) fn of(known: Option<&Terms>, new: &Terms) -> Self {
+    pub(super) fn of(known: Option<&Restriction>, new: &Restriction) -> Self {
         match known {
             Some(known) if known.precedence() == new.precedence() => Self::Repeated,
             Some(known) if known.compare(new) == Ordering::Greater => Self::Outdated,
@@ -150,7 +141,7 @@ impl RecordOutcome {
 }
 
 impl Restriction {
-    /// How long the timestamp of an event is remembered, so that an older event that arrives late changes nothing.
+    /// How long a restriction is remembered after its end, so that an older event that arrives late changes nothing.
     pub const REMEMBERED_FOR: Duration = Duration::from_hours(48);
 
     pub(super) fn key(&self) -> RestrictionKey {
@@ -163,19 +154,6 @@ impl Restriction {
         RestrictionKey { tenant: self.tenant.clone(), subject: self.subject.clone(), topic }
     }
 
-    pub(super) fn terms(&self) -> Terms {
-        Terms { kind: self.kind, at: self.at, until: self.until, session_user: self.session_user.clone() }
-    }
-}
-
-impl RestrictionKey {
-    pub(super) fn with(&self, terms: &Terms) -> Restriction {
-        let Terms { kind, at, until, session_user } = terms.clone();
-        Restriction { tenant: self.tenant.clone(), subject: self.subject.clone(), kind, at, until, session_user }
-    }
-}
-
-impl Terms {
     pub(super) fn is_active(&self, now: UnixMillis) -> bool {
         self.restricts() && now < self.until
     }
@@ -184,12 +162,8 @@ impl Terms {
         !matches!(self.kind, RestrictionKind::Lifted(_))
     }
 
-    pub(super) fn remembered_until(&self) -> UnixMillis {
-        self.until.max(self.at.after(Restriction::REMEMBERED_FOR))
-    }
-
-    /// The greater counts: a deletion, else the newer event. Of two events in the same millisecond the one that restricts,
-    /// of one event that arrived twice the one that expires later.
+    /// Of two with the same key the greater counts: a deletion, else the newer event. Of two events in the same millisecond
+    /// it is the one that restricts, of one event that arrived twice the one that expires later.
     pub(super) fn compare(&self, other: &Self) -> Ordering {
         self.precedence().cmp(&other.precedence()).then(self.until.cmp(&other.until))
     }

@@ -27,8 +27,8 @@ const STEADY_AFTER: Duration = Duration::from_secs(5);
 const BATCH: usize = 100;
 
 /// Connects, and reconnects forever.
-pub(super) async fn run(replica: Arc<Replica>, line: Arc<Line>, redis: Arc<dyn Connect>, clock: Clock) {
-    let mut sync = Sync { replica, line, clock, address: redis.address(), pause: MIN_PAUSE, logged: Vec::new() };
+pub(super) async fn run(line: Arc<Line>, redis: Arc<dyn Connect>, clock: Clock) {
+    let mut sync = Sync { line, clock, address: redis.address(), pause: MIN_PAUSE, logged: Vec::new() };
     loop {
         let Err(lost) = sync.keep(&*redis).await;
         if !sync.logged.contains(&lost) {
@@ -41,7 +41,6 @@ pub(super) async fn run(replica: Arc<Replica>, line: Arc<Line>, redis: Arc<dyn C
 }
 
 struct Sync {
-    replica: Arc<Replica>,
     line: Arc<Line>,
     clock: Clock,
     address: String,
@@ -69,11 +68,11 @@ impl Sync {
     /// Catches up and follows the log. Returns only when the connection is lost.
     async fn stay(&mut self, connection: &Arc<Connection>, log: &mut dyn ReadLog) -> Reply<Infallible> {
         self.catch_up(connection, log).await?;
-        let (replica, clock) = (Arc::clone(&self.replica), Arc::clone(&self.clock));
+        let (line, clock) = (Arc::clone(&self.line), Arc::clone(&self.clock));
         let (never, ..) = tokio::try_join!(
             biased;
-            follow(&replica, &clock, log),
-            heartbeat(&replica, &clock, &*connection.commands),
+            follow(&line.replica, &clock, log),
+            heartbeat(&line.replica, &clock, &*connection.commands),
             self.end_outage(),
         )?;
         Ok(never)
@@ -90,7 +89,7 @@ impl Sync {
 
     /// Reads what Redis knows, writes what it lacks, and reads the log to its end.
     async fn catch_up(&self, connection: &Arc<Connection>, log: &mut dyn ReadLog) -> Reply<()> {
-        let (replica, commands) = (&*self.replica, &*connection.commands);
+        let (replica, commands) = (&*self.line.replica, &*connection.commands);
         let now = || (self.clock)();
         replica.begin(commands.state().await?);
         // From here on what this replica learns and issues goes to Redis directly, so nothing is missed before the writes below.
@@ -115,7 +114,7 @@ impl Sync {
         // Once at least: the log's connection has to see the end.
         loop {
             let page = log.read(replica.position(), Duration::ZERO).await?;
-            if page.last < Some(end) {
+            if page.entries.is_empty() && page.last < Some(end) {
                 return lost(DIFFERENT_DATA);
             }
             replica.apply_log(page, now())?;
@@ -124,7 +123,7 @@ impl Sync {
             }
         }
         // What this replica is told meanwhile, it records itself, and other replicas find the tokens that are registered by now.
-        for tasks in replica.late_tasks(now()).chunks(BATCH) {
+        for tasks in replica.tasks_of(&replica.late(), now()).chunks(BATCH) {
             commands.record(&[], tasks, now()).await?;
         }
         replica.is_ready(now());
@@ -136,11 +135,12 @@ impl Sync {
 async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Reply<()> {
     loop {
         let now = clock();
-        let (missing, tasks) = replica.missing(BATCH, now);
+        let missing = replica.restrictions.unrecorded(BATCH);
         if missing.is_empty() {
             return Ok(());
         }
-        commands.record(&missing, &tasks, now).await?;
+        // If Redis lacks one, it lacks the tasks that followed from it too.
+        commands.record(&missing, &replica.tasks_of(&missing, now), now).await?;
         for recorded in &missing {
             replica.restrictions.apply(recorded, Source::Redis, now);
         }

@@ -130,58 +130,61 @@ async fn in_whatever_order_restrictions_are_recorded_the_same_ones_count() {
 }
 
 #[tokio::test]
-async fn an_ended_restriction_stays_until_its_timestamp_is_forgotten() {
+async fn a_restriction_stays_for_48_hours_after_its_end() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
-    let denial_1 = denial("user_1", NOW);
+    let near = denial("user_1", NOW);
     let far = Restriction { until: NOW.after(2 * REMEMBERED_FOR), ..denial("user_2", NOW) };
-    record(&redis, &[denial_1.clone(), far.clone()], NOW).await;
-    let scores = |key: &str| server.run::<Vec<(String, i64)>>(&format!("ZRANGE aca:{{v3}}:{key} 0 -1 WITHSCORES"));
-    let times = |key: &str| scores(key).into_iter().map(|(_, time)| UnixMillis(time)).collect::<Vec<_>>();
-    assert_eq!((times("active"), times("ended")), (vec![denial_1.until, far.until], vec![]));
-
-    record(&redis, &[], denial_1.until).await;
-    assert_eq!((times("active"), times("ended")), (vec![far.until], vec![NOW.after(REMEMBERED_FOR)]));
-    assert_eq!(recorded(&redis).await, [denial_1, far.clone()]);
-
-    record(&redis, &[], NOW.after(REMEMBERED_FOR)).await;
-    assert_eq!(recorded(&redis).await, slice::from_ref(&far));
-    // Active for longer than its timestamp is remembered: it is forgotten as soon as it ends.
-    record(&redis, &[], far.until).await;
-    assert_eq!(recorded(&redis).await, []);
-    assert_eq!((times("active"), times("ended")), (vec![], vec![]));
-}
-
-#[tokio::test]
-async fn a_denial_is_active_again_after_a_lift() {
-    let server = RedisServer::start();
-    let redis = connect(&server).await;
-    let count = |key: &str| server.run::<usize>(&format!("ZCARD aca:{{v3}}:{key}"));
-    for (kind, at, counts) in [(DENIED, 3, (1, 0)), (LIFTED, 2, (0, 1)), (DENIED, 1, (1, 0))] {
-        record(&redis, &[restriction(of_user("user_1"), kind, ago(at))], NOW).await;
-        assert_eq!((count("active"), count("ended")), counts, "{kind:?}");
+    record(&redis, &[near.clone(), far.clone()], NOW).await;
+    for (time, left) in [
+        (UnixMillis(near.until.after(REMEMBERED_FOR).0 - 1), vec![near.clone(), far.clone()]),
+        (near.until.after(REMEMBERED_FOR), vec![far.clone()]),
+        (far.until.after(REMEMBERED_FOR), vec![]),
+    ] {
+        record(&redis, &[], time).await;
+        assert_eq!(recorded(&redis).await, left);
+        assert_eq!(server.run::<usize>("ZCARD aca:{v3}:ends"), left.len());
     }
 }
 
 #[tokio::test]
-async fn at_the_bound_of_ended_restrictions_those_forgotten_first_go_first() {
+async fn a_newer_restriction_ends_when_it_says() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
+    for (kind, at, minutes) in [(DENIED, 3, 9), (LIFTED, 2, 1), (DENIED, 1, 5)] {
+        let until = NOW.after(minutes * MINUTE);
+        record(&redis, &[Restriction { until, ..restriction(of_user("user_1"), kind, ago(at)) }], NOW).await;
+        let ends: Vec<(String, i64)> = server.run("ZRANGE aca:{v3}:ends 0 -1 WITHSCORES");
+        assert_eq!(ends.iter().map(|(_, end)| UnixMillis(*end)).collect::<Vec<_>>(), [until], "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn at_the_limit_of_restrictions_those_that_ended_first_go_first() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let count = || server.run::<usize>("ZCARD aca:{v3}:ends");
     let fill =
         "for i = 1, 200150 do redis.call('ZADD', KEYS[1], i + ARGV[1], i) redis.call('HSET', KEYS[2], i, '') end";
+    let before = ago(300_000);
     let mut filling = redis::cmd("EVAL");
-    filling.arg(fill).arg(2).arg("aca:{v3}:ended").arg("aca:{v3}:restrictions").arg(NOW.0);
+    filling.arg(fill).arg(2).arg("aca:{v3}:ends").arg("aca:{v3}:restrictions").arg(before.0);
     let () = filling.query(&mut server.connection()).unwrap();
     let mut counts = Vec::new();
     for at in 1..=3 {
         record(&redis, &[restriction(of_user("user_1"), LIFTED, UnixMillis(NOW.0 + at))], NOW).await;
-        counts.push(server.run::<usize>("ZCARD aca:{v3}:ended"));
+        counts.push(count());
     }
     // A call removes 100 at most.
     assert_eq!(counts, [200_051, 200_000, 200_000]);
     assert_eq!(server.run::<usize>("HLEN aca:{v3}:restrictions"), 200_000);
-    let first: Vec<String> = server.run("ZRANGE aca:{v3}:ended 0 0");
+    let first: Vec<String> = server.run("ZRANGE aca:{v3}:ends 0 0");
     assert_eq!(first, ["152"]);
+
+    // None of them has ended by this clock.
+    record(&redis, &[denial("user_2", NOW)], before).await;
+    record(&redis, &[denial("user_3", NOW)], before).await;
+    assert_eq!(count(), 200_002);
 }
 
 #[tokio::test]
@@ -412,8 +415,8 @@ async fn foreign_data_is_ignored() {
     let mut foreign = redis::pipe();
     for row in [&b""[..], b"x", b"\xff\xfe", b"00000000000000000000000000000000[]"] {
         foreign.cmd("HSET").arg("aca:{v3}:restrictions").arg(row).arg(row);
-        foreign.cmd("ZADD").arg("aca:{v3}:active").arg(1).arg(row);
-        foreign.cmd("XADD").arg(&["aca:{v3}:log", "*", "t", "restriction", "v"]).arg(row);
+        foreign.cmd("ZADD").arg("aca:{v3}:ends").arg(1).arg(row);
+        foreign.cmd("XADD").arg(&["aca:{v3}:log", "*", "restriction"]).arg(row);
         foreign.cmd("XADD").arg(&["aca:{v3}:log", "*", "of a later version"]).arg(row);
         foreign.cmd("HSET").arg("aca:{v3}:tokens:default:user_1").arg(row).arg(row);
         foreign.cmd("HSET").arg("aca:{v3}:tasks").arg(row).arg(row);

@@ -12,7 +12,7 @@ use super::{
         TaskBacklog, TokenHolder,
     },
     encoding::{self, time_of, warn_of_foreign_data},
-    keys::{ACTIVE, CLAIMABLE, DATA_ID, DUE, ENDED, Keys, LOG, RESTRICTIONS, TASKS},
+    keys::{CLAIMABLE, DATA_ID, DUE, ENDS, Keys, LOG, RESTRICTIONS, TASKS},
     live_tokens::{self, Group},
 };
 use crate::{
@@ -124,9 +124,9 @@ impl Commands for RedisCommands {
         // There may be tasks only. The first part with a new restriction stores them.
         let tasks_only = iter::once(restrictions).filter(|restrictions| restrictions.is_empty());
         for part in tasks_only.chain(restrictions.chunks(RESTRICTIONS_AT_ONCE)) {
-            let mut script = self.script(&RECORD, &[RESTRICTIONS, ACTIVE, ENDED, LOG, TASKS, CLAIMABLE, DUE]);
+            let mut script = self.script(&RECORD, &[RESTRICTIONS, ENDS, LOG, TASKS, CLAIMABLE, DUE]);
             script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR));
-            script.arg(StoreLimits::default().ended_restrictions).arg(encoding::LOG_LENGTH).arg(part.len());
+            script.arg(StoreLimits::default().restrictions).arg(encoding::LOG_LENGTH).arg(part.len());
             for restriction in part {
                 script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
             }
