@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     ably::{ReauthMargin, RevocationKey},
     clerk::{Change, Claims, Organization, Scoped, Session, User},
-    store::{LiveToken, StoreLimits, Verdict},
+    store::{LiveToken, StoreLimits, TokenHolder, Verdict},
     tenant::fixtures,
 };
 
@@ -195,7 +195,8 @@ async fn an_event_changes_nothing_if_it_is_so_old_that_a_newer_one_may_be_forgot
 }
 
 fn targets(scope: &RevocationScope, format: TokenFormat, live_tokens: &[LiveToken]) -> Vec<Target> {
-    let targets = scope.targets(&tenant(format, "{username}"), live_tokens);
+    let included: Vec<_> = live_tokens.iter().filter(|live_token| scope.includes(live_token)).cloned().collect();
+    let targets = scope.targets(&tenant(format, "{username}"), &included);
     targets.into_iter().map(|signed| signed.target).collect()
 }
 
@@ -223,11 +224,7 @@ async fn a_jwt_is_revoked_by_its_session_and_every_other_token_by_client_id() {
                 live_token("user_1", "sess_3", Some("org_2"), "alice-2"),
             ];
             let live = of_session.map(|live_token| LiveToken { format, ..live_token });
-            let live = match scope {
-                RevocationScope::Of(Subject::Session(_)) => &live[..1],
-                RevocationScope::ClientId(_) => &[],
-                _ => &live[..],
-            };
+            let live = if matches!(scope, RevocationScope::ClientId(_)) { &[] } else { &live[..] };
             let expected = if format == TokenFormat::Jwt { &of_jwt } else { &of_others };
             assert_eq!(targets(scope, format, live), *expected, "{scope:?} {format}");
         }
@@ -262,6 +259,21 @@ fn after_a_change_of_format_tokens_of_the_former_format_are_revoked_too() {
     }
     let live = [of(TokenFormat::TokenRequest)];
     assert_eq!(targets(&RevocationScope::Of(Subject::Session("sess_1".into())), TokenFormat::Jwt, &live), both);
+}
+
+#[test]
+fn the_tokens_of_a_session_are_looked_up_by_its_user_also_when_its_denial_is_written_to_redis_again() {
+    let tenant = tenant(TokenFormat::TokenRequest, "{username}");
+    for (user_id, holder) in
+        [(Some("user_1"), TokenHolder::User("user_1".into())), (None, TokenHolder::Session("sess_1".into()))]
+    {
+        let user_id = user_id.map(str::to_owned);
+        let change = Change::SessionEnded { session_id: "sess_1".into(), user_id, username: None };
+        let [denial] = &restrictions_of(&Event { at: NOW, change }, &tenant, NOW)[..] else { panic!("one denial") };
+        let written: Restriction = serde_json::from_str(&serde_json::to_string(denial).unwrap()).unwrap();
+        let scope = RevocationScope::of(&written).unwrap();
+        assert_eq!(scope.holder(written.session_user.as_deref()), holder);
+    }
 }
 
 #[test]

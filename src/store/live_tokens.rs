@@ -102,6 +102,7 @@ impl LiveToken {
 /// The live tokens that this replica issued. Ended ones are removed within a minute.
 #[derive(Debug)]
 pub(super) struct LiveTokenIndex {
+    /// Threads that add one at the same time can exceed it by one each.
     max: usize,
     count: AtomicUsize,
     /// Each has the users of some hashes. Only one is locked at a time.
@@ -139,8 +140,9 @@ impl LiveTokenIndex {
 
     /// Adds or extends a live token.
     pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<(), StoreError> {
-        if self.count.load(Ordering::Relaxed) >= self.max {
-            self.shards.iter().for_each(|shard| self.sweep(&mut lock(shard), now));
+        let is_full = || self.count.load(Ordering::Relaxed) >= self.max;
+        if is_full() {
+            self.count(now);
         }
         let hash = hash_of(&(&live_token.tenant, &live_token.user));
         let mut shard = self.shard(hash);
@@ -149,8 +151,11 @@ impl LiveTokenIndex {
         let mut put = Ok(());
         if let Some(known) = live_tokens.iter_mut().find(|known| known.is_same_but_for_end(live_token)) {
             known.until = known.until.max(live_token.until);
+        } else if is_full() {
+            put = Err(StoreError::Full);
         } else {
-            put = self.count_one_more().map(|()| live_tokens.push(live_token.clone()));
+            self.count.fetch_add(1, Ordering::Relaxed);
+            live_tokens.push(live_token.clone());
         }
         shard.set(hash, &live_tokens);
         put
@@ -185,6 +190,7 @@ impl LiveTokenIndex {
         found
     }
 
+    /// Removes ended live tokens first.
     pub(super) fn count(&self, now: UnixMillis) -> usize {
         self.shards.iter().for_each(|shard| self.sweep(&mut lock(shard), now));
         self.count.load(Ordering::Relaxed)
@@ -216,13 +222,6 @@ impl LiveTokenIndex {
         live_tokens.retain(|live_token| live_token.until > now);
         self.count.fetch_sub(all - live_tokens.len(), Ordering::Relaxed);
         live_tokens
-    }
-
-    /// Counts one more live token, unless there are too many.
-    fn count_one_more(&self) -> Result<(), StoreError> {
-        let one_more = |count| (count < self.max).then_some(count + 1);
-        let added = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        added.map(|_| ()).map_err(|_| StoreError::Full)
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
