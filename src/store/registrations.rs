@@ -33,12 +33,12 @@ impl Registrations {
                 let next = Instant::now() + INTERVAL;
                 let (live_tokens, outcomes): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
                 let (live_tokens, now) = (&live_tokens[..], clock());
-                let registered = line.call(|on| async move { on.commands.register(live_tokens, now).await }).await;
+                let registered =
+                    line.call(|on| async move { on.commands.register(live_tokens, now).await.map(drop) }).await;
                 if line.replica.health() != Health::Ready {
                     // Look-ups for restrictions that this replica does not know yet may have come before.
                     line.replica.were_unfound(live_tokens);
                 }
-                let registered = registered.map(|_| ());
                 for outcome in outcomes {
                     // The request may have ended.
                     let _ = outcome.send(registered);

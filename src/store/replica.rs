@@ -172,7 +172,7 @@ impl Replica {
 
     /// Everything up to the end of the log is applied, and Redis has everything that this replica knows. After an absence, users
     /// may have changed without notice.
-    pub(super) fn is_ready(&self, now: UnixMillis) {
+    pub(super) fn becomes_ready(&self, now: UnixMillis) {
         let is_return = self.outages() > 0;
         self.progress().ready_at = Some(now);
         if is_return {

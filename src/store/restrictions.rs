@@ -115,12 +115,10 @@ impl Restrictions {
             }
             known.by_end.insert((restriction.until, Arc::clone(&key)));
         }
-        if source == Source::Redis {
-            if order.is_none_or(Ordering::is_le) {
-                known.unrecorded.remove(&key);
-            } else {
-                known.unrecorded.insert(key);
-            }
+        match (source, order) {
+            (Source::Told, _) => {}
+            (Source::Redis, Some(Ordering::Greater)) => _ = known.unrecorded.insert(key),
+            (Source::Redis, _) => _ = known.unrecorded.remove(&key),
         }
         known.forget(now, self.max);
         outcome

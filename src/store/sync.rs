@@ -2,10 +2,7 @@
 
 use std::{convert::Infallible, future, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    time::{self, MissedTickBehavior},
-};
+use tokio::{sync::mpsc, time};
 
 use super::{
     Commands, Connect, Connected, ConnectionLost, LONGEST_WAIT, ReadLog, Reply,
@@ -15,7 +12,7 @@ use super::{
 };
 use crate::clock::Clock;
 
-/// How often the state of Redis is read, and Redis gets what it lacks.
+/// The pause between two readings of the state of Redis.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// The pause before the first attempt to reconnect. Each next one is twice as long, up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -126,7 +123,7 @@ impl Sync {
         for tasks in replica.tasks_of(&replica.late(), now()).chunks(BATCH) {
             commands.record(&[], tasks, now()).await?;
         }
-        replica.is_ready(now());
+        replica.becomes_ready(now());
         Ok(())
     }
 }
@@ -157,12 +154,10 @@ async fn follow(replica: &Replica, clock: &Clock, log: &mut dyn ReadLog) -> Repl
 
 /// Reads the state of Redis, and writes what it lacks, from time to time. Returns only when the connection is lost.
 async fn heartbeat(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Reply<Infallible> {
-    let mut ticks = time::interval(HEARTBEAT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
         let position = replica.position();
         replica.check(&commands.state().await?, position, clock())?;
         write_missing(replica, clock, commands).await?;
+        time::sleep(HEARTBEAT).await;
     }
 }

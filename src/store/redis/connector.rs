@@ -15,6 +15,9 @@ use crate::redis::{Deployment, InvalidRedisAddress, Master, RedisAddress, RedisF
 /// A reader's answer may wait for an entry.
 const READ_TIMEOUT: Duration = LONGEST_WAIT.saturating_add(Duration::from_secs(1));
 
+const DROPS_KEYS: &str = "Redis drops keys when its memory is full: denials or live tokens can get lost; set its \
+    maxmemory-policy to noeviction";
+
 /// Connects to the server that has the data. All keys have one hash tag, so one master of a cluster has all of them. When
 /// another server takes over, the connection is lost, and the next one goes to that.
 #[derive(derive_more::Debug)]
@@ -80,19 +83,10 @@ impl RedisConnector {
 impl Connect for RedisConnector {
     async fn connect(&self) -> Reply<Connected> {
         let master = self.deployment.master().await?;
-        let eviction_policy = master.info.evicts();
-        let connected = self.connect_to(master).await?;
-        if let Some(policy) = eviction_policy {
-            self.eviction_warning.call_once(|| {
-                tracing::warn!(
-                    redis = self.address(),
-                    policy,
-                    "Redis drops keys when its memory is full: denials or live tokens can get lost; set its \
-                     maxmemory-policy to noeviction"
-                );
-            });
+        if let Some(policy) = master.info.evicts() {
+            self.eviction_warning.call_once(|| tracing::warn!(redis = self.address(), policy, "{DROPS_KEYS}"));
         }
-        Ok(connected)
+        self.connect_to(master).await
     }
 
     fn address(&self) -> String {

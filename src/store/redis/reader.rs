@@ -12,6 +12,9 @@ use super::{
 };
 use crate::{clock, redis::ConnectionLost};
 
+/// The most entries of a page.
+const PAGE: usize = 1_000;
+
 /// Reads the log.
 pub(super) struct LogReader {
     pub(super) connection: MultiplexedConnection,
@@ -19,11 +22,6 @@ pub(super) struct LogReader {
     pub(super) log: String,
     /// Ends when the server is not the master any more, although it answers.
     pub(super) loss: BoxFuture<'static, ConnectionLost>,
-}
-
-impl LogReader {
-    /// The most entries of a page.
-    const PAGE: usize = 1_000;
 }
 
 /// Entries with their fields.
@@ -35,7 +33,7 @@ impl ReadLog for LogReader {
         let log = &self.log;
         let mut pipeline = pipe();
         // 0 would be forever.
-        pipeline.cmd("XREAD").arg("COUNT").arg(Self::PAGE).arg("BLOCK").arg(clock::millis(wait).max(1));
+        pipeline.cmd("XREAD").arg("COUNT").arg(PAGE).arg("BLOCK").arg(clock::millis(wait).max(1));
         pipeline.arg("STREAMS").arg(log).arg(after.to_string());
         pipeline.cmd("XRANGE").arg(log).arg("-").arg("+").arg("COUNT").arg(1);
         pipeline.cmd("XREVRANGE").arg(log).arg("+").arg("-").arg("COUNT").arg(1);
