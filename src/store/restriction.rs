@@ -5,6 +5,7 @@ use std::{cmp::Ordering, time::Duration};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::live_tokens::hash_of;
 use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// The subject of a restriction, by Clerk's IDs.
@@ -90,12 +91,14 @@ pub enum Topic {
     ClientId,
 }
 
-/// Of all restrictions with the same key, one counts.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(super) struct RestrictionKey {
-    pub(super) tenant: TenantName,
-    pub(super) subject: Subject,
-    pub(super) topic: Topic,
+/// Of all restrictions with the same key, one counts. A hash of tenant, subject and topic: with 128 bits, no two are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RestrictionKey([u64; 2]);
+
+impl RestrictionKey {
+    pub(super) fn of(tenant: &TenantName, subject: &Subject, topic: Topic) -> Self {
+        Self([0, 1].map(|half| hash_of(&(half, tenant, subject, topic))))
+    }
 }
 
 /// What ends or bounds access: a denial, a not-before mark or a user's current client ID; also the lifting of a denial.
@@ -145,13 +148,16 @@ impl Restriction {
     pub const REMEMBERED_FOR: Duration = Duration::from_hours(48);
 
     pub(super) fn key(&self) -> RestrictionKey {
-        let topic = match self.kind {
+        RestrictionKey::of(&self.tenant, &self.subject, self.topic())
+    }
+
+    pub(super) fn topic(&self) -> Topic {
+        match self.kind {
             RestrictionKind::Lifted(source) | RestrictionKind::Denied(source) => Topic::Denial(source),
             RestrictionKind::Deleted => Topic::Denial(DenialSource::Clerk),
             RestrictionKind::NotBefore => Topic::Rights,
             RestrictionKind::ClientId(_) => Topic::ClientId,
-        };
-        RestrictionKey { tenant: self.tenant.clone(), subject: self.subject.clone(), topic }
+        }
     }
 
     pub(super) fn is_active(&self, now: UnixMillis) -> bool {

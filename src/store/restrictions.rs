@@ -3,14 +3,18 @@
 use std::{
     cmp::Ordering,
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use super::{
     DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic, live_tokens::hash_of,
     restriction::RestrictionKey,
 };
-use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
+use crate::{
+    clerk::{Organization, Session},
+    clock::UnixMillis,
+    tenant::TenantName,
+};
 
 /// The restrictions that a replica knows.
 #[derive(Debug)]
@@ -21,10 +25,10 @@ pub struct Restrictions {
 
 #[derive(Debug, Default)]
 struct Known {
-    restrictions: HashMap<Arc<RestrictionKey>, Restriction>,
-    by_end: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
+    restrictions: HashMap<RestrictionKey, Restriction>,
+    by_end: BTreeSet<(UnixMillis, RestrictionKey)>,
     /// Those that Redis may lack.
-    unrecorded: BTreeSet<Arc<RestrictionKey>>,
+    unrecorded: BTreeSet<RestrictionKey>,
 }
 
 /// Who says that there is a restriction.
@@ -56,30 +60,26 @@ impl Restrictions {
     #[must_use]
     pub fn verdict(&self, tenant: &TenantName, session: &Session, client_id: Option<&str>, now: UnixMillis) -> Verdict {
         let known = self.read();
-        let active =
-            |key: &RestrictionKey| known.restrictions.get(key).filter(|restriction| restriction.is_active(now));
-        let outdating = |key: &RestrictionKey| active(key).filter(|latest| session.issued_at <= latest.at);
-        let is_denied = |key: &mut RestrictionKey| {
-            [DenialSource::Clerk, DenialSource::Operator].into_iter().any(|source| {
-                key.topic = Topic::Denial(source);
-                active(key).is_some()
-            })
+        let active = |subject: &Subject, topic| {
+            let restriction = known.restrictions.get(&RestrictionKey::of(tenant, subject, topic));
+            restriction.filter(|restriction| restriction.is_active(now))
+        };
+        let is_denied = |subject: &Subject| {
+            let mut topics = [DenialSource::Clerk, DenialSource::Operator].into_iter().map(Topic::Denial);
+            topics.any(|topic| active(subject, topic).is_some())
         };
         let user = Subject::User(session.user_id.clone());
-        let mut key = RestrictionKey { tenant: tenant.clone(), subject: user, topic: Topic::ClientId };
-        let current = outdating(&key).zip(client_id);
-        let mut outdated = current.is_some_and(|(current, given)| current.kind != RestrictionKind::client_id(given));
-        let is_user_denied = is_denied(&mut key);
-        key.subject = Subject::Session(session.session_id.clone());
-        if is_user_denied || is_denied(&mut key) {
+        if is_denied(&user) || is_denied(&Subject::Session(session.session_id.clone())) {
             return Verdict::Denied;
         }
-        if let Some(organization) = &session.organization {
-            key.topic = Topic::Rights;
-            key.subject = Subject::Member { user: session.user_id.clone(), organization: organization.id.clone() };
-            outdated |= outdating(&key).is_some();
-            key.subject = Subject::Organization(organization.id.clone());
-            outdated |= outdating(&key).is_some();
+        let outdating =
+            |subject: &Subject, topic| active(subject, topic).filter(|latest| session.issued_at <= latest.at);
+        let current = outdating(&user, Topic::ClientId).zip(client_id);
+        let mut outdated = current.is_some_and(|(current, given)| current.kind != RestrictionKind::client_id(given));
+        if let Some(Organization { id, .. }) = &session.organization {
+            let member = Subject::Member { user: session.user_id.clone(), organization: id.clone() };
+            let subjects = [member, Subject::Organization(id.clone())];
+            outdated |= subjects.iter().any(|subject| outdating(subject, Topic::Rights).is_some());
         }
         if outdated { Verdict::Outdated } else { Verdict::Clear }
     }
@@ -87,8 +87,7 @@ impl Restrictions {
     /// The restriction that counts, ended or not.
     #[must_use]
     pub fn latest(&self, tenant: &TenantName, subject: &Subject, topic: Topic) -> Option<Restriction> {
-        let key = RestrictionKey { tenant: tenant.clone(), subject: subject.clone(), topic };
-        self.read().restrictions.get(&key).cloned()
+        self.read().restrictions.get(&RestrictionKey::of(tenant, subject, topic)).cloned()
     }
 
     /// Whether a source denies a session or a user.
@@ -105,15 +104,15 @@ impl Restrictions {
 
     /// Applies a restriction, unless it yields to a known one.
     pub(super) fn apply(&self, restriction: &Restriction, source: Source, now: UnixMillis) -> RecordOutcome {
-        let key = Arc::new(restriction.key());
+        let key = restriction.key();
         let known = &mut *self.write();
         let old = known.restrictions.get(&key);
         let (outcome, order) = (RecordOutcome::of(old, restriction), old.map(|old| old.compare(restriction)));
         if order.is_none_or(Ordering::is_lt) {
-            if let Some(old) = known.restrictions.insert(Arc::clone(&key), restriction.clone()) {
-                known.by_end.remove(&(old.until, Arc::clone(&key)));
+            if let Some(old) = known.restrictions.insert(key, restriction.clone()) {
+                known.by_end.remove(&(old.until, key));
             }
-            known.by_end.insert((restriction.until, Arc::clone(&key)));
+            known.by_end.insert((restriction.until, key));
         }
         match (source, order) {
             (Source::Told, _) => {}
@@ -127,19 +126,13 @@ impl Restrictions {
     /// Notes that Redis may lack the newest ones with the keys of these.
     pub(super) fn mark_unrecorded(&self, restrictions: &[Restriction]) {
         let Known { restrictions: known, unrecorded, .. } = &mut *self.write();
-        unrecorded
-            .extend(restrictions.iter().map(Restriction::key).filter(|key| known.contains_key(key)).map(Arc::new));
+        unrecorded.extend(restrictions.iter().map(Restriction::key).filter(|key| known.contains_key(key)));
     }
 
     /// Notes that Redis may lack all of them.
     pub(super) fn mark_all_unrecorded(&self) {
-        let keys: Vec<_> = self.read().restrictions.keys().cloned().collect();
-        // Sorted without the lock, since there may be hundreds of thousands.
-        let mut all = BTreeSet::from_iter(keys);
         let Known { restrictions, unrecorded, .. } = &mut *self.write();
-        unrecorded.append(&mut all);
-        // Some may have been forgotten meanwhile.
-        unrecorded.retain(|key| restrictions.contains_key(key));
+        *unrecorded = restrictions.keys().copied().collect();
     }
 
     /// Some of those that Redis may lack.
@@ -151,8 +144,8 @@ impl Restrictions {
     /// Those about subjects with these hashes.
     pub(super) fn about(&self, subjects: &HashSet<u64>) -> Vec<Restriction> {
         let known = self.read();
-        let about = known.by_end.iter().filter(|(_, key)| subjects.contains(&hash_of(&(&key.tenant, &key.subject))));
-        about.filter_map(|(_, key)| known.restrictions.get(key).cloned()).collect()
+        let all = known.by_end.iter().filter_map(|(_, key)| known.restrictions.get(key));
+        all.filter(|each| subjects.contains(&hash_of(&(&each.tenant, &each.subject)))).cloned().collect()
     }
 
     /// How many Redis may lack.

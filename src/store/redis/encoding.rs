@@ -10,7 +10,7 @@ const RANK_BYTES: usize = 32;
 
 /// The ID of a restriction: of all with the same, one counts.
 pub(super) fn id_of(restriction: &Restriction) -> String {
-    json(&restriction.key())
+    json(&(&restriction.tenant, &restriction.subject, restriction.topic()))
 }
 
 /// The row of a restriction: its rank, by which scripts compare it, then JSON.
