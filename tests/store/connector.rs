@@ -411,7 +411,6 @@ async fn foreign_data_is_ignored() {
     let server = RedisServer::start();
     let mut redis = connect(&server).await;
     let start = last(&redis).await;
-    let holder = TokenHolder::User("user_1".into());
     let mut foreign = redis::pipe();
     for row in [&b""[..], b"x", b"\xff\xfe", b"00000000000000000000000000000000[]"] {
         foreign.cmd("HSET").arg("aca:{v3}:restrictions").arg(row).arg(row);
@@ -422,25 +421,38 @@ async fn foreign_data_is_ignored() {
         foreign.cmd("HSET").arg("aca:{v3}:tasks").arg(row).arg(row);
         foreign.cmd("ZADD").arg("aca:{v3}:claimable").arg(1).arg(row);
     }
-    let end = (NOW.0 + 1).to_string();
-    let value = format!("{end}app.key\n");
+    let field = |session: &str, client_id: &str| {
+        postcard::to_allocvec(&(session, client_id, TokenFormat::Jwt, [0_u8; 4])).unwrap()
+    };
+    let value = |end: &str, key: &str, organization: Option<&str>| {
+        [end.as_bytes(), &postcard::to_allocvec(&(key, organization)).unwrap()].concat()
+    };
+    let (end, key) = (&*(NOW.0 + 1).to_string(), "app.key");
     for (field, value) in [
-        ("sess_1\nr\n\nali\nce", value.clone()),
-        ("sess\t_1\nr\n\nalice", value.clone()),
-        ("sess_2\nr\n\nalice", value.clone() + "org\n_1"),
-        ("sess_1\nx\n\nalice", value.clone()),
-        ("sess_1\nr\nalice", value),
-        ("sess_3\nr\n\nalice", end.clone()),
-        ("sess_4\nr\n\nalice", format!("{end}app\n")),
-        ("sess_1\nr\n\nalice", "ünïcode".to_owned()),
+        (field("sess_0", "alice"), value(end, key, None)),
+        (field("sess_1", "ali\nce"), value(end, key, None)),
+        (field("sess\t_1", "alice"), value(end, key, None)),
+        (field("sess_2", "alice"), value(end, key, Some("org\n_1"))),
+        (field("sess_3", "alice"), value("1xxxxxxxxxxxx", key, None)),
+        (field("sess_4", "alice"), value(end, "app", None)),
+        (field("sess_5", "alice"), end.into()),
+        (b"\x06sess_6\x05alice\x09\x00\x00\x00\x00".to_vec(), value(end, key, None)),
+        (b"\x06sess_6\x05al".to_vec(), value(end, key, None)),
     ] {
         foreign.cmd("HSET").arg("aca:{v3}:tokens:default:user_1").arg(field).arg(value);
+    }
+    for member in [&b"user_1"[..], b"000000user_1", b"\xff\xff", b"1"] {
+        foreign.cmd("ZADD").arg("aca:{v3}:users:default:7").arg(i64::MAX).arg(member);
     }
     let () = foreign.query(&mut server.connection()).unwrap();
 
     assert_eq!(recorded(&redis).await, []);
     assert_eq!(entries(&mut redis, start).await, [const { None }; 8]);
-    assert_eq!(redis.commands.live_tokens(&TenantName::default(), &holder, NOW).await.unwrap(), []);
+    for holder in [TokenHolder::User("user_1".into()), TokenHolder::ClientId("alice".into())] {
+        let found = redis.commands.live_tokens(&TenantName::default(), &holder, NOW).await.unwrap();
+        let sessions: Vec<_> = found.iter().map(|live_token| &*live_token.session).collect();
+        assert_eq!(sessions, ["sess_0"], "only that is as the service writes it");
+    }
     // The store does not read payloads. It removes a task whose ID is not text.
     let claimed = redis.commands.claim(Claim::Due(9), NOW).await.unwrap();
     assert!(claimed.iter().all(|task| task.payload == task.id && task.due == NOW), "{claimed:?}");

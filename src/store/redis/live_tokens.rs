@@ -7,6 +7,7 @@
 //!
 //! Redis keeps small collections of short elements compactly: at most 128 of at most 64 bytes. Clerk's IDs have 32.
 
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -14,26 +15,30 @@ use super::{
     encoding::{is_printable, warn_of_foreign_data},
 };
 use crate::{
-    ably::{ClientId, KeyName, TokenFormat},
+    ably::{ClientId, TokenFormat},
     clock::UnixMillis,
     tenant::TenantName,
 };
 
 /// The digits of an end.
 const END_BYTES: usize = 13;
-/// Between parts of a field or a value. No ID has one.
-const SEPARATOR: char = '\n';
 
-/// What tells a live token apart from others of its user.
-pub(super) fn field_of(live_token: &LiveToken) -> String {
+/// What tells a live token apart from others of its user. Key and organization as a digest: their length would exceed 64.
+pub(super) fn field_of(live_token: &LiveToken) -> Vec<u8> {
     let LiveToken { session, organization, client_id, format, key, .. } = live_token;
-    [session, code_of(*format), &digest_of(key, organization.as_deref()), client_id].join("\n")
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(encoded(&(key, organization))).into();
+    encoded(&(session, client_id, format, [a, b, c, d]))
 }
 
-/// The end, the key, and the organization if there is one.
-pub(super) fn value_of(live_token: &LiveToken) -> String {
+/// The end in digits, so that scripts can compare it, the key, and the organization if there is one.
+pub(super) fn value_of(live_token: &LiveToken) -> Vec<u8> {
     let LiveToken { key, organization, until, .. } = live_token;
-    format!("{:0END_BYTES$}{key}{SEPARATOR}{}", until.0, organization.as_deref().unwrap_or_default())
+    [format!("{:0END_BYTES$}", until.0).into_bytes(), encoded(&(key, organization))].concat()
+}
+
+/// Never fails: the values are strings and numbers.
+fn encoded(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_allocvec(value).unwrap_or_default()
 }
 
 /// The live token of a field and its value.
@@ -46,44 +51,18 @@ pub(super) fn live_token_of(tenant: &TenantName, user: &str, field: &[u8], value
 }
 
 fn parse(tenant: &TenantName, user: &str, field: &[u8], value: &[u8]) -> Option<LiveToken> {
-    let mut parts = str::from_utf8(field).ok()?.splitn(4, SEPARATOR);
-    let (session, format, _, client_id) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let (end, value) = str::from_utf8(value).ok()?.split_at_checked(END_BYTES)?;
-    let (key, organization) = value.split_once(SEPARATOR)?;
-    Some(LiveToken {
-        tenant: tenant.clone(),
-        user: user.to_owned(),
-        session: session.to_owned(),
-        organization: (!organization.is_empty()).then(|| organization.to_owned()),
-        client_id: client_id.to_owned(),
-        format: FORMATS.into_iter().find(|known| code_of(*known) == format)?,
-        key: KeyName::parse(key).ok()?,
-        until: UnixMillis(end.parse().ok()?),
-    })
-}
-
-const FORMATS: [TokenFormat; 3] = [TokenFormat::TokenRequest, TokenFormat::Jwt, TokenFormat::TokenDetails];
-
-fn code_of(format: TokenFormat) -> &'static str {
-    match format {
-        TokenFormat::TokenRequest => "r",
-        TokenFormat::Jwt => "j",
-        TokenFormat::TokenDetails => "d",
-    }
+    let (session, client_id, format, _): (String, String, TokenFormat, [u8; 4]) = postcard::from_bytes(field).ok()?;
+    let (end, rest) = value.split_at_checked(END_BYTES)?;
+    let until = UnixMillis(str::from_utf8(end).ok()?.parse().ok()?);
+    let (key, organization) = postcard::from_bytes(rest).ok()?;
+    let (tenant, user) = (tenant.clone(), user.to_owned());
+    Some(LiveToken { tenant, user, session, organization, client_id, format, key, until })
 }
 
 /// Whether the service can have issued such a token. Its IDs are passed to Ably, to restrictions and to reports.
 fn is_possible(live_token: &LiveToken) -> bool {
     let ids = [Some(&live_token.user), Some(&live_token.session), live_token.organization.as_ref()];
     ClientId::parse(live_token.client_id.as_str()).is_ok() && ids.into_iter().flatten().all(|id| is_printable(id))
-}
-
-/// The first digits of a digest of what a field has no room for.
-fn digest_of(key: &KeyName, organization: Option<&str>) -> String {
-    let hash =
-        Sha256::new().chain_update(key.as_str()).chain_update([0]).chain_update(organization.unwrap_or_default());
-    let [a, b, c, d, ..]: [u8; 32] = hash.finalize().into();
-    format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
 }
 
 /// Users who are next to each other in the index: those with live tokens of an organization, or one user with live tokens
