@@ -1,11 +1,14 @@
 //! One restriction: what an event or an operator says about a subject, and which of two restrictions counts.
 
-use std::{cmp::Ordering, time::Duration};
+use std::{
+    cmp::Ordering,
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::live_tokens::hash_of;
 use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// The subject of a restriction, by Clerk's IDs.
@@ -94,6 +97,11 @@ pub enum Topic {
 /// Of all restrictions with the same key, one counts. A hash of tenant, subject and topic: with 128 bits, no two are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RestrictionKey([u64; 2]);
+
+/// A hash of IDs. No client chooses them, so it needs no secret.
+pub(super) fn hash_of(ids: &impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(ids)
+}
 
 impl RestrictionKey {
     pub(super) fn of(tenant: &TenantName, subject: &Subject, topic: Topic) -> Self {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic, live_tokens::hash_of,
-    restriction::RestrictionKey,
+    DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
+    restriction::{RestrictionKey, hash_of},
 };
 use crate::{
     clerk::{Organization, Session},
