@@ -8,8 +8,8 @@ use crate::{
     ably::{ClientId, KeyName, ReauthMargin, RevocationKey, RevokeOutcome, Target, TokenFormat},
     clock::UnixMillis,
     store::{
-        ClientIdDigest, DenialSource, LiveToken, LiveTokens, QueuedTask, Restriction, RestrictionKind, StoredTask,
-        Subject, TokenHolder,
+        ClientIdDigest, DenialSource, LiveToken, LiveTokens, Restriction, RestrictionKind, StoredTask, Subject,
+        TokenHolder,
     },
     tenant::{Tenant, TenantName},
 };
@@ -54,26 +54,20 @@ impl Task {
         // A replica that does not know of the denial may issue tokens until the denial ends.
         let until = now.after(tenant.tokens_end_within());
         let expected = match &scope {
-            RevocationScope::Of(Subject::User(user)) => tenant.target_of_cached(user),
+            RevocationScope::Of(Subject::User(user)) => tenant.expected_target(user, None),
             _ => None,
         };
         let (tenant, denials) = (tenant.name.clone(), Vec::new());
         Self { tenant, scope, session_user: None, expected, unrevoked: None, at, until, denials }
     }
 
-    /// The first revocation and the second, for any replica to perform. `name` is part of their IDs.
-    pub(super) fn queued(&self, name: &str, now: UnixMillis) -> [QueuedTask; 2] {
+    /// The first revocation and the second. `name` is part of their IDs: an event has the same at every delivery.
+    pub(super) fn stored(&self, name: &str, now: UnixMillis) -> [StoredTask; 2] {
         let scope = serde_json::to_string(&self.scope).unwrap_or_default();
         [("first", now), ("again", now.after(Self::REPEAT_AFTER))].map(|(turn, due)| {
             let id = format!("{}/{scope}/{}/{name}/{turn}", self.tenant, self.at.0);
-            QueuedTask { task: StoredTask { id, due, payload: self.payload() }, claimable: due }
+            StoredTask { id, due, payload: self.payload() }
         })
-    }
-
-    /// The same, but this replica has claimed the first. An event has the same `name` at every delivery.
-    pub(super) fn claimed(&self, name: &str, now: UnixMillis) -> [QueuedTask; 2] {
-        let [first, again] = self.queued(name, now);
-        [QueuedTask { claimable: now.after(StoredTask::LEASE), ..first }, again]
     }
 
     pub(super) fn payload(&self) -> String {
@@ -121,14 +115,13 @@ impl RevocationScope {
     /// What the live tokens are looked up by: if possible by their user, which costs least. `session_user` is the user of a
     /// session, if known.
     pub(super) fn holder(&self, session_user: Option<&str>) -> TokenHolder {
+        let id = self.id().to_owned();
         match (self, session_user) {
             (Self::Of(Subject::Session(_)), Some(user)) => TokenHolder::User(user.to_owned()),
-            (Self::Of(Subject::Session(session)), None) => TokenHolder::Session(session.clone()),
-            (Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. }, _) => {
-                TokenHolder::User(user.clone())
-            }
-            (Self::Of(Subject::Organization(organization)), _) => TokenHolder::Organization(organization.clone()),
-            (Self::ClientId(client_id), _) => TokenHolder::ClientId(client_id.as_str().to_owned()),
+            (Self::Of(Subject::Session(_)), None) => TokenHolder::Session(id),
+            (Self::Of(Subject::Organization(_)), _) => TokenHolder::Organization(id),
+            (Self::ClientId(_), _) => TokenHolder::ClientId(id),
+            _ => TokenHolder::User(id),
         }
     }
 

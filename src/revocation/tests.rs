@@ -305,16 +305,14 @@ fn a_client_id_ends_tokens_when_it_is_new_and_not_when_it_is_known() {
         restrictions_of(&event, &tenant(TokenFormat::Jwt, "{username}"), NOW)
     };
     let ended = |name, at, before: Option<(&'static str, u64)>| {
-        let store = Store::in_memory(&StoreLimits::default(), Arc::new(|_| {}));
+        let revocation = revocation();
         let before = before.map(|(name, at)| named(name, at)).unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(store.record(&before, &[], NOW)).unwrap();
-        let user = Subject::User("user_1".to_owned());
-        let before = store.restrictions().latest(&TenantName::default(), &user, Topic::ClientId);
-        named(name, at).iter().find_map(|restriction| {
-            let ending = ending(restriction, before.as_ref())?;
-            Some((RevocationScope::of(ending)?, ending.at))
-        })
+        runtime.block_on(revocation.store.record(&before, &[], NOW)).unwrap();
+        let restrictions = named(name, at);
+        let newer = restrictions.iter().filter_map(|told| revocation.newer_client_id(told));
+        let told = restrictions.iter().filter(|told| !revocation.is_known_client_id(told)).cloned();
+        newer.chain(told).find_map(|ending| Some((RevocationScope::of(&ending)?, ending.at)))
     };
     let all_but = |name, at| {
         let client_id = Some(ClientIdDigest::of(name));

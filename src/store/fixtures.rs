@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::{
-    Claim, Commands, Connect, Connected, ConnectionLost, Health, LiveToken, LogPage, LogPosition, OnFailure,
-    QueuedTask, ReadLog, RecordOutcome, Reply, Restriction, SharedState, Store, StoreLimits, StoredTask, TasksOf,
-    TokenHolder, live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
+    Claim, Commands, Connect, Connected, ConnectionLost, Health, LiveToken, LogPage, LogPosition, OnFailure, ReadLog,
+    RecordOutcome, Reply, Restriction, SharedState, Store, StoreLimits, StoredTask, TasksOf, TokenHolder,
+    live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -146,7 +146,7 @@ impl Commands for Arc<MemoryRedis> {
     async fn record(
         &self,
         restrictions: &[Restriction],
-        tasks: &[QueuedTask],
+        tasks: &[StoredTask],
         _now: UnixMillis,
     ) -> Reply<Vec<Option<Restriction>>> {
         let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
@@ -185,13 +185,8 @@ impl Commands for Arc<MemoryRedis> {
         self.answer(self.tasks.claim(claim, now)).await
     }
 
-    async fn complete(&self, id: &str, due: UnixMillis) -> Reply<()> {
-        self.tasks.complete(id, due);
-        self.answer(()).await
-    }
-
-    async fn put_back(&self, left: &QueuedTask) -> Reply<()> {
-        self.tasks.put_back(left);
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()> {
+        self.tasks.end_claim(left, retry_at);
         self.answer(()).await
     }
 }

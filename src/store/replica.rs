@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    ConnectionLost, Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Reply,
-    Restriction, Restrictions, SharedState, StoreLimits, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex,
+    ConnectionLost, Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, RecordOutcome, Reply, Restriction,
+    Restrictions, SharedState, StoreLimits, StoredTask, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex,
     restrictions::Source, tasks::TaskQueue,
 };
 use crate::clock::UnixMillis;
@@ -115,7 +115,7 @@ impl Replica {
     }
 
     /// The tasks that follow from restrictions, while tokens can live that were issued despite them.
-    pub(super) fn tasks_of(&self, restrictions: &[Restriction], now: UnixMillis) -> Vec<QueuedTask> {
+    pub(super) fn tasks_of(&self, restrictions: &[Restriction], now: UnixMillis) -> Vec<StoredTask> {
         let may_concern = |restriction: &&Restriction| now < restriction.until.after(Self::TOKENS_OUTLIVE_BY);
         restrictions.iter().filter(may_concern).flat_map(|restriction| (self.tasks_of)(restriction, now)).collect()
     }

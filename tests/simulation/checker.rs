@@ -478,7 +478,7 @@ impl Checker {
         }
         for lost in self.works.iter_mut().filter(|given| !running.contains(&given.run)) {
             let has = |node: &&Node| {
-                node.data.tasks.get(&work::client_id(lost.number)).is_some_and(|queued| queued.task.due >= lost.due)
+                node.data.tasks.get(&work::client_id(lost.number)).is_some_and(|(task, _)| task.due >= lost.due)
             };
             lost.is_lost |= !nodes.iter().any(has);
         }

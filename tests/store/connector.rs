@@ -7,7 +7,7 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     redis::{ConnectionLost, Persistence, RedisAddress, RedisMode},
     store::{
-        Claim, Connect as _, Connected, DenialSource, LONGEST_WAIT, LiveToken, LogPosition, QueuedTask, Restriction,
+        Claim, Connect as _, Connected, DenialSource, LONGEST_WAIT, LiveToken, LogPosition, Restriction,
         RestrictionKind, StoredTask, TaskBacklog, TokenHolder,
     },
     tenant::TenantName,
@@ -16,8 +16,7 @@ use ably_clerk_auth::{
 use crate::{
     acl::{base, documented_commands},
     fixtures::{
-        DENIED, LIFTED, MINUTE, NOW, ago, clerk_id, connector, impatient_connector, live_token, of_user, queued,
-        restriction,
+        DENIED, LIFTED, MINUTE, NOW, ago, clerk_id, connector, impatient_connector, live_token, of_user, restriction,
     },
     redis_server::RedisServer,
 };
@@ -64,8 +63,7 @@ fn task(id: &str, due: UnixMillis) -> StoredTask {
 }
 
 async fn enqueue(redis: &Connected, tasks: &[StoredTask]) {
-    let tasks: Vec<_> = tasks.iter().cloned().map(queued).collect();
-    redis.commands.record(&[], &tasks, NOW).await.unwrap();
+    redis.commands.record(&[], tasks, NOW).await.unwrap();
 }
 
 #[tokio::test]
@@ -337,8 +335,8 @@ async fn a_task_is_claimed_once_a_lease_and_keeps_its_first_due_time() {
     assert_eq!(claim(9, now).await, []);
     let now = now.after(StoredTask::LEASE);
     assert_eq!(claim(9, now).await, tasks[..2]);
-    redis.commands.put_back(&QueuedTask { claimable: now.after(MINUTE), ..queued(task("1", NOW)) }).await.unwrap();
-    redis.commands.put_back(&QueuedTask { claimable: now, ..queued(task("unknown", NOW)) }).await.unwrap();
+    redis.commands.end_claim(&task("1", NOW), Some(now.after(MINUTE))).await.unwrap();
+    redis.commands.end_claim(&task("unknown", NOW), Some(now)).await.unwrap();
     let now = now.after(MINUTE);
     assert_eq!(claim(9, now).await.len(), 3);
 }
@@ -362,11 +360,11 @@ async fn a_task_that_was_stored_again_later_is_not_completed_for_the_earlier_tim
     for due in [NOW, later] {
         enqueue(&redis, &[task("1", due)]).await;
         // The second time by a replica that claimed it before.
-        redis.commands.complete("1", NOW).await.unwrap();
+        redis.commands.end_claim(&task("1", NOW), None).await.unwrap();
     }
-    redis.commands.complete("unknown", NOW).await.unwrap();
+    redis.commands.end_claim(&task("unknown", NOW), None).await.unwrap();
     assert_eq!(redis.commands.claim(Claim::Due(9), later).await.unwrap(), [task("1", later)]);
-    redis.commands.complete("1", later).await.unwrap();
+    redis.commands.end_claim(&task("1", later), None).await.unwrap();
     assert_eq!(redis.commands.state().await.unwrap().backlog, TaskBacklog::default());
 }
 
@@ -375,7 +373,7 @@ async fn tasks_are_stored_with_a_restriction_only_if_it_is_new() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
     let record = async |restrictions: &[Restriction], id| {
-        redis.commands.record(restrictions, &[queued(task(id, NOW))], NOW).await.unwrap();
+        redis.commands.record(restrictions, &[task(id, NOW)], NOW).await.unwrap();
         let claimed = redis.commands.claim(Claim::Named(id), NOW).await.unwrap();
         claimed.len() == 1
     };
@@ -395,14 +393,14 @@ async fn what_is_left_of_a_task_replaces_it_unless_it_was_stored_again_later() {
     let redis = connect(&server).await;
     let (later, claim) = (NOW.after(MINUTE), async |now| redis.commands.claim(Claim::Due(9), now).await.unwrap());
     enqueue(&redis, &[task("1", NOW)]).await;
-    redis.commands.complete("1", NOW).await.unwrap();
+    redis.commands.end_claim(&task("1", NOW), None).await.unwrap();
     enqueue(&redis, &[task("1", later)]).await;
     let left = StoredTask { payload: "the rest".to_owned(), ..task("1", NOW) };
-    redis.commands.put_back(&queued(left.clone())).await.unwrap();
+    redis.commands.end_claim(&left, Some(NOW)).await.unwrap();
     assert_eq!(claim(NOW).await, []);
     assert_eq!(claim(later).await, [task("1", later)]);
     let left = StoredTask { due: later, ..left };
-    redis.commands.put_back(&queued(left.clone())).await.unwrap();
+    redis.commands.end_claim(&left, Some(later)).await.unwrap();
     assert_eq!(claim(later).await, [left]);
 }
 
@@ -453,10 +451,10 @@ async fn foreign_data_is_ignored() {
         let sessions: Vec<_> = found.iter().map(|live_token| &*live_token.session).collect();
         assert_eq!(sessions, ["sess_0"], "only that is as the service writes it");
     }
-    // The store does not read payloads. It removes a task whose ID is not text.
+    // The store does not read payloads. It ignores a task whose ID is not text.
     let claimed = redis.commands.claim(Claim::Due(9), NOW).await.unwrap();
     assert!(claimed.iter().all(|task| task.payload == task.id && task.due == NOW), "{claimed:?}");
-    assert_eq!((claimed.len(), redis.commands.state().await.unwrap().backlog.count), (3, 3));
+    assert_eq!((claimed.len(), redis.commands.state().await.unwrap().backlog.count), (3, 4));
     // Restrictions that it cannot read are removed too.
     record(&redis, &[], NOW).await;
     assert_eq!(server.run::<usize>("HLEN aca:{v3}:restrictions"), 0);
@@ -479,9 +477,9 @@ async fn scripts_that_redis_does_not_know_any_more_are_sent_again() {
     forget_scripts();
     commands.claim(Claim::Due(1), NOW).await.unwrap();
     forget_scripts();
-    commands.put_back(&queued(task("1", NOW))).await.unwrap();
+    commands.end_claim(&task("1", NOW), Some(NOW)).await.unwrap();
     forget_scripts();
-    commands.complete("1", NOW).await.unwrap();
+    commands.end_claim(&task("1", NOW), None).await.unwrap();
     assert_eq!(commands.state().await.unwrap().backlog.count, 0);
     assert_eq!(recorded(&redis).await, [denial("user_1", NOW)]);
 }

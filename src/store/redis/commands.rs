@@ -8,8 +8,8 @@ use futures_util::future;
 
 use super::{
     super::{
-        Claim, Commands, LiveToken, LogPosition, QueuedTask, Reply, Restriction, SharedState, StoreLimits, StoredTask,
-        TaskBacklog, TokenHolder,
+        Claim, Commands, LiveToken, LogPosition, Reply, Restriction, SharedState, StoreLimits, StoredTask, TaskBacklog,
+        TokenHolder,
     },
     encoding::{self, time_of, warn_of_foreign_data},
     keys::{CLAIMABLE, DATA_ID, DUE, ENDS, Keys, LOG, RESTRICTIONS, TASKS},
@@ -31,8 +31,7 @@ static STATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scri
 static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/record.lua")));
 static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/register.lua")));
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/claim.lua")));
-static COMPLETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/complete.lua")));
-static PUT_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
+static END_CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/end_claim.lua")));
 
 /// Sends commands.
 pub(super) struct RedisCommands {
@@ -92,11 +91,6 @@ impl RedisCommands {
             cursor = next;
         }
     }
-
-    async fn remove_task(&self, id: &[u8], due: UnixMillis) -> Reply<()> {
-        let mut script = self.script(&COMPLETE, &[TASKS, CLAIMABLE, DUE]);
-        self.invoke(script.arg(id).arg(due.0)).await
-    }
 }
 
 #[async_trait]
@@ -117,7 +111,7 @@ impl Commands for RedisCommands {
     async fn record(
         &self,
         restrictions: &[Restriction],
-        tasks: &[QueuedTask],
+        tasks: &[StoredTask],
         now: UnixMillis,
     ) -> Reply<Vec<Option<Restriction>>> {
         let mut before = Vec::with_capacity(restrictions.len());
@@ -130,8 +124,8 @@ impl Commands for RedisCommands {
             for restriction in part {
                 script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
             }
-            for QueuedTask { task, claimable } in tasks {
-                script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0);
+            for StoredTask { id, due, payload } in tasks {
+                script.arg(id).arg(payload).arg(due.0);
             }
             let rows: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
             before.extend(rows.iter().map(|row| encoding::restriction_of(row.as_ref()?)));
@@ -170,27 +164,16 @@ impl Commands for RedisCommands {
             Claim::Named(id) => script.arg(1).arg(id),
         };
         let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
-        let mut tasks = Vec::with_capacity(claimed.len());
-        for (id, payload, due) in claimed {
-            let (payload, due) = (String::from_utf8_lossy(&payload).into_owned(), time_of(due));
-            match String::from_utf8(id) {
-                Ok(id) => tasks.push(StoredTask { id, due, payload }),
-                Err(foreign) => {
-                    warn_of_foreign_data();
-                    self.remove_task(foreign.as_bytes(), due).await?;
-                }
-            }
-        }
-        Ok(tasks)
+        let readable = claimed.into_iter().filter_map(|(id, payload, due)| {
+            let id = String::from_utf8(id).inspect_err(|_| warn_of_foreign_data()).ok()?;
+            Some(StoredTask { id, due: time_of(due), payload: String::from_utf8_lossy(&payload).into_owned() })
+        });
+        Ok(readable.collect())
     }
 
-    async fn complete(&self, id: &str, due: UnixMillis) -> Reply<()> {
-        self.remove_task(id.as_bytes(), due).await
-    }
-
-    async fn put_back(&self, left: &QueuedTask) -> Reply<()> {
-        let QueuedTask { task, claimable } = left;
-        let mut script = self.script(&PUT_BACK, &[TASKS, CLAIMABLE, DUE]);
-        self.invoke(script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0)).await
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()> {
+        let mut script = self.script(&END_CLAIM, &[TASKS, CLAIMABLE, DUE]);
+        script.arg(&left.id).arg(left.due.0).arg(&left.payload).arg(retry_at.map(|retry_at| retry_at.0));
+        self.invoke(&script).await
     }
 }
