@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ably_clerk_auth::ably::TokenFormat;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -39,11 +40,13 @@ impl Redis<'_> {
         redis::cmd(words[0]).arg(&words[1..]).exec(&mut self.connection).unwrap();
     }
 
-    fn put_live_token(&mut self, user: &str, session: &str, client_id: &str, format: &str) {
-        let format = if format == "jwt" { "j" } else { "r" };
-        let field = [session, format, "", client_id].join("\n");
-        let value = format!("9999999999999{}\n", self.key_name);
-        self.run(&["HSET", &format!("aca:{{v3}}:tokens:default:{user}"), &field, &value]);
+    fn put_live_token(&mut self, key_name: &str, user: &str, session: &str, client_id: &str, format: &str) {
+        let format = if format == "jwt" { TokenFormat::Jwt } else { TokenFormat::TokenRequest };
+        let field = postcard::to_allocvec(&(session, client_id, format, [0_u8; 4])).unwrap();
+        let signed = postcard::to_allocvec(&(key_name, None::<&str>)).unwrap();
+        let value = [b"9999999999999", &signed[..]].concat();
+        let hash = format!("aca:{{v3}}:tokens:default:{user}");
+        redis::cmd("HSET").arg(hash).arg(field).arg(value).exec(&mut self.connection).unwrap();
     }
 
     /// Without targets, a look-up finds them.
@@ -122,10 +125,9 @@ async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
             ("user_1", "sess_4", ODD),
             ("user_1", "sess_5", "bob"),
         ] {
-            written.put_live_token(user, session, client_id, format);
+            written.put_live_token(vendors.ably.key_name(), user, session, client_id, format);
         }
-        let by_forged_key = format!("9999999999999{FORGED}\n");
-        written.run(&["HSET", "aca:{v3}:tokens:default:user_1", "sess_6\nr\n\nalice", &by_forged_key]);
+        written.put_live_token(FORGED, "user_1", "sess_6", "alice", format);
         for (id, scope, targets) in [
             ("1", json!({ "of": { "user": "user_2" } }), vec![json!({ "client_id": FORGED })]),
             ("2", json!({ "of": { "user": "user_2" } }), vec![json!({ "revocation_key": FORGED })]),
