@@ -174,6 +174,8 @@ pub(crate) struct Checker {
     /// When each run was last in sync with Redis.
     in_sync_at: BTreeMap<usize, UnixMillis>,
     works: Vec<Work>,
+    /// How often replicas were told something.
+    pub(crate) tellings: usize,
     /// Which runs store or have stored which tasks of the schedule.
     storing: BTreeSet<(usize, usize)>,
     /// When Redis lost data.
@@ -342,6 +344,7 @@ impl Checker {
 
     /// A replica is being told a statement.
     pub(crate) fn told(&mut self, statement: usize, run: usize, by_clock: UnixMillis, now: UnixMillis) {
+        self.tellings += 1;
         let statement = &mut self.statements[statement];
         let end = by_clock.after(statement.lasts);
         let (first, last) = statement.ends.unwrap_or((end, end));
@@ -493,6 +496,11 @@ impl Checker {
         let LiveToken { tenant, user, client_id, .. } = live_token.clone();
         self.names.insert((tenant, user, client_id));
         self.registered.insert(LiveToken { until: UnixMillis(0), ..live_token.clone() });
+    }
+
+    /// Whether a live token of a session was ever registered.
+    pub(crate) fn has_registered(&self, tenant: &str, session: &str) -> bool {
+        self.registered.iter().any(|known| known.tenant.as_str() == tenant && known.session == session)
     }
 
     pub(crate) fn issued(&mut self, token: IssuedToken) -> usize {
@@ -764,15 +772,11 @@ impl Checker {
     /// Why Ably should not have revoked a target.
     fn find_unjustified(&self, revoked: &Revoked, faults: &FaultLog) -> Option<String> {
         let is_justified = self.statements.iter().any(|statement| {
-            is_work(revoked)
-                || statement.tenant == revoked.tenant
-                    && statement.said_at <= revoked.at
-                    && statement
-                        .facts
-                        .iter()
-                        .any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
+            statement.tenant == revoked.tenant
+                && statement.said_at <= revoked.at
+                && statement.facts.iter().any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
         });
-        (!is_justified).then(|| format!("3: revoked without a reason: {revoked:?}"))
+        (!is_justified && !is_work(revoked)).then(|| format!("3: revoked without a reason: {revoked:?}"))
     }
 
     /// Whether a fact ends tokens of a target.

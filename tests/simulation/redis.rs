@@ -698,6 +698,8 @@ impl Commands for Connection {
     }
 
     async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
+        moments::puts_back(&self.world, &left.task).await;
+        self.stop_if_crashed().await;
         self.call(Access::Write, |node, now| {
             if node.data.tasks.get(&left.task.id).is_some_and(|known| known.task.due <= left.task.due) {
                 node.write(Write::Task(left.clone()), now);
