@@ -7,7 +7,7 @@ use std::{
 };
 
 use ably_clerk_auth::{
-    ably::{Target, TokenFormat},
+    ably::{ReauthMargin, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     revocation::operator::Action,
@@ -57,8 +57,8 @@ struct Statement {
     told_in_confusion_at: Option<UnixMillis>,
     /// It was accepted, and then lost in a failover together with every replica that knew.
     is_lost: bool,
-    /// The same, for a task.
-    is_work_lost: bool,
+    /// The same, for its tasks that were stored by themselves. The run whose own tokens they concern, if not all.
+    lost_tasks: BTreeSet<Option<usize>>,
 }
 
 /// What became of a telling.
@@ -143,6 +143,8 @@ fn is_target(live_token: &LiveToken, target: &Target) -> bool {
 struct KeptTask {
     tenant: String,
     at: i64,
+    /// The run that stored it for its own tokens, when it returned.
+    late_of: Option<usize>,
     known_by: BTreeSet<usize>,
     is_done: bool,
 }
@@ -337,7 +339,7 @@ impl Checker {
             told_at: said_at,
             told_in_confusion_at: None,
             is_lost: false,
-            is_work_lost: false,
+            lost_tasks: BTreeSet::new(),
         });
         self.statements.len() - 1
     }
@@ -401,7 +403,8 @@ impl Checker {
     pub(crate) fn task_is_kept(&mut self, run: usize, task: &StoredTask) {
         let payload: serde_json::Value = serde_json::from_str(&task.payload).unwrap();
         let (tenant, at) = (payload["tenant"].as_str().unwrap().to_owned(), payload["at"].as_i64().unwrap());
-        let kept = || KeptTask { tenant, at, known_by: BTreeSet::new(), is_done: false };
+        let late_of = task.id.contains("/late/").then_some(run);
+        let kept = || KeptTask { tenant, at, late_of, known_by: BTreeSet::new(), is_done: false };
         let kept = self.tasks.entry(task.id.clone()).or_insert_with(kept);
         kept.known_by.insert(run);
     }
@@ -486,7 +489,9 @@ impl Checker {
                         && statement.facts.iter().any(|fact| fact.at.0 == task.at);
                     // What Redis lost as well is recorded late, and its tokens are looked up.
                     let is_in_redis = statement.facts.iter().any(|fact| nodes.iter().any(|node| node.data.knows(fact)));
-                    statement.is_work_lost |= is_of_task && is_in_redis;
+                    if is_of_task && is_in_redis {
+                        statement.lost_tasks.insert(task.late_of);
+                    }
                 }
             }
         }
@@ -682,7 +687,7 @@ impl Checker {
                 let is_update = statement.facts.len() > 1;
                 !is_update
                     && statement.accepted.is_some()
-                    && statement.told_in_confusion_at.is_none()
+                    && (statement.told_in_confusion_at.is_none() || statement.told.contains_key(&token.run))
                     && (is_before
                         || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
             };
@@ -734,8 +739,10 @@ impl Checker {
         for key in keys {
             let said = self.said(&key);
             let Some(top) = said.iter().max_by_key(|said| rank_of(said.fact)) else { continue };
+            let are_tasks_lost =
+                |statement: &Statement| [None, Some(token.run)].iter().any(|of| statement.lost_tasks.contains(of));
             let is_uncertain = !is_reached_by(top.statement)
-                || said.iter().any(|said| said.statement.is_lost || said.statement.is_work_lost)
+                || said.iter().any(|said| said.statement.is_lost || are_tasks_lost(said.statement))
                 || self.may_be_without_name(top);
             if is_uncertain {
                 continue;
@@ -779,35 +786,41 @@ impl Checker {
         (!is_justified && !is_work(revoked)).then(|| format!("3: revoked without a reason: {revoked:?}"))
     }
 
-    /// Whether a fact ends tokens of a target.
-    fn ends(&self, fact: &Restriction, Revoked { tenant, target, .. }: &Revoked) -> bool {
+    /// Whether a fact ends tokens of a target, with this margin.
+    fn ends(&self, fact: &Restriction, Revoked { tenant, target, margin, .. }: &Revoked) -> bool {
+        let is_session = matches!(target, Target::RevocationKey(_));
+        // JWTs of some sessions are revoked by the session.
         let has_token = |is_of: &dyn Fn(&LiveToken) -> bool| {
+            let is_alone = |token: &LiveToken| is_session == (token.format == TokenFormat::Jwt);
             let mut tokens = self.registered.iter().filter(|live_token| live_token.tenant == *tenant);
-            tokens.any(|live_token| is_target(live_token, target) && is_of(live_token))
+            tokens.any(|live_token| is_target(live_token, target) && is_alone(live_token) && is_of(live_token))
         };
         let is_name_of = |user: &String| {
             let Target::ClientId(client_id) = target else { return false };
             self.names.contains(&(tenant.clone(), user.clone(), client_id.as_str().to_owned()))
         };
-        match (&fact.subject, fact.kind) {
-            (_, RestrictionKind::Lifted(_)) => false,
+        let (ends, at_once) = match (&fact.subject, fact.kind) {
+            (_, RestrictionKind::Lifted(_)) => (false, false),
             (Subject::User(user), RestrictionKind::ClientId(digest)) => {
                 let is_other =
                     matches!(target, Target::ClientId(id) if digest != Some(ClientIdDigest::of(id.as_str())));
-                is_other && is_name_of(user)
+                (is_other && is_name_of(user), false)
             }
-            (Subject::User(user), _) => is_name_of(user),
+            (Subject::User(user), _) => (is_name_of(user), true),
             (Subject::Session(session), _) => {
                 let is_it = matches!(target, Target::RevocationKey(key) if key.as_str() == session);
-                is_it || has_token(&|token| token.session == *session)
+                (is_it || has_token(&|token| token.session == *session), is_session)
             }
             (Subject::Member { user, organization }, _) => {
-                has_token(&|token| token.user == *user && token.organization.as_ref() == Some(organization))
+                let is_of_member =
+                    |token: &LiveToken| token.user == *user && token.organization.as_ref() == Some(organization);
+                (has_token(&is_of_member), false)
             }
             (Subject::Organization(organization), _) => {
-                has_token(&|token| token.organization.as_ref() == Some(organization))
+                (has_token(&|token| token.organization.as_ref() == Some(organization)), false)
             }
-        }
+        };
+        ends && at_once == (*margin == ReauthMargin::None)
     }
 
     /// Whether every replica knew for a while that a newer statement undoes this fact for the target.
