@@ -238,7 +238,9 @@ async fn cause_one(world: Arc<World>, length: Duration) {
 /// Cuts off a replica from Redis until `end`.
 async fn cut_off(world: &Arc<World>, number: usize, lines: &[Line], end: UnixMillis) {
     let now = world.now();
-    lines.iter().for_each(|line| lock(&world.network).cut(number, *line, end));
+    for line in lines {
+        lock(&world.network).cut(number, *line, end);
+    }
     moments::is_cut_off(world, number, end);
     world.sleep_until(UnixMillis(end.0 - 1)).await;
     check_own_revocations(world, number, now);

@@ -5,7 +5,7 @@
 //! - A replica crashes, or a failover loses what it wrote, as soon as Redis has it.
 //! - An older event arrives while a newer one of its user is being recorded.
 //! - A look-up hangs.
-//! - Whoever could not perform a task puts it back late: another replica has performed it, and it is stored again.
+//! - A task is put back late: meanwhile another replica has performed it, and it is stored again.
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
@@ -156,7 +156,7 @@ fn sessions_without_tokens(world: &World) -> Vec<(usize, usize)> {
     sessions.filter(is_without).collect()
 }
 
-/// A replica puts back a task of the schedule that it could not perform.
+/// A replica puts back a task of the schedule that it could not perform. It may wait until the task is stored again.
 pub(crate) async fn puts_back(world: &World, task: &StoredTask) {
     const MOST_SECONDS: usize = 40;
     let is_stored_again = || {

@@ -29,7 +29,7 @@ pub(crate) struct Report {
 /// How long things happen in a schedule.
 const SHORT: [Duration; 3] = [Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(80)];
 /// In some, long enough for the second revocation. Then less happens at a time.
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_mins(5);
 
 pub(crate) fn is_long(length: Duration) -> bool {
     length >= LONG
