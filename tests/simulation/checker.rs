@@ -96,6 +96,8 @@ pub(crate) struct IssuedToken {
     signed_at: UnixMillis,
     /// When it was issued by its own words, and when it ends.
     at_ably: Option<(UnixMillis, UnixMillis)>,
+    /// When Redis last lost it.
+    lost_by_redis_at: Option<UnixMillis>,
     /// The replica that issued it crashed before Redis knew it, or Redis lost it with that replica. Or Redis got it back from
     /// a replica that crashed before it had caught up, and so had not looked for the restrictions that it missed.
     is_lost: bool,
@@ -119,7 +121,7 @@ fn is_work(revoked: &Revoked) -> bool {
 
 impl IssuedToken {
     pub(crate) fn new(live_token: LiveToken, minted: UnixMillis, run: usize, signed_at: UnixMillis) -> Self {
-        Self { live_token, minted, run, signed_at, at_ably: None, is_lost: false }
+        Self { live_token, minted, run, signed_at, at_ably: None, lost_by_redis_at: None, is_lost: false }
     }
 
     fn is_revoked(&self, ably: &[Revoked]) -> bool {
@@ -422,7 +424,7 @@ impl Checker {
     pub(crate) fn crashed(&mut self, run: usize, health: Health) {
         let in_sync_at = self.in_sync_at.get(&run).copied().unwrap_or(UnixMillis(0));
         for token in self.tokens.iter_mut().filter(|token| token.run == run && health != Health::Ready) {
-            token.is_lost |= in_sync_at <= token.signed_at.max(self.last_loss.unwrap_or(token.signed_at));
+            token.is_lost |= in_sync_at <= token.signed_at.max(token.lost_by_redis_at.unwrap_or(token.signed_at));
         }
         let known_by = self.statements.iter_mut().flat_map(|statement| &mut statement.known_by);
         known_by.for_each(|runs| _ = runs.remove(&run));
@@ -471,8 +473,10 @@ impl Checker {
             });
             statement.is_lost |= is_lost;
         }
-        for token in self.tokens.iter_mut().filter(|token| !running.contains(&token.run)) {
-            token.is_lost |= !nodes.iter().any(|node| node.data.has_live_token(&token.live_token));
+        let is_in_redis = |token: &IssuedToken| nodes.iter().any(|node| node.data.has_live_token(&token.live_token));
+        for token in self.tokens.iter_mut().filter(|token| !is_in_redis(token)) {
+            token.lost_by_redis_at = self.last_loss;
+            token.is_lost |= !running.contains(&token.run);
         }
         for lost in self.works.iter_mut().filter(|given| !running.contains(&given.run)) {
             let has = |node: &&Node| {
