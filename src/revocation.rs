@@ -24,8 +24,8 @@ use crate::{
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     store::{
-        Claim, ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Store, StoreError, Subject,
-        TasksOf, Topic,
+        ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Store, StoreError, StoredTask,
+        Subject, TasksOf, Topic,
     },
     tenant::{Tenant, TenantName, Tenants},
 };
@@ -78,52 +78,42 @@ impl Revocation {
             return Ok(Applied::Outdated);
         }
         let restrictions = restrictions_of(event, tenant, now);
-        let mut tasks = self.tasks_of(event, tenant, &restrictions, now);
-        let claimed: Vec<_> = tasks.iter().flat_map(|task| task.claimed("event", now)).collect();
-        let recorded = self.store.record(&restrictions, &claimed, now).await;
-        let has = |outcome| recorded.as_ref().is_ok_and(|recorded| recorded.contains(&outcome));
-        let (is_outdated, is_new) = (has(RecordOutcome::Outdated), recorded.is_err() || has(RecordOutcome::New));
-        let mut result = recorded.map(|_| ()).map_err(Incomplete::from);
-        if is_outdated {
-            // Recording has told the newer client ID.
-            tasks = self.tasks_of(event, tenant, &restrictions, now);
-        } else if let (Change::UserUpdated(user), Some(users)) = (&event.change, tenant.users()) {
+        let ending = restrictions.iter().filter(|told| !self.is_known_client_id(told));
+        let mut tasks: Vec<_> = ending.filter_map(|ending| tasks_of(event, tenant, ending, now)).collect();
+        let recorded = self.store.record(&restrictions, &tasks.concat(), now).await;
+        let is_outdated = recorded.as_ref().is_ok_and(|recorded| recorded.contains(&RecordOutcome::Outdated));
+        if let (false, Change::UserUpdated(user), Some(users)) = (is_outdated, &event.change, tenant.users()) {
             users.update(user.clone());
         }
-        for task in tasks {
-            let [first, again] = task.claimed("event", now);
-            if task.at > event.at {
-                // The newer event has not ended the tokens with the client ID of this one.
-                let recorded = self.store.record(&[], &[first.clone(), again], now).await;
-                result = result.and(recorded.map(|_| ()).map_err(Incomplete::from));
-            }
-            let to_perform = if is_new {
-                vec![first.task]
-            } else {
-                // What an earlier delivery has performed is gone.
-                self.store.claim_tasks(Claim::Named(&first.task.id), now).await
-            };
-            for stored in to_perform {
-                result = result.and(self.require_revoked(&self.perform(stored, now).await));
-            }
+        let mut result = recorded.map(|_| ()).map_err(Incomplete::from);
+        // Recording has told the newer client ID. Its event has not ended the tokens with the one of this event.
+        if let Some(newer) = restrictions.iter().find_map(|told| self.newer_client_id(told)) {
+            let late = Vec::from_iter(tasks_of(event, tenant, &newer, now));
+            let recorded = self.store.record(&[], &late.concat(), now).await;
+            result = result.and(recorded.map(|_| ()).map_err(Incomplete::from));
+            tasks.extend(late);
+        }
+        for [first, _] in tasks {
+            result = result.and(self.require_revoked(&self.perform_first(first, now).await));
         }
         result.map(|()| if is_outdated { Applied::Outdated } else { Applied::InForce })
     }
 
-    /// The revocations that follow from an event.
-    fn tasks_of(&self, event: &Event, tenant: &Tenant, restrictions: &[Restriction], now: UnixMillis) -> Vec<Task> {
-        let user = event.change.user_id();
-        let known = user.and_then(|user| {
-            self.store.restrictions().latest(&tenant.name, &Subject::User(user.to_owned()), Topic::ClientId)
-        });
-        let session_user = user.filter(|_| matches!(event.change, Change::SessionEnded { .. }));
-        let ending = restrictions.iter().filter_map(|restriction| ending(restriction, known.as_ref()));
-        let tasks = ending.filter_map(|restriction| Task::of(restriction, tenant, now)).map(|task| Task {
-            session_user: session_user.map(str::to_owned),
-            expected: tenant.expected_target(&event.change),
-            ..task
-        });
-        tasks.collect()
+    /// Whether the user has this client ID by another event. Then it ends nothing: the event that first gave it has ended the
+    /// tokens with others.
+    fn is_known_client_id(&self, told: &Restriction) -> bool {
+        self.other_client_id(told).is_some_and(|known| known.kind == told.kind)
+    }
+
+    fn newer_client_id(&self, told: &Restriction) -> Option<Restriction> {
+        self.other_client_id(told).filter(|known| known.at > told.at && known.kind != told.kind)
+    }
+
+    /// The user's client ID by another event, if this restriction is about the client ID.
+    fn other_client_id(&self, told: &Restriction) -> Option<Restriction> {
+        let RestrictionKind::ClientId(_) = told.kind else { return None };
+        let known = self.store.restrictions().latest(&told.tenant, &told.subject, Topic::ClientId);
+        known.filter(|known| known.at != told.at)
     }
 
     /// An error if Clerk has to deliver the event again.
@@ -161,25 +151,24 @@ fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restr
         }
         Change::OrganizationDeleted { organization_id } => (Subject::Organization(organization_id.clone()), marked),
     };
+    let session_user = event.change.user_id().filter(|_| matches!(subject, Subject::Session(_))).map(str::to_owned);
     let of = |kind| {
         let (tenant, until) = (tenant.name.clone(), now.after(tenant.denial));
-        Restriction { tenant, subject: subject.clone(), kind, at: event.at, until }
+        Restriction { tenant, subject: subject.clone(), kind, at: event.at, until, session_user: session_user.clone() }
     };
     kinds.into_iter().map(of).collect()
 }
 
-/// The restriction that ends tokens after an event has made this one. `known` has the user's client ID by earlier deliveries.
-///
-/// A client ID that is known ends nothing: the event that first gave it has ended the tokens with others.
-fn ending<'a>(restriction: &'a Restriction, known: Option<&'a Restriction>) -> Option<&'a Restriction> {
-    match (restriction.kind, known) {
-        (RestrictionKind::ClientId(_), Some(known)) if known.at != restriction.at && known.kind == restriction.kind => {
-            None
-        }
-        // The event is late: the newer event has not ended the tokens with this event's client ID.
-        (RestrictionKind::ClientId(_), Some(known)) if known.at > restriction.at => Some(known),
-        _ => Some(restriction),
-    }
+/// The revocations that follow from a restriction of an event.
+fn tasks_of(event: &Event, tenant: &Tenant, restriction: &Restriction, now: UnixMillis) -> Option<[StoredTask; 2]> {
+    let username = match &event.change {
+        Change::UserUpdated(user) => user.username.as_deref(),
+        Change::SessionEnded { username, .. } => username.as_deref(),
+        _ => None,
+    };
+    let expected = event.change.user_id().and_then(|user| tenant.expected_target(user, username));
+    let task = Task { expected, ..Task::of(restriction, tenant, now)? };
+    Some(task.stored("event", now))
 }
 
 /// The revocations that follow from a restriction whose event is not at hand: a Redis that lost it, or a replica that learned of
@@ -190,7 +179,7 @@ pub fn tasks_of_restriction(tenants: Arc<Tenants>, started_at: UnixMillis) -> Ta
         let tenant = tenants.named(&restriction.tenant);
         let task = tenant.and_then(|tenant| Task::of(restriction, tenant, now));
         let name = format!("late/{}/{}", started_at.0, now.0);
-        task.map(|task| task.queued(&name, now)).into_iter().flatten().collect()
+        task.map(|task| task.stored(&name, now)).into_iter().flatten().collect()
     })
 }
 
@@ -217,22 +206,11 @@ impl Tenant {
         self.denial + Task::LONGEST_TOKEN + Revocation::REPEAT_AFTER
     }
 
-    /// The client ID that the user of an event should have, to revoke if no live token is known.
-    fn expected_target(&self, change: &Change) -> Option<Target> {
-        match change {
-            Change::UserUpdated(user) => self.target_of(&user.id, user.username.as_deref()),
-            Change::SessionEnded { user_id: Some(id), username: Some(name), .. } => self.target_of(id, Some(name)),
-            _ => self.target_of_cached(change.user_id()?),
-        }
-    }
-
-    fn target_of_cached(&self, user_id: &str) -> Option<Target> {
-        let user = self.users().and_then(|users| users.cached(user_id));
-        self.target_of(user_id, user.as_ref().and_then(|user| user.username.as_deref()))
-    }
-
-    /// `None` if the client ID depends on a session token, or on an unknown username.
-    fn target_of(&self, user_id: &str, username: Option<&str>) -> Option<Target> {
+    /// The client ID that a user should have, to revoke if no live token is known. `None` if it depends on a session token, or
+    /// on a username that is not given and not cached.
+    fn expected_target(&self, user_id: &str, username: Option<&str>) -> Option<Target> {
+        let cached = self.users().and_then(|users| users.cached(user_id));
+        let username = username.or(cached.as_ref().and_then(|user| user.username.as_deref()));
         ClientId::parse(self.identity.template().of_user(user_id, username)?).ok().map(Target::ClientId)
     }
 }

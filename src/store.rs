@@ -37,7 +37,7 @@ pub use redis::{RedisConnector, RedisKeyPrefix};
 pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject, Topic};
 pub use restrictions::{Restrictions, Verdict};
 pub use state::{Forgotten, Health, OnFailure, OnForget, StoreStats, TasksOf};
-pub use tasks::{Claim, QueuedTask, StoredTask, TaskBacklog};
+pub use tasks::{Claim, StoredTask, TaskBacklog};
 
 pub use crate::redis::ConnectionLost;
 
@@ -157,7 +157,7 @@ impl Store {
     pub async fn record(
         &self,
         restrictions: &[Restriction],
-        tasks: &[QueuedTask],
+        tasks: &[StoredTask],
         now: UnixMillis,
     ) -> Result<Vec<RecordOutcome>, StoreError> {
         let replica = &self.replica;
@@ -176,7 +176,7 @@ impl Store {
         for ((outcome, told), before) in outcomes.iter_mut().zip(restrictions).zip(before) {
             if let Some(before) = before {
                 replica.learn(&before, Source::Told, now);
-                *outcome = RecordOutcome::of(Some(before.terms()), told.terms()).max(*outcome);
+                *outcome = RecordOutcome::of(Some(&before.terms()), &told.terms()).max(*outcome);
             }
         }
         Ok(outcomes)
@@ -203,31 +203,23 @@ impl Store {
         LiveTokens { live_tokens, of_others: others.map(|_| ()) }
     }
 
-    /// Claims tasks. Other replicas do not get them for [`StoredTask::LEASE`]; then they do, unless the tasks were completed or
-    /// put back.
+    /// Claims tasks: of those that this replica has itself, from an outage, and only if there are none, of those in Redis. Other
+    /// replicas do not get the latter for [`StoredTask::LEASE`]; then they do, unless the claim ended.
     ///
-    /// A replica also has tasks of its own, from an outage: a task may be performed twice.
-    pub async fn claim_tasks(&self, claim: Claim<'_>, now: UnixMillis) -> Vec<StoredTask> {
-        let mut claimed = self.replica.tasks.claim(claim, now);
-        let shared = self.in_redis(|on| async move { on.commands.claim(claim, now).await }).await;
-        for task in shared.and_then(Result::ok).unwrap_or_default() {
-            if claimed.iter().all(|own| own.id != task.id) {
-                claimed.push(task);
-            }
+    /// The same task may also be in Redis: it may be performed twice.
+    pub async fn claim_tasks(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, StoreError> {
+        let own = self.replica.tasks.claim(claim, now);
+        if !own.is_empty() {
+            return Ok(own);
         }
-        claimed
+        self.in_redis(|on| async move { on.commands.claim(claim, now).await }).await.unwrap_or(Ok(Vec::new()))
     }
 
-    /// Removes a task that was performed, unless it has become due later meanwhile.
-    pub async fn complete_task(&self, id: &str, due: UnixMillis) -> Result<(), StoreError> {
-        self.replica.tasks.complete(id, due);
-        self.in_redis(|on| async move { on.commands.complete(id, due).await }).await.unwrap_or(Ok(()))
-    }
-
-    /// Gives back what is left of a claimed task. Without effect if it was completed, or has become due later meanwhile.
-    pub async fn put_task_back(&self, left: &QueuedTask) -> Result<(), StoreError> {
-        self.replica.tasks.put_back(left);
-        self.in_redis(|on| async move { on.commands.put_back(left).await }).await.unwrap_or(Ok(()))
+    /// Ends the claim of a task: removes it, or puts back what is left of it, to be claimed from `retry_at` on. Without effect if
+    /// it was removed, or has become due later meanwhile.
+    pub async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), StoreError> {
+        self.replica.tasks.end_claim(left, retry_at);
+        self.in_redis(|on| async move { on.commands.end_claim(left, retry_at).await }).await.unwrap_or(Ok(()))
     }
 
     /// Sends a command to Redis, if the store is shared.

@@ -82,10 +82,10 @@ async fn send(admin: &AdminConfig, request: &RevocationRequestBody) -> Result<Re
 }
 
 fn as_text(report: &RevocationReport) -> String {
-    let denials = report
-        .denials
-        .iter()
-        .map(|denial| (Some(denial.outcome.is_done()), denial.subject.to_string(), denial_text(denial.outcome)));
+    let denials = report.denials.iter().map(|denial| {
+        let is_done = denial.outcome != DenialOutcome::Superseded;
+        (Some(is_done), denial.subject.to_string(), denial_text(denial.outcome))
+    });
     let has_several_keys = report.targets.windows(2).any(|two| two[0].key_name != two[1].key_name);
     let targets = report.targets.iter().map(|target| {
         let called = target.outcome.filter(|outcome| *outcome != TargetReportOutcome::NotCalled);

@@ -17,10 +17,7 @@ use super::{
 use crate::{
     ably::ReauthMargin,
     clock::UnixMillis,
-    store::{
-        DenialSource, LiveTokens, QueuedTask, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject,
-        TokenHolder,
-    },
+    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject},
     tenant::Tenant,
 };
 
@@ -54,44 +51,58 @@ impl Revocation {
             denials: subjects.into_iter().map(|subject| (subject, DenialSource::Operator)).collect(),
             ..Task::new(tenant, request.target.clone(), now, now)
         };
-        let revocations = match request.action {
+        let mut tasks = Vec::from(task.stored("request", now));
+        tasks.truncate(match request.action {
             Action::Deny(_) if !tenant.is_revocable() => 0,
             Action::Deny(duration) if duration <= Self::REPEAT_AFTER && !task.denials.is_empty() => 1,
             Action::Deny(_) => 2,
             Action::Lift => 0,
-        };
-        let mut tasks = Vec::new();
+        });
         if !request.dry_run {
-            tasks.extend(task.claimed("request", now).into_iter().take(revocations));
             let recorded = self.store.record(&restrictions, &tasks, now).await;
             for (denial, recorded) in report.denials.iter_mut().zip(recorded.iter().flatten()) {
-                if *recorded == RecordOutcome::Outdated {
+                // Of two requests in the same millisecond, the first counts.
+                if *recorded != RecordOutcome::New {
                     denial.outcome = DenialOutcome::Superseded;
                 }
             }
             result = result.and(recorded.map(|_| ()));
         }
         if request.action == Action::Lift {
-            report.warn([(report.denials.is_empty(), report::NOBODY_TO_LIFT)]);
+            report.warnings.extend(report.denials.is_empty().then(|| report::NOBODY_TO_LIFT.to_owned()));
         } else if !report.is_superseded() {
-            let live;
-            (report.targets, live) = self.report_targets(request, tenant, &task, tasks.first(), now).await;
+            let (outcomes, live): (Vec<_>, _) = if let Some(first) = tasks.first().filter(|_| !request.dry_run) {
+                let Performed { outcomes, live, .. } = self.perform_first(first.clone(), now).await;
+                (outcomes.into_iter().map(|(target, outcome)| (target, Some(outcome.into()))).collect(), live)
+            } else {
+                let (targets, live) = self.look_up(tenant, &task, now).await;
+                let not_called = (!request.dry_run).then_some(TargetReportOutcome::NotCalled);
+                (targets.into_iter().map(|target| (target, not_called)).collect(), live)
+            };
+            let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
+            let report_of = |(SignedTarget { key: key_name, target }, outcome)| {
+                let target = target.to_string();
+                TargetReport { target, key_name, allow_reauth_margin, outcome }
+            };
+            report.targets = outcomes.into_iter().map(report_of).collect();
             result = result.and(live.of_others);
             report.live_tokens = Some(match (tenant.is_revocable(), live.live_tokens.is_empty()) {
                 (false, _) => LiveTokenKnowledge::NotNoted,
                 (true, true) => LiveTokenKnowledge::NoneKnown,
                 (true, false) => LiveTokenKnowledge::Known,
             });
-            report.repeated_at = tasks.get(1).map(|again| again.claimable);
+            report.repeated_at = tasks.get(1).filter(|_| !request.dry_run).map(|again| again.due);
             report.reminder = Some(request.reminder().to_owned());
             let lacks_key = |target: &TargetReport| tenant.revocation_queue(&target.key_name).is_none();
-            report.warn([
-                (revocations == 0, report::NOT_REVOCABLE),
-                (revocations > 0 && report.targets.iter().any(lacks_key), report::KEY_MISSING),
-                (revocations > 0 && report.targets.is_empty(), report::NOTHING_TO_REVOKE),
-                (revocations == 1, report::NOT_REPEATED),
+            let warnings = [
+                (tasks.is_empty(), report::NOT_REVOCABLE),
+                (!tasks.is_empty() && report.targets.iter().any(lacks_key), report::KEY_MISSING),
+                (!tasks.is_empty() && report.targets.is_empty(), report::NOTHING_TO_REVOKE),
+                (tasks.len() == 1, report::NOT_REPEATED),
                 (report.denials.is_empty(), report::NOBODY_TO_DENY),
-            ]);
+            ];
+            report.warnings =
+                warnings.into_iter().filter(|(applies, _)| *applies).map(|(_, warning)| warning.to_owned()).collect();
         }
         report.complete = report.is_complete();
         result.map(|()| report).map_err(RequestFailed::Store)
@@ -114,9 +125,8 @@ impl Revocation {
         match target {
             RevocationScope::Of(subject) => (vec![subject.clone()], Ok(())),
             RevocationScope::FormerClientIds { user, .. } => (vec![Subject::User(user.clone())], Ok(())),
-            RevocationScope::ClientId(client_id) => {
-                let holder = TokenHolder::ClientId(client_id.as_str().to_owned());
-                let found = self.store.live_tokens(&tenant.name, &holder, now).await;
+            RevocationScope::ClientId(_) => {
+                let found = self.store.live_tokens(&tenant.name, &target.holder(None), now).await;
                 let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
                 (users.into_iter().map(Subject::User).collect(), found.of_others)
             }
@@ -134,32 +144,6 @@ impl Revocation {
             _ => DenialOutcome::Denied { until: *until },
         };
         DenialReport { subject: subject.clone(), outcome }
-    }
-
-    /// Reports what the first task revokes, or else what a task would revoke. Returns also the live tokens that were found.
-    async fn report_targets(
-        &self,
-        request: &RevocationRequest,
-        tenant: &Tenant,
-        task: &Task,
-        first: Option<&QueuedTask>,
-        now: UnixMillis,
-    ) -> (Vec<TargetReport>, LiveTokens) {
-        let allow_reauth_margin = task.scope.margin(tenant.format()) == ReauthMargin::Reauthentication;
-        let report = |SignedTarget { key: key_name, target }, outcome| TargetReport {
-            target: target.to_string(),
-            key_name,
-            allow_reauth_margin,
-            outcome,
-        };
-        if let Some(first) = first {
-            let Performed { outcomes, live, .. } = self.perform(first.task.clone(), now).await;
-            let reports = outcomes.into_iter().map(|(target, outcome)| report(target, Some(outcome.into())));
-            return (reports.collect(), live);
-        }
-        let (targets, live) = self.look_up(tenant, task, now).await;
-        let not_called = (!request.dry_run).then_some(TargetReportOutcome::NotCalled);
-        (targets.into_iter().map(|target| report(target, not_called)).collect(), live)
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     ably::{ReauthMargin, RestClient, RevokeOutcome, Target, retry_of_target},
     clock::{Clock, UnixMillis},
-    store::{Claim, DenialSource, LiveTokens, QueuedTask, RestrictionKind, StoredTask, Subject, Topic},
+    store::{Claim, DenialSource, LiveTokens, RestrictionKind, StoredTask, Subject, Topic},
     tenant::Tenant,
 };
 
@@ -41,35 +41,39 @@ impl Revocation {
     /// Performs all due tasks. Reads the time for each batch, since the one before may have waited for Ably.
     pub(super) async fn perform_due_tasks(&self, now: impl Fn() -> UnixMillis) {
         loop {
-            let claimed = self.store.claim_tasks(Claim::Due(Self::MAX_CLAIMED), now()).await;
-            let is_last = claimed.len() < Self::MAX_CLAIMED;
-            future::join_all(claimed.into_iter().map(|stored| self.perform(stored, now()))).await;
-            if is_last {
+            let claimed = self.store.claim_tasks(Claim::Due(Self::MAX_CLAIMED), now()).await.unwrap_or_default();
+            if claimed.is_empty() {
                 return;
             }
+            future::join_all(claimed.into_iter().map(|claimed| self.perform(claimed, now()))).await;
+        }
+    }
+
+    /// Performs the first task of a recorded event or request, or what is left of it.
+    pub(super) async fn perform_first(&self, first: StoredTask, now: UnixMillis) -> Performed {
+        let claimed = self.store.claim_tasks(Claim::Named(&first.id), now).await;
+        // If the store fails, the task may be performed twice.
+        match claimed.map_or(Some(first), |mut claimed| claimed.pop()) {
+            Some(claimed) => self.perform(claimed, now).await,
+            None => Performed::NOTHING,
         }
     }
 
     /// Performs a claimed task, and removes it or puts it back.
-    pub(super) async fn perform(&self, stored: StoredTask, now: UnixMillis) -> Performed {
-        let Ok(mut task) = serde_json::from_str::<Task>(&stored.payload) else {
-            if stored.due.after(StoredTask::UNREAD_FOR) < now {
+    async fn perform(&self, claimed: StoredTask, now: UnixMillis) -> Performed {
+        let Ok(mut task) = serde_json::from_str::<Task>(&claimed.payload) else {
+            if claimed.due.after(StoredTask::UNREAD_FOR) < now {
                 tracing::error!("unreadable revocation task dropped: no replica could read it for a day");
-                let _ = self.store.complete_task(&stored.id, stored.due).await;
+                let _ = self.store.end_claim(&claimed, None).await;
             } else {
                 tracing::warn!("unreadable revocation task; leaving it to a replica of another version");
             }
             return Performed::NOTHING;
         };
-        let performed = self.revoke(&mut task, stored.due, now).await;
+        let performed = self.revoke(&mut task, claimed.due, now).await;
+        let left = StoredTask { payload: task.payload(), ..claimed };
         // If the store fails here, the task becomes due again after the lease.
-        let _ = match performed.retry_at {
-            None => self.store.complete_task(&stored.id, stored.due).await,
-            Some(claimable) => {
-                let task = StoredTask { payload: task.payload(), ..stored };
-                self.store.put_task_back(&QueuedTask { task, claimable }).await
-            }
-        };
+        let _ = self.store.end_claim(&left, performed.retry_at).await;
         performed
     }
 
@@ -88,20 +92,26 @@ impl Revocation {
             Some(unrevoked) => (unrevoked.clone(), LiveTokens::NONE),
             None => self.look_up(tenant, task, now).await,
         };
-        targets.retain(|signed| !self.is_current_client_id(task, &signed.target));
+        if let RevocationScope::FormerClientIds { user, .. } = &task.scope {
+            // A former client ID may have become the current one again.
+            let current = self.newer(task, &Subject::User(user.clone()), Topic::ClientId);
+            targets.retain(|signed| match &signed.target {
+                Target::ClientId(client_id) => current != Some(RestrictionKind::client_id(client_id.as_str())),
+                Target::RevocationKey(_) => true,
+            });
+        }
         let outcomes = call_ably(tenant, task.scope.margin(tenant.format()), targets, now).await;
         let retries = outcomes.iter().filter_map(|(_, outcome)| match outcome {
             RevokeOutcome::Accepted { .. } => None,
             RevokeOutcome::Refused { .. } => Some(now.after(Self::REFUSED_RETRY)),
             RevokeOutcome::Unavailable { retry_at } => Some(retry_at.unwrap_or(soon)),
         });
-        let mut retry_at = retries.min();
-        if live.of_others.is_ok() {
+        // The known tokens are revoked, so looking for those of other replicas can wait.
+        let look_up_at = live.of_others.is_err().then(|| now.after(Self::REPEAT_AFTER));
+        let retry_at = retries.min().or(look_up_at);
+        if look_up_at.is_none() {
             let unrevoked = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
             task.unrevoked = Some(unrevoked.map(|(target, _)| target.clone()).collect());
-        } else {
-            // The known tokens are revoked, so looking for those of other replicas can wait.
-            retry_at = retry_at.or(Some(now.after(Self::REPEAT_AFTER)));
         }
         Performed { outcomes, live, retry_at }
     }
@@ -115,11 +125,23 @@ impl Revocation {
     ) -> (BTreeSet<SignedTarget>, LiveTokens) {
         let find = async |scope: &RevocationScope| {
             let holder = scope.holder(task.session_user.as_deref());
-            let live = self.store.live_tokens(&tenant.name, &holder, now).await;
+            let mut live = self.store.live_tokens(&tenant.name, &holder, now).await;
+            live.live_tokens.retain(|live_token| scope.includes(live_token));
             (scope.targets(tenant, &live.live_tokens), live)
         };
         let found = find(&task.scope).await;
-        if !found.0.is_empty() || !self.may_have_unknown_tokens(tenant, task, now) {
+        // Tokens that are not known may exist: for a whole user always; for a session only while tokens from before a restart may
+        // live, since the user's other devices have to reconnect.
+        let may_be_unknown = match task.scope {
+            RevocationScope::Of(Subject::User(_)) => true,
+            RevocationScope::Of(Subject::Session(_)) => {
+                !self.store.is_shared()
+                    && now < self.started_at.after(Task::LONGEST_TOKEN + Self::REPEAT_AFTER)
+                    && now < task.at.after(tenant.tokens_end_within())
+            }
+            _ => false,
+        };
+        if !found.0.is_empty() || !may_be_unknown {
             return found;
         }
         match (&task.expected, &task.session_user) {
@@ -128,40 +150,18 @@ impl Revocation {
         }
     }
 
-    /// Whether tokens may exist although no live token in the scope is known. Then the client ID that the user should have
-    /// is revoked: for a whole user always; for a session only while tokens from before a restart may live, since the
-    /// user's other devices have to reconnect.
-    fn may_have_unknown_tokens(&self, tenant: &Tenant, task: &Task, now: UnixMillis) -> bool {
-        match task.scope {
-            RevocationScope::Of(Subject::User(_)) => true,
-            RevocationScope::Of(Subject::Session(_)) => {
-                !self.store.is_shared()
-                    && now < self.started_at.after(Task::LONGEST_TOKEN + Self::REPEAT_AFTER)
-                    && now < task.at.after(tenant.tokens_end_within())
-            }
-            RevocationScope::Of(_) | RevocationScope::FormerClientIds { .. } | RevocationScope::ClientId(_) => false,
-        }
-    }
-
     /// Whether all denials were lifted since the event.
     fn is_lifted(&self, task: &Task) -> bool {
-        let restrictions = self.store.restrictions();
         let is_lifted = |(subject, source): &(Subject, DenialSource)| {
-            let latest = restrictions.latest(&task.tenant, subject, Topic::Denial(*source));
-            latest.is_some_and(|latest| latest.kind == RestrictionKind::Lifted(*source) && latest.at > task.at)
+            self.newer(task, subject, Topic::Denial(*source)) == Some(RestrictionKind::Lifted(*source))
         };
         !task.denials.is_empty() && task.denials.iter().all(is_lifted)
     }
 
-    /// Whether a user's former client ID has become the current one again since the event.
-    fn is_current_client_id(&self, task: &Task, target: &Target) -> bool {
-        let (RevocationScope::FormerClientIds { user, .. }, Target::ClientId(client_id)) = (&task.scope, target) else {
-            return false;
-        };
-        let subject = Subject::User(user.clone());
-        let latest = self.store.restrictions().latest(&task.tenant, &subject, Topic::ClientId);
-        let current = RestrictionKind::client_id(client_id.as_str());
-        latest.is_some_and(|latest| latest.at > task.at && latest.kind == current)
+    /// What a restriction says that is newer than the task's event.
+    fn newer(&self, task: &Task, subject: &Subject, topic: Topic) -> Option<RestrictionKind> {
+        let latest = self.store.restrictions().latest(&task.tenant, subject, topic)?;
+        (latest.at > task.at).then_some(latest.kind)
     }
 }
 

@@ -8,8 +8,8 @@ use crate::{
     ably::{ClientId, KeyName, ReauthMargin, RevocationKey, RevokeOutcome, Target, TokenFormat},
     clock::UnixMillis,
     store::{
-        ClientIdDigest, DenialSource, LiveToken, LiveTokens, QueuedTask, Restriction, RestrictionKind, StoredTask,
-        Subject, TokenHolder,
+        ClientIdDigest, DenialSource, LiveToken, LiveTokens, Restriction, RestrictionKind, StoredTask, Subject,
+        TokenHolder,
     },
     tenant::{Tenant, TenantName},
 };
@@ -46,33 +46,28 @@ impl Task {
             RestrictionKind::Denied(source) => vec![(restriction.subject.clone(), source)],
             _ => Vec::new(),
         };
-        Some(Self { denials, ..Self::new(tenant, scope, restriction.at, now) })
+        let session_user = restriction.session_user.clone();
+        Some(Self { session_user, denials, ..Self::new(tenant, scope, restriction.at, now) })
     }
 
     pub(super) fn new(tenant: &Tenant, scope: RevocationScope, at: UnixMillis, now: UnixMillis) -> Self {
         // A replica that does not know of the denial may issue tokens until the denial ends.
         let until = now.after(tenant.tokens_end_within());
         let expected = match &scope {
-            RevocationScope::Of(Subject::User(user)) => tenant.target_of_cached(user),
+            RevocationScope::Of(Subject::User(user)) => tenant.expected_target(user, None),
             _ => None,
         };
         let (tenant, denials) = (tenant.name.clone(), Vec::new());
         Self { tenant, scope, session_user: None, expected, unrevoked: None, at, until, denials }
     }
 
-    /// The first revocation and the second, for any replica to perform. `name` is part of their IDs.
-    pub(super) fn queued(&self, name: &str, now: UnixMillis) -> [QueuedTask; 2] {
+    /// The first revocation and the second. `name` is part of their IDs: an event has the same at every delivery.
+    pub(super) fn stored(&self, name: &str, now: UnixMillis) -> [StoredTask; 2] {
         let scope = serde_json::to_string(&self.scope).unwrap_or_default();
         [("first", now), ("again", now.after(Self::REPEAT_AFTER))].map(|(turn, due)| {
             let id = format!("{}/{scope}/{}/{name}/{turn}", self.tenant, self.at.0);
-            QueuedTask { task: StoredTask { id, due, payload: self.payload() }, claimable: due }
+            StoredTask { id, due, payload: self.payload() }
         })
-    }
-
-    /// The same, but this replica has claimed the first. An event has the same `name` at every delivery.
-    pub(super) fn claimed(&self, name: &str, now: UnixMillis) -> [QueuedTask; 2] {
-        let [first, again] = self.queued(name, now);
-        [QueuedTask { claimable: now.after(StoredTask::LEASE), ..first }, again]
     }
 
     pub(super) fn payload(&self) -> String {
@@ -120,16 +115,13 @@ impl RevocationScope {
     /// What the live tokens are looked up by: if possible by their user, which costs least. `session_user` is the user of a
     /// session, if known.
     pub(super) fn holder(&self, session_user: Option<&str>) -> TokenHolder {
+        let id = self.id().to_owned();
         match (self, session_user) {
-            (Self::Of(Subject::Session(session)), Some(user)) => {
-                TokenHolder::UserSession { user: user.to_owned(), session: session.clone() }
-            }
-            (Self::Of(Subject::Session(session)), None) => TokenHolder::Session(session.clone()),
-            (Self::Of(Subject::User(user) | Subject::Member { user, .. }) | Self::FormerClientIds { user, .. }, _) => {
-                TokenHolder::User(user.clone())
-            }
-            (Self::Of(Subject::Organization(organization)), _) => TokenHolder::Organization(organization.clone()),
-            (Self::ClientId(client_id), _) => TokenHolder::ClientId(client_id.as_str().to_owned()),
+            (Self::Of(Subject::Session(_)), Some(user)) => TokenHolder::User(user.to_owned()),
+            (Self::Of(Subject::Session(_)), None) => TokenHolder::Session(id),
+            (Self::Of(Subject::Organization(_)), _) => TokenHolder::Organization(id),
+            (Self::ClientId(_), _) => TokenHolder::ClientId(id),
+            _ => TokenHolder::User(id),
         }
     }
 
@@ -157,19 +149,18 @@ impl RevocationScope {
         };
         let is_of_sessions =
             matches!(self, Self::Of(Subject::Session(_) | Subject::Member { .. } | Subject::Organization(_)));
-        let of_live_tokens =
-            live_tokens.iter().filter(|live_token| self.includes(live_token)).filter_map(|live_token| {
-                let LiveToken { session, client_id, format, key, .. } = live_token;
-                let is_jwt = *format == TokenFormat::Jwt;
-                let target = if is_of_sessions && is_jwt { by_session(session) } else { by_client_id(client_id) };
-                Some(SignedTarget { key: key.clone(), target: target? })
-            });
+        let of_live_tokens = live_tokens.iter().filter_map(|LiveToken { session, client_id, format, key, .. }| {
+            let is_jwt = *format == TokenFormat::Jwt;
+            let target = if is_of_sessions && is_jwt { by_session(session) } else { by_client_id(client_id) };
+            Some(SignedTarget { key: key.clone(), target: target? })
+        });
         SignedTarget::by_all_keys(tenant, even_if_unknown.as_ref()).into_iter().chain(of_live_tokens).collect()
     }
 
     /// Whether a live token of this scope's holder is in the scope.
-    fn includes(&self, live_token: &LiveToken) -> bool {
+    pub(super) fn includes(&self, live_token: &LiveToken) -> bool {
         match self {
+            Self::Of(Subject::Session(session)) => live_token.session == *session,
             Self::Of(Subject::Member { organization, .. }) => live_token.organization.as_ref() == Some(organization),
             Self::FormerClientIds { client_id, .. } => *client_id != Some(ClientIdDigest::of(&live_token.client_id)),
             Self::Of(_) | Self::ClientId(_) => true,

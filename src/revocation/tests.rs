@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     ably::{ReauthMargin, RevocationKey},
     clerk::{Change, Claims, Organization, Scoped, Session, User},
-    store::{LiveToken, StoreLimits, Verdict},
+    store::{LiveToken, StoreLimits, TokenHolder, Verdict},
     tenant::fixtures,
 };
 
@@ -195,7 +195,8 @@ async fn an_event_changes_nothing_if_it_is_so_old_that_a_newer_one_may_be_forgot
 }
 
 fn targets(scope: &RevocationScope, format: TokenFormat, live_tokens: &[LiveToken]) -> Vec<Target> {
-    let targets = scope.targets(&tenant(format, "{username}"), live_tokens);
+    let included: Vec<_> = live_tokens.iter().filter(|live_token| scope.includes(live_token)).cloned().collect();
+    let targets = scope.targets(&tenant(format, "{username}"), &included);
     targets.into_iter().map(|signed| signed.target).collect()
 }
 
@@ -223,11 +224,7 @@ async fn a_jwt_is_revoked_by_its_session_and_every_other_token_by_client_id() {
                 live_token("user_1", "sess_3", Some("org_2"), "alice-2"),
             ];
             let live = of_session.map(|live_token| LiveToken { format, ..live_token });
-            let live = match scope {
-                RevocationScope::Of(Subject::Session(_)) => &live[..1],
-                RevocationScope::ClientId(_) => &[],
-                _ => &live[..],
-            };
+            let live = if matches!(scope, RevocationScope::ClientId(_)) { &[] } else { &live[..] };
             let expected = if format == TokenFormat::Jwt { &of_jwt } else { &of_others };
             assert_eq!(targets(scope, format, live), *expected, "{scope:?} {format}");
         }
@@ -265,6 +262,21 @@ fn after_a_change_of_format_tokens_of_the_former_format_are_revoked_too() {
 }
 
 #[test]
+fn the_tokens_of_a_session_are_looked_up_by_its_user_also_when_its_denial_is_written_to_redis_again() {
+    let tenant = tenant(TokenFormat::TokenRequest, "{username}");
+    for (user_id, holder) in
+        [(Some("user_1"), TokenHolder::User("user_1".into())), (None, TokenHolder::Session("sess_1".into()))]
+    {
+        let user_id = user_id.map(str::to_owned);
+        let change = Change::SessionEnded { session_id: "sess_1".into(), user_id, username: None };
+        let [denial] = &restrictions_of(&Event { at: NOW, change }, &tenant, NOW)[..] else { panic!("one denial") };
+        let written: Restriction = serde_json::from_str(&serde_json::to_string(denial).unwrap()).unwrap();
+        let scope = RevocationScope::of(&written).unwrap();
+        assert_eq!(scope.holder(written.session_user.as_deref()), holder);
+    }
+}
+
+#[test]
 fn an_update_gives_the_client_id_if_it_depends_on_nothing_but_the_username() {
     let named = |template, username: Option<&str>| {
         let user = User { username: username.map(str::to_owned), ..user(1, false) };
@@ -293,16 +305,14 @@ fn a_client_id_ends_tokens_when_it_is_new_and_not_when_it_is_known() {
         restrictions_of(&event, &tenant(TokenFormat::Jwt, "{username}"), NOW)
     };
     let ended = |name, at, before: Option<(&'static str, u64)>| {
-        let store = Store::in_memory(&StoreLimits::default(), Arc::new(|_| {}));
+        let revocation = revocation();
         let before = before.map(|(name, at)| named(name, at)).unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(store.record(&before, &[], NOW)).unwrap();
-        let user = Subject::User("user_1".to_owned());
-        let before = store.restrictions().latest(&TenantName::default(), &user, Topic::ClientId);
-        named(name, at).iter().find_map(|restriction| {
-            let ending = ending(restriction, before.as_ref())?;
-            Some((RevocationScope::of(ending)?, ending.at))
-        })
+        runtime.block_on(revocation.store.record(&before, &[], NOW)).unwrap();
+        let restrictions = named(name, at);
+        let newer = restrictions.iter().filter_map(|told| revocation.newer_client_id(told));
+        let told = restrictions.iter().filter(|told| !revocation.is_known_client_id(told)).cloned();
+        newer.chain(told).find_map(|ending| Some((RevocationScope::of(&ending)?, ending.at)))
     };
     let all_but = |name, at| {
         let client_id = Some(ClientIdDigest::of(name));

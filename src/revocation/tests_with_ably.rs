@@ -17,7 +17,7 @@ use crate::{
     },
     clerk::{Change, User},
     store::{
-        Commands as _, LiveToken, QueuedTask, StoreLimits, StoredTask, TokenHolder,
+        Commands as _, LiveToken, StoreLimits, StoredTask, TokenHolder,
         fixtures::{Failure, MemoryRedis},
     },
     tenant::fixtures,
@@ -414,8 +414,8 @@ async fn the_next_delivery_takes_over_from_a_replica_that_died() {
     let event = Event { at: scene.now, change };
     let tenant = scene.revocation.tenants.only().unwrap();
     let restrictions = restrictions_of(&event, tenant, scene.now);
-    let tasks = scene.revocation.tasks_of(&event, tenant, &restrictions, scene.now);
-    scene.revocation.store.record(&restrictions, &tasks[0].claimed("event", scene.now), scene.now).await.unwrap();
+    let tasks = tasks_of(&event, tenant, &restrictions[0], scene.now).unwrap();
+    scene.revocation.store.record(&restrictions, &tasks, scene.now).await.unwrap();
     for _ in 0..2 {
         scene.sign_out().await;
         assert_eq!(scene.revoked().len(), 1);
@@ -609,7 +609,7 @@ async fn an_unreadable_task_is_kept_for_a_day() {
     let scene = Scene::start().await;
     let store = &scene.revocation.store;
     let task = StoredTask { id: "1".into(), due: scene.now, payload: "{\"of\":\"another version\"}".into() };
-    store.record(&[], &[QueuedTask { claimable: task.due, task }], scene.now).await.unwrap();
+    store.record(&[], &[task], scene.now).await.unwrap();
     let day = Duration::from_hours(24);
     for (after, tasks) in [(Duration::ZERO, 1), (day, 1), (day + Duration::from_mins(2), 0)] {
         scene.perform_due_tasks(after).await;
@@ -673,6 +673,7 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
         let queues = if is_revocable { revocable.revocation_queues.clone() } else { Vec::new() };
         let tenant = Tenant { revocation_queues: queues, ..revocable };
         let denial = Restriction {
+            session_user: None,
             tenant: tenant.name.clone(),
             subject: Subject::User("user_0".into()),
             kind: RestrictionKind::Denied(DenialSource::Clerk),

@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc};
 
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, metrics::MetricType};
 
-use super::{Health, Store, StoreStats, TaskBacklog};
-use crate::clock::Clock;
+use super::{Health, Store, StoreStats};
+use crate::clock::{Clock, UnixMillis};
 
 /// Collects the metrics of a store.
 #[derive(derive_more::Debug)]
@@ -21,8 +21,7 @@ impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let now = (self.clock)();
         let StoreStats { health, restrictions, live_tokens, tasks, outages, .. } = self.store.stats(now);
-        let TaskBacklog { count: waiting, oldest_due } = tasks;
-        let overdue = oldest_due.map_or(0, |due| now.0.saturating_sub(due.0).max(0) / 1000);
+        let overdue = |due: UnixMillis| usize::try_from(now.0.saturating_sub(due.0) / 1000).unwrap_or(0);
 
         let help = "1 for the current state of the store, 0 for the others.";
         let mut state = encoder.encode_descriptor("store_state", help, None, MetricType::Gauge)?;
@@ -30,25 +29,22 @@ impl Collector for StoreCollector {
             state.encode_family(&[("state", each.as_str())])?.encode_gauge(&u64::from(each == health))?;
         }
         for (name, help, value) in [
-            ("store_restrictions", "Denials and marks in force.", count(restrictions)),
-            ("store_live_tokens", "Live tokens that this replica issued.", count(live_tokens)),
-            ("store_work", "Revocation tasks that wait.", count(waiting)),
+            ("store_restrictions", "Denials and marks in force.", restrictions),
+            ("store_live_tokens", "Live tokens that this replica issued.", live_tokens),
+            ("store_work", "Revocation tasks that wait.", tasks.count),
             (
                 "store_work_overdue_seconds",
                 "How long the oldest revocation task has been due; 0 if none is due.",
-                overdue.unsigned_abs(),
+                tasks.oldest_due.map_or(0, overdue),
             ),
         ] {
+            let value = u64::try_from(value).unwrap_or(u64::MAX);
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
         // The text format writes the samples of gauges and counters alike.
         let help = "Outages of Redis since the start.";
         encoder.encode_descriptor("store_outages", help, None, MetricType::Counter)?.encode_gauge(&outages)
     }
-}
-
-fn count(items: usize) -> u64 {
-    u64::try_from(items).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -62,8 +58,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::UnixMillis,
-        store::{DenialSource, QueuedTask, Restriction, RestrictionKind, StoreLimits, StoredTask, Subject},
+        store::{DenialSource, Restriction, RestrictionKind, StoreLimits, StoredTask, Subject},
         tenant::TenantName,
     };
 
@@ -131,6 +126,7 @@ mod tests {
         assert_eq!(nonzero(), ["state{state=\"ready\"} 1"]);
 
         let restriction = Restriction {
+            session_user: None,
             tenant: TenantName::default(),
             subject: Subject::User("user_1".to_owned()),
             kind: RestrictionKind::Denied(DenialSource::Clerk),
@@ -140,7 +136,7 @@ mod tests {
         store.record(&[restriction], &[], START).await.unwrap();
         for due in [Duration::from_mins(1), Duration::from_mins(2)] {
             let task = StoredTask { id: format!("{due:?}"), due: START.after(due), payload: String::new() };
-            store.record(&[], &[QueuedTask { claimable: task.due, task }], START).await.unwrap();
+            store.record(&[], &[task], START).await.unwrap();
         }
         assert_eq!(nonzero(), ["restrictions 1", "state{state=\"ready\"} 1", "work 2"]);
         time.store(START.after(Duration::from_mins(3)).0, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use super::{Claim, LiveToken, LogPage, LogPosition, QueuedTask, Restriction, StoredTask, TaskBacklog, TokenHolder};
+use super::{Claim, LiveToken, LogPage, LogPosition, Restriction, StoredTask, TaskBacklog, TokenHolder};
 use crate::{clock::UnixMillis, redis::ConnectionLost, tenant::TenantName};
 
 /// Connects to the Redis that replicas share.
@@ -72,7 +72,7 @@ pub trait Commands: Send + Sync {
     async fn record(
         &self,
         restrictions: &[Restriction],
-        tasks: &[QueuedTask],
+        tasks: &[StoredTask],
         now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost>;
 
@@ -91,9 +91,7 @@ pub trait Commands: Send + Sync {
     /// Claims tasks for [`StoredTask::LEASE`]. Their due times are the first ones.
     async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost>;
 
-    /// Removes a task that was due at `due`, unless it has become due later meanwhile.
-    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost>;
-
-    /// Replaces what is left of a task, unless it was completed or has become due later meanwhile.
-    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost>;
+    /// Ends the claim of a task: removes it, or puts back what is left of it, to be claimed from `retry_at` on. Without effect if
+    /// it was removed, or has become due later meanwhile.
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), ConnectionLost>;
 }

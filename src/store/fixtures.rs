@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::{
-    Claim, Commands, Connect, Connected, ConnectionLost, Health, LiveToken, LogPage, LogPosition, OnFailure,
-    QueuedTask, ReadLog, RecordOutcome, Restriction, SharedState, Store, StoreLimits, StoredTask, TasksOf, TokenHolder,
-    Wait, live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
+    Claim, Commands, Connect, Connected, ConnectionLost, Health, LiveToken, LogPage, LogPosition, OnFailure, ReadLog,
+    RecordOutcome, Restriction, SharedState, Store, StoreLimits, StoredTask, TasksOf, TokenHolder, Wait,
+    live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
 
@@ -148,14 +148,14 @@ impl Commands for Arc<MemoryRedis> {
     async fn record(
         &self,
         restrictions: &[Restriction],
-        tasks: &[QueuedTask],
+        tasks: &[StoredTask],
         _now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
         let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
         for restriction in restrictions {
             let known = self.restrictions.lock().unwrap().get(&restriction.key()).cloned();
             let terms = known.as_ref().map(Restriction::terms);
-            is_any_new |= RecordOutcome::of(terms, restriction.terms()) == RecordOutcome::New;
+            is_any_new |= RecordOutcome::of(terms.as_ref(), &restriction.terms()) == RecordOutcome::New;
             if terms.is_none_or(|known| known.compare(&restriction.terms()).is_lt()) {
                 self.restrictions.lock().unwrap().insert(restriction.key(), restriction.clone());
                 self.log.lock().unwrap().push(restriction.clone());
@@ -193,13 +193,8 @@ impl Commands for Arc<MemoryRedis> {
         self.answer(self.tasks.claim(claim, now)).await
     }
 
-    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
-        self.tasks.complete(id, due);
-        self.answer(()).await
-    }
-
-    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
-        self.tasks.put_back(left);
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), ConnectionLost> {
+        self.tasks.end_claim(left, retry_at);
         self.answer(()).await
     }
 }

@@ -47,18 +47,11 @@ pub struct LiveToken {
 pub enum TokenHolder {
     /// A user.
     User(String),
-    /// A session of a user. Costs less than a session alone.
-    UserSession {
-        /// The user.
-        user: String,
-        /// The session.
-        session: String,
-    },
-    /// A session. Without Redis, all live tokens are searched.
-    Session(String),
     /// All sessions in which an organization is active. Without Redis, all live tokens are searched.
     Organization(String),
-    /// A client ID. Without Redis, all live tokens are searched.
+    /// A session whose user is not known. All live tokens are searched.
+    Session(String),
+    /// A client ID. All live tokens are searched.
     ClientId(String),
 }
 
@@ -95,12 +88,12 @@ impl LiveToken {
     }
 
     /// Whether a holder has this token.
-    pub(super) fn is_of(&self, holder: &TokenHolder) -> bool {
+    #[must_use]
+    pub fn is_of(&self, holder: &TokenHolder) -> bool {
         match holder {
             TokenHolder::User(user) => self.user == *user,
-            TokenHolder::UserSession { user, session } => self.user == *user && self.session == *session,
-            TokenHolder::Session(session) => self.session == *session,
             TokenHolder::Organization(organization) => self.organization.as_ref() == Some(organization),
+            TokenHolder::Session(session) => self.session == *session,
             TokenHolder::ClientId(client_id) => self.client_id == *client_id,
         }
     }
@@ -109,6 +102,7 @@ impl LiveToken {
 /// The live tokens that this replica issued. Ended ones are removed within a minute.
 #[derive(Debug)]
 pub(super) struct LiveTokenIndex {
+    /// Threads that add one at the same time can exceed it by one each.
     max: usize,
     count: AtomicUsize,
     /// Each has the users of some hashes. Only one is locked at a time.
@@ -146,8 +140,9 @@ impl LiveTokenIndex {
 
     /// Adds or extends a live token.
     pub(super) fn put(&self, live_token: &LiveToken, now: UnixMillis) -> Result<(), StoreError> {
-        if self.count.load(Ordering::Relaxed) >= self.max {
-            self.shards.iter().for_each(|shard| self.sweep(&mut lock(shard), now));
+        let is_full = || self.count.load(Ordering::Relaxed) >= self.max;
+        if is_full() {
+            self.count(now);
         }
         let hash = hash_of(&(&live_token.tenant, &live_token.user));
         let mut shard = self.shard(hash);
@@ -156,8 +151,11 @@ impl LiveTokenIndex {
         let mut put = Ok(());
         if let Some(known) = live_tokens.iter_mut().find(|known| known.is_same_but_for_end(live_token)) {
             known.until = known.until.max(live_token.until);
+        } else if is_full() {
+            put = Err(StoreError::Full);
         } else {
-            put = self.count_one_more().map(|()| live_tokens.push(live_token.clone()));
+            self.count.fetch_add(1, Ordering::Relaxed);
+            live_tokens.push(live_token.clone());
         }
         shard.set(hash, &live_tokens);
         put
@@ -175,12 +173,12 @@ impl LiveTokenIndex {
     pub(super) fn find(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Vec<LiveToken> {
         let is_sought = |found: &LiveToken| found.tenant == *tenant && found.is_of(holder) && found.until > now;
         let id = match holder {
-            TokenHolder::User(user) | TokenHolder::UserSession { user, .. } => {
+            TokenHolder::User(user) => {
                 let hash = hash_of(&(tenant, user));
                 let batch = self.shard(hash).batches.get(&hash).map(|batch| decoded(batch));
                 return batch.unwrap_or_default().into_iter().filter(is_sought).collect();
             }
-            TokenHolder::Session(id) | TokenHolder::Organization(id) | TokenHolder::ClientId(id) => id,
+            TokenHolder::Organization(id) | TokenHolder::Session(id) | TokenHolder::ClientId(id) => id,
         };
         let id = memmem::Finder::new(id);
         let mut found = Vec::new();
@@ -192,6 +190,7 @@ impl LiveTokenIndex {
         found
     }
 
+    /// Removes ended live tokens first.
     pub(super) fn count(&self, now: UnixMillis) -> usize {
         self.shards.iter().for_each(|shard| self.sweep(&mut lock(shard), now));
         self.count.load(Ordering::Relaxed)
@@ -223,13 +222,6 @@ impl LiveTokenIndex {
         live_tokens.retain(|live_token| live_token.until > now);
         self.count.fetch_sub(all - live_tokens.len(), Ordering::Relaxed);
         live_tokens
-    }
-
-    /// Counts one more live token, unless there are too many.
-    fn count_one_more(&self) -> Result<(), StoreError> {
-        let one_more = |count| (count < self.max).then_some(count + 1);
-        let added = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        added.map(|_| ()).map_err(|_| StoreError::Full)
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {

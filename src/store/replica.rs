@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, QueuedTask, RecordOutcome, Restriction, Restrictions,
-    SharedState, StoreLimits, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex, restrictions::Source,
-    tasks::TaskQueue,
+    Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, RecordOutcome, Restriction, Restrictions,
+    SharedState, StoreLimits, StoredTask, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex,
+    restrictions::Source, tasks::TaskQueue,
 };
 use crate::clock::UnixMillis;
 
@@ -117,20 +117,20 @@ impl Replica {
     }
 
     /// Some of the restrictions that Redis may lack, with tasks. If Redis lacks one, it lacks the tasks that followed from it too.
-    pub(super) fn missing(&self, max: usize, now: UnixMillis) -> (Vec<Restriction>, Vec<QueuedTask>) {
+    pub(super) fn missing(&self, max: usize, now: UnixMillis) -> (Vec<Restriction>, Vec<StoredTask>) {
         let missing = self.restrictions.unrecorded(max);
         let tasks = missing.iter().flat_map(|restriction| self.tasks_of(restriction, now)).collect();
         (missing, tasks)
     }
 
     /// Tasks of the restrictions that concern tokens which look-ups may not have found.
-    pub(super) fn late_tasks(&self, now: UnixMillis) -> Vec<QueuedTask> {
+    pub(super) fn late_tasks(&self, now: UnixMillis) -> Vec<StoredTask> {
         let unfound = self.progress().unfound.clone();
         self.restrictions.about(&unfound).iter().flat_map(|late| self.tasks_of(late, now)).collect()
     }
 
     /// The tasks that follow from a restriction, while tokens can live that were issued despite it.
-    fn tasks_of(&self, restriction: &Restriction, now: UnixMillis) -> Vec<QueuedTask> {
+    fn tasks_of(&self, restriction: &Restriction, now: UnixMillis) -> Vec<StoredTask> {
         let may_concern = now < restriction.until.after(Self::TOKENS_OUTLIVE_BY);
         if may_concern { (self.tasks_of)(restriction, now) } else { Vec::new() }
     }

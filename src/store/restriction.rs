@@ -114,14 +114,18 @@ pub struct Restriction {
     pub at: UnixMillis,
     /// When it expires.
     pub until: UnixMillis,
+    /// The session's user, if the subject is a session and the user is known. Live tokens are found by their users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_user: Option<String>,
 }
 
 /// A restriction without its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Terms {
     pub(super) kind: RestrictionKind,
     pub(super) at: UnixMillis,
     pub(super) until: UnixMillis,
+    session_user: Option<String>,
 }
 
 /// What became of a restriction.
@@ -136,10 +140,10 @@ pub enum RecordOutcome {
 }
 
 impl RecordOutcome {
-    pub(super) fn of(known: Option<Terms>, new: Terms) -> Self {
+    pub(super) fn of(known: Option<&Terms>, new: &Terms) -> Self {
         match known {
             Some(known) if known.precedence() == new.precedence() => Self::Repeated,
-            Some(known) if known.compare(&new) == Ordering::Greater => Self::Outdated,
+            Some(known) if known.compare(new) == Ordering::Greater => Self::Outdated,
             _ => Self::New,
         }
     }
@@ -160,14 +164,14 @@ impl Restriction {
     }
 
     pub(super) fn terms(&self) -> Terms {
-        Terms { kind: self.kind, at: self.at, until: self.until }
+        Terms { kind: self.kind, at: self.at, until: self.until, session_user: self.session_user.clone() }
     }
 }
 
 impl RestrictionKey {
-    pub(super) fn with(&self, terms: Terms) -> Restriction {
-        let Terms { kind, at, until } = terms;
-        Restriction { tenant: self.tenant.clone(), subject: self.subject.clone(), kind, at, until }
+    pub(super) fn with(&self, terms: &Terms) -> Restriction {
+        let Terms { kind, at, until, session_user } = terms.clone();
+        Restriction { tenant: self.tenant.clone(), subject: self.subject.clone(), kind, at, until, session_user }
     }
 }
 

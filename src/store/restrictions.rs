@@ -72,7 +72,7 @@ impl Restrictions {
             return Verdict::Denied;
         }
         let outdating = |key: &RestrictionKey| {
-            known.terms(key).filter(|latest| latest.is_active(now) && session.issued_at <= latest.at)
+            known.terms.get(key).filter(|latest| latest.is_active(now) && session.issued_at <= latest.at)
         };
         key.topic = Topic::ClientId;
         let current = outdating(&key).zip(client_id);
@@ -91,8 +91,7 @@ impl Restrictions {
     #[must_use]
     pub fn latest(&self, tenant: &TenantName, subject: &Subject, topic: Topic) -> Option<Restriction> {
         let key = RestrictionKey { tenant: tenant.clone(), subject: subject.clone(), topic };
-        let terms = self.read().terms(&key)?;
-        Some(key.with(terms))
+        self.read().terms.get(&key).map(|terms| key.with(terms))
     }
 
     /// Whether a source denies a session or a user.
@@ -111,15 +110,15 @@ impl Restrictions {
     pub(super) fn apply(&self, restriction: &Restriction, source: Source, now: UnixMillis) -> RecordOutcome {
         let (key, new) = (Arc::new(restriction.key()), restriction.terms());
         let mut known = self.write();
-        let old = known.apply(&key, new, now, self.max_ended);
+        let old = known.apply(&key, &new, now, self.max_ended);
         if source == Source::Redis {
-            if old.is_none_or(|old| old.compare(&new).is_le()) {
+            if old.as_ref().is_none_or(|old| old.compare(&new).is_le()) {
                 known.unrecorded.remove(&key);
             } else {
                 known.unrecorded.insert(key);
             }
         }
-        RecordOutcome::of(old, new)
+        RecordOutcome::of(old.as_ref(), &new)
     }
 
     /// Notes that Redis may lack the newest ones with the keys of these.
@@ -143,7 +142,7 @@ impl Restrictions {
     /// Some of those that Redis may lack.
     pub(super) fn unrecorded(&self, max: usize) -> Vec<Restriction> {
         let known = self.read();
-        let unrecorded = known.unrecorded.iter().filter_map(|key| Some(key.with(known.terms(key)?)));
+        let unrecorded = known.unrecorded.iter().filter_map(|key| Some(key.with(known.terms.get(key)?)));
         unrecorded.take(max).collect()
     }
 
@@ -151,7 +150,7 @@ impl Restrictions {
     pub(super) fn about(&self, subjects: &HashSet<u64>) -> Vec<Restriction> {
         let known = self.read();
         let about = known.terms.iter().filter(|(key, _)| subjects.contains(&hash_of(&(&key.tenant, &key.subject))));
-        let mut about: Vec<_> = about.map(|(key, terms)| key.with(*terms)).collect();
+        let mut about: Vec<_> = about.map(|(key, terms)| key.with(terms)).collect();
         about.sort_unstable_by_key(Restriction::key);
         about
     }
@@ -171,22 +170,18 @@ impl Restrictions {
 }
 
 impl Known {
-    fn terms(&self, key: &RestrictionKey) -> Option<Terms> {
-        self.terms.get(key).copied()
-    }
-
     fn is_denied(&self, key: &mut RestrictionKey, now: UnixMillis) -> bool {
         [DenialSource::Clerk, DenialSource::Operator].into_iter().any(|source| {
             key.topic = Topic::Denial(source);
-            self.terms(key).is_some_and(|terms| terms.is_active(now))
+            self.terms.get(key).is_some_and(|terms| terms.is_active(now))
         })
     }
 
     /// Applies a restriction, unless it yields to the known one with its key. Returns the one that was known.
-    fn apply(&mut self, key: &Arc<RestrictionKey>, new: Terms, now: UnixMillis, max_ended: usize) -> Option<Terms> {
-        let old = self.terms(key);
-        if old.is_none_or(|old| old.compare(&new).is_lt()) {
-            if let Some(old) = old {
+    fn apply(&mut self, key: &Arc<RestrictionKey>, new: &Terms, now: UnixMillis, max_ended: usize) -> Option<Terms> {
+        let old = self.terms.get(key).cloned();
+        if old.as_ref().is_none_or(|old| old.compare(new).is_lt()) {
+            if let Some(old) = &old {
                 self.active.remove(&(old.until, Arc::clone(key)));
                 self.ended.remove(&(old.remembered_until(), Arc::clone(key)));
             }
@@ -195,7 +190,7 @@ impl Known {
             } else {
                 self.ended.insert((new.remembered_until(), Arc::clone(key)));
             }
-            self.terms.insert(Arc::clone(key), new);
+            self.terms.insert(Arc::clone(key), new.clone());
         }
         self.expire(now, max_ended);
         old
@@ -205,7 +200,7 @@ impl Known {
     fn expire(&mut self, now: UnixMillis, max_ended: usize) {
         while let Some((_, key)) = self.active.first().filter(|(end, _)| *end <= now).cloned() {
             self.active.pop_first();
-            if let Some(terms) = self.terms(&key) {
+            if let Some(terms) = self.terms.get(&key) {
                 self.ended.insert((terms.remembered_until(), key));
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{QueuedTask, Restriction, TaskBacklog};
+use super::{Restriction, StoredTask, TaskBacklog};
 use crate::{clock::UnixMillis, tenant::TenantName};
 
 /// What happens during an outage of Redis.
@@ -76,4 +76,4 @@ pub enum Forgotten<'a> {
 pub type OnForget = Arc<dyn Fn(Forgotten<'_>) + Send + Sync>;
 
 /// The tasks that find and revoke all tokens that a restriction ends, each time with other IDs.
-pub type TasksOf = Arc<dyn Fn(&Restriction, UnixMillis) -> Vec<QueuedTask> + Send + Sync>;
+pub type TasksOf = Arc<dyn Fn(&Restriction, UnixMillis) -> Vec<StoredTask> + Send + Sync>;

@@ -1,7 +1,7 @@
 //! Revocation tasks that wait for their time, in memory.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -26,15 +26,6 @@ impl StoredTask {
     pub const UNREAD_FOR: Duration = Duration::from_hours(24);
 }
 
-/// A task in its queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueuedTask {
-    /// The task.
-    pub task: StoredTask,
-    /// From when on it can be claimed: its due time, or later if it was claimed or put back.
-    pub claimable: UnixMillis,
-}
-
 /// Which tasks to claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim<'a> {
@@ -53,80 +44,62 @@ pub struct TaskBacklog {
     pub oldest_due: Option<UnixMillis>,
 }
 
-/// The tasks of one replica.
+/// The tasks of one replica, by ID.
 #[derive(Debug, Default)]
-pub(super) struct TaskQueue(Mutex<Queue>);
+pub(super) struct TaskQueue(Mutex<BTreeMap<String, Queued>>);
 
-#[derive(Debug, Default)]
-struct Queue {
-    tasks: HashMap<String, QueuedTask>,
-    by_claimable: BTreeSet<(UnixMillis, String)>,
-}
-
-impl Queue {
-    /// Changes from when on a task can be claimed, if it is known.
-    fn set_claimable(&mut self, id: &str, claimable: UnixMillis) -> Option<&mut StoredTask> {
-        let queued = self.tasks.get_mut(id)?;
-        self.by_claimable.remove(&(queued.claimable, id.to_owned()));
-        self.by_claimable.insert((claimable, id.to_owned()));
-        queued.claimable = claimable;
-        Some(&mut queued.task)
-    }
+#[derive(Debug)]
+struct Queued {
+    task: StoredTask,
+    /// From when on it can be claimed: its due time, or later if it was claimed or put back.
+    claimable: UnixMillis,
 }
 
 impl TaskQueue {
     /// Adds the tasks whose IDs are not known.
-    pub(super) fn add(&self, tasks: &[QueuedTask]) {
+    pub(super) fn add(&self, tasks: &[StoredTask]) {
         let mut queue = self.lock();
-        for queued in tasks {
-            if !queue.tasks.contains_key(&queued.task.id) {
-                queue.by_claimable.insert((queued.claimable, queued.task.id.clone()));
-                queue.tasks.insert(queued.task.id.clone(), queued.clone());
-            }
+        for task in tasks {
+            let queued = || Queued { task: task.clone(), claimable: task.due };
+            queue.entry(task.id.clone()).or_insert_with(queued);
         }
     }
 
     /// Claims tasks for [`StoredTask::LEASE`].
     pub(super) fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Vec<StoredTask> {
         let mut queue = self.lock();
-        let ids: Vec<_> = match claim {
-            Claim::Named(id) => vec![id.to_owned()],
+        let claimed: Vec<_> = match claim {
+            Claim::Named(id) => queue.get_mut(id).into_iter().collect(),
             Claim::Due(max) => {
-                let due = queue.by_claimable.iter().take_while(|(claimable, _)| *claimable <= now);
-                due.take(max).map(|(_, id)| id.clone()).collect()
+                let mut due: Vec<_> = queue.values_mut().filter(|queued| queued.claimable <= now).collect();
+                due.sort_by_key(|queued| queued.claimable);
+                due.truncate(max);
+                due
             }
         };
-        ids.iter().filter_map(|id| queue.set_claimable(id, now.after(StoredTask::LEASE)).cloned()).collect()
+        let claim = |queued: &mut Queued| {
+            queued.claimable = now.after(StoredTask::LEASE);
+            queued.task.clone()
+        };
+        claimed.into_iter().map(claim).collect()
     }
 
-    /// Replaces what is left of a task, unless it was completed or has become due later meanwhile.
-    pub(super) fn put_back(&self, left: &QueuedTask) {
+    /// Ends the claim of a task, as [`Store::end_claim`](super::Store::end_claim) does.
+    pub(super) fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) {
         let mut queue = self.lock();
-        let QueuedTask { task: StoredTask { id, due, payload }, claimable } = left;
-        if queue.tasks.get(id).is_some_and(|known| known.task.due <= *due)
-            && let Some(task) = queue.set_claimable(id, *claimable)
-        {
-            task.payload.clone_from(payload);
-        }
-    }
-
-    /// Removes a task that was due at `due`, unless it has become due later meanwhile.
-    pub(super) fn complete(&self, id: &str, due: UnixMillis) {
-        let mut queue = self.lock();
-        if queue.tasks.get(id).is_some_and(|queued| queued.task.due <= due)
-            && let Some((id, queued)) = queue.tasks.remove_entry(id)
-        {
-            queue.by_claimable.remove(&(queued.claimable, id));
+        let Some(queued) = queue.get_mut(&left.id).filter(|queued| queued.task.due <= left.due) else { return };
+        match retry_at {
+            Some(retry_at) => (queued.task.payload, queued.claimable) = (left.payload.clone(), retry_at),
+            None => _ = queue.remove(&left.id),
         }
     }
 
     pub(super) fn backlog(&self) -> TaskBacklog {
         let queue = self.lock();
-        let oldest_due = queue.tasks.values().map(|queued| queued.task.due).min();
-        TaskBacklog { count: queue.tasks.len(), oldest_due }
+        TaskBacklog { count: queue.len(), oldest_due: queue.values().map(|queued| queued.task.due).min() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Queued>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

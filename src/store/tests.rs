@@ -1,6 +1,7 @@
 //! Losses of Redis at the worst moments: while a call is under way, and at the end of a start.
 
 use std::{
+    slice,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -84,7 +85,7 @@ impl Commands for One {
             let store = self.script.store.get().unwrap().upgrade().unwrap();
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                let _ = runtime.block_on(store.complete_task("x", START));
+                let _ = runtime.block_on(store.end_claim(&task("x", ""), None));
             })
             .join()
             .unwrap();
@@ -105,7 +106,7 @@ impl Commands for One {
     async fn record(
         &self,
         restrictions: &[Restriction],
-        tasks: &[QueuedTask],
+        tasks: &[StoredTask],
         now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
         if self.number == 1 && self.script.holds.load(Ordering::SeqCst) {
@@ -138,14 +139,11 @@ impl Commands for One {
     async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
         self.redis.claim(claim, now).await
     }
-    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), ConnectionLost> {
         if self.number == 2 && self.script.races.load(Ordering::SeqCst) {
             return Err(ConnectionLost("timed out".into()));
         }
-        self.redis.complete(id, due).await
-    }
-    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
-        self.redis.put_back(left).await
+        self.redis.end_claim(left, retry_at).await
     }
 }
 
@@ -170,9 +168,12 @@ fn tasks_of() -> TasksOf {
     let made = AtomicUsize::new(0);
     Arc::new(move |restriction, now| {
         let id = made.fetch_add(1, Ordering::SeqCst).to_string();
-        let task = StoredTask { id, due: now, payload: restriction.subject.to_string() };
-        vec![QueuedTask { task, claimable: now }]
+        vec![StoredTask { id, due: now, payload: restriction.subject.to_string() }]
     })
+}
+
+fn task(id: &str, payload: &str) -> StoredTask {
+    StoredTask { id: id.into(), due: START, payload: payload.into() }
 }
 
 /// What the tasks in a Redis name.
@@ -182,6 +183,7 @@ async fn tasks_in(redis: &Arc<MemoryRedis>) -> Vec<String> {
 
 fn denial() -> Restriction {
     Restriction {
+        session_user: None,
         tenant: TenantName::default(),
         subject: Subject::User("user_1".to_owned()),
         kind: RestrictionKind::Denied(DenialSource::Clerk),
@@ -229,20 +231,19 @@ async fn a_task_acknowledged_by_an_abandoned_master_is_performed_by_the_replica_
     let (store, script, _) = scene(OnFailure::Degrade).await;
     script.holds.store(true, Ordering::SeqCst);
     script.lose_first.store(true, Ordering::SeqCst);
-    let task = StoredTask { id: "1".into(), due: START, payload: String::new() };
-    let queued = QueuedTask { task: task.clone(), claimable: START };
-    assert_eq!(store.record(&[], &[queued], START).await, Err(StoreError::Unavailable));
-    assert_eq!(store.claim_tasks(Claim::Due(9), START).await, [task]);
+    let task = task("1", "");
+    assert_eq!(store.record(&[], slice::from_ref(&task), START).await, Err(StoreError::Unavailable));
+    assert_eq!(store.claim_tasks(Claim::Due(9), START).await, Ok(vec![task]));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_being_recorded_with_tasks_is_not_written_with_others_meanwhile() {
     let (store, script, _) = scene(OnFailure::Degrade).await;
     script.is_slow.store(true, Ordering::SeqCst);
-    let task = StoredTask { id: "told".into(), due: START, payload: String::new() };
-    let queued = QueuedTask { task: task.clone(), claimable: START };
-    assert_eq!(store.record(&[denial()], &[queued], START).await, Ok(vec![RecordOutcome::New]));
-    assert_eq!(store.claim_tasks(Claim::Due(9), START).await, [task]);
+    let task = task("told", "");
+    let recorded = store.record(&[denial()], slice::from_ref(&task), START).await;
+    assert_eq!(recorded, Ok(vec![RecordOutcome::New]));
+    assert_eq!(store.claim_tasks(Claim::Due(9), START).await, Ok(vec![task]));
 }
 
 #[tokio::test]
@@ -268,7 +269,7 @@ async fn only_restrictions_of_live_tokens_that_redis_lacked_get_tasks_at_the_end
     for organization in ["org_1", "org_2"] {
         let live_token = live_token(organization);
         if organization == "org_1" {
-            new.register(std::slice::from_ref(&live_token), START).await.unwrap();
+            new.register(slice::from_ref(&live_token), START).await.unwrap();
         }
         store.put_live_token(live_token, START).await.unwrap();
     }

@@ -245,7 +245,7 @@ impl Candidates<'_> {
 
 pub(crate) fn key(tenant: &TenantName, subject: Subject, kind: RestrictionKind) -> RowKey {
     let (at, until) = (UnixMillis(0), UnixMillis(0));
-    row_key(&Restriction { tenant: tenant.clone(), subject, kind, at, until })
+    row_key(&Restriction { tenant: tenant.clone(), subject, kind, at, until, session_user: None })
 }
 
 fn denial_keys(tenant: &TenantName, session: &str, user: &str) -> Vec<RowKey> {
@@ -278,7 +278,14 @@ impl Checker {
 
     pub(crate) fn clerk_says(&mut self, tenant: &str, event: &Event, now: UnixMillis) -> usize {
         let tenant = TenantName::parse(tenant).unwrap();
-        let fact = |subject, kind| Restriction { tenant: tenant.clone(), subject, kind, at: event.at, until: event.at };
+        let fact = |subject, kind| Restriction {
+            tenant: tenant.clone(),
+            subject,
+            kind,
+            at: event.at,
+            until: event.at,
+            session_user: None,
+        };
         let user = |id: &String| Subject::User(id.clone());
         let denied = RestrictionKind::Denied(DenialSource::Clerk);
         let facts = match &event.change {
@@ -318,7 +325,8 @@ impl Checker {
             Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), duration),
             Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), Duration::ZERO),
         };
-        let fact = Restriction { tenant: tenant.clone(), subject: subject.clone(), kind, at, until: at };
+        let fact =
+            Restriction { tenant: tenant.clone(), subject: subject.clone(), kind, at, until: at, session_user: None };
         self.state(tenant.clone(), vec![fact], lasts, now)
     }
 
@@ -480,7 +488,7 @@ impl Checker {
         }
         for lost in self.works.iter_mut().filter(|given| !running.contains(&given.run)) {
             let has = |node: &&Node| {
-                node.data.tasks.get(&work::client_id(lost.number)).is_some_and(|queued| queued.task.due >= lost.due)
+                node.data.tasks.get(&work::client_id(lost.number)).is_some_and(|(task, _)| task.due >= lost.due)
             };
             lost.is_lost |= !nodes.iter().any(has);
         }

@@ -161,7 +161,7 @@ pub(crate) async fn puts_back(world: &World, task: &StoredTask) {
     const MOST_SECONDS: usize = 40;
     let is_stored_again = || {
         let redis = lock(&world.redis);
-        redis.master().data.tasks.get(&task.id).is_some_and(|queued| queued.task.due > task.due)
+        redis.master().data.tasks.get(&task.id).is_some_and(|(known, _)| known.due > task.due)
     };
     if work::is_client_id(&task.id) && happens(world, 50) {
         for _ in 0..MOST_SECONDS {

@@ -13,8 +13,7 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
         Claim, Commands, Connect, Connected, ConnectionLost, DenialSource, Health, LiveToken, LogPage, LogPosition,
-        QueuedTask, ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog, TokenHolder,
-        Wait,
+        ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog, TokenHolder, Wait,
     },
     tenant::TenantName,
 };
@@ -67,7 +66,8 @@ pub(crate) struct Data {
     pub(crate) log: VecDeque<(LogPosition, Option<Restriction>)>,
     last: LogPosition,
     live_tokens: BTreeMap<LiveToken, UnixMillis>,
-    pub(crate) tasks: BTreeMap<String, QueuedTask>,
+    /// Each with the time from which it can be claimed.
+    pub(crate) tasks: BTreeMap<String, (StoredTask, UnixMillis)>,
 }
 
 #[derive(Clone)]
@@ -77,7 +77,7 @@ enum Write {
     RemoveRow(RowKey),
     Append(LogPosition, Option<Restriction>),
     LiveToken(LiveToken),
-    Task(QueuedTask),
+    Task(StoredTask, UnixMillis),
     RemoveTask(String),
 }
 
@@ -106,7 +106,7 @@ impl Data {
                 }
             }
             Write::LiveToken(live_token) => _ = self.live_tokens.insert(without_end(&live_token), live_token.until),
-            Write::Task(task) => _ = self.tasks.insert(task.task.id.clone(), task),
+            Write::Task(task, claimable) => _ = self.tasks.insert(task.id.clone(), (task, claimable)),
             Write::RemoveTask(id) => _ = self.tasks.remove(&id),
         }
     }
@@ -195,7 +195,7 @@ impl Node {
 
     fn backlog(&self) -> TaskBacklog {
         let tasks = &self.data.tasks;
-        TaskBacklog { count: tasks.len(), oldest_due: tasks.values().map(|queued| queued.task.due).min() }
+        TaskBacklog { count: tasks.len(), oldest_due: tasks.values().map(|(task, _)| task.due).min() }
     }
 }
 
@@ -572,16 +572,16 @@ impl Commands for Connection {
     async fn record(
         &self,
         restrictions: &[Restriction],
-        tasks: &[QueuedTask],
+        tasks: &[StoredTask],
         by_clock: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
         if restrictions.is_empty() {
             let mut checker = lock(&self.world.checker);
-            for queued in tasks {
-                checker.task_is_kept(self.run, &queued.task);
+            for task in tasks {
+                checker.task_is_kept(self.run, task);
             }
         }
-        let described: Vec<_> = tasks.iter().map(|queued| (&queued.task.id, queued.task.due.0)).collect();
+        let described: Vec<_> = tasks.iter().map(|task| (&task.id, task.due.0)).collect();
         self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
         moments::records(&self.world, self.run, restrictions);
         let is_trimmed = self.is_trimmed();
@@ -598,9 +598,9 @@ impl Commands for Connection {
                 }
                 before.push(known);
             }
-            for queued in tasks.iter().filter(|_| is_any_new) {
-                if !node.data.tasks.contains_key(&queued.task.id) {
-                    node.write(Write::Task(queued.clone()), now);
+            for task in tasks.iter().filter(|_| is_any_new) {
+                if !node.data.tasks.contains_key(&task.id) {
+                    node.write(Write::Task(task.clone(), task.due), now);
                 }
             }
             if is_trimmed {
@@ -644,18 +644,7 @@ impl Commands for Connection {
             self.stop_if_crashed().await;
             return Err(self.lost("timed out"));
         }
-        let is_held = |live_token: &LiveToken| {
-            live_token.tenant == *tenant
-                && match holder {
-                    TokenHolder::User(user) => live_token.user == *user,
-                    TokenHolder::UserSession { user, session } => {
-                        live_token.user == *user && live_token.session == *session
-                    }
-                    TokenHolder::Session(session) => live_token.session == *session,
-                    TokenHolder::Organization(organization) => live_token.organization.as_ref() == Some(organization),
-                    TokenHolder::ClientId(client_id) => live_token.client_id == *client_id,
-                }
-        };
+        let is_held = |live_token: &LiveToken| live_token.tenant == *tenant && live_token.is_of(holder);
         self.call(Access::Read, |node, _| {
             let held = node.data.live_tokens.iter().filter(|(live_token, until)| is_held(live_token) && **until > now);
             held.map(|(live_token, until)| LiveToken { until: *until, ..live_token.clone() }).collect()
@@ -667,42 +656,40 @@ impl Commands for Connection {
         self.call(Access::Write, |node, at| {
             let tasks = node.data.tasks.values().cloned();
             let claimed: Vec<_> = match claim {
-                Claim::Named(id) => tasks.filter(|queued| queued.task.id == id).collect(),
+                Claim::Named(id) => tasks.filter(|(task, _)| task.id == id).collect(),
                 Claim::Due(max) => {
-                    let mut due: Vec<_> = tasks.filter(|queued| queued.claimable <= now).collect();
-                    due.sort_by_key(|queued| queued.claimable);
+                    let mut due: Vec<_> = tasks.filter(|(_, claimable)| *claimable <= now).collect();
+                    due.sort_by_key(|(_, claimable)| *claimable);
                     due.truncate(max);
                     due
                 }
             };
-            for queued in &claimed {
-                let claimable = now.after(StoredTask::LEASE);
-                node.write(Write::Task(QueuedTask { claimable, ..queued.clone() }), at);
+            for (task, _) in &claimed {
+                node.write(Write::Task(task.clone(), now.after(StoredTask::LEASE)), at);
             }
-            claimed.into_iter().map(|queued| queued.task).collect()
+            claimed.into_iter().map(|(task, _)| task).collect()
         })
         .await
     }
 
-    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
-        self.world.trace(|| format!("replica {} completes task {id}, due {}", self.replica, due.0));
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), ConnectionLost> {
+        let StoredTask { id, due, .. } = left;
+        self.world.trace(|| format!("replica {} ends the claim of {id}, due {}: {retry_at:?}", self.replica, due.0));
+        if retry_at.is_some() {
+            moments::puts_back(&self.world, left).await;
+            self.stop_if_crashed().await;
+        }
         self.call(Access::Write, |node, now| {
-            if node.data.tasks.get(id).is_some_and(|queued| queued.task.due > due) {
-                return;
-            }
-            node.write(Write::RemoveTask(id.to_owned()), now);
-            lock(&self.world.checker).task_is_done(id);
-            work::is_done(&self.world, id, due);
-        })
-        .await
-    }
-
-    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
-        moments::puts_back(&self.world, &left.task).await;
-        self.stop_if_crashed().await;
-        self.call(Access::Write, |node, now| {
-            if node.data.tasks.get(&left.task.id).is_some_and(|known| known.task.due <= left.task.due) {
-                node.write(Write::Task(left.clone()), now);
+            let known = node.data.tasks.get(id).map(|(known, _)| known.due);
+            match retry_at {
+                _ if known.is_some_and(|known| known > *due) => {}
+                Some(_) if known.is_none() => {}
+                Some(retry_at) => node.write(Write::Task(left.clone(), retry_at), now),
+                None => {
+                    node.write(Write::RemoveTask(id.clone()), now);
+                    lock(&self.world.checker).task_is_done(id);
+                    work::is_done(&self.world, id, *due);
+                }
             }
         })
         .await

@@ -3,10 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ably_clerk_auth::{
-    clock::UnixMillis,
-    store::{QueuedTask, StoredTask},
-};
+use ably_clerk_auth::{clock::UnixMillis, store::StoredTask};
 
 use crate::{
     moments,
@@ -77,9 +74,8 @@ async fn store(world: &Arc<World>, replica: &Run, number: usize, due: UnixMillis
         "until": due.after(Duration::from_hours(1)).0,
     });
     let task = StoredTask { id: client_id(number), due, payload: payload.to_string() };
-    let queued = QueuedTask { claimable: due, task };
     let keeper = Arc::clone(&replica.store);
-    let stored = replica.run_until_crash(async move { keeper.record(&[], &[queued], from).await }).await;
+    let stored = replica.run_until_crash(async move { keeper.record(&[], &[task], from).await }).await;
     if stored.is_some() && lock(&world.replicas).is_running(replica.run) {
         lock(&world.checker).work_is_given(number, replica.run, due, from);
     }

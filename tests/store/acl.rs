@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use ably_clerk_auth::{
-    store::{Claim, Health, QueuedTask, StoredTask, TokenHolder},
+    store::{Claim, Health, StoredTask, TokenHolder},
     tenant::TenantName,
 };
 
 use crate::{
-    fixtures::{DENIED, LIFTED, MINUTE, NOW, Replica, ago, live_token, of_user, queued, restriction},
+    fixtures::{DENIED, LIFTED, MINUTE, NOW, Replica, ago, live_token, of_user, restriction},
     redis_server::{RedisServer, documented_rules, run},
 };
 
@@ -42,9 +42,9 @@ async fn the_service_uses_the_documented_commands_and_no_others() {
     replica.store.live_tokens(&TenantName::default(), &TokenHolder::Session("sess_1".into()), NOW).await;
     let task = StoredTask { id: "1".into(), due: NOW, payload: String::new() };
     replica.store_task(task.clone()).await;
-    replica.store.claim_tasks(Claim::Due(1), NOW).await;
-    replica.store.put_task_back(&QueuedTask { claimable: NOW, ..queued(task.clone()) }).await.unwrap();
-    replica.store.complete_task("1", NOW).await.unwrap();
+    replica.store.claim_tasks(Claim::Due(1), NOW).await.unwrap();
+    replica.store.end_claim(&task, Some(NOW)).await.unwrap();
+    replica.store.end_claim(&task, None).await.unwrap();
     let documented: BTreeSet<_> = documented_commands().iter().map(|command| base(command).to_owned()).collect();
     assert_eq!(commands_run(&server), documented);
     let refused: Vec<redis::Value> = server.run("ACL LOG");

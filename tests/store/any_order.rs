@@ -39,6 +39,7 @@ fn a_restriction() -> impl Strategy<Value = Restriction> {
     let (subject, kind) = (prop::sample::select(subjects), prop::sample::select(kinds));
     (prop::sample::select(TENANTS.to_vec()), subject, kind, 0..6_i64, until).prop_map(
         |(tenant, subject, kind, at, until)| Restriction {
+            session_user: None,
             tenant: TenantName::parse(tenant).unwrap(),
             subject,
             // A user has one client ID at a time.

@@ -15,8 +15,8 @@ use ably_clerk_auth::{
     clock::{Clock, UnixMillis},
     redis::RedisAddress,
     store::{
-        Claim, DenialSource, Forgotten, Health, LiveToken, OnFailure, OnForget, QueuedTask, RecordOutcome,
-        RedisConnector, RedisKeyPrefix, Restriction, RestrictionKind, Store, StoreLimits, StoredTask, Subject, Verdict,
+        Claim, DenialSource, Forgotten, Health, LiveToken, OnFailure, OnForget, RecordOutcome, RedisConnector,
+        RedisKeyPrefix, Restriction, RestrictionKind, Store, StoreLimits, StoredTask, Subject, Verdict,
     },
     tenant::TenantName,
 };
@@ -165,25 +165,31 @@ impl Replica {
     /// Stores a task that follows from a new restriction.
     pub(crate) async fn store_task(&self, task: StoredTask) {
         let lifted = restriction(of_user(&clerk_id("user", unique_number())), LIFTED, ago(1));
-        self.store.record(&[lifted], &[queued(task)], self.now()).await.unwrap();
+        self.store.record(&[lifted], &[task], self.now()).await.unwrap();
     }
 
     /// Claims the tasks that are due now. Returns what they do.
     pub(crate) async fn claims(&self) -> Vec<String> {
-        let claimed = self.store.claim_tasks(Claim::Due(99), self.now()).await;
-        let mut payloads: Vec<_> = claimed.into_iter().map(|task| task.payload).collect();
+        let mut payloads = Vec::new();
+        loop {
+            let claimed = self.store.claim_tasks(Claim::Due(99), self.now()).await.unwrap_or_default();
+            if claimed.is_empty() {
+                break;
+            }
+            payloads.extend(claimed.into_iter().map(|task| task.payload));
+        }
         payloads.sort();
         payloads
     }
 }
 
 /// A task that finds the tokens that a restriction ends. A lift ends none.
-fn tasks_of(restriction: &Restriction, now: UnixMillis) -> Vec<QueuedTask> {
+fn tasks_of(restriction: &Restriction, now: UnixMillis) -> Vec<StoredTask> {
     if let RestrictionKind::Lifted(_) = restriction.kind {
         return Vec::new();
     }
     let (id, payload) = (unique_number().to_string(), format!("revoke {}", restriction.subject));
-    vec![queued(StoredTask { id, due: now, payload })]
+    vec![StoredTask { id, due: now, payload }]
 }
 
 /// What the tasks in Redis do, claimed ones included.
@@ -210,11 +216,6 @@ fn connector_for(address: &RedisAddress, prefix: &str) -> RedisConnector {
 /// Does not wait for a slow Redis, as the service does not.
 pub(crate) fn impatient_connector(address: &RedisAddress) -> RedisConnector {
     RedisConnector::new(address, &RedisKeyPrefix::parse("aca:").unwrap()).unwrap()
-}
-
-/// A task that can be claimed once it is due.
-pub(crate) fn queued(task: StoredTask) -> QueuedTask {
-    QueuedTask { claimable: task.due, task }
 }
 
 /// Waits until a condition is true.
@@ -249,7 +250,7 @@ pub(crate) fn session(id: &str, user: &str, organization: Option<&str>) -> Sessi
 
 /// A restriction that expires in ten minutes.
 pub(crate) fn restriction(subject: Subject, kind: RestrictionKind, at: UnixMillis) -> Restriction {
-    Restriction { tenant: TenantName::default(), subject, kind, at, until: NOW.after(10 * MINUTE) }
+    Restriction { tenant: TenantName::default(), subject, kind, at, until: NOW.after(10 * MINUTE), session_user: None }
 }
 
 pub(crate) fn of_user(id: &str) -> Subject {

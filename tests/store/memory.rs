@@ -27,8 +27,10 @@ fn live_token_of(number: usize, organization: Option<usize>) -> LiveToken {
 #[expect(clippy::print_stdout, reason = "the figure is printed")]
 async fn a_live_token_takes_at_most_500_bytes_of_redis_however_often_it_is_extended() {
     type Organizations = fn(usize) -> Option<usize>;
-    let cases: [(&str, Organizations); 3] = [
+    let cases: [(&str, Organizations); 5] = [
         ("without organizations", |_| None),
+        ("an organization for each user", Some),
+        ("3 members in each organization", |number| Some(number / 3)),
         ("100 members in each organization", |number| Some(number / 100)),
         ("one organization", |_| Some(0)),
     ];

@@ -4,16 +4,15 @@ use std::time::Duration;
 
 use ably_clerk_auth::{
     store::{
-        Claim, ClientIdDigest, DenialSource, Health, LiveToken, OnFailure, QueuedTask, RecordOutcome, Restriction,
-        RestrictionKind, StoreError, StoreLimits, StoreStats, StoredTask, Subject, TaskBacklog, TokenHolder, Verdict,
+        Claim, ClientIdDigest, DenialSource, Health, LiveToken, OnFailure, RecordOutcome, Restriction, RestrictionKind,
+        StoreError, StoreLimits, StoreStats, StoredTask, Subject, TaskBacklog, TokenHolder, Verdict,
     },
     tenant::TenantName,
 };
 
 use crate::{
     fixtures::{
-        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, queued, restriction,
-        session,
+        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, session,
     },
     redis_server::RedisServer,
 };
@@ -61,8 +60,14 @@ fn task(id: &str, due: ably_clerk_auth::clock::UnixMillis) -> StoredTask {
 }
 
 async fn claimed(replica: &Replica, max: usize) -> Vec<String> {
-    let mut ids: Vec<_> =
-        replica.store.claim_tasks(Claim::Due(max), replica.now()).await.into_iter().map(|task| task.id).collect();
+    let mut ids: Vec<_> = replica
+        .store
+        .claim_tasks(Claim::Due(max), replica.now())
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|task| task.id)
+        .collect();
     ids.sort();
     ids
 }
@@ -248,10 +253,10 @@ with_both_stores! {
         assert_eq!(stats(&replica).live_tokens, 1);
         assert_eq!(claimed(&replica, 1).await, ["early"]);
         // A postponed task still waits.
-        replica.store.put_task_back(&QueuedTask { claimable: NOW.after(9 * MINUTE), ..queued(task("early", NOW)) }).await.unwrap();
+        replica.store.end_claim(&task("early", NOW.after(MINUTE)), Some(NOW.after(9 * MINUTE))).await.unwrap();
         replica.store_task(task("last", NOW.after(9 * MINUTE))).await;
         eventually("the tasks are counted", || stats(&replica).tasks == waits(3, NOW.after(MINUTE))).await;
-        replica.store.complete_task("early", NOW.after(MINUTE)).await.unwrap();
+        replica.store.end_claim(&task("early", NOW.after(MINUTE)), None).await.unwrap();
         eventually("the tasks are counted", || stats(&replica).tasks == waits(2, NOW.after(2 * MINUTE))).await;
         replica.pass(9 * MINUTE);
         assert_eq!(stats(&replica).restrictions, 0);
@@ -268,9 +273,6 @@ with_both_stores! {
         for (to, found) in [
             (TokenHolder::User("user_1".into()), vec![one.clone(), two.clone()]),
             (TokenHolder::Session("sess_2".into()), vec![two.clone()]),
-            (TokenHolder::UserSession { user: "user_1".into(), session: "sess_2".into() }, vec![two.clone()]),
-            (TokenHolder::UserSession { user: "user_2".into(), session: "sess_2".into() }, vec![]),
-            (TokenHolder::UserSession { user: "user_1".into(), session: "sess_*".into() }, vec![]),
             (TokenHolder::Organization("org_1".into()), vec![one.clone(), three.clone()]),
             (TokenHolder::ClientId("alice".into()), vec![one.clone(), two.clone()]),
             (TokenHolder::User("alice".into()), vec![]),
@@ -309,10 +311,10 @@ with_both_stores! {
         for (id, due) in [("later", NOW.after(MINUTE)), ("second", ago(1)), ("first", ago(2))] {
             replica.store_task(task(id, due)).await;
         }
-        let claimed = replica.store.claim_tasks(Claim::Due(1), NOW).await;
+        let claimed = replica.store.claim_tasks(Claim::Due(1), NOW).await.unwrap();
         assert_eq!(claimed, [task("first", ago(2))]);
-        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, [task("second", ago(1))]);
-        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, []);
+        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await.unwrap(), [task("second", ago(1))]);
+        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await.unwrap(), []);
     }
 
     async fn a_claimed_task_can_be_claimed_again_after_the_lease_unless_it_is_completed(replica, 0) {
@@ -320,9 +322,9 @@ with_both_stores! {
             replica.store_task(task(id, NOW)).await;
         }
         assert_eq!(claimed(&replica, 9).await, ["done", "left", "postponed"]);
-        replica.store.complete_task("done", NOW).await.unwrap();
-        replica.store.put_task_back(&QueuedTask { claimable: NOW.after(5 * MINUTE), ..queued(task("postponed", NOW)) }).await.unwrap();
-        replica.store.put_task_back(&QueuedTask { claimable: NOW, ..queued(task("done", NOW)) }).await.unwrap();
+        replica.store.end_claim(&task("done", NOW), None).await.unwrap();
+        replica.store.end_claim(&task("postponed", NOW), Some(NOW.after(5 * MINUTE))).await.unwrap();
+        replica.store.end_claim(&task("done", NOW), Some(NOW)).await.unwrap();
         replica.pass_short_of(StoredTask::LEASE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
         replica.pass(Duration::from_millis(1));
@@ -336,8 +338,8 @@ with_both_stores! {
         replica.store_task(first.clone()).await;
         let other = StoredTask { due: NOW.after(MINUTE), payload: "another".into(), ..first.clone() };
         replica.store_task(other).await;
-        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await, [first]);
-        replica.store.complete_task("one", NOW).await.unwrap();
+        assert_eq!(replica.store.claim_tasks(Claim::Due(9), NOW).await.unwrap(), [first]);
+        replica.store.end_claim(&task("one", NOW), None).await.unwrap();
         replica.pass(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
     }
@@ -345,13 +347,13 @@ with_both_stores! {
     async fn a_named_task_is_claimed_whatever_its_time_and_others_do_not_get_it_meanwhile(replica, 0) {
         replica.store_task(task("one", NOW.after(MINUTE))).await;
         for _ in 0..2 {
-            let claimed = replica.store.claim_tasks(Claim::Named("one"), NOW.after(MINUTE)).await;
+            let claimed = replica.store.claim_tasks(Claim::Named("one"), NOW.after(MINUTE)).await.unwrap();
             assert_eq!(claimed, [task("one", NOW.after(MINUTE))]);
         }
         replica.pass(MINUTE);
         assert_eq!(claimed(&replica, 9).await, [""; 0]);
-        replica.store.complete_task("one", NOW.after(MINUTE)).await.unwrap();
-        assert_eq!(replica.store.claim_tasks(Claim::Named("one"), replica.now()).await, []);
+        replica.store.end_claim(&task("one", NOW.after(MINUTE)), None).await.unwrap();
+        assert_eq!(replica.store.claim_tasks(Claim::Named("one"), replica.now()).await.unwrap(), []);
     }
 
     async fn tasks_are_stored_once_with_the_restriction_that_they_follow_from(replica, 0) {
@@ -363,12 +365,12 @@ with_both_stores! {
             (&lifted, RecordOutcome::New, true),
             (&denied, RecordOutcome::Outdated, false),
         ] {
-            let (restrictions, tasks) = (std::slice::from_ref(restriction), [queued(task("one", NOW))]);
+            let (restrictions, tasks) = (std::slice::from_ref(restriction), [task("one", NOW)]);
             let recorded = replica.store.record(restrictions, &tasks, NOW).await.unwrap();
             assert_eq!(recorded, [outcome]);
-            let stored = replica.store.claim_tasks(Claim::Named("one"), NOW).await;
+            let stored = replica.store.claim_tasks(Claim::Named("one"), NOW).await.unwrap();
             assert_eq!(stored.len(), usize::from(is_stored), "{restriction:?} {outcome:?}");
-            replica.store.complete_task("one", NOW).await.unwrap();
+            replica.store.end_claim(&task("one", NOW), None).await.unwrap();
         }
     }
 
@@ -376,10 +378,10 @@ with_both_stores! {
         let denied: Vec<_> =
             (0..251).map(|n| restriction(of_user(&format!("user_{n}")), DENIED, ago(1))).collect();
         replica.store.record(&denied[..250], &[], NOW).await.unwrap();
-        let recorded = replica.store.record(&denied, &[queued(task("one", NOW))], NOW).await.unwrap();
+        let recorded = replica.store.record(&denied, &[task("one", NOW)], NOW).await.unwrap();
         assert_eq!(recorded[..250], [RecordOutcome::Repeated; 250]);
         assert_eq!(recorded[250..], [RecordOutcome::New]);
-        assert_eq!(replica.store.claim_tasks(Claim::Named("one"), NOW).await, [task("one", NOW)]);
+        assert_eq!(replica.store.claim_tasks(Claim::Named("one"), NOW).await.unwrap(), [task("one", NOW)]);
     }
 
     async fn the_user_of_a_restriction_is_removed_from_the_cache(replica, 0) {

@@ -14,8 +14,8 @@ use redis::Connection;
 
 use crate::{
     fixtures::{
-        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, queued, restriction,
-        session, tasks_in,
+        DENIED, LIFTED, MINUTE, NOW, Replica, ago, eventually, live_token, of_session, of_user, restriction, session,
+        tasks_in,
     },
     proxy::{Condition, Proxy},
     redis_server::RedisServer,
@@ -254,14 +254,17 @@ async fn a_task_that_a_replica_is_told_without_redis_is_performed_by_it_and_redi
     server.kill();
     one.becomes(Health::Degraded).await;
     let denied = restriction(of_user("user_1"), DENIED, ago(1));
-    let tasks = [("first", NOW), ("again", NOW.after(MINUTE))]
-        .map(|(id, due)| queued(StoredTask { id: id.to_owned(), due, payload: id.to_owned() }));
+    let tasks = [("first", NOW), ("again", NOW.after(MINUTE))].map(|(id, due)| StoredTask {
+        id: id.to_owned(),
+        due,
+        payload: id.to_owned(),
+    });
     for _ in 0..2 {
         let told = one.store.record(slice::from_ref(&denied), &tasks, NOW).await;
         assert_eq!(told, Err(StoreError::Unavailable));
     }
     assert_eq!(one.claims().await, ["first"]);
-    assert_eq!(one.store.complete_task("first", NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.end_claim(&tasks[0], None).await, Err(StoreError::Unavailable));
     assert_eq!(one.claims().await, [""; 0]);
 
     assert!(server.start_again());
@@ -278,7 +281,7 @@ async fn a_restriction_that_redis_lost_is_written_back_together_with_tasks() {
     for user in ["user_1", "user_2"] {
         let denied = restriction(of_user(user), DENIED, ago(1));
         let task = StoredTask { id: user.into(), due: NOW, payload: String::new() };
-        one.store.record(&[denied], &[queued(task)], NOW).await.unwrap();
+        one.store.record(&[denied], &[task], NOW).await.unwrap();
     }
     one.record(restriction(of_user("user_3"), LIFTED, ago(1))).await;
     // The tokens that were issued despite it have expired.
@@ -309,13 +312,13 @@ async fn a_task_without_a_restriction_survives_a_redis_that_lost_it() {
     let [one, other] = [Replica::of(&server).await, Replica::of(&server).await];
     let task = |id: &str| StoredTask { id: id.to_owned(), due: NOW, payload: id.to_owned() };
     for id in ["done", "left"] {
-        one.store.record(&[], &[queued(task(id))], NOW).await.unwrap();
+        one.store.record(&[], &[task(id)], NOW).await.unwrap();
     }
     assert_eq!(other.claims().await, ["done", "left"]);
-    one.store.complete_task("done", NOW).await.unwrap();
+    one.store.end_claim(&task("done"), None).await.unwrap();
     server.kill();
     one.becomes(Health::Degraded).await;
-    assert_eq!(one.store.record(&[], &[queued(task("told meanwhile"))], NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.record(&[], &[task("told meanwhile")], NOW).await, Err(StoreError::Unavailable));
     server.forget_everything();
     assert!(server.start_again());
     one.becomes(Health::Ready).await;
@@ -323,7 +326,7 @@ async fn a_task_without_a_restriction_survives_a_redis_that_lost_it() {
     assert_eq!(other.claims().await, [""; 0]);
     assert_eq!(one.claims().await, ["left", "told meanwhile"]);
     for id in ["left", "told meanwhile"] {
-        one.store.complete_task(id, NOW).await.unwrap();
+        one.store.end_claim(&task(id), None).await.unwrap();
     }
     one.pass(StoredTask::LEASE);
     assert_eq!(one.claims().await, [""; 0]);
@@ -380,7 +383,7 @@ async fn stats_count_outages_and_what_redis_lacks() {
         // During the outage it counts its own tasks.
         assert_eq!(stats().tasks.count, outages - 1);
         let denied = restriction(of_user(&format!("user_{outage}")), DENIED, ago(1));
-        let recorded = replica.store.record(&[denied], &[queued(task(outage.to_string()))], NOW).await;
+        let recorded = replica.store.record(&[denied], &[task(outage.to_string())], NOW).await;
         assert_eq!(recorded, Err(StoreError::Unavailable));
         assert_eq!((lacks(), stats().restrictions), ((1, outages), outages));
         assert_eq!(stats().tasks.count, outages);
@@ -492,7 +495,7 @@ async fn what_redis_has_no_memory_for_is_written_when_it_has() {
     let denied = restriction(of_user("user_1"), DENIED, ago(1));
     assert_eq!(one.store.record(&[denied], &[], NOW).await, Err(StoreError::Unavailable));
     let task = StoredTask { id: "1".into(), due: NOW, payload: "told meanwhile".into() };
-    assert_eq!(one.store.record(&[], &[queued(task)], NOW).await, Err(StoreError::Unavailable));
+    assert_eq!(one.store.record(&[], &[task], NOW).await, Err(StoreError::Unavailable));
     assert_eq!((one.health(), one.store.may_issue()), (Health::Degraded, Ok(())));
     assert_eq!(one.verdict(&session("sess_1", "user_1", None)), Verdict::Denied);
 

@@ -125,13 +125,6 @@ pub(super) const NOT_REPEATED: &str = "the denial ends before the second revocat
 pub(super) const NOT_REVOCABLE: &str = "revocable_tokens is not true: the service does not call Ably or record live tokens, \
     and connections last until their tokens end";
 
-impl DenialOutcome {
-    /// Whether nothing is left to do.
-    pub(crate) fn is_done(&self) -> bool {
-        !matches!(self, Self::Superseded)
-    }
-}
-
 impl From<RevokeOutcome> for TargetReportOutcome {
     fn from(outcome: RevokeOutcome) -> Self {
         match outcome {
@@ -157,13 +150,7 @@ impl RevocationReport {
 
     pub(super) fn is_complete(&self) -> bool {
         !self.denials.is_empty()
-            && self.denials.iter().all(|denial| denial.outcome.is_done())
+            && self.denials.iter().all(|denial| denial.outcome != DenialOutcome::Superseded)
             && self.targets.iter().all(|target| target.outcome.is_none_or(|outcome| outcome.is_done()))
-    }
-
-    /// Adds the warnings that apply.
-    pub(super) fn warn<const N: usize>(&mut self, warnings: [(bool, &str); N]) {
-        let applying = warnings.into_iter().filter(|(applies, _)| *applies);
-        self.warnings.extend(applying.map(|(_, warning)| warning.to_owned()));
     }
 }

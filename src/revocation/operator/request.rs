@@ -138,7 +138,8 @@ impl RevocationRequest {
             Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), now.after(duration)),
             Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
         };
-        Restriction { tenant: tenant.name.clone(), subject: subject.clone(), kind, at: now, until }
+        let (tenant, subject) = (tenant.name.clone(), subject.clone());
+        Restriction { tenant, subject, kind, at: now, until, session_user: None }
     }
 }
 

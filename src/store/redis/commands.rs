@@ -8,12 +8,12 @@ use futures_util::future;
 
 use super::{
     super::{
-        Claim, Commands, LiveToken, LogPosition, QueuedTask, Restriction, SharedState, StoreLimits, StoredTask,
-        TaskBacklog, TokenHolder,
+        Claim, Commands, LiveToken, LogPosition, Restriction, SharedState, StoreLimits, StoredTask, TaskBacklog,
+        TokenHolder,
     },
     encoding::{self, time_of, warn_of_foreign_data},
     keys::{ACTIVE, CLAIMABLE, DATA_ID, DUE, ENDED, Keys, LOG, RESTRICTIONS, TASKS},
-    live_tokens::{self, Indexed},
+    live_tokens::{self, Group},
 };
 use crate::{
     clock::{self, UnixMillis},
@@ -34,11 +34,7 @@ static STATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scri
 static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/record.lua")));
 static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/register.lua")));
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/claim.lua")));
-static COMPLETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/complete.lua")));
-static PUT_BACK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/put_back.lua")));
-
-/// Fields and values, or members and scores.
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+static END_CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/end_claim.lua")));
 
 /// Sends commands.
 pub(super) struct RedisCommands {
@@ -64,48 +60,39 @@ impl RedisCommands {
     }
 
     /// The users that may have live tokens of a holder.
-    async fn users_of(&self, tenant: &TenantName, holder: &TokenHolder) -> Result<Vec<String>, ConnectionLost> {
-        let indexed = match holder {
-            TokenHolder::User(user) | TokenHolder::UserSession { user, .. } => return Ok(vec![user.clone()]),
-            TokenHolder::Session(id) => Indexed::session(tenant, id),
-            TokenHolder::Organization(id) => Indexed::organization(tenant, id),
-            TokenHolder::ClientId(id) => Indexed::client_id(tenant, id),
-        };
-        let pages = indexed.keys(&self.keys).map(async |key| self.scan("ZSCAN", &key, &indexed.pattern()).await);
-        let members = future::try_join_all(pages).await?.concat();
-        let users: BTreeSet<_> = members.iter().filter_map(|(member, _)| indexed.user_of(member)).collect();
-        Ok(users.into_iter().collect())
-    }
-
-    /// The live tokens of a user, as fields and values; of a session only, if the holder is one.
-    async fn fields_of(&self, tenant: &TenantName, user: &str, holder: &TokenHolder) -> Result<Pairs, ConnectionLost> {
-        let key = self.keys.live_tokens(tenant, user);
-        match holder {
-            TokenHolder::UserSession { session, .. } => {
-                self.scan("HSCAN", &key, &live_tokens::pattern_of(session)).await
+    async fn users_of(&self, tenant: &TenantName, holder: &TokenHolder) -> Result<BTreeSet<String>, ConnectionLost> {
+        let (parts, pattern) = match holder {
+            TokenHolder::User(user) => return Ok(BTreeSet::from([user.clone()])),
+            TokenHolder::Organization(id) => {
+                let group = Group::named(id);
+                (group.part()..group.part() + 1, group.member("*"))
             }
-            _ => self.run(cmd("HGETALL").arg(key)).await,
-        }
+            TokenHolder::Session(_) | TokenHolder::ClientId(_) => (0..Group::PARTS, "*".to_owned()),
+        };
+        let members = parts.map(|part| self.members(self.keys.users(tenant, part), &pattern));
+        let members = future::try_join_all(members).await?.concat();
+        Ok(members.iter().filter_map(|member| Group::user_of(member)).collect())
     }
 
-    /// The members with their scores, or fields with their values, that match a pattern.
-    async fn scan(&self, command: &str, key: &str, pattern: &str) -> Result<Pairs, ConnectionLost> {
-        let (mut pairs, mut cursor) = (Pairs::new(), 0_u64);
+    /// The registered live tokens of a user, ended ones included.
+    async fn live_tokens_of(&self, tenant: &TenantName, user: &str) -> Result<Vec<LiveToken>, ConnectionLost> {
+        let hash: Vec<(Vec<u8>, Vec<u8>)> = self.run(cmd("HGETALL").arg(self.keys.live_tokens(tenant, user))).await?;
+        Ok(hash.iter().filter_map(|(field, value)| live_tokens::live_token_of(tenant, user, field, value)).collect())
+    }
+
+    /// The members of a sorted set that match a pattern. Redis looks at some at a time.
+    async fn members(&self, set: String, pattern: &str) -> Result<Vec<Vec<u8>>, ConnectionLost> {
+        let (mut members, mut cursor) = (Vec::new(), 0_u64);
         loop {
-            let mut scan = cmd(command);
-            scan.arg(key).arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
-            let (next, page): (u64, Pairs) = self.run(&scan).await?;
-            pairs.extend(page);
+            let mut scan = cmd("ZSCAN");
+            scan.arg(&set).arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
+            let (next, page): (u64, Vec<(Vec<u8>, f64)>) = self.run(&scan).await?;
+            members.extend(page.into_iter().map(|(member, _)| member));
             if next == 0 {
-                return Ok(pairs);
+                return Ok(members);
             }
             cursor = next;
         }
-    }
-
-    async fn remove_task(&self, id: &[u8], due: UnixMillis) -> Result<(), ConnectionLost> {
-        let mut script = self.script(&COMPLETE, &[TASKS, CLAIMABLE, DUE]);
-        self.invoke(script.arg(id).arg(due.0)).await
     }
 }
 
@@ -127,7 +114,7 @@ impl Commands for RedisCommands {
     async fn record(
         &self,
         restrictions: &[Restriction],
-        tasks: &[QueuedTask],
+        tasks: &[StoredTask],
         now: UnixMillis,
     ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
         let mut before = Vec::with_capacity(restrictions.len());
@@ -140,8 +127,8 @@ impl Commands for RedisCommands {
             for restriction in part {
                 script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
             }
-            for QueuedTask { task, claimable } in tasks {
-                script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0);
+            for StoredTask { id, due, payload } in tasks {
+                script.arg(id).arg(payload).arg(due.0);
             }
             let rows: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
             before.extend(rows.iter().map(|row| encoding::restriction_of(row.as_ref()?)));
@@ -152,17 +139,11 @@ impl Commands for RedisCommands {
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
         let mut script = REGISTER.arg(now.0);
         for live_token in live_tokens {
-            let user = live_token.user.as_str();
-            let holders: Vec<_> = Indexed::of(live_token).collect();
-            script.key(self.keys.live_tokens(&live_token.tenant, user));
-            script.arg(live_token.until.0).arg(holders.len());
+            let LiveToken { tenant, user, organization, until, .. } = live_token;
+            let group = Group::named(organization.as_ref().unwrap_or(user));
+            script.key(self.keys.live_tokens(tenant, user)).key(self.keys.users(tenant, group.part()));
+            script.arg(group.member(user)).arg(until.0);
             script.arg(live_tokens::field_of(live_token)).arg(live_tokens::value_of(live_token));
-            for holder in holders {
-                for key in holder.keys_for(&self.keys, user) {
-                    script.key(key);
-                }
-                script.arg(holder.member(user));
-            }
         }
         self.invoke(&script).await
     }
@@ -174,13 +155,11 @@ impl Commands for RedisCommands {
         now: UnixMillis,
     ) -> Result<Vec<LiveToken>, ConnectionLost> {
         let mut found = Vec::new();
-        for users in self.users_of(tenant, holder).await?.chunks(USERS_AT_ONCE) {
-            let hashes = users.iter().map(|user| self.fields_of(tenant, user, holder));
-            for (user, hash) in users.iter().zip(future::try_join_all(hashes).await?) {
-                let fields = hash.iter();
-                let live = fields.filter_map(|(field, value)| live_tokens::live_token_of(tenant, user, field, value));
-                found.extend(live.filter(|live_token| live_token.until > now && live_token.is_of(holder)));
-            }
+        let users: Vec<_> = self.users_of(tenant, holder).await?.into_iter().collect();
+        for users in users.chunks(USERS_AT_ONCE) {
+            let of_users = future::try_join_all(users.iter().map(|user| self.live_tokens_of(tenant, user))).await?;
+            let live = of_users.into_iter().flatten().filter(|live_token| live_token.until > now);
+            found.extend(live.filter(|live_token| live_token.is_of(holder)));
         }
         Ok(found)
     }
@@ -193,27 +172,16 @@ impl Commands for RedisCommands {
             Claim::Named(id) => script.arg(1).arg(id),
         };
         let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
-        let mut tasks = Vec::with_capacity(claimed.len());
-        for (id, payload, due) in claimed {
-            let (payload, due) = (String::from_utf8_lossy(&payload).into_owned(), time_of(due));
-            match String::from_utf8(id) {
-                Ok(id) => tasks.push(StoredTask { id, due, payload }),
-                Err(foreign) => {
-                    warn_of_foreign_data();
-                    self.remove_task(foreign.as_bytes(), due).await?;
-                }
-            }
-        }
-        Ok(tasks)
+        let readable = claimed.into_iter().filter_map(|(id, payload, due)| {
+            let id = String::from_utf8(id).inspect_err(|_| warn_of_foreign_data()).ok()?;
+            Some(StoredTask { id, due: time_of(due), payload: String::from_utf8_lossy(&payload).into_owned() })
+        });
+        Ok(readable.collect())
     }
 
-    async fn complete(&self, id: &str, due: UnixMillis) -> Result<(), ConnectionLost> {
-        self.remove_task(id.as_bytes(), due).await
-    }
-
-    async fn put_back(&self, left: &QueuedTask) -> Result<(), ConnectionLost> {
-        let QueuedTask { task, claimable } = left;
-        let mut script = self.script(&PUT_BACK, &[TASKS, CLAIMABLE, DUE]);
-        self.invoke(script.arg(&task.id).arg(&task.payload).arg(claimable.0).arg(task.due.0)).await
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), ConnectionLost> {
+        let mut script = self.script(&END_CLAIM, &[TASKS, CLAIMABLE, DUE]);
+        script.arg(&left.id).arg(left.due.0).arg(&left.payload).arg(retry_at.map(|retry_at| retry_at.0));
+        self.invoke(&script).await
     }
 }

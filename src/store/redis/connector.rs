@@ -29,7 +29,7 @@ pub struct RedisConnector {
 /// one removes what `HSET` left if `HDEL` is refused.
 const NEEDED: &str = "EVALSHA 0000000000000000000000000000000000000000 1 KEY, SCRIPT LOAD return, \
     GET KEY, SET KEY value XX, PTTL KEY, \
-    HSET KEY field value, HSETNX KEY field value, HGET KEY field, HGETALL KEY, HEXISTS KEY field, HLEN KEY, HSCAN KEY 0, \
+    HSET KEY field value, HSETNX KEY field value, HGET KEY field, HGETALL KEY, HLEN KEY, HSCAN KEY 0, \
     HDEL KEY field, \
     ZADD KEY XX 0 member, ZREM KEY member, ZCARD KEY, ZCOUNT KEY 0 0, ZSCORE KEY member, ZRANGE KEY 0 0, \
     ZRANGEBYSCORE KEY 0 0, ZREMRANGEBYSCORE KEY 0 0, ZSCAN KEY 0, \

@@ -57,10 +57,9 @@ impl Keys {
         format!("{}tokens:{tenant}:{user}", self.0)
     }
 
-    /// A part of the index of users by the holders of their live tokens. Redis has at most one with this slot and number of
-    /// digits.
-    pub(super) fn holders(&self, slot: u16, digits: usize) -> String {
-        format!("{}holders:{slot:0digits$x}", self.0)
+    /// A part of the index of a tenant's users.
+    pub(super) fn users(&self, tenant: &TenantName, part: u32) -> String {
+        format!("{}users:{tenant}:{part}", self.0)
     }
 }
 

@@ -3,8 +3,7 @@
 -- KEYS: the restrictions, the active ones by their end, the ended ones by when they are forgotten, the log, the tasks, from
 -- when they can be claimed, their first due times.
 -- ARGV: now, for how long a timestamp is remembered, the maximum number of ended ones, the length of the log, the number of
--- restrictions; then for each restriction its ID and its row; then for each task its ID, the task, from when it can be
--- claimed, its due time. A row starts with its rank: 1 digit, 15 digits for the timestamp of the event, 1 for a restriction
+-- restrictions; then for each restriction its ID and its row; then for each task its ID, the task, its due time. A row starts with its rank: 1 digit, 15 digits for the timestamp of the event, 1 for a restriction
 -- that restricts and 0 for another, 15 digits for its end. The same restriction with another end is not new.
 -- Returns for each restriction the row before.
 local restrictions, active, ended, log, tasks, claimable, due = unpack(KEYS)
@@ -49,10 +48,10 @@ for i = 6, first_task - 1, 2 do
   before[#before + 1] = old
 end
 if is_any_new then
-  for i = first_task, #ARGV, 4 do
+  for i = first_task, #ARGV, 3 do
     if redis.call('HSETNX', tasks, ARGV[i], ARGV[i + 1]) == 1 then
       redis.call('ZADD', claimable, ARGV[i + 2], ARGV[i])
-      redis.call('ZADD', due, ARGV[i + 3], ARGV[i])
+      redis.call('ZADD', due, ARGV[i + 2], ARGV[i])
     end
   end
 end
