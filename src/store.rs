@@ -29,7 +29,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 pub use collector::StoreCollector;
-pub use connection::{Commands, Connect, Connected, ReadLog, SharedState, Wait};
+pub use connection::{Commands, Connect, Connected, LONGEST_WAIT, ReadLog, Reply, SharedState};
 pub use limits::{StoreError, StoreLimits};
 pub use live_tokens::{LiveToken, LiveTokens, TokenHolder};
 pub use log::{LogPage, LogPosition};
@@ -80,7 +80,8 @@ impl Store {
     /// The store of a single replica.
     #[must_use]
     pub fn in_memory(limits: &StoreLimits, on_forget: OnForget) -> Self {
-        let replica = Replica::new(Health::Ready, limits, on_forget, Arc::new(|_, _| Vec::new()));
+        let replica = Replica::new(limits, on_forget, Arc::new(|_, _| Vec::new()));
+        replica.becomes_ready(UnixMillis(0));
         Self { replica: Arc::new(replica), shared: None }
     }
 
@@ -94,12 +95,12 @@ impl Store {
         on_forget: OnForget,
         tasks_of: TasksOf,
     ) -> Self {
-        let replica = Arc::new(Replica::new(Health::Starting, limits, on_forget, tasks_of));
+        let replica = Arc::new(Replica::new(limits, on_forget, tasks_of));
         let line = Arc::new(Line::new(Arc::clone(&replica)));
-        let (registrations, serve) = Registrations::new(Arc::clone(&replica), Arc::clone(&line), Arc::clone(&clock));
+        let (registrations, serve) = Registrations::new(Arc::clone(&line), Arc::clone(&clock));
         let mut background = JoinSet::new();
         background.spawn(serve);
-        background.spawn(sync::run(Arc::clone(&replica), Arc::clone(&line), redis, clock));
+        background.spawn(sync::run(Arc::clone(&line), redis, clock));
         Self { replica, shared: Some(Shared { on_failure, line, registrations, _background: background }) }
     }
 
@@ -176,7 +177,7 @@ impl Store {
         for ((outcome, told), before) in outcomes.iter_mut().zip(restrictions).zip(before) {
             if let Some(before) = before {
                 replica.learn(&before, Source::Told, now);
-                *outcome = RecordOutcome::of(Some(&before.terms()), &told.terms()).max(*outcome);
+                *outcome = RecordOutcome::of(Some(&before), told).max(*outcome);
             }
         }
         Ok(outcomes)
@@ -223,7 +224,7 @@ impl Store {
     }
 
     /// Sends a command to Redis, if the store is shared.
-    async fn in_redis<T, F: Future<Output = Result<T, ConnectionLost>>>(
+    async fn in_redis<T, F: Future<Output = Reply<T>>>(
         &self,
         command: impl FnOnce(Arc<Connection>) -> F,
     ) -> Option<Result<T, StoreError>> {

@@ -43,7 +43,7 @@ pub(super) async fn ready(issuer: Data<Issuer>) -> HttpResponse {
         "signing_keys": { "status": keys, "confirmed_seconds_ago": confirmed_seconds_ago },
     });
     if store.is_shared() {
-        answer["store"] = json!({ "status": health.as_str() });
+        answer["store"] = json!({ "status": health.to_string() });
     }
     if states.len() > 1 {
         answer["tenants"] = json!({ "total": states.len(), "without_signing_keys": missing });

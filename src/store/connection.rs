@@ -1,17 +1,23 @@
 //! What a store needs of a Redis: two connections to the same data.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
 use super::{Claim, LiveToken, LogPage, LogPosition, Restriction, StoredTask, TaskBacklog, TokenHolder};
 use crate::{clock::UnixMillis, redis::ConnectionLost, tenant::TenantName};
 
+/// What Redis answers.
+pub type Reply<T> = Result<T, ConnectionLost>;
+
+/// The longest wait for entries of the log.
+pub const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
 /// Connects to the Redis that replicas share.
 #[async_trait]
 pub trait Connect: fmt::Debug + Send + Sync {
     /// Connects once for commands, and once to read the log. Fails if Redis takes no writes.
-    async fn connect(&self) -> Result<Connected, ConnectionLost>;
+    async fn connect(&self) -> Reply<Connected>;
 
     /// Where it connects to, without secrets.
     fn address(&self) -> String;
@@ -31,18 +37,9 @@ pub struct Connected {
 /// Reads the log.
 #[async_trait]
 pub trait ReadLog: Send {
-    /// The next entries after a position, at most 1,000. If there are none and `wait` says so, waits for the first one, for half
-    /// a second at most.
-    async fn read(&mut self, after: LogPosition, wait: Wait) -> Result<LogPage, ConnectionLost>;
-}
-
-/// Whether a reader waits for entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// It returns at once.
-    No,
-    /// It waits for the first one.
-    ForEntries,
+    /// The next entries after a position, at most 1,000. If there are none, waits for the first one so long, at most
+    /// [`LONGEST_WAIT`].
+    async fn read(&mut self, after: LogPosition, wait: Duration) -> Reply<LogPage>;
 }
 
 /// The state of the shared data.
@@ -61,11 +58,11 @@ pub struct SharedState {
 pub trait Commands: Send + Sync {
     /// The state of the shared data. Writes, so that a Redis that takes no writes is found: gives the data an ID if it has
     /// none, and the log a first entry if it is empty.
-    async fn state(&self) -> Result<SharedState, ConnectionLost>;
+    async fn state(&self) -> Reply<SharedState>;
 
-    /// A page of the recorded restrictions, ended ones included, and the next cursor. Cursors start and end with 0. What
+    /// A page of the recorded restrictions, ended ones included, and the cursor of the next one. The first cursor is 0. What
     /// stays recorded during the whole scan is in one of its pages.
-    async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost>;
+    async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)>;
 
     /// Records the restrictions that are newer than the recorded ones, and appends them to the log. Returns for each the one
     /// recorded before. If a restriction is newer, or if there is none, stores the tasks with new IDs.
@@ -74,24 +71,19 @@ pub trait Commands: Send + Sync {
         restrictions: &[Restriction],
         tasks: &[StoredTask],
         now: UnixMillis,
-    ) -> Result<Vec<Option<Restriction>>, ConnectionLost>;
+    ) -> Reply<Vec<Option<Restriction>>>;
 
     /// Registers live tokens. A known later end stays. Returns for each whether it was not registered before, or with an
     /// earlier end.
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost>;
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>>;
 
     /// The registered live tokens of a holder.
-    async fn live_tokens(
-        &self,
-        tenant: &TenantName,
-        holder: &TokenHolder,
-        now: UnixMillis,
-    ) -> Result<Vec<LiveToken>, ConnectionLost>;
+    async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>>;
 
     /// Claims tasks for [`StoredTask::LEASE`]. Their due times are the first ones.
-    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost>;
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>>;
 
     /// Ends the claim of a task: removes it, or puts back what is left of it, to be claimed from `retry_at` on. Without effect if
     /// it was removed, or has become due later meanwhile.
-    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), ConnectionLost>;
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()>;
 }

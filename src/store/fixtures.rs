@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::{
     Claim, Commands, Connect, Connected, ConnectionLost, Health, LiveToken, LogPage, LogPosition, OnFailure, ReadLog,
-    RecordOutcome, Restriction, SharedState, Store, StoreLimits, StoredTask, TasksOf, TokenHolder, Wait,
+    RecordOutcome, Reply, Restriction, SharedState, Store, StoreLimits, StoredTask, TasksOf, TokenHolder,
     live_tokens::LiveTokenIndex, restriction::RestrictionKey, tasks::TaskQueue,
 };
 use crate::{clock::UnixMillis, tenant::TenantName};
@@ -88,7 +88,7 @@ impl MemoryRedis {
         LogPosition { millis: 1, number: self.log.lock().unwrap().len() as u64 }
     }
 
-    async fn answer<T>(&self, answer: T) -> Result<T, ConnectionLost> {
+    async fn answer<T>(&self, answer: T) -> Reply<T> {
         let left =
             self.calls_until_failure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         match &self.failure {
@@ -112,7 +112,7 @@ impl Store {
 
 #[async_trait]
 impl Connect for Arc<MemoryRedis> {
-    async fn connect(&self) -> Result<Connected, ConnectionLost> {
+    async fn connect(&self) -> Reply<Connected> {
         Ok(Connected { commands: Box::new(Arc::clone(self)), log: Box::new(Arc::clone(self)) })
     }
 
@@ -123,10 +123,8 @@ impl Connect for Arc<MemoryRedis> {
 
 #[async_trait]
 impl ReadLog for Arc<MemoryRedis> {
-    async fn read(&mut self, after: LogPosition, wait: Wait) -> Result<LogPage, ConnectionLost> {
-        if wait == Wait::ForEntries {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+    async fn read(&mut self, after: LogPosition, wait: Duration) -> Reply<LogPage> {
+        tokio::time::sleep(wait.min(Duration::from_millis(1))).await;
         let log = self.log.lock().unwrap();
         let numbered = (1..).zip(log.iter()).filter(|(number, _)| *number > after.number);
         let entries = numbered.map(|(number, entry)| (LogPosition { millis: 1, number }, Some(entry.clone())));
@@ -137,12 +135,12 @@ impl ReadLog for Arc<MemoryRedis> {
 
 #[async_trait]
 impl Commands for Arc<MemoryRedis> {
-    async fn state(&self) -> Result<SharedState, ConnectionLost> {
+    async fn state(&self) -> Reply<SharedState> {
         Ok(SharedState { data_id: "1".to_owned(), last: self.last(), backlog: self.tasks.backlog() })
     }
 
-    async fn restrictions(&self, _cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
-        Ok((0, self.restrictions.lock().unwrap().values().cloned().collect()))
+    async fn restrictions(&self, _cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)> {
+        Ok((None, self.restrictions.lock().unwrap().values().cloned().collect()))
     }
 
     async fn record(
@@ -150,13 +148,12 @@ impl Commands for Arc<MemoryRedis> {
         restrictions: &[Restriction],
         tasks: &[StoredTask],
         _now: UnixMillis,
-    ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+    ) -> Reply<Vec<Option<Restriction>>> {
         let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
         for restriction in restrictions {
             let known = self.restrictions.lock().unwrap().get(&restriction.key()).cloned();
-            let terms = known.as_ref().map(Restriction::terms);
-            is_any_new |= RecordOutcome::of(terms.as_ref(), &restriction.terms()) == RecordOutcome::New;
-            if terms.is_none_or(|known| known.compare(&restriction.terms()).is_lt()) {
+            is_any_new |= RecordOutcome::of(known.as_ref(), restriction) == RecordOutcome::New;
+            if known.as_ref().is_none_or(|known| known.compare(restriction).is_lt()) {
                 self.restrictions.lock().unwrap().insert(restriction.key(), restriction.clone());
                 self.log.lock().unwrap().push(restriction.clone());
             }
@@ -168,7 +165,7 @@ impl Commands for Arc<MemoryRedis> {
         self.answer(before).await
     }
 
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
         let mut lacked = Vec::new();
         for live_token in live_tokens {
             let holder = TokenHolder::User(live_token.user.clone());
@@ -180,20 +177,15 @@ impl Commands for Arc<MemoryRedis> {
         self.answer(lacked).await
     }
 
-    async fn live_tokens(
-        &self,
-        tenant: &TenantName,
-        holder: &TokenHolder,
-        now: UnixMillis,
-    ) -> Result<Vec<LiveToken>, ConnectionLost> {
+    async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {
         self.answer(self.live_tokens.find(tenant, holder, now)).await
     }
 
-    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>> {
         self.answer(self.tasks.claim(claim, now)).await
     }
 
-    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), ConnectionLost> {
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()> {
         self.tasks.end_claim(left, retry_at);
         self.answer(()).await
     }

@@ -4,21 +4,16 @@
 /// from signed events and operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
-    /// Restrictions that have ended and are kept for their timestamps. Beyond the limit, those that end first are forgotten:
-    /// then an old event that arrives late can deny a user for a while.
-    pub ended_restrictions: usize,
+    /// Restrictions, those in force included. Beyond the limit, ended ones are forgotten, those that ended first before
+    /// others: then an old event that arrives late can deny a user for a while.
+    pub restrictions: usize,
     /// Live tokens, one for each user, session, organization, client ID, format and API key. Each takes about 200 bytes.
     pub live_tokens: usize,
 }
 
-impl StoreLimits {
-    /// How many ended restrictions a replica keeps by default, and Redis always.
-    pub(super) const ENDED_RESTRICTIONS: usize = 200_000;
-}
-
 impl Default for StoreLimits {
     fn default() -> Self {
-        Self { ended_restrictions: Self::ENDED_RESTRICTIONS, live_tokens: 500_000 }
+        Self { restrictions: 200_000, live_tokens: 500_000 }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
-use super::{Commands, ConnectionLost, StoreError, replica::Replica};
+use super::{Commands, ConnectionLost, Reply, StoreError, replica::Replica};
 
 /// A connection, used until its first failure.
 pub(super) struct Connection {
@@ -15,7 +15,7 @@ pub(super) struct Connection {
 
 /// The connection in use, if Redis can be used.
 pub(super) struct Line {
-    replica: Arc<Replica>,
+    pub(super) replica: Arc<Replica>,
     used: Mutex<Option<Arc<Connection>>>,
 }
 
@@ -29,7 +29,7 @@ impl Line {
     }
 
     /// Sends a command. A connection whose command fails is not used again.
-    pub(super) async fn call<T, F: Future<Output = Result<T, ConnectionLost>>>(
+    pub(super) async fn call<T, F: Future<Output = Reply<T>>>(
         &self,
         command: impl FnOnce(Arc<Connection>) -> F,
     ) -> Result<T, StoreError> {
@@ -46,7 +46,8 @@ impl Line {
     /// Stops using a connection.
     pub(super) fn lose(&self, connection: &Arc<Connection>, reason: ConnectionLost) {
         let mut used = self.used();
-        if used.take_if(|used| Arc::ptr_eq(used, connection)).is_some() {
+        if used.as_ref().is_none_or(|used| Arc::ptr_eq(used, connection)) {
+            *used = None;
             // While the line is locked: later, the replica may be ready again.
             self.replica.lose();
         }

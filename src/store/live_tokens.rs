@@ -4,7 +4,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +13,7 @@ use std::{
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, StoreLimits, Subject};
+use super::{StoreError, StoreLimits, Subject, restriction::hash_of};
 use crate::{
     ably::{KeyName, TokenFormat},
     clock::UnixMillis,
@@ -228,11 +227,6 @@ impl LiveTokenIndex {
         let [first, ..] = hash.to_ne_bytes();
         lock(&self.shards[usize::from(first) % self.shards.len()])
     }
-}
-
-/// No client chooses the IDs, so the hash needs no secret.
-pub(super) fn hash_of(ids: &impl Hash) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one(ids)
 }
 
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {

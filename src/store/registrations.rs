@@ -7,7 +7,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Health, LiveToken, StoreError, line::Line, replica::Replica};
+use super::{Health, LiveToken, StoreError, line::Line};
 use crate::clock::Clock;
 
 /// The most live tokens of a call: few enough for Redis to answer within its timeout.
@@ -25,7 +25,7 @@ pub(super) struct Registrations(mpsc::Sender<Registration>);
 
 impl Registrations {
     /// Returns also a future that registers them, forever.
-    pub(super) fn new(replica: Arc<Replica>, line: Arc<Line>, clock: Clock) -> (Self, impl Future<Output = ()>) {
+    pub(super) fn new(line: Arc<Line>, clock: Clock) -> (Self, impl Future<Output = ()>) {
         let (sender, mut receiver) = mpsc::channel::<Registration>(MOST_AT_ONCE);
         let serve = async move {
             let mut waiting = Vec::new();
@@ -33,12 +33,12 @@ impl Registrations {
                 let next = Instant::now() + INTERVAL;
                 let (live_tokens, outcomes): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
                 let (live_tokens, now) = (&live_tokens[..], clock());
-                let registered = line.call(|on| async move { on.commands.register(live_tokens, now).await }).await;
-                if registered.is_err() || replica.health() != Health::Ready {
+                let registered =
+                    line.call(|on| async move { on.commands.register(live_tokens, now).await.map(drop) }).await;
+                if line.replica.health() != Health::Ready {
                     // Look-ups for restrictions that this replica does not know yet may have come before.
-                    replica.were_unfound(live_tokens);
+                    line.replica.were_unfound(live_tokens);
                 }
-                let registered = registered.map(|_| ());
                 for outcome in outcomes {
                     // The request may have ended.
                     let _ = outcome.send(registered);

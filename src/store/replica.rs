@@ -3,14 +3,13 @@
 
 use std::{
     collections::HashSet,
-    mem,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use super::{
-    Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, RecordOutcome, Restriction, Restrictions,
-    SharedState, StoreLimits, StoredTask, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex,
+    ConnectionLost, Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, RecordOutcome, Reply, Restriction,
+    Restrictions, SharedState, StoreLimits, StoredTask, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex,
     restrictions::Source, tasks::TaskQueue,
 };
 use crate::clock::UnixMillis;
@@ -28,11 +27,10 @@ pub(super) struct Replica {
 
 #[derive(Debug, Default)]
 struct Progress {
-    health: Health,
     /// The last entry of the log that was applied.
     position: LogPosition,
     data_id: String,
-    /// The tasks in Redis.
+    /// The tasks in Redis, if this replica is ready.
     backlog: TaskBacklog,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
@@ -43,18 +41,13 @@ struct Progress {
     outages: u64,
 }
 
-/// Why Redis counts as lost although it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Loss {
-    #[error("its data was lost or replaced")]
-    OtherData,
-    #[error("its log is older than before")]
-    OlderLog,
-    #[error("this replica fell behind the log")]
-    Behind,
-    #[error("its two connections see different data")]
-    DifferentData,
+/// The loss of a Redis that answers.
+pub(super) fn lost<T>(reason: &str) -> Reply<T> {
+    Err(ConnectionLost(reason.to_owned()))
 }
+
+const OLDER_LOG: &str = "its log is older than before";
+pub(super) const DIFFERENT_DATA: &str = "its two connections see different data";
 
 impl Replica {
     /// Within this time the log's connection sees what the commands' connection saw.
@@ -65,19 +58,24 @@ impl Replica {
     /// minutes, and clocks differ.
     const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
 
-    pub(super) fn new(health: Health, limits: &StoreLimits, on_forget: OnForget, tasks_of: TasksOf) -> Self {
+    pub(super) fn new(limits: &StoreLimits, on_forget: OnForget, tasks_of: TasksOf) -> Self {
         Self {
             restrictions: Restrictions::new(limits),
             live_tokens: LiveTokenIndex::new(limits),
             tasks: TaskQueue::default(),
             on_forget,
             tasks_of,
-            progress: Mutex::new(Progress { health, ..Progress::default() }),
+            progress: Mutex::default(),
         }
     }
 
     pub(super) fn health(&self) -> Health {
-        self.progress().health
+        let progress = self.progress();
+        match (progress.ready_at, progress.outages) {
+            (Some(_), _) => Health::Ready,
+            (None, 0) => Health::Starting,
+            (None, _) => Health::Degraded,
+        }
     }
 
     pub(super) fn outages(&self) -> u64 {
@@ -85,22 +83,16 @@ impl Replica {
     }
 
     pub(super) fn backlog(&self) -> TaskBacklog {
-        let (progress, own) = (self.progress(), self.tasks.backlog());
-        if progress.health != Health::Ready {
-            return own;
-        }
-        let TaskBacklog { count, oldest_due } = progress.backlog;
+        let own = self.tasks.backlog();
+        let TaskBacklog { count, oldest_due } = self.progress().backlog;
         TaskBacklog { count: count + own.count, oldest_due: oldest_due.into_iter().chain(own.oldest_due).min() }
     }
 
     /// Redis is connected: from its state on the replica follows the log. Redis may lack all that the replica knows.
     pub(super) fn begin(&self, state: SharedState) {
-        let SharedState { data_id, last, backlog } = state;
-        {
-            let mut progress = self.progress();
-            (progress.position, progress.data_id, progress.backlog, progress.awaited) = (last, data_id, backlog, None);
-        }
         self.restrictions.mark_all_unrecorded();
+        let mut progress = self.progress();
+        (progress.position, progress.data_id, progress.awaited) = (state.last, state.data_id, None);
     }
 
     /// Applies a restriction. If it concerns a user, the user may have changed.
@@ -116,33 +108,26 @@ impl Replica {
         self.progress().unfound.extend(live_tokens.into_iter().flat_map(LiveToken::subject_hashes));
     }
 
-    /// Some of the restrictions that Redis may lack, with tasks. If Redis lacks one, it lacks the tasks that followed from it too.
-    pub(super) fn missing(&self, max: usize, now: UnixMillis) -> (Vec<Restriction>, Vec<StoredTask>) {
-        let missing = self.restrictions.unrecorded(max);
-        let tasks = missing.iter().flat_map(|restriction| self.tasks_of(restriction, now)).collect();
-        (missing, tasks)
-    }
-
-    /// Tasks of the restrictions that concern tokens which look-ups may not have found.
-    pub(super) fn late_tasks(&self, now: UnixMillis) -> Vec<StoredTask> {
+    /// The restrictions that concern tokens which look-ups may not have found.
+    pub(super) fn late(&self) -> Vec<Restriction> {
         let unfound = self.progress().unfound.clone();
-        self.restrictions.about(&unfound).iter().flat_map(|late| self.tasks_of(late, now)).collect()
+        self.restrictions.about(&unfound)
     }
 
-    /// The tasks that follow from a restriction, while tokens can live that were issued despite it.
-    fn tasks_of(&self, restriction: &Restriction, now: UnixMillis) -> Vec<StoredTask> {
-        let may_concern = now < restriction.until.after(Self::TOKENS_OUTLIVE_BY);
-        if may_concern { (self.tasks_of)(restriction, now) } else { Vec::new() }
+    /// The tasks that follow from restrictions, while tokens can live that were issued despite them.
+    pub(super) fn tasks_of(&self, restrictions: &[Restriction], now: UnixMillis) -> Vec<StoredTask> {
+        let may_concern = |restriction: &&Restriction| now < restriction.until.after(Self::TOKENS_OUTLIVE_BY);
+        restrictions.iter().filter(may_concern).flat_map(|restriction| (self.tasks_of)(restriction, now)).collect()
     }
 
     /// Applies what was read from the log.
-    pub(super) fn apply_log(&self, page: LogPage, now: UnixMillis) -> Result<(), Loss> {
+    pub(super) fn apply_log(&self, page: LogPage, now: UnixMillis) -> Reply<()> {
         let position = self.position();
-        if page.last.is_none_or(|last| last < position) {
-            return Err(Loss::OlderLog);
+        if page.last < Some(position) {
+            return lost(OLDER_LOG);
         }
-        if page.first.is_none_or(|first| first > position) {
-            return Err(Loss::Behind);
+        if page.first > Some(position) {
+            return lost("this replica fell behind the log");
         }
         let (positions, entries): (Vec<_>, Vec<_>) = page.entries.into_iter().unzip();
         for restriction in entries.iter().flatten() {
@@ -150,11 +135,9 @@ impl Replica {
         }
         let mut progress = self.progress();
         progress.position = progress.position.max(positions.last().copied().unwrap_or_default());
-        if let Some((awaited, _)) = progress.awaited.filter(|(awaited, _)| *awaited <= progress.position) {
-            if !positions.contains(&awaited) {
-                return Err(Loss::DifferentData);
-            }
-            progress.awaited = None;
+        progress.awaited.take_if(|(awaited, _)| positions.contains(awaited));
+        if progress.awaited.is_some_and(|(awaited, _)| awaited <= progress.position) {
+            return lost(DIFFERENT_DATA);
         }
         Ok(())
     }
@@ -166,13 +149,13 @@ impl Replica {
 
     /// The state that the commands' connection saw, asked when this replica was at `position`. The log's connection has to
     /// see the same soon.
-    pub(super) fn check(&self, state: &SharedState, position: LogPosition, now: UnixMillis) -> Result<(), Loss> {
+    pub(super) fn check(&self, state: &SharedState, position: LogPosition, now: UnixMillis) -> Reply<()> {
         let mut progress = self.progress();
         if state.data_id != progress.data_id {
-            return Err(Loss::OtherData);
+            return lost("its data was lost or replaced");
         }
         if state.last < position {
-            return Err(Loss::OlderLog);
+            return lost(OLDER_LOG);
         }
         progress.backlog = state.backlog;
         if progress.ready_at.is_some_and(|ready_at| ready_at.after(Self::FAILOVERS_LOSE) < now) {
@@ -180,7 +163,7 @@ impl Replica {
             progress.unfound = HashSet::new();
         }
         match progress.awaited {
-            Some((_, since)) if since.after(Self::LOG_LAG) < now => return Err(Loss::DifferentData),
+            Some((_, since)) if since.after(Self::LOG_LAG) < now => return lost(DIFFERENT_DATA),
             None if state.last > progress.position => progress.awaited = Some((state.last, now)),
             _ => {}
         }
@@ -189,12 +172,10 @@ impl Replica {
 
     /// Everything up to the end of the log is applied, and Redis has everything that this replica knows. After an absence, users
     /// may have changed without notice.
-    pub(super) fn follow(&self, now: UnixMillis) {
-        let mut progress = self.progress();
-        progress.ready_at = Some(now);
-        let was = mem::replace(&mut progress.health, Health::Ready);
-        drop(progress);
-        if was == Health::Degraded {
+    pub(super) fn becomes_ready(&self, now: UnixMillis) {
+        let is_return = self.outages() > 0;
+        self.progress().ready_at = Some(now);
+        if is_return {
             (self.on_forget)(Forgotten::Everyone);
         }
     }
@@ -202,11 +183,8 @@ impl Replica {
     /// Redis is lost.
     pub(super) fn lose(&self) {
         let mut progress = self.progress();
-        if progress.health == Health::Ready {
-            progress.health = Health::Degraded;
-            progress.ready_at = None;
-            progress.outages += 1;
-        }
+        progress.outages += u64::from(progress.ready_at.take().is_some());
+        progress.backlog = TaskBacklog::default();
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

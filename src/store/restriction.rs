@@ -1,6 +1,10 @@
 //! One restriction: what an event or an operator says about a subject, and which of two restrictions counts.
 
-use std::{cmp::Ordering, time::Duration};
+use std::{
+    cmp::Ordering,
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -90,12 +94,19 @@ pub enum Topic {
     ClientId,
 }
 
-/// Of all restrictions with the same key, one counts.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(super) struct RestrictionKey {
-    pub(super) tenant: TenantName,
-    pub(super) subject: Subject,
-    pub(super) topic: Topic,
+/// Of all restrictions with the same key, one counts. A hash of tenant, subject and topic: with 128 bits, no two are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RestrictionKey([u64; 2]);
+
+/// A hash of IDs. No client chooses them, so it needs no secret.
+pub(super) fn hash_of(ids: &impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(ids)
+}
+
+impl RestrictionKey {
+    pub(super) fn of(tenant: &TenantName, subject: &Subject, topic: Topic) -> Self {
+        Self([0, 1].map(|half| hash_of(&(half, tenant, subject, topic))))
+    }
 }
 
 /// What ends or bounds access: a denial, a not-before mark or a user's current client ID; also the lifting of a denial.
@@ -119,15 +130,6 @@ pub struct Restriction {
     pub session_user: Option<String>,
 }
 
-/// A restriction without its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Terms {
-    pub(super) kind: RestrictionKind,
-    pub(super) at: UnixMillis,
-    pub(super) until: UnixMillis,
-    session_user: Option<String>,
-}
-
 /// What became of a restriction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordOutcome {
@@ -140,7 +142,7 @@ pub enum RecordOutcome {
 }
 
 impl RecordOutcome {
-    pub(super) fn of(known: Option<&Terms>, new: &Terms) -> Self {
+    pub(super) fn of(known: Option<&Restriction>, new: &Restriction) -> Self {
         match known {
             Some(known) if known.precedence() == new.precedence() => Self::Repeated,
             Some(known) if known.compare(new) == Ordering::Greater => Self::Outdated,
@@ -150,32 +152,22 @@ impl RecordOutcome {
 }
 
 impl Restriction {
-    /// How long the timestamp of an event is remembered, so that an older event that arrives late changes nothing.
+    /// How long a restriction is remembered after its end, so that an older event that arrives late changes nothing.
     pub const REMEMBERED_FOR: Duration = Duration::from_hours(48);
 
     pub(super) fn key(&self) -> RestrictionKey {
-        let topic = match self.kind {
+        RestrictionKey::of(&self.tenant, &self.subject, self.topic())
+    }
+
+    pub(super) fn topic(&self) -> Topic {
+        match self.kind {
             RestrictionKind::Lifted(source) | RestrictionKind::Denied(source) => Topic::Denial(source),
             RestrictionKind::Deleted => Topic::Denial(DenialSource::Clerk),
             RestrictionKind::NotBefore => Topic::Rights,
             RestrictionKind::ClientId(_) => Topic::ClientId,
-        };
-        RestrictionKey { tenant: self.tenant.clone(), subject: self.subject.clone(), topic }
+        }
     }
 
-    pub(super) fn terms(&self) -> Terms {
-        Terms { kind: self.kind, at: self.at, until: self.until, session_user: self.session_user.clone() }
-    }
-}
-
-impl RestrictionKey {
-    pub(super) fn with(&self, terms: &Terms) -> Restriction {
-        let Terms { kind, at, until, session_user } = terms.clone();
-        Restriction { tenant: self.tenant.clone(), subject: self.subject.clone(), kind, at, until, session_user }
-    }
-}
-
-impl Terms {
     pub(super) fn is_active(&self, now: UnixMillis) -> bool {
         self.restricts() && now < self.until
     }
@@ -184,12 +176,8 @@ impl Terms {
         !matches!(self.kind, RestrictionKind::Lifted(_))
     }
 
-    pub(super) fn remembered_until(&self) -> UnixMillis {
-        self.until.max(self.at.after(Restriction::REMEMBERED_FOR))
-    }
-
-    /// The greater counts: a deletion, else the newer event. Of two events in the same millisecond the one that restricts,
-    /// of one event that arrived twice the one that expires later.
+    /// Of two with the same key the greater counts: a deletion, else the newer event. Of two events in the same millisecond
+    /// it is the one that restricts, of one event that arrived twice the one that expires later.
     pub(super) fn compare(&self, other: &Self) -> Ordering {
         self.precedence().cmp(&other.precedence()).then(self.until.cmp(&other.until))
     }

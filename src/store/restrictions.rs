@@ -1,33 +1,34 @@
 //! The restrictions that a replica knows, in memory. Issuing a token reads them without waiting.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use super::{
     DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
-    live_tokens::hash_of,
-    restriction::{RestrictionKey, Terms},
+    restriction::{RestrictionKey, hash_of},
 };
-use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
+use crate::{
+    clerk::{Organization, Session},
+    clock::UnixMillis,
+    tenant::TenantName,
+};
 
 /// The restrictions that a replica knows.
 #[derive(Debug)]
 pub struct Restrictions {
-    max_ended: usize,
+    max: usize,
     known: RwLock<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    terms: HashMap<Arc<RestrictionKey>, Terms>,
-    /// By their expiry.
-    active: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
-    /// Ended or lifted, remembered for their timestamps; by when they are forgotten.
-    ended: BTreeSet<(UnixMillis, Arc<RestrictionKey>)>,
+    restrictions: HashMap<RestrictionKey, Restriction>,
+    by_end: BTreeSet<(UnixMillis, RestrictionKey)>,
     /// Those that Redis may lack.
-    unrecorded: BTreeSet<Arc<RestrictionKey>>,
+    unrecorded: BTreeSet<RestrictionKey>,
 }
 
 /// Who says that there is a restriction.
@@ -52,37 +53,33 @@ pub enum Verdict {
 
 impl Restrictions {
     pub(super) fn new(limits: &StoreLimits) -> Self {
-        Self { max_ended: limits.ended_restrictions, known: RwLock::default() }
+        Self { max: limits.restrictions, known: RwLock::default() }
     }
 
     /// The verdict on a tenant's session, and on the client ID that its session token gives, once that is known.
     #[must_use]
     pub fn verdict(&self, tenant: &TenantName, session: &Session, client_id: Option<&str>, now: UnixMillis) -> Verdict {
         let known = self.read();
-        let mut key = RestrictionKey {
-            tenant: tenant.clone(),
-            subject: Subject::Session(session.session_id.clone()),
-            topic: Topic::Denial(DenialSource::Clerk),
+        let active = |subject: &Subject, topic| {
+            let restriction = known.restrictions.get(&RestrictionKey::of(tenant, subject, topic));
+            restriction.filter(|restriction| restriction.is_active(now))
         };
-        if known.is_denied(&mut key, now) {
+        let is_denied = |subject: &Subject| {
+            let mut topics = [DenialSource::Clerk, DenialSource::Operator].into_iter().map(Topic::Denial);
+            topics.any(|topic| active(subject, topic).is_some())
+        };
+        let user = Subject::User(session.user_id.clone());
+        if is_denied(&user) || is_denied(&Subject::Session(session.session_id.clone())) {
             return Verdict::Denied;
         }
-        key.subject = Subject::User(session.user_id.clone());
-        if known.is_denied(&mut key, now) {
-            return Verdict::Denied;
-        }
-        let outdating = |key: &RestrictionKey| {
-            known.terms.get(key).filter(|latest| latest.is_active(now) && session.issued_at <= latest.at)
-        };
-        key.topic = Topic::ClientId;
-        let current = outdating(&key).zip(client_id);
+        let outdating =
+            |subject: &Subject, topic| active(subject, topic).filter(|latest| session.issued_at <= latest.at);
+        let current = outdating(&user, Topic::ClientId).zip(client_id);
         let mut outdated = current.is_some_and(|(current, given)| current.kind != RestrictionKind::client_id(given));
-        if let Some(organization) = &session.organization {
-            key.topic = Topic::Rights;
-            key.subject = Subject::Member { user: session.user_id.clone(), organization: organization.id.clone() };
-            outdated |= outdating(&key).is_some();
-            key.subject = Subject::Organization(organization.id.clone());
-            outdated |= outdating(&key).is_some();
+        if let Some(Organization { id, .. }) = &session.organization {
+            let member = Subject::Member { user: session.user_id.clone(), organization: id.clone() };
+            let subjects = [member, Subject::Organization(id.clone())];
+            outdated |= subjects.iter().any(|subject| outdating(subject, Topic::Rights).is_some());
         }
         if outdated { Verdict::Outdated } else { Verdict::Clear }
     }
@@ -90,69 +87,65 @@ impl Restrictions {
     /// The restriction that counts, ended or not.
     #[must_use]
     pub fn latest(&self, tenant: &TenantName, subject: &Subject, topic: Topic) -> Option<Restriction> {
-        let key = RestrictionKey { tenant: tenant.clone(), subject: subject.clone(), topic };
-        self.read().terms.get(&key).map(|terms| key.with(terms))
+        self.read().restrictions.get(&RestrictionKey::of(tenant, subject, topic)).cloned()
     }
 
     /// Whether a source denies a session or a user.
     #[must_use]
     pub fn denies(&self, tenant: &TenantName, subject: &Subject, source: DenialSource, now: UnixMillis) -> bool {
-        self.latest(tenant, subject, Topic::Denial(source)).is_some_and(|denial| denial.terms().is_active(now))
+        self.latest(tenant, subject, Topic::Denial(source)).is_some_and(|denial| denial.is_active(now))
     }
 
     pub(super) fn count_active(&self, now: UnixMillis) -> usize {
         let known = self.read();
-        // Expired ones are few: the next restriction removes them.
-        known.active.len() - known.active.iter().take_while(|(end, _)| *end <= now).count()
+        let unended = known.by_end.iter().rev().take_while(|(end, _)| *end > now);
+        unended.filter(|(_, key)| known.restrictions.get(key).is_some_and(Restriction::restricts)).count()
     }
 
     /// Applies a restriction, unless it yields to a known one.
     pub(super) fn apply(&self, restriction: &Restriction, source: Source, now: UnixMillis) -> RecordOutcome {
-        let (key, new) = (Arc::new(restriction.key()), restriction.terms());
-        let mut known = self.write();
-        let old = known.apply(&key, &new, now, self.max_ended);
-        if source == Source::Redis {
-            if old.as_ref().is_none_or(|old| old.compare(&new).is_le()) {
-                known.unrecorded.remove(&key);
-            } else {
-                known.unrecorded.insert(key);
+        let key = restriction.key();
+        let known = &mut *self.write();
+        let old = known.restrictions.get(&key);
+        let (outcome, order) = (RecordOutcome::of(old, restriction), old.map(|old| old.compare(restriction)));
+        if order.is_none_or(Ordering::is_lt) {
+            if let Some(old) = known.restrictions.insert(key, restriction.clone()) {
+                known.by_end.remove(&(old.until, key));
             }
+            known.by_end.insert((restriction.until, key));
         }
-        RecordOutcome::of(old.as_ref(), &new)
+        match (source, order) {
+            (Source::Told, _) => {}
+            (Source::Redis, Some(Ordering::Greater)) => _ = known.unrecorded.insert(key),
+            (Source::Redis, _) => _ = known.unrecorded.remove(&key),
+        }
+        known.forget(now, self.max);
+        outcome
     }
 
     /// Notes that Redis may lack the newest ones with the keys of these.
     pub(super) fn mark_unrecorded(&self, restrictions: &[Restriction]) {
-        let Known { terms, unrecorded, .. } = &mut *self.write();
-        let keys = restrictions.iter().map(Restriction::key).filter(|key| terms.contains_key(key));
-        unrecorded.extend(keys.map(Arc::new));
+        let Known { restrictions: known, unrecorded, .. } = &mut *self.write();
+        unrecorded.extend(restrictions.iter().map(Restriction::key).filter(|key| known.contains_key(key)));
     }
 
     /// Notes that Redis may lack all of them.
     pub(super) fn mark_all_unrecorded(&self) {
-        let keys: Vec<_> = self.read().terms.keys().cloned().collect();
-        // Sorted without the lock, since there may be hundreds of thousands.
-        let mut all = BTreeSet::from_iter(keys);
-        let Known { terms, unrecorded, .. } = &mut *self.write();
-        unrecorded.append(&mut all);
-        // Some may have been forgotten meanwhile.
-        unrecorded.retain(|key| terms.contains_key(key));
+        let Known { restrictions, unrecorded, .. } = &mut *self.write();
+        *unrecorded = restrictions.keys().copied().collect();
     }
 
     /// Some of those that Redis may lack.
     pub(super) fn unrecorded(&self, max: usize) -> Vec<Restriction> {
         let known = self.read();
-        let unrecorded = known.unrecorded.iter().filter_map(|key| Some(key.with(known.terms.get(key)?)));
-        unrecorded.take(max).collect()
+        known.unrecorded.iter().filter_map(|key| known.restrictions.get(key)).take(max).cloned().collect()
     }
 
     /// Those about subjects with these hashes.
     pub(super) fn about(&self, subjects: &HashSet<u64>) -> Vec<Restriction> {
         let known = self.read();
-        let about = known.terms.iter().filter(|(key, _)| subjects.contains(&hash_of(&(&key.tenant, &key.subject))));
-        let mut about: Vec<_> = about.map(|(key, terms)| key.with(terms)).collect();
-        about.sort_unstable_by_key(Restriction::key);
-        about
+        let all = known.by_end.iter().filter_map(|(_, key)| known.restrictions.get(key));
+        all.filter(|each| subjects.contains(&hash_of(&(&each.tenant, &each.subject)))).cloned().collect()
     }
 
     /// How many Redis may lack.
@@ -170,45 +163,14 @@ impl Restrictions {
 }
 
 impl Known {
-    fn is_denied(&self, key: &mut RestrictionKey, now: UnixMillis) -> bool {
-        [DenialSource::Clerk, DenialSource::Operator].into_iter().any(|source| {
-            key.topic = Topic::Denial(source);
-            self.terms.get(key).is_some_and(|terms| terms.is_active(now))
-        })
-    }
-
-    /// Applies a restriction, unless it yields to the known one with its key. Returns the one that was known.
-    fn apply(&mut self, key: &Arc<RestrictionKey>, new: &Terms, now: UnixMillis, max_ended: usize) -> Option<Terms> {
-        let old = self.terms.get(key).cloned();
-        if old.as_ref().is_none_or(|old| old.compare(new).is_lt()) {
-            if let Some(old) = &old {
-                self.active.remove(&(old.until, Arc::clone(key)));
-                self.ended.remove(&(old.remembered_until(), Arc::clone(key)));
-            }
-            if new.is_active(now) {
-                self.active.insert((new.until, Arc::clone(key)));
-            } else {
-                self.ended.insert((new.remembered_until(), Arc::clone(key)));
-            }
-            self.terms.insert(Arc::clone(key), new.clone());
-        }
-        self.expire(now, max_ended);
-        old
-    }
-
-    /// Moves expired restrictions to the ended ones, and forgets ended ones when their time or the room for them is over.
-    fn expire(&mut self, now: UnixMillis, max_ended: usize) {
-        while let Some((_, key)) = self.active.first().filter(|(end, _)| *end <= now).cloned() {
-            self.active.pop_first();
-            if let Some(terms) = self.terms.get(&key) {
-                self.ended.insert((terms.remembered_until(), key));
-            }
-        }
-        while self.ended.first().is_some_and(|(end, _)| *end <= now) || self.ended.len() > max_ended {
-            if let Some((_, key)) = self.ended.pop_first() {
-                self.terms.remove(&key);
-                self.unrecorded.remove(&key);
-            }
+    /// Forgets restrictions some time after their end; beyond the limit of all, as soon as they have ended.
+    fn forget(&mut self, now: UnixMillis, max: usize) {
+        while let Some((end, key)) = self.by_end.first()
+            && (end.after(Restriction::REMEMBERED_FOR) <= now || (*end <= now && self.restrictions.len() > max))
+        {
+            self.restrictions.remove(key);
+            self.unrecorded.remove(key);
+            self.by_end.pop_first();
         }
     }
 }

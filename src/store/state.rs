@@ -17,31 +17,16 @@ pub enum OnFailure {
     Refuse,
 }
 
-/// The state of a store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The state of a store. Its name is the one in `/readyz` and the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::Display)]
+#[display(rename_all = "lowercase")]
 pub enum Health {
     /// The recorded restrictions are not all loaded yet.
-    #[default]
     Starting,
     /// The store works.
     Ready,
     /// An outage of Redis: this replica goes on with what it knows.
     Degraded,
-}
-
-impl Health {
-    /// Every state.
-    pub const ALL: [Self; 3] = [Self::Starting, Self::Ready, Self::Degraded];
-
-    /// The name in `/readyz` and the metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Degraded => "degraded",
-        }
-    }
 }
 
 /// What a store holds.

@@ -2,20 +2,17 @@
 
 use std::{convert::Infallible, future, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    time::{self, MissedTickBehavior},
-};
+use tokio::{sync::mpsc, time};
 
 use super::{
-    Commands, Connect, Connected, ConnectionLost, Health, ReadLog, Wait,
+    Commands, Connect, Connected, ConnectionLost, LONGEST_WAIT, ReadLog, Reply,
     line::{Connection, Line},
-    replica::{Loss, Replica},
+    replica::{DIFFERENT_DATA, Replica, lost},
     restrictions::Source,
 };
 use crate::clock::Clock;
 
-/// How often the state of Redis is read, and Redis gets what it lacks.
+/// The pause between two readings of the state of Redis.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// The pause before the first attempt to reconnect. Each next one is twice as long, up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -26,20 +23,11 @@ const STEADY_AFTER: Duration = Duration::from_secs(5);
 /// How many restrictions, tasks or live tokens are written at once: few enough for Redis to answer within its timeout.
 const BATCH: usize = 100;
 
-impl From<Loss> for ConnectionLost {
-    fn from(loss: Loss) -> Self {
-        Self(loss.to_string())
-    }
-}
-
 /// Connects, and reconnects forever.
-pub(super) async fn run(replica: Arc<Replica>, line: Arc<Line>, redis: Arc<dyn Connect>, clock: Clock) {
-    let mut sync = Sync { replica, line, clock, address: redis.address(), pause: MIN_PAUSE, logged: Vec::new() };
+pub(super) async fn run(line: Arc<Line>, redis: Arc<dyn Connect>, clock: Clock) {
+    let mut sync = Sync { line, clock, address: redis.address(), pause: MIN_PAUSE, logged: Vec::new() };
     loop {
-        let lost = match redis.connect().await {
-            Ok(connected) => sync.keep(connected).await,
-            Err(lost) => lost,
-        };
+        let Err(lost) = sync.keep(&*redis).await;
         if !sync.logged.contains(&lost) {
             tracing::warn!(redis = sync.address, reason = %lost, "Redis cannot be used");
             sync.logged.push(lost);
@@ -50,7 +38,6 @@ pub(super) async fn run(replica: Arc<Replica>, line: Arc<Line>, redis: Arc<dyn C
 }
 
 struct Sync {
-    replica: Arc<Replica>,
     line: Arc<Line>,
     clock: Clock,
     address: String,
@@ -61,8 +48,9 @@ struct Sync {
 }
 
 impl Sync {
-    /// Keeps in sync until the connection is lost. Returns why.
-    async fn keep(&mut self, Connected { commands, mut log }: Connected) -> ConnectionLost {
+    /// Connects, and keeps in sync. Returns only when the connection is lost.
+    async fn keep(&mut self, redis: &dyn Connect) -> Reply<Infallible> {
+        let Connected { commands, mut log } = redis.connect().await?;
         let (lost, mut reasons) = mpsc::channel(1);
         let connection = Arc::new(Connection { commands, lost });
         let reason = tokio::select! {
@@ -71,31 +59,24 @@ impl Sync {
             Err(reason) = self.stay(&connection, &mut *log) => reason,
         };
         self.line.lose(&connection, reason.clone());
-        // Also if a command had lost the connection before the replica followed the log.
-        self.replica.lose();
-        reason
+        Err(reason)
     }
 
     /// Catches up and follows the log. Returns only when the connection is lost.
-    async fn stay(
-        &mut self,
-        connection: &Arc<Connection>,
-        log: &mut dyn ReadLog,
-    ) -> Result<Infallible, ConnectionLost> {
-        let is_first = self.replica.health() == Health::Starting;
+    async fn stay(&mut self, connection: &Arc<Connection>, log: &mut dyn ReadLog) -> Reply<Infallible> {
         self.catch_up(connection, log).await?;
-        let (replica, clock) = (Arc::clone(&self.replica), Arc::clone(&self.clock));
+        let (line, clock) = (Arc::clone(&self.line), Arc::clone(&self.clock));
         let (never, ..) = tokio::try_join!(
             biased;
-            follow(&replica, &clock, log),
-            heartbeat(&replica, &clock, &*connection.commands),
-            self.end_outage(is_first),
+            follow(&line.replica, &clock, log),
+            heartbeat(&line.replica, &clock, &*connection.commands),
+            self.end_outage(),
         )?;
         Ok(never)
     }
 
-    async fn end_outage(&mut self, is_first: bool) -> Result<Infallible, ConnectionLost> {
-        if !is_first {
+    async fn end_outage(&mut self) -> Reply<Infallible> {
+        if !self.logged.is_empty() {
             time::sleep(STEADY_AFTER).await;
         }
         tracing::info!(redis = self.address, "Redis connected; in sync");
@@ -104,38 +85,34 @@ impl Sync {
     }
 
     /// Reads what Redis knows, writes what it lacks, and reads the log to its end.
-    async fn catch_up(&self, connection: &Arc<Connection>, log: &mut dyn ReadLog) -> Result<(), ConnectionLost> {
-        let (replica, commands) = (&*self.replica, &*connection.commands);
+    async fn catch_up(&self, connection: &Arc<Connection>, log: &mut dyn ReadLog) -> Reply<()> {
+        let (replica, commands) = (&*self.line.replica, &*connection.commands);
         let now = || (self.clock)();
         replica.begin(commands.state().await?);
         // From here on what this replica learns and issues goes to Redis directly, so nothing is missed before the writes below.
         self.line.connect(connection);
-        let mut cursor = 0;
-        loop {
-            let (next, page) = commands.restrictions(cursor).await?;
+        let mut cursor = Some(0);
+        while let Some(at) = cursor {
+            let (next, page) = commands.restrictions(at).await?;
             for restriction in &page {
                 replica.learn(restriction, Source::Redis, now());
-            }
-            if next == 0 {
-                break;
             }
             cursor = next;
         }
         for part in replica.live_tokens.parts(now()) {
             for live_tokens in part.chunks(BATCH) {
                 let lacked = commands.register(live_tokens, now()).await?;
-                let lacked =
-                    live_tokens.iter().zip(lacked).filter_map(|(live_token, lacked)| lacked.then_some(live_token));
-                replica.were_unfound(lacked);
+                let lacked = live_tokens.iter().zip(lacked).filter(|(_, lacked)| *lacked);
+                replica.were_unfound(lacked.map(|(live_token, _)| live_token));
             }
         }
         write_missing(replica, &self.clock, commands).await?;
         let end = commands.state().await?.last;
         // Once at least: the log's connection has to see the end.
         loop {
-            let page = log.read(replica.position(), Wait::No).await?;
-            if page.entries.is_empty() && page.last.is_none_or(|last| last < end) {
-                return Err(Loss::DifferentData.into());
+            let page = log.read(replica.position(), Duration::ZERO).await?;
+            if page.entries.is_empty() && page.last < Some(end) {
+                return lost(DIFFERENT_DATA);
             }
             replica.apply_log(page, now())?;
             if replica.position() >= end {
@@ -143,23 +120,24 @@ impl Sync {
             }
         }
         // What this replica is told meanwhile, it records itself, and other replicas find the tokens that are registered by now.
-        for tasks in replica.late_tasks(now()).chunks(BATCH) {
+        for tasks in replica.tasks_of(&replica.late(), now()).chunks(BATCH) {
             commands.record(&[], tasks, now()).await?;
         }
-        replica.follow(now());
+        replica.becomes_ready(now());
         Ok(())
     }
 }
 
 /// Writes the restrictions that Redis may lack.
-async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Result<(), ConnectionLost> {
+async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Reply<()> {
     loop {
         let now = clock();
-        let (missing, tasks) = replica.missing(BATCH, now);
+        let missing = replica.restrictions.unrecorded(BATCH);
         if missing.is_empty() {
             return Ok(());
         }
-        commands.record(&missing, &tasks, now).await?;
+        // If Redis lacks one, it lacks the tasks that followed from it too.
+        commands.record(&missing, &replica.tasks_of(&missing, now), now).await?;
         for recorded in &missing {
             replica.restrictions.apply(recorded, Source::Redis, now);
         }
@@ -167,21 +145,19 @@ async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands
 }
 
 /// Applies the entries of the log as they come. Returns only when the connection is lost.
-async fn follow(replica: &Replica, clock: &Clock, log: &mut dyn ReadLog) -> Result<Infallible, ConnectionLost> {
+async fn follow(replica: &Replica, clock: &Clock, log: &mut dyn ReadLog) -> Reply<Infallible> {
     loop {
-        let page = log.read(replica.position(), Wait::ForEntries).await?;
+        let page = log.read(replica.position(), LONGEST_WAIT).await?;
         replica.apply_log(page, clock())?;
     }
 }
 
 /// Reads the state of Redis, and writes what it lacks, from time to time. Returns only when the connection is lost.
-async fn heartbeat(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Result<Infallible, ConnectionLost> {
-    let mut ticks = time::interval(HEARTBEAT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn heartbeat(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Reply<Infallible> {
     loop {
-        ticks.tick().await;
         let position = replica.position();
         replica.check(&commands.state().await?, position, clock())?;
         write_missing(replica, clock, commands).await?;
+        time::sleep(HEARTBEAT).await;
     }
 }

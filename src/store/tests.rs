@@ -58,7 +58,7 @@ struct One {
 
 #[async_trait]
 impl Connect for Scripted {
-    async fn connect(&self) -> Result<Connected, ConnectionLost> {
+    async fn connect(&self) -> Reply<Connected> {
         if self.script.is_down.load(Ordering::SeqCst) {
             return Err(ConnectionLost("down".into()));
         }
@@ -75,7 +75,7 @@ impl Connect for Scripted {
 
 #[async_trait]
 impl Commands for One {
-    async fn state(&self) -> Result<SharedState, ConnectionLost> {
+    async fn state(&self) -> Reply<SharedState> {
         if self.number == 1 && self.script.lose_first.load(Ordering::SeqCst) {
             return Err(ConnectionLost("not the master any more".into()));
         }
@@ -92,7 +92,7 @@ impl Commands for One {
         }
         self.redis.state().await
     }
-    async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
+    async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)> {
         if self.number == 2 && self.script.holds.load(Ordering::SeqCst) {
             self.script.release.notify_waiters();
             sleep(Duration::from_millis(5)).await;
@@ -108,7 +108,7 @@ impl Commands for One {
         restrictions: &[Restriction],
         tasks: &[StoredTask],
         now: UnixMillis,
-    ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+    ) -> Reply<Vec<Option<Restriction>>> {
         if self.number == 1 && self.script.holds.load(Ordering::SeqCst) {
             self.script.release.notified().await;
             if !tasks.is_empty() {
@@ -125,21 +125,16 @@ impl Commands for One {
         }
         before
     }
-    async fn register(&self, t: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
+    async fn register(&self, t: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
         self.redis.register(t, now).await
     }
-    async fn live_tokens(
-        &self,
-        t: &TenantName,
-        h: &TokenHolder,
-        now: UnixMillis,
-    ) -> Result<Vec<LiveToken>, ConnectionLost> {
+    async fn live_tokens(&self, t: &TenantName, h: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {
         Commands::live_tokens(&self.redis, t, h, now).await
     }
-    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>> {
         self.redis.claim(claim, now).await
     }
-    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), ConnectionLost> {
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()> {
         if self.number == 2 && self.script.races.load(Ordering::SeqCst) {
             return Err(ConnectionLost("timed out".into()));
         }

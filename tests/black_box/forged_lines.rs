@@ -60,7 +60,7 @@ impl Redis<'_> {
     }
 
     fn append(&mut self, kind: &str, value: &str) {
-        self.run(&["XADD", "aca:{v3}:log", "*", "t", kind, "v", value]);
+        self.run(&["XADD", "aca:{v3}:log", "*", kind, value]);
     }
 
     /// Waits until no work is due.

@@ -13,7 +13,7 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
         Claim, Commands, Connect, Connected, ConnectionLost, DenialSource, Health, LiveToken, LogPage, LogPosition,
-        ReadLog, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog, TokenHolder, Wait,
+        ReadLog, Reply, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog, TokenHolder,
     },
     tenant::TenantName,
 };
@@ -131,13 +131,13 @@ pub(crate) struct Node {
     pub(crate) is_alive: bool,
     changed: Arc<Notify>,
     max_log: usize,
-    max_ended: usize,
+    max_rows: usize,
     /// Until when what would append to the log waits.
     is_held_until: UnixMillis,
 }
 
 impl Node {
-    fn new(data: Data, max_log: usize, max_ended: usize) -> Self {
+    fn new(data: Data, max_log: usize, max_rows: usize) -> Self {
         Self {
             copied: data.clone(),
             data,
@@ -145,7 +145,7 @@ impl Node {
             is_alive: true,
             changed: Arc::default(),
             max_log,
-            max_ended,
+            max_rows,
             is_held_until: UnixMillis(0),
         }
     }
@@ -160,14 +160,10 @@ impl Node {
 
     /// Forgets ended rows that it has no room for.
     fn forget_ended(&mut self, by_clock: UnixMillis, now: UnixMillis) {
-        if self.data.rows.len() <= self.max_ended {
-            return;
-        }
-        let ended = self.data.rows.iter().filter(|(_, restriction)| !is_active(restriction, by_clock));
-        let forgotten_at = |it: &Restriction| it.until.max(it.at.after(Restriction::REMEMBERED_FOR));
-        let mut ended: Vec<_> = ended.map(|(key, restriction)| (forgotten_at(restriction), key.clone())).collect();
+        let rows = self.data.rows.iter().map(|(key, restriction)| (restriction.until, key.clone()));
+        let mut ended: Vec<_> = rows.filter(|(end, _)| *end <= by_clock).collect();
         ended.sort();
-        let surplus = ended.len().saturating_sub(self.max_ended);
+        let surplus = self.data.rows.len().saturating_sub(self.max_rows);
         for (_, key) in ended.into_iter().take(surplus) {
             self.write(Write::RemoveRow(key), now);
         }
@@ -212,7 +208,7 @@ pub(crate) struct Redis {
     no_writes: Vec<(NoWrites, UnixMillis)>,
     snapshot: Data,
     max_log: usize,
-    max_ended: usize,
+    max_rows: usize,
     /// Until when new entries are trimmed off the log at once.
     trims_until: UnixMillis,
     /// How many commands it was sent.
@@ -220,16 +216,16 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    pub(crate) fn new(random: &mut Random, max_ended: usize) -> Self {
+    pub(crate) fn new(random: &mut Random, max_rows: usize) -> Self {
         let max_log = random.pick(&[150, 400]);
-        let nodes = vec![Node::new(Data::default(), max_log, max_ended)];
+        let nodes = vec![Node::new(Data::default(), max_log, max_rows)];
         Self {
             nodes,
             master: 0,
             no_writes: Vec::new(),
             snapshot: Data::default(),
             max_log,
-            max_ended,
+            max_rows,
             trims_until: UnixMillis(0),
             commands: 0,
         }
@@ -327,7 +323,7 @@ impl Redis {
     }
 
     fn promote(&mut self, data: Data) {
-        self.nodes.push(Node::new(data, self.max_log, self.max_ended));
+        self.nodes.push(Node::new(data, self.max_log, self.max_rows));
         self.master = self.nodes.len() - 1;
     }
 }
@@ -367,7 +363,7 @@ enum Access {
 
 #[async_trait]
 impl Connect for SimulatedConnect {
-    async fn connect(&self) -> Result<Connected, ConnectionLost> {
+    async fn connect(&self) -> Reply<Connected> {
         let connection = |line| {
             let node = {
                 let master = lock(&self.world.redis).master;
@@ -440,11 +436,7 @@ impl Connection {
     }
 
     /// Runs a command, unless the network or the node prevents it.
-    async fn call<T: Send>(
-        &self,
-        access: Access,
-        run: impl FnOnce(&mut Node, UnixMillis) -> T + Send,
-    ) -> Result<T, ConnectionLost> {
+    async fn call<T: Send>(&self, access: Access, run: impl FnOnce(&mut Node, UnixMillis) -> T + Send) -> Reply<T> {
         if self.is_broken.load(Ordering::Relaxed) {
             return Err(ConnectionLost("used after it was lost".into()));
         }
@@ -490,11 +482,10 @@ impl Connection {
 
 #[async_trait]
 impl ReadLog for Connection {
-    async fn read(&mut self, after: LogPosition, wait: Wait) -> Result<LogPage, ConnectionLost> {
-        const LONGEST_WAIT: Duration = Duration::from_millis(500);
+    async fn read(&mut self, after: LogPosition, wait: Duration) -> Reply<LogPage> {
         const MAX_ENTRIES: usize = 1000;
         self.stop_if_crashed().await;
-        if wait == Wait::No && self.is_ready() {
+        if wait.is_zero() && self.is_ready() {
             let violation = format!("5: replica {} is ready before it has read the log", self.replica);
             lock(&self.world.checker).violations.push(violation);
         }
@@ -502,10 +493,10 @@ impl ReadLog for Connection {
             let redis = lock(&self.world.redis);
             let node = &redis.nodes[self.node];
             let has_none = node.data.log.back().is_none_or(|(last, _)| *last <= after);
-            (has_none && node.is_alive && wait == Wait::ForEntries).then(|| Arc::clone(&node.changed))
+            (has_none && node.is_alive).then(|| Arc::clone(&node.changed))
         };
         if let Some(changed) = changed {
-            _ = timeout(LONGEST_WAIT, changed.notified()).await;
+            _ = timeout(wait, changed.notified()).await;
         }
         let page = self
             .call(Access::Read, |node, _| {
@@ -531,7 +522,7 @@ impl ReadLog for Connection {
 
 #[async_trait]
 impl Commands for Connection {
-    async fn state(&self) -> Result<SharedState, ConnectionLost> {
+    async fn state(&self) -> Reply<SharedState> {
         let new_id = self.world.random(Random::next);
         if self.is_ready() {
             lock(&self.world.checker).is_in_sync(self.run, self.world.now());
@@ -549,15 +540,15 @@ impl Commands for Connection {
         .await
     }
 
-    async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
+    async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)> {
         const PAGE: usize = 5;
         let cursor = usize::try_from(cursor).unwrap();
         let (next, page) = self
             .call(Access::Read, |node, _| {
                 let keys = node.data.scan.iter().skip(cursor).take(PAGE);
                 let page: Vec<_> = keys.filter_map(|key| node.data.rows.get(key).cloned()).collect();
-                let next = if cursor + PAGE < node.data.scan.len() { cursor + PAGE } else { 0 };
-                (u64::try_from(next).unwrap(), page)
+                let next = Some(cursor + PAGE).filter(|next| *next < node.data.scan.len());
+                (next.map(|next| u64::try_from(next).unwrap()), page)
             })
             .await?;
         moments::has_scanned(&self.world, self.replica, self.run);
@@ -574,7 +565,7 @@ impl Commands for Connection {
         restrictions: &[Restriction],
         tasks: &[StoredTask],
         by_clock: UnixMillis,
-    ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+    ) -> Reply<Vec<Option<Restriction>>> {
         if restrictions.is_empty() {
             let mut checker = lock(&self.world.checker);
             for task in tasks {
@@ -618,7 +609,7 @@ impl Commands for Connection {
         })
     }
 
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
         self.call(Access::Write, |node, at| {
             let register = |live_token: &LiveToken| {
                 let lacked = live_token.until > now && !node.data.has_live_token(live_token);
@@ -632,12 +623,7 @@ impl Commands for Connection {
         .await
     }
 
-    async fn live_tokens(
-        &self,
-        tenant: &TenantName,
-        holder: &TokenHolder,
-        now: UnixMillis,
-    ) -> Result<Vec<LiveToken>, ConnectionLost> {
+    async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {
         if moments::look_up_hangs(&self.world, self.replica) {
             // Long enough for the replica to connect again meanwhile.
             sleep(4 * RESPONSE_TIMEOUT).await;
@@ -652,7 +638,7 @@ impl Commands for Connection {
         .await
     }
 
-    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>> {
         self.call(Access::Write, |node, at| {
             let tasks = node.data.tasks.values().cloned();
             let claimed: Vec<_> = match claim {
@@ -672,7 +658,7 @@ impl Commands for Connection {
         .await
     }
 
-    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), ConnectionLost> {
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()> {
         let StoredTask { id, due, .. } = left;
         self.world.trace(|| format!("replica {} ends the claim of {id}, due {}: {retry_at:?}", self.replica, due.0));
         if retry_at.is_some() {

@@ -7,8 +7,8 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     redis::{ConnectionLost, Persistence, RedisAddress, RedisMode},
     store::{
-        Claim, Connect as _, Connected, DenialSource, LiveToken, LogPosition, Restriction, RestrictionKind, StoredTask,
-        TaskBacklog, TokenHolder, Wait,
+        Claim, Connect as _, Connected, DenialSource, LONGEST_WAIT, LiveToken, LogPosition, Restriction,
+        RestrictionKind, StoredTask, TaskBacklog, TokenHolder,
     },
     tenant::TenantName,
 };
@@ -34,16 +34,14 @@ async fn record(redis: &Connected, restrictions: &[Restriction], now: UnixMillis
 
 /// All recorded restrictions, ordered by subject.
 async fn recorded(redis: &Connected) -> Vec<Restriction> {
-    let (mut all, mut cursor) = (Vec::new(), 0);
-    loop {
-        let (next, page) = redis.commands.restrictions(cursor).await.unwrap();
+    let (mut all, mut cursor) = (Vec::new(), Some(0));
+    while let Some(at) = cursor {
+        let (next, page) = redis.commands.restrictions(at).await.unwrap();
         all.extend(page);
-        if next == 0 {
-            all.sort_unstable_by(|one, other| one.subject.cmp(&other.subject));
-            return all;
-        }
         cursor = next;
     }
+    all.sort_unstable_by(|one, other| one.subject.cmp(&other.subject));
+    all
 }
 
 async fn last(redis: &Connected) -> LogPosition {
@@ -52,7 +50,7 @@ async fn last(redis: &Connected) -> LogPosition {
 
 /// The entries after a position.
 async fn entries(redis: &mut Connected, after: LogPosition) -> Vec<Option<Restriction>> {
-    let page = redis.log.read(after, Wait::No).await.unwrap();
+    let page = redis.log.read(after, Duration::ZERO).await.unwrap();
     page.entries.into_iter().map(|(_, entry)| entry).collect()
 }
 
@@ -76,7 +74,7 @@ async fn data_without_an_id_and_a_log_gets_both_once() {
     assert_eq!(state.data_id.len(), 32);
     assert_eq!(state.backlog, TaskBacklog::default());
     assert_eq!(connect(&server).await.commands.state().await.unwrap(), state);
-    let page = redis.log.read(LogPosition::default(), Wait::No).await.unwrap();
+    let page = redis.log.read(LogPosition::default(), Duration::ZERO).await.unwrap();
     assert_eq!(page.entries, [(state.last, None)]);
     assert_eq!((page.first, page.last), (Some(state.last), Some(state.last)));
 
@@ -130,58 +128,61 @@ async fn in_whatever_order_restrictions_are_recorded_the_same_ones_count() {
 }
 
 #[tokio::test]
-async fn an_ended_restriction_stays_until_its_timestamp_is_forgotten() {
+async fn a_restriction_stays_for_48_hours_after_its_end() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
-    let denial_1 = denial("user_1", NOW);
+    let near = denial("user_1", NOW);
     let far = Restriction { until: NOW.after(2 * REMEMBERED_FOR), ..denial("user_2", NOW) };
-    record(&redis, &[denial_1.clone(), far.clone()], NOW).await;
-    let scores = |key: &str| server.run::<Vec<(String, i64)>>(&format!("ZRANGE aca:{{v3}}:{key} 0 -1 WITHSCORES"));
-    let times = |key: &str| scores(key).into_iter().map(|(_, time)| UnixMillis(time)).collect::<Vec<_>>();
-    assert_eq!((times("active"), times("ended")), (vec![denial_1.until, far.until], vec![]));
-
-    record(&redis, &[], denial_1.until).await;
-    assert_eq!((times("active"), times("ended")), (vec![far.until], vec![NOW.after(REMEMBERED_FOR)]));
-    assert_eq!(recorded(&redis).await, [denial_1, far.clone()]);
-
-    record(&redis, &[], NOW.after(REMEMBERED_FOR)).await;
-    assert_eq!(recorded(&redis).await, slice::from_ref(&far));
-    // Active for longer than its timestamp is remembered: it is forgotten as soon as it ends.
-    record(&redis, &[], far.until).await;
-    assert_eq!(recorded(&redis).await, []);
-    assert_eq!((times("active"), times("ended")), (vec![], vec![]));
-}
-
-#[tokio::test]
-async fn a_denial_is_active_again_after_a_lift() {
-    let server = RedisServer::start();
-    let redis = connect(&server).await;
-    let count = |key: &str| server.run::<usize>(&format!("ZCARD aca:{{v3}}:{key}"));
-    for (kind, at, counts) in [(DENIED, 3, (1, 0)), (LIFTED, 2, (0, 1)), (DENIED, 1, (1, 0))] {
-        record(&redis, &[restriction(of_user("user_1"), kind, ago(at))], NOW).await;
-        assert_eq!((count("active"), count("ended")), counts, "{kind:?}");
+    record(&redis, &[near.clone(), far.clone()], NOW).await;
+    for (time, left) in [
+        (UnixMillis(near.until.after(REMEMBERED_FOR).0 - 1), vec![near.clone(), far.clone()]),
+        (near.until.after(REMEMBERED_FOR), vec![far.clone()]),
+        (far.until.after(REMEMBERED_FOR), vec![]),
+    ] {
+        record(&redis, &[], time).await;
+        assert_eq!(recorded(&redis).await, left);
+        assert_eq!(server.run::<usize>("ZCARD aca:{v3}:ends"), left.len());
     }
 }
 
 #[tokio::test]
-async fn at_the_bound_of_ended_restrictions_those_forgotten_first_go_first() {
+async fn a_newer_restriction_ends_when_it_says() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
+    for (kind, at, minutes) in [(DENIED, 3, 9), (LIFTED, 2, 1), (DENIED, 1, 5)] {
+        let until = NOW.after(minutes * MINUTE);
+        record(&redis, &[Restriction { until, ..restriction(of_user("user_1"), kind, ago(at)) }], NOW).await;
+        let ends: Vec<(String, i64)> = server.run("ZRANGE aca:{v3}:ends 0 -1 WITHSCORES");
+        assert_eq!(ends.iter().map(|(_, end)| UnixMillis(*end)).collect::<Vec<_>>(), [until], "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn at_the_limit_of_restrictions_those_that_ended_first_go_first() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let count = || server.run::<usize>("ZCARD aca:{v3}:ends");
     let fill =
         "for i = 1, 200150 do redis.call('ZADD', KEYS[1], i + ARGV[1], i) redis.call('HSET', KEYS[2], i, '') end";
+    let before = ago(300_000);
     let mut filling = redis::cmd("EVAL");
-    filling.arg(fill).arg(2).arg("aca:{v3}:ended").arg("aca:{v3}:restrictions").arg(NOW.0);
+    filling.arg(fill).arg(2).arg("aca:{v3}:ends").arg("aca:{v3}:restrictions").arg(before.0);
     let () = filling.query(&mut server.connection()).unwrap();
     let mut counts = Vec::new();
     for at in 1..=3 {
         record(&redis, &[restriction(of_user("user_1"), LIFTED, UnixMillis(NOW.0 + at))], NOW).await;
-        counts.push(server.run::<usize>("ZCARD aca:{v3}:ended"));
+        counts.push(count());
     }
     // A call removes 100 at most.
     assert_eq!(counts, [200_051, 200_000, 200_000]);
     assert_eq!(server.run::<usize>("HLEN aca:{v3}:restrictions"), 200_000);
-    let first: Vec<String> = server.run("ZRANGE aca:{v3}:ended 0 0");
+    let first: Vec<String> = server.run("ZRANGE aca:{v3}:ends 0 0");
     assert_eq!(first, ["152"]);
+
+    // None of them has ended by this clock.
+    record(&redis, &[denial("user_2", NOW)], before).await;
+    record(&redis, &[denial("user_3", NOW)], before).await;
+    assert_eq!(count(), 200_002);
 }
 
 #[tokio::test]
@@ -192,13 +193,13 @@ async fn a_page_of_the_log_has_its_first_and_last_position() {
     let denials: Vec<_> = (0..1_001).map(|number| denial(&clerk_id("user", number), NOW)).collect();
     record(&redis, &denials, NOW).await;
     let end = last(&redis).await;
-    let page = redis.log.read(start, Wait::ForEntries).await.unwrap();
+    let page = redis.log.read(start, LONGEST_WAIT).await.unwrap();
     assert_eq!((page.entries.len(), page.first, page.last), (1_000, Some(start), Some(end)));
     assert_eq!(page.entries[0].1.as_ref(), Some(&denials[0]));
     let (position, _) = page.entries[999];
-    let rest = redis.log.read(position, Wait::ForEntries).await.unwrap();
+    let rest = redis.log.read(position, LONGEST_WAIT).await.unwrap();
     assert_eq!(rest.entries.last(), Some(&(end, Some(denials[1_000].clone()))));
-    assert_eq!(redis.log.read(end, Wait::ForEntries).await.unwrap().entries, []);
+    assert_eq!(redis.log.read(end, LONGEST_WAIT).await.unwrap().entries, []);
 }
 
 #[tokio::test]
@@ -209,7 +210,7 @@ async fn a_reader_that_waits_gets_an_entry_as_soon_as_it_is_appended() {
     let denial = denial("user_1", NOW);
     // The log and the commands have connections of their own.
     let recording = redis.commands.record(slice::from_ref(&denial), &[], NOW);
-    let (page, recorded) = tokio::join!(redis.log.read(start, Wait::ForEntries), recording);
+    let (page, recorded) = tokio::join!(redis.log.read(start, LONGEST_WAIT), recording);
     recorded.unwrap();
     let page = page.unwrap();
     assert_eq!(page.entries, [(last(&redis).await, Some(denial))]);
@@ -223,13 +224,13 @@ async fn the_first_position_of_a_trimmed_log_is_that_of_its_first_entry() {
     let start = last(&redis).await;
     record(&redis, &[denial("user_1", NOW), denial("user_2", NOW), denial("user_3", NOW)], NOW).await;
     let _: usize = server.run("XTRIM aca:{v3}:log MAXLEN 2");
-    let page = redis.log.read(start, Wait::No).await.unwrap();
+    let page = redis.log.read(start, Duration::ZERO).await.unwrap();
     let [(first, _), (end, _)] = page.entries[..] else { panic!("{page:?}") };
     assert_eq!((page.first, page.last), (Some(first), Some(end)));
     assert!(first > start);
 
     let _: usize = server.run("XTRIM aca:{v3}:log MAXLEN 0");
-    let page = redis.log.read(start, Wait::No).await.unwrap();
+    let page = redis.log.read(start, Duration::ZERO).await.unwrap();
     assert_eq!((page.first, page.last), (None, None));
     // An empty log gets an entry again, with a greater position.
     assert!(last(&redis).await > end);
@@ -411,8 +412,8 @@ async fn foreign_data_is_ignored() {
     let mut foreign = redis::pipe();
     for row in [&b""[..], b"x", b"\xff\xfe", b"00000000000000000000000000000000[]"] {
         foreign.cmd("HSET").arg("aca:{v3}:restrictions").arg(row).arg(row);
-        foreign.cmd("ZADD").arg("aca:{v3}:active").arg(1).arg(row);
-        foreign.cmd("XADD").arg(&["aca:{v3}:log", "*", "t", "restriction", "v"]).arg(row);
+        foreign.cmd("ZADD").arg("aca:{v3}:ends").arg(1).arg(row);
+        foreign.cmd("XADD").arg(&["aca:{v3}:log", "*", "restriction"]).arg(row);
         foreign.cmd("XADD").arg(&["aca:{v3}:log", "*", "of a later version"]).arg(row);
         foreign.cmd("HSET").arg("aca:{v3}:tokens:default:user_1").arg(row).arg(row);
         foreign.cmd("HSET").arg("aca:{v3}:tasks").arg(row).arg(row);
@@ -511,7 +512,7 @@ async fn a_connection_is_lost_with_its_server() {
     let position = last(&redis).await;
     server.kill();
     assert!(redis.commands.state().await.is_err());
-    assert!(redis.log.read(position, Wait::ForEntries).await.is_err());
+    assert!(redis.log.read(position, LONGEST_WAIT).await.is_err());
     let reason = connector.connect().await.unwrap_err().0;
     assert!(reason.contains("refused"), "{reason}");
 }

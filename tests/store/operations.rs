@@ -5,7 +5,7 @@ use std::time::Duration;
 use ably_clerk_auth::{
     store::{
         Claim, ClientIdDigest, DenialSource, Health, LiveToken, OnFailure, RecordOutcome, Restriction, RestrictionKind,
-        StoreError, StoreLimits, StoreStats, StoredTask, Subject, TaskBacklog, TokenHolder, Verdict,
+        StoreError, StoreLimits, StoreStats, StoredTask, Subject, TaskBacklog, TokenHolder, Topic, Verdict,
     },
     tenant::TenantName,
 };
@@ -46,7 +46,7 @@ macro_rules! with_both_stores {
 fn limits(max: usize) -> StoreLimits {
     match max {
         0 => StoreLimits::default(),
-        _ => StoreLimits { ended_restrictions: max, live_tokens: max },
+        _ => StoreLimits { restrictions: max, live_tokens: max },
     }
 }
 
@@ -389,15 +389,31 @@ with_both_stores! {
         assert_eq!(replica.forgotten.lock().unwrap()[0], "user_1 of default");
     }
 
-    async fn timestamps_are_forgotten_before_denials(replica, 2) {
-        let denied = restriction(of_user("user_0"), DENIED, ago(1));
-        replica.record(denied).await;
+    async fn ended_restrictions_are_forgotten_before_denials(replica, 2) {
+        replica.record(restriction(of_user("user_0"), DENIED, ago(1))).await;
         for n in 1..9 {
-            replica.record(restriction(of_user(&format!("user_{n}")), LIFTED, ago(1))).await;
+            replica.record(Restriction { until: NOW, ..restriction(of_user(&format!("user_{n}")), LIFTED, ago(1)) }).await;
         }
         assert_eq!(replica.verdict(&session("sess_1", "user_0", None)), Verdict::Denied);
         assert_eq!(replica.store.may_issue(), Ok(()));
     }
+}
+
+#[tokio::test]
+async fn beyond_the_limit_a_replica_forgets_the_restrictions_that_ended_first() {
+    let replica = Replica::in_memory(&limits(2));
+    let until = |user: &str, until| Restriction { until, ..restriction(of_user(user), LIFTED, ago(9)) };
+    let knows = |user: &str| {
+        let topic = Topic::Denial(DenialSource::Clerk);
+        replica.store.restrictions().latest(&TenantName::default(), &of_user(user), topic).is_some()
+    };
+    replica.record(until("user_1", ago(1))).await;
+    replica.record(until("user_2", ago(2))).await;
+    for (user, known) in [("user_3", [true, false]), ("user_4", [false, false]), ("user_5", [false, false])] {
+        replica.record(restriction(of_user(user), DENIED, ago(1))).await;
+        assert_eq!(["user_1", "user_2"].map(knows), known, "{user}");
+    }
+    assert!(["user_3", "user_4", "user_5"].into_iter().all(knows));
 }
 
 #[tokio::test]

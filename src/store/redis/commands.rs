@@ -8,21 +8,18 @@ use futures_util::future;
 
 use super::{
     super::{
-        Claim, Commands, LiveToken, LogPosition, Restriction, SharedState, StoreLimits, StoredTask, TaskBacklog,
+        Claim, Commands, LiveToken, LogPosition, Reply, Restriction, SharedState, StoreLimits, StoredTask, TaskBacklog,
         TokenHolder,
     },
     encoding::{self, time_of, warn_of_foreign_data},
-    keys::{ACTIVE, CLAIMABLE, DATA_ID, DUE, ENDED, Keys, LOG, RESTRICTIONS, TASKS},
+    keys::{CLAIMABLE, DATA_ID, DUE, ENDS, Keys, LOG, RESTRICTIONS, TASKS},
     live_tokens::{self, Group},
 };
 use crate::{
     clock::{self, UnixMillis},
-    redis::ConnectionLost,
     tenant::TenantName,
 };
 
-/// The most ended restrictions that are remembered for their timestamps.
-const MAX_ENDED: usize = StoreLimits::ENDED_RESTRICTIONS;
 /// The elements that a scan looks at in one step.
 const SCAN_COUNT: usize = 500;
 /// The restrictions that are recorded at once: few enough for Redis to answer within its timeout.
@@ -43,7 +40,7 @@ pub(super) struct RedisCommands {
 }
 
 impl RedisCommands {
-    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, ConnectionLost> {
+    async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Reply<T> {
         Ok(command.query_async(&mut self.connection.clone()).await?)
     }
 
@@ -55,12 +52,12 @@ impl RedisCommands {
         script
     }
 
-    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, ConnectionLost> {
+    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Reply<T> {
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
 
     /// The users that may have live tokens of a holder.
-    async fn users_of(&self, tenant: &TenantName, holder: &TokenHolder) -> Result<BTreeSet<String>, ConnectionLost> {
+    async fn users_of(&self, tenant: &TenantName, holder: &TokenHolder) -> Reply<BTreeSet<String>> {
         let (parts, pattern) = match holder {
             TokenHolder::User(user) => return Ok(BTreeSet::from([user.clone()])),
             TokenHolder::Organization(id) => {
@@ -75,13 +72,13 @@ impl RedisCommands {
     }
 
     /// The registered live tokens of a user, ended ones included.
-    async fn live_tokens_of(&self, tenant: &TenantName, user: &str) -> Result<Vec<LiveToken>, ConnectionLost> {
+    async fn live_tokens_of(&self, tenant: &TenantName, user: &str) -> Reply<Vec<LiveToken>> {
         let hash: Vec<(Vec<u8>, Vec<u8>)> = self.run(cmd("HGETALL").arg(self.keys.live_tokens(tenant, user))).await?;
         Ok(hash.iter().filter_map(|(field, value)| live_tokens::live_token_of(tenant, user, field, value)).collect())
     }
 
     /// The members of a sorted set that match a pattern. Redis looks at some at a time.
-    async fn members(&self, set: String, pattern: &str) -> Result<Vec<Vec<u8>>, ConnectionLost> {
+    async fn members(&self, set: String, pattern: &str) -> Reply<Vec<Vec<u8>>> {
         let (mut members, mut cursor) = (Vec::new(), 0_u64);
         loop {
             let mut scan = cmd("ZSCAN");
@@ -98,17 +95,17 @@ impl RedisCommands {
 
 #[async_trait]
 impl Commands for RedisCommands {
-    async fn state(&self) -> Result<SharedState, ConnectionLost> {
+    async fn state(&self) -> Reply<SharedState> {
         let mut script = self.script(&STATE, &[DATA_ID, LOG, TASKS, DUE]);
         let (data_id, last, count, oldest_due): (String, LogPosition, usize, Option<f64>) =
             self.invoke(script.arg(format!("{:032x}", rand::random::<u128>()))).await?;
         Ok(SharedState { data_id, last, backlog: TaskBacklog { count, oldest_due: oldest_due.map(time_of) } })
     }
 
-    async fn restrictions(&self, cursor: u64) -> Result<(u64, Vec<Restriction>), ConnectionLost> {
+    async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)> {
         let (next, rows): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
             self.run(cmd("HSCAN").arg(self.keys.named(RESTRICTIONS)).arg(cursor).arg("COUNT").arg(SCAN_COUNT)).await?;
-        Ok((next, rows.iter().filter_map(|(_, row)| encoding::restriction_of(row)).collect()))
+        Ok(((next > 0).then_some(next), rows.iter().filter_map(|(_, row)| encoding::restriction_of(row)).collect()))
     }
 
     async fn record(
@@ -116,14 +113,14 @@ impl Commands for RedisCommands {
         restrictions: &[Restriction],
         tasks: &[StoredTask],
         now: UnixMillis,
-    ) -> Result<Vec<Option<Restriction>>, ConnectionLost> {
+    ) -> Reply<Vec<Option<Restriction>>> {
         let mut before = Vec::with_capacity(restrictions.len());
         // There may be tasks only. The first part with a new restriction stores them.
         let tasks_only = iter::once(restrictions).filter(|restrictions| restrictions.is_empty());
         for part in tasks_only.chain(restrictions.chunks(RESTRICTIONS_AT_ONCE)) {
-            let mut script = self.script(&RECORD, &[RESTRICTIONS, ACTIVE, ENDED, LOG, TASKS, CLAIMABLE, DUE]);
-            script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR)).arg(MAX_ENDED).arg(encoding::LOG_LENGTH);
-            script.arg(part.len());
+            let mut script = self.script(&RECORD, &[RESTRICTIONS, ENDS, LOG, TASKS, CLAIMABLE, DUE]);
+            script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR));
+            script.arg(StoreLimits::default().restrictions).arg(encoding::LOG_LENGTH).arg(part.len());
             for restriction in part {
                 script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
             }
@@ -136,7 +133,7 @@ impl Commands for RedisCommands {
         Ok(before)
     }
 
-    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Result<Vec<bool>, ConnectionLost> {
+    async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
         let mut script = REGISTER.arg(now.0);
         for live_token in live_tokens {
             let LiveToken { tenant, user, organization, until, .. } = live_token;
@@ -148,12 +145,7 @@ impl Commands for RedisCommands {
         self.invoke(&script).await
     }
 
-    async fn live_tokens(
-        &self,
-        tenant: &TenantName,
-        holder: &TokenHolder,
-        now: UnixMillis,
-    ) -> Result<Vec<LiveToken>, ConnectionLost> {
+    async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {
         let mut found = Vec::new();
         let users: Vec<_> = self.users_of(tenant, holder).await?.into_iter().collect();
         for users in users.chunks(USERS_AT_ONCE) {
@@ -164,7 +156,7 @@ impl Commands for RedisCommands {
         Ok(found)
     }
 
-    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, ConnectionLost> {
+    async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>> {
         let mut script = self.script(&CLAIM, &[TASKS, CLAIMABLE, DUE]);
         script.arg(now.0).arg(now.after(StoredTask::LEASE).0);
         match claim {
@@ -179,7 +171,7 @@ impl Commands for RedisCommands {
         Ok(readable.collect())
     }
 
-    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Result<(), ConnectionLost> {
+    async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()> {
         let mut script = self.script(&END_CLAIM, &[TASKS, CLAIMABLE, DUE]);
         script.arg(&left.id).arg(left.due.0).arg(&left.payload).arg(retry_at.map(|retry_at| retry_at.0));
         self.invoke(&script).await

@@ -5,15 +5,18 @@ use std::{sync::Once, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    super::{Commands as _, Connect, Connected, ReadLog as _, Wait},
+    super::{Commands as _, Connect, Connected, LONGEST_WAIT, ReadLog as _, Reply},
     commands::RedisCommands,
     keys::{Keys, LOG, PROBE, RedisKeyPrefix},
     reader::LogReader,
 };
-use crate::redis::{ConnectionLost, Deployment, InvalidRedisAddress, Master, RedisAddress, RedisFindings};
+use crate::redis::{Deployment, InvalidRedisAddress, Master, RedisAddress, RedisFindings};
 
 /// A reader's answer may wait for an entry.
-const READ_TIMEOUT: Duration = LogReader::WAIT.saturating_add(Duration::from_secs(1));
+const READ_TIMEOUT: Duration = LONGEST_WAIT.saturating_add(Duration::from_secs(1));
+
+const DROPS_KEYS: &str = "Redis drops keys when its memory is full: denials or live tokens can get lost; set its \
+    maxmemory-policy to noeviction";
 
 /// Connects to the server that has the data. All keys have one hash tag, so one master of a cluster has all of them. When
 /// another server takes over, the connection is lost, and the next one goes to that.
@@ -54,7 +57,7 @@ impl RedisConnector {
     }
 
     /// Connects as a store does, and looks around. Fails if the store could not connect.
-    pub async fn probe(&self) -> Result<RedisFindings, ConnectionLost> {
+    pub async fn probe(&self) -> Reply<RedisFindings> {
         let master = self.deployment.master().await?;
         let needed = NEEDED.replace("KEY", &self.keys.named(PROBE));
         let needed: Vec<_> = needed.split(", ").map(str::to_owned).collect();
@@ -65,34 +68,25 @@ impl RedisConnector {
         Ok(findings)
     }
 
-    async fn connect_to(&self, master: Master) -> Result<Connected, ConnectionLost> {
+    async fn connect_to(&self, master: Master) -> Reply<Connected> {
         let Master { node, connection, loss, .. } = master;
         let reading = self.deployment.open(&node, READ_TIMEOUT).await?;
         let mut log = LogReader { connection: reading, log: self.keys.named(LOG), loss };
         let commands = RedisCommands { connection, keys: self.keys.clone() };
         let state = commands.state().await?;
-        log.read(state.last, Wait::No).await?;
+        log.read(state.last, Duration::ZERO).await?;
         Ok(Connected { commands: Box::new(commands), log: Box::new(log) })
     }
 }
 
 #[async_trait]
 impl Connect for RedisConnector {
-    async fn connect(&self) -> Result<Connected, ConnectionLost> {
+    async fn connect(&self) -> Reply<Connected> {
         let master = self.deployment.master().await?;
-        let eviction_policy = master.info.evicts();
-        let connected = self.connect_to(master).await?;
-        if let Some(policy) = eviction_policy {
-            self.eviction_warning.call_once(|| {
-                tracing::warn!(
-                    redis = self.address(),
-                    policy,
-                    "Redis drops keys when its memory is full: denials or live tokens can get lost; set its \
-                     maxmemory-policy to noeviction"
-                );
-            });
+        if let Some(policy) = master.info.evicts() {
+            self.eviction_warning.call_once(|| tracing::warn!(redis = self.address(), policy, "{DROPS_KEYS}"));
         }
-        Ok(connected)
+        self.connect_to(master).await
     }
 
     fn address(&self) -> String {

@@ -10,12 +10,12 @@ const RANK_BYTES: usize = 32;
 
 /// The ID of a restriction: of all with the same, one counts.
 pub(super) fn id_of(restriction: &Restriction) -> String {
-    json(&restriction.key())
+    json(&(&restriction.tenant, &restriction.subject, restriction.topic()))
 }
 
 /// The row of a restriction: its rank, by which scripts compare it, then JSON.
 pub(super) fn row_of(restriction: &Restriction) -> String {
-    restriction.terms().rank() + &json(restriction)
+    restriction.rank() + &json(restriction)
 }
 
 pub(super) fn restriction_of(row: &[u8]) -> Option<Restriction> {
@@ -25,14 +25,7 @@ pub(super) fn restriction_of(row: &[u8]) -> Option<Restriction> {
 
 /// The restriction of an entry with these fields. `None`: the first entry of a log, or one that this version cannot read.
 pub(super) fn entry_of(fields: &[Vec<u8>]) -> Option<Restriction> {
-    match fields.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
-        [b"t", b"restriction", b"v", row] => restriction_of(row),
-        [b"t", b"start"] => None,
-        _ => {
-            warn_of_foreign_data();
-            None
-        }
-    }
+    fields.get(1).filter(|row| !row.is_empty()).and_then(|row| restriction_of(row))
 }
 
 /// Whether an ID has no control characters. Clerk's have none.

@@ -22,10 +22,8 @@ impl RedisKeyPrefix {
 pub(super) const DATA_ID: &str = "data_id";
 /// The rows of the restrictions, ended ones included, by ID.
 pub(super) const RESTRICTIONS: &str = "restrictions";
-/// The IDs of the active restrictions, by their end.
-pub(super) const ACTIVE: &str = "active";
-/// The IDs of the ended restrictions, by when they are forgotten.
-pub(super) const ENDED: &str = "ended";
+/// The IDs of the restrictions, by their end.
+pub(super) const ENDS: &str = "ends";
 /// The stream that replicas follow.
 pub(super) const LOG: &str = "log";
 /// The payloads of the tasks, by ID.

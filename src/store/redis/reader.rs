@@ -7,10 +7,13 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
 use super::{
-    super::{LogPage, LogPosition, ReadLog, Wait},
+    super::{LogPage, LogPosition, ReadLog, Reply},
     encoding,
 };
 use crate::{clock, redis::ConnectionLost};
+
+/// The most entries of a page.
+const PAGE: usize = 1_000;
 
 /// Reads the log.
 pub(super) struct LogReader {
@@ -21,26 +24,17 @@ pub(super) struct LogReader {
     pub(super) loss: BoxFuture<'static, ConnectionLost>,
 }
 
-impl LogReader {
-    /// How long a reader waits for entries.
-    pub(super) const WAIT: Duration = Duration::from_millis(500);
-    /// The most entries of a page.
-    const PAGE: usize = 1_000;
-}
-
 /// Entries with their fields.
 type Entries = Vec<(LogPosition, Vec<Vec<u8>>)>;
 
 #[async_trait]
 impl ReadLog for LogReader {
-    async fn read(&mut self, after: LogPosition, wait: Wait) -> Result<LogPage, ConnectionLost> {
+    async fn read(&mut self, after: LogPosition, wait: Duration) -> Reply<LogPage> {
         let log = &self.log;
         let mut pipeline = pipe();
-        let read = pipeline.cmd("XREAD").arg("COUNT").arg(Self::PAGE);
-        if wait == Wait::ForEntries {
-            read.arg("BLOCK").arg(clock::millis(Self::WAIT));
-        }
-        read.arg("STREAMS").arg(log).arg(after.to_string());
+        // 0 would be forever.
+        pipeline.cmd("XREAD").arg("COUNT").arg(PAGE).arg("BLOCK").arg(clock::millis(wait).max(1));
+        pipeline.arg("STREAMS").arg(log).arg(after.to_string());
         pipeline.cmd("XRANGE").arg(log).arg("-").arg("+").arg("COUNT").arg(1);
         pipeline.cmd("XREVRANGE").arg(log).arg("+").arg("-").arg("COUNT").arg(1);
         let (read, first, last): (Option<Vec<(String, Entries)>>, Entries, Entries) = tokio::select! {

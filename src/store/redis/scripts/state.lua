@@ -4,6 +4,6 @@
 local id = redis.call('GET', KEYS[1]) or ARGV[1]
 redis.call('SET', KEYS[1], id)
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-local position = last and last[1] or redis.call('XADD', KEYS[2], '*', 't', 'start')
+local position = last and last[1] or redis.call('XADD', KEYS[2], '*', 'start', '')
 local oldest = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')
 return {id, position, redis.call('HLEN', KEYS[3]), oldest[2] or false}
