@@ -94,7 +94,9 @@ impl Revocation {
             tasks.extend(late);
         }
         for [first, _] in tasks {
-            result = result.and(self.require_revoked(&self.perform_first(first, now).await));
+            if let Some(claimed) = self.claim_first(&first, now).await {
+                result = result.and(self.require_revoked(&self.perform(claimed, now).await));
+            }
         }
         result.map(|()| if is_outdated { Applied::Outdated } else { Applied::InForce })
     }

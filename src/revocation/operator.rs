@@ -61,8 +61,7 @@ impl Revocation {
         if !request.dry_run {
             let recorded = self.store.record(&restrictions, &tasks, now).await;
             for (denial, recorded) in report.denials.iter_mut().zip(recorded.iter().flatten()) {
-                // Of two requests in the same millisecond, the first counts.
-                if *recorded != RecordOutcome::New {
+                if *recorded == RecordOutcome::Outdated {
                     denial.outcome = DenialOutcome::Superseded;
                 }
             }
@@ -72,7 +71,9 @@ impl Revocation {
             report.warnings.extend(report.denials.is_empty().then(|| report::NOBODY_TO_LIFT.to_owned()));
         } else if !report.is_superseded() {
             let (outcomes, live): (Vec<_>, _) = if let Some(first) = tasks.first().filter(|_| !request.dry_run) {
-                let Performed { outcomes, live, .. } = self.perform_first(first.clone(), now).await;
+                // Even if another replica has just performed it: the report says what came of it.
+                let claimed = self.claim_first(first, now).await.unwrap_or_else(|| first.clone());
+                let Performed { outcomes, live, .. } = self.perform(claimed, now).await;
                 (outcomes.into_iter().map(|(target, outcome)| (target, Some(outcome.into()))).collect(), live)
             } else {
                 let (targets, live) = self.look_up(tenant, &task, now).await;

@@ -49,18 +49,15 @@ impl Revocation {
         }
     }
 
-    /// Performs the first task of a recorded event or request, or what is left of it.
-    pub(super) async fn perform_first(&self, first: StoredTask, now: UnixMillis) -> Performed {
+    /// Claims the first task of a recorded event or request. `None`: it has been performed.
+    pub(super) async fn claim_first(&self, first: &StoredTask, now: UnixMillis) -> Option<StoredTask> {
         let claimed = self.store.claim_tasks(Claim::Named(&first.id), now).await;
         // If the store fails, the task may be performed twice.
-        match claimed.map_or(Some(first), |mut claimed| claimed.pop()) {
-            Some(claimed) => self.perform(claimed, now).await,
-            None => Performed::NOTHING,
-        }
+        claimed.map_or_else(|_| Some(first.clone()), |mut claimed| claimed.pop())
     }
 
     /// Performs a claimed task, and removes it or puts it back.
-    async fn perform(&self, claimed: StoredTask, now: UnixMillis) -> Performed {
+    pub(super) async fn perform(&self, claimed: StoredTask, now: UnixMillis) -> Performed {
         let Ok(mut task) = serde_json::from_str::<Task>(&claimed.payload) else {
             if claimed.due.after(StoredTask::UNREAD_FOR) < now {
                 tracing::error!("unreadable revocation task dropped: no replica could read it for a day");
@@ -106,13 +103,11 @@ impl Revocation {
             RevokeOutcome::Refused { .. } => Some(now.after(Self::REFUSED_RETRY)),
             RevokeOutcome::Unavailable { retry_at } => Some(retry_at.unwrap_or(soon)),
         });
+        let unrevoked = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
+        task.unrevoked = live.of_others.is_ok().then(|| unrevoked.map(|(target, _)| target.clone()).collect());
         // The known tokens are revoked, so looking for those of other replicas can wait.
-        let look_up_at = live.of_others.is_err().then(|| now.after(Self::REPEAT_AFTER));
+        let look_up_at = task.unrevoked.is_none().then(|| now.after(Self::REPEAT_AFTER));
         let retry_at = retries.min().or(look_up_at);
-        if look_up_at.is_none() {
-            let unrevoked = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
-            task.unrevoked = Some(unrevoked.map(|(target, _)| target.clone()).collect());
-        }
         Performed { outcomes, live, retry_at }
     }
 

@@ -4,16 +4,16 @@
 /// from signed events and operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
-    /// Restrictions, those in force included. Beyond the limit, ended ones are forgotten, those that ended first before
-    /// others: then an old event that arrives late can deny a user for a while.
-    pub restrictions: usize,
+    /// Restrictions that have ended and are remembered. Beyond the limit, those that ended first are forgotten: then an old
+    /// event that arrives late can deny a user for a while.
+    pub ended_restrictions: usize,
     /// Live tokens, one for each user, session, organization, client ID, format and API key. Each takes about 200 bytes.
     pub live_tokens: usize,
 }
 
 impl Default for StoreLimits {
     fn default() -> Self {
-        Self { restrictions: 200_000, live_tokens: 500_000 }
+        Self { ended_restrictions: 200_000, live_tokens: 500_000 }
     }
 }
 

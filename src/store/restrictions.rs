@@ -19,14 +19,17 @@ use crate::{
 /// The restrictions that a replica knows.
 #[derive(Debug)]
 pub struct Restrictions {
-    max: usize,
+    max_ended: usize,
     known: RwLock<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     restrictions: HashMap<RestrictionKey, Restriction>,
-    by_end: BTreeSet<(UnixMillis, RestrictionKey)>,
+    /// By their end.
+    unended: BTreeSet<(UnixMillis, RestrictionKey)>,
+    /// By their end.
+    ended: BTreeSet<(UnixMillis, RestrictionKey)>,
     /// Those that Redis may lack.
     unrecorded: BTreeSet<RestrictionKey>,
 }
@@ -53,7 +56,7 @@ pub enum Verdict {
 
 impl Restrictions {
     pub(super) fn new(limits: &StoreLimits) -> Self {
-        Self { max: limits.restrictions, known: RwLock::default() }
+        Self { max_ended: limits.ended_restrictions, known: RwLock::default() }
     }
 
     /// The verdict on a tenant's session, and on the client ID that its session token gives, once that is known.
@@ -98,8 +101,8 @@ impl Restrictions {
 
     pub(super) fn count_active(&self, now: UnixMillis) -> usize {
         let known = self.read();
-        let unended = known.by_end.iter().rev().take_while(|(end, _)| *end > now);
-        unended.filter(|(_, key)| known.restrictions.get(key).is_some_and(Restriction::restricts)).count()
+        let unended = known.unended.iter().filter_map(|(_, key)| known.restrictions.get(key));
+        unended.filter(|restriction| restriction.is_active(now)).count()
     }
 
     /// Applies a restriction, unless it yields to a known one.
@@ -110,16 +113,17 @@ impl Restrictions {
         let (outcome, order) = (RecordOutcome::of(old, restriction), old.map(|old| old.compare(restriction)));
         if order.is_none_or(Ordering::is_lt) {
             if let Some(old) = known.restrictions.insert(key, restriction.clone()) {
-                known.by_end.remove(&(old.until, key));
+                known.unended.remove(&(old.until, key));
+                known.ended.remove(&(old.until, key));
             }
-            known.by_end.insert((restriction.until, key));
+            known.unended.insert((restriction.until, key));
         }
         match (source, order) {
             (Source::Told, _) => {}
             (Source::Redis, Some(Ordering::Greater)) => _ = known.unrecorded.insert(key),
             (Source::Redis, _) => _ = known.unrecorded.remove(&key),
         }
-        known.forget(now, self.max);
+        known.forget(now, self.max_ended);
         outcome
     }
 
@@ -144,7 +148,7 @@ impl Restrictions {
     /// Those about subjects with these hashes.
     pub(super) fn about(&self, subjects: &HashSet<u64>) -> Vec<Restriction> {
         let known = self.read();
-        let all = known.by_end.iter().filter_map(|(_, key)| known.restrictions.get(key));
+        let all = known.ended.iter().chain(&known.unended).filter_map(|(_, key)| known.restrictions.get(key));
         all.filter(|each| subjects.contains(&hash_of(&(&each.tenant, &each.subject)))).cloned().collect()
     }
 
@@ -163,14 +167,18 @@ impl Restrictions {
 }
 
 impl Known {
-    /// Forgets restrictions some time after their end; beyond the limit of all, as soon as they have ended.
-    fn forget(&mut self, now: UnixMillis, max: usize) {
-        while let Some((end, key)) = self.by_end.first()
-            && (end.after(Restriction::REMEMBERED_FOR) <= now || (*end <= now && self.restrictions.len() > max))
+    /// Forgets ended restrictions when their time, or the room for them, is over.
+    fn forget(&mut self, now: UnixMillis, max_ended: usize) {
+        while let Some(ended) = self.unended.first().copied().filter(|(end, _)| *end <= now) {
+            self.unended.remove(&ended);
+            self.ended.insert(ended);
+        }
+        while let Some((end, key)) = self.ended.first().copied()
+            && (end.after(Restriction::REMEMBERED_FOR) <= now || self.ended.len() > max_ended)
         {
-            self.restrictions.remove(key);
-            self.unrecorded.remove(key);
-            self.by_end.pop_first();
+            self.ended.remove(&(end, key));
+            self.restrictions.remove(&key);
+            self.unrecorded.remove(&key);
         }
     }
 }

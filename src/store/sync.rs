@@ -47,6 +47,13 @@ struct Sync {
     logged: Vec<ConnectionLost>,
 }
 
+/// A panic ends the task that keeps in sync: then Redis cannot be used.
+impl Drop for Sync {
+    fn drop(&mut self) {
+        self.line.replica.lose();
+    }
+}
+
 impl Sync {
     /// Connects, and keeps in sync. Returns only when the connection is lost.
     async fn keep(&mut self, redis: &dyn Connect) -> Reply<Infallible> {

@@ -309,3 +309,19 @@ async fn a_user_is_forgotten_when_another_replica_records_a_restriction_late() {
     Commands::record(&new, &[denial()], &[], START).await.unwrap();
     eventually(async || forgotten.load(Ordering::SeqCst) == 2).await;
 }
+
+#[tokio::test]
+async fn a_panic_of_what_keeps_in_sync_is_an_outage() {
+    let panics = Arc::new(AtomicBool::new(false));
+    let clock = {
+        let panics = Arc::clone(&panics);
+        Arc::new(move || if panics.load(Ordering::SeqCst) { panic!("on purpose") } else { START })
+    };
+    let (redis, limits) = (Arc::new(Arc::new(MemoryRedis::new(START))), StoreLimits::default());
+    let tasks_of = Arc::new(|_: &Restriction, _| Vec::new());
+    let store = Store::shared(redis, OnFailure::Refuse, &limits, clock, Arc::new(|_| {}), tasks_of);
+    store.becomes_ready().await;
+    panics.store(true, Ordering::SeqCst);
+    eventually(async || store.health() == Health::Degraded).await;
+    assert_eq!(store.may_issue(), Err(StoreError::Unavailable));
+}

@@ -271,9 +271,9 @@ fn client_id_key(tenant: &TenantName, user: &str) -> RowKey {
 }
 
 impl Checker {
-    pub(crate) fn new(max_rows: usize) -> Self {
+    pub(crate) fn new(max_ended: usize) -> Self {
         const MOST_IN_A_SCHEDULE: usize = 100;
-        Self { is_forgetful: max_rows < MOST_IN_A_SCHEDULE, ..Self::default() }
+        Self { is_forgetful: max_ended < MOST_IN_A_SCHEDULE, ..Self::default() }
     }
 
     pub(crate) fn clerk_says(&mut self, tenant: &str, event: &Event, now: UnixMillis) -> usize {

@@ -131,13 +131,13 @@ pub(crate) struct Node {
     pub(crate) is_alive: bool,
     changed: Arc<Notify>,
     max_log: usize,
-    max_rows: usize,
+    max_ended: usize,
     /// Until when what would append to the log waits.
     is_held_until: UnixMillis,
 }
 
 impl Node {
-    fn new(data: Data, max_log: usize, max_rows: usize) -> Self {
+    fn new(data: Data, max_log: usize, max_ended: usize) -> Self {
         Self {
             copied: data.clone(),
             data,
@@ -145,7 +145,7 @@ impl Node {
             is_alive: true,
             changed: Arc::default(),
             max_log,
-            max_rows,
+            max_ended,
             is_held_until: UnixMillis(0),
         }
     }
@@ -163,7 +163,7 @@ impl Node {
         let rows = self.data.rows.iter().map(|(key, restriction)| (restriction.until, key.clone()));
         let mut ended: Vec<_> = rows.filter(|(end, _)| *end <= by_clock).collect();
         ended.sort();
-        let surplus = self.data.rows.len().saturating_sub(self.max_rows);
+        let surplus = ended.len().saturating_sub(self.max_ended);
         for (_, key) in ended.into_iter().take(surplus) {
             self.write(Write::RemoveRow(key), now);
         }
@@ -208,7 +208,7 @@ pub(crate) struct Redis {
     no_writes: Vec<(NoWrites, UnixMillis)>,
     snapshot: Data,
     max_log: usize,
-    max_rows: usize,
+    max_ended: usize,
     /// Until when new entries are trimmed off the log at once.
     trims_until: UnixMillis,
     /// How many commands it was sent.
@@ -216,16 +216,16 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    pub(crate) fn new(random: &mut Random, max_rows: usize) -> Self {
+    pub(crate) fn new(random: &mut Random, max_ended: usize) -> Self {
         let max_log = random.pick(&[150, 400]);
-        let nodes = vec![Node::new(Data::default(), max_log, max_rows)];
+        let nodes = vec![Node::new(Data::default(), max_log, max_ended)];
         Self {
             nodes,
             master: 0,
             no_writes: Vec::new(),
             snapshot: Data::default(),
             max_log,
-            max_rows,
+            max_ended,
             trims_until: UnixMillis(0),
             commands: 0,
         }
@@ -323,7 +323,7 @@ impl Redis {
     }
 
     fn promote(&mut self, data: Data) {
-        self.nodes.push(Node::new(data, self.max_log, self.max_rows));
+        self.nodes.push(Node::new(data, self.max_log, self.max_ended));
         self.master = self.nodes.len() - 1;
     }
 }

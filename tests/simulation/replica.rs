@@ -91,14 +91,14 @@ impl Replicas {
         };
         let skews = (0..REPLICAS).map(skew).collect();
         let live_tokens = if random.percent(10) { 12 } else { 500 };
-        let restrictions = if random.percent(10) { 4 } else { 1000 };
+        let ended_restrictions = if random.percent(10) { 4 } else { 1000 };
         Self {
             skews,
             running: vec![None; REPLICAS],
             runs: 0,
             formats: [format(random), format(random)],
             on_failure: random.pick(&[OnFailure::Degrade, OnFailure::Degrade, OnFailure::Refuse]),
-            limits: StoreLimits { live_tokens, restrictions },
+            limits: StoreLimits { live_tokens, ended_restrictions },
         }
     }
 

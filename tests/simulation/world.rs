@@ -44,15 +44,15 @@ impl World {
     pub(crate) fn new(seed: u64, tracing: Tracing) -> Arc<Self> {
         let mut random = Random::new(seed);
         let replicas = Replicas::new(&mut random);
-        let max_rows = replicas.limits.restrictions;
+        let max_ended = replicas.limits.ended_restrictions;
         Arc::new(Self {
             started: Instant::now(),
             trace: Mutex::new((tracing == Tracing::On).then(Vec::new)),
-            redis: Mutex::new(Redis::new(&mut random, max_rows)),
+            redis: Mutex::new(Redis::new(&mut random, max_ended)),
             network: Mutex::new(Network::new(&mut random)),
             ably: Mutex::default(),
             clerk: Mutex::new(Clerk::new(&mut random)),
-            checker: Mutex::new(Checker::new(max_rows)),
+            checker: Mutex::new(Checker::new(max_ended)),
             replicas: Mutex::new(replicas),
             faults: Mutex::new(FaultLog::new()),
             random: Mutex::new(random),

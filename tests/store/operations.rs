@@ -46,7 +46,7 @@ macro_rules! with_both_stores {
 fn limits(max: usize) -> StoreLimits {
     match max {
         0 => StoreLimits::default(),
-        _ => StoreLimits { restrictions: max, live_tokens: max },
+        _ => StoreLimits { ended_restrictions: max, live_tokens: max },
     }
 }
 
@@ -409,10 +409,13 @@ async fn beyond_the_limit_a_replica_forgets_the_restrictions_that_ended_first() 
     };
     replica.record(until("user_1", ago(1))).await;
     replica.record(until("user_2", ago(2))).await;
-    for (user, known) in [("user_3", [true, false]), ("user_4", [false, false]), ("user_5", [false, false])] {
+    for user in ["user_3", "user_4", "user_5"] {
         replica.record(restriction(of_user(user), DENIED, ago(1))).await;
-        assert_eq!(["user_1", "user_2"].map(knows), known, "{user}");
     }
+    assert!(["user_1", "user_2"].into_iter().all(knows));
+    replica.record(until("user_6", ago(3))).await;
+    replica.record(until("user_7", NOW)).await;
+    assert_eq!(["user_6", "user_2", "user_1", "user_7"].map(knows), [false, false, true, true]);
     assert!(["user_3", "user_4", "user_5"].into_iter().all(knows));
 }
 

@@ -109,15 +109,13 @@ impl RevocationRequest {
             (None, None, Some(id)) => RevocationScope::ClientId(ClientId::parse(id).or(Err(Invalid::NotAClientId))?),
             _ => return Err(Invalid::NotOneSubject),
         };
-        let action = match (body.lift, body.duration) {
+        let possible = Duration::from_millis(1)..=Self::LONGEST_DENIAL;
+        let action = match (body.lift, body.duration.as_deref().map(humantime::parse_duration)) {
             (true, None) => Action::Lift,
             (true, Some(_)) => return Err(Invalid::LastsAndLifts),
             (false, None) => Action::Deny(Self::DEFAULT_DENIAL),
-            (false, Some(text)) => {
-                let possible = Duration::from_millis(1)..=Self::LONGEST_DENIAL;
-                let duration = humantime::parse_duration(&text).ok().filter(|duration| possible.contains(duration));
-                Action::Deny(duration.ok_or(Invalid::Duration)?)
-            }
+            (false, Some(Ok(duration))) if possible.contains(&duration) => Action::Deny(duration),
+            (false, Some(_)) => return Err(Invalid::Duration),
         };
         Ok(Self { tenant, target, action, dry_run: body.dry_run })
     }

@@ -485,8 +485,8 @@ async fn each_key_revokes_the_tokens_that_it_signed_and_a_client_id_is_revoked_b
     let by_all = [("clientId:bob", &*first_name, "accepted"), ("clientId:bob", &*other_name, "accepted")];
     assert_eq!(targets(&report), expected(&by_all), "{report}");
     // Another replica may have the key.
-    for (request, now) in [(json!({ "client_id": "carol" }), NOW), (json!({ "user": "user_2" }), later(1))] {
-        let report = revocation.execute_json(request, now).await;
+    for request in [json!({ "client_id": "carol" }), json!({ "user": "user_2" })] {
+        let report = revocation.execute_json(request, NOW).await;
         assert!(targets(&report).contains(&("clientId:carol".into(), foreign.to_string(), "unavailable".into())));
         assert!(
             report["complete"] == false && report["warnings"].to_string().contains("lacks the API key"),

@@ -120,7 +120,7 @@ impl Commands for RedisCommands {
         for part in tasks_only.chain(restrictions.chunks(RESTRICTIONS_AT_ONCE)) {
             let mut script = self.script(&RECORD, &[RESTRICTIONS, ENDS, LOG, TASKS, CLAIMABLE, DUE]);
             script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR));
-            script.arg(StoreLimits::default().restrictions).arg(encoding::LOG_LENGTH).arg(part.len());
+            script.arg(StoreLimits::default().ended_restrictions).arg(encoding::LOG_LENGTH).arg(part.len());
             for restriction in part {
                 script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
             }

@@ -43,11 +43,10 @@ fn encoded(value: &impl Serialize) -> Vec<u8> {
 
 /// The live token of a field and its value.
 pub(super) fn live_token_of(tenant: &TenantName, user: &str, field: &[u8], value: &[u8]) -> Option<LiveToken> {
-    let live_token = parse(tenant, user, field, value).filter(is_possible);
-    if live_token.is_none() {
+    parse(tenant, user, field, value).filter(is_possible).or_else(|| {
         warn_of_foreign_data();
-    }
-    live_token
+        None
+    })
 }
 
 fn parse(tenant: &TenantName, user: &str, field: &[u8], value: &[u8]) -> Option<LiveToken> {

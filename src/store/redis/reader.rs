@@ -32,9 +32,12 @@ impl ReadLog for LogReader {
     async fn read(&mut self, after: LogPosition, wait: Duration) -> Reply<LogPage> {
         let log = &self.log;
         let mut pipeline = pipe();
-        // 0 would be forever.
-        pipeline.cmd("XREAD").arg("COUNT").arg(PAGE).arg("BLOCK").arg(clock::millis(wait).max(1));
-        pipeline.arg("STREAMS").arg(log).arg(after.to_string());
+        let read = pipeline.cmd("XREAD").arg("COUNT").arg(PAGE);
+        // `BLOCK 0` would wait forever.
+        if !wait.is_zero() {
+            read.arg("BLOCK").arg(clock::millis(wait));
+        }
+        read.arg("STREAMS").arg(log).arg(after.to_string());
         pipeline.cmd("XRANGE").arg(log).arg("-").arg("+").arg("COUNT").arg(1);
         pipeline.cmd("XREVRANGE").arg(log).arg("+").arg("-").arg("COUNT").arg(1);
         let (read, first, last): (Option<Vec<(String, Entries)>>, Entries, Entries) = tokio::select! {

@@ -1,15 +1,16 @@
 -- Records each restriction that is newer than the recorded one with its ID, and appends it to the log. If one is new, or
--- if there is none, stores the tasks that do not exist. Before that, forgets some restrictions that ended long ago, or for
--- which there is no room now that they have ended.
+-- if there is none, stores the tasks that do not exist. Before that, forgets some ended restrictions whose time, or the
+-- room for them, is over.
 -- KEYS: the restrictions, their ends, the log, the tasks, from when they can be claimed, their first due times.
--- ARGV: now, how long a restriction is remembered after its end, the maximum number of restrictions, the length of the log,
--- the number of new restrictions; then for each its ID and its row; then for each task its ID, the task, its due time. A row starts with its rank: 1 digit, 15 digits for the timestamp of the event, 1 for a restriction
--- that restricts and 0 for another, 15 digits for its end. The same restriction with another end is not new.
+-- ARGV: now, how long a restriction is remembered after its end, the maximum number of ended ones, the length of the log,
+-- the number of restrictions; then for each its ID and its row; then for each task its ID, the task, its due time. A row
+-- starts with its rank: 1 digit, 15 digits for the timestamp of the event, 1 for a restriction that restricts and 0 for
+-- another, 15 digits for its end. The same restriction with another end is not new.
 -- Returns for each restriction the row before.
 local restrictions, ends, log, tasks, claimable, due = unpack(KEYS)
 local PRECEDENCE, END, RANK, AT_ONCE = 17, 18, 32, 100
 
-local surplus = redis.call('ZCARD', ends) - ARGV[3]
+local surplus = redis.call('ZCOUNT', ends, '-inf', ARGV[1]) - ARGV[3]
 local forgotten = redis.call('ZCOUNT', ends, '-inf', ARGV[1] - ARGV[2])
 local removed = math.min(AT_ONCE, math.max(surplus, forgotten))
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[1], 'LIMIT', 0, removed)) do
