@@ -19,6 +19,7 @@ use crate::{
 pub(crate) struct Revoked {
     pub(crate) tenant: TenantName,
     pub(crate) target: Target,
+    pub(crate) margin: ReauthMargin,
     pub(crate) at: UnixMillis,
 }
 
@@ -105,7 +106,8 @@ impl RevokeTokens for SimulatedAbly {
         let is_revoked: Vec<_> = targets.iter().map(|_| !some || world.random(|random| random.percent(50))).collect();
         for (target, _) in targets.iter().zip(&is_revoked).filter(|(_, is_revoked)| **is_revoked) {
             world.trace(|| format!("Ably revokes {target} of {} ({margin:?}), for run {}", self.tenant, self.run));
-            lock(&world.ably).revoked.push(Revoked { tenant: self.tenant.clone(), target: target.clone(), at });
+            let (tenant, target) = (self.tenant.clone(), target.clone());
+            lock(&world.ably).revoked.push(Revoked { tenant, target, margin, at });
         }
         let is_lost = self.fails(AblyFault::AnswersLost) && world.random(|random| random.percent(50));
         if is_lost || there + back >= TIMEOUT_MILLIS {

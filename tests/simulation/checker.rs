@@ -7,7 +7,7 @@ use std::{
 };
 
 use ably_clerk_auth::{
-    ably::{Target, TokenFormat},
+    ably::{ReauthMargin, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     revocation::operator::Action,
@@ -57,8 +57,8 @@ struct Statement {
     told_in_confusion_at: Option<UnixMillis>,
     /// It was accepted, and then lost in a failover together with every replica that knew.
     is_lost: bool,
-    /// The same, for a task.
-    is_work_lost: bool,
+    /// The same, for its tasks that were stored by themselves. The run whose own tokens they concern, if not all.
+    lost_tasks: BTreeSet<Option<usize>>,
 }
 
 /// What became of a telling.
@@ -96,6 +96,8 @@ pub(crate) struct IssuedToken {
     signed_at: UnixMillis,
     /// When it was issued by its own words, and when it ends.
     at_ably: Option<(UnixMillis, UnixMillis)>,
+    /// When Redis last lost it.
+    lost_by_redis_at: Option<UnixMillis>,
     /// The replica that issued it crashed before Redis knew it, or Redis lost it with that replica. Or Redis got it back from
     /// a replica that crashed before it had caught up, and so had not looked for the restrictions that it missed.
     is_lost: bool,
@@ -119,7 +121,7 @@ fn is_work(revoked: &Revoked) -> bool {
 
 impl IssuedToken {
     pub(crate) fn new(live_token: LiveToken, minted: UnixMillis, run: usize, signed_at: UnixMillis) -> Self {
-        Self { live_token, minted, run, signed_at, at_ably: None, is_lost: false }
+        Self { live_token, minted, run, signed_at, at_ably: None, lost_by_redis_at: None, is_lost: false }
     }
 
     fn is_revoked(&self, ably: &[Revoked]) -> bool {
@@ -143,6 +145,8 @@ fn is_target(live_token: &LiveToken, target: &Target) -> bool {
 struct KeptTask {
     tenant: String,
     at: i64,
+    /// The run that stored it for its own tokens, when it returned.
+    late_of: Option<usize>,
     known_by: BTreeSet<usize>,
     is_done: bool,
 }
@@ -174,6 +178,8 @@ pub(crate) struct Checker {
     /// When each run was last in sync with Redis.
     in_sync_at: BTreeMap<usize, UnixMillis>,
     works: Vec<Work>,
+    /// How often replicas were told something.
+    pub(crate) tellings: usize,
     /// Which runs store or have stored which tasks of the schedule.
     storing: BTreeSet<(usize, usize)>,
     /// When Redis lost data.
@@ -343,13 +349,14 @@ impl Checker {
             told_at: said_at,
             told_in_confusion_at: None,
             is_lost: false,
-            is_work_lost: false,
+            lost_tasks: BTreeSet::new(),
         });
         self.statements.len() - 1
     }
 
     /// A replica is being told a statement.
     pub(crate) fn told(&mut self, statement: usize, run: usize, by_clock: UnixMillis, now: UnixMillis) {
+        self.tellings += 1;
         let statement = &mut self.statements[statement];
         let end = by_clock.after(statement.lasts);
         let (first, last) = statement.ends.unwrap_or((end, end));
@@ -406,7 +413,8 @@ impl Checker {
     pub(crate) fn task_is_kept(&mut self, run: usize, task: &StoredTask) {
         let payload: serde_json::Value = serde_json::from_str(&task.payload).unwrap();
         let (tenant, at) = (payload["tenant"].as_str().unwrap().to_owned(), payload["at"].as_i64().unwrap());
-        let kept = || KeptTask { tenant, at, known_by: BTreeSet::new(), is_done: false };
+        let late_of = task.id.contains("/late/").then_some(run);
+        let kept = || KeptTask { tenant, at, late_of, known_by: BTreeSet::new(), is_done: false };
         let kept = self.tasks.entry(task.id.clone()).or_insert_with(kept);
         kept.known_by.insert(run);
     }
@@ -424,7 +432,7 @@ impl Checker {
     pub(crate) fn crashed(&mut self, run: usize, health: Health) {
         let in_sync_at = self.in_sync_at.get(&run).copied().unwrap_or(UnixMillis(0));
         for token in self.tokens.iter_mut().filter(|token| token.run == run && health != Health::Ready) {
-            token.is_lost |= in_sync_at <= token.signed_at.max(self.last_loss.unwrap_or(token.signed_at));
+            token.is_lost |= in_sync_at <= token.signed_at.max(token.lost_by_redis_at.unwrap_or(token.signed_at));
         }
         let known_by = self.statements.iter_mut().flat_map(|statement| &mut statement.known_by);
         known_by.for_each(|runs| _ = runs.remove(&run));
@@ -473,8 +481,10 @@ impl Checker {
             });
             statement.is_lost |= is_lost;
         }
-        for token in self.tokens.iter_mut().filter(|token| !running.contains(&token.run)) {
-            token.is_lost |= !nodes.iter().any(|node| node.data.has_live_token(&token.live_token));
+        let is_in_redis = |token: &IssuedToken| nodes.iter().any(|node| node.data.has_live_token(&token.live_token));
+        for token in self.tokens.iter_mut().filter(|token| !is_in_redis(token)) {
+            token.lost_by_redis_at = self.last_loss;
+            token.is_lost |= !running.contains(&token.run);
         }
         for lost in self.works.iter_mut().filter(|given| !running.contains(&given.run)) {
             let has = |node: &&Node| {
@@ -491,7 +501,9 @@ impl Checker {
                         && statement.facts.iter().any(|fact| fact.at.0 == task.at);
                     // What Redis lost as well is recorded late, and its tokens are looked up.
                     let is_in_redis = statement.facts.iter().any(|fact| nodes.iter().any(|node| node.data.knows(fact)));
-                    statement.is_work_lost |= is_of_task && is_in_redis;
+                    if is_of_task && is_in_redis {
+                        statement.lost_tasks.insert(task.late_of);
+                    }
                 }
             }
         }
@@ -501,6 +513,11 @@ impl Checker {
         let LiveToken { tenant, user, client_id, .. } = live_token.clone();
         self.names.insert((tenant, user, client_id));
         self.registered.insert(LiveToken { until: UnixMillis(0), ..live_token.clone() });
+    }
+
+    /// Whether a live token of a session was ever registered.
+    pub(crate) fn has_registered(&self, tenant: &str, session: &str) -> bool {
+        self.registered.iter().any(|known| known.tenant.as_str() == tenant && known.session == session)
     }
 
     pub(crate) fn issued(&mut self, token: IssuedToken) -> usize {
@@ -734,8 +751,10 @@ impl Checker {
         for key in keys {
             let said = self.said(&key);
             let Some(top) = said.iter().max_by_key(|said| rank_of(said.fact)) else { continue };
+            let are_tasks_lost =
+                |statement: &Statement| [None, Some(token.run)].iter().any(|of| statement.lost_tasks.contains(of));
             let is_uncertain = !is_reached_by(top.statement)
-                || said.iter().any(|said| said.statement.is_lost || said.statement.is_work_lost)
+                || said.iter().any(|said| said.statement.is_lost || are_tasks_lost(said.statement))
                 || self.may_be_without_name(top);
             if is_uncertain {
                 continue;
@@ -772,46 +791,48 @@ impl Checker {
     /// Why Ably should not have revoked a target.
     fn find_unjustified(&self, revoked: &Revoked, faults: &FaultLog) -> Option<String> {
         let is_justified = self.statements.iter().any(|statement| {
-            is_work(revoked)
-                || statement.tenant == revoked.tenant
-                    && statement.said_at <= revoked.at
-                    && statement
-                        .facts
-                        .iter()
-                        .any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
+            statement.tenant == revoked.tenant
+                && statement.said_at <= revoked.at
+                && statement.facts.iter().any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
         });
-        (!is_justified).then(|| format!("3: revoked without a reason: {revoked:?}"))
+        (!is_justified && !is_work(revoked)).then(|| format!("3: revoked without a reason: {revoked:?}"))
     }
 
-    /// Whether a fact ends tokens of a target.
-    fn ends(&self, fact: &Restriction, Revoked { tenant, target, .. }: &Revoked) -> bool {
+    /// Whether a fact ends tokens of a target, with this margin.
+    fn ends(&self, fact: &Restriction, Revoked { tenant, target, margin, .. }: &Revoked) -> bool {
+        let is_session = matches!(target, Target::RevocationKey(_));
+        // JWTs of some sessions are revoked by the session.
         let has_token = |is_of: &dyn Fn(&LiveToken) -> bool| {
+            let is_alone = |token: &LiveToken| is_session == (token.format == TokenFormat::Jwt);
             let mut tokens = self.registered.iter().filter(|live_token| live_token.tenant == *tenant);
-            tokens.any(|live_token| is_target(live_token, target) && is_of(live_token))
+            tokens.any(|live_token| is_target(live_token, target) && is_alone(live_token) && is_of(live_token))
         };
         let is_name_of = |user: &String| {
             let Target::ClientId(client_id) = target else { return false };
             self.names.contains(&(tenant.clone(), user.clone(), client_id.as_str().to_owned()))
         };
-        match (&fact.subject, fact.kind) {
-            (_, RestrictionKind::Lifted(_)) => false,
+        let (ends, at_once) = match (&fact.subject, fact.kind) {
+            (_, RestrictionKind::Lifted(_)) => (false, false),
             (Subject::User(user), RestrictionKind::ClientId(digest)) => {
                 let is_other =
                     matches!(target, Target::ClientId(id) if digest != Some(ClientIdDigest::of(id.as_str())));
-                is_other && is_name_of(user)
+                (is_other && is_name_of(user), false)
             }
-            (Subject::User(user), _) => is_name_of(user),
+            (Subject::User(user), _) => (is_name_of(user), true),
             (Subject::Session(session), _) => {
                 let is_it = matches!(target, Target::RevocationKey(key) if key.as_str() == session);
-                is_it || has_token(&|token| token.session == *session)
+                (is_it || has_token(&|token| token.session == *session), is_session)
             }
             (Subject::Member { user, organization }, _) => {
-                has_token(&|token| token.user == *user && token.organization.as_ref() == Some(organization))
+                let is_of_member =
+                    |token: &LiveToken| token.user == *user && token.organization.as_ref() == Some(organization);
+                (has_token(&is_of_member), false)
             }
             (Subject::Organization(organization), _) => {
-                has_token(&|token| token.organization.as_ref() == Some(organization))
+                (has_token(&|token| token.organization.as_ref() == Some(organization)), false)
             }
-        }
+        };
+        ends && at_once == (*margin == ReauthMargin::None)
     }
 
     /// Whether every replica knew for a while that a newer statement undoes this fact for the target.

@@ -16,6 +16,7 @@ use crate::{
     checker::Answer,
     random::Random,
     replica::{Run, TENANTS},
+    schedule::is_long,
     world::{World, lock},
 };
 
@@ -137,6 +138,10 @@ impl Clerk {
     /// The number of sessions of each tenant.
     pub(crate) fn session_count(&self) -> usize {
         self.tenants[0].sessions.len()
+    }
+
+    pub(crate) fn session_id(&self, tenant: usize, session: usize) -> &str {
+        &self.tenants[tenant].sessions[session].id
     }
 
     /// The sessions that a restriction of a subject concerns.
@@ -269,8 +274,9 @@ impl UserState {
 }
 
 /// Things happen at Clerk until `until`. From then on every webhook gets through.
-pub(crate) async fn live(world: Arc<World>, until: UnixMillis) {
-    let pauses = world.random(|random| random.pick(&[1500, 4000, 9000]));
+pub(crate) async fn live(world: Arc<World>, until: UnixMillis, length: Duration) {
+    let pauses: &[u64] = if is_long(length) { &[4000, 300_000] } else { &[1500, 4000, 9000] };
+    let pauses = world.random(|random| random.pick(pauses));
     loop {
         world.pause(world.random(|random| random.within(50..pauses))).await;
         if world.now() >= until {
@@ -293,6 +299,13 @@ pub(crate) async fn live(world: Arc<World>, until: UnixMillis) {
 pub(crate) async fn happens(world: Arc<World>, tenant: usize, session: usize) {
     if let Some(webhook) = happen(&world, tenant, session, &Happening::ANY) {
         deliver(world, webhook, 0, None).await;
+    }
+}
+
+/// A session ends, and a replica is told at once: any, or a certain one.
+pub(crate) async fn session_ends(world: Arc<World>, tenant: usize, session: usize, told: Option<Run>) {
+    if let Some(webhook) = happen(&world, tenant, session, &[Happening::SessionEnds]) {
+        deliver(world, webhook, 0, told).await;
     }
 }
 

@@ -15,15 +15,14 @@ use crate::{
     clerk::SessionToken,
     moments,
     replica::{Run, TENANTS, key_name},
+    schedule::is_long,
     world::{World, lock},
 };
 
 /// Clients ask until `until`, in a schedule of a length.
 pub(crate) async fn ask(world: Arc<World>, until: UnixMillis, length: Duration) {
-    let pauses = world.random(|random| match length.as_secs() {
-        0..100 => random.pick(&[150, 600, 4000, 20_000]),
-        _ => 4000,
-    });
+    let pauses: &[u64] = if is_long(length) { &[4000] } else { &[150, 600, 4000, 20_000] };
+    let pauses = world.random(|random| random.pick(pauses));
     while world.now() < until {
         world.pause(world.random(|random| random.within(1..pauses))).await;
         let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) else { continue };
@@ -51,6 +50,14 @@ pub(crate) fn ask_for_any(world: &Arc<World>, replica: Run) {
     let now = world.now();
     let known = lock(&world.clerk).last_token(tenant, session, replica.clock(now)).filter(|_| !is_fresh);
     if let Some(token) = known.or_else(|| lock(&world.clerk).mint(tenant, session, now)) {
+        ask_with(world, replica, tenant, token);
+    }
+}
+
+/// The client of a session asks a replica with a new session token.
+pub(crate) fn ask_with_new(world: &Arc<World>, replica: Run, tenant: usize, session: usize) {
+    let now = world.now();
+    if let Some(token) = lock(&world.clerk).mint(tenant, session, now) {
         ask_with(world, replica, tenant, token);
     }
 }

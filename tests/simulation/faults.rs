@@ -7,10 +7,12 @@ use tokio::time::sleep;
 
 use crate::{
     ably::AblyFault,
+    moments,
     network::Line,
     random::Random,
     redis::NoWrites,
     replica::{self, REPLICAS},
+    schedule,
     world::{World, lock},
 };
 
@@ -142,26 +144,27 @@ impl FaultLog {
     }
 }
 
-/// Causes faults until `until`. All have ended then.
-pub(crate) fn cause(world: &Arc<World>, until: UnixMillis) {
+/// Causes faults until `until`, in a schedule of a length. All have ended then.
+pub(crate) fn cause(world: &Arc<World>, until: UnixMillis, length: Duration) {
     lock(&world.faults).until = until;
     let count = world.random(|random| random.within(1..6));
     for _ in 0..count {
-        tokio::spawn(cause_one(Arc::clone(world), until));
+        tokio::spawn(cause_one(Arc::clone(world), length));
     }
 }
 
-async fn cause_one(world: Arc<World>, until: UnixMillis) {
-    /// Schedules from this length on have faults that last longer than the pause before the second revocation.
-    const LONG: u64 = 200_000;
-    let length = u64::try_from(until.0 - world.now().0).unwrap();
+async fn cause_one(world: Arc<World>, length: Duration) {
+    let until = world.now().after(length);
     let (fault, start, lasts, number) = world.random(|random| {
-        let is_long = length >= LONG && random.percent(50);
+        let is_long = schedule::is_long(length) && random.percent(50);
+        let length = u64::try_from(length.as_millis()).unwrap();
         let start = random.within(0..if is_long { length / 6 } else { length * 9 / 10 });
         let longest = random.pick(&[700, 3000, 15_000, 70_000]);
         let lasts = if is_long { random.within(150_000..length) } else { random.within(50..longest) };
         let lasts = lasts.min(length - start);
-        (random.pick(Fault::TIMED), start, lasts, random.index(REPLICAS))
+        let is_cut = is_long && random.percent(50);
+        let fault = random.pick(if is_cut { &[Fault::CommandsCut, Fault::BothCut] } else { Fault::TIMED });
+        (fault, start, lasts, random.index(REPLICAS))
     });
     if fault == Fault::RestartWithOlderData {
         world.pause(start / 2).await;
@@ -192,13 +195,9 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
         _ => {}
     }
     match fault {
-        Fault::CommandsCut => {
-            lock(&world.network).cut(number, Line::Commands, end);
-            world.sleep_until(UnixMillis(end.0 - 1)).await;
-            check_own_revocations(&world, number, now);
-        }
+        Fault::CommandsCut => cut_off(&world, number, &[Line::Commands], end).await,
         Fault::ReaderCut => lock(&world.network).cut(number, Line::Reader, end),
-        Fault::BothCut => Line::ALL.into_iter().for_each(|line| lock(&world.network).cut(number, line, end)),
+        Fault::BothCut => cut_off(&world, number, &Line::ALL, end).await,
         Fault::LostPackets => {
             for line in Line::ALL {
                 lock(&world.network).lose_packets(number, line, end);
@@ -234,6 +233,17 @@ async fn cause_one(world: Arc<World>, until: UnixMillis) {
         Fault::AblyRevokesSome => lock(&world.ably).fail(AblyFault::RevokesSome, end),
         Fault::ClockSkew | Fault::LateWebhook | Fault::RepeatedWebhook => unreachable!("not timed"),
     }
+}
+
+/// Cuts off a replica from Redis until `end`.
+async fn cut_off(world: &Arc<World>, number: usize, lines: &[Line], end: UnixMillis) {
+    let now = world.now();
+    for line in lines {
+        lock(&world.network).cut(number, *line, end);
+    }
+    moments::is_cut_off(world, number, end);
+    world.sleep_until(UnixMillis(end.0 - 1)).await;
+    check_own_revocations(world, number, now);
 }
 
 /// Redis loses its data, and all replicas restart but one, which is cut off.

@@ -1,19 +1,25 @@
 //! What happens at the very moment at which it can do harm:
 //! - Clients that a restriction concerns ask a replica that has just connected, or as soon as it is recorded.
 //! - While a replica scans what is recorded, something happens to the holder of a token of its own, or its connections close.
-//! - Something happens to whoever gets a token from a replica without Redis.
+//! - Something happens to whoever gets a token from a replica without Redis, also while it has none for minutes.
 //! - A replica crashes, or a failover loses what it wrote, as soon as Redis has it.
 //! - An older event arrives while a newer one of its user is being recorded.
 //! - A look-up hangs.
+//! - A task is put back late: meanwhile another replica has performed it, and it is stored again.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
-use ably_clerk_auth::store::{Restriction, Subject};
+use ably_clerk_auth::{
+    ably::TokenFormat,
+    clock::UnixMillis,
+    store::{Restriction, StoredTask, Subject},
+};
 
 use crate::{
     clerk, clients, faults,
     redis::is_active,
     replica::{REPLICAS, Run, TENANTS},
+    work,
     world::{World, lock},
 };
 
@@ -109,6 +115,61 @@ pub(crate) fn is_stored_again(world: &Arc<World>, number: usize) {
 pub(crate) fn issues_alone(world: &Arc<World>, tenant: usize, session: &str) {
     if happens(world, 10) {
         happens_to(world, tenant, session.to_owned());
+    }
+}
+
+/// A replica is cut off from Redis until `end`. If that is longer than the pause before the second revocation, it issues
+/// tokens to sessions that had none, and they end: it is told, or another one is.
+pub(crate) fn is_cut_off(world: &Arc<World>, number: usize, end: UnixMillis) {
+    const SECOND_AFTER: Duration = Duration::from_secs(165);
+    let world = Arc::clone(world);
+    tokio::spawn(async move {
+        world.pause(world.random(|random| random.within(2500..8000))).await;
+        while world.now().after(SECOND_AFTER) < end {
+            let run = lock(&world.replicas).running().find(|run: &&Run| run.number == number).cloned();
+            let unknown = sessions_without_tokens(&world);
+            let (Some(run), false) = (run, unknown.is_empty()) else { return };
+            let (tenant, session) = world.random(|random| random.pick(&unknown));
+            clients::ask_with_new(&world, run, tenant, session);
+            world.pause(world.random(|random| random.within(20..3000))).await;
+            let told = world.random(|random| {
+                let is_it = random.percent(30);
+                let replicas = lock(&world.replicas);
+                let told: Vec<_> = replicas.running().filter(|run| (run.number == number) == is_it).cloned().collect();
+                (!told.is_empty()).then(|| random.pick(&told))
+            });
+            tokio::spawn(clerk::session_ends(Arc::clone(&world), tenant, session, told));
+            world.pause(world.random(|random| random.within(2000..20_000))).await;
+        }
+    });
+}
+
+/// The sessions, by tenant, whose tokens are revoked only if they are known, and for which none is registered.
+fn sessions_without_tokens(world: &World) -> Vec<(usize, usize)> {
+    let formats = lock(&world.replicas).formats;
+    let (clerk, checker) = (lock(&world.clerk), lock(&world.checker));
+    let tenants = (0..TENANTS.len()).filter(|tenant| formats[*tenant] != TokenFormat::Jwt);
+    let sessions = tenants.flat_map(|tenant| (0..clerk.session_count()).map(move |session| (tenant, session)));
+    let is_without = |(tenant, session): &(usize, usize)| {
+        !checker.has_registered(TENANTS[*tenant], clerk.session_id(*tenant, *session))
+    };
+    sessions.filter(is_without).collect()
+}
+
+/// A replica puts back a task of the schedule that it could not perform. It may wait until the task is stored again.
+pub(crate) async fn puts_back(world: &World, task: &StoredTask) {
+    const MOST_SECONDS: usize = 40;
+    let is_stored_again = || {
+        let redis = lock(&world.redis);
+        redis.master().data.tasks.get(&task.id).is_some_and(|(known, _)| known.due > task.due)
+    };
+    if work::is_client_id(&task.id) && happens(world, 50) {
+        for _ in 0..MOST_SECONDS {
+            if is_stored_again() || lock(&world.faults).are_over(world.now()) {
+                return;
+            }
+            world.pause(1000).await;
+        }
     }
 }
 

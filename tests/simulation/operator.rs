@@ -15,12 +15,14 @@ use ably_clerk_auth::{
 use crate::{
     checker::Answer,
     replica::TENANTS,
+    schedule::is_long,
     world::{World, lock},
 };
 
 /// The operator works until `until`, and often sends a request again until it is complete.
-pub(crate) async fn work(world: Arc<World>, until: UnixMillis) {
-    let pauses = world.random(|random| random.pick(&[6000, 25_000]));
+pub(crate) async fn work(world: Arc<World>, until: UnixMillis, length: Duration) {
+    let pauses = if is_long(length) { &[25_000, 300_000] } else { &[6000, 25_000] };
+    let pauses = world.random(|random| random.pick(pauses));
     loop {
         world.pause(world.random(|random| random.within(1000..pauses))).await;
         if world.now() >= until {

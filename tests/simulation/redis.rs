@@ -661,6 +661,10 @@ impl Commands for Connection {
     async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()> {
         let StoredTask { id, due, .. } = left;
         self.world.trace(|| format!("replica {} ends the claim of {id}, due {}: {retry_at:?}", self.replica, due.0));
+        if retry_at.is_some() {
+            moments::puts_back(&self.world, left).await;
+            self.stop_if_crashed().await;
+        }
         self.call(Access::Write, |node, now| {
             let known = node.data.tasks.get(id).map(|(known, _)| known.due);
             match retry_at {
