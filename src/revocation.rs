@@ -170,7 +170,7 @@ fn tasks_of(event: &Event, tenant: &Tenant, restriction: &Restriction, now: Unix
     };
     let expected = event.change.user_id().and_then(|user| tenant.expected_target(user, username));
     let task = Task { expected, ..Task::of(restriction, tenant, now)? };
-    Some(task.stored("event", now))
+    Some(task.stored("event", now.after(StoredTask::LEASE), now))
 }
 
 /// The revocations that follow from a restriction whose event is not at hand: a Redis that lost it, or a replica that learned of
@@ -181,7 +181,7 @@ pub fn tasks_of_restriction(tenants: Arc<Tenants>, started_at: UnixMillis) -> Ta
         let tenant = tenants.named(&restriction.tenant);
         let task = tenant.and_then(|tenant| Task::of(restriction, tenant, now));
         let name = format!("late/{}/{}", started_at.0, now.0);
-        task.map(|task| task.stored(&name, now)).into_iter().flatten().collect()
+        task.map(|task| task.stored(&name, now, now)).into_iter().flatten().collect()
     })
 }
 

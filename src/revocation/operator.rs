@@ -17,7 +17,7 @@ use super::{
 use crate::{
     ably::ReauthMargin,
     clock::UnixMillis,
-    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, Subject},
+    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, StoredTask, Subject},
     tenant::Tenant,
 };
 
@@ -51,7 +51,7 @@ impl Revocation {
             denials: subjects.into_iter().map(|subject| (subject, DenialSource::Operator)).collect(),
             ..Task::new(tenant, request.target.clone(), now, now)
         };
-        let mut tasks = Vec::from(task.stored("request", now));
+        let mut tasks = Vec::from(task.stored("request", now.after(StoredTask::LEASE), now));
         tasks.truncate(match request.action {
             Action::Deny(_) if !tenant.is_revocable() => 0,
             Action::Deny(duration) if duration <= Self::REPEAT_AFTER && !task.denials.is_empty() => 1,

@@ -61,10 +61,11 @@ impl Task {
         Self { tenant, scope, session_user: None, expected, unrevoked: None, at, until, denials }
     }
 
-    /// The first revocation and the second. `name` is part of their IDs: an event has the same at every delivery.
-    pub(super) fn stored(&self, name: &str, now: UnixMillis) -> [StoredTask; 2] {
+    /// The first revocation and the second. `name` is part of their IDs: an event has the same at every delivery. Whoever claims
+    /// the first by its ID lets it become due after the lease: else replicas that look for due tasks perform it too.
+    pub(super) fn stored(&self, name: &str, first_due: UnixMillis, now: UnixMillis) -> [StoredTask; 2] {
         let scope = serde_json::to_string(&self.scope).unwrap_or_default();
-        [("first", now), ("again", now.after(Self::REPEAT_AFTER))].map(|(turn, due)| {
+        [("first", first_due), ("again", now.after(Self::REPEAT_AFTER))].map(|(turn, due)| {
             let id = format!("{}/{scope}/{}/{name}/{turn}", self.tenant, self.at.0);
             StoredTask { id, due, payload: self.payload() }
         })
