@@ -67,7 +67,7 @@ impl Revocation {
             }
             return Performed::NOTHING;
         };
-        let performed = self.revoke(&mut task, claimed.due, now).await;
+        let performed = self.revoke(&mut task, now).await;
         let left = StoredTask { payload: task.payload(), ..claimed };
         // If the store fails here, the task becomes due again after the lease.
         let _ = self.store.end_claim(&left, performed.retry_at).await;
@@ -75,12 +75,12 @@ impl Revocation {
     }
 
     /// Revokes the targets of a task, and notes those that Ably has not revoked.
-    async fn revoke(&self, task: &mut Task, first_due: UnixMillis, now: UnixMillis) -> Performed {
+    async fn revoke(&self, task: &mut Task, now: UnixMillis) -> Performed {
         if task.until < now || self.is_lifted(task) {
             tracing::info!(tenant = %task.tenant, "revocation task skipped: the tokens have expired, or the denial was lifted");
             return Performed::NOTHING;
         }
-        let soon = retry_of_target(first_due, now);
+        let soon = retry_of_target(task.due, now);
         let Some(tenant) = self.tenants.named(&task.tenant).filter(|tenant| tenant.is_revocable()) else {
             tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
             return Performed { retry_at: Some(soon), ..Performed::NOTHING };

@@ -27,6 +27,8 @@ pub(super) struct Task {
     pub(super) unrevoked: Option<BTreeSet<SignedTarget>>,
     /// The event's timestamp.
     pub(super) at: UnixMillis,
+    /// When it is due. It can be stored as due later, if whoever stores it performs it now.
+    pub(super) due: UnixMillis,
     /// When the last token in the scope has expired.
     pub(super) until: UnixMillis,
     /// The denials that it follows from. Once all of them are lifted, the task is skipped.
@@ -58,16 +60,17 @@ impl Task {
             _ => None,
         };
         let (tenant, denials) = (tenant.name.clone(), Vec::new());
-        Self { tenant, scope, session_user: None, expected, unrevoked: None, at, until, denials }
+        Self { tenant, scope, session_user: None, expected, unrevoked: None, at, due: now, until, denials }
     }
 
     /// The first revocation and the second. `name` is part of their IDs: an event has the same at every delivery. Whoever claims
     /// the first by its ID lets it become due after the lease: else replicas that look for due tasks perform it too.
     pub(super) fn stored(&self, name: &str, first_due: UnixMillis, now: UnixMillis) -> [StoredTask; 2] {
         let scope = serde_json::to_string(&self.scope).unwrap_or_default();
-        [("first", first_due), ("again", now.after(Self::REPEAT_AFTER))].map(|(turn, due)| {
+        let again = now.after(Self::REPEAT_AFTER);
+        [("first", now, first_due), ("again", again, again)].map(|(turn, due, stored_as_due)| {
             let id = format!("{}/{scope}/{}/{name}/{turn}", self.tenant, self.at.0);
-            StoredTask { id, due, payload: self.payload() }
+            StoredTask { id, due: stored_as_due, payload: Self { due, ..self.clone() }.payload() }
         })
     }
 

@@ -71,6 +71,7 @@ async fn store(world: &Arc<World>, replica: &Run, number: usize, due: UnixMillis
         "unrevoked": [{ "key": key_name(), "target": { "client_id": client_id(number) } }],
         "at": 0,
         "denials": [],
+        "due": due.0,
         "until": due.after(Duration::from_hours(1)).0,
     });
     let task = StoredTask { id: client_id(number), due, payload: payload.to_string() };
