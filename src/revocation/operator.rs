@@ -17,7 +17,7 @@ use super::{
 use crate::{
     ably::ReauthMargin,
     clock::UnixMillis,
-    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, StoredTask, Subject},
+    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, StoredTask, Subject, Topic},
     tenant::Tenant,
 };
 
@@ -137,7 +137,8 @@ impl Revocation {
     /// The report on a restriction, unless a newer request exists.
     fn expected_report(&self, restriction: &Restriction, now: UnixMillis) -> DenialReport {
         let Restriction { tenant, subject, kind, until, .. } = restriction;
-        let denies = |source| self.store.restrictions().denies(tenant, subject, source, now);
+        let latest = |source| self.store.restrictions().latest(tenant, subject, Topic::Denial(source));
+        let denies = |source| latest(source).is_some_and(|denial| denial.is_active(now));
         let outcome = match kind {
             RestrictionKind::Lifted(_) if denies(DenialSource::Clerk) => DenialOutcome::DeniedByClerk,
             RestrictionKind::Lifted(_) if denies(DenialSource::Operator) => DenialOutcome::Lifted,

@@ -168,7 +168,7 @@ impl Restriction {
         }
     }
 
-    pub(super) fn is_active(&self, now: UnixMillis) -> bool {
+    pub(crate) fn is_active(&self, now: UnixMillis) -> bool {
         self.restricts() && now < self.until
     }
 

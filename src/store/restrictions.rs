@@ -93,12 +93,6 @@ impl Restrictions {
         self.read().restrictions.get(&RestrictionKey::of(tenant, subject, topic)).cloned()
     }
 
-    /// Whether a source denies a session or a user.
-    #[must_use]
-    pub fn denies(&self, tenant: &TenantName, subject: &Subject, source: DenialSource, now: UnixMillis) -> bool {
-        self.latest(tenant, subject, Topic::Denial(source)).is_some_and(|denial| denial.is_active(now))
-    }
-
     pub(super) fn count_active(&self, now: UnixMillis) -> usize {
         let known = self.read();
         let unended = known.unended.iter().filter_map(|(_, key)| known.restrictions.get(key));

@@ -72,11 +72,14 @@ impl Revocation {
         serde_json::to_value(self.execute(&request(&fields).unwrap(), now).await.unwrap()).unwrap()
     }
 
+    fn denies(&self, tenant: &TenantName, user: &str, source: DenialSource, now: UnixMillis) -> bool {
+        let latest = self.store.restrictions().latest(tenant, &Subject::User(user.into()), Topic::Denial(source));
+        latest.is_some_and(|denial| denial.is_active(now))
+    }
+
     fn denies_user(&self, user: &str, now: UnixMillis) -> bool {
-        let (tenant, user) = (TenantName::default(), Subject::User(user.into()));
-        [DenialSource::Clerk, DenialSource::Operator]
-            .into_iter()
-            .any(|source| self.store.restrictions().denies(&tenant, &user, source, now))
+        let mut sources = [DenialSource::Clerk, DenialSource::Operator].into_iter();
+        sources.any(|source| self.denies(&TenantName::default(), user, source, now))
     }
 
     /// Performs the due tasks, and returns the calls to Ably.
@@ -259,14 +262,7 @@ async fn with_several_tenants_a_request_must_name_one() {
     assert_eq!(execute(other).await, Err(RequestFailed::Invalid(InvalidRevocationRequest::NoSuchTenant)));
     let report = execute(json!({ "user": "user_1", "tenant": "beta" })).await.unwrap();
     assert_eq!(report.tenant.as_str(), "beta");
-    let denies = |tenant: &Tenant| {
-        revocation.store.restrictions().denies(
-            &tenant.name,
-            &Subject::User("user_1".into()),
-            DenialSource::Operator,
-            NOW,
-        )
-    };
+    let denies = |tenant: &Tenant| revocation.denies(&tenant.name, "user_1", DenialSource::Operator, NOW);
     assert_eq!(revocation.tenants.iter().map(denies).collect::<Vec<_>>(), [false, true]);
 }
 
