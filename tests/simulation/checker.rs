@@ -699,7 +699,7 @@ impl Checker {
                 let is_update = statement.facts.len() > 1;
                 !is_update
                     && statement.accepted.is_some()
-                    && statement.told_in_confusion_at.is_none()
+                    && (statement.told_in_confusion_at.is_none() || statement.told.contains_key(&token.run))
                     && (is_before
                         || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
             };
