@@ -73,8 +73,8 @@ pub trait Commands: Send + Sync {
         now: UnixMillis,
     ) -> Reply<Vec<Option<Restriction>>>;
 
-    /// Registers live tokens. A known later end stays. Returns for each whether it was not registered before, or with an
-    /// earlier end.
+    /// Registers live tokens. A known later end stays. Returns for each whether it was not registered with this end before: what
+    /// has another end may be another replica's token, and look-ups before that did not find this one.
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>>;
 
     /// The registered live tokens of a holder.

@@ -170,7 +170,7 @@ impl Commands for Arc<MemoryRedis> {
         for live_token in live_tokens {
             let holder = TokenHolder::User(live_token.user.clone());
             let known = self.live_tokens.find(&live_token.tenant, &holder, now);
-            let has = |known: &LiveToken| known.is_same_but_for_end(live_token) && known.until >= live_token.until;
+            let has = |known: &LiveToken| known.is_same_but_for_end(live_token) && known.until == live_token.until;
             lacked.push(!known.iter().any(has));
             self.live_tokens.put(live_token, now).unwrap();
         }

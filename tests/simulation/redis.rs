@@ -612,11 +612,11 @@ impl Commands for Connection {
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
         self.call(Access::Write, |node, at| {
             let register = |live_token: &LiveToken| {
-                let lacked = live_token.until > now && !node.data.has_live_token(live_token);
-                if lacked {
+                let known = node.data.live_tokens.get(&without_end(live_token)).copied();
+                if live_token.until > now && !node.data.has_live_token(live_token) {
                     node.write(Write::LiveToken(live_token.clone()), at);
                 }
-                lacked
+                known != Some(live_token.until)
             };
             live_tokens.iter().map(register).collect()
         })

@@ -305,6 +305,24 @@ async fn the_many_users_of_an_organization_or_a_client_id_are_all_found() {
 }
 
 #[tokio::test]
+async fn redis_lacked_a_live_token_unless_it_has_it_with_the_same_end() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let token = live_token("user_1", "sess_1", None, "alice", 2 * MINUTE);
+    let ends = [2, 2, 3, 2, 3].map(|minutes| LiveToken { until: NOW.after(minutes * MINUTE), ..token.clone() });
+    let [first, again, later, earlier, latest] = ends;
+    for (registered, lacked) in [
+        (vec![first], vec![true]),
+        (vec![again], vec![false]),
+        (vec![later.clone(), earlier, latest], vec![true, true, false]),
+    ] {
+        assert_eq!(redis.commands.register(&registered, NOW).await.unwrap(), lacked);
+    }
+    let holder = TokenHolder::User("user_1".into());
+    assert_eq!(redis.commands.live_tokens(&TenantName::default(), &holder, NOW).await.unwrap(), [later]);
+}
+
+#[tokio::test]
 async fn ended_live_tokens_are_removed() {
     let server = RedisServer::start();
     let redis = connect(&server).await;

@@ -1,5 +1,5 @@
 -- Registers live tokens: each in the hash of its user, by its end, and the user in the index. A known later end stays.
--- Returns 1 for a token that was not known, or with an earlier end, and 0 for others.
+-- Returns 0 for a token that was known with this end, and 1 for others.
 -- KEYS: for each live token the hash of its user, and a part of the index.
 -- ARGV: now; then for each live token the user as a member of the index, the token's end, its field and its value, which
 -- starts with the end.
@@ -32,10 +32,10 @@ for i = 1, #KEYS / 2 do
   local user, ending, field, value = unpack(ARGV, 4 * i - 2, 4 * i + 1)
   ending = tonumber(ending)
   local known = redis.call('HGET', tokens, field)
-  lacked[i] = 0
-  if not known or end_of(known) < ending then
+  local known_end = known and end_of(known) or 0
+  lacked[i] = known_end == ending and 0 or 1
+  if known_end < ending then
     redis.call('HSET', tokens, field, value)
-    lacked[i] = 1
   end
   -- Now and then: most users have one or two live tokens.
   if not known and redis.call('HLEN', tokens) % SOME == 0 then
