@@ -155,7 +155,9 @@ fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restr
     };
     let session_user = event.change.user_id().filter(|_| matches!(subject, Subject::Session(_))).map(str::to_owned);
     let of = |kind| {
-        let (tenant, until) = (tenant.name.clone(), now.after(tenant.denial));
+        let is_lift = matches!(kind, RestrictionKind::Lifted(_));
+        let until = if is_lift { event.at } else { now.after(tenant.denial) };
+        let tenant = tenant.name.clone();
         Restriction { tenant, subject: subject.clone(), kind, at: event.at, until, session_user: session_user.clone() }
     };
     kinds.into_iter().map(of).collect()
@@ -164,7 +166,7 @@ fn restrictions_of(event: &Event, tenant: &Tenant, now: UnixMillis) -> Vec<Restr
 /// The revocations that follow from a restriction of an event.
 fn tasks_of(event: &Event, tenant: &Tenant, restriction: &Restriction, now: UnixMillis) -> Option<[StoredTask; 2]> {
     let username = match &event.change {
-        Change::UserUpdated(user) => user.username.as_deref(),
+        Change::UserUpdated(user) => Some(user.username.as_deref().unwrap_or_default()),
         Change::SessionEnded { username, .. } => username.as_deref(),
         _ => None,
     };

@@ -204,10 +204,10 @@ impl Store {
         LiveTokens { live_tokens, of_others: others.map(|_| ()) }
     }
 
-    /// Claims tasks: of those that this replica has itself, from an outage, and only if there are none, of those in Redis. Other
-    /// replicas do not get the latter for [`StoredTask::LEASE`]; then they do, unless the claim ended.
+    /// Claims this replica's own tasks, which are from an outage. If it has none, claims tasks in Redis, and hides them from other
+    /// replicas for [`StoredTask::LEASE`].
     ///
-    /// The same task may also be in Redis: it may be performed twice.
+    /// A task that this replica has can be in Redis too: it may be performed twice.
     pub async fn claim_tasks(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, StoreError> {
         let own = self.replica.tasks.claim(claim, now);
         if !own.is_empty() {

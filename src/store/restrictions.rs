@@ -95,8 +95,8 @@ impl Restrictions {
 
     pub(super) fn count_active(&self, now: UnixMillis) -> usize {
         let known = self.read();
-        let unended = known.unended.iter().filter_map(|(_, key)| known.restrictions.get(key));
-        unended.filter(|restriction| restriction.is_active(now)).count()
+        // Those that have ended are few: the next restriction moves them.
+        known.unended.len() - known.unended.iter().take_while(|(end, _)| *end <= now).count()
     }
 
     /// Applies a restriction, unless it yields to a known one.
@@ -161,7 +161,7 @@ impl Restrictions {
 }
 
 impl Known {
-    /// Forgets ended restrictions when their time, or the room for them, is over.
+    /// Forgets restrictions that ended over 48 hours ago, or exceed the limit of ended ones.
     fn forget(&mut self, now: UnixMillis, max_ended: usize) {
         while let Some(ended) = self.unended.first().copied().filter(|(end, _)| *end <= now) {
             self.unended.remove(&ended);

@@ -1,7 +1,8 @@
 //! Connects a replica to Redis, and keeps the two in sync.
 
-use std::{convert::Infallible, future, sync::Arc, time::Duration};
+use std::{convert::Infallible, future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, time};
 
 use super::{
@@ -27,7 +28,10 @@ const BATCH: usize = 100;
 pub(super) async fn run(line: Arc<Line>, redis: Arc<dyn Connect>, clock: Clock) {
     let mut sync = Sync { line, clock, address: redis.address(), pause: MIN_PAUSE, logged: Vec::new() };
     loop {
-        let Err(lost) = sync.keep(&*redis).await;
+        // A panic is a loss like any other.
+        let kept = AssertUnwindSafe(sync.keep(&*redis)).catch_unwind().await;
+        let Err(lost) = kept.unwrap_or_else(|_| lost("this replica failed: report it as a bug"));
+        sync.line.replica.lose();
         if !sync.logged.contains(&lost) {
             tracing::warn!(redis = sync.address, reason = %lost, "Redis cannot be used");
             sync.logged.push(lost);
@@ -45,13 +49,6 @@ struct Sync {
     pause: Duration,
     /// The reasons of this outage that were logged: each is logged once.
     logged: Vec<ConnectionLost>,
-}
-
-/// A panic ends the task that keeps in sync: then Redis cannot be used.
-impl Drop for Sync {
-    fn drop(&mut self) {
-        self.line.replica.lose();
-    }
 }
 
 impl Sync {

@@ -311,7 +311,7 @@ async fn a_user_is_forgotten_when_another_replica_records_a_restriction_late() {
 }
 
 #[tokio::test]
-async fn a_panic_of_what_keeps_in_sync_is_an_outage() {
+async fn a_panic_of_what_keeps_in_sync_is_an_outage_that_ends() {
     let panics = Arc::new(AtomicBool::new(false));
     let clock = {
         let panics = Arc::clone(&panics);
@@ -324,4 +324,6 @@ async fn a_panic_of_what_keeps_in_sync_is_an_outage() {
     panics.store(true, Ordering::SeqCst);
     eventually(async || store.health() == Health::Degraded).await;
     assert_eq!(store.may_issue(), Err(StoreError::Unavailable));
+    panics.store(false, Ordering::SeqCst);
+    store.becomes_ready().await;
 }

@@ -45,7 +45,7 @@ impl Redis<'_> {
         let field = postcard::to_allocvec(&(session, client_id, format, [0_u8; 4])).unwrap();
         let signed = postcard::to_allocvec(&(key_name, None::<&str>)).unwrap();
         let value = [b"9999999999999", &signed[..]].concat();
-        let hash = format!("aca:{{v3}}:tokens:default:{user}");
+        let hash = format!("aca:{{v4}}:tokens:default:{user}");
         redis::cmd("HSET").arg(hash).arg(field).arg(value).exec(&mut self.connection).unwrap();
     }
 
@@ -57,20 +57,20 @@ impl Redis<'_> {
             "tenant": "default", "scope": scope, "unrevoked": unrevoked, "at": 1, "until": 9_999_999_999_999_i64,
             "denials": [],
         });
-        self.run(&["HSET", "aca:{v3}:tasks", id, &task.to_string()]);
-        self.run(&["ZADD", "aca:{v3}:due", "1", id]);
-        self.run(&["ZADD", "aca:{v3}:claimable", "1", id]);
+        self.run(&["HSET", "aca:{v4}:tasks", id, &task.to_string()]);
+        self.run(&["ZADD", "aca:{v4}:due", "1", id]);
+        self.run(&["ZADD", "aca:{v4}:claimable", "1", id]);
     }
 
     fn append(&mut self, kind: &str, value: &str) {
-        self.run(&["XADD", "aca:{v3}:log", "*", kind, value]);
+        self.run(&["XADD", "aca:{v4}:log", "*", kind, value]);
     }
 
     /// Waits until no work is due.
     async fn settles(&mut self) {
         for _ in 0..3000 {
             let due: u64 =
-                redis::cmd("ZCOUNT").arg(&["aca:{v3}:claimable", "0", "1"]).query(&mut self.connection).unwrap();
+                redis::cmd("ZCOUNT").arg(&["aca:{v4}:claimable", "0", "1"]).query(&mut self.connection).unwrap();
             if due == 0 {
                 return;
             }
@@ -146,7 +146,7 @@ async fn text_in_redis_forges_no_line_and_reaches_ably_only_if_valid() {
         });
         for message in [&format!("{:032}{restriction}", 0), FORGED] {
             written.append("restriction", message);
-            written.run(&["HSET", "aca:{v3}:restrictions", message, message]);
+            written.run(&["HSET", "aca:{v4}:restrictions", message, message]);
         }
         written.append("done", &json!([FORGED, 1]).to_string());
         for kind in ["done", FORGED] {

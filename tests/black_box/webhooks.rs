@@ -976,7 +976,7 @@ async fn a_denial_that_redis_has_no_memory_for_holds_and_is_stored_later() {
 /// Lets the time come for all work that is left in Redis.
 fn make_due(redis: &RedisServer) {
     let mut connection = redis.connection();
-    let key = "aca:{v3}:claimable";
+    let key = "aca:{v4}:claimable";
     let ids: Vec<String> = redis::cmd("ZRANGE").arg(&[key, "0", "-1"]).query(&mut connection).unwrap();
     assert!(!ids.is_empty());
     for id in ids {

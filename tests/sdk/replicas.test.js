@@ -116,7 +116,7 @@ async function assertUndisturbed({ sandbox }, devices, reauthenticated) {
 }
 
 /** When what is to be done is due, as replicas keep it in Redis. */
-const DUE = "aca:{v3}:claimable";
+const DUE = "aca:{v4}:claimable";
 
 /** When the one piece of work is due that waits in Redis, in milliseconds since the epoch. */
 async function dueWork(redis) {

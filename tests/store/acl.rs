@@ -62,8 +62,8 @@ async fn the_documented_user_can_neither_empty_redis_nor_disconnect_others_nor_l
         "FLUSHDB",
         "KEYS *",
         "RANDOMKEY",
-        "DEL aca:{v3}:restrictions",
-        "RENAME aca:{v3}:restrictions aca:gone",
+        "DEL aca:{v4}:restrictions",
+        "RENAME aca:{v4}:restrictions aca:gone",
         "CLIENT KILL TYPE normal",
         "CLIENT LIST",
         "CONFIG GET requirepass",
@@ -77,10 +77,10 @@ async fn the_documented_user_can_neither_empty_redis_nor_disconnect_others_nor_l
         "REPLICAOF NO ONE",
         "SHUTDOWN",
         "PSUBSCRIBE aca:*",
-        "SUBSCRIBE other:{v3}:log",
-        "PUBLISH other:{v3}:log x",
-        "GET other:{v3}:data_id",
-        "HGET other:{v3}:restrictions x",
+        "SUBSCRIBE other:{v4}:log",
+        "PUBLISH other:{v4}:log x",
+        "GET other:{v4}:data_id",
+        "HGET other:{v4}:restrictions x",
     ] {
         let error = refusal(command);
         // Redis 6.2 has no functions.

@@ -93,7 +93,7 @@ impl Cluster {
         (0..self.nodes.len()).filter(|n| Some(*n) != out).find(|n| {
             let mut admin = self.nodes[*n].connection();
             // A replica names its master.
-            run::<Option<String>>(&mut admin, "GET aca:{v3}:data_id").is_ok()
+            run::<Option<String>>(&mut admin, "GET aca:{v4}:data_id").is_ok()
         })
     }
 
@@ -171,7 +171,7 @@ async fn data_that_moves_to_another_node_in_the_middle_of_load_is_followed() {
     let [mut from_admin, mut to_admin] = [from, to].map(|node| cluster.nodes[node].connection());
     let id_of = |admin: &mut redis::Connection| run::<String>(admin, "CLUSTER MYID").unwrap();
     let (from_id, to_id) = (id_of(&mut from_admin), id_of(&mut to_admin));
-    let slot: usize = run(&mut from_admin, "CLUSTER KEYSLOT {v3}").unwrap();
+    let slot: usize = run(&mut from_admin, "CLUSTER KEYSLOT {v4}").unwrap();
     let () = run(&mut to_admin, &format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}")).unwrap();
     let () = run(&mut from_admin, &format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}")).unwrap();
     loop {

@@ -194,7 +194,7 @@ fn tasks_of(restriction: &Restriction, now: UnixMillis) -> Vec<StoredTask> {
 
 /// What the tasks in Redis do, claimed ones included.
 pub(crate) fn tasks_in(server: &RedisServer) -> Vec<String> {
-    let mut payloads: Vec<String> = server.run("HVALS aca:{v3}:tasks");
+    let mut payloads: Vec<String> = server.run("HVALS aca:{v4}:tasks");
     payloads.sort();
     payloads
 }
@@ -248,9 +248,10 @@ pub(crate) fn session(id: &str, user: &str, organization: Option<&str>) -> Sessi
     }
 }
 
-/// A restriction that expires in ten minutes.
+/// A lift, or a restriction that expires in ten minutes.
 pub(crate) fn restriction(subject: Subject, kind: RestrictionKind, at: UnixMillis) -> Restriction {
-    Restriction { tenant: TenantName::default(), subject, kind, at, until: NOW.after(10 * MINUTE), session_user: None }
+    let until = if matches!(kind, RestrictionKind::Lifted(_)) { at } else { NOW.after(10 * MINUTE) };
+    Restriction { tenant: TenantName::default(), subject, kind, at, until, session_user: None }
 }
 
 pub(crate) fn of_user(id: &str) -> Subject {

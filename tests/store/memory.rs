@@ -1,9 +1,14 @@
 //! The memory that live tokens take in Redis.
 
-use ably_clerk_auth::store::{Connect as _, LiveToken};
+use std::time::Duration;
+
+use ably_clerk_auth::{
+    store::{Connect as _, LiveToken, TokenHolder},
+    tenant::TenantName,
+};
 
 use crate::{
-    fixtures::{MINUTE, NOW, clerk_id, connector, live_token},
+    fixtures::{MINUTE, NOW, clerk_id, connector, impatient_connector, live_token},
     redis_server::RedisServer,
 };
 
@@ -53,5 +58,22 @@ async fn a_live_token_takes_at_most_500_bytes_of_redis_however_often_it_is_exten
         let taken = (used_memory(&server) - before) / TOKENS;
         println!("{case}: {taken} bytes of Redis for each live token");
         assert!(taken <= MOST_BYTES_PER_TOKEN, "{case}: {taken} bytes");
+    }
+}
+
+/// All live tokens are read in many steps: one that waited for all of them would exceed the timeout.
+#[tokio::test]
+async fn a_live_token_is_found_among_100_000_without_an_answer_that_takes_long() {
+    let server = RedisServer::start();
+    let redis = impatient_connector(&server.address()).patient(Duration::from_millis(500));
+    let redis = redis.connect().await.unwrap();
+    let live_tokens: Vec<_> = (0..100_000).map(|number| live_token_of(number, Some(number / 50))).collect();
+    for batch in live_tokens.chunks(100) {
+        redis.commands.register(batch, NOW).await.unwrap();
+    }
+    let sought = &live_tokens[70_007];
+    for holder in [TokenHolder::ClientId(sought.client_id.clone()), TokenHolder::Session(sought.session.clone())] {
+        let found = redis.commands.live_tokens(&TenantName::default(), &holder, NOW).await.unwrap();
+        assert!(found.contains(sought), "{holder:?}");
     }
 }

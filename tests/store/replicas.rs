@@ -202,7 +202,7 @@ async fn expired_data_leaves_redis() {
         let until = replica.now();
         replica.record(Restriction { until, ..restriction(of_user(user), LIFTED, until) }).await;
     }
-    let left: usize = server.run("HLEN aca:{v3}:restrictions");
+    let left: usize = server.run("HLEN aca:{v4}:restrictions");
     assert_eq!(left, 2);
 }
 
@@ -211,10 +211,10 @@ async fn foreign_data_is_ignored() {
     let server = RedisServer::start();
     let one = Replica::of(&server).await;
     let mut connection = server.connection();
-    let () = server.run("HSET aca:{v3}:restrictions x rubbish");
+    let () = server.run("HSET aca:{v4}:restrictions x rubbish");
     for value in ["rubbish", "", "ünïcode that ends amid a ränk"] {
         for kind in ["restriction", "user", "done", "rubbish"] {
-            let entry = ["aca:{v3}:log", "*", kind, value];
+            let entry = ["aca:{v4}:log", "*", kind, value];
             let _: String = redis::cmd("XADD").arg(&entry).query(&mut connection).unwrap();
         }
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, iter, sync::LazyLock};
 
 use ::redis::{Cmd, FromRedisValue, Script, ScriptInvocation, aio::MultiplexedConnection, cmd};
 use async_trait::async_trait;
-use futures_util::future;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     super::{
@@ -24,8 +24,8 @@ use crate::{
 const SCAN_COUNT: usize = 500;
 /// The restrictions that are recorded at once: few enough for Redis to answer within its timeout.
 const RESTRICTIONS_AT_ONCE: usize = 100;
-/// The users whose live tokens are read at once.
-const USERS_AT_ONCE: usize = 100;
+/// The users, or parts of the index, that are read at once: few enough for Redis to answer within its timeout.
+const AT_ONCE: usize = 50;
 
 static STATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/state.lua")));
 static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/record.lua")));
@@ -66,15 +66,15 @@ impl RedisCommands {
             }
             TokenHolder::Session(_) | TokenHolder::ClientId(_) => (0..Group::PARTS, "*".to_owned()),
         };
-        let members = parts.map(|part| self.members(self.keys.users(tenant, part), &pattern));
-        let members = future::try_join_all(members).await?.concat();
+        let members = stream::iter(parts).map(|part| self.members(self.keys.users(tenant, part), &pattern));
+        let members: Vec<_> = members.buffer_unordered(AT_ONCE).try_concat().await?;
         Ok(members.iter().filter_map(|member| Group::user_of(member)).collect())
     }
 
     /// The registered live tokens of a user, ended ones included.
-    async fn live_tokens_of(&self, tenant: &TenantName, user: &str) -> Reply<Vec<LiveToken>> {
-        let hash: Vec<(Vec<u8>, Vec<u8>)> = self.run(cmd("HGETALL").arg(self.keys.live_tokens(tenant, user))).await?;
-        Ok(hash.iter().filter_map(|(field, value)| live_tokens::live_token_of(tenant, user, field, value)).collect())
+    async fn live_tokens_of(&self, tenant: &TenantName, user: String) -> Reply<Vec<LiveToken>> {
+        let hash: Vec<(Vec<u8>, Vec<u8>)> = self.run(cmd("HGETALL").arg(self.keys.live_tokens(tenant, &user))).await?;
+        Ok(hash.iter().filter_map(|(field, value)| live_tokens::live_token_of(tenant, &user, field, value)).collect())
     }
 
     /// The members of a sorted set that match a pattern. Redis looks at some at a time.
@@ -146,14 +146,10 @@ impl Commands for RedisCommands {
     }
 
     async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {
-        let mut found = Vec::new();
-        let users: Vec<_> = self.users_of(tenant, holder).await?.into_iter().collect();
-        for users in users.chunks(USERS_AT_ONCE) {
-            let of_users = future::try_join_all(users.iter().map(|user| self.live_tokens_of(tenant, user))).await?;
-            let live = of_users.into_iter().flatten().filter(|live_token| live_token.until > now);
-            found.extend(live.filter(|live_token| live_token.is_of(holder)));
-        }
-        Ok(found)
+        let users = self.users_of(tenant, holder).await?;
+        let is_sought = |found: &LiveToken| found.until > now && found.is_of(holder);
+        let of_users = stream::iter(users).map(|user| self.live_tokens_of(tenant, user)).buffer_unordered(AT_ONCE);
+        of_users.map_ok(|found| found.into_iter().filter(is_sought).collect()).try_concat().await
     }
 
     async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>> {
@@ -164,11 +160,19 @@ impl Commands for RedisCommands {
             Claim::Named(id) => script.arg(1).arg(id),
         };
         let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
-        let readable = claimed.into_iter().filter_map(|(id, payload, due)| {
-            let id = String::from_utf8(id).inspect_err(|_| warn_of_foreign_data()).ok()?;
-            Some(StoredTask { id, due: time_of(due), payload: String::from_utf8_lossy(&payload).into_owned() })
-        });
-        Ok(readable.collect())
+        let mut tasks = Vec::with_capacity(claimed.len());
+        for (id, payload, due) in claimed {
+            let payload = String::from_utf8_lossy(&payload).into_owned();
+            match String::from_utf8(id) {
+                Ok(id) => tasks.push(StoredTask { id, due: time_of(due), payload }),
+                // The next claim removes the ID of a task that is gone.
+                Err(foreign) => {
+                    warn_of_foreign_data();
+                    let () = self.run(cmd("HDEL").arg(self.keys.named(TASKS)).arg(foreign.as_bytes())).await?;
+                }
+            }
+        }
+        Ok(tasks)
     }
 
     async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()> {

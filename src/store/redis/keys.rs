@@ -42,7 +42,7 @@ pub(super) struct Keys(String);
 
 impl Keys {
     pub(super) fn new(prefix: &RedisKeyPrefix) -> Self {
-        Self(format!("{prefix}{{v3}}:"))
+        Self(format!("{prefix}{{v4}}:"))
     }
 
     /// A key that there is once.

@@ -64,12 +64,12 @@ fn is_possible(live_token: &LiveToken) -> bool {
     ClientId::parse(live_token.client_id.as_str()).is_ok() && ids.into_iter().flatten().all(|id| is_printable(id))
 }
 
-/// Users who are next to each other in the index: those with live tokens of an organization, or one user with live tokens
-/// of none. Other groups can have the same place, so what is found there is checked.
+/// A place in the index: that of an organization's users, or of one user without an organization. Groups can share a place, so
+/// what is found there is checked.
 pub(super) struct Group(u32);
 
 impl Group {
-    /// The sorted sets of the index: with 100,000 users, Redis keeps each compactly.
+    /// The sorted sets of the index. With 100,000 users, most are small enough for Redis to keep them compactly.
     pub(super) const PARTS: u32 = 1024;
     const TAG_BYTES: usize = 6;
 

@@ -1,6 +1,6 @@
 -- Records each restriction that is newer than the recorded one with its ID, and appends it to the log. If one is new, or
--- if there is none, stores the tasks that do not exist. Before that, forgets some ended restrictions whose time, or the
--- room for them, is over.
+-- if there is none, stores the tasks that do not exist. Before that, forgets some restrictions that ended long ago, or
+-- exceed the limit of ended ones.
 -- KEYS: the restrictions, their ends, the log, the tasks, from when they can be claimed, their first due times.
 -- ARGV: now, how long a restriction is remembered after its end, the maximum number of ended ones, the length of the log,
 -- the number of restrictions; then for each its ID and its row; then for each task its ID, the task, its due time. A row
