@@ -54,8 +54,8 @@ impl Redis<'_> {
         let signed: Vec<_> = targets.iter().map(|target| json!({ "key": self.key_name, "target": target })).collect();
         let unrevoked = if signed.is_empty() { Value::Null } else { signed.into() };
         let task = json!({
-            "tenant": "default", "scope": scope, "unrevoked": unrevoked, "at": 1, "until": 9_999_999_999_999_i64,
-            "denials": [],
+            "tenant": "default", "scope": scope, "unrevoked": unrevoked, "at": 1, "due": 1,
+            "until": 9_999_999_999_999_i64, "denials": [],
         });
         self.run(&["HSET", "aca:{v4}:tasks", id, &task.to_string()]);
         self.run(&["ZADD", "aca:{v4}:due", "1", id]);
