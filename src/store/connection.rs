@@ -37,8 +37,8 @@ pub struct Connected {
 /// Reads the log.
 #[async_trait]
 pub trait ReadLog: Send {
-    /// The next entries after a position, at most 1,000. If there are none, waits for the first one so long, at most
-    /// [`LONGEST_WAIT`].
+    /// The next entries after a position, at most 1,000. If there are none, waits for the first one, at most for `wait`, which
+    /// does not exceed [`LONGEST_WAIT`].
     async fn read(&mut self, after: LogPosition, wait: Duration) -> Reply<LogPage>;
 }
 
@@ -65,7 +65,7 @@ pub trait Commands: Send + Sync {
     async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)>;
 
     /// Records the restrictions that are newer than the recorded ones, and appends them to the log. Returns for each the one
-    /// recorded before. If a restriction is newer, or if there is none, stores the tasks with new IDs.
+    /// recorded before. Stores the tasks with new IDs if a restriction is newer, or if the list of restrictions is empty.
     async fn record(
         &self,
         restrictions: &[Restriction],
