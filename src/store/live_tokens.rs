@@ -1,9 +1,9 @@
 //! Live tokens, in memory.
 //!
-//! There can be hundreds of thousands, so they are kept encoded: those of a user together, under a hash of the user.
+//! There can be hundreds of thousands, so they are kept encoded: those of a user together.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +13,7 @@ use std::{
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, StoreLimits, Subject, restriction::hash_of};
+use super::{StoreError, StoreLimits, Subject, restriction::SubjectKey};
 use crate::{
     ably::{KeyName, TokenFormat},
     clock::UnixMillis,
@@ -69,14 +69,10 @@ impl LiveTokens {
 }
 
 impl LiveToken {
-    /// Hashes of the subjects whose restrictions can end this token.
-    pub(super) fn subject_hashes(&self) -> impl Iterator<Item = u64> {
-        let (user, session) = (Subject::User(self.user.clone()), Subject::Session(self.session.clone()));
-        let of_organization = self.organization.iter().flat_map(|organization| {
-            let member = Subject::Member { user: self.user.clone(), organization: organization.clone() };
-            [member, Subject::Organization(organization.clone())]
-        });
-        [user, session].into_iter().chain(of_organization).map(|subject| hash_of(&(&self.tenant, &subject)))
+    /// The subjects whose restrictions can end this token.
+    pub(super) fn subjects(&self) -> impl Iterator<Item = SubjectKey> {
+        Subject::of_session(&self.user, &self.session, self.organization.as_deref())
+            .map(|subject| SubjectKey::of(&self.tenant, &subject))
     }
 
     /// Whether another one differs in its end at most.
@@ -104,14 +100,14 @@ pub(super) struct LiveTokenIndex {
     /// Threads that add one at the same time can exceed it by one each.
     max: usize,
     count: AtomicUsize,
-    /// Each has the users of some hashes. Only one is locked at a time.
+    /// Each has some of the users. Only one is locked at a time.
     shards: [Mutex<Shard>; 16],
 }
 
 #[derive(Debug, Default)]
 struct Shard {
-    /// By hash of tenant and user. Users with the same hash share a batch.
-    batches: HashMap<u64, Box<[u8]>>,
+    /// By user.
+    batches: BTreeMap<SubjectKey, Box<[u8]>>,
     /// The minute in which ended records were last removed.
     swept: i64,
 }
@@ -123,11 +119,11 @@ fn decoded(batch: &[u8]) -> Vec<LiveToken> {
 
 impl Shard {
     /// Replaces a batch. Its earliest end comes first, so that it can be decoded alone.
-    fn set(&mut self, hash: u64, live_tokens: &[LiveToken]) {
+    fn set(&mut self, user: SubjectKey, live_tokens: &[LiveToken]) {
         let earliest = live_tokens.iter().map(|live_token| live_token.until).min();
         match earliest.and_then(|earliest| postcard::to_allocvec(&(earliest, live_tokens)).ok()) {
-            Some(batch) => self.batches.insert(hash, batch.into_boxed_slice()),
-            None => self.batches.remove(&hash),
+            Some(batch) => self.batches.insert(user, batch.into_boxed_slice()),
+            None => self.batches.remove(&user),
         };
     }
 }
@@ -143,10 +139,10 @@ impl LiveTokenIndex {
         if is_full() {
             self.count(now);
         }
-        let hash = hash_of(&(&live_token.tenant, &live_token.user));
-        let mut shard = self.shard(hash);
+        let user = SubjectKey::of(&live_token.tenant, &Subject::User(&live_token.user));
+        let mut shard = self.shard(user);
         self.sweep(&mut shard, now);
-        let mut live_tokens = self.live(shard.batches.get(&hash).map(|batch| decoded(batch)).unwrap_or_default(), now);
+        let mut live_tokens = self.live(shard.batches.get(&user).map(|batch| decoded(batch)).unwrap_or_default(), now);
         let mut put = Ok(());
         if let Some(known) = live_tokens.iter_mut().find(|known| known.is_same_but_for_end(live_token)) {
             known.until = known.until.max(live_token.until);
@@ -156,7 +152,7 @@ impl LiveTokenIndex {
             self.count.fetch_add(1, Ordering::Relaxed);
             live_tokens.push(live_token.clone());
         }
-        shard.set(hash, &live_tokens);
+        shard.set(user, &live_tokens);
         put
     }
 
@@ -173,8 +169,8 @@ impl LiveTokenIndex {
         let is_sought = |found: &LiveToken| found.tenant == *tenant && found.is_of(holder) && found.until > now;
         let id = match holder {
             TokenHolder::User(user) => {
-                let hash = hash_of(&(tenant, user));
-                let batch = self.shard(hash).batches.get(&hash).map(|batch| decoded(batch));
+                let user = SubjectKey::of(tenant, &Subject::User(user));
+                let batch = self.shard(user).batches.get(&user).map(|batch| decoded(batch));
                 return batch.unwrap_or_default().into_iter().filter(is_sought).collect();
             }
             TokenHolder::Organization(id) | TokenHolder::Session(id) | TokenHolder::ClientId(id) => id,
@@ -208,10 +204,10 @@ impl LiveTokenIndex {
             .batches
             .iter()
             .filter(|(_, batch)| has_ended(batch))
-            .map(|(hash, batch)| (*hash, decoded(batch)))
+            .map(|(user, batch)| (*user, decoded(batch)))
             .collect();
-        for (hash, live_tokens) in due {
-            shard.set(hash, &self.live(live_tokens, now));
+        for (user, live_tokens) in due {
+            shard.set(user, &self.live(live_tokens, now));
         }
     }
 
@@ -223,8 +219,8 @@ impl LiveTokenIndex {
         live_tokens
     }
 
-    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        let [first, ..] = hash.to_ne_bytes();
+    fn shard(&self, user: SubjectKey) -> MutexGuard<'_, Shard> {
+        let [first, ..] = user.0.to_ne_bytes();
         lock(&self.shards[usize::from(first) % self.shards.len()])
     }
 }

@@ -2,7 +2,7 @@
 //! becomes of Redis; it says what to write, and what to revoke.
 
 use std::{
-    collections::HashSet,
+    collections::BTreeSet,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,7 +10,7 @@ use std::{
 use super::{
     ConnectionLost, Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, RecordOutcome, Reply, Restriction,
     Restrictions, SharedState, StoreLimits, StoredTask, Subject, TaskBacklog, TasksOf, live_tokens::LiveTokenIndex,
-    restrictions::Source, tasks::TaskQueue,
+    restriction::SubjectKey, restrictions::Source, tasks::TaskQueue,
 };
 use crate::clock::UnixMillis;
 
@@ -34,8 +34,8 @@ struct Progress {
     backlog: TaskBacklog,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
-    /// Hashes of the subjects of this replica's live tokens that look-ups in Redis may not have found.
-    unfound: HashSet<u64>,
+    /// The subjects of this replica's live tokens that look-ups in Redis may not have found.
+    unfound: BTreeSet<SubjectKey>,
     /// When this replica became ready. `None`: it is not.
     ready_at: Option<UnixMillis>,
     outages: u64,
@@ -105,7 +105,7 @@ impl Replica {
 
     /// Redis lacked these live tokens, or may have lacked them.
     pub(super) fn were_unfound<'a>(&self, live_tokens: impl IntoIterator<Item = &'a LiveToken>) {
-        self.progress().unfound.extend(live_tokens.into_iter().flat_map(LiveToken::subject_hashes));
+        self.progress().unfound.extend(live_tokens.into_iter().flat_map(LiveToken::subjects));
     }
 
     /// The restrictions that concern tokens which look-ups may not have found.
@@ -160,7 +160,7 @@ impl Replica {
         progress.backlog = state.backlog;
         if progress.ready_at.is_some_and(|ready_at| ready_at.after(Self::FAILOVERS_LOSE) < now) {
             // No failover loses their late tasks any more.
-            progress.unfound = HashSet::new();
+            progress.unfound = BTreeSet::new();
         }
         match progress.awaited {
             Some((_, since)) if since.after(Self::LOG_LAG) < now => return lost(DIFFERENT_DATA),

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hash, Hasher},
+    hash::{Hash, Hasher},
     time::Duration,
 };
 
@@ -14,24 +14,37 @@ use crate::{clock::UnixMillis, tenant::TenantName};
 /// The subject of a restriction, by Clerk's IDs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, derive_more::Display)]
 #[serde(rename_all = "lowercase")]
-pub enum Subject {
+pub enum Subject<Id = String> {
     /// A session.
     #[display("session {_0}")]
-    Session(String),
+    Session(Id),
     /// A user, in every session.
     #[display("user {_0}")]
-    User(String),
+    User(Id),
     /// A user, in sessions in which an organization is active.
     #[display("user {user} in organization {organization}")]
     Member {
         /// The user.
-        user: String,
+        user: Id,
         /// The organization.
-        organization: String,
+        organization: Id,
     },
     /// All sessions in which an organization is active.
     #[display("organization {_0}")]
-    Organization(String),
+    Organization(Id),
+}
+
+impl<'a> Subject<&'a str> {
+    /// The subjects whose restrictions concern a session, and the tokens that are issued for it.
+    pub(super) fn of_session(
+        user: &'a str,
+        session: &'a str,
+        organization: Option<&'a str>,
+    ) -> impl Iterator<Item = Self> {
+        let member = organization.map(|organization| Self::Member { user, organization });
+        let rest = [member, organization.map(Self::Organization)].into_iter().flatten();
+        [Self::User(user), Self::Session(session)].into_iter().chain(rest)
+    }
 }
 
 /// The source of a denial. Neither source lifts the denials of the other.
@@ -94,11 +107,24 @@ pub enum Topic {
     ClientId,
 }
 
-/// Of all restrictions with the same key, one counts. A hash of tenant, subject and topic: with 128 bits, no two are alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RestrictionKey(u128);
+impl Topic {
+    pub(super) const FIRST: Self = Self::Denial(DenialSource::Clerk);
+    pub(super) const LAST: Self = Self::ClientId;
+}
 
-/// FNV-1a with 128 bits: each token request makes several keys.
+/// A hash of a tenant and a subject: with 128 bits, no two are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct SubjectKey(pub(super) u128);
+
+impl SubjectKey {
+    pub(super) fn of(tenant: &TenantName, subject: &Subject<impl Hash>) -> Self {
+        let mut hash = Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+        (tenant, subject).hash(&mut hash);
+        Self(hash.0)
+    }
+}
+
+/// FNV-1a with 128 bits: each token request makes several keys. No client chooses IDs, so it needs no secret.
 struct Fnv(u128);
 
 impl Hasher for Fnv {
@@ -108,22 +134,12 @@ impl Hasher for Fnv {
     }
 
     fn finish(&self) -> u64 {
-        self.0.to_le_bytes().iter().fold(0, |half, byte| half << 8 | u64::from(*byte))
+        u64::try_from(self.0 >> 64).unwrap_or_default()
     }
 }
 
-/// A hash of IDs. No client chooses them, so it needs no secret.
-pub(super) fn hash_of(ids: &impl Hash) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one(ids)
-}
-
-impl RestrictionKey {
-    pub(super) fn of(tenant: &TenantName, subject: &Subject, topic: Topic) -> Self {
-        let mut hash = Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
-        (tenant, subject, topic).hash(&mut hash);
-        Self(hash.0)
-    }
-}
+/// Of all restrictions with the same subject and topic, one counts.
+pub(super) type RestrictionKey = (SubjectKey, Topic);
 
 /// What ends or bounds access: a denial, a not-before mark or a user's current client ID; also the lifting of a denial.
 ///
@@ -172,7 +188,7 @@ impl Restriction {
     pub const REMEMBERED_FOR: Duration = Duration::from_hours(48);
 
     pub(super) fn key(&self) -> RestrictionKey {
-        RestrictionKey::of(&self.tenant, &self.subject, self.topic())
+        (SubjectKey::of(&self.tenant, &self.subject), self.topic())
     }
 
     pub(super) fn topic(&self) -> Topic {

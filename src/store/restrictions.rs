@@ -2,19 +2,15 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use super::{
-    DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
-    restriction::{RestrictionKey, hash_of},
+    RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
+    restriction::{RestrictionKey, SubjectKey},
 };
-use crate::{
-    clerk::{Organization, Session},
-    clock::UnixMillis,
-    tenant::TenantName,
-};
+use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
 
 /// The restrictions that a replica knows.
 #[derive(Debug)]
@@ -25,7 +21,7 @@ pub struct Restrictions {
 
 #[derive(Debug, Default)]
 struct Known {
-    restrictions: HashMap<RestrictionKey, Restriction>,
+    restrictions: BTreeMap<RestrictionKey, Restriction>,
     /// By their end.
     unended: BTreeSet<(UnixMillis, RestrictionKey)>,
     /// By their end.
@@ -63,34 +59,31 @@ impl Restrictions {
     #[must_use]
     pub fn verdict(&self, tenant: &TenantName, session: &Session, client_id: Option<&str>, now: UnixMillis) -> Verdict {
         let known = self.read();
-        let active = |subject: &Subject, topic| {
-            let restriction = known.restrictions.get(&RestrictionKey::of(tenant, subject, topic));
-            restriction.filter(|restriction| restriction.is_active(now))
-        };
-        let is_denied = |subject: &Subject| {
-            let mut topics = [DenialSource::Clerk, DenialSource::Operator].into_iter().map(Topic::Denial);
-            topics.any(|topic| active(subject, topic).is_some())
-        };
-        let user = Subject::User(session.user_id.clone());
-        if is_denied(&user) || is_denied(&Subject::Session(session.session_id.clone())) {
-            return Verdict::Denied;
+        let organization = session.organization.as_ref().map(|organization| &*organization.id);
+        let mut verdict = Verdict::Clear;
+        for subject in Subject::of_session(&session.user_id, &session.session_id, organization) {
+            for active in known.about(SubjectKey::of(tenant, &subject)).filter(|restriction| restriction.is_active(now))
+            {
+                let is_outdated = match active.kind {
+                    RestrictionKind::Lifted(_) => false,
+                    RestrictionKind::Denied(_) | RestrictionKind::Deleted => return Verdict::Denied,
+                    RestrictionKind::NotBefore => true,
+                    RestrictionKind::ClientId(_) => {
+                        client_id.is_some_and(|given| active.kind != RestrictionKind::client_id(given))
+                    }
+                };
+                if is_outdated && session.issued_at <= active.at {
+                    verdict = Verdict::Outdated;
+                }
+            }
         }
-        let outdating =
-            |subject: &Subject, topic| active(subject, topic).filter(|latest| session.issued_at <= latest.at);
-        let current = outdating(&user, Topic::ClientId).zip(client_id);
-        let mut outdated = current.is_some_and(|(current, given)| current.kind != RestrictionKind::client_id(given));
-        if let Some(Organization { id, .. }) = &session.organization {
-            let member = Subject::Member { user: session.user_id.clone(), organization: id.clone() };
-            let subjects = [member, Subject::Organization(id.clone())];
-            outdated |= subjects.iter().any(|subject| outdating(subject, Topic::Rights).is_some());
-        }
-        if outdated { Verdict::Outdated } else { Verdict::Clear }
+        verdict
     }
 
     /// The restriction that counts, ended or not.
     #[must_use]
     pub fn latest(&self, tenant: &TenantName, subject: &Subject, topic: Topic) -> Option<Restriction> {
-        self.read().restrictions.get(&RestrictionKey::of(tenant, subject, topic)).cloned()
+        self.read().restrictions.get(&(SubjectKey::of(tenant, subject), topic)).cloned()
     }
 
     pub(super) fn count_active(&self, now: UnixMillis) -> usize {
@@ -139,11 +132,10 @@ impl Restrictions {
         known.unrecorded.iter().filter_map(|key| known.restrictions.get(key)).take(max).cloned().collect()
     }
 
-    /// Those about subjects with these hashes.
-    pub(super) fn about(&self, subjects: &HashSet<u64>) -> Vec<Restriction> {
+    /// Those about these subjects.
+    pub(super) fn about(&self, subjects: &BTreeSet<SubjectKey>) -> Vec<Restriction> {
         let known = self.read();
-        let all = known.ended.iter().chain(&known.unended).filter_map(|(_, key)| known.restrictions.get(key));
-        all.filter(|each| subjects.contains(&hash_of(&(&each.tenant, &each.subject)))).cloned().collect()
+        subjects.iter().flat_map(|subject| known.about(*subject)).cloned().collect()
     }
 
     /// How many Redis may lack.
@@ -161,6 +153,11 @@ impl Restrictions {
 }
 
 impl Known {
+    fn about(&self, subject: SubjectKey) -> impl Iterator<Item = &Restriction> {
+        let keys = (subject, Topic::FIRST)..=(subject, Topic::LAST);
+        self.restrictions.range(keys).map(|(_, restriction)| restriction)
+    }
+
     /// Forgets restrictions that ended over 48 hours ago, or exceed the limit of ended ones.
     fn forget(&mut self, now: UnixMillis, max_ended: usize) {
         while let Some(ended) = self.unended.first().copied().filter(|(end, _)| *end <= now) {

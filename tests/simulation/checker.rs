@@ -20,7 +20,7 @@ use crate::{
     clerk::SessionToken,
     clients::NameSource,
     faults::FaultLog,
-    redis::{Node, Redis, RowKey, rank, row_key},
+    redis::{Data, Node, Redis, RowKey, rank, row_key},
     replica::denial,
     work,
 };
@@ -395,6 +395,11 @@ impl Checker {
         if !is_known && !self.is_forgetful && self.last_loss.is_none_or(|loss| loss < statement.told_at) {
             self.violations.push(format!("4: statement {number} was accepted, but Redis does not have it"));
         }
+    }
+
+    /// Whether this data has all that a statement says, or what counts instead.
+    pub(crate) fn is_in(&self, statement: usize, data: &Data) -> bool {
+        self.statements[statement].facts.iter().all(|fact| data.knows(fact))
     }
 
     /// A replica reads a restriction from Redis.

@@ -378,6 +378,6 @@ async fn tell(world: &Arc<World>, webhook: &Webhook, replica: Option<Run>) -> An
     let redis = lock(&world.redis);
     lock(&world.checker).answered(*statement, replica.run, answer, &redis, world.now());
     drop(redis);
-    replica.check_kept(world, now, answer);
+    replica.check_kept(world, *statement, now, answer);
     answer
 }

@@ -73,6 +73,6 @@ async fn request(world: &Arc<World>, tenant: &TenantName, subject: &Subject, act
     let redis = lock(&world.redis);
     lock(&world.checker).answered(statement, replica.run, answer, &redis, world.now());
     drop(redis);
-    replica.check_kept(world, now, answer);
+    replica.check_kept(world, statement, now, answer);
     answer
 }

@@ -244,7 +244,7 @@ impl Redis {
         self.no_writes.push((reason, until));
     }
 
-    fn refuses_writes(&self, now: UnixMillis) -> Option<NoWrites> {
+    pub(crate) fn refuses_writes(&self, now: UnixMillis) -> Option<NoWrites> {
         self.no_writes.iter().find(|(_, until)| now < *until).map(|(reason, _)| *reason)
     }
 

@@ -131,14 +131,18 @@ impl Run {
         UnixMillis(now.0 + self.skew)
     }
 
-    /// Checks that a replica that has no Redis counts what it was told at `told_at`, and refused, as unrecorded.
-    pub(crate) fn check_kept(&self, world: &World, told_at: UnixMillis, answer: Answer) {
+    /// Checks that a replica that has no Redis counts a statement that it was told at `told_at`, and refused, as unrecorded. If
+    /// Redis can be read, the replica may have found out that Redis has it.
+    pub(crate) fn check_kept(&self, world: &World, statement: usize, told_at: UnixMillis, answer: Answer) {
         let now = world.now();
         let has_none = |faults: &FaultLog, time| faults.is_without_redis(self.number, self.started_at, time);
         let was_away = [told_at, now].into_iter().all(|time| has_none(&lock(&world.faults), time));
         let stats = self.store.stats(self.clock(now));
         let is_counted = stats.unrecorded_restrictions > 0 || stats.unrecorded_tasks > 0;
-        if answer == Answer::Refused && was_away && !is_counted {
+        let redis = lock(&world.redis);
+        let may_be_known =
+            redis.refuses_writes(now).is_some() && lock(&world.checker).is_in(statement, &redis.master().data);
+        if answer == Answer::Refused && was_away && !is_counted && !may_be_known {
             lock(&world.checker).violations.push(format!("5: replica {} does not count what it keeps", self.number));
         }
     }
