@@ -5,14 +5,11 @@
 
 mod schedule;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{
     sync::oneshot,
@@ -137,7 +134,7 @@ impl RevocationQueue {
     /// Revokes tokens at Ably. Returns an outcome for each target.
     pub async fn revoke(&self, targets: &[Target], margin: ReauthMargin, now: UnixMillis) -> Vec<RevokeOutcome> {
         let (callers, answers): (Vec<_>, Vec<_>) = targets.iter().map(|_| oneshot::channel()).unzip();
-        let added = self.schedule().add(targets.iter().cloned().zip(callers), margin, now);
+        let added = self.0.schedule.lock().add(targets.iter().cloned().zip(callers), margin, now);
         match added {
             Added::Waits => {}
             Added::First => _ = tokio::spawn(self.clone().make_calls(now)),
@@ -155,7 +152,7 @@ impl RevocationQueue {
         let start = Instant::now();
         let time = || now.after(start.elapsed());
         loop {
-            let next = self.schedule().next(time());
+            let next = self.0.schedule.lock().next(time());
             match next {
                 Next::RevokeCall(call) => {
                     let result = self.call(call.targets.clone(), call.margin).await;
@@ -184,11 +181,11 @@ impl RevocationQueue {
                 let QueueState { tenant, key, .. } = &*self.0;
                 let targets = call.targets.len();
                 tracing::warn!(%tenant, %key, %error, targets, "Ably refuses a call; the service tries with fewer targets");
-                self.schedule().refused(call);
+                self.0.schedule.lock().refused(call);
                 return;
             }
             Err(error) => {
-                self.schedule().reset_backoff();
+                self.0.schedule.lock().reset_backoff();
                 let outcome = self.call_refused(&error, &call.targets);
                 answer(call.callers.into_iter().flatten().map(|waiting| waiting.caller), outcome);
                 return;
@@ -205,7 +202,7 @@ impl RevocationQueue {
             }
         }
         if limited.targets.is_empty() {
-            self.schedule().succeeded(call.margin);
+            self.0.schedule.lock().succeeded(call.margin);
         } else {
             self.pause(limited, None, now);
         }
@@ -220,7 +217,7 @@ impl RevocationQueue {
 
     /// Pauses the calls, and answers the callers that do not wait that long. Returns the end of the pause.
     fn pause(&self, call: RevokeCall<Waiting>, retry_after: Option<Duration>, now: UnixMillis) -> UnixMillis {
-        let Paused { retry_at, left } = self.schedule().failed(call, retry_after, now, self.0.ably.jitter());
+        let Paused { retry_at, left } = self.0.schedule.lock().failed(call, retry_after, now, self.0.ably.jitter());
         answer(left, RevokeOutcome::Unavailable { retry_at: Some(retry_at) });
         retry_at
     }
@@ -263,9 +260,5 @@ impl RevocationQueue {
             "Ably refuses to revoke tokens: new tokens are refused here, and connections last until their token ends"
         );
         RevokeOutcome::Refused { code: error.code() }
-    }
-
-    fn schedule(&self) -> MutexGuard<'_, Schedule<Waiting>> {
-        self.0.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

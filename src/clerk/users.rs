@@ -3,13 +3,10 @@
 //! Concurrent look-ups of one user share one call. Of two records the one with the later `updated_at` stays. The result of
 //! a call that began before its user was forgotten is discarded, as it may be outdated.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use moka::{ops::compute::Op, sync::Cache};
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::OnceCell, time::Instant};
 
@@ -113,14 +110,14 @@ impl Users {
 
     /// Forgets a user, and the results of running calls.
     pub fn forget(&self, id: &str) {
-        let mut calls = self.0.calls();
+        let mut calls = self.0.calls.lock();
         calls.remove(id);
         self.0.cache.invalidate(id);
     }
 
     /// Forgets all users, and the results of running calls.
     pub fn forget_all(&self) {
-        let mut calls = self.0.calls();
+        let mut calls = self.0.calls.lock();
         calls.clear();
         self.0.cache.invalidate_all();
     }
@@ -143,19 +140,15 @@ impl Users {
 }
 
 impl UserCache {
-    fn calls(&self) -> MutexGuard<'_, HashMap<String, Lookup>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The running call about a user, or a new one.
     fn join(&self, id: &str) -> Lookup {
-        Arc::clone(self.calls().entry(id.to_owned()).or_default())
+        Arc::clone(self.calls.lock().entry(id.to_owned()).or_default())
     }
 
     async fn run(&self, id: &str, call: &Lookup) -> Option<Result<Record, LookupError>> {
         let result = self.fetch(id).await;
         // Locked until the result is cached, so that the user is not forgotten in between.
-        let mut calls = self.calls();
+        let mut calls = self.calls.lock();
         let is_current = calls.get(id).is_some_and(|current| Arc::ptr_eq(current, call));
         if is_current {
             calls.remove(id);
@@ -201,13 +194,13 @@ impl UserCache {
 
     /// The time until Clerk's rate limit ends.
     fn remaining_pause(&self) -> Option<Duration> {
-        let until = *self.rate_limited_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = *self.rate_limited_until.lock();
         until?.checked_duration_since(Instant::now()).filter(|pause| !pause.is_zero())
     }
 
     fn pause_for(&self, after: Option<Duration>) -> Duration {
         let pause = after.unwrap_or(Users::RETRY_AFTER).clamp(Duration::from_secs(1), Users::MAX_PAUSE);
-        *self.rate_limited_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + pause);
+        *self.rate_limited_until.lock() = Some(Instant::now() + pause);
         pause
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{
             AtomicU64, AtomicUsize,
             Ordering::{Acquire, Relaxed, SeqCst},
@@ -17,6 +17,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -75,7 +76,7 @@ struct WarningInterval(Mutex<Option<Instant>>);
 
 impl WarningInterval {
     fn is_due(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.0.lock();
         let is_due = last.is_none_or(|last| last.elapsed() > Duration::from_mins(1));
         if is_due {
             *last = Some(Instant::now());
@@ -125,7 +126,7 @@ impl ConnectionTable {
                 None
             })?,
         };
-        let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        let index = self.free.lock().pop()?;
         let slot = ConnectionSlot { table: Arc::clone(self), index, _permit: permit };
         slot.mark_waiting(Instant::now());
         self.metrics.open.inc();
@@ -251,7 +252,7 @@ impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.table.release_bytes(self.slot());
         self.slot().rank.store(FREE, SeqCst);
-        self.table.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+        self.table.free.lock().push(self.index);
         self.table.metrics.open.dec();
     }
 }

@@ -1,10 +1,6 @@
 //! The servers of an address, and the one of them that has the data.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ::redis::{
     AsyncConnectionConfig, ErrorKind, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection, cmd,
@@ -14,6 +10,7 @@ use futures_util::{
     FutureExt as _,
     future::{self, BoxFuture},
 };
+use parking_lot::Mutex;
 
 use super::{
     address::{InvalidRedisAddress, RedisAddress},
@@ -79,7 +76,7 @@ impl Deployment {
 
     async fn find_from_any(&self) -> Result<(Node, MultiplexedConnection), ConnectionLost> {
         let mut candidates = self.address.nodes.clone();
-        let known = self.cluster_nodes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.cluster_nodes.lock().clone();
         candidates.extend(known.into_iter().filter(|node| !self.address.nodes.contains(node)));
         let mut reasons = Vec::with_capacity(candidates.len());
         for candidate in &candidates {
@@ -135,7 +132,7 @@ impl Deployment {
         let servers = slots.into_iter().flatten().flat_map(|range| range.into_iter().skip(2));
         let nodes: BTreeSet<_> = servers.filter_map(named).collect();
         if !nodes.is_empty() {
-            *self.cluster_nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
+            *self.cluster_nodes.lock() = nodes;
         }
     }
 }

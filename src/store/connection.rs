@@ -43,7 +43,7 @@ pub trait ReadLog: Send {
 }
 
 /// The state of the shared data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SharedState {
     /// Identifies the data: after a loss it is another.
     pub data_id: String,

@@ -1,7 +1,8 @@
 //! The connection to Redis that a replica uses for commands.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{Commands, ConnectionLost, Reply, StoreError, replica::Replica};
@@ -25,7 +26,7 @@ impl Line {
     }
 
     pub(super) fn connect(&self, connection: &Arc<Connection>) {
-        *self.used() = Some(Arc::clone(connection));
+        *self.used.lock() = Some(Arc::clone(connection));
     }
 
     /// Sends a command. A connection whose command fails is not used again.
@@ -33,19 +34,19 @@ impl Line {
         &self,
         command: impl FnOnce(Arc<Connection>) -> F,
     ) -> Result<T, StoreError> {
-        let connection = self.used().clone().ok_or(StoreError::Unavailable)?;
+        let connection = self.used.lock().clone().ok_or(StoreError::Unavailable)?;
         let answer = command(Arc::clone(&connection)).await;
         if let Err(lost) = &answer {
             self.lose(&connection, lost.clone());
         }
         // Else the answer is that of a Redis that was given up meanwhile.
-        let is_used = self.used().as_ref().is_some_and(|used| Arc::ptr_eq(used, &connection));
+        let is_used = self.used.lock().as_ref().is_some_and(|used| Arc::ptr_eq(used, &connection));
         answer.ok().filter(|_| is_used).ok_or(StoreError::Unavailable)
     }
 
     /// Stops using a connection.
     pub(super) fn lose(&self, connection: &Arc<Connection>, reason: ConnectionLost) {
-        let mut used = self.used();
+        let mut used = self.used.lock();
         if used.as_ref().is_none_or(|used| Arc::ptr_eq(used, connection)) {
             *used = None;
             // While the line is locked: later, the replica may be ready again.
@@ -54,9 +55,5 @@ impl Line {
         drop(used);
         // Full: already reported. Closed: the loss was noticed.
         let _ = connection.lost.try_send(reason);
-    }
-
-    fn used(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

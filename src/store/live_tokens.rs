@@ -4,13 +4,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use memchr::memmem;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, StoreLimits, Subject, restriction::SubjectKey};
@@ -118,6 +116,10 @@ fn decoded(batch: &[u8]) -> Vec<LiveToken> {
 }
 
 impl Shard {
+    fn of(&self, user: SubjectKey) -> Vec<LiveToken> {
+        self.batches.get(&user).map(|batch| decoded(batch)).unwrap_or_default()
+    }
+
     /// Replaces a batch. Its earliest end comes first, so that it can be decoded alone.
     fn set(&mut self, user: SubjectKey, live_tokens: &[LiveToken]) {
         let earliest = live_tokens.iter().map(|live_token| live_token.until).min();
@@ -142,7 +144,7 @@ impl LiveTokenIndex {
         let user = SubjectKey::of(&live_token.tenant, &Subject::User(&live_token.user));
         let mut shard = self.shard(user);
         self.sweep(&mut shard, now);
-        let mut live_tokens = self.live(shard.batches.get(&user).map(|batch| decoded(batch)).unwrap_or_default(), now);
+        let mut live_tokens = self.live(shard.of(user), now);
         let mut put = Ok(());
         if let Some(known) = live_tokens.iter_mut().find(|known| known.is_same_but_for_end(live_token)) {
             known.until = known.until.max(live_token.until);
@@ -159,7 +161,7 @@ impl LiveTokenIndex {
     /// All live tokens, in parts: each part is decoded when it is asked for.
     pub(super) fn parts(&self, now: UnixMillis) -> impl Iterator<Item = Vec<LiveToken>> {
         self.shards.iter().map(move |shard| {
-            let shard = lock(shard);
+            let shard = shard.lock();
             let live_tokens = shard.batches.values().flat_map(|batch| decoded(batch));
             live_tokens.filter(|live_token| live_token.until > now).collect()
         })
@@ -170,15 +172,14 @@ impl LiveTokenIndex {
         let id = match holder {
             TokenHolder::User(user) => {
                 let user = SubjectKey::of(tenant, &Subject::User(user));
-                let batch = self.shard(user).batches.get(&user).map(|batch| decoded(batch));
-                return batch.unwrap_or_default().into_iter().filter(is_sought).collect();
+                return self.shard(user).of(user).into_iter().filter(is_sought).collect();
             }
             TokenHolder::Organization(id) | TokenHolder::Session(id) | TokenHolder::ClientId(id) => id,
         };
         let id = memmem::Finder::new(id);
         let mut found = Vec::new();
         for shard in &self.shards {
-            let shard = lock(shard);
+            let shard = shard.lock();
             let candidates = shard.batches.values().filter(|batch| id.find(batch).is_some());
             found.extend(candidates.flat_map(|batch| decoded(batch)).filter(is_sought));
         }
@@ -187,7 +188,7 @@ impl LiveTokenIndex {
 
     /// Removes ended live tokens first.
     pub(super) fn count(&self, now: UnixMillis) -> usize {
-        self.shards.iter().for_each(|shard| self.sweep(&mut lock(shard), now));
+        self.shards.iter().for_each(|shard| self.sweep(&mut shard.lock(), now));
         self.count.load(Ordering::Relaxed)
     }
 
@@ -200,14 +201,10 @@ impl LiveTokenIndex {
         }
         shard.swept = minute;
         let has_ended = |batch: &[u8]| postcard::take_from_bytes(batch).is_ok_and(|(earliest, _)| now >= earliest);
-        let due: Vec<_> = shard
-            .batches
-            .iter()
-            .filter(|(_, batch)| has_ended(batch))
-            .map(|(user, batch)| (*user, decoded(batch)))
-            .collect();
-        for (user, live_tokens) in due {
-            shard.set(user, &self.live(live_tokens, now));
+        let due = shard.batches.iter().filter(|(_, batch)| has_ended(batch)).map(|(user, _)| *user);
+        for user in due.collect::<Vec<_>>() {
+            let live_tokens = self.live(shard.of(user), now);
+            shard.set(user, &live_tokens);
         }
     }
 
@@ -221,10 +218,6 @@ impl LiveTokenIndex {
 
     fn shard(&self, user: SubjectKey) -> MutexGuard<'_, Shard> {
         let [first, ..] = user.0.to_ne_bytes();
-        lock(&self.shards[usize::from(first) % self.shards.len()])
+        self.shards[usize::from(first) % self.shards.len()].lock()
     }
-}
-
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,9 @@
 //! What one replica knows, and where it is in the log. No I/O: [`Store`](super::Store) tells it what it learns, and what
 //! becomes of Redis; it says what to write, and what to revoke.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
+
+use parking_lot::Mutex;
 
 use super::{
     ConnectionLost, Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, RecordOutcome, Reply, Restriction,
@@ -27,11 +25,8 @@ pub(super) struct Replica {
 
 #[derive(Debug, Default)]
 struct Progress {
-    /// The last entry of the log that was applied.
-    position: LogPosition,
-    data_id: String,
-    /// The tasks in Redis, if this replica is ready.
-    backlog: TaskBacklog,
+    /// The data that this replica follows, up to the last entry of the log that was applied.
+    applied: SharedState,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
     /// The subjects of this replica's live tokens that look-ups in Redis may not have found.
@@ -70,7 +65,7 @@ impl Replica {
     }
 
     pub(super) fn health(&self) -> Health {
-        let progress = self.progress();
+        let progress = self.progress.lock();
         match (progress.ready_at, progress.outages) {
             (Some(_), _) => Health::Ready,
             (None, 0) => Health::Starting,
@@ -79,20 +74,20 @@ impl Replica {
     }
 
     pub(super) fn outages(&self) -> u64 {
-        self.progress().outages
+        self.progress.lock().outages
     }
 
     pub(super) fn backlog(&self) -> TaskBacklog {
         let own = self.tasks.backlog();
-        let TaskBacklog { count, oldest_due } = self.progress().backlog;
+        let TaskBacklog { count, oldest_due } = self.progress.lock().applied.backlog;
         TaskBacklog { count: count + own.count, oldest_due: oldest_due.into_iter().chain(own.oldest_due).min() }
     }
 
     /// Redis is connected: from its state on the replica follows the log. Redis may lack all that the replica knows.
     pub(super) fn begin(&self, state: SharedState) {
         self.restrictions.mark_all_unrecorded();
-        let mut progress = self.progress();
-        (progress.position, progress.data_id, progress.awaited) = (state.last, state.data_id, None);
+        let mut progress = self.progress.lock();
+        (progress.applied, progress.awaited) = (state, None);
     }
 
     /// Applies a restriction. If it concerns a user, the user may have changed.
@@ -105,12 +100,12 @@ impl Replica {
 
     /// Redis lacked these live tokens, or may have lacked them.
     pub(super) fn were_unfound<'a>(&self, live_tokens: impl IntoIterator<Item = &'a LiveToken>) {
-        self.progress().unfound.extend(live_tokens.into_iter().flat_map(LiveToken::subjects));
+        self.progress.lock().unfound.extend(live_tokens.into_iter().flat_map(LiveToken::subjects));
     }
 
     /// The restrictions that concern tokens which look-ups may not have found.
     pub(super) fn late(&self) -> Vec<Restriction> {
-        let unfound = self.progress().unfound.clone();
+        let unfound = self.progress.lock().unfound.clone();
         self.restrictions.about(&unfound)
     }
 
@@ -133,10 +128,10 @@ impl Replica {
         for restriction in entries.iter().flatten() {
             self.learn(restriction, Source::Redis, now);
         }
-        let mut progress = self.progress();
-        progress.position = progress.position.max(positions.last().copied().unwrap_or_default());
+        let mut progress = self.progress.lock();
+        progress.applied.last = progress.applied.last.max(positions.last().copied().unwrap_or_default());
         progress.awaited.take_if(|(awaited, _)| positions.contains(awaited));
-        if progress.awaited.is_some_and(|(awaited, _)| awaited <= progress.position) {
+        if progress.awaited.is_some_and(|(awaited, _)| awaited <= progress.applied.last) {
             return lost(DIFFERENT_DATA);
         }
         Ok(())
@@ -144,27 +139,27 @@ impl Replica {
 
     /// The position from which the log is to be read on.
     pub(super) fn position(&self) -> LogPosition {
-        self.progress().position
+        self.progress.lock().applied.last
     }
 
     /// The state that the commands' connection saw, asked when this replica was at `position`. The log's connection has to
     /// see the same soon.
     pub(super) fn check(&self, state: &SharedState, position: LogPosition, now: UnixMillis) -> Reply<()> {
-        let mut progress = self.progress();
-        if state.data_id != progress.data_id {
+        let mut progress = self.progress.lock();
+        if state.data_id != progress.applied.data_id {
             return lost("its data was lost or replaced");
         }
         if state.last < position {
             return lost(OLDER_LOG);
         }
-        progress.backlog = state.backlog;
+        progress.applied.backlog = state.backlog;
         if progress.ready_at.is_some_and(|ready_at| ready_at.after(Self::FAILOVERS_LOSE) < now) {
             // No failover loses their late tasks any more.
             progress.unfound = BTreeSet::new();
         }
         match progress.awaited {
             Some((_, since)) if since.after(Self::LOG_LAG) < now => return lost(DIFFERENT_DATA),
-            None if state.last > progress.position => progress.awaited = Some((state.last, now)),
+            None if state.last > progress.applied.last => progress.awaited = Some((state.last, now)),
             _ => {}
         }
         Ok(())
@@ -174,7 +169,7 @@ impl Replica {
     /// may have changed without notice.
     pub(super) fn becomes_ready(&self, now: UnixMillis) {
         let is_return = self.outages() > 0;
-        self.progress().ready_at = Some(now);
+        self.progress.lock().ready_at = Some(now);
         if is_return {
             (self.on_forget)(Forgotten::Everyone);
         }
@@ -182,12 +177,8 @@ impl Replica {
 
     /// Redis is lost.
     pub(super) fn lose(&self) {
-        let mut progress = self.progress();
+        let mut progress = self.progress.lock();
         progress.outages += u64::from(progress.ready_at.take().is_some());
-        progress.backlog = TaskBacklog::default();
-    }
-
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        progress.applied.backlog = TaskBacklog::default();
     }
 }

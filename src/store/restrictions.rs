@@ -3,8 +3,9 @@
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
+
+use parking_lot::RwLock;
 
 use super::{
     RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
@@ -58,7 +59,7 @@ impl Restrictions {
     /// The verdict on a tenant's session, and on the client ID that its session token gives, once that is known.
     #[must_use]
     pub fn verdict(&self, tenant: &TenantName, session: &Session, client_id: Option<&str>, now: UnixMillis) -> Verdict {
-        let known = self.read();
+        let known = self.known.read();
         let organization = session.organization.as_ref().map(|organization| &*organization.id);
         let mut verdict = Verdict::Clear;
         for subject in Subject::of_session(&session.user_id, &session.session_id, organization) {
@@ -83,11 +84,11 @@ impl Restrictions {
     /// The restriction that counts, ended or not.
     #[must_use]
     pub fn latest(&self, tenant: &TenantName, subject: &Subject, topic: Topic) -> Option<Restriction> {
-        self.read().restrictions.get(&(SubjectKey::of(tenant, subject), topic)).cloned()
+        self.known.read().restrictions.get(&(SubjectKey::of(tenant, subject), topic)).cloned()
     }
 
     pub(super) fn count_active(&self, now: UnixMillis) -> usize {
-        let known = self.read();
+        let known = self.known.read();
         // Those that have ended are few: the next restriction moves them.
         known.unended.len() - known.unended.iter().take_while(|(end, _)| *end <= now).count()
     }
@@ -95,7 +96,7 @@ impl Restrictions {
     /// Applies a restriction, unless it yields to a known one.
     pub(super) fn apply(&self, restriction: &Restriction, source: Source, now: UnixMillis) -> RecordOutcome {
         let key = restriction.key();
-        let known = &mut *self.write();
+        let known = &mut *self.known.write();
         let old = known.restrictions.get(&key);
         let (outcome, order) = (RecordOutcome::of(old, restriction), old.map(|old| old.compare(restriction)));
         if order.is_none_or(Ordering::is_lt) {
@@ -116,39 +117,31 @@ impl Restrictions {
 
     /// Notes that Redis may lack the newest ones with the keys of these.
     pub(super) fn mark_unrecorded(&self, restrictions: &[Restriction]) {
-        let Known { restrictions: known, unrecorded, .. } = &mut *self.write();
+        let Known { restrictions: known, unrecorded, .. } = &mut *self.known.write();
         unrecorded.extend(restrictions.iter().map(Restriction::key).filter(|key| known.contains_key(key)));
     }
 
     /// Notes that Redis may lack all of them.
     pub(super) fn mark_all_unrecorded(&self) {
-        let Known { restrictions, unrecorded, .. } = &mut *self.write();
+        let Known { restrictions, unrecorded, .. } = &mut *self.known.write();
         *unrecorded = restrictions.keys().copied().collect();
     }
 
     /// Some of those that Redis may lack.
     pub(super) fn unrecorded(&self, max: usize) -> Vec<Restriction> {
-        let known = self.read();
+        let known = self.known.read();
         known.unrecorded.iter().filter_map(|key| known.restrictions.get(key)).take(max).cloned().collect()
     }
 
     /// Those about these subjects.
     pub(super) fn about(&self, subjects: &BTreeSet<SubjectKey>) -> Vec<Restriction> {
-        let known = self.read();
+        let known = self.known.read();
         subjects.iter().flat_map(|subject| known.about(*subject)).cloned().collect()
     }
 
     /// How many Redis may lack.
     pub(super) fn count_unrecorded(&self) -> usize {
-        self.read().unrecorded.len()
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Known> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Known> {
-        self.known.write().unwrap_or_else(PoisonError::into_inner)
+        self.known.read().unrecorded.len()
     }
 }
 

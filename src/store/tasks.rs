@@ -1,10 +1,8 @@
 //! Revocation tasks that wait for their time, in memory.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
+
+use parking_lot::Mutex;
 
 use crate::clock::UnixMillis;
 
@@ -58,7 +56,7 @@ struct Queued {
 impl TaskQueue {
     /// Adds the tasks whose IDs are not known.
     pub(super) fn add(&self, tasks: &[StoredTask]) {
-        let mut queue = self.lock();
+        let mut queue = self.0.lock();
         for task in tasks {
             let queued = || Queued { task: task.clone(), claimable: task.due };
             queue.entry(task.id.clone()).or_insert_with(queued);
@@ -67,7 +65,7 @@ impl TaskQueue {
 
     /// Claims tasks for [`StoredTask::LEASE`].
     pub(super) fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Vec<StoredTask> {
-        let mut queue = self.lock();
+        let mut queue = self.0.lock();
         let claimed: Vec<_> = match claim {
             Claim::Named(id) => queue.get_mut(id).into_iter().collect(),
             Claim::Due(max) => {
@@ -86,7 +84,7 @@ impl TaskQueue {
 
     /// Ends the claim of a task, as [`Store::end_claim`](super::Store::end_claim) does.
     pub(super) fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) {
-        let mut queue = self.lock();
+        let mut queue = self.0.lock();
         let Some(queued) = queue.get_mut(&left.id).filter(|queued| queued.task.due <= left.due) else { return };
         match retry_at {
             Some(retry_at) => (queued.task.payload, queued.claimable) = (left.payload.clone(), retry_at),
@@ -95,11 +93,7 @@ impl TaskQueue {
     }
 
     pub(super) fn backlog(&self) -> TaskBacklog {
-        let queue = self.lock();
+        let queue = self.0.lock();
         TaskBacklog { count: queue.len(), oldest_due: queue.values().map(|queued| queued.task.due).min() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Queued>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

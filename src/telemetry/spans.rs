@@ -7,12 +7,10 @@ use std::{
     array,
     cell::RefCell,
     num::NonZeroU64,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tracing::{Id, Metadata};
 use tracing_core::span::Current;
 
@@ -78,7 +76,7 @@ impl<T: Default> Spans<T> {
     }
 
     fn shard(&self, number: usize) -> MutexGuard<'_, Shard<T>> {
-        self.0[number % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.0[number % SHARDS].lock()
     }
 
     fn with<R>(&self, id: &Id, read: impl FnOnce(&mut Place<T>) -> R) -> Option<R> {

@@ -79,17 +79,11 @@ impl RedisCommands {
 
     /// The members of a sorted set that match a pattern. Redis looks at some at a time.
     async fn members(&self, set: String, pattern: &str) -> Reply<Vec<Vec<u8>>> {
-        let (mut members, mut cursor) = (Vec::new(), 0_u64);
-        loop {
-            let mut scan = cmd("ZSCAN");
-            scan.arg(&set).arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
-            let (next, page): (u64, Vec<(Vec<u8>, f64)>) = self.run(&scan).await?;
-            members.extend(page.into_iter().map(|(member, _)| member));
-            if next == 0 {
-                return Ok(members);
-            }
-            cursor = next;
-        }
+        let mut scan = cmd("ZSCAN");
+        scan.arg(set).cursor_arg(0).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
+        let mut connection = self.connection.clone();
+        let members = scan.iter_async::<(Vec<u8>, f64)>(&mut connection).await?;
+        Ok(members.map_ok(|(member, _)| member).try_collect().await?)
     }
 }
 
