@@ -78,7 +78,9 @@ impl Revocation {
             return Ok(Applied::Outdated);
         }
         let restrictions = restrictions_of(event, tenant, now);
-        let ending = restrictions.iter().filter(|told| !self.is_known_client_id(told));
+        // A client ID that the user has by another event ends nothing: the event that first gave it has ended the tokens with others.
+        let is_known = |told: &Restriction| self.other_client_id(told).is_some_and(|known| known.kind == told.kind);
+        let ending = restrictions.iter().filter(|told| !is_known(told));
         let mut tasks: Vec<_> = ending.filter_map(|ending| tasks_of(event, tenant, ending, now)).collect();
         let recorded = self.store.record(&restrictions, &tasks.concat(), now).await;
         let is_outdated = recorded.as_ref().is_ok_and(|recorded| recorded.contains(&RecordOutcome::Outdated));
@@ -87,7 +89,8 @@ impl Revocation {
         }
         let mut result = recorded.map(|_| ()).map_err(Incomplete::from);
         // Recording has told the newer client ID. Its event has not ended the tokens with the one of this event.
-        if let Some(newer) = restrictions.iter().find_map(|told| self.newer_client_id(told)) {
+        let newer = |told| self.other_client_id(told).filter(|known| known.at > told.at && known.kind != told.kind);
+        if let Some(newer) = restrictions.iter().find_map(newer) {
             let late = Vec::from_iter(tasks_of(event, tenant, &newer, now));
             let recorded = self.store.record(&[], &late.concat(), now).await;
             result = result.and(recorded.map(|_| ()).map_err(Incomplete::from));
@@ -99,16 +102,6 @@ impl Revocation {
             }
         }
         result.map(|()| if is_outdated { Applied::Outdated } else { Applied::InForce })
-    }
-
-    /// Whether the user has this client ID by another event. Then it ends nothing: the event that first gave it has ended the
-    /// tokens with others.
-    fn is_known_client_id(&self, told: &Restriction) -> bool {
-        self.other_client_id(told).is_some_and(|known| known.kind == told.kind)
-    }
-
-    fn newer_client_id(&self, told: &Restriction) -> Option<Restriction> {
-        self.other_client_id(told).filter(|known| known.at > told.at && known.kind != told.kind)
     }
 
     /// The user's client ID by another event, if this restriction is about the client ID.

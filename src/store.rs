@@ -71,6 +71,7 @@ struct Shared {
     on_failure: OnFailure,
     #[debug(skip)]
     line: Arc<Line>,
+    #[debug(skip)]
     registrations: Registrations,
     /// Ends with the store.
     _background: JoinSet<()>,
@@ -97,9 +98,8 @@ impl Store {
     ) -> Self {
         let replica = Arc::new(Replica::new(limits, on_forget, tasks_of));
         let line = Arc::new(Line::new(Arc::clone(&replica)));
-        let (registrations, serve) = Registrations::new(Arc::clone(&line), Arc::clone(&clock));
+        let registrations = Registrations::new(Arc::clone(&line), Arc::clone(&clock));
         let mut background = JoinSet::new();
-        background.spawn(serve);
         background.spawn(sync::run(Arc::clone(&line), redis, clock));
         Self { replica, shared: Some(Shared { on_failure, line, registrations, _background: background }) }
     }

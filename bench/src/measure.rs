@@ -17,6 +17,8 @@ use crate::{
 
 /// Connections that are open at once.
 pub(crate) const CONNECTIONS: usize = 32;
+/// So many keep a server busy although each request waits for Redis.
+pub(crate) const MANY_CONNECTIONS: usize = 128;
 
 /// What most measurements begin with.
 pub(crate) const WARM_UP: WarmUp = WarmUp::For(Duration::from_millis(300));
@@ -135,14 +137,14 @@ impl<'a> Measurement<'a> {
     fn start_and_train(&self, target: &Target) -> Result<Running> {
         const TRAINING: Duration = Duration::from_secs(3);
         let running = self.start(&target.program, target.companion)?;
-        let mut load = Load::open(running.process.address(), CONNECTIONS, &target.requests, target.expected)?;
+        let mut load = Load::open(running.process.address(), target.connections, &target.requests, target.expected)?;
         load.run(Pace::Closed, End::After(TRAINING))?.without_failures()?;
         Ok(running)
     }
 
     fn sample_of(&self, target: &Target, running: &Running) -> Result<Sample> {
         let process = &running.process;
-        let mut load = Load::open(process.address(), CONNECTIONS, &target.requests, target.expected)?;
+        let mut load = Load::open(process.address(), target.connections, &target.requests, target.expected)?;
         warm_up(&mut load, target.warm_up)?;
         let before = process.cpu_ns()?;
         let saturated = load.run(Pace::Closed, End::After(self.duration))?.without_failures()?;

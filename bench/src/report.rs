@@ -159,7 +159,7 @@ impl Report {
         let Machine { processor, cores, memory_gib, kernel } = &self.machine;
         let separate = if self.cores_are_separate { "; the server on one core, the load on another" } else { "" };
         format!(
-            "{}, {processor}, {cores} cores, {memory_gib} GiB, {kernel}{separate}. Medians of {} rounds of {} s, {} connections.",
+            "{}, {processor}, {cores} cores, {memory_gib} GiB, {kernel}{separate}. Medians of {} rounds of {} s; {} connections if the row does not say otherwise.",
             self.date, self.rounds, self.seconds, self.connections
         )
     }

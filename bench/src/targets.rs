@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     args::{Options, Service},
     load::{Expected, Order, Requests},
-    measure::WARM_UP,
+    measure::{CONNECTIONS, MANY_CONNECTIONS, WARM_UP},
     process::Program,
     programs,
     stand_ins::{LOOKED_UP_USERS, StandIns},
@@ -62,6 +62,7 @@ pub(crate) struct Target {
     pub(crate) lifetime: Lifetime,
     pub(crate) companion: Companion,
     pub(crate) warm_up: WarmUp,
+    pub(crate) connections: usize,
     pub(crate) requests: Requests,
     pub(crate) expected: Expected,
 }
@@ -96,9 +97,9 @@ const ALL: [(Kind, &str, Group, &str); 18] = [
     (Kind::LookedUp, "looked-up", Group::Service, "username by cached look-up"),
     (Kind::TwentyRules, "rules", Group::Service, "policy with 20 rules"),
     (Kind::Jwt, "jwt", Group::Service, "TOKEN_FORMAT=jwt"),
-    (Kind::Revocable, "revocable", Group::Service, "revocable tokens"),
+    (Kind::Revocable, "revocable", Group::Service, "revocable tokens, 128 connections"),
     (Kind::Redis, "redis", Group::Service, "with Redis"),
-    (Kind::RevocableRedis, "revocable-redis", Group::Service, "revocable tokens, with Redis"),
+    (Kind::RevocableRedis, "revocable-redis", Group::Service, "revocable tokens, with Redis, 128 connections"),
     (Kind::SignedOut, "signed-out", Group::Refusal, "refused: no session token"),
     (Kind::Garbage, "garbage", Group::Refusal, "refused: garbage"),
     (Kind::UnknownKid, "unknown-kid", Group::Refusal, "refused: unknown kid"),
@@ -169,6 +170,11 @@ fn target(
         warm_up: match kind {
             Kind::LookedUp => WarmUp::Users(LOOKED_UP_USERS),
             _ => WARM_UP,
+        },
+        connections: if matches!(kind, Kind::Revocable | Kind::RevocableRedis) {
+            MANY_CONNECTIONS
+        } else {
+            CONNECTIONS
         },
         requests: requests(kind, stand_ins)?,
         expected: match kind {

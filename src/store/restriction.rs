@@ -35,7 +35,8 @@ pub enum Subject<Id = String> {
 }
 
 impl<'a> Subject<&'a str> {
-    /// The subjects whose restrictions concern a session, and the tokens that are issued for it.
+    /// The subjects whose restrictions concern a session, and the tokens that are issued for it. Each restriction says the same of
+    /// all of them.
     pub(super) fn of_session(
         user: &'a str,
         session: &'a str,

@@ -8,7 +8,7 @@ use std::{
 use parking_lot::RwLock;
 
 use super::{
-    RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
+    ClientIdDigest, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
     restriction::{RestrictionKey, SubjectKey},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
@@ -61,21 +61,18 @@ impl Restrictions {
     pub fn verdict(&self, tenant: &TenantName, session: &Session, client_id: Option<&str>, now: UnixMillis) -> Verdict {
         let known = self.known.read();
         let organization = session.organization.as_ref().map(|organization| &*organization.id);
+        let subjects = Subject::of_session(&session.user_id, &session.session_id, organization);
+        let about = subjects.flat_map(|subject| known.about(SubjectKey::of(tenant, &subject)));
         let mut verdict = Verdict::Clear;
-        for subject in Subject::of_session(&session.user_id, &session.session_id, organization) {
-            for active in known.about(SubjectKey::of(tenant, &subject)).filter(|restriction| restriction.is_active(now))
-            {
-                let is_outdated = match active.kind {
-                    RestrictionKind::Lifted(_) => false,
-                    RestrictionKind::Denied(_) | RestrictionKind::Deleted => return Verdict::Denied,
-                    RestrictionKind::NotBefore => true,
-                    RestrictionKind::ClientId(_) => {
-                        client_id.is_some_and(|given| active.kind != RestrictionKind::client_id(given))
-                    }
-                };
-                if is_outdated && session.issued_at <= active.at {
-                    verdict = Verdict::Outdated;
-                }
+        for active in about.filter(|restriction| restriction.is_active(now)) {
+            let is_outdated = match active.kind {
+                RestrictionKind::Lifted(_) => false,
+                RestrictionKind::Denied(_) | RestrictionKind::Deleted => return Verdict::Denied,
+                RestrictionKind::NotBefore => true,
+                RestrictionKind::ClientId(latest) => client_id.is_some_and(|id| latest != Some(ClientIdDigest::of(id))),
+            };
+            if is_outdated && session.issued_at <= active.at {
+                verdict = Verdict::Outdated;
             }
         }
         verdict

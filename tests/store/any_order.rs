@@ -73,7 +73,7 @@ fn deliveries() -> impl Strategy<Value = Vec<(Restriction, usize)>> {
         .prop_shuffle()
 }
 
-/// The verdict on the only session, from all restrictions at once.
+/// The verdict on the only session, from all restrictions at once. Each says the same of every subject.
 fn model(restrictions: &[(Restriction, usize)], tenant: &str) -> Verdict {
     let about = |subject: &Subject| -> Vec<&Restriction> {
         let ours = restrictions
@@ -90,7 +90,7 @@ fn model(restrictions: &[(Restriction, usize)], tenant: &str) -> Verdict {
     let holds =
         |restrictions: Vec<Restriction>| ends(&restrictions.iter().collect::<Vec<_>>()).is_some_and(|end| end > NOW);
 
-    let [session, user, member, organization] = [
+    let subjects = [
         Subject::Session("sess_1".into()),
         Subject::User("user_1".into()),
         Subject::Member { user: "user_1".into(), organization: "org_1".into() },
@@ -99,7 +99,7 @@ fn model(restrictions: &[(Restriction, usize)], tenant: &str) -> Verdict {
     let says = |subject, kinds: &[RestrictionKind]| -> Vec<&Restriction> {
         about(subject).into_iter().filter(|restriction| kinds.contains(&restriction.kind)).collect()
     };
-    let denied = [&session, &user].into_iter().any(|subject| {
+    let denied = subjects.iter().any(|subject| {
         let deletions = says(subject, &[RestrictionKind::Deleted]);
         let deleted = !deletions.is_empty();
         let by = |source| {
@@ -111,17 +111,20 @@ fn model(restrictions: &[(Restriction, usize)], tenant: &str) -> Verdict {
     if denied {
         return Verdict::Denied;
     }
-    let outdated = [&member, &organization].into_iter().any(|subject| {
+    let outdated = subjects.iter().any(|subject| {
         let last = newest(says(subject, &[RestrictionKind::NotBefore]));
         last.first().is_some_and(|mark| mark.at >= MINTED) && holds(last)
     });
-    let client_ids =
-        about(&user).into_iter().filter(|restriction| matches!(restriction.kind, RestrictionKind::ClientId(_)));
-    let last_client_id = newest(client_ids.collect());
-    let renamed = last_client_id.first().is_some_and(|current| {
-        current.at >= MINTED && current.kind != RestrictionKind::ClientId(Some(ClientIdDigest::of(CLIENT_ID)))
+    let renamed = subjects.iter().any(|subject| {
+        let client_ids =
+            about(subject).into_iter().filter(|restriction| matches!(restriction.kind, RestrictionKind::ClientId(_)));
+        let last = newest(client_ids.collect());
+        let is_other = last.first().is_some_and(|latest| {
+            latest.at >= MINTED && latest.kind != RestrictionKind::ClientId(Some(ClientIdDigest::of(CLIENT_ID)))
+        });
+        is_other && holds(last)
     });
-    if outdated || renamed && holds(last_client_id) { Verdict::Outdated } else { Verdict::Clear }
+    if outdated || renamed { Verdict::Outdated } else { Verdict::Clear }
 }
 
 /// The client ID of the session token.

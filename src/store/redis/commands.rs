@@ -130,10 +130,10 @@ impl Commands for RedisCommands {
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
         let mut script = REGISTER.arg(now.0);
         for live_token in live_tokens {
-            let LiveToken { tenant, user, organization, until, .. } = live_token;
+            let LiveToken { tenant, user, organization, .. } = live_token;
             let group = Group::named(organization.as_ref().unwrap_or(user));
             script.key(self.keys.live_tokens(tenant, user)).key(self.keys.users(tenant, group.part()));
-            script.arg(group.member(user)).arg(until.0);
+            script.arg(group.member(user));
             script.arg(live_tokens::field_of(live_token)).arg(live_tokens::value_of(live_token));
         }
         self.invoke(&script).await

@@ -52,7 +52,7 @@ impl Keys {
 
     /// The live tokens of a user.
     pub(super) fn live_tokens(&self, tenant: &TenantName, user: &str) -> String {
-        format!("{}tokens:{tenant}:{user}", self.0)
+        [&self.0, "tokens:", tenant.as_str(), ":", user].concat()
     }
 
     /// A part of the index of a tenant's users.

@@ -26,19 +26,19 @@ const END_BYTES: usize = 13;
 /// What tells a live token apart from others of its user. Key and organization as a digest: their length would exceed 64.
 pub(super) fn field_of(live_token: &LiveToken) -> Vec<u8> {
     let LiveToken { session, organization, client_id, format, key, .. } = live_token;
-    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(encoded(&(key, organization))).into();
-    encoded(&(session, client_id, format, [a, b, c, d]))
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(encoded(Vec::new(), &(key, organization))).into();
+    encoded(Vec::with_capacity(64), &(session, client_id, format, [a, b, c, d]))
 }
 
 /// The end in digits, so that scripts can compare it, the key, and the organization if there is one.
 pub(super) fn value_of(live_token: &LiveToken) -> Vec<u8> {
     let LiveToken { key, organization, until, .. } = live_token;
-    [format!("{:0END_BYTES$}", until.0).into_bytes(), encoded(&(key, organization))].concat()
+    encoded(format!("{:0END_BYTES$}", until.0).into_bytes(), &(key, organization))
 }
 
-/// Never fails: the values are strings and numbers.
-fn encoded(value: &impl Serialize) -> Vec<u8> {
-    postcard::to_allocvec(value).unwrap_or_default()
+/// Appends a value. Never fails: the values are strings and numbers.
+fn encoded(start: Vec<u8>, value: &impl Serialize) -> Vec<u8> {
+    postcard::to_extend(value, start).unwrap_or_default()
 }
 
 /// The live token of a field and its value.

@@ -1,8 +1,8 @@
 -- Registers live tokens: each in the hash of its user, by its end, and the user in the index. A known later end stays.
 -- Returns 0 for a token that was known with this end, and 1 for others.
 -- KEYS: for each live token the hash of its user, and a part of the index.
--- ARGV: now; then for each live token the user as a member of the index, the token's end, its field and its value, which
--- starts with the end.
+-- ARGV: now; then for each live token the user as a member of the index, the token's field and its value, which starts with
+-- the end.
 local END, SOME = 13, 8
 local now = tonumber(ARGV[1])
 
@@ -29,8 +29,8 @@ end
 local lacked = {}
 for i = 1, #KEYS / 2 do
   local tokens, users = KEYS[2 * i - 1], KEYS[2 * i]
-  local user, ending, field, value = unpack(ARGV, 4 * i - 2, 4 * i + 1)
-  ending = tonumber(ending)
+  local user, field, value = unpack(ARGV, 3 * i - 1, 3 * i + 1)
+  local ending = end_of(value)
   local known = redis.call('HGET', tokens, field)
   local known_end = known and end_of(known) or 0
   lacked[i] = known_end == ending and 0 or 1
