@@ -297,42 +297,6 @@ fn an_update_gives_the_client_id_if_it_depends_on_nothing_but_the_username() {
 }
 
 #[test]
-fn a_client_id_ends_tokens_when_it_is_new_and_not_when_it_is_known() {
-    let seconds = |seconds| NOW.after(Duration::from_secs(seconds));
-    let named = |name, at| {
-        let user = User { username: Some(str::to_owned(name)), ..user(1, false) };
-        let event = Event { at: seconds(at), change: Change::UserUpdated(user) };
-        restrictions_of(&event, &tenant(TokenFormat::Jwt, "{username}"), NOW)
-    };
-    let ended = |name, at, before: Option<(&'static str, u64)>| {
-        let revocation = revocation();
-        let before = before.map(|(name, at)| named(name, at)).unwrap_or_default();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(revocation.store.record(&before, &[], NOW)).unwrap();
-        let restrictions = named(name, at);
-        let newer = restrictions.iter().filter_map(|told| revocation.newer_client_id(told));
-        let told = restrictions.iter().filter(|told| !revocation.is_known_client_id(told)).cloned();
-        newer.chain(told).find_map(|ending| Some((RevocationScope::of(&ending)?, ending.at)))
-    };
-    let all_but = |name, at| {
-        let client_id = Some(ClientIdDigest::of(name));
-        Some((RevocationScope::FormerClientIds { user: "user_1".into(), client_id }, seconds(at)))
-    };
-    for (name, at, before, expected) in [
-        ("alice2", 1, None, all_but("alice2", 1)),
-        ("alice2", 1, Some(("alice", 0)), all_but("alice2", 1)),
-        ("alice2", 2, Some(("alice2", 1)), None),
-        // The same event again.
-        ("alice2", 1, Some(("alice2", 1)), all_but("alice2", 1)),
-        // Late.
-        ("alice2", 0, Some(("alice2", 1)), None),
-        ("alice", 0, Some(("alice2", 1)), all_but("alice2", 1)),
-    ] {
-        assert_eq!(ended(name, at, before), expected, "{name} at {at} after {before:?}");
-    }
-}
-
-#[test]
 fn after_a_change_of_client_id_the_tokens_with_all_others_are_revoked() {
     let live = [live_token("user_1", "sess_1", None, "alice"), live_token("user_1", "sess_2", None, "alice2")];
     let of = |client_id: Option<&str>| {

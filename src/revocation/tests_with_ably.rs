@@ -15,7 +15,9 @@ use crate::{
     ably::{
         ApiKey, ClientId, Nonce, RestClient, RevocationCounts, RevocationQueue, RevokingKey, TokenDetails, TokenRequest,
     },
-    clerk::{Change, User},
+    clerk::{BackendApi, Change, LookupCounts, User, Users},
+    detached::Detached,
+    identity::Identity,
     store::{
         Commands as _, LiveToken, StoreLimits, StoredTask, TokenHolder,
         fixtures::{Failure, MemoryRedis},
@@ -231,8 +233,11 @@ async fn a_name_between_two_others_is_revoked_although_its_event_comes_last() {
     let scene = Scene::start().await;
     scene.is_named("alice", 0).await;
     scene.put_live_token_as("mallory").await;
-    scene.is_named("alice", 2).await;
-    let late = scene.renamed("mallory", 1);
+    scene.is_named("alice", 3).await;
+    let late = scene.renamed("alice", 1);
+    let applied = scene.revocation.apply(&TenantName::default(), &late, scene.now).await;
+    assert_eq!((applied, scene.revoked()), (Ok(Applied::Outdated), vec![]));
+    let late = scene.renamed("mallory", 2);
     let applied = scene.revocation.apply(&TenantName::default(), &late, scene.now).await;
     assert_eq!(applied, Ok(Applied::Outdated));
     assert_eq!(scene.revoked(), [("clientId:mallory".to_owned(), true)]);
@@ -338,6 +343,31 @@ async fn a_session_from_before_the_start_is_revoked_by_the_client_id_that_it_sho
             assert_eq!(revocation.apply(&TenantName::default(), &event, now).await, Ok(Applied::InForce));
             assert_eq!(scene.revoked(), [(target.to_owned(), true)], "{template} {session}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_cached_name_is_revoked_unless_the_event_says_that_the_user_has_none() {
+    let user = |username: Option<&str>, banned| {
+        let username = username.map(str::to_owned);
+        User { id: "user_9".into(), username, banned, deprovisioned: false, updated_at: 0 }
+    };
+    for (change, expected) in [
+        (Change::UserDeleted { user_id: "user_9".into() }, vec![("clientId:nina".to_owned(), false)]),
+        (Change::UserUpdated(user(Some("nina2"), true)), vec![("clientId:nina2".to_owned(), false)]),
+        (Change::UserUpdated(user(None, true)), vec![]),
+    ] {
+        let scene = Scene::start().await;
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let api = BackendApi::new(scene.ably.url().parse().unwrap(), "".into(), http);
+        let users = Users::new(api, Duration::from_hours(1), Detached::on_current_runtime(), LookupCounts::default());
+        users.update(user(Some("nina"), false));
+        let identity = Identity::new("{username}".parse().unwrap(), Some(users));
+        let tenant = Tenant { identity, ..tenant("{username}", scene.key.clone()) };
+        let revocation = Revocation::new(Arc::new(in_memory()), tenants(tenant), scene.now);
+        let event = Event { at: scene.now, change };
+        assert_eq!(revocation.apply(&TenantName::default(), &event, scene.now).await, Ok(Applied::InForce));
+        assert_eq!(scene.revoked(), expected, "{event:?}");
     }
 }
 
