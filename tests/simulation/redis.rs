@@ -328,6 +328,11 @@ impl Redis {
     }
 }
 
+/// Whether a replica stores this task at the end of its return.
+pub(crate) fn is_of_return(task: &StoredTask) -> bool {
+    task.id.contains("/late/")
+}
+
 /// Connects one run of a replica.
 pub(crate) struct SimulatedConnect {
     pub(crate) world: Arc<World>,
@@ -442,14 +447,14 @@ impl Connection {
         }
         self.stop_if_crashed().await;
         self.count().await;
-        let sent = Instant::now();
+        let (sent, timeout) = (Instant::now(), self.line.timeout());
         let Fate { there, back, is_request_lost, is_answer_lost, is_reset } = self.fate();
         self.world.pause(there).await;
         self.stop_if_crashed().await;
         let is_held =
             access == Access::Append && self.world.now() < lock(&self.world.redis).nodes[self.node].is_held_until;
         if is_request_lost || is_held || !self.is_up() {
-            sleep(RESPONSE_TIMEOUT.saturating_sub(sent.elapsed())).await;
+            sleep(timeout.saturating_sub(sent.elapsed())).await;
             self.stop_if_crashed().await;
             return Err(self.lost("timed out"));
         }
@@ -471,8 +476,8 @@ impl Connection {
         }
         self.world.pause(back).await;
         self.stop_if_crashed().await;
-        if is_answer_lost || !self.is_up() || sent.elapsed() > RESPONSE_TIMEOUT {
-            sleep(RESPONSE_TIMEOUT.saturating_sub(sent.elapsed())).await;
+        if is_answer_lost || !self.is_up() || sent.elapsed() > timeout {
+            sleep(timeout.saturating_sub(sent.elapsed())).await;
             self.stop_if_crashed().await;
             return Err(self.lost("answer timed out"));
         }
@@ -543,6 +548,10 @@ impl Commands for Connection {
     async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)> {
         const PAGE: usize = 5;
         let cursor = usize::try_from(cursor).unwrap();
+        if cursor == 0 {
+            moments::begins_to_scan(&self.world, self.replica).await;
+            self.stop_if_crashed().await;
+        }
         let (next, page) = self
             .call(Access::Read, |node, _| {
                 let keys = node.data.scan.iter().skip(cursor).take(PAGE);
@@ -575,7 +584,12 @@ impl Commands for Connection {
         let described: Vec<_> = tasks.iter().map(|task| (&task.id, task.due.0)).collect();
         self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
         moments::records(&self.world, self.run, restrictions);
+        let is_late = restrictions.is_empty() && tasks.iter().any(is_of_return);
+        if is_late {
+            moments::are_late_tasks_sent(&self.world, self.replica);
+        }
         let is_trimmed = self.is_trimmed();
+        let is_on_return = !self.is_ready() && !restrictions.is_empty();
         self.call(Access::Append, |node, now| {
             node.forget_ended(by_clock, now);
             let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
@@ -594,6 +608,12 @@ impl Commands for Connection {
                     node.write(Write::Task(task.clone(), task.due), now);
                 }
             }
+            if is_on_return && is_any_new {
+                moments::lag_behind(&self.world, self.replica);
+            }
+            if is_late {
+                moments::are_late_tasks_stored(&self.world, self.replica);
+            }
             if is_trimmed {
                 node.append(None, now);
                 node.data.log.drain(..node.data.log.len() - 1);
@@ -601,11 +621,10 @@ impl Commands for Connection {
             before
         })
         .await
-        .inspect(|_| match (restrictions, tasks) {
-            _ if self.is_ready() => {}
-            ([], []) => {}
-            ([], _) => moments::are_late_tasks_stored(&self.world, self.replica),
-            _ => moments::is_recorded_late(&self.world, self.replica),
+        .inspect(|_| {
+            if is_on_return {
+                moments::is_recorded_late(&self.world, self.replica);
+            }
         })
     }
 
