@@ -737,11 +737,13 @@ impl Checker {
                     statement.accepted.is_some_and(|accepted| accepted.after(HEARD_WITHIN) < token.signed_at);
                 // An update may repeat a name, which ends nothing anew.
                 let is_update = statement.facts.len() > 1;
-                !is_update
-                    && statement.accepted.is_some()
+                statement.accepted.is_some()
                     && (statement.told_in_confusion_at.is_none() || statement.told.contains_key(&token.run))
                     && (is_before
-                        || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
+                        || !is_update
+                            && is_long_after
+                            && token.live_token.format == TokenFormat::Jwt
+                            && dated <= token.signed_at)
             };
             self.find_unrevoked(token, ably, now, is_reached)
         };
