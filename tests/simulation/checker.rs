@@ -436,6 +436,15 @@ impl Checker {
         self.statements[statement].facts.iter().all(|fact| data.knows(fact))
     }
 
+    /// Whether a run was told a restriction, or has read it.
+    pub(crate) fn has_heard(&self, run: usize, restriction: &Restriction) -> bool {
+        let mut said = self.facts.get(&row_key(restriction)).into_iter().flatten();
+        said.any(|(statement, fact)| {
+            let Statement { facts, known_by, .. } = &self.statements[*statement];
+            facts[*fact].at == restriction.at && known_by[*fact].contains(&run)
+        })
+    }
+
     /// A replica reads a restriction from Redis.
     pub(crate) fn hears(&mut self, run: usize, heard: &Restriction) {
         for statement in &mut self.statements {
@@ -739,11 +748,7 @@ impl Checker {
                 let is_update = statement.facts.len() > 1;
                 statement.accepted.is_some()
                     && (statement.told_in_confusion_at.is_none() || statement.told.contains_key(&token.run))
-                    && (is_before
-                        || !is_update
-                            && is_long_after
-                            && token.live_token.format == TokenFormat::Jwt
-                            && dated <= token.signed_at)
+                    && (is_before || !is_update && is_long_after && dated <= token.signed_at)
             };
             self.find_unrevoked(token, ably, now, is_reached)
         };

@@ -114,7 +114,7 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
             lock(&replica.users).entry((tenant.to_string(), user.clone())).or_insert(name).clone()
         }
     };
-    let ttl = Duration::from_secs(world.random(|random| random.pick(&[100, 3600, 3600])));
+    let ttl = Duration::from_secs(world.random(|random| random.pick(&[100, 1800, 3600])));
     let live_token = LiveToken {
         tenant: tenant.clone(),
         user,

@@ -35,18 +35,20 @@ pub(crate) fn connects(world: &Arc<World>, number: usize) {
     if happens(world, 25) {
         let world = Arc::clone(world);
         tokio::spawn(async move {
-            let restriction = if world.random(|random| random.percent(60)) { any_in_force(&world) } else { None };
+            let restriction =
+                if world.random(|random| random.percent(60)) { any_in_force(&world, |_| true) } else { None };
             ask(world, number, restriction).await;
         });
     }
 }
 
-/// One of the newest restrictions that are recorded and in force.
-fn any_in_force(world: &World) -> Option<Restriction> {
+/// One of the newest restrictions that are recorded and in force, of some.
+fn any_in_force(world: &World, is_sought: impl Fn(&Restriction) -> bool) -> Option<Restriction> {
     const NEWEST: usize = 4;
     let now = world.now();
     let redis = lock(&world.redis);
-    let mut in_force: Vec<_> = redis.master().data.rows.values().filter(|row| is_active(row, now)).collect();
+    let mut in_force: Vec<_> =
+        redis.master().data.rows.values().filter(|row| is_active(row, now) && is_sought(row)).collect();
     in_force.sort_by_key(|row| Reverse(row.at));
     in_force.truncate(NEWEST);
     (!in_force.is_empty()).then(|| world.random(|random| random.pick(&in_force)).clone())
@@ -71,11 +73,14 @@ pub(crate) fn look_up_hangs(world: &Arc<World>, number: usize) -> bool {
     hangs
 }
 
-/// A replica begins to scan the recorded restrictions. Clients that some of them concern ask it, and the scan takes long.
-pub(crate) async fn begins_to_scan(world: &Arc<World>, number: usize) {
-    if happens(world, 25) {
-        for _ in 0..2 {
-            tokio::spawn(ask(Arc::clone(world), number, any_in_force(world)));
+/// A replica begins to scan the recorded restrictions. Clients that new ones concern ask it, and the scan takes long.
+pub(crate) async fn begins_to_scan(world: &Arc<World>, number: usize, run: usize) {
+    if happens(world, 50) {
+        for _ in 0..3 {
+            let unheard = any_in_force(world, |row| !lock(&world.checker).has_heard(run, row));
+            if unheard.is_some() {
+                tokio::spawn(ask(Arc::clone(world), number, unheard));
+            }
         }
         world.pause(world.random(|random| random.within(1..60))).await;
     }
@@ -124,7 +129,7 @@ fn lag(world: &World, number: usize) {
 
 /// A replica is about to store tasks at the end of its return. It may crash.
 pub(crate) fn are_late_tasks_sent(world: &Arc<World>, number: usize) {
-    if happens(world, 10) {
+    if happens(world, 25) {
         faults::crash_now(world, number);
     }
 }
@@ -185,25 +190,26 @@ pub(crate) fn are_tokens_lost(world: &Arc<World>) {
 
 /// A replica is cut off from Redis until `end`. Meanwhile others are told what concerns sessions to which it issues tokens.
 pub(crate) fn is_cut_off(world: &Arc<World>, number: usize, end: UnixMillis) {
-    tokio::spawn(end_sessions_elsewhere(Arc::clone(world), number, end));
+    for _ in 0..3 {
+        tokio::spawn(end_session_elsewhere(Arc::clone(world), number, end));
+    }
     tokio::spawn(restrict_unknown(Arc::clone(world), number, end));
 }
 
-/// Sessions end, and other replicas are told. Later, their clients ask the replica that is cut off.
-async fn end_sessions_elsewhere(world: Arc<World>, number: usize, end: UnixMillis) {
-    const MOST: usize = 3;
-    const HEARD_WITHIN: Duration = Duration::from_secs(5);
-    for _ in 0..MOST {
-        world.pause(world.random(|random| random.within(500..3000))).await;
-        let ((tenant, session), other) = (clients::any_session(&world), any_but(&world, number));
-        let (Some(other), true) = (other, world.now().after(HEARD_WITHIN) < end && happens(&world, 70)) else { return };
-        clients::ask_with_new(&world, other.clone(), tenant, session);
-        world.pause(world.random(|random| random.within(50..500))).await;
-        tokio::spawn(clerk::happens_as(Arc::clone(&world), tenant, session, Happening::SessionEnds, Some(other)));
-        world.pause(world.random(|random| random.within(4500..7000))).await;
-        if let Some(run) = running(&world, number) {
-            clients::ask_again(&world, run, tenant, session);
-        }
+/// A session ends, and another replica is told. Later, its client asks the replica that is cut off.
+async fn end_session_elsewhere(world: Arc<World>, number: usize, end: UnixMillis) {
+    const HEARD_AFTER: u64 = 4500;
+    const TAKES: i64 = 9000;
+    let start = u64::try_from(end.0 - world.now().0 - TAKES).unwrap_or(0);
+    world.pause(world.random(|random| random.within(100..start.max(101)))).await;
+    let ((tenant, session), other) = (clients::any_session(&world), any_but(&world, number));
+    let (Some(other), true) = (other, world.now().0 + TAKES < end.0 + 1000) else { return };
+    clients::ask_with_new(&world, other.clone(), tenant, session);
+    world.pause(world.random(|random| random.within(50..500))).await;
+    tokio::spawn(clerk::happens_as(Arc::clone(&world), tenant, session, Happening::SessionEnds, Some(other)));
+    world.pause(HEARD_AFTER + world.random(|random| random.within(0..2000))).await;
+    if let Some(run) = running(&world, number) {
+        clients::ask_again(&world, run, tenant, session);
     }
 }
 

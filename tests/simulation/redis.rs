@@ -549,7 +549,7 @@ impl Commands for Connection {
         const PAGE: usize = 5;
         let cursor = usize::try_from(cursor).unwrap();
         if cursor == 0 {
-            moments::begins_to_scan(&self.world, self.replica).await;
+            moments::begins_to_scan(&self.world, self.replica, self.run).await;
             self.stop_if_crashed().await;
         }
         let (next, page) = self
