@@ -86,6 +86,24 @@ pub(crate) async fn begins_to_scan(world: &Arc<World>, number: usize, run: usize
     }
 }
 
+/// A replica reads the log to its end before it is ready. Meanwhile it issues a token that no other replica can guess, and whose
+/// session ends.
+pub(crate) async fn reads_to_end(world: &Arc<World>, number: usize) {
+    let unknown = unknown_sessions(world, Happening::SessionEnds);
+    if !unknown.is_empty() && happens(world, 30) {
+        let (tenant, session) = world.random(|random| random.pick(&unknown));
+        let Some(run) = running(world, number) else { return };
+        clients::ask_with_new(world, run, tenant, session);
+        world.pause(world.random(|random| random.within(1..60))).await;
+        let world = Arc::clone(world);
+        tokio::spawn(async move {
+            world.pause(world.random(|random| random.within(50..2000))).await;
+            let told = any_but(&world, number);
+            clerk::happens_as(world, tenant, session, Happening::SessionEnds, told).await;
+        });
+    }
+}
+
 /// A run scans the recorded restrictions: it has read another page.
 pub(crate) fn has_scanned(world: &Arc<World>, number: usize, run: usize) {
     if happens(world, 5) {

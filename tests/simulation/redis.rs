@@ -494,6 +494,10 @@ impl ReadLog for Connection {
             let violation = format!("5: replica {} is ready before it has read the log", self.replica);
             lock(&self.world.checker).violations.push(violation);
         }
+        if wait.is_zero() {
+            moments::reads_to_end(&self.world, self.replica).await;
+            self.stop_if_crashed().await;
+        }
         let changed = {
             let redis = lock(&self.world.redis);
             let node = &redis.nodes[self.node];
