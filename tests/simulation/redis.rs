@@ -582,18 +582,20 @@ impl Commands for Connection {
         tasks: &[StoredTask],
         by_clock: UnixMillis,
     ) -> Reply<Vec<Option<Restriction>>> {
-        if restrictions.is_empty() {
+        let keep = || {
             let mut checker = lock(&self.world.checker);
             for task in tasks {
                 checker.task_is_kept(self.run, task);
             }
-        }
+        };
         let described: Vec<_> = tasks.iter().map(|task| (&task.id, task.due.0)).collect();
         self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
         moments::records(&self.world, self.run, restrictions);
         let is_late = restrictions.is_empty() && tasks.iter().any(is_of_return);
         if is_late {
             moments::are_late_tasks_sent(&self.world, self.replica);
+        } else if restrictions.is_empty() {
+            keep();
         }
         let is_trimmed = self.is_trimmed();
         let is_on_return = !self.is_ready() && !restrictions.is_empty();
@@ -619,6 +621,8 @@ impl Commands for Connection {
                 moments::lag_behind(&self.world, self.replica);
             }
             if is_late {
+                // Until Redis has them, the replica is not ready.
+                keep();
                 moments::are_late_tasks_stored(&self.world, self.replica);
             }
             if is_trimmed {
