@@ -748,7 +748,8 @@ impl Checker {
                 let is_update = statement.facts.len() > 1;
                 statement.accepted.is_some()
                     && (statement.told_in_confusion_at.is_none() || statement.told.contains_key(&token.run))
-                    && (is_before || !is_update && is_long_after && dated <= token.signed_at)
+                    && (is_before
+                        || !is_update && is_long_after && token.registered_since.is_none() && dated <= token.signed_at)
             };
             self.find_unrevoked(token, ably, now, is_reached)
         };
