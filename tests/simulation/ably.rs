@@ -11,6 +11,7 @@ use async_trait::async_trait;
 
 use crate::{
     random::Random,
+    work,
     world::{World, lock},
 };
 
@@ -88,6 +89,11 @@ impl RevokeTokens for SimulatedAbly {
         let unavailable = RestError::Status { status: 503, retry_after: None };
         self.stop_if_crashed().await;
         lock(&world.ably).calls += 1;
+        for target in targets {
+            if let Target::ClientId(client_id) = target {
+                work::is_being_done(world, self.run, client_id.as_str());
+            }
+        }
         let delay = if self.fails(AblyFault::Slow) { 0..2500 } else { 0..60 };
         let (there, back) = world.random(|random| (random.within(delay.clone()), random.within(delay)));
         world.pause(there).await;

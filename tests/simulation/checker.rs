@@ -20,7 +20,7 @@ use crate::{
     clerk::SessionToken,
     clients::NameSource,
     faults::FaultLog,
-    redis::{Data, Node, Redis, RowKey, rank, row_key},
+    redis::{Data, Node, Redis, RowKey, is_of_return, rank, row_key},
     replica::denial,
     work,
 };
@@ -42,6 +42,10 @@ struct Statement {
     ends: Option<(UnixMillis, UnixMillis)>,
     /// Since when the runs know that were told.
     told: BTreeMap<usize, UnixMillis>,
+    /// How often replicas were told.
+    tellings: usize,
+    /// Whether the first replica that was told took it over.
+    is_taken_at_once: bool,
     /// For each fact the runs that know it.
     known_by: Vec<BTreeSet<usize>>,
     /// Whether Redis had it then.
@@ -94,6 +98,9 @@ pub(crate) struct IssuedToken {
     minted: UnixMillis,
     run: usize,
     signed_at: UnixMillis,
+    /// From when on it was being registered. `None`: the replica may not have known all restrictions then, or Redis may not have
+    /// taken it.
+    registered_since: Option<UnixMillis>,
     /// When it was issued by its own words, and when it ends.
     at_ably: Option<(UnixMillis, UnixMillis)>,
     /// When Redis last lost it.
@@ -120,8 +127,20 @@ fn is_work(revoked: &Revoked) -> bool {
 }
 
 impl IssuedToken {
-    pub(crate) fn new(live_token: LiveToken, minted: UnixMillis, run: usize, signed_at: UnixMillis) -> Self {
-        Self { live_token, minted, run, signed_at, at_ably: None, lost_by_redis_at: None, is_lost: false }
+    pub(crate) fn new(
+        live_token: LiveToken,
+        minted: UnixMillis,
+        run: usize,
+        signed_at: UnixMillis,
+        registered_since: Option<UnixMillis>,
+    ) -> Self {
+        let (at_ably, lost_by_redis_at, is_lost) = (None, None, false);
+        Self { live_token, minted, run, signed_at, registered_since, at_ably, lost_by_redis_at, is_lost }
+    }
+
+    /// Whether Redis may never have known it, or has lost it.
+    fn may_be_lost(&self) -> bool {
+        self.registered_since.is_none_or(|since| self.lost_by_redis_at.is_some_and(|lost| since <= lost))
     }
 
     fn is_revoked(&self, ably: &[Revoked]) -> bool {
@@ -132,6 +151,17 @@ impl IssuedToken {
                 && is_target(&self.live_token, &revoked.target)
         })
     }
+}
+
+fn concerns(fact: &Restriction, live_token: &LiveToken) -> bool {
+    let LiveToken { tenant, user, session, organization, .. } = live_token;
+    let is_of = |subject: &Subject| match subject {
+        Subject::Session(id) => id == session,
+        Subject::User(id) => id == user,
+        Subject::Member { user: id, organization: of } => id == user && Some(of) == organization.as_ref(),
+        Subject::Organization(id) => Some(id) == organization.as_ref(),
+    };
+    fact.tenant == *tenant && is_of(&fact.subject)
 }
 
 fn is_target(live_token: &LiveToken, target: &Target) -> bool {
@@ -342,6 +372,8 @@ impl Checker {
             lasts,
             ends: None,
             told: BTreeMap::new(),
+            tellings: 0,
+            is_taken_at_once: false,
             known_by,
             is_recorded: false,
             accepted: None,
@@ -358,6 +390,7 @@ impl Checker {
     pub(crate) fn told(&mut self, statement: usize, run: usize, by_clock: UnixMillis, now: UnixMillis) {
         self.tellings += 1;
         let statement = &mut self.statements[statement];
+        statement.tellings += 1;
         let end = by_clock.after(statement.lasts);
         let (first, last) = statement.ends.unwrap_or((end, end));
         statement.ends = Some((first.min(end), last.max(end)));
@@ -381,6 +414,7 @@ impl Checker {
         }
         let is_in_redis = |fact: &Restriction| redis.nodes.iter().any(|node| node.is_alive && node.data.knows(fact));
         statement.is_recorded |= statement.facts.iter().all(is_in_redis) && statement.accepted.is_none();
+        statement.is_taken_at_once |= statement.tellings == 1;
         statement.accepted.get_or_insert(now);
         if self.last_loss.is_some_and(|loss| statement.told_at < loss.after(LOSS_IS_NOTICED_WITHIN)) {
             statement.told_in_confusion_at = Some(statement.told_at);
@@ -402,6 +436,15 @@ impl Checker {
         self.statements[statement].facts.iter().all(|fact| data.knows(fact))
     }
 
+    /// Whether a run was told a restriction, or has read it.
+    pub(crate) fn has_heard(&self, run: usize, restriction: &Restriction) -> bool {
+        let mut said = self.facts.get(&row_key(restriction)).into_iter().flatten();
+        said.any(|(statement, fact)| {
+            let Statement { facts, known_by, .. } = &self.statements[*statement];
+            facts[*fact].at == restriction.at && known_by[*fact].contains(&run)
+        })
+    }
+
     /// A replica reads a restriction from Redis.
     pub(crate) fn hears(&mut self, run: usize, heard: &Restriction) {
         for statement in &mut self.statements {
@@ -418,7 +461,7 @@ impl Checker {
     pub(crate) fn task_is_kept(&mut self, run: usize, task: &StoredTask) {
         let payload: serde_json::Value = serde_json::from_str(&task.payload).unwrap();
         let (tenant, at) = (payload["tenant"].as_str().unwrap().to_owned(), payload["at"].as_i64().unwrap());
-        let late_of = task.id.contains("/late/").then_some(run);
+        let late_of = is_of_return(task).then_some(run);
         let kept = || KeptTask { tenant, at, late_of, known_by: BTreeSet::new(), is_done: false };
         let kept = self.tasks.entry(task.id.clone()).or_insert_with(kept);
         kept.known_by.insert(run);
@@ -437,7 +480,8 @@ impl Checker {
     pub(crate) fn crashed(&mut self, run: usize, health: Health) {
         let in_sync_at = self.in_sync_at.get(&run).copied().unwrap_or(UnixMillis(0));
         for token in self.tokens.iter_mut().filter(|token| token.run == run && health != Health::Ready) {
-            token.is_lost |= in_sync_at <= token.signed_at.max(token.lost_by_redis_at.unwrap_or(token.signed_at));
+            token.is_lost |= token.may_be_lost()
+                && in_sync_at <= token.signed_at.max(token.lost_by_redis_at.unwrap_or(token.signed_at));
         }
         let known_by = self.statements.iter_mut().flat_map(|statement| &mut statement.known_by);
         known_by.for_each(|runs| _ = runs.remove(&run));
@@ -489,7 +533,7 @@ impl Checker {
         let is_in_redis = |token: &IssuedToken| nodes.iter().any(|node| node.data.has_live_token(&token.live_token));
         for token in self.tokens.iter_mut().filter(|token| !is_in_redis(token)) {
             token.lost_by_redis_at = self.last_loss;
-            token.is_lost |= !running.contains(&token.run);
+            token.is_lost |= !running.contains(&token.run) && token.may_be_lost();
         }
         for lost in self.works.iter_mut().filter(|given| !running.contains(&given.run)) {
             let has = |node: &&Node| {
@@ -702,16 +746,38 @@ impl Checker {
                     statement.accepted.is_some_and(|accepted| accepted.after(HEARD_WITHIN) < token.signed_at);
                 // An update may repeat a name, which ends nothing anew.
                 let is_update = statement.facts.len() > 1;
-                !is_update
-                    && statement.accepted.is_some()
+                statement.accepted.is_some()
                     && (statement.told_in_confusion_at.is_none() || statement.told.contains_key(&token.run))
                     && (is_before
-                        || is_long_after && token.live_token.format == TokenFormat::Jwt && dated <= token.signed_at)
+                        || !is_update && is_long_after && token.registered_since.is_none() && dated <= token.signed_at)
             };
             self.find_unrevoked(token, ably, now, is_reached)
         };
         let violations: Vec<_> = self.tokens.iter().filter_map(find).collect();
         self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, at once")));
+    }
+
+    /// Checks that while everything works, what a statement ends is revoked when the service answers.
+    pub(crate) fn check_answers(&mut self, ably: &[Revoked], faults: &FaultLog) {
+        if self.is_forgetful {
+            return;
+        }
+        let mut violations = Vec::new();
+        for statement in self.statements.iter().filter(|statement| statement.facts.len() == 1) {
+            let (Some(told), Some(accepted)) = (statement.first_told_at, statement.accepted) else { continue };
+            let is_calm = faults.is_calm(told) && faults.is_calm(accepted) && statement.is_taken_at_once;
+            if !is_calm || statement.told_in_confusion_at.is_some() {
+                continue;
+            }
+            let revoked: Vec<_> = ably.iter().filter(|revoked| revoked.at <= accepted).cloned().collect();
+            let is_reached = |token: &&IssuedToken| {
+                let is_before = token.at_ably.is_some_and(|(dated, _)| dated < told) && token.signed_at < told;
+                is_before && concerns(&statement.facts[0], &token.live_token)
+            };
+            let find = |token| self.find_unrevoked(token, &revoked, accepted, |top| std::ptr::eq(top, statement));
+            violations.extend(self.tokens.iter().filter(is_reached).filter_map(find));
+        }
+        self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, when it was answered")));
     }
 
     /// Checks that a run that has had no Redis since `since` has revoked its own tokens twice despite what it was told.
@@ -747,7 +813,7 @@ impl Checker {
     ) -> Option<String> {
         const TASKS_REPEAT_AFTER: Duration = Duration::from_secs(150);
         let (dated, ends) = token.at_ably?;
-        if token.is_lost || ends < now || token.is_revoked(ably) {
+        if ends < now || token.is_revoked(ably) {
             return None;
         }
         let LiveToken { tenant, user, session, organization, client_id, .. } = &token.live_token;
@@ -760,7 +826,8 @@ impl Checker {
                 |statement: &Statement| [None, Some(token.run)].iter().any(|of| statement.lost_tasks.contains(of));
             let is_uncertain = !is_reached_by(top.statement)
                 || said.iter().any(|said| said.statement.is_lost || are_tasks_lost(said.statement))
-                || self.may_be_without_name(top);
+                || self.may_be_without_name(top)
+                || token.is_lost && !self.ends_unknown(top, token);
             if is_uncertain {
                 continue;
             }
@@ -774,10 +841,13 @@ impl Checker {
                 RestrictionKind::Denied(_) | RestrictionKind::Deleted => is_signed_before(end),
                 RestrictionKind::NotBefore => token.minted <= top.fact.at && is_signed_before(end),
                 RestrictionKind::ClientId(digest) => {
-                    // The name was this from an earlier statement on, maybe.
+                    let others =
+                        said.iter().filter(|said| said.fact.kind != top.fact.kind && !self.may_be_without_name(said));
+                    let last_other = others.map(|said| rank_of(said.fact)).max();
+                    // Since the last change of the name, maybe by several statements.
                     let first = said
                         .iter()
-                        .filter(|said| said.fact.kind == top.fact.kind)
+                        .filter(|said| said.fact.kind == top.fact.kind && Some(rank_of(said.fact)) > last_other)
                         .map(|said| said.statement.ends.map_or(UnixMillis(0), |(first, _)| first));
                     digest != Some(ClientIdDigest::of(client_id)) && is_signed_before(first.min().unwrap_or(end))
                 }
@@ -791,6 +861,21 @@ impl Checker {
             }
         }
         None
+    }
+
+    /// Whether a ban ends even an unknown token: its user has had one name only.
+    fn ends_unknown(&self, said: &Said<'_>, token: &IssuedToken) -> bool {
+        let Said { fact: Restriction { tenant, subject, kind, .. }, statement } = said;
+        let Subject::User(user) = subject else { return false };
+        *kind == RestrictionKind::Denied(DenialSource::Clerk)
+            && self.names_of(tenant, user).len() == 1
+            && statement.is_taken_at_once
+            && statement.told_in_confusion_at.is_none()
+            && statement.first_told_at.is_some_and(|told| {
+                token.signed_at < told
+                    && token.at_ably.is_some_and(|(dated, _)| dated < told)
+                    && self.last_loss.is_none_or(|loss| loss < told)
+            })
     }
 
     /// Why Ably should not have revoked a target.

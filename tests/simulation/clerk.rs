@@ -1,7 +1,7 @@
 //! A simulated Clerk: users and sessions of two tenants, and what it tells the service of them by webhooks. Both tenants
 //! have users, sessions and organizations with the same IDs.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use ably_clerk_auth::{
     clerk::{Change, Claims, Event, Organization, Scoped, Session, User},
@@ -14,6 +14,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     checker::Answer,
+    clients, moments,
     random::Random,
     replica::{Run, TENANTS},
     schedule::is_long,
@@ -28,7 +29,6 @@ const SESSIONS: usize = 4;
 pub(crate) struct Clerk {
     tenants: Vec<Instance>,
     clock_skew: i64,
-    last_event_at: UnixMillis,
     /// Who waits until the restrictions of an event are recorded, by its timestamp.
     waiting: Vec<(UnixMillis, oneshot::Sender<Run>)>,
 }
@@ -43,12 +43,15 @@ struct Webhook {
 struct Instance {
     users: Vec<UserState>,
     sessions: Vec<SessionState>,
+    last_event_at: UnixMillis,
 }
 
 struct UserState {
     id: String,
     name: String,
     names: u32,
+    /// The name before the last change.
+    former_name: Option<String>,
     is_banned: bool,
     is_deleted: bool,
 }
@@ -58,6 +61,8 @@ struct SessionState {
     user: usize,
     organization: Option<String>,
     has_ended: bool,
+    /// Its client asks no more.
+    is_left: bool,
     /// The last session token.
     token: Option<SessionToken>,
 }
@@ -71,12 +76,13 @@ pub(crate) struct SessionToken {
 }
 
 /// What happens at Clerk.
-#[derive(Clone, Copy)]
-enum Happening {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Happening {
     SessionEnds,
     Ban,
     Unban,
     Rename,
+    RenameBack,
     Delete,
     MembershipChanges,
     OrganizationDeleted,
@@ -108,6 +114,7 @@ impl Clerk {
                 id: format!("user_{user}"),
                 name: format!("name{user}"),
                 names: 0,
+                former_name: None,
                 is_banned: false,
                 is_deleted: false,
             };
@@ -116,14 +123,15 @@ impl Clerk {
                 user: session / SESSIONS,
                 organization: (session % 2 == number % 2).then(|| "org_1".to_owned()),
                 has_ended: false,
+                is_left: false,
                 token: None,
             };
             let sessions = (0..USERS * SESSIONS).map(session).collect();
-            Instance { users: (0..USERS).map(user).collect(), sessions }
+            Instance { users: (0..USERS).map(user).collect(), sessions, last_event_at: UnixMillis(0) }
         };
         let clock_skew = i64::try_from(random.within(0..2000)).unwrap() - 1000;
         let tenants = (0..TENANTS.len()).map(instance).collect();
-        Self { tenants, clock_skew, last_event_at: UnixMillis(0), waiting: Vec::new() }
+        Self { tenants, clock_skew, waiting: Vec::new() }
     }
 
     /// A run begins to record restrictions.
@@ -146,7 +154,7 @@ impl Clerk {
 
     /// The sessions that a restriction of a subject concerns.
     pub(crate) fn sessions_of(&self, tenant: usize, subject: &Subject) -> Vec<usize> {
-        let Instance { users, sessions } = &self.tenants[tenant];
+        let Instance { users, sessions, .. } = &self.tenants[tenant];
         let is_of = |session: &SessionState| match subject {
             Subject::Session(id) => session.id == *id,
             Subject::User(id) => users[session.user].id == *id,
@@ -156,6 +164,19 @@ impl Clerk {
             Subject::Organization(organization) => session.organization.as_ref() == Some(organization),
         };
         (0..sessions.len()).filter(|number| is_of(&sessions[*number])).collect()
+    }
+
+    /// Whether an organization is active in a session.
+    pub(crate) fn has_organization(&self, tenant: usize, session: usize) -> bool {
+        self.tenants[tenant].sessions[session].organization.is_some()
+    }
+
+    /// The clients of a session's user in the session's organization ask no more. Clerk tells nobody.
+    pub(crate) fn leave(&mut self, tenant: usize, session: usize) {
+        let sessions = &mut self.tenants[tenant].sessions;
+        let (user, organization) = (sessions[session].user, sessions[session].organization.clone());
+        let of_member = sessions.iter_mut().filter(|left| left.user == user && left.organization == organization);
+        of_member.for_each(|left| left.is_left = true);
     }
 
     fn clock(&self, now: UnixMillis) -> UnixMillis {
@@ -169,17 +190,18 @@ impl Clerk {
     /// The last session token, if it is valid by a replica's clock.
     pub(crate) fn last_token(&self, tenant: usize, session: usize, by_clock: UnixMillis) -> Option<SessionToken> {
         const TOLERANCE: Duration = Duration::from_secs(5);
-        let token = self.tenants[tenant].sessions[session].token.clone()?;
+        let state = &self.tenants[tenant].sessions[session];
+        let token = state.token.clone().filter(|_| !state.is_left)?;
         (by_clock < token.session.expires_at.after(TOLERANCE)).then_some(token)
     }
 
     /// A new session token, if Clerk mints one.
     pub(crate) fn mint(&mut self, tenant: usize, session: usize, now: UnixMillis) -> Option<SessionToken> {
         let issued_at = self.clock(now);
-        let Instance { users, sessions } = &mut self.tenants[tenant];
+        let Instance { users, sessions, .. } = &mut self.tenants[tenant];
         let state = &mut sessions[session];
         let user = &users[state.user];
-        if state.has_ended || user.is_banned || user.is_deleted {
+        if state.has_ended || state.is_left || user.is_banned || user.is_deleted {
             return None;
         }
         let organization_of = |id: &String| Organization { id: id.clone(), slug: None, role: None, permissions: None };
@@ -211,7 +233,7 @@ impl Clerk {
     ) -> Option<Event> {
         use Happening as H;
         let clock = self.clock(now);
-        let Instance { users, sessions } = &mut self.tenants[tenant];
+        let Instance { users, sessions, last_event_at } = &mut self.tenants[tenant];
         let user_number = sessions[session_number].user;
         let user = &mut users[user_number];
         let change = match happening {
@@ -237,12 +259,17 @@ impl Clerk {
                 user.is_banned = false;
                 Change::UserUpdated(user.record(clock))
             }
-            H::Rename if user.is_banned => return None,
+            H::Rename | H::RenameBack if user.is_banned => return None,
             H::Rename => {
                 user.names += 1;
                 // Sometimes back to the first name.
                 let suffix = if user.names % 3 == 0 { String::new() } else { format!("v{}", user.names) };
-                user.name = format!("name{user_number}{suffix}");
+                let former_name = mem::replace(&mut user.name, format!("name{user_number}{suffix}"));
+                user.former_name = Some(former_name);
+                Change::UserUpdated(user.record(clock))
+            }
+            H::RenameBack => {
+                user.name = user.former_name.take()?;
                 Change::UserUpdated(user.record(clock))
             }
             H::Delete => {
@@ -255,8 +282,8 @@ impl Clerk {
             H::OrganizationDeleted => Change::OrganizationDeleted { organization_id: "org_1".into() },
         };
         // Two events of one user are never in the same millisecond: Clerk orders them.
-        let at = clock.max(self.last_event_at.after(Duration::from_millis(1)));
-        self.last_event_at = at;
+        let at = clock.max(last_event_at.after(Duration::from_millis(1)));
+        *last_event_at = at;
         Some(Event { at, change })
     }
 }
@@ -288,11 +315,35 @@ pub(crate) async fn live(world: Arc<World>, until: UnixMillis, length: Duration)
             let Some(older) = happen(&world, tenant, session, &Happening::OF_USER) else { continue };
             let newer = happen(&world, tenant, session, &Happening::OF_USER);
             tokio::spawn(deliver_at_once(Arc::clone(&world), older, newer));
-        } else if let Some(webhook) = happen(&world, tenant, session, &Happening::ANY) {
-            let slowness = world.random(|random| random.pick(&[0, 0, 200, 8000]));
-            tokio::spawn(deliver(Arc::clone(&world), webhook, slowness, None));
+        } else if world.random(|random| random.percent(10)) {
+            tokio::spawn(rename_and_back(Arc::clone(&world), tenant, session, until));
+        } else {
+            let happening = world.random(|random| random.pick(&Happening::ANY));
+            // Sometimes the same in both tenants, with the same timestamp.
+            let is_in_both = world.random(|random| random.percent(10));
+            for tenant in if is_in_both { 0..TENANTS.len() } else { tenant..tenant + 1 } {
+                if let Some(webhook) = happen(&world, tenant, session, &[happening]) {
+                    let slowness = world.random(|random| random.pick(&[0, 0, 200, 8000]));
+                    tokio::spawn(deliver(Arc::clone(&world), webhook, slowness, None));
+                }
+            }
         }
     }
+}
+
+/// A user has another name for a moment, and gets a token with it. The service knows the user's name before.
+async fn rename_and_back(world: Arc<World>, tenant: usize, session: usize, until: UnixMillis) {
+    happens_as(Arc::clone(&world), tenant, session, Happening::Unban, None).await;
+    if world.now() >= until {
+        return;
+    }
+    let Some(older) = happen(&world, tenant, session, &[Happening::Rename]) else { return };
+    if let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) {
+        clients::ask_with_new(&world, replica, tenant, session);
+        world.pause(world.random(|random| random.within(0..200))).await;
+    }
+    let newer = happen(&world, tenant, session, &[Happening::RenameBack]);
+    deliver_at_once(world, older, newer).await;
 }
 
 /// Something happens to a session or its user, and a replica is told at once.
@@ -302,9 +353,15 @@ pub(crate) async fn happens(world: Arc<World>, tenant: usize, session: usize) {
     }
 }
 
-/// A session ends, and a replica is told at once: any, or a certain one.
-pub(crate) async fn session_ends(world: Arc<World>, tenant: usize, session: usize, told: Option<Run>) {
-    if let Some(webhook) = happen(&world, tenant, session, &[Happening::SessionEnds]) {
+/// The same, but it is known what happens. The replica is any, or a certain one.
+pub(crate) async fn happens_as(
+    world: Arc<World>,
+    tenant: usize,
+    session: usize,
+    happening: Happening,
+    told: Option<Run>,
+) {
+    if let Some(webhook) = happen(&world, tenant, session, &[happening]) {
         deliver(world, webhook, 0, told).await;
     }
 }
@@ -331,6 +388,9 @@ async fn deliver_at_once(world: Arc<World>, older: Webhook, newer: Option<Webhoo
     }
     let recording = timeout(PATIENCE, recording).await.ok().and_then(Result::ok);
     let any = world.random(|random| if random.percent(50) { lock(&world.replicas).any(random) } else { None });
+    if let Some(any) = &any {
+        moments::is_told_older(&world, any.number);
+    }
     let run = any.or(recording);
     deliver(world, older, 0, run).await;
 }

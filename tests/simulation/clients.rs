@@ -40,7 +40,7 @@ pub(crate) async fn refresh(world: Arc<World>, until: UnixMillis) {
     }
 }
 
-fn any_session(world: &World) -> (usize, usize) {
+pub(crate) fn any_session(world: &World) -> (usize, usize) {
     world.random(|random| (random.index(TENANTS.len()), random.index(lock(&world.clerk).session_count())))
 }
 
@@ -114,7 +114,7 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
             lock(&replica.users).entry((tenant.to_string(), user.clone())).or_insert(name).clone()
         }
     };
-    let ttl = Duration::from_secs(world.random(|random| random.pick(&[100, 3600, 3600])));
+    let ttl = Duration::from_secs(world.random(|random| random.pick(&[100, 1800, 3600])));
     let live_token = LiveToken {
         tenant: tenant.clone(),
         user,
@@ -126,10 +126,11 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
         until: revocation::ends_by(format, ttl, now),
     };
     lock(&world.checker).registers(&live_token);
-    match replica.store.put_live_token(live_token.clone(), now).await {
-        Ok(()) | Err(StoreError::Unavailable) => {}
-        Err(StoreError::Full) => return refused(Some(client_id), Decision::Full),
+    let put = replica.store.put_live_token(live_token.clone(), now).await;
+    if put == Err(StoreError::Full) {
+        return refused(Some(client_id), Decision::Full);
     }
+    let is_in_redis = put.is_ok() && replica.store.health() == Health::Ready;
     if let Err(decision) = check(&replica, &tenant, &token, Some(&client_id), now) {
         return refused(Some(client_id), decision);
     }
@@ -142,15 +143,19 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
         lock(&world.checker).violations.push(format!("1: replica {} issues before it is ready", replica.number));
     }
     world.trace(|| format!("replica {} (run {}) issues {live_token:?}", replica.number, replica.run));
-    if replica.store.health() != Health::Ready {
-        moments::issues_alone(&world, tenant_number, &live_token.session);
-    }
-    let issued = IssuedToken::new(live_token, token.session.issued_at, replica.run, signed_at);
+    let session = live_token.session.clone();
+    let registered_since = is_in_redis.then_some(asked_at);
+    let issued = IssuedToken::new(live_token, token.session.issued_at, replica.run, signed_at, registered_since);
     let number = {
         let mut checker = lock(&world.checker);
         checker.decided(&request(Some(client_id)), replica.run, Decision::Clear, &lock(&world.faults), signed_at);
         checker.issued(issued)
     };
+    if replica.store.health() == Health::Ready {
+        moments::issues(&world, replica.number, tenant_number, &session);
+    } else {
+        moments::issues_alone(&world, tenant_number, &session);
+    }
     tokio::spawn(exchange(Arc::clone(&world), number, format, replica.clock(signed_at), ttl));
 }
 

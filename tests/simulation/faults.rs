@@ -162,7 +162,7 @@ async fn cause_one(world: Arc<World>, length: Duration) {
         let longest = random.pick(&[700, 3000, 15_000, 70_000]);
         let lasts = if is_long { random.within(150_000..length) } else { random.within(50..longest) };
         let lasts = lasts.min(length - start);
-        let is_cut = is_long && random.percent(50);
+        let is_cut = is_long && random.percent(65);
         let fault = random.pick(if is_cut { &[Fault::CommandsCut, Fault::BothCut] } else { Fault::TIMED });
         (fault, start, lasts, random.index(REPLICAS))
     });
@@ -259,6 +259,7 @@ async fn cut_power(world: &Arc<World>, number: usize, lasts: u64, end: UnixMilli
     for other in crashed {
         replica::start(world, other);
     }
+    moments::are_tokens_lost(world);
 }
 
 async fn fail_over_behind_proxy(world: &World, now: UnixMillis) {
@@ -345,9 +346,9 @@ fn fail_over(world: &World, lag: Duration) {
     lose_data(world);
 }
 
-/// A failover at a certain moment. It loses the last writes.
-pub(crate) fn fail_over_now(world: &World) {
-    let (now, lag) = (world.now(), Duration::from_millis(world.random(|random| random.within(1..500))));
+/// A failover at a certain moment. It loses the writes of the last `lag`.
+pub(crate) fn fail_over_now(world: &World, lag: Duration) {
+    let now = world.now();
     let mut faults = lock(&world.faults);
     faults.note(Fault::Failover);
     faults.disturb(now, now);

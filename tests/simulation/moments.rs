@@ -1,7 +1,8 @@
 //! What happens at the very moment at which it can do harm:
 //! - Clients that a restriction concerns ask a replica that has just connected, or as soon as it is recorded.
 //! - While a replica scans what is recorded, something happens to the holder of a token of its own, or its connections close.
-//! - Something happens to whoever gets a token from a replica without Redis, also while it has none for minutes.
+//! - Something happens to whoever gets a token from a replica without Redis, also while it has none for minutes, or from one that
+//!   then crashes.
 //! - A replica crashes, or a failover loses what it wrote, as soon as Redis has it.
 //! - An older event arrives while a newer one of its user is being recorded.
 //! - A look-up hangs.
@@ -16,7 +17,8 @@ use ably_clerk_auth::{
 };
 
 use crate::{
-    clerk, clients, faults,
+    clerk::{self, Happening},
+    clients, faults,
     redis::is_active,
     replica::{REPLICAS, Run, TENANTS},
     work,
@@ -33,18 +35,20 @@ pub(crate) fn connects(world: &Arc<World>, number: usize) {
     if happens(world, 25) {
         let world = Arc::clone(world);
         tokio::spawn(async move {
-            let restriction = if world.random(|random| random.percent(60)) { any_in_force(&world) } else { None };
+            let restriction =
+                if world.random(|random| random.percent(60)) { any_in_force(&world, |_| true) } else { None };
             ask(world, number, restriction).await;
         });
     }
 }
 
-/// One of the newest restrictions that are recorded and in force.
-fn any_in_force(world: &World) -> Option<Restriction> {
+/// One of the newest restrictions that are recorded and in force, of some.
+fn any_in_force(world: &World, is_sought: impl Fn(&Restriction) -> bool) -> Option<Restriction> {
     const NEWEST: usize = 4;
     let now = world.now();
     let redis = lock(&world.redis);
-    let mut in_force: Vec<_> = redis.master().data.rows.values().filter(|row| is_active(row, now)).collect();
+    let mut in_force: Vec<_> =
+        redis.master().data.rows.values().filter(|row| is_active(row, now) && is_sought(row)).collect();
     in_force.sort_by_key(|row| Reverse(row.at));
     in_force.truncate(NEWEST);
     (!in_force.is_empty()).then(|| world.random(|random| random.pick(&in_force)).clone())
@@ -69,6 +73,37 @@ pub(crate) fn look_up_hangs(world: &Arc<World>, number: usize) -> bool {
     hangs
 }
 
+/// A replica begins to scan the recorded restrictions. Clients that new ones concern ask it, and the scan takes long.
+pub(crate) async fn begins_to_scan(world: &Arc<World>, number: usize, run: usize) {
+    if happens(world, 50) {
+        for _ in 0..3 {
+            let unheard = any_in_force(world, |row| !lock(&world.checker).has_heard(run, row));
+            if unheard.is_some() {
+                tokio::spawn(ask(Arc::clone(world), number, unheard));
+            }
+        }
+        world.pause(world.random(|random| random.within(1..60))).await;
+    }
+}
+
+/// A replica reads the log to its end before it is ready. Meanwhile it issues a token that no other replica can guess, and whose
+/// session ends.
+pub(crate) async fn reads_to_end(world: &Arc<World>, number: usize) {
+    let unknown = unknown_sessions(world, Happening::SessionEnds);
+    if !unknown.is_empty() && happens(world, 30) {
+        let (tenant, session) = world.random(|random| random.pick(&unknown));
+        let Some(run) = running(world, number) else { return };
+        clients::ask_with_new(world, run, tenant, session);
+        world.pause(world.random(|random| random.within(1..60))).await;
+        let world = Arc::clone(world);
+        tokio::spawn(async move {
+            world.pause(world.random(|random| random.within(50..2000))).await;
+            let told = any_but(&world, number);
+            clerk::happens_as(world, tenant, session, Happening::SessionEnds, told).await;
+        });
+    }
+}
+
 /// A run scans the recorded restrictions: it has read another page.
 pub(crate) fn has_scanned(world: &Arc<World>, number: usize, run: usize) {
     if happens(world, 5) {
@@ -89,16 +124,49 @@ pub(crate) fn is_recorded_late(world: &Arc<World>, number: usize) {
     }
 }
 
-/// Redis has tasks that a replica stored at the end of its return. Soon the replica crashes, or a failover loses them.
+/// Redis has what a replica wrote on its return. Others find its tasks before they read its restrictions.
+pub(crate) fn lag_behind(world: &World, number: usize) {
+    if happens(world, 40) {
+        (0..REPLICAS).filter(|other| *other != number).for_each(|other| lag(world, other));
+    }
+}
+
+/// A replica is about to be told an older event than another one. It may not have read the newer one yet.
+pub(crate) fn is_told_older(world: &World, number: usize) {
+    if happens(world, 30) {
+        lag(world, number);
+    }
+}
+
+fn lag(world: &World, number: usize) {
+    let now = world.now();
+    let until = now.after(Duration::from_millis(world.random(|random| random.within(100..500))));
+    lock(&world.faults).disturb(now, until);
+    lock(&world.network).lag(number, until);
+}
+
+/// A replica is about to store tasks at the end of its return. It may crash.
+pub(crate) fn are_late_tasks_sent(world: &Arc<World>, number: usize) {
+    if happens(world, 25) {
+        faults::crash_now(world, number);
+    }
+}
+
+/// Redis has tasks that a replica stored at the end of its return. Soon the replica crashes, or a failover loses them, and often
+/// nothing from before.
 pub(crate) fn are_late_tasks_stored(world: &Arc<World>, number: usize) {
-    if happens(world, 20) {
+    if happens(world, 30) {
         let world = Arc::clone(world);
         tokio::spawn(async move {
-            world.pause(world.random(|random| random.within(1..300))).await;
-            if world.random(|random| random.percent(50)) {
+            let longest = world.random(|random| random.pick(&[20, 300]));
+            let pause = world.random(|random| random.within(1..longest));
+            world.pause(pause).await;
+            if world.random(|random| random.percent(30)) {
                 faults::crash_now(&world, number);
             } else {
-                faults::fail_over_now(&world);
+                let is_exact = world.random(|random| random.percent(70));
+                let lag = if is_exact { pause + 1 } else { world.random(|random| random.within(1..500)) };
+                faults::fail_over_now(&world, Duration::from_millis(lag));
             }
         });
     }
@@ -111,6 +179,15 @@ pub(crate) fn is_stored_again(world: &Arc<World>, number: usize) {
     }
 }
 
+/// A replica that works issues a token. It may crash at once, and something happens to the session or its user.
+pub(crate) fn issues(world: &Arc<World>, number: usize, tenant: usize, session: &str) {
+    const ONE_OF: u64 = 200;
+    if world.random(|random| random.within(0..ONE_OF)) == 0 && happens(world, 100) {
+        faults::crash_now(world, number);
+        happens_to(world, tenant, session.to_owned());
+    }
+}
+
 /// A replica issues a token for a session while it has no Redis. Something may happen to the session or its user.
 pub(crate) fn issues_alone(world: &Arc<World>, tenant: usize, session: &str) {
     if happens(world, 10) {
@@ -118,42 +195,102 @@ pub(crate) fn issues_alone(world: &Arc<World>, tenant: usize, session: &str) {
     }
 }
 
-/// A replica is cut off from Redis until `end`. If that is longer than the pause before the second revocation, it issues
-/// tokens to sessions that had none, and they end: it is told, or another one is.
-pub(crate) fn is_cut_off(world: &Arc<World>, number: usize, end: UnixMillis) {
-    const SECOND_AFTER: Duration = Duration::from_secs(165);
-    let world = Arc::clone(world);
-    tokio::spawn(async move {
-        world.pause(world.random(|random| random.within(2500..8000))).await;
-        while world.now().after(SECOND_AFTER) < end {
-            let run = lock(&world.replicas).running().find(|run: &&Run| run.number == number).cloned();
-            let unknown = sessions_without_tokens(&world);
-            let (Some(run), false) = (run, unknown.is_empty()) else { return };
-            let (tenant, session) = world.random(|random| random.pick(&unknown));
-            clients::ask_with_new(&world, run, tenant, session);
-            world.pause(world.random(|random| random.within(20..3000))).await;
-            let told = world.random(|random| {
-                let is_it = random.percent(30);
-                let replicas = lock(&world.replicas);
-                let told: Vec<_> = replicas.running().filter(|run| (run.number == number) == is_it).cloned().collect();
-                (!told.is_empty()).then(|| random.pick(&told))
-            });
-            tokio::spawn(clerk::session_ends(Arc::clone(&world), tenant, session, told));
-            world.pause(world.random(|random| random.within(2000..20_000))).await;
-        }
-    });
+/// Redis and replicas have lost all tokens. Users are banned.
+pub(crate) fn are_tokens_lost(world: &Arc<World>) {
+    for _ in 0..3 {
+        let ((tenant, session), world) = (clients::any_session(world), Arc::clone(world));
+        tokio::spawn(async move {
+            world.pause(world.random(|random| random.within(500..8000))).await;
+            clerk::happens_as(world, tenant, session, Happening::Ban, None).await;
+        });
+    }
 }
 
-/// The sessions, by tenant, whose tokens are revoked only if they are known, and for which none is registered.
-fn sessions_without_tokens(world: &World) -> Vec<(usize, usize)> {
+/// A replica is cut off from Redis until `end`. Meanwhile others are told what concerns sessions to which it issues tokens.
+pub(crate) fn is_cut_off(world: &Arc<World>, number: usize, end: UnixMillis) {
+    for _ in 0..3 {
+        tokio::spawn(end_session_elsewhere(Arc::clone(world), number, end));
+    }
+    tokio::spawn(restrict_unknown(Arc::clone(world), number, end));
+}
+
+/// A session ends, and another replica is told. Later, its client asks the replica that is cut off.
+async fn end_session_elsewhere(world: Arc<World>, number: usize, end: UnixMillis) {
+    const HEARD_AFTER: u64 = 4500;
+    const TAKES: i64 = 9000;
+    let start = u64::try_from(end.0 - world.now().0 - TAKES).unwrap_or(0);
+    world.pause(world.random(|random| random.within(100..start.max(101)))).await;
+    let ((tenant, session), other) = (clients::any_session(&world), any_but(&world, number));
+    let (Some(other), true) = (other, world.now().0 + TAKES < end.0 + 1000) else { return };
+    clients::ask_with_new(&world, other.clone(), tenant, session);
+    world.pause(world.random(|random| random.within(50..500))).await;
+    tokio::spawn(clerk::happens_as(Arc::clone(&world), tenant, session, Happening::SessionEnds, Some(other)));
+    world.pause(HEARD_AFTER + world.random(|random| random.within(0..2000))).await;
+    if let Some(run) = running(&world, number) {
+        clients::ask_again(&world, run, tenant, session);
+    }
+}
+
+/// If it is cut off for longer than the pause before the second revocation, it issues tokens that no other replica can find, and
+/// that it has to revoke: any replica is told, most likely another one.
+async fn restrict_unknown(world: Arc<World>, number: usize, end: UnixMillis) {
+    const SECOND_AFTER: Duration = Duration::from_secs(165);
+    const ANY: [Happening; 4] =
+        [Happening::SessionEnds, Happening::Rename, Happening::MembershipChanges, Happening::OrganizationDeleted];
+    world.pause(world.random(|random| random.within(2500..8000))).await;
+    while world.now().after(SECOND_AFTER) < end {
+        let happening = world.random(|random| random.pick(&ANY));
+        let unknown = unknown_sessions(&world, happening);
+        if !unknown.is_empty() {
+            let (tenant, session) = world.random(|random| random.pick(&unknown));
+            let tell = |happening, told| {
+                tokio::spawn(clerk::happens_as(Arc::clone(&world), tenant, session, happening, told));
+            };
+            if happening != Happening::SessionEnds {
+                // No other token has the new client ID.
+                tell(Happening::Rename, any_but(&world, number));
+                world.pause(world.random(|random| random.within(20..1000))).await;
+            }
+            let Some(run) = running(&world, number) else { return };
+            clients::ask_with_new(&world, run.clone(), tenant, session);
+            world.pause(world.random(|random| random.within(20..3000))).await;
+            if matches!(happening, Happening::MembershipChanges | Happening::OrganizationDeleted) {
+                lock(&world.clerk).leave(tenant, session);
+            }
+            let is_it = world.random(|random| random.percent(20));
+            tell(happening, if is_it { Some(run) } else { any_but(&world, number) });
+        }
+        world.pause(world.random(|random| random.within(2000..20_000))).await;
+    }
+}
+
+fn running(world: &World, number: usize) -> Option<Run> {
+    lock(&world.replicas).running().find(|run| run.number == number).cloned()
+}
+
+/// Any replica but this one.
+fn any_but(world: &World, number: usize) -> Option<Run> {
+    let others: Vec<_> = lock(&world.replicas).running().filter(|run| run.number != number).cloned().collect();
+    (!others.is_empty()).then(|| world.random(|random| random.pick(&others)))
+}
+
+/// The sessions, by tenant, whose next token is revoked because of this only if it is known itself.
+fn unknown_sessions(world: &World, happening: Happening) -> Vec<(usize, usize)> {
     let formats = lock(&world.replicas).formats;
     let (clerk, checker) = (lock(&world.clerk), lock(&world.checker));
-    let tenants = (0..TENANTS.len()).filter(|tenant| formats[*tenant] != TokenFormat::Jwt);
-    let sessions = tenants.flat_map(|tenant| (0..clerk.session_count()).map(move |session| (tenant, session)));
-    let is_without = |(tenant, session): &(usize, usize)| {
-        !checker.has_registered(TENANTS[*tenant], clerk.session_id(*tenant, *session))
+    let is_unknown = |(tenant, session): &(usize, usize)| {
+        let (tenant, session) = (*tenant, *session);
+        let is_registered = checker.has_registered(TENANTS[tenant], clerk.session_id(tenant, session));
+        match happening {
+            Happening::SessionEnds => formats[tenant] != TokenFormat::Jwt && !is_registered,
+            Happening::MembershipChanges | Happening::OrganizationDeleted => {
+                clerk.has_organization(tenant, session) && !(formats[tenant] == TokenFormat::Jwt && is_registered)
+            }
+            _ => true,
+        }
     };
-    sessions.filter(is_without).collect()
+    let all = (0..TENANTS.len()).flat_map(|tenant| (0..clerk.session_count()).map(move |session| (tenant, session)));
+    all.filter(is_unknown).collect()
 }
 
 /// A replica puts back a task of the schedule that it could not perform. It may wait until the task is stored again.
@@ -198,8 +335,7 @@ async fn ask(world: Arc<World>, number: usize, restriction: Option<Restriction>)
     let spread = world.random(|random| random.pick(&[4, 4, 30, 300]));
     for _ in 0..4 {
         world.pause(world.random(|random| random.within(0..spread))).await;
-        let run = lock(&world.replicas).running().find(|run: &&Run| run.number == number).cloned();
-        let Some(run) = run else { continue };
+        let Some(run) = running(&world, number) else { continue };
         let Some(Restriction { tenant, subject, .. }) = &restriction else {
             clients::ask_for_any(&world, run);
             continue;

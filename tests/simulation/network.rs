@@ -7,6 +7,8 @@ use ably_clerk_auth::clock::UnixMillis;
 use crate::{random::Random, replica::REPLICAS};
 
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_millis(100);
+/// The reader of the log has more patience.
+const READ_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// One of a replica's two links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,14 @@ pub(crate) enum Line {
 
 impl Line {
     pub(crate) const ALL: [Self; 2] = [Self::Commands, Self::Reader];
+
+    /// How long it waits for an answer.
+    pub(crate) fn timeout(self) -> Duration {
+        match self {
+            Self::Commands => RESPONSE_TIMEOUT,
+            Self::Reader => READ_TIMEOUT,
+        }
+    }
 }
 
 /// What becomes of one command.
@@ -34,6 +44,8 @@ pub(crate) struct Fate {
 struct Link {
     down_until: UnixMillis,
     lossy_until: UnixMillis,
+    /// Until when nothing arrives.
+    lags_until: UnixMillis,
     /// Until when look-ups of live tokens may hang.
     look_ups_hang_until: UnixMillis,
     /// Since when new connections lead where they do.
@@ -58,6 +70,7 @@ impl Network {
         let link = Link {
             down_until: UnixMillis(0),
             lossy_until: UnixMillis(0),
+            lags_until: UnixMillis(0),
             look_ups_hang_until: UnixMillis(0),
             led_since: UnixMillis(0),
             reset_at: UnixMillis(0),
@@ -74,12 +87,14 @@ impl Network {
     }
 
     pub(crate) fn fate(&mut self, replica: usize, line: Line, now: UnixMillis, random: &mut Random) -> Fate {
+        let lag = u64::try_from(self.link(replica, line).lags_until.0 - now.0).unwrap_or(0);
         let is_lossy = now < self.link(replica, line).lossy_until;
         let delays = if now < self.slow_until { 0..70 } else { self.delays.clone() };
         let mut is_lost = || is_lossy && random.percent(15);
         let [is_request_lost, is_answer_lost, is_reset] = [is_lost(), is_lost(), is_lost()];
         let mut delay = || if self.is_calm { 0 } else { random.within(delays.clone()) };
-        Fate { there: delay(), back: delay(), is_request_lost, is_answer_lost, is_reset }
+        let (there, back) = (delay().max(lag), delay());
+        Fate { there, back, is_request_lost, is_answer_lost, is_reset }
     }
 
     pub(crate) fn is_up(&mut self, replica: usize, line: Line, now: UnixMillis) -> bool {
@@ -128,6 +143,11 @@ impl Network {
     pub(crate) fn lose_packets(&mut self, replica: usize, line: Line, until: UnixMillis) {
         let link = self.link(replica, line);
         link.lossy_until = link.lossy_until.max(until);
+    }
+
+    /// Until `until`, a replica reads nothing new of the log.
+    pub(crate) fn lag(&mut self, replica: usize, until: UnixMillis) {
+        self.link(replica, Line::Reader).lags_until = until;
     }
 
     pub(crate) fn slow_down(&mut self, until: UnixMillis) {

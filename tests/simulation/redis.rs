@@ -328,6 +328,11 @@ impl Redis {
     }
 }
 
+/// Whether a replica stores this task at the end of its return.
+pub(crate) fn is_of_return(task: &StoredTask) -> bool {
+    task.id.contains("/late/")
+}
+
 /// Connects one run of a replica.
 pub(crate) struct SimulatedConnect {
     pub(crate) world: Arc<World>,
@@ -442,14 +447,14 @@ impl Connection {
         }
         self.stop_if_crashed().await;
         self.count().await;
-        let sent = Instant::now();
+        let (sent, timeout) = (Instant::now(), self.line.timeout());
         let Fate { there, back, is_request_lost, is_answer_lost, is_reset } = self.fate();
         self.world.pause(there).await;
         self.stop_if_crashed().await;
         let is_held =
             access == Access::Append && self.world.now() < lock(&self.world.redis).nodes[self.node].is_held_until;
         if is_request_lost || is_held || !self.is_up() {
-            sleep(RESPONSE_TIMEOUT.saturating_sub(sent.elapsed())).await;
+            sleep(timeout.saturating_sub(sent.elapsed())).await;
             self.stop_if_crashed().await;
             return Err(self.lost("timed out"));
         }
@@ -471,8 +476,8 @@ impl Connection {
         }
         self.world.pause(back).await;
         self.stop_if_crashed().await;
-        if is_answer_lost || !self.is_up() || sent.elapsed() > RESPONSE_TIMEOUT {
-            sleep(RESPONSE_TIMEOUT.saturating_sub(sent.elapsed())).await;
+        if is_answer_lost || !self.is_up() || sent.elapsed() > timeout {
+            sleep(timeout.saturating_sub(sent.elapsed())).await;
             self.stop_if_crashed().await;
             return Err(self.lost("answer timed out"));
         }
@@ -488,6 +493,10 @@ impl ReadLog for Connection {
         if wait.is_zero() && self.is_ready() {
             let violation = format!("5: replica {} is ready before it has read the log", self.replica);
             lock(&self.world.checker).violations.push(violation);
+        }
+        if wait.is_zero() {
+            moments::reads_to_end(&self.world, self.replica).await;
+            self.stop_if_crashed().await;
         }
         let changed = {
             let redis = lock(&self.world.redis);
@@ -512,10 +521,13 @@ impl ReadLog for Connection {
             // The log is much shorter than a real one, so a busy moment can outrun its readers.
             lock(&self.world.faults).disturb(self.world.now(), self.world.now());
         }
+        // Else the replica starts again, and applies nothing of this.
+        let follows = page.first <= Some(after) && page.last >= Some(after);
         let mut checker = lock(&self.world.checker);
-        for restriction in page.entries.iter().filter_map(|(_, entry)| entry.as_ref()) {
+        for restriction in page.entries.iter().filter_map(|(_, entry)| entry.as_ref()).filter(|_| follows) {
             checker.hears(self.run, restriction);
         }
+        drop(checker);
         Ok(page)
     }
 }
@@ -543,6 +555,10 @@ impl Commands for Connection {
     async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)> {
         const PAGE: usize = 5;
         let cursor = usize::try_from(cursor).unwrap();
+        if cursor == 0 {
+            moments::begins_to_scan(&self.world, self.replica, self.run).await;
+            self.stop_if_crashed().await;
+        }
         let (next, page) = self
             .call(Access::Read, |node, _| {
                 let keys = node.data.scan.iter().skip(cursor).take(PAGE);
@@ -566,16 +582,23 @@ impl Commands for Connection {
         tasks: &[StoredTask],
         by_clock: UnixMillis,
     ) -> Reply<Vec<Option<Restriction>>> {
-        if restrictions.is_empty() {
+        let keep = || {
             let mut checker = lock(&self.world.checker);
             for task in tasks {
                 checker.task_is_kept(self.run, task);
             }
-        }
+        };
         let described: Vec<_> = tasks.iter().map(|task| (&task.id, task.due.0)).collect();
         self.world.trace(|| format!("replica {} stores tasks {described:?}", self.replica));
         moments::records(&self.world, self.run, restrictions);
+        let is_late = restrictions.is_empty() && tasks.iter().any(is_of_return);
+        if is_late {
+            moments::are_late_tasks_sent(&self.world, self.replica);
+        } else if restrictions.is_empty() {
+            keep();
+        }
         let is_trimmed = self.is_trimmed();
+        let is_on_return = !self.is_ready() && !restrictions.is_empty();
         self.call(Access::Append, |node, now| {
             node.forget_ended(by_clock, now);
             let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
@@ -594,6 +617,14 @@ impl Commands for Connection {
                     node.write(Write::Task(task.clone(), task.due), now);
                 }
             }
+            if is_on_return && is_any_new {
+                moments::lag_behind(&self.world, self.replica);
+            }
+            if is_late {
+                // Until Redis has them, the replica is not ready.
+                keep();
+                moments::are_late_tasks_stored(&self.world, self.replica);
+            }
             if is_trimmed {
                 node.append(None, now);
                 node.data.log.drain(..node.data.log.len() - 1);
@@ -601,11 +632,10 @@ impl Commands for Connection {
             before
         })
         .await
-        .inspect(|_| match (restrictions, tasks) {
-            _ if self.is_ready() => {}
-            ([], []) => {}
-            ([], _) => moments::are_late_tasks_stored(&self.world, self.replica),
-            _ => moments::is_recorded_late(&self.world, self.replica),
+        .inspect(|_| {
+            if is_on_return {
+                moments::is_recorded_late(&self.world, self.replica);
+            }
         })
     }
 

@@ -79,7 +79,7 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     }
     (0..REPLICAS).for_each(|number| replica::start(&world, number));
     world.sleep_until(start.after(START)).await;
-    let length = world.random(|random| if random.within(0..12) == 0 { LONG } else { random.pick(&SHORT) });
+    let length = world.random(|random| if random.within(0..10) == 0 { LONG } else { random.pick(&SHORT) });
     let end = world.now().after(length);
     tokio::spawn(clerk::live(Arc::clone(&world), end, length));
     tokio::spawn(operator::work(Arc::clone(&world), end, length));
@@ -124,6 +124,9 @@ fn check(world: &World) {
     let mut checker = lock(&world.checker);
     let replicas = lock(&world.replicas);
     let running = replicas.running().map(|run| run.run).collect();
+    if !ably.has_failed() {
+        checker.check_answers(&ably.revoked, &lock(&world.faults));
+    }
     checker.finish(&redis, &ably.revoked, &lock(&world.faults), &running, now);
     for replica in replicas.running() {
         let stats = replica.store.stats(replica.clock(now));

@@ -22,6 +22,10 @@ pub(crate) fn is_client_id(client_id: &str) -> bool {
     client_id.starts_with(PREFIX)
 }
 
+fn number_of(client_id: &str) -> Option<usize> {
+    client_id.strip_prefix(PREFIX)?.parse().ok()
+}
+
 /// Stores tasks until `until`, in some schedules.
 pub(crate) async fn give(world: Arc<World>, until: UnixMillis) {
     let (has_any, pauses) = world.random(|random| (random.percent(40), random.pick(&[1000, 3000])));
@@ -50,7 +54,7 @@ fn later(world: &World) -> Duration {
 /// A task is done. A replica that has not stored it yet may store it again. One that has may still know it, with its first
 /// due time.
 pub(crate) fn is_done(world: &Arc<World>, id: &str, due: UnixMillis) {
-    let Some(number) = id.strip_prefix(PREFIX).and_then(|number| number.parse().ok()) else { return };
+    let Some(number) = number_of(id) else { return };
     let any = world.random(|random| lock(&world.replicas).any(random));
     let any = any.filter(|_| !lock(&world.faults).are_over(world.now()));
     if let Some(replica) = any.filter(|run| lock(&world.checker).stores(run.run, number)) {
@@ -59,6 +63,20 @@ pub(crate) fn is_done(world: &Arc<World>, id: &str, due: UnixMillis) {
             let due = due.max(replica.clock(world.now())).after(later(&world));
             store(&world, &replica, number, due).await;
             moments::is_stored_again(&world, replica.number);
+        });
+    }
+}
+
+/// A run performs a task, which is not its own. It may be told to store the task again.
+pub(crate) fn is_being_done(world: &Arc<World>, run: usize, id: &str) {
+    let Some(number) = number_of(id) else { return };
+    let replica = lock(&world.replicas).running().find(|running| running.run == run).cloned();
+    let Some(replica) = replica.filter(|_| world.random(|random| random.percent(30))) else { return };
+    if !lock(&world.faults).are_over(world.now()) && lock(&world.checker).stores(run, number) {
+        let world = Arc::clone(world);
+        tokio::spawn(async move {
+            let due = replica.clock(world.now()).after(later(&world));
+            store(&world, &replica, number, due).await;
         });
     }
 }
