@@ -14,7 +14,7 @@ pub mod operator;
 mod perform;
 mod task;
 
-use std::{iter, sync::Arc, time::Duration};
+use std::{iter, slice, sync::Arc, time::Duration};
 
 pub use task::RevocationScope;
 use task::{Performed, Task};
@@ -77,25 +77,24 @@ impl Revocation {
         if event.at.after(tenant.tokens_end_within().max(Restriction::REMEMBERED_FOR)) < now {
             return Ok(Applied::Outdated);
         }
-        let restrictions = restrictions_of(event, tenant, now);
-        // A client ID that the user has by another event ends nothing: the event that first gave it has ended the tokens with others.
-        let is_known = |told: &Restriction| self.other_client_id(told).is_some_and(|known| known.kind == told.kind);
-        let ending = restrictions.iter().filter(|told| !is_known(told));
-        let mut tasks: Vec<_> = ending.filter_map(|ending| tasks_of(event, tenant, ending, now)).collect();
-        let recorded = self.store.record(&restrictions, &tasks.concat(), now).await;
-        let is_outdated = recorded.as_ref().is_ok_and(|recorded| recorded.contains(&RecordOutcome::Outdated));
+        let (mut result, mut is_outdated, mut tasks) = (Ok(()), false, Vec::new());
+        for told in restrictions_of(event, tenant, now) {
+            let mut ending = Vec::from_iter(tasks_of(event, tenant, &told, now));
+            let recorded = self.store.record(slice::from_ref(&told), &ending.concat(), now).await;
+            is_outdated |= recorded.as_ref().is_ok_and(|recorded| recorded.contains(&RecordOutcome::Outdated));
+            result = result.and(recorded.map(drop));
+            // Recording has told the newer client ID. Its event has not ended the tokens with the one of this event.
+            if let Some(newer) = self.newer_client_id(&told) {
+                let late = Vec::from_iter(tasks_of(event, tenant, &newer, now));
+                result = result.and(self.store.record(&[], &late.concat(), now).await.map(drop));
+                ending.extend(late);
+            }
+            tasks.extend(ending);
+        }
         if let (false, Change::UserUpdated(user), Some(users)) = (is_outdated, &event.change, tenant.users()) {
             users.update(user.clone());
         }
-        let mut result = recorded.map(|_| ()).map_err(Incomplete::from);
-        // Recording has told the newer client ID. Its event has not ended the tokens with the one of this event.
-        let newer = |told| self.other_client_id(told).filter(|known| known.at > told.at && known.kind != told.kind);
-        if let Some(newer) = restrictions.iter().find_map(newer) {
-            let late = Vec::from_iter(tasks_of(event, tenant, &newer, now));
-            let recorded = self.store.record(&[], &late.concat(), now).await;
-            result = result.and(recorded.map(|_| ()).map_err(Incomplete::from));
-            tasks.extend(late);
-        }
+        let mut result = result.map_err(Incomplete::from);
         for [first, _] in tasks {
             if let Some(claimed) = self.claim_first(&first, now).await {
                 result = result.and(self.require_revoked(&self.perform(claimed, now).await));
@@ -104,11 +103,11 @@ impl Revocation {
         result.map(|()| if is_outdated { Applied::Outdated } else { Applied::InForce })
     }
 
-    /// The user's client ID by another event, if this restriction is about the client ID.
-    fn other_client_id(&self, told: &Restriction) -> Option<Restriction> {
-        let RestrictionKind::ClientId(_) = told.kind else { return None };
-        let known = self.store.restrictions().latest(&told.tenant, &told.subject, Topic::ClientId);
-        known.filter(|known| known.at != told.at)
+    /// The user's client ID by a newer event, if it is another.
+    fn newer_client_id(&self, told: &Restriction) -> Option<Restriction> {
+        let latest = self.store.restrictions().latest(&told.tenant, &told.subject, Topic::ClientId)?;
+        let is_other = matches!(told.kind, RestrictionKind::ClientId(_)) && latest.kind != told.kind;
+        Some(latest).filter(|latest| is_other && latest.at > told.at)
     }
 
     /// An error if Clerk has to deliver the event again.

@@ -295,7 +295,7 @@ async fn a_rename_during_an_outage_of_ably_is_revoked_although_an_update_makes_i
     let (rename, update) = (scene.renamed("alice2", 0), scene.renamed("alice2", 1));
     assert_eq!(apply(&rename, 0).await, Err(Incomplete::Ably));
     assert_eq!(apply(&update, 0).await, Ok(Applied::InForce));
-    assert_eq!(apply(&rename, 0).await, Ok(Applied::Outdated));
+    assert_eq!(apply(&rename, 0).await, Err(Incomplete::Ably));
     scene.ably.set_revocation_outage(None);
     let before = scene.revoked().len();
     scene.perform_due_tasks(Revocation::REPEAT_AFTER).await;

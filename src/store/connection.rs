@@ -65,7 +65,8 @@ pub trait Commands: Send + Sync {
     async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)>;
 
     /// Records the restrictions that are newer than the recorded ones, and appends them to the log. Returns for each the one
-    /// recorded before. Stores the tasks with new IDs if a restriction is newer, or if the list of restrictions is empty.
+    /// recorded before. Stores the tasks with new IDs if a restriction is [`RecordOutcome::New`](super::RecordOutcome), or if there
+    /// is none.
     async fn record(
         &self,
         restrictions: &[Restriction],

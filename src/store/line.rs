@@ -1,17 +1,27 @@
 //! The connection to Redis that a replica uses for commands.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::{Commands, ConnectionLost, Reply, StoreError, replica::Replica};
+use super::{
+    Commands, ConnectionLost, Reply, StoreError,
+    replica::{Replica, lost},
+};
 
 /// A connection, used until its first failure.
 pub(super) struct Connection {
     pub(super) commands: Box<dyn Commands>,
     /// For why it was lost.
     pub(super) lost: mpsc::Sender<ConnectionLost>,
+}
+
+/// A panic is a loss like any other.
+pub(super) async fn caught<T>(work: impl Future<Output = Reply<T>>) -> Reply<T> {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    outcome.unwrap_or_else(|_| lost("this replica failed: report it as a bug"))
 }
 
 /// The connection in use, if Redis can be used.
@@ -35,7 +45,7 @@ impl Line {
         command: impl FnOnce(Arc<Connection>) -> F,
     ) -> Result<T, StoreError> {
         let connection = self.used.lock().clone().ok_or(StoreError::Unavailable)?;
-        let answer = command(Arc::clone(&connection)).await;
+        let answer = caught(command(Arc::clone(&connection))).await;
         if let Err(lost) = &answer {
             self.lose(&connection, lost.clone());
         }

@@ -1,15 +1,11 @@
-//! Registers live tokens in Redis, in one call those that are issued at the same time on a thread.
+//! Registers live tokens in Redis, in one call those that are issued at the same time on a runtime. Each worker has one.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    thread::{self, ThreadId},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot},
+    runtime::{self, Handle},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::{self, Instant},
 };
@@ -19,7 +15,9 @@ use crate::clock::Clock;
 
 /// The most live tokens of a call: few enough for Redis to answer within its timeout.
 const MOST_AT_ONCE: usize = 100;
-/// From the start of a call to that of the next. Each call costs several switches between threads, so a busy thread makes
+/// The most calls at a time, of all runtimes, for the same reason.
+const MOST_CALLS: usize = 4;
+/// From the start of a call to that of the next. Each call costs several switches between threads, so a busy runtime makes
 /// fewer and larger ones.
 const INTERVAL: Duration = Duration::from_millis(1);
 
@@ -30,51 +28,55 @@ type Registration = (LiveToken, oneshot::Sender<Result<(), StoreError>>);
 pub(super) struct Registrations {
     line: Arc<Line>,
     clock: Clock,
+    calls: Arc<Semaphore>,
     queues: Mutex<Queues>,
 }
 
-/// Each thread has a queue, and on its runtime a task that serves it: whoever waits is woken on their own thread. To wake
-/// each from another thread would be a system call each.
+/// Each runtime has a queue, and a task that serves it. Waking whoever waits from another one would cost a system call.
 #[derive(Default)]
 struct Queues {
-    by_thread: HashMap<ThreadId, mpsc::Sender<Registration>>,
+    by_runtime: HashMap<runtime::Id, mpsc::Sender<Registration>>,
     /// Ends with the store.
     serving: JoinSet<()>,
 }
 
 impl Registrations {
     pub(super) fn new(line: Arc<Line>, clock: Clock) -> Self {
-        Self { line, clock, queues: Mutex::default() }
+        Self { line, clock, calls: Arc::new(Semaphore::new(MOST_CALLS)), queues: Mutex::default() }
     }
 
-    /// Registers a live token: at once, or with the next call if there was one on this thread within [`INTERVAL`].
+    /// Registers a live token: at once, unless a call of this runtime is under way or began within [`INTERVAL`]; then with the
+    /// next one.
     pub(super) async fn register(&self, live_token: LiveToken) -> Result<(), StoreError> {
         let (outcome, answer) = oneshot::channel();
         self.queue().send((live_token, outcome)).await.map_err(|_| StoreError::Unavailable)?;
         answer.await.unwrap_or(Err(StoreError::Unavailable))
     }
 
-    /// The queue of this thread. Closed: its runtime has ended, or its task has panicked.
+    /// The queue of this runtime. Closed: its task has panicked.
     fn queue(&self) -> mpsc::Sender<Registration> {
-        let thread = thread::current().id();
-        let Queues { by_thread, serving } = &mut *self.queues.lock();
-        let known = by_thread.get(&thread).filter(|queue| !queue.is_closed());
+        let runtime = Handle::current().id();
+        let Queues { by_runtime, serving } = &mut *self.queues.lock();
+        let known = by_runtime.get(&runtime).filter(|queue| !queue.is_closed());
         known.cloned().unwrap_or_else(|| {
             let (queue, waiting) = mpsc::channel(MOST_AT_ONCE);
-            serving.spawn(serve(Arc::clone(&self.line), Arc::clone(&self.clock), waiting));
-            by_thread.insert(thread, queue.clone());
+            serving.spawn(serve(Arc::clone(&self.line), Arc::clone(&self.clock), Arc::clone(&self.calls), waiting));
+            by_runtime.insert(runtime, queue.clone());
             queue
         })
     }
 }
 
-async fn serve(line: Arc<Line>, clock: Clock, mut queue: mpsc::Receiver<Registration>) {
+async fn serve(line: Arc<Line>, clock: Clock, calls: Arc<Semaphore>, mut queue: mpsc::Receiver<Registration>) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, MOST_AT_ONCE).await > 0 {
         let next = Instant::now() + INTERVAL;
         let (live_tokens, outcomes): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
-        let (live_tokens, now) = (&live_tokens[..], clock());
-        let registered = line.call(|on| async move { on.commands.register(live_tokens, now).await.map(drop) }).await;
+        let (live_tokens, clock) = (&live_tokens[..], &clock);
+        let call = calls.acquire().await;
+        let registered =
+            line.call(|on| async move { on.commands.register(live_tokens, clock()).await.map(drop) }).await;
+        drop(call);
         if line.replica.health() != Health::Ready {
             // Look-ups for restrictions that this replica does not know yet may have come before.
             line.replica.were_unfound(live_tokens);

@@ -25,7 +25,7 @@ pub(super) struct Replica {
 
 #[derive(Debug, Default)]
 struct Progress {
-    /// The data that this replica follows, up to the last entry of the log that was applied.
+    /// The data that this replica follows, up to the last entry of the log that was applied; the tasks as last read while ready.
     applied: SharedState,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
@@ -87,7 +87,7 @@ impl Replica {
     pub(super) fn begin(&self, state: SharedState) {
         self.restrictions.mark_all_unrecorded();
         let mut progress = self.progress.lock();
-        (progress.applied, progress.awaited) = (state, None);
+        (progress.applied, progress.awaited) = (SharedState { backlog: TaskBacklog::default(), ..state }, None);
     }
 
     /// Applies a restriction. If it concerns a user, the user may have changed.

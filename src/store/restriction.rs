@@ -1,10 +1,6 @@
 //! One restriction: what an event or an operator says about a subject, and which of two restrictions counts.
 
-use std::{
-    cmp::Ordering,
-    hash::{Hash, Hasher},
-    time::Duration,
-};
+use std::{cmp::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -35,8 +31,7 @@ pub enum Subject<Id = String> {
 }
 
 impl<'a> Subject<&'a str> {
-    /// The subjects whose restrictions concern a session, and the tokens that are issued for it. Each restriction says the same of
-    /// all of them.
+    /// A session is restricted by the restrictions of all these subjects, and so are the tokens that are issued for it.
     pub(super) fn of_session(
         user: &'a str,
         session: &'a str,
@@ -68,7 +63,7 @@ pub enum RestrictionKind {
     Denied(DenialSource),
     /// Denied, whatever Clerk says later: Clerk does not use an ID again.
     Deleted,
-    /// Its rights changed: session tokens minted up to the event are outdated. For members and organizations.
+    /// Its rights changed: session tokens minted up to the event are outdated. Events say so of members and organizations.
     NotBefore,
     /// This is the user's client ID, or the user has none: session tokens minted up to the event that give another are
     /// outdated.
@@ -91,8 +86,7 @@ impl ClientIdDigest {
     /// The digest of a client ID.
     #[must_use]
     pub fn of(client_id: &str) -> Self {
-        let digest: [u8; 32] = Sha256::digest(client_id).into();
-        Self(digest.iter().take(16).fold(0, |digest, byte| digest << 8 | u128::from(*byte)))
+        Self(digest(client_id))
     }
 }
 
@@ -108,35 +102,21 @@ pub enum Topic {
     ClientId,
 }
 
-impl Topic {
-    pub(super) const FIRST: Self = Self::Denial(DenialSource::Clerk);
-    pub(super) const LAST: Self = Self::ClientId;
-}
-
-/// A hash of a tenant and a subject: with 128 bits, no two are alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A digest of a tenant and a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SubjectKey(pub(super) u128);
 
 impl SubjectKey {
-    pub(super) fn of(tenant: &TenantName, subject: &Subject<impl Hash>) -> Self {
-        let mut hash = Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
-        (tenant, subject).hash(&mut hash);
-        Self(hash.0)
+    pub(super) fn of(tenant: &TenantName, subject: &Subject<impl Serialize>) -> Self {
+        // Never fails: the values are strings.
+        Self(digest(postcard::to_extend(&(tenant, subject), Vec::with_capacity(128)).unwrap_or_default()))
     }
 }
 
-/// FNV-1a with 128 bits: each token request makes several keys. No client chooses IDs, so it needs no secret.
-struct Fnv(u128);
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        const PRIME: u128 = 0x0100_0000_0000_0000_0000_013b;
-        self.0 = bytes.iter().fold(self.0, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME));
-    }
-
-    fn finish(&self) -> u64 {
-        u64::try_from(self.0 >> 64).unwrap_or_default()
-    }
+/// The first half of the SHA-256: long enough that nobody finds another input with the same.
+fn digest(input: impl AsRef<[u8]>) -> u128 {
+    let digest: [u8; 32] = Sha256::digest(input).into();
+    digest.iter().take(16).fold(0, |digest, byte| digest << 8 | u128::from(*byte))
 }
 
 /// Of all restrictions with the same subject and topic, one counts.
@@ -168,6 +148,8 @@ pub struct Restriction {
 pub enum RecordOutcome {
     /// It is the newest.
     New,
+    /// It is the newest, and gives the same client ID as the one before. So it ends no tokens.
+    Confirmed,
     /// It was known: the same event, delivered again.
     Repeated,
     /// It yields to a newer one, or to a deletion.
@@ -179,6 +161,7 @@ impl RecordOutcome {
         match known {
             Some(known) if known.precedence() == new.precedence() => Self::Repeated,
             Some(known) if known.compare(new) == Ordering::Greater => Self::Outdated,
+            Some(known) if known.kind == new.kind && new.topic() == Topic::ClientId => Self::Confirmed,
             _ => Self::New,
         }
     }

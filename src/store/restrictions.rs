@@ -8,7 +8,7 @@ use std::{
 use parking_lot::RwLock;
 
 use super::{
-    ClientIdDigest, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
+    ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreLimits, Subject, Topic,
     restriction::{RestrictionKey, SubjectKey},
 };
 use crate::{clerk::Session, clock::UnixMillis, tenant::TenantName};
@@ -65,14 +65,13 @@ impl Restrictions {
         let about = subjects.flat_map(|subject| known.about(SubjectKey::of(tenant, &subject)));
         let mut verdict = Verdict::Clear;
         for active in about.filter(|restriction| restriction.is_active(now)) {
-            let is_outdated = match active.kind {
-                RestrictionKind::Lifted(_) => false,
+            let is_older = session.issued_at <= active.at;
+            let is_other = |latest| client_id.is_some_and(|id| latest != Some(ClientIdDigest::of(id)));
+            match active.kind {
                 RestrictionKind::Denied(_) | RestrictionKind::Deleted => return Verdict::Denied,
-                RestrictionKind::NotBefore => true,
-                RestrictionKind::ClientId(latest) => client_id.is_some_and(|id| latest != Some(ClientIdDigest::of(id))),
-            };
-            if is_outdated && session.issued_at <= active.at {
-                verdict = Verdict::Outdated;
+                RestrictionKind::NotBefore if is_older => verdict = Verdict::Outdated,
+                RestrictionKind::ClientId(latest) if is_older && is_other(latest) => verdict = Verdict::Outdated,
+                _ => {}
             }
         }
         verdict
@@ -144,8 +143,9 @@ impl Restrictions {
 
 impl Known {
     fn about(&self, subject: SubjectKey) -> impl Iterator<Item = &Restriction> {
-        let keys = (subject, Topic::FIRST)..=(subject, Topic::LAST);
-        self.restrictions.range(keys).map(|(_, restriction)| restriction)
+        let first = (subject, Topic::Denial(DenialSource::Clerk));
+        let about = self.restrictions.range(first..).take_while(move |((each, _), _)| *each == subject);
+        about.map(|(_, restriction)| restriction)
     }
 
     /// Forgets restrictions that ended over 48 hours ago, or exceed the limit of ended ones.

@@ -1,13 +1,12 @@
 //! Connects a replica to Redis, and keeps the two in sync.
 
-use std::{convert::Infallible, future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{convert::Infallible, future, sync::Arc, time::Duration};
 
-use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, time};
 
 use super::{
-    Commands, Connect, Connected, ConnectionLost, LONGEST_WAIT, ReadLog, Reply,
-    line::{Connection, Line},
+    Commands, Connect, Connected, ConnectionLost, LONGEST_WAIT, ReadLog, Reply, Topic,
+    line::{Connection, Line, caught},
     replica::{DIFFERENT_DATA, Replica, lost},
     restrictions::Source,
 };
@@ -28,10 +27,7 @@ const BATCH: usize = 100;
 pub(super) async fn run(line: Arc<Line>, redis: Arc<dyn Connect>, clock: Clock) {
     let mut sync = Sync { line, clock, address: redis.address(), pause: MIN_PAUSE, logged: Vec::new() };
     loop {
-        // A panic is a loss like any other.
-        let kept = AssertUnwindSafe(sync.keep(&*redis)).catch_unwind().await;
-        let Err(lost) = kept.unwrap_or_else(|_| lost("this replica failed: report it as a bug"));
-        sync.line.replica.lose();
+        let Err(lost) = sync.keep(&*redis).await;
         if !sync.logged.contains(&lost) {
             tracing::warn!(redis = sync.address, reason = %lost, "Redis cannot be used");
             sync.logged.push(lost);
@@ -54,13 +50,13 @@ struct Sync {
 impl Sync {
     /// Connects, and keeps in sync. Returns only when the connection is lost.
     async fn keep(&mut self, redis: &dyn Connect) -> Reply<Infallible> {
-        let Connected { commands, mut log } = redis.connect().await?;
+        let Connected { commands, mut log } = caught(redis.connect()).await?;
         let (lost, mut reasons) = mpsc::channel(1);
         let connection = Arc::new(Connection { commands, lost });
         let reason = tokio::select! {
             biased;
             Some(reason) = reasons.recv() => reason,
-            Err(reason) = self.stay(&connection, &mut *log) => reason,
+            Err(reason) = caught(self.stay(&connection, &mut *log)) => reason,
         };
         self.line.lose(&connection, reason.clone());
         Err(reason)
@@ -140,8 +136,14 @@ async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands
         if missing.is_empty() {
             return Ok(());
         }
-        // If Redis lacks one, it lacks the tasks that followed from it too.
-        commands.record(&missing, &replica.tasks_of(&missing, now), now).await?;
+        // If Redis lacks one, it lacks the tasks that followed from it too. It may have the same client ID of an older event, and
+        // would not store the tasks with a newer one.
+        let (client_ids, others): (Vec<_>, Vec<_>) =
+            missing.iter().cloned().partition(|restriction| restriction.topic() == Topic::ClientId);
+        if !client_ids.is_empty() {
+            commands.record(&[], &replica.tasks_of(&client_ids, now), now).await?;
+        }
+        commands.record(&missing, &replica.tasks_of(&others, now), now).await?;
         for recorded in &missing {
             replica.restrictions.apply(recorded, Source::Redis, now);
         }

@@ -317,13 +317,23 @@ async fn a_panic_of_what_keeps_in_sync_is_an_outage_that_ends() {
         let panics = Arc::clone(&panics);
         Arc::new(move || if panics.load(Ordering::SeqCst) { panic!("on purpose") } else { START })
     };
-    let (redis, limits) = (Arc::new(Arc::new(MemoryRedis::new(START))), StoreLimits::default());
+    let (redis, limits) = (Arc::new(MemoryRedis::new(START)), StoreLimits::default());
     let tasks_of = Arc::new(|_: &Restriction, _| Vec::new());
-    let store = Store::shared(redis, OnFailure::Refuse, &limits, clock, Arc::new(|_| {}), tasks_of);
+    let shared = Arc::new(Arc::clone(&redis));
+    let store = Store::shared(shared, OnFailure::Refuse, &limits, clock, Arc::new(|_| {}), tasks_of);
     store.becomes_ready().await;
     panics.store(true, Ordering::SeqCst);
     eventually(async || store.health() == Health::Degraded).await;
     assert_eq!(store.may_issue(), Err(StoreError::Unavailable));
     panics.store(false, Ordering::SeqCst);
     store.becomes_ready().await;
+    panics.store(true, Ordering::SeqCst);
+    let token = live_token("org_1");
+    assert_eq!(store.put_live_token(token.clone(), START).await, Err(StoreError::Unavailable));
+    assert_eq!(store.health(), Health::Degraded);
+    panics.store(false, Ordering::SeqCst);
+    store.becomes_ready().await;
+    let other = redis.replica().await;
+    let found = other.live_tokens(&token.tenant, &TokenHolder::User("user_1".into()), START).await;
+    assert_eq!(found, LiveTokens { live_tokens: vec![token], of_others: Ok(()) });
 }

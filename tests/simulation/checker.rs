@@ -728,6 +728,13 @@ impl Checker {
         self.violations.extend(violations);
     }
 
+    /// Whether an update gives the name of the update before, by Clerk's order. It ends nothing anew.
+    fn repeats_name(&self, fact: &Restriction) -> bool {
+        let said = self.said(&row_key(fact));
+        let before = said.iter().filter(|said| said.fact.at < fact.at).max_by_key(|said| said.fact.at);
+        matches!(fact.kind, RestrictionKind::ClientId(_)) && before.is_some_and(|said| said.fact.kind == fact.kind)
+    }
+
     /// Checks that what the first revocation can reach does not wait for the second: tokens from before their statement, and
     /// those that a replica issued long after it, during an outage.
     pub(crate) fn check_first_revocations(&mut self, ably: &[Revoked], faults_until: UnixMillis, now: UnixMillis) {
@@ -741,7 +748,8 @@ impl Checker {
                 return None;
             }
             let is_reached = |statement: &Statement| {
-                let is_before = statement.first_told_at.is_some_and(|told| dated < told && token.signed_at < told);
+                let is_before = statement.first_told_at.is_some_and(|told| dated < told && token.signed_at < told)
+                    && !statement.facts.iter().any(|fact| self.repeats_name(fact));
                 let is_long_after =
                     statement.accepted.is_some_and(|accepted| accepted.after(HEARD_WITHIN) < token.signed_at);
                 // An update may repeat a name, which ends nothing anew.

@@ -603,8 +603,11 @@ impl Commands for Connection {
             node.forget_ended(by_clock, now);
             let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
             for restriction in restrictions {
-                is_any_new |= !node.data.knows(restriction);
                 let known = node.data.rows.get(&row_key(restriction)).cloned();
+                let is_same_client_id = |known: &Restriction| {
+                    matches!(restriction.kind, RestrictionKind::ClientId(_)) && known.kind == restriction.kind
+                };
+                is_any_new |= !node.data.knows(restriction) && !known.as_ref().is_some_and(is_same_client_id);
                 if known.as_ref().is_none_or(|known| rank(known) < rank(restriction)) {
                     node.write(Write::Row(restriction.clone()), now);
                     node.append(Some(restriction.clone()), now);

@@ -7,8 +7,8 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     redis::{ConnectionLost, Persistence, RedisAddress, RedisMode},
     store::{
-        Claim, Connect as _, Connected, DenialSource, LONGEST_WAIT, LiveToken, LogPosition, Restriction,
-        RestrictionKind, StoredTask, TaskBacklog, TokenHolder,
+        Claim, ClientIdDigest, Connect as _, Connected, DenialSource, LONGEST_WAIT, LiveToken, LogPosition,
+        Restriction, RestrictionKind, StoredTask, TaskBacklog, TokenHolder,
     },
     tenant::TenantName,
 };
@@ -403,6 +403,17 @@ async fn tasks_are_stored_with_a_restriction_only_if_it_is_new() {
     assert!(!record(&[later_end], "again, with another end").await);
     assert!(record(&[first.clone(), second], "one of them is new").await);
     assert!(!record(&[first], "outdated").await);
+    let named = |name: Option<&str>, minutes| {
+        let kind = RestrictionKind::ClientId(name.map(ClientIdDigest::of));
+        Restriction { kind, ..denial("user_1", NOW.after(MINUTE * minutes)) }
+    };
+    assert!(record(&[named(Some("alice"), 1)], "first name").await);
+    assert!(!record(&[named(Some("alice"), 2)], "same name").await);
+    assert!(record(&[named(Some("bob"), 3)], "other name").await);
+    assert!(record(&[named(Some("alice"), 4)], "former name").await);
+    assert!(record(&[named(None, 5)], "no name").await);
+    assert!(!record(&[named(None, 6)], "still no name").await);
+    assert!(!record(&[named(Some("bob"), 3)], "outdated name").await);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 -- Records each restriction that is newer than the recorded one with its ID, and appends it to the log. If one is new, or
--- if there is none, stores the tasks that do not exist. Before that, forgets some restrictions that ended long ago, or
--- exceed the limit of ended ones.
+-- if there is none, stores the tasks that do not exist. A newer restriction with the same client ID is not new. Before that,
+-- forgets some restrictions that ended long ago, or exceed the limit of ended ones.
 -- KEYS: the restrictions, their ends, the log, the tasks, from when they can be claimed, their first due times.
 -- ARGV: now, how long a restriction is remembered after its end, the maximum number of ended ones, the length of the log,
 -- the number of restrictions; then for each its ID and its row; then for each task its ID, the task, its due time. A row
@@ -18,12 +18,18 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', ARGV[1], 'LIMIT', 
   redis.call('ZREM', ends, id)
 end
 
+local function is_new(old, row)
+  local client_id = string.match(row, '"kind":{"clientid":[^}]*}')
+  local is_confirmed = old and client_id and string.find(old, client_id, 1, true)
+  return not old or (string.sub(old, 1, PRECEDENCE) < string.sub(row, 1, PRECEDENCE) and not is_confirmed)
+end
+
 local before, first_task = {}, 6 + 2 * ARGV[5]
 local is_any_new = first_task == 6
 for i = 6, first_task - 1, 2 do
   local id, row = ARGV[i], ARGV[i + 1]
   local old = redis.call('HGET', restrictions, id)
-  is_any_new = is_any_new or not old or string.sub(old, 1, PRECEDENCE) < string.sub(row, 1, PRECEDENCE)
+  is_any_new = is_any_new or is_new(old, row)
   if not old or string.sub(old, 1, RANK) < string.sub(row, 1, RANK) then
     redis.call('HSET', restrictions, id, row)
     redis.call('ZADD', ends, string.sub(row, END, RANK), id)
