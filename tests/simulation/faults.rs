@@ -269,12 +269,13 @@ async fn fail_over_behind_proxy(world: &World, now: UnixMillis) {
     lock(&world.faults).disturb(now, now.after(3 * READ_WITHIN));
     let read = lock(&world.redis).append_any(now);
     sleep(READ_WITHIN).await;
-    if !lock(&world.redis).has_entry(read) {
-        // Another fault was faster.
-        return;
+    let mut redis = lock(&world.redis);
+    // Else another fault was faster.
+    let happens = redis.has_entry(read) && redis.fail_over_behind_proxy(read, lag, world.now());
+    drop(redis);
+    if happens {
+        lose_data(world);
     }
-    lock(&world.redis).fail_over_behind_proxy(lag, world.now());
-    lose_data(world);
 }
 
 /// Some connections lead to the old master, some to the new one.

@@ -282,12 +282,18 @@ impl Redis {
 
     /// The same behind a proxy that keeps the connections. At first it holds back what appends to the log: whoever reads the
     /// log until then finds that it is older.
-    pub(crate) fn fail_over_behind_proxy(&mut self, lag: Duration, now: UnixMillis) {
+    /// Returns whether it happened: not if the entry that was read would stay.
+    pub(crate) fn fail_over_behind_proxy(&mut self, read: LogPosition, lag: Duration, now: UnixMillis) -> bool {
         const HELD_BACK: Duration = Duration::from_millis(1200);
         let node = &mut self.nodes[self.master];
-        node.data = node.copy(lag, now);
+        let data = node.copy(lag, now);
+        if data.log.iter().any(|(position, _)| *position == read) {
+            return false;
+        }
+        node.data = data;
         node.uncopied.clear();
         node.is_held_until = now.after(HELD_BACK);
+        true
     }
 
     /// The same, but the data is another, and its log goes on.
