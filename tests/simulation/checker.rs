@@ -754,9 +754,11 @@ impl Checker {
                     statement.accepted.is_some_and(|accepted| accepted.after(HEARD_WITHIN) < token.signed_at);
                 // An update may repeat a name, which ends nothing anew.
                 let is_update = statement.facts.len() > 1;
+                // Redis gets a token that it lost when the replica that has it returns.
+                let is_told_here = statement.told.contains_key(&token.run);
                 statement.accepted.is_some()
-                    && (statement.told_in_confusion_at.is_none() || statement.told.contains_key(&token.run))
-                    && (is_before
+                    && (statement.told_in_confusion_at.is_none() || is_told_here)
+                    && (is_before && (token.lost_by_redis_at.is_none() || is_told_here)
                         || !is_update && is_long_after && token.registered_since.is_none() && dated <= token.signed_at)
             };
             self.find_unrevoked(token, ably, now, is_reached)
