@@ -118,7 +118,7 @@ async function assertUndisturbed({ sandbox }, devices, reauthenticated) {
 /** When what is to be done is due, as replicas keep it in Redis. */
 const DUE = "aca:{v4}:claimable";
 
-/** When the one piece of work is due that waits in Redis, in milliseconds since the epoch. */
+/** When the one task is due that waits in Redis, in milliseconds since the epoch. */
 async function dueWork(redis) {
   assert.equal(await redis.command("ZCARD", DUE), ":1");
   const script = "return tonumber(redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2])";

@@ -125,6 +125,8 @@ async fn with_a_redis_that_never_answers_a_new_replica_issues_no_tokens() {
     let replica = Replica::impatient_at(&line.address());
     let denial = restriction(of_user("user_1"), DENIED, ago(1));
     assert_eq!(replica.store.record(&[denial], &[], NOW).await, Err(StoreError::Unavailable));
+    // It has given up several connections by then.
+    time::sleep(Duration::from_secs(3)).await;
     assert_eq!((replica.health(), replica.store.may_issue()), (Health::Starting, Err(StoreError::Unavailable)));
     line.set(Answers::AtOnce);
     let other = Replica::of(&server).await;

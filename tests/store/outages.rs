@@ -22,10 +22,12 @@ use crate::{
     topology::{Load, info, returns},
 };
 
-/// Whether Redis keeps its data.
+/// The data with which Redis comes back.
 #[derive(Clone, Copy, PartialEq)]
 enum Data {
     Kept,
+    /// Those of the outage before.
+    Older,
     Lost,
 }
 
@@ -37,6 +39,11 @@ async fn redis_dies_under_load_and_comes_back_with_its_data() {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_dies_under_load_and_comes_back_empty() {
     under_load(Data::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_dies_under_load_and_comes_back_with_older_data() {
+    under_load(Data::Older).await;
 }
 
 /// Two replicas keep storing restrictions and live tokens while Redis is killed and restarted three times.
@@ -53,13 +60,16 @@ async fn under_load(data: Data) {
             load.goes_on().await;
         }
     };
+    let mut saved = None;
     for _ in 0..3 {
         all_go_on().await;
         server.kill();
         all_become(Health::Degraded).await;
         all_go_on().await;
-        if data == Data::Lost {
-            server.forget_everything();
+        match (data, saved.replace(server.saved())) {
+            (Data::Lost, _) => server.forget_everything(),
+            (Data::Older, Some(older)) => server.go_back_to(&older),
+            _ => {}
         }
         assert!(server.start_again());
         all_become(Health::Ready).await;

@@ -129,6 +129,19 @@ impl RedisServer {
         }
     }
 
+    /// A copy of its data.
+    pub(crate) fn saved(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_all(&self.directory, &copy);
+        copy
+    }
+
+    /// Has it start with older data next time.
+    pub(crate) fn go_back_to(&self, saved: &TempDir) {
+        self.forget_everything();
+        copy_all(saved, &self.directory);
+    }
+
     /// The administrator's connection, for what the store has no command for.
     pub(crate) fn connection(&self) -> Connection {
         self.connection_as("admin:admin")
@@ -153,6 +166,11 @@ impl RedisServer {
     pub(crate) fn set_memory(&self, bytes: u64) {
         let () = self.run(&format!("CONFIG SET maxmemory {bytes}"));
     }
+}
+
+fn copy_all(from: &TempDir, to: &TempDir) {
+    let copied = Command::new("cp").arg("-R").arg(from.path().join(".")).arg(to.path()).status().unwrap();
+    assert!(copied.success());
 }
 
 impl Drop for RedisServer {
