@@ -163,14 +163,17 @@ impl Store {
     ) -> Result<Vec<RecordOutcome>, StoreError> {
         let replica = &self.replica;
         let mut outcomes: Vec<_> = restrictions.iter().map(|told| replica.learn(told, Source::Told, now)).collect();
-        let recorded = self.in_redis(|on| async move { on.commands.record(restrictions, tasks, now).await }).await;
+        // During a return, Redis may have the client ID of an older event and lack the tasks of this one.
+        let tasks_if = if self.health() == Health::Ready { RecordOutcome::New } else { RecordOutcome::Confirmed };
+        let recorded =
+            self.in_redis(|on| async move { on.commands.record(restrictions, tasks, tasks_if, now).await }).await;
         // A replica that knows a restriction writes it to a Redis that lost it, with new tasks. So this replica keeps tasks only if
         // they have no restriction, or if Redis has not recorded it.
         if restrictions.is_empty() || (outcomes.contains(&RecordOutcome::New) && !matches!(recorded, Some(Ok(_)))) {
             replica.tasks.add(tasks);
         }
         if let Some(Err(_)) = recorded {
-            // Only now: else the heartbeat could have written them first, with other tasks.
+            // Only now: else a return that is under way could write them first, with other tasks.
             replica.restrictions.mark_unrecorded(restrictions);
         }
         let before = recorded.transpose()?.into_iter().flatten();

@@ -717,7 +717,7 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
         assert_eq!(store.put_live_token(alice.clone(), scene.now).await, Err(StoreError::Unavailable));
         if is_denied {
             // By another replica, which does not know of the token.
-            redis.record(&[denial], &[], scene.now).await.unwrap();
+            redis.record(&[denial], &[], RecordOutcome::New, scene.now).await.unwrap();
         }
         store.becomes_ready().await;
         let revoked =

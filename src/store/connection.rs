@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Claim, LiveToken, LogPage, LogPosition, Restriction, StoredTask, TaskBacklog, TokenHolder};
+use super::{Claim, LiveToken, LogPage, LogPosition, RecordOutcome, Restriction, StoredTask, TaskBacklog, TokenHolder};
 use crate::{clock::UnixMillis, redis::ConnectionLost, tenant::TenantName};
 
 /// What Redis answers.
@@ -65,12 +65,13 @@ pub trait Commands: Send + Sync {
     async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)>;
 
     /// Records the restrictions that are newer than the recorded ones, and appends them to the log. Returns for each the one
-    /// recorded before. Stores the tasks with new IDs if a restriction is [`RecordOutcome::New`](super::RecordOutcome), or if there
-    /// is none.
+    /// recorded before. Stores the tasks with new IDs if the outcome of a restriction is
+    /// [`RecordOutcome::New`] or `tasks_if`, or if there is no restriction.
     async fn record(
         &self,
         restrictions: &[Restriction],
         tasks: &[StoredTask],
+        tasks_if: RecordOutcome,
         now: UnixMillis,
     ) -> Reply<Vec<Option<Restriction>>>;
 

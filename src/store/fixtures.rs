@@ -147,12 +147,13 @@ impl Commands for Arc<MemoryRedis> {
         &self,
         restrictions: &[Restriction],
         tasks: &[StoredTask],
+        tasks_if: RecordOutcome,
         _now: UnixMillis,
     ) -> Reply<Vec<Option<Restriction>>> {
         let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
         for restriction in restrictions {
             let known = self.restrictions.lock().unwrap().get(&restriction.key()).cloned();
-            is_any_new |= RecordOutcome::of(known.as_ref(), restriction) == RecordOutcome::New;
+            is_any_new |= [RecordOutcome::New, tasks_if].contains(&RecordOutcome::of(known.as_ref(), restriction));
             if known.as_ref().is_none_or(|known| known.compare(restriction).is_lt()) {
                 self.restrictions.lock().unwrap().insert(restriction.key(), restriction.clone());
                 self.log.lock().unwrap().push(restriction.clone());

@@ -78,8 +78,9 @@ async fn serve(line: Arc<Line>, clock: Clock, calls: Arc<Semaphore>, mut queue: 
             line.call(|on| async move { on.commands.register(live_tokens, clock()).await.map(drop) }).await;
         drop(call);
         if line.replica.health() != Health::Ready {
-            // Look-ups for restrictions that this replica does not know yet may have come before.
-            line.replica.were_unfound(live_tokens);
+            // Look-ups for restrictions that this replica does not know yet may have come before. They may have found a token that
+            // differs in its end only, which Redis will not lack.
+            line.replica.were_unfound(live_tokens, clock());
         }
         for outcome in outcomes {
             // The request may have ended.

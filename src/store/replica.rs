@@ -1,7 +1,7 @@
 //! What one replica knows, and where it is in the log. No I/O: [`Store`](super::Store) tells it what it learns, and what
 //! becomes of Redis; it says what to write, and what to revoke.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -20,6 +20,8 @@ pub(super) struct Replica {
     pub(super) tasks: TaskQueue,
     on_forget: OnForget,
     tasks_of: TasksOf,
+    /// The subjects of this replica's live tokens that look-ups in Redis may not have found, and when it noted them.
+    unfound: Mutex<BTreeMap<SubjectKey, UnixMillis>>,
     progress: Mutex<Progress>,
 }
 
@@ -29,8 +31,6 @@ struct Progress {
     applied: SharedState,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
-    /// The subjects of this replica's live tokens that look-ups in Redis may not have found.
-    unfound: BTreeSet<SubjectKey>,
     /// When this replica became ready. `None`: it is not.
     ready_at: Option<UnixMillis>,
     outages: u64,
@@ -49,9 +49,8 @@ impl Replica {
     const LOG_LAG: Duration = Duration::from_secs(2);
     /// A failover loses less than what was written in this time.
     const FAILOVERS_LOSE: Duration = Duration::from_mins(1);
-    /// How long tokens can outlive the restriction despite which they were issued: an hour, after an exchange within two
-    /// minutes, and clocks differ.
-    const TOKENS_OUTLIVE_BY: Duration = Duration::from_mins(65);
+    /// How long a token can live after it was issued: an hour, after an exchange within two minutes, and clocks differ.
+    const TOKENS_LIVE_FOR: Duration = Duration::from_mins(65);
 
     pub(super) fn new(limits: &StoreLimits, on_forget: OnForget, tasks_of: TasksOf) -> Self {
         Self {
@@ -60,6 +59,7 @@ impl Replica {
             tasks: TaskQueue::default(),
             on_forget,
             tasks_of,
+            unfound: Mutex::default(),
             progress: Mutex::default(),
         }
     }
@@ -99,19 +99,24 @@ impl Replica {
     }
 
     /// Redis lacked these live tokens, or may have lacked them.
-    pub(super) fn were_unfound<'a>(&self, live_tokens: impl IntoIterator<Item = &'a LiveToken>) {
-        self.progress.lock().unfound.extend(live_tokens.into_iter().flat_map(LiveToken::subjects));
+    pub(super) fn were_unfound<'a>(&self, live_tokens: impl IntoIterator<Item = &'a LiveToken>, now: UnixMillis) {
+        let subjects = live_tokens.into_iter().flat_map(LiveToken::subjects);
+        self.unfound.lock().extend(subjects.map(|subject| (subject, now)));
+    }
+
+    /// Forgets unfound tokens that have ended.
+    pub(super) fn forget_unfound(&self, now: UnixMillis) {
+        self.unfound.lock().retain(|_, noted_at| now < noted_at.after(Self::TOKENS_LIVE_FOR));
     }
 
     /// The restrictions that concern tokens which look-ups may not have found.
     pub(super) fn late(&self) -> Vec<Restriction> {
-        let unfound = self.progress.lock().unfound.clone();
-        self.restrictions.about(&unfound)
+        self.restrictions.about(self.unfound.lock().keys())
     }
 
     /// The tasks that follow from restrictions, while tokens can live that were issued despite them.
     pub(super) fn tasks_of(&self, restrictions: &[Restriction], now: UnixMillis) -> Vec<StoredTask> {
-        let may_concern = |restriction: &&Restriction| now < restriction.until.after(Self::TOKENS_OUTLIVE_BY);
+        let may_concern = |restriction: &&Restriction| now < restriction.until.after(Self::TOKENS_LIVE_FOR);
         restrictions.iter().filter(may_concern).flat_map(|restriction| (self.tasks_of)(restriction, now)).collect()
     }
 
@@ -153,14 +158,14 @@ impl Replica {
             return lost(OLDER_LOG);
         }
         progress.applied.backlog = state.backlog;
-        if progress.ready_at.is_some_and(|ready_at| ready_at.after(Self::FAILOVERS_LOSE) < now) {
-            // No failover loses their late tasks any more.
-            progress.unfound = BTreeSet::new();
-        }
         match progress.awaited {
             Some((_, since)) if since.after(Self::LOG_LAG) < now => return lost(DIFFERENT_DATA),
             None if state.last > progress.applied.last => progress.awaited = Some((state.last, now)),
             _ => {}
+        }
+        if progress.ready_at.is_some_and(|ready_at| ready_at.after(Self::FAILOVERS_LOSE) < now) {
+            // No failover loses their late tasks any more.
+            self.unfound.lock().clear();
         }
         Ok(())
     }

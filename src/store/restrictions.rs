@@ -102,10 +102,8 @@ impl Restrictions {
             }
             known.unended.insert((restriction.until, key));
         }
-        match (source, order) {
-            (Source::Told, _) => {}
-            (Source::Redis, Some(Ordering::Greater)) => _ = known.unrecorded.insert(key),
-            (Source::Redis, _) => _ = known.unrecorded.remove(&key),
+        if source == Source::Redis && order != Some(Ordering::Greater) {
+            known.unrecorded.remove(&key);
         }
         known.forget(now, self.max_ended);
         outcome
@@ -130,9 +128,9 @@ impl Restrictions {
     }
 
     /// Those about these subjects.
-    pub(super) fn about(&self, subjects: &BTreeSet<SubjectKey>) -> Vec<Restriction> {
+    pub(super) fn about<'a>(&self, subjects: impl IntoIterator<Item = &'a SubjectKey>) -> Vec<Restriction> {
         let known = self.known.read();
-        subjects.iter().flat_map(|subject| known.about(*subject)).cloned().collect()
+        subjects.into_iter().flat_map(|subject| known.about(*subject)).cloned().collect()
     }
 
     /// How many Redis may lack.
@@ -143,9 +141,8 @@ impl Restrictions {
 
 impl Known {
     fn about(&self, subject: SubjectKey) -> impl Iterator<Item = &Restriction> {
-        let first = (subject, Topic::Denial(DenialSource::Clerk));
-        let about = self.restrictions.range(first..).take_while(move |((each, _), _)| *each == subject);
-        about.map(|(_, restriction)| restriction)
+        let of_any_topic = (subject, Topic::Denial(DenialSource::Clerk))..=(subject, Topic::ClientId);
+        self.restrictions.range(of_any_topic).map(|(_, restriction)| restriction)
     }
 
     /// Forgets restrictions that ended over 48 hours ago, or exceed the limit of ended ones.

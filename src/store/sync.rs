@@ -5,7 +5,7 @@ use std::{convert::Infallible, future, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time};
 
 use super::{
-    Commands, Connect, Connected, ConnectionLost, LONGEST_WAIT, ReadLog, Reply, Topic,
+    Commands, Connect, Connected, ConnectionLost, LONGEST_WAIT, ReadLog, RecordOutcome, Reply,
     line::{Connection, Line, caught},
     replica::{DIFFERENT_DATA, Replica, lost},
     restrictions::Source,
@@ -50,7 +50,11 @@ struct Sync {
 impl Sync {
     /// Connects, and keeps in sync. Returns only when the connection is lost.
     async fn keep(&mut self, redis: &dyn Connect) -> Reply<Infallible> {
-        let Connected { commands, mut log } = caught(redis.connect()).await?;
+        let connect = async {
+            self.line.replica.forget_unfound((self.clock)());
+            redis.connect().await
+        };
+        let Connected { commands, mut log } = caught(connect).await?;
         let (lost, mut reasons) = mpsc::channel(1);
         let connection = Arc::new(Connection { commands, lost });
         let reason = tokio::select! {
@@ -103,10 +107,16 @@ impl Sync {
             for live_tokens in part.chunks(BATCH) {
                 let lacked = commands.register(live_tokens, now()).await?;
                 let lacked = live_tokens.iter().zip(lacked).filter(|(_, lacked)| *lacked);
-                replica.were_unfound(lacked.map(|(live_token, _)| live_token));
+                replica.were_unfound(lacked.map(|(live_token, _)| live_token), now());
             }
         }
-        write_missing(replica, &self.clock, commands).await?;
+        while let missing @ [_, ..] = &*replica.restrictions.unrecorded(BATCH) {
+            // What Redis lacks, it lacks with the tasks that followed, even if it has the same client ID of an older event.
+            commands.record(missing, &replica.tasks_of(missing, now()), RecordOutcome::Confirmed, now()).await?;
+            for written in missing {
+                replica.restrictions.apply(written, Source::Redis, now());
+            }
+        }
         let end = commands.state().await?.last;
         // Once at least: the log's connection has to see the end.
         loop {
@@ -121,32 +131,10 @@ impl Sync {
         }
         // What this replica is told meanwhile, it records itself, and other replicas find the tokens that are registered by now.
         for tasks in replica.tasks_of(&replica.late(), now()).chunks(BATCH) {
-            commands.record(&[], tasks, now()).await?;
+            commands.record(&[], tasks, RecordOutcome::New, now()).await?;
         }
         replica.becomes_ready(now());
         Ok(())
-    }
-}
-
-/// Writes the restrictions that Redis may lack.
-async fn write_missing(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Reply<()> {
-    loop {
-        let now = clock();
-        let missing = replica.restrictions.unrecorded(BATCH);
-        if missing.is_empty() {
-            return Ok(());
-        }
-        // If Redis lacks one, it lacks the tasks that followed from it too. It may have the same client ID of an older event, and
-        // would not store the tasks with a newer one.
-        let (client_ids, others): (Vec<_>, Vec<_>) =
-            missing.iter().cloned().partition(|restriction| restriction.topic() == Topic::ClientId);
-        if !client_ids.is_empty() {
-            commands.record(&[], &replica.tasks_of(&client_ids, now), now).await?;
-        }
-        commands.record(&missing, &replica.tasks_of(&others, now), now).await?;
-        for recorded in &missing {
-            replica.restrictions.apply(recorded, Source::Redis, now);
-        }
     }
 }
 
@@ -158,12 +146,11 @@ async fn follow(replica: &Replica, clock: &Clock, log: &mut dyn ReadLog) -> Repl
     }
 }
 
-/// Reads the state of Redis, and writes what it lacks, from time to time. Returns only when the connection is lost.
+/// Reads the state of Redis from time to time. Returns only when the connection is lost.
 async fn heartbeat(replica: &Replica, clock: &Clock, commands: &dyn Commands) -> Reply<Infallible> {
     loop {
         let position = replica.position();
         replica.check(&commands.state().await?, position, clock())?;
-        write_missing(replica, clock, commands).await?;
         time::sleep(HEARTBEAT).await;
     }
 }

@@ -33,8 +33,6 @@ struct Script {
     release: Notify,
     /// A command of the second connection fails on another thread, at the end of its start.
     races: AtomicBool,
-    /// The first connection records no sooner than some heartbeats have passed.
-    is_slow: AtomicBool,
     /// A token is issued while the second connection reads the restrictions.
     issues: AtomicBool,
     /// The second connection records, and is lost before it answers.
@@ -107,6 +105,7 @@ impl Commands for One {
         &self,
         restrictions: &[Restriction],
         tasks: &[StoredTask],
+        tasks_if: RecordOutcome,
         now: UnixMillis,
     ) -> Reply<Vec<Option<Restriction>>> {
         if self.number == 1 && self.script.holds.load(Ordering::SeqCst) {
@@ -116,10 +115,7 @@ impl Commands for One {
                 sleep(Duration::from_millis(20)).await;
             }
         }
-        if self.number == 1 && self.script.is_slow.swap(false, Ordering::SeqCst) {
-            sleep(Duration::from_secs(2)).await;
-        }
-        let before = Commands::record(&self.redis, restrictions, tasks, now).await;
+        let before = Commands::record(&self.redis, restrictions, tasks, tasks_if, now).await;
         if self.number == 2 && self.script.loses_answer.load(Ordering::SeqCst) {
             return Err(ConnectionLost("timed out".into()));
         }
@@ -231,16 +227,6 @@ async fn a_task_acknowledged_by_an_abandoned_master_is_performed_by_the_replica_
     assert_eq!(store.claim_tasks(Claim::Due(9), START).await, Ok(vec![task]));
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_is_being_recorded_with_tasks_is_not_written_with_others_meanwhile() {
-    let (store, script, _) = scene(OnFailure::Degrade).await;
-    script.is_slow.store(true, Ordering::SeqCst);
-    let task = task("told", "");
-    let recorded = store.record(&[denial()], slice::from_ref(&task), START).await;
-    assert_eq!(recorded, Ok(vec![RecordOutcome::New]));
-    assert_eq!(store.claim_tasks(Claim::Due(9), START).await, Ok(vec![task]));
-}
-
 #[tokio::test]
 async fn a_loss_at_the_end_of_a_start_is_an_outage() {
     let (store, script, _) = scene(OnFailure::Refuse).await;
@@ -260,7 +246,7 @@ async fn only_restrictions_of_live_tokens_that_redis_lacked_get_tasks_at_the_end
         ..denial()
     };
     store.record(&[mark("org_1")], &[], START).await.unwrap();
-    Commands::record(&new, &[mark("org_1"), mark("org_2")], &[], START).await.unwrap();
+    Commands::record(&new, &[mark("org_1"), mark("org_2")], &[], RecordOutcome::New, START).await.unwrap();
     for organization in ["org_1", "org_2"] {
         let live_token = live_token(organization);
         if organization == "org_1" {
@@ -277,7 +263,7 @@ async fn only_restrictions_of_live_tokens_that_redis_lacked_get_tasks_at_the_end
 #[tokio::test]
 async fn a_restriction_gets_tasks_if_a_token_is_issued_before_a_returning_replica_knows_it() {
     let (store, script, new) = scene(OnFailure::Degrade).await;
-    Commands::record(&new, &[denial()], &[], START).await.unwrap();
+    Commands::record(&new, &[denial()], &[], RecordOutcome::New, START).await.unwrap();
     script.issues.store(true, Ordering::SeqCst);
     script.lose_first.store(true, Ordering::SeqCst);
     eventually(async || script.connects.load(Ordering::SeqCst) > 1).await;
@@ -306,7 +292,7 @@ async fn a_user_is_forgotten_when_another_replica_records_a_restriction_late() {
     let (_store, script, new) = scene_that_forgets(OnFailure::Degrade, on_forget).await;
     script.lose_first.store(true, Ordering::SeqCst);
     eventually(async || forgotten.load(Ordering::SeqCst) == 1).await;
-    Commands::record(&new, &[denial()], &[], START).await.unwrap();
+    Commands::record(&new, &[denial()], &[], RecordOutcome::New, START).await.unwrap();
     eventually(async || forgotten.load(Ordering::SeqCst) == 2).await;
 }
 
@@ -336,4 +322,15 @@ async fn a_panic_of_what_keeps_in_sync_is_an_outage_that_ends() {
     let other = redis.replica().await;
     let found = other.live_tokens(&token.tenant, &TokenHolder::User("user_1".into()), START).await;
     assert_eq!(found, LiveTokens { live_tokens: vec![token], of_others: Ok(()) });
+}
+
+#[test]
+fn restrictions_are_late_while_the_tokens_that_they_concern_may_live() {
+    let replica = Replica::new(&StoreLimits::default(), Arc::new(|_| {}), Arc::new(|_, _| Vec::new()));
+    replica.learn(&denial(), Source::Told, START);
+    replica.were_unfound([&live_token("org_1")], START);
+    for (minutes, late) in [(64, vec![denial()]), (66, Vec::new())] {
+        replica.forget_unfound(START.after(Duration::from_mins(minutes)));
+        assert_eq!(replica.late(), late);
+    }
 }

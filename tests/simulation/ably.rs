@@ -39,20 +39,24 @@ pub(crate) enum AblyFault {
 pub(crate) struct Ably {
     pub(crate) revoked: Vec<Revoked>,
     pub(crate) calls: usize,
-    faults: Vec<(AblyFault, UnixMillis)>,
+    /// Each for all replicas or for one, until a time.
+    faults: Vec<(AblyFault, Option<usize>, UnixMillis)>,
 }
 
 impl Ably {
-    pub(crate) fn fail(&mut self, fault: AblyFault, until: UnixMillis) {
-        self.faults.push((fault, until));
+    /// Fails until `until`, for one replica or for all.
+    pub(crate) fn fail(&mut self, fault: AblyFault, replica: Option<usize>, until: UnixMillis) {
+        self.faults.push((fault, replica, until));
     }
 
     pub(crate) fn has_failed(&self) -> bool {
         !self.faults.is_empty()
     }
 
-    fn fails(&self, fault: AblyFault, now: UnixMillis) -> bool {
-        self.faults.iter().any(|(known, until)| *known == fault && now < *until)
+    fn fails(&self, fault: AblyFault, replica: usize, now: UnixMillis) -> bool {
+        let mut faults = self.faults.iter();
+        faults
+            .any(|(known, whose, until)| *known == fault && whose.is_none_or(|whose| whose == replica) && now < *until)
     }
 }
 
@@ -60,6 +64,7 @@ impl Ably {
 pub(crate) struct SimulatedAbly {
     pub(crate) world: Arc<World>,
     pub(crate) run: usize,
+    pub(crate) replica: usize,
     pub(crate) tenant: TenantName,
 }
 
@@ -77,7 +82,7 @@ impl SimulatedAbly {
     }
 
     fn fails(&self, fault: AblyFault) -> bool {
-        lock(&self.world.ably).fails(fault, self.world.now())
+        lock(&self.world.ably).fails(fault, self.replica, self.world.now())
     }
 }
 

@@ -11,7 +11,7 @@ use ably_clerk_auth::{
     clerk::{Change, Event},
     clock::{self, UnixMillis},
     revocation::operator::Action,
-    store::{ClientIdDigest, DenialSource, Health, LiveToken, Restriction, RestrictionKind, StoredTask, Subject},
+    store::{ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoredTask, Subject},
     tenant::TenantName,
 };
 
@@ -421,10 +421,8 @@ impl Checker {
         }
         let statement = &self.statements[number];
         // An outdated fact needs no record: the newer one is recorded, or told again.
-        let is_outdated = |fact: &Restriction| {
-            self.may_be_without_name(&Said { fact, statement })
-                || self.said(&row_key(fact)).iter().any(|said| rank_of(said.fact) > rank_of(fact))
-        };
+        let is_outdated =
+            |fact: &Restriction| self.said(&row_key(fact)).iter().any(|said| rank_of(said.fact) > rank_of(fact));
         let is_known = statement.facts.iter().all(|fact| is_in_redis(fact) || is_outdated(fact));
         if !is_known && !self.is_forgetful && self.last_loss.is_none_or(|loss| loss < statement.told_at) {
             self.violations.push(format!("4: statement {number} was accepted, but Redis does not have it"));
@@ -477,9 +475,9 @@ impl Checker {
         self.in_sync_at.insert(run, now);
     }
 
-    pub(crate) fn crashed(&mut self, run: usize, health: Health) {
+    pub(crate) fn crashed(&mut self, run: usize) {
         let in_sync_at = self.in_sync_at.get(&run).copied().unwrap_or(UnixMillis(0));
-        for token in self.tokens.iter_mut().filter(|token| token.run == run && health != Health::Ready) {
+        for token in self.tokens.iter_mut().filter(|token| token.run == run) {
             token.is_lost |= token.may_be_lost()
                 && in_sync_at <= token.signed_at.max(token.lost_by_redis_at.unwrap_or(token.signed_at));
         }
@@ -661,7 +659,7 @@ impl Checker {
         let said = self.said(key);
         // A run reads what was recorded before it started.
         let is_read = |statement: &Statement| {
-            let is_before = statement.accepted.is_some_and(|accepted| accepted <= self.started[&run]);
+            let is_before = statement.accepted.is_some_and(|accepted| accepted < self.started[&run]);
             let is_kept = statement.first_told_at.is_some_and(|told| self.last_loss.is_none_or(|loss| loss < told));
             statement.is_recorded && is_before && is_kept && self.splits == 0
         };
@@ -669,20 +667,11 @@ impl Checker {
             let statement = said.statement;
             let is_told = statement.told.get(&run).is_some_and(|told| *told <= time);
             let is_heard = statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time));
-            (is_told || (is_heard || is_read(statement)) && !statement.is_lost) && !self.may_be_without_name(said)
+            is_told || (is_heard || is_read(statement)) && !statement.is_lost
         };
         let surely = said.iter().filter(is_surely_known).map(|said| rank_of(said.fact)).max();
         let facts = said.into_iter().filter(|said| surely.is_none_or(|surely| rank_of(said.fact) >= surely)).collect();
         Candidates { is_surely_any: surely.is_some(), facts }
-    }
-
-    /// Of an update that a newer ban outdates, the name is not recorded.
-    fn may_be_without_name(&self, said: &Said<'_>) -> bool {
-        if !matches!(said.fact.kind, RestrictionKind::ClientId(_)) {
-            return false;
-        }
-        let lifted = &said.statement.facts[0];
-        self.said(&row_key(lifted)).iter().any(|other| rank_of(other.fact) > rank_of(lifted) && rank_of(other.fact).2)
     }
 
     /// Checks everything when all faults have ended and everything had its time.
@@ -717,8 +706,7 @@ impl Checker {
         let data = &redis.master().data;
         for (number, statement) in self.statements.iter().enumerate() {
             let must_be_known = statement.accepted.is_some() && !statement.is_lost && !self.is_forgetful;
-            let is_known = |fact| data.knows(fact) || self.may_be_without_name(&Said { fact, statement });
-            if must_be_known && !statement.facts.iter().all(is_known) {
+            if must_be_known && !statement.facts.iter().all(|fact| data.knows(fact)) {
                 violations.push(format!("5: Redis lacks statement {number}"));
             }
         }
@@ -790,6 +778,22 @@ impl Checker {
         self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, when it was answered")));
     }
 
+    /// Checks that what was told while everything worked is revoked for good within the documented time.
+    pub(crate) fn check_second_revocations(&mut self, ably: &[Revoked], faults: &FaultLog, now: UnixMillis) {
+        const WITHIN: Duration = Duration::from_mins(3);
+        let mut violations = Vec::new();
+        for statement in self.statements.iter().filter(|_| !self.is_forgetful) {
+            let (Some(told), Some(accepted)) = (statement.first_told_at, statement.accepted) else { continue };
+            let end = accepted.after(WITHIN + SLACK);
+            if end < now && faults.is_calm(told) && !faults.is_disturbed(told, end) {
+                let revoked: Vec<_> = ably.iter().filter(|revoked| revoked.at <= end).cloned().collect();
+                let find = |token| self.find_unrevoked(token, &revoked, end, |top| std::ptr::eq(top, statement));
+                violations.extend(self.tokens.iter().filter_map(find));
+            }
+        }
+        self.violations.extend(violations.into_iter().map(|violation| format!("{violation}, within three minutes")));
+    }
+
     /// Checks that a run that has had no Redis since `since` has revoked its own tokens twice despite what it was told.
     pub(crate) fn check_own_revocations(&mut self, ably: &[Revoked], run: usize, since: UnixMillis, now: UnixMillis) {
         const SECOND_AFTER: Duration = Duration::from_secs(150);
@@ -836,7 +840,6 @@ impl Checker {
                 |statement: &Statement| [None, Some(token.run)].iter().any(|of| statement.lost_tasks.contains(of));
             let is_uncertain = !is_reached_by(top.statement)
                 || said.iter().any(|said| said.statement.is_lost || are_tasks_lost(said.statement))
-                || self.may_be_without_name(top)
                 || token.is_lost && !self.ends_unknown(top, token);
             if is_uncertain {
                 continue;
@@ -851,8 +854,7 @@ impl Checker {
                 RestrictionKind::Denied(_) | RestrictionKind::Deleted => is_signed_before(end),
                 RestrictionKind::NotBefore => token.minted <= top.fact.at && is_signed_before(end),
                 RestrictionKind::ClientId(digest) => {
-                    let others =
-                        said.iter().filter(|said| said.fact.kind != top.fact.kind && !self.may_be_without_name(said));
+                    let others = said.iter().filter(|said| said.fact.kind != top.fact.kind);
                     let last_other = others.map(|said| rank_of(said.fact)).max();
                     // Since the last change of the name, maybe by several statements.
                     let first = said
@@ -951,7 +953,6 @@ impl Checker {
             undoes
                 && rank_of(newer.fact) > rank_of(fact)
                 && !newer.statement.is_lost
-                && !self.may_be_without_name(newer)
                 && newer.statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time))
         })
     }

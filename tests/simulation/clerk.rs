@@ -63,6 +63,8 @@ struct SessionState {
     has_ended: bool,
     /// Its client asks no more.
     is_left: bool,
+    /// The same, for a while.
+    is_silent: bool,
     /// The last session token.
     token: Option<SessionToken>,
 }
@@ -124,6 +126,7 @@ impl Clerk {
                 organization: (session % 2 == number % 2).then(|| "org_1".to_owned()),
                 has_ended: false,
                 is_left: false,
+                is_silent: false,
                 token: None,
             };
             let sessions = (0..USERS * SESSIONS).map(session).collect();
@@ -179,6 +182,17 @@ impl Clerk {
         of_member.for_each(|left| left.is_left = true);
     }
 
+    /// The client of a session asks no more for a while.
+    pub(crate) fn fall_silent(&mut self, tenant: usize, session: usize) {
+        self.tenants[tenant].sessions[session].is_silent = true;
+    }
+
+    /// It asks again.
+    pub(crate) fn speak_again(&mut self, tenant: usize, session: usize) {
+        let SessionState { is_silent, is_left, .. } = &mut self.tenants[tenant].sessions[session];
+        (*is_silent, *is_left) = (false, false);
+    }
+
     fn clock(&self, now: UnixMillis) -> UnixMillis {
         UnixMillis(now.0 + self.clock_skew)
     }
@@ -191,7 +205,7 @@ impl Clerk {
     pub(crate) fn last_token(&self, tenant: usize, session: usize, by_clock: UnixMillis) -> Option<SessionToken> {
         const TOLERANCE: Duration = Duration::from_secs(5);
         let state = &self.tenants[tenant].sessions[session];
-        let token = state.token.clone().filter(|_| !state.is_left)?;
+        let token = state.token.clone().filter(|_| !state.is_left && !state.is_silent)?;
         (by_clock < token.session.expires_at.after(TOLERANCE)).then_some(token)
     }
 
@@ -201,7 +215,7 @@ impl Clerk {
         let Instance { users, sessions, .. } = &mut self.tenants[tenant];
         let state = &mut sessions[session];
         let user = &users[state.user];
-        if state.has_ended || state.is_left || user.is_banned || user.is_deleted {
+        if state.has_ended || state.is_left || state.is_silent || user.is_banned || user.is_deleted {
             return None;
         }
         let organization_of = |id: &String| Organization { id: id.clone(), slug: None, role: None, permissions: None };
@@ -304,13 +318,21 @@ impl UserState {
 pub(crate) async fn live(world: Arc<World>, until: UnixMillis, length: Duration) {
     let pauses: &[u64] = if is_long(length) { &[4000, 300_000] } else { &[1500, 4000, 9000] };
     let pauses = world.random(|random| random.pick(pauses));
+    if world.random(|random| random.percent(40)) {
+        // Nothing that comes later covers it.
+        let (world, before) = (Arc::clone(&world), world.random(|random| random.within(300..3000)));
+        let (tenant, session) = clients::any_session(&world);
+        tokio::spawn(async move {
+            world.sleep_until(UnixMillis(until.0 - i64::try_from(before).unwrap())).await;
+            rename_and_back(world, tenant, session, until).await;
+        });
+    }
     loop {
         world.pause(world.random(|random| random.within(50..pauses))).await;
         if world.now() >= until {
             return;
         }
-        let (tenant, session) =
-            world.random(|random| (random.index(TENANTS.len()), random.index(lock(&world.clerk).session_count())));
+        let (tenant, session) = clients::any_session(&world);
         if world.random(|random| random.percent(10)) {
             let Some(older) = happen(&world, tenant, session, &Happening::OF_USER) else { continue };
             let newer = happen(&world, tenant, session, &Happening::OF_USER);

@@ -130,7 +130,7 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
     if put == Err(StoreError::Full) {
         return refused(Some(client_id), Decision::Full);
     }
-    let is_in_redis = put.is_ok() && replica.store.health() == Health::Ready;
+    let is_in_redis = put.is_ok() && lock(&world.redis).is_followed_by(replica.run);
     if let Err(decision) = check(&replica, &tenant, &token, Some(&client_id), now) {
         return refused(Some(client_id), decision);
     }

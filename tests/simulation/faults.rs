@@ -35,6 +35,7 @@ pub(crate) enum Fault {
     LogTrimmed,
     OutOfMemory,
     ReadOnly,
+    AblyCutFromOne,
     AblyUnreachable,
     AblySlow,
     AblyAnswersLost,
@@ -46,7 +47,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::CommandsCut,
         Self::ReaderCut,
         Self::BothCut,
@@ -64,6 +65,7 @@ impl Fault {
         Self::LogTrimmed,
         Self::OutOfMemory,
         Self::ReadOnly,
+        Self::AblyCutFromOne,
         Self::AblyUnreachable,
         Self::AblySlow,
         Self::AblyAnswersLost,
@@ -133,6 +135,11 @@ impl FaultLog {
             .any(|(whose, from, to)| whose.is_none_or(|number| number == replica) && *from <= started && time < *to)
     }
 
+    /// Whether replicas could not rely on Redis or on each other at some time.
+    pub(crate) fn is_disturbed(&self, from: UnixMillis, to: UnixMillis) -> bool {
+        self.spans.iter().any(|(start, end)| *start <= to && from <= *end)
+    }
+
     /// Whether every replica works at `time`.
     pub(crate) fn is_calm(&self, time: UnixMillis) -> bool {
         self.calm_since(time).is_some()
@@ -154,6 +161,8 @@ pub(crate) fn cause(world: &Arc<World>, until: UnixMillis, length: Duration) {
 }
 
 async fn cause_one(world: Arc<World>, length: Duration) {
+    /// Long enough for both revocations.
+    const MINUTES: Duration = Duration::from_secs(175);
     let until = world.now().after(length);
     let (fault, start, lasts, number) = world.random(|random| {
         let is_long = schedule::is_long(length) && random.percent(50);
@@ -173,13 +182,19 @@ async fn cause_one(world: Arc<World>, length: Duration) {
     } else {
         world.pause(start).await;
     }
+    let is_cut_for_minutes = fault == Fault::BothCut && Duration::from_millis(lasts) >= MINUTES;
+    let losing = if is_cut_for_minutes { moments::is_about_to_be_cut_off(&world, number).await } else { None };
     let now = world.now();
-    let end = now.after(Duration::from_millis(lasts));
+    let end = until.min(now.after(Duration::from_millis(lasts)));
+    if let Some(losing) = losing {
+        tokio::spawn(moments::is_issued_again(Arc::clone(&world), number, losing, end));
+    }
     lock(&world.faults).note(fault);
     world.trace(|| format!("fault: {fault:?} for {lasts} ms (replica {number})"));
     if !matches!(
         fault,
-        Fault::AblyUnreachable
+        Fault::AblyCutFromOne
+            | Fault::AblyUnreachable
             | Fault::AblySlow
             | Fault::AblyAnswersLost
             | Fault::AblyRateLimited
@@ -226,11 +241,12 @@ async fn cause_one(world: Arc<World>, length: Duration) {
         Fault::LogTrimmed => lock(&world.redis).trim(end),
         Fault::OutOfMemory => lock(&world.redis).refuse_writes(NoWrites::OutOfMemory, end),
         Fault::ReadOnly => lock(&world.redis).refuse_writes(NoWrites::ReadOnly, end),
-        Fault::AblyUnreachable => lock(&world.ably).fail(AblyFault::Unreachable, end),
-        Fault::AblySlow => lock(&world.ably).fail(AblyFault::Slow, end),
-        Fault::AblyAnswersLost => lock(&world.ably).fail(AblyFault::AnswersLost, end),
-        Fault::AblyRateLimited => lock(&world.ably).fail(AblyFault::RateLimited, end),
-        Fault::AblyRevokesSome => lock(&world.ably).fail(AblyFault::RevokesSome, end),
+        Fault::AblyCutFromOne => lock(&world.ably).fail(AblyFault::Unreachable, Some(number), end),
+        Fault::AblyUnreachable => lock(&world.ably).fail(AblyFault::Unreachable, None, end),
+        Fault::AblySlow => lock(&world.ably).fail(AblyFault::Slow, None, end),
+        Fault::AblyAnswersLost => lock(&world.ably).fail(AblyFault::AnswersLost, None, end),
+        Fault::AblyRateLimited => lock(&world.ably).fail(AblyFault::RateLimited, None, end),
+        Fault::AblyRevokesSome => lock(&world.ably).fail(AblyFault::RevokesSome, None, end),
         Fault::ClockSkew | Fault::LateWebhook | Fault::RepeatedWebhook => unreachable!("not timed"),
     }
 }
@@ -310,7 +326,7 @@ fn lag(world: &World) -> Duration {
 fn crash(world: &World, number: usize) -> bool {
     let crashed = lock(&world.replicas).crash(number);
     if let Some(run) = &crashed {
-        lock(&world.checker).crashed(run.run, run.store.health());
+        lock(&world.checker).crashed(run.run);
     }
     crashed.is_some()
 }

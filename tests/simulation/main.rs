@@ -125,7 +125,9 @@ fn every_promise_holds_in_every_schedule() {
     }
     coverage.print();
     assert_eq!(failed.keys().collect::<Vec<_>>(), Vec::<&u64>::new(), "seeds that fail");
-    assert_eq!(coverage.missing(), Vec::new(), "faults and pairs that never happened");
+    if count >= SCHEDULES && until.is_none() {
+        assert_eq!(coverage.missing(), Vec::new(), "faults and pairs that never happened");
+    }
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! What happens at the very moment at which it can do harm:
 //! - Clients that a restriction concerns ask a replica that has just connected, or as soon as it is recorded.
-//! - While a replica scans what is recorded, something happens to the holder of a token of its own, or its connections close.
+//! - While a replica scans what is recorded, or registers its live tokens again, something happens to the holder of a token of
+//!   its own, or its connections close.
 //! - Something happens to whoever gets a token from a replica without Redis, also while it has none for minutes, or from one that
 //!   then crashes.
 //! - A replica crashes, or a failover loses what it wrote, as soon as Redis has it.
 //! - An older event arrives while a newer one of its user is being recorded.
 //! - A look-up hangs.
+//! - A replica is cut off for minutes, and Redis loses a token that it has just issued. Meanwhile another replica issues the same
+//!   token, with another end.
 //! - A task is put back late: meanwhile another replica has performed it, and it is stored again.
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
@@ -13,12 +16,13 @@ use std::{cmp::Reverse, sync::Arc, time::Duration};
 use ably_clerk_auth::{
     ably::TokenFormat,
     clock::UnixMillis,
-    store::{Restriction, StoredTask, Subject},
+    revocation::operator::Action,
+    store::{DenialSource, LiveToken, Restriction, RestrictionKind, StoredTask, Subject},
 };
 
 use crate::{
     clerk::{self, Happening},
-    clients, faults,
+    clients, faults, operator,
     redis::is_active,
     replica::{REPLICAS, Run, TENANTS},
     work,
@@ -76,8 +80,10 @@ pub(crate) fn look_up_hangs(world: &Arc<World>, number: usize) -> bool {
 /// A replica begins to scan the recorded restrictions. Clients that new ones concern ask it, and the scan takes long.
 pub(crate) async fn begins_to_scan(world: &Arc<World>, number: usize, run: usize) {
     if happens(world, 50) {
-        for _ in 0..3 {
-            let unheard = any_in_force(world, |row| !lock(&world.checker).has_heard(run, row));
+        for turn in 0..5 {
+            // Clients can ask despite the operator's as long as they last.
+            let is_sought = |row: &Restriction| turn > 1 || row.kind == RestrictionKind::Denied(DenialSource::Operator);
+            let unheard = any_in_force(world, |row| is_sought(row) && !lock(&world.checker).has_heard(run, row));
             if unheard.is_some() {
                 tokio::spawn(ask(Arc::clone(world), number, unheard));
             }
@@ -86,9 +92,26 @@ pub(crate) async fn begins_to_scan(world: &Arc<World>, number: usize, run: usize
     }
 }
 
-/// A replica reads the log to its end before it is ready. Meanwhile it issues a token that no other replica can guess, and whose
-/// session ends.
+/// A replica that returns registers its live tokens. Before Redis has them, the session of one of them ends.
+pub(crate) async fn registers_again(world: &Arc<World>, number: usize, live_tokens: &[LiveToken]) {
+    if !live_tokens.is_empty() && happens(world, 20) {
+        let LiveToken { tenant, session, .. } = world.random(|random| random.pick(live_tokens));
+        let (tenant, told) = (tenant_number(tenant.as_str()), any_but(world, number));
+        let sessions = lock(&world.clerk).sessions_of(tenant, &Subject::Session(session));
+        for session in sessions {
+            let told = told.clone();
+            tokio::spawn(clerk::happens_as(Arc::clone(world), tenant, session, Happening::SessionEnds, told));
+        }
+        world.pause(world.random(|random| random.within(1..60))).await;
+    }
+}
+
+/// A replica reads the log to its end before it is ready. Its connections may close. Meanwhile it issues a token that no other
+/// replica can guess, and whose session ends.
 pub(crate) async fn reads_to_end(world: &Arc<World>, number: usize) {
+    if happens(world, 10) {
+        reset(world, number);
+    }
     let unknown = unknown_sessions(world, Happening::SessionEnds);
     if !unknown.is_empty() && happens(world, 30) {
         let (tenant, session) = world.random(|random| random.pick(&unknown));
@@ -107,9 +130,7 @@ pub(crate) async fn reads_to_end(world: &Arc<World>, number: usize) {
 /// A run scans the recorded restrictions: it has read another page.
 pub(crate) fn has_scanned(world: &Arc<World>, number: usize, run: usize) {
     if happens(world, 5) {
-        let now = world.now();
-        lock(&world.faults).disturb(now, now);
-        lock(&world.network).reset(number, now);
+        reset(world, number);
     }
     let Some(last) = lock(&world.checker).last_token_of(run) else { return };
     if happens(world, 25) {
@@ -133,9 +154,15 @@ pub(crate) fn lag_behind(world: &World, number: usize) {
 
 /// A replica is about to be told an older event than another one. It may not have read the newer one yet.
 pub(crate) fn is_told_older(world: &World, number: usize) {
-    if happens(world, 30) {
+    if happens(world, 50) {
         lag(world, number);
     }
+}
+
+fn reset(world: &World, number: usize) {
+    let now = world.now();
+    lock(&world.faults).disturb(now, now);
+    lock(&world.network).reset(number, now);
 }
 
 fn lag(world: &World, number: usize) {
@@ -212,6 +239,65 @@ pub(crate) fn is_cut_off(world: &Arc<World>, number: usize, end: UnixMillis) {
         tokio::spawn(end_session_elsewhere(Arc::clone(world), number, end));
     }
     tokio::spawn(restrict_unknown(Arc::clone(world), number, end));
+    for _ in 0..world.random(|random| random.pick(&[0, 1, 3])) {
+        tokio::spawn(deny_elsewhere(Arc::clone(world), number, end));
+    }
+}
+
+/// A session whose token Redis is about to lose: its tenant, and its number.
+type Losing = (usize, usize);
+
+/// A replica is about to be cut off for minutes. It issues a token that no other replica can guess, and whose client then asks
+/// no more.
+pub(crate) async fn is_about_to_be_cut_off(world: &Arc<World>, number: usize) -> Option<Losing> {
+    let unknown = unknown_sessions(world, Happening::MembershipChanges);
+    if unknown.is_empty() || !happens(world, 50) {
+        return None;
+    }
+    let (tenant, session) = world.random(|random| random.pick(&unknown));
+    tokio::spawn(clerk::happens_as(Arc::clone(world), tenant, session, Happening::Rename, None));
+    world.pause(1500).await;
+    clients::ask_with_new(world, running(world, number)?, tenant, session);
+    world.pause(300).await;
+    lock(&world.clerk).leave(tenant, session);
+    Some((tenant, session))
+}
+
+/// The replica is cut off until `end`, and Redis loses the token. What changes its rights is told and revoked twice. Then its
+/// client comes back, and another replica issues the same token, but for its end.
+pub(crate) async fn is_issued_again(world: Arc<World>, number: usize, (tenant, session): Losing, end: UnixMillis) {
+    const LOSES: Duration = Duration::from_secs(1);
+    faults::fail_over_now(&world, LOSES);
+    world.pause(world.random(|random| random.within(2500..6000))).await;
+    let told = any_but(&world, number);
+    tokio::spawn(clerk::happens_as(Arc::clone(&world), tenant, session, Happening::MembershipChanges, told));
+    let before = world.random(|random| random.pick(&[1000, 3000, 6000]));
+    world.sleep_until(UnixMillis(end.0 - before)).await;
+    lock(&world.clerk).speak_again(tenant, session);
+    if let Some(other) = any_but(&world, number) {
+        clients::ask_with_new(&world, other, tenant, session);
+    }
+}
+
+/// While a replica is cut off until `end`, the operator tells another one to deny a session. Clerk knows nothing of it: when the
+/// replica returns, the client has a new session token, and asks for the first time since.
+async fn deny_elsewhere(world: Arc<World>, number: usize, end: UnixMillis) {
+    const LASTS: Duration = Duration::from_hours(1);
+    world.pause(world.random(|random| random.within(100..8000))).await;
+    let ((tenant, session), told) = (clients::any_session(&world), any_but(&world, number));
+    if told.is_none() || end <= world.now() {
+        return;
+    }
+    let subject = Subject::Session(lock(&world.clerk).session_id(tenant, session).to_owned());
+    lock(&world.clerk).fall_silent(tenant, session);
+    let denied = Arc::clone(&world);
+    tokio::spawn(async move {
+        operator::request(&denied, TENANTS[tenant], &subject, Action::Deny(LASTS), told).await;
+    });
+    world.sleep_until(UnixMillis(end.0 - 1000)).await;
+    lock(&world.clerk).speak_again(tenant, session);
+    let now = world.now();
+    lock(&world.clerk).mint(tenant, session, now);
 }
 
 /// A session ends, and another replica is told. Later, its client asks the replica that is cut off.

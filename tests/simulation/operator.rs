@@ -14,7 +14,7 @@ use ably_clerk_auth::{
 
 use crate::{
     checker::Answer,
-    replica::TENANTS,
+    replica::{Run, TENANTS},
     schedule::is_long,
     world::{World, lock},
 };
@@ -45,19 +45,27 @@ pub(crate) async fn work(world: Arc<World>, until: UnixMillis, length: Duration)
             Subject::Session(format!("sess_{session}"))
         };
         let action = if is_lift { Action::Lift } else { Action::Deny(duration) };
-        let tenant = TenantName::parse(TENANTS[tenant]).unwrap();
         let gives_up = world.random(|random| random.percent(50));
-        while request(&world, &tenant, &subject, action).await != Answer::Accepted && !gives_up {
+        while request(&world, TENANTS[tenant], &subject, action, None).await != Answer::Accepted && !gives_up {
             world.pause(world.random(|random| random.within(1000..3000))).await;
         }
     }
 }
 
-async fn request(world: &Arc<World>, tenant: &TenantName, subject: &Subject, action: Action) -> Answer {
-    let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) else { return Answer::None };
+/// Sends a request to a certain replica, or to any.
+pub(crate) async fn request(
+    world: &Arc<World>,
+    tenant: &str,
+    subject: &Subject,
+    action: Action,
+    told: Option<Run>,
+) -> Answer {
+    let told = told.or_else(|| world.random(|random| lock(&world.replicas).any(random)));
+    let Some(replica) = told else { return Answer::None };
+    let tenant = TenantName::parse(tenant).unwrap();
     let now = world.now();
     let by_clock = replica.clock(now);
-    let statement = lock(&world.checker).operator_says(tenant, subject, action, by_clock, now);
+    let statement = lock(&world.checker).operator_says(&tenant, subject, action, by_clock, now);
     lock(&world.checker).told(statement, replica.run, by_clock, now);
     let target = RevocationScope::Of(subject.clone());
     let request = RevocationRequest { tenant: Some(tenant.clone()), target, action, dry_run: false };

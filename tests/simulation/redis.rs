@@ -1,7 +1,7 @@
 //! A simulated Redis: a master whose writes reach its replica late, so that a failover loses the last ones.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +13,8 @@ use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
         Claim, Commands, Connect, Connected, ConnectionLost, DenialSource, Health, LiveToken, LogPage, LogPosition,
-        ReadLog, Reply, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog, TokenHolder,
+        ReadLog, RecordOutcome, Reply, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog,
+        TokenHolder,
     },
     tenant::TenantName,
 };
@@ -211,6 +212,10 @@ pub(crate) struct Redis {
     max_ended: usize,
     /// Until when new entries are trimmed off the log at once.
     trims_until: UnixMillis,
+    /// The last entry of the log when a run had scanned what is recorded.
+    scanned_to: BTreeMap<usize, LogPosition>,
+    /// The runs that follow the log: they have caught up.
+    following: BTreeSet<usize>,
     /// How many commands it was sent.
     pub(crate) commands: usize,
 }
@@ -227,12 +232,19 @@ impl Redis {
             max_log,
             max_ended,
             trims_until: UnixMillis(0),
+            scanned_to: BTreeMap::new(),
+            following: BTreeSet::new(),
             commands: 0,
         }
     }
 
     pub(crate) fn master(&self) -> &Node {
         &self.nodes[self.master]
+    }
+
+    /// Whether a run follows the log, so that it has caught up.
+    pub(crate) fn is_followed_by(&self, run: usize) -> bool {
+        self.following.contains(&run)
     }
 
     pub(crate) fn max_log(&self) -> usize {
@@ -385,6 +397,7 @@ impl Connect for SimulatedConnect {
             Connection { world, run: self.run, replica: self.replica, line, node, connected_at, is_broken }
         };
         lock(&self.world.network).connects(self.replica, self.world.now());
+        lock(&self.world.redis).following.remove(&self.run);
         let (commands, log) = (connection(Line::Commands), connection(Line::Reader));
         commands.call(Access::Write, |_, _| ()).await?;
         log.call(Access::Read, |_, _| ()).await?;
@@ -400,6 +413,7 @@ impl Connect for SimulatedConnect {
 impl Connection {
     fn lost(&self, reason: &str) -> ConnectionLost {
         self.is_broken.store(true, Ordering::Relaxed);
+        lock(&self.world.redis).following.remove(&self.run);
         self.world.trace(|| format!("replica {} lost {:?}: {reason}", self.replica, self.line));
         ConnectionLost(reason.into())
     }
@@ -494,11 +508,20 @@ impl Connection {
 #[async_trait]
 impl ReadLog for Connection {
     async fn read(&mut self, after: LogPosition, wait: Duration) -> Reply<LogPage> {
-        const MAX_ENTRIES: usize = 1000;
+        /// Few, so that a replica often needs several pages.
+        const MAX_ENTRIES: usize = 3;
         self.stop_if_crashed().await;
         if wait.is_zero() && self.is_ready() {
             let violation = format!("5: replica {} is ready before it has read the log", self.replica);
             lock(&self.world.checker).violations.push(violation);
+        }
+        let scanned_to = lock(&self.world.redis).scanned_to.get(&self.run).copied();
+        if !wait.is_zero() && scanned_to.is_some_and(|scanned_to| after < scanned_to) {
+            let violation = format!("5: replica {} is ready before it has read the log to its end", self.replica);
+            lock(&self.world.checker).violations.push(violation);
+        }
+        if !wait.is_zero() {
+            lock(&self.world.redis).following.insert(self.run);
         }
         if wait.is_zero() {
             moments::reads_to_end(&self.world, self.replica).await;
@@ -542,7 +565,7 @@ impl ReadLog for Connection {
 impl Commands for Connection {
     async fn state(&self) -> Reply<SharedState> {
         let new_id = self.world.random(Random::next);
-        if self.is_ready() {
+        if lock(&self.world.redis).is_followed_by(self.run) {
             lock(&self.world.checker).is_in_sync(self.run, self.world.now());
         }
         self.call(Access::Write, |node, now| {
@@ -565,14 +588,15 @@ impl Commands for Connection {
             moments::begins_to_scan(&self.world, self.replica, self.run).await;
             self.stop_if_crashed().await;
         }
-        let (next, page) = self
+        let (next, page, last) = self
             .call(Access::Read, |node, _| {
                 let keys = node.data.scan.iter().skip(cursor).take(PAGE);
                 let page: Vec<_> = keys.filter_map(|key| node.data.rows.get(key).cloned()).collect();
                 let next = Some(cursor + PAGE).filter(|next| *next < node.data.scan.len());
-                (next.map(|next| u64::try_from(next).unwrap()), page)
+                (next.map(|next| u64::try_from(next).unwrap()), page, node.data.last)
             })
             .await?;
+        lock(&self.world.redis).scanned_to.insert(self.run, last);
         moments::has_scanned(&self.world, self.replica, self.run);
         let mut checker = lock(&self.world.checker);
         for restriction in &page {
@@ -586,6 +610,7 @@ impl Commands for Connection {
         &self,
         restrictions: &[Restriction],
         tasks: &[StoredTask],
+        tasks_if: RecordOutcome,
         by_clock: UnixMillis,
     ) -> Reply<Vec<Option<Restriction>>> {
         let keep = || {
@@ -613,7 +638,8 @@ impl Commands for Connection {
                 let is_same_client_id = |known: &Restriction| {
                     matches!(restriction.kind, RestrictionKind::ClientId(_)) && known.kind == restriction.kind
                 };
-                is_any_new |= !node.data.knows(restriction) && !known.as_ref().is_some_and(is_same_client_id);
+                let is_confirmed = tasks_if == RecordOutcome::New && known.as_ref().is_some_and(is_same_client_id);
+                is_any_new |= !node.data.knows(restriction) && !is_confirmed;
                 if known.as_ref().is_none_or(|known| rank(known) < rank(restriction)) {
                     node.write(Write::Row(restriction.clone()), now);
                     node.append(Some(restriction.clone()), now);
@@ -649,6 +675,10 @@ impl Commands for Connection {
     }
 
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
+        if !self.is_ready() {
+            moments::registers_again(&self.world, self.replica, live_tokens).await;
+            self.stop_if_crashed().await;
+        }
         self.call(Access::Write, |node, at| {
             let register = |live_token: &LiveToken| {
                 let known = node.data.live_tokens.get(&without_end(live_token)).copied();

@@ -183,7 +183,7 @@ pub(crate) fn start(world: &Arc<World>, number: usize) {
         })
     };
     let connect = Arc::new(SimulatedConnect { world: Arc::clone(world), run, replica: number });
-    let tenants = TENANTS.iter().zip(replicas.formats).map(|(name, format)| tenant(world, run, name, format));
+    let tenants = TENANTS.iter().zip(replicas.formats).map(|(name, format)| tenant(world, [number, run], name, format));
     let tenants = Arc::new(Tenants::new(tenants.collect()));
     let tasks_of = revocation::tasks_of_restriction(Arc::clone(&tenants), clock());
     let (on_failure, limits) = (replicas.on_failure, &replicas.limits);
@@ -204,7 +204,7 @@ pub(crate) fn key_name() -> KeyName {
     KeyName::parse("app.key").unwrap()
 }
 
-fn tenant(world: &Arc<World>, run: usize, name: &str, format: TokenFormat) -> Tenant {
+fn tenant(world: &Arc<World>, [replica, run]: [usize; 2], name: &str, format: TokenFormat) -> Tenant {
     let name = TenantName::parse(name).unwrap();
     let rules = SessionRules {
         issuers: vec![format!("https://{name}.example.com")],
@@ -214,7 +214,7 @@ fn tenant(world: &Arc<World>, run: usize, name: &str, format: TokenFormat) -> Te
         clock_skew_ms: CLOCK_SKEW_MS,
         longest_life_ms: i64::try_from(SESSION_TOKEN_LIFE.as_millis()).unwrap(),
     };
-    let ably = SimulatedAbly { world: Arc::clone(world), run, tenant: name.clone() };
+    let ably = SimulatedAbly { world: Arc::clone(world), run, replica, tenant: name.clone() };
     Tenant {
         publishable_key: PublishableKey::parse("pk_test_Y2xlcmsuZXhhbXBsZS5jb20k").unwrap(),
         verifier: Verifier::new(SigningKeys::Pem(Arc::clone(&SIGNING_KEY)), rules),

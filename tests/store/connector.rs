@@ -8,7 +8,7 @@ use ably_clerk_auth::{
     redis::{ConnectionLost, Persistence, RedisAddress, RedisMode},
     store::{
         Claim, ClientIdDigest, Connect as _, Connected, DenialSource, LONGEST_WAIT, LiveToken, LogPosition,
-        Restriction, RestrictionKind, StoredTask, TaskBacklog, TokenHolder,
+        RecordOutcome, Restriction, RestrictionKind, StoredTask, TaskBacklog, TokenHolder,
     },
     tenant::TenantName,
 };
@@ -29,7 +29,7 @@ async fn connect(server: &RedisServer) -> Connected {
 }
 
 async fn record(redis: &Connected, restrictions: &[Restriction], now: UnixMillis) -> Vec<Option<Restriction>> {
-    redis.commands.record(restrictions, &[], now).await.unwrap()
+    redis.commands.record(restrictions, &[], RecordOutcome::New, now).await.unwrap()
 }
 
 /// All recorded restrictions, ordered by subject.
@@ -63,7 +63,7 @@ fn task(id: &str, due: UnixMillis) -> StoredTask {
 }
 
 async fn enqueue(redis: &Connected, tasks: &[StoredTask]) {
-    redis.commands.record(&[], tasks, NOW).await.unwrap();
+    redis.commands.record(&[], tasks, RecordOutcome::New, NOW).await.unwrap();
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn a_reader_that_waits_gets_an_entry_as_soon_as_it_is_appended() {
     let start = last(&redis).await;
     let denial = denial("user_1", NOW);
     // The log and the commands have connections of their own.
-    let recording = redis.commands.record(slice::from_ref(&denial), &[], NOW);
+    let recording = redis.commands.record(slice::from_ref(&denial), &[], RecordOutcome::New, NOW);
     let (page, recorded) = tokio::join!(redis.log.read(start, LONGEST_WAIT), recording);
     recorded.unwrap();
     let page = page.unwrap();
@@ -390,11 +390,12 @@ async fn a_task_that_was_stored_again_later_is_not_completed_for_the_earlier_tim
 async fn tasks_are_stored_with_a_restriction_only_if_it_is_new() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
-    let record = async |restrictions: &[Restriction], id| {
-        redis.commands.record(restrictions, &[task(id, NOW)], NOW).await.unwrap();
+    let record_if = async |tasks_if, restrictions: &[Restriction], id| {
+        redis.commands.record(restrictions, &[task(id, NOW)], tasks_if, NOW).await.unwrap();
         let claimed = redis.commands.claim(Claim::Named(id), NOW).await.unwrap();
         claimed.len() == 1
     };
+    let record = async |restrictions: &[Restriction], id| record_if(RecordOutcome::New, restrictions, id).await;
     let (first, second) = (denial("user_1", NOW), denial("user_1", NOW.after(MINUTE)));
     let later_end = Restriction { until: first.until.after(MINUTE), ..first.clone() };
     assert!(record(&[], "without a restriction").await);
@@ -414,6 +415,8 @@ async fn tasks_are_stored_with_a_restriction_only_if_it_is_new() {
     assert!(record(&[named(None, 5)], "no name").await);
     assert!(!record(&[named(None, 6)], "still no name").await);
     assert!(!record(&[named(Some("bob"), 3)], "outdated name").await);
+    assert!(record_if(RecordOutcome::Confirmed, &[named(None, 7)], "no name, written back").await);
+    assert!(!record_if(RecordOutcome::Confirmed, &[named(None, 7)], "written back again").await);
 }
 
 #[tokio::test]
@@ -526,7 +529,10 @@ async fn a_redis_that_takes_no_writes_cannot_be_used() {
         let lost = ConnectionLost(format!("it answered {code}"));
         let () = server.run(forbid);
         assert_eq!(redis.commands.state().await.unwrap_err(), lost);
-        assert_eq!(redis.commands.record(&[denial("user_1", NOW)], &[], NOW).await.unwrap_err(), lost);
+        assert_eq!(
+            redis.commands.record(&[denial("user_1", NOW)], &[], RecordOutcome::New, NOW).await.unwrap_err(),
+            lost
+        );
         assert_eq!(connector.connect().await.unwrap_err(), lost);
         let () = server.run(allow);
         redis.commands.state().await.unwrap();

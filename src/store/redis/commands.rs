@@ -8,8 +8,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     super::{
-        Claim, Commands, LiveToken, LogPosition, Reply, Restriction, SharedState, StoreLimits, StoredTask, TaskBacklog,
-        TokenHolder,
+        Claim, Commands, LiveToken, LogPosition, RecordOutcome, Reply, Restriction, SharedState, StoreLimits,
+        StoredTask, TaskBacklog, TokenHolder,
     },
     encoding::{self, time_of, warn_of_foreign_data},
     keys::{CLAIMABLE, DATA_ID, DUE, ENDS, Keys, LOG, RESTRICTIONS, TASKS},
@@ -106,6 +106,7 @@ impl Commands for RedisCommands {
         &self,
         restrictions: &[Restriction],
         tasks: &[StoredTask],
+        tasks_if: RecordOutcome,
         now: UnixMillis,
     ) -> Reply<Vec<Option<Restriction>>> {
         let mut before = Vec::with_capacity(restrictions.len());
@@ -116,7 +117,9 @@ impl Commands for RedisCommands {
             script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR));
             script.arg(StoreLimits::default().ended_restrictions).arg(encoding::LOG_LENGTH).arg(part.len());
             for restriction in part {
+                let confirmed = encoding::text_if_confirmed(restriction).filter(|_| tasks_if == RecordOutcome::New);
                 script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
+                script.arg(confirmed.unwrap_or_default());
             }
             for StoredTask { id, due, payload } in tasks {
                 script.arg(id).arg(payload).arg(due.0);

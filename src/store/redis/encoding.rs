@@ -1,6 +1,6 @@
 //! How restrictions and log entries are written in Redis.
 
-use super::super::Restriction;
+use super::super::{Restriction, Topic};
 use crate::clock::UnixMillis;
 
 /// How many entries the log keeps, or some more.
@@ -16,6 +16,11 @@ pub(super) fn id_of(restriction: &Restriction) -> String {
 /// The row of a restriction: its rank, by which scripts compare it, then JSON.
 pub(super) fn row_of(restriction: &Restriction) -> String {
     restriction.rank() + &json(restriction)
+}
+
+/// The text in the row of an older one that this one only confirms.
+pub(super) fn text_if_confirmed(restriction: &Restriction) -> Option<String> {
+    (restriction.topic() == Topic::ClientId).then(|| json(&restriction.kind))
 }
 
 pub(super) fn restriction_of(row: &[u8]) -> Option<Restriction> {
