@@ -65,8 +65,8 @@ pub trait Commands: Send + Sync {
     async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)>;
 
     /// Records the restrictions that are newer than the recorded ones, and appends them to the log. Returns for each the one
-    /// recorded before. Stores the tasks with new IDs if the outcome of a restriction is
-    /// [`RecordOutcome::New`] or `tasks_if`, or if there is no restriction.
+    /// recorded before. Stores the tasks with new IDs if there is no restriction, or if the outcome of one is
+    /// [`RecordOutcome::New`] or `tasks_if`.
     async fn record(
         &self,
         restrictions: &[Restriction],

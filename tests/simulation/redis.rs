@@ -515,17 +515,16 @@ impl ReadLog for Connection {
             let violation = format!("5: replica {} is ready before it has read the log", self.replica);
             lock(&self.world.checker).violations.push(violation);
         }
-        let scanned_to = lock(&self.world.redis).scanned_to.get(&self.run).copied();
-        if !wait.is_zero() && scanned_to.is_some_and(|scanned_to| after < scanned_to) {
-            let violation = format!("5: replica {} is ready before it has read the log to its end", self.replica);
-            lock(&self.world.checker).violations.push(violation);
-        }
-        if !wait.is_zero() {
-            lock(&self.world.redis).following.insert(self.run);
-        }
         if wait.is_zero() {
             moments::reads_to_end(&self.world, self.replica).await;
             self.stop_if_crashed().await;
+        } else {
+            let mut redis = lock(&self.world.redis);
+            redis.following.insert(self.run);
+            if redis.scanned_to.get(&self.run).is_some_and(|scanned_to| after < *scanned_to) {
+                let violation = format!("5: replica {} is ready before it has read the log to its end", self.replica);
+                lock(&self.world.checker).violations.push(violation);
+            }
         }
         let changed = {
             let redis = lock(&self.world.redis);

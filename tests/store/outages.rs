@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The data with which Redis comes back.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Data {
     Kept,
     /// Those of the outage before.
