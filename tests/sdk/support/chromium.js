@@ -45,17 +45,17 @@ export async function startFreezableChromium(context) {
   return { newContext: async () => window };
 }
 
-/** ably-js can leave the refusal of a renewal unhandled, although its connection reports it. */
-const isLeftByAbly = ({ message }) => message.endsWith("(session-denied)");
-
-/** A window with cookies of its own, and Playwright's `options`. Whatever its pages throw, and wherever else they turn, is the test's failure. */
-export async function openWindow(t, browser, options) {
+/**
+ * A window with cookies of its own, and Playwright's `options`. Whatever its pages throw, unless it `isExpected(error)`, and
+ * wherever else they turn, is the test's failure.
+ */
+export async function openWindow(t, browser, options, isExpected = () => false) {
   const window = await browser.newContext(options);
   window.setDefaultTimeout(PATIENCE_MS);
   // A dev server builds a page when it is first asked for it.
   window.setDefaultNavigationTimeout(4 * PATIENCE_MS);
   const troubles = [];
-  window.on("weberror", (error) => isLeftByAbly(error.error()) || troubles.push(error.error()));
+  window.on("weberror", (error) => isExpected(error.error()) || troubles.push(error.error()));
   window.on("request", (request) => {
     const { protocol, hostname } = new URL(request.url());
     const isHere = ["localhost", "127.0.0.1"].includes(hostname) || ["data:", "blob:"].includes(protocol);
