@@ -208,12 +208,13 @@ impl Store {
     }
 
     /// Claims this replica's own tasks, which are from an outage. If it has none, claims tasks in Redis, and hides them from other
-    /// replicas for [`StoredTask::LEASE`].
+    /// replicas for [`StoredTask::LEASE`]. Claims due tasks in Redis only once this replica is ready: until it has read the
+    /// restrictions, it may not know that a task's denial was lifted.
     ///
     /// A task that this replica has can be in Redis too: it may be performed twice.
     pub async fn claim_tasks(&self, claim: Claim<'_>, now: UnixMillis) -> Result<Vec<StoredTask>, StoreError> {
         let own = self.replica.tasks.claim(claim, now);
-        if !own.is_empty() {
+        if !own.is_empty() || (matches!(claim, Claim::Due(_)) && self.health() != Health::Ready) {
             return Ok(own);
         }
         self.in_redis(|on| async move { on.commands.claim(claim, now).await }).await.unwrap_or(Ok(Vec::new()))

@@ -35,6 +35,8 @@ struct Script {
     races: AtomicBool,
     /// A token is issued while the second connection reads the restrictions.
     issues: AtomicBool,
+    /// Due tasks are claimed while the second connection reads the restrictions.
+    claims: AtomicBool,
     /// The second connection records, and is lost before it answers.
     loses_answer: AtomicBool,
     store: OnceLock<std::sync::Weak<Store>>,
@@ -98,6 +100,10 @@ impl Commands for One {
         if self.number == 2 && self.script.issues.load(Ordering::SeqCst) {
             let store = self.script.store.get().unwrap().upgrade().unwrap();
             store.put_live_token(live_token("org_1"), START).await.unwrap();
+        }
+        if self.number == 2 && self.script.claims.load(Ordering::SeqCst) {
+            let store = self.script.store.get().unwrap().upgrade().unwrap();
+            assert_eq!(store.claim_tasks(Claim::Due(9), START).await, Ok(Vec::new()));
         }
         Commands::restrictions(&self.redis, cursor).await
     }
@@ -280,6 +286,18 @@ async fn a_restriction_that_is_recorded_late_gets_its_tasks_once_even_if_the_ans
     eventually(async || script.connects.load(Ordering::SeqCst) > 2).await;
     store.becomes_ready().await;
     assert_eq!(tasks_in(&new).await, ["user user_1"]);
+}
+
+#[tokio::test]
+async fn until_it_has_read_the_restrictions_a_replica_claims_no_due_tasks_in_redis() {
+    let (store, script, new) = scene(OnFailure::Degrade).await;
+    Commands::record(&new, &[], &[task("1", "")], RecordOutcome::New, START).await.unwrap();
+    script.claims.store(true, Ordering::SeqCst);
+    script.lose_first.store(true, Ordering::SeqCst);
+    eventually(async || script.connects.load(Ordering::SeqCst) > 1).await;
+    store.becomes_ready().await;
+    assert_eq!(script.connects.load(Ordering::SeqCst), 2);
+    assert_eq!(store.claim_tasks(Claim::Due(9), START).await, Ok(vec![task("1", "")]));
 }
 
 #[tokio::test]
