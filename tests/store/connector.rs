@@ -493,7 +493,7 @@ async fn foreign_data_is_ignored() {
 }
 
 #[tokio::test]
-async fn scripts_that_redis_does_not_know_any_more_are_sent_again() {
+async fn scripts_other_than_that_of_registrations_are_sent_again_if_redis_does_not_know_them_any_more() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
     let commands = &redis.commands;
@@ -502,8 +502,6 @@ async fn scripts_that_redis_does_not_know_any_more_are_sent_again() {
     commands.state().await.unwrap();
     forget_scripts();
     record(&redis, &[denial("user_1", NOW)], NOW).await;
-    forget_scripts();
-    commands.register(&[live_token("user_1", "sess_1", None, "alice", MINUTE)], NOW).await.unwrap();
     forget_scripts();
     enqueue(&redis, &[task("1", NOW)]).await;
     forget_scripts();
@@ -514,6 +512,16 @@ async fn scripts_that_redis_does_not_know_any_more_are_sent_again() {
     commands.end_claim(&task("1", NOW), None).await.unwrap();
     assert_eq!(commands.state().await.unwrap().backlog.count, 0);
     assert_eq!(recorded(&redis).await, [denial("user_1", NOW)]);
+}
+
+#[tokio::test]
+async fn a_connection_is_lost_if_redis_does_not_know_the_script_of_registrations_any_more() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let live_tokens = [live_token("user_1", "sess_1", None, "alice", MINUTE)];
+    server.run::<()>("SCRIPT FLUSH");
+    redis.commands.register(&live_tokens, NOW).await.unwrap_err();
+    assert_eq!(connect(&server).await.commands.register(&live_tokens, NOW).await.unwrap(), [true]);
 }
 
 #[tokio::test]

@@ -415,6 +415,19 @@ const REFUSALS: [[&str; 2]; 4] = [
 ];
 
 #[tokio::test]
+async fn a_redis_that_forgot_its_scripts_gets_the_live_token_that_it_could_not_register() {
+    let server = RedisServer::start();
+    let replica = Replica::of(&server).await;
+    server.run::<()>("SCRIPT FLUSH");
+    let live_token = live_token("user_1", "sess_1", None, "alice", MINUTE);
+    assert_eq!(replica.store.put_live_token(live_token.clone(), NOW).await, Err(StoreError::Unavailable));
+    replica.becomes(Health::Ready).await;
+    let other = Replica::of(&server).await;
+    let live = other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
+    assert_eq!(live.live_tokens, [live_token]);
+}
+
+#[tokio::test]
 async fn a_redis_that_refuses_writes_is_one_outage() {
     for [refuse, take] in REFUSALS {
         let server = RedisServer::start();

@@ -29,7 +29,8 @@ const AT_ONCE: usize = 50;
 
 static STATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/state.lua")));
 static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/record.lua")));
-static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/register.lua")));
+/// Each new connection loads it. If Redis answers later that it does not know it, the connection is lost.
+pub(super) static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/register.lua")));
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/claim.lua")));
 static END_CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/end_claim.lua")));
 
@@ -131,15 +132,17 @@ impl Commands for RedisCommands {
     }
 
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
-        let mut script = REGISTER.arg(now.0);
+        // Not as a `ScriptInvocation`: that copies every key and argument once more.
+        let mut command = cmd("EVALSHA");
+        command.arg(REGISTER.get_hash()).arg(2 * live_tokens.len());
+        let mut arguments = Vec::with_capacity(live_tokens.len());
         for live_token in live_tokens {
             let LiveToken { tenant, user, organization, .. } = live_token;
             let group = Group::named(organization.as_ref().unwrap_or(user));
-            script.key(self.keys.live_tokens(tenant, user)).key(self.keys.users(tenant, group.part()));
-            script.arg(group.member(user));
-            script.arg(live_tokens::field_of(live_token)).arg(live_tokens::value_of(live_token));
+            command.arg(self.keys.live_tokens(tenant, user)).arg(self.keys.users(tenant, group.part()));
+            arguments.push((group.member(user), live_tokens::field_of(live_token), live_tokens::value_of(live_token)));
         }
-        self.invoke(&script).await
+        self.run(command.arg(now.0).arg(arguments)).await
     }
 
     async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {

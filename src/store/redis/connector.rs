@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{
     super::{Commands as _, Connect, Connected, LONGEST_WAIT, ReadLog as _, Reply},
-    commands::RedisCommands,
+    commands::{REGISTER, RedisCommands},
     keys::{Keys, LOG, PROBE, RedisKeyPrefix},
     reader::LogReader,
 };
@@ -69,9 +69,10 @@ impl RedisConnector {
     }
 
     async fn connect_to(&self, master: Master) -> Reply<Connected> {
-        let Master { node, connection, loss, .. } = master;
+        let Master { node, mut connection, loss, .. } = master;
         let reading = self.deployment.open(&node, READ_TIMEOUT).await?;
         let mut log = LogReader { connection: reading, log: self.keys.named(LOG), loss };
+        REGISTER.load_async(&mut connection).await?;
         let commands = RedisCommands { connection, keys: self.keys.clone() };
         let state = commands.state().await?;
         log.read(state.last, Duration::ZERO).await?;

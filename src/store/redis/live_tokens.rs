@@ -26,7 +26,7 @@ const END_BYTES: usize = 13;
 /// What tells a live token apart from others of its user. Key and organization as a digest: their length would exceed 64.
 pub(super) fn field_of(live_token: &LiveToken) -> Vec<u8> {
     let LiveToken { session, organization, client_id, format, key, .. } = live_token;
-    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(encoded(Vec::new(), &(key, organization))).into();
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(encoded(Vec::with_capacity(64), &(key, organization))).into();
     encoded(Vec::with_capacity(64), &(session, client_id, format, [a, b, c, d]))
 }
 
