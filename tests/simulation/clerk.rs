@@ -174,6 +174,13 @@ impl Clerk {
         self.tenants[tenant].sessions[session].organization.is_some()
     }
 
+    /// A session of another user with the same organization.
+    pub(crate) fn another_member(&self, tenant: usize, session: usize) -> Option<usize> {
+        let sessions = &self.tenants[tenant].sessions;
+        let SessionState { user, organization, .. } = &sessions[session];
+        sessions.iter().position(|other| other.user != *user && other.organization == *organization)
+    }
+
     /// The clients of a session's user in the session's organization ask no more. Clerk tells nobody.
     pub(crate) fn leave(&mut self, tenant: usize, session: usize) {
         let sessions = &mut self.tenants[tenant].sessions;

@@ -87,6 +87,8 @@ pub(crate) struct FaultLog {
     /// When a replica, or every replica, could not use Redis at all.
     outages: Vec<(Option<usize>, UnixMillis, UnixMillis)>,
     until: UnixMillis,
+    /// Whether look-ups hang again after all faults have ended.
+    pub(crate) do_look_ups_hang_late: bool,
 }
 
 impl FaultLog {
@@ -96,7 +98,13 @@ impl FaultLog {
     const SPREAD: Duration = Duration::from_secs(1);
 
     pub(crate) fn new() -> Self {
-        Self { happened: BTreeSet::new(), spans: Vec::new(), outages: Vec::new(), until: UnixMillis(0) }
+        Self {
+            happened: BTreeSet::new(),
+            spans: Vec::new(),
+            outages: Vec::new(),
+            until: UnixMillis(0),
+            do_look_ups_hang_late: false,
+        }
     }
 
     /// Whether all faults have ended.
@@ -158,6 +166,23 @@ pub(crate) fn cause(world: &Arc<World>, until: UnixMillis, length: Duration) {
     for _ in 0..count {
         tokio::spawn(cause_one(Arc::clone(world), length));
     }
+}
+
+/// After all other faults, Ably cannot be used for a while, or look-ups hang, at every replica. Returns until when.
+pub(crate) fn fail_late(world: &World) -> UnixMillis {
+    const LASTS: Duration = Duration::from_secs(30);
+    let (now, end) = (world.now(), world.now().after(LASTS));
+    if world.random(|random| random.percent(50)) {
+        fail_ably_now(world, end);
+    } else {
+        world.trace(|| "fault: look-ups hang at all replicas".into());
+        let mut faults = lock(&world.faults);
+        faults.note(Fault::LookUpsHang);
+        faults.disturb(now, end);
+        faults.do_look_ups_hang_late = true;
+        (0..REPLICAS).for_each(|number| lock(&world.network).hang_look_ups(number, end));
+    }
+    end
 }
 
 async fn cause_one(world: Arc<World>, length: Duration) {
@@ -260,6 +285,27 @@ async fn cut_off(world: &Arc<World>, number: usize, lines: &[Line], end: UnixMil
     moments::is_cut_off(world, number, end);
     world.sleep_until(UnixMillis(end.0 - 1)).await;
     check_own_revocations(world, number, now);
+}
+
+/// Cuts off a replica at a certain moment.
+pub(crate) fn cut_off_now(world: &World, number: usize, end: UnixMillis) {
+    let now = world.now();
+    let mut faults = lock(&world.faults);
+    faults.note(Fault::BothCut);
+    faults.disturb(now, end);
+    faults.outages.push((Some(number), now, end));
+    drop(faults);
+    world.trace(|| format!("fault: replica {number} is cut off until {}", end.0));
+    for line in Line::ALL {
+        lock(&world.network).cut(number, line, end);
+    }
+}
+
+/// Ably cannot be used from a certain moment on.
+pub(crate) fn fail_ably_now(world: &World, end: UnixMillis) {
+    world.trace(|| format!("fault: Ably cannot be used until {}", end.0));
+    lock(&world.faults).note(Fault::AblyUnreachable);
+    lock(&world.ably).fail(AblyFault::Unreachable, None, end);
 }
 
 /// Redis loses its data, and all replicas restart but one, which is cut off.

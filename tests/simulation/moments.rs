@@ -9,6 +9,8 @@
 //! - A look-up hangs.
 //! - A replica is cut off for minutes, and Redis loses a token that it has just issued. Meanwhile another replica issues the same
 //!   token, with another end.
+//! - Two replicas are cut off, and return one after the other while Ably cannot be used.
+//! - Sessions end whose second revocations will fail at first.
 //! - A task is put back late: meanwhile another replica has performed it, and it is stored again.
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
@@ -239,6 +241,9 @@ pub(crate) fn is_cut_off(world: &Arc<World>, number: usize, end: UnixMillis) {
         tokio::spawn(end_session_elsewhere(Arc::clone(world), number, end));
     }
     tokio::spawn(restrict_unknown(Arc::clone(world), number, end));
+    if happens(world, 25) {
+        tokio::spawn(returns_before_another(Arc::clone(world), number, end));
+    }
     for _ in 0..world.random(|random| random.pick(&[0, 1, 3])) {
         tokio::spawn(deny_elsewhere(Arc::clone(world), number, end));
     }
@@ -347,6 +352,58 @@ async fn restrict_unknown(world: Arc<World>, number: usize, end: UnixMillis) {
             tell(happening, if is_it { Some(run) } else { any_but(&world, number) });
         }
         world.pause(world.random(|random| random.within(2000..20_000))).await;
+    }
+}
+
+/// A second replica is cut off for longer. Both issue tokens to members of an organization that the third knows to be deleted. Ably
+/// cannot be used when they return: what the first one finds is not revoked yet when the second one finds more.
+async fn returns_before_another(world: Arc<World>, number: usize, end: UnixMillis) {
+    const RETURNS_AFTER: Duration = Duration::from_secs(4);
+    const HEARD_AFTER: u64 = 4500;
+    const TAKES: Duration = Duration::from_secs(9);
+    let [first, second, third] = [number, (number + 1) % REPLICAS, (number + 2) % REPLICAS];
+    let unknown = unknown_sessions(&world, Happening::OrganizationDeleted);
+    let is_too_short = end <= world.now().after(TAKES) || lock(&world.faults).are_over(end.after(2 * RETURNS_AFTER));
+    if unknown.is_empty() || is_too_short {
+        return;
+    }
+    let (tenant, unknown) = world.random(|random| random.pick(&unknown));
+    let Some(other) = lock(&world.clerk).another_member(tenant, unknown) else { return };
+    faults::cut_off_now(&world, second, end.after(RETURNS_AFTER));
+    world.pause(2500).await;
+    let told = running(&world, third);
+    // No other token has the new client ID.
+    tokio::spawn(clerk::happens_as(Arc::clone(&world), tenant, unknown, Happening::Rename, told.clone()));
+    world.pause(500).await;
+    for member in [other, unknown] {
+        let now = world.now();
+        lock(&world.clerk).mint(tenant, member, now);
+    }
+    tokio::spawn(clerk::happens_as(Arc::clone(&world), tenant, other, Happening::OrganizationDeleted, told));
+    world.pause(HEARD_AFTER + world.random(|random| random.within(0..500))).await;
+    for (number, member) in [(first, other), (second, unknown)] {
+        if let Some(run) = running(&world, number) {
+            clients::ask_again(&world, run, tenant, member);
+        }
+    }
+    world.sleep_until(end).await;
+    faults::fail_ably_now(&world, end.after(2 * RETURNS_AFTER));
+}
+
+/// In the last seconds before `until`, sessions end. No other replica can guess their tokens, and some clients exchange their token
+/// requests after the first revocation.
+pub(crate) async fn end_unknown_sessions(world: Arc<World>, until: UnixMillis) {
+    world.sleep_until(UnixMillis(until.0 - 8000)).await;
+    for _ in 0..4 {
+        let unknown = unknown_sessions(&world, Happening::SessionEnds);
+        let run = world.random(|random| lock(&world.replicas).any(random));
+        let (false, Some(run)) = (unknown.is_empty(), run) else { continue };
+        let (tenant, session) = world.random(|random| random.pick(&unknown));
+        let told = any_but(&world, run.number);
+        clients::ask_with_new(&world, run, tenant, session);
+        world.pause(world.random(|random| random.within(100..1000))).await;
+        tokio::spawn(clerk::happens_as(Arc::clone(&world), tenant, session, Happening::SessionEnds, told));
+        world.pause(world.random(|random| random.within(100..1000))).await;
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::runtime::Builder;
 use crate::{
     agreement, clerk, clients,
     faults::{self, Fault},
-    operator,
+    moments, operator,
     replica::{self, REPLICAS, Run},
     work,
     world::{Tracing, World, lock},
@@ -64,8 +64,10 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     const RECOVERY: Duration = Duration::from_secs(20);
     /// From then on until all first revocations are made: the queue pauses for a minute at most.
     const FIRST_REVOCATIONS: Duration = Duration::from_secs(70);
-    /// From then on until the second revocation, with what may have delayed it.
+    /// From the end of the recovery, or of the late fault, until the second revocation is made, with what may have delayed it.
     const SETTLING: Duration = Duration::from_mins(4);
+    /// From the end until shortly before the second revocations of what happened in its last seconds are due.
+    const LATE_FAULT_AFTER: Duration = Duration::from_secs(135);
     let world = World::new(seed, tracing);
     let _logging = (tracing == Tracing::On).then(|| {
         let writer = LogWriter(Arc::clone(&world));
@@ -87,6 +89,10 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     tokio::spawn(clients::ask(Arc::clone(&world), end.after(RECOVERY), length));
     tokio::spawn(clients::refresh(Arc::clone(&world), end));
     faults::cause(&world, end, length);
+    let has_late_fault = world.random(|random| random.percent(10));
+    if has_late_fault {
+        tokio::spawn(moments::end_unknown_sessions(Arc::clone(&world), end));
+    }
     world.sleep_until(end.after(RECOVERY)).await;
     world.trace(|| "all faults have ended".into());
     lock(&world.network).calm_down();
@@ -98,7 +104,15 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     if !lock(&world.faults).happened.contains(&Fault::LookUpsHang) {
         lock(&world.checker).check_first_revocations(&revoked, end, world.now());
     }
-    while world.now() < end.after(RECOVERY + SETTLING) && has_tasks(&world) {
+    let mut settled = end.after(RECOVERY + SETTLING);
+    if has_late_fault {
+        world.sleep_until(end.after(LATE_FAULT_AFTER)).await;
+        check_in_time(&world);
+        let ended = faults::fail_late(&world);
+        world.sleep_until(ended.after(RECOVERY)).await;
+        settled = ended.after(SETTLING);
+    }
+    while world.now() < settled && has_tasks(&world) {
         world.pause(5000).await;
     }
     world.pause(2000).await;
@@ -119,18 +133,25 @@ fn has_tasks(world: &World) -> bool {
     !lock(&world.redis).master().data.tasks.is_empty() || lock(&world.replicas).running().any(has_own)
 }
 
+/// Checks what was revoked in time, unless Ably failed.
+fn check_in_time(world: &World) {
+    let (now, ably) = (world.now(), lock(&world.ably));
+    if !ably.has_failed() {
+        let mut checker = lock(&world.checker);
+        checker.check_answers(&ably.revoked, &lock(&world.faults));
+        checker.check_second_revocations(&ably.revoked, &lock(&world.faults), now);
+    }
+}
+
 /// Checks what must be true at the end.
 fn check(world: &World) {
+    check_in_time(world);
     let now = world.now();
     let redis = lock(&world.redis);
     let ably = lock(&world.ably);
     let mut checker = lock(&world.checker);
     let replicas = lock(&world.replicas);
     let running = replicas.running().map(|run| run.run).collect();
-    if !ably.has_failed() {
-        checker.check_answers(&ably.revoked, &lock(&world.faults));
-        checker.check_second_revocations(&ably.revoked, &lock(&world.faults), now);
-    }
     checker.finish(&redis, &ably.revoked, &lock(&world.faults), &running, now);
     for replica in replicas.running() {
         let stats = replica.store.stats(replica.clock(now));
@@ -143,8 +164,9 @@ fn check(world: &World) {
     if replicas.running().count() < REPLICAS {
         checker.violations.push("5: a replica is not running".into());
     }
-    // Each telling during an outage is one more call.
-    let most = 40 + 20 * (checker.statement_count() + checker.work_count()) + checker.tellings;
+    // Each telling during an outage is one more call. Look-ups that hang late are losses, and each return revokes again.
+    let after_losses = if lock(&world.faults).do_look_ups_hang_late { 200 } else { 0 };
+    let most = 40 + 20 * (checker.statement_count() + checker.work_count()) + checker.tellings + after_losses;
     if ably.calls > most {
         checker.violations.push(format!("4: {} calls to Ably, more than {most}", ably.calls));
     }

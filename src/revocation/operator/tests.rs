@@ -315,6 +315,20 @@ async fn each_kind_of_request_has_its_targets_and_its_margin() {
 }
 
 #[tokio::test]
+async fn a_user_without_known_tokens_is_revoked_by_the_client_id_that_the_user_should_have() {
+    let ably = ably().await;
+    let identity = fixtures::tenant("default", TokenFormat::TokenRequest, "{user_id}").identity;
+    let revocation =
+        revocation_of(vec![Tenant { identity, ..tenant("default", TokenFormat::TokenRequest, Some(&ably)) }]);
+    let report = revocation.execute_json(json!({ "user": "user_9" }), NOW).await;
+    assert_eq!(
+        (&report["targets"][0]["target"], &report["live_tokens"]),
+        (&json!("clientId:user_9"), &json!("none_known"))
+    );
+    assert_eq!(ably.revocation_calls()[0].targets, ["clientId:user_9"]);
+}
+
+#[tokio::test]
 async fn a_request_with_a_client_id_denies_the_users_who_have_it() {
     let ably = ably().await;
     let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
