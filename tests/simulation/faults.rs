@@ -289,16 +289,20 @@ async fn cut_off(world: &Arc<World>, number: usize, lines: &[Line], end: UnixMil
 
 /// Cuts off a replica at a certain moment.
 pub(crate) fn cut_off_now(world: &World, number: usize, end: UnixMillis) {
-    let now = world.now();
-    let mut faults = lock(&world.faults);
-    faults.note(Fault::BothCut);
-    faults.disturb(now, end);
-    faults.outages.push((Some(number), now, end));
-    drop(faults);
+    lock(&world.faults).note(Fault::BothCut);
     world.trace(|| format!("fault: replica {number} is cut off until {}", end.0));
+    take_redis_away(world, number, end);
+}
+
+/// A replica has no Redis until `end`.
+fn take_redis_away(world: &World, number: usize, end: UnixMillis) {
+    let now = world.now();
     for line in Line::ALL {
         lock(&world.network).cut(number, line, end);
     }
+    let mut faults = lock(&world.faults);
+    faults.disturb(now, end);
+    faults.outages.push((Some(number), now, end));
 }
 
 /// Ably cannot be used from a certain moment on.
@@ -426,12 +430,7 @@ fn start_maybe_without_redis(world: &Arc<World>, number: usize, until: UnixMilli
     let lasts = world.random(|random| random.pick(&[0, 0, 400, 4000]));
     let end = until.min(now.after(Duration::from_millis(lasts)));
     if now < end {
-        for line in Line::ALL {
-            lock(&world.network).cut(number, line, end);
-        }
-        let mut faults = lock(&world.faults);
-        faults.disturb(now, end);
-        faults.outages.push((Some(number), now, end));
+        take_redis_away(world, number, end);
     }
     replica::start(world, number);
 }

@@ -406,14 +406,6 @@ async fn stats_count_outages_and_what_redis_lacks() {
     }
 }
 
-/// Commands that make Redis refuse all writes, and accept them again.
-const REFUSALS: [[&str; 2]; 4] = [
-    ["CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"],
-    ["CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"],
-    ["REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"],
-    ["ACL SETUSER aca -set -zadd", "ACL SETUSER aca +set +zadd"],
-];
-
 #[tokio::test]
 async fn a_redis_that_forgot_its_scripts_gets_the_live_token_that_it_could_not_register() {
     let server = RedisServer::start();
@@ -426,6 +418,14 @@ async fn a_redis_that_forgot_its_scripts_gets_the_live_token_that_it_could_not_r
     let live = other.store.live_tokens(&TenantName::default(), &TokenHolder::User("user_1".into()), NOW).await;
     assert_eq!(live.live_tokens, [live_token]);
 }
+
+/// Commands that make Redis refuse all writes, and accept them again.
+const REFUSALS: [[&str; 2]; 4] = [
+    ["CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"],
+    ["CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"],
+    ["REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"],
+    ["ACL SETUSER aca -set -zadd", "ACL SETUSER aca +set +zadd"],
+];
 
 #[tokio::test]
 async fn a_redis_that_refuses_writes_is_one_outage() {
