@@ -167,14 +167,14 @@ fn tasks_of(event: &Event, tenant: &Tenant, restriction: &Restriction, now: Unix
     Some(task.stored("event", now.after(StoredTask::LEASE), now))
 }
 
-/// The revocations that follow from a restriction whose event is not at hand: a Redis that lost it, or a replica that learned of
-/// it late. The names of its tasks are unique to this process, which starts `now`, and to each time.
+/// The revocations that follow from a restriction whose event is not at hand: Redis lost it, or a replica learned of it late. Their
+/// names are unique to this process, which starts at `started_at`, and to each start of its store.
 #[must_use]
 pub fn tasks_of_restriction(tenants: Arc<Tenants>, started_at: UnixMillis) -> TasksOf {
-    Arc::new(move |restriction, now| {
+    Arc::new(move |restriction, start, now| {
         let tenant = tenants.named(&restriction.tenant);
         let task = tenant.and_then(|tenant| Task::of(restriction, tenant, now));
-        let name = format!("late/{}/{}", started_at.0, now.0);
+        let name = format!("late/{}/{start}", started_at.0);
         task.map(|task| task.stored(&name, now, now)).into_iter().flatten().collect()
     })
 }

@@ -81,7 +81,7 @@ impl Store {
     /// The store of a single replica.
     #[must_use]
     pub fn in_memory(limits: &StoreLimits, on_forget: OnForget) -> Self {
-        let replica = Replica::new(limits, on_forget, Arc::new(|_, _| Vec::new()));
+        let replica = Replica::new(limits, on_forget, Arc::new(|_, _, _| Vec::new()));
         replica.becomes_ready(UnixMillis(0));
         Self { replica: Arc::new(replica), shared: None }
     }

@@ -200,6 +200,12 @@ fn report_redis(address: &RedisAddress, prefix: &RedisKeyPrefix, found: &RedisFi
              to noeviction, from {policy}"
         )
     }));
+    report.warn(found.timeout_at_risk().map(|timeout| {
+        format!(
+            "a command to Redis takes {round_trip:.1} ms, and one that takes {} ms is an outage; run Redis near the service",
+            timeout.as_millis()
+        )
+    }));
     report
         .warn((*mode == RedisMode::Cluster && refused_extras.iter().any(|name| name.starts_with("cluster"))).then(|| {
         "the user of Redis may not run CLUSTER SLOTS: the service finds only those nodes of the cluster that REDIS_URL \

@@ -22,7 +22,8 @@ use super::{
 
 /// Includes TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const COMMAND_TIMEOUT: Duration = Duration::from_millis(100);
+/// A Redis that takes longer is an outage: each token waits for it.
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_millis(100);
 /// A node that does not have the data names the one that has it. While they disagree, they may name each other.
 const MAX_REDIRECTIONS: usize = 3;
 

@@ -64,7 +64,7 @@ fn meaning_of(code: &str, details: &str) -> &'static str {
         "MOVED" => "another node of the cluster has the data now",
         "ASK" | "TRYAGAIN" => "the data is moving to another node of the cluster",
         "CLUSTERDOWN" => "the cluster is down, or this node is cut off from the others",
-        "NOSCRIPT" => "it does not know the service's script any more; each new connection sends it",
+        "NOSCRIPT" => "it does not know the scripts that it was sent, as after a restart or a failover",
         "CROSSSLOT" => "it is a cluster that keeps keys with the same hash tag on different nodes",
         _ => "",
     }
@@ -98,7 +98,7 @@ mod tests {
             ("MOVED 1234 127.0.0.1:7001", "it answered MOVED: another node of the cluster has the data now"),
             (
                 "NOSCRIPT No matching script.",
-                "it answered NOSCRIPT: it does not know the service's script any more; each new connection sends it",
+                "it answered NOSCRIPT: it does not know the scripts that it was sent, as after a restart or a failover",
             ),
             ("NOAUTH Authentication required.", "it answered NOAUTH"),
             ("LOADING Redis is loading the dataset in memory", "it answered LOADING"),

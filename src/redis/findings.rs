@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ::redis::{ErrorKind, ServerErrorKind, Value, aio::MultiplexedConnection, cmd};
 
 use super::{
-    deployment::Master,
+    deployment::{COMMAND_TIMEOUT, Master},
     failure::ConnectionLost,
     info::{RedisInfo, RedisMode},
 };
@@ -28,6 +28,12 @@ pub struct RedisFindings {
 }
 
 impl RedisFindings {
+    /// The timeout of a command, if commands come close to it: one that exceeds it is an outage.
+    #[must_use]
+    pub fn timeout_at_risk(&self) -> Option<Duration> {
+        Some(COMMAND_TIMEOUT).filter(|timeout| self.round_trip > *timeout / 4)
+    }
+
     /// Tries the commands that the user needs. They must change nothing that lasts.
     pub(crate) async fn of(master: &Master, needed: &[String]) -> Result<Self, ConnectionLost> {
         // What a server tells of itself, and the nodes of a cluster that no URL names.

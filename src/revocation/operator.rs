@@ -17,7 +17,10 @@ use super::{
 use crate::{
     ably::ReauthMargin,
     clock::UnixMillis,
-    store::{DenialSource, RecordOutcome, Restriction, RestrictionKind, StoreError, StoredTask, Subject, Topic},
+    store::{
+        DenialSource, LiveTokens, RecordOutcome, Restriction, RestrictionKind, StoreError, StoredTask, Subject,
+        TokenHolder, Topic,
+    },
     tenant::Tenant,
 };
 
@@ -39,8 +42,14 @@ impl Revocation {
         now: UnixMillis,
     ) -> Result<RevocationReport, RequestFailed> {
         let tenant = self.tenant_of(request).map_err(RequestFailed::Invalid)?;
-        let (subjects, mut result) = self.subjects_of(tenant, &request.target, now).await;
-        let restrictions: Vec<_> = subjects.iter().map(|subject| request.restriction(tenant, subject, now)).collect();
+        let (users, mut result) = self.search_users(tenant, request, now).await;
+        let subjects = match &request.target {
+            RevocationScope::Of(subject) => vec![subject.clone()],
+            _ => users.iter().cloned().map(Subject::User).collect(),
+        };
+        let session_user = users.into_iter().next().filter(|_| matches!(subjects[..], [Subject::Session(_)]));
+        let restriction = |subject| request.restriction(tenant, subject, session_user.clone(), now);
+        let restrictions: Vec<_> = subjects.iter().map(restriction).collect();
         let mut report = RevocationReport {
             dry_run: request.dry_run,
             tenant: tenant.name.clone(),
@@ -49,6 +58,7 @@ impl Revocation {
         };
         let task = Task {
             denials: subjects.into_iter().map(|subject| (subject, DenialSource::Operator)).collect(),
+            session_user,
             ..Task::new(tenant, request.target.clone(), now, now)
         };
         let mut tasks = Vec::from(task.stored("request", now.after(StoredTask::LEASE), now));
@@ -116,22 +126,22 @@ impl Revocation {
         }
     }
 
-    /// The sessions and users that a request denies, or whose denial it lifts.
-    async fn subjects_of(
+    /// The users whom the target of a request does not name: those with a client ID, or the one of a session that is denied.
+    /// All that follows finds their live tokens directly.
+    async fn search_users(
         &self,
         tenant: &Tenant,
-        target: &RevocationScope,
+        request: &RevocationRequest,
         now: UnixMillis,
-    ) -> (Vec<Subject>, Result<(), StoreError>) {
-        match target {
-            RevocationScope::Of(subject) => (vec![subject.clone()], Ok(())),
-            RevocationScope::FormerClientIds { user, .. } => (vec![Subject::User(user.clone())], Ok(())),
-            RevocationScope::ClientId(_) => {
-                let found = self.store.live_tokens(&tenant.name, &target.holder(None), now).await;
-                let users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
-                (users.into_iter().map(Subject::User).collect(), found.of_others)
+    ) -> (BTreeSet<String>, Result<(), StoreError>) {
+        let holder = request.target.holder(None);
+        let found = match (&holder, request.action) {
+            (TokenHolder::ClientId(_), _) | (TokenHolder::Session(_), Action::Deny(_)) => {
+                self.store.live_tokens(&tenant.name, &holder, now).await
             }
-        }
+            _ => LiveTokens::NONE,
+        };
+        (found.live_tokens.into_iter().map(|live_token| live_token.user).collect(), found.of_others)
     }
 
     /// The report on a restriction, unless a newer request exists.

@@ -20,6 +20,9 @@ impl Revocation {
     const POLL_INTERVAL: Duration = Duration::from_secs(1);
     /// Enough tasks to fill calls to Ably, and few enough to finish within [`StoredTask::LEASE`].
     const MAX_CLAIMED: usize = 2 * RestClient::MAX_TARGETS;
+    /// The most targets that a task keeps: those of an organization could be millions of bytes. Of more, none: it looks them up
+    /// again.
+    const MOST_KEPT: usize = 1000;
     /// By then somebody may have fixed the cause.
     pub const REFUSED_RETRY: Duration = Duration::from_mins(10);
 
@@ -85,10 +88,15 @@ impl Revocation {
             tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
             return Performed { retry_at: Some(soon), ..Performed::NOTHING };
         };
-        let (mut targets, live) = match &task.unrevoked {
-            Some(unrevoked) => (unrevoked.clone(), LiveTokens::NONE),
-            None => self.look_up(tenant, task, now).await,
+        let (mut targets, live) = match (task.unrevoked.take(), task.lacks_others) {
+            (Some(left), false) => (left, LiveTokens::NONE),
+            (left, _) => {
+                let (found, live) = self.look_up(tenant, task, now).await;
+                // This replica's own tokens were found before.
+                (left.filter(|_| live.of_others.is_err()).unwrap_or(found), live)
+            }
         };
+        task.lacks_others = live.of_others.is_err();
         if let RevocationScope::FormerClientIds { user, .. } = &task.scope {
             // A former client ID may have become the current one again.
             let current = self.newer(task, &Subject::User(user.clone()), Topic::ClientId);
@@ -104,9 +112,10 @@ impl Revocation {
             RevokeOutcome::Unavailable { retry_at } => Some(retry_at.unwrap_or(soon)),
         });
         let unrevoked = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
-        task.unrevoked = live.of_others.is_ok().then(|| unrevoked.map(|(target, _)| target.clone()).collect());
+        let left: BTreeSet<_> = unrevoked.map(|(target, _)| target.clone()).collect();
+        task.unrevoked = Some(left).filter(|left| left.len() <= Self::MOST_KEPT);
         // The known tokens are revoked, so looking for those of other replicas can wait.
-        let look_up_at = task.unrevoked.is_none().then(|| now.after(Self::REPEAT_AFTER));
+        let look_up_at = task.lacks_others.then(|| now.after(Self::REPEAT_AFTER));
         let retry_at = retries.min().or(look_up_at);
         Performed { outcomes, live, retry_at }
     }

@@ -25,6 +25,9 @@ pub(super) struct Task {
     pub(super) expected: Option<Target>,
     /// What Ably has not revoked yet. `None`: what a look-up finds.
     pub(super) unrevoked: Option<BTreeSet<SignedTarget>>,
+    /// Whether the tokens of other replicas are still to be looked up.
+    #[serde(default)]
+    pub(super) lacks_others: bool,
     /// The event's timestamp.
     pub(super) at: UnixMillis,
     /// When it is due. It can be stored as due later, if whoever stores it performs it now.
@@ -60,7 +63,8 @@ impl Task {
             _ => None,
         };
         let (tenant, denials) = (tenant.name.clone(), Vec::new());
-        Self { tenant, scope, session_user: None, expected, unrevoked: None, at, due: now, until, denials }
+        let (session_user, unrevoked, lacks_others) = (None, None, false);
+        Self { tenant, scope, session_user, expected, unrevoked, lacks_others, at, due: now, until, denials }
     }
 
     /// The first revocation and the second. `name` is part of their IDs: an event has the same at every delivery. Whoever claims

@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, slice};
+use std::{collections::BTreeSet, slice, sync::atomic::Ordering};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use futures_util::future;
@@ -19,7 +19,7 @@ use crate::{
     detached::Detached,
     identity::Identity,
     store::{
-        Commands as _, LiveToken, StoreLimits, StoredTask, TokenHolder,
+        Claim, Commands as _, LiveToken, StoreLimits, StoredTask, TokenHolder,
         fixtures::{Failure, MemoryRedis},
     },
     tenant::fixtures,
@@ -728,6 +728,49 @@ async fn a_token_that_was_issued_in_an_outage_despite_a_denial_is_revoked_twice(
             assert_eq!(scene.revoked()[before..], *revoked, "{is_revocable} {is_denied} {times}");
         }
     }
+}
+
+#[tokio::test]
+async fn in_an_outage_own_tokens_are_revoked_once_for_each_task_and_those_of_others_when_it_has_ended() {
+    let redis = Arc::new(MemoryRedis::new(UnixMillis::now()));
+    let scene = Scene::sharing(Arc::clone(&redis)).await;
+    let of_another = LiveToken { user: "user_1".into(), ..live_tokens(scene.now).remove(0) };
+    let target = format!("clientId:{}", of_another.client_id);
+    redis.register(&[of_another], scene.now).await.unwrap();
+    redis.is_down.store(true, Ordering::Relaxed);
+    let event = Event { at: scene.now, change: Change::UserDeleted { user_id: "user_1".into() } };
+    let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+    assert_eq!(applied, Err(Incomplete::Store(StoreError::Unavailable)));
+    for (times, calls) in [(0, 1), (1, 2), (2, 2), (3, 2)] {
+        scene.perform_due_tasks(times * Revocation::REPEAT_AFTER).await;
+        assert_eq!(scene.revoked(), vec![("clientId:alice".to_owned(), false); calls], "{times}");
+    }
+    redis.is_down.store(false, Ordering::Relaxed);
+    scene.revocation.store.becomes_ready().await;
+    scene.perform_due_tasks(4 * Revocation::REPEAT_AFTER).await;
+    assert!(scene.revoked()[2..].contains(&(target, false)));
+    let left = scene.revocation.store.claim_tasks(Claim::Due(9), scene.now.after(Duration::from_hours(1))).await;
+    assert_eq!(left, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_task_with_very_many_targets_stays_small_while_ably_fails() {
+    const COUNT: usize = 1_500;
+    let scene = Scene::start().await;
+    for number in 0..COUNT {
+        scene.put_live_token_as(&format!("alice-{number}")).await;
+    }
+    scene.ably.set_revocation_outage(Some(Outage::Status(503)));
+    let event = Event { at: scene.now, change: Change::UserDeleted { user_id: "user_1".into() } };
+    let applied = scene.revocation.apply(&TenantName::default(), &event, scene.now).await;
+    assert_eq!(applied, Err(Incomplete::Ably));
+    let tasks = scene.revocation.store.claim_tasks(Claim::Due(9), scene.now.after(Duration::from_mins(1))).await;
+    assert_eq!(tasks.unwrap().into_iter().map(|task| task.payload.len() / 1_000).collect::<Vec<_>>(), [0]);
+    scene.ably.set_revocation_outage(None);
+    let before = scene.revoked().len();
+    scene.perform_due_tasks(Duration::from_mins(2)).await;
+    assert!(scene.revoked().len() - before > COUNT);
+    assert_eq!(scene.revocation.store.stats(scene.now).tasks.count, 1);
 }
 
 /// A tenant that is replacing an API key: the new one signs.

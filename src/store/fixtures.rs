@@ -5,7 +5,7 @@ use std::{
     future,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -29,7 +29,7 @@ pub(crate) enum Failure {
     Death(Arc<Notify>),
 }
 
-/// A Redis. One call of one connection can fail.
+/// A Redis. One call of one connection can fail, or all of them for a while.
 #[derive(derive_more::Debug)]
 #[debug("MemoryRedis")]
 pub(crate) struct MemoryRedis {
@@ -39,6 +39,8 @@ pub(crate) struct MemoryRedis {
     tasks: TaskQueue,
     /// Its time, in milliseconds.
     pub(crate) time: AtomicI64,
+    /// No calls succeed.
+    pub(crate) is_down: AtomicBool,
     calls_until_failure: AtomicUsize,
     failure: Failure,
 }
@@ -51,6 +53,7 @@ impl MemoryRedis {
             live_tokens: LiveTokenIndex::new(&StoreLimits::default()),
             tasks: TaskQueue::default(),
             time: AtomicI64::new(now.0),
+            is_down: AtomicBool::new(false),
             calls_until_failure: AtomicUsize::new(0),
             failure: Failure::Lost,
         }
@@ -67,7 +70,7 @@ impl MemoryRedis {
 
     /// A ready replica that stores no tasks of its own.
     pub(crate) async fn replica(self: &Arc<Self>) -> Store {
-        self.replica_with(Arc::new(|_, _| Vec::new())).await
+        self.replica_with(Arc::new(|_, _, _| Vec::new())).await
     }
 
     /// A ready replica.
@@ -92,6 +95,7 @@ impl MemoryRedis {
         let left =
             self.calls_until_failure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         match &self.failure {
+            _ if self.is_down.load(Ordering::Relaxed) => Err(ConnectionLost("a test".to_owned())),
             _ if left != Ok(1) => Ok(answer),
             Failure::Lost => Err(ConnectionLost("a test".to_owned())),
             Failure::Death(death) => {
@@ -113,7 +117,7 @@ impl Store {
 #[async_trait]
 impl Connect for Arc<MemoryRedis> {
     async fn connect(&self) -> Reply<Connected> {
-        Ok(Connected { commands: Box::new(Arc::clone(self)), log: Box::new(Arc::clone(self)) })
+        self.answer(Connected { commands: Box::new(Arc::clone(self)), log: Box::new(Arc::clone(self)) }).await
     }
 
     fn address(&self) -> String {

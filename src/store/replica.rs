@@ -29,6 +29,8 @@ pub(super) struct Replica {
 struct Progress {
     /// The data that this replica follows, up to the last entry of the log that was applied; the tasks as last read while ready.
     applied: SharedState,
+    /// How often this replica started to follow Redis: a return is a start.
+    starts: u64,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
     awaited: Option<(LogPosition, UnixMillis)>,
     /// When this replica became ready. `None`: it is not.
@@ -88,6 +90,7 @@ impl Replica {
         self.restrictions.mark_all_unrecorded();
         let mut progress = self.progress.lock();
         (progress.applied, progress.awaited) = (SharedState { backlog: TaskBacklog::default(), ..state }, None);
+        progress.starts += 1;
     }
 
     /// Applies a restriction. If it concerns a user, the user may have changed.
@@ -117,7 +120,9 @@ impl Replica {
     /// The tasks that follow from restrictions, while tokens can live that were issued despite them.
     pub(super) fn tasks_of(&self, restrictions: &[Restriction], now: UnixMillis) -> Vec<StoredTask> {
         let may_concern = |restriction: &&Restriction| now < restriction.until.after(Self::TOKENS_LIVE_FOR);
-        restrictions.iter().filter(may_concern).flat_map(|restriction| (self.tasks_of)(restriction, now)).collect()
+        let start = self.progress.lock().starts;
+        let tasks = |restriction| (self.tasks_of)(restriction, start, now);
+        restrictions.iter().filter(may_concern).flat_map(tasks).collect()
     }
 
     /// Applies what was read from the log.

@@ -60,5 +60,6 @@ pub enum Forgotten<'a> {
 /// Removes users from the caches of this replica. It must not block.
 pub type OnForget = Arc<dyn Fn(Forgotten<'_>) + Send + Sync>;
 
-/// The tasks that find and revoke all tokens that a restriction ends, each time with other IDs.
-pub type TasksOf = Arc<dyn Fn(&Restriction, UnixMillis) -> Vec<StoredTask> + Send + Sync>;
+/// The tasks that find and revoke all tokens that a restriction ends. Their IDs differ for each start of this replica, of which
+/// the number is given, since those of an earlier one may wait.
+pub type TasksOf = Arc<dyn Fn(&Restriction, u64, UnixMillis) -> Vec<StoredTask> + Send + Sync>;

@@ -153,20 +153,17 @@ async fn scene_that_forgets(on_failure: OnFailure, on_forget: OnForget) -> (Arc<
     let script = Arc::new(Script::default());
     let redis = Arc::new(Scripted { new: Arc::clone(&new), old, script: Arc::clone(&script) });
     let clock = Arc::new(|| START);
-    let store = Store::shared(redis, on_failure, &StoreLimits::default(), clock, on_forget, tasks_of());
+    let store = Store::shared(redis, on_failure, &StoreLimits::default(), clock, on_forget, Arc::new(tasks_of));
     let store = Arc::new(store);
     script.store.set(Arc::downgrade(&store)).unwrap();
     store.becomes_ready().await;
     (store, script, new)
 }
 
-/// Makes one task for each restriction, which names the subject.
-fn tasks_of() -> TasksOf {
-    let made = AtomicUsize::new(0);
-    Arc::new(move |restriction, now| {
-        let id = made.fetch_add(1, Ordering::SeqCst).to_string();
-        vec![StoredTask { id, due: now, payload: restriction.subject.to_string() }]
-    })
+/// A task for a restriction, which names the subject.
+fn tasks_of(restriction: &Restriction, start: u64, now: UnixMillis) -> Vec<StoredTask> {
+    let payload = restriction.subject.to_string();
+    vec![StoredTask { id: format!("{payload}/{start}"), due: now, payload }]
 }
 
 fn task(id: &str, payload: &str) -> StoredTask {
@@ -267,6 +264,17 @@ async fn only_restrictions_of_live_tokens_that_redis_lacked_get_tasks_at_the_end
 }
 
 #[tokio::test]
+async fn a_restriction_that_redis_lost_gets_its_tasks_once_even_if_redis_lost_a_live_token_too() {
+    let (store, script, new) = scene(OnFailure::Degrade).await;
+    store.put_live_token(live_token("org_1"), START).await.unwrap();
+    store.record(&[denial()], &[], START).await.unwrap();
+    script.lose_first.store(true, Ordering::SeqCst);
+    eventually(async || script.connects.load(Ordering::SeqCst) > 1).await;
+    store.becomes_ready().await;
+    assert_eq!(tasks_in(&new).await, ["user user_1"]);
+}
+
+#[tokio::test]
 async fn a_restriction_gets_tasks_if_a_token_is_issued_before_a_returning_replica_knows_it() {
     let (store, script, new) = scene(OnFailure::Degrade).await;
     Commands::record(&new, &[denial()], &[], RecordOutcome::New, START).await.unwrap();
@@ -322,7 +330,7 @@ async fn a_panic_of_what_keeps_in_sync_is_an_outage_that_ends() {
         Arc::new(move || if panics.load(Ordering::SeqCst) { panic!("on purpose") } else { START })
     };
     let (redis, limits) = (Arc::new(MemoryRedis::new(START)), StoreLimits::default());
-    let tasks_of = Arc::new(|_: &Restriction, _| Vec::new());
+    let tasks_of = Arc::new(|_: &Restriction, _, _| Vec::new());
     let shared = Arc::new(Arc::clone(&redis));
     let store = Store::shared(shared, OnFailure::Refuse, &limits, clock, Arc::new(|_| {}), tasks_of);
     store.becomes_ready().await;
@@ -344,7 +352,7 @@ async fn a_panic_of_what_keeps_in_sync_is_an_outage_that_ends() {
 
 #[test]
 fn restrictions_are_late_while_the_tokens_that_they_concern_may_live() {
-    let replica = Replica::new(&StoreLimits::default(), Arc::new(|_| {}), Arc::new(|_, _| Vec::new()));
+    let replica = Replica::new(&StoreLimits::default(), Arc::new(|_| {}), Arc::new(|_, _, _| Vec::new()));
     replica.learn(&denial(), Source::Told, START);
     replica.were_unfound([&live_token("org_1")], START);
     for (minutes, late) in [(64, vec![denial()]), (66, Vec::new())] {

@@ -1,6 +1,13 @@
 //! The commands, as an operator types them.
 
-use std::{fs, net::TcpListener, process::Output};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    process::Output,
+    thread,
+    time::Duration,
+};
 
 use sandbox::clerk::Outage;
 
@@ -194,6 +201,32 @@ async fn check_uses_redis_as_the_service_would() {
     let (report, code) = check(&redis.url());
     assert!(report.contains("\nFAIL  Redis user          may not run evalsha, xread"), "{report}");
     assert_eq!(code, Some(1));
+}
+
+#[tokio::test]
+async fn check_warns_of_a_redis_that_is_far_away() {
+    const DELAY: Duration = Duration::from_millis(30);
+    let (vendors, redis) = (Vendors::start().await, RedisServer::start());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = redis.url().replace(&redis.port().to_string(), &listener.local_addr().unwrap().port().to_string());
+    let port = redis.port();
+    thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                thread::spawn(move || {
+                    let mut bytes = [0; 16_384];
+                    while let Ok(count @ 1..) = from.read(&mut bytes) {
+                        thread::sleep(DELAY / 2);
+                        to.write_all(&bytes[..count]).unwrap();
+                    }
+                    _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    let report = text(&checked(&settings(&vendors, &[("REDIS_URL", &url)])));
+    assert!(report.contains("warn  a command to Redis takes ") && report.contains("100 ms is an outage"), "{report}");
 }
 
 #[tokio::test]

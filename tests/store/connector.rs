@@ -493,35 +493,22 @@ async fn foreign_data_is_ignored() {
 }
 
 #[tokio::test]
-async fn scripts_other_than_that_of_registrations_are_sent_again_if_redis_does_not_know_them_any_more() {
+async fn a_connection_is_lost_if_redis_does_not_know_a_script_any_more_and_the_next_one_sends_it() {
     let server = RedisServer::start();
-    let redis = connect(&server).await;
-    let commands = &redis.commands;
-    let forget_scripts = || server.run::<()>("SCRIPT FLUSH");
-    forget_scripts();
-    commands.state().await.unwrap();
-    forget_scripts();
-    record(&redis, &[denial("user_1", NOW)], NOW).await;
-    forget_scripts();
-    enqueue(&redis, &[task("1", NOW)]).await;
-    forget_scripts();
-    commands.claim(Claim::Due(1), NOW).await.unwrap();
-    forget_scripts();
-    commands.end_claim(&task("1", NOW), Some(NOW)).await.unwrap();
-    forget_scripts();
-    commands.end_claim(&task("1", NOW), None).await.unwrap();
-    assert_eq!(commands.state().await.unwrap().backlog.count, 0);
-    assert_eq!(recorded(&redis).await, [denial("user_1", NOW)]);
-}
-
-#[tokio::test]
-async fn a_connection_is_lost_if_redis_does_not_know_the_script_of_registrations_any_more() {
-    let server = RedisServer::start();
-    let redis = connect(&server).await;
     let live_tokens = [live_token("user_1", "sess_1", None, "alice", MINUTE)];
-    server.run::<()>("SCRIPT FLUSH");
-    redis.commands.register(&live_tokens, NOW).await.unwrap_err();
-    assert_eq!(connect(&server).await.commands.register(&live_tokens, NOW).await.unwrap(), [true]);
+    for number in 0..5 {
+        let run = async |redis: &Connected| match number {
+            0 => redis.commands.state().await.map(drop),
+            1 => redis.commands.record(&[denial("user_1", NOW)], &[], RecordOutcome::New, NOW).await.map(drop),
+            2 => redis.commands.register(&live_tokens, NOW).await.map(drop),
+            3 => redis.commands.claim(Claim::Due(1), NOW).await.map(drop),
+            _ => redis.commands.end_claim(&task("1", NOW), None).await,
+        };
+        let redis = connect(&server).await;
+        server.run::<()>("SCRIPT FLUSH");
+        assert!(run(&redis).await.unwrap_err().0.starts_with("it answered NOSCRIPT"), "{number}");
+        run(&connect(&server).await).await.unwrap();
+    }
 }
 
 #[tokio::test]

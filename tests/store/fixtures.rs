@@ -16,7 +16,7 @@ use ably_clerk_auth::{
     redis::RedisAddress,
     store::{
         Claim, DenialSource, Forgotten, Health, LiveToken, OnFailure, OnForget, RecordOutcome, RedisConnector,
-        RedisKeyPrefix, Restriction, RestrictionKind, Store, StoreLimits, StoredTask, Subject, Verdict,
+        RedisKeyPrefix, Restriction, RestrictionKind, Store, StoreLimits, StoredTask, Subject, TasksOf, Verdict,
     },
     tenant::TenantName,
 };
@@ -83,8 +83,7 @@ impl Replica {
             let time = Arc::clone(&time);
             Arc::new(move || UnixMillis(time.load(Ordering::Relaxed)))
         };
-        let store =
-            Store::shared(Arc::new(connector), on_failure, limits, clock, on_forget(&forgotten), Arc::new(tasks_of));
+        let store = Store::shared(Arc::new(connector), on_failure, limits, clock, on_forget(&forgotten), tasks_of());
         Self { store, forgotten, time }
     }
 
@@ -183,13 +182,16 @@ impl Replica {
     }
 }
 
-/// A task that finds the tokens that a restriction ends. A lift ends none.
-fn tasks_of(restriction: &Restriction, now: UnixMillis) -> Vec<StoredTask> {
-    if let RestrictionKind::Lifted(_) = restriction.kind {
-        return Vec::new();
-    }
-    let (id, payload) = (unique_number().to_string(), format!("revoke {}", restriction.subject));
-    vec![StoredTask { id, due: now, payload }]
+/// A replica's task that finds the tokens that a restriction ends. A lift ends none.
+fn tasks_of() -> TasksOf {
+    let replica = unique_number();
+    Arc::new(move |restriction, start, now| {
+        if let RestrictionKind::Lifted(_) = restriction.kind {
+            return Vec::new();
+        }
+        let payload = format!("revoke {}", restriction.subject);
+        vec![StoredTask { id: format!("{payload}/{replica}/{start}"), due: now, payload }]
+    })
 }
 
 /// What the tasks in Redis do, claimed ones included.

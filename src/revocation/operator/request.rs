@@ -130,14 +130,20 @@ impl RevocationRequest {
         }
     }
 
-    /// What it says of a session or user.
-    pub(super) fn restriction(&self, tenant: &Tenant, subject: &Subject, now: UnixMillis) -> Restriction {
+    /// What it says of a session or user. `session_user` is the user of the session, if known.
+    pub(super) fn restriction(
+        &self,
+        tenant: &Tenant,
+        subject: &Subject,
+        session_user: Option<String>,
+        now: UnixMillis,
+    ) -> Restriction {
         let (kind, until) = match self.action {
             Action::Deny(duration) => (RestrictionKind::Denied(DenialSource::Operator), now.after(duration)),
             Action::Lift => (RestrictionKind::Lifted(DenialSource::Operator), now),
         };
         let (tenant, subject) = (tenant.name.clone(), subject.clone());
-        Restriction { tenant, subject, kind, at: now, until, session_user: None }
+        Restriction { tenant, subject, kind, at: now, until, session_user }
     }
 }
 

@@ -315,6 +315,21 @@ async fn each_kind_of_request_has_its_targets_and_its_margin() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_denied_is_searched_once_and_its_user_is_kept() {
+    let ably = ably().await;
+    let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
+    revocation.put_live_token("user_1", "sess_1", "alice").await;
+    revocation.execute_json(json!({ "session": "sess_1" }), NOW).await;
+    let again = revocation.store.claim_tasks(Claim::Due(9), later(150)).await.unwrap().remove(0);
+    let task: Value = serde_json::from_str(&again.payload).unwrap();
+    assert_eq!(task["session_user"], "user_1");
+    let session = Subject::Session("sess_1".into());
+    let topic = Topic::Denial(DenialSource::Operator);
+    let denial = revocation.store.restrictions().latest(&TenantName::default(), &session, topic).unwrap();
+    assert_eq!(denial.session_user.as_deref(), Some("user_1"));
+}
+
+#[tokio::test]
 async fn a_user_without_known_tokens_is_revoked_by_the_client_id_that_the_user_should_have() {
     let ably = ably().await;
     let identity = fixtures::tenant("default", TokenFormat::TokenRequest, "{user_id}").identity;

@@ -2,14 +2,15 @@
 
 use std::{collections::BTreeSet, iter, sync::LazyLock};
 
-use ::redis::{Cmd, FromRedisValue, Script, ScriptInvocation, aio::MultiplexedConnection, cmd};
+use ::redis::{Cmd, FromRedisValue, Script, aio::MultiplexedConnection, cmd};
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::Semaphore;
 
 use super::{
     super::{
         Claim, Commands, LiveToken, LogPosition, RecordOutcome, Reply, Restriction, SharedState, StoreLimits,
-        StoredTask, TaskBacklog, TokenHolder,
+        StoredTask, TaskBacklog, TokenHolder, replica::lost,
     },
     encoding::{self, time_of, warn_of_foreign_data},
     keys::{CLAIMABLE, DATA_ID, DUE, ENDS, Keys, LOG, RESTRICTIONS, TASKS},
@@ -29,32 +30,41 @@ const AT_ONCE: usize = 50;
 
 static STATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/state.lua")));
 static RECORD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/record.lua")));
-/// Each new connection loads it. If Redis answers later that it does not know it, the connection is lost.
-pub(super) static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/register.lua")));
+static REGISTER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/register.lua")));
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/claim.lua")));
 static END_CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/end_claim.lua")));
 
 /// Sends commands.
 pub(super) struct RedisCommands {
-    pub(super) connection: MultiplexedConnection,
-    pub(super) keys: Keys,
+    connection: MultiplexedConnection,
+    keys: Keys,
+    /// One at a time: each sends as many commands as Redis answers within its timeout. Closed once one fails.
+    searches: Semaphore,
+}
+
+/// Calls a script. Not as a `ScriptInvocation`, which copies every key and argument once more.
+fn call_of(script: &Script, keys: &[String]) -> Cmd {
+    let mut call = cmd("EVALSHA");
+    call.arg(script.get_hash()).arg(keys.len()).arg(keys);
+    call
 }
 
 impl RedisCommands {
+    /// Sends the scripts to Redis. If Redis answers later that it does not know one, the connection is lost: another server may
+    /// have taken over.
+    pub(super) async fn new(mut connection: MultiplexedConnection, keys: Keys) -> Reply<Self> {
+        for script in [&STATE, &RECORD, &REGISTER, &CLAIM, &END_CLAIM] {
+            script.load_async(&mut connection).await?;
+        }
+        Ok(Self { connection, keys, searches: Semaphore::new(1) })
+    }
+
     async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Reply<T> {
         Ok(command.query_async(&mut self.connection.clone()).await?)
     }
 
-    fn script<'a>(&self, script: &'a Script, keys: &[&str]) -> ScriptInvocation<'a> {
-        let mut script = script.prepare_invoke();
-        for key in keys {
-            script.key(self.keys.named(key));
-        }
-        script
-    }
-
-    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Reply<T> {
-        Ok(script.invoke_async(&mut self.connection.clone()).await?)
+    fn call<const KEYS: usize>(&self, script: &Script, keys: [&str; KEYS]) -> Cmd {
+        call_of(script, &keys.map(|key| self.keys.named(key)))
     }
 
     /// The users that may have live tokens of a holder.
@@ -91,9 +101,9 @@ impl RedisCommands {
 #[async_trait]
 impl Commands for RedisCommands {
     async fn state(&self) -> Reply<SharedState> {
-        let mut script = self.script(&STATE, &[DATA_ID, LOG, TASKS, DUE]);
-        let (data_id, last, count, oldest_due): (String, LogPosition, usize, Option<f64>) =
-            self.invoke(script.arg(format!("{:032x}", rand::random::<u128>()))).await?;
+        let mut call = self.call(&STATE, [DATA_ID, LOG, TASKS, DUE]);
+        call.arg(format!("{:032x}", rand::random::<u128>()));
+        let (data_id, last, count, oldest_due): (String, LogPosition, usize, Option<f64>) = self.run(&call).await?;
         Ok(SharedState { data_id, last, backlog: TaskBacklog { count, oldest_due: oldest_due.map(time_of) } })
     }
 
@@ -114,52 +124,56 @@ impl Commands for RedisCommands {
         // There may be tasks only. The first part with a new restriction stores them.
         let tasks_only = iter::once(restrictions).filter(|restrictions| restrictions.is_empty());
         for part in tasks_only.chain(restrictions.chunks(RESTRICTIONS_AT_ONCE)) {
-            let mut script = self.script(&RECORD, &[RESTRICTIONS, ENDS, LOG, TASKS, CLAIMABLE, DUE]);
-            script.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR));
-            script.arg(StoreLimits::default().ended_restrictions).arg(encoding::LOG_LENGTH).arg(part.len());
+            let mut call = self.call(&RECORD, [RESTRICTIONS, ENDS, LOG, TASKS, CLAIMABLE, DUE]);
+            call.arg(now.0).arg(clock::millis(Restriction::REMEMBERED_FOR));
+            call.arg(StoreLimits::default().ended_restrictions).arg(encoding::LOG_LENGTH).arg(part.len());
             for restriction in part {
                 let confirmed = encoding::text_if_confirmed(restriction).filter(|_| tasks_if == RecordOutcome::New);
-                script.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
-                script.arg(confirmed.unwrap_or_default());
+                call.arg(encoding::id_of(restriction)).arg(encoding::row_of(restriction));
+                call.arg(confirmed.unwrap_or_default());
             }
             for StoredTask { id, due, payload } in tasks {
-                script.arg(id).arg(payload).arg(due.0);
+                call.arg(id).arg(payload).arg(due.0);
             }
-            let rows: Vec<Option<Vec<u8>>> = self.invoke(&script).await?;
+            let rows: Vec<Option<Vec<u8>>> = self.run(&call).await?;
             before.extend(rows.iter().map(|row| encoding::restriction_of(row.as_ref()?)));
         }
         Ok(before)
     }
 
     async fn register(&self, live_tokens: &[LiveToken], now: UnixMillis) -> Reply<Vec<bool>> {
-        // Not as a `ScriptInvocation`: that copies every key and argument once more.
-        let mut command = cmd("EVALSHA");
-        command.arg(REGISTER.get_hash()).arg(2 * live_tokens.len());
-        let mut arguments = Vec::with_capacity(live_tokens.len());
+        let (mut keys, mut arguments) = (Vec::new(), Vec::new());
         for live_token in live_tokens {
             let LiveToken { tenant, user, organization, .. } = live_token;
             let group = Group::named(organization.as_ref().unwrap_or(user));
-            command.arg(self.keys.live_tokens(tenant, user)).arg(self.keys.users(tenant, group.part()));
+            keys.extend([self.keys.live_tokens(tenant, user), self.keys.users(tenant, group.part())]);
             arguments.push((group.member(user), live_tokens::field_of(live_token), live_tokens::value_of(live_token)));
         }
-        self.run(command.arg(now.0).arg(arguments)).await
+        self.run(call_of(&REGISTER, &keys).arg(now.0).arg(arguments)).await
     }
 
     async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {
-        let users = self.users_of(tenant, holder).await?;
         let is_sought = |found: &LiveToken| found.until > now && found.is_of(holder);
-        let of_users = stream::iter(users).map(|user| self.live_tokens_of(tenant, user)).buffer_unordered(AT_ONCE);
-        of_users.map_ok(|found| found.into_iter().filter(is_sought).collect()).try_concat().await
+        let search = async {
+            let users = stream::iter(self.users_of(tenant, holder).await?);
+            let of_users = users.map(|user| self.live_tokens_of(tenant, user)).buffer_unordered(AT_ONCE);
+            of_users.map_ok(|found| found.into_iter().filter(is_sought).collect()).try_concat().await
+        };
+        if matches!(holder, TokenHolder::User(_)) {
+            return search.await;
+        }
+        let _permit = self.searches.acquire().await.or_else(|_| lost("a search failed"))?;
+        search.await.inspect_err(|_| self.searches.close())
     }
 
     async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>> {
-        let mut script = self.script(&CLAIM, &[TASKS, CLAIMABLE, DUE]);
-        script.arg(now.0).arg(now.after(StoredTask::LEASE).0);
+        let mut call = self.call(&CLAIM, [TASKS, CLAIMABLE, DUE]);
+        call.arg(now.0).arg(now.after(StoredTask::LEASE).0);
         match claim {
-            Claim::Due(max) => script.arg(max),
-            Claim::Named(id) => script.arg(1).arg(id),
+            Claim::Due(max) => call.arg(max),
+            Claim::Named(id) => call.arg(1).arg(id),
         };
-        let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.invoke(&script).await?;
+        let claimed: Vec<(Vec<u8>, Vec<u8>, f64)> = self.run(&call).await?;
         let mut tasks = Vec::with_capacity(claimed.len());
         for (id, payload, due) in claimed {
             let payload = String::from_utf8_lossy(&payload).into_owned();
@@ -176,8 +190,8 @@ impl Commands for RedisCommands {
     }
 
     async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()> {
-        let mut script = self.script(&END_CLAIM, &[TASKS, CLAIMABLE, DUE]);
-        script.arg(&left.id).arg(left.due.0).arg(&left.payload).arg(retry_at.map(|retry_at| retry_at.0));
-        self.invoke(&script).await
+        let mut call = self.call(&END_CLAIM, [TASKS, CLAIMABLE, DUE]);
+        call.arg(&left.id).arg(left.due.0).arg(&left.payload).arg(retry_at.map(|retry_at| retry_at.0));
+        self.run(&call).await
     }
 }

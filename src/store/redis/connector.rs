@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{
     super::{Commands as _, Connect, Connected, LONGEST_WAIT, ReadLog as _, Reply},
-    commands::{REGISTER, RedisCommands},
+    commands::RedisCommands,
     keys::{Keys, LOG, PROBE, RedisKeyPrefix},
     reader::LogReader,
 };
@@ -35,7 +35,7 @@ const NEEDED: &str = "EVALSHA 0000000000000000000000000000000000000000 1 KEY, SC
     HSET KEY field value, HSETNX KEY field value, HGET KEY field, HGETALL KEY, HLEN KEY, HSCAN KEY 0, \
     HDEL KEY field, \
     ZADD KEY XX 0 member, ZREM KEY member, ZCOUNT KEY 0 0, ZSCORE KEY member, ZRANGE KEY 0 0, \
-    ZRANGEBYSCORE KEY 0 0, ZREMRANGEBYSCORE KEY 0 0, ZSCAN KEY 0, \
+    ZRANGEBYSCORE KEY 0 0, ZSCAN KEY 0, \
     XADD KEY NOMKSTREAM * field value, XREAD STREAMS KEY 0, XRANGE KEY - +, XREVRANGE KEY + -, \
     PEXPIRE KEY 0";
 
@@ -69,11 +69,10 @@ impl RedisConnector {
     }
 
     async fn connect_to(&self, master: Master) -> Reply<Connected> {
-        let Master { node, mut connection, loss, .. } = master;
+        let Master { node, connection, loss, .. } = master;
         let reading = self.deployment.open(&node, READ_TIMEOUT).await?;
         let mut log = LogReader { connection: reading, log: self.keys.named(LOG), loss };
-        REGISTER.load_async(&mut connection).await?;
-        let commands = RedisCommands { connection, keys: self.keys.clone() };
+        let commands = RedisCommands::new(connection, self.keys.clone()).await?;
         let state = commands.state().await?;
         log.read(state.last, Duration::ZERO).await?;
         Ok(Connected { commands: Box::new(commands), log: Box::new(log) })

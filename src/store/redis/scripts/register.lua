@@ -26,6 +26,14 @@ local function remove_ended(key)
   end
 end
 
+-- A few: an organization can have very many users.
+local function remove_some_ended(key)
+  local ended = redis.call('ZRANGEBYSCORE', key, '-inf', now / 1000, 'LIMIT', 0, SOME)
+  if ended[1] then
+    redis.call('ZREM', key, unpack(ended))
+  end
+end
+
 local lacked = {}
 for i = 1, #KEYS / 2 do
   local tokens, users = KEYS[2 * i - 1], KEYS[2 * i]
@@ -41,7 +49,7 @@ for i = 1, #KEYS / 2 do
   if not known and redis.call('HLEN', tokens) % SOME == 0 then
     remove_ended(tokens)
   end
-  redis.call('ZREMRANGEBYSCORE', users, '-inf', now / 1000)
+  remove_some_ended(users)
   redis.call('ZADD', users, 'GT', math.ceil(ending / 1000), user)
   keep(tokens, ending)
   keep(users, ending)
