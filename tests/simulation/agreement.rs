@@ -11,7 +11,7 @@ use ably_clerk_auth::{
 
 use crate::{
     checker::key,
-    redis::{RowKey, is_active},
+    node::{RowKey, is_active},
     replica::Run,
     world::{World, lock},
 };

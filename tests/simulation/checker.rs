@@ -20,7 +20,8 @@ use crate::{
     clerk::SessionToken,
     clients::NameSource,
     faults::FaultLog,
-    redis::{Data, Node, Redis, RowKey, is_of_return, rank, row_key},
+    node::{Data, Node, RowKey, rank, row_key},
+    redis::{Redis, is_of_return},
     replica::denial,
     work,
 };

@@ -14,6 +14,7 @@ mod clients;
 mod faults;
 mod moments;
 mod network;
+mod node;
 mod operator;
 mod random;
 mod redis;

@@ -24,8 +24,9 @@ use ably_clerk_auth::{
 
 use crate::{
     clerk::{self, Happening},
-    clients, faults, operator,
-    redis::is_active,
+    clients, faults,
+    node::is_active,
+    operator,
     replica::{REPLICAS, Run, TENANTS},
     work,
     world::{World, lock},

@@ -1,7 +1,8 @@
-//! A simulated Redis: a master whose writes reach its replica late, so that a failover loses the last ones.
+//! A simulated Redis, and the connections to it: a master whose writes reach its replica late, so that a failover loses the last
+//! ones.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,189 +13,22 @@ use std::{
 use ably_clerk_auth::{
     clock::UnixMillis,
     store::{
-        Claim, Commands, Connect, Connected, ConnectionLost, DenialSource, Health, LiveToken, LogPage, LogPosition,
-        ReadLog, RecordOutcome, Reply, Restriction, RestrictionKind, SharedState, StoredTask, Subject, TaskBacklog,
-        TokenHolder,
+        Claim, Commands, Connect, Connected, ConnectionLost, Health, LiveToken, LogPage, LogPosition, ReadLog,
+        RecordOutcome, Reply, Restriction, SharedState, StoredTask, TokenHolder,
     },
     tenant::TenantName,
 };
 use async_trait::async_trait;
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     moments,
     network::{Fate, Line, RESPONSE_TIMEOUT},
+    node::{Data, Node, Recorded},
     random::Random,
     work,
     world::{World, lock},
 };
-
-/// What two restrictions must share for one to replace the other.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RowKey(TenantName, Subject, u8);
-
-pub(crate) fn row_key(restriction: &Restriction) -> RowKey {
-    let topic = match restriction.kind {
-        RestrictionKind::Lifted(DenialSource::Clerk)
-        | RestrictionKind::Denied(DenialSource::Clerk)
-        | RestrictionKind::Deleted => 0,
-        RestrictionKind::Lifted(DenialSource::Operator) | RestrictionKind::Denied(DenialSource::Operator) => 1,
-        RestrictionKind::NotBefore => 2,
-        RestrictionKind::ClientId(_) => 3,
-    };
-    RowKey(restriction.tenant.clone(), restriction.subject.clone(), topic)
-}
-
-/// Of two restrictions with the same key, that of the higher rank counts.
-pub(crate) fn rank(restriction: &Restriction) -> (bool, UnixMillis, bool, UnixMillis) {
-    let restricts = !matches!(restriction.kind, RestrictionKind::Lifted(_));
-    (restriction.kind == RestrictionKind::Deleted, restriction.at, restricts, restriction.until)
-}
-
-pub(crate) fn is_active(restriction: &Restriction, now: UnixMillis) -> bool {
-    !matches!(restriction.kind, RestrictionKind::Lifted(_)) && now < restriction.until
-}
-
-#[derive(Clone, Default)]
-pub(crate) struct Data {
-    id: Option<u64>,
-    pub(crate) rows: BTreeMap<RowKey, Restriction>,
-    /// The keys of `rows`: a scan goes along them. A new one is the first or the last. Removed ones stay.
-    scan: Vec<RowKey>,
-    pub(crate) log: VecDeque<(LogPosition, Option<Restriction>)>,
-    last: LogPosition,
-    live_tokens: BTreeMap<LiveToken, UnixMillis>,
-    /// Each with the time from which it can be claimed.
-    pub(crate) tasks: BTreeMap<String, (StoredTask, UnixMillis)>,
-}
-
-#[derive(Clone)]
-enum Write {
-    Identify(u64),
-    Row(Restriction),
-    RemoveRow(RowKey),
-    Append(LogPosition, Option<Restriction>),
-    LiveToken(LiveToken),
-    Task(StoredTask, UnixMillis),
-    RemoveTask(String),
-}
-
-fn without_end(live_token: &LiveToken) -> LiveToken {
-    LiveToken { until: UnixMillis(0), ..live_token.clone() }
-}
-
-impl Data {
-    fn apply(&mut self, write: Write, max_log: usize) {
-        match write {
-            Write::Identify(id) => self.id = Some(id),
-            Write::Row(restriction) => {
-                let key = row_key(&restriction);
-                if self.rows.insert(key.clone(), restriction).is_none() {
-                    // Before or behind a scan that is under way.
-                    let place = if self.scan.len().is_multiple_of(2) { 0 } else { self.scan.len() };
-                    self.scan.insert(place, key);
-                }
-            }
-            Write::RemoveRow(key) => _ = self.rows.remove(&key),
-            Write::Append(position, entry) => {
-                self.last = position;
-                self.log.push_back((position, entry));
-                while self.log.len() > max_log {
-                    self.log.pop_front();
-                }
-            }
-            Write::LiveToken(live_token) => _ = self.live_tokens.insert(without_end(&live_token), live_token.until),
-            Write::Task(task, claimable) => _ = self.tasks.insert(task.id.clone(), (task, claimable)),
-            Write::RemoveTask(id) => _ = self.tasks.remove(&id),
-        }
-    }
-
-    pub(crate) fn has_live_token(&self, live_token: &LiveToken) -> bool {
-        self.live_tokens.get(&without_end(live_token)).is_some_and(|until| *until >= live_token.until)
-    }
-
-    /// Whether it has this restriction or one that counts instead.
-    pub(crate) fn knows(&self, restriction: &Restriction) -> bool {
-        let known = self.rows.get(&row_key(restriction)).map(rank);
-        let (deleted, at, restricts, _) = rank(restriction);
-        known.is_some_and(|known| (known.0, known.1, known.2) >= (deleted, at, restricts))
-    }
-}
-
-/// A server, and what its replica will have.
-pub(crate) struct Node {
-    pub(crate) data: Data,
-    copied: Data,
-    uncopied: VecDeque<(UnixMillis, Write)>,
-    pub(crate) is_alive: bool,
-    changed: Arc<Notify>,
-    max_log: usize,
-    max_ended: usize,
-    /// Until when what would append to the log waits.
-    is_held_until: UnixMillis,
-}
-
-impl Node {
-    fn new(data: Data, max_log: usize, max_ended: usize) -> Self {
-        Self {
-            copied: data.clone(),
-            data,
-            uncopied: VecDeque::new(),
-            is_alive: true,
-            changed: Arc::default(),
-            max_log,
-            max_ended,
-            is_held_until: UnixMillis(0),
-        }
-    }
-
-    fn write(&mut self, write: Write, now: UnixMillis) {
-        if matches!(write, Write::Append(..)) {
-            self.changed.notify_waiters();
-        }
-        self.uncopied.push_back((now, write.clone()));
-        self.data.apply(write, self.max_log);
-    }
-
-    /// Forgets ended rows that it has no room for.
-    fn forget_ended(&mut self, by_clock: UnixMillis, now: UnixMillis) {
-        let rows = self.data.rows.iter().map(|(key, restriction)| (restriction.until, key.clone()));
-        let mut ended: Vec<_> = rows.filter(|(end, _)| *end <= by_clock).collect();
-        ended.sort();
-        let surplus = ended.len().saturating_sub(self.max_ended);
-        for (_, key) in ended.into_iter().take(surplus) {
-            self.write(Write::RemoveRow(key), now);
-        }
-    }
-
-    fn append(&mut self, entry: Option<Restriction>, now: UnixMillis) {
-        let millis = u64::try_from(now.0).unwrap();
-        let last = self.data.last;
-        let position = if millis > last.millis {
-            LogPosition { millis, number: 0 }
-        } else {
-            LogPosition { millis: last.millis, number: last.number + 1 }
-        };
-        self.write(Write::Append(position, entry), now);
-    }
-
-    /// The data as it was `lag` ago.
-    fn copy(&mut self, lag: Duration, now: UnixMillis) -> Data {
-        while self.uncopied.front().is_some_and(|(at, _)| at.after(lag) <= now) {
-            let (_, write) = self.uncopied.pop_front().unwrap();
-            self.copied.apply(write, self.max_log);
-        }
-        self.copied.clone()
-    }
-
-    fn backlog(&self) -> TaskBacklog {
-        let tasks = &self.data.tasks;
-        TaskBacklog { count: tasks.len(), oldest_due: tasks.values().map(|(task, _)| task.due).min() }
-    }
-}
 
 /// Why Redis takes no writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,7 +145,8 @@ impl Redis {
     /// The same, but the data is another, and its log goes on.
     pub(crate) fn replace_behind_proxy(&mut self, lag: Duration, id: u64, now: UnixMillis) {
         let node = &mut self.nodes[self.master];
-        node.data = Data { id: Some(id), ..node.copy(lag, now) };
+        node.data = node.copy(lag, now);
+        node.data.id = Some(id);
         node.uncopied.clear();
         node.append(None, now);
         node.copied = node.data.clone();
@@ -535,16 +370,7 @@ impl ReadLog for Connection {
         if let Some(changed) = changed {
             _ = timeout(wait, changed.notified()).await;
         }
-        let page = self
-            .call(Access::Read, |node, _| {
-                let entries = node.data.log.iter().filter(|(position, _)| *position > after).take(MAX_ENTRIES);
-                LogPage {
-                    entries: entries.cloned().collect(),
-                    first: node.data.log.front().map(|(position, _)| *position),
-                    last: node.data.log.back().map(|(position, _)| *position),
-                }
-            })
-            .await?;
+        let page = self.call(Access::Read, |node, _| node.read(after, MAX_ENTRIES)).await?;
         if page.first.is_some_and(|first| first > after) {
             // The log is much shorter than a real one, so a busy moment can outrun its readers.
             lock(&self.world.faults).disturb(self.world.now(), self.world.now());
@@ -567,17 +393,7 @@ impl Commands for Connection {
         if lock(&self.world.redis).is_followed_by(self.run) {
             lock(&self.world.checker).is_in_sync(self.run, self.world.now());
         }
-        self.call(Access::Write, |node, now| {
-            if node.data.id.is_none() {
-                node.write(Write::Identify(new_id), now);
-            }
-            if node.data.log.is_empty() {
-                node.append(None, now);
-            }
-            let data_id = node.data.id.unwrap_or_default().to_string();
-            SharedState { data_id, last: node.data.last, backlog: node.backlog() }
-        })
-        .await
+        self.call(Access::Write, |node, now| node.state(new_id, now)).await
     }
 
     async fn restrictions(&self, cursor: u64) -> Reply<(Option<u64>, Vec<Restriction>)> {
@@ -589,9 +405,7 @@ impl Commands for Connection {
         }
         let (next, page, last) = self
             .call(Access::Read, |node, _| {
-                let keys = node.data.scan.iter().skip(cursor).take(PAGE);
-                let page: Vec<_> = keys.filter_map(|key| node.data.rows.get(key).cloned()).collect();
-                let next = Some(cursor + PAGE).filter(|next| *next < node.data.scan.len());
+                let (next, page) = node.scan(cursor, PAGE);
                 (next.map(|next| u64::try_from(next).unwrap()), page, node.data.last)
             })
             .await?;
@@ -630,28 +444,11 @@ impl Commands for Connection {
         let is_trimmed = self.is_trimmed();
         let is_on_return = !self.is_ready() && !restrictions.is_empty();
         self.call(Access::Append, |node, now| {
-            node.forget_ended(by_clock, now);
-            let (mut before, mut is_any_new) = (Vec::new(), restrictions.is_empty());
-            for restriction in restrictions {
-                let known = node.data.rows.get(&row_key(restriction)).cloned();
-                let is_same_client_id = |known: &Restriction| {
-                    matches!(restriction.kind, RestrictionKind::ClientId(_)) && known.kind == restriction.kind
-                };
-                let is_confirmed = tasks_if == RecordOutcome::New && known.as_ref().is_some_and(is_same_client_id);
-                is_any_new |= !node.data.knows(restriction) && !is_confirmed;
-                if known.as_ref().is_none_or(|known| rank(known) < rank(restriction)) {
-                    node.write(Write::Row(restriction.clone()), now);
-                    node.append(Some(restriction.clone()), now);
-                    moments::is_recorded(&self.world, restriction);
-                }
-                before.push(known);
+            let Recorded { before, written, has_new } = node.record(restrictions, tasks, tasks_if, by_clock, now);
+            for restriction in &written {
+                moments::is_recorded(&self.world, restriction);
             }
-            for task in tasks.iter().filter(|_| is_any_new) {
-                if !node.data.tasks.contains_key(&task.id) {
-                    node.write(Write::Task(task.clone(), task.due), now);
-                }
-            }
-            if is_on_return && is_any_new {
+            if is_on_return && has_new {
                 moments::lag_behind(&self.world, self.replica);
             }
             if is_late {
@@ -678,17 +475,7 @@ impl Commands for Connection {
             moments::registers_again(&self.world, self.replica, live_tokens).await;
             self.stop_if_crashed().await;
         }
-        self.call(Access::Write, |node, at| {
-            let register = |live_token: &LiveToken| {
-                let known = node.data.live_tokens.get(&without_end(live_token)).copied();
-                if live_token.until > now && !node.data.has_live_token(live_token) {
-                    node.write(Write::LiveToken(live_token.clone()), at);
-                }
-                known != Some(live_token.until)
-            };
-            live_tokens.iter().map(register).collect()
-        })
-        .await
+        self.call(Access::Write, |node, at| node.register(live_tokens, now, at)).await
     }
 
     async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {
@@ -698,32 +485,11 @@ impl Commands for Connection {
             self.stop_if_crashed().await;
             return Err(self.lost("timed out"));
         }
-        let is_held = |live_token: &LiveToken| live_token.tenant == *tenant && live_token.is_of(holder);
-        self.call(Access::Read, |node, _| {
-            let held = node.data.live_tokens.iter().filter(|(live_token, until)| is_held(live_token) && **until > now);
-            held.map(|(live_token, until)| LiveToken { until: *until, ..live_token.clone() }).collect()
-        })
-        .await
+        self.call(Access::Read, |node, _| node.live_tokens(tenant, holder, now)).await
     }
 
     async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>> {
-        self.call(Access::Write, |node, at| {
-            let tasks = node.data.tasks.values().cloned();
-            let claimed: Vec<_> = match claim {
-                Claim::Named(id) => tasks.filter(|(task, _)| task.id == id).collect(),
-                Claim::Due(max) => {
-                    let mut due: Vec<_> = tasks.filter(|(_, claimable)| *claimable <= now).collect();
-                    due.sort_by_key(|(_, claimable)| *claimable);
-                    due.truncate(max);
-                    due
-                }
-            };
-            for (task, _) in &claimed {
-                node.write(Write::Task(task.clone(), now.after(StoredTask::LEASE)), at);
-            }
-            claimed.into_iter().map(|(task, _)| task).collect()
-        })
-        .await
+        self.call(Access::Write, |node, at| node.claim(claim, now, at)).await
     }
 
     async fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) -> Reply<()> {
@@ -734,16 +500,9 @@ impl Commands for Connection {
             self.stop_if_crashed().await;
         }
         self.call(Access::Write, |node, now| {
-            let known = node.data.tasks.get(id).map(|(known, _)| known.due);
-            match retry_at {
-                _ if known.is_some_and(|known| known > *due) => {}
-                Some(_) if known.is_none() => {}
-                Some(retry_at) => node.write(Write::Task(left.clone(), retry_at), now),
-                None => {
-                    node.write(Write::RemoveTask(id.clone()), now);
-                    lock(&self.world.checker).task_is_done(id);
-                    work::is_done(&self.world, id, *due);
-                }
+            if node.end_claim(left, retry_at, now) && retry_at.is_none() {
+                lock(&self.world.checker).task_is_done(id);
+                work::is_done(&self.world, id, *due);
             }
         })
         .await

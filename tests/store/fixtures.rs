@@ -211,7 +211,7 @@ pub(crate) fn connector(address: &RedisAddress) -> RedisConnector {
     connector_for(address, "aca:")
 }
 
-fn connector_for(address: &RedisAddress, prefix: &str) -> RedisConnector {
+pub(crate) fn connector_for(address: &RedisAddress, prefix: &str) -> RedisConnector {
     RedisConnector::new(address, &RedisKeyPrefix::parse(prefix).unwrap()).unwrap().patient(PATIENCE)
 }
 

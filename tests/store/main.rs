@@ -2,8 +2,14 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[expect(dead_code, reason = "the simulation needs more of it")]
+#[path = "../simulation/node.rs"]
+mod node;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[expect(dead_code, reason = "the simulation needs more of it")]
+#[path = "../simulation/random.rs"]
+mod random;
 #[path = "../support/redis_server.rs"]
 mod redis_server;
 
@@ -19,5 +25,6 @@ mod outages;
 mod replicas;
 mod secrecy;
 mod sentinel;
+mod simulated;
 mod tls;
 mod topology;
