@@ -170,9 +170,13 @@ pub(crate) fn cause(world: &Arc<World>, until: UnixMillis, length: Duration) {
 
 /// After all other faults, Ably cannot be used for a while, or look-ups hang, at every replica. Returns until when.
 pub(crate) fn fail_late(world: &World) -> UnixMillis {
-    const LASTS: Duration = Duration::from_secs(30);
-    let (now, end) = (world.now(), world.now().after(LASTS));
-    if world.random(|random| random.percent(50)) {
+    const LOOK_UPS_HANG: Duration = Duration::from_secs(30);
+    /// Longer than a task waits for the queue.
+    const ABLY_FAILS: Duration = Duration::from_secs(90);
+    let now = world.now();
+    let is_ably = world.random(|random| random.percent(50));
+    let end = now.after(if is_ably { ABLY_FAILS } else { LOOK_UPS_HANG });
+    if is_ably {
         fail_ably_now(world, end);
     } else {
         world.trace(|| "fault: look-ups hang at all replicas".into());
