@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ably_clerk_auth::{
-    ably::{AblyRefusal, ReauthMargin, RestError, RevokeTokens, Target, TargetError, TargetOutcome},
+    ably::{AblyRefusal, KeyName, ReauthMargin, RestError, RevokeTokens, Target, TargetError, TargetOutcome},
     clock::UnixMillis,
     tenant::TenantName,
 };
@@ -15,10 +15,11 @@ use crate::{
     world::{World, lock},
 };
 
-/// A revocation that Ably accepted. It covers the tokens of its target that were issued before `at`.
+/// A revocation that Ably accepted. It covers the tokens of its target that its key signed and that were issued before `at`.
 #[derive(Clone, Debug)]
 pub(crate) struct Revoked {
     pub(crate) tenant: TenantName,
+    pub(crate) key: KeyName,
     pub(crate) target: Target,
     pub(crate) margin: ReauthMargin,
     pub(crate) at: UnixMillis,
@@ -60,12 +61,13 @@ impl Ably {
     }
 }
 
-/// Ably as one run of a replica sees it, for one tenant.
+/// Ably as one run of a replica sees it, for one tenant and one of its API keys.
 pub(crate) struct SimulatedAbly {
     pub(crate) world: Arc<World>,
     pub(crate) run: usize,
     pub(crate) replica: usize,
     pub(crate) tenant: TenantName,
+    pub(crate) key: KeyName,
 }
 
 impl std::fmt::Debug for SimulatedAbly {
@@ -116,9 +118,10 @@ impl RevokeTokens for SimulatedAbly {
         let some = self.fails(AblyFault::RevokesSome);
         let is_revoked: Vec<_> = targets.iter().map(|_| !some || world.random(|random| random.percent(50))).collect();
         for (target, _) in targets.iter().zip(&is_revoked).filter(|(_, is_revoked)| **is_revoked) {
-            world.trace(|| format!("Ably revokes {target} of {} ({margin:?}), for run {}", self.tenant, self.run));
-            let (tenant, target) = (self.tenant.clone(), target.clone());
-            lock(&world.ably).revoked.push(Revoked { tenant, target, margin, at });
+            let Self { tenant, key, run, .. } = self;
+            world.trace(|| format!("Ably revokes {target} of {tenant} and {key} ({margin:?}), for run {run}"));
+            let (tenant, key, target) = (tenant.clone(), key.clone(), target.clone());
+            lock(&world.ably).revoked.push(Revoked { tenant, key, target, margin, at });
         }
         let is_lost = self.fails(AblyFault::AnswersLost) && world.random(|random| random.percent(50));
         if is_lost || there + back >= TIMEOUT_MILLIS {

@@ -148,6 +148,7 @@ impl IssuedToken {
         let Some((dated, _)) = self.at_ably else { return true };
         ably.iter().any(|revoked| {
             revoked.tenant == self.live_token.tenant
+                && revoked.key == self.live_token.key
                 && dated < revoked.at
                 && is_target(&self.live_token, &revoked.target)
         })
@@ -876,13 +877,19 @@ impl Checker {
         None
     }
 
-    /// Whether a ban ends even an unknown token: its user has had one name only.
+    /// Whether a statement ends even an unknown token: the end of a session if it is a JWT, a ban if the user has had one name only,
+    /// and tokens of one key.
     fn ends_unknown(&self, said: &Said<'_>, token: &IssuedToken) -> bool {
         let Said { fact: Restriction { tenant, subject, kind, .. }, statement } = said;
-        let Subject::User(user) = subject else { return false };
-        *kind == RestrictionKind::Denied(DenialSource::Clerk)
-            && self.names_of(tenant, user).len() == 1
-            && statement.is_taken_at_once
+        let ends = match subject {
+            Subject::Session(_) => token.live_token.format == TokenFormat::Jwt,
+            Subject::User(user) if *kind == RestrictionKind::Denied(DenialSource::Clerk) => {
+                let mut of_user = self.registered.iter().filter(|known| known.tenant == *tenant && known.user == *user);
+                self.names_of(tenant, user).len() == 1 && of_user.all(|known| known.key == token.live_token.key)
+            }
+            _ => false,
+        };
+        ends && statement.is_taken_at_once
             && statement.told_in_confusion_at.is_none()
             && statement.first_told_at.is_some_and(|told| {
                 token.signed_at < told
@@ -902,11 +909,11 @@ impl Checker {
     }
 
     /// Whether a fact ends tokens of a target, with this margin.
-    fn ends(&self, fact: &Restriction, Revoked { tenant, target, margin, .. }: &Revoked) -> bool {
+    fn ends(&self, fact: &Restriction, Revoked { tenant, key, target, margin, .. }: &Revoked) -> bool {
         let is_session = matches!(target, Target::RevocationKey(_));
         // JWTs of some sessions are revoked by the session.
         let has_token = |is_of: &dyn Fn(&LiveToken) -> bool| {
-            let is_alone = |token: &LiveToken| is_session == (token.format == TokenFormat::Jwt);
+            let is_alone = |token: &LiveToken| token.key == *key && is_session == (token.format == TokenFormat::Jwt);
             let mut tokens = self.registered.iter().filter(|live_token| live_token.tenant == *tenant);
             tokens.any(|live_token| is_target(live_token, target) && is_alone(live_token) && is_of(live_token))
         };

@@ -14,7 +14,7 @@ use crate::{
     checker::{Decision, IssuedToken, Request},
     clerk::SessionToken,
     moments,
-    replica::{Run, TENANTS, key_name},
+    replica::{Run, TENANTS},
     schedule::is_long,
     world::{World, lock},
 };
@@ -122,7 +122,7 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
         organization: token.session.organization.as_ref().map(|organization| organization.id.clone()),
         client_id: client_id.clone(),
         format,
-        key: key_name(),
+        key: lock(&world.replicas).keys_of(replica.number).remove(0),
         until: revocation::ends_by(format, ttl, now),
     };
     lock(&world.checker).registers(&live_token);

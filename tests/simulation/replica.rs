@@ -76,6 +76,10 @@ pub(crate) struct Replicas {
     skews: Vec<i64>,
     running: Vec<Option<Run>>,
     runs: usize,
+    /// The names of the API keys: two while one replaces the other.
+    keys: Vec<KeyName>,
+    /// The replica that signs with another of them than the others.
+    signs_otherwise: usize,
     pub(crate) formats: [TokenFormat; 2],
     pub(crate) on_failure: OnFailure,
     pub(crate) limits: StoreLimits,
@@ -90,12 +94,20 @@ impl Replicas {
             if is_skewed { skew - i64::try_from(LONGEST_SKEW_MS).unwrap() } else { 0 }
         };
         let skews = (0..REPLICAS).map(skew).collect();
+        let mut keys = ["app.one", "app.two"].map(|key| KeyName::parse(key).unwrap()).to_vec();
+        let count = if random.percent(50) { 1 } else { 2 };
+        keys.truncate(count);
+        if count > 1 && random.percent(50) {
+            keys.reverse();
+        }
         let live_tokens = if random.percent(10) { 12 } else { 500 };
         let ended_restrictions = if random.percent(10) { 4 } else { 1000 };
         Self {
             skews,
             running: vec![None; REPLICAS],
             runs: 0,
+            keys,
+            signs_otherwise: random.index(REPLICAS),
             formats: [format(random), format(random)],
             on_failure: random.pick(&[OnFailure::Degrade, OnFailure::Degrade, OnFailure::Refuse]),
             limits: StoreLimits { live_tokens, ended_restrictions },
@@ -112,6 +124,12 @@ impl Replicas {
 
     pub(crate) fn running(&self) -> impl Iterator<Item = &Run> {
         self.running.iter().flatten()
+    }
+
+    /// The names of a replica's API keys. The first signs, all revoke.
+    pub(crate) fn keys_of(&self, number: usize) -> Vec<KeyName> {
+        let keys = self.keys.iter().cloned();
+        if number == self.signs_otherwise { keys.rev().collect() } else { keys.collect() }
     }
 
     pub(crate) fn any(&self, random: &mut Random) -> Option<Run> {
@@ -183,7 +201,9 @@ pub(crate) fn start(world: &Arc<World>, number: usize) {
         })
     };
     let connect = Arc::new(SimulatedConnect { world: Arc::clone(world), run, replica: number });
-    let tenants = TENANTS.iter().zip(replicas.formats).map(|(name, format)| tenant(world, [number, run], name, format));
+    let keys = replicas.keys_of(number);
+    let tenant = |(name, format): (&&str, _)| tenant(world, [number, run], name, format, &keys);
+    let tenants = TENANTS.iter().zip(replicas.formats).map(tenant);
     let tenants = Arc::new(Tenants::new(tenants.collect()));
     let tasks_of = revocation::tasks_of_restriction(Arc::clone(&tenants), clock());
     let (on_failure, limits) = (replicas.on_failure, &replicas.limits);
@@ -199,12 +219,7 @@ pub(crate) fn start(world: &Arc<World>, number: usize) {
     world.trace(|| format!("replica {number} starts (run {run})"));
 }
 
-/// The only API key.
-pub(crate) fn key_name() -> KeyName {
-    KeyName::parse("app.key").unwrap()
-}
-
-fn tenant(world: &Arc<World>, [replica, run]: [usize; 2], name: &str, format: TokenFormat) -> Tenant {
+fn tenant(world: &Arc<World>, [replica, run]: [usize; 2], name: &str, format: TokenFormat, keys: &[KeyName]) -> Tenant {
     let name = TenantName::parse(name).unwrap();
     let rules = SessionRules {
         issuers: vec![format!("https://{name}.example.com")],
@@ -214,16 +229,19 @@ fn tenant(world: &Arc<World>, [replica, run]: [usize; 2], name: &str, format: To
         clock_skew_ms: CLOCK_SKEW_MS,
         longest_life_ms: i64::try_from(SESSION_TOKEN_LIFE.as_millis()).unwrap(),
     };
-    let ably = SimulatedAbly { world: Arc::clone(world), run, replica, tenant: name.clone() };
+    let revocation_queue = |key: &KeyName| {
+        let ably = SimulatedAbly { world: Arc::clone(world), run, replica, tenant: name.clone(), key: key.clone() };
+        RevocationQueue::new(name.as_str(), key.clone(), ably, RevocationCounts::default())
+    };
     Tenant {
         publishable_key: PublishableKey::parse("pk_test_Y2xlcmsuZXhhbXBsZS5jb20k").unwrap(),
         verifier: Verifier::new(SigningKeys::Pem(Arc::clone(&SIGNING_KEY)), rules),
         webhook_secrets: None,
         identity: Identity::new("{username}".parse().unwrap(), None),
         policy: arc_swap::ArcSwap::from_pointee(Policy::default()),
-        api_key: ApiKey::parse("app.key:secret").unwrap(),
+        api_key: ApiKey::parse(&format!("{}:secret", keys[0])).unwrap(),
         signing: if format == TokenFormat::Jwt { Signing::Jwt } else { Signing::TokenRequest },
-        revocation_queues: vec![RevocationQueue::new(name.as_str(), key_name(), ably, RevocationCounts::default())],
+        revocation_queues: keys.iter().map(revocation_queue).collect(),
         denial: denial(),
         signed_out: SignedOut::Retry,
         allowed_origins: HashSet::new(),

@@ -164,8 +164,9 @@ fn check(world: &World) {
     if replicas.running().count() < REPLICAS {
         checker.violations.push("5: a replica is not running".into());
     }
-    // Each telling during an outage is one more call. Look-ups that hang late are losses, and each return revokes again.
-    let after_losses = if lock(&world.faults).do_look_ups_hang_late { 200 } else { 0 };
+    // Each telling during an outage is one more call. Look-ups that hang late are losses, and each return revokes again, with each
+    // key.
+    let after_losses = if lock(&world.faults).do_look_ups_hang_late { 200 * replicas.keys_of(0).len() } else { 0 };
     let most = 40 + 20 * (checker.statement_count() + checker.work_count()) + checker.tellings + after_losses;
     if ably.calls > most {
         checker.violations.push(format!("4: {} calls to Ably, more than {most}", ably.calls));

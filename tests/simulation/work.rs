@@ -7,7 +7,7 @@ use ably_clerk_auth::{clock::UnixMillis, store::StoredTask};
 
 use crate::{
     moments,
-    replica::{Run, TENANTS, key_name},
+    replica::{Run, TENANTS},
     world::{World, lock},
 };
 
@@ -83,10 +83,11 @@ pub(crate) fn is_being_done(world: &Arc<World>, run: usize, id: &str) {
 
 async fn store(world: &Arc<World>, replica: &Run, number: usize, due: UnixMillis) {
     let from = world.now();
+    let keys = lock(&world.replicas).keys_of(replica.number);
     let payload = serde_json::json!({
         "tenant": TENANTS[0],
         "scope": { "client_id": client_id(number) },
-        "unrevoked": [{ "key": key_name(), "target": { "client_id": client_id(number) } }],
+        "unrevoked": [{ "key": keys[0], "target": { "client_id": client_id(number) } }],
         "at": 0,
         "denials": [],
         "due": due.0,
