@@ -744,8 +744,9 @@ impl Checker {
                     statement.accepted.is_some_and(|accepted| accepted.after(HEARD_WITHIN) < token.signed_at);
                 // An update may repeat a name, which ends nothing anew.
                 let is_update = statement.facts.len() > 1;
-                // Redis gets a token that it lost when the replica that has it returns.
-                let is_told_here = statement.told.contains_key(&token.run);
+                // Redis gets a token that it lost when the replica that has it returns, unless it crashes before.
+                let has_crashed = !statement.known_by.iter().all(|runs| runs.contains(&token.run));
+                let is_told_here = statement.told.contains_key(&token.run) && !has_crashed;
                 statement.accepted.is_some()
                     && (statement.told_in_confusion_at.is_none() || is_told_here)
                     && (is_before && (token.lost_by_redis_at.is_none() || is_told_here)
