@@ -41,7 +41,7 @@ pub(crate) fn check(world: &World) {
                 _ => Vec::new(),
             };
             let is_same_verdict = sessions_of(row).iter().all(|session| {
-                let mut names = names.iter().map(|name| Some(name.as_str())).chain([None, Some("another")]);
+                let mut names = names.iter().map(Option::as_deref).chain([None, Some("another")]);
                 names.all(|name| {
                     replica.store.restrictions().verdict(&row.tenant, session, name, by_clock)
                         == verdict(rows, &row.tenant, session, name, by_clock)

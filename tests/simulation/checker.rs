@@ -80,6 +80,8 @@ pub(crate) enum Decision {
     Clear,
     Denied,
     Outdated,
+    /// The user has no username.
+    Nameless,
     Unavailable,
     Full,
 }
@@ -204,7 +206,8 @@ pub(crate) struct Checker {
     /// What was registered as a live token, even if the token was refused then.
     registered: BTreeSet<LiveToken>,
     tasks: BTreeMap<String, KeptTask>,
-    names: BTreeSet<(TenantName, String, String)>,
+    /// The names that each user has or had. `None`: no name.
+    names: BTreeSet<(TenantName, String, Option<String>)>,
     /// When each run started.
     started: BTreeMap<usize, UnixMillis>,
     /// When each run was last in sync with Redis.
@@ -324,14 +327,13 @@ impl Checker {
             Change::SessionEnded { session_id, .. } => vec![fact(Subject::Session(session_id.clone()), denied)],
             Change::UserDeleted { user_id } => vec![fact(user(user_id), RestrictionKind::Deleted)],
             Change::UserUpdated(updated) => {
-                let username = updated.username.clone().unwrap();
-                self.names.insert((tenant.clone(), updated.id.clone(), username.clone()));
+                self.names.insert((tenant.clone(), updated.id.clone(), updated.username.clone()));
                 if updated.banned {
                     vec![fact(user(&updated.id), denied)]
                 } else {
-                    let digest = ClientIdDigest::of(&username);
+                    let digest = updated.username.as_deref().map(ClientIdDigest::of);
                     let lifted = fact(user(&updated.id), RestrictionKind::Lifted(DenialSource::Clerk));
-                    vec![lifted, fact(user(&updated.id), RestrictionKind::ClientId(Some(digest)))]
+                    vec![lifted, fact(user(&updated.id), RestrictionKind::ClientId(digest))]
                 }
             }
             Change::MembershipChanged { user_id, organization_id } => {
@@ -560,7 +562,7 @@ impl Checker {
 
     pub(crate) fn registers(&mut self, live_token: &LiveToken) {
         let LiveToken { tenant, user, client_id, .. } = live_token.clone();
-        self.names.insert((tenant, user, client_id));
+        self.names.insert((tenant, user, Some(client_id)));
         self.registered.insert(LiveToken { until: UnixMillis(0), ..live_token.clone() });
     }
 
@@ -617,6 +619,10 @@ impl Checker {
                 let is_justified = candidates(&marks).iter().any(|known| known.may_refuse(request, *asked_at));
                 (!is_justified && !self.is_forgetful).then_some("3: a session token is refused as outdated that is not")
             }
+            Decision::Nameless => {
+                let former = request.source == NameSource::Users && self.uses_former_name(request, run, faults);
+                former.then_some("3: a user who has a name again is refused for having none")
+            }
             Decision::Unavailable => {
                 let is_calm = faults.is_calm(*asked_at) && faults.is_calm(end);
                 is_calm.then_some("5: a replica refuses without an outage")
@@ -637,7 +643,7 @@ impl Checker {
         let candidates = self.candidates(&key, run, request.asked_at, faults);
         let used = request.client_id.as_deref().map(ClientIdDigest::of);
         let is_former = |said: &Said<'_>| matches!(said.fact.kind, RestrictionKind::ClientId(digest) if digest != used);
-        // A look-up may find a name that no replica was told yet.
+        // A look-up may find a name, or none, that no replica was told yet.
         let is_ahead = self
             .facts_with(&key)
             .filter(|said| said.statement.ends.is_none())
@@ -878,8 +884,8 @@ impl Checker {
         None
     }
 
-    /// Whether a statement ends even an unknown token: the end of a session if it is a JWT, a ban if the user has had one name only,
-    /// and tokens of one key.
+    /// Whether a statement ends even an unknown token: the end of a session if it is a JWT, a ban if the user has always had this
+    /// name, and tokens of one key only.
     fn ends_unknown(&self, said: &Said<'_>, token: &IssuedToken) -> bool {
         let Said { fact: Restriction { tenant, subject, kind, .. }, statement } = said;
         let ends = match subject {
@@ -920,7 +926,7 @@ impl Checker {
         };
         let is_name_of = |user: &String| {
             let Target::ClientId(client_id) = target else { return false };
-            self.names.contains(&(tenant.clone(), user.clone(), client_id.as_str().to_owned()))
+            self.names.contains(&(tenant.clone(), user.clone(), Some(client_id.as_str().to_owned())))
         };
         let (ends, at_once) = match (&fact.subject, fact.kind) {
             (_, RestrictionKind::Lifted(_)) => (false, false),
@@ -970,8 +976,8 @@ impl Checker {
         self.is_forgetful
     }
 
-    /// The names that a user has or had.
-    pub(crate) fn names_of(&self, tenant: &TenantName, user: &str) -> Vec<String> {
+    /// The names that a user has or had, and `None` if the user had none for a while.
+    pub(crate) fn names_of(&self, tenant: &TenantName, user: &str) -> Vec<Option<String>> {
         let names = self.names.iter().filter(|(known, id, _)| known == tenant && id == user);
         names.map(|(_, _, name)| name.clone()).collect()
     }

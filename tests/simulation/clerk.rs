@@ -48,7 +48,7 @@ struct Instance {
 
 struct UserState {
     id: String,
-    name: String,
+    name: Option<String>,
     names: u32,
     /// The name before the last change.
     former_name: Option<String>,
@@ -73,8 +73,8 @@ struct SessionState {
 #[derive(Clone)]
 pub(crate) struct SessionToken {
     pub(crate) session: Session,
-    /// The username in the token.
-    pub(crate) name: String,
+    /// The username in the token, if the user had one.
+    pub(crate) name: Option<String>,
 }
 
 /// What happens at Clerk.
@@ -85,13 +85,14 @@ pub(crate) enum Happening {
     Unban,
     Rename,
     RenameBack,
+    LoseName,
     Delete,
     MembershipChanges,
     OrganizationDeleted,
 }
 
 impl Happening {
-    const ANY: [Self; 13] = [
+    const ANY: [Self; 14] = [
         Self::SessionEnds,
         Self::SessionEnds,
         Self::Ban,
@@ -101,12 +102,13 @@ impl Happening {
         Self::Unban,
         Self::Rename,
         Self::Rename,
+        Self::LoseName,
         Self::Delete,
         Self::MembershipChanges,
         Self::MembershipChanges,
         Self::OrganizationDeleted,
     ];
-    const OF_USER: [Self; 3] = [Self::Ban, Self::Unban, Self::Rename];
+    const OF_USER: [Self; 4] = [Self::Ban, Self::Unban, Self::Rename, Self::LoseName];
 }
 
 impl Clerk {
@@ -114,7 +116,7 @@ impl Clerk {
         let instance = |number: usize| {
             let user = |user: usize| UserState {
                 id: format!("user_{user}"),
-                name: format!("name{user}"),
+                name: Some(format!("name{user}")),
                 names: 0,
                 former_name: None,
                 is_banned: false,
@@ -204,7 +206,7 @@ impl Clerk {
         UnixMillis(now.0 + self.clock_skew)
     }
 
-    pub(crate) fn name_of(&self, tenant: usize, user: &str) -> String {
+    pub(crate) fn name_of(&self, tenant: usize, user: &str) -> Option<String> {
         self.tenants[tenant].users.iter().find(|known| known.id == user).unwrap().name.clone()
     }
 
@@ -269,7 +271,7 @@ impl Clerk {
                 Change::SessionEnded {
                     session_id: session.id.clone(),
                     user_id: is_told.map(|user| user.id.clone()),
-                    username: is_told.map(|user| user.name.clone()),
+                    username: is_told.and_then(|user| user.name.clone()),
                 }
             }
             H::Ban => {
@@ -280,17 +282,20 @@ impl Clerk {
                 user.is_banned = false;
                 Change::UserUpdated(user.record(clock))
             }
-            H::Rename | H::RenameBack if user.is_banned => return None,
+            H::Rename | H::RenameBack | H::LoseName if user.is_banned => return None,
             H::Rename => {
                 user.names += 1;
                 // Sometimes back to the first name.
                 let suffix = if user.names % 3 == 0 { String::new() } else { format!("v{}", user.names) };
-                let former_name = mem::replace(&mut user.name, format!("name{user_number}{suffix}"));
-                user.former_name = Some(former_name);
+                user.former_name = user.name.replace(format!("name{user_number}{suffix}"));
                 Change::UserUpdated(user.record(clock))
             }
             H::RenameBack => {
-                user.name = user.former_name.take()?;
+                mem::swap(&mut user.name, &mut user.former_name);
+                Change::UserUpdated(user.record(clock))
+            }
+            H::LoseName => {
+                user.former_name = user.name.take();
                 Change::UserUpdated(user.record(clock))
             }
             H::Delete => {
@@ -313,7 +318,7 @@ impl UserState {
     fn record(&self, now: UnixMillis) -> User {
         User {
             id: self.id.clone(),
-            username: Some(self.name.clone()),
+            username: self.name.clone(),
             banned: self.is_banned,
             deprovisioned: false,
             updated_at: now.0,
@@ -360,13 +365,14 @@ pub(crate) async fn live(world: Arc<World>, until: UnixMillis, length: Duration)
     }
 }
 
-/// A user has another name for a moment, and gets a token with it. The service knows the user's name before.
+/// A user has another name for a moment, and gets a token with it, or has none. The service knows the user's name before.
 async fn rename_and_back(world: Arc<World>, tenant: usize, session: usize, until: UnixMillis) {
     happens_as(Arc::clone(&world), tenant, session, Happening::Unban, None).await;
     if world.now() >= until {
         return;
     }
-    let Some(older) = happen(&world, tenant, session, &[Happening::Rename]) else { return };
+    let any_of = [Happening::Rename, Happening::Rename, Happening::LoseName];
+    let Some(older) = happen(&world, tenant, session, &any_of) else { return };
     if let Some(replica) = world.random(|random| lock(&world.replicas).any(random)) {
         clients::ask_with_new(&world, replica, tenant, session);
         world.pause(world.random(|random| random.within(0..200))).await;

@@ -114,6 +114,7 @@ async fn issue(world: Arc<World>, replica: Run, tenant_number: usize, token: Ses
             lock(&replica.users).entry((tenant.to_string(), user.clone())).or_insert(name).clone()
         }
     };
+    let Some(client_id) = client_id else { return refused(None, Decision::Nameless) };
     let ttl = Duration::from_secs(world.random(|random| random.pick(&[100, 1800, 3600])));
     let live_token = LiveToken {
         tenant: tenant.clone(),
@@ -197,7 +198,7 @@ pub(crate) fn probe(world: &Arc<World>) {
                 let by_clock = replica.clock(now);
                 let last = lock(&world.clerk).last_token(number, session, by_clock);
                 for token in last.into_iter().chain(lock(&world.clerk).mint(number, session, now)) {
-                    let client_id = Some(token.name.clone());
+                    let client_id = token.name.clone();
                     let decision = check(&replica, &tenant, &token, client_id.as_deref(), by_clock);
                     let request =
                         Request { tenant: tenant.clone(), token, client_id, source: NameSource::Claim, asked_at: now };

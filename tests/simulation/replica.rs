@@ -54,8 +54,8 @@ pub(crate) fn denial() -> Duration {
     revocation::denial(SESSION_TOKEN_LIFE, CLOCK_SKEW_MS)
 }
 
-/// The usernames that a run has looked up, by tenant and user.
-pub(crate) type UserCache = Arc<Mutex<BTreeMap<(String, String), String>>>;
+/// The usernames that a run has looked up, by tenant and user. `None`: the user had none.
+pub(crate) type UserCache = Arc<Mutex<BTreeMap<(String, String), Option<String>>>>;
 
 /// One run of a replica, from its start to its crash.
 #[expect(clippy::struct_field_names, reason = "the number of a run is its run everywhere")]
