@@ -7,10 +7,10 @@ use std::{
 };
 
 use ably_clerk_auth::{
-    ably::{ReauthMargin, Target, TokenFormat},
+    ably::{KeyName, ReauthMargin, Target, TokenFormat},
     clerk::{Change, Event},
     clock::{self, UnixMillis},
-    revocation::operator::Action,
+    revocation::operator::{Action, RevocationReport, TargetReportOutcome},
     store::{ClientIdDigest, DenialSource, LiveToken, Restriction, RestrictionKind, StoredTask, Subject},
     tenant::TenantName,
 };
@@ -32,11 +32,16 @@ const SLACK: Duration = Duration::from_millis(4500);
 /// Within this time every replica notices that Redis has lost data.
 const LOSS_IS_NOTICED_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long after the first revocation the second one follows.
+const REVOKES_AGAIN_AFTER: Duration = Duration::from_secs(150);
+
 /// What Clerk or the operator said.
 struct Statement {
     tenant: TenantName,
     /// What it says, as restrictions. Their `until` means nothing.
     facts: Vec<Restriction>,
+    /// The client ID by which the operator named the user. Tokens with another one are not revoked.
+    client_id: Option<String>,
     said_at: UnixMillis,
     lasts: Duration,
     /// When it ends, by the clocks of the replicas that were told.
@@ -64,6 +69,12 @@ struct Statement {
     is_lost: bool,
     /// The same, for its tasks that were stored by themselves. The run whose own tokens they concern, if not all.
     lost_tasks: BTreeSet<Option<usize>>,
+}
+
+/// A request by client ID. Its client ID has to be revoked again with these keys.
+struct Repeated {
+    statement: usize,
+    keys: Vec<KeyName>,
 }
 
 /// What became of a telling.
@@ -111,6 +122,22 @@ pub(crate) struct IssuedToken {
     /// The replica that issued it crashed before Redis knew it, or Redis lost it with that replica. Or Redis got it back from
     /// a replica that crashed before it had caught up, and so had not looked for the restrictions that it missed.
     is_lost: bool,
+}
+
+impl Statement {
+    /// Whether it can end tokens with this client ID.
+    fn is_about(&self, client_id: &str) -> bool {
+        self.client_id.as_ref().is_none_or(|id| id == client_id)
+    }
+
+    /// Whether each of these keys has revoked its client ID.
+    fn is_revoked_since(&self, time: UnixMillis, keys: &[KeyName], ably: &[Revoked]) -> bool {
+        let is_it =
+            |target: &Target| matches!(target, Target::ClientId(id) if Some(id.as_str()) == self.client_id.as_deref());
+        let is_revoked =
+            |revoked: &Revoked| revoked.tenant == self.tenant && is_it(&revoked.target) && time <= revoked.at;
+        keys.iter().all(|key| ably.iter().any(|revoked| revoked.key == *key && is_revoked(revoked)))
+    }
 }
 
 impl Work {
@@ -213,6 +240,7 @@ pub(crate) struct Checker {
     /// When each run was last in sync with Redis.
     in_sync_at: BTreeMap<usize, UnixMillis>,
     works: Vec<Work>,
+    repeated: Vec<Repeated>,
     /// How often replicas were told something.
     pub(crate) tellings: usize,
     /// Which runs store or have stored which tasks of the schedule.
@@ -351,6 +379,7 @@ impl Checker {
         &mut self,
         tenant: &TenantName,
         subject: &Subject,
+        client_id: Option<&str>,
         action: Action,
         at: UnixMillis,
         now: UnixMillis,
@@ -361,7 +390,12 @@ impl Checker {
         };
         let fact =
             Restriction { tenant: tenant.clone(), subject: subject.clone(), kind, at, until: at, session_user: None };
-        self.state(tenant.clone(), vec![fact], lasts, now)
+        if let (Some(client_id), Subject::User(user)) = (client_id, subject) {
+            self.names.insert((tenant.clone(), user.clone(), Some(client_id.to_owned())));
+        }
+        let number = self.state(tenant.clone(), vec![fact], lasts, now);
+        self.statements[number].client_id = client_id.map(str::to_owned);
+        number
     }
 
     fn state(&mut self, tenant: TenantName, facts: Vec<Restriction>, lasts: Duration, said_at: UnixMillis) -> usize {
@@ -372,6 +406,7 @@ impl Checker {
         self.statements.push(Statement {
             tenant,
             facts,
+            client_id: None,
             said_at,
             lasts,
             ends: None,
@@ -431,6 +466,68 @@ impl Checker {
         if !is_known && !self.is_forgetful && self.last_loss.is_none_or(|loss| loss < statement.told_at) {
             self.violations.push(format!("4: statement {number} was accepted, but Redis does not have it"));
         }
+    }
+
+    /// A replica reports on a request by client ID. `None`: it could not use Redis. Returns whether it surely knows the user.
+    pub(crate) fn reported(
+        &mut self,
+        number: usize,
+        run: usize,
+        report: Option<&RevocationReport>,
+        keys: Vec<KeyName>,
+        ably: &[Revoked],
+    ) -> bool {
+        let statement = &self.statements[number];
+        let (fact, told_at) = (&statement.facts[0], statement.told_at);
+        let is_its = |live_token: &LiveToken| concerns(fact, live_token) && statement.is_about(&live_token.client_id);
+        let is_confused = self.splits > 0 || self.loses_after(told_at);
+        let is_known = |token: &IssuedToken| {
+            let is_in_redis = !is_confused && !token.may_be_lost() && !token.is_lost;
+            is_its(&token.live_token)
+                && token.signed_at < told_at
+                && fact.at.after(SLACK) < token.live_token.until
+                && (token.run == run || report.is_some() && is_in_redis)
+        };
+        let is_surely_found = self.tokens.iter().any(is_known);
+        let Some(report) = report else { return is_surely_found };
+        let is_found = !report.denials.is_empty();
+        let mut violations = Vec::new();
+        if is_surely_found && !is_found {
+            violations.push(format!("1: statement {number} does not find the user of a live token"));
+        }
+        let has_had_it = self.registered.iter().any(is_its);
+        if report.denials.iter().any(|denial| denial.subject != fact.subject || !has_had_it) {
+            violations.push(format!("3: statement {number} denies who never had the client ID"));
+        }
+        // Absent after a lift, and if a newer request exists.
+        if report.live_tokens.is_some() {
+            let is_accepted = |outcome| matches!(outcome, Some(TargetReportOutcome::Accepted { .. }));
+            let is_promised = report.targets.iter().all(|target| is_accepted(target.outcome));
+            let is_lifted = is_found && self.is_lifted(fact);
+            if is_promised && !is_lifted && !statement.is_revoked_since(told_at, &keys, ably) {
+                violations.push(format!("2: statement {number} is answered, but its client ID is not revoked"));
+            }
+            let is_repeated = !is_found || statement.lasts > REVOKES_AGAIN_AFTER;
+            if is_repeated && !is_confused {
+                self.repeated.push(Repeated { statement: number, keys });
+            }
+        }
+        self.violations.extend(violations);
+        if !is_found {
+            self.statements[number].ends = None;
+        }
+        is_found
+    }
+
+    /// Whether Redis lost data after a time, or so shortly before that it may not have been noticed.
+    fn loses_after(&self, time: UnixMillis) -> bool {
+        self.last_loss.is_some_and(|loss| time < loss.after(LOSS_IS_NOTICED_WITHIN))
+    }
+
+    /// Whether a newer statement lifts a denial.
+    fn is_lifted(&self, denial: &Restriction) -> bool {
+        let is_lift = |said: &Said<'_>| matches!(said.fact.kind, RestrictionKind::Lifted(_));
+        self.said(&row_key(denial)).iter().any(|said| is_lift(said) && rank_of(said.fact) > rank_of(denial))
     }
 
     /// Whether this data has all that a statement says, or what counts instead.
@@ -710,6 +807,7 @@ impl Checker {
             let unrevoked = |token| self.find_unrevoked(token, ably, now, is_accepted);
             violations.extend(self.tokens.iter().filter_map(unrevoked));
             violations.extend(ably.iter().filter_map(|revoked| self.find_unjustified(revoked, faults)));
+            violations.extend(self.repeated.iter().filter_map(|repeated| self.find_unrepeated(repeated, ably)));
         }
         let data = &redis.master().data;
         for (number, statement) in self.statements.iter().enumerate() {
@@ -805,7 +903,6 @@ impl Checker {
 
     /// Checks that a run that has had no Redis since `since` has revoked its own tokens twice despite what it was told.
     pub(crate) fn check_own_revocations(&mut self, ably: &[Revoked], run: usize, since: UnixMillis, now: UnixMillis) {
-        const SECOND_AFTER: Duration = Duration::from_secs(150);
         const DONE_WITHIN: Duration = Duration::from_secs(15);
         if self.is_forgetful {
             return;
@@ -817,7 +914,7 @@ impl Checker {
                 let is_update = statement.facts.len() > 1;
                 !is_update
                     && told.is_some_and(|told| {
-                        dated < told.after(SECOND_AFTER) && told.after(SECOND_AFTER + DONE_WITHIN) < now
+                        dated < told.after(REVOKES_AGAIN_AFTER) && told.after(REVOKES_AGAIN_AFTER + DONE_WITHIN) < now
                     })
             };
             self.find_unrevoked(token, ably, now, is_told)
@@ -834,7 +931,6 @@ impl Checker {
         now: UnixMillis,
         is_reached_by: impl Fn(&Statement) -> bool,
     ) -> Option<String> {
-        const TASKS_REPEAT_AFTER: Duration = Duration::from_secs(150);
         let (dated, ends) = token.at_ably?;
         if ends < now || token.is_revoked(ably) {
             return None;
@@ -850,14 +946,14 @@ impl Checker {
             let is_uncertain = !is_reached_by(top.statement)
                 || said.iter().any(|said| said.statement.is_lost || are_tasks_lost(said.statement))
                 || token.is_lost && !self.ends_unknown(top, token);
-            if is_uncertain {
+            if is_uncertain || !top.statement.is_about(client_id) {
                 continue;
             }
             let is_signed_before = |end: UnixMillis| token.signed_at.after(SLACK) < end;
             let end = top.statement.ends.map_or(UnixMillis(0), |(first, _)| first);
             let is_against = match top.fact.kind {
                 RestrictionKind::Lifted(_) => false,
-                RestrictionKind::Denied(DenialSource::Operator) if top.statement.lasts <= TASKS_REPEAT_AFTER => {
+                RestrictionKind::Denied(DenialSource::Operator) if top.statement.lasts <= REVOKES_AGAIN_AFTER => {
                     dated.after(Duration::from_millis(2100)) < top.statement.said_at
                 }
                 RestrictionKind::Denied(_) | RestrictionKind::Deleted => is_signed_before(end),
@@ -884,8 +980,8 @@ impl Checker {
         None
     }
 
-    /// Whether a statement ends even an unknown token: the end of a session if it is a JWT, a ban if the user has always had this
-    /// name, and tokens of one key only.
+    /// Whether a statement ends even an unknown token: a request by client ID, the end of a session if it is a JWT, a ban if the
+    /// user has always had this name, and tokens of one key only.
     fn ends_unknown(&self, said: &Said<'_>, token: &IssuedToken) -> bool {
         let Said { fact: Restriction { tenant, subject, kind, .. }, statement } = said;
         let ends = match subject {
@@ -896,7 +992,8 @@ impl Checker {
             }
             _ => false,
         };
-        ends && statement.is_taken_at_once
+        (ends || statement.client_id.is_some())
+            && statement.is_taken_at_once
             && statement.told_in_confusion_at.is_none()
             && statement.first_told_at.is_some_and(|told| {
                 token.signed_at < told
@@ -905,12 +1002,31 @@ impl Checker {
             })
     }
 
+    /// Why a client ID should have been revoked again and was not.
+    fn find_unrepeated(&self, Repeated { statement: number, keys }: &Repeated, ably: &[Revoked]) -> Option<String> {
+        let statement = &self.statements[*number];
+        let from = UnixMillis(statement.told_at.after(REVOKES_AGAIN_AFTER).0 - clock::millis(SLACK));
+        let is_found = statement.ends.is_some();
+        let is_excused = self.loses_after(statement.told_at) || is_found && self.is_lifted(&statement.facts[0]);
+        let is_missing = !is_excused && !statement.is_revoked_since(from, keys, ably);
+        is_missing.then(|| format!("2: the client ID of statement {number} is not revoked again"))
+    }
+
     /// Why Ably should not have revoked a target.
     fn find_unjustified(&self, revoked: &Revoked, faults: &FaultLog) -> Option<String> {
+        // A replica that learns late of a denial ends all tokens of its user.
+        let is_its = |statement: &Statement| {
+            matches!(&revoked.target, Target::ClientId(id) if statement.is_about(id.as_str()))
+                || statement.client_id.is_none()
+        };
         let is_justified = self.statements.iter().any(|statement| {
             statement.tenant == revoked.tenant
                 && statement.said_at <= revoked.at
-                && statement.facts.iter().any(|fact| self.ends(fact, revoked) && !self.is_undone(fact, revoked, faults))
+                && (is_its(statement) || faults.is_disturbed(statement.said_at, revoked.at))
+                && statement.facts.iter().any(|fact| {
+                    let may_be_undone = statement.client_id.is_none() || !statement.told.is_empty();
+                    self.ends(fact, revoked) && !(may_be_undone && self.is_undone(fact, revoked, faults))
+                })
         });
         (!is_justified && !is_work(revoked)).then(|| format!("3: revoked without a reason: {revoked:?}"))
     }
@@ -969,7 +1085,15 @@ impl Checker {
                 && rank_of(newer.fact) > rank_of(fact)
                 && !newer.statement.is_lost
                 && newer.statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time))
+                && !self.is_denied_again(newer.fact, revoked.at)
         })
+    }
+
+    /// Whether a denial followed a lift by `time`. Tasks of a denial before the lift are performed then.
+    fn is_denied_again(&self, lift: &Restriction, time: UnixMillis) -> bool {
+        let is_later = |said: &Said<'_>| said.statement.said_at <= time && rank_of(said.fact) > rank_of(lift);
+        matches!(lift.kind, RestrictionKind::Lifted(_))
+            && self.said(&row_key(lift)).iter().any(|said| is_later(said) && said.fact.kind != lift.kind)
     }
 
     pub(crate) fn is_forgetful(&self) -> bool {

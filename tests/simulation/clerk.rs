@@ -210,6 +210,12 @@ impl Clerk {
         self.tenants[tenant].users.iter().find(|known| known.id == user).unwrap().name.clone()
     }
 
+    /// The names that a user has and had before.
+    pub(crate) fn last_names_of(&self, tenant: usize, user: usize) -> Vec<String> {
+        let UserState { name, former_name, .. } = &self.tenants[tenant].users[user];
+        [name, former_name].into_iter().flatten().cloned().collect()
+    }
+
     /// The last session token, if it is valid by a replica's clock.
     pub(crate) fn last_token(&self, tenant: usize, session: usize, by_clock: UnixMillis) -> Option<SessionToken> {
         const TOLERANCE: Duration = Duration::from_secs(5);

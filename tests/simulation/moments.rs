@@ -298,7 +298,7 @@ async fn deny_elsewhere(world: Arc<World>, number: usize, end: UnixMillis) {
     lock(&world.clerk).fall_silent(tenant, session);
     let denied = Arc::clone(&world);
     tokio::spawn(async move {
-        operator::request(&denied, TENANTS[tenant], &subject, Action::Deny(LASTS), told).await;
+        operator::request(&denied, TENANTS[tenant], &subject, None, Action::Deny(LASTS), told).await;
     });
     world.sleep_until(UnixMillis(end.0 - 1000)).await;
     lock(&world.clerk).speak_again(tenant, session);

@@ -1,8 +1,9 @@
-//! A simulated operator, who denies users and sessions, and lifts denials.
+//! A simulated operator, who denies users and sessions, and lifts denials. A request may name a user by client ID.
 
 use std::{sync::Arc, time::Duration};
 
 use ably_clerk_auth::{
+    ably::ClientId,
     clock::UnixMillis,
     revocation::{
         RevocationScope,
@@ -44,19 +45,26 @@ pub(crate) async fn work(world: Arc<World>, until: UnixMillis, length: Duration)
         } else {
             Subject::Session(format!("sess_{session}"))
         };
+        let is_by_client_id = is_for_user && world.random(|random| random.percent(40));
+        let names = if is_by_client_id { lock(&world.clerk).last_names_of(tenant, user) } else { Vec::new() };
+        let client_id = (!names.is_empty()).then(|| world.random(|random| random.pick(&names)));
         let action = if is_lift { Action::Lift } else { Action::Deny(duration) };
-        let gives_up = world.random(|random| random.percent(50));
-        while request(&world, TENANTS[tenant], &subject, action, None).await != Answer::Accepted && !gives_up {
+        // By client ID there may be nobody to find.
+        let gives_up = client_id.is_some() || world.random(|random| random.percent(50));
+        while request(&world, TENANTS[tenant], &subject, client_id.as_deref(), action, None).await != Answer::Accepted
+            && !gives_up
+        {
             world.pause(world.random(|random| random.within(1000..3000))).await;
         }
     }
 }
 
-/// Sends a request to a certain replica, or to any.
+/// Sends a request about a subject, or about the user who has a client ID, to a certain replica, or to any.
 pub(crate) async fn request(
     world: &Arc<World>,
     tenant: &str,
     subject: &Subject,
+    client_id: Option<&str>,
     action: Action,
     told: Option<Run>,
 ) -> Answer {
@@ -65,12 +73,15 @@ pub(crate) async fn request(
     let tenant = TenantName::parse(tenant).unwrap();
     let now = world.now();
     let by_clock = replica.clock(now);
-    let statement = lock(&world.checker).operator_says(&tenant, subject, action, by_clock, now);
+    let statement = lock(&world.checker).operator_says(&tenant, subject, client_id, action, by_clock, now);
     lock(&world.checker).told(statement, replica.run, by_clock, now);
-    let target = RevocationScope::Of(subject.clone());
-    let request = RevocationRequest { tenant: Some(tenant.clone()), target, action, dry_run: false };
+    let target = client_id.map_or_else(
+        || RevocationScope::Of(subject.clone()),
+        |client_id| RevocationScope::ClientId(ClientId::parse(client_id).unwrap()),
+    );
+    world.trace(|| format!("operator: {action:?} {target:?} of {tenant}, statement {statement}"));
+    let request = RevocationRequest { tenant: Some(tenant), target, action, dry_run: false };
     let revocation = Arc::clone(&replica.revocation);
-    world.trace(|| format!("operator: {action:?} {subject} of {tenant}, statement {statement}"));
     let report = replica.run_until_crash(async move { revocation.execute(&request, by_clock).await }).await;
     let answer = match &report {
         None => Answer::None,
@@ -78,6 +89,12 @@ pub(crate) async fn request(
         Some(_) => Answer::Refused,
     };
     world.trace(|| format!("replica {} (run {}) about statement {statement}: {answer:?}", replica.number, replica.run));
+    if let (Some(report), Some(_)) = (&report, client_id) {
+        let (keys, ably) = (lock(&world.replicas).keys_of(replica.number), lock(&world.ably));
+        if !lock(&world.checker).reported(statement, replica.run, report.as_ref().ok(), keys, &ably.revoked) {
+            return answer;
+        }
+    }
     let redis = lock(&world.redis);
     lock(&world.checker).answered(statement, replica.run, answer, &redis, world.now());
     drop(redis);
