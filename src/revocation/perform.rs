@@ -12,7 +12,7 @@ use super::{
 use crate::{
     ably::{ReauthMargin, RestClient, RevokeOutcome, Target, retry_of_target},
     clock::{Clock, UnixMillis},
-    store::{Claim, DenialSource, LiveTokens, RestrictionKind, StoredTask, Subject, Topic},
+    store::{Claim, DenialSource, LiveTokens, Restriction, RestrictionKind, StoredTask, Subject, Topic},
     tenant::Tenant,
 };
 
@@ -79,8 +79,8 @@ impl Revocation {
 
     /// Revokes the targets of a task, and notes those that Ably has not revoked.
     async fn revoke(&self, task: &mut Task, now: UnixMillis) -> Performed {
-        if task.until < now || self.is_lifted(task) {
-            tracing::info!(tenant = %task.tenant, "revocation task skipped: the tokens have expired, or the denial was lifted");
+        if task.until < now || self.is_over(task, now) {
+            tracing::info!(tenant = %task.tenant, "revocation task skipped: the tokens have expired, or the denial is over");
             return Performed::NOTHING;
         }
         let soon = retry_of_target(task.due, now);
@@ -99,7 +99,7 @@ impl Revocation {
         task.lacks_others = live.of_others.is_err();
         if let RevocationScope::FormerClientIds { user, .. } = &task.scope {
             // A former client ID may have become the current one again.
-            let current = self.newer(task, &Subject::User(user.clone()), Topic::ClientId);
+            let current = self.newer(task, &Subject::User(user.clone()), Topic::ClientId).map(|newer| newer.kind);
             targets.retain(|signed| match &signed.target {
                 Target::ClientId(client_id) => current != Some(RestrictionKind::client_id(client_id.as_str())),
                 Target::RevocationKey(_) => true,
@@ -154,18 +154,17 @@ impl Revocation {
         }
     }
 
-    /// Whether all denials were lifted since the event.
-    fn is_lifted(&self, task: &Task) -> bool {
-        let is_lifted = |(subject, source): &(Subject, DenialSource)| {
-            self.newer(task, subject, Topic::Denial(*source)) == Some(RestrictionKind::Lifted(*source))
+    /// Whether all denials were lifted since the event, or replaced by others that have ended.
+    fn is_over(&self, task: &Task, now: UnixMillis) -> bool {
+        let is_over = |(subject, source): &(Subject, DenialSource)| {
+            self.newer(task, subject, Topic::Denial(*source)).is_some_and(|newer| !newer.is_active(now))
         };
-        !task.denials.is_empty() && task.denials.iter().all(is_lifted)
+        !task.denials.is_empty() && task.denials.iter().all(is_over)
     }
 
-    /// What a restriction says that is newer than the task's event.
-    fn newer(&self, task: &Task, subject: &Subject, topic: Topic) -> Option<RestrictionKind> {
-        let latest = self.store.restrictions().latest(&task.tenant, subject, topic)?;
-        (latest.at > task.at).then_some(latest.kind)
+    /// The restriction that counts, if it is newer than the task's event.
+    fn newer(&self, task: &Task, subject: &Subject, topic: Topic) -> Option<Restriction> {
+        self.store.restrictions().latest(&task.tenant, subject, topic).filter(|latest| latest.at > task.at)
     }
 }
 

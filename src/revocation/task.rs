@@ -34,7 +34,7 @@ pub(super) struct Task {
     pub(super) due: UnixMillis,
     /// When the last token in the scope has expired.
     pub(super) until: UnixMillis,
-    /// The denials that it follows from. Once all of them are lifted, the task is skipped.
+    /// The denials that it follows from. Once all of them are lifted, or replaced by others that have ended, it is skipped.
     pub(super) denials: Vec<(Subject, DenialSource)>,
 }
 

@@ -267,6 +267,12 @@ struct Said<'a> {
     statement: &'a Statement,
 }
 
+impl Said<'_> {
+    fn is_lift(&self) -> bool {
+        matches!(self.fact.kind, RestrictionKind::Lifted(_))
+    }
+}
+
 /// What may decide at a replica: one of these facts, but not which.
 struct Candidates<'a> {
     is_surely_any: bool,
@@ -526,8 +532,13 @@ impl Checker {
 
     /// Whether a newer statement lifts a denial.
     fn is_lifted(&self, denial: &Restriction) -> bool {
-        let is_lift = |said: &Said<'_>| matches!(said.fact.kind, RestrictionKind::Lifted(_));
-        self.said(&row_key(denial)).iter().any(|said| is_lift(said) && rank_of(said.fact) > rank_of(denial))
+        self.said(&row_key(denial)).iter().any(|said| said.is_lift() && rank_of(said.fact) > rank_of(denial))
+    }
+
+    /// Whether a newer statement lifts a denial, or is a denial that has ended by `time`.
+    fn is_over(&self, denial: &Restriction, time: UnixMillis) -> bool {
+        let is_over = |said: &Said<'_>| said.is_lift() || said.statement.ends.is_some_and(|(first, _)| first <= time);
+        self.said(&row_key(denial)).iter().any(|said| is_over(said) && rank_of(said.fact) > rank_of(denial))
     }
 
     /// Whether this data has all that a statement says, or what counts instead.
@@ -1007,7 +1018,8 @@ impl Checker {
         let statement = &self.statements[*number];
         let from = UnixMillis(statement.told_at.after(REVOKES_AGAIN_AFTER).0 - clock::millis(SLACK));
         let is_found = statement.ends.is_some();
-        let is_excused = self.loses_after(statement.told_at) || is_found && self.is_lifted(&statement.facts[0]);
+        let until = UnixMillis(from.0 + 2 * clock::millis(SLACK));
+        let is_excused = self.loses_after(statement.told_at) || is_found && self.is_over(&statement.facts[0], until);
         let is_missing = !is_excused && !statement.is_revoked_since(from, keys, ably);
         is_missing.then(|| format!("2: the client ID of statement {number} is not revoked again"))
     }
@@ -1085,15 +1097,18 @@ impl Checker {
                 && rank_of(newer.fact) > rank_of(fact)
                 && !newer.statement.is_lost
                 && newer.statement.accepted.is_some_and(|accepted| faults.is_heard_by_all(accepted, time))
-                && !self.is_denied_again(newer.fact, revoked.at)
+                && !self.is_denied_again(newer.fact, time, revoked.at)
         })
     }
 
-    /// Whether a denial followed a lift by `time`. Tasks of a denial before the lift are performed then.
-    fn is_denied_again(&self, lift: &Restriction, time: UnixMillis) -> bool {
-        let is_later = |said: &Said<'_>| said.statement.said_at <= time && rank_of(said.fact) > rank_of(lift);
+    /// Whether a denial that followed a lift held between two times. Then tasks of a denial before the lift are performed too.
+    fn is_denied_again(&self, lift: &Restriction, from: UnixMillis, until: UnixMillis) -> bool {
+        let holds = |said: &Said<'_>| {
+            let has_ended = said.statement.ends.is_some_and(|(_, last)| last <= from);
+            said.statement.said_at <= until && !said.is_lift() && !has_ended
+        };
         matches!(lift.kind, RestrictionKind::Lifted(_))
-            && self.said(&row_key(lift)).iter().any(|said| is_later(said) && said.fact.kind != lift.kind)
+            && self.said(&row_key(lift)).iter().any(|said| holds(said) && rank_of(said.fact) > rank_of(lift))
     }
 
     pub(crate) fn is_forgetful(&self) -> bool {

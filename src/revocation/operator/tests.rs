@@ -378,9 +378,9 @@ async fn without_revocable_tokens_ably_is_not_called_and_the_report_says_so() {
 }
 
 #[tokio::test]
-async fn a_revocation_is_repeated_unless_the_denial_is_lifted_or_expired() {
+async fn a_revocation_is_repeated_unless_the_denial_is_lifted_or_replaced_or_expired() {
     for fields in [json!({ "user": "user_1" }), json!({ "session": "sess_1" }), json!({ "client_id": "alice" })] {
-        for (end, calls) in [("none", 1), ("lift", 0), ("expired", 0)] {
+        for (end, calls) in [("none", 1), ("lift", 0), ("replaced", 0), ("expired", 0)] {
             let ably = ably().await;
             let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
             revocation.put_live_token("user_1", "sess_1", "alice").await;
@@ -395,6 +395,11 @@ async fn a_revocation_is_repeated_unless_the_denial_is_lifted_or_expired() {
                 let mut lift = fields.clone();
                 lift["lift"] = true.into();
                 assert_eq!(revocation.execute_json(lift, later(1)).await["denials"][0]["outcome"], "lifted");
+            }
+            if end == "replaced" {
+                let mut shorter = fields.clone();
+                shorter["for"] = "100s".into();
+                revocation.execute_json(shorter, later(1)).await;
             }
             assert_eq!(revocation.perform_at(&ably, later(149)).await, []);
             assert_eq!(revocation.perform_at(&ably, later(150)).await.len(), calls, "{fields} {end}");
