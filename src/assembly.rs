@@ -63,7 +63,7 @@ pub fn assemble(config: &Config) -> Result<Parts, AssemblyError> {
     let now = UnixMillis::now();
     let mut metrics = Metrics::new(now);
     let tenants = Arc::new(tenants(config, &metrics)?);
-    let store = make_store(config, &tenants, now)?;
+    let store = make_store(config, &tenants)?;
     metrics.register(Box::new(StoreCollector { store: Arc::clone(&store), clock: Arc::new(UnixMillis::now) }));
     metrics.register(Box::new(LogCollector));
     let revocation = Arc::new(Revocation::new(Arc::clone(&store), Arc::clone(&tenants), now));
@@ -124,7 +124,7 @@ fn make_tenant(
     })
 }
 
-fn make_store(config: &Config, tenants: &Arc<Tenants>, now: UnixMillis) -> Result<Arc<Store>, AssemblyError> {
+fn make_store(config: &Config, tenants: &Arc<Tenants>) -> Result<Arc<Store>, AssemblyError> {
     let caching = Arc::clone(tenants);
     let on_forget = Arc::new(move |forgotten: Forgotten<'_>| match forgotten {
         Forgotten::User(tenant, user) => {
@@ -138,7 +138,7 @@ fn make_store(config: &Config, tenants: &Arc<Tenants>, now: UnixMillis) -> Resul
     let Some(redis) = &config.redis else { return Ok(Arc::new(Store::in_memory(&bounds, on_forget))) };
     let clock = Arc::new(UnixMillis::now);
     let connector = Arc::new(RedisConnector::new(&redis.address, &redis.prefix)?);
-    let tasks_of = revocation::tasks_of_restriction(Arc::clone(tenants), now);
+    let tasks_of = revocation::tasks_of_restriction(Arc::clone(tenants), rand::random());
     Ok(Arc::new(Store::shared(connector, redis.on_failure, &bounds, clock, on_forget, tasks_of)))
 }
 

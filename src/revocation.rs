@@ -168,13 +168,13 @@ fn tasks_of(event: &Event, tenant: &Tenant, restriction: &Restriction, now: Unix
 }
 
 /// The revocations that follow from a restriction whose event is not at hand: Redis lost it, or a replica learned of it late. Their
-/// names are unique to this process, which starts at `started_at`, and to each start of its store.
+/// names are unique to this process, which has a number of its own, and to each start of its store.
 #[must_use]
-pub fn tasks_of_restriction(tenants: Arc<Tenants>, started_at: UnixMillis) -> TasksOf {
+pub fn tasks_of_restriction(tenants: Arc<Tenants>, process: u64) -> TasksOf {
     Arc::new(move |restriction, start, now| {
         let tenant = tenants.named(&restriction.tenant);
         let task = tenant.and_then(|tenant| Task::of(restriction, tenant, now));
-        let name = format!("late/{}/{start}", started_at.0);
+        let name = format!("late/{process}/{start}");
         task.map(|task| task.stored(&name, now, now)).into_iter().flatten().collect()
     })
 }

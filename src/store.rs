@@ -24,9 +24,13 @@ mod state;
 mod sync;
 mod tasks;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    task::JoinSet,
+    time,
+};
 
 pub use collector::StoreCollector;
 pub use connection::{Commands, Connect, Connected, LONGEST_WAIT, ReadLog, Reply, SharedState};
@@ -73,11 +77,16 @@ struct Shared {
     line: Arc<Line>,
     #[debug(skip)]
     registrations: Registrations,
+    /// One search at a time: it sends as many commands at once as Redis answers within its timeout.
+    searches: Semaphore,
     /// Ends with the store.
     _background: JoinSet<()>,
 }
 
 impl Store {
+    /// As long as a webhook waits for Ably.
+    const LONGEST_WAIT_TO_SEARCH: Duration = Duration::from_secs(10);
+
     /// The store of a single replica.
     #[must_use]
     pub fn in_memory(limits: &StoreLimits, on_forget: OnForget) -> Self {
@@ -101,7 +110,16 @@ impl Store {
         let registrations = Registrations::new(Arc::clone(&line), Arc::clone(&clock));
         let mut background = JoinSet::new();
         background.spawn(sync::run(Arc::clone(&line), redis, clock));
-        Self { replica, shared: Some(Shared { on_failure, line, registrations, _background: background }) }
+        Self {
+            replica,
+            shared: Some(Shared {
+                on_failure,
+                line,
+                registrations,
+                searches: Semaphore::new(1),
+                _background: background,
+            }),
+        }
     }
 
     /// The restrictions that this replica knows.
@@ -195,16 +213,29 @@ impl Store {
         shared.registrations.register(live_token).await
     }
 
-    /// The live tokens of a holder.
+    /// The live tokens of a holder. At most one search of all live tokens in Redis is under way at a time.
     pub async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> LiveTokens {
         let mut live_tokens = self.replica.live_tokens.find(tenant, holder, now);
-        let others = self.in_redis(|on| async move { on.commands.live_tokens(tenant, holder, now).await }).await;
-        let others = others.unwrap_or(Ok(Vec::new()));
+        let look_up = self.in_redis(|on| async move { on.commands.live_tokens(tenant, holder, now).await });
+        let others = match self.turn_to_search(holder).await {
+            Ok(_turn) => look_up.await.unwrap_or(Ok(Vec::new())),
+            Err(late) => Err(late),
+        };
         // Another replica may have extended the same live token: the latest end counts.
         live_tokens.extend(others.iter().flatten().cloned());
         live_tokens.sort_unstable_by(|a, b| b.cmp(a));
         live_tokens.dedup_by(|earlier, kept| kept.is_same_but_for_end(earlier));
         LiveTokens { live_tokens, of_others: others.map(|_| ()) }
+    }
+
+    /// Waits until no other search of all live tokens in Redis is under way, if that is needed to find those of a holder. An error
+    /// after [`Self::LONGEST_WAIT_TO_SEARCH`].
+    async fn turn_to_search(&self, holder: &TokenHolder) -> Result<Option<SemaphorePermit<'_>>, StoreError> {
+        let (Some(shared), TokenHolder::Session(_) | TokenHolder::ClientId(_)) = (&self.shared, holder) else {
+            return Ok(None);
+        };
+        let turn = time::timeout(Self::LONGEST_WAIT_TO_SEARCH, shared.searches.acquire()).await;
+        turn.ok().and_then(Result::ok).map(Some).ok_or(StoreError::Unavailable)
     }
 
     /// Claims this replica's own tasks, which are from an outage. If it has none, claims tasks in Redis, and hides them from other

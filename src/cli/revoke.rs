@@ -106,7 +106,7 @@ fn as_text(report: &RevocationReport) -> String {
         _ = writeln!(text, "{mark}  {label:width$}  {outcome}");
     }
     if let Some(at) = report.repeated_at {
-        _ = writeln!(text, "      Ably revokes once more at {}, unless the denial is lifted by then.", utc(at));
+        _ = writeln!(text, "      Ably revokes once more at {}, unless the denial has ended by then.", utc(at));
     }
     for warning in &report.warnings {
         _ = writeln!(text, "warn  {warning}");

@@ -10,6 +10,8 @@ pub use report::{
 };
 pub use request::{Action, InvalidRevocationRequest, RevocationRequest, RevocationRequestBody};
 
+use tokio::time::Instant;
+
 use super::{
     Revocation,
     task::{Performed, RevocationScope, SignedTarget, Task},
@@ -42,7 +44,10 @@ impl Revocation {
         now: UnixMillis,
     ) -> Result<RevocationReport, RequestFailed> {
         let tenant = self.tenant_of(request).map_err(RequestFailed::Invalid)?;
+        let searching = Instant::now();
         let (users, mut result) = self.search_users(tenant, request, now).await;
+        // Tokens were issued meanwhile.
+        let now = now.after(searching.elapsed());
         let subjects = match &request.target {
             RevocationScope::Of(subject) => vec![subject.clone()],
             _ => users.iter().cloned().map(Subject::User).collect(),
@@ -136,7 +141,7 @@ impl Revocation {
     ) -> (BTreeSet<String>, Result<(), StoreError>) {
         let holder = request.target.holder(None);
         let found = match (&holder, request.action) {
-            (TokenHolder::ClientId(_), _) | (TokenHolder::Session(_), Action::Deny(_)) => {
+            (TokenHolder::ClientId(_), _) | (TokenHolder::Session(_), Action::Deny(_)) if tenant.is_revocable() => {
                 self.store.live_tokens(&tenant.name, &holder, now).await
             }
             _ => LiveTokens::NONE,

@@ -20,9 +20,6 @@ impl Revocation {
     const POLL_INTERVAL: Duration = Duration::from_secs(1);
     /// Enough tasks to fill calls to Ably, and few enough to finish within [`StoredTask::LEASE`].
     const MAX_CLAIMED: usize = 2 * RestClient::MAX_TARGETS;
-    /// The most targets that a task keeps: those of an organization could be millions of bytes. Of more, none: it looks them up
-    /// again.
-    const MOST_KEPT: usize = 1000;
     /// By then somebody may have fixed the cause.
     pub const REFUSED_RETRY: Duration = Duration::from_mins(10);
 
@@ -88,15 +85,19 @@ impl Revocation {
             tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
             return Performed { retry_at: Some(soon), ..Performed::NOTHING };
         };
-        let (mut targets, live) = match (task.unrevoked.take(), task.lacks_others) {
+        let (mut targets, live) = match (task.unrevoked.take(), task.others_unsearched) {
             (Some(left), false) => (left, LiveTokens::NONE),
             (left, _) => {
                 let (found, live) = self.look_up(tenant, task, now).await;
-                // This replica's own tokens were found before.
-                (left.filter(|_| live.of_others.is_err()).unwrap_or(found), live)
+                let targets = match left {
+                    // This replica's own tokens were found before.
+                    Some(left) if live.of_others.is_err() => left,
+                    left => left.into_iter().flatten().chain(found).collect(),
+                };
+                (targets, live)
             }
         };
-        task.lacks_others = live.of_others.is_err();
+        task.others_unsearched = live.of_others.is_err();
         if let RevocationScope::FormerClientIds { user, .. } = &task.scope {
             // A former client ID may have become the current one again.
             let current = self.newer(task, &Subject::User(user.clone()), Topic::ClientId).map(|newer| newer.kind);
@@ -112,11 +113,10 @@ impl Revocation {
             RevokeOutcome::Unavailable { retry_at } => Some(retry_at.unwrap_or(soon)),
         });
         let unrevoked = outcomes.iter().filter(|(_, outcome)| !outcome.is_accepted());
-        let left: BTreeSet<_> = unrevoked.map(|(target, _)| target.clone()).collect();
-        task.unrevoked = Some(left).filter(|left| left.len() <= Self::MOST_KEPT);
+        task.unrevoked = Some(unrevoked.map(|(target, _)| target.clone()).collect());
         // The known tokens are revoked, so looking for those of other replicas can wait.
-        let look_up_at = task.lacks_others.then(|| now.after(Self::REPEAT_AFTER));
-        let retry_at = retries.min().or(look_up_at);
+        let look_up_at = task.others_unsearched.then(|| now.after(Self::REPEAT_AFTER));
+        let retry_at = retries.chain(look_up_at).min();
         Performed { outcomes, live, retry_at }
     }
 
@@ -154,10 +154,13 @@ impl Revocation {
         }
     }
 
-    /// Whether all denials were lifted since the event, or replaced by others that have ended.
+    /// Whether all denials were lifted since the event, or replaced by an operator's that have ended.
     fn is_over(&self, task: &Task, now: UnixMillis) -> bool {
         let is_over = |(subject, source): &(Subject, DenialSource)| {
-            self.newer(task, subject, Topic::Denial(*source)).is_some_and(|newer| !newer.is_active(now))
+            self.newer(task, subject, Topic::Denial(*source)).is_some_and(|newer| {
+                newer.kind == RestrictionKind::Lifted(*source)
+                    || (*source == DenialSource::Operator && !newer.is_active(now))
+            })
         };
         !task.denials.is_empty() && task.denials.iter().all(is_over)
     }

@@ -25,16 +25,16 @@ pub(super) struct Task {
     pub(super) expected: Option<Target>,
     /// What Ably has not revoked yet. `None`: what a look-up finds.
     pub(super) unrevoked: Option<BTreeSet<SignedTarget>>,
-    /// Whether the tokens of other replicas are still to be looked up.
+    /// Whether other replicas' tokens are still to be looked up: `unrevoked` is only of those that this replica knew.
     #[serde(default)]
-    pub(super) lacks_others: bool,
+    pub(super) others_unsearched: bool,
     /// The event's timestamp.
     pub(super) at: UnixMillis,
     /// When it is due. It can be stored as due later, if whoever stores it performs it now.
     pub(super) due: UnixMillis,
     /// When the last token in the scope has expired.
     pub(super) until: UnixMillis,
-    /// The denials that it follows from. Once all of them are lifted, or replaced by others that have ended, it is skipped.
+    /// The denials that it follows from. Once all of them are lifted, or replaced by an operator's that have ended, it is skipped.
     pub(super) denials: Vec<(Subject, DenialSource)>,
 }
 
@@ -63,8 +63,8 @@ impl Task {
             _ => None,
         };
         let (tenant, denials) = (tenant.name.clone(), Vec::new());
-        let (session_user, unrevoked, lacks_others) = (None, None, false);
-        Self { tenant, scope, session_user, expected, unrevoked, lacks_others, at, due: now, until, denials }
+        let (session_user, unrevoked, others_unsearched) = (None, None, false);
+        Self { tenant, scope, session_user, expected, unrevoked, others_unsearched, at, due: now, until, denials }
     }
 
     /// The first revocation and the second. `name` is part of their IDs: an event has the same at every delivery. Whoever claims

@@ -263,7 +263,7 @@ async fn the_command_prints_what_was_done_and_what_is_left_to_do() {
     insta::assert_snapshot!(stable(&output), @r"
     ok    user user_<alice>  denied until <time>
     ok    clientId:alice                         revoked from <time> on; clients are disconnected
-          Ably revokes once more at <time>, unless the denial is lifted by then.
+          Ably revokes once more at <time>, unless the denial has ended by then.
 
     Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
     Done.
@@ -289,7 +289,7 @@ async fn the_command_prints_what_was_done_and_what_is_left_to_do() {
     insta::assert_snapshot!(stable(&output), @r"
     ok    user user_<alice>  denied until <time>
     FAIL  clientId:alice                         Ably refuses to revoke, with code 40163: https://help.ably.io/error/40163
-          Ably revokes once more at <time>, unless the denial is lifted by then.
+          Ably revokes once more at <time>, unless the denial has ended by then.
 
     Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
     Not everything is done.
@@ -304,7 +304,7 @@ async fn the_command_says_when_no_live_token_of_the_target_is_known() {
     let output = revoke(&service, &[], &["--user", "user_2"]);
     insta::assert_snapshot!(stable(&output, &[]), @r"
     ok    user user_2  denied until <time>
-          Ably revokes once more at <time>, unless the denial is lifted by then.
+          Ably revokes once more at <time>, unless the denial has ended by then.
     warn  no live token is known, so there is nothing to revoke at Ably. Tokens from before a restart without Redis are not known: revoke them by client ID
 
     Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.
@@ -314,7 +314,7 @@ async fn the_command_says_when_no_live_token_of_the_target_is_known() {
     let output = revoke(&service, &[], &["--client-id", "unknown"]);
     insta::assert_snapshot!(stable(&output, &[]), @r"
     ok    clientId:unknown  revoked from <time> on; clients are disconnected
-          Ably revokes once more at <time>, unless the denial is lifted by then.
+          Ably revokes once more at <time>, unless the denial has ended by then.
     warn  no live token with this client ID is known, so no user is denied: the user gets a new token at once. Deny the user too
 
     Clerk goes on minting tokens for the user's sessions: ban the user or end the sessions in Clerk too, or access returns when the denial ends.

@@ -205,7 +205,7 @@ pub(crate) fn start(world: &Arc<World>, number: usize) {
     let tenant = |(name, format): (&&str, _)| tenant(world, [number, run], name, format, &keys);
     let tenants = TENANTS.iter().zip(replicas.formats).map(tenant);
     let tenants = Arc::new(Tenants::new(tenants.collect()));
-    let tasks_of = revocation::tasks_of_restriction(Arc::clone(&tenants), clock());
+    let tasks_of = revocation::tasks_of_restriction(Arc::clone(&tenants), u64::try_from(run).unwrap());
     let (on_failure, limits) = (replicas.on_failure, &replicas.limits);
     let store = Store::shared(connect, on_failure, limits, Arc::clone(&clock) as _, on_forget, tasks_of);
     let store = Arc::new(store);

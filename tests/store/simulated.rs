@@ -54,13 +54,14 @@ impl Random {
                 (kind, if of_session == 5 { Subject::Session(self.id("sess")) } else { Subject::User(user) })
             }
         };
+        let session_user = Some(self.id("user")).filter(|_| self.percent(50));
         Restriction {
             tenant: self.tenant(),
             subject,
             kind,
             at: self.near(now, &[-2, -1, 0, 1]),
             until: self.near(now, &[-1, 0, 1, 60_000, 600_000]),
-            session_user: None,
+            session_user,
         }
     }
 

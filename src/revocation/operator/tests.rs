@@ -315,7 +315,7 @@ async fn each_kind_of_request_has_its_targets_and_its_margin() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_denied_is_searched_once_and_its_user_is_kept() {
+async fn the_user_of_a_denied_session_is_kept_with_the_denial_and_the_second_revocation() {
     let ably = ably().await;
     let revocation = revocation(TokenFormat::TokenRequest, Some(&ably));
     revocation.put_live_token("user_1", "sess_1", "alice").await;

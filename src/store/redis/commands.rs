@@ -5,12 +5,11 @@ use std::{collections::BTreeSet, iter, sync::LazyLock};
 use ::redis::{Cmd, FromRedisValue, Script, aio::MultiplexedConnection, cmd};
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::sync::Semaphore;
 
 use super::{
     super::{
         Claim, Commands, LiveToken, LogPosition, RecordOutcome, Reply, Restriction, SharedState, StoreLimits,
-        StoredTask, TaskBacklog, TokenHolder, replica::lost,
+        StoredTask, TaskBacklog, TokenHolder,
     },
     encoding::{self, time_of, warn_of_foreign_data},
     keys::{CLAIMABLE, DATA_ID, DUE, ENDS, Keys, LOG, RESTRICTIONS, TASKS},
@@ -38,8 +37,6 @@ static END_CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("
 pub(super) struct RedisCommands {
     connection: MultiplexedConnection,
     keys: Keys,
-    /// One at a time: each sends as many commands as Redis answers within its timeout. Closed once one fails.
-    searches: Semaphore,
 }
 
 /// Calls a script. Not as a `ScriptInvocation`, which copies every key and argument once more.
@@ -56,7 +53,7 @@ impl RedisCommands {
         for script in [&STATE, &RECORD, &REGISTER, &CLAIM, &END_CLAIM] {
             script.load_async(&mut connection).await?;
         }
-        Ok(Self { connection, keys, searches: Semaphore::new(1) })
+        Ok(Self { connection, keys })
     }
 
     async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Reply<T> {
@@ -153,17 +150,10 @@ impl Commands for RedisCommands {
     }
 
     async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> Reply<Vec<LiveToken>> {
+        let users = self.users_of(tenant, holder).await?;
         let is_sought = |found: &LiveToken| found.until > now && found.is_of(holder);
-        let search = async {
-            let users = stream::iter(self.users_of(tenant, holder).await?);
-            let of_users = users.map(|user| self.live_tokens_of(tenant, user)).buffer_unordered(AT_ONCE);
-            of_users.map_ok(|found| found.into_iter().filter(is_sought).collect()).try_concat().await
-        };
-        if matches!(holder, TokenHolder::User(_)) {
-            return search.await;
-        }
-        let _permit = self.searches.acquire().await.or_else(|_| lost("a search failed"))?;
-        search.await.inspect_err(|_| self.searches.close())
+        let of_users = stream::iter(users).map(|user| self.live_tokens_of(tenant, user)).buffer_unordered(AT_ONCE);
+        of_users.map_ok(|found| found.into_iter().filter(is_sought).collect()).try_concat().await
     }
 
     async fn claim(&self, claim: Claim<'_>, now: UnixMillis) -> Reply<Vec<StoredTask>> {
