@@ -15,7 +15,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{fixtures::MemoryRedis, *};
+use super::{
+    fixtures::{Failure, MemoryRedis},
+    *,
+};
 use crate::ably::{KeyName, TokenFormat};
 
 const START: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -306,6 +309,26 @@ async fn until_it_has_read_the_restrictions_a_replica_claims_no_due_tasks_in_red
     store.becomes_ready().await;
     assert_eq!(script.connects.load(Ordering::SeqCst), 2);
     assert_eq!(store.claim_tasks(Claim::Due(9), START).await, Ok(vec![task("1", "")]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_that_waits_for_another_one_fails_in_the_end_without_a_loss() {
+    let hangs = Arc::new(Notify::new());
+    let redis = Arc::new(MemoryRedis::new(START).failing_with(Failure::Death(Arc::clone(&hangs))));
+    let store = redis.replica().await;
+    redis.fail_at(1);
+    let find = async |holder| store.live_tokens(&TenantName::default(), &holder, START).await.of_others;
+    let session = TokenHolder::Session("sess_1".into());
+    let meanwhile = async {
+        hangs.notified().await;
+        (find(session.clone()).await, find(TokenHolder::User("user_1".into())).await)
+    };
+    tokio::select! {
+        found = find(session.clone()) => panic!("it hangs, and found {found:?}"),
+        found = meanwhile => assert_eq!(found, (Err(StoreError::Unavailable), Ok(()))),
+    }
+    assert_eq!(store.health(), Health::Ready);
+    assert_eq!(find(session).await, Ok(()));
 }
 
 #[tokio::test]
