@@ -11,10 +11,8 @@ mod collector;
 mod connection;
 #[cfg(test)]
 pub(crate) mod fixtures;
-mod limits;
 mod line;
 mod live_tokens;
-mod log;
 mod redis;
 mod registrations;
 mod replica;
@@ -26,21 +24,15 @@ mod tasks;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    task::JoinSet,
-    time,
-};
+use tokio::{sync::Semaphore, task::JoinSet, time};
 
 pub use collector::StoreCollector;
-pub use connection::{Commands, Connect, Connected, LONGEST_WAIT, ReadLog, Reply, SharedState};
-pub use limits::{StoreError, StoreLimits};
+pub use connection::{Commands, Connect, Connected, LONGEST_WAIT, LogPage, LogPosition, ReadLog, Reply, SharedState};
 pub use live_tokens::{LiveToken, LiveTokens, TokenHolder};
-pub use log::{LogPage, LogPosition};
 pub use redis::{RedisConnector, RedisKeyPrefix};
 pub use restriction::{ClientIdDigest, DenialSource, RecordOutcome, Restriction, RestrictionKind, Subject, Topic};
 pub use restrictions::{Restrictions, Verdict};
-pub use state::{Forgotten, Health, OnFailure, OnForget, StoreStats, TasksOf};
+pub use state::{Forgotten, Health, OnFailure, OnForget, StoreError, StoreLimits, StoreStats, TasksOf};
 pub use tasks::{Claim, StoredTask, TaskBacklog};
 
 pub use crate::redis::ConnectionLost;
@@ -63,19 +55,16 @@ use crate::{
 /// - What fails with [`StoreError::Unavailable`] took effect at this replica only. It performs the tasks itself, and writes
 ///   restrictions and live tokens to Redis on its return; if it stops before, they are lost.
 #[derive(derive_more::Debug)]
+#[debug("Store")]
 pub struct Store {
-    #[debug(skip)]
     replica: Arc<Replica>,
     shared: Option<Shared>,
 }
 
 /// The connection of a replica to Redis.
-#[derive(derive_more::Debug)]
 struct Shared {
     on_failure: OnFailure,
-    #[debug(skip)]
     line: Arc<Line>,
-    #[debug(skip)]
     registrations: Registrations,
     /// One search at a time: it sends as many commands at once as Redis answers within its timeout.
     searches: Semaphore,
@@ -91,7 +80,7 @@ impl Store {
     #[must_use]
     pub fn in_memory(limits: &StoreLimits, on_forget: OnForget) -> Self {
         let replica = Replica::new(limits, on_forget, Arc::new(|_, _, _| Vec::new()));
-        replica.becomes_ready(UnixMillis(0));
+        replica.becomes_ready(time::Instant::now());
         Self { replica: Arc::new(replica), shared: None }
     }
 
@@ -110,16 +99,8 @@ impl Store {
         let registrations = Registrations::new(Arc::clone(&line), Arc::clone(&clock));
         let mut background = JoinSet::new();
         background.spawn(sync::run(Arc::clone(&line), redis, clock));
-        Self {
-            replica,
-            shared: Some(Shared {
-                on_failure,
-                line,
-                registrations,
-                searches: Semaphore::new(1),
-                _background: background,
-            }),
-        }
+        let searches = Semaphore::new(1);
+        Self { replica, shared: Some(Shared { on_failure, line, registrations, searches, _background: background }) }
     }
 
     /// The restrictions that this replica knows.
@@ -146,7 +127,6 @@ impl Store {
         let replica = &self.replica;
         let may_be_lost = self.health() != Health::Ready;
         StoreStats {
-            health: self.health(),
             restrictions: replica.restrictions.count_active(now),
             live_tokens: replica.live_tokens.count(now),
             tasks: replica.backlog(),
@@ -216,26 +196,24 @@ impl Store {
     /// The live tokens of a holder. At most one search of all live tokens in Redis is under way at a time.
     pub async fn live_tokens(&self, tenant: &TenantName, holder: &TokenHolder, now: UnixMillis) -> LiveTokens {
         let mut live_tokens = self.replica.live_tokens.find(tenant, holder, now);
-        let look_up = self.in_redis(|on| async move { on.commands.live_tokens(tenant, holder, now).await });
-        let others = match self.turn_to_search(holder).await {
-            Ok(_turn) => look_up.await.unwrap_or(Ok(Vec::new())),
-            Err(late) => Err(late),
+        let others = match &self.shared {
+            None => Ok(Vec::new()),
+            Some(Shared { line, searches, .. }) => {
+                // Others wait for no turn.
+                let turns = u32::from(matches!(holder, TokenHolder::Session(_) | TokenHolder::ClientId(_)));
+                match time::timeout(Self::LONGEST_WAIT_TO_SEARCH, searches.acquire_many(turns)).await {
+                    Ok(_turn) => {
+                        line.call(|on| async move { on.commands.live_tokens(tenant, holder, now).await }).await
+                    }
+                    Err(_) => Err(StoreError::Unavailable),
+                }
+            }
         };
         // Another replica may have extended the same live token: the latest end counts.
         live_tokens.extend(others.iter().flatten().cloned());
         live_tokens.sort_unstable_by(|a, b| b.cmp(a));
         live_tokens.dedup_by(|earlier, kept| kept.is_same_but_for_end(earlier));
         LiveTokens { live_tokens, of_others: others.map(|_| ()) }
-    }
-
-    /// Waits until no other search of all live tokens in Redis is under way, if that is needed to find those of a holder. An error
-    /// after [`Self::LONGEST_WAIT_TO_SEARCH`].
-    async fn turn_to_search(&self, holder: &TokenHolder) -> Result<Option<SemaphorePermit<'_>>, StoreError> {
-        let (Some(shared), TokenHolder::Session(_) | TokenHolder::ClientId(_)) = (&self.shared, holder) else {
-            return Ok(None);
-        };
-        let turn = time::timeout(Self::LONGEST_WAIT_TO_SEARCH, shared.searches.acquire()).await;
-        turn.ok().and_then(Result::ok).map(Some).ok_or(StoreError::Unavailable)
     }
 
     /// Claims this replica's own tasks, which are from an outage. If it has none, claims tasks in Redis, and hides them from other

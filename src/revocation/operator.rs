@@ -23,11 +23,10 @@ use crate::{
         DenialSource, LiveTokens, RecordOutcome, Restriction, RestrictionKind, StoreError, StoredTask, Subject,
         TokenHolder, Topic,
     },
-    tenant::Tenant,
 };
 
 /// Why an operator request has no report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_more::From)]
 pub enum RequestFailed {
     /// Nothing is done.
     Invalid(InvalidRevocationRequest),
@@ -43,16 +42,28 @@ impl Revocation {
         request: &RevocationRequest,
         now: UnixMillis,
     ) -> Result<RevocationReport, RequestFailed> {
-        let tenant = self.tenant_of(request).map_err(RequestFailed::Invalid)?;
+        let tenant = match &request.tenant {
+            Some(name) => self.tenants.named(name).ok_or(InvalidRevocationRequest::NoSuchTenant),
+            None => self.tenants.only().ok_or(InvalidRevocationRequest::WithoutTenant),
+        }?;
         let searching = Instant::now();
-        let (users, mut result) = self.search_users(tenant, request, now).await;
+        let found = match (request.target.holder(None), request.action) {
+            // The users whom the target does not name: those with a client ID, or the one of a session that is denied.
+            (holder @ TokenHolder::ClientId(_), _) | (holder @ TokenHolder::Session(_), Action::Deny(_))
+                if tenant.is_revocable() =>
+            {
+                self.store.live_tokens(&tenant.name, &holder, now).await
+            }
+            _ => LiveTokens::NONE,
+        };
         // Tokens were issued meanwhile.
         let now = now.after(searching.elapsed());
-        let subjects = match &request.target {
-            RevocationScope::Of(subject) => vec![subject.clone()],
-            _ => users.iter().cloned().map(Subject::User).collect(),
+        let mut result = found.of_others;
+        let mut users: BTreeSet<_> = found.live_tokens.into_iter().map(|live_token| live_token.user).collect();
+        let (subjects, session_user) = match &request.target {
+            RevocationScope::Of(subject) => (vec![subject.clone()], users.pop_first()),
+            _ => (users.into_iter().map(Subject::User).collect(), None),
         };
-        let session_user = users.into_iter().next().filter(|_| matches!(subjects[..], [Subject::Session(_)]));
         let restriction = |subject| request.restriction(tenant, subject, session_user.clone(), now);
         let restrictions: Vec<_> = subjects.iter().map(restriction).collect();
         let mut report = RevocationReport {
@@ -69,8 +80,8 @@ impl Revocation {
         let mut tasks = Vec::from(task.stored("request", now.after(StoredTask::LEASE), now));
         tasks.truncate(match request.action {
             Action::Deny(_) if !tenant.is_revocable() => 0,
-            Action::Deny(duration) if duration <= Self::REPEAT_AFTER && !task.denials.is_empty() => 1,
-            Action::Deny(_) => 2,
+            Action::Deny(duration) if duration > Self::REPEAT_AFTER || task.denials.is_empty() => 2,
+            Action::Deny(_) => 1,
             Action::Lift => 0,
         });
         if !request.dry_run {
@@ -102,10 +113,10 @@ impl Revocation {
             };
             report.targets = outcomes.into_iter().map(report_of).collect();
             result = result.and(live.of_others);
-            report.live_tokens = Some(match (tenant.is_revocable(), live.live_tokens.is_empty()) {
-                (false, _) => LiveTokenKnowledge::NotNoted,
-                (true, true) => LiveTokenKnowledge::NoneKnown,
-                (true, false) => LiveTokenKnowledge::Known,
+            report.live_tokens = Some(match live.live_tokens[..] {
+                _ if !tenant.is_revocable() => LiveTokenKnowledge::NotNoted,
+                [] => LiveTokenKnowledge::NoneKnown,
+                _ => LiveTokenKnowledge::Known,
             });
             report.repeated_at = tasks.get(1).filter(|_| !request.dry_run).map(|again| again.due);
             report.reminder = Some(request.reminder().to_owned());
@@ -122,31 +133,6 @@ impl Revocation {
         }
         report.complete = report.is_complete();
         result.map(|()| report).map_err(RequestFailed::Store)
-    }
-
-    fn tenant_of(&self, request: &RevocationRequest) -> Result<&Tenant, InvalidRevocationRequest> {
-        match &request.tenant {
-            Some(name) => self.tenants.named(name).ok_or(InvalidRevocationRequest::NoSuchTenant),
-            None => self.tenants.only().ok_or(InvalidRevocationRequest::WithoutTenant),
-        }
-    }
-
-    /// The users whom the target of a request does not name: those with a client ID, or the one of a session that is denied.
-    /// All that follows finds their live tokens directly.
-    async fn search_users(
-        &self,
-        tenant: &Tenant,
-        request: &RevocationRequest,
-        now: UnixMillis,
-    ) -> (BTreeSet<String>, Result<(), StoreError>) {
-        let holder = request.target.holder(None);
-        let found = match (&holder, request.action) {
-            (TokenHolder::ClientId(_), _) | (TokenHolder::Session(_), Action::Deny(_)) if tenant.is_revocable() => {
-                self.store.live_tokens(&tenant.name, &holder, now).await
-            }
-            _ => LiveTokens::NONE,
-        };
-        (found.live_tokens.into_iter().map(|live_token| live_token.user).collect(), found.of_others)
     }
 
     /// The report on a restriction, unless a newer request exists.

@@ -10,9 +10,11 @@ use super::{
     task::{Performed, RevocationScope, SignedTarget, Task},
 };
 use crate::{
-    ably::{ReauthMargin, RestClient, RevokeOutcome, Target, retry_of_target},
+    ably::{ClientId, ReauthMargin, RestClient, RevokeOutcome, Target, retry_of_target},
     clock::{Clock, UnixMillis},
-    store::{Claim, DenialSource, LiveTokens, Restriction, RestrictionKind, StoredTask, Subject, Topic},
+    store::{
+        Claim, ClientIdDigest, DenialSource, LiveTokens, Restriction, RestrictionKind, StoredTask, Subject, Topic,
+    },
     tenant::Tenant,
 };
 
@@ -85,26 +87,29 @@ impl Revocation {
             tracing::warn!(tenant = %task.tenant, "no tenant here can revoke these tokens; leaving the task to another replica");
             return Performed { retry_at: Some(soon), ..Performed::NOTHING };
         };
-        let (mut targets, live) = match (task.unrevoked.take(), task.others_unsearched) {
-            (Some(left), false) => (left, LiveTokens::NONE),
-            (left, _) => {
-                let (found, live) = self.look_up(tenant, task, now).await;
-                let targets = match left {
-                    // This replica's own tokens were found before.
-                    Some(left) if live.of_others.is_err() => left,
-                    left => left.into_iter().flatten().chain(found).collect(),
-                };
-                (targets, live)
+        let is_first_search = task.unrevoked.is_none();
+        let mut targets = task.unrevoked.take().unwrap_or_default();
+        let mut live = LiveTokens::NONE;
+        if is_first_search || task.others_unsearched {
+            let found;
+            (found, live) = self.look_up(tenant, task, now).await;
+            let is_of_session = matches!(task.scope, RevocationScope::Of(Subject::Session(_)));
+            if is_of_session && task.session_user.is_none() && live == LiveTokens::NONE {
+                tracing::info!(tenant = %task.tenant, session = task.scope.id(), "no live token of this session is known");
             }
-        };
+            // A replica's own tokens are revoked once, not each time that it cannot search for others'.
+            if is_first_search || live.of_others.is_ok() {
+                targets.extend(found);
+            }
+        }
         task.others_unsearched = live.of_others.is_err();
         if let RevocationScope::FormerClientIds { user, .. } = &task.scope {
             // A former client ID may have become the current one again.
             let current = self.newer(task, &Subject::User(user.clone()), Topic::ClientId).map(|newer| newer.kind);
-            targets.retain(|signed| match &signed.target {
-                Target::ClientId(client_id) => current != Some(RestrictionKind::client_id(client_id.as_str())),
-                Target::RevocationKey(_) => true,
-            });
+            let is_current = |client_id: &ClientId| {
+                current == Some(RestrictionKind::ClientId(Some(ClientIdDigest::of(client_id.as_str()))))
+            };
+            targets.retain(|signed| !matches!(&signed.target, Target::ClientId(client_id) if is_current(client_id)));
         }
         let outcomes = call_ably(tenant, task.scope.margin(tenant.format()), targets, now).await;
         let retries = outcomes.iter().filter_map(|(_, outcome)| match outcome {

@@ -20,10 +20,11 @@ pub struct StoreCollector {
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let now = (self.clock)();
-        let StoreStats { health, restrictions, live_tokens, tasks, outages, .. } = self.store.stats(now);
+        let StoreStats { restrictions, live_tokens, tasks, outages, .. } = self.store.stats(now);
         let overdue = |due: UnixMillis| usize::try_from(now.0.saturating_sub(due.0) / 1000).unwrap_or(0);
 
         let help = "1 for the current state of the store, 0 for the others.";
+        let health = self.store.health();
         let mut state = encoder.encode_descriptor("store_state", help, None, MetricType::Gauge)?;
         for each in [Health::Starting, Health::Ready, Health::Degraded] {
             state.encode_family(&[("state", each.to_string())])?.encode_gauge(&u64::from(each == health))?;

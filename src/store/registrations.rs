@@ -6,7 +6,6 @@ use parking_lot::Mutex;
 use tokio::{
     runtime::{self, Handle},
     sync::{Semaphore, mpsc, oneshot},
-    task::JoinSet,
     time::{self, Instant},
 };
 
@@ -29,15 +28,9 @@ pub(super) struct Registrations {
     line: Arc<Line>,
     clock: Clock,
     calls: Arc<Semaphore>,
-    queues: Mutex<Queues>,
-}
-
-/// Each runtime has a queue, and a task that serves it. Waking whoever waits from another one would cost a system call.
-#[derive(Default)]
-struct Queues {
-    by_runtime: HashMap<runtime::Id, mpsc::Sender<Registration>>,
-    /// Ends with the store.
-    serving: JoinSet<()>,
+    /// Each runtime has a queue, and a task that serves it until the store is dropped. Waking whoever waits from another one would cost a
+    /// system call.
+    queues: Mutex<HashMap<runtime::Id, mpsc::Sender<Registration>>>,
 }
 
 impl Registrations {
@@ -56,12 +49,12 @@ impl Registrations {
     /// The queue of this runtime. Closed: its task has panicked.
     fn queue(&self) -> mpsc::Sender<Registration> {
         let runtime = Handle::current().id();
-        let Queues { by_runtime, serving } = &mut *self.queues.lock();
-        let known = by_runtime.get(&runtime).filter(|queue| !queue.is_closed());
+        let mut queues = self.queues.lock();
+        let known = queues.get(&runtime).filter(|queue| !queue.is_closed());
         known.cloned().unwrap_or_else(|| {
             let (queue, waiting) = mpsc::channel(MOST_AT_ONCE);
-            serving.spawn(serve(Arc::clone(&self.line), Arc::clone(&self.clock), Arc::clone(&self.calls), waiting));
-            by_runtime.insert(runtime, queue.clone());
+            tokio::spawn(serve(Arc::clone(&self.line), Arc::clone(&self.clock), Arc::clone(&self.calls), waiting));
+            queues.insert(runtime, queue.clone());
             queue
         })
     }

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     ConnectionLost, Forgotten, Health, LiveToken, LogPage, LogPosition, OnForget, RecordOutcome, Reply, Restriction,
@@ -32,9 +33,9 @@ struct Progress {
     /// How often this replica started to follow Redis: a return is a start.
     starts: u64,
     /// An entry that the commands' connection saw and the log's did not yet, and since when.
-    awaited: Option<(LogPosition, UnixMillis)>,
+    awaited: Option<(LogPosition, Instant)>,
     /// When this replica became ready. `None`: it is not.
-    ready_at: Option<UnixMillis>,
+    ready_at: Option<Instant>,
     outages: u64,
 }
 
@@ -141,9 +142,6 @@ impl Replica {
         let mut progress = self.progress.lock();
         progress.applied.last = progress.applied.last.max(positions.last().copied().unwrap_or_default());
         progress.awaited.take_if(|(awaited, _)| positions.contains(awaited));
-        if progress.awaited.is_some_and(|(awaited, _)| awaited <= progress.applied.last) {
-            return lost(DIFFERENT_DATA);
-        }
         Ok(())
     }
 
@@ -154,7 +152,7 @@ impl Replica {
 
     /// The state that the commands' connection saw, asked when this replica was at `position`. The log's connection has to
     /// see the same soon.
-    pub(super) fn check(&self, state: &SharedState, position: LogPosition, now: UnixMillis) -> Reply<()> {
+    pub(super) fn check(&self, state: &SharedState, position: LogPosition, now: Instant) -> Reply<()> {
         let mut progress = self.progress.lock();
         if state.data_id != progress.applied.data_id {
             return lost("its data was lost or replaced");
@@ -164,11 +162,11 @@ impl Replica {
         }
         progress.applied.backlog = state.backlog;
         match progress.awaited {
-            Some((_, since)) if since.after(Self::LOG_LAG) < now => return lost(DIFFERENT_DATA),
+            Some((_, since)) if since + Self::LOG_LAG < now => return lost(DIFFERENT_DATA),
             None if state.last > progress.applied.last => progress.awaited = Some((state.last, now)),
             _ => {}
         }
-        if progress.ready_at.is_some_and(|ready_at| ready_at.after(Self::FAILOVERS_LOSE) < now) {
+        if progress.ready_at.is_some_and(|ready_at| ready_at + Self::FAILOVERS_LOSE < now) {
             // No failover loses their late tasks any more.
             self.unfound.lock().clear();
         }
@@ -177,7 +175,7 @@ impl Replica {
 
     /// Everything up to the end of the log is applied, and Redis has everything that this replica knows. After an absence, users
     /// may have changed without notice.
-    pub(super) fn becomes_ready(&self, now: UnixMillis) {
+    pub(super) fn becomes_ready(&self, now: Instant) {
         let is_return = self.outages() > 0;
         self.progress.lock().ready_at = Some(now);
         if is_return {

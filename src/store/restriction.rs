@@ -70,14 +70,6 @@ pub enum RestrictionKind {
     ClientId(Option<ClientIdDigest>),
 }
 
-impl RestrictionKind {
-    /// The user has this client ID.
-    #[must_use]
-    pub fn client_id(client_id: &str) -> Self {
-        Self::ClientId(Some(ClientIdDigest::of(client_id)))
-    }
-}
-
 /// A digest of a client ID: short, and without personal data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClientIdDigest(u128);

@@ -42,24 +42,17 @@ pub struct TaskBacklog {
     pub oldest_due: Option<UnixMillis>,
 }
 
-/// The tasks of one replica, by ID.
+/// The tasks of one replica, by ID. Each with the time from which it can be claimed: its due time, or later if it was claimed or
+/// put back.
 #[derive(Debug, Default)]
-pub(super) struct TaskQueue(Mutex<BTreeMap<String, Queued>>);
-
-#[derive(Debug)]
-struct Queued {
-    task: StoredTask,
-    /// From when on it can be claimed: its due time, or later if it was claimed or put back.
-    claimable: UnixMillis,
-}
+pub(super) struct TaskQueue(Mutex<BTreeMap<String, (StoredTask, UnixMillis)>>);
 
 impl TaskQueue {
     /// Adds the tasks whose IDs are not known.
     pub(super) fn add(&self, tasks: &[StoredTask]) {
         let mut queue = self.0.lock();
         for task in tasks {
-            let queued = || Queued { task: task.clone(), claimable: task.due };
-            queue.entry(task.id.clone()).or_insert_with(queued);
+            queue.entry(task.id.clone()).or_insert_with(|| (task.clone(), task.due));
         }
     }
 
@@ -69,15 +62,15 @@ impl TaskQueue {
         let claimed: Vec<_> = match claim {
             Claim::Named(id) => queue.get_mut(id).into_iter().collect(),
             Claim::Due(max) => {
-                let mut due: Vec<_> = queue.values_mut().filter(|queued| queued.claimable <= now).collect();
-                due.sort_by_key(|queued| queued.claimable);
+                let mut due: Vec<_> = queue.values_mut().filter(|(_, claimable)| *claimable <= now).collect();
+                due.sort_by_key(|(_, claimable)| *claimable);
                 due.truncate(max);
                 due
             }
         };
-        let claim = |queued: &mut Queued| {
-            queued.claimable = now.after(StoredTask::LEASE);
-            queued.task.clone()
+        let claim = |(task, claimable): &mut (StoredTask, UnixMillis)| {
+            *claimable = now.after(StoredTask::LEASE);
+            task.clone()
         };
         claimed.into_iter().map(claim).collect()
     }
@@ -85,15 +78,15 @@ impl TaskQueue {
     /// Ends the claim of a task, as [`Store::end_claim`](super::Store::end_claim) does.
     pub(super) fn end_claim(&self, left: &StoredTask, retry_at: Option<UnixMillis>) {
         let mut queue = self.0.lock();
-        let Some(queued) = queue.get_mut(&left.id).filter(|queued| queued.task.due <= left.due) else { return };
+        let Some((task, claimable)) = queue.get_mut(&left.id).filter(|(task, _)| task.due <= left.due) else { return };
         match retry_at {
-            Some(retry_at) => (queued.task.payload, queued.claimable) = (left.payload.clone(), retry_at),
+            Some(retry_at) => (task.payload, *claimable) = (left.payload.clone(), retry_at),
             None => _ = queue.remove(&left.id),
         }
     }
 
     pub(super) fn backlog(&self) -> TaskBacklog {
         let queue = self.0.lock();
-        TaskBacklog { count: queue.len(), oldest_due: queue.values().map(|queued| queued.task.due).min() }
+        TaskBacklog { count: queue.len(), oldest_due: queue.values().map(|(task, _)| task.due).min() }
     }
 }

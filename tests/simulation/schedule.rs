@@ -89,7 +89,7 @@ async fn run_schedule(seed: u64, tracing: Tracing) -> Report {
     tokio::spawn(clients::ask(Arc::clone(&world), end.after(RECOVERY), length));
     tokio::spawn(clients::refresh(Arc::clone(&world), end));
     faults::cause(&world, end, length);
-    let has_late_fault = world.random(|random| random.percent(10));
+    let has_late_fault = world.random(|random| random.percent(20));
     if has_late_fault {
         tokio::spawn(moments::end_unknown_sessions(Arc::clone(&world), end));
     }
@@ -155,8 +155,9 @@ fn check(world: &World) {
     checker.finish(&redis, &ably.revoked, &lock(&world.faults), &running, now);
     for replica in replicas.running() {
         let stats = replica.store.stats(replica.clock(now));
-        let is_at_rest =
-            stats.health == Health::Ready && stats.tasks.count == 0 && stats.live_tokens <= replicas.limits.live_tokens;
+        let is_at_rest = replica.store.health() == Health::Ready
+            && stats.tasks.count == 0
+            && stats.live_tokens <= replicas.limits.live_tokens;
         if !is_at_rest {
             checker.violations.push(format!("5: replica {} is not at rest: {stats:?}", replica.number));
         }
@@ -166,7 +167,7 @@ fn check(world: &World) {
     }
     // Each telling during an outage is one more call. Look-ups that hang late are losses, and each return revokes again, with each
     // key.
-    let after_losses = if lock(&world.faults).do_look_ups_hang_late { 200 * replicas.keys_of(0).len() } else { 0 };
+    let after_losses = if lock(&world.faults).do_look_ups_hang_late { 300 * replicas.keys_of(0).len() } else { 0 };
     let most = 40 + 20 * (checker.statement_count() + checker.work_count()) + checker.tellings + after_losses;
     if ably.calls > most {
         checker.violations.push(format!("4: {} calls to Ably, more than {most}", ably.calls));

@@ -6,8 +6,8 @@ use ably_clerk_auth::{
     ably::TokenFormat,
     clock::UnixMillis,
     store::{
-        Claim, Connect as _, Connected, DenialSource, LiveToken, LogPosition, RecordOutcome, Restriction,
-        RestrictionKind, SharedState, StoreLimits, StoredTask, Subject, TokenHolder,
+        Claim, ClientIdDigest, Connect as _, Connected, DenialSource, LiveToken, LogPosition, RecordOutcome,
+        Restriction, RestrictionKind, SharedState, StoreLimits, StoredTask, Subject, TokenHolder,
     },
     tenant::TenantName,
 };
@@ -44,7 +44,9 @@ impl Random {
         let (user, organization) = (self.id("user"), self.id("org"));
         let (kind, subject) = match self.index(8) {
             0 => (RestrictionKind::Deleted, Subject::User(user)),
-            1 | 7 => (RestrictionKind::client_id(self.pick(&["alice", "bob"])), Subject::User(user)),
+            1 | 7 => {
+                (RestrictionKind::ClientId(Some(ClientIdDigest::of(self.pick(&["alice", "bob"])))), Subject::User(user))
+            }
             2 => (RestrictionKind::ClientId(None), Subject::User(user)),
             3 => (RestrictionKind::NotBefore, Subject::Member { user, organization }),
             4 => (RestrictionKind::NotBefore, Subject::Organization(organization)),

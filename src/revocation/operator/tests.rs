@@ -9,7 +9,7 @@ use crate::{
     clerk::{Change, Event, User},
     outgoing,
     store::{Claim, LiveToken, Store, StoreLimits, TokenHolder, fixtures::MemoryRedis},
-    tenant::{TenantName, Tenants, fixtures},
+    tenant::{Tenant, TenantName, Tenants, fixtures},
 };
 
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);

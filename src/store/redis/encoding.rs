@@ -33,11 +33,6 @@ pub(super) fn entry_of(fields: &[Vec<u8>]) -> Option<Restriction> {
     fields.get(1).filter(|row| !row.is_empty()).and_then(|row| restriction_of(row))
 }
 
-/// Whether an ID has no control characters. Clerk's have none.
-pub(super) fn is_printable(id: &str) -> bool {
-    !id.contains(char::is_control)
-}
-
 /// The time in a score of a sorted set.
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 are far below 2^53")]
 pub(super) fn time_of(score: f64) -> UnixMillis {

@@ -10,11 +10,8 @@ impl RedisKeyPrefix {
     /// Checks a prefix: 1 to 64 of `A-Z a-z 0-9 : . _ -`, so that no character is special in an ACL pattern.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b":._-".contains(&b);
-        if (1..=64).contains(&text.len()) && text.bytes().all(plain) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err("not 1 to 64 of the characters A-Z a-z 0-9 : . _ -")
-        }
+        let is_valid = (1..=64).contains(&text.len()) && text.bytes().all(plain);
+        is_valid.then(|| Self(text.to_owned())).ok_or("not 1 to 64 of the characters A-Z a-z 0-9 : . _ -")
     }
 }
 

@@ -10,22 +10,17 @@
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    super::LiveToken,
-    encoding::{is_printable, warn_of_foreign_data},
-};
-use crate::{
-    ably::{ClientId, TokenFormat},
-    clock::UnixMillis,
-    tenant::TenantName,
-};
+use super::{super::LiveToken, encoding::warn_of_foreign_data};
+use crate::{ably::ClientId, clock::UnixMillis, tenant::TenantName};
 
 /// The digits of an end.
 const END_BYTES: usize = 13;
 
-/// What tells a live token apart from others of its user. Key and organization as a digest: their length would exceed 64.
+/// What tells a live token apart from others of its user. Key and organization as a digest: their length would exceed 64. A client
+/// ID that is the user's ID is left out, for the same reason.
 pub(super) fn field_of(live_token: &LiveToken) -> Vec<u8> {
-    let LiveToken { session, organization, client_id, format, key, .. } = live_token;
+    let LiveToken { user, session, organization, client_id, format, key, .. } = live_token;
+    let client_id = if client_id == user { "" } else { client_id };
     let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(encoded(Vec::with_capacity(64), &(key, organization))).into();
     encoded(Vec::with_capacity(64), &(session, client_id, format, [a, b, c, d]))
 }
@@ -43,25 +38,27 @@ fn encoded(start: Vec<u8>, value: &impl Serialize) -> Vec<u8> {
 
 /// The live token of a field and its value.
 pub(super) fn live_token_of(tenant: &TenantName, user: &str, field: &[u8], value: &[u8]) -> Option<LiveToken> {
-    parse(tenant, user, field, value).filter(is_possible).or_else(|| {
+    let parse = || {
+        let (session, client_id, format, _): (_, &str, _, [u8; 4]) = postcard::from_bytes(field).ok()?;
+        let client_id = if client_id.is_empty() { user } else { client_id }.to_owned();
+        let (end, rest) = value.split_at_checked(END_BYTES)?;
+        let until = UnixMillis(str::from_utf8(end).ok()?.parse().ok()?);
+        let (key, organization) = postcard::from_bytes(rest).ok()?;
+        let (tenant, user) = (tenant.clone(), user.to_owned());
+        Some(LiveToken { tenant, user, session, organization, client_id, format, key, until })
+    };
+    let live_token = parse().filter(is_possible);
+    if live_token.is_none() {
         warn_of_foreign_data();
-        None
-    })
-}
-
-fn parse(tenant: &TenantName, user: &str, field: &[u8], value: &[u8]) -> Option<LiveToken> {
-    let (session, client_id, format, _): (String, String, TokenFormat, [u8; 4]) = postcard::from_bytes(field).ok()?;
-    let (end, rest) = value.split_at_checked(END_BYTES)?;
-    let until = UnixMillis(str::from_utf8(end).ok()?.parse().ok()?);
-    let (key, organization) = postcard::from_bytes(rest).ok()?;
-    let (tenant, user) = (tenant.clone(), user.to_owned());
-    Some(LiveToken { tenant, user, session, organization, client_id, format, key, until })
+    }
+    live_token
 }
 
 /// Whether the service can have issued such a token. Its IDs are passed to Ably, to restrictions and to reports.
 fn is_possible(live_token: &LiveToken) -> bool {
     let ids = [Some(&live_token.user), Some(&live_token.session), live_token.organization.as_ref()];
-    ClientId::parse(live_token.client_id.as_str()).is_ok() && ids.into_iter().flatten().all(|id| is_printable(id))
+    ClientId::parse(live_token.client_id.as_str()).is_ok()
+        && !ids.into_iter().flatten().any(|id| id.contains(char::is_control))
 }
 
 /// A place in the index: that of an organization's users, or of one user without an organization. Groups can share a place, so
